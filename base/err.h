@@ -20,11 +20,11 @@ enum err_kind {
 
 enum { ERR_TEXT_BYTES = 504 };
 
-typedef struct err {
+typedef struct [[nodiscard]] err {
     enum err_kind kind;
     int sys; /* errno where one was the cause, else 0 */
     char text[ERR_TEXT_BYTES];
-} err __attribute__((warn_unused_result));
+} err;
 
 #define ERR_NONE ((err){0})
 
