@@ -17,6 +17,7 @@
 #define LIMIT_SEQUENCE (1u << 17)     /* tokens of one row */
 #define LIMIT_DIMENSION (1u << 20)    /* any side of a weight */
 #define LIMIT_LINE_BYTES (16u << 20)  /* one line of a data file */
+#define LIMIT_TEXT_BYTES (1u << 30)  /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
 #define LIMIT_MEMBERS 10000
 #define LIMIT_RUNS 1024
