@@ -7,7 +7,7 @@
 #define LIMIT_TENSOR_NAME_BYTES 256   /* a tensor or module name, with its zero */
 #define LIMIT_PATH_BYTES 4096
 #define LIMIT_TENSORS 65536           /* tensors in one file */
-#define LIMIT_SAFETENSORS_HEADER (100u << 20)
+#define LIMIT_SAFETENSORS_HEADER 100000000u /* the reference reader's */
 #define LIMIT_JSON_BYTES (256u << 20) /* tokenizer.json of a large vocabulary is tens of MB */
 #define LIMIT_GGUF_KV 65536
 #define LIMIT_LAYERS 512

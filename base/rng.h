@@ -1,5 +1,5 @@
 /* Reproducible randomness, keyed, counter-based: the same key gives the same numbers on every machine
- * and in any order of keys. NOT for secrets or privacy noise. The stream is ChaCha20 (IETF, libsodium)
+ * and in any order of keys. NOT for secrets or privacy noise. The stream is ChaCha20 (64-bit counter, zero nonce, libsodium)
  * under a key BLAKE2b-256(purpose, seed, label, index); each struct is one stream. Not thread-safe. */
 #ifndef BASE_RNG_H
 #define BASE_RNG_H

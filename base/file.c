@@ -1,0 +1,297 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int disk_open(const char *path, int flags, mode_t mode)
+{
+    return open(path, flags, mode);
+}
+
+struct file_disk file_disk = {
+    .open = disk_open,
+    .write = write,
+    .fsync = fsync,
+    .rename = rename,
+    .unlink = unlink,
+    .close = close,
+    .ftruncate = ftruncate,
+};
+
+static err file_open_read(int *out, size_t *size, const char *path)
+{
+    int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) {
+        /* A path that is not there is the fault of whoever named it, not of this machine. */
+        if (errno == ENOENT || errno == ENOTDIR)
+            return err_make(ERR_INPUT, "%s: no such file", path);
+        return err_sys(errno, "%s", path);
+    }
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+        err e = err_sys(errno, "%s", path);
+        file_disk.close(fd);
+        return e;
+    }
+    if (S_ISDIR(st.st_mode)) {
+        file_disk.close(fd);
+        return err_make(ERR_INPUT, "%s: is a directory, expected a file", path);
+    }
+    *out = fd;
+    *size = (size_t)st.st_size;
+    return ERR_NONE;
+}
+
+err file_map_open(struct file_map *out, const char *path)
+{
+    int fd = -1;
+    struct file_map map = {0};
+    TRY(file_open_read(&fd, &map.size, path));
+    err e = ERR_NONE;
+    if (map.size > 0) {
+        void *data = mmap(NULL, map.size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED)
+            e = err_sys(errno, "%s: mapping %zu bytes", path, map.size);
+        else
+            map.data = data;
+    }
+    file_disk.close(fd);
+    if (err_is(e)) return e;
+    *out = map;
+    return ERR_NONE;
+}
+
+void file_map_close(struct file_map *map)
+{
+    if (map->data) munmap((void *)(uintptr_t)map->data, map->size);
+    *map = (struct file_map){0};
+}
+
+void file_map_drop(const struct file_map *map, size_t offset, size_t size)
+{
+    REQUIRE(offset <= map->size && size <= map->size - offset);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)map->data + offset + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)map->data + offset + size) / page * page;
+    if (map->data && from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+/* ---- writing ---- */
+
+/* Takes the part file for ourselves. Its name is fixed, so that a crash leaves at most one and the
+ * next writer reuses it; the lock keeps two writers apart, and the inode check sees a part that its
+ * writer renamed between our open and our lock. */
+static err part_open(int *out, const char *part)
+{
+    for (int attempt = 0; attempt < 16; attempt++) {
+        int fd = file_disk.open(part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0) return err_sys(errno, "%s", part);
+        struct stat ours, named;
+        if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+            file_disk.close(fd);
+            return err_make(ERR_STATE, "%s: another process is writing it", part);
+        }
+        if (fstat(fd, &ours) == 0 && stat(part, &named) == 0 && ours.st_ino == named.st_ino &&
+            ours.st_dev == named.st_dev) {
+            if (file_disk.ftruncate(fd, 0) == 0) {
+                *out = fd;
+                return ERR_NONE;
+            }
+            err e = err_sys(errno, "%s", part);
+            file_disk.close(fd);
+            return e;
+        }
+        file_disk.close(fd);
+    }
+    return err_make(ERR_STATE, "%s: other processes keep replacing it", part);
+}
+
+static err path_free(const char *path)
+{
+    if (!file_exists(path)) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s: exists already", path);
+}
+
+err file_out_open(struct file_out *out, const char *path, bool replace)
+{
+    if (strlen(path) + sizeof ".part" > sizeof out->part)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", path);
+    if (file_is_dir(path)) return err_make(ERR_INPUT, "%s: is a directory, expected a file", path);
+    if (!replace) TRY(path_free(path));
+    char part[sizeof out->part];
+    snprintf(part, sizeof part, "%.*s.part", (int)sizeof part - 6, path);
+    int fd = -1;
+    TRY(part_open(&fd, part));
+    *out = (struct file_out){.fd = fd, .replace = replace};
+    memcpy(out->path, path, strlen(path) + 1);
+    memcpy(out->part, part, sizeof part);
+    return ERR_NONE;
+}
+
+err file_out_append(struct file_out *out, const void *data, size_t size)
+{
+    REQUIRE(out->part[0] && out->fd >= 0);
+    const uint8_t *p = data;
+    for (size_t left = size; left > 0;) {
+        size_t step = left < (1u << 30) ? left : 1u << 30;
+        ssize_t n = file_disk.write(out->fd, p, step);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return err_sys(n < 0 ? errno : EIO, "%s", out->part);
+        p += n;
+        left -= (size_t)n;
+    }
+    out->size += size;
+    return ERR_NONE;
+}
+
+static void parent_of(char out[4096], const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        snprintf(out, 4096, ".");
+    else if (slash == path)
+        snprintf(out, 4096, "/");
+    else
+        snprintf(out, 4096, "%.*s", (int)(slash - path), path);
+}
+
+err file_out_commit(struct file_out *out)
+{
+    REQUIRE(out->part[0] && out->fd >= 0);
+    if (file_disk.fsync(out->fd) != 0) return err_sys(errno, "%s", out->part);
+    if (!out->replace) TRY(path_free(out->path));
+    /* Renamed while the lock is held: nobody can take the part in between. */
+    if (file_disk.rename(out->part, out->path) != 0) return err_sys(errno, "%s", out->path);
+    out->part[0] = 0;
+    char parent[4096];
+    parent_of(parent, out->path);
+    err e = file_sync_dir(parent);
+    if (file_disk.close(out->fd) != 0 && !err_is(e)) e = err_sys(errno, "%s", out->path);
+    out->fd = -1;
+    return e;
+}
+
+void file_out_close(struct file_out *out)
+{
+    if (out->part[0]) file_disk.unlink(out->part);
+    if (out->fd > 0) file_disk.close(out->fd);
+    *out = (struct file_out){.fd = -1};
+}
+
+err file_write(const char *path, const void *data, size_t size, bool replace)
+{
+    struct file_out out = {0};
+    err e = ERR_NONE;
+    TRY_OUT(e, file_out_open(&out, path, replace));
+    TRY_OUT(e, file_out_append(&out, data, size));
+    TRY_OUT(e, file_out_commit(&out));
+out:
+    file_out_close(&out);
+    return e;
+}
+
+/* ---- reading, paths ---- */
+
+/* Reads to the end whatever the size said: pipes and /dev/stdin have none. */
+err file_read_all(char **out, size_t *size, const char *path, size_t size_max)
+{
+    int fd = -1;
+    size_t used = 0, room = 0;
+    TRY(file_open_read(&fd, &room, path));
+    err e = ERR_NONE;
+    char *data = NULL;
+    if (room > size_max) {
+        e = err_make(ERR_INPUT, "%s: has %zu bytes, expected at most %zu", path, room, size_max);
+        goto out;
+    }
+    for (room += 4096;; room *= 2) {
+        char *grown = realloc(data, room + 1);
+        if (!grown) {
+            e = err_sys(ENOMEM, "%s: %zu bytes", path, room);
+            goto out;
+        }
+        data = grown;
+        ssize_t n = 1;
+        while (used < room && (n = read(fd, data + used, room - used)) != 0) {
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) {
+                e = err_sys(errno, "%s", path);
+                goto out;
+            }
+            used += (size_t)n;
+        }
+        if (used > size_max) {
+            e = err_make(ERR_INPUT, "%s: has more than %zu bytes", path, size_max);
+            goto out;
+        }
+        if (n == 0) break;
+    }
+    data[used] = 0;
+    *out = data;
+    *size = used;
+    data = NULL;
+out:
+    free(data);
+    file_disk.close(fd);
+    return e;
+}
+
+err file_make_dirs(const char *path)
+{
+    char part[4096];
+    size_t n = strlen(path);
+    if (n == 0 || n >= sizeof part) return err_make(ERR_INPUT, "\"%.80s\" is no usable path", path);
+    memcpy(part, path, n + 1);
+    for (size_t i = 1; i <= n; i++) {
+        if (part[i] != '/' && part[i] != 0) continue;
+        char kept = part[i];
+        part[i] = 0;
+        if (mkdir(part, 0700) != 0 && errno != EEXIST) return err_sys(errno, "%s", part);
+        part[i] = kept;
+    }
+    if (!file_is_dir(path)) return err_make(ERR_INPUT, "%s: is a file, expected a directory", path);
+    return ERR_NONE;
+}
+
+err file_sync_dir(const char *path)
+{
+    int fd = file_disk.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (fd < 0) return err_sys(errno, "%s", path);
+    err e = ERR_NONE;
+    /* Some file systems cannot flush a directory and say EINVAL; there is nothing to wait for then.
+     */
+    if (file_disk.fsync(fd) != 0 && errno != EINVAL) e = err_sys(errno, "%s", path);
+    file_disk.close(fd);
+    return e;
+}
+
+bool file_exists(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+bool file_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+err file_join(char *out, size_t bytes, const char *dir, const char *name)
+{
+    size_t n = strlen(dir), m = strlen(name);
+    bool slash = n > 0 && dir[n - 1] != '/';
+    if (n + slash + m + 1 > bytes)
+        return err_make(ERR_INPUT, "%.80s.../%.80s: the path is too long", dir, name);
+    memmove(out, dir, n);
+    if (slash) out[n] = '/';
+    memcpy(out + n + slash, name, m + 1);
+    return ERR_NONE;
+}

@@ -1,0 +1,138 @@
+#include "base/json.h"
+
+#include "base/file.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+err json_parse(json_t **out, const char *text, size_t size, const char *what)
+{
+    json_error_t cause;
+    json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &cause);
+    if (!value)
+        return err_make(ERR_INPUT, "%s:%d:%d: not JSON: %s", what, cause.line, cause.column,
+                        cause.text);
+    *out = value;
+    return ERR_NONE;
+}
+
+err json_open(json_t **out, const char *path, size_t size_max)
+{
+    char *text = NULL;
+    size_t size;
+    TRY(file_read_all(&text, &size, path, size_max));
+    err e = json_parse(out, text, size, path);
+    free(text);
+    return e;
+}
+
+/* NULL when absent or null. */
+static const json_t *find(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static err expected(const char *where, const char *key, const char *kind)
+{
+    return err_make(ERR_INPUT, "%s%s%s: expected %s", where, *where ? ": " : "", key, kind);
+}
+
+static err missing(const char *where, const char *key)
+{
+    return err_make(ERR_INPUT, "%s%s%s is missing", where, *where ? ": " : "", key);
+}
+
+err json_opt_int(int64_t *out, const json_t *object, const char *key, int64_t least, int64_t most,
+                 const char *where)
+{
+    const json_t *value = find(object, key);
+    if (!value) return ERR_NONE;
+    /* Writers exist that turn 4 into 4.0; what is whole is taken. */
+    double real = json_number_value(value);
+    bool whole = json_is_integer(value) ||
+                 (json_is_real(value) && real == floor(real) && fabs(real) < 0x1p53);
+    if (!whole) return expected(where, key, "a whole number");
+    int64_t n = json_is_integer(value) ? json_integer_value(value) : (int64_t)real;
+    if (n < least || n > most)
+        return err_make(ERR_INPUT, "%s%s%s: %lld is out of range: expected %lld to %lld", where,
+                        *where ? ": " : "", key, (long long)n, (long long)least, (long long)most);
+    *out = n;
+    return ERR_NONE;
+}
+
+err json_opt_num(double *out, const json_t *object, const char *key, const char *where)
+{
+    const json_t *value = find(object, key);
+    if (!value) return ERR_NONE;
+    if (!json_is_number(value)) return expected(where, key, "a number");
+    *out = json_number_value(value);
+    return ERR_NONE;
+}
+
+err json_opt_str(const char **out, const json_t *object, const char *key, const char *where)
+{
+    const json_t *value = find(object, key);
+    if (!value) return ERR_NONE;
+    if (!json_is_string(value)) return expected(where, key, "a string");
+    *out = json_string_value(value);
+    return ERR_NONE;
+}
+
+err json_opt_bool(bool *out, const json_t *object, const char *key, const char *where)
+{
+    const json_t *value = find(object, key);
+    if (!value) return ERR_NONE;
+    if (!json_is_boolean(value)) return expected(where, key, "true or false");
+    *out = json_is_true(value);
+    return ERR_NONE;
+}
+
+err json_get_int(int64_t *out, const json_t *object, const char *key, int64_t least, int64_t most,
+                 const char *where)
+{
+    if (!find(object, key)) return missing(where, key);
+    return json_opt_int(out, object, key, least, most, where);
+}
+
+err json_get_num(double *out, const json_t *object, const char *key, const char *where)
+{
+    if (!find(object, key)) return missing(where, key);
+    return json_opt_num(out, object, key, where);
+}
+
+err json_get_str(const char **out, const json_t *object, const char *key, const char *where)
+{
+    if (!find(object, key)) return missing(where, key);
+    return json_opt_str(out, object, key, where);
+}
+
+err json_get_bool(bool *out, const json_t *object, const char *key, const char *where)
+{
+    if (!find(object, key)) return missing(where, key);
+    return json_opt_bool(out, object, key, where);
+}
+
+struct writing {
+    struct bytes *out;
+    err e;
+};
+
+static int write_part(const char *text, size_t size, void *context)
+{
+    struct writing *w = context;
+    w->e = bytes_append(w->out, text, size);
+    return err_is(w->e) ? -1 : 0;
+}
+
+err json_write(struct bytes *out, const json_t *value)
+{
+    struct writing w = {.out = out};
+    size_t before = out->size;
+    size_t flags = JSON_SORT_KEYS | JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(17);
+    if (json_dump_callback(value, write_part, &w, flags) == 0) return ERR_NONE;
+    out->size = before;
+    if (out->data) out->data[before] = 0;
+    return err_is(w.e) ? w.e : err_make(ERR_INPUT, "a JSON value cannot be written");
+}

@@ -1,0 +1,150 @@
+#include "base/log.h"
+
+#include "base/text.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LOG_LINE_BYTES = 4096 };
+
+static enum log_level log_least = LOG_INFO;
+static bool log_json;
+static const char *const log_level_name[] = {"debug", "info", "warn", "error"};
+
+struct line {
+    char text[LOG_LINE_BYTES];
+    size_t size; /* always leaves room for the newline */
+};
+
+void log_init(enum log_level least, bool json)
+{
+    log_least = least;
+    log_json = json;
+}
+
+static void line_add(struct line *l, const char *text, size_t size)
+{
+    size_t room = LOG_LINE_BYTES - 2 - l->size;
+    if (size > room) size = room;
+    memcpy(l->text + l->size, text, size);
+    l->size += size;
+}
+
+static void line_text(struct line *l, const char *text)
+{
+    line_add(l, text, strlen(text));
+}
+
+/* Bare where that is unambiguous, else quoted with \" \\ and \xNN: one event stays one line. */
+static void line_value(struct line *l, const char *value)
+{
+    bool bare = *value != 0;
+    for (const char *p = value; *p; p++)
+        if ((unsigned char)*p <= ' ' || *p == '"' || *p == '=' || *p == '\\' || *p == 0x7f)
+            bare = false;
+    if (bare) {
+        line_text(l, value);
+        return;
+    }
+    line_text(l, "\"");
+    for (const char *p = value; *p; p++) {
+        char escaped[8];
+        unsigned char c = (unsigned char)*p;
+        if (c == '"' || c == '\\')
+            snprintf(escaped, sizeof escaped, "\\%c", c);
+        else if (c < ' ' || c == 0x7f)
+            snprintf(escaped, sizeof escaped, "\\x%02x", c);
+        else
+            snprintf(escaped, sizeof escaped, "%c", c);
+        line_text(l, escaped);
+    }
+    line_text(l, "\"");
+}
+
+static void time_text(char out[32])
+{
+    uint64_t ms = text_wall_ms();
+    time_t seconds = (time_t)(ms / 1000);
+    struct tm tm;
+    gmtime_r(&seconds, &tm);
+    char day[24];
+    strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out, 32, "%s.%03uZ", day, (unsigned)(ms % 1000));
+}
+
+static void format_logfmt(struct line *l, const struct log_field *field, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        char number[40];
+        line_text(l, " ");
+        line_text(l, field[i].key);
+        line_text(l, "=");
+        switch (field[i].kind) {
+        case LOG_FIELD_STR:
+            line_value(l, field[i].str ? field[i].str : "");
+            continue;
+        case LOG_FIELD_INT:
+            snprintf(number, sizeof number, "%" PRId64, field[i].integer);
+            break;
+        case LOG_FIELD_NUM:
+            snprintf(number, sizeof number, "%.6g", field[i].num);
+            break;
+        }
+        line_text(l, number);
+    }
+}
+
+/* NULL (no memory, or a text that is no UTF-8) becomes null: a log line is never the reason to
+ * fail. */
+static json_t *field_json(const struct log_field *f)
+{
+    json_t *value = NULL;
+    if (f->kind == LOG_FIELD_STR) value = json_string(f->str ? f->str : "");
+    if (f->kind == LOG_FIELD_INT) value = json_integer(f->integer);
+    if (f->kind == LOG_FIELD_NUM && isfinite(f->num)) value = json_real(f->num);
+    return value ? value : json_null();
+}
+
+static void format_json(struct line *l, const char *time, enum log_level level, const char *event,
+                        const struct log_field *field, size_t count)
+{
+    json_t *object = json_object();
+    if (!object) return;
+    json_object_set_new(object, "time", json_string(time));
+    json_object_set_new(object, "level", json_string(log_level_name[level]));
+    json_object_set_new(object, "event", json_string(event));
+    for (size_t i = 0; i < count; i++)
+        json_object_set_new(object, field[i].key, field_json(&field[i]));
+    char *text = json_dumps(object, JSON_COMPACT);
+    if (text) line_text(l, text);
+    free(text);
+    json_decref(object);
+}
+
+void log_event(enum log_level level, const char *event, const struct log_field *field, size_t count)
+{
+    if (level < log_least) return;
+    struct line l = {.size = 0};
+    char time[32];
+    time_text(time);
+    if (log_json) {
+        format_json(&l, time, level, event, field, count);
+    } else {
+        line_text(&l, "time=");
+        line_text(&l, time);
+        line_text(&l, " level=");
+        line_text(&l, log_level_name[level]);
+        line_text(&l, " event=");
+        line_value(&l, event);
+        format_logfmt(&l, field, count);
+    }
+    l.text[l.size++] = '\n';
+    ssize_t written = write(STDERR_FILENO, l.text, l.size);
+    (void)written; /* nowhere left to say it */
+}

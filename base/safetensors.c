@@ -1,0 +1,395 @@
+#include "base/safetensors.h"
+
+#include "base/limits.h"
+#include "base/text.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- reading: the checks and their order are the reference reader's ---- */
+
+static err verdict(const char *name, const char *detail)
+{
+    return err_make(ERR_INPUT, "%s: %s", name, detail);
+}
+
+static enum dtype plain_dtype(const char *name)
+{
+    for (int t = DTYPE_F32; t <= DTYPE_C64; t++)
+        if (strcmp(dtype_name((enum dtype)t), name) == 0) return (enum dtype)t;
+    return DTYPE_NONE;
+}
+
+static bool get_u64(uint64_t *out, const json_t *value)
+{
+    if (!json_is_integer(value) || json_integer_value(value) < 0) return false;
+    *out = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+/* One header entry, without looking at other entries or at the data. */
+static err entry_read(struct tensor *t, uint64_t range[2], const char *name, const json_t *info)
+{
+    static const char *const kind = "InvalidHeaderDeserialization";
+    const json_t *dtype = json_object_get(info, "dtype"), *shape = json_object_get(info, "shape");
+    const json_t *offsets = json_object_get(info, "data_offsets");
+    if (!json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
+        json_array_size(offsets) != 2)
+        return err_make(ERR_INPUT, "%s: tensor %s: expected dtype, shape and data_offsets", kind,
+                        name);
+    t->dtype = plain_dtype(json_string_value(dtype));
+    if (t->dtype == DTYPE_NONE)
+        return err_make(ERR_INPUT, "%s: tensor %s: unknown dtype %s", kind, name,
+                        json_string_value(dtype));
+    if (json_array_size(shape) > SAFETENSORS_DIMS_MAX)
+        return err_make(ERR_INPUT, "%s: tensor %s: %zu dimensions, expected at most %d", kind, name,
+                        json_array_size(shape), SAFETENSORS_DIMS_MAX);
+    t->dims = (int)json_array_size(shape);
+    for (int i = 0; i < t->dims; i++)
+        if (!get_u64(&t->shape[i], json_array_get(shape, (size_t)i)))
+            return err_make(ERR_INPUT, "%s: tensor %s: a size that is no whole number", kind, name);
+    for (int i = 0; i < 2; i++)
+        if (!get_u64(&range[i], json_array_get(offsets, (size_t)i)))
+            return err_make(ERR_INPUT, "%s: tensor %s: an offset that is no whole number", kind,
+                            name);
+    return ERR_NONE;
+}
+
+struct entry {
+    struct tensor tensor;
+    uint64_t range[2];
+};
+
+static int entry_by_range(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    for (int i = 0; i < 2; i++)
+        if (x->range[i] != y->range[i]) return x->range[i] < y->range[i] ? -1 : 1;
+    return strcmp(x->tensor.name, y->tensor.name);
+}
+
+/* Tensors in the order of their bytes: no gap, no overlap, sizes that fit. *end: where the last
+ * ends. */
+static err entries_check(struct entry *entry, size_t count, uint64_t *end)
+{
+    uint64_t start = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct tensor *t = &entry[i].tensor;
+        if (entry[i].range[0] != start || entry[i].range[1] < start)
+            return err_make(ERR_INPUT,
+                            "InvalidOffset: tensor %s: bytes %" PRIu64 " to %" PRIu64
+                            ", expected to start at %" PRIu64,
+                            t->name, entry[i].range[0], entry[i].range[1], start);
+        start = entry[i].range[1];
+        t->count = 1;
+        bool fits = true;
+        for (int d = 0; d < t->dims; d++)
+            fits = fits && size_mul(&t->count, t->count, t->shape[d]);
+        size_t bits;
+        if (!fits || !size_mul(&bits, t->count, 8))
+            return err_make(ERR_INPUT, "ValidationOverflow: tensor %s: its size overflows",
+                            t->name);
+        if (!dtype_bytes(&t->size, t->dtype, t->count)) {
+            size_t one;
+            bool aligned = dtype_bytes(&one, t->dtype, t->count % 8 + 8);
+            return err_make(ERR_INPUT, "%s: tensor %s: its size %s",
+                            aligned ? "ValidationOverflow" : "MisalignedSlice", t->name,
+                            aligned ? "overflows" : "is no whole number of bytes");
+        }
+        if (entry[i].range[1] - entry[i].range[0] != t->size)
+            return err_make(ERR_INPUT,
+                            "TensorInvalidInfo: tensor %s: %" PRIu64
+                            " bytes of data, its shape and dtype need %zu",
+                            t->name, entry[i].range[1] - entry[i].range[0], t->size);
+    }
+    *end = start;
+    return ERR_NONE;
+}
+
+static err metadata_read(struct safetensors *st, const json_t *object)
+{
+    if (json_is_null(object)) return ERR_NONE;
+    if (!json_is_object(object))
+        return verdict("InvalidHeaderDeserialization", "__metadata__ is no map of strings");
+    size_t n = json_object_size(object), i = 0;
+    if (n > LIMIT_TENSORS) return verdict("InvalidHeaderDeserialization", "too much metadata");
+    TRY(arena_take(&st->metadata, &st->arena, n, sizeof *st->metadata));
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)object, key, value)
+    {
+        if (!json_is_string(value))
+            return err_make(ERR_INPUT, "InvalidHeaderDeserialization: metadata %s is no string",
+                            key);
+        struct metadata *m = &st->metadata[i++];
+        TRY(arena_text(&m->key, &st->arena, key, strlen(key)));
+        TRY(arena_text(&m->value, &st->arena, json_string_value(value), json_string_length(value)));
+    }
+    st->metadata_count = i;
+    return ERR_NONE;
+}
+
+static int tensor_by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
+}
+
+static int metadata_by_key(const void *a, const void *b)
+{
+    return strcmp(((const struct metadata *)a)->key, ((const struct metadata *)b)->key);
+}
+
+/* Fills *st from a parsed header; `data` are the bytes behind it. */
+static err header_read(struct safetensors *st, const json_t *header, const uint8_t *data,
+                       size_t size)
+{
+    if (!json_is_object(header)) return verdict("InvalidHeaderDeserialization", "expected a map");
+    size_t count = 0;
+    struct entry *entry = NULL;
+    const char *key;
+    json_t *info;
+    if (json_object_size(header) > LIMIT_TENSORS + 1)
+        return err_make(ERR_INPUT, "InvalidHeaderDeserialization: %zu tensors, expected at most %d",
+                        json_object_size(header), LIMIT_TENSORS);
+    TRY(arena_take(&entry, &st->arena, json_object_size(header), sizeof *entry));
+    json_object_foreach((json_t *)(uintptr_t)header, key, info)
+    {
+        if (strcmp(key, "__metadata__") == 0) {
+            TRY(metadata_read(st, info));
+            continue;
+        }
+        struct entry *e = &entry[count++];
+        TRY(entry_read(&e->tensor, e->range, key, info));
+        TRY(arena_text(&e->tensor.name, &st->arena, key, strlen(key)));
+    }
+    if (count) qsort(entry, count, sizeof *entry, entry_by_range);
+    uint64_t end = 0;
+    TRY(entries_check(entry, count, &end));
+    if (end != size)
+        return err_make(ERR_INPUT, "MetadataIncompleteBuffer: %zu bytes of data, expected %" PRIu64,
+                        size, end);
+    TRY(arena_take(&st->tensor, &st->arena, count, sizeof *st->tensor));
+    for (size_t i = 0; i < count; i++) {
+        st->tensor[i] = entry[i].tensor;
+        if (entry[i].tensor.size) st->tensor[i].data = data + entry[i].range[0];
+    }
+    st->count = count;
+    if (count) qsort(st->tensor, count, sizeof *st->tensor, tensor_by_name);
+    if (st->metadata_count)
+        qsort(st->metadata, st->metadata_count, sizeof *st->metadata, metadata_by_key);
+    return ERR_NONE;
+}
+
+static err header_parse(json_t **out, const uint8_t *text, size_t size)
+{
+    json_error_t cause;
+    json_t *header = json_loadb((const char *)text, size, JSON_REJECT_DUPLICATES, &cause);
+    if (header) {
+        *out = header;
+        return ERR_NONE;
+    }
+    /* Sizes over 63 bits: the reference reads 64 and stops at their product. */
+    if (json_error_code(&cause) == json_error_numeric_overflow)
+        return verdict("ValidationOverflow", "a size or offset overflows");
+    return err_make(ERR_INPUT, "InvalidHeaderDeserialization: at byte %d: %s", cause.position,
+                    cause.text);
+}
+
+err safetensors_parse(struct safetensors *out, const void *data, size_t size)
+{
+    const uint8_t *p = data;
+    if (size < 8) return verdict("HeaderTooSmall", "expected at least 8 bytes");
+    uint64_t length = 0;
+    for (int i = 0; i < 8; i++)
+        length |= (uint64_t)p[i] << (8 * i);
+    if (length > LIMIT_SAFETENSORS_HEADER)
+        return err_make(ERR_INPUT, "HeaderTooLarge: %" PRIu64 " bytes, expected at most %u", length,
+                        LIMIT_SAFETENSORS_HEADER);
+    if (length > size - 8)
+        return err_make(ERR_INPUT,
+                        "InvalidHeaderLength: %" PRIu64 " bytes of header in a file of %zu", length,
+                        size);
+    if (!text_is_utf8(p + 8, length)) return verdict("InvalidHeader", "the header is not UTF-8");
+    json_t *header = NULL;
+    struct safetensors st = {0};
+    err e = header_parse(&header, p + 8, length);
+    if (!err_is(e)) e = header_read(&st, header, p + 8 + length, size - 8 - length);
+    json_decref(header);
+    if (err_is(e)) {
+        safetensors_close(&st);
+        return e;
+    }
+    *out = st;
+    return ERR_NONE;
+}
+
+err safetensors_open(struct safetensors *out, const char *path)
+{
+    struct file_map map = {0};
+    TRY(file_map_open(&map, path));
+    struct safetensors st = {0};
+    err e = safetensors_parse(&st, map.data, map.size);
+    if (err_is(e)) {
+        file_map_close(&map);
+        return err_in(e, "%s", path);
+    }
+    st.map = map;
+    *out = st;
+    return ERR_NONE;
+}
+
+void safetensors_close(struct safetensors *st)
+{
+    arena_close(&st->arena);
+    file_map_close(&st->map);
+    *st = (struct safetensors){0};
+}
+
+const struct tensor *safetensors_find(const struct safetensors *st, const char *name)
+{
+    struct tensor key = {.name = name};
+    if (!st->count) return NULL;
+    return bsearch(&key, st->tensor, st->count, sizeof *st->tensor, tensor_by_name);
+}
+
+const char *safetensors_metadata(const struct safetensors *st, const char *key)
+{
+    struct metadata wanted = {.key = key};
+    if (!st->metadata_count) return NULL;
+    const struct metadata *found =
+        bsearch(&wanted, st->metadata, st->metadata_count, sizeof *st->metadata, metadata_by_key);
+    return found ? found->value : NULL;
+}
+
+/* ---- writing ---- */
+
+static err append_text(struct bytes *out, const char *text)
+{
+    json_t *value = json_string(text);
+    if (!value) return err_make(ERR_INPUT, "a name or metadata text is not UTF-8");
+    char *quoted = json_dumps(value, JSON_ENCODE_ANY);
+    json_decref(value);
+    if (!quoted) return err_make(ERR_MACHINE, "no memory for a header");
+    err e = bytes_append(out, quoted, strlen(quoted));
+    free(quoted);
+    return e;
+}
+
+static err append_entry(struct bytes *out, const struct tensor *t, uint64_t start)
+{
+    size_t count = 1, size;
+    if (t->dims < 0 || t->dims > SAFETENSORS_DIMS_MAX || t->dtype < DTYPE_F32 ||
+        t->dtype > DTYPE_C64)
+        return err_make(ERR_INPUT, "tensor %s: dtype %s with %d dimensions cannot be written",
+                        t->name, dtype_name(t->dtype), t->dims);
+    for (int d = 0; d < t->dims; d++)
+        if (!size_mul(&count, count, t->shape[d])) count = SIZE_MAX;
+    if (!dtype_bytes(&size, t->dtype, count) || size != t->size || (size && !t->data))
+        return err_make(ERR_INPUT, "tensor %s: %zu bytes do not match its shape", t->name, t->size);
+    TRY(append_text(out, t->name));
+    TRY(bytes_printf(out, ":{\"dtype\":\"%s\",\"shape\":[", dtype_name(t->dtype)));
+    for (int d = 0; d < t->dims; d++)
+        TRY(bytes_printf(out, "%s%" PRIu64, d ? "," : "", t->shape[d]));
+    return bytes_printf(out, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", start, start + size);
+}
+
+static err append_metadata(struct bytes *out, const struct metadata *metadata, size_t count)
+{
+    TRY(bytes_printf(out, "\"__metadata__\":{"));
+    for (size_t i = 0; i < count; i++) {
+        if (i && strcmp(metadata[i - 1].key, metadata[i].key) == 0)
+            return err_make(ERR_INPUT, "metadata %s is given twice", metadata[i].key);
+        if (i) TRY(bytes_append(out, ",", 1));
+        TRY(append_text(out, metadata[i].key));
+        TRY(bytes_append(out, ":", 1));
+        TRY(append_text(out, metadata[i].value));
+    }
+    return bytes_append(out, "}", 1);
+}
+
+/* Length field, header and padding of sorted inputs. */
+static err header_write(struct bytes *out, const struct tensor *tensor, size_t count,
+                        const struct metadata *metadata, size_t metadata_count)
+{
+    static const uint8_t length_unknown[8];
+    uint64_t start = 0;
+    TRY(bytes_append(out, length_unknown, 8));
+    TRY(bytes_append(out, "{", 1));
+    if (metadata_count) TRY(append_metadata(out, metadata, metadata_count));
+    for (size_t i = 0; i < count; i++) {
+        if (i && strcmp(tensor[i - 1].name, tensor[i].name) == 0)
+            return err_make(ERR_INPUT, "tensor %s is given twice", tensor[i].name);
+        if (i || metadata_count) TRY(bytes_append(out, ",", 1));
+        TRY(append_entry(out, &tensor[i], start));
+        start += tensor[i].size;
+    }
+    TRY(bytes_append(out, "}", 1));
+    while (out->size % 8)
+        TRY(bytes_append(out, " ", 1));
+    uint64_t length = out->size - 8;
+    for (int i = 0; i < 8; i++)
+        out->data[i] = (uint8_t)(length >> (8 * i));
+    return ERR_NONE;
+}
+
+/* The header, and the tensors in the order their bytes follow it. */
+struct plan {
+    struct arena arena;
+    struct bytes header;
+    struct tensor *tensor;
+};
+
+static void plan_close(struct plan *plan)
+{
+    arena_close(&plan->arena);
+    bytes_close(&plan->header);
+}
+
+static err plan_make(struct plan *plan, const struct tensor *tensor, size_t count,
+                     const struct metadata *metadata, size_t metadata_count)
+{
+    struct metadata *sorted;
+    plan->header.max = LIMIT_SAFETENSORS_HEADER + 8;
+    TRY(arena_take(&plan->tensor, &plan->arena, count, sizeof *tensor));
+    TRY(arena_take(&sorted, &plan->arena, metadata_count, sizeof *metadata));
+    if (count) memcpy(plan->tensor, tensor, count * sizeof *tensor);
+    if (metadata_count) memcpy(sorted, metadata, metadata_count * sizeof *metadata);
+    if (count) qsort(plan->tensor, count, sizeof *tensor, tensor_by_name);
+    if (metadata_count) qsort(sorted, metadata_count, sizeof *metadata, metadata_by_key);
+    return header_write(&plan->header, plan->tensor, count, sorted, metadata_count);
+}
+
+err safetensors_write(struct bytes *out, const struct tensor *tensor, size_t count,
+                      const struct metadata *metadata, size_t metadata_count)
+{
+    struct plan plan = {0};
+    size_t before = out->size;
+    err e = ERR_NONE;
+    TRY_OUT(e, plan_make(&plan, tensor, count, metadata, metadata_count));
+    TRY_OUT(e, bytes_append(out, plan.header.data, plan.header.size));
+    for (size_t i = 0; i < count; i++)
+        TRY_OUT(e, bytes_append(out, plan.tensor[i].data, plan.tensor[i].size));
+out:
+    if (err_is(e) && out->data) {
+        out->size = before;
+        out->data[before] = 0;
+    }
+    plan_close(&plan);
+    return e;
+}
+
+err safetensors_write_file(struct file_out *out, const struct tensor *tensor, size_t count,
+                           const struct metadata *metadata, size_t metadata_count)
+{
+    struct plan plan = {0};
+    err e = ERR_NONE;
+    TRY_OUT(e, plan_make(&plan, tensor, count, metadata, metadata_count));
+    TRY_OUT(e, file_out_append(out, plan.header.data, plan.header.size));
+    for (size_t i = 0; i < count; i++)
+        TRY_OUT(e, file_out_append(out, plan.tensor[i].data, plan.tensor[i].size));
+out:
+    plan_close(&plan);
+    return e;
+}

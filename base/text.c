@@ -1,0 +1,218 @@
+#include "base/text.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+struct unit {
+    const char *name;
+    uint64_t factor;
+};
+
+static const struct unit size_units[] = {
+    {"", 1},
+    {"B", 1},
+    {"kB", 1000},
+    {"MB", 1000000},
+    {"GB", 1000000000},
+    {"TB", 1000000000000},
+    {"KiB", 1ull << 10},
+    {"MiB", 1ull << 20},
+    {"GiB", 1ull << 30},
+    {"TiB", 1ull << 40},
+};
+static const struct unit duration_units[] = {
+    {"", 1000},     {"ms", 1},      {"s", 1000},     {"m", 60000},
+    {"min", 60000}, {"h", 3600000}, {"d", 86400000},
+};
+
+/* digits[.digits] [spaces] unit; whole numbers are exact, others are rounded. */
+static bool parse_with_unit(uint64_t *out, const char *text, const struct unit *unit, size_t units)
+{
+    if (!isdigit((unsigned char)*text)) return false;
+    char *end;
+    errno = 0;
+    uint64_t whole = strtoull(text, &end, 10);
+    if (errno) return false;
+    double fraction = 0;
+    if (*end == '.') {
+        double scale = 0.1;
+        if (!isdigit((unsigned char)*++end)) return false;
+        for (; isdigit((unsigned char)*end); end++, scale /= 10)
+            fraction += (*end - '0') * scale;
+    }
+    while (*end == ' ')
+        end++;
+    for (size_t i = 0; i < units; i++) {
+        if (strcasecmp(end, unit[i].name) != 0) continue;
+        uint64_t value, part = (uint64_t)llround(fraction * (double)unit[i].factor);
+        if (__builtin_mul_overflow(whole, unit[i].factor, &value) ||
+            __builtin_add_overflow(value, part, &value))
+            return false;
+        *out = value;
+        return true;
+    }
+    return false;
+}
+
+err text_parse_size(uint64_t *out, const char *text)
+{
+    if (parse_with_unit(out, text, size_units, sizeof size_units / sizeof *size_units))
+        return ERR_NONE;
+    return err_make(ERR_INPUT, "\"%.60s\" is no size: expected a number like 512, 40MB or 2GiB",
+                    text);
+}
+
+err text_parse_duration_ms(uint64_t *out, const char *text)
+{
+    if (parse_with_unit(out, text, duration_units, sizeof duration_units / sizeof *duration_units))
+        return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "\"%.60s\" is no duration: expected a number like 250ms, 90s, 15m or 2h", text);
+}
+
+err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most)
+{
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || isspace((unsigned char)*text))
+        return err_make(ERR_INPUT, "\"%.60s\" is no whole number", text);
+    if (errno || value < least || value > most)
+        return err_make(ERR_INPUT, "%.60s is out of range: expected %lld to %lld", text,
+                        (long long)least, (long long)most);
+    *out = value;
+    return ERR_NONE;
+}
+
+err text_parse_num(double *out, const char *text, double least, double most)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || isspace((unsigned char)*text) || !isfinite(value) ||
+        strpbrk(text, "xX"))
+        return err_make(ERR_INPUT, "\"%.60s\" is no number", text);
+    if (value < least || value > most)
+        return err_make(ERR_INPUT, "%.60s is out of range: expected %g to %g", text, least, most);
+    *out = value;
+    return ERR_NONE;
+}
+
+void text_size(char *out, size_t bytes, uint64_t n)
+{
+    static const char *const name[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    double value = (double)n;
+    size_t i = 0;
+    while (value >= 999.95 && i + 1 < sizeof name / sizeof *name) {
+        value /= 1000;
+        i++;
+    }
+    if (i == 0)
+        snprintf(out, bytes, "%.0f B", value);
+    else
+        snprintf(out, bytes, "%.1f %s", value, name[i]);
+}
+
+void text_duration(char *out, size_t bytes, uint64_t ms)
+{
+    uint64_t s = ms / 1000;
+    if (ms < 10000)
+        snprintf(out, bytes, "%.1fs", (double)(ms / 100) / 10);
+    else if (s < 60)
+        snprintf(out, bytes, "%us", (unsigned)s);
+    else if (s < 3600)
+        snprintf(out, bytes, "%um%02us", (unsigned)(s / 60), (unsigned)(s % 60));
+    else
+        snprintf(out, bytes, "%lluh%02um", (unsigned long long)(s / 3600), (unsigned)(s / 60 % 60));
+}
+
+/* Edit distance where a swap of neighbours counts one; words over 63 bytes are not compared. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t m = strlen(a), n = strlen(b);
+    if (m > 63 || n > 63) return 64;
+    size_t row[3][64];
+    for (size_t j = 0; j <= n; j++)
+        row[1][j] = j;
+    for (size_t i = 1; i <= m; i++) {
+        size_t *now = row[(i + 1) % 3], *last = row[i % 3], *before = row[(i + 2) % 3];
+        now[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t best = last[j - 1] + (a[i - 1] != b[j - 1]);
+            if (last[j] + 1 < best) best = last[j] + 1;
+            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                before[j - 2] + 1 < best)
+                best = before[j - 2] + 1;
+            now[j] = best;
+        }
+    }
+    return row[(m + 1) % 3][n];
+}
+
+const char *text_nearest(const char *word, const char *const *words, size_t count)
+{
+    const char *nearest = NULL;
+    size_t length = strlen(word), most = length / 3 > 1 ? length / 3 : 1;
+    for (size_t i = 0; i < count; i++) {
+        size_t d = distance(word, words[i]);
+        /* A word typed short ("--adap") is near to what it begins. */
+        if (length >= 3 && strncmp(word, words[i], length) == 0) d = 1;
+        if (d <= most && d < strlen(words[i])) {
+            nearest = words[i];
+            most = d ? d - 1 : 0;
+            if (d == 0) break;
+        }
+    }
+    return nearest;
+}
+
+/* RFC 3629: no overlong forms, no surrogates, at most U+10FFFF. */
+bool text_is_utf8(const void *data, size_t size)
+{
+    const uint8_t *p = data, *end = p + size;
+    while (p < end) {
+        uint8_t c = *p++;
+        if (c < 0x80) continue;
+        size_t more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
+        if (c < 0xc2 || c > 0xf4 || (size_t)(end - p) < more) return false;
+        if ((c == 0xe0 && p[0] < 0xa0) || (c == 0xed && p[0] > 0x9f) ||
+            (c == 0xf0 && p[0] < 0x90) || (c == 0xf4 && p[0] > 0x8f))
+            return false;
+        for (; more; more--)
+            if ((*p++ & 0xc0) != 0x80) return false;
+    }
+    return true;
+}
+
+bool text_is_name(const char *text, size_t bytes_max)
+{
+    size_t n = strlen(text);
+    if (n < 1 || n > bytes_max || *text == '.' || *text == '-') return false;
+    for (const char *p = text; *p; p++)
+        if (!((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
+              *p == '.' || *p == '_' || *p == '-'))
+            return false;
+    return true;
+}
+
+static uint64_t clock_ms(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+uint64_t text_now_ms(void)
+{
+    return clock_ms(CLOCK_MONOTONIC);
+}
+uint64_t text_wall_ms(void)
+{
+    return clock_ms(CLOCK_REALTIME);
+}

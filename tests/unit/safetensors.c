@@ -1,0 +1,212 @@
+/* The reader against the reference reader's verdicts, the writer against the reference writer's
+ * bytes. */
+#include "base/safetensors.h"
+
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONFORMANCE "data/safetensors-conformance"
+
+static err parse(struct safetensors *st, const char *header, const char *data, size_t data_size,
+                 struct bytes *file)
+{
+    uint64_t length = strlen(header);
+    *file = (struct bytes){.max = 1 << 20};
+    TRY(bytes_append(file, &length, 8)); /* the tests run on little-endian machines */
+    TRY(bytes_append(file, header, length));
+    TRY(bytes_append(file, data, data_size));
+    return safetensors_parse(st, file->data, file->size);
+}
+
+static void expect_reject(const char *header, const char *verdict)
+{
+    struct safetensors st = {0};
+    struct bytes file;
+    err e = parse(&st, header, "0123456789abcdef", 16, &file);
+    cr_expect_eq(e.kind, ERR_INPUT, "%s: accepted, expected %s", header, verdict);
+    cr_expect(strncmp(e.text, verdict, strlen(verdict)) == 0, "%s: \"%s\", expected %s", header,
+              e.text, verdict);
+    cr_expect_eq(st.count, 0, "the output was touched");
+    bytes_close(&file);
+}
+
+Test(safetensors, gives_the_reference_readers_verdict_on_every_conformance_file)
+{
+    char path[4096];
+    support_shared(path, sizeof path, CONFORMANCE "/expected.tsv");
+    FILE *list = fopen(path, "r");
+    cr_assert_not_null(list);
+    char line[1024];
+    int files = 0;
+    while (fgets(line, sizeof line, list)) {
+        char name[256], expected[256], file[1400];
+        if (sscanf(line, "%255[^\t]\t%*[^\t]\t%255[^\t]", name, expected) != 2) continue;
+        if (strcmp(name, "file") == 0) continue;
+        snprintf(file, sizeof file, CONFORMANCE "/%s", name);
+        support_shared(path, sizeof path, file);
+        struct safetensors st = {0};
+        err e = safetensors_open(&st, path);
+        if (strcmp(expected, "ok") == 0) {
+            cr_expect(!err_is(e), "%s: %s", name, e.text);
+        } else {
+            char want[512];
+            snprintf(want, sizeof want, ": %s:", expected + strlen("reject:"));
+            cr_expect_eq(e.kind, ERR_INPUT, "%s", name);
+            cr_expect(strstr(e.text, want) != NULL, "%s: \"%s\", expected \"%s\"", name, e.text,
+                      want);
+        }
+        safetensors_close(&st);
+        files++;
+    }
+    fclose(list);
+    cr_expect_geq(files, 23);
+}
+
+static void expect_file(const struct bytes *made, const char *name)
+{
+    char path[4096];
+    support_shared(path, sizeof path, name);
+    char *want = NULL;
+    size_t size = 0;
+    ok(file_read_all(&want, &size, path, 1 << 20));
+    cr_assert_eq(made->size, size, "%s: %zu bytes, expected %zu", name, made->size, size);
+    cr_assert(memcmp(made->data, want, size) == 0, "%s: other bytes", name);
+    free(want);
+}
+
+Test(safetensors, writes_the_bytes_the_reference_writer_writes)
+{
+    struct bytes out = {.max = 4096};
+    const float six[6] = {0, 1, 2, 3, 4, 5};
+    struct tensor t = {.name = "attn.0",
+                       .dtype = DTYPE_F32,
+                       .dims = 3,
+                       .shape = {1, 2, 3},
+                       .size = sizeof six,
+                       .data = six};
+    ok(safetensors_write(&out, &t, 1, NULL, 0));
+    expect_file(&out, CONFORMANCE "/test_serialization_expected_bytes1.safetensors");
+    bytes_clear(&out);
+    t = (struct tensor){
+        .name = "attn.0", .dtype = DTYPE_F4, .dims = 2, .shape = {1, 2}, .size = 1, .data = ""};
+    ok(safetensors_write(&out, &t, 1, NULL, 0));
+    expect_file(&out, CONFORMANCE "/test_serialization_fp4_expected_bytes1.safetensors");
+    bytes_clear(&out);
+    ok(safetensors_write(&out, NULL, 0, NULL, 0));
+    expect_file(&out, CONFORMANCE "/test_empty_expected_bytes1.safetensors");
+    bytes_clear(&out);
+    ok(safetensors_write(&out, NULL, 0, &(struct metadata){"framework", "pt"}, 1));
+    expect_file(&out, CONFORMANCE "/test_empty_expected_bytes2.safetensors");
+    bytes_close(&out);
+}
+
+Test(safetensors, any_order_of_inputs_gives_the_same_bytes_and_reads_back)
+{
+    const float a[2] = {1.5f, -2};
+    const uint16_t b[3] = {1, 2, 3};
+    struct tensor forward[3] = {
+        {.name = "a", .dtype = DTYPE_F32, .dims = 1, .shape = {2}, .size = 8, .data = a},
+        {.name = "b\"\\\n\xc3\xa9",
+         .dtype = DTYPE_BF16,
+         .dims = 2,
+         .shape = {3, 1},
+         .size = 6,
+         .data = b},
+        {.name = "empty", .dtype = DTYPE_F32, .dims = 2, .shape = {0, 7}},
+    };
+    struct tensor backward[3] = {forward[2], forward[1], forward[0]};
+    struct metadata meta[2] = {{"k", "v\t1"}, {"j", ""}}, reversed[2] = {meta[1], meta[0]};
+    struct bytes x = {.max = 4096}, y = {.max = 4096};
+    ok(safetensors_write(&x, forward, 3, meta, 2));
+    ok(safetensors_write(&y, backward, 3, reversed, 2));
+    cr_assert_eq(x.size, y.size);
+    cr_assert(memcmp(x.data, y.data, x.size) == 0);
+    uint64_t header;
+    memcpy(&header, x.data, 8);
+    cr_assert_eq(header % 8, 0);
+
+    struct safetensors st = {0};
+    ok(safetensors_parse(&st, x.data, x.size));
+    cr_assert_eq(st.count, 3);
+    cr_assert_eq(st.metadata_count, 2);
+    cr_assert_str_eq(safetensors_metadata(&st, "k"), "v\t1");
+    cr_assert_str_eq(safetensors_metadata(&st, "j"), "");
+    cr_assert_null(safetensors_metadata(&st, "none"));
+    const struct tensor *found = safetensors_find(&st, "b\"\\\n\xc3\xa9");
+    cr_assert_not_null(found);
+    cr_assert_eq(found->count, 3);
+    cr_assert(memcmp(found->data, b, sizeof b) == 0);
+    found = safetensors_find(&st, "empty");
+    cr_assert_eq(found->size, 0);
+    cr_assert_null(found->data);
+    cr_assert_null(safetensors_find(&st, "c"));
+    safetensors_close(&st);
+    bytes_close(&x);
+    bytes_close(&y);
+}
+
+Test(safetensors, rejects_headers_that_lie)
+{
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]},"
+                  "\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}",
+                  "InvalidHeaderDeserialization"); /* stricter than the reference: a name twice */
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[4.0],\"data_offsets\":[0,16]}}",
+                  "InvalidHeaderDeserialization");
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[-4],\"data_offsets\":[0,16]}}",
+                  "InvalidHeaderDeserialization");
+    expect_reject("{\"a\":{\"dtype\":\"Q4_0\",\"shape\":[32],\"data_offsets\":[0,16]}}",
+                  "InvalidHeaderDeserialization");
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0]}}",
+                  "InvalidHeaderDeserialization");
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}",
+                  "InvalidOffset");
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                  "\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
+                  "InvalidOffset");
+    expect_reject("{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,16]}}",
+                  "MisalignedSlice");
+    expect_reject(
+        "{\"a\":{\"dtype\":\"F64\",\"shape\":[4611686018427387904],\"data_offsets\":[0,16]}}",
+        "ValidationOverflow");
+    expect_reject("{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]},"
+                  "\"__metadata__\":{\"x\":1}}",
+                  "InvalidHeaderDeserialization");
+    expect_reject("[]", "InvalidHeaderDeserialization");
+    expect_reject("{}", "MetadataIncompleteBuffer");
+}
+
+Test(safetensors, refuses_to_write_what_would_not_read_back)
+{
+    struct bytes out = {.max = 4096};
+    float x[2] = {0};
+    struct tensor twice[2] = {
+        {.name = "a", .dtype = DTYPE_F32, .dims = 1, .shape = {2}, .size = 8, .data = x},
+        {.name = "a", .dtype = DTYPE_F32, .dims = 1, .shape = {2}, .size = 8, .data = x},
+    };
+    ok(bytes_append(&out, "kept", 4));
+    cr_expect_eq(safetensors_write(&out, twice, 2, NULL, 0).kind, ERR_INPUT);
+    twice[0].size = 4;
+    cr_expect_eq(safetensors_write(&out, twice, 1, NULL, 0).kind, ERR_INPUT);
+    twice[0].size = 8;
+    twice[0].name = "\xff";
+    cr_expect_eq(safetensors_write(&out, twice, 1, NULL, 0).kind, ERR_INPUT);
+    cr_expect_eq(out.size, 4, "the output was touched");
+    cr_expect_str_eq((char *)out.data, "kept");
+    bytes_close(&out);
+}
+
+Test(safetensors, names_the_file_in_its_errors)
+{
+    char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES];
+    support_dir_make(dir);
+    ok(file_join(path, sizeof path, dir, "x.safetensors"));
+    ok(file_write(path, "abc", 3, false));
+    struct safetensors st = {0};
+    err e = safetensors_open(&st, path);
+    cr_expect(strstr(e.text, "x.safetensors: HeaderTooSmall") != NULL, "%s", e.text);
+    support_dir_remove(dir);
+}
