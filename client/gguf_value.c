@@ -178,7 +178,7 @@ static err find_array(const struct gguf_kv **out, const struct gguf *g, const ch
 err gguf_get_strings(const struct gguf_str **out, size_t *count, const struct gguf *g,
                      const char *key, struct arena *arena)
 {
-    const struct gguf_kv *kv;
+    const struct gguf_kv *kv = NULL;
     struct gguf_str *strings;
     TRY(find_array(&kv, g, key, "an array of strings"));
     if (kv->type != GGUF_STRING) return unexpected(kv, "an array of strings");
@@ -194,7 +194,7 @@ err gguf_get_strings(const struct gguf_str **out, size_t *count, const struct gg
 err gguf_get_i32s(const int32_t **out, size_t *count, const struct gguf *g, const char *key,
                   struct arena *arena)
 {
-    const struct gguf_kv *kv;
+    const struct gguf_kv *kv = NULL;
     int32_t *values;
     TRY(find_array(&kv, g, key, "an array of integers"));
     TRY(arena_take(&values, arena, (size_t)kv->count, sizeof *values));
@@ -214,7 +214,7 @@ err gguf_get_i32s(const int32_t **out, size_t *count, const struct gguf *g, cons
 err gguf_get_f32s(const float **out, size_t *count, const struct gguf *g, const char *key,
                   struct arena *arena)
 {
-    const struct gguf_kv *kv;
+    const struct gguf_kv *kv = NULL;
     float *values;
     TRY(find_array(&kv, g, key, "an array of real numbers"));
     TRY(arena_take(&values, arena, (size_t)kv->count, sizeof *values));
