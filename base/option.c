@@ -1,0 +1,514 @@
+#include "base/option.h"
+
+#include "base/file.h"
+#include "base/text.h"
+
+#include <ini.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPTION_FILE_BYTES = 1 << 20, OPTION_LINE_BYTES = 16384, OPTION_NAMES_MAX = 512 };
+
+/* ---- one value ---- */
+
+static void *value_at(void *options, const struct option_row *row)
+{
+    return (uint8_t *)options + row->at;
+}
+
+static bool has_bounds(const struct option_row *row)
+{
+    return row->least != 0 || row->most != 0;
+}
+
+static err parse_flag(bool *out, const char *text)
+{
+    static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false",
+                                                                                "off", "0"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        if (strcmp(text, yes[i]) != 0 && strcmp(text, no[i]) != 0) continue;
+        *out = strcmp(text, yes[i]) == 0;
+        return ERR_NONE;
+    }
+    return err_make(ERR_INPUT, "\"%.60s\": expected yes or no", text);
+}
+
+static err parse_choice(int *out, const struct option_row *row, const char *text)
+{
+    char known[256];
+    size_t used = 0, count = 0;
+    for (; row->choices[count]; count++) {
+        if (strcmp(text, row->choices[count]) == 0) {
+            *out = (int)count;
+            return ERR_NONE;
+        }
+        int n = snprintf(known + used, sizeof known - used, "%s%s", count ? ", " : "",
+                         row->choices[count]);
+        used += n > 0 && (size_t)n < sizeof known - used ? (size_t)n : 0;
+    }
+    const char *nearest = text_nearest(text, row->choices, count);
+    return err_make(ERR_INPUT, "\"%.60s\": expected %s%s%s%s", text, count > 1 ? "one of " : "",
+                    known, nearest ? "; did you mean " : "", nearest ? nearest : "");
+}
+
+/* Lists grow by doubling in the arena: few values, read once. */
+static err list_add(struct option_list *list, const char *text, struct arena *arena)
+{
+    if ((list->count & (list->count - 1)) == 0) { /* 0, 1, 2, 4, ...: full */
+        const char **item = NULL;
+        TRY(arena_take(&item, arena, list->count ? list->count * 2 : 1, sizeof *item));
+        if (list->count) memcpy(item, list->item, list->count * sizeof *item);
+        list->item = item;
+    }
+    const char *copy = NULL;
+    TRY(arena_text(&copy, arena, text, strlen(text)));
+    list->item[list->count++] = copy;
+    return ERR_NONE;
+}
+
+static err value_set(void *options, const struct option_row *row, const char *text,
+                     struct arena *arena)
+{
+    void *at = value_at(options, row);
+    bool bounds = has_bounds(row);
+    switch (row->kind) {
+    case OPTION_FLAG:
+        return parse_flag(at, text);
+    case OPTION_INT:
+        return text_parse_int(at, text, bounds ? (int64_t)row->least : INT64_MIN,
+                              bounds ? (int64_t)row->most : INT64_MAX);
+    case OPTION_NUM:
+        return text_parse_num(at, text, bounds ? row->least : -1e300, bounds ? row->most : 1e300);
+    case OPTION_SIZE:
+        return text_parse_size(at, text);
+    case OPTION_DURATION:
+        return text_parse_duration_ms(at, text);
+    case OPTION_TEXT:
+        return arena_text(at, arena, text, strlen(text));
+    case OPTION_CHOICE:
+        return parse_choice(at, row, text);
+    case OPTION_LIST:
+        return list_add(at, text, arena);
+    }
+    REQUIRE(!"an option of unknown kind");
+    return ERR_NONE;
+}
+
+/* ---- finding rows ---- */
+
+/* The n-th row over all tables, or NULL past the last. */
+static const struct option_row *row_at(const struct option_set *set, size_t n)
+{
+    for (size_t t = 0; t < set->count; t++) {
+        if (n < set->table[t].count) return &set->table[t].row[n];
+        n -= set->table[t].count;
+    }
+    return NULL;
+}
+
+static const struct option_row *row_of_flag(const struct option_set *set, const char *name,
+                                            size_t size)
+{
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)); i++)
+        if (row->flag && strlen(row->flag) == size && memcmp(row->flag, name, size) == 0)
+            return row;
+    return NULL;
+}
+
+static const struct option_row *row_of_letter(const struct option_set *set, char letter)
+{
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)); i++)
+        if (row->letter == letter) return row;
+    return NULL;
+}
+
+static const struct option_row *row_of_key(const struct option_set *set, const char *key)
+{
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)); i++)
+        if (row->key && strcmp(row->key, key) == 0) return row;
+    return NULL;
+}
+
+static const char *nearest_flag(const struct option_set *set, const char *name)
+{
+    const char *known[OPTION_NAMES_MAX];
+    size_t count = 0;
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)) && count < OPTION_NAMES_MAX; i++)
+        if (row->flag) known[count++] = row->flag;
+    return text_nearest(name, known, count);
+}
+
+static err unknown_key(const struct option_set *set, const char *key)
+{
+    const char *known[OPTION_NAMES_MAX];
+    size_t count = 0;
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)) && count < OPTION_NAMES_MAX; i++)
+        if (row->key) known[count++] = row->key;
+    const char *nearest = text_nearest(key, known, count);
+    return err_make(ERR_INPUT, "unknown key %.80s%s%s%s", key, nearest ? "; did you mean " : "",
+                    nearest ? nearest : "", nearest ? "?" : "");
+}
+
+/* A list named by a stronger source replaces the weaker source's: the first value of each call
+ * clears it. Rows are remembered by address; one call names few lists. */
+struct seen {
+    const struct option_row *row[64];
+    size_t count;
+};
+
+static err seen_list(struct seen *seen, void *options, const struct option_row *row)
+{
+    if (row->kind != OPTION_LIST) return ERR_NONE;
+    for (size_t i = 0; i < seen->count; i++)
+        if (seen->row[i] == row) return ERR_NONE;
+    if (seen->count == sizeof seen->row / sizeof *seen->row)
+        return err_make(ERR_INPUT, "too many different options that take lists");
+    seen->row[seen->count++] = row;
+    *(struct option_list *)value_at(options, row) = (struct option_list){0};
+    return ERR_NONE;
+}
+
+err option_defaults(void *options, const struct option_set *set, struct arena *arena)
+{
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)); i++) {
+        if (!row->fallback) continue;
+        err e = value_set(options, row, row->fallback, arena);
+        if (err_is(e)) return err_in(e, "default of %s", row->flag ? row->flag : row->key);
+    }
+    return ERR_NONE;
+}
+
+/* ---- files ---- */
+
+struct reading {
+    void *options;
+    const struct option_set *set;
+    struct arena *arena;
+    const char *path, *next; /* the rest of the text */
+    int line;
+    struct seen seen;
+    err e; /* the first one */
+};
+
+/* inih asks for one line at a time; we hand it out, and so know its number. */
+static char *read_line(char *out, int room, void *context)
+{
+    struct reading *r = context;
+    if (!*r->next || err_is(r->e)) return NULL;
+    r->line++;
+    size_t size = strcspn(r->next, "\n");
+    if (size + 2 > (size_t)room) {
+        r->e = err_make(ERR_INPUT, "%s:%d: the line is too long", r->path, r->line);
+        return NULL;
+    }
+    memcpy(out, r->next, size);
+    out[size] = '\n';
+    out[size + 1] = 0;
+    r->next += size + (r->next[size] == '\n');
+    return out;
+}
+
+static int take_pair(void *context, const char *section, const char *name, const char *value)
+{
+    struct reading *r = context;
+    if (err_is(r->e)) return 0;
+    char key[256];
+    snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
+    const struct option_row *row = row_of_key(r->set, key);
+    err e = row ? seen_list(&r->seen, r->options, row) : unknown_key(r->set, key);
+    if (row && !err_is(e)) {
+        e = value_set(r->options, row, value, r->arena);
+        if (err_is(e)) e = err_in(e, "%s", key);
+    }
+    if (!err_is(e)) return 1;
+    r->e = err_in(e, "%s:%d", r->path, r->line);
+    return 0;
+}
+
+err option_read_file(void *options, const struct option_set *set, const char *path,
+                     struct arena *arena)
+{
+    char *text = NULL;
+    size_t size = 0;
+    TRY(file_read_all(&text, &size, path, OPTION_FILE_BYTES));
+    struct reading r = {.options = options, .set = set, .arena = arena, .path = path, .next = text};
+    err e = ERR_NONE;
+    if (strlen(text) != size) {
+        e = err_make(ERR_INPUT, "%s: not a text file: it holds a zero byte", path);
+        goto out;
+    }
+    ini_use_stack =
+        false; /* lines longer than the library's stack buffer: paths, lists of members */
+    ini_max_line = OPTION_LINE_BYTES;
+    ini_initial_alloc = OPTION_LINE_BYTES;
+    ini_allow_realloc = false;
+    ini_allow_multiline = false;
+    ini_stop_on_first_error = true;
+    int result = ini_parse_stream(read_line, &r, take_pair, &r);
+    if (err_is(r.e))
+        e = r.e;
+    else if (result < 0)
+        e = err_make(ERR_MACHINE, "%s: no memory to read it", path);
+    else if (result > 0)
+        e = err_make(ERR_INPUT, "%s:%d: expected [section] or key = value", path, r.line);
+out:
+    free(text);
+    return e;
+}
+
+err option_assign(void *options, const struct option_set *set, const char *assignment,
+                  struct arena *arena)
+{
+    char key[256];
+    const char *equals = strchr(assignment, '=');
+    if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof key)
+        return err_make(ERR_INPUT, "\"%.80s\": expected section.key=value", assignment);
+    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
+    const struct option_row *row = row_of_key(set, key);
+    if (!row) return unknown_key(set, key);
+    err e = value_set(options, row, equals + 1, arena);
+    return err_is(e) ? err_in(e, "%s", key) : e;
+}
+
+/* ---- the command line ---- */
+
+struct args {
+    void *options;
+    const struct option_set *set;
+    struct arena *arena;
+    int argc, at;
+    char **argv;
+    struct seen seen;
+};
+
+static err args_set(struct args *a, const struct option_row *row, const char *shown,
+                    const char *text)
+{
+    if (!text) {
+        if (a->at + 1 >= a->argc)
+            return err_make(ERR_INPUT, "%s needs a value: %s", shown, row->help ? row->help : "");
+        text = a->argv[++a->at];
+    }
+    TRY(seen_list(&a->seen, a->options, row));
+    err e = value_set(a->options, row, text, a->arena);
+    return err_is(e) ? err_in(e, "%s", shown) : e;
+}
+
+static err args_long(struct args *a, const char *arg)
+{
+    const char *name = arg + 2, *equals = strchr(name, '=');
+    size_t size = equals ? (size_t)(equals - name) : strlen(name);
+    char shown[80];
+    snprintf(shown, sizeof shown, "--%.*s", size > 70 ? 70 : (int)size, name);
+    const struct option_row *row = row_of_flag(a->set, name, size);
+    if (row && row->kind == OPTION_FLAG)
+        return args_set(a, row, shown, equals ? equals + 1 : "yes");
+    if (row) return args_set(a, row, shown, equals ? equals + 1 : NULL);
+    if (size > 3 && !equals && strncmp(name, "no-", 3) == 0) {
+        row = row_of_flag(a->set, name + 3, size - 3);
+        if (row && row->kind == OPTION_FLAG) return args_set(a, row, shown, "no");
+    }
+    const char *nearest = nearest_flag(a->set, shown + 2);
+    return err_make(ERR_INPUT, "unknown option %s%s%s%s", shown, nearest ? "; did you mean --" : "",
+                    nearest ? nearest : "", nearest ? "?" : "");
+}
+
+static err args_short(struct args *a, const char *arg)
+{
+    char shown[3] = {'-', arg[1], 0};
+    const struct option_row *row = row_of_letter(a->set, arg[1]);
+    if (!row) return err_make(ERR_INPUT, "unknown option %.40s", arg);
+    if (row->kind == OPTION_FLAG) {
+        if (arg[2]) return err_make(ERR_INPUT, "%s takes no value", shown);
+        return args_set(a, row, shown, "yes");
+    }
+    return args_set(a, row, shown, arg[2] ? arg + 2 : NULL);
+}
+
+err option_read_args(void *options, const struct option_set *set, int argc, char **argv,
+                     struct option_list *rest, struct arena *arena)
+{
+    struct args a = {.options = options, .set = set, .arena = arena, .argc = argc, .argv = argv};
+    struct option_list others = {0};
+    bool ended = false;
+    for (; a.at < argc; a.at++) {
+        const char *arg = argv[a.at];
+        if (ended || arg[0] != '-' || !arg[1])
+            TRY(list_add(&others, arg, arena));
+        else if (strcmp(arg, "--") == 0)
+            ended = true;
+        else if (arg[1] == '-')
+            TRY(args_long(&a, arg));
+        else
+            TRY(args_short(&a, arg));
+    }
+    *rest = others;
+    return ERR_NONE;
+}
+
+err option_check(const void *options, const struct option_set *set)
+{
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)); i++) {
+        if (!row->required) continue;
+        /* Only texts and lists can tell "absent" from a value. */
+        REQUIRE(row->kind == OPTION_TEXT || row->kind == OPTION_LIST);
+        const uint8_t *at = (const uint8_t *)options + row->at;
+        const char *text;
+        memcpy(&text, at, sizeof text);
+        bool present = row->kind == OPTION_TEXT
+                           ? text != NULL
+                           : ((const struct option_list *)(const void *)at)->count > 0;
+        if (present) continue;
+        return err_make(ERR_INPUT, "%s%s is missing: %s", row->flag ? "--" : "",
+                        row->flag ? row->flag : row->key, row->help);
+    }
+    return ERR_NONE;
+}
+
+/* ---- help and samples ---- */
+
+static err choices_text(struct bytes *out, const struct option_row *row)
+{
+    for (size_t i = 0; row->choices[i]; i++)
+        TRY(bytes_printf(out, "%s%s", i ? "|" : "", row->choices[i]));
+    return ERR_NONE;
+}
+
+static err left_column(struct bytes *out, const struct option_row *row)
+{
+    if (row->letter)
+        TRY(bytes_printf(out, "  -%c, ", row->letter));
+    else
+        TRY(bytes_printf(out, "      "));
+    bool on = row->kind == OPTION_FLAG && row->fallback && strcmp(row->fallback, "yes") == 0;
+    TRY(bytes_printf(out, "--%s%s", on ? "no-" : "", row->flag));
+    if (row->kind == OPTION_FLAG) return ERR_NONE;
+    TRY(bytes_append(out, " ", 1));
+    if (row->value) return bytes_printf(out, "%s", row->value);
+    switch (row->kind) {
+    case OPTION_CHOICE:
+        return choices_text(out, row);
+    case OPTION_INT:
+    case OPTION_NUM:
+        return bytes_printf(out, "N");
+    case OPTION_SIZE:
+        return bytes_printf(out, "SIZE");
+    case OPTION_DURATION:
+        return bytes_printf(out, "TIME");
+    default:
+        return bytes_printf(out, "TEXT");
+    }
+}
+
+/* Words of `text` from column `column` on, wrapped at 100 columns to column `indent`. */
+static err wrap(struct bytes *out, const char *text, size_t indent, size_t column)
+{
+    while (*text) {
+        size_t word = strcspn(text, " ");
+        if (column > indent && column + 1 + word > 100) {
+            TRY(bytes_printf(out, "\n%*s", (int)indent, ""));
+            column = indent;
+        } else if (column > indent) {
+            TRY(bytes_append(out, " ", 1));
+            column++;
+        }
+        TRY(bytes_append(out, text, word));
+        column += word;
+        text += word + strspn(text + word, " ");
+    }
+    return bytes_append(out, "\n", 1);
+}
+
+err option_help(struct bytes *out, const struct option_set *set)
+{
+    enum { INDENT = 32 };
+    const struct option_row *row;
+    for (size_t i = 0; (row = row_at(set, i)); i++) {
+        if (!row->flag) continue;
+        size_t start = out->size;
+        TRY(left_column(out, row));
+        size_t column = out->size - start;
+        if (column + 2 > INDENT) {
+            TRY(bytes_append(out, "\n", 1));
+            column = 0;
+        }
+        TRY(bytes_printf(out, "%*s", (int)(INDENT - column), ""));
+        char text[1024];
+        bool shown = row->fallback && *row->fallback && row->kind != OPTION_FLAG;
+        snprintf(text, sizeof text, "%s%s%s%s%s", row->help ? row->help : "",
+                 shown ? " (default " : "", shown ? row->fallback : "", shown ? ")" : "",
+                 row->required ? " (required)" : "");
+        TRY(wrap(out, text, INDENT, INDENT));
+    }
+    return ERR_NONE;
+}
+
+static err sample_row(struct bytes *out, const struct option_row *row, const char *name)
+{
+    TRY(bytes_printf(out, "# "));
+    size_t start = out->size;
+    TRY(bytes_printf(out, "%s", row->help ? row->help : ""));
+    if (row->kind == OPTION_CHOICE) {
+        TRY(bytes_printf(out, ": "));
+        TRY(choices_text(out, row));
+    }
+    if (has_bounds(row)) TRY(bytes_printf(out, " (%.15g to %.15g)", row->least, row->most));
+    for (size_t i = start; i < out->size; i++) /* one comment stays one line */
+        if (out->data[i] == '\n') out->data[i] = ' ';
+    TRY(bytes_append(out, "\n", 1));
+    if (row->fallback) return bytes_printf(out, "%s = %s\n", name, row->fallback);
+    if (row->kind == OPTION_FLAG) return bytes_printf(out, "%s = no\n", name);
+    return bytes_printf(out, "%s%s = %s\n", row->required ? "" : "# ", name,
+                        row->value ? row->value : "");
+}
+
+/* Length of "section" in "section.key"; 0 without a section. */
+static size_t section_size(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return dot ? (size_t)(dot - key) : 0;
+}
+
+static bool same_section(const struct option_row *a, const struct option_row *b)
+{
+    size_t size = section_size(a->key);
+    return section_size(b->key) == size && memcmp(a->key, b->key, size) == 0;
+}
+
+/* A section is written whole where its first row stands; keys of no section come before all
+ * sections, or they would be read as part of one. */
+static err sample_sections(struct bytes *out, const struct option_set *set, bool named)
+{
+    const struct option_row *row, *other;
+    for (size_t i = 0; (row = row_at(set, i)); i++) {
+        if (!row->key || (section_size(row->key) > 0) != named) continue;
+        bool first = true;
+        for (size_t j = 0; j < i; j++) {
+            other = row_at(set, j);
+            if (other->key && same_section(row, other)) first = false;
+        }
+        if (!first) continue;
+        size_t size = section_size(row->key);
+        if (named) TRY(bytes_printf(out, "%s[%.*s]\n", out->size ? "\n" : "", (int)size, row->key));
+        for (size_t j = i; (other = row_at(set, j)); j++)
+            if (other->key && same_section(row, other))
+                TRY(sample_row(out, other, other->key + size + named));
+    }
+    return ERR_NONE;
+}
+
+err option_sample(struct bytes *out, const struct option_set *set)
+{
+    TRY(sample_sections(out, set, false));
+    return sample_sections(out, set, true);
+}
