@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""What deploy/demo.sh needs to read and write JSON: python3's standard library, nothing else.
+
+  demo_report.py progress          one line from `fedlora run status --json` on standard input
+  demo_report.py field NAME        one field of the JSON document on standard input
+  demo_report.py split FROM TO     a person's own JSON Lines files, with a test set kept apart
+  demo_report.py table DIR ...     the table, and DIR/results.json, from what the demo left in DIR
+"""
+import argparse
+import json
+import os
+import sys
+
+
+def progress(_):
+    status = json.load(sys.stdin)
+    phase, members = status.get("phase", ""), status.get("members", [])
+    parts = []
+    for member in members:
+        if member.get("doing") == "training":
+            parts.append(f"{member['id']} {member.get('step', 0)}/{member.get('steps', 0)}")
+        else:
+            parts.append(f"{member['id']} {member.get('doing') or 'absent'}")
+    rounds = status.get("rounds") or status.get("config", {}).get("rounds", "?")
+    print(f"round {status.get('round', 0)} of {rounds}, {phase}: {', '.join(parts)}")
+
+
+def field(options):
+    print(json.load(sys.stdin)[options.name])
+
+
+# ---- a person's own data --------------------------------------------------------------------------
+
+
+def read_lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
+def write_lines(path, lines):
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def split(options):
+    names = sorted(name for name in os.listdir(options.source) if name.endswith(".jsonl"))
+    institutions = [name for name in names if name != "test.jsonl"]
+    if not 2 <= len(institutions) <= 16:
+        sys.exit(f"demo: {options.source}: {len(institutions)} .jsonl files besides test.jsonl, expected 2 to 16")
+    os.makedirs(options.to, exist_ok=True)
+    test = read_lines(os.path.join(options.source, "test.jsonl")) if "test.jsonl" in names else []
+    keep_apart = not test
+    for name in institutions:
+        rows = read_lines(os.path.join(options.source, name))
+        held = rows[4::5] if keep_apart else []
+        train = [row for i, row in enumerate(rows) if i % 5 != 4] if keep_apart else rows
+        if not train:
+            sys.exit(f"demo: {options.source}/{name}: no rows")
+        write_lines(os.path.join(options.to, name), train)
+        test += held
+        print(f"{name[:-6]}: {len(train)} rows" + (f", {len(held)} kept for the test" if keep_apart else ""))
+    if not test:
+        sys.exit(f"demo: {options.source}: too few rows to keep any for a test; add test.jsonl")
+    write_lines(os.path.join(options.to, "test.jsonl"), test)
+    print(f"test: {len(test)} rows")
+
+
+# ---- the table ------------------------------------------------------------------------------------
+
+FEDERATED = [("fedit", "FedIT (baseline)"), ("flora", "FLoRA"), ("fed-sb", "Fed-SB")]
+
+
+def read_json(*path):
+    with open(os.path.join(*path), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def read_seconds(directory, name):
+    with open(os.path.join(directory, "results", name + ".ms"), encoding="utf-8") as file:
+        return int(file.read()) / 1000
+
+
+def make_row(directory, name, label, rank, federated):
+    scores = read_json(directory, "results", name + ".eval.json")
+    row = {"name": name, "label": label, "rank": rank, "accuracy": scores.get("accuracy"), "loss": scores["loss"],
+           "test_rows": scores.get("rows"), "federated": federated}
+    if name != "base":
+        row["seconds"] = read_seconds(directory, name)
+    if federated:
+        status = read_json(directory, "results", name + ".status.json")
+        row["bytes_up"] = {m["id"]: int(m["bytes_up"]) for m in status["members"]}
+        row["bytes_down"] = {m["id"]: int(m["bytes_down"]) for m in status["members"]}
+        row["state_digest"] = status.get("state_digest")
+        row["rounds"] = status.get("history", [])
+    return row
+
+
+def collect(directory, members, ranks):
+    rows = [make_row(directory, "base", "base model", None, False)]
+    for member, rank in zip(members, ranks):
+        rows.append(make_row(directory, "alone." + member, f"{member} alone", str(rank), False))
+    spelled = {"fedit": str(min(ranks)), "flora": spell_ranks(ranks), "fed-sb": "R 64x64"}
+    for name, label in FEDERATED:
+        rows.append(make_row(directory, name, label, spelled[name], True))
+    return rows
+
+
+def spell_ranks(ranks):
+    different = list(dict.fromkeys(str(r) for r in ranks))
+    return ", ".join(different)
+
+
+def megabytes(by_member):
+    if not by_member:
+        return "-"
+    low, high = min(by_member.values()) / 1e6, max(by_member.values()) / 1e6
+    return f"{high:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} - {high:.1f}"
+
+
+def percent(share):
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def print_table(rows):
+    head = ("", "rank", "accuracy", "loss", "MB up", "MB down", "seconds")
+    lines = [(r["label"], r["rank"] or "-", percent(r["accuracy"]), f"{r['loss']:.3f}", megabytes(r.get("bytes_up")),
+              megabytes(r.get("bytes_down")), f"{r['seconds']:.0f}" if "seconds" in r else "-") for r in rows]
+    widths = [max(len(line[i]) for line in [head] + lines) for i in range(len(head))]
+
+    def show(line):
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))]
+        print("  ".join(cells).rstrip())
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    show(head)
+    print(rule)
+    for row, line in zip(rows, lines):
+        if row["name"] in ("fedit",) or row["name"].startswith("alone.") and rows[rows.index(row) - 1]["name"] == "base":
+            print(rule)
+        show(line)
+
+
+def score(row):
+    """What is compared: accuracy where rows have answers, else the loss."""
+    return row["accuracy"] if row["accuracy"] is not None else -row["loss"]
+
+
+def say_score(row):
+    return percent(row["accuracy"]) if row["accuracy"] is not None else f"loss {row['loss']:.3f}"
+
+
+def print_conclusion(rows, synthetic):
+    alone = [r for r in rows if r["name"].startswith("alone.")]
+    best = max(alone, key=score)
+    federated = [r for r in rows if r["federated"]]
+    beaten = [r for r in federated if score(r) > score(best)]
+    figures = ", ".join(f"{r['label'].split(' (')[0]} {say_score(r)}" for r in federated)
+    print()
+    if len(beaten) == len(federated):
+        print(f"Every federated run beats every institution alone: {figures}; the best alone, {best['label'][:-6]}, "
+              f"{say_score(best)}.")
+    else:
+        names = ", ".join(r["label"] for r in federated if r not in beaten)
+        print(f"Not every federated run beats every institution alone ({names} does not): {figures}; the best alone, "
+              f"{best['label'][:-6]}, {say_score(best)}.")
+    if synthetic:
+        print("The data is synthetic and made so that each institution sees three of eight departments: alone it cannot\n"
+              "do better than about 3 in 8. What the table shows is that adapters carry across what data may not.\n"
+              "It does not show which method is best: that takes real data and more than one seed.")
+
+
+def table(options):
+    members, ranks = options.members.split(","), [int(r) for r in options.ranks.split(",")]
+    rows = collect(options.directory, members, ranks)
+    alone = [score(r) for r in rows if r["name"].startswith("alone.")]
+    beats = {r["name"]: score(r) > max(alone) for r in rows if r["federated"]}
+    with open(os.path.join(options.directory, "results.json"), "w", encoding="utf-8") as file:
+        json.dump({"base": options.base, "synthetic": options.synthetic == "yes", "federated_beats_each_alone": beats,
+                   "results": rows}, file, indent=1)
+        file.write("\n")
+    print()
+    print_table(rows)
+    print("\nMB up and down: per institution over the whole run, least - most. Alone: the same number of steps, rank\n"
+          "and hyper-parameters as in the FLoRA run.")
+    print_conclusion(rows, options.synthetic == "yes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="JSON in and out for deploy/demo.sh")
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("progress").set_defaults(run=progress)
+    one = commands.add_parser("field")
+    one.add_argument("name")
+    one.set_defaults(run=field)
+    two = commands.add_parser("split")
+    two.add_argument("source")
+    two.add_argument("to")
+    two.set_defaults(run=split)
+    three = commands.add_parser("table")
+    three.add_argument("directory")
+    for name in ("--base", "--members", "--ranks", "--synthetic"):
+        three.add_argument(name, required=True)
+    three.set_defaults(run=table)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
