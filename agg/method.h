@@ -1,0 +1,146 @@
+/* Federated methods: what a client trains and sends, and what the next state is. One const row a
+ * method, one file in agg/methods/. Used by the coordinator and by simulations, in this order:
+ *
+ *     m = method_find("flora");
+ *     method_make_frozen(m, path, &start);      only where m->frozen and none was given
+ *     method_start(m, "state.1", &start);       the state clients train from in round 1
+ *     method_check_update(m, "update", &expect) as each update arrives
+ *     method_next(&report, m, "state.2", &next) when the round closes, and so on
+ *
+ * State number t is what round t trains from; after the last round N comes state N+1, the result. A
+ * state says in its metadata all that the next one needs (run, base, rank, alpha, modules, ...).
+ *
+ * The bytes of a state depend on the previous state, the updates, their weights and the members'
+ * ids, and on nothing else: not on the order or time of arrival, nor on the number of threads. (One
+ * processor type and one set of libraries.) Memory does not grow with the number of updates: all
+ * are mapped, one module a thread is read at a time, and its pages are dropped.
+ *
+ * Weights are renormalised over the contributions given: p_k = w_k / sum w. A member that did not
+ * send a module has learned nothing there; a module that nobody sent stays as it was. */
+#ifndef AGG_METHOD_H
+#define AGG_METHOD_H
+
+#include "agg/adapter_file.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/limits.h"
+
+enum { METHOD_A = 1, METHOD_B = 2, METHOD_R = 4 }; /* a set of factors */
+
+struct method_module {
+    const char *name;
+    uint32_t d_out, d_in;
+};
+
+/* Round 1. */
+struct method_start {
+    const char *run;
+    const char *base; /* digest of the base model, 64 hex */
+    uint64_t seed;
+    uint32_t rank; /* of the state's own factors; where members differ, the largest */
+    double alpha;
+    bool rslora;
+    const struct method_module *module; /* what the run adapts; any order */
+    size_t module_count;
+    const char *frozen_path;   /* fed-sb: the file of frozen factors */
+    const char *frozen_digest; /* and its digest, 64 hex */
+    const char *initial_path;  /* NULL, or a PEFT directory or state to go on from */
+    int threads;               /* 0: as many as OpenMP gives */
+};
+
+struct contribution {
+    const char *member; /* unique */
+    double weight;      /* > 0: examples, 1 for uniform, or given; any unit */
+    const char *path;   /* an update that method_check_update() has admitted */
+};
+
+struct method_next {
+    const char *state_path; /* the state these updates started from */
+    const char
+        *frozen_path; /* where the method has frozen factors: for the report's norms; or NULL */
+    const struct contribution *contribution;
+    size_t count;
+    double carry_error; /* flora: relative, per module, all rounds together; 0: drop nothing */
+    uint32_t rounds; /* of the whole run, so that carry_error is spread over them; 0: not known */
+    bool no_report;  /* skip what only the report needs (fedit's error) */
+    int threads;
+};
+
+/* Frobenius norms in weight space, so scale is folded in. */
+struct method_report_row {
+    const char *module; /* NULL in `total` */
+    uint32_t rank;      /* of what was published (carry, adapter, or R); the largest in `total` */
+    uint32_t sent;      /* members that sent this module */
+    double update_norm; /* of the exact weighted mean change of this round */
+    double error;       /* ||published change - exact change||_F */
+    double dropped;     /* the part of it that recompression cut off */
+    double state_norm;  /* of carry + adapter as published */
+};
+struct method_report {
+    struct method_report_row total; /* root of the sum of squares */
+    struct method_report_row *row;  /* sorted by module */
+    size_t count;
+    struct arena arena;
+};
+void method_report_close(struct method_report *report);
+/* {"update_norm":..,"error":..,"relative_error":..,"modules":[{"module":..,...}]} canonical. */
+err method_report_json(struct bytes *out, const struct method_report *report);
+
+/* What an update must be. Anything else is ERR_INPUT (ERR_STATE for a wrong round), naming the
+ * tensor and what was expected. Values are read once (finite), and the pages dropped. */
+struct method_expect {
+    const struct adapter_file
+        *state; /* of the round, adapter_file_map()ed: run, base, frozen, modules */
+    const char *member;
+    uint32_t round;  /* being trained */
+    uint32_t behind; /* how many rounds earlier is still taken (late updates); 0: none */
+    uint32_t rank;   /* this member's; fed-sb: the block it trains, 0: the whole R */
+    double alpha;
+    bool rslora;
+};
+
+struct method_round;  /* one module's view of a round: agg/method_round.h */
+struct method_result; /* where a module's next factors go */
+
+struct method {
+    const char *name;
+    const char *summary; /* one line, for help texts */
+    bool mixed_ranks;    /* members may have different ranks */
+    bool equal_scale;    /* alpha and rslora must be the same for all */
+    bool exact;          /* the published change is the exact weighted mean (to float32) */
+    bool frozen;         /* has a file of frozen factors, sent once by digest */
+    bool carries;        /* adds into the carry; clients apply it frozen */
+    bool fresh; /* clients draw A by method_fresh_a() and zero B at each round's start; else
+                   they start from the state's factors */
+    unsigned (*factors)(
+        uint32_t round); /* trained and sent in that round: METHOD_A | METHOD_B | ... */
+    err (*start)(struct method_result *out, const struct method_start *start, size_t module);
+    err (*next)(struct method_result *out, const struct method_round *round);
+};
+
+const struct method *method_find(const char *name); /* or NULL */
+const char *const *method_names(void);              /* NULL-terminated, for help and choices */
+
+/* All that method_start() would refuse, without writing anything: for CreateRun. */
+err method_check_start(const struct method *method, const struct method_start *start);
+err method_make_frozen(const struct method *method, const char *path,
+                       const struct method_start *start);
+err method_start(const struct method *method, const char *path, const struct method_start *start);
+err method_check_update(const struct method *method, const char *path,
+                        const struct method_expect *expect);
+/* Writes the next state to `path` (whole or absent; replaces what is there). */
+err method_next(struct method_report *report, const struct method *method, const char *path,
+                const struct method_next *next);
+
+/* The A that a client of a `fresh` method starts a round from, the same wherever it is drawn:
+ * uniform in +-1/sqrt(d_in) from the generator keyed by (seed, run, round, member, module). Row i
+ * is the same for every r > i. */
+struct method_fresh {
+    uint64_t seed; /* the run's: Training.seed on the wire */
+    const char *run, *member, *module;
+    uint32_t round;
+};
+void method_fresh_a(float *out /* (r, d_in) */, uint32_t r, uint32_t d_in,
+                    const struct method_fresh *key);
+
+#endif
