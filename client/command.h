@@ -1,0 +1,61 @@
+/* The commands of `fedlora`: one const struct each, in client/command_NAME.c, and one row in the
+ * table of client/command.c. The frame reads the options, checks them, runs the command, prints its
+ * error as one line and turns it into the exit status.
+ *
+ *   struct train_command { struct command_common common; const char *base; ... };   common comes
+ * first const struct command command_train = {.name = "train", .rows = rows, ..., .run =
+ * train_command_run};
+ *
+ * Results go to standard output, all else to standard error. A command with a `config` option of
+ * kind OPTION_TEXT has that file read before the command line is applied. */
+#ifndef CLIENT_COMMAND_H
+#define CLIENT_COMMAND_H
+
+#include "base/option.h"
+
+#include <jansson.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum command_precision { COMMAND_PRECISION_AUTO, COMMAND_PRECISION_F32, COMMAND_PRECISION_BF16 };
+
+struct command_common { /* the first member of every command's options */
+    bool json, quiet, verbose, help;
+    int64_t threads; /* 0: all */
+    int64_t seed;
+    const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
+    int precision;      /* enum command_precision */
+};
+
+struct command {
+    const char *name;    /* "train", or two words: "run create" */
+    const char *purpose; /* one line */
+    const char *usage;   /* what follows the name: "--base B --data F -o DIR" */
+    const char *example; /* a whole command line */
+    const struct option_row *rows;
+    size_t row_count;
+    size_t options_size; /* sizeof the options struct */
+    size_t least, most;  /* arguments that are no options; most 0: none */
+    err (*run)(void *options, const struct option_list *arguments, struct arena *arena);
+};
+
+/* The whole program: argv as main() has it; returns the exit status. */
+int command_main(int argc, char **argv);
+
+/* Set by SIGINT and SIGTERM (a second one ends the process at once). Long loops poll it. */
+extern volatile sig_atomic_t command_stop;
+err command_check_stop(void); /* ERR_STOPPED once it is set */
+
+/* One JSON document and a newline on standard output. */
+err command_print_json(const json_t *value);
+/* One line on standard error, unless --quiet; not for errors. */
+void command_say(const struct command_common *common, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* ERR_INPUT "PATH: exists already; --force replaces it" unless force or absent. */
+err command_check_output(const char *path, bool force);
+
+extern const struct command command_doctor;
+
+#endif

@@ -1,0 +1,28 @@
+/* Aligned columns of text for people: cells are added in reading order, then all is printed. */
+#ifndef CLIENT_TABLE_H
+#define CLIENT_TABLE_H
+
+#include "base/arena.h"
+#include "base/bytes.h"
+
+#include <stddef.h>
+
+struct table {
+    struct arena arena;
+    const char *align; /* 'l' or 'r' a column; its length is the number of columns */
+    const char **cell;
+    size_t count, capacity;
+};
+
+/* `align` must outlive the table. */
+void table_begin(struct table *t, const char *align);
+err table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* All of a row's cells; texts are copied. */
+err table_row(struct table *t, const char *const *text);
+/* Appends the lines: two spaces between columns, none at the end of a line. The last row is whole.
+ */
+err table_write(struct bytes *out, const struct table *t);
+err table_print(const struct table *t); /* to standard output */
+void table_close(struct table *t);
+
+#endif
