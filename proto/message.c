@@ -1,0 +1,75 @@
+#include "proto/message.h"
+
+#include "base/text.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+err message_pack(struct bytes *out, const ProtobufCMessage *message)
+{
+    size_t size = protobuf_c_message_get_packed_size(message), total;
+    if (!size_add(&total, out->size, size) || total > out->max)
+        return err_make(ERR_LIMIT, "%s: a message of %zu bytes, at most %zu fit",
+                        message->descriptor->name, size, out->max - out->size);
+    uint8_t small[512], *packed = size <= sizeof small ? small : malloc(size);
+    if (packed == NULL) return err_sys(ENOMEM, "%s: a message", message->descriptor->name);
+    protobuf_c_message_pack(message, packed);
+    err e = bytes_append(out, packed, size);
+    if (packed != small) free(packed);
+    return e;
+}
+
+static bool all_text_is_utf8(const ProtobufCMessage *message);
+
+static bool field_is_utf8(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+{
+    const char *base = (const char *)message;
+    bool is_message = field->type == PROTOBUF_C_TYPE_MESSAGE;
+    if (field->type != PROTOBUF_C_TYPE_STRING && !is_message) return true;
+    size_t count = 1;
+    const void *const *values;
+    if (field->label == PROTOBUF_C_LABEL_REPEATED) {
+        count = *(const size_t *)(const void *)(base + field->quantifier_offset);
+        values = *(const void *const *const *)(const void *)(base + field->offset);
+    } else {
+        bool other =
+            (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) != 0 &&
+            *(const uint32_t *)(const void *)(base + field->quantifier_offset) != field->id;
+        if (other) return true;
+        values = (const void *const *)(const void *)(base + field->offset);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (values[i] == NULL) continue;
+        if (is_message ? !all_text_is_utf8(values[i]) : !text_is_utf8(values[i], strlen(values[i])))
+            return false;
+    }
+    return true;
+}
+
+/* protobuf-c takes any bytes for text; the wire format promises UTF-8. Depth is bounded: our
+ * messages do not nest themselves. */
+static bool all_text_is_utf8(const ProtobufCMessage *message)
+{
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++)
+        if (!field_is_utf8(message, &message->descriptor->fields[i])) return false;
+    return true;
+}
+
+err message_unpack(void *out, const ProtobufCMessageDescriptor *type, const void *data, size_t size)
+{
+    ProtobufCMessage *message = protobuf_c_message_unpack(type, NULL, size, data);
+    if (message == NULL)
+        return err_make(ERR_INPUT, "%zu bytes received are no %s", size, type->name);
+    if (!all_text_is_utf8(message)) {
+        protobuf_c_message_free_unpacked(message, NULL);
+        return err_make(ERR_INPUT, "%s: a text field is not UTF-8", type->name);
+    }
+    memcpy(out, &message, sizeof message);
+    return ERR_NONE;
+}
+
+void message_free(void *message)
+{
+    if (message != NULL) protobuf_c_message_free_unpacked(message, NULL);
+}

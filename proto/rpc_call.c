@@ -1,0 +1,338 @@
+/* One call on the server, from gRPC's first word of it to its last. A call is freed when gRPC has
+ * said that it is closed and no batch is under way; until then every late event finds it alive. */
+#include "proto/rpc_internal.h"
+
+#include "base/text.h"
+
+#include <grpc/grpc_security_constants.h>
+#include <grpc/support/alloc.h>
+#include <grpc/support/time.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CALL_OPS_MAX = 3, CALL_BAD_TEXT = 400 };
+
+static void start_batch(struct rpc_call *call, const grpc_op *op, size_t count, struct rpc_tag *tag)
+{
+    call->pending++;
+    grpc_call_error error = grpc_call_start_batch(call->call, op, count, tag, NULL);
+    REQUIRE(error == GRPC_CALL_OK);
+}
+
+static void read_next(struct rpc_call *call)
+{
+    if (call->reading || call->answered || call->is_closed) return;
+    call->reading = true;
+    call->waits_ms = text_now_ms();
+    const grpc_op op = {.op = GRPC_OP_RECV_MESSAGE,
+                        .data.recv_message.recv_message = &call->message};
+    start_batch(call, &op, 1, &call->read);
+}
+
+static grpc_op op_start(struct rpc_call *call)
+{
+    call->sent_start = true;
+    return (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA};
+}
+
+static grpc_op op_message(grpc_byte_buffer *buffer)
+{
+    return (grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer};
+}
+
+/* Ends the call: an optional reply, then the status. Later answers are ignored: the first one
+ * counts. */
+static void answer(struct rpc_call *call, grpc_byte_buffer *reply, grpc_status_code code,
+                   const char *text)
+{
+    if (call->answered || call->is_closed) return;
+    call->answered = true;
+    grpc_op op[CALL_OPS_MAX] = {0};
+    size_t count = 0;
+    if (!call->sent_start) op[count++] = op_start(call);
+    if (reply != NULL) op[count++] = op_message(reply);
+    grpc_slice details = grpc_slice_from_copied_string(text);
+    op[count++] =
+        (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
+                  .data.send_status_from_server = {.status = code, .status_details = &details}};
+    call->finishing = true;
+    call->waits_ms = text_now_ms();
+    start_batch(call, op, count, &call->status);
+    grpc_slice_unref(details);
+}
+
+void rpc_call_status(struct rpc_call *call, grpc_status_code code, const char *text)
+{
+    answer(call, NULL, code, text);
+}
+
+void rpc_call_answer(struct rpc_call *call, const void *reply, size_t size)
+{
+    grpc_byte_buffer *buffer = rpc_wire_buffer(reply, size);
+    answer(call, buffer, GRPC_STATUS_OK, "");
+    grpc_byte_buffer_destroy(buffer);
+}
+
+void rpc_call_refuse(struct rpc_call *call, err cause)
+{
+    REQUIRE(err_is(cause));
+    answer(call, NULL, rpc_wire_status(cause.kind), cause.text);
+}
+
+void rpc_call_finish(struct rpc_call *call)
+{
+    answer(call, NULL, GRPC_STATUS_OK, "");
+}
+
+void rpc_call_next(struct rpc_call *call)
+{
+    REQUIRE(call->method->shape == RPC_UPLOAD);
+    read_next(call);
+}
+
+void rpc_call_send(struct rpc_call *call, const void *message, size_t size)
+{
+    REQUIRE(call->method->shape == RPC_DOWNLOAD && !call->writing);
+    if (call->answered || call->is_closed) return;
+    grpc_op op[CALL_OPS_MAX] = {0};
+    size_t count = 0;
+    if (!call->sent_start) op[count++] = op_start(call);
+    grpc_byte_buffer *buffer = rpc_wire_buffer(message, size);
+    op[count++] = op_message(buffer);
+    call->writing = true;
+    call->waits_ms = text_now_ms();
+    start_batch(call, op, count, &call->write);
+    grpc_byte_buffer_destroy(buffer);
+}
+
+/* ---------------------------------------------------------------- who calls, and what */
+
+static err peer_read(struct rpc_call *call)
+{
+    grpc_auth_context *context = grpc_call_auth_context(call->call);
+    if (context == NULL) return err_make(ERR_REFUSED, "a client certificate is needed");
+    grpc_auth_property_iterator it =
+        grpc_auth_context_find_properties_by_name(context, GRPC_X509_PEM_CERT_PROPERTY_NAME);
+    const grpc_auth_property *pem = grpc_auth_property_iterator_next(&it);
+    err e = pem == NULL ? err_make(ERR_REFUSED, "a client certificate is needed")
+                        : rpc_tls_identity(&call->peer, pem->value, pem->value_length);
+    grpc_auth_context_release(context);
+    const char *federation = call->server->federation;
+    if (!err_is(e) && federation != NULL && strcmp(federation, call->peer.federation) != 0)
+        e = err_make(ERR_REFUSED, "%s is of federation \"%s\"; this coordinator serves \"%s\"",
+                     call->peer.id, call->peer.federation, federation);
+    return e;
+}
+
+static const struct rpc_method *method_find(struct rpc_call *call, grpc_slice path)
+{
+    const struct rpc_server *s = call->server;
+    call->context = s->options.context;
+    for (size_t i = 0; i < s->options.method_count; i++)
+        if (grpc_slice_str_cmp(path, s->options.method[i].path) == 0) return &s->options.method[i];
+    call->context = call->server;
+    for (size_t i = 0; i < rpc_health_method_count; i++)
+        if (grpc_slice_str_cmp(path, rpc_health_method[i].path) == 0) return &rpc_health_method[i];
+    return NULL;
+}
+
+/* The first judgement, before any byte of the request is read. */
+static void admit(struct rpc_call *call, const grpc_call_details *details)
+{
+    char text[CALL_BAD_TEXT];
+    call->method = method_find(call, details->method);
+    if (call->method == NULL) {
+        char *path = grpc_slice_to_c_string(details->method);
+        snprintf(text, sizeof text, "there is no method %.200s here", path);
+        gpr_free(path);
+        rpc_call_status(call, GRPC_STATUS_UNIMPLEMENTED, text);
+        return;
+    }
+    if (call->server->call_count > call->server->options.calls_max) {
+        rpc_call_refuse(call, err_make(ERR_LIMIT, "%zu calls are open already; try again later",
+                                       call->server->options.calls_max));
+        return;
+    }
+    err e = peer_read(call);
+    if (err_is(e)) {
+        rpc_call_status(call, GRPC_STATUS_UNAUTHENTICATED, e.text);
+        return;
+    }
+    if ((call->method->roles & call->peer.role) == 0) {
+        rpc_call_refuse(
+            call, err_make(ERR_REFUSED, "%s: only %s may call this; %s is %s", call->method->path,
+                           call->peer.role == RPC_CLIENT ? "an admin" : "a client", call->peer.id,
+                           call->peer.role == RPC_CLIENT ? "a client" : "an admin"));
+        return;
+    }
+    if (call->method->shape == RPC_UPLOAD) {
+        call->begun = true;
+        call->method->begin(call, NULL, 0);
+    }
+    read_next(call);
+}
+
+static uint64_t call_end_ms(const struct rpc_server *server, gpr_timespec deadline)
+{
+    uint64_t most = server->options.call_ms;
+    gpr_timespec left = gpr_time_sub(gpr_convert_clock_type(deadline, GPR_CLOCK_MONOTONIC),
+                                     gpr_now(GPR_CLOCK_MONOTONIC));
+    int32_t left_ms = gpr_time_to_millis(left); /* saturates */
+    uint64_t ms = left_ms < 0 ? 0 : (uint64_t)left_ms;
+    return text_now_ms() + (ms < most ? ms : most);
+}
+
+void rpc_call_open(struct rpc_server *server, grpc_call *handle, const grpc_call_details *details)
+{
+    struct rpc_call *call = calloc(1, sizeof *call);
+    if (call == NULL) { /* the peer sees the call broken off and tries again */
+        grpc_call_cancel(handle, NULL);
+        grpc_call_unref(handle);
+        return;
+    }
+    *call = (struct rpc_call){.server = server, .call = handle, .next = server->calls};
+    call->read = (struct rpc_tag){RPC_TAG_READ, call};
+    call->write = (struct rpc_tag){RPC_TAG_WRITE, call};
+    call->status = (struct rpc_tag){RPC_TAG_STATUS, call};
+    call->closed = (struct rpc_tag){RPC_TAG_CLOSED, call};
+    if (server->calls != NULL) server->calls->previous = call;
+    server->calls = call;
+    server->call_count++;
+    call->ends_ms = call_end_ms(server, details->deadline);
+    const grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
+                        .data.recv_close_on_server.cancelled = &call->cancelled};
+    start_batch(call, &op, 1, &call->closed);
+    admit(call, details);
+}
+
+/* ---------------------------------------------------------------- events */
+
+static void free_call(struct rpc_call *call)
+{
+    struct rpc_server *server = call->server;
+    if (call->previous != NULL)
+        call->previous->next = call->next;
+    else
+        server->calls = call->next;
+    if (call->next != NULL) call->next->previous = call->previous;
+    server->call_count--;
+    grpc_call_unref(call->call);
+    free(call);
+}
+
+static void ask_more(struct rpc_call *call)
+{
+    if (!call->answered && !call->is_closed && !call->writing) call->method->more(call);
+}
+
+static void deliver(struct rpc_call *call, const void *message, size_t size)
+{
+    if (call->method->shape == RPC_UPLOAD) {
+        call->method->part(call, message, size);
+        return;
+    }
+    call->begun = true;
+    call->method->begin(call, message, size);
+    if (call->method->shape == RPC_DOWNLOAD) ask_more(call);
+}
+
+static void on_read(struct rpc_call *call, bool ok)
+{
+    grpc_byte_buffer *message = call->message;
+    call->reading = false;
+    if (!call->finishing) call->waits_ms = 0;
+    call->message = NULL;
+    if (!call->answered && !call->is_closed && ok) {
+        struct bytes *scratch = &call->server->scratch;
+        bytes_clear(scratch);
+        bool broken = message == NULL && grpc_call_failed_before_recv_message(call->call) != 0;
+        if (message != NULL && rpc_wire_read(scratch, message))
+            deliver(call, scratch->data == NULL ? (const void *)"" : scratch->data, scratch->size);
+        else if (message != NULL)
+            rpc_call_refuse(call, err_make(ERR_INPUT, "compressed messages are not accepted"));
+        else if (call->method->shape == RPC_UPLOAD && !broken)
+            call->method->end(call);
+        else if (!broken)
+            rpc_call_refuse(call, err_make(ERR_INPUT, "the call came without a request"));
+    }
+    if (message != NULL) grpc_byte_buffer_destroy(message);
+}
+
+void rpc_call_event(struct rpc_tag *tag, bool ok)
+{
+    struct rpc_call *call = tag->call;
+    REQUIRE(call->pending > 0);
+    call->pending--;
+    switch (tag->kind) {
+    case RPC_TAG_READ:
+        on_read(call, ok);
+        break;
+    case RPC_TAG_WRITE:
+        call->writing = false;
+        if (!call->finishing) call->waits_ms = 0;
+        if (ok) ask_more(call);
+        break;
+    case RPC_TAG_STATUS:
+        call->finishing = false;
+        call->waits_ms = 0;
+        call->sent = ok;
+        break;
+    case RPC_TAG_CLOSED:
+        call->is_closed = true;
+        break;
+    }
+    /* The end is told once the fate of the answer, if one is under way, is known. */
+    if (call->is_closed && !call->is_over && !call->finishing) {
+        call->is_over = true;
+        if (call->begun && call->method->over != NULL)
+            call->method->over(call, call->sent && call->cancelled == 0);
+    }
+    if (call->is_over && call->pending == 0) free_call(call);
+}
+
+/* A peer may not hold a call longer than the rules say. */
+void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms)
+{
+    const struct rpc_server_options *o = &call->server->options;
+    if (call->is_closed) return;
+    bool stalled = call->waits_ms != 0 && now_ms - call->waits_ms > o->stall_ms;
+    if (stalled && call->reading && !call->answered) {
+        rpc_call_refuse(call,
+                        err_make(ERR_MACHINE, "nothing came for %llu s: the call was given up",
+                                 (unsigned long long)(o->stall_ms / 1000)));
+    } else if (stalled || (call->answered && now_ms >= call->ends_ms)) {
+        grpc_call_cancel(call->call, NULL);
+    } else if (now_ms >= call->ends_ms && !call->answered) {
+        rpc_call_status(call, GRPC_STATUS_DEADLINE_EXCEEDED, "the call took too long");
+    }
+}
+
+/* ---------------------------------------------------------------- what a handler may ask */
+
+const struct rpc_peer *rpc_call_peer(const struct rpc_call *call)
+{
+    return &call->peer;
+}
+const struct rpc_method *rpc_call_method(const struct rpc_call *call)
+{
+    return call->method;
+}
+void *rpc_call_context(const struct rpc_call *call)
+{
+    return call->context;
+}
+void rpc_call_set_state(struct rpc_call *call, void *state)
+{
+    call->state = state;
+}
+void *rpc_call_state(const struct rpc_call *call)
+{
+    return call->state;
+}
+
+uint64_t rpc_call_left_ms(const struct rpc_call *call)
+{
+    uint64_t now = text_now_ms();
+    return call->ends_ms > now ? call->ends_ms - now : 0;
+}

@@ -1,0 +1,379 @@
+/* Synchronous calls. Each has a completion queue of its own and waits on it in short slices, so
+ * that the user's interrupt, the deadline and a stall are all seen; whatever happens, the call is
+ * cancelled and drained before it returns, and nothing of it is left behind. */
+#include "proto/rpc_internal.h"
+
+#include "base/text.h"
+
+#include <errno.h>
+#include <grpc/support/alloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CLIENT_SLICE_MS = 50,      /* how late an interrupt may be seen */
+    CLIENT_RECONNECT_MS = 200, /* our callers do the backing off */
+    CLIENT_OPS_MAX = 6,
+};
+
+struct rpc_client {
+    struct rpc_client_options options;
+    char *server, *ca, *cert, *key;
+    struct rpc_peer self;
+    grpc_channel *channel;
+};
+
+/* One call under way. `waiting` are the tags, as bits, whose batches have not completed. */
+enum { TAG_DONE = 1, TAG_READ = 2, TAG_WRITE = 4 };
+struct talk {
+    struct rpc_client *client;
+    grpc_completion_queue *queue;
+    grpc_call *call;
+    unsigned waiting, failed;
+    uint64_t stall_ms, moved_ms;
+    grpc_metadata_array start, trailer;
+    grpc_status_code code;
+    grpc_slice details;
+    grpc_byte_buffer *received;
+    err cut; /* why we cancelled it */
+};
+
+/* ---------------------------------------------------------------- the client */
+
+static grpc_arg arg_int(const char *key, int value)
+{
+    return (grpc_arg){
+        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+}
+
+static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *pem)
+{
+    bool local = strncmp(server, "localhost:", 10) == 0 || strncmp(server, "127.", 4) == 0 ||
+                 strncmp(server, "[::1]", 5) == 0;
+    const grpc_arg args[] = {
+        arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
+        arg_int(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
+        arg_int(GRPC_ARG_MAX_METADATA_SIZE, 8192),
+        arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, 120 * 1000),
+        arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000),
+        arg_int(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
+        arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MS),
+        arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000),
+        arg_int(GRPC_ARG_ENABLE_RETRIES,
+                0), /* transfers resume by offset; nothing is buffered twice */
+        arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+        arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
+        arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+        arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, local ? 0 : 1),
+    };
+    const grpc_channel_args list = {.num_args = sizeof args / sizeof args[0],
+                                    .args = (grpc_arg *)(uintptr_t)args};
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = pem->key, .cert_chain = pem->cert};
+    grpc_channel_credentials *credentials = grpc_ssl_credentials_create(pem->ca, &pair, NULL, NULL);
+    grpc_channel *channel = grpc_channel_create(server, credentials, &list);
+    grpc_channel_credentials_release(credentials);
+    return channel;
+}
+
+static err copy_options(struct rpc_client *c, const struct rpc_client_options *o)
+{
+    c->server = strdup(o->server);
+    c->ca = strdup(o->ca);
+    c->cert = strdup(o->cert);
+    c->key = strdup(o->key);
+    if (!c->server || !c->ca || !c->cert || !c->key) return err_sys(ENOMEM, "the client's options");
+    c->options = (struct rpc_client_options){c->server, c->ca, c->cert, c->key, o->stop};
+    return ERR_NONE;
+}
+
+err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
+{
+    char host[256], port[6];
+    TRY(rpc_init());
+    TRY(rpc_wire_split(host, sizeof host, port, o->server, "--server"));
+    TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, NULL));
+    struct rpc_tls_pem pem = {0};
+    TRY(rpc_tls_pem_read(&pem, o->ca, o->cert, o->key));
+    struct rpc_client *c = calloc(1, sizeof *c);
+    err e = c == NULL ? err_sys(ENOMEM, "a client") : ERR_NONE;
+    if (err_is(e)) goto out;
+    TRY_OUT(e, copy_options(c, o));
+    e = rpc_tls_identity(&c->self, pem.cert, strlen(pem.cert));
+    if (err_is(e)) {
+        e = err_in(e, "%s", o->cert);
+        goto out;
+    }
+    rpc_wire_start();
+    c->channel = make_channel(c->server, &pem);
+    *out = c;
+    c = NULL;
+out:
+    rpc_tls_pem_close(&pem);
+    rpc_client_close(c);
+    return e;
+}
+
+void rpc_client_close(struct rpc_client *c)
+{
+    if (c == NULL) return;
+    if (c->channel != NULL) {
+        grpc_channel_destroy(c->channel);
+        grpc_shutdown();
+    }
+    free(c->server);
+    free(c->ca);
+    free(c->cert);
+    free(c->key);
+    free(c);
+}
+
+const struct rpc_peer *rpc_client_identity(const struct rpc_client *c)
+{
+    return &c->self;
+}
+
+/* ---------------------------------------------------------------- one call */
+
+static void talk_open(struct talk *t, struct rpc_client *c, const char *path, uint64_t deadline_ms,
+                      uint64_t stall_ms)
+{
+    *t = (struct talk){.client = c, .stall_ms = stall_ms, .details = grpc_empty_slice()};
+    t->queue = grpc_completion_queue_create_for_next(NULL);
+    grpc_metadata_array_init(&t->start);
+    grpc_metadata_array_init(&t->trailer);
+    grpc_slice method = grpc_slice_from_copied_string(path);
+    /* After a failure the channel would wait out its own back-off first. */
+    if (grpc_channel_check_connectivity_state(c->channel, 0) == GRPC_CHANNEL_TRANSIENT_FAILURE)
+        grpc_channel_reset_connect_backoff(c->channel);
+    t->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, t->queue, method,
+                                       NULL, rpc_wire_after(deadline_ms), NULL);
+    grpc_slice_unref(method);
+}
+
+static void talk_start(struct talk *t, const grpc_op *op, size_t count, unsigned tag)
+{
+    REQUIRE((t->waiting & tag) == 0);
+    t->waiting |= tag;
+    t->moved_ms = text_now_ms();
+    grpc_call_error error = grpc_call_start_batch(t->call, op, count, (void *)(uintptr_t)tag, NULL);
+    REQUIRE(error == GRPC_CALL_OK);
+}
+
+static void talk_cut(struct talk *t, err why)
+{
+    if (err_is(t->cut)) return;
+    t->cut = why;
+    grpc_call_cancel(t->call, NULL);
+}
+
+/* Until one of `tags` has completed. */
+static void talk_wait(struct talk *t, unsigned tags)
+{
+    while ((t->waiting & tags) == tags) {
+        grpc_event event =
+            grpc_completion_queue_next(t->queue, rpc_wire_after(CLIENT_SLICE_MS), NULL);
+        if (event.type == GRPC_OP_COMPLETE) {
+            unsigned tag = (unsigned)(uintptr_t)event.tag;
+            t->waiting &= ~tag;
+            if (event.success == 0) t->failed |= tag;
+            t->moved_ms = text_now_ms();
+        } else if (t->client->options.stop != NULL && *t->client->options.stop != 0) {
+            talk_cut(t, err_make(ERR_STOPPED, "interrupted"));
+        } else if (t->stall_ms != 0 && text_now_ms() - t->moved_ms > t->stall_ms) {
+            talk_cut(t, err_make(ERR_MACHINE, "%s: nothing moved for %llu s", t->client->server,
+                                 (unsigned long long)(t->stall_ms / 1000)));
+        }
+    }
+}
+
+static err talk_result(struct talk *t)
+{
+    if (err_is(t->cut)) return t->cut;
+    char text[ERR_TEXT_BYTES];
+    size_t size = GRPC_SLICE_LENGTH(t->details);
+    if (size >= sizeof text) size = sizeof text - 1;
+    memcpy(text, GRPC_SLICE_START_PTR(t->details), size);
+    text[size] = 0;
+    if (t->code != GRPC_STATUS_UNAVAILABLE) return rpc_wire_err(t->code, text);
+    /* Either the server's own words, or gRPC's, which hide the cause: look for it. */
+    struct rpc_tls_report report;
+    err cause = rpc_tls_probe(&report, &t->client->options);
+    return err_is(cause) ? cause : rpc_wire_err(t->code, text);
+}
+
+/* The batch that says how the call ended must have been started. Drains, frees, and says it. */
+static err talk_close(struct talk *t)
+{
+    for (unsigned tag = TAG_DONE; tag <= TAG_WRITE; tag <<= 1)
+        talk_wait(t, tag);
+    err e = talk_result(t);
+    if (t->received != NULL) grpc_byte_buffer_destroy(t->received);
+    grpc_metadata_array_destroy(&t->start);
+    grpc_metadata_array_destroy(&t->trailer);
+    grpc_slice_unref(t->details);
+    grpc_call_unref(t->call);
+    grpc_completion_queue_shutdown(t->queue);
+    while (grpc_completion_queue_next(t->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
+           GRPC_QUEUE_SHUTDOWN) {
+    }
+    grpc_completion_queue_destroy(t->queue);
+    return e;
+}
+
+static grpc_op op_of(grpc_op_type type)
+{
+    return (grpc_op){.op = type};
+}
+
+static grpc_op op_send(grpc_byte_buffer *buffer)
+{
+    return (grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer};
+}
+
+static grpc_op op_receive(struct talk *t)
+{
+    return (grpc_op){.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &t->received};
+}
+
+static grpc_op op_receive_start(struct talk *t)
+{
+    return (grpc_op){.op = GRPC_OP_RECV_INITIAL_METADATA,
+                     .data.recv_initial_metadata.recv_initial_metadata = &t->start};
+}
+
+static grpc_op op_receive_status(struct talk *t)
+{
+    return (grpc_op){.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+                     .data.recv_status_on_client = {.trailing_metadata = &t->trailer,
+                                                    .status = &t->code,
+                                                    .status_details = &t->details}};
+}
+
+/* Takes the received message out; false when there is none or it cannot be read. */
+static bool take_received(struct bytes *out, struct talk *t)
+{
+    grpc_byte_buffer *buffer = t->received;
+    t->received = NULL;
+    bool ok = buffer != NULL && rpc_wire_read(out, buffer);
+    if (buffer != NULL) grpc_byte_buffer_destroy(buffer);
+    return ok;
+}
+
+/* The reply is appended to *out only when the whole call went well. */
+static err finish_with_reply(struct bytes *out, struct talk *t)
+{
+    struct bytes reply = {.max = out->max > out->size ? out->max - out->size : 0};
+    talk_wait(t, TAG_DONE);
+    bool has = take_received(&reply, t);
+    const char *server = t->client->server;
+    err e = talk_close(t);
+    if (!err_is(e) && !has)
+        e = err_make(ERR_MACHINE, "%s: an answer without a usable reply", server);
+    if (!err_is(e) && reply.size > 0) e = bytes_append(out, reply.data, reply.size);
+    bytes_close(&reply);
+    return e;
+}
+
+static err check_stop(const struct rpc_client *c)
+{
+    if (c->options.stop != NULL && *c->options.stop != 0)
+        return err_make(ERR_STOPPED, "interrupted");
+    return ERR_NONE;
+}
+
+err rpc_client_unary(struct bytes *reply, struct rpc_client *c, const char *path,
+                     const struct bytes *request, uint64_t deadline_ms)
+{
+    TRY(check_stop(c));
+    struct talk t;
+    talk_open(&t, c, path, deadline_ms, /*stall_ms*/ 0);
+    grpc_byte_buffer *message = rpc_wire_buffer(request->data, request->size);
+    const grpc_op op[] = {op_of(GRPC_OP_SEND_INITIAL_METADATA),
+                          op_send(message),
+                          op_of(GRPC_OP_SEND_CLOSE_FROM_CLIENT),
+                          op_receive_start(&t),
+                          op_receive(&t),
+                          op_receive_status(&t)};
+    talk_start(&t, op, sizeof op / sizeof op[0], TAG_DONE);
+    grpc_byte_buffer_destroy(message);
+    return finish_with_reply(reply, &t);
+}
+
+/* ---------------------------------------------------------------- streams */
+
+/* Sends messages until the source ends, fails, or the server has said its last word. */
+static void send_parts(struct talk *t, const struct rpc_upload *upload, struct bytes *message)
+{
+    bool end = false;
+    while (!end && (t->waiting & TAG_DONE) != 0 && (t->failed & TAG_WRITE) == 0 &&
+           !err_is(t->cut)) {
+        bytes_clear(message);
+        err e = upload->part(message, &end, upload->context);
+        if (err_is(e)) {
+            talk_cut(t, e);
+            break;
+        }
+        grpc_byte_buffer *buffer = end ? NULL : rpc_wire_buffer(message->data, message->size);
+        grpc_op op = end ? op_of(GRPC_OP_SEND_CLOSE_FROM_CLIENT) : op_send(buffer);
+        talk_start(t, &op, 1, TAG_WRITE);
+        if (buffer != NULL) grpc_byte_buffer_destroy(buffer);
+        /* Only the writing counts here; a refusal in the meantime ends it too. */
+        talk_wait(t, TAG_WRITE | TAG_DONE);
+    }
+}
+
+err rpc_client_upload(struct bytes *reply, struct rpc_client *c, const struct rpc_upload *upload)
+{
+    TRY(check_stop(c));
+    struct talk t;
+    struct bytes message = {.max = RPC_MESSAGE_BYTES};
+    talk_open(&t, c, upload->path, upload->deadline_ms, upload->stall_ms);
+    const grpc_op op[] = {op_of(GRPC_OP_SEND_INITIAL_METADATA), op_receive_start(&t),
+                          op_receive(&t), op_receive_status(&t)};
+    talk_start(&t, op, sizeof op / sizeof op[0], TAG_DONE);
+    send_parts(&t, upload, &message);
+    bytes_close(&message);
+    return finish_with_reply(reply, &t);
+}
+
+/* Reads messages until the server ends the stream; an error is ours and has cut the call. */
+static void receive_parts(struct talk *t, const struct rpc_download *download,
+                          struct bytes *message)
+{
+    for (;;) {
+        const grpc_op op = op_receive(t);
+        talk_start(t, &op, 1, TAG_READ);
+        talk_wait(t, TAG_READ);
+        if (t->received == NULL || err_is(t->cut)) return;
+        bytes_clear(message);
+        err e = ERR_NONE;
+        if (!take_received(message, t))
+            e = err_make(ERR_MACHINE, "%s: a message that cannot be read", t->client->server);
+        else
+            e = download->part(message->data == NULL ? (const void *)"" : message->data,
+                               message->size, download->context);
+        if (err_is(e)) {
+            talk_cut(t, e);
+            return;
+        }
+    }
+}
+
+err rpc_client_download(struct rpc_client *c, const struct rpc_download *download)
+{
+    TRY(check_stop(c));
+    struct talk t;
+    struct bytes message = {.max = RPC_MESSAGE_BYTES};
+    talk_open(&t, c, download->path, download->deadline_ms, download->stall_ms);
+    grpc_byte_buffer *request = rpc_wire_buffer(download->request->data, download->request->size);
+    const grpc_op op[] = {op_of(GRPC_OP_SEND_INITIAL_METADATA), op_send(request),
+                          op_of(GRPC_OP_SEND_CLOSE_FROM_CLIENT), op_receive_start(&t)};
+    talk_start(&t, op, sizeof op / sizeof op[0], TAG_WRITE);
+    grpc_byte_buffer_destroy(request);
+    const grpc_op last = op_receive_status(&t);
+    talk_start(&t, &last, 1, TAG_DONE);
+    receive_parts(&t, download, &message);
+    bytes_close(&message);
+    return talk_close(&t);
+}

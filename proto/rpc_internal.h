@@ -1,0 +1,95 @@
+/* What proto/rpc*.c share; nobody else includes it. gRPC's types end here. */
+#ifndef PROTO_RPC_INTERNAL_H
+#define PROTO_RPC_INTERNAL_H
+
+#include "proto/rpc.h"
+
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* ---- rpc_wire.c: bytes, statuses, files */
+grpc_byte_buffer *rpc_wire_buffer(const void *data, size_t size); /* copies */
+/* Appends; false when the message is compressed, or larger than out->max. */
+bool rpc_wire_read(struct bytes *out, grpc_byte_buffer *buffer);
+grpc_status_code rpc_wire_status(enum err_kind kind);
+err rpc_wire_err(grpc_status_code code, const char *text);
+gpr_timespec rpc_wire_after(uint64_t ms);
+void rpc_wire_start(void); /* grpc_init, quiet; paired with grpc_shutdown */
+/* host may be in brackets; ERR_INPUT unless "host:port" with a port of 0 to 65535. */
+err rpc_wire_split(char *host, size_t host_bytes, char port[6], const char *address,
+                   const char *what);
+
+/* ---- rpc_tls.c */
+struct rpc_tls_pem {
+    char *ca, *cert, *key; /* file contents */
+};
+err rpc_tls_pem_read(struct rpc_tls_pem *out, const char *ca, const char *cert, const char *key);
+void rpc_tls_pem_close(struct rpc_tls_pem *pem);
+/* Identity and serial from a PEM certificate. */
+err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size);
+/* True when a TLS 1.2 handshake with host:port is possible; blocks at most timeout_ms. */
+bool rpc_tls_accepts_12(const char *host, const char *port, uint64_t timeout_ms);
+
+/* ---- rpc_server.c, rpc_call.c, rpc_health.c */
+enum rpc_tag_kind { RPC_TAG_READ, RPC_TAG_WRITE, RPC_TAG_STATUS, RPC_TAG_CLOSED };
+struct rpc_tag {
+    enum rpc_tag_kind kind;
+    struct rpc_call *call;
+};
+
+struct rpc_call {
+    struct rpc_server *server;
+    struct rpc_call *previous, *next;
+    const struct rpc_method *method;
+    void *context, *state;
+    grpc_call *call;
+    struct rpc_peer peer;
+    struct rpc_tag read, write, status, closed;
+    grpc_byte_buffer *message; /* being read */
+    int cancelled;             /* written by gRPC when `closed` completes */
+    unsigned pending;          /* batches under way; freed at none once closed */
+    uint64_t ends_ms,
+        waits_ms; /* monotonic: the call's end; when the wait for the peer began, 0: none */
+    bool sent_start, begun, answered, sent, is_closed, is_over, reading, writing, finishing;
+};
+
+struct rpc_server {
+    struct rpc_server_options
+        options; /* the strings are not kept but in `listen` and the files' names */
+    char *listen, *ca, *cert, *key, *federation;
+    grpc_server *server;
+    grpc_completion_queue *queue;
+    int port;
+    /* One call slot is always on offer to gRPC. */
+    grpc_call *offered;
+    grpc_call_details details;
+    grpc_metadata_array metadata;
+    char offer_tag, shutdown_tag, wake_tag; /* their addresses are the tags */
+    bool offering, draining, is_shut, serving;
+    struct rpc_call *calls; /* doubly linked */
+    size_t call_count;
+    uint64_t swept_ms;
+    grpc_channel *wake_channel;
+    grpc_call *wake_call;
+    atomic_bool woken;
+    struct bytes scratch; /* the message being delivered */
+    pthread_mutex_t pem_lock;
+    struct rpc_tls_pem pem;
+    bool pem_changed;
+};
+
+/* Takes the offered call; the call's peer has been looked at by rpc_call_open itself. */
+void rpc_call_open(struct rpc_server *server, grpc_call *call, const grpc_call_details *details);
+void rpc_call_event(struct rpc_tag *tag, bool ok); /* may free the call */
+void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms);
+void rpc_call_status(struct rpc_call *call, grpc_status_code code, const char *text);
+
+extern const struct rpc_method rpc_health_method[];
+extern const size_t rpc_health_method_count;
+void rpc_health_changed(struct rpc_server *server);
+
+#endif

@@ -1,0 +1,275 @@
+/* One TLS handshake by OpenSSL alone. gRPC reports most failures as "failed to connect"; this says
+ * which side refused what. */
+#include "proto/rpc_internal.h"
+#include "proto/rpc_openssl.h"
+
+#include "base/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+enum { PROBE_MS = 5000 };
+
+static err connect_one(int *out, const struct addrinfo *address, const char *server,
+                       uint64_t timeout_ms)
+{
+    int fd = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                    address->ai_protocol);
+    if (fd < 0) return err_sys(errno, "%s: no socket", server);
+    int code = 0;
+    if (connect(fd, address->ai_addr, address->ai_addrlen) != 0) code = errno;
+    if (code == EINPROGRESS) {
+        struct pollfd wait = {.fd = fd, .events = POLLOUT};
+        socklen_t size = sizeof code;
+        if (poll(&wait, 1, (int)timeout_ms) != 1)
+            code = ETIMEDOUT;
+        else
+            (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &size);
+    }
+    if (code != 0) {
+        close(fd);
+        return err_sys(code, "cannot connect to %s", server);
+    }
+    /* From here on blocking, with a bound on every wait. */
+    struct timeval limit = {.tv_sec = (time_t)(timeout_ms / 1000),
+                            .tv_usec = (suseconds_t)(timeout_ms % 1000 * 1000)};
+    (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    *out = fd;
+    return ERR_NONE;
+}
+
+static err connect_to(int *out, const char *host, const char *port, uint64_t timeout_ms)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *found = NULL;
+    char server[320];
+    snprintf(server, sizeof server, "%s:%s", host, port);
+    int code = getaddrinfo(host, port, &hints, &found);
+    if (code != 0)
+        return err_make(ERR_MACHINE, "%s: the name cannot be looked up: %s", server,
+                        gai_strerror(code));
+    err e = err_make(ERR_MACHINE, "%s: no address", server);
+    for (const struct addrinfo *a = found; a != NULL && err_is(e); a = a->ai_next)
+        e = connect_one(out, a, server, timeout_ms);
+    freeaddrinfo(found);
+    return e;
+}
+
+/* A peer that goes away in the middle must not kill the program: the signal is held back and eaten.
+ */
+static sigset_t hold_sigpipe(void)
+{
+    sigset_t pipe, old;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, &old);
+    return old;
+}
+
+static void release_sigpipe(const sigset_t *old)
+{
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    if (sigismember(old, SIGPIPE) == 0) {
+        const struct timespec now = {0};
+        while (sigtimedwait(&pipe, NULL, &now) > 0) {
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, old, NULL);
+}
+
+/* ---------------------------------------------------------------- TLS 1.2 must be refused */
+
+static void see_server_hello(int writing, int version, int type, const void *data, size_t size,
+                             SSL *ssl, void *seen)
+{
+    (void)version, (void)ssl;
+    if (!writing && type == SSL3_RT_HANDSHAKE && size > 0 &&
+        *(const uint8_t *)data == SSL3_MT_SERVER_HELLO)
+        *(bool *)seen = true;
+}
+
+bool rpc_tls_accepts_12(const char *host, const char *port, uint64_t timeout_ms)
+{
+    /* Without a certificate the handshake fails in any case; what counts is whether the server took
+     * up the version, that is, sent its hello. */
+    bool seen = false;
+    int fd = -1;
+    sigset_t old = hold_sigpipe();
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    SSL *ssl = NULL;
+    if (context == NULL || err_is(connect_to(&fd, host, port, timeout_ms))) goto out;
+    SSL_CTX_clear_options(context, SSL_OP_NO_TLSv1_2);
+    if (SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1 ||
+        SSL_CTX_set_max_proto_version(context, TLS1_2_VERSION) != 1 ||
+        (ssl = SSL_new(context)) == NULL || SSL_set_fd(ssl, fd) != 1)
+        goto out;
+    SSL_set_msg_callback(ssl, see_server_hello);
+    SSL_set_msg_callback_arg(ssl, &seen);
+    (void)SSL_connect(ssl);
+out:
+    SSL_free(ssl);
+    SSL_CTX_free(context);
+    if (fd >= 0) close(fd);
+    ERR_clear_error();
+    release_sigpipe(&old);
+    return seen;
+}
+
+/* ---------------------------------------------------------------- the client's probe */
+
+static void list_names(char *out, size_t bytes, X509 *cert)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
+    size_t used = 0;
+    out[0] = 0;
+    for (int i = 0; i < sk_GENERAL_NAME_num(names) && used < bytes; i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+        const char *between = used == 0 ? "" : ", ";
+        const unsigned char *ip =
+            name->type == GEN_IPADD ? ASN1_STRING_get0_data(name->d.iPAddress) : NULL;
+        if (name->type == GEN_DNS)
+            used += (size_t)snprintf(out + used, bytes - used, "%s%s", between,
+                                     (const char *)ASN1_STRING_get0_data(name->d.dNSName));
+        else if (ip != NULL && ASN1_STRING_length(name->d.iPAddress) == 4)
+            used += (size_t)snprintf(out + used, bytes - used, "%s%d.%d.%d.%d", between, ip[0],
+                                     ip[1], ip[2], ip[3]);
+    }
+    GENERAL_NAMES_free(names);
+}
+
+static err explain_server(const struct rpc_client_options *o, SSL *ssl, long verify)
+{
+    char names[512] = "";
+    X509 *cert = SSL_get0_peer_certificate(ssl);
+    if (cert != NULL) list_names(names, sizeof names, cert);
+    if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
+        return err_make(ERR_INPUT,
+                        "%s: the server's certificate is for %s; connect by one of these names",
+                        o->server, names);
+    return err_make(ERR_INPUT,
+                    "%s: the server's certificate is not to be trusted: %s (checked against %s)",
+                    o->server, X509_verify_cert_error_string(verify), o->ca);
+}
+
+/* What the server thought of us, as far as it says: its alert, or only that it hung up. */
+static err explain_refusal(const struct rpc_client_options *o, int ssl_error)
+{
+    unsigned long code = ERR_peek_error();
+    int reason = ERR_GET_REASON(code);
+    bool is_alert = ERR_GET_LIB(code) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET;
+    const char *words = ERR_reason_error_string(code);
+    if (ERR_GET_LIB(code) == ERR_LIB_SSL &&
+        (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_PACKET_LENGTH_TOO_LONG))
+        return err_make(ERR_INPUT, "%s: what answers there does not speak TLS", o->server);
+    if (is_alert && reason - SSL_AD_REASON_OFFSET == SSL_AD_PROTOCOL_VERSION)
+        return err_make(ERR_INPUT, "%s: the server does not speak TLS 1.3", o->server);
+    if (is_alert)
+        return err_make(ERR_REFUSED, "%s: the server refuses the certificate %s: %s", o->server,
+                        o->cert, words == NULL ? "an alert" : words);
+    if (ssl_error == SSL_ERROR_WANT_READ || errno == EAGAIN)
+        return err_make(ERR_MACHINE, "%s: no answer to the TLS handshake within %d s", o->server,
+                        PROBE_MS / 1000);
+    return err_make(ERR_REFUSED,
+                    "%s: the server hung up in the TLS handshake: most likely it does not "
+                    "accept the certificate %s (another authority, expired, revoked, or not "
+                    "for clients)",
+                    o->server, o->cert);
+}
+
+static err prepare(SSL_CTX **out, const struct rpc_client_options *o)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    if (context == NULL) return err_make(ERR_MACHINE, "out of memory");
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    if (SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) != 1 ||
+        SSL_CTX_load_verify_locations(context, o->ca, NULL) != 1 ||
+        SSL_CTX_use_certificate_chain_file(context, o->cert) != 1 ||
+        SSL_CTX_use_PrivateKey_file(context, o->key, SSL_FILETYPE_PEM) != 1 ||
+        SSL_CTX_set_alpn_protos(context, (const unsigned char *)"\x02h2", 3) != 0) {
+        SSL_CTX_free(context);
+        ERR_clear_error();
+        return err_make(ERR_INPUT, "%s, %s, %s: cannot be used for TLS", o->ca, o->cert, o->key);
+    }
+    *out = context;
+    return ERR_NONE;
+}
+
+static err handshake(struct rpc_tls_report *out, SSL *ssl, const char *host,
+                     const struct rpc_client_options *o)
+{
+    X509_VERIFY_PARAM *verify = SSL_get0_param(ssl);
+    bool is_ip = X509_VERIFY_PARAM_set1_ip_asc(verify, host) == 1;
+    if (!is_ip) {
+        if (X509_VERIFY_PARAM_set1_host(verify, host, 0) != 1 ||
+            SSL_set_tlsext_host_name(ssl, host) != 1)
+            return err_make(ERR_INPUT, "%s: not a host name", host);
+    }
+    ERR_clear_error();
+    errno = 0;
+    int code = SSL_connect(ssl);
+    if (code != 1) {
+        long result = SSL_get_verify_result(ssl);
+        if (result != X509_V_OK) return explain_server(o, ssl, result);
+        return explain_refusal(o, SSL_get_error(ssl, code));
+    }
+    /* In TLS 1.3 the server looks at our certificate after our side is done: its first bytes,
+     * gRPC's settings, or its alert, tell. */
+    char byte = 0;
+    code = SSL_read(ssl, &byte, 1);
+    if (code != 1) return explain_refusal(o, SSL_get_error(ssl, code));
+    X509 *cert = SSL_get0_peer_certificate(ssl);
+    int days = 0, seconds = 0;
+    (void)ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert));
+    out->server_days_left = days;
+    list_names(out->server_names, sizeof out->server_names, cert);
+    snprintf(out->version, sizeof out->version, "%s", SSL_get_version(ssl));
+    snprintf(out->cipher, sizeof out->cipher, "%s", SSL_get_cipher_name(ssl));
+    return ERR_NONE;
+}
+
+err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *o)
+{
+    struct rpc_tls_report report = {0};
+    struct rpc_tls_pem pem = {0};
+    char host[256], port[6];
+    TRY(rpc_init());
+    TRY(rpc_wire_split(host, sizeof host, port, o->server, "server"));
+    TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, &report.client_days_left));
+    TRY(rpc_tls_pem_read(&pem, o->ca, o->cert, o->key));
+    sigset_t old = hold_sigpipe();
+    SSL_CTX *context = NULL;
+    SSL *ssl = NULL;
+    int fd = -1;
+    uint64_t start = text_now_ms();
+    err e;
+    TRY_OUT(e, rpc_tls_identity(&report.self, pem.cert, strlen(pem.cert)));
+    TRY_OUT(e, prepare(&context, o));
+    TRY_OUT(e, connect_to(&fd, host, port, PROBE_MS));
+    ssl = SSL_new(context);
+    if (ssl == NULL || SSL_set_fd(ssl, fd) != 1) {
+        e = err_make(ERR_MACHINE, "out of memory");
+        goto out;
+    }
+    TRY_OUT(e, handshake(&report, ssl, host, o));
+    report.connect_ms = (int64_t)(text_now_ms() - start);
+    *out = report;
+out:
+    SSL_free(ssl);
+    SSL_CTX_free(context);
+    if (fd >= 0) close(fd);
+    ERR_clear_error();
+    release_sigpipe(&old);
+    rpc_tls_pem_close(&pem);
+    return e;
+}

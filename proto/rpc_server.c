@@ -1,0 +1,375 @@
+/* The server's loop: one completion queue, polled by one thread. gRPC does its handshakes, reads
+ * and writes inside our polls, so whatever runs in a callback must be short. */
+#include "proto/rpc_internal.h"
+
+#include "base/text.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    SERVER_BATCH = 512, /* events run in one poll, so that the caller gets its turn */
+    SERVER_SWEEP_MS = 500,
+    SERVER_SELF_CHECK_MS = 5000,
+    SERVER_CLOSE_MS = 5000, /* for gRPC to end what was cancelled */
+    SERVER_STREAMS = 16,    /* of one connection: a long poll, a report, a transfer, and room */
+};
+
+static gpr_timespec no_wait(void)
+{
+    return rpc_wire_after(0);
+}
+
+/* ---------------------------------------------------------------- certificates */
+
+static grpc_ssl_certificate_config_reload_status
+certificates(void *user, grpc_ssl_server_certificate_config **out)
+{
+    struct rpc_server *s = user; /* may run on any of gRPC's threads */
+    grpc_ssl_certificate_config_reload_status status = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    pthread_mutex_lock(&s->pem_lock);
+    if (s->pem_changed) {
+        const grpc_ssl_pem_key_cert_pair pair = {.private_key = s->pem.key,
+                                                 .cert_chain = s->pem.cert};
+        *out = grpc_ssl_server_certificate_config_create(s->pem.ca, &pair, 1);
+        s->pem_changed = false;
+        status = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
+    }
+    pthread_mutex_unlock(&s->pem_lock);
+    return status;
+}
+
+err rpc_server_reload(struct rpc_server *s)
+{
+    TRY(rpc_tls_check(s->ca, s->cert, s->key, /*server*/ true, NULL));
+    struct rpc_tls_pem pem = {0};
+    TRY(rpc_tls_pem_read(&pem, s->ca, s->cert, s->key));
+    pthread_mutex_lock(&s->pem_lock);
+    struct rpc_tls_pem old = s->pem;
+    s->pem = pem;
+    s->pem_changed = true;
+    pthread_mutex_unlock(&s->pem_lock);
+    rpc_tls_pem_close(&old);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static grpc_arg arg_int(const char *key, int value)
+{
+    return (grpc_arg){
+        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+}
+
+static grpc_server *make_server(const struct rpc_server_options *o)
+{
+    grpc_resource_quota *quota = grpc_resource_quota_create("fedlora");
+    grpc_resource_quota_resize(quota, o->memory_bytes);
+    const grpc_arg args[] = {
+        arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
+        arg_int(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
+        arg_int(GRPC_ARG_MAX_METADATA_SIZE, 8192),
+        arg_int(GRPC_ARG_MAX_CONCURRENT_STREAMS, SERVER_STREAMS),
+        arg_int(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 15 * 60 * 1000),
+        arg_int(GRPC_ARG_MAX_CONNECTION_AGE_MS, 60 * 60 * 1000),
+        arg_int(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 5 * 60 * 1000),
+        arg_int(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 60 * 1000),
+        arg_int(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2),
+        arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, 120 * 1000),
+        arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000),
+        arg_int(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10 * 1000),
+        arg_int(GRPC_ARG_ALLOW_REUSEPORT, 0),
+        arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+        arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        /* Windows stay at 64 KiB a stream: many uploads at once must not fill the memory. */
+        arg_int(GRPC_ARG_HTTP2_BDP_PROBE, 0),
+        {.type = GRPC_ARG_POINTER,
+         .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
+         .value.pointer = {.p = quota, .vtable = grpc_resource_quota_arg_vtable()}},
+    };
+    const grpc_channel_args list = {.num_args = sizeof args / sizeof args[0],
+                                    .args = (grpc_arg *)(uintptr_t)args};
+    grpc_server *server = grpc_server_create(&list, NULL);
+    grpc_resource_quota_unref(quota);
+    return server;
+}
+
+/* gRPC says only that it could not bind; a bind of our own says why. */
+static err check_port(const char *host, const char *port, const char *listen_on)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE},
+                    *found = NULL;
+    int code = getaddrinfo(host, port, &hints, &found);
+    if (code != 0)
+        return err_make(ERR_INPUT, "listen = %s: %s: %s", listen_on, host, gai_strerror(code));
+    err e = ERR_NONE;
+    for (const struct addrinfo *a = found; a != NULL && !err_is(e); a = a->ai_next) {
+        int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol), yes = 1;
+        if (fd < 0) continue; /* no IPv6 here, say */
+        (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+        if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, 1) != 0)
+            e = errno == EADDRINUSE
+                    ? err_sys(EADDRINUSE, "cannot listen on %s: another program has this port",
+                              listen_on)
+                    : err_sys(errno, "cannot listen on %s", listen_on);
+        close(fd);
+    }
+    freeaddrinfo(found);
+    return e;
+}
+
+static err bind_port(struct rpc_server *s)
+{
+    char host[256], port[6];
+    TRY(rpc_wire_split(host, sizeof host, port, s->listen, "listen"));
+    TRY(check_port(host, port, s->listen));
+    grpc_ssl_server_credentials_options *options =
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, certificates, s);
+    grpc_server_credentials *credentials = grpc_ssl_server_credentials_create_with_options(options);
+    s->port = grpc_server_add_http2_port(s->server, s->listen, credentials);
+    grpc_server_credentials_release(credentials);
+    if (s->port == 0)
+        return err_make(ERR_MACHINE, "cannot listen on %s with the certificate %s", s->listen,
+                        s->cert);
+    return ERR_NONE;
+}
+
+struct self_check {
+    struct rpc_server *server;
+    char host[256], port[6];
+    bool accepted;
+    atomic_bool done;
+};
+
+static void *self_check_main(void *argument)
+{
+    struct self_check *check = argument;
+    check->accepted = rpc_tls_accepts_12(check->host, check->port, SERVER_SELF_CHECK_MS);
+    atomic_store(&check->done, true);
+    return NULL;
+}
+
+/* A build of gRPC or OpenSSL that ignores rpc_init() must not serve. The handshake needs our polls.
+ */
+static err check_tls_12_refused(struct rpc_server *s)
+{
+    struct self_check check = {.server = s};
+    TRY(rpc_wire_split(check.host, sizeof check.host, check.port, s->listen, "listen"));
+    bool any = strcmp(check.host, "0.0.0.0") == 0 || strcmp(check.host, "::") == 0;
+    if (any) strcpy(check.host, check.host[0] == '0' ? "127.0.0.1" : "::1");
+    snprintf(check.port, sizeof check.port, "%d", s->port);
+    pthread_t thread;
+    int code = pthread_create(&thread, NULL, self_check_main, &check);
+    if (code != 0) return err_sys(code, "cannot start a thread");
+    while (!atomic_load(&check.done)) {
+        grpc_event event = grpc_completion_queue_next(s->queue, rpc_wire_after(20), NULL);
+        REQUIRE(event.type == GRPC_QUEUE_TIMEOUT); /* nothing was asked for yet */
+    }
+    pthread_join(thread, NULL);
+    if (check.accepted)
+        return err_make(ERR_MACHINE,
+                        "%s accepts TLS 1.2 although only TLS 1.3 is allowed: "
+                        "this OpenSSL or gRPC cannot be used",
+                        s->listen);
+    return ERR_NONE;
+}
+
+static void offer_call(struct rpc_server *s)
+{
+    if (s->draining || s->offering) return;
+    grpc_call_details_init(&s->details);
+    grpc_metadata_array_init(&s->metadata);
+    s->offering = true;
+    grpc_call_error error = grpc_server_request_call(
+        s->server, &s->offered, &s->details, &s->metadata, s->queue, s->queue, &s->offer_tag);
+    REQUIRE(error == GRPC_CALL_OK);
+}
+
+static err copy_options(struct rpc_server *s, const struct rpc_server_options *o)
+{
+    s->options = *o;
+    if (o->calls_max == 0) s->options.calls_max = 4 * (size_t)LIMIT_MEMBERS;
+    if (o->call_ms == 0) s->options.call_ms = 30 * 60 * 1000;
+    if (o->stall_ms == 0) s->options.stall_ms = 60 * 1000;
+    if (o->memory_bytes == 0) s->options.memory_bytes = 64u << 20;
+    s->scratch.max = RPC_MESSAGE_BYTES;
+    s->listen = strdup(o->listen);
+    s->ca = strdup(o->ca);
+    s->cert = strdup(o->cert);
+    s->key = strdup(o->key);
+    s->federation = o->federation == NULL ? NULL : strdup(o->federation);
+    if (!s->listen || !s->ca || !s->cert || !s->key || (o->federation && !s->federation))
+        return err_sys(ENOMEM, "the server's options");
+    return ERR_NONE;
+}
+
+err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *options)
+{
+    TRY(rpc_init());
+    struct rpc_server *s = calloc(1, sizeof *s);
+    if (s == NULL) return err_sys(ENOMEM, "a server");
+    pthread_mutex_init(&s->pem_lock, NULL);
+    err e;
+    TRY_OUT(e, copy_options(s, options));
+    TRY_OUT(e, rpc_server_reload(s));
+    rpc_wire_start();
+    s->queue = grpc_completion_queue_create_for_next(NULL);
+    s->wake_channel = grpc_lame_client_channel_create("fedlora:wake", GRPC_STATUS_UNAVAILABLE, "");
+    s->wake_call = grpc_channel_create_call(s->wake_channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+                                            s->queue, grpc_slice_from_static_string("/wake"), NULL,
+                                            gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    s->server = make_server(&s->options);
+    grpc_server_register_completion_queue(s->server, s->queue, NULL);
+    TRY_OUT(e, bind_port(s));
+    grpc_server_start(s->server);
+    TRY_OUT(e, check_tls_12_refused(s));
+    offer_call(s);
+    *out = s;
+    return ERR_NONE;
+out:
+    rpc_server_close(s, 0);
+    return e;
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+static void on_offer(struct rpc_server *s, bool ok)
+{
+    grpc_call *call = s->offered;
+    grpc_call_details details = s->details;
+    grpc_metadata_array metadata = s->metadata;
+    s->offering = false;
+    s->offered = NULL;
+    if (ok) {
+        offer_call(s);
+        rpc_call_open(s, call, &details);
+    }
+    grpc_metadata_array_destroy(&metadata);
+    grpc_call_details_destroy(&details);
+}
+
+static void on_event(struct rpc_server *s, grpc_event event)
+{
+    bool ok = event.success != 0;
+    if (event.tag == &s->offer_tag)
+        on_offer(s, ok);
+    else if (event.tag == &s->wake_tag)
+        atomic_store(&s->woken, false);
+    else if (event.tag == &s->shutdown_tag)
+        s->is_shut = true;
+    else
+        rpc_call_event(event.tag, ok);
+}
+
+static void sweep(struct rpc_server *s)
+{
+    uint64_t now = text_now_ms();
+    if (now - s->swept_ms < SERVER_SWEEP_MS) return;
+    s->swept_ms = now;
+    for (struct rpc_call *call = s->calls, *next; call != NULL; call = next) {
+        next = call->next; /* nothing is freed here, only batches begin */
+        rpc_call_sweep(call, now);
+    }
+}
+
+void rpc_server_poll(struct rpc_server *s, uint64_t timeout_ms)
+{
+    uint64_t end = text_now_ms() + timeout_ms;
+    bool any = false;
+    while (!any) {
+        uint64_t now = text_now_ms(), left = end > now ? end - now : 0;
+        gpr_timespec until = rpc_wire_after(left < SERVER_SWEEP_MS ? left : SERVER_SWEEP_MS);
+        for (int i = 0; i < SERVER_BATCH; i++) {
+            grpc_event event = grpc_completion_queue_next(s->queue, until, NULL);
+            if (event.type != GRPC_OP_COMPLETE) break;
+            any = true;
+            on_event(s, event);
+            until = no_wait();
+        }
+        sweep(s);
+        if (left == 0) break;
+    }
+}
+
+void rpc_server_wake(struct rpc_server *s)
+{
+    /* An empty batch of a call to nowhere is the C core's one way to post an event of one's own. */
+    if (!atomic_exchange(&s->woken, true)) {
+        grpc_call_error error = grpc_call_start_batch(s->wake_call, NULL, 0, &s->wake_tag, NULL);
+        REQUIRE(error == GRPC_CALL_OK);
+    }
+}
+
+int rpc_server_port(const struct rpc_server *s)
+{
+    return s->port;
+}
+size_t rpc_server_calls(const struct rpc_server *s)
+{
+    return s->call_count;
+}
+
+void rpc_server_set_serving(struct rpc_server *s, bool serving)
+{
+    if (s->serving == serving) return;
+    s->serving = serving;
+    rpc_health_changed(s);
+}
+
+/* ---------------------------------------------------------------- closing */
+
+void rpc_server_drain(struct rpc_server *s)
+{
+    if (s->draining) return;
+    s->draining = true;
+    rpc_server_set_serving(s, false);
+    grpc_server_shutdown_and_notify(s->server, s->queue, &s->shutdown_tag);
+}
+
+static void close_server(struct rpc_server *s, uint64_t grace_ms)
+{
+    rpc_server_drain(s);
+    uint64_t end = text_now_ms() + grace_ms;
+    while ((s->call_count > 0 || s->offering) && text_now_ms() < end)
+        rpc_server_poll(s, 50);
+    grpc_server_cancel_all_calls(s->server);
+    end = text_now_ms() + SERVER_CLOSE_MS;
+    while ((s->call_count > 0 || s->offering || !s->is_shut) && text_now_ms() < end)
+        rpc_server_poll(s, 50);
+    REQUIRE(s->call_count == 0 && s->is_shut); /* gRPC's own promise */
+    grpc_server_destroy(s->server);
+}
+
+void rpc_server_close(struct rpc_server *s, uint64_t grace_ms)
+{
+    if (s == NULL) return;
+    if (s->server != NULL) close_server(s, grace_ms);
+    if (s->queue != NULL) {
+        grpc_call_unref(s->wake_call);
+        grpc_channel_destroy(s->wake_channel);
+        grpc_completion_queue_shutdown(s->queue);
+        while (grpc_completion_queue_next(s->queue, rpc_wire_after(SERVER_CLOSE_MS), NULL).type ==
+               GRPC_OP_COMPLETE) {
+        }
+        grpc_completion_queue_destroy(s->queue);
+        grpc_shutdown();
+    }
+    rpc_tls_pem_close(&s->pem);
+    bytes_close(&s->scratch);
+    pthread_mutex_destroy(&s->pem_lock);
+    free(s->listen);
+    free(s->ca);
+    free(s->cert);
+    free(s->key);
+    free(s->federation);
+    free(s);
+}
