@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What is measured, against whom; one command a table.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
+       bench/run.sh coordinator [options]    a round of many clients: seconds, bytes and the coordinator's memory
+       bench/run.sh TABLE --help             the options of one
+
+Build first: cmake --preset release && cmake --build build/release
+USAGE
+}
+bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case "${1:-}" in
+  train | coordinator)
+    table=$1
+    shift
+    exec python3 "$bench/$table.py" "$@" ;;
+  -h | --help) usage ;;
+  *) usage >&2; exit 2 ;;
+esac
