@@ -20,7 +20,13 @@ void bytes_clear(struct bytes *b); /* keeps the memory */
 void bytes_close(struct bytes *b);
 
 /* a * b and a + b with overflow reported; true when *out holds the exact result. */
-static inline bool size_mul(size_t *out, size_t a, size_t b) { return !__builtin_mul_overflow(a, b, out); }
-static inline bool size_add(size_t *out, size_t a, size_t b) { return !__builtin_add_overflow(a, b, out); }
+static inline bool size_mul(size_t *out, size_t a, size_t b)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool size_add(size_t *out, size_t a, size_t b)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
 
 #endif

@@ -1,4 +1,5 @@
-/* BLAKE2b-256 (libsodium): the name of every blob, base and frozen factor. Text form: 64 lower-case hex. */
+/* BLAKE2b-256 (libsodium): the name of every blob, base and frozen factor. Text form: 64 lower-case
+ * hex. */
 #ifndef BASE_DIGEST_H
 #define BASE_DIGEST_H
 

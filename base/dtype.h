@@ -1,5 +1,6 @@
 /* Element types of tensors on disk: the plain ones of safetensors and the block formats of GGUF.
- * A block format packs `block` values into `bytes` bytes; plain ones have block 1 (F4: two a byte). */
+ * A block format packs `block` values into `bytes` bytes; plain ones have block 1 (F4: two a byte).
+ */
 #ifndef BASE_DTYPE_H
 #define BASE_DTYPE_H
 
@@ -11,10 +12,32 @@
 
 enum dtype {
     DTYPE_NONE,
-    DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64,
-    DTYPE_BOOL, DTYPE_U8, DTYPE_I8, DTYPE_U16, DTYPE_I16, DTYPE_U32, DTYPE_I32, DTYPE_U64, DTYPE_I64,
-    DTYPE_F8_E4M3, DTYPE_F8_E5M2, DTYPE_F8_E8M0, DTYPE_F6_E2M3, DTYPE_F6_E3M2, DTYPE_F4, DTYPE_C64,
-    DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K,
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_F64,
+    DTYPE_BOOL,
+    DTYPE_U8,
+    DTYPE_I8,
+    DTYPE_U16,
+    DTYPE_I16,
+    DTYPE_U32,
+    DTYPE_I32,
+    DTYPE_U64,
+    DTYPE_I64,
+    DTYPE_F8_E4M3,
+    DTYPE_F8_E5M2,
+    DTYPE_F8_E8M0,
+    DTYPE_F6_E2M3,
+    DTYPE_F6_E3M2,
+    DTYPE_F4,
+    DTYPE_C64,
+    DTYPE_Q4_0,
+    DTYPE_Q4_1,
+    DTYPE_Q5_0,
+    DTYPE_Q8_0,
+    DTYPE_Q4_K,
+    DTYPE_Q6_K,
     DTYPE_OTHER_BLOCK, /* a GGUF block format we can list and skip, not read */
     DTYPE_COUNT
 };
@@ -23,15 +46,19 @@ const char *dtype_name(enum dtype t); /* "F32", "BF16", "Q4_K", ... */
 /* Exact bits of n elements; false on overflow or when n is not a multiple of the block. */
 bool dtype_bytes(size_t *out, enum dtype t, size_t n);
 
-float f32_from_f16(uint16_t h);   /* exact */
-uint16_t f16_from_f32(float x);   /* round to nearest even */
+float f32_from_f16(uint16_t h); /* exact */
+uint16_t f16_from_f32(float x); /* round to nearest even */
 static inline float f32_from_bf16(uint16_t h)
 {
-    union { uint32_t u; float f; } v = {.u = (uint32_t)h << 16};
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = (uint32_t)h << 16};
     return v.f;
 }
 uint16_t bf16_from_f32(float x); /* round to nearest even; NaN stays NaN */
-/* n elements of a plain float type (F32, F16, BF16, F64) to float32; ERR_INPUT for any other type. */
+/* n elements of a plain float type (F32, F16, BF16, F64) to float32; ERR_INPUT for any other type.
+ */
 err dtype_to_f32(float *out, const void *data, enum dtype t, size_t n);
 
 #endif

@@ -2,7 +2,8 @@
  *
  * A function that can fail returns `err`; its outputs are untouched on failure. ERR_OK is zero, so
  * `err e = {0}` means success. The text names the thing and what was expected. Libraries never log:
- * they pass errors up, and whoever can name the peer, file or run puts that in front with err_in(). */
+ * they pass errors up, and whoever can name the peer, file or run puts that in front with err_in().
+ */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 
@@ -31,7 +32,8 @@ typedef struct [[nodiscard]] err {
 /* printf-style; the text is cut at ERR_TEXT_BYTES, control characters in it become '?'. */
 err err_make(enum err_kind kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* As err_make with kind ERR_MACHINE (ENOMEM, ENOSPC, EIO, ... all are) and ": strerror(sys)" appended. */
+/* As err_make with kind ERR_MACHINE (ENOMEM, ENOSPC, EIO, ... all are) and ": strerror(sys)"
+ * appended. */
 err err_sys(int sys, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Puts "format: " in front of the text of `cause`; kind and sys are kept. */
@@ -39,7 +41,10 @@ err err_in(err cause, const char *format, ...) __attribute__((format(printf, 2, 
 
 int err_exit_code(err e);
 
-static inline bool err_is(err e) { return e.kind != ERR_OK; }
+static inline bool err_is(err e)
+{
+    return e.kind != ERR_OK;
+}
 
 /* Returns from the calling function when `call` fails; only where nothing is held. */
 #define TRY(call)                                                                                  \

@@ -1,6 +1,6 @@
 /* Files that are whole or absent. Reading is by memory map; writing goes beside, is flushed, and is
- * renamed, and the directory is flushed. All disk calls go through `file_disk`, so tests can make the
- * n-th one fail (ENOSPC, EIO) or "lose power" there. */
+ * renamed, and the directory is flushed. All disk calls go through `file_disk`, so tests can make
+ * the n-th one fail (ENOSPC, EIO) or "lose power" there. */
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
@@ -46,7 +46,8 @@ err file_out_commit(struct file_out *out);
 void file_out_close(struct file_out *out);
 
 err file_write(const char *path, const void *data, size_t size, bool replace);
-err file_read_all(char **out /* malloc'd, zero-terminated */, size_t *size, const char *path, size_t size_max);
+err file_read_all(char **out /* malloc'd, zero-terminated */, size_t *size, const char *path,
+                  size_t size_max);
 err file_make_dirs(const char *path); /* like mkdir -p, mode 0700 for what it makes */
 err file_sync_dir(const char *path);
 bool file_exists(const char *path);

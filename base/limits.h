@@ -1,29 +1,30 @@
-/* Every maximum, in one place. Full means ERR_LIMIT (or ERR_INPUT for a file that claims more), never
- * growth. A number here is a promise: change it with the code and the documents that rely on it. */
+/* Every maximum, in one place. Full means ERR_LIMIT (or ERR_INPUT for a file that claims more),
+ * never growth. A number here is a promise: change it with the code and the documents that rely on
+ * it. */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
 
-#define LIMIT_NAME_BYTES 128          /* a member, run or method name, with its zero */
-#define LIMIT_TENSOR_NAME_BYTES 256   /* a tensor or module name, with its zero */
+#define LIMIT_NAME_BYTES 128        /* a member, run or method name, with its zero */
+#define LIMIT_TENSOR_NAME_BYTES 256 /* a tensor or module name, with its zero */
 #define LIMIT_PATH_BYTES 4096
-#define LIMIT_TENSORS 65536           /* tensors in one file */
+#define LIMIT_TENSORS 65536                 /* tensors in one file */
 #define LIMIT_SAFETENSORS_HEADER 100000000u /* the reference reader's */
-#define LIMIT_JSON_BYTES (256u << 20) /* tokenizer.json of a large vocabulary is tens of MB */
+#define LIMIT_JSON_BYTES (256u << 20)       /* tokenizer.json of a large vocabulary is tens of MB */
 #define LIMIT_GGUF_KV 65536
 #define LIMIT_LAYERS 512
 #define LIMIT_MODULES (LIMIT_LAYERS * 7)
 #define LIMIT_RANK 4096
 #define LIMIT_VOCAB (1u << 20)
-#define LIMIT_SEQUENCE (1u << 17)     /* tokens of one row */
-#define LIMIT_DIMENSION (1u << 20)    /* any side of a weight */
-#define LIMIT_LINE_BYTES (16u << 20)  /* one line of a data file */
+#define LIMIT_SEQUENCE (1u << 17)    /* tokens of one row */
+#define LIMIT_DIMENSION (1u << 20)   /* any side of a weight */
+#define LIMIT_LINE_BYTES (16u << 20) /* one line of a data file */
 #define LIMIT_TEXT_BYTES (1u << 30)  /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
 #define LIMIT_MEMBERS 10000
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000
 #define LIMIT_BLOB_BYTES (16ull << 30)
-#define LIMIT_CHUNK_BYTES (1u << 20)  /* one streamed chunk */
+#define LIMIT_CHUNK_BYTES (1u << 20) /* one streamed chunk */
 #define LIMIT_THREADS 256
 
 #endif

@@ -1,7 +1,8 @@
-/* One line an event on standard error, logfmt or JSON. Only programs log, never libraries. Thread-safe:
- * a line is one write(2). Never log values of updates, keys or client data.
+/* One line an event on standard error, logfmt or JSON. Only programs log, never libraries.
+ * Thread-safe: a line is one write(2). Never log values of updates, keys or client data.
  *
- *   LOG(LOG_INFO, "round.closed", LOG_STR("run", id), LOG_INT("round", 7), LOG_INT("took_ms", ms)); */
+ *   LOG(LOG_INFO, "round.closed", LOG_STR("run", id), LOG_INT("round", 7), LOG_INT("took_ms", ms));
+ */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
@@ -20,7 +21,8 @@ struct log_field {
 };
 
 #define LOG_STR(k, v) ((struct log_field){.key = (k), .kind = LOG_FIELD_STR, .str = (v)})
-#define LOG_INT(k, v) ((struct log_field){.key = (k), .kind = LOG_FIELD_INT, .integer = (int64_t)(v)})
+#define LOG_INT(k, v)                                                                              \
+    ((struct log_field){.key = (k), .kind = LOG_FIELD_INT, .integer = (int64_t)(v)})
 #define LOG_NUM(k, v) ((struct log_field){.key = (k), .kind = LOG_FIELD_NUM, .num = (v)})
 #define LOG(level, event, ...)                                                                     \
     log_event((level), (event), (const struct log_field[]){__VA_ARGS__},                           \
@@ -28,6 +30,7 @@ struct log_field {
 
 /* Call once before threads start. Events below `least` are dropped. */
 void log_init(enum log_level least, bool json);
-void log_event(enum log_level level, const char *event, const struct log_field *field, size_t count);
+void log_event(enum log_level level, const char *event, const struct log_field *field,
+               size_t count);
 
 #endif

@@ -1,12 +1,13 @@
-/* One table row an option: it makes the flag, the configuration file's key, the default, the range check
- * and the help, for fedlora's commands and for fedlorad. Values land in the caller's struct by offset.
+/* One table row an option: it makes the flag, the configuration file's key, the default, the range
+ * check and the help, for fedlora's commands and for fedlorad. Values land in the caller's struct
+ * by offset.
  *
  *   static const struct option_row rows[] = {
- *       {.flag = "rank", .key = "train.rank", .kind = OPTION_INT, .at = offsetof(struct opts, rank),
- *        .fallback = "16", .least = 1, .most = LIMIT_RANK, .help = "rank of the LoRA factors"},
+ *       {.flag = "rank", .key = "train.rank", .kind = OPTION_INT, .at = offsetof(struct opts,
+ * rank), .fallback = "16", .least = 1, .most = LIMIT_RANK, .help = "rank of the LoRA factors"},
  *
- * Precedence: the command line over the file over the defaults. Errors name the flag, or the file and
- * line, the value, and what was expected; unknown names suggest the nearest known one. */
+ * Precedence: the command line over the file over the defaults. Errors name the flag, or the file
+ * and line, the value, and what was expected; unknown names suggest the nearest known one. */
 #ifndef BASE_OPTION_H
 #define BASE_OPTION_H
 
@@ -34,16 +35,16 @@ struct option_list {
 };
 
 struct option_row {
-    const char *flag;     /* "rank": --rank; NULL: file only */
-    const char *key;      /* "section.key" in a file; NULL: command line only */
-    char letter;          /* 'o': -o too; 0: none */
+    const char *flag; /* "rank": --rank; NULL: file only */
+    const char *key;  /* "section.key" in a file; NULL: command line only */
+    char letter;      /* 'o': -o too; 0: none */
     enum option_kind kind;
     bool required;
-    size_t at;            /* offsetof in the options struct */
-    const char *fallback; /* default as text; NULL: zero */
-    double least, most;   /* for INT and NUM, inclusive; both 0: no bound */
+    size_t at;                  /* offsetof in the options struct */
+    const char *fallback;       /* default as text; NULL: zero */
+    double least, most;         /* for INT and NUM, inclusive; both 0: no bound */
     const char *const *choices; /* NULL-terminated */
-    const char *value;    /* the value's name in the help: "FILE", "N" */
+    const char *value;          /* the value's name in the help: "FILE", "N" */
     const char *help;
 };
 
@@ -61,10 +62,13 @@ struct option_set {
 /* Sets every row's default. */
 err option_defaults(void *options, const struct option_set *set, struct arena *arena);
 /* Reads `[section]` / `key = value`; unknown key, bad value: ERR_INPUT "file.ini:12: ...". */
-err option_read_file(void *options, const struct option_set *set, const char *path, struct arena *arena);
+err option_read_file(void *options, const struct option_set *set, const char *path,
+                     struct arena *arena);
 /* One "section.key=value", as of --set. */
-err option_assign(void *options, const struct option_set *set, const char *assignment, struct arena *arena);
-/* argv[0..argc) without program and command. What is no option goes to *rest in order; "--" ends options. */
+err option_assign(void *options, const struct option_set *set, const char *assignment,
+                  struct arena *arena);
+/* argv[0..argc) without program and command. What is no option goes to *rest in order; "--" ends
+ * options. */
 err option_read_args(void *options, const struct option_set *set, int argc, char **argv,
                      struct option_list *rest, struct arena *arena);
 /* After all sources: required rows are present. */

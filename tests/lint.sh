@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# House rules a machine can check: include arrows, banned functions, gRPC's place, forbidden words,
+# lengths. Prints FILE:LINE: what; warnings do not fail. Exit status 1 when something fails.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+fails=0 warnings=0
+fail() { echo "$1"; fails=$((fails + 1)); }
+warn() { echo "$1 (warning)"; warnings=$((warnings + 1)); }
+
+mapfile -t sources < <(git ls-files -co --exclude-standard -- '*.c' '*.h' '*.cu' '*.cuh' | sort)
+
+# Which folders a folder may include from. Tests may include anything.
+allowed() {
+  case "$1" in
+    base) echo base ;;
+    kernels | agg | privacy | proto) echo "$1 base" ;;
+    coordinator) echo coordinator agg privacy proto base ;;
+    client) echo client kernels agg privacy proto base ;;
+    sim) echo sim coordinator client kernels agg privacy proto base ;;
+    *) echo "" ;;
+  esac
+}
+
+check_arrows() {
+  local file folder may line target
+  for file in "${sources[@]}"; do
+    folder=${file%%/*}
+    may=" $(allowed "$folder") "
+    [ "$may" != "  " ] || continue
+    while IFS=: read -r line target; do
+      target=${target%%/*}
+      case "$may" in
+        *" $target "*) ;;
+        *) [ ! -d "$target" ] || fail "$file:$line: $folder may not include $target/" ;;
+      esac
+    done < <(grep -nE '^#include "' "$file" | sed -E 's/#include "([^"]*)".*/\1/')
+  done
+}
+
+# PATTERN WHY FILES...: each match outside comments' own lines fails.
+forbid() {
+  local pattern=$1 why=$2 hit
+  shift 2
+  [ $# -gt 0 ] || return 0
+  while IFS= read -r hit; do
+    [ -n "$hit" ] && fail "$(cut -d: -f1,2 <<<"$hit"): $why"
+  done < <(grep -nHE "$pattern" "$@" | grep -vE '^[^:]+:[0-9]+: *(\*|/\*|//)')
+}
+
+check_words() {
+  local ours=() not_main=() not_rpc=() file
+  for file in "${sources[@]}"; do
+    case "$file" in tests/*) continue ;; esac
+    ours+=("$file")
+    case "$file" in */main.c | base/err.c) ;; *) not_main+=("$file") ;; esac
+    case "$file" in proto/rpc*) ;; *) not_rpc+=("$file") ;; esac
+  done
+  forbid '\b(strcpy|strcat|strncpy|strncat|sprintf|vsprintf|gets|atoi|atol|atof|strtok|tmpnam|mktemp|alloca)\(' \
+    'banned function' "${sources[@]}"
+  forbid '(^|[^_[:alnum:]])(exit|_exit|abort|quick_exit)\(' 'only main.c ends the process' "${not_main[@]}"
+  forbid '(^|[^_[:alnum:]])s?rand(om)?\(' 'use base/rng.h, or libsodium for secrets' "${sources[@]}"
+  forbid '\bgrpc_[a-z]|#include <grpc' 'gRPC only in proto/rpc*' "${not_rpc[@]}"
+  local everything
+  mapfile -t everything < <(git ls-files -co --exclude-standard | grep -vE '^(tests/lint\.sh|LICENSE)$|\.(safetensors|gguf|bin|png)$')
+  while IFS= read -r file; do
+    fail "$(cut -d: -f1,2 <<<"$file"): unfinished work is not committed"
+  done < <(grep -nHIE '\b(TODO|FIXME|XXX|HACK)\b' -- "${everything[@]}" | grep -v 'XXXXXX')
+}
+
+# A function begins at a "{" in column one and ends at a "}" there.
+check_lengths() {
+  local report
+  report=$(awk '
+    FNR == 1 { open = 0 }
+    length($0) > 100 { width[FILENAME ":" FNR] = 1; print "warn " FILENAME ":" FNR ": " length($0) " columns, at most 100" }
+    /^\{/ { open = FNR }
+    /^\}/ && open {
+      n = FNR - open + 1
+      if (n > 60) print (n > 80 && FILENAME !~ /^tests\// ? "fail " : "warn ") FILENAME ":" open ": a function of " n " lines, at most 60"
+      open = 0
+    }
+    { lines[FILENAME] = FNR }
+    END {
+      for (f in lines) if (lines[f] > 500)
+        print (lines[f] > 650 && f !~ /^tests\// ? "fail " : "warn ") f ":1: " lines[f] " lines, at most 500"
+    }' "${sources[@]}")
+  local kind rest
+  while read -r kind rest; do
+    case "$kind" in fail) fail "$rest" ;; warn) warn "$rest" ;; esac
+  done <<<"$report"
+}
+
+check_names() { # one name for one file: a symbol's prefix is its file
+  local double
+  for double in $(printf '%s\n' "${sources[@]}" | grep -v '^tests/' | grep '\.c$' | grep -v '/main\.c$' | xargs -n1 basename | sort | uniq -d); do
+    fail "$double: two files have this name"
+  done
+}
+
+check_format() {
+  command -v clang-format >/dev/null || { echo "clang-format is not installed: format not checked"; return; }
+  local file
+  while IFS= read -r file; do
+    [ -n "$file" ] && warn "$file: not as clang-format would write it"
+  done < <(printf '%s\n' "${sources[@]}" | grep -E '\.[ch]$' | xargs clang-format --dry-run 2>&1 | grep -E '^[^ :]+:[0-9]+:[0-9]+: (warning|error)' | cut -d: -f1 | sort -u)
+}
+
+if [ ${#sources[@]} -gt 0 ]; then
+  check_arrows
+  check_words
+  check_lengths
+  check_names
+  check_format
+fi
+echo "lint: $fails errors, $warnings warnings in ${#sources[@]} files"
+[ $fails -eq 0 ]

@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Builds and runs every test: tests/run.sh [--preset release|sanitize|all] [--no-build] [--list] [NAME...]
+#
+# Every program test_FOLDER_NAME of a preset's build folder and every script tests/e2e/NAME.sh is one
+# program; NAMEs (parts of program names) restrict what runs. A program has TEST_TIMEOUT seconds (default
+# 300; sanitized 600). Under the sanitizers any report fails the program, leaks included: Criterion hides
+# what its child processes print, so reports go to files. Ends with "N passed, N failed[, N skipped]";
+# a script skips by exit status 77. The exit status is 0 only when something passed and nothing failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+presets=(release sanitize)
+build=yes
+list=no
+names=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --preset) case "${2:-}" in
+        all) ;;
+        release | sanitize) presets=("$2") ;;
+        *) echo "tests/run.sh: --preset needs release, sanitize or all" >&2; exit 2 ;;
+      esac; shift ;;
+    --no-build) build=no ;;
+    --list) list=yes ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) echo "tests/run.sh: unknown option $1" >&2; exit 2 ;;
+    *) names+=("$1") ;;
+  esac
+  shift
+done
+
+passed=0 failed=0 skipped=0
+failures=()
+if [ "${FEDLORA_LINT_FAILED:-0}" != 0 ]; then # .ci/run: one count for everything
+  failed=1
+  failures+=("tests/lint.sh")
+fi
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-tests-XXXXXX")
+child=
+# Ended from outside, no test outlives this script; each runs in a process group of its own.
+finish() { [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null; rm -rf "$scratch"; }
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+wanted() { # NAME: does it match any of the names given?
+  [ ${#names[@]} -eq 0 ] && return 0
+  local part
+  for part in "${names[@]}"; do [[ "$1" == *"$part"* ]] && return 0; done
+  return 1
+}
+
+failure() { # TEXT
+  failures+=("$1")
+  echo "FAIL $1"
+}
+
+# Runs a command with a time limit in a process group of its own; its output in $scratch/output.
+bounded() { # SECONDS COMMAND...
+  local limit=$1 status
+  shift
+  setsid timeout --kill-after=10 "$limit" "$@" >"$scratch/output" 2>&1 </dev/null &
+  child=$!
+  wait "$child"
+  status=$?
+  kill -KILL -- "-$child" 2>/dev/null # what it left running
+  child=
+  return $status
+}
+
+sanitizer_reports() { # PRESET NAME: prints and counts them
+  local report found=0
+  for report in "$scratch"/report.*; do
+    [ -e "$report" ] || continue
+    found=1
+    head -40 "$report"
+    rm -f "$report"
+  done
+  [ $found -eq 0 ] || failure "$1 $2: a sanitizer report (above)"
+  return $found
+}
+
+run_criterion() { # PRESET PROGRAM
+  local preset=$1 program=$2 name status summary p f c t s
+  name=$(basename "$program")
+  local limit=${TEST_TIMEOUT:-$([ "$preset" = sanitize ] && echo 600 || echo 300)}
+  bounded "$limit" "$program" --jobs 2 --verbose
+  status=$?
+  summary=$(sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -a 'Synthesis: Tested:' | tail -1)
+  if [ -z "$summary" ]; then
+    tail -30 "$scratch/output"
+    failed=$((failed + 1))
+    failure "$preset $name: ended with status $status after at most ${limit}s and without a summary"
+    sanitizer_reports "$preset" "$name"
+    return
+  fi
+  read -r t p f c < <(sed -E 's/.*Tested: ([0-9]+) \| Passing: ([0-9]+) \| Failing: ([0-9]+) \| Crashing: ([0-9]+).*/\1 \2 \3 \4/' <<<"$summary")
+  s=$(sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -ac '^\[SKIP\]')
+  passed=$((passed + p)) failed=$((failed + f + c)) skipped=$((skipped + s))
+  if [ "$status" -ne 0 ] || [ $((f + c)) -gt 0 ]; then
+    grep -av -e "RUN \]" -e "PASS\]" "$scratch/output" | tail -60
+    [ $((f + c)) -gt 0 ] || failed=$((failed + 1))
+    failure "$preset $name: $((f + c)) of $t"
+  fi
+  sanitizer_reports "$preset" "$name" || failed=$((failed + 1))
+  printf '%-9s %-40s %4d passed%s%s\n' "$preset" "$name" "$p" \
+    "$([ $((f + c)) -gt 0 ] && echo ", $((f + c)) failed")" "$([ "$s" -gt 0 ] && echo ", $s skipped")"
+  [ "$s" -eq 0 ] || sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -a '^\[SKIP\]' | sed 's/^/    /'
+}
+
+run_script() { # PRESET SCRIPT
+  local preset=$1 script=$2 name status limit
+  name=$(basename "$script")
+  limit=${TEST_TIMEOUT:-$([ "$preset" = sanitize ] && echo 900 || echo 600)}
+  FEDLORA_BUILD_DIR="$PWD/build/$preset" bounded "$limit" bash "$script"
+  status=$?
+  case $status in
+    0) passed=$((passed + 1)); printf '%-9s %-40s %4d passed\n' "$preset" "$name" 1 ;;
+    77) skipped=$((skipped + 1)); printf '%-9s %-40s skipped: %s\n' "$preset" "$name" "$(tail -1 "$scratch/output")" ;;
+    *) tail -60 "$scratch/output"
+       failed=$((failed + 1))
+       failure "$preset $name: status $status (limit ${limit}s)" ;;
+  esac
+  sanitizer_reports "$preset" "$name" || failed=$((failed + 1))
+}
+
+build_preset() { # PRESET
+  local log=$scratch/build
+  if ! cmake --preset "$1" >"$log" 2>&1 || ! cmake --build --preset "$1" >"$log" 2>&1; then
+    grep -aE 'error|FAILED|Error' -A 5 "$log" | head -60
+    tail -5 "$log"
+    failed=$((failed + 1))
+    failure "$1: the build"
+    return 1
+  fi
+}
+
+started=$SECONDS
+export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:log_path=$scratch/report"
+export UBSAN_OPTIONS="print_stacktrace=1:log_path=$scratch/report"
+export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
+export TMPDIR=$scratch OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+
+for preset in "${presets[@]}"; do
+  if [ $build = yes ]; then build_preset "$preset" || continue; fi
+  while IFS= read -r program; do # without programs whose source has gone
+    [ -n "$program" ] || continue
+    name=$(basename "$program")
+    wanted "$name" || continue
+    rest=${name#test_}
+    [ -e "tests/${rest%%_*}/${rest#*_}.c" ] || continue
+    if [ $list = yes ]; then echo "$preset $name"; else run_criterion "$preset" "$program"; fi
+  done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
+  for script in tests/e2e/*.sh; do
+    [ -e "$script" ] && wanted "$(basename "$script")" || continue
+    if [ $list = yes ]; then echo "$preset $(basename "$script")"; else run_script "$preset" "$script"; fi
+  done
+done
+[ $list = no ] || exit 0
+
+echo
+for failure in "${failures[@]}"; do echo "FAIL $failure"; done
+echo "took $(((SECONDS - started) / 60))m$(printf %02d $(((SECONDS - started) % 60)))s"
+line="$passed passed, $failed failed"
+[ $skipped -eq 0 ] || line="$line, $skipped skipped"
+echo "$line"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]
