@@ -130,6 +130,7 @@ void model_module_name(char out[LIMIT_TENSOR_NAME_BYTES], uint32_t layer, enum m
 /* The reverse; also takes a "base_model.model." prefix. ERR_INPUT for any other name. */
 err model_module_parse(uint32_t *layer, enum module_kind *kind, const char *name);
 const char *model_module_short(enum module_kind kind);   /* "q_proj", ... "down_proj" */
+const char *model_module_gguf(enum module_kind kind);    /* "attn_q", ... "ffn_down" */
 const char *model_family_name(enum model_family family); /* "llama", "mistral", "qwen2", "qwen3" */
 
 /* Tells the kernel that the files' pages may go, as after packing; they come back when touched. */
