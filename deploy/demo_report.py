@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """What deploy/demo.sh needs to read and write JSON: python3's standard library, nothing else.
 
-  demo_report.py progress          one line from `fedlora run status --json` on standard input
-  demo_report.py field NAME        one field of the JSON document on standard input
-  demo_report.py split FROM TO     a person's own JSON Lines files, with a test set kept apart
-  demo_report.py table DIR ...     the table, and DIR/results.json, from what the demo left in DIR
+demo_report.py progress          one line from `fedlora run status --json` on standard input
+demo_report.py field NAME        one field of the JSON document on standard input
+demo_report.py split FROM TO     a person's own JSON Lines files, with a test set kept apart
+demo_report.py table DIR ...     the table, and DIR/results.json, from what the demo left in DIR
 """
+
 import argparse
 import json
 import os
 import sys
+import textwrap
 
 
 def progress(_):
@@ -29,7 +31,7 @@ def field(options):
     print(json.load(sys.stdin)[options.name])
 
 
-# ---- a person's own data --------------------------------------------------------------------------
+# ---- a person's own data
 
 
 def read_lines(path):
@@ -46,7 +48,8 @@ def split(options):
     names = sorted(name for name in os.listdir(options.source) if name.endswith(".jsonl"))
     institutions = [name for name in names if name != "test.jsonl"]
     if not 2 <= len(institutions) <= 16:
-        sys.exit(f"demo: {options.source}: {len(institutions)} .jsonl files besides test.jsonl, expected 2 to 16")
+        found = f"{len(institutions)} .jsonl files besides test.jsonl"
+        sys.exit(f"demo: {options.source}: {found}, expected 2 to 16")
     os.makedirs(options.to, exist_ok=True)
     test = read_lines(os.path.join(options.source, "test.jsonl")) if "test.jsonl" in names else []
     keep_apart = not test
@@ -58,15 +61,25 @@ def split(options):
             sys.exit(f"demo: {options.source}/{name}: no rows")
         write_lines(os.path.join(options.to, name), train)
         test += held
-        print(f"{name[:-6]}: {len(train)} rows" + (f", {len(held)} kept for the test" if keep_apart else ""))
+        kept = f", {len(held)} kept for the test" if keep_apart else ""
+        print(f"{name[:-6]}: {len(train)} rows{kept}")
     if not test:
         sys.exit(f"demo: {options.source}: too few rows to keep any for a test; add test.jsonl")
     write_lines(os.path.join(options.to, "test.jsonl"), test)
     print(f"test: {len(test)} rows")
 
 
-# ---- the table ------------------------------------------------------------------------------------
+# ---- the table
 
+TABLE_NOTE = (
+    "MB up and down: per institution over the whole run, least - most. Alone: the same number of"
+    " steps, the same rank and learning rate as in the FLoRA run."
+)
+SYNTHETIC_NOTE = (
+    " The data is synthetic, and made so that each institution sees three of eight departments:"
+    " alone it cannot do better than about 3 in 8. The table shows that adapters carry across what"
+    " data may not. It does not show which method is best: that takes real data and more seeds."
+)
 FEDERATED = [("fedit", "FedIT (baseline)"), ("flora", "FLoRA"), ("fed-sb", "Fed-SB")]
 
 
@@ -82,8 +95,15 @@ def read_seconds(directory, name):
 
 def make_row(directory, name, label, rank, federated):
     scores = read_json(directory, "results", name + ".eval.json")
-    row = {"name": name, "label": label, "rank": rank, "accuracy": scores.get("accuracy"), "loss": scores["loss"],
-           "test_rows": scores.get("rows"), "federated": federated}
+    row = {
+        "name": name,
+        "label": label,
+        "rank": rank,
+        "accuracy": scores.get("accuracy"),
+        "loss": scores["loss"],
+        "test_rows": scores.get("rows"),
+        "federated": federated,
+    }
     if name != "base":
         row["seconds"] = read_seconds(directory, name)
     if federated:
@@ -121,23 +141,34 @@ def percent(share):
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def cells(r):
+    seconds = f"{r['seconds']:.0f}" if "seconds" in r else "-"
+    up, down = megabytes(r.get("bytes_up")), megabytes(r.get("bytes_down"))
+    loss = f"{r['loss']:.3f}"
+    return (r["label"], r["rank"] or "-", percent(r["accuracy"]), loss, up, down, seconds)
+
+
 def print_table(rows):
     head = ("", "rank", "accuracy", "loss", "MB up", "MB down", "seconds")
-    lines = [(r["label"], r["rank"] or "-", percent(r["accuracy"]), f"{r['loss']:.3f}", megabytes(r.get("bytes_up")),
-              megabytes(r.get("bytes_down")), f"{r['seconds']:.0f}" if "seconds" in r else "-") for r in rows]
+    lines = [cells(row) for row in rows]
     widths = [max(len(line[i]) for line in [head] + lines) for i in range(len(head))]
 
     def show(line):
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))]
-        print("  ".join(cells).rstrip())
+        left = [cell.ljust(w) for cell, w in zip(line[:2], widths)]
+        right = [cell.rjust(w) for cell, w in zip(line[2:], widths[2:])]
+        print("  ".join(left + right).rstrip())
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     show(head)
     print(rule)
-    for row, line in zip(rows, lines):
-        if row["name"] in ("fedit",) or row["name"].startswith("alone.") and rows[rows.index(row) - 1]["name"] == "base":
+    for i, (row, line) in enumerate(zip(rows, lines)):
+        if i > 0 and group(row) != group(rows[i - 1]):
             print(rule)
         show(line)
+
+
+def group(row):
+    return "federated" if row["federated"] else row["name"].split(".")[0]
 
 
 def score(row):
@@ -155,18 +186,14 @@ def print_conclusion(rows, synthetic):
     federated = [r for r in rows if r["federated"]]
     beaten = [r for r in federated if score(r) > score(best)]
     figures = ", ".join(f"{r['label'].split(' (')[0]} {say_score(r)}" for r in federated)
-    print()
-    if len(beaten) == len(federated):
-        print(f"Every federated run beats every institution alone: {figures}; the best alone, {best['label'][:-6]}, "
-              f"{say_score(best)}.")
-    else:
-        names = ", ".join(r["label"] for r in federated if r not in beaten)
-        print(f"Not every federated run beats every institution alone ({names} does not): {figures}; the best alone, "
-              f"{best['label'][:-6]}, {say_score(best)}.")
+    verdict = "Every federated run beats every institution alone"
+    if len(beaten) < len(federated):
+        names = " and ".join(r["label"] for r in federated if r not in beaten)
+        verdict = f"NOT every federated run beats every institution alone ({names} did not)"
+    text = f"{verdict}: {figures}; the best alone, {best['label'][:-6]}, {say_score(best)}."
     if synthetic:
-        print("The data is synthetic and made so that each institution sees three of eight departments: alone it cannot\n"
-              "do better than about 3 in 8. What the table shows is that adapters carry across what data may not.\n"
-              "It does not show which method is best: that takes real data and more than one seed.")
+        text += SYNTHETIC_NOTE
+    print("\n" + textwrap.fill(text, 96))
 
 
 def table(options):
@@ -175,13 +202,20 @@ def table(options):
     alone = [score(r) for r in rows if r["name"].startswith("alone.")]
     beats = {r["name"]: score(r) > max(alone) for r in rows if r["federated"]}
     with open(os.path.join(options.directory, "results.json"), "w", encoding="utf-8") as file:
-        json.dump({"base": options.base, "synthetic": options.synthetic == "yes", "federated_beats_each_alone": beats,
-                   "results": rows}, file, indent=1)
+        json.dump(
+            {
+                "base": options.base,
+                "synthetic": options.synthetic == "yes",
+                "federated_beats_each_alone": beats,
+                "results": rows,
+            },
+            file,
+            indent=1,
+        )
         file.write("\n")
     print()
     print_table(rows)
-    print("\nMB up and down: per institution over the whole run, least - most. Alone: the same number of steps, rank\n"
-          "and hyper-parameters as in the FLoRA run.")
+    print("\n" + textwrap.fill(TABLE_NOTE, 96))
     print_conclusion(rows, options.synthetic == "yes")
 
 

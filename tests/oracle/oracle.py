@@ -1,8 +1,9 @@
-"""What the oracle tests share: a tiny random model made by transformers, the programs under test, comparing.
+"""What the oracle tests share: a tiny random model made by transformers, the programs, comparing.
 
-Each test is a script of its own: exit status 0 passed, 1 failed, 77 skipped (says why). They run under the python
-named by FEDLORA_ORACLE_PYTHON, else python3; tests/run.sh runs them all.
+Each test is a script of its own: exit status 0 passed, 1 failed, 77 skipped (says why). They run
+under the python named by FEDLORA_ORACLE_PYTHON, else python3; tests/e2e/oracle.sh runs them all.
 """
+
 import json
 import os
 import random
@@ -48,8 +49,16 @@ def make_model(folder, kind="llama", seed=1):
     import transformers
 
     torch.manual_seed(seed)
-    common = dict(vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                  num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2)
+    common = dict(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
     if kind == "llama":
         config = transformers.LlamaConfig(**common, tie_word_embeddings=True)
     elif kind == "qwen2":

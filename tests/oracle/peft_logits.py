@@ -6,6 +6,7 @@
 3. an adapter trained by PEFT (rsLoRA, a rank_pattern, two targets), loaded by `fedlora eval`;
 4. with ../shared/golden: states with a carry, and of the form B R A, exported and loaded by PEFT.
 """
+
 import os
 
 import oracle
@@ -27,7 +28,19 @@ def peft_logits(base, adapter, rows):
 
 def fedlora_logits(work, base, data, *adapter):
     out = os.path.join(work, "logits.safetensors")
-    oracle.fedlora("eval", "--base", base, "--data", data, "--precision", "f32", "--logits", out, "--force", *adapter)
+    oracle.fedlora(
+        "eval",
+        "--base",
+        base,
+        "--data",
+        data,
+        "--precision",
+        "f32",
+        "--logits",
+        out,
+        "--force",
+        *adapter,
+    )
     found = load_file(out)
     return [found[f"logits.{i}"] for i in range(len(found))]
 
@@ -40,8 +53,27 @@ def compare(name, ours, theirs):
 
 def trained_by_fedlora(work, base, data, rows):
     adapter = os.path.join(work, "ours")
-    oracle.fedlora("train", "--base", base, "--data", data, "-o", adapter, "--rank", 4, "--alpha", 8, "--steps", 6,
-                   "--batch", 2, "--lr", "2e-2", "--precision", "f32")
+    oracle.fedlora(
+        "train",
+        "--base",
+        base,
+        "--data",
+        data,
+        "-o",
+        adapter,
+        "--rank",
+        4,
+        "--alpha",
+        8,
+        "--steps",
+        6,
+        "--batch",
+        2,
+        "--lr",
+        "2e-2",
+        "--precision",
+        "f32",
+    )
     ours = fedlora_logits(work, base, data, "--adapter", adapter)
     compare("trained by fedlora, loaded by PEFT", ours, peft_logits(base, adapter, rows))
     if oracle.relative_difference(ours[0], peft_logits(base, None, rows)[0]) < 1e-3:
@@ -51,26 +83,40 @@ def trained_by_fedlora(work, base, data, rows):
     compare("exported again, loaded by PEFT", ours, peft_logits(base, again, rows))
     smaller = os.path.join(work, "smaller")
     oracle.fedlora("export", adapter, "--as", "peft", "-o", smaller, "--rank", 2)
-    compare("exported at rank 2: the same in both", fedlora_logits(work, base, data, "--adapter", smaller),
-            peft_logits(base, smaller, rows))
+    compare(
+        "exported at rank 2: the same in both",
+        fedlora_logits(work, base, data, "--adapter", smaller),
+        peft_logits(base, smaller, rows),
+    )
 
 
 def trained_by_peft(work, base, data, rows):
     torch.manual_seed(3)
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "down_proj"],
-                             rank_pattern={"layers.1.self_attn.q_proj": 2}, task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=6,
+        use_rslora=True,
+        target_modules=["q_proj", "down_proj"],
+        rank_pattern={"layers.1.self_attn.q_proj": 2},
+        task_type="CAUSAL_LM",
+    )
     model = peft.get_peft_model(model, config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
     for row in rows:
-        loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
+        loss = model(
+            input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])
+        ).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     adapter = os.path.join(work, "theirs")
     model.save_pretrained(adapter)
-    compare("trained by PEFT, loaded by fedlora", fedlora_logits(work, base, data, "--adapter", adapter),
-            peft_logits(base, adapter, rows))
+    compare(
+        "trained by PEFT, loaded by fedlora",
+        fedlora_logits(work, base, data, "--adapter", adapter),
+        peft_logits(base, adapter, rows),
+    )
 
 
 def states(work):
@@ -81,11 +127,16 @@ def states(work):
             print(f"skipped: {case}: ../shared/golden is not here")
             continue
         adapter = os.path.join(work, case)
-        oracle.fedlora("export", os.path.join(folder, "state.safetensors"), "--as", "peft", "-o", adapter)
+        oracle.fedlora(
+            "export", os.path.join(folder, "state.safetensors"), "--as", "peft", "-o", adapter
+        )
         expected = load_file(os.path.join(folder, "expect.safetensors"))
         rows = [{"input_ids": ids} for ids in read_ids(os.path.join(folder, "rows.jsonl"))]
-        compare(f"state {case}, exported, loaded by PEFT", peft_logits(folder, adapter, rows),
-                [expected[f"logits.{i}"] for i in range(len(rows))])
+        compare(
+            f"state {case}, exported, loaded by PEFT",
+            peft_logits(folder, adapter, rows),
+            [expected[f"logits.{i}"] for i in range(len(rows))],
+        )
 
 
 def read_ids(path):
