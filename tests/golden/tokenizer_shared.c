@@ -48,8 +48,8 @@ static void check_vocabulary(const char *name)
             cr_assert_eq(strtol(at, &at, 10), got.id[i], "%s: text %d, token %zu", name, count, i);
         while (*at == ' ')
             at++;
-        cr_assert_eq(*at, '\n', "%s: text %d has more tokens", name, count);
-        line = at + 1;
+        cr_assert(*at == '\n' || (last && !*at), "%s: text %d has more tokens", name, count);
+        line = *at ? at + 1 : at;
         text = end ? end + strlen(SEPARATOR) : NULL;
     }
     cr_assert_geq(count, 46);
