@@ -102,7 +102,7 @@ static void run_seed(const char *name, const uint8_t *seed, size_t seed_size, ui
 {
     run_exact(seed, seed_size);
     const char *more = getenv("FUZZ_RUNS");
-    int runs = more != NULL ? atoi(more) : fuzz_runs;
+    int runs = more != NULL ? (int)strtol(more, NULL, 10) : fuzz_runs;
     for (int i = 0; i < runs; i++) {
         struct rng rng;
         rng_init(&rng, "fuzz", 1, name, (uint64_t)i);
