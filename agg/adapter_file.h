@@ -67,6 +67,8 @@ struct adapter_file_meta { /* texts are never NULL: "" when absent */
     bool fan_in_fan_out;        /* PEFT: the base stores W transposed; A and B are as always */
     const char *alpha_pattern;  /* JSON object */
     const char *target_modules; /* PEFT: JSON list or text, as given */
+    const char *modules;        /* JSON, of a state; modules without tensors stand here */
+    const char *dropped;        /* JSON, of a state */
 };
 
 struct adapter_file {
@@ -122,7 +124,7 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
 /* A PEFT directory that Hugging Face PEFT loads: A and B only (fold R and the carry first: see
  * flatten.h). Ranks and alphas that differ go to rank_pattern and alpha_pattern; a module's alpha
  * may be any positive number. Written beside and renamed; with `replace` the old directory is set
- * aside until the new one is in place. */
+ * aside until the new one is in place (what else was in it stays, in DIR.old-PID). */
 err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count, bool replace);
 

@@ -18,6 +18,9 @@ struct flatten {
  * them. cut {0}: exact, of whatever rank that takes. A PEFT adapter flattens too. */
 err flatten_open(struct flatten *out, const struct adapter_file *file,
                  const struct lowrank_cut *cut, int threads);
+/* The terms of one module with float32 factors: their number, 0 to 2. Their sum is what the module
+ * adds to W0. */
+size_t flatten_terms(struct lowrank_term out[2], const struct adapter_file_module *module);
 void flatten_close(struct flatten *f);
 
 #endif

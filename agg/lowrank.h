@@ -27,6 +27,7 @@ struct lowrank_term {
     const float *B; /* (m, r) */
     const float *A; /* (r, n) */
     uint32_t r;
+    const float *R; /* (r, r): the term is c B R A; NULL: none */
 };
 
 struct lowrank_stack {
@@ -43,6 +44,9 @@ size_t lowrank_total(const struct lowrank_stack *s); /* R */
 
 /* ||S||_F, without cancellation trouble: by QR, or densely where R >= mn/(m+n). */
 err lowrank_norm(double *out, const struct lowrank_stack *s);
+/* Norms of common + with[i], for i in 0..count: the common part is summed once. */
+err lowrank_norms(double *out /* (count) */, const struct lowrank_stack *common,
+                  const struct lowrank_term *with, size_t count);
 /* <S1, S2> = trace((B1^T B2)(A2 A1^T)); shapes agree. Relative error about 1e-16 of ||B1||
  * ||A1||..., so not for differences that cancel. */
 err lowrank_inner(double *out, const struct lowrank_stack *s1, const struct lowrank_stack *s2);
@@ -64,14 +68,14 @@ struct lowrank_svd {
 err lowrank_svd_open(struct lowrank_svd *out, const struct lowrank_stack *s, size_t head);
 void lowrank_svd_close(struct lowrank_svd *svd);
 
-/* Where to cut. The smallest q that meets `error` and `energy` is taken, but never more than
- * rank_max. Singular values that are zero to rounding are always cut. */
+/* Where to cut: after the smallest q that meets all that is asked, but never after rank_max. With
+ * nothing asked everything is kept, except singular values that are zero to rounding: always cut.
+ */
 struct lowrank_cut {
     uint32_t rank_max; /* 0: no bound */
-    double error;      /* tail <= error * ||S|| - spent; 0: keep everything */
+    double error;      /* tail <= error * ||S|| - spent; 0: not asked */
     double spent;      /* what earlier cuts have already used */
-    double energy;     /* sum of kept s^2 >= energy * sum of s^2; 0: not asked */
-    bool any_error;    /* `error` is not asked: only rank_max and energy */
+    double energy;     /* sum of kept s^2 >= energy * sum of s^2, at most 1; 0: not asked */
 };
 /* q, and tail = sqrt(sum_{i>q} s_i^2). */
 void lowrank_cut(uint32_t *q, double *tail, const struct lowrank_svd *svd,
