@@ -49,6 +49,7 @@ struct adapter_spec {
 err adapter_open(struct adapter *out, const struct arch *a, const struct adapter_spec *spec,
                  size_t count, unsigned trains);
 
+struct adapter_file; /* agg/adapter_file.h */
 struct adapter_fresh {
     const char
         *targets; /* "q,k,v,o,gate,up,down", or full names "model.layers.0.mlp.up_proj,..." */
@@ -64,6 +65,9 @@ err adapter_open_fresh(struct adapter *out, const struct arch *a, const struct a
 /* A PEFT directory or a Fedlora state file. `trains` 0: A and B, or R alone where the file has R.
  */
 err adapter_open_path(struct adapter *out, const struct arch *a, const char *path, unsigned trains);
+/* The same from a file already read, joined with its frozen factors where it needs them. */
+err adapter_open_file(struct adapter *out, const struct arch *a, const struct adapter_file *file,
+                      unsigned trains);
 void adapter_close(struct adapter *ad);
 
 /* The module of (layer, kind), or NULL. */

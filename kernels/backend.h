@@ -122,9 +122,9 @@ struct dropout {
     uint64_t key;      /* one mask: the same key gives the same mask, forward and backward */
 };
 struct adamw {
-    float lr, beta1, beta2, eps, weight_decay; /* decoupled decay, bias correction: as PyTorch */
-    uint64_t step;                             /* from 1 */
-    float gradient_scale;                      /* clipping: the gradient is multiplied by it */
+    double lr, beta1, beta2, eps, weight_decay; /* decoupled decay, bias correction: as PyTorch */
+    uint64_t step;                              /* from 1 */
+    double gradient_scale;                      /* clipping: the gradient is multiplied by it */
 };
 
 struct backend {

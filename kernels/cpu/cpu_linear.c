@@ -1,0 +1,358 @@
+/* Products with the frozen weights, by oneDNN. A weight is packed once, in oneDNN's own blocked
+ * layout, for each of its two products and in pieces: the forward product's pieces bound how much
+ * of a vocabulary's logits exist at once, the backward ones keep the sum short enough for the
+ * caches (K above about 1536 is much slower). Primitives depend on shapes alone and are shared by
+ * all layers; numbers of rows are rounded up so that there are few of them. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_vector.h"
+
+#include <dnnl.h>
+#include <errno.h>
+#include <omp.h>
+#include <stdlib.h>
+
+enum { PIECE_FORWARD = 4096, PIECE_BACK = 1536, PRIMITIVES = 192, PACK_ROWS = 512 };
+
+struct piece { /* rows [first, first + count) of W */
+    size_t first, count;
+    dnnl_memory_desc_t md;
+    void *data;
+};
+struct backend_weight {
+    size_t n, k;
+    size_t pieces[2]; /* forward, back */
+    struct piece *piece[2];
+    float *bias; /* (n), or NULL */
+};
+
+struct shape_key { /* y (rows, n) = x (rows, k) w (k, n) */
+    int64_t rows, n, k, ldx, ldy;
+    int32_t xtype, ytype, add, bias;
+};
+struct primitive {
+    struct shape_key key;
+    dnnl_memory_desc_t md[4]; /* x, w, y, bias */
+    dnnl_primitive_t primitive;
+    uint64_t used;
+};
+struct cpu_primitives {
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    int threads;
+    uint64_t clock;
+    size_t count;
+    struct primitive one[PRIMITIVES];
+};
+
+static err dnnl_check(dnnl_status_t s, const char *what)
+{
+    if (s == dnnl_success) return ERR_NONE;
+    return err_make(ERR_MACHINE, "oneDNN: %s failed (status %d)", what, (int)s);
+}
+
+bool cpu_has_bf16(void)
+{
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx;
+}
+
+void cpu_primitives_close(struct cpu_primitives *p)
+{
+    if (!p) return;
+    for (size_t i = 0; i < p->count; i++)
+        dnnl_primitive_destroy(p->one[i].primitive);
+    if (p->stream) dnnl_stream_destroy(p->stream);
+    if (p->engine) dnnl_engine_destroy(p->engine);
+    free(p);
+}
+
+err cpu_primitives_open(struct cpu_primitives **out, const struct backend_context *c)
+{
+    struct cpu_primitives *p = calloc(1, sizeof *p);
+    if (!p) return err_sys(ENOMEM, "engine");
+    p->threads = c->threads;
+    err e = dnnl_check(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine");
+    if (!err_is(e))
+        e = dnnl_check(dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags),
+                       "stream");
+    if (err_is(e))
+        cpu_primitives_close(p);
+    else
+        *out = p;
+    return e;
+}
+
+static dnnl_data_type_t dnnl_type(int32_t t)
+{
+    return t == DTYPE_F32 ? dnnl_f32 : dnnl_bf16;
+}
+
+/* The descriptor of a matmul; `weights` NULL lets oneDNN choose its layout. */
+static err describe(dnnl_primitive_desc_t *out, struct primitive *p, dnnl_engine_t engine,
+                    const dnnl_memory_desc_t *weights)
+{
+    const struct shape_key *key = &p->key;
+    dnnl_dims_t dx = {key->rows, key->k}, dw = {key->k, key->n}, dy = {key->rows, key->n};
+    dnnl_dims_t sx = {key->ldx, 1}, sy = {key->ldy, 1}, db = {1, key->n};
+    dnnl_status_t s = dnnl_memory_desc_init_by_strides(&p->md[0], 2, dx, dnnl_type(key->xtype), sx);
+    if (weights)
+        p->md[1] = *weights;
+    else
+        s |= dnnl_memory_desc_init_by_tag(&p->md[1], 2, dw, dnnl_type(key->xtype),
+                                          dnnl_format_tag_any);
+    s |= dnnl_memory_desc_init_by_strides(&p->md[2], 2, dy, dnnl_type(key->ytype), sy);
+    s |= dnnl_memory_desc_init_by_tag(&p->md[3], 2, db, dnnl_f32, dnnl_ab);
+    dnnl_matmul_desc_t d;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    s |= dnnl_matmul_desc_init(&d, &p->md[0], &p->md[1], key->bias ? &p->md[3] : NULL, &p->md[2]);
+    s |= dnnl_primitive_attr_create(&attr);
+    s |= dnnl_primitive_attr_set_fpmath_mode(attr, dnnl_fpmath_mode_strict);
+    s |= dnnl_post_ops_create(&ops);
+    if (key->add) s |= dnnl_post_ops_append_sum(ops, 1.0f);
+    s |= dnnl_primitive_attr_set_post_ops(attr, ops);
+    if (s == dnnl_success) s = dnnl_primitive_desc_create(out, &d, attr, engine, NULL);
+    if (ops) dnnl_post_ops_destroy(ops);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    return dnnl_check(s, "matmul");
+}
+
+/* The primitive of a shape, made when it is new, in place of the one used least recently. */
+static err primitive_find(struct primitive **out, struct cpu_primitives *all,
+                          const struct shape_key *key, const dnnl_memory_desc_t *weights)
+{
+    size_t oldest = 0;
+    all->clock++;
+    for (size_t i = 0; i < all->count; i++) {
+        struct primitive *p = &all->one[i];
+        if (!memcmp(&p->key, key, sizeof *key) && dnnl_memory_desc_equal(&p->md[1], weights)) {
+            p->used = all->clock;
+            *out = p;
+            return ERR_NONE;
+        }
+        if (p->used < all->one[oldest].used) oldest = i;
+    }
+    struct primitive fresh = {.key = *key, .used = all->clock};
+    dnnl_primitive_desc_t pd = NULL;
+    TRY(describe(&pd, &fresh, all->engine, weights));
+    err e = dnnl_check(dnnl_primitive_create(&fresh.primitive, pd), "matmul");
+    dnnl_primitive_desc_destroy(pd);
+    if (err_is(e)) return e;
+    if (all->count < PRIMITIVES)
+        oldest = all->count++;
+    else
+        dnnl_primitive_destroy(all->one[oldest].primitive);
+    all->one[oldest] = fresh;
+    *out = &all->one[oldest];
+    return ERR_NONE;
+}
+
+static err multiply(struct backend_context *c, const struct shape_key *key, const struct piece *w,
+                    void *pointer[3] /* x, y, bias */)
+{
+    struct cpu_primitives *all = c->primitives;
+    omp_set_num_threads(all->threads);
+    struct primitive *p = NULL;
+    TRY(primitive_find(&p, all, key, &w->md));
+    void *data[4] = {pointer[0], w->data, pointer[1], pointer[2]};
+    int name[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
+    dnnl_exec_arg_t arg[4];
+    dnnl_status_t s = dnnl_success;
+    int count = 0;
+    for (int i = 0; i < 3 + key->bias; i++) {
+        arg[i].arg = name[i];
+        s |= dnnl_memory_create(&arg[i].memory, &p->md[i], all->engine, data[i]);
+        if (s != dnnl_success) break;
+        count++;
+    }
+    if (s == dnnl_success) s = dnnl_primitive_execute(p->primitive, all->stream, count, arg);
+    if (s == dnnl_success) s = dnnl_stream_wait(all->stream);
+    for (int i = 0; i < count; i++)
+        dnnl_memory_destroy(arg[i].memory);
+    return dnnl_check(s, "matmul");
+}
+
+static size_t round_rows(size_t rows)
+{
+    return rows < 8 ? rows : (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+}
+
+void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
+                const struct backend_weight *w, size_t rows, bool add)
+{
+    double since = cpu_clock();
+    for (size_t i = 0; i < w->pieces[0] && rows && !err_is(c->first); i++) {
+        const struct piece *p = &w->piece[0][i];
+        struct shape_key key = {(int64_t)round_rows(rows),
+                                (int64_t)p->count,
+                                (int64_t)w->k,
+                                (int64_t)x.ld,
+                                (int64_t)y.ld,
+                                x.type,
+                                y.type,
+                                add,
+                                w->bias != NULL};
+        void *pointer[3] = {x.data, mat_at(y, 0, p->first).data,
+                            w->bias ? w->bias + p->first : NULL};
+        err e = multiply(c, &key, p, pointer);
+        if (err_is(e)) cpu_fail(c, e);
+    }
+    cpu_count(c, OP_LINEAR, since);
+}
+
+void cpu_linear_slice_back(struct backend_context *c, struct mat dx, struct mat dy,
+                           const struct backend_weight *w, size_t slice, size_t rows, bool add)
+{
+    if (!rows || err_is(c->first)) return;
+    const struct piece *p = &w->piece[1][slice];
+    struct shape_key key = {(int64_t)round_rows(rows),
+                            (int64_t)w->k,
+                            (int64_t)p->count,
+                            (int64_t)dy.ld,
+                            (int64_t)dx.ld,
+                            dy.type,
+                            dx.type,
+                            add,
+                            0};
+    void *pointer[3] = {dy.data, dx.data, NULL};
+    err e = multiply(c, &key, p, pointer);
+    if (err_is(e)) cpu_fail(c, e);
+}
+
+void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
+                     const struct backend_weight *w, size_t rows, bool add)
+{
+    double since = cpu_clock();
+    REQUIRE(w->pieces[1] > 0);
+    for (size_t i = 0; i < w->pieces[1]; i++)
+        cpu_linear_slice_back(c, dx, mat_at(dy, 0, w->piece[1][i].first), w, i, rows, add || i > 0);
+    cpu_count(c, OP_LINEAR_BACK, since);
+}
+
+size_t cpu_weight_rows(const struct backend_weight *w)
+{
+    return w->n;
+}
+size_t cpu_weight_slices(const struct backend_weight *w, bool back)
+{
+    return w->pieces[back];
+}
+void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice,
+                      bool back)
+{
+    *first = w->piece[back][slice].first;
+    *count = w->piece[back][slice].count;
+}
+
+/* From rows of W as they are, (count, k) of `type`, to the layout of `p`. Forward reads them as W^T
+ * (k, count). */
+static err reorder(struct piece *p, const struct backend_context *c, void *rows, size_t k,
+                   bool back)
+{
+    struct cpu_primitives *all = c->primitives;
+    dnnl_memory_desc_t from;
+    dnnl_dims_t dims = {(int64_t)k, (int64_t)p->count};
+    if (back) dims[0] = (int64_t)p->count, dims[1] = (int64_t)k;
+    dnnl_memory_t a = NULL, b = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_primitive_t primitive = NULL;
+    omp_set_num_threads(all->threads);
+    dnnl_status_t s = dnnl_memory_desc_init_by_tag(&from, 2, dims, dnnl_type(c->precision),
+                                                   back ? dnnl_ab : dnnl_ba);
+    s |= dnnl_memory_create(&a, &from, all->engine, rows);
+    s |= dnnl_memory_create(&b, &p->md, all->engine, p->data);
+    if (s == dnnl_success)
+        s = dnnl_reorder_primitive_desc_create(&pd, &from, all->engine, &p->md, all->engine, NULL);
+    if (s == dnnl_success) s = dnnl_primitive_create(&primitive, pd);
+    if (s == dnnl_success) {
+        dnnl_exec_arg_t arg[2] = {{DNNL_ARG_FROM, a}, {DNNL_ARG_TO, b}};
+        s = dnnl_primitive_execute(primitive, all->stream, 2, arg);
+        s |= dnnl_stream_wait(all->stream);
+    }
+    if (primitive) dnnl_primitive_destroy(primitive);
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (a) dnnl_memory_destroy(a);
+    if (b) dnnl_memory_destroy(b);
+    return dnnl_check(s, "reorder");
+}
+
+/* The layout oneDNN likes for this piece with many rows. */
+static err piece_layout(struct piece *p, const struct backend_context *c, size_t k, bool back)
+{
+    struct shape_key key = {.rows = 1024,
+                            .n = (int64_t)(back ? k : p->count),
+                            .k = (int64_t)(back ? p->count : k),
+                            .xtype = c->precision,
+                            .ytype = c->precision};
+    key.ldx = key.k;
+    key.ldy = key.n;
+    struct primitive trial = {.key = key};
+    dnnl_primitive_desc_t pd = NULL;
+    TRY(describe(&pd, &trial, c->primitives->engine, NULL));
+    p->md = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    dnnl_primitive_desc_destroy(pd);
+    p->data = cpu_alloc(dnnl_memory_desc_get_size(&p->md));
+    return p->data ? ERR_NONE : err_sys(ENOMEM, "engine: a packed weight");
+}
+
+static err pack_pieces(struct backend_weight *w, struct backend_context *c,
+                       const struct weight_source *s, bool back)
+{
+    size_t most = back ? PIECE_BACK : PIECE_FORWARD, pieces = (s->n + most - 1) / most;
+    size_t count = (s->n + pieces - 1) / pieces;
+    count = (count + 63) / 64 * 64;
+    w->piece[back] = calloc(pieces, sizeof *w->piece[back]);
+    size_t size = c->precision == DTYPE_F32 ? 4 : 2;
+    char *rows = cpu_alloc(count * s->k * size);
+    float *wide = cpu_alloc(PACK_ROWS * s->k * sizeof(float));
+    err e = ERR_NONE;
+    if (!w->piece[back] || !rows || !wide) e = err_sys(ENOMEM, "engine: packing a weight");
+    for (size_t first = 0; first < s->n && !err_is(e); first += count) {
+        struct piece *p = &w->piece[back][w->pieces[back]++];
+        p->first = first;
+        p->count = s->n - first < count ? s->n - first : count;
+        for (size_t i = 0; i < p->count; i += PACK_ROWS) {
+            size_t n = p->count - i < PACK_ROWS ? p->count - i : PACK_ROWS;
+            s->rows(wide, s->user, first + i, n);
+            struct mat from = {wide, DTYPE_F32, s->k};
+            struct mat to = {rows + i * s->k * size, c->precision, s->k};
+            backend_cpu.convert(c, to, from, n, s->k, 1.0f);
+        }
+        e = piece_layout(p, c, s->k, back);
+        if (!err_is(e)) e = reorder(p, c, rows, s->k, back);
+    }
+    free(rows);
+    free(wide);
+    return e;
+}
+
+void cpu_weight_close(struct backend_weight *w)
+{
+    if (!w) return;
+    for (int back = 0; back < 2; back++) {
+        for (size_t i = 0; i < w->pieces[back]; i++)
+            free(w->piece[back][i].data);
+        free(w->piece[back]);
+    }
+    free(w->bias);
+    free(w);
+}
+
+err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
+                    const struct weight_source *s)
+{
+    struct backend_weight *w = calloc(1, sizeof *w);
+    if (!w) return err_sys(ENOMEM, "engine");
+    w->n = s->n;
+    w->k = s->k;
+    err e = ERR_NONE;
+    if (s->bias && !(w->bias = cpu_alloc(s->n * sizeof(float)))) e = err_sys(ENOMEM, "engine");
+    if (w->bias) memcpy(w->bias, s->bias, s->n * sizeof(float));
+    if (!err_is(e) && (s->products & BACKEND_FORWARD)) e = pack_pieces(w, c, s, false);
+    if (!err_is(e) && (s->products & BACKEND_BACKWARD)) e = pack_pieces(w, c, s, true);
+    if (err_is(e))
+        cpu_weight_close(w);
+    else
+        *out = w;
+    return e;
+}
