@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# What must be refused, with a message that says why, while the run goes on: strangers, old TLS, no
+# certificate, a member in the admin's chair, another base, an unreadable row, a second coordinator.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+
+# refused STATUS TEXT COMMAND...: it must end with such a status and say something like TEXT.
+refused() {
+  local wanted=$1 text=$2 status=0
+  shift 2
+  timeout 30 "$@" >"$work/said" 2>&1 || status=$?
+  [[ "$status" =~ ^$wanted$ ]] || fail_with "$work/said" "$*: status $status, expected $wanted"
+  grep -qiE "$text" "$work/said" || fail_with "$work/said" "$*: said nothing like \"$text\""
+}
+# as CERTS ID: the connection's options.
+as() {
+  echo "--server 127.0.0.1:$port --ca $1/ca.pem --cert $1/$2.pem --key $1/$2.key"
+}
+join() {
+  local identity=$1
+  shift
+  echo "$programs/fedlora join --run r $identity --threads 1 --base $work/base --data $work/rows.jsonl $*"
+}
+
+python3 "$root/tests/e2e/tiny.py" model "$work/base"
+python3 "$root/tests/e2e/tiny.py" model "$work/other" --seed 2
+python3 "$root/tests/e2e/tiny.py" rows "$work/rows.jsonl"
+sed '3s/.*/{"prompt": "half a row"}/' "$work/rows.jsonl" >"$work/bad.jsonl"
+make_certs ann bob mallory
+"$root/deploy/make-certs.sh" "$work/elsewhere" --federation elsewhere ann >/dev/null
+digest=$("$programs/fedlora" inspect "$work/base" --json | report field digest)
+start_coordinator "$work/coordinator"
+admin create r --method flora --rounds 2 --members ann,bob --base-digest "$digest" --targets q,v \
+  --alpha 8 --steps 2 --batch 2 --seq 32 --lr 1e-2 --precision f32 >"$work/admin.log" 2>&1 ||
+  fail_with "$work/admin.log" "create"
+
+certs=$work/certs
+# shellcheck disable=SC2046 # command lines made of words without blanks
+{
+  refused 3 'member' $(join "$(as "$certs" mallory)")
+  refused '[123]' 'certificate|authority' $(join "$(as "$work/elsewhere" ann)")
+  refused '[23]' 'base' $(join "$(as "$certs" ann)" --base "$work/other")
+  refused 2 'bad.jsonl:3' $(join "$(as "$certs" ann)" --data "$work/bad.jsonl")
+  refused 3 'admin|operator' "$programs/fedlora" run list $(as "$certs" ann)
+  refused 3 'client|member' $(join "$(as "$certs" ops)")
+  refused '[23]' 'nothing' "$programs/fedlora" run status nothing $(as "$certs" ops)
+}
+refused 1 "$port|in use" "$programs/fedlorad" --config "$work/coordinator/fedlorad.ini"
+
+# handshake OPTION...: what TLS itself says; the certificate of ann unless told otherwise.
+handshake() { openssl s_client -connect "127.0.0.1:$port" -CAfile "$certs/ca.pem" -alpn h2 "$@" </dev/null; }
+ann=(-cert "$certs/ann.pem" -key "$certs/ann.key")
+handshake -tls1_3 "${ann[@]}" >"$work/said" 2>&1 || fail_with "$work/said" "TLS 1.3 with a certificate"
+if handshake -tls1_2 "${ann[@]}" >"$work/said" 2>&1; then fail "TLS 1.2 was accepted"; fi
+
+spawn "$work/ann.log" $(join "$(as "$certs" ann)")
+ann=$last_child
+spawn "$work/bob.log" $(join "$(as "$certs" bob)")
+bob=$last_child
+wait_within 60 "$ann" ann "$work/ann.log"
+wait_within 60 "$bob" bob "$work/bob.log"
+[ "$(admin status r --json | report field phase)" = finished ] || fail "the run did not finish"
+echo "all refused with a reason, and the run finished"

@@ -1,0 +1,97 @@
+# What the e2e scripts share: a work folder, processes that end with the script, a coordinator and its
+# members on this machine, over TLS. Sourced by tests/e2e/*.sh; needs FEDLORA_BUILD_DIR.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+programs=${FEDLORA_BUILD_DIR:-$root/build/release}
+work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-e2e-XXXXXX")
+children=() last_child=0
+
+skip() { echo "$*"; exit 77; }
+fail() { echo "FAILED: $*" >&2; exit 1; }
+# fail_with LOG TEXT: the end of a log, then what that means.
+fail_with() { tail -20 "$1" >&2; fail "$2"; }
+
+# spawn LOG COMMAND...: in the background; killed with this script, however it ends.
+spawn() {
+  local log=$1
+  shift
+  setpriv --pdeathsig KILL -- "$@" >>"$log" 2>&1 &
+  last_child=$!
+  children+=("$last_child")
+}
+alive() { kill -0 "$1" 2>/dev/null; }
+end_children() {
+  local pid
+  for pid in ${children[@]+"${children[@]}"}; do kill -KILL "$pid" 2>/dev/null || true; done
+  wait
+  if [ -z "${KEEP:-}" ]; then rm -rf "$work"; fi
+}
+trap end_children EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# wait_within SECONDS PID NAME LOG: a process must end well within the time.
+wait_within() {
+  local tenths=$(($1 * 10))
+  while alive "$2"; do
+    [ $((tenths -= 1)) -gt 0 ] || fail_with "$4" "$3 has not ended after $1 s"
+    sleep 0.1
+  done
+  wait "$2" || fail_with "$4" "$3 ended with status $?"
+}
+
+[ -x "$programs/fedlora" ] && [ -x "$programs/fedlorad" ] || skip "$programs has no fedlora and fedlorad"
+
+# ---- a federation; one coordinator at a time
+
+report() { python3 "$root/deploy/demo_report.py" "$@"; }
+
+make_certs() {
+  "$root/deploy/make-certs.sh" "$work/certs" --federation e2e --admin ops "$@" >"$work/certs.log" 2>&1 ||
+    fail_with "$work/certs.log" "make-certs.sh"
+}
+
+# start_coordinator DIR: with its files in DIR; the same DIR again goes on where it was. Answers before
+# this returns.
+start_coordinator() {
+  local tries=100
+  if [ ! -e "$1/fedlorad.ini" ]; then
+    mkdir -p "$1"
+    port=$(report port)
+    cat >"$1/fedlorad.ini" <<INI
+[server]
+listen = 127.0.0.1:$port
+INI
+  fi
+  spawn "$work/fedlorad.log" "$programs/fedlorad" --config "$1/fedlorad.ini"
+  coordinator=$last_child
+  until admin list --json >/dev/null 2>"$work/list.log"; do
+    alive "$coordinator" || fail_with "$work/fedlorad.log" "fedlorad ended"
+    [ $((tries -= 1)) -gt 0 ] || fail_with "$work/list.log" "fedlorad does not answer"
+    sleep 0.1
+  done
+}
+stop_coordinator() {
+  kill -TERM "$coordinator"
+  wait_within 10 "$coordinator" fedlorad "$work/fedlorad.log"
+}
+admin() {
+  local verb=$1
+  shift
+  "$programs/fedlora" run "$verb" "$@" --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" \
+    --cert "$work/certs/ops.pem" --key "$work/certs/ops.key"
+}
+# join_member RUN ID OPTION...: in the background, with one thread.
+join_member() {
+  local run=$1 id=$2
+  shift 2
+  spawn "$work/$id.log" "$programs/fedlora" join --run "$run" --server "127.0.0.1:$port" \
+    --ca "$work/certs/ca.pem" --cert "$work/certs/$id.pem" --key "$work/certs/$id.key" --threads 1 "$@"
+}
+# wait_for_round RUN N: until the run has come to round N (or further).
+wait_for_round() {
+  local tries=300 round
+  until round=$(admin status "$1" --json 2>/dev/null | report field round) && [ "$round" -ge "$2" ]; do
+    [ $((tries -= 1)) -gt 0 ] || fail_with "$work/fedlorad.log" "run $1 does not reach round $2"
+    sleep 0.1
+  done
+}
