@@ -54,11 +54,13 @@ ann=(-cert "$certs/ann.pem" -key "$certs/ann.key")
 handshake -tls1_3 "${ann[@]}" >"$work/said" 2>&1 || fail_with "$work/said" "TLS 1.3 with a certificate"
 if handshake -tls1_2 "${ann[@]}" >"$work/said" 2>&1; then fail "TLS 1.2 was accepted"; fi
 
+# shellcheck disable=SC2046
 spawn "$work/ann.log" $(join "$(as "$certs" ann)")
-ann=$last_child
+first=$last_child
+# shellcheck disable=SC2046
 spawn "$work/bob.log" $(join "$(as "$certs" bob)")
-bob=$last_child
-wait_within 60 "$ann" ann "$work/ann.log"
-wait_within 60 "$bob" bob "$work/bob.log"
+second=$last_child
+wait_within 60 "$first" ann "$work/ann.log"
+wait_within 60 "$second" bob "$work/bob.log"
 [ "$(admin status r --json | report field phase)" = finished ] || fail "the run did not finish"
 echo "all refused with a reason, and the run finished"
