@@ -1,0 +1,433 @@
+#include "client/session.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "client/command.h"
+#include "client/retry.h"
+#include "client/session_local.h"
+#include "client/session_work.h"
+#include "proto/message.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SESSION_WAIT_MS = 20 * 1000, /* of one long poll */
+    SESSION_AGAIN_MS = 1000,     /* least pause before the same task is done a second time */
+    SESSION_WAIT_MOST_MS = 60 * 1000,
+};
+
+struct session {
+    const struct session_options *o;
+    struct session_local local;
+    struct session_work work;
+    struct rpc_client *client;
+    struct retry retry;
+    Fedlora__V1__HelloReply *hello;
+    struct session_result result;
+    uint32_t submitted_round; /* accepted in this process; 0: none */
+    char said[512];           /* the last reason for waiting that was printed */
+};
+
+static void say(const struct session *s, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void say(const struct session *s, const char *format, ...)
+{
+    char line[1024];
+    if (s->o->quiet) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fprintf(stderr, "%s\n", line);
+}
+
+/* ---------------------------------------------------------------- hello */
+
+static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
+                        struct arena *arena)
+{
+    size_t n = (size_t)arch->layers * MODULE_KINDS;
+    Fedlora__V1__ModuleShape **list = NULL, *shape = NULL;
+    TRY(arena_take(&list, arena, n, sizeof(Fedlora__V1__ModuleShape *)));
+    TRY(arena_take(&shape, arena, n, sizeof *shape));
+    for (size_t i = 0; i < n; i++) {
+        enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        const char *kept = NULL;
+        model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
+        TRY(arena_text(&kept, arena, name, strlen(name)));
+        shape[i] = (Fedlora__V1__ModuleShape)FEDLORA__V1__MODULE_SHAPE__INIT;
+        shape[i].name = (char *)(uintptr_t)kept;
+        model_module_shape(&shape[i].d_out, &shape[i].d_in, arch, kind);
+        list[i] = &shape[i];
+    }
+    *out = list;
+    *count = n;
+    return ERR_NONE;
+}
+
+/* The processor's name: byte identity of results is promised for one type and one set of libraries.
+ */
+static void name_libraries(char *out, size_t bytes)
+{
+    char *text = NULL;
+    size_t size = 0;
+    snprintf(out, bytes, "unknown processor");
+    if (err_is(file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20))) return;
+    const char *line = strstr(text, "model name"), *colon = line == NULL ? NULL : strchr(line, ':');
+    if (colon != NULL) snprintf(out, bytes, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+    free(text);
+}
+
+static err hello_once(struct session *s)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/Hello",
+                                                &fedlora__v1__hello_reply__descriptor};
+    char libraries[256];
+    struct arena arena = {0};
+    Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
+    request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
+    request.protocol = 1;
+    if (s->o->run != NULL) request.run = (char *)(uintptr_t)s->o->run;
+    request.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, s->local.base.byte};
+    request.rank = s->o->rank;
+    request.memory_bytes = s->o->memory;
+    request.examples = s->local.data.count;
+    name_libraries(libraries, sizeof libraries);
+    request.libraries = libraries;
+    err e = list_modules(&request.modules, &request.n_modules, &s->local.model.arch, &arena);
+    Fedlora__V1__HelloReply *reply = NULL;
+    if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
+    arena_close(&arena);
+    if (err_is(e)) return e;
+    if (reply->training == NULL || !text_is_name(reply->run, LIMIT_NAME_BYTES - 1) ||
+        strcmp(reply->member, rpc_client_identity(s->client)->id) != 0) {
+        message_free(reply);
+        return err_make(ERR_INPUT,
+                        "the coordinator's answer to Hello is not one this program understands");
+    }
+    message_free(s->hello);
+    s->hello = reply;
+    return ERR_NONE;
+}
+
+static err hello(struct session *s)
+{
+    err e;
+    while (err_is(e = hello_once(s)))
+        TRY(retry_wait(&s->retry, e, "the coordinator"));
+    retry_ok(&s->retry);
+    snprintf(s->result.run, sizeof s->result.run, "%s", s->hello->run);
+    snprintf(s->result.member, sizeof s->result.member, "%s", s->hello->member);
+    say(s, "joined run %s as %s: %s, rank %u, %u rounds, %zu rows of data", s->hello->run,
+        s->hello->member, s->hello->method, s->hello->rank, s->hello->rounds, s->local.data.count);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- blobs */
+
+static err take_digest(struct digest *out, const ProtobufCBinaryData *from, const char *what)
+{
+    if (from->len != DIGEST_BYTES)
+        return err_make(ERR_INPUT,
+                        "the coordinator's task: the digest of the %s has %zu bytes, expected %d",
+                        what, from->len, DIGEST_BYTES);
+    memcpy(out->byte, from->data, DIGEST_BYTES);
+    return ERR_NONE;
+}
+
+/* The file of a blob, downloaded unless it is here. */
+static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
+                     const char *what)
+{
+    struct digest have;
+    session_work_blob(path, &s->work, digest);
+    if (file_exists(path) && !err_is(digest_of_file(&have, path)) && digest_equal(&have, digest))
+        return ERR_NONE;
+    const struct remote_blob blob = {.method = "/fedlora.v1.Federation/Fetch",
+                                     .run = s->hello->run,
+                                     .digest = *digest,
+                                     .path = path};
+    err e;
+    while (err_is(e = remote_fetch(s->client, &blob)))
+        TRY(retry_wait(&s->retry, err_in(e, "downloading the %s", what), "the coordinator"));
+    retry_ok(&s->retry);
+    struct file_map map = {0};
+    if (!err_is(file_map_open(&map, path))) s->result.bytes_down += map.size;
+    file_map_close(&map);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- one round */
+
+struct round_files {
+    struct digest state, frozen;
+    bool has_frozen;
+    char state_path[LIMIT_PATH_BYTES], frozen_path[LIMIT_PATH_BYTES],
+        frozen_text[DIGEST_TEXT_BYTES];
+};
+
+static err fetch_round(struct round_files *f, struct session *s, const ProtobufCBinaryData *state,
+                       const ProtobufCBinaryData *frozen)
+{
+    TRY(take_digest(&f->state, state, "state"));
+    f->has_frozen = frozen->len != 0;
+    if (f->has_frozen) {
+        TRY(take_digest(&f->frozen, frozen, "frozen factors"));
+        digest_text(f->frozen_text, &f->frozen);
+    }
+    session_work_drop_blobs(&s->work, &f->state, f->has_frozen ? &f->frozen : NULL);
+    if (f->has_frozen) TRY(need_blob(f->frozen_path, s, &f->frozen, "frozen factors"));
+    return need_blob(f->state_path, s, &f->state, "state");
+}
+
+static struct session_round describe_round(const struct session *s, const struct round_files *f,
+                                           const Fedlora__V1__TrainTask *task)
+{
+    return (struct session_round){.run = s->hello->run,
+                                  .member = s->hello->member,
+                                  .method = s->hello->method,
+                                  .base = s->local.base_text,
+                                  .state_path = f->state_path,
+                                  .frozen_path = f->has_frozen ? f->frozen_path : NULL,
+                                  .frozen_digest = f->frozen_text,
+                                  .round = task->round,
+                                  .rank = task->rank,
+                                  .alpha = task->alpha,
+                                  .rslora = task->rslora,
+                                  .seed = task->training->seed};
+}
+
+static err train_round(struct session_update *out, struct session *s,
+                       const Fedlora__V1__TrainTask *task)
+{
+    struct round_files files = {0};
+    char path[LIMIT_PATH_BYTES];
+    struct train_result result = {0};
+    struct session_report report;
+    struct file_map map = {0};
+    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    struct session_round round = describe_round(s, &files, task);
+    TRY(session_trains(&round.trains, task->factors, task->n_factors));
+    session_work_update(path, &s->work, s->hello->run, task->round);
+    session_report_begin(&report, s->client, s->hello->run, task->round);
+    err e = session_local_train(&result, &s->local, path, &round, task->training, &report);
+    session_report_end(&report);
+    if (e.kind == ERR_STATE) say(s, "round %u was given up: %s", task->round, report.reason);
+    if (err_is(e)) return e;
+    struct session_update update = {.state = files.state,
+                                    .examples = s->local.data.count,
+                                    .tokens = result.tokens,
+                                    .train_loss = result.mean_loss,
+                                    .seconds = result.seconds};
+    TRY(digest_of_file(&update.digest, path));
+    TRY(file_map_open(&map, path));
+    update.size = map.size;
+    file_map_close(&map);
+    TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
+    s->result.rounds_trained++;
+    *out = update;
+    return ERR_NONE;
+}
+
+static void count_upload(struct session *s, const struct session_update *update, uint32_t round,
+                         const Fedlora__V1__SubmitReply *reply)
+{
+    char size[32];
+    s->result.bytes_up += update->size;
+    s->submitted_round = round;
+    text_size(size, sizeof size, update->size);
+    say(s, "round %u: update of %s sent, loss %.4f%s", round, size, update->train_loss,
+        reply->counted_in > round ? "; late, it counts in the next round" : "");
+}
+
+static err submit(struct session *s, const struct session_update *update, uint32_t round)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct digest digest = update->digest;
+    session_work_update(path, &s->work, s->hello->run, round);
+    Fedlora__V1__SubmitHeader header = FEDLORA__V1__SUBMIT_HEADER__INIT;
+    header.run = s->hello->run;
+    header.round = round;
+    header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
+    header.size = update->size;
+    header.examples = update->examples;
+    header.train_loss = update->train_loss;
+    header.seconds = update->seconds;
+    header.tokens = update->tokens;
+    for (;;) {
+        Fedlora__V1__SubmitReply *reply = NULL;
+        err e = remote_submit(&reply, s->client, &header, path);
+        if (!err_is(e) && reply->durable) {
+            retry_ok(&s->retry);
+            count_upload(s, update, round, reply);
+            message_free(reply);
+            return ERR_NONE;
+        }
+        message_free(reply);
+        if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator has not kept the update");
+        if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
+        TRY(retry_wait(&s->retry, err_in(e, "sending round %u", round), "the coordinator"));
+    }
+}
+
+static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
+{
+    struct session_update update = {0};
+    struct digest state;
+    if (task->training == NULL || strcmp(task->run, s->hello->run) != 0 || task->round == 0)
+        return err_make(ERR_INPUT, "the coordinator's task is not one of run %s", s->hello->run);
+    TRY(take_digest(&state, &task->state_digest, "state"));
+    /* What a late update may still be counted in is this round; older ones are done with. */
+    session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
+    bool again = s->submitted_round == task->round;
+    if (again) TRY(retry_sleep(SESSION_AGAIN_MS));
+    err e = ERR_NONE;
+    if (session_work_find(&update, &s->work, s->hello->run, task->round, &state)) {
+        if (!again) say(s, "round %u: trained already, sending the update", task->round);
+    } else {
+        e = train_round(&update, s, task);
+    }
+    if (!err_is(e)) e = submit(s, &update, task->round);
+    if (e.kind != ERR_STATE) return e;
+    say(s, "round %u: %s", task->round, e.text);
+    return retry_sleep(SESSION_AGAIN_MS);
+}
+
+static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/Report",
+                                                &fedlora__v1__report_reply__descriptor};
+    struct round_files files = {0};
+    struct engine_evaluation evaluation = {0};
+    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    struct session_round round = {.run = s->hello->run,
+                                  .member = s->hello->member,
+                                  .method = s->hello->method,
+                                  .base = s->local.base_text,
+                                  .state_path = files.state_path,
+                                  .frozen_path = files.has_frozen ? files.frozen_path : NULL,
+                                  .frozen_digest = files.frozen_text,
+                                  .round = task->round,
+                                  .rank = s->hello->rank,
+                                  .alpha = s->hello->alpha,
+                                  .rslora = s->hello->rslora,
+                                  .trains = ADAPTER_B};
+    TRY(session_local_evaluate(&evaluation, &s->local, &round));
+    Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+    request.run = s->hello->run;
+    request.round = task->round;
+    request.eval_rows = evaluation.rows;
+    request.eval_loss = evaluation.loss;
+    Fedlora__V1__ReportReply *reply = NULL;
+    err e;
+    while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
+        TRY(retry_wait(&s->retry, e, "the coordinator"));
+    retry_ok(&s->retry);
+    message_free(reply);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
+{
+    if (task->reason[0] != 0 && strncmp(task->reason, s->said, sizeof s->said - 1) != 0) {
+        snprintf(s->said, sizeof s->said, "%s", task->reason);
+        say(s, "waiting: %s", s->said);
+    }
+    return retry_sleep(task->retry_ms < SESSION_WAIT_MOST_MS ? task->retry_ms
+                                                             : SESSION_WAIT_MOST_MS);
+}
+
+static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
+{
+    snprintf(s->result.outcome, sizeof s->result.outcome, "%s", task->outcome);
+    if (task->state_digest.len == DIGEST_BYTES) {
+        memcpy(s->result.state.byte, task->state_digest.data, DIGEST_BYTES);
+        s->result.state_size = task->state_size;
+        if (s->o->output != NULL) {
+            char path[LIMIT_PATH_BYTES];
+            struct file_map map = {0};
+            TRY(need_blob(path, s, &s->result.state, "last state"));
+            TRY(file_map_open(&map, path));
+            err e = file_write(s->o->output, map.data, map.size, s->o->force);
+            file_map_close(&map);
+            TRY(e);
+        }
+    }
+    session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
+    session_work_drop_blobs(&s->work, NULL, NULL);
+    return ERR_NONE;
+}
+
+static err next_task(Fedlora__V1__Task **out, struct session *s)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/NextTask",
+                                                &fedlora__v1__task__descriptor};
+    Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
+    request.run = s->hello->run;
+    request.wait_ms = SESSION_WAIT_MS;
+    err e;
+    while (err_is(e = remote_call(out, s->client, &method, &request.base,
+                                  SESSION_WAIT_MS + REMOTE_CALL_MS))) {
+        TRY(retry_wait(&s->retry, e, "the coordinator"));
+        /* A coordinator that was restarted, or lost us, wants to hear who we are. */
+        if (e.kind == ERR_STATE) TRY(hello(s));
+    }
+    retry_ok(&s->retry);
+    return ERR_NONE;
+}
+
+static err loop(struct session *s)
+{
+    for (;;) {
+        Fedlora__V1__Task *task = NULL;
+        TRY(next_task(&task, s));
+        err e = ERR_NONE;
+        bool end = task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED;
+        if (task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) s->said[0] = 0;
+        switch (task->kind_case) {
+        case FEDLORA__V1__TASK__KIND_TRAIN:
+            e = do_train(s, task->train);
+            break;
+        case FEDLORA__V1__TASK__KIND_WAIT:
+            e = do_wait(s, task->wait);
+            break;
+        case FEDLORA__V1__TASK__KIND_EVALUATE:
+            e = do_evaluate(s, task->evaluate);
+            break;
+        case FEDLORA__V1__TASK__KIND_FINISHED:
+            e = do_finished(s, task->finished);
+            break;
+        default:
+            e = err_make(ERR_INPUT, "the coordinator sent a task this program does not know");
+            break;
+        }
+        message_free(task);
+        if (err_is(e) || end) return e;
+    }
+}
+
+err session_run(struct session_result *out, const struct session_options *o)
+{
+    struct session s = {.o = o, .retry = {.give_up_ms = o->retry_ms, .quiet = o->quiet}};
+    err e;
+    TRY_OUT(e, remote_open(&s.client, &o->remote));
+    TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
+    TRY_OUT(e, session_local_open(&s.local, o));
+    TRY_OUT(e, hello(&s));
+    TRY_OUT(e, session_local_prepare(&s.local, s.hello->training));
+    TRY_OUT(e, loop(&s));
+    *out = s.result;
+out:
+    message_free(s.hello);
+    session_local_close(&s.local);
+    session_work_close(&s.work);
+    rpc_client_close(s.client);
+    return e;
+}

@@ -1,0 +1,136 @@
+#include "client/session_local.h"
+
+#include "client/command.h"
+#include "client/progress.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+err session_local_open(struct session_local *out, const struct session_options *o)
+{
+    struct session_local local = {.options = o};
+    err e;
+    TRY_OUT(e, model_open(&local.model, o->base));
+    TRY_OUT(e, tokenizer_open(&local.tokenizer, o->base));
+    const struct data_options data = {.tokenizer = local.tokenizer,
+                                      .vocab = local.model.arch.vocab};
+    TRY_OUT(e, data_open(&local.data, o->data, &data));
+    TRY_OUT(e, model_digest(&local.base, &local.model));
+    digest_text(local.base_text, &local.base);
+    *out = local;
+    return ERR_NONE;
+out:
+    session_local_close(&local);
+    return e;
+}
+
+void session_local_close(struct session_local *local)
+{
+    engine_close(local->engine);
+    data_close(&local->data);
+    tokenizer_close(local->tokenizer);
+    model_close(&local->model);
+    *local = (struct session_local){0};
+}
+
+/* The run's word on precision binds; where it leaves it open, this machine's option decides. */
+static err choose_precision(enum dtype *out, const struct session_options *o, const char *word)
+{
+    enum dtype asked = DTYPE_NONE;
+    if (strcmp(word, "f32") == 0)
+        asked = DTYPE_F32;
+    else if (strcmp(word, "bf16") == 0)
+        asked = DTYPE_BF16;
+    else if (word[0] != 0 && strcmp(word, "auto") != 0)
+        return err_make(ERR_INPUT, "the run's precision \"%.40s\": expected f32, bf16 or auto",
+                        word);
+    if (asked != DTYPE_NONE && o->precision != DTYPE_NONE && asked != o->precision)
+        return err_make(ERR_INPUT, "--precision: the run asks for %s", word);
+    *out = asked != DTYPE_NONE ? asked : o->precision;
+    return ERR_NONE;
+}
+
+err session_local_prepare(struct session_local *local, const Fedlora__V1__Training *t)
+{
+    const struct session_options *o = local->options;
+    struct engine_options engine = {.device = o->device, .threads = o->threads};
+    TRY(choose_precision(&engine.precision, o, t->precision));
+    const struct data_options data = {.tokenizer = local->tokenizer,
+                                      .vocab = local->model.arch.vocab,
+                                      .seq = t->seq,
+                                      .no_eos = t->no_eos};
+    struct dataset again = {0};
+    TRY(data_open(&again, o->data, &data));
+    data_close(&local->data);
+    local->data = again;
+    engine_close(local->engine);
+    local->engine = NULL;
+    TRY(engine_open(&local->engine, &local->model, &engine));
+    model_drop_pages(&local->model);
+    return ERR_NONE;
+}
+
+struct training {
+    struct session_report *report;
+    struct progress progress;
+    uint64_t tokens;
+    double seconds;
+};
+
+static bool on_step(void *user, const struct train_step *step)
+{
+    struct training *t = user;
+    char detail[64];
+    t->tokens += step->tokens;
+    t->seconds += step->seconds;
+    double rate = t->seconds > 0 ? (double)t->tokens / t->seconds : 0;
+    session_report_step(t->report, (uint32_t)step->step + 1, (uint32_t)step->steps, step->loss,
+                        rate);
+    snprintf(detail, sizeof detail, "loss %.4f", step->loss);
+    progress_update(&t->progress, step->step + 1, step->steps, t->tokens, detail);
+    return !atomic_load(&t->report->abandon) && !command_stop;
+}
+
+err session_local_train(struct train_result *out, struct session_local *local, const char *path,
+                        const struct session_round *round, const Fedlora__V1__Training *wanted,
+                        struct session_report *report)
+{
+    struct session_adapter a = {0};
+    struct train_options options = {0};
+    struct train_result result = {0};
+    struct training training = {.report = report};
+    char what[64];
+    TRY(session_train_options(&options, wanted, round));
+    TRY(session_adapter_open(&a, &local->model.arch, round));
+    options.checkpoint = local->options->checkpoint;
+    options.on_step = on_step;
+    options.user = &training;
+    snprintf(what, sizeof what, "%.30s round %" PRIu32, round->run, round->round);
+    progress_begin(&training.progress, local->options->quiet, what, "tokens");
+    err e = train_run(&result, &a.adapter, local->engine, &local->data, &options);
+    progress_end(&training.progress, NULL);
+    if (atomic_load(&report->abandon) && !command_stop)
+        e = err_make(ERR_STATE, "round %" PRIu32 " is over for us", round->round);
+    if (!err_is(e)) e = session_update_write(path, &a, round);
+    if (!err_is(e)) *out = result;
+    session_adapter_close(&a);
+    return e;
+}
+
+static bool go_on(void *user, size_t done, size_t rows)
+{
+    (void)user, (void)done, (void)rows;
+    return !command_stop;
+}
+
+err session_local_evaluate(struct engine_evaluation *out, struct session_local *local,
+                           const struct session_round *round)
+{
+    struct session_adapter a = {0};
+    TRY(session_adapter_open(&a, &local->model.arch, round));
+    const struct engine_evaluate_options options = {.adapter = &a.adapter, .progress = go_on};
+    err e = engine_evaluate(out, NULL, local->engine, &local->data, &options);
+    session_adapter_close(&a);
+    return e;
+}

@@ -1,0 +1,37 @@
+/* What a member works with: base model, data and engine, opened in the order in which a mistake is
+ * found soonest, and the work of one task. Knows no coordinator. */
+#ifndef CLIENT_SESSION_LOCAL_H
+#define CLIENT_SESSION_LOCAL_H
+
+#include "client/data.h"
+#include "client/engine.h"
+#include "client/session.h"
+#include "client/session_report.h"
+#include "client/session_train.h"
+
+struct session_local {
+    const struct session_options *options;
+    struct model model;
+    struct digest base;
+    char base_text[DIGEST_TEXT_BYTES];
+    struct tokenizer *tokenizer;
+    struct dataset data;
+    struct engine *engine; /* NULL until session_local_prepare() */
+};
+
+/* Base, digest, tokenizer, data. */
+err session_local_open(struct session_local *out, const struct session_options *options);
+/* The data again as the run wants it, and the engine. */
+err session_local_prepare(struct session_local *local, const Fedlora__V1__Training *training);
+void session_local_close(struct session_local *local);
+
+/* Trains one round and writes its update to `path`. ERR_STATE when the coordinator has told
+ * `report` that the round is over; ERR_STOPPED when the user interrupts. */
+err session_local_train(struct train_result *out, struct session_local *local, const char *path,
+                        const struct session_round *round, const Fedlora__V1__Training *training,
+                        struct session_report *report);
+/* Loss of the state over our data. */
+err session_local_evaluate(struct engine_evaluation *out, struct session_local *local,
+                           const struct session_round *round);
+
+#endif
