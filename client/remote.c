@@ -146,13 +146,10 @@ static err settle(struct fetching *f)
     if (file_disk.fsync(f->fd) != 0) return err_sys(errno, "%s: cannot flush", f->part);
     if (file_disk.rename(f->part, f->blob->path) != 0)
         return err_sys(errno, "%s: cannot rename", f->part);
-    char folder[LIMIT_PATH_BYTES];
-    snprintf(folder, sizeof folder, "%s", f->blob->path);
-    char *slash = strrchr(folder, '/');
-    if (slash == NULL)
-        strcpy(folder, ".");
-    else if (slash != folder)
-        *slash = 0;
+    const char *slash = strrchr(f->blob->path, '/');
+    char folder[LIMIT_PATH_BYTES] = ".";
+    if (slash != NULL)
+        snprintf(folder, sizeof folder, "%.*s", (int)(slash - f->blob->path + 1), f->blob->path);
     return file_sync_dir(folder);
 }
 

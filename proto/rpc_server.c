@@ -165,7 +165,8 @@ static err check_tls_12_refused(struct rpc_server *s)
     struct self_check check = {.server = s};
     TRY(rpc_wire_split(check.host, sizeof check.host, check.port, s->listen, "listen"));
     bool any = strcmp(check.host, "0.0.0.0") == 0 || strcmp(check.host, "::") == 0;
-    if (any) strcpy(check.host, check.host[0] == '0' ? "127.0.0.1" : "::1");
+    if (any)
+        snprintf(check.host, sizeof check.host, "%s", check.host[0] == '0' ? "127.0.0.1" : "::1");
     snprintf(check.port, sizeof check.port, "%d", s->port);
     pthread_t thread;
     int code = pthread_create(&thread, NULL, self_check_main, &check);
