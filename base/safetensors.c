@@ -286,7 +286,7 @@ static err append_entry(struct bytes *out, const struct tensor *t, uint64_t star
                         t->name, dtype_name(t->dtype), t->dims);
     for (int d = 0; d < t->dims; d++)
         if (!size_mul(&count, count, t->shape[d])) count = SIZE_MAX;
-    if (!dtype_bytes(&size, t->dtype, count) || size != t->size || (size && !t->data))
+    if (!dtype_bytes(&size, t->dtype, count) || size != t->size)
         return err_make(ERR_INPUT, "tensor %s: %zu bytes do not match its shape", t->name, t->size);
     TRY(append_text(out, t->name));
     TRY(bytes_printf(out, ":{\"dtype\":\"%s\",\"shape\":[", dtype_name(t->dtype)));
@@ -361,12 +361,23 @@ static err plan_make(struct plan *plan, const struct tensor *tensor, size_t coun
     return header_write(&plan->header, plan->tensor, count, sorted, metadata_count);
 }
 
+static err check_data(const struct tensor *tensor, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (tensor[i].size && !tensor[i].data)
+            return err_make(ERR_INPUT,
+                            "tensor %s: %zu bytes do not match its shape: there are none",
+                            tensor[i].name, tensor[i].size);
+    return ERR_NONE;
+}
+
 err safetensors_write(struct bytes *out, const struct tensor *tensor, size_t count,
                       const struct metadata *metadata, size_t metadata_count)
 {
     struct plan plan = {0};
     size_t before = out->size;
-    err e = ERR_NONE;
+    err e = check_data(tensor, count);
+    if (err_is(e)) return e;
     TRY_OUT(e, plan_make(&plan, tensor, count, metadata, metadata_count));
     TRY_OUT(e, bytes_append(out, plan.header.data, plan.header.size));
     for (size_t i = 0; i < count; i++)
@@ -384,12 +395,24 @@ err safetensors_write_file(struct file_out *out, const struct tensor *tensor, si
                            const struct metadata *metadata, size_t metadata_count)
 {
     struct plan plan = {0};
-    err e = ERR_NONE;
+    err e = check_data(tensor, count);
+    if (err_is(e)) return e;
     TRY_OUT(e, plan_make(&plan, tensor, count, metadata, metadata_count));
     TRY_OUT(e, file_out_append(out, plan.header.data, plan.header.size));
     for (size_t i = 0; i < count; i++)
         TRY_OUT(e, file_out_append(out, plan.tensor[i].data, plan.tensor[i].size));
 out:
+    plan_close(&plan);
+    return e;
+}
+
+err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t count,
+                             const struct metadata *metadata, size_t metadata_count)
+{
+    struct plan plan = {0};
+    err e = plan_make(&plan, tensor, count, metadata, metadata_count);
+    if (!err_is(e)) e = file_out_append(out, plan.header.data, plan.header.size);
+    if (!err_is(e) && count > 0) memcpy(tensor, plan.tensor, count * sizeof *tensor);
     plan_close(&plan);
     return e;
 }
