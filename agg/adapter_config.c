@@ -179,7 +179,7 @@ static err patterns_read(struct adapter_config *c, const json_t *config, const c
     TRY(adapter_config_pattern_read(&c->rank, ranks, true, where, &c->arena));
     snprintf(where, sizeof where, "%s: alpha_pattern", path);
     TRY(adapter_config_pattern_read(&c->alphas, alphas, true, where, &c->arena));
-    c->alpha_text = c->target_modules = "";
+    c->alpha_text = c->target_modules = c->base_path = "";
     if (is_set(alphas)) TRY(arena_json(&c->alpha_text, &c->arena, alphas));
     if (targets && !json_is_null(targets)) TRY(arena_json(&c->target_modules, &c->arena, targets));
     return ERR_NONE;
@@ -197,7 +197,10 @@ static err config_read(struct adapter_config *c, const json_t *config, const cha
                         c->alpha);
     TRY(json_opt_bool(&c->rslora, config, "use_rslora", path));
     TRY(json_opt_bool(&c->fan_in_fan_out, config, "fan_in_fan_out", path));
-    return patterns_read(c, config, path);
+    TRY(patterns_read(c, config, path));
+    const char *base = "";
+    TRY(json_opt_str(&base, config, "base_model_name_or_path", path));
+    return arena_text(&c->base_path, &c->arena, base, strlen(base));
 }
 
 err adapter_config_open(struct adapter_config *out, const char *path)
@@ -274,9 +277,13 @@ static err config_pack(json_t *config, const struct adapter_file_meta *meta,
     ok = json_object_set_new(config, "alpha_pattern", alphas) == 0 && ok;
     for (size_t i = 0; ok && i < count; i++)
         ok = json_array_append_new(targets, json_string(module[i].name)) == 0;
+    bool named = meta->base_path && *meta->base_path;
+    ok = json_object_set_new(config, "base_model_name_or_path",
+                             named ? json_string(meta->base_path) : json_null()) == 0 &&
+         ok;
     static const char *const null_keys[] = {
-        "base_model_name_or_path", "auto_mapping",        "revision",          "modules_to_save",
-        "layers_pattern",          "layers_to_transform", "layer_replication", "exclude_modules"};
+        "auto_mapping",        "revision",          "modules_to_save", "layers_pattern",
+        "layers_to_transform", "layer_replication", "exclude_modules"};
     for (size_t i = 0; i < sizeof null_keys / sizeof *null_keys; i++)
         ok = json_object_set_new(config, null_keys[i], json_null()) == 0 && ok;
     json_t *values =

@@ -32,6 +32,7 @@ struct adapter_config {
     struct adapter_config_pattern rank, alphas;
     const char *alpha_text;     /* the alpha pattern as canonical JSON */
     const char *target_modules; /* as JSON */
+    const char *base_path;      /* base_model_name_or_path, or "" */
     struct arena arena;
 };
 

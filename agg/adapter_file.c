@@ -283,7 +283,7 @@ static err meta_read(struct adapter_file_meta *meta, const struct safetensors *s
     meta->alpha_pattern = text_of(st, "fedlora.alpha_pattern");
     meta->modules = text_of(st, "fedlora.modules");
     meta->dropped = text_of(st, "fedlora.dropped");
-    meta->target_modules = "";
+    meta->target_modules = meta->base_path = "";
     if ((text = safetensors_metadata(st, "fedlora.round"))) {
         err e = text_parse_int(&whole, text, 0, LIMIT_ROUNDS + 1);
         if (err_is(e)) return err_in(e, "fedlora.round");
@@ -318,6 +318,7 @@ static err meta_of_config(struct adapter_file *f, const struct adapter_config *c
     meta->rslora = c->rslora;
     meta->fan_in_fan_out = c->fan_in_fan_out;
     TRY(arena_text(&meta->alpha_pattern, &f->arena, c->alpha_text, strlen(c->alpha_text)));
+    TRY(arena_text(&meta->base_path, &f->arena, c->base_path, strlen(c->base_path)));
     return arena_text(&meta->target_modules, &f->arena, c->target_modules,
                       strlen(c->target_modules));
 }

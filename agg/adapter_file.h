@@ -67,6 +67,7 @@ struct adapter_file_meta { /* texts are never NULL: "" when absent */
     bool fan_in_fan_out;        /* PEFT: the base stores W transposed; A and B are as always */
     const char *alpha_pattern;  /* JSON object */
     const char *target_modules; /* PEFT: JSON list or text, as given */
+    const char *base_path;      /* PEFT: base_model_name_or_path */
     const char *modules;        /* JSON, of a state; modules without tensors stand here */
     const char *dropped;        /* JSON, of a state */
 };
