@@ -57,5 +57,6 @@ void command_say(const struct command_common *common, const char *format, ...)
 err command_check_output(const char *path, bool force);
 
 extern const struct command command_doctor;
+extern const struct command command_export;
 
 #endif
