@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "client/command.h"
+#include "client/remote.h"
 #include "client/table.h"
 
 #include <jansson.h>
@@ -16,6 +17,40 @@
 
 struct doctor_command {
     struct command_common common;
+    struct remote_options remote; /* server NULL: the machine alone */
+};
+
+#define AT(member) offsetof(struct doctor_command, remote) + offsetof(struct remote_options, member)
+static const struct option_row rows[] = {
+    {.flag = "server",
+     .key = "server.address",
+     .kind = OPTION_TEXT,
+     .at = AT(server),
+     .value = "HOST:PORT",
+     .help = "also check the connection to this coordinator; needs --ca, --cert and --key"},
+    {.flag = "ca",
+     .key = "server.ca",
+     .kind = OPTION_TEXT,
+     .at = AT(ca),
+     .value = "FILE",
+     .help = "certificate of the federation's authority (PEM)"},
+    {.flag = "cert",
+     .key = "server.cert",
+     .kind = OPTION_TEXT,
+     .at = AT(cert),
+     .value = "FILE",
+     .help = "our certificate (PEM)"},
+    {.flag = "key",
+     .key = "server.key",
+     .kind = OPTION_TEXT,
+     .at = AT(key),
+     .value = "FILE",
+     .help = "its private key (PEM)"},
+    {.flag = "config",
+     .kind = OPTION_TEXT,
+     .at = AT(config),
+     .value = "FILE",
+     .help = "read options from FILE; the command line wins"},
 };
 
 /* One finding. `problem` says what to do about it; NULL when all is well. */
@@ -158,6 +193,39 @@ static void find_system(struct findings *f)
              FEDLORA_VERSION, sodium_version_string(), jansson_version_str());
 }
 
+enum { DOCTOR_DAYS_LEFT = 14 };
+
+static void find_server(struct findings *f, const struct remote_options *o)
+{
+    struct rpc_tls_report r;
+    const struct rpc_client_options options = {
+        .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &command_stop};
+    struct finding *server = finding_add(f, "server");
+    err e = rpc_tls_probe(&r, &options);
+    if (err_is(e)) {
+        snprintf(server->value, sizeof server->value, "%s", e.text);
+        server->problem = "no connection";
+        return;
+    }
+    snprintf(server->value, sizeof server->value, "%s, %s, %s, %lld ms", o->server, r.version,
+             r.cipher, (long long)r.connect_ms);
+    struct finding *theirs = finding_add(f, "server certificate");
+    snprintf(theirs->value, sizeof theirs->value, "for %.400s, %lld days left", r.server_names,
+             (long long)r.server_days_left);
+    if (r.server_days_left < DOCTOR_DAYS_LEFT) theirs->problem = "it runs out soon";
+    struct finding *ours = finding_add(f, "our certificate");
+    snprintf(ours->value, sizeof ours->value, "%s %s of federation %s, %lld days left",
+             r.self.role == RPC_ADMIN ? "admin" : "client", r.self.id, r.self.federation,
+             (long long)r.client_days_left);
+    if (r.client_days_left < DOCTOR_DAYS_LEFT) ours->problem = "it runs out soon";
+    struct finding *health = finding_add(f, "coordinator");
+    bool serving = false;
+    e = remote_health(&serving, &options);
+    snprintf(health->value, sizeof health->value, "%s",
+             err_is(e) ? e.text : (serving ? "serving" : "not serving"));
+    if (err_is(e) || !serving) health->problem = "it takes no calls now";
+}
+
 static err print_json(const struct findings *f, bool well)
 {
     json_t *list = json_object(), *problems = json_array();
@@ -202,6 +270,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     find_memory(&f);
     find_disk(&f);
     find_clock(&f);
+    if (o->remote.server != NULL) find_server(&f, &o->remote);
     size_t problems = 0;
     for (size_t i = 0; i < f.count; i++)
         problems += f.finding[i].problem != NULL;
@@ -212,9 +281,11 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
 
 const struct command command_doctor = {
     .name = "doctor",
-    .purpose = "check this machine: processor, memory, libraries, clock, disk",
-    .usage = "[options]",
+    .purpose = "check this machine, and with --server the connection and certificates",
+    .usage = "[--server HOST:PORT --ca FILE --cert FILE --key FILE]",
     .example = "fedlora doctor --json",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
     .options_size = sizeof(struct doctor_command),
     .run = doctor_run,
 };

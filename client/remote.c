@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "client/command.h"
+#include "health.pb-c.h"
 #include "proto/message.h"
 
 #include <errno.h>
@@ -40,6 +41,23 @@ err remote_call(void *reply, struct rpc_client *client, const struct remote_meth
 out:
     bytes_close(&sent);
     bytes_close(&received);
+    return e;
+}
+
+err remote_health(bool *serving, const struct rpc_client_options *options)
+{
+    static const struct remote_method method = {
+        "/grpc.health.v1.Health/Check", &grpc__health__v1__health_check_response__descriptor};
+    Grpc__Health__V1__HealthCheckRequest request = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
+    Grpc__Health__V1__HealthCheckResponse *reply = NULL;
+    struct rpc_client *client = NULL;
+    TRY(rpc_client_open(&client, options));
+    err e = remote_call(&reply, client, &method, &request.base, 0);
+    if (!err_is(e))
+        *serving =
+            reply->status == GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
+    message_free(reply);
+    rpc_client_close(client);
     return e;
 }
 

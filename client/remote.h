@@ -22,6 +22,9 @@ err remote_call(void *reply /* Message ** */, struct rpc_client *client,
                 const struct remote_method *method, const ProtobufCMessage *request,
                 uint64_t deadline_ms);
 
+/* What grpc.health.v1 says of the whole coordinator. */
+err remote_health(bool *serving, const struct rpc_client_options *options);
+
 struct remote_blob {
     const char *method; /* "/fedlora.v1.Federation/Fetch" or "/fedlora.v1.Admin/FetchBlob" */
     const char *run;
