@@ -393,6 +393,8 @@ err adapter_file_map(struct adapter_file *out, const char *path)
         adapter_file_close(&f);
         return e;
     }
+    /* What reading the header has touched is not needed again. */
+    file_map_drop(&f.tensors.map, 0, f.tensors.map.size);
     *out = f;
     return ERR_NONE;
 }

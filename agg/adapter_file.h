@@ -119,6 +119,11 @@ void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *mod
  * Values that are not finite and names that do not fit are refused before anything is written. */
 err adapter_file_write(const char *path, const struct adapter_file_meta *meta,
                        const struct adapter_file_module *module, size_t count, bool replace);
+/* The same, the factors lying in `from`, whose pages are dropped as they are written: memory does
+ * not grow with the file. */
+err adapter_file_write_from(const char *path, const struct adapter_file_meta *meta,
+                            const struct adapter_file_module *module, size_t count,
+                            const struct file_map *from);
 err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *meta,
                              const struct adapter_file_module *module, size_t count);
 

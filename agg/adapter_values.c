@@ -61,16 +61,20 @@ err adapter_file_check_finite(const struct adapter_file *file,
     return e;
 }
 
+/* The kernel maps whole neighbourhoods of 64 KiB around a page that is touched, neighbours dropped
+ * earlier included; so whole neighbourhoods go. What another thread still reads comes back. */
 void adapter_file_drop(const struct adapter_file *file, const struct adapter_file_module *module)
 {
+    enum { AROUND = 64 << 10 };
+    const struct file_map *map = &file->tensors.map;
+    uintptr_t start = (uintptr_t)map->data;
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
         const struct tensor *t = module->factor[r].tensor;
-        const uint8_t *start = file->tensors.map.data;
-        if (!t || !t->size || !start) continue;
-        /* Whole pages within a tensor only, so a neighbour's page may stay: a page more or less. */
-        uintptr_t at = (uintptr_t)t->data;
-        if (at < (uintptr_t)start || at >= (uintptr_t)start + file->tensors.map.size) continue;
-        file_map_drop(&file->tensors.map, at - (uintptr_t)start, t->size);
+        uintptr_t at = t ? (uintptr_t)t->data : 0;
+        if (!t || !t->size || !start || at < start || at - start >= map->size) continue;
+        size_t from = at - start, to = from + t->size + AROUND;
+        from -= from < AROUND ? from : AROUND;
+        file_map_drop(map, from, (to < map->size ? to : map->size) - from);
     }
 }
 

@@ -19,6 +19,7 @@ struct listing { /* what goes into one file */
     size_t count;
     struct metadata metadata[METADATA_MAX];
     size_t metadata_count;
+    const struct file_map *from; /* where the data lie; NULL: in memory */
     char rank[NUMBER_BYTES], round[NUMBER_BYTES], alpha[NUMBER_BYTES];
 };
 
@@ -68,12 +69,19 @@ static void put_meta(struct listing *l, const struct adapter_file_meta *meta)
     }
 }
 
-static err check_values(const struct tensor *t)
+static void drop(const struct listing *l, const struct tensor *t)
+{
+    if (l->from && t->size)
+        file_map_drop(l->from, (size_t)((const uint8_t *)t->data - l->from->data), t->size);
+}
+
+static err check_values(const struct listing *l, const struct tensor *t)
 {
     const float *x = t->data;
     for (size_t i = 0; i < t->count; i++)
         if (!isfinite(x[i]))
             return err_make(ERR_INPUT, "tensor %s: value %zu is not finite", t->name, i);
+    drop(l, t);
     return ERR_NONE;
 }
 
@@ -92,7 +100,7 @@ static err list_factor(struct listing *l, const char *module, enum adapter_file_
     t->size = t->count * sizeof(float);
     t->data = x->f32;
     l->count++;
-    return check_values(t);
+    return check_values(l, t);
 }
 
 static err list_modules(struct listing *l, const struct adapter_file_module *module, size_t count,
@@ -121,26 +129,57 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
     return e;
 }
 
-static err write_listing(const char *path, const struct listing *l, bool replace)
+static int tensor_by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
+}
+
+static err write_listing(const char *path, struct listing *l, bool replace)
 {
     struct file_out file = {0};
+    struct bytes header = {.max = LIMIT_SAFETENSORS_HEADER + 8};
     err e = ERR_NONE;
+    if (l->count) qsort(l->tensor, l->count, sizeof *l->tensor, tensor_by_name);
+    TRY_OUT(e,
+            safetensors_write_header(&header, l->tensor, l->count, l->metadata, l->metadata_count));
     TRY_OUT(e, file_out_open(&file, path, replace));
-    TRY_OUT(e, safetensors_write_file(&file, l->tensor, l->count, l->metadata, l->metadata_count));
+    TRY_OUT(e, file_out_append(&file, header.data, header.size));
+    for (size_t i = 0; i < l->count; i++) {
+        TRY_OUT(e, file_out_append(&file, l->tensor[i].data, l->tensor[i].size));
+        drop(l, &l->tensor[i]);
+    }
     TRY_OUT(e, file_out_commit(&file));
 out:
     file_out_close(&file);
+    bytes_close(&header);
     return e;
+}
+
+static err write_modules(struct listing *l, const char *path, const struct adapter_file_meta *meta,
+                         const struct adapter_file_module *module, size_t count)
+{
+    put_meta(l, meta);
+    err e = list_modules(l, module, count, ADAPTER_FILE_ROLES);
+    return err_is(e) ? err_in(e, "%s", path) : e;
 }
 
 err adapter_file_write(const char *path, const struct adapter_file_meta *meta,
                        const struct adapter_file_module *module, size_t count, bool replace)
 {
     struct listing l = {0};
-    put_meta(&l, meta);
-    err e = list_modules(&l, module, count, ADAPTER_FILE_ROLES);
-    if (err_is(e)) e = err_in(e, "%s", path);
+    err e = write_modules(&l, path, meta, module, count);
     if (!err_is(e)) e = write_listing(path, &l, replace);
+    arena_close(&l.arena);
+    return e;
+}
+
+err adapter_file_write_from(const char *path, const struct adapter_file_meta *meta,
+                            const struct adapter_file_module *module, size_t count,
+                            const struct file_map *from)
+{
+    struct listing l = {.from = from};
+    err e = write_modules(&l, path, meta, module, count);
+    if (!err_is(e)) e = write_listing(path, &l, /*replace*/ true);
     arena_close(&l.arena);
     return e;
 }

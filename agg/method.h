@@ -99,8 +99,9 @@ struct method_expect {
     bool rslora;
 };
 
-struct method_round;  /* one module's view of a round: agg/method_round.h */
-struct method_result; /* where a module's next factors go */
+struct method_round;     /* one module's view of a round: agg/method_round.h */
+struct method_beginning; /* one module's view of the start */
+struct method_result;    /* where a module's next factors go */
 
 struct method {
     const char *name;
@@ -114,7 +115,7 @@ struct method {
                    they start from the state's factors */
     unsigned (*factors)(
         uint32_t round); /* trained and sent in that round: METHOD_A | METHOD_B | ... */
-    err (*start)(struct method_result *out, const struct method_start *start, size_t module);
+    err (*start)(struct method_result *out, const struct method_beginning *beginning);
     err (*next)(struct method_result *out, const struct method_round *round);
 };
 

@@ -1,0 +1,115 @@
+/* What an update must be; contract in method.h. */
+#include "agg/method.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* The sender has no use for our path of the file: it is "update" to him. */
+static err as_update(err e, const char *path)
+{
+    size_t n = strlen(path);
+    if (strncmp(e.text, path, n) == 0 && strncmp(e.text + n, ": ", 2) == 0)
+        memmove(e.text, e.text + n + 2, strlen(e.text + n + 2) + 1);
+    return err_in(e, "update");
+}
+
+static err check_same(const char *what, const char *is, const char *expected)
+{
+    if (strcmp(is, expected) == 0) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s is %.64s, expected %.64s", what, is[0] ? is : "not given",
+                    expected[0] ? expected : "none");
+}
+
+static err check_meta(const struct method *method, const struct adapter_file *u,
+                      const struct method_expect *x)
+{
+    const struct adapter_file_meta *is = &u->meta, *state = &x->state->meta;
+    if (is->kind != ADAPTER_FILE_UPDATE)
+        return err_make(ERR_INPUT, "fedlora.kind is not \"update\"");
+    TRY(check_same("fedlora.run", is->run, state->run));
+    TRY(check_same("fedlora.method", is->method, method->name));
+    TRY(check_same("fedlora.base", is->base, state->base));
+    TRY(check_same("fedlora.frozen", is->frozen, state->frozen));
+    if (is->member[0] && x->member) TRY(check_same("fedlora.member", is->member, x->member));
+    if (is->round > x->round || is->round + x->behind < x->round)
+        return err_make(ERR_STATE, "of round %u, expected %u", is->round, x->round);
+    return ERR_NONE;
+}
+
+static err check_factor(const struct adapter_file_module *m, enum adapter_file_role role,
+                        bool wanted, const uint32_t shape[2])
+{
+    const struct adapter_file_factor *f = &m->factor[role];
+    char name[LIMIT_TENSOR_NAME_BYTES];
+    adapter_file_tensor_name(name, m->name, role);
+    if (wanted && !f->tensor) return err_make(ERR_INPUT, "tensor %s is missing", name);
+    if (!wanted && f->tensor)
+        return err_make(ERR_INPUT, "tensor %s is not sent in this round", name);
+    if (!wanted) return ERR_NONE;
+    if (f->tensor->dtype != DTYPE_F32)
+        return err_make(ERR_INPUT, "tensor %s: dtype %s, expected F32", name,
+                        dtype_name(f->tensor->dtype));
+    if (f->rows != shape[0] || f->cols != shape[1])
+        return err_make(ERR_INPUT, "tensor %s: shape (%u, %u), expected (%u, %u)", name, f->rows,
+                        f->cols, shape[0], shape[1]);
+    return ERR_NONE;
+}
+
+/* The rank this member's factors of a module must have. */
+static uint32_t expected_rank(const struct method *method, const struct adapter_file_module *state,
+                              const struct method_expect *x, bool square)
+{
+    if (square || (!method->mixed_ranks && state->rank))
+        return square && x->rank && x->rank < state->rank ? x->rank : state->rank;
+    return x->rank ? x->rank : x->state->meta.rank;
+}
+
+static err check_module(const struct method *method, const struct adapter_file_module *m,
+                        const struct adapter_file_module *state, const struct method_expect *x)
+{
+    unsigned factors = method->factors(x->round);
+    bool square = factors & METHOD_R;
+    uint32_t r = expected_rank(method, state, x, square);
+    const uint32_t a[2] = {r, state->d_in}, b[2] = {state->d_out, r}, s[2] = {r, r};
+    TRY(check_factor(m, ADAPTER_FILE_A, factors & METHOD_A, a));
+    TRY(check_factor(m, ADAPTER_FILE_B, factors & METHOD_B, b));
+    TRY(check_factor(m, ADAPTER_FILE_R, square, s));
+    if (!square && m->alpha != x->alpha)
+        return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, x->alpha);
+    return ERR_NONE;
+}
+
+static err check_values(const struct method *method, const struct adapter_file *u,
+                        const struct method_expect *x)
+{
+    for (size_t i = 0; i < u->count; i++)
+        if (!adapter_file_find(x->state, u->module[i].name))
+            return err_make(ERR_INPUT, "module %s is not adapted in this run", u->module[i].name);
+    for (size_t i = 0; i < x->state->count; i++) {
+        const struct adapter_file_module *state = &x->state->module[i];
+        const struct adapter_file_module *m = adapter_file_find(u, state->name);
+        if (!m) return err_make(ERR_INPUT, "module %s is missing", state->name);
+        TRY(check_module(method, m, state, x));
+    }
+    bool scaled = !(method->factors(x->round) & METHOD_R);
+    if (scaled && u->meta.rslora != x->rslora)
+        return err_make(ERR_INPUT, "rslora is %s, expected %s", u->meta.rslora ? "true" : "false",
+                        x->rslora ? "true" : "false");
+    for (size_t i = 0; i < u->count; i++) {
+        TRY(adapter_file_check_finite(u, &u->module[i]));
+        adapter_file_drop(u, &u->module[i]);
+    }
+    return ERR_NONE;
+}
+
+err method_check_update(const struct method *method, const char *path,
+                        const struct method_expect *expect)
+{
+    struct adapter_file u = {0};
+    err e = adapter_file_map(&u, path);
+    if (err_is(e)) return as_update(e, path);
+    e = check_meta(method, &u, expect);
+    if (!err_is(e)) e = check_values(method, &u, expect);
+    adapter_file_close(&u);
+    return err_is(e) ? as_update(e, path) : e;
+}

@@ -1,0 +1,43 @@
+/* Reports of a round; contract in method.h. */
+#include "agg/method.h"
+
+#include "base/json.h"
+
+#include <math.h>
+
+void method_report_close(struct method_report *report)
+{
+    arena_close(&report->arena);
+    *report = (struct method_report){0};
+}
+
+static double ratio(double part, double whole)
+{
+    return whole > 0 ? part / whole : 0;
+}
+
+static json_t *row_json(const struct method_report_row *row)
+{
+    json_t *o = json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f}", "rank", (int)row->rank, "sent",
+                          (int)row->sent, "update_norm", row->update_norm, "error", row->error,
+                          "relative_error", ratio(row->error, row->update_norm), "dropped",
+                          row->dropped, "state_norm", row->state_norm);
+    if (o && row->module && json_object_set_new(o, "module", json_string(row->module)) != 0) {
+        json_decref(o);
+        o = NULL;
+    }
+    return o;
+}
+
+err method_report_json(struct bytes *out, const struct method_report *report)
+{
+    json_t *all = row_json(&report->total), *list = json_array();
+    bool fine = all && list;
+    for (size_t i = 0; i < report->count && fine; i++)
+        fine = json_array_append_new(list, row_json(&report->row[i])) == 0;
+    fine = fine && json_object_set(all, "modules", list) == 0;
+    err e = fine ? json_write(out, all) : err_make(ERR_MACHINE, "no memory for a report");
+    json_decref(list);
+    json_decref(all);
+    return e;
+}

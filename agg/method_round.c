@@ -1,0 +1,53 @@
+#include "agg/method_round.h"
+
+#include <string.h>
+
+err method_result_take(float **values, struct method_result *out, enum adapter_file_role role,
+                       uint32_t rows, uint32_t cols)
+{
+    float *x;
+    TRY(arena_take(&x, &out->arena, (size_t)rows * cols, sizeof *x));
+    out->module.factor[role] = (struct adapter_file_factor){.f32 = x, .rows = rows, .cols = cols};
+    *values = x;
+    return ERR_NONE;
+}
+
+void method_result_keep(struct method_result *out, const struct adapter_file_module *from,
+                        enum adapter_file_role role)
+{
+    out->module.factor[role] = from->factor[role];
+}
+
+err method_result_carry(struct method_result *out, double *rounding, const struct lowrank_svd *svd,
+                        uint32_t q)
+{
+    float *B, *A;
+    *rounding = 0;
+    out->module.carry_rank = q;
+    if (q == 0) return ERR_NONE;
+    TRY(method_result_take(&B, out, ADAPTER_FILE_CARRY_B, svd->m, q));
+    TRY(method_result_take(&A, out, ADAPTER_FILE_CARRY_A, q, svd->n));
+    return lowrank_split(B, A, rounding, svd, q, LOWRANK_BALANCED);
+}
+
+void method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
+                 size_t count)
+{
+    enum { BLOCK = 2048 }; /* the sums stay in the first-level cache while members pass by */
+    double sum[BLOCK];
+    for (size_t at = 0; at < count; at += BLOCK) {
+        size_t n = count - at < BLOCK ? count - at : BLOCK;
+        memset(sum, 0, n * sizeof *sum);
+        for (size_t k = 0; k < round->count; k++) {
+            const struct adapter_file_module *from =
+                round->update[k] ? round->update[k] : round->module;
+            const float *x = from->factor[role].f32;
+            double p = round->p[k];
+            if (!x) continue; /* neither the member nor the state has it: zero */
+            for (size_t i = 0; i < n; i++)
+                sum[i] += p * (double)x[at + i];
+        }
+        for (size_t i = 0; i < n; i++)
+            out[at + i] = (float)sum[i];
+    }
+}

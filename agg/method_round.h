@@ -1,0 +1,52 @@
+/* What one method's file sees of a round, one module at a time. Only agg/method*.c and agg/methods/
+ * include it. Functions run on several threads, one module each; they touch nothing shared. */
+#ifndef AGG_METHOD_ROUND_H
+#define AGG_METHOD_ROUND_H
+
+#include "agg/lowrank.h"
+#include "agg/method.h"
+
+struct method_round {
+    const struct adapter_file_module *module; /* of the state the updates started from */
+    const struct adapter_file_module *frozen; /* of the file of frozen factors; NULL: not given */
+    const struct adapter_file_module *const *update; /* (count), NULL where a member sent none */
+    const double *p;                                 /* (count), sum 1 */
+    size_t count;                                    /* contributions, in order of member id */
+    double dropped;     /* what the carry's recompression has dropped before, this module */
+    double error_share; /* of the carry's norm that may be dropped by the end of this round */
+    bool no_report;
+};
+
+/* A module's next factors: `module` has rank, carry_rank and factors, whose values are in `arena`
+ * or in the state's file. The rest of `module` is filled in by the caller. */
+struct method_result {
+    struct arena arena;
+    struct adapter_file_module module;
+    struct method_report_row row;
+    double dropped; /* in all rounds so far */
+};
+
+/* A zeroed factor of this shape in the result's arena; *values is where to write. */
+err method_result_take(float **values, struct method_result *out, enum adapter_file_role role,
+                       uint32_t rows, uint32_t cols);
+/* The factor as it was in `from`. */
+void method_result_keep(struct method_result *out, const struct adapter_file_module *from,
+                        enum adapter_file_role role);
+/* The carry becomes the decomposition cut after q, as float32; *rounding as in lowrank_split(). */
+err method_result_carry(struct method_result *out, double *rounding, const struct lowrank_svd *svd,
+                        uint32_t q);
+
+/* out (count) float32 = sum_k p_k x_k in float64, x_k being one factor of every member, or of the
+ * state where a member sent none. */
+void method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
+                 size_t count);
+
+/* What start() looks up: start->module[i] sorted by name, and the files it may begin from. */
+struct method_beginning {
+    const struct method_start *start;
+    const struct method_module *module;
+    const struct adapter_file_module *initial; /* NULL: begins at zero */
+    const struct adapter_file_module *frozen;  /* NULL: the method has none */
+};
+
+#endif
