@@ -109,13 +109,6 @@ static bool is_word(uint32_t c)
            k == UTF8PROC_CATEGORY_PC;
 }
 
-static bool is_space(uint32_t c)
-{
-    if ((c >= 9 && c <= 13) || c == 0x85) return true;
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
-}
-
 static uint32_t char_before(const char *text, uint32_t at, uint32_t *size)
 {
     uint32_t begin = at - 1;
@@ -141,9 +134,9 @@ static bool settle(struct added_match *m, const struct added *a, const char *tex
     const struct added_token *t = &a->token[m->id];
     uint32_t n;
     if (t->single_word && !stands_alone(text, size, m)) return false;
-    while (t->lstrip && m->begin > bound[0] && is_space(char_before(text, m->begin, &n)))
+    while (t->lstrip && m->begin > bound[0] && piece_space(char_before(text, m->begin, &n)))
         m->begin -= n;
-    while (t->rstrip && m->end < bound[1] && is_space(piece_char(text + m->end, &n)))
+    while (t->rstrip && m->end < bound[1] && piece_space(piece_char(text + m->end, &n)))
         m->end += n;
     m->id = t->id;
     return true;

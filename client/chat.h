@@ -15,7 +15,28 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-struct chat_template;
+enum chat_family {
+    CHAT_CHATML,  /* <|im_start|>user ... <|im_end|>: SmolLM2, Qwen2, Qwen2.5 and many others */
+    CHAT_QWEN3,   /* the same, with thinking before the last answers */
+    CHAT_LLAMA2,  /* [INST] <<SYS>> */
+    CHAT_LLAMA3,  /* <|start_header_id|>; 3.1 and later print dates in a system turn of their own */
+    CHAT_MISTRAL, /* [INST] without <<SYS>> */
+    CHAT_ZEPHYR,  /* <|user|>, turns end with eos: TinyLlama */
+};
+
+enum { CHAT_SYSTEM_BYTES = 1024, CHAT_TOKEN_BYTES = 64 };
+
+struct chat_template {
+    const char *name; /* "smollm2", "qwen2.5", "llama3.1", ... */
+    enum chat_family family;
+    char system[CHAT_SYSTEM_BYTES]; /* said when the messages have no system turn; empty: nothing */
+    char bos[CHAT_TOKEN_BYTES], eos[CHAT_TOKEN_BYTES]; /* as text; empty: the model has none */
+    bool dated;                                        /* llama3: the system turn with dates */
+    bool always_generate; /* opens an assistant turn whether asked or not (the first llama3) */
+    bool open_thought;    /* qwen3: an opened answer starts with <think> */
+    const char *user_before, *user_after, *answer_before, *answer_after; /* mistral */
+    bool trim_answer, system_last, no_system;                            /* mistral */
+};
 
 struct chat_message {
     const char *role, *content; /* UTF-8, zero-terminated */
@@ -34,18 +55,18 @@ struct chat_spans {
 void chat_spans_close(struct chat_spans *spans);
 
 struct chat_options {
-    bool generate; /* end with what opens an assistant turn (add_generation_prompt) */
-    const char
-        *date; /* for templates that print one, "26 Jul 2024"; NULL: the template's fixed date */
+    bool generate;    /* end with what opens an assistant turn (add_generation_prompt) */
+    const char *date; /* for templates that print one; NULL: "26 Jul 2024", so that the same
+                         messages give the same text every day */
 };
 
 /* The template of this model. ERR_INPUT when it carries none, or one that is not known. */
-err chat_find(const struct chat_template **out, const struct tokenizer *t);
-/* By name: "smollm2", "qwen2.5", "llama3.1", ...; NULL when there is none. */
-const struct chat_template *chat_named(const char *name);
-/* The name a Jinja text is recognised by, or NULL. */
-const struct chat_template *chat_recognise(const char *jinja);
-const char *chat_name(const struct chat_template *c);
+err chat_find(struct chat_template *out, const struct tokenizer *t);
+/* By name, with the bos and eos of this model; an unknown name is ERR_INPUT and lists the known
+ * ones. */
+err chat_named(struct chat_template *out, const char *name, const struct tokenizer *t);
+/* What a Jinja text is recognised as; bos and eos are left empty. */
+err chat_recognise(struct chat_template *out, const char *jinja);
 
 /* Appends the text to *out and the assistant's turns to *spans (may be NULL). ERR_INPUT, naming the
  * message, where the template itself refuses (unknown role, turns that do not alternate). On

@@ -176,23 +176,16 @@ static err run_lowercase(struct piece_buffer *b, const struct piece *in)
     return ERR_NONE;
 }
 
-static bool is_space(uint32_t c)
-{
-    if (c <= 32 || c == 0x85) return c == 32 || (c >= 9 && c <= 13) || c == 0x85;
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
-}
-
 static struct piece strip(const struct piece *in, const struct normalize_step *step)
 {
     uint32_t begin = 0, end = in->size, n;
-    while (step->left && begin < end && is_space(piece_char(in->text + begin, &n)))
+    while (step->left && begin < end && piece_space(piece_char(in->text + begin, &n)))
         begin += n;
     while (step->right && end > begin) {
         uint32_t last = end - 1;
         while (last > begin && ((uint8_t)in->text[last] & 0xC0) == 0x80)
             last--;
-        if (!is_space(piece_char(in->text + last, &n))) break;
+        if (!piece_space(piece_char(in->text + last, &n))) break;
         end = last;
     }
     return piece_part(in, begin, end);

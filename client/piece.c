@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 struct piece piece_part(const struct piece *p, uint32_t begin, uint32_t end)
 {
@@ -72,6 +73,13 @@ uint32_t piece_char(const char *text, uint32_t *size)
     if (s[0] < 0xF0) return *size = 3, (s[0] & 0x0Fu) << 12 | (s[1] & 0x3Fu) << 6 | (s[2] & 0x3Fu);
     *size = 4;
     return (s[0] & 0x07u) << 18 | (s[1] & 0x3Fu) << 12 | (s[2] & 0x3Fu) << 6 | (s[3] & 0x3Fu);
+}
+
+bool piece_space(uint32_t c)
+{
+    if (c <= 32 || c == 0x85) return c == 32 || (c >= 9 && c <= 13) || c == 0x85;
+    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
 }
 
 uint32_t piece_valid(const char *text, size_t size)

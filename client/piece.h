@@ -38,6 +38,7 @@ void piece_close(struct piece_buffer *b);
 uint32_t piece_char(const char *text, uint32_t *size);
 /* Copies text to *b with each byte that is in no valid UTF-8 sequence replaced by U+FFFD. */
 err piece_repair(struct piece_buffer *b, const char *text, uint32_t size);
+bool piece_space(uint32_t c); /* Unicode's White_Space */
 /* Length of the valid sequence at text[0], 1 to 4; 0 when there is none. */
 uint32_t piece_valid(const char *text, size_t size);
 

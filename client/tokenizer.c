@@ -19,7 +19,7 @@ void tokens_close(struct tokens *tokens)
     *tokens = (struct tokens){0};
 }
 
-static err push(struct tokens *out, int32_t id, uint32_t start)
+err tokens_push(struct tokens *out, int32_t id, uint32_t start)
 {
     if (out->count == out->capacity) {
         size_t capacity = out->capacity ? 2 * out->capacity : 64;
@@ -179,7 +179,7 @@ static err encode_part(struct encoding *e, const struct piece *word, uint32_t be
     struct bpe_scratch *b = &e->s->bpe;
     TRY(bpe_encode(b, &e->t->bpe, word->text + begin, end - begin));
     for (size_t i = 0; i < b->count; i++)
-        TRY(push(e->out, b->id[i], piece_origin(word, begin + b->start[i])));
+        TRY(tokens_push(e->out, b->id[i], piece_origin(word, begin + b->start[i])));
     return ERR_NONE;
 }
 
@@ -223,7 +223,7 @@ static err encode_around(struct encoding *e, const struct added_matches *found,
             TRY(between(e, &part));
         }
         if (!m) break;
-        TRY(push(e->out, m->id, piece_origin(text, m->begin)));
+        TRY(tokens_push(e->out, m->id, piece_origin(text, m->begin)));
         at = m->end;
     }
     return ERR_NONE;

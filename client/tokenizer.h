@@ -27,6 +27,7 @@ struct tokens {
     size_t count, capacity;
 };
 void tokens_clear(struct tokens *tokens); /* keeps the memory */
+err tokens_push(struct tokens *tokens, int32_t id, uint32_t start);
 void tokens_close(struct tokens *tokens);
 
 err tokenizer_open(struct tokenizer **out, const char *base_path);
