@@ -129,21 +129,13 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
     return e;
 }
 
-static int tensor_by_name(const void *a, const void *b)
-{
-    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
-}
-
 static err write_listing(const char *path, struct listing *l, bool replace)
 {
     struct file_out file = {0};
-    struct bytes header = {.max = LIMIT_SAFETENSORS_HEADER + 8};
     err e = ERR_NONE;
-    if (l->count) qsort(l->tensor, l->count, sizeof *l->tensor, tensor_by_name);
-    TRY_OUT(e,
-            safetensors_write_header(&header, l->tensor, l->count, l->metadata, l->metadata_count));
     TRY_OUT(e, file_out_open(&file, path, replace));
-    TRY_OUT(e, file_out_append(&file, header.data, header.size));
+    TRY_OUT(e,
+            safetensors_write_header(&file, l->tensor, l->count, l->metadata, l->metadata_count));
     for (size_t i = 0; i < l->count; i++) {
         TRY_OUT(e, file_out_append(&file, l->tensor[i].data, l->tensor[i].size));
         drop(l, &l->tensor[i]);
@@ -151,7 +143,6 @@ static err write_listing(const char *path, struct listing *l, bool replace)
     TRY_OUT(e, file_out_commit(&file));
 out:
     file_out_close(&file);
-    bytes_close(&header);
     return e;
 }
 

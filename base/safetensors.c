@@ -391,16 +391,6 @@ out:
     return e;
 }
 
-err safetensors_write_header(struct bytes *out, const struct tensor *tensor, size_t count,
-                             const struct metadata *metadata, size_t metadata_count)
-{
-    struct plan plan = {0};
-    err e = plan_make(&plan, tensor, count, metadata, metadata_count);
-    if (!err_is(e)) e = bytes_append(out, plan.header.data, plan.header.size);
-    plan_close(&plan);
-    return e;
-}
-
 err safetensors_write_file(struct file_out *out, const struct tensor *tensor, size_t count,
                            const struct metadata *metadata, size_t metadata_count)
 {

@@ -47,11 +47,7 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key);
  * bytes. */
 err safetensors_write(struct bytes *out, const struct tensor *tensor, size_t count,
                       const struct metadata *metadata, size_t metadata_count);
-/* Only what stands before the data, for who streams the data in order of name (strcmp) himself. Every
- * tensor's `data` must be set, and is not read. */
-err safetensors_write_header(struct bytes *out, const struct tensor *tensor, size_t count,
-                             const struct metadata *metadata, size_t metadata_count);
-/* The whole file, streamed; `out` is open and is not committed here. */
+/* The same, streamed to a file; `out` is open and is not committed here. */
 err safetensors_write_file(struct file_out *out, const struct tensor *tensor, size_t count,
                            const struct metadata *metadata, size_t metadata_count);
 
