@@ -203,7 +203,7 @@ run_federated() {
       --server "127.0.0.1:$port" --ca "$out/certs/ca.pem" \
       --cert "$out/certs/${members[i]}.pem" --key "$out/certs/${members[i]}.key" \
       --base "$base" --data "$out/data/${members[i]}.jsonl" --rank "${ranks[i]}" --threads 1 \
-      --cache "$out/work/${members[i]}"
+      --work "$out/work/${members[i]}"
     pids+=("$last_child")
   done
   finished=0

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# A whole federation of three members over TLS, with a tiny model, for every method: it runs to its end
-# and what it made is better on the members' rows than the base; and it gives the same bytes again with
-# fedlorad killed (-9) in the middle, and with members killed and started again.
+# A whole federation of three members over TLS, with a tiny model, for every method: it runs to its
+# end and what it made is better on the members' rows than the base; and it gives the same bytes again
+# with fedlorad killed (-9) in the middle, and with members killed and started again.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
 
-members=(ann bob cat) ranks=(2 4 8) rounds=3
+members=(ann bob cat) member_list=ann,bob,cat ranks=(2 4 8) rounds=3
 
-# join_all RUN: starts every member; their processes are in pids.
+# join_one RUN DIR I: starts a member, or starts it again; its process is pids[I].
+join_one() {
+  join_member "$1" "${members[$3]}" "$2" --base "$work/base" --data "$work/${members[$3]}.jsonl" \
+    --rank "${ranks[$3]}"
+  pids[$3]=$last_child
+}
 join_all() {
   local i
   pids=()
-  for i in "${!members[@]}"; do join_one "$1" "$i"; done
-}
-join_one() {
-  join_member "$1" "${members[$2]}" --base "$work/base" --data "$work/${members[$2]}.jsonl" \
-    --rank "${ranks[$2]}" --precision f32
-  pids[$2]=$last_child
+  for i in "${!members[@]}"; do join_one "$1" "$2" "$i"; done
 }
 wait_all() {
   local i
@@ -33,7 +33,7 @@ create() {
     fedit) options=(--rank 2 --alpha 4) ;;
     fed-sb) options=(--rank 8) ;;
   esac
-  admin create "$run" --method "$2" --rounds $rounds --members ann,bob,cat --base-digest "$digest" \
+  admin create "$run" --method "$2" --rounds $rounds --members $member_list --base-digest "$digest" \
     --targets q,v,down --steps 6 --batch 4 --seq 32 --lr 2e-2 --schedule constant --seed 1 \
     --precision f32 "${options[@]}" >>"$work/admin.log" 2>&1 || fail_with "$work/admin.log" "create $run"
 }
@@ -44,7 +44,7 @@ federate() {
   local method=$1 dir=$2 disturb=${3:-true}
   start_coordinator "$dir"
   create "$method" "$method"
-  join_all "$method"
+  join_all "$method" "$dir"
   $disturb "$method" "$dir"
   wait_all "$method"
   admin export "$method" -o "$dir/$method.safetensors" >>"$work/admin.log" 2>&1 ||
@@ -67,7 +67,7 @@ kill_the_members() {
     wait_for_round "$1" $((i / 2 + 1))
     kill -KILL "${pids[$i]}"
     wait "${pids[$i]}" 2>/dev/null || true
-    join_one "$1" "$i"
+    join_one "$1" "$2" "$i"
   done
 }
 

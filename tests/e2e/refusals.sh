@@ -20,13 +20,15 @@ as() {
 join() {
   local identity=$1
   shift
-  echo "$programs/fedlora join --run r $identity --threads 1 --base $work/base --data $work/rows.jsonl $*"
+  echo "$programs/fedlora join --run r $identity --work $work/members --threads 1" \
+    "--base $work/base --data $work/rows.jsonl --rank 4 $*"
 }
 
 python3 "$root/tests/e2e/tiny.py" model "$work/base"
 python3 "$root/tests/e2e/tiny.py" model "$work/other" --seed 2
 python3 "$root/tests/e2e/tiny.py" rows "$work/rows.jsonl"
 sed '3s/.*/{"prompt": "half a row"}/' "$work/rows.jsonl" >"$work/bad.jsonl"
+member_list=ann,bob
 make_certs ann bob mallory
 "$root/deploy/make-certs.sh" "$work/elsewhere" --federation elsewhere ann >/dev/null
 digest=$("$programs/fedlora" inspect "$work/base" --json | report field digest)

@@ -60,6 +60,16 @@ start_coordinator() {
     cat >"$1/fedlorad.ini" <<INI
 [server]
 listen = 127.0.0.1:$port
+ca = $work/certs/ca.pem
+cert = $work/certs/server.pem
+key = $work/certs/server.key
+
+[store]
+path = $1/store
+
+[federation]
+name = e2e
+members = $member_list
 INI
   fi
   spawn "$work/fedlorad.log" "$programs/fedlorad" --config "$1/fedlorad.ini"
@@ -80,12 +90,13 @@ admin() {
   "$programs/fedlora" run "$verb" "$@" --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" \
     --cert "$work/certs/ops.pem" --key "$work/certs/ops.key"
 }
-# join_member RUN ID OPTION...: in the background, with one thread.
+# join_member RUN ID DIR OPTION...: in the background, with one thread; its own files go to DIR.
 join_member() {
   local run=$1 id=$2
   shift 2
   spawn "$work/$id.log" "$programs/fedlora" join --run "$run" --server "127.0.0.1:$port" \
-    --ca "$work/certs/ca.pem" --cert "$work/certs/$id.pem" --key "$work/certs/$id.key" --threads 1 "$@"
+    --ca "$work/certs/ca.pem" --cert "$work/certs/$id.pem" --key "$work/certs/$id.key" \
+    --work "$1/$id" --threads 1 "${@:2}"
 }
 # wait_for_round RUN N: until the run has come to round N (or further).
 wait_for_round() {
