@@ -1,0 +1,200 @@
+/* Tokenizers and chat templates against Hugging Face tokenizers, llama.cpp and Jinja: the cases of
+ * tests/golden/tokenizer (make.py there makes them). */
+#include "base/json.h"
+#include "client/chat.h"
+#include "client/tokenizer.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+static json_t *open_cases(const char *name)
+{
+    char path[SUPPORT_PATH_BYTES], part[128];
+    json_t *json;
+    (void)snprintf(part, sizeof part, "tests/golden/tokenizer/%s", name);
+    support_source(path, sizeof path, part);
+    ok(json_open(&json, path, 1 << 20));
+    return json;
+}
+
+static struct tokenizer *open_tokenizer(const char *name)
+{
+    char path[SUPPORT_PATH_BYTES], part[128];
+    struct tokenizer *t;
+    (void)snprintf(part, sizeof part, "tests/golden/tokenizer/%s", name);
+    support_source(path, sizeof path, part);
+    ok(tokenizer_open(&t, path));
+    return t;
+}
+
+static void check_ids(const struct tokenizer *t, const json_t *text, const json_t *want,
+                      bool special, const char *name)
+{
+    struct tokens got = {0};
+    size_t size = json_string_length(text), i;
+    ok(tokenizer_encode(&got, t, json_string_value(text), size, special));
+    for (i = 0; i < got.count; i++) {
+        cr_assert_eq(got.id[i], json_integer_value(json_array_get(want, i)),
+                     "%s: \"%s\": token %zu is %d", name, json_string_value(text), i, got.id[i]);
+        cr_assert(got.start[i] < size && (i == 0 || got.start[i] >= got.start[i - 1]),
+                  "%s: \"%s\": token %zu starts at %u", name, json_string_value(text), i,
+                  got.start[i]);
+    }
+    cr_assert_eq(got.count, json_array_size(want), "%s: \"%s\": %zu tokens", name,
+                 json_string_value(text), got.count);
+    tokens_close(&got);
+}
+
+static void check_text(const struct tokenizer *t, const json_t *ids, const json_t *want,
+                       const char *name)
+{
+    int32_t id[512];
+    struct bytes got = {.max = 1 << 16};
+    size_t i, count = json_array_size(ids);
+    cr_assert(count <= 512);
+    for (i = 0; i < count; i++)
+        id[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+    ok(tokenizer_decode(&got, t, id, count, true));
+    ok(bytes_append(&got, "", 1));
+    cr_assert_str_eq((char *)got.data, json_string_value(want), "%s", name);
+    bytes_close(&got);
+}
+
+/* Every text, with special tokens parsed and not; where known, what the ids decode to. */
+static void check_tokenizer(const char *name)
+{
+    json_t *cases = open_cases("ids.json"), *texts = json_object_get(cases, "texts"), *text;
+    json_t *want = json_object_get(json_object_get(cases, "ids"), name);
+    json_t *decoded = json_object_get(want, "decoded");
+    struct tokenizer *t = open_tokenizer(name);
+    size_t i;
+    cr_assert(want && json_array_size(texts) > 50);
+    json_array_foreach(texts, i, text)
+    {
+        const json_t *special = json_array_get(json_object_get(want, "special"), i);
+        check_ids(t, text, special, true, name);
+        check_ids(t, text, json_array_get(json_object_get(want, "plain"), i), false, name);
+        if (decoded) check_text(t, special, json_array_get(decoded, i), name);
+    }
+    tokenizer_close(t);
+    json_decref(cases);
+}
+
+Test(tokenizer_cases, gpt2_directory_agrees_with_hugging_face)
+{
+    check_tokenizer("gpt2");
+}
+Test(tokenizer_cases, llama3_directory_agrees_with_hugging_face)
+{
+    check_tokenizer("llama3");
+}
+Test(tokenizer_cases, qwen2_directory_agrees_with_hugging_face)
+{
+    check_tokenizer("qwen2");
+}
+Test(tokenizer_cases, smollm2_directory_agrees_with_hugging_face)
+{
+    check_tokenizer("smollm2");
+}
+Test(tokenizer_cases, llama2_directory_agrees_with_hugging_face)
+{
+    check_tokenizer("llama2");
+}
+Test(tokenizer_cases, mistral_directory_agrees_with_hugging_face)
+{
+    check_tokenizer("mistral");
+}
+Test(tokenizer_cases, gpt2_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("gpt2.gguf");
+}
+Test(tokenizer_cases, llama3_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("llama3.gguf");
+}
+Test(tokenizer_cases, qwen2_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("qwen2.gguf");
+}
+Test(tokenizer_cases, smollm2_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("smollm2.gguf");
+}
+Test(tokenizer_cases, default_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("default.gguf");
+}
+Test(tokenizer_cases, falcon_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("falcon.gguf");
+}
+Test(tokenizer_cases, llama2_file_agrees_with_llama_cpp)
+{
+    check_tokenizer("llama2.gguf");
+}
+
+/* The spans cover as many turns as there are, and each ends with the token that ends a turn. */
+static void check_spans(const struct chat_spans *spans, const struct bytes *text,
+                        const struct chat_message *message, size_t count, const char *end)
+{
+    size_t answers = 0;
+    for (size_t i = 0; i < count; i++)
+        answers += strcmp(message[i].role, "assistant") == 0;
+    cr_assert_eq(spans->count, answers);
+    for (size_t i = 0; i < spans->count; i++) {
+        struct chat_span s = spans->span[i];
+        cr_assert(s.begin < s.end && s.end <= text->size);
+        cr_assert(memcmp(text->data + s.end - strlen(end), end, strlen(end)) == 0);
+        cr_assert_null(memmem(text->data + s.begin, s.end - s.begin - 1, end, strlen(end)));
+    }
+}
+
+static void check_chat(const json_t *templates, const json_t *one)
+{
+    const char *name = json_string_value(json_object_get(one, "template"));
+    const char *jinja = json_string_value(json_object_get(templates, name));
+    const char *want = json_string_value(json_object_get(one, "rendered"));
+    const json_t *list = json_object_get(one, "messages"), *item;
+    struct chat_template c;
+    struct chat_message message[8];
+    struct chat_spans spans = {0};
+    struct bytes text = {.max = 1 << 16};
+    size_t i;
+    ok(chat_recognise(&c, jinja));
+    (void)snprintf(c.bos, sizeof c.bos, "<s>");
+    (void)snprintf(c.eos, sizeof c.eos, "</s>");
+    json_array_foreach(list, i, item)
+    {
+        message[i].role = json_string_value(json_object_get(item, "role"));
+        message[i].content = json_string_value(json_object_get(item, "content"));
+    }
+    struct chat_options options = {.generate = json_is_true(json_object_get(one, "generate"))};
+    err e = chat_render(&text, &spans, &c, message, i, &options);
+    if (!want) {
+        cr_assert_eq(e.kind, ERR_INPUT, "%s: the template refuses", name);
+        cr_assert(text.size == 0 && spans.count == 0);
+    } else {
+        ok(e);
+        ok(bytes_append(&text, "", 1));
+        text.size--;
+        cr_assert_str_eq((char *)text.data, want, "%s", name);
+        check_spans(&spans, &text, message, i,
+                    c.family <= CHAT_QWEN3    ? "<|im_end|>"
+                    : c.family == CHAT_LLAMA3 ? "<|eot_id|>"
+                                              : "</s>");
+    }
+    chat_spans_close(&spans);
+    bytes_close(&text);
+}
+
+Test(tokenizer_cases, chats_are_rendered_as_the_models_own_templates_do)
+{
+    json_t *cases = open_cases("chats.json"), *one;
+    json_t *list = json_object_get(cases, "cases");
+    size_t i;
+    cr_assert(json_array_size(list) >= 100);
+    json_array_foreach(list, i, one) check_chat(json_object_get(cases, "templates"), one);
+    json_decref(cases);
+}
