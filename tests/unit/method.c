@@ -469,6 +469,7 @@ Test(method, nothing_changes_where_nobody_sent_or_trained)
         send(at("zero", 0), &x);
         c[0].path = at("zero", 0);
         next.count = 1;
+        method_report_close(&idle);
         ok(method_next(&idle, m, at("state", 4), &next));
         for (size_t i = 0; i < MODULES; i++) {
             double before[SIZE] = {0}, after[SIZE] = {0};
@@ -528,6 +529,8 @@ Test(method, begins_from_an_initial_adapter)
             (struct adapter_file_factor){.f32 = v + 4 * IN, .rows = modules[i].d_out, .cols = 4};
     }
     ok(adapter_file_write_peft(at("peft", 0), &(struct adapter_file_meta){0}, lora, MODULES, true));
+    for (size_t i = 0; i < MODULES; i++)
+        free((void *)(uintptr_t)lora[i].factor[0].f32);
     start.initial_path = at("peft", 0);
     for (int flora = 0; flora < 2; flora++) {
         const struct method *m = method_find(flora ? "flora" : "fedit");
