@@ -406,8 +406,8 @@ out:
     return e;
 }
 
-err safetensors_begin_file(struct file_out *out, struct tensor *tensor, size_t count,
-                           const struct metadata *metadata, size_t metadata_count)
+err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t count,
+                             const struct metadata *metadata, size_t metadata_count)
 {
     struct plan plan = {0};
     err e = plan_make(&plan, tensor, count, metadata, metadata_count);

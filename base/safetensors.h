@@ -53,7 +53,7 @@ err safetensors_write_file(struct file_out *out, const struct tensor *tensor, si
 
 /* What comes before the values, for those who make these one at a time: sorts `tensor` in place (its
  * data is not looked at); the caller then appends each one's `size` bytes in that order. */
-err safetensors_begin_file(struct file_out *out, struct tensor *tensor, size_t count,
-                           const struct metadata *metadata, size_t metadata_count);
+err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t count,
+                             const struct metadata *metadata, size_t metadata_count);
 
 #endif

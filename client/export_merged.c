@@ -98,7 +98,7 @@ static err write_weights(struct merge *m, const char *path, struct arena *arena)
         tensor[i].size = tensor[i].count * (m->type == DTYPE_F32 ? 4 : 2);
     }
     TRY(file_out_open(&m->file, path, false));
-    TRY(safetensors_begin_file(&m->file, tensor, count, &(struct metadata){"format", "pt"}, 1));
+    TRY(safetensors_write_header(&m->file, tensor, count, &(struct metadata){"format", "pt"}, 1));
     for (size_t i = 0; i < count; i++) { /* both are in order of name */
         REQUIRE(tensor[i].name == slot[i].name);
         TRY(append_weight(m, &slot[i]));
