@@ -134,7 +134,8 @@ static err write_listing(const char *path, struct listing *l, bool replace)
     struct file_out file = {0};
     err e = ERR_NONE;
     TRY_OUT(e, file_out_open(&file, path, replace));
-    TRY_OUT(e, safetensors_begin_file(&file, l->tensor, l->count, l->metadata, l->metadata_count));
+    TRY_OUT(e,
+            safetensors_write_header(&file, l->tensor, l->count, l->metadata, l->metadata_count));
     for (size_t i = 0; i < l->count; i++) {
         TRY_OUT(e, file_out_append(&file, l->tensor[i].data, l->tensor[i].size));
         drop(l, &l->tensor[i]);
