@@ -82,7 +82,7 @@ static const struct option_row rows[] = {
              "or its digest, as fedlora inspect prints it"),
     ROW_INT("rank", "run.rank", rank, "0", 0, LIMIT_RANK,
             "of the LoRA factors; 0: what each member offers"),
-    ROW_NUM("alpha", "run.alpha", alpha, "0", 0, 1e6, "LoRA's alpha; 0: the coordinator's default"),
+    ROW_NUM("alpha", "run.alpha", alpha, "0", 0, 1e6, "LoRA's alpha; 0: twice each member's rank"),
     ROW_FLAG("rslora", "run.rslora", rslora, NULL, "scale by alpha/sqrt(rank)"),
     ROW_TEXT("targets", "run.targets", targets, "q,k,v,...",
              "modules to adapt: q,k,v,o,gate,up,down or full names"),
