@@ -30,8 +30,11 @@ const char *dtype_name(enum dtype t)
 bool dtype_bytes(size_t *out, enum dtype t, size_t n)
 {
     REQUIRE((unsigned)t < DTYPE_COUNT);
-    size_t block = dtype_row[t].block;
-    return block && n % block == 0 && !__builtin_mul_overflow(n / block, dtype_row[t].bytes, out);
+    size_t block = dtype_row[t].block, bytes;
+    if (!block || n % block || __builtin_mul_overflow(n / block, dtype_row[t].bytes, &bytes))
+        return false;
+    *out = bytes;
+    return true;
 }
 
 static float f32_from_bits(uint32_t u)

@@ -16,7 +16,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { PROBE_MS = 5000 };
+enum { PROBE_MS = 5000, PROBE_NAMES = 512 };
 
 static err connect_one(int *out, const struct addrinfo *address, const char *server,
                        uint64_t timeout_ms)
@@ -148,11 +148,19 @@ static void list_names(char *out, size_t bytes, X509 *cert)
     GENERAL_NAMES_free(names);
 }
 
+/* OpenSSL forgets a certificate it did not accept; its names are noted while they are known. The
+ * connection's own data is a text of PROBE_NAMES bytes. */
+static int note_names(int ok, X509_STORE_CTX *context)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
+    if (!ok && X509_STORE_CTX_get_error_depth(context) == 0)
+        list_names(SSL_get_app_data(ssl), PROBE_NAMES, X509_STORE_CTX_get_current_cert(context));
+    return ok;
+}
+
 static err explain_server(const struct rpc_client_options *o, SSL *ssl, long verify)
 {
-    char names[512] = "";
-    X509 *cert = SSL_get0_peer_certificate(ssl);
-    if (cert != NULL) list_names(names, sizeof names, cert);
+    const char *names = SSL_get_app_data(ssl);
     if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
         return err_make(ERR_INPUT,
                         "%s: the server's certificate is for %s; connect by one of these names",
@@ -191,7 +199,7 @@ static err prepare(SSL_CTX **out, const struct rpc_client_options *o)
 {
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
     if (context == NULL) return err_make(ERR_MACHINE, "out of memory");
-    SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER, note_names);
     if (SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) != 1 ||
         SSL_CTX_load_verify_locations(context, o->ca, NULL) != 1 ||
         SSL_CTX_use_certificate_chain_file(context, o->cert) != 1 ||
@@ -215,6 +223,8 @@ static err handshake(struct rpc_tls_report *out, SSL *ssl, const char *host,
             SSL_set_tlsext_host_name(ssl, host) != 1)
             return err_make(ERR_INPUT, "%s: not a host name", host);
     }
+    char names[PROBE_NAMES] = "";
+    SSL_set_app_data(ssl, names);
     ERR_clear_error();
     errno = 0;
     int code = SSL_connect(ssl);

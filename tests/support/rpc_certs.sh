@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Certificates for the tests of proto/, made once in DIR: a good authority with members a and b and the
-# operator ops; a foreign one; and, signed by the good one, wrong ones. Usage: rpc_certs.sh MAKE-CERTS DIR
+# Certificates for the tests of proto/, made once in DIR: a good authority with members a and b and
+# the operator ops; foreign ones; and, signed by the good one, wrong ones.
+# Usage: rpc_certs.sh MAKE-CERTS DIR
 set -euo pipefail
 make=$1 dir=$2
 mkdir -p "$(dirname "$dir")"
@@ -16,8 +17,8 @@ sign() {
   openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$dir/$1.key" 2>/dev/null
   openssl req -new -key "$dir/$1.key" -subj "/CN=$1" -out "$dir/csr" 2>/dev/null
   printf '%b' "$2" >"$dir/ext"
-  openssl x509 -req -in "$dir/csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
-    -days "${3:-30}" -extfile "$dir/ext" -out "$dir/$1.pem" 2>/dev/null
+  openssl x509 -req -in "$dir/csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" \
+    -set_serial "0x$(openssl rand -hex 8)" -days "${3:-30}" -extfile "$dir/ext" -out "$dir/$1.pem" 2>/dev/null
 }
 sign wrong-use "extendedKeyUsage=serverAuth\nsubjectAltName=URI:fl://fed/client/wrong\n"
 sign no-name "extendedKeyUsage=clientAuth\n"

@@ -1,4 +1,5 @@
-/* A server on a thread of its own, with methods that show what the RPC layer does; and certificates. */
+/* A server on a thread of its own, with methods that show what the RPC layer does; and
+ * certificates. */
 #ifndef TESTS_SUPPORT_RPC_FIXTURE_H
 #define TESTS_SUPPORT_RPC_FIXTURE_H
 
@@ -33,7 +34,10 @@ struct fixture {
     struct rpc_call *holding;
 };
 
-static inline struct fixture *fixture_of(struct rpc_call *call) { return rpc_call_context(call); }
+static inline struct fixture *fixture_of(struct rpc_call *call)
+{
+    return rpc_call_context(call);
+}
 
 static inline void fixture_echo(struct rpc_call *call, const void *request, size_t size)
 {
@@ -120,17 +124,31 @@ static inline void fixture_over(struct rpc_call *call, bool answered)
 }
 
 static const struct rpc_method fixture_method[] = {
-    {.path = "/test.T/Echo", .shape = RPC_UNARY, .roles = RPC_CLIENT | RPC_ADMIN,
-     .begin = fixture_echo, .over = fixture_over},
+    {.path = "/test.T/Echo",
+     .shape = RPC_UNARY,
+     .roles = RPC_CLIENT | RPC_ADMIN,
+     .begin = fixture_echo,
+     .over = fixture_over},
     {.path = "/test.T/Fail", .shape = RPC_UNARY, .roles = RPC_CLIENT, .begin = fixture_fail},
     {.path = "/test.T/AdminOnly", .shape = RPC_UNARY, .roles = RPC_ADMIN, .begin = fixture_echo},
-    {.path = "/test.T/Hold", .shape = RPC_UNARY, .roles = RPC_CLIENT, .begin = fixture_hold,
+    {.path = "/test.T/Hold",
+     .shape = RPC_UNARY,
+     .roles = RPC_CLIENT,
+     .begin = fixture_hold,
      .over = fixture_over},
-    {.path = "/test.T/Upload", .shape = RPC_UPLOAD, .roles = RPC_CLIENT,
-     .begin = fixture_upload_begin, .part = fixture_upload_part, .end = fixture_upload_end,
+    {.path = "/test.T/Upload",
+     .shape = RPC_UPLOAD,
+     .roles = RPC_CLIENT,
+     .begin = fixture_upload_begin,
+     .part = fixture_upload_part,
+     .end = fixture_upload_end,
      .over = fixture_over},
-    {.path = "/test.T/Download", .shape = RPC_DOWNLOAD, .roles = RPC_CLIENT,
-     .begin = fixture_download_begin, .more = fixture_download_more, .over = fixture_over},
+    {.path = "/test.T/Download",
+     .shape = RPC_DOWNLOAD,
+     .roles = RPC_CLIENT,
+     .begin = fixture_download_begin,
+     .more = fixture_download_more,
+     .over = fixture_over},
 };
 
 static inline void fixture_certs(void)
@@ -140,18 +158,25 @@ static inline void fixture_certs(void)
     cr_assert_eq(code, 0, "certificates could not be made");
 }
 
-static inline struct rpc_server_options fixture_server_options(struct fixture *f, const char *listen_on)
+static inline struct rpc_server_options fixture_server_options(struct fixture *f,
+                                                               const char *listen_on)
 {
-    return (struct rpc_server_options){
-        .listen = listen_on, .ca = FIXTURE_CERTS "/ca.pem", .cert = FIXTURE_CERTS "/server.pem",
-        .key = FIXTURE_CERTS "/server.key", .federation = "fed", .method = fixture_method,
-        .method_count = sizeof fixture_method / sizeof fixture_method[0], .context = f};
+    return (struct rpc_server_options){.listen = listen_on,
+                                       .ca = FIXTURE_CERTS "/ca.pem",
+                                       .cert = FIXTURE_CERTS "/server.pem",
+                                       .key = FIXTURE_CERTS "/server.key",
+                                       .federation = "fed",
+                                       .method = fixture_method,
+                                       .method_count =
+                                           sizeof fixture_method / sizeof fixture_method[0],
+                                       .context = f};
 }
 
 static inline void *fixture_loop(void *argument)
 {
     struct fixture *f = argument;
-    while (!atomic_load(&f->stop)) rpc_server_poll(f->server, 1000);
+    while (!atomic_load(&f->stop))
+        rpc_server_poll(f->server, 1000);
     return NULL;
 }
 
@@ -186,8 +211,8 @@ static inline struct rpc_client_options fixture_client(struct fixture *f, const 
     snprintf(f->certs[0], sizeof f->certs[0], "%s/ca.pem", FIXTURE_CERTS);
     snprintf(f->certs[1], sizeof f->certs[1], "%s/%s.pem", FIXTURE_CERTS, name);
     snprintf(f->certs[2], sizeof f->certs[2], "%s/%s.key", FIXTURE_CERTS, name);
-    return (struct rpc_client_options){.server = f->address, .ca = f->certs[0], .cert = f->certs[1],
-                                       .key = f->certs[2]};
+    return (struct rpc_client_options){
+        .server = f->address, .ca = f->certs[0], .cert = f->certs[1], .key = f->certs[2]};
 }
 
 static inline err fixture_call(struct rpc_client *client, const char *path, const char *request,

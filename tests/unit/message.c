@@ -1,0 +1,99 @@
+#include "proto/message.h"
+
+#include "fedlora.pb-c.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+static err unpack(Fedlora__V1__RunName **out, const void *data, size_t size)
+{
+    return message_unpack(out, &fedlora__v1__run_name__descriptor, data, size);
+}
+
+Test(message, comes_back_as_it_was_sent)
+{
+    Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT, *back = NULL;
+    struct bytes packed = {.max = 1000};
+    name.run = (char *)(uintptr_t) "triage";
+    cr_assert_eq(message_pack(&packed, &name.base).kind, ERR_OK);
+    cr_assert_eq(unpack(&back, packed.data, packed.size).kind, ERR_OK);
+    cr_assert_str_eq(back->run, "triage");
+    message_free(back);
+    bytes_close(&packed);
+}
+
+Test(message, absent_text_is_empty)
+{
+    Fedlora__V1__RunName *back = NULL;
+    cr_assert_eq(unpack(&back, "", 0).kind, ERR_OK);
+    cr_assert_str_eq(back->run, "");
+    message_free(back);
+}
+
+Test(message, refuses_bytes_that_are_no_message_and_text_that_is_no_utf_8)
+{
+    Fedlora__V1__RunName *back = NULL;
+    const char *bad[] = {"\x0a\x05"
+                         "ab",
+                         "\x0a\x02\xff\xfe"};
+    const size_t size[] = {4, 4};
+    for (size_t i = 0; i < 2; i++) {
+        err e = unpack(&back, bad[i], size[i]);
+        cr_assert_eq(e.kind, ERR_INPUT);
+        cr_assert(strstr(e.text, "fedlora.v1.RunName") != NULL, "%s", e.text);
+        cr_assert_null(back);
+    }
+}
+
+Test(message, looks_for_utf_8_in_messages_within_and_in_lists)
+{
+    Fedlora__V1__HelloRequest hello = FEDLORA__V1__HELLO_REQUEST__INIT, *back = NULL;
+    Fedlora__V1__ModuleShape good = FEDLORA__V1__MODULE_SHAPE__INIT, bad = good;
+    Fedlora__V1__ModuleShape *list[] = {&good, &bad};
+    struct bytes packed = {.max = 1000};
+    good.name = (char *)(uintptr_t) "model.layers.0";
+    bad.name = (char *)(uintptr_t) "\xc3(";
+    hello.modules = list;
+    hello.n_modules = 1;
+    cr_assert_eq(message_pack(&packed, &hello.base).kind, ERR_OK);
+    cr_assert_eq(
+        message_unpack(&back, &fedlora__v1__hello_request__descriptor, packed.data, packed.size)
+            .kind,
+        ERR_OK);
+    message_free(back);
+    back = NULL;
+    hello.n_modules = 2;
+    bytes_clear(&packed);
+    cr_assert_eq(message_pack(&packed, &hello.base).kind, ERR_OK);
+    cr_assert_eq(
+        message_unpack(&back, &fedlora__v1__hello_request__descriptor, packed.data, packed.size)
+            .kind,
+        ERR_INPUT);
+    cr_assert_null(back);
+    bytes_close(&packed);
+}
+
+Test(message, does_not_look_into_the_other_parts_of_a_oneof)
+{
+    Fedlora__V1__SubmitPart part = FEDLORA__V1__SUBMIT_PART__INIT, *back = NULL;
+    struct bytes packed = {.max = 1000};
+    part.part_case = FEDLORA__V1__SUBMIT_PART__PART_DATA;
+    part.data = (ProtobufCBinaryData){4, (uint8_t *)(uintptr_t) "\xff\xfe\x00\x01"};
+    cr_assert_eq(message_pack(&packed, &part.base).kind, ERR_OK);
+    cr_assert_eq(
+        message_unpack(&back, &fedlora__v1__submit_part__descriptor, packed.data, packed.size).kind,
+        ERR_OK);
+    cr_assert_eq(back->data.len, 4);
+    message_free(back);
+    bytes_close(&packed);
+}
+
+Test(message, does_not_outgrow_its_buffer)
+{
+    Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
+    struct bytes packed = {.max = 5};
+    name.run = (char *)(uintptr_t) "triage";
+    cr_assert_eq(message_pack(&packed, &name.base).kind, ERR_LIMIT);
+    cr_assert_eq(packed.size, 0);
+    bytes_close(&packed);
+}
