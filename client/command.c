@@ -15,7 +15,7 @@
 static const struct command *const commands[] = {
     &command_export,     &command_run_create, &command_run_list,   &command_run_status,
     &command_run_watch,  &command_run_pause,  &command_run_resume, &command_run_stop,
-    &command_run_export, &command_doctor,
+    &command_run_export, &command_join,       &command_doctor,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

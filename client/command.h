@@ -58,5 +58,6 @@ err command_check_output(const char *path, bool force);
 
 extern const struct command command_doctor;
 extern const struct command command_export;
+extern const struct command command_join;
 
 #endif

@@ -1,5 +1,6 @@
 #include "client/session_local.h"
 
+#include "base/file.h"
 #include "client/command.h"
 #include "client/progress.h"
 
@@ -7,12 +8,23 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A base without a tokenizer will do for data that is tokenised already. */
+static err open_tokenizer(struct tokenizer **out, const char *base)
+{
+    char path[LIMIT_PATH_BYTES];
+    if (file_is_dir(base)) {
+        TRY(file_join(path, sizeof path, base, "tokenizer.json"));
+        if (!file_exists(path)) return ERR_NONE;
+    }
+    return tokenizer_open(out, base);
+}
+
 err session_local_open(struct session_local *out, const struct session_options *o)
 {
     struct session_local local = {.options = o};
     err e;
     TRY_OUT(e, model_open(&local.model, o->base));
-    TRY_OUT(e, tokenizer_open(&local.tokenizer, o->base));
+    TRY_OUT(e, open_tokenizer(&local.tokenizer, o->base));
     const struct data_options data = {.tokenizer = local.tokenizer,
                                       .vocab = local.model.arch.vocab};
     TRY_OUT(e, data_open(&local.data, o->data, &data));
