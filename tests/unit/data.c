@@ -1,0 +1,257 @@
+#include "client/data.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES + 16];
+static struct tokenizer *t;
+
+static void setup(void)
+{
+    char base[SUPPORT_PATH_BYTES];
+    support_dir_make(dir);
+    (void)snprintf(path, sizeof path, "%s/rows.jsonl", dir);
+    support_source(base, sizeof base, "tests/golden/tokenizer/smollm2");
+    ok(tokenizer_open(&t, base));
+}
+static void teardown(void)
+{
+    tokenizer_close(t);
+    support_dir_remove(dir);
+}
+TestSuite(data, .init = setup, .fini = teardown);
+
+static err read_rows(struct dataset *out, const char *text, const struct data_options *o)
+{
+    ok(file_write(path, text, strlen(text), true));
+    return data_open(out, path, o);
+}
+
+/* The learned tokens of a row, decoded. */
+static void check_learned(const struct data_row *row, const char *want)
+{
+    struct bytes text = {.max = 4096};
+    for (uint32_t i = 0; i < row->count; i++)
+        if (row->label[i] != DATA_IGNORE) {
+            cr_assert_eq(row->label[i], row->id[i]);
+            ok(tokenizer_decode(&text, t, &row->id[i], 1, true));
+        }
+    ok(bytes_append(&text, "", 1));
+    cr_assert_str_eq((char *)text.data, want);
+    bytes_close(&text);
+}
+
+Test(data, learns_the_completion_and_the_end_of_sequence)
+{
+    struct dataset d;
+    ok(read_rows(&d, "{\"prompt\":\"one two\",\"completion\":\" three.\"}\n",
+                 &(struct data_options){.tokenizer = t}));
+    cr_assert_eq(d.count, 1);
+    check_learned(&d.row[0], " three.<|im_end|>");
+    cr_assert_eq(d.row[0].learned, d.row[0].count - d.row[0].prompt);
+    cr_assert_str_eq(d.row[0].completion, " three.");
+    cr_assert_eq(d.tokens, d.row[0].count);
+    data_close(&d);
+    ok(read_rows(&d, "{\"prompt\":\"one two\",\"completion\":\" three.\"}\n",
+                 &(struct data_options){.tokenizer = t, .no_eos = true}));
+    check_learned(&d.row[0], " three.");
+    data_close(&d);
+}
+
+Test(data, a_token_over_the_prompts_end_is_not_learned)
+{
+    struct dataset d; /* " the" is one token; its first byte is the prompt's */
+    ok(read_rows(&d, "{\"prompt\":\"it is \",\"completion\":\"the end\"}\n",
+                 &(struct data_options){.tokenizer = t}));
+    struct tokens whole = {0};
+    ok(tokenizer_encode(&whole, t, "it is the end", 13, true));
+    cr_assert_eq(whole.count + 1, d.row[0].count, "prompt and completion are one text");
+    cr_assert(memcmp(whole.id, d.row[0].id, whole.count * sizeof(int32_t)) == 0);
+    for (size_t i = 0; i < whole.count; i++)
+        cr_assert_eq(d.row[0].label[i] != DATA_IGNORE, whole.start[i] >= 6);
+    tokens_close(&whole);
+    data_close(&d);
+}
+
+Test(data, labels_are_completions_after_a_space_or_a_line)
+{
+    struct dataset d;
+    ok(read_rows(&d,
+                 "{\"text\":\"fever and cough  \",\"label\":\"lungs\"}\n"
+                 "{\"text\":\"fever\\n\",\"label\":\"lungs\"}\n{\"text\":\"fever\",\"label\":3}\n",
+                 &(struct data_options){.tokenizer = t}));
+    cr_assert_eq(d.count, 3);
+    check_learned(&d.row[0], " lungs<|im_end|>");
+    check_learned(&d.row[1], "lungs<|im_end|>");
+    check_learned(&d.row[2], " 3<|im_end|>");
+    cr_assert_str_eq(d.row[0].completion, "lungs");
+    cr_assert_str_eq(d.row[2].completion, "3");
+    data_close(&d);
+}
+
+Test(data, plain_text_is_learned_whole)
+{
+    struct dataset d;
+    ok(read_rows(&d, "{\"text\":\"all of it\"}\n", &(struct data_options){.tokenizer = t}));
+    check_learned(&d.row[0], "all of it<|im_end|>");
+    cr_assert_eq(d.row[0].prompt, 0);
+    cr_assert_eq(d.row[0].learned, d.row[0].count - 1, "the first token is predicted from none");
+    cr_assert_null(d.row[0].completion);
+    data_close(&d);
+    ok(read_rows(&d, "{\"text\":\"all of it\"}\n",
+                 &(struct data_options){.tokenizer = t, .bos = true}));
+    cr_assert_eq(d.row[0].id[0], tokenizer_bos(t));
+    check_learned(&d.row[0], "all of it<|im_end|>");
+    data_close(&d);
+}
+
+Test(data, tokenised_rows_are_taken_as_they_are)
+{
+    struct dataset d;
+    ok(read_rows(
+        &d,
+        "{\"input_ids\":[1,2,3],\"labels\":[-100,-100,3]}\n{\"input_ids\":[4,5],\"labels\":null}\n"
+        "{\"input_ids\":[4,5],\"labels\":[-100,-100]}\n",
+        &(struct data_options){.vocab = 6}));
+    cr_assert_eq(d.count, 3);
+    cr_assert_eq(d.row[0].prompt, 2);
+    cr_assert_eq(d.row[0].learned, 1);
+    cr_assert_eq(d.row[1].learned, 1);
+    cr_assert_eq(d.row[1].label[0], 4);
+    cr_assert_eq(d.unlearned, 1);
+    cr_assert_eq(d.row[2].prompt, 2);
+    cr_assert_eq(d.row[2].line, 3);
+    data_close(&d);
+}
+
+Test(data, long_rows_are_cut_and_counted)
+{
+    struct dataset d;
+    ok(read_rows(&d,
+                 "{\"input_ids\":[1,2,3,4]}\n{\"input_ids\":[1,2,3]}\n"
+                 "{\"input_ids\":[1,2,3,4],\"labels\":[-100,-100,-100,4]}\n",
+                 &(struct data_options){.vocab = 6, .seq = 3}));
+    cr_assert_eq(d.cut, 2);
+    cr_assert_eq(d.unlearned, 1);
+    cr_assert_eq(d.row[0].count, 3);
+    cr_assert_eq(d.tokens, 9);
+    cr_assert_eq(d.learned, 4);
+    data_close(&d);
+}
+
+Test(data, marks_windows_line_ends_and_blank_lines_are_no_rows)
+{
+    struct dataset d;
+    ok(read_rows(&d, "\xEF\xBB\xBF{\"text\":\"a\"}\r\n\r\n  \t\n\n{\"text\":\"b\"}",
+                 &(struct data_options){.tokenizer = t}));
+    cr_assert_eq(d.count, 2);
+    cr_assert_eq(d.row[1].line, 5);
+    data_close(&d);
+}
+
+Test(data, refuses_bad_rows_by_file_line_and_reason)
+{
+    static const struct {
+        const char *text, *part;
+    } cases[] = {
+        {"{\"text\":\"a\"}\n{\"completion\":\"b\"}\n",
+         "rows.jsonl:2: \"prompt\" is missing; a row needs prompt and completion, messages, text, "
+         "or "
+         "input_ids and labels"},
+        {"{\"prompt\":\"b\"}\n", ":1: \"completion\" is missing"},
+        {"{}\n", ":1: \"prompt\" is missing"},
+        {"[1]\n", ":1: expected an object"},
+        {"{\"text\":\"a\"}\n{\"text\": \"b\",, }\n", ":2:"},
+        {"{\"text\":\"a\xff\"}\n", "not JSON"},
+        {"{\"text\":\"a\"} {\"text\":\"b\"}\n", "not JSON"},
+        {"{\"text\":7}\n", "\"text\": expected a string"},
+        {"{\"prompt\":\"a\",\"completion\":[]}\n", "\"completion\": expected a string"},
+        {"{\"prompt\":null,\"completion\":\"a\"}\n", "\"prompt\" is missing"},
+        {"{\"messages\":[]}\n", "\"messages\": expected a list"},
+        {"{\"input_ids\":[1,2],\"labels\":[1]}\n", "\"labels\": expected a list of 2"},
+        {"{\"input_ids\":[1,99999]}\n", "\"input_ids\"[1]: expected a token id below"},
+        {"{\"input_ids\":[1,-100]}\n", "\"input_ids\"[1]"},
+        {"{\"input_ids\":[1,1.5]}\n", "\"input_ids\"[1]"},
+        {"{\"input_ids\":[1,2],\"labels\":[1,-1]}\n", "\"labels\"[1]"},
+        {"{\"input_ids\":[]}\n", "\"input_ids\": expected"},
+        {"", "holds no rows"},
+        {"\n\n", "holds no rows"},
+    };
+    struct dataset d = {.count = 77};
+    struct data_options o = {.tokenizer = t};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refused(read_rows(&d, cases[i].text, &o), ERR_INPUT, cases[i].part);
+    cr_assert_eq(d.count, 77, "untouched on failure");
+    refused(data_open(&d, dir, &o), ERR_INPUT, "is a directory");
+    refused(data_open(&d, "no/such/file", &o), ERR_INPUT, "no/such/file");
+    refused(read_rows(&d, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n", &o),
+            ERR_INPUT, "no chat template");
+    refused(read_rows(&d, "{\"text\":\"a\"}\n", &(struct data_options){.vocab = 3}), ERR_INPUT,
+            "no tokenizer");
+}
+
+Test(data, a_line_has_a_bound)
+{
+    struct dataset d;
+    size_t size = LIMIT_LINE_BYTES + 32;
+    char *text = malloc(size);
+    memset(text, 'a', size);
+    memcpy(text, "{\"text\":\"", 9);
+    memcpy(text + size - 3, "\"}\n", 3);
+    ok(file_write(path, text, size, true));
+    refused(data_open(&d, path, &(struct data_options){.tokenizer = t}), ERR_INPUT,
+            ":1: the line is over");
+    free(text);
+}
+
+/* A chat model: the same vocabulary with a template beside it. */
+static struct tokenizer *open_chat(void)
+{
+    static const char jinja[] = "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + "
+                                "m['content'] + '<|im_end|>' + "
+                                "'\\n'}}{% endfor %}";
+    char from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES + 32];
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
+    for (int i = 0; i < 2; i++) {
+        char part[128], *text;
+        size_t size;
+        (void)snprintf(part, sizeof part, "tests/golden/tokenizer/smollm2/%s", files[i]);
+        support_source(from, sizeof from, part);
+        (void)snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        ok(file_read_all(&text, &size, from, 1 << 20));
+        ok(file_write(to, text, size, true));
+        free(text);
+    }
+    (void)snprintf(to, sizeof to, "%s/chat_template.jinja", dir);
+    ok(file_write(to, jinja, sizeof jinja - 1, true));
+    struct tokenizer *chat;
+    ok(tokenizer_open(&chat, dir));
+    return chat;
+}
+
+Test(data, learns_the_assistants_turns_of_a_chat)
+{
+    struct dataset d;
+    struct tokenizer *chat = open_chat();
+    ok(read_rows(
+        &d,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},"
+        "{\"role\":\"assistant\",\"content\":\"Hello!\"},{\"role\":\"user\",\"content\":\"?\"},"
+        "{\"role\":\"assistant\",\"content\":\"Bye.\"}]}\n",
+        &(struct data_options){.tokenizer = chat, .bos = true}));
+    check_learned(&d.row[0], "Hello!<|im_end|>Bye.<|im_end|>");
+    cr_assert_eq(d.row[0].label[d.row[0].count - 1], DATA_IGNORE, "the line end after a turn");
+    data_close(&d);
+    refused(read_rows(&d, "{\"messages\":[{\"role\":\"tool\",\"content\":\"Hi\"}]}\n",
+                      &(struct data_options){.tokenizer = chat}),
+            ERR_INPUT, ":1: message 1 has role tool");
+    refused(read_rows(&d, "{\"messages\":[{\"role\":\"user\"}]}\n",
+                      &(struct data_options){.tokenizer = chat}),
+            ERR_INPUT, "message 1: expected a role and a content");
+    tokenizer_close(chat);
+}
