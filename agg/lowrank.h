@@ -87,7 +87,7 @@ enum lowrank_split {
     LOWRANK_ORTHONORMAL, /* B = U, A = V^T: s is dropped */
 };
 /* The leading q as float32, the largest |entry| of each left vector positive. `rounding`: ||what is
- * stored - what was computed||_F (NULL: not asked; 0 for ORTHONORMAL). */
+ * stored - what was computed||_F to a few percent (NULL: not asked; 0 for ORTHONORMAL). */
 err lowrank_split(float *B /* (m, q) */, float *A /* (q, n) */, double *rounding,
                   const struct lowrank_svd *svd, uint32_t q, enum lowrank_split split);
 

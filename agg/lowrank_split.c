@@ -2,7 +2,6 @@
 #include "agg/lowrank.h"
 #include "agg/matrix.h"
 
-#include <cblas.h>
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -72,42 +71,29 @@ static void fix_signs(double *left, double *right, const struct lowrank_svd *svd
     }
 }
 
-/* ||stored - computed||_F = ||dB A + B' dA||_F, B' stored: two pairs, so nothing cancels. left and
- * right hold the computed, scaled vectors (dim, q). */
-static err rounding_of(double *out, const float *B, const float *A, const double *left,
-                       const double *right, const struct lowrank_svd *svd, uint32_t q)
+/* ||stored - computed||_F = ||dB A + B dA||_F. One side's columns are orthogonal where the other's
+ * rounding meets them, so each part is a sum over columns; the two parts are independent roundings.
+ */
+static double rounding_of(const float *B, const float *A, const double *left, const double *right,
+                          const struct lowrank_svd *svd, uint32_t q)
 {
     size_t m = svd->m, n = svd->n;
-    double *b = NULL, *a = NULL, *g1 = NULL, *g2 = NULL, sum = 0;
-    int dq = 2 * (int)q;
-    err e = ERR_NONE;
-    TRY_OUT(e, matrix_take(&b, m, (size_t)dq)); /* [dB | B'] */
-    TRY_OUT(e, matrix_take(&a, n, (size_t)dq)); /* [A | dA] */
-    TRY_OUT(e, matrix_take(&g1, (size_t)dq, (size_t)dq));
-    TRY_OUT(e, matrix_take(&g2, (size_t)dq, (size_t)dq));
+    double sum = 0;
     for (size_t j = 0; j < q; j++) {
+        double db = 0, da = 0, bb = 0, aa = 0;
         for (size_t i = 0; i < m; i++) {
-            b[(q + j) * m + i] = (double)B[i * q + j];
-            b[j * m + i] = (double)B[i * q + j] - left[j * m + i];
+            double x = left[j * m + i], d = (double)B[i * q + j] - x;
+            db += d * d;
+            bb += x * x;
         }
         for (size_t i = 0; i < n; i++) {
-            a[j * n + i] = right[j * n + i];
-            a[(q + j) * n + i] = (double)A[j * n + i] - right[j * n + i];
+            double x = right[j * n + i], d = (double)A[j * n + i] - x;
+            da += d * d;
+            aa += x * x;
         }
+        sum += db * aa + da * bb;
     }
-    cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, dq, dq, (int)m, 1, b, (int)m, b, (int)m, 0,
-                g1, dq);
-    cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, dq, dq, (int)n, 1, a, (int)n, a, (int)n, 0,
-                g2, dq);
-    for (size_t i = 0; i < (size_t)dq * (size_t)dq; i++)
-        sum += g1[i] * g2[i];
-    *out = sum > 0 ? sqrt(sum) : 0;
-out:
-    free(b);
-    free(a);
-    free(g1);
-    free(g2);
-    return e;
+    return sqrt(sum);
 }
 
 err lowrank_split(float *B, float *A, double *rounding, const struct lowrank_svd *svd, uint32_t q,
@@ -134,7 +120,7 @@ err lowrank_split(float *B, float *A, double *rounding, const struct lowrank_svd
             A[j * n + i] = (float)(right[j * n + i] *= fr);
     }
     if (rounding && split != LOWRANK_ORTHONORMAL)
-        e = rounding_of(rounding, B, A, left, right, svd, q);
+        *rounding = rounding_of(B, A, left, right, svd, q);
 out:
     free(left);
     free(right);

@@ -6,6 +6,7 @@ usage() {
   cat <<'USAGE'
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
+       bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
        bench/run.sh TABLE --help             the options of one
 
 Build first: cmake --preset release && cmake --build build/release
@@ -17,6 +18,13 @@ case "${1:-}" in
     table=$1
     shift
     exec python3 "$bench/$table.py" "$@" ;;
+  agg)
+    shift
+    build=$bench/../build/release
+    cmake --build "$build" --target bench_agg >/dev/null
+    dir=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-bench-XXXXXX")
+    trap 'rm -rf "$dir"' EXIT
+    "$build/bench_agg" --dir "$dir" "$@" ;;
   -h | --help) usage ;;
   *) usage >&2; exit 2 ;;
 esac
