@@ -10,13 +10,29 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
-/* In the order of --help. */
+/* In the order of --help; one line each. */
+/* clang-format off */
 static const struct command *const commands[] = {
-    &command_export,     &command_run_create, &command_run_list,   &command_run_status,
-    &command_run_watch,  &command_run_pause,  &command_run_resume, &command_run_stop,
-    &command_run_export, &command_join,       &command_doctor,
+    &command_inspect,
+    &command_tokenize,
+    &command_train,
+    &command_eval,
+    &command_generate,
+    &command_export,
+    &command_join,
+    &command_run_create,
+    &command_run_list,
+    &command_run_status,
+    &command_run_watch,
+    &command_run_pause,
+    &command_run_resume,
+    &command_run_stop,
+    &command_run_export,
+    &command_doctor,
 };
+/* clang-format on */
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
@@ -100,10 +116,20 @@ void command_say(const struct command_common *common, const char *format, ...)
     fprintf(stderr, "%s\n", line);
 }
 
+/* Told before the work, not after hours of it. */
 err command_check_output(const char *path, bool force)
 {
-    if (force || !file_exists(path)) return ERR_NONE;
-    return err_make(ERR_INPUT, "%s: exists already; --force replaces it", path);
+    char parent[LIMIT_PATH_BYTES] = ".";
+    const char *slash = strrchr(path, '/');
+    if (strlen(path) + 64 >= sizeof parent) return err_make(ERR_INPUT, "%.80s...: too long", path);
+    if (slash)
+        snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    if (!force && file_exists(path))
+        return err_make(ERR_INPUT, "%s: exists already; --force replaces it", path);
+    if (!file_is_dir(parent))
+        return err_make(ERR_INPUT, "%s: the folder %s does not exist", path, parent);
+    if (access(parent, W_OK) != 0) return err_sys(errno, "%s", parent);
+    return ERR_NONE;
 }
 
 /* ---- help ---- */

@@ -53,11 +53,17 @@ err command_print_json(const json_t *value);
 /* One line on standard error, unless --quiet; not for errors. */
 void command_say(const struct command_common *common, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* ERR_INPUT "PATH: exists already; --force replaces it" unless force or absent. */
+/* ERR_INPUT "PATH: exists already; --force replaces it" unless force or absent; also told: a folder
+ * that is missing or cannot be written. Call it before long work. */
 err command_check_output(const char *path, bool force);
 
 extern const struct command command_doctor;
+extern const struct command command_eval;
 extern const struct command command_export;
+extern const struct command command_generate;
+extern const struct command command_inspect;
 extern const struct command command_join;
+extern const struct command command_tokenize;
+extern const struct command command_train;
 
 #endif

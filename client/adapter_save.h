@@ -1,0 +1,16 @@
+/* An adapter in memory to a PEFT directory that others load. */
+#ifndef CLIENT_ADAPTER_SAVE_H
+#define CLIENT_ADAPTER_SAVE_H
+
+#include "client/adapter.h"
+
+struct adapter_save_options {
+    const char *path;
+    bool replace;
+    int threads;
+};
+/* An adapter of A and B alone is written as it is; with a carry or R, the whole change is folded
+ * into one exact pair a module. */
+err adapter_save_peft(const struct adapter *ad, const struct adapter_save_options *o);
+
+#endif

@@ -1,0 +1,365 @@
+/* fedlora train: a LoRA adapter from local data, no coordinator needed. */
+#include "base/file.h"
+#include "client/adapter_save.h"
+#include "client/command.h"
+#include "client/progress.h"
+#include "client/report.h"
+#include "client/setup.h"
+#include "client/train.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+struct train_command {
+    struct command_common common;
+    const char *base, *data, *output, *adapter, *state, *targets, *log;
+    int64_t rank, steps, batch, accumulate, seq, warmup;
+    double alpha, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
+    int schedule;
+    bool rslora, shuffle, checkpoint, eos, bos, profile, force;
+};
+
+static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+#define AT(member) offsetof(struct train_command, member)
+static const struct option_row rows[] = {
+    {.flag = "base",
+     .letter = 'b',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(base),
+     .value = "PATH",
+     .help = "base model: a Hugging Face directory or a .gguf file"},
+    {.flag = "data",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(data),
+     .value = "FILE",
+     .help = "JSON Lines: prompt and completion, messages, text, text and label, or input_ids and "
+             "labels"},
+    {.flag = "output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(output),
+     .value = "DIR",
+     .help = "the PEFT directory to write"},
+    {.flag = "adapter",
+     .kind = OPTION_TEXT,
+     .at = AT(adapter),
+     .value = "DIR",
+     .help = "start from this PEFT adapter"},
+    {.flag = "state",
+     .kind = OPTION_TEXT,
+     .at = AT(state),
+     .value = "FILE",
+     .help = "start from this Fedlora state"},
+    {.flag = "rank",
+     .letter = 'r',
+     .kind = OPTION_INT,
+     .at = AT(rank),
+     .fallback = "16",
+     .least = 1,
+     .most = LIMIT_RANK,
+     .help = "of a new adapter"},
+    {.flag = "alpha",
+     .kind = OPTION_NUM,
+     .at = AT(alpha),
+     .fallback = "32",
+     .least = 1e-6,
+     .most = 1e6,
+     .help = "of a new adapter: its scale is alpha / rank"},
+    {.flag = "rslora",
+     .kind = OPTION_FLAG,
+     .at = AT(rslora),
+     .help = "its scale is alpha / sqrt(rank)"},
+    {.flag = "targets",
+     .kind = OPTION_TEXT,
+     .at = AT(targets),
+     .fallback = "q,k,v,o,gate,up,down",
+     .value = "LIST",
+     .help = "the projections a new adapter is put on, or full module names"},
+    {.flag = "steps",
+     .kind = OPTION_INT,
+     .at = AT(steps),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e9,
+     .help = "optimizer steps; 0: from --epochs"},
+    {.flag = "epochs",
+     .kind = OPTION_NUM,
+     .at = AT(epochs),
+     .fallback = "1",
+     .least = 0,
+     .most = 1e6,
+     .help = "passes over the data"},
+    {.flag = "batch",
+     .kind = OPTION_INT,
+     .at = AT(batch),
+     .fallback = "4",
+     .least = 1,
+     .most = 65536,
+     .help = "rows of one forward pass"},
+    {.flag = "accumulate",
+     .kind = OPTION_INT,
+     .at = AT(accumulate),
+     .fallback = "1",
+     .least = 1,
+     .most = 65536,
+     .help = "forward passes of one step"},
+    {.flag = "seq",
+     .kind = OPTION_INT,
+     .at = AT(seq),
+     .fallback = "1024",
+     .least = 1,
+     .most = LIMIT_SEQUENCE,
+     .help = "tokens of a row at most; longer rows are cut"},
+    {.flag = "lr",
+     .kind = OPTION_NUM,
+     .at = AT(lr),
+     .fallback = "2e-4",
+     .least = 0,
+     .most = 10,
+     .help = "learning rate"},
+    {.flag = "schedule",
+     .kind = OPTION_CHOICE,
+     .at = AT(schedule),
+     .fallback = "linear",
+     .choices = schedules,
+     .help = "of the learning rate after the warm-up"},
+    {.flag = "warmup",
+     .kind = OPTION_INT,
+     .at = AT(warmup),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e9,
+     .help = "steps until the full learning rate"},
+    {.flag = "weight-decay",
+     .kind = OPTION_NUM,
+     .at = AT(weight_decay),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "decoupled, as AdamW"},
+    {.flag = "beta1",
+     .kind = OPTION_NUM,
+     .at = AT(beta1),
+     .fallback = "0.9",
+     .least = 0,
+     .most = 0.999999,
+     .help = "AdamW"},
+    {.flag = "beta2",
+     .kind = OPTION_NUM,
+     .at = AT(beta2),
+     .fallback = "0.999",
+     .least = 0,
+     .most = 0.99999999,
+     .help = "AdamW"},
+    {.flag = "eps",
+     .kind = OPTION_NUM,
+     .at = AT(eps),
+     .fallback = "1e-8",
+     .least = 0,
+     .most = 1,
+     .help = "AdamW"},
+    {.flag = "clip",
+     .kind = OPTION_NUM,
+     .at = AT(clip),
+     .fallback = "1",
+     .least = 0,
+     .most = 1e9,
+     .help = "largest norm of the gradient; 0: off"},
+    {.flag = "dropout",
+     .kind = OPTION_NUM,
+     .at = AT(dropout),
+     .fallback = "0",
+     .least = 0,
+     .most = 0.99,
+     .help = "on the adapter's input"},
+    {.flag = "shuffle",
+     .kind = OPTION_FLAG,
+     .at = AT(shuffle),
+     .fallback = "yes",
+     .help = "take rows in file order, going round"},
+    {.flag = "checkpoint",
+     .kind = OPTION_FLAG,
+     .at = AT(checkpoint),
+     .help = "recompute activations: less memory, slower"},
+    {.flag = "eos",
+     .kind = OPTION_FLAG,
+     .at = AT(eos),
+     .fallback = "yes",
+     .help = "do not append the end-of-sequence token to what is learned"},
+    {.flag = "bos",
+     .kind = OPTION_FLAG,
+     .at = AT(bos),
+     .help = "put the beginning-of-sequence token in front of text rows"},
+    {.flag = "log",
+     .kind = OPTION_TEXT,
+     .at = AT(log),
+     .value = "FILE",
+     .help = "one JSON line a step"},
+    {.flag = "profile", .kind = OPTION_FLAG, .at = AT(profile), .help = "seconds by operation"},
+    {.flag = "force",
+     .letter = 'f',
+     .kind = OPTION_FLAG,
+     .at = AT(force),
+     .help = "replace what exists"},
+};
+
+struct work {
+    const struct train_command *o;
+    struct progress progress;
+    FILE *log;
+    err log_failed;
+    uint64_t tokens;
+};
+
+/* A row a step, whole lines: the file can be followed while training goes on. */
+static err log_step(FILE *log, const struct train_step *s)
+{
+    int n = fprintf(log,
+                    "{\"step\":%" PRIu64
+                    ",\"loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"tokens\":%" PRIu64
+                    ",\"seconds\":%.6f}\n",
+                    s->step, s->loss, s->lr, s->grad_norm, s->tokens, s->seconds);
+    return n < 0 || fflush(log) != 0 ? err_sys(errno, "--log") : ERR_NONE;
+}
+
+static bool on_step(void *user, const struct train_step *s)
+{
+    struct work *w = user;
+    char detail[64];
+    w->tokens += s->tokens;
+    snprintf(detail, sizeof detail, "loss %.4f", s->loss);
+    progress_update(&w->progress, s->step + 1, s->steps, w->tokens, detail);
+    if (w->log) w->log_failed = log_step(w->log, s);
+    return !command_stop && !err_is(w->log_failed);
+}
+
+static err open_log(struct work *w)
+{
+    if (!w->o->log) return ERR_NONE;
+    TRY(command_check_output(w->o->log, w->o->force));
+    w->log = fopen(w->o->log, "w");
+    return w->log ? ERR_NONE : err_sys(errno, "%s", w->o->log);
+}
+
+static struct train_options options_of(const struct train_command *o, struct work *w)
+{
+    struct train_options t;
+    train_defaults(&t);
+    t.steps = (uint64_t)o->steps;
+    t.epochs = o->epochs;
+    t.batch = (uint32_t)o->batch;
+    t.accumulate = (uint32_t)o->accumulate;
+    t.lr = o->lr;
+    t.weight_decay = o->weight_decay;
+    t.beta1 = o->beta1;
+    t.beta2 = o->beta2;
+    t.eps = o->eps;
+    t.clip = o->clip;
+    t.dropout = o->dropout;
+    t.schedule = (enum train_schedule)o->schedule;
+    t.warmup = (uint64_t)o->warmup;
+    t.seed = (uint64_t)o->common.seed;
+    t.shuffle = o->shuffle;
+    t.checkpoint = o->checkpoint;
+    t.on_step = on_step;
+    t.user = w;
+    return t;
+}
+
+static json_t *profile_json(const struct engine *engine)
+{
+    struct backend_profile profile;
+    engine_profile(&profile, engine);
+    json_t *list = json_array();
+    for (int op = 0; op < OP_COUNT; op++)
+        json_array_append_new(list, json_pack("{s:s, s:f, s:I}", "operation",
+                                              backend_op_name((enum backend_op)op), "seconds",
+                                              profile.seconds[op], "calls",
+                                              (json_int_t)profile.calls[op]));
+    return list;
+}
+
+static err report(const struct train_command *o, const struct setup *s,
+                  const struct train_result *r)
+{
+    json_t *out =
+        json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "output", o->output, "steps",
+                  (json_int_t)r->steps, "tokens", (json_int_t)r->tokens, "learned",
+                  (json_int_t)r->learned, "loss_first", r->first_loss, "loss_last", r->last_loss,
+                  "loss_mean", r->mean_loss, "seconds", r->seconds, "tokens_per_second",
+                  r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0);
+    json_object_set_new(out, "trained_parameters",
+                        json_integer((json_int_t)s->adapter.value_count));
+    json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));
+    if (o->profile) json_object_set_new(out, "profile", profile_json(s->engine));
+    return report_print(out, &(struct report_options){.json = o->common.json});
+}
+
+static err open_all(struct setup *s, struct dataset *data, const struct train_command *o)
+{
+    TRY(command_check_output(o->output, o->force));
+    TRY(setup_open(s, &(struct setup_options){&o->common, o->base, o->adapter, o->state, false}));
+    TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
+    if (data->cut)
+        command_say(&o->common, "%s: %zu rows are cut at %lld tokens", o->data, data->cut,
+                    (long long)o->seq);
+    if (s->adapted) return ERR_NONE;
+    struct adapter_fresh fresh = {
+        .targets = o->targets,
+        .rank = (uint32_t)o->rank,
+        .alpha = o->alpha,
+        .rslora = o->rslora,
+        .seed = (uint64_t)o->common.seed,
+    };
+    TRY(adapter_open_fresh(&s->adapter, &s->model.arch, &fresh));
+    s->adapted = true;
+    return ERR_NONE;
+}
+
+static err train_command_run(void *options, const struct option_list *arguments,
+                             struct arena *arena)
+{
+    (void)arguments, (void)arena;
+    const struct train_command *o = options;
+    struct work w = {.o = o};
+    struct setup s = {0};
+    struct dataset data = {0};
+    struct train_result result = {0};
+    struct train_options how = options_of(o, &w);
+    err e = ERR_NONE;
+    TRY_OUT(e, open_all(&s, &data, o));
+    TRY_OUT(e, open_log(&w));
+    progress_begin(&w.progress, o->common.quiet, "training", "tokens");
+    e = train_run(&result, &s.adapter, s.engine, &data, &how);
+    progress_end(&w.progress, err_is(e) ? "ended early" : "done");
+    if (err_is(w.log_failed)) e = w.log_failed;
+    if (e.kind == ERR_STOPPED)
+        e = err_make(ERR_STOPPED, "interrupted; %s was not written", o->output);
+    if (err_is(e)) goto out;
+    struct adapter_save_options save = {
+        .path = o->output, .replace = o->force, .threads = (int)o->common.threads};
+    TRY_OUT(e, adapter_save_peft(&s.adapter, &save));
+    e = report(o, &s, &result);
+out:
+    if (w.log && fclose(w.log) != 0 && !err_is(e)) e = err_sys(errno, "%s", o->log);
+    data_close(&data);
+    setup_close(&s);
+    return e;
+}
+
+const struct command command_train = {
+    .name = "train",
+    .purpose = "train a LoRA adapter on local data",
+    .usage = "--base B --data FILE -o DIR [options]",
+    .example =
+        "fedlora train --base SmolLM2-135M-Instruct --data notes.jsonl -o notes-lora --epochs 2",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct train_command),
+    .run = train_command_run,
+};
