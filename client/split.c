@@ -391,8 +391,11 @@ static err run_regex(const struct run *r, size_t index, const struct piece *text
         uint32_t at[2] = {0, 0};
         TRY(next_match(at, r, step->regex, text, from));
         from = at[1];
-        if (at[0] == at[1]) { /* empty: look again from the next character */
+        if (at[0] == at[1]) { /* empty: cuts here; look again from the next character */
             uint32_t n = 1;
+            TRY(stretch(&j, done, at[0], false));
+            TRY(flush(&j));
+            done = at[0];
             if (at[0] < text->size) (void)piece_char(text->text + at[0], &n);
             from = at[0] + n;
             continue;

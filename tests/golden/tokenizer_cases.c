@@ -1,5 +1,6 @@
 /* Tokenizers and chat templates against Hugging Face tokenizers, llama.cpp and Jinja: the cases of
  * tests/golden/tokenizer (make.py there makes them). */
+#include "base/file.h"
 #include "base/json.h"
 #include "client/chat.h"
 #include "client/tokenizer.h"
@@ -197,4 +198,47 @@ Test(tokenizer_cases, chats_are_rendered_as_the_models_own_templates_do)
     cr_assert(json_array_size(list) >= 100);
     json_array_foreach(list, i, one) check_chat(json_object_get(cases, "templates"), one);
     json_decref(cases);
+}
+
+/* A tokenizer.json with some of its parts replaced, and added tokens of all kinds. */
+static struct tokenizer *open_variant(const json_t *variant, const char *dir)
+{
+    char path[SUPPORT_PATH_BYTES], part[128];
+    const char *base = json_string_value(json_object_get(variant, "base"));
+    json_t *whole, *added, *token;
+    struct tokenizer *t;
+    struct bytes text = {.max = 1 << 20};
+    size_t i;
+    (void)snprintf(part, sizeof part, "%s/tokenizer.json", base);
+    whole = open_cases(part);
+    cr_assert_eq(json_object_update(whole, json_object_get(variant, "parts")), 0);
+    added = json_object_get(whole, "added_tokens");
+    json_array_foreach(json_object_get(variant, "added"), i, token) json_array_append(added, token);
+    ok(json_write(&text, whole));
+    (void)snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    ok(file_write(path, text.data, text.size, true));
+    ok(tokenizer_open(&t, dir));
+    bytes_close(&text);
+    json_decref(whole);
+    return t;
+}
+
+Test(tokenizer_cases, every_part_of_a_tokenizer_file_agrees_with_hugging_face)
+{
+    char dir[SUPPORT_PATH_BYTES], name[64];
+    json_t *cases = open_cases("variants.json"), *texts = json_object_get(cases, "texts");
+    json_t *variant, *text;
+    size_t i, k;
+    support_dir_make(dir);
+    json_array_foreach(json_object_get(cases, "variants"), i, variant)
+    {
+        struct tokenizer *t = open_variant(variant, dir);
+        (void)snprintf(name, sizeof name, "variant %zu", i);
+        json_array_foreach(texts, k, text)
+            check_ids(t, text, json_array_get(json_object_get(variant, "ids"), k), true, name);
+        tokenizer_close(t);
+    }
+    cr_assert(i > 30);
+    json_decref(cases);
+    support_dir_remove(dir);
 }

@@ -39,6 +39,7 @@ TEXTS = [
     "supercalifragilisticexpialidocious", "http://a.b/c?d=e&f=%20#g", "A" * 40 + "b" * 40, " " * 60,
     "word " * 20, "\n \n  \n   \n",
 ]
+FEW = TEXTS[1::4] + [TEXTS[13], TEXTS[45]]
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<s>", "</s>"]
 
 
@@ -344,6 +345,78 @@ def chats():
     return {"templates": TEMPLATES, "cases": out}
 
 
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BARE = dict(LEVEL, use_regex=False)
+
+
+def split(pattern, behavior, invert=False, kind="Regex"):
+    return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+
+def sequence(*parts):
+    return {"type": "Sequence", "pretokenizers": list(parts)}
+
+
+def normal(*parts):
+    return {"type": "Sequence", "normalizers": list(parts)}
+
+
+def added(content, **flags):
+    return dict({"content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": True,
+                 "special": False}, **flags)
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+VARIANTS = [  # (base, what of tokenizer.json is replaced, added tokens)
+    ("gpt2", {"pre_tokenizer": dict(LEVEL, add_prefix_space=True)}, []),
+    ("gpt2", {"pre_tokenizer": BARE}, []),
+    ("gpt2", {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": False}, LEVEL)}, []),
+    ("gpt2", {"pre_tokenizer": sequence({"type": "Punctuation", "behavior": "Isolated"}, BARE)}, []),
+    ("gpt2", {"pre_tokenizer": sequence({"type": "Punctuation", "behavior": "Contiguous"}, LEVEL)}, []),
+    ("gpt2", {"pre_tokenizer": sequence({"type": "WhitespaceSplit"}, BARE)}, []),
+    ("gpt2", {"pre_tokenizer": sequence({"type": "Whitespace"}, BARE)}, []),
+    ("gpt2", {"pre_tokenizer": sequence({"type": "CharDelimiterSplit", "delimiter": "a"}, BARE)}, []),
+    *[("gpt2", {"pre_tokenizer": sequence(split(r"\d|\s", b, i), BARE)}, [])
+      for b in ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous") for i in (False, True)],
+    ("gpt2", {"pre_tokenizer": sequence(split(" ", "MergedWithNext", kind="String"), BARE)}, []),
+    ("gpt2", {"pre_tokenizer": sequence(split("(?=[A-Z])", "Isolated"), BARE)}, []),
+    ("gpt2", {"normalizer": {"type": "NFKC"}}, []),
+    ("gpt2", {"normalizer": {"type": "NFD"}}, []),
+    ("gpt2", {"normalizer": {"type": "NFKD"}}, []),
+    ("gpt2", {"normalizer": {"type": "Lowercase"}}, [added("HELLO"), added("World", normalized=False)]),
+    ("gpt2", {"normalizer": normal({"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFC"})}, []),
+    ("gpt2", {"normalizer": {"type": "Strip", "strip_left": False, "strip_right": True}}, []),
+    ("gpt2", {}, [added("the", single_word=True), added("cat", lstrip=True), added("mat", rstrip=True)]),
+    ("gpt2", {}, [added("a", lstrip=True, rstrip=True, special=True, normalized=False), added("ab"), added("abc")]),
+    ("gpt2", {}, [added("<|im", normalized=False), added("  "), added("   "), added("\n\n", normalized=False)]),
+    ("llama2", {"normalizer": REPLACE}, []),
+    ("llama2", {"normalizer": {"type": "Prepend", "prepend": "▁"}}, []),
+    ("llama2", {}, [added("cat"), added("▁sat"), added("the ", normalized=False), added("<mask>", lstrip=True)]),
+    *[("llama2", {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": p,
+                                                        "split": s}}, [])
+      for p in ("always", "first", "never") for s in (False, True)],
+    ("llama2", {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "_",
+                                                      "prepend_scheme": "always", "split": True}}, []),
+]
+
+
+def variants(made):
+    """Parts of tokenizer.json that the families do not use, each on a small base."""
+    out = []
+    for base, parts, tokens in VARIANTS:
+        whole = as_json(made[base])
+        whole.update(parts)
+        known = made[base].get_vocab()  # what is already a token keeps its id
+        new = [a["content"] for a in tokens if a["content"] not in known]
+        tokens = [dict(a, id=known.get(a["content"], len(known) + new.index(a["content"]) if a["content"] in new else 0))
+                  for a in tokens]
+        whole["added_tokens"] += tokens
+        t = Tokenizer.from_str(json.dumps(whole))
+        ids = [t.encode(x, add_special_tokens=False).ids for x in FEW]
+        out.append({"base": base, "parts": parts, "added": tokens, "ids": ids})
+    return out
+
+
 def dump(name, value):
     with open(os.path.join(HERE, name), "w") as f:
         json.dump(value, f, ensure_ascii=True, separators=(",", ":"))
@@ -368,6 +441,7 @@ def main():
                               ("llama2.gguf", "llama2", None)):
         ids[name] = gguf_ids(write_gguf(name, made[source], pre))
     dump("ids.json", {"texts": TEXTS, "ids": ids})
+    dump("variants.json", {"texts": FEW, "variants": variants(made)})
     dump("chats.json", chats())
 
 
