@@ -20,10 +20,10 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
     struct pass *p = &e->pass;
     struct low_rank l = pass_low_rank(e, b, layer, SITE_DOWN);
     e->be->convert(e->ctx, p->dy, p->dresid, b->tokens, a->d_model, 1.0f);
-    e->be->gate(e->ctx, p->wide, s->gu, mat_at(s->gu, 0, a->d_ffn), b->tokens, a->d_ffn);
+    e->be->gate(e->ctx, p->wide, s->gate, s->up, b->tokens, a->d_ffn);
     if (b->checkpoint)
         factors_shrink(&l, s->h[SITE_DOWN], p->wide); /* recomputing stopped before */
-    struct factors_back back = {.dy = p->dy, .x = p->wide, .h = s->h[SITE_DOWN], .g = p->g};
+    struct factors_back back = {.dy = {p->dy}, .x = p->wide, .h = s->h[SITE_DOWN], .g = p->g};
     back.p = p->p;
     if (further) {
         back.dx = p->dwide;
@@ -40,14 +40,15 @@ static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer
     struct pass *p = &e->pass;
     struct low_rank l = pass_low_rank(e, b, layer, SITE_GATE_UP);
     struct norm_shape norm = {b->tokens, 1, a->d_model, a->rms_eps};
-    struct mat up = mat_at(s->gu, 0, a->d_ffn);
-    e->be->gate_back(e->ctx, s->gu, up, p->dwide, s->gu, up, b->tokens, a->d_ffn);
+    e->be->gate_back(e->ctx, s->gate, s->up, p->dwide, s->gate, s->up, b->tokens, a->d_ffn);
     e->be->norm(e->ctx, p->normed, s->inv2, s->x2, w->mlp_norm, &norm);
-    struct factors_back back = {.dy = s->gu, .x = p->normed, .h = s->h[SITE_GATE_UP], .g = p->g};
+    struct factors_back back = {.dy = {s->gate, s->up}, .x = p->normed, .g = p->g};
+    back.h = s->h[SITE_GATE_UP];
     back.p = p->p;
     if (further) {
         back.dx = p->dx;
-        e->be->linear_back(e->ctx, p->dx, s->gu, w->gate_up, b->tokens, false);
+        e->be->linear_back(e->ctx, p->dx, s->gate, w->gate, b->tokens, false);
+        e->be->linear_back(e->ctx, p->dx, s->up, w->up, b->tokens, true);
     }
     factors_backward(&l, &back);
     if (further)
@@ -60,7 +61,8 @@ static void back_o(struct engine *e, const struct batch *b, uint32_t layer, stru
     struct pass *p = &e->pass;
     struct low_rank l = pass_low_rank(e, b, layer, SITE_O);
     e->be->convert(e->ctx, p->dy, p->dresid, b->tokens, e->model->arch.d_model, 1.0f);
-    struct factors_back back = {.dy = p->dy, .x = s->att, .h = s->h[SITE_O], .g = p->g, .p = p->p};
+    struct factors_back back = {
+        .dy = {p->dy}, .x = s->att, .h = s->h[SITE_O], .g = p->g, .p = p->p};
     if (further) {
         back.dx = p->datt;
         e->be->linear_back(e->ctx, p->datt, p->dy, e->layer[layer].o, b->tokens, false);
@@ -109,7 +111,10 @@ static void back_qkv(struct engine *e, const struct batch *b, uint32_t layer, st
     struct low_rank l = pass_low_rank(e, b, layer, SITE_QKV);
     struct norm_shape norm = {b->tokens, 1, a->d_model, a->rms_eps};
     e->be->norm(e->ctx, p->normed, s->inv1, p->x1[layer], w->attn_norm, &norm);
-    struct factors_back back = {.dy = p->dqkv, .x = p->normed, .h = s->h[SITE_QKV], .g = p->g};
+    struct factors_back back = {.dy = {p->dqkv}, .x = p->normed, .h = s->h[SITE_QKV], .g = p->g};
+    size_t k = (size_t)a->heads * a->head_dim;
+    back.dy[1] = mat_at(p->dqkv, 0, k);
+    back.dy[2] = mat_at(p->dqkv, 0, k + (size_t)a->kv_heads * a->head_dim);
     back.p = p->p;
     if (further) {
         back.dx = p->dx;

@@ -59,13 +59,14 @@ static err pack_layer(struct engine *e, uint32_t layer, bool inference)
     const struct weight *lin = m->linear, *bias = m->bias;
     struct stack qkv = {{&lin[MODULE_Q], &lin[MODULE_K], &lin[MODULE_V]}, 3};
     struct stack o = {{&lin[MODULE_O]}, 1}, down = {{&lin[MODULE_DOWN]}, 1};
-    struct stack gate_up = {{&lin[MODULE_GATE], &lin[MODULE_UP]}, 2};
+    struct stack gate = {{&lin[MODULE_GATE]}, 1}, up = {{&lin[MODULE_UP]}, 1};
     const struct weight *bqkv[] = {&bias[MODULE_Q], &bias[MODULE_K], &bias[MODULE_V]};
     const struct weight *bo[] = {&bias[MODULE_O]}, *bd[] = {&bias[MODULE_DOWN]};
-    const struct weight *bg[] = {&bias[MODULE_GATE], &bias[MODULE_UP]};
+    const struct weight *bg[] = {&bias[MODULE_GATE]}, *bu[] = {&bias[MODULE_UP]};
     TRY(pack(&w->qkv, e, &qkv, bqkv, inference));
     TRY(pack(&w->o, e, &o, bo, inference));
-    TRY(pack(&w->gate_up, e, &gate_up, bg, inference));
+    TRY(pack(&w->gate, e, &gate, bg, inference));
+    TRY(pack(&w->up, e, &up, bu, inference));
     return pack(&w->down, e, &down, bd, inference);
 }
 
@@ -146,7 +147,8 @@ void engine_close(struct engine *e)
         for (uint32_t i = 0; e->layer && i < e->model->arch.layers; i++) {
             e->be->weight_close(e->layer[i].qkv);
             e->be->weight_close(e->layer[i].o);
-            e->be->weight_close(e->layer[i].gate_up);
+            e->be->weight_close(e->layer[i].gate);
+            e->be->weight_close(e->layer[i].up);
             e->be->weight_close(e->layer[i].down);
         }
         e->be->weight_close(e->head);
@@ -197,9 +199,8 @@ void engine_profile(struct backend_profile *out, const struct engine *e)
 /* Takes the next (rows, cols) of `memory`, or only counts when that is NULL. */
 static struct mat take(char *memory, size_t *at, enum dtype type, size_t rows, size_t cols)
 {
-    cols = (cols + 31) / 32 * 32;
     struct mat m = {memory ? memory + *at : NULL, type, cols};
-    *at += rows * cols * (type == DTYPE_F32 ? 4 : 2);
+    *at += (rows * cols * (type == DTYPE_F32 ? 4 : 2) + 63) / 64 * 64;
     return m;
 }
 static float *take_floats(char *memory, size_t *at, size_t count)
@@ -218,7 +219,8 @@ static void place_saved(struct saved *s, const struct engine *e, const struct pa
     s->qkv = take(memory, at, type, t, q + 2 * k);
     s->raw = take(memory, at, type, a->qk_norm ? t : 0, q + k);
     s->att = take(memory, at, type, t, q);
-    s->gu = take(memory, at, type, t, 2 * (size_t)a->d_ffn);
+    s->gate = take(memory, at, type, t, a->d_ffn);
+    s->up = take(memory, at, type, t, a->d_ffn);
     for (int i = 0; i < SITES; i++)
         s->h[i] = take(memory, at, type, t, p->site_width[i]);
     s->inv1 = take_floats(memory, at, t);

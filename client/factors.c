@@ -16,7 +16,7 @@ static size_t mat_size(enum dtype t)
 static size_t site_plan(struct site_factors *s, const struct adapter *ad, const struct arch *arch,
                         uint32_t layer, enum site site)
 {
-    uint32_t out_col = 0, d_out, d_in;
+    uint32_t d_out, d_in;
     size_t values = 0;
     for (int kind = site_first[site]; kind < (int)site_first[site + 1]; kind++) {
         model_module_shape(&d_out, &d_in, arch, (enum module_kind)kind);
@@ -24,14 +24,14 @@ static size_t site_plan(struct site_factors *s, const struct adapter *ad, const 
         const struct adapter_module *m = adapter_find(ad, layer, (enum module_kind)kind);
         if (m && m->rank + m->carry_rank > 0) {
             struct factor *f = &s->factor[s->count++];
-            *f = (struct factor){.module = m, .rank = m->rank, .col = s->width, .out_col = out_col};
+            *f = (struct factor){.module = m, .rank = m->rank, .col = s->width};
+            f->slot = (uint32_t)(kind - (int)site_first[site]);
             f->width = m->rank + m->carry_rank;
             f->d_out = d_out;
             s->width += f->width;
             values += (size_t)d_out * f->width + (size_t)d_in * f->width + 64;
             if (m->r) values += (size_t)d_out * m->rank + (size_t)m->rank * m->rank + 64;
         }
-        out_col += d_out;
     }
     return values;
 }
@@ -213,7 +213,7 @@ void factors_shrink(const struct low_rank *l, struct mat h, struct mat x)
     }
 }
 
-void factors_forward(const struct low_rank *l, struct mat y, struct mat h, struct mat x)
+void factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x)
 {
     factors_shrink(l, h, x);
     for (size_t i = 0; i < l->segments; i++) {
@@ -223,7 +223,7 @@ void factors_forward(const struct low_rank *l, struct mat y, struct mat h, struc
         for (uint32_t k = 0; k < site->count; k++) {
             const struct factor *m = &site->factor[k];
             struct product p = {PRODUCT_NT, s->tokens, m->d_out, m->width, 1.0f, true};
-            multiply(l, mat_at(y, s->first, m->out_col), mat_at(h, s->first, m->col), m->b, p);
+            multiply(l, mat_at(y[m->slot], s->first, 0), mat_at(h, s->first, m->col), m->b, p);
         }
     }
 }
@@ -235,7 +235,7 @@ static void back_module(const struct low_rank *l, const struct factors_back *b,
     unsigned trains = s->gradient ? s->factors->adapter->trains : 0;
     float scale = m->module->scale;
     size_t t = s->tokens, r = m->rank, carry = m->width - m->rank;
-    struct mat dy = mat_at(b->dy, s->first, m->out_col), h = mat_at(b->h, s->first, m->col);
+    struct mat dy = mat_at(b->dy[m->slot], s->first, 0), h = mat_at(b->h, s->first, m->col);
     struct mat g = mat_at(b->g, s->first, m->col), p = mat_at(b->p, s->first, 0);
     struct mat db = {s->gradient + m->b_at, DTYPE_F32, r};
     struct mat dr = {s->gradient + m->r_at, DTYPE_F32, r};

@@ -20,8 +20,9 @@ enum { SITE_MODULES = 3 };
 
 struct factor { /* one module of a site */
     const struct adapter_module *module;
-    uint32_t rank, width;  /* width: rank + carry rank */
-    uint32_t col, out_col; /* its first column of H, and of y */
+    uint32_t rank, width; /* width: rank + carry rank */
+    uint32_t col;         /* its first column of H */
+    uint32_t slot;        /* which of the site's outputs: q, k, v are 0, 1, 2 */
     uint32_t d_out;
     struct mat b;            /* (d_out, width): s B or s B R, then the carry's */
     struct mat plain_b;      /* (d_out, rank), only with R */
@@ -67,14 +68,14 @@ struct low_rank { /* one site of one layer over a whole batch */
     uint64_t dropout_key;
     struct mat wide, wide2; /* (tokens, d_in) scratch; dropout only */
 };
-/* h (tokens, width) is kept for the backward pass. */
-void factors_forward(const struct low_rank *l, struct mat y, struct mat h, struct mat x);
+/* y: the site's outputs, each (tokens, d_out); h (tokens, width) is kept for the backward pass. */
+void factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x);
 /* Its first half alone: h. */
 void factors_shrink(const struct low_rank *l, struct mat h, struct mat x);
 /* Adds gradients; g (tokens, width) is scratch, p (tokens, rank) too. dx.data NULL: no gradient
  * below. */
 struct factors_back {
-    struct mat dy, x, h, g, p, dx;
+    struct mat dy[SITE_MODULES], x, h, g, p, dx;
 };
 void factors_backward(const struct low_rank *l, const struct factors_back *b);
 

@@ -12,17 +12,18 @@
 #include "client/factors.h"
 
 struct engine_layer {
-    struct backend_weight *qkv, *o, *gate_up, *down;
+    struct backend_weight *qkv, *o, *gate, *up, *down;
     float *attn_norm, *mlp_norm, *q_norm, *k_norm; /* (d_model) twice, (head_dim) twice; device */
 };
 
-struct saved {      /* of one layer; T tokens */
-    struct mat x1;  /* (T, d_model) input of the layer */
-    struct mat x2;  /* (T, d_model) after attention */
-    struct mat qkv; /* (T, (heads + 2 kv_heads) head_dim), q and k rotated */
-    struct mat raw; /* (T, (heads + kv_heads) head_dim) q and k before their norms; qk_norm only */
-    struct mat att; /* (T, heads head_dim) */
-    struct mat gu;  /* (T, 2 d_ffn) gate, up */
+struct saved {       /* of one layer; T tokens */
+    struct mat x1;   /* (T, d_model) input of the layer */
+    struct mat x2;   /* (T, d_model) after attention */
+    struct mat qkv;  /* (T, (heads + 2 kv_heads) head_dim), q and k rotated */
+    struct mat raw;  /* (T, (heads + kv_heads) head_dim) q and k before their norms; qk_norm only */
+    struct mat att;  /* (T, heads head_dim) */
+    struct mat gate; /* (T, d_ffn) */
+    struct mat up;   /* (T, d_ffn) */
     struct mat h[SITES];                      /* (T, width of the site) the low-rank part's H */
     float *inv1, *inv2, *inv_q, *inv_k, *lse; /* (T), (T), (T, heads), (T, kv_heads), (T, heads) */
 };

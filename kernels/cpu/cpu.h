@@ -37,14 +37,17 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
                 const struct backend_weight *w, size_t rows, bool add);
 void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
                      const struct backend_weight *w, size_t rows, bool add);
-/* One slice of rows of W at a time, for cpu_head: logits (rows, count) of vocabulary from `first`.
- */
+/* Slices of rows of W, for cpu_head: y (rows, count) = x W_slice^T, or with `back` y (rows, k) = x
+ * W_slice. */
+struct linear_rows {
+    size_t rows;
+    bool add, back;
+};
 size_t cpu_weight_rows(const struct backend_weight *w); /* n */
-size_t cpu_weight_slices(const struct backend_weight *w, bool back);
-void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice,
-                      bool back);
-void cpu_linear_slice_back(struct backend_context *c, struct mat dx, struct mat dy,
-                           const struct backend_weight *w, size_t slice, size_t rows, bool add);
+size_t cpu_weight_slices(const struct backend_weight *w);
+void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice);
+void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
+                      const struct backend_weight *w, size_t slice, const struct linear_rows *r);
 
 void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                    const struct backend_weight *w, const struct head_loss *loss);

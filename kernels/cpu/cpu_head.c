@@ -1,6 +1,6 @@
-/* Cross-entropy through the head. Rows go by blocks small enough for their float32 logits to stay
- * within a few tens of megabytes; over those logits, forward and backward go by slices of the
- * vocabulary. */
+/* Cross-entropy through the head. Rows go by blocks whose float32 logits stay within some tens of
+ * megabytes, and the vocabulary by slices: of a slice, all rows of the block lie side by side
+ * (rows, count). */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
@@ -8,58 +8,125 @@
 
 enum { BLOCK_LOGITS = 16 << 20, BLOCK_ROWS = 256 };
 
-/* The negative log likelihood of one row; leaves exp(x - max) / sum * scale in place of the logits,
- * less `scale` at the target: the gradient. */
-CPU_CLONES static double softmax_row(float *x, size_t n, size_t target, float scale, bool gradient)
+struct head {
+    const struct backend_weight *w;
+    size_t rows, slices;
+    float *logits;    /* slice after slice, each (block, count) */
+    uint16_t *narrow; /* (block, count) one slice as bf16, or NULL */
+    size_t block;
+};
+
+static float *slice_row(const struct head *h, size_t slice, size_t row, size_t *count)
+{
+    size_t first;
+    cpu_weight_slice(&first, count, h->w, slice);
+    return h->logits + first * h->block + row * *count;
+}
+
+CPU_CLONES static float largest(const float *x, size_t n, float max)
 {
     float top[CPU_LANES];
-    for (int j = 0; j < CPU_LANES; j++)
-        top[j] = -INFINITY;
     size_t i = 0;
+    for (int j = 0; j < CPU_LANES; j++)
+        top[j] = max;
     for (; i + CPU_LANES <= n; i += CPU_LANES)
         for (int j = 0; j < CPU_LANES; j++)
             top[j] = x[i + j] > top[j] ? x[i + j] : top[j];
     for (; i < n; i++)
         top[0] = x[i] > top[0] ? x[i] : top[0];
-    float max = top[0];
-    for (int j = 1; j < CPU_LANES; j++)
+    for (int j = 0; j < CPU_LANES; j++)
         max = top[j] > max ? top[j] : max;
-    double chosen = (double)x[target] - (double)max, sum = 0.0;
-    for (size_t first = 0; first < n; first += CPU_CHUNK) { /* short float sums, one double sum */
-        size_t count = n - first < CPU_CHUNK ? n - first : CPU_CHUNK;
+    return max;
+}
+
+/* x = e^(x - max); their sum, in short float sums. */
+CPU_CLONES static double exponentials(float *x, size_t n, float max)
+{
+    double sum = 0.0;
+    for (size_t first = 0; first < n; first += CPU_CHUNK) {
+        size_t count = n - first < CPU_CHUNK ? n - first : CPU_CHUNK, i = 0;
         float lane[CPU_LANES] = {0};
         float *y = x + first;
         for (size_t k = 0; k < count; k++)
             y[k] = cpu_exp(y[k] - max);
-        for (i = 0; i + CPU_LANES <= count; i += CPU_LANES)
+        for (; i + CPU_LANES <= count; i += CPU_LANES)
             for (int j = 0; j < CPU_LANES; j++)
                 lane[j] += y[i + j];
         for (int j = 0; i < count; i++, j++)
             lane[j] += y[i];
         sum += (double)cpu_lanes_sum(lane);
     }
-    if (gradient) {
-        float factor = (float)((double)scale / sum);
-        for (i = 0; i < n; i++)
-            x[i] *= factor;
-        x[target] -= scale;
-    }
-    return log(sum) - chosen;
+    return sum;
 }
 
-static void block_backward(struct backend_context *c, struct mat dhidden, struct mat logits,
-                           struct mat narrow, const struct backend_weight *w, size_t rows)
+CPU_CLONES static void scale(float *x, size_t n, float factor)
 {
-    for (size_t i = 0; i < cpu_weight_slices(w, true); i++) {
-        size_t first, count;
-        cpu_weight_slice(&first, &count, w, i, true);
-        struct mat dy = mat_at(logits, 0, first);
-        if (narrow.data) {
-            backend_cpu.convert(c, narrow, dy, rows, count, 1.0f);
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+/* The negative log likelihood of one row; with a gradient, leaves it in place of the logits:
+ * exp(x - max) / sum * factor, less `factor` at the target. */
+static double softmax_row(const struct head *h, size_t row, size_t target, float factor, bool back)
+{
+    size_t count, slice_count;
+    float max = -INFINITY, *chosen = NULL;
+    for (size_t i = 0, first = 0; i < h->slices; i++, first += count) {
+        const float *x = slice_row(h, i, row, &count);
+        max = largest(x, count, max);
+        if (target >= first && target < first + count)
+            chosen = slice_row(h, i, row, &slice_count) + (target - first);
+    }
+    REQUIRE(chosen);
+    double at_target = (double)*chosen - (double)max, sum = 0.0;
+    for (size_t i = 0; i < h->slices; i++) {
+        float *x = slice_row(h, i, row, &count);
+        sum += exponentials(x, count, max);
+    }
+    if (back) {
+        for (size_t i = 0; i < h->slices; i++) {
+            float *x = slice_row(h, i, row, &count);
+            scale(x, count, (float)((double)factor / sum));
+        }
+        *chosen -= factor;
+    }
+    return log(sum) - at_target;
+}
+
+static void block_backward(struct backend_context *c, struct mat dhidden, const struct head *h)
+{
+    struct linear_rows r = {h->rows, false, true};
+    for (size_t i = 0; i < h->slices; i++) {
+        size_t count;
+        struct mat dy = {slice_row(h, i, 0, &count), DTYPE_F32, 0};
+        dy.ld = count;
+        if (h->narrow) {
+            struct mat narrow = {h->narrow, DTYPE_BF16, count};
+            backend_cpu.convert(c, narrow, dy, h->rows, count, 1.0f);
             dy = narrow;
         }
-        cpu_linear_slice_back(c, dhidden, dy, w, i, rows, i > 0);
+        r.add = i > 0;
+        cpu_linear_slice(c, dhidden, dy, h->w, i, &r);
     }
+}
+
+static bool head_open(struct head *h, struct backend_context *c, bool back)
+{
+    size_t vocab = cpu_weight_rows(h->w), widest = 0;
+    h->slices = cpu_weight_slices(h->w);
+    h->block = BLOCK_LOGITS / vocab / BACKEND_ROWS * BACKEND_ROWS;
+    if (h->block < BACKEND_ROWS) h->block = BACKEND_ROWS;
+    if (h->block > BLOCK_ROWS) h->block = BLOCK_ROWS;
+    for (size_t i = 0; i < h->slices; i++) {
+        size_t first, count;
+        cpu_weight_slice(&first, &count, h->w, i);
+        if (count > widest) widest = count;
+    }
+    bool narrow = back && c->precision != DTYPE_F32;
+    h->logits = cpu_scratch(c, h->block * (vocab * sizeof(float) + (narrow ? widest * 2 : 0)));
+    if (!h->logits) return false;
+    if (narrow) h->narrow = (uint16_t *)(void *)(h->logits + h->block * vocab);
+    return true;
 }
 
 void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
@@ -67,28 +134,23 @@ void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hid
 {
     double since = cpu_clock();
     struct backend_profile before = c->profile;
-    size_t vocab = cpu_weight_rows(w), ld = (vocab + 15) / 16 * 16;
-    size_t block = BLOCK_LOGITS / ld / BACKEND_ROWS * BACKEND_ROWS, width = 0;
-    if (block < BACKEND_ROWS) block = BACKEND_ROWS;
-    if (block > BLOCK_ROWS) block = BLOCK_ROWS;
-    for (size_t i = 0; i < cpu_weight_slices(w, true); i++) {
-        size_t first, count;
-        cpu_weight_slice(&first, &count, w, i, true);
-        if (count > width) width = count;
-    }
-    bool back = dhidden.data != NULL, convert = back && c->precision != DTYPE_F32;
-    float *scratch = cpu_scratch(c, block * ld * sizeof(float) + convert * block * width * 2);
-    if (!scratch) return;
-    struct mat logits = {scratch, DTYPE_F32, ld};
-    struct mat narrow = {convert ? (void *)(scratch + block * ld) : NULL, DTYPE_BF16, width};
-    for (size_t row = 0; row < loss->rows; row += block) {
-        size_t rows = loss->rows - row < block ? loss->rows - row : block;
-        cpu_linear(c, logits, mat_at(hidden, row, 0), w, rows, false);
+    struct head h = {.w = w};
+    bool back = dhidden.data != NULL;
+    if (!head_open(&h, c, back)) return;
+    for (size_t row = 0; row < loss->rows; row += h.block) {
+        h.rows = loss->rows - row < h.block ? loss->rows - row : h.block;
+        struct linear_rows r = {h.rows, false, false};
+        for (size_t i = 0; i < h.slices; i++) {
+            size_t count;
+            struct mat y = {slice_row(&h, i, 0, &count), DTYPE_F32, 0};
+            y.ld = count;
+            cpu_linear_slice(c, y, mat_at(hidden, row, 0), w, i, &r);
+        }
 #pragma omp parallel for num_threads(c->threads) schedule(static)
-        for (size_t i = 0; i < rows; i++)
-            loss->nll[row + i] = softmax_row(scratch + i * ld, vocab, (size_t)loss->target[row + i],
-                                             loss->gradient_scale, back);
-        if (back) block_backward(c, mat_at(dhidden, row, 0), logits, narrow, w, rows);
+        for (size_t i = 0; i < h.rows; i++)
+            loss->nll[row + i] =
+                softmax_row(&h, i, (size_t)loss->target[row + i], loss->gradient_scale, back);
+        if (back) block_backward(c, mat_at(dhidden, row, 0), &h);
     }
     c->profile = before; /* its parts are counted as the head's, not as themselves */
     cpu_count(c, OP_HEAD, since);

@@ -1,8 +1,7 @@
 /* Products with the frozen weights, by oneDNN. A weight is packed once, in oneDNN's own blocked
- * layout, for each of its two products and in pieces: the forward product's pieces bound how much
- * of a vocabulary's logits exist at once, the backward ones keep the sum short enough for the
- * caches (K above about 1536 is much slower). Primitives depend on shapes alone and are shared by
- * all layers; numbers of rows are rounded up so that there are few of them. */
+ * layout, for each of its two products; a head in slices of the vocabulary, so that logits need not
+ * exist whole. Primitives depend on shapes alone and are shared by all layers; numbers of rows are
+ * rounded up so that there are few. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
@@ -11,7 +10,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { PIECE_FORWARD = 4096, PIECE_BACK = 1536, PRIMITIVES = 192, PACK_ROWS = 512 };
+enum { PIECE = 1536, WHOLE_MAX = 32768, PRIMITIVES = 192, PACK_ROWS = 512 };
 
 struct piece { /* rows [first, first + count) of W */
     size_t first, count;
@@ -177,55 +176,55 @@ static size_t round_rows(size_t rows)
     return rows < 8 ? rows : (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
 }
 
+/* y (rows, count) of one piece, dense: oneDNN's fast kernels take no other. */
+void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
+                      const struct backend_weight *w, size_t slice, const struct linear_rows *r)
+{
+    if (!r->rows || err_is(c->first)) return;
+    const struct piece *p = &w->piece[r->back][slice];
+    int64_t n = (int64_t)(r->back ? w->k : p->count), k = (int64_t)(r->back ? p->count : w->k);
+    bool bias = !r->back && w->bias;
+    struct shape_key key = {(int64_t)round_rows(r->rows),
+                            n,
+                            k,
+                            (int64_t)x.ld,
+                            (int64_t)y.ld,
+                            x.type,
+                            y.type,
+                            r->add,
+                            bias};
+    void *pointer[3] = {x.data, y.data, bias ? w->bias + p->first : NULL};
+    err e = multiply(c, &key, p, pointer);
+    if (err_is(e)) cpu_fail(c, e);
+}
+
 void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
                 const struct backend_weight *w, size_t rows, bool add)
 {
     double since = cpu_clock();
-    for (size_t i = 0; i < w->pieces[0] && rows && !err_is(c->first); i++) {
-        const struct piece *p = &w->piece[0][i];
-        struct shape_key key = {(int64_t)round_rows(rows),
-                                (int64_t)p->count,
-                                (int64_t)w->k,
-                                (int64_t)x.ld,
-                                (int64_t)y.ld,
-                                x.type,
-                                y.type,
-                                add,
-                                w->bias != NULL};
-        void *pointer[3] = {x.data, mat_at(y, 0, p->first).data,
-                            w->bias ? w->bias + p->first : NULL};
-        err e = multiply(c, &key, p, pointer);
-        if (err_is(e)) cpu_fail(c, e);
+    struct linear_rows r = {rows, add, false};
+    if (w->pieces[0] == 1) {
+        cpu_linear_slice(c, y, x, w, 0, &r);
+    } else { /* a head */
+        REQUIRE(!add);
+        float *scratch = cpu_scratch(c, round_rows(rows) * PIECE * sizeof(float));
+        for (size_t i = 0; i < w->pieces[0] && scratch; i++) {
+            const struct piece *p = &w->piece[0][i];
+            struct mat part = {scratch, DTYPE_F32, p->count};
+            cpu_linear_slice(c, part, x, w, i, &r);
+            backend_cpu.convert(c, mat_at(y, 0, p->first), part, rows, p->count, 1.0f);
+        }
     }
     cpu_count(c, OP_LINEAR, since);
-}
-
-void cpu_linear_slice_back(struct backend_context *c, struct mat dx, struct mat dy,
-                           const struct backend_weight *w, size_t slice, size_t rows, bool add)
-{
-    if (!rows || err_is(c->first)) return;
-    const struct piece *p = &w->piece[1][slice];
-    struct shape_key key = {(int64_t)round_rows(rows),
-                            (int64_t)w->k,
-                            (int64_t)p->count,
-                            (int64_t)dy.ld,
-                            (int64_t)dx.ld,
-                            dy.type,
-                            dx.type,
-                            add,
-                            0};
-    void *pointer[3] = {dy.data, dx.data, NULL};
-    err e = multiply(c, &key, p, pointer);
-    if (err_is(e)) cpu_fail(c, e);
 }
 
 void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
                      const struct backend_weight *w, size_t rows, bool add)
 {
     double since = cpu_clock();
-    REQUIRE(w->pieces[1] > 0);
-    for (size_t i = 0; i < w->pieces[1]; i++)
-        cpu_linear_slice_back(c, dx, mat_at(dy, 0, w->piece[1][i].first), w, i, rows, add || i > 0);
+    REQUIRE(w->pieces[1] == 1);
+    struct linear_rows r = {rows, add, true};
+    cpu_linear_slice(c, dx, dy, w, 0, &r);
     cpu_count(c, OP_LINEAR_BACK, since);
 }
 
@@ -233,15 +232,14 @@ size_t cpu_weight_rows(const struct backend_weight *w)
 {
     return w->n;
 }
-size_t cpu_weight_slices(const struct backend_weight *w, bool back)
+size_t cpu_weight_slices(const struct backend_weight *w)
 {
-    return w->pieces[back];
+    return w->pieces[0];
 }
-void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice,
-                      bool back)
+void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice)
 {
-    *first = w->piece[back][slice].first;
-    *count = w->piece[back][slice].count;
+    *first = w->piece[0][slice].first;
+    *count = w->piece[0][slice].count;
 }
 
 /* From rows of W as they are, (count, k) of `type`, to the layout of `p`. Forward reads them as W^T
@@ -298,9 +296,7 @@ static err piece_layout(struct piece *p, const struct backend_context *c, size_t
 static err pack_pieces(struct backend_weight *w, struct backend_context *c,
                        const struct weight_source *s, bool back)
 {
-    size_t most = back ? PIECE_BACK : PIECE_FORWARD, pieces = (s->n + most - 1) / most;
-    size_t count = (s->n + pieces - 1) / pieces;
-    count = (count + 63) / 64 * 64;
+    size_t count = s->n > WHOLE_MAX ? PIECE : s->n, pieces = (s->n + count - 1) / count;
     w->piece[back] = calloc(pieces, sizeof *w->piece[back]);
     size_t size = c->precision == DTYPE_F32 ? 4 : 2;
     char *rows = cpu_alloc(count * s->k * size);
