@@ -224,7 +224,10 @@ static err print_event(const Fedlora__V1__RunEvent *event, bool json)
     struct tm local;
     char clock[16] = "";
     if (localtime_r(&when, &local) != NULL) strftime(clock, sizeof clock, "%H:%M:%S", &local);
-    printf("%s  %-16s %s\n", clock, event->event, event->text);
+    printf("%s  %-16s", clock, event->event);
+    if (event->round > 0) printf(" round %" PRIu32, event->round);
+    if (event->member[0] != 0) printf(" %s", event->member);
+    printf("%s%s\n", event->text[0] != 0 ? " " : "", event->text);
     fflush(stdout);
     return ERR_NONE;
 }
@@ -263,7 +266,6 @@ static err watch_once(struct watching *w, struct rpc_client *client)
     /* What happened last may come in one more reply. */
     w->over = is_over(reply->phase) && reply->n_events == 0;
     w->failed = strcmp(reply->phase, "failed") == 0;
-    if (is_over(reply->phase) && reply->n_events > 0) w->over = true;
     message_free(reply);
     return e;
 }
@@ -306,8 +308,8 @@ static err fetch_state(const struct run_command *o, struct rpc_client *client,
     digest_text(text, &blob.digest);
     text_size(size, sizeof size, status->state_size);
     if (!o->common.json) {
-        printf("%s: the state of run %s before round %" PRIu32 ", %s, digest %s\n", o->output,
-               status->config->name, status->round, size, text);
+        printf("%s: the newest state of run %s (%s), %s, digest %s\n", o->output,
+               status->config->name, status->phase, size, text);
         return ERR_NONE;
     }
     json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:I}", "run", status->config->name, "path",

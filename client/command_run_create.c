@@ -65,11 +65,11 @@ static const struct option_row rows[] = {
     {.flag = "rounds",
      .key = "run.rounds",
      .kind = OPTION_INT,
-     .required = true,
      .at = AT(rounds),
-     .least = 1,
+     .fallback = "0",
+     .least = 0,
      .most = LIMIT_ROUNDS,
-     .help = "rounds of the run"},
+     .help = "rounds of the run (required)"},
     {.flag = "members",
      .key = "run.members",
      .kind = OPTION_TEXT,
@@ -280,6 +280,7 @@ static err create_run(void *options, const struct option_list *arguments, struct
         return err_make(ERR_INPUT,
                         "\"%.60s\" is no name for a run: letters, digits, '.', '_' and '-'",
                         arguments->item[0]);
+    if (o->rounds == 0) return err_make(ERR_INPUT, "--rounds is missing: rounds of the run");
     config.name = (char *)(uintptr_t)arguments->item[0];
     TRY(set_config(&config, o, arena));
     TRY(base_digest(&base, o));

@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum {
+    CLIENT_CONNECT_MS = 1500,
     CLIENT_SLICE_MS = 50,      /* how late an interrupt may be seen */
     CLIENT_RECONNECT_MS = 200, /* our callers do the backing off */
     CLIENT_OPS_MAX = 6,
@@ -135,17 +136,44 @@ const struct rpc_peer *rpc_client_identity(const struct rpc_client *c)
 
 /* ---------------------------------------------------------------- one call */
 
+static bool is_stopped(const struct rpc_client *c)
+{
+    return c->options.stop != NULL && *c->options.stop != 0;
+}
+
+/* After a failure the channel would fail every call until its own back-off has passed, and nobody
+ * but a thread that polls makes it connect. So a call after a failure first gives it a chance to.
+ */
+static void reconnect(struct rpc_client *c)
+{
+    grpc_connectivity_state state = grpc_channel_check_connectivity_state(c->channel, 1);
+    if (state != GRPC_CHANNEL_TRANSIENT_FAILURE) return;
+    grpc_channel_reset_connect_backoff(c->channel);
+    grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
+    bool tried = false;
+    for (uint64_t end = text_now_ms() + CLIENT_CONNECT_MS; text_now_ms() < end && !is_stopped(c);) {
+        grpc_channel_watch_connectivity_state(c->channel, state, rpc_wire_after(CLIENT_SLICE_MS),
+                                              queue, NULL);
+        (void)grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        state = grpc_channel_check_connectivity_state(c->channel, 1);
+        tried = tried || state == GRPC_CHANNEL_CONNECTING;
+        if (state == GRPC_CHANNEL_READY || (tried && state == GRPC_CHANNEL_TRANSIENT_FAILURE))
+            break;
+    }
+    grpc_completion_queue_shutdown(queue);
+    (void)grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    grpc_completion_queue_destroy(queue);
+}
+
 static void talk_open(struct talk *t, struct rpc_client *c, const char *path, uint64_t deadline_ms,
                       uint64_t stall_ms)
 {
+    reconnect(c);
     *t = (struct talk){.client = c, .stall_ms = stall_ms, .details = grpc_empty_slice()};
     t->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_metadata_array_init(&t->start);
     grpc_metadata_array_init(&t->trailer);
     grpc_slice method = grpc_slice_from_copied_string(path);
-    /* After a failure the channel would wait out its own back-off first. */
-    if (grpc_channel_check_connectivity_state(c->channel, 0) == GRPC_CHANNEL_TRANSIENT_FAILURE)
-        grpc_channel_reset_connect_backoff(c->channel);
     t->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, t->queue, method,
                                        NULL, rpc_wire_after(deadline_ms), NULL);
     grpc_slice_unref(method);
@@ -178,7 +206,7 @@ static void talk_wait(struct talk *t, unsigned tags)
             t->waiting &= ~tag;
             if (event.success == 0) t->failed |= tag;
             t->moved_ms = text_now_ms();
-        } else if (t->client->options.stop != NULL && *t->client->options.stop != 0) {
+        } else if (is_stopped(t->client)) {
             talk_cut(t, err_make(ERR_STOPPED, "interrupted"));
         } else if (t->stall_ms != 0 && text_now_ms() - t->moved_ms > t->stall_ms) {
             talk_cut(t, err_make(ERR_MACHINE, "%s: nothing moved for %llu s", t->client->server,
