@@ -26,7 +26,7 @@ err round_init(struct round *out, const struct round_rules *rules, const char *c
     if (!member) return err_make(ERR_MACHINE, "no memory for %zu members", ids);
     for (size_t i = 0; i < ids; i++) {
         REQUIRE(strlen(id[i]) < sizeof member[i].id);
-        strcpy(member[i].id, id[i]);
+        memcpy(member[i].id, id[i], strlen(id[i]) + 1);
     }
     qsort(member, ids, sizeof *member, member_compare);
     for (size_t i = 1; i < ids; i++) {

@@ -1,0 +1,259 @@
+#include "coordinator/config.h"
+
+#include "base/limits.h"
+#include "base/text.h"
+
+#include <string.h>
+
+#define AT(field) .at = offsetof(struct config, field)
+
+static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+
+static const struct option_row rows[] = {
+    {.flag = "config",
+     .kind = OPTION_TEXT,
+     AT(file),
+     .value = "FILE",
+     .help = "the configuration file"},
+    {.flag = "set",
+     .kind = OPTION_LIST,
+     AT(set),
+     .value = "SECTION.KEY=VALUE",
+     .help = "one value in place of the file's; may be repeated"},
+    {.flag = "check",
+     .kind = OPTION_FLAG,
+     AT(check),
+     .help = "validate keys, files, certificates, address and disk, and start nothing"},
+    {.flag = "sample",
+     .kind = OPTION_FLAG,
+     AT(sample),
+     .help = "print a commented configuration file"},
+    {.flag = "listen",
+     .key = "server.listen",
+     .kind = OPTION_TEXT,
+     AT(listen),
+     .fallback = "127.0.0.1:7443",
+     .value = "HOST:PORT",
+     .help = "address of the gRPC service"},
+    {.flag = "ca",
+     .key = "server.ca",
+     .kind = OPTION_TEXT,
+     AT(ca),
+     .required = true,
+     .value = "FILE",
+     .help = "certificate authority of members and operators (PEM)"},
+    {.flag = "cert",
+     .key = "server.cert",
+     .kind = OPTION_TEXT,
+     AT(cert),
+     .required = true,
+     .value = "FILE",
+     .help = "this server's certificate (PEM)"},
+    {.flag = "key",
+     .key = "server.key",
+     .kind = OPTION_TEXT,
+     AT(key),
+     .required = true,
+     .value = "FILE",
+     .help = "its private key (PEM)"},
+    {.flag = "threads",
+     .key = "server.threads",
+     .kind = OPTION_INT,
+     AT(threads),
+     .fallback = "0",
+     .least = 0,
+     .most = LIMIT_THREADS,
+     .value = "N",
+     .help = "threads that combine updates; 0: one a core"},
+    {.flag = "data",
+     .key = "store.path",
+     .kind = OPTION_TEXT,
+     AT(path),
+     .required = true,
+     .value = "DIR",
+     .help = "folder of the database, states and updates"},
+    {.key = "store.keep_states",
+     .kind = OPTION_INT,
+     AT(keep_states),
+     .fallback = "2",
+     .least = 2,
+     .most = LIMIT_ROUNDS,
+     .value = "N",
+     .help = "published states kept of a run, the newest included"},
+    {.key = "store.keep_updates",
+     .kind = OPTION_INT,
+     AT(keep_updates),
+     .fallback = "1",
+     .least = 1,
+     .most = LIMIT_ROUNDS,
+     .value = "N",
+     .help = "published rounds whose updates are kept, the newest included"},
+    {.key = "store.reserve",
+     .kind = OPTION_SIZE,
+     AT(reserve_bytes),
+     .fallback = "64MiB",
+     .value = "SIZE",
+     .help = "disk space that uploads leave free"},
+    {.key = "store.upload_age",
+     .kind = OPTION_DURATION,
+     AT(upload_age_ms),
+     .fallback = "72h",
+     .value = "TIME",
+     .help = "unfinished uploads older than this go at the next start"},
+    {.flag = "federation",
+     .key = "federation.name",
+     .kind = OPTION_TEXT,
+     AT(federation),
+     .required = true,
+     .value = "NAME",
+     .help = "the federation in every certificate's identity"},
+    {.key = "federation.members",
+     .kind = OPTION_TEXT,
+     AT(members),
+     .required = true,
+     .value = "ID,ID,...",
+     .help = "who may take part in runs"},
+    {.key = "federation.admins",
+     .kind = OPTION_TEXT,
+     AT(admins),
+     .value = "ID,ID,...",
+     .help = "who may operate; without it everyone with an admin certificate"},
+    {.key = "limits.update_bytes",
+     .kind = OPTION_SIZE,
+     AT(update_bytes_max),
+     .fallback = "2GiB",
+     .value = "SIZE",
+     .help = "largest update or file taken"},
+    {.key = "limits.absent_after",
+     .kind = OPTION_DURATION,
+     AT(absent_ms),
+     .fallback = "90s",
+     .value = "TIME",
+     .help = "a member silent for this long is called absent"},
+    {.key = "limits.retry_after",
+     .kind = OPTION_DURATION,
+     AT(retry_ms),
+     .fallback = "10s",
+     .value = "TIME",
+     .help = "pause after a full disk before trying again"},
+    {.key = "limits.poll",
+     .kind = OPTION_DURATION,
+     AT(poll_ms),
+     .fallback = "30s",
+     .value = "TIME",
+     .help = "longest time a waiting call is held"},
+    {.flag = "log-level",
+     .key = "log.level",
+     .kind = OPTION_CHOICE,
+     AT(log_level),
+     .fallback = "info",
+     .choices = log_levels,
+     .value = "LEVEL",
+     .help = "least important events to log"},
+    {.flag = "log-json",
+     .key = "log.json",
+     .kind = OPTION_FLAG,
+     AT(log_json),
+     .help = "log lines as JSON"},
+    {.flag = "help", .letter = 'h', .kind = OPTION_FLAG, AT(help), .help = "this text"},
+    {.flag = "version", .kind = OPTION_FLAG, AT(version), .help = "print the version"},
+};
+static const struct option_table table = {rows, sizeof rows / sizeof *rows};
+static const struct option_set options = {&table, 1};
+
+/* "a, b,c" into names; ERR_INPUT for what can be none. */
+static err split_names(struct option_list *out, const char *text, const char *key,
+                       struct arena *arena)
+{
+    size_t most = 1;
+    struct option_list list = {0};
+    for (const char *p = text; p && *p; p++)
+        most += *p == ',';
+    TRY(arena_take(&list.item, arena, most, sizeof *list.item));
+    while (text && *text) {
+        size_t n = strcspn(text, ","), start = strspn(text, " \t"), end = n;
+        while (end > start && (text[end - 1] == ' ' || text[end - 1] == '\t'))
+            end--;
+        if (end > start) {
+            const char *name;
+            TRY(arena_text(&name, arena, text + start, end - start));
+            if (!text_is_name(name, LIMIT_NAME_BYTES - 1))
+                return err_make(ERR_INPUT, "%s: \"%s\" is no name (letters, digits, '.', '_', '-')",
+                                key, name);
+            list.item[list.count++] = name;
+        }
+        text += n + (text[n] == ',');
+    }
+    if (list.count > LIMIT_MEMBERS)
+        return err_make(ERR_INPUT, "%s: %zu names, at most %d", key, list.count, LIMIT_MEMBERS);
+    *out = list;
+    return ERR_NONE;
+}
+
+static err read_all(struct config *c, int argc, char **argv)
+{
+    struct option_list rest = {0};
+    struct config flags = {0}; /* a first look, for the file's name */
+    TRY(option_defaults(&flags, &options, &c->arena));
+    TRY(option_read_args(&flags, &options, argc, argv, &rest, &c->arena));
+    if (rest.count)
+        return err_make(ERR_INPUT, "unexpected argument \"%s\"; the file goes after --config",
+                        rest.item[0]);
+    TRY(option_defaults(c, &options, &c->arena));
+    if (flags.file && !(flags.help || flags.version || flags.sample))
+        TRY(option_read_file(c, &options, flags.file, &c->arena));
+    for (size_t i = 0; i < flags.set.count; i++)
+        TRY(option_assign(c, &options, flags.set.item[i], &c->arena));
+    TRY(option_read_args(c, &options, argc, argv, &rest, &c->arena));
+    if (c->help || c->version || c->sample) return ERR_NONE;
+    if (!c->file) return err_make(ERR_INPUT, "--config FILE is needed; --sample prints one");
+    TRY(option_check(c, &options));
+    if (!text_is_name(c->federation, LIMIT_NAME_BYTES - 1))
+        return err_make(ERR_INPUT, "federation.name: \"%s\" is no name", c->federation);
+    TRY(split_names(&c->allowed, c->members, "federation.members", &c->arena));
+    if (c->allowed.count == 0) return err_make(ERR_INPUT, "federation.members: names nobody");
+    return split_names(&c->admin_ids, c->admins, "federation.admins", &c->arena);
+}
+
+err config_open(struct config *out, int argc, char **argv)
+{
+    struct config c = {0};
+    err e = read_all(&c, argc, argv);
+    if (err_is(e))
+        config_close(&c);
+    else
+        *out = c;
+    return e;
+}
+
+void config_close(struct config *config)
+{
+    arena_close(&config->arena);
+    *config = (struct config){0};
+}
+
+err config_help(struct bytes *out)
+{
+    return option_help(out, &options);
+}
+err config_sample(struct bytes *out)
+{
+    return option_sample(out, &options);
+}
+
+static bool is_listed(const struct option_list *list, const char *id)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (!strcmp(list->item[i], id)) return true;
+    return false;
+}
+
+bool config_allows(const struct config *config, const char *member)
+{
+    return is_listed(&config->allowed, member);
+}
+
+bool config_allows_admin(const struct config *config, const char *admin)
+{
+    return config->admin_ids.count == 0 || is_listed(&config->admin_ids, admin);
+}

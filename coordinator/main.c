@@ -1,0 +1,135 @@
+/* fedlorad: reads its configuration, takes the data folder for itself, recovers, serves until told
+ * to stop, finishes what is in flight. */
+#include "base/file.h"
+#include "base/text.h"
+#include "coordinator/lock.h"
+#include "coordinator/serve.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { STEP_MS = 500, GRACE_MS = 5000, HELP_BYTES_MAX = 65536 };
+
+static volatile sig_atomic_t stop_wanted, reload_wanted;
+
+static void on_signal(int number)
+{
+    if (number == SIGHUP)
+        reload_wanted = 1;
+    else
+        stop_wanted = 1;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static err print(err (*make)(struct bytes *out), const char *before, const char *after)
+{
+    struct bytes text = {.max = HELP_BYTES_MAX};
+    err e = make(&text);
+    if (!err_is(e)) printf("%s%s%s", before, (const char *)text.data, after);
+    bytes_close(&text);
+    return e;
+}
+
+static err help(void)
+{
+    return print(
+        config_help,
+        "usage: fedlorad --config FILE [options]\n\n"
+        "Coordinates federated fine-tuning: schedules rounds, takes members' updates, and\n"
+        "publishes the combined state.\n\n",
+        "\nExample: fedlorad --config fedlorad.ini --check\n");
+}
+
+static err check(const struct config *config)
+{
+    struct bytes report = {.max = HELP_BYTES_MAX};
+    err e = config_check(config, &report);
+    if (!err_is(e)) printf("%s", (const char *)report.data);
+    bytes_close(&report);
+    return e;
+}
+
+static void reload(struct serve *s)
+{
+    reload_wanted = 0;
+    err e = rpc_server_reload(s->server);
+    if (err_is(e))
+        LOG(LOG_ERROR, "certificates.not_reread", LOG_STR("error", e.text));
+    else
+        LOG(LOG_INFO, "certificates.reread", LOG_STR("cert", s->config->cert));
+}
+
+static err recover(const struct config *config)
+{
+    struct store store = {0};
+    size_t removed = 0;
+    TRY(store_open(&store, config->path));
+    err e = store_recover(&removed, &store, config->upload_age_ms);
+    store_close(&store);
+    if (!err_is(e) && removed)
+        LOG(LOG_INFO, "store.recovered", LOG_STR("path", config->path),
+            LOG_INT("files_removed", removed));
+    return e;
+}
+
+static err run_service(const struct config *config)
+{
+    static struct serve s;
+    struct lock lock = {0};
+    err e = ERR_NONE;
+    TRY_OUT(e, file_make_dirs(config->path));
+    TRY_OUT(e, lock_open(&lock, config->path));
+    TRY_OUT(e, recover(config));
+    TRY_OUT(e, serve_open(&s, config));
+    LOG(LOG_INFO, "fedlorad.ready", LOG_STR("version", FEDLORA_VERSION),
+        LOG_STR("listen", config->listen), LOG_INT("port", rpc_server_port(s.server)),
+        LOG_STR("federation", config->federation), LOG_INT("members", config->allowed.count),
+        LOG_STR("data", config->path), LOG_INT("runs", s.run_count));
+    while (!stop_wanted) {
+        serve_step(&s, STEP_MS);
+        if (reload_wanted) reload(&s);
+    }
+    LOG(LOG_INFO, "fedlorad.stopping", LOG_INT("open_calls", rpc_server_calls(s.server)));
+    serve_close(&s, GRACE_MS);
+    LOG(LOG_INFO, "fedlorad.stopped", LOG_STR("data", config->path));
+out:
+    lock_close(&lock);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct config config = {0};
+    err e = config_open(&config, argc - 1, argv + 1);
+    if (err_is(e)) {
+        fprintf(stderr, "fedlorad: %s\n", e.text);
+        return err_exit_code(e);
+    }
+    log_init((enum log_level)config.log_level, config.log_json);
+    if (config.version)
+        printf("fedlorad %s\n", FEDLORA_VERSION);
+    else if (config.help)
+        e = help();
+    else if (config.sample)
+        e = print(config_sample, "", "");
+    else {
+        e = rpc_init();
+        if (!err_is(e)) {
+            catch_signals();
+            e = config.check ? check(&config) : run_service(&config);
+        }
+    }
+    if (err_is(e)) fprintf(stderr, "fedlorad: %s\n", e.text);
+    config_close(&config);
+    return err_exit_code(e);
+}

@@ -1,0 +1,310 @@
+#include "coordinator/run_config.h"
+
+#include "base/digest.h"
+#include "base/limits.h"
+#include "base/text.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef Fedlora__V1__RunConfig run_config_t;
+
+static err set_text(char **field, const char *text)
+{
+    char *copy = strdup(text);
+    if (!copy) return err_sys(ENOMEM, "a run's configuration");
+    if (*field != protobuf_c_empty_string) free(*field);
+    *field = copy;
+    return ERR_NONE;
+}
+
+static err one_of(const char *field, const char *value, const char *const *words)
+{
+    size_t n = 0;
+    char list[160] = "";
+    for (; words[n]; n++) {
+        if (!strcmp(value, words[n])) return ERR_NONE;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", n ? ", " : "", words[n]);
+    }
+    return err_make(ERR_INPUT, "%s: \"%s\", expected one of %s", field, value, list);
+}
+
+static err in_range(const char *field, double value, double least, double most)
+{
+    if (isfinite(value) && value >= least && value <= most) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s: %g, expected %g to %g", field, value, least, most);
+}
+
+static err complete_training(run_config_t *c)
+{
+    static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+    static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+    if (!c->training) {
+        c->training = malloc(sizeof *c->training);
+        if (!c->training) return err_sys(ENOMEM, "a run's configuration");
+        fedlora__v1__training__init(c->training);
+    }
+    Fedlora__V1__Training *t = c->training;
+    if (!t->batch) t->batch = 4;
+    if (!t->accumulate) t->accumulate = 1;
+    if (!t->seq) t->seq = 512;
+    if (t->lr == 0) t->lr = 2e-4;
+    if (t->beta1 == 0) t->beta1 = 0.9;
+    if (t->beta2 == 0) t->beta2 = 0.999;
+    if (t->eps == 0) t->eps = 1e-8;
+    if (!*t->schedule) TRY(set_text(&t->schedule, "linear"));
+    if (!*t->precision) TRY(set_text(&t->precision, "auto"));
+    if (!c->seed) c->seed = t->seed;
+    t->seed = c->seed;
+    if (!t->steps && t->epochs == 0)
+        return err_make(ERR_INPUT, "steps or epochs of a round are needed");
+    TRY(in_range("epochs", t->epochs, 0, 1e6));
+    TRY(in_range("steps", t->steps, 0, 1e9));
+    TRY(in_range("batch", t->batch, 1, 65536));
+    TRY(in_range("accumulate", t->accumulate, 1, 65536));
+    TRY(in_range("seq", t->seq, 1, LIMIT_SEQUENCE));
+    TRY(in_range("lr", t->lr, 0, 1e3));
+    TRY(in_range("weight decay", t->weight_decay, 0, 1e3));
+    TRY(in_range("beta1", t->beta1, 0, 0.999999));
+    TRY(in_range("beta2", t->beta2, 0, 0.999999999));
+    TRY(in_range("eps", t->eps, 0, 1));
+    TRY(in_range("clip", t->clip, 0, 1e9));
+    TRY(in_range("dropout", t->dropout, 0, 0.99));
+    TRY(one_of("schedule", t->schedule, schedules));
+    return one_of("precision", t->precision, precisions);
+}
+
+static err check_members(const run_config_t *c, const struct method *method)
+{
+    bool ranks = false;
+    if (c->n_members == 0) return err_make(ERR_INPUT, "a run needs at least one member");
+    for (size_t i = 0; i < c->n_members; i++) {
+        const Fedlora__V1__MemberConfig *m = c->members[i];
+        if (!text_is_name(m->id, LIMIT_NAME_BYTES - 1))
+            return err_make(ERR_INPUT, "member \"%s\" is no name", m->id);
+        if (m->rank > LIMIT_RANK)
+            return err_make(ERR_INPUT, "member %s: rank %u, at most %d", m->id, m->rank,
+                            LIMIT_RANK);
+        if (!strcmp(c->weights, "given")) {
+            err e = in_range("weight", m->weight, 1e-9, 1e12);
+            if (err_is(e)) return err_in(e, "member %s", m->id);
+        }
+        ranks |= m->rank && m->rank != c->rank;
+    }
+    if (!method->mixed_ranks && ranks)
+        return err_make(ERR_INPUT,
+                        "method %s needs one rank for everyone; give the run's rank only",
+                        method->name);
+    if (!method->mixed_ranks && !c->rank)
+        return err_make(ERR_INPUT, "method %s needs the run's rank", method->name);
+    return ERR_NONE;
+}
+
+static err find_method(const struct method **out, const char *name)
+{
+    const char *const *names = method_names();
+    size_t n = 0;
+    while (names[n])
+        n++;
+    const struct method *method = method_find(name);
+    if (method) {
+        *out = method;
+        return ERR_NONE;
+    }
+    const char *near = text_nearest(name, names, n);
+    return err_make(ERR_INPUT, "method \"%s\" is not known%s%s", name,
+                    near ? "; did you mean " : "", near ? near : "");
+}
+
+err run_config_complete(run_config_t *c)
+{
+    static const char *const lates[] = {"refuse", "next", NULL};
+    static const char *const weights[] = {"examples", "uniform", "given", NULL};
+    const struct method *method = NULL;
+    if (!text_is_name(c->name, LIMIT_NAME_BYTES - 1))
+        return err_make(ERR_INPUT,
+                        "run name \"%s\": letters, digits, '.', '_' and '-' only, at most %d",
+                        c->name, LIMIT_NAME_BYTES - 1);
+    TRY(find_method(&method, c->method));
+    if (!*c->late) TRY(set_text(&c->late, "refuse"));
+    if (!*c->weights) TRY(set_text(&c->weights, "examples"));
+    if (c->carry_error == 0) c->carry_error = RUN_CONFIG_CARRY_ERROR;
+    TRY(complete_training(c));
+    TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
+    TRY(in_range("rank", c->rank, 0, LIMIT_RANK));
+    TRY(in_range("alpha", c->alpha, 0, 1e6));
+    TRY(in_range("carry_error", c->carry_error, 0, 0.5));
+    TRY(one_of("late", c->late, lates));
+    TRY(one_of("weights", c->weights, weights));
+    if (c->base_digest.len != DIGEST_BYTES)
+        return err_make(ERR_INPUT, "base digest: %zu bytes, expected %d", c->base_digest.len,
+                        DIGEST_BYTES);
+    if (c->frozen_digest.len && c->frozen_digest.len != DIGEST_BYTES)
+        return err_make(ERR_INPUT, "frozen digest: %zu bytes, expected %d", c->frozen_digest.len,
+                        DIGEST_BYTES);
+    if (c->frozen_digest.len && !method->frozen)
+        return err_make(ERR_INPUT, "method %s has no frozen factors", method->name);
+    if (c->quorum > c->n_members)
+        return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
+                        c->n_members);
+    if (c->n_method_options)
+        return err_make(ERR_INPUT, "method %s knows no option \"%s\"", method->name,
+                        c->method_options[0]);
+    return check_members(c, method);
+}
+
+/* ------------------------------------------------------------------------------------- modules */
+static bool target_matches(const char *target, const char *module)
+{
+    if (!strcmp(target, module)) return true;
+    const char *last = strrchr(module, '.');
+    last = last ? last + 1 : module;
+    size_t n = strlen(target);
+    return !strcmp(target, last) || (!strncmp(last, target, n) && !strcmp(last + n, "_proj"));
+}
+
+bool run_config_targets(const run_config_t *c, const char *module)
+{
+    for (size_t i = 0; i < c->n_targets; i++)
+        if (target_matches(c->targets[i], module)) return true;
+    return c->n_targets == 0;
+}
+
+static err check_module(const Fedlora__V1__ModuleShape *m)
+{
+    if (!*m->name || strlen(m->name) + 40 > LIMIT_TENSOR_NAME_BYTES)
+        return err_make(ERR_INPUT, "module \"%.80s\": the name is empty or too long", m->name);
+    if (!m->d_out || !m->d_in || m->d_out > LIMIT_DIMENSION || m->d_in > LIMIT_DIMENSION)
+        return err_make(ERR_INPUT, "module %s: shape (%u, %u)", m->name, m->d_out, m->d_in);
+    return ERR_NONE;
+}
+
+/* Searches from *at on, round to its start, and leaves *at after what it found: lists in the same
+ * order are compared in one pass. */
+static const Fedlora__V1__ModuleShape *find_module(const Fedlora__V1__HelloRequest *hello,
+                                                   const char *name, size_t *at)
+{
+    for (size_t i = 0; i < hello->n_modules; i++) {
+        size_t k = (*at + i) % hello->n_modules;
+        if (strcmp(hello->modules[k]->name, name)) continue;
+        *at = k + 1;
+        return hello->modules[k];
+    }
+    return NULL;
+}
+
+static err every_target_names_one(const run_config_t *c, const Fedlora__V1__HelloRequest *hello)
+{
+    for (size_t t = 0; t < c->n_targets; t++) {
+        bool found = false;
+        for (size_t i = 0; i < hello->n_modules && !found; i++)
+            found = target_matches(c->targets[t], hello->modules[i]->name);
+        if (!found)
+            return err_make(ERR_INPUT, "target \"%s\" names no module of this base", c->targets[t]);
+    }
+    return ERR_NONE;
+}
+
+static err add_module(Fedlora__V1__HelloRequest *list, const Fedlora__V1__ModuleShape *m)
+{
+    Fedlora__V1__ModuleShape *copy = malloc(sizeof *copy);
+    if (!copy) return err_sys(ENOMEM, "a module");
+    fedlora__v1__module_shape__init(copy);
+    list->modules[list->n_modules++] = copy;
+    copy->d_out = m->d_out;
+    copy->d_in = m->d_in;
+    return set_text(&copy->name, m->name);
+}
+
+err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
+                       const Fedlora__V1__HelloRequest *hello)
+{
+    if (hello->n_modules == 0 || hello->n_modules > LIMIT_MODULES)
+        return err_make(ERR_INPUT, "%zu modules in the hello, expected 1 to %d", hello->n_modules,
+                        LIMIT_MODULES);
+    for (size_t i = 0; i < hello->n_modules; i++) {
+        TRY(check_module(hello->modules[i]));
+        size_t from = 0;
+        if (find_module(hello, hello->modules[i]->name, &from) != hello->modules[i])
+            return err_make(ERR_INPUT, "module %s is named twice", hello->modules[i]->name);
+    }
+    TRY(every_target_names_one(c, hello));
+    Fedlora__V1__HelloRequest *list = malloc(sizeof *list);
+    if (!list) return err_sys(ENOMEM, "the modules");
+    fedlora__v1__hello_request__init(list);
+    list->modules = calloc(hello->n_modules, sizeof *list->modules);
+    err e = list->modules ? ERR_NONE : err_sys(ENOMEM, "the modules");
+    for (size_t i = 0; i < hello->n_modules && !err_is(e); i++)
+        if (run_config_targets(c, hello->modules[i]->name)) e = add_module(list, hello->modules[i]);
+    if (err_is(e))
+        fedlora__v1__hello_request__free_unpacked(list, NULL);
+    else
+        *out = list;
+    return e;
+}
+
+err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
+                            const Fedlora__V1__HelloRequest *hello)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < modules->n_modules; i++) {
+        const Fedlora__V1__ModuleShape *m = modules->modules[i];
+        const Fedlora__V1__ModuleShape *is = find_module(hello, m->name, &at);
+        if (!is)
+            return err_make(ERR_INPUT, "module %s of this run is missing in your base", m->name);
+        if (is->d_out != m->d_out || is->d_in != m->d_in)
+            return err_make(ERR_INPUT,
+                            "module %s has shape (%u, %u) in your base, expected (%u, %u)", m->name,
+                            is->d_out, is->d_in, m->d_out, m->d_in);
+    }
+    return ERR_NONE;
+}
+
+/* --------------------------------------------------------------------------------------- ranks */
+static uint32_t rank_given(const run_config_t *c, const char *member)
+{
+    for (size_t i = 0; i < c->n_members; i++)
+        if (!strcmp(c->members[i]->id, member) && c->members[i]->rank) return c->members[i]->rank;
+    return 0;
+}
+
+uint32_t run_config_rank_max(const run_config_t *c)
+{
+    uint32_t most = c->rank ? c->rank : 1;
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i]->rank > most) most = c->members[i]->rank;
+    return most;
+}
+
+/* What a machine offers is a rank of LoRA factors: methods that send something else do not ask it.
+ */
+err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, uint32_t offered)
+{
+    const struct method *method = method_find(c->method);
+    uint32_t given = rank_given(c, member);
+    if (offered > LIMIT_RANK)
+        return err_make(ERR_INPUT, "rank %u on offer, at most %d", offered, LIMIT_RANK);
+    if (method->frozen) offered = 0;
+    uint32_t wanted = given ? given : c->rank;
+    if (!method->mixed_ranks || given) {
+        if (offered && offered < wanted)
+            return err_make(ERR_INPUT, "run %s needs rank %u of %s, which offers %u", c->name,
+                            wanted, given ? member : "everyone", offered);
+        *out = wanted;
+        return ERR_NONE;
+    }
+    if (!wanted && !offered)
+        return err_make(ERR_INPUT, "neither run %s nor %s says a rank; offer one (--rank)", c->name,
+                        member);
+    *out = !wanted ? offered : !offered || offered > wanted ? wanted : offered;
+    return ERR_NONE;
+}
+
+double run_config_alpha(const run_config_t *c, uint32_t rank)
+{
+    if (method_find(c->method)->frozen) return rank; /* B R A has scale 1 */
+    return c->alpha > 0 ? c->alpha : 2.0 * rank;
+}

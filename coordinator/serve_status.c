@@ -1,0 +1,106 @@
+/* What an operator is told of a run. */
+#include "base/text.h"
+#include "coordinator/serve.h"
+
+#include <string.h>
+
+enum { STATUS_TEXT_BYTES = 1024 };
+
+static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
+{
+    Fedlora__V1__MemberStatus *m = NULL;
+    size_t count = run->round.members;
+    uint64_t now = text_now_ms();
+    TRY(arena_take(&m, arena, count, sizeof *m));
+    TRY(arena_take(&out->members, arena, count, sizeof *out->members));
+    for (size_t i = 0; i < count; i++) {
+        const struct round_member *r = &run->round.member[i];
+        const struct run_member *is = &run->member[i];
+        fedlora__v1__member_status__init(&m[i]);
+        m[i].id = (char *)(uintptr_t)r->id;
+        m[i].rank = is->rank;
+        m[i].examples = is->examples;
+        m[i].doing = (char *)(uintptr_t)round_doing(&run->round, i, now);
+        m[i].last_round = r->counted_in;
+        m[i].train_loss = is->train_loss;
+        m[i].bytes_up = is->bytes_up;
+        m[i].bytes_down = is->bytes_down;
+        m[i].seen_ms_ago = r->seen_ms ? now - r->seen_ms : 0;
+        m[i].step = r->step;
+        m[i].steps = r->steps;
+        out->members[i] = &m[i];
+    }
+    out->n_members = count;
+    return ERR_NONE;
+}
+
+static ProtobufCBinaryData binary(const struct store_blob *blob)
+{
+    if (!blob->size) return (ProtobufCBinaryData){0};
+    return (ProtobufCBinaryData){.len = DIGEST_BYTES,
+                                 .data = (uint8_t *)(uintptr_t)blob->digest.byte};
+}
+
+static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
+{
+    struct store_round *row = NULL;
+    Fedlora__V1__RoundStatus *r = NULL;
+    size_t count = 0;
+    TRY(store_rounds(&row, &count, run->shop->store, run->id, true, arena));
+    TRY(arena_take(&r, arena, count, sizeof *r));
+    TRY(arena_take(&out->history, arena, count, sizeof *out->history));
+    for (size_t i = 0; i < count; i++) {
+        fedlora__v1__round_status__init(&r[i]);
+        r[i].round = row[i].round;
+        r[i].state_digest = binary(&row[i].state);
+        r[i].state_size = row[i].state.size;
+        r[i].updates = row[i].updates;
+        r[i].took_ms = row[i].took_ms;
+        r[i].aggregate_ms = row[i].aggregate_ms;
+        r[i].train_loss = row[i].train_loss;
+        r[i].update_norm = row[i].update_norm;
+        r[i].error = row[i].error;
+        r[i].dropped = row[i].dropped;
+        r[i].report_json = (char *)(uintptr_t)row[i].report_json;
+        out->history[i] = &r[i];
+    }
+    out->n_history = count;
+    return ERR_NONE;
+}
+
+/* A reply is one message: reports of long ago go first when they do not fit together. */
+static void shorten(Fedlora__V1__RunStatus *out)
+{
+    for (size_t i = 0; i < out->n_history; i++) {
+        if (fedlora__v1__run_status__get_packed_size(out) < RPC_MESSAGE_BYTES) return;
+        out->history[i]->report_json = (char *)(uintptr_t)protobuf_c_empty_string;
+    }
+    while (out->n_history && fedlora__v1__run_status__get_packed_size(out) >= RPC_MESSAGE_BYTES) {
+        out->history++;
+        out->n_history--;
+    }
+}
+
+err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    char *text = NULL;
+    TRY(arena_take(&status, arena, 1, sizeof *status));
+    TRY(arena_take(&text, arena, STATUS_TEXT_BYTES, 1));
+    fedlora__v1__run_status__init(status);
+    round_waiting_for(text, STATUS_TEXT_BYTES, &run->round, text_now_ms());
+    status->config = run->config;
+    status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
+    status->round = round_under_way(&run->round);
+    status->waiting_for = text;
+    status->created_ms = run->created_ms;
+    status->state_digest = binary(&run->state);
+    status->state_size = run->state.size;
+    if (whole) {
+        TRY(fill_members(status, run, arena));
+        TRY(fill_history(status, run, arena));
+        shorten(status);
+    }
+    *out = status;
+    return ERR_NONE;
+}

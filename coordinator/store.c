@@ -1,0 +1,330 @@
+#include "coordinator/store.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "coordinator/spool.h"
+
+#include <string.h>
+
+enum { STORE_VERSION = 1 };
+
+static const char schema[] =
+    "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    " config BLOB NOT NULL, modules BLOB, published INTEGER NOT NULL DEFAULT 0,"
+    " opened INTEGER NOT NULL DEFAULT 0, hold TEXT NOT NULL DEFAULT '',"
+    " reason TEXT NOT NULL DEFAULT '', created_ms INTEGER NOT NULL, state BLOB, state_size INTEGER,"
+    " frozen BLOB, frozen_size INTEGER);"
+    "CREATE TABLE IF NOT EXISTS members(run INTEGER NOT NULL REFERENCES runs(id), id TEXT NOT NULL,"
+    " joined INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL DEFAULT 0,"
+    " examples INTEGER NOT NULL DEFAULT 0, libraries TEXT, bytes_up INTEGER NOT NULL DEFAULT 0,"
+    " bytes_down INTEGER NOT NULL DEFAULT 0, train_loss REAL NOT NULL DEFAULT 0,"
+    " made_for INTEGER NOT NULL DEFAULT 0, counted_in INTEGER NOT NULL DEFAULT 0, digest BLOB,"
+    " PRIMARY KEY(run, id)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS updates(run INTEGER NOT NULL REFERENCES runs(id),"
+    " counted_in INTEGER NOT NULL, member TEXT NOT NULL, made_for INTEGER NOT NULL,"
+    " digest BLOB NOT NULL, size INTEGER NOT NULL, examples INTEGER NOT NULL,"
+    " train_loss REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL,"
+    " PRIMARY KEY(run, counted_in, member)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS rounds(run INTEGER NOT NULL REFERENCES runs(id),"
+    " round INTEGER NOT NULL, state BLOB, state_size INTEGER NOT NULL, updates INTEGER NOT NULL,"
+    " took_ms INTEGER NOT NULL, aggregate_ms INTEGER NOT NULL, train_loss REAL NOT NULL,"
+    " update_norm REAL NOT NULL, error REAL NOT NULL, dropped REAL NOT NULL,"
+    " report TEXT NOT NULL, PRIMARY KEY(run, round)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS events(sequence INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " run INTEGER NOT NULL REFERENCES runs(id), wall_ms INTEGER NOT NULL, event TEXT NOT NULL,"
+    " text TEXT NOT NULL, round INTEGER NOT NULL, member TEXT NOT NULL);"
+    "CREATE INDEX IF NOT EXISTS events_of_run ON events(run, sequence);"
+    "CREATE INDEX IF NOT EXISTS updates_by_digest ON updates(digest);"
+    "CREATE TABLE IF NOT EXISTS pins(digest BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS doomed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
+    "PRAGMA user_version = 1;";
+
+static err prepare_schema(struct store *store)
+{
+    int64_t version = 0;
+    TRY(db_number(&version, &store->db, "PRAGMA user_version", ""));
+    if (version > STORE_VERSION)
+        return err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %d, this one knows %d)",
+                        store->db.path, (int)version, STORE_VERSION);
+    if (version == STORE_VERSION) return ERR_NONE;
+    TRY(db_begin(&store->db));
+    return db_end(&store->db, db_script(&store->db, schema));
+}
+
+err store_open(struct store *out, const char *dir)
+{
+    struct store store = {0};
+    char path[LIMIT_PATH_BYTES];
+    /* Room for "/spool/", an owner and a digest. */
+    if (strlen(dir) + 128 >= sizeof store.dir)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", dir);
+    memcpy(store.dir, dir, strlen(dir) + 1);
+    TRY(file_join(path, sizeof path, dir, "blobs"));
+    TRY(file_make_dirs(path));
+    TRY(file_join(path, sizeof path, dir, "spool"));
+    TRY(file_make_dirs(path));
+    TRY(file_join(path, sizeof path, dir, "fedlora.db"));
+    TRY(db_open(&store.db, path));
+    err e = prepare_schema(&store);
+    if (err_is(e))
+        store_close(&store);
+    else
+        *out = store;
+    return e;
+}
+
+void store_close(struct store *store)
+{
+    db_close(&store->db);
+    *store = (struct store){0};
+}
+
+err store_blob_known(bool *out, struct store *store, const struct digest *digest)
+{
+    int64_t found = 0;
+    TRY(db_number(&found, &store->db,
+                  "SELECT EXISTS(SELECT 1 FROM updates WHERE digest=?1)"
+                  " OR EXISTS(SELECT 1 FROM runs WHERE state=?1 OR frozen=?1)"
+                  " OR EXISTS(SELECT 1 FROM rounds WHERE state=?1)"
+                  " OR EXISTS(SELECT 1 FROM pins WHERE digest=?1)",
+                  "h", digest));
+    *out = found != 0;
+    return ERR_NONE;
+}
+
+err store_blob_public(bool *out, struct store *store, int64_t run, const struct digest *digest)
+{
+    int64_t found = 0;
+    TRY(db_number(
+        &found, &store->db,
+        "SELECT EXISTS(SELECT 1 FROM runs WHERE (?2=0 OR id=?2) AND (state=?1 OR frozen=?1))"
+        " OR EXISTS(SELECT 1 FROM rounds WHERE (?2=0 OR run=?2) AND state=?1)"
+        " OR (?2=0 AND EXISTS(SELECT 1 FROM pins WHERE digest=?1))",
+        "hi", digest, run));
+    *out = found != 0;
+    return ERR_NONE;
+}
+
+static err is_used(bool *used, const struct digest *digest, void *context)
+{
+    return store_blob_known(used, context, digest);
+}
+
+err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
+{
+    size_t blobs = 0, parts = 0;
+    struct blob_sweep sweep = {.data_dir = store->dir, .is_used = is_used, .context = store};
+    TRY(blob_sweep(&blobs, &sweep));
+    TRY(spool_sweep(&parts, store->dir, upload_age_ms));
+    TRY(db_run(&store->db, "DELETE FROM doomed", ""));
+    *removed = blobs + parts;
+    return ERR_NONE;
+}
+
+static err insert_event(struct db *db, int64_t run, const struct store_event *event)
+{
+    return db_run(db, "INSERT INTO events(run,wall_ms,event,text,round,member) VALUES(?,?,?,?,?,?)",
+                  "iittit", run, (int64_t)text_wall_ms(), event->event,
+                  event->text ? event->text : "", (int64_t)event->round,
+                  event->member ? event->member : "");
+}
+
+err store_event_add(struct store *store, int64_t run, const struct store_event *event)
+{
+    return insert_event(&store->db, run, event);
+}
+
+static const struct digest *blob_digest(const struct store_blob *blob)
+{
+    return blob->size ? &blob->digest : NULL;
+}
+
+static err insert_run(int64_t *id, struct db *db, const struct store_run *run)
+{
+    TRY(db_run(db, "INSERT INTO runs(name,config,created_ms,frozen,frozen_size) VALUES(?,?,?,?,?)",
+               "tbihi", run->name, run->config, run->config_size, (int64_t)run->created_ms,
+               blob_digest(&run->frozen), (int64_t)run->frozen.size));
+    *id = sqlite3_last_insert_rowid(db->handle);
+    return ERR_NONE;
+}
+
+err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
+                  const char *const *member, size_t members)
+{
+    struct db *db = &store->db;
+    int64_t made = 0, same = 0;
+    TRY(db_number(&same, db, "SELECT count(*) FROM runs WHERE name=?", "t", run->name));
+    if (same) return err_make(ERR_INPUT, "a run named %s exists already", run->name);
+    TRY(db_begin(db));
+    err e = insert_run(&made, db, run);
+    for (size_t i = 0; i < members && !err_is(e); i++)
+        e = db_run(db, "INSERT INTO members(run,id) VALUES(?,?)", "it", made, member[i]);
+    if (!err_is(e) && run->frozen.size)
+        e = db_run(db, "DELETE FROM pins WHERE digest=?", "h", &run->frozen.digest);
+    struct store_event event = {.event = "run.created", .text = run->name};
+    if (!err_is(e)) e = insert_event(db, made, &event);
+    e = db_end(db, e);
+    if (!err_is(e)) *id = made;
+    return e;
+}
+
+err store_hold(struct store *store, int64_t run, const char *hold, const char *reason,
+               const struct store_event *event)
+{
+    TRY(db_begin(&store->db));
+    err e =
+        db_run(&store->db, "UPDATE runs SET hold=?, reason=? WHERE id=?", "tti", hold, reason, run);
+    if (!err_is(e)) e = insert_event(&store->db, run, event);
+    return db_end(&store->db, e);
+}
+
+err store_modules(struct store *store, int64_t run, const void *packed, size_t size)
+{
+    return db_run(&store->db, "UPDATE runs SET modules=? WHERE id=?", "bi", packed, size, run);
+}
+
+err store_hello(struct store *store, int64_t run, const struct store_member *m, bool first)
+{
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db,
+                   "UPDATE members SET joined=1, rank=?, examples=?, libraries=?"
+                   " WHERE run=? AND id=?",
+                   "iitit", (int64_t)m->rank, (int64_t)m->examples, m->libraries, run, m->id);
+    struct store_event event = {.event = "member.joined", .member = m->id};
+    if (!err_is(e) && first) e = insert_event(&store->db, run, &event);
+    return db_end(&store->db, e);
+}
+
+err store_opened(struct store *store, int64_t run, uint32_t round, const struct store_event *event)
+{
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db, "UPDATE runs SET opened=? WHERE id=?", "ii", (int64_t)round, run);
+    if (!err_is(e)) e = insert_event(&store->db, run, event);
+    return db_end(&store->db, e);
+}
+
+err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes)
+{
+    return db_run(&store->db, "UPDATE members SET bytes_down=bytes_down+? WHERE run=? AND id=?",
+                  "iit", (int64_t)bytes, run, member);
+}
+
+/* The start state is the result of "round 0", so that it is kept and given up like the others. */
+static err insert_start(struct db *db, int64_t run, const struct store_blob *state,
+                        const struct store_blob *frozen)
+{
+    TRY(db_run(db, "UPDATE runs SET state=?, state_size=?, frozen=?, frozen_size=? WHERE id=?",
+               "hihii", &state->digest, (int64_t)state->size, blob_digest(frozen),
+               (int64_t)frozen->size, run));
+    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'')", "ihi", run,
+                  &state->digest, (int64_t)state->size);
+}
+
+err store_started(struct store *store, int64_t run, const struct store_blob *state,
+                  const struct store_blob *frozen)
+{
+    TRY(db_begin(&store->db));
+    return db_end(&store->db, insert_start(&store->db, run, state, frozen));
+}
+
+static err insert_update(struct db *db, const struct store_update *u)
+{
+    int64_t run = u->run, round = u->counted_in;
+    TRY(db_run(db, "INSERT OR IGNORE INTO updates VALUES(?,?,?,?,?,?,?,?,?,?)", "iitihiiddi", run,
+               round, u->member, (int64_t)u->made_for, &u->blob.digest, (int64_t)u->blob.size,
+               (int64_t)u->examples, u->train_loss, u->seconds, (int64_t)u->tokens));
+    if (sqlite3_changes(db->handle) == 0) return ERR_NONE;
+    TRY(db_run(db,
+               "UPDATE members SET bytes_up=bytes_up+?, train_loss=?, made_for=?, counted_in=?,"
+               " digest=? WHERE run=? AND id=?",
+               "idiihit", (int64_t)u->blob.size, u->train_loss, (int64_t)u->made_for, round,
+               &u->blob.digest, run, u->member));
+    struct store_event event = {
+        .event = "update.received", .member = u->member, .round = u->counted_in};
+    return insert_event(db, run, &event);
+}
+
+err store_receipts(struct store *store, const struct store_update *update, size_t count)
+{
+    TRY(db_begin(&store->db));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < count && !err_is(e); i++)
+        e = insert_update(&store->db, &update[i]);
+    return db_end(&store->db, e);
+}
+
+static err insert_round(struct db *db, const struct store_publish *p)
+{
+    const struct store_round *r = &p->round;
+    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", "iihiiiiddddt", p->run,
+               (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, (int64_t)r->updates,
+               (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, r->update_norm,
+               r->error, r->dropped, r->report_json));
+    return db_run(db,
+                  "UPDATE runs SET published=?, state=?, state_size=? WHERE id=? AND published=?-1",
+                  "ihiii", (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, p->run,
+                  (int64_t)r->round);
+}
+
+/* Lists what may go in `doomed`, so that a crash before the files are removed forgets none of them.
+ */
+static err give_up_old(struct db *db, const struct store_publish *p)
+{
+    int64_t round = p->round.round, state = round - (int64_t)p->keep;
+    int64_t update = round - (int64_t)p->updates_keep;
+    TRY(db_run(
+        db, "INSERT OR IGNORE INTO doomed SELECT digest FROM updates WHERE run=? AND counted_in<=?",
+        "ii", p->run, update));
+    TRY(db_run(db, "DELETE FROM updates WHERE run=? AND counted_in<=?", "ii", p->run, update));
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT state FROM rounds"
+               " WHERE run=? AND round<=? AND state IS NOT NULL",
+               "ii", p->run, state));
+    return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
+}
+
+static err publish_rows(struct db *db, const struct store_publish *p)
+{
+    TRY(insert_round(db, p));
+    REQUIRE(sqlite3_changes(db->handle) == 1); /* published once, after the round before it */
+    TRY(give_up_old(db, p));
+    struct store_event closed = {.event = "round.closed", .round = p->round.round};
+    struct store_event finished = {.event = "run.finished", .round = p->round.round};
+    TRY(insert_event(db, p->run, &closed));
+    return p->last ? insert_event(db, p->run, &finished) : ERR_NONE;
+}
+
+err store_publish(struct store *store, const struct store_publish *publish)
+{
+    TRY(db_begin(&store->db));
+    return db_end(&store->db, publish_rows(&store->db, publish));
+}
+
+err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max)
+{
+    int64_t pins = 0;
+    TRY(db_number(&pins, &store->db, "SELECT count(*) FROM pins WHERE digest<>?", "h",
+                  &blob->digest));
+    if ((size_t)pins >= pins_max)
+        return err_make(ERR_LIMIT, "%zu blobs wait for a run to name them, the most that are kept",
+                        pins_max);
+    return db_run(&store->db, "INSERT OR IGNORE INTO pins VALUES(?,?)", "hi", &blob->digest,
+                  (int64_t)blob->size);
+}
+
+err store_trim(struct store *store)
+{
+    for (;;) {
+        struct db_query q = {0};
+        struct digest digest;
+        bool row = false, used = true;
+        TRY(db_query_open(&q, &store->db, "SELECT digest FROM doomed LIMIT 1", ""));
+        err e = db_query_next(&row, &q);
+        if (!err_is(e) && row) row = db_query_digest(&digest, &q, 0);
+        db_query_close(&q);
+        if (err_is(e) || !row) return e;
+        TRY(store_blob_known(&used, store, &digest));
+        if (!used) TRY(blob_remove(store->dir, &digest));
+        TRY(db_run(&store->db, "DELETE FROM doomed WHERE digest=?", "h", &digest));
+    }
+}

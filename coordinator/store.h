@@ -1,0 +1,132 @@
+/* What survives any crash: DATA/fedlora.db (SQLite), with runs, members, updates, rounds and
+ * events, and DATA/blobs (blob.h). Every function is one transaction: done and durable, or not
+ * done. One struct a thread; several may be open on one DATA. Two durable points carry the
+ * protocol:
+ *
+ *     store_receipts    an update's file is a blob already; its row makes it count
+ *     store_publish     the state's file is a blob already; round, state, events and the end of the
+ * run
+ *
+ * A crash between a blob and its row leaves an orphan blob, which store_recover() removes.
+ * State number t is what round t trains from; publishing round t stores state t+1. */
+#ifndef COORDINATOR_STORE_H
+#define COORDINATOR_STORE_H
+
+#include "base/arena.h"
+#include "coordinator/blob.h"
+#include "coordinator/db.h"
+
+struct store {
+    struct db db;
+    char dir[LIMIT_PATH_BYTES];
+};
+
+struct store_blob {
+    struct digest digest;
+    uint64_t size; /* 0: none */
+};
+
+struct store_run {
+    int64_t id;
+    const char *name;
+    const void *config; /* a packed RunConfig */
+    size_t config_size;
+    const void *modules; /* a packed HelloRequest with the modules adapted; NULL until known */
+    size_t modules_size;
+    uint32_t published, opened;
+    bool started;              /* state 1 exists */
+    const char *hold, *reason; /* "", paused, stopped, failed */
+    uint64_t created_ms;       /* wall clock */
+    struct store_blob state, frozen;
+};
+
+struct store_member {
+    const char *id;
+    bool joined;
+    uint32_t rank;
+    uint64_t examples;
+    const char *libraries;
+    uint64_t bytes_up, bytes_down;
+    double train_loss;
+    uint32_t made_for, counted_in; /* its newest update */
+    struct digest digest;
+};
+
+struct store_update {
+    int64_t run;
+    const char *member;
+    uint32_t made_for, counted_in;
+    struct store_blob blob;
+    uint64_t examples;
+    double train_loss, seconds;
+    uint64_t tokens;
+};
+
+struct store_round {
+    uint32_t round;
+    struct store_blob state; /* of round + 1; size 0 once it has been removed */
+    uint32_t updates;
+    uint64_t took_ms, aggregate_ms;
+    double train_loss, update_norm, error, dropped;
+    const char *report_json;
+};
+
+struct store_event {
+    uint64_t sequence, wall_ms;
+    const char *event, *text, *member; /* member "" : of no member */
+    uint32_t round;
+};
+
+err store_open(struct store *out, const char *dir); /* makes what is missing */
+void store_close(struct store *store);
+
+/* Removes orphan blobs and uploads that nobody went on with for upload_age_ms. Before anything
+ * else. */
+err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms);
+
+/* ---- runs; loaded texts and lists live in the arena */
+err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
+                  const char *const *member, size_t members);
+err store_runs(struct store_run **out, size_t *count, struct store *store, struct arena *arena);
+err store_members(struct store_member **out, size_t *count, struct store *store, int64_t run,
+                  struct arena *arena);
+err store_updates(struct store_update **out, size_t *count, struct store *store, int64_t run,
+                  uint32_t counted_in, struct arena *arena); /* sorted by member */
+/* Without `reports` their JSON is left out. */
+err store_rounds(struct store_round **out, size_t *count, struct store *store, int64_t run,
+                 bool reports, struct arena *arena);
+
+err store_hold(struct store *store, int64_t run, const char *hold, const char *reason,
+               const struct store_event *event);
+err store_modules(struct store *store, int64_t run, const void *packed, size_t size);
+err store_hello(struct store *store, int64_t run, const struct store_member *member, bool first);
+err store_opened(struct store *store, int64_t run, uint32_t round, const struct store_event *event);
+err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes);
+err store_started(struct store *store, int64_t run, const struct store_blob *state,
+                  const struct store_blob *frozen);
+
+struct store_publish {
+    int64_t run;
+    uint32_t keep;         /* published states kept, the newest included; at least 2 */
+    uint32_t updates_keep; /* rounds whose updates are kept, this one included; at least 1 */
+    bool last;
+    struct store_round round;
+};
+err store_publish(struct store *store, const struct store_publish *publish);
+/* All or none; rows that exist already are kept. */
+err store_receipts(struct store *store, const struct store_update *update, size_t count);
+/* Removes the blobs that no row names, of those given up by store_publish(). */
+err store_trim(struct store *store);
+
+/* ---- events */
+err store_event_add(struct store *store, int64_t run, const struct store_event *event);
+err store_events(struct store_event **out, size_t *count, struct store *store, int64_t run,
+                 uint64_t after, size_t most, struct arena *arena);
+
+/* ---- an operator's blobs, kept until a run names them */
+err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max);
+err store_blob_known(bool *out, struct store *store, const struct digest *digest);
+/* A state or frozen factors, of this run, or (0) of any run or pinned: what may be fetched. */
+err store_blob_public(bool *out, struct store *store, int64_t run, const struct digest *digest);
+
+#endif
