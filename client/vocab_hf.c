@@ -112,11 +112,13 @@ static bool word_of(const char **text, size_t *size, struct reading *r, const ch
     return true;
 }
 
-static err read_vocab(struct reading *r, json_t *vocab)
+/* Ids need not be in order and may have gaps: the largest of all decides, once. */
+static err make_room(struct reading *r, json_t *vocab, const json_t *added)
 {
-    const char *name, *word;
+    const char *name;
     json_t *value;
-    size_t size;
+    json_int_t last = -1;
+    size_t i;
     if (!json_is_object(vocab)) return err_make(ERR_INPUT, "model.vocab: expected an object");
     json_object_foreach(vocab, name, value)
     {
@@ -124,10 +126,24 @@ static err read_vocab(struct reading *r, json_t *vocab)
         if (!json_is_integer(value) || id < 0 || id >= (json_int_t)LIMIT_VOCAB)
             return err_make(ERR_INPUT, "model.vocab: the id of %.60s is not in [0, %u)", name,
                             LIMIT_VOCAB);
-        if ((size_t)id >= r->t->vocab) /* ids are mostly below the count: one allocation */
-            TRY(tokenizer_make_room(r->t, (size_t)id + 1 > json_object_size(vocab)
-                                              ? (size_t)id + 1
-                                              : json_object_size(vocab)));
+        if (id > last) last = id;
+    }
+    json_array_foreach(added, i, value)
+    {
+        json_int_t id = json_integer_value(json_object_get(value, "id"));
+        if (id > last && id < (json_int_t)LIMIT_VOCAB) last = id;
+    }
+    return tokenizer_make_room(r->t, (size_t)(last + 1));
+}
+
+static err read_vocab(struct reading *r, json_t *vocab)
+{
+    const char *name, *word;
+    json_t *value;
+    size_t size;
+    json_object_foreach(vocab, name, value)
+    {
+        json_int_t id = json_integer_value(value);
         struct tokenizer_token *token = &r->t->token[id];
         TRY(text_of(&token->text, r, name));
         TRY(read_bytes(token, r));
@@ -178,7 +194,7 @@ static err refuse_affixes(const json_t *model)
     return ERR_NONE;
 }
 
-static err read_model(struct reading *r, const json_t *model)
+static err read_model(struct reading *r, const json_t *model, const json_t *added)
 {
     struct bpe *b = &r->t->bpe;
     const char *type = NULL, *unknown = NULL, *word;
@@ -194,6 +210,7 @@ static err read_model(struct reading *r, const json_t *model)
     TRY(json_opt_bool(&b->whole, model, "ignore_merges", "model"));
     TRY(json_opt_str(&unknown, model, "unk_token", "model"));
     b->early = true;
+    TRY(make_room(r, json_object_get(model, "vocab"), added));
     TRY(read_vocab(r, json_object_get(model, "vocab")));
     if (!json_is_array(merges)) return err_make(ERR_INPUT, "model.merges: expected a list");
     size_t tokens = b->count;
@@ -255,7 +272,7 @@ static err read_tokenizer(struct reading *r, const json_t *root)
     TRY(split_read(&t->split, &t->arena, json_object_get(root, "pre_tokenizer")));
     TRY(read_decoder(r, json_object_get(root, "decoder"), 0));
     t->bpe.bytes = t->split.byte_level;
-    TRY(read_model(r, json_object_get(root, "model")));
+    TRY(read_model(r, json_object_get(root, "model"), added));
     json_array_foreach(added, i, item) TRY(read_added_token(r, item));
     added_seal(&t->raw);
     added_seal(&t->normal);
