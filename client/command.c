@@ -21,6 +21,7 @@ static const struct command *const commands[] = {
     &command_eval,
     &command_generate,
     &command_export,
+    &command_aggregate,
     &command_basis,
     &command_join,
     &command_run_create,

@@ -57,6 +57,7 @@ void command_say(const struct command_common *common, const char *format, ...)
  * that is missing or cannot be written. Call it before long work. */
 err command_check_output(const char *path, bool force);
 
+extern const struct command command_aggregate;
 extern const struct command command_basis;
 extern const struct command command_doctor;
 extern const struct command command_eval;

@@ -1,0 +1,229 @@
+/* Combining adapters against PEFT's own numbers (tests/golden/agg, made by
+ * tests/oracle/peft_cat.py) and against plain dense sums. */
+#include "agg/combine.h"
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char dir[SUPPORT_PATH_BYTES];
+static char golden[3][SUPPORT_PATH_BYTES];
+static const char *const paths[] = {golden[0], golden[1], golden[2]};
+static const double weights[] = {5, 2, 3};
+
+static void begin(void)
+{
+    support_dir_make(dir);
+    support_source(golden[0], sizeof golden[0], "tests/golden/agg/a");
+    support_source(golden[1], sizeof golden[1], "tests/golden/agg/b");
+    support_source(golden[2], sizeof golden[2], "tests/golden/agg/c");
+}
+
+static void end(void)
+{
+    support_dir_remove(dir);
+}
+TestSuite(combine, .init = begin, .fini = end);
+
+static const char *at(const char *name)
+{
+    static char path[8][SUPPORT_PATH_BYTES + 64];
+    static int next;
+    char *out = path[next++ % 8];
+    snprintf(out, sizeof path[0], "%s/%s", dir, name);
+    return out;
+}
+
+static struct combine_options options(const char *method)
+{
+    return (struct combine_options){
+        .method = method_find(method), .path = paths, .weight = weights, .count = 3};
+}
+
+Test(combine, is_what_peft_says_of_adapters_of_different_ranks_scales_and_targets)
+{
+    struct combine c = {0};
+    struct safetensors expect = {0};
+    char path[SUPPORT_PATH_BYTES];
+    struct combine_options o = options("flora");
+    support_source(path, sizeof path, "tests/golden/agg/expect.safetensors");
+    ok(safetensors_open(&expect, path));
+    ok(combine_open(&c, &o));
+    cr_assert_eq(c.count, expect.count);
+    for (size_t i = 0; i < c.count; i++) {
+        const struct adapter_file_module *m = &c.module[i];
+        const struct tensor *want = safetensors_find(&expect, m->name);
+        cr_assert_not_null(want, "%s", m->name);
+        float *got = calloc(want->count, sizeof *got);
+        cr_assert_eq(want->shape[0], m->d_out);
+        cr_assert_eq(want->shape[1], m->d_in);
+        for (size_t row = 0; row < m->d_out; row++)
+            for (size_t l = 0; l < m->rank; l++)
+                for (size_t col = 0; col < m->d_in; col++)
+                    got[row * m->d_in + col] += (float)m->scale *
+                                                m->factor[1].f32[row * m->rank + l] *
+                                                m->factor[0].f32[l * m->d_in + col];
+        cr_expect_lt(support_distance(got, want->data, want->count), 1e-6, "%s", m->name);
+        free(got);
+    }
+    combine_close(&c);
+    safetensors_close(&expect);
+}
+
+/* Errors that are reported, against the plain dense recomputation of what was written. */
+static struct combine checked(const struct combine_options *o)
+{
+    struct combine c = {0};
+    struct adapter_file written = {0};
+    ok(combine_open(&c, o));
+    ok(adapter_file_write_peft(at("out"), &c.meta, c.module, c.count, true));
+    ok(adapter_file_open(&written, at("out")));
+    for (size_t i = 0; i < c.count; i++) {
+        const struct method_report_row *row = &c.report.row[i];
+        double error, norm;
+        ok(combine_verify(&error, &norm, &c, i, &written));
+        cr_expect_str_eq(row->module, c.module[i].name);
+        cr_expect(fabs(norm - row->update_norm) < 1e-12 * norm);
+        cr_expect(fabs(error - row->error) < 1e-3 * row->dropped + 1e-7 * norm, "%s: %g, %g",
+                  row->module, error, row->error);
+    }
+    adapter_file_close(&written);
+    return c;
+}
+
+Test(combine, every_cut_costs_what_it_says)
+{
+    struct combine_options o = options("flora");
+    struct combine whole = checked(&o), c;
+    o.cut.rank_max = 3;
+    c = checked(&o);
+    cr_expect_eq(c.report.total.rank, 3);
+    combine_close(&c);
+    o.cut = (struct lowrank_cut){.error = 0.3};
+    c = checked(&o);
+    for (size_t i = 0; i < c.count; i++)
+        cr_expect_leq(c.report.row[i].dropped, 0.3 * c.report.row[i].update_norm);
+    cr_expect_lt(c.report.total.rank, whole.report.total.rank);
+    combine_close(&c);
+    o.cut = (struct lowrank_cut){.energy = 0.9};
+    c = checked(&o);
+    cr_expect_leq(c.report.total.dropped, sqrt(0.1) * c.report.total.update_norm);
+    combine_close(&c);
+    combine_close(&whole);
+}
+
+Test(combine, a_budget_of_bytes_is_kept_and_spent_better_than_evenly)
+{
+    struct combine_options o = options("flora");
+    size_t even = 0, spent = 0;
+    o.cut.rank_max = 4;
+    struct combine fixed = checked(&o);
+    for (size_t i = 0; i < fixed.count; i++)
+        even += fixed.module[i].rank * (fixed.module[i].d_out + fixed.module[i].d_in) * 4;
+    o.cut.rank_max = 0;
+    o.bytes = even;
+    struct combine budget = checked(&o);
+    for (size_t i = 0; i < budget.count; i++)
+        spent += budget.module[i].rank * (budget.module[i].d_out + budget.module[i].d_in) * 4;
+    cr_expect_leq(spent, even);
+    cr_expect_lt(budget.report.total.error, fixed.report.total.error);
+    combine_close(&fixed);
+    combine_close(&budget);
+    o.bytes = 100;
+    refused(combine_open(&budget, &o), ERR_INPUT, "100 bytes do not hold rank 1");
+}
+
+Test(combine, duplicates_and_threads_change_nothing)
+{
+    const char *const twice[] = {golden[1], golden[1], golden[1]};
+    struct combine_options o = options("flora");
+    struct combine one, three;
+    o.path = twice;
+    o.count = 1;
+    one = checked(&o);
+    o.count = 3;
+    o.threads = 1;
+    three = checked(&o);
+    for (size_t i = 0; i < one.count; i++) {
+        cr_expect_eq(one.module[i].rank, three.module[i].rank, "%s: rank %u and %u",
+                     one.module[i].name, one.module[i].rank, three.module[i].rank);
+        cr_expect(fabs(one.report.row[i].update_norm - three.report.row[i].update_norm) <
+                  1e-12 * one.report.row[i].update_norm);
+    }
+    combine_close(&one);
+    o.threads = 3;
+    one = checked(&o);
+    for (size_t i = 0; i < one.count; i++)
+        cr_expect_arr_eq(one.module[i].factor[0].f32, three.module[i].factor[0].f32,
+                         one.module[i].rank * one.module[i].d_in * sizeof(float));
+    combine_close(&one);
+    combine_close(&three);
+}
+
+Test(combine, averaging_factors_needs_one_rank_and_scale_and_says_what_it_loses)
+{
+    struct combine_options o = options("fedit");
+    struct combine c = {0};
+    refused(combine_open(&c, &o), ERR_INPUT, "rslora differs");
+    const char *const ranks[] = {golden[0], golden[2]}, *same[2];
+    o.path = ranks;
+    o.count = 2;
+    refused(combine_open(&c, &o), ERR_INPUT, "a mean of factors needs rank 4 at scale 2");
+    for (int k = 0; k < 2; k++) {
+        struct adapter_file_module m = {.name = "q", .rank = 2, .alpha = 6};
+        struct rng rng;
+        float x[2 * (8 + 6)];
+        rng_init(&rng, "test", (uint64_t)k, "", 0);
+        rng_fill_uniform(&rng, x, 28, 1);
+        m.factor[0] = (struct adapter_file_factor){.f32 = x, .rows = 2, .cols = 8};
+        m.factor[1] = (struct adapter_file_factor){.f32 = x + 16, .rows = 6, .cols = 2};
+        same[k] = at(k ? "one" : "two");
+        ok(adapter_file_write_peft(same[k], &(struct adapter_file_meta){0}, &m, 1, false));
+    }
+    o.path = same;
+    c = checked(&o);
+    cr_expect_gt(c.report.total.error, 0.01 * c.report.total.update_norm);
+    cr_expect_eq(c.module[0].alpha, 6);
+    combine_close(&c);
+    o.cut.rank_max = 1;
+    refused(combine_open(&c, &o), ERR_INPUT, "nothing to cut");
+}
+
+Test(combine, what_cannot_be_combined_is_refused_by_name)
+{
+    struct combine_options o = options("fed-sb");
+    struct combine c = {0};
+    const double bad[] = {1, 0, 1};
+    refused(combine_open(&c, &o), ERR_INPUT, "fed-sb combines small matrices");
+    o = options("flora");
+    o.weight = bad;
+    refused(combine_open(&c, &o), ERR_INPUT, "weight 0");
+    const char *const none[] = {golden[0], dir, golden[1]};
+    o = options("flora");
+    o.path = none;
+    refused(combine_open(&c, &o), ERR_INPUT, "no PEFT adapter");
+    struct adapter_file_module m = {
+        .name = "model.layers.0.self_attn.q_proj", .rank = 1, .alpha = 1};
+    float x[64] = {1};
+    m.factor[0] = (struct adapter_file_factor){.f32 = x, .rows = 1, .cols = 8};
+    m.factor[1] = (struct adapter_file_factor){.f32 = x, .rows = 6, .cols = 1};
+    struct adapter_file_meta turned = {.fan_in_fan_out = true};
+    ok(adapter_file_write_peft(at("other"), &(struct adapter_file_meta){0}, &m, 1, false));
+    ok(adapter_file_write_peft(at("turned"), &turned, &m, 1, false));
+    const char *const shapes[] = {golden[0], at("other"), golden[1]};
+    o.path = shapes;
+    refused(combine_open(&c, &o), ERR_INPUT, "model.layers.0.self_attn.q_proj is (");
+    const char *const conv[] = {at("other"), at("turned"), at("other")};
+    o.path = conv;
+    refused(combine_open(&c, &o), ERR_INPUT, "fan_in_fan_out differs");
+    x[3] = NAN;
+    refused(adapter_file_write_peft(at("nan"), &(struct adapter_file_meta){0}, &m, 1, false),
+            ERR_INPUT, "not finite");
+    cr_expect_not(file_exists(at("nan")), "something was written");
+}
