@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -178,7 +179,12 @@ static err write_it(struct result *r, const struct adapter_file *file)
                                                  .replace = o->force,
                                                  .note = r->note,
                                                  .note_bytes = sizeof r->note};
-    if (o->as == EXPORT_PEFT) TRY_OUT(e, export_peft(o->output, r->delta, path, o->force));
+    /* PEFT looks for the base from wherever it runs. */
+    char *whole = path != NULL ? realpath(path, NULL) : NULL;
+    if (o->as == EXPORT_PEFT)
+        e = export_peft(o->output, r->delta, whole != NULL ? whole : path, o->force);
+    free(whole);
+    if (err_is(e)) goto out;
     if (o->as == EXPORT_GGUF) TRY_OUT(e, export_gguf(o->output, r->delta, &base, o->force));
     if (o->as == EXPORT_MERGED) TRY_OUT(e, export_merged(o->output, r->delta, &base, &merged));
 out:

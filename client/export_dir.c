@@ -66,11 +66,12 @@ err export_dir_commit(const char *part, const char *dir)
     return sync_parent(part);
 }
 
-static err write_json(const char *dir, const char *name, const json_t *value)
+static err write_json(const char *dir, const char *name, const json_t *value, size_t digits)
 {
     char path[LIMIT_PATH_BYTES];
     TRY(file_join(path, sizeof path, dir, name));
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    char *text =
+        json_dumps(value, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(digits));
     if (text == NULL) return err_make(ERR_MACHINE, "%s: no memory", path);
     err e = file_write(path, text, strlen(text), true);
     free(text);
@@ -180,7 +181,8 @@ err export_config(const char *dir, const struct model *base, enum dtype type)
     json_t *config = NULL;
     TRY(model_is_gguf(base) ? config_of_gguf(&config, base, type)
                             : config_of_directory(&config, base, type));
-    err e = write_json(dir, "config.json", config);
+    /* float32 of a GGUF needs 9 digits; what a directory says is said again exactly */
+    err e = write_json(dir, "config.json", config, model_is_gguf(base) ? 9 : 17);
     json_decref(config);
     return e;
 }

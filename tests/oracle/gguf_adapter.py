@@ -34,7 +34,7 @@ class Llama:
         params = lc.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = 256
         params.type_k = params.type_v = params.flash_attn_type = 0
-        params.n_threads = params.n_threads_batch = 2
+        params.n_threads = params.n_threads_batch = 1
         self.ctx = lc.llama_init_from_model(self.model, params)
         if adapter:
             self.adapter = lc.llama_adapter_lora_init(self.model, adapter.encode())
@@ -42,13 +42,15 @@ class Llama:
             one = (lc.llama_adapter_lora_p_ctypes * 1)(self.adapter)
             assert lc.llama_set_adapters_lora(self.ctx, one, 1, (ctypes.c_float * 1)(1.0)) == 0
 
-    def logits(self, ids):
+    def logits(self, ids, start=0):
+        """Of the tokens at positions start.., after those the cache holds."""
         lc = llama_cpp
-        lc.llama_memory_clear(lc.llama_get_memory(self.ctx), True)
+        if start == 0:
+            lc.llama_memory_clear(lc.llama_get_memory(self.ctx), True)
         batch = lc.llama_batch_init(len(ids), 0, 1)
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, start + i, 1, 1
             batch.seq_id[i][0] = 0
         assert lc.llama_decode(self.ctx, batch) == 0
         vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self.model))
@@ -57,10 +59,12 @@ class Llama:
         return torch.tensor(np.stack(rows))
 
     def greedy(self, ids, count):
-        out = list(ids)
+        out, next_ids, start = [], ids, 0
         for _ in range(count):
-            out.append(int(self.logits(out)[-1].argmax()))
-        return out[len(ids):]
+            out.append(int(self.logits(next_ids, start)[-1].argmax()))
+            start += len(next_ids)
+            next_ids = out[-1:]
+        return out
 
 
 def torch_logits(model, ids):
@@ -115,8 +119,9 @@ def smollm2(work):
     tokenizer = transformers.AutoTokenizer.from_pretrained(merged)
     ids = tokenizer("The three primary colours are red, blue and yellow; mixed together they")["input_ids"]
     plain = torch_logits(model, ids)
+    alone = Llama(base)
     oracle.check("SmolLM2: base in llama.cpp against the directory exported from it",
-                 oracle.relative_difference(Llama(base).logits(ids), plain), QUANTISED)
+                 oracle.relative_difference(alone.logits(ids), plain), QUANTISED)
     model = make_adapter(model, adapter, 0.04)
     wanted = torch_logits(model, ids)
     changed = oracle.relative_difference(wanted, plain)
@@ -127,7 +132,7 @@ def smollm2(work):
     with torch.no_grad():
         told = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=10, do_sample=False,
                               eos_token_id=None)[0, len(ids):].tolist()
-    got, before = adapted.greedy(ids, 10), Llama(base).greedy(ids, 10)
+    got, before = adapted.greedy(ids, 10), alone.greedy(ids, 10)
     print("greedy:", repr(tokenizer.decode(got)), "before:", repr(tokenizer.decode(before)))
     same = next((i for i, (a, b) in enumerate(zip(got, told)) if a != b), 10)
     print("PEFT:", repr(tokenizer.decode(told)))
@@ -151,6 +156,7 @@ def write_adapter(folder, names, scale):
 
 
 def main():
+    torch.set_num_threads(1)
     with oracle.work_folder() as work:
         for name in ("llama", "qwen3", "qwen2"):
             tiny(name, work)
