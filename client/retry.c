@@ -44,7 +44,7 @@ err retry_wait(struct retry *retry, err cause, const char *whom)
     if (failing + wait > retry->give_up_ms) {
         char text[32];
         text_duration(text, sizeof text, retry->give_up_ms);
-        return err_in(cause, "gave up waiting for the %s after %u attempts (--retry-for %s)", whom,
+        return err_in(cause, "gave up waiting for %s after %u attempts (--retry-for %s)", whom,
                       retry->attempt, text);
     }
     if (!retry->quiet)
