@@ -18,14 +18,15 @@ Ends with one table. About ten minutes on two cores.
   --data DIR            your own JSON Lines files, one per institution (2 to 16), and test.jsonl;
                         without it every fifth row of each file is kept for the test (docs/guide.md
                         says what a row may be)
-  --out DIR             where everything goes (default: ./fedlora-demo); emptied first if a demo made it
+  --out DIR             where everything goes (default: ./fedlora-demo); what an earlier demo left
+                        there goes first
   --rounds N            rounds of each run (default 3)
   --steps N, --batch N  optimizer steps a round, rows a step (defaults 12, 8)
   --seq N               longest row in tokens (default 64; 512 with --data)
   --lr X, --lr-sb X     learning rates of A and B (default 2e-3) and of Fed-SB's R (default 1e-2)
   --quick               two rounds of two steps: everything runs, nothing is learned
-  --kill-coordinator N  afterwards make the FLoRA run again with a new coordinator that is killed (-9)
-                        N times and started again, and compare the results byte for byte
+  --kill-coordinator N  afterwards make the FLoRA run again with a new coordinator that is killed
+                        (-9) N times and started again, and compare the results byte for byte
   --programs DIR        use fedlora and fedlorad of this directory; install and build nothing
   --help                this text
 
@@ -241,8 +242,8 @@ show() {
 }
 show_end() { if [ -t 2 ]; then printf '\r\033[K' >&2; fi; last_shown=-10; }
 
-# kill_if_due NAME BEGAN: ends the coordinator without warning at the next of $kill_moments (ms after
-# $began), and starts it again.
+# kill_if_due NAME BEGAN: ends the coordinator without warning at the next of $kill_moments (ms
+# after $began), and starts it again.
 kill_moments=() killed=0
 kill_if_due() {
   local name=$1 began=$2

@@ -2,6 +2,7 @@
 """What deploy/demo.sh needs to read and write JSON: python3's standard library, nothing else.
 
 demo_report.py progress          one line from `fedlora run status --json` on standard input
+demo_report.py port              a free TCP port of this machine
 demo_report.py field NAME        one field of the JSON document on standard input
 demo_report.py split FROM TO     a person's own JSON Lines files, with a test set kept apart
 demo_report.py table DIR ...     the table, and DIR/results.json, from what the demo left in DIR
@@ -10,6 +11,7 @@ demo_report.py table DIR ...     the table, and DIR/results.json, from what the 
 import argparse
 import json
 import os
+import socket
 import sys
 import textwrap
 
@@ -25,6 +27,12 @@ def progress(_):
             parts.append(f"{member['id']} {member.get('doing') or 'absent'}")
     rounds = status.get("rounds") or status.get("config", {}).get("rounds", "?")
     print(f"round {status.get('round', 0)} of {rounds}, {phase}: {', '.join(parts)}")
+
+
+def port(_):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        print(free.getsockname()[1])
 
 
 def field(options):
@@ -223,6 +231,7 @@ def main():
     parser = argparse.ArgumentParser(description="JSON in and out for deploy/demo.sh")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("progress").set_defaults(run=progress)
+    commands.add_parser("port").set_defaults(run=port)
     one = commands.add_parser("field")
     one.add_argument("name")
     one.set_defaults(run=field)
