@@ -126,8 +126,8 @@ static bool stands_alone(const char *text, uint32_t size, const struct added_mat
     return m->end == size || !is_word(piece_char(text + m->end, &n));
 }
 
-/* Whether the token is wanted here; widens the match over the white space the token takes. `floor`
- * and `ceiling` are what the neighbours left. */
+/* Whether the token is wanted here; widens the match over the white space the token takes. `bound`
+ * is what the neighbours left. */
 static bool settle(struct added_match *m, const struct added *a, const char *text, uint32_t size,
                    const uint32_t bound[2])
 {
@@ -136,8 +136,10 @@ static bool settle(struct added_match *m, const struct added *a, const char *tex
     if (t->single_word && !stands_alone(text, size, m)) return false;
     while (t->lstrip && m->begin > bound[0] && piece_space(char_before(text, m->begin, &n)))
         m->begin -= n;
-    while (t->rstrip && m->end < bound[1] && piece_space(piece_char(text + m->end, &n)))
+    while (t->rstrip && m->end < bound[1] && piece_space(piece_char(text + m->end, &n))) {
+        if (n > 1 && a->order == ADDED_LONGEST) break; /* llama.cpp asks isspace() */
         m->end += n;
+    }
     m->id = t->id;
     return true;
 }
