@@ -1,144 +1,343 @@
 /* Causal attention over rows of different lengths, grouped heads, optional window. Work goes by
- * (row, key-value head), so gradients of keys and values have one writer and one order of sums. */
+ * (row, key-value head), so gradients of keys and values have one writer and one order of sums;
+ * within it by blocks of 32 queries, whose scores against all keys they see exist at once, on the
+ * tile kernel.
+ *
+ *   forward    S = Q K^T, P = softmax(scale S), O = P V; keeps lse = log of the sum of exponentials
+ *   backward   turned, a query a column: P^T = exp(scale K Q^T - lse), dP^T = V dO^T,
+ *              dS^T = scale P^T (dP^T - rowsum(O dO)); dV += P^T dO, dK += dS^T Q, dQ^T = K^T dS^T
+ */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
 
 #include <math.h>
-#include <stdlib.h>
 
-struct job {               /* one key-value head of one row, as float32 */
-    float *k, *v;          /* (tokens, head_dim) */
-    float *dk, *dv;        /* the same; backward only */
-    float *score, *dscore; /* (tokens) */
-    size_t first, tokens, kv, hd;
-    size_t window;
+enum { QUERIES = TILE_WIDTH };
+
+struct job { /* one key-value head of one row */
+    const struct attention_tensors *t, *grad;
+    const struct attention_shape *s;
+    enum dtype type;
+    size_t first, tokens, depth;      /* depth: tokens rounded up to 32 */
+    size_t kv, hd, hd_depth, hd_wide; /* head_dim rounded up to 16, and to whole panels */
     float scale;
+    char *keys, *values;    /* forward: panels of K^T by blocks of keys, and of V by columns;
+                               backward: K^T (hd, depth) as a left operand in keys */
+    float *score, *dscore;  /* forward (QUERIES, depth); backward (depth, QUERIES) both */
+    char *weight, *dweight; /* the same shapes, of the kernel's type: P, dS */
+    char *left, *panel;     /* copies of left operands, and backward's panels */
+    float *dk, *dv;         /* (depth, hd_wide) */
 };
 
-static void load_heads(float *out, struct mat m, size_t first, size_t tokens, size_t head,
-                       size_t hd)
+static size_t round_up(size_t n, size_t to)
 {
-    for (size_t i = 0; i < tokens; i++) {
-        float buffer[CPU_CHUNK];
-        memcpy(out + i * hd, cpu_row(buffer, m, first + i, head * hd, hd), hd * sizeof(float));
+    return (n + to - 1) / to * to;
+}
+
+/* Places the job's memory at `memory`, or only counts. */
+static size_t job_place(struct job *j, char *memory)
+{
+    size_t size = tile_size(j->type), at = 0, d = j->depth;
+    bool back = j->grad != NULL;
+    struct {
+        void *to;
+        size_t bytes;
+    } part[] = {{&j->keys, d * (back ? j->hd : j->hd_depth) * size},
+                {&j->values, back ? 0 : d * j->hd_wide * size},
+                {&j->score, d * QUERIES * 4},
+                {&j->dscore, back ? d * QUERIES * 4 : 0},
+                {&j->weight, d * QUERIES * size},
+                {&j->dweight, back ? d * QUERIES * size : 0},
+                {&j->left, d * j->hd_depth * size * (back ? 2 : 1)},
+                {&j->panel, back ? (2 * j->hd_depth + 2 * j->hd_wide + d) * QUERIES * size : 0},
+                {&j->dk, back ? d * j->hd_wide * 4 : 0},
+                {&j->dv, back ? d * j->hd_wide * 4 : 0}};
+    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
+        void *place = memory ? memory + at : NULL;
+        memcpy(part[i].to, &place, sizeof place);
+        at += round_up(part[i].bytes, 64) + 64;
+    }
+    return at;
+}
+
+static struct mat head_of(struct mat m, const struct job *j, size_t head)
+{
+    return mat_at(m, j->first, head * j->hd);
+}
+
+/* The first key that query i sees. */
+static size_t window_start(const struct job *j, size_t i)
+{
+    return j->s->window && i + 1 > j->s->window ? i + 1 - j->s->window : 0;
+}
+
+/* One row of scores to probabilities times their sum; zero outside [from, to). */
+CPU_CLONES static float softmax_row(struct mat weight, float *score, size_t from, size_t to,
+                                    size_t begin, size_t end, float scale, float *lse)
+{
+    float top[CPU_LANES], lane[CPU_LANES] = {0}, max = -INFINITY;
+    size_t i = from;
+    for (int k = 0; k < CPU_LANES; k++)
+        top[k] = -INFINITY;
+    for (; i + CPU_LANES <= to; i += CPU_LANES)
+        for (int k = 0; k < CPU_LANES; k++)
+            top[k] = score[i + k] > top[k] ? score[i + k] : top[k];
+    for (; i < to; i++)
+        top[0] = score[i] > top[0] ? score[i] : top[0];
+    for (int k = 0; k < CPU_LANES; k++)
+        max = top[k] > max ? top[k] : max;
+    max *= scale;
+    for (i = from; i < to; i++)
+        score[i] = cpu_exp(score[i] * scale - max);
+    for (i = from; i + CPU_LANES <= to; i += CPU_LANES)
+        for (int k = 0; k < CPU_LANES; k++)
+            lane[k] += score[i + k];
+    for (int k = 0; i < to; i++, k++)
+        lane[k] += score[i];
+    for (i = begin; i < from; i++)
+        score[i] = 0.0f;
+    for (i = to; i < end; i++)
+        score[i] = 0.0f;
+    cpu_row_done(weight, 0, begin, score + begin, end - begin);
+    float sum = cpu_lanes_sum(lane);
+    *lse = max + logf(sum);
+    return sum;
+}
+
+static void store_scaled(struct mat out, size_t row, const float *x, size_t n, float factor)
+{
+    float buffer[TILE_WIDTH];
+    float *to = cpu_row_out(buffer, out, row, 0);
+    for (size_t i = 0; i < n; i++)
+        to[i] = x[i] * factor;
+    cpu_row_done(out, row, 0, to, n);
+}
+
+/* O of one block of queries from its probabilities over keys [begin, end). */
+static void forward_values(const struct job *j, struct mat out, size_t rows, const float *sum,
+                           size_t begin, size_t end)
+{
+    size_t size = tile_size(j->type);
+    float tile[QUERIES * TILE_WIDTH];
+    struct tile_left left = {j->weight + begin * size, j->depth};
+    struct tile_shape shape = {.type = j->type, .rows = rows, .depth = end - begin};
+    shape.ldc = TILE_WIDTH;
+    const char *panel = j->values;
+    for (size_t col = 0; col < j->hd; col += TILE_WIDTH) {
+        size_t n = j->hd - col < TILE_WIDTH ? j->hd - col : TILE_WIDTH;
+        shape.width = tile_width(n);
+        tile_run(tile, left, panel + begin * shape.width * size, &shape);
+        panel += j->depth * shape.width * size;
+        for (size_t i = 0; i < rows; i++)
+            store_scaled(mat_at(out, 0, col), i, tile + i * TILE_WIDTH, n, 1.0f / sum[i]);
     }
 }
 
-static void store_heads(struct mat m, const float *x, size_t first, size_t tokens, size_t head,
-                        size_t hd)
+static void forward_block(const struct job *j, size_t head, size_t q0)
 {
-    for (size_t i = 0; i < tokens; i++) {
-        float buffer[CPU_CHUNK];
-        float *to = cpu_row_out(buffer, m, first + i, head * hd);
-        memcpy(to, x + i * hd, hd * sizeof(float));
-        cpu_row_done(m, first + i, head * hd, to, hd);
+    size_t rows = j->tokens - q0 < QUERIES ? j->tokens - q0 : QUERIES, size = tile_size(j->type);
+    size_t begin = window_start(j, q0) / 32 * 32, end = round_up(q0 + rows, 32);
+    float sum[QUERIES];
+    struct mat q = mat_at(head_of(j->t->q, j, head), q0, 0);
+    struct tile_left left = tile_rows(j->left, j->type, q, false, rows, j->hd);
+    struct tile_shape shape = {.type = j->type, .rows = rows, .width = TILE_WIDTH};
+    shape.depth = j->hd_depth;
+    shape.ldc = j->depth;
+    for (size_t k = begin; k < end; k += TILE_WIDTH)
+        tile_run(j->score + k, left, j->keys + k * j->hd_depth * size, &shape);
+    for (size_t i = 0; i < rows; i++) {
+        struct mat weight = {j->weight, j->type, j->depth};
+        float *lse = j->t->lse + (j->first + q0 + i) * j->s->heads + head;
+        sum[i] = softmax_row(mat_at(weight, i, 0), j->score + i * j->depth, window_start(j, q0 + i),
+                             q0 + i + 1, begin, end, j->scale, lse);
+    }
+    forward_values(j, mat_at(head_of(j->t->out, j, head), q0, 0), rows, sum, begin, end);
+}
+
+static void forward_job(struct job *j)
+{
+    size_t size = tile_size(j->type), group = j->s->heads / j->s->kv_heads;
+    struct mat k = head_of(j->t->k, j, j->kv), v = head_of(j->t->v, j, j->kv);
+    if (j->type == DTYPE_F32) j->weight = (char *)j->score; /* probabilities replace scores */
+    for (size_t i = 0; i < j->depth; i += TILE_WIDTH) {
+        size_t n = i >= j->tokens ? 0 : j->tokens - i < TILE_WIDTH ? j->tokens - i : TILE_WIDTH;
+        tile_panel_wide(j->keys + i * j->hd_depth * size, j->type, mat_at(k, i, 0), true, j->hd, n);
+    }
+    char *panel = j->values;
+    for (size_t col = 0; col < j->hd; col += TILE_WIDTH) {
+        size_t n = j->hd - col < TILE_WIDTH ? j->hd - col : TILE_WIDTH;
+        size_t width = tile_width(n), have = tile_depth(j->tokens);
+        tile_panel(panel, j->type, mat_at(v, 0, col), false, j->tokens, n);
+        memset(panel + have * width * size, 0, (j->depth - have) * width * size);
+        panel += j->depth * width * size;
+    }
+    for (size_t h = j->kv * group; h < (j->kv + 1) * group; h++)
+        for (size_t q0 = 0; q0 < j->tokens; q0 += QUERIES)
+            forward_block(j, h, q0);
+}
+
+struct column { /* what the turned scores of one block of queries need, a query a lane */
+    float lse[QUERIES], mean[QUERIES];
+    int32_t first[QUERIES], last[QUERIES]; /* keys seen */
+};
+
+/* Scores and their gradients of one key to P and dS. */
+CPU_CLONES static void backward_rows(struct mat weight, struct mat dweight, const float *score,
+                                     const float *dscore, size_t begin, size_t rows, float scale,
+                                     const struct column *c)
+{
+    for (size_t r = 0; r < rows; r++) {
+        float p[QUERIES], ds[QUERIES];
+        const float *s = score + r * QUERIES, *d = dscore + r * QUERIES;
+        int32_t key = (int32_t)(begin + r);
+        for (int i = 0; i < QUERIES; i++) {
+            float e = cpu_exp(s[i] * scale - c->lse[i]);
+            p[i] = key >= c->first[i] && key <= c->last[i] ? e : 0.0f;
+            ds[i] = p[i] * (d[i] - c->mean[i]) * scale;
+        }
+        float *to = cpu_row_out(p, weight, r, 0);
+        if (to != p) memcpy(to, p, sizeof p);
+        cpu_row_done(weight, r, 0, p, QUERIES);
+        to = cpu_row_out(ds, dweight, r, 0);
+        if (to != ds) memcpy(to, ds, sizeof ds);
+        cpu_row_done(dweight, r, 0, ds, QUERIES);
     }
 }
 
-CPU_CLONES static void dots(float *out, const float *x, const float *rows, size_t n, size_t hd)
+CPU_CLONES static float dot(struct mat x, struct mat y, size_t n)
 {
-    for (size_t j = 0; j < n; j++) {
-        float lane[CPU_LANES] = {0};
-        cpu_lanes_dot(lane, x, rows + j * hd, hd);
-        out[j] = cpu_lanes_sum(lane);
+    float a[CPU_CHUNK], b[CPU_CHUNK], lane[CPU_LANES] = {0};
+    cpu_lanes_dot(lane, cpu_row(a, x, 0, 0, n), cpu_row(b, y, 0, 0, n), n);
+    return cpu_lanes_sum(lane);
+}
+
+static void fill_columns(struct column *c, const struct job *j, size_t head, size_t q0, size_t rows)
+{
+    for (size_t i = 0; i < QUERIES; i++) {
+        size_t query = q0 + i;
+        c->lse[i] = c->mean[i] = 0.0f;
+        c->first[i] = 1;
+        c->last[i] = 0;
+        if (i >= rows) continue;
+        c->lse[i] = j->t->lse[(j->first + query) * j->s->heads + head];
+        c->mean[i] = dot(mat_at(head_of(j->t->out, j, head), query, 0),
+                         mat_at(head_of(j->grad->out, j, head), query, 0), j->hd);
+        c->first[i] = (int32_t)window_start(j, query);
+        c->last[i] = (int32_t)query;
     }
 }
-/* out += sum of w[j] rows[j] */
-CPU_CLONES static void weighted(float *restrict out, const float *w, const float *restrict rows,
-                                size_t n, size_t hd)
+
+/* to (keys, hd) += weight^T-rows (keys, QUERIES) x (QUERIES, hd) */
+static void accumulate(const struct job *j, float *to, const char *weight, const char *panel,
+                       size_t begin, size_t keys)
 {
-    for (size_t j = 0; j < n; j++)
-        for (size_t i = 0; i < hd; i++)
-            out[i] += w[j] * rows[j * hd + i];
-}
-/* rows[j] += w[j] x */
-CPU_CLONES static void spread(float *restrict rows, const float *w, const float *restrict x,
-                              size_t n, size_t hd)
-{
-    for (size_t j = 0; j < n; j++)
-        for (size_t i = 0; i < hd; i++)
-            rows[j * hd + i] += w[j] * x[i];
-}
-CPU_CLONES static void exponentials(float *x, size_t n, float scale, float less)
-{
-    for (size_t j = 0; j < n; j++)
-        x[j] = cpu_exp(x[j] * scale - less);
+    struct tile_left left = {weight, QUERIES};
+    struct tile_shape s = {.type = j->type, .rows = keys, .depth = QUERIES, .add = true};
+    s.ldc = j->hd_wide;
+    for (size_t col = 0; col < j->hd; col += TILE_WIDTH) {
+        s.width = tile_width(j->hd - col);
+        tile_run(to + begin * j->hd_wide + col, left, panel, &s);
+        panel += QUERIES * s.width * tile_size(j->type);
+    }
 }
 
-static size_t window_start(const struct job *job, size_t i)
+/* dQ of the block: (K^T dS^T)^T */
+static void query_gradient(const struct job *j, size_t head, size_t q0, size_t rows, size_t begin,
+                           size_t keys)
 {
-    return job->window && i + 1 > job->window ? i + 1 - job->window : 0;
+    size_t size = tile_size(j->type), depth = round_up(keys, 32);
+    char *panel = j->panel + (2 * j->hd_depth + 2 * j->hd_wide) * QUERIES * size;
+    struct mat ds = {j->dweight, j->type, QUERIES};
+    float tile[TILE_ROWS * TILE_WIDTH], line[TILE_ROWS];
+    tile_panel(panel, j->type, ds, false, keys, QUERIES);
+    memset(panel + tile_depth(keys) * QUERIES * size, 0,
+           (depth - tile_depth(keys)) * QUERIES * size);
+    struct tile_shape s = {.type = j->type, .width = TILE_WIDTH, .depth = depth};
+    s.ldc = TILE_WIDTH;
+    for (size_t col = 0; col < j->hd; col += TILE_ROWS) {
+        s.rows = j->hd - col < TILE_ROWS ? j->hd - col : TILE_ROWS;
+        struct tile_left left = {j->keys + (col * j->depth + begin) * size, j->depth};
+        tile_run(tile, left, panel, &s);
+        for (size_t i = 0; i < rows; i++) {
+            struct mat out = mat_at(head_of(j->grad->q, j, head), q0 + i, col);
+            for (size_t k = 0; k < s.rows; k++)
+                line[k] = tile[k * TILE_WIDTH + i];
+            for (size_t k = 0; k < s.rows; k += TILE_WIDTH)
+                store_scaled(mat_at(out, 0, k), 0, line + k,
+                             s.rows - k < TILE_WIDTH ? s.rows - k : TILE_WIDTH, 1.0f);
+        }
+    }
 }
 
-static void forward_one(const struct job *job, const struct attention_tensors *t,
-                        const struct attention_shape *s, size_t head, size_t i)
+static void backward_block(const struct job *j, size_t head, size_t q0, struct tile_left k,
+                           struct tile_left v)
 {
-    float buffer[CPU_CHUNK], out[CPU_CHUNK] = {0}, sum = 0.0f, max = -INFINITY;
-    size_t row = job->first + i, from = window_start(job, i), n = i + 1 - from, hd = job->hd;
-    const float *q = cpu_row(buffer, t->q, row, head * hd, hd);
-    dots(job->score, q, job->k + from * hd, n, hd);
-    for (size_t j = 0; j < n; j++)
-        max = job->score[j] > max ? job->score[j] : max;
-    exponentials(job->score, n, job->scale, max * job->scale);
-    for (size_t j = 0; j < n; j++)
-        sum += job->score[j];
-    weighted(out, job->score, job->v + from * hd, n, hd);
-    for (size_t j = 0; j < hd; j++)
-        out[j] /= sum;
-    store_heads(t->out, out, row, 1, head, hd);
-    t->lse[row * s->heads + head] = max * job->scale + logf(sum);
+    size_t rows = j->tokens - q0 < QUERIES ? j->tokens - q0 : QUERIES, size = tile_size(j->type);
+    size_t begin = window_start(j, q0) / 32 * 32, keys = q0 + rows - begin;
+    struct mat q = mat_at(head_of(j->t->q, j, head), q0, 0);
+    struct mat g = mat_at(head_of(j->grad->out, j, head), q0, 0);
+    char *qt = j->panel, *gt = qt + j->hd_depth * QUERIES * size;
+    char *qn = gt + j->hd_depth * QUERIES * size, *gn = qn + j->hd_wide * QUERIES * size;
+    tile_panel_wide(qt, j->type, q, true, j->hd, rows);
+    tile_panel_wide(gt, j->type, g, true, j->hd, rows);
+    for (size_t col = 0, at = 0; col < j->hd; col += TILE_WIDTH) {
+        size_t n = j->hd - col < TILE_WIDTH ? j->hd - col : TILE_WIDTH;
+        size_t bytes = QUERIES * tile_width(n) * size,
+               have = tile_depth(rows) * tile_width(n) * size;
+        tile_panel(qn + at, j->type, mat_at(q, 0, col), false, rows, n);
+        tile_panel(gn + at, j->type, mat_at(g, 0, col), false, rows, n);
+        memset(qn + at + have, 0, bytes - have);
+        memset(gn + at + have, 0, bytes - have);
+        at += bytes;
+    }
+    struct tile_shape s = {.type = j->type, .rows = keys, .width = TILE_WIDTH, .ldc = QUERIES};
+    s.depth = j->hd_depth;
+    k.data = (const char *)k.data + begin * k.ld * size;
+    v.data = (const char *)v.data + begin * v.ld * size;
+    tile_run(j->score, k, qt, &s);
+    tile_run(j->dscore, v, gt, &s);
+    struct column column;
+    fill_columns(&column, j, head, q0, rows);
+    struct mat weight = {j->weight, j->type, QUERIES}, dweight = {j->dweight, j->type, QUERIES};
+    backward_rows(weight, dweight, j->score, j->dscore, begin, keys, j->scale, &column);
+    accumulate(j, j->dv, j->weight, gn, begin, keys);
+    accumulate(j, j->dk, j->dweight, qn, begin, keys);
+    query_gradient(j, head, q0, rows, begin, keys);
 }
 
-static void backward_one(const struct job *job, const struct attention_tensors *grad,
-                         const struct attention_tensors *t, const struct attention_shape *s,
-                         size_t head, size_t i)
+static void backward_job(struct job *j)
 {
-    float qs[CPU_CHUNK], os[CPU_CHUNK], gs[CPU_CHUNK], dq[CPU_CHUNK] = {0}, lane[CPU_LANES] = {0};
-    size_t row = job->first + i, from = window_start(job, i), n = i + 1 - from, hd = job->hd;
-    const float *q = cpu_row(qs, t->q, row, head * hd, hd);
-    const float *o = cpu_row(os, t->out, row, head * hd, hd);
-    const float *g = cpu_row(gs, grad->out, row, head * hd, hd);
-    cpu_lanes_dot(lane, o, g, hd);
-    float mean = cpu_lanes_sum(lane);
-    dots(job->score, q, job->k + from * hd, n, hd);
-    exponentials(job->score, n, job->scale, t->lse[row * s->heads + head]);
-    dots(job->dscore, g, job->v + from * hd, n, hd);
-    spread(job->dv + from * hd, job->score, g, n, hd);
-    for (size_t j = 0; j < n; j++)
-        job->dscore[j] = job->score[j] * (job->dscore[j] - mean) * job->scale;
-    weighted(dq, job->dscore, job->k + from * hd, n, hd);
-    spread(job->dk + from * hd, job->dscore, q, n, hd);
-    store_heads(grad->q, dq, row, 1, head, hd);
+    size_t size = tile_size(j->type), group = j->s->heads / j->s->kv_heads, half;
+    struct mat k = head_of(j->t->k, j, j->kv), v = head_of(j->t->v, j, j->kv);
+    half = j->depth * j->hd_depth * size;
+    struct tile_left keys = tile_rows(j->left, j->type, k, false, j->tokens, j->hd);
+    struct tile_left values = tile_rows(j->left + half, j->type, v, false, j->tokens, j->hd);
+    memset(j->keys, 0, j->hd * j->depth * size);
+    tile_turn(j->keys, j->depth, j->type, k, j->hd, j->tokens);
+    memset(j->dk, 0, j->depth * j->hd_wide * 4);
+    memset(j->dv, 0, j->depth * j->hd_wide * 4);
+    for (size_t h = j->kv * group; h < (j->kv + 1) * group; h++)
+        for (size_t q0 = 0; q0 < j->tokens; q0 += QUERIES)
+            backward_block(j, h, q0, keys, values);
+    struct mat dk = head_of(j->grad->k, j, j->kv), dv = head_of(j->grad->v, j, j->kv);
+    for (size_t i = 0; i < j->tokens; i++)
+        for (size_t col = 0; col < j->hd; col += TILE_WIDTH) {
+            size_t n = j->hd - col < TILE_WIDTH ? j->hd - col : TILE_WIDTH;
+            store_scaled(mat_at(dk, 0, col), i, j->dk + i * j->hd_wide + col, n, 1.0f);
+            store_scaled(mat_at(dv, 0, col), i, j->dv + i * j->hd_wide + col, n, 1.0f);
+        }
 }
 
-static void run_job(float *scratch, const struct attention_tensors *grad,
-                    const struct attention_tensors *t, const struct attention_shape *s,
-                    size_t number)
+static void job_shape(struct job *j, const struct backend_context *c, size_t tokens)
 {
-    size_t row = number / s->kv_heads, group = s->heads / s->kv_heads, hd = s->head_dim;
-    size_t tokens = s->start[row + 1] - s->start[row];
-    struct job job = {
-        .first = s->start[row], .tokens = tokens, .kv = number % s->kv_heads, .hd = hd};
-    job.window = s->window;
-    job.scale = 1.0f / sqrtf((float)hd);
-    job.k = scratch;
-    job.v = job.k + tokens * hd;
-    job.dk = job.v + tokens * hd;
-    job.dv = job.dk + tokens * hd;
-    job.score = job.dv + tokens * hd;
-    job.dscore = job.score + tokens;
-    load_heads(job.k, t->k, job.first, tokens, job.kv, hd);
-    load_heads(job.v, t->v, job.first, tokens, job.kv, hd);
-    if (grad) memset(job.dk, 0, 2 * tokens * hd * sizeof(float));
-    for (size_t h = job.kv * group; h < (job.kv + 1) * group; h++)
-        for (size_t i = 0; i < tokens; i++)
-            if (grad)
-                backward_one(&job, grad, t, s, h, i);
-            else
-                forward_one(&job, t, s, h, i);
-    if (!grad) return;
-    store_heads(grad->k, job.dk, job.first, tokens, job.kv, hd);
-    store_heads(grad->v, job.dv, job.first, tokens, job.kv, hd);
+    j->type = tile_type(c->precision);
+    j->tokens = tokens;
+    j->depth = round_up(tokens, 32);
+    j->hd = j->s->head_dim;
+    j->hd_depth = tile_depth(j->hd);
+    j->hd_wide = round_up(j->hd, TILE_WIDTH);
+    j->scale = 1.0f / sqrtf((float)j->hd);
 }
 
 static void run_jobs(struct backend_context *c, const struct attention_tensors *grad,
@@ -148,12 +347,28 @@ static void run_jobs(struct backend_context *c, const struct attention_tensors *
     size_t longest = 0, jobs = (size_t)s->rows * s->kv_heads;
     for (size_t i = 0; i < s->rows; i++)
         if (s->start[i + 1] - s->start[i] > longest) longest = s->start[i + 1] - s->start[i];
-    size_t own = longest * (4 * (size_t)s->head_dim + 2);
-    float *scratch = cpu_scratch(c, (size_t)c->threads * own * sizeof(float));
+    struct job size = {.t = t, .grad = grad, .s = s};
+    job_shape(&size, c, longest);
+    size_t own = round_up(job_place(&size, NULL), 64);
+    char *scratch = cpu_scratch(c, (size_t)c->threads * own);
     if (!scratch) return;
-#pragma omp parallel for num_threads(c->threads) schedule(dynamic)
-    for (size_t i = 0; i < jobs; i++)
-        run_job(scratch + (size_t)cpu_thread() * own, grad, t, s, i);
+#pragma omp parallel num_threads(c->threads)
+    {
+        tile_begin(size.type, size.hd_depth);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < jobs; i++) {
+            size_t row = i / s->kv_heads;
+            struct job j = {.t = t, .grad = grad, .s = s, .first = s->start[row]};
+            j.kv = i % s->kv_heads;
+            job_shape(&j, c, s->start[row + 1] - s->start[row]);
+            job_place(&j, scratch + (size_t)cpu_thread() * own);
+            if (grad)
+                backward_job(&j);
+            else
+                forward_job(&j);
+        }
+        tile_end(size.type);
+    }
 }
 
 void cpu_attention(struct backend_context *c, const struct attention_tensors *t,
@@ -170,43 +385,4 @@ void cpu_attention_back(struct backend_context *c, const struct attention_tensor
     double since = cpu_clock();
     run_jobs(c, grad, t, s);
     cpu_count(c, OP_ATTENTION_BACK, since);
-}
-
-/* Keys of one position at a time, straight from the cache. */
-static void decode_one(float *score, struct mat out, struct mat q, const struct decode_row *row,
-                       const struct attention_shape *s, size_t i, size_t head)
-{
-    float qs[CPU_CHUNK], buffer[CPU_CHUNK], sum_out[CPU_CHUNK] = {0}, sum = 0.0f, max = -INFINITY;
-    size_t hd = s->head_dim, kv = head / (s->heads / s->kv_heads);
-    size_t from = s->window && row->positions > s->window ? row->positions - s->window : 0;
-    float scale = 1.0f / sqrtf((float)hd);
-    const float *x = cpu_row(qs, q, i, head * hd, hd);
-    for (size_t j = from; j < row->positions; j++) {
-        dots(score + j, x, cpu_row(buffer, row->keys, j, kv * hd, hd), 1, hd);
-        max = score[j] > max ? score[j] : max;
-    }
-    exponentials(score + from, row->positions - from, scale, max * scale);
-    for (size_t j = from; j < row->positions; j++) {
-        sum += score[j];
-        weighted(sum_out, score + j, cpu_row(buffer, row->values, j, kv * hd, hd), 1, hd);
-    }
-    for (size_t j = 0; j < hd; j++)
-        sum_out[j] /= sum;
-    store_heads(out, sum_out, i, 1, head, hd);
-}
-
-void cpu_attention_decode(struct backend_context *c, struct mat out, struct mat q,
-                          const struct decode_row *row, const struct attention_shape *s)
-{
-    double since = cpu_clock();
-    size_t longest = 0, jobs = (size_t)s->rows * s->heads;
-    for (size_t i = 0; i < s->rows; i++)
-        if (row[i].positions > longest) longest = row[i].positions;
-    float *scratch = cpu_scratch(c, (size_t)c->threads * longest * sizeof(float));
-    if (!scratch) return;
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t job = 0; job < jobs; job++)
-        decode_one(scratch + (size_t)cpu_thread() * longest, out, q, row + job / s->heads, s,
-                   job / s->heads, job % s->heads);
-    cpu_count(c, OP_ATTENTION, since);
 }

@@ -1,0 +1,77 @@
+/* Attention of one new token a sequence over the sequence's cache of keys and values. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_vector.h"
+
+#include <math.h>
+
+static void store_heads(struct mat m, const float *x, size_t first, size_t tokens, size_t head,
+                        size_t hd)
+{
+    for (size_t i = 0; i < tokens; i++) {
+        float buffer[CPU_CHUNK];
+        float *to = cpu_row_out(buffer, m, first + i, head * hd);
+        memcpy(to, x + i * hd, hd * sizeof(float));
+        cpu_row_done(m, first + i, head * hd, to, hd);
+    }
+}
+
+CPU_CLONES static void dots(float *out, const float *x, const float *rows, size_t n, size_t hd)
+{
+    for (size_t j = 0; j < n; j++) {
+        float lane[CPU_LANES] = {0};
+        cpu_lanes_dot(lane, x, rows + j * hd, hd);
+        out[j] = cpu_lanes_sum(lane);
+    }
+}
+/* out += sum of w[j] rows[j] */
+CPU_CLONES static void weighted(float *restrict out, const float *w, const float *restrict rows,
+                                size_t n, size_t hd)
+{
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < hd; i++)
+            out[i] += w[j] * rows[j * hd + i];
+}
+CPU_CLONES static void exponentials(float *x, size_t n, float scale, float less)
+{
+    for (size_t j = 0; j < n; j++)
+        x[j] = cpu_exp(x[j] * scale - less);
+}
+
+/* Keys of one position at a time, straight from the cache. */
+static void decode_one(float *score, struct mat out, struct mat q, const struct decode_row *row,
+                       const struct attention_shape *s, size_t i, size_t head)
+{
+    float qs[CPU_CHUNK], buffer[CPU_CHUNK], sum_out[CPU_CHUNK] = {0}, sum = 0.0f, max = -INFINITY;
+    size_t hd = s->head_dim, kv = head / (s->heads / s->kv_heads);
+    size_t from = s->window && row->positions > s->window ? row->positions - s->window : 0;
+    float scale = 1.0f / sqrtf((float)hd);
+    const float *x = cpu_row(qs, q, i, head * hd, hd);
+    for (size_t j = from; j < row->positions; j++) {
+        dots(score + j, x, cpu_row(buffer, row->keys, j, kv * hd, hd), 1, hd);
+        max = score[j] > max ? score[j] : max;
+    }
+    exponentials(score + from, row->positions - from, scale, max * scale);
+    for (size_t j = from; j < row->positions; j++) {
+        sum += score[j];
+        weighted(sum_out, score + j, cpu_row(buffer, row->values, j, kv * hd, hd), 1, hd);
+    }
+    for (size_t j = 0; j < hd; j++)
+        sum_out[j] /= sum;
+    store_heads(out, sum_out, i, 1, head, hd);
+}
+
+void cpu_attention_decode(struct backend_context *c, struct mat out, struct mat q,
+                          const struct decode_row *row, const struct attention_shape *s)
+{
+    double since = cpu_clock();
+    size_t longest = 0, jobs = (size_t)s->rows * s->heads;
+    for (size_t i = 0; i < s->rows; i++)
+        if (row[i].positions > longest) longest = row[i].positions;
+    float *scratch = cpu_scratch(c, (size_t)c->threads * longest * sizeof(float));
+    if (!scratch) return;
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (size_t job = 0; job < jobs; job++)
+        decode_one(scratch + (size_t)cpu_thread() * longest, out, q, row + job / s->heads, s,
+                   job / s->heads, job % s->heads);
+    cpu_count(c, OP_ATTENTION, since);
+}
