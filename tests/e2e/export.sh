@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# What was trained gives the same loss however it is exported: as it is, as PEFT again, merged into the base
+# from a directory and from a GGUF; cut to a smaller rank it says what that cost; wrong uses are refused.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+
+base=$root/tests/models/llama
+fedlora() { "$programs/fedlora" "$@" --threads 1 --quiet; }
+loss() { fedlora eval --data "$work/rows.jsonl" --precision f32 --json "$@" | report field loss; }
+# near A B: within 1e-5 relative.
+near() {
+  python3 -c "a, b = $1, $2; raise SystemExit(abs(a - b) > 1e-5 * abs(b))" || fail "$3: loss $1, expected $2"
+}
+# refused TEXT COMMAND...: with status 2 and such a message.
+refused() {
+  local text=$1 status=0
+  shift
+  "$@" >/dev/null 2>"$work/said" || status=$?
+  [ $status -eq 2 ] || fail_with "$work/said" "$*: status $status, expected 2"
+  grep -qF "$text" "$work/said" || fail_with "$work/said" "$*: said nothing like \"$text\""
+}
+
+for i in 1 2 3 4 5 6; do
+  echo "{\"input_ids\": [1, $((i + 3)), 9, $((i * 5)), 7, 11, $((i + 20)), 2], \"labels\": [-100, -100, 9, $((i * 5)), 7, 11, $((i + 20)), 2]}"
+done >"$work/rows.jsonl"
+fedlora train --base "$base" --data "$work/rows.jsonl" -o "$work/adapter" --rank 3 --alpha 6 \
+  --targets q,k,v,o,gate,up,down --steps 12 --batch 2 --lr 0.05 --precision f32 >"$work/log" 2>&1 ||
+  fail_with "$work/log" "train"
+
+plain=$(loss --base "$base")
+wanted=$(loss --base "$base" --adapter "$work/adapter")
+python3 -c "raise SystemExit($plain - $wanted < 0.5)" || fail "training did little: $plain to $wanted"
+export_as() { fedlora export "$work/adapter" "$@" >"$work/log" 2>&1 || fail_with "$work/log" "export $*"; }
+
+export_as --as peft -o "$work/peft"
+near "$(loss --base "$base" --adapter "$work/peft")" "$wanted" "exported as PEFT"
+export_as --as merged --base "$base" -o "$work/merged"
+near "$(loss --base "$work/merged")" "$wanted" "merged"
+export_as --as merged --base "$base/f16.gguf" -o "$work/merged-gguf"
+near "$(loss --base "$work/merged-gguf")" "$wanted" "merged into a GGUF's weights"
+export_as --as gguf --base "$base" -o "$work/adapter.gguf"
+"$programs/fedlora" inspect "$work/adapter.gguf" --json | grep -q "blk.0.attn_q.weight.lora_a" ||
+  fail "the GGUF adapter lists no lora_a"
+
+cut=$(fedlora export "$work/adapter" --as peft -o "$work/cut" --rank 1 --json | report field relative_error)
+python3 -c "raise SystemExit(not 0 < $cut < 1)" || fail "cut to rank 1: relative error $cut"
+[ "$(loss --base "$base" --adapter "$work/cut")" != "$wanted" ] || fail "a cut that changes nothing"
+
+refused "needs --base" fedlora export "$work/peft" --as gguf -o "$work/none.gguf"
+refused "exists already" fedlora export "$work/adapter" --as peft -o "$work/peft"
+refused "two ways to cut" fedlora export "$work/adapter" --as peft -o "$work/x" --rank 1 --error 0.1
+refused "the base has" fedlora export "$work/adapter" --as merged --base "$root/tests/models/qwen3" -o "$work/x"
+[ ! -e "$work/x" ] && [ ! -e "$work/none.gguf" ] || fail "a refused export left something"
