@@ -42,9 +42,8 @@ static int threads;
 
 static void must(err e)
 {
-    if (!err_is(e)) return;
-    fprintf(stderr, "bench_agg: %s\n", e.text);
-    exit(1);
+    if (err_is(e)) fprintf(stderr, "bench_agg: %s\n", e.text);
+    REQUIRE(!err_is(e));
 }
 
 static double now(void)
