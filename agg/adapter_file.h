@@ -107,8 +107,15 @@ err adapter_file_check_finite(const struct adapter_file *file,
 /* A factor as float32: its own memory where that is possible, else converted into the arena. */
 err adapter_file_f32(const float **out, const struct adapter_file_factor *factor,
                      struct arena *arena);
+/* Index of the first value that is not finite, or n. */
+size_t adapter_file_first_bad(const float *x, size_t n);
 /* The pages of one module's tensors may go (they come back from disk when touched). */
 void adapter_file_drop(const struct adapter_file *file, const struct adapter_file_module *module);
+
+/* The same for a range of a map, and what the kernel mapped around it: it maps whole neighbourhoods
+ * of 64 KiB around a page that is touched, neighbours dropped earlier included. What another thread
+ * still reads comes back. */
+void adapter_file_drop_values(const struct file_map *map, const void *values, size_t size);
 
 /* "base_model.model.<module>.lora_A.weight" */
 void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,

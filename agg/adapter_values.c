@@ -22,7 +22,7 @@ err adapter_file_f32(const float **out, const struct adapter_file_factor *factor
 
 /* Index of the first value that is not finite, or n. A block at a time, by the bits of the
  * exponent, so that the inner loop has no branch. */
-static size_t first_bad(const float *x, size_t n)
+size_t adapter_file_first_bad(const float *x, size_t n)
 {
     enum { BLOCK = 4096 };
     const uint32_t exponent = 0x7f800000;
@@ -52,7 +52,7 @@ err adapter_file_check_finite(const struct adapter_file *file,
         if (!x->tensor) continue;
         e = adapter_file_f32(&values, x, &scratch);
         if (err_is(e)) break;
-        size_t bad = first_bad(values, x->tensor->count);
+        size_t bad = adapter_file_first_bad(values, x->tensor->count);
         if (bad < x->tensor->count)
             e = err_make(ERR_INPUT, "%s: tensor %s: value %zu is %s, expected finite numbers",
                          file->path, x->tensor->name, bad, isnan(values[bad]) ? "NaN" : "infinite");
@@ -61,20 +61,21 @@ err adapter_file_check_finite(const struct adapter_file *file,
     return e;
 }
 
-/* The kernel maps whole neighbourhoods of 64 KiB around a page that is touched, neighbours dropped
- * earlier included; so whole neighbourhoods go. What another thread still reads comes back. */
-void adapter_file_drop(const struct adapter_file *file, const struct adapter_file_module *module)
+void adapter_file_drop_values(const struct file_map *map, const void *values, size_t size)
 {
     enum { AROUND = 64 << 10 };
-    const struct file_map *map = &file->tensors.map;
-    uintptr_t start = (uintptr_t)map->data;
+    uintptr_t start = (uintptr_t)map->data, at = (uintptr_t)values;
+    if (!size || !start || at < start || at - start >= map->size) return;
+    size_t from = at - start, to = from + size + AROUND;
+    from -= from < AROUND ? from : AROUND;
+    file_map_drop(map, from, (to < map->size ? to : map->size) - from);
+}
+
+void adapter_file_drop(const struct adapter_file *file, const struct adapter_file_module *module)
+{
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
         const struct tensor *t = module->factor[r].tensor;
-        uintptr_t at = t ? (uintptr_t)t->data : 0;
-        if (!t || !t->size || !start || at < start || at - start >= map->size) continue;
-        size_t from = at - start, to = from + t->size + AROUND;
-        from -= from < AROUND ? from : AROUND;
-        file_map_drop(map, from, (to < map->size ? to : map->size) - from);
+        if (t) adapter_file_drop_values(&file->tensors.map, t->data, t->size);
     }
 }
 

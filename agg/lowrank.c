@@ -110,7 +110,11 @@ static double norm_of(const double *x, size_t n)
     double largest = 0, sum = 0;
     for (size_t i = 0; i < n; i++)
         largest = fmax(largest, fabs(x[i]));
-    if (largest == 0) return 0;
+    if (largest == 0 || isinf(largest)) { /* fmax() passes over NaN; the result must not */
+        for (size_t i = 0; i < n && largest == 0; i++)
+            if (isnan(x[i])) return x[i];
+        return largest;
+    }
     for (size_t i = 0; i < n; i++)
         sum += (x[i] / largest) * (x[i] / largest);
     return largest * sqrt(sum);
@@ -302,26 +306,32 @@ out:
 
 /* ---- singular values ---- */
 
-/* a (rows, cols) column-major = u (rows, k) diag(sigma) vt (k, cols), destroying a. Divide and
- * conquer; where that does not converge (rare, and deterministic) the slower QR iteration. */
-static err svd_small(double *u, double *sigma, double *vt, double *a, const size_t size[2])
+static err check_norm(double norm)
+{
+    if (isfinite(norm)) return ERR_NONE; /* else LAPACK may not come back */
+    return err_make(ERR_INPUT, "factors hold values that are not finite, or too large");
+}
+
+/* a (rows, cols) column-major = u (rows, k) diag(sigma) vt (k, cols), destroying a. *again: divide
+ * and conquer did not converge (rare, and deterministic); svd_slow() on a fresh copy does. */
+static err svd_fast(bool *again, double *u, double *sigma, double *vt, double *a,
+                    const size_t size[2])
 {
     int rows = (int)size[0], cols = (int)size[1], k = MIN(rows, cols);
-    double *copy = NULL, *super = NULL;
-    err e = matrix_take(&copy, size[0], size[1]);
-    if (err_is(e)) return e;
-    memcpy(copy, a, size[0] * size[1] * sizeof *a);
     int info = LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', rows, cols, a, rows, sigma, u, rows, vt, k);
-    if (info > 0) {
-        e = matrix_take(&super, size[0], 1);
-        if (!err_is(e))
-            info = LAPACKE_dgesvd(LAPACK_COL_MAJOR, 'S', 'S', rows, cols, copy, rows, sigma, u,
-                                  rows, vt, k, super);
-    }
-    free(copy);
+    *again = info > 0;
+    return info < 0 ? matrix_failed("singular values (dgesdd)", info) : ERR_NONE;
+}
+
+static err svd_slow(double *u, double *sigma, double *vt, double *a, const size_t size[2])
+{
+    int rows = (int)size[0], cols = (int)size[1], k = MIN(rows, cols);
+    double *super = NULL;
+    TRY(matrix_take(&super, size[0], 1));
+    int info = LAPACKE_dgesvd(LAPACK_COL_MAJOR, 'S', 'S', rows, cols, a, rows, sigma, u, rows, vt,
+                              k, super);
     free(super);
-    if (err_is(e)) return e;
-    return info ? matrix_failed("singular values (dgesdd)", info) : ERR_NONE;
+    return info ? matrix_failed("singular values (dgesvd)", info) : ERR_NONE;
 }
 
 /* vt (k, n) column-major into v (n, k) column-major. */
@@ -332,22 +342,32 @@ static void transpose(double *v, const double *vt, size_t k, size_t n)
             v[i * n + j] = vt[j * k + i];
 }
 
+/* The dense matrix is summed again where dgesdd fails: rare, and cheaper than a copy each time. */
 static err svd_dense(struct lowrank_svd *svd, const struct lowrank_stack *s, size_t head)
 {
     double *x = NULL, *vt = NULL;
     size_t m = s->m, n = s->n, k = svd->k;
     /* x is row-major (m, n), which is column-major (n, m): the SVD of S^T. Left and right swap. */
     const size_t size[2] = {n, m};
+    bool again = false;
     err e = ERR_NONE;
     svd->dense = true;
     TRY_OUT(e, matrix_take(&x, m, n));
-    TRY_OUT(e, matrix_take(&vt, k, m));
-    TRY_OUT(e, matrix_take(&svd->left, m, k));
-    TRY_OUT(e, matrix_take(&svd->right, n, k));
     TRY_OUT(e, add_terms(x, s, 0, head));
     svd->head_norm = norm_of(x, m * n);
     TRY_OUT(e, add_terms(x, s, head, s->count));
-    TRY_OUT(e, svd_small(svd->right, svd->sigma, vt, x, size));
+    TRY_OUT(e, check_norm(norm_of(x, m * n)));
+    TRY_OUT(e, matrix_take(&vt, k, m));
+    TRY_OUT(e, matrix_take(&svd->right, n, k));
+    TRY_OUT(e, svd_fast(&again, svd->right, svd->sigma, vt, x, size));
+    if (again) {
+        memset(x, 0, m * n * sizeof *x);
+        TRY_OUT(e, add_terms(x, s, 0, s->count));
+        TRY_OUT(e, svd_slow(svd->right, svd->sigma, vt, x, size));
+    }
+    free(x);
+    x = NULL;
+    TRY_OUT(e, matrix_take(&svd->left, m, k));
     transpose(svd->left, vt, k, m);
 out:
     free(x);
@@ -358,13 +378,18 @@ out:
 static err svd_factored(struct lowrank_svd *svd, const struct lowrank_stack *s, size_t head)
 {
     struct reduced r = {0};
-    double *vt = NULL;
+    double *vt = NULL, *p = NULL;
+    bool again = false;
     err e = ERR_NONE;
     TRY_OUT(e, reduce(&r, s, head));
+    TRY_OUT(e, check_norm(norm_of(r.p, r.k[0] * r.k[1])));
     TRY_OUT(e, matrix_take(&svd->core_left, r.k[0], svd->k));
     TRY_OUT(e, matrix_take(&svd->core_right, r.k[1], svd->k));
     TRY_OUT(e, matrix_take(&vt, svd->k, r.k[1]));
-    TRY_OUT(e, svd_small(svd->core_left, svd->sigma, vt, r.p, r.k));
+    TRY_OUT(e, matrix_take(&p, r.k[0], r.k[1]));
+    memcpy(p, r.p, r.k[0] * r.k[1] * sizeof *p);
+    TRY_OUT(e, svd_fast(&again, svd->core_left, svd->sigma, vt, p, r.k));
+    if (again) TRY_OUT(e, svd_slow(svd->core_left, svd->sigma, vt, r.p, r.k));
     transpose(svd->core_right, vt, svd->k, r.k[1]);
     svd->head_norm = r.head_norm;
     svd->left = r.left;
@@ -374,6 +399,7 @@ static err svd_factored(struct lowrank_svd *svd, const struct lowrank_stack *s, 
     r.left = r.right = r.tau_left = r.tau_right = NULL;
 out:
     free(vt);
+    free(p);
     reduced_close(&r);
     return e;
 }

@@ -33,96 +33,78 @@ void lowrank_cut(uint32_t *q, double *tail, const struct lowrank_svd *svd,
 
 /* ---- results ---- */
 
-/* x (dim, q) column-major: the leading q singular vectors of one side. */
-static err vectors(double *x, const struct lowrank_svd *svd, uint32_t q, bool left)
+/* The leading q singular vectors of one side, (dim, q) column-major: borrowed where they lie so
+ * already, else computed into *made. */
+static err vectors(const double **out, double **made, const struct lowrank_svd *svd, uint32_t q,
+                   bool left)
 {
     size_t dim = left ? svd->m : svd->n;
     const double *from = left ? svd->left : svd->right;
     if (svd->dense) {
-        memcpy(x, from, dim * q * sizeof *x);
+        *out = from;
         return ERR_NONE;
     }
     const double *small = left ? svd->core_left : svd->core_right;
     const double *tau = left ? svd->tau_left : svd->tau_right;
     size_t k = MIN(dim, svd->rank_total);
+    TRY(matrix_take(made, dim, q));
     for (size_t j = 0; j < q; j++)
-        memcpy(x + j * dim, small + j * k, k * sizeof *x);
+        memcpy(*made + j * dim, small + j * k, k * sizeof **made);
     int info = LAPACKE_dormqr(LAPACK_COL_MAJOR, 'L', 'N', (int)dim, (int)q, (int)k, from, (int)dim,
-                              tau, x, (int)dim);
+                              tau, *made, (int)dim);
+    *out = *made;
     return info ? matrix_failed("Q times vectors (dormqr)", info) : ERR_NONE;
 }
 
-/* The largest |entry| of each left vector becomes positive; the first of equals decides. */
-static void fix_signs(double *left, double *right, const struct lowrank_svd *svd, uint32_t q)
+/* -1 where the largest |entry|, the first of equals, is negative. */
+static double sign_of(const double *u, size_t m)
 {
-    for (uint32_t j = 0; j < q; j++) {
-        double *u = left + (size_t)j * svd->m, *v = right + (size_t)j * svd->n, largest = 0;
-        uint32_t at = 0;
-        for (uint32_t i = 0; i < svd->m; i++) {
-            if (fabs(u[i]) <= largest) continue;
-            largest = fabs(u[i]);
-            at = i;
-        }
-        if (u[at] >= 0) continue;
-        for (uint32_t i = 0; i < svd->m; i++)
-            u[i] = -u[i];
-        for (uint32_t i = 0; i < svd->n; i++)
-            v[i] = -v[i];
+    double largest = 0;
+    size_t at = 0;
+    for (size_t i = 0; i < m; i++) {
+        if (fabs(u[i]) <= largest) continue;
+        largest = fabs(u[i]);
+        at = i;
     }
+    return u[at] < 0 ? -1 : 1;
 }
 
-/* ||stored - computed||_F = ||dB A + B dA||_F. One side's columns are orthogonal where the other's
- * rounding meets them, so each part is a sum over columns; the two parts are independent roundings.
- */
-static double rounding_of(const float *B, const float *A, const double *left, const double *right,
-                          const struct lowrank_svd *svd, uint32_t q)
+/* out[i * stride] = scale x[i] as float32; what that lost, squared. */
+static double store(float *out, size_t stride, const double *x, size_t n, double scale)
 {
-    size_t m = svd->m, n = svd->n;
-    double sum = 0;
-    for (size_t j = 0; j < q; j++) {
-        double db = 0, da = 0, bb = 0, aa = 0;
-        for (size_t i = 0; i < m; i++) {
-            double x = left[j * m + i], d = (double)B[i * q + j] - x;
-            db += d * d;
-            bb += x * x;
-        }
-        for (size_t i = 0; i < n; i++) {
-            double x = right[j * n + i], d = (double)A[j * n + i] - x;
-            da += d * d;
-            aa += x * x;
-        }
-        sum += db * aa + da * bb;
+    double lost = 0;
+    for (size_t i = 0; i < n; i++) {
+        double exact = scale * x[i];
+        out[i * stride] = (float)exact;
+        lost += ((double)out[i * stride] - exact) * ((double)out[i * stride] - exact);
     }
-    return sqrt(sum);
+    return lost;
 }
 
 err lowrank_split(float *B, float *A, double *rounding, const struct lowrank_svd *svd, uint32_t q,
                   enum lowrank_split split)
 {
     REQUIRE(q <= svd->k);
-    size_t m = svd->m, n = svd->n;
-    double *left = NULL, *right = NULL;
+    const double *left, *right;
+    double *made_left = NULL, *made_right = NULL, lost = 0;
     err e = ERR_NONE;
     if (rounding) *rounding = 0;
     if (q == 0) return ERR_NONE;
-    TRY_OUT(e, matrix_take(&left, m, q));
-    TRY_OUT(e, matrix_take(&right, n, q));
-    TRY_OUT(e, vectors(left, svd, q, true));
-    TRY_OUT(e, vectors(right, svd, q, false));
-    fix_signs(left, right, svd, q);
+    TRY_OUT(e, vectors(&left, &made_left, svd, q, true));
+    TRY_OUT(e, vectors(&right, &made_right, svd, q, false));
     for (size_t j = 0; j < q; j++) {
-        double s = svd->sigma[j], root = sqrt(s);
-        double fl = split == LOWRANK_BALANCED ? root : split == LOWRANK_LEFT ? s : 1;
-        double fr = split == LOWRANK_BALANCED ? root : 1;
-        for (size_t i = 0; i < m; i++)
-            B[i * q + j] = (float)(left[j * m + i] *= fl);
-        for (size_t i = 0; i < n; i++)
-            A[j * n + i] = (float)(right[j * n + i] *= fr);
+        const double *u = left + j * svd->m, *v = right + j * svd->n;
+        double s = svd->sigma[j], root = sqrt(s), sign = sign_of(u, svd->m);
+        double on_left = split == LOWRANK_BALANCED ? root : split == LOWRANK_LEFT ? s : 1;
+        double on_right = split == LOWRANK_BALANCED ? root : 1;
+        /* ||dB A + B dA||: the vectors are orthogonal, so each part is a sum over j; the two parts
+         * are independent roundings. */
+        lost += store(B + j, q, u, svd->m, sign * on_left) * on_right * on_right;
+        lost += store(A + j * svd->n, 1, v, svd->n, sign * on_right) * on_left * on_left;
     }
-    if (rounding && split != LOWRANK_ORTHONORMAL)
-        *rounding = rounding_of(B, A, left, right, svd, q);
+    if (rounding && split != LOWRANK_ORTHONORMAL) *rounding = sqrt(lost);
 out:
-    free(left);
-    free(right);
+    free(made_left);
+    free(made_right);
     return e;
 }

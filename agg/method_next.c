@@ -7,10 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct sent { /* one module of one update; rank 0: not sent */
+    uint32_t rank;
+    double scale;
+    const float *value[3]; /* A, B, R in the map; NULL: not sent */
+};
+
+/* An update, open: its map and what is in it, and no more. Many are open at once. */
+struct update {
+    struct file_map map;
+    struct sent *module; /* (state modules) */
+};
+
 struct cohort { /* the contributions in order of member id */
     const struct contribution **member;
     double *p;
-    struct adapter_file *update;
+    struct update *update;
     size_t count, opened;
     struct adapter_file state, frozen;
     bool has_frozen;
@@ -21,7 +33,7 @@ struct cohort { /* the contributions in order of member id */
 static void cohort_close(struct cohort *c)
 {
     for (size_t i = 0; i < c->opened; i++)
-        adapter_file_close(&c->update[i]);
+        file_map_close(&c->update[i].map);
     adapter_file_close(&c->state);
     adapter_file_close(&c->frozen);
     json_decref(c->dropped);
@@ -59,6 +71,40 @@ static err weigh(struct cohort *c, const struct method_next *next)
     return isfinite(sum) ? ERR_NONE : err_make(ERR_INPUT, "the weights' sum is not finite");
 }
 
+/* Keeps the map and where the factors lie; the rest of an open file is let go. */
+static err update_open(struct update *out, struct cohort *c, const char *path)
+{
+    struct adapter_file file = {0};
+    struct update u = {0};
+    err e = ERR_NONE;
+    TRY(adapter_file_map(&file, path));
+    TRY_OUT(e, arena_take(&u.module, &c->arena, c->state.count, sizeof *u.module));
+    for (size_t i = 0; i < c->state.count; i++) {
+        const struct adapter_file_module *state = &c->state.module[i];
+        const struct adapter_file_module *m = adapter_file_find(&file, state->name);
+        if (!m) continue;
+        if ((m->d_out && m->d_out != state->d_out) || (m->d_in && m->d_in != state->d_in)) {
+            e = err_make(ERR_INPUT, "%s: module %s is not of the state's shape", path, m->name);
+            goto out;
+        }
+        u.module[i] = (struct sent){.rank = m->rank, .scale = m->scale};
+        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
+            if (m->factor[r].tensor && !m->factor[r].f32) {
+                e = err_make(ERR_INPUT, "%s: tensor %s: expected aligned F32", path,
+                             m->factor[r].tensor->name);
+                goto out;
+            }
+            u.module[i].value[r] = m->factor[r].f32;
+        }
+    }
+    u.map = file.tensors.map;
+    file.tensors.map = (struct file_map){0};
+    *out = u;
+out:
+    adapter_file_close(&file);
+    return e;
+}
+
 static err cohort_open(struct cohort *out, const struct method *method,
                        const struct method_next *next)
 {
@@ -77,7 +123,7 @@ static err cohort_open(struct cohort *out, const struct method *method,
         c.has_frozen = true;
     }
     for (; c.opened < c.count; c.opened++) {
-        e = adapter_file_map(&c.update[c.opened], c.member[c.opened]->path);
+        e = update_open(&c.update[c.opened], &c, c.member[c.opened]->path);
         if (err_is(e)) {
             e = err_in(e, "member %s", c.member[c.opened]->member);
             goto out;
@@ -98,15 +144,40 @@ struct scratch { /* one module of every file, all float32 */
     const struct adapter_file_module **update;
 };
 
-/* A copy of the module with every factor readable, its values finite. */
-static err module_copy(struct adapter_file_module *out, const struct adapter_file *file,
-                       const struct adapter_file_module *m, struct arena *arena)
+/* A copy of the module with every factor readable. */
+static err module_copy(struct adapter_file_module *out, const struct adapter_file_module *m,
+                       struct arena *arena)
 {
     *out = *m;
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
         if (out->factor[r].tensor)
             TRY(adapter_file_f32(&out->factor[r].f32, &out->factor[r], arena));
-    return adapter_file_check_finite(file, m);
+    return ERR_NONE;
+}
+
+static void sent_shapes(uint32_t rows[3], uint32_t cols[3], const struct adapter_file_module *state,
+                        uint32_t rank)
+{
+    rows[ADAPTER_FILE_A] = rows[ADAPTER_FILE_R] = rank;
+    cols[ADAPTER_FILE_B] = cols[ADAPTER_FILE_R] = rank;
+    cols[ADAPTER_FILE_A] = state->d_in;
+    rows[ADAPTER_FILE_B] = state->d_out;
+}
+
+static void view_sent(struct adapter_file_module *out, const struct adapter_file_module *state,
+                      const struct sent *sent)
+{
+    uint32_t rows[3], cols[3];
+    sent_shapes(rows, cols, state, sent->rank);
+    *out = (struct adapter_file_module){.name = state->name,
+                                        .d_out = state->d_out,
+                                        .d_in = state->d_in,
+                                        .rank = sent->rank,
+                                        .scale = sent->scale};
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++)
+        if (sent->value[r])
+            out->factor[r] = (struct adapter_file_factor){
+                .f32 = sent->value[r], .rows = rows[r], .cols = cols[r]};
 }
 
 static err gather(struct scratch *s, struct method_round *round, const struct cohort *c, size_t i)
@@ -114,17 +185,16 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
     const char *name = c->state.module[i].name;
     TRY(arena_take(&s->copy, &s->arena, c->count, sizeof *s->copy));
     TRY(arena_take(&s->update, &s->arena, c->count, sizeof *s->update));
-    TRY(module_copy(&s->state, &c->state, &c->state.module[i], &s->arena));
+    TRY(module_copy(&s->state, &c->state.module[i], &s->arena));
     for (size_t k = 0; k < c->count; k++) {
-        const struct adapter_file_module *m = adapter_file_find(&c->update[k], name);
-        if (!m) continue;
-        TRY(module_copy(&s->copy[k], &c->update[k], m, &s->arena));
+        if (!c->update[k].module[i].rank) continue;
+        view_sent(&s->copy[k], &s->state, &c->update[k].module[i]);
         s->update[k] = &s->copy[k];
     }
     const struct adapter_file_module *frozen =
         c->has_frozen ? adapter_file_find(&c->frozen, name) : NULL;
     if (frozen) {
-        TRY(module_copy(&s->frozen, &c->frozen, frozen, &s->arena));
+        TRY(module_copy(&s->frozen, frozen, &s->arena));
         round->frozen = &s->frozen;
     }
     round->module = &s->state;
@@ -137,15 +207,46 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
 
 static void drop_pages(const struct cohort *c, size_t i)
 {
-    const char *name = c->state.module[i].name;
-    adapter_file_drop(&c->state, &c->state.module[i]);
+    const struct adapter_file_module *state = &c->state.module[i];
+    adapter_file_drop(&c->state, state);
     for (size_t k = 0; k < c->count; k++) {
-        const struct adapter_file_module *m = adapter_file_find(&c->update[k], name);
-        if (m) adapter_file_drop(&c->update[k], m);
+        const struct sent *sent = &c->update[k].module[i];
+        uint32_t rows[3], cols[3];
+        sent_shapes(rows, cols, state, sent->rank);
+        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++)
+            if (sent->value[r])
+                adapter_file_drop_values(&c->update[k].map, sent->value[r],
+                                         (size_t)rows[r] * cols[r] * sizeof(float));
     }
     const struct adapter_file_module *frozen =
-        c->has_frozen ? adapter_file_find(&c->frozen, name) : NULL;
+        c->has_frozen ? adapter_file_find(&c->frozen, state->name) : NULL;
     if (frozen) adapter_file_drop(&c->frozen, frozen);
+}
+
+static err check_factors(const struct adapter_file_module *m)
+{
+    for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
+        const struct adapter_file_factor *x = &m->factor[r];
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        size_t n = (size_t)x->rows * x->cols, bad = x->f32 ? adapter_file_first_bad(x->f32, n) : n;
+        if (bad == n) continue;
+        adapter_file_tensor_name(name, m->name, (enum adapter_file_role)r);
+        return err_make(ERR_INPUT, "tensor %s: value %zu is %s, expected finite numbers", name, bad,
+                        isnan(x->f32[bad]) ? "NaN" : "infinite");
+    }
+    return ERR_NONE;
+}
+
+/* Values were finite when they were admitted. They are looked at again only where the result is
+ * not: this says whose fault it is. */
+static err blame(const struct scratch *s, const struct cohort *c, err otherwise)
+{
+    for (size_t k = 0; k < c->count; k++) {
+        err e = s->update[k] ? check_factors(s->update[k]) : ERR_NONE;
+        if (err_is(e)) return err_in(e, "member %s", c->member[k]->member);
+    }
+    err e = check_factors(&s->state);
+    return err_is(e) ? err_in(e, "%s", c->state.path) : otherwise;
 }
 
 static err next_module(struct method_state *state, struct method_report_row *row,
@@ -158,7 +259,15 @@ static err next_module(struct method_state *state, struct method_report_row *row
     const char *name = c->state.module[i].name;
     err e = ERR_NONE;
     TRY_OUT(e, gather(&s, &round, c, i));
-    TRY_OUT(e, method->next(&result, &round));
+    e = method->next(&result, &round);
+    if (!err_is(e)) {
+        result.module.name = name;
+        e = check_factors(&result.module);
+    }
+    if (err_is(e)) {
+        e = blame(&s, c, e);
+        goto out;
+    }
     for (size_t k = 0; k < c->count; k++)
         result.row.sent += s.update[k] != NULL;
     *row = result.row;

@@ -156,8 +156,10 @@ static int round_main(const char *method, bool no_report)
     printf("%-7s%-12s %6.2f s  %6.2f GB/s of updates", method, no_report ? " (mean only)" : "", t,
            (double)bytes / 1e9 / t);
     print_memory();
-    printf("  rank %u, relative error %.1e\n", report.total.rank,
-           report.total.error / report.total.update_norm);
+    if (!no_report)
+        printf("  rank %u, relative error %.1e", report.total.rank,
+               report.total.error / report.total.update_norm);
+    printf("\n");
     method_report_close(&report);
     free(c);
     free(path);
