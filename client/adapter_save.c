@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct adapter_file_factor factor(const float *value, uint32_t rows, uint32_t cols)
@@ -61,14 +62,18 @@ err adapter_save_peft(const struct adapter *ad, const struct adapter_save_option
     struct flatten flat = {0};
     struct lowrank_cut exact = {0};
     bool plain = true;
+    char *whole = NULL;
     err e = ERR_NONE;
     for (size_t i = 0; i < ad->count; i++)
         plain = plain && ad->module[i].carry_rank == 0 && !ad->module[i].r;
     TRY_OUT(e, as_file(&file, ad));
     if (!plain) TRY_OUT(e, flatten_open(&flat, &file, &exact, o->threads));
+    whole = o->base ? realpath(o->base, NULL) : NULL;
+    file.meta.base_path = whole ? whole : o->base;
     e = adapter_file_write_peft(o->path, &file.meta, plain ? file.module : flat.module,
                                 plain ? file.count : flat.count, o->replace);
 out:
+    free(whole);
     flatten_close(&flat);
     adapter_file_close(&file);
     return e;

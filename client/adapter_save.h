@@ -6,6 +6,7 @@
 
 struct adapter_save_options {
     const char *path;
+    const char *base; /* recorded as base_model_name_or_path, by its whole path; may be NULL */
     bool replace;
     int threads;
 };

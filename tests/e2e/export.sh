@@ -39,7 +39,7 @@ export_as --as merged --base "$base" -o "$work/merged"
 near "$(loss --base "$work/merged")" "$wanted" "merged"
 export_as --as merged --base "$base/f16.gguf" -o "$work/merged-gguf"
 near "$(loss --base "$work/merged-gguf")" "$wanted" "merged into a GGUF's weights"
-export_as --as gguf --base "$base" -o "$work/adapter.gguf"
+export_as --as gguf -o "$work/adapter.gguf" # train has recorded the base
 "$programs/fedlora" inspect "$work/adapter.gguf" --json | grep -q "blk.0.attn_q.weight.lora_a" ||
   fail "the GGUF adapter lists no lora_a"
 
@@ -47,6 +47,8 @@ cut=$(fedlora export "$work/adapter" --as peft -o "$work/cut" --rank 1 --json | 
 python3 -c "raise SystemExit(not 0 < $cut < 1)" || fail "cut to rank 1: relative error $cut"
 [ "$(loss --base "$base" --adapter "$work/cut")" != "$wanted" ] || fail "a cut that changes nothing"
 
+sed 's/"base_model_name_or_path": .*/"base_model_name_or_path": null,/' "$work/peft/adapter_config.json" >"$work/config"
+cp "$work/config" "$work/peft/adapter_config.json"
 refused "needs --base" fedlora export "$work/peft" --as gguf -o "$work/none.gguf"
 refused "exists already" fedlora export "$work/adapter" --as peft -o "$work/peft"
 refused "two ways to cut" fedlora export "$work/adapter" --as peft -o "$work/x" --rank 1 --error 0.1
