@@ -16,7 +16,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { PROBE_MS = 5000, PROBE_NAMES = 512 };
+enum { PROBE_MS = 5000, PROBE_NAMES = 512, PROBE_TRIES = 3, PROBE_AGAIN_MS = 400 };
 
 static err connect_one(int *out, const struct addrinfo *address, const char *server,
                        uint64_t timeout_ms)
@@ -170,29 +170,35 @@ static err explain_server(const struct rpc_client_options *o, SSL *ssl, long ver
                     o->server, X509_verify_cert_error_string(verify), o->ca);
 }
 
-/* What the server thought of us, as far as it says: its alert, or only that it hung up. */
-static err explain_refusal(const struct rpc_client_options *o, int ssl_error)
+/* Alerts that are about our certificate. */
+static bool is_about_certificate(int alert)
+{
+    return (alert >= SSL_AD_BAD_CERTIFICATE && alert <= SSL_AD_CERTIFICATE_UNKNOWN) ||
+           alert == SSL_AD_UNKNOWN_CA || alert == SSL_AD_ACCESS_DENIED ||
+           alert == TLS13_AD_CERTIFICATE_REQUIRED;
+}
+
+/* Why a handshake ended, as far as the server or OpenSSL says. */
+static err explain_failure(const struct rpc_client_options *o, int ssl_error)
 {
     unsigned long code = ERR_peek_error();
     int reason = ERR_GET_REASON(code);
-    bool is_alert = ERR_GET_LIB(code) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET;
+    bool is_ssl = ERR_GET_LIB(code) == ERR_LIB_SSL;
+    int alert = is_ssl && reason > SSL_AD_REASON_OFFSET ? reason - SSL_AD_REASON_OFFSET : 0;
     const char *words = ERR_reason_error_string(code);
-    if (ERR_GET_LIB(code) == ERR_LIB_SSL &&
-        (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_PACKET_LENGTH_TOO_LONG))
+    if (is_ssl && (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_PACKET_LENGTH_TOO_LONG))
         return err_make(ERR_INPUT, "%s: what answers there does not speak TLS", o->server);
-    if (is_alert && reason - SSL_AD_REASON_OFFSET == SSL_AD_PROTOCOL_VERSION)
+    if (alert == SSL_AD_PROTOCOL_VERSION)
         return err_make(ERR_INPUT, "%s: the server does not speak TLS 1.3", o->server);
-    if (is_alert)
+    if (is_about_certificate(alert))
         return err_make(ERR_REFUSED, "%s: the server refuses the certificate %s: %s", o->server,
                         o->cert, words == NULL ? "an alert" : words);
     if (ssl_error == SSL_ERROR_WANT_READ || errno == EAGAIN)
         return err_make(ERR_MACHINE, "%s: no answer to the TLS handshake within %d s", o->server,
                         PROBE_MS / 1000);
-    return err_make(ERR_REFUSED,
-                    "%s: the server hung up in the TLS handshake: most likely it does not "
-                    "accept the certificate %s (another authority, expired, revoked, or not "
-                    "for clients)",
-                    o->server, o->cert);
+    return err_make(ERR_MACHINE, "%s: the TLS handshake broke off%s%s", o->server,
+                    alert != 0 && words != NULL ? ": " : "",
+                    alert != 0 && words != NULL ? words : "");
 }
 
 static err prepare(SSL_CTX **out, const struct rpc_client_options *o)
@@ -213,17 +219,17 @@ static err prepare(SSL_CTX **out, const struct rpc_client_options *o)
     return ERR_NONE;
 }
 
-static err handshake(struct rpc_tls_report *out, SSL *ssl, const char *host,
+/* *hung_up: the server had shown its certificate and done its part, and then left without a word.
+ */
+static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const char *host,
                      const struct rpc_client_options *o)
 {
     X509_VERIFY_PARAM *verify = SSL_get0_param(ssl);
-    bool is_ip = X509_VERIFY_PARAM_set1_ip_asc(verify, host) == 1;
-    if (!is_ip) {
-        if (X509_VERIFY_PARAM_set1_host(verify, host, 0) != 1 ||
-            SSL_set_tlsext_host_name(ssl, host) != 1)
-            return err_make(ERR_INPUT, "%s: not a host name", host);
-    }
     char names[PROBE_NAMES] = "";
+    if (X509_VERIFY_PARAM_set1_ip_asc(verify, host) != 1 &&
+        (X509_VERIFY_PARAM_set1_host(verify, host, 0) != 1 ||
+         SSL_set_tlsext_host_name(ssl, host) != 1))
+        return err_make(ERR_INPUT, "%s: not a host name", host);
     SSL_set_app_data(ssl, names);
     ERR_clear_error();
     errno = 0;
@@ -231,13 +237,17 @@ static err handshake(struct rpc_tls_report *out, SSL *ssl, const char *host,
     if (code != 1) {
         long result = SSL_get_verify_result(ssl);
         if (result != X509_V_OK) return explain_server(o, ssl, result);
-        return explain_refusal(o, SSL_get_error(ssl, code));
+        return explain_failure(o, SSL_get_error(ssl, code));
     }
     /* In TLS 1.3 the server looks at our certificate after our side is done: its first bytes,
-     * gRPC's settings, or its alert, tell. */
+     * gRPC's settings, or its alert, tell. gRPC 1.51 sends no alert. */
     char byte = 0;
     code = SSL_read(ssl, &byte, 1);
-    if (code != 1) return explain_refusal(o, SSL_get_error(ssl, code));
+    if (code != 1) {
+        err e = explain_failure(o, SSL_get_error(ssl, code));
+        *hung_up = e.kind == ERR_MACHINE && errno != EAGAIN;
+        return e;
+    }
     X509 *cert = SSL_get0_peer_certificate(ssl);
     int days = 0, seconds = 0;
     (void)ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert));
@@ -248,22 +258,16 @@ static err handshake(struct rpc_tls_report *out, SSL *ssl, const char *host,
     return ERR_NONE;
 }
 
-err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *o)
+static err probe_once(struct rpc_tls_report *out, bool *hung_up, const struct rpc_client_options *o)
 {
-    struct rpc_tls_report report = {0};
-    struct rpc_tls_pem pem = {0};
     char host[256], port[6];
-    TRY(rpc_init());
-    TRY(rpc_wire_split(host, sizeof host, port, o->server, "server"));
-    TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, &report.client_days_left));
-    TRY(rpc_tls_pem_read(&pem, o->ca, o->cert, o->key));
-    sigset_t old = hold_sigpipe();
     SSL_CTX *context = NULL;
     SSL *ssl = NULL;
     int fd = -1;
     uint64_t start = text_now_ms();
     err e;
-    TRY_OUT(e, rpc_tls_identity(&report.self, pem.cert, strlen(pem.cert)));
+    *hung_up = false;
+    TRY(rpc_wire_split(host, sizeof host, port, o->server, "server"));
     TRY_OUT(e, prepare(&context, o));
     TRY_OUT(e, connect_to(&fd, host, port, PROBE_MS));
     ssl = SSL_new(context);
@@ -271,15 +275,46 @@ err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *o
         e = err_make(ERR_MACHINE, "out of memory");
         goto out;
     }
-    TRY_OUT(e, handshake(&report, ssl, host, o));
-    report.connect_ms = (int64_t)(text_now_ms() - start);
-    *out = report;
+    TRY_OUT(e, handshake(out, hung_up, ssl, host, o));
+    out->connect_ms = (int64_t)(text_now_ms() - start);
 out:
     SSL_free(ssl);
     SSL_CTX_free(context);
     if (fd >= 0) close(fd);
     ERR_clear_error();
-    release_sigpipe(&old);
+    return e;
+}
+
+/* A server that dies or stops in this moment hangs up too; one that refuses us does it each time.
+ */
+static err probe(struct rpc_tls_report *out, const struct rpc_client_options *o)
+{
+    bool hung_up = false;
+    err e = ERR_NONE;
+    for (int i = 0; i < PROBE_TRIES; i++) {
+        if (i > 0) usleep(PROBE_AGAIN_MS * 1000);
+        e = probe_once(out, &hung_up, o);
+        if (!hung_up) return e;
+    }
+    return err_make(ERR_REFUSED,
+                    "%s: the server hangs up when it sees the certificate %s: most likely it does "
+                    "not accept it (another authority, expired, revoked, or not for clients)",
+                    o->server, o->cert);
+}
+
+err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *o)
+{
+    struct rpc_tls_report report = {0};
+    struct rpc_tls_pem pem = {0};
+    TRY(rpc_init());
+    TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, &report.client_days_left));
+    TRY(rpc_tls_pem_read(&pem, o->ca, o->cert, o->key));
+    err e = rpc_tls_identity(&report.self, pem.cert, strlen(pem.cert));
     rpc_tls_pem_close(&pem);
+    if (err_is(e)) return err_in(e, "%s", o->cert);
+    sigset_t old = hold_sigpipe();
+    e = probe(&report, o);
+    release_sigpipe(&old);
+    if (!err_is(e)) *out = report;
     return e;
 }

@@ -20,7 +20,7 @@ as() {
 join() {
   local identity=$1
   shift
-  echo "$programs/fedlora join --run r $identity --work $work/members --threads 1" \
+  echo "$programs/fedlora join --run r $identity --threads 1" \
     "--base $work/base --data $work/rows.jsonl --rank 4 $*"
 }
 
@@ -48,7 +48,9 @@ certs=$work/certs
   refused 3 'client|member' $(join "$(as "$certs" ops)")
   refused '[23]' 'nothing' "$programs/fedlora" run status nothing $(as "$certs" ops)
 }
-refused 1 "$port|in use" "$programs/fedlorad" --config "$work/coordinator/fedlorad.ini"
+refused 1 'another fedlorad' "$programs/fedlorad" --config "$work/coordinator/fedlorad.ini"
+sed 's|/coordinator/store|/second|' "$work/coordinator/fedlorad.ini" >"$work/second.ini"
+refused 1 "$port.*another program" "$programs/fedlorad" --config "$work/second.ini"
 
 # handshake OPTION...: what TLS itself says; the certificate of ann unless told otherwise.
 handshake() { openssl s_client -connect "127.0.0.1:$port" -CAfile "$certs/ca.pem" -alpn h2 "$@" </dev/null; }

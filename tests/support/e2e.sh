@@ -3,6 +3,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 programs=${FEDLORA_BUILD_DIR:-$root/build/release}
 work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-e2e-XXXXXX")
+export XDG_STATE_HOME=$work/state # members keep theirs here
 children=() last_child=0
 
 skip() { echo "$*"; exit 77; }

@@ -1,7 +1,9 @@
 #include "tests/support/rpc_fixture.h"
 
 #include <arpa/inet.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 static err probe_as(struct fixture *f, const char *name, struct rpc_tls_report *report)
 {
@@ -116,4 +118,34 @@ Test(rpc_probe, says_that_nobody_listens_or_that_it_is_no_tls)
     }
     says(probe_as(&f, "a", &report), ERR_INPUT, "does not speak TLS");
     close(fd);
+}
+
+/* A server that is killed in the middle of a handshake has not refused anybody. */
+Test(rpc_probe, takes_a_server_that_dies_in_the_handshake_for_one_that_is_away)
+{
+    struct fixture f = {0};
+    struct rpc_tls_report report = {0};
+    int ready[2];
+    char port[8] = "";
+    fixture_certs();
+    cr_assert_eq(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        fixture_start(&f);
+        (void)!write(ready[1], strrchr(f.address, ':') + 1, 6);
+        pause();
+    }
+    cr_assert_gt(read(ready[0], port, sizeof port - 1), 0);
+    snprintf(f.address, sizeof f.address, "127.0.0.1:%s", port);
+    FIXTURE_OK(probe_as(&f, "a", &report));
+    pid_t killer = fork();
+    if (killer == 0) {
+        usleep(20000);
+        kill(child, SIGKILL);
+        _Exit(0);
+    }
+    err e = ERR_NONE;
+    for (int i = 0; i < 200 && !err_is(e); i++)
+        e = probe_as(&f, "a", &report);
+    cr_assert_eq(e.kind, ERR_MACHINE, "%s", e.text);
 }
