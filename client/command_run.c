@@ -6,9 +6,11 @@
 #include "client/remote.h"
 #include "client/remote_json.h"
 #include "client/retry.h"
+#include "client/state_whole.h"
 #include "client/table.h"
 #include "proto/message.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -294,18 +296,43 @@ static err watch_run(void *options, const struct option_list *arguments, struct 
 
 /* ---------------------------------------------------------------- export */
 
-static err fetch_state(const struct run_command *o, struct rpc_client *client,
-                       const run_status *status)
+/* One blob to a path, through restarts of the coordinator. */
+static err fetch_blob(const struct run_command *o, struct rpc_client *client, const char *run,
+                      const struct digest *digest, const char *path)
 {
-    struct remote_blob blob = {
-        .method = "/fedlora.v1.Admin/FetchBlob", .run = status->config->name, .path = o->output};
+    const struct remote_blob blob = {
+        .method = "/fedlora.v1.Admin/FetchBlob", .run = run, .digest = *digest, .path = path};
     struct retry retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet};
-    char text[DIGEST_TEXT_BYTES], size[32];
-    memcpy(blob.digest.byte, status->state_digest.data, DIGEST_BYTES);
     err e;
     while (err_is(e = remote_fetch(client, &blob)))
         TRY(retry_wait(&retry, e, "the coordinator"));
-    digest_text(text, &blob.digest);
+    retry_ok(&retry);
+    return ERR_NONE;
+}
+
+/* The state at `path` gets the frozen factors it needs, if any, so that the file stands alone. */
+static err make_whole(const struct run_command *o, struct rpc_client *client, const char *run,
+                      const char *path)
+{
+    struct digest digest;
+    char frozen[LIMIT_PATH_BYTES];
+    bool needed = false;
+    TRY(state_whole_needs(&needed, &digest, path));
+    if (!needed) return ERR_NONE;
+    if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", path) >= sizeof frozen)
+        return err_make(ERR_INPUT, "%s: the path is too long", path);
+    TRY(fetch_blob(o, client, run, &digest, frozen));
+    err e = state_whole_write(path, path, frozen, &digest);
+    (void)file_disk.unlink(frozen);
+    return e;
+}
+
+static err print_export(const struct run_command *o, const run_status *status)
+{
+    char text[DIGEST_TEXT_BYTES], size[32];
+    struct digest digest;
+    memcpy(digest.byte, status->state_digest.data, DIGEST_BYTES);
+    digest_text(text, &digest);
     text_size(size, sizeof size, status->state_size);
     if (!o->common.json) {
         printf("%s: the newest state of run %s (%s), %s, digest %s\n", o->output,
@@ -315,9 +342,30 @@ static err fetch_state(const struct run_command *o, struct rpc_client *client,
     json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:I}", "run", status->config->name, "path",
                             o->output, "digest", text, "size", (json_int_t)status->state_size,
                             "round", (json_int_t)status->round);
-    e = all != NULL ? command_print_json(all) : err_make(ERR_MACHINE, "no memory for the result");
+    err e =
+        all != NULL ? command_print_json(all) : err_make(ERR_MACHINE, "no memory for the result");
     json_decref(all);
     return e;
+}
+
+/* Downloaded and made whole beside the output, which is whole or absent. */
+static err fetch_state(const struct run_command *o, struct rpc_client *client,
+                       const run_status *status)
+{
+    struct digest digest;
+    char path[LIMIT_PATH_BYTES];
+    memcpy(digest.byte, status->state_digest.data, DIGEST_BYTES);
+    if ((size_t)snprintf(path, sizeof path, "%s.state", o->output) >= sizeof path)
+        return err_make(ERR_INPUT, "%s: the path is too long", o->output);
+    TRY(fetch_blob(o, client, status->config->name, &digest, path));
+    err e = make_whole(o, client, status->config->name, path);
+    if (!err_is(e) && file_disk.rename(path, o->output) != 0)
+        e = err_sys(errno, "%s: cannot write", o->output);
+    if (err_is(e)) {
+        (void)file_disk.unlink(path);
+        return e;
+    }
+    return print_export(o, status);
 }
 
 static err export_run(void *options, const struct option_list *arguments, struct arena *arena)

@@ -6,6 +6,7 @@
 #include "client/retry.h"
 #include "client/session_local.h"
 #include "client/session_work.h"
+#include "client/state_whole.h"
 #include "proto/message.h"
 
 #include <inttypes.h>
@@ -153,8 +154,10 @@ static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struc
                                      .digest = *digest,
                                      .path = path};
     err e;
-    while (err_is(e = remote_fetch(s->client, &blob)))
+    while (err_is(e = remote_fetch(s->client, &blob))) {
+        if (e.kind == ERR_STATE) return e; /* it is superseded: ask for the next task */
         TRY(retry_wait(&s->retry, err_in(e, "downloading the %s", what), "the coordinator"));
+    }
     retry_ok(&s->retry);
     struct file_map map = {0};
     if (!err_is(file_map_open(&map, path))) s->result.bytes_down += map.size;
@@ -293,9 +296,7 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
         e = train_round(&update, s, task);
     }
     if (!err_is(e)) e = submit(s, &update, task->round);
-    if (e.kind != ERR_STATE) return e;
-    say(s, "round %u: %s", task->round, e.text);
-    return retry_sleep(SESSION_AGAIN_MS);
+    return err_is(e) ? err_in(e, "round %u", task->round) : e;
 }
 
 static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
@@ -344,21 +345,32 @@ static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
                                                              : SESSION_WAIT_MOST_MS);
 }
 
+/* The last state, with the frozen factors it needs, as one file where the user wants it. */
+static err write_output(struct session *s)
+{
+    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES];
+    struct digest digest;
+    struct file_map map = {0};
+    bool needed = false;
+    TRY(need_blob(state, s, &s->result.state, "last state"));
+    TRY(state_whole_needs(&needed, &digest, state));
+    if (needed) {
+        TRY(need_blob(frozen, s, &digest, "frozen factors"));
+        return state_whole_write(s->o->output, state, frozen, &digest);
+    }
+    TRY(file_map_open(&map, state));
+    err e = file_write(s->o->output, map.data, map.size, s->o->force);
+    file_map_close(&map);
+    return e;
+}
+
 static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
 {
     snprintf(s->result.outcome, sizeof s->result.outcome, "%s", task->outcome);
     if (task->state_digest.len == DIGEST_BYTES) {
         memcpy(s->result.state.byte, task->state_digest.data, DIGEST_BYTES);
         s->result.state_size = task->state_size;
-        if (s->o->output != NULL) {
-            char path[LIMIT_PATH_BYTES];
-            struct file_map map = {0};
-            TRY(need_blob(path, s, &s->result.state, "last state"));
-            TRY(file_map_open(&map, path));
-            err e = file_write(s->o->output, map.data, map.size, s->o->force);
-            file_map_close(&map);
-            TRY(e);
-        }
+        if (s->o->output != NULL) TRY(write_output(s));
     }
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
     session_work_drop_blobs(&s->work, NULL, NULL);
@@ -409,6 +421,11 @@ static err loop(struct session *s)
             break;
         }
         message_free(task);
+        if (e.kind == ERR_STATE) { /* what the task was about is over: on to the next */
+            say(s, "%s", e.text);
+            e = retry_sleep(SESSION_AGAIN_MS);
+            end = false;
+        }
         if (err_is(e) || end) return e;
     }
 }

@@ -65,7 +65,7 @@ kill_the_members() {
   local i
   for i in 0 2; do
     wait_for_round "$1" $((i / 2 + 1))
-    kill -KILL "${pids[$i]}"
+    kill -KILL "${pids[$i]}" 2>/dev/null || true # it may just have ended
     wait "${pids[$i]}" 2>/dev/null || true
     join_one "$1" "$2" "$i"
   done
