@@ -86,6 +86,7 @@ err factors_open(struct factors **out, const struct backend *be, struct backend_
         values += site_plan(s, ad, arch, (uint32_t)(i / SITES), (enum site)(i % SITES)) + 64;
         if (s->width > f->width_max) f->width_max = s->width;
         if (s->count && s->d_in > f->d_in_max) f->d_in_max = s->d_in;
+        if ((size_t)s->width * s->d_in > stage) stage = (size_t)s->width * s->d_in;
         for (uint32_t k = 0; k < s->count; k++) {
             const struct factor *m = &s->factor[k];
             size_t most = (size_t)m->width * (s->d_in > m->d_out ? s->d_in : m->d_out);
@@ -280,23 +281,44 @@ static void back_input(const struct low_rank *l, const struct factors_back *b,
     }
 }
 
+static bool a_trains(const struct segment *s)
+{
+    return s->gradient && (s->factors->adapter->trains & ADAPTER_A);
+}
+
+/* dA of all modules of a site: x is read once for all. */
+static void back_a(const struct low_rank *l, const struct factors_back *b, const struct segment *s,
+                   const struct site_factors *site)
+{
+    size_t d = site->d_in;
+    struct mat x = mat_at(b->x, s->first, 0), g = mat_at(b->g, s->first, 0);
+    struct mat all = {s->factors->stage, DTYPE_F32, d};
+    struct product p = {PRODUCT_TN, site->width, d, s->tokens, 1.0f, false};
+    if (l->dropout <= 0 && site->count > 1) multiply(l, all, g, x, p);
+    for (uint32_t k = 0; k < site->count; k++) {
+        const struct factor *m = &site->factor[k];
+        if (!m->rank) continue;
+        struct mat da = {s->gradient + m->a_at, DTYPE_F32, d};
+        if (l->dropout <= 0 && site->count > 1) {
+            l->be->add(l->ctx, da, mat_at(all, m->col, 0), m->rank, d);
+            continue;
+        }
+        p.m = m->rank;
+        p.add = true;
+        if (l->dropout > 0) x = masked(l, l->wide, b->x, s, site, m);
+        multiply(l, da, mat_at(g, 0, m->col), x, p);
+    }
+}
+
 void factors_backward(const struct low_rank *l, const struct factors_back *b)
 {
     for (size_t i = 0; i < l->segments; i++) {
         const struct segment *s = &l->segment[i];
         if (!s->factors || !s->tokens) continue;
         const struct site_factors *site = &s->factors->site[l->layer * SITES + l->site];
-        bool train_a = s->gradient && (s->factors->adapter->trains & ADAPTER_A);
-        for (uint32_t k = 0; k < site->count; k++) {
-            const struct factor *m = &site->factor[k];
-            back_module(l, b, s, m);
-            if (!train_a || !m->rank) continue;
-            struct mat x = mat_at(b->x, s->first, 0);
-            if (l->dropout > 0) x = masked(l, l->wide, b->x, s, site, m);
-            struct mat da = {s->gradient + m->a_at, DTYPE_F32, site->d_in};
-            multiply(l, da, mat_at(b->g, s->first, m->col), x,
-                     (struct product){PRODUCT_TN, m->rank, site->d_in, s->tokens, 1.0f, true});
-        }
+        for (uint32_t k = 0; k < site->count; k++)
+            back_module(l, b, s, &site->factor[k]);
+        if (a_trains(s)) back_a(l, b, s, site);
         if (b->dx.data && site->count) back_input(l, b, s, site);
     }
 }

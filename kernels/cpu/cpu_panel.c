@@ -2,14 +2,6 @@
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
 
-/* Two rows of a panel of pairs: (p, j) and (p + 1, j) side by side. */
-CPU_CLONES static void interleave(uint32_t *restrict to, const uint16_t *x, const uint16_t *y,
-                                  size_t n)
-{
-    for (size_t j = 0; j < n; j++)
-        to[j] = (uint32_t)x[j] | (uint32_t)y[j] << 16;
-}
-
 CPU_CLONES static void narrow(uint16_t *restrict to, const float *restrict from, size_t n)
 {
     for (size_t j = 0; j < n; j++)
@@ -26,11 +18,36 @@ static const void *typed(void *buffer, enum dtype type, struct mat m, size_t row
     return buffer;
 }
 
+CPU_INLINE void interleave(uint32_t *restrict to, const uint16_t *x, const uint16_t *y, size_t n)
+{
+    for (size_t j = 0; j < n; j++)
+        to[j] = (uint32_t)x[j] | (uint32_t)y[j] << 16;
+}
+
+/* bfloat16 rows two by two, (p, j) beside (p + 1, j). */
+CPU_CLONES static void interleave_rows(uint32_t *restrict panel, struct mat from, size_t pairs,
+                                       size_t n)
+{
+    const uint16_t *x = from.data;
+    for (size_t p = 0; p < pairs; p++, x += 2 * from.ld, panel += tile_width(n))
+        if (n == TILE_WIDTH)
+            interleave(panel, x, x + from.ld, TILE_WIDTH);
+        else if (n == 16)
+            interleave(panel, x, x + from.ld, 16);
+        else
+            interleave(panel, x, x + from.ld, n);
+}
+
 static void panel_pairs(uint32_t *panel, struct mat from, size_t k, size_t n, size_t width)
 {
     static const uint16_t zero[TILE_WIDTH];
     uint16_t low[TILE_WIDTH], high[TILE_WIDTH];
-    for (size_t p = 0; p < tile_depth(k); p += 2) {
+    size_t p = 0;
+    if (from.type == DTYPE_BF16 && (n == TILE_WIDTH || (n == 16 && width == 16))) {
+        interleave_rows(panel, from, k / 2, n);
+        p = k / 2 * 2;
+    }
+    for (; p < tile_depth(k); p += 2) {
         uint32_t *to = panel + p / 2 * width;
         const uint16_t *x = p < k ? typed(low, DTYPE_BF16, from, p, 0, n) : zero;
         const uint16_t *y = p + 1 < k ? typed(high, DTYPE_BF16, from, p + 1, 0, n) : zero;

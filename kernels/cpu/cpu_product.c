@@ -6,32 +6,44 @@
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
 
-enum { BLOCK = 5 * TILE_ROWS };
+enum { PANELS_BYTES = 512 << 10 };
 
 struct work {
     struct product p; /* m, n as computed */
     struct mat out, left, right;
     bool left_turned, right_turned, store_turned;
     enum dtype type;
-    size_t panels, blocks, depth;
-    size_t panel_bytes, left_bytes;
+    size_t panels, blocks, block, depth, panel_bytes; /* block: rows of one */
 };
+
+CPU_INLINE void store_rows(struct mat out, const float *tile, const struct product *p, size_t rows,
+                           size_t n)
+{
+    float old[TILE_WIDTH], buffer[TILE_WIDTH];
+    float alpha = p->alpha;
+    for (size_t i = 0; i < rows; i++, tile += TILE_WIDTH) {
+        float *y = cpu_row_out(buffer, out, i, 0);
+        if (p->add) {
+            const float *z = cpu_row(old, out, i, 0, n);
+            for (size_t j = 0; j < n; j++)
+                y[j] = z[j] + alpha * tile[j];
+        } else {
+            for (size_t j = 0; j < n; j++)
+                y[j] = alpha * tile[j];
+        }
+        cpu_row_done(out, i, 0, y, n);
+    }
+}
 
 CPU_CLONES static void store(struct mat out, const float *tile, const struct product *p,
                              size_t rows, size_t n)
 {
-    float old[TILE_WIDTH], buffer[TILE_WIDTH];
-    for (size_t i = 0; i < rows; i++) {
-        const float *z = cpu_row(old, out, i, 0, p->add ? n : 0);
-        float *y = cpu_row_out(buffer, out, i, 0);
-        if (p->add)
-            for (size_t j = 0; j < n; j++)
-                y[j] = z[j] + p->alpha * tile[i * TILE_WIDTH + j];
-        else
-            for (size_t j = 0; j < n; j++)
-                y[j] = p->alpha * tile[i * TILE_WIDTH + j];
-        cpu_row_done(out, i, 0, y, n);
-    }
+    if (n == TILE_WIDTH) /* known lengths make straight vector code */
+        store_rows(out, tile, p, rows, TILE_WIDTH);
+    else if (n == 16)
+        store_rows(out, tile, p, rows, 16);
+    else
+        store_rows(out, tile, p, rows, n);
 }
 
 static void store_turned(struct mat out, const float *tile, const struct product *p, size_t rows,
@@ -48,7 +60,7 @@ static void run_task(const struct work *w, struct tile_left left, const void *pa
                      size_t col)
 {
     float tile[TILE_ROWS * TILE_WIDTH];
-    size_t rows = w->p.m - row < BLOCK ? w->p.m - row : BLOCK;
+    size_t rows = w->p.m - row < w->block ? w->p.m - row : w->block;
     size_t n = w->p.n - col < TILE_WIDTH ? w->p.n - col : TILE_WIDTH;
     size_t most = w->store_turned ? TILE_WIDTH : TILE_ROWS;
     struct tile_shape s = {.type = w->type, .width = tile_width(n), .depth = w->depth};
@@ -65,28 +77,57 @@ static void run_task(const struct work *w, struct tile_left left, const void *pa
     }
 }
 
-static void run_share(const struct work *w, char *scratch)
+static size_t panel_columns(const struct work *w, size_t panel)
 {
-    char *panel = scratch, *buffer = scratch + w->panel_bytes;
-    size_t packed = w->panels, loaded = w->blocks; /* neither yet */
-    struct tile_left left = {0};
+    size_t col = panel * TILE_WIDTH;
+    return w->p.n - col < TILE_WIDTH ? w->p.n - col : TILE_WIDTH;
+}
+
+static void pack(const struct work *w, char *to, size_t panel)
+{
+    size_t col = panel * TILE_WIDTH;
+    struct mat from = w->right_turned ? mat_at(w->right, col, 0) : mat_at(w->right, 0, col);
+    tile_panel(to, w->type, from, w->right_turned, w->p.k, panel_columns(w, panel));
+}
+
+static struct tile_left load(const struct work *w, char *buffer, size_t block)
+{
+    size_t row = block * w->block, rows = w->p.m - row < w->block ? w->p.m - row : w->block;
+    struct mat from = w->left_turned ? mat_at(w->left, 0, row) : mat_at(w->left, row, 0);
+    return tile_rows(buffer, w->type, from, w->left_turned, rows, w->p.k);
+}
+
+/* Many rows: all panels are packed once, then blocks of rows run over them, so that what is written
+ * lies together. */
+static void run_rows(const struct work *w, char *panels, char *buffer)
+{
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < w->panels; i++)
+        pack(w, panels + i * w->panel_bytes, i);
     tile_begin(w->type, w->depth);
 #pragma omp for schedule(static)
-    for (size_t task = 0; task < w->panels * w->blocks; task++) {
-        size_t row = task % w->blocks * BLOCK, col = task / w->blocks * TILE_WIDTH;
-        size_t rows = w->p.m - row < BLOCK ? w->p.m - row : BLOCK;
-        size_t n = w->p.n - col < TILE_WIDTH ? w->p.n - col : TILE_WIDTH;
-        if (packed != task / w->blocks)
-            tile_panel(panel, w->type,
-                       w->right_turned ? mat_at(w->right, col, 0) : mat_at(w->right, 0, col),
-                       w->right_turned, w->p.k, n);
-        packed = task / w->blocks;
-        if (loaded != task % w->blocks)
-            left = tile_rows(buffer, w->type,
-                             w->left_turned ? mat_at(w->left, 0, row) : mat_at(w->left, row, 0),
-                             w->left_turned, rows, w->p.k);
-        loaded = task % w->blocks;
-        run_task(w, left, panel, row, col);
+    for (size_t block = 0; block < w->blocks; block++) {
+        struct tile_left left = load(w, buffer, block);
+        for (size_t i = 0; i < w->panels; i++)
+            run_task(w, left, panels + i * w->panel_bytes, block * w->block, i * TILE_WIDTH);
+    }
+    tile_end(w->type);
+}
+
+/* Few rows, long sums: panel by panel. */
+static void run_columns(const struct work *w, char *panel, char *buffer)
+{
+    tile_begin(w->type, w->depth);
+    size_t loaded = w->blocks; /* none yet */
+    struct tile_left left = {0};
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < w->panels; i++) {
+        pack(w, panel, i);
+        for (size_t block = 0; block < w->blocks; block++) {
+            if (loaded != block) left = load(w, buffer, block);
+            loaded = block;
+            run_task(w, left, panel, block * w->block, i * TILE_WIDTH);
+        }
     }
     tile_end(w->type);
 }
@@ -110,15 +151,24 @@ void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct
     w.type = tile_type(narrow ? DTYPE_BF16 : DTYPE_F32);
     w.depth = tile_depth(p->k);
     w.panels = (w.p.n + TILE_WIDTH - 1) / TILE_WIDTH;
-    w.blocks = (w.p.m + BLOCK - 1) / BLOCK;
     w.panel_bytes = (w.depth * TILE_WIDTH * tile_size(w.type) + 63) / 64 * 64;
+    bool by_rows = w.panels * w.panel_bytes <= PANELS_BYTES && w.p.m > TILE_ROWS;
+    w.block = by_rows ? TILE_ROWS : 5 * TILE_ROWS;
+    w.blocks = (w.p.m + w.block - 1) / w.block;
     bool copied = w.left_turned || w.left.type != w.type || w.depth != p->k;
-    size_t rows = w.p.m < BLOCK ? w.p.m : BLOCK;
-    w.left_bytes = copied ? (rows * w.depth * tile_size(w.type) + 127) / 64 * 64 : 0;
-    size_t own = w.panel_bytes + w.left_bytes;
-    char *scratch = cpu_scratch(c, (size_t)c->threads * own);
+    size_t rows = w.p.m < w.block ? w.p.m : w.block, threads = (size_t)c->threads;
+    size_t left_bytes = copied ? (rows * w.depth * tile_size(w.type) + 127) / 64 * 64 : 0;
+    size_t panels = (by_rows ? w.panels : threads) * w.panel_bytes;
+    char *scratch = cpu_scratch(c, panels + threads * left_bytes);
     if (!scratch) return;
 #pragma omp parallel num_threads(c->threads) if (p->m * p->n * p->k > 100000)
-    run_share(&w, scratch + (size_t)cpu_thread() * own);
+    {
+        size_t me = (size_t)cpu_thread();
+        char *buffer = scratch + panels + me * left_bytes;
+        if (by_rows)
+            run_rows(&w, scratch, buffer);
+        else
+            run_columns(&w, scratch + me * w.panel_bytes, buffer);
+    }
     cpu_count(c, OP_LOW_RANK, since);
 }
