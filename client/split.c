@@ -38,36 +38,72 @@ int split_byte_of_letter(uint32_t c)
     return n <= 32 ? (int)n : n <= 66 ? (int)(127 + n - 33) : 173;
 }
 
-/* Writes \s and \S as explicit classes. */
-static err translate(struct bytes *out, const char *pattern)
+/* PCRE2 10.42 knows Unicode 14; what 15 and 15.1 (llama.cpp's tables) and 16 (Hugging Face's) added
+ * to letters and numbers. */
+#define LETTERS_15                                                                                 \
+    "\\x{1123f}-\\x{11240}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}"          \
+    "\\x{13441}-\\x{13446}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}"          \
+    "\\x{1e4d0}-\\x{1e4eb}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
+#define LETTERS_16                                                                                 \
+    "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}"               \
+    "\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{11380}-\\x{11389}\\x{"     \
+    "1138b}"                                                                                       \
+    "\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}"           \
+    "\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}"                    \
+    "\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}"
+#define NUMBERS_15 "\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"
+#define NUMBERS_16                                                                                 \
+    "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{16130}-\\x{16139}"         \
+    "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1e5f1}-\\x{1e5fa}"
+
+/* An escape and the class that says what the reference means by it. */
+struct meaning {
+    const char *escape, *v15, *v16; /* without brackets */
+};
+static const struct meaning meanings[] = {
+    {"\\s", SPACES, SPACES},
+    {"\\p{L}", "\\p{L}" LETTERS_15, "\\p{L}" LETTERS_15 LETTERS_16},
+    {"\\p{N}", "\\p{N}" NUMBERS_15, "\\p{N}" NUMBERS_15 NUMBERS_16},
+};
+
+static const struct meaning *find_meaning(const char *p)
+{
+    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
+        if (strncmp(p, meanings[i].escape, strlen(meanings[i].escape)) == 0) return &meanings[i];
+    return NULL;
+}
+
+/* Writes those escapes as explicit classes, and \S as what is not \s. */
+static err translate(struct bytes *out, const char *pattern, bool unicode_16)
 {
     bool in_class = false;
     for (const char *p = pattern; *p; p++) {
-        if (*p == '\\' && p[1]) {
-            bool space = p[1] == 's', not_space = p[1] == 'S' && !in_class;
-            const char *text = space && in_class ? SPACES
-                               : space           ? "[" SPACES "]"
-                               : not_space       ? "[^" SPACES "]"
-                                                 : NULL;
-            TRY(text ? bytes_append(out, text, strlen(text)) : bytes_append(out, p, 2));
+        const struct meaning *m = find_meaning(p);
+        if (m) {
+            const char *text = unicode_16 ? m->v16 : m->v15;
+            TRY(bytes_printf(out, in_class ? "%s" : "[%s]", text));
+            p += strlen(m->escape) - 1;
+        } else if (*p == '\\' && p[1]) {
+            bool not_space = p[1] == 'S' && !in_class;
+            TRY(not_space ? bytes_printf(out, "[^%s]", SPACES) : bytes_append(out, p, 2));
             p++;
-            continue;
+        } else {
+            if (*p == '[') in_class = true;
+            if (*p == ']') in_class = false;
+            TRY(bytes_append(out, p, 1));
         }
-        if (*p == '[') in_class = true;
-        if (*p == ']') in_class = false;
-        TRY(bytes_append(out, p, 1));
     }
     return ERR_NONE;
 }
 
-static err compile(pcre2_code **out, const char *pattern)
+static err compile(pcre2_code **out, const char *pattern, bool unicode_16)
 {
     struct bytes text = {.max = PATTERN_BYTES_MAX};
     int code;
     PCRE2_SIZE at;
     err e;
     TRY_OUT(e, bytes_append(&text, "", 0));
-    TRY_OUT(e, translate(&text, pattern));
+    TRY_OUT(e, translate(&text, pattern, unicode_16));
     pcre2_code *regex =
         pcre2_compile(text.data ? text.data : (PCRE2_SPTR) "", text.size,
                       PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
@@ -98,7 +134,7 @@ static err put_regex(struct split *s, const char *pattern, enum split_behavior b
     if (s->count == SPLIT_STEPS_MAX)
         return err_make(ERR_INPUT, "pre_tokenizer: over %d steps", SPLIT_STEPS_MAX);
     struct split_step step = {.behavior = behavior, .invert = invert};
-    TRY(compile(&step.regex, pattern));
+    TRY(compile(&step.regex, pattern, !s->unicode_15));
     return put(s, &step);
 }
 
@@ -273,7 +309,7 @@ err split_named(struct split *out, const char *gguf_name)
     (void)snprintf(padded, sizeof padded, " %s ", gguf_name);
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         if (!strstr(families[i].names, padded)) continue;
-        out->byte_level = true;
+        out->byte_level = out->unicode_15 = true;
         for (int k = 0; k < PATTERNS_MAX && families[i].pattern[k]; k++)
             TRY(put_regex(out, families[i].pattern[k], SPLIT_ISOLATED, false));
         return ERR_NONE;

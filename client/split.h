@@ -45,6 +45,7 @@ struct split_step {
 struct split { /* zeroed: every text is one word */
     struct split_step step[SPLIT_STEPS_MAX];
     size_t count;
+    bool unicode_15; /* letters and numbers of Unicode 15.1, as llama.cpp; else 16 */
     bool byte_level; /* words are bytes, written with the 256 letters of GPT-2 in the vocabulary */
 };
 
