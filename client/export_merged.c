@@ -78,6 +78,7 @@ static err append_weight(struct merge *m, const struct model_slot *slot)
         if (module != NULL) TRY(add_delta(m, module, row, n));
         TRY(append_rows(m, (size_t)n * w->cols));
     }
+    model_drop_weight(m->base, w);
     return ERR_NONE;
 }
 

@@ -318,3 +318,16 @@ void model_drop_pages(const struct model *m)
     }
     if (model_is_gguf(m)) file_map_drop(&m->gguf.map, 0, m->gguf.map.size);
 }
+
+void model_drop_weight(const struct model *m, const struct weight *w)
+{
+    size_t bytes = 0;
+    const uint8_t *data = w->data;
+    if (data == NULL) return;
+    REQUIRE(dtype_bytes(&bytes, w->dtype, (size_t)w->rows * w->cols));
+    for (size_t i = 0; i <= m->file_count; i++) {
+        const struct file_map *map = i < m->file_count ? &m->file[i].tensors.map : &m->gguf.map;
+        if (map->data != NULL && data >= map->data && data < map->data + map->size)
+            file_map_drop(map, (size_t)(data - map->data), bytes);
+    }
+}

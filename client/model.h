@@ -135,5 +135,6 @@ const char *model_family_name(enum model_family family); /* "llama", "mistral", 
 
 /* Tells the kernel that the files' pages may go, as after packing; they come back when touched. */
 void model_drop_pages(const struct model *m);
+void model_drop_weight(const struct model *m, const struct weight *w); /* just that one's */
 
 #endif

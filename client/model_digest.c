@@ -22,7 +22,8 @@ static void hash_weight(struct digest *out, const struct weight *w, float *slice
 
 /* One digest a slot, several tensors at a time: each is a value of its own, so order cannot matter.
  */
-static err hash_slots(struct digest *out /* (count) */, const struct model_slot *slot, size_t count)
+static err hash_slots(struct digest *out /* (count) */, const struct model *m,
+                      const struct model_slot *slot, size_t count)
 {
     bool memory = true;
 #pragma omp parallel
@@ -34,7 +35,10 @@ static err hash_slots(struct digest *out /* (count) */, const struct model_slot 
         }
 #pragma omp for schedule(dynamic, 1)
         for (size_t i = 0; i < count; i++)
-            if (slice != NULL) hash_weight(&out[i], slot[i].weight, slice);
+            if (slice != NULL) {
+                hash_weight(&out[i], slot[i].weight, slice);
+                model_drop_weight(m, slot[i].weight); /* or the whole model would count as ours */
+            }
         free(slice);
     }
     return memory ? ERR_NONE : err_make(ERR_MACHINE, "no memory to hash the base model");
@@ -105,7 +109,7 @@ err model_digest(struct digest *out, const struct model *m)
     /* model_slots() gives places to fill; here they are only read. */
     TRY_OUT(e, model_slots(&slot, &count, (struct model *)m, &arena));
     TRY_OUT(e, arena_take(&hash, &arena, count, sizeof *hash));
-    TRY_OUT(e, hash_slots(hash, slot, count));
+    TRY_OUT(e, hash_slots(hash, m, slot, count));
     digest_begin(&s);
     add_config(&s, m);
     if (m->arch.tied) { /* "lm_head" sorts before every "model.": its line comes first */
