@@ -93,7 +93,7 @@ class Stranger:
     def __init__(self, pb, stub, run, digest):
         self.pb, self.stub, self.run, self.digest, self.refusals = pb, stub, run, digest, 0
 
-    def hello(self):
+    def hello(self, **how):
         request = self.pb.HelloRequest(
             software="stranger 1", protocol=1, run=self.run, base_digest=self.digest, rank=3, examples=5
         )
@@ -101,7 +101,7 @@ class Stranger:
             for name, d_out, d_in in (("q_proj", 32, 32), ("v_proj", 16, 32)):
                 path = f"model.layers.{i}.self_attn.{name}"
                 request.modules.add(name=path, d_out=d_out, d_in=d_in)
-        return self.stub.Hello(request, timeout=10)
+        return self.stub.Hello(request, timeout=10, **how)
 
     def fetch(self, digest, size):
         """In two parts, to see that any offset will do."""
@@ -253,6 +253,11 @@ def federate(work, address, modules, processes):
     join += as_member(work, address, "native")
     processes.append(subprocess.Popen(join, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     stranger = Stranger(pb, pb_grpc.FederationStub(line), "r", digest)
+    stranger.refused(
+        "a compressed message",
+        grpc.StatusCode.INVALID_ARGUMENT,
+        lambda: stranger.hello(compression=grpc.Compression.Gzip),
+    )
     hello = stranger.hello()
     assert (hello.run, hello.member, hello.method, hello.rank) == ("r", "stranger", "flora", 3), hello
     rounds, finished = stranger.take_part()

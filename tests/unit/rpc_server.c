@@ -456,3 +456,73 @@ Test(rpc_server, lets_only_clients_of_its_own_authority_in)
     cr_assert_not(let_in(&f, AS("expired")), "expired");
     fixture_stop(&f);
 }
+
+/* Connections that never begin a handshake, and one that never ends it, cost nobody anything. */
+Test(rpc_server, silent_connections_block_nobody)
+{
+    struct fixture f = {0};
+    int fd[64];
+    fixture_start(&f);
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)rpc_server_port(f.server)),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (size_t i = 0; i < 64; i++) {
+        fd[i] = socket(AF_INET, SOCK_STREAM, 0);
+        cr_assert_eq(connect(fd[i], (struct sockaddr *)&to, sizeof to), 0);
+        if (i % 2) cr_assert_eq(write(fd[i], "\x16\x03\x01", 3), 3);
+    }
+    struct rpc_client *client = open_as(&f, "a");
+    struct bytes reply = {.max = 100};
+    uint64_t start = text_now_ms();
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "x", &reply));
+    cr_assert_lt(text_now_ms() - start, 4000);
+    for (size_t i = 0; i < 64; i++)
+        close(fd[i]);
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+static void link_certificate(const char *dir, const char *name)
+{
+    char command[1024];
+    snprintf(command, sizeof command,
+             "cp " FIXTURE_CERTS "/%s.pem %s/cert.pem && cp " FIXTURE_CERTS "/%s.key %s/key.pem",
+             name, dir, name, dir);
+    cr_assert_eq(system(command), 0);
+}
+
+static bool names_of_server(struct fixture *f, const char *name)
+{
+    struct rpc_tls_report report = {0};
+    const struct rpc_client_options options = fixture_client(f, "a");
+    err e = rpc_tls_probe(&report, &options);
+    return strstr(err_is(e) ? e.text : report.server_names, name) != NULL;
+}
+
+Test(rpc_server, shows_its_new_certificate_after_reading_it_again)
+{
+    struct fixture f = {0};
+    char dir[] = "/tmp/rpc_server.XXXXXX", cert[64], key[64], command[64];
+    fixture_certs();
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(cert, sizeof cert, "%s/cert.pem", dir);
+    snprintf(key, sizeof key, "%s/key.pem", dir);
+    link_certificate(dir, "server");
+    struct rpc_server_options options = fixture_server_options(&f, "localhost:0");
+    options.cert = cert;
+    options.key = key;
+    fixture_serve(&f, &options);
+    cr_assert(names_of_server(&f, "127.0.0.1"));
+    link_certificate(dir, "other-host");
+    cr_assert(names_of_server(&f, "127.0.0.1"), "not before it is told to");
+    FIXTURE_OK(rpc_server_reload(f.server));
+    cr_assert(names_of_server(&f, "example.org"));
+    link_certificate(dir, "a");
+    err e = rpc_server_reload(f.server);
+    cr_assert_eq(e.kind, ERR_INPUT, "a client's certificate will not do");
+    cr_assert(names_of_server(&f, "example.org"), "the old one stays");
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    cr_assert_eq(system(command), 0);
+    fixture_stop(&f);
+}
