@@ -12,7 +12,7 @@
 
 static json_t *open_cases(const char *name)
 {
-    char path[SUPPORT_PATH_BYTES], part[128];
+    char path[SUPPORT_PATH_BYTES], part[256];
     json_t *json;
     (void)snprintf(part, sizeof part, "tests/golden/tokenizer/%s", name);
     support_source(path, sizeof path, part);
@@ -215,7 +215,7 @@ static struct tokenizer *open_variant(const json_t *variant, const char *dir)
     added = json_object_get(whole, "added_tokens");
     json_array_foreach(json_object_get(variant, "added"), i, token) json_array_append(added, token);
     ok(json_write(&text, whole));
-    (void)snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    ok(file_join(path, sizeof path, dir, "tokenizer.json"));
     ok(file_write(path, text.data, text.size, true));
     ok(tokenizer_open(&t, dir));
     bytes_close(&text);
