@@ -139,7 +139,8 @@ static err read_rope_factors(struct model *m)
     const struct gguf_tensor *t = gguf_find_tensor(&m->gguf, "rope_freqs.weight");
     uint32_t n = m->arch.head_dim / 2;
     if (t == NULL) return ERR_NONE;
-    if (t->dtype != DTYPE_F32 || t->dims != 1 || t->ne[0] != n || n > HEAD_DIM_MAX / 2)
+    if (t->dtype != DTYPE_F32 || t->ne[1] * t->ne[2] * t->ne[3] != 1 || t->ne[0] != n ||
+        n > HEAD_DIM_MAX / 2)
         return err_make(ERR_INPUT, "tensor rope_freqs.weight: expected %u values of F32", n);
     if (r->kind != ROPE_DEFAULT)
         return err_make(ERR_INPUT, "tensor rope_freqs.weight beside linear rope scaling");
