@@ -299,10 +299,11 @@ static err pack_pieces(struct backend_weight *w, struct backend_context *c,
     size_t count = s->n > WHOLE_MAX ? PIECE : s->n, pieces = (s->n + count - 1) / count;
     w->piece[back] = calloc(pieces, sizeof *w->piece[back]);
     size_t size = c->precision == DTYPE_F32 ? 4 : 2;
-    char *rows = cpu_alloc(count * s->k * size);
-    float *wide = cpu_alloc(PACK_ROWS * s->k * sizeof(float));
+    size_t wide_bytes = PACK_ROWS * s->k * sizeof(float);
+    float *wide = cpu_scratch(c, wide_bytes + count * s->k * size); /* freed blocks would pile up */
+    char *rows = (char *)wide + wide_bytes;
     err e = ERR_NONE;
-    if (!w->piece[back] || !rows || !wide) e = err_sys(ENOMEM, "engine: packing a weight");
+    if (!w->piece[back] || !wide) e = err_sys(ENOMEM, "engine: packing a weight");
     for (size_t first = 0; first < s->n && !err_is(e); first += count) {
         struct piece *p = &w->piece[back][w->pieces[back]++];
         p->first = first;
@@ -317,8 +318,6 @@ static err pack_pieces(struct backend_weight *w, struct backend_context *c,
         e = piece_layout(p, c, s->k, back);
         if (!err_is(e)) e = reorder(p, c, rows, s->k, back);
     }
-    free(rows);
-    free(wide);
     return e;
 }
 
