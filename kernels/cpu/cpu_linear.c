@@ -171,9 +171,12 @@ static err multiply(struct backend_context *c, const struct shape_key *key, cons
     return dnnl_check(s, "matmul");
 }
 
-static size_t round_rows(size_t rows)
+/* In bfloat16 oneDNN sums in another order for very few rows; in float32 it does not, and time
+ * would be lost. */
+static size_t round_rows(size_t rows, enum dtype type)
 {
-    return rows < 8 ? rows : (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+    return rows < 8 && type == DTYPE_F32 ? rows
+                                         : (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
 }
 
 /* y (rows, count) of one piece, dense: oneDNN's fast kernels take no other. */
@@ -184,7 +187,7 @@ void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
     const struct piece *p = &w->piece[r->back][slice];
     int64_t n = (int64_t)(r->back ? w->k : p->count), k = (int64_t)(r->back ? p->count : w->k);
     bool bias = !r->back && w->bias;
-    struct shape_key key = {(int64_t)round_rows(r->rows),
+    struct shape_key key = {(int64_t)round_rows(r->rows, x.type),
                             n,
                             k,
                             (int64_t)x.ld,
@@ -207,7 +210,7 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
         cpu_linear_slice(c, y, x, w, 0, &r);
     } else { /* a head */
         REQUIRE(!add);
-        float *scratch = cpu_scratch(c, round_rows(rows) * PIECE * sizeof(float));
+        float *scratch = cpu_scratch(c, round_rows(rows, x.type) * PIECE * sizeof(float));
         for (size_t i = 0; i < w->pieces[0] && scratch; i++) {
             const struct piece *p = &w->piece[0][i];
             struct mat part = {scratch, DTYPE_F32, p->count};

@@ -1,0 +1,269 @@
+/* What must hold of the engine whatever the numbers are: the same bytes for any number of threads
+ * and with recomputation, gradients that are the slope of the loss, adapters that do not see each
+ * other, a cache that changes nothing. On small models of this repository (tests/models). */
+#include "base/rng.h"
+#include "client/generate.h"
+#include "client/train.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 6, LENGTH = 45, ALL = 7 };
+
+struct setup {
+    struct model model;
+    struct engine *engine;
+    struct dataset data;
+    struct data_row row[ROWS];
+    int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
+};
+
+static void setup_open(struct setup *s, const char *name, enum dtype precision, int threads)
+{
+    char path[SUPPORT_PATH_BYTES], full[64];
+    memset(s, 0, sizeof *s);
+    snprintf(full, sizeof full, "tests/models/%s", name);
+    support_source(path, sizeof path, full);
+    ok(model_open(&s->model, path));
+    struct engine_options o = {.precision = precision, .threads = threads};
+    ok(engine_open(&s->engine, &s->model, &o));
+    struct rng rng;
+    rng_init(&rng, "test", 1, "rows", 0);
+    for (int i = 0; i < ROWS; i++) {
+        uint32_t count = i == 2 ? 0 : i == 3 ? 1 : LENGTH - 7 * (uint32_t)i; /* an empty one too */
+        for (uint32_t t = 0; t < count; t++) {
+            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
+            s->label[i][t] = t < 5 ? DATA_IGNORE : s->id[i][t];
+        }
+        s->row[i] = (struct data_row){.id = s->id[i], .label = s->label[i], .count = count};
+        s->data.learned += count > 5 ? count - 5 : 0;
+    }
+    s->data.row = s->row;
+    s->data.count = ROWS;
+}
+
+static void setup_close(struct setup *s)
+{
+    engine_close(s->engine);
+    model_close(&s->model);
+}
+
+/* Fresh, with B (and R where there is one) drawn too, so that every gradient is there. */
+static void adapter_random(struct adapter *ad, const struct setup *s, uint32_t rank, bool small)
+{
+    struct adapter_spec spec[LIMIT_MODULES];
+    size_t count = 0;
+    for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
+        for (int kind = 0; kind < MODULE_KINDS; kind++)
+            if (!small || kind != MODULE_K)
+                spec[count++] = (struct adapter_spec){
+                    layer, (enum module_kind)kind, rank, kind % 2 ? 3 : 0, small, 0.7};
+    unsigned trains = ADAPTER_A | ADAPTER_B | (small ? ADAPTER_R : 0);
+    ok(adapter_open(ad, &s->model.arch, spec, count, trains));
+    for (size_t i = 0; i < ad->count; i++) {
+        struct adapter_module *m = &ad->module[i];
+        struct rng rng;
+        rng_init(&rng, "test", rank, "values", i);
+        rng_fill_uniform(&rng, m->a, (size_t)m->rank * m->d_in, 0.2);
+        rng_fill_uniform(&rng, m->b, (size_t)m->d_out * m->rank, 0.2);
+        if (m->r) rng_fill_uniform(&rng, m->r, (size_t)m->rank * m->rank, 0.7);
+        if (m->carry_rank) {
+            rng_fill_uniform(&rng, m->carry_a, (size_t)m->carry_rank * m->d_in, 0.1);
+            rng_fill_uniform(&rng, m->carry_b, (size_t)m->d_out * m->carry_rank, 0.1);
+        }
+    }
+}
+
+static void train(struct adapter *ad, struct setup *s, bool checkpoint, double dropout)
+{
+    struct train_options o;
+    struct train_result result;
+    train_defaults(&o);
+    o.steps = 4;
+    o.batch = 3;
+    o.accumulate = 2;
+    o.lr = 1e-2;
+    o.checkpoint = checkpoint;
+    o.dropout = dropout;
+    ok(train_run(&result, ad, s->engine, &s->data, &o));
+    cr_expect_gt(result.learned, 0);
+}
+
+static void same_bytes(enum dtype precision, bool checkpoint)
+{
+    struct setup one, other;
+    struct adapter a, b;
+    setup_open(&one, "llama", precision, 1);
+    setup_open(&other, "llama", precision, 3);
+    adapter_random(&a, &one, 5, false);
+    adapter_random(&b, &other, 5, false);
+    train(&a, &one, false, 0.1);
+    train(&b, &other, checkpoint, 0.1);
+    cr_expect(!memcmp(a.value, b.value, a.value_count * sizeof(float)),
+              "%s: trained tensors differ", dtype_name(precision));
+    adapter_close(&a);
+    adapter_close(&b);
+    setup_close(&one);
+    setup_close(&other);
+}
+
+Test(training, gives_the_same_bytes_for_any_number_of_threads)
+{
+    same_bytes(DTYPE_F32, false);
+    same_bytes(DTYPE_BF16, false);
+}
+
+Test(training, gives_the_same_bytes_when_activations_are_recomputed)
+{
+    same_bytes(DTYPE_F32, true);
+}
+
+static void rows_of(struct engine_row *row, struct setup *s, const struct adapter *ad)
+{
+    for (int i = 0; i < ROWS; i++)
+        row[i] = (struct engine_row){s->id[i], s->label[i], s->row[i].count, ad};
+}
+
+/* The slope of the loss along the gradient itself, by a small step either way. */
+static void check_slope(const char *name, bool small, double dropout)
+{
+    struct setup s;
+    struct adapter ad;
+    struct engine_row row[ROWS];
+    double nll[ROWS], loss[2] = {0, 0}, square = 0.0;
+    setup_open(&s, name, DTYPE_F32, 2);
+    adapter_random(&ad, &s, 4, small);
+    rows_of(row, &s, &ad);
+    float *gradient = calloc(ad.value_count, sizeof *gradient);
+    float *start = malloc(ad.value_count * sizeof *start);
+    float *unused = calloc(ad.value_count, sizeof *unused);
+    memcpy(start, ad.value, ad.value_count * sizeof *start);
+    struct engine_gradient into = {gradient, &ad}, away = {unused, &ad};
+    struct engine_pass_options o = {.scale = 1.0, .dropout = dropout, .dropout_key = 7};
+    ok(engine_gradients(nll, s.engine, row, ROWS, &into, 1, &o));
+    for (size_t i = 0; i < ad.value_count; i++)
+        square += (double)gradient[i] * (double)gradient[i];
+    double step = 0.05 / sqrt(square);
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; i < ad.value_count; i++)
+            ad.value[i] = start[i] + (float)((side ? -step : step) * (double)gradient[i]);
+        ok(engine_gradients(nll, s.engine, row, ROWS, &away, 1, &o));
+        for (int i = 0; i < ROWS; i++)
+            loss[side] += nll[i];
+    }
+    double slope = (loss[0] - loss[1]) / (2.0 * step);
+    cr_expect_float_eq(slope / square, 1.0, 3e-3,
+                       "%s%s, dropout %.1f: slope %.5f of the gradient's", name,
+                       small ? " B R A" : "", dropout, slope / square);
+    free(gradient);
+    free(start);
+    free(unused);
+    adapter_close(&ad);
+    setup_close(&s);
+}
+
+Test(training, finds_the_slope_of_the_loss)
+{
+    static const char *const name[] = {"llama", "llama-bias", "qwen2", "qwen3"};
+    for (int i = 0; i < 4; i++) {
+        check_slope(name[i], false, 0.0);
+        check_slope(name[i], true, 0.0);
+    }
+    check_slope("llama", false, 0.3);
+}
+
+/* Rows of two adapters of different ranks, and of none, side by side. */
+Test(training, keeps_the_adapters_of_a_batch_apart)
+{
+    struct setup s;
+    struct adapter ad[2];
+    struct engine_row row[ROWS];
+    double together[ROWS], alone[ROWS];
+    float *mixed[2], *single[2];
+    setup_open(&s, "llama", DTYPE_F32, 2);
+    adapter_random(&ad[0], &s, 3, false);
+    adapter_random(&ad[1], &s, 41, true); /* more than the model is wide */
+    rows_of(row, &s, NULL);
+    for (int i = 0; i < ROWS; i++)
+        row[i].adapter = i % 3 ? &ad[i % 2] : NULL;
+    struct engine_pass_options o = {.scale = 1.0};
+    struct engine_gradient into[2];
+    for (int k = 0; k < 2; k++) {
+        mixed[k] = calloc(ad[k].value_count, sizeof(float));
+        single[k] = calloc(ad[k].value_count, sizeof(float));
+        into[k] = (struct engine_gradient){mixed[k], &ad[k]};
+    }
+    ok(engine_gradients(together, s.engine, row, ROWS, into, 2, &o));
+    for (int i = 0; i < ROWS; i++) {
+        struct engine_gradient one = {row[i].adapter == &ad[1] ? single[1] : single[0],
+                                      row[i].adapter};
+        ok(engine_gradients(&alone[i], s.engine, &row[i], 1, &one, row[i].adapter ? 1 : 0, &o));
+        cr_expect_float_eq(together[i], alone[i], 1e-5 * (1 + alone[i]), "row %d", i);
+    }
+    for (int k = 0; k < 2; k++) {
+        double far = support_distance(mixed[k], single[k], ad[k].value_count);
+        cr_expect_leq(far, 2e-6, "adapter %d: gradients differ by %.2e", k, far);
+        free(mixed[k]);
+        free(single[k]);
+        adapter_close(&ad[k]);
+    }
+    setup_close(&s);
+}
+
+Test(training, of_bfloat16_follows_float32)
+{
+    struct setup f32, bf16;
+    struct adapter ad;
+    double a[ROWS], b[ROWS], x = 0, y = 0;
+    struct engine_row row[ROWS];
+    setup_open(&f32, "llama", DTYPE_F32, 2);
+    setup_open(&bf16, "llama", DTYPE_BF16, 2);
+    adapter_random(&ad, &f32, 8, false);
+    train(&ad, &bf16, false, 0.0);
+    rows_of(row, &f32, &ad);
+    ok(engine_nll(a, f32.engine, row, ROWS));
+    ok(engine_nll(b, bf16.engine, row, ROWS));
+    for (int i = 0; i < ROWS; i++)
+        x += a[i], y += b[i];
+    cr_expect_float_eq(y / x, 1.0, 1e-2, "bf16 %.5f, f32 %.5f", y, x);
+    adapter_close(&ad);
+    setup_close(&f32);
+    setup_close(&bf16);
+}
+
+Test(training, generates_with_a_cache_what_whole_passes_give)
+{
+    struct setup s;
+    struct adapter ad;
+    enum { MORE = 12 };
+    setup_open(&s, "qwen3", DTYPE_F32, 2);
+    adapter_random(&ad, &s, 4, false);
+    uint32_t vocab = s.model.arch.vocab;
+    int32_t out[2][MORE], *outs[2] = {out[0], out[1]};
+    uint32_t made[2];
+    struct generate_prompt prompt[2] = {{s.id[0], 11, MORE}, {s.id[1], 3, MORE - 4}};
+    struct generate_options o = {.tokens = MORE};
+    ok(generate_many(outs, made, s.engine, &ad, prompt, 2, &o));
+    for (int i = 0; i < 2; i++) {
+        int32_t text[LENGTH];
+        cr_assert_eq(made[i], prompt[i].tokens);
+        memcpy(text, prompt[i].id, prompt[i].count * sizeof *text);
+        for (uint32_t t = 0; t < made[i]; t++) {
+            struct engine_row row = {text, NULL, prompt[i].count + t, &ad};
+            float *logits = malloc((size_t)row.count * vocab * sizeof *logits);
+            ok(engine_logits(logits, s.engine, &row));
+            const float *last = logits + (size_t)(row.count - 1) * vocab;
+            int32_t best = 0;
+            for (uint32_t v = 1; v < vocab; v++)
+                if (last[v] > last[best]) best = (int32_t)v;
+            cr_expect_eq(out[i][t], best, "prompt %d, token %u", i, t);
+            text[prompt[i].count + t] = best;
+            free(logits);
+        }
+    }
+    adapter_close(&ad);
+    setup_close(&s);
+}
