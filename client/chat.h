@@ -31,6 +31,7 @@ struct chat_template {
     enum chat_family family;
     char system[CHAT_SYSTEM_BYTES]; /* said when the messages have no system turn; empty: nothing */
     char bos[CHAT_TOKEN_BYTES], eos[CHAT_TOKEN_BYTES]; /* as text; empty: the model has none */
+    bool says_bos;                                     /* chatml: the text begins with bos */
     bool dated;                                        /* llama3: the system turn with dates */
     bool always_generate; /* opens an assistant turn whether asked or not (the first llama3) */
     bool open_thought;    /* qwen3: an opened answer starts with <think> */
