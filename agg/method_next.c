@@ -205,18 +205,33 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
     return ERR_NONE;
 }
 
+/* Where in the map one module's factors lie, from the first byte to the last: sorted by name, they
+ * are neighbours. Empty when it was not sent. */
+static size_t sent_range(const uint8_t **start, const struct sent *sent,
+                         const struct adapter_file_module *state)
+{
+    uint32_t rows[3], cols[3];
+    const uint8_t *first = NULL, *last = NULL;
+    sent_shapes(rows, cols, state, sent->rank);
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
+        const uint8_t *at = (const uint8_t *)sent->value[r];
+        if (!at) continue;
+        const uint8_t *end = at + (size_t)rows[r] * cols[r] * sizeof(float);
+        if (!first || at < first) first = at;
+        if (!last || end > last) last = end;
+    }
+    *start = first;
+    return (size_t)(last - first);
+}
+
 static void drop_pages(const struct cohort *c, size_t i)
 {
     const struct adapter_file_module *state = &c->state.module[i];
     adapter_file_drop(&c->state, state);
     for (size_t k = 0; k < c->count; k++) {
-        const struct sent *sent = &c->update[k].module[i];
-        uint32_t rows[3], cols[3];
-        sent_shapes(rows, cols, state, sent->rank);
-        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++)
-            if (sent->value[r])
-                adapter_file_drop_values(&c->update[k].map, sent->value[r],
-                                         (size_t)rows[r] * cols[r] * sizeof(float));
+        const uint8_t *start;
+        size_t size = sent_range(&start, &c->update[k].module[i], state);
+        adapter_file_drop_values(&c->update[k].map, start, size);
     }
     const struct adapter_file_module *frozen =
         c->has_frozen ? adapter_file_find(&c->frozen, state->name) : NULL;

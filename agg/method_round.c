@@ -30,6 +30,18 @@ err method_result_carry(struct method_result *out, double *rounding, const struc
     return lowrank_split(B, A, rounding, svd, q, LOWRANK_BALANCED);
 }
 
+/* Made for wider registers too; products and sums are rounded one by one (no fused ones), so every
+ * version gives the same bits. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+__attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+static void
+add_scaled(double *sum, const float *x, double p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] += p * (double)x[i];
+}
+
 void method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
                  size_t count)
 {
@@ -44,8 +56,7 @@ void method_mean(float *out, const struct method_round *round, enum adapter_file
             const float *x = from->factor[role].f32;
             double p = round->p[k];
             if (!x) continue; /* neither the member nor the state has it: zero */
-            for (size_t i = 0; i < n; i++)
-                sum[i] += p * (double)x[at + i];
+            add_scaled(sum, x + at, p, n);
         }
         for (size_t i = 0; i < n; i++)
             out[at + i] = (float)sum[i];
