@@ -2,6 +2,8 @@
 
 #include "base/text.h"
 
+#include <string.h>
+
 static err open_adapter(struct setup *s, const struct setup_options *o)
 {
     const char *path = o->adapter ? o->adapter : o->state;
@@ -96,7 +98,7 @@ err setup_data(struct dataset *out, const struct setup *s, const struct setup_da
         .bos = o->bos,
     };
     err e = data_open(out, o->path, &options);
-    if (!err_is(e) || s->tokenizer) return e;
+    if (!err_is(e) || s->tokenizer || !strstr(e.text, "no tokenizer")) return e;
     return err_make(e.kind, "%s (the base's tokenizer cannot be used: %.160s)", e.text,
                     s->no_tokenizer.text);
 }

@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# The command line as people and scripts meet it: help, names that are nearly right, exit statuses, one line
+# for an error, outputs that are never half or overwritten, JSON that parses, an interrupt.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+
+fedlora=$programs/fedlora
+# run STATUS COMMAND...: it must end so; standard output in $work/out, standard error in $work/err.
+run() {
+  local wanted=$1 status=0
+  shift
+  timeout 120 "$@" >"$work/out" 2>"$work/err" </dev/null || status=$?
+  [ "$status" -eq "$wanted" ] || fail_with "$work/err" "$*: status $status, expected $wanted"
+}
+# refused TEXT COMMAND...: status 2, nothing on standard output, one line that contains TEXT.
+refused() {
+  local text=$1
+  shift
+  run 2 "$@"
+  [ ! -s "$work/out" ] || fail_with "$work/out" "$*: wrote to standard output"
+  [ "$(wc -l <"$work/err")" -eq 1 ] || fail_with "$work/err" "$*: expected one line"
+  grep -qF -- "$text" "$work/err" || fail_with "$work/err" "$*: expected \"$text\""
+  grep -q '^fedlora: ' "$work/err" || fail_with "$work/err" "$*: expected \"fedlora: ...\""
+}
+# holds EXPRESSION: of the JSON document on standard output, `d` in Python.
+holds() {
+  python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert eval(sys.argv[2]), d' \
+    "$work/out" "$1" || fail "not so: $1"
+}
+says() { grep -qE -- "$1" "$work/$2" || fail_with "$work/$2" "expected $1 on standard $2"; }
+
+# ---- every command explains itself
+run 0 "$fedlora" --version
+says '^fedlora [0-9]+\.[0-9]+\.[0-9]+$' out
+run 0 "$fedlora" --help
+mapfile -t commands < <(sed -nE 's/^  ([a-z]+( [a-z]+)?)  +.*/\1/p' "$work/out")
+[ ${#commands[@]} -ge 12 ] || fail "--help lists ${#commands[@]} commands"
+for command in "${commands[@]}"; do
+  read -ra words <<<"$command"
+  run 0 "$fedlora" "${words[@]}" --help
+  says "^fedlora $command: .+" out
+  says "^usage: fedlora $command" out
+  says '^example: fedlora ' out
+  says '--json' out
+  awk '/^ / && length($0) > 100 { exit 1 }' "$work/out" || fail "$command --help has a wide line"
+  refused 'unknown option --jsno; did you mean --json?' "$fedlora" "${words[@]}" --jsno
+done
+refused 'unknown command trian; did you mean train?' "$fedlora" trian
+refused 'did you mean create?' "$fedlora" run craete
+run 0 "$fedlora" run --help
+says 'run create' out
+
+# ---- bad input is told in one line, before any work
+base=$work/base rows=$work/rows.jsonl
+python3 "$root/tests/e2e/tiny.py" model "$base"
+python3 "$root/tests/e2e/tiny.py" rows "$rows" --rows 12
+train=("$fedlora" train --base "$base" --data "$rows" -o "$work/lora" --precision f32 --seq 32 --quiet)
+refused '--base is missing' "$fedlora" train --data "$rows" -o "$work/x"
+refused "$work/nothing" "$fedlora" eval --base "$work/nothing" --data "$rows"
+refused 'nothing.jsonl: ' "$fedlora" eval --base "$base" --data "$work/nothing.jsonl"
+refused '--rank: 0 is out of range: expected 1 to' "${train[@]}" --rank 0
+refused '--lr: "fast" is no number' "${train[@]}" --lr fast
+refused 'did you mean cosine' "${train[@]}" --schedule cosin
+refused 'exclude each other' "${train[@]}" --adapter a --state b
+refused '--seq needs a value' "${train[@]}" --seq
+refused 'cuda' "${train[@]}" --device cuda
+refused 'unexpected argument "more"' "${train[@]}" more
+refused 'folder' "${train[@]}" -o "$work/missing/lora"
+refused 'target x: expected q' "${train[@]}" --targets q,x
+sed '3s/.*/{"prompt": "half a row"}/' "$rows" >"$work/bad.jsonl"
+refused 'bad.jsonl:3: ' "$fedlora" eval --base "$base" --data "$work/bad.jsonl"
+sed '5s/.*/{"input_ids": [1,/' "$rows" >"$work/bad.jsonl"
+refused 'bad.jsonl:5' "${train[@]}" --data "$work/bad.jsonl"
+echo '{"text": "words"}' >"$work/bad.jsonl"
+refused 'tokenizer' "${train[@]}" --data "$work/bad.jsonl"
+sed 's/"hidden_size": *32/"hidden_size": 48/' "$base/config.json" >"$work/config" &&
+  cp -r "$base" "$work/wrong" && cp "$work/config" "$work/wrong/config.json"
+refused "$work/wrong" "$fedlora" inspect "$work/wrong"
+head -c 3000 "$base/model.safetensors" >"$work/wrong/model.safetensors"
+refused 'MetadataIncompleteBuffer' "$fedlora" inspect "$work/wrong/model.safetensors"
+refused 'no such file' "$fedlora" inspect "$work/nothing"
+refused 'neither config.json' "$fedlora" inspect "$work"
+
+# ---- train, and what it leaves
+run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --json --profile \
+  --log "$work/steps.jsonl"
+holds 'd["steps"] == 6 and d["loss_last"] < d["loss_first"] and len(d["profile"]) > 5'
+python3 - "$work/steps.jsonl" <<'PY' || fail "the log is not as promised"
+import json, sys
+rows = [json.loads(line) for line in open(sys.argv[1])]
+assert [row["step"] for row in rows] == list(range(6)), rows
+assert all({"loss", "lr", "grad_norm", "tokens", "seconds"} <= row.keys() for row in rows), rows[0]
+assert rows[0]["lr"] == 1e-2 and abs(rows[3]["lr"] - 0.5e-2) < 1e-9, [row["lr"] for row in rows]
+PY
+[ ! -s "$work/err" ] || fail_with "$work/err" "--quiet printed"
+refused "$work/lora: exists already; --force replaces it" "${train[@]}" --steps 1
+before=$(md5sum <"$work/lora/adapter_model.safetensors")
+rm "$work/steps.jsonl"
+run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --force --threads 1
+[ "$before" = "$(md5sum <"$work/lora/adapter_model.safetensors")" ] ||
+  fail "the same training gave other bytes"
+run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --force --seed 1
+[ "$before" != "$(md5sum <"$work/lora/adapter_model.safetensors")" ] ||
+  fail "another seed gave the same bytes"
+ls "$work" | grep -q '\.part' && fail "a part is left"
+run 0 "${train[@]}" --steps 2 --adapter "$work/lora" -o "$work/more" --no-quiet
+says '^training ' err
+
+# ---- eval, inspect
+run 0 "$fedlora" eval --base "$base" --data "$rows" --precision f32 --json --quiet
+holds 'd["rows"] == 12 and d["tokens"] > 0 and "accuracy" not in d'
+alone=$(report field loss <"$work/out")
+run 0 "$fedlora" eval --base "$base" --adapter "$work/lora" --data "$rows" --precision f32 --json --quiet \
+  --logits "$work/logits.safetensors" --per-row "$work/rows.out"
+holds "d['loss'] < $alone"
+[ "$(wc -l <"$work/rows.out")" -eq 12 ] || fail "--per-row has not a line a row"
+refused "$work/logits.safetensors: exists already" "$fedlora" eval --base "$base" --data "$rows" \
+  --logits "$work/logits.safetensors"
+run 0 "$fedlora" inspect "$work/logits.safetensors" --json
+holds 'd["kind"] == "safetensors" and len(d["tensors"]) == 12 and d["tensors"][0]["shape"][1] == 64'
+run 0 "$fedlora" inspect "$work/lora" --json
+holds 'd["kind"] == "adapter" and d["module_count"] == 14 and d["rank_most"] == 4'
+holds 'all(m["norm_change"] > 0 and m["scale"] == 2 for m in d["modules"])'
+run 0 "$fedlora" inspect "$base" --json
+holds 'd["kind"] == "base" and d["family"] == "llama" and d["layers"] == 2 and len(d["digest"]) == 64'
+holds 'd["parameters"] == 2 * 64 * 32 + 32 + 2 * (2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48)'
+run 0 "$fedlora" inspect "$base"
+says '^family +llama' out
+run 0 "$fedlora" inspect "$root/tests/models/llama/q8_0.gguf" --json
+holds 'd["format"] == "GGUF" and "general.architecture" in d["metadata"] and "Q8_0" in d["tensors_by_dtype"]'
+
+# ---- an interrupt ends training within a moment, with status 130 and nothing half written
+"${train[@]}" -o "$work/never" --steps 1000000 --log "$work/long.jsonl" >"$work/out" 2>"$work/err" &
+long=$! tries=100
+until [ -s "$work/long.jsonl" ]; do
+  [ $((tries -= 1)) -gt 0 ] || fail "training did not start"
+  sleep 0.1
+done
+kill -TERM $long
+status=0
+wait $long || status=$?
+[ $status -eq 130 ] || fail_with "$work/err" "interrupted training ended with status $status, expected 130"
+[ ! -e "$work/never" ] || fail "an interrupted training wrote its output"
+says '^fedlora: interrupted' err
+
+# ---- text: a tokenizer of our own, then a model with one
+tokenizer=$root/tests/golden/tokenizer/gpt2
+run 0 "$fedlora" tokenize --base "$tokenizer" --json "the cat" "" "sat on"
+holds 'len(d) == 3 and d[1] == [] and all(isinstance(i, int) for i in d[0] + d[2])'
+ids=$(python3 -c 'import json, sys; print(*json.load(open(sys.argv[1]))[0])' "$work/out")
+# shellcheck disable=SC2086
+run 0 "$fedlora" tokenize --base "$tokenizer" --decode $ids
+says '^the cat$' out
+printf '"the cat"\n\n"sat"\n' | "$fedlora" tokenize --base "$tokenizer" --json >"$work/out"
+holds 'len(d) == 2'
+status=0
+printf '"the cat"\nbare words\n' | "$fedlora" tokenize --base "$tokenizer" --json >"$work/out" \
+  2>"$work/err" || status=$?
+[ $status -eq 2 ] || fail "a bare line: status $status, expected 2"
+[ ! -s "$work/out" ] || fail "half a list was printed"
+says '^fedlora: standard input:2' err
+refused 'is no token id' "$fedlora" tokenize --base "$tokenizer" --decode "1 two"
+refused 'chat template' "$fedlora" tokenize --base "$tokenizer" --chat hello
+refused 'HeaderTooLarge' "$fedlora" inspect "$tokenizer/tokenizer.json"
+
+status=0 # 1 where it finds a problem with this machine
+"$fedlora" doctor --json >"$work/out" 2>"$work/err" || status=$?
+[ $status -le 1 ] || fail_with "$work/err" "doctor: status $status"
+holds 'd["ok"] == (not d["problems"]) and "processor" in d["checks"]'
+echo "the command line is as promised"
+
+stories=$root/../shared/data/stories260k
+[ -e "$stories/stories260K.bin" ] || exit 0
+python3 "$root/tests/stories260k/convert.py" "$stories/stories260K.bin" "$stories/tok512.bin" "$work/stories"
+run 0 "$fedlora" generate --base "$work/stories" --prompt "Once upon a time" --tokens 12 --precision f32 \
+  --json
+holds 'd["tokens"] == 12 and len(d["text"]) > 10'
+text=$(report field text <"$work/out")
+run 0 "$fedlora" generate --base "$work/stories" --prompt "Once upon a time" --tokens 12 --precision f32
+[ "$text" = "$(cat "$work/out")" ] || fail "streamed text differs from the whole"
+# This model never saw its end-of-sequence token: the token's row of the head is all but zero.
+for i in 1 2 3 4 5 6 7 8; do
+  printf '{"prompt":"Name %d:","completion":" a cat"}\n' $i
+done >"$work/cat.jsonl"
+run 0 "$fedlora" train --base "$work/stories" --data "$work/cat.jsonl" -o "$work/cat" --steps 40 --lr 3e-3 \
+  --precision f32 --quiet --no-eos
+run 0 "$fedlora" eval --base "$work/stories" --adapter "$work/cat" --data "$work/cat.jsonl" --precision f32 \
+  --json --quiet --no-eos
+holds 'd["accuracy"] == 1 and d["completions"] == 8'
+run 0 "$fedlora" eval --base "$work/stories" --data "$work/cat.jsonl" --precision f32 --json --quiet --no-eos
+holds 'd["accuracy"] == 0'
