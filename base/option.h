@@ -15,6 +15,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -58,6 +59,10 @@ struct option_set {
     const struct option_table *table;
     size_t count;
 };
+
+/* The n-th row over all tables, or NULL past the last. */
+const struct option_row *option_row_at(const struct option_set *set, size_t n);
+bool option_has_bounds(const struct option_row *row);
 
 /* Sets every row's default. */
 err option_defaults(void *options, const struct option_set *set, struct arena *arena);

@@ -51,8 +51,8 @@ err safetensors_write(struct bytes *out, const struct tensor *tensor, size_t cou
 err safetensors_write_file(struct file_out *out, const struct tensor *tensor, size_t count,
                            const struct metadata *metadata, size_t metadata_count);
 
-/* What comes before the values, for those who make these one at a time: sorts `tensor` in place (its
- * data is not looked at); the caller then appends each one's `size` bytes in that order. */
+/* What comes before the values, for those who make these one at a time: sorts `tensor` in place
+ * (its data is not looked at); the caller then appends each one's `size` bytes in that order. */
 err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t count,
                              const struct metadata *metadata, size_t metadata_count);
 

@@ -1,0 +1,142 @@
+/* Help texts and sample files: the same tables, written for people. */
+#include "base/option.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+static err choices_text(struct bytes *out, const struct option_row *row)
+{
+    for (size_t i = 0; row->choices[i]; i++)
+        TRY(bytes_printf(out, "%s%s", i ? "|" : "", row->choices[i]));
+    return ERR_NONE;
+}
+
+static err left_column(struct bytes *out, const struct option_row *row)
+{
+    if (row->letter)
+        TRY(bytes_printf(out, "  -%c, ", row->letter));
+    else
+        TRY(bytes_printf(out, "      "));
+    bool on = row->kind == OPTION_FLAG && row->fallback && strcmp(row->fallback, "yes") == 0;
+    TRY(bytes_printf(out, "--%s%s", on ? "no-" : "", row->flag));
+    if (row->kind == OPTION_FLAG) return ERR_NONE;
+    TRY(bytes_append(out, " ", 1));
+    if (row->value) return bytes_printf(out, "%s", row->value);
+    switch (row->kind) {
+    case OPTION_CHOICE:
+        return choices_text(out, row);
+    case OPTION_INT:
+    case OPTION_NUM:
+        return bytes_printf(out, "N");
+    case OPTION_SIZE:
+        return bytes_printf(out, "SIZE");
+    case OPTION_DURATION:
+        return bytes_printf(out, "TIME");
+    default:
+        return bytes_printf(out, "TEXT");
+    }
+}
+
+/* Words of `text` from column `column` on, wrapped at 100 columns to column `indent`. */
+static err wrap(struct bytes *out, const char *text, size_t indent, size_t column)
+{
+    while (*text) {
+        size_t word = strcspn(text, " ");
+        if (column > indent && column + 1 + word > 100) {
+            TRY(bytes_printf(out, "\n%*s", (int)indent, ""));
+            column = indent;
+        } else if (column > indent) {
+            TRY(bytes_append(out, " ", 1));
+            column++;
+        }
+        TRY(bytes_append(out, text, word));
+        column += word;
+        text += word + strspn(text + word, " ");
+    }
+    return bytes_append(out, "\n", 1);
+}
+
+err option_help(struct bytes *out, const struct option_set *set)
+{
+    enum { INDENT = 32 };
+    const struct option_row *row;
+    for (size_t i = 0; (row = option_row_at(set, i)); i++) {
+        if (!row->flag) continue;
+        size_t start = out->size;
+        TRY(left_column(out, row));
+        size_t column = out->size - start;
+        if (column + 2 > INDENT) {
+            TRY(bytes_append(out, "\n", 1));
+            column = 0;
+        }
+        TRY(bytes_printf(out, "%*s", (int)(INDENT - column), ""));
+        char text[1024];
+        bool shown = row->fallback && *row->fallback && row->kind != OPTION_FLAG;
+        snprintf(text, sizeof text, "%s%s%s%s%s", row->help ? row->help : "",
+                 shown ? " (default " : "", shown ? row->fallback : "", shown ? ")" : "",
+                 row->required ? " (required)" : "");
+        TRY(wrap(out, text, INDENT, INDENT));
+    }
+    return ERR_NONE;
+}
+
+static err sample_row(struct bytes *out, const struct option_row *row, const char *name)
+{
+    TRY(bytes_printf(out, "# "));
+    size_t start = out->size;
+    TRY(bytes_printf(out, "%s", row->help ? row->help : ""));
+    if (row->kind == OPTION_CHOICE) {
+        TRY(bytes_printf(out, ": "));
+        TRY(choices_text(out, row));
+    }
+    if (option_has_bounds(row)) TRY(bytes_printf(out, " (%.15g to %.15g)", row->least, row->most));
+    for (size_t i = start; i < out->size; i++) /* one comment stays one line */
+        if (out->data[i] == '\n') out->data[i] = ' ';
+    TRY(bytes_append(out, "\n", 1));
+    if (row->fallback) return bytes_printf(out, "%s = %s\n", name, row->fallback);
+    if (row->kind == OPTION_FLAG) return bytes_printf(out, "%s = no\n", name);
+    return bytes_printf(out, "%s%s = %s\n", row->required ? "" : "# ", name,
+                        row->value ? row->value : "");
+}
+
+/* Length of "section" in "section.key"; 0 without a section. */
+static size_t section_size(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return dot ? (size_t)(dot - key) : 0;
+}
+
+static bool same_section(const struct option_row *a, const struct option_row *b)
+{
+    size_t size = section_size(a->key);
+    return section_size(b->key) == size && memcmp(a->key, b->key, size) == 0;
+}
+
+/* A section is written whole where its first row stands; keys of no section come before all
+ * sections, or they would be read as part of one. */
+static err sample_sections(struct bytes *out, const struct option_set *set, bool named)
+{
+    const struct option_row *row, *other;
+    for (size_t i = 0; (row = option_row_at(set, i)); i++) {
+        if (!row->key || (section_size(row->key) > 0) != named) continue;
+        bool first = true;
+        for (size_t j = 0; j < i; j++) {
+            other = option_row_at(set, j);
+            if (other->key && same_section(row, other)) first = false;
+        }
+        if (!first) continue;
+        size_t size = section_size(row->key);
+        if (named) TRY(bytes_printf(out, "%s[%.*s]\n", out->size ? "\n" : "", (int)size, row->key));
+        for (size_t j = i; (other = option_row_at(set, j)); j++)
+            if (other->key && same_section(row, other))
+                TRY(sample_row(out, other, other->key + size + named));
+    }
+    return ERR_NONE;
+}
+
+err option_sample(struct bytes *out, const struct option_set *set)
+{
+    TRY(sample_sections(out, set, false));
+    return sample_sections(out, set, true);
+}
