@@ -2,32 +2,14 @@
 #include "base/log.h"
 
 #include "base/json.h"
+#include "tests/support/capture.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static char text[8192];
-
-/* What `log` writes to standard error. */
-static void capture(void (*log)(void))
-{
-    int pipes[2], kept = dup(STDERR_FILENO);
-    cr_assert_eq(pipe(pipes), 0);
-    dup2(pipes[1], STDERR_FILENO);
-    log();
-    dup2(kept, STDERR_FILENO);
-    close(kept);
-    close(pipes[1]);
-    size_t used = 0;
-    for (ssize_t n; (n = read(pipes[0], text + used, sizeof text - 1 - used)) > 0;)
-        used += (size_t)n;
-    text[used] = 0;
-    close(pipes[0]);
-}
 
 static void one_event(void)
 {
@@ -59,7 +41,7 @@ static void odd_json(void)
 Test(log, writes_logfmt_with_odd_values_quoted)
 {
     log_init(LOG_INFO, false);
-    capture(one_event);
+    capture(text, sizeof text, 2, one_event);
     const char *rest = strchr(text, ' ');
     cr_assert(strncmp(text, "time=20", 7) == 0 && rest, "%s", text);
     cr_expect_str_eq(rest, " level=info event=round.closed run=r1 round=7 loss=0.5 "
@@ -69,7 +51,7 @@ Test(log, writes_logfmt_with_odd_values_quoted)
 Test(log, drops_what_is_below_the_level)
 {
     log_init(LOG_WARN, false);
-    capture(all_levels);
+    capture(text, sizeof text, 2, all_levels);
     cr_expect(!strstr(text, "event=d") && !strstr(text, "event=i"), "%s", text);
     cr_expect(strstr(text, "event=w n=1\n") && strstr(text, "event=e n=-1\n"), "%s", text);
 }
@@ -77,7 +59,7 @@ Test(log, drops_what_is_below_the_level)
 Test(log, a_long_event_is_cut_and_stays_one_line)
 {
     log_init(LOG_INFO, false);
-    capture(long_event);
+    capture(text, sizeof text, 2, long_event);
     cr_expect(strchr(text, '\n') == text + strlen(text) - 1);
     cr_expect_leq(strlen(text), 4096);
 }
@@ -85,7 +67,7 @@ Test(log, a_long_event_is_cut_and_stays_one_line)
 Test(log, json_lines_parse)
 {
     log_init(LOG_INFO, true);
-    capture(odd_json);
+    capture(text, sizeof text, 2, odd_json);
     json_t *line = NULL;
     ok(json_parse(&line, text, strlen(text), "line"));
     cr_expect_str_eq(json_string_value(json_object_get(line, "text")), "a\n\"b\"");

@@ -1,0 +1,68 @@
+/* Progress away from a terminal: plain lines, few of them, none when quiet. */
+#include "client/progress.h"
+
+#include "tests/support/capture.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+static char text[8192];
+
+static void many_updates(void)
+{
+    struct progress p;
+    progress_begin(&p, false, "training", "tokens");
+    for (uint64_t i = 1; i <= 1000; i++)
+        progress_update(&p, i, 1000, i * 100, "loss 2.5");
+    p.shown_ms -= 10000; /* as if the last line were ten seconds old */
+    p.begun_ms -= 10000;
+    progress_update(&p, 250, 1000, 20000, "loss 2.5");
+    progress_end(&p, "done");
+    progress_update(&p, 1000, 1000, 1, NULL);
+    progress_end(&p, "again");
+}
+
+static void quiet_updates(void)
+{
+    struct progress p, zeroed = {0};
+    progress_begin(&p, true, "training", "tokens");
+    p.shown_ms -= 10000;
+    progress_update(&p, 1, 2, 3, NULL);
+    progress_end(&p, "done");
+    progress_update(&zeroed, 1, 2, 3, NULL);
+    progress_end(&zeroed, NULL);
+}
+
+static void unknown_total(void)
+{
+    struct progress p;
+    progress_begin(&p, false, "reading", NULL);
+    p.shown_ms -= 10000;
+    progress_update(&p, 7, 0, 0, NULL);
+}
+
+Test(progress, is_a_plain_line_every_few_seconds)
+{
+    capture(text, sizeof text, 2, many_updates);
+    const char *second = strchr(text, '\n');
+    cr_assert_not_null(second);
+    cr_expect(strncmp(text, "training  250/1000 (25 %)  loss 2.5  ", 37) == 0, "%s", text);
+    cr_expect(strstr(text, " tokens/s  ") && strstr(text, " left\n"), "%s", text);
+    cr_expect(strncmp(second + 1, "training  done  10", 18) == 0, "%s", text);
+    cr_expect_eq(strchr(second + 1, '\n') - text, (long)strlen(text) - 1, "more than two lines: %s",
+                 text);
+    cr_expect_null(strpbrk(text, "\r\033"));
+}
+
+Test(progress, says_nothing_when_quiet_or_never_begun)
+{
+    capture(text, sizeof text, 2, quiet_updates);
+    cr_expect_str_eq(text, "");
+}
+
+Test(progress, needs_no_total)
+{
+    capture(text, sizeof text, 2, unknown_total);
+    cr_expect_str_eq(text, "reading  7\n");
+}
