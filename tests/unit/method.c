@@ -1,129 +1,17 @@
 /* Every method against dense float64 sums of what was sent; the bytes of a state against those of
- * other orders and numbers of threads; refusals of updates. */
+ * other orders and numbers of threads. */
 #include "agg/method.h"
 #include "agg/flatten.h"
 
-#include "base/digest.h"
-#include "base/file.h"
-#include "base/rng.h"
-#include "tests/support/support.h"
+#include "tests/support/method_fixture.h"
 
-#include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-enum { MODULES = 3, MEMBERS = 4, OUT = 24, IN = 40, SIZE = OUT * IN };
-
-static const struct method_module modules[MODULES] = {
-    {"layers.1.v_proj", 16, 40}, {"layers.0.q_proj", OUT, IN}, {"layers.0.k_proj", 8, 24}};
-static const char base[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-static const uint32_t ranks[MEMBERS] = {4, 8, 16, 32};
-static const double alphas[MEMBERS] = {8, 4, 16, 20};
-static const double weights[MEMBERS] = {3, 1, 2, 5};
-
-static char dir[SUPPORT_PATH_BYTES];
-
-static void make_dir(void)
-{
-    support_dir_make(dir);
-}
-
-static void remove_dir(void)
-{
-    support_dir_remove(dir);
-}
 TestSuite(method, .init = make_dir, .fini = remove_dir);
 
-static const char *at(const char *format, unsigned n)
-{
-    enum { KEPT = 1024 }; /* paths stay valid for the length of a test */
-    static char path[KEPT][SUPPORT_PATH_BYTES + 64];
-    static int next;
-    char name[64], *out = path[next++ % KEPT];
-    snprintf(name, sizeof name, "%s.%u", format, n);
-    snprintf(out, sizeof path[0], "%s/%s", dir, name);
-    return out;
-}
-
-static struct method_start start_of(uint32_t rank, double alpha)
-{
-    return (struct method_start){.run = "r1",
-                                 .base = base,
-                                 .seed = 7,
-                                 .rank = rank,
-                                 .alpha = alpha,
-                                 .module = modules,
-                                 .module_count = MODULES};
-}
-
-static char frozen_digest[DIGEST_TEXT_BYTES];
-
-static struct method_start frozen_start(uint32_t rank)
-{
-    struct method_start s = start_of(rank, rank);
-    struct digest d;
-    ok(method_make_frozen(method_find("fed-sb"), at("frozen", 0), &s));
-    ok(digest_of_file(&d, at("frozen", 0)));
-    digest_text(frozen_digest, &d);
-    s.frozen_path = at("frozen", 0);
-    s.frozen_digest = frozen_digest;
-    return s;
-}
-
-struct sender {
-    const char *method, *member, *frozen;
-    uint32_t round, rank;
-    double alpha;
-    bool rslora, zero;
-    size_t modules; /* the first so many only; 0: all */
-    uint64_t seed;
-};
-
-/* Writes an update of random factors, as large as training makes them. */
-static void send(const char *path, const struct sender *x)
-{
-    struct adapter_file_meta meta = {.kind = ADAPTER_FILE_UPDATE,
-                                     .run = "r1",
-                                     .method = x->method,
-                                     .base = base,
-                                     .frozen = x->frozen,
-                                     .member = x->member,
-                                     .round = x->round,
-                                     .rank = x->rank,
-                                     .alpha = x->alpha,
-                                     .rslora = x->rslora};
-    struct adapter_file_module m[MODULES] = {0};
-    size_t count = x->modules ? x->modules : MODULES;
-    bool square = strcmp(x->method, "fed-sb") == 0;
-    struct rng rng;
-    rng_init(&rng, "update", x->seed, x->member, x->round);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t r = x->rank, least = modules[i].d_out < IN ? modules[i].d_out : IN;
-        if (square && r > least) r = least;
-        uint32_t rows[] = {r, modules[i].d_out, r}, cols[] = {modules[i].d_in, r, r};
-        m[i].name = modules[i].name;
-        m[i].rank = r;
-        for (int f = square ? 2 : 0; f < (square ? 3 : 2); f++) {
-            float *v = calloc((size_t)rows[f] * cols[f], sizeof *v);
-            for (size_t j = 0; j < (size_t)rows[f] * cols[f]; j++)
-                v[j] = x->zero && f == 1 ? 0 : (float)(0.1 * rng_normal(&rng));
-            m[i].factor[f] =
-                (struct adapter_file_factor){.f32 = v, .rows = rows[f], .cols = cols[f]};
-        }
-    }
-    ok(adapter_file_write(path, &meta, m, count, true));
-    for (size_t i = 0; i < count; i++)
-        for (int f = 0; f < 3; f++)
-            free((void *)(uintptr_t)m[i].factor[f].f32);
-}
-
-static struct contribution sent(const char *member, double weight, const char *path)
-{
-    return (struct contribution){.member = member, .weight = weight, .path = path};
-}
-
+static const double weights[MEMBERS] = {3, 1, 2, 5};
+static const double alphas[MEMBERS] = {8, 4, 16, 20};
+static const uint32_t ranks[MEMBERS] = {4, 8, 16, 32};
 /* What module i of a file adds to W0, densely, times c; `state` gives R its A and B. */
 static void add(double *sum, const char *path, size_t i, double c, const char *frozen)
 {
@@ -165,6 +53,11 @@ static bool same_bytes(const char *a, const char *b)
     ok(digest_of_file(&x, a));
     ok(digest_of_file(&y, b));
     return digest_equal(&x, &y);
+}
+
+static struct contribution sent(const char *member, double weight, const char *path)
+{
+    return (struct contribution){.member = member, .weight = weight, .path = path};
 }
 
 static const double total_weight = 3 + 1 + 2 + 5;
@@ -572,77 +465,6 @@ Test(method, fresh_factors_are_kept_apart_by_every_part_of_their_key)
         method_fresh_a(b, 4, IN, &k);
         cr_expect_neq(memcmp(a, b, sizeof a), 0, "part %d", part);
     }
-}
-
-/* ---- what is refused ---- */
-
-static struct sender good = {
-    .method = "flora", .member = "a", .round = 3, .rank = 4, .alpha = 8, .seed = 1};
-
-static err check(const struct sender *x)
-{
-    struct adapter_file state = {0};
-    ok(adapter_file_map(&state, at("state", 1)));
-    struct method_expect expect = {
-        .state = &state, .member = "a", .round = 3, .rank = 4, .alpha = 8};
-    if (x) send(at("update", 0), x);
-    err e = method_check_update(method_find("flora"), at("update", 0), &expect);
-    adapter_file_close(&state);
-    return e;
-}
-
-Test(method, an_update_that_is_not_what_was_asked_is_refused_by_name)
-{
-    struct method_start start = start_of(4, 8);
-    struct sender x;
-    ok(method_start(method_find("flora"), at("state", 1), &start));
-    ok(check(&good));
-    x = good, x.round = 2;
-    refused(check(&x), ERR_STATE, "update: of round 2, expected 3");
-    x = good, x.round = 4;
-    refused(check(&x), ERR_STATE, "of round 4");
-    x = good, x.rank = 8;
-    refused(check(&x), ERR_INPUT,
-            "update: tensor base_model.model.layers.0.k_proj.lora_A.weight: shape (8, 24), "
-            "expected (4, 24)");
-    x = good, x.alpha = 9;
-    refused(check(&x), ERR_INPUT, "alpha 9, expected 8");
-    x = good, x.rslora = true;
-    refused(check(&x), ERR_INPUT, "rslora is true, expected false");
-    x = good, x.member = "b";
-    refused(check(&x), ERR_INPUT, "fedlora.member is b, expected a");
-    x = good, x.method = "fedit";
-    refused(check(&x), ERR_INPUT, "fedlora.method is fedit");
-    x = good, x.frozen = "abc";
-    refused(check(&x), ERR_INPUT, "fedlora.frozen is abc, expected none");
-    x = good, x.modules = 2;
-    refused(check(&x), ERR_INPUT, "module layers.0.k_proj is missing");
-    ok(file_write(at("update", 0), "{}", 2, true));
-    refused(check(NULL), ERR_INPUT, "update: HeaderTooSmall");
-    char *bytes;
-    size_t size;
-    send(at("update", 0), &good);
-    ok(file_read_all(&bytes, &size, at("update", 0), 1 << 20));
-    ok(file_write(at("update", 0), bytes, size - 4, true));
-    refused(check(NULL), ERR_INPUT, "update: MetadataIncompleteBuffer");
-    memset(bytes + size - 4, 0xff, 4);
-    ok(file_write(at("update", 0), bytes, size, true));
-    refused(check(NULL), ERR_INPUT, "lora_B.weight: value 63 is NaN");
-    struct method_next next = {.state_path = at("state", 1), .count = 1};
-    struct contribution c[] = {{"a", 1, at("update", 0)}, {"a", 1, at("update", 0)}};
-    struct method_report report = {0};
-    next.contribution = c;
-    refused(method_next(&report, method_find("flora"), at("state", 2), &next), ERR_INPUT, "NaN");
-    cr_expect_not(file_exists(at("state", 2)), "half a state was left");
-    free(bytes);
-    next.count = 2;
-    refused(method_next(&report, method_find("flora"), at("state", 2), &next), ERR_INPUT,
-            "member a has two updates");
-    next.count = 1;
-    c[0].weight = 0;
-    refused(method_next(&report, method_find("flora"), at("state", 2), &next), ERR_INPUT,
-            "weight 0");
-    refused(method_next(&report, method_find("fedit"), at("state", 2), &next), ERR_INPUT, "weight");
 }
 
 Test(method, a_start_that_cannot_be_is_refused_by_name)
