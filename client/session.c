@@ -93,7 +93,11 @@ static err hello_once(struct session *s)
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
     request.protocol = 1;
-    if (s->o->run != NULL) request.run = (char *)(uintptr_t)s->o->run;
+    /* Once in a run it is that one we mean, also without --run. */
+    if (s->result.run[0] != 0)
+        request.run = s->result.run;
+    else if (s->o->run != NULL)
+        request.run = (char *)(uintptr_t)s->o->run;
     request.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, s->local.base.byte};
     request.rank = s->o->rank;
     request.memory_bytes = s->o->memory;
@@ -106,6 +110,7 @@ static err hello_once(struct session *s)
     arena_close(&arena);
     if (err_is(e)) return e;
     if (reply->training == NULL || !text_is_name(reply->run, LIMIT_NAME_BYTES - 1) ||
+        (s->result.run[0] != 0 && strcmp(reply->run, s->result.run) != 0) ||
         strcmp(reply->member, rpc_client_identity(s->client)->id) != 0) {
         message_free(reply);
         return err_make(ERR_INPUT,
@@ -382,7 +387,7 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
     static const struct remote_method method = {"/fedlora.v1.Federation/NextTask",
                                                 &fedlora__v1__task__descriptor};
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
-    request.run = s->hello->run;
+    request.run = s->result.run; /* s->hello may be another's by the second attempt */
     request.wait_ms = SESSION_WAIT_MS;
     err e;
     while (err_is(e = remote_call(out, s->client, &method, &request.base,
