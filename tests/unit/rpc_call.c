@@ -1,0 +1,193 @@
+/* Streams on the server: one message at a time, in both directions. */
+#include "tests/support/rpc_fixture.h"
+
+static struct rpc_client *open_as(struct fixture *f, const char *name)
+{
+    struct rpc_client *client = NULL;
+    const struct rpc_client_options options = fixture_client(f, name);
+    FIXTURE_OK(rpc_client_open(&client, &options));
+    return client;
+}
+
+static err upload_part(struct bytes *message, bool *end, void *context)
+{
+    static const char zeros[65536];
+    int *left = context;
+    if (*left == -1) {
+        *left = 3;
+        return bytes_append(message, "refuse", 6);
+    }
+    *end = *left == 0;
+    if (!*end) (*left)--;
+    return *end ? ERR_NONE : bytes_append(message, zeros, sizeof zeros);
+}
+
+Test(rpc_call, takes_an_upload_part_by_part)
+{
+    struct fixture f = {0};
+    fixture_start(&f);
+    struct rpc_client *client = open_as(&f, "b");
+    int left = 40;
+    const struct rpc_upload upload = {.path = "/test.T/Upload",
+                                      .deadline_ms = 10000,
+                                      .stall_ms = 5000,
+                                      .part = upload_part,
+                                      .context = &left};
+    struct bytes reply = {.max = 100};
+    FIXTURE_OK(rpc_client_upload(&reply, client, &upload));
+    cr_assert_str_eq((char *)reply.data, "thanks");
+    cr_assert_eq(atomic_load(&f.parts), 40);
+    cr_assert_eq(atomic_load(&f.bytes), 40 * 65536);
+    cr_assert_eq(atomic_load(&f.ended), 1);
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+Test(rpc_call, a_refusal_ends_an_upload_in_the_middle)
+{
+    struct fixture f = {0};
+    fixture_start(&f);
+    struct rpc_client *client = open_as(&f, "b");
+    int left = -1;
+    const struct rpc_upload upload = {.path = "/test.T/Upload",
+                                      .deadline_ms = 10000,
+                                      .stall_ms = 5000,
+                                      .part = upload_part,
+                                      .context = &left};
+    struct bytes reply = {.max = 100};
+    err e = rpc_client_upload(&reply, client, &upload);
+    cr_assert_eq(e.kind, ERR_STATE, "%s", e.text);
+    cr_assert_str_eq(e.text, "the round is over");
+    cr_assert(fixture_wait(&f.over, 1));
+    cr_assert_eq(atomic_load(&f.ended), 0);
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+Test(rpc_call, a_handler_that_does_not_ask_for_more_stops_the_upload)
+{
+    struct fixture f = {0};
+    fixture_start(&f);
+    struct rpc_client *client = open_as(&f, "b");
+    atomic_store(&f.upload_waits, true);
+    int left = 1000;
+    const struct rpc_upload upload = {.path = "/test.T/Upload",
+                                      .deadline_ms = 3000,
+                                      .stall_ms = 700,
+                                      .part = upload_part,
+                                      .context = &left};
+    struct bytes reply = {.max = 100};
+    err e = rpc_client_upload(&reply, client, &upload);
+    cr_assert_eq(e.kind, ERR_MACHINE, "%s", e.text);
+    cr_assert_eq(atomic_load(&f.parts), 1);
+    cr_assert_gt(left, 900, "%d of 1000 parts left: nothing held the sender back", left);
+    cr_assert(fixture_wait(&f.over, 1));
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+struct sink {
+    int parts, fail_at;
+    size_t bytes;
+    unsigned pause_us;
+};
+
+static err download_part(const void *message, size_t size, void *context)
+{
+    struct sink *sink = context;
+    (void)message;
+    sink->parts++;
+    sink->bytes += size;
+    if (sink->pause_us > 0) usleep(sink->pause_us);
+    if (sink->parts == sink->fail_at) return err_make(ERR_INPUT, "enough");
+    return ERR_NONE;
+}
+
+static err download(struct rpc_client *client, int count, struct sink *sink)
+{
+    struct bytes request = {.max = 100};
+    FIXTURE_OK(bytes_append(&request, &count, sizeof count));
+    const struct rpc_download d = {.path = "/test.T/Download",
+                                   .request = &request,
+                                   .deadline_ms = 10000,
+                                   .stall_ms = 5000,
+                                   .part = download_part,
+                                   .context = sink};
+    err e = rpc_client_download(client, &d);
+    bytes_close(&request);
+    return e;
+}
+
+Test(rpc_call, sends_a_download_chunk_by_chunk)
+{
+    struct fixture f = {0};
+    fixture_start(&f);
+    struct rpc_client *client = open_as(&f, "b");
+    struct sink sink = {0}, none = {0};
+    FIXTURE_OK(download(client, 20, &sink));
+    cr_assert_eq(sink.parts, 20);
+    cr_assert_eq(sink.bytes, 20u * LIMIT_CHUNK_BYTES);
+    FIXTURE_OK(download(client, 0, &none));
+    cr_assert_eq(none.parts, 0);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+Test(rpc_call, a_slow_reader_holds_a_download_back_and_a_leaver_ends_it)
+{
+    struct fixture f = {0};
+    fixture_start(&f);
+    struct rpc_client *client = open_as(&f, "b");
+    struct sink sink = {.fail_at = 2, .pause_us = 300000};
+    err e = download(client, 100, &sink);
+    cr_assert_str_eq(e.text, "enough");
+    cr_assert(fixture_wait(&f.over, 1));
+    cr_assert_lt(atomic_load(&f.sent), 20, "%d chunks were read ahead", atomic_load(&f.sent));
+    cr_assert_eq(atomic_load(&f.answered), 0);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+struct slow_source {
+    int left;
+    unsigned pause_us;
+};
+
+static err slow_part(struct bytes *message, bool *end, void *context)
+{
+    struct slow_source *source = context;
+    if (source->left-- == 0) {
+        *end = true;
+        return ERR_NONE;
+    }
+    if (source->left == 0) usleep(source->pause_us);
+    return bytes_append(message, "part", 4);
+}
+
+Test(rpc_call, gives_up_an_upload_that_stalls)
+{
+    struct fixture f = {0};
+    fixture_certs();
+    struct rpc_server_options options = fixture_server_options(&f, "localhost:0");
+    options.stall_ms = 500;
+    fixture_serve(&f, &options);
+    struct rpc_client *client = open_as(&f, "a");
+    struct slow_source source = {.left = 3, .pause_us = 2500000};
+    const struct rpc_upload upload = {.path = "/test.T/Upload",
+                                      .deadline_ms = 20000,
+                                      .stall_ms = 10000,
+                                      .part = slow_part,
+                                      .context = &source};
+    struct bytes reply = {.max = 100};
+    err e = rpc_client_upload(&reply, client, &upload);
+    cr_assert_eq(e.kind, ERR_MACHINE);
+    cr_assert(strstr(e.text, "nothing came") != NULL, "%s", e.text);
+    cr_assert(fixture_wait(&f.over, 1));
+    cr_assert_eq(atomic_load(&f.parts), 2);
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
