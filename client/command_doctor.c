@@ -4,6 +4,8 @@
 #include "client/command.h"
 #include "client/remote.h"
 #include "client/table.h"
+#include "kernels/backend.h"
+#include "kernels/describe.h"
 
 #include <jansson.h>
 #include <sched.h>
@@ -119,10 +121,26 @@ static void find_processor(struct findings *f)
             used += (size_t)snprintf(features->value + used, sizeof features->value - used, "%s%s",
                                      used ? " " : "", wanted[i]);
     if (!has_word(flags, "avx2")) features->problem = "without AVX2 training is very slow";
-    struct finding *precision = finding_add(f, "precision auto");
-    bool bf16 = has_word(flags, "avx512_bf16") || has_word(flags, "amx_bf16");
-    snprintf(precision->value, sizeof precision->value, "%s", bf16 ? "bf16" : "f32");
     free(text);
+}
+
+/* What the engine itself would choose, not what we would guess from the features. */
+static void find_precision(struct findings *f, const struct command_common *common)
+{
+    const struct backend *backend = NULL;
+    struct backend_context *context = NULL;
+    struct backend_options options = {.threads = (int)common->threads};
+    struct finding *precision = finding_add(f, "precision auto");
+    err e = backend_find(&backend, common->device);
+    if (!err_is(e)) e = backend->open(&context, &options);
+    if (err_is(e)) {
+        snprintf(precision->value, sizeof precision->value, "%s", e.text);
+        precision->problem = "the engine does not start";
+        return;
+    }
+    snprintf(precision->value, sizeof precision->value, "%s on %s",
+             dtype_name(backend->precision(context)), backend->name);
+    backend->close(context);
 }
 
 static void find_cores(struct findings *f)
@@ -189,8 +207,10 @@ static void find_system(struct findings *f)
         snprintf(system->value, sizeof system->value, "%s %s %s", name.sysname, name.release,
                  name.machine);
     struct finding *libraries = finding_add(f, "libraries");
-    snprintf(libraries->value, sizeof libraries->value, "fedlora %s, libsodium %s, jansson %s",
-             FEDLORA_VERSION, sodium_version_string(), jansson_version_str());
+    char computing[200];
+    describe_libraries(computing, sizeof computing);
+    snprintf(libraries->value, sizeof libraries->value, "fedlora %s, %s, libsodium %s, jansson %s",
+             FEDLORA_VERSION, computing, sodium_version_string(), jansson_version_str());
 }
 
 enum { DOCTOR_DAYS_LEFT = 14 };
@@ -266,6 +286,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     struct findings f = {.count = 0};
     find_system(&f);
     find_processor(&f);
+    find_precision(&f, &o->common);
     find_cores(&f);
     find_memory(&f);
     find_disk(&f);

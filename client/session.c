@@ -7,6 +7,7 @@
 #include "client/session_local.h"
 #include "client/session_work.h"
 #include "client/state_whole.h"
+#include "kernels/describe.h"
 #include "proto/message.h"
 
 #include <inttypes.h>
@@ -71,17 +72,14 @@ static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const st
     return ERR_NONE;
 }
 
-/* The processor's name: byte identity of results is promised for one type and one set of libraries.
+/* Equal bytes are promised for one processor type and one set of libraries: the run records them.
  */
 static void name_libraries(char *out, size_t bytes)
 {
-    char *text = NULL;
-    size_t size = 0;
-    snprintf(out, bytes, "unknown processor");
-    if (err_is(file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20))) return;
-    const char *line = strstr(text, "model name"), *colon = line == NULL ? NULL : strchr(line, ':');
-    if (colon != NULL) snprintf(out, bytes, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-    free(text);
+    char processor[100], libraries[150];
+    describe_processor(processor, sizeof processor);
+    describe_libraries(libraries, sizeof libraries);
+    snprintf(out, bytes, "%s; %s", processor, libraries);
 }
 
 static err hello_once(struct session *s)

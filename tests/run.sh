@@ -2,10 +2,11 @@
 # Builds and runs every test: tests/run.sh [--preset release|sanitize|all] [--no-build] [--list] [NAME...]
 #
 # Every program test_FOLDER_NAME of a preset's build folder and every script tests/e2e/NAME.sh is one
-# program; NAMEs (parts of program names) restrict what runs. A program has TEST_TIMEOUT seconds (default
-# 300; sanitized 600). Under the sanitizers any report fails the program, leaks included: Criterion hides
-# what its child processes print, so reports go to files. Ends with "N passed, N failed[, N skipped]";
-# a script skips by exit status 77. The exit status is 0 only when something passed and nothing failed.
+# program; NAMEs (parts of program names) restrict what runs. Criterion counts its tests; scripts and
+# fuzz targets count as one each and skip by exit status 77. A program has TEST_TIMEOUT seconds (default
+# 300, scripts 600; more under the sanitizers). Any sanitizer report fails the program, leaks included:
+# Criterion hides what its child processes print, so reports go to files. The last line is
+# "N passed, N failed[, N skipped]"; the status is 0 only when something passed and nothing failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
       esac; shift ;;
     --no-build) build=no ;;
     --list) list=yes ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "tests/run.sh: unknown option $1" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
@@ -107,11 +108,12 @@ run_criterion() { # PRESET PROGRAM
   [ "$s" -eq 0 ] || sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -a '^\[SKIP\]' | sed 's/^/    /'
 }
 
-run_script() { # PRESET SCRIPT
-  local preset=$1 script=$2 name status limit
-  name=$(basename "$script")
+# A program that speaks by its exit status: 0 passed, 77 skipped, saying why in its last line.
+run_plain() { # PRESET NAME COMMAND...
+  local preset=$1 name=$2 status limit
+  shift 2
   limit=${TEST_TIMEOUT:-$([ "$preset" = sanitize ] && echo 900 || echo 600)}
-  FEDLORA_BUILD_DIR="$PWD/build/$preset" bounded "$limit" bash "$script"
+  FEDLORA_BUILD_DIR="$PWD/build/$preset" bounded "$limit" "$@"
   status=$?
   case $status in
     0) passed=$((passed + 1)); printf '%-9s %-40s %4d passed\n' "$preset" "$name" 1 ;;
@@ -148,11 +150,16 @@ for preset in "${presets[@]}"; do
     wanted "$name" || continue
     rest=${name#test_}
     [ -e "tests/${rest%%_*}/${rest#*_}.c" ] || continue
-    if [ $list = yes ]; then echo "$preset $name"; else run_criterion "$preset" "$program"; fi
+    case "$list $name" in
+      yes*) echo "$preset $name" ;;
+      *' test_fuzz_'*) run_plain "$preset" "$name" "$program" ;;
+      *) run_criterion "$preset" "$program" ;;
+    esac
   done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
   for script in tests/e2e/*.sh; do
     [ -e "$script" ] && wanted "$(basename "$script")" || continue
-    if [ $list = yes ]; then echo "$preset $(basename "$script")"; else run_script "$preset" "$script"; fi
+    if [ $list = yes ]; then echo "$preset $(basename "$script")"; continue; fi
+    run_plain "$preset" "$(basename "$script")" bash "$script"
   done
 done
 [ $list = no ] || exit 0

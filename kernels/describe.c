@@ -1,0 +1,45 @@
+#include "kernels/describe.h"
+
+#include "base/file.h"
+
+#include <cblas.h>
+#include <gnu/libc-version.h>
+#include <oneapi/dnnl/dnnl.h>
+#include <oneapi/dnnl/dnnl_debug.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void describe_processor(char *out, size_t bytes)
+{
+    char *text = NULL;
+    size_t size = 0;
+    snprintf(out, bytes, "unknown processor");
+    if (err_is(file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20))) return;
+    const char *line = strstr(text, "model name"), *colon = line ? strchr(line, ':') : NULL;
+    if (colon) {
+        colon += 1 + strspn(colon + 1, " \t");
+        snprintf(out, bytes, "%.*s", (int)strcspn(colon, "\n"), colon);
+    }
+    free(text);
+}
+
+/* "OpenBLAS 0.3.21 NO_AFFINITY ...": the two first words. */
+static void name_openblas(char *out, size_t bytes)
+{
+    const char *config = openblas_get_config();
+    const char *first = strchr(config, ' '), *second = first ? strchr(first + 1, ' ') : NULL;
+    int size = second ? (int)(second - config) : (int)strlen(config);
+    snprintf(out, bytes, "%.*s %s", size, config, openblas_get_corename());
+}
+
+void describe_libraries(char *out, size_t bytes)
+{
+    const dnnl_version_t *v = dnnl_version();
+    const char *isa = dnnl_cpu_isa2str(dnnl_get_effective_cpu_isa());
+    char openblas[128];
+    name_openblas(openblas, sizeof openblas);
+    if (strncmp(isa, "cpu_isa_", 8) == 0) isa += 8;
+    snprintf(out, bytes, "oneDNN %d.%d.%d %s, %s, glibc %s", v->major, v->minor, v->patch, isa,
+             openblas, gnu_get_libc_version());
+}
