@@ -1,0 +1,92 @@
+#include "client/added.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+static void put(struct added *a, const char *text, int32_t id, struct added_token flags)
+{
+    flags.text = text;
+    flags.size = (uint32_t)strlen(text);
+    flags.id = id;
+    ok(added_put(a, &flags));
+}
+
+/* Matches as "id:begin-end " in order. */
+static void check(const struct added *a, const char *text, bool special, const char *want)
+{
+    struct added_matches m = {0};
+    char got[512] = "";
+    ok(added_find(&m, a, text, (uint32_t)strlen(text), special));
+    for (size_t i = 0; i < m.count; i++)
+        (void)snprintf(got + strlen(got), sizeof got - strlen(got), "%d:%u-%u ", m.match[i].id,
+                       m.match[i].begin, m.match[i].end);
+    cr_assert_str_eq(got, want, "\"%s\"", text);
+    added_matches_close(&m);
+}
+
+#define PLAIN ((struct added_token){0})
+
+Test(added, leftmost_then_longest_is_hugging_faces_rule)
+{
+    struct added a = {.order = ADDED_LEFTMOST};
+    put(&a, "ab", 1, PLAIN);
+    put(&a, "abc", 2, PLAIN);
+    put(&a, "bcde", 3, PLAIN);
+    added_seal(&a);
+    check(&a, "abcde", false, "2:0-3 ");
+    check(&a, "abbcde", false, "1:0-2 3:2-6 ");
+    check(&a, "xabxabc", false, "1:1-3 2:4-7 ");
+    check(&a, "", false, "");
+    added_close(&a);
+}
+
+Test(added, longest_anywhere_first_is_llama_cpps_rule)
+{
+    struct added a = {.order = ADDED_LONGEST};
+    put(&a, "ab", 1, PLAIN);
+    put(&a, "abc", 2, PLAIN);
+    put(&a, "bcde", 3, PLAIN);
+    added_seal(&a);
+    check(&a, "abcde", false, "3:1-5 ");
+    check(&a, "abcabcdeab", false, "2:0-3 3:4-8 1:8-10 ");
+    added_close(&a);
+}
+
+Test(added, special_tokens_are_text_unless_asked_for)
+{
+    for (int order = 0; order < 2; order++) {
+        struct added a = {.order = (enum added_order)order};
+        put(&a, "<s>", 1, (struct added_token){.special = true});
+        put(&a, "<u>", 2, PLAIN);
+        added_seal(&a);
+        check(&a, "<s><u>", false, "2:3-6 ");
+        check(&a, "<s><u>", true, "1:0-3 2:3-6 ");
+        added_close(&a);
+    }
+}
+
+Test(added, takes_the_white_space_its_token_asks_for)
+{
+    struct added a = {0};
+    put(&a, "<l>", 1, (struct added_token){.lstrip = true});
+    put(&a, "<r>", 2, (struct added_token){.rstrip = true});
+    added_seal(&a);
+    check(&a, "a  <l>  b", false, "1:1-6 ");
+    check(&a, "a  <r>\xC2\xA0 b", false, "2:3-9 ");
+    check(&a, "<r> <l>", false, "2:0-4 1:4-7 ");
+    added_close(&a);
+}
+
+Test(added, single_words_stand_alone)
+{
+    struct added a = {0};
+    put(&a, "cat", 1, (struct added_token){.single_word = true});
+    added_seal(&a);
+    check(&a,
+          "cat concat cats cat_ (cat) \xC3\xA9"
+          "cat",
+          false, "1:0-3 1:22-25 ");
+    added_close(&a);
+}

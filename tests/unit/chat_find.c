@@ -1,0 +1,85 @@
+#include "client/chat.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+#define TURN "{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n'}}"
+
+Test(chat_find, the_system_text_is_read_from_the_template)
+{
+    struct chat_template c;
+    ok(chat_recognise(&c,
+                      "{{'<|im_start|>system\\nDon\\'t \\\"lie\\\".\\nEver.<|im_end|>\\n'}}" TURN));
+    cr_assert_str_eq(c.name, "chatml");
+    cr_assert_str_eq(c.system, "Don't \"lie\".\nEver.");
+    ok(chat_recognise(&c, "{{'<|im_start|>system\\n' + x + '<|im_end|>\\n'}}" TURN));
+    cr_assert_str_eq(c.system, "");
+    ok(chat_recognise(&c,
+                      "{{'<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'}}" TURN));
+    cr_assert_str_eq(c.name, "qwen2");
+}
+
+Test(chat_find, templates_that_are_rendered_otherwise_are_refused)
+{
+    static const char *const cases[] = {
+        "{{ messages }}",
+        "",
+        "{{'<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>'}}",
+        "{{'<|im_start|>' + m['role'] + '\\n' + m['content'] | trim + '<|im_end|>\\n'}}",
+        TURN "{{ strftime_now('%d') }}",
+        "[INST] <<SYS>> without bos_token in front of turns",
+        "[SYSTEM_PROMPT] [INST] bos_token",
+        "{{ '<|user|>\n' + m['content'] + '<|end|>\n' }}",
+        "<start_of_turn>",
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct chat_template c;
+        refused(chat_recognise(&c, cases[i]), ERR_INPUT, "chat template");
+    }
+}
+
+static err render(const char *name, const char *role)
+{
+    struct tokenizer *t;
+    struct chat_template c;
+    struct bytes out = {.max = 4096};
+    struct chat_message m = {role, "x"};
+    char path[SUPPORT_PATH_BYTES];
+    support_source(path, sizeof path, "tests/golden/tokenizer/llama2");
+    ok(tokenizer_open(&t, path));
+    err e = chat_named(&c, name, t);
+    if (!err_is(e)) {
+        cr_assert_str_eq(c.bos, "<s>");
+        cr_assert_str_eq(c.eos, "</s>");
+        e = chat_render(&out, NULL, &c, &m, 1, &(struct chat_options){0});
+        cr_assert(err_is(e) || out.size > 0);
+    }
+    bytes_close(&out);
+    tokenizer_close(t);
+    return e;
+}
+
+Test(chat_find, names_are_known_or_listed)
+{
+    static const char *const names[] = {"smollm2", "qwen2",  "qwen2.5",  "chatml",  "qwen3",
+                                        "llama2",  "llama3", "llama3.1", "mistral", "zephyr"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ok(render(names[i], "user"));
+        refused(render(names[i], "tool"), ERR_INPUT, "message 1 has role tool");
+    }
+    refused(render("nobody", "user"), ERR_INPUT, "nobody is not known (smollm2, qwen2");
+    refused(render("llama2", "assistant"), ERR_INPUT, "must alternate");
+    refused(render("mistral", "system"), ERR_INPUT, "no such turn");
+}
+
+Test(chat_find, a_model_without_a_template_says_so)
+{
+    struct tokenizer *t;
+    struct chat_template c;
+    char path[SUPPORT_PATH_BYTES];
+    support_source(path, sizeof path, "tests/golden/tokenizer/gpt2");
+    ok(tokenizer_open(&t, path));
+    refused(chat_find(&c, t), ERR_INPUT, "no chat template");
+    tokenizer_close(t);
+}
