@@ -1,9 +1,9 @@
 #include "client/bpe.h"
+#include "base/rng.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static void token(struct bpe *b, const char *text, int32_t id)
@@ -155,7 +155,8 @@ static size_t join_slowly(uint32_t *symbol, size_t count, const uint32_t rank[8]
 Test(bpe, agrees_with_the_plain_definition_on_random_words)
 {
     uint32_t rank[8][8], symbol[64];
-    srand(7);
+    struct rng rng;
+    rng_init(&rng, "bpe", 7, "words", 0);
     struct bpe b;
     bpe_init(&b);
     b.bytes = true;
@@ -163,7 +164,7 @@ Test(bpe, agrees_with_the_plain_definition_on_random_words)
         token(&b, (char[]){(char)('a' + i), 0}, i);
     for (int i = 0; i < 8; i++)
         for (int k = 0; k < 8; k++) {
-            rank[i][k] = rand() % 2 ? (uint32_t)(rand() % 20) : BPE_NONE;
+            rank[i][k] = rng_below(&rng, 2) ? (uint32_t)rng_below(&rng, 20) : BPE_NONE;
             char left[] = {(char)('a' + i), 0}, right[] = {(char)('a' + k), 0},
                  both[] = {left[0], right[0], 0};
             if (rank[i][k] == BPE_NONE) continue;
@@ -174,9 +175,9 @@ Test(bpe, agrees_with_the_plain_definition_on_random_words)
     struct bpe_scratch s = {0};
     for (int round = 0; round < 500; round++) {
         char word[64];
-        size_t size = 1 + (size_t)rand() % 60;
+        size_t size = 1 + (size_t)rng_below(&rng, 60);
         for (size_t i = 0; i < size; i++) {
-            symbol[i] = (uint32_t)rand() % 8;
+            symbol[i] = (uint32_t)rng_below(&rng, 8);
             word[i] = (char)('a' + symbol[i]);
         }
         size_t count = join_slowly(symbol, size, rank);
