@@ -1,0 +1,177 @@
+/* The coordinator under load: N members on this machine submit updates of SmolLM2-135M's shapes
+ * over TLS, round after round, without training. Prints seconds a round, bytes, and the
+ * coordinator's peak memory.
+ *
+ *   bench_coordinator [--members 64] [--rank 32] [--rounds 2] [--method flora]
+ *
+ * Rank 32 on all seven projections is a 39 MB update. */
+#include "base/file.h"
+#include "base/text.h"
+#include "tests/support/fake_federation.h"
+#include "tests/support/fake_member.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LAYERS = 30, PROJECTIONS = 7, MODULES = LAYERS * PROJECTIONS, MEMBERS_MAX = 256 };
+
+static struct method_module module[MODULES];
+static char names[MODULES][64];
+
+static void fill_base(struct fake_base *base)
+{
+    static const struct {
+        const char *name;
+        uint32_t d_out, d_in;
+    } shape[PROJECTIONS] = {{"self_attn.q_proj", 576, 576}, {"self_attn.k_proj", 192, 576},
+                            {"self_attn.v_proj", 192, 576}, {"self_attn.o_proj", 576, 576},
+                            {"mlp.gate_proj", 1536, 576},   {"mlp.up_proj", 1536, 576},
+                            {"mlp.down_proj", 576, 1536}};
+    for (int i = 0; i < MODULES; i++) {
+        snprintf(names[i], sizeof names[i], "model.layers.%d.%s", i / PROJECTIONS,
+                 shape[i % PROJECTIONS].name);
+        module[i] = (struct method_module){names[i], shape[i % PROJECTIONS].d_out,
+                                           shape[i % PROJECTIONS].d_in};
+    }
+    *base = (struct fake_base){digest_of("bench", 5), module, MODULES};
+}
+
+struct joining {
+    pthread_t thread;
+    char id[16];
+    struct fake_options options;
+    struct fake_member member;
+    struct digest last;
+    err result;
+};
+
+static void *join_main(void *argument)
+{
+    struct joining *j = argument;
+    j->result = fake_open(&j->member, &j->options);
+    if (!err_is(j->result)) j->result = fake_join(&j->last, &j->member);
+    fake_close(&j->member);
+    return NULL;
+}
+
+static err create(const struct fake_federation *f, const struct fake_base *base, const char *method,
+                  const long number[3])
+{
+    static Fedlora__V1__MemberConfig member[MEMBERS_MAX], *list[MEMBERS_MAX];
+    static char ids[MEMBERS_MAX][16];
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    struct digest digest = base->digest;
+    struct fake_member ops;
+    struct fake_options options = {
+        .server = f->address, .certs = f->certs, .id = "ops", .base = base};
+    for (long i = 0; i < number[0]; i++) {
+        snprintf(ids[i], sizeof ids[i], "m%ld", i);
+        fedlora__v1__member_config__init(&member[i]);
+        member[i].id = ids[i];
+        list[i] = &member[i];
+    }
+    training.steps = 1;
+    config.name = "bench";
+    config.method = (char *)(uintptr_t)method;
+    config.rounds = (uint32_t)number[2];
+    config.rank = (uint32_t)number[1];
+    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
+    config.members = list;
+    config.n_members = (size_t)number[0];
+    config.training = &training;
+    TRY(fake_open(&ops, &options));
+    err e = fake_create(&ops, &config);
+    fake_close(&ops);
+    return e;
+}
+
+static err print_rounds(const struct fake_federation *f, const struct fake_base *base)
+{
+    struct fake_member ops;
+    struct fake_options options = {
+        .server = f->address, .certs = f->certs, .id = "ops", .base = base};
+    Fedlora__V1__RunStatus *status = NULL;
+    TRY(fake_open(&ops, &options));
+    err e = fake_status(&status, &ops, "bench");
+    for (size_t i = 0; !err_is(e) && i < status->n_history; i++) {
+        const Fedlora__V1__RoundStatus *r = status->history[i];
+        printf("round %u: %.2f s, of which %.2f s combining %u updates; state %.1f MB\n", r->round,
+               (double)r->took_ms / 1e3, (double)r->aggregate_ms / 1e3, r->updates,
+               (double)r->state_size / 1e6);
+    }
+    message_free(status);
+    fake_close(&ops);
+    return e;
+}
+
+static err bench(const char *dir, const char *method, const long number[3])
+{
+    static struct joining joining[MEMBERS_MAX];
+    struct fake_federation f = {0};
+    struct fake_base base;
+    fill_base(&base);
+    TRY(rpc_init());
+    TRY(fake_federation_open(&f, dir, (int)number[0], "[log]\nlevel = warn\n"));
+    TRY(fake_federation_start(&f));
+    err e = create(&f, &base, method, number);
+    if (err_is(e)) goto out;
+    uint64_t began = text_now_ms(), up = 0, down = 0;
+    for (long i = 0; i < number[0]; i++) {
+        struct joining *j = &joining[i];
+        snprintf(j->id, sizeof j->id, "m%ld", i);
+        j->options = (struct fake_options){.server = f.address,
+                                           .certs = f.certs,
+                                           .id = j->id,
+                                           .run = "bench",
+                                           .base = &base,
+                                           .rank = (uint32_t)number[1],
+                                           .examples = 100,
+                                           .give_up_ms = 60000};
+        pthread_create(&j->thread, NULL, join_main, j);
+    }
+    for (long i = 0; i < number[0]; i++) {
+        pthread_join(joining[i].thread, NULL);
+        if (err_is(joining[i].result)) e = joining[i].result;
+        up += joining[i].member.bytes_up;
+        down += joining[i].member.bytes_down;
+    }
+    if (err_is(e)) goto out;
+    double seconds = (double)(text_now_ms() - began) / 1e3;
+    e = print_rounds(&f, &base);
+    printf("%s, %ld members, rank %ld: %.2f s a round over TLS, %.1f MB up and %.1f MB down a "
+           "member and "
+           "round, coordinator's peak memory %.1f MB (VmHWM)\n",
+           method, number[0], number[1], seconds / (double)number[2],
+           (double)up / 1e6 / (double)(number[0] * number[2]),
+           (double)down / 1e6 / (double)(number[0] * number[2]),
+           (double)fake_federation_peak_kb(&f) * 1024 / 1e6);
+out:
+    fake_federation_close(&f);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    long number[3] = {64, 32, 2};
+    const char *method = "flora", *flags[3] = {"--members", "--rank", "--rounds"};
+    char dir[512], command[600];
+    for (int i = 1; i + 1 < argc; i += 2) {
+        for (int k = 0; k < 3; k++)
+            if (!strcmp(argv[i], flags[k])) number[k] = strtol(argv[i + 1], NULL, 10);
+        if (!strcmp(argv[i], "--method")) method = argv[i + 1];
+    }
+    if (number[0] < 1 || number[0] > MEMBERS_MAX || number[1] < 1 || number[2] < 1) return 2;
+    const char *root = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%.400s/fedlora-bench-XXXXXX", root ? root : "/tmp");
+    if (!mkdtemp(dir)) return 1;
+    err e = bench(dir, method, number);
+    if (err_is(e)) fprintf(stderr, "bench_coordinator: %s\n", e.text);
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    if (system(command) != 0) fprintf(stderr, "%s stays\n", dir);
+    return err_exit_code(e);
+}

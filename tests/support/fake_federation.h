@@ -1,0 +1,31 @@
+/* Certificates and a real fedlorad process on this machine, for tests and measurements. */
+#ifndef TESTS_SUPPORT_FAKE_FEDERATION_H
+#define TESTS_SUPPORT_FAKE_FEDERATION_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct fake_federation {
+    char dir[512]; /* certs/, store/, fedlorad.ini, fedlorad.log */
+    char certs[560], store[560], log[560], address[32];
+    int port;
+    pid_t coordinator; /* 0: none running */
+};
+
+/* Members m0 .. m(n-1), listed; "stranger" with a certificate but not listed; the operator "ops".
+ * `more` is added to the configuration file (may be ""). */
+err fake_federation_open(struct fake_federation *out, const char *dir, int members,
+                         const char *more);
+/* Starts it and returns once it listens. */
+err fake_federation_start(struct fake_federation *f);
+/* Sends the signal and waits; the exit status, or -1 when killed by a signal. */
+int fake_federation_stop(struct fake_federation *f, int signal_number);
+/* Runs fedlorad with one more option until it ends by itself; its exit status. */
+int fake_federation_try(const struct fake_federation *f, const char *option);
+bool fake_federation_logged(const struct fake_federation *f, const char *part);
+long fake_federation_peak_kb(const struct fake_federation *f); /* VmHWM */
+void fake_federation_close(struct fake_federation *f);
+
+#endif

@@ -1,0 +1,60 @@
+/* A member without a model: says hello, fetches, submits random updates of the right shapes over
+ * the real protocol. Deterministic: (run, round, member) give the same bytes. And the operator's
+ * few calls. */
+#ifndef TESTS_SUPPORT_FAKE_MEMBER_H
+#define TESTS_SUPPORT_FAKE_MEMBER_H
+
+#include "agg/method.h"
+#include "base/digest.h"
+#include "proto/message.h"
+#include "proto/rpc.h"
+
+#include "fedlora.pb-c.h"
+
+struct fake_base { /* what a base model would say of itself */
+    struct digest digest;
+    const struct method_module *module;
+    size_t modules;
+};
+
+struct fake_options {
+    const char *server, *certs, *id; /* the folder has ca.pem, ID.pem, ID.key */
+    const char *run;
+    const struct fake_base *base;
+    uint32_t rank; /* on offer */
+    uint64_t examples;
+    uint64_t give_up_ms; /* fake_join: without success for so long */
+};
+
+struct fake_member {
+    struct fake_options options;
+    struct rpc_client *client;
+    uint64_t bytes_up, bytes_down;
+};
+
+err fake_open(struct fake_member *out, const struct fake_options *options);
+void fake_close(struct fake_member *m);
+
+/* Replies are freed with message_free(). */
+err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m);
+err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wait_ms);
+err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryData *digest,
+               uint64_t offset);
+err fake_update(struct bytes *out, struct fake_member *m, const Fedlora__V1__TrainTask *task);
+err fake_offset(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
+                const Fedlora__V1__SubmitHeader *header);
+/* Sends header and the update from header->offset on, at most `most` bytes of it (0: all). */
+err fake_submit(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
+                const Fedlora__V1__SubmitHeader *header, const struct bytes *update, size_t most);
+/* The header of this update. */
+void fake_header(Fedlora__V1__SubmitHeader *header, const struct fake_member *m, uint32_t round,
+                 const struct bytes *update, struct digest *digest);
+/* All of it, through restarts of the coordinator, until the run has finished. */
+err fake_join(struct digest *last_state, struct fake_member *m);
+
+/* ---- the operator: a member whose id has an admin certificate */
+err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config);
+err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, const char *run);
+err fake_command(struct fake_member *admin, const char *call, const char *run); /* "StopRun" */
+
+#endif
