@@ -180,6 +180,24 @@ static void view_sent(struct adapter_file_module *out, const struct adapter_file
                 .f32 = sent->value[r], .rows = rows[r], .cols = cols[r]};
 }
 
+/* Out of the map, whose pages go at once. The kernel brings in pages around those asked for, and by
+ * how much is its own affair (whole folios of megabytes since Linux 6): with many updates mapped at
+ * a time that would be most of all of them. */
+static err copy_sent(struct adapter_file_module *m, const struct file_map *map, struct arena *arena)
+{
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
+        struct adapter_file_factor *x = &m->factor[r];
+        size_t n = (size_t)x->rows * x->cols;
+        float *copy = NULL;
+        if (!x->f32) continue;
+        TRY(arena_take(&copy, arena, n, sizeof *copy));
+        memcpy(copy, x->f32, n * sizeof *copy);
+        x->f32 = copy;
+    }
+    file_map_drop(map, 0, map->size);
+    return ERR_NONE;
+}
+
 static err gather(struct scratch *s, struct method_round *round, const struct cohort *c, size_t i)
 {
     const char *name = c->state.module[i].name;
@@ -189,6 +207,7 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
     for (size_t k = 0; k < c->count; k++) {
         if (!c->update[k].module[i].rank) continue;
         view_sent(&s->copy[k], &s->state, &c->update[k].module[i]);
+        TRY(copy_sent(&s->copy[k], &c->update[k].map, &s->arena));
         s->update[k] = &s->copy[k];
     }
     const struct adapter_file_module *frozen =
@@ -205,37 +224,11 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
     return ERR_NONE;
 }
 
-/* Where in the map one module's factors lie, from the first byte to the last: sorted by name, they
- * are neighbours. Empty when it was not sent. */
-static size_t sent_range(const uint8_t **start, const struct sent *sent,
-                         const struct adapter_file_module *state)
+/* Another thread's module comes back from the page cache. */
+static void drop_pages(const struct cohort *c)
 {
-    uint32_t rows[3], cols[3];
-    const uint8_t *first = NULL, *last = NULL;
-    sent_shapes(rows, cols, state, sent->rank);
-    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
-        const uint8_t *at = (const uint8_t *)sent->value[r];
-        if (!at) continue;
-        const uint8_t *end = at + (size_t)rows[r] * cols[r] * sizeof(float);
-        if (!first || at < first) first = at;
-        if (!last || end > last) last = end;
-    }
-    *start = first;
-    return (size_t)(last - first);
-}
-
-static void drop_pages(const struct cohort *c, size_t i)
-{
-    const struct adapter_file_module *state = &c->state.module[i];
-    adapter_file_drop(&c->state, state);
-    for (size_t k = 0; k < c->count; k++) {
-        const uint8_t *start;
-        size_t size = sent_range(&start, &c->update[k].module[i], state);
-        adapter_file_drop_values(&c->update[k].map, start, size);
-    }
-    const struct adapter_file_module *frozen =
-        c->has_frozen ? adapter_file_find(&c->frozen, state->name) : NULL;
-    if (frozen) adapter_file_drop(&c->frozen, frozen);
+    file_map_drop(&c->state.tensors.map, 0, c->state.tensors.map.size);
+    if (c->has_frozen) file_map_drop(&c->frozen.tensors.map, 0, c->frozen.tensors.map.size);
 }
 
 static err check_factors(const struct adapter_file_module *m)
@@ -290,7 +283,7 @@ static err next_module(struct method_state *state, struct method_report_row *row
 out:
     arena_close(&result.arena);
     arena_close(&s.arena);
-    drop_pages(c, i);
+    drop_pages(c);
     return e;
 }
 
