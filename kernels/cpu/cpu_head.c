@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { BLOCK_LOGITS = 16 << 20, BLOCK_ROWS = 256 };
+enum { BLOCK_LOGITS = 8 << 20, BLOCK_ROWS = 256 };
 
 struct head {
     const struct backend_weight *w;
@@ -14,6 +14,7 @@ struct head {
     float *logits;    /* slice after slice, each (block, count) */
     uint16_t *narrow; /* (block, count) one slice as bf16, or NULL */
     size_t block;
+    double sum[BLOCK_ROWS]; /* of each row's exponentials */
 };
 
 static float *slice_row(const struct head *h, size_t slice, size_t row, size_t *count)
@@ -59,51 +60,55 @@ CPU_CLONES static double exponentials(float *x, size_t n, float max)
     return sum;
 }
 
-CPU_CLONES static void scale(float *x, size_t n, float factor)
+/* to = x * factor: the gradient of one row of a slice; to may be x. */
+CPU_CLONES static void scale_row(struct mat to, const float *x, size_t n, float factor)
 {
-    for (size_t i = 0; i < n; i++)
-        x[i] *= factor;
+    float buffer[CPU_CHUNK];
+    for (size_t col = 0; col < n; col += CPU_CHUNK) {
+        size_t count = n - col < CPU_CHUNK ? n - col : CPU_CHUNK;
+        float *y = cpu_row_out(buffer, to, 0, col);
+        for (size_t i = 0; i < count; i++)
+            y[i] = x[col + i] * factor;
+        cpu_row_done(to, 0, col, y, count);
+    }
 }
 
-/* The negative log likelihood of one row; with a gradient, leaves it in place of the logits:
- * exp(x - max) / sum * factor, less `factor` at the target. */
-static double softmax_row(const struct head *h, size_t row, size_t target, float factor, bool back)
+/* The negative log likelihood of one row. Leaves e = exp(x - max) in place of the logits, less
+ * their sum at the target: times factor / sum that is the gradient. */
+static double softmax_row(const struct head *h, size_t row, size_t target, double *sum)
 {
-    size_t count, slice_count;
+    size_t count;
     float max = -INFINITY, *chosen = NULL;
     for (size_t i = 0, first = 0; i < h->slices; i++, first += count) {
-        const float *x = slice_row(h, i, row, &count);
+        float *x = slice_row(h, i, row, &count);
         max = largest(x, count, max);
-        if (target >= first && target < first + count)
-            chosen = slice_row(h, i, row, &slice_count) + (target - first);
+        if (target >= first && target < first + count) chosen = x + (target - first);
     }
     REQUIRE(chosen);
-    double at_target = (double)*chosen - (double)max, sum = 0.0;
+    double at_target = (double)*chosen - (double)max;
+    *sum = 0.0;
     for (size_t i = 0; i < h->slices; i++) {
         float *x = slice_row(h, i, row, &count);
-        sum += exponentials(x, count, max);
+        *sum += exponentials(x, count, max);
     }
-    if (back) {
-        for (size_t i = 0; i < h->slices; i++) {
-            float *x = slice_row(h, i, row, &count);
-            scale(x, count, (float)((double)factor / sum));
-        }
-        *chosen -= factor;
-    }
-    return log(sum) - at_target;
+    *chosen = (float)((double)*chosen - *sum);
+    return log(*sum) - at_target;
 }
 
-static void block_backward(struct backend_context *c, struct mat dhidden, const struct head *h)
+static void block_backward(struct backend_context *c, struct mat dhidden, const struct head *h,
+                           double factor)
 {
     struct linear_rows r = {h->rows, false, true};
     for (size_t i = 0; i < h->slices; i++) {
         size_t count;
         struct mat dy = {slice_row(h, i, 0, &count), DTYPE_F32, 0};
+        if (h->narrow) dy = (struct mat){h->narrow, DTYPE_BF16, 0};
         dy.ld = count;
-        if (h->narrow) {
-            struct mat narrow = {h->narrow, DTYPE_BF16, count};
-            backend_cpu.convert(c, narrow, dy, h->rows, count, 1.0f);
-            dy = narrow;
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+        for (size_t row = 0; row < h->rows; row++) {
+            size_t n;
+            const float *x = slice_row(h, i, row, &n);
+            scale_row(mat_at(dy, row, 0), x, n, (float)(factor / h->sum[row]));
         }
         r.add = i > 0;
         cpu_linear_slice(c, dhidden, dy, h->w, i, &r);
@@ -148,9 +153,8 @@ void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hid
         }
 #pragma omp parallel for num_threads(c->threads) schedule(static)
         for (size_t i = 0; i < h.rows; i++)
-            loss->nll[row + i] =
-                softmax_row(&h, i, (size_t)loss->target[row + i], loss->gradient_scale, back);
-        if (back) block_backward(c, mat_at(dhidden, row, 0), &h);
+            loss->nll[row + i] = softmax_row(&h, i, (size_t)loss->target[row + i], &h.sum[i]);
+        if (back) block_backward(c, mat_at(dhidden, row, 0), &h, (double)loss->gradient_scale);
     }
     c->profile = before; /* its parts are counted as the head's, not as themselves */
     cpu_count(c, OP_HEAD, since);

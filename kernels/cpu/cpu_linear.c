@@ -21,6 +21,7 @@ struct backend_weight {
     size_t n, k;
     size_t pieces[2]; /* forward, back */
     struct piece *piece[2];
+    bool shared; /* the backward pieces are the forward ones, read the other way */
     float *bias; /* (n), or NULL */
 };
 
@@ -277,6 +278,20 @@ static err reorder(struct piece *p, const struct backend_context *c, void *rows,
     return dnnl_check(s, "reorder");
 }
 
+/* A float32 head is large and used once a pass: both of its products read the rows as they are. */
+static bool is_plain(const struct backend_context *c, const struct weight_source *s)
+{
+    return c->precision == DTYPE_F32 && s->n > WHOLE_MAX;
+}
+
+static err plain_layout(struct piece *p, size_t k)
+{
+    dnnl_dims_t dims = {(int64_t)k, (int64_t)p->count};
+    TRY(dnnl_check(dnnl_memory_desc_init_by_tag(&p->md, 2, dims, dnnl_f32, dnnl_ba), "layout"));
+    p->data = cpu_alloc(p->count * k * sizeof(float));
+    return p->data ? ERR_NONE : err_sys(ENOMEM, "engine: a packed weight");
+}
+
 /* The layout oneDNN likes for this piece with many rows. */
 static err piece_layout(struct piece *p, const struct backend_context *c, size_t k, bool back)
 {
@@ -318,17 +333,32 @@ static err pack_pieces(struct backend_weight *w, struct backend_context *c,
             struct mat to = {rows + i * s->k * size, c->precision, s->k};
             backend_cpu.convert(c, to, from, n, s->k, 1.0f);
         }
-        e = piece_layout(p, c, s->k, back);
+        e = is_plain(c, s) ? plain_layout(p, s->k) : piece_layout(p, c, s->k, back);
         if (!err_is(e)) e = reorder(p, c, rows, s->k, back);
     }
     return e;
+}
+
+static err share_pieces(struct backend_weight *w)
+{
+    if (!(w->piece[1] = calloc(w->pieces[0], sizeof *w->piece[1])))
+        return err_sys(ENOMEM, "engine: packing a weight");
+    for (size_t i = 0; i < w->pieces[0]; i++) {
+        struct piece *p = &w->piece[1][i];
+        *p = w->piece[0][i];
+        dnnl_dims_t dims = {(int64_t)p->count, (int64_t)w->k};
+        dnnl_status_t s = dnnl_memory_desc_init_by_tag(&p->md, 2, dims, dnnl_f32, dnnl_ab);
+        TRY(dnnl_check(s, "layout"));
+    }
+    w->pieces[1] = w->pieces[0];
+    return ERR_NONE;
 }
 
 void cpu_weight_close(struct backend_weight *w)
 {
     if (!w) return;
     for (int back = 0; back < 2; back++) {
-        for (size_t i = 0; i < w->pieces[back]; i++)
+        for (size_t i = 0; i < w->pieces[back] && !(back && w->shared); i++)
             free(w->piece[back][i].data);
         free(w->piece[back]);
     }
@@ -347,7 +377,9 @@ err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
     if (s->bias && !(w->bias = cpu_alloc(s->n * sizeof(float)))) e = err_sys(ENOMEM, "engine");
     if (w->bias) memcpy(w->bias, s->bias, s->n * sizeof(float));
     if (!err_is(e) && (s->products & BACKEND_FORWARD)) e = pack_pieces(w, c, s, false);
-    if (!err_is(e) && (s->products & BACKEND_BACKWARD)) e = pack_pieces(w, c, s, true);
+    w->shared = is_plain(c, s) && w->pieces[0] > 0;
+    if (!err_is(e) && (s->products & BACKEND_BACKWARD))
+        e = w->shared ? share_pieces(w) : pack_pieces(w, c, s, true);
     if (err_is(e))
         cpu_weight_close(w);
     else
