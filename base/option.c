@@ -175,9 +175,25 @@ static err seen_list(struct seen *seen, void *options, const struct option_row *
     return ERR_NONE;
 }
 
+/* Two rows of one name would hide each other: our own mistake, found at the first start. */
+static void require_unique(const struct option_set *set)
+{
+    const struct option_row *a, *b;
+    for (size_t i = 0; (a = option_row_at(set, i)); i++) {
+        REQUIRE(a->help && (a->flag || a->key));
+        for (size_t j = 0; j < i; j++) {
+            b = option_row_at(set, j);
+            REQUIRE(!a->flag || !b->flag || strcmp(a->flag, b->flag) != 0);
+            REQUIRE(!a->key || !b->key || strcmp(a->key, b->key) != 0);
+            REQUIRE(!a->letter || a->letter != b->letter);
+        }
+    }
+}
+
 err option_defaults(void *options, const struct option_set *set, struct arena *arena)
 {
     const struct option_row *row;
+    require_unique(set);
     for (size_t i = 0; (row = option_row_at(set, i)); i++) {
         if (!row->fallback) continue;
         err e = value_set(options, row, row->fallback, arena);

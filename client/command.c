@@ -7,6 +7,7 @@
 #include "client/command_run.h"
 
 #include <errno.h>
+#include <omp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -271,6 +272,8 @@ static err run_command(const struct command *command, int argc, char **argv)
     REQUIRE(command->options_size >= sizeof(struct command_common));
     TRY_OUT(e, arena_take(&options, &arena, 1, command->options_size));
     TRY_OUT(e, read_options(options, command, argc, argv, &rest, &arena));
+    const struct command_common *common = options;
+    if (common->threads) omp_set_num_threads((int)common->threads); /* of every parallel loop */
     TRY_OUT(e, command->run(options, &rest, &arena));
 out:
     arena_close(&arena);

@@ -289,8 +289,11 @@ static err open_all(struct work *w)
     const struct eval_command *o = w->o;
     if (o->logits) TRY(command_check_output(o->logits, o->force));
     if (o->per_row) TRY(command_check_output(o->per_row, o->force));
-    TRY(setup_open(&w->setup,
-                   &(struct setup_options){&o->common, o->base, o->adapter, o->state, true}));
+    TRY(setup_open(&w->setup, &(struct setup_options){.common = &o->common,
+                                                      .base = o->base,
+                                                      .adapter = o->adapter,
+                                                      .state = o->state,
+                                                      .inference = true}));
     TRY(setup_data(&w->data, &w->setup,
                    &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
     TRY(arena_take(&w->nll, &w->arena, w->data.count, sizeof *w->nll));

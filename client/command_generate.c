@@ -183,9 +183,12 @@ static err generate_run(void *options, const struct option_list *arguments, stru
     err e = ERR_NONE;
     TRY_OUT(e, bytes_append(&w.prompt, "", 0));
     TRY_OUT(e, bytes_append(&w.text, "", 0));
-    TRY_OUT(e, setup_open(&w.setup, &(struct setup_options){&o->common, o->base, o->adapter,
-                                                            o->state, true}));
-    TRY_OUT(e, setup_need_tokenizer(&w.setup));
+    TRY_OUT(e, setup_open(&w.setup, &(struct setup_options){.common = &o->common,
+                                                            .base = o->base,
+                                                            .adapter = o->adapter,
+                                                            .state = o->state,
+                                                            .inference = true,
+                                                            .text = true}));
     TRY_OUT(e, read_prompt(&w));
     TRY_OUT(e, encode_prompt(&w));
     e = run_model(&w, &count);

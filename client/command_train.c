@@ -303,7 +303,9 @@ static err report(const struct train_command *o, const struct setup *s,
 static err open_all(struct setup *s, struct dataset *data, const struct train_command *o)
 {
     TRY(command_check_output(o->output, o->force));
-    TRY(setup_open(s, &(struct setup_options){&o->common, o->base, o->adapter, o->state, false}));
+    TRY(setup_open(
+        s, &(struct setup_options){
+               .common = &o->common, .base = o->base, .adapter = o->adapter, .state = o->state}));
     TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
     if (data->cut)
         command_say(&o->common, "%s: %zu rows are cut at %lld tokens", o->data, data->cut,

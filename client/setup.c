@@ -34,6 +34,7 @@ err setup_open(struct setup *out, const struct setup_options *o)
     };
     TRY_OUT(e, model_open(&s.model, o->base));
     s.no_tokenizer = tokenizer_open(&s.tokenizer, o->base);
+    if (o->text) TRY_OUT(e, setup_need_tokenizer(&s));
     TRY_OUT(e, open_adapter(&s, o)); /* before the engine: a wrong file is told at once */
     TRY_OUT(e, command_check_stop());
     *out = s; /* the engine keeps the address of the model it is given */

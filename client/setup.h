@@ -15,7 +15,8 @@ struct setup_options {
     const struct command_common *common;
     const char *base;
     const char *adapter, *state; /* at most one; NULL: the base alone */
-    bool inference;
+    bool inference;              /* no training: half the memory for weights */
+    bool text;                   /* refuse a base without a tokenizer before the engine is opened */
 };
 
 struct setup {
