@@ -85,6 +85,34 @@ void normalize_buffers_close(struct normalize_buffers *b)
     piece_close(&b->buffer[1]);
 }
 
+/* Marks that utf8proc orders and composes but Hugging Face tokenizers leave where they are: their
+ * tables are of Unicode 9, and a model's ids follow those. */
+static const uint32_t newer_marks[][2] = {
+    {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+    {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
+    {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0xa82c, 0xa82c},   {0x10d24, 0x10d27},
+    {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85},
+    {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+    {0x11930, 0x11930}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943},
+    {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99},
+    {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+    {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
+    {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef},
+};
+
+static bool is_newer_mark(uint32_t c)
+{
+    size_t low = 0, high = sizeof newer_marks / sizeof *newer_marks;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (c > newer_marks[middle][1])
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < sizeof newer_marks / sizeof *newer_marks && c >= newer_marks[low][0];
+}
+
 /* Whether a character can only begin a run of characters that compose: normalising what lies before
  * it and from it on apart gives the same text. Errs on the side of no. */
 static bool begins_segment(uint32_t c)
@@ -148,10 +176,13 @@ static err run_form(struct piece_buffer *b, const struct piece *in, enum normali
 {
     uint32_t plain = 0; /* what is not yet copied and needs no change */
     for (uint32_t at = 0; at < in->size;) {
-        uint32_t n, chars = 1, begin = at;
-        bool unchanged = is_unchanged(piece_char(in->text + at, &n));
-        for (at += n; at < in->size && chars < SEGMENT_CHARS_MAX; at += n, chars++)
-            if (begins_segment(piece_char(in->text + at, &n))) break;
+        uint32_t n, chars = 1, begin = at, c = piece_char(in->text + at, &n);
+        bool alone = c >= newer_marks[0][0] && is_newer_mark(c);
+        bool unchanged = alone || is_unchanged(c);
+        for (at += n; !alone && at < in->size && chars < SEGMENT_CHARS_MAX; at += n, chars++) {
+            c = piece_char(in->text + at, &n);
+            if (begins_segment(c) || is_newer_mark(c)) break;
+        }
         if (unchanged && chars == 1) continue;
         TRY(piece_copy(b, in, plain, begin));
         TRY(form_segment(b, in, begin, at, form_options(kind)));
