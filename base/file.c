@@ -91,7 +91,7 @@ void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 static err part_open(int *out, const char *part)
 {
     for (int attempt = 0; attempt < 16; attempt++) {
-        int fd = file_disk.open(part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        int fd = file_disk.open(part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (fd < 0) return err_sys(errno, "%s", part);
         struct stat ours, named;
         if (flock(fd, LOCK_EX | LOCK_NB) != 0) {

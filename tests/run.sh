@@ -140,7 +140,8 @@ started=$SECONDS
 export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:log_path=$scratch/report"
 export UBSAN_OPTIONS="print_stacktrace=1:log_path=$scratch/report"
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
-export TMPDIR=$scratch OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+# Several programs share few cores here: waiting threads must not spin.
+export TMPDIR=$scratch OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 for preset in "${presets[@]}"; do
   if [ $build = yes ]; then build_preset "$preset" || continue; fi

@@ -237,6 +237,16 @@ Test(file, maps_what_was_written_and_an_empty_file_too)
     file_map_close(&map);
 }
 
+Test(file, what_is_written_has_the_umasks_mode)
+{
+    struct stat st;
+    mode_t before = umask(027);
+    ok(file_write(path, "x", 1, false));
+    umask(before);
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_mode & 0777, 0640);
+}
+
 Test(file, joins_and_makes_folders)
 {
     char out[SUPPORT_PATH_BYTES], small[8];
