@@ -67,6 +67,7 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.examples = m->options.examples;
     err e = call(reply, m, "/fedlora.v1.Federation/Hello", &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
+    if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
     free(shape);
     free(list);
     return e;
@@ -182,7 +183,7 @@ err fake_update(struct bytes *out, struct fake_member *m, const Fedlora__V1__Tra
     }
     struct adapter_file_meta meta = {.kind = ADAPTER_FILE_UPDATE,
                                      .run = task->run,
-                                     .method = square ? "fed-sb" : "flora",
+                                     .method = m->method,
                                      .base = base_text,
                                      .frozen = frozen_text,
                                      .member = m->options.id,

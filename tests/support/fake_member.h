@@ -29,6 +29,7 @@ struct fake_options {
 struct fake_member {
     struct fake_options options;
     struct rpc_client *client;
+    char method[LIMIT_NAME_BYTES]; /* of the run, once hello is said */
     uint64_t bytes_up, bytes_down;
 };
 
