@@ -56,6 +56,44 @@ static err as_file(struct adapter_file *out, const struct adapter *ad)
     return ERR_NONE;
 }
 
+/* alpha for all, or a pattern that lists every module where they differ. */
+static err put_alphas(struct adapter_file *file, struct bytes *pattern)
+{
+    bool same = true;
+    for (size_t i = 0; i < file->count; i++) {
+        const struct adapter_file_module *m = &file->module[i];
+        if (m->rank > file->meta.rank) file->meta.rank = m->rank;
+        if (!m->rank) continue;
+        same = same && (file->meta.alpha == 0 || file->meta.alpha == m->alpha);
+        file->meta.alpha = m->alpha;
+    }
+    if (same) return ERR_NONE;
+    const char *before = "{";
+    for (size_t i = 0; i < file->count; i++) {
+        if (!file->module[i].rank) continue;
+        TRY(bytes_printf(pattern, "%s\"%s\":%.17g", before, file->module[i].name,
+                         file->module[i].alpha));
+        before = ",";
+    }
+    TRY(bytes_printf(pattern, "}"));
+    file->meta.alpha_pattern = (const char *)pattern->data;
+    return ERR_NONE;
+}
+
+/* What a PEFT directory cannot hold apart, carry and R, beside it: tensors as they were trained. */
+static err save_state(struct adapter_file *file, const struct adapter_save_options *o)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct bytes pattern = {.max = 64u << 20};
+    err e = ERR_NONE;
+    TRY_OUT(e, file_join(path, sizeof path, o->path, ADAPTER_SAVE_STATE));
+    TRY_OUT(e, put_alphas(file, &pattern));
+    e = adapter_file_write(path, &file->meta, file->module, file->count, /*replace*/ true);
+out:
+    bytes_close(&pattern);
+    return e;
+}
+
 err adapter_save_peft(const struct adapter *ad, const struct adapter_save_options *o)
 {
     struct adapter_file file = {0};
@@ -72,6 +110,7 @@ err adapter_save_peft(const struct adapter *ad, const struct adapter_save_option
     file.meta.base_path = whole ? whole : o->base;
     e = adapter_file_write_peft(o->path, &file.meta, plain ? file.module : flat.module,
                                 plain ? file.count : flat.count, o->replace);
+    if (!plain && !err_is(e)) e = save_state(&file, o);
 out:
     free(whole);
     flatten_close(&flat);

@@ -10,8 +10,10 @@ struct adapter_save_options {
     bool replace;
     int threads;
 };
+#define ADAPTER_SAVE_STATE "state.safetensors"
 /* An adapter of A and B alone is written as it is; with a carry or R, the whole change is folded
- * into one exact pair a module. */
+ * into one exact pair a module, and ADAPTER_SAVE_STATE beside it keeps carry, A, B and R apart: a
+ * state to go on training from. */
 err adapter_save_peft(const struct adapter *ad, const struct adapter_save_options *o);
 
 #endif
