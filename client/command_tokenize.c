@@ -169,6 +169,16 @@ static err add_argument(struct work *w, const char *text)
     return e;
 }
 
+/* As json_parse(), but a text to be tokenised may hold U+0000. */
+static err parse_text(json_t **out, const char *line, size_t size, const char *where)
+{
+    json_error_t cause;
+    json_t *value = json_loadb(line, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &cause);
+    if (!value) return err_make(ERR_INPUT, "%s:%d: not JSON: %s", where, cause.column, cause.text);
+    *out = value;
+    return ERR_NONE;
+}
+
 static err add_line(struct work *w, const char *line, size_t size, unsigned number)
 {
     char where[40];
@@ -176,7 +186,8 @@ static err add_line(struct work *w, const char *line, size_t size, unsigned numb
     if (strspn(line, " \t\r\n") == size) return ERR_NONE;
     if (w->o->decode) return add_text(w, line, where);
     json_t *value = NULL;
-    err e = json_parse(&value, line, size, where);
+    err e =
+        w->o->chat ? json_parse(&value, line, size, where) : parse_text(&value, line, size, where);
     if (!err_is(e) && w->o->chat)
         e = add_chat(w, value, where);
     else if (!err_is(e) && !json_is_string(value))
