@@ -168,12 +168,14 @@ static err find_leftmost(struct added_matches *out, const struct added *a, const
     return ERR_NONE;
 }
 
-static int compare_longest(const void *left, const void *right)
+/* Of tokens equally long the one with the lower id comes first, as a stable sort has it. */
+static int compare_longest(const void *left, const void *right, void *table)
 {
     const struct added_match *a = left, *b = right;
+    const struct added_token *token = table;
     uint32_t la = a->end - a->begin, lb = b->end - b->begin;
     if (la != lb) return la > lb ? -1 : 1;
-    if (a->id != b->id) return a->id < b->id ? -1 : 1;
+    if (a->id != b->id) return token[a->id].id < token[b->id].id ? -1 : 1;
     return a->begin < b->begin ? -1 : a->begin > b->begin;
 }
 
@@ -215,7 +217,7 @@ static err find_longest(struct added_matches *out, const struct added *a, const 
     for (size_t i = 0; i < out->count; i++)
         if (special || !a->token[out->match[i].id].special) out->match[wanted++] = out->match[i];
     out->count = wanted;
-    qsort(out->match, out->count, sizeof *out->match, compare_longest);
+    qsort_r(out->match, out->count, sizeof *out->match, compare_longest, a->token);
     /* Accepted matches are gathered at the front: those of earlier runs sorted, this run's behind.
      */
     size_t kept = 0;

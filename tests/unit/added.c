@@ -52,6 +52,12 @@ Test(added, longest_anywhere_first_is_llama_cpps_rule)
     check(&a, "abcde", false, "3:1-5 ");
     check(&a, "abcabcdeab", false, "2:0-3 3:4-8 1:8-10 ");
     added_close(&a);
+    a.order = ADDED_LONGEST; /* equally long: the lower id */
+    put(&a, "st", 1, PLAIN);
+    put(&a, "es", 2, PLAIN);
+    added_seal(&a);
+    check(&a, "est", false, "1:1-3 ");
+    added_close(&a);
 }
 
 Test(added, special_tokens_are_text_unless_asked_for)
