@@ -190,6 +190,16 @@ static err split_names(struct option_list *out, const char *text, const char *ke
     return ERR_NONE;
 }
 
+static err check_paths(const struct config *c)
+{
+    const char *const value[][2] = {
+        {"server.listen", c->listen}, {"server.ca", c->ca},    {"server.cert", c->cert},
+        {"server.key", c->key},       {"store.path", c->path}, {"federation.name", c->federation}};
+    for (size_t i = 0; i < sizeof value / sizeof *value; i++)
+        if (!*value[i][1]) return err_make(ERR_INPUT, "%s: is empty", value[i][0]);
+    return ERR_NONE;
+}
+
 static err read_all(struct config *c, int argc, char **argv)
 {
     struct option_list rest = {0};
@@ -208,6 +218,7 @@ static err read_all(struct config *c, int argc, char **argv)
     if (c->help || c->version || c->sample) return ERR_NONE;
     if (!c->file) return err_make(ERR_INPUT, "--config FILE is needed; --sample prints one");
     TRY(option_check(c, &options));
+    TRY(check_paths(c));
     if (!text_is_name(c->federation, LIMIT_NAME_BYTES - 1))
         return err_make(ERR_INPUT, "federation.name: \"%s\" is no name", c->federation);
     TRY(split_names(&c->allowed, c->members, "federation.members", &c->arena));

@@ -85,7 +85,7 @@ static void end(void)
 /* ---- everyone at once */
 struct joining {
     pthread_t thread;
-    char id[8];
+    char id[16];
     uint32_t rank;
     struct digest last;
     err result;
@@ -184,7 +184,7 @@ static void take_task(struct hand *h)
     struct fake_member other;
     *h = (struct hand){.update = {.max = 1 << 20}};
     for (int i = 1; i < MEMBERS; i++) {
-        char id[8];
+        char id[16];
         snprintf(id, sizeof id, "m%d", i);
         open_member(&other, id, 2u << i);
         hello(&other);

@@ -1,0 +1,215 @@
+#include "coordinator/store.h"
+
+#include "base/file.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static char dir[SUPPORT_PATH_BYTES];
+static struct store store;
+
+static void begin(void)
+{
+    support_dir_make(dir);
+    ok(store_open(&store, dir));
+}
+static void end(void)
+{
+    store_close(&store);
+    support_dir_remove(dir);
+}
+
+/* A blob as admission and aggregation leave it. */
+static struct store_blob make_blob(const char *text)
+{
+    struct store_blob blob = {digest_of(text, strlen(text)), strlen(text)};
+    char part[SUPPORT_PATH_BYTES + 16];
+    snprintf(part, sizeof part, "%s/spool/part", dir);
+    ok(file_write(part, text, strlen(text), true));
+    ok(blob_adopt(dir, part, &blob.digest));
+    return blob;
+}
+
+static bool has_blob(const struct store_blob *blob)
+{
+    uint64_t size;
+    return !err_is(blob_size(&size, dir, &blob->digest));
+}
+
+static int64_t add_run(const char *name)
+{
+    static const char *const members[] = {"a", "b"};
+    struct store_run run = {.name = name, .config = "config", .config_size = 6, .created_ms = 5};
+    int64_t id = 0;
+    ok(store_run_add(&id, &store, &run, members, 2));
+    return id;
+}
+
+static struct store_update make_update(int64_t run, const char *member, uint32_t round)
+{
+    char text[64];
+    snprintf(text, sizeof text, "update of %s for %u", member, round);
+    return (struct store_update){.run = run,
+                                 .member = member,
+                                 .made_for = round,
+                                 .counted_in = round,
+                                 .blob = make_blob(text),
+                                 .examples = 7,
+                                 .train_loss = 0.5};
+}
+
+static err publish(int64_t run, uint32_t round, struct store_blob *state)
+{
+    char text[32];
+    snprintf(text, sizeof text, "state %u", round);
+    *state = make_blob(text);
+    struct store_publish p = {
+        .run = run,
+        .keep = 2,
+        .updates_keep = 1,
+        .round = {.round = round, .state = *state, .updates = 2, .report_json = "{}"}};
+    return store_publish(&store, &p);
+}
+
+Test(store, keeps_what_it_has_acknowledged)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob first = make_blob("state 0"), none = {0};
+    struct store_update update[2] = {make_update(run, "b", 1), make_update(run, "a", 1)},
+                        *row = NULL;
+    struct arena arena = {0};
+    struct store_run *runs = NULL;
+    struct store_member *member = NULL;
+    size_t count;
+    ok(store_started(&store, run, &first, &none));
+    ok(store_receipts(&store, update, 2));
+    ok(store_receipts(&store, update, 1));
+    store_close(&store);
+    ok(store_open(&store, dir));
+    ok(store_runs(&runs, &count, &store, &arena));
+    cr_assert_eq(count, 1);
+    cr_expect_str_eq(runs->name, "r");
+    cr_expect(runs->started && digest_equal(&runs->state.digest, &first.digest));
+    cr_expect_eq(runs->published, 0);
+    ok(store_updates(&row, &count, &store, run, 1, &arena));
+    cr_assert_eq(count, 2, "the one acknowledged twice is there once");
+    cr_expect_str_eq(row[0].member, "a", "sorted by member");
+    cr_expect_eq(row[1].examples, 7);
+    ok(store_members(&member, &count, &store, run, &arena));
+    cr_expect_eq(member[1].counted_in, 1);
+    cr_expect_eq(member[1].bytes_up, update[0].blob.size, "counted once");
+    arena_close(&arena);
+    end();
+}
+
+Test(store, gives_up_old_states_and_updates_and_nothing_else)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob state[5] = {make_blob("state 0")}, none = {0};
+    struct store_update update[5];
+    ok(store_started(&store, run, &state[0], &none));
+    for (uint32_t round = 1; round < 5; round++) {
+        update[round] = make_update(run, "a", round);
+        ok(store_receipts(&store, &update[round], 1));
+        ok(publish(run, round, &state[round]));
+        ok(store_trim(&store));
+        cr_expect(has_blob(&update[round].blob), "kept until the next round is published");
+        cr_expect(round == 1 || !has_blob(&update[round - 1].blob), "used in round %u", round - 1);
+        for (uint32_t i = 0; i <= round; i++)
+            cr_expect_eq(has_blob(&state[i]), i + 2 > round, "state %u after round %u", i, round);
+    }
+    end();
+}
+
+Test(store, recovers_by_removing_what_no_row_names)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob state = make_blob("state 0"), orphan = make_blob("orphan"), none = {0}, pin;
+    char path[SUPPORT_PATH_BYTES + 32];
+    size_t removed;
+    bool known;
+    ok(store_started(&store, run, &state, &none));
+    pin = make_blob("pinned");
+    ok(store_pin(&store, &pin, 1));
+    refused(store_pin(&store, &orphan, 1), ERR_LIMIT, "the most that are kept");
+    snprintf(path, sizeof path, "%s/spool/make.1.state", dir);
+    ok(file_write(path, "half", 4, true));
+    snprintf(path, sizeof path, "%s/blobs/nonsense", dir);
+    ok(file_write(path, "half", 4, true));
+    ok(store_recover(&removed, &store, 1u << 30));
+    cr_expect_eq(removed, 3);
+    cr_expect(has_blob(&state) && has_blob(&pin) && !has_blob(&orphan));
+    ok(store_blob_public(&known, &store, 0, &pin.digest));
+    cr_expect(known);
+    ok(store_blob_public(&known, &store, run, &pin.digest));
+    cr_expect(!known, "no member's business");
+    end();
+}
+
+Test(store, lets_nobody_fetch_an_update)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_update update = make_update(run, "a", 1);
+    bool known;
+    ok(store_receipts(&store, &update, 1));
+    ok(store_blob_public(&known, &store, 0, &update.blob.digest));
+    cr_expect(!known);
+    ok(store_blob_known(&known, &store, &update.blob.digest));
+    cr_expect(known);
+    end();
+}
+
+Test(store, a_full_database_is_the_operators_and_changes_nothing)
+{
+    begin();
+    int64_t run = add_run("r"), id;
+    struct store_run big = {.name = "big", .config_size = 1 << 20, .config = NULL};
+    static char config[1 << 20];
+    static const char *const members[] = {"a"};
+    struct arena arena = {0};
+    struct store_run *row = NULL;
+    size_t count;
+    big.config = config;
+    memset(config, 'x', sizeof config);
+    ok(db_script(&store.db, "PRAGMA max_page_count = 40"));
+    err e = store_run_add(&id, &store, &big, members, 1);
+    cr_expect_eq(e.kind, ERR_MACHINE);
+    cr_expect_eq(e.sys, ENOSPC, "%s", e.text);
+    ok(store_runs(&row, &count, &store, &arena));
+    cr_expect_eq(count, 1);
+    ok(store_hold(&store, run, "paused", "", &(struct store_event){.event = "run.paused"}));
+    arena_close(&arena);
+    end();
+}
+
+Test(store, numbers_events_for_those_who_watch)
+{
+    begin();
+    int64_t run = add_run("r"), other = add_run("s");
+    struct arena arena = {0};
+    struct store_event *event = NULL;
+    size_t count;
+    ok(store_event_add(&store, other, &(struct store_event){.event = "other"}));
+    ok(store_opened(&store, run, 1, &(struct store_event){.event = "round.opened", .round = 1}));
+    ok(store_events(&event, &count, &store, run, 0, 10, &arena));
+    cr_assert_eq(count, 2);
+    cr_expect_str_eq(event[0].event, "run.created");
+    cr_expect_str_eq(event[1].event, "round.opened");
+    cr_expect_eq(event[1].round, 1);
+    uint64_t last = event[1].sequence;
+    ok(store_events(&event, &count, &store, run, last, 10, &arena));
+    cr_expect_eq(count, 0);
+    refused(store_run_add(&run, &store,
+                          &(struct store_run){.name = "s", .config = "", .config_size = 0}, NULL,
+                          0),
+            ERR_INPUT, "a run named s exists already");
+    arena_close(&arena);
+    end();
+}
