@@ -87,7 +87,8 @@ void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 
 /* Takes the part file for ourselves. Its name is fixed, so that a crash leaves at most one and the
  * next writer reuses it; the lock keeps two writers apart, and the inode check sees a part that its
- * writer renamed between our open and our lock. */
+ * writer renamed between our open and our lock. Who may read it is the umask's word: an export is
+ * made to be passed on, and what must stay private lies in folders of mode 0700. */
 static err part_open(int *out, const char *part)
 {
     for (int attempt = 0; attempt < 16; attempt++) {
