@@ -111,20 +111,27 @@ static json_t *field_json(const struct log_field *f)
     return value ? value : json_null();
 }
 
-static void format_json(struct line *l, const char *time, enum log_level level, const char *event,
-                        const struct log_field *field, size_t count)
+static json_t *event_json(const char *time, enum log_level level, const char *event)
 {
-    json_t *object = json_object();
-    if (!object) return;
-    json_object_set_new(object, "time", json_string(time));
-    json_object_set_new(object, "level", json_string(log_level_name[level]));
-    json_object_set_new(object, "event", json_string(event));
+    return json_pack("{s:s, s:s, s:s}", "time", time, "level", log_level_name[level], "event",
+                     event);
+}
+
+/* A cut line would be no JSON: an event too long for one says so instead of its fields. */
+static void format_json(struct line *l, json_t *object, const struct log_field *field, size_t count)
+{
     for (size_t i = 0; i < count; i++)
         json_object_set_new(object, field[i].key, field_json(&field[i]));
     char *text = json_dumps(object, JSON_COMPACT);
+    if (text && strlen(text) > LOG_LINE_BYTES - 2) {
+        free(text);
+        for (size_t i = 0; i < count; i++)
+            json_object_del(object, field[i].key);
+        json_object_set_new(object, "cut", json_true());
+        text = json_dumps(object, JSON_COMPACT);
+    }
     if (text) line_text(l, text);
     free(text);
-    json_decref(object);
 }
 
 void log_event(enum log_level level, const char *event, const struct log_field *field, size_t count)
@@ -134,7 +141,9 @@ void log_event(enum log_level level, const char *event, const struct log_field *
     char time[32];
     time_text(time);
     if (log_json) {
-        format_json(&l, time, level, event, field, count);
+        json_t *object = event_json(time, level, event);
+        if (object) format_json(&l, object, field, count);
+        json_decref(object);
     } else {
         line_text(&l, "time=");
         line_text(&l, time);

@@ -76,3 +76,15 @@ Test(log, json_lines_parse)
               json_is_null(json_object_get(line, "bytes")));
     json_decref(line);
 }
+
+Test(log, a_long_event_in_json_is_still_json)
+{
+    log_init(LOG_INFO, true);
+    capture(text, sizeof text, 2, long_event);
+    json_t *line = NULL;
+    ok(json_parse(&line, text, strlen(text), "line"));
+    cr_expect_str_eq(json_string_value(json_object_get(line, "event")), "long");
+    cr_expect(json_is_true(json_object_get(line, "cut")) && !json_object_get(line, "v"), "%s",
+              text);
+    json_decref(line);
+}
