@@ -134,6 +134,9 @@ static void check_logits(struct golden *g)
     for (size_t i = 0; i < g->data.count; i++) {
         char name[32];
         snprintf(name, sizeof name, "%zu", i);
+        if (i > 0 && json_object_get(g->json, "logits") &&
+            (json_int_t)i >= json_integer_value(json_object_get(g->json, "logits")))
+            break; /* our own cases hold those of the first rows */
         const struct tensor *t = expected(g, "logits.", name);
         struct engine_row row = row_of(g, i);
         float *logits = calloc((size_t)row.count * g->model.arch.vocab, sizeof *logits);
@@ -262,3 +265,15 @@ SHARED(agrees_with_peft_on_head_norms, "qwen3-qknorm")
 SHARED(agrees_with_peft_on_rank_patterns, "rank-pattern")
 SHARED(agrees_with_peft_on_a_frozen_carry, "carry")
 SHARED(agrees_with_peft_on_the_small_matrix, "small-matrix")
+
+#define OWN(test, name)                                                                            \
+    Test(engine, test)                                                                             \
+    {                                                                                              \
+        check_case("tests/golden/cases", name);                                                    \
+    }
+OWN(agrees_with_peft_on_wide_heads_and_a_rank_above_the_width, "llama-wide-heads")
+OWN(agrees_with_peft_on_a_narrow_window_and_few_modules, "mistral-narrow")
+OWN(agrees_with_peft_on_patterns_by_whole_names, "qwen2-pattern")
+OWN(agrees_with_the_definition_on_a_carry_without_adapter, "qwen3-carry")
+OWN(agrees_with_the_definition_on_a_carry_beside_the_small_matrix, "llama3-small")
+OWN(agrees_with_the_definition_on_linear_rope_scaling, "llama-linear")
