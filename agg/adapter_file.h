@@ -109,13 +109,9 @@ err adapter_file_f32(const float **out, const struct adapter_file_factor *factor
                      struct arena *arena);
 /* Index of the first value that is not finite, or n. */
 size_t adapter_file_first_bad(const float *x, size_t n);
-/* The pages of one module's tensors may go (they come back from disk when touched). */
-void adapter_file_drop(const struct adapter_file *file, const struct adapter_file_module *module);
-
-/* The same for a range of a map, and what the kernel mapped around it: it maps whole neighbourhoods
- * of 64 KiB around a page that is touched, neighbours dropped earlier included. What another thread
- * still reads comes back. */
-void adapter_file_drop_values(const struct file_map *map, const void *values, size_t size);
+/* The file's pages may go (they come back from disk when touched). All of them: the kernel brings
+ * in pages around those asked for, and by how much is its own affair. */
+void adapter_file_drop(const struct adapter_file *file);
 
 /* "base_model.model.<module>.lora_A.weight" */
 void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,

@@ -61,22 +61,9 @@ err adapter_file_check_finite(const struct adapter_file *file,
     return e;
 }
 
-void adapter_file_drop_values(const struct file_map *map, const void *values, size_t size)
+void adapter_file_drop(const struct adapter_file *file)
 {
-    enum { AROUND = 64 << 10 };
-    uintptr_t start = (uintptr_t)map->data, at = (uintptr_t)values;
-    if (!size || !start || at < start || at - start >= map->size) return;
-    size_t from = at - start, to = from + size + AROUND;
-    from -= from < AROUND ? from : AROUND;
-    file_map_drop(map, from, (to < map->size ? to : map->size) - from);
-}
-
-void adapter_file_drop(const struct adapter_file *file, const struct adapter_file_module *module)
-{
-    for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
-        const struct tensor *t = module->factor[r].tensor;
-        if (t) adapter_file_drop_values(&file->tensors.map, t->data, t->size);
-    }
+    file_map_drop(&file->tensors.map, 0, file->tensors.map.size);
 }
 
 /* ---- frozen factors ---- */

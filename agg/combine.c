@@ -121,7 +121,8 @@ static err work_open(struct work *w, const struct combine *c, size_t i)
     TRY(arena_take(&copy, &w->arena, n, sizeof *copy));
     TRY(arena_take(&w->present, &w->arena, n, sizeof *w->present));
     TRY(arena_take(&w->term, &w->arena, n, sizeof *w->term));
-    w->stack = (struct lowrank_stack){c->module[i].d_out, c->module[i].d_in, w->term, 0};
+    w->stack =
+        (struct lowrank_stack){.m = c->module[i].d_out, .n = c->module[i].d_in, .term = w->term};
     for (size_t k = 0; k < n; k++) {
         const struct adapter_file_module *m = adapter_file_find(&c->file[k], c->module[i].name);
         if (!m || !m->rank) continue;
@@ -139,12 +140,10 @@ static err work_open(struct work *w, const struct combine *c, size_t i)
     return ERR_NONE;
 }
 
-static void work_close(struct work *w, const struct combine *c, size_t i)
+static void work_close(struct work *w, const struct combine *c)
 {
-    for (size_t k = 0; k < c->file_count; k++) {
-        const struct adapter_file_module *m = adapter_file_find(&c->file[k], c->module[i].name);
-        if (m) adapter_file_drop(&c->file[k], m);
-    }
+    for (size_t k = 0; k < c->file_count; k++)
+        adapter_file_drop(&c->file[k]);
     arena_close(&w->arena);
 }
 
@@ -205,7 +204,7 @@ static err combine_module(struct method_result *out, const struct combine *c,
     if (!err_is(e))
         e = o->method->carries ? product(out, &w, &cut) : averaged(out, &w, c, i, o->method);
     out->row.sent = (uint32_t)w.stack.count;
-    work_close(&w, c, i);
+    work_close(&w, c);
     return e;
 }
 
@@ -229,7 +228,7 @@ static err sigma_of(struct lowrank_svd *svd, const struct combine *c, size_t i)
     struct work w = {0};
     err e = work_open(&w, c, i);
     if (!err_is(e)) e = lowrank_svd_open(svd, &w.stack, 0);
-    work_close(&w, c, i);
+    work_close(&w, c);
     return e;
 }
 

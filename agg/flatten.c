@@ -34,7 +34,8 @@ static err flatten_module(struct flat *out, const struct adapter_file_module *m,
                           const struct lowrank_cut *cut)
 {
     struct lowrank_term term[2];
-    struct lowrank_stack stack = {m->d_out, m->d_in, term, flatten_terms(term, m)};
+    struct lowrank_stack stack = {
+        .m = m->d_out, .n = m->d_in, .term = term, .count = flatten_terms(term, m)};
     struct lowrank_svd svd = {0};
     err e = ERR_NONE;
     TRY(lowrank_svd_open(&svd, &stack, 0));

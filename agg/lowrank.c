@@ -43,27 +43,22 @@ static void gather_product(double *out, const struct lowrank_term *t, size_t m)
     }
 }
 
-/* out (m, R) column-major, zeroed, = [c_1 B_1 | c_2 B_2 | ...] */
-static void gather_left(double *out, const struct lowrank_stack *s)
+/* left (m, R) column-major, zeroed, = [c_1 B_1 | c_2 B_2 | ...]; right (n, R) = [A_1^T | A_2^T |
+ * ...] */
+static void gather(double *left, double *right, const struct lowrank_stack *s)
 {
     for (size_t k = 0; k < s->count; k++) {
         const struct lowrank_term *t = &s->term[k];
-        if (t->R) gather_product(out, t, s->m);
-        for (uint32_t j = 0; j < t->r && !t->R; j++)
-            for (uint32_t i = 0; i < s->m; i++)
-                out[(size_t)j * s->m + i] = t->c * (double)t->B[(size_t)i * t->r + j];
-        out += (size_t)t->r * s->m;
-    }
-}
-
-/* out (n, R) column-major = [A_1^T | A_2^T | ...] */
-static void gather_right(double *out, const struct lowrank_stack *s)
-{
-    for (size_t k = 0; k < s->count; k++) {
-        size_t count = (size_t)s->term[k].r * s->n;
-        for (size_t i = 0; i < count; i++)
-            out[i] = (double)s->term[k].A[i];
-        out += count;
+        size_t m = s->m, n = (size_t)t->r * s->n;
+        if (t->R) gather_product(left, t, m);
+        for (size_t j = 0; j < t->r && !t->R; j++)
+            for (size_t i = 0; i < m; i++)
+                left[j * m + i] = t->c * (double)t->B[i * t->r + j];
+        for (size_t i = 0; i < n; i++)
+            right[i] = (double)t->A[i];
+        left += (size_t)t->r * m;
+        right += n;
+        if (s->done) s->done(s->context, k);
     }
 }
 
@@ -80,12 +75,11 @@ static err add_terms(double *out, const struct lowrank_stack *s, size_t from, si
         size_t end = from, ranks = 0;
         while (end < to && (end == from || ranks + s->term[end].r <= PANEL))
             ranks += s->term[end++].r;
-        struct lowrank_stack panel = {s->m, s->n, s->term + from, end - from};
+        struct lowrank_stack panel = {s->m, s->n, s->term + from, end - from, NULL, NULL};
         e = matrix_take(&left, s->m, ranks);
         if (!err_is(e)) e = matrix_take(&right, s->n, ranks);
         if (!err_is(e)) {
-            gather_left(left, &panel);
-            gather_right(right, &panel);
+            gather(left, right, &panel);
             /* Row-major out = column-major out^T (n, m) += right left^T. */
             cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, (int)s->n, (int)s->m, (int)ranks,
                         1, right, (int)s->n, left, (int)s->m, /*beta*/ 1, out, (int)s->n);
@@ -93,7 +87,8 @@ static err add_terms(double *out, const struct lowrank_stack *s, size_t from, si
         free(left);
         free(right);
         left = right = NULL;
-        from = end;
+        for (; from < end; from++)
+            if (s->done) s->done(s->context, from);
     }
     return e;
 }
@@ -165,7 +160,7 @@ static err reduce(struct reduced *out, const struct lowrank_stack *s, size_t hea
     struct reduced r = {0};
     double *tb = NULL, *ta = NULL;
     size_t total = lowrank_total(s);
-    struct lowrank_stack first = {s->m, s->n, s->term, head};
+    struct lowrank_stack first = {s->m, s->n, s->term, head, NULL, NULL};
     err e = ERR_NONE;
     r.k[0] = MIN(s->m, total);
     r.k[1] = MIN(s->n, total);
@@ -176,8 +171,7 @@ static err reduce(struct reduced *out, const struct lowrank_stack *s, size_t hea
     TRY_OUT(e, matrix_take(&r.p, r.k[0], r.k[1]));
     TRY_OUT(e, matrix_take(&tb, r.k[0], total));
     TRY_OUT(e, matrix_take(&ta, r.k[1], total));
-    gather_left(r.left, s);
-    gather_right(r.right, s);
+    gather(r.left, r.right, s);
     TRY_OUT(e, qr(r.left, r.tau_left, s->m, total));
     TRY_OUT(e, qr(r.right, r.tau_right, s->n, total));
     triangle(tb, r.k[0], r.left, s->m, total);
@@ -238,7 +232,7 @@ static err norms_dense(double *out, const struct lowrank_stack *common,
     TRY_OUT(e, matrix_take(&one, common->m, common->n));
     TRY_OUT(e, lowrank_add_dense(sum, common));
     for (size_t i = 0; i < count; i++) {
-        struct lowrank_stack more = {common->m, common->n, &with[i], 1};
+        struct lowrank_stack more = {common->m, common->n, &with[i], 1, NULL, NULL};
         memcpy(one, sum, size * sizeof *one);
         TRY_OUT(e, lowrank_add_dense(one, &more));
         out[i] = norm_of(one, size);
@@ -256,7 +250,7 @@ err lowrank_norms(double *out, const struct lowrank_stack *common, const struct 
     struct lowrank_term *term = calloc(common->count + 1, sizeof *term);
     if (!term) return err_sys(ENOMEM, "%zu terms", common->count + 1);
     if (common->count) memcpy(term, common->term, common->count * sizeof *term);
-    struct lowrank_stack whole = {common->m, common->n, term, common->count + 1};
+    struct lowrank_stack whole = {common->m, common->n, term, common->count + 1, NULL, NULL};
     err e = ERR_NONE;
     for (size_t i = 0; i < count && !err_is(e); i++) {
         term[common->count] = with[i];
@@ -283,10 +277,8 @@ err lowrank_inner(double *out, const struct lowrank_stack *s1, const struct lowr
     TRY_OUT(e, matrix_take(&a2, s1->n, r2));
     TRY_OUT(e, matrix_take(&bb, r1, r2));
     TRY_OUT(e, matrix_take(&aa, r1, r2));
-    gather_left(b1, s1);
-    gather_left(b2, s2);
-    gather_right(a1, s1);
-    gather_right(a2, s2);
+    gather(b1, a1, s1);
+    gather(b2, a2, s2);
     cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, (int)r1, (int)r2, m, 1, b1, m, b2, m, 0,
                 bb, (int)r1);
     cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, (int)r1, (int)r2, n, 1, a1, n, a2, n, 0,

@@ -34,6 +34,10 @@ struct lowrank_stack {
     uint32_t m, n;
     const struct lowrank_term *term;
     size_t count;
+    /* NULL, or called with the index of a term that has been read: its pages may go. A term may be
+     * read again later. */
+    void (*done)(void *context, size_t term);
+    void *context;
 };
 
 /* BLAS on one thread from here to lowrank_end() with the value returned; around parallel loops. */

@@ -97,7 +97,7 @@ static err check_values(const struct method *method, const struct adapter_file *
                         x->rslora ? "true" : "false");
     for (size_t i = 0; i < u->count; i++) {
         TRY(adapter_file_check_finite(u, &u->module[i]));
-        adapter_file_drop(u, &u->module[i]);
+        adapter_file_drop(u);
     }
     return ERR_NONE;
 }

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* So many members' factors of a module may stay in memory until the module is done. */
+enum { HELD_MEMBERS = 4 };
+
 struct sent { /* one module of one update; rank 0: not sent */
     uint32_t rank;
     double scale;
@@ -180,22 +183,13 @@ static void view_sent(struct adapter_file_module *out, const struct adapter_file
                 .f32 = sent->value[r], .rows = rows[r], .cols = cols[r]};
 }
 
-/* Out of the map, whose pages go at once. The kernel brings in pages around those asked for, and by
- * how much is its own affair (whole folios of megabytes since Linux 6): with many updates mapped at
- * a time that would be most of all of them. */
-static err copy_sent(struct adapter_file_module *m, const struct file_map *map, struct arena *arena)
+/* The whole map goes, not the module's part: the kernel brings in pages around those asked for, and
+ * by how much is its own affair (whole folios of megabytes since Linux 6). What another thread is
+ * reading comes back from the page cache. */
+static void done_with(const struct method_round *round, size_t k)
 {
-    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
-        struct adapter_file_factor *x = &m->factor[r];
-        size_t n = (size_t)x->rows * x->cols;
-        float *copy = NULL;
-        if (!x->f32) continue;
-        TRY(arena_take(&copy, arena, n, sizeof *copy));
-        memcpy(copy, x->f32, n * sizeof *copy);
-        x->f32 = copy;
-    }
-    file_map_drop(map, 0, map->size);
-    return ERR_NONE;
+    const struct cohort *c = round->files;
+    file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
 }
 
 static err gather(struct scratch *s, struct method_round *round, const struct cohort *c, size_t i)
@@ -207,7 +201,6 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
     for (size_t k = 0; k < c->count; k++) {
         if (!c->update[k].module[i].rank) continue;
         view_sent(&s->copy[k], &s->state, &c->update[k].module[i]);
-        TRY(copy_sent(&s->copy[k], &c->update[k].map, &s->arena));
         s->update[k] = &s->copy[k];
     }
     const struct adapter_file_module *frozen =
@@ -220,15 +213,18 @@ static err gather(struct scratch *s, struct method_round *round, const struct co
     round->update = s->update;
     round->p = c->p;
     round->count = c->count;
+    if (c->count > HELD_MEMBERS) round->done = done_with;
+    round->files = c;
     if (c->dropped) round->dropped = json_number_value(json_object_get(c->dropped, name));
     return ERR_NONE;
 }
 
-/* Another thread's module comes back from the page cache. */
 static void drop_pages(const struct cohort *c)
 {
     file_map_drop(&c->state.tensors.map, 0, c->state.tensors.map.size);
     if (c->has_frozen) file_map_drop(&c->frozen.tensors.map, 0, c->frozen.tensors.map.size);
+    for (size_t k = 0; k < c->count; k++)
+        file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
 }
 
 static err check_factors(const struct adapter_file_module *m)

@@ -1,6 +1,8 @@
 #include "agg/method_round.h"
 
-#include <string.h>
+#include "agg/matrix.h"
+
+#include <stdlib.h>
 
 err method_result_take(float **values, struct method_result *out, enum adapter_file_role role,
                        uint32_t rows, uint32_t cols)
@@ -42,23 +44,42 @@ add_scaled(double *sum, const float *x, double p, size_t n)
         sum[i] += p * (double)x[i];
 }
 
-void method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
-                 size_t count)
+static void add_members(double *sum, const struct method_round *round, enum adapter_file_role role,
+                        const size_t range[2], size_t count)
 {
     enum { BLOCK = 2048 }; /* the sums stay in the first-level cache while members pass by */
-    double sum[BLOCK];
     for (size_t at = 0; at < count; at += BLOCK) {
         size_t n = count - at < BLOCK ? count - at : BLOCK;
-        memset(sum, 0, n * sizeof *sum);
-        for (size_t k = 0; k < round->count; k++) {
+        for (size_t k = range[0]; k < range[1]; k++) {
             const struct adapter_file_module *from =
                 round->update[k] ? round->update[k] : round->module;
             const float *x = from->factor[role].f32;
-            double p = round->p[k];
-            if (!x) continue; /* neither the member nor the state has it: zero */
-            add_scaled(sum, x + at, p, n);
+            /* where neither the member nor the state has it: zero */
+            if (x) add_scaled(sum + at, x + at, round->p[k], n);
         }
-        for (size_t i = 0; i < n; i++)
-            out[at + i] = (float)sum[i];
     }
+}
+
+err method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
+                size_t count)
+{
+    enum { TOGETHER = 4 }; /* members whose pages are held at a time */
+    double *sum = NULL;
+    TRY(matrix_take(&sum, count, 1));
+    for (size_t k = 0; k < round->count; k += TOGETHER) {
+        const size_t range[2] = {k, k + TOGETHER < round->count ? k + TOGETHER : round->count};
+        add_members(sum, round, role, range, count);
+        for (size_t i = range[0]; i < range[1]; i++)
+            if (round->done) round->done(round, i);
+    }
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)sum[i];
+    free(sum);
+    return ERR_NONE;
+}
+
+void method_stack_done(void *context, size_t term)
+{
+    const struct method_stack *s = context;
+    if (s->round->done && s->member[term] != SIZE_MAX) s->round->done(s->round, s->member[term]);
 }

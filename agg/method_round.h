@@ -15,7 +15,19 @@ struct method_round {
     double dropped;     /* what the carry's recompression has dropped before, this module */
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
     bool no_report;
+    /* NULL, or to be called when a member's factors have been read: their pages go, so that memory
+     * does not grow with members. They may be read again. */
+    void (*done)(const struct method_round *round, size_t k);
+    const void *files; /* done()'s */
 };
+
+/* Members' terms of a stack whose pages go as the stack is read. */
+struct method_stack {
+    const struct method_round *round;
+    size_t *member; /* (terms) whose term; SIZE_MAX: nobody's */
+};
+/* stack->done, with a struct method_stack as context. */
+void method_stack_done(void *context, size_t term);
 
 /* A module's next factors: `module` has rank, carry_rank and factors, whose values are in `arena`
  * or in the state's file. The rest of `module` is filled in by the caller. */
@@ -38,8 +50,8 @@ err method_result_carry(struct method_result *out, double *rounding, const struc
 
 /* out (count) float32 = sum_k p_k x_k in float64, x_k being one factor of every member, or of the
  * state where a member sent none. */
-void method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
-                 size_t count);
+err method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
+                size_t count);
 
 /* What start() looks up: start->module[i] sorted by name, and the files it may begin from. */
 struct method_beginning {

@@ -253,7 +253,7 @@ static double time_recompress(uint32_t m, uint32_t n, uint32_t *q, double *error
     for (size_t k = 0; k < CLIENTS; x += (size_t)(m + n) * ranks[k], k++)
         term[k] =
             (struct lowrank_term){.c = 0.1, .B = x, .A = x + (size_t)m * ranks[k], .r = ranks[k]};
-    struct lowrank_stack s = {m, n, term, CLIENTS};
+    struct lowrank_stack s = {.m = m, .n = n, .term = term, .count = CLIENTS};
     struct lowrank_svd svd = {0};
     double tail, rounding, t = now();
     must(lowrank_svd_open(&svd, &s, CLIENTS));

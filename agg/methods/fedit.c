@@ -4,8 +4,6 @@
 #include "base/rng.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 static unsigned fedit_factors(uint32_t round)
 {
@@ -45,24 +43,33 @@ static err report(struct method_result *out, const struct method_round *round)
 {
     const struct adapter_file_module *old = round->module;
     struct adapter_file_module now = *old;
-    struct lowrank_term *term = calloc(round->count + 1, sizeof *term);
-    struct lowrank_stack exact = {old->d_out, old->d_in, term, round->count};
+    struct arena arena = {0};
+    struct lowrank_term *term;
+    struct method_stack owners = {.round = round};
     double norms[2];
-    if (!term) return err_make(ERR_MACHINE, "no memory for %zu terms", round->count);
+    TRY(arena_take(&term, &arena, round->count, sizeof *term));
+    err e = arena_take(&owners.member, &arena, round->count, sizeof *owners.member);
+    if (err_is(e)) goto out;
+    struct lowrank_stack exact = {old->d_out,   old->d_in,         term,
+                                  round->count, method_stack_done, &owners};
     now.factor[ADAPTER_FILE_A] = out->module.factor[ADAPTER_FILE_A];
     now.factor[ADAPTER_FILE_B] = out->module.factor[ADAPTER_FILE_B];
-    for (size_t k = 0; k < round->count; k++)
+    for (size_t k = 0; k < round->count; k++) {
         term[k] = term_of(round->update[k] ? round->update[k] : old, round->p[k]);
+        owners.member[k] = round->update[k] ? k : SIZE_MAX;
+    }
     const struct lowrank_term with[] = {term_of(old, -1), term_of(&now, -1)};
-    err e = lowrank_norms(norms, &exact, with, 2);
+    e = lowrank_norms(norms, &exact, with, 2);
     if (!err_is(e)) {
         const struct lowrank_term published = term_of(&now, 1);
-        struct lowrank_stack alone = {old->d_out, old->d_in, &published, 1};
+        struct lowrank_stack alone = {
+            .m = old->d_out, .n = old->d_in, .term = &published, .count = 1};
         out->row.update_norm = norms[0];
         out->row.error = norms[1];
         e = lowrank_norm(&out->row.state_norm, &alone);
     }
-    free(term);
+out:
+    arena_close(&arena);
     return e;
 }
 
@@ -98,8 +105,8 @@ static err fedit_next(struct method_result *out, const struct method_round *roun
     }
     TRY(method_result_take(&A, out, ADAPTER_FILE_A, old->rank, old->d_in));
     TRY(method_result_take(&B, out, ADAPTER_FILE_B, old->d_out, old->rank));
-    method_mean(A, round, ADAPTER_FILE_A, (size_t)old->rank * old->d_in);
-    method_mean(B, round, ADAPTER_FILE_B, (size_t)old->d_out * old->rank);
+    TRY(method_mean(A, round, ADAPTER_FILE_A, (size_t)old->rank * old->d_in));
+    TRY(method_mean(B, round, ADAPTER_FILE_B, (size_t)old->d_out * old->rank));
     return round->no_report ? ERR_NONE : report(out, round);
 }
 

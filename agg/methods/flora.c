@@ -5,7 +5,6 @@
 #include "agg/methods/methods.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 static unsigned flora_factors(uint32_t round)
 {
@@ -19,7 +18,8 @@ static err flora_start(struct method_result *out, const struct method_beginning 
     const struct adapter_file_module *m = b->initial;
     if (!m) return ERR_NONE;
     struct lowrank_term term[2];
-    struct lowrank_stack stack = {m->d_out, m->d_in, term, flatten_terms(term, m)};
+    struct lowrank_stack stack = {
+        .m = m->d_out, .n = m->d_in, .term = term, .count = flatten_terms(term, m)};
     struct lowrank_svd svd = {0};
     uint32_t q;
     double tail, rounding;
@@ -42,9 +42,12 @@ static void keep_carry(struct method_result *out, const struct method_round *rou
 
 /* The members' terms, then the carry. Returns how many are the members'. */
 static size_t gather(struct lowrank_term *term, struct lowrank_stack *stack,
-                     const struct method_round *round)
+                     struct method_stack *owners)
 {
+    const struct method_round *round = owners->round;
     size_t n = 0;
+    stack->done = method_stack_done;
+    stack->context = owners;
     stack->m = round->module->d_out;
     stack->n = round->module->d_in;
     for (size_t k = 0; k < round->count; k++) {
@@ -52,6 +55,7 @@ static size_t gather(struct lowrank_term *term, struct lowrank_stack *stack,
         if (!u) continue;
         stack->m = u->d_out;
         stack->n = u->d_in;
+        owners->member[n] = k;
         term[n++] = (struct lowrank_term){.c = round->p[k] * u->scale,
                                           .B = u->factor[ADAPTER_FILE_B].f32,
                                           .A = u->factor[ADAPTER_FILE_A].f32,
@@ -59,6 +63,7 @@ static size_t gather(struct lowrank_term *term, struct lowrank_stack *stack,
     }
     size_t head = n;
     const struct adapter_file_module *old = round->module;
+    owners->member[n] = SIZE_MAX;
     if (old->carry_rank)
         term[n++] = (struct lowrank_term){.c = 1,
                                           .B = old->factor[ADAPTER_FILE_CARRY_B].f32,
@@ -71,18 +76,22 @@ static size_t gather(struct lowrank_term *term, struct lowrank_stack *stack,
 
 static err flora_next(struct method_result *out, const struct method_round *round)
 {
-    struct lowrank_term *term = calloc(round->count + 1, sizeof *term);
+    struct arena arena = {0};
+    struct lowrank_term *term;
+    struct method_stack owners = {.round = round};
     struct lowrank_stack stack = {0};
     struct lowrank_svd svd = {0};
     double rounding;
-    err e = ERR_NONE;
-    if (!term) return err_make(ERR_MACHINE, "no memory for %zu terms", round->count + 1);
-    size_t head = gather(term, &stack, round);
+    TRY(arena_take(&term, &arena, round->count + 1, sizeof *term));
+    err e = arena_take(&owners.member, &arena, round->count + 1, sizeof *owners.member);
+    if (err_is(e)) goto out;
+    size_t head = gather(term, &stack, &owners);
     keep_carry(out, round);
     if (head > 0) TRY_OUT(e, lowrank_svd_open(&svd, &stack, head));
     out->row.update_norm = svd.head_norm;
     if (svd.head_norm == 0) { /* nobody moved this module: not a bit of it changes */
-        struct lowrank_stack old = {stack.m, stack.n, term + head, stack.count - head};
+        struct lowrank_stack old = {
+            .m = stack.m, .n = stack.n, .term = term + head, .count = stack.count - head};
         if (!round->no_report && old.count) e = lowrank_norm(&out->row.state_norm, &old);
         goto out;
     }
@@ -97,7 +106,7 @@ static err flora_next(struct method_result *out, const struct method_round *roun
     out->row.state_norm = sqrt(fmax(0, svd.norm * svd.norm - tail * tail));
     out->dropped += tail;
 out:
-    free(term);
+    arena_close(&arena);
     lowrank_svd_close(&svd);
     return e;
 }

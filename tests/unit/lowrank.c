@@ -46,7 +46,7 @@ static struct stack make(uint32_t m, uint32_t n, const uint32_t *ranks, size_t c
 
 static struct lowrank_stack view(const struct stack *s)
 {
-    return (struct lowrank_stack){s->m, s->n, s->term, s->count};
+    return (struct lowrank_stack){.m = s->m, .n = s->n, .term = s->term, .count = s->count};
 }
 
 static void drop(struct stack *s)
@@ -119,7 +119,8 @@ Test(lowrank, dense_sum_norm_and_inner_product_agree_with_loops)
         cr_expect_lt(norm(got, 40 * 60), 1e-12 * norm(want, 40 * 60));
         ok(lowrank_norm(&result, &v));
         expect_near(result, norm(want, 40 * 60), 1e-13);
-        struct lowrank_stack first = {40, 60, s.term, 1}, rest = {40, 60, s.term + 1, v.count - 1};
+        struct lowrank_stack first = {.m = 40, .n = 60, .term = s.term, .count = 1},
+                             rest = {.m = 40, .n = 60, .term = s.term + 1, .count = v.count - 1};
         double *one = dense(&first), *two = dense(&rest), inner = 0;
         for (int j = 0; j < 40 * 60; j++)
             inner += one[j] * two[j];
@@ -127,11 +128,11 @@ Test(lowrank, dense_sum_norm_and_inner_product_agree_with_loops)
         expect_near(result, inner, 1e-11);
         struct lowrank_term with[] = {s.term[0], s.term[1]};
         double norms[2];
-        struct lowrank_stack tail = {40, 60, s.term + 2, v.count - 2};
+        struct lowrank_stack tail = {.m = 40, .n = 60, .term = s.term + 2, .count = v.count - 2};
         ok(lowrank_norms(norms, &tail, with, 2));
         struct lowrank_term pair[TERMS_MAX] = {with[1]};
         memcpy(pair + 1, tail.term, tail.count * sizeof *pair);
-        struct lowrank_stack whole = {40, 60, pair, tail.count + 1};
+        struct lowrank_stack whole = {.m = 40, .n = 60, .term = pair, .count = tail.count + 1};
         double *third = dense(&whole);
         expect_near(norms[1], norm(third, 40 * 60), 1e-13);
         free(want);
@@ -163,7 +164,7 @@ static void check_cut(const struct lowrank_stack *v, uint32_t q, enum lowrank_sp
     ok(lowrank_split(B, A, &rounding, &svd, kept, split));
     struct lowrank_term out = {.c = -1, .B = B, .A = A, .r = kept};
     double *x = dense(v);
-    struct lowrank_stack minus = {v->m, v->n, &out, 1};
+    struct lowrank_stack minus = {.m = v->m, .n = v->n, .term = &out, .count = 1};
     double *y = dense(&minus);
     for (size_t i = 0; i < (size_t)v->m * v->n; i++)
         x[i] += y[i];
@@ -270,7 +271,7 @@ Test(lowrank, head_norm_is_of_the_first_terms_alone)
 {
     for (int i = 0; i < 2; i++) {
         struct stack s = make(40, 60, i ? many : few, 3);
-        struct lowrank_stack v = view(&s), head = {40, 60, s.term, 2};
+        struct lowrank_stack v = view(&s), head = {.m = 40, .n = 60, .term = s.term, .count = 2};
         struct lowrank_svd svd = {0};
         double *x = dense(&head);
         ok(lowrank_svd_open(&svd, &v, 2));
