@@ -65,6 +65,13 @@ static void run_task(const struct work *w, struct tile_left left, const void *pa
     size_t most = w->store_turned ? TILE_WIDTH : TILE_ROWS;
     struct tile_shape s = {.type = w->type, .width = tile_width(n), .depth = w->depth};
     s.ldc = TILE_WIDTH;
+    if (w->out.type == DTYPE_F32 && w->p.alpha == 1.0f && n == s.width && !w->store_turned) {
+        s.rows = rows; /* as it comes from the kernel */
+        s.ldc = w->out.ld;
+        s.add = w->p.add;
+        tile_run(mat_at(w->out, row, col).data, left, panel, &s);
+        return;
+    }
     for (size_t i = 0; i < rows; i += most) {
         struct tile_left part = left;
         part.data = (const char *)left.data + i * left.ld * tile_size(w->type);
