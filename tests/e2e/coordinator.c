@@ -140,7 +140,7 @@ static void expect_finished(void)
     message_free(status);
 }
 
-Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result, .timeout = 120)
+Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
 {
     struct digest last[2];
     for (int killed = 0; killed < 2; killed++) {
@@ -153,7 +153,7 @@ Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result, .timeout = 1
     cr_expect(digest_equal(&last[0], &last[1]));
 }
 
-Test(coordinator, makes_the_frozen_factors_of_fed_sb_and_finishes, .timeout = 60)
+Test(coordinator, makes_the_frozen_factors_of_fed_sb_and_finishes)
 {
     begin("");
     ok(create_run("fed-sb", 0));
@@ -276,7 +276,7 @@ static void refuse_bad_headers(struct hand *h)
     h->header = good;
 }
 
-Test(coordinator, refuses_bad_updates_by_name_and_the_run_stays_intact, .timeout = 60)
+Test(coordinator, refuses_bad_updates_by_name_and_the_run_stays_intact)
 {
     struct hand h;
     Fedlora__V1__SubmitReply *reply = NULL;
@@ -321,7 +321,7 @@ static void refuse_hello(const char *id, const struct fake_base *other, uint32_t
     fake_close(&m);
 }
 
-Test(coordinator, refuses_members_that_do_not_fit_by_name, .timeout = 60)
+Test(coordinator, refuses_members_that_do_not_fit_by_name)
 {
     struct fake_base other = {digest_of("another base", 12), modules, 2};
     struct method_module wrong[2] = {modules[0], modules[1]};
@@ -350,7 +350,7 @@ Test(coordinator, refuses_members_that_do_not_fit_by_name, .timeout = 60)
     end();
 }
 
-Test(coordinator, refuses_runs_that_make_no_sense_by_name, .timeout = 60)
+Test(coordinator, refuses_runs_that_make_no_sense_by_name)
 {
     begin("");
     refused(create_run("florra", 0), ERR_REFUSED,
@@ -365,7 +365,7 @@ Test(coordinator, refuses_runs_that_make_no_sense_by_name, .timeout = 60)
     end();
 }
 
-Test(coordinator, goes_on_with_an_upload_where_it_broke_off, .timeout = 60)
+Test(coordinator, goes_on_with_an_upload_where_it_broke_off)
 {
     struct hand h;
     Fedlora__V1__SubmitReply *reply = NULL;
@@ -393,7 +393,7 @@ Test(coordinator, goes_on_with_an_upload_where_it_broke_off, .timeout = 60)
     end();
 }
 
-Test(coordinator, says_come_back_later_when_the_disk_is_full, .timeout = 60)
+Test(coordinator, says_come_back_later_when_the_disk_is_full)
 {
     struct hand h;
     char path[700];
@@ -419,7 +419,7 @@ Test(coordinator, says_come_back_later_when_the_disk_is_full, .timeout = 60)
     end();
 }
 
-Test(coordinator, two_cannot_share_a_folder_or_an_address, .timeout = 60)
+Test(coordinator, two_cannot_share_a_folder_or_an_address)
 {
     begin("");
     cr_expect_eq(fake_federation_try(&federation, NULL), 1);

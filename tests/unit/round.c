@@ -489,7 +489,7 @@ static void sim_run(uint64_t seed, uint64_t steps)
     round_close(&s.round);
 }
 
-Test(round, keeps_its_promises_under_any_order_of_events, .timeout = 60)
+Test(round, keeps_its_promises_under_any_order_of_events)
 {
     for (uint64_t seed = 1; seed <= 3000; seed++)
         sim_run(seed, 20 + seed % 400);
