@@ -96,7 +96,9 @@ static void publish_done(struct work_job *work)
     struct run *run = job->owner;
     struct round_event event = {.kind = job->is_start ? ROUND_ON_STARTED : ROUND_ON_PUBLISHED,
                                 .now_ms = text_now_ms()};
-    if (err_is(work->result))
+    if (work->result.kind == ERR_STOPPED) {
+        /* Not begun, and the next start asks for it again. */
+    } else if (err_is(work->result))
         work_failed(run, work->result);
     else {
         run->state = job->state;

@@ -37,6 +37,7 @@ static void open_member(struct fake_member *m, const char *id, uint32_t rank)
     ok(fake_open(m, &options));
 }
 
+/* With a quorum of 2, what comes late counts in the next round. */
 static err create_run(const char *method, uint32_t quorum)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
@@ -55,6 +56,7 @@ static err create_run(const char *method, uint32_t quorum)
     config.rounds = ROUNDS;
     config.rank = 8;
     config.quorum = quorum;
+    if (quorum == 2) config.late = "next";
     config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
     config.members = list;
     config.n_members = MEMBERS;
@@ -178,19 +180,11 @@ static void hello(struct fake_member *m)
     message_free(reply);
 }
 
-/* All have said hello; m0 holds the first round's task and a good update. */
-static void take_task(struct hand *h)
+/* The member holds the task of the round under way and a good update for it. */
+static void open_hand(struct hand *h, const char *id, uint32_t rank)
 {
-    struct fake_member other;
     *h = (struct hand){.update = {.max = 1 << 20}};
-    for (int i = 1; i < MEMBERS; i++) {
-        char id[16];
-        snprintf(id, sizeof id, "m%d", i);
-        open_member(&other, id, 2u << i);
-        hello(&other);
-        fake_close(&other);
-    }
-    open_member(&h->member, "m0", 2);
+    open_member(&h->member, id, rank);
     hello(&h->member);
     for (int i = 0; i < 10; i++) {
         ok(fake_next_task(&h->task, &h->member, 2000));
@@ -200,7 +194,31 @@ static void take_task(struct hand *h)
     }
     cr_assert_not_null(h->task);
     ok(fake_update(&h->update, &h->member, h->task->train));
-    fake_header(&h->header, &h->member, 1, &h->update, &h->digest);
+    fake_header(&h->header, &h->member, h->task->train->round, &h->update, &h->digest);
+}
+
+/* All have said hello; m0 holds the first round's task and a good update. */
+static void take_task(struct hand *h)
+{
+    struct fake_member other;
+    for (int i = 1; i < MEMBERS; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "m%d", i);
+        open_member(&other, id, 2u << i);
+        hello(&other);
+        fake_close(&other);
+    }
+    open_hand(h, "m0", 2);
+}
+
+static uint32_t submit_task(struct hand *h)
+{
+    Fedlora__V1__SubmitReply *reply = NULL;
+    ok(fake_submit(&reply, &h->member, &h->header, &h->update, 0));
+    cr_assert(reply->durable);
+    uint32_t counted_in = reply->counted_in;
+    message_free(reply);
+    return counted_in;
 }
 
 static void drop_task(struct hand *h)
@@ -393,6 +411,36 @@ Test(coordinator, goes_on_with_an_upload_where_it_broke_off)
     end();
 }
 
+Test(coordinator, takes_a_late_update_into_the_next_round)
+{
+    struct hand hand[MEMBERS], again;
+    struct fake_member second;
+    begin("");
+    ok(create_run("flora", 2));
+    open_member(&second, "m1", 4);
+    hello(&second);
+    fake_close(&second);
+    for (int i = 0; i < MEMBERS; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "m%d", i);
+        open_hand(&hand[i], id, 2u << i);
+    }
+    cr_expect_eq(submit_task(&hand[0]), 1);
+    cr_expect_eq(submit_task(&hand[1]), 1);
+    cr_expect_eq(submit_task(&hand[2]), 2, "the round is closed with two");
+    open_hand(&again, "m0", 2);
+    cr_expect_eq(again.task->train->round, 2);
+    cr_expect_eq(submit_task(&again), 2);
+    drop_task(&again);
+    open_hand(&again, "m2", 8);
+    cr_expect_eq(again.task->train->round, 3, "the late one and this one were enough");
+    drop_task(&again);
+    for (int i = 0; i < MEMBERS; i++)
+        drop_task(&hand[i]);
+    ok(fake_command(&ops, "StopRun", "r"));
+    end();
+}
+
 Test(coordinator, says_come_back_later_when_the_disk_is_full)
 {
     struct hand h;
@@ -422,7 +470,12 @@ Test(coordinator, says_come_back_later_when_the_disk_is_full)
 Test(coordinator, two_cannot_share_a_folder_or_an_address)
 {
     begin("");
+    kill(federation.coordinator, SIGHUP);
     cr_expect_eq(fake_federation_try(&federation, NULL), 1);
+    for (int i = 0; i < 100 && !fake_federation_logged(&federation, "event=certificates.reread");
+         i++)
+        usleep(50000);
+    cr_expect(fake_federation_logged(&federation, "event=certificates.reread"));
     cr_expect(fake_federation_logged(&federation, "another fedlorad uses this folder"));
     char option[700];
     snprintf(option, sizeof option, "--set=store.path=%s/elsewhere", federation.dir);
