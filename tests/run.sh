@@ -68,12 +68,19 @@ bounded() { # SECONDS COMMAND...
   return $status
 }
 
-sanitizer_reports() { # PRESET NAME: prints and counts them
+# Criterion itself leaks 48 bytes in its runner where a test has a timeout: a report of leaks whose every
+# stack lies in libcriterion alone is not ours. (A suppression would hide all: each test is called from it.)
+only_criterion() { # REPORT
+  ! grep -q 'ERROR: AddressSanitizer\|runtime error' "$1" &&
+    ! grep -aE '^ +#[0-9]+ ' "$1" | grep -vqE 'libsanitizer|libasan|libcriterion\.so'
+}
+
+sanitizer_reports() { # PRESET NAME: prints them; the status tells. harmless=yes where one was not ours
   local report found=0
+  harmless=no
   for report in "$scratch"/report.*; do
     [ -e "$report" ] || continue
-    found=1
-    head -40 "$report"
+    if only_criterion "$report"; then harmless=yes; else found=1; head -40 "$report"; fi
     rm -f "$report"
   done
   [ $found -eq 0 ] || failure "$1 $2: a sanitizer report (above)"
@@ -97,12 +104,13 @@ run_criterion() { # PRESET PROGRAM
   read -r t p f c < <(sed -E 's/.*Tested: ([0-9]+) \| Passing: ([0-9]+) \| Failing: ([0-9]+) \| Crashing: ([0-9]+).*/\1 \2 \3 \4/' <<<"$summary")
   s=$(sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -ac '^\[SKIP\]')
   passed=$((passed + p)) failed=$((failed + f + c)) skipped=$((skipped + s))
+  sanitizer_reports "$preset" "$name" || failed=$((failed + 1))
+  [ $harmless = no ] || status=0
   if [ "$status" -ne 0 ] || [ $((f + c)) -gt 0 ]; then
     grep -av -e "RUN \]" -e "PASS\]" "$scratch/output" | tail -60
     [ $((f + c)) -gt 0 ] || failed=$((failed + 1))
-    failure "$preset $name: $((f + c)) of $t"
+    failure "$preset $name: $((f + c)) of $t, status $status"
   fi
-  sanitizer_reports "$preset" "$name" || failed=$((failed + 1))
   printf '%-9s %-40s %4d passed%s%s\n' "$preset" "$name" "$p" \
     "$([ $((f + c)) -gt 0 ] && echo ", $((f + c)) failed")" "$([ "$s" -gt 0 ] && echo ", $s skipped")"
   [ "$s" -eq 0 ] || sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -a '^\[SKIP\]' | sed 's/^/    /'
