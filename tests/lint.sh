@@ -93,7 +93,7 @@ check_lengths() {
 
 check_names() { # one name for one file: a symbol's prefix is its file
   local double
-  for double in $(printf '%s\n' "${sources[@]}" | grep -v '^tests/' | grep '\.c$' | grep -v '/main\.c$' | xargs -n1 basename | sort | uniq -d); do
+  for double in $(printf '%s\n' "${sources[@]}" | grep -vE '^(tests|bench)/' | grep '\.c$' | grep -v '/main\.c$' | xargs -n1 basename | sort | uniq -d); do
     fail "$double: two files have this name"
   done
 }
