@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/text.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -111,6 +112,7 @@ static err make_next(struct publish_job *p, struct store *store)
     err e = ERR_NONE;
     TRY_OUT(e, gather(&next, p, store));
     make_path(path, store, p, "state");
+    malloc_trim(0); /* what the uploads' buffers left in the heap, before the sums need memory */
     TRY_OUT(e, method_next(&report, p->method, path, &next));
     TRY_OUT(e, method_report_json(&json, &report));
     TRY_OUT(e, adopt(&p->state, store, path));
