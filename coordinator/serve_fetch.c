@@ -8,13 +8,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* One chunk of every download under way is in memory: small ones keep a crowd of members small. */
+enum { FETCH_CHUNK_BYTES = 256 << 10 };
+
 struct download {
     int fd;
     uint64_t offset, size;
     bool first;
     struct run *run; /* NULL: an operator's */
     size_t member;
-    uint8_t chunk[LIMIT_CHUNK_BYTES];
 };
 
 /* States and frozen factors only: nobody, the operator included, reads a member's update. */
@@ -64,13 +66,13 @@ static void fetch_begin(struct rpc_call *call, const void *data, size_t size)
     message_free(request);
 }
 
-static err read_chunk(size_t *out, struct download *d)
+static err read_chunk(uint8_t chunk[FETCH_CHUNK_BYTES], size_t *out, const struct download *d)
 {
-    size_t want =
-        d->size - d->offset < sizeof d->chunk ? (size_t)(d->size - d->offset) : sizeof d->chunk;
+    uint64_t left = d->size - d->offset;
+    size_t want = left < FETCH_CHUNK_BYTES ? (size_t)left : FETCH_CHUNK_BYTES;
     size_t have = 0;
     while (have < want) {
-        ssize_t n = pread(d->fd, d->chunk + have, want - have, (off_t)(d->offset + have));
+        ssize_t n = pread(d->fd, chunk + have, want - have, (off_t)(d->offset + have));
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return err_sys(n < 0 ? errno : EIO, "reading a blob");
         have += (size_t)n;
@@ -83,15 +85,16 @@ static void fetch_more(struct rpc_call *call)
 {
     struct download *d = rpc_call_state(call);
     Fedlora__V1__Chunk chunk = FEDLORA__V1__CHUNK__INIT;
+    static uint8_t data[FETCH_CHUNK_BYTES]; /* the loop thread's; sent before it is used again */
     struct bytes packed = {.max = RPC_MESSAGE_BYTES};
     size_t size = 0;
     if (!d->first && d->offset == d->size) {
         rpc_call_finish(call);
         return;
     }
-    err e = read_chunk(&size, d);
+    err e = read_chunk(data, &size, d);
     chunk.offset = d->offset;
-    chunk.data = (ProtobufCBinaryData){.len = size, .data = d->chunk};
+    chunk.data = (ProtobufCBinaryData){.len = size, .data = data};
     chunk.total = d->first ? d->size : 0;
     if (!err_is(e)) e = message_pack(&packed, &chunk.base);
     if (err_is(e)) {
