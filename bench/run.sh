@@ -34,6 +34,7 @@ bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case "${1:-}" in
   train)
     shift
+    cmake --build "$bench/../build/release" --target bench_engine fedlora >/dev/null
     exec python3 "$bench/train.py" "$@" ;;
   coordinator)
     shift
