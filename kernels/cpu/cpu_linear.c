@@ -10,7 +10,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { PIECE = 1536, WHOLE_MAX = 32768, PRIMITIVES = 192, PACK_ROWS = 512 };
+enum { PIECE = 1536, WHOLE_MAX = 32768, PRIMITIVES = 192, SHARE = 128, PACK_ROWS = 512 };
 
 struct piece { /* rows [first, first + count) of W */
     size_t first, count;
@@ -33,11 +33,17 @@ struct primitive {
     struct shape_key key;
     dnnl_memory_desc_t md[4]; /* x, w, y, bias */
     dnnl_primitive_t primitive;
+    dnnl_memory_desc_t pad; /* its scratchpad */
     uint64_t used;
+};
+struct worker { /* what one thread executes with */
+    dnnl_stream_t stream;
+    void *pad;
+    size_t pad_bytes;
 };
 struct cpu_primitives {
     dnnl_engine_t engine;
-    dnnl_stream_t stream;
+    struct worker *worker; /* (threads) */
     int threads;
     uint64_t clock;
     size_t count;
@@ -61,7 +67,11 @@ void cpu_primitives_close(struct cpu_primitives *p)
     if (!p) return;
     for (size_t i = 0; i < p->count; i++)
         dnnl_primitive_destroy(p->one[i].primitive);
-    if (p->stream) dnnl_stream_destroy(p->stream);
+    for (int i = 0; p->worker && i < p->threads; i++) {
+        if (p->worker[i].stream) dnnl_stream_destroy(p->worker[i].stream);
+        free(p->worker[i].pad);
+    }
+    free(p->worker);
     if (p->engine) dnnl_engine_destroy(p->engine);
     free(p);
 }
@@ -72,9 +82,12 @@ err cpu_primitives_open(struct cpu_primitives **out, const struct backend_contex
     if (!p) return err_sys(ENOMEM, "engine");
     p->threads = c->threads;
     err e = dnnl_check(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine");
-    if (!err_is(e))
-        e = dnnl_check(dnnl_stream_create(&p->stream, p->engine, dnnl_stream_default_flags),
-                       "stream");
+    p->worker = calloc((size_t)p->threads, sizeof *p->worker);
+    if (!err_is(e) && !p->worker) e = err_sys(ENOMEM, "engine");
+    for (int i = 0; i < p->threads && !err_is(e); i++)
+        e = dnnl_check(
+            dnnl_stream_create(&p->worker[i].stream, p->engine, dnnl_stream_default_flags),
+            "stream");
     if (err_is(e))
         cpu_primitives_close(p);
     else
@@ -108,6 +121,7 @@ static err describe(dnnl_primitive_desc_t *out, struct primitive *p, dnnl_engine
     s |= dnnl_matmul_desc_init(&d, &p->md[0], &p->md[1], key->bias ? &p->md[3] : NULL, &p->md[2]);
     s |= dnnl_primitive_attr_create(&attr);
     s |= dnnl_primitive_attr_set_fpmath_mode(attr, dnnl_fpmath_mode_strict);
+    s |= dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
     s |= dnnl_post_ops_create(&ops);
     if (key->add) s |= dnnl_post_ops_append_sum(ops, 1.0f);
     s |= dnnl_primitive_attr_set_post_ops(attr, ops);
@@ -135,6 +149,7 @@ static err primitive_find(struct primitive **out, struct cpu_primitives *all,
     struct primitive fresh = {.key = *key, .used = all->clock};
     dnnl_primitive_desc_t pd = NULL;
     TRY(describe(&pd, &fresh, all->engine, weights));
+    fresh.pad = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     err e = dnnl_check(dnnl_primitive_create(&fresh.primitive, pd), "matmul");
     dnnl_primitive_desc_destroy(pd);
     if (err_is(e)) return e;
@@ -147,29 +162,81 @@ static err primitive_find(struct primitive **out, struct cpu_primitives *all,
     return ERR_NONE;
 }
 
+/* Runs one share of the rows with what a thread has of its own. */
+static dnnl_status_t execute(const struct cpu_primitives *all, const struct worker *worker,
+                             const struct primitive *p, void *const data[5])
+{
+    static const int name[5] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS,
+                                DNNL_ARG_SCRATCHPAD};
+    const dnnl_memory_desc_t *md[5] = {&p->md[0], &p->md[1], &p->md[2], &p->md[3], &p->pad};
+    dnnl_exec_arg_t arg[5];
+    dnnl_status_t s = dnnl_success;
+    int count = 0;
+    for (int i = 0; i < 5 && s == dnnl_success; i++) {
+        if (!data[i]) continue;
+        arg[count].arg = name[i];
+        s = dnnl_memory_create(&arg[count].memory, md[i], all->engine, data[i]);
+        if (s == dnnl_success) count++;
+    }
+    if (s == dnnl_success) s = dnnl_primitive_execute(p->primitive, worker->stream, count, arg);
+    if (s == dnnl_success) s = dnnl_stream_wait(worker->stream);
+    for (int i = 0; i < count; i++)
+        dnnl_memory_destroy(arg[i].memory);
+    return s;
+}
+
+static err reserve_pads(struct cpu_primitives *all, size_t bytes)
+{
+    for (int i = 0; i < all->threads; i++) {
+        struct worker *w = &all->worker[i];
+        if (w->pad_bytes >= bytes) continue;
+        free(w->pad);
+        w->pad = cpu_alloc(bytes);
+        w->pad_bytes = w->pad ? bytes : 0;
+        if (!w->pad) return err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes);
+    }
+    return ERR_NONE;
+}
+
+/* Rows are shared out here, always the same number to a share, and each share runs on one thread:
+ * left to itself, oneDNN divides some sums by the number of threads and of rows, and the bits
+ * follow. */
 static err multiply(struct backend_context *c, const struct shape_key *key, const struct piece *w,
                     void *pointer[3] /* x, y, bias */)
 {
     struct cpu_primitives *all = c->primitives;
-    omp_set_num_threads(all->threads);
-    struct primitive *p = NULL;
-    TRY(primitive_find(&p, all, key, &w->md));
-    void *data[4] = {pointer[0], w->data, pointer[1], pointer[2]};
-    int name[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
-    dnnl_exec_arg_t arg[4];
-    dnnl_status_t s = dnnl_success;
-    int count = 0;
-    for (int i = 0; i < 3 + key->bias; i++) {
-        arg[i].arg = name[i];
-        s |= dnnl_memory_create(&arg[i].memory, &p->md[i], all->engine, data[i]);
-        if (s != dnnl_success) break;
-        count++;
+    int64_t share = key->rows < SHARE ? key->rows : SHARE, shares;
+    struct shape_key part = *key, last = *key;
+    shares = (key->rows + share - 1) / share;
+    part.rows = share;
+    last.rows = key->rows - (shares - 1) * share;
+    struct primitive *p = NULL, *q = NULL, first, end;
+    omp_set_num_threads(1); /* primitives are made for as many as they may use */
+    err e = primitive_find(&p, all, &part, &w->md);
+    if (!err_is(e)) {
+        first = *p; /* the next search may move it out */
+        e = primitive_find(&q, all, &last, &w->md);
     }
-    if (s == dnnl_success) s = dnnl_primitive_execute(p->primitive, all->stream, count, arg);
-    if (s == dnnl_success) s = dnnl_stream_wait(all->stream);
-    for (int i = 0; i < count; i++)
-        dnnl_memory_destroy(arg[i].memory);
-    return dnnl_check(s, "matmul");
+    omp_set_num_threads(all->threads);
+    if (err_is(e)) return e;
+    end = *q;
+    size_t pad = dnnl_memory_desc_get_size(&first.pad),
+           pad_end = dnnl_memory_desc_get_size(&end.pad);
+    TRY(reserve_pads(all, (pad > pad_end ? pad : pad_end) + 64));
+    size_t x_row = (size_t)key->ldx * (key->xtype == DTYPE_F32 ? 4 : 2);
+    size_t y_row = (size_t)key->ldy * (key->ytype == DTYPE_F32 ? 4 : 2);
+    int failed = dnnl_success;
+#pragma omp parallel for num_threads(c->threads) schedule(static, 1)                               \
+    reduction(|                                                                                    \
+              : failed) if (shares > 1)
+    for (int64_t i = 0; i < shares; i++) {
+        const struct worker *worker = &all->worker[cpu_thread()];
+        size_t row = (size_t)(i * share);
+        void *data[5] = {(char *)pointer[0] + row * x_row, w->data,
+                         (char *)pointer[1] + row * y_row, pointer[2], worker->pad};
+        failed |= (int)execute(all, worker, i == shares - 1 ? &end : &first, data);
+    }
+    return dnnl_check((dnnl_status_t)failed, "matmul");
 }
 
 /* In bfloat16 oneDNN sums in another order for very few rows; in float32 it does not, and time
@@ -268,8 +335,8 @@ static err reorder(struct piece *p, const struct backend_context *c, void *rows,
     if (s == dnnl_success) s = dnnl_primitive_create(&primitive, pd);
     if (s == dnnl_success) {
         dnnl_exec_arg_t arg[2] = {{DNNL_ARG_FROM, a}, {DNNL_ARG_TO, b}};
-        s = dnnl_primitive_execute(primitive, all->stream, 2, arg);
-        s |= dnnl_stream_wait(all->stream);
+        s = dnnl_primitive_execute(primitive, all->worker[0].stream, 2, arg);
+        s |= dnnl_stream_wait(all->worker[0].stream);
     }
     if (primitive) dnnl_primitive_destroy(primitive);
     if (pd) dnnl_primitive_desc_destroy(pd);
