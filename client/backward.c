@@ -25,11 +25,9 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
         factors_shrink(&l, s->h[SITE_DOWN], p->wide); /* recomputing stopped before */
     struct factors_back back = {.dy = {p->dy}, .x = p->wide, .h = s->h[SITE_DOWN], .g = p->g};
     back.p = p->p;
-    if (further) {
-        back.dx = p->dwide;
-        e->be->linear_back(e->ctx, p->dwide, p->dy, e->layer[layer].down, b->tokens, false);
-    }
-    factors_backward(&l, &back);
+    if (further) back.dx = p->dwide;
+    bool add = factors_backward(&l, &back);
+    if (further) e->be->linear_back(e->ctx, p->dwide, p->dy, e->layer[layer].down, b->tokens, add);
 }
 
 static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
@@ -45,14 +43,12 @@ static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer
     struct factors_back back = {.dy = {s->gate, s->up}, .x = p->normed, .g = p->g};
     back.h = s->h[SITE_GATE_UP];
     back.p = p->p;
-    if (further) {
-        back.dx = p->dx;
-        e->be->linear_back(e->ctx, p->dx, s->gate, w->gate, b->tokens, false);
-        e->be->linear_back(e->ctx, p->dx, s->up, w->up, b->tokens, true);
-    }
-    factors_backward(&l, &back);
-    if (further)
-        e->be->norm_back(e->ctx, p->dresid, p->dx, s->x2, s->inv2, w->mlp_norm, &norm, false);
+    if (further) back.dx = p->dx;
+    bool add = factors_backward(&l, &back);
+    if (!further) return;
+    e->be->linear_back(e->ctx, p->dx, s->gate, w->gate, b->tokens, add);
+    e->be->linear_back(e->ctx, p->dx, s->up, w->up, b->tokens, true);
+    e->be->norm_back(e->ctx, p->dresid, p->dx, s->x2, s->inv2, w->mlp_norm, &norm, false);
 }
 
 static void back_o(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
@@ -63,11 +59,9 @@ static void back_o(struct engine *e, const struct batch *b, uint32_t layer, stru
     e->be->convert(e->ctx, p->dy, p->dresid, b->tokens, e->model->arch.d_model, 1.0f);
     struct factors_back back = {
         .dy = {p->dy}, .x = s->att, .h = s->h[SITE_O], .g = p->g, .p = p->p};
-    if (further) {
-        back.dx = p->datt;
-        e->be->linear_back(e->ctx, p->datt, p->dy, e->layer[layer].o, b->tokens, false);
-    }
-    factors_backward(&l, &back);
+    if (further) back.dx = p->datt;
+    bool add = factors_backward(&l, &back);
+    if (further) e->be->linear_back(e->ctx, p->datt, p->dy, e->layer[layer].o, b->tokens, add);
 }
 
 static void back_attend(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)
@@ -116,14 +110,11 @@ static void back_qkv(struct engine *e, const struct batch *b, uint32_t layer, st
     back.dy[1] = mat_at(p->dqkv, 0, k);
     back.dy[2] = mat_at(p->dqkv, 0, k + (size_t)a->kv_heads * a->head_dim);
     back.p = p->p;
-    if (further) {
-        back.dx = p->dx;
-        e->be->linear_back(e->ctx, p->dx, p->dqkv, w->qkv, b->tokens, false);
-    }
-    factors_backward(&l, &back);
-    if (further)
-        e->be->norm_back(e->ctx, p->dresid, p->dx, p->x1[layer], s->inv1, w->attn_norm, &norm,
-                         false);
+    if (further) back.dx = p->dx;
+    bool add = factors_backward(&l, &back);
+    if (!further) return;
+    e->be->linear_back(e->ctx, p->dx, p->dqkv, w->qkv, b->tokens, add);
+    e->be->norm_back(e->ctx, p->dresid, p->dx, p->x1[layer], s->inv1, w->attn_norm, &norm, false);
 }
 
 static void back_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)

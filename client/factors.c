@@ -21,6 +21,7 @@ static size_t site_plan(struct site_factors *s, const struct adapter *ad, const 
     for (int kind = site_first[site]; kind < (int)site_first[site + 1]; kind++) {
         model_module_shape(&d_out, &d_in, arch, (enum module_kind)kind);
         s->d_in = d_in;
+        s->d_out[s->slots++] = d_out;
         const struct adapter_module *m = adapter_find(ad, layer, (enum module_kind)kind);
         if (m && m->rank + m->carry_rank > 0) {
             struct factor *f = &s->factor[s->count++];
@@ -214,19 +215,46 @@ void factors_shrink(const struct low_rank *l, struct mat h, struct mat x)
     }
 }
 
-void factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x)
+/* The site of the first segment that has something there, or NULL. */
+static const struct site_factors *any_site(const struct low_rank *l)
 {
+    for (size_t i = 0; i < l->segments; i++) {
+        const struct factors *f = l->segment[i].factors;
+        if (f && l->segment[i].tokens && f->site[l->layer * SITES + l->site].count)
+            return &f->site[l->layer * SITES + l->site];
+    }
+    return NULL;
+}
+
+static const struct factor *factor_of(const struct site_factors *site, uint32_t slot)
+{
+    for (uint32_t k = 0; site && k < site->count; k++)
+        if (site->factor[k].slot == slot) return &site->factor[k];
+    return NULL;
+}
+
+bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x,
+                     bool fresh)
+{
+    const struct site_factors *any = any_site(l);
+    if (!any) return false;
     factors_shrink(l, h, x);
     for (size_t i = 0; i < l->segments; i++) {
         const struct segment *s = &l->segment[i];
-        if (!s->factors || !s->tokens) continue;
-        const struct site_factors *site = &s->factors->site[l->layer * SITES + l->site];
-        for (uint32_t k = 0; k < site->count; k++) {
-            const struct factor *m = &site->factor[k];
-            struct product p = {PRODUCT_NT, s->tokens, m->d_out, m->width, 1.0f, true};
-            multiply(l, mat_at(y[m->slot], s->first, 0), mat_at(h, s->first, m->col), m->b, p);
+        const struct site_factors *site =
+            s->factors ? &s->factors->site[l->layer * SITES + l->site] : NULL;
+        for (uint32_t slot = 0; slot < any->slots && s->tokens; slot++) {
+            const struct factor *m = factor_of(site, slot);
+            struct mat out = mat_at(y[slot], s->first, 0);
+            if (m) {
+                struct product p = {PRODUCT_NT, s->tokens, m->d_out, m->width, 1.0f, !fresh};
+                multiply(l, out, mat_at(h, s->first, m->col), m->b, p);
+            } else if (fresh) {
+                l->be->zero(l->ctx, out, s->tokens, any->d_out[slot]);
+            }
         }
     }
+    return true;
 }
 
 /* G of one module, and the gradients of its B and R. */
@@ -262,11 +290,13 @@ static void back_input(const struct low_rank *l, const struct factors_back *b,
                        const struct segment *s, const struct site_factors *site)
 {
     struct mat dx = mat_at(b->dx, s->first, 0);
-    struct product p = {PRODUCT_NN, s->tokens, site->d_in, site->width, 1.0f, true};
+    struct product p = {PRODUCT_NN, s->tokens, site->d_in, site->width, 1.0f, false};
     if (l->dropout <= 0) {
         multiply(l, dx, mat_at(b->g, s->first, 0), site->a, p);
         return;
     }
+    l->be->zero(l->ctx, dx, s->tokens, site->d_in);
+    p.add = true;
     for (uint32_t i = 0; i < site->count; i++) {
         const struct factor *m = &site->factor[i];
         struct mat g = mat_at(b->g, s->first, m->col), a = mat_at(site->a, m->col, 0);
@@ -310,15 +340,22 @@ static void back_a(const struct low_rank *l, const struct factors_back *b, const
     }
 }
 
-void factors_backward(const struct low_rank *l, const struct factors_back *b)
+bool factors_backward(const struct low_rank *l, const struct factors_back *b)
 {
-    for (size_t i = 0; i < l->segments; i++) {
+    const struct site_factors *any = any_site(l);
+    for (size_t i = 0; any && i < l->segments; i++) {
         const struct segment *s = &l->segment[i];
-        if (!s->factors || !s->tokens) continue;
-        const struct site_factors *site = &s->factors->site[l->layer * SITES + l->site];
+        if (!s->tokens) continue;
+        const struct site_factors *site =
+            s->factors ? &s->factors->site[l->layer * SITES + l->site] : NULL;
+        if (!site || !site->count) {
+            if (b->dx.data) l->be->zero(l->ctx, mat_at(b->dx, s->first, 0), s->tokens, any->d_in);
+            continue;
+        }
         for (uint32_t k = 0; k < site->count; k++)
             back_module(l, b, s, &site->factor[k]);
         if (a_trains(s)) back_a(l, b, s, site);
-        if (b->dx.data && site->count) back_input(l, b, s, site);
+        if (b->dx.data) back_input(l, b, s, site);
     }
+    return any && b->dx.data;
 }

@@ -31,7 +31,8 @@ struct factor { /* one module of a site */
 };
 struct site_factors {
     uint32_t d_in, width, count;
-    struct mat a; /* (width, d_in) */
+    uint32_t slots, d_out[SITE_MODULES]; /* outputs of the site, adapted or not */
+    struct mat a;                        /* (width, d_in) */
     struct factor factor[SITE_MODULES];
 };
 struct factors {
@@ -68,8 +69,12 @@ struct low_rank { /* one site of one layer over a whole batch */
     uint64_t dropout_key;
     struct mat wide, wide2; /* (tokens, d_in) scratch; dropout only */
 };
-/* y: the site's outputs, each (tokens, d_out); h (tokens, width) is kept for the backward pass. */
-void factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x);
+/* y: the site's outputs, each (tokens, d_out); h (tokens, width) is kept for the backward pass.
+ * Adds to y, or with `fresh` sets it (to zero where nothing is adapted) so that the large product
+ * is added after it: in bfloat16 a small term added to a rounded large one would mostly be lost.
+ * False when no segment has anything at this site: then y is untouched. */
+bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x,
+                     bool fresh);
 /* Its first half alone: h. */
 void factors_shrink(const struct low_rank *l, struct mat h, struct mat x);
 /* Adds gradients; g (tokens, width) is scratch, p (tokens, rank) too. dx.data NULL: no gradient
@@ -77,6 +82,7 @@ void factors_shrink(const struct low_rank *l, struct mat h, struct mat x);
 struct factors_back {
     struct mat dy[SITE_MODULES], x, h, g, p, dx;
 };
-void factors_backward(const struct low_rank *l, const struct factors_back *b);
+/* True when it has set dx; false leaves dx untouched. */
+bool factors_backward(const struct low_rank *l, const struct factors_back *b);
 
 #endif

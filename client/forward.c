@@ -153,25 +153,26 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     struct norm_shape norm = {t, 1, d, a->rms_eps};
     struct low_rank l = pass_low_rank(e, b, layer, SITE_QKV);
     be->norm(e->ctx, p->normed, s->inv1, p->resid, w->attn_norm, &norm);
-    be->linear(e->ctx, s->qkv, p->normed, w->qkv, t, false);
     size_t k = (size_t)a->heads * a->head_dim, v = k + (size_t)a->kv_heads * a->head_dim;
     struct mat qkv[] = {s->qkv, mat_at(s->qkv, 0, k), mat_at(s->qkv, 0, v)};
-    factors_forward(&l, qkv, s->h[SITE_QKV], p->normed);
+    bool add = factors_forward(&l, qkv, s->h[SITE_QKV], p->normed, true);
+    be->linear(e->ctx, s->qkv, p->normed, w->qkv, t, add);
     attend(e, b, layer, s);
     be->linear(e->ctx, p->resid, s->att, w->o, t, true);
     l.site = SITE_O;
-    factors_forward(&l, &p->resid, s->h[SITE_O], s->att);
+    factors_forward(&l, &p->resid, s->h[SITE_O], s->att, false);
     if (b->backward) be->convert(e->ctx, s->x2, p->resid, t, d, 1.0f);
     be->norm(e->ctx, p->normed, s->inv2, p->resid, w->mlp_norm, &norm);
-    be->linear(e->ctx, s->gate, p->normed, w->gate, t, false);
-    be->linear(e->ctx, s->up, p->normed, w->up, t, false);
     l.site = SITE_GATE_UP;
-    factors_forward(&l, (struct mat[]){s->gate, s->up}, s->h[SITE_GATE_UP], p->normed);
+    struct mat gate_up[] = {s->gate, s->up};
+    add = factors_forward(&l, gate_up, s->h[SITE_GATE_UP], p->normed, true);
+    be->linear(e->ctx, s->gate, p->normed, w->gate, t, add);
+    be->linear(e->ctx, s->up, p->normed, w->up, t, add);
     if (!whole) return;
     be->gate(e->ctx, p->wide, s->gate, s->up, t, a->d_ffn);
     be->linear(e->ctx, p->resid, p->wide, w->down, t, true);
     l.site = SITE_DOWN;
-    factors_forward(&l, &p->resid, s->h[SITE_DOWN], p->wide);
+    factors_forward(&l, &p->resid, s->h[SITE_DOWN], p->wide, false);
 }
 
 void forward_layers(struct engine *e, const struct batch *b)
