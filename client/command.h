@@ -29,6 +29,12 @@ struct command_common { /* the first member of every command's options */
     int precision;      /* enum command_precision */
 };
 
+#define COMMAND_ROW_FORCE(at_)                                                                     \
+    {                                                                                              \
+        .flag = "force", .letter = 'f', .kind = OPTION_FLAG, .at = (at_),                          \
+        .help = "replace what exists"                                                              \
+    }
+
 struct command {
     const char *name;    /* "train", or two words: "run create" */
     const char *purpose; /* one line */

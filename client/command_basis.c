@@ -49,7 +49,7 @@ static const struct option_row rows[] = {
      .at = AT(output),
      .value = "FILE",
      .help = "where the frozen factors go"},
-    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace what exists"},
+    COMMAND_ROW_FORCE(AT(force)),
 };
 
 /* One module's factors, into the file being made. Its weight is float32 only while it is needed. */

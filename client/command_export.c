@@ -70,7 +70,7 @@ static const struct option_row rows[] = {
      .fallback = "f32",
      .choices = type_names,
      .help = "of a merged model's weights"},
-    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace what exists"},
+    COMMAND_ROW_FORCE(AT(force)),
 };
 
 struct result {
