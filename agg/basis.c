@@ -19,24 +19,6 @@ static err check_shape(const struct basis_shape *s)
                     s->d_out, s->d_in, s->d_out < s->d_in ? s->d_out : s->d_in);
 }
 
-/* x (d, r) column-major: its columns become orthonormal, spanning what they spanned, with the
- * signs that make the diagonal of the triangle positive. */
-static err orthonormalise(double *x, size_t d, size_t r)
-{
-    double *tau = NULL;
-    err e = matrix_take(&tau, r, 2);
-    if (err_is(e)) return e;
-    double *sign = tau + r;
-    int info = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, (int)d, (int)r, x, (int)d, tau);
-    for (size_t j = 0; j < r; j++)
-        sign[j] = x[j * d + j] < 0 ? -1 : 1;
-    if (!info) info = LAPACKE_dorgqr(LAPACK_COL_MAJOR, (int)d, (int)r, (int)r, x, (int)d, tau);
-    for (size_t j = 0; j < r && !info; j++)
-        cblas_dscal((int)d, sign[j], x + j * d, 1);
-    free(tau);
-    return info ? matrix_failed("QR (dgeqrf, dorgqr)", info) : ERR_NONE;
-}
-
 static void store_left(float *B, const double *u, size_t d, size_t r)
 {
     for (size_t j = 0; j < r; j++)
@@ -57,7 +39,7 @@ static err seeded_side(double *x, size_t d, size_t r, const char *purpose,
     rng_init(&rng, purpose, key->seed, key->label, 0);
     for (size_t i = 0; i < d * r; i++)
         x[i] = rng_normal(&rng);
-    return orthonormalise(x, d, r);
+    return matrix_orthonormalise(x, d, r);
 }
 
 err basis_seeded(float *A, float *B, const struct basis_shape *shape, const struct basis_key *key)
@@ -116,7 +98,7 @@ static err leading_by_gram(bool *good, double *u, double *v, const double *w, co
         cblas_dcopy(cols, vector + (size_t)(r - 1 - (int)j) * size[1], 1, v + j * size[1], 1);
     cblas_dgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, rows, r, cols, 1, w, rows, v, cols, 0, u,
                 rows);
-    TRY_OUT(e, orthonormalise(u, size[0], size[2]));
+    TRY_OUT(e, matrix_orthonormalise(u, size[0], size[2]));
 out:
     free(gram);
     free(value);

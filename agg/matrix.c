@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 
+#include <cblas.h>
 #include <errno.h>
 #include <lapacke.h>
 #include <stdlib.h>
@@ -18,6 +19,21 @@ err matrix_take(double **out, size_t rows, size_t cols)
     memset(p, 0, bytes);
     *out = p;
     return ERR_NONE;
+}
+
+err matrix_orthonormalise(double *x, size_t d, size_t r)
+{
+    double *tau = NULL;
+    TRY(matrix_take(&tau, r, 2));
+    double *sign = tau + r;
+    int info = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, (int)d, (int)r, x, (int)d, tau);
+    for (size_t j = 0; j < r; j++)
+        sign[j] = x[j * d + j] < 0 ? -1 : 1;
+    if (!info) info = LAPACKE_dorgqr(LAPACK_COL_MAJOR, (int)d, (int)r, (int)r, x, (int)d, tau);
+    for (size_t j = 0; j < r && !info; j++)
+        cblas_dscal((int)d, sign[j], x + j * d, 1);
+    free(tau);
+    return info ? matrix_failed("QR (dgeqrf, dorgqr)", info) : ERR_NONE;
 }
 
 err matrix_failed(const char *what, int info)
