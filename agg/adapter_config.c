@@ -123,6 +123,21 @@ static bool is_set(const json_t *value)
            !(json_is_string(value) && json_string_length(value) == 0);
 }
 
+/* Initialisations that take what they put into A and B out of the base. (PEFT writes true after
+ * save_pretrained(path_initial_model_for_weight_conversion), which undoes it.) */
+static err refuse_changed_base(const json_t *config, const char *path)
+{
+    static const char *const harmless[] = {"gaussian", "eva", "orthogonal", "mica"};
+    const json_t *value = json_object_get(config, "init_lora_weights");
+    if (!json_is_string(value)) return ERR_NONE;
+    for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
+        if (strcmp(json_string_value(value), harmless[i]) == 0) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: init_lora_weights \"%.60s\": the adapter goes with a base changed by it, "
+                    "not supported; convert it to plain LoRA when saving",
+                    path, json_string_value(value));
+}
+
 /* Whatever makes the adapter another function than W0 + scale B A. */
 static err refuse_others(const json_t *config, const char *path)
 {
@@ -133,7 +148,8 @@ static err refuse_others(const json_t *config, const char *path)
         {"use_qalora", "QALoRA"},
         {"use_bdlora", "BD-LoRA"},
         {"lora_bias", "a bias on B"},
-        {"modules_to_save", "whole modules saved beside the adapter"},
+        {"loftq_config", "LoftQ, which changes the base,"},
+        {"ensure_weight_tying", "tied adapters"},
         {"layer_replication", "replicated layers"},
         {"trainable_token_indices", "trained token embeddings"},
         {"alora_invocation_tokens", "an activated LoRA"},
@@ -152,12 +168,7 @@ static err refuse_others(const json_t *config, const char *path)
         if (is_set(json_object_get(config, other[i].key)))
             return err_make(ERR_INPUT, "%s: %s: %s is not supported", path, other[i].key,
                             other[i].what);
-    const char *bias = "none";
-    TRY(json_opt_str(&bias, config, "bias", path));
-    if (strcmp(bias, "none") != 0)
-        return err_make(ERR_INPUT, "%s: bias \"%.60s\" is not supported; expected none", path,
-                        bias);
-    return ERR_NONE;
+    return refuse_changed_base(config, path);
 }
 
 static err arena_json(const char **out, struct arena *arena, const json_t *value)
@@ -185,6 +196,31 @@ static err patterns_read(struct adapter_config *c, const json_t *config, const c
     return ERR_NONE;
 }
 
+/* What is saved whole beside A and B. */
+static err saved_read(struct adapter_config *c, const json_t *config, const char *path)
+{
+    const json_t *list = json_object_get(config, "modules_to_save");
+    const char *bias = "none";
+    TRY(json_opt_str(&bias, config, "bias", path));
+    if (strcmp(bias, "none") != 0 && strcmp(bias, "lora_only") != 0 && strcmp(bias, "all") != 0)
+        return err_make(ERR_INPUT, "%s: bias \"%.60s\", expected none, lora_only or all", path,
+                        bias);
+    TRY(arena_text(&c->bias, &c->arena, bias, strlen(bias)));
+    c->save_text = "";
+    if (!is_set(list)) return ERR_NONE;
+    TRY(arena_json(&c->save_text, &c->arena, list));
+    TRY(arena_take(&c->save, &c->arena, json_array_size(list), sizeof *c->save));
+    for (; c->save_count < json_array_size(list); c->save_count++) {
+        const json_t *item = json_array_get(list, c->save_count);
+        if (!json_is_string(item) || json_string_length(item) == 0) break;
+        TRY(arena_text(&c->save[c->save_count], &c->arena, json_string_value(item),
+                       json_string_length(item)));
+    }
+    if (c->save_count == 0 || c->save_count < json_array_size(list))
+        return err_make(ERR_INPUT, "%s: modules_to_save: expected a list of names", path);
+    return ERR_NONE;
+}
+
 static err config_read(struct adapter_config *c, const json_t *config, const char *path)
 {
     int64_t r = 0;
@@ -198,8 +234,11 @@ static err config_read(struct adapter_config *c, const json_t *config, const cha
     TRY(json_opt_bool(&c->rslora, config, "use_rslora", path));
     TRY(json_opt_bool(&c->fan_in_fan_out, config, "fan_in_fan_out", path));
     TRY(patterns_read(c, config, path));
-    const char *base = "";
+    TRY(saved_read(c, config, path));
+    const char *base = "", *task = "";
     TRY(json_opt_str(&base, config, "base_model_name_or_path", path));
+    TRY(json_opt_str(&task, config, "task_type", path));
+    TRY(arena_text(&c->task_type, &c->arena, task, strlen(task)));
     return arena_text(&c->base_path, &c->arena, base, strlen(base));
 }
 
@@ -281,19 +320,27 @@ static err config_pack(json_t *config, const struct adapter_file_meta *meta,
     ok = json_object_set_new(config, "base_model_name_or_path",
                              named ? json_string(meta->base_path) : json_null()) == 0 &&
          ok;
-    static const char *const null_keys[] = {
-        "auto_mapping",        "revision",          "modules_to_save", "layers_pattern",
-        "layers_to_transform", "layer_replication", "exclude_modules"};
+    static const char *const null_keys[] = {"auto_mapping",      "revision",
+                                            "layers_pattern",    "layers_to_transform",
+                                            "layer_replication", "exclude_modules"};
     for (size_t i = 0; i < sizeof null_keys / sizeof *null_keys; i++)
         ok = json_object_set_new(config, null_keys[i], json_null()) == 0 && ok;
     json_t *values =
         json_pack("{s:s, s:s, s:s, s:i, s:f, s:b, s:b, s:b, s:b, s:b, s:f, s:b, s:{}}", "peft_type",
-                  "LORA", "task_type", "CAUSAL_LM", "bias", "none", "r", (int)rank, "lora_alpha",
+                  "LORA", "task_type", meta->task_type ? meta->task_type : "CAUSAL_LM", "bias",
+                  meta->bias && *meta->bias ? meta->bias : "none", "r", (int)rank, "lora_alpha",
                   alpha, "use_rslora", (int)meta->rslora, "use_dora", 0, "fan_in_fan_out",
                   (int)meta->fan_in_fan_out, "inference_mode", 1, "lora_bias", 0, "lora_dropout",
                   0.0, "init_lora_weights", 1, "loftq_config");
     ok = ok && values && json_object_update(config, values) == 0;
     json_decref(values);
+    if (ok && meta->task_type && !*meta->task_type)
+        ok = json_object_set_new(config, "task_type", json_null()) == 0;
+    bool saves = meta->modules_to_save && *meta->modules_to_save;
+    if (ok)
+        ok = json_object_set_new(config, "modules_to_save",
+                                 saves ? json_loads(meta->modules_to_save, 0, NULL)
+                                       : json_null()) == 0;
     if (ok && alpha == floor(alpha) && alpha < 1e15)
         ok = json_object_set_new(config, "lora_alpha", json_integer((json_int_t)alpha)) == 0;
     if (!ok) return err_make(ERR_MACHINE, "no memory for a configuration");

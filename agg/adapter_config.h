@@ -1,6 +1,8 @@
-/* PEFT's adapter_config.json: what fixes each module's rank and scale, and refusal by name of all
- * that changes the function in ways A and B do not tell (DoRA, other adapter types, saved modules,
- * biases).
+/* PEFT's adapter_config.json: what fixes each module's rank and scale, which tensors beside A and B
+ * are saved whole (modules_to_save, trained biases), and refusal by name of all that changes the
+ * function in ways those do not tell (DoRA, other adapter types, bases changed by the
+ * initialisation). Which modules and layers were targeted (target_modules, exclude_modules,
+ * layers_to_transform, layers_pattern) shows in the tensors.
  *
  * A pattern {"key": value, ...} follows PEFT: the first key, in the file's order, for which the
  * regular expression (.*\.)?(key)$ matches the whole module name. Keys of plain names ('.' matching
@@ -33,6 +35,11 @@ struct adapter_config {
     const char *alpha_text;     /* the alpha pattern as canonical JSON */
     const char *target_modules; /* as JSON */
     const char *base_path;      /* base_model_name_or_path, or "" */
+    const char *task_type;      /* or "" */
+    const char *bias;           /* none, lora_only or all */
+    const char *save_text;      /* modules_to_save as JSON, or "" */
+    size_t save_count;
+    const char **save; /* (save_count) the ends of those modules' names */
     struct arena arena;
 };
 

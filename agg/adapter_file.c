@@ -1,6 +1,7 @@
 #include "agg/adapter_file.h"
 
 #include "agg/adapter_config.h"
+#include "agg/adapter_saved.h"
 #include "base/json.h"
 #include "base/text.h"
 
@@ -102,7 +103,7 @@ static err listed_modules(struct adapter_file *f, const json_t *map, size_t room
 }
 
 /* One module a tensor at first; sorted, those of one name are merged. */
-static err modules_gather(struct adapter_file *f)
+static err modules_gather(struct adapter_file *f, const struct adapter_config *config)
 {
     const char *text = safetensors_metadata(&f->tensors, "fedlora.modules");
     json_t *map = NULL;
@@ -117,6 +118,10 @@ static err modules_gather(struct adapter_file *f)
         const char *name = NULL;
         size_t length = 0;
         enum adapter_file_role role = ADAPTER_FILE_A;
+        if (config && adapter_saved_is(config, t->name)) {
+            TRY(adapter_saved_add(f, t));
+            continue;
+        }
         TRY(name_split(&name, &length, &role, t->name));
         struct adapter_file_module *m = &f->module[f->count++];
         TRY(arena_text(&m->name, &f->arena, name, length));
@@ -137,7 +142,7 @@ static err modules_gather(struct adapter_file *f)
         if (m->d_in) into->d_in = m->d_in;
     }
     f->count = kept;
-    return ERR_NONE;
+    return adapter_saved_sort(f);
 }
 
 /* ---- shapes ---- */
@@ -283,7 +288,8 @@ static err meta_read(struct adapter_file_meta *meta, const struct safetensors *s
     meta->alpha_pattern = text_of(st, "fedlora.alpha_pattern");
     meta->modules = text_of(st, "fedlora.modules");
     meta->dropped = text_of(st, "fedlora.dropped");
-    meta->target_modules = meta->base_path = "";
+    meta->target_modules = meta->base_path = meta->bias = meta->modules_to_save = "";
+    meta->task_type = "CAUSAL_LM";
     if ((text = safetensors_metadata(st, "fedlora.round"))) {
         err e = text_parse_int(&whole, text, 0, LIMIT_ROUNDS + 1);
         if (err_is(e)) return err_in(e, "fedlora.round");
@@ -318,6 +324,9 @@ static err meta_of_config(struct adapter_file *f, const struct adapter_config *c
     meta->rslora = c->rslora;
     meta->fan_in_fan_out = c->fan_in_fan_out;
     TRY(arena_text(&meta->alpha_pattern, &f->arena, c->alpha_text, strlen(c->alpha_text)));
+    TRY(arena_text(&meta->task_type, &f->arena, c->task_type, strlen(c->task_type)));
+    TRY(arena_text(&meta->bias, &f->arena, c->bias, strlen(c->bias)));
+    TRY(arena_text(&meta->modules_to_save, &f->arena, c->save_text, strlen(c->save_text)));
     TRY(arena_text(&meta->base_path, &f->arena, c->base_path, strlen(c->base_path)));
     return arena_text(&meta->target_modules, &f->arena, c->target_modules,
                       strlen(c->target_modules));
@@ -337,7 +346,7 @@ static err modules_read(struct adapter_file *f, const struct adapter_config *con
     if (pattern)
         TRY_OUT(e, adapter_config_pattern_read(&scales.alphas, pattern, false,
                                                "fedlora.alpha_pattern", &f->arena));
-    TRY_OUT(e, modules_gather(f));
+    TRY_OUT(e, modules_gather(f, config));
     for (size_t i = 0; i < f->count; i++) {
         TRY_OUT(e, module_shapes(&f->module[i]));
         TRY_OUT(e, module_pairs(&f->module[i], &f->meta));
@@ -362,7 +371,11 @@ static err directory_read(struct adapter_file *f, const char *path)
     err e = ERR_NONE;
     TRY_OUT(e, file_join(name, sizeof name, path, "adapter_model.safetensors"));
     if (!file_exists(name)) {
-        e = err_make(ERR_INPUT, "%s: no PEFT adapter: adapter_model.safetensors is missing", path);
+        TRY_OUT(e, file_join(name, sizeof name, path, "adapter_model.bin"));
+        e = err_make(ERR_INPUT, "%s: no PEFT adapter: adapter_model.safetensors is missing%s", path,
+                     file_exists(name) ? " (adapter_model.bin can run code when it is read: save "
+                                         "with safe_serialization)"
+                                       : "");
         goto out;
     }
     TRY_OUT(e, safetensors_open(&f->tensors, name));
@@ -382,7 +395,7 @@ static err file_read(struct adapter_file *f, const char *path)
     return err_is(e) ? err_in(e, "%s", path) : e;
 }
 
-err adapter_file_map(struct adapter_file *out, const char *path)
+err adapter_file_map_whole(struct adapter_file *out, const char *path)
 {
     struct adapter_file f = {0};
     if (strlen(path) >= sizeof f.path)
@@ -397,6 +410,18 @@ err adapter_file_map(struct adapter_file *out, const char *path)
     file_map_drop(&f.tensors.map, 0, f.tensors.map.size);
     *out = f;
     return ERR_NONE;
+}
+
+err adapter_file_map(struct adapter_file *out, const char *path)
+{
+    struct adapter_file f = {0};
+    TRY(adapter_file_map_whole(&f, path));
+    err e = adapter_saved_refuse(&f);
+    if (err_is(e))
+        adapter_file_close(&f);
+    else
+        *out = f;
+    return e;
 }
 
 err adapter_file_open(struct adapter_file *out, const char *path)

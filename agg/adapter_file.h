@@ -57,6 +57,13 @@ struct adapter_file_module {
     struct adapter_file_factor factor[ADAPTER_FILE_ROLES];
 };
 
+/* PEFT: a tensor saved whole beside A and B (modules_to_save, trained biases). Its value stands in
+ * place of the base's. */
+struct adapter_file_saved {
+    const char *name; /* without "base_model.model." and ".base_layer" */
+    const struct tensor *tensor;
+};
+
 struct adapter_file_meta { /* texts are never NULL: "" when absent */
     enum adapter_file_kind kind;
     const char *run, *method, *base, *frozen, *member; /* base, frozen: 64 hex digits */
@@ -64,19 +71,24 @@ struct adapter_file_meta { /* texts are never NULL: "" when absent */
     uint32_t rank;                                     /* the file's own word; 0: none */
     double alpha;                                      /* 0: none */
     bool rslora;
-    bool fan_in_fan_out;        /* PEFT: the base stores W transposed; A and B are as always */
-    const char *alpha_pattern;  /* JSON object */
-    const char *target_modules; /* PEFT: JSON list or text, as given */
-    const char *base_path;      /* PEFT: base_model_name_or_path */
-    const char *modules;        /* JSON, of a state; modules without tensors stand here */
-    const char *dropped;        /* JSON, of a state */
+    bool fan_in_fan_out;         /* PEFT: the base stores W transposed; A and B are as always */
+    const char *alpha_pattern;   /* JSON object */
+    const char *target_modules;  /* PEFT: JSON list or text, as given */
+    const char *base_path;       /* PEFT: base_model_name_or_path */
+    const char *task_type;       /* PEFT; writing, NULL: CAUSAL_LM */
+    const char *bias;            /* PEFT: none, lora_only or all; "" is none */
+    const char *modules_to_save; /* PEFT: JSON list */
+    const char *modules;         /* JSON, of a state; modules without tensors stand here */
+    const char *dropped;         /* JSON, of a state */
 };
 
 struct adapter_file {
     struct adapter_file_meta meta;
     size_t count;
     struct adapter_file_module *module; /* sorted by name, unique */
-    struct safetensors tensors;         /* what is borrowed from; also all metadata */
+    size_t saved_count;
+    struct adapter_file_saved *saved; /* sorted by name; only after adapter_file_map_whole() */
+    struct safetensors tensors;       /* what is borrowed from; also all metadata */
     char path[LIMIT_PATH_BYTES];
     struct arena arena;
 };
@@ -88,6 +100,9 @@ err adapter_file_open(struct adapter_file *out, const char *path);
 /* The same without touching values: factors of other types, or unaligned, have f32 NULL. For the
  * coordinator, which reads values once, module by module. */
 err adapter_file_map(struct adapter_file *out, const char *path);
+/* As adapter_file_map(), and takes a PEFT directory with tensors saved whole, which the others
+ * refuse. */
+err adapter_file_map_whole(struct adapter_file *out, const char *path);
 void adapter_file_close(struct adapter_file *file);
 
 /* A state without frozen factors and the file that holds them become one: A and B of `frozen` go
@@ -136,5 +151,17 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
  * aside until the new one is in place (what else was in it stays, in DIR.old-PID). */
 err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count, bool replace);
+/* The same with tensors saved whole (float32; `saved[i].name` as above), all of it lying in `from`
+ * (NULL: in memory), whose pages are dropped as they are written. */
+struct adapter_file_peft {
+    const struct adapter_file_meta *meta;
+    const struct adapter_file_module *module;
+    size_t count;
+    const struct adapter_file_saved *saved;
+    size_t saved_count;
+    const struct file_map *from;
+    bool replace;
+};
+err adapter_file_save_peft(const char *dir, const struct adapter_file_peft *what);
 
 #endif

@@ -1,6 +1,7 @@
 /* Writing of adapter files; contract in adapter_file.h. */
 #include "agg/adapter_config.h"
 #include "agg/adapter_file.h"
+#include "agg/adapter_saved.h"
 #include "base/file.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@ enum { METADATA_MAX = 16, NUMBER_BYTES = 32, CONFIG_MAX = 16 << 20 };
 struct listing { /* what goes into one file */
     struct arena arena;
     struct tensor *tensor;
-    size_t count;
+    size_t count, more; /* room for so many tensors beside the modules' */
     struct metadata metadata[METADATA_MAX];
     size_t metadata_count;
     const struct file_map *from; /* where the data lie; NULL: in memory */
@@ -106,7 +107,7 @@ static err list_factor(struct listing *l, const char *module, enum adapter_file_
 static err list_modules(struct listing *l, const struct adapter_file_module *module, size_t count,
                         int roles)
 {
-    TRY(arena_take(&l->tensor, &l->arena, count * ADAPTER_FILE_ROLES, sizeof *l->tensor));
+    TRY(arena_take(&l->tensor, &l->arena, count * ADAPTER_FILE_ROLES + l->more, sizeof *l->tensor));
     for (size_t i = 0; i < count; i++) {
         if (strlen(module[i].name) + 40 > LIMIT_TENSOR_NAME_BYTES)
             return err_make(ERR_INPUT, "module %.100s...: the name is too long", module[i].name);
@@ -191,16 +192,30 @@ static void remove_adapter(const char *dir)
     rmdir(dir);
 }
 
-static err fill_directory(const char *dir, const struct adapter_file_meta *meta,
-                          const struct adapter_file_module *module, size_t count)
+/* A bias of an adapted layer is its base_layer's to PEFT. */
+static err list_saved(struct listing *l, const struct adapter_file_peft *w)
+{
+    for (size_t i = 0; i < w->saved_count; i++) {
+        struct tensor *t = &l->tensor[l->count];
+        *t = *w->saved[i].tensor;
+        TRY(adapter_saved_tensor_name(&t->name, &l->arena, w->saved[i].name, w->module, w->count));
+        REQUIRE(t->dtype == DTYPE_F32);
+        l->count++;
+        TRY(check_values(l, t));
+    }
+    return ERR_NONE;
+}
+
+static err fill_directory(const char *dir, const struct adapter_file_peft *w)
 {
     char name[LIMIT_PATH_BYTES + 128];
     struct bytes text = {.max = CONFIG_MAX};
-    struct listing l = {0};
+    struct listing l = {.from = w->from, .more = w->saved_count};
     err e = ERR_NONE;
     put(&l, "format", "pt");
-    TRY_OUT(e, list_modules(&l, module, count, ADAPTER_FILE_R));
-    TRY_OUT(e, adapter_config_write(&text, meta, module, count));
+    TRY_OUT(e, list_modules(&l, w->module, w->count, ADAPTER_FILE_R));
+    TRY_OUT(e, list_saved(&l, w));
+    TRY_OUT(e, adapter_config_write(&text, w->meta, w->module, w->count));
     snprintf(name, sizeof name, "%s/%s", dir, peft_files[1]);
     TRY_OUT(e, write_listing(name, &l, true));
     snprintf(name, sizeof name, "%s/%s", dir, peft_files[0]);
@@ -254,8 +269,15 @@ static err check_peft(const struct adapter_file_module *module, size_t count)
 err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count, bool replace)
 {
+    const struct adapter_file_peft what = {
+        .meta = meta, .module = module, .count = count, .replace = replace};
+    return adapter_file_save_peft(dir, &what);
+}
+
+err adapter_file_save_peft(const char *dir, const struct adapter_file_peft *what)
+{
     char made[LIMIT_PATH_BYTES + 32], clean[LIMIT_PATH_BYTES];
-    err e = check_peft(module, count);
+    err e = check_peft(what->module, what->count);
     if (err_is(e)) return err_in(e, "%s", dir);
     size_t n = strlen(dir);
     while (n > 1 && dir[n - 1] == '/')
@@ -263,13 +285,14 @@ err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *met
     if (n == 0 || n + 64 > sizeof clean)
         return err_make(ERR_INPUT, "%.80s: not a usable path", dir);
     snprintf(clean, sizeof clean, "%.*s", (int)n, dir);
-    if (!replace && file_exists(clean)) return err_make(ERR_INPUT, "%s: exists already", clean);
+    if (!what->replace && file_exists(clean))
+        return err_make(ERR_INPUT, "%s: exists already", clean);
     if (file_exists(clean) && !file_is_dir(clean))
         return err_make(ERR_INPUT, "%s: is a file, expected a directory", clean);
     snprintf(made, sizeof made, "%s.part-%d", clean, (int)getpid());
     remove_adapter(made);
     if (mkdir(made, 0777) != 0) return err_sys(errno, "%s", made);
-    e = fill_directory(made, meta, module, count);
+    e = fill_directory(made, what);
     if (!err_is(e)) e = swap_directory(made, clean);
     if (err_is(e)) remove_adapter(made);
     return e;

@@ -226,6 +226,23 @@ Test(adapter_file, refuses_by_name_what_changes_the_function_in_other_ways)
         {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"lora_bias\":true}", "lora_bias"},
         {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"modules_to_save\":[\"x\"]}",
          "modules_to_save"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"modules_to_save\":\"x\"}",
+         "modules_to_save: expected a list"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"bias\":\"some\"}", "bias \"some\""},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"init_lora_weights\":\"pissa_niter_"
+         "4\"}",
+         "init_lora_weights \"pissa_niter_4\": the adapter goes with a base changed by it"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"init_lora_weights\":\"loftq\"}",
+         "init_lora_weights \"loftq\""},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"loftq_config\":{\"loftq_bits\":4}}",
+         "LoftQ"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"ensure_weight_tying\":true}", "tied"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"trainable_token_indices\":[1]}",
+         "trainable_token_indices"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"layer_replication\":[[0,1]]}",
+         "layer_replication"},
+        {"{\"peft_type\":\"VERA\",\"r\":2}", "VERA"},
+        {"{\"peft_type\":\"ADALORA\",\"r\":2}", "ADALORA"},
         {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":0}", "lora_alpha"},
         {"{\"peft_type\":\"LORA\",\"r\":0,\"lora_alpha\":1}", "r: 0"},
         {"{\"peft_type\":\"LORA\",\"r\":99999,\"lora_alpha\":1}", "r: 99999"},
@@ -243,9 +260,12 @@ Test(adapter_file, refuses_by_name_what_changes_the_function_in_other_ways)
         cr_expect(strstr(e.text, part), "%s: \"%s\"", bad[i].config, e.text);
     }
     ok(open_with_config("{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"modules_to_save\":null,"
-                        "\"use_dora\":false,\"bias\":\"none\"}"));
+                        "\"use_dora\":false,\"bias\":\"none\",\"init_lora_weights\":\"eva\","
+                        "\"exclude_modules\":[\"k\"],\"layers_to_transform\":[0]}"));
     struct adapter_file f = {0};
     refused(adapter_file_open(&f, dir), ERR_INPUT, "adapter_config.json is missing");
+    cr_assert_eq(rename(at("peft/adapter_model.safetensors"), at("peft/adapter_model.bin")), 0);
+    refused(adapter_file_open(&f, at("peft")), ERR_INPUT, "adapter_model.bin can run code");
     refused(adapter_file_open(&f, at("nothing")), ERR_INPUT, "no such file");
 }
 
