@@ -1,0 +1,269 @@
+#include "kernels/cpu/cpu_onednn.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PRIMITIVES = 192, SHARE = 128 };
+
+struct primitive {
+    struct shape_key key;
+    dnnl_memory_desc_t md[4]; /* x, w, y, bias */
+    dnnl_primitive_t primitive;
+    dnnl_memory_desc_t pad; /* its scratchpad */
+    uint64_t used;
+};
+struct worker { /* what one thread executes with */
+    dnnl_stream_t stream;
+    void *pad;
+    size_t pad_bytes;
+};
+struct cpu_primitives {
+    dnnl_engine_t engine;
+    struct worker *worker; /* (threads) */
+    int threads;
+    void *room; /* one weight */
+    size_t room_bytes;
+    uint64_t clock;
+    size_t count;
+    struct primitive one[PRIMITIVES];
+};
+
+err onednn_check(dnnl_status_t s, const char *what)
+{
+    if (s == dnnl_success) return ERR_NONE;
+    return err_make(ERR_MACHINE, "oneDNN: %s failed (status %d)", what, (int)s);
+}
+
+bool cpu_has_bf16(void)
+{
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx;
+}
+
+void cpu_primitives_close(struct cpu_primitives *p)
+{
+    if (!p) return;
+    for (size_t i = 0; i < p->count; i++)
+        dnnl_primitive_destroy(p->one[i].primitive);
+    for (int i = 0; p->worker && i < p->threads; i++) {
+        if (p->worker[i].stream) dnnl_stream_destroy(p->worker[i].stream);
+        free(p->worker[i].pad);
+    }
+    free(p->worker);
+    free(p->room);
+    if (p->engine) dnnl_engine_destroy(p->engine);
+    free(p);
+}
+
+err cpu_primitives_open(struct cpu_primitives **out, const struct backend_context *c)
+{
+    struct cpu_primitives *p = calloc(1, sizeof *p);
+    if (!p) return err_sys(ENOMEM, "engine");
+    p->threads = c->threads;
+    err e = onednn_check(dnnl_engine_create(&p->engine, dnnl_cpu, 0), "engine");
+    p->worker = calloc((size_t)p->threads, sizeof *p->worker);
+    if (!err_is(e) && !p->worker) e = err_sys(ENOMEM, "engine");
+    for (int i = 0; i < p->threads && !err_is(e); i++)
+        e = onednn_check(
+            dnnl_stream_create(&p->worker[i].stream, p->engine, dnnl_stream_default_flags),
+            "stream");
+    if (err_is(e))
+        cpu_primitives_close(p);
+    else
+        *out = p;
+    return e;
+}
+
+dnnl_data_type_t onednn_type(int32_t t)
+{
+    return t == DTYPE_F32 ? dnnl_f32 : dnnl_bf16;
+}
+
+/* The descriptor of a matmul; `weights` NULL lets oneDNN choose its layout. */
+static err describe(dnnl_primitive_desc_t *out, struct primitive *p, dnnl_engine_t engine,
+                    const dnnl_memory_desc_t *weights)
+{
+    const struct shape_key *key = &p->key;
+    dnnl_dims_t dx = {key->rows, key->k}, dw = {key->k, key->n}, dy = {key->rows, key->n};
+    dnnl_dims_t sx = {key->ldx, 1}, sy = {key->ldy, 1}, db = {1, key->n};
+    dnnl_status_t s =
+        dnnl_memory_desc_init_by_strides(&p->md[0], 2, dx, onednn_type(key->xtype), sx);
+    if (weights)
+        p->md[1] = *weights;
+    else
+        s |= dnnl_memory_desc_init_by_tag(&p->md[1], 2, dw, onednn_type(key->xtype),
+                                          dnnl_format_tag_any);
+    s |= dnnl_memory_desc_init_by_strides(&p->md[2], 2, dy, onednn_type(key->ytype), sy);
+    s |= dnnl_memory_desc_init_by_tag(&p->md[3], 2, db, dnnl_f32, dnnl_ab);
+    dnnl_matmul_desc_t d;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    s |= dnnl_matmul_desc_init(&d, &p->md[0], &p->md[1], key->bias ? &p->md[3] : NULL, &p->md[2]);
+    s |= dnnl_primitive_attr_create(&attr);
+    s |= dnnl_primitive_attr_set_fpmath_mode(attr, dnnl_fpmath_mode_strict);
+    s |= dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    s |= dnnl_post_ops_create(&ops);
+    if (key->add) s |= dnnl_post_ops_append_sum(ops, 1.0f);
+    s |= dnnl_primitive_attr_set_post_ops(attr, ops);
+    if (s == dnnl_success) s = dnnl_primitive_desc_create(out, &d, attr, engine, NULL);
+    if (ops) dnnl_post_ops_destroy(ops);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    return onednn_check(s, "matmul");
+}
+
+/* The primitive of a shape, made when it is new, in place of the one used least recently. */
+static err primitive_find(struct primitive **out, struct cpu_primitives *all,
+                          const struct shape_key *key, const dnnl_memory_desc_t *weights)
+{
+    size_t oldest = 0;
+    all->clock++;
+    for (size_t i = 0; i < all->count; i++) {
+        struct primitive *p = &all->one[i];
+        if (!memcmp(&p->key, key, sizeof *key) && dnnl_memory_desc_equal(&p->md[1], weights)) {
+            p->used = all->clock;
+            *out = p;
+            return ERR_NONE;
+        }
+        if (p->used < all->one[oldest].used) oldest = i;
+    }
+    struct primitive fresh = {.key = *key, .used = all->clock};
+    dnnl_primitive_desc_t pd = NULL;
+    TRY(describe(&pd, &fresh, all->engine, weights));
+    fresh.pad = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    err e = onednn_check(dnnl_primitive_create(&fresh.primitive, pd), "matmul");
+    dnnl_primitive_desc_destroy(pd);
+    if (err_is(e)) return e;
+    if (all->count < PRIMITIVES)
+        oldest = all->count++;
+    else
+        dnnl_primitive_destroy(all->one[oldest].primitive);
+    all->one[oldest] = fresh;
+    *out = &all->one[oldest];
+    return ERR_NONE;
+}
+
+/* Runs one share of the rows with what a thread has of its own. */
+static dnnl_status_t execute(const struct cpu_primitives *all, const struct worker *worker,
+                             const struct primitive *p, void *const data[5])
+{
+    static const int name[5] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS,
+                                DNNL_ARG_SCRATCHPAD};
+    const dnnl_memory_desc_t *md[5] = {&p->md[0], &p->md[1], &p->md[2], &p->md[3], &p->pad};
+    dnnl_exec_arg_t arg[5];
+    dnnl_status_t s = dnnl_success;
+    int count = 0;
+    for (int i = 0; i < 5 && s == dnnl_success; i++) {
+        if (!data[i]) continue;
+        arg[count].arg = name[i];
+        s = dnnl_memory_create(&arg[count].memory, md[i], all->engine, data[i]);
+        if (s == dnnl_success) count++;
+    }
+    if (s == dnnl_success) s = dnnl_primitive_execute(p->primitive, worker->stream, count, arg);
+    if (s == dnnl_success) s = dnnl_stream_wait(worker->stream);
+    for (int i = 0; i < count; i++)
+        dnnl_memory_destroy(arg[i].memory);
+    return s;
+}
+
+static err reserve_pads(struct cpu_primitives *all, size_t bytes)
+{
+    for (int i = 0; i < all->threads; i++) {
+        struct worker *w = &all->worker[i];
+        if (w->pad_bytes >= bytes) continue;
+        free(w->pad);
+        w->pad = cpu_alloc(bytes);
+        w->pad_bytes = w->pad ? bytes : 0;
+        if (!w->pad) return err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes);
+    }
+    return ERR_NONE;
+}
+
+/* Rows are shared out here, always the same number to a share, and each share runs on one thread:
+ * left to itself, oneDNN divides some sums by the number of threads and of rows, and the bits
+ * follow. */
+err onednn_multiply(struct backend_context *c, const struct shape_key *key,
+                    const struct onednn_operands *o)
+{
+    struct cpu_primitives *all = c->primitives;
+    int64_t share = key->rows < SHARE ? key->rows : SHARE, shares;
+    struct shape_key part = *key, last = *key;
+    shares = (key->rows + share - 1) / share;
+    part.rows = share;
+    last.rows = key->rows - (shares - 1) * share;
+    struct primitive *p = NULL, *q = NULL, first, end;
+    omp_set_num_threads(1); /* primitives are made for as many as they may use */
+    err e = primitive_find(&p, all, &part, o->w_layout);
+    if (!err_is(e)) {
+        first = *p; /* the next search may move it out */
+        e = primitive_find(&q, all, &last, o->w_layout);
+    }
+    omp_set_num_threads(all->threads);
+    if (err_is(e)) return e;
+    end = *q;
+    size_t pad = dnnl_memory_desc_get_size(&first.pad),
+           pad_end = dnnl_memory_desc_get_size(&end.pad);
+    TRY(reserve_pads(all, (pad > pad_end ? pad : pad_end) + 64));
+    size_t x_row = (size_t)key->ldx * (key->xtype == DTYPE_F32 ? 4 : 2);
+    size_t y_row = (size_t)key->ldy * (key->ytype == DTYPE_F32 ? 4 : 2);
+    int failed = dnnl_success;
+#pragma omp parallel for num_threads(c->threads) schedule(static, 1)                               \
+    reduction(|                                                                                    \
+              : failed) if (shares > 1)
+    for (int64_t i = 0; i < shares; i++) {
+        const struct worker *worker = &all->worker[cpu_thread()];
+        size_t row = (size_t)(i * share);
+        void *data[5] = {(char *)o->x + row * x_row, o->w, (char *)o->y + row * y_row, o->bias,
+                         worker->pad};
+        failed |= (int)execute(all, worker, i == shares - 1 ? &end : &first, data);
+    }
+    return onednn_check((dnnl_status_t)failed, "matmul");
+}
+
+err onednn_reorder(struct cpu_primitives *all, const dnnl_memory_desc_t *to, void *to_data,
+                   const dnnl_memory_desc_t *from, void *from_data)
+{
+    dnnl_memory_t a = NULL, b = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_primitive_t primitive = NULL;
+    omp_set_num_threads(all->threads);
+    dnnl_status_t s = dnnl_memory_create(&a, from, all->engine, from_data);
+    s |= dnnl_memory_create(&b, to, all->engine, to_data);
+    if (s == dnnl_success)
+        s = dnnl_reorder_primitive_desc_create(&pd, from, all->engine, to, all->engine, NULL);
+    if (s == dnnl_success) s = dnnl_primitive_create(&primitive, pd);
+    if (s == dnnl_success) {
+        dnnl_exec_arg_t arg[2] = {{DNNL_ARG_FROM, a}, {DNNL_ARG_TO, b}};
+        s = dnnl_primitive_execute(primitive, all->worker[0].stream, 2, arg);
+        s |= dnnl_stream_wait(all->worker[0].stream);
+    }
+    if (primitive) dnnl_primitive_destroy(primitive);
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (a) dnnl_memory_destroy(a);
+    if (b) dnnl_memory_destroy(b);
+    return onednn_check(s, "reorder");
+}
+
+err onednn_layout(dnnl_memory_desc_t *out, const struct cpu_primitives *all,
+                  const struct shape_key *key)
+{
+    struct primitive trial = {.key = *key};
+    dnnl_primitive_desc_t pd = NULL;
+    TRY(describe(&pd, &trial, all->engine, NULL));
+    *out = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    dnnl_primitive_desc_destroy(pd);
+    return ERR_NONE;
+}
+
+err onednn_room(void **out, struct cpu_primitives *all, size_t bytes)
+{
+    if (all->room_bytes < bytes) {
+        free(all->room);
+        all->room = cpu_alloc(bytes);
+        all->room_bytes = all->room ? bytes : 0;
+        if (!all->room) return err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes);
+    }
+    *out = all->room;
+    return ERR_NONE;
+}
