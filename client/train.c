@@ -2,6 +2,7 @@
 #include "base/rng.h"
 #include "base/text.h"
 #include "client/pass.h"
+#include "client/train_penalty.h"
 
 #include <errno.h>
 #include <math.h>
@@ -16,6 +17,8 @@ struct training {
     uint64_t steps;
     struct factors *factors;
     float *value, *first, *second, *gradient; /* (value_count) each, device */
+    float *start, *penalty;                   /* (value_count) each; NULL: no penalty */
+    float *added;                             /* (value_count) the penalty's gradient, device */
     struct engine_row *row;                   /* (batch * accumulate) */
     uint32_t *order;                          /* (rows) of this epoch */
     uint64_t epoch;                           /* that `order` is of, from 1; 0: none */
@@ -63,18 +66,40 @@ static err check_options(const struct train_options *o, const struct adapter *ad
         !(o->beta2 >= 0.0 && o->beta2 < 1.0) || !isfinite(o->lr * o->weight_decay))
         return err_make(ERR_INPUT, "training: lr, clip, eps and weight decay must not be negative; "
                                    "dropout and betas lie in [0, 1)");
+    if (!(o->prox >= 0.0) || !isfinite(o->prox))
+        return err_make(ERR_INPUT, "training: prox %g: expected a number from 0 on", o->prox);
+    if (!(o->prune_lambda >= 0.0) || !isfinite(o->prune_lambda) ||
+        !(o->prune_gamma >= 0.0 && o->prune_gamma <= 1.0) ||
+        (o->prune_lambda > 0.0 && o->prune_gamma <= 0.0))
+        return err_make(ERR_INPUT,
+                        "training: prune_lambda %g, prune_gamma %g: expected a lambda from 0 on "
+                        "and a gamma in (0, 1]",
+                        o->prune_lambda, o->prune_gamma);
     return ERR_NONE;
 }
 
 static void training_close(struct training *t)
 {
     const struct backend *be = t->e->be;
-    float *block[] = {t->value, t->first, t->second, t->gradient};
-    for (int i = 0; i < 4; i++)
+    float *block[] = {t->value, t->first, t->second, t->gradient, t->added};
+    for (size_t i = 0; i < sizeof block / sizeof block[0]; i++)
         if (block[i]) be->memory_give(t->e->ctx, block[i]);
     factors_close(t->factors);
+    free(t->start);
+    free(t->penalty);
     free(t->row);
     free(t->order);
+}
+
+static err penalty_open(struct training *t)
+{
+    size_t bytes = t->adapter->value_count * sizeof(float);
+    if (!train_penalty_on(t->o)) return ERR_NONE;
+    t->start = malloc(bytes);
+    t->penalty = malloc(bytes);
+    if (!t->start || !t->penalty) return err_sys(ENOMEM, "training");
+    memcpy(t->start, t->adapter->value, bytes);
+    return t->e->be->memory_take(&t->added, t->e->ctx, bytes);
 }
 
 static err training_open(struct training *t)
@@ -88,8 +113,22 @@ static err training_open(struct training *t)
     TRY(e->be->memory_take(&t->first, e->ctx, bytes));
     TRY(e->be->memory_take(&t->second, e->ctx, bytes));
     TRY(e->be->memory_take(&t->gradient, e->ctx, bytes));
+    TRY(penalty_open(t));
     e->be->copy_in(e->ctx, t->value, t->adapter->value, bytes);
     return factors_open(&t->factors, e->be, e->ctx, t->adapter, &e->model->arch);
+}
+
+void train_order(uint32_t *order, size_t count, const struct train_options *o, uint64_t epoch)
+{
+    struct rng rng;
+    rng_init(&rng, "shuffle", o->seed, "rows", epoch);
+    for (uint32_t i = 0; i < count; i++)
+        order[i] = i;
+    for (uint32_t i = (uint32_t)count; o->shuffle && i > 1; i--) {
+        uint32_t k = (uint32_t)rng_below(&rng, i), other = order[i - 1];
+        order[i - 1] = order[k];
+        order[k] = other;
+    }
 }
 
 /* The row that comes `number`-th, counting over epochs. */
@@ -97,15 +136,7 @@ static const struct data_row *row_at(struct training *t, uint64_t number)
 {
     uint64_t epoch = number / t->data->count + 1;
     if (t->epoch != epoch) {
-        struct rng rng;
-        rng_init(&rng, "shuffle", t->o->seed, "rows", epoch);
-        for (uint32_t i = 0; i < t->data->count; i++)
-            t->order[i] = i;
-        for (uint32_t i = (uint32_t)t->data->count; t->o->shuffle && i > 1; i--) {
-            uint32_t k = (uint32_t)rng_below(&rng, i), other = t->order[i - 1];
-            t->order[i - 1] = t->order[k];
-            t->order[k] = other;
-        }
+        train_order(t->order, t->data->count, t->o, epoch);
         t->epoch = epoch;
     }
     return &t->data->row[t->order[number % t->data->count]];
@@ -141,12 +172,24 @@ static err one_pass(struct training *t, const struct engine_row *row, size_t row
     return er;
 }
 
+static void add_penalty(struct training *t, struct train_step *s)
+{
+    const struct backend *be = t->e->be;
+    size_t n = t->adapter->value_count;
+    if (!t->penalty) return;
+    s->penalty = train_penalty(t->penalty, t->adapter, t->start, t->o);
+    be->copy_in(t->e->ctx, t->added, t->penalty, n * sizeof(float));
+    be->add(t->e->ctx, (struct mat){t->gradient, DTYPE_F32, n},
+            (struct mat){t->added, DTYPE_F32, n}, 1, n);
+}
+
 static err update(struct training *t, struct train_step *s)
 {
     struct engine *e = t->e;
     const struct train_options *o = t->o;
     size_t n = t->adapter->value_count;
     double squares = 0.0;
+    add_penalty(t, s);
     e->be->sum_squares(e->ctx, &squares, t->gradient, n);
     s->grad_norm = sqrt(squares);
     if (!isfinite(s->grad_norm) || !isfinite(s->loss))
@@ -193,6 +236,7 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
     struct train_result result = {0};
     double sum = 0.0;
     t.steps = train_steps(o, data->count);
+    if (o->prune_gamma > 0.0) result.tail_before = train_tail(adapter, o->prune_gamma);
     err er = training_open(&t);
     for (uint64_t i = 0; i < t.steps && !err_is(er); i++) {
         struct train_step s = {.step = i, .steps = t.steps};
@@ -211,6 +255,7 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
             er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
     }
     result.mean_loss = result.learned ? sum / (double)result.learned : 0.0;
+    if (o->prune_gamma > 0.0) result.tail_after = train_tail(adapter, o->prune_gamma);
     if (!err_is(er)) *out = result;
     training_close(&t);
     return er;
