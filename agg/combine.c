@@ -1,8 +1,5 @@
-#include "agg/combine.h"
+#include "agg/combine_parts.h"
 
-#include "agg/method_round.h"
-
-#include <errno.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -12,9 +9,28 @@ void combine_close(struct combine *c)
 {
     for (size_t i = 0; i < c->file_count; i++)
         adapter_file_close(&c->file[i]);
+    method_state_close(&c->state);
     method_report_close(&c->report);
     arena_close(&c->arena);
     *c = (struct combine){0};
+}
+
+const char *combine_refusal(const char *method)
+{
+    static const struct {
+        const char *method, *reason;
+    } needs_a_run[] = {
+        {"fed-sb", "combines small matrices between frozen factors that only a run's state has"},
+        {"ffa", "combines B over one frozen A that only a run's state has; for adapters that share "
+                "A, fedit is exact"},
+        {"rolora", "trains B and A in turn from a run's state; for adapters that share one of "
+                   "them, fedit is exact"},
+        {"fedsvd", "combines B over an orthonormal A that only a run's state has; for adapters "
+                   "that share A, fedit is exact"},
+    };
+    for (size_t i = 0; i < sizeof needs_a_run / sizeof *needs_a_run; i++)
+        if (strcmp(needs_a_run[i].method, method) == 0) return needs_a_run[i].reason;
+    return NULL;
 }
 
 /* ---- what there is to combine ---- */
@@ -41,12 +57,13 @@ static err open_files(struct combine *c, const struct combine_options *o)
         if (!(w > 0) || !isfinite(w))
             return err_make(ERR_INPUT, "%s: weight %g, expected a number above zero", o->path[k],
                             w);
-        TRY(adapter_file_map(&c->file[k], o->path[k]));
+        TRY(adapter_file_map_whole(&c->file[k], o->path[k]));
         c->file_count++;
         TRY(check_file(&c->file[k]));
         c->p[k] = w;
         sum += w;
     }
+    if (!isfinite(sum)) return err_make(ERR_INPUT, "the weights' sum is not finite");
     for (size_t k = 0; k < o->count; k++)
         c->p[k] /= sum;
     return ERR_NONE;
@@ -84,213 +101,39 @@ static err list_modules(struct combine *c)
     return ERR_NONE;
 }
 
+/* Only a base that both say nothing else about can be taken for the same. */
+static bool differ(const char *a, const char *b)
+{
+    return a[0] && b[0] && strcmp(a, b) != 0;
+}
+
 static err agree(struct combine *c, const struct combine_options *o)
 {
     const struct adapter_file_meta *first = &c->file[0].meta;
-    c->meta = (struct adapter_file_meta){.fan_in_fan_out = first->fan_in_fan_out};
+    c->meta = (struct adapter_file_meta){.fan_in_fan_out = first->fan_in_fan_out,
+                                         .base_path = first->base_path,
+                                         .task_type = first->task_type};
     if (!o->method->carries) c->meta.rslora = first->rslora;
     for (size_t k = 1; k < c->file_count; k++) {
         const struct adapter_file_meta *m = &c->file[k].meta;
+        const char *path = c->file[k].path, *other = c->file[0].path;
         if (m->fan_in_fan_out != first->fan_in_fan_out)
-            return err_make(ERR_INPUT, "%s: fan_in_fan_out differs from %s's", c->file[k].path,
-                            c->file[0].path);
-        if (m->base[0] && first->base[0] && strcmp(m->base, first->base) != 0)
-            return err_make(ERR_INPUT, "%s: made for another base than %s", c->file[k].path,
-                            c->file[0].path);
+            return err_make(ERR_INPUT, "%s: fan_in_fan_out differs from %s's", path, other);
+        if (differ(m->base, first->base))
+            return err_make(ERR_INPUT, "%s: made for another base than %s", path, other);
         if (!o->method->carries && m->rslora != first->rslora)
             return err_make(ERR_INPUT, "%s: rslora differs from %s's; %s needs one scale for all",
-                            c->file[k].path, c->file[0].path, o->method->name);
+                            path, other, o->method->name);
+        if (differ(m->task_type, first->task_type))
+            return err_make(ERR_INPUT, "%s: task_type %s, %s has %s", path, m->task_type, other,
+                            first->task_type);
+        /* Folders are called as their owners like: what is not the same everywhere is left out. */
+        if (strcmp(m->base_path, first->base_path) != 0) c->meta.base_path = "";
     }
     return ERR_NONE;
-}
-
-/* ---- one module ---- */
-
-struct work {
-    struct arena arena;                         /* what was read */
-    struct adapter_file_module *copy;           /* (file_count) all float32 */
-    const struct adapter_file_module **present; /* (file_count), NULL where it has none */
-    struct lowrank_term *term;
-    struct lowrank_stack stack;
-};
-
-static err work_open(struct work *w, const struct combine *c, size_t i)
-{
-    size_t n = c->file_count;
-    struct adapter_file_module *copy;
-    TRY(arena_take(&copy, &w->arena, n, sizeof *copy));
-    TRY(arena_take(&w->present, &w->arena, n, sizeof *w->present));
-    TRY(arena_take(&w->term, &w->arena, n, sizeof *w->term));
-    w->stack =
-        (struct lowrank_stack){.m = c->module[i].d_out, .n = c->module[i].d_in, .term = w->term};
-    for (size_t k = 0; k < n; k++) {
-        const struct adapter_file_module *m = adapter_file_find(&c->file[k], c->module[i].name);
-        if (!m || !m->rank) continue;
-        copy[k] = *m;
-        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++)
-            TRY(adapter_file_f32(&copy[k].factor[r].f32, &m->factor[r], &w->arena));
-        TRY(adapter_file_check_finite(&c->file[k], m));
-        w->present[k] = &copy[k];
-        w->term[w->stack.count++] = (struct lowrank_term){.c = c->p[k] * m->scale,
-                                                          .B = copy[k].factor[ADAPTER_FILE_B].f32,
-                                                          .A = copy[k].factor[ADAPTER_FILE_A].f32,
-                                                          .r = m->rank};
-    }
-    w->copy = copy;
-    return ERR_NONE;
-}
-
-static void work_close(struct work *w, const struct combine *c)
-{
-    for (size_t k = 0; k < c->file_count; k++)
-        adapter_file_drop(&c->file[k]);
-    arena_close(&w->arena);
-}
-
-/* The exact sum, recompressed. A module that adds nothing keeps rank 1, all zero. */
-static err product(struct method_result *out, const struct work *w, const struct lowrank_cut *cut)
-{
-    struct lowrank_svd svd = {0};
-    uint32_t q;
-    double tail, rounding = 0;
-    float *A, *B;
-    err e = ERR_NONE;
-    TRY(lowrank_svd_open(&svd, &w->stack, w->stack.count));
-    lowrank_cut(&q, &tail, &svd, cut);
-    uint32_t rank = q ? q : 1;
-    TRY_OUT(e, method_result_take(&B, out, ADAPTER_FILE_B, svd.m, rank));
-    TRY_OUT(e, method_result_take(&A, out, ADAPTER_FILE_A, rank, svd.n));
-    TRY_OUT(e, lowrank_split(B, A, &rounding, &svd, q, LOWRANK_BALANCED));
-    out->module.rank = rank;
-    out->module.alpha = rank;
-    out->module.scale = 1;
-    out->row =
-        (struct method_report_row){.rank = rank,
-                                   .update_norm = svd.norm,
-                                   .error = hypot(tail, rounding),
-                                   .dropped = tail,
-                                   .state_norm = sqrt(fmax(0, svd.norm * svd.norm - tail * tail))};
-out:
-    lowrank_svd_close(&svd);
-    return e;
-}
-
-/* The method's own next state from one that adds nothing. */
-static err averaged(struct method_result *out, struct work *w, const struct combine *c, size_t i,
-                    const struct method *method)
-{
-    struct adapter_file_module zero = c->module[i];
-    float *none;
-    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
-        struct adapter_file_factor *x = &zero.factor[r];
-        TRY(arena_take(&none, &w->arena, (size_t)x->rows * x->cols, sizeof *none));
-        *x = (struct adapter_file_factor){.f32 = none, .rows = x->rows, .cols = x->cols};
-    }
-    const struct method_round round = {
-        .module = &zero, .update = w->present, .p = c->p, .count = c->file_count};
-    TRY(method->next(out, &round));
-    out->module.alpha = zero.alpha;
-    out->module.scale = zero.scale;
-    return ERR_NONE;
-}
-
-static err combine_module(struct method_result *out, const struct combine *c,
-                          const struct combine_options *o, size_t i, uint32_t rank_max)
-{
-    struct work w = {0};
-    struct lowrank_cut cut = o->cut;
-    if (rank_max) cut.rank_max = rank_max;
-    err e = work_open(&w, c, i);
-    if (!err_is(e))
-        e = o->method->carries ? product(out, &w, &cut) : averaged(out, &w, c, i, o->method);
-    out->row.sent = (uint32_t)w.stack.count;
-    work_close(&w, c);
-    return e;
-}
-
-/* ---- a budget of bytes over all modules ---- */
-
-struct direction { /* one singular value, what keeping it is worth and costs */
-    double worth;
-    uint32_t module, order;
-};
-
-static int by_worth(const void *a, const void *b)
-{
-    const struct direction *x = a, *y = b;
-    if (x->worth != y->worth) return x->worth > y->worth ? -1 : 1;
-    if (x->module != y->module) return x->module < y->module ? -1 : 1;
-    return x->order < y->order ? -1 : 1;
-}
-
-static err sigma_of(struct lowrank_svd *svd, const struct combine *c, size_t i)
-{
-    struct work w = {0};
-    err e = work_open(&w, c, i);
-    if (!err_is(e)) e = lowrank_svd_open(svd, &w.stack, 0);
-    work_close(&w, c);
-    return e;
-}
-
-/* rank[i] such that sum rank (m + n) 4 <= bytes, the largest s^2 / (m + n) first: best in the
- * Frobenius norm over all modules together. Every module keeps at least one. */
-static err spend(uint32_t *rank, const struct combine *c, const struct combine_options *o)
-{
-    struct direction *all = NULL;
-    size_t used = 0, count = 0;
-    double left = (double)o->bytes;
-    err e = ERR_NONE;
-    for (size_t i = 0; i < c->count && !err_is(e); i++) {
-        struct lowrank_svd svd = {0};
-        double cost = 4.0 * ((double)c->module[i].d_out + c->module[i].d_in);
-        TRY_OUT(e, sigma_of(&svd, c, i));
-        struct direction *more = realloc(all, (count + svd.k) * sizeof *all);
-        if (!more && svd.k) e = err_sys(ENOMEM, "singular values");
-        if (more) all = more;
-        for (uint32_t j = 0; j < svd.k && !err_is(e); j++)
-            all[count++] = (struct direction){svd.sigma[j] * svd.sigma[j] / cost, (uint32_t)i, j};
-        lowrank_svd_close(&svd);
-        rank[i] = 1;
-        left -= cost;
-    }
-    if (!err_is(e) && left < 0)
-        e = err_make(ERR_INPUT, "%llu bytes do not hold rank 1 of every module",
-                     (unsigned long long)o->bytes);
-    if (err_is(e)) goto out;
-    qsort(all, count, sizeof *all, by_worth);
-    for (; used < count; used++) {
-        const struct direction *d = &all[used];
-        double cost = 4.0 * ((double)c->module[d->module].d_out + c->module[d->module].d_in);
-        if (d->order == 0 || d->worth == 0) continue;
-        if (cost > left) break;
-        rank[d->module] = d->order + 1;
-        left -= cost;
-    }
-out:
-    free(all);
-    return e;
 }
 
 /* ---- all ---- */
-
-static err keep(struct combine *c, struct method_result *from, size_t i)
-{
-    struct adapter_file_module *to = &c->module[i];
-    const char *name = to->name;
-    TRY(arena_text(&c->report.row[i].module, &c->report.arena, name, strlen(name)));
-    to->rank = from->module.rank;
-    to->alpha = from->module.alpha;
-    to->scale = from->module.scale;
-    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
-        struct adapter_file_factor x = from->module.factor[r];
-        float *values;
-        size_t count = (size_t)x.rows * x.cols;
-        TRY(arena_take(&values, &c->arena, count, sizeof *values));
-        memcpy(values, x.f32, count * sizeof *values);
-        to->factor[r] = (struct adapter_file_factor){.f32 = values, .rows = x.rows, .cols = x.cols};
-    }
-    return ERR_NONE;
-}
 
 static void sum_up(struct combine *c)
 {
@@ -307,52 +150,94 @@ static void sum_up(struct combine *c)
     c->report.count = c->count;
 }
 
+/* One module, into the scratch file and the report. */
+static err one_module(struct combine *c, const struct combine_options *o, size_t i, uint32_t rank)
+{
+    struct method_result out = {0};
+    const char *name = c->module[i].name;
+    err e = combine_module(&out, c, o, i, rank);
+    c->report.row[i] = out.row;
+    if (!err_is(e)) e = method_state_put(&c->state, i, name, &out);
+    arena_close(&out.arena);
+    return e;
+}
+
 static err combine_all(struct combine *c, const struct combine_options *o)
 {
     uint32_t *rank = NULL;
     err failed = ERR_NONE;
-    size_t first = SIZE_MAX;
+    size_t first = SIZE_MAX, done = 0;
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
     TRY(arena_take(&rank, &c->arena, c->count, sizeof *rank));
-    TRY(arena_take(&c->report.row, &c->report.arena, c->count, sizeof *c->report.row));
-    if (o->bytes) TRY(spend(rank, c, o));
+    if (o->bytes) TRY(combine_spend(rank, c, o));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t i = 0; i < c->count; i++) {
-        struct method_result out = {0};
-        err e = combine_module(&out, c, o, i, rank[i]);
-        c->report.row[i] = out.row;
+        size_t failed_at;
+#pragma omp atomic read
+        failed_at = first;
+        if (failed_at < i) continue; /* that error stands, whatever comes of this one */
+        err e = one_module(c, o, i, rank[i]);
 #pragma omp critical(combine_all)
         {
-            if (!err_is(e)) e = keep(c, &out, i);
+            if (!err_is(e) && o->step) e = o->step(o->context, ++done, c->count);
             if (err_is(e) && i < first) {
                 failed = e;
+#pragma omp atomic write
                 first = i;
             }
         }
-        arena_close(&out.arena);
     }
-    if (!err_is(failed)) sum_up(c);
     return failed;
+}
+
+/* The modules as they lie in the scratch file. */
+static err keep_modules(struct combine *c)
+{
+    TRY(arena_take(&c->report.row, &c->report.arena, c->count, sizeof *c->report.row));
+    for (size_t i = 0; i < c->count; i++) {
+        const char *name = c->module[i].name;
+        TRY(arena_text(&c->report.row[i].module, &c->report.arena, name, strlen(name)));
+    }
+    return ERR_NONE;
+}
+
+static err combine_results(struct combine *c, const struct combine_options *o)
+{
+    TRY(method_state_open(&c->state, o->scratch, c->count));
+    TRY(keep_modules(c));
+    TRY(combine_all(c, o));
+    TRY(combine_saved_mean(c));
+    TRY(method_state_map(&c->state));
+    combine_saved_map(c);
+    for (size_t i = 0; i < c->count; i++) {
+        const struct adapter_file_module *from = &c->state.module[i];
+        struct adapter_file_module *to = &c->module[i];
+        to->rank = from->rank;
+        to->alpha = from->alpha;
+        to->scale = from->scale;
+        memcpy(to->factor, from->factor, sizeof to->factor);
+    }
+    sum_up(c);
+    return ERR_NONE;
 }
 
 err combine_open(struct combine *out, const struct combine_options *options)
 {
     struct combine c = {0};
     err e = ERR_NONE;
+    const char *name = options->method->name, *refusal = combine_refusal(name);
     if (options->count == 0) return err_make(ERR_INPUT, "no adapter to combine");
-    if (options->method->factors(1) & METHOD_R)
-        return err_make(ERR_INPUT, "%s combines small matrices, not LoRA adapters",
-                        options->method->name);
+    if (refusal) return err_make(ERR_INPUT, "%s %s", name, refusal);
     bool cuts = options->bytes || options->cut.rank_max || options->cut.error > 0 ||
                 options->cut.energy > 0;
     if (cuts && !options->method->carries)
-        return err_make(ERR_INPUT, "%s keeps the rank it was given: nothing to cut",
-                        options->method->name);
+        return err_make(ERR_INPUT, "%s keeps the rank it was given: nothing to cut", name);
     TRY_OUT(e, open_files(&c, options));
     TRY_OUT(e, agree(&c, options));
     TRY_OUT(e, list_modules(&c));
+    TRY_OUT(e, combine_saved_list(&c));
     int before = lowrank_begin();
-    e = combine_all(&c, options);
+    e = combine_results(&c, options);
     lowrank_end(before);
     if (err_is(e)) goto out;
     *out = c;
@@ -362,57 +247,14 @@ out:
     return e;
 }
 
-/* ---- the independent check ---- */
-
-/* sum (m, n) += c B A, by loops. */
-static err add_plain(double *sum, const struct adapter_file_module *m, double c)
+err combine_write(const struct combine *c, const char *dir, bool replace)
 {
-    struct arena arena = {0};
-    const float *A, *B;
-    err e = adapter_file_f32(&A, &m->factor[ADAPTER_FILE_A], &arena);
-    if (!err_is(e)) e = adapter_file_f32(&B, &m->factor[ADAPTER_FILE_B], &arena);
-    if (err_is(e)) goto out;
-    for (size_t i = 0; i < m->d_out; i++)
-        for (size_t l = 0; l < m->rank; l++) {
-            double b = c * m->scale * (double)B[i * m->rank + l];
-            for (size_t j = 0; j < m->d_in; j++)
-                sum[i * m->d_in + j] += b * (double)A[l * m->d_in + j];
-        }
-out:
-    arena_close(&arena);
-    return e;
-}
-
-static double norm_of(const double *x, size_t n)
-{
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += x[i] * x[i];
-    return sqrt(sum);
-}
-
-err combine_verify(double *error, double *norm, const struct combine *c, size_t i,
-                   const struct adapter_file *result)
-{
-    const struct adapter_file_module *m = &c->module[i];
-    size_t size = (size_t)m->d_out * m->d_in;
-    double *sum = calloc(size, sizeof *sum);
-    err e = ERR_NONE;
-    if (!sum) return err_sys(ENOMEM, "module %s", m->name);
-    for (size_t k = 0; k < c->file_count; k++) {
-        const struct adapter_file_module *x = adapter_file_find(&c->file[k], m->name);
-        if (x && x->rank) TRY_OUT(e, add_plain(sum, x, c->p[k]));
-    }
-    double exact = norm_of(sum, size);
-    const struct adapter_file_module *got = result ? adapter_file_find(result, m->name) : m;
-    if (!got) {
-        e = err_make(ERR_INPUT, "%s: module %s is missing", result->path, m->name);
-        goto out;
-    }
-    TRY_OUT(e, add_plain(sum, got, -1));
-    *error = norm_of(sum, size);
-    *norm = exact;
-out:
-    free(sum);
-    return e;
+    const struct adapter_file_peft what = {.meta = &c->meta,
+                                           .module = c->module,
+                                           .count = c->count,
+                                           .saved = c->saved,
+                                           .saved_count = c->saved_count,
+                                           .from = &c->state.map,
+                                           .replace = replace};
+    return adapter_file_save_peft(dir, &what);
 }

@@ -99,12 +99,8 @@ err method_state_dropped_parse(json_t **map, const struct adapter_file *state)
     return err_is(e) ? err_in(e, "%s", state->path) : e;
 }
 
-err method_state_commit(struct method_state *s, const char *path,
-                        const struct adapter_file_meta *meta)
+err method_state_map(struct method_state *s)
 {
-    struct adapter_file_meta full = *meta;
-    struct adapter_file check = {0};
-    TRY(dropped_text(&full.dropped, s));
     if (s->scratch.size) TRY(file_map_open(&s->map, s->scratch.part));
     for (size_t i = 0; i < s->count; i++)
         for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
@@ -112,6 +108,16 @@ err method_state_commit(struct method_state *s, const char *path,
             x->tensor = NULL;
             if (x->f32) x->f32 = (const float *)(const void *)(s->map.data + s->offset[i][r]);
         }
+    return ERR_NONE;
+}
+
+err method_state_commit(struct method_state *s, const char *path,
+                        const struct adapter_file_meta *meta)
+{
+    struct adapter_file_meta full = *meta;
+    struct adapter_file check = {0};
+    TRY(dropped_text(&full.dropped, s));
+    TRY(method_state_map(s));
     TRY(adapter_file_write_from(path, &full, s->module, s->count, &s->map));
     TRY(adapter_file_map(&check,
                          path)); /* what must last is read back before anyone relies on it */

@@ -22,6 +22,8 @@ err method_state_open(struct method_state *out, const char *path, size_t count);
 /* Thread-safe for different i. */
 err method_state_put(struct method_state *s, size_t i, const char *name,
                      const struct method_result *result);
+/* All are there: the modules' `f32` lie in the map of the scratch file from here to close. */
+err method_state_map(struct method_state *s);
 /* Writes the state to the path, reads its header back, and is done. */
 err method_state_commit(struct method_state *s, const char *path,
                         const struct adapter_file_meta *meta);

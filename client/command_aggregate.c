@@ -1,22 +1,10 @@
 /* fedlora aggregate: adapters made by anyone, of different ranks, into one; no coordinator. */
-#include "agg/combine.h"
+#include "client/command_aggregate.h"
 #include "base/text.h"
-#include "client/command.h"
-#include "client/table.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-struct aggregate_command {
-    struct command_common common;
-    const char *method, *weights, *output;
-    int64_t rank;
-    double error, energy;
-    uint64_t bytes;
-    bool verify, force;
-};
 
 #define AT(member) offsetof(struct aggregate_command, member)
 static const struct option_row rows[] = {
@@ -118,103 +106,64 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
     if ((o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
         return err_make(ERR_INPUT, "--rank, --error, --energy and --bytes: give one");
     if (o->weights) TRY(parse_weights(&weight, o->weights, c.count, arena));
+    size_t n = strlen(o->output);
+    while (n > 1 && o->output[n - 1] == '/')
+        n--;
+    TRY(arena_text(&c.scratch, arena, o->output, n));
     c.weight = weight;
     *out = c;
     return ERR_NONE;
 }
 
-/* What was written, read back, against the plain dense sum; error and norm a module, and in total.
- */
-struct checked {
-    double *error, total, norm;
-};
+/* What was written is read back and compared with the plain dense sum, which must also agree with
+ * what was reported: rounding aside. */
+static err verify_module(struct aggregate_checked *v, const struct combine *c, size_t i,
+                         const struct adapter_file *written)
+{
+    const struct method_report_row *row = &c->report.row[i];
+    double norm;
+    TRY(command_check_stop());
+    TRY(combine_verify(&v->error[i], &norm, c, i, written));
+    v->total = hypot(v->total, v->error[i]);
+    v->norm = hypot(v->norm, norm);
+    if (fabs(v->error[i] - row->error) <= 0.01 * row->error + 1e-6 * norm) return ERR_NONE;
+    return err_make(ERR_MACHINE, "%s: module %s: error %.6g when recomputed densely, reported %.6g",
+                    written->path, row->module, v->error[i], row->error);
+}
 
-static err verify(struct checked *out, const struct combine *c, const char *path,
-                  struct arena *arena)
+static err verify(struct aggregate_checked *out, const struct aggregate_command *o,
+                  const struct combine *c, struct arena *arena)
 {
     struct adapter_file written = {0};
-    struct checked v = {0};
+    struct aggregate_checked v = {0};
+    struct progress progress;
     err e = ERR_NONE;
     TRY(arena_take(&v.error, arena, c->count, sizeof *v.error));
-    TRY(adapter_file_open(&written, path));
+    TRY(adapter_file_map_whole(&written, o->output));
+    progress_begin(&progress, o->common.quiet, "verify", "modules");
     for (size_t i = 0; i < c->count; i++) {
-        double norm;
-        TRY_OUT(e, command_check_stop());
-        TRY_OUT(e, combine_verify(&v.error[i], &norm, c, i, &written));
-        v.total = hypot(v.total, v.error[i]);
-        v.norm = hypot(v.norm, norm);
+        TRY_OUT(e, verify_module(&v, c, i, &written));
+        progress_update(&progress, i + 1, c->count, i + 1, NULL);
+    }
+    for (size_t i = 0; i < c->saved_count; i++) {
+        double error;
+        TRY_OUT(e, combine_verify_saved(&error, c, i, &written));
+        v.saved = fmax(v.saved, error);
+        if (error > 1e-6)
+            e = err_make(ERR_MACHINE, "%s: %s is off by %.3g of its mean", written.path,
+                         c->saved[i].name, error);
     }
     *out = v;
 out:
+    progress_end(&progress, NULL);
     adapter_file_close(&written);
     return e;
 }
 
-static double ratio(double part, double whole)
+static err show_step(void *context, size_t done, size_t of)
 {
-    return whole > 0 ? part / whole : 0;
-}
-
-static err print_json(const struct aggregate_command *o, const struct combine *c,
-                      const struct checked *v)
-{
-    const struct method_report *r = &c->report;
-    json_t *all = json_pack(
-        "{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "method", o->method, "path", o->output, "rank_most",
-        (json_int_t)r->total.rank, "norm", r->total.update_norm, "error", r->total.error,
-        "relative_error", ratio(r->total.error, r->total.update_norm), "dropped", r->total.dropped);
-    json_t *list = json_array(), *from = json_array();
-    for (size_t k = 0; k < c->file_count; k++)
-        json_array_append_new(from,
-                              json_pack("{s:s, s:f}", "path", c->file[k].path, "weight", c->p[k]));
-    for (size_t i = 0; i < c->count; i++) {
-        const struct method_report_row *row = &r->row[i];
-        json_t *one = json_pack("{s:s, s:I, s:I, s:f, s:f, s:f}", "name", row->module, "rank",
-                                (json_int_t)row->rank, "adapters", (json_int_t)row->sent, "norm",
-                                row->update_norm, "error", row->error, "dropped", row->dropped);
-        if (one && o->verify) json_object_set_new(one, "verified_error", json_real(v->error[i]));
-        json_array_append_new(list, one);
-    }
-    bool fine = all && json_object_set(all, "module", list) == 0 &&
-                json_object_set(all, "adapters", from) == 0;
-    if (fine && o->verify)
-        fine = json_object_set_new(all, "verified_relative_error",
-                                   json_real(ratio(v->total, v->norm))) == 0;
-    err e = fine ? command_print_json(all) : err_make(ERR_MACHINE, "no memory for the result");
-    json_decref(list);
-    json_decref(from);
-    json_decref(all);
-    return e;
-}
-
-static err print_text(const struct aggregate_command *o, const struct combine *c,
-                      const struct checked *v)
-{
-    const struct method_report_row *t = &c->report.total;
-    struct table table;
-    err e = ERR_NONE;
-    table_begin(&table, "lrrr");
-    TRY_OUT(e, table_row(&table, (const char *[]){"adapter", "weight", "modules", "rank"}));
-    for (size_t k = 0; k < c->file_count; k++) {
-        const struct adapter_file *f = &c->file[k];
-        TRY_OUT(e, table_cell(&table, "%s", f->path));
-        TRY_OUT(e, table_cell(&table, "%.4f", c->p[k]));
-        TRY_OUT(e, table_cell(&table, "%zu", f->count));
-        TRY_OUT(e, table_cell(&table, "%u", f->meta.rank));
-    }
-    TRY_OUT(e, table_cell(&table, "%s", o->output));
-    TRY_OUT(e, table_cell(&table, "%s", ""));
-    TRY_OUT(e, table_cell(&table, "%zu", c->count));
-    TRY_OUT(e, table_cell(&table, "%u", t->rank));
-    TRY_OUT(e, table_print(&table));
-    printf("%s: norm %.6g, relative error %.3g", o->method, t->update_norm,
-           ratio(t->error, t->update_norm));
-    if (t->dropped > 0) printf(", of it cut off %.3g", ratio(t->dropped, t->update_norm));
-    if (o->verify) printf("; recomputed densely %.3g", ratio(v->total, v->norm));
-    printf("\n");
-out:
-    table_close(&table);
-    return e;
+    progress_update(context, done, of, done, NULL);
+    return command_check_stop();
 }
 
 static err aggregate_run(void *options, const struct option_list *arguments, struct arena *arena)
@@ -222,14 +171,19 @@ static err aggregate_run(void *options, const struct option_list *arguments, str
     const struct aggregate_command *o = options;
     struct combine_options how = {0};
     struct combine c = {0};
-    struct checked v = {0};
-    err e = ERR_NONE;
+    struct aggregate_checked v = {0};
+    struct progress progress;
     TRY(command_check_output(o->output, o->force));
     TRY(options_read(&how, o, arguments, arena));
-    TRY(combine_open(&c, &how));
-    TRY_OUT(e, adapter_file_write_peft(o->output, &c.meta, c.module, c.count, o->force));
-    if (o->verify) TRY_OUT(e, verify(&v, &c, o->output, arena));
-    e = o->common.json ? print_json(o, &c, &v) : print_text(o, &c, &v);
+    progress_begin(&progress, o->common.quiet, "aggregate", "modules");
+    how.step = show_step;
+    how.context = &progress;
+    err e = combine_open(&c, &how);
+    progress_end(&progress, NULL);
+    if (err_is(e)) return e;
+    TRY_OUT(e, combine_write(&c, o->output, o->force));
+    if (o->verify) TRY_OUT(e, verify(&v, o, &c, arena));
+    e = o->common.json ? aggregate_print_json(o, &c, &v) : aggregate_print_text(o, &c, &v);
 out:
     combine_close(&c);
     return e;

@@ -3,8 +3,9 @@
 
 Three adapters of different ranks, scales (one rsLoRA, one with patterns) and target modules over one random
 model: logits of PEFT's own combination, against those of what `fedlora aggregate` wrote, loaded by PEFT; exactly,
-and cut to the rank at which nothing is lost. With --golden DIR it writes the adapters and PEFT's weight changes,
-which tests/unit/combine.c reads (tests/golden/agg).
+and cut to the rank at which nothing is lost. Once over a Llama and once over a GPT-2, whose layers store W
+transposed (fan_in_fan_out). With --golden DIR it writes the adapters and PEFT's weight changes as (d_out, d_in),
+which tests/unit/combine.c reads (tests/golden/agg, tests/golden/agg-conv).
 """
 
 import json
@@ -29,14 +30,32 @@ CONFIGS = {
         alpha_pattern={"layers.0.self_attn.q_proj": 3},
     ),
 }
+CONV = {
+    "a": dict(r=3, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True),
+    "b": dict(r=5, lora_alpha=6, target_modules=["c_attn", "c_proj"], use_rslora=True, fan_in_fan_out=True),
+    "c": dict(
+        r=2,
+        lora_alpha=5,
+        target_modules=["attn.c_proj", "c_fc"],
+        rank_pattern={"c_fc": 6},
+        fan_in_fan_out=True,
+    ),
+}
+FAMILIES = {"agg": ("llama", CONFIGS), "agg-conv": ("gpt2", CONV)}
 
 
 def model_of(folder):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def make_base(folder):
+def make_base(folder, kind):
     torch.manual_seed(5)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=48, n_embd=20, n_layer=2, n_head=2, n_positions=64, n_inner=36, initializer_range=0.2
+        )
+        transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+        return
     config = transformers.LlamaConfig(
         vocab_size=48,
         hidden_size=24,
@@ -77,7 +96,8 @@ def combined(base, folders):
     changes = {}
     for name, module in model.base_model.model.named_modules():
         if hasattr(module, "get_delta_weight") and "all" in module.lora_A:
-            changes[name] = module.get_delta_weight("all").detach().contiguous()
+            change = module.get_delta_weight("all").detach()
+            changes[name] = (change.T if module.fan_in_fan_out else change).contiguous()
     return model.eval(), changes
 
 
@@ -88,13 +108,12 @@ def logits(model):
         return model(input_ids=ids).logits
 
 
-def main():
+def check_family(kind, configs, golden):
     with oracle.work_folder() as work:
-        golden = sys.argv[2] if len(sys.argv) > 2 and sys.argv[1] == "--golden" else None
         base = os.path.join(work, "base")
-        make_base(base)
-        folders = {name: os.path.join(golden or work, name) for name in CONFIGS}
-        for seed, (name, config) in enumerate(CONFIGS.items()):
+        make_base(base, kind)
+        folders = {name: os.path.join(golden or work, name) for name in configs}
+        for seed, (name, config) in enumerate(configs.items()):
             make_adapter(base, folders[name], config, seed)
         model, changes = combined(base, folders)
         if golden:
@@ -106,11 +125,17 @@ def main():
             weights = ",".join(str(w * 40) for w in WEIGHTS)  # any unit
             oracle.fedlora("aggregate", *folders.values(), "--weights", weights, "-o", out, "--verify", *cut)
             ours = logits(peft.PeftModel.from_pretrained(model_of(base), out).eval())
-            name = f"aggregate {' '.join(cut)}".strip()
+            name = f"{kind}: aggregate {' '.join(cut)}".strip()
             oracle.check(f"{name}, loaded by PEFT", oracle.relative_difference(ours, expected), 1e-5)
         plain = logits(model_of(base))
         if oracle.relative_difference(plain, expected) < 1e-2:
             sys.exit("FAILED: the adapters change nothing, so nothing was compared")
+
+
+def main():
+    golden = sys.argv[2] if len(sys.argv) > 2 and sys.argv[1] == "--golden" else None
+    for folder, (kind, configs) in FAMILIES.items():
+        check_family(kind, configs, os.path.join(golden, folder) if golden else None)
 
 
 if __name__ == "__main__":

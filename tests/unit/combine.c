@@ -33,28 +33,38 @@ TestSuite(combine, .init = begin, .fini = end);
 
 static const char *at(const char *name)
 {
-    static char path[8][SUPPORT_PATH_BYTES + 64];
+    static char path[32][SUPPORT_PATH_BYTES + 64];
     static int next;
-    char *out = path[next++ % 8];
+    char *out = path[next++ % 32];
     snprintf(out, sizeof path[0], "%s/%s", dir, name);
     return out;
 }
 
 static struct combine_options options(const char *method)
 {
-    return (struct combine_options){
-        .method = method_find(method), .path = paths, .weight = weights, .count = 3};
+    return (struct combine_options){.method = method_find(method),
+                                    .path = paths,
+                                    .weight = weights,
+                                    .count = 3,
+                                    .scratch = at("scratch")};
 }
 
-Test(combine, is_what_peft_says_of_adapters_of_different_ranks_scales_and_targets)
+/* Every module's change against PEFT's, made by add_weighted_adapter(combination_type="cat"). */
+static void check_golden(const char *family, bool turned)
 {
     struct combine c = {0};
     struct safetensors expect = {0};
-    char path[SUPPORT_PATH_BYTES];
+    char name[64], path[SUPPORT_PATH_BYTES];
     struct combine_options o = options("flora");
-    support_source(path, sizeof path, "tests/golden/agg/expect.safetensors");
+    for (int k = 0; k < 3; k++) {
+        snprintf(name, sizeof name, "tests/golden/%s/%c", family, 'a' + k);
+        support_source(golden[k], sizeof golden[k], name);
+    }
+    snprintf(name, sizeof name, "tests/golden/%s/expect.safetensors", family);
+    support_source(path, sizeof path, name);
     ok(safetensors_open(&expect, path));
     ok(combine_open(&c, &o));
+    cr_expect_eq(c.meta.fan_in_fan_out, turned);
     cr_assert_eq(c.count, expect.count);
     for (size_t i = 0; i < c.count; i++) {
         const struct adapter_file_module *m = &c.module[i];
@@ -76,14 +86,29 @@ Test(combine, is_what_peft_says_of_adapters_of_different_ranks_scales_and_target
     safetensors_close(&expect);
 }
 
+Test(combine, is_what_peft_says_of_adapters_of_different_ranks_scales_and_targets)
+{
+    check_golden("agg", false);
+}
+
+Test(combine, is_what_peft_says_of_layers_that_store_their_weight_transposed)
+{
+    check_golden("agg-conv", true);
+}
+
 /* Errors that are reported, against the plain dense recomputation of what was written. */
 static struct combine checked(const struct combine_options *o)
 {
+    static int opened;
+    char scratch[32];
+    struct combine_options mine = *o;
     struct combine c = {0};
     struct adapter_file written = {0};
-    ok(combine_open(&c, o));
-    ok(adapter_file_write_peft(at("out"), &c.meta, c.module, c.count, true));
-    ok(adapter_file_open(&written, at("out")));
+    snprintf(scratch, sizeof scratch, "open%d", opened++); /* several are open at once */
+    mine.scratch = at(scratch);
+    ok(combine_open(&c, &mine));
+    ok(combine_write(&c, at("out"), true));
+    ok(adapter_file_map_whole(&written, at("out")));
     for (size_t i = 0; i < c.count; i++) {
         const struct method_report_row *row = &c.report.row[i];
         double error, norm;

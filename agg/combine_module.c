@@ -1,0 +1,211 @@
+/* One module of many adapters, and a budget of bytes over all modules; contract in combine.h. */
+#include "agg/combine_parts.h"
+#include "agg/method_round.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+/* So many adapters' factors of a module may stay in memory until the module is done. */
+enum { HELD_ADAPTERS = 4 };
+
+struct work {
+    const struct combine *c;
+    struct arena arena;                         /* what was widened */
+    struct adapter_file_module *copy;           /* (file_count) all float32 */
+    const struct adapter_file_module **present; /* (file_count), NULL where it has none */
+    size_t *owner;                              /* (terms) the adapter of each */
+    uint32_t rank_most;
+    struct lowrank_term *term;
+    struct lowrank_stack stack;
+};
+
+static void term_done(void *context, size_t term)
+{
+    const struct work *w = context;
+    adapter_file_drop(&w->c->file[w->owner[term]]);
+}
+
+static void member_done(const struct method_round *round, size_t k)
+{
+    const struct combine *c = round->files;
+    adapter_file_drop(&c->file[k]);
+}
+
+static err work_open(struct work *w, const struct combine *c, size_t i)
+{
+    size_t n = c->file_count;
+    w->c = c;
+    TRY(arena_take(&w->copy, &w->arena, n, sizeof *w->copy));
+    TRY(arena_take(&w->present, &w->arena, n, sizeof *w->present));
+    TRY(arena_take(&w->owner, &w->arena, n, sizeof *w->owner));
+    TRY(arena_take(&w->term, &w->arena, n, sizeof *w->term));
+    w->stack =
+        (struct lowrank_stack){.m = c->module[i].d_out, .n = c->module[i].d_in, .term = w->term};
+    if (n > HELD_ADAPTERS) {
+        w->stack.done = term_done;
+        w->stack.context = w;
+    }
+    for (size_t k = 0; k < n; k++) {
+        const struct adapter_file_module *m = adapter_file_find(&c->file[k], c->module[i].name);
+        if (!m || !m->rank) continue;
+        w->copy[k] = *m;
+        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++)
+            TRY(adapter_file_f32(&w->copy[k].factor[r].f32, &m->factor[r], &w->arena));
+        TRY(adapter_file_check_finite(&c->file[k], &w->copy[k]));
+        if (n > HELD_ADAPTERS) adapter_file_drop(&c->file[k]);
+        if (m->rank > w->rank_most) w->rank_most = m->rank;
+        w->present[k] = &w->copy[k];
+        w->owner[w->stack.count] = k;
+        w->term[w->stack.count++] =
+            (struct lowrank_term){.c = c->p[k] * m->scale,
+                                  .B = w->copy[k].factor[ADAPTER_FILE_B].f32,
+                                  .A = w->copy[k].factor[ADAPTER_FILE_A].f32,
+                                  .r = m->rank};
+    }
+    return ERR_NONE;
+}
+
+static void work_close(struct work *w)
+{
+    for (size_t k = 0; w->c && k < w->c->file_count; k++)
+        adapter_file_drop(&w->c->file[k]);
+    arena_close(&w->arena);
+}
+
+/* The exact sum, recompressed. A module that adds nothing keeps rank 1, all zero. */
+static err product(struct method_result *out, const struct work *w, const struct lowrank_cut *cut)
+{
+    struct lowrank_svd svd = {0};
+    uint32_t q;
+    double tail, rounding = 0;
+    float *A, *B;
+    err e = ERR_NONE;
+    TRY(lowrank_svd_open(&svd, &w->stack, w->stack.count));
+    lowrank_cut(&q, &tail, &svd, cut);
+    uint32_t rank = q ? q : 1;
+    TRY_OUT(e, method_result_take(&B, out, ADAPTER_FILE_B, svd.m, rank));
+    TRY_OUT(e, method_result_take(&A, out, ADAPTER_FILE_A, rank, svd.n));
+    TRY_OUT(e, lowrank_split(B, A, &rounding, &svd, q, LOWRANK_BALANCED));
+    out->module.rank = rank;
+    out->module.alpha = rank;
+    out->module.scale = 1;
+    out->row =
+        (struct method_report_row){.rank = rank,
+                                   .update_norm = svd.norm,
+                                   .error = hypot(tail, rounding),
+                                   .dropped = tail,
+                                   .state_norm = sqrt(fmax(0, svd.norm * svd.norm - tail * tail))};
+out:
+    lowrank_svd_close(&svd);
+    return e;
+}
+
+/* The method's own next state from an adapter of zeros, of the largest rank that was sent. */
+static err factors(struct method_result *out, struct work *w, const struct method *method)
+{
+    struct adapter_file_module zero = {0};
+    float *none;
+    for (size_t k = 0; k < w->c->file_count && !zero.name; k++)
+        if (w->present[k] && w->present[k]->rank == w->rank_most) zero = *w->present[k];
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
+        struct adapter_file_factor *x = &zero.factor[r];
+        TRY(arena_take(&none, &w->arena, (size_t)x->rows * x->cols, sizeof *none));
+        *x = (struct adapter_file_factor){.f32 = none, .rows = x->rows, .cols = x->cols};
+    }
+    const struct method_round round = {.module = &zero,
+                                       .update = w->present,
+                                       .p = w->c->p,
+                                       .count = w->c->file_count,
+                                       .done = w->stack.done ? member_done : NULL,
+                                       .files = w->c};
+    TRY(method->next(out, &round));
+    out->module.alpha = zero.alpha;
+    out->module.scale = zero.scale;
+    return ERR_NONE;
+}
+
+err combine_module(struct method_result *out, const struct combine *c,
+                   const struct combine_options *o, size_t i, uint32_t rank_max)
+{
+    struct work w = {0};
+    struct lowrank_cut cut = o->cut;
+    if (rank_max) cut.rank_max = rank_max;
+    err e = work_open(&w, c, i);
+    if (!err_is(e)) e = o->method->carries ? product(out, &w, &cut) : factors(out, &w, o->method);
+    out->row.sent = (uint32_t)w.stack.count;
+    out->row.module = c->report.row[i].module;
+    work_close(&w);
+    return e;
+}
+
+/* ---- a budget of bytes over all modules ---- */
+
+struct direction { /* one singular value, what keeping it is worth and costs */
+    double worth;
+    uint32_t module, order;
+};
+
+static int by_worth(const void *a, const void *b)
+{
+    const struct direction *x = a, *y = b;
+    if (x->worth != y->worth) return x->worth > y->worth ? -1 : 1;
+    if (x->module != y->module) return x->module < y->module ? -1 : 1;
+    return x->order < y->order ? -1 : 1;
+}
+
+static err sigma_of(struct lowrank_svd *svd, const struct combine *c, size_t i)
+{
+    struct work w = {0};
+    err e = work_open(&w, c, i);
+    if (!err_is(e)) e = lowrank_svd_open(svd, &w.stack, 0);
+    work_close(&w);
+    return e;
+}
+
+static double cost_of(const struct combine *c, size_t i)
+{
+    return 4.0 * ((double)c->module[i].d_out + c->module[i].d_in);
+}
+
+/* All singular values of all modules; *all is malloc'd, also on failure. */
+static err directions(struct direction **all, size_t *count, const struct combine *c)
+{
+    for (size_t i = 0; i < c->count; i++) {
+        struct lowrank_svd svd = {0};
+        TRY(sigma_of(&svd, c, i));
+        struct direction *more = realloc(*all, (*count + svd.k + 1) * sizeof **all);
+        if (more) *all = more;
+        for (uint32_t j = 0; j < svd.k && more; j++)
+            more[(*count)++] =
+                (struct direction){svd.sigma[j] * svd.sigma[j] / cost_of(c, i), (uint32_t)i, j};
+        lowrank_svd_close(&svd);
+        if (!more) return err_sys(ENOMEM, "singular values");
+    }
+    return ERR_NONE;
+}
+
+err combine_spend(uint32_t *rank, const struct combine *c, const struct combine_options *o)
+{
+    struct direction *all = NULL;
+    size_t count = 0;
+    double left = (double)o->bytes;
+    err e = directions(&all, &count, c);
+    for (size_t i = 0; i < c->count; i++) {
+        rank[i] = 1;
+        left -= cost_of(c, i);
+    }
+    if (!err_is(e) && left < 0)
+        e = err_make(ERR_INPUT, "%llu bytes do not hold rank 1 of every module",
+                     (unsigned long long)o->bytes);
+    if (!err_is(e) && count) qsort(all, count, sizeof *all, by_worth);
+    for (size_t used = 0; used < count && !err_is(e); used++) {
+        const struct direction *d = &all[used];
+        if (d->order == 0 || d->worth == 0) continue;
+        if (cost_of(c, d->module) > left) break;
+        rank[d->module] = d->order + 1;
+        left -= cost_of(c, d->module);
+    }
+    free(all);
+    return e;
+}

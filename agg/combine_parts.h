@@ -1,0 +1,21 @@
+/* What agg/combine*.c share; contract in combine.h. */
+#ifndef AGG_COMBINE_PARTS_H
+#define AGG_COMBINE_PARTS_H
+
+#include "agg/combine.h"
+
+/* One module's result; rank_max 0: no bound beside the options'. */
+err combine_module(struct method_result *out, const struct combine *c,
+                   const struct combine_options *o, size_t i, uint32_t rank_max);
+/* rank[i] such that sum rank (m + n) 4 <= bytes, the largest s^2 / (m + n) first: best in the
+ * Frobenius norm over all modules together. Every module keeps at least one. */
+err combine_spend(uint32_t *rank, const struct combine *c, const struct combine_options *o);
+
+/* The tensors saved whole are in every adapter, of one shape, and the configuration that speaks of
+ * them is the same. */
+err combine_saved_list(struct combine *c);
+/* Their means, appended to the scratch file; then, when that is mapped, where they lie. */
+err combine_saved_mean(struct combine *c);
+void combine_saved_map(struct combine *c);
+
+#endif
