@@ -18,11 +18,12 @@ coordinator() {
   local program=$bench/../build/release/bench_coordinator
   cmake --build "$bench/../build/release" --target bench_coordinator fedlorad >/dev/null
   if [ $# -gt 0 ]; then exec "$program" "$@"; fi
-  echo "16 members:"
-  "$program" --members 16 --rank 32 --rounds 3
+  echo "16 members, means of factors, as the rivals quoted below combine:"
+  "$program" --members 16 --rank 32 --rounds 3 --method fedit
   echo
-  echo "64 members:"
-  "$program" --members 64 --rank 32 --rounds 2
+  echo "64 members, means of factors, then exact stacking:"
+  "$program" --members 64 --rank 32 --rounds 2 --method fedit
+  "$program" --members 64 --rank 32 --rounds 1 --method flora
   cat <<'QUOTED'
 
 Quoted, not measured in this run: the same work with 16 clients on one two-core machine, TLS included,

@@ -9,7 +9,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { FAKE_CALL_MS = 60000, FAKE_BYTES_MAX = 512 << 20, FAKE_PAUSE_US = 20000 };
+enum {
+    FAKE_CALL_MS = 60000,
+    FAKE_DOWNLOAD_MS = 600000,
+    FAKE_BYTES_MAX = 512 << 20,
+    FAKE_PAUSE_US = 20000
+};
 
 err fake_open(struct fake_member *out, const struct fake_options *options)
 {
@@ -92,8 +97,8 @@ static err take_chunk(const void *message, size_t size, void *context)
     struct fetching *f = context;
     Fedlora__V1__Chunk *chunk = NULL;
     TRY(message_unpack(&chunk, &fedlora__v1__chunk__descriptor, message, size));
-    err e = chunk->offset == f->offset ? bytes_append(f->out, chunk->data.data, chunk->data.len)
-                                       : err_make(ERR_INPUT, "a chunk out of order");
+    err e = chunk->offset == f->offset ? ERR_NONE : err_make(ERR_INPUT, "a chunk out of order");
+    if (!err_is(e) && f->out) e = bytes_append(f->out, chunk->data.data, chunk->data.len);
     f->offset += chunk->data.len;
     message_free(chunk);
     return e;
@@ -111,7 +116,7 @@ err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryDa
     TRY(message_pack(&packed, &request.base));
     struct rpc_download download = {.path = "/fedlora.v1.Federation/Fetch",
                                     .request = &packed,
-                                    .deadline_ms = FAKE_CALL_MS,
+                                    .deadline_ms = FAKE_DOWNLOAD_MS,
                                     .stall_ms = FAKE_CALL_MS,
                                     .part = take_chunk,
                                     .context = &fetching};
@@ -268,13 +273,12 @@ err fake_submit(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
 
 static err train_and_submit(struct fake_member *m, const Fedlora__V1__TrainTask *task)
 {
-    struct bytes update = {.max = FAKE_BYTES_MAX}, state = {.max = FAKE_BYTES_MAX};
+    struct bytes update = {.max = FAKE_BYTES_MAX};
     Fedlora__V1__SubmitHeader header;
     Fedlora__V1__SubmitReply *reply = NULL;
     struct digest digest;
     err e = ERR_NONE;
-    TRY_OUT(e, fake_fetch(&state, m, &task->state_digest, 0));
-    bytes_close(&state);
+    TRY_OUT(e, fake_fetch(NULL, m, &task->state_digest, 0));
     TRY_OUT(e, fake_update(&update, m, task));
     fake_header(&header, m, task->round, &update, &digest);
     TRY_OUT(e, fake_offset(&reply, m, &header));
@@ -286,7 +290,6 @@ static err train_and_submit(struct fake_member *m, const Fedlora__V1__TrainTask 
 out:
     message_free(reply);
     bytes_close(&update);
-    bytes_close(&state);
     return e;
 }
 

@@ -39,6 +39,7 @@ void fake_close(struct fake_member *m);
 /* Replies are freed with message_free(). */
 err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m);
 err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wait_ms);
+/* out NULL: fetched, counted and forgotten; memory does not grow with the file. */
 err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryData *digest,
                uint64_t offset);
 err fake_update(struct bytes *out, struct fake_member *m, const Fedlora__V1__TrainTask *task);
