@@ -8,6 +8,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
+       bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
        bench/run.sh TABLE --help             the options of one
 
 Build first: cmake --preset release && cmake --build build/release
@@ -52,6 +53,11 @@ case "${1:-}" in
     build=$bench/../build/release
     cmake --build "$build" --target bench_tokenize >/dev/null
     "$build/bench_tokenize" "$@" ;;
+  noise)
+    shift
+    build=$bench/../build/release
+    cmake --build "$build" --target bench_noise >/dev/null
+    "$build/bench_noise" "$@" ;;
   -h | --help) usage ;;
   *) usage >&2; exit 2 ;;
 esac

@@ -60,6 +60,10 @@ check_words() {
     'banned function' "${sources[@]}"
   forbid '(^|[^_[:alnum:]])(exit|_exit|abort|quick_exit)\(' 'only main.c ends the process' "${not_main[@]}"
   forbid '(^|[^_[:alnum:]])s?rand(om)?\(' 'use base/rng.h, or libsodium for secrets' "${sources[@]}"
+  forbid 'randombytes_(set_implementation|buf_deterministic)|#include "base/rng\.h"' \
+    'noise must not be seeded: privacy/keystream.h' \
+    $(printf '%s\n' "${ours[@]}" | grep '^privacy/')
+  forbid 'randombytes_set_implementation' 'nothing may replace the randomness' "${ours[@]}"
   forbid '\bgrpc_[a-z]|#include <grpc' 'gRPC only in proto/rpc*' "${not_rpc[@]}"
   local everything
   mapfile -t everything < <(git ls-files -co --exclude-standard | grep -vE '^(tests/lint\.sh|LICENSE)$|\.(safetensors|gguf|bin|png)$')
