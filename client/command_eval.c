@@ -2,12 +2,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "client/command.h"
-#include "client/generate.h"
+#include "client/completions.h"
 #include "client/progress.h"
 #include "client/report.h"
 #include "client/setup.h"
 
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,96 +63,33 @@ struct work {
     struct setup setup;
     struct dataset data;
     struct arena arena;
-    double *nll;        /* (rows) */
-    const char **found; /* (rows) the greedy completion; NULL: the row has none */
-    bool *correct;      /* (rows) */
-    size_t asked, right;
+    double *nll; /* (rows) */
+    struct completions done;
     struct progress progress;
 };
 
 /* ---- accuracy ---- */
 
-static bool equal_trimmed(const char *a, const char *b)
+static bool on_progress(void *user, size_t done, size_t rows_all)
 {
-    size_t n = strlen(a), m = strlen(b);
-    while (n && isspace((unsigned char)*a))
-        a++, n--;
-    while (m && isspace((unsigned char)*b))
-        b++, m--;
-    while (n && isspace((unsigned char)a[n - 1]))
-        n--;
-    while (m && isspace((unsigned char)b[m - 1]))
-        m--;
-    return n == m && memcmp(a, b, n) == 0;
+    struct work *w = user;
+    progress_update(&w->progress, done, rows_all, done, NULL);
+    return !command_stop;
 }
 
-struct batch { /* the rows that have completions */
-    size_t *row;
-    struct generate_prompt *prompt;
-    int32_t **out;
-    uint32_t *count;
-};
-
-/* A row's budget is what its completion took, with the token that ends it; one that the data cut
- * away whole cannot be met, and one token shows that. */
-static err batch_make(struct batch *b, struct work *w)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < w->data.count; i++)
-        n += w->data.row[i].completion != NULL;
-    TRY(arena_take(&b->row, &w->arena, n, sizeof *b->row));
-    TRY(arena_take(&b->prompt, &w->arena, n, sizeof *b->prompt));
-    TRY(arena_take(&b->out, &w->arena, n, sizeof *b->out));
-    TRY(arena_take(&b->count, &w->arena, n, sizeof *b->count));
-    for (size_t i = 0; i < w->data.count; i++) {
-        const struct data_row *row = &w->data.row[i];
-        if (!row->completion || row->prompt == 0) continue;
-        uint32_t tokens = row->count > row->prompt ? row->count - row->prompt : 1;
-        b->row[w->asked] = i;
-        b->prompt[w->asked] = (struct generate_prompt){row->id, row->prompt, tokens};
-        TRY(arena_take(&b->out[w->asked], &w->arena, tokens, sizeof(int32_t)));
-        w->asked++;
-    }
-    return ERR_NONE;
-}
-
-static err judge(struct work *w, const struct batch *b, size_t i)
-{
-    struct bytes text = {.max = LIMIT_LINE_BYTES};
-    err e = tokenizer_decode(&text, w->setup.tokenizer, b->out[i], b->count[i], false);
-    const char *found = text.data ? (const char *)text.data : "";
-    size_t row = b->row[i];
-    if (!err_is(e)) e = arena_text(&w->found[row], &w->arena, found, strlen(found));
-    if (!err_is(e)) {
-        w->correct[row] = equal_trimmed(found, w->data.row[row].completion);
-        w->right += w->correct[row];
-    }
-    bytes_close(&text);
-    return e;
-}
-
-/* In slices, so that progress shows and an interrupt is heard. */
 static err measure_accuracy(struct work *w)
 {
-    enum { SLICE = 32 };
-    struct batch b = {0};
-    struct generate_options how = {0};
-    TRY(batch_make(&b, w));
-    if (w->asked == 0) return ERR_NONE;
+    if (completions_wanted(&w->data) == 0) return ERR_NONE;
     TRY(setup_need_tokenizer(&w->setup));
-    TRY(setup_stop_ids(&how.stop, &how.stops, &w->setup, &w->arena));
+    const struct completions_task task = {.model = &w->setup.model,
+                                          .tokenizer = w->setup.tokenizer,
+                                          .engine = w->setup.engine,
+                                          .adapter = setup_adapter(&w->setup),
+                                          .data = &w->data,
+                                          .progress = on_progress,
+                                          .user = w};
     progress_begin(&w->progress, w->o->common.quiet, "completing", "rows");
-    err e = ERR_NONE;
-    for (size_t at = 0; at < w->asked && !err_is(e); at += SLICE) {
-        size_t n = w->asked - at < SLICE ? w->asked - at : SLICE;
-        e = command_check_stop();
-        if (!err_is(e))
-            e = generate_many(b.out + at, b.count + at, w->setup.engine, setup_adapter(&w->setup),
-                              b.prompt + at, n, &how);
-        for (size_t i = at; i < at + n && !err_is(e); i++)
-            e = judge(w, &b, i);
-        progress_update(&w->progress, at + n, w->asked, at + n, NULL);
-    }
+    err e = completions_measure(&w->done, &task, &w->arena);
     progress_end(&w->progress, err_is(e) ? "ended early" : "done");
     return e;
 }
@@ -202,10 +138,10 @@ static json_t *row_json(const struct work *w, size_t i)
         json_pack("{s:I, s:I, s:I, s:I, s:f}", "row", (json_int_t)i, "line", (json_int_t)row->line,
                   "tokens", (json_int_t)row->learned, "length", (json_int_t)row->count, "loss",
                   row->learned ? w->nll[i] / row->learned : 0.0);
-    if (o && w->found[i]) {
-        json_object_set_new(o, "completion", json_string(w->found[i]));
+    if (o && w->done.found && w->done.found[i]) {
+        json_object_set_new(o, "completion", json_string(w->done.found[i]));
         json_object_set_new(o, "expected", json_string(row->completion));
-        json_object_set_new(o, "correct", json_boolean(w->correct[i]));
+        json_object_set_new(o, "correct", json_boolean(w->done.correct[i]));
     }
     return o;
 }
@@ -233,10 +169,11 @@ static err report(const struct work *w, const struct engine_evaluation *found)
 {
     json_t *out = json_pack("{s:f, s:I, s:I}", "loss", found->loss, "tokens",
                             (json_int_t)found->tokens, "rows", (json_int_t)found->rows);
-    if (w->asked) {
-        json_object_set_new(out, "accuracy", json_real((double)w->right / (double)w->asked));
-        json_object_set_new(out, "correct", json_integer((json_int_t)w->right));
-        json_object_set_new(out, "completions", json_integer((json_int_t)w->asked));
+    if (w->done.asked) {
+        json_object_set_new(out, "accuracy",
+                            json_real((double)w->done.right / (double)w->done.asked));
+        json_object_set_new(out, "correct", json_integer((json_int_t)w->done.right));
+        json_object_set_new(out, "completions", json_integer((json_int_t)w->done.asked));
     }
     if (w->data.cut) json_object_set_new(out, "rows_cut", json_integer((json_int_t)w->data.cut));
     json_object_set_new(out, "precision",
@@ -245,13 +182,6 @@ static err report(const struct work *w, const struct engine_evaluation *found)
 }
 
 /* ---- */
-
-static bool on_progress(void *user, size_t done, size_t rows_all)
-{
-    struct work *w = user;
-    progress_update(&w->progress, done, rows_all, done, NULL);
-    return !command_stop;
-}
 
 static err open_all(struct work *w)
 {
@@ -265,9 +195,7 @@ static err open_all(struct work *w)
                                                       .inference = true}));
     TRY(setup_data(&w->data, &w->setup,
                    &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
-    TRY(arena_take(&w->nll, &w->arena, w->data.count, sizeof *w->nll));
-    TRY(arena_take(&w->found, &w->arena, w->data.count, sizeof *w->found));
-    return arena_take(&w->correct, &w->arena, w->data.count, sizeof *w->correct);
+    return arena_take(&w->nll, &w->arena, w->data.count, sizeof *w->nll);
 }
 
 static err eval_run(void *options, const struct option_list *arguments, struct arena *arena)

@@ -148,7 +148,7 @@ static err run_model(struct work *w, uint32_t *count)
     };
     struct generate_prompt prompt = {w->tokens.id, (uint32_t)w->tokens.count, 0};
     int32_t *out;
-    TRY(setup_stop_ids(&how.stop, &how.stops, &w->setup, &w->arena));
+    TRY(setup_stop_ids(&how.stop, &how.stops, &w->setup.model, w->setup.tokenizer, &w->arena));
     TRY(arena_take(&out, &w->arena, how.tokens, sizeof *out));
     w->stream = (struct tokenizer_stream){.tokenizer = w->setup.tokenizer, .special = o->special};
     TRY(generate_one(out, count, w->setup.engine, setup_adapter(&w->setup), &prompt, &how));

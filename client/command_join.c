@@ -7,7 +7,7 @@
 struct join_command {
     struct command_common common;
     struct remote_options remote;
-    const char *base, *data, *run, *work, *output;
+    const char *base, *data, *eval_data, *run, *work, *output;
     int64_t rank;
     uint64_t memory, retry_ms;
     bool checkpoint, force;
@@ -30,6 +30,12 @@ static const struct option_row rows[] = {
      .at = AT(data),
      .value = "FILE",
      .help = "our training data, JSON Lines; it never leaves this machine"},
+    {.flag = "eval-data",
+     .key = "join.eval_data",
+     .kind = OPTION_TEXT,
+     .at = AT(eval_data),
+     .value = "FILE",
+     .help = "held-out rows: we evaluate the run's states on them and report loss and accuracy"},
     {.flag = "run",
      .key = "join.run",
      .kind = OPTION_TEXT,
@@ -106,6 +112,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
     const struct session_options session = {.remote = o->remote,
                                             .base = o->base,
                                             .data = o->data,
+                                            .eval_data = o->eval_data,
                                             .run = o->run,
                                             .work = o->work,
                                             .output = o->output,

@@ -43,13 +43,19 @@ static err print_message(const ProtobufCMessage *message)
     return e;
 }
 
+static err evaluation_cells(struct table *t, uint64_t rows_seen, double loss, double accuracy)
+{
+    TRY(rows_seen ? table_cell(t, "%.4f", loss) : table_cell(t, "-"));
+    return rows_seen && accuracy >= 0 ? table_cell(t, "%.4f", accuracy) : table_cell(t, "-");
+}
+
 static err print_members(const run_status *s)
 {
     struct table t;
     err e;
-    table_begin(&t, "llrrrrr");
-    static const char *const head[] = {"member", "doing", "rank",   "examples",
-                                       "loss",   "sent",  "fetched"};
+    table_begin(&t, "llrrrrrrr");
+    static const char *const head[] = {"member", "doing",   "rank",      "examples", "loss",
+                                       "sent",   "fetched", "eval loss", "accuracy"};
     TRY_OUT(e, table_row(&t, head));
     for (size_t i = 0; i < s->n_members; i++) {
         const Fedlora__V1__MemberStatus *m = s->members[i];
@@ -67,6 +73,7 @@ static err print_members(const run_status *s)
         TRY_OUT(e, m->train_loss > 0 ? table_cell(&t, "%.4f", m->train_loss) : table_cell(&t, "-"));
         TRY_OUT(e, table_cell(&t, "%s", up));
         TRY_OUT(e, table_cell(&t, "%s", down));
+        TRY_OUT(e, evaluation_cells(&t, m->eval_rows, m->eval_loss, m->eval_accuracy));
     }
     e = table_print(&t);
 out:
@@ -79,9 +86,9 @@ static err print_history(const run_status *s)
     struct table t;
     err e;
     size_t first = s->n_history > RUN_HISTORY_ROWS ? s->n_history - RUN_HISTORY_ROWS : 0;
-    table_begin(&t, "rrrrrrr");
-    static const char *const head[] = {"round", "updates", "loss", "change",
-                                       "error", "took",    "state"};
+    table_begin(&t, "rrrrrrrrr");
+    static const char *const head[] = {"round", "updates", "loss",      "change",  "error",
+                                       "took",  "state",   "eval loss", "accuracy"};
     TRY_OUT(e, table_row(&t, head));
     for (size_t i = first; i < s->n_history; i++) {
         const Fedlora__V1__RoundStatus *r = s->history[i];
@@ -95,6 +102,7 @@ static err print_history(const run_status *s)
         TRY_OUT(e, table_cell(&t, "%.2g", r->error));
         TRY_OUT(e, table_cell(&t, "%s", took));
         TRY_OUT(e, table_cell(&t, "%s", size));
+        TRY_OUT(e, evaluation_cells(&t, r->eval_rows, r->eval_loss, r->eval_accuracy));
     }
     e = table_print(&t);
 out:

@@ -16,7 +16,7 @@ struct create_command {
     struct remote_options remote;
     const char *method, *members, *base, *base_digest, *targets, *frozen;
     struct option_list method_options;
-    int64_t rounds, rank, quorum, steps, batch, accumulate, seq, warmup;
+    int64_t rounds, rank, quorum, evaluate_every, steps, batch, accumulate, seq, warmup;
     double alpha, carry_error, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
     uint64_t deadline_ms;
     int late, weights, schedule;
@@ -100,7 +100,10 @@ static const struct option_row rows[] = {
     ROW_TEXT("frozen", "run.frozen", frozen, "FILE",
              "fed-sb: frozen factors; default a seeded orthonormal basis"),
     ROW_NUM("carry-error", "run.carry_error", carry_error, "1e-4", 0, 1,
-            "flora: most the carry may lose, relative"),
+            "most the carry may lose, relative; 0: nothing"),
+    ROW_INT(
+        "evaluate-every", "run.evaluate_every", evaluate_every, "1", 0, LIMIT_ROUNDS,
+        "rounds after which members with --eval-data evaluate the state, and the last; 0: never"),
     {.flag = "option",
      .key = "run.option",
      .kind = OPTION_LIST,
@@ -244,7 +247,8 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct create_comman
     config->deadline_ms = o->deadline_ms;
     config->late = (char *)(uintptr_t)lates[o->late];
     config->weights = (char *)(uintptr_t)weights[o->weights];
-    config->carry_error = o->carry_error;
+    config->carry_error = o->carry_error > 0 ? o->carry_error : -1; /* 0 on the wire: default */
+    config->evaluate_every = (uint32_t)o->evaluate_every;
     config->seed = (uint64_t)o->common.seed;
     config->n_method_options = o->method_options.count;
     config->method_options = (char **)(uintptr_t)o->method_options.item;

@@ -100,6 +100,7 @@ static err hello_once(struct session *s)
     request.rank = s->o->rank;
     request.memory_bytes = s->o->memory;
     request.examples = s->local.data.count;
+    request.eval_rows = s->local.held_out.count;
     name_libraries(libraries, sizeof libraries);
     request.libraries = libraries;
     err e = list_modules(&request.modules, &request.n_modules, &s->local.model.arch, &arena);
@@ -307,7 +308,7 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     static const struct remote_method method = {"/fedlora.v1.Federation/Report",
                                                 &fedlora__v1__report_reply__descriptor};
     struct round_files files = {0};
-    struct engine_evaluation evaluation = {0};
+    struct session_evaluation evaluation = {0};
     TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
     struct session_round round = {.run = s->hello->run,
                                   .member = s->hello->member,
@@ -327,12 +328,19 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     request.round = task->round;
     request.eval_rows = evaluation.rows;
     request.eval_loss = evaluation.loss;
+    request.eval_accuracy = evaluation.accuracy;
     Fedlora__V1__ReportReply *reply = NULL;
     err e;
     while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
         TRY(retry_wait(&s->retry, e, "the coordinator"));
     retry_ok(&s->retry);
     message_free(reply);
+    if (evaluation.accuracy < 0)
+        say(s, "round %u: loss %.4f over %" PRIu64 " held-out rows", task->round, evaluation.loss,
+            evaluation.rows);
+    else
+        say(s, "round %u: loss %.4f, accuracy %.4f over %" PRIu64 " held-out rows", task->round,
+            evaluation.loss, evaluation.accuracy, evaluation.rows);
     return ERR_NONE;
 }
 

@@ -11,12 +11,13 @@
 struct session_options {
     struct remote_options remote;
     const char *base, *data;
-    const char *run;    /* NULL: the one open run this member belongs to */
-    const char *work;   /* NULL: see session_work.h */
-    const char *output; /* where the last state goes, or NULL */
-    uint32_t rank;      /* of LoRA factors, what this machine offers; 0: whatever the run asks */
-    uint64_t memory;    /* told to the coordinator; 0: no bound */
-    uint64_t retry_ms;  /* how long the coordinator may be away */
+    const char *eval_data; /* held-out rows to evaluate states on; NULL: none */
+    const char *run;       /* NULL: the one open run this member belongs to */
+    const char *work;      /* NULL: see session_work.h */
+    const char *output;    /* where the last state goes, or NULL */
+    uint32_t rank;         /* of LoRA factors, what this machine offers; 0: whatever the run asks */
+    uint64_t memory;       /* told to the coordinator; 0: no bound */
+    uint64_t retry_ms;     /* how long the coordinator may be away */
     const char *device;
     enum dtype precision; /* DTYPE_NONE: as the run says */
     int threads;

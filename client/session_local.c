@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "client/command.h"
+#include "client/completions.h"
 #include "client/progress.h"
 
 #include <inttypes.h>
@@ -19,15 +20,31 @@ static err open_tokenizer(struct tokenizer **out, const char *base)
     return tokenizer_open(out, base);
 }
 
+static err open_data(struct session_local *local, const struct data_options *how)
+{
+    const struct session_options *o = local->options;
+    struct dataset data = {0}, held_out = {0};
+    TRY(data_open(&data, o->data, how));
+    err e = o->eval_data ? data_open(&held_out, o->eval_data, how) : ERR_NONE;
+    if (err_is(e)) {
+        data_close(&data);
+        return e;
+    }
+    data_close(&local->data);
+    data_close(&local->held_out);
+    local->data = data;
+    local->held_out = held_out;
+    return ERR_NONE;
+}
+
 err session_local_open(struct session_local *out, const struct session_options *o)
 {
     struct session_local local = {.options = o};
     err e;
     TRY_OUT(e, model_open(&local.model, o->base));
     TRY_OUT(e, open_tokenizer(&local.tokenizer, o->base));
-    const struct data_options data = {.tokenizer = local.tokenizer,
-                                      .vocab = local.model.arch.vocab};
-    TRY_OUT(e, data_open(&local.data, o->data, &data));
+    TRY_OUT(e, open_data(&local, &(struct data_options){.tokenizer = local.tokenizer,
+                                                        .vocab = local.model.arch.vocab}));
     TRY_OUT(e, model_digest(&local.base, &local.model));
     digest_text(local.base_text, &local.base);
     *out = local;
@@ -41,6 +58,7 @@ void session_local_close(struct session_local *local)
 {
     engine_close(local->engine);
     data_close(&local->data);
+    data_close(&local->held_out);
     tokenizer_close(local->tokenizer);
     model_close(&local->model);
     *local = (struct session_local){0};
@@ -72,10 +90,7 @@ err session_local_prepare(struct session_local *local, const Fedlora__V1__Traini
                                       .vocab = local->model.arch.vocab,
                                       .seq = t->seq,
                                       .no_eos = t->no_eos};
-    struct dataset again = {0};
-    TRY(data_open(&again, o->data, &data));
-    data_close(&local->data);
-    local->data = again;
+    TRY(open_data(local, &data));
     engine_close(local->engine);
     local->engine = NULL;
     TRY(engine_open(&local->engine, &local->model, &engine));
@@ -136,13 +151,34 @@ static bool go_on(void *user, size_t done, size_t rows)
     return !command_stop;
 }
 
-err session_local_evaluate(struct engine_evaluation *out, struct session_local *local,
+static err evaluate(struct session_evaluation *out, struct session_local *local,
+                    const struct adapter *adapter, struct arena *arena)
+{
+    const struct dataset *rows = &local->held_out;
+    struct engine_evaluation loss = {0};
+    struct completions done = {0};
+    const struct engine_evaluate_options options = {.adapter = adapter, .progress = go_on};
+    const struct completions_task task = {.model = &local->model,
+                                          .tokenizer = local->tokenizer,
+                                          .engine = local->engine,
+                                          .adapter = adapter,
+                                          .data = rows,
+                                          .progress = go_on};
+    TRY(engine_evaluate(&loss, NULL, local->engine, rows, &options));
+    if (local->tokenizer) TRY(completions_measure(&done, &task, arena));
+    *out = (struct session_evaluation){.rows = loss.rows, .loss = loss.loss, .accuracy = -1};
+    if (done.asked > 0) out->accuracy = (double)done.right / (double)done.asked;
+    return ERR_NONE;
+}
+
+err session_local_evaluate(struct session_evaluation *out, struct session_local *local,
                            const struct session_round *round)
 {
     struct session_adapter a = {0};
+    struct arena arena = {0};
     TRY(session_adapter_open(&a, &local->model.arch, round));
-    const struct engine_evaluate_options options = {.adapter = &a.adapter, .progress = go_on};
-    err e = engine_evaluate(out, NULL, local->engine, &local->data, &options);
+    err e = evaluate(out, local, &a.adapter, &arena);
+    arena_close(&arena);
     session_adapter_close(&a);
     return e;
 }

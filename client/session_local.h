@@ -15,8 +15,8 @@ struct session_local {
     struct digest base;
     char base_text[DIGEST_TEXT_BYTES];
     struct tokenizer *tokenizer;
-    struct dataset data;
-    struct engine *engine; /* NULL until session_local_prepare() */
+    struct dataset data, held_out; /* held_out: count 0 without --eval-data */
+    struct engine *engine;         /* NULL until session_local_prepare() */
 };
 
 /* Base, digest, tokenizer, data. */
@@ -30,8 +30,12 @@ void session_local_close(struct session_local *local);
 err session_local_train(struct train_result *out, struct session_local *local, const char *path,
                         const struct session_round *round, const Fedlora__V1__Training *training,
                         struct session_report *report);
-/* Loss of the state over our data. */
-err session_local_evaluate(struct engine_evaluation *out, struct session_local *local,
+/* The state on our held-out rows; accuracy is negative where no row has a completion. */
+struct session_evaluation {
+    uint64_t rows;
+    double loss, accuracy;
+};
+err session_local_evaluate(struct session_evaluation *out, struct session_local *local,
                            const struct session_round *round);
 
 #endif

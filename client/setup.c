@@ -74,16 +74,16 @@ err setup_need_tokenizer(const struct setup *s)
     return s->tokenizer ? ERR_NONE : s->no_tokenizer;
 }
 
-err setup_stop_ids(const int32_t **out, size_t *count, const struct setup *s, struct arena *arena)
+err setup_stop_ids(const int32_t **out, size_t *count, const struct model *m,
+                   const struct tokenizer *tokenizer, struct arena *arena)
 {
-    const struct model *m = &s->model;
     int32_t *id = NULL, vocab = (int32_t)m->arch.vocab;
     size_t n = 0;
     TRY(arena_take(&id, arena, (size_t)vocab + MODEL_EOS_MAX, sizeof *id));
     for (uint32_t i = 0; i < m->eos_count; i++)
         id[n++] = m->eos[i];
     for (int32_t i = 0; i < vocab; i++)
-        if (tokenizer_ends(s->tokenizer, i)) id[n++] = i;
+        if (tokenizer_ends(tokenizer, i)) id[n++] = i;
     *out = id;
     *count = n;
     return ERR_NONE;

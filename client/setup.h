@@ -66,7 +66,8 @@ void setup_close(struct setup *s);
 const struct adapter *setup_adapter(const struct setup *s);
 err setup_need_tokenizer(const struct setup *s);
 /* Every id that ends an answer, by the model's word or the tokenizer's. */
-err setup_stop_ids(const int32_t **out, size_t *count, const struct setup *s, struct arena *arena);
+err setup_stop_ids(const int32_t **out, size_t *count, const struct model *model,
+                   const struct tokenizer *tokenizer, struct arena *arena);
 
 struct setup_data_options {
     const char *path;

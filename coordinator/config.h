@@ -17,6 +17,7 @@ struct config {
     const char *federation, *members, *admins; /* [federation]; lists with commas as written */
     uint64_t update_bytes_max;                 /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;
+    double calls_per_second;
     int log_level; /* [log]: enum log_level */
     bool log_json;
     /* command line only */

@@ -63,6 +63,8 @@ void round_restore_member(struct round *r, size_t member, const struct round_mem
     m->made_for = was->made_for;
     m->counted_in = was->counted_in;
     m->digest = was->digest;
+    m->evaluates = was->evaluates;
+    m->evaluated = was->evaluated;
 }
 
 void round_close(struct round *r)
@@ -223,6 +225,9 @@ static void member_event(struct round *r, const struct round_event *event)
     case ROUND_ON_REFUSAL:
         m->admitting = 0;
         break;
+    case ROUND_ON_EVALUATED:
+        if (event->round > m->evaluated) m->evaluated = event->round;
+        break;
     default:
         break;
     }
@@ -366,10 +371,20 @@ err round_judge(struct round_place *out, const struct round *r, size_t member, u
     return ERR_NONE;
 }
 
+/* An evaluation comes before the member's next training, and before it is told of the end. */
+static bool should_evaluate(const struct round *r, const struct round_member *m)
+{
+    uint32_t every = r->rules.evaluate_every;
+    if (every == 0 || !m->evaluates || m->evaluated >= r->published) return false;
+    return r->published % every == 0 || r->published == r->rules.rounds;
+}
+
 enum round_task round_task(const struct round *r, size_t member)
 {
     const struct round_member *m = &r->member[member];
     enum round_phase phase = round_phase(r);
+    bool held = r->hold != ROUND_WAITING && r->stage != ROUND_FINISHED;
+    if (!held && should_evaluate(r, m)) return ROUND_TASK_EVALUATE;
     if (phase == ROUND_FINISHED || phase == ROUND_STOPPED) return ROUND_TASK_FINISHED;
     if (phase != ROUND_TRAINING) return ROUND_TASK_WAIT;
     bool in = m->counted_in >= round_under_way(r) || m->admitting;

@@ -38,6 +38,7 @@ enum round_event_kind {
     ROUND_ON_ADMIT,     /* member, round, digest: taken by round_judge(), now being made durable */
     ROUND_ON_RECEIPT,   /* member: that update is durable */
     ROUND_ON_REFUSAL,   /* member: that update was not admitted */
+    ROUND_ON_EVALUATED, /* member, round: its evaluation of that round's result is durable */
     ROUND_ON_STARTED,   /* state 0 is durable */
     ROUND_ON_PUBLISHED, /* the state of the round under way is durable */
     ROUND_ON_TROUBLE,   /* the work could not be done now (disk full): tried again; reason */
@@ -68,11 +69,12 @@ enum round_action {
 
 struct round_rules {
     uint32_t rounds;
-    uint32_t quorum;      /* 0: everyone */
-    uint64_t deadline_ms; /* of a round, from its opening; 0: none */
-    bool late_next;       /* an update that misses its round is taken into the next one */
-    uint64_t absent_ms;   /* silent for this long: said to be absent */
-    uint64_t retry_ms;    /* after trouble */
+    uint32_t quorum;         /* 0: everyone */
+    uint64_t deadline_ms;    /* of a round, from its opening; 0: none */
+    bool late_next;          /* an update that misses its round is taken into the next one */
+    uint64_t absent_ms;      /* silent for this long: said to be absent */
+    uint64_t retry_ms;       /* after trouble */
+    uint32_t evaluate_every; /* rounds whose result members evaluate, and the last; 0: none */
 };
 
 struct round_member {
@@ -87,6 +89,8 @@ struct round_member {
     uint32_t made_for;    /* its newest durable update: the round it was trained for, */
     uint32_t counted_in;  /* the round it counts in (0: it has none), */
     struct digest digest; /* and its name */
+    bool evaluates;       /* has held-out rows */
+    uint32_t evaluated;   /* the newest round whose result it has evaluated */
 };
 
 struct round {
@@ -109,7 +113,8 @@ struct round_restored {
     const char *reason;
 };
 
-enum round_task { ROUND_TASK_WAIT, ROUND_TASK_TRAIN, ROUND_TASK_FINISHED };
+/* EVALUATE: the newest state, the result of the last published round. */
+enum round_task { ROUND_TASK_WAIT, ROUND_TASK_TRAIN, ROUND_TASK_EVALUATE, ROUND_TASK_FINISHED };
 
 struct round_place {
     uint32_t counted_in;

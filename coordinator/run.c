@@ -5,6 +5,7 @@
 #include "proto/message.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,7 +123,7 @@ static err push_work(struct run *run, bool is_start)
     job->rounds = run->round.rules.rounds;
     job->keep = (uint32_t)run->shop->config->keep_states;
     job->updates_keep = (uint32_t)run->shop->config->keep_updates;
-    job->carry_error = run->config->carry_error;
+    job->carry_error = run->config->carry_error > 0 ? run->config->carry_error : 0;
     job->threads = (int)run->shop->config->threads;
     job->opened_ms = run->round.opened_ms;
     job->state = run->state;
@@ -224,10 +225,14 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
         TRY(learn_modules(run, hello));
     struct store_member row = {
         .id = r->id, .rank = rank, .examples = hello->examples, .libraries = hello->libraries};
-    bool changed = !r->joined || rank != m->rank || hello->examples != m->examples;
+    row.eval_rows = hello->eval_rows;
+    bool changed = !r->joined || rank != m->rank || hello->examples != m->examples ||
+                   hello->eval_rows != m->eval_rows;
     if (changed) TRY(store_hello(run->shop->store, run->id, &row, !r->joined));
     m->rank = rank;
     m->examples = hello->examples;
+    m->eval_rows = hello->eval_rows;
+    r->evaluates = hello->eval_rows > 0;
     LOG(LOG_INFO, "member.hello", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
         LOG_INT("rank", rank), LOG_INT("examples", hello->examples));
     if (!run->round.shapes_known) run_tell_member(run, ROUND_ON_SHAPES, member);
@@ -302,9 +307,23 @@ err run_hold(struct run *run, enum round_event_kind kind)
     return ERR_NONE;
 }
 
-err run_event(struct run *run, const struct store_event *event)
+err run_evaluated(struct run *run, size_t member, const struct store_evaluation *v)
 {
-    TRY(store_event_add(run->shop->store, run->id, event));
+    const char *id = run->round.member[member].id;
+    if (!isfinite(v->loss) || !isfinite(v->accuracy) || v->accuracy > 1)
+        return err_make(ERR_INPUT, "an evaluation's loss %g and accuracy %g: expected numbers",
+                        v->loss, v->accuracy);
+    if (v->round == 0 || v->round > run->round.published)
+        return err_make(ERR_INPUT, "an evaluation of round %u, but %u rounds are published",
+                        v->round, run->round.published);
+    TRY(store_evaluated(run->shop->store, run->id, id, v));
+    run->member[member].evaluation = *v;
+    LOG(LOG_INFO, "evaluation.received", LOG_STR("run", run->config->name), LOG_STR("member", id),
+        LOG_INT("round", v->round), LOG_NUM("loss", v->loss));
+    run_tell(run, &(struct round_event){.kind = ROUND_ON_EVALUATED,
+                                        .now_ms = text_now_ms(),
+                                        .member = member,
+                                        .round = v->round});
     run->shop->changed(run, run->shop->context);
     return ERR_NONE;
 }

@@ -22,10 +22,11 @@ struct run_shop { /* what all runs share */
 
 struct run_member {
     uint32_t rank;
-    uint64_t examples, bytes_up, bytes_down;
+    uint64_t examples, eval_rows, bytes_up, bytes_down;
     uint64_t bytes_down_new; /* not yet in the store */
     double train_loss;
-    void *upload; /* serve_submit.c: the one open now, or NULL */
+    struct store_evaluation evaluation; /* its newest; rows 0: none */
+    void *upload;                       /* serve_submit.c: the one open now, or NULL */
 };
 
 struct run {
@@ -61,7 +62,8 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t made_for);
 /* The event that follows from an admission's result. */
 void run_admitted(struct run *run, const struct admit_job *job);
 err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or stop */
-err run_event(struct run *run, const struct store_event *event);
+/* A member's evaluation of a result. ERR_INPUT: of a round that has none. */
+err run_evaluated(struct run *run, size_t member, const struct store_evaluation *evaluation);
 void run_flush_counters(struct run *run);
 double run_alpha(const struct run *run, uint32_t rank);
 

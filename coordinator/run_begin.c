@@ -16,6 +16,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
                                 .quorum = config->quorum,
                                 .deadline_ms = config->deadline_ms,
                                 .late_next = !strcmp(config->late, "next"),
+                                .evaluate_every = config->evaluate_every,
                                 .absent_ms = shop->config->absent_ms,
                                 .retry_ms = shop->config->retry_ms};
     struct run *run = calloc(1, sizeof *run);
@@ -121,13 +122,19 @@ static err load_members(struct run *run)
         if (!round_find(&m, &run->round, row[i].id)) continue;
         run->member[m] = (struct run_member){.rank = row[i].rank,
                                              .examples = row[i].examples,
+                                             .eval_rows = row[i].eval_rows,
                                              .bytes_up = row[i].bytes_up,
                                              .bytes_down = row[i].bytes_down,
                                              .train_loss = row[i].train_loss};
         struct round_member was = {.joined = row[i].joined,
                                    .made_for = row[i].made_for,
                                    .counted_in = row[i].counted_in,
-                                   .digest = row[i].digest};
+                                   .digest = row[i].digest,
+                                   .evaluates = row[i].eval_rows > 0};
+        if (row[i].evaluation) {
+            run->member[m].evaluation = *row[i].evaluation;
+            was.evaluated = row[i].evaluation->round;
+        }
         round_restore_member(&run->round, m, &was);
     }
     arena_close(&arena);

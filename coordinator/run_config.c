@@ -136,7 +136,8 @@ err run_config_complete(run_config_t *c)
     TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
     TRY(in_range("rank", c->rank, 0, LIMIT_RANK));
     TRY(in_range("alpha", c->alpha, 0, 1e6));
-    TRY(in_range("carry_error", c->carry_error, 0, 0.5));
+    TRY(in_range("carry_error", c->carry_error, -1, 0.5));
+    TRY(in_range("evaluate_every", c->evaluate_every, 0, LIMIT_ROUNDS));
     TRY(one_of("late", c->late, lates));
     TRY(one_of("weights", c->weights, weights));
     if (c->base_digest.len != DIGEST_BYTES)

@@ -10,6 +10,7 @@
 enum {
     SERVE_METHODS_MAX = 32,
     SERVE_STEP_MS = 500,
+    SERVE_PEERS_MAX = 2 * LIMIT_MEMBERS,
     SERVE_QUEUE_MAX = 4 * LIMIT_MEMBERS,
     SERVE_REPLY_BYTES_MAX = RPC_MESSAGE_BYTES,
 };
@@ -199,6 +200,26 @@ static void add_methods(struct rpc_method *all, size_t *n, const struct rpc_meth
         all[(*n)++] = some[i];
 }
 
+/* Members and operators of the same name are different peers. */
+static err allow(void *context, const struct rpc_peer *peer)
+{
+    struct serve *s = context;
+    char name[2 * LIMIT_NAME_BYTES];
+    snprintf(name, sizeof name, "%s/%s", peer->role == RPC_ADMIN ? "admin" : "client", peer->id);
+    err e = rate_take(&s->rate, name, text_now_ms());
+    if (err_is(e)) LOG(LOG_DEBUG, "call.refused", LOG_STR("peer", name), LOG_STR("error", e.text));
+    return e;
+}
+
+static err open_rate(struct serve *s)
+{
+    double per_second = s->config->calls_per_second;
+    const struct rate_rules rules = {.per_second = per_second,
+                                     .burst = per_second > 0.25 ? 4 * per_second : 1,
+                                     .names_max = SERVE_PEERS_MAX};
+    return rate_open(&s->rate, &rules);
+}
+
 static err open_server(struct serve *s)
 {
     static struct rpc_method method[SERVE_METHODS_MAX];
@@ -214,7 +235,8 @@ static err open_server(struct serve *s)
                                          .federation = s->config->federation,
                                          .method = method,
                                          .method_count = n,
-                                         .context = s};
+                                         .context = s,
+                                         .allow = allow};
     struct rpc_server *server = NULL;
     TRY(rpc_server_open(&server, &options));
     s->server = server;
@@ -251,6 +273,7 @@ err serve_open(struct serve *out, const struct config *config)
                                   .changed = run_changed,
                                   .context = out};
     TRY_OUT(e, load_runs(out));
+    TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
     for (struct run *run = out->runs; run; run = run->next) {
         if (!is_over(run))
@@ -314,6 +337,7 @@ void serve_close(struct serve *s, uint64_t grace_ms)
         next = run->next;
         run_close(run);
     }
+    rate_close(&s->rate);
     store_close(&s->store);
     *s = (struct serve){0};
 }

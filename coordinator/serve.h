@@ -3,6 +3,7 @@
 #ifndef COORDINATOR_SERVE_H
 #define COORDINATOR_SERVE_H
 
+#include "coordinator/rate.h"
 #include "coordinator/run.h"
 #include "proto/rpc.h"
 
@@ -21,6 +22,7 @@ struct serve {
     struct store store;
     struct work *maths, *receipts;
     struct rpc_server *server;
+    struct rate rate;
     struct run_shop shop;
     struct run *runs; /* in order of creation */
     size_t run_count;

@@ -3,7 +3,6 @@
 #include "coordinator/serve.h"
 #include "proto/message.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
@@ -94,6 +93,21 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
+static void answer_evaluate(struct run *run, struct rpc_call *call)
+{
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
+    evaluate.run = run->config->name;
+    evaluate.round = run->round.published;
+    evaluate.state_digest = binary(&run->state);
+    evaluate.state_size = run->state.size;
+    evaluate.frozen_digest = binary(&run->frozen);
+    evaluate.frozen_size = run->frozen.size;
+    task.kind_case = FEDLORA__V1__TASK__KIND_EVALUATE;
+    task.evaluate = &evaluate;
+    serve_answer(call, &task.base);
+}
+
 static void answer_finished(struct run *run, struct rpc_call *call)
 {
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
@@ -125,6 +139,9 @@ bool serve_task(struct run *run, size_t member, struct rpc_call *call, bool must
     switch (round_task(&run->round, member)) {
     case ROUND_TASK_TRAIN:
         answer_train(run, member, call);
+        return true;
+    case ROUND_TASK_EVALUATE:
+        answer_evaluate(run, call);
         return true;
     case ROUND_TASK_FINISHED:
         answer_finished(run, call);
@@ -159,27 +176,19 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
 }
 
 /* ------------------------------------------------------------------------------------- Report */
-static err report_evaluation(struct run *run, size_t member, const Fedlora__V1__ReportRequest *r)
-{
-    char text[160];
-    if (!isfinite(r->eval_loss) || !isfinite(r->eval_accuracy))
-        return err_make(ERR_INPUT, "an evaluation's loss and accuracy must be finite");
-    snprintf(text, sizeof text, "loss %.6g, accuracy %.4f over %llu rows", r->eval_loss,
-             r->eval_accuracy, (unsigned long long)r->eval_rows);
-    struct store_event event = {.event = "evaluation.received",
-                                .text = text,
-                                .round = r->round,
-                                .member = run->round.member[member].id};
-    return run_event(run, &event);
-}
-
 static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                   const Fedlora__V1__ReportRequest *request)
 {
     struct run *run = NULL;
     size_t m = 0;
     TRY(serve_member(&run, &m, call, request->run));
-    if (request->eval_rows) TRY(report_evaluation(run, m, request));
+    if (request->eval_rows) {
+        const struct store_evaluation v = {.round = request->round,
+                                           .rows = request->eval_rows,
+                                           .loss = request->eval_loss,
+                                           .accuracy = request->eval_accuracy};
+        return run_evaluated(run, m, &v);
+    }
     run_tell(run, &(struct round_event){.kind = ROUND_ON_STEP,
                                         .now_ms = text_now_ms(),
                                         .member = m,

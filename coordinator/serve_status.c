@@ -28,6 +28,10 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         m[i].seen_ms_ago = r->seen_ms ? now - r->seen_ms : 0;
         m[i].step = r->step;
         m[i].steps = r->steps;
+        m[i].eval_round = is->evaluation.round;
+        m[i].eval_rows = is->evaluation.rows;
+        m[i].eval_loss = is->evaluation.loss;
+        m[i].eval_accuracy = is->evaluation.accuracy;
         out->members[i] = &m[i];
     }
     out->n_members = count;
@@ -61,6 +65,9 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
         r[i].update_norm = row[i].update_norm;
         r[i].error = row[i].error;
         r[i].dropped = row[i].dropped;
+        r[i].eval_rows = row[i].evaluation.rows;
+        r[i].eval_loss = row[i].evaluation.loss;
+        r[i].eval_accuracy = row[i].evaluation.accuracy;
         r[i].report_json = (char *)(uintptr_t)row[i].report_json;
         out->history[i] = &r[i];
     }

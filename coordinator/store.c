@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { STORE_VERSION = 1 };
+enum { STORE_VERSION = 2 };
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
@@ -39,6 +39,17 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS doomed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
     "PRAGMA user_version = 1;";
 
+/* What version 2 added; a new database runs both. */
+static const char schema_2[] =
+    "ALTER TABLE members ADD COLUMN eval_rows INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE members ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN memory BLOB;"
+    "ALTER TABLE runs ADD COLUMN memory_size INTEGER;"
+    "CREATE TABLE evaluations(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " member TEXT NOT NULL, rows INTEGER NOT NULL, loss REAL NOT NULL, accuracy REAL NOT NULL,"
+    " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
+    "PRAGMA user_version = 2;";
+
 static err prepare_schema(struct store *store)
 {
     int64_t version = 0;
@@ -48,7 +59,8 @@ static err prepare_schema(struct store *store)
                         store->db.path, (int)version, STORE_VERSION);
     if (version == STORE_VERSION) return ERR_NONE;
     TRY(db_begin(&store->db));
-    return db_end(&store->db, db_script(&store->db, schema));
+    err e = version < 1 ? db_script(&store->db, schema) : ERR_NONE;
+    return db_end(&store->db, err_is(e) ? e : db_script(&store->db, schema_2));
 }
 
 err store_open(struct store *out, const char *dir)
@@ -187,9 +199,10 @@ err store_hello(struct store *store, int64_t run, const struct store_member *m, 
 {
     TRY(db_begin(&store->db));
     err e = db_run(&store->db,
-                   "UPDATE members SET joined=1, rank=?, examples=?, libraries=?"
+                   "UPDATE members SET joined=1, rank=?, examples=?, libraries=?, eval_rows=?"
                    " WHERE run=? AND id=?",
-                   "iitit", (int64_t)m->rank, (int64_t)m->examples, m->libraries, run, m->id);
+                   "iitiit", (int64_t)m->rank, (int64_t)m->examples, m->libraries,
+                   (int64_t)m->eval_rows, run, m->id);
     struct store_event event = {.event = "member.joined", .member = m->id};
     if (!err_is(e) && first) e = insert_event(&store->db, run, &event);
     return db_end(&store->db, e);
@@ -200,6 +213,22 @@ err store_opened(struct store *store, int64_t run, uint32_t round, const struct 
     TRY(db_begin(&store->db));
     err e = db_run(&store->db, "UPDATE runs SET opened=? WHERE id=?", "ii", (int64_t)round, run);
     if (!err_is(e)) e = insert_event(&store->db, run, event);
+    return db_end(&store->db, e);
+}
+
+err store_evaluated(struct store *store, int64_t run, const char *member,
+                    const struct store_evaluation *v)
+{
+    char text[160], accuracy[40] = "";
+    if (v->accuracy >= 0) snprintf(accuracy, sizeof accuracy, ", accuracy %.4f", v->accuracy);
+    snprintf(text, sizeof text, "loss %.6g%s over %llu rows", v->loss, accuracy,
+             (unsigned long long)v->rows);
+    struct store_event event = {
+        .event = "evaluation.received", .text = text, .round = v->round, .member = member};
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db, "INSERT OR REPLACE INTO evaluations VALUES(?,?,?,?,?,?)", "iitidd",
+                   run, (int64_t)v->round, member, (int64_t)v->rows, v->loss, v->accuracy);
+    if (!err_is(e)) e = insert_event(&store->db, run, &event);
     return db_end(&store->db, e);
 }
 

@@ -44,12 +44,21 @@ struct store_member {
     const char *id;
     bool joined;
     uint32_t rank;
+    uint32_t pruned; /* the rank it has pruned itself to; 0: never */
     uint64_t examples;
     const char *libraries;
+    uint64_t eval_rows; /* held-out rows it has */
     uint64_t bytes_up, bytes_down;
     double train_loss;
     uint32_t made_for, counted_in; /* its newest update */
     struct digest digest;
+    struct store_evaluation *evaluation; /* its newest; NULL: none */
+};
+
+struct store_evaluation { /* of a round's result; accuracy below 0: not told */
+    uint32_t round;
+    uint64_t rows;
+    double loss, accuracy;
 };
 
 struct store_update {
@@ -69,6 +78,7 @@ struct store_round {
     uint64_t took_ms, aggregate_ms;
     double train_loss, update_norm, error, dropped;
     const char *report_json;
+    struct store_evaluation evaluation; /* all members', by rows; rows 0: none. Only loaded */
 };
 
 struct store_event {
@@ -101,6 +111,9 @@ err store_hold(struct store *store, int64_t run, const char *hold, const char *r
 err store_modules(struct store *store, int64_t run, const void *packed, size_t size);
 err store_hello(struct store *store, int64_t run, const struct store_member *member, bool first);
 err store_opened(struct store *store, int64_t run, uint32_t round, const struct store_event *event);
+/* A second one of the same round and member takes the first one's place. */
+err store_evaluated(struct store *store, int64_t run, const char *member,
+                    const struct store_evaluation *evaluation);
 err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes);
 err store_started(struct store *store, int64_t run, const struct store_blob *state,
                   const struct store_blob *frozen);

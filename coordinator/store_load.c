@@ -93,6 +93,14 @@ err store_runs(struct store_run **out, size_t *count, struct store *store, struc
     return ERR_NONE;
 }
 
+static void read_evaluation(struct store_evaluation *out, const struct db_query *q, int column)
+{
+    *out = (struct store_evaluation){.round = (uint32_t)db_query_int(q, column),
+                                     .rows = (uint64_t)db_query_int(q, column + 1),
+                                     .loss = db_query_num(q, column + 2),
+                                     .accuracy = db_query_num(q, column + 3)};
+}
+
 static err read_member(void *row, const struct db_query *q, struct arena *arena)
 {
     struct store_member *m = row;
@@ -107,6 +115,11 @@ static err read_member(void *row, const struct db_query *q, struct arena *arena)
     m->made_for = (uint32_t)db_query_int(q, 8);
     m->counted_in = (uint32_t)db_query_int(q, 9);
     (void)db_query_digest(&m->digest, q, 10);
+    m->eval_rows = (uint64_t)db_query_int(q, 11);
+    m->pruned = (uint32_t)db_query_int(q, 12);
+    if (db_query_int(q, 13) == 0) return ERR_NONE;
+    TRY(arena_take(&m->evaluation, arena, 1, sizeof *m->evaluation));
+    read_evaluation(m->evaluation, q, 13);
     return ERR_NONE;
 }
 
@@ -120,7 +133,10 @@ err store_members(struct store_member **out, size_t *count, struct store *store,
     TRY(db_query_open(
         &q, &store->db,
         "SELECT id,joined,rank,examples,libraries,bytes_up,bytes_down,train_loss,made_for,"
-        "counted_in,digest FROM members WHERE run=? ORDER BY id",
+        "counted_in,digest,eval_rows,pruned,v.round,v.rows,v.loss,v.accuracy FROM members m"
+        " LEFT JOIN evaluations v ON v.run=m.run AND v.member=m.id AND v.round="
+        "(SELECT max(round) FROM evaluations WHERE run=m.run AND member=m.id)"
+        " WHERE m.run=? ORDER BY id",
         "i", run));
     TRY(load(&list, &q, arena, most, read_member));
     *out = (void *)list.row;
@@ -173,6 +189,7 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     r->update_norm = db_query_num(q, 7);
     r->error = db_query_num(q, 8);
     r->dropped = db_query_num(q, 9);
+    read_evaluation(&r->evaluation, q, 11);
     return copy_text(&r->report_json, q, 10, arena);
 }
 
@@ -183,14 +200,15 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
     struct list list = {.size = sizeof **out};
     size_t most;
     TRY(count_rows(&most, &store->db, "rounds", run));
-    TRY(db_query_open(
-        &q, &store->db,
-        reports
-            ? "SELECT round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
-              "update_norm,error,dropped,report FROM rounds WHERE run=? AND round>0 ORDER BY round"
-            : "SELECT round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
-              "update_norm,error,dropped,'' FROM rounds WHERE run=? AND round>0 ORDER BY round",
-        "i", run));
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
+                      "update_norm,error,dropped,CASE WHEN ?2 THEN report ELSE '' END,r.round,n,l,a"
+                      " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
+                      "sum(rows*loss)/sum(rows) l,"
+                      "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"
+                      " FROM evaluations WHERE run=?1 GROUP BY round) v ON v.round=r.round"
+                      " WHERE run=?1 AND r.round>0 ORDER BY r.round",
+                      "ii", run, (int64_t)reports));
     TRY(load(&list, &q, arena, most, read_round));
     *out = (void *)list.row;
     *count = list.count;

@@ -78,6 +78,9 @@ struct rpc_server_options {
     const struct rpc_method *method;
     size_t method_count;
     void *context;
+    /* Asked before a handler hears of a call, in the polling thread; its error is the refusal.
+     * NULL: all may call. Health checks are not asked about. */
+    err (*allow)(void *context, const struct rpc_peer *peer);
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
     uint64_t call_ms;    /* longest life of any call, whatever its deadline; 0: 30 min */
     uint64_t stall_ms;   /* longest wait for the peer to send or take one message; 0: 60 s */

@@ -166,6 +166,12 @@ static void admit(struct rpc_call *call, const grpc_call_details *details)
                            call->peer.role == RPC_CLIENT ? "a client" : "an admin"));
         return;
     }
+    const struct rpc_server_options *o = &call->server->options;
+    bool ours = call->context == o->context;
+    if (ours && o->allow != NULL && err_is(e = o->allow(o->context, &call->peer))) {
+        rpc_call_refuse(call, e);
+        return;
+    }
     if (call->method->shape == RPC_UPLOAD) {
         call->begun = true;
         call->method->begin(call, NULL, 0);

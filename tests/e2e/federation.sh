@@ -11,7 +11,7 @@ members=(ann bob cat) member_list=ann,bob,cat ranks=(2 4 8) rounds=3
 # join_one RUN DIR I: starts a member, or starts it again; its process is pids[I].
 join_one() {
   join_member "$1" "${members[$3]}" "$2" --base "$work/base" --data "$work/${members[$3]}.jsonl" \
-    --rank "${ranks[$3]}"
+    --rank "${ranks[$3]}" --eval-data "$work/all.rows"
   pids[$3]=$last_child
 }
 join_all() {
@@ -47,6 +47,7 @@ federate() {
   join_all "$method" "$dir"
   $disturb "$method" "$dir"
   wait_all "$method"
+  admin status "$method" --json >"$dir/status.json"
   admin export "$method" -o "$dir/$method.safetensors" >>"$work/admin.log" 2>&1 ||
     fail_with "$work/admin.log" "export $method"
   stop_coordinator
@@ -86,8 +87,12 @@ for i in 0 1 2; do
     --rows $((8 + 4 * i))
 done
 cat "$work"/*.jsonl >"$work/all.rows"
+rows=$((3 * $(wc -l <"$work/all.rows")))
 make_certs "${members[@]}"
 digest=$("$programs/fedlora" inspect "$work/base" --json | report field digest)
+
+# said STATUS EXPRESSION: of what a run's status says.
+said() { python3 -c "import json,sys; s = json.load(open(sys.argv[1])); print($2)" "$1"; }
 
 before=$(loss)
 for method in flora fed-sb fedit; do
@@ -95,6 +100,12 @@ for method in flora fed-sb fedit; do
   after=$(loss --state "$work/plain-$method/$method.safetensors")
   awk -v a="$after" -v b="$before" 'BEGIN { exit !(a < 0.8 * b) }' ||
     fail "$method: loss $after after the run, $before before: too little was learned"
+  status=$work/plain-$method/status.json
+  [ "$(said "$status" '[r["eval_rows"] for r in s["history"]]')" = "[$rows, $rows, $rows]" ] ||
+    fail "$method: not every round was evaluated by everyone"
+  said "$status" 's["history"][-1]["eval_loss"]' |
+    awk -v a="$after" '{ exit !($1 > a - 1e-3 && $1 < a + 1e-3) }' ||
+    fail "$method: the last evaluation is not the loss $after of the last state"
   federate $method "$work/killed-$method" kill_the_coordinator
   cmp "$work/plain-$method/$method.safetensors" "$work/killed-$method/$method.safetensors" ||
     fail "$method: killing fedlorad changed the result"

@@ -106,6 +106,58 @@ Test(store, keeps_what_it_has_acknowledged)
     end();
 }
 
+Test(store, keeps_evaluations_and_sums_them_up_by_rows)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob state = make_blob("state 0"), none = {0};
+    struct store_member *member = NULL, hello = {.id = "b", .libraries = "", .eval_rows = 30};
+    struct store_round *round = NULL;
+    struct arena arena = {0};
+    size_t count;
+    ok(store_started(&store, run, &state, &none));
+    ok(store_hello(&store, run, &hello, true));
+    ok(publish(run, 1, &state));
+    ok(publish(run, 2, &state));
+    ok(store_evaluated(&store, run, "a", &(struct store_evaluation){1, 10, 2.0, 0.5}));
+    ok(store_evaluated(&store, run, "b", &(struct store_evaluation){1, 30, 9.0, 0.25}));
+    ok(store_evaluated(&store, run, "b", &(struct store_evaluation){1, 30, 1.0, 0.75}));
+    ok(store_evaluated(&store, run, "b", &(struct store_evaluation){2, 30, 0.5, -1}));
+    ok(store_rounds(&round, &count, &store, run, false, &arena));
+    cr_assert_eq(count, 2);
+    cr_expect_eq(round[0].evaluation.rows, 40);
+    cr_expect_float_eq(round[0].evaluation.loss, (10 * 2.0 + 30 * 1.0) / 40, 1e-12);
+    cr_expect_float_eq(round[0].evaluation.accuracy, (10 * 0.5 + 30 * 0.75) / 40, 1e-12);
+    cr_expect(round[1].evaluation.accuracy < 0, "not told");
+    cr_expect_str_eq(round[0].report_json, "");
+    ok(store_members(&member, &count, &store, run, &arena));
+    cr_expect_eq(member[0].evaluation->round, 1);
+    cr_expect_eq(member[1].evaluation->round, 2, "the newest");
+    cr_expect_eq(member[1].eval_rows, 30);
+    arena_close(&arena);
+    end();
+}
+
+Test(store, opens_what_the_version_before_has_made)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct db *db = &store.db;
+    struct store_member *member = NULL;
+    struct arena arena = {0};
+    size_t count;
+    ok(db_script(db, "ALTER TABLE members DROP COLUMN eval_rows; ALTER TABLE members DROP COLUMN"
+                     " pruned; ALTER TABLE runs DROP COLUMN memory; ALTER TABLE runs DROP COLUMN"
+                     " memory_size; DROP TABLE evaluations; PRAGMA user_version = 1;"));
+    store_close(&store);
+    ok(store_open(&store, dir));
+    ok(store_members(&member, &count, &store, run, &arena));
+    cr_assert_eq(count, 2);
+    cr_expect(member[0].evaluation == NULL && member[0].eval_rows == 0);
+    arena_close(&arena);
+    end();
+}
+
 Test(store, gives_up_old_states_and_updates_and_nothing_else)
 {
     begin();
