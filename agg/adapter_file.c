@@ -288,6 +288,8 @@ static err meta_read(struct adapter_file_meta *meta, const struct safetensors *s
     meta->alpha_pattern = text_of(st, "fedlora.alpha_pattern");
     meta->modules = text_of(st, "fedlora.modules");
     meta->dropped = text_of(st, "fedlora.dropped");
+    meta->options = text_of(st, "fedlora.options");
+    meta->memory = text_of(st, "fedlora.memory");
     meta->target_modules = meta->base_path = meta->bias = meta->modules_to_save = "";
     meta->task_type = "CAUSAL_LM";
     if ((text = safetensors_metadata(st, "fedlora.round"))) {
@@ -318,7 +320,7 @@ static err meta_of_config(struct adapter_file *f, const struct adapter_config *c
     struct adapter_file_meta *meta = &f->meta;
     meta->kind = ADAPTER_FILE_PEFT;
     meta->run = meta->method = meta->base = meta->frozen = meta->member = "";
-    meta->modules = meta->dropped = "";
+    meta->modules = meta->dropped = meta->options = meta->memory = "";
     meta->rank = c->r;
     meta->alpha = c->alpha;
     meta->rslora = c->rslora;

@@ -15,7 +15,8 @@
  * .base, .frozen (digest of the file of frozen factors), .member, .rank, .alpha, .rslora (absent:
  * false), .alpha_pattern (JSON, PEFT's rules), .modules (JSON: {"name":[d_out,d_in],...}, all
  * modules the run adapts, also those a state has no tensor for), .dropped (JSON, per module: what
- * recompression of the carry has dropped so far, Frobenius). Ranks are those of the shapes. Scale
+ * recompression of the carry has dropped so far, Frobenius), .options (JSON, what the run has set),
+ * .memory (digest of what the server keeps beside the state). Ranks are those of the shapes. Scale
  * is alpha/r, or alpha/sqrt(r) with rslora; of B R A it is alpha / fedlora.rank, which our own
  * states make 1. */
 #ifndef AGG_ADAPTER_FILE_H
@@ -80,6 +81,8 @@ struct adapter_file_meta { /* texts are never NULL: "" when absent */
     const char *modules_to_save; /* PEFT: JSON list */
     const char *modules;         /* JSON, of a state; modules without tensors stand here */
     const char *dropped;         /* JSON, of a state */
+    const char *options;         /* JSON, of a state: agg/method_options.h */
+    const char *memory;          /* of a state: digest of the server's memory, 64 hex digits */
 };
 
 struct adapter_file {

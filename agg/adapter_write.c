@@ -55,6 +55,8 @@ static void put_meta(struct listing *l, const struct adapter_file_meta *meta)
     put(l, "fedlora.alpha_pattern", meta->alpha_pattern);
     put(l, "fedlora.modules", meta->modules);
     put(l, "fedlora.dropped", meta->dropped);
+    put(l, "fedlora.options", meta->options);
+    put(l, "fedlora.memory", meta->memory);
     if (meta->rslora) put(l, "fedlora.rslora", "true");
     if (meta->round) {
         snprintf(l->round, sizeof l->round, "%u", meta->round);

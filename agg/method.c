@@ -1,6 +1,7 @@
 #include "agg/method.h"
 
 #include "agg/basis.h"
+#include "agg/method_options.h"
 #include "agg/method_state.h"
 #include "agg/methods/methods.h"
 #include "base/digest.h"
@@ -31,6 +32,23 @@ const char *const *method_names(void)
     return names;
 }
 
+uint32_t method_setup_rounds(const struct method_options *options)
+{
+    return options->basis == METHOD_BASIS_GRADIENT ? 2 : 0;
+}
+
+void method_task(struct method_task *out, const struct method *method,
+                 const struct method_options *options, uint32_t round)
+{
+    uint32_t setup = method_setup_rounds(options);
+    REQUIRE(round >= 1);
+    *out = (struct method_task){.gradient = round <= setup};
+    if (out->gradient)
+        out->trains = round == 1 ? METHOD_B : METHOD_A;
+    else
+        out->trains = method->factors(round - setup);
+}
+
 void method_fresh_a(float *out, uint32_t r, uint32_t d_in, const struct method_fresh *key)
 {
     char label[2 * LIMIT_NAME_BYTES + LIMIT_TENSOR_NAME_BYTES + 8];
@@ -49,6 +67,7 @@ struct opening {
     size_t count;
     struct adapter_file initial, frozen;
     bool has_initial, has_frozen;
+    struct method_options options;
     struct arena arena;
 };
 
@@ -167,6 +186,7 @@ static err opening_open(struct opening *out, const struct method *method,
     struct opening o = {.count = s->module_count};
     err e = ERR_NONE;
     TRY(check_values(method, s));
+    TRY(method_options_parse(&o.options, method, s->option, s->option_count));
     TRY_OUT(e, arena_take(&o.module, &o.arena, o.count, sizeof *o.module));
     memcpy(o.module, s->module, o.count * sizeof *o.module);
     qsort(o.module, o.count, sizeof *o.module, module_by_name);
@@ -198,7 +218,7 @@ static err start_module(struct method_state *state, const struct method *method,
                         const struct method_start *start, const struct opening *o, size_t i)
 {
     struct method_result result = {0};
-    struct method_beginning b = {.start = start, .module = &o->module[i]};
+    struct method_beginning b = {.start = start, .options = &o->options, .module = &o->module[i]};
     if (o->has_initial) b.initial = adapter_file_find(&o->initial, b.module->name);
     if (o->has_frozen) b.frozen = adapter_file_find(&o->frozen, b.module->name);
     err e = method->start(&result, &b);
@@ -237,6 +257,7 @@ err method_start(const struct method *method, const char *path, const struct met
         meta.alpha = start->rank;
         meta.rslora = false;
     }
+    TRY_OUT(e, method_options_text(&meta.options, &o.options, &o.arena));
     TRY_OUT(e, method_state_modules(&meta.modules, o.module, o.count, &o.arena));
     e = method_state_commit(&state, path, &meta);
 out:

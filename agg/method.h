@@ -2,18 +2,22 @@
  * method, one file in agg/methods/. Used by the coordinator and by simulations, in this order:
  *
  *     m = method_find("flora");
- *     method_make_frozen(m, path, &start);      only where m->frozen and none was given
+ *     method_make_frozen(m, path, &start);      only where m->frozen, none was given, and
+ *                                               the options' basis is seeded
  *     method_start(m, "state.1", &start);       the state clients train from in round 1
  *     method_check_update(m, "update", &expect) as each update arrives
  *     method_next(&report, m, "state.2", &next) when the round closes, and so on
  *
  * State number t is what round t trains from; after the last round N comes state N+1, the result. A
- * state says in its metadata all that the next one needs (run, base, rank, alpha, modules, ...).
+ * state says in its metadata all that the next one needs (run, base, rank, alpha, modules, options,
+ * ...). With basis=gradient rounds 1 and 2 train nothing: members send gradients (agg/sketch.h),
+ * state 3 has the frozen factors found, and N counts these two rounds too.
  *
- * The bytes of a state depend on the previous state, the updates, their weights and the members'
- * ids, and on nothing else: not on the order or time of arrival, nor on the number of threads. (One
- * processor type and one set of libraries.) Memory does not grow with the number of updates: all
- * are mapped, one module a thread is read at a time, and its pages are dropped.
+ * The bytes of a state depend on the previous state, the server's memory that belongs to it, the
+ * updates, their weights and the members' ids, and on nothing else: not on the order or time of
+ * arrival, nor on the number of threads. (One processor type and one set of libraries.) Memory does
+ * not grow with the number of updates: all are mapped, one module a thread is read at a time, and
+ * its pages are dropped.
  *
  * Weights are renormalised over the contributions given: p_k = w_k / sum w. A member that did not
  * send a module has learned nothing there; a module that nobody sent stays as it was. */
@@ -45,7 +49,9 @@ struct method_start {
     const char *frozen_path;   /* fed-sb: the file of frozen factors */
     const char *frozen_digest; /* and its digest, 64 hex */
     const char *initial_path;  /* NULL, or a PEFT directory or state to go on from */
-    int threads;               /* 0: as many as OpenMP gives */
+    const char *const *option; /* (option_count) "key=value": agg/method_options.h */
+    size_t option_count;
+    int threads; /* 0: as many as OpenMP gives */
 };
 
 struct contribution {
@@ -64,6 +70,14 @@ struct method_next {
     uint32_t rounds; /* of the whole run, so that carry_error is spread over them; 0: not known */
     bool no_report;  /* skip what only the report needs (fedit's error) */
     int threads;
+    /* What the server keeps for itself between rounds (momentum, second moments), never sent: the
+     * file of the state, NULL where the state names none (fedlora.memory: its digest, checked), and
+     * where the next one goes. Written before the state, only where report->memory_made; the state
+     * names it. Needed where the run has a server optimizer, else NULL. */
+    const char *memory_path, *memory_out;
+    /* Where new frozen factors go, only where report->frozen_made: the state names them from then
+     * on (basis=gradient, round 2). Needed in that round, else NULL. */
+    const char *frozen_out;
 };
 
 /* Frobenius norms in weight space, so scale is folded in. */
@@ -80,6 +94,7 @@ struct method_report {
     struct method_report_row total; /* root of the sum of squares */
     struct method_report_row *row;  /* sorted by module */
     size_t count;
+    bool memory_made, frozen_made; /* these files were written */
     struct arena arena;
 };
 void method_report_close(struct method_report *report);
@@ -97,8 +112,11 @@ struct method_expect {
     uint32_t rank;   /* this member's; fed-sb: the block it trains, 0: the whole R */
     double alpha;
     bool rslora;
+    const char *const *module; /* (module_count) what this member adapts, sorted; NULL: all */
+    size_t module_count;
 };
 
+struct method_options;   /* agg/method_options.h */
 struct method_round;     /* one module's view of a round: agg/method_round.h */
 struct method_beginning; /* one module's view of the start */
 struct method_result;    /* where a module's next factors go */
@@ -106,18 +124,36 @@ struct method_result;    /* where a module's next factors go */
 struct method {
     const char *name;
     const char *summary; /* one line, for help texts */
-    bool mixed_ranks;    /* members may have different ranks */
-    bool equal_scale;    /* alpha and rslora must be the same for all */
-    bool exact;          /* the published change is the exact weighted mean (to float32) */
-    bool frozen;         /* has a file of frozen factors, sent once by digest */
-    bool carries;        /* adds into the carry; clients apply it frozen */
-    bool fresh; /* clients draw A by method_fresh_a() and zero B at each round's start; else
-                   they start from the state's factors */
-    unsigned (*factors)(
-        uint32_t round); /* trained and sent in that round: METHOD_A | METHOD_B | ... */
+    /* Members may have different ranks. Unless `fresh`, one of smaller rank than the state's starts
+     * from the leading rows of A, columns of B or block of R, and what it does not hold stays
+     * frozen beside it (fed-sb, ffa, flexlora); or, with `truncates`, is not there while it trains
+     * (hetlora). */
+    bool mixed_ranks, truncates;
+    bool prunes;      /* an update may have a smaller rank than assigned, from then the member's */
+    bool equal_scale; /* alpha and rslora must be the same for all */
+    bool exact;       /* the published change is the exact weighted mean (to float32) */
+    bool frozen;      /* has a file of frozen factors, sent once by digest */
+    bool carries;     /* adds into the carry; clients apply it frozen */
+    bool averages;    /* trained factors are averaged one by one: server optimizers work on them */
+    bool fresh;       /* clients draw A by method_fresh_a() and zero B at each round's start; else
+                         they start from the state's factors */
+    /* Trained and sent in that round of training (1, 2, ...): METHOD_A | METHOD_B | ... Ask
+     * method_task(), which knows of rounds that train nothing. */
+    unsigned (*factors)(uint32_t round);
     err (*start)(struct method_result *out, const struct method_beginning *beginning);
     err (*next)(struct method_result *out, const struct method_round *round);
 };
+
+/* What a member does in a round. Gradients are those of W = W0 + s B A at the state's A and B, one
+ * of them zero; the server divides by the s that the update's metadata and shapes give. */
+struct method_task {
+    unsigned trains; /* METHOD_A | METHOD_B | METHOD_R: trains and sends these factors ... */
+    bool gradient;   /* ... or sends the mean raw gradient of them instead */
+};
+void method_task(struct method_task *out, const struct method *method,
+                 const struct method_options *options, uint32_t round);
+/* Rounds at the start that only find the basis: 2 with basis=gradient, else 0. */
+uint32_t method_setup_rounds(const struct method_options *options);
 
 const struct method *method_find(const char *name); /* or NULL */
 const char *const *method_names(void);              /* NULL-terminated, for help and choices */

@@ -1,5 +1,5 @@
 /* What an update must be; contract in method.h. */
-#include "agg/method.h"
+#include "agg/method_options.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -55,43 +55,70 @@ static err check_factor(const struct adapter_file_module *m, enum adapter_file_r
     return ERR_NONE;
 }
 
+/* What is asked of every module of an update. */
+struct asked {
+    const struct method *method;
+    const struct method_expect *expect;
+    struct method_task task;
+};
+
 /* The rank this member's factors of a module must have. */
-static uint32_t expected_rank(const struct method *method, const struct adapter_file_module *state,
-                              const struct method_expect *x, bool square)
+static uint32_t expected_rank(const struct asked *asked, const struct adapter_file_module *m,
+                              const struct adapter_file_module *state)
 {
-    if (square || (!method->mixed_ranks && state->rank))
-        return square && x->rank && x->rank < state->rank ? x->rank : state->rank;
-    return x->rank ? x->rank : x->state->meta.rank;
+    const struct method_expect *x = asked->expect;
+    uint32_t own = x->rank ? x->rank : x->state->meta.rank;
+    bool square = asked->task.trains & METHOD_R;
+    if (asked->task.gradient || (!square && !asked->method->mixed_ranks && state->rank))
+        return state->rank;
+    /* not above what a small module has, where factors are shared */
+    if (square || asked->method->frozen) own = own < state->rank ? own : state->rank;
+    return asked->method->prunes && m->rank < own ? m->rank : own;
 }
 
-static err check_module(const struct method *method, const struct adapter_file_module *m,
-                        const struct adapter_file_module *state, const struct method_expect *x)
+static err check_module(const struct asked *asked, const struct adapter_file_module *m,
+                        const struct adapter_file_module *state)
 {
-    unsigned factors = method->factors(x->round);
+    const struct method_expect *x = asked->expect;
+    unsigned factors = asked->task.trains;
     bool square = factors & METHOD_R;
-    uint32_t r = expected_rank(method, state, x, square);
+    uint32_t r = expected_rank(asked, m, state);
     const uint32_t a[2] = {r, state->d_in}, b[2] = {state->d_out, r}, s[2] = {r, r};
     TRY(check_factor(m, ADAPTER_FILE_A, factors & METHOD_A, a));
     TRY(check_factor(m, ADAPTER_FILE_B, factors & METHOD_B, b));
     TRY(check_factor(m, ADAPTER_FILE_R, square, s));
-    if (!square && m->alpha != x->alpha)
+    if (!square && !asked->task.gradient && m->alpha != x->alpha)
         return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, x->alpha);
     return ERR_NONE;
 }
 
-static err check_values(const struct method *method, const struct adapter_file *u,
-                        const struct method_expect *x)
+/* The member adapts this module. */
+static bool adapts(const struct method_expect *x, const char *module)
 {
-    for (size_t i = 0; i < u->count; i++)
-        if (!adapter_file_find(x->state, u->module[i].name))
-            return err_make(ERR_INPUT, "module %s is not adapted in this run", u->module[i].name);
+    bool found = x->module == NULL;
+    for (size_t i = 0; i < x->module_count && !found; i++)
+        found = strcmp(x->module[i], module) == 0;
+    return found;
+}
+
+static err check_values(const struct asked *asked, const struct adapter_file *u)
+{
+    const struct method_expect *x = asked->expect;
+    for (size_t i = 0; i < u->count; i++) {
+        const char *name = u->module[i].name;
+        if (!adapter_file_find(x->state, name))
+            return err_make(ERR_INPUT, "module %s is not adapted in this run", name);
+        if (!adapts(x, name))
+            return err_make(ERR_INPUT, "module %s is not adapted by this member", name);
+    }
     for (size_t i = 0; i < x->state->count; i++) {
         const struct adapter_file_module *state = &x->state->module[i];
         const struct adapter_file_module *m = adapter_file_find(u, state->name);
+        if (!m && !adapts(x, state->name)) continue;
         if (!m) return err_make(ERR_INPUT, "module %s is missing", state->name);
-        TRY(check_module(method, m, state, x));
+        TRY(check_module(asked, m, state));
     }
-    bool scaled = !(method->factors(x->round) & METHOD_R);
+    bool scaled = !(asked->task.trains & METHOD_R) && !asked->task.gradient;
     if (scaled && u->meta.rslora != x->rslora)
         return err_make(ERR_INPUT, "rslora is %s, expected %s", u->meta.rslora ? "true" : "false",
                         x->rslora ? "true" : "false");
@@ -106,10 +133,15 @@ err method_check_update(const struct method *method, const char *path,
                         const struct method_expect *expect)
 {
     struct adapter_file u = {0};
-    err e = adapter_file_map(&u, path);
+    struct asked asked = {.method = method, .expect = expect};
+    struct method_options options;
+    err e = method_options_read(&options, method, expect->state->meta.options);
+    if (err_is(e)) return err_in(e, "%s", expect->state->path);
+    method_task(&asked.task, method, &options, expect->round);
+    e = adapter_file_map(&u, path);
     if (err_is(e)) return as_update(e, path);
     e = check_meta(method, &u, expect);
-    if (!err_is(e)) e = check_values(method, &u, expect);
+    if (!err_is(e)) e = check_values(&asked, &u);
     adapter_file_close(&u);
     return err_is(e) ? as_update(e, path) : e;
 }

@@ -1,5 +1,5 @@
 /* From one state and its contributions to the next; contract in method.h. */
-#include "agg/method.h"
+#include "agg/method_options.h"
 #include "agg/method_state.h"
 
 #include <math.h>
@@ -29,6 +29,7 @@ struct cohort { /* the contributions in order of member id */
     size_t count, opened;
     struct adapter_file state, frozen;
     bool has_frozen;
+    struct method_options options;
     json_t *dropped;
     struct arena arena;
 };
@@ -120,6 +121,7 @@ static err cohort_open(struct cohort *out, const struct method *method,
                      method->name);
         goto out;
     }
+    TRY_OUT(e, method_options_read(&c.options, method, c.state.meta.options));
     TRY_OUT(e, method_state_dropped_parse(&c.dropped, &c.state));
     if (method->frozen && next->frozen_path) {
         TRY_OUT(e, adapter_file_map(&c.frozen, next->frozen_path));
@@ -328,7 +330,9 @@ err method_next(struct method_report *report, const struct method *method, const
     err e = ERR_NONE, failed = ERR_NONE;
     TRY(cohort_open(&c, method, next));
     const struct method_round common = {.error_share = error_share(next, c.state.meta.round),
-                                        .no_report = next->no_report};
+                                        .no_report = next->no_report,
+                                        .options = &c.options,
+                                        .server_lr = 1};
     size_t first = SIZE_MAX;
     TRY_OUT(e, arena_take(&row, &c.arena, c.state.count, sizeof *row));
     TRY_OUT(e, method_state_open(&state, path, c.state.count));

@@ -4,17 +4,25 @@
 #define AGG_METHOD_ROUND_H
 
 #include "agg/lowrank.h"
-#include "agg/method.h"
+#include "agg/method_options.h"
 
 struct method_round {
     const struct adapter_file_module *module; /* of the state the updates started from */
     const struct adapter_file_module *frozen; /* of the file of frozen factors; NULL: not given */
     const struct adapter_file_module *const *update; /* (count), NULL where a member sent none */
-    const double *p;                                 /* (count), sum 1 */
-    size_t count;                                    /* contributions, in order of member id */
+    /* (count), sum 1; less after a robust rule: what is missing belongs to the state's factors
+     * where the method averages, and to nothing where it adds products. */
+    const double *p;
+    size_t count;       /* contributions, in order of member id */
     double dropped;     /* what the carry's recompression has dropped before, this module */
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
     bool no_report;
+    const struct method_options *options;
+    /* Methods that add products to a carry, with server=fedavgm: what goes into the carry (on top
+     * of what stays in a published pair) is server_lr times the round's own change, plus this term.
+     * Without it server_lr is 1 and `momentum` NULL. */
+    double server_lr;
+    const struct lowrank_term *momentum;
     /* NULL, or to be called when a member's factors have been read: their pages go, so that memory
      * does not grow with members. They may be read again. */
     void (*done)(const struct method_round *round, size_t k);
@@ -53,9 +61,16 @@ err method_result_carry(struct method_result *out, double *rounding, const struc
 err method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
                 size_t count);
 
+/* Where a method averages: out (count) = the factor after the server optimizer's step towards
+ * `aggregate` (without one: the aggregate, rounded). method_mean() does it to its mean; a method
+ * that corrects the mean does it afterwards, once a factor. */
+err method_step(float *out, const double *aggregate, const struct method_round *round,
+                enum adapter_file_role role, size_t count);
+
 /* What start() looks up: start->module[i] sorted by name, and the files it may begin from. */
 struct method_beginning {
     const struct method_start *start;
+    const struct method_options *options;
     const struct method_module *module;
     const struct adapter_file_module *initial; /* NULL: begins at zero */
     const struct adapter_file_module *frozen;  /* NULL: the method has none */

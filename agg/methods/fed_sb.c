@@ -118,6 +118,7 @@ const struct method method_fed_sb = {
     .mixed_ranks = true,
     .exact = true,
     .frozen = true,
+    .averages = true,
     .factors = fed_sb_factors,
     .start = fed_sb_start,
     .next = fed_sb_next,

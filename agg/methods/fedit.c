@@ -114,6 +114,7 @@ const struct method method_fedit = {
     .name = "fedit",
     .summary = "the mean of the factors, one rank for all: the baseline, its error reported",
     .equal_scale = true,
+    .averages = true,
     .factors = fedit_factors,
     .start = method_start_lora,
     .next = fedit_next,
