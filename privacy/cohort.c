@@ -1,0 +1,64 @@
+#include "privacy/cohort.h"
+
+#include <math.h>
+#include <string.h>
+
+void cohort_seed_draw(struct cohort_seed *out)
+{
+    REQUIRE(sodium_init() >= 0);
+    randombytes_buf(out->byte, sizeof out->byte);
+}
+
+static void number(uint8_t out[4], uint32_t n)
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = (uint8_t)(n >> (8 * i));
+}
+
+/* Texts go in with their zero, so no two inputs share an encoding. */
+static void hash(uint8_t *out, size_t bytes, const struct cohort_seed *seed,
+                 const struct cohort *cohort, const char *purpose, const char *member)
+{
+    crypto_generichash_state s;
+    uint8_t round[4];
+    REQUIRE(sodium_init() >= 0);
+    number(round, cohort->round);
+    crypto_generichash_init(&s, seed->byte, sizeof seed->byte, bytes);
+    crypto_generichash_update(&s, (const uint8_t *)purpose, strlen(purpose) + 1);
+    crypto_generichash_update(&s, (const uint8_t *)cohort->run, strlen(cohort->run) + 1);
+    crypto_generichash_update(&s, round, sizeof round);
+    crypto_generichash_update(&s, (const uint8_t *)member, strlen(member) + 1);
+    crypto_generichash_final(&s, out, bytes);
+}
+
+struct digest cohort_commit(const struct cohort_seed *seed, const struct cohort *cohort)
+{
+    struct digest d;
+    hash(d.byte, sizeof d.byte, seed, cohort, "commit", "");
+    return d;
+}
+
+bool cohort_has(const struct cohort_seed *seed, const struct cohort *cohort, const char *member)
+{
+    enum { BYTES = 16 }; /* the least libsodium gives; the first eight count */
+    uint8_t byte[BYTES];
+    uint64_t u = 0;
+    REQUIRE(cohort->q > 0 && cohort->q <= 1);
+    if (cohort->q == 1) return true;
+    hash(byte, sizeof byte, seed, cohort, "cohort", member);
+    for (int i = 0; i < 8; i++)
+        u |= (uint64_t)byte[i] << (8 * i);
+    return u < (uint64_t)ldexp(cohort->q, 64);
+}
+
+double cohort_denominator(double q, const double *weight, size_t members)
+{
+    double sum = 0;
+    REQUIRE(q > 0 && q <= 1 && members > 0);
+    for (size_t i = 0; i < members; i++) {
+        double w = weight ? weight[i] : 1;
+        REQUIRE(w > 0 && w <= 1);
+        sum += w;
+    }
+    return q * sum;
+}

@@ -1,0 +1,32 @@
+/* Who takes part in a round: each member by itself with chance q (Poisson sampling), from a secret
+ * seed of 32 bytes that is committed to before the round and shown to auditors afterwards, who then
+ * draw it again. A member's number depends on the seed, the run, the round and its id only:
+ *
+ *     in  iff  first 64 bits of BLAKE2b-128(key seed; "cohort", run, round, member) < floor(q
+ * 2^64);    q = 1: always
+ *
+ * Nothing else decides: no quorum, no over-selection, no early close. Pure but for the draw. */
+#ifndef PRIVACY_COHORT_H
+#define PRIVACY_COHORT_H
+
+#include "base/digest.h"
+
+struct cohort {
+    const char *run;
+    uint32_t round;
+    double q; /* (0, 1] */
+};
+
+struct cohort_seed {
+    uint8_t byte[32];
+};
+
+void cohort_seed_draw(struct cohort_seed *out); /* the operating system's randomness */
+struct digest cohort_commit(const struct cohort_seed *seed, const struct cohort *cohort);
+bool cohort_has(const struct cohort_seed *seed, const struct cohort *cohort, const char *member);
+
+/* The fixed denominator: q times the sum of ALL members' public weights, whoever takes part
+ * (specification 1.2). weight NULL: one each. Weights lie in (0, 1]. */
+double cohort_denominator(double q, const double *weight, size_t members);
+
+#endif

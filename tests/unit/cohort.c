@@ -1,0 +1,77 @@
+/* The seed 00 01 .. 1f draws what Python's hashlib.blake2b does with the formula of cohort.h. */
+#include "privacy/cohort.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct cohort_seed known(void)
+{
+    struct cohort_seed seed;
+    for (int i = 0; i < 32; i++)
+        seed.byte[i] = (uint8_t)i;
+    return seed;
+}
+
+Test(cohort, is_drawn_again_from_its_seed)
+{
+    struct cohort_seed seed = known();
+    struct cohort c = {.run = "trial", .round = 3, .q = 0.3};
+    static const char answer[] = "0001000000000100000010000000000000011000";
+    char text[DIGEST_TEXT_BYTES], member[16];
+    for (int i = 0; i < 40; i++) {
+        snprintf(member, sizeof member, "m%d", i);
+        cr_expect_eq(cohort_has(&seed, &c, member), answer[i] == '1', "%s", member);
+    }
+    struct digest d = cohort_commit(&seed, &c);
+    digest_text(text, &d);
+    cr_expect_str_eq(text, "1d5feaa74e527480a9309796521e5f23203a0516142443e8492d4cc00edea95e");
+}
+
+Test(cohort, has_everyone_at_rate_one_and_the_share_it_says_else)
+{
+    struct cohort_seed seed;
+    struct cohort c = {.run = "r", .round = 1, .q = 1};
+    enum { N = 100000 };
+    char member[16];
+    cohort_seed_draw(&seed);
+    for (int i = 0; i < 100; i++) {
+        snprintf(member, sizeof member, "m%d", i);
+        cr_expect(cohort_has(&seed, &c, member));
+    }
+    c.q = 0.07;
+    double in = 0, both = 0;
+    for (int i = 0; i < N; i++) {
+        struct cohort next = {.run = "r", .round = 2, .q = 0.07};
+        snprintf(member, sizeof member, "m%d", i);
+        bool has = cohort_has(&seed, &c, member);
+        in += has;
+        both += has && cohort_has(&seed, &next, member);
+    }
+    cr_expect_lt(fabs(in - 7000), 6 * sqrt(N * 0.07 * 0.93), "chance 2e-9: %g", in);
+    cr_expect_lt(fabs(both - 490), 6 * sqrt(490.0), "rounds are independent: %g", both);
+}
+
+Test(cohort, another_seed_commits_to_something_else)
+{
+    struct cohort_seed a = known(), b = a;
+    struct cohort c = {.run = "r", .round = 1, .q = 0.5}, later = c;
+    b.byte[31] ^= 1;
+    later.round = 2;
+    struct digest x = cohort_commit(&a, &c), y = cohort_commit(&b, &c),
+                  z = cohort_commit(&a, &later);
+    cr_expect(!digest_equal(&x, &y) && !digest_equal(&x, &z));
+    cohort_seed_draw(&a);
+    cohort_seed_draw(&b);
+    cr_expect_neq(memcmp(&a, &b, sizeof a), 0);
+}
+
+Test(cohort, the_denominator_does_not_know_who_came)
+{
+    double weight[] = {1, 0.25, 0.5};
+    cr_expect_eq(cohort_denominator(1, NULL, 8), 8);
+    cr_expect_eq(cohort_denominator(0.5, NULL, 8), 4);
+    cr_expect_eq(cohort_denominator(0.5, weight, 3), 0.875);
+}
