@@ -213,7 +213,8 @@ static err module_pairs(const struct adapter_file_module *m, const struct adapte
     if (alone) return ERR_NONE;
     bool any = has[ADAPTER_FILE_A] || has[ADAPTER_FILE_B] || has[ADAPTER_FILE_R];
     if (any && !has[ADAPTER_FILE_A]) return missing(m, ADAPTER_FILE_A);
-    if (any && !has[ADAPTER_FILE_B]) return missing(m, ADAPTER_FILE_B);
+    bool half = meta->kind == ADAPTER_FILE_FROZEN; /* A alone may be what is frozen */
+    if (any && !has[ADAPTER_FILE_B] && !half) return missing(m, ADAPTER_FILE_B);
     return ERR_NONE;
 }
 
@@ -240,8 +241,8 @@ static err module_scale(struct adapter_file_module *m, const struct adapter_file
     bool square = m->factor[ADAPTER_FILE_R].tensor != NULL;
     if (meta->kind == ADAPTER_FILE_FROZEN || (square && meta->kind == ADAPTER_FILE_UPDATE)) {
         m->alpha = m->rank; /* B R A has the state's scale, which is 1 */
-    } else if (square && meta->rank) {
-        rank = meta->rank;
+    } else if ((square || meta->frozen[0]) && meta->rank) {
+        rank = meta->rank; /* also where a module is smaller than that, or a member trains less */
     }
     if (!(m->alpha > 0) || !isfinite(m->alpha))
         return err_make(ERR_INPUT, "module %s: alpha is %s, expected a number above zero", m->name,

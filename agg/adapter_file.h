@@ -17,8 +17,9 @@
  * modules the run adapts, also those a state has no tensor for), .dropped (JSON, per module: what
  * recompression of the carry has dropped so far, Frobenius), .options (JSON, what the run has set),
  * .memory (digest of what the server keeps beside the state). Ranks are those of the shapes. Scale
- * is alpha/r, or alpha/sqrt(r) with rslora; of B R A it is alpha / fedlora.rank, which our own
- * states make 1. */
+ * is alpha/r, or alpha/sqrt(r) with rslora; where factors are frozen r is fedlora.rank for every
+ * module, and of B R A our own states make the scale 1. A file of frozen factors may hold A alone.
+ */
 #ifndef AGG_ADAPTER_FILE_H
 #define AGG_ADAPTER_FILE_H
 
@@ -108,9 +109,10 @@ err adapter_file_map(struct adapter_file *out, const char *path);
 err adapter_file_map_whole(struct adapter_file *out, const char *path);
 void adapter_file_close(struct adapter_file *file);
 
-/* A state without frozen factors and the file that holds them become one: A and B of `frozen` go
- * into `state`, which borrows from `frozen` from then on. `frozen_digest` (64 hex) must be the
- * state's. A state that needs none, or holds all three, is an error only when the digests differ.
+/* A state without frozen factors and the file that holds them become one: A of `frozen`, and B
+ * where the state has none, go into `state`, which borrows from `frozen` from then on.
+ * `frozen_digest` (64 hex) must be the state's. A state that needs none, or holds all three, is an
+ * error only when the digests differ.
  */
 err adapter_file_join(struct adapter_file *state, const struct adapter_file *frozen,
                       const char *frozen_digest);

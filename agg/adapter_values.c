@@ -73,7 +73,8 @@ bool adapter_file_needs_frozen(const struct adapter_file *state)
     if (state->meta.kind != ADAPTER_FILE_STATE || !state->meta.frozen[0]) return false;
     for (size_t i = 0; i < state->count; i++) {
         const struct adapter_file_factor *x = state->module[i].factor;
-        if (x[ADAPTER_FILE_R].tensor && !x[ADAPTER_FILE_A].tensor) return true;
+        if ((x[ADAPTER_FILE_R].tensor || x[ADAPTER_FILE_B].tensor) && !x[ADAPTER_FILE_A].tensor)
+            return true;
     }
     return false;
 }
@@ -89,20 +90,22 @@ err adapter_file_join(struct adapter_file *state, const struct adapter_file *fro
                         frozen->path, frozen->meta.base, state->meta.base);
     for (size_t i = 0; i < state->count; i++) {
         struct adapter_file_module joined = state->module[i];
-        if (!joined.factor[ADAPTER_FILE_R].tensor) continue;
+        bool square = joined.factor[ADAPTER_FILE_R].tensor != NULL;
+        if (!square && !joined.factor[ADAPTER_FILE_B].tensor) continue;
         const struct adapter_file_module *from = adapter_file_find(frozen, joined.name);
-        if (!from)
+        if (!from || (square && !from->factor[ADAPTER_FILE_B].tensor))
             return err_make(ERR_INPUT, "%s: no factors for module %s", frozen->path, joined.name);
-        if (from->rank != joined.rank || (joined.d_out && joined.d_out != from->d_out) ||
+        if (from->rank != joined.rank ||
+            (joined.d_out && from->d_out && joined.d_out != from->d_out) ||
             (joined.d_in && joined.d_in != from->d_in))
             return err_make(ERR_INPUT,
                             "%s: module %s: %u x %u of rank %u, expected %u x %u of rank %u",
                             frozen->path, joined.name, from->d_out, from->d_in, from->rank,
                             joined.d_out, joined.d_in, joined.rank);
-        joined.d_out = from->d_out;
+        if (from->d_out) joined.d_out = from->d_out;
         joined.d_in = from->d_in;
         joined.factor[ADAPTER_FILE_A] = from->factor[ADAPTER_FILE_A];
-        joined.factor[ADAPTER_FILE_B] = from->factor[ADAPTER_FILE_B];
+        if (square) joined.factor[ADAPTER_FILE_B] = from->factor[ADAPTER_FILE_B];
         state->module[i] = joined;
     }
     return ERR_NONE;
