@@ -113,7 +113,12 @@ static err factors(struct method_result *out, struct work *w, const struct metho
         TRY(arena_take(&none, &w->arena, (size_t)x->rows * x->cols, sizeof *none));
         *x = (struct adapter_file_factor){.f32 = none, .rows = x->rows, .cols = x->cols};
     }
+    struct method_options options;
+    TRY(method_options_parse(&options, method, NULL, 0));
     const struct method_round round = {.module = &zero,
+                                       .number = 1,
+                                       .options = &options,
+                                       .server_lr = 1,
                                        .update = w->present,
                                        .p = w->c->p,
                                        .count = w->c->file_count,

@@ -261,6 +261,32 @@ err lowrank_norms(double *out, const struct lowrank_stack *common, const struct 
     return e;
 }
 
+err lowrank_times(double *out, const struct lowrank_stack *s, const double *right, size_t w)
+{
+    err e = ERR_NONE;
+    memset(out, 0, s->m * w * sizeof *out);
+    for (size_t k = 0; k < s->count && !err_is(e); k++) {
+        double *b = NULL, *a = NULL, *x = NULL;
+        int m = (int)s->m, n = (int)s->n, r = (int)s->term[k].r;
+        struct lowrank_stack one = {s->m, s->n, &s->term[k], 1, NULL, NULL};
+        e = matrix_take(&b, s->m, s->term[k].r);
+        if (!err_is(e)) e = matrix_take(&a, s->n, s->term[k].r);
+        if (!err_is(e)) e = matrix_take(&x, s->term[k].r, w);
+        if (!err_is(e)) {
+            gather(b, a, &one);
+            cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, r, (int)w, n, 1, a, n, right, n, 0,
+                        x, r);
+            cblas_dgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, m, (int)w, r, 1, b, m, x, r, 1,
+                        out, m);
+        }
+        free(b);
+        free(a);
+        free(x);
+        if (s->done) s->done(s->context, k);
+    }
+    return e;
+}
+
 err lowrank_inner(double *out, const struct lowrank_stack *s1, const struct lowrank_stack *s2)
 {
     REQUIRE(s1->m == s2->m && s1->n == s2->n);

@@ -54,6 +54,9 @@ err lowrank_norms(double *out /* (count) */, const struct lowrank_stack *common,
 /* <S1, S2> = trace((B1^T B2)(A2 A1^T)); shapes agree. Relative error about 1e-16 of ||B1||
  * ||A1||..., so not for differences that cancel. */
 err lowrank_inner(double *out, const struct lowrank_stack *s1, const struct lowrank_stack *s2);
+/* out (m, w) = S right; both column-major. Nothing larger than a term's factors is formed. */
+err lowrank_times(double *out, const struct lowrank_stack *s, const double *right /* (n, w) */,
+                  size_t w);
 /* out (m, n) row-major += S. */
 err lowrank_add_dense(double *out, const struct lowrank_stack *s);
 

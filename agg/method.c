@@ -14,7 +14,10 @@
 #include <string.h>
 
 /* In the order in which help texts name them. */
-static const struct method *const methods[] = {&method_flora, &method_fed_sb, &method_fedit};
+static const struct method *const methods[] = {
+    &method_flora, &method_fed_sb,   &method_fedit,  &method_ffa,       &method_rolora,
+    &method_fedex, &method_flexlora, &method_fedsvd, &method_lora_fair,
+};
 enum { METHODS = sizeof methods / sizeof *methods };
 
 const struct method *method_find(const char *name)
@@ -26,7 +29,9 @@ const struct method *method_find(const char *name)
 
 const char *const *method_names(void)
 {
-    static const char *const names[METHODS + 1] = {"flora", "fed-sb", "fedit", NULL};
+    static const char *const names[METHODS + 1] = {"flora",     "fed-sb", "fedit",    "ffa",
+                                                   "rolora",    "fedex",  "flexlora", "fedsvd",
+                                                   "lora-fair", NULL};
     for (size_t i = 0; i < METHODS; i++)
         REQUIRE(strcmp(names[i], methods[i]->name) == 0);
     return names;
@@ -57,6 +62,12 @@ void method_fresh_a(float *out, uint32_t r, uint32_t d_in, const struct method_f
              key->member, LIMIT_TENSOR_NAME_BYTES, key->module);
     rng_init(&rng, "lora_A", key->seed, label, key->round);
     rng_fill_uniform(&rng, out, (size_t)r * d_in, 1 / sqrt(d_in));
+}
+
+/* It is the small R between two frozen factors that trains, not B beside one. */
+static bool square(const struct method *method)
+{
+    return method->factors(1) & METHOD_R;
 }
 
 /* ---- the start of a run ---- */
@@ -141,7 +152,7 @@ static err check_shapes(const struct opening *o, const struct adapter_file *file
     return ERR_NONE;
 }
 
-static err open_frozen(struct opening *o, const struct method_start *s)
+static err open_frozen(struct opening *o, const struct method *method, const struct method_start *s)
 {
     if (!s->frozen_path || !s->frozen_digest)
         return err_make(ERR_INPUT, "the file of frozen factors is not given");
@@ -153,11 +164,15 @@ static err open_frozen(struct opening *o, const struct method_start *s)
     if (meta->base[0] && strcmp(meta->base, s->base) != 0)
         return err_make(ERR_INPUT, "%s: made from base %.16s..., expected %.16s...", s->frozen_path,
                         meta->base, s->base);
-    for (size_t i = 0; i < o->frozen.count; i++)
-        if (o->frozen.module[i].rank > s->rank)
+    for (size_t i = 0; i < o->frozen.count; i++) {
+        const struct adapter_file_module *m = &o->frozen.module[i];
+        if (m->rank > s->rank)
             return err_make(ERR_INPUT, "%s: module %s has rank %u, expected at most the run's %u",
-                            s->frozen_path, o->frozen.module[i].name, o->frozen.module[i].rank,
-                            s->rank);
+                            s->frozen_path, m->name, m->rank, s->rank);
+        if (square(method) && !m->factor[ADAPTER_FILE_B].tensor)
+            return err_make(ERR_INPUT, "%s: module %s has no lora_B, which %s needs",
+                            s->frozen_path, m->name, method->name);
+    }
     return check_shapes(o, &o->frozen, /*partly*/ false);
 }
 
@@ -191,7 +206,7 @@ static err opening_open(struct opening *out, const struct method *method,
     memcpy(o.module, s->module, o.count * sizeof *o.module);
     qsort(o.module, o.count, sizeof *o.module, module_by_name);
     TRY_OUT(e, check_modules(&o));
-    if (want_frozen) TRY_OUT(e, open_frozen(&o, s));
+    if (want_frozen) TRY_OUT(e, open_frozen(&o, method, s));
     if (s->initial_path) TRY_OUT(e, open_initial(&o, method, s));
     *out = o;
     return ERR_NONE;
@@ -252,8 +267,8 @@ err method_start(const struct method *method, const char *path, const struct met
     }
     lowrank_end(before);
     TRY_OUT(e, failed);
-    if (method->frozen) { /* B R A has scale 1, whatever alpha members use elsewhere */
-        meta.frozen = start->frozen_digest;
+    if (method->frozen) meta.frozen = start->frozen_digest;
+    if (square(method)) { /* B R A has scale 1, whatever alpha members use elsewhere */
         meta.alpha = start->rank;
         meta.rslora = false;
     }
@@ -269,7 +284,7 @@ out:
 /* ---- frozen factors ---- */
 
 static err frozen_module(struct method_state *state, const struct method_start *start,
-                         const struct method_module *m, size_t i)
+                         const struct method_module *m, size_t i, bool with_b)
 {
     struct method_result out = {0};
     struct basis_shape shape = {.d_out = m->d_out, .d_in = m->d_in, .r = start->rank};
@@ -282,6 +297,7 @@ static err frozen_module(struct method_state *state, const struct method_start *
     TRY_OUT(e, method_result_take(&A, &out, ADAPTER_FILE_A, shape.r, m->d_in));
     TRY_OUT(e, method_result_take(&B, &out, ADAPTER_FILE_B, m->d_out, shape.r));
     TRY_OUT(e, basis_seeded(A, B, &shape, &key));
+    if (!with_b) out.module.factor[ADAPTER_FILE_B] = (struct adapter_file_factor){0};
     e = method_state_put(state, i, m->name, &out);
 out:
     if (err_is(e)) e = err_in(e, "module %s", m->name);
@@ -304,7 +320,7 @@ err method_make_frozen(const struct method *method, const char *path,
     int before = lowrank_begin();
 #pragma omp parallel for schedule(dynamic) num_threads(threads_of(start->threads))
     for (size_t i = 0; i < o.count; i++) {
-        err one = frozen_module(&state, start, &o.module[i], i);
+        err one = frozen_module(&state, start, &o.module[i], i, square(method));
 #pragma omp critical(method_make_frozen)
         if (err_is(one)) failed = one;
     }

@@ -1,6 +1,7 @@
 /* What an update must be; contract in method.h. */
 #include "agg/method_options.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -62,7 +63,7 @@ struct asked {
     struct method_task task;
 };
 
-/* The rank this member's factors of a module must have. */
+/* The rank this member's factors of a module must have: never above what the state has to train. */
 static uint32_t expected_rank(const struct asked *asked, const struct adapter_file_module *m,
                               const struct adapter_file_module *state)
 {
@@ -71,9 +72,21 @@ static uint32_t expected_rank(const struct asked *asked, const struct adapter_fi
     bool square = asked->task.trains & METHOD_R;
     if (asked->task.gradient || (!square && !asked->method->mixed_ranks && state->rank))
         return state->rank;
-    /* not above what a small module has, where factors are shared */
-    if (square || asked->method->frozen) own = own < state->rank ? own : state->rank;
+    if (state->rank && own > state->rank) own = state->rank;
     return asked->method->prunes && m->rank < own ? m->rank : own;
+}
+
+/* A part of the state's own pair is trained at the state's scale, whatever its rank; a fresh one at
+ * the member's alpha. */
+static err check_scale(const struct adapter_file_module *m, const struct adapter_file_module *state,
+                       const struct method_expect *x)
+{
+    if (!state->rank && m->alpha != x->alpha)
+        return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, x->alpha);
+    if (state->rank && fabs(m->scale - state->scale) > 1e-9 * state->scale)
+        return err_make(ERR_INPUT, "module %s: rank %u at scale %g, expected the state's scale %g",
+                        m->name, m->rank, m->scale, state->scale);
+    return ERR_NONE;
 }
 
 static err check_module(const struct asked *asked, const struct adapter_file_module *m,
@@ -87,9 +100,7 @@ static err check_module(const struct asked *asked, const struct adapter_file_mod
     TRY(check_factor(m, ADAPTER_FILE_A, factors & METHOD_A, a));
     TRY(check_factor(m, ADAPTER_FILE_B, factors & METHOD_B, b));
     TRY(check_factor(m, ADAPTER_FILE_R, square, s));
-    if (!square && !asked->task.gradient && m->alpha != x->alpha)
-        return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, x->alpha);
-    return ERR_NONE;
+    return square || asked->task.gradient ? ERR_NONE : check_scale(m, state, x);
 }
 
 /* The member adapts this module. */

@@ -329,7 +329,9 @@ err method_next(struct method_report *report, const struct method *method, const
     struct method_report_row *row = NULL;
     err e = ERR_NONE, failed = ERR_NONE;
     TRY(cohort_open(&c, method, next));
-    const struct method_round common = {.error_share = error_share(next, c.state.meta.round),
+    const struct method_round common = {.number =
+                                            c.state.meta.round - method_setup_rounds(&c.options),
+                                        .error_share = error_share(next, c.state.meta.round),
                                         .no_report = next->no_report,
                                         .options = &c.options,
                                         .server_lr = 1};

@@ -14,6 +14,7 @@ struct method_round {
      * where the method averages, and to nothing where it adds products. */
     const double *p;
     size_t count;       /* contributions, in order of member id */
+    uint32_t number;    /* of the round of training that closes: 1, 2, ... */
     double dropped;     /* what the carry's recompression has dropped before, this module */
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
     bool no_report;
@@ -57,9 +58,13 @@ err method_result_carry(struct method_result *out, double *rounding, const struc
                         uint32_t q);
 
 /* out (count) float32 = sum_k p_k x_k in float64, x_k being one factor of every member, or of the
- * state where a member sent none. */
+ * state where a member sent none; a member of smaller rank holds the leading rows or columns, and
+ * the rest of its x_k is the state's. */
 err method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
                 size_t count);
+/* The same, not rounded. */
+void method_mean_exact(double *sum, const struct method_round *round, enum adapter_file_role role,
+                       size_t count);
 
 /* Where a method averages: out (count) = the factor after the server optimizer's step towards
  * `aggregate` (without one: the aggregate, rounded). method_mean() does it to its mean; a method

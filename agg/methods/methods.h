@@ -4,9 +4,26 @@
 
 #include "agg/method_round.h"
 
-extern const struct method method_fed_sb, method_fedit, method_flora;
+extern const struct method method_fed_sb, method_fedex, method_fedit, method_fedsvd, method_ffa,
+    method_flexlora, method_flora, method_lora_fair, method_rolora;
+
+unsigned methods_both(uint32_t round); /* A and B, in every round */
 
 /* A of the run's rank from the seed, kaiming-uniform; B zero; or what the initial adapter has. */
-err method_start_lora(struct method_result *out, const struct method_beginning *beginning);
+err methods_start_lora(struct method_result *out, const struct method_beginning *beginning);
+/* No adapter; what an initial adapter or state adds is carried from the start, exactly. */
+err methods_start_carry(struct method_result *out, const struct method_beginning *beginning);
+/* The same beside a fresh adapter. */
+err methods_start_carried(struct method_result *out, const struct method_beginning *beginning);
+
+/* Some member sent this module. */
+bool methods_any_sent(const struct method_round *round);
+/* Every update of this module has the state's scale, and its rank or (not same_rank) at most that;
+ * else ERR_INPUT. */
+err methods_check_scale(const struct method_round *round, bool same_rank);
+/* Nobody sent: A and B are the state's, to the bit; state_norm is set. */
+err methods_keep_pair(struct method_result *out, const struct method_round *round);
+/* A and B become the means of the members', of the same rank and scale. */
+err methods_mean_pair(struct method_result *out, const struct method_round *round);
 
 #endif

@@ -1,7 +1,6 @@
 /* Every method against dense float64 sums of what was sent; the bytes of a state against those of
  * other orders and numbers of threads. */
 #include "agg/method.h"
-#include "agg/flatten.h"
 
 #include "tests/support/method_fixture.h"
 
@@ -9,87 +8,12 @@
 
 TestSuite(method, .init = make_dir, .fini = remove_dir);
 
-static const double weights[MEMBERS] = {3, 1, 2, 5};
-static const double alphas[MEMBERS] = {8, 4, 16, 20};
-static const uint32_t ranks[MEMBERS] = {4, 8, 16, 32};
-/* What module i of a file adds to W0, densely, times c; `state` gives R its A and B. */
-static void add(double *sum, const char *path, size_t i, double c, const char *frozen)
-{
-    struct adapter_file f = {0}, basis = {0};
-    ok(adapter_file_open(&f, path));
-    if (frozen) {
-        ok(adapter_file_open(&basis, frozen));
-        ok(adapter_file_join(&f, &basis, f.meta.frozen));
-    }
-    const struct adapter_file_module *m = adapter_file_find(&f, modules[i].name);
-    struct lowrank_term term[2];
-    size_t count = m ? flatten_terms(term, m) : 0;
-    for (size_t k = 0; k < count; k++)
-        for (size_t row = 0; row < modules[i].d_out; row++)
-            for (size_t l = 0; l < term[k].r; l++) {
-                double b = 0;
-                for (size_t h = 0; h < term[k].r; h++)
-                    b += (double)term[k].B[row * term[k].r + h] *
-                         (term[k].R ? (double)term[k].R[h * term[k].r + l] : h == l);
-                for (size_t col = 0; col < modules[i].d_in; col++)
-                    sum[row * modules[i].d_in + col] +=
-                        c * term[k].c * b * (double)term[k].A[l * modules[i].d_in + col];
-            }
-    adapter_file_close(&f);
-    adapter_file_close(&basis);
-}
-
-static double norm(const double *x)
-{
-    double sum = 0;
-    for (size_t i = 0; i < SIZE; i++)
-        sum += x[i] * x[i];
-    return sqrt(sum);
-}
-
 static bool same_bytes(const char *a, const char *b)
 {
     struct digest x, y;
     ok(digest_of_file(&x, a));
     ok(digest_of_file(&y, b));
     return digest_equal(&x, &y);
-}
-
-static struct contribution sent(const char *member, double weight, const char *path)
-{
-    return (struct contribution){.member = member, .weight = weight, .path = path};
-}
-
-static const double total_weight = 3 + 1 + 2 + 5;
-
-/* One round of `method` on state 1 with four members, ranks and scales mixed where it can. */
-static struct method_report run_round(const struct method *m, struct contribution *c,
-                                      struct method_next *next)
-{
-    static const char *const names[] = {"delta", "alpha", "charlie", "bravo"};
-    bool square = strcmp(m->name, "fed-sb") == 0, mixed = m->mixed_ranks;
-    struct method_start start = square ? frozen_start(12) : start_of(mixed ? 32 : 4, 8);
-    struct method_report report = {0};
-    ok(method_start(m, at("state", 1), &start));
-    for (unsigned k = 0; k < MEMBERS; k++) {
-        struct sender x = {.method = m->name,
-                           .member = names[k],
-                           .frozen = square ? frozen_digest : NULL,
-                           .round = 1,
-                           .rank = square  ? 3 * (k + 1)
-                                   : mixed ? ranks[k]
-                                           : 4,
-                           .alpha = mixed ? alphas[k] : 8,
-                           .rslora = mixed && k == 2,
-                           .seed = k};
-        send(at("update", k), &x);
-        c[k] = sent(names[k], weights[k], at("update", k));
-    }
-    *next = (struct method_next){
-        .state_path = at("state", 1), .contribution = c, .count = MEMBERS, .rounds = 1};
-    if (square) next->frozen_path = at("frozen", 0);
-    ok(method_next(&report, m, at("state", 2), next));
-    return report;
 }
 
 Test(method, flora_carries_the_exact_weighted_sum_of_mixed_ranks_and_scales)
@@ -116,6 +40,33 @@ Test(method, flora_carries_the_exact_weighted_sum_of_mixed_ranks_and_scales)
     cr_expect(strstr((char *)json.data, "\"module\":\"layers.0.k_proj\""));
     bytes_close(&json);
     method_report_close(&report);
+}
+
+/* Two rounds, so that the second starts from what the first has left (and rolora trains A). */
+Test(method, exact_methods_publish_the_weighted_mean_of_what_members_run)
+{
+    size_t methods = 0;
+    for (const char *const *name = method_names(); *name; name++) {
+        const struct method *m = method_find(*name);
+        if (!m->exact || m->factors(1) & METHOD_R) continue;
+        methods++;
+        begin(m);
+        for (unsigned t = 1; t <= 3; t++) {
+            struct contribution c[MEMBERS];
+            struct method_next next = gather_round(c, m, t);
+            struct method_report report = {0};
+            ok(method_next(&report, m, at("state", t + 1), &next));
+            for (size_t i = 0; i < MODULES; i++) {
+                struct dense_round d = dense_round(m, t, i, false);
+                cr_expect_lt(d.error, 3e-7 * norm(d.after), "%s, round %u, module %zu: %g", *name,
+                             t, i, d.error / norm(d.after));
+                cr_expect_gt(d.change, 0.01 * norm(d.after), "%s: nothing to see", *name);
+                expect_row(&report, &d, i);
+            }
+            method_report_close(&report);
+        }
+    }
+    cr_expect_geq(methods, 5);
 }
 
 Test(method, carry_error_bounds_what_is_dropped_and_is_reported)
@@ -347,16 +298,15 @@ Test(method, nothing_changes_where_nobody_sent_or_trained)
         struct contribution c[MEMBERS];
         struct method_next next;
         struct method_report report = run_round(m, c, &next), idle = {0};
-        bool square = strcmp(*name, "fed-sb") == 0;
         next.state_path = at("state", 2);
         next.count = 0;
         ok(method_next(&idle, m, at("state", 3), &next));
         struct sender x = {.method = *name,
                            .member = "delta",
-                           .frozen = square ? frozen_digest : NULL,
+                           .frozen = m->frozen ? frozen_digest : NULL,
                            .round = 2,
                            .rank = 4,
-                           .alpha = 8,
+                           .alpha = m->frozen ? 4 : 8,
                            .zero = true,
                            .modules = 2};
         send(at("zero", 0), &x);
@@ -366,13 +316,13 @@ Test(method, nothing_changes_where_nobody_sent_or_trained)
         ok(method_next(&idle, m, at("state", 4), &next));
         for (size_t i = 0; i < MODULES; i++) {
             double before[SIZE] = {0}, after[SIZE] = {0};
-            const char *frozen = square ? at("frozen", 0) : NULL;
+            const char *frozen = m->frozen ? at("frozen", 0) : NULL;
             add(before, at("state", 2), i, 1, frozen);
             add(after, at("state", 3), i, 1, frozen);
             cr_expect_arr_eq(before, after, sizeof before, "%s: nobody delivered", *name);
             memset(after, 0, sizeof after);
             add(after, at("state", 4), i, 1, frozen);
-            if (i == 2 || strcmp(*name, "flora") == 0) /* not sent; or B is zero */
+            if (i == 2 || m->fresh) /* not sent; or B is zero */
                 cr_expect_arr_eq(before, after, sizeof before, "%s: module %zu", *name, i);
         }
         method_report_close(&report);

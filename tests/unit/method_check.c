@@ -140,3 +140,36 @@ Test(method_check, only_what_the_round_trains_is_taken)
     adapter_file_close(&sent);
     adapter_file_close(&state);
 }
+
+Test(method_check, a_part_of_the_states_pair_is_taken_at_the_states_scale)
+{
+    const struct method *m = method_find("flexlora");
+    struct adapter_file state = {0};
+    struct sender x = {.method = "flexlora", .member = "a", .round = 1, .rank = 4, .alpha = 8};
+    struct method_expect expect = {
+        .member = "a", .round = 1, .rank = 4, .alpha = 8, .state = &state};
+    begin(m); /* rank 32, scale 2 */
+    ok(adapter_file_map(&state, at("state", 1)));
+    send(at("update", 0), &x);
+    ok(method_check_update(m, at("update", 0), &expect));
+    x.alpha = expect.alpha = 64;
+    send(at("update", 0), &x);
+    refused(method_check_update(m, at("update", 0), &expect), ERR_INPUT,
+            "rank 4 at scale 16, expected the state's scale 2");
+    x.rank = expect.rank = 40;
+    x.alpha = expect.alpha = 80;
+    send(at("update", 0), &x);
+    refused(method_check_update(m, at("update", 0), &expect), ERR_INPUT,
+            "lora_A.weight: shape (40, 24), expected (32, 24)");
+    adapter_file_close(&state);
+    m = method_find("ffa");
+    begin(m);
+    ok(adapter_file_map(&state, at("state", 1)));
+    x = (struct sender){
+        .method = "ffa", .member = "a", .frozen = frozen_digest, .round = 1, .rank = 9, .alpha = 9};
+    expect.rank = 9;
+    expect.alpha = 9;
+    send(at("update", 0), &x); /* 8 columns where the module has no more */
+    ok(method_check_update(m, at("update", 0), &expect));
+    adapter_file_close(&state);
+}

@@ -1,0 +1,62 @@
+/* FedEx-LoRA (arXiv 2410.09432): the factors are averaged as in FedIT, and what that loses goes
+ * into the part of the model that no longer trains, here the carry:
+ *
+ *     A <- Abar,  B <- Bbar,  C <- C + sum_k p_k s (B_k - Bbar)(A_k - Abar)
+ *
+ * so the published change is the exact mean. The residual is taken against the factors as they are
+ * stored, sum_k p_k s B_k A_k - s Bbar Abar, one stack that is recompressed with the carry: what
+ * the mean of factors loses to float32 is in it as well, and singular values below that rounding
+ * are not kept. It is applied with its scale s once, and added to the carry in float32, never into
+ * the base's own weights (traps 3, 18, 19 of the algorithms sheet, section 6). Members may not
+ * differ in rank or scale. */
+#include "agg/methods/methods.h"
+#include "agg/methods/product.h"
+
+#include <math.h>
+
+static err fedex_next(struct method_result *out, const struct method_round *round)
+{
+    const struct adapter_file_module *old = round->module;
+    struct adapter_file_module now = *old;
+    struct product p = {0};
+    struct lowrank_svd svd = {0};
+    double size;
+    err e = ERR_NONE;
+    TRY(methods_check_scale(round, /*same_rank*/ true));
+    product_keep_carry(out, round);
+    if (!methods_any_sent(round) && !round->momentum) return methods_keep_pair(out, round);
+    TRY(methods_mean_pair(out, round));
+    TRY(product_open(&p, round, PRODUCT_STAYS, 2));
+    now.factor[ADAPTER_FILE_A] = out->module.factor[ADAPTER_FILE_A];
+    now.factor[ADAPTER_FILE_B] = out->module.factor[ADAPTER_FILE_B];
+    now.carry_rank = 0;
+    const struct lowrank_term before = product_pair(old, -1), pair = product_pair(&now, -1),
+                              carry = product_carry(old, 1);
+    TRY_OUT(e, product_norm(&size, &now));
+    if (!round->no_report) TRY_OUT(e, lowrank_norms(&out->row.update_norm, &p.stack, &before, 1));
+    product_server_step(&p, round);
+    product_add(&p, &pair);
+    if (carry.r) product_add(&p, &carry);
+    TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
+    TRY_OUT(e, product_into_carry(out, round, &svd, size * 0x1p-24));
+    out->row.rank = now.rank + out->module.carry_rank;
+    now.carry_rank = out->module.carry_rank;
+    now.factor[ADAPTER_FILE_CARRY_A] = out->module.factor[ADAPTER_FILE_CARRY_A];
+    now.factor[ADAPTER_FILE_CARRY_B] = out->module.factor[ADAPTER_FILE_CARRY_B];
+    if (!round->no_report) e = product_norm(&out->row.state_norm, &now);
+out:
+    product_close(&p);
+    lowrank_svd_close(&svd);
+    return e;
+}
+
+const struct method method_fedex = {
+    .name = "fedex",
+    .summary = "the mean of the factors, and what it loses is carried: exact; one rank for all",
+    .equal_scale = true,
+    .exact = true,
+    .carries = true,
+    .factors = methods_both,
+    .start = methods_start_carried,
+    .next = fedex_next,
+};

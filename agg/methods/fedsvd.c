@@ -1,0 +1,179 @@
+/* FedSVD (arXiv 2505.12805): B trains beside a shared A, as in FFA, and the pair is then re-based
+ * so that A has orthonormal rows, which changes nothing that the pair computes:
+ *
+ *     Bbar = sum_k p_k B_k,    Bbar A = U S V^T,    B <- U S,  A <- V^T
+ *
+ * Without the dense product: A^T = Q T (Householder), Bbar T^T = U S Y^T with the whole orthogonal
+ * Y, A <- (Q Y)^T, B <- Bbar T^T Y. All of Y, so that A keeps its row space where Bbar has a lower
+ * rank (or fewer rows) than r: a cut would take directions away for good. A rank above d_in leaves
+ * rows of zeros.
+ *
+ * Where B is zero (round 0, or nobody moved) the singular vectors are arbitrary: A stays as it is
+ * (trap 11 of the algorithms sheet, section 6). All members have the run's rank and scale. */
+#include "agg/matrix.h"
+#include "agg/methods/linear.h"
+#include "agg/methods/methods.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+static unsigned fedsvd_factors(uint32_t round)
+{
+    (void)round;
+    return METHOD_B;
+}
+
+struct rebase {        /* all column-major float64 */
+    size_t m, n, r, k; /* k = min(n, r): rows that can be orthonormal */
+    double *q;         /* (n, k) from A^T = Q T, then (Q Y) */
+    double *b;         /* (m, r) Bbar, then (m, k) Bbar T^T */
+    double *x;         /* (m, r) scratch, then (m, k) U S */
+    double *yt;        /* (k, k) */
+};
+
+static void rebase_close(struct rebase *b)
+{
+    free(b->q);
+    free(b->b);
+    free(b->x);
+    free(b->yt);
+}
+
+/* q, b = Bbar T^T from B (m, r) and A (r, n), row-major. */
+static err factor(struct rebase *w, const float *B, const float *A)
+{
+    double *at = NULL, *t = NULL, *tau = NULL;
+    int m = (int)w->m, n = (int)w->n, r = (int)w->r, k = (int)w->k;
+    err e = ERR_NONE;
+    TRY_OUT(e, matrix_take(&at, w->n, w->r));
+    TRY_OUT(e, matrix_take(&t, w->k, w->r));
+    TRY_OUT(e, matrix_take(&tau, w->k, 1));
+    for (size_t i = 0; i < w->n * w->r; i++)
+        at[i] = (double)A[i];
+    for (size_t i = 0; i < w->m; i++)
+        for (size_t j = 0; j < w->r; j++)
+            w->x[j * w->m + i] = (double)B[i * w->r + j];
+    int info = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, n, r, at, n, tau);
+    for (size_t j = 0; j < w->r; j++)
+        for (size_t i = 0; i < w->k && i <= j; i++)
+            t[j * w->k + i] = at[j * w->n + i];
+    if (!info) info = LAPACKE_dorgqr(LAPACK_COL_MAJOR, n, k, k, at, n, tau);
+    if (info) {
+        e = matrix_failed("QR (dgeqrf, dorgqr)", info);
+        goto out;
+    }
+    memcpy(w->q, at, w->n * w->k * sizeof *at);
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, m, k, r, 1, w->x, m, t, k, 0, w->b, m);
+out:
+    free(at);
+    free(t);
+    free(tau);
+    return e;
+}
+
+/* x = U S, q = V: b = U S Y^T with the whole (k, k) Y. */
+static err rotate(struct rebase *w)
+{
+    double *copy = NULL, *sigma = NULL, *v = NULL;
+    int m = (int)w->m, n = (int)w->n, k = (int)w->k;
+    err e = ERR_NONE;
+    TRY_OUT(e, matrix_take(&copy, w->m, w->k));
+    TRY_OUT(e, matrix_take(&sigma, w->k, 2));
+    TRY_OUT(e, matrix_take(&v, w->n, w->k));
+    memcpy(copy, w->b, w->m * w->k * sizeof *copy);
+    int info = LAPACKE_dgesvd(LAPACK_COL_MAJOR, 'N', 'A', m, k, copy, m, sigma, NULL, m, w->yt, k,
+                              sigma + k);
+    if (info) {
+        e = matrix_failed("singular vectors (dgesvd)", info);
+        goto out;
+    }
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, m, k, k, 1, w->b, m, w->yt, k, 0, w->x, m);
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, n, k, k, 1, w->q, n, w->yt, k, 0, v, n);
+    memcpy(w->q, v, w->n * w->k * sizeof *v);
+out:
+    free(copy);
+    free(sigma);
+    free(v);
+    return e;
+}
+
+/* -1 where the largest |entry| of the column is negative. */
+static double sign_of(const double *x, size_t m)
+{
+    return x[cblas_idamax((int)m, x, 1)] < 0 ? -1 : 1;
+}
+
+/* B (m, r), A (r, n) as float32. Returns ||what was stored - U S V^T||_F: A's rows are orthonormal
+ * and B's columns orthogonal, so each part is a sum over j. */
+static double store(float *B, float *A, const struct rebase *w)
+{
+    double lost = 0;
+    for (size_t j = 0; j < w->k; j++) {
+        const double *x = w->x + j * w->m, *v = w->q + j * w->n;
+        double sign = sign_of(x, w->m), size = 0, off = 0;
+        for (size_t i = 0; i < w->m; i++) {
+            float *to = &B[i * w->r + j];
+            *to = (float)(sign * x[i]);
+            size += x[i] * x[i];
+            lost += pow((double)*to - sign * x[i], 2);
+        }
+        for (size_t i = 0; i < w->n; i++) {
+            float *to = &A[j * w->n + i];
+            *to = (float)(sign * v[i]);
+            off += pow((double)*to - sign * v[i], 2);
+        }
+        lost += size * off;
+    }
+    return sqrt(lost);
+}
+
+static err rebase(struct method_result *out, const float *mean /* (m, r) */,
+                  const struct method_round *round)
+{
+    const struct adapter_file_module *old = round->module;
+    struct rebase w = {.m = old->d_out, .n = old->d_in, .r = old->rank};
+    float *A, *B;
+    err e = ERR_NONE;
+    w.k = MIN(w.n, w.r);
+    TRY_OUT(e, matrix_take(&w.q, w.n, w.k));
+    TRY_OUT(e, matrix_take(&w.b, w.m, w.k));
+    TRY_OUT(e, matrix_take(&w.x, w.m, w.r));
+    TRY_OUT(e, matrix_take(&w.yt, w.k, w.k));
+    TRY_OUT(e, factor(&w, mean, old->factor[ADAPTER_FILE_A].f32));
+    TRY_OUT(e, rotate(&w));
+    TRY_OUT(e, method_result_take(&B, out, ADAPTER_FILE_B, old->d_out, old->rank));
+    TRY_OUT(e, method_result_take(&A, out, ADAPTER_FILE_A, old->rank, old->d_in));
+    out->row.error = hypot(out->row.error, old->scale * store(B, A, &w));
+out:
+    rebase_close(&w);
+    return e;
+}
+
+static err fedsvd_next(struct method_result *out, const struct method_round *round)
+{
+    const struct adapter_file_module *old = round->module;
+    const float *A = old->factor[ADAPTER_FILE_A].f32;
+    float *mean;
+    bool zero = true;
+    TRY(methods_check_scale(round, /*same_rank*/ true));
+    method_result_keep(out, old, ADAPTER_FILE_A);
+    TRY(linear_next(&mean, out, round, ADAPTER_FILE_B, A));
+    for (size_t i = 0; i < (size_t)old->d_out * old->rank && zero; i++)
+        zero = mean[i] == 0;
+    return zero || !methods_any_sent(round) ? ERR_NONE : rebase(out, mean, round);
+}
+
+const struct method method_fedsvd = {
+    .name = "fedsvd",
+    .summary = "only B trains; the pair is re-based each round so that A is orthonormal",
+    .equal_scale = true,
+    .exact = true,
+    .factors = fedsvd_factors,
+    .start = methods_start_lora,
+    .next = fedsvd_next,
+};

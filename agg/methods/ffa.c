@@ -1,0 +1,46 @@
+/* FFA-LoRA (arXiv 2403.12313): A is frozen, the same for all, and only B trains, so the mean of the
+ * B is the mean of the products:
+ *
+ *     B <- sum_k p_k B_k,    W = W0 + s B A,    s = alpha/r of the run (alpha/sqrt(r) with rsLoRA)
+ *
+ * A lies in the file of frozen factors, sent once by digest: its bytes must be the same everywhere
+ * (traps 13, 14 of the algorithms sheet, section 6: a library's own random A is not). Its rows are
+ * orthonormal, from the seed or from the weights or gradients given. B begins at zero.
+ *
+ * B is absolute: a member of smaller rank r_k trains the leading r_k columns at the run's scale s
+ * (not alpha/r_k), and what it leaves stays with its full weight. Weighting columns by who trained
+ * them, or padding with zeros, would not be the mean of what members run (section 2.3). */
+#include "agg/methods/linear.h"
+#include "agg/methods/methods.h"
+
+static unsigned ffa_factors(uint32_t round)
+{
+    (void)round;
+    return METHOD_B;
+}
+
+static err ffa_start(struct method_result *out, const struct method_beginning *b)
+{
+    float *B;
+    out->module.rank = b->frozen->rank;
+    return method_result_take(&B, out, ADAPTER_FILE_B, b->module->d_out, b->frozen->rank);
+}
+
+static err ffa_next(struct method_result *out, const struct method_round *round)
+{
+    const float *A = round->frozen ? round->frozen->factor[ADAPTER_FILE_A].f32 : NULL;
+    float *B;
+    return linear_next(&B, out, round, ADAPTER_FILE_B, A);
+}
+
+const struct method method_ffa = {
+    .name = "ffa",
+    .summary = "only B trains beside one frozen A; members may train leading columns of it",
+    .mixed_ranks = true,
+    .exact = true,
+    .frozen = true,
+    .averages = true,
+    .factors = ffa_factors,
+    .start = ffa_start,
+    .next = ffa_next,
+};

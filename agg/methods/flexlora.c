@@ -1,0 +1,114 @@
+/* FlexLoRA (arXiv 2402.11505): the mean of the products, whatever members' ranks, is factored anew
+ * each round, and a member trains the leading part of it:
+ *
+ *     X = sum_k p_k W_k = U S V^T,   A <- V^T[:r],   B <- U[:, :r] S[:r] / s
+ *
+ * with s the state's scale, so s B A is the best rank-r approximation of X, by QR and a small SVD,
+ * never the dense matrix. One factoring serves every rank: a member of rank r_k starts from the
+ * leading r_k rows and columns at the scale s (its alpha is s r_k, or s sqrt(r_k) with rsLoRA, not
+ * the run's alpha: traps 1 and 3 of the algorithms sheet, section 6) and what it does not train
+ * stays frozen beside it: W_k = s_k B_k A_k + s B[:, r_k:] A[r_k:]. Leaving that out of the mean
+ * would shrink the model by what small members cannot hold (section 2.3).
+ *
+ * What is cut, sqrt(sum_{i>r} S_i^2), is reported; with tail=carry it goes into the carry, with
+ * the rounding of the stored pair, and the round is exact. Where X has a lower rank than r, rows of
+ * A that nothing uses keep their old values beside zero columns of B: rows of zeros would never
+ * train again. */
+#include "agg/methods/methods.h"
+#include "agg/methods/product.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A (r, n) and B (m, r): the leading q <= r of the decomposition / scale, then the old A's rows. */
+static err put_pair(struct method_result *out, double *rounding, const struct lowrank_svd *svd,
+                    const struct adapter_file_module *old, uint32_t q)
+{
+    struct lowrank_svd scaled = *svd;
+    struct arena scratch = {0};
+    float *A, *B, *left;
+    err e = ERR_NONE;
+    uint32_t r = old->rank;
+    TRY(method_result_take(&A, out, ADAPTER_FILE_A, r, svd->n));
+    TRY(method_result_take(&B, out, ADAPTER_FILE_B, svd->m, r));
+    TRY_OUT(e, arena_take(&scaled.sigma, &scratch, svd->k, sizeof *scaled.sigma));
+    TRY_OUT(e, arena_take(&left, &scratch, (size_t)svd->m * q, sizeof *left));
+    for (uint32_t i = 0; i < svd->k; i++)
+        scaled.sigma[i] = svd->sigma[i] / old->scale;
+    TRY_OUT(e, lowrank_split(left, A, rounding, &scaled, q, LOWRANK_LEFT));
+    *rounding *= old->scale;
+    for (size_t i = 0; i < svd->m && q; i++)
+        memcpy(B + i * r, left + i * q, q * sizeof *B);
+    memcpy(A + (size_t)q * svd->n, old->factor[ADAPTER_FILE_A].f32 + (size_t)q * svd->n,
+           (size_t)(r - q) * svd->n * sizeof *A);
+out:
+    arena_close(&scratch);
+    return e;
+}
+
+/* The carry takes X - s B A, what the published pair leaves out. */
+static err carry_tail(struct method_result *out, const struct method_round *round,
+                      struct product *p, double floor)
+{
+    struct adapter_file_module now = *round->module;
+    struct lowrank_svd svd = {0};
+    now.factor[ADAPTER_FILE_A] = out->module.factor[ADAPTER_FILE_A];
+    now.factor[ADAPTER_FILE_B] = out->module.factor[ADAPTER_FILE_B];
+    const struct lowrank_term pair = product_pair(&now, -1), carry = product_carry(&now, 1);
+    product_add(p, &pair);
+    if (carry.r) product_add(p, &carry);
+    TRY(lowrank_svd_open(&svd, &p->stack, 0));
+    err e = product_into_carry(out, round, &svd, floor);
+    lowrank_svd_close(&svd);
+    return e;
+}
+
+static err state_norm(struct method_result *out, const struct method_round *round)
+{
+    struct adapter_file_module now = out->module;
+    now.d_out = round->module->d_out;
+    now.d_in = round->module->d_in;
+    now.scale = round->module->scale;
+    return round->no_report ? ERR_NONE : product_norm(&out->row.state_norm, &now);
+}
+
+static err flexlora_next(struct method_result *out, const struct method_round *round)
+{
+    const struct adapter_file_module *old = round->module;
+    struct product p = {0};
+    struct lowrank_svd svd = {0};
+    double tail, rounding;
+    uint32_t q;
+    err e = ERR_NONE;
+    TRY(methods_check_scale(round, /*same_rank*/ false));
+    product_keep_carry(out, round);
+    out->module.rank = out->row.rank = old->rank;
+    if (!methods_any_sent(round) && !round->momentum) return methods_keep_pair(out, round);
+    TRY(product_open(&p, round, PRODUCT_STAYS, 2));
+    const struct lowrank_term before = product_pair(old, -1);
+    if (!round->no_report) TRY_OUT(e, lowrank_norms(&out->row.update_norm, &p.stack, &before, 1));
+    product_server_step(&p, round);
+    TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
+    lowrank_cut(&q, &tail, &svd, &(struct lowrank_cut){.rank_max = old->rank});
+    TRY_OUT(e, put_pair(out, &rounding, &svd, old, q));
+    out->row.dropped = tail;
+    out->row.error = hypot(tail, rounding);
+    if (round->options->tail == METHOD_TAIL_CARRY)
+        TRY_OUT(e, carry_tail(out, round, &p, svd.norm * 0x1p-24));
+    out->row.rank = old->rank + out->module.carry_rank;
+    e = state_norm(out, round);
+out:
+    product_close(&p);
+    lowrank_svd_close(&svd);
+    return e;
+}
+
+const struct method method_flexlora = {
+    .name = "flexlora",
+    .summary = "the mean of the products, factored anew; members train its leading part",
+    .mixed_ranks = true,
+    .carries = true,
+    .factors = methods_both,
+    .start = methods_start_carried,
+    .next = flexlora_next,
+};
