@@ -1,0 +1,226 @@
+#include "privacy/ledger.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static struct ledger_key key;
+static struct ledger_head head;
+static struct bytes text;
+
+static const struct ledger_terms terms = {.job = "trial",
+                                          .party = "coordinator",
+                                          .unit = LEDGER_CLIENT,
+                                          .method = "fed-sb",
+                                          .weights = "uniform",
+                                          .bases = "seed",
+                                          .epsilon = 3,
+                                          .delta = 1e-5,
+                                          .noise = 1.1,
+                                          .sampling = 0.1,
+                                          .clip = 0.3,
+                                          .denominator = 100,
+                                          .units = 1000,
+                                          .dim = 12345,
+                                          .rounds = 4,
+                                          .steps = 1};
+
+static struct ledger_release release_of(uint32_t round)
+{
+    struct ledger_release r = {.round = round,
+                               .charged = {.noise = 1.1, .sampling = 0.1, .count = 1},
+                               .clip = 0.3,
+                               .sigma = 1417339208,
+                               .denominator = 100,
+                               .dim = 12345,
+                               .epsilon = 0.1 * round,
+                               .rdp = 0.2 * round,
+                               .order = 5.5};
+    memset(r.released.byte, (int)round, sizeof r.released.byte);
+    return r;
+}
+
+static void make(void)
+{
+    uint8_t seed[32] = {1, 2, 3};
+    cr_assert_geq(sodium_init(), 0);
+    crypto_sign_seed_keypair(key.public, key.secret, seed);
+    head = (struct ledger_head){0};
+    text = (struct bytes){.max = 1 << 20};
+    ok(ledger_start(&text, &head, &key, &terms));
+    for (uint32_t round = 1; round <= 3; round++) {
+        struct ledger_release r = release_of(round);
+        ok(ledger_add(&text, &head, &key, &r));
+    }
+    ok(ledger_note(&text, &head, &key, "stop", "the budget is \"spent\""));
+}
+
+static void drop(void)
+{
+    bytes_close(&text);
+}
+
+Test(ledger, reads_what_was_written, .init = make, .fini = drop)
+{
+    struct ledger got = {0};
+    ok(ledger_read(&got, (const char *)text.data, text.size, "x.jsonl"));
+    cr_assert_eq(got.count, 4);
+    cr_expect_eq(got.head.count, 5);
+    cr_expect(digest_equal(&got.head.hash, &head.hash));
+    cr_expect_str_eq(got.terms.job, "trial");
+    cr_expect_str_eq(got.terms.bases, "seed");
+    cr_expect(got.terms.unit == LEDGER_CLIENT && !got.terms.adaptive.on);
+    cr_expect(got.terms.epsilon == 3 && got.terms.delta == 1e-5 && got.terms.noise == 1.1);
+    cr_expect(got.terms.sampling == 0.1 && got.terms.denominator == 100);
+    cr_expect(got.terms.units == 1000 && got.terms.dim == 12345 && got.terms.rounds == 4);
+    cr_expect_eq(memcmp(got.public, key.public, 32), 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        struct ledger_release want = release_of(i + 1), *r = &got.entry[i].release;
+        cr_expect_str_eq(got.entry[i].kind, "release");
+        cr_expect(r->round == want.round && r->sigma == want.sigma && r->clip == want.clip);
+        cr_expect(r->charged.noise == 1.1 && r->charged.sampling == 0.1 && r->charged.count == 1);
+        cr_expect(r->epsilon == want.epsilon && r->rdp == want.rdp && r->order == 5.5);
+        cr_expect(digest_equal(&r->released, &want.released));
+    }
+    cr_expect_str_eq(got.entry[3].text, "the budget is \"spent\"");
+    ledger_close(&got);
+    ledger_close(&got);
+}
+
+/* Every byte of it, changed in three ways. */
+Test(ledger, no_changed_byte_goes_unnoticed, .init = make, .fini = drop)
+{
+    static const uint8_t change[] = {0x01, 0x20, 0x80};
+    size_t line = 1;
+    for (size_t i = 0; i < text.size; i++) {
+        uint8_t was = text.data[i];
+        char here[32], after[32];
+        snprintf(here, sizeof here, "x.jsonl:%zu: ", line);
+        snprintf(after, sizeof after, "x.jsonl:%zu: ", line + 1);
+        for (int c = 0; c < 3; c++) {
+            struct ledger got = {0};
+            text.data[i] = was ^ change[c];
+            err e = ledger_read(&got, (const char *)text.data, text.size, "x.jsonl");
+            cr_assert_eq(e.kind, ERR_INPUT, "byte %zu", i);
+            /* A line may have become two. */
+            cr_assert(strstr(e.text, here) == e.text || strstr(e.text, after) == e.text, "%s",
+                      e.text);
+        }
+        text.data[i] = was;
+        line += was == '\n';
+    }
+}
+
+static const char *line_at(size_t n) /* from 0 */
+{
+    const char *at = (const char *)text.data;
+    while (n--)
+        at = strchr(at, '\n') + 1;
+    return at;
+}
+
+static void expect_refused(const struct bytes *b, const char *part)
+{
+    struct ledger got = {0};
+    refused(ledger_read(&got, (const char *)b->data, b->size, "x.jsonl"), ERR_INPUT, part);
+}
+
+Test(ledger, no_line_can_be_taken_out_doubled_or_moved, .init = make, .fini = drop)
+{
+    static const size_t order[][5] = {{0, 2, 3, 4, 9}, {0, 1, 1, 2, 3}, {0, 2, 1, 3, 4}};
+    static const char *const part[] = {"x.jsonl:2: does not follow", "x.jsonl:3: does not follow",
+                                       "x.jsonl:2: does not follow"};
+    for (int i = 0; i < 3; i++) {
+        struct bytes b = {.max = 1 << 20};
+        for (int k = 0; k < 5 && order[i][k] != 9; k++)
+            ok(bytes_append(&b, line_at(order[i][k]),
+                            (size_t)(line_at(order[i][k] + 1) - line_at(order[i][k]))));
+        expect_refused(&b, part[i]);
+        bytes_close(&b);
+    }
+    struct bytes rest = {.data = (uint8_t *)(uintptr_t)line_at(1)};
+    rest.size = text.size - (size_t)(line_at(1) - line_at(0));
+    expect_refused(&rest, "x.jsonl:1: does not follow");
+}
+
+Test(ledger, a_cut_line_or_none_is_refused, .init = make, .fini = drop)
+{
+    struct bytes none = {.data = (uint8_t *)(uintptr_t) ""};
+    expect_refused(&none, "x.jsonl:1: the ledger is empty");
+    text.size--;
+    expect_refused(&text, "x.jsonl:5: no newline at the end");
+    text.size -= 40;
+    expect_refused(&text, "x.jsonl:5: no newline at the end");
+}
+
+/* Who has no key can make a whole chain, but signs it with another. */
+Test(ledger, another_keys_lines_do_not_join, .init = make, .fini = drop)
+{
+    struct ledger_key other;
+    uint8_t seed[32] = {9};
+    struct ledger_release r = release_of(4);
+    crypto_sign_seed_keypair(other.public, other.secret, seed);
+    ok(ledger_add(&text, &head, &other, &r));
+    expect_refused(&text, "x.jsonl:6: the signature is not of the key that the first line names");
+}
+
+/* The hash by its definition, from the line's text alone. */
+Test(ledger, the_hash_is_what_the_header_says, .init = make, .fini = drop)
+{
+    json_t *line = NULL;
+    struct bytes b = {.max = 1 << 16}, again = {.max = 1 << 16};
+    size_t length = (size_t)(line_at(1) - line_at(0)) - 1;
+    char hex[DIGEST_TEXT_BYTES], want[DIGEST_TEXT_BYTES];
+    ok(json_parse(&line, line_at(0), length, "line"));
+    ok(json_write(&again, line));
+    cr_expect(again.size == length && !memcmp(again.data, line_at(0), length), "canonical");
+    snprintf(want, sizeof want, "%s", json_string_value(json_object_get(line, "hash")));
+    json_object_del(line, "hash");
+    json_object_del(line, "signature");
+    ok(bytes_append(&b, "fedlora ledger 1", 17));
+    ok(json_write(&b, line));
+    struct digest d = digest_of(b.data, b.size);
+    digest_text(hex, &d);
+    cr_expect_str_eq(hex, want);
+    json_decref(line);
+    bytes_close(&b);
+    bytes_close(&again);
+}
+
+/* An Ed25519 key made by `openssl genpkey`, and its public half. */
+Test(ledger, takes_the_keys_that_openssl_makes)
+{
+    static const char secret[] =
+        "-----BEGIN PRIVATE KEY-----\n"
+        "MC4CAQAwBQYDK2VwBCIEIEdgdlGfOMJXvujgH3v/pXlGgApdhGL/19wk2HEptZUl\n"
+        "-----END PRIVATE KEY-----\n";
+    static const char public[] = "-----BEGIN PUBLIC KEY-----\n"
+                                 "MCowBQYDK2VwAyEAB12QP02KsRzHrIcwVDLW/tayW2zs35pi31MWn4qku9g=\n"
+                                 "-----END PUBLIC KEY-----\n";
+    char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES + 16];
+    uint8_t known[32];
+    struct ledger_key got;
+    support_dir_make(dir);
+    snprintf(path, sizeof path, "%s/key", dir);
+    ok(file_write(path, secret, strlen(secret), true));
+    cr_assert_eq(chmod(path, 0600), 0);
+    ok(ledger_key_open(&got, path));
+    refused(ledger_public_open(known, path), ERR_INPUT, "expected an Ed25519 public key in PEM");
+    cr_assert_eq(chmod(path, 0644), 0);
+    refused(ledger_key_open(&got, path), ERR_INPUT, "others may read this key: expected mode 0600");
+    ok(file_write(path, public, strlen(public), true));
+    ok(ledger_public_open(known, path));
+    cr_expect_eq(memcmp(known, got.public, 32), 0);
+    refused(ledger_key_open(&got, path), ERR_INPUT, "expected an Ed25519 private key in PEM");
+    ok(file_write(path, "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQ==\n-----END PRIVATE KEY-----", 68,
+                  true));
+    refused(ledger_key_open(&got, path), ERR_INPUT, "expected an Ed25519 private key in PEM");
+    ledger_key_close(&got);
+    cr_expect_eq(got.secret[0] | got.secret[40], 0);
+    support_dir_remove(dir);
+}
