@@ -208,8 +208,8 @@ static err module_pairs(const struct adapter_file_module *m, const struct adapte
         return missing(m, ADAPTER_FILE_CARRY_B);
     if (has[ADAPTER_FILE_CARRY_B] && !has[ADAPTER_FILE_CARRY_A])
         return missing(m, ADAPTER_FILE_CARRY_A);
-    bool alone =
-        meta->kind == ADAPTER_FILE_UPDATE || (meta->kind == ADAPTER_FILE_STATE && meta->frozen[0]);
+    bool alone = meta->kind == ADAPTER_FILE_UPDATE || meta->kind == ADAPTER_FILE_MEMORY ||
+                 (meta->kind == ADAPTER_FILE_STATE && meta->frozen[0]);
     if (alone) return ERR_NONE;
     bool any = has[ADAPTER_FILE_A] || has[ADAPTER_FILE_B] || has[ADAPTER_FILE_R];
     if (any && !has[ADAPTER_FILE_A]) return missing(m, ADAPTER_FILE_A);
@@ -239,7 +239,8 @@ static err module_scale(struct adapter_file_module *m, const struct adapter_file
     m->alpha = adapter_config_pattern_find(alphas, m->name, meta->alpha);
     double rank = m->rank;
     bool square = m->factor[ADAPTER_FILE_R].tensor != NULL;
-    if (meta->kind == ADAPTER_FILE_FROZEN || (square && meta->kind == ADAPTER_FILE_UPDATE)) {
+    if (meta->kind == ADAPTER_FILE_FROZEN || meta->kind == ADAPTER_FILE_MEMORY ||
+        (square && meta->kind == ADAPTER_FILE_UPDATE)) {
         m->alpha = m->rank; /* B R A has the state's scale, which is 1 */
     } else if ((square || meta->frozen[0]) && meta->rank) {
         rank = meta->rank; /* also where a module is smaller than that, or a member trains less */
@@ -263,17 +264,19 @@ static err kind_of(enum adapter_file_kind *out, const char *text)
 {
     static const char *const names[] = {[ADAPTER_FILE_STATE] = "state",
                                         [ADAPTER_FILE_UPDATE] = "update",
-                                        [ADAPTER_FILE_FROZEN] = "frozen"};
+                                        [ADAPTER_FILE_FROZEN] = "frozen",
+                                        [ADAPTER_FILE_MEMORY] = "memory"};
     if (!text[0]) {
         *out = ADAPTER_FILE_STATE;
         return ERR_NONE;
     }
-    for (int k = ADAPTER_FILE_STATE; k <= ADAPTER_FILE_FROZEN; k++) {
+    for (int k = ADAPTER_FILE_STATE; k <= ADAPTER_FILE_MEMORY; k++) {
         if (strcmp(text, names[k]) != 0) continue;
         *out = (enum adapter_file_kind)k;
         return ERR_NONE;
     }
-    return err_make(ERR_INPUT, "fedlora.kind is \"%.40s\", expected state, update or frozen", text);
+    return err_make(ERR_INPUT,
+                    "fedlora.kind is \"%.40s\", expected state, update, frozen or memory", text);
 }
 
 static err meta_read(struct adapter_file_meta *meta, const struct safetensors *st)

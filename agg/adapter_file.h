@@ -11,14 +11,15 @@
  * file, the tensor, and what was expected. The struct borrows the mapped file until
  * adapter_file_close(). Reading is safe from several threads at once; opening shares nothing.
  *
- * Metadata of Fedlora's own files: fedlora.kind (state, update, frozen), .run, .round, .method,
- * .base, .frozen (digest of the file of frozen factors), .member, .rank, .alpha, .rslora (absent:
- * false), .alpha_pattern (JSON, PEFT's rules), .modules (JSON: {"name":[d_out,d_in],...}, all
- * modules the run adapts, also those a state has no tensor for), .dropped (JSON, per module: what
- * recompression of the carry has dropped so far, Frobenius), .options (JSON, what the run has set),
- * .memory (digest of what the server keeps beside the state). Ranks are those of the shapes. Scale
- * is alpha/r, or alpha/sqrt(r) with rslora; where factors are frozen r is fedlora.rank for every
- * module, and of B R A our own states make the scale 1. A file of frozen factors may hold A alone.
+ * Metadata of Fedlora's own files: fedlora.kind (state, update, frozen, memory), .run, .round,
+ * .method, .base, .frozen (digest of the file of frozen factors), .member, .rank, .alpha, .rslora
+ * (absent: false), .alpha_pattern (JSON, PEFT's rules), .modules (JSON: {"name":[d_out,d_in],...},
+ * all modules the run adapts, also those a state has no tensor for), .dropped (JSON, per module:
+ * what recompression of the carry has dropped so far, Frobenius), .options (JSON, what the run has
+ * set), .memory (digest of what the server keeps beside the state). Ranks are those of the shapes.
+ * Scale is alpha/r, or alpha/sqrt(r) with rslora; where factors are frozen r is fedlora.rank for
+ * every module, and of B R A our own states make the scale 1. A file of frozen factors may hold A
+ * alone.
  */
 #ifndef AGG_ADAPTER_FILE_H
 #define AGG_ADAPTER_FILE_H
@@ -33,6 +34,7 @@ enum adapter_file_kind {
     ADAPTER_FILE_STATE,
     ADAPTER_FILE_UPDATE,
     ADAPTER_FILE_FROZEN,
+    ADAPTER_FILE_MEMORY, /* agg/method_server.h */
 };
 
 enum adapter_file_role {

@@ -44,7 +44,8 @@ static void put_meta(struct listing *l, const struct adapter_file_meta *meta)
 {
     static const char *const kind[] = {[ADAPTER_FILE_STATE] = "state",
                                        [ADAPTER_FILE_UPDATE] = "update",
-                                       [ADAPTER_FILE_FROZEN] = "frozen"};
+                                       [ADAPTER_FILE_FROZEN] = "frozen",
+                                       [ADAPTER_FILE_MEMORY] = "memory"};
     REQUIRE(meta->kind != ADAPTER_FILE_PEFT);
     put(l, "fedlora.kind", kind[meta->kind]);
     put(l, "fedlora.run", meta->run);

@@ -2,6 +2,7 @@
 
 #include "agg/basis.h"
 #include "agg/method_options.h"
+#include "agg/method_setup.h"
 #include "agg/method_state.h"
 #include "agg/methods/methods.h"
 #include "base/digest.h"
@@ -206,7 +207,13 @@ static err opening_open(struct opening *out, const struct method *method,
     memcpy(o.module, s->module, o.count * sizeof *o.module);
     qsort(o.module, o.count, sizeof *o.module, module_by_name);
     TRY_OUT(e, check_modules(&o));
-    if (want_frozen) TRY_OUT(e, open_frozen(&o, method, s));
+    bool found = o.options.basis == METHOD_BASIS_GRADIENT;
+    if (found && s->frozen_path) {
+        e = err_make(ERR_INPUT,
+                     "basis=gradient finds the frozen factors; expected none to be given");
+        goto out;
+    }
+    if (want_frozen && !found) TRY_OUT(e, open_frozen(&o, method, s));
     if (s->initial_path) TRY_OUT(e, open_initial(&o, method, s));
     *out = o;
     return ERR_NONE;
@@ -236,7 +243,8 @@ static err start_module(struct method_state *state, const struct method *method,
     struct method_beginning b = {.start = start, .options = &o->options, .module = &o->module[i]};
     if (o->has_initial) b.initial = adapter_file_find(&o->initial, b.module->name);
     if (o->has_frozen) b.frozen = adapter_file_find(&o->frozen, b.module->name);
-    err e = method->start(&result, &b);
+    err e = method_setup_rounds(&o->options) ? method_setup_start(&result, &b)
+                                             : method->start(&result, &b);
     if (!err_is(e)) e = method_state_put(state, i, b.module->name, &result);
     if (err_is(e)) e = err_in(e, "module %s", b.module->name);
     arena_close(&result.arena);
@@ -267,7 +275,7 @@ err method_start(const struct method *method, const char *path, const struct met
     }
     lowrank_end(before);
     TRY_OUT(e, failed);
-    if (method->frozen) meta.frozen = start->frozen_digest;
+    if (o.has_frozen) meta.frozen = start->frozen_digest;
     if (square(method)) { /* B R A has scale 1, whatever alpha members use elsewhere */
         meta.alpha = start->rank;
         meta.rslora = false;
@@ -316,6 +324,11 @@ err method_make_frozen(const struct method *method, const char *path,
                                            .alpha = start->rank};
     err e = ERR_NONE, failed = ERR_NONE;
     TRY(opening_open(&o, method, start, /*want_frozen*/ false));
+    if (o.options.basis != METHOD_BASIS_SEEDED) {
+        e = err_make(ERR_INPUT, "frozen factors are drawn only with basis=seeded; with "
+                                "basis=weights expected a file that `fedlora basis` made");
+        goto out;
+    }
     TRY_OUT(e, method_state_open(&state, path, o.count));
     int before = lowrank_begin();
 #pragma omp parallel for schedule(dynamic) num_threads(threads_of(start->threads))

@@ -1,294 +1,112 @@
 /* From one state and its contributions to the next; contract in method.h. */
-#include "agg/method_options.h"
+#include "agg/flatten.h"
+#include "agg/method_cohort.h"
+#include "agg/method_server.h"
+#include "agg/method_setup.h"
 #include "agg/method_state.h"
+#include "base/digest.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* So many members' factors of a module may stay in memory until the module is done. */
-enum { HELD_MEMBERS = 4 };
-
-struct sent { /* one module of one update; rank 0: not sent */
-    uint32_t rank;
-    double scale;
-    const float *value[3]; /* A, B, R in the map; NULL: not sent */
+struct work { /* a round being closed */
+    const struct method *method;
+    struct method_cohort cohort;
+    struct method_round round; /* what is the same for every module */
+    double carry_error;
+    struct method_report_row *row;
+    struct method_state state, frozen, memory; /* being made */
+    bool makes_frozen, makes_memory;
+    char frozen_digest[DIGEST_TEXT_BYTES], memory_digest[DIGEST_TEXT_BYTES];
 };
 
-/* An update, open: its map and what is in it, and no more. Many are open at once. */
-struct update {
-    struct file_map map;
-    struct sent *module; /* (state modules) */
-};
-
-struct cohort { /* the contributions in order of member id */
-    const struct contribution **member;
-    double *p;
-    struct update *update;
-    size_t count, opened;
-    struct adapter_file state, frozen;
-    bool has_frozen;
-    struct method_options options;
-    json_t *dropped;
-    struct arena arena;
-};
-
-static void cohort_close(struct cohort *c)
+/* Nobody sent this module: not a bit of it changes. */
+static err keep_module(struct method_result *out, const struct method_round *round)
 {
-    for (size_t i = 0; i < c->opened; i++)
-        file_map_close(&c->update[i].map);
-    adapter_file_close(&c->state);
-    adapter_file_close(&c->frozen);
-    json_decref(c->dropped);
-    arena_close(&c->arena);
-    *c = (struct cohort){0};
-}
-
-static int by_member(const void *a, const void *b)
-{
-    return strcmp((*(const struct contribution *const *)a)->member,
-                  (*(const struct contribution *const *)b)->member);
-}
-
-static err weigh(struct cohort *c, const struct method_next *next)
-{
-    double sum = 0;
-    c->count = next->count;
-    TRY(arena_take(&c->member, &c->arena, c->count, sizeof *c->member));
-    TRY(arena_take(&c->p, &c->arena, c->count, sizeof *c->p));
-    TRY(arena_take(&c->update, &c->arena, c->count, sizeof *c->update));
-    for (size_t i = 0; i < c->count; i++)
-        c->member[i] = &next->contribution[i];
-    if (c->count) qsort(c->member, c->count, sizeof *c->member, by_member);
-    for (size_t i = 0; i < c->count; i++) {
-        const struct contribution *x = c->member[i];
-        if (!(x->weight > 0) || !isfinite(x->weight))
-            return err_make(ERR_INPUT, "member %s: weight %g, expected a number above zero",
-                            x->member, x->weight);
-        if (i && strcmp(c->member[i - 1]->member, x->member) == 0)
-            return err_make(ERR_INPUT, "member %s has two updates in one round", x->member);
-        sum += x->weight;
-    }
-    for (size_t i = 0; i < c->count; i++)
-        c->p[i] = c->member[i]->weight / sum;
-    return isfinite(sum) ? ERR_NONE : err_make(ERR_INPUT, "the weights' sum is not finite");
-}
-
-/* Keeps the map and where the factors lie; the rest of an open file is let go. */
-static err update_open(struct update *out, struct cohort *c, const char *path)
-{
-    struct adapter_file file = {0};
-    struct update u = {0};
-    err e = ERR_NONE;
-    TRY(adapter_file_map(&file, path));
-    TRY_OUT(e, arena_take(&u.module, &c->arena, c->state.count, sizeof *u.module));
-    for (size_t i = 0; i < c->state.count; i++) {
-        const struct adapter_file_module *state = &c->state.module[i];
-        const struct adapter_file_module *m = adapter_file_find(&file, state->name);
-        if (!m) continue;
-        if ((m->d_out && m->d_out != state->d_out) || (m->d_in && m->d_in != state->d_in)) {
-            e = err_make(ERR_INPUT, "%s: module %s is not of the state's shape", path, m->name);
-            goto out;
-        }
-        u.module[i] = (struct sent){.rank = m->rank, .scale = m->scale};
-        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
-            if (m->factor[r].tensor && !m->factor[r].f32) {
-                e = err_make(ERR_INPUT, "%s: tensor %s: expected aligned F32", path,
-                             m->factor[r].tensor->name);
-                goto out;
-            }
-            u.module[i].value[r] = m->factor[r].f32;
-        }
-    }
-    u.map = file.tensors.map;
-    file.tensors.map = (struct file_map){0};
-    *out = u;
-out:
-    adapter_file_close(&file);
-    return e;
-}
-
-static err cohort_open(struct cohort *out, const struct method *method,
-                       const struct method_next *next)
-{
-    struct cohort c = {0};
-    err e = ERR_NONE;
-    TRY_OUT(e, weigh(&c, next));
-    TRY_OUT(e, adapter_file_map(&c.state, next->state_path));
-    if (c.state.meta.kind != ADAPTER_FILE_STATE || strcmp(c.state.meta.method, method->name) != 0) {
-        e = err_make(ERR_INPUT, "%s: expected a state of the method %s", next->state_path,
-                     method->name);
-        goto out;
-    }
-    TRY_OUT(e, method_options_read(&c.options, method, c.state.meta.options));
-    TRY_OUT(e, method_state_dropped_parse(&c.dropped, &c.state));
-    if (method->frozen && next->frozen_path) {
-        TRY_OUT(e, adapter_file_map(&c.frozen, next->frozen_path));
-        c.has_frozen = true;
-    }
-    for (; c.opened < c.count; c.opened++) {
-        e = update_open(&c.update[c.opened], &c, c.member[c.opened]->path);
-        if (err_is(e)) {
-            e = err_in(e, "member %s", c.member[c.opened]->member);
-            goto out;
-        }
-    }
-    *out = c;
-    return ERR_NONE;
-out:
-    cohort_close(&c);
-    return e;
-}
-
-/* ---- one module ---- */
-
-struct scratch { /* one module of every file, all float32 */
-    struct arena arena;
-    struct adapter_file_module state, frozen, *copy;
-    const struct adapter_file_module **update;
-};
-
-/* A copy of the module with every factor readable. */
-static err module_copy(struct adapter_file_module *out, const struct adapter_file_module *m,
-                       struct arena *arena)
-{
-    *out = *m;
+    struct lowrank_term term[2];
+    struct adapter_file_module m = *round->module;
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
-        if (out->factor[r].tensor)
-            TRY(adapter_file_f32(&out->factor[r].f32, &out->factor[r], arena));
-    return ERR_NONE;
+        method_result_keep(out, &m, (enum adapter_file_role)r);
+    out->module.rank = m.rank;
+    out->module.carry_rank = m.carry_rank;
+    out->row.rank = m.carry_rank > m.rank ? m.carry_rank : m.rank;
+    out->dropped = round->dropped;
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B && round->frozen; r++)
+        if (!m.factor[r].f32) m.factor[r] = round->frozen->factor[r];
+    struct lowrank_stack stack = {
+        .m = m.d_out, .n = m.d_in, .term = term, .count = flatten_terms(term, &m)};
+    if (round->no_report || stack.count == 0) return ERR_NONE;
+    return lowrank_norm(&out->row.state_norm, &stack);
 }
 
-static void sent_shapes(uint32_t rows[3], uint32_t cols[3], const struct adapter_file_module *state,
-                        uint32_t rank)
+static err learn_module(struct work *w, struct method_result *result,
+                        const struct method_round *round, size_t i)
 {
-    rows[ADAPTER_FILE_A] = rows[ADAPTER_FILE_R] = rank;
-    cols[ADAPTER_FILE_B] = cols[ADAPTER_FILE_R] = rank;
-    cols[ADAPTER_FILE_A] = state->d_in;
-    rows[ADAPTER_FILE_B] = state->d_out;
+    const char *name = w->cohort.state.module[i].name;
+    struct method_round own = *round;
+    struct method_memory memory = {0};
+    err e = ERR_NONE;
+    TRY_OUT(e, method_memory_open(&memory, &own, &w->cohort, w->method));
+    if (result->row.sent)
+        TRY_OUT(e, w->method->next(result, &own));
+    else
+        TRY_OUT(e, keep_module(result, &own));
+    if (result->row.sent && w->makes_memory && !w->method->averages)
+        TRY_OUT(e, method_memory_add(&memory, &own, w->method, w->carry_error));
+    if (w->makes_memory) TRY_OUT(e, method_memory_put(&w->memory, i, name, &memory));
+out:
+    method_memory_close(&memory);
+    return e;
 }
 
-static void view_sent(struct adapter_file_module *out, const struct adapter_file_module *state,
-                      const struct sent *sent)
+static err find_basis(struct work *w, struct method_result *result,
+                      const struct method_round *round, size_t i)
 {
-    uint32_t rows[3], cols[3];
-    sent_shapes(rows, cols, state, sent->rank);
-    *out = (struct adapter_file_module){.name = state->name,
-                                        .d_out = state->d_out,
-                                        .d_in = state->d_in,
-                                        .rank = sent->rank,
-                                        .scale = sent->scale};
-    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++)
-        if (sent->value[r])
-            out->factor[r] = (struct adapter_file_factor){
-                .f32 = sent->value[r], .rows = rows[r], .cols = cols[r]};
+    const struct adapter_file_meta *meta = &w->cohort.state.meta;
+    const struct method_setup setup = {
+        .method = w->method, .round = meta->round, .rank = meta->rank};
+    struct method_result frozen = {0};
+    err e = method_setup_next(result, &frozen, round, &setup);
+    if (!err_is(e) && w->makes_frozen)
+        e = method_state_put(&w->frozen, i, w->cohort.state.module[i].name, &frozen);
+    arena_close(&frozen.arena);
+    return e;
 }
 
-/* The whole map goes, not the module's part: the kernel brings in pages around those asked for, and
- * by how much is its own affair (whole folios of megabytes since Linux 6). What another thread is
- * reading comes back from the page cache. */
-static void done_with(const struct method_round *round, size_t k)
+static err next_module(struct work *w, size_t i)
 {
-    const struct cohort *c = round->files;
-    file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
-}
-
-static err gather(struct scratch *s, struct method_round *round, const struct cohort *c, size_t i)
-{
-    const char *name = c->state.module[i].name;
-    TRY(arena_take(&s->copy, &s->arena, c->count, sizeof *s->copy));
-    TRY(arena_take(&s->update, &s->arena, c->count, sizeof *s->update));
-    TRY(module_copy(&s->state, &c->state.module[i], &s->arena));
-    for (size_t k = 0; k < c->count; k++) {
-        if (!c->update[k].module[i].rank) continue;
-        view_sent(&s->copy[k], &s->state, &c->update[k].module[i]);
-        s->update[k] = &s->copy[k];
-    }
-    const struct adapter_file_module *frozen =
-        c->has_frozen ? adapter_file_find(&c->frozen, name) : NULL;
-    if (frozen) {
-        TRY(module_copy(&s->frozen, frozen, &s->arena));
-        round->frozen = &s->frozen;
-    }
-    round->module = &s->state;
-    round->update = s->update;
-    round->p = c->p;
-    round->count = c->count;
-    if (c->count > HELD_MEMBERS) round->done = done_with;
-    round->files = c;
-    if (c->dropped) round->dropped = json_number_value(json_object_get(c->dropped, name));
-    return ERR_NONE;
-}
-
-static void drop_pages(const struct cohort *c)
-{
-    file_map_drop(&c->state.tensors.map, 0, c->state.tensors.map.size);
-    if (c->has_frozen) file_map_drop(&c->frozen.tensors.map, 0, c->frozen.tensors.map.size);
-    for (size_t k = 0; k < c->count; k++)
-        file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
-}
-
-static err check_factors(const struct adapter_file_module *m)
-{
-    for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
-        const struct adapter_file_factor *x = &m->factor[r];
-        char name[LIMIT_TENSOR_NAME_BYTES];
-        size_t n = (size_t)x->rows * x->cols, bad = x->f32 ? adapter_file_first_bad(x->f32, n) : n;
-        if (bad == n) continue;
-        adapter_file_tensor_name(name, m->name, (enum adapter_file_role)r);
-        return err_make(ERR_INPUT, "tensor %s: value %zu is %s, expected finite numbers", name, bad,
-                        isnan(x->f32[bad]) ? "NaN" : "infinite");
-    }
-    return ERR_NONE;
-}
-
-/* Values were finite when they were admitted. They are looked at again only where the result is
- * not: this says whose fault it is. */
-static err blame(const struct scratch *s, const struct cohort *c, err otherwise)
-{
-    for (size_t k = 0; k < c->count; k++) {
-        err e = s->update[k] ? check_factors(s->update[k]) : ERR_NONE;
-        if (err_is(e)) return err_in(e, "member %s", c->member[k]->member);
-    }
-    err e = check_factors(&s->state);
-    return err_is(e) ? err_in(e, "%s", c->state.path) : otherwise;
-}
-
-static err next_module(struct method_state *state, struct method_report_row *row,
-                       const struct method *method, const struct cohort *c,
-                       const struct method_round *common, size_t i)
-{
-    struct scratch s = {0};
+    struct method_view view = {0};
     struct method_result result = {0};
-    struct method_round round = *common;
+    struct method_round round = w->round;
+    const struct method_cohort *c = &w->cohort;
     const char *name = c->state.module[i].name;
     err e = ERR_NONE;
-    TRY_OUT(e, gather(&s, &round, c, i));
-    e = method->next(&result, &round);
+    TRY(method_view_open(&view, &round, c, i));
+    for (size_t k = 0; k < c->count; k++)
+        result.row.sent += view.update[k] != NULL;
+    e = c->task.gradient ? find_basis(w, &result, &round, i) : learn_module(w, &result, &round, i);
     if (!err_is(e)) {
         result.module.name = name;
-        e = check_factors(&result.module);
+        e = method_view_finite(&result.module);
     }
     if (err_is(e)) {
-        e = blame(&s, c, e);
+        e = method_view_blame(&view, c, e);
         goto out;
     }
-    for (size_t k = 0; k < c->count; k++)
-        result.row.sent += s.update[k] != NULL;
-    *row = result.row;
-    TRY_OUT(e, method_state_put(state, i, name, &result));
+    w->row[i] = result.row;
+    TRY_OUT(e, method_state_put(&w->state, i, name, &result));
 out:
     arena_close(&result.arena);
-    arena_close(&s.arena);
-    drop_pages(c);
+    method_view_close(&view, c);
     return e;
 }
 
 /* ---- the whole ---- */
 
 static err sum_up(struct method_report *report, const struct method_report_row *row,
-                  const struct cohort *c)
+                  const struct method_cohort *c)
 {
     struct method_report r = {.count = c->state.count};
     struct method_report_row *t = &r.total;
@@ -321,42 +139,96 @@ static double error_share(const struct method_next *next, uint32_t round)
     return next->carry_error * (t < next->rounds ? t / next->rounds : 1);
 }
 
-err method_next(struct method_report *report, const struct method *method, const char *path,
-                const struct method_next *next)
+/* Every module, on so many threads; the same error whatever thread came first. */
+static err next_modules(struct work *w, int threads)
 {
-    struct cohort c = {0};
-    struct method_state state = {0};
-    struct method_report_row *row = NULL;
-    err e = ERR_NONE, failed = ERR_NONE;
-    TRY(cohort_open(&c, method, next));
-    const struct method_round common = {.number =
-                                            c.state.meta.round - method_setup_rounds(&c.options),
-                                        .error_share = error_share(next, c.state.meta.round),
-                                        .no_report = next->no_report,
-                                        .options = &c.options,
-                                        .server_lr = 1};
+    err failed = ERR_NONE;
     size_t first = SIZE_MAX;
-    TRY_OUT(e, arena_take(&row, &c.arena, c.state.count, sizeof *row));
-    TRY_OUT(e, method_state_open(&state, path, c.state.count));
-    int threads = next->threads > 0 ? next->threads : omp_get_max_threads();
     int before = lowrank_begin();
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (size_t i = 0; i < c.state.count; i++) {
-        err one = next_module(&state, &row[i], method, &c, &common, i);
+    for (size_t i = 0; i < w->cohort.state.count; i++) {
+        err one = next_module(w, i);
 #pragma omp critical(method_next)
-        if (err_is(one) && i < first) { /* the same error whatever thread came first */
+        if (err_is(one) && i < first) {
             failed = one;
             first = i;
         }
     }
     lowrank_end(before);
-    TRY_OUT(e, failed);
-    struct adapter_file_meta meta = c.state.meta;
+    return failed;
+}
+
+/* The files that are to be made, so that a place that is missing is known before any work. */
+static err open_files(struct work *w, const char *path, const struct method_next *next)
+{
+    const struct method_cohort *c = &w->cohort;
+    size_t count = c->state.count;
+    w->makes_memory = c->options.server != METHOD_SERVER_NONE && !c->task.gradient;
+    w->makes_frozen = c->task.gradient && c->state.meta.round == method_setup_rounds(&c->options);
+    if (w->makes_frozen && !next->frozen_out)
+        return err_make(ERR_INPUT, "no place is given for the frozen factors of this round");
+    TRY(method_state_open(&w->state, path, count));
+    if (w->makes_frozen) TRY(method_state_open(&w->frozen, next->frozen_out, count));
+    return w->makes_memory ? method_state_open(&w->memory, next->memory_out, 2 * count) : ERR_NONE;
+}
+
+static err commit_one(char digest_out[DIGEST_TEXT_BYTES], struct method_state *s, const char *path,
+                      const struct adapter_file_meta *meta)
+{
+    struct digest digest;
+    TRY(method_state_commit(s, path, meta));
+    TRY(digest_of_file(&digest, path));
+    digest_text(digest_out, &digest);
+    return ERR_NONE;
+}
+
+/* The state last: it names the others. */
+static err commit_files(struct work *w, const char *path, const struct method_next *next)
+{
+    struct adapter_file_meta meta = w->cohort.state.meta;
+    w->makes_memory = w->makes_memory && w->memory.scratch.size > 0;
+    if (w->makes_frozen) {
+        const struct adapter_file_meta frozen = {
+            .kind = ADAPTER_FILE_FROZEN, .base = meta.base, .rank = meta.rank, .alpha = meta.rank};
+        TRY(commit_one(w->frozen_digest, &w->frozen, next->frozen_out, &frozen));
+        meta.frozen = w->frozen_digest;
+    }
     meta.round++;
-    TRY_OUT(e, method_state_commit(&state, path, &meta));
-    e = sum_up(report, row, &c);
+    if (w->makes_memory) {
+        const struct adapter_file_meta memory = {.kind = ADAPTER_FILE_MEMORY,
+                                                 .run = meta.run,
+                                                 .method = meta.method,
+                                                 .round = meta.round};
+        TRY(commit_one(w->memory_digest, &w->memory, next->memory_out, &memory));
+        meta.memory = w->memory_digest;
+    }
+    return method_state_commit(&w->state, path, &meta);
+}
+
+err method_next(struct method_report *report, const struct method *method, const char *path,
+                const struct method_next *next)
+{
+    struct work w = {.method = method, .carry_error = next->carry_error};
+    struct method_cohort *c = &w.cohort;
+    err e = ERR_NONE;
+    TRY(method_cohort_open(c, method, next));
+    w.round =
+        (struct method_round){.number = c->state.meta.round - method_setup_rounds(&c->options),
+                              .error_share = error_share(next, c->state.meta.round),
+                              .no_report = next->no_report,
+                              .options = &c->options,
+                              .server_lr = 1};
+    TRY_OUT(e, arena_take(&w.row, &c->arena, c->state.count, sizeof *w.row));
+    TRY_OUT(e, open_files(&w, path, next));
+    TRY_OUT(e, next_modules(&w, next->threads > 0 ? next->threads : omp_get_max_threads()));
+    TRY_OUT(e, commit_files(&w, path, next));
+    TRY_OUT(e, sum_up(report, w.row, c));
+    report->memory_made = w.makes_memory;
+    report->frozen_made = w.makes_frozen;
 out:
-    method_state_close(&state);
-    cohort_close(&c);
+    method_state_close(&w.state);
+    method_state_close(&w.frozen);
+    method_state_close(&w.memory);
+    method_cohort_close(c);
     return e;
 }

@@ -124,16 +124,6 @@ err method_mean(float *out, const struct method_round *round, enum adapter_file_
     return e;
 }
 
-err method_step(float *out, const double *aggregate, const struct method_round *round,
-                enum adapter_file_role role, size_t count)
-{
-    (void)round;
-    (void)role;
-    for (size_t i = 0; i < count; i++)
-        out[i] = (float)aggregate[i];
-    return ERR_NONE;
-}
-
 void method_stack_done(void *context, size_t term)
 {
     const struct method_stack *s = context;

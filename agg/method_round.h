@@ -6,6 +6,8 @@
 #include "agg/lowrank.h"
 #include "agg/method_options.h"
 
+struct method_memory; /* agg/method_server.h */
+
 struct method_round {
     const struct adapter_file_module *module; /* of the state the updates started from */
     const struct adapter_file_module *frozen; /* of the file of frozen factors; NULL: not given */
@@ -19,9 +21,11 @@ struct method_round {
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
     bool no_report;
     const struct method_options *options;
-    /* Methods that add products to a carry, with server=fedavgm: what goes into the carry (on top
-     * of what stays in a published pair) is server_lr times the round's own change, plus this term.
-     * Without it server_lr is 1 and `momentum` NULL. */
+    /* Methods that average: method_step()'s. NULL: no server optimizer. */
+    struct method_memory *memory;
+    /* Methods that add products to a carry, with server=fedavgm: the change of carry and pair
+     * together is server_lr times the exact change of this round, plus this term (if it is there),
+     * so v = beta1 v + D gives x += lr v. Without an optimizer server_lr is 1. */
     double server_lr;
     const struct lowrank_term *momentum;
     /* NULL, or to be called when a member's factors have been read: their pages go, so that memory
@@ -71,6 +75,12 @@ void method_mean_exact(double *sum, const struct method_round *round, enum adapt
  * that corrects the mean does it afterwards, once a factor. */
 err method_step(float *out, const double *aggregate, const struct method_round *round,
                 enum adapter_file_role role, size_t count);
+
+/* After method_step() on B, where the method then publishes B T for it (T (r, r) row-major;
+ * fedsvd's new axes): momentum becomes m T, which is the same product, and second moments u (T o
+ * T), which is exact for a rotation of values that are not correlated and keeps them at or above
+ * zero. */
+err method_rebase(const struct method_round *round, const double *T);
 
 /* What start() looks up: start->module[i] sorted by name, and the files it may begin from. */
 struct method_beginning {

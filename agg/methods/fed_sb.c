@@ -1,7 +1,7 @@
 /* Fed-SB (arXiv 2502.15436): B and A are frozen, the same for all, and only R (r, r) trains, so the
  * mean of the R is the mean of the products. R is absolute; a member of rank r_k trains R[0:r_k,
- * 0:r_k] and leaves the rest, so R += sum_k p_k pad(R_k - R[0:r_k, 0:r_k]) with full weights. Scale
- * is 1. */
+ * 0:r_k] and leaves the rest, so R += sum_k p_k pad(R_k - R[0:r_k, 0:r_k]) with full weights: the
+ * mean of whole R, of which a member leaves what it does not train as it is. Scale is 1. */
 #include "agg/methods/methods.h"
 
 #include <math.h>
@@ -19,16 +19,6 @@ static err fed_sb_start(struct method_result *out, const struct method_beginning
     float *R;
     out->module.rank = b->frozen->rank;
     return method_result_take(&R, out, ADAPTER_FILE_R, b->frozen->rank, b->frozen->rank);
-}
-
-/* sum (r, r) += p (R_k - R) in the block that was trained. */
-static void add_block(double *sum, const float *R, const struct adapter_file_module *u, uint32_t r,
-                      double p)
-{
-    const float *x = u->factor[ADAPTER_FILE_R].f32;
-    for (size_t i = 0; i < u->rank; i++)
-        for (size_t j = 0; j < u->rank; j++)
-            sum[i * r + j] += p * ((double)x[i * u->rank + j] - (double)R[i * r + j]);
 }
 
 /* ||B X A||_F^2 = trace(X^T (B^T B) X (A A^T)); B and A orthonormal (or not given): ||X||_F. */
@@ -81,32 +71,32 @@ static err fed_sb_next(struct method_result *out, const struct method_round *rou
     uint32_t r = round->module->rank;
     size_t n = (size_t)r * r;
     const float *R = round->module->factor[ADAPTER_FILE_R].f32;
-    double *sum = NULL, *left = NULL, *right = NULL, *lost;
+    double *exact = NULL, *left = NULL, *right = NULL, *change, *lost, *now;
     float *next;
     err e = ERR_NONE;
     if (!R)
         return err_make(ERR_INPUT, "the state has no lora_R for module %s", round->module->name);
-    TRY_OUT(e, arena_take(&sum, &out->arena, 3 * n, sizeof *sum));
+    for (size_t k = 0; k < round->count; k++)
+        if (round->update[k] && round->update[k]->rank > r)
+            return err_make(ERR_INPUT, "module %s: a block of %u, expected at most %u",
+                            round->module->name, round->update[k]->rank, r);
+    TRY_OUT(e, arena_take(&exact, &out->arena, 4 * n, sizeof *exact));
     TRY_OUT(e, method_result_take(&next, out, ADAPTER_FILE_R, r, r));
-    lost = sum + n;
-    for (size_t k = 0; k < round->count; k++) {
-        const struct adapter_file_module *u = round->update[k];
-        if (u && u->rank > r)
-            return err_make(ERR_INPUT, "module %s: a block of %u, expected at most %u", u->name,
-                            u->rank, r);
-        if (u) add_block(sum, R, u, r, round->p[k]);
-    }
+    method_mean_exact(exact, round, ADAPTER_FILE_R, n);
+    TRY_OUT(e, method_step(next, exact, round, ADAPTER_FILE_R, n));
+    change = exact + n;
+    lost = change + n;
+    now = lost + n;
     for (size_t i = 0; i < n; i++) {
-        double exact = (double)R[i] + sum[i];
-        next[i] = (float)exact;
-        lost[i] = (double)next[i] - exact;
-        lost[n + i] = next[i];
+        change[i] = exact[i] - (double)R[i];
+        lost[i] = (double)next[i] - exact[i];
+        now[i] = next[i];
     }
     out->module.rank = out->row.rank = r;
     if (!round->no_report) TRY_OUT(e, grams(&left, &right, round->frozen));
-    out->row.update_norm = norm_through(sum, left, right, r);
+    out->row.update_norm = norm_through(change, left, right, r);
     out->row.error = norm_through(lost, left, right, r);
-    out->row.state_norm = norm_through(lost + n, left, right, r);
+    out->row.state_norm = norm_through(now, left, right, r);
 out:
     free(left); /* and right, which is its second half */
     return e;

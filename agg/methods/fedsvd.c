@@ -34,6 +34,7 @@ struct rebase {        /* all column-major float64 */
     double *b;         /* (m, r) Bbar, then (m, k) Bbar T^T */
     double *x;         /* (m, r) scratch, then (m, k) U S */
     double *yt;        /* (k, k) */
+    double *t;         /* (k, r) */
 };
 
 static void rebase_close(struct rebase *b)
@@ -42,16 +43,16 @@ static void rebase_close(struct rebase *b)
     free(b->b);
     free(b->x);
     free(b->yt);
+    free(b->t);
 }
 
-/* q, b = Bbar T^T from B (m, r) and A (r, n), row-major. */
+/* q, t, b = Bbar T^T from B (m, r) and A (r, n), row-major. */
 static err factor(struct rebase *w, const float *B, const float *A)
 {
-    double *at = NULL, *t = NULL, *tau = NULL;
+    double *at = NULL, *t = w->t, *tau = NULL;
     int m = (int)w->m, n = (int)w->n, r = (int)w->r, k = (int)w->k;
     err e = ERR_NONE;
     TRY_OUT(e, matrix_take(&at, w->n, w->r));
-    TRY_OUT(e, matrix_take(&t, w->k, w->r));
     TRY_OUT(e, matrix_take(&tau, w->k, 1));
     for (size_t i = 0; i < w->n * w->r; i++)
         at[i] = (double)A[i];
@@ -71,7 +72,6 @@ static err factor(struct rebase *w, const float *B, const float *A)
     cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, m, k, r, 1, w->x, m, t, k, 0, w->b, m);
 out:
     free(at);
-    free(t);
     free(tau);
     return e;
 }
@@ -132,6 +132,22 @@ static double store(float *B, float *A, const struct rebase *w)
     return sqrt(lost);
 }
 
+/* The server's moments of B on the new axes: B <- B (T^T Y), signs as they were stored. */
+static err turn_moments(const struct rebase *w, const struct method_round *round)
+{
+    double *turn = NULL; /* (r, r) row-major */
+    int k = (int)w->k, r = (int)w->r;
+    TRY(matrix_take(&turn, w->r, w->r));
+    /* Row-major (T^T Y) is column-major (Y^T T), in the leading k of r rows. */
+    cblas_dgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, k, r, k, 1, w->yt, k, w->t, k, 0, turn,
+                r);
+    for (size_t j = 0; j < w->k; j++)
+        cblas_dscal(r, sign_of(w->x + j * w->m, w->m), turn + j, r);
+    err e = method_rebase(round, turn);
+    free(turn);
+    return e;
+}
+
 static err rebase(struct method_result *out, const float *mean /* (m, r) */,
                   const struct method_round *round)
 {
@@ -144,8 +160,10 @@ static err rebase(struct method_result *out, const float *mean /* (m, r) */,
     TRY_OUT(e, matrix_take(&w.b, w.m, w.k));
     TRY_OUT(e, matrix_take(&w.x, w.m, w.r));
     TRY_OUT(e, matrix_take(&w.yt, w.k, w.k));
+    TRY_OUT(e, matrix_take(&w.t, w.k, w.r));
     TRY_OUT(e, factor(&w, mean, old->factor[ADAPTER_FILE_A].f32));
     TRY_OUT(e, rotate(&w));
+    TRY_OUT(e, turn_moments(&w, round));
     TRY_OUT(e, method_result_take(&B, out, ADAPTER_FILE_B, old->d_out, old->rank));
     TRY_OUT(e, method_result_take(&A, out, ADAPTER_FILE_A, old->rank, old->d_in));
     out->row.error = hypot(out->row.error, old->scale * store(B, A, &w));
@@ -173,6 +191,7 @@ const struct method method_fedsvd = {
     .summary = "only B trains; the pair is re-based each round so that A is orthonormal",
     .equal_scale = true,
     .exact = true,
+    .averages = true,
     .factors = fedsvd_factors,
     .start = methods_start_lora,
     .next = fedsvd_next,
