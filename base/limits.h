@@ -26,5 +26,8 @@
 #define LIMIT_BLOB_BYTES (16ull << 30)
 #define LIMIT_CHUNK_BYTES (1u << 20) /* one streamed chunk */
 #define LIMIT_THREADS 256
+#define LIMIT_PLD_CELLS (1u << 22) /* losses told apart by an accountant */
+#define LIMIT_PRV_CELLS (1u << 24)
+#define LIMIT_ACCOUNT_STEPS 1000000000ull /* releases of one kind */
 
 #endif

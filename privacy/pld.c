@@ -1,0 +1,301 @@
+#include "privacy/pld.h"
+
+#include "base/limits.h"
+#include "privacy/account_gaussian.h"
+#include "privacy/fft.h"
+#include "privacy/pld_step.h"
+
+#include <math.h>
+#include <string.h>
+
+static const double interval_default = 1e-4;
+static const double outside_log = -31; /* ln of the tilted mass left outside on either side */
+
+/* All releases in one direction, on one grid. */
+struct whole {
+    struct arena arena;
+    size_t count;
+    struct pld_step *step; /* (count) */
+    uint64_t *times;       /* (count) */
+    double interval;
+    double infinity_log_rest; /* ln of the probability that no loss is infinite */
+    double lambda, moment;    /* the tilt, and K(lambda) */
+    int64_t first;            /* of the window */
+    size_t size;              /* of the window: a power of two */
+    double error;             /* e of the header */
+};
+
+static double log_moment(const struct whole *w, double lambda)
+{
+    double sum = 0;
+    for (size_t i = 0; i < w->count; i++)
+        sum += (double)w->times[i] * pld_step_log_moment(&w->step[i], lambda);
+    return sum;
+}
+
+static void whole_close(struct whole *w)
+{
+    arena_close(&w->arena);
+    *w = (struct whole){0};
+}
+
+static err whole_open(struct whole *out, const struct pld_event *event, size_t count,
+                      const struct pld_pair *direction, double interval)
+{
+    struct whole w = {.interval = interval, .count = count};
+    err e = ERR_NONE;
+    TRY_OUT(e, arena_take(&w.step, &w.arena, count, sizeof *w.step));
+    TRY_OUT(e, arena_take(&w.times, &w.arena, count, sizeof *w.times));
+    for (size_t i = 0; i < count; i++) {
+        struct pld_pair pair = {event[i].z, direction->up * event[i].q,
+                                direction->low * event[i].q};
+        TRY_OUT(e, pld_step_take(&w.step[i], &pair, interval, &w.arena));
+        w.times[i] = event[i].count;
+        w.infinity_log_rest += (double)event[i].count * log1p(-w.step[i].infinity);
+    }
+    *out = w;
+    return ERR_NONE;
+out:
+    whole_close(&w);
+    return e;
+}
+
+/* Chernoff's epsilon for tail probability e^log_delta. */
+static double chernoff(const struct whole *w, double lambda, double log_delta)
+{
+    return (log_moment(w, lambda) - log_delta) / lambda;
+}
+
+/* The lambda of the least Chernoff bound, by golden section over its logarithm: the bound has one
+ * minimum. A few per cent off it, the window is a little wider, nothing else. */
+static void choose_tilt(struct whole *w, double log_delta)
+{
+    const double ratio = 0.6180339887498949;
+    double low = log(1e-3), high = log(3 / w->interval);
+    double a = high - ratio * (high - low), b = low + ratio * (high - low);
+    double at_a = chernoff(w, exp(a), log_delta), at_b = chernoff(w, exp(b), log_delta);
+    while (high - low > 0.05) {
+        if (at_a < at_b) {
+            high = b;
+            b = a;
+            at_b = at_a;
+            a = high - ratio * (high - low);
+            at_a = chernoff(w, exp(a), log_delta);
+        } else {
+            low = a;
+            a = b;
+            at_a = at_b;
+            b = low + ratio * (high - low);
+            at_b = chernoff(w, exp(b), log_delta);
+        }
+    }
+    w->lambda = exp((low + high) / 2);
+    w->moment = log_moment(w, w->lambda);
+}
+
+/* Where the tilted mass outside is at most e^outside_log on either side: for any s beyond lambda,
+ * K(s) - K(lambda) - (s - lambda) edge <= outside_log. */
+static double choose_window(struct whole *w)
+{
+    const double away[] = {0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4.5, 7, 10};
+    double low = -INFINITY, high = INFINITY, least = 0, most = 0;
+    for (size_t i = 0; i < w->count; i++) { /* what the losses can be at all */
+        least += (double)w->times[i] * (double)w->step[i].first;
+        most += (double)w->times[i] * (double)(w->step[i].first + (int64_t)w->step[i].size - 1);
+    }
+    for (size_t i = 0; i < sizeof away / sizeof *away; i++) {
+        double shift = away[i] * w->lambda;
+        double up = log_moment(w, w->lambda + shift) - w->moment - outside_log;
+        double down = log_moment(w, w->lambda - shift) - w->moment - outside_log;
+        high = fmin(high, up / shift);
+        low = fmax(low, -down / shift);
+    }
+    double first = fmax(floor(low / w->interval), least);
+    double last = fmin(ceil(high / w->interval), most);
+    w->first = (int64_t)first;
+    return last - first + 1;
+}
+
+/* One release, tilted, folded into the window's length; e^(lambda t - K) by multiplication within
+ * short runs. */
+static void fold(const struct fft *fft, struct fft_value *z, const struct pld_step *step,
+                 double lambda)
+{
+    enum { RUN = 32 };
+    double moment = pld_step_log_moment(step, lambda), w = exp(lambda * step->interval), tilt = 0;
+    size_t n = 2 * fft->size;
+    memset(z, 0, fft->size * sizeof *z);
+    for (size_t i = 0; i < step->size; i++) {
+        int64_t k = step->first + (int64_t)i;
+        if (i % RUN == 0 || tilt == 0) tilt = exp(lambda * (double)k * step->interval - moment);
+        size_t place = (size_t)k & (n - 1); /* modulo n, and -1 for each time around */
+        bool turned = ((uint64_t)k / n) & 1;
+        *fft_at(fft, z, place) += turned ? -step->mass[i] * tilt : step->mass[i] * tilt;
+        tilt *= w;
+    }
+}
+
+static inline struct fft_value times(struct fft_value a, struct fft_value b)
+{
+    return (struct fft_value){a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
+
+/* What a small change of the values f of a release does to their power: sums of the absolute values
+ * of f^(count - 1), of their squares, and of the squares of f. */
+struct sensitivity {
+    double first, second, norm;
+};
+
+/* out *= f^count */
+static void multiply_power(struct fft_value *out, struct sensitivity *sum, struct fft_value f,
+                           uint64_t count)
+{
+    struct fft_value power = {1, 0}, square = f;
+    for (uint64_t n = count - 1; n; n >>= 1) {
+        if (n & 1) power = times(power, square);
+        square = times(square, square);
+    }
+    double size = power.re * power.re + power.im * power.im;
+    sum->first += sqrt(size);
+    sum->second += size;
+    sum->norm += f.re * f.re + f.im * f.im;
+    *out = times(*out, times(power, f));
+}
+
+/* The window of the composition, tilted, in z. */
+static err convolve(struct fft_value **out, struct fft *fft, struct whole *w)
+{
+    struct fft_value *product, *one;
+    double eta = fft_error(w->size) + 2 * 0x1p-53;
+    TRY(fft_open(fft, w->size));
+    TRY(arena_take(&product, &w->arena, fft->size, sizeof *product));
+    TRY(arena_take(&one, &w->arena, fft->size, sizeof *one));
+    for (size_t j = 0; j < fft->size; j++)
+        product[j] = (struct fft_value){1, 0};
+    w->error = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        struct sensitivity sum = {0};
+        fold(fft, one, &w->step[i], w->lambda);
+        fft_forward(fft, one);
+        for (size_t j = 0; j < fft->size; j++)
+            multiply_power(&product[j], &sum, one[j], w->times[i]);
+        double m = (double)fft->size;
+        w->error += eta * (double)w->times[i] *
+                    fmin(sum.first / m, sqrt(sum.second / m) * sqrt(sum.norm / m));
+    }
+    double norm = 0;
+    for (size_t j = 0; j < fft->size; j++)
+        norm += product[j].re * product[j].re + product[j].im * product[j].im;
+    w->error += eta * sqrt(norm / (double)fft->size);
+    fft_inverse(fft, product);
+    *out = product;
+    return ERR_NONE;
+}
+
+/* From the largest loss down until more than delta lies above. At the loss t, with sums over the
+ * losses above it, A = sum p e^(-lambda (s - t)) and B the same with lambda + 1, the probability
+ * counted is c + e^(K - lambda t) (A - B + margin), c that of infinite losses. */
+static double read_epsilon(const struct whole *w, const struct fft *fft, struct fft_value *z,
+                           double delta)
+{
+    double c = -expm1(w->infinity_log_rest), a = 0, b = 0, t = 0;
+    double fall_a = exp(-w->lambda * w->interval), fall_b = exp(-(w->lambda + 1) * w->interval);
+    double margin = 2 * exp(outside_log) + w->error / -expm1(-w->lambda * w->interval);
+    if (c >= delta) return INFINITY;
+    for (size_t i = w->size; i-- > 0;) {
+        int64_t k = w->first + (int64_t)i;
+        double below = (double)k * w->interval;
+        double log_left = log(delta - c) - w->moment; /* of what may lie above, tilted away */
+        double excess = a * fall_a - b * fall_b + margin;
+        if (excess > 0 && log(excess) > log_left + w->lambda * below) {
+            /* between this loss and the one above, t: a - e^(eps - t) b = what may lie above */
+            double left = exp(log_left + w->lambda * t) - margin;
+            double epsilon = left < a ? t + log((a - left) / b) : below;
+            return fmax(fmax(epsilon, below), 0);
+        }
+        if (k < 0) return 0;
+        double p = *fft_at(fft, z, (size_t)k & (w->size - 1));
+        p = ((uint64_t)k / w->size) & 1 ? -p : p;
+        a = a * fall_a + fmax(p, 0);
+        b = b * fall_b + fmax(p, 0);
+        t = below;
+    }
+    return fmax(t, 0);
+}
+
+/* In one direction; *fits is false when the window is too long for this interval. */
+static err epsilon_of(double *out, bool *fits, const struct pld_event *event, size_t count,
+                      double delta, const struct pld_pair *direction, double interval)
+{
+    struct whole w = {0};
+    struct fft fft = {0};
+    struct fft_value *z;
+    err e = ERR_NONE;
+    TRY(whole_open(&w, event, count, direction, interval));
+    choose_tilt(&w, log(delta));
+    double size = choose_window(&w);
+    *fits = size <= LIMIT_PLD_CELLS;
+    if (!*fits) goto out;
+    for (w.size = 4; (double)w.size < size;)
+        w.size *= 2;
+    TRY_OUT(e, convolve(&z, &fft, &w));
+    *out = read_epsilon(&w, &fft, z, delta);
+out:
+    fft_close(&fft);
+    whole_close(&w);
+    return e;
+}
+
+/* The default, finer where the losses are so small that rounding them to the grid would add much
+ * to their variance q^2 (e^(1/z^2) - 1): at most an interval's own, or that of the few that differ
+ * at all. A function of each release alone, so that more noise never costs more. */
+static double interval_choose(const struct pld_event *event, size_t count)
+{
+    double interval = interval_default;
+    for (;;) {
+        double variance = 0, added = 0;
+        for (size_t i = 0; i < count; i++) {
+            double n = (double)event[i].count, q = event[i].q, z = event[i].z;
+            double differ = q * account_gaussian_between(-0.5 / z, 0.5 / z);
+            variance += n * q * q * expm1(fmin(1 / (z * z), 30));
+            added += n * fmin(interval * interval / 6, 2 * interval * differ);
+        }
+        if (added <= variance / 20) return interval;
+        interval /= 2;
+    }
+}
+
+static double cells_most(const struct pld_event *event, size_t count, double interval)
+{
+    double most = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct pld_pair up = {event[i].z, event[i].q, 0}, low = {event[i].z, 0, event[i].q};
+        most = fmax(most, pld_step_cells(&up, interval) + pld_step_cells(&low, interval));
+    }
+    return most;
+}
+
+err pld_epsilon(struct pld_result *out, const struct pld_event *event, size_t count, double delta,
+                const struct pld_options *options)
+{
+    static const struct pld_pair add_remove[2] = {{0, 1, 0}, {0, 0, 1}}, replace = {0, 1, 1};
+    const struct pld_pair *direction = options->replace_one ? &replace : add_remove;
+    int directions = options->replace_one ? 1 : 2;
+    REQUIRE(count > 0 && delta > 0 && delta < 1);
+    double interval = options->interval > 0 ? options->interval : interval_choose(event, count);
+    double epsilon[2] = {0};
+    while (cells_most(event, count, interval) > 2.0 * LIMIT_PLD_CELLS)
+        interval *= 2;
+    for (int i = 0; i < directions;) {
+        bool fits;
+        TRY(epsilon_of(&epsilon[i], &fits, event, count, delta, &direction[i], interval));
+        if (fits) {
+            i++;
+        } else { /* both directions on the same grid */
+            interval *= 2;
+            i = 0;
+        }
+    }
+    *out = (struct pld_result){fmax(epsilon[0], epsilon[1]), interval};
+    return ERR_NONE;
+}
