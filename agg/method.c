@@ -16,8 +16,9 @@
 
 /* In the order in which help texts name them. */
 static const struct method *const methods[] = {
-    &method_flora, &method_fed_sb,   &method_fedit,  &method_ffa,       &method_rolora,
-    &method_fedex, &method_flexlora, &method_fedsvd, &method_lora_fair,
+    &method_flora,   &method_fed_sb,    &method_fedit,  &method_hetlora,
+    &method_ffa,     &method_rolora,    &method_fedex,  &method_flexlora,
+    &method_florist, &method_lora_fair, &method_fedsvd,
 };
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -30,9 +31,9 @@ const struct method *method_find(const char *name)
 
 const char *const *method_names(void)
 {
-    static const char *const names[METHODS + 1] = {"flora",     "fed-sb", "fedit",    "ffa",
-                                                   "rolora",    "fedex",  "flexlora", "fedsvd",
-                                                   "lora-fair", NULL};
+    static const char *const names[METHODS + 1] = {"flora",   "fed-sb",    "fedit",  "hetlora",
+                                                   "ffa",     "rolora",    "fedex",  "flexlora",
+                                                   "florist", "lora-fair", "fedsvd", NULL};
     for (size_t i = 0; i < METHODS; i++)
         REQUIRE(strcmp(names[i], methods[i]->name) == 0);
     return names;

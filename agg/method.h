@@ -116,6 +116,7 @@ struct method_expect {
     size_t module_count;
 };
 
+struct lowrank_svd;      /* agg/lowrank.h */
 struct method_options;   /* agg/method_options.h */
 struct method_round;     /* one module's view of a round: agg/method_round.h */
 struct method_beginning; /* one module's view of the start */
@@ -142,6 +143,9 @@ struct method {
     unsigned (*factors)(uint32_t round);
     err (*start)(struct method_result *out, const struct method_beginning *beginning);
     err (*next)(struct method_result *out, const struct method_round *round);
+    /* NULL, or what a budget of bytes over all modules (options.bytes) is spent on: the singular
+     * values of this module's sum. next() then finds the module's share in round->rank_max. */
+    err (*spectrum)(struct lowrank_svd *out, const struct method_round *round);
 };
 
 /* What a member does in a round. Gradients are those of W = W0 + s B A at the state's A and B, one

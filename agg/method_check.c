@@ -77,13 +77,16 @@ static uint32_t expected_rank(const struct asked *asked, const struct adapter_fi
 }
 
 /* A part of the state's own pair is trained at the state's scale, whatever its rank; a fresh one at
- * the member's alpha. */
-static err check_scale(const struct adapter_file_module *m, const struct adapter_file_module *state,
-                       const struct method_expect *x)
+ * the member's alpha. Beside frozen factors the scale is the state's and an update's is not used.
+ */
+static err check_scale(const struct asked *asked, const struct adapter_file_module *m,
+                       const struct adapter_file_module *state)
 {
-    if (!state->rank && m->alpha != x->alpha)
+    const struct method_expect *x = asked->expect;
+    if ((!state->rank || asked->method->frozen) && m->alpha != x->alpha)
         return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, x->alpha);
-    if (state->rank && fabs(m->scale - state->scale) > 1e-9 * state->scale)
+    if (state->rank && !asked->method->frozen &&
+        fabs(m->scale - state->scale) > 1e-9 * state->scale)
         return err_make(ERR_INPUT, "module %s: rank %u at scale %g, expected the state's scale %g",
                         m->name, m->rank, m->scale, state->scale);
     return ERR_NONE;
@@ -92,7 +95,6 @@ static err check_scale(const struct adapter_file_module *m, const struct adapter
 static err check_module(const struct asked *asked, const struct adapter_file_module *m,
                         const struct adapter_file_module *state)
 {
-    const struct method_expect *x = asked->expect;
     unsigned factors = asked->task.trains;
     bool square = factors & METHOD_R;
     uint32_t r = expected_rank(asked, m, state);
@@ -100,7 +102,7 @@ static err check_module(const struct asked *asked, const struct adapter_file_mod
     TRY(check_factor(m, ADAPTER_FILE_A, factors & METHOD_A, a));
     TRY(check_factor(m, ADAPTER_FILE_B, factors & METHOD_B, b));
     TRY(check_factor(m, ADAPTER_FILE_R, square, s));
-    return square || asked->task.gradient ? ERR_NONE : check_scale(m, state, x);
+    return square || asked->task.gradient ? ERR_NONE : check_scale(asked, m, state);
 }
 
 /* The member adapts this module. */

@@ -19,6 +19,7 @@ struct method_round {
     uint32_t number;    /* of the round of training that closes: 1, 2, ... */
     double dropped;     /* what the carry's recompression has dropped before, this module */
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
+    uint32_t rank_max;  /* this module's share of a budget of bytes, where there is one */
     bool no_report;
     const struct method_options *options;
     /* Methods that average: method_step()'s. NULL: no server optimizer. */

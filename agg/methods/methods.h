@@ -5,7 +5,7 @@
 #include "agg/method_round.h"
 
 extern const struct method method_fed_sb, method_fedex, method_fedit, method_fedsvd, method_ffa,
-    method_flexlora, method_flora, method_lora_fair, method_rolora;
+    method_flexlora, method_flora, method_florist, method_hetlora, method_lora_fair, method_rolora;
 
 unsigned methods_both(uint32_t round); /* A and B, in every round */
 

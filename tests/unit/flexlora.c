@@ -150,3 +150,29 @@ Test(flexlora, a_members_own_scale_is_refused)
     refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT,
             "rank 4 at scale 16; a mean of factors needs rank up to 32 at scale 2 from all");
 }
+
+Test(flexlora, with_the_tail_carried_every_round_is_exact)
+{
+    const struct method *m = method_find("flexlora");
+    const uint32_t few[MEMBERS] = {2, 5, 3, 6};
+    memcpy(ranks, few, sizeof few);
+    option = "tail=carry";
+    begin(m);
+    for (unsigned t = 1; t <= 3; t++) {
+        struct contribution c[MEMBERS];
+        struct method_next next = gather_round(c, m, t);
+        struct method_report report = {0};
+        struct adapter_file s = {0};
+        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(adapter_file_open(&s, at("state", t + 1)));
+        for (size_t i = 0; i < MODULES; i++) {
+            struct dense_round d = dense_round(m, t, i, false);
+            cr_expect_lt(d.error, 3e-7 * norm(d.after), "%g", d.error / norm(d.after));
+            expect_row(&report, &d, i);
+            cr_expect_gt(s.module[i].carry_rank, 0);
+            cr_expect_eq(s.module[i].rank, 6);
+        }
+        adapter_file_close(&s);
+        method_report_close(&report);
+    }
+}

@@ -114,3 +114,111 @@ Test(lora_fair, the_closed_form_is_the_ridge_solution_of_the_dense_problem)
     method_report_close(&report);
     method_report_close(&plain);
 }
+
+/* 1 - cos(X, B A) + lambda ||B - Bbar||, and its gradient in B (of the norm's part zero at zero).
+ */
+static double objective(double *gradient, const struct dense_fair *d, const double *B,
+                        double lambda)
+{
+    double inner = 0, product = 0, x = 0, away = 0, Y[SIZE] = {0};
+    for (size_t row = 0; row < d->m; row++)
+        for (size_t col = 0; col < d->n; col++) {
+            size_t at = row * d->n + col;
+            for (int l = 0; l < R; l++)
+                Y[at] += B[row * R + l] * d->A[l * d->n + col];
+            inner += d->X[at] * Y[at];
+            product += Y[at] * Y[at];
+            x += d->X[at] * d->X[at];
+        }
+    for (size_t j = 0; j < R * d->m; j++)
+        away += (B[j] - d->B[j]) * (B[j] - d->B[j]);
+    for (size_t row = 0; row < d->m; row++)
+        for (int l = 0; l < R; l++) {
+            double g = 0;
+            for (size_t col = 0; col < d->n; col++) {
+                size_t at = row * d->n + col;
+                g += (inner / product * Y[at] - d->X[at]) * d->A[l * d->n + col];
+            }
+            g /= sqrt(x * product);
+            size_t j = row * R + (size_t)l;
+            gradient[j] = g + (away > 0 ? lambda * (B[j] - d->B[j]) / sqrt(away) : 0);
+        }
+    return 1 - inner / sqrt(x * product) + lambda * sqrt(away);
+}
+
+/* The least of a plain gradient descent in B, from Bbar. */
+static double descend(const struct dense_fair *d, double lambda)
+{
+    double B[OUT * R], next[OUT * R], g[OUT * R], unused[OUT * R], step = 1;
+    memcpy(B, d->B, sizeof B);
+    double now = objective(g, d, B, lambda);
+    for (int t = 0; t < 4000 && step > 1e-14; t++) {
+        for (size_t j = 0; j < R * d->m; j++)
+            next[j] = B[j] - step * g[j];
+        double then = objective(unused, d, next, lambda);
+        if (then >= now) {
+            step /= 2;
+            continue;
+        }
+        memcpy(B, next, sizeof B);
+        step *= 1.5;
+        now = objective(g, d, B, lambda);
+    }
+    return now;
+}
+
+Test(lora_fair, the_cosine_objective_is_no_worse_than_a_dense_gradient_descents)
+{
+    const struct method *m = method_find("lora-fair");
+    struct contribution c[MEMBERS];
+    begin(m);
+    for (int i = 0; i < 2; i++) {
+        const char *words[] = {"fair_solve=cosine", i ? "fair_lambda=0" : "fair_lambda=0.01"};
+        struct method_start start = start_of(4, 8);
+        struct method_report report = {0};
+        struct adapter_file s = {0};
+        double lambda = i ? 0 : 0.01;
+        start.option = words;
+        start.option_count = 2;
+        ok(method_start(m, at("state", 1), &start));
+        struct method_next next = gather_round(c, m, 1);
+        ok(method_next(&report, m, at("state", 2), &next));
+        ok(adapter_file_open(&s, at("state", 2)));
+        for (size_t k = 0; k < MODULES; k++) {
+            struct dense_fair d = dense_fair(k);
+            const struct adapter_file_module *x = adapter_file_find(&s, modules[k].name);
+            double B[OUT * R] = {0}, unused[OUT * R];
+            for (size_t j = 0; j < R * d.m; j++)
+                B[j] = x->factor[1].f32[j];
+            double got = objective(unused, &d, B, lambda), want = descend(&d, lambda);
+            cr_expect_leq(got, want + 1e-7, "%.9g, dense %.9g", got, want);
+            cr_expect_lt(got, objective(unused, &d, d.B, lambda) - 1e-4, "nothing was gained");
+        }
+        adapter_file_close(&s);
+        method_report_close(&report);
+    }
+}
+
+Test(lora_fair, a_heavy_norm_leaves_the_mean_as_it_is)
+{
+    const struct method *m = method_find("lora-fair");
+    const char *words[] = {"fair_solve=cosine", "fair_lambda=100"};
+    struct method_start start = start_of(4, 8);
+    struct contribution c[MEMBERS];
+    struct method_report report = {0};
+    struct adapter_file s = {0};
+    start.option = words;
+    start.option_count = 2;
+    ok(method_start(m, at("state", 1), &start));
+    struct method_next next = gather_round(c, m, 1);
+    ok(method_next(&report, m, at("state", 2), &next));
+    ok(adapter_file_open(&s, at("state", 2)));
+    for (size_t i = 0; i < MODULES; i++) {
+        struct dense_fair d = dense_fair(i);
+        const struct adapter_file_module *x = adapter_file_find(&s, modules[i].name);
+        for (size_t j = 0; j < R * d.m; j++)
+            cr_expect_eq(x->factor[1].f32[j], (float)d.B[j]);
+    }
+    adapter_file_close(&s);
+    method_report_close(&report);
+}

@@ -1,0 +1,100 @@
+/* FLoRIST (arXiv 2506.09199): every member trains a fresh adapter of its own rank on W0 + carry;
+ * the exact weighted sum of the round's products is recompressed to few directions, which are
+ * carried:
+ *
+ *     X = sum_k p_k s_k B_k A_k = U S V^T,   C <- C + U[:, :q] S[:q] V[:, :q]^T
+ *
+ * with the smallest q that keeps sum_{i<=q} S_i^2 >= energy * sum S_i^2 of this module, or with
+ * bytes= the q that a budget over all modules leaves it: the singular values worth most per byte,
+ * S_i^2 / (m + n), first, which is the best there is in the Frobenius norm over all modules
+ * (budget.h). Only the round's sum is cut so; the carry keeps what it has, within carry_error, else
+ * a small round would vanish beside a large carry. Energy is of squares: 0.99 still leaves an error
+ * of 10 % (traps 30, and section 5 of the algorithms sheet). The tail is gone, and reported. */
+#include "agg/methods/methods.h"
+#include "agg/methods/product.h"
+
+#include <math.h>
+
+/* The round's sum, cut, as a float32 pair in `out`'s carry. */
+static err cut_round(struct method_result *out, const struct method_round *round,
+                     const struct lowrank_svd *svd)
+{
+    struct lowrank_cut cut = {.energy = round->options->energy};
+    double tail, rounding;
+    uint32_t q;
+    if (round->options->bytes) cut = (struct lowrank_cut){.rank_max = round->rank_max};
+    lowrank_cut(&q, &tail, svd, &cut);
+    TRY(method_result_carry(out, &rounding, svd, q));
+    out->row.dropped = tail;
+    out->row.error = hypot(tail, rounding);
+    return ERR_NONE;
+}
+
+/* What was just put into `out`'s carry and the state's carry become one. */
+static err add_carry(struct method_result *out, const struct method_round *round)
+{
+    const struct adapter_file_module *old = round->module;
+    struct adapter_file_module kept = out->module;
+    const struct method_report_row row = out->row;
+    struct lowrank_term term[3] = {product_carry(&kept, 1)};
+    struct lowrank_stack both = {.m = old->d_out, .n = old->d_in, .term = term, .count = 1};
+    struct lowrank_svd svd = {0};
+    if (old->carry_rank) term[both.count++] = product_carry(old, 1);
+    if (round->momentum) term[both.count++] = *round->momentum;
+    TRY(lowrank_svd_open(&svd, &both, 0));
+    err e = product_into_carry(out, round, &svd, /*floor*/ 0);
+    lowrank_svd_close(&svd);
+    out->row.dropped = hypot(row.dropped, out->row.dropped);
+    out->row.error = hypot(row.error, out->row.error);
+    return e;
+}
+
+static err florist_spectrum(struct lowrank_svd *out, const struct method_round *round)
+{
+    struct product p = {0};
+    TRY(product_open(&p, round, PRODUCT_FRESH, 0));
+    err e = lowrank_svd_open(out, &p.stack, 0);
+    product_close(&p);
+    return e;
+}
+
+static err florist_next(struct method_result *out, const struct method_round *round)
+{
+    struct adapter_file_module now = *round->module;
+    struct product p = {0};
+    struct lowrank_svd svd = {0};
+    err e = ERR_NONE;
+    product_keep_carry(out, round);
+    out->row.rank = out->module.carry_rank;
+    TRY(product_open(&p, round, PRODUCT_FRESH, 0));
+    for (size_t i = 0; i < p.stack.count; i++)
+        p.term[i].c *= round->server_lr;
+    TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
+    out->row.update_norm = svd.norm / round->server_lr;
+    if (svd.norm > 0 || round->momentum) {
+        TRY_OUT(e, cut_round(out, round, &svd));
+        out->row.rank = out->module.carry_rank;
+        if (now.carry_rank || round->momentum) TRY_OUT(e, add_carry(out, round));
+    }
+    now.carry_rank = out->module.carry_rank;
+    now.factor[ADAPTER_FILE_CARRY_A] = out->module.factor[ADAPTER_FILE_CARRY_A];
+    now.factor[ADAPTER_FILE_CARRY_B] = out->module.factor[ADAPTER_FILE_CARRY_B];
+    if (!round->no_report) e = product_norm(&out->row.state_norm, &now);
+out:
+    product_close(&p);
+    lowrank_svd_close(&svd);
+    return e;
+}
+
+const struct method method_florist = {
+    .name = "florist",
+    .summary =
+        "as flora, the round's sum cut by energy or to a budget of bytes before it is carried",
+    .mixed_ranks = true,
+    .carries = true,
+    .fresh = true,
+    .factors = methods_both,
+    .start = methods_start_carry,
+    .next = florist_next,
+    .spectrum = florist_spectrum,
+};

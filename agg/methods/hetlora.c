@@ -1,0 +1,112 @@
+/* HetLoRA (arXiv 2401.06432): a member of rank r_k starts from the leading r_k rows of A and
+ * columns of B, the rest being gone; factors come back padded with zeros and averaged by the norms
+ * of the products, so that members whose change is rich count more:
+ *
+ *     A <- sum_k w_k pad(A_k),  B <- sum_k w_k pad(B_k),
+ *     w_k = p_k n_k / sum_j p_j n_j,   n_k = ||s B_k A_k||_F   of this module
+ *
+ * which is the paper's w_k = n_k / sum n_j where weights are uniform (the published driver averages
+ * by examples alone). Who sent nothing counts with the state's own pair. With every n_k zero there
+ * is nothing to weigh by, and the state stays. One scale s for all, whatever the rank: a member's
+ * alpha is s r_k (trap 1 of the algorithms sheet, section 6). Padding divides the directions of few
+ * members by all (trap 29): with that, truncation and a mean of factors the published change is not
+ * the mean of what members run, which is reported.
+ *
+ * A member may come back with a smaller rank than it was given: it has pruned itself (the client's
+ * part: a penalty on the product of the trailing rows' norms, prune_lambda and prune_gamma). */
+#include "agg/matrix.h"
+#include "agg/methods/methods.h"
+#include "agg/methods/product.h"
+
+#include <stdlib.h>
+
+/* w (count + 1): the members' weights, then the state's. False where all norms are zero. */
+static err weigh(double *w, bool *any, const struct method_round *round)
+{
+    double rest = 1, sum = 0, norm = 0;
+    size_t n = round->count;
+    for (size_t k = 0; k < n; k++) {
+        const struct adapter_file_module *u = round->update[k];
+        w[k] = 0;
+        if (!u) continue;
+        const struct lowrank_term term = product_pair(u, 1);
+        struct lowrank_stack one = {.m = u->d_out, .n = u->d_in, .term = &term, .count = 1};
+        TRY(lowrank_norm(&norm, &one));
+        w[k] = round->p[k] * norm;
+        rest -= round->p[k];
+        sum += w[k];
+        if (round->done) round->done(round, k);
+    }
+    const struct lowrank_term own = product_pair(round->module, 1);
+    struct lowrank_stack old = {
+        .m = round->module->d_out, .n = round->module->d_in, .term = &own, .count = 1};
+    TRY(lowrank_norm(&norm, &old));
+    w[n] = rest > 1e-9 ? rest * norm : 0; /* below that it is rounding of the shares */
+    sum += w[n];
+    *any = sum > 0;
+    for (size_t k = 0; k <= n && *any; k++)
+        w[k] /= sum;
+    return ERR_NONE;
+}
+
+/* sum (its leading rows and columns) += w x */
+static void add_padded(double *sum, size_t cols, const struct adapter_file_factor *x, double w)
+{
+    for (size_t i = 0; i < x->rows && w > 0; i++)
+        for (size_t j = 0; j < x->cols; j++)
+            sum[i * cols + j] += w * (double)x->f32[i * x->cols + j];
+}
+
+static err mean_of(struct method_result *out, const struct method_round *round,
+                   enum adapter_file_role role, const double *w)
+{
+    const struct adapter_file_factor *old = &round->module->factor[role];
+    size_t count = (size_t)old->rows * old->cols;
+    double *sum = NULL;
+    float *mean;
+    TRY(method_result_take(&mean, out, role, old->rows, old->cols));
+    TRY(matrix_take(&sum, count, 1));
+    for (size_t k = 0; k < round->count; k++) {
+        const struct adapter_file_module *u = round->update[k];
+        if (!u) continue;
+        add_padded(sum, old->cols, &u->factor[role], w[k]);
+        if (round->done) round->done(round, k);
+    }
+    add_padded(sum, old->cols, old, w[round->count]);
+    err e = method_step(mean, sum, round, role, count);
+    free(sum);
+    return e;
+}
+
+static err hetlora_next(struct method_result *out, const struct method_round *round)
+{
+    struct product exact = {0};
+    double *w;
+    bool any;
+    err e = ERR_NONE;
+    TRY(methods_check_scale(round, /*same_rank*/ false));
+    TRY(arena_take(&w, &out->arena, round->count + 1, sizeof *w));
+    TRY(weigh(w, &any, round));
+    if (!any || !methods_any_sent(round)) return methods_keep_pair(out, round);
+    out->module.rank = out->row.rank = round->module->rank;
+    TRY(mean_of(out, round, ADAPTER_FILE_A, w));
+    TRY(mean_of(out, round, ADAPTER_FILE_B, w));
+    TRY_OUT(e, product_open(&exact, round, PRODUCT_GONE, 0));
+    e = product_report(out, round, &exact);
+out:
+    product_close(&exact);
+    return e;
+}
+
+const struct method method_hetlora = {
+    .name = "hetlora",
+    .summary = "members train the leading part; zero-padded mean of factors weighed by norms",
+    .mixed_ranks = true,
+    .truncates = true,
+    .prunes = true,
+    .equal_scale = true,
+    .averages = true,
+    .factors = methods_both,
+    .start = methods_start_lora,
+    .next = hetlora_next,
+};
