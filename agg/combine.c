@@ -33,6 +33,42 @@ const char *combine_refusal(const char *method)
     return NULL;
 }
 
+bool combine_sums(const struct method *method)
+{
+    static const char *const by_factor[] = {"fedit", "hetlora", "lora-fair"};
+    for (size_t i = 0; i < sizeof by_factor / sizeof *by_factor; i++)
+        if (strcmp(by_factor[i], method->name) == 0) return false;
+    return true;
+}
+
+/* ---- what is asked ---- */
+
+static err check_options(struct combine *c, const struct combine_options *o)
+{
+    const char *name = o->method->name, *refusal = combine_refusal(name);
+    if (refusal) return err_make(ERR_INPUT, "%s %s", name, refusal);
+    if (o->options)
+        c->options = *o->options;
+    else
+        TRY(method_options_parse(&c->options, o->method, NULL, 0));
+    if (c->options.server != METHOD_SERVER_NONE)
+        return err_make(ERR_INPUT, "a server optimizer goes on from round to round: only in a run");
+    c->cut = o->cut;
+    c->bytes = o->bytes;
+    c->stack = o->stack;
+    bool cuts = c->stack || c->bytes || c->cut.rank_max || c->cut.error > 0 || c->cut.energy > 0;
+    if (cuts && !combine_sums(o->method))
+        return err_make(ERR_INPUT, "%s keeps the rank it was given: nothing to cut", name);
+    if (c->stack && strcmp(name, "flora") != 0)
+        return err_make(ERR_INPUT, "%s does not give the stack; flora does", name);
+    if (!cuts && strcmp(name, "florist") == 0) {
+        c->bytes = c->options.bytes;
+        c->cut.energy = c->bytes ? 0 : c->options.energy;
+    }
+    c->cut_to_sent = !cuts && strcmp(name, "flexlora") == 0 && c->options.tail == METHOD_TAIL_DROP;
+    return ERR_NONE;
+}
+
 /* ---- what there is to combine ---- */
 
 static err check_file(const struct adapter_file *f)
@@ -113,7 +149,8 @@ static err agree(struct combine *c, const struct combine_options *o)
     c->meta = (struct adapter_file_meta){.fan_in_fan_out = first->fan_in_fan_out,
                                          .base_path = first->base_path,
                                          .task_type = first->task_type};
-    if (!o->method->carries) c->meta.rslora = first->rslora;
+    bool sums = combine_sums(o->method);
+    if (!sums) c->meta.rslora = first->rslora;
     for (size_t k = 1; k < c->file_count; k++) {
         const struct adapter_file_meta *m = &c->file[k].meta;
         const char *path = c->file[k].path, *other = c->file[0].path;
@@ -121,7 +158,7 @@ static err agree(struct combine *c, const struct combine_options *o)
             return err_make(ERR_INPUT, "%s: fan_in_fan_out differs from %s's", path, other);
         if (differ(m->base, first->base))
             return err_make(ERR_INPUT, "%s: made for another base than %s", path, other);
-        if (!o->method->carries && m->rslora != first->rslora)
+        if (!sums && m->rslora != first->rslora)
             return err_make(ERR_INPUT, "%s: rslora differs from %s's; %s needs one scale for all",
                             path, other, o->method->name);
         if (differ(m->task_type, first->task_type))
@@ -169,7 +206,7 @@ static err combine_all(struct combine *c, const struct combine_options *o)
     size_t first = SIZE_MAX, done = 0;
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
     TRY(arena_take(&rank, &c->arena, c->count, sizeof *rank));
-    if (o->bytes) TRY(combine_spend(rank, c, o));
+    if (c->bytes) TRY(combine_spend(rank, c));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t i = 0; i < c->count; i++) {
         size_t failed_at;
@@ -225,13 +262,8 @@ err combine_open(struct combine *out, const struct combine_options *options)
 {
     struct combine c = {0};
     err e = ERR_NONE;
-    const char *name = options->method->name, *refusal = combine_refusal(name);
     if (options->count == 0) return err_make(ERR_INPUT, "no adapter to combine");
-    if (refusal) return err_make(ERR_INPUT, "%s %s", name, refusal);
-    bool cuts = options->bytes || options->cut.rank_max || options->cut.error > 0 ||
-                options->cut.energy > 0;
-    if (cuts && !options->method->carries)
-        return err_make(ERR_INPUT, "%s keeps the rank it was given: nothing to cut", name);
+    TRY(check_options(&c, options));
     TRY_OUT(e, open_files(&c, options));
     TRY_OUT(e, agree(&c, options));
     TRY_OUT(e, list_modules(&c));

@@ -3,10 +3,12 @@
  *
  *     exact = sum_k p_k s_k B_k A_k     p_k = w_k / sum w; an adapter without a module adds 0 there
  *
- * Methods whose result is that sum (flora, fedex; flexlora and florist, which cut it) give it
- * recompressed by QR and SVD, cut where asked; methods that combine factors (fedit, hetlora,
- * lora-fair) run their own next() from an adapter of zeros and report what that loses. Others train
- * part of what all members share in a run's state (fed-sb, ffa, rolora, fedsvd) and are refused.
+ * Methods whose result is that sum give it recompressed by QR and SVD, cut where asked: flora;
+ * fedex, the same from adapters of one rank and scale; flexlora, unless told otherwise cut to the
+ * largest rank a module came with (tail=drop) or not (tail=carry); florist, by its energy or bytes.
+ * Methods that combine factors (fedit, hetlora, lora-fair) run their own next() from an adapter of
+ * zeros and report what that loses. Others train part of what all members share in a run's state
+ * (fed-sb, ffa, rolora, fedsvd) and are refused.
  *
  * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k, and must be in every
  * adapter, of one shape.
@@ -18,15 +20,17 @@
 #define AGG_COMBINE_H
 
 #include "agg/lowrank.h"
-#include "agg/method.h"
+#include "agg/method_options.h"
 #include "agg/method_state.h"
 
 struct combine_options {
     const struct method *method;
+    const struct method_options *options; /* NULL: the defaults */
     const char *const *path; /* (count) PEFT directories, or states that have A and B */
     const double *weight;    /* (count) > 0, any unit; NULL: all the same */
     size_t count;
     struct lowrank_cut cut; /* of each module; only where the method gives the sum */
+    bool stack; /* flora: the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
     uint64_t bytes; /* 0, or the result's size at most: ranks are spent where they count most */
     const char *scratch; /* beside the output: SCRATCH.scratch.part, gone in the end */
     /* NULL, or called as each module is done, by one thread at a time; an error stops all. */
@@ -42,7 +46,12 @@ struct combine {
     struct adapter_file_saved *saved; /* float32 */
     struct adapter_file_meta meta;    /* as it is to be written */
     struct method_report report;      /* error: ||result - exact||_F */
-    struct adapter_file *file;        /* (file_count) the adapters read */
+    struct method_options options;
+    struct lowrank_cut cut; /* as asked, or the method's own */
+    uint64_t bytes;
+    bool stack;
+    bool cut_to_sent;          /* each module, to the largest rank it came with */
+    struct adapter_file *file; /* (file_count) the adapters read */
     double *p;
     size_t file_count;
     struct method_state state; /* the results' scratch */

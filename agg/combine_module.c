@@ -11,6 +11,7 @@ enum { HELD_ADAPTERS = 4 };
 
 struct work {
     const struct combine *c;
+    const char *name;
     struct arena arena;                         /* what was widened */
     struct adapter_file_module *copy;           /* (file_count) all float32 */
     const struct adapter_file_module **present; /* (file_count), NULL where it has none */
@@ -36,6 +37,7 @@ static err work_open(struct work *w, const struct combine *c, size_t i)
 {
     size_t n = c->file_count;
     w->c = c;
+    w->name = c->module[i].name;
     TRY(arena_take(&w->copy, &w->arena, n, sizeof *w->copy));
     TRY(arena_take(&w->present, &w->arena, n, sizeof *w->present));
     TRY(arena_take(&w->owner, &w->arena, n, sizeof *w->owner));
@@ -73,6 +75,24 @@ static void work_close(struct work *w)
     arena_close(&w->arena);
 }
 
+/* Where a method's own next() would ask for it. */
+static err one_scale(const struct work *w, const struct method *method)
+{
+    const struct adapter_file_module *first = NULL;
+    for (size_t k = 0; k < w->c->file_count; k++) {
+        const struct adapter_file_module *m = w->present[k];
+        if (!m) continue;
+        if (!first) first = m;
+        if (m->rank != first->rank || fabs(m->scale - first->scale) > 1e-9 * first->scale)
+            return err_make(ERR_INPUT,
+                            "%s: module %s: rank %u at scale %g, expected rank %u at scale %g: "
+                            "%s needs one for all (flora gives the same sum of any)",
+                            w->c->file[k].path, m->name, m->rank, m->scale, first->rank,
+                            first->scale, method->name);
+    }
+    return ERR_NONE;
+}
+
 /* The exact sum, recompressed. A module that adds nothing keeps rank 1, all zero. */
 static err product(struct method_result *out, const struct work *w, const struct lowrank_cut *cut)
 {
@@ -101,6 +121,26 @@ out:
     return e;
 }
 
+/* The stack itself: what PEFT's "cat" makes. Its norm is that of the Gram products. */
+static err stacked(struct method_result *out, const struct work *w)
+{
+    size_t total = lowrank_total(&w->stack);
+    float *A, *B;
+    double square;
+    if (total > LIMIT_RANK)
+        return err_make(ERR_INPUT, "module %s: a stack of rank %zu, expected at most %d", w->name,
+                        total, LIMIT_RANK);
+    TRY(method_result_take(&B, out, ADAPTER_FILE_B, w->stack.m, (uint32_t)total));
+    TRY(method_result_take(&A, out, ADAPTER_FILE_A, (uint32_t)total, w->stack.n));
+    lowrank_pair(B, A, &w->stack);
+    TRY(lowrank_inner(&square, &w->stack, &w->stack));
+    out->module.rank = out->row.rank = (uint32_t)total;
+    out->module.alpha = (double)total;
+    out->module.scale = 1;
+    out->row.update_norm = out->row.state_norm = sqrt(fmax(0, square));
+    return ERR_NONE;
+}
+
 /* The method's own next state from an adapter of zeros, of the largest rank that was sent. */
 static err factors(struct method_result *out, struct work *w, const struct method *method)
 {
@@ -113,15 +153,13 @@ static err factors(struct method_result *out, struct work *w, const struct metho
         TRY(arena_take(&none, &w->arena, (size_t)x->rows * x->cols, sizeof *none));
         *x = (struct adapter_file_factor){.f32 = none, .rows = x->rows, .cols = x->cols};
     }
-    struct method_options options;
-    TRY(method_options_parse(&options, method, NULL, 0));
     const struct method_round round = {.module = &zero,
                                        .number = 1,
-                                       .options = &options,
-                                       .server_lr = 1,
                                        .update = w->present,
                                        .p = w->c->p,
                                        .count = w->c->file_count,
+                                       .options = &w->c->options,
+                                       .server_lr = 1,
                                        .done = w->stack.done ? member_done : NULL,
                                        .files = w->c};
     TRY(method->next(out, &round));
@@ -134,10 +172,15 @@ err combine_module(struct method_result *out, const struct combine *c,
                    const struct combine_options *o, size_t i, uint32_t rank_max)
 {
     struct work w = {0};
-    struct lowrank_cut cut = o->cut;
+    struct lowrank_cut cut = c->cut;
     if (rank_max) cut.rank_max = rank_max;
     err e = work_open(&w, c, i);
-    if (!err_is(e)) e = o->method->carries ? product(out, &w, &cut) : factors(out, &w, o->method);
+    if (c->cut_to_sent) cut.rank_max = w.rank_most;
+    if (!err_is(e) && o->method->carries && !o->method->mixed_ranks) e = one_scale(&w, o->method);
+    if (!err_is(e))
+        e = c->stack                  ? stacked(out, &w)
+            : combine_sums(o->method) ? product(out, &w, &cut)
+                                      : factors(out, &w, o->method);
     out->row.sent = (uint32_t)w.stack.count;
     out->row.module = c->report.row[i].module;
     work_close(&w);
@@ -190,11 +233,11 @@ static err directions(struct direction **all, size_t *count, const struct combin
     return ERR_NONE;
 }
 
-err combine_spend(uint32_t *rank, const struct combine *c, const struct combine_options *o)
+err combine_spend(uint32_t *rank, const struct combine *c)
 {
     struct direction *all = NULL;
     size_t count = 0;
-    double left = (double)o->bytes;
+    double left = (double)c->bytes;
     err e = directions(&all, &count, c);
     for (size_t i = 0; i < c->count; i++) {
         rank[i] = 1;
@@ -202,7 +245,7 @@ err combine_spend(uint32_t *rank, const struct combine *c, const struct combine_
     }
     if (!err_is(e) && left < 0)
         e = err_make(ERR_INPUT, "%llu bytes do not hold rank 1 of every module",
-                     (unsigned long long)o->bytes);
+                     (unsigned long long)c->bytes);
     if (!err_is(e) && count) qsort(all, count, sizeof *all, by_worth);
     for (size_t used = 0; used < count && !err_is(e); used++) {
         const struct direction *d = &all[used];

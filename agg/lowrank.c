@@ -62,6 +62,23 @@ static void gather(double *left, double *right, const struct lowrank_stack *s)
     }
 }
 
+void lowrank_pair(float *B, float *A, const struct lowrank_stack *s)
+{
+    size_t total = lowrank_total(s);
+    for (size_t k = 0; k < s->count; k++) {
+        const struct lowrank_term *t = &s->term[k];
+        size_t r = t->r;
+        REQUIRE(!t->R);
+        for (size_t i = 0; i < s->m; i++)
+            for (size_t j = 0; j < r; j++)
+                B[i * total + j] = (float)(t->c * (double)t->B[i * r + j]);
+        memcpy(A, t->A, r * s->n * sizeof *A);
+        B += r;
+        A += r * s->n;
+        if (s->done) s->done(s->context, k);
+    }
+}
+
 /* ---- dense ---- */
 
 /* out (m, n) row-major += the terms from `from` to `to`. Terms are taken a panel of at least a few

@@ -45,6 +45,9 @@ int lowrank_begin(void);
 void lowrank_end(int before);
 
 size_t lowrank_total(const struct lowrank_stack *s); /* R */
+/* The stack itself as one pair, in the order of the list, c folded into B; no term has an R. What
+ * PEFT's "cat" makes: at the speed of memory, but of rank R. */
+void lowrank_pair(float *B /* (m, R) */, float *A /* (R, n) */, const struct lowrank_stack *s);
 
 /* ||S||_F, without cancellation trouble: by QR, or densely where R >= mn/(m+n). */
 err lowrank_norm(double *out, const struct lowrank_stack *s);

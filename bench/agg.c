@@ -1,24 +1,25 @@
-/* Aggregation: means of many updates against plain copying in the same run, whole rounds with their
- * peak memory (each in a process of its own), and recompression against the dense SVD.
+/* Aggregation, side by side in one run: what the machine copies (memory to memory, and the updates'
+ * own files from the page cache to memory), means and stacks of the same updates, and whole rounds
+ * with their peak memory, each in a process of its own. (Recompression: bench/recompress.c.)
  *
- *   bench_agg [--dir DIR] [--updates 64] [--rank 32] [--dense 2048] [--threads N]
+ *   bench_agg [--dir DIR] [--updates 64] [--rank 66] [--threads N]
  *
- * Updates are of SmolLM2-135M's 210 modules; at rank 32 one is 39 MB. --dense: the side of the
- * dense SVD that is timed; its time at other shapes is scaled by min^2 max. */
+ * Updates are of SmolLM2-135M's 210 modules; at rank 66 one is 80 MB. Copies, means and stacks take
+ * turns, so that other work on the machine slows all of them. */
 #include "agg/lowrank.h"
-#include "agg/method.h"
-#include "base/digest.h"
+#include "agg/method_round.h"
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"
 
-#include <lapacke.h>
+#include <fcntl.h>
 #include <omp.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char base_digest[] =
@@ -36,8 +37,7 @@ static struct method_module modules[MODULES];
 static char names[MODULES][64];
 static const char *dir = "/tmp/fedlora-bench-agg";
 static size_t updates = 64;
-static uint32_t rank = 32;
-static size_t dense_side = 2048;
+static uint32_t rank = 66;
 static int threads;
 
 static void must(err e)
@@ -48,7 +48,9 @@ static void must(err e)
 
 static double now(void)
 {
-    return (double)text_now_ms() / 1000;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 static void path_of(char out[LIMIT_PATH_BYTES], const char *what, size_t n)
@@ -153,7 +155,7 @@ static int round_main(const char *method, bool no_report)
     double t = now();
     must(method_next(&report, method_find(method), after, &next));
     t = now() - t;
-    printf("%-7s%-12s %6.2f s  %6.2f GB/s of updates", method, no_report ? " (mean only)" : "", t,
+    printf("  %-6s %3zu members %8.2f s  %6.2f GB/s of updates", method, updates, t,
            (double)bytes / 1e9 / t);
     print_memory();
     if (!no_report)
@@ -196,126 +198,217 @@ static void spawn_round(char *self, const char *method, bool no_report)
         must(err_make(ERR_MACHINE, "the round of %s failed", method));
 }
 
-/* Bytes copied a second, all threads together. */
-static double copy_rate(void)
+/* ---- copies, means and stacks ---- */
+
+enum { TURNS = 5, PIECE = 1 << 20, COPIED = 512 << 20 };
+
+struct rate { /* bytes a second of every turn */
+    double turn[TURNS];
+    int count;
+};
+
+static int by_value(const void *a, const void *b)
 {
-    size_t n = 256u << 20;
-    char *from = malloc(n), *to = malloc(n);
-    double best = 0;
-    if (!from || !to) must(err_make(ERR_MACHINE, "no memory"));
-    memset(from, 1, n);
-    memset(to, 2, n);
-    for (int round = 0; round < 5; round++) {
-        double t = now();
-        for (int again = 0; again < 4; again++) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median of the turns, each over the other's turn beside it. */
+static double beside(const struct rate *r, const struct rate *other)
+{
+    double ratio[TURNS];
+    for (int i = 0; i < TURNS; i++)
+        ratio[i] = r->turn[i] / (other ? other->turn[i] : 1);
+    qsort(ratio, TURNS, sizeof *ratio, by_value);
+    return ratio[TURNS / 2];
+}
+
+static void print_rate(const char *what, const struct rate *r, const struct rate *memory,
+                       const struct rate *files)
+{
+    printf("  %-40s %6.2f GB/s", what, beside(r, NULL) / 1e9);
+    if (memory)
+        printf("   %4.0f %% of memory's, %4.0f %% of the files'", 100 * beside(r, memory),
+               100 * beside(r, files));
+    printf("\n");
+}
+
+static void add_turn(struct rate *r, double bytes, double begun)
+{
+    r->turn[r->count++] = bytes / (now() - begun);
+}
+
+/* Memory to memory, more than caches hold. */
+static void copy_memory(struct rate *rate, char *to, const char *from)
+{
+    double t = now();
 #pragma omp parallel for num_threads(threads)
-            for (int part = 0; part < threads; part++)
-                memcpy(to + n / (size_t)threads * (size_t)part,
-                       from + n / (size_t)threads * (size_t)part, n / (size_t)threads);
-        }
-        double rate = 4.0 * (double)n / (now() - t);
-        if (rate > best) best = rate;
+    for (size_t at = 0; at < COPIED; at += PIECE)
+        memcpy(to + at, from + at, PIECE);
+    add_turn(rate, COPIED, t);
+}
+
+/* Every update's file, from the page cache, to one place in memory. */
+static void copy_files(struct rate *rate, char *to, size_t bytes)
+{
+    double t = now();
+    for (size_t k = 0; k < updates; k++) {
+        char path[LIMIT_PATH_BYTES];
+        path_of(path, "update", k);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) must(err_make(ERR_MACHINE, "%s: gone", path));
+#pragma omp parallel for num_threads(threads)
+        for (size_t at = 0; at < bytes; at += PIECE)
+            if (pread(fd, to + at, bytes - at < PIECE ? bytes - at : PIECE, (off_t)at) < 0) abort();
+        close(fd);
     }
+    add_turn(rate, (double)(bytes * updates), t);
+}
+
+struct open_updates {
+    struct adapter_file *file; /* (updates) */
+    double bytes;
+};
+
+static void open_all(struct open_updates *u)
+{
+    u->file = calloc(updates, sizeof *u->file);
+    if (!u->file) must(err_make(ERR_MACHINE, "no memory"));
+    for (size_t k = 0; k < updates; k++) {
+        char path[LIMIT_PATH_BYTES];
+        path_of(path, "update", k);
+        must(adapter_file_map(&u->file[k], path));
+        u->bytes += (double)u->file[k].tensors.map.size;
+    }
+}
+
+static void close_all(struct open_updates *u)
+{
+    for (size_t k = 0; k < updates; k++)
+        adapter_file_close(&u->file[k]);
+    free(u->file);
+}
+
+static void drop_update(const struct method_round *round, size_t k)
+{
+    adapter_file_drop(&((const struct adapter_file *)round->files)[k]);
+}
+
+/* One module's means of A and B, into memory. */
+static void mean_module(const struct open_updates *u, const double *p, size_t i)
+{
+    const struct adapter_file_module *update[LIMIT_MEMBERS];
+    struct method_options none = {0};
+    struct method_round round = {.update = update,
+                                 .p = p,
+                                 .count = updates,
+                                 .options = &none,
+                                 .server_lr = 1,
+                                 .done = drop_update,
+                                 .files = u->file};
+    for (size_t k = 0; k < updates; k++)
+        update[k] = adapter_file_find(&u->file[k], modules[i].name);
+    round.module = update[0];
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
+        const struct adapter_file_factor *x = &update[0]->factor[r];
+        float *out = malloc((size_t)x->rows * x->cols * sizeof *out);
+        if (!out) must(err_make(ERR_MACHINE, "no memory"));
+        must(method_mean(out, &round, (enum adapter_file_role)r, (size_t)x->rows * x->cols));
+        free(out);
+    }
+}
+
+static void stack_done(void *context, size_t term)
+{
+    adapter_file_drop(&((const struct adapter_file *)context)[term]);
+}
+
+/* One module's stack [c_1 B_1 | ...], [A_1; ...], into memory. */
+static void stack_module(const struct open_updates *u, const double *p, size_t i, float *room)
+{
+    struct lowrank_term term[LIMIT_MEMBERS];
+    struct lowrank_stack s = {.m = modules[i].d_out,
+                              .n = modules[i].d_in,
+                              .term = term,
+                              .count = updates,
+                              .done = stack_done,
+                              .context = u->file};
+    for (size_t k = 0; k < updates; k++) {
+        const struct adapter_file_module *m = adapter_file_find(&u->file[k], modules[i].name);
+        term[k] = (struct lowrank_term){.c = p[k] * m->scale,
+                                        .B = m->factor[ADAPTER_FILE_B].f32,
+                                        .A = m->factor[ADAPTER_FILE_A].f32,
+                                        .r = m->rank};
+    }
+    lowrank_pair(room, room + (size_t)s.m * lowrank_total(&s), &s);
+}
+
+static void all_modules(struct rate *rate, const struct open_updates *u, bool stack)
+{
+    double p[LIMIT_MEMBERS], t = now();
+    for (size_t k = 0; k < updates; k++)
+        p[k] = 1.0 / (double)updates;
+#pragma omp parallel num_threads(threads)
+    {
+        float *room = stack ? malloc(4096 * updates * rank * sizeof *room) : NULL;
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < MODULES; i++) {
+            if (stack)
+                stack_module(u, p, i, room);
+            else
+                mean_module(u, p, i);
+        }
+        free(room);
+    }
+    add_turn(rate, u->bytes, t);
+}
+
+static void copies_means_stacks(void)
+{
+    struct rate memory = {0}, files = {0}, mean = {0}, stack = {0};
+    struct open_updates u = {0};
+    open_all(&u);
+    size_t bytes = u.file[0].tensors.map.size;
+    char *from = malloc(COPIED), *to = malloc(COPIED);
+    if (!from || !to || bytes > COPIED) must(err_make(ERR_MACHINE, "no memory"));
+    memset(from, 1, COPIED);
+    memset(to, 1, COPIED);
+    for (int turn = 0; turn < TURNS; turn++) {
+        copy_memory(&memory, to, from);
+        copy_files(&files, to, bytes);
+        all_modules(&mean, &u, false);
+        all_modules(&stack, &u, true);
+    }
+    printf("%zu updates of %.1f MB, %d threads; medians of %d turns, taken one after the other\n",
+           updates, (double)bytes / 1e6, threads, TURNS);
+    print_rate("copying memory to memory", &memory, NULL, NULL);
+    print_rate("copying the files, page cache to memory", &files, NULL, NULL);
+    print_rate("means of A and B", &mean, &memory, &files);
+    print_rate("stacks [c B | ...], [A; ...]", &stack, &memory, &files);
     free(from);
     free(to);
-    return best;
+    close_all(&u);
 }
 
-/* ---- recompression ---- */
-
-static double time_dense(size_t side)
+static void read_options(const char **round_of, bool *no_report, int argc, char **argv)
 {
-    float *x = random_floats(side * side, 5);
-    double *a = malloc(side * side * 8), *u = malloc(side * side * 8), *v = malloc(side * side * 8);
-    double *s = malloc(side * 8);
-    if (!a || !u || !v || !s) must(err_make(ERR_MACHINE, "no memory"));
-    for (size_t i = 0; i < side * side; i++)
-        a[i] = (double)x[i];
-    double t = now();
-    if (LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', (int)side, (int)side, a, (int)side, s, u, (int)side,
-                       v, (int)side) != 0)
-        must(err_make(ERR_MACHINE, "dgesdd failed"));
-    t = now() - t;
-    free(x);
-    free(a);
-    free(u);
-    free(v);
-    free(s);
-    return t;
-}
-
-static double time_recompress(uint32_t m, uint32_t n, uint32_t *q, double *error)
-{
-    static const uint32_t ranks[] = {64, 32, 16, 16, 8, 8, 4, 4, 4, 4};
-    enum { CLIENTS = sizeof ranks / sizeof *ranks };
-    struct lowrank_term term[CLIENTS];
-    float *block = random_floats((size_t)(m + n) * 160, m), *x = block;
-    for (size_t k = 0; k < CLIENTS; x += (size_t)(m + n) * ranks[k], k++)
-        term[k] =
-            (struct lowrank_term){.c = 0.1, .B = x, .A = x + (size_t)m * ranks[k], .r = ranks[k]};
-    struct lowrank_stack s = {.m = m, .n = n, .term = term, .count = CLIENTS};
-    struct lowrank_svd svd = {0};
-    double tail, rounding, t = now();
-    must(lowrank_svd_open(&svd, &s, CLIENTS));
-    lowrank_cut(q, &tail, &svd, &(struct lowrank_cut){.energy = 0.9999});
-    float *B = malloc((size_t)m * *q * 4), *A = malloc((size_t)n * *q * 4);
-    if (!A || !B) must(err_make(ERR_MACHINE, "no memory"));
-    must(lowrank_split(B, A, &rounding, &svd, *q, LOWRANK_BALANCED));
-    t = now() - t;
-    *error = tail / svd.norm;
-    lowrank_svd_close(&svd);
-    free(block);
-    free(A);
-    free(B);
-    return t;
-}
-
-static void recompression(void)
-{
-    static const uint32_t shape[][2] = {
-        {576, 576}, {1536, 576}, {2048, 2048}, {4096, 4096}, {11008, 4096}};
-    int before = lowrank_begin();
-    double dense = time_dense(dense_side), side = (double)dense_side;
-    printf("\nrecompression of ten clients, ranks 64 to 4 (R = 160), to 0.9999 of the energy; one "
-           "thread\n");
-    printf("  dense SVD (dgesdd) of %zu x %zu: %.2f s; at other shapes scaled by min^2 max\n",
-           dense_side, dense_side, dense);
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
-        uint32_t m = shape[i][0], n = shape[i][1], q;
-        double error, least = m < n ? m : n, most = m < n ? n : m;
-        double t = time_recompress(m, n, &q, &error);
-        double scaled = dense * least * least * most / (side * side * side);
-        printf("  %5u x %-5u %8.4f s  rank %3u, error %.1e   dense %8.2f s%s  %6.0f times\n", m, n,
-               t, q, error, scaled, m == dense_side && n == dense_side ? "         " : " (scaled)",
-               scaled / t);
-    }
-    lowrank_end(before);
-}
-
-int main(int argc, char **argv)
-{
-    const char *one = NULL;
-    bool no_report = false;
-    threads = omp_get_max_threads();
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         int64_t n = 0;
         if (strcmp(argv[i], "--no-report") == 0) {
-            no_report = true;
+            *no_report = true;
             continue;
         }
         if (strcmp(argv[i], "--dir") == 0)
             dir = value;
         else if (strcmp(argv[i], "--round") == 0)
-            one = value;
+            *round_of = value;
         else {
             must(text_parse_int(&n, value, 1, 1 << 20));
             if (strcmp(argv[i], "--updates") == 0)
                 updates = (size_t)n;
             else if (strcmp(argv[i], "--rank") == 0)
                 rank = (uint32_t)n;
-            else if (strcmp(argv[i], "--dense") == 0)
-                dense_side = (size_t)n;
             else if (strcmp(argv[i], "--threads") == 0)
                 threads = (int)n;
             else
@@ -324,25 +417,46 @@ int main(int argc, char **argv)
         }
         i++;
     }
-    make_modules();
-    if (one) return round_main(one, no_report);
-    must(file_make_dirs(dir));
+}
+
+static void make_updates(const char *method, const float *block)
+{
+    for (size_t k = 0; k < updates; k++)
+        make_update(k, method, block);
+}
+
+/* Whole rounds with few and with many members: the peak is what must not grow. */
+static void rounds(char *self, const float *block)
+{
     static const char *const methods[] = {"fedit", "flora"};
-    float *block = random_floats(1 << 20, 1);
-    double copy = copy_rate();
-    printf("%d threads; plain copying %.2f GB/s\n", threads, copy / 1e9);
-    printf("a round of %zu updates of rank %u, SmolLM2-135M, 210 modules:\n", updates, rank);
+    size_t many = updates;
+    printf("\nwhole rounds, state written and flushed:\n");
     for (size_t m = 0; m < 2; m++) {
         char path[LIMIT_PATH_BYTES];
         struct method_start start = start_of();
-        for (size_t k = 0; k < updates; k++)
-            make_update(k, methods[m], block);
+        make_updates(methods[m], block);
         path_of(path, methods[m], 1);
         must(method_start(method_find(methods[m]), path, &start));
-        if (m == 0) spawn_round(argv[0], methods[m], true);
-        spawn_round(argv[0], methods[m], false);
+        if (many > 8) updates = 8;
+        spawn_round(self, methods[m], true);
+        updates = many;
+        spawn_round(self, methods[m], true);
     }
+}
+
+int main(int argc, char **argv)
+{
+    const char *one = NULL;
+    bool no_report = false;
+    threads = omp_get_max_threads();
+    read_options(&one, &no_report, argc, argv);
+    make_modules();
+    if (one) return round_main(one, no_report);
+    must(file_make_dirs(dir));
+    float *block = random_floats(1 << 20, 1);
+    make_updates("fedit", block);
+    copies_means_stacks();
+    rounds(argv[0], block);
     free(block);
-    recompression();
     return 0;
 }

@@ -44,10 +44,14 @@ case "${1:-}" in
   agg)
     shift
     build=$bench/../build/release
-    cmake --build "$build" --target bench_agg >/dev/null
+    cmake --build "$build" --target bench_agg bench_recompress >/dev/null
     dir=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-bench-XXXXXX")
     trap 'rm -rf "$dir"' EXIT
-    "$build/bench_agg" --dir "$dir" "$@" ;;
+    uptime
+    "$build/bench_agg" --dir "$dir" "$@"
+    echo
+    "$build/bench_recompress"
+    uptime ;;
   tokenize)
     shift
     build=$bench/../build/release

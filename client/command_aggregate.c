@@ -13,8 +13,14 @@ static const struct option_row rows[] = {
      .at = AT(method),
      .fallback = "flora",
      .value = "M",
-     .help = "flora: the exact weighted sum of what the adapters do, of any ranks; fedit: the mean "
-             "of their factors, one rank for all, with the error that makes"},
+     .help = "flora, fedex: the exact weighted sum of what the adapters do; flexlora: cut to the "
+             "largest rank given; florist: by energy; fedit, hetlora, lora-fair: means of factors, "
+             "with the error that makes"},
+    {.flag = "option",
+     .kind = OPTION_LIST,
+     .at = AT(options),
+     .value = "KEY=VALUE",
+     .help = "an option of the method (docs/methods.md); may be repeated"},
     {.flag = "weights",
      .kind = OPTION_TEXT,
      .at = AT(weights),
@@ -55,6 +61,11 @@ static const struct option_row rows[] = {
      .fallback = "0",
      .value = "SIZE",
      .help = "the result's size at most, spent over all modules where it counts most"},
+    {.flag = "stack",
+     .kind = OPTION_FLAG,
+     .at = AT(stack),
+     .help = "flora: the stack of all factors itself, of their ranks' sum, without recompression: "
+             "fast, and large"},
     {.flag = "verify",
      .kind = OPTION_FLAG,
      .at = AT(verify),
@@ -93,6 +104,7 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         .count = arguments->count,
         .cut = {.rank_max = (uint32_t)o->rank, .error = o->error, .energy = o->energy},
         .bytes = o->bytes,
+        .stack = o->stack,
         .threads = (int)o->common.threads};
     c.method = method_find(o->method);
     if (c.method == NULL) {
@@ -103,8 +115,12 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         return err_make(ERR_INPUT, "--method %s: no such method%s%s", o->method,
                         near ? "; did you mean " : "", near ? near : "");
     }
-    if ((o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
-        return err_make(ERR_INPUT, "--rank, --error, --energy and --bytes: give one");
+    if (o->stack + (o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
+        return err_make(ERR_INPUT, "--rank, --error, --energy, --bytes and --stack: give one");
+    struct method_options *options;
+    TRY(arena_take(&options, arena, 1, sizeof *options));
+    TRY(method_options_parse(options, c.method, o->options.item, o->options.count));
+    c.options = options;
     if (o->weights) TRY(parse_weights(&weight, o->weights, c.count, arena));
     size_t n = strlen(o->output);
     while (n > 1 && o->output[n - 1] == '/')
@@ -160,9 +176,17 @@ out:
     return e;
 }
 
+struct aggregate_shown { /* from the first module on: what is refused before needs no line */
+    struct progress progress;
+    bool quiet, begun;
+};
+
 static err show_step(void *context, size_t done, size_t of)
 {
-    progress_update(context, done, of, done, NULL);
+    struct aggregate_shown *shown = context;
+    if (!shown->begun) progress_begin(&shown->progress, shown->quiet, "aggregate", "modules");
+    shown->begun = true;
+    progress_update(&shown->progress, done, of, done, NULL);
     return command_check_stop();
 }
 
@@ -172,14 +196,13 @@ static err aggregate_run(void *options, const struct option_list *arguments, str
     struct combine_options how = {0};
     struct combine c = {0};
     struct aggregate_checked v = {0};
-    struct progress progress;
+    struct aggregate_shown shown = {.quiet = o->common.quiet};
     TRY(command_check_output(o->output, o->force));
     TRY(options_read(&how, o, arguments, arena));
-    progress_begin(&progress, o->common.quiet, "aggregate", "modules");
     how.step = show_step;
-    how.context = &progress;
+    how.context = &shown;
     err e = combine_open(&c, &how);
-    progress_end(&progress, NULL);
+    if (shown.begun) progress_end(&shown.progress, NULL);
     if (err_is(e)) return e;
     TRY_OUT(e, combine_write(&c, o->output, o->force));
     if (o->verify) TRY_OUT(e, verify(&v, o, &c, arena));

@@ -13,7 +13,8 @@ struct aggregate_command {
     int64_t rank;
     double error, energy;
     uint64_t bytes;
-    bool verify, force;
+    struct option_list options;
+    bool stack, verify, force;
 };
 
 struct aggregate_checked { /* --verify: a module, and in total */

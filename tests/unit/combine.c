@@ -191,33 +191,104 @@ Test(combine, duplicates_and_threads_change_nothing)
     combine_close(&three);
 }
 
+/* Three adapters of q (6, 8) and k (6, 8) of these ranks, all of scale 2. */
+static struct combine_options small_options(const char *method, uint32_t r1, uint32_t r2,
+                                            uint32_t r3)
+{
+    static char path[3][SUPPORT_PATH_BYTES + 64];
+    static const char *list[] = {path[0], path[1], path[2]};
+    const uint32_t rank[] = {r1, r2, r3};
+    struct combine_options o = options(method);
+    for (int k = 0; k < 3; k++) {
+        struct adapter_file_module m[2];
+        float x[2][256];
+        for (int i = 0; i < 2; i++) {
+            struct rng rng;
+            rng_init(&rng, "test", (uint64_t)k, i ? "q" : "k", 0);
+            rng_fill_uniform(&rng, x[i], 256, 1);
+            m[i] = (struct adapter_file_module){
+                .name = i ? "q" : "k", .rank = rank[k], .alpha = 2.0 * rank[k]};
+            m[i].factor[0] = (struct adapter_file_factor){.f32 = x[i], .rows = rank[k], .cols = 8};
+            m[i].factor[1] =
+                (struct adapter_file_factor){.f32 = x[i] + 128, .rows = 6, .cols = rank[k]};
+        }
+        snprintf(path[k], sizeof path[k], "%s/small%d", dir, k);
+        ok(adapter_file_write_peft(path[k], &(struct adapter_file_meta){0}, m, 2, true));
+    }
+    o.path = list;
+    return o;
+}
+
 Test(combine, averaging_factors_needs_one_rank_and_scale_and_says_what_it_loses)
 {
     struct combine_options o = options("fedit");
     struct combine c = {0};
     refused(combine_open(&c, &o), ERR_INPUT, "rslora differs");
-    const char *const ranks[] = {golden[0], golden[2]}, *same[2];
+    const char *const ranks[] = {golden[0], golden[2]};
     o.path = ranks;
     o.count = 2;
     refused(combine_open(&c, &o), ERR_INPUT, "a mean of factors needs rank 4 at scale 2");
-    for (int k = 0; k < 2; k++) {
-        struct adapter_file_module m = {.name = "q", .rank = 2, .alpha = 6};
-        struct rng rng;
-        float x[2 * (8 + 6)];
-        rng_init(&rng, "test", (uint64_t)k, "", 0);
-        rng_fill_uniform(&rng, x, 28, 1);
-        m.factor[0] = (struct adapter_file_factor){.f32 = x, .rows = 2, .cols = 8};
-        m.factor[1] = (struct adapter_file_factor){.f32 = x + 16, .rows = 6, .cols = 2};
-        same[k] = at(k ? "one" : "two");
-        ok(adapter_file_write_peft(same[k], &(struct adapter_file_meta){0}, &m, 1, false));
-    }
-    o.path = same;
+    o = small_options("fedit", 4, 4, 4);
     c = checked(&o);
     cr_expect_gt(c.report.total.error, 0.01 * c.report.total.update_norm);
-    cr_expect_eq(c.module[0].alpha, 6);
+    cr_expect_eq(c.module[0].alpha, 8);
     combine_close(&c);
     o.cut.rank_max = 1;
     refused(combine_open(&c, &o), ERR_INPUT, "nothing to cut");
+}
+
+Test(combine, every_method_reports_what_a_dense_recomputation_finds)
+{
+    static const char *const same[] = {"fedit", "lora-fair", "fedex"};
+    for (size_t m = 0; m < 3; m++) {
+        struct combine_options o = small_options(same[m], 4, 4, 4);
+        struct combine c = checked(&o);
+        bool exact = strcmp(same[m], "fedex") == 0;
+        cr_expect((c.report.total.error < 1e-6 * c.report.total.update_norm) == exact, "%s: %g",
+                  same[m], c.report.total.error);
+        combine_close(&c);
+    }
+}
+
+Test(combine, fedex_of_different_ranks_is_refused_with_what_to_use)
+{
+    struct combine_options o = small_options("fedex", 4, 2, 4);
+    struct combine c = {0};
+    refused(combine_open(&c, &o), ERR_INPUT,
+            "rank 2 at scale 2, expected rank 4 at scale 2: fedex needs one for all (flora gives");
+}
+
+Test(combine, flexlora_keeps_the_largest_rank_or_with_a_carry_all)
+{
+    struct combine_options o = small_options("flexlora", 4, 1, 2);
+    const char *const carry[] = {"tail=carry"};
+    struct method_options options;
+    struct combine c = checked(&o);
+    for (size_t i = 0; i < c.count; i++)
+        cr_expect_eq(c.module[i].rank, 4);
+    cr_expect_gt(c.report.total.dropped, 0.01 * c.report.total.update_norm);
+    combine_close(&c);
+    ok(method_options_parse(&options, o.method, carry, 1));
+    o.options = &options;
+    c = checked(&o);
+    for (size_t i = 0; i < c.count; i++)
+        cr_expect_eq(c.module[i].rank, 6); /* of 7, but d_out is 6 */
+    cr_expect_lt(c.report.total.error, 1e-6 * c.report.total.update_norm);
+    combine_close(&c);
+}
+
+Test(combine, the_stack_itself_is_of_the_ranks_sum_and_the_same_function)
+{
+    struct combine_options o = options("flora");
+    o.stack = true;
+    struct combine c = checked(&o);
+    cr_expect_eq(c.report.total.rank, 16); /* down_proj: 9 and 7 */
+    cr_expect_eq(c.report.total.error, 0);
+    combine_close(&c);
+    o.method = method_find("fedit");
+    refused(combine_open(&c, &o), ERR_INPUT, "fedit keeps the rank it was given");
+    o.method = method_find("flexlora");
+    refused(combine_open(&c, &o), ERR_INPUT, "flexlora does not give the stack");
 }
 
 Test(combine, what_cannot_be_combined_is_refused_by_name)
