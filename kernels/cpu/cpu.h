@@ -43,11 +43,18 @@ struct linear_rows {
     size_t rows;
     bool add, back;
 };
+enum { CPU_SHARE = 128 }; /* most rows that one thread multiplies at once */
 size_t cpu_weight_rows(const struct backend_weight *w); /* n */
 size_t cpu_weight_slices(const struct backend_weight *w);
 void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice);
 void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
                       const struct backend_weight *w, size_t slice, const struct linear_rows *r);
+/* The same on the calling thread of a parallel region, at most CPU_SHARE rows, after
+ * cpu_slice_prepare() outside of it with such a shape; false when oneDNN failed. */
+void cpu_slice_prepare(struct backend_context *c, struct mat y, struct mat x,
+                       const struct backend_weight *w, size_t slice, const struct linear_rows *r);
+bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,
+                   const struct backend_weight *w, size_t slice, const struct linear_rows *r);
 
 void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                    const struct backend_weight *w, const struct head_loss *loss);

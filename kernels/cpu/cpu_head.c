@@ -1,32 +1,58 @@
-/* Cross-entropy through the head. Rows go by blocks whose float32 logits stay within some tens of
- * megabytes, and the vocabulary by slices: of a slice, all rows of the block lie side by side
- * (rows, count). */
+/* Cross-entropy through the head. Every thread has shares of rows of its own and takes all of them
+ * through the vocabulary slice by slice, so that a slice of W is read once for many rows and a
+ * slice's logits (rows, count) never leave the cache: they become exponentials there and then, kept
+ * for the backward products in the engine's precision.
+ *
+ * The largest logit of a row is known only at the end, so a slice's exponentials are relative to a
+ * power of two at least the largest seen: e = exp(z) / 2^power. Another slice's, which is made up
+ * for before the backward product, is an exact factor.
+ *
+ *   sum = sum_v e_v,  nll = log(sum) + power log 2 - z_target,  dz_v = (e_v - [v is target] sum) /
+ * sum
+ */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
 #include <math.h>
+#include <omp.h>
 
-enum { BLOCK_LOGITS = 8 << 20, BLOCK_ROWS = 256 };
+enum { STORE_BYTES = 32 << 20, SHARES = 2 /* most that a thread has at once */ };
 
+struct line { /* one row on its way */
+    double sum;
+    float target_logit, target_e; /* the latter as its slice has it */
+    int32_t power, target_power;
+};
 struct head {
+    struct backend_context *c;
     const struct backend_weight *w;
-    size_t rows, slices;
-    float *logits;    /* slice after slice, each (block, count) */
-    uint16_t *narrow; /* (block, count) one slice as bf16, or NULL */
-    size_t block;
-    double sum[BLOCK_ROWS]; /* of each row's exponentials */
+    const struct head_loss *loss;
+    struct mat hidden, dhidden; /* (rows, d) of this block; dhidden.data NULL: the loss alone */
+    size_t first, rows;         /* of this block */
+    size_t vocab, slices, widest, share;
+    enum dtype type;      /* of what is kept */
+    char *kept;           /* share after share, slice after slice: (share, count) */
+    float *logits;        /* (share, widest) of each thread; not where float32 is kept */
+    int32_t *slice_power; /* (rows, slices) */
+    struct line *line;    /* (rows) */
 };
 
-static float *slice_row(const struct head *h, size_t slice, size_t row, size_t *count)
+static size_t share_rows(const struct head *h, size_t share)
 {
-    size_t first;
-    cpu_weight_slice(&first, count, h->w, slice);
-    return h->logits + first * h->block + row * *count;
+    size_t row = share * h->share;
+    return h->rows - row < h->share ? h->rows - row : h->share;
 }
 
-CPU_CLONES static float largest(const float *x, size_t n, float max)
+static struct mat kept_at(const struct head *h, size_t share, size_t slice)
 {
-    float top[CPU_LANES];
+    size_t first, count, size = h->type == DTYPE_F32 ? 4 : 2;
+    cpu_weight_slice(&first, &count, h->w, slice);
+    return (struct mat){h->kept + h->share * (share * h->vocab + first) * size, h->type, count};
+}
+
+CPU_CLONES static float largest(const float *x, size_t n)
+{
+    float top[CPU_LANES], max = -INFINITY;
     size_t i = 0;
     for (int j = 0; j < CPU_LANES; j++)
         top[j] = max;
@@ -40,8 +66,8 @@ CPU_CLONES static float largest(const float *x, size_t n, float max)
     return max;
 }
 
-/* x = e^(x - max); their sum, in short float sums. */
-CPU_CLONES static double exponentials(float *x, size_t n, float max)
+/* to = exp(x) / 2^power, which may be x; their sum, in short float sums. */
+CPU_CLONES static double exponentials(struct mat to, float *x, size_t n, int32_t power)
 {
     double sum = 0.0;
     for (size_t first = 0; first < n; first += CPU_CHUNK) {
@@ -49,113 +75,198 @@ CPU_CLONES static double exponentials(float *x, size_t n, float max)
         float lane[CPU_LANES] = {0};
         float *y = x + first;
         for (size_t k = 0; k < count; k++)
-            y[k] = cpu_exp(y[k] - max);
+            y[k] = cpu_exp_scaled(y[k], power);
         for (; i + CPU_LANES <= count; i += CPU_LANES)
             for (int j = 0; j < CPU_LANES; j++)
                 lane[j] += y[i + j];
         for (int j = 0; i < count; i++, j++)
             lane[j] += y[i];
         sum += (double)cpu_lanes_sum(lane);
+        if (to.data) cpu_row_done(to, 0, first, y, count);
     }
     return sum;
 }
 
-/* to = x * factor: the gradient of one row of a slice; to may be x. */
-CPU_CLONES static void scale_row(struct mat to, const float *x, size_t n, float factor)
+CPU_CLONES static void scale_row(struct mat row, size_t n, float factor)
 {
-    float buffer[CPU_CHUNK];
+    float in[CPU_CHUNK], out[CPU_CHUNK];
     for (size_t col = 0; col < n; col += CPU_CHUNK) {
         size_t count = n - col < CPU_CHUNK ? n - col : CPU_CHUNK;
-        float *y = cpu_row_out(buffer, to, 0, col);
+        const float *x = cpu_row(in, row, 0, col, count);
+        float *y = cpu_row_out(out, row, 0, col);
         for (size_t i = 0; i < count; i++)
-            y[i] = x[col + i] * factor;
-        cpu_row_done(to, 0, col, y, count);
+            y[i] = x[i] * factor;
+        cpu_row_done(row, 0, col, y, count);
     }
 }
 
-/* The negative log likelihood of one row. Leaves e = exp(x - max) in place of the logits, less
- * their sum at the target: times factor / sum that is the gradient. */
-static double softmax_row(const struct head *h, size_t row, size_t target, double *sum)
+static int32_t power_of(float max, int32_t before)
 {
-    size_t count;
-    float max = -INFINITY, *chosen = NULL;
-    for (size_t i = 0, first = 0; i < h->slices; i++, first += count) {
-        float *x = slice_row(h, i, row, &count);
-        max = largest(x, count, max);
-        if (target >= first && target < first + count) chosen = x + (target - first);
-    }
-    REQUIRE(chosen);
-    double at_target = (double)*chosen - (double)max;
-    *sum = 0.0;
-    for (size_t i = 0; i < h->slices; i++) {
-        float *x = slice_row(h, i, row, &count);
-        *sum += exponentials(x, count, max);
-    }
-    *chosen = (float)((double)*chosen - *sum);
-    return log(*sum) - at_target;
+    float power = ceilf(max * 1.44269504f);
+    if (!(power > -1e6f)) return before;
+    return power > 1e6f ? 1000000 : power > (float)before ? (int32_t)power : before;
 }
 
-static void block_backward(struct backend_context *c, struct mat dhidden, const struct head *h,
-                           double factor)
+/* One row of a slice: its logits x (count) become what is kept. */
+static void take_slice(const struct head *h, size_t row, size_t slice, struct mat kept, float *x)
 {
-    struct linear_rows r = {h->rows, false, true};
-    for (size_t i = 0; i < h->slices; i++) {
-        size_t count;
-        struct mat dy = {slice_row(h, i, 0, &count), DTYPE_F32, 0};
-        if (h->narrow) dy = (struct mat){h->narrow, DTYPE_BF16, 0};
-        dy.ld = count;
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-        for (size_t row = 0; row < h->rows; row++) {
-            size_t n;
-            const float *x = slice_row(h, i, row, &n);
-            scale_row(mat_at(dy, row, 0), x, n, (float)(factor / h->sum[row]));
-        }
-        r.add = i > 0;
-        cpu_linear_slice(c, dhidden, dy, h->w, i, &r);
+    struct line *l = &h->line[row];
+    size_t first, count, target = (size_t)h->loss->target[h->first + row];
+    cpu_weight_slice(&first, &count, h->w, slice);
+    bool here = target >= first && target < first + count;
+    int32_t power = power_of(largest(x, count), slice ? l->power : -1000000);
+    if (here) l->target_logit = x[target - first];
+    double sum = exponentials(kept, x, count, power);
+    if (here) {
+        l->target_e = x[target - first];
+        l->target_power = power;
+    }
+    l->sum = (slice ? ldexp(l->sum, l->power - power) : 0.0) + sum;
+    l->power = power;
+    h->slice_power[row * h->slices + slice] = power;
+}
+
+static bool forward_share(const struct head *h, size_t share, size_t slice)
+{
+    struct mat kept = h->kept ? kept_at(h, share, slice) : (struct mat){0};
+    size_t first, count, row = share * h->share;
+    cpu_weight_slice(&first, &count, h->w, slice);
+    float *own = h->logits + (size_t)cpu_thread() * h->share * h->widest;
+    bool in_place = kept.data && h->type == DTYPE_F32;
+    struct mat y = {in_place ? kept.data : own, DTYPE_F32, count};
+    struct linear_rows r = {share_rows(h, share), false, false};
+    if (!cpu_slice_run(h->c, y, mat_at(h->hidden, row, 0), h->w, slice, &r)) return false;
+    for (size_t i = 0; i < r.rows; i++)
+        take_slice(h, row + i, slice, kept.data ? mat_at(kept, i, 0) : kept, mat_at(y, i, 0).data);
+    return true;
+}
+
+static bool backward_share(const struct head *h, size_t share, size_t slice)
+{
+    struct mat kept = kept_at(h, share, slice);
+    size_t first, count, row = share * h->share;
+    cpu_weight_slice(&first, &count, h->w, slice);
+    struct linear_rows r = {share_rows(h, share), true, true};
+    for (size_t i = 0; i < r.rows; i++) {
+        const struct line *l = &h->line[row + i];
+        size_t target = (size_t)h->loss->target[h->first + row + i];
+        int32_t away = h->slice_power[(row + i) * h->slices + slice] - l->power;
+        if (away) scale_row(mat_at(kept, i, 0), count, ldexpf(1.0f, away));
+        if (target < first || target >= first + count) continue;
+        float e = ldexpf(l->target_e, l->target_power - l->power);
+        float buffer, *to = cpu_row_out(&buffer, kept, i, target - first);
+        *to = (float)((double)e - l->sum);
+        cpu_row_done(kept, i, target - first, to, 1);
+    }
+    return cpu_slice_run(h->c, mat_at(h->dhidden, row, 0), kept, h->w, slice, &r);
+}
+
+static void finish_share(const struct head *h, size_t share, bool back)
+{
+    size_t row = share * h->share, d = h->dhidden.ld;
+    for (size_t i = row; i < row + share_rows(h, share); i++) {
+        const struct line *l = &h->line[i];
+        float factor = (float)((double)h->loss->gradient_scale / l->sum);
+        if (back)
+            scale_row(mat_at(h->dhidden, i, 0), d, factor);
+        else
+            h->loss->nll[h->first + i] =
+                log(l->sum) + (double)l->power * 0.69314718055994530942 - (double)l->target_logit;
     }
 }
 
-static bool head_open(struct head *h, struct backend_context *c, bool back)
+static bool run_thread(const struct head *h)
 {
-    size_t vocab = cpu_weight_rows(h->w), widest = 0;
+    size_t me = (size_t)cpu_thread(), threads = (size_t)omp_get_num_threads(), d = h->dhidden.ld;
+    size_t shares = (h->rows + h->share - 1) / h->share;
+    bool back = h->dhidden.data != NULL, good = true;
+    for (size_t slice = 0; slice < h->slices; slice++)
+        for (size_t i = me; i < shares && good; i += threads)
+            good = forward_share(h, i, slice);
+    for (size_t i = me; i < shares && good; i += threads) {
+        size_t rows = (share_rows(h, i) + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+        finish_share(h, i, false);
+        if (back) memset(mat_at(h->dhidden, i * h->share, 0).data, 0, rows * d * sizeof(float));
+    }
+    for (size_t slice = 0; back && slice < h->slices; slice++)
+        for (size_t i = me; i < shares && good; i += threads)
+            good = backward_share(h, i, slice);
+    for (size_t i = me; back && i < shares && good; i += threads)
+        finish_share(h, i, true);
+    return good;
+}
+
+/* Products of all shapes that the block has: two numbers of rows, two lengths of slices. */
+static void prepare(const struct head *h)
+{
+    size_t shares = (h->rows + h->share - 1) / h->share;
+    size_t rows[2] = {share_rows(h, 0), share_rows(h, shares - 1)};
+    size_t slice[2] = {0, h->slices - 1};
+    for (int i = 0; i < 4; i++) {
+        size_t first, count;
+        cpu_weight_slice(&first, &count, h->w, slice[i & 1]);
+        struct linear_rows forward = {rows[i >> 1], false, false},
+                           back = {rows[i >> 1], true, true};
+        struct mat y = {NULL, DTYPE_F32, count}, dy = {NULL, h->type, count};
+        cpu_slice_prepare(h->c, y, h->hidden, h->w, slice[i & 1], &forward);
+        if (h->dhidden.data) cpu_slice_prepare(h->c, h->dhidden, dy, h->w, slice[i & 1], &back);
+    }
+}
+
+static size_t take(size_t *at, size_t bytes)
+{
+    size_t here = *at;
+    *at += (bytes + 127) / 64 * 64;
+    return here;
+}
+
+/* Rows of a block, and their memory. */
+static size_t head_open(struct head *h, bool back)
+{
+    size_t size = h->type == DTYPE_F32 ? 4 : 2, at = 0, threads = (size_t)h->c->threads;
+    h->vocab = cpu_weight_rows(h->w);
     h->slices = cpu_weight_slices(h->w);
-    h->block = BLOCK_LOGITS / vocab / BACKEND_ROWS * BACKEND_ROWS;
-    if (h->block < BACKEND_ROWS) h->block = BACKEND_ROWS;
-    if (h->block > BLOCK_ROWS) h->block = BLOCK_ROWS;
     for (size_t i = 0; i < h->slices; i++) {
         size_t first, count;
         cpu_weight_slice(&first, &count, h->w, i);
-        if (count > widest) widest = count;
+        if (count > h->widest) h->widest = count;
     }
-    bool narrow = back && c->precision != DTYPE_F32;
-    h->logits = cpu_scratch(c, h->block * (vocab * sizeof(float) + (narrow ? widest * 2 : 0)));
-    if (!h->logits) return false;
-    if (narrow) h->narrow = (uint16_t *)(void *)(h->logits + h->block * vocab);
-    return true;
+    size_t fit = STORE_BYTES / (h->vocab * size);
+    h->share = CPU_SHARE;
+    while (h->share > fit && h->share > BACKEND_ROWS)
+        h->share /= 2;
+    size_t block = h->share * threads * (fit >= SHARES * h->share ? SHARES : 1);
+    if (block > h->loss->rows) block = (h->loss->rows + h->share - 1) / h->share * h->share;
+    size_t kept = take(&at, back ? block * h->vocab * size : 0);
+    size_t logits = take(&at, threads * h->share * h->widest * sizeof(float));
+    size_t power = take(&at, block * h->slices * sizeof *h->slice_power);
+    size_t line = take(&at, block * sizeof *h->line);
+    char *memory = cpu_scratch(h->c, at);
+    if (!memory) return 0;
+    if (back) h->kept = memory + kept;
+    h->logits = (float *)(void *)(memory + logits);
+    h->slice_power = (int32_t *)(void *)(memory + power);
+    h->line = (struct line *)(void *)(memory + line);
+    return block;
 }
 
 void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                    const struct backend_weight *w, const struct head_loss *loss)
 {
     double since = cpu_clock();
-    struct backend_profile before = c->profile;
-    struct head h = {.w = w};
-    bool back = dhidden.data != NULL;
-    if (!head_open(&h, c, back)) return;
-    for (size_t row = 0; row < loss->rows; row += h.block) {
-        h.rows = loss->rows - row < h.block ? loss->rows - row : h.block;
-        struct linear_rows r = {h.rows, false, false};
-        for (size_t i = 0; i < h.slices; i++) {
-            size_t count;
-            struct mat y = {slice_row(&h, i, 0, &count), DTYPE_F32, 0};
-            y.ld = count;
-            cpu_linear_slice(c, y, mat_at(hidden, row, 0), w, i, &r);
-        }
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-        for (size_t i = 0; i < h.rows; i++)
-            loss->nll[row + i] = softmax_row(&h, i, (size_t)loss->target[row + i], &h.sum[i]);
-        if (back) block_backward(c, mat_at(dhidden, row, 0), &h, (double)loss->gradient_scale);
+    struct head h = {.c = c, .w = w, .loss = loss, .type = c->precision};
+    size_t block = loss->rows ? head_open(&h, dhidden.data != NULL) : 0;
+    for (size_t row = 0; block && row < loss->rows && !err_is(c->first); row += block) {
+        h.first = row;
+        h.rows = loss->rows - row < block ? loss->rows - row : block;
+        h.hidden = mat_at(hidden, row, 0);
+        h.dhidden = dhidden.data ? mat_at(dhidden, row, 0) : dhidden;
+        prepare(&h);
+        if (err_is(c->first)) break;
+        int failed = 0;
+#pragma omp parallel num_threads(c->threads) reduction(| : failed)
+        failed |= !run_thread(&h);
+        if (failed) cpu_fail(c, err_make(ERR_MACHINE, "oneDNN: a product of the head failed"));
     }
-    c->profile = before; /* its parts are counted as the head's, not as themselves */
     cpu_count(c, OP_HEAD, since);
 }

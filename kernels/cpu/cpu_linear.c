@@ -60,39 +60,62 @@ static size_t round_rows(size_t rows, enum dtype type)
                                          : (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
 }
 
+static struct shape_key slice_key(struct mat y, struct mat x, const struct backend_weight *w,
+                                  size_t slice, const struct linear_rows *r)
+{
+    const struct piece *p = &w->piece[r->back][slice];
+    return (struct shape_key){.rows = (int64_t)round_rows(r->rows, x.type),
+                              .n = (int64_t)(r->back ? w->k : p->count),
+                              .k = (int64_t)(r->back ? p->count : w->k),
+                              .ldx = (int64_t)x.ld,
+                              .ldy = (int64_t)y.ld,
+                              .xtype = x.type,
+                              .ytype = y.type,
+                              .add = r->add,
+                              .bias = !r->back && w->bias};
+}
+
+static struct onednn_operands operands(struct mat y, struct mat x, const struct backend_weight *w,
+                                       const struct piece *p, bool back)
+{
+    return (struct onednn_operands){.x = x.data,
+                                    .y = y.data,
+                                    .w = p->data,
+                                    .w_layout = &p->md,
+                                    .bias = !back && w->bias ? w->bias + p->first : NULL};
+}
+
 /* y (rows, count) of one piece, dense: oneDNN's fast kernels take no other. */
 void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
                       const struct backend_weight *w, size_t slice, const struct linear_rows *r)
 {
     if (!r->rows || err_is(c->first)) return;
-    const struct piece *p = &w->piece[r->back][slice];
-    struct piece turned;
-    if (r->back && w->turned) {
-        err e = turn_piece(&turned, c->primitives, w);
-        if (err_is(e)) {
-            cpu_fail(c, e);
-            return;
-        }
-        p = &turned;
-    }
-    int64_t n = (int64_t)(r->back ? w->k : p->count), k = (int64_t)(r->back ? p->count : w->k);
-    bool bias = !r->back && w->bias;
-    struct shape_key key = {(int64_t)round_rows(r->rows, x.type),
-                            n,
-                            k,
-                            (int64_t)x.ld,
-                            (int64_t)y.ld,
-                            x.type,
-                            y.type,
-                            r->add,
-                            bias};
-    struct onednn_operands o = {.x = x.data,
-                                .y = y.data,
-                                .w = p->data,
-                                .w_layout = &p->md,
-                                .bias = bias ? w->bias + p->first : NULL};
-    err e = onednn_multiply(c, &key, &o);
+    struct piece p = w->piece[r->back][slice];
+    err e = r->back && w->turned ? turn_piece(&p, c->primitives, w) : ERR_NONE;
+    struct shape_key key = slice_key(y, x, w, slice, r);
+    struct onednn_operands o = operands(y, x, w, &p, r->back);
+    if (!err_is(e)) e = onednn_multiply(c, &key, &o);
     if (err_is(e)) cpu_fail(c, e);
+}
+
+void cpu_slice_prepare(struct backend_context *c, struct mat y, struct mat x,
+                       const struct backend_weight *w, size_t slice, const struct linear_rows *r)
+{
+    struct piece p = w->piece[r->back][slice];
+    struct shape_key key = slice_key(y, x, w, slice, r);
+    err e = onednn_prepare(c, &key, &p.md);
+    if (!err_is(e) && r->back && w->turned) e = turn_piece(&p, c->primitives, w);
+    if (err_is(e)) cpu_fail(c, e);
+}
+
+bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,
+                   const struct backend_weight *w, size_t slice, const struct linear_rows *r)
+{
+    struct piece p = w->piece[r->back][slice];
+    if (r->back && w->turned) p.data = onednn_room_data(c->primitives); /* as prepared */
+    struct shape_key key = slice_key(y, x, w, slice, r);
+    struct onednn_operands o = operands(y, x, w, &p, r->back);
+    return onednn_run(c, &key, &o) == dnnl_success;
 }
 
 void cpu_linear(struct backend_context *c, struct mat y, struct mat x,

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PRIMITIVES = 192, SHARE = 128 };
+enum { PRIMITIVES = 192 };
 
 struct primitive {
     struct shape_key key;
@@ -187,7 +187,7 @@ err onednn_multiply(struct backend_context *c, const struct shape_key *key,
                     const struct onednn_operands *o)
 {
     struct cpu_primitives *all = c->primitives;
-    int64_t share = key->rows < SHARE ? key->rows : SHARE, shares;
+    int64_t share = key->rows < CPU_SHARE ? key->rows : CPU_SHARE, shares;
     struct shape_key part = *key, last = *key;
     shares = (key->rows + share - 1) / share;
     part.rows = share;
@@ -219,6 +219,31 @@ err onednn_multiply(struct backend_context *c, const struct shape_key *key,
         failed |= (int)execute(all, worker, i == shares - 1 ? &end : &first, data);
     }
     return onednn_check((dnnl_status_t)failed, "matmul");
+}
+
+err onednn_prepare(struct backend_context *c, const struct shape_key *key,
+                   const dnnl_memory_desc_t *w_layout)
+{
+    struct primitive *p = NULL;
+    omp_set_num_threads(1);
+    err e = primitive_find(&p, c->primitives, key, w_layout);
+    omp_set_num_threads(c->threads);
+    if (err_is(e)) return e;
+    return reserve_pads(c->primitives, dnnl_memory_desc_get_size(&p->pad) + 64);
+}
+
+dnnl_status_t onednn_run(const struct backend_context *c, const struct shape_key *key,
+                         const struct onednn_operands *o)
+{
+    const struct cpu_primitives *all = c->primitives;
+    const struct worker *worker = &all->worker[cpu_thread()];
+    void *data[5] = {o->x, o->w, o->y, o->bias, worker->pad};
+    for (size_t i = 0; i < all->count; i++) {
+        const struct primitive *p = &all->one[i];
+        if (!memcmp(&p->key, key, sizeof *key) && dnnl_memory_desc_equal(&p->md[1], o->w_layout))
+            return execute(all, worker, p, data);
+    }
+    return dnnl_invalid_arguments;
 }
 
 err onednn_reorder(struct cpu_primitives *all, const dnnl_memory_desc_t *to, void *to_data,
@@ -266,4 +291,9 @@ err onednn_room(void **out, struct cpu_primitives *all, size_t bytes)
     }
     *out = all->room;
     return ERR_NONE;
+}
+
+void *onednn_room_data(const struct cpu_primitives *all)
+{
+    return all->room;
 }

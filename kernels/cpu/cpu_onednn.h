@@ -19,6 +19,7 @@ err onednn_layout(dnnl_memory_desc_t *out, const struct cpu_primitives *all,
                   const struct shape_key *key);
 /* One weight's memory until the next call, for a layout of `bytes`. */
 err onednn_room(void **out, struct cpu_primitives *all, size_t bytes);
+void *onednn_room_data(const struct cpu_primitives *all); /* as it is */
 /* From one layout to another of the same dimensions. */
 err onednn_reorder(struct cpu_primitives *all, const dnnl_memory_desc_t *to, void *to_data,
                    const dnnl_memory_desc_t *from, void *from_data);
@@ -29,5 +30,11 @@ struct onednn_operands {
 };
 err onednn_multiply(struct backend_context *c, const struct shape_key *key,
                     const struct onednn_operands *o);
+/* The same on the calling thread of a parallel region, for a shape that was prepared before it:
+ * among the latest few. */
+err onednn_prepare(struct backend_context *c, const struct shape_key *key,
+                   const dnnl_memory_desc_t *w_layout);
+dnnl_status_t onednn_run(const struct backend_context *c, const struct shape_key *key,
+                         const struct onednn_operands *o);
 
 #endif

@@ -6,7 +6,9 @@
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
 
-enum { PANELS_BYTES = 512 << 10 };
+#include <omp.h>
+
+enum { PANELS_BYTES = 512 << 10, CHUNK = 128, CHUNKS_FROM = 512, GROUP = 64, AHEAD = 32 };
 
 struct work {
     struct product p; /* m, n as computed */
@@ -139,6 +141,73 @@ static void run_columns(const struct work *w, char *panel, char *buffer)
     tile_end(w->type);
 }
 
+/* Rows [row, row + k) of the panels [from, to), some rows of all of them at a time: so much of a
+ * wide operand as the processor fetches ahead. */
+static void pack_chunk(const struct work *w, char *panels, size_t row, size_t k, size_t from,
+                       size_t to)
+{
+    size_t size = tile_size(w->type), bytes = CHUNK * TILE_WIDTH * size;
+    for (size_t p = 0; p < CHUNK; p += AHEAD)
+        for (size_t i = from; i < to; i++) {
+            size_t n = panel_columns(w, i), width = tile_width(n);
+            char *panel = panels + (i - from) * bytes + p * width * size;
+            if (p < k)
+                tile_panel(panel, w->type, mat_at(w->right, row + p, i * TILE_WIDTH), false,
+                           k - p < AHEAD ? k - p : AHEAD, n);
+            else
+                memset(panel, 0, AHEAD * width * size);
+        }
+}
+
+/* Long sums over rows of both operands, the narrow one on the left: rows go by chunks, so that each
+ * is read once from end to end, and sums are kept panel by panel until the last chunk. */
+static void run_chunks(const struct work *w, size_t from, size_t to, float *sums, char *buffer)
+{
+    size_t m = w->p.m, size = tile_size(w->type), step = m * TILE_WIDTH;
+    char *panels = buffer + (m * CHUNK * size + 63) / 64 * 64;
+    struct tile_left left = {buffer, CHUNK};
+    for (size_t row = 0; row < w->p.k; row += CHUNK) {
+        size_t k = w->p.k - row < CHUNK ? w->p.k - row : CHUNK;
+        memset(buffer, 0, m * CHUNK * size);
+        tile_turn(buffer, CHUNK, w->type, mat_at(w->left, row, 0), m, k);
+        pack_chunk(w, panels, row, k, from, to);
+        struct tile_shape s = {.type = w->type, .rows = m, .depth = CHUNK, .ldc = TILE_WIDTH};
+        s.add = row > 0;
+        for (size_t i = from; i < to; i++) {
+            s.width = tile_width(panel_columns(w, i));
+            tile_run(sums + i * step, left, panels + (i - from) * CHUNK * TILE_WIDTH * size, &s);
+        }
+    }
+    for (size_t i = from; i < to; i++)
+        for (size_t row = 0; row < m; row += TILE_WIDTH) {
+            size_t rows = m - row < TILE_WIDTH ? m - row : TILE_WIDTH, col = i * TILE_WIDTH;
+            const float *tile = sums + i * step + row * TILE_WIDTH;
+            if (w->store_turned)
+                store_turned(mat_at(w->out, col, row), tile, &w->p, rows, panel_columns(w, i));
+            else
+                store(mat_at(w->out, row, col), tile, &w->p, rows, panel_columns(w, i));
+        }
+}
+
+static void chunks(struct backend_context *c, const struct work *w)
+{
+    size_t size = tile_size(w->type), threads = (size_t)c->threads;
+    size_t own = (w->p.m * CHUNK * size + 63) / 64 * 64 + GROUP * CHUNK * TILE_WIDTH * size;
+    size_t sums = w->panels * w->p.m * TILE_WIDTH * sizeof(float);
+    char *scratch = cpu_scratch(c, sums + threads * own);
+    if (!scratch) return;
+#pragma omp parallel num_threads(c->threads) if (w->p.m * w->p.n * w->p.k > 100000)
+    {
+        size_t me = (size_t)cpu_thread(), all = (size_t)omp_get_num_threads();
+        size_t from = w->panels * me / all, to = w->panels * (me + 1) / all;
+        tile_begin(w->type, CHUNK);
+        for (size_t i = from; i < to; i += GROUP)
+            run_chunks(w, i, to - i < GROUP ? to : i + GROUP, (float *)(void *)scratch,
+                       scratch + sums + me * own);
+        tile_end(w->type);
+    }
+}
+
 void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct mat b,
                  const struct product *p)
 {
@@ -159,6 +228,11 @@ void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct
     w.depth = tile_depth(p->k);
     w.panels = (w.p.n + TILE_WIDTH - 1) / TILE_WIDTH;
     w.panel_bytes = (w.depth * TILE_WIDTH * tile_size(w.type) + 63) / 64 * 64;
+    if (w.left_turned && p->k >= CHUNKS_FROM) {
+        chunks(c, &w);
+        cpu_count(c, OP_LOW_RANK, since);
+        return;
+    }
     bool by_rows = w.panels * w.panel_bytes <= PANELS_BYTES && w.p.m > TILE_ROWS;
     w.block = by_rows ? TILE_ROWS : 5 * TILE_ROWS;
     w.blocks = (w.p.m + w.block - 1) / w.block;
