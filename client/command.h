@@ -65,6 +65,7 @@ err command_check_output(const char *path, bool force);
 
 extern const struct command command_aggregate;
 extern const struct command command_basis;
+extern const struct command command_budget_verify;
 extern const struct command command_doctor;
 extern const struct command command_eval;
 extern const struct command command_export;
