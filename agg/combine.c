@@ -206,7 +206,7 @@ static err combine_all(struct combine *c, const struct combine_options *o)
     size_t first = SIZE_MAX, done = 0;
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
     TRY(arena_take(&rank, &c->arena, c->count, sizeof *rank));
-    if (c->bytes) TRY(combine_spend(rank, c));
+    if (c->bytes) TRY(combine_spend(rank, c, threads));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t i = 0; i < c->count; i++) {
         size_t failed_at;

@@ -1,8 +1,8 @@
 /* One module of many adapters, and a budget of bytes over all modules; contract in combine.h. */
+#include "agg/budget.h"
 #include "agg/combine_parts.h"
 #include "agg/method_round.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -189,71 +189,47 @@ err combine_module(struct method_result *out, const struct combine *c,
 
 /* ---- a budget of bytes over all modules ---- */
 
-struct direction { /* one singular value, what keeping it is worth and costs */
-    double worth;
-    uint32_t module, order;
-};
-
-static int by_worth(const void *a, const void *b)
-{
-    const struct direction *x = a, *y = b;
-    if (x->worth != y->worth) return x->worth > y->worth ? -1 : 1;
-    if (x->module != y->module) return x->module < y->module ? -1 : 1;
-    return x->order < y->order ? -1 : 1;
-}
-
-static err sigma_of(struct lowrank_svd *svd, const struct combine *c, size_t i)
+/* *sigma is malloc'd; NULL on failure. */
+static err spectrum(struct budget_module *out, double **sigma, const struct combine *c, size_t i)
 {
     struct work w = {0};
+    struct lowrank_svd svd = {0};
     err e = work_open(&w, c, i);
-    if (!err_is(e)) e = lowrank_svd_open(svd, &w.stack, 0);
+    if (!err_is(e)) e = lowrank_svd_open(&svd, &w.stack, 0);
+    if (!err_is(e)) {
+        *sigma = svd.sigma;
+        svd.sigma = NULL;
+        /* even a module that adds nothing is written with rank 1 */
+        *out = (struct budget_module){.m = svd.m, .n = svd.n, .k = svd.k, .sigma = *sigma};
+    }
+    lowrank_svd_close(&svd);
     work_close(&w);
     return e;
 }
 
-static double cost_of(const struct combine *c, size_t i)
+err combine_spend(uint32_t *rank, const struct combine *c, int threads)
 {
-    return 4.0 * ((double)c->module[i].d_out + c->module[i].d_in);
-}
-
-/* All singular values of all modules; *all is malloc'd, also on failure. */
-static err directions(struct direction **all, size_t *count, const struct combine *c)
-{
+    struct arena arena = {0};
+    struct budget_module *module;
+    double **sigma = NULL;
+    err e = ERR_NONE, failed = ERR_NONE;
+    size_t first = SIZE_MAX;
+    TRY_OUT(e, arena_take(&module, &arena, c->count, sizeof *module));
+    TRY_OUT(e, arena_take(&sigma, &arena, c->count, sizeof *sigma));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t i = 0; i < c->count; i++) {
-        struct lowrank_svd svd = {0};
-        TRY(sigma_of(&svd, c, i));
-        struct direction *more = realloc(*all, (*count + svd.k + 1) * sizeof **all);
-        if (more) *all = more;
-        for (uint32_t j = 0; j < svd.k && more; j++)
-            more[(*count)++] =
-                (struct direction){svd.sigma[j] * svd.sigma[j] / cost_of(c, i), (uint32_t)i, j};
-        lowrank_svd_close(&svd);
-        if (!more) return err_sys(ENOMEM, "singular values");
+        err one = spectrum(&module[i], &sigma[i], c, i);
+#pragma omp critical(combine_spend)
+        if (err_is(one) && i < first) {
+            failed = one;
+            first = i;
+        }
     }
-    return ERR_NONE;
-}
-
-err combine_spend(uint32_t *rank, const struct combine *c)
-{
-    struct direction *all = NULL;
-    size_t count = 0;
-    double left = (double)c->bytes;
-    err e = directions(&all, &count, c);
-    for (size_t i = 0; i < c->count; i++) {
-        rank[i] = 1;
-        left -= cost_of(c, i);
-    }
-    if (!err_is(e) && left < 0)
-        e = err_make(ERR_INPUT, "%llu bytes do not hold rank 1 of every module",
-                     (unsigned long long)c->bytes);
-    if (!err_is(e) && count) qsort(all, count, sizeof *all, by_worth);
-    for (size_t used = 0; used < count && !err_is(e); used++) {
-        const struct direction *d = &all[used];
-        if (d->order == 0 || d->worth == 0) continue;
-        if (cost_of(c, d->module) > left) break;
-        rank[d->module] = d->order + 1;
-        left -= cost_of(c, d->module);
-    }
-    free(all);
+    e = failed;
+    if (!err_is(e)) e = budget_spend(rank, module, c->count, c->bytes);
+out:
+    for (size_t i = 0; sigma && i < c->count; i++)
+        free(sigma[i]);
+    arena_close(&arena);
     return e;
 }

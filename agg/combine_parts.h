@@ -10,9 +10,8 @@ bool combine_sums(const struct method *method);
 /* One module's result; rank_max 0: no bound beside the options'. */
 err combine_module(struct method_result *out, const struct combine *c,
                    const struct combine_options *o, size_t i, uint32_t rank_max);
-/* rank[i] such that sum rank (m + n) 4 <= bytes, the largest s^2 / (m + n) first: best in the
- * Frobenius norm over all modules together. Every module keeps at least one. */
-err combine_spend(uint32_t *rank, const struct combine *c);
+/* The ranks that c->bytes hold (agg/budget.h). */
+err combine_spend(uint32_t *rank, const struct combine *c, int threads);
 
 /* The tensors saved whole are in every adapter, of one shape, and the configuration that speaks of
  * them is the same. */

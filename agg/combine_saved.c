@@ -34,6 +34,12 @@ static err same_tensor(const struct adapter_file *f, const struct adapter_file *
 err combine_saved_list(struct combine *c)
 {
     const struct adapter_file *first = &c->file[0];
+    for (size_t k = 0; k < c->file_count; k++) {
+        const struct adapter_file *f = &c->file[k];
+        if (f->meta.modules_to_save[0] && f->saved_count == 0)
+            return err_make(ERR_INPUT, "%s: holds no tensor of modules_to_save %.200s", f->path,
+                            f->meta.modules_to_save);
+    }
     for (size_t k = 1; k < c->file_count; k++) {
         const struct adapter_file *f = &c->file[k];
         for (size_t i = 0; i < first->saved_count; i++)

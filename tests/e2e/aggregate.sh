@@ -14,7 +14,7 @@ refused() {
   "$@" -o "$work/not" >/dev/null 2>"$work/said" || status=$?
   [ $status -eq 2 ] || fail_with "$work/said" "$*: status $status, expected 2"
   grep -qF -- "$text" "$work/said" || fail_with "$work/said" "$*: said nothing like \"$text\""
-  [ ! -e "$work/not" ] || fail "$*: left an output"
+  [ -z "$(find "$work" -maxdepth 1 -name 'not*')" ] || fail "$*: left an output"
 }
 # field NAME: of the JSON in $work/result.
 field() { python3 -c "import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])" "$work/result" "$1"; }
@@ -51,6 +51,40 @@ mkdir "$work/dora"
 sed 's/"use_dora": false/"use_dora": true/' "$golden/a/adapter_config.json" >"$work/dora/adapter_config.json"
 cp "$golden/a/adapter_model.safetensors" "$work/dora"
 refused "DoRA" fedlora aggregate "$golden/b" "$work/dora"
+
+# broken NAME SED: adapter a with its configuration changed.
+broken() {
+  mkdir "$work/$1"
+  sed "$2" "$golden/a/adapter_config.json" >"$work/$1/adapter_config.json"
+  cp "$golden/a/adapter_model.safetensors" "$work/$1"
+}
+broken rank-zero 's/"r": 4/"r": 0/'
+refused "r: 0" fedlora aggregate "$golden/b" "$work/rank-zero"
+broken rank-huge 's/"r": 4/"r": 5000/'
+refused "r: 5000" fedlora aggregate "$golden/b" "$work/rank-huge"
+broken alpha-zero 's/"lora_alpha": 8/"lora_alpha": 0/'
+refused "lora_alpha 0, expected a number above zero" fedlora aggregate "$golden/b" "$work/alpha-zero"
+broken pissa 's/"init_lora_weights": true/"init_lora_weights": "pissa"/'
+refused 'init_lora_weights "pissa"' fedlora aggregate "$golden/b" "$work/pissa"
+broken head 's/"modules_to_save": null/"modules_to_save": ["o_proj"]/'
+refused 'holds no tensor of modules_to_save ["o_proj"]' fedlora aggregate "$golden/b" "$work/head"
+broken nan ''
+printf '\0\0\300\177' | dd of="$work/nan/adapter_model.safetensors" bs=1 conv=notrunc status=none \
+  seek=$(($(stat -c %s "$work/nan/adapter_model.safetensors") - 4))
+refused "is NaN, expected finite numbers" fedlora aggregate "$golden/b" "$work/nan"
+broken cut ''
+truncate -s -100 "$work/cut/adapter_model.safetensors"
+refused "$work/cut/adapter_model.safetensors" fedlora aggregate "$golden/b" "$work/cut"
+fedlora aggregate "$golden"/{a,b,a} -o "$work/twice" --json >"$work/result"
+norm=$(field norm)
+fedlora aggregate "$golden"/{a,b} --weights 2,1 -o "$work/weighed" --json >"$work/result"
+holds "abs($norm / $(field norm) - 1) < 1e-12" "one adapter twice is one of twice the weight"
+fedlora aggregate "$golden"/{a,b,c} --stack -o "$work/stack" --verify --json >"$work/result"
+holds "$(field verified_relative_error) < 1e-6" "the stack"
+fedlora aggregate "$golden"/{a,b,c} --method flexlora -o "$work/flex" --verify --json >"$work/result"
+holds "$(field rank_most) == 9" "flexlora keeps the largest rank"
+fedlora aggregate "$golden"/{a,b,c} --method florist --option energy=0.8 -o "$work/florist" --json >"$work/result"
+holds "0.05 < $(field relative_error) < 0.2 ** 0.5" "florist's energy"
 
 base=$root/tests/models/llama
 fedlora basis --base "$base" --rank 8 -o "$work/basis" --json >"$work/result"

@@ -182,3 +182,42 @@ Test(aggregate, a_peft_directory_is_the_old_or_the_new_one_whatever_disk_call_fa
     }
     cr_expect_gt(failures, 5);
 }
+
+Test(aggregate, adapters_combine_into_the_old_or_the_new_directory_whatever_disk_call_fails)
+{
+    const char *const from[] = {at("one"), at("two")};
+    struct adapter_file_module m = {.name = "q", .rank = 2, .alpha = 2};
+    struct adapter_file_meta meta = {.kind = ADAPTER_FILE_PEFT};
+    struct combine_options o = {.method = method_find("flora"),
+                                .path = from,
+                                .count = 2,
+                                .scratch = at("merged"),
+                                .threads = 1};
+    int failures = 0;
+    for (int i = 0; i < 512; i++)
+        values[i] = (float)(i % 7) - 3;
+    m.factor[0] = (struct adapter_file_factor){.f32 = values, .rows = 2, .cols = 20};
+    m.factor[1] = (struct adapter_file_factor){.f32 = values + 50, .rows = 12, .cols = 2};
+    for (int i = 0; i < 2; i++)
+        ok(adapter_file_write_peft(from[i], &meta, &m, 1, true));
+    for (int n = 1;; n++) {
+        struct combine c = {0};
+        struct adapter_file f = {0};
+        m.alpha = 6;
+        ok(adapter_file_write_peft(at("merged"), &meta, &m, 1, true));
+        disk_fails_at(n);
+        err e = combine_open(&c, &o);
+        if (!err_is(e)) e = combine_write(&c, at("merged"), true);
+        combine_close(&c);
+        disk_fails_at(0);
+        ok(adapter_file_open(&f, at("merged")));
+        bool old = f.module[0].alpha == 6;
+        cr_expect(err_is(e) || !old, "call %d: no error and the old directory", n);
+        adapter_file_close(&f);
+        cr_expect_not(file_exists(at("merged.scratch.part")), "call %d: scratch is left", n);
+        failures += err_is(e);
+        if (!err_is(e) && calls < n) break;
+        cr_assert_lt(n, 1000);
+    }
+    cr_expect_gt(failures, 5);
+}

@@ -277,6 +277,41 @@ Test(combine, flexlora_keeps_the_largest_rank_or_with_a_carry_all)
     combine_close(&c);
 }
 
+Test(combine, florist_keeps_its_energy_or_its_bytes)
+{
+    struct combine_options o = options("florist");
+    const char *const words[] = {"energy=0.7", "bytes=3000"};
+    struct method_options options;
+    struct combine c = checked(&o);
+    cr_expect_leq(c.report.total.dropped, sqrt(0.01) * c.report.total.update_norm);
+    combine_close(&c);
+    ok(method_options_parse(&options, o.method, words, 1));
+    o.options = &options;
+    c = checked(&o);
+    cr_expect_leq(c.report.total.dropped, sqrt(0.3) * c.report.total.update_norm);
+    cr_expect_gt(c.report.total.dropped, sqrt(0.02) * c.report.total.update_norm);
+    combine_close(&c);
+    ok(method_options_parse(&options, o.method, words + 1, 1));
+    c = checked(&o);
+    size_t spent = 0;
+    for (size_t i = 0; i < c.count; i++)
+        spent += c.module[i].rank * (c.module[i].d_out + c.module[i].d_in) * 4;
+    cr_expect(spent <= 3000 && spent > 2500, "%zu bytes", spent);
+    combine_close(&c);
+}
+
+Test(combine, hetlora_pads_and_weighs_by_norms_what_has_one_scale)
+{
+    struct combine_options o = small_options("hetlora", 4, 1, 2);
+    struct combine c = checked(&o);
+    for (size_t i = 0; i < c.count; i++)
+        cr_expect_eq(c.module[i].rank, 4);
+    cr_expect_gt(c.report.total.error, 0.01 * c.report.total.update_norm);
+    combine_close(&c);
+    o = options("hetlora");
+    refused(combine_open(&c, &o), ERR_INPUT, "rslora differs");
+}
+
 Test(combine, the_stack_itself_is_of_the_ranks_sum_and_the_same_function)
 {
     struct combine_options o = options("flora");

@@ -291,3 +291,22 @@ Test(lowrank, a_square_matrix_between_the_factors_counts)
     check_cut(&v, 0, LOWRANK_BALANCED);
     drop(&s);
 }
+
+Test(lowrank, the_pair_of_a_stack_is_its_terms_in_order_scaled_once)
+{
+    static const uint32_t ranks[] = {3, 1, 4};
+    struct stack s = make(7, 9, ranks, 3);
+    struct lowrank_stack v = view(&s);
+    float B[7 * 8], A[8 * 9];
+    lowrank_pair(B, A, &v);
+    const struct lowrank_term one = {.c = 1, .B = B, .A = A, .r = 8};
+    struct lowrank_stack pair = {.m = 7, .n = 9, .term = &one, .count = 1};
+    double *got = dense(&pair), *want = dense(&v);
+    for (int i = 0; i < 63; i++)
+        cr_expect(fabs(got[i] - want[i]) < 2e-6, "%g, %g", got[i], want[i]);
+    cr_expect_eq(A[3 * 9], s.term[1].A[0]);
+    cr_expect_eq(B[3], (float)(s.term[1].c * (double)s.term[1].B[0]));
+    free(got);
+    free(want);
+    drop(&s);
+}
