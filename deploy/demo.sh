@@ -404,12 +404,22 @@ prepare() {
   say "three runs of $rounds rounds of $steps steps, then each institution alone as long"
 }
 
+# Fed-SB's frozen factors: the leading singular vectors of the base's own weights, computed once and
+# fetched by everyone by digest. They train better than a seeded basis (docs/methods.md).
+make_basis() {
+  basis=$out/work/basis.safetensors
+  say "fed-sb: computing the leading $rank_sb singular vectors of each layer"
+  "$programs/fedlora" basis --base "$base" --rank "$rank_sb" --targets "$targets" -o "$basis" \
+    >"$out/logs/basis.log" 2>&1 || fail_with "$out/logs/basis.log" "cannot compute the basis"
+}
+
 run_all() {
   smallest=${ranks[0]}
   flora_options=(--alpha 16)
   run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
   run_federated fedit --method fedit --lr "$lr" --rank "$smallest" --alpha $((2 * smallest))
-  run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb"
+  make_basis
+  run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb" --frozen "$basis"
   train_alone
 
   evaluate base
