@@ -214,7 +214,7 @@ static inline struct contribution sent(const char *member, double weight, const 
     return (struct contribution){.member = member, .weight = weight, .path = path};
 }
 
-static const char *option; /* of the runs that begin; tests may set it */
+static const char *extra_option; /* of the runs that begin; tests may set it */
 
 /* State 1 of a run of this method; its rank is 4, or where ranks may differ 12 of frozen factors
  * and the largest member's (more than some modules' sizes) else. */
@@ -224,8 +224,8 @@ static inline struct method_start begin(const struct method *m)
     struct method_start start = m->frozen        ? frozen_start_of(m->name, 12, 12)
                                 : m->mixed_ranks ? start_of(most, 2 * most)
                                                  : start_of(4, 8);
-    start.option = &option;
-    start.option_count = option != NULL;
+    start.option = &extra_option;
+    start.option_count = extra_option != NULL;
     ok(method_start(m, at("state", 1), &start));
     return start;
 }

@@ -156,7 +156,7 @@ Test(flexlora, with_the_tail_carried_every_round_is_exact)
     const struct method *m = method_find("flexlora");
     const uint32_t few[MEMBERS] = {2, 5, 3, 6};
     memcpy(ranks, few, sizeof few);
-    option = "tail=carry";
+    extra_option = "tail=carry";
     begin(m);
     for (unsigned t = 1; t <= 3; t++) {
         struct contribution c[MEMBERS];

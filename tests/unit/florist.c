@@ -20,7 +20,7 @@ static void sigma_of(double s[OUT], const double *x, size_t i)
 Test(florist, keeps_the_smallest_rank_with_the_energy_asked_for_of_every_round)
 {
     const struct method *m = method_find("florist");
-    option = "energy=0.9";
+    extra_option = "energy=0.9";
     begin(m);
     for (unsigned t = 1; t <= 3; t++) {
         struct contribution c[MEMBERS];
@@ -57,7 +57,7 @@ Test(florist, keeps_the_smallest_rank_with_the_energy_asked_for_of_every_round)
 Test(florist, with_all_energy_it_is_flora)
 {
     const struct method *m = method_find("florist");
-    option = "energy=1";
+    extra_option = "energy=1";
     begin(m);
     for (unsigned t = 1; t <= 2; t++) {
         struct contribution c[MEMBERS];
