@@ -24,7 +24,6 @@ static const struct command *const commands[] = {
     &command_export,
     &command_aggregate,
     &command_basis,
-    &command_budget_verify,
     &command_join,
     &command_run_create,
     &command_run_list,
@@ -34,6 +33,10 @@ static const struct command *const commands[] = {
     &command_run_resume,
     &command_run_stop,
     &command_run_export,
+    &command_budget_epsilon,
+    &command_budget_noise,
+    &command_budget_steps,
+    &command_budget_verify,
     &command_doctor,
 };
 /* clang-format on */

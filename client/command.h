@@ -65,6 +65,9 @@ err command_check_output(const char *path, bool force);
 
 extern const struct command command_aggregate;
 extern const struct command command_basis;
+extern const struct command command_budget_epsilon;
+extern const struct command command_budget_noise;
+extern const struct command command_budget_steps;
 extern const struct command command_budget_verify;
 extern const struct command command_doctor;
 extern const struct command command_eval;

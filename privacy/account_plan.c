@@ -74,7 +74,7 @@ static err plan_open(struct plan *out, const struct account_event *event,
         memcpy(plan.event, budget->before, budget->before_count * sizeof *plan.event);
     TRY(account_epsilon(&spent, plan.event, budget->before_count, budget->delta, &plan.options));
     if (spent.epsilon > budget->epsilon)
-        return err_make(ERR_STATE, "epsilon %g is spent already: %.6g at delta %g", budget->epsilon,
+        return err_make(ERR_INPUT, "epsilon %g is spent already: %.6g at delta %g", budget->epsilon,
                         spent.epsilon, budget->delta);
     plan.asked = &plan.event[budget->before_count];
     *plan.asked = *event;

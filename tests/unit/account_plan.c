@@ -138,8 +138,8 @@ Test(account_plan, refusals_name_the_budget)
         .epsilon = 2, .delta = 1e-5, .before = &before, .before_count = 1};
     double noise;
     uint64_t steps;
-    refused(account_noise(&noise, &event, &budget, NULL), ERR_STATE, "epsilon 2 is spent already");
-    refused(account_steps(&steps, &event, &budget, NULL), ERR_STATE, "epsilon 2 is spent already");
+    refused(account_noise(&noise, &event, &budget, NULL), ERR_INPUT, "epsilon 2 is spent already");
+    refused(account_steps(&steps, &event, &budget, NULL), ERR_INPUT, "epsilon 2 is spent already");
     budget.before_count = 0;
     budget.epsilon = 0;
     refused(account_noise(&noise, &event, &budget, NULL), ERR_INPUT, "epsilon 0: expected above 0");
