@@ -206,7 +206,13 @@ static struct session_round describe_round(const struct session *s, const struct
                                   .rank = task->rank,
                                   .alpha = task->alpha,
                                   .rslora = task->rslora,
-                                  .seed = task->training->seed};
+                                  .gradient = task->gradient,
+                                  .seed = task->training->seed,
+                                  .adapts = s->hello->targets,
+                                  .adapts_count = s->hello->n_targets,
+                                  .prox = task->prox,
+                                  .prune_gamma = task->prune_gamma,
+                                  .prune_lambda = task->prune_lambda};
 }
 
 static err train_round(struct session_update *out, struct session *s,
@@ -318,10 +324,7 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
                                   .frozen_path = files.has_frozen ? files.frozen_path : NULL,
                                   .frozen_digest = files.frozen_text,
                                   .round = task->round,
-                                  .rank = s->hello->rank,
-                                  .alpha = s->hello->alpha,
-                                  .rslora = s->hello->rslora,
-                                  .trains = ADAPTER_B};
+                                  .evaluates = true};
     TRY(session_local_evaluate(&evaluation, &s->local, &round));
     Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
     request.run = s->hello->run;

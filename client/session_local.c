@@ -119,27 +119,67 @@ static bool on_step(void *user, const struct train_step *step)
     return !atomic_load(&t->report->abandon) && !command_stop;
 }
 
-err session_local_train(struct train_result *out, struct session_local *local, const char *path,
-                        const struct session_round *round, const Fedlora__V1__Training *wanted,
-                        struct session_report *report)
+struct task { /* of one round */
+    const struct session_round *round;
+    const Fedlora__V1__Training *training;
+    struct session_report *report;
+};
+
+static err train(struct train_result *out, struct session_local *local, struct adapter *adapter,
+                 const struct task *task)
 {
-    struct session_adapter a = {0};
     struct train_options options = {0};
-    struct train_result result = {0};
-    struct training training = {.report = report};
+    struct training training = {.report = task->report};
+    const struct session_round *round = task->round;
     char what[64];
-    TRY(session_train_options(&options, wanted, round));
-    TRY(session_adapter_open(&a, &local->model.arch, round));
+    TRY(session_train_options(&options, task->training, round));
     options.checkpoint = local->options->checkpoint;
     options.on_step = on_step;
     options.user = &training;
     snprintf(what, sizeof what, "%.30s round %" PRIu32, round->run, round->round);
     progress_begin(&training.progress, local->options->quiet, what, "tokens");
-    err e = train_run(&result, &a.adapter, local->engine, &local->data, &options);
+    err e = train_run(out, adapter, local->engine, &local->data, &options);
     progress_end(&training.progress, NULL);
+    return e;
+}
+
+/* The gradient takes the place of the values that it is of. */
+static err find_gradient(struct train_result *out, struct session_local *local,
+                         struct adapter *adapter, const struct task *task)
+{
+    struct train_gradient_options options = {0};
+    struct train_gradient gradient = {0};
+    struct arena arena = {0};
+    TRY(session_gradient_options(&options, task->training, task->round));
+    options.checkpoint = local->options->checkpoint;
+    err e = arena_take(&gradient.value, &arena, adapter->value_count, sizeof *gradient.value);
+    if (!err_is(e))
+        e = train_gradient_run(&gradient, adapter, local->engine, &local->data, &options);
+    if (!err_is(e)) {
+        memcpy(adapter->value, gradient.value, adapter->value_count * sizeof *adapter->value);
+        out->mean_loss = gradient.loss;
+        out->learned = gradient.learned;
+    }
+    arena_close(&arena);
+    return e;
+}
+
+err session_local_train(struct train_result *out, struct session_local *local, const char *path,
+                        const struct session_round *round, const Fedlora__V1__Training *wanted,
+                        struct session_report *report)
+{
+    struct session_adapter a = {0};
+    struct train_result result = {0};
+    const struct task task = {.round = round, .training = wanted, .report = report};
+    uint32_t rank = 0;
+    TRY(session_adapter_open(&a, &local->model.arch, round));
+    err e = round->gradient ? find_gradient(&result, local, &a.adapter, &task)
+                            : train(&result, local, &a.adapter, &task);
     if (atomic_load(&report->abandon) && !command_stop)
         e = err_make(ERR_STATE, "round %" PRIu32 " is over for us", round->round);
-    if (!err_is(e)) e = session_update_write(path, &a, round);
+    if (!round->gradient && round->prune_lambda > 0)
+        rank = train_pruned_rank(round->rank, round->prune_gamma, &result);
+    if (!err_is(e)) e = session_adapter_write(path, &a, round, rank);
     if (!err_is(e)) *out = result;
     session_adapter_close(&a);
     return e;

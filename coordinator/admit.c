@@ -31,6 +31,19 @@ static err check_bytes(const struct admit_job *a)
         said, a->resumed ? "; send them again from the start" : "");
 }
 
+/* The rank of an admitted update; modules are pruned together. */
+static err read_rank(uint32_t *out, const char *path)
+{
+    struct adapter_file update = {0};
+    TRY(adapter_file_map(&update, path));
+    uint32_t most = 0;
+    for (size_t i = 0; i < update.count; i++)
+        if (update.module[i].rank > most) most = update.module[i].rank;
+    adapter_file_close(&update);
+    *out = most;
+    return ERR_NONE;
+}
+
 static err check_update(struct admit_job *a, const char *data_dir)
 {
     struct adapter_file state = {0};
@@ -43,6 +56,9 @@ static err check_update(struct admit_job *a, const char *data_dir)
     expect.member = a->member;
     e = method_check_update(a->method, a->part, &expect);
     adapter_file_close(&state);
+    uint32_t rank = expect.rank;
+    if (!err_is(e) && a->method->prunes) e = read_rank(&rank, a->part);
+    if (!err_is(e) && rank < expect.rank) a->update.pruned = rank;
     return e;
 }
 

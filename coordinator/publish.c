@@ -36,7 +36,8 @@ static err make_start(struct publish_job *p, struct store *store)
     char path[LIMIT_PATH_BYTES], frozen_text[DIGEST_TEXT_BYTES];
     struct method_start start = p->start;
     struct blob_path frozen = {0};
-    if (p->method->frozen && p->frozen.size == 0) {
+    bool found_later = p->options.basis == METHOD_BASIS_GRADIENT;
+    if (p->method->frozen && p->frozen.size == 0 && !found_later) {
         make_path(path, store, p, "frozen");
         TRY(method_make_frozen(p->method, path, &start));
         TRY(adopt(&p->frozen, store, path));
@@ -96,39 +97,76 @@ static void fill_result(struct publish_job *p, const struct method_report *repor
     p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
 }
 
+/* The files of one round: those read, and where those made are put together. */
+struct made {
+    struct blob_path state, frozen, memory;
+    char next_state[LIMIT_PATH_BYTES], next_frozen[LIMIT_PATH_BYTES], next_memory[LIMIT_PATH_BYTES];
+};
+
+static struct method_next files(struct made *made, const struct publish_job *p,
+                                const struct store *store)
+{
+    made->state = blob_path(store->dir, &p->state.digest);
+    made->frozen = blob_path(store->dir, &p->frozen.digest);
+    made->memory = blob_path(store->dir, &p->memory.digest);
+    make_path(made->next_state, store, p, "state");
+    make_path(made->next_frozen, store, p, "frozen");
+    make_path(made->next_memory, store, p, "memory");
+    bool optimizes = p->options.server != METHOD_SERVER_NONE;
+    bool finds = p->round == method_setup_rounds(&p->options);
+    return (struct method_next){.state_path = made->state.text,
+                                .frozen_path = p->frozen.size ? made->frozen.text : NULL,
+                                .memory_path = p->memory.size ? made->memory.text : NULL,
+                                .memory_out = optimizes ? made->next_memory : NULL,
+                                .frozen_out = finds ? made->next_frozen : NULL,
+                                .carry_error = p->carry_error,
+                                .rounds = p->rounds,
+                                .threads = p->threads};
+}
+
+/* What the state names is durable before the state is. */
+static err adopt_all(struct publish_job *p, const struct method_report *report,
+                     const struct made *made, const struct store *store)
+{
+    p->memory = (struct store_blob){0};
+    if (report->memory_made) TRY(adopt(&p->memory, store, made->next_memory));
+    if (report->frozen_made) TRY(adopt(&p->frozen, store, made->next_frozen));
+    return adopt(&p->state, store, made->next_state);
+}
+
+static err commit(struct publish_job *p, struct store *store, const char *report_json)
+{
+    struct store_publish publish = {.run = p->run,
+                                    .keep = p->keep,
+                                    .updates_keep = p->updates_keep,
+                                    .last = p->round == p->rounds,
+                                    .round = p->result,
+                                    .frozen = p->frozen,
+                                    .memory = p->memory};
+    publish.round.report_json = report_json;
+    return store_publish(store, &publish);
+}
+
 static err make_next(struct publish_job *p, struct store *store)
 {
-    char path[LIMIT_PATH_BYTES];
+    struct made made;
     struct method_report report = {0};
     struct bytes json = {.max = REPORT_BYTES_MAX};
-    struct blob_path state = blob_path(store->dir, &p->state.digest);
-    struct blob_path frozen = blob_path(store->dir, &p->frozen.digest);
-    struct method_next next = {.state_path = state.text,
-                               .frozen_path = p->frozen.size ? frozen.text : NULL,
-                               .carry_error = p->carry_error,
-                               .rounds = p->rounds,
-                               .threads = p->threads};
+    struct method_next next = files(&made, p, store);
     uint64_t began = text_now_ms();
     err e = ERR_NONE;
     TRY_OUT(e, gather(&next, p, store));
-    make_path(path, store, p, "state");
     malloc_trim(0); /* what the uploads' buffers left in the heap, before the sums need memory */
-    TRY_OUT(e, method_next(&report, p->method, path, &next));
+    TRY_OUT(e, method_next(&report, p->method, made.next_state, &next));
     TRY_OUT(e, method_report_json(&json, &report));
-    TRY_OUT(e, adopt(&p->state, store, path));
+    TRY_OUT(e, adopt_all(p, &report, &made, store));
     fill_result(p, &report);
     uint64_t now = text_now_ms();
     p->result.round = p->round;
     p->result.state = p->state;
     p->result.aggregate_ms = now - began;
     p->result.took_ms = now - p->opened_ms;
-    struct store_publish publish = {.run = p->run,
-                                    .keep = p->keep,
-                                    .updates_keep = p->updates_keep,
-                                    .last = p->round == p->rounds,
-                                    .round = p->result};
-    publish.round.report_json = (const char *)json.data;
-    TRY_OUT(e, store_publish(store, &publish));
+    e = commit(p, store, (const char *)json.data);
 out:
     method_report_close(&report);
     bytes_close(&json);
@@ -139,11 +177,12 @@ void publish_run(struct work_job *batch, struct store *store)
 {
     for (struct work_job *job = batch; job; job = job->next) {
         struct publish_job *p = (struct publish_job *)(void *)job;
-        struct store_blob state = p->state, frozen = p->frozen;
+        struct store_blob state = p->state, frozen = p->frozen, memory = p->memory;
         job->result = p->is_start ? make_start(p, store) : make_next(p, store);
         if (err_is(job->result)) {
             p->state = state; /* what was not committed is not there */
             p->frozen = frozen;
+            p->memory = memory;
             continue;
         }
         /* The round stands; files that are not removed now go at the next start. */

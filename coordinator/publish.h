@@ -5,7 +5,7 @@
 #ifndef COORDINATOR_PUBLISH_H
 #define COORDINATOR_PUBLISH_H
 
-#include "agg/method.h"
+#include "agg/method_options.h"
 #include "coordinator/work.h"
 
 enum publish_weights { PUBLISH_EXAMPLES, PUBLISH_UNIFORM, PUBLISH_GIVEN };
@@ -34,9 +34,12 @@ struct publish_job {
     int threads;
     uint64_t opened_ms; /* monotonic */
 
-    struct store_blob state, frozen; /* in: the newest state (not at the start), the frozen factors
-                                        or size 0; out: the new ones */
-    struct store_round result;       /* out; report_json is not set */
+    struct method_options options;
+
+    /* In: the newest state (not at the start), the frozen factors and the server's memory or size
+     * 0; out: the new ones. */
+    struct store_blob state, frozen, memory;
+    struct store_round result; /* out; report_json is not set */
 };
 
 /* work_options.run for a queue of publish_jobs, one at a time. */

@@ -16,10 +16,22 @@ static void start_options(struct method_start *start, const struct run *run)
     start->run = run->config->name;
     start->seed = run->config->seed;
     start->rank = run_config_rank_max(run->config);
-    start->alpha = run_alpha(run, start->rank);
+    start->alpha = run_config_alpha(run->config, NULL, start->rank);
     start->rslora = run->config->rslora;
     start->threads = (int)run->shop->config->threads;
     start->module_count = run->modules->n_modules;
+}
+
+static err copy_options(struct publish_job *job, const Fedlora__V1__RunConfig *config)
+{
+    const char **option = NULL;
+    TRY(arena_take(&option, &job->arena, config->n_method_options, sizeof *option));
+    for (size_t i = 0; i < config->n_method_options; i++)
+        TRY(arena_text(&option[i], &job->arena, config->method_options[i],
+                       strlen(config->method_options[i])));
+    job->start.option = option;
+    job->start.option_count = config->n_method_options;
+    return ERR_NONE;
 }
 
 /* The worker must not read what the loop thread owns: all it needs is copied. */
@@ -40,7 +52,7 @@ static err copy_start(struct publish_job *job, const struct run *run)
         TRY(arena_text(&module[i].name, &job->arena, m->name, strlen(m->name)));
     }
     job->start.module = module;
-    return ERR_NONE;
+    return copy_options(job, run->config);
 }
 
 static err copy_weights(struct publish_job *job, const struct run *run)
@@ -104,6 +116,7 @@ static void publish_done(struct work_job *work)
     else {
         run->state = job->state;
         run->frozen = job->frozen;
+        run->memory = job->memory;
         if (!job->is_start) log_published(run, job);
         run_tell(run, &event);
     }
@@ -128,6 +141,8 @@ static err push_work(struct run *run, bool is_start)
     job->opened_ms = run->round.opened_ms;
     job->state = run->state;
     job->frozen = run->frozen;
+    job->memory = run->memory;
+    job->options = run->options;
     err e = is_start ? copy_start(job, run) : copy_weights(job, run);
     if (!err_is(e)) e = work_push(run->shop->maths, &job->job);
     if (err_is(e)) publish_close(job);
@@ -193,7 +208,7 @@ static err learn_modules(struct run *run, const Fedlora__V1__HelloRequest *hello
         return e;
     }
     run->modules = modules;
-    return ERR_NONE;
+    return run_learn_members(run);
 }
 
 static err check_base(const struct run *run, const Fedlora__V1__HelloRequest *hello)
@@ -219,6 +234,7 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     uint32_t rank = 0;
     TRY(check_base(run, hello));
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
+    if (m->pruned && m->pruned < rank) rank = m->pruned;
     if (run->modules)
         TRY(run_config_same_modules(run->modules, hello));
     else
@@ -254,8 +270,10 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t made_for)
     job->expect = (struct method_expect){.round = round_under_way(&run->round),
                                          .behind = run->round.rules.late_next ? 1 : 0,
                                          .rank = run->member[m].rank,
-                                         .alpha = run_alpha(run, run->member[m].rank),
-                                         .rslora = run->config->rslora};
+                                         .alpha = run_alpha(run, m),
+                                         .rslora = run_rslora(run, m),
+                                         .module = run->member[m].adapts,
+                                         .module_count = run->member[m].adapts_count};
     TRY(work_push(run->shop->receipts, &job->job));
     run_tell(run, &(struct round_event){.kind = ROUND_ON_ADMIT,
                                         .now_ms = text_now_ms(),
@@ -277,6 +295,7 @@ void run_admitted(struct run *run, const struct admit_job *job)
         return;
     }
     run->member[m].bytes_up += u->blob.size;
+    if (u->pruned) run->member[m].rank = run->member[m].pruned = u->pruned;
     run->member[m].train_loss = u->train_loss;
     LOG(LOG_INFO, "update.received", LOG_STR("run", run->config->name),
         LOG_STR("member", job->member), LOG_INT("round", u->counted_in),
@@ -341,7 +360,12 @@ void run_flush_counters(struct run *run)
     }
 }
 
-double run_alpha(const struct run *run, uint32_t rank)
+double run_alpha(const struct run *run, size_t member)
 {
-    return run_config_alpha(run->config, rank);
+    return run_config_alpha(run->config, run->round.member[member].id, run->member[member].rank);
+}
+
+bool run_rslora(const struct run *run, size_t member)
+{
+    return run_config_rslora(run->config, run->round.member[member].id);
 }

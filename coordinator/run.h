@@ -22,6 +22,9 @@ struct run_shop { /* what all runs share */
 
 struct run_member {
     uint32_t rank;
+    uint32_t pruned;     /* the rank it has pruned itself to; 0: never */
+    const char **adapts; /* (adapts_count) sorted, of run->modules; NULL until those are known */
+    size_t adapts_count;
     uint64_t examples, eval_rows, bytes_up, bytes_down;
     uint64_t bytes_down_new; /* not yet in the store */
     double train_loss;
@@ -36,9 +39,10 @@ struct run {
     Fedlora__V1__RunConfig *config;
     Fedlora__V1__HelloRequest *modules; /* NULL until the first hello */
     const struct method *method;
+    struct method_options options;
     struct round round;
     struct run_member *member; /* (round.members), by the same index */
-    struct store_blob state, frozen;
+    struct store_blob state, frozen, memory;
     uint32_t opened_saved; /* the newest round whose opening is durable */
     uint64_t created_ms;
 };
@@ -65,6 +69,10 @@ err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or s
 /* A member's evaluation of a result. ERR_INPUT: of a round that has none. */
 err run_evaluated(struct run *run, size_t member, const struct store_evaluation *evaluation);
 void run_flush_counters(struct run *run);
-double run_alpha(const struct run *run, uint32_t rank);
+/* alpha and rslora of what a member trains now. */
+double run_alpha(const struct run *run, size_t member);
+bool run_rslora(const struct run *run, size_t member);
+/* Once run->modules is known: what each member adapts of them. */
+err run_learn_members(struct run *run);
 
 #endif

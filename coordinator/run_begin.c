@@ -36,7 +36,8 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     }
     run->shop = shop;
     run->config = config;
-    run->method = method_find(config->method);
+    run->method = run_config_method(config);
+    run_config_options(&run->options, config);
     *out = run;
     return ERR_NONE;
 }
@@ -48,8 +49,33 @@ void run_close(struct run *run)
     round_close(&run->round);
     message_free(run->config);
     message_free(run->modules);
+    for (size_t i = 0; run->member && i < run->round.members; i++)
+        free(run->member[i].adapts);
     free(run->member);
     free(run);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+err run_learn_members(struct run *run)
+{
+    size_t all = run->modules->n_modules;
+    for (size_t i = 0; i < run->round.members; i++) {
+        struct run_member *m = &run->member[i];
+        const char *id = run->round.member[i].id;
+        REQUIRE(!m->adapts);
+        m->adapts = calloc(all + 1, sizeof *m->adapts);
+        if (!m->adapts) return err_sys(ENOMEM, "the modules of %s", id);
+        for (size_t k = 0; k < all; k++) {
+            const char *name = run->modules->modules[k]->name;
+            if (run_config_adapts(run->config, id, name)) m->adapts[m->adapts_count++] = name;
+        }
+        qsort(m->adapts, m->adapts_count, sizeof *m->adapts, by_name);
+    }
+    return ERR_NONE;
 }
 
 static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
@@ -121,6 +147,7 @@ static err load_members(struct run *run)
         size_t m;
         if (!round_find(&m, &run->round, row[i].id)) continue;
         run->member[m] = (struct run_member){.rank = row[i].rank,
+                                             .pruned = row[i].pruned,
                                              .examples = row[i].examples,
                                              .eval_rows = row[i].eval_rows,
                                              .bytes_up = row[i].bytes_up,
@@ -162,10 +189,9 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     struct run *run = NULL;
     TRY(message_unpack(&config, &fedlora__v1__run_config__descriptor, was->config,
                        was->config_size));
-    err e = method_find(config->method)
-                ? run_init(&run, shop, config)
-                : err_make(ERR_INPUT, "run %s: this fedlorad has no method %s", was->name,
-                           config->method);
+    err e = run_config_complete(config); /* by a version that knew other methods or options? */
+    if (err_is(e)) e = err_in(e, "run %s", was->name);
+    if (!err_is(e)) e = run_init(&run, shop, config);
     if (err_is(e)) {
         message_free(config);
         return e;
@@ -174,9 +200,11 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     run->created_ms = was->created_ms;
     run->state = was->state;
     run->frozen = was->frozen;
+    run->memory = was->memory;
     run->opened_saved = was->opened;
     e = load_modules(run, was);
     if (!err_is(e)) e = load_members(run);
+    if (!err_is(e) && run->modules) e = run_learn_members(run);
     if (err_is(e)) {
         run_close(run);
         return err_in(e, "run %s", was->name);

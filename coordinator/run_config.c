@@ -77,29 +77,43 @@ static err complete_training(run_config_t *c)
     return one_of("precision", t->precision, precisions);
 }
 
+/* alpha and rslora are a member's own only where nothing of the state is trained on. */
+static err check_member(const run_config_t *c, const Fedlora__V1__MemberConfig *m,
+                        const struct method *method)
+{
+    static const char *const answers[] = {"", "yes", "no", NULL};
+    if (!text_is_name(m->id, LIMIT_NAME_BYTES - 1))
+        return err_make(ERR_INPUT, "member \"%s\" is no name", m->id);
+    err e = ERR_NONE;
+    if (m->rank > LIMIT_RANK) e = err_make(ERR_INPUT, "rank %u, at most %d", m->rank, LIMIT_RANK);
+    if (!err_is(e) && !strcmp(c->weights, "given")) e = in_range("weight", m->weight, 1e-9, 1e12);
+    if (!err_is(e)) e = in_range("alpha", m->alpha, 0, 1e6);
+    if (!err_is(e)) e = one_of("rslora", m->rslora, answers);
+    if (!err_is(e) && (m->alpha > 0 || *m->rslora) && !method->fresh)
+        e = err_make(ERR_INPUT, "method %s trains at the state's scale; %s is the run's to give",
+                     method->name, m->alpha > 0 ? "alpha" : "rslora");
+    return err_is(e) ? err_in(e, "member %s", m->id) : e;
+}
+
 static err check_members(const run_config_t *c, const struct method *method)
 {
-    bool ranks = false;
+    bool differ = false, any = c->rank > 0;
     if (c->n_members == 0) return err_make(ERR_INPUT, "a run needs at least one member");
     for (size_t i = 0; i < c->n_members; i++) {
         const Fedlora__V1__MemberConfig *m = c->members[i];
-        if (!text_is_name(m->id, LIMIT_NAME_BYTES - 1))
-            return err_make(ERR_INPUT, "member \"%s\" is no name", m->id);
-        if (m->rank > LIMIT_RANK)
-            return err_make(ERR_INPUT, "member %s: rank %u, at most %d", m->id, m->rank,
-                            LIMIT_RANK);
-        if (!strcmp(c->weights, "given")) {
-            err e = in_range("weight", m->weight, 1e-9, 1e12);
-            if (err_is(e)) return err_in(e, "member %s", m->id);
-        }
-        ranks |= m->rank && m->rank != c->rank;
+        TRY(check_member(c, m, method));
+        differ |= m->rank && m->rank != c->rank;
+        any |= m->rank > 0;
     }
-    if (!method->mixed_ranks && ranks)
+    if (!method->mixed_ranks && differ)
         return err_make(ERR_INPUT,
                         "method %s needs one rank for everyone; give the run's rank only",
                         method->name);
     if (!method->mixed_ranks && !c->rank)
         return err_make(ERR_INPUT, "method %s needs the run's rank", method->name);
+    if (!method->fresh && !any)
+        return err_make(ERR_INPUT, "method %s needs the state's rank: the run's, or a member's",
+                        method->name);
     return ERR_NONE;
 }
 
@@ -117,6 +131,26 @@ static err find_method(const struct method **out, const char *name)
     const char *near = text_nearest(name, names, n);
     return err_make(ERR_INPUT, "method \"%s\" is not known%s%s", name,
                     near ? "; did you mean " : "", near ? near : "");
+}
+
+static err check_options(const run_config_t *c, const struct method *method)
+{
+    struct method_options o;
+    TRY(method_options_parse(&o, method, (const char *const *)c->method_options,
+                             c->n_method_options));
+    bool file = c->frozen_digest.len > 0;
+    if (file && !method->frozen)
+        return err_make(ERR_INPUT, "method %s has no frozen factors", method->name);
+    if (method->frozen && o.basis == METHOD_BASIS_WEIGHTS && !file)
+        return err_make(ERR_INPUT, "basis=weights: the file of frozen factors is not given "
+                                   "(fedlora basis makes it)");
+    if (method->frozen && o.basis == METHOD_BASIS_GRADIENT && file)
+        return err_make(ERR_INPUT, "basis=gradient finds the frozen factors; no file is taken");
+    uint32_t setup = method_setup_rounds(&o);
+    if (c->rounds <= setup)
+        return err_make(ERR_INPUT, "rounds: %u, but the first %u only find the basis", c->rounds,
+                        setup);
+    return ERR_NONE;
 }
 
 err run_config_complete(run_config_t *c)
@@ -146,15 +180,25 @@ err run_config_complete(run_config_t *c)
     if (c->frozen_digest.len && c->frozen_digest.len != DIGEST_BYTES)
         return err_make(ERR_INPUT, "frozen digest: %zu bytes, expected %d", c->frozen_digest.len,
                         DIGEST_BYTES);
-    if (c->frozen_digest.len && !method->frozen)
-        return err_make(ERR_INPUT, "method %s has no frozen factors", method->name);
     if (c->quorum > c->n_members)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
                         c->n_members);
-    if (c->n_method_options)
-        return err_make(ERR_INPUT, "method %s knows no option \"%s\"", method->name,
-                        c->method_options[0]);
+    TRY(check_options(c, method));
     return check_members(c, method);
+}
+
+const struct method *run_config_method(const run_config_t *c)
+{
+    const struct method *method = method_find(c->method);
+    REQUIRE(method);
+    return method;
+}
+
+void run_config_options(struct method_options *out, const run_config_t *c)
+{
+    err e = method_options_parse(out, run_config_method(c), (const char *const *)c->method_options,
+                                 c->n_method_options);
+    REQUIRE(!err_is(e)); /* run_config_complete() has parsed them */
 }
 
 /* ------------------------------------------------------------------------------------- modules */
@@ -209,6 +253,22 @@ static err every_target_names_one(const run_config_t *c, const Fedlora__V1__Hell
     return ERR_NONE;
 }
 
+/* What a member is to adapt must be among what the run adapts. */
+static err every_member_adapts(const run_config_t *c, const Fedlora__V1__HelloRequest *list)
+{
+    for (size_t m = 0; m < c->n_members; m++)
+        for (size_t t = 0; t < c->members[m]->n_targets; t++) {
+            const char *target = c->members[m]->targets[t];
+            bool found = false;
+            for (size_t i = 0; i < list->n_modules && !found; i++)
+                found = target_matches(target, list->modules[i]->name);
+            if (!found)
+                return err_make(ERR_INPUT, "member %s: target \"%s\" names no module of this run",
+                                c->members[m]->id, target);
+        }
+    return ERR_NONE;
+}
+
 static err add_module(Fedlora__V1__HelloRequest *list, const Fedlora__V1__ModuleShape *m)
 {
     Fedlora__V1__ModuleShape *copy = malloc(sizeof *copy);
@@ -240,6 +300,7 @@ err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
     err e = list->modules ? ERR_NONE : err_sys(ENOMEM, "the modules");
     for (size_t i = 0; i < hello->n_modules && !err_is(e); i++)
         if (run_config_targets(c, hello->modules[i]->name)) e = add_module(list, hello->modules[i]);
+    if (!err_is(e)) e = every_member_adapts(c, list);
     if (err_is(e))
         fedlora__v1__hello_request__free_unpacked(list, NULL);
     else
@@ -264,12 +325,31 @@ err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
     return ERR_NONE;
 }
 
-/* --------------------------------------------------------------------------------------- ranks */
-static uint32_t rank_given(const run_config_t *c, const char *member)
+/* ------------------------------------------------------------------------------------- members */
+static const Fedlora__V1__MemberConfig *find_member(const run_config_t *c, const char *member)
 {
-    for (size_t i = 0; i < c->n_members; i++)
-        if (!strcmp(c->members[i]->id, member) && c->members[i]->rank) return c->members[i]->rank;
-    return 0;
+    for (size_t i = 0; i < c->n_members && member; i++)
+        if (!strcmp(c->members[i]->id, member)) return c->members[i];
+    return NULL;
+}
+
+bool run_config_adapts(const run_config_t *c, const char *member, const char *module)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    for (size_t i = 0; m && i < m->n_targets; i++)
+        if (target_matches(m->targets[i], module)) return true;
+    return !m || m->n_targets == 0;
+}
+
+bool run_config_rslora(const run_config_t *c, const char *member)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    return m && *m->rslora ? !strcmp(m->rslora, "yes") : c->rslora;
+}
+
+static bool is_square(const struct method *method)
+{
+    return method->factors(1) & METHOD_R;
 }
 
 uint32_t run_config_rank_max(const run_config_t *c)
@@ -284,12 +364,16 @@ uint32_t run_config_rank_max(const run_config_t *c)
  */
 err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, uint32_t offered)
 {
-    const struct method *method = method_find(c->method);
-    uint32_t given = rank_given(c, member);
+    const struct method *method = run_config_method(c);
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    uint32_t given = m ? m->rank : 0;
     if (offered > LIMIT_RANK)
         return err_make(ERR_INPUT, "rank %u on offer, at most %d", offered, LIMIT_RANK);
-    if (method->frozen) offered = 0;
-    uint32_t wanted = given ? given : c->rank;
+    if (is_square(method)) offered = 0;
+    uint32_t wanted = given           ? given
+                      : c->rank       ? c->rank
+                      : method->fresh ? 0
+                                      : run_config_rank_max(c);
     if (!method->mixed_ranks || given) {
         if (offered && offered < wanted)
             return err_make(ERR_INPUT, "run %s needs rank %u of %s, which offers %u", c->name,
@@ -304,8 +388,14 @@ err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, ui
     return ERR_NONE;
 }
 
-double run_config_alpha(const run_config_t *c, uint32_t rank)
+double run_config_alpha(const run_config_t *c, const char *member, uint32_t rank)
 {
-    if (method_find(c->method)->frozen) return rank; /* B R A has scale 1 */
-    return c->alpha > 0 ? c->alpha : 2.0 * rank;
+    const struct method *method = run_config_method(c);
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    if (is_square(method)) return rank;
+    if (method->fresh) return m && m->alpha > 0 ? m->alpha : c->alpha > 0 ? c->alpha : 2.0 * rank;
+    uint32_t whole = run_config_rank_max(c);
+    double alpha = c->alpha > 0 ? c->alpha : 2.0 * whole, part = (double)rank / whole;
+    if (method->frozen || rank == whole) return alpha;
+    return alpha * (c->rslora ? sqrt(part) : part);
 }

@@ -3,7 +3,7 @@
 #ifndef COORDINATOR_RUN_CONFIG_H
 #define COORDINATOR_RUN_CONFIG_H
 
-#include "agg/method.h"
+#include "agg/method_options.h"
 #include "base/err.h"
 
 #include "fedlora.pb-c.h"
@@ -12,6 +12,10 @@
 
 /* Defaults for what is absent (zero or empty), then every range. ERR_INPUT names the field. */
 err run_config_complete(Fedlora__V1__RunConfig *config);
+
+const struct method *run_config_method(const Fedlora__V1__RunConfig *config); /* of a checked one */
+/* The method's options, as checked by run_config_complete(). */
+void run_config_options(struct method_options *out, const Fedlora__V1__RunConfig *config);
 
 /* "q" or "q_proj" or a full name against a module's full name. No targets: every module. */
 bool run_config_targets(const Fedlora__V1__RunConfig *config, const char *module);
@@ -27,7 +31,15 @@ err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
  * part. */
 err run_config_rank(uint32_t *out, const Fedlora__V1__RunConfig *config, const char *member,
                     uint32_t offered);
-double run_config_alpha(const Fedlora__V1__RunConfig *config, uint32_t rank);
+/* alpha of what a member (NULL: the state) trains at this rank. Where factors begin afresh it is
+ * its own, the run's, or twice the rank; B R A has scale 1; what begins from the state has the
+ * state's scale s, so alpha is s r, or s sqrt(r) with rsLoRA (beside frozen factors r is the
+ * state's). */
+double run_config_alpha(const Fedlora__V1__RunConfig *config, const char *member, uint32_t rank);
+bool run_config_rslora(const Fedlora__V1__RunConfig *config, const char *member);
+/* Does this member adapt the module, which is one of the run's? */
+bool run_config_adapts(const Fedlora__V1__RunConfig *config, const char *member,
+                       const char *module);
 /* The largest rank the run asks of anyone; at least 1. */
 uint32_t run_config_rank_max(const Fedlora__V1__RunConfig *config);
 

@@ -22,8 +22,10 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     reply->member = run->round.member[m].id;
     reply->method = run->config->method;
     reply->rank = run->member[m].rank;
-    reply->alpha = run_alpha(run, reply->rank);
-    reply->rslora = run->config->rslora;
+    reply->alpha = run_alpha(run, m);
+    reply->rslora = run_rslora(run, m);
+    reply->targets = (char **)(uintptr_t)run->member[m].adapts;
+    reply->n_targets = run->member[m].adapts_count;
     reply->rounds = run->config->rounds;
     reply->training = run->config->training;
     return ERR_NONE;
@@ -33,7 +35,6 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__HelloRequest *request = NULL;
     Fedlora__V1__HelloReply reply = FEDLORA__V1__HELLO_REPLY__INIT;
-    char *targets[LIMIT_MODULES];
     err e = message_unpack(&request, &fedlora__v1__hello_request__descriptor, data, size);
     if (!err_is(e)) e = hello(&reply, call, request);
     if (err_is(e)) {
@@ -41,11 +42,6 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
             LOG_STR("error", e.text));
         serve_refuse(call, e);
     } else {
-        const struct run *run = serve_find_run(serve_of(call), reply.run);
-        for (size_t i = 0; i < run->modules->n_modules; i++)
-            targets[i] = run->modules->modules[i]->name;
-        reply.targets = targets;
-        reply.n_targets = run->modules->n_modules;
         serve_answer(call, &reply.base);
     }
     message_free(request);
@@ -64,6 +60,7 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
     static char *const names[] = {"A", "B", "R"};
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__TrainTask train = FEDLORA__V1__TRAIN_TASK__INIT;
+    struct method_task asked;
     char *factors[3];
     err e = run_save_opening(run);
     if (err_is(e)) {
@@ -78,13 +75,19 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
     train.state_size = run->state.size;
     train.frozen_digest = binary(&run->frozen);
     train.frozen_size = run->frozen.size;
-    unsigned set = run->method->factors(train.round);
+    method_task(&asked, run->method, &run->options, train.round);
     for (size_t i = 0; i < 3; i++)
-        if (set & (1u << i)) factors[train.n_factors++] = names[i];
+        if (asked.trains & (1u << i)) factors[train.n_factors++] = names[i];
     train.factors = factors;
     train.rank = run->member[member].rank;
-    train.alpha = run_alpha(run, train.rank);
-    train.rslora = run->config->rslora;
+    train.alpha = run_alpha(run, member);
+    train.rslora = run_rslora(run, member);
+    train.gradient = asked.gradient;
+    train.prox = run->options.prox;
+    if (run->method->prunes && run->options.prune_lambda > 0) {
+        train.prune_gamma = run->options.prune_gamma;
+        train.prune_lambda = run->options.prune_lambda;
+    }
     train.training = run->config->training;
     train.deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1;
     train.rounds = run->config->rounds;

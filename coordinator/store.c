@@ -96,7 +96,7 @@ err store_blob_known(bool *out, struct store *store, const struct digest *digest
     int64_t found = 0;
     TRY(db_number(&found, &store->db,
                   "SELECT EXISTS(SELECT 1 FROM updates WHERE digest=?1)"
-                  " OR EXISTS(SELECT 1 FROM runs WHERE state=?1 OR frozen=?1)"
+                  " OR EXISTS(SELECT 1 FROM runs WHERE state=?1 OR frozen=?1 OR memory=?1)"
                   " OR EXISTS(SELECT 1 FROM rounds WHERE state=?1)"
                   " OR EXISTS(SELECT 1 FROM pins WHERE digest=?1)",
                   "h", digest));
@@ -268,6 +268,9 @@ static err insert_update(struct db *db, const struct store_update *u)
                " digest=? WHERE run=? AND id=?",
                "idiihit", (int64_t)u->blob.size, u->train_loss, (int64_t)u->made_for, round,
                &u->blob.digest, run, u->member));
+    if (u->pruned)
+        TRY(db_run(db, "UPDATE members SET rank=?1, pruned=?1 WHERE run=?2 AND id=?3", "iit",
+                   (int64_t)u->pruned, run, u->member));
     struct store_event event = {
         .event = "update.received", .member = u->member, .round = u->counted_in};
     return insert_event(db, run, &event);
@@ -289,10 +292,16 @@ static err insert_round(struct db *db, const struct store_publish *p)
                (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, (int64_t)r->updates,
                (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, r->update_norm,
                r->error, r->dropped, r->report_json));
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT memory FROM runs WHERE id=?1 AND memory IS NOT"
+               " NULL UNION SELECT frozen FROM runs WHERE id=?1 AND frozen IS NOT NULL",
+               "i", p->run));
     return db_run(db,
-                  "UPDATE runs SET published=?, state=?, state_size=? WHERE id=? AND published=?-1",
-                  "ihiii", (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, p->run,
-                  (int64_t)r->round);
+                  "UPDATE runs SET published=?, state=?, state_size=?, frozen=?, frozen_size=?,"
+                  " memory=?, memory_size=? WHERE id=? AND published=?-1",
+                  "ihihihiii", (int64_t)r->round, &r->state.digest, (int64_t)r->state.size,
+                  blob_digest(&p->frozen), (int64_t)p->frozen.size, blob_digest(&p->memory),
+                  (int64_t)p->memory.size, p->run, (int64_t)r->round);
 }
 
 /* Lists what may go in `doomed`, so that a crash before the files are removed forgets none of them.

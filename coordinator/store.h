@@ -38,6 +38,7 @@ struct store_run {
     const char *hold, *reason; /* "", paused, stopped, failed */
     uint64_t created_ms;       /* wall clock */
     struct store_blob state, frozen;
+    struct store_blob memory; /* what the server keeps for itself beside the state; never sent */
 };
 
 struct store_member {
@@ -66,6 +67,8 @@ struct store_update {
     const char *member;
     uint32_t made_for, counted_in;
     struct store_blob blob;
+    uint32_t
+        pruned; /* the rank its member has pruned itself to with it; 0: as it was. Not loaded */
     uint64_t examples;
     double train_loss, seconds;
     uint64_t tokens;
@@ -124,6 +127,7 @@ struct store_publish {
     uint32_t updates_keep; /* rounds whose updates are kept, this one included; at least 1 */
     bool last;
     struct store_round round;
+    struct store_blob frozen, memory; /* that go with the state; those before are given up */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
 /* All or none; rows that exist already are kept. */

@@ -73,6 +73,7 @@ static err read_run(void *row, const struct db_query *q, struct arena *arena)
     r->created_ms = (uint64_t)db_query_int(q, 8);
     read_blob_name(&r->state, q, 9);
     read_blob_name(&r->frozen, q, 11);
+    read_blob_name(&r->memory, q, 13);
     r->started = r->state.size > 0;
     return ERR_NONE;
 }
@@ -85,7 +86,8 @@ err store_runs(struct store_run **out, size_t *count, struct store *store, struc
     TRY(count_rows(&most, &store->db, "runs", 0));
     TRY(db_query_open(&q, &store->db,
                       "SELECT id,name,config,modules,published,opened,hold,reason,created_ms,state,"
-                      "state_size,frozen,frozen_size FROM runs ORDER BY id",
+                      "state_size,frozen,frozen_size,memory,memory_size FROM runs"
+                      " ORDER BY id",
                       ""));
     TRY(load(&list, &q, arena, most, read_run));
     *out = (void *)list.row;

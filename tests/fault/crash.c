@@ -144,7 +144,7 @@ static void make_update(struct bytes *out, const struct run *run, size_t m, uint
         fill(b[i], (size_t)shape->d_out * rank, "B", members[m], round * 2 + (uint32_t)i);
         module[i].name = shape->name;
         module[i].rank = rank;
-        module[i].alpha = run_alpha(run, rank);
+        module[i].alpha = run_alpha(run, m);
         module[i].factor[ADAPTER_FILE_A] =
             (struct adapter_file_factor){a[i], rank, shape->d_in, NULL};
         module[i].factor[ADAPTER_FILE_B] =
@@ -157,7 +157,7 @@ static void make_update(struct bytes *out, const struct run *run, size_t m, uint
                                      .member = members[m],
                                      .round = round,
                                      .rank = rank,
-                                     .alpha = run_alpha(run, rank)};
+                                     .alpha = run_alpha(run, m)};
     err e = adapter_file_write_bytes(out, &meta, module, 2);
     REQUIRE(!err_is(e));
 }

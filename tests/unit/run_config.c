@@ -189,3 +189,167 @@ Test(run_config, finds_targets_by_short_and_full_names)
     cr_expect(run_config_targets(c, "anything"), "no targets: every module");
     message_free(c);
 }
+
+/* ---- methods' options, and members that differ */
+static const char *words[2];
+static void with_options(config_t *c)
+{
+    c->method_options = (char **)(uintptr_t)words;
+    c->n_method_options = words[1] ? 2 : 1;
+}
+static void fed_sb_options(config_t *c)
+{
+    with_options(c);
+    c->method = "fed-sb";
+}
+static void fed_sb_file(config_t *c)
+{
+    fed_sb_options(c);
+    c->frozen_digest = c->base_digest;
+}
+
+Test(run_config, checks_options_against_the_method_and_the_run)
+{
+    words[0] = "tali=carry";
+    expect_refused(with_options, "option \"tali\" is not known; did you mean tail?");
+    words[0] = "tail=carry";
+    expect_refused(with_options, "option tail: of flexlora, not of flora");
+    words[0] = "prox";
+    expect_refused(with_options, "option \"prox\": expected key=value");
+    words[0] = "prox=-1";
+    expect_refused(with_options, "option prox");
+    words[0] = "basis=weights";
+    expect_refused(fed_sb_options, "basis=weights: the file of frozen factors is not given");
+    words[0] = "basis=gradient";
+    expect_refused(fed_sb_options, "rounds: 2, but the first 2 only find the basis");
+    expect_refused(fed_sb_file, "no file is taken");
+    words[0] = "prox=0.5";
+    words[1] = "server=fedavgm";
+    config_t *c = make(with_options);
+    struct method_options o;
+    ok(run_config_complete(c));
+    run_config_options(&o, c);
+    cr_expect(o.prox == 0.5 && o.server == METHOD_SERVER_FEDAVGM);
+    message_free(c);
+}
+
+static char *own_targets[] = {"q"};
+static void own_alpha(config_t *c)
+{
+    c->alpha = 16;
+    c->members[1]->alpha = 4;
+    c->members[1]->rslora = "yes";
+    c->members[1]->targets = own_targets;
+    c->members[1]->n_targets = 1;
+}
+static void fedit_alpha(config_t *c)
+{
+    c->method = "fedit";
+    c->members[1]->alpha = 4;
+}
+static void fedit_rslora(config_t *c)
+{
+    c->method = "fedit";
+    c->members[0]->rslora = "no";
+}
+static void odd_rslora(config_t *c)
+{
+    c->members[0]->rslora = "maybe";
+}
+static void negative_alpha(config_t *c)
+{
+    c->members[0]->alpha = -1;
+}
+static void too_high_rank(config_t *c)
+{
+    c->members[0]->rank = LIMIT_RANK + 1;
+}
+static void no_alpha(config_t *c)
+{
+    c->alpha = -8;
+}
+
+Test(run_config, lets_members_differ_where_the_method_can_bear_it)
+{
+    expect_refused(fedit_alpha, "member b: method fedit trains at the state's scale; alpha is");
+    expect_refused(fedit_rslora, "member a: method fedit trains at the state's scale; rslora");
+    expect_refused(odd_rslora, "member a: rslora: \"maybe\"");
+    expect_refused(negative_alpha, "member a: alpha: -1");
+    expect_refused(too_high_rank, "member a: rank 4097");
+    expect_refused(no_alpha, "alpha: -8");
+    config_t *c = make(own_alpha);
+    ok(run_config_complete(c));
+    cr_expect_eq(run_config_alpha(c, "a", 8), 16);
+    cr_expect_eq(run_config_alpha(c, "b", 8), 4);
+    cr_expect(!run_config_rslora(c, "a") && run_config_rslora(c, "b"));
+    cr_expect(run_config_adapts(c, "b", "model.layers.0.self_attn.q_proj"));
+    cr_expect(!run_config_adapts(c, "b", "model.layers.0.self_attn.v_proj"));
+    cr_expect(run_config_adapts(c, "a", "model.layers.0.self_attn.v_proj"));
+    message_free(c);
+}
+
+static void flexlora(config_t *c)
+{
+    c->method = "flexlora";
+    c->alpha = 24;
+}
+static void flexlora_rslora(config_t *c)
+{
+    flexlora(c);
+    c->rslora = true;
+}
+static void ffa(config_t *c)
+{
+    c->method = "ffa";
+    c->alpha = 24;
+}
+static void rankless_ffa(config_t *c)
+{
+    c->method = "ffa";
+    c->rank = 0;
+}
+
+static double alpha_of(void (*change)(config_t *c), uint32_t rank)
+{
+    config_t *c = make(change);
+    ok(run_config_complete(c));
+    double alpha = run_config_alpha(c, "a", rank);
+    message_free(c);
+    return alpha;
+}
+
+Test(run_config, gives_a_part_of_the_state_the_states_scale)
+{
+    cr_expect_eq(alpha_of(flexlora, 8), 24);
+    cr_expect_eq(alpha_of(flexlora, 2), 6, "24/8 = 6/2");
+    cr_expect_float_eq(alpha_of(flexlora_rslora, 2), 12, 1e-12, "24/sqrt(8) = 12/sqrt(2)");
+    cr_expect_eq(alpha_of(ffa, 2), 24, "beside frozen factors the rank is the state's");
+    cr_expect_eq(alpha_of(fed_sb, 2), 2, "scale 1");
+    cr_expect_eq(alpha_of(NULL, 4), 8, "flora: twice the rank");
+    expect_refused(rankless_ffa, "method ffa needs the state's rank");
+}
+
+static void other_targets(config_t *c)
+{
+    own_alpha(c);
+    own_targets[0] = "up";
+}
+
+Test(run_config, wants_what_members_adapt_to_be_of_the_run)
+{
+    static Fedlora__V1__ModuleShape shape = FEDLORA__V1__MODULE_SHAPE__INIT, *list[] = {&shape};
+    Fedlora__V1__HelloRequest hello = FEDLORA__V1__HELLO_REQUEST__INIT, *modules = NULL;
+    shape.name = "model.layers.0.self_attn.q_proj";
+    shape.d_out = shape.d_in = 8;
+    hello.modules = list;
+    hello.n_modules = 1;
+    config_t *c = make(other_targets);
+    refused(run_config_modules(&modules, c, &hello), ERR_INPUT,
+            "member b: target \"up\" names no module of this run");
+    message_free(c);
+    own_targets[0] = "q";
+    c = make(own_alpha);
+    ok(run_config_modules(&modules, c, &hello));
+    message_free(modules);
+    message_free(c);
+}

@@ -1,257 +1,13 @@
 #include "client/session_train.h"
 
-#include "agg/method.h"
-#include "base/file.h"
-
 #include <criterion/criterion.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define BASE FEDLORA_SOURCE_DIR "/tests/models/llama"
-#define DIGEST "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define OK(call)                                                                                   \
     do {                                                                                           \
         err ok_ = (call);                                                                          \
         cr_assert_eq(ok_.kind, ERR_OK, "%s: %s", #call, ok_.text);                                 \
     } while (0)
-
-enum { MODULES = 3 };
-
-struct bench {
-    char dir[64], state[128], frozen[128], update[128];
-    struct model model;
-    struct method_module module[MODULES];
-    char name[MODULES][LIMIT_TENSOR_NAME_BYTES];
-    struct method_start start;
-    struct session_round round;
-};
-
-/* The first state of a run of `method` over the tiny base's q, v and down of layer 0. */
-static void bench_open(struct bench *b, const char *method, uint32_t rank)
-{
-    static const enum module_kind kinds[MODULES] = {MODULE_Q, MODULE_V, MODULE_DOWN};
-    snprintf(b->dir, sizeof b->dir, "/tmp/session_train.XXXXXX");
-    cr_assert_not_null(mkdtemp(b->dir));
-    snprintf(b->state, sizeof b->state, "%s/state", b->dir);
-    snprintf(b->frozen, sizeof b->frozen, "%s/frozen", b->dir);
-    snprintf(b->update, sizeof b->update, "%s/update", b->dir);
-    OK(model_open(&b->model, BASE));
-    for (int i = 0; i < MODULES; i++) {
-        model_module_name(b->name[i], 0, kinds[i]);
-        b->module[i].name = b->name[i];
-        model_module_shape(&b->module[i].d_out, &b->module[i].d_in, &b->model.arch, kinds[i]);
-    }
-    b->start = (struct method_start){.run = "r",
-                                     .base = DIGEST,
-                                     .seed = 7,
-                                     .rank = rank,
-                                     .alpha = rank,
-                                     .module = b->module,
-                                     .module_count = MODULES,
-                                     .threads = 1};
-    b->round = (struct session_round){.run = "r",
-                                      .member = "ann",
-                                      .method = method,
-                                      .base = DIGEST,
-                                      .state_path = b->state,
-                                      .frozen_digest = "",
-                                      .round = 1,
-                                      .rank = rank,
-                                      .alpha = 2.0 * rank,
-                                      .seed = 7,
-                                      .trains = ADAPTER_A | ADAPTER_B};
-}
-
-static void bench_state(struct bench *b)
-{
-    OK(method_start(method_find(b->round.method), b->state, &b->start));
-}
-
-static void bench_close(struct bench *b)
-{
-    char command[128];
-    model_close(&b->model);
-    snprintf(command, sizeof command, "rm -rf %s", b->dir);
-    cr_assert_eq(system(command), 0);
-}
-
-Test(session_train, a_fresh_method_starts_from_the_keyed_a_and_zero_b)
-{
-    struct bench b = {0};
-    struct session_adapter a = {0};
-    bench_open(&b, "flora", 4);
-    bench_state(&b);
-    OK(session_adapter_open(&a, &b.model.arch, &b.round));
-    const struct adapter_module *q = adapter_find(&a.adapter, 0, MODULE_Q);
-    cr_assert_not_null(q);
-    cr_assert_eq(q->rank, 4);
-    cr_assert_float_eq(q->scale, 2.0f, 1e-7);
-    float *expected = calloc((size_t)4 * q->d_in, sizeof *expected);
-    const struct method_fresh key = {
-        .seed = 7, .run = "r", .member = "ann", .module = b.name[0], .round = 1};
-    method_fresh_a(expected, 4, q->d_in, &key);
-    cr_assert_eq(memcmp(q->a, expected, (size_t)4 * q->d_in * sizeof *expected), 0);
-    for (uint32_t i = 0; i < q->d_out * 4; i++)
-        cr_assert_eq(q->b[i], 0);
-    free(expected);
-    session_adapter_close(&a);
-    bench_close(&b);
-}
-
-Test(session_train, an_update_is_what_the_method_admits_and_always_the_same_bytes)
-{
-    struct bench b = {0};
-    struct session_adapter a = {0};
-    struct adapter_file state = {0};
-    struct digest first, second;
-    bench_open(&b, "flora", 4);
-    bench_state(&b);
-    for (int i = 0; i < 2; i++) {
-        OK(session_adapter_open(&a, &b.model.arch, &b.round));
-        for (size_t k = 0; k < a.adapter.value_count; k++)
-            a.adapter.value[k] += 0.001f * (float)(k % 17);
-        OK(session_update_write(b.update, &a, &b.round));
-        OK(digest_of_file(i == 0 ? &first : &second, b.update));
-        session_adapter_close(&a);
-    }
-    cr_assert(digest_equal(&first, &second));
-    OK(adapter_file_map(&state, b.state));
-    struct method_expect expect = {
-        .state = &state, .member = "ann", .round = 1, .rank = 4, .alpha = 8};
-    OK(method_check_update(method_find("flora"), b.update, &expect));
-    expect.round = 2;
-    cr_assert_eq(method_check_update(method_find("flora"), b.update, &expect).kind, ERR_STATE);
-    expect.round = 1;
-    expect.rank = 8;
-    cr_assert_eq(method_check_update(method_find("flora"), b.update, &expect).kind, ERR_INPUT);
-    adapter_file_close(&state);
-    bench_close(&b);
-}
-
-/* out (d_out, d_in) += s b r a, in double. */
-static void add_product(double *out, const struct adapter_module *m, const float *r, double s)
-{
-    for (uint32_t i = 0; i < m->d_out; i++)
-        for (uint32_t j = 0; j < m->d_in; j++)
-            for (uint32_t p = 0; p < m->rank; p++)
-                for (uint32_t q = 0; q < m->rank; q++)
-                    out[(size_t)i * m->d_in + j] += s * m->b[(size_t)i * m->rank + p] *
-                                                    r[(size_t)p * m->rank + q] *
-                                                    m->a[(size_t)q * m->d_in + j];
-}
-
-static double *whole_change(const struct adapter_module *m)
-{
-    double *out = calloc((size_t)m->d_out * m->d_in, sizeof *out);
-    add_product(out, m, m->r, m->scale);
-    for (uint32_t i = 0; i < m->d_out; i++)
-        for (uint32_t j = 0; j < m->d_in; j++)
-            for (uint32_t c = 0; c < m->carry_rank; c++)
-                out[(size_t)i * m->d_in + j] += (double)m->carry_b[(size_t)i * m->carry_rank + c] *
-                                                m->carry_a[(size_t)c * m->d_in + j];
-    return out;
-}
-
-/* A fed-sb state with every entry of R set, as it is after rounds. */
-static void make_full_state(struct bench *b)
-{
-    struct adapter_file state = {0};
-    const struct method *method = method_find("fed-sb");
-    static char digest_hex[DIGEST_TEXT_BYTES];
-    struct digest digest;
-    OK(method_make_frozen(method, b->frozen, &b->start));
-    OK(digest_of_file(&digest, b->frozen));
-    digest_text(digest_hex, &digest);
-    b->start.frozen_path = b->frozen;
-    b->start.frozen_digest = digest_hex;
-    bench_state(b);
-    OK(adapter_file_open(&state, b->state));
-    for (size_t i = 0; i < state.count; i++) {
-        struct adapter_file_factor *r = &state.module[i].factor[ADAPTER_FILE_R];
-        uint32_t n = state.module[i].rank;
-        float *value = calloc((size_t)n * n, sizeof *value);
-        for (uint32_t k = 0; k < n * n; k++)
-            value[k] = sinf((float)(k + 3 * i));
-        *r = (struct adapter_file_factor){.f32 = value, .rows = n, .cols = n};
-    }
-    OK(adapter_file_write(b->state, &state.meta, state.module, state.count, true));
-    for (size_t i = 0; i < state.count; i++)
-        free((void *)(uintptr_t)state.module[i].factor[ADAPTER_FILE_R].f32);
-    adapter_file_close(&state);
-    b->round.frozen_path = b->frozen;
-    b->round.frozen_digest = digest_hex;
-    b->round.trains = ADAPTER_R;
-}
-
-Test(session_train, a_member_that_trains_a_block_of_r_still_holds_the_whole_model)
-{
-    struct bench b = {0};
-    struct session_adapter whole = {0}, block = {0};
-    bench_open(&b, "fed-sb", 8);
-    make_full_state(&b);
-    OK(session_adapter_open(&whole, &b.model.arch, &b.round));
-    b.round.rank = 3;
-    OK(session_adapter_open(&block, &b.model.arch, &b.round));
-    const struct adapter_module *w = adapter_find(&whole.adapter, 0, MODULE_V);
-    const struct adapter_module *k = adapter_find(&block.adapter, 0, MODULE_V);
-    cr_assert_eq(w->rank, 8);
-    cr_assert_eq(k->rank, 3);
-    cr_assert_eq(block.adapter.value_count, MODULES * 3 * 3);
-    double *expected = whole_change(w), *got = whole_change(k), most = 0, difference = 0;
-    for (size_t i = 0; i < (size_t)w->d_out * w->d_in; i++) {
-        most = fmax(most, fabs(expected[i]));
-        difference = fmax(difference, fabs(expected[i] - got[i]));
-    }
-    cr_assert_gt(most, 1e-3);
-    cr_assert_lt(difference, 1e-6 * most, "%g of %g", difference, most);
-    OK(session_update_write(b.update, &block, &b.round));
-    struct adapter_file state = {0};
-    OK(adapter_file_map(&state, b.state));
-    const struct method_expect expect = {.state = &state, .member = "ann", .round = 1, .rank = 3};
-    OK(method_check_update(method_find("fed-sb"), b.update, &expect));
-    adapter_file_close(&state);
-    free(expected);
-    free(got);
-    session_adapter_close(&whole);
-    session_adapter_close(&block);
-    bench_close(&b);
-}
-
-static void refuses(struct bench *b, const char *text)
-{
-    struct session_adapter a = {0};
-    err e = session_adapter_open(&a, &b->model.arch, &b->round);
-    cr_assert_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
-    cr_assert(strstr(e.text, text) != NULL, "\"%s\" does not say \"%s\"", e.text, text);
-}
-
-Test(session_train, refuses_a_state_that_is_not_for_this_run_base_or_model)
-{
-    struct bench b = {0};
-    bench_open(&b, "flora", 4);
-    bench_state(&b);
-    b.round.run = "other";
-    refuses(&b, "expected \"other\"");
-    b.round.run = "r";
-    b.round.base = "11112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-    refuses(&b, "is for the base");
-    b.round.base = DIGEST;
-    b.round.method = "nothing";
-    refuses(&b, "method \"nothing\"");
-    b.round.method = "flora";
-    b.round.alpha = NAN;
-    refuses(&b, "no scale");
-    b.round.alpha = 8;
-    b.round.rank = 0;
-    refuses(&b, "no factors to train");
-    b.round.rank = 4;
-    b.model.arch.layers = 0;
-    refuses(&b, "module");
-    bench_close(&b);
-}
 
 Test(session_train, reads_which_factors_to_train)
 {
@@ -291,4 +47,32 @@ Test(session_train, takes_the_runs_options_and_refuses_what_cannot_be)
     t.lr = 1;
     t.beta1 = 1;
     cr_assert_eq(session_train_options(&o, &t, &round).kind, ERR_INPUT);
+    t.beta1 = 0;
+    round.prox = -1;
+    cr_assert_eq(session_train_options(&o, &t, &round).kind, ERR_INPUT);
+    round.prox = 0.25;
+    round.prune_lambda = 1e-3;
+    cr_assert_eq(session_train_options(&o, &t, &round).kind, ERR_INPUT, "no gamma");
+    round.prune_gamma = 0.5;
+    OK(session_train_options(&o, &t, &round));
+    cr_assert(o.prox == 0.25 && o.prune_lambda == 1e-3 && o.prune_gamma == 0.5);
+}
+
+Test(session_train, a_gradient_pass_sees_the_same_rows_in_every_round)
+{
+    struct train_gradient_options first = {0}, second = {0};
+    struct session_round round = {.run = "r", .member = "ann", .round = 1, .seed = 5};
+    Fedlora__V1__Training t = FEDLORA__V1__TRAINING__INIT;
+    t.steps = 3;
+    t.batch = 4;
+    t.accumulate = 2;
+    OK(session_gradient_options(&first, &t, &round));
+    cr_assert_eq(first.rows, 24);
+    round.round = 2;
+    OK(session_gradient_options(&second, &t, &round));
+    cr_assert_eq(first.seed, second.seed);
+    t.steps = 0;
+    t.epochs = 2;
+    OK(session_gradient_options(&second, &t, &round));
+    cr_assert_eq(second.rows, 0, "all");
 }
