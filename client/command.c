@@ -166,6 +166,10 @@ static err print_help(const struct command *command)
     struct option_set set = set_of(command, table);
     struct bytes text = {.max = 1 << 20};
     err e = option_help(&text, &set);
+    if (!err_is(e) && command->details) {
+        e = bytes_printf(&text, "\n");
+        if (!err_is(e)) e = command->details(&text);
+    }
     if (!err_is(e))
         printf("fedlora %s: %s\n\nusage: fedlora %s %s\n\n%s\nexample: %s\n", command->name,
                command->purpose, command->name, command->usage, (const char *)text.data,

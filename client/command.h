@@ -45,6 +45,7 @@ struct command {
     size_t options_size; /* sizeof the options struct */
     size_t least, most;  /* arguments that are no options; most 0: none */
     err (*run)(void *options, const struct option_list *arguments, struct arena *arena);
+    err (*details)(struct bytes *out); /* what --help says after the options; or NULL */
 };
 
 /* The whole program: argv as main() has it; returns the exit status. */

@@ -2,9 +2,11 @@
 #include "base/text.h"
 #include "client/command.h"
 #include "client/command_run.h"
+#include "client/method_help.h"
 #include "client/model.h"
 #include "client/remote.h"
 #include "client/remote_json.h"
+#include "client/run_members.h"
 #include "proto/message.h"
 
 #include <stdio.h>
@@ -61,7 +63,7 @@ static const struct option_row rows[] = {
      .required = true,
      .at = AT(method),
      .value = "NAME",
-     .help = "how updates are combined: flora, fed-sb, fedit"},
+     .help = "how updates are combined: see below"},
     {.flag = "rounds",
      .key = "run.rounds",
      .kind = OPTION_INT,
@@ -76,7 +78,8 @@ static const struct option_row rows[] = {
      .required = true,
      .at = AT(members),
      .value = "ID,ID,...",
-     .help = "who takes part; ID:RANK fixes a rank, ID:RANK:WEIGHT a weight too"},
+     .help = "who takes part; ID:rank=8:weight=2:alpha=16:rslora=yes:targets=q+v says how it "
+             "differs from the run, ID:8:2 is a rank and a weight"},
     ROW_TEXT("base", "run.base", base, "PATH", "the base model, whose digest is taken"),
     ROW_TEXT("base-digest", "run.base_digest", base_digest, "HEX",
              "or its digest, as fedlora inspect prints it"),
@@ -98,7 +101,7 @@ static const struct option_row rows[] = {
     ROW_CHOICE("weights", "run.weights", weights, "examples", weights,
                "what a member's update weighs"),
     ROW_TEXT("frozen", "run.frozen", frozen, "FILE",
-             "fed-sb: frozen factors; default a seeded orthonormal basis"),
+             "fed-sb, ffa: frozen factors; default a seeded orthonormal basis"),
     ROW_NUM("carry-error", "run.carry_error", carry_error, "1e-4", 0, 1,
             "most the carry may lose, relative; 0: nothing"),
     ROW_INT(
@@ -109,7 +112,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_LIST,
      .at = AT(method_options),
      .value = "KEY=VALUE",
-     .help = "an option of the method; may be repeated"},
+     .help = "an option of the method, see below; may be repeated"},
     ROW_INT("steps", "train.steps", steps, "0", 0, 1e9, "optimizer steps a round; 0: by --epochs"),
     ROW_NUM("epochs", "train.epochs", epochs, "0", 0, 1e6,
             "passes over the data a round; default 1 without --steps"),
@@ -130,70 +133,6 @@ static const struct option_row rows[] = {
     ROW_FLAG("shuffle", "train.shuffle", shuffle, "yes", "rows in a new order each epoch"),
     ROW_FLAG("eos", "train.eos", eos, "yes", "learn the end-of-sequence token"),
 };
-
-/* "a", "a:8", "a:8:2.5" */
-static err parse_member(Fedlora__V1__MemberConfig *out, char *text)
-{
-    char *rank = strchr(text, ':'), *weight = rank == NULL ? NULL : strchr(rank + 1, ':');
-    int64_t number = 0;
-    if (rank != NULL) *rank++ = 0;
-    if (weight != NULL) *weight++ = 0;
-    if (!text_is_name(text, LIMIT_NAME_BYTES - 1))
-        return err_make(ERR_INPUT, "--members: \"%.60s\" is no member's name", text);
-    if (rank != NULL && err_is(text_parse_int(&number, rank, 0, LIMIT_RANK)))
-        return err_make(ERR_INPUT, "--members: %s:%.40s: expected a rank up to %d", text, rank,
-                        LIMIT_RANK);
-    if (weight != NULL && err_is(text_parse_num(&out->weight, weight, 0, 1e12)))
-        return err_make(ERR_INPUT, "--members: %s: weight %.40s: expected a number from 0 on", text,
-                        weight);
-    out->id = text;
-    out->rank = (uint32_t)number;
-    return ERR_NONE;
-}
-
-/* The parts of a comma-separated text, copied into the arena. Empty parts are refused. */
-static err split(char ***out, size_t *count, const char *text, const char *flag,
-                 struct arena *arena)
-{
-    const char *copy = NULL;
-    size_t n = 1, i = 0;
-    char **part = NULL;
-    TRY(arena_text(&copy, arena, text, strlen(text)));
-    for (const char *c = copy; *c != 0; c++)
-        n += *c == ',';
-    TRY(arena_take(&part, arena, n, sizeof *part));
-    for (char *at = (char *)(uintptr_t)copy, *comma; at != NULL; at = comma) {
-        comma = strchr(at, ',');
-        if (comma != NULL) *comma++ = 0;
-        while (*at == ' ')
-            at++;
-        if (*at == 0) return err_make(ERR_INPUT, "--%s %s: an empty part", flag, text);
-        part[i++] = at;
-    }
-    *out = part;
-    *count = n;
-    return ERR_NONE;
-}
-
-static err set_members(Fedlora__V1__RunConfig *config, const char *text, struct arena *arena)
-{
-    char **name = NULL;
-    size_t count = 0;
-    Fedlora__V1__MemberConfig *member = NULL;
-    TRY(split(&name, &count, text, "members", arena));
-    TRY(arena_take(&member, arena, count, sizeof *member));
-    TRY(arena_take(&config->members, arena, count, sizeof(Fedlora__V1__MemberConfig *)));
-    for (size_t i = 0; i < count; i++) {
-        member[i] = (Fedlora__V1__MemberConfig)FEDLORA__V1__MEMBER_CONFIG__INIT;
-        TRY(parse_member(&member[i], name[i]));
-        for (size_t j = 0; j < i; j++)
-            if (strcmp(member[i].id, member[j].id) == 0)
-                return err_make(ERR_INPUT, "--members: %s is named twice", member[i].id);
-        config->members[i] = &member[i];
-    }
-    config->n_members = count;
-    return ERR_NONE;
-}
 
 static err base_digest(struct digest *out, const struct create_command *o)
 {
@@ -235,9 +174,10 @@ static void set_training(Fedlora__V1__Training *t, const struct create_command *
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
                       struct arena *arena)
 {
-    TRY(set_members(config, o->members, arena));
+    static const struct run_members_split comma = {',', "targets"};
+    TRY(run_members_parse(config, o->members, arena));
     if (o->targets != NULL)
-        TRY(split(&config->targets, &config->n_targets, o->targets, "targets", arena));
+        TRY(run_members_split(&config->targets, &config->n_targets, o->targets, &comma, arena));
     config->method = (char *)(uintptr_t)o->method;
     config->rounds = (uint32_t)o->rounds;
     config->rank = (uint32_t)o->rank;
@@ -311,4 +251,5 @@ const struct command command_run_create = {
     .least = 1,
     .most = 1,
     .run = create_run,
+    .details = method_help,
 };

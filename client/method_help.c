@@ -1,0 +1,30 @@
+#include "client/method_help.h"
+
+#include "agg/method_options.h"
+
+#include <stdio.h>
+
+static err option_line(struct bytes *out, const struct method_option *o)
+{
+    char left[80];
+    int n = snprintf(left, sizeof left, "  %s=%s", o->key, o->values);
+    TRY(bytes_printf(out, "%-32s", left));
+    TRY(bytes_printf(out, n < 32 ? "%s" : "\n%32s", ""));
+    TRY(bytes_printf(out, "%s", o->help));
+    TRY(bytes_printf(out, " [%s]", o->normal));
+    return o->methods ? bytes_printf(out, " (%s)\n", o->methods) : bytes_printf(out, "\n");
+}
+
+err method_help(struct bytes *out)
+{
+    size_t count = 0;
+    const struct method_option *option = method_options_table(&count);
+    TRY(bytes_printf(out, "methods:\n"));
+    for (const char *const *name = method_names(); *name; name++)
+        TRY(bytes_printf(out, "  %-12s%s\n", *name, method_find(*name)->summary));
+    TRY(bytes_printf(out,
+                     "\ntheir options, --option KEY=VALUE [default] (of these methods only):\n"));
+    for (size_t i = 0; i < count; i++)
+        TRY(option_line(out, &option[i]));
+    return ERR_NONE;
+}

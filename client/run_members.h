@@ -1,0 +1,23 @@
+/* `--members` of `fedlora run create`: who takes part, and how each differs from the run.
+ *
+ *     a,b:8,c:8:2.5,d:rank=8:alpha=16:rslora=yes:weight=2:targets=q+v
+ *
+ * Parts of a member are KEY=VALUE in any order; bare numbers are its rank and its weight. */
+#ifndef CLIENT_RUN_MEMBERS_H
+#define CLIENT_RUN_MEMBERS_H
+
+#include "base/arena.h"
+#include "fedlora.pb-c.h"
+
+/* Sets config's members, in the arena. ERR_INPUT names the member and the part. */
+err run_members_parse(Fedlora__V1__RunConfig *config, const char *text, struct arena *arena);
+/* The parts of a text between separators, spaces before them skipped, copied into the arena.
+ * ERR_INPUT "--FLAG TEXT: an empty part". */
+struct run_members_split {
+    char separator;
+    const char *flag;
+};
+err run_members_split(char ***out, size_t *count, const char *text,
+                      const struct run_members_split *how, struct arena *arena);
+
+#endif
