@@ -19,10 +19,10 @@ static bool same_bytes(const char *a, const char *b)
 }
 
 /* State 1 of a run with these options. */
-static void begin_with(const struct method *m, const char *const *option, size_t count)
+static void begin_with(const struct method *m, const char *const *words, size_t count)
 {
     struct method_start start = begin(m);
-    start.option = option;
+    start.option = words;
     start.option_count = count;
     ok(method_start(m, at("state", 1), &start));
 }
@@ -113,11 +113,11 @@ static void check_averaging(const char *name, const char *server)
     static struct plain p[MODULES][3];
     const struct method *m = method_find(name);
     char word[32];
-    const char *option[5] = {word, common[0], common[1], common[2], common[3]};
+    const char *words[5] = {word, common[0], common[1], common[2], common[3]};
     struct adapter_file s = {0};
     snprintf(word, sizeof word, "server=%s", server);
     memset(p, 0, sizeof p);
-    begin_with(m, option, 5);
+    begin_with(m, words, 5);
     for (unsigned t = 1; t <= ROUNDS; t++) {
         ok(adapter_file_open(&s, at("state", t)));
         for (size_t i = 0; i < MODULES && t == 1; i++)
@@ -169,8 +169,8 @@ Test(method_server, lora_fair_steps_towards_its_corrected_mean)
     struct method_next next = gather_round(c, m, 1);
     ok(method_next(&report, m, at("plain", 2), &next));
     method_report_close(&report);
-    const char *option[] = {"server=fedavgm", "server_lr=0.25"};
-    start.option = option;
+    const char *words[] = {"server=fedavgm", "server_lr=0.25"};
+    start.option = words;
     start.option_count = 2;
     ok(method_start(m, at("state", 1), &start));
     run_one(m, 1);
@@ -223,10 +223,10 @@ Test(method_server, moments_of_fedsvd_turn_with_its_axes)
     const struct method *m = method_find("fedsvd");
     for (int s = 0; s < 4; s++) {
         char word[32];
-        const char *option[5] = {word, common[0], common[1], common[2], common[3]};
+        const char *words[5] = {word, common[0], common[1], common[2], common[3]};
         snprintf(word, sizeof word, "server=%s", servers[s]);
         memset(p, 0, sizeof p);
-        begin_with(m, option, 5);
+        begin_with(m, words, 5);
         for (unsigned t = 1; t <= ROUNDS; t++) {
             struct adapter_file before = {0}, after = {0};
             run_one(m, t);
@@ -261,9 +261,9 @@ static void check_product(const char *name, const char *extra)
 {
     static double x[MODULES][SIZE], v[MODULES][SIZE];
     const struct method *m = method_find(name);
-    const char *option[] = {"server=fedavgm", "server_lr=0.5", "server_beta1=0.8", extra};
+    const char *words[] = {"server=fedavgm", "server_lr=0.5", "server_beta1=0.8", extra};
     memset(x, 0, sizeof x), memset(v, 0, sizeof v);
-    begin_with(m, option, extra ? 4 : 3);
+    begin_with(m, words, extra ? 4 : 3);
     for (size_t i = 0; i < MODULES; i++)
         add(x[i], at("state", 1), i, 1, NULL);
     for (unsigned t = 1; t <= ROUNDS; t++) {
@@ -316,9 +316,9 @@ Test(method_server, the_same_bytes_come_again_and_in_any_order)
     for (const char *const *name = method_names(); *name; name++) {
         const struct method *m = method_find(*name);
         struct method_options o;
-        const char *option[] = {"server=fedavgm"};
-        if (err_is(method_options_parse(&o, m, option, 1))) continue;
-        begin_with(m, option, 1);
+        const char *words[] = {"server=fedavgm"};
+        if (err_is(method_options_parse(&o, m, words, 1))) continue;
+        begin_with(m, words, 1);
         run_one(m, 1);
         run_one(m, 2);
         struct contribution c[MEMBERS], other[MEMBERS];
@@ -341,9 +341,9 @@ Test(method_server, a_module_nobody_sent_keeps_its_factors_and_its_memory)
     for (const char *const *name = method_names(); *name; name++) {
         const struct method *m = method_find(*name);
         struct method_options o;
-        const char *option[] = {"server=fedavgm"};
-        if (err_is(method_options_parse(&o, m, option, 1))) continue;
-        begin_with(m, option, 1);
+        const char *words[] = {"server=fedavgm"};
+        if (err_is(method_options_parse(&o, m, words, 1))) continue;
+        begin_with(m, words, 1);
         run_one(m, 1);
         struct contribution c[MEMBERS];
         struct method_next next = next_of(c, m, 2);
@@ -371,10 +371,10 @@ Test(method_server, a_module_nobody_sent_keeps_its_factors_and_its_memory)
 Test(method_server, memory_that_is_missing_or_of_another_state_is_refused)
 {
     const struct method *m = method_find("fedit");
-    const char *option[] = {"server=fedadam"};
+    const char *words[] = {"server=fedadam"};
     struct contribution c[MEMBERS];
     struct method_report report = {0};
-    begin_with(m, option, 1);
+    begin_with(m, words, 1);
     run_one(m, 1);
     struct adapter_file s = {0};
     struct digest d;

@@ -10,12 +10,12 @@ TestSuite(method_setup, .init = make_dir, .fini = remove_dir);
 
 enum { RANK = 6, INNER = 2 }; /* every member's gradient has rank 2, their mean at most 6 */
 
-static const char *const option[] = {"basis=gradient"};
+static const char *const words[] = {"basis=gradient"};
 
 static struct method_start gradient_start(void)
 {
     struct method_start s = start_of(RANK, 12);
-    s.option = option;
+    s.option = words;
     s.option_count = 1;
     return s;
 }
