@@ -1,5 +1,6 @@
 /* From one state and its contributions to the next; contract in method.h. */
 #include "agg/flatten.h"
+#include "agg/method_budget.h"
 #include "agg/method_cohort.h"
 #include "agg/method_server.h"
 #include "agg/method_setup.h"
@@ -16,6 +17,7 @@ struct work { /* a round being closed */
     struct method_cohort cohort;
     struct method_round round; /* what is the same for every module */
     double carry_error;
+    uint32_t *rank_max; /* (state modules) of a budget of bytes; NULL: none */
     struct method_report_row *row;
     struct method_state state, frozen, memory; /* being made */
     bool makes_frozen, makes_memory;
@@ -83,6 +85,7 @@ static err next_module(struct work *w, size_t i)
     const struct method_cohort *c = &w->cohort;
     const char *name = c->state.module[i].name;
     err e = ERR_NONE;
+    if (w->rank_max) round.rank_max = w->rank_max[i];
     TRY(method_view_open(&view, &round, c, i));
     for (size_t k = 0; k < c->count; k++)
         result.row.sent += view.update[k] != NULL;
@@ -220,7 +223,9 @@ err method_next(struct method_report *report, const struct method *method, const
                               .server_lr = 1};
     TRY_OUT(e, arena_take(&w.row, &c->arena, c->state.count, sizeof *w.row));
     TRY_OUT(e, open_files(&w, path, next));
-    TRY_OUT(e, next_modules(&w, next->threads > 0 ? next->threads : omp_get_max_threads()));
+    int threads = next->threads > 0 ? next->threads : omp_get_max_threads();
+    TRY_OUT(e, method_budget(&w.rank_max, method, c, &w.round, threads));
+    TRY_OUT(e, next_modules(&w, threads));
     TRY_OUT(e, commit_files(&w, path, next));
     TRY_OUT(e, sum_up(report, w.row, c));
     report->memory_made = w.makes_memory;

@@ -71,3 +71,39 @@ Test(florist, with_all_energy_it_is_flora)
         method_report_close(&report);
     }
 }
+
+/* Against the same bytes spent by giving every module as near the same rank as they allow. */
+Test(florist, a_budget_of_bytes_is_kept_and_spent_better_than_evenly)
+{
+    const struct method *m = method_find("florist");
+    struct contribution c[MEMBERS];
+    struct method_next next;
+    option = "bytes=4256";
+    struct method_report report = run_round(m, c, &next);
+    double bytes = 0, error = 0, even = 0, spent = 0;
+    for (size_t i = 0; i < MODULES; i++) {
+        struct dense_round d = dense_round(m, 1, i, false);
+        double s[OUT], cost = 4.0 * (modules[i].d_out + modules[i].d_in), tail = 0;
+        uint32_t q = row_of(&report, i)->rank;
+        sigma_of(s, d.exact, i);
+        for (uint32_t j = q; j < modules[i].d_out; j++)
+            tail += s[j] * s[j];
+        cr_expect_geq(q, 1);
+        cr_expect(fabs(d.error - sqrt(tail)) < 1e-6 * d.change);
+        expect_row(&report, &d, i);
+        bytes += q * cost;
+        error += tail;
+        for (uint32_t j = 7; j < modules[i].d_out; j++)
+            even += s[j] * s[j];
+        spent += 7 * cost;
+    }
+    cr_expect_eq(spent, 4256, "seven directions of every module");
+    cr_expect_leq(bytes, 4256);
+    cr_expect_gt(bytes, 4256 - 4 * (OUT + IN));
+    cr_expect_lt(error, even);
+    method_report_close(&report);
+    option = "bytes=500";
+    begin(m);
+    refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT,
+            "500 bytes do not hold rank 1 of every module");
+}
