@@ -142,6 +142,7 @@ struct method {
      * method_task(), which knows of rounds that train nothing. */
     unsigned (*factors)(uint32_t round);
     err (*start)(struct method_result *out, const struct method_beginning *beginning);
+    /* Where at least one member sent the module. */
     err (*next)(struct method_result *out, const struct method_round *round);
     /* NULL, or what a budget of bytes over all modules (options.bytes) is spent on: the singular
      * values of this module's sum. next() then finds the module's share in round->rank_max. */

@@ -24,7 +24,6 @@ static err fedex_next(struct method_result *out, const struct method_round *roun
     err e = ERR_NONE;
     TRY(methods_check_scale(round, /*same_rank*/ true));
     product_keep_carry(out, round);
-    if (!methods_any_sent(round) && !round->momentum) return methods_keep_pair(out, round);
     TRY(methods_mean_pair(out, round));
     TRY(product_open(&p, round, PRODUCT_STAYS, 2));
     now.factor[ADAPTER_FILE_A] = out->module.factor[ADAPTER_FILE_A];

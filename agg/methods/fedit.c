@@ -7,7 +7,6 @@ static err fedit_next(struct method_result *out, const struct method_round *roun
 {
     struct product exact;
     TRY(methods_check_scale(round, /*same_rank*/ true));
-    if (!methods_any_sent(round)) return methods_keep_pair(out, round);
     TRY(methods_mean_pair(out, round));
     if (round->no_report) return ERR_NONE;
     TRY(product_open(&exact, round, PRODUCT_STAYS, 0));

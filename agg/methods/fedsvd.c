@@ -183,7 +183,7 @@ static err fedsvd_next(struct method_result *out, const struct method_round *rou
     TRY(linear_next(&mean, out, round, ADAPTER_FILE_B, A));
     for (size_t i = 0; i < (size_t)old->d_out * old->rank && zero; i++)
         zero = mean[i] == 0;
-    return zero || !methods_any_sent(round) ? ERR_NONE : rebase(out, mean, round);
+    return zero ? ERR_NONE : rebase(out, mean, round);
 }
 
 const struct method method_fedsvd = {

@@ -83,7 +83,6 @@ static err flexlora_next(struct method_result *out, const struct method_round *r
     TRY(methods_check_scale(round, /*same_rank*/ false));
     product_keep_carry(out, round);
     out->module.rank = out->row.rank = old->rank;
-    if (!methods_any_sent(round) && !round->momentum) return methods_keep_pair(out, round);
     TRY(product_open(&p, round, PRODUCT_STAYS, 2));
     const struct lowrank_term before = product_pair(old, -1);
     if (!round->no_report) TRY_OUT(e, lowrank_norms(&out->row.update_norm, &p.stack, &before, 1));

@@ -18,10 +18,9 @@ static err flora_next(struct method_result *out, const struct method_round *roun
     if (carry.r) product_add(&p, &carry);
     product_keep_carry(out, round);
     out->row.rank = out->module.carry_rank;
-    if (head > 0 || round->momentum) TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, head));
+    TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, head));
     out->row.update_norm = svd.head_norm / round->server_lr;
-    if (svd.head_norm == 0 &&
-        !round->momentum) { /* nobody moved this module: not a bit of it changes */
+    if (svd.head_norm == 0 && !round->momentum) { /* nobody moved it: not a bit of it changes */
         if (!round->no_report) e = product_norm(&out->row.state_norm, round->module);
         goto out;
     }

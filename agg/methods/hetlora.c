@@ -87,7 +87,7 @@ static err hetlora_next(struct method_result *out, const struct method_round *ro
     TRY(methods_check_scale(round, /*same_rank*/ false));
     TRY(arena_take(&w, &out->arena, round->count + 1, sizeof *w));
     TRY(weigh(w, &any, round));
-    if (!any || !methods_any_sent(round)) return methods_keep_pair(out, round);
+    if (!any) return methods_keep_pair(out, round);
     out->module.rank = out->row.rank = round->module->rank;
     TRY(mean_of(out, round, ADAPTER_FILE_A, w));
     TRY(mean_of(out, round, ADAPTER_FILE_B, w));

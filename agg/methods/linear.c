@@ -1,7 +1,6 @@
 #include "agg/methods/linear.h"
 
 #include "agg/matrix.h"
-#include "agg/methods/methods.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -105,7 +104,5 @@ err linear_next(float **mean, struct method_result *out, const struct method_rou
     out->module.rank = out->row.rank = old->rank;
     TRY(method_result_take(mean, out, role, rows, cols));
     TRY(method_mean(*mean, round, role, (size_t)rows * cols));
-    TRY(round->no_report ? ERR_NONE : report(out, round, role, fixed));
-    if (!methods_any_sent(round)) method_result_keep(out, old, role); /* not even rounded */
-    return ERR_NONE;
+    return round->no_report ? ERR_NONE : report(out, round, role, fixed);
 }

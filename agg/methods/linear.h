@@ -11,8 +11,7 @@
 #include "agg/method_round.h"
 
 /* The next state's `role` (A or B) is the mean; `out` gets it, and the report's row. `fixed` is the
- * other factor; NULL: not at hand, taken as orthonormal. Where nobody sent, the state's bits stay.
- */
+ * other factor; NULL: not at hand, taken as orthonormal. */
 err linear_next(float **mean, struct method_result *out, const struct method_round *round,
                 enum adapter_file_role role, const float *fixed);
 

@@ -104,7 +104,6 @@ static err lora_fair_next(struct method_result *out, const struct method_round *
     err e = ERR_NONE;
     TRY(methods_check_scale(round, /*same_rank*/ true));
     out->module.rank = out->row.rank = old->rank;
-    if (!methods_any_sent(round)) return methods_keep_pair(out, round);
     TRY_OUT(e, product_open(&mean, round, PRODUCT_STAYS, 0));
     TRY_OUT(e, means_open(&x, round));
     TRY_OUT(e, correct(&x, round, &mean));

@@ -62,13 +62,6 @@ err methods_start_carried(struct method_result *out, const struct method_beginni
 
 /* ---- rounds ---- */
 
-bool methods_any_sent(const struct method_round *round)
-{
-    for (size_t k = 0; k < round->count; k++)
-        if (round->update[k]) return true;
-    return false;
-}
-
 /* alpha/r of a smaller member is rounded otherwise than the run's. */
 static bool same_scale(double a, double b)
 {

@@ -78,7 +78,7 @@ Test(florist, a_budget_of_bytes_is_kept_and_spent_better_than_evenly)
     const struct method *m = method_find("florist");
     struct contribution c[MEMBERS];
     struct method_next next;
-    option = "bytes=4256";
+    extra_option = "bytes=4256";
     struct method_report report = run_round(m, c, &next);
     double bytes = 0, error = 0, even = 0, spent = 0;
     for (size_t i = 0; i < MODULES; i++) {
@@ -102,7 +102,7 @@ Test(florist, a_budget_of_bytes_is_kept_and_spent_better_than_evenly)
     cr_expect_gt(bytes, 4256 - 4 * (OUT + IN));
     cr_expect_lt(error, even);
     method_report_close(&report);
-    option = "bytes=500";
+    extra_option = "bytes=500";
     begin(m);
     refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT,
             "500 bytes do not hold rank 1 of every module");
