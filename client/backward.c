@@ -13,21 +13,29 @@ static bool wanted_below(const struct batch *b, uint32_t layer, enum site site)
     return false;
 }
 
+/* Also leaves the gradients of gate and up in their places. */
 static void back_down(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                       bool further)
 {
     const struct arch *a = &e->model->arch;
     struct pass *p = &e->pass;
     struct low_rank l = pass_low_rank(e, b, layer, SITE_DOWN);
+    struct factors_back back = {.dy = {p->dy}, .h = s->h[SITE_DOWN], .g = p->g, .p = p->p};
     e->be->convert(e->ctx, p->dy, p->dresid, b->tokens, a->d_model, 1.0f);
-    e->be->gate(e->ctx, p->wide, s->gate, s->up, b->tokens, a->d_ffn);
+    if (b->checkpoint || !further) { /* else gate_back() makes x again */
+        e->be->gate(e->ctx, p->wide, s->gate, s->up, b->tokens, a->d_ffn);
+        back.x = p->wide;
+    }
     if (b->checkpoint)
         factors_shrink(&l, s->h[SITE_DOWN], p->wide); /* recomputing stopped before */
-    struct factors_back back = {.dy = {p->dy}, .x = p->wide, .h = s->h[SITE_DOWN], .g = p->g};
-    back.p = p->p;
     if (further) back.dx = p->dwide;
     bool add = factors_backward(&l, &back);
-    if (further) e->be->linear_back(e->ctx, p->dwide, p->dy, e->layer[layer].down, b->tokens, add);
+    if (!further) return;
+    e->be->linear_back(e->ctx, p->dwide, p->dy, e->layer[layer].down, b->tokens, add);
+    e->be->gate_back(e->ctx, s->gate, s->up, p->dwide, s->gate, s->up, b->tokens, a->d_ffn);
+    if (back.x.data) return;
+    back.x = p->dwide;
+    factors_backward_a(&l, &back);
 }
 
 static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
@@ -38,7 +46,6 @@ static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer
     struct pass *p = &e->pass;
     struct low_rank l = pass_low_rank(e, b, layer, SITE_GATE_UP);
     struct norm_shape norm = {b->tokens, 1, a->d_model, a->rms_eps};
-    e->be->gate_back(e->ctx, s->gate, s->up, p->dwide, s->gate, s->up, b->tokens, a->d_ffn);
     e->be->norm(e->ctx, p->normed, s->inv2, s->x2, w->mlp_norm, &norm);
     struct factors_back back = {.dy = {s->gate, s->up}, .x = p->normed, .g = p->g};
     back.h = s->h[SITE_GATE_UP];

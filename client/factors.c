@@ -354,8 +354,18 @@ bool factors_backward(const struct low_rank *l, const struct factors_back *b)
         }
         for (uint32_t k = 0; k < site->count; k++)
             back_module(l, b, s, &site->factor[k]);
-        if (a_trains(s)) back_a(l, b, s, site);
+        if (b->x.data && a_trains(s)) back_a(l, b, s, site);
         if (b->dx.data) back_input(l, b, s, site);
     }
     return any && b->dx.data;
+}
+
+void factors_backward_a(const struct low_rank *l, const struct factors_back *b)
+{
+    for (size_t i = 0; i < l->segments; i++) {
+        const struct segment *s = &l->segment[i];
+        if (!s->tokens || !a_trains(s)) continue;
+        const struct site_factors *site = &s->factors->site[l->layer * SITES + l->site];
+        if (site->count) back_a(l, b, s, site);
+    }
 }

@@ -78,11 +78,12 @@ bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h
 /* Its first half alone: h. */
 void factors_shrink(const struct low_rank *l, struct mat h, struct mat x);
 /* Adds gradients; g (tokens, width) is scratch, p (tokens, rank) too. dx.data NULL: no gradient
- * below. */
+ * below. x.data NULL: A's gradients wait for factors_backward_a() with x, and g as it was left. */
 struct factors_back {
     struct mat dy[SITE_MODULES], x, h, g, p, dx;
 };
 /* True when it has set dx; false leaves dx untouched. */
 bool factors_backward(const struct low_rank *l, const struct factors_back *b);
+void factors_backward_a(const struct low_rank *l, const struct factors_back *b);
 
 #endif

@@ -188,8 +188,8 @@ struct backend {
                            const struct attention_tensors *t, const struct attention_shape *s);
     void (*attention_decode)(struct backend_context *c, struct mat out, struct mat q,
                              const struct decode_row *row, const struct attention_shape *s);
-    /* h (rows, width) = silu(gate) * up;  back: dgate, dup from dh. dgate may be gate, dup may be
-     * up. */
+    /* h (rows, width) = silu(gate) * up;  back: dgate, dup from dh, and dh becomes h. dgate may be
+     * gate, dup may be up. */
     void (*gate)(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
                  size_t rows, size_t width);
     void (*gate_back)(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,

@@ -118,7 +118,7 @@ CPU_CLONES static void gate_row(struct mat h, struct mat gate, struct mat up, si
         const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
         float *y = cpu_row_out(out, h, 0, col);
         for (size_t i = 0; i < n; i++)
-            y[i] = g[i] / (1.0f + cpu_exp(-g[i])) * u[i];
+            y[i] = g[i] * (1.0f / (1.0f + cpu_exp(-g[i]))) * u[i];
         cpu_row_done(h, 0, col, y, n);
     }
 }
@@ -133,11 +133,18 @@ void cpu_gate(struct backend_context *c, struct mat h, struct mat gate, struct m
     cpu_count(c, OP_GATE, since);
 }
 
+CPU_INLINE void put(struct mat to, size_t col, const float *values, size_t n)
+{
+    if (to.type == DTYPE_F32) memcpy(mat_at(to, 0, col).data, values, n * sizeof(float));
+    cpu_row_done(to, 0, col, values, n);
+}
+
 /* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
 CPU_CLONES static void gate_back_row(struct mat dgate, struct mat dup, struct mat dh,
                                      struct mat gate, struct mat up, size_t width)
 {
     float gates[CPU_CHUNK], ups[CPU_CHUNK], dhs[CPU_CHUNK], dgs[CPU_CHUNK], dus[CPU_CHUNK];
+    float hs[CPU_CHUNK];
     for (size_t col = 0; col < width; col += CPU_CHUNK) {
         size_t n = width - col < CPU_CHUNK ? width - col : CPU_CHUNK;
         const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
@@ -147,13 +154,11 @@ CPU_CLONES static void gate_back_row(struct mat dgate, struct mat dup, struct ma
             float silu = g[i] * s;
             dgs[i] = d[i] * u[i] * (s + silu * (1.0f - s));
             dus[i] = d[i] * silu;
+            hs[i] = silu * u[i];
         }
-        float *to = cpu_row_out(gates, dgate, 0, col);
-        memcpy(to, dgs, n * sizeof(float));
-        cpu_row_done(dgate, 0, col, to, n);
-        to = cpu_row_out(ups, dup, 0, col);
-        memcpy(to, dus, n * sizeof(float));
-        cpu_row_done(dup, 0, col, to, n);
+        put(dgate, col, dgs, n);
+        put(dup, col, dus, n);
+        put(dh, col, hs, n);
     }
 }
 
