@@ -90,10 +90,17 @@ struct method_report_row {
     double dropped;     /* the part of it that recompression cut off */
     double state_norm;  /* of carry + adapter as published */
 };
+struct method_report_member {
+    const char *member;
+    double weight; /* its share of the round, after a robust rule too */
+    double norm;   /* of its change, all modules; 0 where no rule looked at it */
+};
 struct method_report {
     struct method_report_row total; /* root of the sum of squares */
     struct method_report_row *row;  /* sorted by module */
     size_t count;
+    struct method_report_member *member; /* sorted by id; only under robust norm, krum, geometric */
+    size_t member_count;
     bool memory_made, frozen_made; /* these files were written */
     struct arena arena;
 };

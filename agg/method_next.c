@@ -2,6 +2,7 @@
 #include "agg/flatten.h"
 #include "agg/method_budget.h"
 #include "agg/method_cohort.h"
+#include "agg/method_robust.h"
 #include "agg/method_server.h"
 #include "agg/method_setup.h"
 #include "agg/method_state.h"
@@ -18,6 +19,7 @@ struct work { /* a round being closed */
     struct method_round round; /* what is the same for every module */
     double carry_error;
     uint32_t *rank_max; /* (state modules) of a budget of bytes; NULL: none */
+    double *norm;       /* (members): a robust rule's; NULL: there is none */
     struct method_report_row *row;
     struct method_state state, frozen, memory; /* being made */
     bool makes_frozen, makes_memory;
@@ -161,6 +163,32 @@ static err next_modules(struct work *w, int threads)
     return failed;
 }
 
+/* What a robust rule makes of the members' shares, before anything is summed. */
+static err weigh(struct work *w, int threads)
+{
+    struct method_cohort *c = &w->cohort;
+    bool by_value =
+        c->options.robust == METHOD_ROBUST_MEDIAN || c->options.robust == METHOD_ROBUST_TRIMMED;
+    if (c->options.robust == METHOD_ROBUST_NONE || by_value || c->task.gradient) return ERR_NONE;
+    TRY(arena_take(&w->norm, &c->arena, c->count, sizeof *w->norm));
+    return method_robust_weigh(c->p, w->norm, c, w->method, threads);
+}
+
+static err list_members(struct method_report *report, const struct work *w)
+{
+    const struct method_cohort *c = &w->cohort;
+    if (!w->norm) return ERR_NONE;
+    TRY(arena_take(&report->member, &report->arena, c->count, sizeof *report->member));
+    for (size_t k = 0; k < c->count; k++) {
+        struct method_report_member *m = &report->member[k];
+        const char *name = c->member[k]->member;
+        *m = (struct method_report_member){.weight = c->p[k], .norm = w->norm[k]};
+        TRY(arena_text(&m->member, &report->arena, name, strlen(name)));
+    }
+    report->member_count = c->count;
+    return ERR_NONE;
+}
+
 /* The files that are to be made, so that a place that is missing is known before any work. */
 static err open_files(struct work *w, const char *path, const struct method_next *next)
 {
@@ -211,6 +239,8 @@ static err commit_files(struct work *w, const char *path, const struct method_ne
 err method_next(struct method_report *report, const struct method *method, const char *path,
                 const struct method_next *next)
 {
+    int threads = next->threads > 0 ? next->threads : omp_get_max_threads();
+    struct method_report made = {0};
     struct work w = {.method = method, .carry_error = next->carry_error};
     struct method_cohort *c = &w.cohort;
     err e = ERR_NONE;
@@ -223,14 +253,18 @@ err method_next(struct method_report *report, const struct method *method, const
                               .server_lr = 1};
     TRY_OUT(e, arena_take(&w.row, &c->arena, c->state.count, sizeof *w.row));
     TRY_OUT(e, open_files(&w, path, next));
-    int threads = next->threads > 0 ? next->threads : omp_get_max_threads();
+    TRY_OUT(e, weigh(&w, threads));
     TRY_OUT(e, method_budget(&w.rank_max, method, c, &w.round, threads));
     TRY_OUT(e, next_modules(&w, threads));
+    TRY_OUT(e, sum_up(&made, w.row, c));
+    TRY_OUT(e, list_members(&made, &w));
     TRY_OUT(e, commit_files(&w, path, next));
-    TRY_OUT(e, sum_up(report, w.row, c));
-    report->memory_made = w.makes_memory;
-    report->frozen_made = w.makes_frozen;
+    made.memory_made = w.makes_memory;
+    made.frozen_made = w.makes_frozen;
+    *report = made;
+    made = (struct method_report){0};
 out:
+    method_report_close(&made);
     method_state_close(&w.state);
     method_state_close(&w.frozen);
     method_state_close(&w.memory);

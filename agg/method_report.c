@@ -29,13 +29,27 @@ static json_t *row_json(const struct method_report_row *row)
     return o;
 }
 
+static bool add_members(json_t *all, const struct method_report *report)
+{
+    json_t *list = json_array();
+    bool fine = list != NULL;
+    for (size_t i = 0; i < report->member_count && fine; i++) {
+        const struct method_report_member *m = &report->member[i];
+        fine = json_array_append_new(list, json_pack("{s:s, s:f, s:f}", "member", m->member,
+                                                     "weight", m->weight, "norm", m->norm)) == 0;
+    }
+    if (fine && report->member_count) fine = json_object_set(all, "members", list) == 0;
+    json_decref(list);
+    return fine;
+}
+
 err method_report_json(struct bytes *out, const struct method_report *report)
 {
     json_t *all = row_json(&report->total), *list = json_array();
     bool fine = all && list;
     for (size_t i = 0; i < report->count && fine; i++)
         fine = json_array_append_new(list, row_json(&report->row[i])) == 0;
-    fine = fine && json_object_set(all, "modules", list) == 0;
+    fine = fine && json_object_set(all, "modules", list) == 0 && add_members(all, report);
     err e = fine ? json_write(out, all) : err_make(ERR_MACHINE, "no memory for a report");
     json_decref(list);
     json_decref(all);

@@ -1,6 +1,7 @@
 #include "agg/method_round.h"
 
 #include "agg/matrix.h"
+#include "agg/method_robust.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -97,12 +98,15 @@ static double state_share(const struct method_round *round)
     return rest > 1e-9 ? rest : 0; /* else only rounding of the shares */
 }
 
-void method_mean_exact(double *sum, const struct method_round *round, enum adapter_file_role role,
-                       size_t count)
+err method_mean_exact(double *sum, const struct method_round *round, enum adapter_file_role role,
+                      size_t count)
 {
     enum { TOGETHER = 4 }; /* members whose pages are held at a time */
     const float *old = round->module->factor[role].f32;
     double share = state_share(round);
+    enum method_robust rule = round->options->robust;
+    if (rule == METHOD_ROBUST_MEDIAN || rule == METHOD_ROBUST_TRIMMED)
+        return method_robust_values(sum, round, role, count);
     memset(sum, 0, count * sizeof *sum);
     for (size_t k = 0; k < round->count; k += TOGETHER) {
         const size_t range[2] = {k, k + TOGETHER < round->count ? k + TOGETHER : round->count};
@@ -111,6 +115,7 @@ void method_mean_exact(double *sum, const struct method_round *round, enum adapt
             if (round->done) round->done(round, i);
     }
     if (share > 0 && old) add_scaled(sum, old, share, count);
+    return ERR_NONE;
 }
 
 err method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
@@ -118,8 +123,8 @@ err method_mean(float *out, const struct method_round *round, enum adapter_file_
 {
     double *sum = NULL;
     TRY(matrix_take(&sum, count, 1));
-    method_mean_exact(sum, round, role, count);
-    err e = method_step(out, sum, round, role, count);
+    err e = method_mean_exact(sum, round, role, count);
+    if (!err_is(e)) e = method_step(out, sum, round, role, count);
     free(sum);
     return e;
 }

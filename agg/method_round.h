@@ -67,9 +67,9 @@ err method_result_carry(struct method_result *out, double *rounding, const struc
  * the rest of its x_k is the state's. */
 err method_mean(float *out, const struct method_round *round, enum adapter_file_role role,
                 size_t count);
-/* The same, not rounded. */
-void method_mean_exact(double *sum, const struct method_round *round, enum adapter_file_role role,
-                       size_t count);
+/* The mean alone, not rounded; or what robust=median or trimmed puts in its place. */
+err method_mean_exact(double *sum, const struct method_round *round, enum adapter_file_role role,
+                      size_t count);
 
 /* Where a method averages: out (count) = the factor after the server optimizer's step towards
  * `aggregate` (without one: the aggregate, rounded). method_mean() does it to its mean; a method

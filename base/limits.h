@@ -21,6 +21,7 @@
 #define LIMIT_TEXT_BYTES (1u << 30)  /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
 #define LIMIT_MEMBERS 10000
+#define LIMIT_ROBUST_MEMBERS 2048 /* of a round, where a rule looks at all pairs */
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000
 #define LIMIT_BLOB_BYTES (16ull << 30)

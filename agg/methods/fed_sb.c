@@ -82,7 +82,7 @@ static err fed_sb_next(struct method_result *out, const struct method_round *rou
                             round->module->name, round->update[k]->rank, r);
     TRY_OUT(e, arena_take(&exact, &out->arena, 4 * n, sizeof *exact));
     TRY_OUT(e, method_result_take(&next, out, ADAPTER_FILE_R, r, r));
-    method_mean_exact(exact, round, ADAPTER_FILE_R, n);
+    TRY_OUT(e, method_mean_exact(exact, round, ADAPTER_FILE_R, n));
     TRY_OUT(e, method_step(next, exact, round, ADAPTER_FILE_R, n));
     change = exact + n;
     lost = change + n;

@@ -69,7 +69,7 @@ static err report(struct method_result *out, const struct method_round *round,
         TRY_OUT(e, matrix_take(&m.gram, m.r, m.r));
         TRY_OUT(e, gram_of(m.gram, fixed, m.r, other, /*rows*/ !m.rows));
     }
-    method_mean_exact(exact, round, role, n);
+    TRY_OUT(e, method_mean_exact(exact, round, role, n));
     for (size_t i = 0; i < n; i++)
         x[i] = exact[i] - (was ? (double)was[i] : 0);
     out->row.update_norm = measure(&m, x);

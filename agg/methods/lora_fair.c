@@ -49,8 +49,8 @@ static err means_open(struct means *out, const struct method_round *round)
     TRY_OUT(e, matrix_take(&x.h, x.m, x.r));
     TRY_OUT(e, matrix_take(&x.d, x.m, x.r));
     TRY_OUT(e, matrix_take(&x.g, x.r, x.r));
-    method_mean_exact(x.A, round, ADAPTER_FILE_A, x.r * x.n);
-    method_mean_exact(x.B, round, ADAPTER_FILE_B, x.m * x.r);
+    TRY_OUT(e, method_mean_exact(x.A, round, ADAPTER_FILE_A, x.r * x.n));
+    TRY_OUT(e, method_mean_exact(x.B, round, ADAPTER_FILE_B, x.m * x.r));
     *out = x;
     return ERR_NONE;
 out:
