@@ -44,6 +44,12 @@ uint32_t method_setup_rounds(const struct method_options *options)
     return options->basis == METHOD_BASIS_GRADIENT ? 2 : 0;
 }
 
+bool method_takes_late(const struct method *method)
+{
+    bool whole = method->factors(1) == (METHOD_A | METHOD_B) && !method->carries;
+    return method->fresh || method->frozen || whole;
+}
+
 void method_task(struct method_task *out, const struct method *method,
                  const struct method_options *options, uint32_t round)
 {

@@ -114,9 +114,10 @@ struct method_expect {
     const struct adapter_file
         *state; /* of the round, adapter_file_map()ed: run, base, frozen, modules */
     const char *member;
-    uint32_t round;  /* being trained */
-    uint32_t behind; /* how many rounds earlier is still taken (late updates); 0: none */
-    uint32_t rank;   /* this member's; fed-sb: the block it trains, 0: the whole R */
+    uint32_t round; /* being trained */
+    uint32_t
+        behind;    /* how many rounds earlier is still taken, where method_takes_late(); 0: none */
+    uint32_t rank; /* this member's; fed-sb: the block it trains, 0: the whole R */
     double alpha;
     bool rslora;
     const char *const *module; /* (module_count) what this member adapts, sorted; NULL: all */
@@ -166,6 +167,11 @@ void method_task(struct method_task *out, const struct method *method,
                  const struct method_options *options, uint32_t round);
 /* Rounds at the start that only find the basis: 2 with basis=gradient, else 0. */
 uint32_t method_setup_rounds(const struct method_options *options);
+
+/* An update of an earlier round still says what its member had learned: it began afresh, or trained
+ * beside factors that never change, or sent all that it ran. Not where the rest of the pair, or the
+ * carry that goes with it, has changed since (rolora, fedsvd, fedex, flexlora). */
+bool method_takes_late(const struct method *method);
 
 const struct method *method_find(const char *name); /* or NULL */
 const char *const *method_names(void);              /* NULL-terminated, for help and choices */

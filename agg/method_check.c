@@ -32,7 +32,8 @@ static err check_meta(const struct method *method, const struct adapter_file *u,
     TRY(check_same("fedlora.base", is->base, state->base));
     TRY(check_same("fedlora.frozen", is->frozen, state->frozen));
     if (is->member[0] && x->member) TRY(check_same("fedlora.member", is->member, x->member));
-    if (is->round > x->round || is->round + x->behind < x->round)
+    uint32_t behind = method_takes_late(method) ? x->behind : 0;
+    if (is->round > x->round || is->round + behind < x->round)
         return err_make(ERR_STATE, "of round %u, expected %u", is->round, x->round);
     return ERR_NONE;
 }

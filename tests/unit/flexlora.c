@@ -176,3 +176,68 @@ Test(flexlora, with_the_tail_carried_every_round_is_exact)
         method_report_close(&report);
     }
 }
+
+/* A rank above the modules' own sizes cuts nothing; and a member counted twice is the same member.
+ */
+Test(flexlora, a_rank_larger_than_a_module_and_duplicates_are_no_trouble)
+{
+    const struct method *m = method_find("flexlora");
+    begin(m); /* rank 32, modules of 8 to 24 rows */
+    for (unsigned t = 1; t <= 2; t++) {
+        struct contribution c[MEMBERS];
+        struct method_next next = gather_round(c, m, t);
+        struct method_report report = {0};
+        if (t == 2) /* all send what the last has sent, which trained everything */
+            for (unsigned k = 0; k < MEMBERS - 1; k++)
+                c[k].path = c[MEMBERS - 1].path;
+        ok(method_next(&report, m, at("state", t + 1), &next));
+        for (size_t i = 0; i < MODULES; i++) {
+            struct dense_round d = dense_round(m, t, i, false);
+            double one[SIZE] = {0};
+            if (t == 2) add(one, c[MEMBERS - 1].path, i, 1, NULL);
+            double off = distance(d.after, t == 1 ? d.exact : one);
+            cr_expect_lt(off, 3e-7 * norm(d.after), "%g", off / norm(d.after));
+        }
+        method_report_close(&report);
+    }
+}
+
+Test(flexlora, with_rslora_a_slices_alpha_goes_by_the_root_of_its_rank)
+{
+    const struct method *m = method_find("flexlora");
+    const uint32_t few[MEMBERS] = {2, 5, 3, 6};
+    struct method_start start = start_of(6, 12);
+    struct adapter_file state = {0};
+    struct contribution c[MEMBERS];
+    struct method_report report = {0};
+    start.rslora = true;
+    ok(method_start(m, at("state", 1), &start));
+    memcpy(ranks, few, sizeof few);
+    struct method_next next = gather_round(c, m, 1);
+    ok(adapter_file_map(&state, at("state", 1)));
+    for (unsigned k = 0; k < MEMBERS; k++) {
+        struct sender x = {.method = "flexlora",
+                           .member = member_names[k],
+                           .round = 1,
+                           .rank = few[k],
+                           .alpha = 12 * sqrt(few[k] / 6.0),
+                           .rslora = true,
+                           .seed = k};
+        struct method_expect expect = {.state = &state,
+                                       .member = member_names[k],
+                                       .round = 1,
+                                       .rank = few[k],
+                                       .alpha = x.alpha,
+                                       .rslora = true};
+        send(at("update", k), &x);
+        ok(method_check_update(m, at("update", k), &expect));
+    }
+    ok(method_next(&report, m, at("state", 2), &next));
+    for (size_t i = 0; i < MODULES; i++) {
+        struct dense_round d = dense_round(m, 1, i, false);
+        cr_expect(fabs(d.error - tail_of(d.exact, i, 6)) < 1e-6 * norm(d.exact));
+        expect_row(&report, &d, i);
+    }
+    adapter_file_close(&state);
+    method_report_close(&report);
+}

@@ -173,3 +173,39 @@ Test(method_check, a_part_of_the_states_pair_is_taken_at_the_states_scale)
     ok(method_check_update(m, at("update", 0), &expect));
     adapter_file_close(&state);
 }
+
+Test(method_check, a_late_update_is_taken_only_where_it_says_all_that_its_member_ran)
+{
+    static const char *const refused_by[] = {"rolora", "fedex", "flexlora", "fedsvd"};
+    size_t refusals = 0;
+    for (const char *const *name = method_names(); *name; name++) {
+        const struct method *m = method_find(*name);
+        bool takes = true;
+        for (size_t i = 0; i < 4; i++)
+            takes = takes && strcmp(*name, refused_by[i]) != 0;
+        struct method_start start = begin(m);
+        struct adapter_file state = {0};
+        struct sender x = {.method = *name,
+                           .member = "a",
+                           .frozen = m->frozen ? frozen_digest : NULL,
+                           .round = 1,
+                           .rank = start.rank,
+                           .alpha = start.alpha};
+        struct method_expect expect = {.state = &state,
+                                       .member = "a",
+                                       .round = 3,
+                                       .behind = 2,
+                                       .rank = start.rank,
+                                       .alpha = start.alpha};
+        ok(adapter_file_map(&state, at("state", 1)));
+        send(at("update", 0), &x);
+        if (takes)
+            ok(method_check_update(m, at("update", 0), &expect));
+        else
+            refused(method_check_update(m, at("update", 0), &expect), ERR_STATE,
+                    "of round 1, expected 3");
+        refusals += !takes;
+        adapter_file_close(&state);
+    }
+    cr_expect_eq(refusals, 4);
+}
