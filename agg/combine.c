@@ -88,6 +88,7 @@ static err open_files(struct combine *c, const struct combine_options *o)
     double sum = 0;
     TRY(arena_take(&c->file, &c->arena, o->count, sizeof *c->file));
     TRY(arena_take(&c->p, &c->arena, o->count, sizeof *c->p));
+    TRY(arena_take(&c->share, &c->arena, o->count, sizeof *c->share));
     for (size_t k = 0; k < o->count; k++) {
         double w = o->weight ? o->weight[k] : 1;
         if (!(w > 0) || !isfinite(w))
@@ -101,7 +102,7 @@ static err open_files(struct combine *c, const struct combine_options *o)
     }
     if (!isfinite(sum)) return err_make(ERR_INPUT, "the weights' sum is not finite");
     for (size_t k = 0; k < o->count; k++)
-        c->p[k] /= sum;
+        c->share[k] = c->p[k] /= sum;
     return ERR_NONE;
 }
 
@@ -206,6 +207,7 @@ static err combine_all(struct combine *c, const struct combine_options *o)
     size_t first = SIZE_MAX, done = 0;
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
     TRY(arena_take(&rank, &c->arena, c->count, sizeof *rank));
+    TRY(combine_robust(c, o, threads));
     if (c->bytes) TRY(combine_spend(rank, c, threads));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t i = 0; i < c->count; i++) {

@@ -10,8 +10,11 @@
  * zeros and report what that loses. Others train part of what all members share in a run's state
  * (fed-sb, ffa, rolora, fedsvd) and are refused.
  *
- * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k, and must be in every
- * adapter, of one shape.
+ * Robust rules (agg/method_robust.h) see s_k B_k A_k over all modules and change p_k; what that
+ * takes from their sum belongs to nothing. The report is then of sum_k p_k s_k B_k A_k.
+ *
+ * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k / sum_k p_k, and must
+ * be in every adapter, of one shape.
  *
  * Memory: adapters are mapped, one module a thread is read at a time (float16 and bfloat16 widened
  * for as long), results go to a scratch file beside the output: neither the number of adapters nor
@@ -52,7 +55,7 @@ struct combine {
     bool stack;
     bool cut_to_sent;          /* each module, to the largest rank it came with */
     struct adapter_file *file; /* (file_count) the adapters read */
-    double *p;
+    double *share, *p;         /* (file_count) w_k / sum w, and what a robust rule made of it */
     size_t file_count;
     struct method_state state; /* the results' scratch */
     struct arena arena;

@@ -1,7 +1,7 @@
 /* One module of many adapters, and a budget of bytes over all modules; contract in combine.h. */
 #include "agg/budget.h"
 #include "agg/combine_parts.h"
-#include "agg/method_round.h"
+#include "agg/method_gram.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -141,31 +141,50 @@ static err stacked(struct method_result *out, const struct work *w)
     return ERR_NONE;
 }
 
-/* The method's own next state from an adapter of zeros, of the largest rank that was sent. */
-static err factors(struct method_result *out, struct work *w, const struct method *method)
+/* A round from an adapter of zeros, of the largest rank that was sent. */
+static err round_of(struct method_round *out, struct adapter_file_module *zero, struct work *w)
 {
-    struct adapter_file_module zero = {0};
     float *none;
-    for (size_t k = 0; k < w->c->file_count && !zero.name; k++)
-        if (w->present[k] && w->present[k]->rank == w->rank_most) zero = *w->present[k];
+    for (size_t k = 0; k < w->c->file_count && !zero->name; k++)
+        if (w->present[k] && w->present[k]->rank == w->rank_most) *zero = *w->present[k];
     for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
-        struct adapter_file_factor *x = &zero.factor[r];
+        struct adapter_file_factor *x = &zero->factor[r];
         TRY(arena_take(&none, &w->arena, (size_t)x->rows * x->cols, sizeof *none));
         *x = (struct adapter_file_factor){.f32 = none, .rows = x->rows, .cols = x->cols};
     }
-    const struct method_round round = {.module = &zero,
-                                       .number = 1,
-                                       .update = w->present,
-                                       .p = w->c->p,
-                                       .count = w->c->file_count,
-                                       .options = &w->c->options,
-                                       .server_lr = 1,
-                                       .done = w->stack.done ? member_done : NULL,
-                                       .files = w->c};
+    *out = (struct method_round){.module = zero,
+                                 .number = 1,
+                                 .update = w->present,
+                                 .p = w->c->p,
+                                 .count = w->c->file_count,
+                                 .options = &w->c->options,
+                                 .server_lr = 1,
+                                 .done = w->stack.done ? member_done : NULL,
+                                 .files = w->c};
+    return ERR_NONE;
+}
+
+static err factors(struct method_result *out, struct work *w, const struct method *method)
+{
+    struct adapter_file_module zero = {0};
+    struct method_round round;
+    TRY(round_of(&round, &zero, w));
     TRY(method->next(out, &round));
     out->module.alpha = zero.alpha;
     out->module.scale = zero.scale;
     return ERR_NONE;
+}
+
+err combine_gram(double *gram, const struct combine *c, const struct combine_options *o, size_t i)
+{
+    struct work w = {0};
+    struct adapter_file_module zero = {0};
+    struct method_round round;
+    err e = work_open(&w, c, i);
+    if (!err_is(e)) e = round_of(&round, &zero, &w);
+    if (!err_is(e)) e = method_gram(gram, &round, o->method);
+    work_close(&w);
+    return e;
 }
 
 err combine_module(struct method_result *out, const struct combine *c,

@@ -13,6 +13,11 @@ err combine_module(struct method_result *out, const struct combine *c,
 /* The ranks that c->bytes hold (agg/budget.h). */
 err combine_spend(uint32_t *rank, const struct combine *c, int threads);
 
+/* Inner products (file_count, file_count) of what the adapters add to module i. */
+err combine_gram(double *gram, const struct combine *c, const struct combine_options *o, size_t i);
+/* c->p becomes what the robust rule makes of the shares, over all modules together. */
+err combine_robust(struct combine *c, const struct combine_options *o, int threads);
+
 /* The tensors saved whole are in every adapter, of one shape, and the configuration that speaks of
  * them is the same. */
 err combine_saved_list(struct combine *c);

@@ -81,6 +81,14 @@ static err add_block(double *sum, float *x, const struct combine *c, size_t k, s
     return ERR_NONE;
 }
 
+static double whole(const struct combine *c)
+{
+    double sum = 0;
+    for (size_t k = 0; k < c->file_count; k++)
+        sum += c->p[k];
+    return sum;
+}
+
 /* The mean of the values in `range`; x and sum have BLOCK places. */
 static err mean_block(float *x, double *sum, const struct combine *c, size_t i,
                       const size_t range[2])
@@ -89,8 +97,9 @@ static err mean_block(float *x, double *sum, const struct combine *c, size_t i,
     memset(sum, 0, n * sizeof *sum);
     for (size_t k = 0; k < c->file_count; k++)
         TRY(add_block(sum, x, c, k, i, range));
+    double all = whole(c);
     for (size_t j = 0; j < n; j++)
-        x[j] = (float)sum[j];
+        x[j] = (float)(sum[j] / all);
     return ERR_NONE;
 }
 

@@ -100,7 +100,9 @@ err combine_verify_saved(double *error, const struct combine *c, size_t i,
                          const struct adapter_file *result)
 {
     const struct tensor *want = c->saved[i].tensor;
-    double off = 0, largest = 0;
+    double off = 0, largest = 0, all = 0;
+    for (size_t k = 0; k < c->file_count; k++)
+        all += c->p[k];
     if (i >= result->saved_count || strcmp(result->saved[i].name, c->saved[i].name) != 0 ||
         result->saved[i].tensor->count != want->count)
         return err_make(ERR_INPUT, "%s: tensor %s is missing", result->path, c->saved[i].name);
@@ -110,7 +112,7 @@ err combine_verify_saved(double *error, const struct combine *c, size_t i,
         for (size_t k = 0; k < c->file_count; k++) {
             const struct tensor *t = c->file[k].saved[i].tensor;
             TRY(dtype_to_f32(&x, (const char *)t->data + j * (t->size / t->count), t->dtype, 1));
-            sum += c->p[k] * (double)x;
+            sum += c->p[k] / all * (double)x;
         }
         memcpy(&x, (const float *)result->saved[i].tensor->data + j, sizeof x);
         largest = fmax(largest, fabs(sum));

@@ -18,8 +18,9 @@ static json_t *json_adapters(const struct combine *c)
 {
     json_t *list = json_array();
     for (size_t k = 0; k < c->file_count; k++)
-        json_array_append_new(list, json_pack("{s:s, s:f, s:I}", "path", c->file[k].path, "weight",
-                                              c->p[k], "modules", (json_int_t)c->file[k].count));
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:I}", "path", c->file[k].path,
+                                              "share", c->share[k], "weight", c->p[k], "modules",
+                                              (json_int_t)c->file[k].count));
     return list;
 }
 
@@ -88,14 +89,20 @@ static err print_adapters(const struct combine *c)
 {
     struct table table;
     err e = ERR_NONE;
-    table_begin(&table, "lrrr");
-    TRY_OUT(e, table_row(&table, (const char *[]){"adapter", "weight", "modules", "rank"}));
+    bool robust = c->options.robust != METHOD_ROBUST_NONE;
+    table_begin(&table, robust ? "lrrrr" : "lrrr");
+    TRY_OUT(e, table_cell(&table, "adapter"));
+    if (robust) TRY_OUT(e, table_cell(&table, "share"));
+    TRY_OUT(e, table_cell(&table, "weight"));
+    TRY_OUT(e, table_cell(&table, "modules"));
+    TRY_OUT(e, table_cell(&table, "rank"));
     for (size_t k = 0; k < c->file_count; k++) {
         const struct adapter_file *f = &c->file[k];
         struct span ranks = {0};
         for (size_t i = 0; i < f->count; i++)
             span_add(&ranks, f->module[i].rank);
         TRY_OUT(e, table_cell(&table, "%s", f->path));
+        if (robust) TRY_OUT(e, table_cell(&table, "%.4f", c->share[k]));
         TRY_OUT(e, table_cell(&table, "%.4f", c->p[k]));
         TRY_OUT(e, table_cell(&table, "%zu", f->count));
         TRY_OUT(e, span_cell(&table, &ranks));

@@ -132,6 +132,29 @@ Test(combine_saved, heads_and_biases_are_averaged_whatever_type_they_come_in)
     combine_close(&c);
 }
 
+Test(combine_saved, what_a_robust_rule_takes_from_an_adapter_does_not_shrink_a_head)
+{
+    const char *const word[] = {"robust=norm"};
+    struct method_options rule;
+    struct combine_options o = options();
+    struct combine c = {0};
+    for (int k = 0; k < 3; k++)
+        write_adapter(k, &usual);
+    ok(method_options_parse(&rule, o.method, word, 1));
+    o.options = &rule;
+    ok(combine_open(&c, &o));
+    double sum = c.p[0] + c.p[1] + c.p[2];
+    cr_expect_lt(sum, 0.99);
+    const float *head = c.saved[1].tensor->data;
+    for (int j = 0; j < HEAD; j += 97) {
+        double mean = 0;
+        for (int k = 0; k < 3; k++)
+            mean += c.p[k] / sum * value[k][j];
+        cr_expect(fabs(head[j] - mean) <= 1e-6 * fabs(mean) + 1e-12, "value %d", j);
+    }
+    combine_close(&c);
+}
+
 static void expect_refusal(const struct adapter *last, const char *part)
 {
     struct combine_options o = options();
