@@ -47,6 +47,18 @@ static void say(const struct session *s, const char *format, ...)
     fprintf(stderr, "%s\n", line);
 }
 
+/* After a call has failed: with a renewed certificate at once, else after a while, where that may
+ * help. A certificate that has run out looks like any other refusal. */
+static err again(struct session *s, err cause)
+{
+    bool changed = false;
+    err e = rpc_client_reload(&changed, s->client);
+    if (err_is(e)) say(s, "our certificate stays as it was: %s", e.text);
+    if (!changed) return retry_wait(&s->retry, cause, "the coordinator");
+    say(s, "our certificate was renewed; connecting with it");
+    return ERR_NONE;
+}
+
 /* ---------------------------------------------------------------- hello */
 
 static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
@@ -124,7 +136,7 @@ static err hello(struct session *s)
 {
     err e;
     while (err_is(e = hello_once(s)))
-        TRY(retry_wait(&s->retry, e, "the coordinator"));
+        TRY(again(s, e));
     retry_ok(&s->retry);
     snprintf(s->result.run, sizeof s->result.run, "%s", s->hello->run);
     snprintf(s->result.member, sizeof s->result.member, "%s", s->hello->member);
@@ -160,7 +172,7 @@ static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struc
     err e;
     while (err_is(e = remote_fetch(s->client, &blob))) {
         if (e.kind == ERR_STATE) return e; /* it is superseded: ask for the next task */
-        TRY(retry_wait(&s->retry, err_in(e, "downloading the %s", what), "the coordinator"));
+        TRY(again(s, err_in(e, "downloading the %s", what)));
     }
     retry_ok(&s->retry);
     struct file_map map = {0};
@@ -284,7 +296,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
         message_free(reply);
         if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator has not kept the update");
         if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
-        TRY(retry_wait(&s->retry, err_in(e, "sending round %u", round), "the coordinator"));
+        TRY(again(s, err_in(e, "sending round %u", round)));
     }
 }
 
@@ -335,7 +347,7 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     Fedlora__V1__ReportReply *reply = NULL;
     err e;
     while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
-        TRY(retry_wait(&s->retry, e, "the coordinator"));
+        TRY(again(s, e));
     retry_ok(&s->retry);
     message_free(reply);
     if (evaluation.accuracy < 0)
@@ -401,7 +413,7 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
     err e;
     while (err_is(e = remote_call(out, s->client, &method, &request.base,
                                   SESSION_WAIT_MS + REMOTE_CALL_MS))) {
-        TRY(retry_wait(&s->retry, e, "the coordinator"));
+        TRY(again(s, e));
         /* A coordinator that was restarted, or lost us, wants to hear who we are. */
         if (e.kind == ERR_STATE) TRY(hello(s));
     }

@@ -46,11 +46,11 @@ void run_close(struct run *run)
 {
     if (!run) return;
     if (run->config) run_flush_counters(run);
+    for (size_t i = 0; run->member && i < run->round.members; i++)
+        free(run->member[i].adapts);
     round_close(&run->round);
     message_free(run->config);
     message_free(run->modules);
-    for (size_t i = 0; run->member && i < run->round.members; i++)
-        free(run->member[i].adapts);
     free(run->member);
     free(run);
 }

@@ -136,6 +136,10 @@ struct rpc_client_options {
  */
 err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *options);
 void rpc_client_close(struct rpc_client *client); /* no call may be under way; NULL is fine */
+/* Reads the files again, for a certificate that was renewed: *changed when they are others than
+ * those in use, and the next call connects with them. No call may be under way. ERR_INPUT for files
+ * that will not do, or that make us somebody else; the old ones stay in use then. */
+err rpc_client_reload(bool *changed, struct rpc_client *client);
 const struct rpc_peer *
 rpc_client_identity(const struct rpc_client *client); /* who our certificate says we are */
 

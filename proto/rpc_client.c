@@ -3,6 +3,7 @@
  * cancelled and drained before it returns, and nothing of it is left behind. */
 #include "proto/rpc_internal.h"
 
+#include "base/digest.h"
 #include "base/text.h"
 
 #include <errno.h>
@@ -21,6 +22,7 @@ struct rpc_client {
     struct rpc_client_options options;
     char *server, *ca, *cert, *key;
     struct rpc_peer self;
+    struct digest files; /* of ca, certificate and key as they are in use */
     grpc_channel *channel;
 };
 
@@ -88,23 +90,42 @@ static err copy_options(struct rpc_client *c, const struct rpc_client_options *o
     return ERR_NONE;
 }
 
+/* The files, and who they make us; to be closed with rpc_tls_pem_close(). */
+static err read_files(struct rpc_tls_pem *pem, struct rpc_peer *self,
+                      const struct rpc_client_options *o)
+{
+    TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, NULL));
+    TRY(rpc_tls_pem_read(pem, o->ca, o->cert, o->key));
+    err e = rpc_tls_identity(self, pem->cert, strlen(pem->cert));
+    if (!err_is(e)) return e;
+    rpc_tls_pem_close(pem);
+    return err_in(e, "%s", o->cert);
+}
+
+static struct digest digest_files(const struct rpc_tls_pem *pem)
+{
+    const char *const text[] = {pem->ca, pem->cert, pem->key};
+    struct digest_stream stream;
+    digest_begin(&stream);
+    for (size_t i = 0; i < 3; i++) /* with their ends, so that they are three */
+        digest_add(&stream, text[i], strlen(text[i]) + 1);
+    return digest_end(&stream);
+}
+
 err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
 {
     char host[256], port[6];
     TRY(rpc_init());
     TRY(rpc_wire_split(host, sizeof host, port, o->server, "--server"));
-    TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, NULL));
     struct rpc_tls_pem pem = {0};
-    TRY(rpc_tls_pem_read(&pem, o->ca, o->cert, o->key));
+    struct rpc_peer self;
+    TRY(read_files(&pem, &self, o));
     struct rpc_client *c = calloc(1, sizeof *c);
     err e = c == NULL ? err_sys(ENOMEM, "a client") : ERR_NONE;
     if (err_is(e)) goto out;
     TRY_OUT(e, copy_options(c, o));
-    e = rpc_tls_identity(&c->self, pem.cert, strlen(pem.cert));
-    if (err_is(e)) {
-        e = err_in(e, "%s", o->cert);
-        goto out;
-    }
+    c->self = self;
+    c->files = digest_files(&pem);
     rpc_wire_start();
     c->channel = make_channel(c->server, &pem);
     *out = c;
@@ -113,6 +134,29 @@ out:
     rpc_tls_pem_close(&pem);
     rpc_client_close(c);
     return e;
+}
+
+err rpc_client_reload(bool *changed, struct rpc_client *c)
+{
+    struct rpc_tls_pem pem = {0};
+    struct rpc_peer self;
+    TRY(read_files(&pem, &self, &c->options));
+    struct digest files = digest_files(&pem);
+    bool others = !digest_equal(&files, &c->files);
+    bool same = self.role == c->self.role && strcmp(self.federation, c->self.federation) == 0 &&
+                strcmp(self.id, c->self.id) == 0;
+    if (others && same) {
+        grpc_channel_destroy(c->channel);
+        c->channel = make_channel(c->server, &pem);
+        c->self = self;
+        c->files = files;
+    }
+    rpc_tls_pem_close(&pem);
+    if (others && !same)
+        return err_make(ERR_INPUT, "%s is now %s's; it was %s's when we began", c->cert, self.id,
+                        c->self.id);
+    *changed = others;
+    return ERR_NONE;
 }
 
 void rpc_client_close(struct rpc_client *c)

@@ -7,7 +7,7 @@ make=$1 dir=$2
 mkdir -p "$(dirname "$dir")"
 exec 9>"$dir.lock"
 flock 9
-[ ! -e "$dir/done" ] || exit 0
+[ ! -e "$dir/done.2" ] || exit 0
 rm -rf "$dir"
 "$make" "$dir" --federation fed --admin ops a b >/dev/null
 "$make" "$dir/foreign" --federation fed a >/dev/null
@@ -20,6 +20,7 @@ sign() {
   openssl x509 -req -in "$dir/csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" \
     -set_serial "0x$(openssl rand -hex 8)" -days "${3:-30}" -extfile "$dir/ext" -out "$dir/$1.pem" 2>/dev/null
 }
+sign a-again "extendedKeyUsage=clientAuth\nsubjectAltName=URI:fl://fed/client/a\n"
 sign wrong-use "extendedKeyUsage=serverAuth\nsubjectAltName=URI:fl://fed/client/wrong\n"
 sign no-name "extendedKeyUsage=clientAuth\n"
 sign bad-name "extendedKeyUsage=clientAuth\nsubjectAltName=URI:fl://fed/root/x\n"
@@ -27,4 +28,4 @@ sign two-names "extendedKeyUsage=clientAuth\nsubjectAltName=URI:fl://fed/client/
 sign other-fed "extendedKeyUsage=clientAuth\nsubjectAltName=URI:fl://elsewhere/client/a\n"
 sign other-host "extendedKeyUsage=serverAuth\nsubjectAltName=DNS:example.org\n"
 sign expired "extendedKeyUsage=clientAuth\nsubjectAltName=URI:fl://fed/client/late\n" 0
-touch "$dir/done"
+touch "$dir/done.2"

@@ -181,6 +181,61 @@ Test(rpc_server, a_client_goes_on_after_the_server_was_restarted)
     fixture_stop(&f);
 }
 
+static void copy_file(const char *from, const char *to)
+{
+    char command[1200];
+    snprintf(command, sizeof command, "cp %s %s", from, to);
+    cr_assert_eq(system(command), 0);
+}
+
+/* The files of `name` take the place of those the client was opened with. */
+static void become(const char *dir, const char *name)
+{
+    char from[200], to[200];
+    static const char *const kinds[] = {"pem", "key"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(from, sizeof from, "%s/%s.%s", FIXTURE_CERTS, name, kinds[i]);
+        snprintf(to, sizeof to, "%s/me.%s", dir, kinds[i]);
+        copy_file(from, to);
+    }
+}
+
+Test(rpc_server, a_client_takes_a_renewed_certificate_and_no_one_elses)
+{
+    struct fixture f = {0};
+    char dir[] = "/tmp/fedlora-renewed-XXXXXX", path[3][200], command[64];
+    bool changed = true;
+    struct rpc_client *client = NULL;
+    struct bytes reply = {.max = 1000};
+    fixture_start(&f);
+    cr_assert_not_null(mkdtemp(dir));
+    become(dir, "a");
+    snprintf(path[0], sizeof path[0], "%s/ca.pem", FIXTURE_CERTS);
+    snprintf(path[1], sizeof path[1], "%s/me.pem", dir);
+    snprintf(path[2], sizeof path[2], "%s/me.key", dir);
+    const struct rpc_client_options options = {f.address, path[0], path[1], path[2], NULL};
+    FIXTURE_OK(rpc_client_open(&client, &options));
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "1", &reply));
+    FIXTURE_OK(rpc_client_reload(&changed, client));
+    cr_expect_not(changed, "the same files");
+    become(dir, "a-again");
+    FIXTURE_OK(rpc_client_reload(&changed, client));
+    cr_expect(changed);
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "2", &reply));
+    become(dir, "b");
+    err e = rpc_client_reload(&changed, client);
+    cr_expect_eq(e.kind, ERR_INPUT);
+    cr_expect(strstr(e.text, "is now b's; it was a's") != NULL, "%s", e.text);
+    become(dir, "expired");
+    cr_expect_eq(rpc_client_reload(&changed, client).kind, ERR_INPUT);
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "3", &reply));
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    cr_assert_eq(system(command), 0);
+}
+
 Test(rpc_server, a_message_over_the_limit_is_refused_and_the_server_goes_on)
 {
     struct fixture f = {0};
