@@ -264,6 +264,16 @@ static void refuse_bad_bytes(struct hand *h)
     refuse_bytes(h, &bad, ERR_REFUSED, "expected (2, 32)");
     bytes_clear(&bad);
     other = *h->task->train;
+    other.alpha = 0;
+    ok(fake_update(&bad, &h->member, &other));
+    refuse_bytes(h, &bad, ERR_REFUSED, "alpha");
+    bytes_clear(&bad);
+    h->member.options.base = &(struct fake_base){base.digest, modules, 1};
+    ok(fake_update(&bad, &h->member, h->task->train));
+    refuse_bytes(h, &bad, ERR_REFUSED, "module model.layers.0.self_attn.v_proj is missing");
+    h->member.options.base = &base;
+    bytes_clear(&bad);
+    other = *h->task->train;
     other.round = 7;
     ok(fake_update(&bad, &h->member, &other));
     refuse_bytes(h, &bad, ERR_STATE, "round 7, expected 1");
