@@ -255,6 +255,34 @@ Test(method, a_hundred_rounds_of_carry_are_one_direct_sum)
     }
 }
 
+/* Of methods that publish a pair as well: every round's exact change, added up. */
+Test(method, a_hundred_rounds_of_pair_and_carry_are_the_sum_of_their_changes)
+{
+    static const char *const names[] = {"fedex", "flexlora", "florist"};
+    static const char *const words[] = {NULL, "tail=carry", "energy=1"};
+    static const uint32_t few[MEMBERS] = {1, 2, 2, 3};
+    memcpy(ranks, few, sizeof few);
+    for (size_t n = 0; n < 3; n++) {
+        const struct method *m = method_find(names[n]);
+        double sum[SIZE] = {0};
+        extra_option = words[n];
+        begin(m);
+        for (unsigned t = 1; t <= 100; t++) {
+            struct contribution c[MEMBERS];
+            struct method_next next = gather_round(c, m, t);
+            struct method_report report = {0};
+            ok(method_next(&report, m, at("state", t + 1), &next));
+            struct dense_round d = dense_round(m, t, 1, false);
+            for (size_t j = 0; j < SIZE; j++)
+                sum[j] += d.exact[j] - d.before[j];
+            method_report_close(&report);
+            if (t < 100) continue;
+            cr_expect_lt(distance(sum, d.after), 1e-5 * norm(d.after), "%s: %g", names[n],
+                         distance(sum, d.after) / norm(d.after));
+        }
+    }
+}
+
 Test(method, all_rounds_together_drop_no_more_than_carry_error)
 {
     const struct method *m = method_find("flora");
