@@ -20,7 +20,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_LIST,
      .at = AT(options),
      .value = "KEY=VALUE",
-     .help = "an option of the method (docs/methods.md); may be repeated"},
+     .help = "an option of the method (docs/aggregate.md); may be repeated"},
     {.flag = "weights",
      .kind = OPTION_TEXT,
      .at = AT(weights),
@@ -70,7 +70,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(verify),
      .help = "recompute densely, module by module, and compare with what was written"},
-    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace what exists"},
+    COMMAND_ROW_FORCE(AT(force)),
 };
 
 /* "3,1,2": as many as there are directories. */
@@ -216,7 +216,7 @@ const struct command command_aggregate = {
     .name = "aggregate",
     .purpose = "combine PEFT adapters of any ranks into one, with the error any cut costs",
     .usage = "ADAPTER-DIR... -o DIR [--method M] [--weights W,W,...] [--rank N | --error E | "
-             "--energy T | --bytes SIZE]",
+             "--energy T | --bytes SIZE | --stack] [--option KEY=VALUE]",
     .example = "fedlora aggregate site-a site-b site-c --weights 300,120,80 --rank 16 -o merged",
     .rows = rows,
     .row_count = sizeof rows / sizeof rows[0],
