@@ -1,0 +1,540 @@
+/* Convergence of one method on real rows: a whole run in this process, by the functions that members
+ * and the coordinator call (session_adapter_open, train_run, session_update_write, method_next),
+ * without the network. After every round the published state completes the test set's rows greedily;
+ * accuracy counts completions that are the row's, token by token.
+ *
+ *   bench_methods --base B --data DIR --method M --rounds N --steps N ... --out RESULTS.jsonl
+ *
+ * DIR holds one JSON Lines file a member, and test.jsonl. Appends one JSON line to RESULTS. */
+#include "agg/method.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/option.h"
+#include "base/text.h"
+#include "client/data.h"
+#include "client/engine.h"
+#include "client/generate.h"
+#include "client/session_train.h"
+#include "client/tokenizer.h"
+#include "proto/rpc.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MEMBERS_MAX = 64 };
+
+struct bench_options {
+    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen, *schedule;
+    int64_t rank, rounds, steps, batch, seq, seed, threads, check_rows;
+    double alpha, scale, lr, warmup, carry_error;
+    bool rslora, help;
+};
+
+#define AT(member) offsetof(struct bench_options, member)
+#define INT(name, word, value, low, text)                                                          \
+    {.flag = word,                                                                                 \
+     .kind = OPTION_INT,                                                                           \
+     .at = AT(name),                                                                               \
+     .fallback = value,                                                                            \
+     .least = low,                                                                                 \
+     .most = 1e6,                                                                                  \
+     .help = text}
+#define NUM(name, word, value, text)                                                               \
+    {.flag = word,                                                                                 \
+     .kind = OPTION_NUM,                                                                           \
+     .at = AT(name),                                                                               \
+     .fallback = value,                                                                            \
+     .least = 0,                                                                                   \
+     .most = 1e6,                                                                                  \
+     .help = text}
+#define TEXT(name, value, needed, text)                                                            \
+    {.flag = #name,                                                                                \
+     .kind = OPTION_TEXT,                                                                          \
+     .at = AT(name),                                                                               \
+     .fallback = value,                                                                            \
+     .required = needed,                                                                           \
+     .help = text}
+static const struct option_row rows[] = {
+    TEXT(base, NULL, true, "base model: a Hugging Face directory or a .gguf file"),
+    TEXT(data, NULL, true, "folder of one JSON Lines file a member"),
+    TEXT(test, NULL, false, "rows to measure on; default: test.jsonl in --data"),
+    TEXT(method, "flora", false, "the method"),
+    TEXT(out, NULL, true, "JSON Lines file to append the result to"),
+    TEXT(label, "", false, "a word to know the result by"),
+    TEXT(ranks, "", false, "members' ranks in order of name, as 64,32,16; empty: --rank for all"),
+    TEXT(targets, "q,v", false, "what is adapted"),
+    TEXT(frozen, NULL, false, "file of frozen factors; default: seeded"),
+    TEXT(schedule, "constant", false, "of the learning rate within a round"),
+    INT(rank, "rank", "4", 1, "the state's rank"),
+    INT(rounds, "rounds", "3", 1, "rounds"),
+    INT(steps, "steps", "10", 1, "local steps a round"),
+    INT(batch, "batch", "8", 1, "rows a step"),
+    INT(seq, "seq", "64", 2, "tokens of a row at most"),
+    INT(seed, "seed", "1", 0, "of the run: A, the basis, the order of rows"),
+    INT(threads, "threads", "0", 0, "0: all"),
+    INT(check_rows, "check-rows", "0", 0, "rows measured after rounds before the last; 0: all"),
+    NUM(alpha, "alpha", "16", "of every member"),
+    NUM(scale, "scale", "0", "above zero: alpha is this times the member's rank"),
+    NUM(lr, "lr", "1e-3", "learning rate"),
+    NUM(warmup, "warmup", "0", "steps of a round"),
+    NUM(carry_error, "carry-error", "1e-4", "what recompression of the carry may drop, relative"),
+    {.flag = "rslora", .kind = OPTION_FLAG, .at = AT(rslora), .help = "scale alpha / sqrt(rank)"},
+    {.flag = "help", .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
+};
+
+struct member {
+    char id[LIMIT_NAME_BYTES];
+    uint32_t rank;
+    double alpha;
+    struct dataset data;
+    uint64_t bytes_up;
+};
+
+struct bench {
+    struct bench_options o;
+    const struct method *method;
+    struct model model;
+    char base[DIGEST_TEXT_BYTES];
+    struct tokenizer *tokenizer;
+    struct engine *engine;
+    struct dataset test;
+    struct member member[MEMBERS_MAX];
+    size_t members;
+    char dir[LIMIT_PATH_BYTES - 64], frozen[LIMIT_PATH_BYTES], frozen_digest[DIGEST_TEXT_BYTES];
+    uint64_t bytes_down; /* of one member: states, and frozen factors once */
+    double server_seconds, train_seconds;
+    json_t *history;
+    struct arena arena;
+};
+
+static double now(void)
+{
+    return (double)text_now_ms() / 1000;
+}
+
+static uint64_t size_of(const char *path)
+{
+    struct stat st = {0};
+    return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+static void path_of(char out[LIMIT_PATH_BYTES], const struct bench *b, const char *what, uint32_t n)
+{
+    snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%u", b->dir, what, n);
+}
+
+/* ---- opening ---- */
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+static err find_members(struct bench *b)
+{
+    DIR *folder = opendir(b->o.data);
+    if (folder == NULL) return err_make(ERR_INPUT, "%s: no such folder", b->o.data);
+    for (struct dirent *d; (d = readdir(folder)) != NULL && b->members < MEMBERS_MAX;) {
+        size_t n = strlen(d->d_name);
+        if (n < 7 || n > LIMIT_NAME_BYTES || strcmp(d->d_name + n - 6, ".jsonl") != 0) continue;
+        if (strcmp(d->d_name, "test.jsonl") == 0 || strcmp(d->d_name, "val.jsonl") == 0) continue;
+        snprintf(b->member[b->members++].id, LIMIT_NAME_BYTES, "%.*s", (int)n - 6, d->d_name);
+    }
+    closedir(folder);
+    if (b->members == 0) return err_make(ERR_INPUT, "%s: holds no members' rows", b->o.data);
+    qsort(b->member, b->members, sizeof *b->member, by_text);
+    return ERR_NONE;
+}
+
+static err rank_members(struct bench *b)
+{
+    const char *at = b->o.ranks;
+    for (size_t i = 0; i < b->members; i++) {
+        struct member *m = &b->member[i];
+        char *end = NULL;
+        m->rank = *at ? (uint32_t)strtoul(at, &end, 10) : (uint32_t)b->o.rank;
+        if (*at && (end == at || m->rank == 0))
+            return err_make(ERR_INPUT, "--ranks: expected %zu numbers", b->members);
+        if (*at) at = *end == ',' ? end + 1 : end;
+        if (*b->o.ranks && *at == 0 && i + 1 < b->members)
+            return err_make(ERR_INPUT, "--ranks: expected %zu numbers", b->members);
+        m->alpha = b->o.scale > 0 ? b->o.scale * m->rank : b->o.alpha;
+    }
+    return ERR_NONE;
+}
+
+static err open_data(struct bench *b)
+{
+    char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
+    const struct data_options options = {.tokenizer = b->tokenizer,
+                                         .vocab = b->model.arch.vocab,
+                                         .seq = (uint32_t)b->o.seq};
+    for (size_t i = 0; i < b->members; i++) {
+        snprintf(name, sizeof name, "%s.jsonl", b->member[i].id);
+        TRY(file_join(path, sizeof path, b->o.data, name));
+        TRY(data_open(&b->member[i].data, path, &options));
+    }
+    TRY(file_join(path, sizeof path, b->o.data, "test.jsonl"));
+    return data_open(&b->test, b->o.test ? b->o.test : path, &options);
+}
+
+static err bench_open(struct bench *b)
+{
+    struct digest digest;
+    const struct engine_options engine = {.threads = (int)b->o.threads};
+    const char *tmp = getenv("TMPDIR");
+    b->method = method_find(b->o.method);
+    if (b->method == NULL) return err_make(ERR_INPUT, "--method %s: unknown", b->o.method);
+    TRY(find_members(b));
+    TRY(rank_members(b));
+    TRY(model_open(&b->model, b->o.base));
+    TRY(tokenizer_open(&b->tokenizer, b->o.base));
+    TRY(open_data(b));
+    TRY(model_digest(&digest, &b->model));
+    digest_text(b->base, &digest);
+    TRY(engine_open(&b->engine, &b->model, &engine));
+    model_drop_pages(&b->model);
+    snprintf(b->dir, sizeof b->dir, "%.3000s/fedlora-methods-XXXXXX", tmp ? tmp : "/tmp");
+    if (mkdtemp(b->dir) == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", b->dir);
+    b->history = json_array();
+    return ERR_NONE;
+}
+
+static void bench_close(struct bench *b)
+{
+    static const char *const kinds[] = {"state", "update", "frozen"};
+    char path[LIMIT_PATH_BYTES];
+    for (uint32_t k = 0; b->dir[0] && k < 3; k++)
+        for (uint32_t i = 0; i < MEMBERS_MAX + (uint32_t)b->o.rounds + 2; i++) {
+            path_of(path, b, kinds[k], i);
+            unlink(path);
+        }
+    if (b->dir[0]) rmdir(b->dir);
+    for (size_t i = 0; i < b->members; i++)
+        data_close(&b->member[i].data);
+    data_close(&b->test);
+    json_decref(b->history);
+    engine_close(b->engine);
+    tokenizer_close(b->tokenizer);
+    model_close(&b->model);
+    arena_close(&b->arena);
+}
+
+/* ---- the coordinator's side ---- */
+
+static err list_modules(struct method_module **out, size_t *count, struct bench *b)
+{
+    struct adapter shape = {0};
+    const struct adapter_fresh fresh = {.targets = b->o.targets, .rank = 1, .alpha = 1};
+    struct method_module *module = NULL;
+    TRY(adapter_open_fresh(&shape, &b->model.arch, &fresh));
+    err e = arena_take(&module, &b->arena, shape.count, sizeof *module);
+    for (size_t i = 0; i < shape.count && !err_is(e); i++) {
+        const struct adapter_module *m = &shape.module[i];
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        model_module_name(name, m->layer, m->kind);
+        module[i] = (struct method_module){.d_out = m->d_out, .d_in = m->d_in};
+        e = arena_text(&module[i].name, &b->arena, name, strlen(name));
+    }
+    if (!err_is(e)) *out = module;
+    if (!err_is(e)) *count = shape.count;
+    adapter_close(&shape);
+    return e;
+}
+
+static err start(struct bench *b)
+{
+    struct method_start s = {.run = "bench",
+                             .base = b->base,
+                             .seed = (uint64_t)b->o.seed,
+                             .rank = (uint32_t)b->o.rank,
+                             .alpha = b->o.scale > 0 ? b->o.scale * (double)b->o.rank : b->o.alpha,
+                             .rslora = b->o.rslora,
+                             .threads = (int)b->o.threads};
+    char path[LIMIT_PATH_BYTES];
+    struct digest digest;
+    struct method_module *module = NULL;
+    TRY(list_modules(&module, &s.module_count, b));
+    s.module = module;
+    double since = now();
+    if (b->method->frozen) {
+        path_of(b->frozen, b, "frozen", 0);
+        if (b->o.frozen != NULL)
+            snprintf(b->frozen, sizeof b->frozen, "%s", b->o.frozen);
+        else
+            TRY(method_make_frozen(b->method, b->frozen, &s));
+        TRY(digest_of_file(&digest, b->frozen));
+        digest_text(b->frozen_digest, &digest);
+        s.frozen_path = b->frozen;
+        s.frozen_digest = b->frozen_digest;
+        b->bytes_down += size_of(b->frozen);
+    }
+    path_of(path, b, "state", 1);
+    TRY(method_start(b->method, path, &s));
+    b->server_seconds += now() - since;
+    return ERR_NONE;
+}
+
+static err combine(struct method_report *report, struct bench *b, uint32_t round)
+{
+    struct contribution contribution[MEMBERS_MAX];
+    static char update[MEMBERS_MAX][LIMIT_PATH_BYTES];
+    char state[LIMIT_PATH_BYTES], next_path[LIMIT_PATH_BYTES];
+    for (size_t i = 0; i < b->members; i++) {
+        path_of(update[i], b, "update", (uint32_t)i);
+        contribution[i] = (struct contribution){
+            b->member[i].id, (double)b->member[i].data.count, update[i]};
+    }
+    path_of(state, b, "state", round);
+    path_of(next_path, b, "state", round + 1);
+    const struct method_next next = {.state_path = state,
+                                     .frozen_path = b->frozen[0] ? b->frozen : NULL,
+                                     .contribution = contribution,
+                                     .count = b->members,
+                                     .carry_error = b->o.carry_error,
+                                     .rounds = (uint32_t)b->o.rounds,
+                                     .threads = (int)b->o.threads};
+    double since = now();
+    TRY(method_next(report, b->method, next_path, &next));
+    b->server_seconds += now() - since;
+    unlink(state);
+    return ERR_NONE;
+}
+
+/* ---- a member's side ---- */
+
+static err train_member(double *loss, struct bench *b, const char *state, uint32_t round, size_t i)
+{
+    struct member *m = &b->member[i];
+    char path[LIMIT_PATH_BYTES];
+    struct session_adapter a = {0};
+    struct train_options options;
+    struct train_result result;
+    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    unsigned factors = b->method->factors(round);
+    struct session_round r = {.run = "bench",
+                              .member = m->id,
+                              .method = b->method->name,
+                              .base = b->base,
+                              .state_path = state,
+                              .frozen_path = b->frozen[0] ? b->frozen : NULL,
+                              .frozen_digest = b->frozen_digest,
+                              .round = round,
+                              .rank = m->rank,
+                              .alpha = m->alpha,
+                              .rslora = b->o.rslora,
+                              .trains = factors,
+                              .seed = (uint64_t)b->o.seed};
+    training.steps = (uint32_t)b->o.steps;
+    training.batch = (uint32_t)b->o.batch;
+    training.lr = b->o.lr;
+    training.clip = 1;
+    training.warmup = (uint32_t)b->o.warmup;
+    training.schedule = (char *)(uintptr_t)b->o.schedule;
+    TRY(session_train_options(&options, &training, &r));
+    TRY(session_adapter_open(&a, &b->model.arch, &r));
+    path_of(path, b, "update", (uint32_t)i);
+    err e = train_run(&result, &a.adapter, b->engine, &m->data, &options);
+    if (!err_is(e)) e = session_update_write(path, &a, &r);
+    session_adapter_close(&a);
+    if (err_is(e)) return err_in(e, "%s, round %u", m->id, round);
+    m->bytes_up += size_of(path);
+    b->train_seconds += result.seconds;
+    *loss += result.mean_loss / (double)b->members;
+    return ERR_NONE;
+}
+
+/* Admission, as the coordinator does it when the update has come. */
+static err check_update(const struct bench *b, const struct adapter_file *state, uint32_t round,
+                        size_t i)
+{
+    char path[LIMIT_PATH_BYTES];
+    const struct member *m = &b->member[i];
+    const struct method_expect expect = {.state = state,
+                                         .member = m->id,
+                                         .round = round,
+                                         .rank = m->rank,
+                                         .alpha = m->alpha,
+                                         .rslora = b->o.rslora};
+    path_of(path, b, "update", (uint32_t)i);
+    return method_check_update(b->method, path, &expect);
+}
+
+static err train_all(double *loss, struct bench *b, uint32_t round)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct adapter_file state = {0};
+    path_of(path, b, "state", round);
+    b->bytes_down += size_of(path);
+    TRY(adapter_file_map(&state, path));
+    err e = ERR_NONE;
+    *loss = 0;
+    for (size_t i = 0; i < b->members && !err_is(e); i++) {
+        e = train_member(loss, b, path, round, i);
+        if (!err_is(e)) e = check_update(b, &state, round, i);
+    }
+    adapter_file_close(&state);
+    return e;
+}
+
+/* ---- measuring ---- */
+
+struct measured {
+    double loss, accuracy;
+    size_t rows;
+};
+
+/* The answer is the row's own, and ends there. */
+static bool is_right(const struct data_row *row, const int32_t *out, uint32_t count)
+{
+    if (count + 1 != row->count - row->prompt) return false;
+    return memcmp(out, row->id + row->prompt, count * sizeof *out) == 0;
+}
+
+static err complete(struct measured *out, struct bench *b, const struct adapter *adapter)
+{
+    enum { SLICE = 150, LONGEST = 64 };
+    static int32_t token[SLICE][LONGEST];
+    struct generate_prompt prompt[SLICE];
+    int32_t *to[SLICE];
+    uint32_t count[SLICE];
+    size_t right = 0;
+    const struct generate_options how = {.stop = b->model.eos, .stops = b->model.eos_count};
+    for (size_t at = 0; at < out->rows; at += SLICE) {
+        size_t n = out->rows - at < SLICE ? out->rows - at : SLICE;
+        for (size_t i = 0; i < n; i++) {
+            const struct data_row *row = &b->test.row[at + i];
+            REQUIRE(row->prompt > 0 && row->count > row->prompt && row->count <= LONGEST);
+            prompt[i] = (struct generate_prompt){row->id, row->prompt, row->count - row->prompt};
+            to[i] = token[i];
+        }
+        TRY(generate_many(to, count, b->engine, adapter, prompt, n, &how));
+        for (size_t i = 0; i < n; i++)
+            right += is_right(&b->test.row[at + i], to[i], count[i]);
+    }
+    out->accuracy = (double)right / (double)out->rows;
+    return ERR_NONE;
+}
+
+static err measure(struct measured *out, struct bench *b, uint32_t round)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct adapter_file state = {0}, frozen = {0};
+    struct adapter adapter = {0};
+    struct engine_evaluation found = {0};
+    struct dataset rows_now = b->test;
+    bool last = round > b->o.rounds;
+    err e;
+    path_of(path, b, "state", round);
+    if (!last && b->o.check_rows && (size_t)b->o.check_rows < rows_now.count)
+        rows_now.count = (size_t)b->o.check_rows;
+    out->rows = rows_now.count;
+    TRY_OUT(e, adapter_file_open(&state, path));
+    if (b->frozen[0]) {
+        TRY_OUT(e, adapter_file_open(&frozen, b->frozen));
+        TRY_OUT(e, adapter_file_join(&state, &frozen, b->frozen_digest));
+    }
+    TRY_OUT(e, adapter_open_file(&adapter, &b->model.arch, &state, 0));
+    const struct engine_evaluate_options how = {.adapter = &adapter};
+    TRY_OUT(e, engine_evaluate(&found, NULL, b->engine, &rows_now, &how));
+    out->loss = found.loss;
+    e = complete(out, b, &adapter);
+out:
+    adapter_close(&adapter);
+    adapter_file_close(&state);
+    adapter_file_close(&frozen);
+    return e;
+}
+
+/* ---- the run ---- */
+
+static err run_round(struct measured *m, struct bench *b, uint32_t round)
+{
+    struct method_report report = {0};
+    double loss;
+    TRY(train_all(&loss, b, round));
+    TRY(combine(&report, b, round));
+    err e = measure(m, b, round + 1);
+    if (err_is(e)) goto out;
+    const struct method_report_row *t = &report.total;
+    json_t *row = json_pack(
+        "{s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:i, s:I}", "round", (int)round, "train_loss", loss,
+        "loss", m->loss, "accuracy", m->accuracy, "rows", (int)m->rows, "update_norm",
+        t->update_norm, "error", t->update_norm > 0 ? t->error / t->update_norm : 0.0, "rank",
+        (int)t->rank, "bytes_down", (json_int_t)b->bytes_down);
+    REQUIRE(row != NULL && json_array_append_new(b->history, row) == 0);
+    fprintf(stderr,
+            "%s %s lr %g seed %lld round %u: train %.3f, test %.3f, %.1f %% of %zu; norm %.3f, "
+            "error %.3f; training %.0f s, combining %.1f s\n",
+            b->o.method, b->o.label, b->o.lr, (long long)b->o.seed, round, loss, m->loss,
+            100 * m->accuracy, m->rows, t->update_norm,
+            t->update_norm > 0 ? t->error / t->update_norm : 0, b->train_seconds,
+            b->server_seconds);
+out:
+    method_report_close(&report);
+    return e;
+}
+
+static err write_result(const struct bench *b, const struct measured *m)
+{
+    json_t *up = json_array();
+    for (size_t i = 0; i < b->members; i++)
+        json_array_append_new(up, json_integer((json_int_t)b->member[i].bytes_up));
+    json_t *line = json_pack(
+        "{s:s, s:s, s:I, s:f, s:I, s:I, s:I, s:f, s:f, s:I, s:o, s:f, s:f, s:O}", "method",
+        b->o.method, "label", b->o.label, "seed", (json_int_t)b->o.seed, "lr", b->o.lr, "rank",
+        (json_int_t)b->o.rank, "rounds", (json_int_t)b->o.rounds, "steps", (json_int_t)b->o.steps,
+        "loss", m->loss, "accuracy", m->accuracy, "bytes_down", (json_int_t)b->bytes_down,
+        "bytes_up", up, "server_seconds", b->server_seconds, "train_seconds", b->train_seconds,
+        "history", b->history);
+    struct bytes text = {.max = 1 << 20};
+    REQUIRE(line != NULL);
+    err e = json_write(&text, line);
+    if (!err_is(e)) e = bytes_append(&text, "\n", 1);
+    FILE *file = err_is(e) ? NULL : fopen(b->o.out, "a");
+    if (!err_is(e) && (file == NULL || fwrite(text.data, 1, text.size, file) != text.size))
+        e = err_make(ERR_MACHINE, "%s: cannot be written", b->o.out);
+    if (file != NULL && fclose(file) != 0 && !err_is(e))
+        e = err_make(ERR_MACHINE, "%s: cannot be written", b->o.out);
+    json_decref(line);
+    bytes_close(&text);
+    return e;
+}
+
+static err run(struct bench *b)
+{
+    struct measured m = {0};
+    TRY(bench_open(b));
+    TRY(start(b));
+    for (uint32_t round = 1; round <= b->o.rounds; round++)
+        TRY(run_round(&m, b, round));
+    return write_result(b, &m);
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    const struct option_table table = {rows, sizeof rows / sizeof *rows};
+    const struct option_set set = {&table, 1};
+    struct option_list rest = {0};
+    struct arena arena = {0};
+    struct bytes help = {.max = 1 << 16};
+    err e = option_defaults(&b.o, &set, &arena);
+    if (!err_is(e)) e = option_read_args(&b.o, &set, argc - 1, argv + 1, &rest, &arena);
+    if (!err_is(e) && b.o.help) {
+        e = option_help(&help, &set);
+        if (!err_is(e)) printf("%s", (const char *)help.data);
+    } else {
+        if (!err_is(e)) e = option_check(&b.o, &set);
+        if (!err_is(e)) e = run(&b);
+    }
+    if (err_is(e)) fprintf(stderr, "bench_methods: %s\n", e.text);
+    bench_close(&b);
+    bytes_close(&help);
+    arena_close(&arena);
+    return err_exit_code(e);
+}

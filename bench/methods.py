@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""Convergence of every method on CLINC150: its data, its runs, their table and picture.
+
+  methods.py data SOURCE OUT        SOURCE holds CLINC150's data_full.json and domains.json
+  methods.py run RESULTS [options]  appends a JSON line a run; runs that RESULTS holds are left out
+  methods.py best RESULTS           of runs with several learning rates: the best one a method
+  methods.py report RESULTS         a Markdown table; --svg FILE: accuracy against bytes
+
+What a method runs with is the table METHODS below.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+
+RANKS = [64, 32, 16, 16, 8, 8, 4, 4, 4, 4]  # of the ten members in order of name
+MIXED = ["--rank", "64", "--ranks", ",".join(map(str, RANKS))]
+SAME = ["--rank", "4"]
+
+# Learning rates are the best of LR_GRID on val.jsonl with seed 0, which is not reported.
+LR_GRID = [1e-3, 2e-3, 4e-3, 8e-3]
+METHODS = {
+    "flora": (MIXED + ["--scale", "2"], 2e-3),
+    "fed-sb": (["--rank", "64"], 6e-3),
+    "fedit": (SAME + ["--scale", "2"], 2e-3),
+}
+
+
+# ---- data
+
+
+def row_of(text, intent):
+    return {"prompt": f"{text}\nIntent:", "completion": " " + intent.replace("_", " ")}
+
+
+def write_rows(path, rows):
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+    os.replace(path + ".new", path)
+
+
+def by_turns(rows, intents, count):
+    """`count` rows of every intent; first one of each, then a second of each, and so on."""
+    of = {intent: [text for text, x in rows if x == intent] for intent in intents}
+    return [row_of(of[intent][n], intent) for n in range(count) for intent in intents]
+
+
+def write_data(options):
+    """One file a domain, which is a member's, and rows to measure on of every intent."""
+    with open(os.path.join(options.source, "data_full.json"), encoding="utf-8") as file:
+        data = json.load(file)
+    with open(os.path.join(options.source, "domains.json"), encoding="utf-8") as file:
+        domains = json.load(file)
+    os.makedirs(options.out, exist_ok=True)
+    for name in sorted(domains):
+        rows = [row_of(text, x) for text, x in data["train"] if x in set(domains[name])]
+        random.Random(name).shuffle(rows)
+        write_rows(os.path.join(options.out, name + ".jsonl"), rows)
+    intents = [intent for name in sorted(domains) for intent in domains[name]]
+    random.Random(0).shuffle(intents)
+    for split in ("test", "val"):
+        rows = by_turns(data[split], intents, options.per_intent)
+        write_rows(os.path.join(options.out, split + ".jsonl"), rows)
+        print(f"{split}: {len(rows)} rows of {len(intents)} intents")
+
+
+# ---- runs
+
+
+def read_results(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def run_all(options):
+    for method in options.methods.split(","):
+        how, best = METHODS[method]
+        rates = [float(x) for x in options.lrs.split(",")] if options.lrs else [best]
+        for seed in options.seeds.split(","):
+            for rate in rates:
+                key = (method, int(seed), rate)
+                done = {(r["label"], r["seed"], r["lr"]) for r in read_results(options.results)}
+                if key not in done:
+                    run_one(options, key, how)
+
+
+def run_one(options, key, how):
+    method, seed, rate = key
+    command = [options.program, "--base", options.base, "--data", options.data]
+    command += ["--method", method.split("+")[0], "--label", method, "--seed", str(seed)]
+    command += ["--lr", str(rate), "--rounds", str(options.rounds), "--steps", str(options.steps)]
+    command += ["--check-rows", str(options.check_rows), "--out", options.results] + how
+    if options.test:
+        command += ["--test", options.test]
+    subprocess.run(command, check=True)
+
+
+def print_best(options):
+    of = {}
+    for run in read_results(options.results):
+        of.setdefault(run["label"], []).append(run)
+    for method, runs in of.items():
+        runs.sort(key=lambda r: r["lr"])
+        grid = ", ".join(f"{r['lr']:g}: {100 * r['accuracy']:.1f} % {r['loss']:.3f}" for r in runs)
+        best = max(runs, key=lambda r: (r["accuracy"], -r["loss"]))
+        print(f"{method:12} {best['lr']:g}  ({grid})")
+
+
+# ---- report
+
+
+def grouped(results):
+    of = {}
+    for run in results:
+        of.setdefault(run["label"], []).append(run)
+    return sorted(of.items(), key=lambda x: -statistics.mean(r["accuracy"] for r in x[1]))
+
+
+def megabytes(values):
+    low, high = min(values) / 1e6, max(values) / 1e6
+    return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} - {high:.1f}"
+
+
+def spread(values, digits):
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def table_row(method, runs):
+    last = [r["history"][-1] for r in runs]
+    return [
+        f"`{method}`",
+        spread([100 * r["accuracy"] for r in runs], 1),
+        spread([r["loss"] for r in runs], 3),
+        megabytes([x for r in runs for x in r["bytes_up"]]),
+        megabytes([r["bytes_down"] for r in runs]),
+        f"{statistics.mean(r['server_seconds'] for r in runs):.1f}",
+        f"{100 * statistics.mean(x['error'] for x in last):.2g} %",
+        f"{runs[0]['lr']:g}",
+        str(len(runs)),
+    ]
+
+
+def report(options):
+    groups = grouped(read_results(options.results))
+    head = ["method", "accuracy %", "loss", "MB up", "MB down", "server s", "error", "lr", "seeds"]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines += [table_row(method, runs) for method, runs in groups]
+    for cells in lines:
+        print("| " + " | ".join(cells) + " |")
+    if options.svg:
+        with open(options.svg, "w", encoding="utf-8") as file:
+            file.write(picture(groups))
+
+
+# ---- picture
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 520, 60, 50, 20, 150
+COLOURS = ["#1b6ca8", "#d1495b", "#2e933c", "#8e5ea2", "#e08e0b", "#3a3a3a", "#00a6a6", "#7a5230"]
+
+
+def curve(runs):
+    """(megabytes up and down of a mean member, accuracy %) after every round, mean over seeds."""
+    points = []
+    for n in range(len(runs[0]["history"])):
+        rounds = len(runs[0]["history"])
+        up = statistics.mean(x for r in runs for x in r["bytes_up"]) * (n + 1) / rounds
+        down = statistics.mean(r["history"][n]["bytes_down"] for r in runs)
+        accuracy = statistics.mean(r["history"][n]["accuracy"] for r in runs)
+        points.append(((up + down) / 1e6, 100 * accuracy))
+    return points
+
+
+def text(x, y, words, more=""):
+    return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{words}</text>'
+
+
+def line(x1, y1, x2, y2, colour, width=1.0):
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+        f'stroke="{colour}" stroke-width="{width}"/>'
+    )
+
+
+def axes(place, low, high, most):
+    out = []
+    decade = math.floor(math.log10(low))
+    while 10**decade <= high * 10:
+        for factor in (1, 2, 5):
+            value = factor * 10**decade
+            if low <= value <= high:
+                x = place(value, 0)[0]
+                out.append(line(x, TOP, x, HEIGHT - BOTTOM, "#dddddd"))
+                out.append(text(x, HEIGHT - BOTTOM + 16, f"{value:g}", 'text-anchor="middle"'))
+        decade += 1
+    for value in range(0, int(most) + 1, 10):
+        y = place(low, value)[1]
+        out.append(line(LEFT, y, WIDTH - RIGHT, y, "#dddddd"))
+        out.append(text(LEFT - 6, y + 4, str(value), 'text-anchor="end"'))
+    words = "MB up and down of a member, whole run so far (mean over members)"
+    out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, words, 'text-anchor="middle"'))
+    out.append(text(LEFT, TOP - 6, "accuracy %"))
+    return out
+
+
+def labels(ends):
+    """Names beside the last points, moved apart; ends: (y, method, colour) by y."""
+    out, last = [], -1e9
+    for y, method, colour in sorted(ends):
+        y = max(y + 4, last + 15)
+        out.append(text(WIDTH - RIGHT + 8, y, method, f'fill="{colour}"'))
+        last = y
+    return out
+
+
+def picture(groups):
+    curves = {method: curve(runs) for method, runs in groups}
+    every = [p for points in curves.values() for p in points]
+    low, high = min(x for x, _ in every) * 0.9, max(x for x, _ in every) * 1.1
+    most = 10 * math.ceil(max(y for _, y in every) / 10)
+
+    def place(x, y):
+        across = (math.log(x) - math.log(low)) / (math.log(high) - math.log(low))
+        return (
+            LEFT + across * (WIDTH - RIGHT - LEFT),
+            HEIGHT - BOTTOM - y / most * (HEIGHT - BOTTOM - TOP),
+        )
+
+    body, ends = axes(place, low, high, most), []
+    for n, (method, runs) in enumerate(groups):
+        colour = COLOURS[n % len(COLOURS)]
+        dash = ' stroke-dasharray="5 3"' if n >= len(COLOURS) else ""
+        points = [place(*p) for p in curves[method]]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        body.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>'
+        )
+        body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        values = [100 * r["accuracy"] for r in runs]
+        x, y = points[-1]
+        body.append(line(x, place(low, min(values))[1], x, place(low, max(values))[1], colour, 1.8))
+        body.append(line(x, y, WIDTH - RIGHT + 4, y, colour, 0.4))
+        ends.append((y, method, colour))
+    body += labels(ends)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'font-family="sans-serif" font-size="12" fill="#222222">\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n' + "\n".join(body) + "\n</svg>\n"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True)
+    data = verbs.add_parser("data")
+    data.add_argument("source")
+    data.add_argument("out")
+    data.add_argument("--per-intent", type=int, default=3, help="rows to measure on (3)")
+    data.set_defaults(verb=write_data)
+    run = verbs.add_parser("run")
+    run.add_argument("results")
+    run.add_argument("--program", default="build/release/bench_methods")
+    run.add_argument("--base", required=True)
+    run.add_argument("--data", required=True)
+    run.add_argument("--test", help="rows to measure on (test.jsonl of --data)")
+    run.add_argument("--methods", default=",".join(METHODS))
+    run.add_argument("--seeds", default="1,2,3")
+    run.add_argument("--lrs", help="learning rates to try instead of the method's own")
+    run.add_argument("--rounds", type=int, default=4)
+    run.add_argument("--steps", type=int, default=8)
+    run.add_argument("--check-rows", type=int, default=150)
+    run.set_defaults(verb=run_all)
+    best = verbs.add_parser("best")
+    best.add_argument("results")
+    best.set_defaults(verb=print_best)
+    table = verbs.add_parser("report")
+    table.add_argument("results")
+    table.add_argument("--svg", help="write the picture here")
+    table.set_defaults(verb=report)
+    options = parser.parse_args()
+    options.verb(options)
+
+
+if __name__ == "__main__":
+    main()
