@@ -56,6 +56,7 @@ def write_data(options):
         data = json.load(file)
     with open(os.path.join(options.source, "domains.json"), encoding="utf-8") as file:
         domains = json.load(file)
+    domains = {name: intents[: options.intents] for name, intents in domains.items()}
     os.makedirs(options.out, exist_ok=True)
     for name in sorted(domains):
         rows = [row_of(text, x) for text, x in data["train"] if x in set(domains[name])]
@@ -264,6 +265,7 @@ def main():
     data = verbs.add_parser("data")
     data.add_argument("source")
     data.add_argument("out")
+    data.add_argument("--intents", type=int, default=15, help="of each domain (15)")
     data.add_argument("--per-intent", type=int, default=3, help="rows to measure on (3)")
     data.set_defaults(verb=write_data)
     run = verbs.add_parser("run")
