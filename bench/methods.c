@@ -1,12 +1,13 @@
-/* Convergence of one method on real rows: a whole run in this process, by the functions that members
- * and the coordinator call (session_adapter_open, train_run, session_update_write, method_next),
- * without the network. After every round the published state completes the test set's rows greedily;
- * accuracy counts completions that are the row's, token by token.
+/* Convergence of one method on real rows: a whole run in this process, by the functions that
+ * members and the coordinator call (session_adapter_open, train_run, session_update_write,
+ * method_next), without the network. After every round the published state completes the test set's
+ * rows greedily; accuracy counts completions that are the row's, token by token.
  *
  *   bench_methods --base B --data DIR --method M --rounds N --steps N ... --out RESULTS.jsonl
  *
  * DIR holds one JSON Lines file a member, and test.jsonl. Appends one JSON line to RESULTS. */
 #include "agg/method.h"
+#include "agg/method_options.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/option.h"
@@ -32,32 +33,25 @@ struct bench_options {
     int64_t rank, rounds, steps, batch, seq, seed, threads, check_rows;
     double alpha, scale, lr, warmup, carry_error;
     bool rslora, help;
+    struct option_list option;
 };
 
 #define AT(member) offsetof(struct bench_options, member)
 #define INT(name, word, value, low, text)                                                          \
-    {.flag = word,                                                                                 \
-     .kind = OPTION_INT,                                                                           \
-     .at = AT(name),                                                                               \
-     .fallback = value,                                                                            \
-     .least = low,                                                                                 \
-     .most = 1e6,                                                                                  \
-     .help = text}
+    {                                                                                              \
+        .flag = word, .kind = OPTION_INT, .at = AT(name), .fallback = value, .least = low,         \
+        .most = 1e6, .help = text                                                                  \
+    }
 #define NUM(name, word, value, text)                                                               \
-    {.flag = word,                                                                                 \
-     .kind = OPTION_NUM,                                                                           \
-     .at = AT(name),                                                                               \
-     .fallback = value,                                                                            \
-     .least = 0,                                                                                   \
-     .most = 1e6,                                                                                  \
-     .help = text}
+    {                                                                                              \
+        .flag = word, .kind = OPTION_NUM, .at = AT(name), .fallback = value, .least = 0,           \
+        .most = 1e6, .help = text                                                                  \
+    }
 #define TEXT(name, value, needed, text)                                                            \
-    {.flag = #name,                                                                                \
-     .kind = OPTION_TEXT,                                                                          \
-     .at = AT(name),                                                                               \
-     .fallback = value,                                                                            \
-     .required = needed,                                                                           \
-     .help = text}
+    {                                                                                              \
+        .flag = #name, .kind = OPTION_TEXT, .at = AT(name), .fallback = value, .required = needed, \
+        .help = text                                                                               \
+    }
 static const struct option_row rows[] = {
     TEXT(base, NULL, true, "base model: a Hugging Face directory or a .gguf file"),
     TEXT(data, NULL, true, "folder of one JSON Lines file a member"),
@@ -82,6 +76,7 @@ static const struct option_row rows[] = {
     NUM(lr, "lr", "1e-3", "learning rate"),
     NUM(warmup, "warmup", "0", "steps of a round"),
     NUM(carry_error, "carry-error", "1e-4", "what recompression of the carry may drop, relative"),
+    {.flag = "option", .kind = OPTION_LIST, .at = AT(option), .help = "key=value, the method's"},
     {.flag = "rslora", .kind = OPTION_FLAG, .at = AT(rslora), .help = "scale alpha / sqrt(rank)"},
     {.flag = "help", .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
 };
@@ -97,6 +92,8 @@ struct member {
 struct bench {
     struct bench_options o;
     const struct method *method;
+    struct method_options options;
+    uint32_t rounds; /* those that find the basis too */
     struct model model;
     char base[DIGEST_TEXT_BYTES];
     struct tokenizer *tokenizer;
@@ -170,9 +167,8 @@ static err rank_members(struct bench *b)
 static err open_data(struct bench *b)
 {
     char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
-    const struct data_options options = {.tokenizer = b->tokenizer,
-                                         .vocab = b->model.arch.vocab,
-                                         .seq = (uint32_t)b->o.seq};
+    const struct data_options options = {
+        .tokenizer = b->tokenizer, .vocab = b->model.arch.vocab, .seq = (uint32_t)b->o.seq};
     for (size_t i = 0; i < b->members; i++) {
         snprintf(name, sizeof name, "%s.jsonl", b->member[i].id);
         TRY(file_join(path, sizeof path, b->o.data, name));
@@ -189,6 +185,8 @@ static err bench_open(struct bench *b)
     const char *tmp = getenv("TMPDIR");
     b->method = method_find(b->o.method);
     if (b->method == NULL) return err_make(ERR_INPUT, "--method %s: unknown", b->o.method);
+    TRY(method_options_parse(&b->options, b->method, b->o.option.item, b->o.option.count));
+    b->rounds = (uint32_t)b->o.rounds + method_setup_rounds(&b->options);
     TRY(find_members(b));
     TRY(rank_members(b));
     TRY(model_open(&b->model, b->o.base));
@@ -206,10 +204,10 @@ static err bench_open(struct bench *b)
 
 static void bench_close(struct bench *b)
 {
-    static const char *const kinds[] = {"state", "update", "frozen"};
+    static const char *const kinds[] = {"state", "update", "frozen", "memory"};
     char path[LIMIT_PATH_BYTES];
-    for (uint32_t k = 0; b->dir[0] && k < 3; k++)
-        for (uint32_t i = 0; i < MEMBERS_MAX + (uint32_t)b->o.rounds + 2; i++) {
+    for (uint32_t k = 0; b->dir[0] && k < 4; k++)
+        for (uint32_t i = 0; i < MEMBERS_MAX + b->rounds + 2; i++) {
             path_of(path, b, kinds[k], i);
             unlink(path);
         }
@@ -246,6 +244,17 @@ static err list_modules(struct method_module **out, size_t *count, struct bench 
     return e;
 }
 
+/* Every member downloads it once. */
+static err take_frozen(struct bench *b, const char *path)
+{
+    struct digest digest;
+    TRY(digest_of_file(&digest, path));
+    digest_text(b->frozen_digest, &digest);
+    snprintf(b->frozen, sizeof b->frozen, "%s", path);
+    b->bytes_down += size_of(path);
+    return ERR_NONE;
+}
+
 static err start(struct bench *b)
 {
     struct method_start s = {.run = "bench",
@@ -254,24 +263,20 @@ static err start(struct bench *b)
                              .rank = (uint32_t)b->o.rank,
                              .alpha = b->o.scale > 0 ? b->o.scale * (double)b->o.rank : b->o.alpha,
                              .rslora = b->o.rslora,
+                             .option = b->o.option.item,
+                             .option_count = b->o.option.count,
                              .threads = (int)b->o.threads};
     char path[LIMIT_PATH_BYTES];
-    struct digest digest;
     struct method_module *module = NULL;
     TRY(list_modules(&module, &s.module_count, b));
     s.module = module;
     double since = now();
-    if (b->method->frozen) {
-        path_of(b->frozen, b, "frozen", 0);
-        if (b->o.frozen != NULL)
-            snprintf(b->frozen, sizeof b->frozen, "%s", b->o.frozen);
-        else
-            TRY(method_make_frozen(b->method, b->frozen, &s));
-        TRY(digest_of_file(&digest, b->frozen));
-        digest_text(b->frozen_digest, &digest);
+    if (b->method->frozen && b->options.basis != METHOD_BASIS_GRADIENT) {
+        path_of(path, b, "frozen", 0);
+        if (b->o.frozen == NULL) TRY(method_make_frozen(b->method, path, &s));
+        TRY(take_frozen(b, b->o.frozen != NULL ? b->o.frozen : path));
         s.frozen_path = b->frozen;
         s.frozen_digest = b->frozen_digest;
-        b->bytes_down += size_of(b->frozen);
     }
     path_of(path, b, "state", 1);
     TRY(method_start(b->method, path, &s));
@@ -283,29 +288,56 @@ static err combine(struct method_report *report, struct bench *b, uint32_t round
 {
     struct contribution contribution[MEMBERS_MAX];
     static char update[MEMBERS_MAX][LIMIT_PATH_BYTES];
-    char state[LIMIT_PATH_BYTES], next_path[LIMIT_PATH_BYTES];
+    char state[LIMIT_PATH_BYTES], next_path[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES];
+    char memory[LIMIT_PATH_BYTES], memory_next[LIMIT_PATH_BYTES];
     for (size_t i = 0; i < b->members; i++) {
         path_of(update[i], b, "update", (uint32_t)i);
-        contribution[i] = (struct contribution){
-            b->member[i].id, (double)b->member[i].data.count, update[i]};
+        contribution[i] =
+            (struct contribution){b->member[i].id, (double)b->member[i].data.count, update[i]};
     }
     path_of(state, b, "state", round);
     path_of(next_path, b, "state", round + 1);
+    path_of(memory, b, "memory", round);
+    path_of(memory_next, b, "memory", round + 1);
+    path_of(frozen, b, "frozen", round);
     const struct method_next next = {.state_path = state,
                                      .frozen_path = b->frozen[0] ? b->frozen : NULL,
                                      .contribution = contribution,
                                      .count = b->members,
                                      .carry_error = b->o.carry_error,
-                                     .rounds = (uint32_t)b->o.rounds,
-                                     .threads = (int)b->o.threads};
+                                     .rounds = b->rounds,
+                                     .threads = (int)b->o.threads,
+                                     .memory_path = file_exists(memory) ? memory : NULL,
+                                     .memory_out = memory_next,
+                                     .frozen_out = frozen};
     double since = now();
     TRY(method_next(report, b->method, next_path, &next));
     b->server_seconds += now() - since;
     unlink(state);
-    return ERR_NONE;
+    return report->frozen_made ? take_frozen(b, frozen) : ERR_NONE;
 }
 
 /* ---- a member's side ---- */
+
+/* The mean gradient of as many rows as a round takes, in place of the factors. */
+static err send_gradient(struct train_result *result, struct bench *b, struct adapter *adapter,
+                         const struct dataset *data)
+{
+    float *value = NULL;
+    struct arena arena = {0};
+    const struct train_gradient_options o = {.batch = (uint32_t)b->o.batch,
+                                             .rows = (size_t)(b->o.batch * b->o.steps)};
+    TRY(arena_take(&value, &arena, adapter->value_count, sizeof *value));
+    struct train_gradient gradient = {.value = value};
+    double since = now();
+    err e = train_gradient_run(&gradient, adapter, b->engine, data, &o);
+    if (!err_is(e)) {
+        memcpy(adapter->value, value, adapter->value_count * sizeof *value);
+        *result = (struct train_result){.mean_loss = gradient.loss, .seconds = now() - since};
+    }
+    arena_close(&arena);
+    return e;
+}
 
 static err train_member(double *loss, struct bench *b, const char *state, uint32_t round, size_t i)
 {
@@ -313,9 +345,10 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
     char path[LIMIT_PATH_BYTES];
     struct session_adapter a = {0};
     struct train_options options;
-    struct train_result result;
+    struct train_result result = {0};
+    struct method_task task;
     Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    unsigned factors = b->method->factors(round);
+    method_task(&task, b->method, &b->options, round);
     struct session_round r = {.run = "bench",
                               .member = m->id,
                               .method = b->method->name,
@@ -327,7 +360,7 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
                               .rank = m->rank,
                               .alpha = m->alpha,
                               .rslora = b->o.rslora,
-                              .trains = factors,
+                              .trains = task.trains,
                               .seed = (uint64_t)b->o.seed};
     training.steps = (uint32_t)b->o.steps;
     training.batch = (uint32_t)b->o.batch;
@@ -338,7 +371,9 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
     TRY(session_train_options(&options, &training, &r));
     TRY(session_adapter_open(&a, &b->model.arch, &r));
     path_of(path, b, "update", (uint32_t)i);
-    err e = train_run(&result, &a.adapter, b->engine, &m->data, &options);
+    options.prox = b->options.prox;
+    err e = task.gradient ? send_gradient(&result, b, &a.adapter, &m->data)
+                          : train_run(&result, &a.adapter, b->engine, &m->data, &options);
     if (!err_is(e)) e = session_update_write(path, &a, &r);
     session_adapter_close(&a);
     if (err_is(e)) return err_in(e, "%s, round %u", m->id, round);
@@ -427,14 +462,14 @@ static err measure(struct measured *out, struct bench *b, uint32_t round)
     struct adapter adapter = {0};
     struct engine_evaluation found = {0};
     struct dataset rows_now = b->test;
-    bool last = round > b->o.rounds;
+    bool last = round > b->rounds;
     err e;
     path_of(path, b, "state", round);
     if (!last && b->o.check_rows && (size_t)b->o.check_rows < rows_now.count)
         rows_now.count = (size_t)b->o.check_rows;
     out->rows = rows_now.count;
     TRY_OUT(e, adapter_file_open(&state, path));
-    if (b->frozen[0]) {
+    if (adapter_file_needs_frozen(&state)) {
         TRY_OUT(e, adapter_file_open(&frozen, b->frozen));
         TRY_OUT(e, adapter_file_join(&state, &frozen, b->frozen_digest));
     }
@@ -461,11 +496,11 @@ static err run_round(struct measured *m, struct bench *b, uint32_t round)
     err e = measure(m, b, round + 1);
     if (err_is(e)) goto out;
     const struct method_report_row *t = &report.total;
-    json_t *row = json_pack(
-        "{s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:i, s:I}", "round", (int)round, "train_loss", loss,
-        "loss", m->loss, "accuracy", m->accuracy, "rows", (int)m->rows, "update_norm",
-        t->update_norm, "error", t->update_norm > 0 ? t->error / t->update_norm : 0.0, "rank",
-        (int)t->rank, "bytes_down", (json_int_t)b->bytes_down);
+    json_t *row = json_pack("{s:i, s:f, s:f, s:f, s:i, s:f, s:f, s:i, s:I}", "round", (int)round,
+                            "train_loss", loss, "loss", m->loss, "accuracy", m->accuracy, "rows",
+                            (int)m->rows, "update_norm", t->update_norm, "error",
+                            t->update_norm > 0 ? t->error / t->update_norm : 0.0, "rank",
+                            (int)t->rank, "bytes_down", (json_int_t)b->bytes_down);
     REQUIRE(row != NULL && json_array_append_new(b->history, row) == 0);
     fprintf(stderr,
             "%s %s lr %g seed %lld round %u: train %.3f, test %.3f, %.1f %% of %zu; norm %.3f, "
@@ -484,13 +519,13 @@ static err write_result(const struct bench *b, const struct measured *m)
     json_t *up = json_array();
     for (size_t i = 0; i < b->members; i++)
         json_array_append_new(up, json_integer((json_int_t)b->member[i].bytes_up));
-    json_t *line = json_pack(
-        "{s:s, s:s, s:I, s:f, s:I, s:I, s:I, s:f, s:f, s:I, s:o, s:f, s:f, s:O}", "method",
-        b->o.method, "label", b->o.label, "seed", (json_int_t)b->o.seed, "lr", b->o.lr, "rank",
-        (json_int_t)b->o.rank, "rounds", (json_int_t)b->o.rounds, "steps", (json_int_t)b->o.steps,
-        "loss", m->loss, "accuracy", m->accuracy, "bytes_down", (json_int_t)b->bytes_down,
-        "bytes_up", up, "server_seconds", b->server_seconds, "train_seconds", b->train_seconds,
-        "history", b->history);
+    json_t *line =
+        json_pack("{s:s, s:s, s:I, s:f, s:I, s:I, s:I, s:f, s:f, s:I, s:o, s:f, s:f, s:O}",
+                  "method", b->o.method, "label", b->o.label, "seed", (json_int_t)b->o.seed, "lr",
+                  b->o.lr, "rank", (json_int_t)b->o.rank, "rounds", (json_int_t)b->o.rounds,
+                  "steps", (json_int_t)b->o.steps, "loss", m->loss, "accuracy", m->accuracy,
+                  "bytes_down", (json_int_t)b->bytes_down, "bytes_up", up, "server_seconds",
+                  b->server_seconds, "train_seconds", b->train_seconds, "history", b->history);
     struct bytes text = {.max = 1 << 20};
     REQUIRE(line != NULL);
     err e = json_write(&text, line);
@@ -510,7 +545,7 @@ static err run(struct bench *b)
     struct measured m = {0};
     TRY(bench_open(b));
     TRY(start(b));
-    for (uint32_t round = 1; round <= b->o.rounds; round++)
+    for (uint32_t round = 1; round <= b->rounds; round++)
         TRY(run_round(&m, b, round));
     return write_result(b, &m);
 }
