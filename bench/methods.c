@@ -12,9 +12,9 @@
 #include "base/json.h"
 #include "base/option.h"
 #include "base/text.h"
+#include "client/completions.h"
 #include "client/data.h"
 #include "client/engine.h"
-#include "client/generate.h"
 #include "client/session_train.h"
 #include "client/tokenizer.h"
 #include "proto/rpc.h"
@@ -26,13 +26,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MEMBERS_MAX = 64 };
+enum { MEMBERS_MAX = 64, SEQUENCE = 64 };
 
 struct bench_options {
     const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen, *schedule;
-    int64_t rank, rounds, steps, batch, seq, seed, threads, check_rows;
-    double alpha, scale, lr, warmup, carry_error;
-    bool rslora, help;
+    int64_t rank, rounds, steps, batch, seed, threads, check_rows;
+    double alpha, scale, lr, carry_error;
+    bool help;
     struct option_list option;
 };
 
@@ -67,17 +67,14 @@ static const struct option_row rows[] = {
     INT(rounds, "rounds", "3", 1, "rounds"),
     INT(steps, "steps", "10", 1, "local steps a round"),
     INT(batch, "batch", "8", 1, "rows a step"),
-    INT(seq, "seq", "64", 2, "tokens of a row at most"),
     INT(seed, "seed", "1", 0, "of the run: A, the basis, the order of rows"),
     INT(threads, "threads", "0", 0, "0: all"),
     INT(check_rows, "check-rows", "0", 0, "rows measured after rounds before the last; 0: all"),
     NUM(alpha, "alpha", "16", "of every member"),
     NUM(scale, "scale", "0", "above zero: alpha is this times the member's rank"),
     NUM(lr, "lr", "1e-3", "learning rate"),
-    NUM(warmup, "warmup", "0", "steps of a round"),
     NUM(carry_error, "carry-error", "1e-4", "what recompression of the carry may drop, relative"),
     {.flag = "option", .kind = OPTION_LIST, .at = AT(option), .help = "key=value, the method's"},
-    {.flag = "rslora", .kind = OPTION_FLAG, .at = AT(rslora), .help = "scale alpha / sqrt(rank)"},
     {.flag = "help", .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
 };
 
@@ -168,7 +165,7 @@ static err open_data(struct bench *b)
 {
     char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
     const struct data_options options = {
-        .tokenizer = b->tokenizer, .vocab = b->model.arch.vocab, .seq = (uint32_t)b->o.seq};
+        .tokenizer = b->tokenizer, .vocab = b->model.arch.vocab, .seq = SEQUENCE};
     for (size_t i = 0; i < b->members; i++) {
         snprintf(name, sizeof name, "%s.jsonl", b->member[i].id);
         TRY(file_join(path, sizeof path, b->o.data, name));
@@ -262,7 +259,6 @@ static err start(struct bench *b)
                              .seed = (uint64_t)b->o.seed,
                              .rank = (uint32_t)b->o.rank,
                              .alpha = b->o.scale > 0 ? b->o.scale * (double)b->o.rank : b->o.alpha,
-                             .rslora = b->o.rslora,
                              .option = b->o.option.item,
                              .option_count = b->o.option.count,
                              .threads = (int)b->o.threads};
@@ -359,14 +355,12 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
                               .round = round,
                               .rank = m->rank,
                               .alpha = m->alpha,
-                              .rslora = b->o.rslora,
                               .trains = task.trains,
                               .seed = (uint64_t)b->o.seed};
     training.steps = (uint32_t)b->o.steps;
     training.batch = (uint32_t)b->o.batch;
     training.lr = b->o.lr;
     training.clip = 1;
-    training.warmup = (uint32_t)b->o.warmup;
     training.schedule = (char *)(uintptr_t)b->o.schedule;
     TRY(session_train_options(&options, &training, &r));
     TRY(session_adapter_open(&a, &b->model.arch, &r));
@@ -389,12 +383,8 @@ static err check_update(const struct bench *b, const struct adapter_file *state,
 {
     char path[LIMIT_PATH_BYTES];
     const struct member *m = &b->member[i];
-    const struct method_expect expect = {.state = state,
-                                         .member = m->id,
-                                         .round = round,
-                                         .rank = m->rank,
-                                         .alpha = m->alpha,
-                                         .rslora = b->o.rslora};
+    const struct method_expect expect = {
+        .state = state, .member = m->id, .round = round, .rank = m->rank, .alpha = m->alpha};
     path_of(path, b, "update", (uint32_t)i);
     return method_check_update(b->method, path, &expect);
 }
@@ -423,36 +413,20 @@ struct measured {
     size_t rows;
 };
 
-/* The answer is the row's own, and ends there. */
-static bool is_right(const struct data_row *row, const int32_t *out, uint32_t count)
+static err complete(struct measured *out, struct bench *b, const struct adapter *adapter,
+                    const struct dataset *rows_now)
 {
-    if (count + 1 != row->count - row->prompt) return false;
-    return memcmp(out, row->id + row->prompt, count * sizeof *out) == 0;
-}
-
-static err complete(struct measured *out, struct bench *b, const struct adapter *adapter)
-{
-    enum { SLICE = 150, LONGEST = 64 };
-    static int32_t token[SLICE][LONGEST];
-    struct generate_prompt prompt[SLICE];
-    int32_t *to[SLICE];
-    uint32_t count[SLICE];
-    size_t right = 0;
-    const struct generate_options how = {.stop = b->model.eos, .stops = b->model.eos_count};
-    for (size_t at = 0; at < out->rows; at += SLICE) {
-        size_t n = out->rows - at < SLICE ? out->rows - at : SLICE;
-        for (size_t i = 0; i < n; i++) {
-            const struct data_row *row = &b->test.row[at + i];
-            REQUIRE(row->prompt > 0 && row->count > row->prompt && row->count <= LONGEST);
-            prompt[i] = (struct generate_prompt){row->id, row->prompt, row->count - row->prompt};
-            to[i] = token[i];
-        }
-        TRY(generate_many(to, count, b->engine, adapter, prompt, n, &how));
-        for (size_t i = 0; i < n; i++)
-            right += is_right(&b->test.row[at + i], to[i], count[i]);
-    }
-    out->accuracy = (double)right / (double)out->rows;
-    return ERR_NONE;
+    struct arena arena = {0};
+    struct completions found = {0};
+    const struct completions_task task = {.model = &b->model,
+                                          .tokenizer = b->tokenizer,
+                                          .engine = b->engine,
+                                          .adapter = adapter,
+                                          .data = rows_now};
+    err e = completions_measure(&found, &task, &arena);
+    if (!err_is(e) && found.asked > 0) out->accuracy = (double)found.right / (double)found.asked;
+    arena_close(&arena);
+    return e;
 }
 
 static err measure(struct measured *out, struct bench *b, uint32_t round)
@@ -477,7 +451,7 @@ static err measure(struct measured *out, struct bench *b, uint32_t round)
     const struct engine_evaluate_options how = {.adapter = &adapter};
     TRY_OUT(e, engine_evaluate(&found, NULL, b->engine, &rows_now, &how));
     out->loss = found.loss;
-    e = complete(out, b, &adapter);
+    e = complete(out, b, &adapter, &rows_now);
 out:
     adapter_close(&adapter);
     adapter_file_close(&state);

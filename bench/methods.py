@@ -10,6 +10,7 @@ What a method runs with is the table METHODS below.
 """
 
 import argparse
+import concurrent.futures
 import json
 import math
 import os
@@ -19,14 +20,24 @@ import subprocess
 
 RANKS = [64, 32, 16, 16, 8, 8, 4, 4, 4, 4]  # of the ten members in order of name
 MIXED = ["--rank", "64", "--ranks", ",".join(map(str, RANKS))]
-SAME = ["--rank", "4"]
+SAME = ["--rank", "4"]  # the most that every member carries
+TWICE = ["--scale", "2"]  # alpha is twice the rank, everybody's scale 2
+PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj")]
+PROJECTIONS += ["mlp." + x for x in ("gate_proj", "up_proj", "down_proj")]
+TARGETS = ",".join(f"model.layers.{n}.{x}" for n in range(20, 30) for x in PROJECTIONS)
 
-# Learning rates are the best of LR_GRID on val.jsonl with seed 0, which is not reported.
-LR_GRID = [1e-3, 2e-3, 4e-3, 8e-3]
+# Options of a method, and its learning rate: the best of those tried on val.jsonl with seed 0,
+# which is not reported.
 METHODS = {
-    "flora": (MIXED + ["--scale", "2"], 2e-3),
+    "flora": (MIXED + ["--alpha", "16"], 4e-3),
     "fed-sb": (["--rank", "64"], 6e-3),
-    "fedit": (SAME + ["--scale", "2"], 2e-3),
+    "fed-sb+weights": (["--rank", "64", "--option", "basis=weights"], 6e-3),
+    "fedit": (SAME + TWICE, 4e-3),
+    "ffa": (SAME + TWICE, 8e-3),
+    "rolora": (SAME + TWICE, 8e-3),
+    "fedex": (SAME + TWICE, 4e-3),
+    "lora-fair": (SAME + TWICE, 4e-3),
+    "fedsvd": (SAME + TWICE, 8e-3),
 }
 
 
@@ -81,23 +92,26 @@ def read_results(path):
 
 
 def run_all(options):
+    tasks = []
+    done = {(r["label"], r["seed"], r["lr"]) for r in read_results(options.results)}
     for method in options.methods.split(","):
-        how, best = METHODS[method]
-        rates = [float(x) for x in options.lrs.split(",")] if options.lrs else [best]
-        for seed in options.seeds.split(","):
-            for rate in rates:
-                key = (method, int(seed), rate)
-                done = {(r["label"], r["seed"], r["lr"]) for r in read_results(options.results)}
-                if key not in done:
-                    run_one(options, key, how)
+        rates = [float(x) for x in options.lrs.split(",")] if options.lrs else [METHODS[method][1]]
+        tasks += [(method, int(seed), rate) for seed in options.seeds.split(",") for rate in rates]
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for ended in [pool.submit(run_one, options, t) for t in tasks if t not in done]:
+            ended.result()
 
 
-def run_one(options, key, how):
-    method, seed, rate = key
+def run_one(options, task):
+    method, seed, rate = task
     command = [options.program, "--base", options.base, "--data", options.data]
     command += ["--method", method.split("+")[0], "--label", method, "--seed", str(seed)]
     command += ["--lr", str(rate), "--rounds", str(options.rounds), "--steps", str(options.steps)]
-    command += ["--check-rows", str(options.check_rows), "--out", options.results] + how
+    command += ["--check-rows", str(options.check_rows), "--out", options.results]
+    command += ["--schedule", "linear", "--threads", "1", "--targets", TARGETS]
+    command += METHODS[method][0]
+    if "basis=weights" in METHODS[method][0]:
+        command += ["--frozen", options.frozen]
     if options.test:
         command += ["--test", options.test]
     subprocess.run(command, check=True)
@@ -277,9 +291,11 @@ def main():
     run.add_argument("--methods", default=",".join(METHODS))
     run.add_argument("--seeds", default="1,2,3")
     run.add_argument("--lrs", help="learning rates to try instead of the method's own")
-    run.add_argument("--rounds", type=int, default=4)
-    run.add_argument("--steps", type=int, default=8)
-    run.add_argument("--check-rows", type=int, default=150)
+    run.add_argument("--frozen", help="what `fedlora basis` made, for basis=weights")
+    run.add_argument("--rounds", type=int, default=5)
+    run.add_argument("--steps", type=int, default=5)
+    run.add_argument("--check-rows", type=int, default=100)
+    run.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     run.set_defaults(verb=run_all)
     best = verbs.add_parser("best")
     best.add_argument("results")
