@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Convergence of every method on CLINC150: its data, its runs, their table and picture.
 
-  methods.py data SOURCE OUT        SOURCE holds CLINC150's data_full.json and domains.json
-  methods.py run RESULTS [options]  appends a JSON line a run; runs that RESULTS holds are left out
-  methods.py best RESULTS           of runs with several learning rates: the best one a method
-  methods.py report RESULTS         a Markdown table; --svg FILE: accuracy against bytes
+  methods.py data SOURCE OUT      SOURCE holds CLINC150's data_full.json and domains.json
+  methods.py run DIR [options]    data, fed-sb's frozen factors, and a run a method and seed, whose
+                                  results go to DIR/results.jsonl; what is there is not run again
+  methods.py best RESULTS         of runs with several learning rates: the best one a method
+  methods.py report RESULTS       a Markdown table; --svg FILE: accuracy against bytes
 
-What a method runs with is the table METHODS below.
+What a method runs with is the table METHODS below. Kept small, to fit two cores: five intents of
+each of the ten domains, and adapters in the upper ten layers.
 """
 
 import argparse
@@ -17,6 +19,9 @@ import os
 import random
 import statistics
 import subprocess
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+BASE = "~/.cache/fedlora/SmolLM2-135M-Instruct.Q4_1.gguf"  # deploy/demo.sh fetches it
 
 RANKS = [64, 32, 16, 16, 8, 8, 4, 4, 4, 4]  # of the ten members in order of name
 MIXED = ["--rank", "64", "--ranks", ",".join(map(str, RANKS))]
@@ -38,6 +43,9 @@ METHODS = {
     "fedex": (SAME + TWICE, 4e-3),
     "lora-fair": (SAME + TWICE, 4e-3),
     "fedsvd": (SAME + TWICE, 8e-3),
+    "hetlora": (MIXED + TWICE, 4e-3),
+    "flexlora": (MIXED + TWICE, 4e-3),
+    "florist": (MIXED + ["--alpha", "16"], 4e-3),
 }
 
 
@@ -91,8 +99,22 @@ def read_results(path):
         return [json.loads(line) for line in file if line.endswith("\n")]
 
 
+def prepare(options):
+    """The rows and the file of frozen factors, where they are not yet in the directory."""
+    data = os.path.join(options.dir, "data")
+    frozen = os.path.join(options.dir, "basis.safetensors")
+    if not os.path.exists(data):
+        write_data(argparse.Namespace(**vars(options), out=data))
+    if not os.path.exists(frozen):
+        fedlora = os.path.join(options.programs, "fedlora")
+        command = [fedlora, "basis", "--base", options.base, "--rank", "64", "-o", frozen]
+        subprocess.run(command + ["--targets", TARGETS, "--quiet"], check=True)
+
+
 def run_all(options):
-    tasks = []
+    os.makedirs(options.dir, exist_ok=True)
+    prepare(options)
+    tasks, options.results = [], os.path.join(options.dir, options.results)
     done = {(r["label"], r["seed"], r["lr"]) for r in read_results(options.results)}
     for method in options.methods.split(","):
         rates = [float(x) for x in options.lrs.split(",")] if options.lrs else [METHODS[method][1]]
@@ -104,16 +126,17 @@ def run_all(options):
 
 def run_one(options, task):
     method, seed, rate = task
-    command = [options.program, "--base", options.base, "--data", options.data]
+    command = [os.path.join(options.programs, "bench_methods"), "--base", options.base]
+    command += ["--data", os.path.join(options.dir, "data")]
     command += ["--method", method.split("+")[0], "--label", method, "--seed", str(seed)]
     command += ["--lr", str(rate), "--rounds", str(options.rounds), "--steps", str(options.steps)]
     command += ["--check-rows", str(options.check_rows), "--out", options.results]
     command += ["--schedule", "linear", "--threads", "1", "--targets", TARGETS]
     command += METHODS[method][0]
     if "basis=weights" in METHODS[method][0]:
-        command += ["--frozen", options.frozen]
-    if options.test:
-        command += ["--test", options.test]
+        command += ["--frozen", os.path.join(options.dir, "basis.safetensors")]
+    if options.on:
+        command += ["--test", os.path.join(options.dir, "data", options.on + ".jsonl")]
     subprocess.run(command, check=True)
 
 
@@ -279,19 +302,21 @@ def main():
     data = verbs.add_parser("data")
     data.add_argument("source")
     data.add_argument("out")
-    data.add_argument("--intents", type=int, default=15, help="of each domain (15)")
+    data.add_argument("--intents", type=int, default=15, help="of each domain (all)")
     data.add_argument("--per-intent", type=int, default=3, help="rows to measure on (3)")
     data.set_defaults(verb=write_data)
     run = verbs.add_parser("run")
-    run.add_argument("results")
-    run.add_argument("--program", default="build/release/bench_methods")
-    run.add_argument("--base", required=True)
-    run.add_argument("--data", required=True)
-    run.add_argument("--test", help="rows to measure on (test.jsonl of --data)")
+    run.add_argument("dir")
+    run.add_argument("--base", default=os.path.expanduser(BASE), help=f"({BASE})")
+    run.add_argument("--source", default=os.path.join(ROOT, "../shared/data/clinc150"))
+    run.add_argument("--programs", default=os.path.join(ROOT, "build/release"))
+    run.add_argument("--results", default="results.jsonl", help="file in DIR (results.jsonl)")
+    run.add_argument("--on", choices=["test", "val"], help="rows to measure on (test)")
+    run.add_argument("--intents", type=int, default=5, help="of each domain (5)")
+    run.add_argument("--per-intent", type=int, default=6, help="rows to measure on (6)")
     run.add_argument("--methods", default=",".join(METHODS))
     run.add_argument("--seeds", default="1,2,3")
     run.add_argument("--lrs", help="learning rates to try instead of the method's own")
-    run.add_argument("--frozen", help="what `fedlora basis` made, for basis=weights")
     run.add_argument("--rounds", type=int, default=5)
     run.add_argument("--steps", type=int, default=5)
     run.add_argument("--check-rows", type=int, default=100)

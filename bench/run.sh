@@ -7,6 +7,7 @@ usage() {
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
+       bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
        bench/run.sh TABLE --help             the options of one
@@ -52,6 +53,12 @@ case "${1:-}" in
     echo
     "$build/bench_recompress"
     uptime ;;
+  methods)
+    shift
+    cmake --build "$bench/../build/release" --target bench_methods fedlora >/dev/null
+    python3 "$bench/methods.py" run "$@"
+    case " $* " in *" --help "* | *" -h "*) exit 0 ;; esac
+    python3 "$bench/methods.py" report "$1/results.jsonl" --svg "$1/methods.svg" ;;
   tokenize)
     shift
     build=$bench/../build/release
