@@ -1,10 +1,8 @@
-/* Convergence of one method on real rows: a whole run in this process, by the functions that
- * members and the coordinator call (session_adapter_open, train_run, session_update_write,
- * method_next), without the network. After every round the published state completes the test set's
- * rows greedily; accuracy counts completions that are the row's, token by token.
+/* Convergence of one method on real rows: a whole run in this process, by what `fedlora join` and
+ * the coordinator's worker call (session_local_train, method_check_update, method_next,
+ * session_local_evaluate), without the network.
  *
- *   bench_methods --base B --data DIR --method M --rounds N --steps N ... --out RESULTS.jsonl
- *
+ *   bench_methods --base B --data DIR --method M ... --out RESULTS.jsonl        (--help)
  * DIR holds one JSON Lines file a member, and test.jsonl. Appends one JSON line to RESULTS. */
 #include "agg/method.h"
 #include "agg/method_options.h"
@@ -12,12 +10,7 @@
 #include "base/json.h"
 #include "base/option.h"
 #include "base/text.h"
-#include "client/completions.h"
-#include "client/data.h"
-#include "client/engine.h"
-#include "client/session_train.h"
-#include "client/tokenizer.h"
-#include "proto/rpc.h"
+#include "client/session_local.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -26,10 +19,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MEMBERS_MAX = 64, SEQUENCE = 64 };
+enum { MEMBERS_MAX = 64 };
 
 struct bench_options {
-    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen, *schedule;
+    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen;
     int64_t rank, rounds, steps, batch, seed, threads, check_rows;
     double alpha, scale, lr, carry_error;
     bool help;
@@ -62,7 +55,6 @@ static const struct option_row rows[] = {
     TEXT(ranks, "", false, "members' ranks in order of name, as 64,32,16; empty: --rank for all"),
     TEXT(targets, "q,v", false, "what is adapted"),
     TEXT(frozen, NULL, false, "file of frozen factors; default: seeded"),
-    TEXT(schedule, "constant", false, "of the learning rate within a round"),
     INT(rank, "rank", "4", 1, "the state's rank"),
     INT(rounds, "rounds", "3", 1, "rounds"),
     INT(steps, "steps", "10", 1, "local steps a round"),
@@ -91,11 +83,9 @@ struct bench {
     const struct method *method;
     struct method_options options;
     uint32_t rounds; /* those that find the basis too */
-    struct model model;
-    char base[DIGEST_TEXT_BYTES];
-    struct tokenizer *tokenizer;
-    struct engine *engine;
-    struct dataset test;
+    struct session_options session;
+    struct session_local local; /* its data is that of the member who trains */
+    struct session_report report;
     struct member member[MEMBERS_MAX];
     size_t members;
     char dir[LIMIT_PATH_BYTES - 64], frozen[LIMIT_PATH_BYTES], frozen_digest[DIGEST_TEXT_BYTES];
@@ -144,6 +134,14 @@ static err find_members(struct bench *b)
     return ERR_NONE;
 }
 
+/* As the coordinator has it: beside frozen factors the whole state's, of B R A its rank. */
+static double alpha_of(const struct bench *b, uint32_t rank)
+{
+    if (b->method->frozen) rank = (uint32_t)b->o.rank;
+    if (b->method->factors(1) & METHOD_R) return rank;
+    return b->o.scale > 0 ? b->o.scale * rank : b->o.alpha;
+}
+
 static err rank_members(struct bench *b)
 {
     const char *at = b->o.ranks;
@@ -156,29 +154,38 @@ static err rank_members(struct bench *b)
         if (*at) at = *end == ',' ? end + 1 : end;
         if (*b->o.ranks && *at == 0 && i + 1 < b->members)
             return err_make(ERR_INPUT, "--ranks: expected %zu numbers", b->members);
-        m->alpha = b->o.scale > 0 ? b->o.scale * m->rank : b->o.alpha;
+        m->alpha = alpha_of(b, m->rank);
     }
     return ERR_NONE;
 }
 
-static err open_data(struct bench *b)
+/* The session opens the last member's rows and the test's; then each member has its own. */
+static err open_local(struct bench *b)
 {
-    char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
-    const struct data_options options = {
-        .tokenizer = b->tokenizer, .vocab = b->model.arch.vocab, .seq = SEQUENCE};
+    static char path[MEMBERS_MAX][LIMIT_PATH_BYTES], test[LIMIT_PATH_BYTES];
+    char name[LIMIT_NAME_BYTES + 8];
+    const Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    TRY(file_join(test, sizeof test, b->o.data, "test.jsonl"));
+    b->session = (struct session_options){.base = b->o.base,
+                                          .eval_data = b->o.test ? b->o.test : test,
+                                          .threads = (int)b->o.threads,
+                                          .quiet = true};
     for (size_t i = 0; i < b->members; i++) {
         snprintf(name, sizeof name, "%s.jsonl", b->member[i].id);
-        TRY(file_join(path, sizeof path, b->o.data, name));
-        TRY(data_open(&b->member[i].data, path, &options));
+        TRY(file_join(path[i], sizeof path[i], b->o.data, name));
     }
-    TRY(file_join(path, sizeof path, b->o.data, "test.jsonl"));
-    return data_open(&b->test, b->o.test ? b->o.test : path, &options);
+    b->session.data = path[0];
+    TRY(session_local_open(&b->local, &b->session));
+    TRY(session_local_prepare(&b->local, &training));
+    const struct data_options how = {.tokenizer = b->local.tokenizer,
+                                     .vocab = b->local.model.arch.vocab};
+    for (size_t i = 0; i < b->members; i++)
+        TRY(data_open(&b->member[i].data, path[i], &how));
+    return ERR_NONE;
 }
 
 static err bench_open(struct bench *b)
 {
-    struct digest digest;
-    const struct engine_options engine = {.threads = (int)b->o.threads};
     const char *tmp = getenv("TMPDIR");
     b->method = method_find(b->o.method);
     if (b->method == NULL) return err_make(ERR_INPUT, "--method %s: unknown", b->o.method);
@@ -186,16 +193,11 @@ static err bench_open(struct bench *b)
     b->rounds = (uint32_t)b->o.rounds + method_setup_rounds(&b->options);
     TRY(find_members(b));
     TRY(rank_members(b));
-    TRY(model_open(&b->model, b->o.base));
-    TRY(tokenizer_open(&b->tokenizer, b->o.base));
-    TRY(open_data(b));
-    TRY(model_digest(&digest, &b->model));
-    digest_text(b->base, &digest);
-    TRY(engine_open(&b->engine, &b->model, &engine));
-    model_drop_pages(&b->model);
+    TRY(open_local(b));
     snprintf(b->dir, sizeof b->dir, "%.3000s/fedlora-methods-XXXXXX", tmp ? tmp : "/tmp");
     if (mkdtemp(b->dir) == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", b->dir);
     b->history = json_array();
+    pthread_mutex_init(&b->report.lock, NULL);
     return ERR_NONE;
 }
 
@@ -211,11 +213,8 @@ static void bench_close(struct bench *b)
     if (b->dir[0]) rmdir(b->dir);
     for (size_t i = 0; i < b->members; i++)
         data_close(&b->member[i].data);
-    data_close(&b->test);
     json_decref(b->history);
-    engine_close(b->engine);
-    tokenizer_close(b->tokenizer);
-    model_close(&b->model);
+    session_local_close(&b->local);
     arena_close(&b->arena);
 }
 
@@ -226,7 +225,7 @@ static err list_modules(struct method_module **out, size_t *count, struct bench 
     struct adapter shape = {0};
     const struct adapter_fresh fresh = {.targets = b->o.targets, .rank = 1, .alpha = 1};
     struct method_module *module = NULL;
-    TRY(adapter_open_fresh(&shape, &b->model.arch, &fresh));
+    TRY(adapter_open_fresh(&shape, &b->local.model.arch, &fresh));
     err e = arena_take(&module, &b->arena, shape.count, sizeof *module);
     for (size_t i = 0; i < shape.count && !err_is(e); i++) {
         const struct adapter_module *m = &shape.module[i];
@@ -255,10 +254,10 @@ static err take_frozen(struct bench *b, const char *path)
 static err start(struct bench *b)
 {
     struct method_start s = {.run = "bench",
-                             .base = b->base,
+                             .base = b->local.base_text,
                              .seed = (uint64_t)b->o.seed,
                              .rank = (uint32_t)b->o.rank,
-                             .alpha = b->o.scale > 0 ? b->o.scale * (double)b->o.rank : b->o.alpha,
+                             .alpha = alpha_of(b, (uint32_t)b->o.rank),
                              .option = b->o.option.item,
                              .option_count = b->o.option.count,
                              .threads = (int)b->o.threads};
@@ -315,78 +314,70 @@ static err combine(struct method_report *report, struct bench *b, uint32_t round
 
 /* ---- a member's side ---- */
 
-/* The mean gradient of as many rows as a round takes, in place of the factors. */
-static err send_gradient(struct train_result *result, struct bench *b, struct adapter *adapter,
-                         const struct dataset *data)
+static struct session_round describe(const struct bench *b, const char *state, uint32_t round)
 {
-    float *value = NULL;
-    struct arena arena = {0};
-    const struct train_gradient_options o = {.batch = (uint32_t)b->o.batch,
-                                             .rows = (size_t)(b->o.batch * b->o.steps)};
-    TRY(arena_take(&value, &arena, adapter->value_count, sizeof *value));
-    struct train_gradient gradient = {.value = value};
-    double since = now();
-    err e = train_gradient_run(&gradient, adapter, b->engine, data, &o);
-    if (!err_is(e)) {
-        memcpy(adapter->value, value, adapter->value_count * sizeof *value);
-        *result = (struct train_result){.mean_loss = gradient.loss, .seconds = now() - since};
-    }
-    arena_close(&arena);
-    return e;
+    return (struct session_round){.run = "bench",
+                                  .member = "",
+                                  .method = b->method->name,
+                                  .base = b->local.base_text,
+                                  .state_path = state,
+                                  .frozen_path = b->frozen[0] ? b->frozen : NULL,
+                                  .frozen_digest = b->frozen_digest,
+                                  .round = round,
+                                  .seed = (uint64_t)b->o.seed};
 }
 
 static err train_member(double *loss, struct bench *b, const char *state, uint32_t round, size_t i)
 {
     struct member *m = &b->member[i];
     char path[LIMIT_PATH_BYTES];
-    struct session_adapter a = {0};
-    struct train_options options;
     struct train_result result = {0};
     struct method_task task;
     Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    struct session_round r = describe(b, state, round);
+    struct dataset own = b->local.data;
     method_task(&task, b->method, &b->options, round);
-    struct session_round r = {.run = "bench",
-                              .member = m->id,
-                              .method = b->method->name,
-                              .base = b->base,
-                              .state_path = state,
-                              .frozen_path = b->frozen[0] ? b->frozen : NULL,
-                              .frozen_digest = b->frozen_digest,
-                              .round = round,
-                              .rank = m->rank,
-                              .alpha = m->alpha,
-                              .trains = task.trains,
-                              .seed = (uint64_t)b->o.seed};
+    r.member = m->id;
+    r.rank = m->rank;
+    r.alpha = m->alpha;
+    r.trains = task.trains;
+    r.gradient = task.gradient;
+    r.prox = b->options.prox;
+    if (b->method->prunes) r.prune_gamma = b->options.prune_gamma;
+    if (b->method->prunes) r.prune_lambda = b->options.prune_lambda;
     training.steps = (uint32_t)b->o.steps;
     training.batch = (uint32_t)b->o.batch;
     training.lr = b->o.lr;
     training.clip = 1;
-    training.schedule = (char *)(uintptr_t)b->o.schedule;
-    TRY(session_train_options(&options, &training, &r));
-    TRY(session_adapter_open(&a, &b->model.arch, &r));
+    training.schedule = (char *)(uintptr_t) "linear";
     path_of(path, b, "update", (uint32_t)i);
-    options.prox = b->options.prox;
-    err e = task.gradient ? send_gradient(&result, b, &a.adapter, &m->data)
-                          : train_run(&result, &a.adapter, b->engine, &m->data, &options);
-    if (!err_is(e)) e = session_update_write(path, &a, &r);
-    session_adapter_close(&a);
+    b->local.data = m->data;
+    double since = now();
+    err e = session_local_train(&result, &b->local, path, &r, &training, &b->report);
+    b->train_seconds += now() - since;
+    b->local.data = own;
     if (err_is(e)) return err_in(e, "%s, round %u", m->id, round);
     m->bytes_up += size_of(path);
-    b->train_seconds += result.seconds;
     *loss += result.mean_loss / (double)b->members;
     return ERR_NONE;
 }
 
-/* Admission, as the coordinator does it when the update has come. */
-static err check_update(const struct bench *b, const struct adapter_file *state, uint32_t round,
-                        size_t i)
+/* Admission, as the coordinator does it; a member that has pruned keeps the rank it sent. */
+static err check_update(struct bench *b, const struct adapter_file *state, uint32_t round, size_t i)
 {
     char path[LIMIT_PATH_BYTES];
-    const struct member *m = &b->member[i];
+    struct member *m = &b->member[i];
+    struct adapter_file update = {0};
     const struct method_expect expect = {
         .state = state, .member = m->id, .round = round, .rank = m->rank, .alpha = m->alpha};
     path_of(path, b, "update", (uint32_t)i);
-    return method_check_update(b->method, path, &expect);
+    TRY(method_check_update(b->method, path, &expect));
+    if (!b->method->prunes) return ERR_NONE;
+    TRY(adapter_file_map(&update, path));
+    m->rank = update.meta.rank;
+    m->alpha = alpha_of(b, m->rank);
+    adapter_file_close(&update);
+    return ERR_NONE;
 }
 
 static err train_all(double *loss, struct bench *b, uint32_t round)
@@ -406,62 +397,22 @@ static err train_all(double *loss, struct bench *b, uint32_t round)
     return e;
 }
 
-/* ---- measuring ---- */
-
-struct measured {
-    double loss, accuracy;
-    size_t rows;
-};
-
-static err complete(struct measured *out, struct bench *b, const struct adapter *adapter,
-                    const struct dataset *rows_now)
-{
-    struct arena arena = {0};
-    struct completions found = {0};
-    const struct completions_task task = {.model = &b->model,
-                                          .tokenizer = b->tokenizer,
-                                          .engine = b->engine,
-                                          .adapter = adapter,
-                                          .data = rows_now};
-    err e = completions_measure(&found, &task, &arena);
-    if (!err_is(e) && found.asked > 0) out->accuracy = (double)found.right / (double)found.asked;
-    arena_close(&arena);
-    return e;
-}
-
-static err measure(struct measured *out, struct bench *b, uint32_t round)
+static err measure(struct session_evaluation *out, struct bench *b, uint32_t round)
 {
     char path[LIMIT_PATH_BYTES];
-    struct adapter_file state = {0}, frozen = {0};
-    struct adapter adapter = {0};
-    struct engine_evaluation found = {0};
-    struct dataset rows_now = b->test;
-    bool last = round > b->rounds;
-    err e;
+    struct session_round r = describe(b, path, round);
+    size_t all = b->local.held_out.count, some = (size_t)b->o.check_rows;
     path_of(path, b, "state", round);
-    if (!last && b->o.check_rows && (size_t)b->o.check_rows < rows_now.count)
-        rows_now.count = (size_t)b->o.check_rows;
-    out->rows = rows_now.count;
-    TRY_OUT(e, adapter_file_open(&state, path));
-    if (adapter_file_needs_frozen(&state)) {
-        TRY_OUT(e, adapter_file_open(&frozen, b->frozen));
-        TRY_OUT(e, adapter_file_join(&state, &frozen, b->frozen_digest));
-    }
-    TRY_OUT(e, adapter_open_file(&adapter, &b->model.arch, &state, 0));
-    const struct engine_evaluate_options how = {.adapter = &adapter};
-    TRY_OUT(e, engine_evaluate(&found, NULL, b->engine, &rows_now, &how));
-    out->loss = found.loss;
-    e = complete(out, b, &adapter, &rows_now);
-out:
-    adapter_close(&adapter);
-    adapter_file_close(&state);
-    adapter_file_close(&frozen);
+    r.evaluates = true;
+    if (round <= b->rounds && some > 0 && some < all) b->local.held_out.count = some;
+    err e = session_local_evaluate(out, &b->local, &r);
+    b->local.held_out.count = all;
     return e;
 }
 
 /* ---- the run ---- */
 
-static err run_round(struct measured *m, struct bench *b, uint32_t round)
+static err run_round(struct session_evaluation *m, struct bench *b, uint32_t round)
 {
     struct method_report report = {0};
     double loss;
@@ -480,7 +431,7 @@ static err run_round(struct measured *m, struct bench *b, uint32_t round)
             "%s %s lr %g seed %lld round %u: train %.3f, test %.3f, %.1f %% of %zu; norm %.3f, "
             "error %.3f; training %.0f s, combining %.1f s\n",
             b->o.method, b->o.label, b->o.lr, (long long)b->o.seed, round, loss, m->loss,
-            100 * m->accuracy, m->rows, t->update_norm,
+            100 * m->accuracy, (size_t)m->rows, t->update_norm,
             t->update_norm > 0 ? t->error / t->update_norm : 0, b->train_seconds,
             b->server_seconds);
 out:
@@ -488,7 +439,7 @@ out:
     return e;
 }
 
-static err write_result(const struct bench *b, const struct measured *m)
+static err write_result(const struct bench *b, const struct session_evaluation *m)
 {
     json_t *up = json_array();
     for (size_t i = 0; i < b->members; i++)
@@ -516,7 +467,7 @@ static err write_result(const struct bench *b, const struct measured *m)
 
 static err run(struct bench *b)
 {
-    struct measured m = {0};
+    struct session_evaluation m = {0};
     TRY(bench_open(b));
     TRY(start(b));
     for (uint32_t round = 1; round <= b->rounds; round++)
@@ -542,8 +493,8 @@ int main(int argc, char **argv)
         if (!err_is(e)) e = run(&b);
     }
     if (err_is(e)) fprintf(stderr, "bench_methods: %s\n", e.text);
-    bench_close(&b);
     bytes_close(&help);
+    bench_close(&b);
     arena_close(&arena);
     return err_exit_code(e);
 }

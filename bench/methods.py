@@ -7,7 +7,7 @@
   methods.py best RESULTS         of runs with several learning rates: the best one a method
   methods.py report RESULTS       a Markdown table; --svg FILE: accuracy against bytes
 
-What a method runs with is the table METHODS below. Kept small, to fit two cores: five intents of
+What a method runs with is the table METHODS below. Kept small, to fit two cores: three intents of
 each of the ten domains, and adapters in the upper ten layers.
 """
 
@@ -131,7 +131,7 @@ def run_one(options, task):
     command += ["--method", method.split("+")[0], "--label", method, "--seed", str(seed)]
     command += ["--lr", str(rate), "--rounds", str(options.rounds), "--steps", str(options.steps)]
     command += ["--check-rows", str(options.check_rows), "--out", options.results]
-    command += ["--schedule", "linear", "--threads", "1", "--targets", TARGETS]
+    command += ["--batch", str(options.batch), "--threads", "1", "--targets", TARGETS]
     command += METHODS[method][0]
     if "basis=weights" in METHODS[method][0]:
         command += ["--frozen", os.path.join(options.dir, "basis.safetensors")]
@@ -312,14 +312,15 @@ def main():
     run.add_argument("--programs", default=os.path.join(ROOT, "build/release"))
     run.add_argument("--results", default="results.jsonl", help="file in DIR (results.jsonl)")
     run.add_argument("--on", choices=["test", "val"], help="rows to measure on (test)")
-    run.add_argument("--intents", type=int, default=5, help="of each domain (5)")
-    run.add_argument("--per-intent", type=int, default=6, help="rows to measure on (6)")
+    run.add_argument("--intents", type=int, default=3, help="of each domain (3)")
+    run.add_argument("--per-intent", type=int, default=8, help="rows to measure on (8)")
     run.add_argument("--methods", default=",".join(METHODS))
     run.add_argument("--seeds", default="1,2,3")
     run.add_argument("--lrs", help="learning rates to try instead of the method's own")
-    run.add_argument("--rounds", type=int, default=5)
-    run.add_argument("--steps", type=int, default=5)
-    run.add_argument("--check-rows", type=int, default=100)
+    run.add_argument("--rounds", type=int, default=4)
+    run.add_argument("--steps", type=int, default=5, help="of a member in a round (5)")
+    run.add_argument("--batch", type=int, default=4, help="rows of a step (4)")
+    run.add_argument("--check-rows", type=int, default=30, help="after earlier rounds (30)")
     run.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     run.set_defaults(verb=run_all)
     best = verbs.add_parser("best")
