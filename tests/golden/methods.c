@@ -16,7 +16,7 @@ enum { MEMBERS = 3, MODULES = 3, SIZE = 40 * 40 };
 
 static const struct method_module modules[MODULES] = {
     {"layers.0.k_proj", 12, 30}, {"layers.0.q_proj", 30, 30}, {"layers.1.down_proj", 24, 40}};
-static char dir[SUPPORT_PATH_BYTES], state[2][SUPPORT_PATH_BYTES + 16];
+static char dir[SUPPORT_PATH_BYTES], state[2][SUPPORT_PATH_BYTES + 32];
 static struct safetensors expect;
 
 static void open_expected(void)
