@@ -89,6 +89,10 @@ struct method_report_row {
     double error;       /* ||published change - exact change||_F */
     double dropped;     /* the part of it that recompression cut off */
     double state_norm;  /* of carry + adapter as published */
+    /* Of the members' changes, and against what the state added before: agg/method_diagnose.h. In
+     * `total` cosines are those over all modules, the counts are sums. */
+    double cosine_mean, cosine_least;
+    uint32_t pairs, directions, intruders;
 };
 struct method_report_member {
     const char *member;
@@ -105,7 +109,13 @@ struct method_report {
     struct arena arena;
 };
 void method_report_close(struct method_report *report);
-/* {"update_norm":..,"error":..,"relative_error":..,"modules":[{"module":..,...}]} canonical. */
+/* {"rank":..,"sent":..,"update_norm":..,"error":..,"dropped":..,"state_norm":..,
+ *  "relative_error": error / update_norm,
+ *  "energy_kept": state_norm^2 / (state_norm^2 + dropped^2), 1 where nothing was cut,
+ *  "cosine_mean":..,"cosine_least":..   only where pairs > 0, "pairs":..,
+ *  "directions":..,"intruders":..       only where directions > 0,
+ *  "modules":[{"module":..,the same},...],
+ *  "members":[{"member":..,"weight":..,"norm":..},...]   only under a robust rule}; canonical. */
 err method_report_json(struct bytes *out, const struct method_report *report);
 
 /* What an update must be. Anything else is ERR_INPUT (ERR_STATE for a wrong round), naming the

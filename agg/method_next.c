@@ -2,6 +2,7 @@
 #include "agg/flatten.h"
 #include "agg/method_budget.h"
 #include "agg/method_cohort.h"
+#include "agg/method_diagnose.h"
 #include "agg/method_robust.h"
 #include "agg/method_server.h"
 #include "agg/method_setup.h"
@@ -21,6 +22,8 @@ struct work { /* a round being closed */
     uint32_t *rank_max; /* (state modules) of a budget of bytes; NULL: none */
     double *norm;       /* (members): a robust rule's; NULL: there is none */
     struct method_report_row *row;
+    double *gram; /* (state modules, compared, compared): inner products of members' changes */
+    size_t compared;
     struct method_state state, frozen, memory; /* being made */
     bool makes_frozen, makes_memory;
     char frozen_digest[DIGEST_TEXT_BYTES], memory_digest[DIGEST_TEXT_BYTES];
@@ -57,6 +60,9 @@ static err learn_module(struct work *w, struct method_result *result,
         TRY_OUT(e, w->method->next(result, &own));
     else
         TRY_OUT(e, keep_module(result, &own));
+    if (result->row.sent && !own.no_report)
+        TRY_OUT(e, method_diagnose(&result->row, w->gram + i * w->compared * w->compared, &own,
+                                   w->method));
     if (result->row.sent && w->makes_memory && !w->method->averages)
         TRY_OUT(e, method_memory_add(&memory, &own, w->method, w->carry_error));
     if (w->makes_memory) TRY_OUT(e, method_memory_put(&w->memory, i, name, &memory));
@@ -110,9 +116,21 @@ out:
 
 /* ---- the whole ---- */
 
-static err sum_up(struct method_report *report, const struct method_report_row *row,
-                  const struct method_cohort *c)
+/* Members' changes over all modules, compared as those of one module are. */
+static void sum_compared(struct method_report_row *total, const struct work *w)
 {
+    size_t size = w->compared * w->compared;
+    double sum[METHOD_DIAGNOSE_MEMBERS * METHOD_DIAGNOSE_MEMBERS] = {0};
+    for (size_t i = 0; i < w->cohort.state.count; i++)
+        for (size_t j = 0; j < size; j++)
+            sum[j] += w->gram[i * size + j];
+    method_diagnose_cosines(total, sum, w->compared);
+}
+
+static err sum_up(struct method_report *report, const struct work *w)
+{
+    const struct method_cohort *c = &w->cohort;
+    const struct method_report_row *row = w->row;
     struct method_report r = {.count = c->state.count};
     struct method_report_row *t = &r.total;
     TRY(arena_take(&r.row, &r.arena, r.count, sizeof *r.row));
@@ -130,7 +148,10 @@ static err sum_up(struct method_report *report, const struct method_report_row *
         t->error = hypot(t->error, row[i].error);
         t->dropped = hypot(t->dropped, row[i].dropped);
         t->state_norm = hypot(t->state_norm, row[i].state_norm);
+        t->directions += row[i].directions;
+        t->intruders += row[i].intruders;
     }
+    sum_compared(t, w);
     *report = r;
     return ERR_NONE;
 }
@@ -252,11 +273,14 @@ err method_next(struct method_report *report, const struct method *method, const
                               .options = &c->options,
                               .server_lr = 1};
     TRY_OUT(e, arena_take(&w.row, &c->arena, c->state.count, sizeof *w.row));
+    w.compared = method_diagnose_members(c->count);
+    TRY_OUT(e, arena_take(&w.gram, &c->arena, c->state.count,
+                          w.compared * w.compared * sizeof *w.gram));
     TRY_OUT(e, open_files(&w, path, next));
     TRY_OUT(e, weigh(&w, threads));
     TRY_OUT(e, method_budget(&w.rank_max, method, c, &w.round, threads));
     TRY_OUT(e, next_modules(&w, threads));
-    TRY_OUT(e, sum_up(&made, w.row, c));
+    TRY_OUT(e, sum_up(&made, &w));
     TRY_OUT(e, list_members(&made, &w));
     TRY_OUT(e, commit_files(&w, path, next));
     made.memory_made = w.makes_memory;

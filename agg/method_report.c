@@ -16,17 +16,36 @@ static double ratio(double part, double whole)
     return whole > 0 ? part / whole : 0;
 }
 
+static bool put_real(json_t *o, const char *key, double value)
+{
+    return json_object_set_new(o, key, json_real(value)) == 0;
+}
+
+static bool put_count(json_t *o, const char *key, uint32_t value)
+{
+    return json_object_set_new(o, key, json_integer((json_int_t)value)) == 0;
+}
+
 static json_t *row_json(const struct method_report_row *row)
 {
-    json_t *o = json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f}", "rank", (int)row->rank, "sent",
-                          (int)row->sent, "update_norm", row->update_norm, "error", row->error,
-                          "relative_error", ratio(row->error, row->update_norm), "dropped",
-                          row->dropped, "state_norm", row->state_norm);
-    if (o && row->module && json_object_set_new(o, "module", json_string(row->module)) != 0) {
-        json_decref(o);
-        o = NULL;
-    }
-    return o;
+    json_t *o = json_object();
+    double kept = row->state_norm * row->state_norm, cut = row->dropped * row->dropped;
+    bool fine = o && put_count(o, "rank", row->rank) && put_count(o, "sent", row->sent) &&
+                put_real(o, "update_norm", row->update_norm) && put_real(o, "error", row->error) &&
+                put_real(o, "relative_error", ratio(row->error, row->update_norm)) &&
+                put_real(o, "dropped", row->dropped) &&
+                put_real(o, "state_norm", row->state_norm) &&
+                put_real(o, "energy_kept", cut > 0 ? kept / (kept + cut) : 1);
+    if (fine && row->pairs)
+        fine = put_real(o, "cosine_mean", row->cosine_mean) &&
+               put_real(o, "cosine_least", row->cosine_least) && put_count(o, "pairs", row->pairs);
+    if (fine && row->directions)
+        fine = put_count(o, "directions", row->directions) &&
+               put_count(o, "intruders", row->intruders);
+    if (fine && row->module) fine = json_object_set_new(o, "module", json_string(row->module)) == 0;
+    if (fine) return o;
+    json_decref(o);
+    return NULL;
 }
 
 static bool add_members(json_t *all, const struct method_report *report)
