@@ -260,6 +260,8 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t made_for)
 {
     struct round_place place;
     size_t m = job->member_index;
+    /* A gradient that comes late is of other factors than those asked for since. */
+    bool late_counts = run->round.rules.late_next && made_for > method_setup_rounds(&run->options);
     TRY(round_judge(&place, &run->round, m, made_for, &job->update.blob.digest));
     REQUIRE(!place.have);
     job->method = run->method;
@@ -268,7 +270,7 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t made_for)
     job->update.made_for = made_for;
     job->update.counted_in = place.counted_in;
     job->expect = (struct method_expect){.round = round_under_way(&run->round),
-                                         .behind = run->round.rules.late_next ? 1 : 0,
+                                         .behind = late_counts ? 1 : 0,
                                          .rank = run->member[m].rank,
                                          .alpha = run_alpha(run, m),
                                          .rslora = run_rslora(run, m),

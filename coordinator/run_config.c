@@ -146,6 +146,11 @@ static err check_options(const run_config_t *c, const struct method *method)
                                    "(fedlora basis makes it)");
     if (method->frozen && o.basis == METHOD_BASIS_GRADIENT && file)
         return err_make(ERR_INPUT, "basis=gradient finds the frozen factors; no file is taken");
+    if (!strcmp(c->late, "next") && !method_takes_late(method))
+        return err_make(ERR_INPUT,
+                        "late=next: method %s trains beside factors that have changed by then; "
+                        "expected refuse",
+                        method->name);
     uint32_t setup = method_setup_rounds(&o);
     if (c->rounds <= setup)
         return err_make(ERR_INPUT, "rounds: %u, but the first %u only find the basis", c->rounds,

@@ -233,6 +233,17 @@ Test(run_config, checks_options_against_the_method_and_the_run)
     message_free(c);
 }
 
+static void late_rolora(config_t *c)
+{
+    c->method = "rolora";
+    c->late = "next";
+}
+
+Test(run_config, takes_late_updates_only_where_they_say_all_that_their_member_ran)
+{
+    expect_refused(late_rolora, "late=next: method rolora trains beside factors that have changed");
+}
+
 static char *own_targets[] = {"q"};
 static void own_alpha(config_t *c)
 {
