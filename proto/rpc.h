@@ -8,6 +8,7 @@
  * its `over`.
  *
  *   unary     begin(request)                                   -> rpc_call_answer | rpc_call_refuse
+ *   chat      begin(message) -> rpc_call_send, for each message in turn; ends when the peer does
  *   upload    begin(), part(message) -> rpc_call_next, ..., end() -> rpc_call_answer |
  * rpc_call_refuse download  begin(request), more() -> rpc_call_send, ...        -> rpc_call_finish
  * | rpc_call_refuse
@@ -57,7 +58,7 @@ err rpc_peer_parse(struct rpc_peer *out,
 struct rpc_server;
 struct rpc_call;
 
-enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD };
+enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD, RPC_CHAT };
 
 struct rpc_method {
     const char *path; /* "/fedlora.v1.Federation/Hello" */

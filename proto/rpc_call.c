@@ -93,7 +93,8 @@ void rpc_call_next(struct rpc_call *call)
 
 void rpc_call_send(struct rpc_call *call, const void *message, size_t size)
 {
-    REQUIRE(call->method->shape == RPC_DOWNLOAD && !call->writing);
+    bool streams = call->method->shape == RPC_DOWNLOAD || call->method->shape == RPC_CHAT;
+    REQUIRE(streams && !call->writing);
     if (call->answered || call->is_closed) return;
     grpc_op op[CALL_OPS_MAX] = {0};
     size_t count = 0;
@@ -134,6 +135,7 @@ static const struct rpc_method *method_find(struct rpc_call *call, grpc_slice pa
     call->context = call->server;
     for (size_t i = 0; i < rpc_health_method_count; i++)
         if (grpc_slice_str_cmp(path, rpc_health_method[i].path) == 0) return &rpc_health_method[i];
+    if (grpc_slice_str_cmp(path, rpc_reflect_method.path) == 0) return &rpc_reflect_method;
     return NULL;
 }
 
@@ -229,7 +231,10 @@ static void free_call(struct rpc_call *call)
 
 static void ask_more(struct rpc_call *call)
 {
-    if (!call->answered && !call->is_closed && !call->writing) call->method->more(call);
+    if (call->method->shape == RPC_CHAT)
+        read_next(call);
+    else if (!call->answered && !call->is_closed && !call->writing)
+        call->method->more(call);
 }
 
 static void deliver(struct rpc_call *call, const void *message, size_t size)
@@ -259,6 +264,8 @@ static void on_read(struct rpc_call *call, bool ok)
             rpc_call_refuse(call, err_make(ERR_INPUT, "compressed messages are not accepted"));
         else if (call->method->shape == RPC_UPLOAD && !broken)
             call->method->end(call);
+        else if (call->method->shape == RPC_CHAT && call->begun && !broken)
+            rpc_call_finish(call);
         else if (!broken)
             rpc_call_refuse(call, err_make(ERR_INPUT, "the call came without a request"));
     }

@@ -91,5 +91,6 @@ void rpc_call_status(struct rpc_call *call, grpc_status_code code, const char *t
 extern const struct rpc_method rpc_health_method[];
 extern const size_t rpc_health_method_count;
 void rpc_health_changed(struct rpc_server *server);
+extern const struct rpc_method rpc_reflect_method; /* rpc_reflect.c */
 
 #endif
