@@ -217,7 +217,7 @@ Test(ledger, takes_the_keys_that_openssl_makes)
     ok(ledger_public_open(known, path));
     cr_expect_eq(memcmp(known, got.public, 32), 0);
     refused(ledger_key_open(&got, path), ERR_INPUT, "expected an Ed25519 private key in PEM");
-    ok(file_write(path, "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQ==\n-----END PRIVATE KEY-----", 68,
+    ok(file_write(path, "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQ==\n-----END PRIVATE KEY-----", 66,
                   true));
     refused(ledger_key_open(&got, path), ERR_INPUT, "expected an Ed25519 private key in PEM");
     ledger_key_close(&got);
