@@ -149,9 +149,35 @@ static unsigned open_round(struct round *r, uint64_t now)
     return ROUND_DO_OPEN | ROUND_DO_WAKE;
 }
 
+void round_draw(struct round *r, const bool *in)
+{
+    REQUIRE(r->rules.drawn && r->opened == round_under_way(r));
+    for (size_t i = 0; i < r->members; i++)
+        r->member[i].out = !in[i];
+    r->drawn_for = r->opened;
+}
+
+/* Members that the round under way waits for, their updates in or not. */
+static size_t drawn_count(const struct round *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->members; i++)
+        n += !r->member[i].out;
+    return n;
+}
+
+static bool is_drawn(const struct round *r)
+{
+    return !r->rules.drawn || r->drawn_for == round_under_way(r);
+}
+
 static bool can_close(const struct round *r, uint64_t now)
 {
     size_t updates = round_updates(r);
+    if (r->rules.drawn) {
+        if (!is_drawn(r) || admitting_count(r) > 0) return false;
+        return updates == drawn_count(r) || (r->deadline_at_ms && now >= r->deadline_at_ms);
+    }
     if (updates < r->rules.quorum || admitting_count(r) > 0) return false;
     return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;
 }
@@ -362,6 +388,9 @@ err round_judge(struct round_place *out, const struct round *r, size_t member, u
     }
     if (m->admitting)
         return err_make(ERR_LIMIT, "an update of %s is being made durable; ask again", m->id);
+    if (made_for == under_way && (m->out || !is_drawn(r)))
+        return err_make(ERR_STATE, "%s is not drawn for round %u; ask for the next task", m->id,
+                        made_for);
     if (made_for < under_way || r->stage == ROUND_AGGREGATING)
         return judge_late(out, r, m, made_for);
     if (m->counted_in >= under_way)
@@ -387,7 +416,7 @@ enum round_task round_task(const struct round *r, size_t member)
     if (!held && should_evaluate(r, m)) return ROUND_TASK_EVALUATE;
     if (phase == ROUND_FINISHED || phase == ROUND_STOPPED) return ROUND_TASK_FINISHED;
     if (phase != ROUND_TRAINING) return ROUND_TASK_WAIT;
-    bool in = m->counted_in >= round_under_way(r) || m->admitting;
+    bool in = m->counted_in >= round_under_way(r) || m->admitting || m->out || !is_drawn(r);
     return in ? ROUND_TASK_WAIT : ROUND_TASK_TRAIN;
 }
 
@@ -437,7 +466,7 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
     for (size_t i = 0; i < r->members; i++) {
         const struct round_member *m = &r->member[i];
         bool there = for_hello ? m->joined && m->seen_ms : m->counted_in >= round_under_way(r);
-        if (there) continue;
+        if (there || (!for_hello && m->out)) continue;
         if (missing++ >= NAMED_MEMBERS_MAX) continue;
         e = bytes_printf(out, named++ ? ", " : ": ");
         if (for_hello)
@@ -453,7 +482,8 @@ static void say_training(struct bytes *out, const struct round *r, uint64_t now_
 {
     char time[32];
     size_t updates = round_updates(r);
-    err e = bytes_printf(out, "%zu of %zu members", r->members - updates, r->members);
+    size_t all = drawn_count(r);
+    err e = bytes_printf(out, "%zu of %zu members", all - updates, all);
     say_members(out, r, false, now_ms);
     if (r->rules.quorum < r->members)
         e = bytes_printf(out, "; quorum %u, %zu in", r->rules.quorum, updates);

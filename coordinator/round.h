@@ -69,9 +69,12 @@ enum round_action {
 
 struct round_rules {
     uint32_t rounds;
-    uint32_t quorum;         /* 0: everyone */
-    uint64_t deadline_ms;    /* of a round, from its opening; 0: none */
-    bool late_next;          /* an update that misses its round is taken into the next one */
+    uint32_t quorum;      /* 0: everyone */
+    uint64_t deadline_ms; /* of a round, from its opening; 0: none */
+    bool late_next;       /* an update that misses its round is taken into the next one */
+    /* Who takes part is drawn for each round (round_draw): it closes when all of them are in, or at
+     * its deadline with whoever is, nobody included. */
+    bool drawn;
     uint64_t absent_ms;      /* silent for this long: said to be absent */
     uint64_t retry_ms;       /* after trouble */
     uint32_t evaluate_every; /* rounds whose result members evaluate, and the last; 0: none */
@@ -80,6 +83,7 @@ struct round_rules {
 struct round_member {
     char id[LIMIT_NAME_BYTES];
     bool joined;          /* has said hello to this run */
+    bool out;             /* not drawn for the round under way */
     uint64_t seen_ms;     /* 0: not since the coordinator started */
     uint32_t task_round;  /* the round it was last handed */
     uint32_t step, steps; /* its progress there; steps 0: not told */
@@ -102,6 +106,7 @@ struct round {
     bool shapes_known, starting, started;
     uint32_t published; /* rounds */
     uint32_t opened;    /* the newest round ever opened; kept over restarts */
+    uint32_t drawn_for; /* the newest round that members were drawn for */
     uint64_t opened_ms, deadline_at_ms, retry_at_ms; /* 0: none */
     char reason[ERR_TEXT_BYTES];                     /* of failure or trouble */
 };
@@ -130,6 +135,9 @@ void round_restore_member(struct round *r, size_t member, const struct round_mem
 void round_close(struct round *r);
 
 unsigned round_apply(struct round *r, const struct round_event *event); /* -> enum round_action */
+/* With rules.drawn: who takes part in the round that ROUND_DO_OPEN has just named, again after a
+ * restart. Nobody is handed it before. A ROUND_ON_TICK then closes a round that nobody is in. */
+void round_draw(struct round *r, const bool *in /* (members) */);
 
 /* May this member's update for round `made_for` be taken, and where does it count? The error says
  * why not: ERR_INPUT wrong, ERR_STATE too late (ask for the next task), ERR_LIMIT try again. */

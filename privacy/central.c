@@ -27,11 +27,11 @@ static double drawn_multiplier(const struct central *c)
     return z < c->spec.noise ? c->spec.noise : z;
 }
 
-err central_begin(struct central *out, const struct central_spec *spec)
+/* Everything but memory and noise. */
+static err prepare(struct central *out, const struct central_spec *spec)
 {
     struct central c = {.spec = *spec};
     double z = spec->noise;
-    err e = ERR_NONE;
     TRY(check(spec));
     TRY(clip_bound_set(&c.bound, spec->clip));
     if (spec->adaptive.on) {
@@ -41,6 +41,15 @@ err central_begin(struct central *out, const struct central_spec *spec)
     if (z > 0x1p15) return err_make(ERR_INPUT, "noise multiplier %g: expected at most 32768", z);
     c.sigma = clip_sigma(&c.bound, z);
     c.noise = drawn_multiplier(&c);
+    *out = c;
+    return ERR_NONE;
+}
+
+err central_begin(struct central *out, const struct central_spec *spec)
+{
+    struct central c = {0};
+    err e = ERR_NONE;
+    TRY(prepare(&c, spec));
     /* Noise first: libsodium is ready after that. */
     TRY_OUT(e, noise_draw(&c.drawn, spec->dim, c.sigma));
     if (c.sigma_bits) TRY_OUT(e, noise_draw(&c.counted, 1, c.sigma_bits));
@@ -56,6 +65,16 @@ err central_begin(struct central *out, const struct central_spec *spec)
 out:
     central_close(&c);
     return e;
+}
+
+err central_restore(struct central *out, const struct central_spec *spec, double next_clip)
+{
+    struct central c = {0};
+    TRY(prepare(&c, spec));
+    c.next_clip = next_clip;
+    c.finished = true;
+    *out = c;
+    return ERR_NONE;
 }
 
 err central_add(struct central *c, const struct clip_tensor *tensor, size_t tensors, double weight)

@@ -12,7 +12,10 @@
  *     central_add(&c, tensor, tensors, w);    each member; any order gives the same sum
  *     central_finish(mean, &c);               once
  *     release_noisy(&release, &c, ...);       release.h: charged and signed, before it leaves
- *     central_close(&c); */
+ *     central_close(&c);
+ *
+ * After a crash the noisy mean that was made durable is taken again, never drawn anew:
+ * central_restore() stands in for the first three. */
 #ifndef PRIVACY_CENTRAL_H
 #define PRIVACY_CENTRAL_H
 
@@ -49,6 +52,8 @@ err central_begin(struct central *out, const struct central_spec *spec);
 /* The tensors' counts add up to dim; a module that was not sent is a tensor of zeros' change. */
 err central_add(struct central *c, const struct clip_tensor *tensor, size_t tensors, double weight);
 void central_finish(double *mean /* (dim) */, struct central *c);
+/* A finished round of this spec, whose mean the caller has. */
+err central_restore(struct central *out, const struct central_spec *spec, double next_clip);
 void central_close(struct central *c); /* wipes sums and noise */
 
 #endif
