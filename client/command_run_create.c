@@ -23,11 +23,15 @@ struct create_command {
     uint64_t deadline_ms;
     int late, weights, schedule;
     bool rslora, shuffle, eos;
+    int privacy;
+    double epsilon, delta, noise, clip_norm, sampling;
+    bool adaptive_clip, force_noise;
 };
 
 static const char *const lates[] = {"refuse", "next", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const privacies[] = {"none", "client", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16"};
 
 #define AT(member) offsetof(struct create_command, member)
@@ -113,6 +117,20 @@ static const struct option_row rows[] = {
      .at = AT(method_options),
      .value = "KEY=VALUE",
      .help = "an option of the method, see below; may be repeated"},
+    ROW_CHOICE("privacy", "privacy.unit", privacy, "none", privacies,
+               "client: noise at the coordinator hides each member's whole data"),
+    ROW_NUM("epsilon", "privacy.epsilon", epsilon, "0", 0, 1e6, "privacy budget, with --delta"),
+    ROW_NUM("delta", "privacy.delta", delta, "0", 0, 1, "below one over the number of members"),
+    ROW_NUM("noise", "privacy.noise", noise, "0", 0, 4096,
+            "noise multiplier; 0: what the budget needs for all rounds"),
+    ROW_NUM("clip-norm", "privacy.clip_norm", clip_norm, "0.1", 0, 1e9,
+            "largest norm of a member's change; the first one where it adapts"),
+    ROW_NUM("sampling", "privacy.sampling", sampling, "1", 0, 1,
+            "chance of a member to be drawn for a round"),
+    ROW_FLAG("adaptive-clip", "privacy.adaptive_clip", adaptive_clip, NULL,
+             "let the clip norm follow the median of the members' norms"),
+    ROW_FLAG("force-noise", "privacy.force_noise", force_noise, NULL,
+             "go on although the noise drowns the change"),
     ROW_INT("steps", "train.steps", steps, "0", 0, 1e9, "optimizer steps a round; 0: by --epochs"),
     ROW_NUM("epochs", "train.epochs", epochs, "0", 0, 1e6,
             "passes over the data a round; default 1 without --steps"),
@@ -171,6 +189,18 @@ static void set_training(Fedlora__V1__Training *t, const struct create_command *
     t->no_eos = !o->eos;
 }
 
+static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
+{
+    p->unit = (char *)(uintptr_t)privacies[o->privacy];
+    p->epsilon = o->epsilon;
+    p->delta = o->delta;
+    p->noise = o->noise;
+    p->clip = o->clip_norm;
+    p->sampling = o->sampling;
+    p->adaptive = o->adaptive_clip;
+    p->force = o->force_noise;
+}
+
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
                       struct arena *arena)
 {
@@ -218,6 +248,7 @@ static err create_run(void *options, const struct option_list *arguments, struct
     const struct create_command *o = options;
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
     Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    Fedlora__V1__Privacy privacy = FEDLORA__V1__PRIVACY__INIT;
     struct digest base;
     struct rpc_client *client = NULL;
     if (!text_is_name(arguments->item[0], LIMIT_NAME_BYTES - 1))
@@ -231,6 +262,8 @@ static err create_run(void *options, const struct option_list *arguments, struct
     config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
     set_training(&training, o);
     config.training = &training;
+    set_privacy(&privacy, o);
+    if (o->privacy) config.privacy = &privacy;
     TRY(remote_open(&client, &o->remote));
     err e = create(client, &config, o);
     rpc_client_close(client);

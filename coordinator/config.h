@@ -14,6 +14,7 @@ struct config {
     const char *path; /* [store] */
     int64_t keep_states, keep_updates;
     uint64_t reserve_bytes, upload_age_ms;
+    const char *ledger_key;                    /* [privacy]; NULL: no private runs */
     const char *federation, *members, *admins; /* [federation]; lists with commas as written */
     uint64_t update_bytes_max;                 /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;

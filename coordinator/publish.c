@@ -31,6 +31,31 @@ static err adopt(struct store_blob *out, const struct store *store, const char *
     return ERR_NONE;
 }
 
+static uint64_t largest_round(const struct publish_job *p, const char *state)
+{
+    uint32_t first = method_setup_rounds(&p->options) + 1; /* then at most two kinds alternate */
+    uint64_t a = private_dim(state, p->method, &p->options, first);
+    uint64_t b = private_dim(state, p->method, &p->options, first + 1);
+    return a > b ? a : b;
+}
+
+/* The start state, with the ledger's first line where there is one: same transaction. */
+static err commit_start(struct publish_job *p, struct store *store, const char *path)
+{
+    struct bytes line = {.max = LEDGER_LINE_BYTES}, says = {.max = sizeof p->stop - 1};
+    err e = ERR_NONE;
+    if (p->terms.on) {
+        TRY_OUT(e, private_begin(&line, &says, &p->terms, largest_round(p, path)));
+        snprintf(p->says, sizeof p->says, "%s", (const char *)says.data);
+    }
+    TRY_OUT(e, adopt(&p->state, store, path));
+    e = store_started(store, p->run, &p->state, &p->frozen, (const char *)line.data);
+out:
+    bytes_close(&line);
+    bytes_close(&says);
+    return e;
+}
+
 static err make_start(struct publish_job *p, struct store *store)
 {
     char path[LIMIT_PATH_BYTES], frozen_text[DIGEST_TEXT_BYTES];
@@ -50,8 +75,7 @@ static err make_start(struct publish_job *p, struct store *store)
     }
     make_path(path, store, p, "state");
     TRY(method_start(p->method, path, &start));
-    TRY(adopt(&p->state, store, path));
-    return store_started(store, p->run, &p->state, &p->frozen);
+    return commit_start(p, store, path);
 }
 
 static double weight_of(const struct publish_job *p, const struct store_update *u)
@@ -72,7 +96,7 @@ static err gather(struct method_next *next, struct publish_job *p, struct store 
     size_t count = 0;
     double sum = 0, loss = 0;
     TRY(store_updates(&update, &count, store, p->run, p->round, &p->arena));
-    REQUIRE(count > 0);
+    REQUIRE(count > 0 || p->terms.on);
     TRY(arena_take(&c, &p->arena, count, sizeof *c));
     TRY(arena_take(&path, &p->arena, count, sizeof *path));
     for (size_t i = 0; i < count; i++) {
@@ -84,7 +108,8 @@ static err gather(struct method_next *next, struct publish_job *p, struct store 
     next->contribution = c;
     next->count = count;
     p->result.updates = (uint32_t)count;
-    p->result.train_loss = sum > 0 ? loss / sum : 0;
+    /* Nothing of the members' data leaves but by a release. */
+    p->result.train_loss = sum > 0 && !p->terms.on ? loss / sum : 0;
     return ERR_NONE;
 }
 
@@ -134,29 +159,92 @@ static err adopt_all(struct publish_job *p, const struct method_report *report,
     return adopt(&p->state, store, made->next_state);
 }
 
-static err commit(struct publish_job *p, struct store *store, const char *report_json)
+/* With privacy, one update with the noisy mean stands in place of the members'. */
+static err make_private(struct method_next *next, struct private_round *round,
+                        struct publish_job *p, struct store *store)
 {
+    char path[LIMIT_PATH_BYTES];
+    struct contribution *only = NULL;
+    struct blob_path *where = NULL;
+    bool made = false;
+    make_path(path, store, p, "noisy");
+    struct private_files files = {.state = next->state_path,
+                                  .out = path,
+                                  .from = next->contribution,
+                                  .count = next->count,
+                                  .method = p->method,
+                                  .options = &p->options};
+    TRY(private_open(round, &p->terms, store, p->run, p->round));
+    TRY(private_mean(&made, round, &files));
+    if (made) {
+        TRY(adopt(&round->was.noisy, store, path));
+        TRY(store_private_noisy(store, p->run, p->round, &round->was));
+    }
+    TRY(arena_take(&only, &p->arena, 1, sizeof *only));
+    TRY(arena_take(&where, &p->arena, 1, sizeof *where));
+    *where = blob_path(store->dir, &round->was.noisy.digest);
+    *only = (struct contribution){.member = "private", .weight = 1, .path = where->text};
+    next->contribution = only;
+    next->count = 1;
+    return ERR_NONE;
+}
+
+static err make_release(struct release **out, struct publish_job *p, struct private_round *round)
+{
+    if (!p->terms.on) return release_plain(out, &p->state.digest);
+    return private_release(out, p->stop, round, &p->state.digest);
+}
+
+static err commit(struct publish_job *p, struct store *store, const char *report_json,
+                  struct private_round *round)
+{
+    struct release *release = NULL;
+    TRY(make_release(&release, p, round));
     struct store_publish publish = {.run = p->run,
                                     .keep = p->keep,
                                     .updates_keep = p->updates_keep,
                                     .last = p->round == p->rounds,
                                     .round = p->result,
                                     .frozen = p->frozen,
-                                    .memory = p->memory};
+                                    .memory = p->memory,
+                                    .release = release,
+                                    .next_clip = round->central.next_clip};
+    if (publish.last) p->stop[0] = 0;
+    publish.stop = p->stop;
     publish.round.report_json = report_json;
-    return store_publish(store, &publish);
+    snprintf(p->says, sizeof p->says, "%s", release_says(release));
+    err e = store_publish(store, &publish);
+    release_close(release);
+    return e;
+}
+
+/* A copy of the ledger for auditors, beside the database; made again after every round. */
+static err export_ledger(const struct publish_job *p, struct store *store)
+{
+    char dir[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
+    struct bytes text = {.max = STORE_LEDGER_BYTES_MAX};
+    snprintf(name, sizeof name, "%s.jsonl", p->terms.run);
+    TRY(file_join(dir, sizeof dir, store->dir, "ledgers"));
+    TRY(file_join(path, sizeof path, dir, name));
+    TRY(file_make_dirs(dir));
+    err e = store_ledger(&text, store, p->run);
+    if (!err_is(e)) e = file_write(path, text.data, text.size, /*replace*/ true);
+    bytes_close(&text);
+    return e;
 }
 
 static err make_next(struct publish_job *p, struct store *store)
 {
     struct made made;
     struct method_report report = {0};
+    struct private_round round = {0};
     struct bytes json = {.max = REPORT_BYTES_MAX};
     struct method_next next = files(&made, p, store);
     uint64_t began = text_now_ms();
     err e = ERR_NONE;
     TRY_OUT(e, gather(&next, p, store));
     malloc_trim(0); /* what the uploads' buffers left in the heap, before the sums need memory */
+    if (p->terms.on) TRY_OUT(e, make_private(&next, &round, p, store));
     TRY_OUT(e, method_next(&report, p->method, made.next_state, &next));
     TRY_OUT(e, method_report_json(&json, &report));
     TRY_OUT(e, adopt_all(p, &report, &made, store));
@@ -166,8 +254,9 @@ static err make_next(struct publish_job *p, struct store *store)
     p->result.state = p->state;
     p->result.aggregate_ms = now - began;
     p->result.took_ms = now - p->opened_ms;
-    e = commit(p, store, (const char *)json.data);
+    e = commit(p, store, (const char *)json.data, &round);
 out:
+    private_close(&round);
     method_report_close(&report);
     bytes_close(&json);
     return e;
@@ -187,6 +276,7 @@ void publish_run(struct work_job *batch, struct store *store)
         }
         /* The round stands; files that are not removed now go at the next start. */
         err e = store_trim(store);
+        if (p->terms.on) e = export_ledger(p, store); /* else after the next round */
         (void)e;
     }
 }

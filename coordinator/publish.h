@@ -6,6 +6,7 @@
 #define COORDINATOR_PUBLISH_H
 
 #include "agg/method_options.h"
+#include "coordinator/private.h"
 #include "coordinator/work.h"
 
 enum publish_weights { PUBLISH_EXAMPLES, PUBLISH_UNIFORM, PUBLISH_GIVEN };
@@ -35,6 +36,9 @@ struct publish_job {
     uint64_t opened_ms; /* monotonic */
 
     struct method_options options;
+    struct private_terms terms; /* of privacy; in the arena */
+    char stop[ERR_TEXT_BYTES];  /* out: why no round follows, or "" */
+    char says[256];             /* out: what the release says of its privacy */
 
     /* In: the newest state (not at the start), the frozen factors and the server's memory or size
      * 0; out: the new ones. */

@@ -103,6 +103,17 @@ static void log_published(const struct run *run, const struct publish_job *job)
             LOG_INT("rounds", r->round));
 }
 
+static void log_privacy(const struct run *run, const struct publish_job *job)
+{
+    if (!job->terms.on) return;
+    LOG(LOG_INFO, job->is_start ? "privacy.plan" : "privacy.spent",
+        LOG_STR("run", run->config->name), LOG_INT("round", job->is_start ? 0 : job->round),
+        LOG_STR("says", job->says));
+    if (job->stop[0])
+        LOG(LOG_WARN, "run.stopped", LOG_STR("run", run->config->name),
+            LOG_STR("reason", job->stop));
+}
+
 static void publish_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;
@@ -114,10 +125,14 @@ static void publish_done(struct work_job *work)
     } else if (err_is(work->result))
         work_failed(run, work->result);
     else {
+        log_privacy(run, job);
         run->state = job->state;
         run->frozen = job->frozen;
         run->memory = job->memory;
         if (!job->is_start) log_published(run, job);
+        if (job->stop[0]) /* durable already; before the next round could open */
+            run_tell(run, &(struct round_event){
+                              .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
         run_tell(run, &event);
     }
     publish_close(job);
@@ -144,14 +159,38 @@ static err push_work(struct run *run, bool is_start)
     job->memory = run->memory;
     job->options = run->options;
     err e = is_start ? copy_start(job, run) : copy_weights(job, run);
+    if (!err_is(e))
+        e = run_privacy_terms(&job->terms, run->config, run->shop->config->ledger_key, &job->arena);
     if (!err_is(e)) e = work_push(run->shop->maths, &job->job);
     if (err_is(e)) publish_close(job);
+    return e;
+}
+
+/* Whoever is not drawn is not asked; the seed is durable, and committed to, before anyone is. */
+static err draw_members(struct run *run)
+{
+    struct round *r = &run->round;
+    struct cohort cohort = {
+        .run = run->config->name, .round = r->opened, .q = run_privacy_sampling(run->config)};
+    struct cohort_seed seed;
+    if (!r->rules.drawn || r->drawn_for == r->opened || r->opened != round_under_way(r))
+        return ERR_NONE;
+    bool *in = calloc(r->members, sizeof *in);
+    if (!in) return err_sys(ENOMEM, "the members of run %s", run->config->name);
+    cohort_seed_draw(&seed);
+    err e = store_private_seed(&seed, run->shop->store, run->id, &cohort);
+    for (size_t i = 0; i < r->members && !err_is(e); i++)
+        in[i] = cohort_has(&seed, &cohort, r->member[i].id);
+    if (!err_is(e)) round_draw(r, in);
+    sodium_memzero(&seed, sizeof seed);
+    free(in);
     return e;
 }
 
 err run_save_opening(struct run *run)
 {
     uint32_t round = run->round.opened;
+    TRY(draw_members(run));
     if (round <= run->opened_saved) return ERR_NONE;
     struct store_event event = {.event = "round.opened", .round = round};
     TRY(store_opened(run->shop->store, run->id, round, &event));
@@ -173,6 +212,8 @@ void run_tell(struct run *run, const struct round_event *event)
         err e = run_save_opening(run); /* else tried again before the round is handed out */
         if (err_is(e)) log_error(run, "round.not_saved", e);
         run_flush_counters(run);
+        if (run->round.rules.drawn) /* nobody may be in it */
+            run_tell(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
     }
     if (todo & (ROUND_DO_START | ROUND_DO_AGGREGATE)) {
         err e = push_work(run, todo & ROUND_DO_START);
@@ -190,6 +231,11 @@ void run_tell_member(struct run *run, enum round_event_kind kind, size_t member)
 void run_tick(struct run *run, uint64_t now_ms)
 {
     uint64_t wake = round_wake_ms(&run->round);
+    if (run->round.rules.drawn && round_phase(&run->round) == ROUND_TRAINING &&
+        run->round.drawn_for != run->round.opened) {
+        err e = run_save_opening(run); /* the disk was full when the round opened */
+        if (!err_is(e)) wake = now_ms;
+    }
     if (wake && now_ms >= wake)
         run_tell(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = now_ms});
 }

@@ -10,6 +10,7 @@
 #include "coordinator/publish.h"
 #include "coordinator/round.h"
 #include "coordinator/run_config.h"
+#include "coordinator/run_privacy.h"
 
 struct run;
 struct run_shop { /* what all runs share */

@@ -16,6 +16,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
                                 .quorum = config->quorum,
                                 .deadline_ms = config->deadline_ms,
                                 .late_next = !strcmp(config->late, "next"),
+                                .drawn = config->privacy != NULL,
                                 .evaluate_every = config->evaluate_every,
                                 .absent_ms = shop->config->absent_ms,
                                 .retry_ms = shop->config->retry_ms};
@@ -83,6 +84,9 @@ static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
 {
     bool known = false;
     TRY(run_config_complete(config));
+    if (config->privacy && !shop->config->ledger_key)
+        return err_make(ERR_INPUT, "privacy: this coordinator has no privacy.ledger_key to sign a "
+                                   "ledger with");
     for (size_t i = 0; i < config->n_members; i++)
         if (!config_allows(shop->config, config->members[i]->id))
             return err_make(ERR_INPUT,

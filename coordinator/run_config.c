@@ -1,4 +1,5 @@
 #include "coordinator/run_config.h"
+#include "coordinator/run_privacy.h"
 
 #include "base/digest.h"
 #include "base/limits.h"
@@ -169,7 +170,7 @@ err run_config_complete(run_config_t *c)
                         c->name, LIMIT_NAME_BYTES - 1);
     TRY(find_method(&method, c->method));
     if (!*c->late) TRY(set_text(&c->late, "refuse"));
-    if (!*c->weights) TRY(set_text(&c->weights, "examples"));
+    if (!*c->weights) TRY(set_text(&c->weights, c->privacy ? "uniform" : "examples"));
     if (c->carry_error == 0) c->carry_error = RUN_CONFIG_CARRY_ERROR;
     TRY(complete_training(c));
     TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
@@ -189,7 +190,8 @@ err run_config_complete(run_config_t *c)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
                         c->n_members);
     TRY(check_options(c, method));
-    return check_members(c, method);
+    TRY(check_members(c, method));
+    return run_privacy_check(c);
 }
 
 const struct method *run_config_method(const run_config_t *c)

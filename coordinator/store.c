@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { STORE_VERSION = 2 };
+enum { STORE_VERSION = 3 };
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
@@ -50,6 +50,16 @@ static const char schema_2[] =
     " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
     "PRAGMA user_version = 2;";
 
+/* Privacy: lines of ledgers, and of each round the cohort's seed, the clip norm and the noisy mean.
+ */
+static const char schema_3[] =
+    "CREATE TABLE ledger(run INTEGER NOT NULL REFERENCES runs(id), line INTEGER NOT NULL,"
+    " text TEXT NOT NULL, PRIMARY KEY(run, line)) WITHOUT ROWID;"
+    "CREATE TABLE private_rounds(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " seed BLOB, clip REAL NOT NULL DEFAULT 0, noisy BLOB, noisy_size INTEGER NOT NULL DEFAULT 0,"
+    " next_clip REAL NOT NULL DEFAULT 0, PRIMARY KEY(run, round)) WITHOUT ROWID;"
+    "PRAGMA user_version = 3;";
+
 static err prepare_schema(struct store *store)
 {
     int64_t version = 0;
@@ -60,7 +70,8 @@ static err prepare_schema(struct store *store)
     if (version == STORE_VERSION) return ERR_NONE;
     TRY(db_begin(&store->db));
     err e = version < 1 ? db_script(&store->db, schema) : ERR_NONE;
-    return db_end(&store->db, err_is(e) ? e : db_script(&store->db, schema_2));
+    if (!err_is(e) && version < 2) e = db_script(&store->db, schema_2);
+    return db_end(&store->db, err_is(e) ? e : db_script(&store->db, schema_3));
 }
 
 err store_open(struct store *out, const char *dir)
@@ -98,6 +109,7 @@ err store_blob_known(bool *out, struct store *store, const struct digest *digest
                   "SELECT EXISTS(SELECT 1 FROM updates WHERE digest=?1)"
                   " OR EXISTS(SELECT 1 FROM runs WHERE state=?1 OR frozen=?1 OR memory=?1)"
                   " OR EXISTS(SELECT 1 FROM rounds WHERE state=?1)"
+                  " OR EXISTS(SELECT 1 FROM private_rounds WHERE noisy=?1)"
                   " OR EXISTS(SELECT 1 FROM pins WHERE digest=?1)",
                   "h", digest));
     *out = found != 0;
@@ -249,11 +261,18 @@ static err insert_start(struct db *db, int64_t run, const struct store_blob *sta
                   &state->digest, (int64_t)state->size);
 }
 
+static err insert_line(struct db *db, int64_t run, uint64_t number, const char *text)
+{
+    return db_run(db, "INSERT INTO ledger VALUES(?,?,?)", "iit", run, (int64_t)number, text);
+}
+
 err store_started(struct store *store, int64_t run, const struct store_blob *state,
-                  const struct store_blob *frozen)
+                  const struct store_blob *frozen, const char *ledger)
 {
     TRY(db_begin(&store->db));
-    return db_end(&store->db, insert_start(&store->db, run, state, frozen));
+    err e = insert_start(&store->db, run, state, frozen);
+    if (!err_is(e) && ledger) e = insert_line(&store->db, run, 1, ledger);
+    return db_end(&store->db, e);
 }
 
 static err insert_update(struct db *db, const struct store_update *u)
@@ -321,10 +340,35 @@ static err give_up_old(struct db *db, const struct store_publish *p)
     return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
 }
 
+/* What was released is charged here or not published: one transaction. */
+static err insert_release(struct db *db, const struct store_publish *p)
+{
+    const struct release *r = p->release;
+    int64_t round = p->round.round;
+    TRY(insert_line(db, p->run, release_line_number(r), release_line(r)));
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT noisy FROM private_rounds"
+               " WHERE run=? AND round=? AND noisy IS NOT NULL",
+               "ii", p->run, round));
+    TRY(db_run(db, "UPDATE private_rounds SET noisy=NULL WHERE run=? AND round=?", "ii", p->run,
+               round));
+    TRY(db_run(db, "INSERT INTO private_rounds(run,round,clip) VALUES(?,?,?)", "iid", p->run,
+               round + 1, p->next_clip));
+    struct store_event spent = {
+        .event = "privacy.spent", .text = release_says(r), .round = p->round.round};
+    TRY(insert_event(db, p->run, &spent));
+    if (!p->stop || !*p->stop) return ERR_NONE;
+    TRY(db_run(db, "UPDATE runs SET hold='stopped', reason=? WHERE id=?", "ti", p->stop, p->run));
+    struct store_event stopped = {.event = "run.stopped", .text = p->stop, .round = p->round.round};
+    return insert_event(db, p->run, &stopped);
+}
+
 static err publish_rows(struct db *db, const struct store_publish *p)
 {
+    REQUIRE(p->release && digest_equal(release_state(p->release), &p->round.state.digest));
     TRY(insert_round(db, p));
     REQUIRE(sqlite3_changes(db->handle) == 1); /* published once, after the round before it */
+    if (release_private(p->release)) TRY(insert_release(db, p));
     TRY(give_up_old(db, p));
     struct store_event closed = {.event = "round.closed", .round = p->round.round};
     struct store_event finished = {.event = "run.finished", .round = p->round.round};

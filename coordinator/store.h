@@ -15,6 +15,8 @@
 #include "base/arena.h"
 #include "coordinator/blob.h"
 #include "coordinator/db.h"
+#include "privacy/cohort.h"
+#include "privacy/release.h"
 
 struct store {
     struct db db;
@@ -118,8 +120,9 @@ err store_opened(struct store *store, int64_t run, uint32_t round, const struct 
 err store_evaluated(struct store *store, int64_t run, const char *member,
                     const struct store_evaluation *evaluation);
 err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes);
+/* `ledger`: the first line of the run's privacy ledger, or NULL. */
 err store_started(struct store *store, int64_t run, const struct store_blob *state,
-                  const struct store_blob *frozen);
+                  const struct store_blob *frozen, const char *ledger);
 
 struct store_publish {
     int64_t run;
@@ -128,12 +131,34 @@ struct store_publish {
     bool last;
     struct store_round round;
     struct store_blob frozen, memory; /* that go with the state; those before are given up */
+    const struct release *release;    /* of this very state: privacy/release.h */
+    double next_clip;                 /* with privacy: of the next round */
+    const char *stop;                 /* why no round follows, or "" or NULL */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
 /* All or none; rows that exist already are kept. */
 err store_receipts(struct store *store, const struct store_update *update, size_t count);
 /* Removes the blobs that no row names, of those given up by store_publish(). */
 err store_trim(struct store *store);
+
+/* ---- privacy (store_private.c) */
+enum { STORE_LEDGER_BYTES_MAX = 256 << 20 };
+struct store_private { /* a round of a run with client-level privacy */
+    bool drawn;        /* the seed is there */
+    struct cohort_seed seed;
+    double clip;             /* 0: the run's first */
+    struct store_blob noisy; /* the noisy mean, once it was drawn and until it is published */
+    double next_clip;        /* that goes with it */
+};
+/* A round without a row is all zero. */
+err store_private_load(struct store_private *out, struct store *store, int64_t run, uint32_t round);
+/* Keeps the seed that is there, else this one, with the event that commits to it. */
+err store_private_seed(struct cohort_seed *seed, struct store *store, int64_t run,
+                       const struct cohort *cohort);
+err store_private_noisy(struct store *store, int64_t run, uint32_t round,
+                        const struct store_private *made);
+/* All lines of the run's ledger; nothing for a run without privacy. */
+err store_ledger(struct bytes *out, struct store *store, int64_t run);
 
 /* ---- events */
 err store_event_add(struct store *store, int64_t run, const struct store_event *event);

@@ -71,7 +71,12 @@ static err publish(int64_t run, uint32_t round, struct store_blob *state)
         .keep = 2,
         .updates_keep = 1,
         .round = {.round = round, .state = *state, .updates = 2, .report_json = "{}"}};
-    return store_publish(&store, &p);
+    struct release *release = NULL;
+    ok(release_plain(&release, &state->digest));
+    p.release = release;
+    err e = store_publish(&store, &p);
+    release_close(release);
+    return e;
 }
 
 Test(store, keeps_what_it_has_acknowledged)
@@ -85,7 +90,7 @@ Test(store, keeps_what_it_has_acknowledged)
     struct store_run *runs = NULL;
     struct store_member *member = NULL;
     size_t count;
-    ok(store_started(&store, run, &first, &none));
+    ok(store_started(&store, run, &first, &none, NULL));
     ok(store_receipts(&store, update, 2));
     ok(store_receipts(&store, update, 1));
     store_close(&store);
@@ -115,7 +120,7 @@ Test(store, keeps_evaluations_and_sums_them_up_by_rows)
     struct store_round *round = NULL;
     struct arena arena = {0};
     size_t count;
-    ok(store_started(&store, run, &state, &none));
+    ok(store_started(&store, run, &state, &none, NULL));
     ok(store_hello(&store, run, &hello, true));
     ok(publish(run, 1, &state));
     ok(publish(run, 2, &state));
@@ -148,13 +153,89 @@ Test(store, opens_what_the_version_before_has_made)
     size_t count;
     ok(db_script(db, "ALTER TABLE members DROP COLUMN eval_rows; ALTER TABLE members DROP COLUMN"
                      " pruned; ALTER TABLE runs DROP COLUMN memory; ALTER TABLE runs DROP COLUMN"
-                     " memory_size; DROP TABLE evaluations; PRAGMA user_version = 1;"));
+                     " memory_size; DROP TABLE evaluations; DROP TABLE ledger; DROP TABLE"
+                     " private_rounds; PRAGMA user_version = 1;"));
     store_close(&store);
     ok(store_open(&store, dir));
     ok(store_members(&member, &count, &store, run, &arena));
     cr_assert_eq(count, 2);
     cr_expect(member[0].evaluation == NULL && member[0].eval_rows == 0);
+    ok(db_script(&store.db, "DROP TABLE ledger; DROP TABLE private_rounds;"
+                            " PRAGMA user_version = 2;"));
+    store_close(&store);
+    ok(store_open(&store, dir));
+    struct store_private row = {.drawn = true};
+    ok(store_private_load(&row, &store, run, 1));
+    cr_expect(!row.drawn && row.clip == 0 && row.noisy.size == 0);
     arena_close(&arena);
+    end();
+}
+
+/* Seeds are drawn once; a noisy mean is kept until its release stands, which is charged with it. */
+Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob first = make_blob("state 0"), none = {0}, state = make_blob("state 1");
+    struct cohort cohort = {.run = "r", .round = 1, .q = 0.5};
+    struct cohort_seed one = {{1}}, two = {{2}};
+    struct store_private row, made = {.noisy = make_blob("noisy"), .next_clip = 0.75};
+    struct central_spec spec = {.dim = 1, .noise = 2, .clip = 1, .denominator = 2};
+    struct central central = {0};
+    struct ledger_terms terms = {.job = "r", .party = "coordinator", .epsilon = 9, .delta = 1e-5};
+    struct ledger_head head = {0};
+    struct ledger_key key;
+    struct bytes text = {.max = 1 << 20};
+    struct spend spend = {0};
+    struct release *release = NULL;
+    size_t removed = 0;
+    uint8_t seed[32] = {9};
+    crypto_sign_seed_keypair(key.public, key.secret, seed);
+    ok(ledger_start(&text, &head, &key, &terms));
+    ok(store_started(&store, run, &first, &none, (const char *)text.data));
+    ok(store_private_seed(&one, &store, run, &cohort));
+    ok(store_private_seed(&two, &store, run, &cohort));
+    cr_expect_eq(two.byte[0], 1, "the first stays");
+    ok(store_private_noisy(&store, run, 1, &made));
+    ok(store_recover(&removed, &store, 0));
+    ok(store_private_load(&row, &store, run, 1));
+    cr_expect(row.drawn && row.seed.byte[0] == 1 && row.next_clip == 0.75);
+    cr_expect(digest_equal(&row.noisy.digest, &made.noisy.digest) && has_blob(&made.noisy));
+    ok(spend_open(&spend, 9, 1e-5));
+    ok(central_restore(&central, &spec, 0.75));
+    ok(release_noisy(&release, &spend, &head, &key, &central, &state.digest,
+                     &(struct release_charge){.round = 1, .sampling = 1}));
+    state = make_blob("state 1");
+    struct store_publish p = {.run = run,
+                              .keep = 2,
+                              .updates_keep = 1,
+                              .round = {.round = 1, .state = state, .report_json = "{}"},
+                              .release = release,
+                              .next_clip = 0.75,
+                              .stop = "spent"};
+    ok(store_publish(&store, &p));
+    ok(bytes_append(&text, release_line(release), strlen(release_line(release))));
+    struct bytes got = {.max = 1 << 20};
+    ok(store_ledger(&got, &store, run));
+    cr_expect_str_eq((char *)got.data, (char *)text.data);
+    ok(store_private_load(&row, &store, run, 1));
+    cr_expect_eq(row.noisy.size, 0);
+    ok(store_trim(&store));
+    cr_expect(!has_blob(&made.noisy));
+    ok(store_private_load(&row, &store, run, 2));
+    cr_expect(row.clip == 0.75 && !row.drawn);
+    struct store_run *runs = NULL;
+    struct arena arena = {0};
+    size_t count;
+    ok(store_runs(&runs, &count, &store, &arena));
+    cr_expect_str_eq(runs->hold, "stopped");
+    cr_expect_str_eq(runs->reason, "spent");
+    cr_expect_eq(runs->published, 1);
+    release_close(release);
+    arena_close(&arena);
+    spend_close(&spend);
+    bytes_close(&got);
+    bytes_close(&text);
     end();
 }
 
@@ -164,7 +245,7 @@ Test(store, gives_up_old_states_and_updates_and_nothing_else)
     int64_t run = add_run("r");
     struct store_blob state[5] = {make_blob("state 0")}, none = {0};
     struct store_update update[5];
-    ok(store_started(&store, run, &state[0], &none));
+    ok(store_started(&store, run, &state[0], &none, NULL));
     for (uint32_t round = 1; round < 5; round++) {
         update[round] = make_update(run, "a", round);
         ok(store_receipts(&store, &update[round], 1));
@@ -186,7 +267,7 @@ Test(store, recovers_by_removing_what_no_row_names)
     char path[SUPPORT_PATH_BYTES + 32];
     size_t removed;
     bool known;
-    ok(store_started(&store, run, &state, &none));
+    ok(store_started(&store, run, &state, &none, NULL));
     pin = make_blob("pinned");
     ok(store_pin(&store, &pin, 1));
     refused(store_pin(&store, &orphan, 1), ERR_LIMIT, "the most that are kept");

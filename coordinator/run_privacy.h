@@ -1,0 +1,18 @@
+/* A run's privacy as its configuration asks for it (RunConfig.privacy): defaults, what the rest of
+ * the configuration must then be, and the plan that privacy/plan.h judges. */
+#ifndef COORDINATOR_RUN_PRIVACY_H
+#define COORDINATOR_RUN_PRIVACY_H
+
+#include "coordinator/private.h"
+
+#include "fedlora.pb-c.h"
+
+/* Part of run_config_complete(), after the rest: defaults, then every refusal that needs no base.
+ * An empty privacy message, or unit none, is taken out. */
+err run_privacy_check(Fedlora__V1__RunConfig *config);
+double run_privacy_sampling(const Fedlora__V1__RunConfig *config); /* 1 without privacy */
+/* Copies all it needs into the arena; .on is false without privacy. */
+err run_privacy_terms(struct private_terms *out, const Fedlora__V1__RunConfig *config,
+                      const char *key_path, struct arena *arena);
+
+#endif
