@@ -6,6 +6,7 @@ usage() {
   cat <<'USAGE'
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
+       bench/run.sh private [options]        training with example-level privacy, beside without
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
        bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
@@ -42,6 +43,15 @@ case "${1:-}" in
   coordinator)
     shift
     coordinator "$@" ;;
+  private)
+    shift
+    build=$bench/../build/release
+    cmake --build "$build" --target bench_private >/dev/null
+    base=${FEDLORA_SMOLLM2:-$HOME/.cache/fedlora/SmolLM2-135M-Instruct.Q4_1.gguf}
+    for _ in 1 2 3; do
+      "$build/bench_private" --base "$base" "$@"
+      "$build/bench_private" --base "$base" --private "$@"
+    done ;;
   agg)
     shift
     build=$bench/../build/release

@@ -257,6 +257,18 @@ bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h
     return true;
 }
 
+/* Adds alpha a^T b to the gradients of a segment, a and b its tokens' rows: p.k is counted here. */
+static void add_gradient(const struct low_rank *l, const struct segment *s, size_t at, struct mat a,
+                         struct mat b, struct product p)
+{
+    for (size_t i = 0; i < (s->start ? s->rows : 1); i++) {
+        size_t first = s->start ? s->start[i] - s->first : 0;
+        struct mat out = {s->gradient + at + i * s->stride, DTYPE_F32, p.n};
+        p.k = s->start ? s->start[i + 1] - s->start[i] : s->tokens;
+        multiply(l, out, mat_at(a, first, 0), mat_at(b, first, 0), p);
+    }
+}
+
 /* G of one module, and the gradients of its B and R. */
 static void back_module(const struct low_rank *l, const struct factors_back *b,
                         const struct segment *s, const struct factor *m)
@@ -266,21 +278,19 @@ static void back_module(const struct low_rank *l, const struct factors_back *b,
     size_t t = s->tokens, r = m->rank, carry = m->width - m->rank;
     struct mat dy = mat_at(b->dy[m->slot], s->first, 0), h = mat_at(b->h, s->first, m->col);
     struct mat g = mat_at(b->g, s->first, m->col), p = mat_at(b->p, s->first, 0);
-    struct mat db = {s->gradient + m->b_at, DTYPE_F32, r};
-    struct mat dr = {s->gradient + m->r_at, DTYPE_F32, r};
+    struct product db = {PRODUCT_TN, m->d_out, r, t, scale, true};
     if (!m->module->r) {
         multiply(l, g, dy, m->b, (struct product){PRODUCT_NN, t, m->width, m->d_out, 1.0f, false});
-        if (trains & ADAPTER_B)
-            multiply(l, db, dy, h, (struct product){PRODUCT_TN, m->d_out, r, t, scale, true});
+        if (trains & ADAPTER_B) add_gradient(l, s, m->b_at, dy, h, db);
         return;
     }
     if (trains & ADAPTER_B) { /* s dy^T (H R^T) */
         multiply(l, p, h, m->r, (struct product){PRODUCT_NT, t, r, r, 1.0f, false});
-        multiply(l, db, dy, p, (struct product){PRODUCT_TN, m->d_out, r, t, scale, true});
+        add_gradient(l, s, m->b_at, dy, p, db);
     }
     multiply(l, p, dy, m->plain_b, (struct product){PRODUCT_NN, t, r, m->d_out, 1.0f, false});
     if (trains & ADAPTER_R)
-        multiply(l, dr, p, h, (struct product){PRODUCT_TN, r, r, t, scale, true});
+        add_gradient(l, s, m->r_at, p, h, (struct product){PRODUCT_TN, r, r, t, scale, true});
     multiply(l, g, p, m->r, (struct product){PRODUCT_NN, t, r, r, scale, false});
     multiply(l, mat_at(g, 0, r), dy, mat_at(m->b, 0, r),
              (struct product){PRODUCT_NN, t, carry, m->d_out, 1.0f, false});
@@ -316,27 +326,40 @@ static bool a_trains(const struct segment *s)
     return s->gradient && (s->factors->adapter->trains & ADAPTER_A);
 }
 
-/* dA of all modules of a site: x is read once for all. */
+/* dA of all modules of a site at once: x is read once for all. */
+static void back_a_whole(const struct low_rank *l, const struct segment *s,
+                         const struct site_factors *site, struct mat g, struct mat x)
+{
+    size_t d = site->d_in;
+    struct mat all = {s->factors->stage, DTYPE_F32, d};
+    for (size_t i = 0; i < (s->start ? s->rows : 1); i++) {
+        size_t first = s->start ? s->start[i] - s->first : 0;
+        size_t t = s->start ? s->start[i + 1] - s->start[i] : s->tokens;
+        if (!t) continue;
+        multiply(l, all, mat_at(g, first, 0), mat_at(x, first, 0),
+                 (struct product){PRODUCT_TN, site->width, d, t, 1.0f, false});
+        for (uint32_t k = 0; k < site->count; k++) {
+            const struct factor *m = &site->factor[k];
+            struct mat da = {s->gradient + m->a_at + i * s->stride, DTYPE_F32, d};
+            if (m->rank) l->be->add(l->ctx, da, mat_at(all, m->col, 0), m->rank, d);
+        }
+    }
+}
+
 static void back_a(const struct low_rank *l, const struct factors_back *b, const struct segment *s,
                    const struct site_factors *site)
 {
-    size_t d = site->d_in;
     struct mat x = mat_at(b->x, s->first, 0), g = mat_at(b->g, s->first, 0);
-    struct mat all = {s->factors->stage, DTYPE_F32, d};
-    struct product p = {PRODUCT_TN, site->width, d, s->tokens, 1.0f, false};
-    if (l->dropout <= 0 && site->count > 1) multiply(l, all, g, x, p);
+    if (l->dropout <= 0 && site->count > 1) {
+        back_a_whole(l, s, site, g, x);
+        return;
+    }
     for (uint32_t k = 0; k < site->count; k++) {
         const struct factor *m = &site->factor[k];
         if (!m->rank) continue;
-        struct mat da = {s->gradient + m->a_at, DTYPE_F32, d};
-        if (l->dropout <= 0 && site->count > 1) {
-            l->be->add(l->ctx, da, mat_at(all, m->col, 0), m->rank, d);
-            continue;
-        }
-        p.m = m->rank;
-        p.add = true;
         if (l->dropout > 0) x = masked(l, l->wide, b->x, s, site, m);
-        multiply(l, da, mat_at(g, 0, m->col), x, p);
+        add_gradient(l, s, m->a_at, mat_at(g, 0, m->col), x,
+                     (struct product){PRODUCT_TN, m->rank, site->d_in, s->tokens, 1.0f, true});
     }
 }
 

@@ -57,6 +57,10 @@ struct segment { /* tokens [first, first + tokens) of a batch, all of one adapte
     const struct factors *factors; /* NULL: the base alone */
     float *gradient;               /* its adapter's trained block, added to; NULL: not wanted */
     size_t first, tokens;
+    /* With `start` one gradient for each row: of tokens start[i] .. start[i + 1] of the batch, at
+     * gradient + i * stride. */
+    const uint32_t *start; /* (rows + 1), from first to first + tokens; NULL: one for all */
+    size_t rows, stride;
 };
 struct low_rank { /* one site of one layer over a whole batch */
     const struct backend *be;

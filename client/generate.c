@@ -86,7 +86,7 @@ static err sequence_open(struct generation *g, const struct generate_prompt *p, 
 /* Runs the rows through all layers, filling caches; resid holds the result. */
 static err run(struct generation *g, struct batch *b, const struct engine_row *row)
 {
-    struct segment segment = {g->factors, NULL, 0, b->tokens};
+    struct segment segment = {.factors = g->factors, .tokens = b->tokens};
     b->segment = &segment;
     b->segments = 1;
     err er = pass_run(g->e, b, row);

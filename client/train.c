@@ -1,28 +1,13 @@
 #include "client/train.h"
 #include "base/rng.h"
 #include "base/text.h"
-#include "client/pass.h"
+#include "client/train_parts.h"
 #include "client/train_penalty.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct training {
-    struct engine *e;
-    struct adapter *adapter;
-    const struct dataset *data;
-    const struct train_options *o;
-    uint64_t steps;
-    struct factors *factors;
-    float *value, *first, *second, *gradient; /* (value_count) each, device */
-    float *start, *penalty;                   /* (value_count) each; NULL: no penalty */
-    float *added;                             /* (value_count) the penalty's gradient, device */
-    struct engine_row *row;                   /* (batch * accumulate) */
-    uint32_t *order;                          /* (rows) of this epoch */
-    uint64_t epoch;                           /* that `order` is of, from 1; 0: none */
-};
 
 void train_defaults(struct train_options *o)
 {
@@ -52,8 +37,8 @@ double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint6
     return factor > 0.0 ? factor : 0.0;
 }
 
-static err check_options(const struct train_options *o, const struct adapter *ad,
-                         const struct dataset *data)
+err training_check(const struct train_options *o, const struct adapter *ad,
+                   const struct dataset *data)
 {
     if (!ad->value_count) return err_make(ERR_INPUT, "training: the adapter has nothing to train");
     if (!data->count || !data->learned)
@@ -78,7 +63,7 @@ static err check_options(const struct train_options *o, const struct adapter *ad
     return ERR_NONE;
 }
 
-static void training_close(struct training *t)
+void training_close(struct training *t)
 {
     const struct backend *be = t->e->be;
     float *block[] = {t->value, t->first, t->second, t->gradient, t->added};
@@ -102,7 +87,7 @@ static err penalty_open(struct training *t)
     return t->e->be->memory_take(&t->added, t->e->ctx, bytes);
 }
 
-static err training_open(struct training *t)
+err training_open(struct training *t)
 {
     struct engine *e = t->e;
     size_t bytes = t->adapter->value_count * sizeof(float);
@@ -157,7 +142,7 @@ static err one_pass(struct training *t, const struct engine_row *row, size_t row
     struct batch b = {0};
     err er = batch_open(&b, row, rows, true);
     if (err_is(er)) return er;
-    struct segment segment = {t->factors, t->gradient, 0, b.tokens};
+    struct segment segment = {.factors = t->factors, .gradient = t->gradient, .tokens = b.tokens};
     b.segment = &segment;
     b.segments = 1;
     b.backward = true;
@@ -183,7 +168,7 @@ static void add_penalty(struct training *t, struct train_step *s)
             (struct mat){t->added, DTYPE_F32, n}, 1, n);
 }
 
-static err update(struct training *t, struct train_step *s)
+err training_update(struct training *t, struct train_step *s)
 {
     struct engine *e = t->e;
     const struct train_options *o = t->o;
@@ -225,13 +210,13 @@ static err one_step(struct training *t, struct train_step *s)
         TRY(one_pass(t, t->row + i * batch, batch, scale, s->step * t->o->accumulate + i, &nll));
     s->loss = nll * scale;
     s->lr = t->o->lr * train_lr_factor(t->o->schedule, s->step, t->o->warmup, t->steps);
-    return update(t, s);
+    return training_update(t, s);
 }
 
 err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
               const struct dataset *data, const struct train_options *o)
 {
-    TRY(check_options(o, adapter, data));
+    TRY(training_check(o, adapter, data));
     struct training t = {.e = e, .adapter = adapter, .data = data, .o = o};
     struct train_result result = {0};
     double sum = 0.0;
