@@ -19,6 +19,10 @@ extern const uint8_t rpc_reflect_begin[], rpc_reflect_end[];
 typedef Grpc__Reflection__V1alpha__ServerReflectionRequest request_message;
 typedef Grpc__Reflection__V1alpha__ServerReflectionResponse response_message;
 
+#define REFLECTION(rest) GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_##rest
+#define ASKS(what) REFLECTION(REQUEST__MESSAGE_REQUEST_##what)
+#define ANSWERS(what) REFLECTION(RESPONSE__MESSAGE_RESPONSE_##what)
+
 enum { REFLECT_SERVICES_MAX = 8, REFLECT_NAME_BYTES = 128 };
 
 struct span {
@@ -163,8 +167,7 @@ static void answer_services(struct rpc_call *call, response_message *reply)
         pointer[i] = &service[i];
     }
     list.service = pointer;
-    reply->message_response_case =
-        GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
+    reply->message_response_case = ANSWERS(LIST_SERVICES_RESPONSE);
     reply->list_services_response = &list;
     send(call, reply);
 }
@@ -176,8 +179,7 @@ static void answer_file(struct rpc_call *call, response_message *reply, struct s
     ProtobufCBinaryData bytes = {.len = file.size, .data = (uint8_t *)(uintptr_t)file.at};
     found.file_descriptor_proto = &bytes;
     found.n_file_descriptor_proto = 1;
-    reply->message_response_case =
-        GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
+    reply->message_response_case = ANSWERS(FILE_DESCRIPTOR_RESPONSE);
     reply->file_descriptor_response = &found;
     send(call, reply);
 }
@@ -189,13 +191,10 @@ static void answer_error(struct rpc_call *call, response_message *reply, grpc_st
         GRPC__REFLECTION__V1ALPHA__ERROR_RESPONSE__INIT;
     error.error_code = (int32_t)code;
     error.error_message = (char *)(uintptr_t)text;
-    reply->message_response_case =
-        GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
+    reply->message_response_case = ANSWERS(ERROR_RESPONSE);
     reply->error_response = &error;
     send(call, reply);
 }
-
-#define ASKS(what) GRPC__REFLECTION__V1ALPHA__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_##what
 
 static void reflect_begin(struct rpc_call *call, const void *data, size_t size)
 {

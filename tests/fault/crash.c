@@ -1,8 +1,7 @@
 /* A whole run, with its members scripted in the same process, over and over: killed at its n-th
  * step that touches the disk, and gone on with; or with its n-th step failing as on a full disk.
  * Whatever n, the last state must have the bytes of the run that nobody disturbed.
- *
- * A step is a call of file_disk that changes something, or a commit of SQLite. Every coordinator is
+ * Every coordinator is
  * a forked process that uses its own threads, as fedlorad does; the parent starts none. */
 #include "base/file.h"
 #include "base/rng.h"
@@ -10,6 +9,7 @@
 #include "coordinator/run.h"
 #include "coordinator/spool.h"
 #include "proto/message.h"
+#include "tests/support/faulty_disk.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -23,99 +23,11 @@
 #include <unistd.h>
 
 enum { MEMBERS = 3, ROUNDS = 3, STEPS_MAX = 4000, SECONDS_MAX = 20 };
-enum fault { FAULT_NONE, FAULT_KILL, FAULT_KILL_AFTER, FAULT_FULL };
 
 static const char *const members[MEMBERS] = {"icu", "lab", "ward"};
 static const struct method_module modules[] = {{"model.layers.0.q_proj", 12, 10},
                                                {"model.layers.0.v_proj", 6, 10}};
-
-/* ------------------------------------------------------------------------------- the faulty disk
- */
-static struct file_disk disk; /* the real one */
-static atomic_long steps, fault_at;
-static enum fault fault;
-
-/* True when this step is to fail. */
-static bool step(void)
-{
-    if (atomic_fetch_add(&steps, 1) + 1 != fault_at) return false;
-    if (fault == FAULT_KILL) kill(getpid(), SIGKILL);
-    return true;
-}
-static void after(bool hit)
-{
-    if (hit && fault == FAULT_KILL_AFTER) kill(getpid(), SIGKILL);
-}
-static bool full(bool hit)
-{
-    if (!hit || fault != FAULT_FULL) return false;
-    errno = ENOSPC;
-    return true;
-}
-
-static ssize_t bad_write(int fd, const void *data, size_t size)
-{
-    bool hit = step();
-    if (full(hit)) return -1;
-    /* A write cut in the middle, then the end: what is half there must not be believed. */
-    ssize_t n = disk.write(fd, data, hit && size > 1 ? size / 2 : size);
-    after(hit);
-    return n;
-}
-static int bad_fsync(int fd)
-{
-    bool hit = step();
-    int result = full(hit) ? -1 : disk.fsync(fd);
-    after(hit);
-    return result;
-}
-static int bad_rename(const char *from, const char *to)
-{
-    bool hit = step();
-    int result = full(hit) ? -1 : disk.rename(from, to);
-    after(hit);
-    return result;
-}
-static int bad_unlink(const char *path)
-{
-    bool hit = step();
-    int result = full(hit) ? -1 : disk.unlink(path);
-    after(hit);
-    return result;
-}
-static int bad_ftruncate(int fd, off_t size)
-{
-    bool hit = step();
-    int result = full(hit) ? -1 : disk.ftruncate(fd, size);
-    after(hit);
-    return result;
-}
-static int bad_commit(void *unused)
-{
-    (void)unused;
-    bool hit = step();
-    after(hit); /* just before, rather: the step that follows is just after */
-    return hit && fault == FAULT_FULL; /* non-zero: SQLite rolls back and says so */
-}
-static int watch_database(sqlite3 *handle, char **text, const struct sqlite3_api_routines *api)
-{
-    (void)text, (void)api;
-    sqlite3_commit_hook(handle, bad_commit, NULL);
-    return SQLITE_OK;
-}
-
-static void install_faults(enum fault kind, long at)
-{
-    disk = file_disk;
-    fault = kind;
-    fault_at = at;
-    file_disk.write = bad_write;
-    file_disk.fsync = bad_fsync;
-    file_disk.rename = bad_rename;
-    file_disk.unlink = bad_unlink;
-    file_disk.ftruncate = bad_ftruncate;
-    sqlite3_auto_extension((void (*)(void))watch_database);
-}
+static bool with_memory; /* fedit with the server's FedAdam, instead of flora */
 
 /* ------------------------------------------------------------------------------ scripted members
  */
@@ -131,7 +43,7 @@ static void fill(float *out, size_t n, const char *what, const char *member, uin
 /* Rank 2 for the first member, 3 for the next, and so on. */
 static void make_update(struct bytes *out, const struct run *run, size_t m, uint32_t round)
 {
-    static float a[2][64], b[2][64];
+    static float a[2][96], b[2][96];
     struct adapter_file_module module[2] = {0};
     char base[DIGEST_TEXT_BYTES];
     struct digest digest;
@@ -225,7 +137,7 @@ static void member_turn(struct script *script, size_t m)
         hello.base_digest = run->config->base_digest;
         hello.modules = list;
         hello.n_modules = 2;
-        hello.rank = 2 + (uint32_t)m;
+        hello.rank = with_memory ? 8 : 2 + (uint32_t)m;
         hello.examples = 10 + m;
         err e = run_hello(run, m, &hello);
         if (err_is(e)) return;
@@ -265,7 +177,10 @@ static Fedlora__V1__RunConfig *new_config(void)
     }
     training.steps = 1;
     config.name = "crash";
-    config.method = "flora";
+    static char *options[] = {"server=fedadam"};
+    config.method = with_memory ? "fedit" : "flora";
+    config.method_options = options;
+    config.n_method_options = with_memory;
     config.rounds = ROUNDS;
     config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
     config.members = list;
@@ -454,19 +369,26 @@ static void disturb_every_step(enum fault kind, long some)
     }
 }
 
+static void disturb_both(enum fault kind)
+{
+    disturb_every_step(kind, 50);
+    with_memory = true;
+    disturb_every_step(kind, 30);
+}
+
 Test(crash, killed_before_any_step_it_ends_with_the_same_bytes)
 {
-    disturb_every_step(FAULT_KILL, 60);
+    disturb_both(FAULT_KILL);
 }
 
 Test(crash, killed_after_any_step_it_ends_with_the_same_bytes)
 {
-    disturb_every_step(FAULT_KILL_AFTER, 60);
+    disturb_both(FAULT_KILL_AFTER);
 }
 
 Test(crash, a_disk_that_is_full_at_any_step_costs_time_only)
 {
-    disturb_every_step(FAULT_FULL, 60);
+    disturb_both(FAULT_FULL);
 }
 
 Test(crash, killed_again_and_again_it_ends_with_the_same_bytes)
@@ -491,6 +413,7 @@ Test(crash, leaves_no_file_that_nothing_names)
 {
     long taken;
     char dir[SUPPORT_PATH_BYTES];
+    with_memory = true;
     undisturbed(&taken);
     make_dir(dir);
     for (long at = taken / 2; at > 15 && spawn(dir, FAULT_KILL, at) >= 0;)

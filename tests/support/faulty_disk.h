@@ -1,0 +1,103 @@
+/* A disk whose n-th step kills the process, or fails as a full one does. A step is a call of
+ * file_disk that changes something, or a commit of SQLite. For tests that fork: included once a
+ * program, installed once a process. */
+#ifndef TESTS_SUPPORT_FAULTY_DISK_H
+#define TESTS_SUPPORT_FAULTY_DISK_H
+
+#include "base/file.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+enum fault { FAULT_NONE, FAULT_KILL, FAULT_KILL_AFTER, FAULT_FULL };
+
+static struct file_disk disk; /* the real one */
+static atomic_long steps, fault_at;
+static enum fault fault;
+
+/* True when this step is to fail. */
+static bool step(void)
+{
+    if (atomic_fetch_add(&steps, 1) + 1 != fault_at) return false;
+    if (fault == FAULT_KILL) kill(getpid(), SIGKILL);
+    return true;
+}
+static void after(bool hit)
+{
+    if (hit && fault == FAULT_KILL_AFTER) kill(getpid(), SIGKILL);
+}
+static bool full(bool hit)
+{
+    if (!hit || fault != FAULT_FULL) return false;
+    errno = ENOSPC;
+    return true;
+}
+
+static ssize_t bad_write(int fd, const void *data, size_t size)
+{
+    bool hit = step();
+    if (full(hit)) return -1;
+    /* A write cut in the middle, then the end: what is half there must not be believed. */
+    ssize_t n = disk.write(fd, data, hit && size > 1 ? size / 2 : size);
+    after(hit);
+    return n;
+}
+static int bad_fsync(int fd)
+{
+    bool hit = step();
+    int result = full(hit) ? -1 : disk.fsync(fd);
+    after(hit);
+    return result;
+}
+static int bad_rename(const char *from, const char *to)
+{
+    bool hit = step();
+    int result = full(hit) ? -1 : disk.rename(from, to);
+    after(hit);
+    return result;
+}
+static int bad_unlink(const char *path)
+{
+    bool hit = step();
+    int result = full(hit) ? -1 : disk.unlink(path);
+    after(hit);
+    return result;
+}
+static int bad_ftruncate(int fd, off_t size)
+{
+    bool hit = step();
+    int result = full(hit) ? -1 : disk.ftruncate(fd, size);
+    after(hit);
+    return result;
+}
+static int bad_commit(void *unused)
+{
+    (void)unused;
+    bool hit = step();
+    after(hit); /* just before, rather: the step that follows is just after */
+    return hit && fault == FAULT_FULL; /* non-zero: SQLite rolls back and says so */
+}
+static int watch_database(sqlite3 *handle, char **text, const struct sqlite3_api_routines *api)
+{
+    (void)text, (void)api;
+    sqlite3_commit_hook(handle, bad_commit, NULL);
+    return SQLITE_OK;
+}
+
+static void install_faults(enum fault kind, long at)
+{
+    disk = file_disk;
+    fault = kind;
+    fault_at = at;
+    file_disk.write = bad_write;
+    file_disk.fsync = bad_fsync;
+    file_disk.rename = bad_rename;
+    file_disk.unlink = bad_unlink;
+    file_disk.ftruncate = bad_ftruncate;
+    sqlite3_auto_extension((void (*)(void))watch_database);
+}
+
+#endif
