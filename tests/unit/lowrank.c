@@ -107,6 +107,28 @@ static double *singular_values(const struct lowrank_stack *s)
 
 static const uint32_t few[] = {4, 8, 3}, many[] = {16, 32, 8, 16}; /* R = 15 and 72 */
 
+Test(lowrank, times_a_matrix_is_the_dense_sum_times_it)
+{
+    enum { W = 5 };
+    struct stack s = make(40, 60, few, 3);
+    struct lowrank_stack v = view(&s);
+    float *right = random_floats(60 * W, 99);
+    double *sum = dense(&v), x[60 * W], got[40 * W], want[40 * W] = {0};
+    for (int i = 0; i < 60 * W; i++) /* (60, W) column-major */
+        x[i] = right[i];
+    for (int w = 0; w < W; w++)
+        for (int i = 0; i < 40; i++)
+            for (int j = 0; j < 60; j++)
+                want[w * 40 + i] += sum[i * 60 + j] * x[w * 60 + j];
+    ok(lowrank_times(got, &v, x, W));
+    for (int i = 0; i < 40 * W; i++)
+        got[i] -= want[i];
+    cr_expect_lt(norm(got, 40 * W), 1e-12 * norm(want, 40 * W));
+    free(right);
+    free(sum);
+    drop(&s);
+}
+
 Test(lowrank, dense_sum_norm_and_inner_product_agree_with_loops)
 {
     for (int i = 0; i < 2; i++) {

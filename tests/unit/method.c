@@ -199,29 +199,38 @@ Test(method, fed_sb_adds_each_members_change_in_its_own_block)
     method_report_close(&again);
 }
 
+static void expect_same_bytes(const struct method *m)
+{
+    struct contribution c[MEMBERS], other[MEMBERS];
+    struct method_next next;
+    struct method_report a = run_round(m, c, &next), b = {0};
+    for (int k = 0; k < MEMBERS; k++)
+        other[k] = c[(k + 1) % MEMBERS];
+    for (int threads = 1; threads <= 3; threads++) {
+        next.threads = threads;
+        next.contribution = threads % 2 ? other : c;
+        ok(method_next(&b, m, at("other", (unsigned)threads), &next));
+        cr_expect(same_bytes(at("state", 2), at("other", (unsigned)threads)), "%s, %d threads",
+                  m->name, threads);
+        method_report_close(&b);
+    }
+    for (int k = 0; k < MEMBERS; k++) /* weights are shares: any unit will do */
+        other[k].weight *= 4;
+    ok(method_next(&b, m, at("other", 9), &next));
+    cr_expect(same_bytes(at("state", 2), at("other", 9)), "%s, other unit", m->name);
+    method_report_close(&a);
+    method_report_close(&b);
+}
+
 Test(method, the_same_bytes_come_of_any_order_and_any_number_of_threads)
 {
-    for (const char *const *name = method_names(); *name; name++) {
-        const struct method *m = method_find(*name);
-        struct contribution c[MEMBERS], other[MEMBERS];
-        struct method_next next;
-        struct method_report a = run_round(m, c, &next), b = {0};
-        for (int k = 0; k < MEMBERS; k++)
-            other[k] = c[(k + 1) % MEMBERS];
-        for (int threads = 1; threads <= 3; threads++) {
-            next.threads = threads;
-            next.contribution = threads % 2 ? other : c;
-            ok(method_next(&b, m, at("other", (unsigned)threads), &next));
-            cr_expect(same_bytes(at("state", 2), at("other", (unsigned)threads)), "%s, %d threads",
-                      *name, threads);
-            method_report_close(&b);
-        }
-        for (int k = 0; k < MEMBERS; k++) /* weights are shares: any unit will do */
-            other[k].weight *= 4;
-        ok(method_next(&b, m, at("other", 9), &next));
-        cr_expect(same_bytes(at("state", 2), at("other", 9)), "%s, other unit", *name);
-        method_report_close(&a);
-        method_report_close(&b);
+    static const char *const with[][2] = {
+        {"flexlora", "tail=carry"}, {"florist", "bytes=4000"}, {"lora-fair", "fair_solve=cosine"}};
+    for (const char *const *name = method_names(); *name; name++)
+        expect_same_bytes(method_find(*name));
+    for (size_t i = 0; i < sizeof with / sizeof *with; i++) {
+        extra_option = with[i][1];
+        expect_same_bytes(method_find(with[i][0]));
     }
 }
 
