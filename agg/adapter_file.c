@@ -40,9 +40,11 @@ static err name_split(const char **module, size_t *length, enum adapter_file_rol
             return ERR_NONE;
         }
     }
+    bool lora = strstr(name, "lora_") || strstr(name, "carry_");
     const char *what = strstr(name, "lora_magnitude_vector") ? " (DoRA is not supported)"
-                       : strstr(name, "lora_embedding")      ? " (adapted embeddings are not)"
-                                                             : "";
+                       : strstr(name, "lora_embedding") ? " (adapted embeddings are not supported)"
+                       : !lora ? " (saved whole, which neither modules_to_save nor bias says)"
+                               : "";
     return err_make(ERR_INPUT,
                     "tensor %.200s: expected %s<module>.lora_A.weight, lora_B, lora_R, carry_A or "
                     "carry_B%s",

@@ -306,6 +306,11 @@ Test(adapter_file, refuses_tensors_that_do_not_fit_together)
     refused(open_tensors(square, 1, update, 2), ERR_INPUT, "shape (2, 3), expected rank 2");
     const struct tensor name[] = {T("q.lora_magnitude_vector", 2, 3)};
     refused(open_tensors(name, 1, update, 2), ERR_INPUT, "DoRA");
+    const struct tensor embedding[] = {T("embed.lora_embedding_A", 2, 3)};
+    refused(open_tensors(embedding, 1, update, 2), ERR_INPUT, "embeddings are not supported");
+    const struct tensor kernel[] = {
+        {"base_model.model.conv.lora_A.weight", DTYPE_F32, 4, {2, 2, 3, 3}, 36, 144, values}};
+    refused(open_tensors(kernel, 1, update, 2), ERR_INPUT, "two dimensions");
     const struct tensor one[] = {
         {"base_model.model.q.lora_A.weight", DTYPE_F32, 1, {8}, 8, 32, values}};
     refused(open_tensors(one, 1, update, 2), ERR_INPUT, "two dimensions");

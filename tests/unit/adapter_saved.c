@@ -101,6 +101,8 @@ Test(adapter_saved, a_tensor_no_setting_speaks_of_is_refused)
     ok(write(&saved, 1));
     refused(adapter_file_map_whole(&f, at("peft")), ERR_INPUT,
             "tensor base_model.model.embed_tokens.weight: expected");
+    refused(adapter_file_map_whole(&f, at("peft")), ERR_INPUT,
+            "(saved whole, which neither modules_to_save nor bias says)");
 }
 
 Test(adapter_saved, values_that_are_not_finite_are_not_written)
