@@ -35,6 +35,7 @@ struct combine_options {
     struct lowrank_cut cut; /* of each module; only where the method gives the sum */
     bool stack; /* flora: the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
     uint64_t bytes; /* 0, or the result's size at most: ranks are spent where they count most */
+    bool compare;   /* say how far the adapters agree */
     const char *scratch; /* beside the output: SCRATCH.scratch.part, gone in the end */
     /* NULL, or called as each module is done, by one thread at a time; an error stops all. */
     err (*step)(void *context, size_t done, size_t of);
@@ -57,6 +58,9 @@ struct combine {
     struct adapter_file *file; /* (file_count) the adapters read */
     double *share, *p;         /* (file_count) w_k / sum w, and what a robust rule made of it */
     size_t file_count;
+    /* With `compare`, a module and last in total: the cosines of agg/method_diagnose.h over all
+     * pairs of adapters, nothing else; else NULL. */
+    struct method_report_row *compared;
     struct method_state state; /* the results' scratch */
     struct arena arena;
 };

@@ -15,7 +15,8 @@ err combine_spend(uint32_t *rank, const struct combine *c, int threads);
 
 /* Inner products (file_count, file_count) of what the adapters add to module i. */
 err combine_gram(double *gram, const struct combine *c, const struct combine_options *o, size_t i);
-/* c->p becomes what the robust rule makes of the shares, over all modules together. */
+/* c->p becomes what the robust rule makes of the shares, over all modules together; with `compare`
+ * also how far adapters agree. */
 err combine_robust(struct combine *c, const struct combine_options *o, int threads);
 
 /* The tensors saved whole are in every adapter, of one shape, and the configuration that speaks of

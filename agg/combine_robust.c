@@ -1,6 +1,8 @@
-/* Robust rules over adapters; contract in combine.h. */
+/* What adapters do beside each other: robust rules, and how far they agree; contract in combine.h.
+ */
 #include "agg/combine_parts.h"
 #include "agg/matrix.h"
+#include "agg/method_diagnose.h"
 #include "agg/method_robust.h"
 
 #include <math.h>
@@ -8,10 +10,10 @@
 #include <string.h>
 
 /* total += every module's inner products, in the order of modules whatever thread has which. */
-static err all_modules(double *total, const struct combine *c, const struct combine_options *o,
+static err all_modules(double *total, struct combine *c, const struct combine_options *o,
                        int threads)
 {
-    size_t size = c->file_count * c->file_count;
+    size_t count = c->file_count, size = count * count;
     err failed = ERR_NONE;
 #pragma omp parallel num_threads(threads)
     {
@@ -20,6 +22,7 @@ static err all_modules(double *total, const struct combine *c, const struct comb
 #pragma omp for ordered schedule(dynamic, 1)
         for (size_t i = 0; i < c->count; i++) {
             err e = err_is(mine) ? mine : combine_gram(part, c, o, i);
+            if (!err_is(e) && o->compare) method_diagnose_cosines(&c->compared[i], part, count);
 #pragma omp ordered
             {
                 if (err_is(e) && !err_is(failed)) failed = e;
@@ -56,17 +59,19 @@ err combine_robust(struct combine *c, const struct combine_options *o, int threa
     const struct method_options *rule = &c->options;
     size_t count = c->file_count;
     double *gram = NULL;
-    if (rule->robust == METHOD_ROBUST_NONE) return ERR_NONE;
+    if (rule->robust == METHOD_ROBUST_NONE && !o->compare) return ERR_NONE;
     if (count > LIMIT_ROBUST_MEMBERS)
-        return err_make(ERR_LIMIT, "%zu adapters, at most %d where a rule looks at all pairs",
-                        count, LIMIT_ROBUST_MEMBERS);
+        return err_make(ERR_LIMIT, "%zu adapters, at most %d where all pairs are looked at", count,
+                        LIMIT_ROBUST_MEMBERS);
+    if (o->compare) TRY(arena_take(&c->compared, &c->arena, c->count + 1, sizeof *c->compared));
     TRY(matrix_take(&gram, count, count));
     err e = all_modules(gram, c, o, threads);
+    if (!err_is(e) && o->compare) method_diagnose_cosines(&c->compared[c->count], gram, count);
     if (!err_is(e) && rule->robust == METHOD_ROBUST_NORM)
         e = bounded(c->p, gram, count, rule->robust_norm);
     else if (!err_is(e) && rule->robust == METHOD_ROBUST_KRUM)
         e = method_robust_krum(c->p, gram, count, rule->robust_faulty);
-    else if (!err_is(e))
+    else if (!err_is(e) && rule->robust == METHOD_ROBUST_GEOMETRIC)
         e = method_robust_geometric(c->p, gram, count);
     free(gram);
     return e;

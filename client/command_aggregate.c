@@ -66,6 +66,10 @@ static const struct option_row rows[] = {
      .at = AT(stack),
      .help = "flora: the stack of all factors itself, of their ranks' sum, without recompression: "
              "fast, and large"},
+    {.flag = "compare",
+     .kind = OPTION_FLAG,
+     .at = AT(compare),
+     .help = "say how far the adapters agree: cosines between what they do, over all pairs"},
     {.flag = "verify",
      .kind = OPTION_FLAG,
      .at = AT(verify),
@@ -105,6 +109,7 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         .cut = {.rank_max = (uint32_t)o->rank, .error = o->error, .energy = o->energy},
         .bytes = o->bytes,
         .stack = o->stack,
+        .compare = o->compare,
         .threads = (int)o->common.threads};
     c.method = method_find(o->method);
     if (c.method == NULL) {

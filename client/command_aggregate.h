@@ -14,7 +14,7 @@ struct aggregate_command {
     double error, energy;
     uint64_t bytes;
     struct option_list options;
-    bool stack, verify, force;
+    bool stack, compare, verify, force;
 };
 
 struct aggregate_checked { /* --verify: a module, and in total */

@@ -24,6 +24,14 @@ static json_t *json_adapters(const struct combine *c)
     return list;
 }
 
+/* Nothing where no two adapters have something there. */
+static void put_cosines(json_t *to, const struct combine *c, size_t i)
+{
+    if (!to || !c->compared || !c->compared[i].pairs) return;
+    json_object_set_new(to, "cosine_mean", json_real(c->compared[i].cosine_mean));
+    json_object_set_new(to, "cosine_least", json_real(c->compared[i].cosine_least));
+}
+
 static json_t *json_modules(const struct aggregate_command *o, const struct combine *c,
                             const struct aggregate_checked *v)
 {
@@ -35,6 +43,7 @@ static json_t *json_modules(const struct aggregate_command *o, const struct comb
                                 row->update_norm, "error", row->error, "relative_error",
                                 ratio(row->error, row->update_norm), "dropped", row->dropped);
         if (one && o->verify) json_object_set_new(one, "verified_error", json_real(v->error[i]));
+        put_cosines(one, c, i);
         json_array_append_new(list, one);
     }
     return list;
@@ -58,6 +67,7 @@ err aggregate_print_json(const struct aggregate_command *o, const struct combine
         o->output, "rank_most", (json_int_t)t->rank, "norm", t->update_norm, "error", t->error,
         "relative_error", ratio(t->error, t->update_norm), "dropped", t->dropped, "adapters",
         json_adapters(c), "module", json_modules(o, c, v), "saved", json_saved(c));
+    put_cosines(all, c, c->count);
     bool fine = all != NULL;
     if (fine && o->verify)
         fine = json_object_set_new(all, "verified_relative_error",
@@ -193,6 +203,10 @@ err aggregate_print_text(const struct aggregate_command *o, const struct combine
     TRY(print_modules(o, c, v));
     for (size_t i = 0; i < c->saved_count; i++)
         printf("%s%s", i ? ", " : "\nsaved whole, averaged: ", c->saved[i].name);
+    if (c->compared && c->compared[c->count].pairs)
+        printf("\ncosine between what two adapters do: mean %.3f, least %.3f, %u pairs",
+               c->compared[c->count].cosine_mean, c->compared[c->count].cosine_least,
+               c->compared[c->count].pairs);
     printf("\n%s: %s, norm %.6g, relative error %.3g", o->output, o->method, t->update_norm,
            ratio(t->error, t->update_norm));
     if (t->dropped > 0) printf(", of it cut off %.3g", ratio(t->dropped, t->update_norm));

@@ -79,6 +79,8 @@ fedlora aggregate "$golden"/{a,b,a} -o "$work/twice" --json >"$work/result"
 norm=$(field norm)
 fedlora aggregate "$golden"/{a,b} --weights 2,1 -o "$work/weighed" --json >"$work/result"
 holds "abs($norm / $(field norm) - 1) < 1e-12" "one adapter twice is one of twice the weight"
+fedlora aggregate "$golden"/{a,a,b,b,c} --compare --option robust=geometric -o "$work/compared" --json >"$work/result"
+holds "0.1 < $(field cosine_mean) < 0.3" "two of ten pairs are the same adapter"
 fedlora aggregate "$golden"/{a,b,c} --stack -o "$work/stack" --verify --json >"$work/result"
 holds "$(field verified_relative_error) < 1e-6" "the stack"
 fedlora aggregate "$golden"/{a,b,c} --method flexlora -o "$work/flex" --verify --json >"$work/result"

@@ -165,6 +165,35 @@ Test(combine_robust, another_gauge_of_the_same_adapters_changes_nothing)
     }
 }
 
+Test(combine_robust, cosines_are_those_of_what_adapters_do)
+{
+    char scratch[SUPPORT_PATH_BYTES + 64];
+    snprintf(scratch, sizeof scratch, "%s/scratch", dir);
+    const struct combine_options o = {.method = method_find("flora"),
+                                      .path = paths,
+                                      .count = ADAPTERS,
+                                      .compare = true,
+                                      .scratch = scratch};
+    struct combine c = {0};
+    double sum = 0, least = 1;
+    ok(combine_open(&c, &o));
+    for (int j = 0; j < ADAPTERS; j++)
+        for (int k = 0; k < j; k++) {
+            double inner = 0;
+            for (int i = 0; i < VALUES; i++)
+                inner += change[j][i] * change[k][i];
+            inner /= norm_of(change[j]) * norm_of(change[k]);
+            sum += inner;
+            least = fmin(least, inner);
+        }
+    cr_expect_eq(c.compared[2].pairs, 10);
+    cr_expect_float_eq(c.compared[2].cosine_mean, sum / 10, 1e-12);
+    cr_expect_float_eq(c.compared[2].cosine_least, least, 1e-12);
+    cr_expect_eq(c.compared[0].pairs, 10);
+    cr_expect_float_eq(c.p[3], 0.2, 1e-15, "looking changes nothing");
+    combine_close(&c);
+}
+
 Test(combine_robust, rules_that_look_at_single_values_are_refused)
 {
     struct method_options rule;
