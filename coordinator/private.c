@@ -2,6 +2,7 @@
 
 #include "agg/adapter_file.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- what a round trains, as one list of values ---- */
@@ -240,7 +241,43 @@ static err mean_open(struct mean *out, const struct private_round *p,
     return e;
 }
 
-err private_mean(bool *made, struct private_round *p, const struct private_files *files)
+err private_ahead(struct central **out, const struct private_round *p,
+                  const struct private_files *files)
+{
+    struct mean m = {0};
+    struct central *ahead = calloc(1, sizeof *ahead);
+    err e = ahead ? mean_open(&m, p, files) : err_make(ERR_MACHINE, "no memory for noise");
+    struct central_spec spec = spec_of(p, m.dim);
+    if (!err_is(e)) e = central_begin(ahead, &spec);
+    adapter_file_close(&m.state);
+    arena_close(&m.arena);
+    if (err_is(e))
+        free(ahead);
+    else
+        *out = ahead;
+    return e;
+}
+
+void private_ahead_close(struct central *ahead)
+{
+    if (ahead) central_close(ahead);
+    free(ahead);
+}
+
+/* The noise drawn while members trained, or now: before any update is read. */
+static err begin_round(struct private_round *p, const struct central_spec *spec,
+                       struct central *ahead)
+{
+    bool fits = ahead && ahead->spec.dim == spec->dim && ahead->spec.clip == spec->clip &&
+                ahead->spec.noise == spec->noise && !ahead->finished && ahead->members == 0;
+    if (!fits) return central_begin(&p->central, spec);
+    p->central = *ahead;
+    *ahead = (struct central){0};
+    return ERR_NONE;
+}
+
+err private_mean(bool *made, struct private_round *p, const struct private_files *files,
+                 struct central *ahead)
 {
     struct mean m = {0};
     struct central_spec spec;
@@ -252,7 +289,7 @@ err private_mean(bool *made, struct private_round *p, const struct private_files
         *made = false;
         goto out;
     }
-    TRY_OUT(e, central_begin(&p->central, &spec)); /* the noise, before any update is read */
+    TRY_OUT(e, begin_round(p, &spec, ahead));
     for (size_t i = 0; i < files->count; i++)
         TRY_OUT(e, add_member(&m, p, &files->from[i]));
     central_finish(m.mean, &p->central);

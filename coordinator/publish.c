@@ -175,7 +175,7 @@ static err make_private(struct method_next *next, struct private_round *round,
                                   .method = p->method,
                                   .options = &p->options};
     TRY(private_open(round, &p->terms, store, p->run, p->round));
-    TRY(private_mean(&made, round, &files));
+    TRY(private_mean(&made, round, &files, p->ahead));
     if (made) {
         TRY(adopt(&round->was.noisy, store, path));
         TRY(store_private_noisy(store, p->run, p->round, &round->was));
@@ -187,6 +187,18 @@ static err make_private(struct method_next *next, struct private_round *round,
     next->contribution = only;
     next->count = 1;
     return ERR_NONE;
+}
+
+/* For the round that has opened; where it fails, the round's end draws it, or says why not. */
+static err draw_noise(struct publish_job *p, struct store *store)
+{
+    struct private_round round = {0};
+    struct blob_path state = blob_path(store->dir, &p->state.digest);
+    struct private_files files = {.state = state.text, .method = p->method, .options = &p->options};
+    TRY(private_open(&round, &p->terms, store, p->run, p->round));
+    err e = private_ahead(&p->ahead, &round, &files);
+    private_close(&round);
+    return e;
 }
 
 static err make_release(struct release **out, struct publish_job *p, struct private_round *round)
@@ -266,6 +278,10 @@ void publish_run(struct work_job *batch, struct store *store)
 {
     for (struct work_job *job = batch; job; job = job->next) {
         struct publish_job *p = (struct publish_job *)(void *)job;
+        if (p->is_noise) {
+            job->result = draw_noise(p, store);
+            continue;
+        }
         struct store_blob state = p->state, frozen = p->frozen, memory = p->memory;
         job->result = p->is_start ? make_start(p, store) : make_next(p, store);
         if (err_is(job->result)) {
@@ -283,6 +299,7 @@ void publish_run(struct work_job *batch, struct store *store)
 
 void publish_close(struct publish_job *job)
 {
+    private_ahead_close(job->ahead);
     arena_close(&job->arena);
     free(job);
 }

@@ -138,11 +138,30 @@ static void publish_done(struct work_job *work)
     publish_close(job);
 }
 
-static err push_work(struct run *run, bool is_start)
+static void noise_done(struct work_job *work)
 {
+    struct publish_job *job = (struct publish_job *)(void *)work;
+    struct run *run = job->owner;
+    if (job->ahead && job->round == round_under_way(&run->round)) {
+        private_ahead_close(run->ahead);
+        run->ahead = job->ahead;
+        run->ahead_for = job->round;
+        job->ahead = NULL;
+        LOG(LOG_INFO, "noise.drawn", LOG_STR("run", run->config->name),
+            LOG_INT("round", job->round));
+    }
+    publish_close(job);
+}
+
+enum kind { WORK_START, WORK_NEXT, WORK_NOISE };
+
+static err push_work(struct run *run, enum kind kind)
+{
+    bool is_start = kind == WORK_START;
     struct publish_job *job = calloc(1, sizeof *job);
     if (!job) return err_sys(ENOMEM, "work for run %s", run->config->name);
-    job->job.done = publish_done;
+    job->job.done = kind == WORK_NOISE ? noise_done : publish_done;
+    job->is_noise = kind == WORK_NOISE;
     job->owner = run;
     job->run = run->id;
     job->method = run->method;
@@ -161,6 +180,10 @@ static err push_work(struct run *run, bool is_start)
     err e = is_start ? copy_start(job, run) : copy_weights(job, run);
     if (!err_is(e))
         e = run_privacy_terms(&job->terms, run->config, run->shop->config->ledger_key, &job->arena);
+    if (!err_is(e) && kind == WORK_NEXT && run->ahead_for == job->round) {
+        job->ahead = run->ahead;
+        run->ahead = NULL;
+    }
     if (!err_is(e)) e = work_push(run->shop->maths, &job->job);
     if (err_is(e)) publish_close(job);
     return e;
@@ -212,11 +235,15 @@ void run_tell(struct run *run, const struct round_event *event)
         err e = run_save_opening(run); /* else tried again before the round is handed out */
         if (err_is(e)) log_error(run, "round.not_saved", e);
         run_flush_counters(run);
-        if (run->round.rules.drawn) /* nobody may be in it */
+        if (run->round.rules.drawn) {
+            e = push_work(run, WORK_NOISE); /* else drawn at the round's end */
+            if (err_is(e)) log_error(run, "noise.not_drawn", e);
+            /* Nobody may be in it. */
             run_tell(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
+        }
     }
     if (todo & (ROUND_DO_START | ROUND_DO_AGGREGATE)) {
-        err e = push_work(run, todo & ROUND_DO_START);
+        err e = push_work(run, todo & ROUND_DO_START ? WORK_START : WORK_NEXT);
         if (err_is(e)) work_failed(run, e);
     }
     if (todo & ROUND_DO_END) run_flush_counters(run);

@@ -44,6 +44,8 @@ struct run {
     struct round round;
     struct run_member *member; /* (round.members), by the same index */
     struct store_blob state, frozen, memory;
+    struct central *ahead; /* noise drawn for the round `ahead_for`, or NULL */
+    uint32_t ahead_for;
     uint32_t opened_saved; /* the newest round whose opening is durable */
     uint64_t created_ms;
 };

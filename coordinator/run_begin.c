@@ -49,6 +49,7 @@ void run_close(struct run *run)
     if (run->config) run_flush_counters(run);
     for (size_t i = 0; run->member && i < run->round.members; i++)
         free(run->member[i].adapts);
+    private_ahead_close(run->ahead);
     round_close(&run->round);
     message_free(run->config);
     message_free(run->modules);

@@ -223,6 +223,7 @@ Test(private, a_killed_run_spends_exactly_what_its_ledger_says_and_stops_at_the_
     cr_expect_eq(verify(""), 0);
     expect_said("epsilon 4.37718 (PLD)");
     expect_said("(the one given)");
+    cr_expect(fake_federation_logged(&federation, "event=noise.drawn"), "while members train");
     cr_expect(fake_federation_logged(&federation, "event=run.stopped"));
     cr_expect(fake_federation_logged(&federation, "the privacy budget is spent"));
     ledger_close(&ledger);
