@@ -109,7 +109,7 @@ static const struct row rows[] = {
      {"closed", "cosine"},
      .at = AT(fair_solve)},
     {{"basis", "seeded|weights|gradient", "seeded", "fed-sb ffa",
-      "frozen factors: drawn, of the weights (a file), or of the members' mean gradient"},
+      "frozen factors: drawn, a file's, or the mean gradient's"},
      CHOICE,
      {"seeded", "weights", "gradient"},
      .at = AT(basis)},
