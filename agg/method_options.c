@@ -109,7 +109,7 @@ static const struct row rows[] = {
      {"closed", "cosine"},
      .at = AT(fair_solve)},
     {{"basis", "seeded|weights|gradient", "seeded", "fed-sb ffa",
-      "frozen factors: drawn, a file's, or the mean gradient's"},
+      "drawn, a file's, or from gradients"},
      CHOICE,
      {"seeded", "weights", "gradient"},
      .at = AT(basis)},
