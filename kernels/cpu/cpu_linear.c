@@ -1,8 +1,8 @@
 /* Products with the frozen weights, by oneDNN. A weight is packed once, in oneDNN's own blocked
- * layout, for each of its two products; in float32, where two copies would take a third of all
- * memory, for the forward one alone, and backward's is made from it at each use. A head is packed
- * in slices of the vocabulary, so that logits need not exist whole. Numbers of rows are rounded up
- * so that there are few shapes. */
+ * layout, for each of its two products; a layer's in float32, where two copies would take a third
+ * of all memory, for the forward one alone, and backward's is made from it at each use. A head is
+ * packed in slices of the vocabulary, so that logits need not exist whole. Numbers of rows are
+ * rounded up so that there are few shapes. */
 #include "kernels/cpu/cpu_onednn.h"
 
 #include <errno.h>
@@ -20,7 +20,6 @@ struct backend_weight {
     size_t n, k;
     size_t pieces[2]; /* forward, back */
     struct piece *piece[2];
-    bool shared; /* the backward pieces are the forward ones, read the other way */
     bool turned; /* the backward piece is made from the forward one at each use */
     float *bias; /* (n), or NULL */
 };
@@ -162,18 +161,6 @@ void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight 
     *count = w->piece[0][slice].count;
 }
 
-/* A float32 head is large and used once a pass: both of its products read the rows as they are. */
-static bool is_plain(const struct backend_context *c, const struct weight_source *s)
-{
-    return c->precision == DTYPE_F32 && s->n > WHOLE_MAX;
-}
-
-static err plain_layout(struct piece *p, size_t k)
-{
-    dnnl_dims_t dims = {(int64_t)k, (int64_t)p->count};
-    return onednn_check(dnnl_memory_desc_init_by_tag(&p->md, 2, dims, dnnl_f32, dnnl_ba), "layout");
-}
-
 /* The layout oneDNN likes for this piece with many rows. */
 static err piece_layout(struct piece *p, const struct backend_context *c, size_t k, bool back)
 {
@@ -215,26 +202,11 @@ static err pack_pieces(struct backend_weight *w, struct backend_context *c,
             struct mat to = {rows + i * s->k * size, c->precision, s->k};
             backend_cpu.convert(c, to, from, n, s->k, 1.0f);
         }
-        e = is_plain(c, s) ? plain_layout(p, s->k) : piece_layout(p, c, s->k, back);
+        e = piece_layout(p, c, s->k, back);
         if (!err_is(e)) e = piece_alloc(p);
         if (!err_is(e)) e = pack_rows(p, c, rows, s->k, back);
     }
     return e;
-}
-
-static err share_pieces(struct backend_weight *w)
-{
-    if (!(w->piece[1] = calloc(w->pieces[0], sizeof *w->piece[1])))
-        return err_sys(ENOMEM, "engine: packing a weight");
-    for (size_t i = 0; i < w->pieces[0]; i++) {
-        struct piece *p = &w->piece[1][i];
-        *p = w->piece[0][i];
-        dnnl_dims_t dims = {(int64_t)p->count, (int64_t)w->k};
-        dnnl_status_t s = dnnl_memory_desc_init_by_tag(&p->md, 2, dims, dnnl_f32, dnnl_ab);
-        TRY(onednn_check(s, "layout"));
-    }
-    w->pieces[1] = w->pieces[0];
-    return ERR_NONE;
 }
 
 static err turn_pieces(struct backend_weight *w, const struct backend_context *c)
@@ -250,8 +222,7 @@ static err turn_pieces(struct backend_weight *w, const struct backend_context *c
 static err pack_backward(struct backend_weight *w, struct backend_context *c,
                          const struct weight_source *s)
 {
-    if (w->shared) return share_pieces(w);
-    w->turned = c->precision == DTYPE_F32 && w->pieces[0] > 0;
+    w->turned = c->precision == DTYPE_F32 && w->pieces[0] == 1;
     return w->turned ? turn_pieces(w, c) : pack_pieces(w, c, s, true);
 }
 
@@ -259,7 +230,7 @@ void cpu_weight_close(struct backend_weight *w)
 {
     if (!w) return;
     for (int back = 0; back < 2; back++) {
-        for (size_t i = 0; i < w->pieces[back] && !(back && w->shared); i++)
+        for (size_t i = 0; i < w->pieces[back]; i++)
             free(w->piece[back][i].data);
         free(w->piece[back]);
     }
@@ -278,7 +249,6 @@ err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
     if (s->bias && !(w->bias = cpu_alloc(s->n * sizeof(float)))) e = err_sys(ENOMEM, "engine");
     if (w->bias) memcpy(w->bias, s->bias, s->n * sizeof(float));
     if (!err_is(e) && (s->products & BACKEND_FORWARD)) e = pack_pieces(w, c, s, false);
-    w->shared = is_plain(c, s) && w->pieces[0] > 0;
     if (!err_is(e) && (s->products & BACKEND_BACKWARD)) e = pack_backward(w, c, s);
     if (err_is(e))
         cpu_weight_close(w);
