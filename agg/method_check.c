@@ -78,16 +78,14 @@ static uint32_t expected_rank(const struct asked *asked, const struct adapter_fi
 }
 
 /* A part of the state's own pair is trained at the state's scale, whatever its rank; a fresh one at
- * the member's alpha. Beside frozen factors the scale is the state's and an update's is not used.
- */
+ * the member's alpha. */
 static err check_scale(const struct asked *asked, const struct adapter_file_module *m,
                        const struct adapter_file_module *state)
 {
-    const struct method_expect *x = asked->expect;
-    if ((!state->rank || asked->method->frozen) && m->alpha != x->alpha)
-        return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, x->alpha);
-    if (state->rank && !asked->method->frozen &&
-        fabs(m->scale - state->scale) > 1e-9 * state->scale)
+    double alpha = asked->expect->alpha;
+    if (!state->rank && m->alpha != alpha)
+        return err_make(ERR_INPUT, "module %s: alpha %g, expected %g", m->name, m->alpha, alpha);
+    if (state->rank && fabs(m->scale - state->scale) > 1e-9 * state->scale)
         return err_make(ERR_INPUT, "module %s: rank %u at scale %g, expected the state's scale %g",
                         m->name, m->rank, m->scale, state->scale);
     return ERR_NONE;

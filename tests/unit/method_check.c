@@ -171,6 +171,10 @@ Test(method_check, a_part_of_the_states_pair_is_taken_at_the_states_scale)
     expect.alpha = 9;
     send(at("update", 0), &x); /* 8 columns where the module has no more */
     ok(method_check_update(m, at("update", 0), &expect));
+    x.alpha = expect.alpha = 18;
+    send(at("update", 0), &x);
+    refused(method_check_update(m, at("update", 0), &expect), ERR_INPUT,
+            "rank 8 at scale 2, expected the state's scale 1");
     adapter_file_close(&state);
 }
 
