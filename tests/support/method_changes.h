@@ -22,7 +22,7 @@ static inline void change_of(double *D, const struct method *m, unsigned t, unsi
             const struct adapter_file_module *old = adapter_file_find(&s, modules[i].name);
             const struct adapter_file_module *x = adapter_file_find(&u, modules[i].name);
             const struct adapter_file_module *ab = adapter_file_find(&f, modules[i].name);
-            for (size_t row = 0; row < modules[i].d_out; row++)
+            for (size_t row = 0; x && row < modules[i].d_out; row++)
                 for (size_t col = 0; col < modules[i].d_in; col++)
                     for (size_t a = 0; a < x->rank; a++)
                         for (size_t b = 0; b < x->rank; b++)
