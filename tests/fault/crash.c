@@ -1,8 +1,8 @@
 /* A whole run, with its members scripted in the same process, over and over: killed at its n-th
  * step that touches the disk, and gone on with; or with its n-th step failing as on a full disk.
- * Whatever n, the last state must have the bytes of the run that nobody disturbed.
- * Every coordinator is
- * a forked process that uses its own threads, as fedlorad does; the parent starts none. */
+ * Whatever n, the last state must have the bytes of the run that nobody disturbed. Every
+ * coordinator is a forked process that uses its own threads, as fedlorad does; the parent starts
+ * none. */
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"

@@ -347,6 +347,66 @@ Test(session_adapter, a_pruned_update_is_the_leading_part_at_the_same_scale)
     bench_close(&b);
 }
 
+/* A member of rank 3 of a state of rank 8, both over the same random B. */
+static void open_part(struct session_adapter *whole, struct session_adapter *part, struct bench *b,
+                      const char *method)
+{
+    bench_open(b, method, 8);
+    bench_state(b);
+    fill_b(b);
+    OK(session_adapter_open(whole, &b->model.arch, &b->round));
+    b->round.rank = 3;
+    b->round.alpha = 3; /* the state's scale is 1 */
+    OK(session_adapter_open(part, &b->model.arch, &b->round));
+    cr_assert_eq(adapter_find(&part->adapter, 0, MODULE_V)->rank, 3);
+    cr_expect_float_eq(adapter_find(&part->adapter, 0, MODULE_V)->scale, 1, 1e-7);
+}
+
+static void expect_admitted(const struct bench *b, const struct session_adapter *part,
+                            uint32_t sent, uint32_t assigned)
+{
+    struct adapter_file state = {0};
+    OK(session_adapter_write(b->update, part, &b->round, sent));
+    OK(adapter_file_map(&state, b->state));
+    const struct method_expect expect = {
+        .state = &state, .member = "ann", .round = 1, .rank = assigned, .alpha = assigned};
+    OK(method_check_update(method_find(b->round.method), b->update, &expect));
+    adapter_file_close(&state);
+}
+
+Test(session_adapter, a_smaller_member_of_flexlora_trains_the_leading_part_beside_the_rest)
+{
+    struct bench b = {0};
+    struct session_adapter whole = {0}, part = {0};
+    open_part(&whole, &part, &b, "flexlora");
+    expect_same_change(&whole, &part, MODULE_V);
+    expect_same_change(&whole, &part, MODULE_DOWN);
+    cr_expect_eq(adapter_find(&part.adapter, 0, MODULE_V)->carry_rank, 5);
+    expect_admitted(&b, &part, 0, 3);
+    session_adapter_close(&whole);
+    session_adapter_close(&part);
+    bench_close(&b);
+}
+
+Test(session_adapter, a_smaller_member_of_hetlora_has_the_leading_part_alone_and_may_prune_it)
+{
+    struct bench b = {0};
+    struct session_adapter whole = {0}, part = {0};
+    open_part(&whole, &part, &b, "hetlora");
+    const struct adapter_module *w = adapter_find(&whole.adapter, 0, MODULE_V);
+    const struct adapter_module *p = adapter_find(&part.adapter, 0, MODULE_V);
+    cr_expect_eq(p->carry_rank, 0);
+    for (uint32_t i = 0; i < w->d_out; i++)
+        for (uint32_t j = 0; j < 3; j++)
+            cr_assert_eq(p->b[i * 3 + j], w->b[i * 8 + j]);
+    cr_expect_eq(memcmp(p->a, w->a, 3 * w->d_in * sizeof *w->a), 0);
+    expect_admitted(&b, &part, 0, 3);
+    expect_admitted(&b, &part, 2, 3);
+    session_adapter_close(&whole);
+    session_adapter_close(&part);
+    bench_close(&b);
+}
+
 static void refuses(struct bench *b, const char *text)
 {
     struct session_adapter a = {0};
