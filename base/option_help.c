@@ -38,8 +38,7 @@ static err left_column(struct bytes *out, const struct option_row *row)
     }
 }
 
-/* Words of `text` from column `column` on, wrapped at 100 columns to column `indent`. */
-static err wrap(struct bytes *out, const char *text, size_t indent, size_t column)
+err option_help_wrap(struct bytes *out, const char *text, size_t indent, size_t column)
 {
     while (*text) {
         size_t word = strcspn(text, " ");
@@ -76,7 +75,7 @@ err option_help(struct bytes *out, const struct option_set *set)
         snprintf(text, sizeof text, "%s%s%s%s%s", row->help ? row->help : "",
                  shown ? " (default " : "", shown ? row->fallback : "", shown ? ")" : "",
                  row->required ? " (required)" : "");
-        TRY(wrap(out, text, INDENT, INDENT));
+        TRY(option_help_wrap(out, text, INDENT, INDENT));
     }
     return ERR_NONE;
 }

@@ -1,18 +1,19 @@
 #include "client/method_help.h"
 
 #include "agg/method_options.h"
+#include "base/option.h"
 
 #include <stdio.h>
 
 static err option_line(struct bytes *out, const struct method_option *o)
 {
-    char left[80];
+    char left[80], right[240];
     int n = snprintf(left, sizeof left, "  %s=%s", o->key, o->values);
     TRY(bytes_printf(out, "%-32s", left));
     TRY(bytes_printf(out, n < 32 ? "%s" : "\n%32s", ""));
-    TRY(bytes_printf(out, "%s", o->help));
-    TRY(bytes_printf(out, " [%s]", o->normal));
-    return o->methods ? bytes_printf(out, " (%s)\n", o->methods) : bytes_printf(out, "\n");
+    snprintf(right, sizeof right, "%s [%s]%s%s%s", o->help, o->normal, o->methods ? " (" : "",
+             o->methods ? o->methods : "", o->methods ? ")" : "");
+    return option_help_wrap(out, right, 32, 32);
 }
 
 err method_help(struct bytes *out)
