@@ -11,6 +11,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
+       bench/run.sh account                  privacy accountants: seconds, and the longest published rows
        bench/run.sh TABLE --help             the options of one
 
 Build first: cmake --preset release && cmake --build build/release
@@ -69,6 +70,10 @@ case "${1:-}" in
     python3 "$bench/methods.py" run "$@"
     case " $* " in *" --help "* | *" -h "*) exit 0 ;; esac
     python3 "$bench/methods.py" report "$1/results.jsonl" --svg "$1/methods.svg" ;;
+  account)
+    build=$bench/../build/release
+    cmake --build "$build" --target bench_account >/dev/null
+    "$build/bench_account" ;;
   tokenize)
     shift
     build=$bench/../build/release

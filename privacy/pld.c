@@ -60,15 +60,17 @@ out:
     return e;
 }
 
-/* Chernoff's epsilon for tail probability e^log_delta. */
+/* Chernoff's bound, of an epsilon for e^log_delta: 1 - e^(eps - t) <= m e^(lambda (t - eps)) for
+ * all t, with ln m = lambda ln lambda - (1 + lambda) ln(1 + lambda). */
 static double chernoff(const struct whole *w, double lambda, double log_delta)
 {
-    return (log_moment(w, lambda) - log_delta) / lambda;
+    double log_most = -log1p(lambda) - lambda * log1p(1 / lambda);
+    return (log_moment(w, lambda) + log_most - log_delta) / lambda;
 }
 
 /* The lambda of the least Chernoff bound, by golden section over its logarithm: the bound has one
- * minimum. A few per cent off it, the window is a little wider, nothing else. */
-static void choose_tilt(struct whole *w, double log_delta)
+ * minimum. A few per cent off it, the window is a little wider, nothing else. Returns the bound. */
+static double choose_tilt(struct whole *w, double log_delta)
 {
     const double ratio = 0.6180339887498949;
     double low = log(1e-3), high = log(3 / w->interval);
@@ -91,6 +93,7 @@ static void choose_tilt(struct whole *w, double log_delta)
     }
     w->lambda = exp((low + high) / 2);
     w->moment = log_moment(w, w->lambda);
+    return chernoff(w, w->lambda, log_delta);
 }
 
 /* Where the tilted mass outside is at most e^outside_log on either side: for any s beyond lambda,
@@ -201,9 +204,7 @@ static double read_epsilon(const struct whole *w, const struct fft *fft, struct 
     double c = -expm1(w->infinity_log_rest), a = 0, b = 0, t = 0;
     double fall_a = exp(-w->lambda * w->interval), fall_b = exp(-(w->lambda + 1) * w->interval);
     double margin = 2 * exp(outside_log) + w->error / -expm1(-w->lambda * w->interval);
-    if (c >= delta) return INFINITY;
-    for (size_t i = w->size; i-- > 0;) {
-        int64_t k = w->first + (int64_t)i;
+    for (int64_t k = w->first + (int64_t)w->size - 1;; k--) { /* also below the window, down to 0 */
         double below = (double)k * w->interval;
         double log_left = log(delta - c) - w->moment; /* of what may lie above, tilted away */
         double excess = a * fall_a - b * fall_b + margin;
@@ -214,13 +215,12 @@ static double read_epsilon(const struct whole *w, const struct fft *fft, struct 
             return fmax(fmax(epsilon, below), 0);
         }
         if (k < 0) return 0;
-        double p = *fft_at(fft, z, (size_t)k & (w->size - 1));
+        double p = k < w->first ? 0 : *fft_at(fft, z, (size_t)k & (w->size - 1));
         p = ((uint64_t)k / w->size) & 1 ? -p : p;
         a = a * fall_a + fmax(p, 0);
         b = b * fall_b + fmax(p, 0);
         t = below;
     }
-    return fmax(t, 0);
 }
 
 /* In one direction; *fits is false when the window is too long for this interval. */
@@ -232,7 +232,10 @@ static err epsilon_of(double *out, bool *fits, const struct pld_event *event, si
     struct fft_value *z;
     err e = ERR_NONE;
     TRY(whole_open(&w, event, count, direction, interval));
-    choose_tilt(&w, log(delta));
+    double infinite = -expm1(w.infinity_log_rest);
+    *fits = true;
+    *out = infinite < delta ? 0 : INFINITY;
+    if (infinite >= delta || choose_tilt(&w, log(delta - infinite)) <= 0) goto out;
     double size = choose_window(&w);
     *fits = size <= LIMIT_PLD_CELLS;
     if (!*fits) goto out;
