@@ -22,7 +22,7 @@ struct whole {
     double lambda, moment;    /* the tilt, and K(lambda) */
     int64_t first;            /* of the window */
     size_t size;              /* of the window: a power of two */
-    double error;             /* e of the header */
+    double peak, norm;        /* bounds of the transforms' error in the window, e of the header */
 };
 
 static double log_moment(const struct whole *w, double lambda)
@@ -175,24 +175,36 @@ static err convolve(struct fft_value **out, struct fft *fft, struct whole *w)
     TRY(arena_take(&one, &w->arena, fft->size, sizeof *one));
     for (size_t j = 0; j < fft->size; j++)
         product[j] = (struct fft_value){1, 0};
-    w->error = 0;
     for (size_t i = 0; i < w->count; i++) {
         struct sensitivity sum = {0};
         fold(fft, one, &w->step[i], w->lambda);
         fft_forward(fft, one);
         for (size_t j = 0; j < fft->size; j++)
             multiply_power(&product[j], &sum, one[j], w->times[i]);
-        double m = (double)fft->size;
-        w->error += eta * (double)w->times[i] *
-                    fmin(sum.first / m, sqrt(sum.second / m) * sqrt(sum.norm / m));
+        double m = (double)fft->size, amplified = eta * (double)w->times[i];
+        w->peak += amplified * fmin(sum.first / m, sqrt(sum.second / m) * sqrt(sum.norm / m));
+        w->norm += amplified * sqrt(sum.second / m);
     }
     double norm = 0;
     for (size_t j = 0; j < fft->size; j++)
         norm += product[j].re * product[j].re + product[j].im * product[j].im;
-    w->error += eta * sqrt(norm / (double)fft->size);
+    w->peak += eta * sqrt(norm / (double)fft->size);
+    w->norm += eta * sqrt(norm / (double)fft->size);
     fft_inverse(fft, product);
     *out = product;
     return ERR_NONE;
+}
+
+/* What errors can add to A - B below: an error at the k-th loss from t on counts by
+ * g_k = e^(-lambda k h) (1 - e^(-(k + 1) h)), h the interval, for epsilon within one cell below t.
+ */
+static double margin_of(const struct whole *w)
+{
+    double h = w->interval, lambda = w->lambda, fall = exp(-h);
+    double sum = 1 / -expm1(-lambda * h) - fall / -expm1(-(lambda + 1) * h);
+    double squares = 1 / -expm1(-2 * lambda * h) - 2 * fall / -expm1(-(2 * lambda + 1) * h) +
+                     fall * fall / -expm1(-2 * (lambda + 1) * h);
+    return 2 * exp(outside_log) + fmin(w->peak * sum, w->norm * sqrt(fmax(squares, 0)));
 }
 
 /* From the largest loss down until more than delta lies above. At the loss t, with sums over the
@@ -203,7 +215,7 @@ static double read_epsilon(const struct whole *w, const struct fft *fft, struct 
 {
     double c = -expm1(w->infinity_log_rest), a = 0, b = 0, t = 0;
     double fall_a = exp(-w->lambda * w->interval), fall_b = exp(-(w->lambda + 1) * w->interval);
-    double margin = 2 * exp(outside_log) + w->error / -expm1(-w->lambda * w->interval);
+    double margin = margin_of(w);
     for (int64_t k = w->first + (int64_t)w->size - 1;; k--) { /* also below the window, down to 0 */
         double below = (double)k * w->interval;
         double log_left = log(delta - c) - w->moment; /* of what may lie above, tilted away */

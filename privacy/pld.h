@@ -8,8 +8,12 @@
  * middle of the distribution, and turns rounding errors relative to 1 into errors relative to
  * delta, so that delta = 1e-12 costs no more than 1e-2. With eta = fft_error() and the mass m
  * outside the window by Chernoff's bound, delta(eps) is at most what is read from the window plus
- *   e^(K - lambda eps) (2 m + e / (1 - e^(-lambda interval))),  e = eta (1 + sum_i count_i mean
- * |f_i|^(count_i - 1)), where f_i are the transformed values of the i-th release. */
+ *   e^(K - lambda eps) (2 m + min(e1 sum g_k, e2 sqrt(sum g_k^2))),
+ * where g_k is what the k-th loss above eps counts for, and e1 and e2 bound the largest error in
+ * the window and the root of its sum of squares: e1 = eta sum_i count_i mean |f_i|^(count_i - 1),
+ * e2 likewise with the mean of the squares, f_i the transformed values of the i-th release, plus
+ * the same of the way back.
+ */
 #ifndef PRIVACY_PLD_H
 #define PRIVACY_PLD_H
 

@@ -107,6 +107,22 @@ Test(pld, compositions_are_those_of_plain_convolution)
         }
 }
 
+/* tests/oracle/account_long.py: 40 digits for one release, a transform in long double. */
+Test(pld, long_compositions_are_those_of_more_digits)
+{
+    static const struct {
+        struct pld_event event;
+        double delta, epsilon;
+    } row[] = {{{.8, 1e-4, 20000}, 1e-6, 0.1112134958745681},
+               {{.8, 1e-4, 20000}, 1e-9, 0.2838314256708969},
+               {{1, .01, 2000}, 1e-10, 4.2726014920082}};
+    for (int i = 0; i < 3; i++) {
+        double got = epsilon_of(&row[i].event, 1, row[i].delta, 0).epsilon;
+        cr_assert(got >= row[i].epsilon * (1 - 5e-7) && got <= row[i].epsilon * (1 + 5e-5),
+                  "%d: %.12g", i, got);
+    }
+}
+
 /* The sum of very many small losses is normal: Gaussian differential privacy with
  * mu = q sqrt(T (e^(1/z^2) - 1)) (Bu, Dong, Long, Su 2020). */
 Test(pld, many_small_losses_have_the_gaussian_limit)
