@@ -1,6 +1,7 @@
 #include "coordinator/private.h"
 
 #include "agg/adapter_file.h"
+#include "base/file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,7 @@ err private_open(struct private_round *out, const struct private_terms *terms, s
 
 void private_close(struct private_round *p)
 {
+    bytes_close(&p->stop_line);
     central_close(&p->central);
     spend_close(&p->spend);
     ledger_close(&p->ledger);
@@ -317,7 +319,26 @@ err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct priv
         release_close(release);
         return e;
     }
+    p->stop_line.max = LEDGER_LINE_BYTES;
     snprintf(stop, ERR_TEXT_BYTES, "%s", e.text);
-    *out = release;
-    return ERR_NONE;
+    e = *stop ? ledger_note(&p->stop_line, &p->ledger.head, &p->key, "stop", stop) : ERR_NONE;
+    if (err_is(e))
+        release_close(release);
+    else
+        *out = release;
+    return e;
+}
+
+err private_export(struct store *store, int64_t run, const char *name)
+{
+    char dir[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES], file[LIMIT_NAME_BYTES + 8];
+    struct bytes text = {.max = STORE_LEDGER_BYTES_MAX};
+    snprintf(file, sizeof file, "%s.jsonl", name);
+    TRY(file_join(dir, sizeof dir, store->dir, "ledgers"));
+    TRY(file_join(path, sizeof path, dir, file));
+    TRY(file_make_dirs(dir));
+    err e = store_ledger(&text, store, run);
+    if (!err_is(e) && text.size) e = file_write(path, text.data, text.size, /*replace*/ true);
+    bytes_close(&text);
+    return e;
 }

@@ -35,6 +35,7 @@ struct private_round {
     struct ledger_key key;
     struct spend spend;
     struct central central;
+    struct bytes stop_line; /* of the ledger, where the budget ends with this round */
     uint32_t round;
 };
 
@@ -69,5 +70,9 @@ err private_mean(bool *made, struct private_round *p, const struct private_files
 err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct private_round *p,
                     const struct digest *state);
 void private_close(struct private_round *p);
+
+/* DATA/ledgers/NAME.jsonl: a copy of the ledger for auditors, made again after every round and at
+ * every start. */
+err private_export(struct store *store, int64_t run, const char *name);
 
 #endif

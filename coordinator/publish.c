@@ -223,25 +223,11 @@ static err commit(struct publish_job *p, struct store *store, const char *report
                                     .next_clip = round->central.next_clip};
     if (publish.last) p->stop[0] = 0;
     publish.stop = p->stop;
+    publish.stop_line = (const char *)round->stop_line.data;
     publish.round.report_json = report_json;
     snprintf(p->says, sizeof p->says, "%s", release_says(release));
     err e = store_publish(store, &publish);
     release_close(release);
-    return e;
-}
-
-/* A copy of the ledger for auditors, beside the database; made again after every round. */
-static err export_ledger(const struct publish_job *p, struct store *store)
-{
-    char dir[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
-    struct bytes text = {.max = STORE_LEDGER_BYTES_MAX};
-    snprintf(name, sizeof name, "%s.jsonl", p->terms.run);
-    TRY(file_join(dir, sizeof dir, store->dir, "ledgers"));
-    TRY(file_join(path, sizeof path, dir, name));
-    TRY(file_make_dirs(dir));
-    err e = store_ledger(&text, store, p->run);
-    if (!err_is(e)) e = file_write(path, text.data, text.size, /*replace*/ true);
-    bytes_close(&text);
     return e;
 }
 
@@ -292,7 +278,7 @@ void publish_run(struct work_job *batch, struct store *store)
         }
         /* The round stands; files that are not removed now go at the next start. */
         err e = store_trim(store);
-        if (p->terms.on) e = export_ledger(p, store); /* else after the next round */
+        if (p->terms.on) e = private_export(store, p->run, p->terms.run); /* else at the next */
         (void)e;
     }
 }

@@ -272,6 +272,7 @@ static unsigned hold_event(struct round *r, const struct round_event *event)
         return ROUND_DO_WAKE;
     case ROUND_ON_STOP:
         r->hold = ROUND_STOPPED;
+        if (event->reason) snprintf(r->reason, sizeof r->reason, "%s", event->reason);
         return ROUND_DO_WAKE | ROUND_DO_END;
     default:
         break;
@@ -502,7 +503,9 @@ void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t n
     err e = ERR_NONE;
     enum round_phase phase = round_phase(r);
     if (phase == ROUND_FINISHED || phase == ROUND_STOPPED)
-        e = bytes_printf(&b, "nothing: the run is %s", round_phase_name(phase));
+        e = bytes_printf(&b, "nothing: the run is %s%s%s", round_phase_name(phase),
+                         phase == ROUND_STOPPED && *r->reason ? ": " : "",
+                         phase == ROUND_STOPPED ? r->reason : "");
     else if (phase == ROUND_PAUSED)
         e = bytes_printf(&b, "an operator to resume the run");
     else if (phase == ROUND_FAILED)

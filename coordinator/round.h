@@ -46,7 +46,7 @@ enum round_event_kind {
     ROUND_ON_TICK,
     ROUND_ON_PAUSE,
     ROUND_ON_RESUME,
-    ROUND_ON_STOP,
+    ROUND_ON_STOP, /* reason, or NULL: an operator's wish */
 };
 
 struct round_event {

@@ -209,6 +209,8 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     run->opened_saved = was->opened;
     e = load_modules(run, was);
     if (!err_is(e)) e = load_members(run);
+    /* A crash may have come between the last commit and its copy. */
+    if (!err_is(e) && config->privacy) e = private_export(shop->store, run->id, config->name);
     if (!err_is(e) && run->modules) e = run_learn_members(run);
     if (err_is(e)) {
         run_close(run);

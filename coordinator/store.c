@@ -358,6 +358,7 @@ static err insert_release(struct db *db, const struct store_publish *p)
         .event = "privacy.spent", .text = release_says(r), .round = p->round.round};
     TRY(insert_event(db, p->run, &spent));
     if (!p->stop || !*p->stop) return ERR_NONE;
+    TRY(insert_line(db, p->run, release_line_number(r) + 1, p->stop_line));
     TRY(db_run(db, "UPDATE runs SET hold='stopped', reason=? WHERE id=?", "ti", p->stop, p->run));
     struct store_event stopped = {.event = "run.stopped", .text = p->stop, .round = p->round.round};
     return insert_event(db, p->run, &stopped);

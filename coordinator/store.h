@@ -133,7 +133,8 @@ struct store_publish {
     struct store_blob frozen, memory; /* that go with the state; those before are given up */
     const struct release *release;    /* of this very state: privacy/release.h */
     double next_clip;                 /* with privacy: of the next round */
-    const char *stop;                 /* why no round follows, or "" or NULL */
+    const char *stop;                 /* why no round follows, or "" or NULL; and its line */
+    const char *stop_line;            /* in the ledger */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
 /* All or none; rows that exist already are kept. */

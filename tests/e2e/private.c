@@ -199,6 +199,9 @@ static void expect_stopped(void)
     ok(fake_status(&status, &ops, "r"));
     cr_expect_str_eq(status->phase, "stopped");
     cr_expect_eq(status->n_history, 4);
+    cr_expect(
+        strstr(status->waiting_for, "nothing: the run is stopped: the privacy budget is spent"),
+        "%s", status->waiting_for);
     for (size_t i = 0; i < status->n_history; i++)
         cr_expect_eq(status->history[i]->train_loss, 0, "no statistic leaves beside the release");
     message_free(status);
@@ -235,6 +238,7 @@ Test(private, a_killed_run_spends_exactly_what_its_ledger_says_and_stops_at_the_
     cr_expect(digest_equal(&ledger.entry[3].release.released, &last),
               "what members hold is what was charged");
     cr_expect_eq(ledger.terms.dim, 2 * 8 * 8);
+    cr_expect(s.stopped && strstr(s.stopped, "the privacy budget is spent"));
     cr_expect_eq(verify(""), 0);
     expect_said("epsilon 4.37718 (PLD)");
     expect_said("(the one given)");

@@ -212,9 +212,10 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
                               .round = {.round = 1, .state = state, .report_json = "{}"},
                               .release = release,
                               .next_clip = 0.75,
-                              .stop = "spent"};
+                              .stop = "spent",
+                              .stop_line = "a last line\n"};
     ok(store_publish(&store, &p));
-    ok(bytes_append(&text, release_line(release), strlen(release_line(release))));
+    ok(bytes_printf(&text, "%sa last line\n", release_line(release)));
     struct bytes got = {.max = 1 << 20};
     ok(store_ledger(&got, &store, run));
     cr_expect_str_eq((char *)got.data, (char *)text.data);
