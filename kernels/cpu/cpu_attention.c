@@ -242,6 +242,21 @@ static void accumulate(const struct job *j, float *to, const char *weight, const
     }
 }
 
+/* Rows of `out` from the columns of a tile, turned first: values just stored one by one cannot be
+ * read back as vectors at once. */
+CPU_CLONES static void store_columns(struct mat out, const float *tile, size_t rows, size_t n)
+{
+    float turned[QUERIES * TILE_ROWS];
+    for (size_t k = 0; k < n; k++)
+        for (size_t i = 0; i < QUERIES; i++)
+            turned[i * TILE_ROWS + k] = tile[k * TILE_WIDTH + i];
+    for (size_t i = 0; i < rows; i++) {
+        if (out.type == DTYPE_F32)
+            memcpy(mat_at(out, i, 0).data, turned + i * TILE_ROWS, n * sizeof(float));
+        cpu_row_done(out, i, 0, turned + i * TILE_ROWS, n);
+    }
+}
+
 /* dQ of the block: (K^T dS^T)^T */
 static void query_gradient(const struct job *j, size_t head, size_t q0, size_t rows, size_t begin,
                            size_t keys)
@@ -249,7 +264,7 @@ static void query_gradient(const struct job *j, size_t head, size_t q0, size_t r
     size_t size = tile_size(j->type), depth = round_up(keys, 32);
     char *panel = j->panel + (2 * j->hd_depth + 2 * j->hd_wide) * QUERIES * size;
     struct mat ds = {j->dweight, j->type, QUERIES};
-    float tile[TILE_ROWS * TILE_WIDTH], line[TILE_ROWS];
+    float tile[TILE_ROWS * TILE_WIDTH];
     tile_panel(panel, j->type, ds, false, keys, QUERIES);
     memset(panel + tile_depth(keys) * QUERIES * size, 0,
            (depth - tile_depth(keys)) * QUERIES * size);
@@ -259,14 +274,7 @@ static void query_gradient(const struct job *j, size_t head, size_t q0, size_t r
         s.rows = j->hd - col < TILE_ROWS ? j->hd - col : TILE_ROWS;
         struct tile_left left = {j->keys + (col * j->depth + begin) * size, j->depth};
         tile_run(tile, left, panel, &s);
-        for (size_t i = 0; i < rows; i++) {
-            struct mat out = mat_at(head_of(j->grad->q, j, head), q0 + i, col);
-            for (size_t k = 0; k < s.rows; k++)
-                line[k] = tile[k * TILE_WIDTH + i];
-            for (size_t k = 0; k < s.rows; k += TILE_WIDTH)
-                store_scaled(mat_at(out, 0, k), 0, line + k,
-                             s.rows - k < TILE_WIDTH ? s.rows - k : TILE_WIDTH, 1.0f);
-        }
+        store_columns(mat_at(head_of(j->grad->q, j, head), q0, col), tile, rows, s.rows);
     }
 }
 
