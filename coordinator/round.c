@@ -198,7 +198,8 @@ static unsigned settle(struct round *r, uint64_t now)
         r->starting = true;
         return ROUND_DO_START;
     }
-    bool may_open = r->published > 0 || present_count(r) >= r->rules.quorum;
+    /* Whether a drawn round begins must not depend on who is there. */
+    bool may_open = r->published > 0 || r->rules.drawn || present_count(r) >= r->rules.quorum;
     if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
     if (r->stage == ROUND_TRAINING && can_close(r, now)) {
         r->stage = ROUND_AGGREGATING;

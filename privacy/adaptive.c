@@ -12,7 +12,8 @@ err adaptive_split(double *z_delta, double z, double sigma_b)
                         "adaptive clipping: the count's deviation %g leaves nothing of the noise "
                         "multiplier %g: expected more than %g",
                         sigma_b, z, z / 2);
-    *z_delta = 1 / sqrt(1 / (z * z) - 1 / (4 * sigma_b * sigma_b));
+    /* Up by more than its roundings: both releases together must not cost less than z says. */
+    *z_delta = (1 + 0x1p-48) / sqrt(1 / (z * z) - 1 / (4 * sigma_b * sigma_b));
     return ERR_NONE;
 }
 

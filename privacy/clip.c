@@ -76,7 +76,7 @@ err clip_quantise(int32_t *out, struct clip_result *result, const struct clip_bo
     r.unclipped = r.norm <= bound->norm;
     /* Times a power of two is exact. */
     double factor = weight * (r.unclipped ? 1 : bound->norm / r.norm) * ldexp(1, bound->scale_log2);
-    uint64_t most = (uint64_t)(weight * bound->norm_int);
+    uint64_t most = bound->norm_int; /* the sensitivity, whatever the weight */
     double less = 0x1p-44;
     for (int i = 0; quantise(out, factor, tensor, tensors) > (unsigned __int128)most * most; i++) {
         REQUIRE(i < SHRINKS); /* roundings of the norm and the factor are far smaller */

@@ -1,6 +1,7 @@
 /* Unit vectors of the specification, 1.7. */
 #include "privacy/adaptive.h"
 #include "base/rng.h"
+#include "privacy/clip.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -17,11 +18,27 @@ Test(adaptive, splits_a_rounds_multiplier_as_published)
         double z, sigma_b = row[i][1] / 20;
         ok(adaptive_split(&z, row[i][0], sigma_b));
         cr_expect_float_eq(z, row[i][2], 5e-11);
-        cr_expect_float_eq(adaptive_joint(z, sigma_b), row[i][0], 1e-14);
+        cr_expect_float_eq(adaptive_joint(z, sigma_b), row[i][0], 1e-13);
     }
     double z;
     refused(adaptive_split(&z, 2, 1), ERR_INPUT,
             "the count's deviation 1 leaves nothing of the noise multiplier 2");
+}
+
+/* The whole deviations that are drawn never cost less than the round is charged. */
+Test(adaptive, never_draws_less_than_is_charged)
+{
+    struct rng rng;
+    rng_init(&rng, "adaptive", 9, "", 0);
+    for (int i = 0; i < 100000; i++) {
+        double z = 0.01 + rng_unit(&rng) * 10, sigma_b = z * (0.51 + rng_unit(&rng) * 20), delta;
+        struct clip_bound b;
+        ok(clip_bound_set(&b, 0.001 + rng_unit(&rng)));
+        ok(adaptive_split(&delta, z, sigma_b));
+        double drawn = adaptive_joint((double)clip_sigma(&b, delta) / b.norm_int,
+                                      ldexp((double)adaptive_sigma(sigma_b), -31));
+        cr_assert(drawn >= z && drawn < z * (1 + 1e-6), "%.17g for %.17g", drawn, z);
+    }
 }
 
 Test(adaptive, follows_the_published_trajectory)

@@ -145,6 +145,26 @@ Test(clip, takes_the_extremes_of_float32)
     refused(clip_norm(&r.norm, &t, 1), ERR_INPUT, "a value is NaN or infinite");
 }
 
+/* Weights so small that whole steps are coarse beside them. */
+Test(clip, takes_the_smallest_weights)
+{
+    enum { N = 200 };
+    struct rng rng;
+    float now[N];
+    int32_t x[N];
+    rng_init(&rng, "clip", 5, "", 0);
+    for (int i = 0; i < 2000; i++) {
+        struct clip_tensor t = {now, NULL, N};
+        struct clip_bound b;
+        struct clip_result r;
+        double weight = pow(2, -rng_unit(&rng) * 40);
+        rng_fill_uniform(&rng, now, N, 1);
+        ok(clip_bound_set(&b, 0.1 + rng_unit(&rng)));
+        ok(clip_quantise(x, &r, &b, weight, &t, 1));
+        cr_assert_leq(norm_of(x, N), weight * (b.norm_int + 1.0) * (1 + 1e-12));
+    }
+}
+
 Test(clip, the_norm_of_a_pair_is_that_of_its_product)
 {
     enum { OUT = 13, R = 4, IN = 21 };

@@ -536,8 +536,8 @@ Test(round, closes_a_drawn_round_at_its_deadline_with_whoever_is_in_or_nobody)
     struct round r = open_run(&rules, 3);
     cr_expect_eq(tick(&r, 1000000), 0, "not before the draw");
     round_draw(&r, (bool[]){true, true, true});
-    cr_expect_eq(tick(&r, 60002), 0);
-    cr_expect(tick(&r, 60003) & ROUND_DO_AGGREGATE, "nobody was in");
+    cr_expect_eq(tick(&r, 60001), 0);
+    cr_expect(tick(&r, 60002) & ROUND_DO_AGGREGATE, "nobody was in; it opened without waiting");
     tell(&r, ROUND_ON_PUBLISHED, 70000, 0);
     round_draw(&r, (bool[]){false, false, false});
     cr_expect(tick(&r, 70001) & ROUND_DO_AGGREGATE, "nobody was drawn");
