@@ -13,7 +13,10 @@
  *                  arXiv 2410.21228), there against W0 itself.
  *
  * D_k as in agg/method_change.h. Left out (pairs and directions 0): what needs frozen factors that
- * were not given, and directions where D's total rank is above METHOD_DIAGNOSE_RANK. */
+ * were not given, and directions where D's total rank is above METHOD_DIAGNOSE_RANK.
+ *
+ * It costs about as much as the exact norms of the report do (a QR and a small SVD of D, one of the
+ * pair before; the carry's directions are read off its columns), and nothing with no_report. */
 #ifndef AGG_METHOD_DIAGNOSE_H
 #define AGG_METHOD_DIAGNOSE_H
 
