@@ -73,7 +73,7 @@ static double chernoff(const struct whole *w, double lambda, double log_delta)
 static double choose_tilt(struct whole *w, double log_delta)
 {
     const double ratio = 0.6180339887498949;
-    double low = log(1e-3), high = log(3 / w->interval);
+    double low = log(1e-6), high = log(3 / w->interval);
     double a = high - ratio * (high - low), b = low + ratio * (high - low);
     double at_a = chernoff(w, exp(a), log_delta), at_b = chernoff(w, exp(b), log_delta);
     while (high - low > 0.05) {

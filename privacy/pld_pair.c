@@ -7,7 +7,7 @@
 /* ln(1 - a + a e^t) */
 static double log_mix(double a, double t)
 {
-    if (a == 0) return 0;
+    if (a == 0 || a == 1) return a * t;
     return t > 30 ? t + log(a + (1 - a) * exp(-t)) : log1p(a * expm1(t));
 }
 
@@ -20,6 +20,7 @@ double pld_pair_loss(const struct pld_pair *p, double x)
 /* The x whose log_mix(a, (x - 1/2) / z^2) is `loss`; -infinity below ln(1 - a). */
 static double mix_inverse(double z, double a, double loss)
 {
+    if (a == 1) return 0.5 + z * z * loss;
     if (loss > 0) return 0.5 + z * z * (loss + log1p((1 - a) * -expm1(-loss) / a));
     double part = expm1(loss) / a;
     return part <= -1 ? -INFINITY : 0.5 + z * z * log1p(part);

@@ -89,7 +89,7 @@ static err discretise(struct fft_value *z, struct mesh *mesh, const struct fft *
         *fft_at(fft, z, (size_t)i & (mesh->n - 1)) = i < 0 ? -p : p;
     }
     double shift = mean_between(&pair, low, high) / all - (double)mean;
-    if (fabs(shift) >= mesh->h / 2)
+    if (!(fabs(shift) < mesh->h / 2))
         return err_make(ERR_LIMIT, "prv: the mesh moves the mean loss by %g, its interval is %g",
                         shift, mesh->h);
     mesh->shift += (double)event->count * shift;

@@ -184,6 +184,16 @@ Test(account, composition_does_not_depend_on_order_or_grouping)
     cr_assert(prv.lower <= pld && pld <= prv.epsilon);
 }
 
+/* Many releases of full participation are one of very little noise, beside which others are small.
+ */
+Test(account, a_large_loss_and_a_small_one_add_up)
+{
+    struct account_event both[] = {plan(1, .8, 4500), plan(.01, 2, 100)};
+    double alone = epsilon_of(1, .8, 4500, 1e-6, NULL);
+    double e = spend(both, 2, 1e-6, NULL).epsilon;
+    cr_assert(e >= alone && e < alone + 5, "%.9g, alone %.9g", e, alone);
+}
+
 Test(account, nothing_done_is_nothing_spent)
 {
     cr_assert_eq(spend(NULL, 0, 1e-5, NULL).epsilon, 0);

@@ -23,6 +23,15 @@ Test(prv, the_exact_gaussian_value_lies_between_the_bounds)
     }
 }
 
+Test(prv, losses_of_thousands_keep_their_bounds)
+{
+    struct pld_event event = {.0117, 1, 1};
+    struct prv_result r;
+    ok(prv_epsilon(&r, &event, 1, 1e-6, 0.01));
+    double exact = account_gaussian_epsilon(1 / .0117, 1e-6);
+    cr_assert(r.lower <= exact && exact <= r.upper, "%g not in [%g, %g]", exact, r.lower, r.upper);
+}
+
 Test(prv, a_smaller_error_gives_closer_bounds)
 {
     const struct pld_event event[] = {{1, .02, 100}, {2, .1, 20}};
