@@ -72,33 +72,30 @@ static size_t window_start(const struct job *j, size_t i)
     return j->s->window && i + 1 > j->s->window ? i + 1 - j->s->window : 0;
 }
 
-/* One row of scores to probabilities times their sum; zero outside [from, to). */
+/* One row of scores to probabilities times their sum; zero outside [from, to). [begin, end) is
+ * whole vectors. */
 CPU_CLONES static float softmax_row(struct mat weight, float *score, size_t from, size_t to,
                                     size_t begin, size_t end, float scale, float *lse)
 {
     float top[CPU_LANES], lane[CPU_LANES] = {0}, max = -INFINITY;
-    size_t i = from;
+    for (size_t i = begin; i < from; i++)
+        score[i] = -INFINITY;
+    for (size_t i = to; i < end; i++)
+        score[i] = -INFINITY;
     for (int k = 0; k < CPU_LANES; k++)
         top[k] = -INFINITY;
-    for (; i + CPU_LANES <= to; i += CPU_LANES)
+    for (size_t i = begin; i < end; i += CPU_LANES)
         for (int k = 0; k < CPU_LANES; k++)
             top[k] = score[i + k] > top[k] ? score[i + k] : top[k];
-    for (; i < to; i++)
-        top[0] = score[i] > top[0] ? score[i] : top[0];
     for (int k = 0; k < CPU_LANES; k++)
         max = top[k] > max ? top[k] : max;
     max *= scale;
-    for (i = from; i < to; i++)
-        score[i] = cpu_exp(score[i] * scale - max);
-    for (i = from; i + CPU_LANES <= to; i += CPU_LANES)
-        for (int k = 0; k < CPU_LANES; k++)
-            lane[k] += score[i + k];
-    for (int k = 0; i < to; i++, k++)
-        lane[k] += score[i];
-    for (i = begin; i < from; i++)
-        score[i] = 0.0f;
-    for (i = to; i < end; i++)
-        score[i] = 0.0f;
+    for (size_t i = begin; i < end; i += CPU_LANES)
+        for (int k = 0; k < CPU_LANES; k++) {
+            float e = cpu_exp(score[i + k] * scale - max);
+            score[i + k] = e;
+            lane[k] += e;
+        }
     cpu_row_done(weight, 0, begin, score + begin, end - begin);
     float sum = cpu_lanes_sum(lane);
     *lse = max + logf(sum);
@@ -205,26 +202,28 @@ CPU_CLONES static void backward_rows(struct mat weight, struct mat dweight, cons
     }
 }
 
-CPU_CLONES static float dot(struct mat x, struct mat y, size_t n)
+/* out[i] = x_i . y_i */
+CPU_CLONES static void dots(float *out, struct mat x, struct mat y, size_t rows, size_t n)
 {
-    float a[CPU_CHUNK], b[CPU_CHUNK], lane[CPU_LANES] = {0};
-    cpu_lanes_dot(lane, cpu_row(a, x, 0, 0, n), cpu_row(b, y, 0, 0, n), n);
-    return cpu_lanes_sum(lane);
+    float a[CPU_CHUNK], b[CPU_CHUNK];
+    for (size_t i = 0; i < rows; i++) {
+        float lane[CPU_LANES] = {0};
+        cpu_lanes_dot(lane, cpu_row(a, x, i, 0, n), cpu_row(b, y, i, 0, n), n);
+        out[i] = cpu_lanes_sum(lane);
+    }
 }
 
 static void fill_columns(struct column *c, const struct job *j, size_t head, size_t q0, size_t rows)
 {
+    dots(c->mean, mat_at(head_of(j->t->out, j, head), q0, 0),
+         mat_at(head_of(j->grad->out, j, head), q0, 0), rows, j->hd);
     for (size_t i = 0; i < QUERIES; i++) {
         size_t query = q0 + i;
-        c->lse[i] = c->mean[i] = 0.0f;
-        c->first[i] = 1;
-        c->last[i] = 0;
-        if (i >= rows) continue;
-        c->lse[i] = j->t->lse[(j->first + query) * j->s->heads + head];
-        c->mean[i] = dot(mat_at(head_of(j->t->out, j, head), query, 0),
-                         mat_at(head_of(j->grad->out, j, head), query, 0), j->hd);
-        c->first[i] = (int32_t)window_start(j, query);
-        c->last[i] = (int32_t)query;
+        bool there = i < rows;
+        if (!there) c->mean[i] = 0.0f;
+        c->lse[i] = there ? j->t->lse[(j->first + query) * j->s->heads + head] : 0.0f;
+        c->first[i] = there ? (int32_t)window_start(j, query) : 1;
+        c->last[i] = there ? (int32_t)query : 0;
     }
 }
 
