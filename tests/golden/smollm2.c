@@ -1,8 +1,10 @@
 /* The real SmolLM2-135M-Instruct (Q4_1 GGUF) against ../shared/golden/smollm2: likelihoods, next
- * tokens and greedy continuations. The file is FEDLORA_SMOLLM2, or where deploy/demo.sh keeps it.
+ * tokens and greedy continuations; and training in bfloat16 against float32. The file is
+ * FEDLORA_SMOLLM2, or where deploy/demo.sh keeps it.
  */
 #include "base/json.h"
 #include "client/generate.h"
+#include "client/train.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -16,15 +18,20 @@ struct real {
     json_t *expect;
 };
 
+static void find_model(char path[SUPPORT_PATH_BYTES])
+{
+    const char *given = getenv("FEDLORA_SMOLLM2"), *home = getenv("HOME");
+    snprintf(path, SUPPORT_PATH_BYTES, "%s", given ? given : "");
+    if (!given)
+        snprintf(path, SUPPORT_PATH_BYTES, "%s/.cache/fedlora/SmolLM2-135M-Instruct.Q4_1.gguf",
+                 home ? home : "");
+    if (!file_exists(path)) cr_skip_test("no SmolLM2-135M-Instruct.Q4_1.gguf (FEDLORA_SMOLLM2)");
+}
+
 static void real_open(struct real *r, const char *name)
 {
     char path[SUPPORT_PATH_BYTES], file[SUPPORT_PATH_BYTES];
-    const char *given = getenv("FEDLORA_SMOLLM2"), *home = getenv("HOME");
-    snprintf(path, sizeof path, "%s", given ? given : "");
-    if (!given)
-        snprintf(path, sizeof path, "%s/.cache/fedlora/SmolLM2-135M-Instruct.Q4_1.gguf",
-                 home ? home : "");
-    if (!file_exists(path)) cr_skip_test("no SmolLM2-135M-Instruct.Q4_1.gguf (FEDLORA_SMOLLM2)");
+    find_model(path);
     support_shared(file, sizeof file, name);
     struct engine_options o = {.precision = DTYPE_F32, .inference = true};
     ok(model_open(&r->model, path));
@@ -109,4 +116,101 @@ Test(smollm2, continues_every_chat_as_pytorch_does)
             cr_expect_eq(out[i][t], want[i][t], "chat %zu, token %u", i, t);
     }
     real_close(&r);
+}
+
+enum { CURVE = 20, CURVE_ROWS = 40 };
+static const char CURVE_DATA[] = "data/gsm8k/train.jsonl";
+
+/* The first questions and answers as rows of prompts and completions. */
+static void write_rows(const char *path, const char *from)
+{
+    FILE *in = fopen(from, "r"), *out = fopen(path, "w");
+    char *line = NULL;
+    size_t room = 0;
+    cr_assert(in && out);
+    for (int i = 0; i < CURVE_ROWS && getline(&line, &room, in) > 0; i++) {
+        json_t *row;
+        ok(json_parse(&row, line, strlen(line), from));
+        json_t *made = json_pack("{s:O, s:O}", "prompt", json_object_get(row, "question"),
+                                 "completion", json_object_get(row, "answer"));
+        cr_assert(made && json_dumpf(made, out, 0) == 0 && fputc('\n', out) == '\n');
+        json_decref(made);
+        json_decref(row);
+    }
+    free(line);
+    fclose(in);
+    cr_assert_eq(fclose(out), 0);
+}
+
+static bool keep_loss(void *user, const struct train_step *s)
+{
+    ((double *)user)[s->step] = s->loss;
+    return true;
+}
+
+static void curve(double loss[CURVE], const struct model *m, const struct dataset *data,
+                  enum dtype precision)
+{
+    struct engine *e;
+    struct adapter ad;
+    struct train_options o;
+    struct train_result result;
+    struct engine_options options = {.precision = precision};
+    struct adapter_fresh fresh = {
+        .targets = "q,k,v,o,gate,up,down", .rank = 16, .alpha = 32, .seed = 1};
+    ok(engine_open(&e, m, &options));
+    if (engine_precision(e) != DTYPE_F32 && precision == DTYPE_F32) cr_assert_fail("not float32");
+    bool narrow = engine_precision(e) == DTYPE_BF16 || precision == DTYPE_F32;
+    if (narrow) {
+        ok(adapter_open_fresh(&ad, &m->arch, &fresh));
+        train_defaults(&o);
+        o.steps = CURVE;
+        o.batch = 2;
+        o.lr = 1e-3;
+        o.seed = 1;
+        o.on_step = keep_loss;
+        o.user = loss;
+        ok(train_run(&result, &ad, e, data, &o));
+        adapter_close(&ad);
+    }
+    engine_close(e);
+    if (!narrow) cr_skip_test("this processor has no fast bfloat16");
+}
+
+Test(smollm2, trains_in_bfloat16_along_the_curve_of_float32)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    cr_skip_test("minutes under a sanitizer; the release build runs it");
+#endif
+    char path[SUPPORT_PATH_BYTES], from[SUPPORT_PATH_BYTES], dir[SUPPORT_PATH_BYTES];
+    char rows[SUPPORT_PATH_BYTES + 16];
+    struct model model;
+    struct dataset data;
+    double narrow[CURVE], wide[CURVE];
+    support_shared(from, sizeof from, CURVE_DATA);
+    find_model(path);
+    support_dir_make(dir);
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", dir);
+    write_rows(rows, from);
+    ok(model_open(&model, path));
+    struct tokenizer *tokenizer = NULL;
+    ok(tokenizer_open(&tokenizer, path));
+    struct data_options options = {.tokenizer = tokenizer, .seq = 128};
+    ok(data_open(&data, rows, &options));
+    curve(narrow, &model, &data, DTYPE_NONE);
+    curve(wide, &model, &data, DTYPE_F32);
+    double worst = 0.0;
+    for (int i = 0; i < CURVE; i++)
+        worst = fmax(worst, fabs(narrow[i] / wide[i] - 1.0));
+    cr_log_info("bfloat16 departs from float32 by %.2e, loss %.3f to %.3f", worst, wide[0],
+                wide[CURVE - 1]);
+    for (int i = 0; i < CURVE; i++)
+        cr_expect(fabs(narrow[i] / wide[i] - 1.0) <= 0.01, "step %d: %.5f, float32 %.5f", i,
+                  narrow[i], wide[i]);
+    cr_expect_lt(wide[CURVE - 1], 0.9 * wide[0], "nothing was learned: %.4f to %.4f", wide[0],
+                 wide[CURVE - 1]);
+    data_close(&data);
+    tokenizer_close(tokenizer);
+    model_close(&model);
+    support_dir_remove(dir);
 }
