@@ -6,6 +6,7 @@
 #include "client/report.h"
 #include "client/setup.h"
 #include "client/train.h"
+#include "client/train_ledger.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -19,9 +20,13 @@ struct train_command {
     double alpha, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
     int schedule;
     bool rslora, shuffle, checkpoint, eos, bos, profile, force;
+    int privacy;
+    double epsilon, delta, noise, clip_norm, sampling;
+    const char *ledger, *ledger_key;
 };
 
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const privacies[] = {"none", "example", NULL};
 #define AT(member) offsetof(struct train_command, member)
 static const struct option_row rows[] = {
     SETUP_ROW_BASE(AT(base)),
@@ -166,6 +171,57 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
      .help = "recompute activations: less memory, slower"},
+    {.flag = "privacy",
+     .kind = OPTION_CHOICE,
+     .at = AT(privacy),
+     .fallback = "none",
+     .choices = privacies,
+     .help = "example: DP-SGD hides each record; needs the options below"},
+    {.flag = "epsilon",
+     .kind = OPTION_NUM,
+     .at = AT(epsilon),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e6,
+     .help = "privacy budget, with --delta"},
+    {.flag = "delta",
+     .kind = OPTION_NUM,
+     .at = AT(delta),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "below one over the number of records"},
+    {.flag = "noise",
+     .kind = OPTION_NUM,
+     .at = AT(noise),
+     .fallback = "0",
+     .least = 0,
+     .most = 4096,
+     .help = "noise multiplier; 0: what the budget needs for all steps"},
+    {.flag = "clip-norm",
+     .kind = OPTION_NUM,
+     .at = AT(clip_norm),
+     .fallback = "1",
+     .least = 0,
+     .most = 1e9,
+     .help = "largest norm of a record's gradient"},
+    {.flag = "sampling",
+     .kind = OPTION_NUM,
+     .at = AT(sampling),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "chance of a record to be in a step; 0: batch over records"},
+    {.flag = "ledger",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger),
+     .value = "FILE",
+     .help = "privacy ledger to begin or go on with"},
+    {.flag = "ledger-key",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger_key),
+     .value = "FILE",
+     .help = "Ed25519 key (PEM, mode 0600) that signs it"},
     SETUP_ROW_EOS(AT(eos)),
     SETUP_ROW_BOS(AT(bos)),
     {.flag = "log",
@@ -262,6 +318,10 @@ static err report(const struct train_command *o, const struct setup *s,
                   (json_int_t)r->learned, "loss_first", r->first_loss, "loss_last", r->last_loss,
                   "loss_mean", r->mean_loss, "seconds", r->seconds, "tokens_per_second",
                   r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0);
+    static const char *const untold[] = {"tokens",    "learned",   "loss_first",
+                                         "loss_last", "loss_mean", "tokens_per_second"};
+    for (size_t i = 0; o->privacy && i < sizeof untold / sizeof *untold; i++)
+        json_object_del(out, untold[i]); /* not counted by the budget, so not computed */
     json_object_set_new(out, "trained_parameters",
                         json_integer((json_int_t)s->adapter.value_count));
     json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));
@@ -301,12 +361,27 @@ static err train_command_run(void *options, const struct option_list *arguments,
     struct setup s = {0};
     struct dataset data = {0};
     struct train_result result = {0};
+    struct train_ledger ledger = {0};
     struct train_options how = options_of(o, &w);
     err e = ERR_NONE;
     TRY_OUT(e, open_all(&s, &data, o));
     TRY_OUT(e, open_log(&w));
+    const struct train_ledger_options private = {.train = &how,
+                                                 .epsilon = o->epsilon,
+                                                 .delta = o->delta,
+                                                 .noise = o->noise,
+                                                 .clip = o->clip_norm,
+                                                 .sampling = o->sampling,
+                                                 .ledger = o->ledger,
+                                                 .key = o->ledger_key,
+                                                 .job = o->output};
+    if (o->privacy) {
+        TRY_OUT(e, train_ledger_begin(&ledger, &private, &s.adapter, &data));
+        command_say(&o->common, "%s", ledger.says);
+    }
     progress_begin(&w.progress, o->common.quiet, "training", "tokens");
-    e = train_run(&result, &s.adapter, s.engine, &data, &how);
+    e = o->privacy ? train_ledger_run(&result, &ledger, &s.adapter, s.engine, &data)
+                   : train_run(&result, &s.adapter, s.engine, &data, &how);
     progress_end(&w.progress, err_is(e) ? "ended early" : "done");
     if (err_is(w.log_failed)) e = w.log_failed;
     if (e.kind == ERR_STOPPED)
@@ -318,6 +393,7 @@ static err train_command_run(void *options, const struct option_list *arguments,
     e = report(o, &s, &result);
 out:
     if (w.log && fclose(w.log) != 0 && !err_is(e)) e = err_sys(errno, "%s", o->log);
+    train_ledger_close(&ledger);
     data_close(&data);
     setup_close(&s);
     return e;

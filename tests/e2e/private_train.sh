@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# `fedlora train --privacy example`: charged in a signed ledger before the adapter is written, stopped where
+# the budget ends, and nothing written then; plans that promise nothing are refused with the reason.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+
+for i in $(seq 1 40); do
+  echo "{\"input_ids\": [1, $((i % 30 + 3)), 9, $((i % 37)), 7, 2], \"labels\": [-100, -100, 9, $((i % 37)), 7, 2]}"
+done >"$work/rows.jsonl"
+(umask 077 && openssl genpkey -algorithm ed25519 -out "$work/key" 2>/dev/null)
+openssl pkey -in "$work/key" -pubout -out "$work/pub"
+
+train() { # OUT OPTIONS...
+  local out=$1
+  shift
+  "$programs/fedlora" train --base "$root/tests/models/llama" --data "$work/rows.jsonl" -o "$work/$out" \
+    --rank 2 --steps 4 --sampling 0.2 --privacy example --threads 1 "$@" >"$work/log" 2>&1
+}
+# refused STATUS TEXT OUT OPTIONS...
+refused() {
+  local wanted=$1 text=$2 status=0
+  shift 2
+  train "$@" || status=$?
+  [ $status -eq "$wanted" ] || fail_with "$work/log" "$*: status $status, expected $wanted"
+  grep -qF "$text" "$work/log" || fail_with "$work/log" "$*: said nothing like \"$text\""
+  [ ! -e "$work/$1" ] || fail "$1 was written"
+}
+ledger=(--ledger "$work/ledger" --ledger-key "$work/key")
+
+refused 2 "expected --ledger FILE" none --epsilon 6 --delta 1e-3
+refused 2 "the budget is missing" none --delta 1e-3 "${ledger[@]}"
+refused 2 "delta 0.05 is not below one over the 40 records" none --epsilon 6 --delta 0.05 "${ledger[@]}"
+[ ! -e "$work/ledger" ] || fail "a refused plan began a ledger"
+
+train first --epsilon 6 --delta 1e-3 "${ledger[@]}" || fail_with "$work/log" "train"
+[ -e "$work/first/adapter_model.safetensors" ] || fail "no adapter"
+verify() { "$programs/fedlora" budget verify "$work/ledger" --key "$work/pub" "$@"; }
+verify --json >"$work/said" || fail_with "$work/said" "verify"
+python3 - "$work/said" <<'PY'
+import json, sys
+s = json.load(open(sys.argv[1]))
+assert s["unit"] == "example" and s["units"] == 40 and s["releases"] == 1 and s["steps"] == 4, s
+assert 5.99 < s["spent"]["epsilon"] <= 6 and s["key_known"], s
+PY
+refused 1 "the privacy budget is spent" second --epsilon 6 --delta 1e-3 "${ledger[@]}"
+refused 2 "the ledger promises another epsilon" second --epsilon 7 --delta 1e-3 "${ledger[@]}"
+sed -i '2s/"count":4/"count":3/' "$work/ledger"
+if verify >"$work/said" 2>&1; then fail "a changed ledger was verified"; fi
+grep -qF 'ledger:2: the line was changed' "$work/said" || fail_with "$work/said" "the line is not named"
+echo "passed"
