@@ -1,12 +1,7 @@
 #include "coordinator/round.h"
 
-#include "base/bytes.h"
-#include "base/text.h"
-
 #include <stdlib.h>
 #include <string.h>
-
-enum { NAMED_MEMBERS_MAX = 6 }; /* in words, of those waited for */
 
 static int member_compare(const void *a, const void *b)
 {
@@ -131,7 +126,7 @@ static size_t admitting_count(const struct round *r)
     return n;
 }
 
-static size_t present_count(const struct round *r)
+size_t round_present(const struct round *r)
 {
     size_t n = 0;
     for (size_t i = 0; i < r->members; i++)
@@ -157,8 +152,7 @@ void round_draw(struct round *r, const bool *in)
     r->drawn_for = r->opened;
 }
 
-/* Members that the round under way waits for, their updates in or not. */
-static size_t drawn_count(const struct round *r)
+size_t round_awaited(const struct round *r)
 {
     size_t n = 0;
     for (size_t i = 0; i < r->members; i++)
@@ -176,7 +170,7 @@ static bool can_close(const struct round *r, uint64_t now)
     size_t updates = round_updates(r);
     if (r->rules.drawn) {
         if (!is_drawn(r) || admitting_count(r) > 0) return false;
-        return updates == drawn_count(r) || (r->deadline_at_ms && now >= r->deadline_at_ms);
+        return updates == round_awaited(r) || (r->deadline_at_ms && now >= r->deadline_at_ms);
     }
     if (updates < r->rules.quorum || admitting_count(r) > 0) return false;
     return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;
@@ -199,7 +193,7 @@ static unsigned settle(struct round *r, uint64_t now)
         return ROUND_DO_START;
     }
     /* Whether a drawn round begins must not depend on who is there. */
-    bool may_open = r->published > 0 || r->rules.drawn || present_count(r) >= r->rules.quorum;
+    bool may_open = r->published > 0 || r->rules.drawn || round_present(r) >= r->rules.quorum;
     if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
     if (r->stage == ROUND_TRAINING && can_close(r, now)) {
         r->stage = ROUND_AGGREGATING;
@@ -420,110 +414,4 @@ enum round_task round_task(const struct round *r, size_t member)
     if (phase != ROUND_TRAINING) return ROUND_TASK_WAIT;
     bool in = m->counted_in >= round_under_way(r) || m->admitting || m->out || !is_drawn(r);
     return in ? ROUND_TASK_WAIT : ROUND_TASK_TRAIN;
-}
-
-static bool is_absent(const struct round *r, const struct round_member *m, uint64_t now_ms)
-{
-    return m->seen_ms == 0 || (now_ms > m->seen_ms && now_ms - m->seen_ms > r->rules.absent_ms);
-}
-
-const char *round_doing(const struct round *r, size_t member, uint64_t now_ms)
-{
-    const struct round_member *m = &r->member[member];
-    enum round_phase phase = round_phase(r);
-    bool open = r->stage == ROUND_TRAINING || r->stage == ROUND_AGGREGATING;
-    if (open && m->counted_in >= round_under_way(r)) return "submitted";
-    if (is_absent(r, m, now_ms)) return "absent";
-    bool handed = m->task_round == round_under_way(r);
-    return phase == ROUND_TRAINING && handed ? "training" : "waiting";
-}
-
-static void say_member(struct bytes *out, const struct round *r, const struct round_member *m,
-                       uint64_t now_ms)
-{
-    char ago[32];
-    err e = bytes_printf(out, "%s (", m->id);
-    if (m->admitting)
-        e = bytes_printf(out, "update being checked)");
-    else if (m->seen_ms == 0)
-        e = bytes_printf(out,
-                         m->joined ? "not seen since the coordinator started)" : "never seen)");
-    else if (is_absent(r, m, now_ms)) {
-        text_duration(ago, sizeof ago, now_ms - m->seen_ms);
-        e = bytes_printf(out, "not seen for %s)", ago);
-    } else if (m->task_round != round_under_way(r))
-        e = bytes_printf(out, "has not asked for the round yet)");
-    else if (m->steps > 0)
-        e = bytes_printf(out, "training, step %u of %u)", m->step, m->steps);
-    else
-        e = bytes_printf(out, "training)");
-    (void)e; /* a text too long is cut */
-}
-
-/* The members whose `missing` is true, the first few by name. */
-static void say_members(struct bytes *out, const struct round *r, bool for_hello, uint64_t now_ms)
-{
-    size_t named = 0, missing = 0;
-    err e = ERR_NONE;
-    for (size_t i = 0; i < r->members; i++) {
-        const struct round_member *m = &r->member[i];
-        bool there = for_hello ? m->joined && m->seen_ms : m->counted_in >= round_under_way(r);
-        if (there || (!for_hello && m->out)) continue;
-        if (missing++ >= NAMED_MEMBERS_MAX) continue;
-        e = bytes_printf(out, named++ ? ", " : ": ");
-        if (for_hello)
-            e = bytes_printf(out, "%s", m->id);
-        else
-            say_member(out, r, m, now_ms);
-    }
-    if (missing > named) e = bytes_printf(out, " and %zu more", missing - named);
-    (void)e;
-}
-
-static void say_training(struct bytes *out, const struct round *r, uint64_t now_ms)
-{
-    char time[32];
-    size_t updates = round_updates(r);
-    size_t all = drawn_count(r);
-    err e = bytes_printf(out, "%zu of %zu members", all - updates, all);
-    say_members(out, r, false, now_ms);
-    if (r->rules.quorum < r->members)
-        e = bytes_printf(out, "; quorum %u, %zu in", r->rules.quorum, updates);
-    if (r->deadline_at_ms) {
-        bool past = now_ms >= r->deadline_at_ms;
-        text_duration(time, sizeof time,
-                      past ? now_ms - r->deadline_at_ms : r->deadline_at_ms - now_ms);
-        e = bytes_printf(out, past ? "; the deadline passed %s ago" : "; closes in %s", time);
-    }
-    (void)e;
-}
-
-void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t now_ms)
-{
-    struct bytes b = {.max = size - 1};
-    err e = ERR_NONE;
-    enum round_phase phase = round_phase(r);
-    if (phase == ROUND_FINISHED || phase == ROUND_STOPPED)
-        e = bytes_printf(&b, "nothing: the run is %s%s%s", round_phase_name(phase),
-                         phase == ROUND_STOPPED && *r->reason ? ": " : "",
-                         phase == ROUND_STOPPED ? r->reason : "");
-    else if (phase == ROUND_PAUSED)
-        e = bytes_printf(&b, "an operator to resume the run");
-    else if (phase == ROUND_FAILED)
-        e = bytes_printf(&b, "an operator: %s", r->reason);
-    else if (r->retry_at_ms)
-        e = bytes_printf(&b, "the coordinator, which will try again: %s", r->reason);
-    else if (phase == ROUND_AGGREGATING)
-        e = bytes_printf(&b, "the coordinator to combine %zu updates", round_updates(r));
-    else if (phase == ROUND_TRAINING)
-        say_training(&b, r, now_ms);
-    else if (present_count(r) < r->rules.quorum) {
-        e = bytes_printf(&b, "%zu more of %zu members to join", r->rules.quorum - present_count(r),
-                         r->members);
-        say_members(&b, r, true, now_ms);
-    } else
-        e = bytes_printf(&b, "the coordinator to make the first state");
-    (void)e;
-    snprintf(out, size, "%s", b.data ? (char *)b.data : "");
-    bytes_close(&b);
 }

@@ -150,7 +150,10 @@ enum round_phase round_phase(const struct round *r);
 const char *round_phase_name(enum round_phase phase);
 uint32_t round_under_way(const struct round *r); /* from 1; the last round when finished */
 size_t round_updates(const struct round *r);     /* durable and counted in the round under way */
-uint64_t round_wake_ms(const struct round *r);   /* when a tick is next wanted; 0: never */
+size_t round_present(const struct round *r);     /* members that have joined and were seen */
+/* Members that the round under way waits for, their updates in or not. */
+size_t round_awaited(const struct round *r);
+uint64_t round_wake_ms(const struct round *r); /* when a tick is next wanted; 0: never */
 const char *round_doing(const struct round *r, size_t member, uint64_t now_ms);
 /* "2 of 4 members: icu (training, step 12 of 40), lab (not seen for 3m00s)" */
 void round_waiting_for(char *out, size_t bytes, const struct round *r, uint64_t now_ms);
