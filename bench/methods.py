@@ -167,8 +167,12 @@ def megabytes(values):
 
 
 def spread(values, digits):
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def percent(share):
+    return "< 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
 
 
 def table_row(method, runs):
@@ -180,7 +184,7 @@ def table_row(method, runs):
         megabytes([x for r in runs for x in r["bytes_up"]]),
         megabytes([r["bytes_down"] for r in runs]),
         f"{statistics.mean(r['server_seconds'] for r in runs):.1f}",
-        f"{100 * statistics.mean(x['error'] for x in last):.2g} %",
+        percent(statistics.mean(x["error"] for x in last)),
         f"{runs[0]['lr']:g}",
         str(len(runs)),
     ]
@@ -205,10 +209,12 @@ COLOURS = ["#1b6ca8", "#d1495b", "#2e933c", "#8e5ea2", "#e08e0b", "#3a3a3a", "#0
 
 
 def curve(runs):
-    """(megabytes up and down of a mean member, accuracy %) after every round, mean over seeds."""
-    points = []
-    for n in range(len(runs[0]["history"])):
-        rounds = len(runs[0]["history"])
+    """(megabytes up and down of a mean member, accuracy %) after the rounds that were measured on
+    all rows, mean over seeds."""
+    points, rounds = [], len(runs[0]["history"])
+    for n in range(rounds):
+        if runs[0]["history"][n]["rows"] < runs[0]["history"][-1]["rows"]:
+            continue
         up = statistics.mean(x for r in runs for x in r["bytes_up"]) * (n + 1) / rounds
         down = statistics.mean(r["history"][n]["bytes_down"] for r in runs)
         accuracy = statistics.mean(r["history"][n]["accuracy"] for r in runs)
@@ -242,7 +248,7 @@ def axes(place, low, high, most):
         y = place(low, value)[1]
         out.append(line(LEFT, y, WIDTH - RIGHT, y, "#dddddd"))
         out.append(text(LEFT - 6, y + 4, str(value), 'text-anchor="end"'))
-    words = "MB up and down of a member, whole run so far (mean over members)"
+    words = "MB up and down of a member in the whole run (mean over members)"
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, words, 'text-anchor="middle"'))
     out.append(text(LEFT, TOP - 6, "accuracy %"))
     return out
