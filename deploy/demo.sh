@@ -334,7 +334,9 @@ repeat_with_kills() {
   say "flora again, with a new coordinator that will be killed $kills times"
   kill -TERM "$coordinator"
   wait "$coordinator" || die "fedlorad did not stop cleanly on SIGTERM; see $out/logs/fedlorad.log"
-  for ((i = 1; i <= kills; i++)); do kill_moments+=($((1000 * i / (kills + 1)))); done
+  # In the first part of each N-th: a moment passed between two looks is made up for at the next.
+  kill_moments=($((500 / kills)))
+  for ((i = 1; i < kills; i++)); do kill_moments+=($((1000 * i / kills))); done
   coordinator_dir=$out/coordinator-killed poll_seconds=0.1
   rm -rf "$out/work/"*/
   start_coordinator "$coordinator_dir"

@@ -1,5 +1,5 @@
 /* Accountants against Google's dp_accounting on plans of mixed mechanisms:
- * tests/golden/account.json, made by tests/oracle/account.py. */
+ * tests/golden/account.json, made by tests/golden/make_account.py. */
 #include "privacy/account.h"
 #include "base/json.h"
 #include "tests/support/support.h"
@@ -43,7 +43,7 @@ Test(account, mixed_plans_spend_what_the_reference_says, .timeout = 200)
         if (strcmp(adjacency, "replace-one") == 0) how.adjacency = ACCOUNT_REPLACE_ONE;
         ok(account_epsilon(&spent, event, count, delta, &how));
         /* At delta = 1e-9 the reference's own arithmetic shows: on case 17 it is 9e-5 below what
-         * tests/oracle/account_long.py gives for the same grid. */
+         * tests/golden/account_long.py gives for the same grid. */
         cr_assert(fabs(spent.epsilon - pld) <= (delta < 1e-8 ? 2e-4 : 1e-6) * pld,
                   "case %zu: pld %.10g, reference %.10g", i, spent.epsilon, pld);
         if (json_is_null(rdp)) continue;

@@ -107,7 +107,7 @@ Test(pld, compositions_are_those_of_plain_convolution)
         }
 }
 
-/* tests/oracle/account_long.py: 40 digits for one release, a transform in long double. */
+/* tests/golden/account_long.py: 40 digits for one release, a transform in long double. */
 Test(pld, long_compositions_are_those_of_more_digits)
 {
     static const struct {

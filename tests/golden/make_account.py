@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Values of Google's dp_accounting for tests/golden/account.c: settings that its published tables lack.
 
-    pip install dp-accounting; tests/oracle/account.py > tests/golden/account.json
+    pip install dp-accounting; tests/golden/make_account.py > tests/golden/account.json
 
 Mixed mechanisms, replacing one unit, deltas from 1e-9 to 1e-2, rates from 1e-4. PLD on its grid of 1e-4, RDP with its
 default orders (null where its accountant has no such relation)."""
