@@ -31,8 +31,8 @@ PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj"
 PROJECTIONS += ["mlp." + x for x in ("gate_proj", "up_proj", "down_proj")]
 TARGETS = ",".join(f"model.layers.{n}.{x}" for n in range(20, 30) for x in PROJECTIONS)
 
-# Options of a method, and its learning rate: the best of one to three tried on val.jsonl with
-# seed 0, which is not reported. Where a method was not tried, the rate of the one it trains like.
+# Options of a method, and its learning rate: from a few trials on val.jsonl with seed 0, which is
+# not reported. docs/methods.md says which were tried.
 METHODS = {
     "flora": (MIXED + ["--alpha", "16"], 8e-3),
     "florist": (MIXED + ["--alpha", "16"], 8e-3),
