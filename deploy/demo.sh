@@ -421,7 +421,8 @@ run_all() {
   run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
   run_federated fedit --method fedit --lr "$lr" --rank "$smallest" --alpha $((2 * smallest))
   make_basis
-  run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb" --frozen "$basis"
+  run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb" --frozen "$basis" \
+    --option basis=weights
   train_alone
 
   evaluate base
