@@ -39,10 +39,7 @@ static err fedex_next(struct method_result *out, const struct method_round *roun
     TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
     TRY_OUT(e, product_into_carry(out, round, &svd, size * 0x1p-24));
     out->row.rank = now.rank + out->module.carry_rank;
-    now.carry_rank = out->module.carry_rank;
-    now.factor[ADAPTER_FILE_CARRY_A] = out->module.factor[ADAPTER_FILE_CARRY_A];
-    now.factor[ADAPTER_FILE_CARRY_B] = out->module.factor[ADAPTER_FILE_CARRY_B];
-    if (!round->no_report) e = product_norm(&out->row.state_norm, &now);
+    e = product_state_norm(out, round);
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

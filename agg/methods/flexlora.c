@@ -63,15 +63,6 @@ static err carry_tail(struct method_result *out, const struct method_round *roun
     return e;
 }
 
-static err state_norm(struct method_result *out, const struct method_round *round)
-{
-    struct adapter_file_module now = out->module;
-    now.d_out = round->module->d_out;
-    now.d_in = round->module->d_in;
-    now.scale = round->module->scale;
-    return round->no_report ? ERR_NONE : product_norm(&out->row.state_norm, &now);
-}
-
 static err flexlora_next(struct method_result *out, const struct method_round *round)
 {
     const struct adapter_file_module *old = round->module;
@@ -95,7 +86,7 @@ static err flexlora_next(struct method_result *out, const struct method_round *r
     if (round->options->tail == METHOD_TAIL_CARRY)
         TRY_OUT(e, carry_tail(out, round, &p, svd.norm * 0x1p-24));
     out->row.rank = old->rank + out->module.carry_rank;
-    e = state_norm(out, round);
+    e = product_state_norm(out, round);
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

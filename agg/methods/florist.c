@@ -60,7 +60,6 @@ static err florist_spectrum(struct lowrank_svd *out, const struct method_round *
 
 static err florist_next(struct method_result *out, const struct method_round *round)
 {
-    struct adapter_file_module now = *round->module;
     struct product p = {0};
     struct lowrank_svd svd = {0};
     err e = ERR_NONE;
@@ -74,12 +73,9 @@ static err florist_next(struct method_result *out, const struct method_round *ro
     if (svd.norm > 0 || round->momentum) {
         TRY_OUT(e, cut_round(out, round, &svd));
         out->row.rank = out->module.carry_rank;
-        if (now.carry_rank || round->momentum) TRY_OUT(e, add_carry(out, round));
+        if (round->module->carry_rank || round->momentum) TRY_OUT(e, add_carry(out, round));
     }
-    now.carry_rank = out->module.carry_rank;
-    now.factor[ADAPTER_FILE_CARRY_A] = out->module.factor[ADAPTER_FILE_CARRY_A];
-    now.factor[ADAPTER_FILE_CARRY_B] = out->module.factor[ADAPTER_FILE_CARRY_B];
-    if (!round->no_report) e = product_norm(&out->row.state_norm, &now);
+    e = product_state_norm(out, round);
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

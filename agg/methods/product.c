@@ -37,6 +37,15 @@ err product_norm(double *out, const struct adapter_file_module *module)
     return lowrank_norm(out, &stack);
 }
 
+err product_state_norm(struct method_result *out, const struct method_round *round)
+{
+    struct adapter_file_module now = out->module;
+    now.d_out = round->module->d_out;
+    now.d_in = round->module->d_in;
+    now.scale = round->module->scale;
+    return round->no_report ? ERR_NONE : product_norm(&out->row.state_norm, &now);
+}
+
 /* ---- what members did not send ---- */
 
 /* Of row i of the state's pair, how much of the weight stayed with the state. */
