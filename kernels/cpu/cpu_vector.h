@@ -75,6 +75,19 @@ CPU_INLINE void cpu_lanes_dot(float lane[CPU_LANES], const float *x, const float
         lane[j] += x[i] * y[i];
 }
 
+/* e^r for |r| <= ln(2) / 2, by a polynomial of degree 6. */
+CPU_INLINE float cpu_exp_small(float r)
+{
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p;
+}
+
 /* e^x / 2^power by the same polynomial, for any x whose result is at most about 1; below 2^-126 it
  * gives 0. */
 CPU_INLINE float cpu_exp_scaled(float x, int32_t power)
@@ -86,13 +99,7 @@ CPU_INLINE float cpu_exp_scaled(float x, int32_t power)
     float n = t.f - 12582912.0f;
     float r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    float p = cpu_exp_small(r);
     int32_t k = t.i - 0x4b400000 - power;
     two.i = (int32_t)((uint32_t)(k + 127) << 23);
     float low = x == x ? 0.0f : x; /* what is no number stays none */
@@ -108,13 +115,7 @@ CPU_INLINE float cpu_exp(float x)
     float n = t - 12582912.0f;
     float r = limited - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    float p = cpu_exp_small(r);
     union {
         float f;
         uint32_t u;
