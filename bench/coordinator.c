@@ -10,7 +10,6 @@
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,24 +37,6 @@ static void fill_base(struct fake_base *base)
                                            shape[i % PROJECTIONS].d_in};
     }
     *base = (struct fake_base){digest_of("bench", 5), module, MODULES};
-}
-
-struct joining {
-    pthread_t thread;
-    char id[16];
-    struct fake_options options;
-    struct fake_member member;
-    struct digest last;
-    err result;
-};
-
-static void *join_main(void *argument)
-{
-    struct joining *j = argument;
-    j->result = fake_open(&j->member, &j->options);
-    if (!err_is(j->result)) j->result = fake_join(&j->last, &j->member);
-    fake_close(&j->member);
-    return NULL;
 }
 
 static err create(const struct fake_federation *f, const struct fake_base *base, const char *method,
@@ -111,7 +92,7 @@ static err print_rounds(const struct fake_federation *f, const struct fake_base 
 
 static err bench(const char *dir, const char *method, const long number[3])
 {
-    static struct joining joining[MEMBERS_MAX];
+    static struct fake_joining joining[MEMBERS_MAX];
     struct fake_federation f = {0};
     struct fake_base base;
     fill_base(&base);
@@ -121,22 +102,18 @@ static err bench(const char *dir, const char *method, const long number[3])
     err e = create(&f, &base, method, number);
     if (err_is(e)) goto out;
     uint64_t began = text_now_ms(), up = 0, down = 0;
+    const struct fake_options options = {.server = f.address,
+                                         .certs = f.certs,
+                                         .run = "bench",
+                                         .base = &base,
+                                         .rank = (uint32_t)number[1],
+                                         .examples = 100,
+                                         .give_up_ms = 60000};
+    for (long i = 0; i < number[0]; i++)
+        fake_join_begin(&joining[i], (int)i, &options);
     for (long i = 0; i < number[0]; i++) {
-        struct joining *j = &joining[i];
-        snprintf(j->id, sizeof j->id, "m%ld", i);
-        j->options = (struct fake_options){.server = f.address,
-                                           .certs = f.certs,
-                                           .id = j->id,
-                                           .run = "bench",
-                                           .base = &base,
-                                           .rank = (uint32_t)number[1],
-                                           .examples = 100,
-                                           .give_up_ms = 60000};
-        pthread_create(&j->thread, NULL, join_main, j);
-    }
-    for (long i = 0; i < number[0]; i++) {
-        pthread_join(joining[i].thread, NULL);
-        if (err_is(joining[i].result)) e = joining[i].result;
+        err one = fake_join_end(&joining[i]);
+        if (err_is(one)) e = one;
         up += joining[i].member.bytes_up;
         down += joining[i].member.bytes_down;
     }

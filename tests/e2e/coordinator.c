@@ -8,7 +8,6 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,16 +23,21 @@ static struct fake_federation federation;
 static struct fake_member ops;
 static char dir[SUPPORT_PATH_BYTES];
 
+static struct fake_options options_of(const char *id, uint32_t rank)
+{
+    return (struct fake_options){.server = federation.address,
+                                 .certs = federation.certs,
+                                 .id = id,
+                                 .run = "r",
+                                 .base = &base,
+                                 .rank = rank,
+                                 .examples = 10 + rank,
+                                 .give_up_ms = 20000};
+}
+
 static void open_member(struct fake_member *m, const char *id, uint32_t rank)
 {
-    struct fake_options options = {.server = federation.address,
-                                   .certs = federation.certs,
-                                   .id = id,
-                                   .run = "r",
-                                   .base = &base,
-                                   .rank = rank,
-                                   .examples = 10 + rank,
-                                   .give_up_ms = 20000};
+    struct fake_options options = options_of(id, rank);
     ok(fake_open(m, &options));
 }
 
@@ -85,34 +89,14 @@ static void end(void)
 }
 
 /* ---- everyone at once */
-struct joining {
-    pthread_t thread;
-    char id[16];
-    uint32_t rank;
-    struct digest last;
-    err result;
-};
-
-static void *join_main(void *argument)
-{
-    struct joining *j = argument;
-    struct fake_member m;
-    open_member(&m, j->id, j->rank);
-    j->result = fake_join(&j->last, &m);
-    fake_close(&m);
-    return NULL;
-}
-
 /* Kills the coordinator so often while the members take part; the last state. Rank 0: 2, 4 and 8.
  */
 static struct digest run_everyone(int kills, uint32_t rank)
 {
-    static struct joining joining[MEMBERS];
+    static struct fake_joining joining[MEMBERS];
     for (int i = 0; i < MEMBERS; i++) {
-        struct joining *j = &joining[i];
-        *j = (struct joining){.rank = rank ? rank : 2u << i};
-        snprintf(j->id, sizeof j->id, "m%d", i);
-        pthread_create(&j->thread, NULL, join_main, j);
+        struct fake_options options = options_of(NULL, rank ? rank : 2u << i);
+        fake_join_begin(&joining[i], i, &options);
     }
     for (int k = 0; k < kills; k++) {
         usleep(30000 + 17000 * (unsigned)k);
@@ -120,8 +104,8 @@ static struct digest run_everyone(int kills, uint32_t rank)
         ok(fake_federation_start(&federation));
     }
     for (int i = 0; i < MEMBERS; i++) {
-        pthread_join(joining[i].thread, NULL);
-        cr_assert(!err_is(joining[i].result), "%s: %s", joining[i].id, joining[i].result.text);
+        err e = fake_join_end(&joining[i]);
+        cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);
         cr_expect(digest_equal(&joining[i].last, &joining[0].last));
     }
     return joining[0].last;

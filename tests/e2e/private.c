@@ -11,7 +11,6 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,16 +26,21 @@ static struct fake_federation federation;
 static struct fake_member ops;
 static char dir[SUPPORT_PATH_BYTES];
 
+static struct fake_options options_of(const char *id)
+{
+    return (struct fake_options){.server = federation.address,
+                                 .certs = federation.certs,
+                                 .id = id,
+                                 .run = "r",
+                                 .base = &base,
+                                 .rank = 8,
+                                 .examples = 10,
+                                 .give_up_ms = 30000};
+}
+
 static void open_member(struct fake_member *m, const char *id)
 {
-    struct fake_options options = {.server = federation.address,
-                                   .certs = federation.certs,
-                                   .id = id,
-                                   .run = "r",
-                                   .base = &base,
-                                   .rank = 8,
-                                   .examples = 10,
-                                   .give_up_ms = 30000};
+    struct fake_options options = options_of(id);
     ok(fake_open(m, &options));
 }
 
@@ -116,40 +120,19 @@ static void end(void)
     support_dir_remove(dir);
 }
 
-struct joining {
-    pthread_t thread;
-    char id[16];
-    struct digest last;
-    err result;
-};
-
-static void *join_main(void *argument)
-{
-    struct joining *j = argument;
-    struct fake_member m;
-    open_member(&m, j->id);
-    j->result = fake_join(&j->last, &m);
-    fake_close(&m);
-    return NULL;
-}
-
 static struct digest run_everyone(int kills)
 {
-    static struct joining joining[MEMBERS];
-    for (int i = 0; i < MEMBERS; i++) {
-        struct joining *j = &joining[i];
-        *j = (struct joining){0};
-        snprintf(j->id, sizeof j->id, "m%d", i);
-        pthread_create(&j->thread, NULL, join_main, j);
-    }
+    static struct fake_joining joining[MEMBERS];
+    const struct fake_options options = options_of(NULL);
+    for (int i = 0; i < MEMBERS; i++)
+        fake_join_begin(&joining[i], i, &options);
     for (int k = 0; k < kills; k++) {
         usleep(40000 + 23000 * (unsigned)k);
         cr_expect_eq(fake_federation_stop(&federation, SIGKILL), -1);
         ok(fake_federation_start(&federation));
     }
     for (int i = 0; i < MEMBERS; i++) {
-        pthread_join(joining[i].thread, NULL);
-        ok(joining[i].result);
+        ok(fake_join_end(&joining[i]));
         cr_expect(digest_equal(&joining[i].last, &joining[0].last));
     }
     return joining[0].last;

@@ -344,6 +344,29 @@ err fake_join(struct digest *last_state, struct fake_member *m)
     return ERR_NONE;
 }
 
+static void *join_main(void *argument)
+{
+    struct fake_joining *j = argument;
+    j->result = fake_open(&j->member, &j->options);
+    if (!err_is(j->result)) j->result = fake_join(&j->last, &j->member);
+    fake_close(&j->member);
+    return NULL;
+}
+
+void fake_join_begin(struct fake_joining *j, int number, const struct fake_options *options)
+{
+    *j = (struct fake_joining){.options = *options};
+    snprintf(j->id, sizeof j->id, "m%d", number);
+    j->options.id = j->id;
+    REQUIRE(pthread_create(&j->thread, NULL, join_main, j) == 0);
+}
+
+err fake_join_end(struct fake_joining *j)
+{
+    pthread_join(j->thread, NULL);
+    return j->result;
+}
+
 /* ------------------------------------------------------------------------------------ operator */
 err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config)
 {

@@ -11,6 +11,8 @@
 
 #include "fedlora.pb-c.h"
 
+#include <pthread.h>
+
 struct fake_base { /* what a base model would say of itself */
     struct digest digest;
     const struct method_module *module;
@@ -53,6 +55,19 @@ void fake_header(Fedlora__V1__SubmitHeader *header, const struct fake_member *m,
                  const struct bytes *update, struct digest *digest);
 /* All of it, through restarts of the coordinator, until the run has finished. */
 err fake_join(struct digest *last_state, struct fake_member *m);
+
+/* The same in a thread of its own, as member "m0", "m1", ... */
+struct fake_joining {
+    pthread_t thread;
+    char id[16];
+    struct fake_options options;
+    struct fake_member member; /* its bytes_up and bytes_down stand when it has ended */
+    struct digest last;
+    err result;
+};
+/* The options' id is not read. */
+void fake_join_begin(struct fake_joining *j, int number, const struct fake_options *options);
+err fake_join_end(struct fake_joining *j);
 
 /* ---- the operator: a member whose id has an admin certificate */
 err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config);
