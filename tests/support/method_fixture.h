@@ -230,22 +230,29 @@ static inline struct method_start begin(const struct method *m)
     return start;
 }
 
-/* Four updates of round `t`, and what is to be combined. Ranks and scales differ where the method
- * has it so: of `fresh` methods both, else the ranks at the run's scale. */
+/* What member k sends in round `t`. Ranks and scales differ where the method has it so: of `fresh`
+ * methods both, else the ranks at the run's scale. */
+static inline struct sender member_sender(const struct method *m, unsigned k, uint32_t t)
+{
+    struct sender x = {.method = m->name,
+                       .member = member_names[k],
+                       .frozen = m->frozen ? frozen_digest : NULL,
+                       .round = t,
+                       .rank = m->frozen        ? 3 * (k + 1)
+                               : m->mixed_ranks ? ranks[k]
+                                                : 4,
+                       .seed = k + 100 * (t - 1)};
+    x.alpha = m->fresh ? alphas[k] : m->frozen ? x.rank : 2 * x.rank;
+    x.rslora = m->fresh && k == 2;
+    return x;
+}
+
+/* Four updates of round `t`, and what is to be combined. */
 static inline struct method_next gather_round(struct contribution *c, const struct method *m,
                                               uint32_t t)
 {
     for (unsigned k = 0; k < MEMBERS; k++) {
-        struct sender x = {.method = m->name,
-                           .member = member_names[k],
-                           .frozen = m->frozen ? frozen_digest : NULL,
-                           .round = t,
-                           .rank = m->frozen        ? 3 * (k + 1)
-                                   : m->mixed_ranks ? ranks[k]
-                                                    : 4,
-                           .seed = k + 100 * (t - 1)};
-        x.alpha = m->fresh ? alphas[k] : m->frozen ? x.rank : 2 * x.rank;
-        x.rslora = m->fresh && k == 2;
+        struct sender x = member_sender(m, k, t);
         send(at("update", k), &x);
         c[k] = sent(member_names[k], weights[k], at("update", k));
     }
@@ -313,6 +320,29 @@ static inline void expect_row(const struct method_report *report, const struct d
     cr_expect(fabs(row->state_norm - size) < 1e-6 * size, "%s: norm %.12g, dense %.12g",
               row->module, row->state_norm, size);
     cr_expect_eq(row->sent, MEMBERS);
+}
+
+/* A round in which the only member has learned nothing leaves every bit of A (rank, d_in). */
+static inline struct method_report expect_a_stays(const char *method, uint32_t rank)
+{
+    const struct method *m = method_find(method);
+    struct method_report report = {0};
+    struct sender x = {
+        .method = method, .member = "a", .round = 1, .rank = 4, .alpha = 8, .zero = true};
+    struct contribution c[] = {{"a", 1, at("update", 0)}};
+    struct method_next next = {.state_path = at("state", 1), .contribution = c, .count = 1};
+    struct adapter_file was = {0}, is = {0};
+    begin(m);
+    send(c[0].path, &x);
+    ok(method_next(&report, m, at("state", 2), &next));
+    ok(adapter_file_open(&was, at("state", 1)));
+    ok(adapter_file_open(&is, at("state", 2)));
+    for (size_t i = 0; i < MODULES; i++)
+        cr_expect_arr_eq(was.module[i].factor[0].f32, is.module[i].factor[0].f32,
+                         rank * is.module[i].d_in * sizeof(float));
+    adapter_file_close(&was);
+    adapter_file_close(&is);
+    return report;
 }
 
 #endif

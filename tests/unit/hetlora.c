@@ -91,23 +91,7 @@ Test(hetlora, a_member_that_pruned_itself_is_taken_at_its_new_rank)
 
 Test(hetlora, with_nothing_to_weigh_by_the_state_stays)
 {
-    const struct method *m = method_find("hetlora");
-    struct method_report report = {0};
-    struct sender x = {
-        .method = "hetlora", .member = "a", .round = 1, .rank = 4, .alpha = 8, .zero = true};
-    struct contribution c[] = {{"a", 1, at("update", 0)}};
-    struct method_next next = {.state_path = at("state", 1), .contribution = c, .count = 1};
-    struct adapter_file was = {0}, is = {0};
-    begin(m);
-    send(c[0].path, &x);
-    ok(method_next(&report, m, at("state", 2), &next));
-    ok(adapter_file_open(&was, at("state", 1)));
-    ok(adapter_file_open(&is, at("state", 2)));
-    for (size_t i = 0; i < MODULES; i++)
-        cr_expect_arr_eq(was.module[i].factor[0].f32, is.module[i].factor[0].f32,
-                         32 * is.module[i].d_in * sizeof(float));
-    adapter_file_close(&was);
-    adapter_file_close(&is);
+    struct method_report report = expect_a_stays("hetlora", 32);
     method_report_close(&report);
 }
 

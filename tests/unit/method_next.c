@@ -11,18 +11,9 @@ TestSuite(method_next, .init = make_dir, .fini = remove_dir);
 /* Member k's update of round t, of the first so many modules. */
 static void send_some(const struct method *m, unsigned k, uint32_t t, size_t count, bool zero)
 {
-    struct sender x = {.method = m->name,
-                       .member = member_names[k],
-                       .frozen = m->frozen ? frozen_digest : NULL,
-                       .round = t,
-                       .rank = m->frozen        ? 3 * (k + 1)
-                               : m->mixed_ranks ? ranks[k]
-                                                : 4,
-                       .zero = zero,
-                       .modules = count,
-                       .seed = k + 100 * (t - 1)};
-    x.alpha = m->fresh ? alphas[k] : m->frozen ? x.rank : 2 * x.rank;
-    x.rslora = m->fresh && k == 2;
+    struct sender x = member_sender(m, k, t);
+    x.zero = zero;
+    x.modules = count;
     send(at("update", k), &x);
 }
 

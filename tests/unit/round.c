@@ -1,53 +1,10 @@
 /* The state machine by example, and under a seeded simulator of everything that can happen to it.
  */
-#include "coordinator/round.h"
-
 #include "base/rng.h"
+#include "tests/support/round_fixture.h"
 
-#include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
-
-static const char *const ids[] = {"ward", "icu", "lab", "er"};
-static const struct round_rules all_of_three = {
-    .rounds = 3, .absent_ms = 90000, .retry_ms = 5000, .deadline_ms = 60000};
-
-static unsigned tell(struct round *r, enum round_event_kind kind, uint64_t now, size_t member)
-{
-    return round_apply(r, &(struct round_event){.kind = kind, .now_ms = now, .member = member});
-}
-
-static struct digest digest_number(uint64_t n)
-{
-    return digest_of(&n, sizeof n);
-}
-
-static err submit(struct round *r, uint64_t now, size_t member, uint32_t round, uint64_t number)
-{
-    struct round_place place;
-    struct digest digest = digest_number(number);
-    err e = round_judge(&place, r, member, round, &digest);
-    if (err_is(e) || place.have) return e;
-    round_apply(r, &(struct round_event){.kind = ROUND_ON_ADMIT,
-                                         .now_ms = now,
-                                         .member = member,
-                                         .round = round,
-                                         .digest = digest});
-    tell(r, ROUND_ON_RECEIPT, now, member);
-    return e;
-}
-
-static struct round open_run(const struct round_rules *rules, size_t members)
-{
-    struct round r;
-    cr_assert(!err_is(round_init(&r, rules, ids, members)));
-    tell(&r, ROUND_ON_BEGIN, 1, 0);
-    cr_assert_eq(tell(&r, ROUND_ON_SHAPES, 1, 0), ROUND_DO_START);
-    tell(&r, ROUND_ON_STARTED, 2, 0);
-    for (size_t i = 0; i < members; i++)
-        tell(&r, ROUND_ON_HELLO, 3, i);
-    return r;
-}
 
 Test(round, waits_for_the_quorum_to_join_before_it_opens)
 {
@@ -493,59 +450,4 @@ Test(round, keeps_its_promises_under_any_order_of_events)
 {
     for (uint64_t seed = 1; seed <= 3000; seed++)
         sim_run(seed, 20 + seed % 400);
-}
-
-static unsigned tick(struct round *r, uint64_t now)
-{
-    return tell(r, ROUND_ON_TICK, now, 0);
-}
-
-/* Sorted: er 0, icu 1, lab 2, ward 3. */
-Test(round, hands_a_drawn_round_only_to_who_was_drawn)
-{
-    struct round_rules rules = all_of_three;
-    rules.drawn = true;
-    struct round r = open_run(&rules, 4);
-    struct round_place place;
-    struct digest digest = digest_number(1);
-    char text[256];
-    for (size_t m = 0; m < 4; m++)
-        cr_expect_eq(round_task(&r, m), ROUND_TASK_WAIT, "not before the draw");
-    cr_expect(err_is(round_judge(&place, &r, 1, 1, &digest)));
-    round_draw(&r, (bool[]){false, true, true, false});
-    cr_expect_eq(round_task(&r, 0), ROUND_TASK_WAIT);
-    cr_expect_eq(round_task(&r, 1), ROUND_TASK_TRAIN);
-    err e = round_judge(&place, &r, 3, 1, &digest);
-    cr_expect_eq(e.kind, ERR_STATE);
-    cr_expect_str_eq(e.text, "ward is not drawn for round 1; ask for the next task");
-    round_waiting_for(text, sizeof text, &r, 4);
-    cr_expect(strstr(text, "2 of 2 members: icu") && !strstr(text, "ward"), "%s", text);
-    cr_assert(!err_is(submit(&r, 5, 2, 1, 22)));
-    cr_expect_eq(round_phase(&r), ROUND_TRAINING);
-    cr_assert(!err_is(submit(&r, 6, 1, 1, 23)));
-    cr_expect_eq(round_phase(&r), ROUND_AGGREGATING, "all who were drawn are in");
-    cr_expect(tell(&r, ROUND_ON_PUBLISHED, 7, 0) & ROUND_DO_OPEN);
-    cr_expect_eq(round_task(&r, 1), ROUND_TASK_WAIT, "the next round has its own draw");
-    round_close(&r);
-}
-
-Test(round, closes_a_drawn_round_at_its_deadline_with_whoever_is_in_or_nobody)
-{
-    struct round_rules rules = all_of_three;
-    rules.drawn = true;
-    struct round r = open_run(&rules, 3);
-    cr_expect_eq(tick(&r, 1000000), 0, "not before the draw");
-    round_draw(&r, (bool[]){true, true, true});
-    cr_expect_eq(tick(&r, 60001), 0);
-    cr_expect(tick(&r, 60002) & ROUND_DO_AGGREGATE, "nobody was in; it opened without waiting");
-    tell(&r, ROUND_ON_PUBLISHED, 70000, 0);
-    round_draw(&r, (bool[]){false, false, false});
-    cr_expect(tick(&r, 70001) & ROUND_DO_AGGREGATE, "nobody was drawn");
-    tell(&r, ROUND_ON_PUBLISHED, 70002, 0);
-    struct round again = open_run(&rules, 3);
-    round_restore(&again, &(struct round_restored){
-                              .shapes_known = true, .started = true, .published = 2, .opened = 3});
-    cr_expect(tell(&again, ROUND_ON_BEGIN, 5, 0) & ROUND_DO_OPEN, "asks for the draw again");
-    round_close(&again);
-    round_close(&r);
 }
