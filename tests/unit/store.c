@@ -171,6 +171,22 @@ Test(store, opens_what_the_version_before_has_made)
     end();
 }
 
+/* The release of a noisy state of round 1, charged to a budget of its own. */
+static struct release *release_of(struct ledger_head *head, const struct ledger_key *key,
+                                  const struct digest *state)
+{
+    const struct central_spec spec = {.dim = 1, .noise = 2, .clip = 1, .denominator = 2};
+    struct central central = {0};
+    struct spend spend = {0};
+    struct release *release = NULL;
+    ok(spend_open(&spend, 9, 1e-5));
+    ok(central_restore(&central, &spec, 0.75));
+    ok(release_noisy(&release, &spend, head, key, &central, state,
+                     &(struct release_charge){.round = 1, .sampling = 1}));
+    spend_close(&spend);
+    return release;
+}
+
 /* Seeds are drawn once; a noisy mean is kept until its release stands, which is charged with it. */
 Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
 {
@@ -180,13 +196,10 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     struct cohort cohort = {.run = "r", .round = 1, .q = 0.5};
     struct cohort_seed one = {{1}}, two = {{2}};
     struct store_private row, made = {.noisy = make_blob("noisy"), .next_clip = 0.75};
-    struct central_spec spec = {.dim = 1, .noise = 2, .clip = 1, .denominator = 2};
-    struct central central = {0};
     struct ledger_terms terms = {.job = "r", .party = "coordinator", .epsilon = 9, .delta = 1e-5};
     struct ledger_head head = {0};
     struct ledger_key key;
     struct bytes text = {.max = 1 << 20};
-    struct spend spend = {0};
     struct release *release = NULL;
     size_t removed = 0;
     uint8_t seed[32] = {9};
@@ -201,10 +214,7 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     ok(store_private_load(&row, &store, run, 1));
     cr_expect(row.drawn && row.seed.byte[0] == 1 && row.next_clip == 0.75);
     cr_expect(digest_equal(&row.noisy.digest, &made.noisy.digest) && has_blob(&made.noisy));
-    ok(spend_open(&spend, 9, 1e-5));
-    ok(central_restore(&central, &spec, 0.75));
-    ok(release_noisy(&release, &spend, &head, &key, &central, &state.digest,
-                     &(struct release_charge){.round = 1, .sampling = 1}));
+    release = release_of(&head, &key, &state.digest);
     state = make_blob("state 1");
     struct store_publish p = {.run = run,
                               .keep = 2,
@@ -234,7 +244,6 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     cr_expect_eq(runs->published, 1);
     release_close(release);
     arena_close(&arena);
-    spend_close(&spend);
     bytes_close(&got);
     bytes_close(&text);
     end();
