@@ -150,15 +150,17 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     const struct backend *be = e->be;
     struct pass *p = &e->pass;
     size_t t = b->tokens, d = a->d_model;
+    size_t rows =
+        b->backward && t < BACKEND_FEW ? BACKEND_FEW : t; /* a record's bits are its own */
     struct norm_shape norm = {t, 1, d, a->rms_eps};
     struct low_rank l = pass_low_rank(e, b, layer, SITE_QKV);
     be->norm(e->ctx, p->normed, s->inv1, p->resid, w->attn_norm, &norm);
     size_t k = (size_t)a->heads * a->head_dim, v = k + (size_t)a->kv_heads * a->head_dim;
     struct mat qkv[] = {s->qkv, mat_at(s->qkv, 0, k), mat_at(s->qkv, 0, v)};
     bool add = factors_forward(&l, qkv, s->h[SITE_QKV], p->normed, true);
-    be->linear(e->ctx, s->qkv, p->normed, w->qkv, t, add);
+    be->linear(e->ctx, s->qkv, p->normed, w->qkv, rows, add);
     attend(e, b, layer, s);
-    be->linear(e->ctx, p->resid, s->att, w->o, t, true);
+    be->linear(e->ctx, p->resid, s->att, w->o, rows, true);
     l.site = SITE_O;
     factors_forward(&l, &p->resid, s->h[SITE_O], s->att, false);
     if (b->backward) be->convert(e->ctx, s->x2, p->resid, t, d, 1.0f);
@@ -166,11 +168,11 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     l.site = SITE_GATE_UP;
     struct mat gate_up[] = {s->gate, s->up};
     add = factors_forward(&l, gate_up, s->h[SITE_GATE_UP], p->normed, true);
-    be->linear(e->ctx, s->gate, p->normed, w->gate, t, add);
-    be->linear(e->ctx, s->up, p->normed, w->up, t, add);
+    be->linear(e->ctx, s->gate, p->normed, w->gate, rows, add);
+    be->linear(e->ctx, s->up, p->normed, w->up, rows, add);
     if (!whole) return;
     be->gate(e->ctx, p->wide, s->gate, s->up, t, a->d_ffn);
-    be->linear(e->ctx, p->resid, p->wide, w->down, t, true);
+    be->linear(e->ctx, p->resid, p->wide, w->down, rows, true);
     l.site = SITE_DOWN;
     factors_forward(&l, &p->resid, s->h[SITE_DOWN], p->wide, false);
 }

@@ -63,7 +63,10 @@ struct backend_options {
     int threads;   /* 0: all of the machine's */
 };
 
-enum { BACKEND_ROWS = 32 }; /* buffers of linear() hold a multiple of this many rows */
+/* Buffers of linear() hold a multiple of BACKEND_ROWS rows. From BACKEND_FEW rows on, and in
+ * linear_back() and head_loss() always, what comes of a float32 row has the same bits whatever rows
+ * are beside it. */
+enum { BACKEND_ROWS = 64, BACKEND_FEW = 8 };
 enum { BACKEND_FORWARD = 1, BACKEND_BACKWARD = 2 };
 struct weight_source { /* W (n, k) = its parts one below the other */
     size_t n, k;

@@ -28,7 +28,8 @@ void cpu_count(struct backend_context *c, enum backend_op op, double since);
 
 err cpu_primitives_open(struct cpu_primitives **out, const struct backend_context *c);
 void cpu_primitives_close(struct cpu_primitives *p);
-bool cpu_has_bf16(void);
+bool cpu_has_bf16(void); /* fast: with instructions of its own */
+bool cpu_can_bf16(void); /* products with weights at all */
 
 err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
                     const struct weight_source *source);
@@ -42,6 +43,7 @@ void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
 struct linear_rows {
     size_t rows;
     bool add, back;
+    bool few; /* not rounded up */
 };
 enum { CPU_SHARE = 128 }; /* most rows that one thread multiplies at once */
 size_t cpu_weight_rows(const struct backend_weight *w); /* n */

@@ -134,7 +134,7 @@ static bool forward_share(const struct head *h, size_t share, size_t slice)
     float *own = h->logits + (size_t)cpu_thread() * h->share * h->widest;
     bool in_place = kept.data && h->type == DTYPE_F32;
     struct mat y = {in_place ? kept.data : own, DTYPE_F32, count};
-    struct linear_rows r = {share_rows(h, share), false, false};
+    struct linear_rows r = {.rows = share_rows(h, share)};
     if (!cpu_slice_run(h->c, y, mat_at(h->hidden, row, 0), h->w, slice, &r)) return false;
     for (size_t i = 0; i < r.rows; i++)
         take_slice(h, row + i, slice, kept.data ? mat_at(kept, i, 0) : kept, mat_at(y, i, 0).data);
@@ -146,7 +146,7 @@ static bool backward_share(const struct head *h, size_t share, size_t slice)
     struct mat kept = kept_at(h, share, slice);
     size_t first, count, row = share * h->share;
     cpu_weight_slice(&first, &count, h->w, slice);
-    struct linear_rows r = {share_rows(h, share), true, true};
+    struct linear_rows r = {.rows = share_rows(h, share), .add = true, .back = true};
     for (size_t i = 0; i < r.rows; i++) {
         const struct line *l = &h->line[row + i];
         size_t target = (size_t)h->loss->target[h->first + row + i];
@@ -205,8 +205,8 @@ static void prepare(const struct head *h)
     for (int i = 0; i < 4; i++) {
         size_t first, count;
         cpu_weight_slice(&first, &count, h->w, slice[i & 1]);
-        struct linear_rows forward = {rows[i >> 1], false, false},
-                           back = {rows[i >> 1], true, true};
+        struct linear_rows forward = {.rows = rows[i >> 1]},
+                           back = {.rows = rows[i >> 1], .add = true, .back = true};
         struct mat y = {NULL, DTYPE_F32, count}, dy = {NULL, h->type, count};
         cpu_slice_prepare(h->c, y, h->hidden, h->w, slice[i & 1], &forward);
         if (h->dhidden.data) cpu_slice_prepare(h->c, h->dhidden, dy, h->w, slice[i & 1], &back);

@@ -51,19 +51,19 @@ static err turn_piece(struct piece *out, struct cpu_primitives *all, const struc
     return ERR_NONE;
 }
 
-/* In bfloat16 oneDNN sums in another order for very few rows; in float32 it does not, and time
- * would be lost. */
-static size_t round_rows(size_t rows, enum dtype type)
+/* oneDNN sums in another order for very few rows, and without AVX-512 for the last ones of a share
+ * of 32: shares are of 64 and 128 (CPU_SHARE) rows. Of generation's few rows each is worth its
+ * time, and in float32 they go by themselves. */
+static size_t round_rows(size_t rows)
 {
-    return rows < 8 && type == DTYPE_F32 ? rows
-                                         : (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+    return (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
 }
 
 static struct shape_key slice_key(struct mat y, struct mat x, const struct backend_weight *w,
                                   size_t slice, const struct linear_rows *r)
 {
     const struct piece *p = &w->piece[r->back][slice];
-    return (struct shape_key){.rows = (int64_t)round_rows(r->rows, x.type),
+    return (struct shape_key){.rows = (int64_t)(r->few ? r->rows : round_rows(r->rows)),
                               .n = (int64_t)(r->back ? w->k : p->count),
                               .k = (int64_t)(r->back ? p->count : w->k),
                               .ldx = (int64_t)x.ld,
@@ -121,12 +121,13 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
                 const struct backend_weight *w, size_t rows, bool add)
 {
     double since = cpu_clock();
-    struct linear_rows r = {rows, add, false};
+    struct linear_rows r = {
+        .rows = rows, .add = add, .few = rows < BACKEND_FEW && x.type == DTYPE_F32};
     if (w->pieces[0] == 1) {
         cpu_linear_slice(c, y, x, w, 0, &r);
     } else { /* a head */
         REQUIRE(!add);
-        float *scratch = cpu_scratch(c, round_rows(rows, x.type) * PIECE * sizeof(float));
+        float *scratch = cpu_scratch(c, round_rows(rows) * PIECE * sizeof(float));
         for (size_t i = 0; i < w->pieces[0] && scratch; i++) {
             const struct piece *p = &w->piece[0][i];
             struct mat part = {scratch, DTYPE_F32, p->count};
@@ -142,7 +143,7 @@ void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
 {
     double since = cpu_clock();
     REQUIRE(w->pieces[1] == 1);
-    struct linear_rows r = {rows, add, true};
+    struct linear_rows r = {.rows = rows, .add = add, .back = true};
     cpu_linear_slice(c, dx, dy, w, 0, &r);
     cpu_count(c, OP_LINEAR_BACK, since);
 }
@@ -241,6 +242,10 @@ void cpu_weight_close(struct backend_weight *w)
 err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
                     const struct weight_source *s)
 {
+    if (c->precision != DTYPE_F32 && !cpu_can_bf16())
+        return err_make(ERR_INPUT,
+                        "precision bf16: this processor has no AVX-512, which that needs: "
+                        "expected f32 or auto");
     struct backend_weight *w = calloc(1, sizeof *w);
     if (!w) return err_sys(ENOMEM, "engine");
     w->n = s->n;

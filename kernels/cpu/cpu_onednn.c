@@ -42,6 +42,11 @@ bool cpu_has_bf16(void)
     return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx;
 }
 
+bool cpu_can_bf16(void)
+{
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+}
+
 void cpu_primitives_close(struct cpu_primitives *p)
 {
     if (!p) return;
@@ -208,6 +213,7 @@ err onednn_multiply(struct backend_context *c, const struct shape_key *key,
     size_t x_row = (size_t)key->ldx * (key->xtype == DTYPE_F32 ? 4 : 2);
     size_t y_row = (size_t)key->ldy * (key->ytype == DTYPE_F32 ? 4 : 2);
     int failed = dnnl_success;
+    omp_set_num_threads(1); /* without AVX-512 oneDNN looks at what it may use when it runs */
 #pragma omp parallel for num_threads(c->threads) schedule(static, 1)                               \
     reduction(|                                                                                    \
               : failed) if (shares > 1)
@@ -218,6 +224,7 @@ err onednn_multiply(struct backend_context *c, const struct shape_key *key,
                          worker->pad};
         failed |= (int)execute(all, worker, i == shares - 1 ? &end : &first, data);
     }
+    omp_set_num_threads(all->threads);
     return onednn_check((dnnl_status_t)failed, "matmul");
 }
 

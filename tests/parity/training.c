@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "client/generate.h"
 #include "client/train.h"
+#include "kernels/cpu/cpu.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -113,6 +114,11 @@ static void same_bytes(enum dtype precision, bool checkpoint)
 Test(training, gives_the_same_bytes_for_any_number_of_threads)
 {
     same_bytes(DTYPE_F32, false);
+}
+
+Test(training, gives_the_same_bytes_in_bfloat16)
+{
+    if (!cpu_can_bf16()) cr_skip_test("bfloat16 needs AVX-512");
     same_bytes(DTYPE_BF16, false);
 }
 
@@ -219,6 +225,7 @@ Test(training, of_bfloat16_follows_float32)
     struct adapter ad;
     double a[ROWS], b[ROWS], x = 0, y = 0;
     struct engine_row row[ROWS];
+    if (!cpu_can_bf16()) cr_skip_test("bfloat16 needs AVX-512");
     setup_open(&f32, "llama", DTYPE_F32, 2);
     setup_open(&bf16, "llama", DTYPE_BF16, 2);
     adapter_random(&ad, &f32, 8, false);

@@ -1,7 +1,7 @@
 /* Products with packed weights: right at odd sizes, and the same bits for any number of threads and
  * of rows, which the byte identity of training rests on. */
 #include "base/rng.h"
-#include "kernels/backend.h"
+#include "kernels/cpu/cpu.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -26,6 +26,8 @@ struct linear_case {
     size_t n, k, rows;
 };
 
+static bool same_rows; /* all rows are the first one */
+
 /* y and dx of one context, as float32, into out (rows, n) and back (rows, k). */
 static void run(float *out, float *back, enum dtype type, int threads, const struct linear_case *s)
 {
@@ -47,7 +49,7 @@ static void run(float *out, float *back, enum dtype type, int threads, const str
     cr_assert(!err_is(backend_cpu.memory_take(&dy.data, c, room)));
     cr_assert(!err_is(backend_cpu.memory_take(&wide.data, c, room)));
     for (size_t i = 0; i < s->rows; i++)
-        random_rows((float *)wide.data + i * s->k, &r, i + 7777, 1);
+        random_rows((float *)wide.data + i * s->k, &r, same_rows ? 7777 : i + 7777, 1);
     backend_cpu.convert(c, x, wide, s->rows, s->k, 1.0f);
     backend_cpu.linear(c, y, x, w, s->rows, false);
     backend_cpu.convert(c, dy, y, s->rows, s->n, 1.0f);
@@ -98,14 +100,13 @@ Test(cpu_linear, multiplies_odd_sizes_as_plain_loops_do)
     }
 }
 
-Test(cpu_linear, gives_the_same_bits_for_any_number_of_threads)
+static void check_threads(enum dtype type)
 {
     static const struct linear_case shape[] = {
         {576, 576, 300},  {960, 576, 300}, {1536, 576, 160}, {576, 1536, 160}, {1536, 576, 256},
         {576, 1536, 256}, {192, 576, 32},  {320, 64, 300},   {1536, 576, 1024}};
-    for (size_t i = 0; i < 2 * sizeof shape / sizeof shape[0]; i++) {
-        const struct linear_case *s = &shape[i / 2];
-        enum dtype type = i % 2 ? DTYPE_BF16 : DTYPE_F32;
+    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        const struct linear_case *s = &shape[i];
         size_t ny = s->rows * s->n, nx = s->rows * s->k;
         float *y = malloc(2 * ny * 4), *dx = malloc(2 * nx * 4);
         run(y, dx, type, 1, s);
@@ -119,4 +120,59 @@ Test(cpu_linear, gives_the_same_bits_for_any_number_of_threads)
         free(y);
         free(dx);
     }
+}
+
+Test(cpu_linear, gives_the_same_bits_for_any_number_of_threads)
+{
+    check_threads(DTYPE_F32);
+}
+
+Test(cpu_linear, gives_the_same_bits_in_bfloat16)
+{
+    if (!cpu_can_bf16()) cr_skip_test("bfloat16 needs AVX-512");
+    check_threads(DTYPE_BF16);
+}
+
+/* As many rows as one has, and wherever it stands among them: the same bits come of it. */
+Test(cpu_linear, a_float32_row_does_not_know_its_neighbours)
+{
+    static const struct linear_case shape[] = {{33, 17, 400}, {192, 576, 400}, {576, 1536, 400}};
+    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        struct linear_case s = shape[i];
+        size_t most = s.rows;
+        float *y = malloc(2 * most * s.n * 4), *dx = malloc(2 * most * s.k * 4);
+        same_rows = true;
+        for (s.rows = BACKEND_FEW; s.rows <= most; s.rows += s.n < 64 && s.rows < 200 ? 1 : 13) {
+            run(y + most * s.n, dx + most * s.k, DTYPE_F32, 2, &s);
+            if (s.rows == BACKEND_FEW) {
+                memcpy(y, y + most * s.n, s.n * 4);
+                memcpy(dx, dx + most * s.k, s.k * 4);
+            }
+            for (size_t t = 0; t < s.rows; t++) {
+                cr_assert(!memcmp(y, y + (most + t) * s.n, s.n * 4), "y: row %zu of %zu", t,
+                          s.rows);
+                cr_assert(!memcmp(dx, dx + (most + t) * s.k, s.k * 4), "dx: row %zu of %zu", t,
+                          s.rows);
+            }
+        }
+        same_rows = false;
+        free(y);
+        free(dx);
+    }
+}
+
+Test(cpu_linear, says_where_bfloat16_cannot_be)
+{
+    struct backend_context *c;
+    struct backend_options o = {.precision = DTYPE_BF16, .threads = 1};
+    struct random_weight r = {4};
+    struct weight_source source = {
+        .n = 4, .k = 4, .rows = random_rows, .user = &r, .products = BACKEND_FORWARD};
+    struct backend_weight *w = NULL;
+    cr_assert(!err_is(backend_cpu.open(&c, &o)));
+    err e = backend_cpu.weight_pack(&w, c, &source);
+    cr_expect_eq(err_is(e), !cpu_can_bf16());
+    if (err_is(e)) cr_expect(e.kind == ERR_INPUT && strstr(e.text, "AVX-512"), "%s", e.text);
+    backend_cpu.weight_close(w);
+    backend_cpu.close(c);
 }
