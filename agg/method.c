@@ -41,7 +41,7 @@ const char *const *method_names(void)
 
 uint32_t method_setup_rounds(const struct method_options *options)
 {
-    return options->basis == METHOD_BASIS_GRADIENT ? 2 : 0;
+    return options->basis == METHOD_BASIS_GRADIENT ? METHOD_SETUP_ROUNDS : 0;
 }
 
 bool method_takes_late(const struct method *method)

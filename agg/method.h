@@ -175,7 +175,8 @@ struct method_task {
 };
 void method_task(struct method_task *out, const struct method *method,
                  const struct method_options *options, uint32_t round);
-/* Rounds at the start that only find the basis: 2 with basis=gradient, else 0. */
+/* Rounds at the start that only find the basis: METHOD_SETUP_ROUNDS with basis=gradient, else 0. */
+enum { METHOD_SETUP_ROUNDS = 2 };
 uint32_t method_setup_rounds(const struct method_options *options);
 
 /* An update of an earlier round still says what its member had learned: it began afresh, or trained

@@ -51,6 +51,8 @@ static err check_factor(const struct adapter_file_module *m, enum adapter_file_r
     if (f->tensor->dtype != DTYPE_F32)
         return err_make(ERR_INPUT, "tensor %s: dtype %s, expected F32", name,
                         dtype_name(f->tensor->dtype));
+    if (!f->f32)
+        return err_make(ERR_INPUT, "tensor %s: its bytes do not begin at a multiple of 4", name);
     if (f->rows != shape[0] || f->cols != shape[1])
         return err_make(ERR_INPUT, "tensor %s: shape (%u, %u), expected (%u, %u)", name, f->rows,
                         f->cols, shape[0], shape[1]);

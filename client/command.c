@@ -33,6 +33,7 @@ static const struct command *const commands[] = {
     &command_run_resume,
     &command_run_stop,
     &command_run_export,
+    &command_run_audit,
     &command_budget_epsilon,
     &command_budget_noise,
     &command_budget_steps,

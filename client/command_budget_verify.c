@@ -10,10 +10,10 @@
 
 struct budget_verify_command {
     struct command_common common;
-    const char *key, *head;
+    const char *key, *head, *cohorts;
 };
 
-enum { LEDGER_BYTES_MAX = 256 << 20 };
+enum { LEDGER_BYTES_MAX = 256 << 20, COHORTS_BYTES_MAX = 64 << 20 };
 
 static const struct option_row rows[] = {
     {.flag = "key",
@@ -26,6 +26,11 @@ static const struct option_row rows[] = {
      .at = offsetof(struct budget_verify_command, head),
      .value = "HASH",
      .help = "hash of the last line, as noted elsewhere: tells whether lines were cut off"},
+    {.flag = "cohorts",
+     .kind = OPTION_TEXT,
+     .at = offsetof(struct budget_verify_command, cohorts),
+     .value = "FILE",
+     .help = "cohorts.json of run audit: members are drawn again from the seeds committed to"},
 };
 
 static err compare(struct statement *s, const struct budget_verify_command *o, const char *path)
@@ -50,18 +55,45 @@ static err compare(struct statement *s, const struct budget_verify_command *o, c
     return ERR_NONE;
 }
 
-static err print(const struct statement *s, bool as_json)
+static err read_cohorts(json_t **out, const struct statement *s, const char *path)
+{
+    json_t *shown = NULL;
+    if (!path) return ERR_NONE;
+    TRY(json_open(&shown, path, COHORTS_BYTES_MAX));
+    err e = statement_cohorts(out, s, shown, path);
+    json_decref(shown);
+    return e;
+}
+
+static void print_cohorts(const json_t *cohorts)
+{
+    size_t i, k;
+    json_t *row, *id;
+    printf("\nCohorts, drawn again from the seeds shown\n");
+    json_array_foreach((json_t *)(uintptr_t)cohorts, i, row)
+    {
+        json_t *drawn = json_object_get(row, "drawn");
+        printf("  - round %d: %zu", (int)json_integer_value(json_object_get(row, "round")),
+               json_array_size(drawn));
+        json_array_foreach(drawn, k, id) printf("%s%s", k ? ", " : ": ", json_string_value(id));
+        printf("\n");
+    }
+}
+
+static err print(const struct statement *s, const json_t *cohorts, bool as_json)
 {
     struct bytes page = {.max = 1 << 20};
     json_t *json = NULL;
     if (as_json) {
         TRY(statement_json(&json, s));
+        if (cohorts) json_object_set(json, "cohorts", (json_t *)(uintptr_t)cohorts);
         err e = command_print_json(json);
         json_decref(json);
         return e;
     }
     err e = statement_text(&page, s);
     if (!err_is(e)) fputs((const char *)page.data, stdout);
+    if (!err_is(e) && cohorts) print_cohorts(cohorts);
     bytes_close(&page);
     return e;
 }
@@ -74,6 +106,7 @@ static err budget_verify_run(void *options, const struct option_list *arguments,
     const char *path = arguments->item[0];
     struct ledger ledger = {0};
     struct statement s = {0};
+    json_t *cohorts = NULL;
     char *text = NULL;
     size_t size = 0;
     TRY(file_read_all(&text, &size, path, LEDGER_BYTES_MAX));
@@ -81,7 +114,9 @@ static err budget_verify_run(void *options, const struct option_list *arguments,
     free(text);
     if (!err_is(e)) e = statement_replay(&s, &ledger, path);
     if (!err_is(e)) e = compare(&s, o, path);
-    if (!err_is(e)) e = print(&s, o->common.json);
+    if (!err_is(e)) e = read_cohorts(&cohorts, &s, o->cohorts);
+    if (!err_is(e)) e = print(&s, cohorts, o->common.json);
+    json_decref(cohorts);
     ledger_close(&ledger);
     return e;
 }
@@ -89,7 +124,7 @@ static err budget_verify_run(void *options, const struct option_list *arguments,
 const struct command command_budget_verify = {
     .name = "budget verify",
     .purpose = "replay a privacy ledger from zero; the auditor's page",
-    .usage = "LEDGER [--key FILE] [--head HASH]",
+    .usage = "LEDGER [--key FILE] [--head HASH] [--cohorts FILE]",
     .example = "fedlora budget verify ledger.jsonl --key ledger.pub.pem",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,

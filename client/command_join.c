@@ -7,7 +7,8 @@
 struct join_command {
     struct command_common common;
     struct remote_options remote;
-    const char *base, *data, *eval_data, *run, *work, *output;
+    const char *base, *data, *eval_data, *run, *work, *output, *ledger, *ledger_key;
+    double epsilon, delta;
     int64_t rank;
     uint64_t memory, retry_ms;
     bool checkpoint, force;
@@ -56,6 +57,35 @@ static const struct option_row rows[] = {
      .at = AT(memory),
      .value = "SIZE",
      .help = "memory this machine offers"},
+    {.flag = "ledger",
+     .key = "privacy.ledger",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger),
+     .value = "FILE",
+     .help = "privacy ledger of our data, to begin or go on with: for runs that hide each record"},
+    {.flag = "ledger-key",
+     .key = "privacy.ledger_key",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger_key),
+     .value = "FILE",
+     .help = "Ed25519 key (PEM, mode 0600) that signs it"},
+    {.flag = "epsilon",
+     .key = "privacy.epsilon",
+     .kind = OPTION_NUM,
+     .at = AT(epsilon),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e6,
+     .help = "join no run that does not hide each record within this epsilon; a ledger that begins "
+             "has it as its budget; 0: the run's"},
+    {.flag = "delta",
+     .key = "privacy.delta",
+     .kind = OPTION_NUM,
+     .at = AT(delta),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "and within this delta"},
     {.flag = "checkpoint",
      .key = "join.checkpoint",
      .kind = OPTION_FLAG,
@@ -86,10 +116,13 @@ static const struct option_row rows[] = {
 
 static err print_result(const struct join_command *o, const struct session_result *r)
 {
-    char state[DIGEST_TEXT_BYTES];
+    static const struct digest none;
+    char state[DIGEST_TEXT_BYTES], head[DIGEST_TEXT_BYTES] = "";
     digest_text(state, &r->state);
+    if (!digest_equal(&r->ledger_head, &none)) digest_text(head, &r->ledger_head);
     if (!o->common.json) {
         printf("run %s has %s; last state %s\n", r->run, r->outcome, state);
+        if (*head) printf("the run's privacy ledger ends with %s: note it for its auditor\n", head);
         return ERR_NONE;
     }
     json_t *all =
@@ -97,6 +130,7 @@ static err print_result(const struct join_command *o, const struct session_resul
                   "outcome", r->outcome, "state", state, "state_bytes", (json_int_t)r->state_size,
                   "rounds_trained", (json_int_t)r->rounds_trained, "bytes_up",
                   (json_int_t)r->bytes_up, "bytes_down", (json_int_t)r->bytes_down);
+    if (all != NULL && *head) json_object_set_new(all, "ledger_head", json_string(head));
     err e =
         all != NULL ? command_print_json(all) : err_make(ERR_MACHINE, "no memory for the result");
     json_decref(all);
@@ -122,6 +156,10 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .device = o->common.device,
                                             .precision = precision[o->common.precision],
                                             .threads = (int)o->common.threads,
+                                            .ledger = o->ledger,
+                                            .ledger_key = o->ledger_key,
+                                            .epsilon = o->epsilon,
+                                            .delta = o->delta,
                                             .checkpoint = o->checkpoint,
                                             .quiet = o->common.quiet,
                                             .force = o->force};

@@ -3,7 +3,6 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "client/remote.h"
 #include "client/remote_json.h"
 #include "client/retry.h"
 #include "client/state_whole.h"
@@ -118,6 +117,7 @@ err command_run_print(const run_status *s, bool json)
     printf("%s: %s, %s, round %" PRIu32 " of %" PRIu32 "\n", c->name, c->method, s->phase, s->round,
            c->rounds);
     if (s->waiting_for[0] != 0) printf("waiting for %s\n", s->waiting_for);
+    if (s->privacy[0] != 0) printf("privacy: %s\n", s->privacy);
     if (s->n_members > 0) {
         printf("\n");
         TRY(print_members(s));
@@ -137,6 +137,11 @@ static err call_run(run_status **out, struct rpc_client *client, const char *pat
     Fedlora__V1__RunName request = FEDLORA__V1__RUN_NAME__INIT;
     request.run = (char *)(uintptr_t)name;
     return remote_call(out, client, &method, &request.base, 0);
+}
+
+err command_run_get(run_status **out, struct rpc_client *client, const char *name)
+{
+    return call_run(out, client, "/fedlora.v1.Admin/GetRun", name);
 }
 
 static err act(const struct run_command *o, const struct option_list *arguments, const char *path)
@@ -384,7 +389,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
     run_status *status = NULL;
     TRY(command_check_output(o->output, o->force));
     TRY(remote_open(&client, &o->remote));
-    err e = call_run(&status, client, "/fedlora.v1.Admin/GetRun", arguments->item[0]);
+    err e = command_run_get(&status, client, arguments->item[0]);
     if (!err_is(e) && (status->state_digest.len != DIGEST_BYTES || status->config == NULL))
         e = err_make(ERR_STATE, "run %s has no state yet: %s", arguments->item[0],
                      status->waiting_for);

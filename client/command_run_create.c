@@ -24,14 +24,14 @@ struct create_command {
     int late, weights, schedule;
     bool rslora, shuffle, eos;
     int privacy;
-    double epsilon, delta, noise, clip_norm, sampling;
+    double epsilon, delta, noise, clip_norm, sampling, basis_clip, basis_noise;
     bool adaptive_clip, force_noise;
 };
 
 static const char *const lates[] = {"refuse", "next", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
-static const char *const privacies[] = {"none", "client", NULL};
+static const char *const privacies[] = {"none", "client", "example", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16"};
 
 #define AT(member) offsetof(struct create_command, member)
@@ -118,15 +118,23 @@ static const struct option_row rows[] = {
      .value = "KEY=VALUE",
      .help = "an option of the method, see below; may be repeated"},
     ROW_CHOICE("privacy", "privacy.unit", privacy, "none", privacies,
-               "client: noise at the coordinator hides each member's whole data"),
+               "client: noise at the coordinator hides each member's whole data; example: each "
+               "member's training hides each of its records"),
     ROW_NUM("epsilon", "privacy.epsilon", epsilon, "0", 0, 1e6, "privacy budget, with --delta"),
-    ROW_NUM("delta", "privacy.delta", delta, "0", 0, 1, "below one over the number of members"),
+    ROW_NUM("delta", "privacy.delta", delta, "0", 0, 1,
+            "below one over the number of members, or of a member's records"),
     ROW_NUM("noise", "privacy.noise", noise, "0", 0, 4096,
             "noise multiplier; 0: what the budget needs for all rounds"),
     ROW_NUM("clip-norm", "privacy.clip_norm", clip_norm, "0.1", 0, 1e9,
-            "largest norm of a member's change; the first one where it adapts"),
-    ROW_NUM("sampling", "privacy.sampling", sampling, "1", 0, 1,
-            "chance of a member to be drawn for a round"),
+            "largest norm of a member's change (the first one where it adapts), or of a record's "
+            "gradient"),
+    ROW_NUM("sampling", "privacy.sampling", sampling, "0", 0, 1,
+            "client: chance of a member to be drawn for a round, 0: 1; example: of a record to be "
+            "in a step, 0: rows of a step over records"),
+    ROW_NUM("basis-clip", "privacy.basis_clip", basis_clip, "0", 0, 1e9,
+            "with basis=gradient: largest norm of a unit's gradients in each of its two passes"),
+    ROW_NUM("basis-noise", "privacy.basis_noise", basis_noise, "0", 0, 4096,
+            "and their noise multiplier; 0: a fifth of epsilon for both"),
     ROW_FLAG("adaptive-clip", "privacy.adaptive_clip", adaptive_clip, NULL,
              "let the clip norm follow the median of the members' norms"),
     ROW_FLAG("force-noise", "privacy.force_noise", force_noise, NULL,
@@ -199,6 +207,8 @@ static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
     p->sampling = o->sampling;
     p->adaptive = o->adaptive_clip;
     p->force = o->force_noise;
+    p->basis_clip = o->basis_clip;
+    p->basis_noise = o->basis_noise;
 }
 
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,

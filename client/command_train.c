@@ -257,7 +257,10 @@ static bool on_step(void *user, const struct train_step *s)
     struct work *w = user;
     char detail[64];
     w->tokens += s->tokens;
-    snprintf(detail, sizeof detail, "loss %.4f", s->loss);
+    if (w->o->privacy)
+        snprintf(detail, sizeof detail, "private");
+    else
+        snprintf(detail, sizeof detail, "loss %.4f", s->loss);
     progress_update(&w->progress, s->step + 1, s->steps, w->tokens, detail);
     if (w->log) w->log_failed = log_step(w->log, s);
     return !command_stop && !err_is(w->log_failed);
@@ -319,7 +322,8 @@ static err report(const struct train_command *o, const struct setup *s,
                   "loss_mean", r->mean_loss, "seconds", r->seconds, "tokens_per_second",
                   r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0);
     static const char *const untold[] = {"tokens",    "learned",   "loss_first",
-                                         "loss_last", "loss_mean", "tokens_per_second"};
+                                         "loss_last", "loss_mean", "tokens_per_second",
+                                         "seconds"};
     for (size_t i = 0; o->privacy && i < sizeof untold / sizeof *untold; i++)
         json_object_del(out, untold[i]); /* not counted by the budget, so not computed */
     json_object_set_new(out, "trained_parameters",
@@ -352,6 +356,61 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
     return ERR_NONE;
 }
 
+static const char *last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+/* The plan is judged and the ledger asked before anything is trained. */
+static err begin_private(struct train_ledger *out, const struct train_command *o,
+                         const struct train_options *how, const struct setup *s,
+                         const struct dataset *data)
+{
+    const struct train_ledger_options options = {.train = how,
+                                                 .epsilon = o->epsilon,
+                                                 .delta = o->delta,
+                                                 .noise = o->noise,
+                                                 .clip = o->clip_norm,
+                                                 .sampling = o->sampling,
+                                                 .dim = s->adapter.value_count,
+                                                 .ledger = o->ledger,
+                                                 .key = o->ledger_key,
+                                                 .job = last_part(o->output),
+                                                 .party = "local",
+                                                 .method = "lora",
+                                                 .bases = o->adapter || o->state ? "given" : "seed",
+                                                 .afresh = true};
+    if (!o->privacy) return ERR_NONE;
+    if (o->log || o->profile)
+        return err_make(ERR_INPUT,
+                        "--%s: not with --privacy: what it tells of the records is not "
+                        "counted",
+                        o->log ? "log" : "profile");
+    TRY(train_ledger_plan(out, &options, data->count));
+    TRY(train_ledger_ask(out));
+    command_say(&o->common, "%s", out->says);
+    if (o->adapter || o->state)
+        command_say(&o->common,
+                    "privacy: what we start from counts as public, unless this ledger has released "
+                    "it: %s",
+                    o->adapter ? o->adapter : o->state);
+    return ERR_NONE;
+}
+
+static err train_it(struct train_result *out, struct setup *s, const struct dataset *data,
+                    const struct train_options *how, const struct train_ledger *ledger)
+{
+    struct adapter *ad = &s->adapter;
+    size_t bytes = ad->value_count * sizeof *ad->value;
+    if (!ledger) return train_run(out, ad, s->engine, data, how);
+    struct train_ledger_made made = {.round = 1, .dim = ad->value_count};
+    if (!strcmp(ledger->o.bases, "given")) made.given = digest_of(ad->value, bytes);
+    TRY(train_private_run(out, ad, s->engine, data, &ledger->how));
+    made.digest = digest_of(ad->value, bytes);
+    return train_ledger_charge(ledger, &made);
+}
+
 static err train_command_run(void *options, const struct option_list *arguments,
                              struct arena *arena)
 {
@@ -365,23 +424,10 @@ static err train_command_run(void *options, const struct option_list *arguments,
     struct train_options how = options_of(o, &w);
     err e = ERR_NONE;
     TRY_OUT(e, open_all(&s, &data, o));
+    TRY_OUT(e, begin_private(&ledger, o, &how, &s, &data));
     TRY_OUT(e, open_log(&w));
-    const struct train_ledger_options private = {.train = &how,
-                                                 .epsilon = o->epsilon,
-                                                 .delta = o->delta,
-                                                 .noise = o->noise,
-                                                 .clip = o->clip_norm,
-                                                 .sampling = o->sampling,
-                                                 .ledger = o->ledger,
-                                                 .key = o->ledger_key,
-                                                 .job = o->output};
-    if (o->privacy) {
-        TRY_OUT(e, train_ledger_begin(&ledger, &private, &s.adapter, &data));
-        command_say(&o->common, "%s", ledger.says);
-    }
     progress_begin(&w.progress, o->common.quiet, "training", "tokens");
-    e = o->privacy ? train_ledger_run(&result, &ledger, &s.adapter, s.engine, &data)
-                   : train_run(&result, &s.adapter, s.engine, &data, &how);
+    e = train_it(&result, &s, &data, &how, o->privacy ? &ledger : NULL);
     progress_end(&w.progress, err_is(e) ? "ended early" : "done");
     if (err_is(w.log_failed)) e = w.log_failed;
     if (e.kind == ERR_STOPPED)
@@ -393,7 +439,6 @@ static err train_command_run(void *options, const struct option_list *arguments,
     e = report(o, &s, &result);
 out:
     if (w.log && fclose(w.log) != 0 && !err_is(e)) e = err_sys(errno, "%s", o->log);
-    train_ledger_close(&ledger);
     data_close(&data);
     setup_close(&s);
     return e;

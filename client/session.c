@@ -26,6 +26,7 @@ struct session {
     const struct session_options *o;
     struct session_local local;
     struct session_work work;
+    struct session_privacy privacy;
     struct rpc_client *client;
     struct retry retry;
     Fedlora__V1__HelloReply *hello;
@@ -247,12 +248,14 @@ static err train_round(struct session_update *out, struct session *s,
     struct session_update update = {.state = files.state,
                                     .examples = s->local.data.count,
                                     .tokens = result.tokens,
+                                    .values = result.values,
                                     .train_loss = result.mean_loss,
                                     .seconds = result.seconds};
     TRY(digest_of_file(&update.digest, path));
     TRY(file_map_open(&map, path));
     update.size = map.size;
     file_map_close(&map);
+    session_privacy_promise(update.promise, &s->privacy, task->round);
     TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
     s->result.rounds_trained++;
     *out = update;
@@ -266,8 +269,27 @@ static void count_upload(struct session *s, const struct session_update *update,
     s->result.bytes_up += update->size;
     s->submitted_round = round;
     text_size(size, sizeof size, update->size);
-    say(s, "round %u: update of %s sent, loss %.4f%s", round, size, update->train_loss,
-        reply->counted_in > round ? "; late, it counts in the next round" : "");
+    const char *late = reply->counted_in > round ? "; late, it counts in the next round" : "";
+    if (s->privacy.on)
+        say(s, "round %u: update of %s charged and sent%s", round, size, late);
+    else
+        say(s, "round %u: update of %s sent, loss %.4f%s", round, size, update->train_loss, late);
+}
+
+/* What is not in our ledger may not leave; and the coordinator takes nothing that is not in its
+ * copy. */
+static err account(struct session *s, const struct session_update *update,
+                   const Fedlora__V1__TrainTask *task)
+{
+    struct digest given = {0};
+    err e;
+    if (!s->privacy.on) return ERR_NONE;
+    if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
+    TRY(session_privacy_charge(&s->privacy, task->round, update, &given));
+    while (err_is(e = session_privacy_tell(&s->privacy, s->client, s->hello->run)))
+        TRY(again(s, err_in(e, "sending our ledger")));
+    retry_ok(&s->retry);
+    return ERR_NONE;
 }
 
 static err submit(struct session *s, const struct session_update *update, uint32_t round)
@@ -281,9 +303,11 @@ static err submit(struct session *s, const struct session_update *update, uint32
     header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
     header.size = update->size;
     header.examples = update->examples;
-    header.train_loss = update->train_loss;
-    header.seconds = update->seconds;
-    header.tokens = update->tokens;
+    if (!s->hello->privacy) {
+        header.train_loss = update->train_loss;
+        header.seconds = update->seconds;
+        header.tokens = update->tokens;
+    }
     for (;;) {
         Fedlora__V1__SubmitReply *reply = NULL;
         err e = remote_submit(&reply, s->client, &header, path);
@@ -304,19 +328,23 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
 {
     struct session_update update = {0};
     struct digest state;
+    char promise[SESSION_WORK_PROMISE];
     if (task->training == NULL || strcmp(task->run, s->hello->run) != 0 || task->round == 0)
         return err_make(ERR_INPUT, "the coordinator's task is not one of run %s", s->hello->run);
     TRY(take_digest(&state, &task->state_digest, "state"));
+    session_privacy_promise(promise, &s->privacy, task->round);
     /* What a late update may still be counted in is this round; older ones are done with. */
     session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
     bool again = s->submitted_round == task->round;
     if (again) TRY(retry_sleep(SESSION_AGAIN_MS));
     err e = ERR_NONE;
-    if (session_work_find(&update, &s->work, s->hello->run, task->round, &state)) {
+    if (session_work_find(&update, &s->work, s->hello->run, task->round, &state) &&
+        strcmp(update.promise, promise) == 0) {
         if (!again) say(s, "round %u: trained already, sending the update", task->round);
     } else {
         e = train_round(&update, s, task);
     }
+    if (!err_is(e)) e = account(s, &update, task);
     if (!err_is(e)) e = submit(s, &update, task->round);
     return err_is(e) ? err_in(e, "round %u", task->round) : e;
 }
@@ -327,6 +355,11 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
                                                 &fedlora__v1__report_reply__descriptor};
     struct round_files files = {0};
     struct session_evaluation evaluation = {0};
+    if (s->hello->privacy)
+        return err_make(ERR_INPUT,
+                        "round %u: the coordinator asks for an evaluation, which the "
+                        "run's privacy does not cover",
+                        task->round);
     TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
     struct session_round round = {.run = s->hello->run,
                                   .member = s->hello->member,
@@ -396,6 +429,8 @@ static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
     if (task->state_digest.len == DIGEST_BYTES) {
         memcpy(s->result.state.byte, task->state_digest.data, DIGEST_BYTES);
         s->result.state_size = task->state_size;
+        if (task->ledger_head.len == DIGEST_BYTES)
+            memcpy(s->result.ledger_head.byte, task->ledger_head.data, DIGEST_BYTES);
         if (s->o->output != NULL) TRY(write_output(s));
     }
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
@@ -464,6 +499,11 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
     TRY_OUT(e, session_local_open(&s.local, o));
     TRY_OUT(e, hello(&s));
+    TRY_OUT(e, session_privacy_open(&s.privacy, o, s.hello, rpc_client_identity(s.client),
+                                    s.local.data.count));
+    if (s.privacy.on) say(&s, "%s", s.privacy.ledger.says);
+    if (s.privacy.on) s.local.privacy = &s.privacy;
+    s.local.untold = s.hello->privacy != NULL;
     TRY_OUT(e, session_local_prepare(&s.local, s.hello->training));
     TRY_OUT(e, loop(&s));
     *out = s.result;

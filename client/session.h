@@ -21,6 +21,10 @@ struct session_options {
     const char *device;
     enum dtype precision; /* DTYPE_NONE: as the run says */
     int threads;
+    /* Where a run's unit of privacy is one record: our ledger and the key that signs it; and the
+     * most we let a run spend, also the ledger's budget if it begins now. NULL and 0: not given. */
+    const char *ledger, *ledger_key;
+    double epsilon, delta;
     bool checkpoint, quiet, force;
 };
 
@@ -28,7 +32,8 @@ struct session_result {
     char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES], outcome[32];
     struct digest state; /* the last one */
     uint64_t state_size;
-    uint32_t rounds_trained; /* by this process */
+    struct digest ledger_head; /* of the coordinator's privacy ledger; zero: none */
+    uint32_t rounds_trained;   /* by this process */
     uint64_t bytes_up, bytes_down;
 };
 

@@ -103,6 +103,7 @@ struct training {
     struct progress progress;
     uint64_t tokens;
     double seconds;
+    bool untold; /* the loss is not */
 };
 
 static bool on_step(void *user, const struct train_step *step)
@@ -112,9 +113,12 @@ static bool on_step(void *user, const struct train_step *step)
     t->tokens += step->tokens;
     t->seconds += step->seconds;
     double rate = t->seconds > 0 ? (double)t->tokens / t->seconds : 0;
-    session_report_step(t->report, (uint32_t)step->step + 1, (uint32_t)step->steps, step->loss,
-                        rate);
-    snprintf(detail, sizeof detail, "loss %.4f", step->loss);
+    session_report_step(t->report, (uint32_t)step->step + 1, (uint32_t)step->steps,
+                        t->untold ? 0 : step->loss, t->untold ? 0 : rate);
+    if (t->untold)
+        snprintf(detail, sizeof detail, "private");
+    else
+        snprintf(detail, sizeof detail, "loss %.4f", step->loss);
     progress_update(&t->progress, step->step + 1, step->steps, t->tokens, detail);
     return !atomic_load(&t->report->abandon) && !command_stop;
 }
@@ -129,18 +133,34 @@ static err train(struct train_result *out, struct session_local *local, struct a
                  const struct task *task)
 {
     struct train_options options = {0};
-    struct training training = {.report = task->report};
+    struct train_private_options private;
+    struct training training = {.report = task->report, .untold = local->untold};
     const struct session_round *round = task->round;
     char what[64];
     TRY(session_train_options(&options, task->training, round));
     options.checkpoint = local->options->checkpoint;
     options.on_step = on_step;
     options.user = &training;
+    if (local->privacy) TRY(session_privacy_round(&private, local->privacy, &options, round));
     snprintf(what, sizeof what, "%.30s round %" PRIu32, round->run, round->round);
     progress_begin(&training.progress, local->options->quiet, what, "tokens");
-    err e = train_run(out, adapter, local->engine, &local->data, &options);
+    err e = local->privacy ? train_private_run(out, adapter, local->engine, &local->data, &private)
+                           : train_run(out, adapter, local->engine, &local->data, &options);
     progress_end(&training.progress, NULL);
     return e;
+}
+
+/* Every record's, clipped, and noise. */
+static err find_private_gradient(struct train_result *out, struct session_local *local,
+                                 struct adapter *adapter, const struct task *task)
+{
+    struct train_options options = {0};
+    struct train_private_options private;
+    TRY(session_train_options(&options, task->training, task->round));
+    options.checkpoint = local->options->checkpoint;
+    TRY(session_privacy_round(&private, local->privacy, &options, task->round));
+    out->values = adapter->value_count;
+    return train_private_gradient(adapter->value, adapter, local->engine, &local->data, &private);
 }
 
 /* The gradient takes the place of the values that it is of. */
@@ -150,6 +170,7 @@ static err find_gradient(struct train_result *out, struct session_local *local,
     struct train_gradient_options options = {0};
     struct train_gradient gradient = {0};
     struct arena arena = {0};
+    if (local->privacy) return find_private_gradient(out, local, adapter, task);
     TRY(session_gradient_options(&options, task->training, task->round));
     options.checkpoint = local->options->checkpoint;
     err e = arena_take(&gradient.value, &arena, adapter->value_count, sizeof *gradient.value);

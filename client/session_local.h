@@ -6,6 +6,7 @@
 #include "client/data.h"
 #include "client/engine.h"
 #include "client/session.h"
+#include "client/session_privacy.h"
 #include "client/session_report.h"
 #include "client/session_train.h"
 
@@ -15,8 +16,10 @@ struct session_local {
     struct digest base;
     char base_text[DIGEST_TEXT_BYTES];
     struct tokenizer *tokenizer;
-    struct dataset data, held_out; /* held_out: count 0 without --eval-data */
-    struct engine *engine;         /* NULL until session_local_prepare() */
+    struct dataset data, held_out;         /* held_out: count 0 without --eval-data */
+    struct engine *engine;                 /* NULL until session_local_prepare() */
+    const struct session_privacy *privacy; /* of the run, where it is on; or NULL */
+    bool untold; /* the run has privacy of either unit: losses are nobody's business */
 };
 
 /* Base, digest, tokenizer, data. */

@@ -108,9 +108,10 @@ err session_work_keep(const struct session_work *work, const char *run, uint32_t
     digest_text(digest, &u->digest);
     digest_text(state, &u->state);
     json_t *note =
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "digest", digest, "state", state, "size",
-                  (json_int_t)u->size, "examples", (json_int_t)u->examples, "tokens",
-                  (json_int_t)u->tokens, "train_loss", u->train_loss, "seconds", u->seconds);
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:s}", "digest", digest, "state", state,
+                  "size", (json_int_t)u->size, "examples", (json_int_t)u->examples, "tokens",
+                  (json_int_t)u->tokens, "values", (json_int_t)u->values, "train_loss",
+                  u->train_loss, "seconds", u->seconds, "promise", u->promise);
     if (note == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", path);
     err e = json_write(&text, note);
     if (!err_is(e)) e = file_write(path, text.data, text.size, /*replace*/ true);
@@ -122,8 +123,8 @@ err session_work_keep(const struct session_work *work, const char *run, uint32_t
 static err read_note(struct session_update *out, const char *path)
 {
     json_t *note = NULL;
-    const char *digest = NULL, *state = NULL;
-    int64_t size = 0, examples = 0, tokens = 0;
+    const char *digest = NULL, *state = NULL, *promise = NULL;
+    int64_t size = 0, examples = 0, tokens = 0, values = 0;
     struct session_update u = {0};
     TRY(json_open(&note, path, WORK_JSON_BYTES));
     err e;
@@ -134,11 +135,15 @@ static err read_note(struct session_update *out, const char *path)
     TRY_OUT(e, json_get_int(&size, note, "size", 0, INT64_MAX, path));
     TRY_OUT(e, json_get_int(&examples, note, "examples", 0, INT64_MAX, path));
     TRY_OUT(e, json_get_int(&tokens, note, "tokens", 0, INT64_MAX, path));
+    TRY_OUT(e, json_get_int(&values, note, "values", 0, INT64_MAX, path));
     TRY_OUT(e, json_get_num(&u.train_loss, note, "train_loss", path));
     TRY_OUT(e, json_get_num(&u.seconds, note, "seconds", path));
+    TRY_OUT(e, json_get_str(&promise, note, "promise", path));
+    snprintf(u.promise, sizeof u.promise, "%s", promise);
     u.size = (uint64_t)size;
     u.examples = (uint64_t)examples;
     u.tokens = (uint64_t)tokens;
+    u.values = (uint64_t)values;
     *out = u;
 out:
     json_decref(note);

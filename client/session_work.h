@@ -26,15 +26,20 @@ void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *wo
 void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                          const char *run, uint32_t round);
 
+enum { SESSION_WORK_PROMISE = 512 };
+
 /* What is known of a finished update besides its bytes. */
 struct session_update {
     struct digest digest, state; /* of the file; of the state it was trained from */
     uint64_t size, examples, tokens;
+    uint64_t values; /* floats in it */
     double train_loss, seconds;
+    char promise[SESSION_WORK_PROMISE]; /* how private it was made; "": not at all */
 };
 err session_work_keep(const struct session_work *work, const char *run, uint32_t round,
                       const struct session_update *update);
-/* True when the update of this round, trained from `state`, is here and whole. */
+/* True when the update of this round, trained from `state`, is here and whole. Whoever asks
+ * compares its promise. */
 bool session_work_find(struct session_update *out, const struct session_work *work, const char *run,
                        uint32_t round, const struct digest *state);
 /* Deletes the run's updates of rounds before `round` (all with UINT32_MAX). */

@@ -218,7 +218,7 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
 {
     TRY(training_check(o, adapter, data));
     struct training t = {.e = e, .adapter = adapter, .data = data, .o = o};
-    struct train_result result = {0};
+    struct train_result result = {.values = adapter->value_count};
     double sum = 0.0;
     t.steps = train_steps(o, data->count);
     if (o->prune_gamma > 0.0) result.tail_before = train_tail(adapter, o->prune_gamma);

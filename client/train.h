@@ -43,6 +43,7 @@ struct train_step {
 };
 struct train_result {
     uint64_t steps, tokens, learned;
+    uint64_t values;                         /* that train */
     double first_loss, last_loss, mean_loss; /* mean: over all learned tokens seen */
     double seconds;
     double tail_before, tail_after; /* train_tail() at prune_gamma, when that is not 0 */

@@ -4,38 +4,46 @@
 
 #include <string.h>
 
-static struct account_event event_of(const struct train_ledger *l)
+/* ---------------------------------------------------------------- the plan */
+
+static err check_files(const struct train_ledger_options *o)
 {
-    return (struct account_event){
-        .noise = l->summary.noise, .sampling = l->plan.sampling, .count = l->plan.steps};
+    if (o->ledger && o->key) return ERR_NONE;
+    return err_make(ERR_INPUT, "privacy: expected --ledger FILE and --ledger-key FILE (openssl "
+                               "genpkey -algorithm ed25519): what is not recorded may not leave");
 }
 
-static err judge(struct train_ledger *l, const struct train_ledger_options *o,
-                 const struct adapter *adapter, const struct dataset *data)
+static err set_plan(struct train_ledger *l, uint64_t records)
 {
-    struct bytes text = {.max = sizeof l->says - 1};
-    double records = (double)data->count;
-    if (data->count == 0) return err_make(ERR_INPUT, "privacy: there is no record");
-    double rate = o->sampling > 0 ? o->sampling : o->train->batch / records;
+    const struct train_ledger_options *o = &l->o;
+    double rate = o->sampling;
+    if (rate == 0) rate = (double)o->train->batch * o->train->accumulate / (double)records;
     l->how = (struct train_private_options){
         .train = o->train, .sampling = rate > 1 ? 1 : rate, .clip = o->clip};
     uint64_t steps = train_private_steps(&l->how);
     if (steps == 0 || steps > UINT32_MAX)
         return err_make(ERR_INPUT, "privacy: %llu steps", (unsigned long long)steps);
     l->plan = (struct plan){.unit = LEDGER_EXAMPLE,
-                            .method = "lora",
-                            .bases = "seed",
+                            .method = o->method,
+                            .bases = o->basis_passes ? "gradient" : o->bases,
                             .epsilon = o->epsilon,
                             .delta = o->delta,
                             .noise = o->noise,
                             .sampling = l->how.sampling,
                             .clip = o->clip,
-                            .units = data->count,
-                            .dim = adapter->value_count,
-                            .rounds = 1,
-                            .steps = (uint32_t)steps};
-    TRY(plan_check(&l->summary, &l->plan));
-    l->how.noise = l->summary.noise;
+                            .units = records,
+                            .dim = o->dim,
+                            .rounds = o->rounds ? o->rounds : 1,
+                            .steps = (uint32_t)steps,
+                            .basis_passes = o->basis_passes,
+                            .basis_noise = o->basis_noise,
+                            .basis_clip = o->basis_clip};
+    return ERR_NONE;
+}
+
+static err describe(struct train_ledger *l)
+{
+    struct bytes text = {.max = sizeof l->says - 1};
     err e = plan_text(&text, &l->plan, &l->summary);
     while (text.size && text.data[text.size - 1] == '\n')
         text.data[--text.size] = 0;
@@ -44,45 +52,156 @@ static err judge(struct train_ledger *l, const struct train_ledger_options *o,
     return e;
 }
 
-err train_ledger_begin(struct train_ledger *out, const struct train_ledger_options *o,
-                       const struct adapter *adapter, const struct dataset *data)
+err train_ledger_plan(struct train_ledger *out, const struct train_ledger_options *options,
+                      uint64_t records)
 {
-    struct train_ledger l = {0};
-    struct spend_total total;
-    if (!o->ledger || !o->key)
-        return err_make(ERR_INPUT, "privacy: expected --ledger FILE and --ledger-key FILE: what is "
-                                   "not recorded may not leave");
-    TRY(judge(&l, o, adapter, data));
-    struct ledger_terms terms = plan_terms(&l.plan, &l.summary, o->job, "local");
-    TRY(ledger_file_open(&l.file, o->ledger, o->key, &terms));
-    struct account_event event = event_of(&l);
-    err e = ledger_file_allows(&total, &l.file, &event);
-    if (err_is(e))
-        train_ledger_close(&l);
-    else
-        *out = l;
+    struct train_ledger l = {.o = *options};
+    if (records == 0) return err_make(ERR_INPUT, "privacy: there is no record");
+    TRY(check_files(options));
+    TRY(set_plan(&l, records));
+    TRY(plan_check(&l.summary, &l.plan));
+    if (l.summary.rounds < l.plan.rounds)
+        return err_make(ERR_INPUT,
+                        "privacy: noise multiplier %g spends epsilon %.4g after %llu of %u rounds: "
+                        "expected a larger one, or fewer rounds",
+                        l.summary.noise, l.plan.epsilon, (unsigned long long)l.summary.rounds,
+                        l.plan.rounds);
+    l.how.noise = l.summary.noise;
+    TRY(describe(&l));
+    *out = l;
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- the ledger */
+
+static struct account_event event_of(const struct train_ledger *l, bool basis)
+{
+    if (basis)
+        return (struct account_event){.noise = l->summary.basis_noise, .sampling = 1, .count = 1};
+    return (struct account_event){
+        .noise = l->summary.noise, .sampling = l->plan.sampling, .count = l->plan.steps};
+}
+
+static struct ledger_terms terms_of(const struct train_ledger *l, bool basis)
+{
+    return (basis ? plan_basis_terms : plan_terms)(&l->plan, &l->summary, l->o.job, l->o.party);
+}
+
+static err open_ledger(struct ledger_file *out, const struct train_ledger *l)
+{
+    struct ledger_terms first = terms_of(l, l->plan.basis_passes > 0);
+    if (l->o.cap_epsilon > 0) first.epsilon = l->o.cap_epsilon;
+    if (l->o.cap_delta > 0) first.delta = l->o.cap_delta;
+    return ledger_file_open(out, l->o.ledger, l->o.key, &first);
+}
+
+static bool is_ours(const struct ledger_entry *entry, const struct train_ledger *l, bool basis)
+{
+    return !strcmp(entry->kind, "release") && !strcmp(entry->terms->job, l->o.job) &&
+           !strcmp(entry->terms->purpose, "basis") == basis;
+}
+
+/* Rounds, or passes, of ours that the ledger has not. */
+static uint64_t still_to_do(const struct ledger_file *f, const struct train_ledger *l, bool basis)
+{
+    uint64_t all = basis ? l->plan.basis_passes : l->plan.rounds, done = 0;
+    for (size_t i = 0; i < f->ledger.count && !l->o.afresh; i++)
+        done += is_ours(&f->ledger.entry[i], l, basis);
+    return done < all ? all - done : 0;
+}
+
+static err add_rest(struct spend *all, const struct ledger_file *f, const struct train_ledger *l,
+                    bool basis)
+{
+    struct account_event event = event_of(l, basis);
+    event.count *= still_to_do(f, l, basis);
+    return event.count ? spend_charge(all, &event) : ERR_NONE;
+}
+
+static err ask(const struct ledger_file *f, const struct train_ledger *l)
+{
+    struct spend all = {0};
+    struct spend_total total = {0};
+    err e = ERR_NONE;
+    TRY(spend_open(&all, f->spend.epsilon, f->spend.delta));
+    for (size_t i = 0; i < f->spend.count; i++)
+        TRY_OUT(e, spend_charge(&all, &f->spend.event[i]));
+    TRY_OUT(e, add_rest(&all, f, l, /*basis*/ true));
+    TRY_OUT(e, add_rest(&all, f, l, /*basis*/ false));
+    TRY_OUT(e, spend_after(&total, &all, NULL));
+    if (total.epsilon <= all.epsilon) goto out;
+    struct spend_total now = {0};
+    TRY_OUT(e, spend_after(&now, &f->spend, NULL));
+    e = err_make(
+        ERR_LIMIT,
+        "%s: the privacy budget is spent: epsilon %.4g of %.4g at delta %.3g; what is left "
+        "of %s would make it %.4g",
+        f->path, now.epsilon, all.epsilon, all.delta, l->o.job, total.epsilon);
+out:
+    spend_close(&all);
     return e;
 }
 
-err train_ledger_run(struct train_result *out, struct train_ledger *l, struct adapter *adapter,
-                     struct engine *e, const struct dataset *data)
+err train_ledger_ask(const struct train_ledger *l)
 {
-    struct clip_bound bound;
-    TRY(train_private_run(out, adapter, e, data, &l->how));
-    TRY(clip_bound_set(&bound, l->how.clip));
-    struct ledger_release release = {
-        .round = 1,
-        .charged = event_of(l),
-        .clip = l->how.clip,
-        .sigma = clip_sigma(&bound, l->how.noise),
-        .denominator = l->summary.denominator,
-        .dim = adapter->value_count,
-        .released = digest_of(adapter->value, adapter->value_count * sizeof *adapter->value)};
-    return ledger_file_charge(&l->file, &release);
+    struct ledger_file f = {0};
+    TRY(open_ledger(&f, l));
+    err e = ask(&f, l);
+    ledger_file_close(&f);
+    return e;
 }
 
-void train_ledger_close(struct train_ledger *l)
+static bool has(const struct ledger_file *f, const struct train_ledger *l,
+                const struct train_ledger_made *made)
 {
-    ledger_file_close(&l->file);
-    *l = (struct train_ledger){0};
+    for (size_t i = 0; i < f->ledger.count; i++) {
+        const struct ledger_entry *entry = &f->ledger.entry[i];
+        if (is_ours(entry, l, made->basis) && entry->release.round == made->round &&
+            digest_equal(&entry->release.released, &made->digest))
+            return true;
+    }
+    return false;
+}
+
+static bool released(const struct ledger_file *f, const struct digest *digest)
+{
+    for (size_t i = 0; i < f->ledger.count; i++)
+        if (!strcmp(f->ledger.entry[i].kind, "release") &&
+            digest_equal(&f->ledger.entry[i].release.released, digest))
+            return true;
+    return false;
+}
+
+static void set_given(struct ledger_terms *terms, const struct ledger_file *f,
+                      const struct digest *given)
+{
+    if (released(f, given))
+        terms->bases = "private";
+    else
+        terms->given = *given;
+}
+
+err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_made *made)
+{
+    struct ledger_file f = {0};
+    struct clip_bound bound;
+    struct ledger_terms terms = terms_of(l, made->basis);
+    terms.dim = made->dim;
+    struct ledger_release release = {.round = made->round,
+                                     .charged = event_of(l, made->basis),
+                                     .clip = terms.clip,
+                                     .denominator = terms.denominator,
+                                     .dim = made->dim,
+                                     .released = made->digest};
+    TRY(clip_bound_set(&bound, terms.clip));
+    release.sigma = clip_sigma(&bound, terms.noise);
+    TRY(open_ledger(&f, l));
+    err e = ERR_NONE;
+    if (!has(&f, l, made)) {
+        set_given(&terms, &f, &made->given);
+        e = ledger_file_plan(&f, &terms);
+        if (!err_is(e)) e = ledger_file_charge(&f, &release);
+    }
+    ledger_file_close(&f);
+    return e;
 }

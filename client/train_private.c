@@ -10,19 +10,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Clipped gradients of single records, summed on the lattice. */
+struct records {
+    struct engine *e;
+    const struct adapter *adapter;
+    const struct dataset *data;
+    const struct factors *factors;
+    struct clip_bound bound;
+    uint64_t sigma;
+    size_t n, batch; /* values of one gradient; records of one pass */
+    bool checkpoint;
+    struct engine_row *row; /* (batch) */
+    float *each;            /* (batch, n) device: gradients of one pass */
+    float *host;            /* (n) */
+    int32_t *whole;         /* (n) one record's, on the lattice */
+    int64_t *sum;           /* (n) */
+};
+
 struct private
 {
     struct training t;
+    struct records r;
     struct train_options options; /* without clipping of the sum */
     const struct train_private_options *o;
-    struct clip_bound bound;
-    uint64_t sigma;
-    uint32_t *taken; /* (rows) of this step */
+    struct train_private_options own; /* with these options */
+    uint32_t *taken;                  /* (rows) of this step */
     size_t takes;
-    float *each;    /* (batch, value_count) device: gradients of one pass */
-    float *host;    /* (value_count) */
-    int32_t *whole; /* (value_count) one record's, on the lattice */
-    int64_t *sum;   /* (value_count) */
     uint64_t frozen;
 };
 
@@ -35,7 +48,14 @@ uint64_t train_private_steps(const struct train_private_options *o)
 
 /* ---------------------------------------------------------------- the guard */
 
-/* Four sums of products, so that no word waits for the one before. */
+static uint64_t stir(uint64_t lane, uint64_t word)
+{
+    lane ^= word;
+    /* Turned first: a product by an odd number leaves the highest bit where it is. */
+    return (lane << 29 | lane >> 35) * 0x9e3779b97f4a7c15u;
+}
+
+/* Four lanes, so that no word waits for the one before. */
 static uint64_t mix(uint64_t hash, const float *value, size_t count)
 {
     uint64_t lane[4] = {hash, ~hash, hash << 1, hash >> 1}, word;
@@ -43,12 +63,12 @@ static uint64_t mix(uint64_t hash, const float *value, size_t count)
     for (; i + 8 <= count; i += 8)
         for (int k = 0; k < 4; k++) {
             memcpy(&word, value + i + 2 * k, sizeof word);
-            lane[k] = (lane[k] ^ word) * 0x9e3779b97f4a7c15u;
+            lane[k] = stir(lane[k], word);
         }
     for (; i < count; i++) {
         uint32_t half;
         memcpy(&half, value + i, sizeof half);
-        lane[0] = (lane[0] ^ half) * 0x9e3779b97f4a7c15u;
+        lane[0] = stir(lane[0], half);
     }
     for (int k = 1; k < 4; k++)
         lane[0] = (lane[0] ^ (lane[k] >> 29) ^ lane[k]) * 0xbf58476d1ce4e5b9u;
@@ -142,6 +162,71 @@ out:
     return er;
 }
 
+/* ---------------------------------------------------------------- their noisy sum */
+
+/* With e, adapter, data and factors set. */
+static err records_open(struct records *r, const struct train_private_options *o)
+{
+    r->n = r->adapter->value_count;
+    r->batch = o->train->batch;
+    r->checkpoint = o->train->checkpoint;
+    TRY(clip_bound_set(&r->bound, o->clip));
+    r->sigma = clip_sigma(&r->bound, o->noise);
+    r->row = calloc(r->batch, sizeof *r->row);
+    r->host = calloc(r->n, sizeof *r->host);
+    r->whole = calloc(r->n, sizeof *r->whole);
+    r->sum = calloc(r->n, sizeof *r->sum);
+    if (!r->row || !r->host || !r->whole || !r->sum) return err_sys(ENOMEM, "private training");
+    return r->e->be->memory_take(&r->each, r->e->ctx, r->batch * r->n * sizeof(float));
+}
+
+static void records_close(struct records *r)
+{
+    if (r->each) r->e->be->memory_give(r->e->ctx, r->each);
+    if (r->sum) sodium_memzero(r->sum, r->n * sizeof *r->sum);
+    free(r->row);
+    free(r->host);
+    free(r->whole);
+    free(r->sum);
+}
+
+static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
+{
+    for (size_t i = 0; i < rows; i++) {
+        const struct data_row *d = &r->data->row[taken[i]];
+        r->row[i] = (struct engine_row){d->id, d->label, d->count, r->adapter};
+    }
+    TRY(pass_each(r->e, r->factors, r->each, r->row, rows, r->checkpoint));
+    for (size_t i = 0; i < rows; i++) {
+        struct clip_result result;
+        struct clip_tensor tensor = {.now = r->host, .count = r->n};
+        fetch(r->host, r->e, r->each + i * r->n, r->n, &r->row[i]);
+        /* One that is not finite counts as zero: to stop would tell that it is there. */
+        err e = clip_quantise(r->whole, &result, &r->bound, 1.0, &tensor, 1);
+        for (size_t k = 0; k < r->n && !err_is(e); k++)
+            r->sum[k] += r->whole[k];
+    }
+    return ERR_NONE;
+}
+
+/* r->host = (the sum over these records + noise) / expected. */
+static err records_release(struct records *r, const uint32_t *taken, size_t takes, double expected)
+{
+    struct noise noise = {0};
+    double scale = ldexp(1.0, -r->bound.scale_log2) / expected;
+    err e = ERR_NONE;
+    TRY(noise_draw(&noise, r->n, r->sigma)); /* before a record is read */
+    memset(r->sum, 0, r->n * sizeof *r->sum);
+    for (size_t i = 0; i < takes; i += r->batch)
+        TRY_OUT(e, records_pass(r, taken + i, takes - i < r->batch ? takes - i : r->batch));
+    noise_add(r->sum, r->n, &noise);
+    for (size_t i = 0; i < r->n; i++)
+        r->host[i] = (float)((double)r->sum[i] * scale);
+out:
+    noise_close(&noise);
+    return e;
+}
+
 /* ---------------------------------------------------------------- one step */
 
 /* Records that take part, each by itself with chance q: 64 bits below floor(q 2^64). */
@@ -156,58 +241,16 @@ static void sample(struct private *p)
     }
 }
 
-static err add_records(struct private *p, size_t first, size_t rows)
-{
-    struct training *t = &p->t;
-    size_t n = t->adapter->value_count;
-    for (size_t i = 0; i < rows; i++) {
-        const struct data_row *r = &t->data->row[p->taken[first + i]];
-        t->row[i] = (struct engine_row){r->id, r->label, r->count, t->adapter};
-    }
-    TRY(pass_each(t->e, t->factors, p->each, t->row, rows, t->o->checkpoint));
-    for (size_t i = 0; i < rows; i++) {
-        struct clip_result result;
-        struct clip_tensor tensor = {.now = p->host, .count = n};
-        fetch(p->host, t->e, p->each + i * n, n, &t->row[i]);
-        err er = clip_quantise(p->whole, &result, &p->bound, 1.0, &tensor, 1);
-        if (err_is(er))
-            return err_make(ERR_STATE, "private training: a record's gradient is not finite");
-        for (size_t k = 0; k < n; k++)
-            p->sum[k] += p->whole[k];
-    }
-    return ERR_NONE;
-}
-
-/* The noisy mean over the expected number of records, to the optimizer's gradient. */
-static void release(struct private *p, struct noise *noise)
-{
-    size_t n = p->t.adapter->value_count;
-    double scale = ldexp(1.0, -p->bound.scale_log2) / (p->o->sampling * (double)p->t.data->count);
-    noise_add(p->sum, n, noise);
-    for (size_t i = 0; i < n; i++)
-        p->host[i] = (float)((double)p->sum[i] * scale);
-    p->t.e->be->copy_in(p->t.e->ctx, p->t.gradient, p->host, n * sizeof(float));
-}
-
 static err one_step(struct private *p, struct train_step *s)
 {
     struct training *t = &p->t;
-    struct noise noise = {0};
-    size_t n = t->adapter->value_count, batch = p->options.batch;
-    err er;
-    TRY_OUT(er, noise_draw(&noise, n, p->sigma));
-    memset(p->sum, 0, n * sizeof *p->sum);
     sample(p);
-    for (size_t i = 0; i < p->takes; i += batch)
-        TRY_OUT(er, add_records(p, i, p->takes - i < batch ? p->takes - i : batch));
-    release(p, &noise);
+    TRY(records_release(&p->r, p->taken, p->takes, p->o->sampling * (double)t->data->count));
+    t->e->be->copy_in(t->e->ctx, t->gradient, p->r.host, p->r.n * sizeof(float));
     s->lr =
         p->options.lr * train_lr_factor(p->options.schedule, s->step, p->options.warmup, t->steps);
-    TRY_OUT(er, training_update(t, s));
-    er = guard(p, s);
-out:
-    noise_close(&noise);
-    return er;
+    TRY(training_update(t, s));
+    return guard(p, s);
 }
 
 /* ---------------------------------------------------------------- the run */
@@ -223,46 +266,40 @@ static err check(const struct train_private_options *o)
     if (o->train->dropout > 0.0)
         return err_make(ERR_INPUT, "private training: dropout %g: not with example-level privacy",
                         o->train->dropout);
+    if (sodium_init() < 0) return err_make(ERR_MACHINE, "libsodium cannot start");
     return ERR_NONE;
 }
 
 static err open_run(struct private *p)
 {
-    size_t n = p->t.adapter->value_count;
-    if (sodium_init() < 0) return err_make(ERR_MACHINE, "libsodium cannot start");
+    p->own = *p->o;
+    p->own.train = &p->options;
     p->taken = calloc(p->t.data->count, sizeof *p->taken);
-    p->host = calloc(n, sizeof *p->host);
-    p->whole = calloc(n, sizeof *p->whole);
-    p->sum = calloc(n, sizeof *p->sum);
-    if (!p->taken || !p->host || !p->whole || !p->sum) return err_sys(ENOMEM, "private training");
+    if (!p->taken) return err_sys(ENOMEM, "private training");
     TRY(training_open(&p->t));
     p->frozen = frozen_hash(p->t.adapter);
-    return p->t.e->be->memory_take(&p->each, p->t.e->ctx, p->options.batch * n * sizeof(float));
+    p->r = (struct records){
+        .e = p->t.e, .adapter = p->t.adapter, .data = p->t.data, .factors = p->t.factors};
+    return records_open(&p->r, &p->own);
 }
 
 static void close_run(struct private *p)
 {
-    if (p->each) p->t.e->be->memory_give(p->t.e->ctx, p->each);
-    if (p->sum) sodium_memzero(p->sum, p->t.adapter->value_count * sizeof *p->sum);
+    records_close(&p->r);
     training_close(&p->t);
     free(p->taken);
-    free(p->host);
-    free(p->whole);
-    free(p->sum);
 }
 
 err train_private_run(struct train_result *out, struct adapter *adapter, struct engine *e,
                       const struct dataset *data, const struct train_private_options *o)
 {
     struct private p = {.o = o, .options = *o->train};
-    struct train_result result = {0};
+    struct train_result result = {.values = adapter->value_count};
     p.options.accumulate = 1;
     p.options.clip = 0.0;
     p.t = (struct training){.e = e, .adapter = adapter, .data = data, .o = &p.options};
     TRY(training_check(&p.options, adapter, data));
     TRY(check(o));
-    TRY(clip_bound_set(&p.bound, o->clip));
-    p.sigma = clip_sigma(&p.bound, o->noise);
     p.t.steps = train_private_steps(o);
     double gamma = p.options.prune_gamma;
     if (gamma > 0.0) result.tail_before = train_tail(adapter, gamma);
@@ -281,5 +318,30 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
     if (gamma > 0.0) result.tail_after = train_tail(adapter, gamma);
     if (!err_is(er)) *out = result;
     close_run(&p);
+    return er;
+}
+
+err train_private_gradient(float *out, const struct adapter *adapter, struct engine *e,
+                           const struct dataset *data, const struct train_private_options *o)
+{
+    struct factors *f = NULL;
+    struct records r = {.e = e, .adapter = adapter, .data = data};
+    uint32_t *everyone = NULL;
+    err er;
+    TRY(training_check(o->train, adapter, data));
+    TRY(check(o));
+    TRY_OUT(er, factors_open(&f, e->be, e->ctx, adapter, &e->model->arch));
+    r.factors = f;
+    TRY_OUT(er, records_open(&r, o));
+    everyone = calloc(data->count, sizeof *everyone);
+    er = everyone ? ERR_NONE : err_sys(ENOMEM, "private gradient");
+    for (uint32_t i = 0; i < data->count && !err_is(er); i++)
+        everyone[i] = i;
+    if (!err_is(er)) er = records_release(&r, everyone, data->count, (double)data->count);
+    if (!err_is(er)) memcpy(out, r.host, r.n * sizeof *out);
+out:
+    free(everyone);
+    records_close(&r);
+    factors_close(f);
     return er;
 }

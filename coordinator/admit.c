@@ -62,12 +62,41 @@ static err check_update(struct admit_job *a, const char *data_dir)
     return e;
 }
 
-static err admit_one(struct admit_job *a, const char *data_dir)
+static err check_promise(const struct admit_job *a, const struct account_event *event, size_t count)
+{
+    struct account_spent spent;
+    TRY(account_epsilon(&spent, event, count, a->delta, NULL));
+    if (spent.epsilon <= a->epsilon * (1 + 1e-9)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "the ledger of %s charges epsilon %.6g for this run, which promises %.6g at "
+                    "delta %.3g",
+                    a->member, spent.epsilon, a->epsilon, a->delta);
+}
+
+static err check_charged(const struct admit_job *a, struct store *store)
+{
+    struct arena arena = {0};
+    struct account_event *event = NULL;
+    size_t count = 0;
+    bool found = false;
+    err e = store_copies_charged(&found, &event, &count, store, &a->update, &arena);
+    if (!err_is(e) && !found)
+        e = err_make(ERR_INPUT,
+                     "the ledger of %s, as it is here, has no release of this update for round %u: "
+                     "expected its line first",
+                     a->member, a->update.made_for);
+    if (!err_is(e)) e = check_promise(a, event, count);
+    arena_close(&arena);
+    return e;
+}
+
+static err admit_one(struct admit_job *a, struct store *store)
 {
     a->update.member = a->member;
     TRY(check_bytes(a));
-    if (a->method) TRY(check_update(a, data_dir));
-    return blob_adopt(data_dir, a->part, &a->update.blob.digest);
+    if (a->epsilon > 0) TRY(check_charged(a, store));
+    if (a->method) TRY(check_update(a, store->dir));
+    return blob_adopt(store->dir, a->part, &a->update.blob.digest);
 }
 
 /* What is wrong for good is thrown away; what only the disk refused is kept for the next try. */
@@ -84,7 +113,7 @@ void admit_run(struct work_job *batch, struct store *store)
     size_t count = 0;
     for (struct work_job *job = batch; job; job = job->next) {
         struct admit_job *a = admit_of(job);
-        job->result = admit_one(a, store->dir);
+        job->result = admit_one(a, store);
         drop_refused(a);
         if (err_is(job->result)) continue;
         if (!a->method) {

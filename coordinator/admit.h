@@ -21,6 +21,9 @@ struct admit_job {
     struct digest state;         /* of the state it was trained from; its blob is here */
     struct method_expect expect; /* without state and member, which this file fills in */
     struct store_update update;  /* update.member is set from `member` */
+    /* Unit example: what the run promises for each member's records; epsilon 0: nothing. Then the
+     * copy of the member's ledger must account for the update, within the promise. */
+    double epsilon, delta;
 };
 
 enum { ADMIT_BATCH_MAX = 32, ADMIT_PINS_MAX = 64 };

@@ -12,56 +12,87 @@ struct shape {
     uint32_t rows, cols;
 };
 
+/* What a round works on. */
+struct task {
+    struct method_task method;
+    /* A round of training, and the state still one of those that find its basis: the factors are
+     * not there yet, and have the run's rank. */
+    bool ahead;
+};
+
+static void task_of(struct task *out, const struct adapter_file *state, const struct method *method,
+                    const struct method_options *options, uint32_t round)
+{
+    uint32_t setup = method_setup_rounds(options);
+    method_task(&out->method, method, options, round);
+    out->ahead = state->meta.round <= setup && round > setup;
+}
+
 static struct shape shape_of(const struct adapter_file *state, const struct adapter_file_module *m,
-                             int role)
+                             int role, bool ahead)
 {
     const struct adapter_file_factor *x = &m->factor[role];
-    uint32_t r = m->rank ? m->rank : state->meta.rank;
-    if (x->tensor) return (struct shape){x->rows, x->cols};
+    uint32_t least = m->d_out < m->d_in ? m->d_out : m->d_in;
+    uint32_t r = m->rank && !ahead ? m->rank : state->meta.rank;
+    if (ahead && r > least) r = least;
+    if (x->tensor && !ahead) return (struct shape){x->rows, x->cols};
     if (role == ADAPTER_FILE_A) return (struct shape){r, m->d_in};
     return (struct shape){role == ADAPTER_FILE_B ? m->d_out : r, r};
 }
 
-static bool trains(const struct method_task *task, int role)
+static bool trains(const struct task *task, int role)
 {
     static const unsigned flag[] = {METHOD_A, METHOD_B, METHOD_R};
-    return role <= ADAPTER_FILE_R && (task->trains & flag[role]) && !task->gradient;
+    return role <= ADAPTER_FILE_R && (task->method.trains & flag[role]);
 }
 
-static uint64_t count_values(const struct adapter_file *state, const struct method_task *task)
+static uint64_t count_values(const struct adapter_file *state, const struct task *task)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < state->count; i++)
         for (int role = ADAPTER_FILE_A; role <= ADAPTER_FILE_R; role++) {
-            struct shape s = shape_of(state, &state->module[i], role);
+            struct shape s = shape_of(state, &state->module[i], role, task->ahead);
             if (trains(task, role)) sum += (uint64_t)s.rows * s.cols;
         }
     return sum;
 }
 
-uint64_t private_dim(const char *state_path, const struct method *method,
-                     const struct method_options *options, uint32_t round)
+static uint64_t largest(const struct adapter_file *state, const struct private_what *what,
+                        uint32_t first, uint32_t last)
+{
+    uint64_t most = 0;
+    for (uint32_t round = first; round <= last; round++) {
+        struct task task;
+        task_of(&task, state, what->method, what->options, round);
+        uint64_t dim = count_values(state, &task);
+        if (dim > most) most = dim;
+    }
+    return most;
+}
+
+err private_measure(struct private_dims *out, const char *state_path,
+                    const struct private_what *what)
 {
     struct adapter_file state = {0};
-    struct method_task task;
-    err e = adapter_file_map(&state, state_path);
-    if (err_is(e)) return 0;
-    method_task(&task, method, options, round);
-    uint64_t dim = count_values(&state, &task);
+    uint32_t setup = method_setup_rounds(what->options);
+    TRY(adapter_file_map(&state, state_path));
+    /* At most two kinds of rounds alternate. */
+    *out = (struct private_dims){.training = largest(&state, what, setup + 1, setup + 2),
+                                 .basis = largest(&state, what, 1, setup)};
     adapter_file_close(&state);
-    return dim;
+    return ERR_NONE;
 }
 
 /* Values of `from` where it has them, in the places of the state's list; a smaller member's are the
  * leading rows, columns or block. What is not there stays as it is in `out`. */
 static err lay_out(float *out, const struct adapter_file *state, const struct adapter_file *from,
-                   const struct method_task *task)
+                   const struct task *task)
 {
     for (size_t i = 0; i < state->count; i++) {
         const struct adapter_file_module *m = adapter_file_find(from, state->module[i].name);
         for (int role = ADAPTER_FILE_A; role <= ADAPTER_FILE_R; role++) {
             if (!trains(task, role)) continue;
-            struct shape s = shape_of(state, &state->module[i], role);
+            struct shape s = shape_of(state, &state->module[i], role, task->ahead);
             const struct adapter_file_factor *x = m ? &m->factor[role] : NULL;
             if (x && x->tensor && (!x->f32 || x->rows > s.rows || x->cols > s.cols))
                 return err_make(ERR_INPUT, "%s: tensor %s: expected float32, at most (%u, %u)",
@@ -77,21 +108,45 @@ static err lay_out(float *out, const struct adapter_file *state, const struct ad
 
 /* ---- ledger and budget ---- */
 
-err private_begin(struct bytes *line, struct bytes *says, const struct private_terms *terms,
-                  uint64_t dim)
+static struct plan plan_of(const struct private_terms *terms, const struct private_dims *dims)
 {
     struct plan plan = terms->plan;
+    plan.dim = dims->training;
+    plan.basis_dim = dims->basis;
+    return plan;
+}
+
+err private_begin(struct private_start *out, const struct private_terms *terms,
+                  const struct private_dims *dims)
+{
+    struct private_start start = {.line.max = LEDGER_LINE_BYTES, .says.max = PRIVATE_SAYS_BYTES};
+    struct plan plan = plan_of(terms, dims);
+    const struct cohort last = {.run = terms->run, .round = terms->rounds, .q = 1};
     struct plan_summary summary;
     struct ledger_head head = {0};
     struct ledger_key key;
-    plan.dim = dim;
+    cohort_seed_draw(&start.seed);
+    plan.cohorts = cohort_anchor(&start.seed, &last);
     TRY(plan_check(&summary, &plan));
-    TRY(plan_text(says, &plan, &summary));
     TRY(ledger_key_open(&key, terms->key_path));
-    struct ledger_terms first = plan_terms(&plan, &summary, terms->run, "coordinator");
-    err e = ledger_start(line, &head, &key, &first);
+    struct ledger_terms first = (plan.basis_passes ? plan_basis_terms : plan_terms)(
+        &plan, &summary, terms->run, "coordinator");
+    err e = plan_text(&start.says, &plan, &summary);
+    if (!err_is(e)) e = ledger_start(&start.line, &head, &key, &first);
     ledger_key_close(&key);
+    start.head = head.hash;
+    if (err_is(e))
+        private_start_close(&start);
+    else
+        *out = start;
     return e;
+}
+
+void private_start_close(struct private_start *start)
+{
+    bytes_close(&start->line);
+    bytes_close(&start->says);
+    sodium_memzero(&start->seed, sizeof start->seed);
 }
 
 static err read_ledger(struct private_round *p, struct store *store, int64_t run)
@@ -115,16 +170,15 @@ out:
     return e;
 }
 
-static struct account_event event_of(const struct private_round *p)
+static struct account_event event_of(const struct ledger_terms *t)
 {
-    const struct ledger_terms *t = &p->ledger.terms;
     return (struct account_event){.noise = t->noise, .sampling = t->sampling, .count = 1};
 }
 
 /* A budget that is spent is nobody's passing trouble: asking again changes nothing. */
-static err check_budget(const struct private_round *p)
+static err check_budget(const struct private_round *p, const struct ledger_terms *terms)
 {
-    struct account_event next = event_of(p);
+    struct account_event next = event_of(terms);
     struct spend_total total;
     err e = spend_allows(&total, &p->spend, &next);
     return e.kind == ERR_LIMIT ? err_make(ERR_STATE, "%s", e.text) : e;
@@ -136,7 +190,7 @@ err private_open(struct private_round *out, const struct private_terms *terms, s
     struct private_round p = {.terms = terms, .round = round};
     err e = store_private_load(&p.was, store, run, round);
     if (!err_is(e)) e = read_ledger(&p, store, run);
-    if (!err_is(e)) e = check_budget(&p);
+    if (!err_is(e)) e = check_budget(&p, p.ledger.in_force);
     if (err_is(e))
         private_close(&p);
     else
@@ -146,7 +200,7 @@ err private_open(struct private_round *out, const struct private_terms *terms, s
 
 void private_close(struct private_round *p)
 {
-    bytes_close(&p->stop_line);
+    bytes_close(&p->next_line);
     central_close(&p->central);
     spend_close(&p->spend);
     ledger_close(&p->ledger);
@@ -158,7 +212,7 @@ void private_close(struct private_round *p)
 
 struct mean {
     struct adapter_file state;
-    struct method_task task;
+    struct task task;
     struct arena arena;
     size_t dim;
     float *start, *now;
@@ -199,7 +253,7 @@ static err write_mean(const struct mean *m, const char *path)
             .alpha = from->alpha > 0 ? from->alpha : m->state.meta.alpha,
             .scale = from->scale};
         for (int role = ADAPTER_FILE_A; role <= ADAPTER_FILE_R; role++) {
-            struct shape s = shape_of(&m->state, from, role);
+            struct shape s = shape_of(&m->state, from, role, m->task.ahead);
             if (!trains(&m->task, role)) continue;
             module[i].factor[role] =
                 (struct adapter_file_factor){.f32 = at, .rows = s.rows, .cols = s.cols};
@@ -217,7 +271,7 @@ static err write_mean(const struct mean *m, const char *path)
 
 static struct central_spec spec_of(const struct private_round *p, size_t dim)
 {
-    const struct ledger_terms *t = &p->ledger.terms;
+    const struct ledger_terms *t = p->ledger.in_force;
     return (struct central_spec){.dim = dim,
                                  .noise = t->noise,
                                  .clip = p->was.clip > 0 ? p->was.clip : t->clip,
@@ -232,13 +286,14 @@ static err mean_open(struct mean *out, const struct private_round *p,
     struct mean m = {0};
     err e = ERR_NONE;
     TRY(adapter_file_map(&m.state, files->state));
-    method_task(&m.task, files->method, files->options, p->round);
+    task_of(&m.task, &m.state, files->what.method, files->what.options, p->round);
     m.dim = (size_t)count_values(&m.state, &m.task);
     if (m.dim == 0) e = err_make(ERR_INPUT, "%s: nothing is trained in this round", files->state);
     if (!err_is(e)) e = arena_take(&m.start, &m.arena, m.dim, sizeof *m.start);
     if (!err_is(e)) e = arena_take(&m.now, &m.arena, m.dim, sizeof *m.now);
     if (!err_is(e)) e = arena_take(&m.mean, &m.arena, m.dim, sizeof *m.mean);
-    if (!err_is(e)) e = lay_out(m.start, &m.state, &m.state, &m.task);
+    /* A gradient takes the place of the values it is of: what is clipped is all of it. */
+    if (!err_is(e) && !m.task.method.gradient) e = lay_out(m.start, &m.state, &m.state, &m.task);
     *out = m;
     return e;
 }
@@ -301,31 +356,57 @@ err private_mean(bool *made, struct private_round *p, const struct private_files
     p->was.next_clip = p->central.next_clip;
     *made = true;
 out:
+    if (m.now) sodium_memzero(m.now, m.dim * sizeof *m.now);
     adapter_file_close(&m.state);
     arena_close(&m.arena);
     return e;
 }
 
-err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct private_round *p,
-                    const struct digest *state)
+/* After the last pass for a basis: the rounds that follow are under the plan for training. */
+static err plan_training(struct ledger_terms *out, struct private_round *p,
+                         const struct private_what *what, const char *state_path)
 {
-    struct release_charge charge = {.round = p->round, .sampling = p->ledger.terms.sampling};
-    struct cohort cohort = {.run = p->terms->run, .round = p->round, .q = p->ledger.terms.sampling};
+    struct private_dims dims;
+    struct plan_summary summary;
+    TRY(private_measure(&dims, state_path, what));
+    struct plan plan = plan_of(p->terms, &dims);
+    plan.cohorts = p->ledger.terms.cohorts;
+    plan.force = true; /* it was judged at the start */
+    TRY(plan_check(&summary, &plan));
+    *out = plan_terms(&plan, &summary, p->terms->run, "coordinator");
+    return ledger_plan(&p->next_line, &p->ledger.head, &p->key, out);
+}
+
+static err make_release(struct release **out, struct private_round *p, const struct digest *state)
+{
+    const struct ledger_terms *t = p->ledger.in_force;
+    struct release_charge charge = {.round = p->round, .sampling = t->sampling};
+    return release_noisy(out, &p->spend, &p->ledger.head, &p->key, &p->central, state, &charge);
+}
+
+err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct private_round *p,
+                    const struct private_files *files, const struct digest *state)
+{
     struct release *release = NULL;
-    if (p->was.drawn) charge.commitment = cohort_commit(&p->was.seed, &cohort);
-    TRY(release_noisy(&release, &p->spend, &p->ledger.head, &p->key, &p->central, state, &charge));
-    err e = check_budget(p);
-    if (err_is(e) && e.kind != ERR_STATE) {
-        release_close(release);
-        return e;
+    struct ledger_terms training, *next = NULL;
+    p->next_line.max = 2 * LEDGER_LINE_BYTES;
+    p->next_clip = p->central.next_clip;
+    TRY(make_release(&release, p, state));
+    err e = ERR_NONE;
+    if (p->round == method_setup_rounds(files->what.options)) {
+        TRY_OUT(e, plan_training(&training, p, &files->what, files->state));
+        next = &training;
+        p->next_clip = 0; /* the new plan's */
     }
-    p->stop_line.max = LEDGER_LINE_BYTES;
+    if (p->round < p->terms->rounds) e = check_budget(p, next ? next : p->ledger.in_force);
+    if (err_is(e) && e.kind != ERR_STATE) goto out;
     snprintf(stop, ERR_TEXT_BYTES, "%s", e.text);
-    e = *stop ? ledger_note(&p->stop_line, &p->ledger.head, &p->key, "stop", stop) : ERR_NONE;
-    if (err_is(e))
-        release_close(release);
-    else
-        *out = release;
+    e = *stop ? ledger_note(&p->next_line, &p->ledger.head, &p->key, "stop", stop) : ERR_NONE;
+    if (err_is(e)) goto out;
+    *out = release;
+    release = NULL;
+out:
+    release_close(release);
     return e;
 }
 

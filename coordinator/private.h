@@ -20,11 +20,14 @@
 #include "privacy/plan.h"
 #include "privacy/release.h"
 
+enum { PRIVATE_SAYS_BYTES = 1024 };
+
 struct private_terms { /* of a run; all it points to is in the owner's arena */
     bool on;
     struct plan plan;      /* without dim; units = members */
     const char *const *id; /* (units) member of each plan.weight, sorted */
     const char *run;
+    uint32_t rounds;      /* of the run, passes for a basis among them */
     const char *key_path; /* of the ledger's signing key */
 };
 
@@ -35,17 +38,32 @@ struct private_round {
     struct ledger_key key;
     struct spend spend;
     struct central central;
-    struct bytes stop_line; /* of the ledger, where the budget ends with this round */
+    struct bytes next_line; /* of the ledger: a plan that begins, or the budget's end */
+    double next_clip;       /* of the next round; 0: its plan's */
     uint32_t round;
 };
 
-/* The coordinates that this state's round trains; 0 where it trains none, or cannot be read. */
-uint64_t private_dim(const char *state_path, const struct method *method,
-                     const struct method_options *options, uint32_t round);
+struct private_what {
+    const struct method *method;
+    const struct method_options *options;
+};
+struct private_dims {
+    uint64_t training, basis; /* values of the larger round of training; of a pass, 0: none */
+};
+/* Of a run whose state this is, the start state or a later one. */
+err private_measure(struct private_dims *out, const char *state_path,
+                    const struct private_what *what);
 
-/* Checks the plan with the state's coordinates; the ledger's first line, and words for the log. */
-err private_begin(struct bytes *line, struct bytes *says, const struct private_terms *terms,
-                  uint64_t dim);
+/* Checks the plan with the state's coordinates, draws the seed that all cohorts follow from, makes
+ * the ledger's first line, and words for the log. */
+struct private_start {
+    struct bytes line, says;
+    struct cohort_seed seed; /* of the last round; the line commits to all of them */
+    struct digest head;
+};
+err private_begin(struct private_start *out, const struct private_terms *terms,
+                  const struct private_dims *dims);
+void private_start_close(struct private_start *start);
 
 err private_open(struct private_round *out, const struct private_terms *terms, struct store *store,
                  int64_t run, uint32_t round);
@@ -54,8 +72,7 @@ struct private_files {
     const char *out;                 /* where the noisy mean goes */
     const struct contribution *from; /* (count) the members' updates */
     size_t count;
-    const struct method *method;
-    const struct method_options *options;
+    struct private_what what;
 };
 /* The round's noise alone, drawn while members still train, so that the time it takes tells
  * nothing. Owned by the caller: private_ahead_close(). files->from and out are not used. */
@@ -66,9 +83,9 @@ void private_ahead_close(struct central *ahead); /* NULL is taken */
  * this very round. */
 err private_mean(bool *made, struct private_round *p, const struct private_files *files,
                  struct central *ahead);
-/* `stop`: "" or why no further round may begin. */
+/* `stop`: "" or why no further round may begin. What follows in the ledger is in p->next_line. */
 err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct private_round *p,
-                    const struct digest *state);
+                    const struct private_files *files, const struct digest *state);
 void private_close(struct private_round *p);
 
 /* DATA/ledgers/NAME.jsonl: a copy of the ledger for auditors, made again after every round and at

@@ -31,28 +31,31 @@ static err adopt(struct store_blob *out, const struct store *store, const char *
     return ERR_NONE;
 }
 
-static uint64_t largest_round(const struct publish_job *p, const char *state)
+static struct private_what what_of(const struct publish_job *p)
 {
-    uint32_t first = method_setup_rounds(&p->options) + 1; /* then at most two kinds alternate */
-    uint64_t a = private_dim(state, p->method, &p->options, first);
-    uint64_t b = private_dim(state, p->method, &p->options, first + 1);
-    return a > b ? a : b;
+    return (struct private_what){.method = p->method, .options = &p->options};
 }
 
 /* The start state, with the ledger's first line where there is one: same transaction. */
 static err commit_start(struct publish_job *p, struct store *store, const char *path)
 {
-    struct bytes line = {.max = LEDGER_LINE_BYTES}, says = {.max = sizeof p->stop - 1};
+    struct private_start start = {0};
+    struct private_what what = what_of(p);
+    struct private_dims dims;
     err e = ERR_NONE;
     if (p->terms.on) {
-        TRY_OUT(e, private_begin(&line, &says, &p->terms, largest_round(p, path)));
-        snprintf(p->says, sizeof p->says, "%s", (const char *)says.data);
+        TRY_OUT(e, private_measure(&dims, path, &what));
+        TRY_OUT(e, private_begin(&start, &p->terms, &dims));
+        snprintf(p->says, sizeof p->says, "%s", (const char *)start.says.data);
+        p->ledger_head = start.head;
     }
     TRY_OUT(e, adopt(&p->state, store, path));
-    e = store_started(store, p->run, &p->state, &p->frozen, (const char *)line.data);
+    struct store_start row = {.run = p->run, .state = p->state, .frozen = p->frozen};
+    if (p->terms.on) row.ledger = (const char *)start.line.data;
+    if (p->terms.on) row.seed = &start.seed;
+    e = store_started(store, &row);
 out:
-    bytes_close(&line);
-    bytes_close(&says);
+    private_start_close(&start);
     return e;
 }
 
@@ -172,8 +175,7 @@ static err make_private(struct method_next *next, struct private_round *round,
                                   .out = path,
                                   .from = next->contribution,
                                   .count = next->count,
-                                  .method = p->method,
-                                  .options = &p->options};
+                                  .what = what_of(p)};
     TRY(private_open(round, &p->terms, store, p->run, p->round));
     TRY(private_mean(&made, round, &files, p->ahead));
     if (made) {
@@ -194,24 +196,27 @@ static err draw_noise(struct publish_job *p, struct store *store)
 {
     struct private_round round = {0};
     struct blob_path state = blob_path(store->dir, &p->state.digest);
-    struct private_files files = {.state = state.text, .method = p->method, .options = &p->options};
+    struct private_files files = {.state = state.text, .what = what_of(p)};
     TRY(private_open(&round, &p->terms, store, p->run, p->round));
     err e = private_ahead(&p->ahead, &round, &files);
     private_close(&round);
     return e;
 }
 
-static err make_release(struct release **out, struct publish_job *p, struct private_round *round)
+static err make_release(struct release **out, struct publish_job *p, struct private_round *round,
+                        const char *state_path)
 {
+    struct private_files files = {.state = state_path, .what = what_of(p)};
     if (!p->terms.on) return release_plain(out, &p->state.digest);
-    return private_release(out, p->stop, round, &p->state.digest);
+    return private_release(out, p->stop, round, &files, &p->state.digest);
 }
 
 static err commit(struct publish_job *p, struct store *store, const char *report_json,
                   struct private_round *round)
 {
     struct release *release = NULL;
-    TRY(make_release(&release, p, round));
+    struct blob_path state = blob_path(store->dir, &p->state.digest);
+    TRY(make_release(&release, p, round, state.text));
     struct store_publish publish = {.run = p->run,
                                     .keep = p->keep,
                                     .updates_keep = p->updates_keep,
@@ -220,13 +225,13 @@ static err commit(struct publish_job *p, struct store *store, const char *report
                                     .frozen = p->frozen,
                                     .memory = p->memory,
                                     .release = release,
-                                    .next_clip = round->central.next_clip};
-    if (publish.last) p->stop[0] = 0;
+                                    .next_clip = round->next_clip};
     publish.stop = p->stop;
-    publish.stop_line = (const char *)round->stop_line.data;
+    publish.next_line = (const char *)round->next_line.data;
     publish.round.report_json = report_json;
     snprintf(p->says, sizeof p->says, "%s", release_says(release));
     err e = store_publish(store, &publish);
+    if (!err_is(e) && p->terms.on) p->ledger_head = round->ledger.head.hash;
     release_close(release);
     return e;
 }

@@ -36,10 +36,11 @@ struct publish_job {
     uint64_t opened_ms; /* monotonic */
 
     struct method_options options;
-    struct private_terms terms; /* of privacy; in the arena */
-    struct central *ahead;      /* in, or out of is_noise: noise drawn while members trained */
-    char stop[ERR_TEXT_BYTES];  /* out: why no round follows, or "" */
-    char says[256];             /* out: what the release says of its privacy */
+    struct private_terms terms;    /* of privacy; in the arena */
+    struct central *ahead;         /* in, or out of is_noise: noise drawn while members trained */
+    char stop[ERR_TEXT_BYTES];     /* out: why no round follows, or "" */
+    char says[PRIVATE_SAYS_BYTES]; /* out: what the release says of its privacy */
+    struct digest ledger_head;     /* out: hash of the ledger's last line */
 
     /* In: the newest state (not at the start), the frozen factors and the server's memory or size
      * 0; out: the new ones. */

@@ -129,6 +129,7 @@ static void publish_done(struct work_job *work)
         run->state = job->state;
         run->frozen = job->frozen;
         run->memory = job->memory;
+        run->ledger_head = job->ledger_head;
         if (!job->is_start) log_published(run, job);
         if (job->stop[0]) /* durable already; before the next round could open */
             run_tell(run, &(struct round_event){
@@ -189,19 +190,22 @@ static err push_work(struct run *run, enum kind kind)
     return e;
 }
 
-/* Whoever is not drawn is not asked; the seed is durable, and committed to, before anyone is. */
+/* Whoever is not drawn is not asked. The seed follows from what the ledger's first line commits to.
+ */
 static err draw_members(struct run *run)
 {
     struct round *r = &run->round;
-    struct cohort cohort = {
-        .run = run->config->name, .round = r->opened, .q = run_privacy_sampling(run->config)};
+    struct cohort cohort = {.run = run->config->name,
+                            .round = r->opened,
+                            .q = run_privacy_sampling(run->config, r->opened)};
+    const struct cohort last = {.run = run->config->name, .round = r->rules.rounds, .q = 1};
     struct cohort_seed seed;
     if (!r->rules.drawn || r->drawn_for == r->opened || r->opened != round_under_way(r))
         return ERR_NONE;
     bool *in = calloc(r->members, sizeof *in);
     if (!in) return err_sys(ENOMEM, "the members of run %s", run->config->name);
-    cohort_seed_draw(&seed);
-    err e = store_private_seed(&seed, run->shop->store, run->id, &cohort);
+    err e = store_private_seed(&seed, run->shop->store, run->id);
+    if (!err_is(e)) cohort_seed_before(&seed, &seed, &last, r->opened);
     for (size_t i = 0; i < r->members && !err_is(e); i++)
         in[i] = cohort_has(&seed, &cohort, r->member[i].id);
     if (!err_is(e)) round_draw(r, in);
@@ -349,6 +353,14 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t made_for)
                                          .rslora = run_rslora(run, m),
                                          .module = run->member[m].adapts,
                                          .module_count = run->member[m].adapts_count};
+    if (run->config->privacy) { /* what a member says beside its update was never counted */
+        job->update.train_loss = job->update.seconds = 0;
+        job->update.tokens = 0;
+    }
+    if (run_privacy_local(run->config)) {
+        job->epsilon = run->config->privacy->epsilon;
+        job->delta = run->config->privacy->delta;
+    }
     TRY(work_push(run->shop->receipts, &job->job));
     run_tell(run, &(struct round_event){.kind = ROUND_ON_ADMIT,
                                         .now_ms = text_now_ms(),
@@ -404,6 +416,11 @@ err run_hold(struct run *run, enum round_event_kind kind)
 err run_evaluated(struct run *run, size_t member, const struct store_evaluation *v)
 {
     const char *id = run->round.member[member].id;
+    if (run->config->privacy)
+        return err_make(ERR_INPUT,
+                        "run %s: an evaluation reveals what its privacy budget does not "
+                        "count: none is taken",
+                        run->config->name);
     if (!isfinite(v->loss) || !isfinite(v->accuracy) || v->accuracy > 1)
         return err_make(ERR_INPUT, "an evaluation's loss %g and accuracy %g: expected numbers",
                         v->loss, v->accuracy);

@@ -31,6 +31,7 @@ struct run_member {
     double train_loss;
     struct store_evaluation evaluation; /* its newest; rows 0: none */
     void *upload;                       /* serve_submit.c: the one open now, or NULL */
+    struct ledger ledger; /* serve_ledger.c: its copy as far as it is read; head.count 0: not yet */
 };
 
 struct run {
@@ -46,7 +47,8 @@ struct run {
     struct store_blob state, frozen, memory;
     struct central *ahead; /* noise drawn for the round `ahead_for`, or NULL */
     uint32_t ahead_for;
-    uint32_t opened_saved; /* the newest round whose opening is durable */
+    struct digest ledger_head; /* hash of its ledger's last line, once it has started */
+    uint32_t opened_saved;     /* the newest round whose opening is durable */
     uint64_t created_ms;
 };
 

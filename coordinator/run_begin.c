@@ -16,7 +16,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
                                 .quorum = config->quorum,
                                 .deadline_ms = config->deadline_ms,
                                 .late_next = !strcmp(config->late, "next"),
-                                .drawn = config->privacy != NULL,
+                                .drawn = run_privacy_central(config),
                                 .evaluate_every = config->evaluate_every,
                                 .absent_ms = shop->config->absent_ms,
                                 .retry_ms = shop->config->retry_ms};
@@ -47,8 +47,10 @@ void run_close(struct run *run)
 {
     if (!run) return;
     if (run->config) run_flush_counters(run);
-    for (size_t i = 0; run->member && i < run->round.members; i++)
+    for (size_t i = 0; run->member && i < run->round.members; i++) {
         free(run->member[i].adapts);
+        ledger_close(&run->member[i].ledger);
+    }
     private_ahead_close(run->ahead);
     round_close(&run->round);
     message_free(run->config);
@@ -85,7 +87,7 @@ static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
 {
     bool known = false;
     TRY(run_config_complete(config));
-    if (config->privacy && !shop->config->ledger_key)
+    if (run_privacy_central(config) && !shop->config->ledger_key)
         return err_make(ERR_INPUT, "privacy: this coordinator has no privacy.ledger_key to sign a "
                                    "ledger with");
     for (size_t i = 0; i < config->n_members; i++)
@@ -209,8 +211,12 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     run->opened_saved = was->opened;
     e = load_modules(run, was);
     if (!err_is(e)) e = load_members(run);
+    bool known = false;
+    if (!err_is(e) && run_privacy_central(config))
+        e = store_ledger_head(&known, &run->ledger_head, shop->store, run->id);
     /* A crash may have come between the last commit and its copy. */
-    if (!err_is(e) && config->privacy) e = private_export(shop->store, run->id, config->name);
+    if (!err_is(e) && run_privacy_central(config))
+        e = private_export(shop->store, run->id, config->name);
     if (!err_is(e) && run->modules) e = run_learn_members(run);
     if (err_is(e)) {
         run_close(run);

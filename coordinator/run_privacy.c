@@ -4,6 +4,7 @@
 #include "coordinator/run_config.h"
 #include "proto/message.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,25 +49,25 @@ static const char *robust_word(const struct method_options *o)
     return words[o->robust];
 }
 
-static const char *basis_word(const struct method_options *o)
+static const char *basis_word(const struct method_options *o, const run_config_t *c)
 {
     static const char *const words[] = {"seed", "weights", "gradient"};
-    return words[o->basis];
+    return o->basis == METHOD_BASIS_SEEDED && c->frozen_digest.len ? "given" : words[o->basis];
 }
 
 err run_privacy_terms(struct private_terms *out, const run_config_t *c, const char *key_path,
                       struct arena *arena)
 {
     const Fedlora__V1__Privacy *p = c->privacy;
-    struct private_terms terms = {.on = p != NULL};
+    struct private_terms terms = {.on = run_privacy_central(c)};
     struct method_options options;
-    if (!p) {
+    if (!terms.on) {
         *out = terms;
         return ERR_NONE;
     }
     run_config_options(&options, c);
     terms.plan = (struct plan){.unit = LEDGER_CLIENT,
-                               .bases = basis_word(&options),
+                               .bases = basis_word(&options, c),
                                .robust = robust_word(&options),
                                .epsilon = p->epsilon,
                                .delta = p->delta,
@@ -79,10 +80,17 @@ err run_privacy_terms(struct private_terms *out, const run_config_t *c, const ch
                                             .sigma_b = p->sigma_b},
                                .units = c->n_members,
                                .dim = 1,
-                               .rounds = c->rounds,
+                               .rounds = c->rounds - method_setup_rounds(&options),
                                .steps = 1,
+                               .basis_passes = method_setup_rounds(&options),
+                               .basis_noise = p->basis_noise,
+                               .basis_clip = p->basis_clip,
+                               .basis_dim = 1,
                                .quorum = c->quorum > 0,
                                .force = p->force};
+    if (c->frozen_digest.len == DIGEST_BYTES)
+        memcpy(terms.plan.given.byte, c->frozen_digest.data, DIGEST_BYTES);
+    terms.rounds = c->rounds;
     TRY(arena_text(&terms.run, arena, c->name, strlen(c->name)));
     TRY(arena_text(&terms.plan.method, arena, c->method, strlen(c->method)));
     TRY(arena_text(&terms.plan.weights, arena, c->weights, strlen(c->weights)));
@@ -92,20 +100,97 @@ err run_privacy_terms(struct private_terms *out, const run_config_t *c, const ch
     return ERR_NONE;
 }
 
-double run_privacy_sampling(const run_config_t *c)
+static bool has_unit(const run_config_t *c, const char *unit)
 {
-    return c->privacy ? c->privacy->sampling : 1;
+    return c->privacy && !strcmp(c->privacy->unit, unit);
 }
 
-static err check_plan(const run_config_t *c)
+bool run_privacy_central(const run_config_t *c)
 {
+    return has_unit(c, "client");
+}
+
+bool run_privacy_local(const run_config_t *c)
+{
+    return has_unit(c, "example");
+}
+
+static uint32_t setup_rounds(const run_config_t *c)
+{
+    struct method_options options;
+    run_config_options(&options, c);
+    return method_setup_rounds(&options);
+}
+
+double run_privacy_sampling(const run_config_t *c, uint32_t round)
+{
+    return run_privacy_central(c) && round > setup_rounds(c) ? c->privacy->sampling : 1;
+}
+
+/* ---- what is refused ---- */
+
+static err check_central(run_config_t *c)
+{
+    Fedlora__V1__Privacy *p = c->privacy;
     struct arena arena = {0};
     struct private_terms terms;
     struct plan_summary summary;
+    if (p->sampling == 0) p->sampling = sampling_default;
+    if (p->quantile == 0) p->quantile = quantile_default;
+    if (p->rate == 0) p->rate = rate_default;
+    if (!(p->quantile > 0 && p->quantile < 1) || !(p->rate > 0 && p->rate <= 10) ||
+        !(p->sigma_b >= 0))
+        return err_make(
+            ERR_INPUT,
+            "privacy: adaptive clipping: quantile %g, rate %g, sigma_b %g: expected 0 to "
+            "1, 0 to 10, 0 or more",
+            p->quantile, p->rate, p->sigma_b);
+    if (!c->deadline_ms)
+        return err_make(ERR_INPUT, "privacy: without a deadline, one member that never answers "
+                                   "would decide whether a round is released: expected --deadline");
+    if (strcmp(c->late, "refuse"))
+        return err_make(ERR_INPUT,
+                        "privacy: late updates would count a member in a round it was not "
+                        "drawn for: expected late refuse");
     err e = run_privacy_terms(&terms, c, NULL, &arena);
     if (!err_is(e)) e = plan_check(&summary, &terms.plan);
     arena_close(&arena);
     return e;
+}
+
+/* As far as it is the same for all: how many records a member has, only it knows. */
+static err check_local(const run_config_t *c)
+{
+    const Fedlora__V1__Privacy *p = c->privacy;
+    const Fedlora__V1__Training *t = c->training;
+    struct method_options options;
+    struct plan_summary summary;
+    run_config_options(&options, c);
+    if (p->adaptive) return err_make(ERR_INPUT, "privacy: adaptive clipping is for unit client");
+    if (t->dropout > 0)
+        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example", t->dropout);
+    uint64_t steps = t->steps;
+    if (p->sampling > 0 && !steps) steps = (uint64_t)ceil(t->epochs / p->sampling);
+    struct plan plan = {.unit = LEDGER_EXAMPLE,
+                        .method = c->method,
+                        .bases = basis_word(&options, c),
+                        .epsilon = p->epsilon,
+                        .delta = p->delta,
+                        .noise = p->sampling > 0 ? p->noise : 0,
+                        .sampling = p->sampling > 0 ? p->sampling : 1,
+                        .clip = p->clip,
+                        .units = 1,
+                        .rounds = c->rounds - setup_rounds(c),
+                        .steps = steps > 0 && steps <= UINT32_MAX ? (uint32_t)steps : 1,
+                        .basis_passes = setup_rounds(c),
+                        .basis_noise = p->basis_noise,
+                        .basis_clip = p->basis_clip};
+    TRY(plan_check(&summary, &plan));
+    if (summary.rounds == plan.rounds) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "privacy: noise multiplier %g spends epsilon %g after %llu of %u rounds: "
+                    "expected a larger one, or fewer rounds",
+                    p->noise, p->epsilon, (unsigned long long)summary.rounds, plan.rounds);
 }
 
 err run_privacy_check(run_config_t *c)
@@ -117,27 +202,14 @@ err run_privacy_check(run_config_t *c)
         c->privacy = NULL;
         return ERR_NONE;
     }
-    if (strcmp(p->unit, "client"))
-        return err_make(ERR_INPUT,
-                        "privacy: unit \"%s\": a coordinator gives unit client; unit example is "
-                        "given by each member's own training",
+    if (!run_privacy_central(c) && !run_privacy_local(c))
+        return err_make(ERR_INPUT, "privacy: unit \"%.40s\": expected client, example or none",
                         p->unit);
-    if (p->sampling == 0) p->sampling = sampling_default;
-    if (p->quantile == 0) p->quantile = quantile_default;
-    if (p->rate == 0) p->rate = rate_default;
-    if (!(p->quantile > 0 && p->quantile < 1) || !(p->rate > 0 && p->rate <= 10) ||
-        !(p->sigma_b >= 0))
-        return err_make(
-            ERR_INPUT,
-            "privacy: adaptive clipping: quantile %g, rate %g, sigma_b %g: expected 0 to "
-            "1, 0 to 10, 0 or more",
-            p->quantile, p->rate, p->sigma_b);
-    if (strcmp(c->late, "refuse"))
-        return err_make(ERR_INPUT,
-                        "privacy: late updates would count a member in a round it was not "
-                        "drawn for: expected late refuse");
     if (c->evaluate_every)
         return err_make(ERR_INPUT, "privacy: members' evaluations reveal what the budget does not "
                                    "count: expected evaluate_every 0");
-    return check_plan(c);
+    if ((p->basis_clip != 0 || p->basis_noise != 0) && !setup_rounds(c))
+        return err_make(ERR_INPUT, "privacy: a clip norm or noise for the basis: expected "
+                                   "basis=gradient");
+    return run_privacy_central(c) ? check_central(c) : check_local(c);
 }

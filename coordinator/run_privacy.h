@@ -10,8 +10,13 @@
 /* Part of run_config_complete(), after the rest: defaults, then every refusal that needs no base.
  * An empty privacy message, or unit none, is taken out. */
 err run_privacy_check(Fedlora__V1__RunConfig *config);
-double run_privacy_sampling(const Fedlora__V1__RunConfig *config); /* 1 without privacy */
-/* Copies all it needs into the arena; .on is false without privacy. */
+/* The coordinator draws cohorts and adds the noise (unit client); members' training does (unit
+ * example). */
+bool run_privacy_central(const Fedlora__V1__RunConfig *config);
+bool run_privacy_local(const Fedlora__V1__RunConfig *config);
+/* Of members, for this round: 1 unless run_privacy_central(), and in passes that find a basis. */
+double run_privacy_sampling(const Fedlora__V1__RunConfig *config, uint32_t round);
+/* Copies all it needs into the arena; .on is false unless run_privacy_central(). */
 err run_privacy_terms(struct private_terms *out, const Fedlora__V1__RunConfig *config,
                       const char *key_path, struct arena *arena);
 

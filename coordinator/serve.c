@@ -228,6 +228,7 @@ static err open_server(struct serve *s)
     add_methods(method, &n, serve_fetch_method, serve_fetch_methods);
     add_methods(method, &n, serve_submit_method, serve_submit_methods);
     add_methods(method, &n, serve_admin_method, serve_admin_methods);
+    add_methods(method, &n, serve_ledger_method, serve_ledger_methods);
     struct rpc_server_options options = {.listen = s->config->listen,
                                          .ca = s->config->ca,
                                          .cert = s->config->cert,

@@ -57,8 +57,8 @@ bool serve_watch(struct run *run, struct rpc_call *call, uint64_t after, bool mu
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
 
 extern const struct rpc_method serve_member_method[], serve_fetch_method[], serve_submit_method[],
-    serve_admin_method[];
+    serve_admin_method[], serve_ledger_method[];
 extern const size_t serve_member_methods, serve_fetch_methods, serve_submit_methods,
-    serve_admin_methods;
+    serve_admin_methods, serve_ledger_methods;
 
 #endif

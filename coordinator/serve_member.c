@@ -28,6 +28,7 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     reply->n_targets = run->member[m].adapts_count;
     reply->rounds = run->config->rounds;
     reply->training = run->config->training;
+    reply->privacy = run->config->privacy;
     return ERR_NONE;
 }
 
@@ -89,6 +90,8 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
         train.prune_lambda = run->options.prune_lambda;
     }
     train.training = run->config->training;
+    if (run->round.rules.drawn)
+        train.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
     train.deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1;
     train.rounds = run->config->rounds;
     task.kind_case = FEDLORA__V1__TASK__KIND_TRAIN;
@@ -119,9 +122,18 @@ static void answer_finished(struct run *run, struct rpc_call *call)
     finished.outcome = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
     finished.state_digest = binary(&run->state);
     finished.state_size = run->state.size;
+    if (run->round.rules.drawn)
+        finished.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
     task.kind_case = FEDLORA__V1__TASK__KIND_FINISHED;
     task.finished = &finished;
     serve_answer(call, &task.base);
+}
+
+/* Where members are drawn, who waits must not learn who was, or how many. */
+static const char *drawn_reason(const struct run *run)
+{
+    enum round_phase phase = round_phase(&run->round);
+    return phase == ROUND_PAUSED || phase == ROUND_FAILED ? "an operator" : "the round under way";
 }
 
 static void answer_wait(struct run *run, struct rpc_call *call)
@@ -129,7 +141,10 @@ static void answer_wait(struct run *run, struct rpc_call *call)
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
     char reason[SERVE_REASON_BYTES];
-    round_waiting_for(reason, sizeof reason, &run->round, text_now_ms());
+    if (run->round.rules.drawn)
+        snprintf(reason, sizeof reason, "%s", drawn_reason(run));
+    else
+        round_waiting_for(reason, sizeof reason, &run->round, text_now_ms());
     wait.retry_ms = SERVE_RETRY_MS;
     wait.reason = reason;
     task.kind_case = FEDLORA__V1__TASK__KIND_WAIT;

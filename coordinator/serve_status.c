@@ -88,18 +88,40 @@ static void shorten(Fedlora__V1__RunStatus *out)
     }
 }
 
+static err say_privacy(char *text, struct run *run)
+{
+    const Fedlora__V1__Privacy *p = run->config->privacy;
+    char spent[STATUS_TEXT_BYTES / 2] = "";
+    if (!p) return ERR_NONE;
+    TRY(store_last_event(spent, sizeof spent, run->shop->store, run->id, "privacy.spent"));
+    if (run_privacy_local(run->config))
+        snprintf(text, STATUS_TEXT_BYTES,
+                 "unit example: epsilon %.4g at delta %.3g for each record of a member, in its own "
+                 "ledger",
+                 p->epsilon, p->delta);
+    else if (*spent)
+        snprintf(text, STATUS_TEXT_BYTES, "unit client: %s", spent);
+    else
+        snprintf(text, STATUS_TEXT_BYTES,
+                 "unit client: nothing spent of epsilon %.4g at delta %.3g", p->epsilon, p->delta);
+    return ERR_NONE;
+}
+
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
 {
     Fedlora__V1__RunStatus *status = NULL;
-    char *text = NULL;
+    char *text = NULL, *privacy = NULL;
     TRY(arena_take(&status, arena, 1, sizeof *status));
     TRY(arena_take(&text, arena, STATUS_TEXT_BYTES, 1));
+    TRY(arena_take(&privacy, arena, STATUS_TEXT_BYTES, 1));
+    TRY(say_privacy(privacy, run));
     fedlora__v1__run_status__init(status);
     round_waiting_for(text, STATUS_TEXT_BYTES, &run->round, text_now_ms());
     status->config = run->config;
     status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
     status->round = round_under_way(&run->round);
     status->waiting_for = text;
+    status->privacy = privacy;
     status->created_ms = run->created_ms;
     status->state_digest = binary(&run->state);
     status->state_size = run->state.size;

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { STORE_VERSION = 3 };
+enum { STORE_VERSION = 4 };
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
@@ -60,6 +60,17 @@ static const char schema_3[] =
     " next_clip REAL NOT NULL DEFAULT 0, PRIMARY KEY(run, round)) WITHOUT ROWID;"
     "PRAGMA user_version = 3;";
 
+/* Copies of members' own ledgers; of a release, what the coordinator asks about: round to count are
+ * 0 in other lines, ours is 1 where it is of this run. */
+static const char schema_4[] =
+    "CREATE TABLE ledger_copies(run INTEGER NOT NULL REFERENCES runs(id), member TEXT NOT NULL,"
+    " line INTEGER NOT NULL, text TEXT NOT NULL, ours INTEGER NOT NULL, round INTEGER NOT NULL,"
+    " released BLOB, noise REAL NOT NULL, sampling REAL NOT NULL, count INTEGER NOT NULL,"
+    " PRIMARY KEY(run, member, line)) WITHOUT ROWID;"
+    "PRAGMA user_version = 4;";
+
+static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4};
+
 static err prepare_schema(struct store *store)
 {
     int64_t version = 0;
@@ -69,9 +80,10 @@ static err prepare_schema(struct store *store)
                         store->db.path, (int)version, STORE_VERSION);
     if (version == STORE_VERSION) return ERR_NONE;
     TRY(db_begin(&store->db));
-    err e = version < 1 ? db_script(&store->db, schema) : ERR_NONE;
-    if (!err_is(e) && version < 2) e = db_script(&store->db, schema_2);
-    return db_end(&store->db, err_is(e) ? e : db_script(&store->db, schema_3));
+    err e = ERR_NONE;
+    for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
+        e = db_script(&store->db, schemas[next]);
+    return db_end(&store->db, e);
 }
 
 err store_open(struct store *out, const char *dir)
@@ -266,13 +278,28 @@ static err insert_line(struct db *db, int64_t run, uint64_t number, const char *
     return db_run(db, "INSERT INTO ledger VALUES(?,?,?)", "iit", run, (int64_t)number, text);
 }
 
-err store_started(struct store *store, int64_t run, const struct store_blob *state,
-                  const struct store_blob *frozen, const char *ledger)
+static err insert_lines(struct db *db, int64_t run, uint64_t number, const char *text)
 {
-    TRY(db_begin(&store->db));
-    err e = insert_start(&store->db, run, state, frozen);
-    if (!err_is(e) && ledger) e = insert_line(&store->db, run, 1, ledger);
-    return db_end(&store->db, e);
+    char line[LEDGER_LINE_BYTES + 1];
+    err e = ERR_NONE;
+    for (const char *end; !err_is(e) && (end = strchr(text, '\n')); text = end + 1) {
+        REQUIRE((size_t)(end - text) < LEDGER_LINE_BYTES);
+        snprintf(line, sizeof line, "%.*s", (int)(end - text) + 1, text);
+        e = insert_line(db, run, number++, line);
+    }
+    return e;
+}
+
+err store_started(struct store *store, const struct store_start *s)
+{
+    struct db *db = &store->db;
+    TRY(db_begin(db));
+    err e = insert_start(db, s->run, &s->state, &s->frozen);
+    if (!err_is(e) && s->ledger) e = insert_line(db, s->run, 1, s->ledger);
+    if (!err_is(e) && s->seed)
+        e = db_run(db, "INSERT INTO private_rounds(run,round,seed) VALUES(?,0,?)", "ib", s->run,
+                   (const void *)s->seed->byte, sizeof s->seed->byte);
+    return db_end(db, e);
 }
 
 static err insert_update(struct db *db, const struct store_update *u)
@@ -357,8 +384,9 @@ static err insert_release(struct db *db, const struct store_publish *p)
     struct store_event spent = {
         .event = "privacy.spent", .text = release_says(r), .round = p->round.round};
     TRY(insert_event(db, p->run, &spent));
+    if (p->next_line && *p->next_line)
+        TRY(insert_lines(db, p->run, release_line_number(r) + 1, p->next_line));
     if (!p->stop || !*p->stop) return ERR_NONE;
-    TRY(insert_line(db, p->run, release_line_number(r) + 1, p->stop_line));
     TRY(db_run(db, "UPDATE runs SET hold='stopped', reason=? WHERE id=?", "ti", p->stop, p->run));
     struct store_event stopped = {.event = "run.stopped", .text = p->stop, .round = p->round.round};
     return insert_event(db, p->run, &stopped);

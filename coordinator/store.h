@@ -120,9 +120,13 @@ err store_opened(struct store *store, int64_t run, uint32_t round, const struct 
 err store_evaluated(struct store *store, int64_t run, const char *member,
                     const struct store_evaluation *evaluation);
 err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes);
-/* `ledger`: the first line of the run's privacy ledger, or NULL. */
-err store_started(struct store *store, int64_t run, const struct store_blob *state,
-                  const struct store_blob *frozen, const char *ledger);
+struct store_start {
+    int64_t run;
+    struct store_blob state, frozen;
+    const char *ledger;             /* the first line of the run's privacy ledger, or NULL */
+    const struct cohort_seed *seed; /* of its last round, that the line commits to; or NULL */
+};
+err store_started(struct store *store, const struct store_start *start);
 
 struct store_publish {
     int64_t run;
@@ -132,9 +136,9 @@ struct store_publish {
     struct store_round round;
     struct store_blob frozen, memory; /* that go with the state; those before are given up */
     const struct release *release;    /* of this very state: privacy/release.h */
-    double next_clip;                 /* with privacy: of the next round */
-    const char *stop;                 /* why no round follows, or "" or NULL; and its line */
-    const char *stop_line;            /* in the ledger */
+    double next_clip;                 /* with privacy: of the next round; 0: its plan's */
+    const char *stop;                 /* why no round follows, or "" or NULL */
+    const char *next_line;            /* what follows the release in the ledger, or NULL */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
 /* All or none; rows that exist already are kept. */
@@ -144,27 +148,51 @@ err store_trim(struct store *store);
 
 /* ---- privacy (store_private.c) */
 enum { STORE_LEDGER_BYTES_MAX = 256 << 20 };
-struct store_private { /* a round of a run with client-level privacy */
-    bool drawn;        /* the seed is there */
-    struct cohort_seed seed;
+struct store_private {       /* a round of a run with client-level privacy */
     double clip;             /* 0: the run's first */
     struct store_blob noisy; /* the noisy mean, once it was drawn and until it is published */
     double next_clip;        /* that goes with it */
 };
 /* A round without a row is all zero. */
 err store_private_load(struct store_private *out, struct store *store, int64_t run, uint32_t round);
-/* Keeps the seed that is there, else this one, with the event that commits to it. */
-err store_private_seed(struct cohort_seed *seed, struct store *store, int64_t run,
-                       const struct cohort *cohort);
+/* The seed of the run's last round (privacy/cohort.h). ERR_STATE: there is none. */
+err store_private_seed(struct cohort_seed *seed, struct store *store, int64_t run);
 err store_private_noisy(struct store *store, int64_t run, uint32_t round,
                         const struct store_private *made);
 /* All lines of the run's ledger; nothing for a run without privacy. */
 err store_ledger(struct bytes *out, struct store *store, int64_t run);
+/* Hash of its last line; false without any. */
+err store_ledger_head(bool *found, struct digest *out, struct store *store, int64_t run);
+/* Whole lines after the first `after`, at most 1 MiB of them: of the run's own ledger (party ""),
+ * or of the copy of a member's. */
+err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const char *party,
+                      uint64_t after);
+
+struct store_copy { /* one line of a member's ledger */
+    const char *text;
+    size_t size; /* with its newline */
+    bool ours;   /* a release of this run; else what follows is not set */
+    uint32_t round;
+    struct digest released;
+    struct account_event charged;
+};
+err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
+                     const struct store_copy *line, size_t count);
+/* Does the copy account for these bytes as an update for this round; and all events of this run. */
+err store_copies_charged(bool *found, struct account_event **event, size_t *count,
+                         struct store *store, const struct store_update *update,
+                         struct arena *arena);
+/* Members whose ledgers are here, sorted. */
+err store_copies_members(const char ***out, size_t *count, struct store *store, int64_t run,
+                         struct arena *arena);
 
 /* ---- events */
 err store_event_add(struct store *store, int64_t run, const struct store_event *event);
 err store_events(struct store_event **out, size_t *count, struct store *store, int64_t run,
                  uint64_t after, size_t most, struct arena *arena);
+
+/* The text of the newest event of this name; "" where there is none. */
+err store_last_event(char *out, size_t bytes, struct store *store, int64_t run, const char *event);
 
 /* ---- an operator's blobs, kept until a run names them */
 err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max);

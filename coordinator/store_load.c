@@ -242,3 +242,17 @@ err store_events(struct store_event **out, size_t *count, struct store *store, i
     *count = list.count;
     return ERR_NONE;
 }
+
+err store_last_event(char *out, size_t bytes, struct store *store, int64_t run, const char *event)
+{
+    struct db_query q = {0};
+    bool row = false;
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT text FROM events WHERE run=? AND event=? ORDER BY sequence DESC"
+                      " LIMIT 1",
+                      "it", run, event));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e)) snprintf(out, bytes, "%s", row ? db_query_text(&q, 0) : "");
+    db_query_close(&q);
+    return e;
+}

@@ -23,7 +23,8 @@ struct adaptive {
 /* The multiplier for the sum of changes. ERR_INPUT when z >= 2 sigma_b: the count alone would spend
  * more than the round may. */
 err adaptive_split(double *z_delta, double z, double sigma_b);
-/* What the two deviations cost together. */
+/* What the two deviations cost together: z again, to a part in 1 / ADAPTIVE_ROUNDING. */
+#define ADAPTIVE_ROUNDING 0x1p-48
 double adaptive_joint(double z_delta, double sigma_b);
 
 /* On the lattice: the count's deviation in steps, at least sigma_b; and b from the noisy sum. */

@@ -18,13 +18,12 @@ static err check(const struct central_spec *s)
     return ERR_NONE;
 }
 
-/* Rounded down, so that what is charged is never less than what it cost. */
+/* At least what was asked for, but for the roundings of adaptive_joint(). */
 static double drawn_multiplier(const struct central *c)
 {
     double z = (double)c->sigma / c->bound.norm_int;
     if (c->sigma_bits) z = adaptive_joint(z, ldexp((double)c->sigma_bits, -ADAPTIVE_HALF_LOG2 - 1));
-    z *= 1 - 0x1p-48;
-    return z < c->spec.noise ? c->spec.noise : z;
+    return z;
 }
 
 /* Everything but memory and noise. */

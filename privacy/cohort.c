@@ -31,10 +31,27 @@ static void hash(uint8_t *out, size_t bytes, const struct cohort_seed *seed,
     crypto_generichash_final(&s, out, bytes);
 }
 
-struct digest cohort_commit(const struct cohort_seed *seed, const struct cohort *cohort)
+void cohort_seed_before(struct cohort_seed *out, const struct cohort_seed *later,
+                        const struct cohort *of, uint32_t round)
 {
+    struct cohort at = *of;
+    struct cohort_seed seed = *later, next;
+    REQUIRE(round <= of->round);
+    for (; at.round > round; at.round--) {
+        hash(next.byte, sizeof next.byte, &seed, &at, "chain", "");
+        seed = next;
+    }
+    *out = seed;
+    sodium_memzero(&seed, sizeof seed);
+    sodium_memzero(&next, sizeof next);
+}
+
+struct digest cohort_anchor(const struct cohort_seed *seed, const struct cohort *of)
+{
+    struct cohort_seed anchor;
     struct digest d;
-    hash(d.byte, sizeof d.byte, seed, cohort, "commit", "");
+    cohort_seed_before(&anchor, seed, of, 0);
+    memcpy(d.byte, anchor.byte, sizeof d.byte);
     return d;
 }
 

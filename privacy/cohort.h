@@ -1,11 +1,19 @@
 /* Who takes part in a round: each member by itself with chance q (Poisson sampling), from a secret
- * seed of 32 bytes that is committed to before the round and shown to auditors afterwards, who then
- * draw it again. A member's number depends on the seed, the run, the round and its id only:
+ * seed of 32 bytes. A member's number depends on the seed, the run, the round and its id only:
  *
- *     in  iff  first 64 bits of BLAKE2b-128(key seed; "cohort", run, round, member) < floor(q
- * 2^64);    q = 1: always
+ *     in  iff  first 64 bits of BLAKE2b-128(key seed; "cohort", run, round, member)
+ *              < floor(q 2^64);    q = 1: always
  *
- * Nothing else decides: no quorum, no over-selection, no early close. Pure but for the draw. */
+ * Nothing else decides: no quorum, no over-selection, no early close.
+ *
+ * All seeds are fixed before the first round, and can be shown one after the other: the last one is
+ * drawn, the others follow backwards, and what comes before the first is the anchor that the
+ * ledger's first line commits to:
+ *
+ *     seed(r - 1) = BLAKE2b-256(key seed(r); "chain", run, r),      anchor = seed(0)
+ *
+ * Who is shown seed r checks it by r hashes, and learns nothing of later ones. Pure but for the
+ * draw. */
 #ifndef PRIVACY_COHORT_H
 #define PRIVACY_COHORT_H
 
@@ -22,7 +30,10 @@ struct cohort_seed {
 };
 
 void cohort_seed_draw(struct cohort_seed *out); /* the operating system's randomness */
-struct digest cohort_commit(const struct cohort_seed *seed, const struct cohort *cohort);
+/* The seed of an earlier round (0: the anchor) from that of a later one. */
+void cohort_seed_before(struct cohort_seed *out, const struct cohort_seed *later,
+                        const struct cohort *of, uint32_t round);
+struct digest cohort_anchor(const struct cohort_seed *seed, const struct cohort *of);
 bool cohort_has(const struct cohort_seed *seed, const struct cohort *cohort, const char *member);
 
 /* The fixed denominator: q times the sum of ALL members' public weights, whoever takes part

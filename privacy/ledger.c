@@ -82,28 +82,62 @@ out:
     return e;
 }
 
+/* What a first line and a plan have in common. */
+static int set_plan(json_t *o, const struct ledger_terms *t)
+{
+    const struct adaptive *a = &t->adaptive;
+    int failed = set_text(o, "job", t->job) || set_text(o, "purpose", t->purpose);
+    failed = failed || set_text(o, "method", t->method) || set_text(o, "weights", t->weights);
+    failed = failed || set_text(o, "bases", t->bases) || set_num(o, "epsilon", t->epsilon);
+    failed = failed || set_num(o, "delta", t->delta) || set_num(o, "noise", t->noise);
+    failed = failed || set_num(o, "sampling", t->sampling) || set_num(o, "clip", t->clip);
+    failed = failed || set_num(o, "clip_quantile", a->on ? a->quantile : 0);
+    failed = failed || set_num(o, "clip_rate", a->on ? a->rate : 0);
+    failed = failed || set_num(o, "clip_sigma", a->on ? a->sigma_b : 0);
+    failed = failed || set_num(o, "denominator", t->denominator) || set_int(o, "units", t->units);
+    failed = failed || set_hex(o, "cohorts", t->cohorts.byte, DIGEST_BYTES);
+    failed = failed || set_hex(o, "given", t->given.byte, DIGEST_BYTES);
+    failed = failed || set_int(o, "dim", t->dim) || set_int(o, "rounds", t->rounds);
+    return failed || set_int(o, "steps", t->steps);
+}
+
 err ledger_start(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                  const struct ledger_terms *t)
 {
     json_t *o = json_object();
     REQUIRE(head->count == 0);
     int failed = !o || set_text(o, "kind", "start") || set_int(o, "version", LEDGER_VERSION);
-    failed = failed || set_text(o, "job", t->job) || set_text(o, "party", t->party);
+    failed = failed || set_text(o, "party", t->party) || set_plan(o, t);
     failed = failed || set_text(o, "unit", t->unit == LEDGER_CLIENT ? "client" : "example");
-    failed = failed || set_text(o, "method", t->method) || set_text(o, "weights", t->weights);
-    failed = failed || set_text(o, "bases", t->bases) || set_num(o, "epsilon", t->epsilon);
-    failed = failed || set_num(o, "delta", t->delta) || set_num(o, "noise", t->noise);
-    failed = failed || set_num(o, "sampling", t->sampling) || set_num(o, "clip", t->clip);
-    failed = failed || set_num(o, "clip_quantile", t->adaptive.on ? t->adaptive.quantile : 0);
-    failed = failed || set_num(o, "clip_rate", t->adaptive.on ? t->adaptive.rate : 0);
-    failed = failed || set_num(o, "clip_sigma", t->adaptive.on ? t->adaptive.sigma_b : 0);
-    failed = failed || set_num(o, "denominator", t->denominator) || set_int(o, "units", t->units);
-    failed = failed || set_int(o, "dim", t->dim) || set_int(o, "rounds", t->rounds);
-    failed = failed || set_int(o, "steps", t->steps);
     failed = failed || set_hex(o, "key", key->public, sizeof key->public);
     if (!failed) return seal(line, head, key, o);
     json_decref(o);
     return err_make(ERR_MACHINE, "the privacy ledger's first line: a text is not UTF-8");
+}
+
+err ledger_plan(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
+                const struct ledger_terms *t)
+{
+    json_t *o = json_object();
+    REQUIRE(head->count > 0);
+    if (o && !set_text(o, "kind", "plan") && !set_plan(o, t)) return seal(line, head, key, o);
+    json_decref(o);
+    return err_make(ERR_MACHINE, "a plan in the privacy ledger: a text is not UTF-8");
+}
+
+bool ledger_same_plan(const struct ledger_terms *was, const struct ledger_terms *is)
+{
+    const struct adaptive *a = &was->adaptive, *b = &is->adaptive;
+    return !strcmp(was->job, is->job) && !strcmp(was->purpose, is->purpose) &&
+           !strcmp(was->method, is->method) && !strcmp(was->weights, is->weights) &&
+           !strcmp(was->bases, is->bases) && was->epsilon == is->epsilon &&
+           was->delta == is->delta && was->noise == is->noise && was->sampling == is->sampling &&
+           was->clip == is->clip && a->on == b->on &&
+           (!a->on ||
+            (a->quantile == b->quantile && a->rate == b->rate && a->sigma_b == b->sigma_b)) &&
+           was->denominator == is->denominator && digest_equal(&was->cohorts, &is->cohorts) &&
+           digest_equal(&was->given, &is->given) && was->units == is->units &&
+           was->dim >= is->dim && was->rounds == is->rounds && was->steps == is->steps;
 }
 
 err ledger_add(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
@@ -121,7 +155,6 @@ err ledger_add(struct bytes *line, struct ledger_head *head, const struct ledger
     failed = failed || set_int(o, "sigma", r->sigma) || set_int(o, "sigma_bits", r->sigma_bits);
     failed = failed || set_num(o, "denominator", r->denominator) || set_int(o, "dim", r->dim);
     failed = failed || set_hex(o, "released", r->released.byte, DIGEST_BYTES);
-    failed = failed || set_hex(o, "commitment", r->commitment.byte, DIGEST_BYTES);
     failed = failed || set_num(o, "epsilon", r->epsilon) || set_num(o, "rdp", r->rdp);
     failed = failed || set_num(o, "order", r->order);
     if (!failed) return seal(line, head, key, o);
@@ -133,7 +166,8 @@ err ledger_note(struct bytes *line, struct ledger_head *head, const struct ledge
                 const char *kind, const char *text)
 {
     json_t *o = json_object();
-    REQUIRE(head->count > 0 && strcmp(kind, "start") != 0 && strcmp(kind, "release") != 0);
+    REQUIRE(head->count > 0 && strcmp(kind, "start") != 0 && strcmp(kind, "release") != 0 &&
+            strcmp(kind, "plan") != 0);
     if (o && !set_text(o, "kind", kind) && !set_text(o, "text", text))
         return seal(line, head, key, o);
     json_decref(o);

@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "privacy/ledger.h"
 
-enum { LEDGER_VERSION = 1, LEDGER_SIGNED_BYTES = 17 + DIGEST_BYTES };
+enum { LEDGER_VERSION = 2, LEDGER_SIGNED_BYTES = 17 + DIGEST_BYTES };
 
 extern const char ledger_domain[17]; /* with its zero */
 struct digest ledger_hash(const void *text, size_t size);

@@ -25,6 +25,9 @@ static err get_text(const char **out, const struct reading *r, const char *key)
 {
     const char *text = NULL;
     TRY(json_get_str(&text, r->object, key, ""));
+    for (const char *c = text; *c; c++) /* it will be printed */
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            return err_make(ERR_INPUT, "%s: a control character in it", key);
     return arena_text(out, &r->out->arena, text, strlen(text));
 }
 
@@ -74,21 +77,10 @@ static err get_hex(uint8_t *out, size_t size, const struct reading *r, const cha
     return ERR_NONE;
 }
 
-static err read_start(struct reading *r)
+static err read_plan(struct ledger_terms *t, const struct reading *r)
 {
-    struct ledger_terms *t = &r->out->terms;
-    const char *unit = "";
-    uint64_t version = 0;
-    TRY(get_int(&version, r, "version"));
-    if (version != LEDGER_VERSION)
-        return err_make(ERR_INPUT, "version %llu: this program reads %d",
-                        (unsigned long long)version, LEDGER_VERSION);
     TRY(get_text(&t->job, r, "job"));
-    TRY(get_text(&t->party, r, "party"));
-    TRY(get_text(&unit, r, "unit"));
-    if (strcmp(unit, "client") && strcmp(unit, "example"))
-        return err_make(ERR_INPUT, "unit: expected client or example");
-    t->unit = strcmp(unit, "client") ? LEDGER_EXAMPLE : LEDGER_CLIENT;
+    TRY(get_text(&t->purpose, r, "purpose"));
     TRY(get_text(&t->method, r, "method"));
     TRY(get_text(&t->weights, r, "weights"));
     TRY(get_text(&t->bases, r, "bases"));
@@ -102,11 +94,47 @@ static err read_start(struct reading *r)
     TRY(get_num(&t->adaptive.sigma_b, r, "clip_sigma"));
     t->adaptive.on = t->adaptive.sigma_b > 0;
     TRY(get_num(&t->denominator, r, "denominator"));
+    TRY(get_hex(t->cohorts.byte, DIGEST_BYTES, r, "cohorts"));
+    TRY(get_hex(t->given.byte, DIGEST_BYTES, r, "given"));
     TRY(get_int(&t->units, r, "units"));
     TRY(get_int(&t->dim, r, "dim"));
     TRY(get_u32(&t->rounds, r, "rounds"));
-    TRY(get_u32(&t->steps, r, "steps"));
+    return get_u32(&t->steps, r, "steps");
+}
+
+static err put_in_force(struct reading *r, const struct ledger_terms *terms)
+{
+    struct ledger_terms *copy = NULL;
+    TRY(arena_take(&copy, &r->out->arena, 1, sizeof *copy));
+    *copy = *terms;
+    r->out->in_force = copy;
+    return ERR_NONE;
+}
+
+static err read_start(struct reading *r)
+{
+    struct ledger_terms *t = &r->out->terms;
+    const char *unit = "";
+    uint64_t version = 0;
+    TRY(get_int(&version, r, "version"));
+    if (version != LEDGER_VERSION)
+        return err_make(ERR_INPUT, "version %llu: this program reads %d",
+                        (unsigned long long)version, LEDGER_VERSION);
+    TRY(get_text(&t->party, r, "party"));
+    TRY(get_text(&unit, r, "unit"));
+    if (strcmp(unit, "client") && strcmp(unit, "example"))
+        return err_make(ERR_INPUT, "unit: expected client or example");
+    t->unit = strcmp(unit, "client") ? LEDGER_EXAMPLE : LEDGER_CLIENT;
+    TRY(read_plan(t, r));
+    TRY(put_in_force(r, t));
     return get_hex(r->out->public, 32, r, "key");
+}
+
+static err read_next_plan(struct reading *r)
+{
+    struct ledger_terms t = {.party = r->out->terms.party, .unit = r->out->terms.unit};
+    TRY(read_plan(&t, r));
+    return put_in_force(r, &t);
 }
 
 static err read_release(struct ledger_release *out, struct reading *r)
@@ -129,7 +157,6 @@ static err read_release(struct ledger_release *out, struct reading *r)
     TRY(get_num(&out->denominator, r, "denominator"));
     TRY(get_int(&out->dim, r, "dim"));
     TRY(get_hex(out->released.byte, DIGEST_BYTES, r, "released"));
-    TRY(get_hex(out->commitment.byte, DIGEST_BYTES, r, "commitment"));
     TRY(get_num(&out->epsilon, r, "epsilon"));
     TRY(get_num(&out->rdp, r, "rdp"));
     return get_num(&out->order, r, "order");
@@ -146,8 +173,11 @@ static err read_content(struct reading *r)
     if (start) return read_start(r);
     if (!strcmp(entry.kind, "release"))
         TRY(read_release(&entry.release, r));
+    else if (!strcmp(entry.kind, "plan"))
+        TRY(read_next_plan(r));
     else
         TRY(get_text(&entry.text, r, "text"));
+    entry.terms = r->out->in_force;
     r->out->entry[r->out->count++] = entry;
     return ERR_NONE;
 }
@@ -199,7 +229,7 @@ static err read_line(struct reading *r, const char *text, size_t size)
 static err read_lines(struct reading *r, const char *text, size_t size)
 {
     const char *end = text + size;
-    for (r->line = 1; text < end; r->line++) {
+    for (r->line = r->out->head.count + 1; text < end; r->line++) {
         const char *stop = memchr(text, '\n', (size_t)(end - text));
         if (!stop) return wrong(r, "no newline at the end: the line was cut off");
         size_t length = (size_t)(stop - text);
@@ -216,21 +246,77 @@ static err read_lines(struct reading *r, const char *text, size_t size)
     return r->out->head.count ? ERR_NONE : wrong(r, "the ledger is empty");
 }
 
+static err make_room(struct ledger *ledger, const char *text, size_t size)
+{
+    struct ledger_entry *entry = NULL;
+    size_t lines = 1;
+    for (size_t i = 0; i < size; i++)
+        lines += text[i] == '\n';
+    TRY(arena_take(&entry, &ledger->arena, ledger->count + lines, sizeof *entry));
+    if (ledger->count) memcpy(entry, ledger->entry, ledger->count * sizeof *entry);
+    ledger->entry = entry;
+    return ERR_NONE;
+}
+
+err ledger_read_more(struct ledger *ledger, const char *text, size_t size, const char *name)
+{
+    struct reading r = {.out = ledger, .name = name, .line = ledger->head.count + 1};
+    struct ledger was;
+    REQUIRE(sodium_init() >= 0);
+    err e = make_room(ledger, text, size);
+    was = *ledger;
+    if (!err_is(e)) e = read_lines(&r, text, size);
+    if (!err_is(e)) return e;
+    was.arena = ledger->arena; /* it may have grown */
+    *ledger = was;
+    return e;
+}
+
 err ledger_read(struct ledger *out, const char *text, size_t size, const char *name)
 {
     struct ledger ledger = {0};
-    struct reading r = {.out = &ledger, .name = name, .line = 1};
-    size_t lines = 1;
-    REQUIRE(sodium_init() >= 0);
-    for (size_t i = 0; i < size; i++)
-        lines += text[i] == '\n';
-    err e = arena_take(&ledger.entry, &ledger.arena, lines, sizeof *ledger.entry);
-    if (!err_is(e)) e = read_lines(&r, text, size);
+    err e = ledger_read_more(&ledger, text, size, name);
     if (err_is(e))
         ledger_close(&ledger);
     else
         *out = ledger;
     return e;
+}
+
+static err copy_text(const char **text, struct arena *arena)
+{
+    return arena_text(text, arena, *text, strlen(*text));
+}
+
+static err copy_terms(struct ledger_terms *t, struct arena *arena)
+{
+    const char **text[] = {&t->job, &t->party, &t->purpose, &t->method, &t->weights, &t->bases};
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+        TRY(copy_text(text[i], arena));
+    return ERR_NONE;
+}
+
+err ledger_forget(struct ledger *ledger)
+{
+    struct ledger kept = *ledger;
+    struct ledger_terms *in_force = NULL;
+    kept.arena = (struct arena){0};
+    kept.entry = NULL;
+    kept.count = 0;
+    err e = arena_take(&in_force, &kept.arena, 1, sizeof *in_force);
+    if (!err_is(e)) {
+        *in_force = *ledger->in_force;
+        e = copy_terms(in_force, &kept.arena);
+    }
+    if (!err_is(e)) e = copy_terms(&kept.terms, &kept.arena);
+    kept.in_force = in_force;
+    if (err_is(e)) {
+        arena_close(&kept.arena);
+        return e;
+    }
+    arena_close(&ledger->arena);
+    *ledger = kept;
+    return ERR_NONE;
 }
 
 void ledger_close(struct ledger *ledger)

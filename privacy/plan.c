@@ -110,14 +110,15 @@ static err check_data_free(const struct plan *p)
 
 static err check_bases(const struct plan *p)
 {
-    static const char *const bases[] = {"seed", "weights", "public", "private", NULL};
+    static const char *const bases[] = {"seed", "weights", "given", "private", NULL};
     const char *word = or_else(p->bases, "seed");
-    if (!strcmp(word, "gradient"))
+    if (!strcmp(word, "gradient") && !(p->basis_passes && p->basis_clip > 0))
         return err_make(ERR_INPUT,
                         "privacy: bases from gradients without noise reveal the data they "
-                        "come from: expected seed, weights, public or private");
-    if (!among(word, bases))
-        return err_make(ERR_INPUT, "privacy: bases %s: expected seed, weights, public or private",
+                        "come from: expected a clip norm for them (--basis-clip), or bases seed, "
+                        "weights, given or private");
+    if (strcmp(word, "gradient") != 0 && !among(word, bases))
+        return err_make(ERR_INPUT, "privacy: bases %s: expected seed, weights, given or private",
                         word);
     return ERR_NONE;
 }
@@ -134,22 +135,45 @@ static err check_numbers(const struct plan *p)
                         "privacy: noise multiplier %g: expected 0 (what the budget needs) "
                         "to 4096",
                         p->noise);
-    if (!p->rounds || !p->steps || !p->dim)
+    if (!p->rounds || !p->steps || (!p->dim && p->unit == LEDGER_CLIENT))
         return err_make(ERR_INPUT, "privacy: expected rounds, steps and coordinates above 0");
+    if (!p->basis_passes) return ERR_NONE;
+    if (!(p->basis_noise >= 0) || p->basis_noise > 0x1p12)
+        return err_make(ERR_INPUT,
+                        "privacy: noise multiplier %g of the basis: expected 0 (a fifth of the "
+                        "budget) to 4096",
+                        p->basis_noise);
+    err e = clip_bound_set(&bound, p->basis_clip);
+    return err_is(e) ? err_in(e, "privacy: basis") : ERR_NONE;
+}
+
+/* What is spent before the first round. */
+static err account_basis(struct account_event *out, const struct plan *p)
+{
+    struct account_event event = {.noise = p->basis_noise, .sampling = 1, .count = p->basis_passes};
+    const struct account_budget share = {.epsilon = PLAN_BASIS_SHARE * p->epsilon,
+                                         .delta = p->delta};
+    if (p->basis_passes && p->basis_noise == 0)
+        TRY(account_noise(&event.noise, &event, &share, NULL));
+    *out = event;
     return ERR_NONE;
 }
 
 static err account(struct plan_summary *s, const struct plan *p)
 {
-    struct account_event event = {
-        .noise = p->noise, .sampling = p->sampling, .count = (uint64_t)p->rounds * p->steps};
-    const struct account_budget cap = {.epsilon = p->epsilon, .delta = p->delta};
+    struct account_event basis, event = {.noise = p->noise,
+                                         .sampling = p->sampling,
+                                         .count = (uint64_t)p->rounds * p->steps};
+    struct account_budget cap = {.epsilon = p->epsilon, .delta = p->delta, .before = &basis};
     struct spend budget = {0};
     struct spend_total spent;
     uint64_t steps = event.count;
+    TRY(account_basis(&basis, p));
+    cap.before_count = basis.count ? 1 : 0;
     if (p->noise == 0) TRY(account_noise(&event.noise, &event, &cap, NULL));
     TRY(spend_open(&budget, p->epsilon, p->delta));
-    err e = spend_after(&spent, &budget, &event);
+    err e = basis.count ? spend_charge(&budget, &basis) : ERR_NONE;
+    if (!err_is(e)) e = spend_after(&spent, &budget, &event);
     if (!err_is(e) && spent.epsilon > p->epsilon) {
         e = account_steps(&steps, &event, &cap, NULL);
         if (!err_is(e) && steps < p->steps)
@@ -161,12 +185,32 @@ static err account(struct plan_summary *s, const struct plan *p)
     spend_close(&budget);
     if (err_is(e)) return e;
     s->noise = event.noise;
+    s->basis_noise = basis.noise;
     s->epsilon = spent.epsilon;
     s->rdp = spent.rdp;
     s->rounds = steps / p->steps;
     if (s->rounds < p->rounds)
         warn(s, "the budget ends after %llu of %u rounds: the run stops there",
              (unsigned long long)s->rounds, p->rounds);
+    return ERR_NONE;
+}
+
+/* More noise than signal, were every unit's change as large as it may be. */
+static err judge_ratio(struct plan_summary *s, const struct plan *p, bool basis)
+{
+    const char *what = basis ? " for the basis" : "";
+    double ratio = basis ? s->basis_ratio : s->ratio;
+    double denominator = basis ? s->basis_denominator : s->denominator;
+    uint64_t dim = basis ? p->basis_dim : p->dim;
+    if (p->unit != LEDGER_CLIENT || ratio <= 1) return ERR_NONE;
+    if (!p->force)
+        return err_make(ERR_INPUT,
+                        "privacy: hopeless: the noise in the mean%s is %.3g times the clip norm "
+                        "(multiplier %.4g, %.4g members expected, %llu coordinates): expected at "
+                        "most 1; more members, a smaller rank, a larger budget, or force",
+                        what, ratio, ratio * denominator / sqrt((double)dim),
+                        basis ? (double)p->units : s->expected, (unsigned long long)dim);
+    warn(s, "forced: the noise in the mean%s is %.3g times the clip norm", what, ratio);
     return ERR_NONE;
 }
 
@@ -186,16 +230,12 @@ static err check_feasible(struct plan_summary *s, const struct plan *p)
                 z);
     }
     s->ratio = z / s->denominator * sqrt((double)p->dim);
-    if (p->unit == LEDGER_CLIENT && s->ratio > 1 && !p->force)
-        return err_make(
-            ERR_INPUT,
-            "privacy: hopeless: the noise in the mean is %.3g times the clip norm "
-            "(multiplier %.4g, %.4g members expected, %llu coordinates): expected at most 1; "
-            "more members, a smaller rank, a larger budget, or force",
-            s->ratio, z, s->expected, (unsigned long long)p->dim);
-    if (p->unit == LEDGER_CLIENT && s->ratio > 1)
-        warn(s, "forced: the noise in the mean is %.3g times the clip norm", s->ratio);
-    return ERR_NONE;
+    TRY(judge_ratio(s, p, /*basis*/ false));
+    if (!p->basis_passes) return ERR_NONE;
+    s->basis_denominator =
+        p->weight ? cohort_denominator(1, p->weight, p->units) : (double)p->units;
+    s->basis_ratio = s->basis_noise / s->basis_denominator * sqrt((double)p->basis_dim);
+    return judge_ratio(s, p, /*basis*/ true);
 }
 
 err plan_check(struct plan_summary *out, const struct plan *p)
@@ -215,6 +255,12 @@ err plan_check(struct plan_summary *out, const struct plan *p)
     return ERR_NONE;
 }
 
+static err print_ratio(struct bytes *out, double ratio)
+{
+    if (ratio > 0) TRY(bytes_printf(out, "; noise norm over clip norm %.4g", ratio));
+    return bytes_printf(out, "\n");
+}
+
 err plan_text(struct bytes *out, const struct plan *p, const struct plan_summary *s)
 {
     bool client = p->unit == LEDGER_CLIENT;
@@ -224,11 +270,17 @@ err plan_text(struct bytes *out, const struct plan *p, const struct plan_summary
                      client ? "client" : "example", (unsigned long long)p->units,
                      client ? "members" : "records", fmin(s->epsilon, p->epsilon), p->epsilon,
                      p->delta, (unsigned long long)s->rounds));
-    TRY(bytes_printf(out,
-                     "privacy: noise multiplier %.6g, clip norm %.4g%s, rate %.4g, denominator "
-                     "%.6g; noise norm over clip norm %.4g\n",
-                     s->noise, p->clip, p->adaptive.on ? " at first" : "", p->sampling,
-                     s->denominator, s->ratio));
+    TRY(bytes_printf(
+        out, "privacy: noise multiplier %.6g, clip norm %.4g%s, rate %.4g, denominator %.6g",
+        s->noise, p->clip, p->adaptive.on ? " at first" : "", p->sampling, s->denominator));
+    TRY(print_ratio(out, s->ratio));
+    if (p->basis_passes) {
+        TRY(bytes_printf(out,
+                         "privacy: basis by %u passes over everyone: noise multiplier %.6g, clip "
+                         "norm %.4g",
+                         p->basis_passes, s->basis_noise, p->basis_clip));
+        TRY(print_ratio(out, s->basis_ratio));
+    }
     for (size_t i = 0; i < s->warnings; i++)
         TRY(bytes_printf(out, "privacy: warning: %s\n", s->warning[i]));
     return ERR_NONE;
@@ -239,10 +291,11 @@ struct ledger_terms plan_terms(const struct plan *p, const struct plan_summary *
 {
     return (struct ledger_terms){.job = job,
                                  .party = party,
+                                 .purpose = "training",
                                  .unit = p->unit,
                                  .method = p->method,
                                  .weights = or_else(p->weights, "uniform"),
-                                 .bases = or_else(p->bases, "seed"),
+                                 .bases = p->basis_passes ? "private" : or_else(p->bases, "seed"),
                                  .epsilon = p->epsilon,
                                  .delta = p->delta,
                                  .noise = s->noise,
@@ -250,8 +303,26 @@ struct ledger_terms plan_terms(const struct plan *p, const struct plan_summary *
                                  .clip = p->clip,
                                  .adaptive = s->adaptive,
                                  .denominator = s->denominator,
+                                 .cohorts = p->cohorts,
+                                 .given = p->given,
                                  .units = p->units,
                                  .dim = p->dim,
                                  .rounds = p->rounds,
                                  .steps = p->steps};
+}
+
+struct ledger_terms plan_basis_terms(const struct plan *p, const struct plan_summary *s,
+                                     const char *job, const char *party)
+{
+    struct ledger_terms t = plan_terms(p, s, job, party);
+    t.purpose = "basis";
+    t.noise = s->basis_noise;
+    t.sampling = 1;
+    t.clip = p->basis_clip;
+    t.adaptive = (struct adaptive){0};
+    t.denominator = s->basis_denominator;
+    t.dim = p->basis_dim;
+    t.rounds = p->basis_passes;
+    t.steps = 1;
+    return t;
 }

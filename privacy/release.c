@@ -46,10 +46,9 @@ err release_noisy(struct release **out, struct spend *budget, struct ledger_head
         .sigma_bits = round->sigma_bits,
         .denominator = round->spec.denominator,
         .dim = round->spec.dim,
-        .released = *state,
-        .commitment = charge->commitment};
+        .released = *state};
     err e = ERR_NONE;
-    REQUIRE(round->finished && round->noise >= round->spec.noise);
+    REQUIRE(round->finished && round->noise >= round->spec.noise * (1 - ADAPTIVE_ROUNDING));
     TRY(spend_allows(&spent, budget, &line.charged));
     line.epsilon = spent.epsilon;
     line.rdp = spent.rdp;

@@ -21,7 +21,6 @@ struct release; /* opaque: nothing else can make or change one */
 struct release_charge {
     uint32_t round;
     double sampling;
-    struct digest commitment; /* to the cohort's seed */
 };
 
 err release_plain(struct release **out, const struct digest *state);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { ROWS_HEAD = 6, ROWS_TAIL = 6 };
+enum { ROWS_HEAD = 6, ROWS_TAIL = 6, PLANS_TAIL = 4 };
 
 static const char *const assumed_client[] = {
     "The coordinator is trusted: it sees each member's clipped change, and adds the noise.",
@@ -37,30 +37,91 @@ static err lines(struct bytes *out, const char *title, const char *const *line)
     return ERR_NONE;
 }
 
+struct cursor { /* over the ledger's releases, with the number of the plan in force */
+    const struct ledger *ledger;
+    size_t next, plan, number; /* number: of the release, from 1 */
+};
+
+static const struct ledger_release *next_release(struct cursor *c)
+{
+    while (c->next < c->ledger->count) {
+        const struct ledger_entry *entry = &c->ledger->entry[c->next++];
+        c->plan += !strcmp(entry->kind, "plan");
+        if (strcmp(entry->kind, "release") != 0) continue;
+        c->number++;
+        return &entry->release;
+    }
+    return NULL;
+}
+
 static err rows(struct bytes *out, const struct statement *s)
 {
-    size_t at = 0;
-    TRY(bytes_printf(out, "\n  %8s %7s %10s %9s %10s %10s %10s  %s\n", "round", "steps", "rate",
-                     "noise", "clip norm", "epsilon", "RDP", "released"));
-    for (size_t i = 0; i < s->ledger->count; i++) {
-        const struct ledger_entry *entry = &s->ledger->entry[i];
-        const struct ledger_release *r = &entry->release;
+    struct cursor c = {.ledger = s->ledger, .plan = 1};
+    const struct ledger_release *r;
+    bool long_one = s->releases > ROWS_HEAD + ROWS_TAIL + 1;
+    TRY(bytes_printf(out, "\n  %4s %6s %6s %9s %9s %10s %10s %10s  %s\n", "plan", "round", "steps",
+                     "rate", "noise", "clip norm", "epsilon", "RDP", "released"));
+    while ((r = next_release(&c))) {
         char digest[DIGEST_TEXT_BYTES];
         double drawn = 0;
-        if (strcmp(entry->kind, "release")) continue;
-        at++;
-        if (s->releases > ROWS_HEAD + ROWS_TAIL + 1 && at > ROWS_HEAD &&
-            at <= s->releases - ROWS_TAIL) {
-            if (at == ROWS_HEAD + 1)
-                TRY(bytes_printf(out, "  %8s (%zu more; --json has them all)\n", "...",
-                                 s->releases - ROWS_HEAD - ROWS_TAIL));
-            continue;
-        }
+        if (long_one && c.number == ROWS_HEAD + 1)
+            TRY(bytes_printf(out, "  %4s %6s (%zu more; --json has them all)\n", "", "...",
+                             s->releases - ROWS_HEAD - ROWS_TAIL));
+        if (long_one && c.number > ROWS_HEAD && c.number <= s->releases - ROWS_TAIL) continue;
         TRY(statement_drawn(&drawn, r));
         digest_text(digest, &r->released);
-        TRY(bytes_printf(out, "  %8u %7llu %10.6g %9.5g %10.5g %10.6g %10.6g  %.16s\n", r->round,
-                         (unsigned long long)r->charged.count, r->charged.sampling, drawn, r->clip,
-                         r->epsilon, r->rdp, digest));
+        TRY(bytes_printf(out, "  %4zu %6u %6llu %9.5g %9.5g %10.5g %10.6g %10.6g  %.16s\n", c.plan,
+                         r->round, (unsigned long long)r->charged.count, r->charged.sampling, drawn,
+                         r->clip, r->epsilon, r->rdp, digest));
+    }
+    return ERR_NONE;
+}
+
+/* What the ledger takes on trust. */
+static err given_line(struct bytes *out, const struct ledger_terms *t)
+{
+    static const struct digest none;
+    char text[DIGEST_TEXT_BYTES];
+    if (digest_equal(&t->given, &none)) return ERR_NONE;
+    digest_text(text, &t->given);
+    return bytes_printf(out,
+                        "                   begins with %.16s..., which counts as public: what it "
+                        "reveals is not in here\n",
+                        text);
+}
+
+static err plan_lines(struct bytes *out, size_t number, const struct ledger_terms *t)
+{
+    const char *units = t->unit == LEDGER_CLIENT ? "members" : "records";
+    TRY(bytes_printf(
+        out,
+        "\n  plan %zu           run %s, %s: method %s, weights %s, bases %s; %u rounds "
+        "of %u noisy step%s\n",
+        number, t->job, strcmp(t->purpose, "basis") ? t->purpose : "two passes that find a basis",
+        t->method, t->weights, t->bases, t->rounds, t->steps, t->steps == 1 ? "" : "s"));
+    TRY(bytes_printf(
+        out,
+        "                   keeps to epsilon %.6g at delta %.3g; %llu %s at rate %.6g%s,\n"
+        "                   denominator %.6g whoever takes part; clip norm %.6g%s; %llu "
+        "coordinates\n",
+        t->epsilon, t->delta, (unsigned long long)t->units, units, t->sampling,
+        t->sampling == 1 ? " (everyone)" : " (Poisson)", t->denominator, t->clip,
+        t->adaptive.on ? " at first, then adaptive" : "", (unsigned long long)t->dim));
+    return given_line(out, t);
+}
+
+/* The first, and the newest ones. */
+static err plans(struct bytes *out, const struct statement *s)
+{
+    size_t number = 1;
+    TRY(plan_lines(out, number, &s->ledger->terms));
+    for (size_t i = 0; i < s->ledger->count; i++) {
+        if (strcmp(s->ledger->entry[i].kind, "plan") != 0) continue;
+        number++;
+        if (number == 2 && s->plans > PLANS_TAIL + 1)
+            TRY(bytes_printf(out, "\n  plans 2 to %zu      (--json has them all)\n",
+                             s->plans - PLANS_TAIL));
+        if (number + PLANS_TAIL > s->plans) TRY(plan_lines(out, number, s->ledger->entry[i].terms));
     }
     return ERR_NONE;
 }
@@ -69,30 +130,34 @@ static err promised(struct bytes *out, const struct statement *s)
 {
     const struct ledger_terms *t = &s->ledger->terms;
     bool client = t->unit == LEDGER_CLIENT;
-    TRY(bytes_printf(out, "Privacy statement: run %s, ledger of %s\n\n", t->job, t->party));
+    TRY(bytes_printf(out, "Privacy statement: %s%s, ledger of %s\n\n",
+                     client || s->plans == 1 ? "run " : "all runs since ", t->job, t->party));
     TRY(bytes_printf(out, "  unit             %s\n",
                      client ? "one member's whole data (client level)"
                             : "one record of one party (example level)"));
-    TRY(bytes_printf(out, "  neighbours       the unit is there or is not\n"));
-    TRY(bytes_printf(out, "  units            %llu %s\n", (unsigned long long)t->units,
-                     client ? "members" : "records"));
+    TRY(bytes_printf(out, "  neighbours       the unit's part is there, or is zero; how many units "
+                          "there are is public\n"));
     TRY(bytes_printf(out, "  budget           epsilon %.6g at delta %.3g\n", t->epsilon, t->delta));
-    TRY(bytes_printf(out, "  spent            epsilon %.6g (PLD); %.6g by RDP\n", s->spent.epsilon,
-                     s->spent.rdp));
-    TRY(bytes_printf(out, "  releases         %zu of %u rounds planned, %llu noisy steps%s%s\n",
-                     s->releases, t->rounds, (unsigned long long)s->steps,
-                     s->stopped ? "; stopped: " : "", s->stopped ? s->stopped : ""));
-    TRY(bytes_printf(out, "  covers           every published state, and the last one\n"));
     TRY(bytes_printf(
         out,
-        "  mechanism        %s, weights %s, bases %s; clip norm %.6g%s; Gaussian noise "
-        "rounded to an\n                   integer lattice, drawn exactly (ChaCha20, not "
-        "seedable), multiplier %.6g at least\n",
-        t->method, t->weights, t->bases, t->clip, t->adaptive.on ? " at first, then adaptive" : "",
-        s->noise_least));
-    TRY(bytes_printf(out, "  sampling         rate %.6g%s, denominator %.6g whoever takes part\n",
-                     t->sampling, t->sampling == 1 ? " (everyone)" : " (Poisson)", t->denominator));
-    return bytes_printf(out, "  coordinates      %llu\n", (unsigned long long)t->dim);
+        "  spent            epsilon %.6g (PLD); %.6g by RDP; as fedlora " FEDLORA_VERSION
+        " computes it\n",
+        s->spent.epsilon, s->spent.rdp));
+    if (s->seen > s->spent.epsilon)
+        TRY(bytes_printf(out, "                   %.6g against who sees which %s\n", s->seen,
+                         client ? "members take part (the coordinator does)"
+                                : "records take part (nobody but the party)"));
+    TRY(bytes_printf(out, "  releases         %zu, of %llu noisy steps in all%s%s\n", s->releases,
+                     (unsigned long long)s->steps, s->stopped ? "; stopped: " : "",
+                     s->stopped ? s->stopped : ""));
+    TRY(bytes_printf(out, "  covers           %s\n",
+                     client ? "every published state, and the last one"
+                            : "every update sent and every adapter written, and what follows"));
+    TRY(bytes_printf(out,
+                     "  noise            Gaussian rounded to an integer lattice, drawn exactly "
+                     "(ChaCha20, not seedable),\n                   multiplier %.6g at least\n",
+                     s->noise_least));
+    return plans(out, s);
 }
 
 err statement_text(struct bytes *out, const struct statement *s)
@@ -116,17 +181,18 @@ err statement_text(struct bytes *out, const struct statement *s)
                                       : "(lines cut off at the end only show in it: --head)");
 }
 
-static json_t *release_json(const struct ledger_release *r)
+static json_t *release_json(const struct ledger_release *r, size_t plan)
 {
     char released[DIGEST_TEXT_BYTES];
     double drawn = 0;
     err e = statement_drawn(&drawn, r);
     if (err_is(e)) return NULL;
     digest_text(released, &r->released);
-    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "round", (json_int_t)r->round,
-                     "steps", (json_int_t)r->charged.count, "sampling", r->charged.sampling,
-                     "noise", drawn, "noise_charged", r->charged.noise, "clip", r->clip, "epsilon",
-                     r->epsilon, "epsilon_rdp", r->rdp, "released", released);
+    return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "plan", (json_int_t)plan,
+                     "round", (json_int_t)r->round, "steps", (json_int_t)r->charged.count,
+                     "sampling", r->charged.sampling, "noise", drawn, "noise_charged",
+                     r->charged.noise, "clip", r->clip, "epsilon", r->epsilon, "epsilon_rdp",
+                     r->rdp, "released", released);
 }
 
 static json_t *texts(const char *const *line)
@@ -144,31 +210,60 @@ static json_t *texts(const char *const *line)
     return list;
 }
 
+static json_t *plan_json(const struct ledger_terms *t)
+{
+    char given[DIGEST_TEXT_BYTES], cohorts[DIGEST_TEXT_BYTES];
+    digest_text(given, &t->given);
+    digest_text(cohorts, &t->cohorts);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:b, s:f, s:I, s:I, s:I, "
+                     "s:I, s:s, s:s}",
+                     "run", t->job, "purpose", t->purpose, "method", t->method, "weights",
+                     t->weights, "bases", t->bases, "epsilon", t->epsilon, "delta", t->delta,
+                     "noise", t->noise, "sampling", t->sampling, "clip", t->clip, "clip_adaptive",
+                     t->adaptive.on, "denominator", t->denominator, "units", (json_int_t)t->units,
+                     "coordinates", (json_int_t)t->dim, "rounds", (json_int_t)t->rounds, "steps",
+                     (json_int_t)t->steps, "given", given, "cohorts", cohorts);
+}
+
+static json_t *all_plans(const struct statement *s)
+{
+    json_t *list = json_array();
+    json_array_append_new(list, plan_json(&s->ledger->terms));
+    for (size_t i = 0; list && i < s->ledger->count; i++)
+        if (!strcmp(s->ledger->entry[i].kind, "plan"))
+            json_array_append_new(list, plan_json(s->ledger->entry[i].terms));
+    return list;
+}
+
+static json_t *all_releases(const struct statement *s)
+{
+    struct cursor c = {.ledger = s->ledger, .plan = 1};
+    const struct ledger_release *r;
+    json_t *list = json_array();
+    while (list && (r = next_release(&c)))
+        json_array_append_new(list, release_json(r, c.plan));
+    return list;
+}
+
 err statement_json(json_t **out, const struct statement *s)
 {
     const struct ledger_terms *t = &s->ledger->terms;
     bool client = t->unit == LEDGER_CLIENT;
     char head[DIGEST_TEXT_BYTES], key[65];
-    json_t *list = json_array();
     digest_text(head, &s->ledger->head.hash);
     sodium_bin2hex(key, sizeof key, s->ledger->public, sizeof s->ledger->public);
-    for (size_t i = 0; list && i < s->ledger->count; i++)
-        if (!strcmp(s->ledger->entry[i].kind, "release"))
-            json_array_append_new(list, release_json(&s->ledger->entry[i].release));
     json_t *value = json_pack(
-        "{s:s, s:s, s:s, s:I, s:{s:f, s:f}, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:s, s:s, s:s, s:f, "
-        "s:f, s:f, s:b, s:f, s:I, s:o, s:o, s:o, s:s?, s:I, s:s, s:b, s:s, s:b}",
+        "{s:s, s:s, s:s, s:I, s:{s:f, s:f}, s:{s:f, s:f, s:f}, s:I, s:I, s:f, s:o, s:o, s:o, s:o, "
+        "s:s?, s:I, s:s, s:b, s:s, s:b, s:f, s:s}",
         "run", t->job, "party", t->party, "unit", client ? "client" : "example", "units",
         (json_int_t)t->units, "budget", "epsilon", t->epsilon, "delta", t->delta, "spent",
         "epsilon", s->spent.epsilon, "epsilon_rdp", s->spent.rdp, "rdp_order", s->spent.rdp_order,
-        "releases", (json_int_t)s->releases, "rounds", (json_int_t)t->rounds, "steps",
-        (json_int_t)s->steps, "method", t->method, "weights", t->weights, "bases", t->bases,
-        "noise", s->noise_least, "sampling", t->sampling, "clip", t->clip, "clip_adaptive",
-        t->adaptive.on, "denominator", t->denominator, "coordinates", (json_int_t)t->dim,
-        "rounds_table", list, "assumed", texts(client ? assumed_client : assumed_example),
-        "not_protected", texts(uncovered), "stopped", s->stopped, "lines",
-        (json_int_t)s->ledger->head.count, "key", key, "key_known", s->key_known, "head", head,
-        "head_known", s->head_known);
+        "releases", (json_int_t)s->releases, "steps", (json_int_t)s->steps, "noise", s->noise_least,
+        "plans", all_plans(s), "rounds_table", all_releases(s), "assumed",
+        texts(client ? assumed_client : assumed_example), "not_protected", texts(uncovered),
+        "stopped", s->stopped, "lines", (json_int_t)s->ledger->head.count, "key", key, "key_known",
+        s->key_known, "head", head, "head_known", s->head_known, "spent_without_amplification",
+        s->seen, "software", "fedlora " FEDLORA_VERSION);
     if (!value) return err_make(ERR_MACHINE, "no memory for the privacy statement");
     *out = value;
     return ERR_NONE;

@@ -47,6 +47,7 @@ static void open_member(struct fake_member *m, const char *id)
 static Fedlora__V1__Privacy privacy;
 static const char *method, *weights;
 static uint32_t evaluate_every, quorum;
+static uint64_t deadline_ms;
 static char *late;
 
 /* Multiplier 2: four rounds spend 4.377 of 4.5 (the exact curve at multiplier 1), five would not
@@ -63,6 +64,7 @@ static void defaults(void)
     method = "fed-sb";
     weights = "";
     evaluate_every = quorum = 0;
+    deadline_ms = 60 * 1000;
     late = "";
 }
 
@@ -84,6 +86,7 @@ static err create_run(void)
     config.rounds = ROUNDS;
     config.rank = 8;
     config.quorum = quorum;
+    config.deadline_ms = deadline_ms;
     config.late = late;
     config.weights = (char *)(uintptr_t)weights;
     config.evaluate_every = evaluate_every;
@@ -261,6 +264,8 @@ Test(private, hands_rounds_only_to_who_was_drawn)
     struct store store;
     struct arena arena = {0};
     struct store_round *round = NULL;
+    struct cohort_seed last;
+    const struct cohort all = {.run = "r", .round = ROUNDS, .q = 1};
     size_t count = 0;
     begin(true);
     privacy.sampling = 0.5;
@@ -272,20 +277,20 @@ Test(private, hands_rounds_only_to_who_was_drawn)
     read_ledger(&ledger, &s);
     cr_assert_eq(s.releases, ROUNDS);
     ok(store_open(&store, federation.store));
+    ok(store_private_seed(&last, &store, 1));
     ok(store_rounds(&round, &count, &store, 1, false, &arena));
     cr_assert_eq(count, ROUNDS);
     for (uint32_t i = 1; i <= ROUNDS; i++) {
         struct cohort cohort = {.run = "r", .round = i, .q = 0.5};
-        struct store_private row;
+        struct cohort_seed seed;
         uint32_t drawn = 0;
-        ok(store_private_load(&row, &store, 1, i));
-        cr_expect(row.drawn);
-        struct digest commitment = cohort_commit(&row.seed, &cohort);
-        cr_expect(digest_equal(&commitment, &ledger.entry[i - 1].release.commitment));
+        cohort_seed_before(&seed, &last, &all, i);
+        struct digest anchor = cohort_anchor(&seed, &cohort);
+        cr_expect(digest_equal(&anchor, &ledger.terms.cohorts), "committed to before round 1");
         for (int m = 0; m < MEMBERS; m++) {
             char id[16];
             snprintf(id, sizeof id, "m%d", m);
-            drawn += cohort_has(&row.seed, &cohort, id);
+            drawn += cohort_has(&seed, &cohort, id);
         }
         cr_expect_eq(round[i - 1].updates, drawn, "round %u", i);
         cr_expect(ledger.entry[i - 1].release.denominator == 1.5, "whoever came");
@@ -334,6 +339,8 @@ Test(private, refuses_promises_that_cannot_be_kept)
     refuse("privacy: members' evaluations reveal what the budget does not count");
     late = "next";
     refuse("privacy: late updates would count a member in a round it was not drawn for");
+    deadline_ms = 0;
+    refuse("privacy: without a deadline, one member that never answers would decide");
     privacy.unit = "planet";
     refuse("privacy: unit \"planet\"");
     privacy.clip = 0;

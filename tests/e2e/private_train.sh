@@ -23,7 +23,7 @@ refused() {
   shift 2
   train "$@" || status=$?
   [ $status -eq "$wanted" ] || fail_with "$work/log" "$*: status $status, expected $wanted"
-  grep -qF "$text" "$work/log" || fail_with "$work/log" "$*: said nothing like \"$text\""
+  grep -qF -- "$text" "$work/log" || fail_with "$work/log" "$*: said nothing like \"$text\""
   [ ! -e "$work/$1" ] || fail "$1 was written"
 }
 ledger=(--ledger "$work/ledger" --ledger-key "$work/key")
@@ -44,7 +44,27 @@ assert s["unit"] == "example" and s["units"] == 40 and s["releases"] == 1 and s[
 assert 5.99 < s["spent"]["epsilon"] <= 6 and s["key_known"], s
 PY
 refused 1 "the privacy budget is spent" second --epsilon 6 --delta 1e-3 "${ledger[@]}"
-refused 2 "the ledger promises another epsilon" second --epsilon 7 --delta 1e-3 "${ledger[@]}"
+refused 1 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
+refused 2 "--log: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
+refused 2 "--profile: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile
+# What training starts from: public and named in the ledger, unless this ledger has released it.
+"$programs/fedlora" train --base "$root/tests/models/llama" --data "$work/rows.jsonl" -o "$work/plain" --rank 2 \
+  --steps 1 --quiet --precision f32
+wide=(--ledger "$work/wide" --ledger-key "$work/key" --epsilon 40 --delta 1e-3 --noise 1)
+train one "${wide[@]}" --adapter "$work/plain" || fail_with "$work/log" "train from an adapter"
+grep -qF "what we start from counts as public, unless this ledger has released it: $work/plain" "$work/log" ||
+  fail_with "$work/log" "nothing was said of the adapter"
+train two "${wide[@]}" --adapter "$work/one" || fail_with "$work/log" "train on"
+"$programs/fedlora" budget verify "$work/wide" --json >"$work/said" || fail_with "$work/said" "verify"
+python3 - "$work/said" <<'PY'
+import json, sys
+none = "0" * 64
+plans = json.load(open(sys.argv[1]))["plans"]
+print([(p["bases"], p["given"] != none) for p in plans])
+assert [(p["bases"], p["given"] != none) for p in plans[-2:]] == [("given", True), ("private", False)], plans
+PY
+"$programs/fedlora" budget verify "$work/wide" >"$work/said"
+grep -qE 'begins with [0-9a-f]{16}\.\.\., which counts as public' "$work/said" || fail_with "$work/said" "the page"
 sed -i '2s/"count":4/"count":3/' "$work/ledger"
 if verify >"$work/said" 2>&1; then fail "a changed ledger was verified"; fi
 grep -qF 'ledger:2: the line was changed' "$work/said" || fail_with "$work/said" "the line is not named"

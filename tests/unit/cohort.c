@@ -25,9 +25,30 @@ Test(cohort, is_drawn_again_from_its_seed)
         snprintf(member, sizeof member, "m%d", i);
         cr_expect_eq(cohort_has(&seed, &c, member), answer[i] == '1', "%s", member);
     }
-    struct digest d = cohort_commit(&seed, &c);
+    struct digest d = cohort_anchor(&seed, &c);
     digest_text(text, &d);
-    cr_expect_str_eq(text, "1d5feaa74e527480a9309796521e5f23203a0516142443e8492d4cc00edea95e");
+    cr_expect_str_eq(text, "5297462e8012ff0284033adee2baf173204cbc364ea49803fa58d8cb639c35a3");
+}
+
+Test(cohort, seeds_follow_backwards_to_the_anchor)
+{
+    struct cohort_seed last = known(), two, one, same;
+    const struct cohort c = {.run = "trial", .round = 3, .q = 1}, at_two = {"trial", 2, 1};
+    struct digest d;
+    char text[DIGEST_TEXT_BYTES];
+    cohort_seed_before(&same, &last, &c, 3);
+    cr_expect_eq(memcmp(&same, &last, sizeof same), 0);
+    cohort_seed_before(&two, &last, &c, 2);
+    memcpy(d.byte, two.byte, sizeof d.byte);
+    digest_text(text, &d);
+    cr_expect_str_eq(text, "8838fe4e08f2e8fe489f6eee205c6894a70fc8e833f6a62ac6c90e77cfeff656");
+    cohort_seed_before(&one, &last, &c, 1);
+    cohort_seed_before(&same, &two, &at_two, 1);
+    cr_expect_eq(memcmp(&same, &one, sizeof same), 0, "from wherever it is asked");
+    struct digest x = cohort_anchor(&last, &c), y = cohort_anchor(&two, &at_two);
+    cr_expect(digest_equal(&x, &y));
+    cohort_seed_before(&last, &last, &c, 2); /* in place */
+    cr_expect_eq(memcmp(&two, &last, sizeof two), 0);
 }
 
 Test(cohort, has_everyone_at_rate_one_and_the_share_it_says_else)
@@ -60,8 +81,8 @@ Test(cohort, another_seed_commits_to_something_else)
     struct cohort c = {.run = "r", .round = 1, .q = 0.5}, later = c;
     b.byte[31] ^= 1;
     later.round = 2;
-    struct digest x = cohort_commit(&a, &c), y = cohort_commit(&b, &c),
-                  z = cohort_commit(&a, &later);
+    struct digest x = cohort_anchor(&a, &c), y = cohort_anchor(&b, &c),
+                  z = cohort_anchor(&a, &later);
     cr_expect(!digest_equal(&x, &y) && !digest_equal(&x, &z));
     cohort_seed_draw(&a);
     cohort_seed_draw(&b);

@@ -15,6 +15,7 @@ static struct bytes text;
 
 static const struct ledger_terms terms = {.job = "trial",
                                           .party = "coordinator",
+                                          .purpose = "training",
                                           .unit = LEDGER_CLIENT,
                                           .method = "fed-sb",
                                           .weights = "uniform",
@@ -25,6 +26,8 @@ static const struct ledger_terms terms = {.job = "trial",
                                           .sampling = 0.1,
                                           .clip = 0.3,
                                           .denominator = 100,
+                                          .cohorts = {{1, 2}},
+                                          .given = {{3}},
                                           .units = 1000,
                                           .dim = 12345,
                                           .rounds = 4,
@@ -60,6 +63,16 @@ static void make(void)
     ok(ledger_note(&text, &head, &key, "stop", "the budget is \"spent\""));
 }
 
+static struct ledger_terms other_terms(void)
+{
+    struct ledger_terms t = terms;
+    t.job = "another";
+    t.purpose = "basis";
+    t.sampling = 1;
+    t.noise = 7;
+    return t;
+}
+
 static void drop(void)
 {
     bytes_close(&text);
@@ -77,6 +90,8 @@ Test(ledger, reads_what_was_written, .init = make, .fini = drop)
     cr_expect(got.terms.unit == LEDGER_CLIENT && !got.terms.adaptive.on);
     cr_expect(got.terms.epsilon == 3 && got.terms.delta == 1e-5 && got.terms.noise == 1.1);
     cr_expect(got.terms.sampling == 0.1 && got.terms.denominator == 100);
+    cr_expect(digest_equal(&got.terms.cohorts, &terms.cohorts));
+    cr_expect(digest_equal(&got.terms.given, &terms.given));
     cr_expect(got.terms.units == 1000 && got.terms.dim == 12345 && got.terms.rounds == 4);
     cr_expect_eq(memcmp(got.public, key.public, 32), 0);
     for (uint32_t i = 0; i < 3; i++) {
@@ -90,6 +105,53 @@ Test(ledger, reads_what_was_written, .init = make, .fini = drop)
     cr_expect_str_eq(got.entry[3].text, "the budget is \"spent\"");
     ledger_close(&got);
     ledger_close(&got);
+}
+
+Test(ledger, goes_on_under_another_plan_and_in_parts, .init = make, .fini = drop)
+{
+    struct ledger got = {0};
+    struct ledger_terms next = other_terms();
+    struct ledger_release r = release_of(1);
+    size_t size = text.size;
+    ok(ledger_plan(&text, &head, &key, &next));
+    ok(ledger_add(&text, &head, &key, &r));
+    ok(ledger_read(&got, (const char *)text.data, size, "x.jsonl"));
+    cr_expect_str_eq(got.in_force->job, "trial");
+    ok(ledger_forget(&got));
+    cr_expect(got.count == 0 && got.head.count == 5 && got.terms.units == 1000);
+    refused(ledger_read_more(&got, (const char *)text.data + size + 1, 10, "x.jsonl"), ERR_INPUT,
+            "x.jsonl:6: no newline");
+    cr_expect_eq(got.head.count, 5, "as it was");
+    ok(ledger_read_more(&got, (const char *)text.data + size, text.size - size, "x.jsonl"));
+    cr_assert_eq(got.count, 2);
+    cr_expect_eq(got.head.count, 7);
+    cr_expect_str_eq(got.entry[0].kind, "plan");
+    for (int i = 0; i < 2; i++) {
+        const struct ledger_terms *t = got.entry[i].terms;
+        cr_expect_str_eq(t->job, "another");
+        cr_expect_str_eq(t->purpose, "basis");
+        cr_expect_str_eq(t->party, "coordinator");
+        cr_expect(t->sampling == 1 && t->noise == 7 && t->unit == LEDGER_CLIENT);
+    }
+    cr_expect_str_eq(got.terms.job, "trial");
+    refused(ledger_read_more(&got, (const char *)text.data + size, text.size - size, "x.jsonl"),
+            ERR_INPUT, "x.jsonl:8: does not follow");
+    ledger_close(&got);
+}
+
+Test(ledger, knows_the_same_plan)
+{
+    struct ledger_terms t = terms;
+    cr_expect(ledger_same_plan(&terms, &t));
+    t.dim--;
+    cr_expect(ledger_same_plan(&terms, &t), "fewer coordinates");
+    t.dim += 2;
+    cr_expect_not(ledger_same_plan(&terms, &t));
+    t = terms;
+    t.given.byte[7] = 1;
+    cr_expect_not(ledger_same_plan(&terms, &t));
+    t = other_terms();
+    cr_expect_not(ledger_same_plan(&terms, &t));
 }
 
 /* Every byte of it, changed in three ways. */

@@ -6,6 +6,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@ static void make(void)
     cr_assert_eq(system(command), 0);
     terms = (struct ledger_terms){.job = "local",
                                   .party = "ward",
+                                  .purpose = "training",
                                   .unit = LEDGER_EXAMPLE,
                                   .method = "lora",
                                   .weights = "uniform",
@@ -151,19 +153,80 @@ Test(ledger_file, what_is_not_on_disk_is_not_charged_as_done, .init = make, .fin
     ledger_file_close(&f);
 }
 
+/* Half of a plan's budget by one run, half by another with other noise: the cap is the ledger's. */
+Test(ledger_file, holds_all_runs_on_the_same_records, .init = make, .fini = drop)
+{
+    struct ledger_file f = {0};
+    struct ledger_release r = release();
+    struct ledger_terms other = terms;
+    ok(ledger_file_open(&f, path, key, &terms));
+    ok(ledger_file_plan(&f, &terms)); /* the same: no line */
+    cr_expect_eq(f.head.count, 1);
+    ok(ledger_file_charge(&f, &r));
+    ledger_file_close(&f);
+    other.job = "another";
+    other.epsilon = 9; /* what it would keep to by itself */
+    other.noise = 8;
+    other.steps = 32;
+    r.charged = (struct account_event){.noise = 8, .sampling = 1, .count = 32};
+    r.sigma *= 2;
+    ok(ledger_file_open(&f, path, key, &other));
+    cr_expect_str_eq(f.terms->job, "local");
+    cr_expect_eq(f.spend.epsilon, 4.5);
+    ok(ledger_file_plan(&f, &other));
+    ok(ledger_file_charge(&f, &r));
+    cr_expect_float_eq(r.epsilon, 4.377178, 1e-5);
+    refused(ledger_file_charge(&f, &r), ERR_LIMIT, "the privacy budget is spent: epsilon 4.377");
+    ledger_file_close(&f);
+    expect_replay(2);
+    ok(ledger_file_open(&f, path, key, &terms));
+    cr_expect_str_eq(f.terms->job, "another");
+    cr_expect_eq(f.ledger.count, 3);
+    ledger_file_close(&f);
+}
+
+static void *charge_often(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 20; i++) {
+        struct ledger_file f = {0};
+        struct ledger_release r = release();
+        r.charged.count = terms.steps;
+        err e = ledger_file_open(&f, path, key, &terms);
+        if (!err_is(e)) e = ledger_file_charge(&f, &r);
+        ledger_file_close(&f);
+        if (err_is(e)) return "failed";
+    }
+    return NULL;
+}
+
+Test(ledger_file, is_one_owners_at_a_time, .init = make, .fini = drop)
+{
+    pthread_t thread[2];
+    void *said = NULL;
+    terms.epsilon = 40;
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(pthread_create(&thread[i], NULL, charge_often, NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(thread[i], &said);
+        cr_expect_null(said);
+    }
+    expect_replay(40);
+}
+
 Test(ledger_file, keeps_to_its_terms_and_its_key, .init = make, .fini = drop)
 {
     struct ledger_file f = {0};
     ok(ledger_file_open(&f, path, key, &terms));
     ledger_file_close(&f);
-    terms.epsilon = 9;
-    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT,
-            "the ledger promises another epsilon");
-    terms.epsilon = 4.5;
-    terms.units = 501;
-    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "another number of units");
+    terms.unit = LEDGER_CLIENT;
+    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "a ledger of another unit");
+    terms.unit = LEDGER_EXAMPLE;
+    terms.units = 100000;
+    ok(ledger_file_open(&f, path, key, &terms));
+    refused(ledger_file_plan(&f, &terms), ERR_INPUT, "not below one over the 100000 records");
+    ledger_file_close(&f);
     char command[3 * SUPPORT_PATH_BYTES];
-    terms.units = 500;
     snprintf(command, sizeof command, "umask 077 && openssl genpkey -algorithm ed25519 -out %s",
              key);
     cr_assert_eq(system(command), 0);

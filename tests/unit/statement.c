@@ -1,6 +1,7 @@
 /* Ledgers made by rounds as the coordinator makes them, and by a writer who holds the key and lies.
  */
 #include "privacy/statement.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "privacy/release.h"
 #include "tests/support/support.h"
@@ -8,6 +9,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { DIM = 4, MEMBERS = 50 };
@@ -27,6 +29,7 @@ static void make(void)
     text = (struct bytes){.max = 1 << 20};
     terms = (struct ledger_terms){.job = "trial",
                                   .party = "coordinator",
+                                  .purpose = "training",
                                   .unit = LEDGER_CLIENT,
                                   .method = "fed-sb",
                                   .weights = "uniform",
@@ -37,6 +40,7 @@ static void make(void)
                                   .sampling = 0.1,
                                   .clip = 0.5,
                                   .denominator = 5,
+                                  .cohorts = {{1}},
                                   .units = MEMBERS,
                                   .dim = DIM,
                                   .rounds = 60,
@@ -105,7 +109,10 @@ Test(statement, replays_to_the_published_epsilon, .init = make, .fini = drop)
                                        "one member's whole data (client level)",
                                        "epsilon 5.2 at delta 1e-05",
                                        "epsilon 5.14826 (PLD); 5.88543 by RDP",
-                                       "50 of 60 rounds planned",
+                                       "50, of 50 noisy steps in all",
+                                       "60 rounds of 1 noisy step",
+                                       "against who sees which members take part",
+                                       "50 members at rate 0.1 (Poisson)",
                                        "(38 more; --json has them all)",
                                        "The coordinator is trusted",
                                        "Not protected",
@@ -127,19 +134,24 @@ Test(statement, replays_to_the_published_epsilon, .init = make, .fini = drop)
     ledger_close(&ledger);
 }
 
+static void begin_again(void)
+{
+    bytes_clear(&text);
+    spend_close(&budget);
+    head = (struct ledger_head){0};
+    ok(spend_open(&budget, terms.epsilon, terms.delta));
+    ok(ledger_start(&text, &head, &key, &terms));
+}
+
 /* Multiplier 5, everyone: 50 rounds spend 6.573 (table C), 51 more than 6.6. */
 Test(statement, a_release_that_the_budget_does_not_allow_is_not_made, .init = make, .fini = drop)
 {
     struct ledger ledger = {0};
     struct statement s;
-    bytes_clear(&text);
-    spend_close(&budget);
-    head = (struct ledger_head){0};
     terms.sampling = 1;
     terms.noise = 5;
     terms.epsilon = 6.6;
-    ok(spend_open(&budget, terms.epsilon, terms.delta));
-    ok(ledger_start(&text, &head, &key, &terms));
+    begin_again();
     for (uint32_t i = 1; i <= 50; i++)
         ok(round_of(i, NULL, 0.5));
     refused(round_of(51, NULL, 0.5), ERR_LIMIT,
@@ -155,6 +167,8 @@ Test(statement, adaptive_clipping_is_charged_once_a_round, .init = make, .fini =
     struct adaptive how = {.on = true, .quantile = 0.5, .rate = 0.2, .sigma_b = 1};
     struct ledger ledger = {0};
     struct statement s;
+    terms.adaptive = how;
+    begin_again();
     ok(round_of(1, &how, 0.5));
     ok(round_of(2, &how, 0.47));
     ok(round_of(2, &how, 0.47)); /* a round done again after a crash counts again */
@@ -218,18 +232,119 @@ Test(statement, refuses_a_signed_lie_and_names_the_line, .init = make, .fini = d
     r.clip = 0;
     expect(&r, "x.jsonl:2: clip norm 0");
     r = honest();
+    r.clip = 0.25;
+    expect(&r, "x.jsonl:2: clip norm 0.25, and 0.5 was promised");
+    r = honest();
+    r.sigma = 1ull << 49;
+    expect(&r, "x.jsonl:2: a deviation of more than 2^48 lattice steps");
+    r = honest();
+    r.sigma_bits = 1;
+    expect(&r, "x.jsonl:2: a count of unclipped members that was not promised");
+    r = honest();
+    r.order += 0.1;
+    expect(&r, "x.jsonl:2: the order is ");
+    r = honest();
+    r.charged.mechanism = ACCOUNT_FIXED_SIZE;
+    expect(&r, "x.jsonl:2: 1 steps of another mechanism, and 1 of Gaussian noise");
+    r = honest();
     r.charged.sampling = 0.05;
     expect(&r, "x.jsonl:2: sampling rate 0.05, and 0.1 was promised");
     ok(round_of(3, NULL, 0.5));
     r = honest();
     expect(&r, "x.jsonl:3: round 1 after round 3");
     r.round = 4;
-    r.charged.count = 400;
+    r.charged.count = 2;
+    expect(&r, "x.jsonl:3: 2 steps of it, and 1 of Gaussian noise were promised");
+}
+
+/* Lines whose PLD is not computed again must lie between those whose is. */
+Test(statement, refuses_an_epsilon_that_falls, .init = make, .fini = drop)
+{
+    struct ledger ledger = {0};
+    struct statement s;
+    struct ledger_release r = honest();
+    terms.sampling = 1;
+    terms.noise = 50;
+    terms.rounds = 100;
+    begin_again();
+    for (uint32_t i = 1; i <= 99; i++)
+        if (i != 50) {
+            ok(round_of(i, NULL, 0.5));
+        } else { /* the second of two: not computed again */
+            struct spend_total spent;
+            r.round = i;
+            r.charged = (struct account_event){.noise = 50, .sampling = 1, .count = 1};
+            r.sigma = 50ull << 30;
+            ok(spend_after(&spent, &budget, &r.charged));
+            r.epsilon = 0.01;
+            r.rdp = spent.rdp;
+            r.order = spent.rdp_order;
+            ok(ledger_add(&text, &head, &key, &r));
+            ok(spend_charge(&budget, &r.charged));
+        }
+    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:51: epsilon 0.01 is written");
+    ledger_close(&ledger);
+    bytes_clear(&text);
+    head = (struct ledger_head){0};
+    spend_close(&budget);
+    begin_again();
+    ok(round_of(1, NULL, 0.5));
+    ok(ledger_note(&text, &head, &key, "stop", "the budget is spent"));
+    ok(round_of(2, NULL, 0.5));
+    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:4: a release after the stop");
+    ledger_close(&ledger);
+}
+
+Test(statement, refuses_what_passes_the_budget, .init = make, .fini = drop)
+{
+    struct ledger_release r;
     struct spend_total spent;
+    terms.steps = 400;
+    begin_again();
+    r = honest();
+    r.charged.count = 400;
     ok(spend_after(&spent, &budget, &r.charged));
     r.epsilon = spent.epsilon;
     r.rdp = spent.rdp;
-    expect(&r, "x.jsonl:3: the budget was passed: epsilon ");
+    r.order = spent.rdp_order;
+    expect(&r, "x.jsonl:2: the budget was passed: epsilon ");
+}
+
+/* A basis found by two passes over everyone, then training: under one budget. */
+Test(statement, a_new_plan_goes_on_under_the_same_budget, .init = make, .fini = drop)
+{
+    struct ledger ledger = {0};
+    struct statement s;
+    struct ledger_terms training = terms;
+    struct bytes page = {.max = 1 << 20};
+    json_t *json = NULL;
+    terms.purpose = "basis";
+    terms.sampling = 1;
+    terms.noise = 4;
+    terms.denominator = MEMBERS;
+    begin_again();
+    ok(round_of(1, NULL, 0.5));
+    ok(round_of(2, NULL, 0.5));
+    terms = training;
+    ok(ledger_plan(&text, &head, &key, &terms));
+    for (uint32_t i = 3; i < 6; i++)
+        ok(round_of(i, NULL, 0.5));
+    ok(replay(&s, &ledger));
+    cr_expect(s.plans == 2 && s.releases == 5);
+    cr_expect_str_eq(ledger.entry[0].terms->purpose, "basis");
+    cr_expect_str_eq(ledger.entry[4].terms->purpose, "training");
+    cr_expect_eq(ledger.in_force, ledger.entry[4].terms);
+    ok(statement_text(&page, &s));
+    cr_expect(strstr((char *)page.data, "two passes that find a basis"));
+    cr_expect(strstr((char *)page.data, "plan 2           run trial, training: method fed-sb"));
+    ok(statement_json(&json, &s));
+    cr_expect_eq(json_array_size(json_object_get(json, "plans")), 2);
+    json_decref(json);
+    ledger_close(&ledger);
+    ok(ledger_plan(&text, &head, &key, &terms));
+    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:8: another plan, and one run was promised");
+    ledger_close(&ledger);
+    bytes_close(&page);
 }
 
 Test(statement, refuses_terms_that_promise_nothing)
@@ -242,6 +357,11 @@ Test(statement, refuses_terms_that_promise_nothing)
     terms.units = 200000;
     ok(ledger_start(&text, &head, &key, &terms));
     refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:1: delta 1e-05 with 200000 units");
+    ledger_close(&ledger);
+    terms.units = MEMBERS;
+    terms.cohorts = (struct digest){0};
+    begin_again();
+    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:1: members are drawn, and nothing commits");
     ledger_close(&ledger);
     drop();
 }
@@ -257,4 +377,20 @@ Test(statement, without_privacy_a_release_says_so)
     cr_expect(digest_equal(release_state(r), &state));
     release_close(r);
     release_close(NULL);
+}
+
+/* What the fuzz targets start from is a ledger of two plans that stands. */
+Test(statement, the_fuzz_targets_seed_replays)
+{
+    struct ledger ledger = {0};
+    struct statement s;
+    char path[SUPPORT_PATH_BYTES], *seed = NULL;
+    size_t size = 0;
+    support_source(path, sizeof path, "tests/fuzz/seeds/ledger.jsonl");
+    ok(file_read_all(&seed, &size, path, 1 << 20));
+    ok(ledger_read(&ledger, seed, size, "seed"));
+    ok(statement_replay(&s, &ledger, "seed"));
+    cr_expect(s.plans == 2 && s.releases == 5);
+    ledger_close(&ledger);
+    free(seed);
 }

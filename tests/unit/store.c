@@ -83,14 +83,14 @@ Test(store, keeps_what_it_has_acknowledged)
 {
     begin();
     int64_t run = add_run("r");
-    struct store_blob first = make_blob("state 0"), none = {0};
+    struct store_blob first = make_blob("state 0");
     struct store_update update[2] = {make_update(run, "b", 1), make_update(run, "a", 1)},
                         *row = NULL;
     struct arena arena = {0};
     struct store_run *runs = NULL;
     struct store_member *member = NULL;
     size_t count;
-    ok(store_started(&store, run, &first, &none, NULL));
+    ok(store_started(&store, &(struct store_start){.run = run, .state = first}));
     ok(store_receipts(&store, update, 2));
     ok(store_receipts(&store, update, 1));
     store_close(&store);
@@ -115,12 +115,12 @@ Test(store, keeps_evaluations_and_sums_them_up_by_rows)
 {
     begin();
     int64_t run = add_run("r");
-    struct store_blob state = make_blob("state 0"), none = {0};
+    struct store_blob state = make_blob("state 0");
     struct store_member *member = NULL, hello = {.id = "b", .libraries = "", .eval_rows = 30};
     struct store_round *round = NULL;
     struct arena arena = {0};
     size_t count;
-    ok(store_started(&store, run, &state, &none, NULL));
+    ok(store_started(&store, &(struct store_start){.run = run, .state = state}));
     ok(store_hello(&store, run, &hello, true));
     ok(publish(run, 1, &state));
     ok(publish(run, 2, &state));
@@ -154,19 +154,26 @@ Test(store, opens_what_the_version_before_has_made)
     ok(db_script(db, "ALTER TABLE members DROP COLUMN eval_rows; ALTER TABLE members DROP COLUMN"
                      " pruned; ALTER TABLE runs DROP COLUMN memory; ALTER TABLE runs DROP COLUMN"
                      " memory_size; DROP TABLE evaluations; DROP TABLE ledger; DROP TABLE"
-                     " private_rounds; PRAGMA user_version = 1;"));
+                     " private_rounds; DROP TABLE ledger_copies; PRAGMA user_version = 1;"));
     store_close(&store);
     ok(store_open(&store, dir));
     ok(store_members(&member, &count, &store, run, &arena));
     cr_assert_eq(count, 2);
     cr_expect(member[0].evaluation == NULL && member[0].eval_rows == 0);
-    ok(db_script(&store.db, "DROP TABLE ledger; DROP TABLE private_rounds;"
-                            " PRAGMA user_version = 2;"));
+    ok(db_script(&store.db,
+                 "DROP TABLE ledger; DROP TABLE private_rounds; DROP TABLE ledger_copies;"
+                 " PRAGMA user_version = 2;"));
     store_close(&store);
     ok(store_open(&store, dir));
-    struct store_private row = {.drawn = true};
+    struct store_private row = {.clip = 7};
     ok(store_private_load(&row, &store, run, 1));
-    cr_expect(!row.drawn && row.clip == 0 && row.noisy.size == 0);
+    cr_expect(row.clip == 0 && row.noisy.size == 0);
+    ok(db_script(&store.db, "DROP TABLE ledger_copies; PRAGMA user_version = 3;"));
+    store_close(&store);
+    ok(store_open(&store, dir));
+    struct bytes none = {.max = 1};
+    ok(store_ledger_part(&none, &store, run, "a", 0));
+    cr_expect_eq(none.size, 0);
     arena_close(&arena);
     end();
 }
@@ -187,16 +194,19 @@ static struct release *release_of(struct ledger_head *head, const struct ledger_
     return release;
 }
 
-/* Seeds are drawn once; a noisy mean is kept until its release stands, which is charged with it. */
+/* The seed comes with the ledger's first line; a noisy mean is kept until its release stands, which
+ * is charged with it. */
 Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
 {
     begin();
     int64_t run = add_run("r");
-    struct store_blob first = make_blob("state 0"), none = {0}, state = make_blob("state 1");
-    struct cohort cohort = {.run = "r", .round = 1, .q = 0.5};
+    struct store_blob first = make_blob("state 0"), state = make_blob("state 1");
     struct cohort_seed one = {{1}}, two = {{2}};
+    struct digest last;
+    bool found = false;
     struct store_private row, made = {.noisy = make_blob("noisy"), .next_clip = 0.75};
-    struct ledger_terms terms = {.job = "r", .party = "coordinator", .epsilon = 9, .delta = 1e-5};
+    struct ledger_terms terms = {
+        .job = "r", .party = "coordinator", .purpose = "training", .epsilon = 9, .delta = 1e-5};
     struct ledger_head head = {0};
     struct ledger_key key;
     struct bytes text = {.max = 1 << 20};
@@ -205,14 +215,18 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     uint8_t seed[32] = {9};
     crypto_sign_seed_keypair(key.public, key.secret, seed);
     ok(ledger_start(&text, &head, &key, &terms));
-    ok(store_started(&store, run, &first, &none, (const char *)text.data));
-    ok(store_private_seed(&one, &store, run, &cohort));
-    ok(store_private_seed(&two, &store, run, &cohort));
-    cr_expect_eq(two.byte[0], 1, "the first stays");
+    refused(store_private_seed(&two, &store, run), ERR_STATE, "no seed to draw members from");
+    ok(store_started(
+        &store, &(struct store_start){
+                    .run = run, .state = first, .ledger = (const char *)text.data, .seed = &one}));
+    ok(store_private_seed(&two, &store, run));
+    cr_expect_eq(memcmp(&one, &two, sizeof one), 0);
+    ok(store_ledger_head(&found, &last, &store, run));
+    cr_expect(found && digest_equal(&last, &head.hash));
     ok(store_private_noisy(&store, run, 1, &made));
     ok(store_recover(&removed, &store, 0));
     ok(store_private_load(&row, &store, run, 1));
-    cr_expect(row.drawn && row.seed.byte[0] == 1 && row.next_clip == 0.75);
+    cr_expect(row.next_clip == 0.75);
     cr_expect(digest_equal(&row.noisy.digest, &made.noisy.digest) && has_blob(&made.noisy));
     release = release_of(&head, &key, &state.digest);
     state = make_blob("state 1");
@@ -223,7 +237,7 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
                               .release = release,
                               .next_clip = 0.75,
                               .stop = "spent",
-                              .stop_line = "a last line\n"};
+                              .next_line = "a last line\n"};
     ok(store_publish(&store, &p));
     ok(bytes_printf(&text, "%sa last line\n", release_line(release)));
     struct bytes got = {.max = 1 << 20};
@@ -234,7 +248,7 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     ok(store_trim(&store));
     cr_expect(!has_blob(&made.noisy));
     ok(store_private_load(&row, &store, run, 2));
-    cr_expect(row.clip == 0.75 && !row.drawn);
+    cr_expect_eq(row.clip, 0.75);
     struct store_run *runs = NULL;
     struct arena arena = {0};
     size_t count;
@@ -253,9 +267,9 @@ Test(store, gives_up_old_states_and_updates_and_nothing_else)
 {
     begin();
     int64_t run = add_run("r");
-    struct store_blob state[5] = {make_blob("state 0")}, none = {0};
+    struct store_blob state[5] = {make_blob("state 0")};
     struct store_update update[5];
-    ok(store_started(&store, run, &state[0], &none, NULL));
+    ok(store_started(&store, &(struct store_start){.run = run, .state = state[0]}));
     for (uint32_t round = 1; round < 5; round++) {
         update[round] = make_update(run, "a", round);
         ok(store_receipts(&store, &update[round], 1));
@@ -273,11 +287,11 @@ Test(store, recovers_by_removing_what_no_row_names)
 {
     begin();
     int64_t run = add_run("r");
-    struct store_blob state = make_blob("state 0"), orphan = make_blob("orphan"), none = {0}, pin;
+    struct store_blob state = make_blob("state 0"), orphan = make_blob("orphan"), pin;
     char path[SUPPORT_PATH_BYTES + 32];
     size_t removed;
     bool known;
-    ok(store_started(&store, run, &state, &none, NULL));
+    ok(store_started(&store, &(struct store_start){.run = run, .state = state}));
     pin = make_blob("pinned");
     ok(store_pin(&store, &pin, 1));
     refused(store_pin(&store, &orphan, 1), ERR_LIMIT, "the most that are kept");

@@ -1,0 +1,122 @@
+/* A small model with rows, and DP-SGD's options, for tests of private training. Rows 3 and 4 have
+ * nothing to learn. */
+#ifndef TESTS_SUPPORT_PRIVATE_FIXTURE_H
+#define TESTS_SUPPORT_PRIVATE_FIXTURE_H
+
+#include "base/rng.h"
+#include "client/train_private.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 6, LENGTH = 33, RANK = 5, SETUP_SMALL = 64 /* an R that does not train */ };
+
+struct setup {
+    struct model model;
+    struct engine *engine;
+    struct adapter adapter;
+    struct dataset data;
+    struct data_row row[ROWS];
+    struct engine_row engine_row[ROWS];
+    int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
+};
+
+static inline void fill_adapter(struct adapter *ad, uint64_t seed)
+{
+    struct rng rng;
+    rng_init(&rng, "test", seed, "values", 0);
+    for (size_t i = 0; i < ad->count; i++) {
+        struct adapter_module *m = &ad->module[i];
+        rng_fill_uniform(&rng, m->a, (size_t)m->rank * m->d_in, 0.2);
+        rng_fill_uniform(&rng, m->b, (size_t)m->d_out * m->rank, 0.2);
+        if (m->r) rng_fill_uniform(&rng, m->r, (size_t)m->rank * m->rank, 0.5);
+        rng_fill_uniform(&rng, m->carry_a, (size_t)m->carry_rank * m->d_in, 0.1);
+        rng_fill_uniform(&rng, m->carry_b, (size_t)m->d_out * m->carry_rank, 0.1);
+    }
+}
+
+static inline void setup_open(struct setup *s, unsigned trains)
+{
+    char path[SUPPORT_PATH_BYTES];
+    struct adapter_spec spec[LIMIT_MODULES];
+    struct rng rng;
+    size_t count = 0;
+    memset(s, 0, sizeof *s);
+    support_source(path, sizeof path, "tests/models/llama");
+    ok(model_open(&s->model, path));
+    struct engine_options o = {.precision = DTYPE_F32, .threads = 2};
+    ok(engine_open(&s->engine, &s->model, &o));
+    for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
+        for (int kind = 0; kind < MODULE_KINDS; kind++)
+            spec[count++] =
+                (struct adapter_spec){.layer = layer,
+                                      .kind = (enum module_kind)kind,
+                                      .rank = RANK,
+                                      .small_matrix = trains & (ADAPTER_R | SETUP_SMALL),
+                                      .carry_rank = 2,
+                                      .scale = 0.7};
+    ok(adapter_open(&s->adapter, &s->model.arch, spec, count, trains & ~(unsigned)SETUP_SMALL));
+    fill_adapter(&s->adapter, 3);
+    rng_init(&rng, "test", 5, "rows", 0);
+    for (int i = 0; i < ROWS; i++) {
+        uint32_t n = i == 3 ? 0 : i == 4 ? 2 : LENGTH - 6 * (uint32_t)i; /* 4 learns nothing */
+        for (uint32_t t = 0; t < n; t++) {
+            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
+            s->label[i][t] = t < 2 ? DATA_IGNORE : s->id[i][t];
+        }
+        s->row[i] = (struct data_row){.id = s->id[i], .label = s->label[i], .count = n};
+        s->engine_row[i] = (struct engine_row){s->id[i], s->label[i], n, &s->adapter};
+        s->data.learned += n > 2 ? n - 2 : 0;
+    }
+    s->data.row = s->row;
+    s->data.count = ROWS;
+}
+
+static inline void setup_close(struct setup *s)
+{
+    adapter_close(&s->adapter);
+    engine_close(s->engine);
+    model_close(&s->model);
+}
+
+static inline double mean_of(const struct engine_row *row)
+{
+    return row->count > 2 ? 1.0 / (row->count - 2.0) : 0.0;
+}
+
+/* The gradient of one row's mean by itself. */
+static inline void one_gradient(float *out, struct setup *s, size_t i)
+{
+    double nll;
+    struct engine_gradient into = {out, &s->adapter};
+    struct engine_pass_options pass = {.scale = mean_of(&s->engine_row[i])};
+    memset(out, 0, s->adapter.value_count * sizeof *out);
+    ok(engine_gradients(&nll, s->engine, &s->engine_row[i], 1, &into, 1, &pass));
+}
+
+static inline double norm_of(const float *x, size_t n)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sqrt(sum);
+}
+
+/* The slope of the row's mean loss along its own gradient is the gradient's norm. */
+static inline void options(struct train_options *t, struct train_private_options *o)
+{
+    train_defaults(t);
+    t->steps = 3;
+    t->batch = 4;
+    t->lr = 2e-3;
+    t->eps = 1e-3; /* rounding errors and the least noise make no step */
+    t->schedule = TRAIN_CONSTANT;
+    *o = (struct train_private_options){.train = t, .sampling = 1.0, .noise = 1e-7, .clip = 1.0};
+}
+
+/* Clipped mean and AdamW in float64, record by record. */
+
+#endif
