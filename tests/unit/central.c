@@ -30,8 +30,10 @@ Test(central, is_the_clipped_sum_with_the_stated_noise_over_a_fixed_denominator,
     struct central c = {0};
     double squares = 0, correlation = 0;
     ok(central_begin(&c, &spec));
-    cr_expect_geq(c.noise, 0.8);
-    cr_expect_lt(c.noise, 0.8000001);
+    /* The least whole deviation: one step less would be below what was asked. */
+    cr_expect(c.noise >= 0.8 && c.noise < 0.8000001, "%.17g", c.noise);
+    cr_expect((double)c.sigma / c.bound.norm_int >= 0.8);
+    cr_expect((double)(c.sigma - 1) / c.bound.norm_int < 0.8);
     for (int k = 0; k < MEMBERS; k++) {
         long double norm = 0;
         for (int i = 0; i < DIM; i++)
@@ -92,6 +94,61 @@ Test(central, adapts_the_norm_and_charges_both_releases_as_one)
     cr_expect(c.next_clip <= exp(0.1) && c.next_clip > exp(0.2 * (0.5 - 6 * 0.0015)), "%g",
               c.next_clip);
     central_close(&c);
+}
+
+/* What the count of unclipped members made of the norm, as a fraction: C' = C exp(-rate (b - 1/2)).
+ */
+static double fraction_of(const float (*member)[4], const size_t count[2], double weight,
+                          double denominator)
+{
+    struct adaptive how = {.on = true, .quantile = 0.5, .rate = 0.2, .sigma_b = 0.6};
+    struct central_spec spec = {.dim = 4,
+                                .noise = 1,
+                                .clip = 1,
+                                .denominator = denominator,
+                                .expected = 400,
+                                .adaptive = how};
+    double mean[4];
+    struct central c = {0};
+    ok(central_begin(&c, &spec));
+    for (int kind = 0; kind < 2; kind++) {
+        struct clip_tensor t = {member[kind], NULL, 4};
+        for (size_t k = 0; k < count[kind]; k++)
+            ok(central_add(&c, &t, 1, weight));
+    }
+    central_finish(mean, &c);
+    double next = c.next_clip;
+    central_close(&c);
+    return 0.5 - log(next) / 0.2;
+}
+
+static const float small_and_large[2][4] = {{0.25f, 0.25f, 0.25f, 0.25f}, {1, 1, 1, 1}};
+
+/* A quarter not clipped, whatever the weights are and what the changes are divided by. */
+Test(central, counts_who_is_not_clipped_over_the_members_expected)
+{
+    const size_t all[2] = {400, 0}, some[2] = {100, 300}, few[2] = {100, 0};
+    double spread = 6 * 0.6 / 400; /* chance 2e-9 */
+    cr_expect_gt(fraction_of(small_and_large, all, 0.25, 100), 1 - spread);
+    cr_expect_float_eq(fraction_of(small_and_large, some, 1, 400), 0.25, spread);
+    cr_expect_float_eq(fraction_of(small_and_large, some, 0.25, 100), 0.25, spread);
+    /* who does not come counts as half: nobody is missed */
+    cr_expect_float_eq(fraction_of(small_and_large, few, 1, 400), 0.5 + 0.5 * 100 / 400, spread);
+}
+
+/* The count itself has the noise that it is charged for. */
+Test(central, the_count_has_noise_of_its_own)
+{
+    enum { TIMES = 200 };
+    const size_t half[2] = {200, 200};
+    double sum = 0, squares = 0, sd = 0.6 / 400;
+    for (int i = 0; i < TIMES; i++) {
+        double far = fraction_of(small_and_large, half, 1, 400) - 0.5;
+        sum += far / TIMES;
+        squares += far * far / TIMES;
+    }
+    cr_expect_lt(fabs(sum), 6 * sd / sqrt(TIMES), "%g", sum);
+    cr_expect_lt(fabs(squares / (sd * sd) - 1), 6 * sqrt(2.0 / TIMES), "%g", squares / (sd * sd));
 }
 
 Test(central, refuses_what_it_cannot_make_private)
