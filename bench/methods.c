@@ -13,6 +13,7 @@
 #include "client/session_local.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@ enum { MEMBERS_MAX = 64 };
 struct bench_options {
     const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen;
     int64_t rank, rounds, steps, batch, seed, threads, check_rows;
-    double alpha, scale, lr, carry_error;
+    double alpha, scale, lr, carry_error, epsilon, delta, clip_norm, sampling;
     bool help;
     struct option_list option;
 };
@@ -66,6 +67,11 @@ static const struct option_row rows[] = {
     NUM(scale, "scale", "0", "above zero: alpha is this times the member's rank"),
     NUM(lr, "lr", "1e-3", "learning rate"),
     NUM(carry_error, "carry-error", "1e-4", "what recompression of the carry may drop, relative"),
+    NUM(epsilon, "epsilon", "0", "above zero: each record's privacy budget for the whole run"),
+    NUM(delta, "delta", "1e-5", "of that budget"),
+    NUM(clip_norm, "clip-norm", "1", "with --epsilon: largest norm of a record's gradient"),
+    NUM(sampling, "sampling", "0",
+        "chance of a record to be in a step; without --epsilon: that share of them is a batch"),
     {.flag = "option", .kind = OPTION_LIST, .at = AT(option), .help = "key=value, the method's"},
     {.flag = "help", .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
 };
@@ -76,6 +82,8 @@ struct member {
     double alpha;
     struct dataset data;
     uint64_t bytes_up;
+    struct train_options training; /* of a round, for the plan */
+    struct session_privacy privacy;
 };
 
 struct bench {
@@ -184,6 +192,27 @@ static err open_local(struct bench *b)
     return ERR_NONE;
 }
 
+/* What `fedlora join` would promise; nothing is charged here. */
+static err plan_privacy(struct bench *b, struct member *m)
+{
+    train_defaults(&m->training);
+    m->training.steps = (uint64_t)b->o.steps;
+    m->training.batch = (uint32_t)b->o.batch;
+    const struct train_ledger_options options = {.train = &m->training,
+                                                 .epsilon = b->o.epsilon,
+                                                 .delta = b->o.delta,
+                                                 .clip = b->o.clip_norm,
+                                                 .sampling = b->o.sampling,
+                                                 .rounds = (uint32_t)b->o.rounds,
+                                                 .ledger = "none",
+                                                 .key = "none",
+                                                 .method = b->o.method,
+                                                 .bases = "seed"};
+    TRY(train_ledger_plan(&m->privacy.ledger, &options, m->data.count));
+    m->privacy.on = true;
+    return ERR_NONE;
+}
+
 static err bench_open(struct bench *b)
 {
     const char *tmp = getenv("TMPDIR");
@@ -194,6 +223,8 @@ static err bench_open(struct bench *b)
     TRY(find_members(b));
     TRY(rank_members(b));
     TRY(open_local(b));
+    for (size_t i = 0; i < b->members && b->o.epsilon > 0; i++)
+        TRY(plan_privacy(b, &b->member[i]));
     snprintf(b->dir, sizeof b->dir, "%.3000s/fedlora-methods-XXXXXX", tmp ? tmp : "/tmp");
     if (mkdtemp(b->dir) == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", b->dir);
     b->history = json_array();
@@ -347,11 +378,14 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
     if (b->method->prunes) r.prune_lambda = b->options.prune_lambda;
     training.steps = (uint32_t)b->o.steps;
     training.batch = (uint32_t)b->o.batch;
+    if (b->o.sampling > 0 && b->o.epsilon == 0)
+        training.batch = (uint32_t)ceil(b->o.sampling * (double)m->data.count);
     training.lr = b->o.lr;
     training.clip = 1;
     training.schedule = (char *)(uintptr_t) "linear";
     path_of(path, b, "update", (uint32_t)i);
     b->local.data = m->data;
+    b->local.privacy = m->privacy.on ? &m->privacy : NULL;
     double since = now();
     err e = session_local_train(&result, &b->local, path, &r, &training, &b->report);
     b->train_seconds += now() - since;
@@ -451,6 +485,11 @@ static err write_result(const struct bench *b, const struct session_evaluation *
                   "steps", (json_int_t)b->o.steps, "loss", m->loss, "accuracy", m->accuracy,
                   "bytes_down", (json_int_t)b->bytes_down, "bytes_up", up, "server_seconds",
                   b->server_seconds, "train_seconds", b->train_seconds, "history", b->history);
+    double noise = b->member[0].privacy.ledger.summary.noise;
+    if (line != NULL && b->o.epsilon > 0)
+        json_object_update_new(line, json_pack("{s:f, s:f, s:f, s:f, s:f}", "epsilon", b->o.epsilon,
+                                               "delta", b->o.delta, "noise", noise, "clip",
+                                               b->o.clip_norm, "sampling", b->o.sampling));
     struct bytes text = {.max = 1 << 20};
     REQUIRE(line != NULL);
     err e = json_write(&text, line);

@@ -129,6 +129,7 @@ err command_check_output(const char *path, bool force)
 {
     char parent[LIMIT_PATH_BYTES] = ".";
     const char *slash = strrchr(path, '/');
+    if (!*path) return err_make(ERR_INPUT, "an output without a name: expected a path");
     if (strlen(path) + 64 >= sizeof parent) return err_make(ERR_INPUT, "%.80s...: too long", path);
     if (slash)
         snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);

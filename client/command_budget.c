@@ -175,8 +175,9 @@ static err parse_before(struct account_event *out, const char *text)
     err e = text_parse_num(&event.noise, part[0], 0, 1e300);
     if (!err_is(e)) e = text_parse_num(&event.sampling, part[1], 0, 1);
     if (!err_is(e)) e = text_parse_int(&count, part[2], 0, LIMIT_ACCOUNT_STEPS);
+    if (!err_is(e)) event.count = (uint64_t)count;
+    if (!err_is(e)) e = account_check_event(&event);
     if (err_is(e)) return err_in(e, "--before %.80s", text);
-    event.count = (uint64_t)count;
     *out = event;
     return ERR_NONE;
 }
@@ -187,12 +188,17 @@ static err event_of(struct account_event *out, const struct budget_command *o, d
 {
     if (o->tree) {
         struct account_tree tree = {(uint32_t)steps, (uint32_t)o->times, (uint32_t)o->apart};
-        if (o->sampling != 1)
-            return err_make(ERR_INPUT, "--tree: expected --sampling 1, a tree is not sampled");
+        if (o->sampling != 1 || o->scheme)
+            return err_make(ERR_INPUT,
+                            "--tree: expected --sampling 1 and no --scheme, a tree is not "
+                            "sampled");
         if (steps > 1000000)
             return err_make(ERR_INPUT, "--steps: expected at most 1000000 with --tree");
-        return account_tree_event(out, NULL, noise, &tree);
+        err e = account_tree_event(out, NULL, noise, &tree);
+        return err_is(e) ? err_in(e, "--tree, as one release") : e;
     }
+    if (o->times > 1 || o->apart > 0)
+        return err_make(ERR_INPUT, "--times, --apart: only with --tree");
     *out = (struct account_event){
         .mechanism = o->scheme ? ACCOUNT_FIXED_SIZE : ACCOUNT_GAUSSIAN,
         .noise = noise,
@@ -212,6 +218,8 @@ static err question_read(struct question *out, const struct budget_command *o, s
     TRY(given(o->sampling, "sampling", "above 0 and at most 1 (1: everyone)"));
     if (o->sampling > 1)
         return err_make(ERR_INPUT, "--sampling %g: expected above 0 and at most 1", o->sampling);
+    if (o->interval != 0 && q.how.engine != ACCOUNT_PLD)
+        return err_make(ERR_INPUT, "--interval: only with --accountant pld");
     if (o->interval != 0 && !(o->interval >= 1e-9 && o->interval <= 1))
         return err_make(ERR_INPUT, "--interval %g: expected 1e-9 to 1", o->interval);
     if (o->steps < 0 || o->steps > (int64_t)LIMIT_ACCOUNT_STEPS)
@@ -220,8 +228,10 @@ static err question_read(struct question *out, const struct budget_command *o, s
     TRY(choose_delta(&q.delta, o));
     if (o->plot) TRY(command_check_output(o->plot, o->force));
     TRY(arena_take(&q.event, arena, q.before + 1, sizeof *q.event));
-    for (size_t i = 0; i < q.before; i++)
+    for (size_t i = 0; i < q.before; i++) {
         TRY(parse_before(&q.event[i], o->before.item[i]));
+        if (o->scheme) q.event[i].mechanism = ACCOUNT_FIXED_SIZE;
+    }
     *out = q;
     return ERR_NONE;
 }

@@ -7,7 +7,6 @@
 #include "client/session_local.h"
 #include "client/session_work.h"
 #include "client/state_whole.h"
-#include "kernels/describe.h"
 #include "proto/message.h"
 
 #include <inttypes.h>
@@ -62,44 +61,10 @@ static err again(struct session *s, err cause)
 
 /* ---------------------------------------------------------------- hello */
 
-static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
-                        struct arena *arena)
-{
-    size_t n = (size_t)arch->layers * MODULE_KINDS;
-    Fedlora__V1__ModuleShape **list = NULL, *shape = NULL;
-    TRY(arena_take(&list, arena, n, sizeof(Fedlora__V1__ModuleShape *)));
-    TRY(arena_take(&shape, arena, n, sizeof *shape));
-    for (size_t i = 0; i < n; i++) {
-        enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
-        char name[LIMIT_TENSOR_NAME_BYTES];
-        const char *kept = NULL;
-        model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
-        TRY(arena_text(&kept, arena, name, strlen(name)));
-        shape[i] = (Fedlora__V1__ModuleShape)FEDLORA__V1__MODULE_SHAPE__INIT;
-        shape[i].name = (char *)(uintptr_t)kept;
-        model_module_shape(&shape[i].d_out, &shape[i].d_in, arch, kind);
-        list[i] = &shape[i];
-    }
-    *out = list;
-    *count = n;
-    return ERR_NONE;
-}
-
-/* Equal bytes are promised for one processor type and one set of libraries: the run records them.
- */
-static void name_libraries(char *out, size_t bytes)
-{
-    char processor[100], libraries[150];
-    describe_processor(processor, sizeof processor);
-    describe_libraries(libraries, sizeof libraries);
-    snprintf(out, bytes, "%s; %s", processor, libraries);
-}
-
 static err hello_once(struct session *s)
 {
     static const struct remote_method method = {"/fedlora.v1.Federation/Hello",
                                                 &fedlora__v1__hello_reply__descriptor};
-    char libraries[256];
     struct arena arena = {0};
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
@@ -109,14 +74,7 @@ static err hello_once(struct session *s)
         request.run = s->result.run;
     else if (s->o->run != NULL)
         request.run = (char *)(uintptr_t)s->o->run;
-    request.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, s->local.base.byte};
-    request.rank = s->o->rank;
-    request.memory_bytes = s->o->memory;
-    request.examples = s->local.data.count;
-    request.eval_rows = s->local.held_out.count;
-    name_libraries(libraries, sizeof libraries);
-    request.libraries = libraries;
-    err e = list_modules(&request.modules, &request.n_modules, &s->local.model.arch, &arena);
+    err e = session_local_describe(&request, &s->local, &arena);
     Fedlora__V1__HelloReply *reply = NULL;
     if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
     arena_close(&arena);

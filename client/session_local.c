@@ -4,6 +4,7 @@
 #include "client/command.h"
 #include "client/completions.h"
 #include "client/progress.h"
+#include "kernels/describe.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -52,6 +53,55 @@ err session_local_open(struct session_local *out, const struct session_options *
 out:
     session_local_close(&local);
     return e;
+}
+
+static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
+                        struct arena *arena)
+{
+    size_t n = (size_t)arch->layers * MODULE_KINDS;
+    Fedlora__V1__ModuleShape **list = NULL, *shape = NULL;
+    TRY(arena_take(&list, arena, n, sizeof(Fedlora__V1__ModuleShape *)));
+    TRY(arena_take(&shape, arena, n, sizeof *shape));
+    for (size_t i = 0; i < n; i++) {
+        enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        const char *kept = NULL;
+        model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
+        TRY(arena_text(&kept, arena, name, strlen(name)));
+        shape[i] = (Fedlora__V1__ModuleShape)FEDLORA__V1__MODULE_SHAPE__INIT;
+        shape[i].name = (char *)(uintptr_t)kept;
+        model_module_shape(&shape[i].d_out, &shape[i].d_in, arch, kind);
+        list[i] = &shape[i];
+    }
+    *out = list;
+    *count = n;
+    return ERR_NONE;
+}
+
+/* Equal bytes are promised for one processor type and one set of libraries: the run records them.
+ */
+static err name_libraries(char **out, struct arena *arena)
+{
+    char processor[100], libraries[150], all[256];
+    const char *kept = NULL;
+    describe_processor(processor, sizeof processor);
+    describe_libraries(libraries, sizeof libraries);
+    snprintf(all, sizeof all, "%s; %s", processor, libraries);
+    TRY(arena_text(&kept, arena, all, strlen(all)));
+    *out = (char *)(uintptr_t)kept;
+    return ERR_NONE;
+}
+
+err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local *local,
+                           struct arena *arena)
+{
+    out->base_digest = (ProtobufCBinaryData){DIGEST_BYTES, local->base.byte};
+    out->rank = local->options->rank;
+    out->memory_bytes = local->options->memory;
+    out->examples = local->data.count;
+    out->eval_rows = local->held_out.count;
+    TRY(name_libraries(&out->libraries, arena));
+    return list_modules(&out->modules, &out->n_modules, &local->model.arch, arena);
 }
 
 void session_local_close(struct session_local *local)

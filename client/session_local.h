@@ -24,6 +24,9 @@ struct session_local {
 
 /* Base, digest, tokenizer, data. */
 err session_local_open(struct session_local *out, const struct session_options *options);
+/* What Hello says of us; what it points at lives in `local` and the arena. */
+err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local *local,
+                           struct arena *arena);
 /* The data again as the run wants it, and the engine. */
 err session_local_prepare(struct session_local *local, const Fedlora__V1__Training *training);
 void session_local_close(struct session_local *local);

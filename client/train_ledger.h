@@ -48,8 +48,9 @@ struct train_ledger_made {
     bool basis;
     uint64_t dim; /* values that got noise */
     struct digest digest;
-    struct digest given; /* what it began with, where that is no seed; or zero. What this very ledger
-                            has released is covered by it, and counts as nothing given */
+    /* What it began with, where that is no seed; or zero. What this very ledger has released is
+     * covered by it, and counts as nothing given. */
+    struct digest given;
 };
 /* ERR_LIMIT: the budget does not allow it; then it must not leave. */
 err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_made *made);

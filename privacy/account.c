@@ -10,7 +10,7 @@
 #include <math.h>
 
 static const struct account_options defaults = {0};
-static const double prv_error_default = 0.01;
+static const double prv_error_default = 0.01, rough_cells = 1 << 15;
 
 const char *account_engine_name(enum account_engine engine)
 {
@@ -122,6 +122,7 @@ static err spend_pld(struct account_spent *out, const struct pld_event *event, s
         spent.epsilon = account_gaussian_epsilon(mu, delta);
     } else {
         struct pld_options how = {.interval = o->interval, .replace_one = replace};
+        if (o->rough) how.cells = rough_cells;
         struct pld_result r;
         TRY(pld_epsilon(&r, event, count, delta, &how));
         spent.epsilon = r.epsilon;

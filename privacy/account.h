@@ -53,6 +53,7 @@ struct account_options {
     const double *order; /* RDP orders above 1; NULL: 1.1 to 10.9 by 0.1, 11 to 63, 128 ... 1024 */
     size_t order_count;
     double interval;  /* PLD: width of the grid of losses; 0: 1e-4, finer where losses are small */
+    bool rough;       /* PLD: on a small grid: looser and sooner, for a guess */
     double prv_error; /* PRV: error in epsilon; 0: 0.01 */
 };
 

@@ -27,6 +27,15 @@ double account_gaussian_between(double low, double high)
     return 0.5 * (erfc(-high * M_SQRT1_2) - erfc(-low * M_SQRT1_2));
 }
 
+double account_gaussian_log_between(double low, double high)
+{
+    REQUIRE(low <= high);
+    if (low + high > 0) return account_gaussian_log_between(-high, -low);
+    /* ln Phi(high) + ln(1 - Phi(low) / Phi(high)), in the lower tail */
+    double first = account_gaussian_log_cdf(high), second = account_gaussian_log_cdf(low);
+    return second == -INFINITY ? first : first + log(-expm1(second - first));
+}
+
 double account_gaussian_delta(double mu, double epsilon)
 {
     double first = account_gaussian_log_cdf(mu / 2 - epsilon / mu);

@@ -91,11 +91,11 @@ static err noise_excess(double *out, struct plan *plan, double log_noise)
 }
 
 /* From a guess outwards, in growing steps, until one end is over the budget and one within. */
-static err noise_bracket(struct bracket *out, struct plan *plan, double guess)
+static err noise_bracket(struct bracket *out, struct plan *plan, double guess, double step)
 {
     const double least = log(noise_least), most = log(noise_most);
     struct bracket b = {.out = -INFINITY, .in = INFINITY};
-    double x = fmin(fmax(guess, least), most), step = 0.1;
+    double x = fmin(fmax(guess, least), most);
     while (b.out == -INFINITY || b.in == INFINITY) {
         double at;
         TRY(noise_excess(&at, plan, x));
@@ -120,10 +120,16 @@ static err noise_bracket(struct bracket *out, struct plan *plan, double guess)
     return ERR_NONE;
 }
 
-static err noise_search(double *out, struct plan *plan, double guess, double precision)
+struct search {
+    double guess, step; /* where to begin, and how far the answer may well be from there */
+    double precision;
+};
+
+static err noise_search(double *out, struct plan *plan, const struct search *s)
 {
     struct bracket b = {0};
-    TRY(noise_bracket(&b, plan, guess));
+    double precision = s->precision;
+    TRY(noise_bracket(&b, plan, s->guess, s->step));
     while (b.in - b.out > precision && b.out > -INFINITY) {
         double x = bracket_guess(&b), edge = precision / 4, at;
         x = fmin(fmax(x, b.out + edge), b.in - edge);
@@ -134,24 +140,42 @@ static err noise_search(double *out, struct plan *plan, double guess, double pre
     return ERR_NONE;
 }
 
+/* Accountants that cost little, each from where the one before came to. */
+static void guess_noise(struct search *out, struct plan *plan)
+{
+    struct search s = {.guess = 0, .step = 0.1, .precision = 1e-2};
+    struct plan cheap = *plan;
+    bool pld = plan->options.engine == ACCOUNT_PLD && plan->options.interval == 0;
+    if (plan->options.engine != ACCOUNT_RDP && plan->options.adjacency == ACCOUNT_ADD_REMOVE) {
+        cheap.options.engine = ACCOUNT_RDP;
+        err failed = noise_search(&s.guess, &cheap, &s);
+        if (err_is(failed)) s.guess = 0;
+    }
+    if (pld) {
+        cheap.options = plan->options;
+        cheap.options.rough = true;
+        s.precision = 1e-4;
+        err failed = noise_search(&s.guess, &cheap, &s);
+        s.step = err_is(failed) ? 0.1 : 2e-3;
+    }
+    s.precision = noise_precision;
+    *out = s;
+}
+
 err account_noise(double *out, const struct account_event *event,
                   const struct account_budget *budget, const struct account_options *options)
 {
     struct arena arena = {0};
     struct plan plan;
+    struct search first;
     double x = 0;
     struct account_event valid = *event;
     valid.noise = 1;
     err e = ERR_NONE;
     TRY(account_check_event(&valid));
     TRY_OUT(e, plan_open(&plan, &valid, budget, options, &arena));
-    if (plan.options.engine != ACCOUNT_RDP && plan.options.adjacency == ACCOUNT_ADD_REMOVE) {
-        struct plan cheap = plan; /* a guess from the accountant that costs little */
-        cheap.options.engine = ACCOUNT_RDP;
-        err failed = noise_search(&x, &cheap, 0, 1e-2);
-        if (err_is(failed)) x = 0;
-    }
-    TRY_OUT(e, noise_search(&x, &plan, x, noise_precision));
+    guess_noise(&first, &plan);
+    TRY_OUT(e, noise_search(&x, &plan, &first));
     *out = exp(x);
 out:
     arena_close(&arena);
@@ -160,10 +184,14 @@ out:
 
 /* ---- the steps ---- */
 
+/* More steps than PRV's mesh can tell are too many. */
 static err steps_excess(double *out, struct plan *plan, uint64_t steps)
 {
     plan->asked->count = steps;
-    return plan_excess(out, plan);
+    err e = plan_excess(out, plan);
+    if (e.kind != ERR_LIMIT || plan->options.engine != ACCOUNT_PRV || steps == 1) return e;
+    *out = 20;
+    return ERR_NONE;
 }
 
 /* The least power of two of steps that is over the budget; 0 when none is. */
@@ -194,11 +222,43 @@ static err steps_bracket(struct bracket *out, uint64_t *within, uint64_t *over, 
     return ERR_NONE;
 }
 
-static err steps_search(uint64_t *out, struct plan *plan)
+/* Where a cheap answer is nearly right, from there outwards. */
+static err steps_near(struct bracket *out, uint64_t *within, uint64_t *over, struct plan *plan,
+                      uint64_t guess)
+{
+    struct bracket b = {.at_in = -20, .in = 0};
+    uint64_t in = 0, beyond = 0, n = guess, away = guess / 512 + 1;
+    while (!beyond || (!in && beyond > 1)) {
+        double at;
+        TRY(steps_excess(&at, plan, n));
+        if (at > 0) {
+            beyond = n;
+            b.out = log((double)n);
+            b.at_out = at;
+            n = n > away ? n - away : 1;
+        } else {
+            in = n;
+            b.in = log((double)n);
+            b.at_in = at;
+            if (n == LIMIT_ACCOUNT_STEPS) break;
+            n = away < LIMIT_ACCOUNT_STEPS - n ? n + away : LIMIT_ACCOUNT_STEPS;
+        }
+        if (away < LIMIT_ACCOUNT_STEPS) away *= 4;
+    }
+    *out = b;
+    *within = in;
+    *over = beyond;
+    return ERR_NONE;
+}
+
+static err steps_search(uint64_t *out, struct plan *plan, uint64_t near)
 {
     struct bracket b = {0};
     uint64_t in = 0, over = 0;
-    TRY(steps_bracket(&b, &in, &over, plan));
+    if (near)
+        TRY(steps_near(&b, &in, &over, plan, near));
+    else
+        TRY(steps_bracket(&b, &in, &over, plan));
     while (over - in > 1 && over) {
         double guess = exp(bracket_guess(&b)), at;
         uint64_t n = guess < (double)over ? (uint64_t)guess : over - 1;
@@ -219,13 +279,19 @@ err account_steps(uint64_t *out, const struct account_event *event,
 {
     struct arena arena = {0};
     struct plan plan;
-    uint64_t steps = 0;
+    uint64_t steps = 0, guess = 0;
     struct account_event valid = *event;
     valid.count = 1;
     err e = ERR_NONE;
     TRY(account_check_event(&valid));
     TRY_OUT(e, plan_open(&plan, &valid, budget, options, &arena));
-    TRY_OUT(e, steps_search(&steps, &plan));
+    if (plan.options.engine == ACCOUNT_PLD && plan.options.interval == 0) {
+        struct plan rough = plan;
+        rough.options.rough = true;
+        err failed = steps_search(&guess, &rough, 0);
+        if (err_is(failed)) guess = 0;
+    }
+    TRY_OUT(e, steps_search(&steps, &plan, guess));
     *out = steps;
 out:
     arena_close(&arena);

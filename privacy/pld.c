@@ -237,19 +237,19 @@ static double read_epsilon(const struct whole *w, const struct fft *fft, struct 
 
 /* In one direction; *fits is false when the window is too long for this interval. */
 static err epsilon_of(double *out, bool *fits, const struct pld_event *event, size_t count,
-                      double delta, const struct pld_pair *direction, double interval)
+                      double delta, const struct pld_pair *direction, const struct pld_options *how)
 {
     struct whole w = {0};
     struct fft fft = {0};
     struct fft_value *z;
     err e = ERR_NONE;
-    TRY(whole_open(&w, event, count, direction, interval));
+    TRY(whole_open(&w, event, count, direction, how->interval));
     double infinite = -expm1(w.infinity_log_rest);
     *fits = true;
     *out = infinite < delta ? 0 : INFINITY;
     if (infinite >= delta || choose_tilt(&w, log(delta - infinite)) <= 0) goto out;
     double size = choose_window(&w);
-    *fits = size <= LIMIT_PLD_CELLS;
+    *fits = size <= how->cells;
     if (!*fits) goto out;
     for (w.size = 4; (double)w.size < size;)
         w.size *= 2;
@@ -260,6 +260,33 @@ out:
     whole_close(&w);
     return e;
 }
+
+/* ---- one release alone ---- */
+
+/* ln of P(L > eps) - e^eps Q(L > eps). */
+static double one_log_delta(const struct pld_pair *pair, double epsilon)
+{
+    double x = pld_pair_inverse(pair, epsilon);
+    double p = pld_pair_up(pair, x, INFINITY);
+    double log_q = epsilon + pld_pair_log_low(pair, x, INFINITY), log_p = log(p);
+    return log_p <= log_q ? -INFINITY : log_p + log(-expm1(log_q - log_p));
+}
+
+static double one_epsilon(const struct pld_pair *pair, double delta)
+{
+    double low = 0, high = 1, target = log(delta);
+    if (one_log_delta(pair, 0) <= target) return 0;
+    while (one_log_delta(pair, high) > target)
+        high *= 2;
+    while (high - low > 1e-12 * high)
+        if (one_log_delta(pair, (low + high) / 2) > target)
+            low = (low + high) / 2;
+        else
+            high = (low + high) / 2;
+    return high;
+}
+
+/* ---- all ---- */
 
 /* The default, finer where the losses are so small that rounding them to the grid would add much
  * to their variance q^2 (e^(1/z^2) - 1): at most an interval's own, or that of the few that differ
@@ -280,7 +307,7 @@ static double interval_choose(const struct pld_event *event, size_t count)
     }
 }
 
-static double cells_most(const struct pld_event *event, size_t count, double interval)
+static double longest(const struct pld_event *event, size_t count, double interval)
 {
     double most = 0;
     for (size_t i = 0; i < count; i++) {
@@ -290,27 +317,50 @@ static double cells_most(const struct pld_event *event, size_t count, double int
     return most;
 }
 
-err pld_epsilon(struct pld_result *out, const struct pld_event *event, size_t count, double delta,
-                const struct pld_options *options)
+static const struct pld_pair add_remove[2] = {{0, 1, 0}, {0, 0, 1}}, replace_one = {0, 1, 1};
+
+/* Both directions on the same grid. */
+static err on_grid(struct pld_result *out, const struct pld_event *event, size_t count,
+                   double delta, struct pld_options *how)
 {
-    static const struct pld_pair add_remove[2] = {{0, 1, 0}, {0, 0, 1}}, replace = {0, 1, 1};
-    const struct pld_pair *direction = options->replace_one ? &replace : add_remove;
-    int directions = options->replace_one ? 1 : 2;
-    REQUIRE(count > 0 && delta > 0 && delta < 1);
-    double interval = options->interval > 0 ? options->interval : interval_choose(event, count);
+    const struct pld_pair *direction = how->replace_one ? &replace_one : add_remove;
     double epsilon[2] = {0};
-    while (cells_most(event, count, interval) > 2.0 * LIMIT_PLD_CELLS)
-        interval *= 2;
-    for (int i = 0; i < directions;) {
+    while (longest(event, count, how->interval) > 2.0 * how->cells)
+        how->interval *= 2;
+    for (int i = 0; i < (how->replace_one ? 1 : 2);) {
         bool fits;
-        TRY(epsilon_of(&epsilon[i], &fits, event, count, delta, &direction[i], interval));
+        TRY(epsilon_of(&epsilon[i], &fits, event, count, delta, &direction[i], how));
         if (fits) {
             i++;
-        } else { /* both directions on the same grid */
-            interval *= 2;
+        } else {
+            how->interval *= 2;
             i = 0;
         }
     }
-    *out = (struct pld_result){fmax(epsilon[0], epsilon[1]), interval};
+    *out = (struct pld_result){fmax(epsilon[0], epsilon[1]), how->interval};
     return ERR_NONE;
+}
+
+/* Where the usual grid is too coarse for one release, its own curve serves. */
+static double one_exact(const struct pld_event *event, double delta, bool both)
+{
+    struct pld_pair up = {event->z, event->q, 0}, low = {event->z, 0, event->q},
+                    mixed = {event->z, event->q, event->q};
+    if (both) return one_epsilon(&mixed, delta);
+    return fmax(one_epsilon(&up, delta), one_epsilon(&low, delta));
+}
+
+err pld_epsilon(struct pld_result *out, const struct pld_event *event, size_t count, double delta,
+                const struct pld_options *options)
+{
+    struct pld_options how = *options;
+    REQUIRE(count > 0 && delta > 0 && delta < 1);
+    if (how.cells == 0) how.cells = LIMIT_PLD_CELLS;
+    if (how.interval == 0) how.interval = interval_choose(event, count);
+    if (count == 1 && event->count == 1 && how.interval < interval_default) {
+        double epsilon = one_exact(event, delta, how.replace_one);
+        *out = (struct pld_result){.epsilon = epsilon * (1 + 1e-12)};
+        return ERR_NONE;
+    }
+    return on_grid(out, event, count, delta, &how);
 }

@@ -13,7 +13,9 @@
  * the window and the root of its sum of squares: e1 = eta sum_i count_i mean |f_i|^(count_i - 1),
  * e2 likewise with the mean of the squares, f_i the transformed values of the i-th release, plus
  * the same of the way back.
- */
+ *
+ * One release alone, of losses too small for the usual grid, has its exact curve:
+ *   delta(eps) = P(L > eps) - e^eps Q(L > eps). */
 #ifndef PRIVACY_PLD_H
 #define PRIVACY_PLD_H
 
@@ -29,14 +31,15 @@ struct pld_event {
 };
 
 struct pld_options {
+    double cells; /* points of a grid at most; 0: LIMIT_PLD_CELLS. Fewer: a looser bound, sooner */
     double interval; /* 0: 1e-4, halved until it adds at most 5 % to the variance of the loss */
     bool replace_one;
 };
 
 struct pld_result {
     double epsilon;  /* INFINITY when infinite losses alone have more than delta */
-    double interval; /* of the grid; doubled from what was asked for where a window would not fit
-                        LIMIT_PLD_CELLS */
+    double interval; /* of the grid; doubled from what was asked for where a window would not fit;
+                        0: the exact curve of one release */
 };
 
 /* The larger of both directions. Counts above 0; delta in (0, 1). */

@@ -60,3 +60,12 @@ double pld_pair_low(const struct pld_pair *p, double low, double high)
 {
     return mix_between(p->z, p->low, -1, low, high);
 }
+
+double pld_pair_log_low(const struct pld_pair *p, double low, double high)
+{
+    double z = p->z, part = p->low, rest = -INFINITY, moved = -INFINITY;
+    if (part < 1) rest = log1p(-part) + account_gaussian_log_between(low / z, high / z);
+    if (part > 0) moved = log(part) + account_gaussian_log_between((low + 1) / z, (high + 1) / z);
+    double most = fmax(rest, moved);
+    return most == -INFINITY ? most : most + log1p(exp(fmin(rest, moved) - most));
+}

@@ -15,5 +15,7 @@ double pld_pair_inverse(const struct pld_pair *pair, double loss);
 /* The probabilities of low < x <= high under P and under Q. */
 double pld_pair_up(const struct pld_pair *pair, double low, double high);
 double pld_pair_low(const struct pld_pair *pair, double low, double high);
+/* The logarithm of the latter, also where it is too small for a double. */
+double pld_pair_log_low(const struct pld_pair *pair, double low, double high);
 
 #endif

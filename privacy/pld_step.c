@@ -4,6 +4,7 @@
 
 /* x beyond this many deviations has a probability below e^-50. */
 static const double deviations = 9.8;
+static const double loss_large = 300;
 enum { MOMENT_BLOCK = 16 };
 
 struct range {
@@ -23,6 +24,13 @@ double pld_step_cells(const struct pld_pair *pair, double interval)
     return r.last - r.first + 1;
 }
 
+/* Q of a cell times e^below: where the loss is large one of the two has no double. */
+static double low_scaled(const struct pld_pair *pair, double x, double x_above, double below)
+{
+    if (below < loss_large) return pld_pair_low(pair, x, x_above) * exp(below);
+    return exp(pld_pair_log_low(pair, x, x_above) + below);
+}
+
 err pld_step_take(struct pld_step *out, const struct pld_pair *pair, double interval,
                   struct arena *arena)
 {
@@ -37,14 +45,14 @@ err pld_step_take(struct pld_step *out, const struct pld_pair *pair, double inte
         double above = (double)(step.first + (int64_t)i) * interval;
         double x_above = i < step.size ? fmax(pld_pair_inverse(pair, above), x) : INFINITY;
         double p = pld_pair_up(pair, x, x_above);
-        double q = pld_pair_low(pair, x, x_above);
+        double scaled = p > 0 && i > 0 ? low_scaled(pair, x, x_above, above - interval) : 0;
         x = x_above;
         if (i == 0) {
             step.mass[0] = p; /* all smaller losses, taken as this one */
             continue;
         }
         /* u + v = p and u e^-below + v e^-above = q, as v (1 - e^-interval) = p - q e^below */
-        double v = (p - q * exp(above - interval)) / (i < step.size ? width : 1);
+        double v = (p - scaled) / (i < step.size ? width : 1);
         v = fmin(fmax(v, 0), p);
         step.mass[i - 1] += p - v;
         if (i < step.size)

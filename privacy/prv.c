@@ -40,9 +40,8 @@ static err mesh_choose(struct mesh *out, const struct pld_event *event, size_t c
     struct mesh mesh = {.h = epsilon_error / sqrt(steps / 2 * log(12 / delta_error)), .n = 4};
     double points = 2 * (reach + 3) / mesh.h + 2;
     if (!(points <= LIMIT_PRV_CELLS))
-        return err_make(ERR_LIMIT,
-                        "prv: a mesh of %.3g points, at most %u: use pld, or allow a larger error",
-                        points, LIMIT_PRV_CELLS);
+        return err_make(ERR_LIMIT, "prv: a mesh of %.3g points, at most %u: pld needs none", points,
+                        LIMIT_PRV_CELLS);
     while ((double)mesh.n < points)
         mesh.n *= 2;
     if (fft_error(mesh.n) * steps > delta_error)

@@ -5,6 +5,7 @@
 #include <math.h>
 
 enum { SERIES_TERMS = 1000, FIXED_EXACT_ORDER = 256 };
+static const double hardly = 1e-7, series_rounding = 2e-15;
 
 static const double default_order[RDP_ORDERS] = {
     1.1,  1.2,  1.3,  1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0,  2.1,  2.2,  2.3,  2.4,  2.5,  2.6,
@@ -35,17 +36,32 @@ static double log_add(double a, double b)
     return low == -INFINITY ? high : high + log1p(exp(low - high));
 }
 
-/* ln A of a whole order: logsumexp over i of
- * ln C(n,i) + i ln q + (n - i) ln(1 - q) + (i^2 - i) / (2 z^2). */
+/* ln(e^x - 1), x > 0 */
+static double log_less_one(double x)
+{
+    return x > 40 ? x : log(expm1(x));
+}
+
+/* ln(e^x + 1) */
+static double log_plus_one(double x)
+{
+    return x > 40 ? x : log1p(exp(x));
+}
+
+/* ln A of a whole order: A is the sum over i of C(n,i) q^i (1 - q)^(n - i) e^((i^2 - i) / (2 z^2)).
+ * Without the exponential the terms add up to 1, and it is 1 for i below 2: so A - 1 is the sum of
+ * the others with it less one, which loses nothing where A is hardly more than 1. */
 static double poisson_whole(double q, double z, int order)
 {
     double log_q = log(q), log_rest = log1p(-q), log_binomial = 0, sum = -INFINITY;
     for (int i = 0; i <= order; i++) {
         double power = (double)i * (i - 1) / (2 * z * z);
-        sum = log_add(sum, log_binomial + i * log_q + (order - i) * log_rest + power);
+        if (i > 1)
+            sum = log_add(sum,
+                          log_binomial + i * log_q + (order - i) * log_rest + log_less_one(power));
         log_binomial += log((double)(order - i) / (i + 1));
     }
-    return fmax(sum, 0);
+    return log_plus_one(sum);
 }
 
 /* A sum of signed numbers given by logarithms, relative to its largest term so far. */
@@ -99,12 +115,24 @@ static double poisson_fractional(double q, double z, double order, bool exact)
     return INFINITY;
 }
 
+/* Where A is hardly more than 1 the series' own rounding may be more than ln A: that much is added,
+ * or ln A taken from its convexity, from ln A(1) = 0 and the whole orders about it. */
+static double poisson_between(double q, double z, double order, bool exact)
+{
+    double log_a = poisson_fractional(q, z, order, exact);
+    if (log_a > hardly) return log_a;
+    int low = (int)floor(order);
+    double part = order - low, below = low > 1 ? poisson_whole(q, z, low) : 0;
+    double convex = (1 - part) * below + part * poisson_whole(q, z, low + 1);
+    return fmin(log_a + series_rounding, convex);
+}
+
 double rdp_poisson(double q, double z, double order, bool exact)
 {
     REQUIRE(q > 0 && q <= 1 && z > 0 && order > 1);
     if (q == 1) return rdp_gaussian(z, order);
     double log_a = order == floor(order) ? poisson_whole(q, z, (int)order)
-                                         : poisson_fractional(q, z, order, exact);
+                                         : poisson_between(q, z, order, exact);
     return log_a / (order - 1);
 }
 

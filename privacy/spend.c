@@ -70,6 +70,11 @@ static err total(struct spend_total *out, const struct spend *b)
     TRY(account_epsilon(&rdp, b->event, b->count, b->delta, &rdp_only));
     pld = rdp;
     if (!fixed) TRY(account_epsilon(&pld, b->event, b->count, b->delta, NULL));
+    if (!isfinite(pld.epsilon))
+        return err_make(ERR_INPUT,
+                        "privacy budget: delta %g is less than the PLD accountant can tell from 0 "
+                        "for these %llu releases: expected a larger one",
+                        b->delta, (unsigned long long)b->releases);
     if (pld.epsilon > rdp.epsilon + engines_differ_most)
         return err_make(
             ERR_MACHINE,

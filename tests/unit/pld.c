@@ -40,6 +40,44 @@ Test(pld, one_release_is_never_below_its_exact_epsilon_and_near_it)
     }
 }
 
+/* Everyone takes part: the engine beside the exact formula that serves there otherwise. */
+Test(pld, of_full_participation_is_the_exact_gaussian)
+{
+    const double z[] = {.5, 1, 2, 5, 10};
+    const uint64_t times[] = {1, 10, 50};
+    for (int i = 0; i < 15; i++) {
+        struct pld_event event = {z[i / 3], 1, times[i % 3]};
+        double want = account_gaussian_epsilon(sqrt((double)event.count) / event.z, 1e-5);
+        double got = epsilon_of(&event, 1, 1e-5, 1e-4).epsilon;
+        cr_assert(got >= want * (1 - 1e-12) && got <= want * (1 + 1e-6),
+                  "%g times %llu: %.12g, %.12g", event.z, (unsigned long long)event.count, got,
+                  want);
+    }
+}
+
+/* Losses of which e^loss has no double, as they are in the middle of these. */
+Test(pld, stays_above_the_truth_where_losses_are_huge)
+{
+    static const struct pld_event event[] = {{1, 1, 2000}, {1, 1, 10000}, {0.02, 1, 2}};
+    for (size_t i = 0; i < sizeof event / sizeof *event; i++) {
+        double want = account_gaussian_epsilon(sqrt((double)event[i].count) / event[i].z, 1e-6);
+        double got = epsilon_of(&event[i], 1, 1e-6, 0).epsilon;
+        cr_assert(got >= want * (1 - 1e-12) && got <= want * (1 + 1e-6), "%zu: %.12g, %.12g", i,
+                  got, want);
+        double coarse = epsilon_of(&event[i], 1, 1e-6, 0.01).epsilon;
+        cr_assert(coarse >= got * (1 - 1e-12), "a coarser grid: %.12g, %.12g", coarse, got);
+    }
+}
+
+/* Losses of hardly anyone: mpmath's value, 50 digits. */
+Test(pld, one_release_of_the_smallest_rates_is_exact)
+{
+    struct pld_event event = {.3513, 1.212e-7, 1};
+    struct pld_result r = epsilon_of(&event, 1, 1.167e-12, 0);
+    cr_expect_eq(r.interval, 0);
+    cr_expect_lt(fabs(delta_of_one(event.q, event.z, r.epsilon) / 1.167e-12 - 1), 1e-4);
+}
+
 /* ---- convolution by the definition ---- */
 
 struct losses {

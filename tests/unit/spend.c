@@ -63,6 +63,16 @@ Test(spend, adds_different_kinds)
     spend_close(&only);
 }
 
+Test(spend, says_when_delta_is_too_small_to_tell)
+{
+    struct account_event one = {.noise = 1, .sampling = 0.1, .count = 10};
+    struct spend b = {0};
+    struct spend_total spent;
+    ok(spend_open(&b, 100, 1e-40));
+    refused(spend_allows(&spent, &b, &one), ERR_INPUT, "privacy budget: delta 1e-40 is less than");
+    spend_close(&b);
+}
+
 Test(spend, refuses_what_is_no_budget_or_no_release)
 {
     struct spend b = {0};

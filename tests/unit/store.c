@@ -194,31 +194,39 @@ static struct release *release_of(struct ledger_head *head, const struct ledger_
     return release;
 }
 
+/* A ledger of the run with its first line, its head and key; the run starts with it. */
+static void start_private(struct ledger_head *head, struct ledger_key *key, struct bytes *text,
+                          int64_t run, const struct cohort_seed *one)
+{
+    struct ledger_terms terms = {
+        .job = "r", .party = "coordinator", .purpose = "training", .epsilon = 9, .delta = 1e-5};
+    uint8_t seed[32] = {9};
+    crypto_sign_seed_keypair(key->public, key->secret, seed);
+    ok(ledger_start(text, head, key, &terms));
+    ok(store_started(&store, &(struct store_start){.run = run,
+                                                   .state = make_blob("state 0"),
+                                                   .ledger = (const char *)text->data,
+                                                   .seed = one}));
+}
+
 /* The seed comes with the ledger's first line; a noisy mean is kept until its release stands, which
  * is charged with it. */
 Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
 {
     begin();
     int64_t run = add_run("r");
-    struct store_blob first = make_blob("state 0"), state = make_blob("state 1");
+    struct store_blob state = make_blob("state 1");
     struct cohort_seed one = {{1}}, two = {{2}};
     struct digest last;
     bool found = false;
     struct store_private row, made = {.noisy = make_blob("noisy"), .next_clip = 0.75};
-    struct ledger_terms terms = {
-        .job = "r", .party = "coordinator", .purpose = "training", .epsilon = 9, .delta = 1e-5};
     struct ledger_head head = {0};
     struct ledger_key key;
     struct bytes text = {.max = 1 << 20};
     struct release *release = NULL;
     size_t removed = 0;
-    uint8_t seed[32] = {9};
-    crypto_sign_seed_keypair(key.public, key.secret, seed);
-    ok(ledger_start(&text, &head, &key, &terms));
     refused(store_private_seed(&two, &store, run), ERR_STATE, "no seed to draw members from");
-    ok(store_started(
-        &store, &(struct store_start){
-                    .run = run, .state = first, .ledger = (const char *)text.data, .seed = &one}));
+    start_private(&head, &key, &text, run, &one);
     ok(store_private_seed(&two, &store, run));
     cr_expect_eq(memcmp(&one, &two, sizeof one), 0);
     ok(store_ledger_head(&found, &last, &store, run));
