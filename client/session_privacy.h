@@ -18,8 +18,8 @@ struct session_privacy {
     uint64_t told; /* lines the coordinator is known to have */
 };
 
-/* ERR_INPUT: the run promises less than we ask for, or cannot promise it for our records;
- * ERR_LIMIT: our ledger has no room for it. Without privacy, `on` is false. */
+/* ERR_INPUT: the run promises less than we ask for, or cannot promise it for our records, or our
+ * ledger has no room for it. Without privacy, `on` is false. */
 err session_privacy_open(struct session_privacy *out, const struct session_options *options,
                          const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
                          uint64_t records);

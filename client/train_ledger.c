@@ -133,7 +133,7 @@ static err ask(const struct ledger_file *f, const struct train_ledger *l)
     struct spend_total now = {0};
     TRY_OUT(e, spend_after(&now, &f->spend, NULL));
     e = err_make(
-        ERR_LIMIT,
+        ERR_INPUT,
         "%s: the privacy budget is spent: epsilon %.4g of %.4g at delta %.3g; what is left "
         "of %s would make it %.4g",
         f->path, now.epsilon, all.epsilon, all.delta, l->o.job, total.epsilon);

@@ -40,7 +40,8 @@ struct train_ledger {
 /* ERR_INPUT: refused, with the reason. `options` and what it points to must stay. */
 err train_ledger_plan(struct train_ledger *out, const struct train_ledger_options *options,
                       uint64_t records);
-/* ERR_LIMIT: the ledger's budget does not allow all rounds that are not charged yet. */
+/* ERR_INPUT: the ledger's budget does not allow all rounds that are not charged yet; time does not
+ * make it grow. */
 err train_ledger_ask(const struct train_ledger *l);
 
 struct train_ledger_made {

@@ -118,7 +118,7 @@ refuse_join() { # STATUS TEXT RUN OPTION...
   grep -qF -- "$text" "$work/ann.log" || fail_with "$work/ann.log" "said nothing like \"$text\""
 }
 create three fed-sb || fail_with "$work/admin.log" "create three"
-refuse_join 1 "the privacy budget is spent: epsilon 2 of 3 at delta 0.001; what is left of e2e/three would make it" \
+refuse_join 2 "the privacy budget is spent: epsilon 2 of 3 at delta 0.001; what is left of e2e/three would make it" \
   three
 refuse_join 2 "run three spends epsilon 4, we allow at most 1" three --epsilon 1
 refuse_join 2 "run three has delta 0.001, we allow at most 1e-05" three --delta 1e-5

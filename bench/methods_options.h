@@ -1,0 +1,61 @@
+/* The options of bench/methods.c. */
+#ifndef BENCH_METHODS_OPTIONS_H
+#define BENCH_METHODS_OPTIONS_H
+
+#include "base/option.h"
+
+struct bench_options {
+    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen;
+    int64_t rank, rounds, steps, batch, seed, threads, check_rows;
+    double alpha, scale, lr, carry_error, epsilon, delta, clip_norm, sampling;
+    bool help;
+    struct option_list option;
+};
+
+#define AT(member) offsetof(struct bench_options, member)
+#define INT(name, word, value, low, text)                                                          \
+    {                                                                                              \
+        .flag = word, .kind = OPTION_INT, .at = AT(name), .fallback = value, .least = low,         \
+        .most = 1e6, .help = text                                                                  \
+    }
+#define NUM(name, word, value, text)                                                               \
+    {                                                                                              \
+        .flag = word, .kind = OPTION_NUM, .at = AT(name), .fallback = value, .least = 0,           \
+        .most = 1e6, .help = text                                                                  \
+    }
+#define TEXT(name, value, needed, text)                                                            \
+    {                                                                                              \
+        .flag = #name, .kind = OPTION_TEXT, .at = AT(name), .fallback = value, .required = needed, \
+        .help = text                                                                               \
+    }
+static const struct option_row rows[] = {
+    TEXT(base, NULL, true, "base model: a Hugging Face directory or a .gguf file"),
+    TEXT(data, NULL, true, "folder of one JSON Lines file a member"),
+    TEXT(test, NULL, false, "rows to measure on; default: test.jsonl in --data"),
+    TEXT(method, "flora", false, "the method"),
+    TEXT(out, NULL, true, "JSON Lines file to append the result to"),
+    TEXT(label, "", false, "a word to know the result by"),
+    TEXT(ranks, "", false, "members' ranks in order of name, as 64,32,16; empty: --rank for all"),
+    TEXT(targets, "q,v", false, "what is adapted"),
+    TEXT(frozen, NULL, false, "file of frozen factors; default: seeded"),
+    INT(rank, "rank", "4", 1, "the state's rank"),
+    INT(rounds, "rounds", "3", 1, "rounds"),
+    INT(steps, "steps", "10", 1, "local steps a round"),
+    INT(batch, "batch", "8", 1, "rows a step"),
+    INT(seed, "seed", "1", 0, "of the run: A, the basis, the order of rows"),
+    INT(threads, "threads", "0", 0, "0: all"),
+    INT(check_rows, "check-rows", "0", 0, "rows measured after rounds before the last; 0: all"),
+    NUM(alpha, "alpha", "16", "of every member"),
+    NUM(scale, "scale", "0", "above zero: alpha is this times the member's rank"),
+    NUM(lr, "lr", "1e-3", "learning rate"),
+    NUM(carry_error, "carry-error", "1e-4", "what recompression of the carry may drop, relative"),
+    NUM(epsilon, "epsilon", "0", "above zero: each record's privacy budget for the whole run"),
+    NUM(delta, "delta", "1e-5", "of that budget"),
+    NUM(clip_norm, "clip-norm", "1", "with --epsilon: largest norm of a record's gradient"),
+    NUM(sampling, "sampling", "0",
+        "chance of a record to be in a step; without --epsilon: that share of them is a batch"),
+    {.flag = "option", .kind = OPTION_LIST, .at = AT(option), .help = "key=value, the method's"},
+    {.flag = "help", .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
+};
+
+#endif
