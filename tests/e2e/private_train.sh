@@ -44,7 +44,7 @@ assert s["unit"] == "example" and s["units"] == 40 and s["releases"] == 1 and s[
 assert 5.99 < s["spent"]["epsilon"] <= 6 and s["key_known"], s
 PY
 refused 2 "the privacy budget is spent" second --epsilon 6 --delta 1e-3 "${ledger[@]}"
-refused 1 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
+refused 2 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
 refused 2 "--log: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
 refused 2 "--profile: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile
 # What training starts from: public and named in the ledger, unless this ledger has released it.
