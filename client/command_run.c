@@ -96,7 +96,7 @@ static err print_history(const run_status *s)
         text_size(size, sizeof size, r->state_size);
         TRY_OUT(e, table_cell(&t, "%" PRIu32, r->round));
         TRY_OUT(e, table_cell(&t, "%" PRIu32, r->updates));
-        TRY_OUT(e, table_cell(&t, "%.4f", r->train_loss));
+        TRY_OUT(e, r->train_loss > 0 ? table_cell(&t, "%.4f", r->train_loss) : table_cell(&t, "-"));
         TRY_OUT(e, table_cell(&t, "%.4g", r->update_norm));
         TRY_OUT(e, table_cell(&t, "%.2g", r->error));
         TRY_OUT(e, table_cell(&t, "%s", took));

@@ -93,35 +93,50 @@ static err given_line(struct bytes *out, const struct ledger_terms *t)
 static err plan_lines(struct bytes *out, size_t number, const struct ledger_terms *t)
 {
     const char *units = t->unit == LEDGER_CLIENT ? "members" : "records";
+    TRY(bytes_printf(out,
+                     "\n  plan %-11zu run %s, %s: method %s, weights %s, bases %s;\n"
+                     "                   %u rounds of %u noisy step%s; keeps to epsilon %.6g at "
+                     "delta %.3g\n",
+                     number, t->job,
+                     strcmp(t->purpose, "basis") ? t->purpose : "two passes that find a basis",
+                     t->method, t->weights, t->bases, t->rounds, t->steps, t->steps == 1 ? "" : "s",
+                     t->epsilon, t->delta));
     TRY(bytes_printf(
         out,
-        "\n  plan %zu           run %s, %s: method %s, weights %s, bases %s; %u rounds "
-        "of %u noisy step%s\n",
-        number, t->job, strcmp(t->purpose, "basis") ? t->purpose : "two passes that find a basis",
-        t->method, t->weights, t->bases, t->rounds, t->steps, t->steps == 1 ? "" : "s"));
-    TRY(bytes_printf(
-        out,
-        "                   keeps to epsilon %.6g at delta %.3g; %llu %s at rate %.6g%s,\n"
-        "                   denominator %.6g whoever takes part; clip norm %.6g%s; %llu "
-        "coordinates\n",
-        t->epsilon, t->delta, (unsigned long long)t->units, units, t->sampling,
+        "                   %llu %s at rate %.6g%s, denominator %.6g whoever takes part;\n"
+        "                   clip norm %.6g%s; %llu coordinates\n",
+        (unsigned long long)t->units, units, t->sampling,
         t->sampling == 1 ? " (everyone)" : " (Poisson)", t->denominator, t->clip,
         t->adaptive.on ? " at first, then adaptive" : "", (unsigned long long)t->dim));
     return given_line(out, t);
 }
 
+/* Plans that something was released under, and the last one, in order: its terms and number, or
+ * NULL. `*next` counts through the ledger's entries and begins at 0. */
+static const struct ledger_terms *next_plan(const struct ledger *l, size_t *next, size_t *number)
+{
+    while (*next <= l->count) {
+        size_t i = (*next)++; /* entry i - 1 starts a plan; entry -1 is the ledger's first line */
+        if (i > 0 && strcmp(l->entry[i - 1].kind, "plan") != 0) continue;
+        ++*number;
+        if (i < l->count && !strcmp(l->entry[i].kind, "plan")) continue;
+        return i > 0 ? l->entry[i - 1].terms : &l->terms;
+    }
+    return NULL;
+}
+
 /* The first, and the newest ones. */
 static err plans(struct bytes *out, const struct statement *s)
 {
-    size_t number = 1;
-    TRY(plan_lines(out, number, &s->ledger->terms));
-    for (size_t i = 0; i < s->ledger->count; i++) {
-        if (strcmp(s->ledger->entry[i].kind, "plan") != 0) continue;
-        number++;
-        if (number == 2 && s->plans > PLANS_TAIL + 1)
-            TRY(bytes_printf(out, "\n  plans 2 to %zu      (--json has them all)\n",
-                             s->plans - PLANS_TAIL));
-        if (number + PLANS_TAIL > s->plans) TRY(plan_lines(out, number, s->ledger->entry[i].terms));
+    size_t shown = 0, all = 0, next = 0, number = 0;
+    const struct ledger_terms *t;
+    while (next_plan(s->ledger, &next, &number))
+        all++;
+    for (next = number = 0; (t = next_plan(s->ledger, &next, &number)); shown++) {
+        if (shown == 1 && all > PLANS_TAIL + 1)
+            TRY(bytes_printf(out, "\n  ... %zu more plans; --json has them all\n",
+                             all - PLANS_TAIL - 1));
+        if (shown == 0 || shown + PLANS_TAIL >= all) TRY(plan_lines(out, number, t));
     }
     return ERR_NONE;
 }
