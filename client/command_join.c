@@ -121,7 +121,16 @@ static err print_result(const struct join_command *o, const struct session_resul
     digest_text(state, &r->state);
     if (!digest_equal(&r->ledger_head, &none)) digest_text(head, &r->ledger_head);
     if (!o->common.json) {
-        printf("run %s has %s; last state %s\n", r->run, r->outcome, state);
+        if (digest_equal(&r->state, &none))
+            printf("run %s has %s; it has no state\n", r->run, r->outcome);
+        else
+            printf("run %s has %s; last state %s\n", r->run, r->outcome, state);
+        if (r->charged) {
+            digest_text(head, &r->spent.head);
+            printf("our records: epsilon %.4g of %.4g at delta %.3g spent; %s ends with %s\n",
+                   r->spent.epsilon, r->spent.budget, r->spent.delta, o->ledger, head);
+            return ERR_NONE;
+        }
         if (*head) printf("the run's privacy ledger ends with %s: note it for its auditor\n", head);
         return ERR_NONE;
     }
@@ -131,6 +140,8 @@ static err print_result(const struct join_command *o, const struct session_resul
                   "rounds_trained", (json_int_t)r->rounds_trained, "bytes_up",
                   (json_int_t)r->bytes_up, "bytes_down", (json_int_t)r->bytes_down);
     if (all != NULL && *head) json_object_set_new(all, "ledger_head", json_string(head));
+    if (all != NULL && r->charged)
+        json_object_update_new(all, train_ledger_json(&r->spent, o->ledger));
     err e =
         all != NULL ? command_print_json(all) : err_make(ERR_MACHINE, "no memory for the result");
     json_decref(all);

@@ -313,8 +313,10 @@ static json_t *profile_json(const struct engine *engine)
 }
 
 static err report(const struct train_command *o, const struct setup *s,
-                  const struct train_result *r)
+                  const struct train_result *r, const struct train_ledger *ledger)
 {
+    struct train_ledger_spent spent;
+    if (o->privacy) TRY(train_ledger_spent(&spent, ledger));
     json_t *out =
         json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "output", o->output, "steps",
                   (json_int_t)r->steps, "tokens", (json_int_t)r->tokens, "learned",
@@ -329,6 +331,7 @@ static err report(const struct train_command *o, const struct setup *s,
     json_object_set_new(out, "trained_parameters",
                         json_integer((json_int_t)s->adapter.value_count));
     json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));
+    if (o->privacy) json_object_update_new(out, train_ledger_json(&spent, o->ledger));
     if (o->profile) json_object_set_new(out, "profile", profile_json(s->engine));
     return report_print(out, &(struct report_options){.json = o->common.json});
 }
@@ -436,7 +439,7 @@ static err train_command_run(void *options, const struct option_list *arguments,
     struct adapter_save_options save = {
         .path = o->output, .base = o->base, .replace = o->force, .threads = (int)o->common.threads};
     TRY_OUT(e, adapter_save_peft(&s.adapter, &save));
-    e = report(o, &s, &result);
+    e = report(o, &s, &result, &ledger);
 out:
     if (w.log && fclose(w.log) != 0 && !err_is(e)) e = err_sys(errno, "%s", o->log);
     data_close(&data);

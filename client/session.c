@@ -464,6 +464,8 @@ err session_run(struct session_result *out, const struct session_options *o)
     s.local.untold = s.hello->privacy != NULL;
     TRY_OUT(e, session_local_prepare(&s.local, s.hello->training));
     TRY_OUT(e, loop(&s));
+    s.result.charged = s.privacy.on;
+    if (s.privacy.on) TRY_OUT(e, train_ledger_spent(&s.result.spent, &s.privacy.ledger));
     *out = s.result;
 out:
     message_free(s.hello);

@@ -7,6 +7,7 @@
 #include "base/digest.h"
 #include "base/dtype.h"
 #include "client/remote.h"
+#include "client/train_ledger.h"
 
 struct session_options {
     struct remote_options remote;
@@ -34,6 +35,8 @@ struct session_result {
     uint64_t state_size;
     struct digest ledger_head; /* of the coordinator's privacy ledger; zero: none */
     uint32_t rounds_trained;   /* by this process */
+    bool charged;              /* the run hides each record: what our own ledger comes to */
+    struct train_ledger_spent spent;
     uint64_t bytes_up, bytes_down;
 };
 

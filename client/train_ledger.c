@@ -205,3 +205,28 @@ err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_
     ledger_file_close(&f);
     return e;
 }
+
+err train_ledger_spent(struct train_ledger_spent *out, const struct train_ledger *l)
+{
+    struct ledger_file f = {0};
+    struct spend_total total = {0};
+    TRY(open_ledger(&f, l));
+    err e = spend_after(&total, &f.spend, NULL);
+    if (!err_is(e))
+        *out = (struct train_ledger_spent){.epsilon = total.epsilon,
+                                           .budget = f.spend.epsilon,
+                                           .delta = f.spend.delta,
+                                           .lines = f.head.count,
+                                           .head = f.head.hash};
+    ledger_file_close(&f);
+    return e;
+}
+
+json_t *train_ledger_json(const struct train_ledger_spent *spent, const char *path)
+{
+    char head[DIGEST_TEXT_BYTES];
+    digest_text(head, &spent->head);
+    return json_pack("{s:f, s:f, s:f, s:s, s:I, s:s}", "epsilon", spent->epsilon, "budget",
+                     spent->budget, "delta", spent->delta, "ledger", path, "ledger_lines",
+                     (json_int_t)spent->lines, "ledger_head", head);
+}

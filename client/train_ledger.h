@@ -15,6 +15,8 @@
 #include "privacy/ledger_file.h"
 #include "privacy/plan.h"
 
+#include <jansson.h>
+
 struct train_ledger_options {
     const struct train_options *train;  /* of one round */
     double epsilon, delta, noise, clip; /* noise 0: what the budget needs */
@@ -55,5 +57,15 @@ struct train_ledger_made {
 };
 /* ERR_LIMIT: the budget does not allow it; then it must not leave. */
 err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_made *made);
+
+struct train_ledger_spent {
+    double epsilon, budget, delta;
+    uint64_t lines;
+    struct digest head;
+};
+/* What the whole ledger comes to now. */
+err train_ledger_spent(struct train_ledger_spent *out, const struct train_ledger *l);
+/* {"epsilon", "budget", "delta", "ledger", "ledger_lines", "ledger_head"}; NULL: no memory. */
+json_t *train_ledger_json(const struct train_ledger_spent *spent, const char *path);
 
 #endif

@@ -207,7 +207,7 @@ static err judge_ratio(struct plan_summary *s, const struct plan *p, bool basis)
         return err_make(ERR_INPUT,
                         "privacy: hopeless: the noise in the mean%s is %.3g times the clip norm "
                         "(multiplier %.4g, %.4g members expected, %llu coordinates): expected at "
-                        "most 1; more members, a smaller rank, a larger budget, or force",
+                        "most 1; more members, a smaller rank, a larger budget, or --force-noise",
                         what, ratio, ratio * denominator / sqrt((double)dim),
                         basis ? (double)p->units : s->expected, (unsigned long long)dim);
     warn(s, "forced: the noise in the mean%s is %.3g times the clip norm", what, ratio);

@@ -72,6 +72,9 @@ for i in 0 1; do
   read -r releases epsilon plans purposes < <(spent "$work/one/${members[i]}.ledger" "${members[i]}")
   [ "$releases" = $rounds ] || fail "${members[i]}: $releases releases, expected $rounds"
   awk -v e="$epsilon" 'BEGIN { exit !(e > 3.99 && e <= 4) }' || fail "${members[i]}: epsilon $epsilon"
+  head=$(tail -1 "$work/one/${members[i]}.ledger" | grep -o '"hash":"[0-9a-f]*"' | cut -d'"' -f4)
+  grep -qF "our records: epsilon 4 of 4 at delta 0.001 spent; $work/one/${members[i]}.ledger ends with $head" \
+    "$work/${members[i]}.log" || fail_with "$work/${members[i]}.log" "what was spent was not told"
 done
 # What the coordinator holds are the same ledgers, and every update it counted is in them.
 admin audit r -o "$work/audit" --json >"$work/audit.json" || fail_with "$work/audit.json" "audit"

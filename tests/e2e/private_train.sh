@@ -36,6 +36,8 @@ refused 2 "delta 0.05 is not below one over the 40 records" none --epsilon 6 --d
 train first --epsilon 6 --delta 1e-3 "${ledger[@]}" || fail_with "$work/log" "train"
 [ -e "$work/first/adapter_model.safetensors" ] || fail "no adapter"
 verify() { "$programs/fedlora" budget verify "$work/ledger" --key "$work/pub" "$@"; }
+grep -qE "^ledger head +$(tail -1 "$work/ledger" | grep -o '"hash":"[0-9a-f]*"' | cut -d'"' -f4)" "$work/log" ||
+  fail_with "$work/log" "the ledger's head was not told"
 verify --json >"$work/said" || fail_with "$work/said" "verify"
 python3 - "$work/said" <<'PY'
 import json, sys
