@@ -7,6 +7,7 @@ usage() {
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh private [options]        training with example-level privacy, beside without
+       bench/run.sh privacy DIR [options]    what privacy by example costs in test loss, on CLINC150
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
        bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
@@ -70,6 +71,12 @@ case "${1:-}" in
     python3 "$bench/methods.py" run "$@"
     case " $* " in *" --help "* | *" -h "*) exit 0 ;; esac
     python3 "$bench/methods.py" report "$1/results.jsonl" --svg "$1/methods.svg" ;;
+  privacy)
+    shift
+    cmake --build "$bench/../build/release" --target bench_methods >/dev/null
+    case " ${*:---help} " in *" --help "* | *" -h "*) exec python3 "$bench/privacy.py" run --help ;; esac
+    python3 "$bench/privacy.py" run "$@"
+    python3 "$bench/privacy.py" report "$1/results.jsonl" --svg "$1/privacy.svg" ;;
   account)
     build=$bench/../build/release
     cmake --build "$build" --target bench_account >/dev/null

@@ -88,7 +88,7 @@ sanitizer_reports() { # PRESET NAME: prints them; the status tells. harmless=yes
 }
 
 run_criterion() { # PRESET PROGRAM
-  local preset=$1 program=$2 name status summary p f c t s
+  local preset=$1 program=$2 name status summary p f c t s since=$SECONDS
   name=$(basename "$program")
   local limit=${TEST_TIMEOUT:-$([ "$preset" = sanitize ] && echo 600 || echo 300)}
   bounded "$limit" "$program" --jobs 2 --verbose
@@ -111,20 +111,21 @@ run_criterion() { # PRESET PROGRAM
     [ $((f + c)) -gt 0 ] || failed=$((failed + 1))
     failure "$preset $name: $((f + c)) of $t, status $status"
   fi
-  printf '%-9s %-40s %4d passed%s%s\n' "$preset" "$name" "$p" \
+  printf '%-9s %-40s %4d passed %4ds%s%s\n' "$preset" "$name" "$p" $((SECONDS - since)) \
     "$([ $((f + c)) -gt 0 ] && echo ", $((f + c)) failed")" "$([ "$s" -gt 0 ] && echo ", $s skipped")"
   [ "$s" -eq 0 ] || sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -a '^\[SKIP\]' | sed 's/^/    /'
 }
 
 # A program that speaks by its exit status: 0 passed, 77 skipped, saying why in its last line.
 run_plain() { # PRESET NAME COMMAND...
-  local preset=$1 name=$2 status limit
+  local preset=$1 name=$2 status limit since=$SECONDS
   shift 2
   limit=${TEST_TIMEOUT:-$([ "$preset" = sanitize ] && echo 900 || echo 600)}
   FEDLORA_BUILD_DIR="$PWD/build/$preset" bounded "$limit" "$@"
   status=$?
   case $status in
-    0) passed=$((passed + 1)); printf '%-9s %-40s %4d passed\n' "$preset" "$name" 1 ;;
+    0) passed=$((passed + 1))
+       printf '%-9s %-40s %4d passed %4ds\n' "$preset" "$name" 1 $((SECONDS - since)) ;;
     77) skipped=$((skipped + 1)); printf '%-9s %-40s skipped: %s\n' "$preset" "$name" "$(tail -1 "$scratch/output")" ;;
     *) tail -60 "$scratch/output"
        failed=$((failed + 1))

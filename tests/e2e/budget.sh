@@ -45,6 +45,8 @@ budget 0 epsilon --noise 2 --sampling 0.01 --steps 100 --delta 1e-5 --json --sch
 holds 'abs(d["epsilon"] - 1.482525669) < 1e-8'
 budget 0 epsilon --noise 8.83 --sampling 1 --steps 1600 --delta 1e-6 --json --tree
 holds 'abs(d["rdp"]["epsilon"] - 1.773192450) < 1e-8 and d["epsilon"] < d["rdp"]["epsilon"]'
+budget 0 epsilon --noise 10 --sampling 1 --steps 24 --delta 1e-6 --json --tree --times 8 --apart 2
+holds 'abs(d["epsilon"] - 4.54441765) < 1e-8' # one Gaussian, mu = sqrt(88)/10
 budget 0 epsilon --noise 1.1 --sampling 0.02 --steps 200 --before 1.1,0.02,300 --delta 1e-5 --json
 holds 'abs(d["epsilon"] - 2.293244499) < 1e-8'
 
