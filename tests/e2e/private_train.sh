@@ -49,6 +49,12 @@ refused 2 "the privacy budget is spent" second --epsilon 6 --delta 1e-3 "${ledge
 refused 2 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
 refused 2 "--log: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
 refused 2 "--profile: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile
+# --seed is for what is public; the records drawn and the noise have none.
+for i in 1 2; do
+  train "seed$i" --seed 7 --epsilon 6 --delta 1e-3 --ledger "$work/seed$i.ledger" --ledger-key "$work/key" ||
+    fail_with "$work/log" "train --seed"
+done
+if cmp -s "$work"/seed{1,2}/adapter_model.safetensors; then fail "private training was repeated from a seed"; fi
 # What training starts from: public and named in the ledger, unless this ledger has released it.
 "$programs/fedlora" train --base "$root/tests/models/llama" --data "$work/rows.jsonl" -o "$work/plain" --rank 2 \
   --steps 1 --quiet --precision f32
