@@ -146,7 +146,7 @@ static err choose_delta(double *out, const struct budget_command *o)
     if (o->units < 0)
         return err_make(ERR_INPUT, "--units %lld: expected at least 1", (long long)o->units);
     if (delta == 0 && o->units > 0) delta = fmin(1e-5, 0.1 / (double)o->units);
-    TRY(given(delta, "delta", "above 0 and below 1/units"));
+    TRY(given(delta, "delta", "above 0 and below 1/units, or --units N"));
     if (delta >= 1) return err_make(ERR_INPUT, "--delta %g: expected below 1", delta);
     if (o->units > 0 && delta >= 1 / (double)o->units)
         return err_make(ERR_INPUT,
@@ -274,6 +274,17 @@ static err answer_check(struct answer *a, const struct question *q)
     return ERR_NONE;
 }
 
+/* Made already, and in epsilon: steps are those after them. */
+static json_t *before_json(const struct question *q)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < q->before; i++)
+        json_array_append_new(list, json_pack("{s:f, s:f, s:I}", "noise", q->event[i].noise,
+                                              "sampling", q->event[i].sampling, "steps",
+                                              (json_int_t)q->event[i].count));
+    return list;
+}
+
 static err print_json(const struct answer *a, const struct question *q)
 {
     const struct budget_command *o = q->o;
@@ -285,6 +296,7 @@ static err print_json(const struct answer *a, const struct question *q)
     bool fine = all != NULL;
     if (fine && o->epsilon > 0)
         fine = json_object_set_new(all, "budget", json_real(o->epsilon)) == 0;
+    if (fine && q->before) fine = json_object_set_new(all, "before", before_json(q)) == 0;
     if (fine && q->how.engine == ACCOUNT_PRV)
         fine = json_object_set_new(all, "lower", json_real(a->spent.lower)) == 0;
     if (fine && q->how.engine == ACCOUNT_RDP)
@@ -418,6 +430,8 @@ static err steps_run(void *options, const struct option_list *arguments, struct 
     TRY(event_of(&event, o, o->noise, 1));
     struct account_budget budget = {o->epsilon, q.delta, q.event, q.before};
     TRY(account_steps(&a.steps, &event, &budget, &q.how));
+    if (a.steps == 0)
+        command_say(&o->common, "not one step fits: %g is less than one spends", o->epsilon);
     return answer_give(&a, &q);
 }
 

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct audit_command {
     struct command_common common;
@@ -107,6 +108,8 @@ static err take_ledger(struct audit *a, const char *party)
     char file[LIMIT_NAME_BYTES + 16];
     snprintf(file, sizeof file, "%s.jsonl", *party ? party : "coordinator");
     err e = fetch(&text, a, party);
+    if (!err_is(e) && text.size == 0)
+        e = err_make(ERR_STATE, "run %s has released nothing: it has no ledger yet", a->run);
     if (!err_is(e)) e = write_to(a, file, text.data, text.size);
     if (!err_is(e)) e = ledger_read(&ledger, (const char *)text.data, text.size, file);
     if (!err_is(e)) e = statement_replay(&s, &ledger, file);
@@ -170,7 +173,9 @@ static err write_cohorts(const struct audit *a, json_t *document)
     err e = list_members(json_object_get(document, "members"), a);
     if (!err_is(e)) e = json_write(&text, document);
     if (!err_is(e)) e = bytes_append(&text, "\n", 1);
+    mode_t was = umask(077); /* who has the seeds knows who took part */
     if (!err_is(e)) e = write_to(a, "cohorts.json", text.data, text.size);
+    umask(was);
     bytes_close(&text);
     return e;
 }

@@ -156,8 +156,9 @@ static const struct option_row rows[] = {
     ROW_NUM("eps", "train.eps", eps, "1e-8", 0, 1, "AdamW's"),
     ROW_NUM("clip", "train.clip", clip, "1", 0, 1e9, "largest norm of the gradient; 0: off"),
     ROW_NUM("dropout", "train.dropout", dropout, "0", 0, 0.99, "on the adapters' input"),
-    ROW_FLAG("shuffle", "train.shuffle", shuffle, "yes", "rows in a new order each epoch"),
-    ROW_FLAG("eos", "train.eos", eos, "yes", "learn the end-of-sequence token"),
+    ROW_FLAG("shuffle", "train.shuffle", shuffle, "yes", "take rows in file order, going round"),
+    ROW_FLAG("eos", "train.eos", eos, "yes",
+             "do not append the end-of-sequence token to what is learned"),
 };
 
 static err base_digest(struct digest *out, const struct create_command *o)
@@ -209,6 +210,27 @@ static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
     p->force = o->force_noise;
     p->basis_clip = o->basis_clip;
     p->basis_noise = o->basis_noise;
+}
+
+/* Nobody shall think they have what they have not. */
+static err check_privacy(const struct create_command *o)
+{
+    const struct {
+        const char *flag;
+        bool given;
+    } option[] = {{"epsilon", o->epsilon != 0},
+                  {"delta", o->delta != 0},
+                  {"noise", o->noise != 0},
+                  {"sampling", o->sampling != 0},
+                  {"basis-clip", o->basis_clip != 0},
+                  {"basis-noise", o->basis_noise != 0},
+                  {"adaptive-clip", o->adaptive_clip},
+                  {"force-noise", o->force_noise}};
+    for (size_t i = 0; !o->privacy && i < sizeof option / sizeof *option; i++)
+        if (option[i].given)
+            return err_make(ERR_INPUT, "--%s: expected --privacy client or example with it",
+                            option[i].flag);
+    return ERR_NONE;
 }
 
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
@@ -266,6 +288,7 @@ static err create_run(void *options, const struct option_list *arguments, struct
                         "\"%.60s\" is no name for a run: letters, digits, '.', '_' and '-'",
                         arguments->item[0]);
     if (o->rounds == 0) return err_make(ERR_INPUT, "--rounds is missing: rounds of the run");
+    TRY(check_privacy(o));
     config.name = (char *)(uintptr_t)arguments->item[0];
     TRY(set_config(&config, o, arena));
     TRY(base_digest(&base, o));

@@ -341,7 +341,12 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
     TRY(command_check_output(o->output, o->force));
     TRY(setup_open(
         s, &(struct setup_options){
-               .common = &o->common, .base = o->base, .adapter = o->adapter, .state = o->state}));
+               .common = &o->common,
+               .base = o->base,
+               .adapter = o->adapter,
+               .state = o->state,
+               /* There alone is a record's gradient the same bits whatever stands beside it. */
+               .f32 = o->privacy != 0}));
     TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
     if (data->cut)
         command_say(&o->common, "%s: %zu rows are cut at %lld tokens", o->data, data->cut,
@@ -365,6 +370,21 @@ static const char *last_part(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
+/* Nobody shall think they have what they have not. */
+static err check_unused(const struct train_command *o)
+{
+    const struct {
+        const char *flag;
+        bool given;
+    } option[] = {{"epsilon", o->epsilon != 0},  {"delta", o->delta != 0},
+                  {"noise", o->noise != 0},      {"sampling", o->sampling != 0},
+                  {"ledger", o->ledger != NULL}, {"ledger-key", o->ledger_key != NULL}};
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
+        if (option[i].given)
+            return err_make(ERR_INPUT, "--%s: expected --privacy example with it", option[i].flag);
+    return ERR_NONE;
+}
+
 /* The plan is judged and the ledger asked before anything is trained. */
 static err begin_private(struct train_ledger *out, const struct train_command *o,
                          const struct train_options *how, const struct setup *s,
@@ -384,7 +404,7 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
                                                  .method = "lora",
                                                  .bases = o->adapter || o->state ? "given" : "seed",
                                                  .afresh = true};
-    if (!o->privacy) return ERR_NONE;
+    if (!o->privacy) return check_unused(o);
     if (o->log || o->profile)
         return err_make(ERR_INPUT,
                         "--%s: not with --privacy: what it tells of the records is not "

@@ -86,6 +86,11 @@ static err hello_once(struct session *s)
         return err_make(ERR_INPUT,
                         "the coordinator's answer to Hello is not one this program understands");
     }
+    if (s->hello) e = session_privacy_same(s->hello, reply);
+    if (err_is(e)) {
+        message_free(reply);
+        return e;
+    }
     message_free(s->hello);
     s->hello = reply;
     return ERR_NONE;
@@ -99,9 +104,21 @@ static err hello(struct session *s)
     retry_ok(&s->retry);
     snprintf(s->result.run, sizeof s->result.run, "%s", s->hello->run);
     snprintf(s->result.member, sizeof s->result.member, "%s", s->hello->member);
+    return ERR_NONE;
+}
+
+static void say_joined(const struct session *s)
+{
+    const Fedlora__V1__Privacy *p = s->hello->privacy;
     say(s, "joined run %s as %s: %s, rank %u, %u rounds, %zu rows of data", s->hello->run,
         s->hello->member, s->hello->method, s->hello->rank, s->hello->rounds, s->local.data.count);
-    return ERR_NONE;
+    if (s->privacy.on)
+        say(s, "%s", s->privacy.ledger.says);
+    else if (p)
+        say(s,
+            "privacy: unit %s, epsilon %.4g at delta %.3g: the coordinator sees what we send, and "
+            "adds the noise to the mean",
+            p->unit, p->epsilon, p->delta);
 }
 
 /* ---------------------------------------------------------------- blobs */
@@ -261,7 +278,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
     header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
     header.size = update->size;
     header.examples = update->examples;
-    if (!s->hello->privacy) {
+    if (!s->local.untold) {
         header.train_loss = update->train_loss;
         header.seconds = update->seconds;
         header.tokens = update->tokens;
@@ -278,7 +295,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
         message_free(reply);
         if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator has not kept the update");
         if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
-        TRY(again(s, err_in(e, "sending round %u", round)));
+        TRY(again(s, err_in(e, "sending the update")));
     }
 }
 
@@ -313,7 +330,7 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
                                                 &fedlora__v1__report_reply__descriptor};
     struct round_files files = {0};
     struct session_evaluation evaluation = {0};
-    if (s->hello->privacy)
+    if (s->local.untold)
         return err_make(ERR_INPUT,
                         "round %u: the coordinator asks for an evaluation, which the "
                         "run's privacy does not cover",
@@ -408,7 +425,10 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
                                   SESSION_WAIT_MS + REMOTE_CALL_MS))) {
         TRY(again(s, e));
         /* A coordinator that was restarted, or lost us, wants to hear who we are. */
-        if (e.kind == ERR_STATE) TRY(hello(s));
+        if (e.kind == ERR_STATE) {
+            TRY(hello(s));
+            say_joined(s);
+        }
     }
     retry_ok(&s->retry);
     return ERR_NONE;
@@ -459,7 +479,7 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, hello(&s));
     TRY_OUT(e, session_privacy_open(&s.privacy, o, s.hello, rpc_client_identity(s.client),
                                     s.local.data.count));
-    if (s.privacy.on) say(&s, "%s", s.privacy.ledger.says);
+    say_joined(&s);
     if (s.privacy.on) s.local.privacy = &s.privacy;
     s.local.untold = s.hello->privacy != NULL;
     TRY_OUT(e, session_local_prepare(&s.local, s.hello->training));

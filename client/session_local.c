@@ -115,7 +115,8 @@ void session_local_close(struct session_local *local)
 }
 
 /* The run's word on precision binds; where it leaves it open, this machine's option decides. */
-static err choose_precision(enum dtype *out, const struct session_options *o, const char *word)
+static err choose_precision(enum dtype *out, const struct session_options *o, const char *word,
+                            bool private)
 {
     enum dtype asked = DTYPE_NONE;
     if (strcmp(word, "f32") == 0)
@@ -128,6 +129,8 @@ static err choose_precision(enum dtype *out, const struct session_options *o, co
     if (asked != DTYPE_NONE && o->precision != DTYPE_NONE && asked != o->precision)
         return err_make(ERR_INPUT, "--precision: the run asks for %s", word);
     *out = asked != DTYPE_NONE ? asked : o->precision;
+    /* In float32 alone is a record's gradient the same bits whatever stands beside it. */
+    if (private && *out == DTYPE_NONE) *out = DTYPE_F32;
     return ERR_NONE;
 }
 
@@ -135,7 +138,7 @@ err session_local_prepare(struct session_local *local, const Fedlora__V1__Traini
 {
     const struct session_options *o = local->options;
     struct engine_options engine = {.device = o->device, .threads = o->threads};
-    TRY(choose_precision(&engine.precision, o, t->precision));
+    TRY(choose_precision(&engine.precision, o, t->precision, local->privacy != NULL));
     const struct data_options data = {.tokenizer = local->tokenizer,
                                       .vocab = local->model.arch.vocab,
                                       .seq = t->seq,

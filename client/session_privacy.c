@@ -17,12 +17,12 @@ static err check_promise(const Fedlora__V1__Privacy *p, const struct session_opt
                          const char *run)
 {
     bool example = p && strcmp(p->unit, "example") == 0;
-    if (o->epsilon == 0 && o->delta == 0) return ERR_NONE;
+    if (o->epsilon == 0 && o->delta == 0 && !o->ledger) return ERR_NONE;
     if (!example)
         return err_make(ERR_INPUT,
                         "run %s does not hide single records in what we send (privacy: %s), and we "
-                        "ask for that with --epsilon",
-                        run, p ? p->unit : "none");
+                        "ask for that with %s",
+                        run, p ? p->unit : "none", o->ledger ? "--ledger" : "--epsilon");
     if (o->epsilon > 0 && p->epsilon > o->epsilon)
         return err_make(ERR_INPUT, "run %s spends epsilon %g, we allow at most %g", run, p->epsilon,
                         o->epsilon);
@@ -82,6 +82,19 @@ err session_privacy_open(struct session_privacy *out, const struct session_optio
     return ERR_NONE;
 }
 
+err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is)
+{
+    struct bytes a = {.max = 1 << 16}, b = {.max = 1 << 16};
+    err e = was->privacy ? message_pack(&a, &was->privacy->base) : ERR_NONE;
+    if (!err_is(e) && is->privacy) e = message_pack(&b, &is->privacy->base);
+    bool same = !was->privacy == !is->privacy && a.size == b.size &&
+                (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
+    bytes_close(&a);
+    bytes_close(&b);
+    if (err_is(e) || same) return e;
+    return err_make(ERR_INPUT, "run %s: its privacy is not what it was when we joined", is->run);
+}
+
 /* ---------------------------------------------------------------- a round */
 
 static bool is_pass(const struct session_privacy *p, uint32_t round)
@@ -121,14 +134,18 @@ void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct sessio
 {
     const struct plan *plan = &p->ledger.plan;
     const struct plan_summary *s = &p->ledger.summary;
-    if (!p->on)
-        out[0] = 0;
-    else if (is_pass(p, round))
-        snprintf(out, SESSION_WORK_PROMISE, "%s pass noise=%a clip=%a", p->job, s->basis_noise,
-                 plan->basis_clip);
+    char whose[DIGEST_TEXT_BYTES]; /* records and ledger: an update is charged in no other one */
+    out[0] = 0;
+    if (!p->on) return;
+    struct digest ledger = digest_of(p->ledger.o.ledger, strlen(p->ledger.o.ledger));
+    digest_text(whose, &ledger);
+    if (is_pass(p, round))
+        snprintf(out, SESSION_WORK_PROMISE, "%s pass noise=%a clip=%a records=%" PRIu64 " in %.16s",
+                 p->job, s->basis_noise, plan->basis_clip, plan->units, whose);
     else
-        snprintf(out, SESSION_WORK_PROMISE, "%s noise=%a sampling=%a clip=%a steps=%u", p->job,
-                 s->noise, plan->sampling, plan->clip, plan->steps);
+        snprintf(out, SESSION_WORK_PROMISE,
+                 "%s noise=%a sampling=%a clip=%a steps=%u records=%" PRIu64 " in %.16s", p->job,
+                 s->noise, plan->sampling, plan->clip, plan->steps, plan->units, whose);
 }
 
 err session_privacy_charge(const struct session_privacy *p, uint32_t round,
@@ -165,7 +182,12 @@ static struct part part_after(const char *text, size_t size, uint64_t after)
     return part;
 }
 
-static err send_part(uint64_t *held, struct rpc_client *client, const char *run,
+struct held { /* by the coordinator */
+    uint64_t lines;
+    struct digest head;
+};
+
+static err send_part(struct held *held, struct rpc_client *client, const char *run,
                      const struct part *part)
 {
     static const struct remote_method method = {"/fedlora.v1.Federation/Ledger",
@@ -176,9 +198,33 @@ static err send_part(uint64_t *held, struct rpc_client *client, const char *run,
     request.from = part->first;
     request.lines = (ProtobufCBinaryData){part->size, (uint8_t *)(uintptr_t)part->text};
     TRY(remote_call(&reply, client, &method, &request.base, 0));
-    *held = reply->lines;
+    *held = (struct held){.lines = reply->lines};
+    if (reply->head.len == DIGEST_BYTES) memcpy(held->head.byte, reply->head.data, DIGEST_BYTES);
     message_free(reply);
     return ERR_NONE;
+}
+
+/* What the coordinator holds must be how our ledger begins: else an older copy was put back. */
+static err check_held(const struct held *held, const char *text, size_t size, const char *path)
+{
+    struct ledger ledger = {0};
+    const char *at = text, *stop = NULL, *end = text + size;
+    uint64_t lines = 0;
+    if (!held->lines) return ERR_NONE;
+    while (lines < held->lines && (stop = memchr(at, '\n', (size_t)(end - at)))) {
+        at = stop + 1;
+        lines++;
+    }
+    err e = lines ? ledger_read(&ledger, text, (size_t)(at - text), path) : ERR_NONE;
+    bool same = lines == held->lines && digest_equal(&ledger.head.hash, &held->head);
+    ledger_close(&ledger);
+    if (err_is(e) || same) return e;
+    return err_make(ERR_INPUT,
+                    "%s: it does not go on from the %" PRIu64
+                    " lines that the coordinator holds of "
+                    "it: was an older copy put back? Go on with the newest (the operator's "
+                    "`fedlora run audit` has the coordinator's copy)",
+                    path, held->lines);
 }
 
 static err send_all(struct session_privacy *p, struct rpc_client *client, const char *run,
@@ -186,25 +232,28 @@ static err send_all(struct session_privacy *p, struct rpc_client *client, const 
 {
     for (;;) {
         struct part part = part_after(text, size, p->told);
-        uint64_t held = 0;
+        struct held held;
         if (part.lines == 0) return ERR_NONE;
         TRY(send_part(&held, client, run, &part));
-        if (held <= p->told)
+        if (held.lines <= p->told)
             return err_make(ERR_INPUT,
                             "the coordinator took none of our ledger's lines from %" PRIu64,
                             part.first);
-        p->told = held;
+        p->told = held.lines;
     }
 }
 
 err session_privacy_tell(struct session_privacy *p, struct rpc_client *client, const char *run)
 {
     const struct part none = {.text = ""};
+    struct held held;
     char *text = NULL;
     size_t size = 0;
-    TRY(send_part(&p->told, client, run, &none));
+    TRY(send_part(&held, client, run, &none));
     TRY(file_read_all(&text, &size, p->ledger.o.ledger, LEDGER_FILE_BYTES_MAX));
-    err e = send_all(p, client, run, text, size);
+    p->told = held.lines;
+    err e = check_held(&held, text, size, p->ledger.o.ledger);
+    if (!err_is(e)) e = send_all(p, client, run, text, size);
     free(text);
     return e;
 }

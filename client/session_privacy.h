@@ -23,6 +23,9 @@ struct session_privacy {
 err session_privacy_open(struct session_privacy *out, const struct session_options *options,
                          const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
                          uint64_t records);
+/* What was promised at first holds for the whole run: ERR_INPUT where a later answer to Hello takes
+ * any of it back. */
+err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is);
 /* How this round trains, or takes its gradient. ERR_INPUT: not as the plan has it. */
 err session_privacy_round(struct train_private_options *out, const struct session_privacy *p,
                           const struct train_options *options, const struct session_round *round);

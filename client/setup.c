@@ -13,10 +13,11 @@ static err open_adapter(struct setup *s, const struct setup_options *o)
     return ERR_NONE;
 }
 
-static enum dtype precision_of(const struct command_common *common)
+static enum dtype precision_of(const struct setup_options *o)
 {
-    if (common->precision == COMMAND_PRECISION_F32) return DTYPE_F32;
-    return common->precision == COMMAND_PRECISION_BF16 ? DTYPE_BF16 : DTYPE_NONE;
+    if (o->common->precision == COMMAND_PRECISION_F32) return DTYPE_F32;
+    if (o->common->precision == COMMAND_PRECISION_BF16) return DTYPE_BF16;
+    return o->f32 ? DTYPE_F32 : DTYPE_NONE;
 }
 
 err setup_open(struct setup *out, const struct setup_options *o)
@@ -28,7 +29,7 @@ err setup_open(struct setup *out, const struct setup_options *o)
     uint64_t begun = text_now_ms();
     struct engine_options options = {
         .device = o->common->device,
-        .precision = precision_of(o->common),
+        .precision = precision_of(o),
         .threads = (int)o->common->threads,
         .inference = o->inference,
     };

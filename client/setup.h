@@ -48,6 +48,7 @@ struct setup_options {
     const char *base;
     const char *adapter, *state; /* at most one; NULL: the base alone */
     bool inference;              /* no training: half the memory for weights */
+    bool f32;                    /* where the command leaves the precision open */
     bool text;                   /* refuse a base without a tokenizer before the engine is opened */
 };
 

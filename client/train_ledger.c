@@ -2,6 +2,7 @@
 
 #include "privacy/clip.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- the plan */
@@ -43,7 +44,7 @@ static err set_plan(struct train_ledger *l, uint64_t records)
 
 static err describe(struct train_ledger *l)
 {
-    struct bytes text = {.max = sizeof l->says - 1};
+    struct bytes text = {.max = sizeof l->says / 2};
     err e = plan_text(&text, &l->plan, &l->summary);
     while (text.size && text.data[text.size - 1] == '\n')
         text.data[--text.size] = 0;
@@ -57,6 +58,9 @@ err train_ledger_plan(struct train_ledger *out, const struct train_ledger_option
 {
     struct train_ledger l = {.o = *options};
     if (records == 0) return err_make(ERR_INPUT, "privacy: there is no record");
+    if (options->train->dropout > 0)
+        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example",
+                        options->train->dropout);
     TRY(check_files(options));
     TRY(set_plan(&l, records));
     TRY(plan_check(&l.summary, &l.plan));
@@ -118,10 +122,36 @@ static err add_rest(struct spend *all, const struct ledger_file *f, const struct
     return event.count ? spend_charge(all, &event) : ERR_NONE;
 }
 
-static err ask(const struct ledger_file *f, const struct train_ledger *l)
+/* A name that was mistyped begins a ledger with a whole budget: that has to be seen. */
+static void say_ledger(struct train_ledger *l, const struct ledger_file *f, double spent)
+{
+    size_t at = strlen(l->says), releases = 0;
+    char *says = l->says + at;
+    for (size_t i = 0; i < f->ledger.count; i++)
+        releases += !strcmp(f->ledger.entry[i].kind, "release");
+    if (!releases)
+        at += (size_t)snprintf(says, sizeof l->says - at,
+                               "\nprivacy: %.200s: a ledger without releases, nothing spent of "
+                               "epsilon %.4g at delta %.3g",
+                               f->path, f->spend.epsilon, f->spend.delta);
+    else
+        at += (size_t)snprintf(says, sizeof l->says - at,
+                               "\nprivacy: %.200s: goes on, epsilon %.4g of %.4g at delta %.3g "
+                               "spent by %zu release%s",
+                               f->path, spent, f->spend.epsilon, f->spend.delta, releases,
+                               releases == 1 ? "" : "s");
+    uint64_t records = f->ledger.in_force->units;
+    if (records != l->plan.units && at < sizeof l->says)
+        snprintf(l->says + at, sizeof l->says - at,
+                 "\nprivacy: warning: the ledger was last used with %llu records, these are %llu: "
+                 "one ledger goes with one set of records",
+                 (unsigned long long)records, (unsigned long long)l->plan.units);
+}
+
+static err ask(struct train_ledger *l, const struct ledger_file *f)
 {
     struct spend all = {0};
-    struct spend_total total = {0};
+    struct spend_total now = {0}, total = {0};
     err e = ERR_NONE;
     TRY(spend_open(&all, f->spend.epsilon, f->spend.delta));
     for (size_t i = 0; i < f->spend.count; i++)
@@ -129,24 +159,24 @@ static err ask(const struct ledger_file *f, const struct train_ledger *l)
     TRY_OUT(e, add_rest(&all, f, l, /*basis*/ true));
     TRY_OUT(e, add_rest(&all, f, l, /*basis*/ false));
     TRY_OUT(e, spend_after(&total, &all, NULL));
-    if (total.epsilon <= all.epsilon) goto out;
-    struct spend_total now = {0};
     TRY_OUT(e, spend_after(&now, &f->spend, NULL));
-    e = err_make(
-        ERR_INPUT,
-        "%s: the privacy budget is spent: epsilon %.4g of %.4g at delta %.3g; what is left "
-        "of %s would make it %.4g",
-        f->path, now.epsilon, all.epsilon, all.delta, l->o.job, total.epsilon);
+    if (total.epsilon <= all.epsilon)
+        say_ledger(l, f, now.epsilon);
+    else
+        e = err_make(ERR_INPUT,
+                     "%s: the privacy budget is not enough: epsilon %.4g of %.4g at delta %.3g is "
+                     "spent, and %s would make it %.4g: expected more noise, or fewer steps",
+                     f->path, now.epsilon, all.epsilon, all.delta, l->o.job, total.epsilon);
 out:
     spend_close(&all);
     return e;
 }
 
-err train_ledger_ask(const struct train_ledger *l)
+err train_ledger_ask(struct train_ledger *l)
 {
     struct ledger_file f = {0};
     TRY(open_ledger(&f, l));
-    err e = ask(&f, l);
+    err e = ask(l, &f);
     ledger_file_close(&f);
     return e;
 }

@@ -36,15 +36,15 @@ struct train_ledger {
     struct train_private_options how; /* of a round of training */
     struct plan plan;
     struct plan_summary summary;
-    char says[1024]; /* the plan in a few lines */
+    char says[1024]; /* the plan in a few lines; once it was asked, what the ledger has too */
 };
 
 /* ERR_INPUT: refused, with the reason. `options` and what it points to must stay. */
 err train_ledger_plan(struct train_ledger *out, const struct train_ledger_options *options,
                       uint64_t records);
 /* ERR_INPUT: the ledger's budget does not allow all rounds that are not charged yet; time does not
- * make it grow. */
-err train_ledger_ask(const struct train_ledger *l);
+ * make it grow. Begins the ledger where there is none. */
+err train_ledger_ask(struct train_ledger *l);
 
 struct train_ledger_made {
     uint32_t round; /* of training, or the number of the pass */

@@ -44,5 +44,8 @@ bool config_allows_admin(const struct config *config, const char *admin);
  * not in use. ERR_INPUT or ERR_MACHINE naming the first thing wrong. Starts nothing and leaves
  * nothing. */
 err config_check(const struct config *config, struct bytes *report);
+/* The file of privacy.ledger_key, if there is one: else a run would trip over it once all joined.
+ */
+err config_check_ledger_key(const struct config *config);
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "coordinator/config.h"
 #include "coordinator/lock.h"
+#include "privacy/ledger.h"
 #include "proto/rpc.h"
 
 #include <errno.h>
@@ -61,6 +62,15 @@ static err check_disk(const struct config *c, struct bytes *report)
     return e;
 }
 
+err config_check_ledger_key(const struct config *config)
+{
+    struct ledger_key key;
+    if (!config->ledger_key) return ERR_NONE;
+    TRY(ledger_key_open(&key, config->ledger_key));
+    ledger_key_close(&key);
+    return ERR_NONE;
+}
+
 err config_check(const struct config *config, struct bytes *report)
 {
     int64_t days = 0;
@@ -70,6 +80,10 @@ err config_check(const struct config *config, struct bytes *report)
                      config->allowed.count));
     TRY(bytes_printf(report, "certificate  %s: a pair with its key, of %s, good for %lld days\n",
                      config->cert, config->ca, (long long)days));
+    TRY(config_check_ledger_key(config));
+    if (config->ledger_key)
+        TRY(bytes_printf(report, "ledger key   %s: Ed25519, its owner's alone\n",
+                         config->ledger_key));
     TRY(check_disk(config, report));
     TRY(check_address(config));
     return bytes_printf(report, "address      %s: free\n", config->listen);

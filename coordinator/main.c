@@ -88,6 +88,7 @@ static err run_service(const struct config *config)
     static struct serve s;
     struct lock lock = {0};
     err e = ERR_NONE;
+    TRY_OUT(e, config_check_ledger_key(config));
     TRY_OUT(e, file_make_dirs(config->path));
     TRY_OUT(e, lock_open(&lock, config->path));
     TRY_OUT(e, recover(config));

@@ -126,7 +126,7 @@ err private_begin(struct private_start *out, const struct private_terms *terms,
     struct ledger_head head = {0};
     struct ledger_key key;
     cohort_seed_draw(&start.seed);
-    plan.cohorts = cohort_anchor(&start.seed, &last);
+    plan.cohorts = cohort_anchor(&start.seed, &last, terms->id, terms->plan.units);
     TRY(plan_check(&summary, &plan));
     TRY(ledger_key_open(&key, terms->key_path));
     struct ledger_terms first = (plan.basis_passes ? plan_basis_terms : plan_terms)(

@@ -36,6 +36,25 @@ static struct private_what what_of(const struct publish_job *p)
     return (struct private_what){.method = p->method, .options = &p->options};
 }
 
+/* The plan's lines, each of which begins with "privacy: ". */
+static void say_in_one_line(char *out, size_t bytes, const char *lines)
+{
+    static const char head[] = "privacy: ";
+    size_t used = 0;
+    *out = 0;
+    while (*lines) {
+        size_t n = strcspn(lines, "\n");
+        if (!strncmp(lines, head, strlen(head))) {
+            lines += strlen(head);
+            n -= strlen(head);
+        }
+        if (used < bytes)
+            used += (size_t)snprintf(out + used, bytes - used, "%s%.*s", used ? "; " : "", (int)n,
+                                     lines);
+        lines += n + (lines[n] == '\n');
+    }
+}
+
 /* The start state, with the ledger's first line where there is one: same transaction. */
 static err commit_start(struct publish_job *p, struct store *store, const char *path)
 {
@@ -46,13 +65,14 @@ static err commit_start(struct publish_job *p, struct store *store, const char *
     if (p->terms.on) {
         TRY_OUT(e, private_measure(&dims, path, &what));
         TRY_OUT(e, private_begin(&start, &p->terms, &dims));
-        snprintf(p->says, sizeof p->says, "%s", (const char *)start.says.data);
+        say_in_one_line(p->says, sizeof p->says, (const char *)start.says.data);
         p->ledger_head = start.head;
     }
     TRY_OUT(e, adopt(&p->state, store, path));
     struct store_start row = {.run = p->run, .state = p->state, .frozen = p->frozen};
     if (p->terms.on) row.ledger = (const char *)start.line.data;
     if (p->terms.on) row.seed = &start.seed;
+    if (p->terms.on) row.plan = p->says;
     e = store_started(store, &row);
 out:
     private_start_close(&start);

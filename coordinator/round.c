@@ -144,12 +144,13 @@ static unsigned open_round(struct round *r, uint64_t now)
     return ROUND_DO_OPEN | ROUND_DO_WAKE;
 }
 
-void round_draw(struct round *r, const bool *in)
+void round_draw(struct round *r, const bool *in, bool by_chance)
 {
     REQUIRE(r->rules.drawn && r->opened == round_under_way(r));
     for (size_t i = 0; i < r->members; i++)
         r->member[i].out = !in[i];
     r->drawn_for = r->opened;
+    r->by_chance = by_chance;
 }
 
 size_t round_awaited(const struct round *r)
@@ -170,7 +171,9 @@ static bool can_close(const struct round *r, uint64_t now)
     size_t updates = round_updates(r);
     if (r->rules.drawn) {
         if (!is_drawn(r) || admitting_count(r) > 0) return false;
-        return updates == round_awaited(r) || (r->deadline_at_ms && now >= r->deadline_at_ms);
+        if (r->deadline_at_ms && now >= r->deadline_at_ms) return true;
+        /* How long a round of some takes would tell who was in it. */
+        return !r->by_chance && updates == r->members;
     }
     if (updates < r->rules.quorum || admitting_count(r) > 0) return false;
     return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;

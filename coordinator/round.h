@@ -72,8 +72,9 @@ struct round_rules {
     uint32_t quorum;      /* 0: everyone */
     uint64_t deadline_ms; /* of a round, from its opening; 0: none */
     bool late_next;       /* an update that misses its round is taken into the next one */
-    /* Who takes part is drawn for each round (round_draw): it closes when all of them are in, or at
-     * its deadline with whoever is, nobody included. */
+    /* Who takes part is drawn for each round (round_draw). It closes at its deadline with whoever
+     * is in, nobody included, and never earlier: how long it took would tell who was drawn. Only
+     * where that is everyone, always, it closes when all are in. */
     bool drawn;
     uint64_t absent_ms;      /* silent for this long: said to be absent */
     uint64_t retry_ms;       /* after trouble */
@@ -107,6 +108,7 @@ struct round {
     uint32_t published; /* rounds */
     uint32_t opened;    /* the newest round ever opened; kept over restarts */
     uint32_t drawn_for; /* the newest round that members were drawn for */
+    bool by_chance;     /* and not everyone, always */
     uint64_t opened_ms, deadline_at_ms, retry_at_ms; /* 0: none */
     char reason[ERR_TEXT_BYTES];                     /* of failure or trouble */
 };
@@ -136,8 +138,8 @@ void round_close(struct round *r);
 
 unsigned round_apply(struct round *r, const struct round_event *event); /* -> enum round_action */
 /* With rules.drawn: who takes part in the round that ROUND_DO_OPEN has just named, again after a
- * restart. Nobody is handed it before. A ROUND_ON_TICK then closes a round that nobody is in. */
-void round_draw(struct round *r, const bool *in /* (members) */);
+ * restart. Nobody is handed it before. */
+void round_draw(struct round *r, const bool *in /* (members) */, bool by_chance);
 
 /* May this member's update for round `made_for` be taken, and where does it count? The error says
  * why not: ERR_INPUT wrong, ERR_STATE too late (ask for the next task), ERR_LIMIT try again. */

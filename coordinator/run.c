@@ -208,7 +208,7 @@ static err draw_members(struct run *run)
     if (!err_is(e)) cohort_seed_before(&seed, &seed, &last, r->opened);
     for (size_t i = 0; i < r->members && !err_is(e); i++)
         in[i] = cohort_has(&seed, &cohort, r->member[i].id);
-    if (!err_is(e)) round_draw(r, in);
+    if (!err_is(e)) round_draw(r, in, cohort.q < 1);
     sodium_memzero(&seed, sizeof seed);
     free(in);
     return e;

@@ -87,9 +87,11 @@ static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
 {
     bool known = false;
     TRY(run_config_complete(config));
+    TRY(run_privacy_judge(config));
     if (run_privacy_central(config) && !shop->config->ledger_key)
         return err_make(ERR_INPUT, "privacy: this coordinator has no privacy.ledger_key to sign a "
                                    "ledger with");
+    if (run_privacy_central(config)) TRY(config_check_ledger_key(shop->config));
     for (size_t i = 0; i < config->n_members; i++)
         if (!config_allows(shop->config, config->members[i]->id))
             return err_make(ERR_INPUT,

@@ -132,18 +132,15 @@ double run_privacy_sampling(const run_config_t *c, uint32_t round)
 static err check_central(run_config_t *c)
 {
     Fedlora__V1__Privacy *p = c->privacy;
-    struct arena arena = {0};
-    struct private_terms terms;
-    struct plan_summary summary;
     if (p->sampling == 0) p->sampling = sampling_default;
     if (p->quantile == 0) p->quantile = quantile_default;
     if (p->rate == 0) p->rate = rate_default;
     if (!(p->quantile > 0 && p->quantile < 1) || !(p->rate > 0 && p->rate <= 10) ||
-        !(p->sigma_b >= 0))
+        !(p->sigma_b >= 0 && p->sigma_b <= 65536))
         return err_make(
             ERR_INPUT,
             "privacy: adaptive clipping: quantile %g, rate %g, sigma_b %g: expected 0 to "
-            "1, 0 to 10, 0 or more",
+            "1, 0 to 10, 0 to 65536",
             p->quantile, p->rate, p->sigma_b);
     if (!c->deadline_ms)
         return err_make(ERR_INPUT, "privacy: without a deadline, one member that never answers "
@@ -151,7 +148,25 @@ static err check_central(run_config_t *c)
     if (strcmp(c->late, "refuse"))
         return err_make(ERR_INPUT,
                         "privacy: late updates would count a member in a round it was not "
-                        "drawn for: expected late refuse");
+                        "drawn for: expected --late refuse");
+    return ERR_NONE;
+}
+
+static err check_local(const run_config_t *c)
+{
+    double dropout = c->training->dropout;
+    if (c->privacy->adaptive)
+        return err_make(ERR_INPUT, "privacy: adaptive clipping is for unit client");
+    if (dropout > 0)
+        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example", dropout);
+    return ERR_NONE;
+}
+
+static err judge_central(const run_config_t *c)
+{
+    struct arena arena = {0};
+    struct private_terms terms;
+    struct plan_summary summary;
     err e = run_privacy_terms(&terms, c, NULL, &arena);
     if (!err_is(e)) e = plan_check(&summary, &terms.plan);
     arena_close(&arena);
@@ -159,16 +174,13 @@ static err check_central(run_config_t *c)
 }
 
 /* As far as it is the same for all: how many records a member has, only it knows. */
-static err check_local(const run_config_t *c)
+static err judge_local(const run_config_t *c)
 {
     const Fedlora__V1__Privacy *p = c->privacy;
     const Fedlora__V1__Training *t = c->training;
     struct method_options options;
     struct plan_summary summary;
     run_config_options(&options, c);
-    if (p->adaptive) return err_make(ERR_INPUT, "privacy: adaptive clipping is for unit client");
-    if (t->dropout > 0)
-        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example", t->dropout);
     uint64_t steps = t->steps;
     if (p->sampling > 0 && !steps) steps = (uint64_t)ceil(t->epochs / p->sampling);
     struct plan plan = {.unit = LEDGER_EXAMPLE,
@@ -207,9 +219,15 @@ err run_privacy_check(run_config_t *c)
                         p->unit);
     if (c->evaluate_every)
         return err_make(ERR_INPUT, "privacy: members' evaluations reveal what the budget does not "
-                                   "count: expected evaluate_every 0");
+                                   "count: expected --evaluate-every 0");
     if ((p->basis_clip != 0 || p->basis_noise != 0) && !setup_rounds(c))
         return err_make(ERR_INPUT, "privacy: a clip norm or noise for the basis: expected "
                                    "basis=gradient");
     return run_privacy_central(c) ? check_central(c) : check_local(c);
+}
+
+err run_privacy_judge(const run_config_t *c)
+{
+    if (!c->privacy) return ERR_NONE;
+    return run_privacy_central(c) ? judge_central(c) : judge_local(c);
 }

@@ -7,9 +7,12 @@
 
 #include "fedlora.pb-c.h"
 
-/* Part of run_config_complete(), after the rest: defaults, then every refusal that needs no base.
- * An empty privacy message, or unit none, is taken out. */
+/* Part of run_config_complete(), after the rest: defaults, and what the rest must be. An empty
+ * privacy message, or unit none, is taken out. */
 err run_privacy_check(Fedlora__V1__RunConfig *config);
+/* Of a new run that is complete: every refusal of its plan that needs no base. Seconds, where noise
+ * has to be found for many steps. */
+err run_privacy_judge(const Fedlora__V1__RunConfig *config);
 /* The coordinator draws cohorts and adds the noise (unit client); members' training does (unit
  * example). */
 bool run_privacy_central(const Fedlora__V1__RunConfig *config);

@@ -84,6 +84,7 @@ static err take_lines(struct run *run, size_t member, const char *federation,
     snprintf(job, sizeof job, "%s/%s", federation, run->config->name);
     if (!err_is(e)) e = describe(&copy, &count, &m->ledger, first, lines, job, &arena);
     if (!err_is(e)) e = store_copies_add(run->shop->store, run->id, id, first, copy, count);
+    if (err_is(e)) e = err_in(e, "%s", name);
     if (!err_is(e)) e = ledger_forget(&m->ledger);
     if (err_is(e)) ledger_close(&m->ledger); /* and read again from the store */
 out:
@@ -106,7 +107,9 @@ static err take(Fedlora__V1__LedgerReply *reply, struct rpc_call *call,
     TRY(load(run, m));
     if (part->lines.len && part->from == run->member[m].ledger.head.count + 1)
         TRY(take_lines(run, m, rpc_call_peer(call)->federation, &part->lines));
-    reply->lines = run->member[m].ledger.head.count;
+    struct ledger_head *head = &run->member[m].ledger.head;
+    reply->lines = head->count;
+    if (head->count) reply->head = (ProtobufCBinaryData){DIGEST_BYTES, head->hash.byte};
     return ERR_NONE;
 }
 

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { STATUS_TEXT_BYTES = 1024 };
+enum { STATUS_TEXT_BYTES = 2048 };
 
 static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
 {
@@ -88,22 +88,37 @@ static void shorten(Fedlora__V1__RunStatus *out)
     }
 }
 
-static err say_privacy(char *text, struct run *run)
+static err say_local(char *text, struct run *run, struct arena *arena)
 {
     const Fedlora__V1__Privacy *p = run->config->privacy;
-    char spent[STATUS_TEXT_BYTES / 2] = "";
-    if (!p) return ERR_NONE;
-    TRY(store_last_event(spent, sizeof spent, run->shop->store, run->id, "privacy.spent"));
-    if (run_privacy_local(run->config))
-        snprintf(text, STATUS_TEXT_BYTES,
-                 "unit example: epsilon %.4g at delta %.3g for each record of a member, in its own "
-                 "ledger",
-                 p->epsilon, p->delta);
-    else if (*spent)
-        snprintf(text, STATUS_TEXT_BYTES, "unit client: %s", spent);
+    const char *member = NULL;
+    double epsilon = 0;
+    TRY(store_copies_spent(&epsilon, &member, run->shop->store, run->id, arena));
+    int n = snprintf(text, STATUS_TEXT_BYTES,
+                     "unit example: epsilon %.4g at delta %.3g for each record of a member; ",
+                     p->epsilon, p->delta);
+    if (member)
+        snprintf(text + n, STATUS_TEXT_BYTES - (size_t)n, "spent at most %.4g, by the ledger of %s",
+                 epsilon, member);
     else
-        snprintf(text, STATUS_TEXT_BYTES,
-                 "unit client: nothing spent of epsilon %.4g at delta %.3g", p->epsilon, p->delta);
+        snprintf(text + n, STATUS_TEXT_BYTES - (size_t)n, "nothing spent yet");
+    return ERR_NONE;
+}
+
+static err say_privacy(char *text, struct run *run, struct arena *arena)
+{
+    const Fedlora__V1__Privacy *p = run->config->privacy;
+    struct store *store = run->shop->store;
+    char spent[STATUS_TEXT_BYTES / 4] = "", plan[STATUS_TEXT_BYTES / 2] = "";
+    if (!p) return ERR_NONE;
+    if (run_privacy_local(run->config)) return say_local(text, run, arena);
+    TRY(store_last_event(spent, sizeof spent, store, run->id, "privacy.spent"));
+    TRY(store_last_event(plan, sizeof plan, store, run->id, "privacy.plan"));
+    if (!*spent)
+        snprintf(spent, sizeof spent, "nothing spent of epsilon %.4g at delta %.3g", p->epsilon,
+                 p->delta);
+    snprintf(text, STATUS_TEXT_BYTES, "unit client: %s%s%s", spent, *plan ? "; planned: " : "",
+             plan);
     return ERR_NONE;
 }
 
@@ -114,7 +129,7 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     TRY(arena_take(&status, arena, 1, sizeof *status));
     TRY(arena_take(&text, arena, STATUS_TEXT_BYTES, 1));
     TRY(arena_take(&privacy, arena, STATUS_TEXT_BYTES, 1));
-    TRY(say_privacy(privacy, run));
+    TRY(say_privacy(privacy, run, arena));
     fedlora__v1__run_status__init(status);
     round_waiting_for(text, STATUS_TEXT_BYTES, &run->round, text_now_ms());
     status->config = run->config;

@@ -299,6 +299,8 @@ err store_started(struct store *store, const struct store_start *s)
     if (!err_is(e) && s->seed)
         e = db_run(db, "INSERT INTO private_rounds(run,round,seed) VALUES(?,0,?)", "ib", s->run,
                    (const void *)s->seed->byte, sizeof s->seed->byte);
+    struct store_event plan = {.event = "privacy.plan", .text = s->plan};
+    if (!err_is(e) && s->plan) e = insert_event(db, s->run, &plan);
     return db_end(db, e);
 }
 

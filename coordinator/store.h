@@ -125,6 +125,7 @@ struct store_start {
     struct store_blob state, frozen;
     const char *ledger;             /* the first line of the run's privacy ledger, or NULL */
     const struct cohort_seed *seed; /* of its last round, that the line commits to; or NULL */
+    const char *plan;               /* what the line promises, in words, or NULL */
 };
 err store_started(struct store *store, const struct store_start *start);
 
@@ -176,12 +177,17 @@ struct store_copy { /* one line of a member's ledger */
     struct digest released;
     struct account_event charged;
 };
+/* ERR_INPUT: in the copy of another run this very ledger goes on otherwise. */
 err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
                      const struct store_copy *line, size_t count);
 /* Does the copy account for these bytes as an update for this round; and all events of this run. */
 err store_copies_charged(bool *found, struct account_event **event, size_t *count,
                          struct store *store, const struct store_update *update,
                          struct arena *arena);
+/* What the ledgers say they come to after their newest releases of this run: the most, and whose.
+ * *member is NULL where there is none. */
+err store_copies_spent(double *epsilon, const char **member, struct store *store, int64_t run,
+                       struct arena *arena);
 /* Members whose ledgers are here, sorted. */
 err store_copies_members(const char ***out, size_t *count, struct store *store, int64_t run,
                          struct arena *arena);

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 err store_private_load(struct store_private *out, struct store *store, int64_t run, uint32_t round)
@@ -136,6 +137,32 @@ static err insert_copy(struct db *db, int64_t run, const char *member, uint64_t 
     return e;
 }
 
+/* A ledger goes on over all runs: one that begins alike and goes on otherwise in another run was
+ * put back from an older copy. */
+static err check_fork(struct db *db, int64_t run, const char *member, uint64_t first)
+{
+    struct db_query q = {0};
+    bool row = false;
+    TRY(db_query_open(
+        &q, db,
+        "SELECT mine.line, r.name FROM ledger_copies mine JOIN runs r ON r.id<>mine.run"
+        " JOIN ledger_copies was ON was.run=r.id AND was.member=mine.member"
+        " AND was.line=mine.line AND was.text<>mine.text"
+        " WHERE mine.run=? AND mine.member=? AND mine.line>=? AND"
+        " (SELECT text FROM ledger_copies WHERE run=mine.run AND member=mine.member"
+        " AND line=1) = (SELECT text FROM ledger_copies WHERE run=r.id AND"
+        " member=mine.member AND line=1) ORDER BY mine.line LIMIT 1",
+        "iti", run, member, (int64_t)first));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e) && row)
+        e = err_make(ERR_INPUT,
+                     "line %lld is another one than was sent for run %s: was an older copy put "
+                     "back? Go on with the newest (`fedlora run audit` has the one sent)",
+                     (long long)db_query_int(&q, 0), db_query_text(&q, 1));
+    db_query_close(&q);
+    return e;
+}
+
 err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
                      const struct store_copy *line, size_t count)
 {
@@ -143,6 +170,7 @@ err store_copies_add(struct store *store, int64_t run, const char *member, uint6
     TRY(db_begin(&store->db));
     for (size_t i = 0; i < count && !err_is(e); i++)
         e = insert_copy(&store->db, run, member, first + i, &line[i]);
+    if (!err_is(e)) e = check_fork(&store->db, run, member, first);
     return db_end(&store->db, e);
 }
 
@@ -183,6 +211,44 @@ err store_copies_charged(bool *found, struct account_event **event, size_t *coun
     err e = list_events(event, count, &q, arena);
     db_query_close(&q);
     *found = there != 0;
+    return e;
+}
+
+/* Ledgers have numbers as hexadecimal texts. */
+static err read_epsilon(double *out, const char *line)
+{
+    json_t *object = NULL;
+    const char *text = NULL;
+    TRY(json_parse(&object, line, strlen(line), "privacy ledger"));
+    err e = json_get_str(&text, object, "epsilon", "privacy ledger");
+    if (!err_is(e)) *out = strtod(text, NULL);
+    json_decref(object);
+    return e;
+}
+
+err store_copies_spent(double *epsilon, const char **member, struct store *store, int64_t run,
+                       struct arena *arena)
+{
+    struct db_query q = {0};
+    double most = 0, spent = 0;
+    bool row = true;
+    *member = NULL;
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT member, text, max(line) FROM ledger_copies WHERE run=? AND ours=1"
+                      " GROUP BY member",
+                      "i", run));
+    err e = db_query_next(&row, &q);
+    while (!err_is(e) && row) {
+        const char *id = db_query_text(&q, 0);
+        e = read_epsilon(&spent, db_query_text(&q, 1));
+        if (!err_is(e) && spent > most) {
+            most = spent;
+            e = arena_text(member, arena, id, strlen(id));
+        }
+        if (!err_is(e)) e = db_query_next(&row, &q);
+    }
+    db_query_close(&q);
+    *epsilon = most;
     return e;
 }
 

@@ -16,18 +16,29 @@ static void number(uint8_t out[4], uint32_t n)
 }
 
 /* Texts go in with their zero, so no two inputs share an encoding. */
+static void add_text(crypto_generichash_state *s, const char *text)
+{
+    crypto_generichash_update(s, (const uint8_t *)text, strlen(text) + 1);
+}
+
+static void begin(crypto_generichash_state *s, size_t bytes, const struct cohort_seed *seed,
+                  const struct cohort *cohort, const char *purpose)
+{
+    uint8_t round[4];
+    REQUIRE(sodium_init() >= 0);
+    number(round, cohort->round);
+    crypto_generichash_init(s, seed->byte, sizeof seed->byte, bytes);
+    add_text(s, purpose);
+    add_text(s, cohort->run);
+    crypto_generichash_update(s, round, sizeof round);
+}
+
 static void hash(uint8_t *out, size_t bytes, const struct cohort_seed *seed,
                  const struct cohort *cohort, const char *purpose, const char *member)
 {
     crypto_generichash_state s;
-    uint8_t round[4];
-    REQUIRE(sodium_init() >= 0);
-    number(round, cohort->round);
-    crypto_generichash_init(&s, seed->byte, sizeof seed->byte, bytes);
-    crypto_generichash_update(&s, (const uint8_t *)purpose, strlen(purpose) + 1);
-    crypto_generichash_update(&s, (const uint8_t *)cohort->run, strlen(cohort->run) + 1);
-    crypto_generichash_update(&s, round, sizeof round);
-    crypto_generichash_update(&s, (const uint8_t *)member, strlen(member) + 1);
+    begin(&s, bytes, seed, cohort, purpose);
+    add_text(&s, member);
     crypto_generichash_final(&s, out, bytes);
 }
 
@@ -46,12 +57,19 @@ void cohort_seed_before(struct cohort_seed *out, const struct cohort_seed *later
     sodium_memzero(&next, sizeof next);
 }
 
-struct digest cohort_anchor(const struct cohort_seed *seed, const struct cohort *of)
+struct digest cohort_anchor(const struct cohort_seed *seed, const struct cohort *of,
+                            const char *const *sorted_id, size_t members)
 {
-    struct cohort_seed anchor;
+    const struct cohort before = {.run = of->run};
+    crypto_generichash_state s;
+    struct cohort_seed first;
     struct digest d;
-    cohort_seed_before(&anchor, seed, of, 0);
-    memcpy(d.byte, anchor.byte, sizeof d.byte);
+    cohort_seed_before(&first, seed, of, 0);
+    begin(&s, sizeof d.byte, &first, &before, "members");
+    for (size_t i = 0; i < members; i++)
+        add_text(&s, sorted_id[i]);
+    crypto_generichash_final(&s, d.byte, sizeof d.byte);
+    sodium_memzero(&first, sizeof first);
     return d;
 }
 

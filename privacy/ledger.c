@@ -46,6 +46,8 @@ static int set_int(json_t *object, const char *name, uint64_t value)
 
 static int set_text(json_t *object, const char *name, const char *value)
 {
+    for (const char *c = value; c && *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 127) return -1; /* no reader takes them */
     return json_object_set_new(object, name, json_string(value ? value : ""));
 }
 
@@ -112,7 +114,9 @@ err ledger_start(struct bytes *line, struct ledger_head *head, const struct ledg
     failed = failed || set_hex(o, "key", key->public, sizeof key->public);
     if (!failed) return seal(line, head, key, o);
     json_decref(o);
-    return err_make(ERR_MACHINE, "the privacy ledger's first line: a text is not UTF-8");
+    return err_make(
+        ERR_MACHINE,
+        "the privacy ledger's first line: a text is not UTF-8, or has a control character");
 }
 
 err ledger_plan(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
@@ -122,7 +126,9 @@ err ledger_plan(struct bytes *line, struct ledger_head *head, const struct ledge
     REQUIRE(head->count > 0);
     if (o && !set_text(o, "kind", "plan") && !set_plan(o, t)) return seal(line, head, key, o);
     json_decref(o);
-    return err_make(ERR_MACHINE, "a plan in the privacy ledger: a text is not UTF-8");
+    return err_make(
+        ERR_MACHINE,
+        "a plan in the privacy ledger: a text is not UTF-8, or has a control character");
 }
 
 bool ledger_same_plan(const struct ledger_terms *was, const struct ledger_terms *is)

@@ -67,7 +67,7 @@ static err check_client_method(const struct plan *p)
     if (among(p->method, product))
         return err_make(
             ERR_INPUT,
-            "privacy: %s averages both factors; their noises multiply, and the product's "
+            "privacy: with %s both factors leave; their noises multiply, and the product's "
             "noise drowns any change: use fed-sb or ffa, or unit example",
             p->method);
     if (!among(p->method, linear))
@@ -115,8 +115,8 @@ static err check_bases(const struct plan *p)
     if (!strcmp(word, "gradient") && !(p->basis_passes && p->basis_clip > 0))
         return err_make(ERR_INPUT,
                         "privacy: bases from gradients without noise reveal the data they "
-                        "come from: expected a clip norm for them (--basis-clip), or bases seed, "
-                        "weights, given or private");
+                        "come from: expected a clip norm for them (--basis-clip), or "
+                        "--option basis=seeded or weights");
     if (strcmp(word, "gradient") != 0 && !among(word, bases))
         return err_make(ERR_INPUT, "privacy: bases %s: expected seed, weights, given or private",
                         word);
@@ -205,11 +205,14 @@ static err judge_ratio(struct plan_summary *s, const struct plan *p, bool basis)
     if (p->unit != LEDGER_CLIENT || ratio <= 1) return ERR_NONE;
     if (!p->force)
         return err_make(ERR_INPUT,
-                        "privacy: hopeless: the noise in the mean%s is %.3g times the clip norm "
-                        "(multiplier %.4g, %.4g members expected, %llu coordinates): expected at "
-                        "most 1; more members, a smaller rank, a larger budget, or --force-noise",
-                        what, ratio, ratio * denominator / sqrt((double)dim),
-                        basis ? (double)p->units : s->expected, (unsigned long long)dim);
+                        "privacy: hopeless: the noise in the mean%s is %s%.3g times the clip norm "
+                        "(multiplier %.4g, %.4g members expected, %llu coordinates%s): expected at "
+                        "most 1, in a new run with more members, a smaller rank, a larger budget, "
+                        "or --force-noise",
+                        what, dim > 1 ? "" : "at least ", ratio,
+                        ratio * denominator / sqrt((double)dim),
+                        basis ? (double)p->units : s->expected, (unsigned long long)dim,
+                        dim > 1 ? "" : " or more");
     warn(s, "forced: the noise in the mean%s is %.3g times the clip norm", what, ratio);
     return ERR_NONE;
 }
@@ -266,10 +269,10 @@ err plan_text(struct bytes *out, const struct plan *p, const struct plan_summary
     bool client = p->unit == LEDGER_CLIENT;
     TRY(bytes_printf(out,
                      "privacy: unit %s, %llu %s, epsilon %.4g of %.4g at delta %.3g after %llu "
-                     "rounds\n",
+                     "round%s\n",
                      client ? "client" : "example", (unsigned long long)p->units,
                      client ? "members" : "records", fmin(s->epsilon, p->epsilon), p->epsilon,
-                     p->delta, (unsigned long long)s->rounds));
+                     p->delta, (unsigned long long)s->rounds, s->rounds == 1 ? "" : "s"));
     TRY(bytes_printf(
         out, "privacy: noise multiplier %.6g, clip norm %.4g%s, rate %.4g, denominator %.6g",
         s->noise, p->clip, p->adaptive.on ? " at first" : "", p->sampling, s->denominator));

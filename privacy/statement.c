@@ -43,8 +43,6 @@ static err check_release(double *drawn, const struct ledger_terms *t,
     if (*drawn < r->charged.noise * (1 - ADAPTIVE_ROUNDING))
         return err_make(ERR_INPUT, "noise of multiplier %.6g was drawn and %.6g charged", *drawn,
                         r->charged.noise);
-    if (r->round < last_round)
-        return err_make(ERR_INPUT, "round %u after round %u", r->round, last_round);
     if (r->denominator != t->denominator)
         return err_make(ERR_INPUT, "the denominator is %.6g, and %.6g was promised", r->denominator,
                         t->denominator);
@@ -111,6 +109,7 @@ struct replay {
     struct spend budget;
     size_t last;         /* entry: the last release */
     uint32_t last_round; /* released under the plan in force; 0: none */
+    uint32_t rounds;     /* the newest one released under any */
 };
 
 static err replay_release(struct replay *p, size_t i)
@@ -121,6 +120,10 @@ static err replay_release(struct replay *p, size_t i)
         return err_make(ERR_INPUT, "a release after the stop");
     size_t every = p->s.ledger->count / PLD_CHECKS + 1;
     double drawn = 0;
+    /* A coordinator releases each once. A member may train one again, where the coordinator was put
+     * back to an older state; every time counts. */
+    if (entry->terms->unit == LEDGER_CLIENT && r->round != p->rounds + 1)
+        return err_make(ERR_INPUT, "round %u after round %u", r->round, p->rounds);
     TRY(check_release(&drawn, entry->terms, r, p->last_round));
     TRY(spend_charge(&p->budget, &r->charged));
     TRY(check_spent(r, &p->budget, p->s.spent.epsilon, i == p->last || p->s.releases % every == 0));
@@ -128,7 +131,7 @@ static err replay_release(struct replay *p, size_t i)
     p->s.releases++;
     p->s.steps += r->charged.count;
     p->s.spent = (struct spend_total){r->epsilon, r->rdp, r->order};
-    p->last_round = r->round;
+    p->last_round = p->rounds = r->round;
     return ERR_NONE;
 }
 

@@ -35,8 +35,8 @@ err statement_json(json_t **out, const struct statement *s);
 
 /* Unit client: who was drawn for each release, from the seeds shown: a document {"members": [ids],
  * "rounds": [{"round", "seed"}]}. *out: [{"round", "drawn": [ids]}]. ERR_INPUT: a seed is missing,
- * or is not one that the ledger's first line commits to. */
-err statement_cohorts(json_t **out, const struct statement *s, const json_t *shown,
+ * or seeds and members are not those that the ledger's first line commits to. */
+err statement_cohorts(json_t **out, const struct statement *s, const json_t *document,
                       const char *name);
 
 /* The multiplier that a release's deviations on the lattice amount to; ERR_INPUT for a clip norm

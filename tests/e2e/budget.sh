@@ -71,7 +71,7 @@ assert len(points) > 15, points
 assert all(a[0] < b[0] and a[1] >= b[1] for a, b in zip(points, points[1:])), points  # epsilon never falls
 PYTHON
 budget 0 steps --epsilon 3 --noise 1.1 --sampling 0.02 --delta 1e-5 --before 1.1,0.02,120 --json
-holds "d['steps'] == $total - 120"
+holds "d['steps'] == $total - 120 and d['before'] == [{'noise': 1.1, 'sampling': 0.02, 'steps': 120}]"
 refused "$work/steps.svg: exists already" epsilon --noise 1.1 "${plan[@]}" --plot "$work/steps.svg"
 budget 0 epsilon --noise 1.1 "${plan[@]}" --plot "$work/steps.svg" --force
 

@@ -120,8 +120,15 @@ refuse_join() { # STATUS TEXT RUN OPTION...
   [ $status = "$wanted" ] || fail_with "$work/ann.log" "$text: status $status, expected $wanted"
   grep -qF -- "$text" "$work/ann.log" || fail_with "$work/ann.log" "said nothing like \"$text\""
 }
+# A ledger put back from an older copy forgets charges: the coordinator has seen the newer one.
+create back fed-sb --rounds 1 --epsilon 0.5 || fail_with "$work/admin.log" "create back"
+head -n -1 "$work/one/ann.ledger" >"$work/older"
+join_one back "$work/one" 1
+refuse_join 3 "is another one than was sent for run two: was an older copy put back?" back --ledger "$work/older"
+admin stop back >/dev/null
+wait_within 60 "${pids[1]}" bob "$work/bob.log"
 create three fed-sb || fail_with "$work/admin.log" "create three"
-refuse_join 2 "the privacy budget is spent: epsilon 2 of 3 at delta 0.001; what is left of e2e/three would make it" \
+refuse_join 2 "the privacy budget is not enough: epsilon 2 of 3 at delta 0.001 is spent, and e2e/three would make it" \
   three
 refuse_join 2 "run three spends epsilon 4, we allow at most 1" three --epsilon 1
 refuse_join 2 "run three has delta 0.001, we allow at most 1e-05" three --delta 1e-5
@@ -132,8 +139,11 @@ wait "$last_child" || status=$?
 [ $status = 2 ] && grep -qF "expected --ledger FILE and --ledger-key FILE" "$work/ann.log" ||
   fail_with "$work/ann.log" "a join without a ledger: status $status"
 admin stop three >/dev/null
-create plain fed-sb --privacy none --epsilon 0 --delta 0 || fail_with "$work/admin.log" "create plain"
-refuse_join 2 "run plain does not hide single records in what we send (privacy: none)" plain --epsilon 1
+if create plain fed-sb --privacy none --sampling 0 --delta 0; then fail "a budget without privacy was taken"; fi
+grep -qF -- "--epsilon: expected --privacy client or example with it" "$work/admin.log" ||
+  fail_with "$work/admin.log" "a budget without privacy"
+create plain fed-sb --privacy none --sampling 0 --epsilon 0 --delta 0 || fail_with "$work/admin.log" "create plain"
+refuse_join 2 "(privacy: none), and we ask for that with --ledger" plain
 admin stop plain >/dev/null
 head -20 "$work/ann.jsonl" >"$work/few.jsonl"
 create four fed-sb --delta 0.05 || fail_with "$work/admin.log" "create four"

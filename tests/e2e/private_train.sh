@@ -29,6 +29,7 @@ refused() {
 ledger=(--ledger "$work/ledger" --ledger-key "$work/key")
 
 refused 2 "expected --ledger FILE" none --epsilon 6 --delta 1e-3
+refused 2 "--ledger: expected --privacy example with it" none --privacy none --sampling 0 "${ledger[@]}"
 refused 2 "the budget is missing" none --delta 1e-3 "${ledger[@]}"
 refused 2 "delta 0.05 is not below one over the 40 records" none --epsilon 6 --delta 0.05 "${ledger[@]}"
 [ ! -e "$work/ledger" ] || fail "a refused plan began a ledger"
@@ -45,7 +46,7 @@ s = json.load(open(sys.argv[1]))
 assert s["unit"] == "example" and s["units"] == 40 and s["releases"] == 1 and s["steps"] == 4, s
 assert 5.99 < s["spent"]["epsilon"] <= 6 and s["key_known"], s
 PY
-refused 2 "the privacy budget is spent" second --epsilon 6 --delta 1e-3 "${ledger[@]}"
+refused 2 "the privacy budget is not enough: epsilon 6 of 6" second --epsilon 6 --delta 1e-3 "${ledger[@]}"
 refused 2 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
 refused 2 "--log: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
 refused 2 "--profile: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char *const two_ids[] = {"icu", "lab"};
+
 static struct cohort_seed known(void)
 {
     struct cohort_seed seed;
@@ -25,9 +27,9 @@ Test(cohort, is_drawn_again_from_its_seed)
         snprintf(member, sizeof member, "m%d", i);
         cr_expect_eq(cohort_has(&seed, &c, member), answer[i] == '1', "%s", member);
     }
-    struct digest d = cohort_anchor(&seed, &c);
+    struct digest d = cohort_anchor(&seed, &c, two_ids, 2);
     digest_text(text, &d);
-    cr_expect_str_eq(text, "5297462e8012ff0284033adee2baf173204cbc364ea49803fa58d8cb639c35a3");
+    cr_expect_str_eq(text, "c1375c4e72679d3306bb051590533b2efed21da9812364aeffe6fc0b1eaeee65");
 }
 
 Test(cohort, seeds_follow_backwards_to_the_anchor)
@@ -45,7 +47,8 @@ Test(cohort, seeds_follow_backwards_to_the_anchor)
     cohort_seed_before(&one, &last, &c, 1);
     cohort_seed_before(&same, &two, &at_two, 1);
     cr_expect_eq(memcmp(&same, &one, sizeof same), 0, "from wherever it is asked");
-    struct digest x = cohort_anchor(&last, &c), y = cohort_anchor(&two, &at_two);
+    struct digest x = cohort_anchor(&last, &c, two_ids, 2),
+                  y = cohort_anchor(&two, &at_two, two_ids, 2);
     cr_expect(digest_equal(&x, &y));
     cohort_seed_before(&last, &last, &c, 2); /* in place */
     cr_expect_eq(memcmp(&two, &last, sizeof two), 0);
@@ -81,9 +84,10 @@ Test(cohort, another_seed_commits_to_something_else)
     struct cohort c = {.run = "r", .round = 1, .q = 0.5}, later = c;
     b.byte[31] ^= 1;
     later.round = 2;
-    struct digest x = cohort_anchor(&a, &c), y = cohort_anchor(&b, &c),
-                  z = cohort_anchor(&a, &later);
-    cr_expect(!digest_equal(&x, &y) && !digest_equal(&x, &z));
+    struct digest x = cohort_anchor(&a, &c, two_ids, 2), y = cohort_anchor(&b, &c, two_ids, 2),
+                  z = cohort_anchor(&a, &later, two_ids, 2),
+                  one = cohort_anchor(&a, &c, two_ids, 1);
+    cr_expect(!digest_equal(&x, &y) && !digest_equal(&x, &z) && !digest_equal(&x, &one));
     cohort_seed_draw(&a);
     cohort_seed_draw(&b);
     cr_expect_neq(memcmp(&a, &b, sizeof a), 0);

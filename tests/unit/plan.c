@@ -119,7 +119,7 @@ Test(plan, refuses_methods_that_cannot_be_private_with_the_reason)
     expect(&p, "privacy: method sorcery: none that client-level privacy is known for");
     for (int i = 0; i < 6; i++) {
         p.method = product[i];
-        expect(&p, "averages both factors; their noises multiply");
+        expect(&p, "both factors leave; their noises multiply");
     }
     for (int i = 0; i < 4; i++) {
         p.method = linear[i];

@@ -10,7 +10,7 @@
 
 #define BASE FEDLORA_SOURCE_DIR "/tests/models/llama"
 
-enum task { TRAIN, WAIT, FINISHED, OF_ANOTHER_RUN, SHORT_DIGEST, NOTHING, NOT_JOINED };
+enum task { TRAIN, WAIT, FINISHED, EVALUATE, OF_ANOTHER_RUN, SHORT_DIGEST, NOTHING, NOT_JOINED };
 
 struct fake {
     struct rpc_server *server;
@@ -26,6 +26,7 @@ struct fake {
     const char *member;
     uint32_t steps;
     bool abandon, spoil, refuse_update;
+    const char *unit, *unit_again; /* of privacy, in the first answer to Hello and in later ones */
     /* what came */
     atomic_int hellos, fetches, submits;
     struct bytes update;
@@ -70,6 +71,11 @@ static void hello_begin(struct rpc_call *call, const void *request, size_t size)
     answer.rank = 2;
     answer.rounds = 1;
     answer.training = &training;
+    Fedlora__V1__Privacy privacy = FEDLORA__V1__PRIVACY__INIT;
+    const char *unit = atomic_load(&f->hellos) == 1 ? f->unit : f->unit_again;
+    privacy.unit = (char *)(uintptr_t)unit;
+    privacy.epsilon = 1;
+    if (unit) answer.privacy = &privacy;
     reply(call, &answer.base);
 }
 
@@ -103,6 +109,14 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
     Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
     if (kind == NOT_JOINED) {
         rpc_call_refuse(call, err_make(ERR_STATE, "say hello first"));
+    } else if (kind == EVALUATE) {
+        Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
+        evaluate.run = (char *)(uintptr_t) "r";
+        evaluate.state_digest = (ProtobufCBinaryData){32, f->state.byte};
+        evaluate.state_size = f->state_file.size;
+        task.kind_case = FEDLORA__V1__TASK__KIND_EVALUATE;
+        task.evaluate = &evaluate;
+        reply(call, &task.base);
     } else if (kind == WAIT || kind == FINISHED || kind == NOTHING) {
         wait.retry_ms = 1;
         finished.outcome = (char *)(uintptr_t) "finished";
@@ -419,6 +433,30 @@ Test(session, takes_no_nonsense_from_a_coordinator)
     refuses(cut, "a", false, "20 bytes, expected 32");
     refuses(nothing, "a", false, "does not know");
     refuses(train, "a", true, "another digest");
+}
+
+/* Whatever the coordinator says later, what it said first holds. */
+Test(session, lets_no_later_answer_take_privacy_back)
+{
+    static const enum task again[] = {NOT_JOINED, EVALUATE}, evaluate[] = {EVALUATE};
+    static const char *const later[] = {NULL, "none", "example"};
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++) {
+        struct fake f = {.unit = "client", .unit_again = later[i]};
+        struct session_result r = {0};
+        start(&f, again);
+        err e = session_run(&r, &f.options);
+        cr_assert_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
+        cr_assert(strstr(e.text, "run r: its privacy is not what it was when we joined"), "%s",
+                  e.text);
+        finish(&f);
+    }
+    struct fake f = {.unit = "client"};
+    struct session_result r = {0};
+    start(&f, evaluate);
+    err e = session_run(&r, &f.options);
+    cr_assert(strstr(e.text, "asks for an evaluation, which the run's privacy does not cover"),
+              "%s", e.text);
+    finish(&f);
 }
 
 Test(session, ends_when_the_user_interrupts)

@@ -354,6 +354,34 @@ Test(store, a_full_database_is_the_operators_and_changes_nothing)
     end();
 }
 
+static err add_copies(int64_t run, uint64_t first, const char *const *line, size_t count)
+{
+    struct store_copy copy[4];
+    for (size_t i = 0; i < count; i++)
+        copy[i] = (struct store_copy){.text = line[i], .size = strlen(line[i])};
+    return store_copies_add(&store, run, "a", first, copy, count);
+}
+
+/* A member's ledger goes on from run to run. One that was put back from an older copy does not. */
+Test(store, tells_a_ledger_that_was_put_back)
+{
+    static const char *const whole[] = {"first\n", "r\n", "s\n"}, *const back[] = {"t\n"},
+                             *const other[] = {"other\n", "x\n"};
+    struct bytes text = {.max = 64};
+    begin();
+    int64_t r = add_run("r"), s = add_run("s"), t = add_run("t"), u = add_run("u");
+    ok(add_copies(r, 1, whole, 2));
+    ok(add_copies(s, 1, whole, 3));
+    ok(add_copies(t, 1, whole, 2));
+    refused(add_copies(t, 3, back, 1), ERR_INPUT, "line 3 is another one than was sent for run s");
+    ok(store_ledger_part(&text, &store, t, "a", 2));
+    cr_expect_eq(text.size, 0, "nothing of it is kept");
+    ok(add_copies(t, 3, whole + 2, 1));
+    ok(add_copies(u, 1, other, 2)); /* of other records */
+    bytes_close(&text);
+    end();
+}
+
 Test(store, numbers_events_for_those_who_watch)
 {
     begin();
