@@ -150,7 +150,7 @@ def picture(of):
     while value < high:
         y = y_of(value)
         out.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#ddd"/>')
-        out.append(methods.text(LEFT - 8, y + 4, f"{value:.2f}", 'text-anchor="end"'))
+        out.append(methods.text(LEFT - 14, y + 4, f"{value:.2f}", 'text-anchor="end"'))
         value += tick
     for i, epsilon in enumerate(EPSILONS):
         words = "none" if not epsilon else f"{epsilon:g}"
@@ -159,21 +159,25 @@ def picture(of):
         methods.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "epsilon", 'text-anchor="middle"')
     )
     out.append(methods.text(LEFT, TOP - 5, "test loss"))
-    for method, colour in zip(METHODS, methods.COLOURS):
+    ends = []  # of the lines, where their names go
+    for shift, (method, colour) in zip((-6, 0, 6), zip(METHODS, methods.COLOURS)):
         points = []
         for i, epsilon in enumerate(EPSILONS):
             runs = [r["loss"] for r in of.get((method, epsilon), [])]
             if not runs:
                 continue
-            x, y = LEFT + i * step, y_of(statistics.mean(runs))
+            x, y = LEFT + i * step + shift, y_of(statistics.mean(runs))
             points.append(f"{x:.1f},{y:.1f}")
-            ends = f'y1="{y_of(min(runs)):.1f}" x2="{x:.1f}" y2="{y_of(max(runs)):.1f}"'
-            out.append(f'<line x1="{x:.1f}" {ends} stroke="{colour}" stroke-width="3"/>')
+            bar = f'y1="{y_of(min(runs)):.1f}" x2="{x:.1f}" y2="{y_of(max(runs)):.1f}"'
+            out.append(f'<line x1="{x:.1f}" {bar} stroke="{colour}" stroke-width="3"/>')
             out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
         out.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"/>')
         if points:
-            x, y = map(float, points[-1].split(","))
-            out.append(methods.text(x + 10, y + 4, method, f'fill="{colour}"'))
+            ends.append((float(points[-1].split(",")[1]), method, colour))
+    below = 0
+    for y, method, colour in sorted(ends):
+        below = max(y + 4, below + 16)
+        out.append(methods.text(WIDTH - RIGHT + 16, below, method, f'fill="{colour}"'))
     return "\n".join(out + ["</svg>\n"])
 
 
