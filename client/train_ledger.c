@@ -165,7 +165,8 @@ static err ask(struct train_ledger *l, const struct ledger_file *f)
     else
         e = err_make(ERR_INPUT,
                      "%s: the privacy budget is not enough: epsilon %.4g of %.4g at delta %.3g is "
-                     "spent, and %s would make it %.4g: expected more noise, or fewer steps",
+                     "spent, and %s would make it %.4g: expected a smaller epsilon, "
+                     "more noise, or fewer steps",
                      f->path, now.epsilon, all.epsilon, all.delta, l->o.job, total.epsilon);
 out:
     spend_close(&all);

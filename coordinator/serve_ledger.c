@@ -83,9 +83,10 @@ static err take_lines(struct run *run, size_t member, const char *federation,
         e = err_make(ERR_INPUT, "%s: expected unit example, and at most %d lines", name, LINES_MAX);
     snprintf(job, sizeof job, "%s/%s", federation, run->config->name);
     if (!err_is(e)) e = describe(&copy, &count, &m->ledger, first, lines, job, &arena);
-    if (!err_is(e)) e = store_copies_add(run->shop->store, run->id, id, first, copy, count);
-    if (err_is(e)) e = err_in(e, "%s", name);
-    if (!err_is(e)) e = ledger_forget(&m->ledger);
+    if (!err_is(e)) {
+        e = store_copies_add(run->shop->store, run->id, id, first, copy, count);
+        e = err_is(e) ? err_in(e, "%s", name) : ledger_forget(&m->ledger);
+    }
     if (err_is(e)) ledger_close(&m->ledger); /* and read again from the store */
 out:
     arena_close(&arena);

@@ -94,6 +94,7 @@ python3 - "$work/status" <<'PY'
 import json, sys
 s = json.load(open(sys.argv[1]))
 assert s["phase"] == "finished" and all(m["train_loss"] == 0 for m in s["members"]), s
+assert "epsilon 4 at delta 0.001 for each record of a member; spent at most 4, by the ledger of " in s["privacy"], s
 PY
 
 # ---- a second run on the same records: another method, a basis by everybody's gradients; the budget is

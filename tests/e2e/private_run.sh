@@ -24,7 +24,7 @@ start_coordinator "$work/one"
 
 # A round with a draw lasts until its deadline, so that its length tells nothing: long enough to train.
 deadline=8s
-case $programs in *sanitize*) deadline=25s ;; esac
+case $programs in *sanitize*) deadline=15s ;; esac
 create() { # RUN METHOD OPTION...
   local run=$1 method=$2
   shift 2
@@ -66,6 +66,7 @@ python3 - "$work/status" <<'PY'
 import json, sys
 s = json.load(open(sys.argv[1]))
 assert s["phase"] == "finished" and len(s["history"]) == 5, s["phase"]
+assert "; planned: unit client, 3 members, epsilon " in s["privacy"] and "forced: the noise" in s["privacy"], s["privacy"]
 assert all(r["train_loss"] == 0 for r in s["history"]) and all(m["train_loss"] == 0 for m in s["members"]), s
 assert [r["updates"] for r in s["history"][:2]] == [3, 3], "everyone is in the passes for a basis"
 PY
