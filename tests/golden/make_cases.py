@@ -136,6 +136,8 @@ def with_lora(case, model, folder):
         for name, p in model.named_parameters():
             if "lora_" in name:
                 p.normal_(0.0, 0.2)
+    base = os.path.join("tests", "golden", "cases", os.path.basename(folder))
+    model.peft_config["default"].base_model_name_or_path = base  # not where it was made
     model.save_pretrained(os.path.join(folder, "adapter"))
     readme = os.path.join(folder, "adapter", "README.md")
     if os.path.exists(readme):
