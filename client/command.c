@@ -125,6 +125,14 @@ void command_say(const struct command_common *common, const char *format, ...)
 }
 
 /* Told before the work, not after hours of it. */
+err command_check_unused(const struct command_given *option, size_t count, const char *with)
+{
+    for (size_t i = 0; i < count; i++)
+        if (option[i].given)
+            return err_make(ERR_INPUT, "--%s: expected %s with it", option[i].flag, with);
+    return ERR_NONE;
+}
+
 err command_check_output(const char *path, bool force)
 {
     char parent[LIMIT_PATH_BYTES] = ".";

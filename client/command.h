@@ -60,6 +60,13 @@ err command_print_json(const json_t *value);
 /* One line on standard error, unless --quiet; not for errors. */
 void command_say(const struct command_common *common, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+struct command_given {
+    const char *flag;
+    bool given;
+};
+/* ERR_INPUT for the first that was given: it says nothing without `with` ("--privacy example"), and
+ * nobody shall think they have what they have not. */
+err command_check_unused(const struct command_given *option, size_t count, const char *with);
 /* ERR_INPUT "PATH: exists already; --force replaces it" unless force or absent; also told: a folder
  * that is missing or cannot be written. Call it before long work. */
 err command_check_output(const char *path, bool force);

@@ -212,25 +212,19 @@ static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
     p->basis_noise = o->basis_noise;
 }
 
-/* Nobody shall think they have what they have not. */
 static err check_privacy(const struct create_command *o)
 {
-    const struct {
-        const char *flag;
-        bool given;
-    } option[] = {{"epsilon", o->epsilon != 0},
-                  {"delta", o->delta != 0},
-                  {"noise", o->noise != 0},
-                  {"sampling", o->sampling != 0},
-                  {"basis-clip", o->basis_clip != 0},
-                  {"basis-noise", o->basis_noise != 0},
-                  {"adaptive-clip", o->adaptive_clip},
-                  {"force-noise", o->force_noise}};
-    for (size_t i = 0; !o->privacy && i < sizeof option / sizeof *option; i++)
-        if (option[i].given)
-            return err_make(ERR_INPUT, "--%s: expected --privacy client or example with it",
-                            option[i].flag);
-    return ERR_NONE;
+    const struct command_given option[] = {{"epsilon", o->epsilon != 0},
+                                           {"delta", o->delta != 0},
+                                           {"noise", o->noise != 0},
+                                           {"sampling", o->sampling != 0},
+                                           {"basis-clip", o->basis_clip != 0},
+                                           {"basis-noise", o->basis_noise != 0},
+                                           {"adaptive-clip", o->adaptive_clip},
+                                           {"force-noise", o->force_noise}};
+    if (o->privacy) return ERR_NONE;
+    return command_check_unused(option, sizeof option / sizeof *option,
+                                "--privacy client or example");
 }
 
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,

@@ -370,19 +370,14 @@ static const char *last_part(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
-/* Nobody shall think they have what they have not. */
-static err check_unused(const struct train_command *o)
+static err check_privacy(const struct train_command *o)
 {
-    const struct {
-        const char *flag;
-        bool given;
-    } option[] = {{"epsilon", o->epsilon != 0},  {"delta", o->delta != 0},
-                  {"noise", o->noise != 0},      {"sampling", o->sampling != 0},
-                  {"ledger", o->ledger != NULL}, {"ledger-key", o->ledger_key != NULL}};
-    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
-        if (option[i].given)
-            return err_make(ERR_INPUT, "--%s: expected --privacy example with it", option[i].flag);
-    return ERR_NONE;
+    const struct command_given option[] = {
+        {"epsilon", o->epsilon != 0},  {"delta", o->delta != 0},
+        {"noise", o->noise != 0},      {"sampling", o->sampling != 0},
+        {"ledger", o->ledger != NULL}, {"ledger-key", o->ledger_key != NULL}};
+    if (o->privacy) return ERR_NONE;
+    return command_check_unused(option, sizeof option / sizeof *option, "--privacy example");
 }
 
 /* The plan is judged and the ledger asked before anything is trained. */
@@ -404,7 +399,7 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
                                                  .method = "lora",
                                                  .bases = o->adapter || o->state ? "given" : "seed",
                                                  .afresh = true};
-    if (!o->privacy) return check_unused(o);
+    if (!o->privacy) return ERR_NONE;
     if (o->log || o->profile)
         return err_make(ERR_INPUT,
                         "--%s: not with --privacy: what it tells of the records is not "
@@ -446,6 +441,7 @@ static err train_command_run(void *options, const struct option_list *arguments,
     struct train_ledger ledger = {0};
     struct train_options how = options_of(o, &w);
     err e = ERR_NONE;
+    TRY(check_privacy(o));
     TRY_OUT(e, open_all(&s, &data, o));
     TRY_OUT(e, begin_private(&ledger, o, &how, &s, &data));
     TRY_OUT(e, open_log(&w));

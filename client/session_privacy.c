@@ -207,18 +207,13 @@ static err send_part(struct held *held, struct rpc_client *client, const char *r
 /* What the coordinator holds must be how our ledger begins: else an older copy was put back. */
 static err check_held(const struct held *held, const char *text, size_t size, const char *path)
 {
-    struct ledger ledger = {0};
     const char *at = text, *stop = NULL, *end = text + size;
-    uint64_t lines = 0;
+    struct digest hash = {0};
     if (!held->lines) return ERR_NONE;
-    while (lines < held->lines && (stop = memchr(at, '\n', (size_t)(end - at)))) {
-        at = stop + 1;
-        lines++;
-    }
-    err e = lines ? ledger_read(&ledger, text, (size_t)(at - text), path) : ERR_NONE;
-    bool same = lines == held->lines && digest_equal(&ledger.head.hash, &held->head);
-    ledger_close(&ledger);
-    if (err_is(e) || same) return e;
+    for (uint64_t line = 1; (stop = memchr(at, '\n', (size_t)(end - at))); line++, at = stop + 1)
+        if (line == held->lines) break;
+    if (stop) TRY(ledger_line_hash(&hash, at, (size_t)(stop - at), path));
+    if (stop && digest_equal(&hash, &held->head)) return ERR_NONE;
     return err_make(ERR_INPUT,
                     "%s: it does not go on from the %" PRIu64
                     " lines that the coordinator holds of "
@@ -227,23 +222,24 @@ static err check_held(const struct held *held, const char *text, size_t size, co
                     path, held->lines);
 }
 
-static err send_all(struct session_privacy *p, struct rpc_client *client, const char *run,
-                    const char *text, size_t size)
+static err send_all(struct rpc_client *client, const char *run, uint64_t told, const char *text,
+                    size_t size)
 {
     for (;;) {
-        struct part part = part_after(text, size, p->told);
+        struct part part = part_after(text, size, told);
         struct held held;
         if (part.lines == 0) return ERR_NONE;
         TRY(send_part(&held, client, run, &part));
-        if (held.lines <= p->told)
+        if (held.lines <= told)
             return err_make(ERR_INPUT,
                             "the coordinator took none of our ledger's lines from %" PRIu64,
                             part.first);
-        p->told = held.lines;
+        told = held.lines;
     }
 }
 
-err session_privacy_tell(struct session_privacy *p, struct rpc_client *client, const char *run)
+err session_privacy_tell(const struct session_privacy *p, struct rpc_client *client,
+                         const char *run)
 {
     const struct part none = {.text = ""};
     struct held held;
@@ -251,9 +247,8 @@ err session_privacy_tell(struct session_privacy *p, struct rpc_client *client, c
     size_t size = 0;
     TRY(send_part(&held, client, run, &none));
     TRY(file_read_all(&text, &size, p->ledger.o.ledger, LEDGER_FILE_BYTES_MAX));
-    p->told = held.lines;
     err e = check_held(&held, text, size, p->ledger.o.ledger);
-    if (!err_is(e)) e = send_all(p, client, run, text, size);
+    if (!err_is(e)) e = send_all(client, run, held.lines, text, size);
     free(text);
     return e;
 }

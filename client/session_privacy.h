@@ -15,7 +15,6 @@ struct session_privacy {
     struct train_options train; /* a round's, as the plan has it */
     struct train_ledger ledger;
     char job[2 * LIMIT_NAME_BYTES], party[2 * LIMIT_NAME_BYTES], method[LIMIT_NAME_BYTES];
-    uint64_t told; /* lines the coordinator is known to have */
 };
 
 /* ERR_INPUT: the run promises less than we ask for, or cannot promise it for our records, or our
@@ -37,6 +36,7 @@ void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct sessio
 err session_privacy_charge(const struct session_privacy *p, uint32_t round,
                            const struct session_update *update, const struct digest *given);
 /* Sends the ledger's lines that the coordinator has not. */
-err session_privacy_tell(struct session_privacy *p, struct rpc_client *client, const char *run);
+err session_privacy_tell(const struct session_privacy *p, struct rpc_client *client,
+                         const char *run);
 
 #endif

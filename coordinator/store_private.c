@@ -50,18 +50,13 @@ err store_private_seed(struct cohort_seed *seed, struct store *store, int64_t ru
 err store_ledger_head(bool *found, struct digest *out, struct store *store, int64_t run)
 {
     struct db_query q = {0};
-    json_t *line = NULL;
-    const char *hash = NULL;
     bool row = false;
     TRY(db_query_open(&q, &store->db,
                       "SELECT text FROM ledger WHERE run=? ORDER BY line DESC LIMIT 1", "i", run));
     err e = db_query_next(&row, &q);
     if (!err_is(e) && row) {
         const char *text = db_query_text(&q, 0);
-        e = json_parse(&line, text, strlen(text), "privacy ledger");
-        if (!err_is(e)) e = json_get_str(&hash, line, "hash", "privacy ledger");
-        if (!err_is(e)) e = digest_parse(out, hash);
-        json_decref(line);
+        e = ledger_line_hash(out, text, strlen(text), "privacy ledger");
     }
     db_query_close(&q);
     *found = !err_is(e) && row;

@@ -111,6 +111,8 @@ struct ledger {
 err ledger_read(struct ledger *out, const char *text, size_t size, const char *name);
 /* The lines that follow what was read before (a zeroed one: nothing). As it was on failure. */
 err ledger_read_more(struct ledger *ledger, const char *text, size_t size, const char *name);
+/* The hash that one line says it has; nothing is checked. */
+err ledger_line_hash(struct digest *out, const char *line, size_t size, const char *name);
 /* Keeps what reading on needs, and none of the entries. */
 err ledger_forget(struct ledger *ledger);
 void ledger_close(struct ledger *ledger);

@@ -324,3 +324,14 @@ void ledger_close(struct ledger *ledger)
     arena_close(&ledger->arena);
     *ledger = (struct ledger){0};
 }
+
+err ledger_line_hash(struct digest *out, const char *line, size_t size, const char *name)
+{
+    json_t *object = NULL;
+    const char *hash = NULL;
+    TRY(json_parse(&object, line, size, name));
+    err e = json_get_str(&hash, object, "hash", name);
+    if (!err_is(e)) e = digest_parse(out, hash);
+    json_decref(object);
+    return e;
+}
