@@ -4,7 +4,7 @@
  *   bench_account
  *
  * One core is used. The status is 1 when a value is not the published one. */
-#include "privacy/account.h"
+#include "privacy/account/account.h"
 #include "base/text.h"
 
 #include <math.h>

@@ -6,8 +6,8 @@
  *
  * Updates are of SmolLM2-135M's 210 modules; at rank 66 one is 80 MB. Copies, means and stacks take
  * turns, so that other work on the machine slows all of them. */
-#include "agg/lowrank.h"
-#include "agg/method_round.h"
+#include "agg/algebra/lowrank.h"
+#include "agg/round/method_round.h"
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"

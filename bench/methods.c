@@ -4,13 +4,13 @@
  *
  *   bench_methods --base B --data DIR --method M ... --out RESULTS.jsonl        (--help)
  * DIR holds one JSON Lines file a member, and test.jsonl. Appends one JSON line to RESULTS. */
-#include "agg/method.h"
-#include "agg/method_options.h"
+#include "agg/round/method.h"
+#include "agg/round/method_options.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "bench/methods_options.h"
-#include "client/session_local.h"
+#include "client/session/session_local.h"
 
 #include <dirent.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* Noise for the coordinates of one release: seconds, on one thread.
  *
  *   bench_noise [COORDINATES] [--sigma STEPS] [--repeat N] */
-#include "privacy/noise.h"
+#include "privacy/noise/noise.h"
 #include "base/text.h"
 
 #include <stdio.h>

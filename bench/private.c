@@ -7,7 +7,7 @@
  * memory. With sampling at rate 1 every record takes part in every step: the same work on both
  * sides. */
 #include "base/rng.h"
-#include "client/train_private.h"
+#include "engine/train/train_private.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
  *
  * SIDE: of the dense SVD that is timed, 4096 by default; its time at other shapes is scaled by
  * min^2 max. */
-#include "agg/lowrank.h"
+#include "agg/algebra/lowrank.h"
 #include "base/rng.h"
 #include "base/text.h"
 

@@ -3,7 +3,7 @@
  *   bench_tokenize TEXT BASE... */
 #include "base/file.h"
 #include "base/text.h"
-#include "client/tokenizer.h"
+#include "engine/tokens/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* fedlora: the client's one program. The commands are in client/command_*.c. */
-#include "client/command.h"
+#include "client/command/command.h"
 
 #include <limits.h>
 #include <stdlib.h>

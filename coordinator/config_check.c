@@ -2,8 +2,8 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/config.h"
-#include "coordinator/lock.h"
-#include "privacy/ledger.h"
+#include "coordinator/store/lock.h"
+#include "privacy/ledger/ledger.h"
 #include "proto/rpc.h"
 
 #include <errno.h>

@@ -2,8 +2,8 @@
  * to stop, finishes what is in flight. */
 #include "base/file.h"
 #include "base/text.h"
-#include "coordinator/lock.h"
-#include "coordinator/serve.h"
+#include "coordinator/serve/serve.h"
+#include "coordinator/store/lock.h"
 
 #include <malloc.h>
 #include <signal.h>

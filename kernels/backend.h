@@ -81,7 +81,7 @@ enum product_kind {
     PRODUCT_NT, /* c (m, n) = a (m, k) b (n, k)^T */
     PRODUCT_TN, /* c (m, n) = a (k, m)^T b (k, n) */
 };
-struct product { /* c = alpha * (...) + (add ? c : 0) */
+struct product_shape { /* c = alpha * (...) + (add ? c : 0) */
     enum product_kind kind;
     size_t m, n, k;
     float alpha;
@@ -174,7 +174,7 @@ struct backend {
                       const struct backend_weight *w, const struct head_loss *loss);
     /* Small products of plain operands: the low-rank part. */
     void (*product)(struct backend_context *c, struct mat out, struct mat a, struct mat b,
-                    const struct product *p);
+                    const struct product_shape *p);
 
     /* y = x / rms(x) * weight, one inverse rms a vector in inv (rows, groups). */
     void (*norm)(struct backend_context *c, struct mat y, float *inv, struct mat x,

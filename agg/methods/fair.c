@@ -1,6 +1,6 @@
 #include "agg/methods/fair.h"
 
-#include "agg/matrix.h"
+#include "agg/algebra/matrix.h"
 
 #include <cblas.h>
 #include <lapacke.h>

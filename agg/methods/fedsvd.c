@@ -10,7 +10,7 @@
  *
  * Where B is zero (round 0, or nobody moved) the singular vectors are arbitrary: A stays as it is
  * (trap 11 of the algorithms sheet, section 6). All members have the run's rank and scale. */
-#include "agg/matrix.h"
+#include "agg/algebra/matrix.h"
 #include "agg/methods/linear.h"
 #include "agg/methods/methods.h"
 

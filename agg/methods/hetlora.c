@@ -14,7 +14,7 @@
  *
  * A member may come back with a smaller rank than it was given: it has pruned itself (the client's
  * part: a penalty on the product of the trailing rows' norms, prune_lambda and prune_gamma). */
-#include "agg/matrix.h"
+#include "agg/algebra/matrix.h"
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 

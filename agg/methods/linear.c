@@ -1,6 +1,6 @@
 #include "agg/methods/linear.h"
 
-#include "agg/matrix.h"
+#include "agg/algebra/matrix.h"
 
 #include <cblas.h>
 #include <math.h>

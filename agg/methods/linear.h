@@ -8,7 +8,7 @@
 #ifndef AGG_METHODS_LINEAR_H
 #define AGG_METHODS_LINEAR_H
 
-#include "agg/method_round.h"
+#include "agg/round/method_round.h"
 
 /* The next state's `role` (A or B) is the mean; `out` gets it, and the report's row. `fixed` is the
  * other factor; NULL: not at hand, taken as orthonormal. */

@@ -12,7 +12,7 @@
  * the row space of Abar can be corrected; the rest is the error that is reported. lambda alone
  * would depend on the size of Abar, hence g (reference, section 3). All members have the run's rank
  * and scale; s is common to both sides and drops out. */
-#include "agg/matrix.h"
+#include "agg/algebra/matrix.h"
 #include "agg/methods/fair.h"
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"

@@ -1,6 +1,6 @@
 #include "agg/methods/methods.h"
 
-#include "agg/flatten.h"
+#include "agg/adapter/flatten.h"
 #include "agg/methods/product.h"
 #include "base/rng.h"
 

@@ -2,10 +2,7 @@
 #ifndef AGG_METHODS_METHODS_H
 #define AGG_METHODS_METHODS_H
 
-#include "agg/method_round.h"
-
-extern const struct method method_fed_sb, method_fedex, method_fedit, method_fedsvd, method_ffa,
-    method_flexlora, method_flora, method_florist, method_hetlora, method_lora_fair, method_rolora;
+#include "agg/round/method_round.h"
 
 unsigned methods_both(uint32_t round); /* A and B, in every round */
 

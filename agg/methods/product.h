@@ -9,7 +9,7 @@
 #ifndef AGG_METHODS_PRODUCT_H
 #define AGG_METHODS_PRODUCT_H
 
-#include "agg/method_round.h"
+#include "agg/round/method_round.h"
 
 /* What robust rules take from the members, 1 - sum p_k, is nobody's of fresh ones, else the
  * state's.

@@ -61,7 +61,7 @@ bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,
 void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                    const struct backend_weight *w, const struct head_loss *loss);
 void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct mat b,
-                 const struct product *p);
+                 const struct product_shape *p);
 
 void cpu_norm(struct backend_context *c, struct mat y, float *inv, struct mat x,
               const float *weight, const struct norm_shape *s);

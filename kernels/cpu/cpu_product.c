@@ -11,15 +11,15 @@
 enum { PANELS_BYTES = 512 << 10, CHUNK = 128, CHUNKS_FROM = 512, GROUP = 64, AHEAD = 32 };
 
 struct work {
-    struct product p; /* m, n as computed */
+    struct product_shape p; /* m, n as computed */
     struct mat out, left, right;
     bool left_turned, right_turned, store_turned;
     enum dtype type;
     size_t panels, blocks, block, depth, panel_bytes; /* block: rows of one */
 };
 
-CPU_INLINE void store_rows(struct mat out, const float *tile, const struct product *p, size_t rows,
-                           size_t n)
+CPU_INLINE void store_rows(struct mat out, const float *tile, const struct product_shape *p,
+                           size_t rows, size_t n)
 {
     float old[TILE_WIDTH], buffer[TILE_WIDTH];
     float alpha = p->alpha;
@@ -37,7 +37,7 @@ CPU_INLINE void store_rows(struct mat out, const float *tile, const struct produ
     }
 }
 
-CPU_CLONES static void store(struct mat out, const float *tile, const struct product *p,
+CPU_CLONES static void store(struct mat out, const float *tile, const struct product_shape *p,
                              size_t rows, size_t n)
 {
     if (n == TILE_WIDTH) /* known lengths make straight vector code */
@@ -48,8 +48,8 @@ CPU_CLONES static void store(struct mat out, const float *tile, const struct pro
         store_rows(out, tile, p, rows, n);
 }
 
-static void store_turned(struct mat out, const float *tile, const struct product *p, size_t rows,
-                         size_t n)
+static void store_turned(struct mat out, const float *tile, const struct product_shape *p,
+                         size_t rows, size_t n)
 {
     float line[TILE_WIDTH * TILE_ROWS];
     for (size_t j = 0; j < n; j++)
@@ -209,7 +209,7 @@ static void chunks(struct backend_context *c, const struct work *w)
 }
 
 void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct mat b,
-                 const struct product *p)
+                 const struct product_shape *p)
 {
     double since = cpu_clock();
     if (!p->m || !p->n) return;

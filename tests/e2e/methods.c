@@ -2,10 +2,10 @@
  * ranks where the method allows it, a tiny model. Each published state is the one that agg makes
  * from the members' updates by itself (agg/ is proved elsewhere), members learn, and killing
  * fedlorad changes no byte. */
-#include "agg/method_options.h"
+#include "agg/round/method_options.h"
 #include "base/file.h"
 #include "base/text.h"
-#include "coordinator/store.h"
+#include "coordinator/store/store.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
 #include "tests/support/support.h"

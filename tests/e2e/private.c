@@ -3,8 +3,8 @@
  * no model; three of them, so every plan is forced. */
 #include "base/file.h"
 #include "base/json.h"
-#include "coordinator/store.h"
-#include "privacy/statement.h"
+#include "coordinator/store/store.h"
+#include "privacy/ledger/statement.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
 #include "tests/support/support.h"

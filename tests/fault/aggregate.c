@@ -1,7 +1,7 @@
 /* Aggregation on a disk whose n-th call fails, for every n: an error, and the state is absent or
  * whole; a second try gives the bytes that it would have given. */
-#include "agg/combine.h"
-#include "agg/method.h"
+#include "agg/combine/combine.h"
+#include "agg/round/method.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "tests/support/support.h"

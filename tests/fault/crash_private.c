@@ -2,8 +2,8 @@
  * disk, and gone on with: every round is charged once, what was charged is what is there, and noise
  * that was drawn before the kill is the noise that is published: two draws of one round would cost
  * twice. */
-#include "coordinator/store.h"
-#include "privacy/statement.h"
+#include "coordinator/store/store.h"
+#include "privacy/ledger/statement.h"
 #include "tests/support/crash_fixture.h"
 
 struct drawn { /* a noisy mean that was there when the process was killed */

@@ -1,6 +1,6 @@
 /* config.json from anyone, beside weights that are whole: read, and refused or opened. */
 #include "base/file.h"
-#include "client/model.h"
+#include "engine/model/model.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* Any bytes as text: encoded by every kind of tokenizer, ids lie in the vocabulary and places in
  * the text, and what is valid UTF-8 comes back from decoding as it was. */
 #include "base/text.h"
-#include "client/tokenizer.h"
+#include "engine/tokens/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* GGUF from anyone: parsed, every key asked for as every type, every tensor's bytes touched; then
  * opened as a base model, and every weight read. */
-#include "client/gguf.h"
-#include "client/model.h"
+#include "engine/model/gguf.h"
+#include "engine/model/model.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>

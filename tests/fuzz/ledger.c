@@ -1,6 +1,6 @@
 /* Ledgers from anyone: read, or refused with the line named. A changed byte is never read, so
  * whatever is read is what the seed's writer signed; ledger_signed.c has writers that lie. */
-#include "privacy/ledger.h"
+#include "privacy/ledger/ledger.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdlib.h>

@@ -2,8 +2,8 @@
  * chained, hashed and signed as it should be, so that the replay meets it. It is refused with the
  * line named, or replays. */
 #include "base/json.h"
-#include "privacy/ledger_parts.h"
-#include "privacy/statement.h"
+#include "privacy/ledger/ledger_parts.h"
+#include "privacy/ledger/statement.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdlib.h>

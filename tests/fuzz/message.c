@@ -1,7 +1,7 @@
 /* Messages and identities from anyone: each type of the protocol is read from the bytes or refused;
  * what was read packs, and reads back to the same bytes. */
 #include "proto/message.h"
-#include "client/remote_json.h"
+#include "client/command/remote_json.h"
 #include "fedlora.pb-c.h"
 #include "proto/rpc.h"
 #include "tests/fuzz/fuzz.h"

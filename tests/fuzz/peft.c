@@ -1,6 +1,6 @@
 /* adapter_config.json from anyone, beside tensors that are whole: refused, or combined, and the
  * directory that makes is opened again. */
-#include "agg/combine.h"
+#include "agg/combine/combine.h"
 #include "base/file.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,5 @@
 /* A data file from anyone: read, and refused or made into rows whose ids lie in the vocabulary. */
-#include "client/data.h"
+#include "engine/tokens/data.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* Updates and states from anyone: what opens is whole, finite, and is written and opened again. */
-#include "agg/adapter_file.h"
+#include "agg/adapter/adapter_file.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <math.h>

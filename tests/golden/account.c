@@ -1,6 +1,6 @@
 /* Accountants against Google's dp_accounting on plans of mixed mechanisms:
  * tests/golden/account.json, made by tests/golden/make_account.py. */
-#include "privacy/account.h"
+#include "privacy/account/account.h"
 #include "base/json.h"
 #include "tests/support/support.h"
 

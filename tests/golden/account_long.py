@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Epsilon of many removals on a grid, with 40 digits for one release and a transform in long double: what
-tests/unit/pld.c holds the double arithmetic of privacy/pld.c against.
+tests/unit/pld.c holds the double arithmetic of privacy/account/pld.c against.
 
     tests/golden/account_long.py Q NOISE STEPS DELTA [INTERVAL]        needs numpy, scipy, mpmath"""
 import sys

@@ -8,8 +8,8 @@
  * the epsilons where that is below DOUBT are refuted: a training that keeps to its epsilon is
  * accused with a probability of at most DOUBT. */
 #include "base/rng.h"
-#include "client/train_private.h"
-#include "privacy/account.h"
+#include "engine/train/train_private.h"
+#include "privacy/account/account.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -2,9 +2,9 @@
  * tests/golden/cases (made by make_cases.py), with the tolerances of the issue: logits 1e-5 of the
  * largest, gradients 2e-5 and trained tensors 1e-4 in the Frobenius norm, losses of twenty steps
  * 1e-5. */
-#include "client/engine.h"
+#include "engine/engine.h"
 #include "base/json.h"
-#include "client/train.h"
+#include "engine/train/train.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* Rounds of flexlora, florist, lora-fair and fedex against NumPy's dense definitions
  * (tests/golden/methods, made by make.py there). */
-#include "agg/flatten.h"
-#include "agg/method.h"
+#include "agg/adapter/flatten.h"
+#include "agg/round/method.h"
 #include "base/json.h"
 #include "base/safetensors.h"
 #include "tests/support/support.h"

@@ -3,8 +3,8 @@
  * FEDLORA_SMOLLM2, or where deploy/demo.sh keeps it.
  */
 #include "base/json.h"
-#include "client/generate.h"
-#include "client/train.h"
+#include "engine/generate.h"
+#include "engine/train/train.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

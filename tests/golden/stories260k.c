@@ -2,9 +2,9 @@
  * through our tokenizer, engine and generation, against what the reference program and PyTorch say
  * of it. */
 #include "base/json.h"
-#include "client/engine.h"
-#include "client/generate.h"
-#include "client/tokenizer.h"
+#include "engine/engine.h"
+#include "engine/generate.h"
+#include "engine/tokens/tokenizer.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -2,8 +2,8 @@
  * tests/golden/tokenizer (make.py there makes them). */
 #include "base/file.h"
 #include "base/json.h"
-#include "client/chat.h"
-#include "client/tokenizer.h"
+#include "engine/tokens/chat.h"
+#include "engine/tokens/tokenizer.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

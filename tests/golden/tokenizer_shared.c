@@ -1,7 +1,7 @@
 /* Tokenizers against published ids: llama.cpp's vocabularies and the golden texts of a real model,
  * in the shared data. Skipped by name where that is missing. */
 #include "base/file.h"
-#include "client/tokenizer.h"
+#include "engine/tokens/tokenizer.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

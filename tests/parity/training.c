@@ -2,8 +2,8 @@
  * and with recomputation, gradients that are the slope of the loss, adapters that do not see each
  * other, a cache that changes nothing. On small models of this repository (tests/models). */
 #include "base/rng.h"
-#include "client/generate.h"
-#include "client/train.h"
+#include "engine/generate.h"
+#include "engine/train/train.h"
 #include "kernels/cpu/cpu.h"
 #include "tests/support/support.h"
 

@@ -1,6 +1,6 @@
 #include "tests/support/fake_member.h"
 
-#include "agg/adapter_file.h"
+#include "agg/adapter/adapter_file.h"
 #include "base/rng.h"
 #include "base/text.h"
 

@@ -4,7 +4,7 @@
 #ifndef TESTS_SUPPORT_FAKE_MEMBER_H
 #define TESTS_SUPPORT_FAKE_MEMBER_H
 
-#include "agg/method.h"
+#include "agg/round/method.h"
 #include "base/digest.h"
 #include "proto/message.h"
 #include "proto/rpc.h"

@@ -3,8 +3,8 @@
 #ifndef TESTS_SUPPORT_METHOD_FIXTURE_H
 #define TESTS_SUPPORT_METHOD_FIXTURE_H
 
-#include "agg/flatten.h"
-#include "agg/method.h"
+#include "agg/adapter/flatten.h"
+#include "agg/round/method.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/rng.h"

@@ -4,7 +4,7 @@
 #define TESTS_SUPPORT_PRIVATE_FIXTURE_H
 
 #include "base/rng.h"
-#include "client/train_private.h"
+#include "engine/train/train_private.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

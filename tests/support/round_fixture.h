@@ -2,7 +2,7 @@
 #ifndef TESTS_SUPPORT_ROUND_FIXTURE_H
 #define TESTS_SUPPORT_ROUND_FIXTURE_H
 
-#include "coordinator/round.h"
+#include "coordinator/run/round.h"
 
 #include <criterion/criterion.h>
 

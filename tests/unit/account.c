@@ -1,6 +1,6 @@
-#include "privacy/account.h"
+#include "privacy/account/account.h"
 #include "base/json.h"
-#include "privacy/rdp.h"
+#include "privacy/account/rdp.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

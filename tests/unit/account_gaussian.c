@@ -1,4 +1,4 @@
-#include "privacy/account_gaussian.h"
+#include "privacy/account/account_gaussian.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

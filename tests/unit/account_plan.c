@@ -1,5 +1,5 @@
-#include "privacy/account.h"
-#include "privacy/rdp.h"
+#include "privacy/account/account.h"
+#include "privacy/account/rdp.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "privacy/account.h"
+#include "privacy/account/account.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

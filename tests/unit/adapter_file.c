@@ -1,6 +1,6 @@
 /* Reading: PEFT's own directories and states made by Python; writing: what is written reads back,
  * and tests/oracle/peft_cat.py shows that PEFT reads it. Refusals by name. */
-#include "agg/adapter_file.h"
+#include "agg/adapter/adapter_file.h"
 
 #include "base/file.h"
 #include "base/rng.h"

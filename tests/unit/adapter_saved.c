@@ -1,6 +1,6 @@
 /* Tensors saved whole beside A and B: which they are, under which names, and who refuses them.
  * (tests/oracle/peft_saved.py: PEFT writes and reads the same.) */
-#include "agg/adapter_saved.h"
+#include "agg/adapter/adapter_saved.h"
 
 #include "base/file.h"
 #include "tests/support/support.h"

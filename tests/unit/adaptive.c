@@ -1,7 +1,7 @@
 /* Unit vectors of the specification, 1.7. */
-#include "privacy/adaptive.h"
+#include "privacy/noise/adaptive.h"
 #include "base/rng.h"
-#include "privacy/clip.h"
+#include "privacy/noise/clip.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

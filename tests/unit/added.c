@@ -1,4 +1,4 @@
-#include "client/added.h"
+#include "engine/tokens/added.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

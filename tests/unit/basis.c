@@ -1,6 +1,6 @@
 /* Orthonormality by loops; singular vectors through what they mean: W v = sigma u with the singular
  * values of an independent dgesvd. */
-#include "agg/basis.h"
+#include "agg/algebra/basis.h"
 
 #include "base/rng.h"
 #include "tests/support/support.h"

@@ -1,4 +1,4 @@
-#include "client/bpe.h"
+#include "engine/tokens/bpe.h"
 #include "base/rng.h"
 #include "tests/support/support.h"
 

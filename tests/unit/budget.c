@@ -1,5 +1,5 @@
 /* A budget of bytes against every way to spend it. */
-#include "agg/budget.h"
+#include "agg/algebra/budget.h"
 
 #include "tests/support/support.h"
 

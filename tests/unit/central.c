@@ -1,4 +1,4 @@
-#include "privacy/central.h"
+#include "privacy/noise/central.h"
 #include "base/rng.h"
 #include "tests/support/support.h"
 

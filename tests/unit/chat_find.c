@@ -1,4 +1,4 @@
-#include "client/chat.h"
+#include "engine/tokens/chat.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

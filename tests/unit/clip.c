@@ -1,4 +1,4 @@
-#include "privacy/clip.h"
+#include "privacy/noise/clip.h"
 #include "base/rng.h"
 #include "tests/support/support.h"
 

@@ -1,5 +1,5 @@
 /* The seed 00 01 .. 1f draws what Python's hashlib.blake2b does with the formula of cohort.h. */
-#include "privacy/cohort.h"
+#include "privacy/noise/cohort.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

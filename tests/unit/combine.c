@@ -1,6 +1,6 @@
 /* Combining adapters against PEFT's own numbers (tests/golden/agg, made by
  * tests/oracle/peft_cat.py) and against plain dense sums. */
-#include "agg/combine.h"
+#include "agg/combine/combine.h"
 
 #include "base/file.h"
 #include "base/rng.h"

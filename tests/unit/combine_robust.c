@@ -1,6 +1,6 @@
 /* Robust rules over adapters, against dense float64: what an adapter adds is formed by loops, over
  * all modules, and the rule's own definition is checked on that. */
-#include "agg/combine.h"
+#include "agg/combine/combine.h"
 
 #include "base/rng.h"
 #include "tests/support/support.h"

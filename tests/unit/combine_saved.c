@@ -1,6 +1,6 @@
 /* Tensors saved whole beside A and B, as classification heads and trained biases are: their means
  * against plain sums, in all the types they come in, and what cannot be averaged. */
-#include "agg/combine.h"
+#include "agg/combine/combine.h"
 
 #include "base/file.h"
 #include "tests/support/support.h"

@@ -50,7 +50,7 @@ static double value(struct mat m, size_t i, size_t j)
     return (double)f32_from_bf16(((uint16_t *)m.data)[i * m.ld + j]);
 }
 
-static void check_product(struct backend_context *c, enum dtype type, const struct product *p)
+static void check_product(struct backend_context *c, enum dtype type, const struct product_shape *p)
 {
     bool tn = p->kind == PRODUCT_TN, nt = p->kind == PRODUCT_NT;
     size_t ra = tn ? p->k : p->m, ca = (tn ? p->m : p->k) + 3;
@@ -90,7 +90,7 @@ Test(cpu_product, multiplies_every_shape_as_plain_loops_do)
     for (int type = 0; type < 2; type++)
         for (size_t i = 0; i < sizeof size / sizeof size[0]; i++)
             for (int kind = 0; kind < 3; kind++) {
-                struct product p = {
+                struct product_shape p = {
                     (enum product_kind)kind, size[i][0], size[i][1], size[i][2], 0.5f, i % 2 == 0};
                 check_product(c, type ? DTYPE_BF16 : DTYPE_F32, &p);
             }

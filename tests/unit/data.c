@@ -1,4 +1,4 @@
-#include "client/data.h"
+#include "engine/tokens/data.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "tests/support/support.h"

@@ -1,4 +1,4 @@
-#include "client/export.h"
+#include "client/export/export.h"
 
 #include "base/file.h"
 #include "base/rng.h"

@@ -1,6 +1,6 @@
 #include "base/file.h"
-#include "client/export_parts.h"
-#include "client/tokenizer.h"
+#include "client/export/export_parts.h"
+#include "engine/tokens/tokenizer.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

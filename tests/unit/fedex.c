@@ -1,5 +1,5 @@
 /* fedex: the mean of factors in the adapter, the covariance it loses in the carry. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

@@ -1,5 +1,5 @@
 /* fedsvd: the pair is re-based and computes what it did. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

@@ -1,5 +1,5 @@
 /* ffa: a frozen A in a file of its own, B beside it, slices of B. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

@@ -1,4 +1,4 @@
-#include "privacy/fft.h"
+#include "privacy/account/fft.h"
 #include "base/rng.h"
 #include "tests/support/support.h"
 

@@ -1,5 +1,5 @@
 /* flexlora: the published pair against the dense mean's own singular value decomposition. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

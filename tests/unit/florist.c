@@ -1,5 +1,5 @@
 /* florist: what is cut from a round's sum, against the dense sum's singular values. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

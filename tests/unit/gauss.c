@@ -1,6 +1,6 @@
 /* Against the probability mass itself, computed from erfcl(). The randomness is real, so each test
  * has a chance of failing without cause: at most 1e-8 each (6 sigma, or what is said beside it). */
-#include "privacy/gauss.h"
+#include "privacy/noise/gauss.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

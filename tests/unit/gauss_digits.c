@@ -1,8 +1,8 @@
-/* The sampler on digits chosen here: this object stands in for privacy/keystream.c, which the
+/* The sampler on digits chosen here: this object stands in for privacy/noise/keystream.c, which the
  * linker then leaves out. Values whose rounding hangs on one late digit come out as exact
  * arithmetic says.
  */
-#include "privacy/gauss.h"
+#include "privacy/noise/gauss.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "client/gguf.h"
+#include "engine/model/gguf.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,6 +1,6 @@
-#include "client/gguf_write.h"
+#include "engine/model/gguf_write.h"
 
-#include "client/gguf.h"
+#include "engine/model/gguf.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

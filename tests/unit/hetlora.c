@@ -1,5 +1,5 @@
 /* hetlora: padding and weights against plain loops. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

@@ -1,5 +1,5 @@
 /* Words of known keys are those of `openssl enc -chacha20` (key 00 01 .. 1f, zero iv). */
-#include "privacy/keystream.h"
+#include "privacy/noise/keystream.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "privacy/ledger.h"
+#include "privacy/ledger/ledger.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/support.h"

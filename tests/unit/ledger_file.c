@@ -1,7 +1,7 @@
-#include "privacy/ledger_file.h"
+#include "privacy/ledger/ledger_file.h"
 #include "base/file.h"
-#include "privacy/clip.h"
-#include "privacy/statement.h"
+#include "privacy/ledger/statement.h"
+#include "privacy/noise/clip.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

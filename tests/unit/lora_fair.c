@@ -1,5 +1,5 @@
 /* lora-fair: the corrected B against a dense solve. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

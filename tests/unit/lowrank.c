@@ -1,6 +1,6 @@
 /* The stack algebra against dense float64 loops, and the tail against an independent SVD (dgesvd of
  * the dense matrix; the code under test goes through QR and dgesdd). */
-#include "agg/lowrank.h"
+#include "agg/algebra/lowrank.h"
 
 #include "base/rng.h"
 #include "tests/support/support.h"

@@ -1,6 +1,6 @@
 /* Every method against dense float64 sums of what was sent; the bytes of a state against those of
  * other orders and numbers of threads. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

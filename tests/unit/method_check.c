@@ -1,5 +1,5 @@
 /* Updates that are not what was asked are refused, by name, at the door and again when combined. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

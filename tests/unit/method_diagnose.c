@@ -1,5 +1,5 @@
 /* What a report says of disagreement and of new directions, against dense float64. */
-#include "agg/method_diagnose.h"
+#include "agg/round/method_diagnose.h"
 
 #include "tests/support/method_changes.h"
 

@@ -1,6 +1,6 @@
-#include "client/method_help.h"
+#include "client/command/method_help.h"
 
-#include "agg/method_options.h"
+#include "agg/round/method_options.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

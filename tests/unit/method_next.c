@@ -1,6 +1,6 @@
 /* Who delivered what: members that differ in modules, that come twice, that learned nothing, or
  * that stay away; for every method there is. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_changes.h"
 

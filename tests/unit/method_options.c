@@ -1,5 +1,5 @@
 /* The table of options: words in, JSON in the state, and back. */
-#include "agg/method_options.h"
+#include "agg/round/method_options.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

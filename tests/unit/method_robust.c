@@ -1,8 +1,8 @@
 /* Robust rules against dense float64: inner products, the rules themselves, and what is published
  * where some members send what they should not. */
-#include "agg/method_robust.h"
+#include "agg/round/method_robust.h"
 
-#include "agg/method_gram.h"
+#include "agg/round/method_gram.h"
 #include "tests/support/method_changes.h"
 
 #include <math.h>

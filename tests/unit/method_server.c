@@ -1,6 +1,6 @@
 /* Server optimizers over several rounds, against the formulas by plain loops in float64; and the
  * file of what the server remembers. */
-#include "agg/method_options.h"
+#include "agg/round/method_options.h"
 
 #include "tests/support/method_fixture.h"
 

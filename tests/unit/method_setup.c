@@ -1,6 +1,6 @@
 /* basis=gradient: two rounds of gradients give the frozen factors, and training begins in round 3.
  */
-#include "agg/method_options.h"
+#include "agg/round/method_options.h"
 
 #include "tests/support/method_fixture.h"
 

@@ -1,4 +1,4 @@
-#include "client/model.h"
+#include "engine/model/model.h"
 
 #include "base/json.h"
 #include "base/rng.h"

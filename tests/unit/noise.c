@@ -1,4 +1,4 @@
-#include "privacy/noise.h"
+#include "privacy/noise/noise.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "client/normalize.h"
+#include "engine/tokens/normalize.h"
 #include "base/json.h"
 #include "tests/support/support.h"
 

@@ -1,4 +1,4 @@
-#include "client/piece.h"
+#include "engine/tokens/piece.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

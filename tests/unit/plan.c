@@ -1,4 +1,4 @@
-#include "privacy/plan.h"
+#include "privacy/ledger/plan.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

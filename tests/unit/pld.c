@@ -1,6 +1,6 @@
-#include "privacy/pld.h"
-#include "privacy/account_gaussian.h"
-#include "privacy/pld_step.h"
+#include "privacy/account/pld.h"
+#include "privacy/account/account_gaussian.h"
+#include "privacy/account/pld_step.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "privacy/pld_pair.h"
+#include "privacy/account/pld_pair.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

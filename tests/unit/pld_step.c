@@ -1,4 +1,4 @@
-#include "privacy/pld_step.h"
+#include "privacy/account/pld_step.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

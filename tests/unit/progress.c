@@ -1,5 +1,5 @@
 /* Progress away from a terminal: plain lines, few of them, none when quiet. */
-#include "client/progress.h"
+#include "client/output/progress.h"
 
 #include "tests/support/capture.h"
 

@@ -1,5 +1,5 @@
-#include "privacy/prv.h"
-#include "privacy/account_gaussian.h"
+#include "privacy/account/prv.h"
+#include "privacy/account/account_gaussian.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "coordinator/rate.h"
+#include "coordinator/serve/rate.h"
 
 #include "tests/support/support.h"
 

@@ -1,4 +1,4 @@
-#include "privacy/rdp.h"
+#include "privacy/account/rdp.h"
 #include "base/json.h"
 #include "tests/support/support.h"
 

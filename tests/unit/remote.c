@@ -1,4 +1,4 @@
-#include "client/remote.h"
+#include "client/session/remote.h"
 #include "base/file.h"
 #include "proto/message.h"
 #include "tests/support/rpc_fixture.h"

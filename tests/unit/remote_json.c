@@ -1,4 +1,4 @@
-#include "client/remote_json.h"
+#include "client/command/remote_json.h"
 
 #include "fedlora.pb-c.h"
 

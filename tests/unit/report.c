@@ -1,5 +1,5 @@
 /* One document, two forms. */
-#include "client/report.h"
+#include "client/output/report.h"
 
 #include "base/json.h"
 #include "tests/support/capture.h"

@@ -1,7 +1,7 @@
-#include "client/retry.h"
+#include "client/session/retry.h"
 
 #include "base/text.h"
-#include "client/command.h"
+#include "client/command/command.h"
 
 #include <criterion/criterion.h>
 #include <string.h>
@@ -54,9 +54,9 @@ Test(retry, begins_anew_after_a_success)
 Test(retry, ends_a_wait_when_the_user_interrupts)
 {
     uint64_t start = text_now_ms();
-    command_stop = 1;
+    stop_asked = 1;
     err e = retry_sleep(60000);
-    command_stop = 0;
+    stop_asked = 0;
     cr_assert_eq(e.kind, ERR_STOPPED);
     cr_assert_lt(text_now_ms() - start, 1000);
 }

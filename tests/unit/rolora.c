@@ -1,5 +1,5 @@
 /* rolora: what trains, when, and what stays. */
-#include "agg/method.h"
+#include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
 

@@ -1,5 +1,5 @@
 /* When the state machine hands out an evaluation. */
-#include "coordinator/round.h"
+#include "coordinator/run/round.h"
 
 #include <criterion/criterion.h>
 

@@ -1,4 +1,4 @@
-#include "coordinator/run_config.h"
+#include "coordinator/run/run_config.h"
 
 #include "base/digest.h"
 #include "proto/message.h"

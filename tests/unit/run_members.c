@@ -1,4 +1,4 @@
-#include "client/run_members.h"
+#include "client/command/run_members.h"
 
 #include "tests/support/support.h"
 

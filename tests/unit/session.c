@@ -1,10 +1,10 @@
 /* A member's session against a coordinator that follows a script. */
-#include "client/session.h"
+#include "client/session/session.h"
 
-#include "agg/method.h"
+#include "agg/round/method.h"
 #include "base/file.h"
-#include "client/command.h"
-#include "client/model.h"
+#include "client/command/command.h"
+#include "engine/model/model.h"
 #include "proto/message.h"
 #include "tests/support/rpc_fixture.h"
 
@@ -465,9 +465,9 @@ Test(session, ends_when_the_user_interrupts)
     struct fake f = {0};
     struct session_result r = {0};
     start(&f, script);
-    command_stop = 1;
+    stop_asked = 1;
     err e = session_run(&r, &f.options);
-    command_stop = 0;
+    stop_asked = 0;
     cr_assert_eq(e.kind, ERR_STOPPED);
     cr_assert_eq(atomic_load(&f.submits), 0);
     finish(&f);

@@ -1,6 +1,6 @@
-#include "client/session_adapter.h"
+#include "client/session/session_adapter.h"
 
-#include "agg/method.h"
+#include "agg/round/method.h"
 #include "base/file.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "client/session_train.h"
+#include "client/session/session_train.h"
 
 #include <criterion/criterion.h>
 #include <string.h>

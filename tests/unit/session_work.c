@@ -1,4 +1,4 @@
-#include "client/session_work.h"
+#include "client/session/session_work.h"
 
 #include "base/file.h"
 

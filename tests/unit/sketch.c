@@ -1,7 +1,7 @@
 /* The two passes on gradients of known spectrum: members' G_k are dense here, the products they
  * would send are plain loops, and what comes out is compared with the singular vectors the mean was
  * built from and with an independent dgesvd. */
-#include "agg/sketch.h"
+#include "agg/algebra/sketch.h"
 
 #include "base/rng.h"
 #include "tests/support/support.h"

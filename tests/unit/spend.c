@@ -1,5 +1,5 @@
 /* Epsilons from the specification's table C (google/differential-privacy). */
-#include "privacy/spend.h"
+#include "privacy/ledger/spend.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

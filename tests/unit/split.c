@@ -1,4 +1,4 @@
-#include "client/split.h"
+#include "engine/tokens/split.h"
 #include "base/json.h"
 #include "tests/support/support.h"
 

@@ -1,4 +1,4 @@
-#include "coordinator/spool.h"
+#include "coordinator/store/spool.h"
 
 #include "base/file.h"
 #include "tests/support/support.h"

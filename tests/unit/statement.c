@@ -1,9 +1,9 @@
 /* Ledgers made by rounds as the coordinator makes them, and by a writer who holds the key and lies.
  */
-#include "privacy/statement.h"
+#include "privacy/ledger/statement.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "privacy/release.h"
+#include "privacy/ledger/release.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

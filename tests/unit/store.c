@@ -1,4 +1,4 @@
-#include "coordinator/store.h"
+#include "coordinator/store/store.h"
 
 #include "base/file.h"
 #include "tests/support/support.h"

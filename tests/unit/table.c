@@ -1,5 +1,5 @@
 /* Columns line up, whatever is in the cells. */
-#include "client/table.h"
+#include "client/output/table.h"
 
 #include "tests/support/support.h"
 

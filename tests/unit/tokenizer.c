@@ -1,4 +1,4 @@
-#include "client/tokenizer.h"
+#include "engine/tokens/tokenizer.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "tests/support/support.h"

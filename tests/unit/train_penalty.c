@@ -1,6 +1,6 @@
 /* The terms added to the loss, against plain loops in float64 and finite differences; the gradient
  * pass against single rows. */
-#include "client/train_penalty.h"
+#include "engine/train/train_penalty.h"
 #include "base/rng.h"
 #include "tests/support/support.h"
 

@@ -1,5 +1,5 @@
 /* Variances of prefix sums from the specification, 1.8: (leaves, node deviation) -> variance. */
-#include "privacy/tree.h"
+#include "privacy/noise/tree.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -2,7 +2,7 @@
  * tokenizer that encodes and decodes. Small mutations of good files, from a printed seed. */
 #include "base/file.h"
 #include "base/rng.h"
-#include "client/tokenizer.h"
+#include "engine/tokens/tokenizer.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-#include "coordinator/work.h"
+#include "coordinator/work/work.h"
 
 #include "tests/support/support.h"
 

@@ -1,0 +1,365 @@
+#include "agg/adapter/adapter_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATTERN_KEYS_MAX = LIMIT_MODULES, PATTERN_TEXT_MAX = 1 << 20, EXPRESSION_BYTES = 1024 };
+
+/* ---- patterns ---- */
+
+static bool is_plain(const char *key)
+{
+    return key[strspn(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] ==
+           0;
+}
+
+/* (.*\.)?(key)$ where '.' in the key is any one character. */
+static bool plain_matches(const char *key, const char *module)
+{
+    size_t k = strlen(key), n = strlen(module);
+    if (k > n || (k < n && module[n - k - 1] != '.')) return false;
+    for (size_t i = 0; i < k; i++)
+        if (key[i] != '.' && key[i] != module[n - k + i]) return false;
+    return true;
+}
+
+/* Python's \d and (?: have other spellings in POSIX; the rest of what keys use is the same. */
+static bool expression_text(char *out, size_t bytes, const char *key)
+{
+    static const struct {
+        const char *python, *posix;
+    } spelling[] = {{"\\d", "[0-9]"}, {"(?:", "("}};
+    size_t n = 0;
+    for (const char *p = key; *p;) {
+        const char *put = p;
+        size_t take = 1, size = 1;
+        for (size_t i = 0; i < sizeof spelling / sizeof *spelling; i++) {
+            size_t length = strlen(spelling[i].python);
+            if (strncmp(p, spelling[i].python, length) != 0) continue;
+            put = spelling[i].posix;
+            size = strlen(put);
+            take = length;
+        }
+        if (n + size + 1 > bytes) return false;
+        memcpy(out + n, put, size);
+        n += size;
+        p += take;
+    }
+    out[n] = 0;
+    return true;
+}
+
+static err key_compile(struct adapter_config_key *key, const char *where)
+{
+    char body[EXPRESSION_BYTES], whole[EXPRESSION_BYTES + 16];
+    if (!expression_text(body, sizeof body, key->text))
+        return err_make(ERR_INPUT, "%s: a key of over %d bytes", where, EXPRESSION_BYTES);
+    snprintf(whole, sizeof whole, "^(.*\\.)?(%s)$", body);
+    if (regcomp(&key->compiled, whole, REG_EXTENDED | REG_NOSUB) != 0)
+        return err_make(ERR_INPUT, "%s: \"%.100s\" is no regular expression we can read", where,
+                        key->text);
+    key->expression = true;
+    return ERR_NONE;
+}
+
+err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t *object,
+                                bool expressions, const char *where, struct arena *arena)
+{
+    if (!object || json_is_null(object)) return ERR_NONE;
+    if (!json_is_object(object)) return err_make(ERR_INPUT, "%s: expected a map", where);
+    size_t n = json_object_size(object);
+    if (n > PATTERN_KEYS_MAX)
+        return err_make(ERR_INPUT, "%s: %zu keys, expected at most %d", where, n, PATTERN_KEYS_MAX);
+    TRY(arena_take(&out->key, arena, n, sizeof *out->key));
+    const char *text;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)object, text, value)
+    {
+        struct adapter_config_key *key = &out->key[out->count];
+        double number = json_number_value(value);
+        if (!json_is_number(value) || !(number > 0) || !isfinite(number))
+            return err_make(ERR_INPUT, "%s: \"%.100s\": expected a number above zero", where, text);
+        key->value = number;
+        TRY(arena_text(&key->text, arena, text, strlen(text)));
+        if (!is_plain(text)) {
+            if (!expressions)
+                return err_make(ERR_INPUT, "%s: \"%.100s\": expected (the end of) a module's name",
+                                where, text);
+            TRY(key_compile(key, where));
+        }
+        out->count++;
+    }
+    return ERR_NONE;
+}
+
+void adapter_config_pattern_close(struct adapter_config_pattern *pattern)
+{
+    for (size_t i = 0; i < pattern->count; i++)
+        if (pattern->key[i].expression) regfree(&pattern->key[i].compiled);
+    *pattern = (struct adapter_config_pattern){0};
+}
+
+double adapter_config_pattern_find(const struct adapter_config_pattern *pattern, const char *module,
+                                   double otherwise)
+{
+    for (size_t i = 0; i < pattern->count; i++) {
+        const struct adapter_config_key *key = &pattern->key[i];
+        bool found = key->expression ? regexec(&key->compiled, module, 0, NULL, 0) == 0
+                                     : plain_matches(key->text, module);
+        if (found) return key->value;
+    }
+    return otherwise;
+}
+
+/* ---- reading ---- */
+
+static bool is_set(const json_t *value)
+{
+    return value && !json_is_null(value) && !json_is_false(value) &&
+           !(json_is_object(value) && json_object_size(value) == 0) &&
+           !(json_is_array(value) && json_array_size(value) == 0) &&
+           !(json_is_string(value) && json_string_length(value) == 0);
+}
+
+/* Initialisations that take what they put into A and B out of the base. (PEFT writes true after
+ * save_pretrained(path_initial_model_for_weight_conversion), which undoes it.) */
+static err refuse_changed_base(const json_t *config, const char *path)
+{
+    static const char *const harmless[] = {"gaussian", "eva", "orthogonal", "mica"};
+    const json_t *value = json_object_get(config, "init_lora_weights");
+    if (!json_is_string(value)) return ERR_NONE;
+    for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
+        if (strcmp(json_string_value(value), harmless[i]) == 0) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: init_lora_weights \"%.60s\": the adapter goes with a base changed by it, "
+                    "not supported; convert it to plain LoRA when saving",
+                    path, json_string_value(value));
+}
+
+/* Whatever makes the adapter another function than W0 + scale B A. */
+static err refuse_others(const json_t *config, const char *path)
+{
+    static const struct {
+        const char *key, *what;
+    } other[] = {
+        {"use_dora", "DoRA"},
+        {"use_qalora", "QALoRA"},
+        {"use_bdlora", "BD-LoRA"},
+        {"lora_bias", "a bias on B"},
+        {"loftq_config", "LoftQ, which changes the base,"},
+        {"ensure_weight_tying", "tied adapters"},
+        {"layer_replication", "replicated layers"},
+        {"trainable_token_indices", "trained token embeddings"},
+        {"alora_invocation_tokens", "an activated LoRA"},
+        {"arrow_config", "Arrow routing"},
+        {"target_parameters", "adapted parameters that are no modules"},
+        {"velora_config", "VeLoRA"},
+        {"monteclora_config", "MonteCLoRA"},
+        {"kasa_config", "KaSA"},
+    };
+    const char *type = NULL;
+    TRY(json_get_str(&type, config, "peft_type", path));
+    if (strcmp(type, "LORA") != 0)
+        return err_make(ERR_INPUT, "%s: peft_type \"%.60s\" is not supported; expected LORA", path,
+                        type);
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        if (is_set(json_object_get(config, other[i].key)))
+            return err_make(ERR_INPUT, "%s: %s: %s is not supported", path, other[i].key,
+                            other[i].what);
+    return refuse_changed_base(config, path);
+}
+
+static err arena_json(const char **out, struct arena *arena, const json_t *value)
+{
+    struct bytes text = {.max = PATTERN_TEXT_MAX};
+    err e = json_write(&text, value);
+    if (!err_is(e)) e = arena_text(out, arena, (const char *)text.data, text.size);
+    bytes_close(&text);
+    return e;
+}
+
+static err patterns_read(struct adapter_config *c, const json_t *config, const char *path)
+{
+    char where[LIMIT_PATH_BYTES + 32];
+    const json_t *ranks = json_object_get(config, "rank_pattern");
+    const json_t *alphas = json_object_get(config, "alpha_pattern");
+    const json_t *targets = json_object_get(config, "target_modules");
+    snprintf(where, sizeof where, "%s: rank_pattern", path);
+    TRY(adapter_config_pattern_read(&c->rank, ranks, true, where, &c->arena));
+    snprintf(where, sizeof where, "%s: alpha_pattern", path);
+    TRY(adapter_config_pattern_read(&c->alphas, alphas, true, where, &c->arena));
+    c->alpha_text = c->target_modules = c->base_path = "";
+    if (is_set(alphas)) TRY(arena_json(&c->alpha_text, &c->arena, alphas));
+    if (targets && !json_is_null(targets)) TRY(arena_json(&c->target_modules, &c->arena, targets));
+    return ERR_NONE;
+}
+
+/* What is saved whole beside A and B. */
+static err saved_read(struct adapter_config *c, const json_t *config, const char *path)
+{
+    const json_t *list = json_object_get(config, "modules_to_save");
+    const char *bias = "none";
+    TRY(json_opt_str(&bias, config, "bias", path));
+    if (strcmp(bias, "none") != 0 && strcmp(bias, "lora_only") != 0 && strcmp(bias, "all") != 0)
+        return err_make(ERR_INPUT, "%s: bias \"%.60s\", expected none, lora_only or all", path,
+                        bias);
+    TRY(arena_text(&c->bias, &c->arena, bias, strlen(bias)));
+    c->save_text = "";
+    if (!is_set(list)) return ERR_NONE;
+    TRY(arena_json(&c->save_text, &c->arena, list));
+    TRY(arena_take(&c->save, &c->arena, json_array_size(list), sizeof *c->save));
+    for (; c->save_count < json_array_size(list); c->save_count++) {
+        const json_t *item = json_array_get(list, c->save_count);
+        if (!json_is_string(item) || json_string_length(item) == 0) break;
+        TRY(arena_text(&c->save[c->save_count], &c->arena, json_string_value(item),
+                       json_string_length(item)));
+    }
+    if (c->save_count == 0 || c->save_count < json_array_size(list))
+        return err_make(ERR_INPUT, "%s: modules_to_save: expected a list of names", path);
+    return ERR_NONE;
+}
+
+static err config_read(struct adapter_config *c, const json_t *config, const char *path)
+{
+    int64_t r = 0;
+    TRY(refuse_others(config, path));
+    TRY(json_get_int(&r, config, "r", 1, LIMIT_RANK, path));
+    c->r = (uint32_t)r;
+    TRY(json_get_num(&c->alpha, config, "lora_alpha", path));
+    if (!(c->alpha > 0) || !isfinite(c->alpha))
+        return err_make(ERR_INPUT, "%s: lora_alpha %g, expected a number above zero", path,
+                        c->alpha);
+    TRY(json_opt_bool(&c->rslora, config, "use_rslora", path));
+    TRY(json_opt_bool(&c->fan_in_fan_out, config, "fan_in_fan_out", path));
+    TRY(patterns_read(c, config, path));
+    TRY(saved_read(c, config, path));
+    const char *base = "", *task = "";
+    TRY(json_opt_str(&base, config, "base_model_name_or_path", path));
+    TRY(json_opt_str(&task, config, "task_type", path));
+    TRY(arena_text(&c->task_type, &c->arena, task, strlen(task)));
+    return arena_text(&c->base_path, &c->arena, base, strlen(base));
+}
+
+err adapter_config_open(struct adapter_config *out, const char *path)
+{
+    json_t *config = NULL;
+    struct adapter_config c = {0};
+    TRY(json_open(&config, path, PATTERN_TEXT_MAX * 4));
+    err e = config_read(&c, config, path);
+    json_decref(config);
+    if (err_is(e)) {
+        adapter_config_close(&c);
+        return e;
+    }
+    *out = c;
+    return ERR_NONE;
+}
+
+void adapter_config_close(struct adapter_config *config)
+{
+    adapter_config_pattern_close(&config->rank);
+    adapter_config_pattern_close(&config->alphas);
+    arena_close(&config->arena);
+    *config = (struct adapter_config){0};
+}
+
+/* ---- writing ---- */
+
+/* The value most modules have: the fewest entries are left for the pattern. Modules of the smallest
+ * name win ties, so the text depends on nothing but the content. */
+static double commonest(const struct adapter_file_module *module, size_t count, bool alpha)
+{
+    double best = 0;
+    size_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        double value = alpha ? module[i].alpha : module[i].rank;
+        size_t same = 0;
+        bool seen = false;
+        for (size_t j = 0; j < count && !seen; j++) {
+            bool equal = (alpha ? module[j].alpha : module[j].rank) == value;
+            seen = equal && j < i;
+            same += equal;
+        }
+        if (!seen && same > most) {
+            most = same;
+            best = value;
+        }
+    }
+    return best;
+}
+
+/* A key matches whole names only because it is one, and '.' matching any character harms nobody: no
+ * two modules of a model differ only where one has a dot. */
+static err pattern_make(json_t *object, const struct adapter_file_module *module, size_t count,
+                        bool alpha, double usual)
+{
+    for (size_t i = 0; i < count; i++) {
+        double value = alpha ? module[i].alpha : module[i].rank;
+        if (value == usual) continue;
+        json_t *number = value == floor(value) && value < 1e15 ? json_integer((json_int_t)value)
+                                                               : json_real(value);
+        if (!number || json_object_set_new(object, module[i].name, number) != 0)
+            return err_make(ERR_MACHINE, "no memory for a configuration");
+    }
+    return ERR_NONE;
+}
+
+static err config_pack(json_t *config, const struct adapter_file_meta *meta,
+                       const struct adapter_file_module *module, size_t count)
+{
+    double rank = commonest(module, count, false), alpha = commonest(module, count, true);
+    json_t *targets = json_array(), *ranks = json_object(), *alphas = json_object();
+    bool ok = json_object_set_new(config, "target_modules", targets) == 0;
+    ok = json_object_set_new(config, "rank_pattern", ranks) == 0 && ok;
+    ok = json_object_set_new(config, "alpha_pattern", alphas) == 0 && ok;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = json_array_append_new(targets, json_string(module[i].name)) == 0;
+    bool named = meta->base_path && *meta->base_path;
+    ok = json_object_set_new(config, "base_model_name_or_path",
+                             named ? json_string(meta->base_path) : json_null()) == 0 &&
+         ok;
+    static const char *const null_keys[] = {"auto_mapping",      "revision",
+                                            "layers_pattern",    "layers_to_transform",
+                                            "layer_replication", "exclude_modules"};
+    for (size_t i = 0; i < sizeof null_keys / sizeof *null_keys; i++)
+        ok = json_object_set_new(config, null_keys[i], json_null()) == 0 && ok;
+    json_t *values =
+        json_pack("{s:s, s:s, s:s, s:i, s:f, s:b, s:b, s:b, s:b, s:b, s:f, s:b, s:{}}", "peft_type",
+                  "LORA", "task_type", meta->task_type ? meta->task_type : "CAUSAL_LM", "bias",
+                  meta->bias && *meta->bias ? meta->bias : "none", "r", (int)rank, "lora_alpha",
+                  alpha, "use_rslora", (int)meta->rslora, "use_dora", 0, "fan_in_fan_out",
+                  (int)meta->fan_in_fan_out, "inference_mode", 1, "lora_bias", 0, "lora_dropout",
+                  0.0, "init_lora_weights", 1, "loftq_config");
+    ok = ok && values && json_object_update(config, values) == 0;
+    json_decref(values);
+    if (ok && meta->task_type && !*meta->task_type)
+        ok = json_object_set_new(config, "task_type", json_null()) == 0;
+    bool saves = meta->modules_to_save && *meta->modules_to_save;
+    if (ok)
+        ok = json_object_set_new(config, "modules_to_save",
+                                 saves ? json_loads(meta->modules_to_save, 0, NULL)
+                                       : json_null()) == 0;
+    if (ok && alpha == floor(alpha) && alpha < 1e15)
+        ok = json_object_set_new(config, "lora_alpha", json_integer((json_int_t)alpha)) == 0;
+    if (!ok) return err_make(ERR_MACHINE, "no memory for a configuration");
+    TRY(pattern_make(ranks, module, count, false, rank));
+    return pattern_make(alphas, module, count, true, alpha);
+}
+
+err adapter_config_write(struct bytes *out, const struct adapter_file_meta *meta,
+                         const struct adapter_file_module *module, size_t count)
+{
+    json_t *config = json_object();
+    err e = config ? config_pack(config, meta, module, count)
+                   : err_make(ERR_MACHINE, "no memory for a configuration");
+    if (!err_is(e)) {
+        char *text = json_dumps(config, JSON_INDENT(1) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+        e = text ? bytes_printf(out, "%s\n", text)
+                 : err_make(ERR_MACHINE, "no memory for a configuration");
+        free(text);
+    }
+    json_decref(config);
+    return e;
+}

@@ -1,0 +1,112 @@
+/* Values, pages and frozen factors of adapter files; contract in adapter_file.h. */
+#include "agg/adapter/adapter_file.h"
+
+#include <math.h>
+#include <string.h>
+
+err adapter_file_f32(const float **out, const struct adapter_file_factor *factor,
+                     struct arena *arena)
+{
+    if (factor->f32) {
+        *out = factor->f32;
+        return ERR_NONE;
+    }
+    float *values;
+    const struct tensor *t = factor->tensor;
+    REQUIRE(t);
+    TRY(arena_take(&values, arena, t->count, sizeof *values));
+    TRY(dtype_to_f32(values, t->data, t->dtype, t->count));
+    *out = values;
+    return ERR_NONE;
+}
+
+/* Index of the first value that is not finite, or n. A block at a time, by the bits of the
+ * exponent, so that the inner loop has no branch. */
+size_t adapter_file_first_bad(const float *x, size_t n)
+{
+    enum { BLOCK = 4096 };
+    const uint32_t exponent = 0x7f800000;
+    for (size_t i = 0; i < n; i += BLOCK) {
+        size_t end = n - i < BLOCK ? n : i + BLOCK;
+        uint32_t bad = 0;
+        for (size_t j = i; j < end; j++) {
+            uint32_t bits;
+            memcpy(&bits, &x[j], sizeof bits);
+            bad |= (bits & exponent) == exponent;
+        }
+        if (!bad) continue;
+        for (size_t j = i; j < end; j++)
+            if (!isfinite(x[j])) return j;
+    }
+    return n;
+}
+
+err adapter_file_check_finite(const struct adapter_file *file,
+                              const struct adapter_file_module *module)
+{
+    struct arena scratch = {0};
+    err e = ERR_NONE;
+    for (int r = 0; r < ADAPTER_FILE_ROLES && !err_is(e); r++) {
+        const struct adapter_file_factor *x = &module->factor[r];
+        const float *values;
+        if (!x->tensor) continue;
+        e = adapter_file_f32(&values, x, &scratch);
+        if (err_is(e)) break;
+        size_t bad = adapter_file_first_bad(values, x->tensor->count);
+        if (bad < x->tensor->count)
+            e = err_make(ERR_INPUT, "%s: tensor %s: value %zu is %s, expected finite numbers",
+                         file->path, x->tensor->name, bad, isnan(values[bad]) ? "NaN" : "infinite");
+    }
+    arena_close(&scratch);
+    return e;
+}
+
+void adapter_file_drop(const struct adapter_file *file)
+{
+    file_map_drop(&file->tensors.map, 0, file->tensors.map.size);
+}
+
+/* ---- frozen factors ---- */
+
+bool adapter_file_needs_frozen(const struct adapter_file *state)
+{
+    if (state->meta.kind != ADAPTER_FILE_STATE || !state->meta.frozen[0]) return false;
+    for (size_t i = 0; i < state->count; i++) {
+        const struct adapter_file_factor *x = state->module[i].factor;
+        if ((x[ADAPTER_FILE_R].tensor || x[ADAPTER_FILE_B].tensor) && !x[ADAPTER_FILE_A].tensor)
+            return true;
+    }
+    return false;
+}
+
+err adapter_file_join(struct adapter_file *state, const struct adapter_file *frozen,
+                      const char *frozen_digest)
+{
+    if (strcmp(state->meta.frozen, frozen_digest) != 0)
+        return err_make(ERR_INPUT, "%s: made for frozen factors %.16s..., %s is %.16s...",
+                        state->path, state->meta.frozen, frozen->path, frozen_digest);
+    if (strcmp(state->meta.base, frozen->meta.base) != 0 && frozen->meta.base[0])
+        return err_make(ERR_INPUT, "%s: frozen factors of base %.16s..., expected %.16s...",
+                        frozen->path, frozen->meta.base, state->meta.base);
+    for (size_t i = 0; i < state->count; i++) {
+        struct adapter_file_module joined = state->module[i];
+        bool square = joined.factor[ADAPTER_FILE_R].tensor != NULL;
+        if (!square && !joined.factor[ADAPTER_FILE_B].tensor) continue;
+        const struct adapter_file_module *from = adapter_file_find(frozen, joined.name);
+        if (!from || (square && !from->factor[ADAPTER_FILE_B].tensor))
+            return err_make(ERR_INPUT, "%s: no factors for module %s", frozen->path, joined.name);
+        if (from->rank != joined.rank ||
+            (joined.d_out && from->d_out && joined.d_out != from->d_out) ||
+            (joined.d_in && joined.d_in != from->d_in))
+            return err_make(ERR_INPUT,
+                            "%s: module %s: %u x %u of rank %u, expected %u x %u of rank %u",
+                            frozen->path, joined.name, from->d_out, from->d_in, from->rank,
+                            joined.d_out, joined.d_in, joined.rank);
+        if (from->d_out) joined.d_out = from->d_out;
+        joined.d_in = from->d_in;
+        joined.factor[ADAPTER_FILE_A] = from->factor[ADAPTER_FILE_A];
+        if (square) joined.factor[ADAPTER_FILE_B] = from->factor[ADAPTER_FILE_B];
+        state->module[i] = joined;
+    }
+    return ERR_NONE;
+}

@@ -1,0 +1,302 @@
+/* Writing of adapter files; contract in adapter_file.h. */
+#include "agg/adapter/adapter_config.h"
+#include "agg/adapter/adapter_file.h"
+#include "agg/adapter/adapter_saved.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { METADATA_MAX = 16, NUMBER_BYTES = 32, CONFIG_MAX = 16 << 20 };
+
+struct listing { /* what goes into one file */
+    struct arena arena;
+    struct tensor *tensor;
+    size_t count, more; /* room for so many tensors beside the modules' */
+    struct metadata metadata[METADATA_MAX];
+    size_t metadata_count;
+    const struct file_map *from; /* where the data lie; NULL: in memory */
+    char rank[NUMBER_BYTES], round[NUMBER_BYTES], alpha[NUMBER_BYTES];
+};
+
+static void put(struct listing *l, const char *key, const char *value)
+{
+    REQUIRE(l->metadata_count < METADATA_MAX);
+    if (value && value[0])
+        l->metadata[l->metadata_count++] = (struct metadata){.key = key, .value = value};
+}
+
+/* Shortest decimal text that reads back as the same number. */
+static void number_text(char out[NUMBER_BYTES], double x)
+{
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(out, NUMBER_BYTES, "%.*g", digits, x);
+        if (strtod(out, NULL) == x) return;
+    }
+}
+
+static void put_meta(struct listing *l, const struct adapter_file_meta *meta)
+{
+    static const char *const kind[] = {[ADAPTER_FILE_STATE] = "state",
+                                       [ADAPTER_FILE_UPDATE] = "update",
+                                       [ADAPTER_FILE_FROZEN] = "frozen",
+                                       [ADAPTER_FILE_MEMORY] = "memory"};
+    REQUIRE(meta->kind != ADAPTER_FILE_PEFT);
+    put(l, "fedlora.kind", kind[meta->kind]);
+    put(l, "fedlora.run", meta->run);
+    put(l, "fedlora.method", meta->method);
+    put(l, "fedlora.base", meta->base);
+    put(l, "fedlora.frozen", meta->frozen);
+    put(l, "fedlora.member", meta->member);
+    put(l, "fedlora.alpha_pattern", meta->alpha_pattern);
+    put(l, "fedlora.modules", meta->modules);
+    put(l, "fedlora.dropped", meta->dropped);
+    put(l, "fedlora.options", meta->options);
+    put(l, "fedlora.memory", meta->memory);
+    if (meta->rslora) put(l, "fedlora.rslora", "true");
+    if (meta->round) {
+        snprintf(l->round, sizeof l->round, "%u", meta->round);
+        put(l, "fedlora.round", l->round);
+    }
+    if (meta->rank) {
+        snprintf(l->rank, sizeof l->rank, "%u", meta->rank);
+        put(l, "fedlora.rank", l->rank);
+    }
+    if (meta->alpha > 0) {
+        number_text(l->alpha, meta->alpha);
+        put(l, "fedlora.alpha", l->alpha);
+    }
+}
+
+static void drop(const struct listing *l, const struct tensor *t)
+{
+    if (l->from && t->size)
+        file_map_drop(l->from, (size_t)((const uint8_t *)t->data - l->from->data), t->size);
+}
+
+static err check_values(const struct listing *l, const struct tensor *t)
+{
+    const float *x = t->data;
+    for (size_t i = 0; i < t->count; i++)
+        if (!isfinite(x[i]))
+            return err_make(ERR_INPUT, "tensor %s: value %zu is not finite", t->name, i);
+    drop(l, t);
+    return ERR_NONE;
+}
+
+static err list_factor(struct listing *l, const char *module, enum adapter_file_role role,
+                       const struct adapter_file_factor *x)
+{
+    char name[LIMIT_TENSOR_NAME_BYTES];
+    struct tensor *t = &l->tensor[l->count];
+    adapter_file_tensor_name(name, module, role);
+    TRY(arena_text(&t->name, &l->arena, name, strlen(name)));
+    t->dtype = DTYPE_F32;
+    t->dims = 2;
+    t->shape[0] = x->rows;
+    t->shape[1] = x->cols;
+    t->count = (size_t)x->rows * x->cols;
+    t->size = t->count * sizeof(float);
+    t->data = x->f32;
+    l->count++;
+    return check_values(l, t);
+}
+
+static err list_modules(struct listing *l, const struct adapter_file_module *module, size_t count,
+                        int roles)
+{
+    TRY(arena_take(&l->tensor, &l->arena, count * ADAPTER_FILE_ROLES + l->more, sizeof *l->tensor));
+    for (size_t i = 0; i < count; i++) {
+        if (strlen(module[i].name) + 40 > LIMIT_TENSOR_NAME_BYTES)
+            return err_make(ERR_INPUT, "module %.100s...: the name is too long", module[i].name);
+        for (int r = 0; r < roles; r++)
+            if (module[i].factor[r].f32)
+                TRY(list_factor(l, module[i].name, (enum adapter_file_role)r,
+                                &module[i].factor[r]));
+    }
+    return ERR_NONE;
+}
+
+err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *meta,
+                             const struct adapter_file_module *module, size_t count)
+{
+    struct listing l = {0};
+    put_meta(&l, meta);
+    err e = list_modules(&l, module, count, ADAPTER_FILE_ROLES);
+    if (!err_is(e)) e = safetensors_write(out, l.tensor, l.count, l.metadata, l.metadata_count);
+    arena_close(&l.arena);
+    return e;
+}
+
+static err write_listing(const char *path, struct listing *l, bool replace)
+{
+    struct file_out file = {0};
+    err e = ERR_NONE;
+    TRY_OUT(e, file_out_open(&file, path, replace));
+    TRY_OUT(e,
+            safetensors_write_header(&file, l->tensor, l->count, l->metadata, l->metadata_count));
+    for (size_t i = 0; i < l->count; i++) {
+        TRY_OUT(e, file_out_append(&file, l->tensor[i].data, l->tensor[i].size));
+        drop(l, &l->tensor[i]);
+    }
+    TRY_OUT(e, file_out_commit(&file));
+out:
+    file_out_close(&file);
+    return e;
+}
+
+static err write_modules(struct listing *l, const char *path, const struct adapter_file_meta *meta,
+                         const struct adapter_file_module *module, size_t count)
+{
+    put_meta(l, meta);
+    err e = list_modules(l, module, count, ADAPTER_FILE_ROLES);
+    return err_is(e) ? err_in(e, "%s", path) : e;
+}
+
+err adapter_file_write(const char *path, const struct adapter_file_meta *meta,
+                       const struct adapter_file_module *module, size_t count, bool replace)
+{
+    struct listing l = {0};
+    err e = write_modules(&l, path, meta, module, count);
+    if (!err_is(e)) e = write_listing(path, &l, replace);
+    arena_close(&l.arena);
+    return e;
+}
+
+err adapter_file_write_from(const char *path, const struct adapter_file_meta *meta,
+                            const struct adapter_file_module *module, size_t count,
+                            const struct file_map *from)
+{
+    struct listing l = {.from = from};
+    err e = write_modules(&l, path, meta, module, count);
+    if (!err_is(e)) e = write_listing(path, &l, /*replace*/ true);
+    arena_close(&l.arena);
+    return e;
+}
+
+/* ---- PEFT directories ---- */
+
+static const char *const peft_files[] = {"adapter_config.json", "adapter_model.safetensors"};
+
+/* Removes a directory that holds nothing but our two files; others' files stay, and the directory.
+ */
+static void remove_adapter(const char *dir)
+{
+    char name[LIMIT_PATH_BYTES + 128];
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s/%s", dir, peft_files[i]);
+        unlink(name);
+    }
+    rmdir(dir);
+}
+
+/* A bias of an adapted layer is its base_layer's to PEFT. */
+static err list_saved(struct listing *l, const struct adapter_file_peft *w)
+{
+    for (size_t i = 0; i < w->saved_count; i++) {
+        struct tensor *t = &l->tensor[l->count];
+        *t = *w->saved[i].tensor;
+        TRY(adapter_saved_tensor_name(&t->name, &l->arena, w->saved[i].name, w->module, w->count));
+        REQUIRE(t->dtype == DTYPE_F32);
+        l->count++;
+        TRY(check_values(l, t));
+    }
+    return ERR_NONE;
+}
+
+static err fill_directory(const char *dir, const struct adapter_file_peft *w)
+{
+    char name[LIMIT_PATH_BYTES + 128];
+    struct bytes text = {.max = CONFIG_MAX};
+    struct listing l = {.from = w->from, .more = w->saved_count};
+    err e = ERR_NONE;
+    put(&l, "format", "pt");
+    TRY_OUT(e, list_modules(&l, w->module, w->count, ADAPTER_FILE_R));
+    TRY_OUT(e, list_saved(&l, w));
+    TRY_OUT(e, adapter_config_write(&text, w->meta, w->module, w->count));
+    snprintf(name, sizeof name, "%s/%s", dir, peft_files[1]);
+    TRY_OUT(e, write_listing(name, &l, true));
+    snprintf(name, sizeof name, "%s/%s", dir, peft_files[0]);
+    TRY_OUT(e, file_write(name, text.data, text.size, true));
+out:
+    bytes_close(&text);
+    arena_close(&l.arena);
+    return e;
+}
+
+/* Puts `made` in place of `dir`. An old directory is set aside first and comes back on failure. */
+static err swap_directory(const char *made, const char *dir)
+{
+    char old[LIMIT_PATH_BYTES + 64], parent[LIMIT_PATH_BYTES];
+    snprintf(old, sizeof old, "%s.old-%d", dir, (int)getpid());
+    bool there = file_exists(dir);
+    if (there && file_disk.rename(dir, old) != 0) return err_sys(errno, "%s", dir);
+    if (file_disk.rename(made, dir) != 0) {
+        err e = err_sys(errno, "%s", dir);
+        if (there && file_disk.rename(old, dir) != 0)
+            return err_in(e, "the old directory is now %s", old);
+        return e;
+    }
+    if (there) remove_adapter(old);
+    snprintf(parent, sizeof parent, "%s", dir);
+    char *slash = strrchr(parent, '/');
+    if (slash && slash != parent)
+        *slash = 0;
+    else
+        snprintf(parent, sizeof parent, "%s", slash ? "/" : ".");
+    return file_sync_dir(parent);
+}
+
+static err check_peft(const struct adapter_file_module *module, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct adapter_file_factor *x = module[i].factor;
+        const struct adapter_file_factor *a = &x[ADAPTER_FILE_A], *b = &x[ADAPTER_FILE_B];
+        if (x[ADAPTER_FILE_R].f32 || x[ADAPTER_FILE_CARRY_A].f32)
+            return err_make(ERR_INPUT, "module %s: PEFT knows A and B only; fold the rest first",
+                            module[i].name);
+        if (!a->f32 || !b->f32 || a->rows != b->cols || a->rows != module[i].rank)
+            return err_make(ERR_INPUT, "module %s: expected A and B of one rank", module[i].name);
+        if (!(module[i].alpha > 0) || !isfinite(module[i].alpha))
+            return err_make(ERR_INPUT, "module %s: alpha %g, expected a number above zero",
+                            module[i].name, module[i].alpha);
+    }
+    return count ? ERR_NONE : err_make(ERR_INPUT, "no adapted module to write");
+}
+
+err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
+                            const struct adapter_file_module *module, size_t count, bool replace)
+{
+    const struct adapter_file_peft what = {
+        .meta = meta, .module = module, .count = count, .replace = replace};
+    return adapter_file_save_peft(dir, &what);
+}
+
+err adapter_file_save_peft(const char *dir, const struct adapter_file_peft *what)
+{
+    char made[LIMIT_PATH_BYTES + 32], clean[LIMIT_PATH_BYTES];
+    err e = check_peft(what->module, what->count);
+    if (err_is(e)) return err_in(e, "%s", dir);
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    if (n == 0 || n + 64 > sizeof clean)
+        return err_make(ERR_INPUT, "%.80s: not a usable path", dir);
+    snprintf(clean, sizeof clean, "%.*s", (int)n, dir);
+    if (!what->replace && file_exists(clean))
+        return err_make(ERR_INPUT, "%s: exists already", clean);
+    if (file_exists(clean) && !file_is_dir(clean))
+        return err_make(ERR_INPUT, "%s: is a file, expected a directory", clean);
+    snprintf(made, sizeof made, "%s.part-%d", clean, (int)getpid());
+    remove_adapter(made);
+    if (mkdir(made, 0777) != 0) return err_sys(errno, "%s", made);
+    e = fill_directory(made, what);
+    if (!err_is(e)) e = swap_directory(made, clean);
+    if (err_is(e)) remove_adapter(made);
+    return e;
+}

@@ -1,0 +1,294 @@
+#include "agg/combine/combine_parts.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+void combine_close(struct combine *c)
+{
+    for (size_t i = 0; i < c->file_count; i++)
+        adapter_file_close(&c->file[i]);
+    method_state_close(&c->state);
+    method_report_close(&c->report);
+    arena_close(&c->arena);
+    *c = (struct combine){0};
+}
+
+const char *combine_refusal(const char *method)
+{
+    static const struct {
+        const char *method, *reason;
+    } needs_a_run[] = {
+        {"fed-sb", "combines small matrices between frozen factors that only a run's state has"},
+        {"ffa", "combines B over one frozen A that only a run's state has; for adapters that share "
+                "A, fedit is exact"},
+        {"rolora", "trains B and A in turn from a run's state; for adapters that share one of "
+                   "them, fedit is exact"},
+        {"fedsvd", "combines B over an orthonormal A that only a run's state has; for adapters "
+                   "that share A, fedit is exact"},
+    };
+    for (size_t i = 0; i < sizeof needs_a_run / sizeof *needs_a_run; i++)
+        if (strcmp(needs_a_run[i].method, method) == 0) return needs_a_run[i].reason;
+    return NULL;
+}
+
+bool combine_sums(const struct method *method)
+{
+    static const char *const by_factor[] = {"fedit", "hetlora", "lora-fair"};
+    for (size_t i = 0; i < sizeof by_factor / sizeof *by_factor; i++)
+        if (strcmp(by_factor[i], method->name) == 0) return false;
+    return true;
+}
+
+/* ---- what is asked ---- */
+
+static err check_options(struct combine *c, const struct combine_options *o)
+{
+    const char *name = o->method->name, *refusal = combine_refusal(name);
+    if (refusal) return err_make(ERR_INPUT, "%s %s", name, refusal);
+    if (o->options)
+        c->options = *o->options;
+    else
+        TRY(method_options_parse(&c->options, o->method, NULL, 0));
+    if (c->options.server != METHOD_SERVER_NONE)
+        return err_make(ERR_INPUT, "a server optimizer goes on from round to round: only in a run");
+    c->cut = o->cut;
+    c->bytes = o->bytes;
+    c->stack = o->stack;
+    bool cuts = c->stack || c->bytes || c->cut.rank_max || c->cut.error > 0 || c->cut.energy > 0;
+    if (cuts && !combine_sums(o->method))
+        return err_make(ERR_INPUT, "%s keeps the rank it was given: nothing to cut", name);
+    if (c->stack && strcmp(name, "flora") != 0)
+        return err_make(ERR_INPUT, "%s does not give the stack; flora does", name);
+    if (!cuts && strcmp(name, "florist") == 0) {
+        c->bytes = c->options.bytes;
+        c->cut.energy = c->bytes ? 0 : c->options.energy;
+    }
+    c->cut_to_sent = !cuts && strcmp(name, "flexlora") == 0 && c->options.tail == METHOD_TAIL_DROP;
+    return ERR_NONE;
+}
+
+/* ---- what there is to combine ---- */
+
+static err check_file(const struct adapter_file *f)
+{
+    for (size_t i = 0; i < f->count; i++) {
+        const struct adapter_file_module *m = &f->module[i];
+        if (m->carry_rank || m->factor[ADAPTER_FILE_R].tensor ||
+            (m->rank && (!m->factor[ADAPTER_FILE_A].tensor || !m->factor[ADAPTER_FILE_B].tensor)))
+            return err_make(ERR_INPUT, "%s: module %s: expected A and B only; export it first",
+                            f->path, m->name);
+    }
+    return ERR_NONE;
+}
+
+static err open_files(struct combine *c, const struct combine_options *o)
+{
+    double sum = 0;
+    TRY(arena_take(&c->file, &c->arena, o->count, sizeof *c->file));
+    TRY(arena_take(&c->p, &c->arena, o->count, sizeof *c->p));
+    TRY(arena_take(&c->share, &c->arena, o->count, sizeof *c->share));
+    for (size_t k = 0; k < o->count; k++) {
+        double w = o->weight ? o->weight[k] : 1;
+        if (!(w > 0) || !isfinite(w))
+            return err_make(ERR_INPUT, "%s: weight %g, expected a number above zero", o->path[k],
+                            w);
+        TRY(adapter_file_map_whole(&c->file[k], o->path[k]));
+        c->file_count++;
+        TRY(check_file(&c->file[k]));
+        c->p[k] = w;
+        sum += w;
+    }
+    if (!isfinite(sum)) return err_make(ERR_INPUT, "the weights' sum is not finite");
+    for (size_t k = 0; k < o->count; k++)
+        c->share[k] = c->p[k] /= sum;
+    return ERR_NONE;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct adapter_file_module *)a)->name,
+                  ((const struct adapter_file_module *)b)->name);
+}
+
+/* Every module that some adapter has, once; shapes agree. */
+static err list_modules(struct combine *c)
+{
+    size_t room = 0, kept = 0;
+    for (size_t k = 0; k < c->file_count; k++)
+        room += c->file[k].count;
+    TRY(arena_take(&c->module, &c->arena, room, sizeof *c->module));
+    for (size_t k = 0; k < c->file_count; k++)
+        for (size_t i = 0; i < c->file[k].count; i++)
+            if (c->file[k].module[i].rank) c->module[c->count++] = c->file[k].module[i];
+    if (c->count == 0) return err_make(ERR_INPUT, "no adapted module in any of these");
+    qsort(c->module, c->count, sizeof *c->module, by_name);
+    for (size_t i = 0; i < c->count; i++) {
+        const struct adapter_file_module *m = &c->module[i];
+        const struct adapter_file_module *last = &c->module[kept - (kept > 0)];
+        if (kept == 0 || strcmp(last->name, m->name) != 0)
+            c->module[kept++] = *m;
+        else if (last->d_out != m->d_out || last->d_in != m->d_in)
+            return err_make(ERR_INPUT,
+                            "module %s is (%u, %u) in one adapter and (%u, %u) in another", m->name,
+                            last->d_out, last->d_in, m->d_out, m->d_in);
+    }
+    c->count = kept;
+    return ERR_NONE;
+}
+
+/* Only a base that both say nothing else about can be taken for the same. */
+static bool differ(const char *a, const char *b)
+{
+    return a[0] && b[0] && strcmp(a, b) != 0;
+}
+
+static err agree(struct combine *c, const struct combine_options *o)
+{
+    const struct adapter_file_meta *first = &c->file[0].meta;
+    c->meta = (struct adapter_file_meta){.fan_in_fan_out = first->fan_in_fan_out,
+                                         .base_path = first->base_path,
+                                         .task_type = first->task_type};
+    bool sums = combine_sums(o->method);
+    if (!sums) c->meta.rslora = first->rslora;
+    for (size_t k = 1; k < c->file_count; k++) {
+        const struct adapter_file_meta *m = &c->file[k].meta;
+        const char *path = c->file[k].path, *other = c->file[0].path;
+        if (m->fan_in_fan_out != first->fan_in_fan_out)
+            return err_make(ERR_INPUT, "%s: fan_in_fan_out differs from %s's", path, other);
+        if (differ(m->base, first->base))
+            return err_make(ERR_INPUT, "%s: made for another base than %s", path, other);
+        if (!sums && m->rslora != first->rslora)
+            return err_make(ERR_INPUT, "%s: rslora differs from %s's; %s needs one scale for all",
+                            path, other, o->method->name);
+        if (differ(m->task_type, first->task_type))
+            return err_make(ERR_INPUT, "%s: task_type %s, %s has %s", path, m->task_type, other,
+                            first->task_type);
+        /* Folders are called as their owners like: what is not the same everywhere is left out. */
+        if (strcmp(m->base_path, first->base_path) != 0) c->meta.base_path = "";
+    }
+    return ERR_NONE;
+}
+
+/* ---- all ---- */
+
+static void sum_up(struct combine *c)
+{
+    struct method_report_row *t = &c->report.total;
+    for (size_t i = 0; i < c->count; i++) {
+        const struct method_report_row *r = &c->report.row[i];
+        t->rank = r->rank > t->rank ? r->rank : t->rank;
+        t->sent = r->sent > t->sent ? r->sent : t->sent;
+        t->update_norm = hypot(t->update_norm, r->update_norm);
+        t->error = hypot(t->error, r->error);
+        t->dropped = hypot(t->dropped, r->dropped);
+        t->state_norm = hypot(t->state_norm, r->state_norm);
+    }
+    c->report.count = c->count;
+}
+
+/* One module, into the scratch file and the report. */
+static err one_module(struct combine *c, const struct combine_options *o, size_t i, uint32_t rank)
+{
+    struct method_result out = {0};
+    const char *name = c->module[i].name;
+    err e = combine_module(&out, c, o, i, rank);
+    c->report.row[i] = out.row;
+    if (!err_is(e)) e = method_state_put(&c->state, i, name, &out);
+    arena_close(&out.arena);
+    return e;
+}
+
+static err combine_all(struct combine *c, const struct combine_options *o)
+{
+    uint32_t *rank = NULL;
+    err failed = ERR_NONE;
+    size_t first = SIZE_MAX, done = 0;
+    int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
+    TRY(arena_take(&rank, &c->arena, c->count, sizeof *rank));
+    TRY(combine_robust(c, o, threads));
+    if (c->bytes) TRY(combine_spend(rank, c, threads));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t i = 0; i < c->count; i++) {
+        size_t failed_at;
+#pragma omp atomic read
+        failed_at = first;
+        if (failed_at < i) continue; /* that error stands, whatever comes of this one */
+        err e = one_module(c, o, i, rank[i]);
+#pragma omp critical(combine_all)
+        {
+            if (!err_is(e) && o->step) e = o->step(o->context, ++done, c->count);
+            if (err_is(e) && i < first) {
+                failed = e;
+#pragma omp atomic write
+                first = i;
+            }
+        }
+    }
+    return failed;
+}
+
+/* The modules as they lie in the scratch file. */
+static err keep_modules(struct combine *c)
+{
+    TRY(arena_take(&c->report.row, &c->report.arena, c->count, sizeof *c->report.row));
+    for (size_t i = 0; i < c->count; i++) {
+        const char *name = c->module[i].name;
+        TRY(arena_text(&c->report.row[i].module, &c->report.arena, name, strlen(name)));
+    }
+    return ERR_NONE;
+}
+
+static err combine_results(struct combine *c, const struct combine_options *o)
+{
+    TRY(method_state_open(&c->state, o->scratch, c->count));
+    TRY(keep_modules(c));
+    TRY(combine_all(c, o));
+    TRY(combine_saved_mean(c));
+    TRY(method_state_map(&c->state));
+    combine_saved_map(c);
+    for (size_t i = 0; i < c->count; i++) {
+        const struct adapter_file_module *from = &c->state.module[i];
+        struct adapter_file_module *to = &c->module[i];
+        to->rank = from->rank;
+        to->alpha = from->alpha;
+        to->scale = from->scale;
+        memcpy(to->factor, from->factor, sizeof to->factor);
+    }
+    sum_up(c);
+    return ERR_NONE;
+}
+
+err combine_open(struct combine *out, const struct combine_options *options)
+{
+    struct combine c = {0};
+    err e = ERR_NONE;
+    if (options->count == 0) return err_make(ERR_INPUT, "no adapter to combine");
+    TRY(check_options(&c, options));
+    TRY_OUT(e, open_files(&c, options));
+    TRY_OUT(e, agree(&c, options));
+    TRY_OUT(e, list_modules(&c));
+    TRY_OUT(e, combine_saved_list(&c));
+    int before = lowrank_begin();
+    e = combine_results(&c, options);
+    lowrank_end(before);
+    if (err_is(e)) goto out;
+    *out = c;
+    return ERR_NONE;
+out:
+    combine_close(&c);
+    return e;
+}
+
+err combine_write(const struct combine *c, const char *dir, bool replace)
+{
+    const struct adapter_file_peft what = {.meta = &c->meta,
+                                           .module = c->module,
+                                           .count = c->count,
+                                           .saved = c->saved,
+                                           .saved_count = c->saved_count,
+                                           .from = &c->state.map,
+                                           .replace = replace};
+    return adapter_file_save_peft(dir, &what);
+}

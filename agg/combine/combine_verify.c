@@ -1,0 +1,123 @@
+/* The independent check: plain loops in float64, a row at a time; contract in combine.h. */
+#include "agg/combine/combine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct pair { /* c B A, widened */
+    double c;
+    const float *A, *B;
+    uint32_t r;
+};
+
+static err pair_of(struct pair *out, const struct adapter_file_module *m, double c,
+                   struct arena *arena)
+{
+    out->c = c * m->scale;
+    out->r = m->rank;
+    TRY(adapter_file_f32(&out->A, &m->factor[ADAPTER_FILE_A], arena));
+    return adapter_file_f32(&out->B, &m->factor[ADAPTER_FILE_B], arena);
+}
+
+/* sum (n) += row `row` of c B A */
+static void add_row(double *sum, const struct pair *p, size_t row, size_t n)
+{
+    for (size_t l = 0; l < p->r; l++) {
+        double b = p->c * (double)p->B[row * p->r + l];
+        for (size_t j = 0; j < n; j++)
+            sum[j] += b * (double)p->A[l * n + j];
+    }
+}
+
+static double square_sum(const double *x, size_t n)
+{
+    double sum = 0;
+    for (size_t j = 0; j < n; j++)
+        sum += x[j] * x[j];
+    return sum;
+}
+
+/* Squares of both norms, row by row: (m, 2). The last pair is the result's, with c < 0. */
+static err rows_of(double *square, const struct pair *pair, size_t count,
+                   const struct adapter_file_module *m)
+{
+    bool short_of_memory = false;
+#pragma omp parallel
+    {
+        double *sum = malloc(m->d_in * sizeof *sum);
+        if (!sum) {
+#pragma omp atomic write
+            short_of_memory = true;
+        }
+#pragma omp for
+        for (size_t row = 0; row < m->d_out; row++) {
+            if (!sum) continue;
+            memset(sum, 0, m->d_in * sizeof *sum);
+            for (size_t k = 0; k + 1 < count; k++)
+                add_row(sum, &pair[k], row, m->d_in);
+            square[2 * row] = square_sum(sum, m->d_in);
+            add_row(sum, &pair[count - 1], row, m->d_in);
+            square[2 * row + 1] = square_sum(sum, m->d_in);
+        }
+        free(sum);
+    }
+    return short_of_memory ? err_make(ERR_MACHINE, "no memory for module %s", m->name) : ERR_NONE;
+}
+
+err combine_verify(double *error, double *norm, const struct combine *c, size_t i,
+                   const struct adapter_file *result)
+{
+    const struct adapter_file_module *m = &c->module[i];
+    const struct adapter_file_module *got = result ? adapter_file_find(result, m->name) : m;
+    struct arena arena = {0};
+    struct pair *pair;
+    double *square, sums[2] = {0};
+    size_t count = 0;
+    err e = ERR_NONE;
+    if (!got) return err_make(ERR_INPUT, "%s: module %s is missing", result->path, m->name);
+    TRY_OUT(e, arena_take(&pair, &arena, c->file_count + 1, sizeof *pair));
+    TRY_OUT(e, arena_take(&square, &arena, 2 * (size_t)m->d_out, sizeof *square));
+    for (size_t k = 0; k < c->file_count; k++) {
+        const struct adapter_file_module *x = adapter_file_find(&c->file[k], m->name);
+        if (x && x->rank) TRY_OUT(e, pair_of(&pair[count++], x, c->p[k], &arena));
+    }
+    TRY_OUT(e, pair_of(&pair[count++], got, -1, &arena));
+    TRY_OUT(e, rows_of(square, pair, count, m));
+    for (size_t row = 0; row < m->d_out; row++)
+        for (int s = 0; s < 2; s++)
+            sums[s] += square[2 * row + (size_t)s];
+    *norm = sqrt(sums[0]);
+    *error = sqrt(sums[1]);
+out:
+    for (size_t k = 0; k < c->file_count; k++)
+        adapter_file_drop(&c->file[k]);
+    arena_close(&arena);
+    return e;
+}
+
+err combine_verify_saved(double *error, const struct combine *c, size_t i,
+                         const struct adapter_file *result)
+{
+    const struct tensor *want = c->saved[i].tensor;
+    double off = 0, largest = 0, all = 0;
+    for (size_t k = 0; k < c->file_count; k++)
+        all += c->p[k];
+    if (i >= result->saved_count || strcmp(result->saved[i].name, c->saved[i].name) != 0 ||
+        result->saved[i].tensor->count != want->count)
+        return err_make(ERR_INPUT, "%s: tensor %s is missing", result->path, c->saved[i].name);
+    for (size_t j = 0; j < want->count; j++) {
+        double sum = 0;
+        float x;
+        for (size_t k = 0; k < c->file_count; k++) {
+            const struct tensor *t = c->file[k].saved[i].tensor;
+            TRY(dtype_to_f32(&x, (const char *)t->data + j * (t->size / t->count), t->dtype, 1));
+            sum += c->p[k] / all * (double)x;
+        }
+        memcpy(&x, (const float *)result->saved[i].tensor->data + j, sizeof x);
+        largest = fmax(largest, fabs(sum));
+        off = fmax(off, fabs((double)x - sum));
+    }
+    *error = largest > 0 ? off / largest : off;
+    return ERR_NONE;
+}

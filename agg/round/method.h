@@ -1,0 +1,212 @@
+/* Federated methods: what a client trains and sends, and what the next state is. One const row a
+ * method, one file in agg/methods/. Used by the coordinator and by simulations, in this order:
+ *
+ *     m = method_find("flora");
+ *     method_make_frozen(m, path, &start);      only where m->frozen, none was given, and
+ *                                               the options' basis is seeded
+ *     method_start(m, "state.1", &start);       the state clients train from in round 1
+ *     method_check_update(m, "update", &expect) as each update arrives
+ *     method_next(&report, m, "state.2", &next) when the round closes, and so on
+ *
+ * State number t is what round t trains from; after the last round N comes state N+1, the result. A
+ * state says in its metadata all that the next one needs (run, base, rank, alpha, modules, options,
+ * ...). With basis=gradient rounds 1 and 2 train nothing: members send gradients (agg/algebra/sketch.h),
+ * state 3 has the frozen factors found, and N counts these two rounds too.
+ *
+ * The bytes of a state depend on the previous state, the server's memory that belongs to it, the
+ * updates, their weights and the members' ids, and on nothing else: not on the order or time of
+ * arrival, nor on the number of threads. (One processor type and one set of libraries.) Memory does
+ * not grow with the number of updates: all are mapped, one module a thread is read at a time, and
+ * its pages are dropped.
+ *
+ * Weights are renormalised over the contributions given: p_k = w_k / sum w. A member that did not
+ * send a module has learned nothing there; a module that nobody sent stays as it was. */
+#ifndef AGG_METHOD_H
+#define AGG_METHOD_H
+
+#include "agg/adapter/adapter_file.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/limits.h"
+
+enum { METHOD_A = 1, METHOD_B = 2, METHOD_R = 4 }; /* a set of factors */
+
+struct method_module {
+    const char *name;
+    uint32_t d_out, d_in;
+};
+
+/* Round 1. */
+struct method_start {
+    const char *run;
+    const char *base; /* digest of the base model, 64 hex */
+    uint64_t seed;
+    uint32_t rank; /* of the state's own factors; where members differ, the largest */
+    double alpha;
+    bool rslora;
+    const struct method_module *module; /* what the run adapts; any order */
+    size_t module_count;
+    const char *frozen_path;   /* fed-sb: the file of frozen factors */
+    const char *frozen_digest; /* and its digest, 64 hex */
+    const char *initial_path;  /* NULL, or a PEFT directory or state to go on from */
+    const char *const *option; /* (option_count) "key=value": agg/round/method_options.h */
+    size_t option_count;
+    int threads; /* 0: as many as OpenMP gives */
+};
+
+struct contribution {
+    const char *member; /* unique */
+    double weight;      /* > 0: examples, 1 for uniform, or given; any unit */
+    const char *path;   /* an update that method_check_update() has admitted */
+};
+
+struct method_next {
+    const char *state_path; /* the state these updates started from */
+    const char
+        *frozen_path; /* where the method has frozen factors: for the report's norms; or NULL */
+    const struct contribution *contribution;
+    size_t count;
+    double carry_error; /* flora: relative, per module, all rounds together; 0: drop nothing */
+    uint32_t rounds; /* of the whole run, so that carry_error is spread over them; 0: not known */
+    bool no_report;  /* skip what only the report needs (fedit's error) */
+    int threads;
+    /* What the server keeps for itself between rounds (momentum, second moments), never sent: the
+     * file of the state, NULL where the state names none (fedlora.memory: its digest, checked), and
+     * where the next one goes. Written before the state, only where report->memory_made; the state
+     * names it. Needed where the run has a server optimizer, else NULL. */
+    const char *memory_path, *memory_out;
+    /* Where new frozen factors go, only where report->frozen_made: the state names them from then
+     * on (basis=gradient, round 2). Needed in that round, else NULL. */
+    const char *frozen_out;
+};
+
+/* Frobenius norms in weight space, so scale is folded in. */
+struct method_report_row {
+    const char *module; /* NULL in `total` */
+    uint32_t rank;      /* of what was published (carry, adapter, or R); the largest in `total` */
+    uint32_t sent;      /* members that sent this module */
+    double update_norm; /* of the exact weighted mean change of this round */
+    double error;       /* ||published change - exact change||_F */
+    double dropped;     /* the part of it that recompression cut off */
+    double state_norm;  /* of carry + adapter as published */
+    /* Of the members' changes, and against what the state added before: agg/round/method_diagnose.h. In
+     * `total` cosines are those over all modules, the counts are sums. */
+    double cosine_mean, cosine_least;
+    uint32_t pairs, directions, intruders;
+};
+struct method_report_member {
+    const char *member;
+    double weight; /* its share of the round, after a robust rule too */
+    double norm;   /* of its change, all modules; 0 where no rule looked at it */
+};
+struct method_report {
+    struct method_report_row total; /* root of the sum of squares */
+    struct method_report_row *row;  /* sorted by module */
+    size_t count;
+    struct method_report_member *member; /* sorted by id; only under robust norm, krum, geometric */
+    size_t member_count;
+    bool memory_made, frozen_made; /* these files were written */
+    struct arena arena;
+};
+void method_report_close(struct method_report *report);
+/* {"rank":..,"sent":..,"update_norm":..,"error":..,"dropped":..,"state_norm":..,
+ *  "relative_error": error / update_norm,
+ *  "energy_kept": state_norm^2 / (state_norm^2 + dropped^2), 1 where nothing was cut,
+ *  "cosine_mean":..,"cosine_least":..   only where pairs > 0, "pairs":..,
+ *  "directions":..,"intruders":..       only where directions > 0,
+ *  "modules":[{"module":..,the same},...],
+ *  "members":[{"member":..,"weight":..,"norm":..},...]   only under a robust rule}; canonical. */
+err method_report_json(struct bytes *out, const struct method_report *report);
+
+/* What an update must be. Anything else is ERR_INPUT (ERR_STATE for a wrong round), naming the
+ * tensor and what was expected. Values are read once (finite), and the pages dropped. */
+struct method_expect {
+    const struct adapter_file
+        *state; /* of the round, adapter_file_map()ed: run, base, frozen, modules */
+    const char *member;
+    uint32_t round; /* being trained */
+    uint32_t
+        behind;    /* how many rounds earlier is still taken, where method_takes_late(); 0: none */
+    uint32_t rank; /* this member's; fed-sb: the block it trains, 0: the whole R */
+    double alpha;
+    bool rslora;
+    const char *const *module; /* (module_count) what this member adapts, sorted; NULL: all */
+    size_t module_count;
+};
+
+struct lowrank_svd;      /* agg/algebra/lowrank.h */
+struct method_options;   /* agg/round/method_options.h */
+struct method_round;     /* one module's view of a round: agg/round/method_round.h */
+struct method_beginning; /* one module's view of the start */
+struct method_result;    /* where a module's next factors go */
+
+struct method {
+    const char *name;
+    const char *summary; /* one line, for help texts */
+    /* Members may have different ranks. Unless `fresh`, one of smaller rank than the state's starts
+     * from the leading rows of A, columns of B or block of R, and what it does not hold stays
+     * frozen beside it (fed-sb, ffa, flexlora); or, with `truncates`, is not there while it trains
+     * (hetlora). */
+    bool mixed_ranks, truncates;
+    bool prunes;      /* an update may have a smaller rank than assigned, from then the member's */
+    bool equal_scale; /* alpha and rslora must be the same for all */
+    bool exact;       /* the published change is the exact weighted mean (to float32) */
+    bool frozen;      /* has a file of frozen factors, sent once by digest */
+    bool carries;     /* adds into the carry; clients apply it frozen */
+    bool averages;    /* trained factors are averaged one by one: server optimizers work on them */
+    bool fresh;       /* clients draw A by method_fresh_a() and zero B at each round's start; else
+                         they start from the state's factors */
+    /* Trained and sent in that round of training (1, 2, ...): METHOD_A | METHOD_B | ... Ask
+     * method_task(), which knows of rounds that train nothing. */
+    unsigned (*factors)(uint32_t round);
+    err (*start)(struct method_result *out, const struct method_beginning *beginning);
+    /* Where at least one member sent the module. */
+    err (*next)(struct method_result *out, const struct method_round *round);
+    /* NULL, or what a budget of bytes over all modules (options.bytes) is spent on: the singular
+     * values of this module's sum. next() then finds the module's share in round->rank_max. */
+    err (*spectrum)(struct lowrank_svd *out, const struct method_round *round);
+};
+
+/* What a member does in a round. Gradients are those of W = W0 + s B A at the state's A and B, one
+ * of them zero; the server divides by the s that the update's metadata and shapes give. */
+struct method_task {
+    unsigned trains; /* METHOD_A | METHOD_B | METHOD_R: trains and sends these factors ... */
+    bool gradient;   /* ... or sends the mean raw gradient of them instead */
+};
+void method_task(struct method_task *out, const struct method *method,
+                 const struct method_options *options, uint32_t round);
+/* Rounds at the start that only find the basis: METHOD_SETUP_ROUNDS with basis=gradient, else 0. */
+enum { METHOD_SETUP_ROUNDS = 2 };
+uint32_t method_setup_rounds(const struct method_options *options);
+
+/* An update of an earlier round still says what its member had learned: it began afresh, or trained
+ * beside factors that never change, or sent all that it ran. Not where the rest of the pair, or the
+ * carry that goes with it, has changed since (rolora, fedsvd, fedex, flexlora). */
+bool method_takes_late(const struct method *method);
+
+const struct method *method_find(const char *name); /* or NULL */
+const char *const *method_names(void);              /* NULL-terminated, for help and choices */
+
+/* All that method_start() would refuse, without writing anything: for CreateRun. */
+err method_check_start(const struct method *method, const struct method_start *start);
+err method_make_frozen(const struct method *method, const char *path,
+                       const struct method_start *start);
+err method_start(const struct method *method, const char *path, const struct method_start *start);
+err method_check_update(const struct method *method, const char *path,
+                        const struct method_expect *expect);
+/* Writes the next state to `path` (whole or absent; replaces what is there). */
+err method_next(struct method_report *report, const struct method *method, const char *path,
+                const struct method_next *next);
+
+/* The A that a client of a `fresh` method starts a round from, the same wherever it is drawn:
+ * uniform in +-1/sqrt(d_in) from the generator keyed by (seed, run, round, member, module). Row i
+ * is the same for every r > i. */
+struct method_fresh {
+    uint64_t seed; /* the run's: Training.seed on the wire */
+    const char *run, *member, *module;
+    uint32_t round;
+};
+void method_fresh_a(float *out /* (r, d_in) */, uint32_t r, uint32_t d_in,
+                    const struct method_fresh *key);
+
+#endif

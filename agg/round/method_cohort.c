@@ -1,0 +1,278 @@
+/* Opening a round; contract in method_cohort.h. */
+#include "agg/round/method_cohort.h"
+
+#include "agg/round/method_state.h"
+#include "base/digest.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* So many members' factors of a module may stay in memory until the module is done. */
+enum { HELD_MEMBERS = 4 };
+
+struct method_sent { /* one module of one update; rank 0: not sent */
+    uint32_t rank;
+    double scale;
+    const float *value[3]; /* A, B, R in the map; NULL: not sent */
+};
+
+/* An update, open: its map and what is in it, and no more. Many are open at once. */
+struct method_update {
+    struct file_map map;
+    struct method_sent *module; /* (state modules) */
+};
+
+void method_cohort_close(struct method_cohort *c)
+{
+    for (size_t i = 0; i < c->opened; i++)
+        file_map_close(&c->update[i].map);
+    adapter_file_close(&c->state);
+    adapter_file_close(&c->frozen);
+    adapter_file_close(&c->memory);
+    json_decref(c->dropped);
+    arena_close(&c->arena);
+    *c = (struct method_cohort){0};
+}
+
+static int by_member(const void *a, const void *b)
+{
+    return strcmp((*(const struct contribution *const *)a)->member,
+                  (*(const struct contribution *const *)b)->member);
+}
+
+static err weigh(struct method_cohort *c, const struct method_next *next)
+{
+    double sum = 0;
+    c->count = next->count;
+    TRY(arena_take(&c->member, &c->arena, c->count, sizeof *c->member));
+    TRY(arena_take(&c->p, &c->arena, c->count, sizeof *c->p));
+    TRY(arena_take(&c->update, &c->arena, c->count, sizeof *c->update));
+    for (size_t i = 0; i < c->count; i++)
+        c->member[i] = &next->contribution[i];
+    if (c->count) qsort(c->member, c->count, sizeof *c->member, by_member);
+    for (size_t i = 0; i < c->count; i++) {
+        const struct contribution *x = c->member[i];
+        if (!(x->weight > 0) || !isfinite(x->weight))
+            return err_make(ERR_INPUT, "member %s: weight %g, expected a number above zero",
+                            x->member, x->weight);
+        if (i && strcmp(c->member[i - 1]->member, x->member) == 0)
+            return err_make(ERR_INPUT, "member %s has two updates in one round", x->member);
+        sum += x->weight;
+    }
+    for (size_t i = 0; i < c->count; i++)
+        c->p[i] = c->member[i]->weight / sum;
+    return isfinite(sum) ? ERR_NONE : err_make(ERR_INPUT, "the weights' sum is not finite");
+}
+
+/* Keeps the map and where the factors lie; the rest of an open file is let go. */
+static err update_open(struct method_update *out, struct method_cohort *c, const char *path)
+{
+    struct adapter_file file = {0};
+    struct method_update u = {0};
+    err e = ERR_NONE;
+    TRY(adapter_file_map(&file, path));
+    TRY_OUT(e, arena_take(&u.module, &c->arena, c->state.count, sizeof *u.module));
+    for (size_t i = 0; i < c->state.count; i++) {
+        const struct adapter_file_module *state = &c->state.module[i];
+        const struct adapter_file_module *m = adapter_file_find(&file, state->name);
+        if (!m) continue;
+        if ((m->d_out && m->d_out != state->d_out) || (m->d_in && m->d_in != state->d_in)) {
+            e = err_make(ERR_INPUT, "%s: module %s is not of the state's shape", path, m->name);
+            goto out;
+        }
+        u.module[i] = (struct method_sent){.rank = m->rank, .scale = m->scale};
+        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++) {
+            if (m->factor[r].tensor && !m->factor[r].f32) {
+                e = err_make(ERR_INPUT, "%s: tensor %s: expected aligned F32", path,
+                             m->factor[r].tensor->name);
+                goto out;
+            }
+            u.module[i].value[r] = m->factor[r].f32;
+        }
+    }
+    u.map = file.tensors.map;
+    file.tensors.map = (struct file_map){0};
+    *out = u;
+out:
+    adapter_file_close(&file);
+    return e;
+}
+
+/* The memory that belongs to the state, by digest. */
+static err open_memory(struct method_cohort *c, const struct method_next *next)
+{
+    const char *named = c->state.meta.memory;
+    char text[DIGEST_TEXT_BYTES];
+    struct digest digest;
+    if (c->options.server != METHOD_SERVER_NONE && !next->memory_out)
+        return err_make(ERR_INPUT, "no place is given for the server's memory");
+    if (!named[0]) return ERR_NONE;
+    if (!next->memory_path)
+        return err_make(ERR_INPUT, "%s: its server's memory %.16s... is not given", c->state.path,
+                        named);
+    TRY(digest_of_file(&digest, next->memory_path));
+    digest_text(text, &digest);
+    if (strcmp(text, named) != 0)
+        return err_make(ERR_INPUT, "%s: not the memory that %s names: %.16s..., expected %.16s...",
+                        next->memory_path, c->state.path, text, named);
+    TRY(adapter_file_map(&c->memory, next->memory_path));
+    c->has_memory = true;
+    return ERR_NONE;
+}
+
+err method_cohort_open(struct method_cohort *out, const struct method *method,
+                       const struct method_next *next)
+{
+    struct method_cohort c = {0};
+    err e = ERR_NONE;
+    TRY_OUT(e, weigh(&c, next));
+    TRY_OUT(e, adapter_file_map(&c.state, next->state_path));
+    if (c.state.meta.kind != ADAPTER_FILE_STATE || strcmp(c.state.meta.method, method->name) != 0) {
+        e = err_make(ERR_INPUT, "%s: expected a state of the method %s", next->state_path,
+                     method->name);
+        goto out;
+    }
+    TRY_OUT(e, method_options_read(&c.options, method, c.state.meta.options));
+    method_task(&c.task, method, &c.options, c.state.meta.round ? c.state.meta.round : 1);
+    TRY_OUT(e, open_memory(&c, next));
+    TRY_OUT(e, method_state_dropped_parse(&c.dropped, &c.state));
+    if (method->frozen && next->frozen_path) {
+        TRY_OUT(e, adapter_file_map(&c.frozen, next->frozen_path));
+        c.has_frozen = true;
+    }
+    for (; c.opened < c.count; c.opened++) {
+        e = update_open(&c.update[c.opened], &c, c.member[c.opened]->path);
+        if (err_is(e)) {
+            e = err_in(e, "member %s", c.member[c.opened]->member);
+            goto out;
+        }
+    }
+    *out = c;
+    return ERR_NONE;
+out:
+    method_cohort_close(&c);
+    return e;
+}
+
+/* A copy of the module with every factor readable. */
+static err module_copy(struct adapter_file_module *out, const struct adapter_file_module *m,
+                       struct arena *arena)
+{
+    *out = *m;
+    for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
+        if (out->factor[r].tensor)
+            TRY(adapter_file_f32(&out->factor[r].f32, &out->factor[r], arena));
+    return ERR_NONE;
+}
+
+static void sent_shapes(uint32_t rows[3], uint32_t cols[3], const struct adapter_file_module *state,
+                        uint32_t rank)
+{
+    rows[ADAPTER_FILE_A] = rows[ADAPTER_FILE_R] = rank;
+    cols[ADAPTER_FILE_B] = cols[ADAPTER_FILE_R] = rank;
+    cols[ADAPTER_FILE_A] = state->d_in;
+    rows[ADAPTER_FILE_B] = state->d_out;
+}
+
+static void view_sent(struct adapter_file_module *out, const struct adapter_file_module *state,
+                      const struct method_sent *sent)
+{
+    uint32_t rows[3], cols[3];
+    sent_shapes(rows, cols, state, sent->rank);
+    *out = (struct adapter_file_module){.name = state->name,
+                                        .d_out = state->d_out,
+                                        .d_in = state->d_in,
+                                        .rank = sent->rank,
+                                        .scale = sent->scale};
+    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_R; r++)
+        if (sent->value[r])
+            out->factor[r] = (struct adapter_file_factor){
+                .f32 = sent->value[r], .rows = rows[r], .cols = cols[r]};
+}
+
+/* The whole map goes, not the module's part: the kernel brings in pages around those asked for, and
+ * by how much is its own affair (whole folios of megabytes since Linux 6). What another thread is
+ * reading comes back from the page cache. */
+static void done_with(const struct method_round *round, size_t k)
+{
+    const struct method_cohort *c = round->files;
+    file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
+}
+
+static err gather(struct method_view *s, struct method_round *round, const struct method_cohort *c,
+                  size_t i)
+{
+    const char *name = c->state.module[i].name;
+    TRY(arena_take(&s->copy, &s->arena, c->count, sizeof *s->copy));
+    TRY(arena_take(&s->update, &s->arena, c->count, sizeof *s->update));
+    TRY(module_copy(&s->state, &c->state.module[i], &s->arena));
+    for (size_t k = 0; k < c->count; k++) {
+        if (!c->update[k].module[i].rank) continue;
+        view_sent(&s->copy[k], &s->state, &c->update[k].module[i]);
+        s->update[k] = &s->copy[k];
+    }
+    const struct adapter_file_module *frozen =
+        c->has_frozen ? adapter_file_find(&c->frozen, name) : NULL;
+    if (frozen) {
+        TRY(module_copy(&s->frozen, frozen, &s->arena));
+        round->frozen = &s->frozen;
+    }
+    round->module = &s->state;
+    round->update = s->update;
+    round->p = c->p;
+    round->count = c->count;
+    if (c->count > HELD_MEMBERS) round->done = done_with;
+    round->files = c;
+    if (c->dropped) round->dropped = json_number_value(json_object_get(c->dropped, name));
+    return ERR_NONE;
+}
+
+/* Nothing of the module just read stays in memory. */
+static void drop_pages(const struct method_cohort *c)
+{
+    file_map_drop(&c->state.tensors.map, 0, c->state.tensors.map.size);
+    if (c->has_frozen) file_map_drop(&c->frozen.tensors.map, 0, c->frozen.tensors.map.size);
+    if (c->has_memory) file_map_drop(&c->memory.tensors.map, 0, c->memory.tensors.map.size);
+    for (size_t k = 0; k < c->count; k++)
+        file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
+}
+
+err method_view_finite(const struct adapter_file_module *m)
+{
+    for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
+        const struct adapter_file_factor *x = &m->factor[r];
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        size_t n = (size_t)x->rows * x->cols, bad = x->f32 ? adapter_file_first_bad(x->f32, n) : n;
+        if (bad == n) continue;
+        adapter_file_tensor_name(name, m->name, (enum adapter_file_role)r);
+        return err_make(ERR_INPUT, "tensor %s: value %zu is %s, expected finite numbers", name, bad,
+                        isnan(x->f32[bad]) ? "NaN" : "infinite");
+    }
+    return ERR_NONE;
+}
+
+err method_view_blame(const struct method_view *s, const struct method_cohort *c, err otherwise)
+{
+    for (size_t k = 0; k < c->count; k++) {
+        err e = s->update[k] ? method_view_finite(s->update[k]) : ERR_NONE;
+        if (err_is(e)) return err_in(e, "member %s", c->member[k]->member);
+    }
+    err e = method_view_finite(&s->state);
+    return err_is(e) ? err_in(e, "%s", c->state.path) : otherwise;
+}
+
+err method_view_open(struct method_view *out, struct method_round *round,
+                     const struct method_cohort *c, size_t i)
+{
+    err e = gather(out, round, c, i); /* factors point into *out itself */
+    if (err_is(e)) method_view_close(out, c);
+    return e;
+}
+
+void method_view_close(struct method_view *view, const struct method_cohort *c)
+{
+    arena_close(&view->arena);
+    *view = (struct method_view){0};
+    drop_pages(c);
+}

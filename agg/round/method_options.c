@@ -1,0 +1,367 @@
+#include "agg/round/method_options.h"
+
+#include "base/json.h"
+#include "base/text.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHOICES = 7, VALUE_BYTES = 64, TEXT_MAX = 4096 };
+enum kind { CHOICE, NUMBER, WHOLE };
+
+struct row {
+    struct method_option shown;
+    enum kind kind;
+    const char *choice[CHOICES]; /* in the order of the enum */
+    double least, most, normal;  /* of a CHOICE the index */
+    size_t at;                   /* in struct method_options */
+};
+
+#define AT(field) offsetof(struct method_options, field)
+
+static const struct row rows[] = {
+    {{"server", "none|fedavgm|fedadagrad|fedadam|fedyogi", "none", NULL, "the server's optimizer"},
+     CHOICE,
+     {"none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"},
+     .at = AT(server)},
+    {{"server_lr", "above 0", "1 for fedavgm, else 0.01", NULL, "its learning rate"},
+     NUMBER,
+     .least = 1e-12,
+     .most = 1e6,
+     .at = AT(server_lr)},
+    {{"server_beta1", "0..0.9999", "0.9", NULL, "decay of its momentum"},
+     NUMBER,
+     .most = 0.9999,
+     .normal = 0.9,
+     .at = AT(server_beta1)},
+    {{"server_beta2", "0..0.999999", "0.99", NULL, "decay of its second moments"},
+     NUMBER,
+     .most = 0.999999,
+     .normal = 0.99,
+     .at = AT(server_beta2)},
+    {{"server_tau", "1e-12..1e6", "0.001", NULL, "added to the root of its second moments"},
+     NUMBER,
+     .least = 1e-12,
+     .most = 1e6,
+     .normal = 1e-3,
+     .at = AT(server_tau)},
+    {{"robust", "none|norm|krum|median|trimmed|geometric", "none", NULL,
+      "how to bear members that send what they should not"},
+     CHOICE,
+     {"none", "norm", "krum", "median", "trimmed", "geometric"},
+     .at = AT(robust)},
+    {{"robust_norm", "above 0", "the round's median norm", NULL, "norm: the bound"},
+     NUMBER,
+     .least = 1e-30,
+     .most = 1e30,
+     .at = AT(robust_norm)},
+    {{"robust_faulty", "1..5000", "as many as the round can bear", NULL,
+      "krum: how many members may be faulty"},
+     WHOLE,
+     .least = 1,
+     .most = LIMIT_MEMBERS / 2,
+     .at = AT(robust_faulty)},
+    {{"robust_trim", "0.001..0.499", "0.2", NULL, "trimmed: share cut off at each end"},
+     NUMBER,
+     .least = 0.001,
+     .most = 0.499,
+     .normal = 0.2,
+     .at = AT(robust_trim)},
+    {{"prox", "0..1e6", "0", NULL, "FedProx: pulls training towards the round's start"},
+     NUMBER,
+     .most = 1e6,
+     .at = AT(prox)},
+    {{"prune_gamma", "0.01..1", "0.99", "hetlora", "share of the rank that pruning keeps"},
+     NUMBER,
+     .least = 0.01,
+     .most = 1,
+     .normal = 0.99,
+     .at = AT(prune_gamma)},
+    {{"prune_lambda", "0..1e6", "0.001", "hetlora", "weight of the term that prunes; 0: never"},
+     NUMBER,
+     .most = 1e6,
+     .normal = 1e-3,
+     .at = AT(prune_lambda)},
+    {{"tail", "drop|carry", "drop", "flexlora", "what becomes of the SVD's tail"},
+     CHOICE,
+     {"drop", "carry"},
+     .at = AT(tail)},
+    {{"energy", "0.01..1", "0.99", "florist", "share of the squared norm to keep, per module"},
+     NUMBER,
+     .least = 0.01,
+     .most = 1,
+     .normal = 0.99,
+     .at = AT(energy)},
+    {{"bytes", "1..1e12", "by energy", "florist", "of a round's sum, spent over all modules"},
+     WHOLE,
+     .least = 1,
+     .most = 1e12,
+     .at = AT(bytes)},
+    {{"fair_lambda", "0..1e6", "0.01", "lora-fair", "weight of the correction's own norm"},
+     NUMBER,
+     .most = 1e6,
+     .normal = 0.01,
+     .at = AT(fair_lambda)},
+    {{"fair_solve", "closed|cosine", "closed", "lora-fair", "closed form, or the paper's steps"},
+     CHOICE,
+     {"closed", "cosine"},
+     .at = AT(fair_solve)},
+    {{"basis", "seeded|weights|gradient", "seeded", "fed-sb ffa",
+      "drawn, a file's, or from gradients"},
+     CHOICE,
+     {"seeded", "weights", "gradient"},
+     .at = AT(basis)},
+};
+enum { ROWS = sizeof rows / sizeof *rows };
+
+const struct method_option *method_options_table(size_t *count)
+{
+    static struct method_option shown[ROWS];
+    for (size_t i = 0; i < ROWS; i++)
+        shown[i] = rows[i].shown;
+    *count = ROWS;
+    return shown;
+}
+
+static const struct row *row_of(const char *key)
+{
+    size_t i = 0;
+    while (strcmp(rows[i].shown.key, key) != 0)
+        REQUIRE(++i < ROWS);
+    return &rows[i];
+}
+
+/* ---- one value ---- */
+
+static double get(const struct method_options *o, const struct row *row)
+{
+    const char *field = (const char *)o + row->at;
+    if (row->kind == NUMBER) return *(const double *)(const void *)field;
+    if (row->at == AT(bytes)) return (double)*(const uint64_t *)(const void *)field;
+    return (double)*(const uint32_t *)(const void *)field; /* enums too */
+}
+
+static void set(struct method_options *o, const struct row *row, double value)
+{
+    char *field = (char *)o + row->at;
+    _Static_assert(sizeof(enum method_server) == sizeof(uint32_t), "enums are as wide as int");
+    if (row->kind == NUMBER)
+        *(double *)(void *)field = value;
+    else if (row->at == AT(bytes))
+        *(uint64_t *)(void *)field = (uint64_t)value;
+    else
+        *(uint32_t *)(void *)field = (uint32_t)value;
+}
+
+static err value_of(double *out, const struct row *row, const char *text)
+{
+    int64_t whole = 0;
+    err e = ERR_NONE;
+    if (row->kind == CHOICE) {
+        for (int i = 0; i < CHOICES && row->choice[i]; i++)
+            if (strcmp(row->choice[i], text) == 0) {
+                *out = i;
+                return ERR_NONE;
+            }
+        return err_make(ERR_INPUT, "option %s=%.40s: expected %s", row->shown.key, text,
+                        row->shown.values);
+    }
+    if (row->kind == NUMBER) e = text_parse_num(out, text, row->least, row->most);
+    if (row->kind == WHOLE) {
+        e = text_parse_int(&whole, text, (int64_t)row->least, (int64_t)row->most);
+        *out = (double)whole;
+    }
+    return err_is(e) ? err_in(e, "option %s", row->shown.key) : e;
+}
+
+/* `name` is one of the words of `list`. */
+static bool listed(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *at = list; at && *at;) {
+        size_t word = strcspn(at, " ");
+        if (word == n && strncmp(at, name, n) == 0) return true;
+        at += word + (at[word] == ' ');
+    }
+    return false;
+}
+
+static err find_row(const struct row **out, const struct method *method, const char *key)
+{
+    const char *keys[ROWS];
+    for (size_t i = 0; i < ROWS; i++) {
+        keys[i] = rows[i].shown.key;
+        if (strcmp(keys[i], key) != 0) continue;
+        if (rows[i].shown.methods && !listed(rows[i].shown.methods, method->name))
+            return err_make(ERR_INPUT, "option %s: of %s, not of %s", key, rows[i].shown.methods,
+                            method->name);
+        *out = &rows[i];
+        return ERR_NONE;
+    }
+    const char *near = text_nearest(key, keys, ROWS);
+    return err_make(ERR_INPUT, "option \"%.40s\" is not known%s%s%s", key,
+                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
+/* ---- all of them ---- */
+
+static bool one_factor(const struct method *method)
+{
+    unsigned set = method->factors(1);
+    return (set & (set - 1)) == 0;
+}
+
+static err check_server(const struct method_options *o, const struct method *method)
+{
+    if (o->server == METHOD_SERVER_NONE || method->averages) return ERR_NONE;
+    const char *name = row_of("server")->choice[o->server];
+    if (o->server != METHOD_SERVER_FEDAVGM)
+        return err_make(ERR_INPUT,
+                        "server=%s: second moments are kept per trained value, and %s publishes "
+                        "products, which have no such values; expected fedavgm or none",
+                        name, method->name);
+    if (!method->carries || (strcmp(method->name, "flexlora") == 0 && o->tail == METHOD_TAIL_DROP))
+        return err_make(ERR_INPUT, "server=%s: %s%s keeps no carry to add momentum to", name,
+                        method->name, method->carries ? " with tail=drop" : "");
+    return ERR_NONE;
+}
+
+static err check_robust(const struct method_options *o, const struct method *method)
+{
+    bool by_value = o->robust == METHOD_ROBUST_MEDIAN || o->robust == METHOD_ROBUST_TRIMMED;
+    if (by_value && (!method->averages || !one_factor(method)))
+        return err_make(ERR_INPUT,
+                        "robust=%s: single values of A and B mean nothing apart ((BQ)(Q^-1 A) is "
+                        "BA); for %s expected norm, krum or geometric",
+                        row_of("robust")->choice[o->robust], method->name);
+    return ERR_NONE;
+}
+
+/* Keys that say something only where another one does. */
+static err check_needed(const struct method_options *o, const bool *given)
+{
+    static const struct {
+        const char *key;
+        enum method_robust robust; /* NONE: any server */
+    } needs[] = {{"server_lr", METHOD_ROBUST_NONE},     {"server_beta1", METHOD_ROBUST_NONE},
+                 {"server_beta2", METHOD_ROBUST_NONE},  {"server_tau", METHOD_ROBUST_NONE},
+                 {"robust_norm", METHOD_ROBUST_NORM},   {"robust_faulty", METHOD_ROBUST_KRUM},
+                 {"robust_trim", METHOD_ROBUST_TRIMMED}};
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
+        if (!given[row_of(needs[i].key) - rows]) continue;
+        if (needs[i].robust == METHOD_ROBUST_NONE && o->server == METHOD_SERVER_NONE)
+            return err_make(ERR_INPUT, "option %s: without a server optimizer (server=...)",
+                            needs[i].key);
+        if (needs[i].robust != METHOD_ROBUST_NONE && o->robust != needs[i].robust)
+            return err_make(ERR_INPUT, "option %s: without robust=%s", needs[i].key,
+                            row_of("robust")->choice[needs[i].robust]);
+    }
+    return ERR_NONE;
+}
+
+static void set_defaults(struct method_options *o)
+{
+    *o = (struct method_options){0};
+    for (size_t i = 0; i < ROWS; i++)
+        set(o, &rows[i], rows[i].normal);
+}
+
+static err set_one(struct method_options *o, bool given[ROWS], const struct method *method,
+                   const char *key, const char *text)
+{
+    const struct row *row = NULL;
+    double value = 0;
+    TRY(find_row(&row, method, key));
+    if (given[row - rows]) return err_make(ERR_INPUT, "option %s is given twice", key);
+    TRY(value_of(&value, row, text));
+    given[row - rows] = true;
+    set(o, row, value);
+    return ERR_NONE;
+}
+
+static err finish(struct method_options *out, struct method_options *o, const bool *given,
+                  const struct method *method)
+{
+    TRY(check_needed(o, given));
+    TRY(check_server(o, method));
+    TRY(check_robust(o, method));
+    if (o->server != METHOD_SERVER_NONE && o->server_lr == 0)
+        o->server_lr = o->server == METHOD_SERVER_FEDAVGM ? 1 : 0.01;
+    *out = *o;
+    return ERR_NONE;
+}
+
+err method_options_parse(struct method_options *out, const struct method *method,
+                         const char *const *option, size_t count)
+{
+    struct method_options o;
+    bool given[ROWS] = {0};
+    set_defaults(&o);
+    for (size_t i = 0; i < count; i++) {
+        char key[VALUE_BYTES];
+        const char *equals = strchr(option[i], '=');
+        size_t n = equals ? (size_t)(equals - option[i]) : 0;
+        if (n == 0 || n >= sizeof key)
+            return err_make(ERR_INPUT, "option \"%.60s\": expected key=value", option[i]);
+        memcpy(key, option[i], n);
+        key[n] = '\0';
+        TRY(set_one(&o, given, method, key, equals + 1));
+    }
+    return finish(out, &o, given, method);
+}
+
+err method_options_text(const char **out, const struct method_options *options, struct arena *arena)
+{
+    struct bytes text = {.max = TEXT_MAX};
+    json_t *map = json_object();
+    bool fine = map != NULL;
+    for (size_t i = 0; i < ROWS && fine; i++) {
+        double value = get(options, &rows[i]);
+        if (value == rows[i].normal) continue;
+        json_t *item = rows[i].kind == CHOICE   ? json_string(rows[i].choice[(int)value])
+                       : rows[i].kind == NUMBER ? json_real(value)
+                                                : json_integer((json_int_t)value);
+        fine = json_object_set_new(map, rows[i].shown.key, item) == 0;
+    }
+    err e = fine ? ERR_NONE : err_make(ERR_MACHINE, "no memory for options");
+    if (fine && json_object_size(map)) e = json_write(&text, map);
+    if (!err_is(e)) e = arena_text(out, arena, text.size ? (const char *)text.data : "", text.size);
+    bytes_close(&text);
+    json_decref(map);
+    return e;
+}
+
+err method_options_read(struct method_options *out, const struct method *method, const char *text)
+{
+    struct method_options o;
+    bool given[ROWS] = {0};
+    json_t *map = NULL, *item;
+    const char *key;
+    err e = ERR_NONE;
+    set_defaults(&o);
+    if (text && text[0]) TRY(json_parse(&map, text, strlen(text), "fedlora.options"));
+    if (map && !json_is_object(map)) {
+        e = err_make(ERR_INPUT, "fedlora.options: expected a map");
+        goto out;
+    }
+    json_object_foreach(map, key, item)
+    {
+        char number[VALUE_BYTES];
+        const char *value = json_string_value(item);
+        if (!value && !json_is_number(item)) {
+            e = err_make(ERR_INPUT, "option %.40s: expected a word or a number", key);
+            goto out;
+        }
+        if (json_is_integer(item))
+            snprintf(number, sizeof number, "%lld", (long long)json_integer_value(item));
+        else
+            snprintf(number, sizeof number, "%.17g", json_number_value(item));
+        TRY_OUT(e, set_one(&o, given, method, key, value ? value : number));
+    }
+    e = finish(out, &o, given, method);
+out:
+    json_decref(map);
+    return err_is(e) ? err_in(e, "fedlora.options") : e;
+}

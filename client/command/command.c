@@ -1,0 +1,319 @@
+#include "client/command/command.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/text.h"
+#include "client/command/command_run.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* In the order of --help; one line each. */
+/* clang-format off */
+static const struct command *const commands[] = {
+    &command_inspect,
+    &command_tokenize,
+    &command_train,
+    &command_eval,
+    &command_generate,
+    &command_export,
+    &command_aggregate,
+    &command_basis,
+    &command_join,
+    &command_run_create,
+    &command_run_list,
+    &command_run_status,
+    &command_run_watch,
+    &command_run_pause,
+    &command_run_resume,
+    &command_run_stop,
+    &command_run_export,
+    &command_run_audit,
+    &command_budget_epsilon,
+    &command_budget_noise,
+    &command_budget_steps,
+    &command_budget_verify,
+    &command_doctor,
+};
+/* clang-format on */
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+#define AT(member) offsetof(struct command_common, member)
+static const struct option_row common_rows[] = {
+    {.flag = "json",
+     .kind = OPTION_FLAG,
+     .at = AT(json),
+     .help = "one JSON document as the result"},
+    {.flag = "quiet", .letter = 'q', .kind = OPTION_FLAG, .at = AT(quiet), .help = "no progress"},
+    {.flag = "verbose", .letter = 'v', .kind = OPTION_FLAG, .at = AT(verbose), .help = "say more"},
+    {.flag = "threads",
+     .kind = OPTION_INT,
+     .at = AT(threads),
+     .fallback = "0",
+     .least = 0,
+     .most = LIMIT_THREADS,
+     .help = "processor threads; 0: all"},
+    {.flag = "device",
+     .kind = OPTION_TEXT,
+     .at = AT(device),
+     .fallback = "auto",
+     .value = "cpu|cuda[:n]|auto",
+     .help = "where to compute"},
+    {.flag = "precision",
+     .kind = OPTION_CHOICE,
+     .at = AT(precision),
+     .fallback = "auto",
+     .choices = precisions,
+     .help = "of weights and activations; auto: bf16 where it is fast"},
+    {.flag = "seed",
+     .kind = OPTION_INT,
+     .at = AT(seed),
+     .fallback = "0",
+     .least = 0,
+     .most = 0x1p53,
+     .help = "of all randomness"},
+    {.flag = "help", .letter = 'h', .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
+};
+
+static void on_signal(int number)
+{
+    (void)number;
+    stop_asked = 1;
+}
+
+/* Without SA_RESTART, so that waiting calls return; reset after one, so that a second signal ends.
+ */
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+void command_say(const struct command_common *common, const char *format, ...)
+{
+    if (common->quiet) return;
+    char line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fprintf(stderr, "%s\n", line);
+}
+
+/* Told before the work, not after hours of it. */
+err command_check_unused(const struct command_given *option, size_t count, const char *with)
+{
+    for (size_t i = 0; i < count; i++)
+        if (option[i].given)
+            return err_make(ERR_INPUT, "--%s: expected %s with it", option[i].flag, with);
+    return ERR_NONE;
+}
+
+err command_check_output(const char *path, bool force)
+{
+    char parent[LIMIT_PATH_BYTES] = ".";
+    const char *slash = strrchr(path, '/');
+    if (!*path) return err_make(ERR_INPUT, "an output without a name: expected a path");
+    if (strlen(path) + 64 >= sizeof parent) return err_make(ERR_INPUT, "%.80s...: too long", path);
+    if (slash)
+        snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    if (!force && file_exists(path))
+        return err_make(ERR_INPUT, "%s: exists already; --force replaces it", path);
+    if (!file_is_dir(parent))
+        return err_make(ERR_INPUT, "%s: the folder %s does not exist", path, parent);
+    if (access(parent, W_OK) != 0) return err_sys(errno, "%s", parent);
+    return ERR_NONE;
+}
+
+/* ---- help ---- */
+
+static void print_overview(void)
+{
+    printf(
+        "fedlora %s: fine-tune one language model across institutions that may not share data\n\n",
+        FEDLORA_VERSION);
+    printf("usage: fedlora COMMAND [options]\n\n");
+    for (size_t i = 0; i < COMMANDS; i++)
+        printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
+    printf(
+        "\nfedlora COMMAND --help has the options of one command; --version prints the version.\n");
+}
+
+static struct option_set set_of(const struct command *command, struct option_table table[2])
+{
+    table[0] = (struct option_table){command->rows, command->row_count};
+    table[1] = (struct option_table){common_rows, sizeof common_rows / sizeof *common_rows};
+    return (struct option_set){table, 2};
+}
+
+static err print_help(const struct command *command)
+{
+    struct option_table table[2];
+    struct option_set set = set_of(command, table);
+    struct bytes text = {.max = 1 << 20};
+    err e = option_help(&text, &set);
+    if (!err_is(e) && command->details) {
+        e = bytes_printf(&text, "\n");
+        if (!err_is(e)) e = command->details(&text);
+    }
+    if (!err_is(e))
+        printf("fedlora %s: %s\n\nusage: fedlora %s %s\n\n%s\nexample: %s\n", command->name,
+               command->purpose, command->name, command->usage, (const char *)text.data,
+               command->example);
+    bytes_close(&text);
+    return e;
+}
+
+/* ---- finding and running a command ---- */
+
+static bool is_help(const char *arg)
+{
+    return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0;
+}
+
+static bool asks_help(int argc, char **argv)
+{
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (is_help(argv[i])) return true;
+    return false;
+}
+
+static bool in_group(const struct command *command, const char *group)
+{
+    size_t n = strlen(group);
+    return strncmp(command->name, group, n) == 0 && command->name[n] == ' ';
+}
+
+/* `fedlora run`, `fedlora run --help`, `fedlora run creat`: the group's commands. */
+static err group_main(const char *group, int argc, char **argv)
+{
+    const char *known[COMMANDS];
+    size_t count = 0;
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (in_group(commands[i], group)) known[count++] = commands[i]->name + strlen(group) + 1;
+    if (argc > 0 && asks_help(argc, argv)) {
+        printf("usage: fedlora %s COMMAND [options]\n\n", group);
+        for (size_t i = 0; i < COMMANDS; i++)
+            if (in_group(commands[i], group))
+                printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
+        return ERR_NONE;
+    }
+    const char *nearest = argc > 0 ? text_nearest(argv[0], known, count) : NULL;
+    if (argc == 0 || argv[0][0] == '-')
+        return err_make(ERR_INPUT, "%s needs a command: see fedlora %s --help", group, group);
+    return err_make(ERR_INPUT, "unknown command %s %.40s%s%s%s", group, argv[0],
+                    nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+}
+
+/* The command that argv begins with, and how many words its name took; NULL when none does. */
+static const struct command *find_command(int *words, int argc, char **argv)
+{
+    char two[128] = "";
+    if (argc > 1) snprintf(two, sizeof two, "%.60s %.60s", argv[0], argv[1]);
+    for (size_t i = 0; i < COMMANDS; i++) {
+        bool long_name = strcmp(commands[i]->name, two) == 0;
+        if (!long_name && strcmp(commands[i]->name, argv[0]) != 0) continue;
+        *words = long_name ? 2 : 1;
+        return commands[i];
+    }
+    return NULL;
+}
+
+static err unknown_command(const char *name)
+{
+    const char *known[COMMANDS];
+    for (size_t i = 0; i < COMMANDS; i++)
+        known[i] = commands[i]->name;
+    const char *nearest = text_nearest(name, known, COMMANDS);
+    return err_make(ERR_INPUT, "unknown command %.40s%s%s%s; fedlora --help lists all", name,
+                    nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+}
+
+/* Where the command line names a file of options, that file is weaker than the command line. */
+static err read_options(void *options, const struct command *command, int argc, char **argv,
+                        struct option_list *rest, struct arena *arena)
+{
+    struct option_table table[2];
+    struct option_set set = set_of(command, table);
+    TRY(option_defaults(options, &set, arena));
+    TRY(option_read_args(options, &set, argc, argv, rest, arena));
+    for (size_t i = 0; i < command->row_count; i++) {
+        const struct option_row *row = &command->rows[i];
+        if (!row->flag || strcmp(row->flag, "config") != 0 || row->kind != OPTION_TEXT) continue;
+        const char *path = *(const char **)((char *)options + row->at);
+        if (!path) break;
+        memset(options, 0, command->options_size);
+        TRY(option_defaults(options, &set, arena));
+        TRY(option_read_file(options, &set, path, arena));
+        TRY(option_read_args(options, &set, argc, argv, rest, arena));
+        break;
+    }
+    if (rest->count < command->least)
+        return err_make(ERR_INPUT, "%s: an argument is missing: fedlora %s %s", command->name,
+                        command->name, command->usage);
+    if (rest->count > command->most)
+        return err_make(ERR_INPUT, "%s: unexpected argument \"%.80s\"", command->name,
+                        rest->item[command->most]);
+    return option_check(options, &set);
+}
+
+static err run_command(const struct command *command, int argc, char **argv)
+{
+    struct arena arena = {0};
+    struct option_list rest = {0};
+    void *options = NULL;
+    err e = ERR_NONE;
+    REQUIRE(command->options_size >= sizeof(struct command_common));
+    TRY_OUT(e, arena_take(&options, &arena, 1, command->options_size));
+    TRY_OUT(e, read_options(options, command, argc, argv, &rest, &arena));
+    const struct command_common *common = options;
+    if (common->threads) omp_set_num_threads((int)common->threads); /* of every parallel loop */
+    TRY_OUT(e, command->run(options, &rest, &arena));
+out:
+    arena_close(&arena);
+    return e;
+}
+
+static err dispatch(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_overview();
+        return err_make(ERR_INPUT, "a command is missing");
+    }
+    if (is_help(argv[1]) || strcmp(argv[1], "help") == 0) {
+        print_overview();
+        return ERR_NONE;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("fedlora %s\n", FEDLORA_VERSION);
+        return ERR_NONE;
+    }
+    int words = 0;
+    const struct command *command = find_command(&words, argc - 1, argv + 1);
+    if (command) {
+        if (asks_help(argc - 1 - words, argv + 1 + words)) return print_help(command);
+        return run_command(command, argc - 1 - words, argv + 1 + words);
+    }
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (in_group(commands[i], argv[1])) return group_main(argv[1], argc - 2, argv + 2);
+    return unknown_command(argv[1]);
+}
+
+int command_main(int argc, char **argv)
+{
+    catch_signals();
+    err e = dispatch(argc, argv);
+    /* A full disk behind standard output must not look like success. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && !err_is(e))
+        e = err_sys(errno, "standard output");
+    if (err_is(e)) fprintf(stderr, "fedlora: %s\n", e.text);
+    return err_exit_code(e);
+}

@@ -1,0 +1,232 @@
+/* fedlora aggregate: adapters made by anyone, of different ranks, into one; no coordinator. */
+#include "client/command/command_aggregate.h"
+#include "base/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AT(member) offsetof(struct aggregate_command, member)
+static const struct option_row rows[] = {
+    {.flag = "method",
+     .kind = OPTION_TEXT,
+     .at = AT(method),
+     .fallback = "flora",
+     .value = "M",
+     .help = "flora, fedex: the exact weighted sum of what the adapters do; flexlora: cut to the "
+             "largest rank given; florist: by energy; fedit, hetlora, lora-fair: means of factors, "
+             "with the error that makes"},
+    {.flag = "option",
+     .kind = OPTION_LIST,
+     .at = AT(options),
+     .value = "KEY=VALUE",
+     .help = "an option of the method (docs/aggregate.md); may be repeated"},
+    {.flag = "weights",
+     .kind = OPTION_TEXT,
+     .at = AT(weights),
+     .value = "3,1,2",
+     .help = "one a directory, in any unit; default: all the same"},
+    {.flag = "output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(output),
+     .value = "DIR",
+     .help = "a PEFT directory"},
+    {.flag = "rank",
+     .kind = OPTION_INT,
+     .at = AT(rank),
+     .fallback = "0",
+     .least = 0,
+     .most = LIMIT_RANK,
+     .help = "largest rank of a module; 0: whatever is exact"},
+    {.flag = "error",
+     .kind = OPTION_NUM,
+     .at = AT(error),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "smallest ranks that keep each module's relative error within this"},
+    {.flag = "energy",
+     .kind = OPTION_NUM,
+     .at = AT(energy),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "smallest ranks that keep this part of the squared singular values (0.99 of it is an "
+             "error of 0.1)"},
+    {.flag = "bytes",
+     .kind = OPTION_SIZE,
+     .at = AT(bytes),
+     .fallback = "0",
+     .value = "SIZE",
+     .help = "the result's size at most, spent over all modules where it counts most"},
+    {.flag = "stack",
+     .kind = OPTION_FLAG,
+     .at = AT(stack),
+     .help = "flora: the stack of all factors itself, of their ranks' sum, without recompression: "
+             "fast, and large"},
+    {.flag = "compare",
+     .kind = OPTION_FLAG,
+     .at = AT(compare),
+     .help = "say how far the adapters agree: cosines between what they do, over all pairs"},
+    {.flag = "verify",
+     .kind = OPTION_FLAG,
+     .at = AT(verify),
+     .help = "recompute densely, module by module, and compare with what was written"},
+    COMMAND_ROW_FORCE(AT(force)),
+};
+
+/* "3,1,2": as many as there are directories. */
+static err parse_weights(double **out, const char *text, size_t count, struct arena *arena)
+{
+    double *weight;
+    const char *p = text;
+    TRY(arena_take(&weight, arena, count, sizeof *weight));
+    for (size_t k = 0; k < count; k++) {
+        size_t n = strcspn(p, ",");
+        char one[64];
+        if (n == 0 || n >= sizeof one || (p[n] == 0) != (k + 1 == count))
+            return err_make(ERR_INPUT, "--weights %s: expected %zu numbers, one a directory", text,
+                            count);
+        memcpy(one, p, n);
+        one[n] = 0;
+        err e = text_parse_num(&weight[k], one, 0, 1e300);
+        if (err_is(e)) return err_in(e, "--weights");
+        p += n + 1;
+    }
+    *out = weight;
+    return ERR_NONE;
+}
+
+static err options_read(struct combine_options *out, const struct aggregate_command *o,
+                        const struct option_list *arguments, struct arena *arena)
+{
+    double *weight = NULL;
+    struct combine_options c = {
+        .path = arguments->item,
+        .count = arguments->count,
+        .cut = {.rank_max = (uint32_t)o->rank, .error = o->error, .energy = o->energy},
+        .bytes = o->bytes,
+        .stack = o->stack,
+        .compare = o->compare,
+        .threads = (int)o->common.threads};
+    c.method = method_find(o->method);
+    if (c.method == NULL) {
+        size_t count = 0;
+        while (method_names()[count])
+            count++;
+        const char *near = text_nearest(o->method, method_names(), count);
+        return err_make(ERR_INPUT, "--method %s: no such method%s%s", o->method,
+                        near ? "; did you mean " : "", near ? near : "");
+    }
+    if (o->stack + (o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
+        return err_make(ERR_INPUT, "--rank, --error, --energy, --bytes and --stack: give one");
+    struct method_options *options;
+    TRY(arena_take(&options, arena, 1, sizeof *options));
+    TRY(method_options_parse(options, c.method, o->options.item, o->options.count));
+    c.options = options;
+    if (o->weights) TRY(parse_weights(&weight, o->weights, c.count, arena));
+    size_t n = strlen(o->output);
+    while (n > 1 && o->output[n - 1] == '/')
+        n--;
+    TRY(arena_text(&c.scratch, arena, o->output, n));
+    c.weight = weight;
+    *out = c;
+    return ERR_NONE;
+}
+
+/* What was written is read back and compared with the plain dense sum, which must also agree with
+ * what was reported: rounding aside. */
+static err verify_module(struct aggregate_checked *v, const struct combine *c, size_t i,
+                         const struct adapter_file *written)
+{
+    const struct method_report_row *row = &c->report.row[i];
+    double norm;
+    TRY(stop_check());
+    TRY(combine_verify(&v->error[i], &norm, c, i, written));
+    v->total = hypot(v->total, v->error[i]);
+    v->norm = hypot(v->norm, norm);
+    if (fabs(v->error[i] - row->error) <= 0.01 * row->error + 1e-6 * norm) return ERR_NONE;
+    return err_make(ERR_MACHINE, "%s: module %s: error %.6g when recomputed densely, reported %.6g",
+                    written->path, row->module, v->error[i], row->error);
+}
+
+static err verify(struct aggregate_checked *out, const struct aggregate_command *o,
+                  const struct combine *c, struct arena *arena)
+{
+    struct adapter_file written = {0};
+    struct aggregate_checked v = {0};
+    struct progress progress;
+    err e = ERR_NONE;
+    TRY(arena_take(&v.error, arena, c->count, sizeof *v.error));
+    TRY(adapter_file_map_whole(&written, o->output));
+    progress_begin(&progress, o->common.quiet, "verify", "modules");
+    for (size_t i = 0; i < c->count; i++) {
+        TRY_OUT(e, verify_module(&v, c, i, &written));
+        progress_update(&progress, i + 1, c->count, i + 1, NULL);
+    }
+    for (size_t i = 0; i < c->saved_count; i++) {
+        double error;
+        TRY_OUT(e, combine_verify_saved(&error, c, i, &written));
+        v.saved = fmax(v.saved, error);
+        if (error > 1e-6)
+            e = err_make(ERR_MACHINE, "%s: %s is off by %.3g of its mean", written.path,
+                         c->saved[i].name, error);
+    }
+    *out = v;
+out:
+    progress_end(&progress, NULL);
+    adapter_file_close(&written);
+    return e;
+}
+
+struct aggregate_shown { /* from the first module on: what is refused before needs no line */
+    struct progress progress;
+    bool quiet, begun;
+};
+
+static err show_step(void *context, size_t done, size_t of)
+{
+    struct aggregate_shown *shown = context;
+    if (!shown->begun) progress_begin(&shown->progress, shown->quiet, "aggregate", "modules");
+    shown->begun = true;
+    progress_update(&shown->progress, done, of, done, NULL);
+    return stop_check();
+}
+
+static err aggregate_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    const struct aggregate_command *o = options;
+    struct combine_options how = {0};
+    struct combine c = {0};
+    struct aggregate_checked v = {0};
+    struct aggregate_shown shown = {.quiet = o->common.quiet};
+    TRY(command_check_output(o->output, o->force));
+    TRY(options_read(&how, o, arguments, arena));
+    how.step = show_step;
+    how.context = &shown;
+    err e = combine_open(&c, &how);
+    if (shown.begun) progress_end(&shown.progress, NULL);
+    if (err_is(e)) return e;
+    TRY_OUT(e, combine_write(&c, o->output, o->force));
+    if (o->verify) TRY_OUT(e, verify(&v, o, &c, arena));
+    e = o->common.json ? aggregate_print_json(o, &c, &v) : aggregate_print_text(o, &c, &v);
+out:
+    combine_close(&c);
+    return e;
+}
+
+const struct command command_aggregate = {
+    .name = "aggregate",
+    .purpose = "combine PEFT adapters of any ranks into one, with the error any cut costs",
+    .usage = "ADAPTER-DIR... -o DIR [--method M] [--weights W,W,...] [--rank N | --error E | "
+             "--energy T | --bytes SIZE | --stack] [--option KEY=VALUE]",
+    .example = "fedlora aggregate site-a site-b site-c --weights 300,120,80 --rank 16 -o merged",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof rows[0],
+    .options_size = sizeof(struct aggregate_command),
+    .least = 1,
+    .most = 10000,
+    .run = aggregate_run,
+};

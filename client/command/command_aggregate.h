@@ -1,0 +1,31 @@
+/* What `fedlora aggregate` asks and how it tells what it did; the command itself is in
+ * client/command/command_aggregate.c. */
+#ifndef CLIENT_COMMAND_AGGREGATE_H
+#define CLIENT_COMMAND_AGGREGATE_H
+
+#include "agg/combine/combine.h"
+#include "client/command/command.h"
+#include "client/output/progress.h"
+
+struct aggregate_command {
+    struct command_common common;
+    const char *method, *weights, *output;
+    int64_t rank;
+    double error, energy;
+    uint64_t bytes;
+    struct option_list options;
+    bool stack, compare, verify, force;
+};
+
+struct aggregate_checked { /* --verify: a module, and in total */
+    double *error, total, norm;
+    double saved; /* of tensors saved whole */
+};
+
+err aggregate_print_json(const struct aggregate_command *o, const struct combine *c,
+                         const struct aggregate_checked *v);
+/* Adapters and their weights; modules by kind (--verbose: each), what was kept and lost. */
+err aggregate_print_text(const struct aggregate_command *o, const struct combine *c,
+                         const struct aggregate_checked *v);
+
+#endif

@@ -1,0 +1,313 @@
+/* fedlora doctor: what this machine offers and what would stop it, before any work is started. */
+#include "base/file.h"
+#include "base/text.h"
+#include "client/command/command.h"
+#include "client/output/report.h"
+#include "client/output/table.h"
+#include "client/session/remote.h"
+#include "kernels/backend.h"
+#include "kernels/describe.h"
+
+#include <jansson.h>
+#include <sched.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+struct doctor_command {
+    struct command_common common;
+    struct remote_options remote; /* server NULL: the machine alone */
+};
+
+#define AT(member) offsetof(struct doctor_command, remote) + offsetof(struct remote_options, member)
+static const struct option_row rows[] = {
+    {.flag = "server",
+     .key = "server.address",
+     .kind = OPTION_TEXT,
+     .at = AT(server),
+     .value = "HOST:PORT",
+     .help = "also check the connection to this coordinator; needs --ca, --cert and --key"},
+    {.flag = "ca",
+     .key = "server.ca",
+     .kind = OPTION_TEXT,
+     .at = AT(ca),
+     .value = "FILE",
+     .help = "certificate of the federation's authority (PEM)"},
+    {.flag = "cert",
+     .key = "server.cert",
+     .kind = OPTION_TEXT,
+     .at = AT(cert),
+     .value = "FILE",
+     .help = "our certificate (PEM)"},
+    {.flag = "key",
+     .key = "server.key",
+     .kind = OPTION_TEXT,
+     .at = AT(key),
+     .value = "FILE",
+     .help = "its private key (PEM)"},
+    {.flag = "config",
+     .kind = OPTION_TEXT,
+     .at = AT(config),
+     .value = "FILE",
+     .help = "read options from FILE; the command line wins"},
+};
+
+/* One finding. `problem` says what to do about it; NULL when all is well. */
+struct finding {
+    const char *name;
+    char value[512];
+    const char *problem;
+};
+
+enum { FINDINGS_MAX = 24 };
+struct findings {
+    struct finding finding[FINDINGS_MAX];
+    size_t count;
+};
+
+static struct finding *finding_add(struct findings *f, const char *name)
+{
+    REQUIRE(f->count < FINDINGS_MAX);
+    struct finding *added = &f->finding[f->count++];
+    *added = (struct finding){.name = name};
+    return added;
+}
+
+/* The value of the first line "key<spaces>: value" of a file of /proc, or "". */
+static void proc_value(char *out, size_t bytes, const char *text, const char *key)
+{
+    size_t n = strlen(key);
+    *out = 0;
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, key, n) != 0) continue;
+        const char *value = line + n + strspn(line + n, " \t");
+        if (*value != ':') continue;
+        value += 1 + strspn(value + 1, " \t");
+        snprintf(out, bytes, "%.*s", (int)strcspn(value, "\n"), value);
+        return;
+    }
+}
+
+static bool has_word(const char *text, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = text; (p = strstr(p, word)); p += n)
+        if ((p == text || p[-1] == ' ') && (p[n] == ' ' || p[n] == 0)) return true;
+    return false;
+}
+
+static void find_processor(struct findings *f)
+{
+    static const char *const wanted[] = {"avx2",        "fma",      "avx512f", "avx512_vnni",
+                                         "avx512_bf16", "amx_tile", "amx_bf16"};
+    char *text = NULL, model[256], flags[8192];
+    size_t size;
+    struct finding *processor = finding_add(f, "processor"), *features = finding_add(f, "features");
+    err e = file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20);
+    if (err_is(e)) {
+        processor->problem = "/proc/cpuinfo cannot be read";
+        return;
+    }
+    proc_value(model, sizeof model, text, "model name");
+    proc_value(flags, sizeof flags, text, "flags");
+    snprintf(processor->value, sizeof processor->value, "%s", *model ? model : "unknown");
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (has_word(flags, wanted[i]))
+            used += (size_t)snprintf(features->value + used, sizeof features->value - used, "%s%s",
+                                     used ? " " : "", wanted[i]);
+    if (!has_word(flags, "avx2")) features->problem = "without AVX2 training is very slow";
+    free(text);
+}
+
+/* What the engine itself would choose, not what we would guess from the features. */
+static void find_precision(struct findings *f, const struct command_common *common)
+{
+    const struct backend *backend = NULL;
+    struct backend_context *context = NULL;
+    struct backend_options options = {.threads = (int)common->threads};
+    struct finding *precision = finding_add(f, "precision auto");
+    err e = backend_find(&backend, common->device);
+    if (!err_is(e)) e = backend->open(&context, &options);
+    if (err_is(e)) {
+        snprintf(precision->value, sizeof precision->value, "%s", e.text);
+        precision->problem = "the engine does not start";
+        return;
+    }
+    snprintf(precision->value, sizeof precision->value, "%s on %s",
+             dtype_name(backend->precision(context)), backend->name);
+    backend->close(context);
+}
+
+static void find_cores(struct findings *f)
+{
+    cpu_set_t allowed;
+    int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 0;
+    struct finding *cores = finding_add(f, "cores");
+    snprintf(cores->value, sizeof cores->value, "%d", usable);
+}
+
+static void find_memory(struct findings *f)
+{
+    char *text = NULL, total[64], available[64];
+    size_t size;
+    struct finding *memory = finding_add(f, "memory");
+    err e = file_read_all(&text, &size, "/proc/meminfo", 1 << 20);
+    if (err_is(e)) {
+        memory->problem = "/proc/meminfo cannot be read";
+        return;
+    }
+    proc_value(total, sizeof total, text, "MemTotal");
+    proc_value(available, sizeof available, text, "MemAvailable");
+    char a[32], b[32];
+    uint64_t free_bytes = strtoull(available, NULL, 10) * 1024;
+    text_size(a, sizeof a, free_bytes);
+    text_size(b, sizeof b, strtoull(total, NULL, 10) * 1024);
+    snprintf(memory->value, sizeof memory->value, "%s available of %s", a, b);
+    if (free_bytes < 1500000000) memory->problem = "training a small model needs about 1.5 GB";
+    free(text);
+}
+
+static void find_disk(struct findings *f)
+{
+    struct statvfs fs;
+    struct finding *disk = finding_add(f, "disk here");
+    if (statvfs(".", &fs) != 0) {
+        disk->problem = "the current folder cannot be examined";
+        return;
+    }
+    char text[32];
+    uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    text_size(text, sizeof text, bytes);
+    snprintf(disk->value, sizeof disk->value, "%s free", text);
+    if (bytes < 1000000000) disk->problem = "under 1 GB is left";
+}
+
+/* Certificates are judged by this clock: one from before this program existed is wrong. */
+static void find_clock(struct findings *f)
+{
+    struct finding *clock = finding_add(f, "clock");
+    time_t now = (time_t)(text_wall_ms() / 1000);
+    struct tm tm;
+    gmtime_r(&now, &tm);
+    strftime(clock->value, sizeof clock->value, "%Y-%m-%d %H:%M:%S UTC", &tm);
+    if (tm.tm_year + 1900 < 2024 || tm.tm_year + 1900 > 2100)
+        clock->problem = "the clock is wrong: certificates will be refused";
+}
+
+static void find_system(struct findings *f)
+{
+    struct utsname name;
+    struct finding *system = finding_add(f, "system");
+    if (uname(&name) == 0)
+        snprintf(system->value, sizeof system->value, "%s %s %s", name.sysname, name.release,
+                 name.machine);
+    struct finding *libraries = finding_add(f, "libraries");
+    char computing[200];
+    describe_libraries(computing, sizeof computing);
+    snprintf(libraries->value, sizeof libraries->value, "fedlora %s, %s, libsodium %s, jansson %s",
+             FEDLORA_VERSION, computing, sodium_version_string(), jansson_version_str());
+}
+
+enum { DOCTOR_DAYS_LEFT = 14 };
+
+static void find_server(struct findings *f, const struct remote_options *o)
+{
+    struct rpc_tls_report r;
+    const struct rpc_client_options options = {
+        .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &stop_asked};
+    struct finding *server = finding_add(f, "server");
+    err e = rpc_tls_probe(&r, &options);
+    if (err_is(e)) {
+        snprintf(server->value, sizeof server->value, "%s", e.text);
+        server->problem = "no connection";
+        return;
+    }
+    snprintf(server->value, sizeof server->value, "%s, %s, %s, %lld ms", o->server, r.version,
+             r.cipher, (long long)r.connect_ms);
+    struct finding *theirs = finding_add(f, "server certificate");
+    snprintf(theirs->value, sizeof theirs->value, "for %.400s, %lld days left", r.server_names,
+             (long long)r.server_days_left);
+    if (r.server_days_left < DOCTOR_DAYS_LEFT) theirs->problem = "it runs out soon";
+    struct finding *ours = finding_add(f, "our certificate");
+    snprintf(ours->value, sizeof ours->value, "%s %s of federation %s, %lld days left",
+             r.self.role == RPC_ADMIN ? "admin" : "client", r.self.id, r.self.federation,
+             (long long)r.client_days_left);
+    if (r.client_days_left < DOCTOR_DAYS_LEFT) ours->problem = "it runs out soon";
+    struct finding *health = finding_add(f, "coordinator");
+    bool serving = false;
+    e = remote_health(&serving, &options);
+    snprintf(health->value, sizeof health->value, "%s",
+             err_is(e) ? e.text : (serving ? "serving" : "not serving"));
+    if (err_is(e) || !serving) health->problem = "it takes no calls now";
+}
+
+static err print_json(const struct findings *f, bool well)
+{
+    json_t *list = json_object(), *problems = json_array();
+    for (size_t i = 0; i < f->count; i++) {
+        json_object_set_new(list, f->finding[i].name, json_string(f->finding[i].value));
+        if (f->finding[i].problem)
+            json_array_append_new(
+                problems, json_sprintf("%s: %s", f->finding[i].name, f->finding[i].problem));
+    }
+    json_t *all = json_pack("{s:b, s:o, s:o}", "ok", well, "checks", list, "problems", problems);
+    err e = all ? report_json(all) : err_make(ERR_MACHINE, "no memory for the report");
+    json_decref(all);
+    return e;
+}
+
+static err print_table(const struct findings *f)
+{
+    struct table t;
+    table_begin(&t, "lll");
+    err e = ERR_NONE;
+    for (size_t i = 0; i < f->count; i++) {
+        TRY_OUT(e, table_cell(&t, "%s", f->finding[i].problem ? "!" : "ok"));
+        TRY_OUT(e, table_cell(&t, "%s", f->finding[i].name));
+        TRY_OUT(e, table_cell(&t, "%s%s%s", f->finding[i].value,
+                              f->finding[i].problem && *f->finding[i].value ? ": " : "",
+                              f->finding[i].problem ? f->finding[i].problem : ""));
+    }
+    e = table_print(&t);
+out:
+    table_close(&t);
+    return e;
+}
+
+static err doctor_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arguments, (void)arena;
+    const struct doctor_command *o = options;
+    struct findings f = {.count = 0};
+    find_system(&f);
+    find_processor(&f);
+    find_precision(&f, &o->common);
+    find_cores(&f);
+    find_memory(&f);
+    find_disk(&f);
+    find_clock(&f);
+    if (o->remote.server != NULL) find_server(&f, &o->remote);
+    size_t problems = 0;
+    for (size_t i = 0; i < f.count; i++)
+        problems += f.finding[i].problem != NULL;
+    TRY(o->common.json ? print_json(&f, problems == 0) : print_table(&f));
+    if (problems == 0) return ERR_NONE;
+    return err_make(ERR_MACHINE, "doctor: %zu of %zu checks found a problem", problems, f.count);
+}
+
+const struct command command_doctor = {
+    .name = "doctor",
+    .purpose = "check this machine, and with --server the connection and certificates",
+    .usage = "[--server HOST:PORT --ca FILE --cert FILE --key FILE]",
+    .example = "fedlora doctor --json",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct doctor_command),
+    .run = doctor_run,
+};

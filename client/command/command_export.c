@@ -1,0 +1,255 @@
+/* fedlora export: what was learned, as PEFT, GGUF or a merged model. */
+#include "base/file.h"
+#include "base/text.h"
+#include "client/command/command.h"
+#include "client/export/export.h"
+#include "client/output/report.h"
+#include "client/output/table.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum export_as { EXPORT_PEFT, EXPORT_GGUF, EXPORT_MERGED };
+static const char *const as_names[] = {"peft", "gguf", "merged", NULL};
+static const char *const type_names[] = {"f32", "bf16", NULL};
+
+struct export_command {
+    struct command_common common;
+    int as, type;
+    const char *output, *base, *frozen;
+    int64_t rank;
+    double error;
+    bool force;
+};
+
+#define AT(member) offsetof(struct export_command, member)
+static const struct option_row rows[] = {
+    {.flag = "as",
+     .kind = OPTION_CHOICE,
+     .at = AT(as),
+     .fallback = "peft",
+     .choices = as_names,
+     .help = "what to write"},
+    {.flag = "output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(output),
+     .value = "PATH",
+     .help = "a directory; a file for gguf"},
+    {.flag = "base",
+     .kind = OPTION_TEXT,
+     .at = AT(base),
+     .value = "PATH",
+     .help = "the base model; merged and gguf need it, unless the adapter names it"},
+    {.flag = "frozen",
+     .kind = OPTION_TEXT,
+     .at = AT(frozen),
+     .value = "FILE",
+     .help = "the frozen factors of a state that keeps them apart"},
+    {.flag = "rank",
+     .kind = OPTION_INT,
+     .at = AT(rank),
+     .fallback = "0",
+     .least = 0,
+     .most = LIMIT_RANK,
+     .help = "largest rank of a module; 0: whatever is exact"},
+    {.flag = "error",
+     .kind = OPTION_NUM,
+     .at = AT(error),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "smallest ranks that keep each module's relative error within this"},
+    {.flag = "type",
+     .kind = OPTION_CHOICE,
+     .at = AT(type),
+     .fallback = "f32",
+     .choices = type_names,
+     .help = "of a merged model's weights"},
+    COMMAND_ROW_FORCE(AT(force)),
+};
+
+struct result {
+    const struct export_command *o;
+    const struct flatten *delta;
+    uint64_t bytes;
+    char note[512];
+};
+
+static uint64_t bytes_of(const char *path)
+{
+    struct stat st;
+    uint64_t sum = 0;
+    if (stat(path, &st) != 0) return 0;
+    if (!S_ISDIR(st.st_mode)) return (uint64_t)st.st_size;
+    DIR *d = opendir(path);
+    if (d == NULL) return 0;
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+        char name[LIMIT_PATH_BYTES];
+        if (entry->d_name[0] == '.' || err_is(file_join(name, sizeof name, path, entry->d_name)))
+            continue;
+        if (stat(name, &st) == 0 && S_ISREG(st.st_mode)) sum += (uint64_t)st.st_size;
+    }
+    closedir(d);
+    return sum;
+}
+
+static void rank_range(uint32_t *least, uint32_t *most, const struct flatten *delta)
+{
+    *least = *most = delta->count > 0 ? delta->module[0].rank : 0;
+    for (size_t i = 1; i < delta->count; i++) {
+        if (delta->module[i].rank < *least) *least = delta->module[i].rank;
+        if (delta->module[i].rank > *most) *most = delta->module[i].rank;
+    }
+}
+
+static double relative_error(const struct flatten *delta)
+{
+    return delta->norm_total > 0 ? delta->tail_total / delta->norm_total : 0;
+}
+
+static json_t *modules_json(const struct flatten *delta)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < delta->count; i++)
+        json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:f}", "name", delta->module[i].name,
+                                              "rank", (json_int_t)delta->module[i].rank, "norm",
+                                              delta->norm[i], "error", delta->tail[i]));
+    return list;
+}
+
+static err print_json(const struct result *r)
+{
+    uint32_t least, most;
+    rank_range(&least, &most, r->delta);
+    json_t *all =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:o}", "as", as_names[r->o->as],
+                  "path", r->o->output, "modules", (json_int_t)r->delta->count, "rank_least",
+                  (json_int_t)least, "rank_most", (json_int_t)most, "norm", r->delta->norm_total,
+                  "error", r->delta->tail_total, "relative_error", relative_error(r->delta),
+                  "bytes", (json_int_t)r->bytes, "module", modules_json(r->delta));
+    if (all == NULL) return err_make(ERR_MACHINE, "no memory for the result");
+    if (r->note[0] != 0) json_object_set_new(all, "note", json_string(r->note));
+    err e = report_json(all);
+    json_decref(all);
+    return e;
+}
+
+static err print_text(const struct result *r)
+{
+    uint32_t least, most;
+    char size[32];
+    rank_range(&least, &most, r->delta);
+    text_size(size, sizeof size, r->bytes);
+    printf("%s: %s, %s, %zu modules of rank %u", r->o->output, as_names[r->o->as], size,
+           r->delta->count, least);
+    if (most != least) printf(" to %u", most);
+    printf(", relative error %.3g\n", relative_error(r->delta));
+    if (r->note[0] != 0) command_say(&r->o->common, "note: %s", r->note);
+    return ERR_NONE;
+}
+
+/* --base, else the base that a PEFT directory names, where it is on this machine. */
+static const char *base_path(const struct export_command *o, const struct adapter_file *file)
+{
+    if (o->base != NULL) return o->base;
+    const char *named = file->meta.base_path;
+    return named != NULL && *named != 0 && file_exists(named) ? named : NULL;
+}
+
+static err write_it(struct result *r, const struct adapter_file *file)
+{
+    const struct export_command *o = r->o;
+    const char *path = base_path(o, file);
+    struct model base = {0};
+    err e = ERR_NONE;
+    if (path == NULL && o->as != EXPORT_PEFT)
+        return err_make(ERR_INPUT, "--as %s needs --base, the model this was trained on",
+                        as_names[o->as]);
+    bool need = o->as != EXPORT_PEFT || o->base != NULL;
+    if (need) {
+        TRY(model_open(&base, path));
+        TRY_OUT(e, export_check_base(r->delta, &base, file->meta.base));
+    }
+    const struct export_merged_options merged = {.type = o->type == 0 ? DTYPE_F32 : DTYPE_BF16,
+                                                 .replace = o->force,
+                                                 .note = r->note,
+                                                 .note_bytes = sizeof r->note};
+    /* PEFT looks for the base from wherever it runs. */
+    char *whole = path != NULL ? realpath(path, NULL) : NULL;
+    if (o->as == EXPORT_PEFT)
+        e = export_peft(o->output, r->delta, whole != NULL ? whole : path, o->force);
+    free(whole);
+    if (err_is(e)) goto out;
+    if (o->as == EXPORT_GGUF) TRY_OUT(e, export_gguf(o->output, r->delta, &base, o->force));
+    if (o->as == EXPORT_MERGED) TRY_OUT(e, export_merged(o->output, r->delta, &base, &merged));
+out:
+    model_close(&base);
+    return e;
+}
+
+/* The state or adapter, whole: with its frozen factors where it keeps them apart. */
+static err open_whole(struct adapter_file *file, struct adapter_file *frozen, const char *path,
+                      const char *frozen_path)
+{
+    struct digest digest;
+    char hex[DIGEST_TEXT_BYTES];
+    TRY(adapter_file_open(file, path));
+    if (!adapter_file_needs_frozen(file)) return ERR_NONE;
+    if (frozen_path == NULL)
+        return err_make(ERR_INPUT,
+                        "%s: its frozen factors are in a file of their own, digest %.16s...: "
+                        "give it by --frozen",
+                        path, file->meta.frozen);
+    TRY(digest_of_file(&digest, frozen_path));
+    digest_text(hex, &digest);
+    TRY(adapter_file_open(frozen, frozen_path));
+    return adapter_file_join(file, frozen, hex);
+}
+
+static err export_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    struct result r = {.o = options};
+    struct adapter_file file = {0}, frozen = {0};
+    struct flatten delta = {0};
+    struct lowrank_cut cut = {.rank_max = (uint32_t)r.o->rank, .error = r.o->error};
+    err e;
+    if (r.o->rank > 0 && r.o->error > 0)
+        return err_make(ERR_INPUT, "--rank and --error are two ways to cut: give one");
+    TRY(command_check_output(r.o->output, r.o->force));
+    TRY_OUT(e, open_whole(&file, &frozen, arguments->item[0], r.o->frozen));
+    TRY_OUT(e, flatten_open(&delta, &file, &cut, (int)r.o->common.threads));
+    if (delta.count == 0) {
+        e = err_make(ERR_INPUT, "%s: nothing was learned in it", arguments->item[0]);
+        goto out;
+    }
+    r.delta = &delta;
+    TRY_OUT(e, write_it(&r, &file));
+    r.bytes = bytes_of(r.o->output);
+    e = r.o->common.json ? print_json(&r) : print_text(&r);
+out:
+    flatten_close(&delta);
+    adapter_file_close(&file);
+    adapter_file_close(&frozen);
+    return e;
+}
+
+const struct command command_export = {
+    .name = "export",
+    .purpose = "write an adapter or a state as others load it, with the error any cut costs",
+    .usage =
+        "STATE|ADAPTER-DIR -o PATH [--as peft|gguf|merged] [--rank N | --error E] [--base PATH]",
+    .example = "fedlora export state.safetensors --as peft -o adapter --rank 16",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof rows[0],
+    .options_size = sizeof(struct export_command),
+    .least = 1,
+    .most = 1,
+    .run = export_run,
+};

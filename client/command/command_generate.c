@@ -1,0 +1,209 @@
+/* fedlora generate: text from the base model, with an adapter or a state, printed as it comes. */
+#include "base/file.h"
+#include "client/command/command.h"
+#include "client/command/setup.h"
+#include "client/output/report.h"
+#include "engine/completions.h"
+#include "engine/generate.h"
+#include "engine/tokens/chat.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct generate_command {
+    struct command_common common;
+    const char *base, *adapter, *state, *prompt, *system;
+    int64_t tokens;
+    double temperature, top_p;
+    bool chat, special;
+};
+
+#define AT(member) offsetof(struct generate_command, member)
+static const struct option_row rows[] = {
+    SETUP_ROW_BASE(AT(base)),
+    SETUP_ROW_ADAPTER(AT(adapter), "with"),
+    SETUP_ROW_STATE(AT(state), "with"),
+    {.flag = "prompt",
+     .letter = 'p',
+     .kind = OPTION_TEXT,
+     .at = AT(prompt),
+     .value = "TEXT",
+     .help = "what to go on from; without it, standard input is read"},
+    {.flag = "chat",
+     .kind = OPTION_FLAG,
+     .at = AT(chat),
+     .help = "the prompt is a user's message in the model's chat template"},
+    {.flag = "system",
+     .kind = OPTION_TEXT,
+     .at = AT(system),
+     .value = "TEXT",
+     .help = "--chat: the system message; without it, the template's own"},
+    {.flag = "tokens",
+     .letter = 'n',
+     .kind = OPTION_INT,
+     .at = AT(tokens),
+     .fallback = "256",
+     .least = 1,
+     .most = LIMIT_SEQUENCE,
+     .help = "most new tokens"},
+    {.flag = "temperature",
+     .kind = OPTION_NUM,
+     .at = AT(temperature),
+     .fallback = "0",
+     .least = 0,
+     .most = 100,
+     .help = "0: always the likeliest token"},
+    {.flag = "top-p",
+     .kind = OPTION_NUM,
+     .at = AT(top_p),
+     .fallback = "1",
+     .least = 0,
+     .most = 1,
+     .help = "sample among the likeliest tokens of this total probability; 1: all"},
+    {.flag = "special", .kind = OPTION_FLAG, .at = AT(special), .help = "print special tokens too"},
+};
+
+struct work {
+    const struct generate_command *o;
+    struct setup setup;
+    struct arena arena;
+    struct bytes prompt;
+    struct tokens tokens;
+    struct tokenizer_stream stream;
+    struct bytes text; /* all of it, for --json */
+    err failed;        /* in on_token */
+};
+
+/* What a callback adds is printed at once, unless it is to be JSON. */
+static err show(struct work *w, size_t before)
+{
+    if (w->o->common.json || w->text.size == before) return ERR_NONE;
+    fwrite(w->text.data + before, 1, w->text.size - before, stdout);
+    return fflush(stdout) == 0 ? ERR_NONE
+                               : err_make(ERR_MACHINE, "standard output cannot be written");
+}
+
+static bool on_token(void *user, int32_t id)
+{
+    struct work *w = user;
+    size_t before = w->text.size;
+    w->failed = tokenizer_stream_add(&w->text, &w->stream, id);
+    if (!err_is(w->failed)) w->failed = show(w, before);
+    return !err_is(w->failed) && !stop_asked;
+}
+
+static err read_prompt(struct work *w)
+{
+    const struct generate_command *o = w->o;
+    char *input = NULL;
+    size_t size = 0;
+    const char *text = o->prompt;
+    if (!text) {
+        TRY(file_read_all(&input, &size, "/dev/stdin", LIMIT_LINE_BYTES));
+        while (o->chat && size && input[size - 1] == '\n')
+            input[--size] = 0;
+        text = input;
+    } else {
+        size = strlen(text);
+    }
+    err e = ERR_NONE;
+    if (!o->chat) {
+        e = bytes_append(&w->prompt, text, size);
+    } else {
+        struct chat_template chat = {0};
+        struct chat_message message[2] = {{"system", o->system}, {"user", text}};
+        struct chat_options how = {.generate = true};
+        e = chat_find(&chat, w->setup.tokenizer);
+        if (!err_is(e))
+            e = chat_render(&w->prompt, NULL, &chat, o->system ? message : message + 1,
+                            o->system ? 2 : 1, &how);
+    }
+    free(input);
+    return e;
+}
+
+/* The prompt's ids; a model that declares a first token gets it where there is no prompt at all. */
+static err encode_prompt(struct work *w)
+{
+    TRY(tokenizer_encode(&w->tokens, w->setup.tokenizer, (const char *)w->prompt.data,
+                         w->prompt.size, true));
+    if (w->tokens.count) return ERR_NONE;
+    char text[64];
+    const char *first = tokenizer_token(w->setup.tokenizer, tokenizer_bos(w->setup.tokenizer));
+    if (!first)
+        return err_make(ERR_INPUT, "the prompt is empty, and this model has no first token");
+    snprintf(text, sizeof text, "%s", first);
+    return tokenizer_encode(&w->tokens, w->setup.tokenizer, text, strlen(text), true);
+}
+
+static err run_model(struct work *w, uint32_t *count)
+{
+    const struct generate_command *o = w->o;
+    struct generate_options how = {
+        .tokens = (uint32_t)o->tokens,
+        .temperature = o->temperature,
+        .top_p = o->top_p,
+        .seed = (uint64_t)o->common.seed,
+        .on_token = on_token,
+        .user = w,
+    };
+    struct generate_prompt prompt = {w->tokens.id, (uint32_t)w->tokens.count, 0};
+    int32_t *out;
+    TRY(completions_stop_ids(&how.stop, &how.stops, &w->setup.model, w->setup.tokenizer,
+                             &w->arena));
+    TRY(arena_take(&out, &w->arena, how.tokens, sizeof *out));
+    w->stream = (struct tokenizer_stream){.tokenizer = w->setup.tokenizer, .special = o->special};
+    TRY(generate_one(out, count, w->setup.engine, setup_adapter(&w->setup), &prompt, &how));
+    TRY(w->failed);
+    size_t before = w->text.size;
+    TRY(tokenizer_stream_end(&w->text, &w->stream));
+    TRY(show(w, before));
+    return stop_check();
+}
+
+static err generate_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arguments, (void)arena;
+    struct work w = {
+        .o = options, .prompt.max = LIMIT_LINE_BYTES * 2ull, .text.max = LIMIT_LINE_BYTES};
+    const struct generate_command *o = w.o;
+    uint32_t count = 0;
+    err e = ERR_NONE;
+    TRY_OUT(e, bytes_append(&w.prompt, "", 0));
+    TRY_OUT(e, bytes_append(&w.text, "", 0));
+    TRY_OUT(e, setup_open(&w.setup, &(struct setup_options){.common = &o->common,
+                                                            .base = o->base,
+                                                            .adapter = o->adapter,
+                                                            .state = o->state,
+                                                            .inference = true,
+                                                            .text = true}));
+    TRY_OUT(e, read_prompt(&w));
+    TRY_OUT(e, encode_prompt(&w));
+    e = run_model(&w, &count);
+    if (!o->common.json && w.text.size) printf("\n");
+    if (err_is(e) || !o->common.json) goto out;
+    json_t *result = json_pack("{s:s#, s:i, s:i}", "text", w.text.data, (int)w.text.size, "tokens",
+                               (int)count, "prompt_tokens", (int)w.tokens.count);
+    e = result ? report_json(result) : err_make(ERR_MACHINE, "no memory for the result");
+    json_decref(result);
+out:
+    bytes_close(&w.text);
+    bytes_close(&w.prompt);
+    tokens_close(&w.tokens);
+    arena_close(&w.arena);
+    setup_close(&w.setup);
+    return e;
+}
+
+const struct command command_generate = {
+    .name = "generate",
+    .purpose = "generate text with a base model, an adapter or a state",
+    .usage = "--base B [--adapter DIR | --state FILE] [--chat] [--prompt TEXT] [options]",
+    .example = "fedlora generate --base SmolLM2-135M-Instruct --chat --prompt \"What is the "
+               "capital of France?\"",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct generate_command),
+    .run = generate_run,
+};

@@ -1,0 +1,251 @@
+/* fedlora inspect: what a base model, an adapter, a state, an update or a GGUF file holds. */
+#include "base/file.h"
+#include "base/json.h"
+#include "base/safetensors.h"
+#include "client/command/command.h"
+#include "client/command/inspect.h"
+#include "client/output/report.h"
+#include "engine/model/model.h"
+#include "engine/tokens/chat.h"
+#include "engine/tokens/tokenizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct inspect_command {
+    struct command_common common;
+    bool digest;
+};
+
+static const struct option_row rows[] = {
+    {.flag = "digest",
+     .kind = OPTION_FLAG,
+     .at = offsetof(struct inspect_command, digest),
+     .fallback = "yes",
+     .help = "leave out digests, which read the whole file"},
+};
+
+/* ---- a base model ---- */
+
+struct sums {
+    uint64_t parameters;
+    uint64_t count[DTYPE_COUNT]; /* tensors of each type */
+    json_t *tensors;
+};
+
+static void add_weight(struct sums *s, const char *name, const struct weight *w)
+{
+    if (!w->data) return;
+    s->parameters += (uint64_t)w->rows * w->cols;
+    s->count[w->dtype]++;
+    json_t *shape = w->cols == 1 ? json_pack("[i]", (int)w->rows)
+                                 : json_pack("[i, i]", (int)w->rows, (int)w->cols);
+    json_array_append_new(s->tensors, json_pack("{s:s, s:s, s:o}", "name", name, "dtype",
+                                                dtype_name(w->dtype), "shape", shape));
+}
+
+static void add_layer(struct sums *s, uint32_t index, const struct layer *l)
+{
+    char name[LIMIT_TENSOR_NAME_BYTES], full[LIMIT_TENSOR_NAME_BYTES + 16];
+    for (int kind = 0; kind < MODULE_KINDS; kind++) {
+        model_module_name(name, index, (enum module_kind)kind);
+        snprintf(full, sizeof full, "%s.weight", name);
+        add_weight(s, full, &l->linear[kind]);
+        snprintf(full, sizeof full, "%s.bias", name);
+        add_weight(s, full, &l->bias[kind]);
+    }
+    const struct {
+        const char *name;
+        const struct weight *w;
+    } norm[] = {{"input_layernorm", &l->attn_norm},
+                {"post_attention_layernorm", &l->mlp_norm},
+                {"self_attn.q_norm", &l->q_norm},
+                {"self_attn.k_norm", &l->k_norm}};
+    for (size_t i = 0; i < sizeof norm / sizeof *norm; i++) {
+        snprintf(full, sizeof full, "model.layers.%u.%s.weight", index, norm[i].name);
+        add_weight(s, full, norm[i].w);
+    }
+}
+
+static json_t *rope_json(const struct rope *r)
+{
+    static const char *const name[] = {"default", "linear", "llama3", "factors"};
+    json_t *o = json_pack("{s:s, s:f}", "kind", name[r->kind], "theta", r->theta);
+    if (r->kind == ROPE_LINEAR || r->kind == ROPE_LLAMA3)
+        json_object_set_new(o, "factor", json_real(r->factor));
+    if (r->kind == ROPE_LLAMA3) {
+        json_object_set_new(o, "low_freq_factor", json_real(r->low_freq_factor));
+        json_object_set_new(o, "high_freq_factor", json_real(r->high_freq_factor));
+        json_object_set_new(o, "original_positions", json_integer(r->original_positions));
+    }
+    return o;
+}
+
+static void add_arch(json_t *out, const struct arch *a)
+{
+    const struct {
+        const char *key;
+        uint32_t value;
+    } number[] = {{"layers", a->layers},     {"d_model", a->d_model},
+                  {"heads", a->heads},       {"kv_heads", a->kv_heads},
+                  {"head_dim", a->head_dim}, {"d_ffn", a->d_ffn},
+                  {"vocab", a->vocab},       {"max_positions", a->max_positions},
+                  {"window", a->window}};
+    json_object_set_new(out, "family", json_string(model_family_name(a->family)));
+    for (size_t i = 0; i < sizeof number / sizeof *number; i++)
+        json_object_set_new(out, number[i].key, json_integer(number[i].value));
+    json_object_set_new(out, "rope", rope_json(&a->rope));
+    json_object_set_new(out, "rms_eps", json_real((double)a->rms_eps));
+    json_object_set_new(out, "tied", json_boolean(a->tied));
+    json_object_set_new(out, "qkv_bias", json_boolean(a->qkv_bias));
+    json_object_set_new(out, "qk_norm", json_boolean(a->qk_norm));
+}
+
+/* A base without a tokenizer can still be trained on rows that are token ids. */
+static void add_tokenizer(json_t *out, const char *path)
+{
+    struct tokenizer *t = NULL;
+    struct chat_template chat = {0};
+    err e = tokenizer_open(&t, path);
+    if (err_is(e)) {
+        json_object_set_new(out, "tokenizer", json_null());
+        json_object_set_new(out, "tokenizer_problem", json_string(e.text));
+        return;
+    }
+    json_object_set_new(out, "tokenizer", json_string(tokenizer_kind(t)));
+    e = chat_find(&chat, t);
+    json_object_set_new(out, "chat_template", err_is(e) ? json_null() : json_string(chat.name));
+    if (err_is(e) && tokenizer_template(t))
+        json_object_set_new(out, "chat_template_problem", json_string(e.text));
+    tokenizer_close(t);
+}
+
+static err digest_add_model(json_t *out, const struct model *m)
+{
+    struct digest d;
+    char text[DIGEST_TEXT_BYTES];
+    TRY(model_digest(&d, m));
+    digest_text(text, &d);
+    json_object_set_new(out, "digest", json_string(text));
+    return ERR_NONE;
+}
+
+static err inspect_base(json_t *out, const struct inspect_command *o, const char *path)
+{
+    struct model m = {0};
+    TRY(model_open(&m, path));
+    struct sums s = {.tensors = json_array()};
+    json_object_set_new(out, "kind", json_string("base"));
+    json_object_set_new(out, "path", json_string(path));
+    json_object_set_new(out, "format", json_string(model_is_gguf(&m) ? "GGUF" : "Hugging Face"));
+    add_arch(out, &m.arch);
+    add_weight(&s, "model.embed_tokens.weight", &m.embed);
+    for (uint32_t i = 0; i < m.arch.layers; i++)
+        add_layer(&s, i, &m.layer[i]);
+    add_weight(&s, "model.norm.weight", &m.final_norm);
+    if (!m.arch.tied) add_weight(&s, "lm_head.weight", &m.head);
+    json_t *types = json_object();
+    for (int t = 0; t < DTYPE_COUNT; t++)
+        if (s.count[t])
+            json_object_set_new(types, dtype_name((enum dtype)t),
+                                json_integer((json_int_t)s.count[t]));
+    json_object_set_new(out, "parameters", json_integer((json_int_t)s.parameters));
+    json_object_set_new(out, "tensors_by_dtype", types);
+    add_tokenizer(out, path);
+    err e = o->digest ? digest_add_model(out, &m) : ERR_NONE;
+    if (model_is_gguf(&m)) inspect_gguf_add(out, &m.gguf, false);
+    json_object_set_new(out, "tensors", s.tensors);
+    model_close(&m);
+    return e;
+}
+
+/* ---- what is it? ---- */
+
+static bool holds(const char *dir, const char *name)
+{
+    char path[LIMIT_PATH_BYTES];
+    err e = file_join(path, sizeof path, dir, name);
+    return !err_is(e) && file_exists(path);
+}
+
+static bool is_gguf(const char *path)
+{
+    struct file_map map = {0};
+    err e = file_map_open(&map, path);
+    bool found = !err_is(e) && map.size >= 4 && memcmp(map.data, "GGUF", 4) == 0;
+    file_map_close(&map);
+    return found;
+}
+
+/* A file that ends with its list of tensors is a listing (gguf-split's, or a test's); one that ends
+ * inside their data is broken. */
+static err open_gguf(struct gguf *out, const char *path)
+{
+    err whole = gguf_open(out, path, GGUF_WITH_DATA);
+    if (!err_is(whole)) return whole;
+    TRY(gguf_open(out, path, GGUF_HEADER_ONLY));
+    if (out->map.size <= out->data_offset) return ERR_NONE;
+    gguf_close(out);
+    return whole;
+}
+
+/* A GGUF that is no base model (an adapter, a vocabulary, another architecture) is listed as it is.
+ */
+static err inspect_gguf(json_t *out, const struct inspect_command *o, const char *path)
+{
+    err base = inspect_base(out, o, path);
+    if (!err_is(base)) return ERR_NONE;
+    struct gguf g = {0};
+    TRY(open_gguf(&g, path));
+    json_object_clear(out);
+    json_object_set_new(out, "kind", json_string("gguf"));
+    json_object_set_new(out, "path", json_string(path));
+    json_object_set_new(out, "no_base_because", json_string(base.text));
+    inspect_gguf_add(out, &g, true);
+    err e = o->digest ? inspect_digest_add(out, path) : ERR_NONE;
+    gguf_close(&g);
+    return e;
+}
+
+static err inspect_any(json_t *out, const struct inspect_command *o, const char *path)
+{
+    if (!file_exists(path)) return err_make(ERR_INPUT, "%s: no such file or directory", path);
+    if (file_is_dir(path)) {
+        if (holds(path, "adapter_config.json")) return inspect_adapter(out, path, o->digest);
+        if (holds(path, "config.json")) return inspect_base(out, o, path);
+        return err_make(ERR_INPUT,
+                        "%s: holds neither config.json (a base model) nor adapter_config.json "
+                        "(an adapter)",
+                        path);
+    }
+    if (is_gguf(path)) return inspect_gguf(out, o, path);
+    return inspect_safetensors(out, path, o->digest);
+}
+
+static err inspect_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    const struct inspect_command *o = options;
+    json_t *out = json_object();
+    if (!out) return err_make(ERR_MACHINE, "no memory for the report");
+    err e = inspect_any(out, o, arguments->item[0]);
+    if (err_is(e)) {
+        json_decref(out);
+        return e;
+    }
+    struct report_options how = {.json = o->common.json, .rows_max = o->common.verbose ? 0 : 14};
+    return report_print(out, &how);
+}
+
+const struct command command_inspect = {
+    .name = "inspect",
+    .purpose = "show what a base model, adapter, state, update or GGUF file holds",
+    .usage = "PATH [--json] [--verbose] [--no-digest]",
+    .example = "fedlora inspect SmolLM2-135M-Instruct",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct inspect_command),
+    .least = 1,
+    .most = 1,
+    .run = inspect_run,
+};

@@ -1,0 +1,194 @@
+/* fedlora join: take part in a run until it has finished. */
+#include "client/command/command.h"
+#include "client/output/report.h"
+#include "client/session/session.h"
+
+#include <stdio.h>
+
+struct join_command {
+    struct command_common common;
+    struct remote_options remote;
+    const char *base, *data, *eval_data, *run, *work, *output, *ledger, *ledger_key;
+    double epsilon, delta;
+    int64_t rank;
+    uint64_t memory, retry_ms;
+    bool checkpoint, force;
+};
+
+#define AT(member) offsetof(struct join_command, member)
+static const struct option_row rows[] = {
+    REMOTE_OPTION_ROWS(AT(remote)),
+    {.flag = "base",
+     .key = "join.base",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(base),
+     .value = "PATH",
+     .help = "the base model: a Hugging Face directory or a .gguf file"},
+    {.flag = "data",
+     .key = "join.data",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(data),
+     .value = "FILE",
+     .help = "our training data, JSON Lines; it never leaves this machine"},
+    {.flag = "eval-data",
+     .key = "join.eval_data",
+     .kind = OPTION_TEXT,
+     .at = AT(eval_data),
+     .value = "FILE",
+     .help = "held-out rows: we evaluate the run's states on them and report loss and accuracy"},
+    {.flag = "run",
+     .key = "join.run",
+     .kind = OPTION_TEXT,
+     .at = AT(run),
+     .value = "NAME",
+     .help = "the run; without it, the one open run we belong to"},
+    {.flag = "rank",
+     .key = "join.rank",
+     .kind = OPTION_INT,
+     .at = AT(rank),
+     .fallback = "0",
+     .least = 0,
+     .most = LIMIT_RANK,
+     .help = "rank of LoRA factors this machine offers; 0: whatever the run asks"},
+    {.flag = "memory",
+     .key = "join.memory",
+     .kind = OPTION_SIZE,
+     .at = AT(memory),
+     .value = "SIZE",
+     .help = "memory this machine offers"},
+    {.flag = "ledger",
+     .key = "privacy.ledger",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger),
+     .value = "FILE",
+     .help = "privacy ledger of our data, to begin or go on with: for runs that hide each record"},
+    {.flag = "ledger-key",
+     .key = "privacy.ledger_key",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger_key),
+     .value = "FILE",
+     .help = "Ed25519 key (PEM, mode 0600) that signs it"},
+    {.flag = "epsilon",
+     .key = "privacy.epsilon",
+     .kind = OPTION_NUM,
+     .at = AT(epsilon),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e6,
+     .help = "join no run that does not hide each record within this epsilon; a ledger that begins "
+             "has it as its budget; 0: the run's"},
+    {.flag = "delta",
+     .key = "privacy.delta",
+     .kind = OPTION_NUM,
+     .at = AT(delta),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "and within this delta"},
+    {.flag = "checkpoint",
+     .key = "join.checkpoint",
+     .kind = OPTION_FLAG,
+     .at = AT(checkpoint),
+     .help = "recompute activations: less memory, more time"},
+    {.flag = "work",
+     .key = "join.work",
+     .kind = OPTION_TEXT,
+     .at = AT(work),
+     .value = "DIR",
+     .help = "where downloads and unsent updates are kept; default ~/.local/state/fedlora/..."},
+    {.flag = "output",
+     .key = "join.output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .at = AT(output),
+     .value = "FILE",
+     .help = "write the run's last state there"},
+    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace the output file"},
+    {.flag = "retry-for",
+     .key = "join.retry_for",
+     .kind = OPTION_DURATION,
+     .at = AT(retry_ms),
+     .fallback = "1h",
+     .value = "TIME",
+     .help = "how long to wait for a coordinator that is away"},
+};
+
+static err print_result(const struct join_command *o, const struct session_result *r)
+{
+    static const struct digest none;
+    char state[DIGEST_TEXT_BYTES], head[DIGEST_TEXT_BYTES] = "";
+    digest_text(state, &r->state);
+    if (!digest_equal(&r->ledger_head, &none)) digest_text(head, &r->ledger_head);
+    if (!o->common.json) {
+        if (digest_equal(&r->state, &none))
+            printf("run %s has %s; it has no state\n", r->run, r->outcome);
+        else
+            printf("run %s has %s; last state %s\n", r->run, r->outcome, state);
+        if (r->charged) {
+            digest_text(head, &r->spent.head);
+            printf("our records: epsilon %.4g of %.4g at delta %.3g spent; %s ends with %s\n",
+                   r->spent.epsilon, r->spent.budget, r->spent.delta, o->ledger, head);
+            return ERR_NONE;
+        }
+        if (*head) printf("the run's privacy ledger ends with %s: note it for its auditor\n", head);
+        return ERR_NONE;
+    }
+    json_t *all =
+        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "run", r->run, "member", r->member,
+                  "outcome", r->outcome, "state", state, "state_bytes", (json_int_t)r->state_size,
+                  "rounds_trained", (json_int_t)r->rounds_trained, "bytes_up",
+                  (json_int_t)r->bytes_up, "bytes_down", (json_int_t)r->bytes_down);
+    if (all != NULL && *head) json_object_set_new(all, "ledger_head", json_string(head));
+    if (all != NULL && r->charged)
+        json_object_update_new(all, train_ledger_json(&r->spent, o->ledger));
+    err e = all != NULL ? report_json(all) : err_make(ERR_MACHINE, "no memory for the result");
+    json_decref(all);
+    return e;
+}
+
+static err join_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arguments, (void)arena;
+    const struct join_command *o = options;
+    struct session_result result = {0};
+    const enum dtype precision[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16};
+    const struct session_options session = {.remote = o->remote,
+                                            .base = o->base,
+                                            .data = o->data,
+                                            .eval_data = o->eval_data,
+                                            .run = o->run,
+                                            .work = o->work,
+                                            .output = o->output,
+                                            .rank = (uint32_t)o->rank,
+                                            .memory = o->memory,
+                                            .retry_ms = o->retry_ms,
+                                            .device = o->common.device,
+                                            .precision = precision[o->common.precision],
+                                            .threads = (int)o->common.threads,
+                                            .ledger = o->ledger,
+                                            .ledger_key = o->ledger_key,
+                                            .epsilon = o->epsilon,
+                                            .delta = o->delta,
+                                            .checkpoint = o->checkpoint,
+                                            .quiet = o->common.quiet,
+                                            .force = o->force};
+    if (o->output != NULL) TRY(command_check_output(o->output, o->force));
+    TRY(session_run(&result, &session));
+    return print_result(o, &result);
+}
+
+const struct command command_join = {
+    .name = "join",
+    .purpose = "take part in a federated run until it has finished",
+    .usage =
+        "--server HOST:PORT --ca FILE --cert FILE --key FILE --base PATH --data FILE [options]",
+    .example =
+        "fedlora join --server fed.example.org:7443 --ca ca.pem --cert north.pem --key north.key "
+        "--base SmolLM2 --data north.jsonl --rank 16",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct join_command),
+    .run = join_run,
+};

@@ -1,0 +1,461 @@
+/* fedlora run list, status, watch, pause, resume, stop, export: the operator's side. */
+#include "client/command/command_run.h"
+#include "client/output/report.h"
+
+#include "agg/adapter/state_whole.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "client/command/remote_json.h"
+#include "client/output/table.h"
+#include "client/session/retry.h"
+#include "proto/message.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { RUN_WATCH_MS = 20 * 1000, RUN_HISTORY_ROWS = 12 };
+
+struct run_command {
+    struct command_common common;
+    struct remote_options remote;
+    const char *output;
+    uint64_t retry_ms;
+    bool force;
+};
+
+#define AT(member) offsetof(struct run_command, member)
+static const struct option_row rows[] = {REMOTE_OPTION_ROWS(AT(remote))};
+
+typedef Fedlora__V1__RunStatus run_status;
+
+/* ---------------------------------------------------------------- printing */
+
+static err print_message(const ProtobufCMessage *message)
+{
+    json_t *value = NULL;
+    TRY(remote_json(&value, message));
+    err e = report_json(value);
+    json_decref(value);
+    return e;
+}
+
+static err evaluation_cells(struct table *t, uint64_t rows_seen, double loss, double accuracy)
+{
+    TRY(rows_seen ? table_cell(t, "%.4f", loss) : table_cell(t, "-"));
+    return rows_seen && accuracy >= 0 ? table_cell(t, "%.4f", accuracy) : table_cell(t, "-");
+}
+
+static err print_members(const run_status *s)
+{
+    struct table t;
+    err e;
+    table_begin(&t, "llrrrrrrr");
+    static const char *const head[] = {"member", "doing",   "rank",      "examples", "loss",
+                                       "sent",   "fetched", "eval loss", "accuracy"};
+    TRY_OUT(e, table_row(&t, head));
+    for (size_t i = 0; i < s->n_members; i++) {
+        const Fedlora__V1__MemberStatus *m = s->members[i];
+        char doing[64], up[32], down[32];
+        if (strcmp(m->doing, "training") == 0 && m->steps > 0)
+            snprintf(doing, sizeof doing, "training %" PRIu32 "/%" PRIu32, m->step, m->steps);
+        else
+            snprintf(doing, sizeof doing, "%.50s", m->doing);
+        text_size(up, sizeof up, m->bytes_up);
+        text_size(down, sizeof down, m->bytes_down);
+        TRY_OUT(e, table_cell(&t, "%s", m->id));
+        TRY_OUT(e, table_cell(&t, "%s", doing));
+        TRY_OUT(e, table_cell(&t, "%" PRIu32, m->rank));
+        TRY_OUT(e, table_cell(&t, "%" PRIu64, m->examples));
+        TRY_OUT(e, m->train_loss > 0 ? table_cell(&t, "%.4f", m->train_loss) : table_cell(&t, "-"));
+        TRY_OUT(e, table_cell(&t, "%s", up));
+        TRY_OUT(e, table_cell(&t, "%s", down));
+        TRY_OUT(e, evaluation_cells(&t, m->eval_rows, m->eval_loss, m->eval_accuracy));
+    }
+    e = table_print(&t);
+out:
+    table_close(&t);
+    return e;
+}
+
+static err print_history(const run_status *s)
+{
+    struct table t;
+    err e;
+    size_t first = s->n_history > RUN_HISTORY_ROWS ? s->n_history - RUN_HISTORY_ROWS : 0;
+    table_begin(&t, "rrrrrrrrr");
+    static const char *const head[] = {"round", "updates", "loss",      "change",  "error",
+                                       "took",  "state",   "eval loss", "accuracy"};
+    TRY_OUT(e, table_row(&t, head));
+    for (size_t i = first; i < s->n_history; i++) {
+        const Fedlora__V1__RoundStatus *r = s->history[i];
+        char took[32], size[32];
+        text_duration(took, sizeof took, r->took_ms);
+        text_size(size, sizeof size, r->state_size);
+        TRY_OUT(e, table_cell(&t, "%" PRIu32, r->round));
+        TRY_OUT(e, table_cell(&t, "%" PRIu32, r->updates));
+        TRY_OUT(e, r->train_loss > 0 ? table_cell(&t, "%.4f", r->train_loss) : table_cell(&t, "-"));
+        TRY_OUT(e, table_cell(&t, "%.4g", r->update_norm));
+        TRY_OUT(e, table_cell(&t, "%.2g", r->error));
+        TRY_OUT(e, table_cell(&t, "%s", took));
+        TRY_OUT(e, table_cell(&t, "%s", size));
+        TRY_OUT(e, evaluation_cells(&t, r->eval_rows, r->eval_loss, r->eval_accuracy));
+    }
+    e = table_print(&t);
+out:
+    table_close(&t);
+    return e;
+}
+
+err command_run_print(const run_status *s, bool json)
+{
+    if (json) return print_message(&s->base);
+    const Fedlora__V1__RunConfig *c = s->config;
+    if (c == NULL) return err_make(ERR_INPUT, "the coordinator's answer has no run in it");
+    printf("%s: %s, %s, round %" PRIu32 " of %" PRIu32 "\n", c->name, c->method, s->phase, s->round,
+           c->rounds);
+    if (s->waiting_for[0] != 0) printf("waiting for %s\n", s->waiting_for);
+    if (s->privacy[0] != 0) printf("privacy: %s\n", s->privacy);
+    if (s->n_members > 0) {
+        printf("\n");
+        TRY(print_members(s));
+    }
+    if (s->n_history > 0) {
+        printf("\n");
+        TRY(print_history(s));
+    }
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- one call on one run */
+
+static err call_run(run_status **out, struct rpc_client *client, const char *path, const char *name)
+{
+    const struct remote_method method = {path, &fedlora__v1__run_status__descriptor};
+    Fedlora__V1__RunName request = FEDLORA__V1__RUN_NAME__INIT;
+    request.run = (char *)(uintptr_t)name;
+    return remote_call(out, client, &method, &request.base, 0);
+}
+
+err command_run_get(run_status **out, struct rpc_client *client, const char *name)
+{
+    return call_run(out, client, "/fedlora.v1.Admin/GetRun", name);
+}
+
+static err act(const struct run_command *o, const struct option_list *arguments, const char *path)
+{
+    struct rpc_client *client = NULL;
+    run_status *status = NULL;
+    TRY(remote_open(&client, &o->remote));
+    err e = call_run(&status, client, path, arguments->item[0]);
+    if (!err_is(e)) e = command_run_print(status, o->common.json);
+    message_free(status);
+    rpc_client_close(client);
+    return e;
+}
+
+static err status_run(void *o, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    return act(o, arguments, "/fedlora.v1.Admin/GetRun");
+}
+
+static err pause_run(void *o, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    return act(o, arguments, "/fedlora.v1.Admin/PauseRun");
+}
+
+static err resume_run(void *o, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    return act(o, arguments, "/fedlora.v1.Admin/ResumeRun");
+}
+
+static err stop_run(void *o, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    return act(o, arguments, "/fedlora.v1.Admin/StopRun");
+}
+
+/* ---------------------------------------------------------------- list */
+
+static err print_list(const Fedlora__V1__ListRunsReply *reply)
+{
+    struct table t;
+    err e;
+    if (reply->n_runs == 0) {
+        printf("no runs\n");
+        return ERR_NONE;
+    }
+    table_begin(&t, "lllrrl");
+    static const char *const head[] = {"run", "method", "phase", "round", "members", "waiting for"};
+    TRY_OUT(e, table_row(&t, head));
+    for (size_t i = 0; i < reply->n_runs; i++) {
+        const run_status *s = reply->runs[i];
+        if (s->config == NULL) continue;
+        TRY_OUT(e, table_cell(&t, "%s", s->config->name));
+        TRY_OUT(e, table_cell(&t, "%s", s->config->method));
+        TRY_OUT(e, table_cell(&t, "%s", s->phase));
+        TRY_OUT(e, table_cell(&t, "%" PRIu32 "/%" PRIu32, s->round, s->config->rounds));
+        TRY_OUT(e, table_cell(&t, "%zu", s->config->n_members));
+        TRY_OUT(e, table_cell(&t, "%s", s->waiting_for));
+    }
+    e = table_print(&t);
+out:
+    table_close(&t);
+    return e;
+}
+
+static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    static const struct remote_method method = {"/fedlora.v1.Admin/ListRuns",
+                                                &fedlora__v1__list_runs_reply__descriptor};
+    (void)arguments, (void)arena;
+    const struct run_command *o = options;
+    Fedlora__V1__ListRunsRequest request = FEDLORA__V1__LIST_RUNS_REQUEST__INIT;
+    Fedlora__V1__ListRunsReply *reply = NULL;
+    struct rpc_client *client = NULL;
+    TRY(remote_open(&client, &o->remote));
+    err e = remote_call(&reply, client, &method, &request.base, 0);
+    if (!err_is(e)) e = o->common.json ? print_message(&reply->base) : print_list(reply);
+    message_free(reply);
+    rpc_client_close(client);
+    return e;
+}
+
+/* ---------------------------------------------------------------- watch */
+
+static err print_event(const Fedlora__V1__RunEvent *event, bool json)
+{
+    if (json) {
+        err e = print_message(&event->base);
+        fflush(stdout);
+        return e;
+    }
+    time_t when = (time_t)(event->wall_ms / 1000);
+    struct tm local;
+    char clock[16] = "";
+    if (localtime_r(&when, &local) != NULL) strftime(clock, sizeof clock, "%H:%M:%S", &local);
+    printf("%s  %-16s", clock, event->event);
+    if (event->round > 0) printf(" round %" PRIu32, event->round);
+    if (event->member[0] != 0) printf(" %s", event->member);
+    printf("%s%s\n", event->text[0] != 0 ? " " : "", event->text);
+    fflush(stdout);
+    return ERR_NONE;
+}
+
+static bool is_over(const char *phase)
+{
+    return strcmp(phase, "finished") == 0 || strcmp(phase, "stopped") == 0 ||
+           strcmp(phase, "failed") == 0;
+}
+
+struct watching {
+    const struct run_command *o;
+    const char *name;
+    struct retry retry;
+    uint64_t after;
+    bool over, failed;
+};
+
+/* One long poll; all its events are printed. */
+static err watch_once(struct watching *w, struct rpc_client *client)
+{
+    static const struct remote_method method = {"/fedlora.v1.Admin/WatchRun",
+                                                &fedlora__v1__watch_reply__descriptor};
+    Fedlora__V1__WatchRequest request = FEDLORA__V1__WATCH_REQUEST__INIT;
+    Fedlora__V1__WatchReply *reply = NULL;
+    request.run = (char *)(uintptr_t)w->name;
+    request.after = w->after;
+    request.wait_ms = RUN_WATCH_MS;
+    TRY(remote_call(&reply, client, &method, &request.base, RUN_WATCH_MS + REMOTE_CALL_MS));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < reply->n_events && !err_is(e); i++) {
+        if (reply->events[i]->sequence <= w->after) continue;
+        w->after = reply->events[i]->sequence;
+        e = print_event(reply->events[i], w->o->common.json);
+    }
+    /* What happened last may come in one more reply. */
+    w->over = is_over(reply->phase) && reply->n_events == 0;
+    w->failed = strcmp(reply->phase, "failed") == 0;
+    message_free(reply);
+    return e;
+}
+
+static err watch_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    const struct run_command *o = options;
+    struct rpc_client *client = NULL;
+    struct watching w = {.o = o,
+                         .name = arguments->item[0],
+                         .retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet}};
+    TRY(remote_open(&client, &o->remote));
+    err e = ERR_NONE;
+    while (!w.over && !err_is(e)) {
+        e = watch_once(&w, client);
+        if (err_is(e))
+            e = retry_wait(&w.retry, e, "the coordinator");
+        else
+            retry_ok(&w.retry);
+    }
+    rpc_client_close(client);
+    if (!err_is(e) && w.failed) e = err_make(ERR_MACHINE, "run %s has failed", w.name);
+    return e;
+}
+
+/* ---------------------------------------------------------------- export */
+
+/* One blob to a path, through restarts of the coordinator. */
+static err fetch_blob(const struct run_command *o, struct rpc_client *client, const char *run,
+                      const struct digest *digest, const char *path)
+{
+    const struct remote_blob blob = {
+        .method = "/fedlora.v1.Admin/FetchBlob", .run = run, .digest = *digest, .path = path};
+    struct retry retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet};
+    err e;
+    while (err_is(e = remote_fetch(client, &blob)))
+        TRY(retry_wait(&retry, e, "the coordinator"));
+    retry_ok(&retry);
+    return ERR_NONE;
+}
+
+/* The state at `path` gets the frozen factors it needs, if any, so that the file stands alone. */
+static err make_whole(const struct run_command *o, struct rpc_client *client, const char *run,
+                      const char *path)
+{
+    struct digest digest;
+    char frozen[LIMIT_PATH_BYTES];
+    bool needed = false;
+    TRY(state_whole_needs(&needed, &digest, path));
+    if (!needed) return ERR_NONE;
+    if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", path) >= sizeof frozen)
+        return err_make(ERR_INPUT, "%s: the path is too long", path);
+    TRY(fetch_blob(o, client, run, &digest, frozen));
+    err e = state_whole_write(path, path, frozen, &digest);
+    (void)file_disk.unlink(frozen);
+    return e;
+}
+
+static err print_export(const struct run_command *o, const run_status *status)
+{
+    char text[DIGEST_TEXT_BYTES], size[32];
+    struct digest digest;
+    memcpy(digest.byte, status->state_digest.data, DIGEST_BYTES);
+    digest_text(text, &digest);
+    text_size(size, sizeof size, status->state_size);
+    if (!o->common.json) {
+        printf("%s: the newest state of run %s (%s), %s, digest %s\n", o->output,
+               status->config->name, status->phase, size, text);
+        return ERR_NONE;
+    }
+    json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:I}", "run", status->config->name, "path",
+                            o->output, "digest", text, "size", (json_int_t)status->state_size,
+                            "round", (json_int_t)status->round);
+    err e = all != NULL ? report_json(all) : err_make(ERR_MACHINE, "no memory for the result");
+    json_decref(all);
+    return e;
+}
+
+/* Downloaded and made whole beside the output, which is whole or absent. */
+static err fetch_state(const struct run_command *o, struct rpc_client *client,
+                       const run_status *status)
+{
+    struct digest digest;
+    char path[LIMIT_PATH_BYTES];
+    memcpy(digest.byte, status->state_digest.data, DIGEST_BYTES);
+    if ((size_t)snprintf(path, sizeof path, "%s.state", o->output) >= sizeof path)
+        return err_make(ERR_INPUT, "%s: the path is too long", o->output);
+    TRY(fetch_blob(o, client, status->config->name, &digest, path));
+    err e = make_whole(o, client, status->config->name, path);
+    if (!err_is(e) && file_disk.rename(path, o->output) != 0)
+        e = err_sys(errno, "%s: cannot write", o->output);
+    if (err_is(e)) {
+        (void)file_disk.unlink(path);
+        return e;
+    }
+    return print_export(o, status);
+}
+
+static err export_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arena;
+    const struct run_command *o = options;
+    struct rpc_client *client = NULL;
+    run_status *status = NULL;
+    TRY(command_check_output(o->output, o->force));
+    TRY(remote_open(&client, &o->remote));
+    err e = command_run_get(&status, client, arguments->item[0]);
+    if (!err_is(e) && (status->state_digest.len != DIGEST_BYTES || status->config == NULL))
+        e = err_make(ERR_STATE, "run %s has no state yet: %s", arguments->item[0],
+                     status->waiting_for);
+    if (!err_is(e)) e = fetch_state(o, client, status);
+    message_free(status);
+    rpc_client_close(client);
+    return e;
+}
+
+/* ---------------------------------------------------------------- the commands */
+
+static const struct option_row watch_rows[] = {
+    REMOTE_OPTION_ROWS(AT(remote)),
+    {.flag = "retry-for",
+     .kind = OPTION_DURATION,
+     .at = AT(retry_ms),
+     .fallback = "1h",
+     .value = "TIME",
+     .help = "how long to wait for a coordinator that is away"},
+};
+static const struct option_row export_rows[] = {
+    REMOTE_OPTION_ROWS(AT(remote)),
+    {.flag = "output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(output),
+     .value = "FILE",
+     .help = "where the state goes; fedlora export makes adapters of it"},
+    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace the file"},
+    {.flag = "retry-for",
+     .kind = OPTION_DURATION,
+     .at = AT(retry_ms),
+     .fallback = "5m",
+     .value = "TIME",
+     .help = "how long to wait for a coordinator that is away"},
+};
+
+#define RUN_COMMAND(word_, purpose_, rows_, run_)                                                  \
+    {                                                                                              \
+        .name = "run " word_, .purpose = purpose_,                                                 \
+        .usage = "NAME --server HOST:PORT --ca FILE --cert FILE --key FILE",                       \
+        .example = "fedlora run " word_ " triage --config operator.ini", .rows = rows_,            \
+        .row_count = sizeof rows_ / sizeof *rows_, .options_size = sizeof(struct run_command),     \
+        .least = 1, .most = 1, .run = run_                                                         \
+    }
+
+const struct command command_run_list = {
+    .name = "run list",
+    .purpose = "all runs of the coordinator (operator)",
+    .usage = "--server HOST:PORT --ca FILE --cert FILE --key FILE",
+    .example = "fedlora run list --config operator.ini",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct run_command),
+    .run = list_run,
+};
+const struct command command_run_status = RUN_COMMAND(
+    "status", "what a run is doing, and what it waits for (operator)", rows, status_run);
+const struct command command_run_watch =
+    RUN_COMMAND("watch", "follow a run until it has finished (operator)", watch_rows, watch_run);
+const struct command command_run_pause =
+    RUN_COMMAND("pause", "open no new round (operator)", rows, pause_run);
+const struct command command_run_resume =
+    RUN_COMMAND("resume", "go on with a paused run (operator)", rows, resume_run);
+const struct command command_run_stop =
+    RUN_COMMAND("stop", "end a run early (operator)", rows, stop_run);
+const struct command command_run_export =
+    RUN_COMMAND("export", "download the newest state of a run (operator)", export_rows, export_run);

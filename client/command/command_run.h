@@ -1,0 +1,21 @@
+/* What the `fedlora run` commands share. */
+#ifndef CLIENT_COMMAND_RUN_H
+#define CLIENT_COMMAND_RUN_H
+
+#include "client/command/command.h"
+#include "client/session/remote.h"
+#include "fedlora.pb-c.h"
+
+/* A basis may be made when a run is created: longer than other calls. */
+enum { COMMAND_RUN_CREATE_MS = 10 * 60 * 1000 };
+
+/* *out for message_free(). */
+err command_run_get(Fedlora__V1__RunStatus **out, struct rpc_client *client, const char *name);
+/* The whole status, as JSON or for people. */
+err command_run_print(const Fedlora__V1__RunStatus *status, bool json);
+
+extern const struct command command_run_create, command_run_list, command_run_status,
+    command_run_watch, command_run_pause, command_run_resume, command_run_stop, command_run_export,
+    command_run_audit;
+
+#endif

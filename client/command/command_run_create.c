@@ -1,0 +1,315 @@
+/* fedlora run create: the operator starts a run. */
+#include "base/text.h"
+#include "client/command/command.h"
+#include "client/command/command_run.h"
+#include "client/command/method_help.h"
+#include "client/command/remote_json.h"
+#include "client/command/run_members.h"
+#include "client/session/remote.h"
+#include "engine/model/model.h"
+#include "proto/message.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct create_command {
+    struct command_common common;
+    struct remote_options remote;
+    const char *method, *members, *base, *base_digest, *targets, *frozen;
+    struct option_list method_options;
+    int64_t rounds, rank, quorum, evaluate_every, steps, batch, accumulate, seq, warmup;
+    double alpha, carry_error, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
+    uint64_t deadline_ms;
+    int late, weights, schedule;
+    bool rslora, shuffle, eos;
+    int privacy;
+    double epsilon, delta, noise, clip_norm, sampling, basis_clip, basis_noise;
+    bool adaptive_clip, force_noise;
+};
+
+static const char *const lates[] = {"refuse", "next", NULL};
+static const char *const weights[] = {"examples", "uniform", "given", NULL};
+static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const privacies[] = {"none", "client", "example", NULL};
+static const char *const precisions[] = {"auto", "f32", "bf16"};
+
+#define AT(member) offsetof(struct create_command, member)
+#define ROW_TEXT(f, k, m, v, h)                                                                    \
+    {                                                                                              \
+        .flag = f, .key = k, .kind = OPTION_TEXT, .at = AT(m), .value = v, .help = h               \
+    }
+#define ROW_INT(f, k, m, d, low, high, h)                                                          \
+    {                                                                                              \
+        .flag = f, .key = k, .kind = OPTION_INT, .at = AT(m), .fallback = d, .least = low,         \
+        .most = high, .help = h                                                                    \
+    }
+#define ROW_NUM(f, k, m, d, low, high, h)                                                          \
+    {                                                                                              \
+        .flag = f, .key = k, .kind = OPTION_NUM, .at = AT(m), .fallback = d, .least = low,         \
+        .most = high, .help = h                                                                    \
+    }
+#define ROW_FLAG(f, k, m, d, h)                                                                    \
+    {                                                                                              \
+        .flag = f, .key = k, .kind = OPTION_FLAG, .at = AT(m), .fallback = d, .help = h            \
+    }
+#define ROW_CHOICE(f, k, m, d, c, h)                                                               \
+    {                                                                                              \
+        .flag = f, .key = k, .kind = OPTION_CHOICE, .at = AT(m), .fallback = d, .choices = c,      \
+        .help = h                                                                                  \
+    }
+
+static const struct option_row rows[] = {
+    REMOTE_OPTION_ROWS(AT(remote)),
+    {.flag = "method",
+     .key = "run.method",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(method),
+     .value = "NAME",
+     .help = "how updates are combined: see below"},
+    {.flag = "rounds",
+     .key = "run.rounds",
+     .kind = OPTION_INT,
+     .at = AT(rounds),
+     .fallback = "0",
+     .least = 0,
+     .most = LIMIT_ROUNDS,
+     .help = "rounds of the run (required)"},
+    {.flag = "members",
+     .key = "run.members",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(members),
+     .value = "ID,ID,...",
+     .help = "who takes part; ID:rank=8:weight=2:alpha=16:rslora=yes:targets=q+v says how it "
+             "differs from the run, ID:8:2 is a rank and a weight"},
+    ROW_TEXT("base", "run.base", base, "PATH", "the base model, whose digest is taken"),
+    ROW_TEXT("base-digest", "run.base_digest", base_digest, "HEX",
+             "or its digest, as fedlora inspect prints it"),
+    ROW_INT("rank", "run.rank", rank, "0", 0, LIMIT_RANK,
+            "of the LoRA factors; 0: what each member offers"),
+    ROW_NUM("alpha", "run.alpha", alpha, "0", 0, 1e6, "LoRA's alpha; 0: twice each member's rank"),
+    ROW_FLAG("rslora", "run.rslora", rslora, NULL, "scale by alpha/sqrt(rank)"),
+    ROW_TEXT("targets", "run.targets", targets, "q,k,v,...",
+             "modules to adapt: q,k,v,o,gate,up,down or full names"),
+    ROW_INT("quorum", "run.quorum", quorum, "0", 0, LIMIT_MEMBERS,
+            "updates that close a round; 0: everyone"),
+    {.flag = "deadline",
+     .key = "run.deadline",
+     .kind = OPTION_DURATION,
+     .at = AT(deadline_ms),
+     .value = "TIME",
+     .help = "of a round: what is there by then counts, if it is a quorum; default none"},
+    ROW_CHOICE("late", "run.late", late, "refuse", lates, "updates after a round has closed"),
+    ROW_CHOICE("weights", "run.weights", weights, "examples", weights,
+               "what a member's update weighs"),
+    ROW_TEXT("frozen", "run.frozen", frozen, "FILE",
+             "fed-sb, ffa: frozen factors; default a seeded orthonormal basis"),
+    ROW_NUM("carry-error", "run.carry_error", carry_error, "1e-4", 0, 1,
+            "most the carry may lose, relative; 0: nothing"),
+    ROW_INT(
+        "evaluate-every", "run.evaluate_every", evaluate_every, "1", 0, LIMIT_ROUNDS,
+        "rounds after which members with --eval-data evaluate the state, and the last; 0: never"),
+    {.flag = "option",
+     .key = "run.option",
+     .kind = OPTION_LIST,
+     .at = AT(method_options),
+     .value = "KEY=VALUE",
+     .help = "an option of the method, see below; may be repeated"},
+    ROW_CHOICE("privacy", "privacy.unit", privacy, "none", privacies,
+               "client: noise at the coordinator hides each member's whole data; example: each "
+               "member's training hides each of its records"),
+    ROW_NUM("epsilon", "privacy.epsilon", epsilon, "0", 0, 1e6, "privacy budget, with --delta"),
+    ROW_NUM("delta", "privacy.delta", delta, "0", 0, 1,
+            "below one over the number of members, or of a member's records"),
+    ROW_NUM("noise", "privacy.noise", noise, "0", 0, 4096,
+            "noise multiplier; 0: what the budget needs for all rounds"),
+    ROW_NUM("clip-norm", "privacy.clip_norm", clip_norm, "0.1", 0, 1e9,
+            "largest norm of a member's change (the first one where it adapts), or of a record's "
+            "gradient"),
+    ROW_NUM("sampling", "privacy.sampling", sampling, "0", 0, 1,
+            "client: chance of a member to be drawn for a round, 0: 1; example: of a record to be "
+            "in a step, 0: rows of a step over records"),
+    ROW_NUM("basis-clip", "privacy.basis_clip", basis_clip, "0", 0, 1e9,
+            "with basis=gradient: largest norm of a unit's gradients in each of its two passes"),
+    ROW_NUM("basis-noise", "privacy.basis_noise", basis_noise, "0", 0, 4096,
+            "and their noise multiplier; 0: a fifth of epsilon for both"),
+    ROW_FLAG("adaptive-clip", "privacy.adaptive_clip", adaptive_clip, NULL,
+             "let the clip norm follow the median of the members' norms"),
+    ROW_FLAG("force-noise", "privacy.force_noise", force_noise, NULL,
+             "go on although the noise drowns the change"),
+    ROW_INT("steps", "train.steps", steps, "0", 0, 1e9, "optimizer steps a round; 0: by --epochs"),
+    ROW_NUM("epochs", "train.epochs", epochs, "0", 0, 1e6,
+            "passes over the data a round; default 1 without --steps"),
+    ROW_INT("batch", "train.batch", batch, "4", 1, 65536, "rows of one forward pass"),
+    ROW_INT("accumulate", "train.accumulate", accumulate, "1", 1, 65536,
+            "forward passes of one step"),
+    ROW_INT("seq", "train.seq", seq, "512", 1, LIMIT_SEQUENCE, "most tokens of a row"),
+    ROW_NUM("lr", "train.lr", lr, "2e-4", 0, 1e3, "learning rate"),
+    ROW_CHOICE("schedule", "train.schedule", schedule, "linear", schedules,
+               "of the learning rate, each round anew"),
+    ROW_INT("warmup", "train.warmup", warmup, "0", 0, 1e9, "steps"),
+    ROW_NUM("weight-decay", "train.weight_decay", weight_decay, "0", 0, 1e3, "AdamW's"),
+    ROW_NUM("beta1", "train.beta1", beta1, "0.9", 0, 0.999999, "AdamW's"),
+    ROW_NUM("beta2", "train.beta2", beta2, "0.999", 0, 0.9999999, "AdamW's"),
+    ROW_NUM("eps", "train.eps", eps, "1e-8", 0, 1, "AdamW's"),
+    ROW_NUM("clip", "train.clip", clip, "1", 0, 1e9, "largest norm of the gradient; 0: off"),
+    ROW_NUM("dropout", "train.dropout", dropout, "0", 0, 0.99, "on the adapters' input"),
+    ROW_FLAG("shuffle", "train.shuffle", shuffle, "yes", "take rows in file order, going round"),
+    ROW_FLAG("eos", "train.eos", eos, "yes",
+             "do not append the end-of-sequence token to what is learned"),
+};
+
+static err base_digest(struct digest *out, const struct create_command *o)
+{
+    struct model model = {0};
+    if ((o->base != NULL) == (o->base_digest != NULL))
+        return err_make(ERR_INPUT, "run create: say --base PATH or --base-digest HEX, one of them");
+    if (o->base_digest != NULL) {
+        err e = digest_parse(out, o->base_digest);
+        return err_is(e) ? err_in(e, "--base-digest") : e;
+    }
+    TRY(model_open(&model, o->base));
+    err e = model_digest(out, &model);
+    model_close(&model);
+    return e;
+}
+
+static void set_training(Fedlora__V1__Training *t, const struct create_command *o)
+{
+    t->steps = (uint32_t)o->steps;
+    t->epochs = o->steps == 0 && o->epochs == 0 ? 1 : o->epochs;
+    t->batch = (uint32_t)o->batch;
+    t->accumulate = (uint32_t)o->accumulate;
+    t->seq = (uint32_t)o->seq;
+    t->lr = o->lr;
+    t->schedule = (char *)(uintptr_t)schedules[o->schedule];
+    t->warmup = (uint32_t)o->warmup;
+    t->weight_decay = o->weight_decay;
+    t->beta1 = o->beta1;
+    t->beta2 = o->beta2;
+    t->eps = o->eps;
+    t->clip = o->clip;
+    t->dropout = o->dropout;
+    t->seed = (uint64_t)o->common.seed;
+    t->precision = (char *)(uintptr_t)precisions[o->common.precision];
+    t->no_shuffle = !o->shuffle;
+    t->no_eos = !o->eos;
+}
+
+static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
+{
+    p->unit = (char *)(uintptr_t)privacies[o->privacy];
+    p->epsilon = o->epsilon;
+    p->delta = o->delta;
+    p->noise = o->noise;
+    p->clip = o->clip_norm;
+    p->sampling = o->sampling;
+    p->adaptive = o->adaptive_clip;
+    p->force = o->force_noise;
+    p->basis_clip = o->basis_clip;
+    p->basis_noise = o->basis_noise;
+}
+
+static err check_privacy(const struct create_command *o)
+{
+    const struct command_given option[] = {{"epsilon", o->epsilon != 0},
+                                           {"delta", o->delta != 0},
+                                           {"noise", o->noise != 0},
+                                           {"sampling", o->sampling != 0},
+                                           {"basis-clip", o->basis_clip != 0},
+                                           {"basis-noise", o->basis_noise != 0},
+                                           {"adaptive-clip", o->adaptive_clip},
+                                           {"force-noise", o->force_noise}};
+    if (o->privacy) return ERR_NONE;
+    return command_check_unused(option, sizeof option / sizeof *option,
+                                "--privacy client or example");
+}
+
+static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
+                      struct arena *arena)
+{
+    static const struct run_members_split comma = {',', "targets"};
+    TRY(run_members_parse(config, o->members, arena));
+    if (o->targets != NULL)
+        TRY(run_members_split(&config->targets, &config->n_targets, o->targets, &comma, arena));
+    config->method = (char *)(uintptr_t)o->method;
+    config->rounds = (uint32_t)o->rounds;
+    config->rank = (uint32_t)o->rank;
+    config->alpha = o->alpha;
+    config->rslora = o->rslora;
+    config->quorum = (uint32_t)o->quorum;
+    config->deadline_ms = o->deadline_ms;
+    config->late = (char *)(uintptr_t)lates[o->late];
+    config->weights = (char *)(uintptr_t)weights[o->weights];
+    config->carry_error = o->carry_error > 0 ? o->carry_error : -1; /* 0 on the wire: default */
+    config->evaluate_every = (uint32_t)o->evaluate_every;
+    config->seed = (uint64_t)o->common.seed;
+    config->n_method_options = o->method_options.count;
+    config->method_options = (char **)(uintptr_t)o->method_options.item;
+    return ERR_NONE;
+}
+
+static err create(struct rpc_client *client, Fedlora__V1__RunConfig *config,
+                  const struct create_command *o)
+{
+    static const struct remote_method method = {"/fedlora.v1.Admin/CreateRun",
+                                                &fedlora__v1__run_status__descriptor};
+    Fedlora__V1__RunStatus *status = NULL;
+    struct digest frozen;
+    if (o->frozen != NULL) {
+        TRY(digest_of_file(&frozen, o->frozen));
+        TRY(remote_put(client, &frozen, o->frozen));
+        config->frozen_digest = (ProtobufCBinaryData){DIGEST_BYTES, frozen.byte};
+    }
+    TRY(remote_call(&status, client, &method, &config->base, COMMAND_RUN_CREATE_MS));
+    err e = command_run_print(status, o->common.json);
+    message_free(status);
+    return e;
+}
+
+static err create_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    const struct create_command *o = options;
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    Fedlora__V1__Privacy privacy = FEDLORA__V1__PRIVACY__INIT;
+    struct digest base;
+    struct rpc_client *client = NULL;
+    if (!text_is_name(arguments->item[0], LIMIT_NAME_BYTES - 1))
+        return err_make(ERR_INPUT,
+                        "\"%.60s\" is no name for a run: letters, digits, '.', '_' and '-'",
+                        arguments->item[0]);
+    if (o->rounds == 0) return err_make(ERR_INPUT, "--rounds is missing: rounds of the run");
+    TRY(check_privacy(o));
+    config.name = (char *)(uintptr_t)arguments->item[0];
+    TRY(set_config(&config, o, arena));
+    TRY(base_digest(&base, o));
+    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
+    set_training(&training, o);
+    config.training = &training;
+    set_privacy(&privacy, o);
+    if (o->privacy) config.privacy = &privacy;
+    TRY(remote_open(&client, &o->remote));
+    err e = create(client, &config, o);
+    rpc_client_close(client);
+    return e;
+}
+
+const struct command command_run_create = {
+    .name = "run create",
+    .purpose = "start a federated run (operator)",
+    .usage = "NAME --method M --rounds N --members ID,ID,... (--base PATH | --base-digest HEX) "
+             "[options]",
+    .example =
+        "fedlora run create triage --method flora --rounds 3 --members north,south --base SmolLM2 "
+        "--steps 50 --config operator.ini",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct create_command),
+    .least = 1,
+    .most = 1,
+    .run = create_run,
+    .details = method_help,
+};

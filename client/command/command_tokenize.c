@@ -1,0 +1,265 @@
+/* fedlora tokenize: text to token ids and back, as the base model's own tokenizer does it. */
+#include "base/json.h"
+#include "base/limits.h"
+#include "client/command/command.h"
+#include "client/output/report.h"
+#include "engine/tokens/chat.h"
+#include "engine/tokens/tokenizer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct tokenize_command {
+    struct command_common common;
+    const char *base;
+    int special; /* 0: no, 1: yes */
+    bool chat, decode, prompt;
+};
+
+static const char *const no_yes[] = {"no", "yes", NULL};
+#define AT(member) offsetof(struct tokenize_command, member)
+static const struct option_row rows[] = {
+    {.flag = "base",
+     .letter = 'b',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(base),
+     .value = "PATH",
+     .help = "Hugging Face directory or .gguf file whose tokenizer is used"},
+    {.flag = "special",
+     .kind = OPTION_CHOICE,
+     .at = AT(special),
+     .fallback = "yes",
+     .choices = no_yes,
+     .help =
+         "special tokens written in the text become their ids; with --decode, they are printed"},
+    {.flag = "chat",
+     .kind = OPTION_FLAG,
+     .at = AT(chat),
+     .help = "each input is a conversation: a JSON list of {\"role\",\"content\"}, or one user "
+             "message; "
+             "rendered by the model's chat template"},
+    {.flag = "generation-prompt",
+     .kind = OPTION_FLAG,
+     .at = AT(prompt),
+     .fallback = "yes",
+     .help = "--chat: do not end with what opens the assistant's turn"},
+    {.flag = "decode",
+     .kind = OPTION_FLAG,
+     .at = AT(decode),
+     .help = "the other way: each input is a list of ids, the result is its text"},
+};
+
+struct work {
+    const struct tokenize_command *o;
+    struct tokenizer *tokenizer;
+    struct chat_template chat; /* with --chat */
+    json_t *results;           /* with --json: what is printed at the end */
+};
+
+/* ---- one input ---- */
+
+static err add_ids(struct work *w, const char *text, size_t size)
+{
+    struct tokens tokens = {0};
+    err e = tokenizer_encode(&tokens, w->tokenizer, text, size, w->o->special == 1);
+    json_t *ids = w->results && !err_is(e) ? json_array() : NULL;
+    for (size_t i = 0; i < tokens.count && !err_is(e); i++) {
+        if (ids)
+            json_array_append_new(ids, json_integer(tokens.id[i]));
+        else
+            printf("%s%" PRId32, i ? " " : "", tokens.id[i]);
+    }
+    if (ids)
+        json_array_append_new(w->results, ids);
+    else if (!err_is(e))
+        printf("\n");
+    tokens_close(&tokens);
+    return e;
+}
+
+static err chat_message_read(struct chat_message *out, const json_t *value, const char *where)
+{
+    TRY(json_get_str(&out->role, value, "role", where));
+    return json_get_str(&out->content, value, "content", where);
+}
+
+static err add_chat(struct work *w, const json_t *list, const char *where)
+{
+    enum { MESSAGES_MAX = 4096 };
+    const json_t *messages = json_is_object(list) ? json_object_get(list, "messages") : list;
+    size_t count = json_array_size(messages);
+    struct chat_message one = {"user", json_string_value(list)}, *message = NULL;
+    struct bytes text = {.max = LIMIT_LINE_BYTES};
+    struct chat_options options = {.generate = w->o->prompt};
+    err e = ERR_NONE;
+    if (json_is_string(list)) {
+        e = chat_render(&text, NULL, &w->chat, &one, 1, &options);
+    } else if (count == 0 || count > MESSAGES_MAX) {
+        e = err_make(ERR_INPUT, "%s: expected a list of 1 to %d messages, or a text", where,
+                     MESSAGES_MAX);
+    } else {
+        message = calloc(count, sizeof *message);
+        if (!message) e = err_make(ERR_MACHINE, "no memory for %zu messages", count);
+        for (size_t i = 0; i < count && !err_is(e); i++)
+            e = chat_message_read(&message[i], json_array_get(messages, i), where);
+        if (!err_is(e)) e = chat_render(&text, NULL, &w->chat, message, count, &options);
+    }
+    if (!err_is(e)) e = add_ids(w, (const char *)text.data, text.size);
+    free(message);
+    bytes_close(&text);
+    return e;
+}
+
+/* "1 2 3", "1,2,3" or "[1, 2, 3]". */
+static err ids_read(int32_t **out, size_t *count, const char *text, const char *where)
+{
+    size_t used = 0, room = strlen(text) / 2 + 1;
+    int32_t *id = malloc(room * sizeof *id);
+    if (!id) return err_make(ERR_MACHINE, "no memory for %zu ids", room);
+    for (const char *p = text; *(p += strspn(p, " \t\r\n,[]"));) {
+        char *end;
+        long value = strtol(p, &end, 10);
+        if (end == p || value < 0 || value > INT32_MAX || !strchr(" \t\r\n,]", *end)) {
+            free(id);
+            return err_make(ERR_INPUT, "%s: \"%.20s\" is no token id", where, p);
+        }
+        id[used++] = (int32_t)value;
+        p = end;
+    }
+    *out = id;
+    *count = used;
+    return ERR_NONE;
+}
+
+static err add_text(struct work *w, const char *line, const char *where)
+{
+    int32_t *id = NULL;
+    size_t count = 0;
+    struct bytes text = {.max = LIMIT_LINE_BYTES};
+    TRY(ids_read(&id, &count, line, where));
+    err e = tokenizer_decode(&text, w->tokenizer, id, count, w->o->special == 1);
+    if (!err_is(e)) {
+        const char *found = text.data ? (const char *)text.data : "";
+        if (w->results)
+            json_array_append_new(w->results, json_stringn(found, text.size));
+        else
+            printf("%s\n", found);
+    }
+    bytes_close(&text);
+    free(id);
+    return err_is(e) ? err_in(e, "%s", where) : e;
+}
+
+/* ---- where inputs come from ---- */
+
+static err add_argument(struct work *w, const char *text)
+{
+    if (w->o->decode) return add_text(w, text, "--decode");
+    if (!w->o->chat) return add_ids(w, text, strlen(text));
+    json_t *value = NULL;
+    if (text[0] == '[' || text[0] == '{')
+        TRY(json_parse(&value, text, strlen(text), "--chat"));
+    else
+        value = json_string(text);
+    if (!value) return err_make(ERR_INPUT, "--chat: the text is not UTF-8");
+    err e = add_chat(w, value, "--chat");
+    json_decref(value);
+    return e;
+}
+
+/* As json_parse(), but a text to be tokenised may hold U+0000. */
+static err parse_text(json_t **out, const char *line, size_t size, const char *where)
+{
+    json_error_t cause;
+    json_t *value = json_loadb(line, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &cause);
+    if (!value) return err_make(ERR_INPUT, "%s:%d: not JSON: %s", where, cause.column, cause.text);
+    *out = value;
+    return ERR_NONE;
+}
+
+static err add_line(struct work *w, const char *line, size_t size, unsigned number)
+{
+    char where[40];
+    snprintf(where, sizeof where, "standard input:%u", number);
+    if (strspn(line, " \t\r\n") == size) return ERR_NONE;
+    if (w->o->decode) return add_text(w, line, where);
+    json_t *value = NULL;
+    err e =
+        w->o->chat ? json_parse(&value, line, size, where) : parse_text(&value, line, size, where);
+    if (!err_is(e) && w->o->chat)
+        e = add_chat(w, value, where);
+    else if (!err_is(e) && !json_is_string(value))
+        e = err_make(ERR_INPUT, "%s: expected a JSON string", where);
+    else if (!err_is(e))
+        e = add_ids(w, json_string_value(value), json_string_length(value));
+    json_decref(value);
+    return e;
+}
+
+static err add_lines(struct work *w)
+{
+    char *line = NULL;
+    size_t room = 0;
+    err e = ERR_NONE;
+    unsigned number = 0;
+    for (ssize_t size; !err_is(e) && (size = getline(&line, &room, stdin)) >= 0;) {
+        e = stop_check();
+        if (!err_is(e)) e = add_line(w, line, (size_t)size, ++number);
+    }
+    free(line);
+    if (!err_is(e)) e = stop_check();
+    return e;
+}
+
+/* `--decode 1 2 3` is one list, as the shell splits it. */
+static err join_numbers(struct work *w, const struct option_list *texts, bool *joined)
+{
+    *joined = w->o->decode && texts->count > 1;
+    for (size_t i = 0; i < texts->count; i++)
+        if (strpbrk(texts->item[i], " ,")) *joined = false;
+    if (!*joined) return ERR_NONE;
+    struct bytes all = {.max = LIMIT_LINE_BYTES};
+    err e = ERR_NONE;
+    for (size_t i = 0; i < texts->count && !err_is(e); i++)
+        e = bytes_printf(&all, "%s ", texts->item[i]);
+    if (!err_is(e)) e = add_text(w, (const char *)all.data, "--decode");
+    bytes_close(&all);
+    return e;
+}
+
+static err tokenize_run(void *options, const struct option_list *texts, struct arena *arena)
+{
+    (void)arena;
+    struct work w = {.o = options};
+    err e = ERR_NONE;
+    bool joined = false;
+    TRY_OUT(e, tokenizer_open(&w.tokenizer, w.o->base));
+    if (w.o->chat) TRY_OUT(e, chat_find(&w.chat, w.tokenizer));
+    if (w.o->common.json) w.results = json_array();
+    TRY_OUT(e, join_numbers(&w, texts, &joined));
+    for (size_t i = 0; i < texts->count && !joined; i++)
+        TRY_OUT(e, add_argument(&w, texts->item[i]));
+    if (texts->count == 0) TRY_OUT(e, add_lines(&w));
+    if (w.results) e = report_json(w.results);
+out:
+    json_decref(w.results);
+    tokenizer_close(w.tokenizer);
+    return e;
+}
+
+const struct command command_tokenize = {
+    .name = "tokenize",
+    .purpose = "show the token ids of text, or the text of ids",
+    .usage =
+        "--base B [--chat] [--special yes|no] [--decode] [TEXT...]\n\n"
+        "Without TEXT, every line of standard input is one JSON string (with --decode, one list).",
+    .example = "fedlora tokenize --base SmolLM2-135M-Instruct \"Hello world\"",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct tokenize_command),
+    .most = 1 << 20,
+    .run = tokenize_run,
+};

@@ -1,0 +1,476 @@
+/* fedlora train: a LoRA adapter from local data, no coordinator needed. */
+#include "base/file.h"
+#include "client/command/command.h"
+#include "client/command/setup.h"
+#include "client/export/adapter_save.h"
+#include "client/output/progress.h"
+#include "client/output/report.h"
+#include "engine/train/train.h"
+#include "engine/train/train_ledger.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+struct train_command {
+    struct command_common common;
+    const char *base, *data, *output, *adapter, *state, *targets, *log;
+    int64_t rank, steps, batch, accumulate, seq, warmup;
+    double alpha, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
+    int schedule;
+    bool rslora, shuffle, checkpoint, eos, bos, profile, force;
+    int privacy;
+    double epsilon, delta, noise, clip_norm, sampling;
+    const char *ledger, *ledger_key;
+};
+
+static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const privacies[] = {"none", "example", NULL};
+#define AT(member) offsetof(struct train_command, member)
+static const struct option_row rows[] = {
+    SETUP_ROW_BASE(AT(base)),
+    {.flag = "data",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(data),
+     .value = "FILE",
+     .help = "JSON Lines: prompt and completion, messages, text, text and label, or input_ids and "
+             "labels"},
+    {.flag = "output",
+     .letter = 'o',
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(output),
+     .value = "DIR",
+     .help = "the PEFT directory to write"},
+    SETUP_ROW_ADAPTER(AT(adapter), "start from"),
+    SETUP_ROW_STATE(AT(state), "start from"),
+    {.flag = "rank",
+     .letter = 'r',
+     .kind = OPTION_INT,
+     .at = AT(rank),
+     .fallback = "16",
+     .least = 1,
+     .most = LIMIT_RANK,
+     .help = "of a new adapter"},
+    {.flag = "alpha",
+     .kind = OPTION_NUM,
+     .at = AT(alpha),
+     .fallback = "32",
+     .least = 1e-6,
+     .most = 1e6,
+     .help = "of a new adapter: its scale is alpha / rank"},
+    {.flag = "rslora",
+     .kind = OPTION_FLAG,
+     .at = AT(rslora),
+     .help = "its scale is alpha / sqrt(rank)"},
+    {.flag = "targets",
+     .kind = OPTION_TEXT,
+     .at = AT(targets),
+     .fallback = "q,k,v,o,gate,up,down",
+     .value = "LIST",
+     .help = "the projections a new adapter is put on, or full module names"},
+    {.flag = "steps",
+     .kind = OPTION_INT,
+     .at = AT(steps),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e9,
+     .help = "optimizer steps; 0: from --epochs"},
+    {.flag = "epochs",
+     .kind = OPTION_NUM,
+     .at = AT(epochs),
+     .fallback = "1",
+     .least = 0,
+     .most = 1e6,
+     .help = "passes over the data"},
+    {.flag = "batch",
+     .kind = OPTION_INT,
+     .at = AT(batch),
+     .fallback = "4",
+     .least = 1,
+     .most = 65536,
+     .help = "rows of one forward pass"},
+    {.flag = "accumulate",
+     .kind = OPTION_INT,
+     .at = AT(accumulate),
+     .fallback = "1",
+     .least = 1,
+     .most = 65536,
+     .help = "forward passes of one step"},
+    SETUP_ROW_SEQ(AT(seq)),
+    {.flag = "lr",
+     .kind = OPTION_NUM,
+     .at = AT(lr),
+     .fallback = "2e-4",
+     .least = 0,
+     .most = 10,
+     .help = "learning rate"},
+    {.flag = "schedule",
+     .kind = OPTION_CHOICE,
+     .at = AT(schedule),
+     .fallback = "linear",
+     .choices = schedules,
+     .help = "of the learning rate after the warm-up"},
+    {.flag = "warmup",
+     .kind = OPTION_INT,
+     .at = AT(warmup),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e9,
+     .help = "steps until the full learning rate"},
+    {.flag = "weight-decay",
+     .kind = OPTION_NUM,
+     .at = AT(weight_decay),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "decoupled, as AdamW"},
+    {.flag = "beta1",
+     .kind = OPTION_NUM,
+     .at = AT(beta1),
+     .fallback = "0.9",
+     .least = 0,
+     .most = 0.999999,
+     .help = "AdamW"},
+    {.flag = "beta2",
+     .kind = OPTION_NUM,
+     .at = AT(beta2),
+     .fallback = "0.999",
+     .least = 0,
+     .most = 0.99999999,
+     .help = "AdamW"},
+    {.flag = "eps",
+     .kind = OPTION_NUM,
+     .at = AT(eps),
+     .fallback = "1e-8",
+     .least = 0,
+     .most = 1,
+     .help = "AdamW"},
+    {.flag = "clip",
+     .kind = OPTION_NUM,
+     .at = AT(clip),
+     .fallback = "1",
+     .least = 0,
+     .most = 1e9,
+     .help = "largest norm of the gradient; 0: off"},
+    {.flag = "dropout",
+     .kind = OPTION_NUM,
+     .at = AT(dropout),
+     .fallback = "0",
+     .least = 0,
+     .most = 0.99,
+     .help = "on the adapter's input"},
+    {.flag = "shuffle",
+     .kind = OPTION_FLAG,
+     .at = AT(shuffle),
+     .fallback = "yes",
+     .help = "take rows in file order, going round"},
+    {.flag = "checkpoint",
+     .kind = OPTION_FLAG,
+     .at = AT(checkpoint),
+     .help = "recompute activations: less memory, slower"},
+    {.flag = "privacy",
+     .kind = OPTION_CHOICE,
+     .at = AT(privacy),
+     .fallback = "none",
+     .choices = privacies,
+     .help = "example: DP-SGD hides each record; needs the options below"},
+    {.flag = "epsilon",
+     .kind = OPTION_NUM,
+     .at = AT(epsilon),
+     .fallback = "0",
+     .least = 0,
+     .most = 1e6,
+     .help = "privacy budget, with --delta"},
+    {.flag = "delta",
+     .kind = OPTION_NUM,
+     .at = AT(delta),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "below one over the number of records"},
+    {.flag = "noise",
+     .kind = OPTION_NUM,
+     .at = AT(noise),
+     .fallback = "0",
+     .least = 0,
+     .most = 4096,
+     .help = "noise multiplier; 0: what the budget needs for all steps"},
+    {.flag = "clip-norm",
+     .kind = OPTION_NUM,
+     .at = AT(clip_norm),
+     .fallback = "1",
+     .least = 0,
+     .most = 1e9,
+     .help = "largest norm of a record's gradient"},
+    {.flag = "sampling",
+     .kind = OPTION_NUM,
+     .at = AT(sampling),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "chance of a record to be in a step; 0: batch over records"},
+    {.flag = "ledger",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger),
+     .value = "FILE",
+     .help = "privacy ledger to begin or go on with"},
+    {.flag = "ledger-key",
+     .kind = OPTION_TEXT,
+     .at = AT(ledger_key),
+     .value = "FILE",
+     .help = "Ed25519 key (PEM, mode 0600) that signs it"},
+    SETUP_ROW_EOS(AT(eos)),
+    SETUP_ROW_BOS(AT(bos)),
+    {.flag = "log",
+     .kind = OPTION_TEXT,
+     .at = AT(log),
+     .value = "FILE",
+     .help = "one JSON line a step"},
+    {.flag = "profile", .kind = OPTION_FLAG, .at = AT(profile), .help = "seconds by operation"},
+    COMMAND_ROW_FORCE(AT(force)),
+};
+
+struct work {
+    const struct train_command *o;
+    struct progress progress;
+    FILE *log;
+    err log_failed;
+    uint64_t tokens;
+};
+
+/* A row a step, whole lines: the file can be followed while training goes on. */
+static err log_step(FILE *log, const struct train_step *s)
+{
+    int n = fprintf(log,
+                    "{\"step\":%" PRIu64
+                    ",\"loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"tokens\":%" PRIu64
+                    ",\"seconds\":%.6f}\n",
+                    s->step, s->loss, s->lr, s->grad_norm, s->tokens, s->seconds);
+    return n < 0 || fflush(log) != 0 ? err_sys(errno, "--log") : ERR_NONE;
+}
+
+static bool on_step(void *user, const struct train_step *s)
+{
+    struct work *w = user;
+    char detail[64];
+    w->tokens += s->tokens;
+    if (w->o->privacy)
+        snprintf(detail, sizeof detail, "private");
+    else
+        snprintf(detail, sizeof detail, "loss %.4f", s->loss);
+    progress_update(&w->progress, s->step + 1, s->steps, w->tokens, detail);
+    if (w->log) w->log_failed = log_step(w->log, s);
+    return !stop_asked && !err_is(w->log_failed);
+}
+
+static err open_log(struct work *w)
+{
+    if (!w->o->log) return ERR_NONE;
+    TRY(command_check_output(w->o->log, w->o->force));
+    w->log = fopen(w->o->log, "w");
+    return w->log ? ERR_NONE : err_sys(errno, "%s", w->o->log);
+}
+
+static struct train_options options_of(const struct train_command *o, struct work *w)
+{
+    struct train_options t;
+    train_defaults(&t);
+    t.steps = (uint64_t)o->steps;
+    t.epochs = o->epochs;
+    t.batch = (uint32_t)o->batch;
+    t.accumulate = (uint32_t)o->accumulate;
+    t.lr = o->lr;
+    t.weight_decay = o->weight_decay;
+    t.beta1 = o->beta1;
+    t.beta2 = o->beta2;
+    t.eps = o->eps;
+    t.clip = o->clip;
+    t.dropout = o->dropout;
+    t.schedule = (enum train_schedule)o->schedule;
+    t.warmup = (uint64_t)o->warmup;
+    t.seed = (uint64_t)o->common.seed;
+    t.shuffle = o->shuffle;
+    t.checkpoint = o->checkpoint;
+    t.on_step = on_step;
+    t.user = w;
+    return t;
+}
+
+static json_t *profile_json(const struct engine *engine)
+{
+    struct backend_profile profile;
+    engine_profile(&profile, engine);
+    json_t *list = json_array();
+    for (int op = 0; op < OP_COUNT; op++)
+        json_array_append_new(list, json_pack("{s:s, s:f, s:I}", "operation",
+                                              backend_op_name((enum backend_op)op), "seconds",
+                                              profile.seconds[op], "calls",
+                                              (json_int_t)profile.calls[op]));
+    return list;
+}
+
+static err report(const struct train_command *o, const struct setup *s,
+                  const struct train_result *r, const struct train_ledger *ledger)
+{
+    struct train_ledger_spent spent;
+    if (o->privacy) TRY(train_ledger_spent(&spent, ledger));
+    json_t *out =
+        json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "output", o->output, "steps",
+                  (json_int_t)r->steps, "tokens", (json_int_t)r->tokens, "learned",
+                  (json_int_t)r->learned, "loss_first", r->first_loss, "loss_last", r->last_loss,
+                  "loss_mean", r->mean_loss, "seconds", r->seconds, "tokens_per_second",
+                  r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0);
+    static const char *const untold[] = {"tokens",    "learned",   "loss_first",
+                                         "loss_last", "loss_mean", "tokens_per_second",
+                                         "seconds"};
+    for (size_t i = 0; o->privacy && i < sizeof untold / sizeof *untold; i++)
+        json_object_del(out, untold[i]); /* not counted by the budget, so not computed */
+    json_object_set_new(out, "trained_parameters",
+                        json_integer((json_int_t)s->adapter.value_count));
+    json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));
+    if (o->privacy) json_object_update_new(out, train_ledger_json(&spent, o->ledger));
+    if (o->profile) json_object_set_new(out, "profile", profile_json(s->engine));
+    return report_print(out, &(struct report_options){.json = o->common.json});
+}
+
+static err open_all(struct setup *s, struct dataset *data, const struct train_command *o)
+{
+    TRY(command_check_output(o->output, o->force));
+    TRY(setup_open(
+        s, &(struct setup_options){
+               .common = &o->common,
+               .base = o->base,
+               .adapter = o->adapter,
+               .state = o->state,
+               /* There alone is a record's gradient the same bits whatever stands beside it. */
+               .f32 = o->privacy != 0}));
+    TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
+    if (data->cut)
+        command_say(&o->common, "%s: %zu rows are cut at %lld tokens", o->data, data->cut,
+                    (long long)o->seq);
+    if (s->adapted) return ERR_NONE;
+    struct adapter_fresh fresh = {
+        .targets = o->targets,
+        .rank = (uint32_t)o->rank,
+        .alpha = o->alpha,
+        .rslora = o->rslora,
+        .seed = (uint64_t)o->common.seed,
+    };
+    TRY(adapter_open_fresh(&s->adapter, &s->model.arch, &fresh));
+    s->adapted = true;
+    return ERR_NONE;
+}
+
+static const char *last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+static err check_privacy(const struct train_command *o)
+{
+    const struct command_given option[] = {
+        {"epsilon", o->epsilon != 0},  {"delta", o->delta != 0},
+        {"noise", o->noise != 0},      {"sampling", o->sampling != 0},
+        {"ledger", o->ledger != NULL}, {"ledger-key", o->ledger_key != NULL}};
+    if (o->privacy) return ERR_NONE;
+    return command_check_unused(option, sizeof option / sizeof *option, "--privacy example");
+}
+
+/* The plan is judged and the ledger asked before anything is trained. */
+static err begin_private(struct train_ledger *out, const struct train_command *o,
+                         const struct train_options *how, const struct setup *s,
+                         const struct dataset *data)
+{
+    const struct train_ledger_options options = {.train = how,
+                                                 .epsilon = o->epsilon,
+                                                 .delta = o->delta,
+                                                 .noise = o->noise,
+                                                 .clip = o->clip_norm,
+                                                 .sampling = o->sampling,
+                                                 .dim = s->adapter.value_count,
+                                                 .ledger = o->ledger,
+                                                 .key = o->ledger_key,
+                                                 .job = last_part(o->output),
+                                                 .party = "local",
+                                                 .method = "lora",
+                                                 .bases = o->adapter || o->state ? "given" : "seed",
+                                                 .afresh = true};
+    if (!o->privacy) return ERR_NONE;
+    if (o->log || o->profile)
+        return err_make(ERR_INPUT,
+                        "--%s: not with --privacy: what it tells of the records is not "
+                        "counted",
+                        o->log ? "log" : "profile");
+    TRY(train_ledger_plan(out, &options, data->count));
+    TRY(train_ledger_ask(out));
+    command_say(&o->common, "%s", out->says);
+    if (o->adapter || o->state)
+        command_say(&o->common,
+                    "privacy: what we start from counts as public, unless this ledger has released "
+                    "it: %s",
+                    o->adapter ? o->adapter : o->state);
+    return ERR_NONE;
+}
+
+static err train_it(struct train_result *out, struct setup *s, const struct dataset *data,
+                    const struct train_options *how, const struct train_ledger *ledger)
+{
+    struct adapter *ad = &s->adapter;
+    size_t bytes = ad->value_count * sizeof *ad->value;
+    if (!ledger) return train_run(out, ad, s->engine, data, how);
+    struct train_ledger_made made = {.round = 1, .dim = ad->value_count};
+    if (!strcmp(ledger->o.bases, "given")) made.given = digest_of(ad->value, bytes);
+    TRY(train_private_run(out, ad, s->engine, data, &ledger->how));
+    made.digest = digest_of(ad->value, bytes);
+    return train_ledger_charge(ledger, &made);
+}
+
+static err train_command_run(void *options, const struct option_list *arguments,
+                             struct arena *arena)
+{
+    (void)arguments, (void)arena;
+    const struct train_command *o = options;
+    struct work w = {.o = o};
+    struct setup s = {0};
+    struct dataset data = {0};
+    struct train_result result = {0};
+    struct train_ledger ledger = {0};
+    struct train_options how = options_of(o, &w);
+    err e = ERR_NONE;
+    TRY(check_privacy(o));
+    TRY_OUT(e, open_all(&s, &data, o));
+    TRY_OUT(e, begin_private(&ledger, o, &how, &s, &data));
+    TRY_OUT(e, open_log(&w));
+    progress_begin(&w.progress, o->common.quiet, "training", "tokens");
+    e = train_it(&result, &s, &data, &how, o->privacy ? &ledger : NULL);
+    progress_end(&w.progress, err_is(e) ? "ended early" : "done");
+    if (err_is(w.log_failed)) e = w.log_failed;
+    if (e.kind == ERR_STOPPED)
+        e = err_make(ERR_STOPPED, "interrupted; %s was not written", o->output);
+    if (err_is(e)) goto out;
+    struct adapter_save_options save = {
+        .path = o->output, .base = o->base, .replace = o->force, .threads = (int)o->common.threads};
+    TRY_OUT(e, adapter_save_peft(&s.adapter, &save));
+    e = report(o, &s, &result, &ledger);
+out:
+    if (w.log && fclose(w.log) != 0 && !err_is(e)) e = err_sys(errno, "%s", o->log);
+    data_close(&data);
+    setup_close(&s);
+    return e;
+}
+
+const struct command command_train = {
+    .name = "train",
+    .purpose = "train a LoRA adapter on local data",
+    .usage = "--base B --data FILE -o DIR [options]",
+    .example =
+        "fedlora train --base SmolLM2-135M-Instruct --data notes.jsonl -o notes-lora --epochs 2",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .options_size = sizeof(struct train_command),
+    .run = train_command_run,
+};

@@ -1,0 +1,91 @@
+#include "client/command/setup.h"
+
+#include "base/text.h"
+
+#include <string.h>
+
+static err open_adapter(struct setup *s, const struct setup_options *o)
+{
+    const char *path = o->adapter ? o->adapter : o->state;
+    if (!path) return ERR_NONE;
+    TRY(adapter_open_path(&s->adapter, &s->model.arch, path, 0));
+    s->adapted = true;
+    return ERR_NONE;
+}
+
+static enum dtype precision_of(const struct setup_options *o)
+{
+    if (o->common->precision == COMMAND_PRECISION_F32) return DTYPE_F32;
+    if (o->common->precision == COMMAND_PRECISION_BF16) return DTYPE_BF16;
+    return o->f32 ? DTYPE_F32 : DTYPE_NONE;
+}
+
+err setup_open(struct setup *out, const struct setup_options *o)
+{
+    if (o->adapter && o->state)
+        return err_make(ERR_INPUT, "--adapter and --state exclude each other");
+    struct setup s = {0};
+    err e = ERR_NONE;
+    uint64_t begun = text_now_ms();
+    struct engine_options options = {
+        .device = o->common->device,
+        .precision = precision_of(o),
+        .threads = (int)o->common->threads,
+        .inference = o->inference,
+    };
+    TRY_OUT(e, model_open(&s.model, o->base));
+    s.no_tokenizer = tokenizer_open(&s.tokenizer, o->base);
+    if (o->text) TRY_OUT(e, setup_need_tokenizer(&s));
+    TRY_OUT(e, open_adapter(&s, o)); /* before the engine: a wrong file is told at once */
+    TRY_OUT(e, stop_check());
+    *out = s; /* the engine keeps the address of the model it is given */
+    e = engine_open(&out->engine, &out->model, &options);
+    if (err_is(e)) {
+        setup_close(out);
+        return e;
+    }
+    model_drop_pages(&out->model);
+    if (o->common->verbose)
+        command_say(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
+                    model_family_name(out->model.arch.family), out->model.arch.layers,
+                    dtype_name(engine_precision(out->engine)),
+                    (double)(text_now_ms() - begun) / 1000);
+    return ERR_NONE;
+out:
+    setup_close(&s);
+    return e;
+}
+
+void setup_close(struct setup *s)
+{
+    engine_close(s->engine);
+    adapter_close(&s->adapter);
+    tokenizer_close(s->tokenizer);
+    model_close(&s->model);
+    *s = (struct setup){0};
+}
+
+const struct adapter *setup_adapter(const struct setup *s)
+{
+    return s->adapted ? &s->adapter : NULL;
+}
+
+err setup_need_tokenizer(const struct setup *s)
+{
+    return s->tokenizer ? ERR_NONE : s->no_tokenizer;
+}
+
+err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o)
+{
+    struct data_options options = {
+        .tokenizer = s->tokenizer,
+        .vocab = s->model.arch.vocab,
+        .seq = (uint32_t)o->seq,
+        .no_eos = !o->eos,
+        .bos = o->bos,
+    };
+    err e = data_open(out, o->path, &options);
+    if (!err_is(e) || s->tokenizer || !strstr(e.text, "no tokenizer")) return e;
+    return err_make(e.kind, "%s (the base's tokenizer cannot be used: %.160s)", e.text,
+                    s->no_tokenizer.text);
+}

@@ -1,0 +1,131 @@
+#include "client/export/export.h"
+
+#include "agg/adapter/adapter_file.h"
+#include "base/file.h"
+#include "engine/model/gguf_write.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static err check_module(const struct adapter_file_module *m, const struct arch *a)
+{
+    uint32_t layer, d_out, d_in;
+    enum module_kind kind;
+    TRY(model_module_parse(&layer, &kind, m->name));
+    if (layer >= a->layers)
+        return err_make(ERR_INPUT, "module %s: the base has %u layers", m->name, a->layers);
+    model_module_shape(&d_out, &d_in, a, kind);
+    if (m->d_out != d_out || m->d_in != d_in)
+        return err_make(ERR_INPUT, "module %s: shape (%u, %u), the base has (%u, %u)", m->name,
+                        m->d_out, m->d_in, d_out, d_in);
+    return ERR_NONE;
+}
+
+err export_check_base(const struct flatten *delta, const struct model *base, const char *digest)
+{
+    struct digest wanted, found;
+    for (size_t i = 0; i < delta->count; i++)
+        TRY(check_module(&delta->module[i], &base->arch));
+    if (digest == NULL || *digest == 0) return ERR_NONE;
+    TRY(digest_parse(&wanted, digest));
+    TRY(model_digest(&found, base));
+    if (digest_equal(&wanted, &found)) return ERR_NONE;
+    char hex[DIGEST_TEXT_BYTES];
+    digest_text(hex, &found);
+    return err_make(ERR_INPUT, "%s: base %.16s..., but this was trained on base %.16s...",
+                    base->path, hex, digest);
+}
+
+err export_peft(const char *dir, const struct flatten *delta, const char *base_path, bool replace)
+{
+    struct adapter_file_meta meta = {.kind = ADAPTER_FILE_PEFT, .base_path = base_path};
+    return adapter_file_write_peft(dir, &meta, delta->module, delta->count, replace);
+}
+
+/* Row order of a Llama GGUF (engine/model/model.c has the inverse): pair j of a head is rows 2j and 2j
+ * + 1. */
+static uint32_t hf_row(uint32_t file_row, uint32_t head_dim)
+{
+    uint32_t head = file_row / head_dim, t = file_row % head_dim;
+    return head * head_dim + t % 2 * (head_dim / 2) + t / 2;
+}
+
+static err scaled_b(const float **out, const struct adapter_file_module *m, uint32_t head_dim,
+                    float scale, struct arena *arena)
+{
+    const float *b = m->factor[ADAPTER_FILE_B].f32; /* (d_out, rank) */
+    float *to;
+    TRY(arena_take(&to, arena, (size_t)m->d_out * m->rank, sizeof *to));
+    for (uint32_t row = 0; row < m->d_out; row++) {
+        const float *from = b + (size_t)(head_dim > 0 ? hf_row(row, head_dim) : row) * m->rank;
+        for (uint32_t i = 0; i < m->rank; i++)
+            to[(size_t)row * m->rank + i] = from[i] * scale;
+    }
+    *out = to;
+    return ERR_NONE;
+}
+
+static err gguf_pair(struct gguf_write_tensor out[2], const struct adapter_file_module *m,
+                     const struct arch *a, uint32_t rank_most, struct arena *arena)
+{
+    uint32_t layer;
+    enum module_kind kind;
+    char name[64];
+    TRY(model_module_parse(&layer, &kind, m->name));
+    bool llama = a->family == FAMILY_LLAMA || a->family == FAMILY_MISTRAL;
+    bool permuted = llama && (kind == MODULE_Q || kind == MODULE_K);
+    out[0] = (struct gguf_write_tensor){
+        .rows = m->rank, .cols = m->d_in, .data = m->factor[ADAPTER_FILE_A].f32};
+    out[1] = (struct gguf_write_tensor){.rows = m->d_out, .cols = m->rank};
+    TRY(scaled_b(&out[1].data, m, permuted ? a->head_dim : 0, (float)m->rank / (float)rank_most,
+                 arena));
+    for (int i = 0; i < 2; i++) {
+        int size = snprintf(name, sizeof name, "blk.%u.%s.weight.lora_%c", layer,
+                            model_module_gguf(kind), i ? 'b' : 'a');
+        TRY(arena_text(&out[i].name, arena, name, (size_t)size));
+    }
+    return ERR_NONE;
+}
+
+static err gguf_tensors(struct gguf_write_tensor **out, const struct flatten *delta,
+                        const struct arch *a, uint32_t rank_most, struct arena *arena)
+{
+    struct gguf_write_tensor *tensor;
+    TRY(arena_take(&tensor, arena, 2 * delta->count, sizeof *tensor));
+    for (size_t i = 0; i < delta->count; i++)
+        TRY(gguf_pair(tensor + 2 * i, &delta->module[i], a, rank_most, arena));
+    *out = tensor;
+    return ERR_NONE;
+}
+
+err export_gguf(const char *path, const struct flatten *delta, const struct model *base,
+                bool replace)
+{
+    struct arena arena = {0};
+    struct file_out file = {0};
+    struct gguf_write_tensor *tensor;
+    uint32_t rank_most = 0;
+    /* Mistral's weights go by the name of llama there. */
+    enum model_family family =
+        base->arch.family == FAMILY_MISTRAL ? FAMILY_LLAMA : base->arch.family;
+    err e;
+    TRY(export_check_base(delta, base, NULL));
+    if (delta->count == 0) return err_make(ERR_INPUT, "%s: no module to write", path);
+    for (size_t i = 0; i < delta->count; i++)
+        if (delta->module[i].rank > rank_most) rank_most = delta->module[i].rank;
+    const struct gguf_write_kv kv[] = {
+        {.key = "general.architecture", .text = model_family_name(family)},
+        {.key = "general.type", .text = "adapter"},
+        {.key = "general.name", .text = "fedlora adapter"},
+        {.key = "adapter.type", .text = "lora"},
+        {.key = "adapter.lora.alpha", .kind = GGUF_WRITE_F32, .f32 = (float)rank_most},
+    };
+    TRY_OUT(e, gguf_tensors(&tensor, delta, &base->arch, rank_most, &arena));
+    TRY_OUT(e, file_out_open(&file, path, replace));
+    TRY_OUT(e, gguf_write_file(&file, kv, sizeof kv / sizeof kv[0], tensor, 2 * delta->count));
+    TRY_OUT(e, file_out_commit(&file));
+out:
+    file_out_close(&file);
+    arena_close(&arena);
+    return e;
+}

@@ -1,0 +1,219 @@
+/* The directory and configuration of a merged model: client/export/export_parts.h. */
+#include "base/file.h"
+#include "base/json.h"
+#include "client/export/export_parts.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define COPY_BYTES_MAX (256u << 20)
+
+err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace)
+{
+    size_t size = strlen(dir);
+    while (size > 1 && dir[size - 1] == '/')
+        size--;
+    if (size == 0 || size + 32 > LIMIT_PATH_BYTES)
+        return err_make(ERR_INPUT, "%.80s: not a usable path", dir);
+    if (file_exists(dir) && !replace) return err_make(ERR_INPUT, "%s: exists already", dir);
+    if (file_exists(dir) && !file_is_dir(dir))
+        return err_make(ERR_INPUT, "%s: is a file, expected a directory", dir);
+    (void)snprintf(part, LIMIT_PATH_BYTES, "%.*s.part-%d", (int)size, dir, (int)getpid());
+    export_dir_abandon(part);
+    return mkdir(part, 0777) == 0 ? ERR_NONE : err_sys(errno, "%s", part);
+}
+
+void export_dir_abandon(const char *part)
+{
+    DIR *d = opendir(part);
+    if (d == NULL) return;
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            (void)unlinkat(dirfd(d), entry->d_name, 0);
+    closedir(d);
+    (void)rmdir(part);
+}
+
+static err sync_parent(const char *part)
+{
+    char parent[LIMIT_PATH_BYTES];
+    (void)snprintf(parent, sizeof parent, "%s", part);
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL) return file_sync_dir(".");
+    slash[slash == parent] = 0;
+    return file_sync_dir(parent);
+}
+
+err export_dir_commit(const char *part, const char *dir)
+{
+    char old[LIMIT_PATH_BYTES + 8];
+    (void)snprintf(old, sizeof old, "%s.old", part);
+    TRY(file_sync_dir(part));
+    bool there = file_exists(dir);
+    if (there && file_disk.rename(dir, old) != 0) return err_sys(errno, "%s", dir);
+    if (file_disk.rename(part, dir) != 0) {
+        err e = err_sys(errno, "%s", dir);
+        if (there && file_disk.rename(old, dir) != 0)
+            return err_in(e, "the old directory is now %s", old);
+        return e;
+    }
+    if (there) export_dir_abandon(old); /* what is not a plain file in it stays, under that name */
+    return sync_parent(part);
+}
+
+static err write_json(const char *dir, const char *name, const json_t *value, size_t digits)
+{
+    char path[LIMIT_PATH_BYTES];
+    TRY(file_join(path, sizeof path, dir, name));
+    char *text =
+        json_dumps(value, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(digits));
+    if (text == NULL) return err_make(ERR_MACHINE, "%s: no memory", path);
+    err e = file_write(path, text, strlen(text), true);
+    free(text);
+    return e;
+}
+
+static const char *type_name(enum dtype type)
+{
+    return type == DTYPE_F32 ? "float32" : "bfloat16";
+}
+
+static err config_of_directory(json_t **out, const struct model *base, enum dtype type)
+{
+    char path[LIMIT_PATH_BYTES];
+    json_t *config = NULL;
+    TRY(file_join(path, sizeof path, base->path, "config.json"));
+    TRY(json_open(&config, path, LIMIT_JSON_BYTES));
+    const char *key = json_object_get(config, "dtype") != NULL ? "dtype" : "torch_dtype";
+    json_object_set_new(config, key, json_string(type_name(type)));
+    json_object_set_new(config, "tie_word_embeddings", json_boolean(base->arch.tied));
+    *out = config;
+    return ERR_NONE;
+}
+
+/* The style before transformers 5, which those since read too. */
+static err config_rope(json_t *config, const struct rope *r)
+{
+    json_t *scaling = json_null();
+    if (r->kind == ROPE_FACTORS)
+        return err_make(ERR_INPUT, "the base's rope_freqs.weight has no equal in config.json");
+    if (r->kind == ROPE_LINEAR)
+        scaling = json_pack("{s:s, s:f}", "rope_type", "linear", "factor", r->factor);
+    if (r->kind == ROPE_LLAMA3)
+        scaling = json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", r->factor,
+                            "low_freq_factor", r->low_freq_factor, "high_freq_factor",
+                            r->high_freq_factor, "original_max_position_embeddings",
+                            (json_int_t)r->original_positions);
+    json_object_set_new(config, "rope_theta", json_real(r->theta));
+    json_object_set_new(config, "rope_scaling", scaling);
+    return ERR_NONE;
+}
+
+static json_t *eos_json(const struct model *m)
+{
+    if (m->eos_count == 0) return json_null();
+    if (m->eos_count == 1) return json_integer(m->eos[0]);
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < m->eos_count; i++)
+        json_array_append_new(list, json_integer(m->eos[i]));
+    return list;
+}
+
+/* A float32 of a GGUF as the decimal it was made from: the shortest that reads back as it. */
+static double shortest(float x)
+{
+    char text[32];
+    for (int digits = 1; digits < 9; digits++) {
+        (void)snprintf(text, sizeof text, "%.*g", digits, (double)x);
+        if (strtof(text, NULL) == x) return strtod(text, NULL);
+    }
+    return (double)x;
+}
+
+static err config_of_gguf(json_t **out, const struct model *m, enum dtype type)
+{
+    static const char *const classes[FAMILY_COUNT] = {"LlamaForCausalLM", "MistralForCausalLM",
+                                                      "Qwen2ForCausalLM", "Qwen3ForCausalLM"};
+    const struct arch *a = &m->arch;
+    enum model_family family =
+        a->family == FAMILY_LLAMA && a->window > 0 ? FAMILY_MISTRAL : a->family;
+    bool both = a->qkv_bias == a->o_bias || family == FAMILY_QWEN2;
+    if (!both || (family == FAMILY_MISTRAL && (a->qkv_bias || a->mlp_bias)))
+        return err_make(ERR_INPUT, "the base's biases have no equal in config.json");
+    json_t *config = json_pack(
+        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:s}",
+        "architectures", classes[family], "model_type", model_family_name(family), "hidden_size",
+        (json_int_t)a->d_model, "intermediate_size", (json_int_t)a->d_ffn, "num_hidden_layers",
+        (json_int_t)a->layers, "num_attention_heads", (json_int_t)a->heads, "num_key_value_heads",
+        (json_int_t)a->kv_heads, "head_dim", (json_int_t)a->head_dim, "vocab_size",
+        (json_int_t)a->vocab, "max_position_embeddings", (json_int_t)a->max_positions,
+        "rms_norm_eps", shortest(a->rms_eps), "hidden_act", "silu", "tie_word_embeddings", a->tied,
+        "attention_bias", family != FAMILY_QWEN2 && a->qkv_bias, "mlp_bias", a->mlp_bias,
+        "torch_dtype", type_name(type));
+    if (config == NULL) return err_make(ERR_MACHINE, "no memory for config.json");
+    if (m->bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(m->bos));
+    if (m->pad >= 0) json_object_set_new(config, "pad_token_id", json_integer(m->pad));
+    json_object_set_new(config, "eos_token_id", eos_json(m));
+    bool windowed = family != FAMILY_LLAMA;
+    if (windowed)
+        json_object_set_new(config, "sliding_window",
+                            a->window > 0 ? json_integer(a->window) : json_null());
+    if (family == FAMILY_QWEN2 || family == FAMILY_QWEN3) {
+        json_object_set_new(config, "use_sliding_window", json_boolean(a->window > 0));
+        json_object_set_new(config, "max_window_layers",
+                            json_integer(a->window > 0 ? 0 : a->layers));
+    }
+    err e = config_rope(config, &a->rope);
+    if (err_is(e))
+        json_decref(config);
+    else
+        *out = config;
+    return e;
+}
+
+err export_config(const char *dir, const struct model *base, enum dtype type)
+{
+    json_t *config = NULL;
+    TRY(model_is_gguf(base) ? config_of_gguf(&config, base, type)
+                            : config_of_directory(&config, base, type));
+    /* float32 of a GGUF needs 9 digits; what a directory says is said again exactly */
+    err e = write_json(dir, "config.json", config, model_is_gguf(base) ? 9 : 17);
+    json_decref(config);
+    return e;
+}
+
+static err copy_file(const char *dir, const char *from, const char *name)
+{
+    char source[LIMIT_PATH_BYTES], target[LIMIT_PATH_BYTES];
+    char *data = NULL;
+    size_t size;
+    TRY(file_join(source, sizeof source, from, name));
+    TRY(file_join(target, sizeof target, dir, name));
+    if (!file_exists(source)) return ERR_NONE;
+    TRY(file_read_all(&data, &size, source, COPY_BYTES_MAX));
+    err e = file_write(target, data, size, true);
+    free(data);
+    return e;
+}
+
+err export_copy_tokenizer(const char *dir, const char *from)
+{
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "tokenizer.model",
+                                        "chat_template.jinja",
+                                        "chat_template.json",
+                                        "generation_config.json"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        TRY(copy_file(dir, from, names[i]));
+    return ERR_NONE;
+}

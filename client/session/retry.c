@@ -1,0 +1,60 @@
+#include "client/session/retry.h"
+
+#include "base/stop.h"
+#include "base/text.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <time.h>
+
+enum { RETRY_FIRST_MS = 500, RETRY_MOST_MS = 30000, RETRY_SLICE_MS = 50 };
+
+uint64_t retry_backoff_ms(unsigned attempt)
+{
+    uint64_t ms = RETRY_FIRST_MS;
+    for (unsigned i = 1; i < attempt && ms < RETRY_MOST_MS; i++)
+        ms *= 2;
+    return ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS;
+}
+
+bool retry_may_help(err cause)
+{
+    return cause.kind == ERR_MACHINE || cause.kind == ERR_LIMIT || cause.kind == ERR_STATE;
+}
+
+err retry_sleep(uint64_t ms)
+{
+    for (uint64_t end = text_now_ms() + ms, now; (now = text_now_ms()) < end;) {
+        TRY(stop_check());
+        uint64_t left = end - now < RETRY_SLICE_MS ? end - now : RETRY_SLICE_MS;
+        const struct timespec wait = {.tv_nsec = (long)left * 1000000};
+        (void)nanosleep(&wait, NULL);
+    }
+    return stop_check();
+}
+
+err retry_wait(struct retry *retry, err cause, const char *whom)
+{
+    REQUIRE(err_is(cause));
+    if (!retry_may_help(cause)) return cause;
+    uint64_t now = text_now_ms();
+    if (retry->attempt++ == 0) retry->since_ms = now;
+    uint64_t most = retry_backoff_ms(retry->attempt), failing = now - retry->since_ms;
+    uint64_t wait = most / 2 + randombytes_uniform((uint32_t)(most / 2) + 1);
+    if (failing + wait > retry->give_up_ms) {
+        char text[32];
+        text_duration(text, sizeof text, retry->give_up_ms);
+        return err_in(cause, "gave up waiting for %s after %u attempts (--retry-for %s)", whom,
+                      retry->attempt, text);
+    }
+    if (!retry->quiet)
+        fprintf(stderr, "waiting for %s, retry in %.1f s (attempt %u): %s\n", whom,
+                (double)wait / 1e3, retry->attempt, cause.text);
+    return retry_sleep(wait);
+}
+
+void retry_ok(struct retry *retry)
+{
+    if (retry->attempt > 0 && !retry->quiet) fprintf(stderr, "connected again\n");
+    retry->attempt = 0;
+}

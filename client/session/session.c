@@ -1,0 +1,495 @@
+#include "client/session/session.h"
+
+#include "agg/adapter/state_whole.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "client/session/retry.h"
+#include "client/session/session_local.h"
+#include "client/session/session_work.h"
+#include "proto/message.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SESSION_WAIT_MS = 20 * 1000, /* of one long poll */
+    SESSION_AGAIN_MS = 1000,     /* least pause before the same task is done a second time */
+    SESSION_WAIT_MOST_MS = 60 * 1000,
+};
+
+struct session {
+    const struct session_options *o;
+    struct session_local local;
+    struct session_work work;
+    struct session_privacy privacy;
+    struct rpc_client *client;
+    struct retry retry;
+    Fedlora__V1__HelloReply *hello;
+    struct session_result result;
+    uint32_t submitted_round; /* accepted in this process; 0: none */
+    char said[512];           /* the last reason for waiting that was printed */
+};
+
+static void say(const struct session *s, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void say(const struct session *s, const char *format, ...)
+{
+    char line[1024];
+    if (s->o->quiet) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fprintf(stderr, "%s\n", line);
+}
+
+/* After a call has failed: with a renewed certificate at once, else after a while, where that may
+ * help. A certificate that has run out looks like any other refusal. */
+static err again(struct session *s, err cause)
+{
+    bool changed = false;
+    err e = rpc_client_reload(&changed, s->client);
+    if (err_is(e)) say(s, "our certificate stays as it was: %s", e.text);
+    if (!changed) return retry_wait(&s->retry, cause, "the coordinator");
+    say(s, "our certificate was renewed; connecting with it");
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- hello */
+
+static err hello_once(struct session *s)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/Hello",
+                                                &fedlora__v1__hello_reply__descriptor};
+    struct arena arena = {0};
+    Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
+    request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
+    request.protocol = 1;
+    /* Once in a run it is that one we mean, also without --run. */
+    if (s->result.run[0] != 0)
+        request.run = s->result.run;
+    else if (s->o->run != NULL)
+        request.run = (char *)(uintptr_t)s->o->run;
+    err e = session_local_describe(&request, &s->local, &arena);
+    Fedlora__V1__HelloReply *reply = NULL;
+    if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
+    arena_close(&arena);
+    if (err_is(e)) return e;
+    if (reply->training == NULL || !text_is_name(reply->run, LIMIT_NAME_BYTES - 1) ||
+        (s->result.run[0] != 0 && strcmp(reply->run, s->result.run) != 0) ||
+        strcmp(reply->member, rpc_client_identity(s->client)->id) != 0) {
+        message_free(reply);
+        return err_make(ERR_INPUT,
+                        "the coordinator's answer to Hello is not one this program understands");
+    }
+    if (s->hello) e = session_privacy_same(s->hello, reply);
+    if (err_is(e)) {
+        message_free(reply);
+        return e;
+    }
+    message_free(s->hello);
+    s->hello = reply;
+    return ERR_NONE;
+}
+
+static err hello(struct session *s)
+{
+    err e;
+    while (err_is(e = hello_once(s)))
+        TRY(again(s, e));
+    retry_ok(&s->retry);
+    snprintf(s->result.run, sizeof s->result.run, "%s", s->hello->run);
+    snprintf(s->result.member, sizeof s->result.member, "%s", s->hello->member);
+    return ERR_NONE;
+}
+
+static void say_joined(const struct session *s)
+{
+    const Fedlora__V1__Privacy *p = s->hello->privacy;
+    say(s, "joined run %s as %s: %s, rank %u, %u rounds, %zu rows of data", s->hello->run,
+        s->hello->member, s->hello->method, s->hello->rank, s->hello->rounds, s->local.data.count);
+    if (s->privacy.on)
+        say(s, "%s", s->privacy.ledger.says);
+    else if (p)
+        say(s,
+            "privacy: unit %s, epsilon %.4g at delta %.3g: the coordinator sees what we send, and "
+            "adds the noise to the mean",
+            p->unit, p->epsilon, p->delta);
+}
+
+/* ---------------------------------------------------------------- blobs */
+
+static err take_digest(struct digest *out, const ProtobufCBinaryData *from, const char *what)
+{
+    if (from->len != DIGEST_BYTES)
+        return err_make(ERR_INPUT,
+                        "the coordinator's task: the digest of the %s has %zu bytes, expected %d",
+                        what, from->len, DIGEST_BYTES);
+    memcpy(out->byte, from->data, DIGEST_BYTES);
+    return ERR_NONE;
+}
+
+/* The file of a blob, downloaded unless it is here. */
+static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
+                     const char *what)
+{
+    struct digest have;
+    session_work_blob(path, &s->work, digest);
+    if (file_exists(path) && !err_is(digest_of_file(&have, path)) && digest_equal(&have, digest))
+        return ERR_NONE;
+    const struct remote_blob blob = {.method = "/fedlora.v1.Federation/Fetch",
+                                     .run = s->hello->run,
+                                     .digest = *digest,
+                                     .path = path};
+    err e;
+    while (err_is(e = remote_fetch(s->client, &blob))) {
+        if (e.kind == ERR_STATE) return e; /* it is superseded: ask for the next task */
+        TRY(again(s, err_in(e, "downloading the %s", what)));
+    }
+    retry_ok(&s->retry);
+    struct file_map map = {0};
+    if (!err_is(file_map_open(&map, path))) s->result.bytes_down += map.size;
+    file_map_close(&map);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- one round */
+
+struct round_files {
+    struct digest state, frozen;
+    bool has_frozen;
+    char state_path[LIMIT_PATH_BYTES], frozen_path[LIMIT_PATH_BYTES],
+        frozen_text[DIGEST_TEXT_BYTES];
+};
+
+static err fetch_round(struct round_files *f, struct session *s, const ProtobufCBinaryData *state,
+                       const ProtobufCBinaryData *frozen)
+{
+    TRY(take_digest(&f->state, state, "state"));
+    f->has_frozen = frozen->len != 0;
+    if (f->has_frozen) {
+        TRY(take_digest(&f->frozen, frozen, "frozen factors"));
+        digest_text(f->frozen_text, &f->frozen);
+    }
+    session_work_drop_blobs(&s->work, &f->state, f->has_frozen ? &f->frozen : NULL);
+    if (f->has_frozen) TRY(need_blob(f->frozen_path, s, &f->frozen, "frozen factors"));
+    return need_blob(f->state_path, s, &f->state, "state");
+}
+
+static struct session_round describe_round(const struct session *s, const struct round_files *f,
+                                           const Fedlora__V1__TrainTask *task)
+{
+    return (struct session_round){.run = s->hello->run,
+                                  .member = s->hello->member,
+                                  .method = s->hello->method,
+                                  .base = s->local.base_text,
+                                  .state_path = f->state_path,
+                                  .frozen_path = f->has_frozen ? f->frozen_path : NULL,
+                                  .frozen_digest = f->frozen_text,
+                                  .round = task->round,
+                                  .rank = task->rank,
+                                  .alpha = task->alpha,
+                                  .rslora = task->rslora,
+                                  .gradient = task->gradient,
+                                  .seed = task->training->seed,
+                                  .adapts = s->hello->targets,
+                                  .adapts_count = s->hello->n_targets,
+                                  .prox = task->prox,
+                                  .prune_gamma = task->prune_gamma,
+                                  .prune_lambda = task->prune_lambda};
+}
+
+static err train_round(struct session_update *out, struct session *s,
+                       const Fedlora__V1__TrainTask *task)
+{
+    struct round_files files = {0};
+    char path[LIMIT_PATH_BYTES];
+    struct train_result result = {0};
+    struct session_report report;
+    struct file_map map = {0};
+    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    struct session_round round = describe_round(s, &files, task);
+    TRY(session_trains(&round.trains, task->factors, task->n_factors));
+    session_work_update(path, &s->work, s->hello->run, task->round);
+    session_report_begin(&report, s->client, s->hello->run, task->round);
+    err e = session_local_train(&result, &s->local, path, &round, task->training, &report);
+    session_report_end(&report);
+    if (e.kind == ERR_STATE) say(s, "round %u was given up: %s", task->round, report.reason);
+    if (err_is(e)) return e;
+    struct session_update update = {.state = files.state,
+                                    .examples = s->local.data.count,
+                                    .tokens = result.tokens,
+                                    .values = result.values,
+                                    .train_loss = result.mean_loss,
+                                    .seconds = result.seconds};
+    TRY(digest_of_file(&update.digest, path));
+    TRY(file_map_open(&map, path));
+    update.size = map.size;
+    file_map_close(&map);
+    session_privacy_promise(update.promise, &s->privacy, task->round);
+    TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
+    s->result.rounds_trained++;
+    *out = update;
+    return ERR_NONE;
+}
+
+static void count_upload(struct session *s, const struct session_update *update, uint32_t round,
+                         const Fedlora__V1__SubmitReply *reply)
+{
+    char size[32];
+    s->result.bytes_up += update->size;
+    s->submitted_round = round;
+    text_size(size, sizeof size, update->size);
+    const char *late = reply->counted_in > round ? "; late, it counts in the next round" : "";
+    if (s->privacy.on)
+        say(s, "round %u: update of %s charged and sent%s", round, size, late);
+    else
+        say(s, "round %u: update of %s sent, loss %.4f%s", round, size, update->train_loss, late);
+}
+
+/* What is not in our ledger may not leave; and the coordinator takes nothing that is not in its
+ * copy. */
+static err account(struct session *s, const struct session_update *update,
+                   const Fedlora__V1__TrainTask *task)
+{
+    struct digest given = {0};
+    err e;
+    if (!s->privacy.on) return ERR_NONE;
+    if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
+    TRY(session_privacy_charge(&s->privacy, task->round, update, &given));
+    while (err_is(e = session_privacy_tell(&s->privacy, s->client, s->hello->run)))
+        TRY(again(s, err_in(e, "sending our ledger")));
+    retry_ok(&s->retry);
+    return ERR_NONE;
+}
+
+static err submit(struct session *s, const struct session_update *update, uint32_t round)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct digest digest = update->digest;
+    session_work_update(path, &s->work, s->hello->run, round);
+    Fedlora__V1__SubmitHeader header = FEDLORA__V1__SUBMIT_HEADER__INIT;
+    header.run = s->hello->run;
+    header.round = round;
+    header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
+    header.size = update->size;
+    header.examples = update->examples;
+    if (!s->local.untold) {
+        header.train_loss = update->train_loss;
+        header.seconds = update->seconds;
+        header.tokens = update->tokens;
+    }
+    for (;;) {
+        Fedlora__V1__SubmitReply *reply = NULL;
+        err e = remote_submit(&reply, s->client, &header, path);
+        if (!err_is(e) && reply->durable) {
+            retry_ok(&s->retry);
+            count_upload(s, update, round, reply);
+            message_free(reply);
+            return ERR_NONE;
+        }
+        message_free(reply);
+        if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator has not kept the update");
+        if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
+        TRY(again(s, err_in(e, "sending the update")));
+    }
+}
+
+static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
+{
+    struct session_update update = {0};
+    struct digest state;
+    char promise[SESSION_WORK_PROMISE];
+    if (task->training == NULL || strcmp(task->run, s->hello->run) != 0 || task->round == 0)
+        return err_make(ERR_INPUT, "the coordinator's task is not one of run %s", s->hello->run);
+    TRY(take_digest(&state, &task->state_digest, "state"));
+    session_privacy_promise(promise, &s->privacy, task->round);
+    /* What a late update may still be counted in is this round; older ones are done with. */
+    session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
+    bool again = s->submitted_round == task->round;
+    if (again) TRY(retry_sleep(SESSION_AGAIN_MS));
+    err e = ERR_NONE;
+    if (session_work_find(&update, &s->work, s->hello->run, task->round, &state) &&
+        strcmp(update.promise, promise) == 0) {
+        if (!again) say(s, "round %u: trained already, sending the update", task->round);
+    } else {
+        e = train_round(&update, s, task);
+    }
+    if (!err_is(e)) e = account(s, &update, task);
+    if (!err_is(e)) e = submit(s, &update, task->round);
+    return err_is(e) ? err_in(e, "round %u", task->round) : e;
+}
+
+static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/Report",
+                                                &fedlora__v1__report_reply__descriptor};
+    struct round_files files = {0};
+    struct session_evaluation evaluation = {0};
+    if (s->local.untold)
+        return err_make(ERR_INPUT,
+                        "round %u: the coordinator asks for an evaluation, which the "
+                        "run's privacy does not cover",
+                        task->round);
+    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    struct session_round round = {.run = s->hello->run,
+                                  .member = s->hello->member,
+                                  .method = s->hello->method,
+                                  .base = s->local.base_text,
+                                  .state_path = files.state_path,
+                                  .frozen_path = files.has_frozen ? files.frozen_path : NULL,
+                                  .frozen_digest = files.frozen_text,
+                                  .round = task->round,
+                                  .evaluates = true};
+    TRY(session_local_evaluate(&evaluation, &s->local, &round));
+    Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+    request.run = s->hello->run;
+    request.round = task->round;
+    request.eval_rows = evaluation.rows;
+    request.eval_loss = evaluation.loss;
+    request.eval_accuracy = evaluation.accuracy;
+    Fedlora__V1__ReportReply *reply = NULL;
+    err e;
+    while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
+        TRY(again(s, e));
+    retry_ok(&s->retry);
+    message_free(reply);
+    if (evaluation.accuracy < 0)
+        say(s, "round %u: loss %.4f over %" PRIu64 " held-out rows", task->round, evaluation.loss,
+            evaluation.rows);
+    else
+        say(s, "round %u: loss %.4f, accuracy %.4f over %" PRIu64 " held-out rows", task->round,
+            evaluation.loss, evaluation.accuracy, evaluation.rows);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
+{
+    if (task->reason[0] != 0 && strncmp(task->reason, s->said, sizeof s->said - 1) != 0) {
+        snprintf(s->said, sizeof s->said, "%s", task->reason);
+        say(s, "waiting: %s", s->said);
+    }
+    return retry_sleep(task->retry_ms < SESSION_WAIT_MOST_MS ? task->retry_ms
+                                                             : SESSION_WAIT_MOST_MS);
+}
+
+/* The last state, with the frozen factors it needs, as one file where the user wants it. */
+static err write_output(struct session *s)
+{
+    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES];
+    struct digest digest;
+    struct file_map map = {0};
+    bool needed = false;
+    TRY(need_blob(state, s, &s->result.state, "last state"));
+    TRY(state_whole_needs(&needed, &digest, state));
+    if (needed) {
+        TRY(need_blob(frozen, s, &digest, "frozen factors"));
+        return state_whole_write(s->o->output, state, frozen, &digest);
+    }
+    TRY(file_map_open(&map, state));
+    err e = file_write(s->o->output, map.data, map.size, s->o->force);
+    file_map_close(&map);
+    return e;
+}
+
+static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
+{
+    snprintf(s->result.outcome, sizeof s->result.outcome, "%s", task->outcome);
+    if (task->state_digest.len == DIGEST_BYTES) {
+        memcpy(s->result.state.byte, task->state_digest.data, DIGEST_BYTES);
+        s->result.state_size = task->state_size;
+        if (task->ledger_head.len == DIGEST_BYTES)
+            memcpy(s->result.ledger_head.byte, task->ledger_head.data, DIGEST_BYTES);
+        if (s->o->output != NULL) TRY(write_output(s));
+    }
+    session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
+    session_work_drop_blobs(&s->work, NULL, NULL);
+    return ERR_NONE;
+}
+
+static err next_task(Fedlora__V1__Task **out, struct session *s)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/NextTask",
+                                                &fedlora__v1__task__descriptor};
+    Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
+    request.run = s->result.run; /* s->hello may be another's by the second attempt */
+    request.wait_ms = SESSION_WAIT_MS;
+    err e;
+    while (err_is(e = remote_call(out, s->client, &method, &request.base,
+                                  SESSION_WAIT_MS + REMOTE_CALL_MS))) {
+        TRY(again(s, e));
+        /* A coordinator that was restarted, or lost us, wants to hear who we are. */
+        if (e.kind == ERR_STATE) {
+            TRY(hello(s));
+            say_joined(s);
+        }
+    }
+    retry_ok(&s->retry);
+    return ERR_NONE;
+}
+
+static err loop(struct session *s)
+{
+    for (;;) {
+        Fedlora__V1__Task *task = NULL;
+        TRY(next_task(&task, s));
+        err e = ERR_NONE;
+        bool end = task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED;
+        if (task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) s->said[0] = 0;
+        switch (task->kind_case) {
+        case FEDLORA__V1__TASK__KIND_TRAIN:
+            e = do_train(s, task->train);
+            break;
+        case FEDLORA__V1__TASK__KIND_WAIT:
+            e = do_wait(s, task->wait);
+            break;
+        case FEDLORA__V1__TASK__KIND_EVALUATE:
+            e = do_evaluate(s, task->evaluate);
+            break;
+        case FEDLORA__V1__TASK__KIND_FINISHED:
+            e = do_finished(s, task->finished);
+            break;
+        default:
+            e = err_make(ERR_INPUT, "the coordinator sent a task this program does not know");
+            break;
+        }
+        message_free(task);
+        if (e.kind == ERR_STATE) { /* what the task was about is over: on to the next */
+            say(s, "%s", e.text);
+            e = retry_sleep(SESSION_AGAIN_MS);
+            end = false;
+        }
+        if (err_is(e) || end) return e;
+    }
+}
+
+err session_run(struct session_result *out, const struct session_options *o)
+{
+    struct session s = {.o = o, .retry = {.give_up_ms = o->retry_ms, .quiet = o->quiet}};
+    err e;
+    TRY_OUT(e, remote_open(&s.client, &o->remote));
+    TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
+    TRY_OUT(e, session_local_open(&s.local, o));
+    TRY_OUT(e, hello(&s));
+    TRY_OUT(e, session_privacy_open(&s.privacy, o, s.hello, rpc_client_identity(s.client),
+                                    s.local.data.count));
+    say_joined(&s);
+    if (s.privacy.on) s.local.privacy = &s.privacy;
+    s.local.untold = s.hello->privacy != NULL;
+    TRY_OUT(e, session_local_prepare(&s.local, s.hello->training));
+    TRY_OUT(e, loop(&s));
+    s.result.charged = s.privacy.on;
+    if (s.privacy.on) TRY_OUT(e, train_ledger_spent(&s.result.spent, &s.privacy.ledger));
+    *out = s.result;
+out:
+    message_free(s.hello);
+    session_local_close(&s.local);
+    session_work_close(&s.work);
+    rpc_client_close(s.client);
+    return e;
+}

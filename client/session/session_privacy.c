@@ -1,0 +1,254 @@
+#include "client/session/session_privacy.h"
+
+#include "agg/round/method.h"
+#include "base/file.h"
+#include "proto/message.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PART_BYTES = 1 << 20 };
+
+/* ---------------------------------------------------------------- the promise */
+
+static err check_promise(const Fedlora__V1__Privacy *p, const struct session_options *o,
+                         const char *run)
+{
+    bool example = p && strcmp(p->unit, "example") == 0;
+    if (o->epsilon == 0 && o->delta == 0 && !o->ledger) return ERR_NONE;
+    if (!example)
+        return err_make(ERR_INPUT,
+                        "run %s does not hide single records in what we send (privacy: %s), and we "
+                        "ask for that with %s",
+                        run, p ? p->unit : "none", o->ledger ? "--ledger" : "--epsilon");
+    if (o->epsilon > 0 && p->epsilon > o->epsilon)
+        return err_make(ERR_INPUT, "run %s spends epsilon %g, we allow at most %g", run, p->epsilon,
+                        o->epsilon);
+    if (o->delta > 0 && p->delta > o->delta)
+        return err_make(ERR_INPUT, "run %s has delta %g, we allow at most %g", run, p->delta,
+                        o->delta);
+    return ERR_NONE;
+}
+
+static err name_it(struct session_privacy *p, const Fedlora__V1__HelloReply *hello,
+                   const struct rpc_peer *self)
+{
+    snprintf(p->job, sizeof p->job, "%s/%s", self->federation, hello->run);
+    snprintf(p->party, sizeof p->party, "%s/%s", self->federation, self->id);
+    snprintf(p->method, sizeof p->method, "%s", hello->method);
+    if (strcmp(p->method, hello->method) == 0) return ERR_NONE;
+    return err_make(ERR_INPUT, "this program does not know the method \"%.60s\"", hello->method);
+}
+
+err session_privacy_open(struct session_privacy *out, const struct session_options *o,
+                         const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
+                         uint64_t records)
+{
+    const Fedlora__V1__Privacy *asked = hello->privacy;
+    const struct session_round round = {.run = hello->run, .member = hello->member};
+    *out = (struct session_privacy){0};
+    TRY(check_promise(asked, o, hello->run));
+    if (!asked || strcmp(asked->unit, "example") != 0) return ERR_NONE;
+    TRY(name_it(out, hello, self));
+    TRY(session_train_options(&out->train, hello->training, &round));
+    out->train.checkpoint = o->checkpoint;
+    uint32_t passes = asked->basis_clip > 0 ? METHOD_SETUP_ROUNDS : 0;
+    if (hello->rounds <= passes)
+        return err_make(ERR_INPUT, "run %s has %u rounds, expected more than %u", hello->run,
+                        hello->rounds, passes);
+    const struct train_ledger_options options = {.train = &out->train,
+                                                 .epsilon = asked->epsilon,
+                                                 .delta = asked->delta,
+                                                 .noise = asked->noise,
+                                                 .clip = asked->clip,
+                                                 .sampling = asked->sampling,
+                                                 .rounds = hello->rounds - passes,
+                                                 .basis_passes = passes,
+                                                 .basis_noise = asked->basis_noise,
+                                                 .basis_clip = asked->basis_clip,
+                                                 .cap_epsilon = o->epsilon,
+                                                 .cap_delta = o->delta,
+                                                 .ledger = o->ledger,
+                                                 .key = o->ledger_key,
+                                                 .job = out->job,
+                                                 .party = out->party,
+                                                 .method = out->method,
+                                                 .bases = "given"};
+    TRY(train_ledger_plan(&out->ledger, &options, records));
+    TRY(train_ledger_ask(&out->ledger));
+    out->on = true;
+    return ERR_NONE;
+}
+
+err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is)
+{
+    struct bytes a = {.max = 1 << 16}, b = {.max = 1 << 16};
+    err e = was->privacy ? message_pack(&a, &was->privacy->base) : ERR_NONE;
+    if (!err_is(e) && is->privacy) e = message_pack(&b, &is->privacy->base);
+    bool same = !was->privacy == !is->privacy && a.size == b.size &&
+                (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
+    bytes_close(&a);
+    bytes_close(&b);
+    if (err_is(e) || same) return e;
+    return err_make(ERR_INPUT, "run %s: its privacy is not what it was when we joined", is->run);
+}
+
+/* ---------------------------------------------------------------- a round */
+
+static bool is_pass(const struct session_privacy *p, uint32_t round)
+{
+    return round <= p->ledger.plan.basis_passes;
+}
+
+err session_privacy_round(struct train_private_options *out, const struct session_privacy *p,
+                          const struct train_options *options, const struct session_round *round)
+{
+    struct train_private_options how = p->ledger.how;
+    how.train = options;
+    if (round->gradient != is_pass(p, round->round))
+        return err_make(ERR_INPUT,
+                        "round %" PRIu32 ": the coordinator asks for %s, and the run's privacy has "
+                        "%u passes for a basis",
+                        round->round, round->gradient ? "a gradient" : "training",
+                        p->ledger.plan.basis_passes);
+    if (round->gradient) {
+        how.noise = p->ledger.summary.basis_noise;
+        how.clip = p->ledger.plan.basis_clip;
+        *out = how;
+        return ERR_NONE;
+    }
+    uint64_t steps = train_private_steps(&how);
+    if (steps != p->ledger.plan.steps)
+        return err_make(ERR_INPUT,
+                        "round %" PRIu32 ": the coordinator asks for %" PRIu64 " steps, and the "
+                        "run's privacy is of %u a round",
+                        round->round, steps, p->ledger.plan.steps);
+    *out = how;
+    return ERR_NONE;
+}
+
+void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct session_privacy *p,
+                             uint32_t round)
+{
+    const struct plan *plan = &p->ledger.plan;
+    const struct plan_summary *s = &p->ledger.summary;
+    char whose[DIGEST_TEXT_BYTES]; /* records and ledger: an update is charged in no other one */
+    out[0] = 0;
+    if (!p->on) return;
+    struct digest ledger = digest_of(p->ledger.o.ledger, strlen(p->ledger.o.ledger));
+    digest_text(whose, &ledger);
+    if (is_pass(p, round))
+        snprintf(out, SESSION_WORK_PROMISE, "%s pass noise=%a clip=%a records=%" PRIu64 " in %.16s",
+                 p->job, s->basis_noise, plan->basis_clip, plan->units, whose);
+    else
+        snprintf(out, SESSION_WORK_PROMISE,
+                 "%s noise=%a sampling=%a clip=%a steps=%u records=%" PRIu64 " in %.16s", p->job,
+                 s->noise, plan->sampling, plan->clip, plan->steps, plan->units, whose);
+}
+
+err session_privacy_charge(const struct session_privacy *p, uint32_t round,
+                           const struct session_update *update, const struct digest *given)
+{
+    struct train_ledger_made made = {.round = round,
+                                     .basis = is_pass(p, round),
+                                     .dim = update->values,
+                                     .digest = update->digest};
+    if (!p->ledger.plan.basis_passes) made.given = *given;
+    return train_ledger_charge(&p->ledger, &made);
+}
+
+/* ---------------------------------------------------------------- the copy */
+
+struct part { /* whole lines of the ledger */
+    const char *text;
+    size_t size;
+    uint64_t first, lines;
+};
+
+/* The lines after the first `after`, as many as fit. */
+static struct part part_after(const char *text, size_t size, uint64_t after)
+{
+    struct part part = {.text = text, .first = after + 1};
+    const char *at = text, *end = text + size, *stop;
+    for (uint64_t line = 1; (stop = memchr(at, '\n', (size_t)(end - at))); line++, at = stop + 1) {
+        if (line == part.first) part.text = at;
+        if (line < part.first) continue;
+        if ((size_t)(stop + 1 - part.text) > PART_BYTES) break;
+        part.size = (size_t)(stop + 1 - part.text);
+        part.lines++;
+    }
+    return part;
+}
+
+struct held { /* by the coordinator */
+    uint64_t lines;
+    struct digest head;
+};
+
+static err send_part(struct held *held, struct rpc_client *client, const char *run,
+                     const struct part *part)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/Ledger",
+                                                &fedlora__v1__ledger_reply__descriptor};
+    Fedlora__V1__LedgerPart request = FEDLORA__V1__LEDGER_PART__INIT;
+    Fedlora__V1__LedgerReply *reply = NULL;
+    request.run = (char *)(uintptr_t)run;
+    request.from = part->first;
+    request.lines = (ProtobufCBinaryData){part->size, (uint8_t *)(uintptr_t)part->text};
+    TRY(remote_call(&reply, client, &method, &request.base, 0));
+    *held = (struct held){.lines = reply->lines};
+    if (reply->head.len == DIGEST_BYTES) memcpy(held->head.byte, reply->head.data, DIGEST_BYTES);
+    message_free(reply);
+    return ERR_NONE;
+}
+
+/* What the coordinator holds must be how our ledger begins: else an older copy was put back. */
+static err check_held(const struct held *held, const char *text, size_t size, const char *path)
+{
+    const char *at = text, *stop = NULL, *end = text + size;
+    struct digest hash = {0};
+    if (!held->lines) return ERR_NONE;
+    for (uint64_t line = 1; (stop = memchr(at, '\n', (size_t)(end - at))); line++, at = stop + 1)
+        if (line == held->lines) break;
+    if (stop) TRY(ledger_line_hash(&hash, at, (size_t)(stop - at), path));
+    if (stop && digest_equal(&hash, &held->head)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: it does not go on from the %" PRIu64
+                    " lines that the coordinator holds of "
+                    "it: was an older copy put back? Go on with the newest (the operator's "
+                    "`fedlora run audit` has the coordinator's copy)",
+                    path, held->lines);
+}
+
+static err send_all(struct rpc_client *client, const char *run, uint64_t told, const char *text,
+                    size_t size)
+{
+    for (;;) {
+        struct part part = part_after(text, size, told);
+        struct held held;
+        if (part.lines == 0) return ERR_NONE;
+        TRY(send_part(&held, client, run, &part));
+        if (held.lines <= told)
+            return err_make(ERR_INPUT,
+                            "the coordinator took none of our ledger's lines from %" PRIu64,
+                            part.first);
+        told = held.lines;
+    }
+}
+
+err session_privacy_tell(const struct session_privacy *p, struct rpc_client *client,
+                         const char *run)
+{
+    const struct part none = {.text = ""};
+    struct held held;
+    char *text = NULL;
+    size_t size = 0;
+    TRY(send_part(&held, client, run, &none));
+    TRY(file_read_all(&text, &size, p->ledger.o.ledger, LEDGER_FILE_BYTES_MAX));
+    err e = check_held(&held, text, size, p->ledger.o.ledger);
+    if (!err_is(e)) e = send_all(client, run, held.lines, text, size);
+    free(text);
+    return e;
+}

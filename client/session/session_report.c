@@ -1,0 +1,84 @@
+#include "client/session/session_report.h"
+
+#include "client/session/remote.h"
+#include "proto/message.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum { REPORT_EVERY_S = 3, REPORT_CALL_MS = 5000 };
+
+static void send_report(struct session_report *r, const Fedlora__V1__ReportRequest *request)
+{
+    static const struct remote_method method = {"/fedlora.v1.Federation/Report",
+                                                &fedlora__v1__report_reply__descriptor};
+    Fedlora__V1__ReportReply *reply = NULL;
+    err e = remote_call(&reply, r->client, &method, &request->base, REPORT_CALL_MS);
+    if (err_is(e)) return;
+    if (reply->abandon && !atomic_load(&r->abandon)) {
+        snprintf(r->reason, sizeof r->reason, "%s", reply->reason);
+        atomic_store(&r->abandon, true);
+    }
+    message_free(reply);
+}
+
+static void *report_main(void *argument)
+{
+    struct session_report *r = argument;
+    pthread_mutex_lock(&r->lock);
+    while (!r->ending) {
+        Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+        request.run = (char *)(uintptr_t)r->run;
+        request.round = r->round;
+        request.step = r->step;
+        request.steps = r->steps;
+        request.loss = r->loss;
+        request.tokens_per_second = r->tokens_per_second;
+        pthread_mutex_unlock(&r->lock);
+        send_report(r, &request);
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += REPORT_EVERY_S;
+        pthread_mutex_lock(&r->lock);
+        while (!r->ending && pthread_cond_timedwait(&r->wake, &r->lock, &until) == 0) {
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+void session_report_begin(struct session_report *r, struct rpc_client *client, const char *run,
+                          uint32_t round)
+{
+    *r = (struct session_report){.client = client, .run = run, .round = round};
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    r->running = pthread_create(&r->thread, NULL, report_main, r) == 0;
+}
+
+void session_report_step(struct session_report *r, uint32_t step, uint32_t steps, double loss,
+                         double tokens_per_second)
+{
+    pthread_mutex_lock(&r->lock);
+    r->step = step;
+    r->steps = steps;
+    r->loss = loss;
+    r->tokens_per_second = tokens_per_second;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void session_report_end(struct session_report *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->ending = true;
+    pthread_cond_signal(&r->wake);
+    pthread_mutex_unlock(&r->lock);
+    if (r->running) pthread_join(r->thread, NULL);
+    pthread_cond_destroy(&r->wake);
+    pthread_mutex_destroy(&r->lock);
+}

@@ -1,0 +1,208 @@
+#include "client/session/session_work.h"
+
+#include "base/file.h"
+#include "base/json.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum { WORK_JSON_BYTES = 1 << 16 };
+
+static err choose_dir(char *out, size_t bytes, const char *dir, const struct rpc_peer *self)
+{
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    int length = 0;
+    if (dir != NULL)
+        length = snprintf(out, bytes, "%s", dir);
+    else if (state != NULL && state[0] == '/')
+        length = snprintf(out, bytes, "%s/fedlora/%s/%s", state, self->federation, self->id);
+    else if (home != NULL && home[0] == '/')
+        length =
+            snprintf(out, bytes, "%s/.local/state/fedlora/%s/%s", home, self->federation, self->id);
+    else
+        return err_make(ERR_INPUT, "neither HOME nor XDG_STATE_HOME is set: say --work DIR");
+    if (length < 0 || (size_t)length >= bytes)
+        return err_make(ERR_INPUT, "--work: the path is too long");
+    return ERR_NONE;
+}
+
+static err take_lock(struct session_work *work, const struct rpc_peer *self)
+{
+    char path[LIMIT_PATH_BYTES], text[32] = "";
+    TRY(file_join(path, sizeof path, work->dir, "lock"));
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return err_sys(errno, "%s: cannot open", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        int code = errno;
+        if (pread(fd, text, sizeof text - 1, 0) < 0) text[0] = 0;
+        close(fd);
+        if (code != EWOULDBLOCK) return err_sys(code, "%s: cannot lock", path);
+        return err_make(
+            ERR_STATE,
+            "%s: another fedlora join works here as %s (process %ld); one at a time, or "
+            "give each its own --work DIR",
+            work->dir, self->id, strtol(text, NULL, 10));
+    }
+    int length = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)length, 0) != length) {
+        err e = err_sys(errno, "%s: cannot write", path);
+        close(fd);
+        return e;
+    }
+    work->lock = fd;
+    return ERR_NONE;
+}
+
+err session_work_open(struct session_work *out, const char *dir, const struct rpc_peer *self)
+{
+    struct session_work work = {0};
+    TRY(choose_dir(work.dir, sizeof work.dir, dir, self));
+    TRY(file_join(work.blobs, sizeof work.blobs, work.dir, "blobs"));
+    TRY(file_join(work.updates, sizeof work.updates, work.dir, "updates"));
+    TRY(file_make_dirs(work.blobs));
+    TRY(file_make_dirs(work.updates));
+    TRY(take_lock(&work, self));
+    *out = work;
+    return ERR_NONE;
+}
+
+void session_work_close(struct session_work *work)
+{
+    if (work->lock > 0) close(work->lock);
+    work->lock = 0;
+}
+
+void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *work,
+                       const struct digest *digest)
+{
+    char name[DIGEST_TEXT_BYTES];
+    digest_text(name, digest);
+    snprintf(out, LIMIT_PATH_BYTES, "%s/%s.safetensors", work->blobs, name);
+}
+
+void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *work,
+                         const char *run, uint32_t round)
+{
+    snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%" PRIu32 ".safetensors", work->updates, run, round);
+}
+
+static void note_path(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run,
+                      uint32_t round)
+{
+    snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%" PRIu32 ".json", work->updates, run, round);
+}
+
+err session_work_keep(const struct session_work *work, const char *run, uint32_t round,
+                      const struct session_update *u)
+{
+    char path[LIMIT_PATH_BYTES], digest[DIGEST_TEXT_BYTES], state[DIGEST_TEXT_BYTES];
+    struct bytes text = {.max = WORK_JSON_BYTES};
+    note_path(path, work, run, round);
+    digest_text(digest, &u->digest);
+    digest_text(state, &u->state);
+    json_t *note =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:s}", "digest", digest, "state", state,
+                  "size", (json_int_t)u->size, "examples", (json_int_t)u->examples, "tokens",
+                  (json_int_t)u->tokens, "values", (json_int_t)u->values, "train_loss",
+                  u->train_loss, "seconds", u->seconds, "promise", u->promise);
+    if (note == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", path);
+    err e = json_write(&text, note);
+    if (!err_is(e)) e = file_write(path, text.data, text.size, /*replace*/ true);
+    json_decref(note);
+    bytes_close(&text);
+    return e;
+}
+
+static err read_note(struct session_update *out, const char *path)
+{
+    json_t *note = NULL;
+    const char *digest = NULL, *state = NULL, *promise = NULL;
+    int64_t size = 0, examples = 0, tokens = 0, values = 0;
+    struct session_update u = {0};
+    TRY(json_open(&note, path, WORK_JSON_BYTES));
+    err e;
+    TRY_OUT(e, json_get_str(&digest, note, "digest", path));
+    TRY_OUT(e, json_get_str(&state, note, "state", path));
+    TRY_OUT(e, digest_parse(&u.digest, digest));
+    TRY_OUT(e, digest_parse(&u.state, state));
+    TRY_OUT(e, json_get_int(&size, note, "size", 0, INT64_MAX, path));
+    TRY_OUT(e, json_get_int(&examples, note, "examples", 0, INT64_MAX, path));
+    TRY_OUT(e, json_get_int(&tokens, note, "tokens", 0, INT64_MAX, path));
+    TRY_OUT(e, json_get_int(&values, note, "values", 0, INT64_MAX, path));
+    TRY_OUT(e, json_get_num(&u.train_loss, note, "train_loss", path));
+    TRY_OUT(e, json_get_num(&u.seconds, note, "seconds", path));
+    TRY_OUT(e, json_get_str(&promise, note, "promise", path));
+    snprintf(u.promise, sizeof u.promise, "%s", promise);
+    u.size = (uint64_t)size;
+    u.examples = (uint64_t)examples;
+    u.tokens = (uint64_t)tokens;
+    u.values = (uint64_t)values;
+    *out = u;
+out:
+    json_decref(note);
+    return e;
+}
+
+bool session_work_find(struct session_update *out, const struct session_work *work, const char *run,
+                       uint32_t round, const struct digest *state)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct session_update u;
+    struct digest have;
+    note_path(path, work, run, round);
+    if (!file_exists(path) || err_is(read_note(&u, path))) return false;
+    session_work_update(path, work, run, round);
+    if (!digest_equal(&u.state, state) || err_is(digest_of_file(&have, path)) ||
+        !digest_equal(&have, &u.digest))
+        return false;
+    *out = u;
+    return true;
+}
+
+/* "RUN.ROUND.json" or "RUN.ROUND.safetensors" of this run; run names may hold dots. */
+static bool is_update_before(const char *name, const char *run, uint32_t round)
+{
+    size_t length = strlen(run);
+    char *end = NULL;
+    if (strncmp(name, run, length) != 0 || name[length] != '.') return false;
+    unsigned long number = strtoul(name + length + 1, &end, 10);
+    if (end == name + length + 1) return false;
+    return (strcmp(end, ".json") == 0 || strcmp(end, ".safetensors") == 0) && number < round;
+}
+
+void session_work_drop_updates(const struct session_work *work, const char *run, uint32_t round)
+{
+    char path[LIMIT_PATH_BYTES];
+    DIR *dir = opendir(work->updates);
+    if (dir == NULL) return;
+    for (const struct dirent *entry; (entry = readdir(dir)) != NULL;)
+        if (is_update_before(entry->d_name, run, round) &&
+            !err_is(file_join(path, sizeof path, work->updates, entry->d_name)))
+            (void)file_disk.unlink(path);
+    closedir(dir);
+}
+
+void session_work_drop_blobs(const struct session_work *work, const struct digest *state,
+                             const struct digest *frozen)
+{
+    char path[LIMIT_PATH_BYTES], keep[2][DIGEST_TEXT_BYTES] = {"-", "-"};
+    if (state != NULL) digest_text(keep[0], state);
+    if (frozen != NULL) digest_text(keep[1], frozen);
+    DIR *dir = opendir(work->blobs);
+    if (dir == NULL) return;
+    for (const struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        const char *name = entry->d_name;
+        if (name[0] == '.' || strncmp(name, keep[0], DIGEST_TEXT_BYTES - 1) == 0 ||
+            strncmp(name, keep[1], DIGEST_TEXT_BYTES - 1) == 0)
+            continue;
+        if (!err_is(file_join(path, sizeof path, work->blobs, name))) (void)file_disk.unlink(path);
+    }
+    closedir(dir);
+}

@@ -1,0 +1,420 @@
+#include "coordinator/run/round.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int member_compare(const void *a, const void *b)
+{
+    return strcmp(((const struct round_member *)a)->id, ((const struct round_member *)b)->id);
+}
+
+err round_init(struct round *out, const struct round_rules *rules, const char *const *id,
+               size_t ids)
+{
+    if (ids == 0 || ids > LIMIT_MEMBERS)
+        return err_make(ERR_INPUT, "a run needs 1 to %d members, not %zu", LIMIT_MEMBERS, ids);
+    if (rules->quorum > ids)
+        return err_make(ERR_INPUT, "quorum %u is more than the %zu members", rules->quorum, ids);
+    if (rules->rounds == 0 || rules->rounds > LIMIT_ROUNDS)
+        return err_make(ERR_INPUT, "rounds: %u, expected 1 to %d", rules->rounds, LIMIT_ROUNDS);
+    struct round_member *member = calloc(ids, sizeof *member);
+    if (!member) return err_make(ERR_MACHINE, "no memory for %zu members", ids);
+    for (size_t i = 0; i < ids; i++) {
+        REQUIRE(strlen(id[i]) < sizeof member[i].id);
+        memcpy(member[i].id, id[i], strlen(id[i]) + 1);
+    }
+    qsort(member, ids, sizeof *member, member_compare);
+    for (size_t i = 1; i < ids; i++) {
+        if (strcmp(member[i - 1].id, member[i].id)) continue;
+        err e = err_make(ERR_INPUT, "member %s is named twice", member[i].id);
+        free(member);
+        return e;
+    }
+    *out =
+        (struct round){.rules = *rules, .members = ids, .member = member, .stage = ROUND_WAITING};
+    if (out->rules.quorum == 0) out->rules.quorum = (uint32_t)ids;
+    return ERR_NONE;
+}
+
+void round_restore(struct round *r, const struct round_restored *was)
+{
+    REQUIRE(was->published <= r->rules.rounds);
+    r->shapes_known = was->shapes_known;
+    r->started = was->started;
+    r->published = was->published;
+    r->opened = was->opened > was->published ? was->opened : was->published;
+    r->hold = was->hold;
+    snprintf(r->reason, sizeof r->reason, "%s", was->reason ? was->reason : "");
+    if (was->published == r->rules.rounds)
+        r->stage = ROUND_FINISHED;
+    else if (r->opened > r->published)
+        r->stage = ROUND_TRAINING; /* its deadline is set afresh when it goes on */
+}
+
+void round_restore_member(struct round *r, size_t member, const struct round_member *was)
+{
+    struct round_member *m = &r->member[member];
+    m->joined = was->joined;
+    m->made_for = was->made_for;
+    m->counted_in = was->counted_in;
+    m->digest = was->digest;
+    m->evaluates = was->evaluates;
+    m->evaluated = was->evaluated;
+}
+
+void round_close(struct round *r)
+{
+    free(r->member);
+    *r = (struct round){0};
+}
+
+bool round_find(size_t *member, const struct round *r, const char *id)
+{
+    size_t low = 0, high = r->members;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(r->member[middle].id, id);
+        if (order == 0) {
+            *member = middle;
+            return true;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return false;
+}
+
+enum round_phase round_phase(const struct round *r)
+{
+    if (r->stage == ROUND_FINISHED) return ROUND_FINISHED;
+    return r->hold != ROUND_WAITING ? r->hold : r->stage;
+}
+
+const char *round_phase_name(enum round_phase phase)
+{
+    static const char *const names[] = {"waiting",  "training", "aggregating", "paused",
+                                        "finished", "stopped",  "failed"};
+    return names[phase];
+}
+
+uint32_t round_under_way(const struct round *r)
+{
+    return r->published < r->rules.rounds ? r->published + 1 : r->published;
+}
+
+size_t round_updates(const struct round *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->members; i++)
+        n += r->member[i].counted_in == round_under_way(r);
+    return n;
+}
+
+uint64_t round_wake_ms(const struct round *r)
+{
+    if (r->hold != ROUND_WAITING || r->stage == ROUND_FINISHED) return 0;
+    return r->retry_at_ms ? r->retry_at_ms : r->stage == ROUND_TRAINING ? r->deadline_at_ms : 0;
+}
+
+static size_t admitting_count(const struct round *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->members; i++)
+        n += r->member[i].admitting == round_under_way(r);
+    return n;
+}
+
+size_t round_present(const struct round *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->members; i++)
+        n += r->member[i].joined && r->member[i].seen_ms;
+    return n;
+}
+
+static unsigned open_round(struct round *r, uint64_t now)
+{
+    r->stage = ROUND_TRAINING;
+    r->opened = r->published + 1;
+    r->opened_ms = now;
+    uint64_t length = r->rules.deadline_ms;
+    r->deadline_at_ms = length == 0 ? 0 : length > UINT64_MAX - now ? UINT64_MAX : now + length;
+    return ROUND_DO_OPEN | ROUND_DO_WAKE;
+}
+
+void round_draw(struct round *r, const bool *in, bool by_chance)
+{
+    REQUIRE(r->rules.drawn && r->opened == round_under_way(r));
+    for (size_t i = 0; i < r->members; i++)
+        r->member[i].out = !in[i];
+    r->drawn_for = r->opened;
+    r->by_chance = by_chance;
+}
+
+size_t round_awaited(const struct round *r)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->members; i++)
+        n += !r->member[i].out;
+    return n;
+}
+
+static bool is_drawn(const struct round *r)
+{
+    return !r->rules.drawn || r->drawn_for == round_under_way(r);
+}
+
+static bool can_close(const struct round *r, uint64_t now)
+{
+    size_t updates = round_updates(r);
+    if (r->rules.drawn) {
+        if (!is_drawn(r) || admitting_count(r) > 0) return false;
+        if (r->deadline_at_ms && now >= r->deadline_at_ms) return true;
+        /* How long a round of some takes would tell who was in it. */
+        return !r->by_chance && updates == r->members;
+    }
+    if (updates < r->rules.quorum || admitting_count(r) > 0) return false;
+    return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;
+}
+
+/* Whatever the event was, the run goes as far as it now can. */
+static unsigned settle(struct round *r, uint64_t now)
+{
+    unsigned todo = 0;
+    if (r->hold != ROUND_WAITING || r->stage == ROUND_FINISHED) return 0;
+    if (r->retry_at_ms) {
+        if (now < r->retry_at_ms) return 0;
+        r->retry_at_ms = 0;
+        r->reason[0] = 0;
+        if (r->stage == ROUND_AGGREGATING) return ROUND_DO_AGGREGATE;
+    }
+    if (!r->started) {
+        if (!r->shapes_known || r->starting) return 0;
+        r->starting = true;
+        return ROUND_DO_START;
+    }
+    /* Whether a drawn round begins must not depend on who is there. */
+    bool may_open = r->published > 0 || r->rules.drawn || round_present(r) >= r->rules.quorum;
+    if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
+    if (r->stage == ROUND_TRAINING && can_close(r, now)) {
+        r->stage = ROUND_AGGREGATING;
+        todo |= ROUND_DO_AGGREGATE | ROUND_DO_WAKE;
+    }
+    return todo;
+}
+
+static unsigned published(struct round *r)
+{
+    REQUIRE(r->stage == ROUND_AGGREGATING && r->published < r->rules.rounds);
+    r->published++;
+    r->deadline_at_ms = r->retry_at_ms = 0;
+    r->stage = r->published == r->rules.rounds ? ROUND_FINISHED : ROUND_WAITING;
+    return r->stage == ROUND_FINISHED ? ROUND_DO_END | ROUND_DO_WAKE : 0;
+}
+
+static void member_event(struct round *r, const struct round_event *event)
+{
+    struct round_member *m = &r->member[event->member];
+    struct round_place place = {0};
+    m->seen_ms = event->now_ms;
+    switch (event->kind) {
+    case ROUND_ON_HELLO:
+        m->joined = true;
+        break;
+    case ROUND_ON_TASK:
+        if (m->task_round != round_under_way(r)) m->step = m->steps = 0;
+        m->task_round = round_under_way(r);
+        break;
+    case ROUND_ON_STEP:
+        if (event->round != m->task_round) break;
+        m->step = event->step;
+        m->steps = event->steps;
+        break;
+    case ROUND_ON_ADMIT:
+        REQUIRE(!err_is(round_judge(&place, r, event->member, event->round, &event->digest)));
+        REQUIRE(!place.have);
+        m->admitting = place.counted_in;
+        m->admitting_for = event->round;
+        m->admitting_digest = event->digest;
+        break;
+    case ROUND_ON_RECEIPT:
+        REQUIRE(m->admitting > 0);
+        m->made_for = m->admitting_for;
+        m->counted_in = m->admitting;
+        m->digest = m->admitting_digest;
+        m->admitting = 0;
+        break;
+    case ROUND_ON_REFUSAL:
+        m->admitting = 0;
+        break;
+    case ROUND_ON_EVALUATED:
+        if (event->round > m->evaluated) m->evaluated = event->round;
+        break;
+    default:
+        break;
+    }
+}
+
+/* A hold stops what comes next, not what is in flight: an aggregation under way ends as published.
+ */
+static unsigned hold_event(struct round *r, const struct round_event *event)
+{
+    bool ended = r->stage == ROUND_FINISHED || r->hold == ROUND_STOPPED;
+    if (ended) return 0;
+    switch (event->kind) {
+    case ROUND_ON_PAUSE:
+        if (r->hold == ROUND_FAILED) return 0;
+        r->hold = ROUND_PAUSED;
+        return ROUND_DO_WAKE;
+    case ROUND_ON_STOP:
+        r->hold = ROUND_STOPPED;
+        if (event->reason) snprintf(r->reason, sizeof r->reason, "%s", event->reason);
+        return ROUND_DO_WAKE | ROUND_DO_END;
+    default:
+        break;
+    }
+    if (r->hold == ROUND_WAITING) return 0;
+    /* Failed work is asked for again, and a paused round gets its whole deadline back. */
+    if (r->hold == ROUND_FAILED && r->stage == ROUND_AGGREGATING) r->stage = ROUND_TRAINING;
+    r->hold = ROUND_WAITING;
+    r->reason[0] = 0;
+    if (r->stage == ROUND_TRAINING) return open_round(r, event->now_ms) & ~(unsigned)ROUND_DO_OPEN;
+    return ROUND_DO_WAKE;
+}
+
+static unsigned work_event(struct round *r, const struct round_event *event)
+{
+    const char *reason = event->reason ? event->reason : "";
+    switch (event->kind) {
+    case ROUND_ON_STARTED:
+        r->started = true;
+        r->starting = false;
+        return 0;
+    case ROUND_ON_PUBLISHED:
+        return published(r);
+    case ROUND_ON_TROUBLE:
+        r->starting = false;
+        r->retry_at_ms = event->now_ms + r->rules.retry_ms;
+        snprintf(r->reason, sizeof r->reason, "%s", reason);
+        return 0;
+    default:
+        r->starting = false;
+        if (r->hold == ROUND_STOPPED) return 0;
+        r->hold = ROUND_FAILED;
+        snprintf(r->reason, sizeof r->reason, "%s", reason);
+        return ROUND_DO_END | ROUND_DO_WAKE;
+    }
+}
+
+unsigned round_apply(struct round *r, const struct round_event *event)
+{
+    unsigned todo = 0;
+    REQUIRE(event->now_ms > 0 && event->member < r->members);
+    switch (event->kind) {
+    case ROUND_ON_BEGIN:
+        if (r->stage == ROUND_TRAINING && r->hold == ROUND_WAITING)
+            todo = open_round(r, event->now_ms);
+        break;
+    case ROUND_ON_TICK:
+        break;
+    case ROUND_ON_SHAPES:
+        r->shapes_known = true;
+        break;
+    case ROUND_ON_STARTED:
+    case ROUND_ON_PUBLISHED:
+    case ROUND_ON_TROUBLE:
+    case ROUND_ON_FAILURE:
+        todo = work_event(r, event);
+        break;
+    case ROUND_ON_PAUSE:
+    case ROUND_ON_RESUME:
+    case ROUND_ON_STOP:
+        todo = hold_event(r, event);
+        break;
+    default:
+        member_event(r, event);
+        break;
+    }
+    return todo | settle(r, event->now_ms);
+}
+
+static err judge_late(struct round_place *out, const struct round *r, const struct round_member *m,
+                      uint32_t made_for)
+{
+    uint32_t target = r->stage == ROUND_AGGREGATING ? r->published + 2 : r->published + 1;
+    if (!r->rules.late_next)
+        return err_make(ERR_STATE,
+                        "round %u is closed and this run refuses late updates (the run is at "
+                        "round %u); ask for the next task",
+                        made_for, round_under_way(r));
+    if (made_for + 1 != target || target > r->rules.rounds)
+        return err_make(ERR_STATE,
+                        "round %u is closed and the run is at round %u: too late even for the "
+                        "next round; ask for the next task",
+                        made_for, round_under_way(r));
+    if (made_for < m->made_for || m->counted_in > r->published)
+        return err_make(ERR_STATE, "an update of %s already counts in round %u", m->id,
+                        m->counted_in);
+    *out = (struct round_place){.counted_in = target};
+    return ERR_NONE;
+}
+
+err round_judge(struct round_place *out, const struct round *r, size_t member, uint32_t made_for,
+                const struct digest *digest)
+{
+    const struct round_member *m = &r->member[member];
+    uint32_t under_way = r->published + 1;
+    if (m->counted_in && m->made_for == made_for && digest_equal(&m->digest, digest)) {
+        *out = (struct round_place){.counted_in = m->counted_in, .have = true};
+        return ERR_NONE;
+    }
+    enum round_phase phase = round_phase(r);
+    if (phase == ROUND_FINISHED || phase == ROUND_STOPPED)
+        return err_make(ERR_STATE, "the run is %s", round_phase_name(phase));
+    if (made_for == 0 || made_for > under_way ||
+        (made_for == under_way && r->stage == ROUND_WAITING))
+        return err_make(ERR_INPUT, "update for round %u, but the run is at round %u%s", made_for,
+                        under_way, r->stage == ROUND_WAITING ? ", which has not begun" : "");
+    if (m->counted_in && m->made_for == made_for) {
+        char have[DIGEST_TEXT_BYTES];
+        digest_text(have, &m->digest);
+        return err_make(ERR_INPUT,
+                        "a second update of %s for round %u with another digest; the one held "
+                        "is %.16s",
+                        m->id, made_for, have);
+    }
+    if (m->admitting)
+        return err_make(ERR_LIMIT, "an update of %s is being made durable; ask again", m->id);
+    if (made_for == under_way && (m->out || !is_drawn(r)))
+        return err_make(ERR_STATE, "%s is not drawn for round %u; ask for the next task", m->id,
+                        made_for);
+    if (made_for < under_way || r->stage == ROUND_AGGREGATING)
+        return judge_late(out, r, m, made_for);
+    if (m->counted_in >= under_way)
+        return err_make(ERR_STATE, "the update of %s for round %u came late and counts in round %u",
+                        m->id, m->made_for, under_way);
+    *out = (struct round_place){.counted_in = under_way};
+    return ERR_NONE;
+}
+
+/* An evaluation comes before the member's next training, and before it is told of the end. */
+static bool should_evaluate(const struct round *r, const struct round_member *m)
+{
+    uint32_t every = r->rules.evaluate_every;
+    if (every == 0 || !m->evaluates || m->evaluated >= r->published) return false;
+    return r->published % every == 0 || r->published == r->rules.rounds;
+}
+
+enum round_task round_task(const struct round *r, size_t member)
+{
+    const struct round_member *m = &r->member[member];
+    enum round_phase phase = round_phase(r);
+    bool held = r->hold != ROUND_WAITING && r->stage != ROUND_FINISHED;
+    if (!held && should_evaluate(r, m)) return ROUND_TASK_EVALUATE;
+    if (phase == ROUND_FINISHED || phase == ROUND_STOPPED) return ROUND_TASK_FINISHED;
+    if (phase != ROUND_TRAINING) return ROUND_TASK_WAIT;
+    bool in = m->counted_in >= round_under_way(r) || m->admitting || m->out || !is_drawn(r);
+    return in ? ROUND_TASK_WAIT : ROUND_TASK_TRAIN;
+}

@@ -1,0 +1,113 @@
+/* What a round says of itself in words; contract in round.h. */
+#include "coordinator/run/round.h"
+
+#include "base/bytes.h"
+#include "base/text.h"
+
+enum { NAMED_MEMBERS_MAX = 6 }; /* of those waited for */
+
+static bool is_absent(const struct round *r, const struct round_member *m, uint64_t now_ms)
+{
+    return m->seen_ms == 0 || (now_ms > m->seen_ms && now_ms - m->seen_ms > r->rules.absent_ms);
+}
+
+const char *round_doing(const struct round *r, size_t member, uint64_t now_ms)
+{
+    const struct round_member *m = &r->member[member];
+    enum round_phase phase = round_phase(r);
+    bool open = r->stage == ROUND_TRAINING || r->stage == ROUND_AGGREGATING;
+    if (open && m->counted_in >= round_under_way(r)) return "submitted";
+    if (is_absent(r, m, now_ms)) return "absent";
+    bool handed = m->task_round == round_under_way(r);
+    return phase == ROUND_TRAINING && handed ? "training" : "waiting";
+}
+
+static void say_member(struct bytes *out, const struct round *r, const struct round_member *m,
+                       uint64_t now_ms)
+{
+    char ago[32];
+    err e = bytes_printf(out, "%s (", m->id);
+    if (m->admitting)
+        e = bytes_printf(out, "update being checked)");
+    else if (m->seen_ms == 0)
+        e = bytes_printf(out,
+                         m->joined ? "not seen since the coordinator started)" : "never seen)");
+    else if (is_absent(r, m, now_ms)) {
+        text_duration(ago, sizeof ago, now_ms - m->seen_ms);
+        e = bytes_printf(out, "not seen for %s)", ago);
+    } else if (m->task_round != round_under_way(r))
+        e = bytes_printf(out, "has not asked for the round yet)");
+    else if (m->steps > 0)
+        e = bytes_printf(out, "training, step %u of %u)", m->step, m->steps);
+    else
+        e = bytes_printf(out, "training)");
+    (void)e; /* a text too long is cut */
+}
+
+/* The members whose `missing` is true, the first few by name. */
+static void say_members(struct bytes *out, const struct round *r, bool for_hello, uint64_t now_ms)
+{
+    size_t named = 0, missing = 0;
+    err e = ERR_NONE;
+    for (size_t i = 0; i < r->members; i++) {
+        const struct round_member *m = &r->member[i];
+        bool there = for_hello ? m->joined && m->seen_ms : m->counted_in >= round_under_way(r);
+        if (there || (!for_hello && m->out)) continue;
+        if (missing++ >= NAMED_MEMBERS_MAX) continue;
+        e = bytes_printf(out, named++ ? ", " : ": ");
+        if (for_hello)
+            e = bytes_printf(out, "%s", m->id);
+        else
+            say_member(out, r, m, now_ms);
+    }
+    if (missing > named) e = bytes_printf(out, " and %zu more", missing - named);
+    (void)e;
+}
+
+static void say_training(struct bytes *out, const struct round *r, uint64_t now_ms)
+{
+    char time[32];
+    size_t updates = round_updates(r);
+    size_t all = round_awaited(r);
+    err e = bytes_printf(out, "%zu of %zu members", all - updates, all);
+    say_members(out, r, false, now_ms);
+    if (r->rules.quorum < r->members)
+        e = bytes_printf(out, "; quorum %u, %zu in", r->rules.quorum, updates);
+    if (r->deadline_at_ms) {
+        bool past = now_ms >= r->deadline_at_ms;
+        text_duration(time, sizeof time,
+                      past ? now_ms - r->deadline_at_ms : r->deadline_at_ms - now_ms);
+        e = bytes_printf(out, past ? "; the deadline passed %s ago" : "; closes in %s", time);
+    }
+    (void)e;
+}
+
+void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t now_ms)
+{
+    struct bytes b = {.max = size - 1};
+    err e = ERR_NONE;
+    enum round_phase phase = round_phase(r);
+    if (phase == ROUND_FINISHED || phase == ROUND_STOPPED)
+        e = bytes_printf(&b, "nothing: the run is %s%s%s", round_phase_name(phase),
+                         phase == ROUND_STOPPED && *r->reason ? ": " : "",
+                         phase == ROUND_STOPPED ? r->reason : "");
+    else if (phase == ROUND_PAUSED)
+        e = bytes_printf(&b, "an operator to resume the run");
+    else if (phase == ROUND_FAILED)
+        e = bytes_printf(&b, "an operator: %s", r->reason);
+    else if (r->retry_at_ms)
+        e = bytes_printf(&b, "the coordinator, which will try again: %s", r->reason);
+    else if (phase == ROUND_AGGREGATING)
+        e = bytes_printf(&b, "the coordinator to combine %zu updates", round_updates(r));
+    else if (phase == ROUND_TRAINING)
+        say_training(&b, r, now_ms);
+    else if (round_present(r) < r->rules.quorum) {
+        e = bytes_printf(&b, "%zu more of %zu members to join", r->rules.quorum - round_present(r),
+                         r->members);
+        say_members(&b, r, true, now_ms);
+    } else
+        e = bytes_printf(&b, "the coordinator to make the first state");
+    (void)e;
+    snprintf(out, size, "%s", b.data ? (char *)b.data : "");
+    bytes_close(&b);
+}

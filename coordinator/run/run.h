@@ -1,0 +1,83 @@
+/* One live run on the loop thread: its configuration, its state machine (round.h), what the store
+ * knows of its members, and the work it has asked for. Everything that must be durable is, before
+ * the state machine hears of it. Handlers (serve_*.c) read the fields and change them through these
+ * functions. */
+#ifndef COORDINATOR_RUN_H
+#define COORDINATOR_RUN_H
+
+#include "coordinator/config.h"
+#include "coordinator/run/round.h"
+#include "coordinator/run/run_config.h"
+#include "coordinator/run/run_privacy.h"
+#include "coordinator/work/admit.h"
+#include "coordinator/work/publish.h"
+
+struct run;
+struct run_shop { /* what all runs share */
+    const struct config *config;
+    struct store *store; /* the loop thread's */
+    struct work *maths, *receipts;
+    void (*changed)(struct run *run, void *context); /* tasks or events: answer who waits */
+    void *context;
+};
+
+struct run_member {
+    uint32_t rank;
+    uint32_t pruned;     /* the rank it has pruned itself to; 0: never */
+    const char **adapts; /* (adapts_count) sorted, of run->modules; NULL until those are known */
+    size_t adapts_count;
+    uint64_t examples, eval_rows, bytes_up, bytes_down;
+    uint64_t bytes_down_new; /* not yet in the store */
+    double train_loss;
+    struct store_evaluation evaluation; /* its newest; rows 0: none */
+    void *upload;                       /* serve_submit.c: the one open now, or NULL */
+    struct ledger ledger; /* serve_ledger.c: its copy as far as it is read; head.count 0: not yet */
+};
+
+struct run {
+    struct run *next;
+    struct run_shop *shop;
+    int64_t id;
+    Fedlora__V1__RunConfig *config;
+    Fedlora__V1__HelloRequest *modules; /* NULL until the first hello */
+    const struct method *method;
+    struct method_options options;
+    struct round round;
+    struct run_member *member; /* (round.members), by the same index */
+    struct store_blob state, frozen, memory;
+    struct central *ahead; /* noise drawn for the round `ahead_for`, or NULL */
+    uint32_t ahead_for;
+    struct digest ledger_head; /* hash of its ledger's last line, once it has started */
+    uint32_t opened_saved;     /* the newest round whose opening is durable */
+    uint64_t created_ms;
+};
+
+/* Checks and completes `config` (and takes it, also on failure), makes the run durable. */
+err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config);
+/* A run of before; goes on at once. */
+err run_load(struct run **out, struct run_shop *shop, const struct store_run *was);
+void run_close(struct run *run);
+
+/* round_apply(), and its actions carried out. */
+void run_tell(struct run *run, const struct round_event *event);
+void run_tell_member(struct run *run, enum round_event_kind kind, size_t member);
+void run_tick(struct run *run, uint64_t now_ms);
+
+err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello);
+/* The round under way may be handed out: its opening is durable. */
+err run_save_opening(struct run *run);
+/* A complete upload goes to be checked and made durable; `done` is the caller's. */
+err run_admit(struct run *run, struct admit_job *job, uint32_t made_for);
+/* The event that follows from an admission's result. */
+void run_admitted(struct run *run, const struct admit_job *job);
+err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or stop */
+/* A member's evaluation of a result. ERR_INPUT: of a round that has none. */
+err run_evaluated(struct run *run, size_t member, const struct store_evaluation *evaluation);
+void run_flush_counters(struct run *run);
+/* alpha and rslora of what a member trains now. */
+double run_alpha(const struct run *run, size_t member);
+bool run_rslora(const struct run *run, size_t member);
+/* Once run->modules is known: what each member adapts of them. */
+err run_learn_members(struct run *run);
+
+#endif

@@ -1,0 +1,236 @@
+/* How a run comes to be: created by an operator, or found in the store after a restart. */
+#include "coordinator/run/run.h"
+
+#include "base/text.h"
+#include "proto/message.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RUN_CONFIG_BYTES_MAX = 16 << 20 };
+
+static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
+{
+    struct round_rules rules = {.rounds = config->rounds,
+                                .quorum = config->quorum,
+                                .deadline_ms = config->deadline_ms,
+                                .late_next = !strcmp(config->late, "next"),
+                                .drawn = run_privacy_central(config),
+                                .evaluate_every = config->evaluate_every,
+                                .absent_ms = shop->config->absent_ms,
+                                .retry_ms = shop->config->retry_ms};
+    struct run *run = calloc(1, sizeof *run);
+    const char **id = calloc(config->n_members + 1, sizeof *id);
+    err e = run && id ? ERR_NONE : err_sys(ENOMEM, "run %s", config->name);
+    for (size_t i = 0; i < config->n_members && !err_is(e); i++)
+        id[i] = config->members[i]->id;
+    if (!err_is(e)) e = round_init(&run->round, &rules, id, config->n_members);
+    if (!err_is(e)) {
+        run->member = calloc(run->round.members, sizeof *run->member);
+        if (!run->member) e = err_sys(ENOMEM, "run %s", config->name);
+    }
+    free(id);
+    if (err_is(e)) {
+        run_close(run);
+        return e;
+    }
+    run->shop = shop;
+    run->config = config;
+    run->method = run_config_method(config);
+    run_config_options(&run->options, config);
+    *out = run;
+    return ERR_NONE;
+}
+
+void run_close(struct run *run)
+{
+    if (!run) return;
+    if (run->config) run_flush_counters(run);
+    for (size_t i = 0; run->member && i < run->round.members; i++) {
+        free(run->member[i].adapts);
+        ledger_close(&run->member[i].ledger);
+    }
+    private_ahead_close(run->ahead);
+    round_close(&run->round);
+    message_free(run->config);
+    message_free(run->modules);
+    free(run->member);
+    free(run);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+err run_learn_members(struct run *run)
+{
+    size_t all = run->modules->n_modules;
+    for (size_t i = 0; i < run->round.members; i++) {
+        struct run_member *m = &run->member[i];
+        const char *id = run->round.member[i].id;
+        REQUIRE(!m->adapts);
+        m->adapts = calloc(all + 1, sizeof *m->adapts);
+        if (!m->adapts) return err_sys(ENOMEM, "the modules of %s", id);
+        for (size_t k = 0; k < all; k++) {
+            const char *name = run->modules->modules[k]->name;
+            if (run_config_adapts(run->config, id, name)) m->adapts[m->adapts_count++] = name;
+        }
+        qsort(m->adapts, m->adapts_count, sizeof *m->adapts, by_name);
+    }
+    return ERR_NONE;
+}
+
+static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
+                     struct store_blob *frozen)
+{
+    bool known = false;
+    TRY(run_config_complete(config));
+    TRY(run_privacy_judge(config));
+    if (run_privacy_central(config) && !shop->config->ledger_key)
+        return err_make(ERR_INPUT, "privacy: this coordinator has no privacy.ledger_key to sign a "
+                                   "ledger with");
+    if (run_privacy_central(config)) TRY(config_check_ledger_key(shop->config));
+    for (size_t i = 0; i < config->n_members; i++)
+        if (!config_allows(shop->config, config->members[i]->id))
+            return err_make(ERR_INPUT,
+                            "member %s is not listed in the coordinator's federation.members",
+                            config->members[i]->id);
+    if (config->frozen_digest.len == 0) return ERR_NONE;
+    memcpy(frozen->digest.byte, config->frozen_digest.data, DIGEST_BYTES);
+    TRY(store_blob_known(&known, shop->store, &frozen->digest));
+    if (known && !err_is(blob_size(&frozen->size, shop->store->dir, &frozen->digest)))
+        return ERR_NONE;
+    char text[DIGEST_TEXT_BYTES];
+    digest_text(text, &frozen->digest);
+    return err_make(ERR_INPUT, "frozen factors %.16s are not here; upload them first", text);
+}
+
+static err add_to_store(struct run *run, const struct store_run *row)
+{
+    const char **id = calloc(run->round.members, sizeof *id);
+    if (!id) return err_sys(ENOMEM, "run %s", row->name);
+    for (size_t i = 0; i < run->round.members; i++)
+        id[i] = run->round.member[i].id;
+    err e = store_run_add(&run->id, run->shop->store, row, id, run->round.members);
+    free(id);
+    return e;
+}
+
+err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
+{
+    struct run *run = NULL;
+    struct bytes packed = {.max = RUN_CONFIG_BYTES_MAX};
+    struct store_run row = {.created_ms = text_wall_ms()};
+    err e = ERR_NONE;
+    TRY_OUT(e, check_new(shop, config, &row.frozen));
+    TRY_OUT(e, message_pack(&packed, &config->base));
+    TRY_OUT(e, run_init(&run, shop, config));
+    config = NULL; /* the run's now */
+    row.name = run->config->name;
+    row.config = packed.data;
+    row.config_size = packed.size;
+    TRY_OUT(e, add_to_store(run, &row));
+    run->created_ms = row.created_ms;
+    run->frozen = row.frozen;
+    LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("method", run->config->method),
+        LOG_INT("rounds", run->config->rounds), LOG_INT("members", run->round.members));
+    run_tell(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
+    *out = run;
+    run = NULL;
+out:
+    run_close(run);
+    message_free(config);
+    bytes_close(&packed);
+    return e;
+}
+
+static err load_members(struct run *run)
+{
+    struct arena arena = {0};
+    struct store_member *row = NULL;
+    size_t count = 0;
+    err e = store_members(&row, &count, run->shop->store, run->id, &arena);
+    for (size_t i = 0; i < count && !err_is(e); i++) {
+        size_t m;
+        if (!round_find(&m, &run->round, row[i].id)) continue;
+        run->member[m] = (struct run_member){.rank = row[i].rank,
+                                             .pruned = row[i].pruned,
+                                             .examples = row[i].examples,
+                                             .eval_rows = row[i].eval_rows,
+                                             .bytes_up = row[i].bytes_up,
+                                             .bytes_down = row[i].bytes_down,
+                                             .train_loss = row[i].train_loss};
+        struct round_member was = {.joined = row[i].joined,
+                                   .made_for = row[i].made_for,
+                                   .counted_in = row[i].counted_in,
+                                   .digest = row[i].digest,
+                                   .evaluates = row[i].eval_rows > 0};
+        if (row[i].evaluation) {
+            run->member[m].evaluation = *row[i].evaluation;
+            was.evaluated = row[i].evaluation->round;
+        }
+        round_restore_member(&run->round, m, &was);
+    }
+    arena_close(&arena);
+    return e;
+}
+
+static enum round_phase hold_of(const char *text)
+{
+    return !strcmp(text, "paused")    ? ROUND_PAUSED
+           : !strcmp(text, "stopped") ? ROUND_STOPPED
+           : !strcmp(text, "failed")  ? ROUND_FAILED
+                                      : ROUND_WAITING;
+}
+
+static err load_modules(struct run *run, const struct store_run *was)
+{
+    if (!was->modules_size) return ERR_NONE;
+    return message_unpack(&run->modules, &fedlora__v1__hello_request__descriptor, was->modules,
+                          was->modules_size);
+}
+
+err run_load(struct run **out, struct run_shop *shop, const struct store_run *was)
+{
+    Fedlora__V1__RunConfig *config = NULL;
+    struct run *run = NULL;
+    TRY(message_unpack(&config, &fedlora__v1__run_config__descriptor, was->config,
+                       was->config_size));
+    err e = run_config_complete(config); /* by a version that knew other methods or options? */
+    if (err_is(e)) e = err_in(e, "run %s", was->name);
+    if (!err_is(e)) e = run_init(&run, shop, config);
+    if (err_is(e)) {
+        message_free(config);
+        return e;
+    }
+    run->id = was->id;
+    run->created_ms = was->created_ms;
+    run->state = was->state;
+    run->frozen = was->frozen;
+    run->memory = was->memory;
+    run->opened_saved = was->opened;
+    e = load_modules(run, was);
+    if (!err_is(e)) e = load_members(run);
+    bool known = false;
+    if (!err_is(e) && run_privacy_central(config))
+        e = store_ledger_head(&known, &run->ledger_head, shop->store, run->id);
+    /* A crash may have come between the last commit and its copy. */
+    if (!err_is(e) && run_privacy_central(config))
+        e = private_export(shop->store, run->id, config->name);
+    if (!err_is(e) && run->modules) e = run_learn_members(run);
+    if (err_is(e)) {
+        run_close(run);
+        return err_in(e, "run %s", was->name);
+    }
+    struct round_restored restored = {.shapes_known = run->modules,
+                                      .started = was->started,
+                                      .published = was->published,
+                                      .opened = was->opened,
+                                      .hold = hold_of(was->hold),
+                                      .reason = was->reason};
+    round_restore(&run->round, &restored);
+    *out = run;
+    return ERR_NONE;
+}

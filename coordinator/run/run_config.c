@@ -1,0 +1,408 @@
+#include "coordinator/run/run_config.h"
+#include "coordinator/run/run_privacy.h"
+
+#include "base/digest.h"
+#include "base/limits.h"
+#include "base/text.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef Fedlora__V1__RunConfig run_config_t;
+
+static err set_text(char **field, const char *text)
+{
+    char *copy = strdup(text);
+    if (!copy) return err_sys(ENOMEM, "a run's configuration");
+    if (*field != protobuf_c_empty_string) free(*field);
+    *field = copy;
+    return ERR_NONE;
+}
+
+static err one_of(const char *field, const char *value, const char *const *words)
+{
+    size_t n = 0;
+    char list[160] = "";
+    for (; words[n]; n++) {
+        if (!strcmp(value, words[n])) return ERR_NONE;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", n ? ", " : "", words[n]);
+    }
+    return err_make(ERR_INPUT, "%s: \"%s\", expected one of %s", field, value, list);
+}
+
+static err in_range(const char *field, double value, double least, double most)
+{
+    if (isfinite(value) && value >= least && value <= most) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s: %g, expected %g to %g", field, value, least, most);
+}
+
+static err complete_training(run_config_t *c)
+{
+    static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+    static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+    if (!c->training) {
+        c->training = malloc(sizeof *c->training);
+        if (!c->training) return err_sys(ENOMEM, "a run's configuration");
+        fedlora__v1__training__init(c->training);
+    }
+    Fedlora__V1__Training *t = c->training;
+    if (!t->batch) t->batch = 4;
+    if (!t->accumulate) t->accumulate = 1;
+    if (!t->seq) t->seq = 512;
+    if (t->lr == 0) t->lr = 2e-4;
+    if (t->beta1 == 0) t->beta1 = 0.9;
+    if (t->beta2 == 0) t->beta2 = 0.999;
+    if (t->eps == 0) t->eps = 1e-8;
+    if (!*t->schedule) TRY(set_text(&t->schedule, "linear"));
+    if (!*t->precision) TRY(set_text(&t->precision, "auto"));
+    if (!c->seed) c->seed = t->seed;
+    t->seed = c->seed;
+    if (!t->steps && t->epochs == 0)
+        return err_make(ERR_INPUT, "steps or epochs of a round are needed");
+    TRY(in_range("epochs", t->epochs, 0, 1e6));
+    TRY(in_range("steps", t->steps, 0, 1e9));
+    TRY(in_range("batch", t->batch, 1, 65536));
+    TRY(in_range("accumulate", t->accumulate, 1, 65536));
+    TRY(in_range("seq", t->seq, 1, LIMIT_SEQUENCE));
+    TRY(in_range("lr", t->lr, 0, 1e3));
+    TRY(in_range("weight decay", t->weight_decay, 0, 1e3));
+    TRY(in_range("beta1", t->beta1, 0, 0.999999));
+    TRY(in_range("beta2", t->beta2, 0, 0.999999999));
+    TRY(in_range("eps", t->eps, 0, 1));
+    TRY(in_range("clip", t->clip, 0, 1e9));
+    TRY(in_range("dropout", t->dropout, 0, 0.99));
+    TRY(one_of("schedule", t->schedule, schedules));
+    return one_of("precision", t->precision, precisions);
+}
+
+/* alpha and rslora are a member's own only where nothing of the state is trained on. */
+static err check_member(const run_config_t *c, const Fedlora__V1__MemberConfig *m,
+                        const struct method *method)
+{
+    static const char *const answers[] = {"", "yes", "no", NULL};
+    if (!text_is_name(m->id, LIMIT_NAME_BYTES - 1))
+        return err_make(ERR_INPUT, "member \"%s\" is no name", m->id);
+    err e = ERR_NONE;
+    if (m->rank > LIMIT_RANK) e = err_make(ERR_INPUT, "rank %u, at most %d", m->rank, LIMIT_RANK);
+    if (!err_is(e) && !strcmp(c->weights, "given")) e = in_range("weight", m->weight, 1e-9, 1e12);
+    if (!err_is(e)) e = in_range("alpha", m->alpha, 0, 1e6);
+    if (!err_is(e)) e = one_of("rslora", m->rslora, answers);
+    if (!err_is(e) && (m->alpha > 0 || *m->rslora) && !method->fresh)
+        e = err_make(ERR_INPUT, "method %s trains at the state's scale; %s is the run's to give",
+                     method->name, m->alpha > 0 ? "alpha" : "rslora");
+    return err_is(e) ? err_in(e, "member %s", m->id) : e;
+}
+
+static err check_members(const run_config_t *c, const struct method *method)
+{
+    bool differ = false, any = c->rank > 0;
+    if (c->n_members == 0) return err_make(ERR_INPUT, "a run needs at least one member");
+    for (size_t i = 0; i < c->n_members; i++) {
+        const Fedlora__V1__MemberConfig *m = c->members[i];
+        TRY(check_member(c, m, method));
+        differ |= m->rank && m->rank != c->rank;
+        any |= m->rank > 0;
+    }
+    if (!method->mixed_ranks && differ)
+        return err_make(ERR_INPUT,
+                        "method %s needs one rank for everyone; give the run's rank only",
+                        method->name);
+    if (!method->mixed_ranks && !c->rank)
+        return err_make(ERR_INPUT, "method %s needs the run's rank", method->name);
+    if (!method->fresh && !any)
+        return err_make(ERR_INPUT, "method %s needs the state's rank: the run's, or a member's",
+                        method->name);
+    return ERR_NONE;
+}
+
+static err find_method(const struct method **out, const char *name)
+{
+    const char *const *names = method_names();
+    size_t n = 0;
+    while (names[n])
+        n++;
+    const struct method *method = method_find(name);
+    if (method) {
+        *out = method;
+        return ERR_NONE;
+    }
+    const char *near = text_nearest(name, names, n);
+    return err_make(ERR_INPUT, "method \"%s\" is not known%s%s", name,
+                    near ? "; did you mean " : "", near ? near : "");
+}
+
+static err check_options(const run_config_t *c, const struct method *method)
+{
+    struct method_options o;
+    TRY(method_options_parse(&o, method, (const char *const *)c->method_options,
+                             c->n_method_options));
+    bool file = c->frozen_digest.len > 0;
+    if (file && !method->frozen)
+        return err_make(ERR_INPUT, "method %s has no frozen factors", method->name);
+    if (method->frozen && o.basis == METHOD_BASIS_WEIGHTS && !file)
+        return err_make(ERR_INPUT, "basis=weights: the file of frozen factors is not given "
+                                   "(fedlora basis makes it)");
+    if (method->frozen && o.basis == METHOD_BASIS_GRADIENT && file)
+        return err_make(ERR_INPUT, "basis=gradient finds the frozen factors; no file is taken");
+    if (!strcmp(c->late, "next") && !method_takes_late(method))
+        return err_make(ERR_INPUT,
+                        "late=next: method %s trains beside factors that have changed by then; "
+                        "expected refuse",
+                        method->name);
+    uint32_t setup = method_setup_rounds(&o);
+    if (c->rounds <= setup)
+        return err_make(ERR_INPUT, "rounds: %u, but the first %u only find the basis", c->rounds,
+                        setup);
+    return ERR_NONE;
+}
+
+err run_config_complete(run_config_t *c)
+{
+    static const char *const lates[] = {"refuse", "next", NULL};
+    static const char *const weights[] = {"examples", "uniform", "given", NULL};
+    const struct method *method = NULL;
+    if (!text_is_name(c->name, LIMIT_NAME_BYTES - 1))
+        return err_make(ERR_INPUT,
+                        "run name \"%s\": letters, digits, '.', '_' and '-' only, at most %d",
+                        c->name, LIMIT_NAME_BYTES - 1);
+    TRY(find_method(&method, c->method));
+    if (!*c->late) TRY(set_text(&c->late, "refuse"));
+    if (!*c->weights) TRY(set_text(&c->weights, c->privacy ? "uniform" : "examples"));
+    if (c->carry_error == 0) c->carry_error = RUN_CONFIG_CARRY_ERROR;
+    TRY(complete_training(c));
+    TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
+    TRY(in_range("rank", c->rank, 0, LIMIT_RANK));
+    TRY(in_range("alpha", c->alpha, 0, 1e6));
+    TRY(in_range("carry_error", c->carry_error, -1, 0.5));
+    TRY(in_range("evaluate_every", c->evaluate_every, 0, LIMIT_ROUNDS));
+    TRY(one_of("late", c->late, lates));
+    TRY(one_of("weights", c->weights, weights));
+    if (c->base_digest.len != DIGEST_BYTES)
+        return err_make(ERR_INPUT, "base digest: %zu bytes, expected %d", c->base_digest.len,
+                        DIGEST_BYTES);
+    if (c->frozen_digest.len && c->frozen_digest.len != DIGEST_BYTES)
+        return err_make(ERR_INPUT, "frozen digest: %zu bytes, expected %d", c->frozen_digest.len,
+                        DIGEST_BYTES);
+    if (c->quorum > c->n_members)
+        return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
+                        c->n_members);
+    TRY(check_options(c, method));
+    TRY(check_members(c, method));
+    return run_privacy_check(c);
+}
+
+const struct method *run_config_method(const run_config_t *c)
+{
+    const struct method *method = method_find(c->method);
+    REQUIRE(method);
+    return method;
+}
+
+void run_config_options(struct method_options *out, const run_config_t *c)
+{
+    err e = method_options_parse(out, run_config_method(c), (const char *const *)c->method_options,
+                                 c->n_method_options);
+    REQUIRE(!err_is(e)); /* run_config_complete() has parsed them */
+}
+
+/* ------------------------------------------------------------------------------------- modules */
+static bool target_matches(const char *target, const char *module)
+{
+    if (!strcmp(target, module)) return true;
+    const char *last = strrchr(module, '.');
+    last = last ? last + 1 : module;
+    size_t n = strlen(target);
+    return !strcmp(target, last) || (!strncmp(last, target, n) && !strcmp(last + n, "_proj"));
+}
+
+bool run_config_targets(const run_config_t *c, const char *module)
+{
+    for (size_t i = 0; i < c->n_targets; i++)
+        if (target_matches(c->targets[i], module)) return true;
+    return c->n_targets == 0;
+}
+
+static err check_module(const Fedlora__V1__ModuleShape *m)
+{
+    if (!*m->name || strlen(m->name) + 40 > LIMIT_TENSOR_NAME_BYTES)
+        return err_make(ERR_INPUT, "module \"%.80s\": the name is empty or too long", m->name);
+    if (!m->d_out || !m->d_in || m->d_out > LIMIT_DIMENSION || m->d_in > LIMIT_DIMENSION)
+        return err_make(ERR_INPUT, "module %s: shape (%u, %u)", m->name, m->d_out, m->d_in);
+    return ERR_NONE;
+}
+
+/* Searches from *at on, round to its start, and leaves *at after what it found: lists in the same
+ * order are compared in one pass. */
+static const Fedlora__V1__ModuleShape *find_module(const Fedlora__V1__HelloRequest *hello,
+                                                   const char *name, size_t *at)
+{
+    for (size_t i = 0; i < hello->n_modules; i++) {
+        size_t k = (*at + i) % hello->n_modules;
+        if (strcmp(hello->modules[k]->name, name)) continue;
+        *at = k + 1;
+        return hello->modules[k];
+    }
+    return NULL;
+}
+
+static err every_target_names_one(const run_config_t *c, const Fedlora__V1__HelloRequest *hello)
+{
+    for (size_t t = 0; t < c->n_targets; t++) {
+        bool found = false;
+        for (size_t i = 0; i < hello->n_modules && !found; i++)
+            found = target_matches(c->targets[t], hello->modules[i]->name);
+        if (!found)
+            return err_make(ERR_INPUT, "target \"%s\" names no module of this base", c->targets[t]);
+    }
+    return ERR_NONE;
+}
+
+/* What a member is to adapt must be among what the run adapts. */
+static err every_member_adapts(const run_config_t *c, const Fedlora__V1__HelloRequest *list)
+{
+    for (size_t m = 0; m < c->n_members; m++)
+        for (size_t t = 0; t < c->members[m]->n_targets; t++) {
+            const char *target = c->members[m]->targets[t];
+            bool found = false;
+            for (size_t i = 0; i < list->n_modules && !found; i++)
+                found = target_matches(target, list->modules[i]->name);
+            if (!found)
+                return err_make(ERR_INPUT, "member %s: target \"%s\" names no module of this run",
+                                c->members[m]->id, target);
+        }
+    return ERR_NONE;
+}
+
+static err add_module(Fedlora__V1__HelloRequest *list, const Fedlora__V1__ModuleShape *m)
+{
+    Fedlora__V1__ModuleShape *copy = malloc(sizeof *copy);
+    if (!copy) return err_sys(ENOMEM, "a module");
+    fedlora__v1__module_shape__init(copy);
+    list->modules[list->n_modules++] = copy;
+    copy->d_out = m->d_out;
+    copy->d_in = m->d_in;
+    return set_text(&copy->name, m->name);
+}
+
+err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
+                       const Fedlora__V1__HelloRequest *hello)
+{
+    if (hello->n_modules == 0 || hello->n_modules > LIMIT_MODULES)
+        return err_make(ERR_INPUT, "%zu modules in the hello, expected 1 to %d", hello->n_modules,
+                        LIMIT_MODULES);
+    for (size_t i = 0; i < hello->n_modules; i++) {
+        TRY(check_module(hello->modules[i]));
+        size_t from = 0;
+        if (find_module(hello, hello->modules[i]->name, &from) != hello->modules[i])
+            return err_make(ERR_INPUT, "module %s is named twice", hello->modules[i]->name);
+    }
+    TRY(every_target_names_one(c, hello));
+    Fedlora__V1__HelloRequest *list = malloc(sizeof *list);
+    if (!list) return err_sys(ENOMEM, "the modules");
+    fedlora__v1__hello_request__init(list);
+    list->modules = calloc(hello->n_modules, sizeof *list->modules);
+    err e = list->modules ? ERR_NONE : err_sys(ENOMEM, "the modules");
+    for (size_t i = 0; i < hello->n_modules && !err_is(e); i++)
+        if (run_config_targets(c, hello->modules[i]->name)) e = add_module(list, hello->modules[i]);
+    if (!err_is(e)) e = every_member_adapts(c, list);
+    if (err_is(e))
+        fedlora__v1__hello_request__free_unpacked(list, NULL);
+    else
+        *out = list;
+    return e;
+}
+
+err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
+                            const Fedlora__V1__HelloRequest *hello)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < modules->n_modules; i++) {
+        const Fedlora__V1__ModuleShape *m = modules->modules[i];
+        const Fedlora__V1__ModuleShape *is = find_module(hello, m->name, &at);
+        if (!is)
+            return err_make(ERR_INPUT, "module %s of this run is missing in your base", m->name);
+        if (is->d_out != m->d_out || is->d_in != m->d_in)
+            return err_make(ERR_INPUT,
+                            "module %s has shape (%u, %u) in your base, expected (%u, %u)", m->name,
+                            is->d_out, is->d_in, m->d_out, m->d_in);
+    }
+    return ERR_NONE;
+}
+
+/* ------------------------------------------------------------------------------------- members */
+static const Fedlora__V1__MemberConfig *find_member(const run_config_t *c, const char *member)
+{
+    for (size_t i = 0; i < c->n_members && member; i++)
+        if (!strcmp(c->members[i]->id, member)) return c->members[i];
+    return NULL;
+}
+
+bool run_config_adapts(const run_config_t *c, const char *member, const char *module)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    for (size_t i = 0; m && i < m->n_targets; i++)
+        if (target_matches(m->targets[i], module)) return true;
+    return !m || m->n_targets == 0;
+}
+
+bool run_config_rslora(const run_config_t *c, const char *member)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    return m && *m->rslora ? !strcmp(m->rslora, "yes") : c->rslora;
+}
+
+static bool is_square(const struct method *method)
+{
+    return method->factors(1) & METHOD_R;
+}
+
+uint32_t run_config_rank_max(const run_config_t *c)
+{
+    uint32_t most = c->rank ? c->rank : 1;
+    for (size_t i = 0; i < c->n_members; i++)
+        if (c->members[i]->rank > most) most = c->members[i]->rank;
+    return most;
+}
+
+/* What a machine offers is a rank of LoRA factors: methods that send something else do not ask it.
+ */
+err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, uint32_t offered)
+{
+    const struct method *method = run_config_method(c);
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    uint32_t given = m ? m->rank : 0;
+    if (offered > LIMIT_RANK)
+        return err_make(ERR_INPUT, "rank %u on offer, at most %d", offered, LIMIT_RANK);
+    if (is_square(method)) offered = 0;
+    uint32_t wanted = given           ? given
+                      : c->rank       ? c->rank
+                      : method->fresh ? 0
+                                      : run_config_rank_max(c);
+    if (!method->mixed_ranks || given) {
+        if (offered && offered < wanted)
+            return err_make(ERR_INPUT, "run %s needs rank %u of %s, which offers %u", c->name,
+                            wanted, given ? member : "everyone", offered);
+        *out = wanted;
+        return ERR_NONE;
+    }
+    if (!wanted && !offered)
+        return err_make(ERR_INPUT, "neither run %s nor %s says a rank; offer one (--rank)", c->name,
+                        member);
+    *out = !wanted ? offered : !offered || offered > wanted ? wanted : offered;
+    return ERR_NONE;
+}
+
+double run_config_alpha(const run_config_t *c, const char *member, uint32_t rank)
+{
+    const struct method *method = run_config_method(c);
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    if (is_square(method)) return rank;
+    if (method->fresh) return m && m->alpha > 0 ? m->alpha : c->alpha > 0 ? c->alpha : 2.0 * rank;
+    uint32_t whole = run_config_rank_max(c);
+    double alpha = c->alpha > 0 ? c->alpha : 2.0 * whole, part = (double)rank / whole;
+    if (method->frozen || rank == whole) return alpha;
+    return alpha * (c->rslora ? sqrt(part) : part);
+}

@@ -1,0 +1,233 @@
+#include "coordinator/run/run_privacy.h"
+
+#include "agg/round/method_options.h"
+#include "coordinator/run/run_config.h"
+#include "proto/message.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef Fedlora__V1__RunConfig run_config_t;
+
+static const double sampling_default = 1, quantile_default = 0.5, rate_default = 0.2;
+
+struct given {
+    const char *id;
+    double weight;
+};
+
+static int by_id(const void *a, const void *b)
+{
+    return strcmp(((const struct given *)a)->id, ((const struct given *)b)->id);
+}
+
+/* Members and their public weights, sorted by id. */
+static err take_weights(struct private_terms *out, const run_config_t *c, struct arena *arena)
+{
+    struct given *given = NULL;
+    const char **id = NULL;
+    double *weight = NULL;
+    TRY(arena_take(&given, arena, c->n_members, sizeof *given));
+    TRY(arena_take(&id, arena, c->n_members, sizeof *id));
+    TRY(arena_take(&weight, arena, c->n_members, sizeof *weight));
+    for (size_t i = 0; i < c->n_members; i++)
+        given[i] = (struct given){c->members[i]->id, c->members[i]->weight};
+    qsort(given, c->n_members, sizeof *given, by_id);
+    for (size_t i = 0; i < c->n_members; i++) {
+        TRY(arena_text(&id[i], arena, given[i].id, strlen(given[i].id)));
+        weight[i] = given[i].weight;
+    }
+    out->id = id;
+    if (!strcmp(c->weights, "given")) out->plan.weight = weight;
+    return ERR_NONE;
+}
+
+static const char *robust_word(const struct method_options *o)
+{
+    static const char *const words[] = {"none", "norm", "krum", "median", "trimmed", "geometric"};
+    return words[o->robust];
+}
+
+static const char *basis_word(const struct method_options *o, const run_config_t *c)
+{
+    static const char *const words[] = {"seed", "weights", "gradient"};
+    return o->basis == METHOD_BASIS_SEEDED && c->frozen_digest.len ? "given" : words[o->basis];
+}
+
+err run_privacy_terms(struct private_terms *out, const run_config_t *c, const char *key_path,
+                      struct arena *arena)
+{
+    const Fedlora__V1__Privacy *p = c->privacy;
+    struct private_terms terms = {.on = run_privacy_central(c)};
+    struct method_options options;
+    if (!terms.on) {
+        *out = terms;
+        return ERR_NONE;
+    }
+    run_config_options(&options, c);
+    terms.plan = (struct plan){.unit = LEDGER_CLIENT,
+                               .bases = basis_word(&options, c),
+                               .robust = robust_word(&options),
+                               .epsilon = p->epsilon,
+                               .delta = p->delta,
+                               .noise = p->noise,
+                               .sampling = p->sampling,
+                               .clip = p->clip,
+                               .adaptive = {.on = p->adaptive,
+                                            .quantile = p->quantile,
+                                            .rate = p->rate,
+                                            .sigma_b = p->sigma_b},
+                               .units = c->n_members,
+                               .dim = 1,
+                               .rounds = c->rounds - method_setup_rounds(&options),
+                               .steps = 1,
+                               .basis_passes = method_setup_rounds(&options),
+                               .basis_noise = p->basis_noise,
+                               .basis_clip = p->basis_clip,
+                               .basis_dim = 1,
+                               .quorum = c->quorum > 0,
+                               .force = p->force};
+    if (c->frozen_digest.len == DIGEST_BYTES)
+        memcpy(terms.plan.given.byte, c->frozen_digest.data, DIGEST_BYTES);
+    terms.rounds = c->rounds;
+    TRY(arena_text(&terms.run, arena, c->name, strlen(c->name)));
+    TRY(arena_text(&terms.plan.method, arena, c->method, strlen(c->method)));
+    TRY(arena_text(&terms.plan.weights, arena, c->weights, strlen(c->weights)));
+    if (key_path) TRY(arena_text(&terms.key_path, arena, key_path, strlen(key_path)));
+    TRY(take_weights(&terms, c, arena));
+    *out = terms;
+    return ERR_NONE;
+}
+
+static bool has_unit(const run_config_t *c, const char *unit)
+{
+    return c->privacy && !strcmp(c->privacy->unit, unit);
+}
+
+bool run_privacy_central(const run_config_t *c)
+{
+    return has_unit(c, "client");
+}
+
+bool run_privacy_local(const run_config_t *c)
+{
+    return has_unit(c, "example");
+}
+
+static uint32_t setup_rounds(const run_config_t *c)
+{
+    struct method_options options;
+    run_config_options(&options, c);
+    return method_setup_rounds(&options);
+}
+
+double run_privacy_sampling(const run_config_t *c, uint32_t round)
+{
+    return run_privacy_central(c) && round > setup_rounds(c) ? c->privacy->sampling : 1;
+}
+
+/* ---- what is refused ---- */
+
+static err check_central(run_config_t *c)
+{
+    Fedlora__V1__Privacy *p = c->privacy;
+    if (p->sampling == 0) p->sampling = sampling_default;
+    if (p->quantile == 0) p->quantile = quantile_default;
+    if (p->rate == 0) p->rate = rate_default;
+    if (!(p->quantile > 0 && p->quantile < 1) || !(p->rate > 0 && p->rate <= 10) ||
+        !(p->sigma_b >= 0 && p->sigma_b <= 65536))
+        return err_make(
+            ERR_INPUT,
+            "privacy: adaptive clipping: quantile %g, rate %g, sigma_b %g: expected 0 to "
+            "1, 0 to 10, 0 to 65536",
+            p->quantile, p->rate, p->sigma_b);
+    if (!c->deadline_ms)
+        return err_make(ERR_INPUT, "privacy: without a deadline, one member that never answers "
+                                   "would decide whether a round is released: expected --deadline");
+    if (strcmp(c->late, "refuse"))
+        return err_make(ERR_INPUT,
+                        "privacy: late updates would count a member in a round it was not "
+                        "drawn for: expected --late refuse");
+    return ERR_NONE;
+}
+
+static err check_local(const run_config_t *c)
+{
+    double dropout = c->training->dropout;
+    if (c->privacy->adaptive)
+        return err_make(ERR_INPUT, "privacy: adaptive clipping is for unit client");
+    if (dropout > 0)
+        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example", dropout);
+    return ERR_NONE;
+}
+
+static err judge_central(const run_config_t *c)
+{
+    struct arena arena = {0};
+    struct private_terms terms;
+    struct plan_summary summary;
+    err e = run_privacy_terms(&terms, c, NULL, &arena);
+    if (!err_is(e)) e = plan_check(&summary, &terms.plan);
+    arena_close(&arena);
+    return e;
+}
+
+/* As far as it is the same for all: how many records a member has, only it knows. */
+static err judge_local(const run_config_t *c)
+{
+    const Fedlora__V1__Privacy *p = c->privacy;
+    const Fedlora__V1__Training *t = c->training;
+    struct method_options options;
+    struct plan_summary summary;
+    run_config_options(&options, c);
+    uint64_t steps = t->steps;
+    if (p->sampling > 0 && !steps) steps = (uint64_t)ceil(t->epochs / p->sampling);
+    struct plan plan = {.unit = LEDGER_EXAMPLE,
+                        .method = c->method,
+                        .bases = basis_word(&options, c),
+                        .epsilon = p->epsilon,
+                        .delta = p->delta,
+                        .noise = p->sampling > 0 ? p->noise : 0,
+                        .sampling = p->sampling > 0 ? p->sampling : 1,
+                        .clip = p->clip,
+                        .units = 1,
+                        .rounds = c->rounds - setup_rounds(c),
+                        .steps = steps > 0 && steps <= UINT32_MAX ? (uint32_t)steps : 1,
+                        .basis_passes = setup_rounds(c),
+                        .basis_noise = p->basis_noise,
+                        .basis_clip = p->basis_clip};
+    TRY(plan_check(&summary, &plan));
+    if (summary.rounds == plan.rounds) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "privacy: noise multiplier %g spends epsilon %g after %llu of %u rounds: "
+                    "expected a larger one, or fewer rounds",
+                    p->noise, p->epsilon, (unsigned long long)summary.rounds, plan.rounds);
+}
+
+err run_privacy_check(run_config_t *c)
+{
+    Fedlora__V1__Privacy *p = c->privacy;
+    if (!p) return ERR_NONE;
+    if (!strcmp(p->unit, "none")) {
+        message_free(p);
+        c->privacy = NULL;
+        return ERR_NONE;
+    }
+    if (!run_privacy_central(c) && !run_privacy_local(c))
+        return err_make(ERR_INPUT, "privacy: unit \"%.40s\": expected client, example or none",
+                        p->unit);
+    if (c->evaluate_every)
+        return err_make(ERR_INPUT, "privacy: members' evaluations reveal what the budget does not "
+                                   "count: expected --evaluate-every 0");
+    if ((p->basis_clip != 0 || p->basis_noise != 0) && !setup_rounds(c))
+        return err_make(ERR_INPUT, "privacy: a clip norm or noise for the basis: expected "
+                                   "basis=gradient");
+    return run_privacy_central(c) ? check_central(c) : check_local(c);
+}
+
+err run_privacy_judge(const run_config_t *c)
+{
+    if (!c->privacy) return ERR_NONE;
+    return run_privacy_central(c) ? judge_central(c) : judge_local(c);
+}

@@ -1,0 +1,344 @@
+#include "coordinator/serve/serve.h"
+
+#include "base/text.h"
+#include "proto/message.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SERVE_METHODS_MAX = 32,
+    SERVE_STEP_MS = 500,
+    SERVE_PEERS_MAX = 2 * LIMIT_MEMBERS,
+    SERVE_QUEUE_MAX = 4 * LIMIT_MEMBERS,
+    SERVE_REPLY_BYTES_MAX = RPC_MESSAGE_BYTES,
+};
+
+struct serve *serve_of(struct rpc_call *call)
+{
+    return rpc_call_context(call);
+}
+
+struct run *serve_find_run(const struct serve *s, const char *name)
+{
+    for (struct run *run = s->runs; run; run = run->next)
+        if (!strcmp(run->config->name, name)) return run;
+    return NULL;
+}
+
+void serve_refuse(struct rpc_call *call, err cause)
+{
+    if (cause.kind == ERR_MACHINE) {
+        const struct rpc_peer *peer = rpc_call_peer(call);
+        LOG(LOG_ERROR, "call.failed", LOG_STR("call", rpc_call_method(call)->path),
+            LOG_STR("peer", peer->id), LOG_STR("error", cause.text));
+        cause = err_in(cause, "the coordinator cannot do this now, come back later");
+    }
+    rpc_call_refuse(call, cause);
+}
+
+void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply)
+{
+    struct bytes packed = {.max = SERVE_REPLY_BYTES_MAX};
+    err e = message_pack(&packed, reply);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        rpc_call_answer(call, packed.data, packed.size);
+    bytes_close(&packed);
+}
+
+err serve_digest(struct digest *out, const ProtobufCBinaryData *data)
+{
+    if (data->len != DIGEST_BYTES)
+        return err_make(ERR_INPUT, "digest: %zu bytes, expected %d", data->len, DIGEST_BYTES);
+    memcpy(out->byte, data->data, DIGEST_BYTES);
+    return ERR_NONE;
+}
+
+static bool is_over(const struct run *run)
+{
+    enum round_phase phase = round_phase(&run->round);
+    return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
+}
+
+static err only_open_run(struct run **out, size_t *member, const struct serve *s, const char *id)
+{
+    struct run *found = NULL;
+    for (struct run *run = s->runs; run; run = run->next) {
+        size_t m;
+        if (is_over(run) || !round_find(&m, &run->round, id)) continue;
+        if (found)
+            return err_make(ERR_INPUT, "%s belongs to several open runs (%s, %s); name one (--run)",
+                            id, found->config->name, run->config->name);
+        found = run;
+        *member = m;
+    }
+    if (!found) return err_make(ERR_STATE, "no open run has %s as a member", id);
+    *out = found;
+    return ERR_NONE;
+}
+
+err serve_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
+{
+    const struct serve *s = serve_of(call);
+    const char *id = rpc_call_peer(call)->id;
+    if (!config_allows(s->config, id))
+        return err_make(ERR_REFUSED, "%s is not listed among this federation's members", id);
+    if (!*name) return only_open_run(out, member, s, id);
+    struct run *run = serve_find_run(s, name);
+    if (!run) return err_make(ERR_STATE, "there is no run %s", name);
+    if (!round_find(member, &run->round, id))
+        return err_make(ERR_REFUSED, "%s is not a member of run %s", id, name);
+    *out = run;
+    return ERR_NONE;
+}
+
+err serve_check_admin(struct rpc_call *call)
+{
+    const char *id = rpc_call_peer(call)->id;
+    if (config_allows_admin(serve_of(call)->config, id)) return ERR_NONE;
+    return err_make(ERR_REFUSED, "%s is not listed among this federation's operators", id);
+}
+
+/* --------------------------------------------------------------------------------- waiting calls
+ */
+void serve_wait(struct serve *s, const struct serve_poll *poll)
+{
+    struct serve_poll *p = malloc(sizeof *p);
+    if (!p) {
+        serve_refuse(poll->call, err_sys(ENOMEM, "a waiting call"));
+        return;
+    }
+    *p = *poll;
+    p->previous = NULL;
+    p->next = s->polls;
+    if (p->next) p->next->previous = p;
+    s->polls = p;
+    if (!s->polls_at_ms || p->until_ms < s->polls_at_ms) s->polls_at_ms = p->until_ms;
+    rpc_call_set_state(p->call, p);
+}
+
+void serve_poll_over(struct rpc_call *call, bool answered)
+{
+    struct serve *s = serve_of(call);
+    struct serve_poll *p = rpc_call_state(call);
+    (void)answered;
+    if (!p) return;
+    if (p->previous)
+        p->previous->next = p->next;
+    else
+        s->polls = p->next;
+    if (p->next) p->next->previous = p->previous;
+    free(p);
+}
+
+/* Answering may change the run, and so come back here: the call is taken out of the list's sight
+ * first. Answered polls stay listed until their `over`. */
+static void answer_poll(struct serve_poll *p, bool must)
+{
+    struct rpc_call *call = p->call;
+    if (!call) return;
+    p->call = NULL;
+    bool done = p->is_watch ? serve_watch(p->run, call, p->after, must)
+                            : serve_task(p->run, p->member, call, must);
+    if (!done) p->call = call;
+}
+
+static void run_changed(struct run *run, void *context)
+{
+    struct serve *s = context;
+    for (struct serve_poll *p = s->polls; p; p = p->next)
+        if (p->run == run) answer_poll(p, false);
+}
+
+static void end_polls(struct serve *s, uint64_t now)
+{
+    if (!s->draining && (!s->polls_at_ms || now < s->polls_at_ms)) return;
+    s->polls_at_ms = 0;
+    for (struct serve_poll *p = s->polls; p; p = p->next) {
+        if (p->call && (s->draining || now >= p->until_ms)) answer_poll(p, true);
+        if (p->call && (!s->polls_at_ms || p->until_ms < s->polls_at_ms))
+            s->polls_at_ms = p->until_ms;
+    }
+}
+
+/* -------------------------------------------------------------------------------- open, step,
+ * close */
+static void wake(void *context)
+{
+    struct serve *s = context;
+    if (s->server) rpc_server_wake(s->server);
+}
+
+static err open_workers(struct serve *s)
+{
+    struct work_options maths = {.name = "maths",
+                                 .data_dir = s->config->path,
+                                 .queue_max = 4 * LIMIT_RUNS,
+                                 .batch_max = 1,
+                                 .run = publish_run,
+                                 .wake = wake,
+                                 .context = s};
+    struct work_options receipts = {.name = "receipts",
+                                    .data_dir = s->config->path,
+                                    .queue_max = SERVE_QUEUE_MAX,
+                                    .batch_max = ADMIT_BATCH_MAX,
+                                    .run = admit_run,
+                                    .wake = wake,
+                                    .context = s};
+    TRY(work_open(&s->maths, &maths));
+    return work_open(&s->receipts, &receipts);
+}
+
+static void add_methods(struct rpc_method *all, size_t *n, const struct rpc_method *some,
+                        size_t count)
+{
+    REQUIRE(*n + count <= SERVE_METHODS_MAX);
+    for (size_t i = 0; i < count; i++)
+        all[(*n)++] = some[i];
+}
+
+/* Members and operators of the same name are different peers. */
+static err allow(void *context, const struct rpc_peer *peer)
+{
+    struct serve *s = context;
+    char name[2 * LIMIT_NAME_BYTES];
+    snprintf(name, sizeof name, "%s/%s", peer->role == RPC_ADMIN ? "admin" : "client", peer->id);
+    err e = rate_take(&s->rate, name, text_now_ms());
+    if (err_is(e)) LOG(LOG_DEBUG, "call.refused", LOG_STR("peer", name), LOG_STR("error", e.text));
+    return e;
+}
+
+static err open_rate(struct serve *s)
+{
+    double per_second = s->config->calls_per_second;
+    const struct rate_rules rules = {.per_second = per_second,
+                                     .burst = per_second > 0.25 ? 4 * per_second : 1,
+                                     .names_max = SERVE_PEERS_MAX};
+    return rate_open(&s->rate, &rules);
+}
+
+static err open_server(struct serve *s)
+{
+    static struct rpc_method method[SERVE_METHODS_MAX];
+    size_t n = 0;
+    add_methods(method, &n, serve_member_method, serve_member_methods);
+    add_methods(method, &n, serve_fetch_method, serve_fetch_methods);
+    add_methods(method, &n, serve_submit_method, serve_submit_methods);
+    add_methods(method, &n, serve_admin_method, serve_admin_methods);
+    add_methods(method, &n, serve_ledger_method, serve_ledger_methods);
+    struct rpc_server_options options = {.listen = s->config->listen,
+                                         .ca = s->config->ca,
+                                         .cert = s->config->cert,
+                                         .key = s->config->key,
+                                         .federation = s->config->federation,
+                                         .method = method,
+                                         .method_count = n,
+                                         .context = s,
+                                         .allow = allow};
+    struct rpc_server *server = NULL;
+    TRY(rpc_server_open(&server, &options));
+    s->server = server;
+    return ERR_NONE;
+}
+
+static err load_runs(struct serve *s)
+{
+    struct arena arena = {0};
+    struct store_run *row = NULL;
+    size_t count = 0;
+    struct run **last = &s->runs;
+    err e = store_runs(&row, &count, &s->store, &arena);
+    for (size_t i = 0; i < count && !err_is(e); i++) {
+        e = run_load(last, &s->shop, &row[i]);
+        if (err_is(e)) break;
+        last = &(*last)->next;
+        s->run_count++;
+    }
+    arena_close(&arena);
+    return e;
+}
+
+err serve_open(struct serve *out, const struct config *config)
+{
+    *out = (struct serve){.config = config};
+    err e = ERR_NONE;
+    TRY_OUT(e, store_open(&out->store, config->path));
+    TRY_OUT(e, open_workers(out));
+    out->shop = (struct run_shop){.config = config,
+                                  .store = &out->store,
+                                  .maths = out->maths,
+                                  .receipts = out->receipts,
+                                  .changed = run_changed,
+                                  .context = out};
+    TRY_OUT(e, load_runs(out));
+    TRY_OUT(e, open_rate(out));
+    TRY_OUT(e, open_server(out));
+    for (struct run *run = out->runs; run; run = run->next) {
+        if (!is_over(run))
+            LOG(LOG_INFO, "run.resumed", LOG_STR("run", run->config->name),
+                LOG_INT("round", round_under_way(&run->round)),
+                LOG_INT("updates", round_updates(&run->round)));
+        run_tell(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
+    }
+    rpc_server_set_serving(out->server, true);
+    return e;
+out:
+    serve_close(out, 0);
+    return e;
+}
+
+static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_t now)
+{
+    uint64_t at = s->polls_at_ms;
+    for (const struct run *run = s->runs; run; run = run->next) {
+        uint64_t wanted = round_wake_ms(&run->round);
+        if (wanted && (!at || wanted < at)) at = wanted;
+    }
+    if (!at) return timeout_ms;
+    uint64_t left = at > now ? at - now : 0;
+    return left < timeout_ms ? left : timeout_ms;
+}
+
+void serve_step(struct serve *s, uint64_t timeout_ms)
+{
+    rpc_server_poll(s->server, step_timeout(s, timeout_ms, text_now_ms()));
+    work_take(s->receipts);
+    work_take(s->maths);
+    uint64_t now = text_now_ms();
+    for (struct run *run = s->runs; run; run = run->next)
+        run_tick(run, now);
+    end_polls(s, now);
+}
+
+/* Receipts are wanted by calls that still wait, so they come before the calls end; mathematics
+ * under way is committed, what has not begun is done by the next start. */
+void serve_close(struct serve *s, uint64_t grace_ms)
+{
+    uint64_t until = text_now_ms() + grace_ms;
+    s->draining = true;
+    if (s->server) {
+        rpc_server_set_serving(s->server, false);
+        rpc_server_drain(s->server);
+        end_polls(s, text_now_ms());
+        while (rpc_server_calls(s->server) > 0 && text_now_ms() < until) {
+            rpc_server_poll(s->server, SERVE_STEP_MS / 10);
+            work_take(s->receipts);
+            end_polls(s, text_now_ms());
+        }
+    }
+    work_close(s->receipts);
+    work_close(s->maths);
+    struct rpc_server *server = s->server;
+    s->server = NULL;
+    rpc_server_close(server, 0);
+    for (struct run *run = s->runs, *next; run; run = next) {
+        next = run->next;
+        run_close(run);
+    }
+    rate_close(&s->rate);
+    store_close(&s->store);
+    *s = (struct serve){0};
+}

@@ -1,0 +1,204 @@
+/* What operators call, but for the transfers. */
+#include "base/text.h"
+#include "coordinator/serve/serve.h"
+#include "proto/message.h"
+
+#include <string.h>
+
+enum { WATCH_EVENTS_MAX = 256 };
+
+static void answer_status(struct rpc_call *call, struct run *run)
+{
+    struct arena arena = {0};
+    Fedlora__V1__RunStatus *status = NULL;
+    err e = serve_status(&status, run, true, &arena);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        serve_answer(call, &status->base);
+    arena_close(&arena);
+}
+
+static err create(struct run **out, struct rpc_call *call, const void *data, size_t size)
+{
+    struct serve *s = serve_of(call);
+    Fedlora__V1__RunConfig *config = NULL;
+    struct run *run = NULL, **last = &s->runs;
+    TRY(serve_check_admin(call));
+    if (s->run_count >= LIMIT_RUNS)
+        return err_make(ERR_LIMIT, "%d runs, the most that are kept", LIMIT_RUNS);
+    TRY(message_unpack(&config, &fedlora__v1__run_config__descriptor, data, size));
+    TRY(run_create(&run, &s->shop, config));
+    while (*last)
+        last = &(*last)->next;
+    *last = run;
+    s->run_count++;
+    *out = run;
+    return ERR_NONE;
+}
+
+static void create_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    struct run *run = NULL;
+    err e = create(&run, call, data, size);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        answer_status(call, run);
+}
+
+static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call, struct arena *arena)
+{
+    const struct serve *s = serve_of(call);
+    TRY(serve_check_admin(call));
+    TRY(arena_take(&reply->runs, arena, s->run_count, sizeof *reply->runs));
+    for (struct run *run = s->runs; run; run = run->next)
+        TRY(serve_status(&reply->runs[reply->n_runs++], run, false, arena));
+    return ERR_NONE;
+}
+
+static void list_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    struct arena arena = {0};
+    Fedlora__V1__ListRunsReply reply = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
+    (void)data;
+    (void)size;
+    err e = list(&reply, call, &arena);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        serve_answer(call, &reply.base);
+    arena_close(&arena);
+}
+
+static err find_named(struct run **out, struct rpc_call *call, const char *name)
+{
+    TRY(serve_check_admin(call));
+    struct run *run = serve_find_run(serve_of(call), name);
+    if (!run) return err_make(ERR_INPUT, "there is no run \"%.127s\"", name);
+    *out = run;
+    return ERR_NONE;
+}
+
+static err read_name(struct run **out, struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__RunName *request = NULL;
+    TRY(message_unpack(&request, &fedlora__v1__run_name__descriptor, data, size));
+    err e = find_named(out, call, request->run);
+    message_free(request);
+    return e;
+}
+
+static void get_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    struct run *run = NULL;
+    err e = read_name(&run, call, data, size);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        answer_status(call, run);
+}
+
+static void hold(struct rpc_call *call, const void *data, size_t size, enum round_event_kind kind)
+{
+    struct run *run = NULL;
+    err e = read_name(&run, call, data, size);
+    if (!err_is(e)) e = run_hold(run, kind);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        answer_status(call, run);
+}
+static void pause_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    hold(call, data, size, ROUND_ON_PAUSE);
+}
+static void resume_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    hold(call, data, size, ROUND_ON_RESUME);
+}
+static void stop_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    hold(call, data, size, ROUND_ON_STOP);
+}
+
+/* --------------------------------------------------------------------------------------- watch */
+static err watch_reply(Fedlora__V1__WatchReply *reply, struct run *run, uint64_t after,
+                       struct arena *arena)
+{
+    struct store_event *row = NULL;
+    Fedlora__V1__RunEvent *event = NULL;
+    size_t count = 0;
+    TRY(store_events(&row, &count, run->shop->store, run->id, after, WATCH_EVENTS_MAX, arena));
+    TRY(arena_take(&event, arena, count, sizeof *event));
+    TRY(arena_take(&reply->events, arena, count, sizeof *reply->events));
+    for (size_t i = 0; i < count; i++) {
+        fedlora__v1__run_event__init(&event[i]);
+        event[i].sequence = row[i].sequence;
+        event[i].wall_ms = row[i].wall_ms;
+        event[i].event = (char *)(uintptr_t)row[i].event;
+        event[i].text = (char *)(uintptr_t)row[i].text;
+        event[i].round = row[i].round;
+        event[i].member = (char *)(uintptr_t)row[i].member;
+        reply->events[i] = &event[i];
+    }
+    reply->n_events = count;
+    reply->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
+    reply->round = round_under_way(&run->round);
+    return ERR_NONE;
+}
+
+bool serve_watch(struct run *run, struct rpc_call *call, uint64_t after, bool must)
+{
+    struct arena arena = {0};
+    Fedlora__V1__WatchReply reply = FEDLORA__V1__WATCH_REPLY__INIT;
+    err e = watch_reply(&reply, run, after, &arena);
+    bool done = err_is(e) || must || reply.n_events > 0;
+    if (err_is(e))
+        serve_refuse(call, e);
+    else if (done)
+        serve_answer(call, &reply.base);
+    arena_close(&arena);
+    return done;
+}
+
+static void watch_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    struct serve *s = serve_of(call);
+    Fedlora__V1__WatchRequest *request = NULL;
+    struct serve_poll poll = {.call = call, .is_watch = true};
+    err e = message_unpack(&request, &fedlora__v1__watch_request__descriptor, data, size);
+    if (!err_is(e)) e = find_named(&poll.run, call, request->run);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else {
+        uint64_t wait_ms =
+            request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
+        poll.after = request->after;
+        poll.until_ms = text_now_ms() + wait_ms;
+        if (!serve_watch(poll.run, call, poll.after, wait_ms == 0 || s->draining))
+            serve_wait(s, &poll);
+    }
+    message_free(request);
+}
+
+#define ADMIN(name, handler)                                                                       \
+    {                                                                                              \
+        .path = "/fedlora.v1.Admin/" name, .shape = RPC_UNARY, .roles = RPC_ADMIN,                 \
+        .begin = handler                                                                           \
+    }
+
+const struct rpc_method serve_admin_method[] = {
+    ADMIN("CreateRun", create_begin),
+    ADMIN("ListRuns", list_begin),
+    ADMIN("GetRun", get_begin),
+    ADMIN("PauseRun", pause_begin),
+    ADMIN("ResumeRun", resume_begin),
+    ADMIN("StopRun", stop_begin),
+    {.path = "/fedlora.v1.Admin/WatchRun",
+     .shape = RPC_UNARY,
+     .roles = RPC_ADMIN,
+     .begin = watch_begin,
+     .over = serve_poll_over},
+};
+const size_t serve_admin_methods = sizeof serve_admin_method / sizeof *serve_admin_method;

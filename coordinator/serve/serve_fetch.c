@@ -1,0 +1,137 @@
+/* Payloads to members and operators, in chunks, from any byte. */
+#include "base/file.h"
+#include "coordinator/serve/serve.h"
+#include "proto/message.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* One chunk of every download under way is in memory: small ones keep a crowd of members small. */
+enum { FETCH_CHUNK_BYTES = 256 << 10 };
+
+struct download {
+    int fd;
+    uint64_t offset, size;
+    bool first;
+    struct run *run; /* NULL: an operator's */
+    size_t member;
+};
+
+/* States and frozen factors only: nobody, the operator included, reads a member's update. */
+static err find_fetched(struct download *d, struct rpc_call *call,
+                        const Fedlora__V1__FetchRequest *request)
+{
+    struct serve *s = serve_of(call);
+    struct digest digest;
+    bool may = false;
+    TRY(serve_digest(&digest, &request->digest));
+    if (rpc_call_peer(call)->role == RPC_CLIENT)
+        TRY(serve_member(&d->run, &d->member, call, request->run));
+    else
+        TRY(serve_check_admin(call));
+    TRY(store_blob_public(&may, &s->store, d->run ? d->run->id : 0, &digest));
+    char name[DIGEST_TEXT_BYTES];
+    digest_text(name, &digest);
+    if (!may)
+        return err_make(ERR_STATE, "blob %.16s is not here (any more); ask for the next task",
+                        name);
+    TRY(blob_size(&d->size, s->store.dir, &digest));
+    if (request->offset > d->size)
+        return err_make(ERR_INPUT, "offset %llu, but blob %.16s has %llu bytes",
+                        (unsigned long long)request->offset, name, (unsigned long long)d->size);
+    d->offset = request->offset;
+    struct blob_path path = blob_path(s->store.dir, &digest);
+    d->fd = file_disk.open(path.text, O_RDONLY | O_CLOEXEC, 0);
+    if (d->fd < 0) return err_sys(errno, "%s", path.text);
+    return ERR_NONE;
+}
+
+static void fetch_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__FetchRequest *request = NULL;
+    struct download *d = malloc(sizeof *d);
+    err e = d ? ERR_NONE : err_sys(ENOMEM, "a download");
+    if (d) {
+        d->fd = -1;
+        d->first = true;
+        d->run = NULL;
+        rpc_call_set_state(call, d);
+    }
+    if (!err_is(e))
+        e = message_unpack(&request, &fedlora__v1__fetch_request__descriptor, data, size);
+    if (!err_is(e)) e = find_fetched(d, call, request);
+    if (err_is(e)) serve_refuse(call, e);
+    message_free(request);
+}
+
+static err read_chunk(uint8_t chunk[FETCH_CHUNK_BYTES], size_t *out, const struct download *d)
+{
+    uint64_t left = d->size - d->offset;
+    size_t want = left < FETCH_CHUNK_BYTES ? (size_t)left : FETCH_CHUNK_BYTES;
+    size_t have = 0;
+    while (have < want) {
+        ssize_t n = pread(d->fd, chunk + have, want - have, (off_t)(d->offset + have));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return err_sys(n < 0 ? errno : EIO, "reading a blob");
+        have += (size_t)n;
+    }
+    *out = want;
+    return ERR_NONE;
+}
+
+static void fetch_more(struct rpc_call *call)
+{
+    struct download *d = rpc_call_state(call);
+    Fedlora__V1__Chunk chunk = FEDLORA__V1__CHUNK__INIT;
+    static uint8_t data[FETCH_CHUNK_BYTES]; /* the loop thread's; sent before it is used again */
+    struct bytes packed = {.max = RPC_MESSAGE_BYTES};
+    size_t size = 0;
+    if (!d->first && d->offset == d->size) {
+        rpc_call_finish(call);
+        return;
+    }
+    err e = read_chunk(data, &size, d);
+    chunk.offset = d->offset;
+    chunk.data = (ProtobufCBinaryData){.len = size, .data = data};
+    chunk.total = d->first ? d->size : 0;
+    if (!err_is(e)) e = message_pack(&packed, &chunk.base);
+    if (err_is(e)) {
+        serve_refuse(call, e);
+    } else {
+        rpc_call_send(call, packed.data, packed.size);
+        d->first = false;
+        d->offset += size;
+        if (d->run) {
+            d->run->member[d->member].bytes_down += size;
+            d->run->member[d->member].bytes_down_new += size;
+        }
+    }
+    bytes_close(&packed);
+}
+
+static void fetch_over(struct rpc_call *call, bool answered)
+{
+    struct download *d = rpc_call_state(call);
+    (void)answered;
+    if (!d) return;
+    if (d->fd >= 0) file_disk.close(d->fd);
+    free(d);
+}
+
+const struct rpc_method serve_fetch_method[] = {
+    {.path = "/fedlora.v1.Federation/Fetch",
+     .shape = RPC_DOWNLOAD,
+     .roles = RPC_CLIENT,
+     .begin = fetch_begin,
+     .more = fetch_more,
+     .over = fetch_over},
+    {.path = "/fedlora.v1.Admin/FetchBlob",
+     .shape = RPC_DOWNLOAD,
+     .roles = RPC_ADMIN,
+     .begin = fetch_begin,
+     .more = fetch_more,
+     .over = fetch_over},
+};
+const size_t serve_fetch_methods = sizeof serve_fetch_method / sizeof *serve_fetch_method;

@@ -1,0 +1,255 @@
+/* What members call, but for the transfers: Hello, NextTask, Report. */
+#include "base/text.h"
+#include "coordinator/serve/serve.h"
+#include "proto/message.h"
+
+#include <string.h>
+
+enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
+
+/* -------------------------------------------------------------------------------------- Hello */
+static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
+                 const Fedlora__V1__HelloRequest *request)
+{
+    struct run *run = NULL;
+    size_t m = 0;
+    if (request->protocol != SERVE_PROTOCOL)
+        return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, speaks %d",
+                        request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
+    TRY(serve_member(&run, &m, call, request->run));
+    TRY(run_hello(run, m, request));
+    reply->run = run->config->name;
+    reply->member = run->round.member[m].id;
+    reply->method = run->config->method;
+    reply->rank = run->member[m].rank;
+    reply->alpha = run_alpha(run, m);
+    reply->rslora = run_rslora(run, m);
+    reply->targets = (char **)(uintptr_t)run->member[m].adapts;
+    reply->n_targets = run->member[m].adapts_count;
+    reply->rounds = run->config->rounds;
+    reply->training = run->config->training;
+    reply->privacy = run->config->privacy;
+    return ERR_NONE;
+}
+
+static void hello_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__HelloRequest *request = NULL;
+    Fedlora__V1__HelloReply reply = FEDLORA__V1__HELLO_REPLY__INIT;
+    err e = message_unpack(&request, &fedlora__v1__hello_request__descriptor, data, size);
+    if (!err_is(e)) e = hello(&reply, call, request);
+    if (err_is(e)) {
+        LOG(LOG_WARN, "member.refused", LOG_STR("member", rpc_call_peer(call)->id),
+            LOG_STR("error", e.text));
+        serve_refuse(call, e);
+    } else {
+        serve_answer(call, &reply.base);
+    }
+    message_free(request);
+}
+
+/* ----------------------------------------------------------------------------------- NextTask */
+static ProtobufCBinaryData binary(const struct store_blob *blob)
+{
+    if (!blob->size) return (ProtobufCBinaryData){0};
+    return (ProtobufCBinaryData){.len = DIGEST_BYTES,
+                                 .data = (uint8_t *)(uintptr_t)blob->digest.byte};
+}
+
+static void answer_train(struct run *run, size_t member, struct rpc_call *call)
+{
+    static char *const names[] = {"A", "B", "R"};
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__TrainTask train = FEDLORA__V1__TRAIN_TASK__INIT;
+    struct method_task asked;
+    char *factors[3];
+    err e = run_save_opening(run);
+    if (err_is(e)) {
+        serve_refuse(call, e);
+        return;
+    }
+    run_tell_member(run, ROUND_ON_TASK, member);
+    uint64_t now = text_now_ms(), ends = run->round.deadline_at_ms;
+    train.run = run->config->name;
+    train.round = round_under_way(&run->round);
+    train.state_digest = binary(&run->state);
+    train.state_size = run->state.size;
+    train.frozen_digest = binary(&run->frozen);
+    train.frozen_size = run->frozen.size;
+    method_task(&asked, run->method, &run->options, train.round);
+    for (size_t i = 0; i < 3; i++)
+        if (asked.trains & (1u << i)) factors[train.n_factors++] = names[i];
+    train.factors = factors;
+    train.rank = run->member[member].rank;
+    train.alpha = run_alpha(run, member);
+    train.rslora = run_rslora(run, member);
+    train.gradient = asked.gradient;
+    train.prox = run->options.prox;
+    if (run->method->prunes && run->options.prune_lambda > 0) {
+        train.prune_gamma = run->options.prune_gamma;
+        train.prune_lambda = run->options.prune_lambda;
+    }
+    train.training = run->config->training;
+    if (run->round.rules.drawn)
+        train.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
+    train.deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1;
+    train.rounds = run->config->rounds;
+    task.kind_case = FEDLORA__V1__TASK__KIND_TRAIN;
+    task.train = &train;
+    serve_answer(call, &task.base);
+}
+
+static void answer_evaluate(struct run *run, struct rpc_call *call)
+{
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
+    evaluate.run = run->config->name;
+    evaluate.round = run->round.published;
+    evaluate.state_digest = binary(&run->state);
+    evaluate.state_size = run->state.size;
+    evaluate.frozen_digest = binary(&run->frozen);
+    evaluate.frozen_size = run->frozen.size;
+    task.kind_case = FEDLORA__V1__TASK__KIND_EVALUATE;
+    task.evaluate = &evaluate;
+    serve_answer(call, &task.base);
+}
+
+static void answer_finished(struct run *run, struct rpc_call *call)
+{
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
+    finished.run = run->config->name;
+    finished.outcome = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
+    finished.state_digest = binary(&run->state);
+    finished.state_size = run->state.size;
+    if (run->round.rules.drawn)
+        finished.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
+    task.kind_case = FEDLORA__V1__TASK__KIND_FINISHED;
+    task.finished = &finished;
+    serve_answer(call, &task.base);
+}
+
+/* Where members are drawn, who waits must not learn who was, or how many. */
+static const char *drawn_reason(const struct run *run)
+{
+    enum round_phase phase = round_phase(&run->round);
+    return phase == ROUND_PAUSED || phase == ROUND_FAILED ? "an operator" : "the round under way";
+}
+
+static void answer_wait(struct run *run, struct rpc_call *call)
+{
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
+    char reason[SERVE_REASON_BYTES];
+    if (run->round.rules.drawn)
+        snprintf(reason, sizeof reason, "%s", drawn_reason(run));
+    else
+        round_waiting_for(reason, sizeof reason, &run->round, text_now_ms());
+    wait.retry_ms = SERVE_RETRY_MS;
+    wait.reason = reason;
+    task.kind_case = FEDLORA__V1__TASK__KIND_WAIT;
+    task.wait = &wait;
+    serve_answer(call, &task.base);
+}
+
+bool serve_task(struct run *run, size_t member, struct rpc_call *call, bool must)
+{
+    switch (round_task(&run->round, member)) {
+    case ROUND_TASK_TRAIN:
+        answer_train(run, member, call);
+        return true;
+    case ROUND_TASK_EVALUATE:
+        answer_evaluate(run, call);
+        return true;
+    case ROUND_TASK_FINISHED:
+        answer_finished(run, call);
+        return true;
+    default:
+        break;
+    }
+    if (must) answer_wait(run, call);
+    return must;
+}
+
+static void next_task_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    struct serve *s = serve_of(call);
+    Fedlora__V1__NextTaskRequest *request = NULL;
+    struct serve_poll poll = {.call = call};
+    err e = message_unpack(&request, &fedlora__v1__next_task_request__descriptor, data, size);
+    if (!err_is(e)) e = serve_member(&poll.run, &poll.member, call, request->run);
+    if (!err_is(e) && !poll.run->round.member[poll.member].joined)
+        e = err_make(ERR_STATE, "say hello first");
+    if (err_is(e)) {
+        serve_refuse(call, e);
+    } else {
+        run_tell_member(poll.run, ROUND_ON_SEEN, poll.member);
+        uint64_t wait_ms =
+            request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
+        poll.until_ms = text_now_ms() + wait_ms;
+        if (!serve_task(poll.run, poll.member, call, wait_ms == 0 || s->draining))
+            serve_wait(s, &poll);
+    }
+    message_free(request);
+}
+
+/* ------------------------------------------------------------------------------------- Report */
+static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
+                  const Fedlora__V1__ReportRequest *request)
+{
+    struct run *run = NULL;
+    size_t m = 0;
+    TRY(serve_member(&run, &m, call, request->run));
+    if (request->eval_rows) {
+        const struct store_evaluation v = {.round = request->round,
+                                           .rows = request->eval_rows,
+                                           .loss = request->eval_loss,
+                                           .accuracy = request->eval_accuracy};
+        return run_evaluated(run, m, &v);
+    }
+    run_tell(run, &(struct round_event){.kind = ROUND_ON_STEP,
+                                        .now_ms = text_now_ms(),
+                                        .member = m,
+                                        .round = request->round,
+                                        .step = request->step,
+                                        .steps = request->steps});
+    enum round_phase phase = round_phase(&run->round);
+    bool over = phase == ROUND_FINISHED || phase == ROUND_STOPPED;
+    uint32_t under_way = round_under_way(&run->round);
+    bool late = request->round < under_way && !run->round.rules.late_next;
+    if (over || late || request->round + 1 < under_way) {
+        reply->abandon = request->steps > 0;
+        reply->reason = over ? "the run is over" : "the round has closed";
+    }
+    return ERR_NONE;
+}
+
+static void report_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__ReportRequest *request = NULL;
+    Fedlora__V1__ReportReply reply = FEDLORA__V1__REPORT_REPLY__INIT;
+    err e = message_unpack(&request, &fedlora__v1__report_request__descriptor, data, size);
+    if (!err_is(e)) e = report(&reply, call, request);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        serve_answer(call, &reply.base);
+    message_free(request);
+}
+
+const struct rpc_method serve_member_method[] = {
+    {.path = "/fedlora.v1.Federation/Hello",
+     .shape = RPC_UNARY,
+     .roles = RPC_CLIENT,
+     .begin = hello_begin},
+    {.path = "/fedlora.v1.Federation/NextTask",
+     .shape = RPC_UNARY,
+     .roles = RPC_CLIENT,
+     .begin = next_task_begin,
+     .over = serve_poll_over},
+    {.path = "/fedlora.v1.Federation/Report",
+     .shape = RPC_UNARY,
+     .roles = RPC_CLIENT,
+     .begin = report_begin},
+};
+const size_t serve_member_methods = sizeof serve_member_method / sizeof *serve_member_method;

@@ -1,0 +1,150 @@
+/* What an operator is told of a run. */
+#include "base/text.h"
+#include "coordinator/serve/serve.h"
+
+#include <string.h>
+
+enum { STATUS_TEXT_BYTES = 2048 };
+
+static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
+{
+    Fedlora__V1__MemberStatus *m = NULL;
+    size_t count = run->round.members;
+    uint64_t now = text_now_ms();
+    TRY(arena_take(&m, arena, count, sizeof *m));
+    TRY(arena_take(&out->members, arena, count, sizeof *out->members));
+    for (size_t i = 0; i < count; i++) {
+        const struct round_member *r = &run->round.member[i];
+        const struct run_member *is = &run->member[i];
+        fedlora__v1__member_status__init(&m[i]);
+        m[i].id = (char *)(uintptr_t)r->id;
+        m[i].rank = is->rank;
+        m[i].examples = is->examples;
+        m[i].doing = (char *)(uintptr_t)round_doing(&run->round, i, now);
+        m[i].last_round = r->counted_in;
+        m[i].train_loss = is->train_loss;
+        m[i].bytes_up = is->bytes_up;
+        m[i].bytes_down = is->bytes_down;
+        m[i].seen_ms_ago = r->seen_ms ? now - r->seen_ms : 0;
+        m[i].step = r->step;
+        m[i].steps = r->steps;
+        m[i].eval_round = is->evaluation.round;
+        m[i].eval_rows = is->evaluation.rows;
+        m[i].eval_loss = is->evaluation.loss;
+        m[i].eval_accuracy = is->evaluation.accuracy;
+        out->members[i] = &m[i];
+    }
+    out->n_members = count;
+    return ERR_NONE;
+}
+
+static ProtobufCBinaryData binary(const struct store_blob *blob)
+{
+    if (!blob->size) return (ProtobufCBinaryData){0};
+    return (ProtobufCBinaryData){.len = DIGEST_BYTES,
+                                 .data = (uint8_t *)(uintptr_t)blob->digest.byte};
+}
+
+static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
+{
+    struct store_round *row = NULL;
+    Fedlora__V1__RoundStatus *r = NULL;
+    size_t count = 0;
+    TRY(store_rounds(&row, &count, run->shop->store, run->id, true, arena));
+    TRY(arena_take(&r, arena, count, sizeof *r));
+    TRY(arena_take(&out->history, arena, count, sizeof *out->history));
+    for (size_t i = 0; i < count; i++) {
+        fedlora__v1__round_status__init(&r[i]);
+        r[i].round = row[i].round;
+        r[i].state_digest = binary(&row[i].state);
+        r[i].state_size = row[i].state.size;
+        r[i].updates = row[i].updates;
+        r[i].took_ms = row[i].took_ms;
+        r[i].aggregate_ms = row[i].aggregate_ms;
+        r[i].train_loss = row[i].train_loss;
+        r[i].update_norm = row[i].update_norm;
+        r[i].error = row[i].error;
+        r[i].dropped = row[i].dropped;
+        r[i].eval_rows = row[i].evaluation.rows;
+        r[i].eval_loss = row[i].evaluation.loss;
+        r[i].eval_accuracy = row[i].evaluation.accuracy;
+        r[i].report_json = (char *)(uintptr_t)row[i].report_json;
+        out->history[i] = &r[i];
+    }
+    out->n_history = count;
+    return ERR_NONE;
+}
+
+/* A reply is one message: reports of long ago go first when they do not fit together. */
+static void shorten(Fedlora__V1__RunStatus *out)
+{
+    for (size_t i = 0; i < out->n_history; i++) {
+        if (fedlora__v1__run_status__get_packed_size(out) < RPC_MESSAGE_BYTES) return;
+        out->history[i]->report_json = (char *)(uintptr_t)protobuf_c_empty_string;
+    }
+    while (out->n_history && fedlora__v1__run_status__get_packed_size(out) >= RPC_MESSAGE_BYTES) {
+        out->history++;
+        out->n_history--;
+    }
+}
+
+static err say_local(char *text, struct run *run, struct arena *arena)
+{
+    const Fedlora__V1__Privacy *p = run->config->privacy;
+    const char *member = NULL;
+    double epsilon = 0;
+    TRY(store_copies_spent(&epsilon, &member, run->shop->store, run->id, arena));
+    int n = snprintf(text, STATUS_TEXT_BYTES,
+                     "unit example: epsilon %.4g at delta %.3g for each record of a member; ",
+                     p->epsilon, p->delta);
+    if (member)
+        snprintf(text + n, STATUS_TEXT_BYTES - (size_t)n, "spent at most %.4g, by the ledger of %s",
+                 epsilon, member);
+    else
+        snprintf(text + n, STATUS_TEXT_BYTES - (size_t)n, "nothing spent yet");
+    return ERR_NONE;
+}
+
+static err say_privacy(char *text, struct run *run, struct arena *arena)
+{
+    const Fedlora__V1__Privacy *p = run->config->privacy;
+    struct store *store = run->shop->store;
+    char spent[STATUS_TEXT_BYTES / 4] = "", plan[STATUS_TEXT_BYTES / 2] = "";
+    if (!p) return ERR_NONE;
+    if (run_privacy_local(run->config)) return say_local(text, run, arena);
+    TRY(store_last_event(spent, sizeof spent, store, run->id, "privacy.spent"));
+    TRY(store_last_event(plan, sizeof plan, store, run->id, "privacy.plan"));
+    if (!*spent)
+        snprintf(spent, sizeof spent, "nothing spent of epsilon %.4g at delta %.3g", p->epsilon,
+                 p->delta);
+    snprintf(text, STATUS_TEXT_BYTES, "unit client: %s%s%s", spent, *plan ? "; planned: " : "",
+             plan);
+    return ERR_NONE;
+}
+
+err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    char *text = NULL, *privacy = NULL;
+    TRY(arena_take(&status, arena, 1, sizeof *status));
+    TRY(arena_take(&text, arena, STATUS_TEXT_BYTES, 1));
+    TRY(arena_take(&privacy, arena, STATUS_TEXT_BYTES, 1));
+    TRY(say_privacy(privacy, run, arena));
+    fedlora__v1__run_status__init(status);
+    round_waiting_for(text, STATUS_TEXT_BYTES, &run->round, text_now_ms());
+    status->config = run->config;
+    status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
+    status->round = round_under_way(&run->round);
+    status->waiting_for = text;
+    status->privacy = privacy;
+    status->created_ms = run->created_ms;
+    status->state_digest = binary(&run->state);
+    status->state_size = run->state.size;
+    if (whole) {
+        TRY(fill_members(status, run, arena));
+        TRY(fill_history(status, run, arena));
+        shorten(status);
+    }
+    *out = status;
+    return ERR_NONE;
+}

@@ -1,0 +1,369 @@
+/* Uploads, in chunks, resumable at any byte: they go to the spool as they come; with the last byte
+ * an upload is handed to admit.c, and the reply is sent once it is durable. */
+#include "base/text.h"
+#include "coordinator/serve/serve.h"
+#include "coordinator/store/spool.h"
+#include "proto/message.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct upload {
+    struct rpc_call *call; /* NULL once it is over */
+    struct run *run;       /* NULL: an operator's blob */
+    size_t member;
+    struct spool spool;
+    struct admit_job *job; /* prepared by the header; NULL before it and once given away */
+    uint32_t round;
+    bool ended; /* answered, refused or given away: what else comes is ignored */
+    bool given; /* to the worker: upload_done() frees it */
+};
+
+static struct run_member *slot_of(struct upload *u)
+{
+    return &u->run->member[u->member];
+}
+
+static void answer_submit(struct rpc_call *call, uint64_t received, bool durable,
+                          uint32_t counted_in)
+{
+    Fedlora__V1__SubmitReply reply = FEDLORA__V1__SUBMIT_REPLY__INIT;
+    Fedlora__V1__PutReply put = FEDLORA__V1__PUT_REPLY__INIT;
+    if (rpc_call_peer(call)->role == RPC_ADMIN) {
+        put.received = received;
+        put.durable = durable;
+        serve_answer(call, &put.base);
+        return;
+    }
+    reply.received = received;
+    reply.durable = durable;
+    reply.counted_in = counted_in;
+    serve_answer(call, &reply.base);
+}
+
+static void upload_done(struct work_job *work)
+{
+    struct admit_job *job = (struct admit_job *)(void *)work;
+    struct upload *u = job->owner;
+    if (u->run) run_admitted(u->run, job);
+    if (u->call) {
+        if (err_is(work->result))
+            serve_refuse(u->call, work->result);
+        else
+            answer_submit(u->call, job->update.blob.size, true, job->update.counted_in);
+        rpc_call_set_state(u->call, NULL);
+    }
+    free(job);
+    free(u);
+}
+
+static err check_header(const struct serve *s, const Fedlora__V1__SubmitHeader *h,
+                        const struct run *run)
+{
+    if (h->size == 0 || h->size > s->config->update_bytes_max)
+        return err_make(ERR_INPUT, "an upload of %llu bytes, expected 1 to %llu",
+                        (unsigned long long)h->size,
+                        (unsigned long long)s->config->update_bytes_max);
+    if (!run) return ERR_NONE;
+    if (h->examples > LIMIT_ROWS || (h->examples == 0 && !strcmp(run->config->weights, "examples")))
+        return err_make(ERR_INPUT,
+                        "examples: %llu, expected 1 to %u: they are this update's weight",
+                        (unsigned long long)h->examples, LIMIT_ROWS);
+    if (!isfinite(h->train_loss) || !isfinite(h->seconds) || h->seconds < 0)
+        return err_make(ERR_INPUT, "train_loss and seconds must be finite numbers");
+    return ERR_NONE;
+}
+
+static void fill_key(struct spool_key *key, struct rpc_call *call, const struct run *run,
+                     const Fedlora__V1__SubmitHeader *h)
+{
+    *key = (struct spool_key){
+        .size = h->size, .run = run ? run->config->name : "", .owner = rpc_call_peer(call)->id};
+    memcpy(key->digest.byte, h->digest.data, DIGEST_BYTES);
+}
+
+/* What SubmitOffset and the header of Submit have in common: may it come, and is it here already?
+ */
+static err judge(struct round_place *place, struct upload *u, struct rpc_call *call,
+                 const Fedlora__V1__SubmitHeader *h)
+{
+    struct digest digest;
+    TRY(serve_member(&u->run, &u->member, call, h->run));
+    TRY(serve_digest(&digest, &h->digest));
+    TRY(check_header(serve_of(call), h, u->run));
+    run_tell_member(u->run, ROUND_ON_SEEN, u->member);
+    err e = round_judge(place, &u->run->round, u->member, h->round, &digest);
+    return err_is(e) ? err_in(e, "run %s", u->run->config->name) : e;
+}
+
+static void offset_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__SubmitHeader *h = NULL;
+    struct upload u = {0};
+    struct round_place place = {0};
+    struct spool_key key;
+    err e = message_unpack(&h, &fedlora__v1__submit_header__descriptor, data, size);
+    if (!err_is(e)) e = judge(&place, &u, call, h);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else if (place.have)
+        answer_submit(call, h->size, true, place.counted_in);
+    else {
+        fill_key(&key, call, u.run, h);
+        answer_submit(call, spool_received(serve_of(call)->store.dir, &key), false, 0);
+    }
+    message_free(h);
+}
+
+static void upload_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    struct upload *u = calloc(1, sizeof *u);
+    (void)data;
+    (void)size;
+    if (!u) {
+        serve_refuse(call, err_sys(ENOMEM, "an upload"));
+        return;
+    }
+    u->call = call;
+    u->spool.fd = -1;
+    rpc_call_set_state(call, u);
+    rpc_call_next(call);
+}
+
+static void refuse_upload(struct upload *u, err e)
+{
+    u->ended = true;
+    spool_close(&u->spool);
+    serve_refuse(u->call, e);
+}
+
+/* A member that comes back before its old connection is known to be dead goes on; the old one may
+ * not write any more. */
+static void take_over(struct upload *u)
+{
+    struct upload *old = slot_of(u)->upload;
+    if (old && !old->ended)
+        refuse_upload(old, err_make(ERR_LIMIT, "another connection goes on with this upload"));
+    slot_of(u)->upload = u;
+}
+
+static err begin_spool(struct upload *u, const struct spool_key *key, uint64_t offset)
+{
+    struct serve *s = serve_of(u->call);
+    struct admit_job *job = calloc(1, sizeof *job);
+    if (!job) return err_sys(ENOMEM, "an upload");
+    if (u->run) take_over(u);
+    err e = spool_open(&u->spool, s->store.dir, key, offset, s->config->reserve_bytes);
+    if (err_is(e)) {
+        free(job);
+        return e;
+    }
+    job->job.done = upload_done;
+    job->member_index = u->member;
+    job->resumed = u->spool.resumed;
+    memcpy(job->part, u->spool.path, sizeof job->part);
+    memcpy(job->member, rpc_call_peer(u->call)->id, sizeof job->member);
+    job->update.blob = (struct store_blob){key->digest, key->size};
+    u->job = job;
+    return ERR_NONE;
+}
+
+static err take_submit_header(struct upload *u, const Fedlora__V1__SubmitHeader *h)
+{
+    struct round_place place = {0};
+    struct spool_key key;
+    TRY(judge(&place, u, u->call, h));
+    if (place.have) {
+        answer_submit(u->call, h->size, true, place.counted_in);
+        u->ended = true;
+        return ERR_NONE;
+    }
+    fill_key(&key, u->call, u->run, h);
+    TRY(begin_spool(u, &key, h->offset));
+    u->round = h->round;
+    u->job->update.examples = h->examples;
+    u->job->update.train_loss = h->train_loss;
+    u->job->update.seconds = h->seconds;
+    u->job->update.tokens = h->tokens;
+    return ERR_NONE;
+}
+
+static err append(struct upload *u, const ProtobufCBinaryData *data)
+{
+    if (!u->job) return err_make(ERR_INPUT, "an upload begins with its header");
+    if (data->len > LIMIT_CHUNK_BYTES)
+        return err_make(ERR_INPUT, "a chunk of %zu bytes, at most %u", data->len,
+                        LIMIT_CHUNK_BYTES);
+    TRY(spool_append(&u->spool, data->data, data->len));
+    u->job->resumed = u->spool.resumed;
+    return ERR_NONE;
+}
+
+static void submit_part(struct rpc_call *call, const void *message, size_t size)
+{
+    struct upload *u = rpc_call_state(call);
+    Fedlora__V1__SubmitPart *part = NULL;
+    if (!u || u->ended) return;
+    err e = message_unpack(&part, &fedlora__v1__submit_part__descriptor, message, size);
+    if (err_is(e))
+        refuse_upload(u, e);
+    else {
+        if (part->part_case == FEDLORA__V1__SUBMIT_PART__PART_DATA)
+            e = append(u, &part->data);
+        else if (part->part_case == FEDLORA__V1__SUBMIT_PART__PART_HEADER && !u->job)
+            e = take_submit_header(u, part->header);
+        else
+            e = err_make(ERR_INPUT, "an upload is one header, then data");
+        if (err_is(e))
+            refuse_upload(u, e);
+        else if (!u->ended)
+            rpc_call_next(call);
+    }
+    message_free(part);
+}
+
+static void upload_end(struct rpc_call *call)
+{
+    struct upload *u = rpc_call_state(call);
+    if (!u || u->ended) return;
+    if (!u->job) {
+        refuse_upload(u, err_make(ERR_INPUT, "an upload without a header"));
+        return;
+    }
+    spool_close(&u->spool);
+    if (u->spool.received < u->spool.size) {
+        u->ended = true;
+        answer_submit(call, u->spool.received, false, 0);
+        return;
+    }
+    struct admit_job *job = u->job;
+    job->owner = u;
+    err e =
+        u->run ? run_admit(u->run, job, u->round) : work_push(serve_of(call)->receipts, &job->job);
+    if (err_is(e)) {
+        refuse_upload(u, e);
+        return;
+    }
+    u->job = NULL; /* the worker's now */
+    u->given = u->ended = true;
+    if (u->run) slot_of(u)->upload = NULL;
+}
+
+static void upload_over(struct rpc_call *call, bool answered)
+{
+    struct upload *u = rpc_call_state(call);
+    (void)answered;
+    if (!u) return;
+    if (u->run && slot_of(u)->upload == u) slot_of(u)->upload = NULL;
+    spool_close(&u->spool);
+    u->call = NULL;
+    if (u->given) return;
+    free(u->job);
+    free(u);
+}
+
+/* ------------------------------------------------------------------------- an operator's uploads
+ */
+static err put_key(struct spool_key *key, struct rpc_call *call, const Fedlora__V1__PutHeader *put)
+{
+    Fedlora__V1__SubmitHeader h = FEDLORA__V1__SUBMIT_HEADER__INIT;
+    struct digest digest;
+    TRY(serve_check_admin(call));
+    TRY(serve_digest(&digest, &put->digest));
+    h.size = put->size;
+    h.digest = put->digest;
+    TRY(check_header(serve_of(call), &h, NULL));
+    fill_key(key, call, NULL, &h);
+    return ERR_NONE;
+}
+
+static err put_known(bool *out, struct rpc_call *call, const struct spool_key *key)
+{
+    struct serve *s = serve_of(call);
+    uint64_t size = 0;
+    bool known = false;
+    TRY(store_blob_public(&known, &s->store, 0, &key->digest));
+    *out = known && !err_is(blob_size(&size, s->store.dir, &key->digest));
+    return ERR_NONE;
+}
+
+static void put_offset_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__PutHeader *h = NULL;
+    struct spool_key key;
+    bool known = false;
+    err e = message_unpack(&h, &fedlora__v1__put_header__descriptor, data, size);
+    if (!err_is(e)) e = put_key(&key, call, h);
+    if (!err_is(e)) e = put_known(&known, call, &key);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        answer_submit(call, known ? key.size : spool_received(serve_of(call)->store.dir, &key),
+                      known, 0);
+    message_free(h);
+}
+
+static err take_put_header(struct upload *u, const Fedlora__V1__PutHeader *h)
+{
+    struct spool_key key;
+    bool known = false;
+    TRY(put_key(&key, u->call, h));
+    TRY(put_known(&known, u->call, &key));
+    if (known) {
+        answer_submit(u->call, h->size, true, 0);
+        u->ended = true;
+        return ERR_NONE;
+    }
+    return begin_spool(u, &key, h->offset);
+}
+
+static void put_part(struct rpc_call *call, const void *message, size_t size)
+{
+    struct upload *u = rpc_call_state(call);
+    Fedlora__V1__PutPart *part = NULL;
+    if (!u || u->ended) return;
+    err e = message_unpack(&part, &fedlora__v1__put_part__descriptor, message, size);
+    if (err_is(e))
+        refuse_upload(u, e);
+    else {
+        if (part->part_case == FEDLORA__V1__PUT_PART__PART_DATA)
+            e = append(u, &part->data);
+        else if (part->part_case == FEDLORA__V1__PUT_PART__PART_HEADER && !u->job)
+            e = take_put_header(u, part->header);
+        else
+            e = err_make(ERR_INPUT, "an upload is one header, then data");
+        if (err_is(e))
+            refuse_upload(u, e);
+        else if (!u->ended)
+            rpc_call_next(call);
+    }
+    message_free(part);
+}
+
+const struct rpc_method serve_submit_method[] = {
+    {.path = "/fedlora.v1.Federation/SubmitOffset",
+     .shape = RPC_UNARY,
+     .roles = RPC_CLIENT,
+     .begin = offset_begin},
+    {.path = "/fedlora.v1.Federation/Submit",
+     .shape = RPC_UPLOAD,
+     .roles = RPC_CLIENT,
+     .begin = upload_begin,
+     .part = submit_part,
+     .end = upload_end,
+     .over = upload_over},
+    {.path = "/fedlora.v1.Admin/PutOffset",
+     .shape = RPC_UNARY,
+     .roles = RPC_ADMIN,
+     .begin = put_offset_begin},
+    {.path = "/fedlora.v1.Admin/PutBlob",
+     .shape = RPC_UPLOAD,
+     .roles = RPC_ADMIN,
+     .begin = upload_begin,
+     .part = put_part,
+     .end = upload_end,
+     .over = upload_over},
+};
+const size_t serve_submit_methods = sizeof serve_submit_method / sizeof *serve_submit_method;

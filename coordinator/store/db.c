@@ -1,0 +1,186 @@
+#include "coordinator/store/db.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+enum { DB_BUSY_MS = 20000 };
+
+static err db_error(const struct db *db, int code)
+{
+    const char *text = db->handle ? sqlite3_errmsg(db->handle) : sqlite3_errstr(code);
+    int primary = code & 0xff;
+    if (primary == SQLITE_BUSY || primary == SQLITE_LOCKED)
+        return err_make(ERR_LIMIT, "%s: %s", db->path, text);
+    err e = err_make(ERR_MACHINE, "%s: %s", db->path, text);
+    e.sys = primary == SQLITE_FULL ? ENOSPC : primary == SQLITE_NOMEM ? ENOMEM : EIO;
+    return e;
+}
+
+err db_open(struct db *out, const char *path)
+{
+    struct db db = {0};
+    if (strlen(path) >= sizeof db.path)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", path);
+    memcpy(db.path, path, strlen(path) + 1);
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    int code = sqlite3_open_v2(path, &db.handle, flags, NULL);
+    err e = code == SQLITE_OK ? ERR_NONE : db_error(&db, code);
+    if (!err_is(e)) {
+        sqlite3_busy_timeout(db.handle, DB_BUSY_MS);
+        e = db_script(&db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+                           "PRAGMA foreign_keys=ON; PRAGMA cache_size=-2000;");
+    }
+    if (err_is(e))
+        db_close(&db);
+    else
+        *out = db;
+    return e;
+}
+
+void db_close(struct db *db)
+{
+    sqlite3_close(db->handle);
+    *db = (struct db){0};
+}
+
+err db_script(struct db *db, const char *sql)
+{
+    int code = sqlite3_exec(db->handle, sql, NULL, NULL, NULL);
+    return code == SQLITE_OK ? ERR_NONE : db_error(db, code);
+}
+
+static int bind_one(sqlite3_stmt *statement, int at, char letter, va_list *args)
+{
+    const struct digest *digest;
+    const void *blob;
+    switch (letter) {
+    case 'i':
+        return sqlite3_bind_int64(statement, at, va_arg(*args, int64_t));
+    case 'd':
+        return sqlite3_bind_double(statement, at, va_arg(*args, double));
+    case 't':
+        return sqlite3_bind_text(statement, at, va_arg(*args, const char *), -1, SQLITE_TRANSIENT);
+    case 'h':
+        digest = va_arg(*args, const struct digest *);
+        return sqlite3_bind_blob(statement, at, digest, digest ? DIGEST_BYTES : 0,
+                                 SQLITE_TRANSIENT);
+    default:
+        REQUIRE(letter == 'b');
+        blob = va_arg(*args, const void *);
+        return sqlite3_bind_blob64(statement, at, blob, va_arg(*args, size_t), SQLITE_TRANSIENT);
+    }
+}
+
+static err query_prepare(struct db_query *out, struct db *db, const char *sql, const char *format,
+                         va_list *args)
+{
+    struct db_query q = {.db = db};
+    int code = sqlite3_prepare_v2(db->handle, sql, -1, &q.statement, NULL);
+    for (int i = 0; code == SQLITE_OK && format[i]; i++)
+        code = bind_one(q.statement, i + 1, format[i], args);
+    if (code != SQLITE_OK) {
+        err e = db_error(db, code);
+        db_query_close(&q);
+        return e;
+    }
+    *out = q;
+    return ERR_NONE;
+}
+
+err db_query_open(struct db_query *out, struct db *db, const char *sql, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    err e = query_prepare(out, db, sql, format, &args);
+    va_end(args);
+    return e;
+}
+
+err db_query_next(bool *row, struct db_query *q)
+{
+    int code = sqlite3_step(q->statement);
+    if (code != SQLITE_ROW && code != SQLITE_DONE) return db_error(q->db, code);
+    *row = code == SQLITE_ROW;
+    return ERR_NONE;
+}
+
+void db_query_close(struct db_query *q)
+{
+    sqlite3_finalize(q->statement);
+    *q = (struct db_query){0};
+}
+
+err db_run(struct db *db, const char *sql, const char *format, ...)
+{
+    struct db_query q = {0};
+    bool row;
+    va_list args;
+    va_start(args, format);
+    err e = query_prepare(&q, db, sql, format, &args);
+    va_end(args);
+    if (!err_is(e)) e = db_query_next(&row, &q);
+    db_query_close(&q);
+    return e;
+}
+
+err db_number(int64_t *out, struct db *db, const char *sql, const char *format, ...)
+{
+    struct db_query q = {0};
+    bool row = false;
+    va_list args;
+    va_start(args, format);
+    err e = query_prepare(&q, db, sql, format, &args);
+    va_end(args);
+    if (!err_is(e)) e = db_query_next(&row, &q);
+    if (!err_is(e) && row) *out = db_query_int(&q, 0);
+    db_query_close(&q);
+    return e;
+}
+
+err db_begin(struct db *db)
+{
+    return db_script(db, "BEGIN IMMEDIATE");
+}
+
+err db_end(struct db *db, err e)
+{
+    if (!err_is(e)) e = db_script(db, "COMMIT");
+    /* A failed commit may leave the transaction open, and some errors have rolled it back already.
+     */
+    if (err_is(e) && !sqlite3_get_autocommit(db->handle))
+        sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+    return e;
+}
+
+int64_t db_query_int(const struct db_query *q, int column)
+{
+    return sqlite3_column_int64(q->statement, column);
+}
+
+double db_query_num(const struct db_query *q, int column)
+{
+    return sqlite3_column_double(q->statement, column);
+}
+
+const char *db_query_text(const struct db_query *q, int column)
+{
+    const unsigned char *text = sqlite3_column_text(q->statement, column);
+    return text ? (const char *)text : "";
+}
+
+const void *db_query_blob(size_t *size, const struct db_query *q, int column)
+{
+    const void *data = sqlite3_column_blob(q->statement, column);
+    *size = (size_t)sqlite3_column_bytes(q->statement, column);
+    return data;
+}
+
+bool db_query_digest(struct digest *out, const struct db_query *q, int column)
+{
+    size_t size;
+    const void *data = db_query_blob(&size, q, column);
+    if (size != DIGEST_BYTES) return false;
+    memcpy(out->byte, data, DIGEST_BYTES);
+    return true;
+}

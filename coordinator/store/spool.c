@@ -1,0 +1,174 @@
+#include "coordinator/store/spool.h"
+
+#include "base/file.h"
+#include "base/text.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum { OWNER_TEXT_BYTES = 33 };
+
+/* Names of runs and owners may be too long for a file name together: their digest is not. */
+static void owner_text(char out[OWNER_TEXT_BYTES], const struct spool_key *key)
+{
+    struct digest_stream s;
+    char text[DIGEST_TEXT_BYTES];
+    digest_begin(&s);
+    digest_add(&s, key->run, strlen(key->run) + 1);
+    digest_add(&s, key->owner, strlen(key->owner) + 1);
+    struct digest digest = digest_end(&s);
+    digest_text(text, &digest);
+    snprintf(out, OWNER_TEXT_BYTES, "%.32s", text);
+}
+
+void spool_path(char out[LIMIT_PATH_BYTES], const char *data_dir, const struct spool_key *key)
+{
+    char owner[OWNER_TEXT_BYTES], digest[DIGEST_TEXT_BYTES];
+    owner_text(owner, key);
+    digest_text(digest, &key->digest);
+    int n = snprintf(out, LIMIT_PATH_BYTES, "%s/spool/%s.%s", data_dir, owner, digest);
+    REQUIRE(n > 0 && n < LIMIT_PATH_BYTES);
+}
+
+uint64_t spool_received(const char *data_dir, const struct spool_key *key)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct stat st;
+    spool_path(path, data_dir, key);
+    if (stat(path, &st) != 0) return 0;
+    return (uint64_t)st.st_size <= key->size ? (uint64_t)st.st_size : 0;
+}
+
+/* Calls unlink on every file of the spool that `doomed` names. */
+static err spool_remove(size_t *removed, const char *data_dir,
+                        bool (*doomed)(const char *name, const char *path, const void *context),
+                        const void *context)
+{
+    char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];
+    size_t count = 0;
+    err e = ERR_NONE;
+    TRY(file_join(folder, sizeof folder, data_dir, "spool"));
+    DIR *dir = opendir(folder);
+    if (!dir) return err_sys(errno, "%s", folder);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        TRY_OUT(e, file_join(path, sizeof path, folder, entry->d_name));
+        if (!doomed(entry->d_name, path, context)) continue;
+        if (file_disk.unlink(path) != 0 && errno != ENOENT) {
+            e = err_sys(errno, "%s", path);
+            goto out;
+        }
+        count++;
+    }
+    *removed = count;
+out:
+    closedir(dir);
+    return e;
+}
+
+struct other_part {
+    char owner[OWNER_TEXT_BYTES], name[OWNER_TEXT_BYTES + DIGEST_TEXT_BYTES];
+};
+static bool is_other_part(const char *name, const char *path, const void *context)
+{
+    const struct other_part *mine = context;
+    (void)path;
+    return !strncmp(name, mine->owner, strlen(mine->owner)) && strcmp(name, mine->name) != 0;
+}
+
+static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
+{
+    struct statvfs fs;
+    if (statvfs(data_dir, &fs) != 0) return err_sys(errno, "%s", data_dir);
+    uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (wanted <= left && left - wanted >= reserve) return ERR_NONE;
+    char has[32], needs[32], keeps[32];
+    text_size(has, sizeof has, left);
+    text_size(needs, sizeof needs, wanted);
+    text_size(keeps, sizeof keeps, reserve);
+    err e = err_make(ERR_LIMIT,
+                     "the coordinator's disk is full: %s left, %s needed and %s kept free; "
+                     "come back later",
+                     has, needs, keeps);
+    e.sys = ENOSPC;
+    return e;
+}
+
+err spool_open(struct spool *out, const char *data_dir, const struct spool_key *key,
+               uint64_t offset, uint64_t reserve)
+{
+    struct spool s = {.fd = -1, .size = key->size, .received = offset, .resumed = offset > 0};
+    struct other_part mine;
+    char digest[DIGEST_TEXT_BYTES];
+    size_t removed;
+    uint64_t here = spool_received(data_dir, key);
+    if (offset > here)
+        return err_make(ERR_STATE, "the upload goes on at byte %llu, not %llu",
+                        (unsigned long long)here, (unsigned long long)offset);
+    TRY(check_room(data_dir, key->size - offset, reserve));
+    owner_text(mine.owner, key);
+    digest_text(digest, &key->digest);
+    snprintf(mine.name, sizeof mine.name, "%s.%s", mine.owner, digest);
+    TRY(spool_remove(&removed, data_dir, is_other_part, &mine));
+    spool_path(s.path, data_dir, key);
+    s.fd = file_disk.open(s.path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (s.fd < 0) return err_sys(errno, "%s", s.path);
+    if (file_disk.ftruncate(s.fd, (off_t)offset) != 0 || lseek(s.fd, (off_t)offset, SEEK_SET) < 0) {
+        err e = err_sys(errno, "%s", s.path);
+        spool_close(&s);
+        return e;
+    }
+    *out = s;
+    return ERR_NONE;
+}
+
+err spool_append(struct spool *s, const void *data, size_t size)
+{
+    const uint8_t *p = data;
+    if (size > s->size - s->received)
+        return err_make(ERR_INPUT, "the upload has more than the %llu bytes it said",
+                        (unsigned long long)s->size);
+    for (size_t left = size; left > 0;) {
+        ssize_t n = file_disk.write(s->fd, p, left);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            err e = err_sys(n < 0 ? errno : EIO, "%s", s->path);
+            /* Best effort: the digest of the whole catches what this cannot undo. */
+            if (file_disk.ftruncate(s->fd, (off_t)s->received) != 0 ||
+                lseek(s->fd, (off_t)s->received, SEEK_SET) < 0)
+                s->resumed = true;
+            return e;
+        }
+        p += n;
+        left -= (size_t)n;
+    }
+    s->received += size;
+    return ERR_NONE;
+}
+
+void spool_close(struct spool *s)
+{
+    if (s->fd > 0) file_disk.close(s->fd);
+    s->fd = -1;
+}
+
+static bool is_stale(const char *name, const char *path, const void *context)
+{
+    const uint64_t *age_ms = context;
+    struct stat st;
+    if (!strncmp(name, "make.", 5)) return true;
+    if (stat(path, &st) != 0) return true;
+    uint64_t now = text_wall_ms(), then = (uint64_t)st.st_mtime * 1000;
+    return now > then && now - then > *age_ms;
+}
+
+err spool_sweep(size_t *removed, const char *data_dir, uint64_t age_ms)
+{
+    return spool_remove(removed, data_dir, is_stale, &age_ms);
+}

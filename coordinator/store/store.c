@@ -1,0 +1,443 @@
+#include "coordinator/store/store.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "coordinator/store/spool.h"
+
+#include <string.h>
+
+enum { STORE_VERSION = 4 };
+
+static const char schema[] =
+    "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    " config BLOB NOT NULL, modules BLOB, published INTEGER NOT NULL DEFAULT 0,"
+    " opened INTEGER NOT NULL DEFAULT 0, hold TEXT NOT NULL DEFAULT '',"
+    " reason TEXT NOT NULL DEFAULT '', created_ms INTEGER NOT NULL, state BLOB, state_size INTEGER,"
+    " frozen BLOB, frozen_size INTEGER);"
+    "CREATE TABLE IF NOT EXISTS members(run INTEGER NOT NULL REFERENCES runs(id), id TEXT NOT NULL,"
+    " joined INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL DEFAULT 0,"
+    " examples INTEGER NOT NULL DEFAULT 0, libraries TEXT, bytes_up INTEGER NOT NULL DEFAULT 0,"
+    " bytes_down INTEGER NOT NULL DEFAULT 0, train_loss REAL NOT NULL DEFAULT 0,"
+    " made_for INTEGER NOT NULL DEFAULT 0, counted_in INTEGER NOT NULL DEFAULT 0, digest BLOB,"
+    " PRIMARY KEY(run, id)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS updates(run INTEGER NOT NULL REFERENCES runs(id),"
+    " counted_in INTEGER NOT NULL, member TEXT NOT NULL, made_for INTEGER NOT NULL,"
+    " digest BLOB NOT NULL, size INTEGER NOT NULL, examples INTEGER NOT NULL,"
+    " train_loss REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL,"
+    " PRIMARY KEY(run, counted_in, member)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS rounds(run INTEGER NOT NULL REFERENCES runs(id),"
+    " round INTEGER NOT NULL, state BLOB, state_size INTEGER NOT NULL, updates INTEGER NOT NULL,"
+    " took_ms INTEGER NOT NULL, aggregate_ms INTEGER NOT NULL, train_loss REAL NOT NULL,"
+    " update_norm REAL NOT NULL, error REAL NOT NULL, dropped REAL NOT NULL,"
+    " report TEXT NOT NULL, PRIMARY KEY(run, round)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS events(sequence INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " run INTEGER NOT NULL REFERENCES runs(id), wall_ms INTEGER NOT NULL, event TEXT NOT NULL,"
+    " text TEXT NOT NULL, round INTEGER NOT NULL, member TEXT NOT NULL);"
+    "CREATE INDEX IF NOT EXISTS events_of_run ON events(run, sequence);"
+    "CREATE INDEX IF NOT EXISTS updates_by_digest ON updates(digest);"
+    "CREATE TABLE IF NOT EXISTS pins(digest BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS doomed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
+    "PRAGMA user_version = 1;";
+
+/* What version 2 added; a new database runs both. */
+static const char schema_2[] =
+    "ALTER TABLE members ADD COLUMN eval_rows INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE members ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN memory BLOB;"
+    "ALTER TABLE runs ADD COLUMN memory_size INTEGER;"
+    "CREATE TABLE evaluations(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " member TEXT NOT NULL, rows INTEGER NOT NULL, loss REAL NOT NULL, accuracy REAL NOT NULL,"
+    " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
+    "PRAGMA user_version = 2;";
+
+/* Privacy: lines of ledgers, and of each round the cohort's seed, the clip norm and the noisy mean.
+ */
+static const char schema_3[] =
+    "CREATE TABLE ledger(run INTEGER NOT NULL REFERENCES runs(id), line INTEGER NOT NULL,"
+    " text TEXT NOT NULL, PRIMARY KEY(run, line)) WITHOUT ROWID;"
+    "CREATE TABLE private_rounds(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " seed BLOB, clip REAL NOT NULL DEFAULT 0, noisy BLOB, noisy_size INTEGER NOT NULL DEFAULT 0,"
+    " next_clip REAL NOT NULL DEFAULT 0, PRIMARY KEY(run, round)) WITHOUT ROWID;"
+    "PRAGMA user_version = 3;";
+
+/* Copies of members' own ledgers; of a release, what the coordinator asks about: round to count are
+ * 0 in other lines, ours is 1 where it is of this run. */
+static const char schema_4[] =
+    "CREATE TABLE ledger_copies(run INTEGER NOT NULL REFERENCES runs(id), member TEXT NOT NULL,"
+    " line INTEGER NOT NULL, text TEXT NOT NULL, ours INTEGER NOT NULL, round INTEGER NOT NULL,"
+    " released BLOB, noise REAL NOT NULL, sampling REAL NOT NULL, count INTEGER NOT NULL,"
+    " PRIMARY KEY(run, member, line)) WITHOUT ROWID;"
+    "PRAGMA user_version = 4;";
+
+static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4};
+
+static err prepare_schema(struct store *store)
+{
+    int64_t version = 0;
+    TRY(db_number(&version, &store->db, "PRAGMA user_version", ""));
+    if (version > STORE_VERSION)
+        return err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %d, this one knows %d)",
+                        store->db.path, (int)version, STORE_VERSION);
+    if (version == STORE_VERSION) return ERR_NONE;
+    TRY(db_begin(&store->db));
+    err e = ERR_NONE;
+    for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
+        e = db_script(&store->db, schemas[next]);
+    return db_end(&store->db, e);
+}
+
+err store_open(struct store *out, const char *dir)
+{
+    struct store store = {0};
+    char path[LIMIT_PATH_BYTES];
+    /* Room for "/spool/", an owner and a digest. */
+    if (strlen(dir) + 128 >= sizeof store.dir)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", dir);
+    memcpy(store.dir, dir, strlen(dir) + 1);
+    TRY(file_join(path, sizeof path, dir, "blobs"));
+    TRY(file_make_dirs(path));
+    TRY(file_join(path, sizeof path, dir, "spool"));
+    TRY(file_make_dirs(path));
+    TRY(file_join(path, sizeof path, dir, "fedlora.db"));
+    TRY(db_open(&store.db, path));
+    err e = prepare_schema(&store);
+    if (err_is(e))
+        store_close(&store);
+    else
+        *out = store;
+    return e;
+}
+
+void store_close(struct store *store)
+{
+    db_close(&store->db);
+    *store = (struct store){0};
+}
+
+err store_blob_known(bool *out, struct store *store, const struct digest *digest)
+{
+    int64_t found = 0;
+    TRY(db_number(&found, &store->db,
+                  "SELECT EXISTS(SELECT 1 FROM updates WHERE digest=?1)"
+                  " OR EXISTS(SELECT 1 FROM runs WHERE state=?1 OR frozen=?1 OR memory=?1)"
+                  " OR EXISTS(SELECT 1 FROM rounds WHERE state=?1)"
+                  " OR EXISTS(SELECT 1 FROM private_rounds WHERE noisy=?1)"
+                  " OR EXISTS(SELECT 1 FROM pins WHERE digest=?1)",
+                  "h", digest));
+    *out = found != 0;
+    return ERR_NONE;
+}
+
+err store_blob_public(bool *out, struct store *store, int64_t run, const struct digest *digest)
+{
+    int64_t found = 0;
+    TRY(db_number(
+        &found, &store->db,
+        "SELECT EXISTS(SELECT 1 FROM runs WHERE (?2=0 OR id=?2) AND (state=?1 OR frozen=?1))"
+        " OR EXISTS(SELECT 1 FROM rounds WHERE (?2=0 OR run=?2) AND state=?1)"
+        " OR (?2=0 AND EXISTS(SELECT 1 FROM pins WHERE digest=?1))",
+        "hi", digest, run));
+    *out = found != 0;
+    return ERR_NONE;
+}
+
+static err is_used(bool *used, const struct digest *digest, void *context)
+{
+    return store_blob_known(used, context, digest);
+}
+
+err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
+{
+    size_t blobs = 0, parts = 0;
+    struct blob_sweep sweep = {.data_dir = store->dir, .is_used = is_used, .context = store};
+    TRY(blob_sweep(&blobs, &sweep));
+    TRY(spool_sweep(&parts, store->dir, upload_age_ms));
+    TRY(db_run(&store->db, "DELETE FROM doomed", ""));
+    *removed = blobs + parts;
+    return ERR_NONE;
+}
+
+static err insert_event(struct db *db, int64_t run, const struct store_event *event)
+{
+    return db_run(db, "INSERT INTO events(run,wall_ms,event,text,round,member) VALUES(?,?,?,?,?,?)",
+                  "iittit", run, (int64_t)text_wall_ms(), event->event,
+                  event->text ? event->text : "", (int64_t)event->round,
+                  event->member ? event->member : "");
+}
+
+err store_event_add(struct store *store, int64_t run, const struct store_event *event)
+{
+    return insert_event(&store->db, run, event);
+}
+
+static const struct digest *blob_digest(const struct store_blob *blob)
+{
+    return blob->size ? &blob->digest : NULL;
+}
+
+static err insert_run(int64_t *id, struct db *db, const struct store_run *run)
+{
+    TRY(db_run(db, "INSERT INTO runs(name,config,created_ms,frozen,frozen_size) VALUES(?,?,?,?,?)",
+               "tbihi", run->name, run->config, run->config_size, (int64_t)run->created_ms,
+               blob_digest(&run->frozen), (int64_t)run->frozen.size));
+    *id = sqlite3_last_insert_rowid(db->handle);
+    return ERR_NONE;
+}
+
+err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
+                  const char *const *member, size_t members)
+{
+    struct db *db = &store->db;
+    int64_t made = 0, same = 0;
+    TRY(db_number(&same, db, "SELECT count(*) FROM runs WHERE name=?", "t", run->name));
+    if (same) return err_make(ERR_INPUT, "a run named %s exists already", run->name);
+    TRY(db_begin(db));
+    err e = insert_run(&made, db, run);
+    for (size_t i = 0; i < members && !err_is(e); i++)
+        e = db_run(db, "INSERT INTO members(run,id) VALUES(?,?)", "it", made, member[i]);
+    if (!err_is(e) && run->frozen.size)
+        e = db_run(db, "DELETE FROM pins WHERE digest=?", "h", &run->frozen.digest);
+    struct store_event event = {.event = "run.created", .text = run->name};
+    if (!err_is(e)) e = insert_event(db, made, &event);
+    e = db_end(db, e);
+    if (!err_is(e)) *id = made;
+    return e;
+}
+
+err store_hold(struct store *store, int64_t run, const char *hold, const char *reason,
+               const struct store_event *event)
+{
+    TRY(db_begin(&store->db));
+    err e =
+        db_run(&store->db, "UPDATE runs SET hold=?, reason=? WHERE id=?", "tti", hold, reason, run);
+    if (!err_is(e)) e = insert_event(&store->db, run, event);
+    return db_end(&store->db, e);
+}
+
+err store_modules(struct store *store, int64_t run, const void *packed, size_t size)
+{
+    return db_run(&store->db, "UPDATE runs SET modules=? WHERE id=?", "bi", packed, size, run);
+}
+
+err store_hello(struct store *store, int64_t run, const struct store_member *m, bool first)
+{
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db,
+                   "UPDATE members SET joined=1, rank=?, examples=?, libraries=?, eval_rows=?"
+                   " WHERE run=? AND id=?",
+                   "iitiit", (int64_t)m->rank, (int64_t)m->examples, m->libraries,
+                   (int64_t)m->eval_rows, run, m->id);
+    struct store_event event = {.event = "member.joined", .member = m->id};
+    if (!err_is(e) && first) e = insert_event(&store->db, run, &event);
+    return db_end(&store->db, e);
+}
+
+err store_opened(struct store *store, int64_t run, uint32_t round, const struct store_event *event)
+{
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db, "UPDATE runs SET opened=? WHERE id=?", "ii", (int64_t)round, run);
+    if (!err_is(e)) e = insert_event(&store->db, run, event);
+    return db_end(&store->db, e);
+}
+
+err store_evaluated(struct store *store, int64_t run, const char *member,
+                    const struct store_evaluation *v)
+{
+    char text[160], accuracy[40] = "";
+    if (v->accuracy >= 0) snprintf(accuracy, sizeof accuracy, ", accuracy %.4f", v->accuracy);
+    snprintf(text, sizeof text, "loss %.6g%s over %llu rows", v->loss, accuracy,
+             (unsigned long long)v->rows);
+    struct store_event event = {
+        .event = "evaluation.received", .text = text, .round = v->round, .member = member};
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db, "INSERT OR REPLACE INTO evaluations VALUES(?,?,?,?,?,?)", "iitidd",
+                   run, (int64_t)v->round, member, (int64_t)v->rows, v->loss, v->accuracy);
+    if (!err_is(e)) e = insert_event(&store->db, run, &event);
+    return db_end(&store->db, e);
+}
+
+err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes)
+{
+    return db_run(&store->db, "UPDATE members SET bytes_down=bytes_down+? WHERE run=? AND id=?",
+                  "iit", (int64_t)bytes, run, member);
+}
+
+/* The start state is the result of "round 0", so that it is kept and given up like the others. */
+static err insert_start(struct db *db, int64_t run, const struct store_blob *state,
+                        const struct store_blob *frozen)
+{
+    TRY(db_run(db, "UPDATE runs SET state=?, state_size=?, frozen=?, frozen_size=? WHERE id=?",
+               "hihii", &state->digest, (int64_t)state->size, blob_digest(frozen),
+               (int64_t)frozen->size, run));
+    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'')", "ihi", run,
+                  &state->digest, (int64_t)state->size);
+}
+
+static err insert_line(struct db *db, int64_t run, uint64_t number, const char *text)
+{
+    return db_run(db, "INSERT INTO ledger VALUES(?,?,?)", "iit", run, (int64_t)number, text);
+}
+
+static err insert_lines(struct db *db, int64_t run, uint64_t number, const char *text)
+{
+    char line[LEDGER_LINE_BYTES + 1];
+    err e = ERR_NONE;
+    for (const char *end; !err_is(e) && (end = strchr(text, '\n')); text = end + 1) {
+        REQUIRE((size_t)(end - text) < LEDGER_LINE_BYTES);
+        snprintf(line, sizeof line, "%.*s", (int)(end - text) + 1, text);
+        e = insert_line(db, run, number++, line);
+    }
+    return e;
+}
+
+err store_started(struct store *store, const struct store_start *s)
+{
+    struct db *db = &store->db;
+    TRY(db_begin(db));
+    err e = insert_start(db, s->run, &s->state, &s->frozen);
+    if (!err_is(e) && s->ledger) e = insert_line(db, s->run, 1, s->ledger);
+    if (!err_is(e) && s->seed)
+        e = db_run(db, "INSERT INTO private_rounds(run,round,seed) VALUES(?,0,?)", "ib", s->run,
+                   (const void *)s->seed->byte, sizeof s->seed->byte);
+    struct store_event plan = {.event = "privacy.plan", .text = s->plan};
+    if (!err_is(e) && s->plan) e = insert_event(db, s->run, &plan);
+    return db_end(db, e);
+}
+
+static err insert_update(struct db *db, const struct store_update *u)
+{
+    int64_t run = u->run, round = u->counted_in;
+    TRY(db_run(db, "INSERT OR IGNORE INTO updates VALUES(?,?,?,?,?,?,?,?,?,?)", "iitihiiddi", run,
+               round, u->member, (int64_t)u->made_for, &u->blob.digest, (int64_t)u->blob.size,
+               (int64_t)u->examples, u->train_loss, u->seconds, (int64_t)u->tokens));
+    if (sqlite3_changes(db->handle) == 0) return ERR_NONE;
+    TRY(db_run(db,
+               "UPDATE members SET bytes_up=bytes_up+?, train_loss=?, made_for=?, counted_in=?,"
+               " digest=? WHERE run=? AND id=?",
+               "idiihit", (int64_t)u->blob.size, u->train_loss, (int64_t)u->made_for, round,
+               &u->blob.digest, run, u->member));
+    if (u->pruned)
+        TRY(db_run(db, "UPDATE members SET rank=?1, pruned=?1 WHERE run=?2 AND id=?3", "iit",
+                   (int64_t)u->pruned, run, u->member));
+    struct store_event event = {
+        .event = "update.received", .member = u->member, .round = u->counted_in};
+    return insert_event(db, run, &event);
+}
+
+err store_receipts(struct store *store, const struct store_update *update, size_t count)
+{
+    TRY(db_begin(&store->db));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < count && !err_is(e); i++)
+        e = insert_update(&store->db, &update[i]);
+    return db_end(&store->db, e);
+}
+
+static err insert_round(struct db *db, const struct store_publish *p)
+{
+    const struct store_round *r = &p->round;
+    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", "iihiiiiddddt", p->run,
+               (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, (int64_t)r->updates,
+               (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, r->update_norm,
+               r->error, r->dropped, r->report_json));
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT memory FROM runs WHERE id=?1 AND memory IS NOT"
+               " NULL UNION SELECT frozen FROM runs WHERE id=?1 AND frozen IS NOT NULL",
+               "i", p->run));
+    return db_run(db,
+                  "UPDATE runs SET published=?, state=?, state_size=?, frozen=?, frozen_size=?,"
+                  " memory=?, memory_size=? WHERE id=? AND published=?-1",
+                  "ihihihiii", (int64_t)r->round, &r->state.digest, (int64_t)r->state.size,
+                  blob_digest(&p->frozen), (int64_t)p->frozen.size, blob_digest(&p->memory),
+                  (int64_t)p->memory.size, p->run, (int64_t)r->round);
+}
+
+/* Lists what may go in `doomed`, so that a crash before the files are removed forgets none of them.
+ */
+static err give_up_old(struct db *db, const struct store_publish *p)
+{
+    int64_t round = p->round.round, state = round - (int64_t)p->keep;
+    int64_t update = round - (int64_t)p->updates_keep;
+    TRY(db_run(
+        db, "INSERT OR IGNORE INTO doomed SELECT digest FROM updates WHERE run=? AND counted_in<=?",
+        "ii", p->run, update));
+    TRY(db_run(db, "DELETE FROM updates WHERE run=? AND counted_in<=?", "ii", p->run, update));
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT state FROM rounds"
+               " WHERE run=? AND round<=? AND state IS NOT NULL",
+               "ii", p->run, state));
+    return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
+}
+
+/* What was released is charged here or not published: one transaction. */
+static err insert_release(struct db *db, const struct store_publish *p)
+{
+    const struct release *r = p->release;
+    int64_t round = p->round.round;
+    TRY(insert_line(db, p->run, release_line_number(r), release_line(r)));
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT noisy FROM private_rounds"
+               " WHERE run=? AND round=? AND noisy IS NOT NULL",
+               "ii", p->run, round));
+    TRY(db_run(db, "UPDATE private_rounds SET noisy=NULL WHERE run=? AND round=?", "ii", p->run,
+               round));
+    TRY(db_run(db, "INSERT INTO private_rounds(run,round,clip) VALUES(?,?,?)", "iid", p->run,
+               round + 1, p->next_clip));
+    struct store_event spent = {
+        .event = "privacy.spent", .text = release_says(r), .round = p->round.round};
+    TRY(insert_event(db, p->run, &spent));
+    if (p->next_line && *p->next_line)
+        TRY(insert_lines(db, p->run, release_line_number(r) + 1, p->next_line));
+    if (!p->stop || !*p->stop) return ERR_NONE;
+    TRY(db_run(db, "UPDATE runs SET hold='stopped', reason=? WHERE id=?", "ti", p->stop, p->run));
+    struct store_event stopped = {.event = "run.stopped", .text = p->stop, .round = p->round.round};
+    return insert_event(db, p->run, &stopped);
+}
+
+static err publish_rows(struct db *db, const struct store_publish *p)
+{
+    REQUIRE(p->release && digest_equal(release_state(p->release), &p->round.state.digest));
+    TRY(insert_round(db, p));
+    REQUIRE(sqlite3_changes(db->handle) == 1); /* published once, after the round before it */
+    if (release_private(p->release)) TRY(insert_release(db, p));
+    TRY(give_up_old(db, p));
+    struct store_event closed = {.event = "round.closed", .round = p->round.round};
+    struct store_event finished = {.event = "run.finished", .round = p->round.round};
+    TRY(insert_event(db, p->run, &closed));
+    return p->last ? insert_event(db, p->run, &finished) : ERR_NONE;
+}
+
+err store_publish(struct store *store, const struct store_publish *publish)
+{
+    TRY(db_begin(&store->db));
+    return db_end(&store->db, publish_rows(&store->db, publish));
+}
+
+err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max)
+{
+    int64_t pins = 0;
+    TRY(db_number(&pins, &store->db, "SELECT count(*) FROM pins WHERE digest<>?", "h",
+                  &blob->digest));
+    if ((size_t)pins >= pins_max)
+        return err_make(ERR_LIMIT, "%zu blobs wait for a run to name them, the most that are kept",
+                        pins_max);
+    return db_run(&store->db, "INSERT OR IGNORE INTO pins VALUES(?,?)", "hi", &blob->digest,
+                  (int64_t)blob->size);
+}
+
+err store_trim(struct store *store)
+{
+    for (;;) {
+        struct db_query q = {0};
+        struct digest digest;
+        bool row = false, used = true;
+        TRY(db_query_open(&q, &store->db, "SELECT digest FROM doomed LIMIT 1", ""));
+        err e = db_query_next(&row, &q);
+        if (!err_is(e) && row) row = db_query_digest(&digest, &q, 0);
+        db_query_close(&q);
+        if (err_is(e) || !row) return e;
+        TRY(store_blob_known(&used, store, &digest));
+        if (!used) TRY(blob_remove(store->dir, &digest));
+        TRY(db_run(&store->db, "DELETE FROM doomed WHERE digest=?", "h", &digest));
+    }
+}

@@ -1,0 +1,271 @@
+/* What the store keeps of runs with client-level privacy; contract in store.h. Lines of the ledger
+ * are written by store_started() and store_publish(), with the state they go with. */
+#include "coordinator/store/store.h"
+
+#include "base/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+err store_private_load(struct store_private *out, struct store *store, int64_t run, uint32_t round)
+{
+    struct db_query q = {0};
+    struct store_private row = {0};
+    bool is_there = false;
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT clip,noisy,noisy_size,next_clip FROM private_rounds"
+                      " WHERE run=? AND round=?",
+                      "ii", run, (int64_t)round));
+    err e = db_query_next(&is_there, &q);
+    if (!err_is(e) && is_there) {
+        row.clip = db_query_num(&q, 0);
+        if (db_query_digest(&row.noisy.digest, &q, 1))
+            row.noisy.size = (uint64_t)db_query_int(&q, 2);
+        row.next_clip = db_query_num(&q, 3);
+    }
+    db_query_close(&q);
+    if (!err_is(e)) *out = row;
+    return e;
+}
+
+/* The row of round 0 holds the seed that all others follow from. */
+err store_private_seed(struct cohort_seed *seed, struct store *store, int64_t run)
+{
+    struct db_query q = {0};
+    bool row = false, found = false;
+    TRY(db_query_open(&q, &store->db, "SELECT seed FROM private_rounds WHERE run=? AND round=0",
+                      "i", run));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e) && row) {
+        size_t size = 0;
+        const void *data = db_query_blob(&size, &q, 0);
+        found = size == sizeof seed->byte;
+        if (found) memcpy(seed->byte, data, size);
+    }
+    db_query_close(&q);
+    if (!err_is(e) && !found) e = err_make(ERR_STATE, "the run has no seed to draw members from");
+    return e;
+}
+
+err store_ledger_head(bool *found, struct digest *out, struct store *store, int64_t run)
+{
+    struct db_query q = {0};
+    bool row = false;
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT text FROM ledger WHERE run=? ORDER BY line DESC LIMIT 1", "i", run));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e) && row) {
+        const char *text = db_query_text(&q, 0);
+        e = ledger_line_hash(out, text, strlen(text), "privacy ledger");
+    }
+    db_query_close(&q);
+    *found = !err_is(e) && row;
+    return e;
+}
+
+err store_private_noisy(struct store *store, int64_t run, uint32_t round,
+                        const struct store_private *made)
+{
+    return db_run(&store->db,
+                  "INSERT INTO private_rounds(run,round,noisy,noisy_size,next_clip)"
+                  " VALUES(?,?,?,?,?) ON CONFLICT(run,round) DO UPDATE SET noisy=excluded.noisy,"
+                  " noisy_size=excluded.noisy_size, next_clip=excluded.next_clip",
+                  "iihid", run, (int64_t)round, &made->noisy.digest, (int64_t)made->noisy.size,
+                  made->next_clip);
+}
+
+err store_ledger(struct bytes *out, struct store *store, int64_t run)
+{
+    struct db_query q = {0};
+    bool row = true;
+    TRY(db_query_open(&q, &store->db, "SELECT text FROM ledger WHERE run=? ORDER BY line", "i",
+                      run));
+    err e = db_query_next(&row, &q);
+    while (!err_is(e) && row) {
+        const char *line = db_query_text(&q, 0);
+        e = bytes_append(out, line, strlen(line));
+        if (!err_is(e)) e = db_query_next(&row, &q);
+    }
+    db_query_close(&q);
+    return e;
+}
+
+/* ---- parts and copies ---- */
+
+err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const char *party,
+                      uint64_t after)
+{
+    enum { PART_BYTES = 1 << 20 };
+    struct db_query q = {0};
+    bool row = true;
+    if (*party)
+        TRY(db_query_open(&q, &store->db,
+                          "SELECT text FROM ledger_copies WHERE run=? AND member=? AND line>?"
+                          " ORDER BY line",
+                          "iti", run, party, (int64_t)after));
+    else
+        TRY(db_query_open(&q, &store->db,
+                          "SELECT text FROM ledger WHERE run=? AND line>? ORDER BY line", "ii", run,
+                          (int64_t)after));
+    err e = db_query_next(&row, &q);
+    while (!err_is(e) && row) {
+        const char *line = db_query_text(&q, 0);
+        if (out->size + strlen(line) > PART_BYTES) break;
+        e = bytes_append(out, line, strlen(line));
+        if (!err_is(e)) e = db_query_next(&row, &q);
+    }
+    db_query_close(&q);
+    return e;
+}
+
+static err insert_copy(struct db *db, int64_t run, const char *member, uint64_t number,
+                       const struct store_copy *c)
+{
+    struct bytes text = {.max = LEDGER_LINE_BYTES + 1};
+    err e = bytes_append(&text, c->text, c->size);
+    if (!err_is(e))
+        e = db_run(db, "INSERT INTO ledger_copies VALUES(?,?,?,?,?,?,?,?,?,?)", "ititiihddi", run,
+                   member, (int64_t)number, (const char *)text.data, (int64_t)c->ours,
+                   (int64_t)c->round, c->ours ? &c->released : NULL, c->charged.noise,
+                   c->charged.sampling, (int64_t)c->charged.count);
+    bytes_close(&text);
+    return e;
+}
+
+/* A ledger goes on over all runs: one that begins alike and goes on otherwise in another run was
+ * put back from an older copy. */
+static err check_fork(struct db *db, int64_t run, const char *member, uint64_t first)
+{
+    struct db_query q = {0};
+    bool row = false;
+    TRY(db_query_open(
+        &q, db,
+        "SELECT mine.line, r.name FROM ledger_copies mine JOIN runs r ON r.id<>mine.run"
+        " JOIN ledger_copies was ON was.run=r.id AND was.member=mine.member"
+        " AND was.line=mine.line AND was.text<>mine.text"
+        " WHERE mine.run=? AND mine.member=? AND mine.line>=? AND"
+        " (SELECT text FROM ledger_copies WHERE run=mine.run AND member=mine.member"
+        " AND line=1) = (SELECT text FROM ledger_copies WHERE run=r.id AND"
+        " member=mine.member AND line=1) ORDER BY mine.line LIMIT 1",
+        "iti", run, member, (int64_t)first));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e) && row)
+        e = err_make(ERR_INPUT,
+                     "line %lld is another one than was sent for run %s: was an older copy put "
+                     "back? Go on with the newest (`fedlora run audit` has the one sent)",
+                     (long long)db_query_int(&q, 0), db_query_text(&q, 1));
+    db_query_close(&q);
+    return e;
+}
+
+err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
+                     const struct store_copy *line, size_t count)
+{
+    err e = ERR_NONE;
+    TRY(db_begin(&store->db));
+    for (size_t i = 0; i < count && !err_is(e); i++)
+        e = insert_copy(&store->db, run, member, first + i, &line[i]);
+    if (!err_is(e)) e = check_fork(&store->db, run, member, first);
+    return db_end(&store->db, e);
+}
+
+static err list_events(struct account_event **event, size_t *count, struct db_query *q,
+                       struct arena *arena)
+{
+    struct account_event *list = NULL;
+    size_t n = 0;
+    bool row = true;
+    TRY(arena_take(&list, arena, SPEND_KINDS, sizeof *list));
+    TRY(db_query_next(&row, q));
+    while (row) {
+        if (n == SPEND_KINDS)
+            return err_make(ERR_LIMIT, "more than %d kinds of releases in one ledger", SPEND_KINDS);
+        list[n++] = (struct account_event){.noise = db_query_num(q, 0),
+                                           .sampling = db_query_num(q, 1),
+                                           .count = (uint64_t)db_query_int(q, 2)};
+        TRY(db_query_next(&row, q));
+    }
+    *event = list;
+    *count = n;
+    return ERR_NONE;
+}
+
+err store_copies_charged(bool *found, struct account_event **event, size_t *count,
+                         struct store *store, const struct store_update *u, struct arena *arena)
+{
+    struct db_query q = {0};
+    int64_t there = 0;
+    TRY(db_number(&there, &store->db,
+                  "SELECT EXISTS(SELECT 1 FROM ledger_copies WHERE run=? AND member=? AND ours=1"
+                  " AND round=? AND released=?)",
+                  "itih", u->run, u->member, (int64_t)u->made_for, &u->blob.digest));
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT noise,sampling,sum(count) FROM ledger_copies"
+                      " WHERE run=? AND member=? AND ours=1 GROUP BY noise,sampling",
+                      "it", u->run, u->member));
+    err e = list_events(event, count, &q, arena);
+    db_query_close(&q);
+    *found = there != 0;
+    return e;
+}
+
+/* Ledgers have numbers as hexadecimal texts. */
+static err read_epsilon(double *out, const char *line)
+{
+    json_t *object = NULL;
+    const char *text = NULL;
+    TRY(json_parse(&object, line, strlen(line), "privacy ledger"));
+    err e = json_get_str(&text, object, "epsilon", "privacy ledger");
+    if (!err_is(e)) *out = strtod(text, NULL);
+    json_decref(object);
+    return e;
+}
+
+err store_copies_spent(double *epsilon, const char **member, struct store *store, int64_t run,
+                       struct arena *arena)
+{
+    struct db_query q = {0};
+    double most = 0, spent = 0;
+    bool row = true;
+    *member = NULL;
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT member, text, max(line) FROM ledger_copies WHERE run=? AND ours=1"
+                      " GROUP BY member",
+                      "i", run));
+    err e = db_query_next(&row, &q);
+    while (!err_is(e) && row) {
+        const char *id = db_query_text(&q, 0);
+        e = read_epsilon(&spent, db_query_text(&q, 1));
+        if (!err_is(e) && spent > most) {
+            most = spent;
+            e = arena_text(member, arena, id, strlen(id));
+        }
+        if (!err_is(e)) e = db_query_next(&row, &q);
+    }
+    db_query_close(&q);
+    *epsilon = most;
+    return e;
+}
+
+err store_copies_members(const char ***out, size_t *count, struct store *store, int64_t run,
+                         struct arena *arena)
+{
+    struct db_query q = {0};
+    const char **list = NULL;
+    size_t n = 0;
+    bool row = true;
+    TRY(arena_take(&list, arena, LIMIT_MEMBERS, sizeof *list));
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT DISTINCT member FROM ledger_copies WHERE run=? ORDER BY member", "i",
+                      run));
+    err e = db_query_next(&row, &q);
+    while (!err_is(e) && row && n < LIMIT_MEMBERS) {
+        const char *id = db_query_text(&q, 0);
+        e = arena_text(&list[n++], arena, id, strlen(id));
+        if (!err_is(e)) e = db_query_next(&row, &q);
+    }
+    db_query_close(&q);
+    *out = list;
+    *count = n;
+    return e;
+}

@@ -1,0 +1,131 @@
+#include "coordinator/work/admit.h"
+
+#include "base/file.h"
+#include "base/text.h"
+
+#include <sys/stat.h>
+
+static struct admit_job *admit_of(struct work_job *job)
+{
+    return (struct admit_job *)(void *)job;
+}
+
+/* The file's name in errors is the sender's business, not where we keep it. */
+static err check_bytes(const struct admit_job *a)
+{
+    struct digest digest;
+    struct stat st;
+    char is[DIGEST_TEXT_BYTES], said[DIGEST_TEXT_BYTES];
+    if (stat(a->part, &st) != 0)
+        return err_make(ERR_STATE, "the upload is not here any more; send it again from its start");
+    if ((uint64_t)st.st_size != a->update.blob.size)
+        return err_make(ERR_STATE, "the upload has %llu bytes of %llu; go on with it",
+                        (unsigned long long)st.st_size, (unsigned long long)a->update.blob.size);
+    TRY(digest_of_file(&digest, a->part));
+    if (digest_equal(&digest, &a->update.blob.digest)) return ERR_NONE;
+    digest_text(is, &digest);
+    digest_text(said, &a->update.blob.digest);
+    return err_make(
+        a->resumed ? ERR_STATE : ERR_INPUT,
+        "the bytes received have digest %.16s, not %.16s as announced: damaged on the way%s", is,
+        said, a->resumed ? "; send them again from the start" : "");
+}
+
+/* The rank of an admitted update; modules are pruned together. */
+static err read_rank(uint32_t *out, const char *path)
+{
+    struct adapter_file update = {0};
+    TRY(adapter_file_map(&update, path));
+    uint32_t most = 0;
+    for (size_t i = 0; i < update.count; i++)
+        if (update.module[i].rank > most) most = update.module[i].rank;
+    adapter_file_close(&update);
+    *out = most;
+    return ERR_NONE;
+}
+
+static err check_update(struct admit_job *a, const char *data_dir)
+{
+    struct adapter_file state = {0};
+    struct blob_path path = blob_path(data_dir, &a->state);
+    err e = adapter_file_map(&state, path.text);
+    /* Our own state being unreadable is not the sender's fault. */
+    if (err_is(e)) return err_make(ERR_MACHINE, "%s", e.text);
+    struct method_expect expect = a->expect;
+    expect.state = &state;
+    expect.member = a->member;
+    e = method_check_update(a->method, a->part, &expect);
+    adapter_file_close(&state);
+    uint32_t rank = expect.rank;
+    if (!err_is(e) && a->method->prunes) e = read_rank(&rank, a->part);
+    if (!err_is(e) && rank < expect.rank) a->update.pruned = rank;
+    return e;
+}
+
+static err check_promise(const struct admit_job *a, const struct account_event *event, size_t count)
+{
+    struct account_spent spent;
+    TRY(account_epsilon(&spent, event, count, a->delta, NULL));
+    if (spent.epsilon <= a->epsilon * (1 + 1e-9)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "the ledger of %s charges epsilon %.6g for this run, which promises %.6g at "
+                    "delta %.3g",
+                    a->member, spent.epsilon, a->epsilon, a->delta);
+}
+
+static err check_charged(const struct admit_job *a, struct store *store)
+{
+    struct arena arena = {0};
+    struct account_event *event = NULL;
+    size_t count = 0;
+    bool found = false;
+    err e = store_copies_charged(&found, &event, &count, store, &a->update, &arena);
+    if (!err_is(e) && !found)
+        e = err_make(ERR_INPUT,
+                     "the ledger of %s, as it is here, has no release of this update for round %u: "
+                     "expected its line first",
+                     a->member, a->update.made_for);
+    if (!err_is(e)) e = check_promise(a, event, count);
+    arena_close(&arena);
+    return e;
+}
+
+static err admit_one(struct admit_job *a, struct store *store)
+{
+    a->update.member = a->member;
+    TRY(check_bytes(a));
+    if (a->epsilon > 0) TRY(check_charged(a, store));
+    if (a->method) TRY(check_update(a, store->dir));
+    return blob_adopt(store->dir, a->part, &a->update.blob.digest);
+}
+
+/* What is wrong for good is thrown away; what only the disk refused is kept for the next try. */
+static void drop_refused(const struct admit_job *a)
+{
+    enum err_kind kind = a->job.result.kind;
+    if (kind == ERR_INPUT || kind == ERR_STATE) file_disk.unlink(a->part);
+}
+
+void admit_run(struct work_job *batch, struct store *store)
+{
+    struct store_update update[ADMIT_BATCH_MAX];
+    struct work_job *good[ADMIT_BATCH_MAX];
+    size_t count = 0;
+    for (struct work_job *job = batch; job; job = job->next) {
+        struct admit_job *a = admit_of(job);
+        job->result = admit_one(a, store);
+        drop_refused(a);
+        if (err_is(job->result)) continue;
+        if (!a->method) {
+            job->result = store_pin(store, &a->update.blob, ADMIT_PINS_MAX);
+            continue;
+        }
+        REQUIRE(count < ADMIT_BATCH_MAX);
+        good[count] = job;
+        update[count++] = a->update;
+    }
+    if (count == 0) return;
+    err e = store_receipts(store, update, count);
+    for (size_t i = 0; i < count; i++)
+        good[i]->result = e;
+}

@@ -1,0 +1,316 @@
+#include "coordinator/work/publish.h"
+
+#include "base/file.h"
+#include "base/text.h"
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { REPORT_BYTES_MAX = 16 << 20 };
+
+/* Files being made lie in the spool under a name the recovery knows to remove. */
+static void make_path(char out[LIMIT_PATH_BYTES], const struct store *store,
+                      const struct publish_job *p, const char *what)
+{
+    int n = snprintf(out, LIMIT_PATH_BYTES, "%s/spool/make.%lld.%s", store->dir, (long long)p->run,
+                     what);
+    REQUIRE(n > 0 && n < LIMIT_PATH_BYTES);
+}
+
+static err adopt(struct store_blob *out, const struct store *store, const char *path)
+{
+    struct store_blob blob = {0};
+    struct stat st;
+    TRY(digest_of_file(&blob.digest, path));
+    if (stat(path, &st) != 0) return err_make(ERR_MACHINE, "%s: vanished", path);
+    blob.size = (uint64_t)st.st_size;
+    TRY(blob_adopt(store->dir, path, &blob.digest));
+    *out = blob;
+    return ERR_NONE;
+}
+
+static struct private_what what_of(const struct publish_job *p)
+{
+    return (struct private_what){.method = p->method, .options = &p->options};
+}
+
+/* The plan's lines, each of which begins with "privacy: ". */
+static void say_in_one_line(char *out, size_t bytes, const char *lines)
+{
+    static const char head[] = "privacy: ";
+    size_t used = 0;
+    *out = 0;
+    while (*lines) {
+        size_t n = strcspn(lines, "\n");
+        if (!strncmp(lines, head, strlen(head))) {
+            lines += strlen(head);
+            n -= strlen(head);
+        }
+        if (used < bytes)
+            used += (size_t)snprintf(out + used, bytes - used, "%s%.*s", used ? "; " : "", (int)n,
+                                     lines);
+        lines += n + (lines[n] == '\n');
+    }
+}
+
+/* The start state, with the ledger's first line where there is one: same transaction. */
+static err commit_start(struct publish_job *p, struct store *store, const char *path)
+{
+    struct private_start start = {0};
+    struct private_what what = what_of(p);
+    struct private_dims dims;
+    err e = ERR_NONE;
+    if (p->terms.on) {
+        TRY_OUT(e, private_measure(&dims, path, &what));
+        TRY_OUT(e, private_begin(&start, &p->terms, &dims));
+        say_in_one_line(p->says, sizeof p->says, (const char *)start.says.data);
+        p->ledger_head = start.head;
+    }
+    TRY_OUT(e, adopt(&p->state, store, path));
+    struct store_start row = {.run = p->run, .state = p->state, .frozen = p->frozen};
+    if (p->terms.on) row.ledger = (const char *)start.line.data;
+    if (p->terms.on) row.seed = &start.seed;
+    if (p->terms.on) row.plan = p->says;
+    e = store_started(store, &row);
+out:
+    private_start_close(&start);
+    return e;
+}
+
+static err make_start(struct publish_job *p, struct store *store)
+{
+    char path[LIMIT_PATH_BYTES], frozen_text[DIGEST_TEXT_BYTES];
+    struct method_start start = p->start;
+    struct blob_path frozen = {0};
+    bool found_later = p->options.basis == METHOD_BASIS_GRADIENT;
+    if (p->method->frozen && p->frozen.size == 0 && !found_later) {
+        make_path(path, store, p, "frozen");
+        TRY(method_make_frozen(p->method, path, &start));
+        TRY(adopt(&p->frozen, store, path));
+    }
+    if (p->frozen.size) {
+        frozen = blob_path(store->dir, &p->frozen.digest);
+        digest_text(frozen_text, &p->frozen.digest);
+        start.frozen_path = frozen.text;
+        start.frozen_digest = frozen_text;
+    }
+    make_path(path, store, p, "state");
+    TRY(method_start(p->method, path, &start));
+    return commit_start(p, store, path);
+}
+
+static double weight_of(const struct publish_job *p, const struct store_update *u)
+{
+    if (p->weights == PUBLISH_UNIFORM) return 1;
+    if (p->weights == PUBLISH_EXAMPLES) return (double)u->examples;
+    for (size_t i = 0; i < p->given_count; i++)
+        if (!strcmp(p->given[i].member, u->member)) return p->given[i].weight;
+    return 1;
+}
+
+/* The contributions of the round, by member, and the members' mean loss under the same weights. */
+static err gather(struct method_next *next, struct publish_job *p, struct store *store)
+{
+    struct store_update *update = NULL;
+    struct contribution *c = NULL;
+    struct blob_path *path = NULL;
+    size_t count = 0;
+    double sum = 0, loss = 0;
+    TRY(store_updates(&update, &count, store, p->run, p->round, &p->arena));
+    REQUIRE(count > 0 || p->terms.on);
+    TRY(arena_take(&c, &p->arena, count, sizeof *c));
+    TRY(arena_take(&path, &p->arena, count, sizeof *path));
+    for (size_t i = 0; i < count; i++) {
+        path[i] = blob_path(store->dir, &update[i].blob.digest);
+        c[i] = (struct contribution){update[i].member, weight_of(p, &update[i]), path[i].text};
+        sum += c[i].weight;
+        loss += c[i].weight * update[i].train_loss;
+    }
+    next->contribution = c;
+    next->count = count;
+    p->result.updates = (uint32_t)count;
+    /* Nothing of the members' data leaves but by a release. */
+    p->result.train_loss = sum > 0 && !p->terms.on ? loss / sum : 0;
+    return ERR_NONE;
+}
+
+static void fill_result(struct publish_job *p, const struct method_report *report)
+{
+    const struct method_report_row *total = &report->total;
+    double norm = total->update_norm;
+    p->result.update_norm = norm;
+    p->result.error = norm > 0 ? total->error / norm : total->error;
+    p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
+}
+
+/* The files of one round: those read, and where those made are put together. */
+struct made {
+    struct blob_path state, frozen, memory;
+    char next_state[LIMIT_PATH_BYTES], next_frozen[LIMIT_PATH_BYTES], next_memory[LIMIT_PATH_BYTES];
+};
+
+static struct method_next files(struct made *made, const struct publish_job *p,
+                                const struct store *store)
+{
+    made->state = blob_path(store->dir, &p->state.digest);
+    made->frozen = blob_path(store->dir, &p->frozen.digest);
+    made->memory = blob_path(store->dir, &p->memory.digest);
+    make_path(made->next_state, store, p, "state");
+    make_path(made->next_frozen, store, p, "frozen");
+    make_path(made->next_memory, store, p, "memory");
+    bool optimizes = p->options.server != METHOD_SERVER_NONE;
+    bool finds = p->round == method_setup_rounds(&p->options);
+    return (struct method_next){.state_path = made->state.text,
+                                .frozen_path = p->frozen.size ? made->frozen.text : NULL,
+                                .memory_path = p->memory.size ? made->memory.text : NULL,
+                                .memory_out = optimizes ? made->next_memory : NULL,
+                                .frozen_out = finds ? made->next_frozen : NULL,
+                                .carry_error = p->carry_error,
+                                .rounds = p->rounds,
+                                .threads = p->threads};
+}
+
+/* What the state names is durable before the state is. */
+static err adopt_all(struct publish_job *p, const struct method_report *report,
+                     const struct made *made, const struct store *store)
+{
+    p->memory = (struct store_blob){0};
+    if (report->memory_made) TRY(adopt(&p->memory, store, made->next_memory));
+    if (report->frozen_made) TRY(adopt(&p->frozen, store, made->next_frozen));
+    return adopt(&p->state, store, made->next_state);
+}
+
+/* With privacy, one update with the noisy mean stands in place of the members'. */
+static err make_private(struct method_next *next, struct private_round *round,
+                        struct publish_job *p, struct store *store)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct contribution *only = NULL;
+    struct blob_path *where = NULL;
+    bool made = false;
+    make_path(path, store, p, "noisy");
+    struct private_files files = {.state = next->state_path,
+                                  .out = path,
+                                  .from = next->contribution,
+                                  .count = next->count,
+                                  .what = what_of(p)};
+    TRY(private_open(round, &p->terms, store, p->run, p->round));
+    TRY(private_mean(&made, round, &files, p->ahead));
+    if (made) {
+        TRY(adopt(&round->was.noisy, store, path));
+        TRY(store_private_noisy(store, p->run, p->round, &round->was));
+    }
+    TRY(arena_take(&only, &p->arena, 1, sizeof *only));
+    TRY(arena_take(&where, &p->arena, 1, sizeof *where));
+    *where = blob_path(store->dir, &round->was.noisy.digest);
+    *only = (struct contribution){.member = "private", .weight = 1, .path = where->text};
+    next->contribution = only;
+    next->count = 1;
+    return ERR_NONE;
+}
+
+/* For the round that has opened; where it fails, the round's end draws it, or says why not. */
+static err draw_noise(struct publish_job *p, struct store *store)
+{
+    struct private_round round = {0};
+    struct blob_path state = blob_path(store->dir, &p->state.digest);
+    struct private_files files = {.state = state.text, .what = what_of(p)};
+    TRY(private_open(&round, &p->terms, store, p->run, p->round));
+    err e = private_ahead(&p->ahead, &round, &files);
+    private_close(&round);
+    return e;
+}
+
+static err make_release(struct release **out, struct publish_job *p, struct private_round *round,
+                        const char *state_path)
+{
+    struct private_files files = {.state = state_path, .what = what_of(p)};
+    if (!p->terms.on) return release_plain(out, &p->state.digest);
+    return private_release(out, p->stop, round, &files, &p->state.digest);
+}
+
+static err commit(struct publish_job *p, struct store *store, const char *report_json,
+                  struct private_round *round)
+{
+    struct release *release = NULL;
+    struct blob_path state = blob_path(store->dir, &p->state.digest);
+    TRY(make_release(&release, p, round, state.text));
+    struct store_publish publish = {.run = p->run,
+                                    .keep = p->keep,
+                                    .updates_keep = p->updates_keep,
+                                    .last = p->round == p->rounds,
+                                    .round = p->result,
+                                    .frozen = p->frozen,
+                                    .memory = p->memory,
+                                    .release = release,
+                                    .next_clip = round->next_clip};
+    publish.stop = p->stop;
+    publish.next_line = (const char *)round->next_line.data;
+    publish.round.report_json = report_json;
+    snprintf(p->says, sizeof p->says, "%s", release_says(release));
+    err e = store_publish(store, &publish);
+    if (!err_is(e) && p->terms.on) p->ledger_head = round->ledger.head.hash;
+    release_close(release);
+    return e;
+}
+
+static err make_next(struct publish_job *p, struct store *store)
+{
+    struct made made;
+    struct method_report report = {0};
+    struct private_round round = {0};
+    struct bytes json = {.max = REPORT_BYTES_MAX};
+    struct method_next next = files(&made, p, store);
+    uint64_t began = text_now_ms();
+    err e = ERR_NONE;
+    TRY_OUT(e, gather(&next, p, store));
+    malloc_trim(0); /* what the uploads' buffers left in the heap, before the sums need memory */
+    if (p->terms.on) TRY_OUT(e, make_private(&next, &round, p, store));
+    TRY_OUT(e, method_next(&report, p->method, made.next_state, &next));
+    TRY_OUT(e, method_report_json(&json, &report));
+    TRY_OUT(e, adopt_all(p, &report, &made, store));
+    fill_result(p, &report);
+    uint64_t now = text_now_ms();
+    p->result.round = p->round;
+    p->result.state = p->state;
+    p->result.aggregate_ms = now - began;
+    p->result.took_ms = now - p->opened_ms;
+    e = commit(p, store, (const char *)json.data, &round);
+out:
+    private_close(&round);
+    method_report_close(&report);
+    bytes_close(&json);
+    return e;
+}
+
+void publish_run(struct work_job *batch, struct store *store)
+{
+    for (struct work_job *job = batch; job; job = job->next) {
+        struct publish_job *p = (struct publish_job *)(void *)job;
+        if (p->is_noise) {
+            job->result = draw_noise(p, store);
+            continue;
+        }
+        struct store_blob state = p->state, frozen = p->frozen, memory = p->memory;
+        job->result = p->is_start ? make_start(p, store) : make_next(p, store);
+        if (err_is(job->result)) {
+            p->state = state; /* what was not committed is not there */
+            p->frozen = frozen;
+            p->memory = memory;
+            continue;
+        }
+        /* The round stands; files that are not removed now go at the next start. */
+        err e = store_trim(store);
+        if (p->terms.on) e = private_export(store, p->run, p->terms.run); /* else at the next */
+        (void)e;
+    }
+}
+
+void publish_close(struct publish_job *job)
+{
+    private_ahead_close(job->ahead);
+    arena_close(&job->arena);
+    free(job);
+}

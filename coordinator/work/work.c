@@ -1,0 +1,158 @@
+#include "coordinator/work/work.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct queue {
+    struct work_job *first, **last; /* last: where the next one is hung */
+};
+
+struct work {
+    struct work_options options;
+    struct store store;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct queue waiting, finished;
+    size_t waiting_count, pending;
+    bool closing;
+};
+
+static void queue_init(struct queue *q)
+{
+    q->first = NULL;
+    q->last = &q->first;
+}
+
+static void queue_add(struct queue *q, struct work_job *job)
+{
+    job->next = NULL;
+    *q->last = job;
+    q->last = &job->next;
+}
+
+static struct work_job *queue_take(struct queue *q)
+{
+    struct work_job *job = q->first;
+    if (!job) return NULL;
+    q->first = job->next;
+    if (!q->first) q->last = &q->first;
+    job->next = NULL;
+    return job;
+}
+
+/* Waits for work; NULL when closing. */
+static struct work_job *take_batch(struct work *w)
+{
+    struct queue batch;
+    queue_init(&batch);
+    pthread_mutex_lock(&w->lock);
+    while (!w->waiting.first && !w->closing)
+        pthread_cond_wait(&w->changed, &w->lock);
+    for (size_t i = 0; i < w->options.batch_max && w->waiting.first && !w->closing; i++) {
+        queue_add(&batch, queue_take(&w->waiting));
+        w->waiting_count--;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return batch.first;
+}
+
+static void *work_main(void *argument)
+{
+    struct work *w = argument;
+    for (struct work_job *batch; (batch = take_batch(w));) {
+        w->options.run(batch, &w->store);
+        pthread_mutex_lock(&w->lock);
+        for (struct work_job *job = batch, *next; job; job = next) {
+            next = job->next;
+            queue_add(&w->finished, job);
+        }
+        pthread_mutex_unlock(&w->lock);
+        w->options.wake(w->options.context);
+    }
+    return NULL;
+}
+
+err work_open(struct work **out, const struct work_options *options)
+{
+    REQUIRE(options->queue_max > 0 && options->batch_max > 0);
+    struct work *w = calloc(1, sizeof *w);
+    if (!w) return err_sys(ENOMEM, "a worker");
+    w->options = *options;
+    queue_init(&w->waiting);
+    queue_init(&w->finished);
+    err e = store_open(&w->store, options->data_dir);
+    if (!err_is(e)) {
+        pthread_mutex_init(&w->lock, NULL);
+        pthread_cond_init(&w->changed, NULL);
+        int code = pthread_create(&w->thread, NULL, work_main, w);
+        if (code) e = err_sys(code, "starting thread %s", options->name);
+    }
+    if (err_is(e)) {
+        store_close(&w->store);
+        free(w);
+        return e;
+    }
+    pthread_setname_np(w->thread, options->name);
+    *out = w;
+    return ERR_NONE;
+}
+
+err work_push(struct work *w, struct work_job *job)
+{
+    err e = ERR_NONE;
+    pthread_mutex_lock(&w->lock);
+    if (w->closing || w->waiting_count >= w->options.queue_max)
+        e = err_make(ERR_LIMIT, "the coordinator has %zu pieces of work waiting; come back later",
+                     w->waiting_count);
+    else {
+        queue_add(&w->waiting, job);
+        w->waiting_count++;
+        w->pending++;
+        pthread_cond_signal(&w->changed);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return e;
+}
+
+size_t work_take(struct work *w)
+{
+    size_t count = 0;
+    for (;; count++) {
+        pthread_mutex_lock(&w->lock);
+        struct work_job *job = queue_take(&w->finished);
+        if (job) w->pending--;
+        pthread_mutex_unlock(&w->lock);
+        if (!job) return count;
+        job->done(job);
+    }
+}
+
+size_t work_pending(struct work *w)
+{
+    pthread_mutex_lock(&w->lock);
+    size_t pending = w->pending;
+    pthread_mutex_unlock(&w->lock);
+    return pending;
+}
+
+void work_close(struct work *w)
+{
+    if (!w) return;
+    pthread_mutex_lock(&w->lock);
+    w->closing = true;
+    pthread_cond_signal(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+    for (struct work_job *job; (job = queue_take(&w->waiting));) {
+        job->result = err_make(ERR_STOPPED, "the coordinator is stopping");
+        queue_add(&w->finished, job);
+    }
+    work_take(w);
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->changed);
+    store_close(&w->store);
+    free(w);
+}

@@ -1,0 +1,255 @@
+#include "engine/adapter.h"
+#include "agg/adapter/adapter_file.h"
+#include "base/rng.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void adapter_close(struct adapter *ad)
+{
+    arena_close(&ad->arena);
+    *ad = (struct adapter){0};
+}
+
+static int compare_modules(const void *a, const void *b)
+{
+    const struct adapter_module *x = a, *y = b;
+    uint64_t i = (uint64_t)x->layer * MODULE_KINDS + x->kind;
+    uint64_t j = (uint64_t)y->layer * MODULE_KINDS + y->kind;
+    return i < j ? -1 : i > j;
+}
+
+static err plan_modules(struct adapter *ad, const struct arch *a, const struct adapter_spec *spec)
+{
+    char name[LIMIT_TENSOR_NAME_BYTES];
+    for (size_t i = 0; i < ad->count; i++) {
+        const struct adapter_spec *s = &spec[i];
+        if (s->layer >= a->layers)
+            return err_make(ERR_INPUT, "layer %u: the base has %u layers", s->layer, a->layers);
+        model_module_name(name, s->layer, s->kind);
+        if (s->rank > LIMIT_RANK || s->carry_rank > LIMIT_DIMENSION)
+            return err_make(ERR_INPUT, "%s: rank %u, carry rank %u: at most %u", name, s->rank,
+                            s->carry_rank, LIMIT_RANK);
+        struct adapter_module *m = &ad->module[i];
+        *m = (struct adapter_module){.layer = s->layer, .kind = s->kind, .rank = s->rank};
+        m->carry_rank = s->carry_rank;
+        m->scale = (float)s->scale;
+        m->r = s->small_matrix && s->rank ? (float *)ad : NULL; /* marks it; placed below */
+        model_module_shape(&m->d_out, &m->d_in, a, s->kind);
+    }
+    qsort(ad->module, ad->count, sizeof *ad->module, compare_modules);
+    for (size_t i = 1; i < ad->count; i++)
+        if (compare_modules(&ad->module[i - 1], &ad->module[i]) == 0) {
+            model_module_name(name, ad->module[i].layer, ad->module[i].kind);
+            return err_make(ERR_INPUT, "%s is adapted twice", name);
+        }
+    return ERR_NONE;
+}
+
+/* Gives each tensor its place in the trained or the frozen block; with blocks NULL only counts. */
+static void place_modules(struct adapter *ad, float *trained, float *frozen, size_t count[2])
+{
+    count[0] = count[1] = 0;
+    for (size_t i = 0; i < ad->count; i++) {
+        struct adapter_module *m = &ad->module[i];
+        size_t sizes[5] = {(size_t)m->rank * m->d_in, (size_t)m->d_out * m->rank,
+                           m->r ? (size_t)m->rank * m->rank : 0, (size_t)m->carry_rank * m->d_in,
+                           (size_t)m->d_out * m->carry_rank};
+        float **place[5] = {&m->a, &m->b, &m->r, &m->carry_a, &m->carry_b};
+        for (int k = 0; k < 5; k++) {
+            int is_frozen = k > 2 || !(ad->trains & (1u << k));
+            float *block = is_frozen ? frozen : trained;
+            if (block && (k != 2 || m->r)) *place[k] = block + count[is_frozen];
+            count[is_frozen] += sizes[k];
+        }
+    }
+}
+
+err adapter_open(struct adapter *out, const struct arch *a, const struct adapter_spec *spec,
+                 size_t count, unsigned trains)
+{
+    struct adapter ad = {.layers = a->layers, .trains = trains, .count = count};
+    size_t counts[2];
+    float *frozen = NULL;
+    err e;
+    TRY_OUT(e, arena_take(&ad.module, &ad.arena, count, sizeof *ad.module));
+    TRY_OUT(e, plan_modules(&ad, a, spec));
+    place_modules(&ad, NULL, NULL, counts);
+    TRY_OUT(e, arena_take(&ad.value, &ad.arena, counts[0], sizeof(float)));
+    TRY_OUT(e, arena_take(&frozen, &ad.arena, counts[1], sizeof(float)));
+    ad.value_count = counts[0];
+    place_modules(&ad, ad.value, frozen, counts);
+    *out = ad;
+out:
+    if (err_is(e)) adapter_close(&ad);
+    return e;
+}
+
+/* "q" or "q_proj" in every layer, or one full name. */
+static err add_target(struct adapter_spec *spec, size_t *count, const struct arch *a,
+                      const char *word)
+{
+    for (int kind = 0; kind < MODULE_KINDS; kind++) {
+        const char *name = model_module_short((enum module_kind)kind);
+        size_t stem = strcspn(name, "_");
+        if (strcmp(word, name) && (strlen(word) != stem || strncmp(word, name, stem))) continue;
+        if (*count + a->layers > LIMIT_MODULES)
+            return err_make(ERR_INPUT, "targets: %s: too many modules", word);
+        for (uint32_t layer = 0; layer < a->layers; layer++)
+            spec[(*count)++] =
+                (struct adapter_spec){.layer = layer, .kind = (enum module_kind)kind};
+        return ERR_NONE;
+    }
+    struct adapter_spec one = {0};
+    err e = model_module_parse(&one.layer, &one.kind, word);
+    if (err_is(e))
+        return err_make(ERR_INPUT, "target %s: expected q, k, v, o, gate, up, down or a full name",
+                        word);
+    if (*count >= LIMIT_MODULES) return err_make(ERR_INPUT, "targets: too many modules");
+    spec[(*count)++] = one;
+    return ERR_NONE;
+}
+
+err adapter_open_fresh(struct adapter *out, const struct arch *a, const struct adapter_fresh *f)
+{
+    if (f->rank < 1 || f->rank > LIMIT_RANK)
+        return err_make(ERR_INPUT, "rank %u: expected 1 to %u", f->rank, LIMIT_RANK);
+    struct arena arena = {0};
+    struct adapter_spec *spec = NULL;
+    char *words = NULL, *rest = NULL, *word;
+    size_t count = 0;
+    err e = err_sys(12, "targets");
+    if (!(words = strdup(f->targets))) goto out;
+    TRY_OUT(e, arena_take(&spec, &arena, LIMIT_MODULES, sizeof *spec));
+    for (word = strtok_r(words, ", ", &rest); word; word = strtok_r(NULL, ", ", &rest))
+        TRY_OUT(e, add_target(spec, &count, a, word));
+    if (!count) e = err_make(ERR_INPUT, "targets: no module named");
+    if (err_is(e)) goto out;
+    for (size_t i = 0; i < count; i++) {
+        spec[i].rank = f->rank;
+        spec[i].scale = f->alpha / (f->rslora ? sqrt((double)f->rank) : (double)f->rank);
+    }
+    TRY_OUT(e, adapter_open(out, a, spec, count, ADAPTER_A | ADAPTER_B));
+    for (size_t i = 0; i < out->count; i++) {
+        struct adapter_module *m = &out->module[i];
+        struct rng rng;
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        model_module_name(name, m->layer, m->kind);
+        rng_init(&rng, "lora_A", f->seed, name, f->index);
+        rng_fill_uniform(&rng, m->a, (size_t)m->rank * m->d_in, 1.0 / sqrt((double)m->d_in));
+    }
+out:
+    free(words);
+    arena_close(&arena);
+    return e;
+}
+
+static void copy_factor(float *to, const struct adapter_file_factor *from)
+{
+    if (to && from->f32) memcpy(to, from->f32, (size_t)from->rows * from->cols * sizeof(float));
+}
+
+static err spec_of_file(struct adapter_spec *spec, const struct arch *a,
+                        const struct adapter_file *file)
+{
+    for (size_t i = 0; i < file->count; i++) {
+        const struct adapter_file_module *m = &file->module[i];
+        uint32_t d_out, d_in;
+        err e = model_module_parse(&spec[i].layer, &spec[i].kind, m->name);
+        if (err_is(e)) return err_in(e, "%s", file->path);
+        model_module_shape(&d_out, &d_in, a, spec[i].kind);
+        if (spec[i].layer >= a->layers || (m->d_out && m->d_out != d_out) ||
+            (m->d_in && m->d_in != d_in))
+            return err_make(ERR_INPUT, "%s: %s is (%u, %u); the base has %u layers, here (%u, %u)",
+                            file->path, m->name, m->d_out, m->d_in, a->layers, d_out, d_in);
+        spec[i].rank = m->rank;
+        spec[i].carry_rank = m->carry_rank;
+        spec[i].small_matrix = m->factor[ADAPTER_FILE_R].f32 != NULL;
+        spec[i].scale = m->scale;
+    }
+    return ERR_NONE;
+}
+
+err adapter_open_file(struct adapter *out, const struct arch *a, const struct adapter_file *file,
+                      unsigned trains)
+{
+    struct arena arena = {0};
+    struct adapter_spec *spec = NULL;
+    err e;
+    TRY_OUT(e, arena_take(&spec, &arena, file->count, sizeof *spec));
+    TRY_OUT(e, spec_of_file(spec, a, file));
+    for (size_t i = 0; i < file->count && !trains; i++)
+        if (spec[i].small_matrix) trains = ADAPTER_R;
+    TRY_OUT(e, adapter_open(out, a, spec, file->count, trains ? trains : ADAPTER_A | ADAPTER_B));
+    for (size_t i = 0; i < file->count; i++) {
+        const struct adapter_file_factor *f = file->module[i].factor;
+        struct adapter_module *m = adapter_find(out, spec[i].layer, spec[i].kind);
+        copy_factor(m->rank ? m->a : NULL, &f[ADAPTER_FILE_A]);
+        copy_factor(m->rank ? m->b : NULL, &f[ADAPTER_FILE_B]);
+        copy_factor(m->r, &f[ADAPTER_FILE_R]);
+        copy_factor(m->carry_rank ? m->carry_a : NULL, &f[ADAPTER_FILE_CARRY_A]);
+        copy_factor(m->carry_rank ? m->carry_b : NULL, &f[ADAPTER_FILE_CARRY_B]);
+    }
+out:
+    arena_close(&arena);
+    return e;
+}
+
+err adapter_open_path(struct adapter *out, const struct arch *a, const char *path, unsigned trains)
+{
+    struct adapter_file *file = calloc(1, sizeof *file);
+    if (!file) return err_sys(12, "%s", path);
+    err e = adapter_file_open(file, path);
+    if (!err_is(e) && adapter_file_needs_frozen(file))
+        e = err_make(ERR_INPUT, "%s: needs its file of frozen factors (%s)", path,
+                     file->meta.frozen);
+    if (!err_is(e)) e = adapter_open_file(out, a, file, trains);
+    adapter_file_close(file);
+    free(file);
+    return e;
+}
+
+struct adapter_module *adapter_find(const struct adapter *ad, uint32_t layer, enum module_kind kind)
+{
+    struct adapter_module key = {.layer = layer, .kind = kind};
+    if (!ad->count) return NULL;
+    return bsearch(&key, ad->module, ad->count, sizeof key, compare_modules);
+}
+
+err adapter_tensors(struct tensor **out, size_t *count, const struct adapter *ad, bool trained_only,
+                    struct arena *arena)
+{
+    struct tensor *t;
+    size_t n = 0;
+    TRY(arena_take(&t, arena, ad->count * ADAPTER_FILE_ROLES, sizeof *t));
+    for (size_t i = 0; i < ad->count; i++) {
+        const struct adapter_module *m = &ad->module[i];
+        char module[LIMIT_TENSOR_NAME_BYTES], name[LIMIT_TENSOR_NAME_BYTES];
+        model_module_name(module, m->layer, m->kind);
+        const float *data[ADAPTER_FILE_ROLES] = {m->rank ? m->a : NULL, m->rank ? m->b : NULL, m->r,
+                                                 m->carry_rank ? m->carry_a : NULL,
+                                                 m->carry_rank ? m->carry_b : NULL};
+        uint32_t shape[ADAPTER_FILE_ROLES][2] = {{m->rank, m->d_in},
+                                                 {m->d_out, m->rank},
+                                                 {m->rank, m->rank},
+                                                 {m->carry_rank, m->d_in},
+                                                 {m->d_out, m->carry_rank}};
+        for (int k = 0; k < ADAPTER_FILE_ROLES; k++) {
+            bool trained = k < 3 && (ad->trains & (1u << k));
+            if (!data[k] || (trained_only && !trained)) continue;
+            adapter_file_tensor_name(name, module, (enum adapter_file_role)k);
+            struct tensor *one = &t[n];
+            *one = (struct tensor){.dtype = DTYPE_F32, .dims = 2, .data = data[k]};
+            one->shape[0] = shape[k][0];
+            one->shape[1] = shape[k][1];
+            one->count = (size_t)shape[k][0] * shape[k][1];
+            one->size = one->count * sizeof(float);
+            TRY(arena_text(&one->name, arena, name, strlen(name)));
+            n++;
+        }
+    }
+    *out = t;
+    *count = n;
+    return ERR_NONE;
+}

@@ -1,0 +1,119 @@
+#include "engine/completions.h"
+
+#include "engine/generate.h"
+
+#include <ctype.h>
+#include <string.h>
+
+static bool equal_trimmed(const char *a, const char *b)
+{
+    size_t n = strlen(a), m = strlen(b);
+    while (n && isspace((unsigned char)*a))
+        a++, n--;
+    while (m && isspace((unsigned char)*b))
+        b++, m--;
+    while (n && isspace((unsigned char)a[n - 1]))
+        n--;
+    while (m && isspace((unsigned char)b[m - 1]))
+        m--;
+    return n == m && memcmp(a, b, n) == 0;
+}
+
+static bool is_wanted(const struct data_row *row)
+{
+    return row->completion != NULL && row->prompt != 0;
+}
+
+err completions_stop_ids(const int32_t **out, size_t *count, const struct model *m,
+                         const struct tokenizer *tokenizer, struct arena *arena)
+{
+    int32_t *id = NULL, vocab = (int32_t)m->arch.vocab;
+    size_t n = 0;
+    TRY(arena_take(&id, arena, (size_t)vocab + MODEL_EOS_MAX, sizeof *id));
+    for (uint32_t i = 0; i < m->eos_count; i++)
+        id[n++] = m->eos[i];
+    for (int32_t i = 0; i < vocab; i++)
+        if (tokenizer_ends(tokenizer, i)) id[n++] = i;
+    *out = id;
+    *count = n;
+    return ERR_NONE;
+}
+
+size_t completions_wanted(const struct dataset *data)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < data->count; i++)
+        n += is_wanted(&data->row[i]);
+    return n;
+}
+
+struct batch { /* the rows that have completions */
+    size_t *row;
+    struct generate_prompt *prompt;
+    int32_t **out;
+    uint32_t *count;
+};
+
+/* A row's budget is what its completion took, with the token that ends it; one that the data cut
+ * away whole cannot be met, and one token shows that. */
+static err batch_make(struct batch *b, const struct dataset *data, size_t wanted,
+                      struct arena *arena)
+{
+    size_t n = 0;
+    TRY(arena_take(&b->row, arena, wanted, sizeof *b->row));
+    TRY(arena_take(&b->prompt, arena, wanted, sizeof *b->prompt));
+    TRY(arena_take(&b->out, arena, wanted, sizeof *b->out));
+    TRY(arena_take(&b->count, arena, wanted, sizeof *b->count));
+    for (size_t i = 0; i < data->count; i++) {
+        const struct data_row *row = &data->row[i];
+        if (!is_wanted(row)) continue;
+        uint32_t tokens = row->count > row->prompt ? row->count - row->prompt : 1;
+        b->row[n] = i;
+        b->prompt[n] = (struct generate_prompt){row->id, row->prompt, tokens};
+        TRY(arena_take(&b->out[n], arena, tokens, sizeof(int32_t)));
+        n++;
+    }
+    return ERR_NONE;
+}
+
+static err judge(struct completions *c, const struct completions_task *t, const struct batch *b,
+                 size_t i, struct arena *arena)
+{
+    struct bytes text = {.max = LIMIT_LINE_BYTES};
+    err e = tokenizer_decode(&text, t->tokenizer, b->out[i], b->count[i], false);
+    const char *found = text.data ? (const char *)text.data : "";
+    size_t row = b->row[i];
+    if (!err_is(e)) e = arena_text(&c->found[row], arena, found, strlen(found));
+    if (!err_is(e)) {
+        c->correct[row] = equal_trimmed(found, t->data->row[row].completion);
+        c->right += c->correct[row];
+    }
+    bytes_close(&text);
+    return e;
+}
+
+/* In slices, so that progress shows and an interrupt is heard. */
+err completions_measure(struct completions *out, const struct completions_task *t,
+                        struct arena *arena)
+{
+    enum { SLICE = 32 };
+    struct completions c = {.asked = completions_wanted(t->data)};
+    struct batch b = {0};
+    struct generate_options how = {0};
+    TRY(arena_take(&c.found, arena, t->data->count, sizeof *c.found));
+    TRY(arena_take(&c.correct, arena, t->data->count, sizeof *c.correct));
+    if (c.asked > 0) {
+        TRY(batch_make(&b, t->data, c.asked, arena));
+        TRY(completions_stop_ids(&how.stop, &how.stops, t->model, t->tokenizer, arena));
+    }
+    for (size_t at = 0; at < c.asked; at += SLICE) {
+        size_t n = c.asked - at < SLICE ? c.asked - at : SLICE;
+        if (t->progress && !t->progress(t->user, at, c.asked))
+            return err_make(ERR_STOPPED, "interrupted");
+        TRY(generate_many(b.out + at, b.count + at, t->engine, t->adapter, b.prompt + at, n, &how));
+        for (size_t i = at; i < at + n; i++)
+            TRY(judge(&c, t, &b, i, arena));
+    }
+    *out = c;
+    return ERR_NONE;
+}

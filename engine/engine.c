@@ -1,0 +1,308 @@
+#include "engine/pass.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LEARNED_BLOCK = 1024, STACK_MAX = 3 };
+
+/* Several weights of one width, one below the other. */
+struct stack {
+    const struct weight *part[STACK_MAX];
+    int parts;
+};
+
+static void stack_rows(float *out, const void *user, size_t row, size_t count)
+{
+    const struct stack *s = user;
+    for (int i = 0; i < s->parts; i++) {
+        const struct weight *w = s->part[i];
+        if (row < w->rows && count) {
+            size_t n = w->rows - row < count ? w->rows - row : count;
+            weight_rows_f32(out, w, (uint32_t)row, (uint32_t)n);
+            out += n * w->cols;
+            count -= n;
+            row = w->rows;
+        }
+        row -= w->rows;
+    }
+}
+
+static err pack(struct backend_weight **out, struct engine *e, const struct stack *s,
+                const struct weight *const *bias, bool inference)
+{
+    struct weight_source source = {.k = s->part[0]->cols, .rows = stack_rows, .user = s};
+    source.products = BACKEND_FORWARD | (inference ? 0 : BACKEND_BACKWARD);
+    bool any = false;
+    for (int i = 0; i < s->parts; i++) {
+        source.n += s->part[i]->rows;
+        any = any || (bias && bias[i]->data);
+    }
+    float *values = NULL;
+    if (any) {
+        if (!(values = calloc(source.n, sizeof(float)))) return err_sys(ENOMEM, "engine");
+        size_t at = 0;
+        for (int i = 0; i < s->parts; at += s->part[i++]->rows)
+            if (bias[i]->data) weight_rows_f32(values + at, bias[i], 0, bias[i]->rows);
+        source.bias = values;
+    }
+    err er = e->be->weight_pack(out, e->ctx, &source);
+    free(values);
+    return er;
+}
+
+static err pack_layer(struct engine *e, uint32_t layer, bool inference)
+{
+    const struct layer *m = &e->model->layer[layer];
+    struct engine_layer *w = &e->layer[layer];
+    const struct weight *lin = m->linear, *bias = m->bias;
+    struct stack qkv = {{&lin[MODULE_Q], &lin[MODULE_K], &lin[MODULE_V]}, 3};
+    struct stack o = {{&lin[MODULE_O]}, 1}, down = {{&lin[MODULE_DOWN]}, 1};
+    struct stack gate = {{&lin[MODULE_GATE]}, 1}, up = {{&lin[MODULE_UP]}, 1};
+    const struct weight *bqkv[] = {&bias[MODULE_Q], &bias[MODULE_K], &bias[MODULE_V]};
+    const struct weight *bo[] = {&bias[MODULE_O]}, *bd[] = {&bias[MODULE_DOWN]};
+    const struct weight *bg[] = {&bias[MODULE_GATE]}, *bu[] = {&bias[MODULE_UP]};
+    TRY(pack(&w->qkv, e, &qkv, bqkv, inference));
+    TRY(pack(&w->o, e, &o, bo, inference));
+    TRY(pack(&w->gate, e, &gate, bg, inference));
+    TRY(pack(&w->up, e, &up, bu, inference));
+    return pack(&w->down, e, &down, bd, inference);
+}
+
+static float *place_norm(struct engine *e, float **at, const struct weight *w)
+{
+    if (!w->data) return NULL;
+    float *mine = *at, *host = malloc(w->rows * sizeof(float));
+    REQUIRE(host);
+    weight_rows_f32(host, w, 0, w->rows);
+    e->be->copy_in(e->ctx, mine, host, w->rows * sizeof(float));
+    free(host);
+    *at += (w->rows + 15) / 16 * 16;
+    return mine;
+}
+
+static err place_norms(struct engine *e)
+{
+    const struct arch *a = &e->model->arch;
+    size_t d = (a->d_model + 15) / 16 * 16, hd = (a->head_dim + 15) / 16 * 16;
+    size_t count = d + a->layers * (2 * d + 2 * hd);
+    TRY(e->be->memory_take(&e->norms, e->ctx, count * sizeof(float)));
+    float *at = e->norms;
+    e->final_norm = place_norm(e, &at, &e->model->final_norm);
+    for (uint32_t i = 0; i < a->layers; i++) {
+        const struct layer *m = &e->model->layer[i];
+        e->layer[i].attn_norm = place_norm(e, &at, &m->attn_norm);
+        e->layer[i].mlp_norm = place_norm(e, &at, &m->mlp_norm);
+        e->layer[i].q_norm = place_norm(e, &at, &m->q_norm);
+        e->layer[i].k_norm = place_norm(e, &at, &m->k_norm);
+    }
+    return ERR_NONE;
+}
+
+/* Angles as PyTorch has them: float32 position times float32 frequency. */
+err engine_reserve_positions(struct engine *e, size_t positions)
+{
+    if (positions <= e->positions) return ERR_NONE;
+    size_t half = e->model->arch.head_dim / 2;
+    positions = (positions + 255) / 256 * 256;
+    float *table = malloc((2 * positions + 1) * half * sizeof(float)), *cosine, *sine;
+    if (!table) return err_sys(ENOMEM, "engine: %zu positions", positions);
+    float *frequency = table + 2 * positions * half;
+    model_rope_frequencies(frequency, &e->model->arch);
+    for (size_t p = 0; p < positions; p++)
+        for (size_t i = 0; i < half; i++) {
+            float angle = (float)p * frequency[i];
+            table[p * half + i] = (float)cos((double)angle);
+            table[(positions + p) * half + i] = (float)sin((double)angle);
+        }
+    size_t bytes = positions * half * sizeof(float);
+    err er = e->be->memory_take(&cosine, e->ctx, 2 * bytes);
+    if (!err_is(er)) {
+        sine = cosine + positions * half;
+        e->be->copy_in(e->ctx, cosine, table, 2 * bytes);
+        if (e->cosine) e->be->memory_give(e->ctx, e->cosine);
+        e->cosine = cosine;
+        e->sine = sine;
+        e->positions = positions;
+    }
+    free(table);
+    return er;
+}
+
+static void pass_close(struct engine *e)
+{
+    struct pass *p = &e->pass;
+    if (p->memory) e->be->memory_give(e->ctx, p->memory);
+    free(p->layer);
+    free(p->x1);
+    *p = (struct pass){0};
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e) return;
+    if (e->ctx) {
+        pass_close(e);
+        for (uint32_t i = 0; e->layer && i < e->model->arch.layers; i++) {
+            e->be->weight_close(e->layer[i].qkv);
+            e->be->weight_close(e->layer[i].o);
+            e->be->weight_close(e->layer[i].gate);
+            e->be->weight_close(e->layer[i].up);
+            e->be->weight_close(e->layer[i].down);
+        }
+        e->be->weight_close(e->head);
+        if (e->norms) e->be->memory_give(e->ctx, e->norms);
+        if (e->cosine) e->be->memory_give(e->ctx, e->cosine);
+        e->be->close(e->ctx);
+    }
+    free(e->layer);
+    free(e);
+}
+
+err engine_open(struct engine **out, const struct model *m, const struct engine_options *o)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e) return err_sys(ENOMEM, "engine");
+    struct backend_options options = {.precision = o->precision, .threads = o->threads};
+    struct stack head = {{&m->head}, 1};
+    err er = err_sys(ENOMEM, "engine");
+    e->model = m;
+    if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
+    TRY_OUT(er, backend_find(&e->be, o->device));
+    TRY_OUT(er, e->be->open(&e->ctx, &options));
+    TRY_OUT(er, place_norms(e));
+    for (uint32_t i = 0; i < m->arch.layers; i++)
+        TRY_OUT(er, pack_layer(e, i, o->inference));
+    TRY_OUT(er, pack(&e->head, e, &head, NULL, o->inference));
+out:
+    if (err_is(er))
+        engine_close(e);
+    else
+        *out = e;
+    return er;
+}
+
+enum dtype engine_precision(const struct engine *e)
+{
+    return e->be->precision(e->ctx);
+}
+const struct model *engine_model(const struct engine *e)
+{
+    return e->model;
+}
+void engine_profile(struct backend_profile *out, const struct engine *e)
+{
+    e->be->profile(out, e->ctx);
+}
+
+/* Takes the next (rows, cols) of `memory`, or only counts when that is NULL. */
+static struct mat take(char *memory, size_t *at, enum dtype type, size_t rows, size_t cols)
+{
+    struct mat m = {memory ? memory + *at : NULL, type, cols};
+    *at += (rows * cols * (type == DTYPE_F32 ? 4 : 2) + 63) / 64 * 64;
+    return m;
+}
+static float *take_floats(char *memory, size_t *at, size_t count)
+{
+    return take(memory, at, DTYPE_F32, 1, count).data;
+}
+
+static void place_saved(struct saved *s, const struct engine *e, const struct pass *p, char *memory,
+                        size_t *at)
+{
+    const struct arch *a = &e->model->arch;
+    enum dtype type = engine_precision(e);
+    size_t t = p->tokens_max, q = (size_t)a->heads * a->head_dim;
+    size_t k = (size_t)a->kv_heads * a->head_dim;
+    s->x2 = take(memory, at, type, p->backward ? t : 0, a->d_model);
+    s->qkv = take(memory, at, type, t, q + 2 * k);
+    s->raw = take(memory, at, type, a->qk_norm ? t : 0, q + k);
+    s->att = take(memory, at, type, t, q);
+    s->gate = take(memory, at, type, t, a->d_ffn);
+    s->up = take(memory, at, type, t, a->d_ffn);
+    for (int i = 0; i < SITES; i++)
+        s->h[i] = take(memory, at, type, t, p->site_width[i]);
+    s->inv1 = take_floats(memory, at, t);
+    s->inv2 = take_floats(memory, at, t);
+    s->inv_q = take_floats(memory, at, a->qk_norm ? t * a->heads : 0);
+    s->inv_k = take_floats(memory, at, a->qk_norm ? t * a->kv_heads : 0);
+    s->lse = take_floats(memory, at, t * a->heads);
+}
+
+/* All working memory at `memory`, or its size alone. */
+static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
+{
+    const struct arch *a = &e->model->arch;
+    enum dtype type = engine_precision(e);
+    size_t at = 0, t = p->tokens_max, back = p->backward ? t : 0, d = a->d_model;
+    size_t last = p->learned_max, last_back = p->backward ? last : 0, widest = 0;
+    bool shared = !p->backward || p->checkpoint;
+    for (uint32_t i = 0; i < (shared ? 1 : a->layers); i++)
+        place_saved(&p->layer[i], e, p, memory, &at);
+    for (uint32_t i = 0; i < a->layers; i++)
+        p->x1[i] = take(memory, &at, type, back, d);
+    for (int i = 0; i < SITES; i++)
+        widest = p->site_width[i] > widest ? p->site_width[i] : widest;
+    p->resid = take(memory, &at, DTYPE_F32, t, d);
+    p->normed = take(memory, &at, type, t, d);
+    p->wide = take(memory, &at, type, t, a->d_ffn);
+    p->dresid = take(memory, &at, DTYPE_F32, back, d);
+    p->dwide = take(memory, &at, type, back, a->d_ffn);
+    p->dqkv = take(memory, &at, type, back, engine_qkv_width(a));
+    p->datt = take(memory, &at, type, back, (size_t)a->heads * a->head_dim);
+    p->dy = take(memory, &at, type, back, d);
+    p->dx = take(memory, &at, DTYPE_F32, back, d);
+    p->g = take(memory, &at, type, back, widest);
+    p->p = take(memory, &at, type, back, widest);
+    for (int i = 0; i < 2; i++)
+        p->mask[i] = take(memory, &at, type, p->mask_width ? t : 0, p->mask_width);
+    p->last = take(memory, &at, DTYPE_F32, last, d);
+    p->last_normed = take(memory, &at, type, last, d);
+    p->dlast = take(memory, &at, DTYPE_F32, last_back, d);
+    p->inv = take_floats(memory, &at, last);
+    return at;
+}
+
+static bool pass_fits(const struct pass *have, const struct pass *want)
+{
+    bool fits = have->memory && have->tokens_max >= want->tokens_max &&
+                have->learned_max >= want->learned_max && have->backward >= want->backward &&
+                (!want->backward || have->checkpoint == want->checkpoint) &&
+                have->mask_width >= want->mask_width;
+    for (int i = 0; i < SITES; i++)
+        fits = fits && have->site_width[i] >= want->site_width[i];
+    return fits;
+}
+
+err pass_reserve(struct engine *e, const struct batch *b)
+{
+    const struct arch *a = &e->model->arch;
+    struct pass want = {.backward = b->backward, .checkpoint = b->backward && b->checkpoint};
+    size_t longest = 0;
+    want.tokens_max = (b->tokens + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+    want.learned_max = b->learned < LEARNED_BLOCK ? b->learned : LEARNED_BLOCK;
+    if (want.learned_max < b->outputs) want.learned_max = b->outputs;
+    want.learned_max = (want.learned_max + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+    for (size_t i = 0; i < b->tokens; i++)
+        if (b->position[i] >= longest) longest = b->position[i] + (size_t)1;
+    for (size_t i = 0; i < b->segments; i++) {
+        const struct factors *f = b->segment[i].factors;
+        for (uint32_t k = 0; f && k < a->layers * SITES; k++)
+            if (f->site[k].width > want.site_width[k % SITES])
+                want.site_width[k % SITES] = f->site[k].width;
+        if (f && b->dropout > 0 && f->d_in_max > want.mask_width) want.mask_width = f->d_in_max;
+    }
+    TRY(engine_reserve_positions(e, longest));
+    if (pass_fits(&e->pass, &want)) return ERR_NONE;
+    pass_close(e);
+    want.layer = calloc(a->layers, sizeof *want.layer);
+    want.x1 = calloc(a->layers, sizeof *want.x1);
+    err er = want.layer && want.x1 ? ERR_NONE : err_sys(ENOMEM, "engine");
+    size_t bytes = err_is(er) ? 0 : place_pass(&want, e, NULL);
+    if (!err_is(er)) er = e->be->memory_take(&want.memory, e->ctx, bytes + 64);
+    if (!err_is(er)) place_pass(&want, e, want.memory);
+    e->pass = want;
+    if (err_is(er)) pass_close(e);
+    return er;
+}

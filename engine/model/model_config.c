@@ -1,0 +1,273 @@
+/* config.json of a Hugging Face directory, as it was before and is since transformers 5, to struct
+ * arch. Absent fields have the defaults of the family's configuration class. */
+#include "base/json.h"
+#include "engine/model/model_build.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define CONFIG_BYTES_MAX (4u << 20)
+
+struct config {
+    const json_t *root;
+    const char *where; /* the file's path, for errors */
+};
+
+static err refuse(const struct config *c, const char *key, const char *value, const char *expected)
+{
+    return err_make(ERR_INPUT, "%s: %s \"%s\": expected %s", c->where, key, value, expected);
+}
+
+/* A side of the model; absent or null leaves *out. */
+static err opt_u32(uint32_t *out, const struct config *c, const char *key)
+{
+    int64_t value = *out;
+    TRY(json_opt_int(&value, c->root, key, 0, UINT32_MAX, c->where));
+    *out = (uint32_t)value;
+    return ERR_NONE;
+}
+
+static err get_u32(uint32_t *out, const struct config *c, const char *key)
+{
+    int64_t value;
+    TRY(json_get_int(&value, c->root, key, 0, UINT32_MAX, c->where));
+    *out = (uint32_t)value;
+    return ERR_NONE;
+}
+
+static err read_family(enum model_family *out, const struct config *c)
+{
+    const char *type = NULL;
+    TRY(json_get_str(&type, c->root, "model_type", c->where));
+    for (int f = 0; f < FAMILY_COUNT; f++) {
+        if (strcmp(type, model_family_name((enum model_family)f)) != 0) continue;
+        *out = (enum model_family)f;
+        return ERR_NONE;
+    }
+    return refuse(c, "model_type", type, "llama, mistral, qwen2 or qwen3");
+}
+
+/* What would change the function and that we do not have. */
+static err refuse_unknown(const struct config *c)
+{
+    const char *act = "silu", *method = "unknown";
+    const json_t *quantization = json_object_get(c->root, "quantization_config");
+    double rotary = 1;
+    TRY(json_opt_str(&act, c->root, "hidden_act", c->where));
+    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
+        return refuse(c, "hidden_act", act, "silu");
+    if (quantization != NULL && !json_is_null(quantization)) {
+        TRY(json_opt_str(&method, quantization, "quant_method", c->where));
+        return refuse(c, "quantization_config", method, "F32, F16 or BF16 weights without it");
+    }
+    TRY(json_opt_num(&rotary, c->root, "partial_rotary_factor", c->where));
+    if (rotary != 1)
+        return err_make(ERR_INPUT, "%s: partial_rotary_factor %g: expected 1", c->where, rotary);
+    return ERR_NONE;
+}
+
+static err read_shape(struct arch *a, const struct config *c)
+{
+    TRY(get_u32(&a->layers, c, "num_hidden_layers"));
+    TRY(get_u32(&a->d_model, c, "hidden_size"));
+    TRY(get_u32(&a->d_ffn, c, "intermediate_size"));
+    TRY(get_u32(&a->heads, c, "num_attention_heads"));
+    TRY(get_u32(&a->vocab, c, "vocab_size"));
+    if (a->heads == 0 || a->layers > LIMIT_LAYERS)
+        return err_make(ERR_INPUT, "%s: %u heads in %u layers: expected 1 or more in at most %d",
+                        c->where, a->heads, a->layers, LIMIT_LAYERS);
+    /* An explicit null means one key/value head a head; absence means the class's default. */
+    a->kv_heads = a->heads;
+    if (json_object_get(c->root, "num_key_value_heads") == NULL && a->family != FAMILY_LLAMA)
+        a->kv_heads = a->family == FAMILY_MISTRAL ? 8 : 32;
+    TRY(opt_u32(&a->kv_heads, c, "num_key_value_heads"));
+    a->head_dim = a->family == FAMILY_QWEN3 ? 128 : a->d_model / a->heads;
+    TRY(opt_u32(&a->head_dim, c, "head_dim"));
+    if (json_object_get(c->root, "head_dim") == NULL && a->family != FAMILY_QWEN3 &&
+        a->d_model % a->heads != 0)
+        return err_make(ERR_INPUT, "%s: hidden_size %u is no multiple of num_attention_heads %u",
+                        c->where, a->d_model, a->heads);
+    a->max_positions = 2048;
+    TRY(opt_u32(&a->max_positions, c, "max_position_embeddings"));
+    double eps = 1e-6;
+    TRY(json_opt_num(&eps, c->root, "rms_norm_eps", c->where));
+    a->rms_eps = (float)eps;
+    return ERR_NONE;
+}
+
+static err read_switches(struct arch *a, const struct config *c)
+{
+    bool attention = false, mlp = false;
+    TRY(json_opt_bool(&a->tied, c->root, "tie_word_embeddings", c->where));
+    TRY(json_opt_bool(&attention, c->root, "attention_bias", c->where));
+    TRY(json_opt_bool(&mlp, c->root, "mlp_bias", c->where));
+    bool has_attention_bias = a->family == FAMILY_LLAMA || a->family == FAMILY_QWEN3;
+    a->qkv_bias = a->family == FAMILY_QWEN2 || (has_attention_bias && attention);
+    a->o_bias = has_attention_bias && attention;
+    a->mlp_bias = a->family == FAMILY_LLAMA && mlp;
+    a->qk_norm = a->family == FAMILY_QWEN3;
+    return ERR_NONE;
+}
+
+static err read_llama3(struct rope *r, const json_t *rope, const struct config *c)
+{
+    int64_t original = 0;
+    r->kind = ROPE_LLAMA3;
+    TRY(json_get_num(&r->factor, rope, "factor", c->where));
+    TRY(json_get_num(&r->low_freq_factor, rope, "low_freq_factor", c->where));
+    TRY(json_get_num(&r->high_freq_factor, rope, "high_freq_factor", c->where));
+    /* transformers falls back from here to the model's own limit */
+    TRY(json_opt_int(&original, c->root, "max_position_embeddings", 1, UINT32_MAX, c->where));
+    TRY(json_opt_int(&original, rope, "original_max_position_embeddings", 1, UINT32_MAX, c->where));
+    r->original_positions = (uint32_t)original;
+    return ERR_NONE;
+}
+
+/* rope_theta and rope_scaling side by side (before), or rope_parameters with both (since). */
+static err read_rope(struct rope *r, const struct config *c)
+{
+    const json_t *rope = json_object_get(c->root, "rope_scaling");
+    const char *type = "default";
+    double rotary = 1;
+    r->theta = 10000;
+    TRY(json_opt_num(&r->theta, c->root, "rope_theta", c->where));
+    if (!json_is_object(rope) || json_object_size(rope) == 0)
+        rope = json_object_get(c->root, "rope_parameters");
+    if (rope == NULL || json_is_null(rope)) return ERR_NONE;
+    if (!json_is_object(rope))
+        return err_make(ERR_INPUT, "%s: rope_parameters: expected an object", c->where);
+    if (json_is_object(json_object_get(rope, "full_attention")) ||
+        json_is_object(json_object_get(rope, "sliding_attention")))
+        return err_make(ERR_INPUT, "%s: rope_parameters differ by layer: expected one for all",
+                        c->where);
+    TRY(json_opt_num(&r->theta, rope, "rope_theta", c->where));
+    TRY(json_opt_num(&rotary, rope, "partial_rotary_factor", c->where));
+    if (rotary != 1)
+        return err_make(ERR_INPUT, "%s: partial_rotary_factor %g: expected 1", c->where, rotary);
+    TRY(json_opt_str(&type, rope, "type", c->where));
+    TRY(json_opt_str(&type, rope, "rope_type", c->where));
+    if (strcmp(type, "default") == 0) return ERR_NONE;
+    if (strcmp(type, "llama3") == 0) return read_llama3(r, rope, c);
+    if (strcmp(type, "linear") != 0)
+        return refuse(c, "rope_type", type, "default, linear or llama3");
+    r->kind = ROPE_LINEAR;
+    return json_get_num(&r->factor, rope, "factor", c->where);
+}
+
+/* Which layers have a window, when the file does not say: all of Mistral's, Qwen's from
+ * max_window_layers on. */
+static err windows_by_default(struct model *m, const struct config *c)
+{
+    uint32_t first = 0;
+    if (m->arch.family == FAMILY_QWEN2 || m->arch.family == FAMILY_QWEN3) {
+        first = 28;
+        TRY(opt_u32(&first, c, "max_window_layers"));
+    }
+    for (uint32_t i = first; i < m->arch.layers; i++)
+        m->layer[i].window = m->arch.window;
+    return ERR_NONE;
+}
+
+static err read_windows(struct model *m, const struct config *c)
+{
+    struct arch *a = &m->arch;
+    bool used = a->family == FAMILY_MISTRAL;
+    if (a->family == FAMILY_LLAMA) return ERR_NONE;
+    if (a->family != FAMILY_MISTRAL)
+        TRY(json_opt_bool(&used, c->root, "use_sliding_window", c->where));
+    if (used) {
+        const json_t *given = json_object_get(c->root, "sliding_window");
+        a->window = given != NULL && json_is_null(given) ? 0 : 4096;
+        TRY(opt_u32(&a->window, c, "sliding_window"));
+    }
+    const json_t *types = json_object_get(c->root, "layer_types");
+    if (types == NULL || json_is_null(types) || a->family == FAMILY_MISTRAL)
+        return windows_by_default(m, c);
+    if (json_array_size(types) != a->layers)
+        return err_make(ERR_INPUT, "%s: layer_types: expected a list of %u", c->where, a->layers);
+    for (uint32_t i = 0; i < a->layers; i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        bool sliding = type != NULL && strcmp(type, "sliding_attention") == 0;
+        if (!sliding && (type == NULL || strcmp(type, "full_attention") != 0))
+            return refuse(c, "layer_types", type ? type : "?",
+                          "full_attention or sliding_attention");
+        if (sliding && a->window == 0)
+            return err_make(ERR_INPUT,
+                            "%s: layer_types has sliding_attention, but sliding_window is off",
+                            c->where);
+        m->layer[i].window = sliding ? a->window : 0;
+    }
+    return ERR_NONE;
+}
+
+static void add_eos(struct model *m, const json_t *value)
+{
+    if (!json_is_integer(value) || m->eos_count == MODEL_EOS_MAX) return;
+    json_int_t id = json_integer_value(value);
+    if (id < 0 || id >= m->arch.vocab) return;
+    for (uint32_t i = 0; i < m->eos_count; i++)
+        if (m->eos[i] == (int32_t)id) return;
+    m->eos[m->eos_count++] = (int32_t)id;
+}
+
+/* Token ids of config.json or generation_config.json; out of the vocabulary means none. */
+static void read_tokens(struct model *m, const json_t *root)
+{
+    const json_t *eos = json_object_get(root, "eos_token_id");
+    const char *const keys[2] = {"bos_token_id", "pad_token_id"};
+    int32_t *const ids[2] = {&m->bos, &m->pad};
+    for (int i = 0; i < 2; i++) {
+        const json_t *value = json_object_get(root, keys[i]);
+        if (json_is_integer(value) && json_integer_value(value) >= 0 &&
+            json_integer_value(value) < m->arch.vocab)
+            *ids[i] = (int32_t)json_integer_value(value);
+    }
+    add_eos(m, eos);
+    for (size_t i = 0; i < json_array_size(eos); i++)
+        add_eos(m, json_array_get(eos, i));
+}
+
+static err read_generation(struct model *m, const char *directory)
+{
+    char path[LIMIT_PATH_BYTES];
+    json_t *root = NULL;
+    TRY(file_join(path, sizeof path, directory, "generation_config.json"));
+    if (!file_exists(path)) return ERR_NONE;
+    TRY(json_open(&root, path, CONFIG_BYTES_MAX));
+    read_tokens(m, root);
+    json_decref(root);
+    return ERR_NONE;
+}
+
+static err read_root(struct model *m, const struct config *c)
+{
+    if (!json_is_object(c->root)) return err_make(ERR_INPUT, "%s: expected an object", c->where);
+    TRY(read_family(&m->arch.family, c));
+    TRY(refuse_unknown(c));
+    TRY(read_shape(&m->arch, c));
+    TRY(read_switches(&m->arch, c));
+    TRY(read_rope(&m->arch.rope, c));
+    err e = model_check_arch(&m->arch);
+    if (err_is(e)) return err_in(e, "%s", c->where);
+    TRY(model_take_layers(m));
+    TRY(read_windows(m, c));
+    read_tokens(m, c->root);
+    return ERR_NONE;
+}
+
+err model_config_read(struct model *m, const char *directory)
+{
+    char path[LIMIT_PATH_BYTES];
+    json_t *root = NULL;
+    TRY(file_join(path, sizeof path, directory, "config.json"));
+    if (!file_exists(path))
+        return err_make(ERR_INPUT,
+                        "%s: no config.json in it; a base is a Hugging Face directory or a "
+                        ".gguf file",
+                        directory);
+    TRY(json_open(&root, path, CONFIG_BYTES_MAX));
+    err e = read_root(m, &(struct config){.root = root, .where = path});
+    json_decref(root);
+    if (err_is(e)) return e;
+    return read_generation(m, directory);
+}

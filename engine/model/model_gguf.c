@@ -1,0 +1,273 @@
+/* A base model from one GGUF file. Names and orientation become Hugging Face's; Llama's converter
+ * permutes the rows of q and k for interleaved rotation, which weight_rows_f32() undoes. */
+#include "engine/model/model_build.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { HEAD_DIM_MAX = 4096 }; /* of a model with rope_freqs.weight */
+
+/* "llama" + ".block_count" */
+struct key {
+    char text[96];
+};
+static struct key key_of(const struct model *m, const char *name)
+{
+    struct key k;
+    snprintf(k.text, sizeof k.text, "%s.%s", model_family_name(m->arch.family), name);
+    return k;
+}
+
+static err read_family(struct model *m)
+{
+    static const enum model_family known[] = {FAMILY_LLAMA, FAMILY_QWEN2, FAMILY_QWEN3};
+    struct gguf_str type = {.data = "model", .size = 5}, name;
+    uint32_t split = 1;
+    TRY(gguf_opt_str(&type, &m->gguf, "general.type"));
+    if (!gguf_str_is(type, "model"))
+        return err_make(ERR_INPUT, "general.type \"%.*s\": expected model", (int)type.size,
+                        type.data);
+    TRY(gguf_opt_u32(&split, &m->gguf, "split.count"));
+    if (split > 1)
+        return err_make(ERR_INPUT,
+                        "one of %u parts of a split model: expected a whole one (merge it "
+                        "with llama-gguf-split)",
+                        split);
+    TRY(gguf_get_str(&name, &m->gguf, "general.architecture"));
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (!gguf_str_is(name, model_family_name(known[i]))) continue;
+        m->arch.family = known[i];
+        return ERR_NONE;
+    }
+    return err_make(ERR_INPUT, "general.architecture \"%.*s\": expected llama, qwen2 or qwen3",
+                    (int)(name.size < 64 ? name.size : 64), name.data);
+}
+
+static err get_u32(uint32_t *out, const struct model *m, const char *name)
+{
+    return gguf_get_u32(out, &m->gguf, key_of(m, name).text);
+}
+
+static err opt_u32(uint32_t *out, const struct model *m, const char *name)
+{
+    return gguf_opt_u32(out, &m->gguf, key_of(m, name).text);
+}
+
+static err read_shape(struct model *m)
+{
+    struct arch *a = &m->arch;
+    const struct gguf_tensor *embed = gguf_find_tensor(&m->gguf, "token_embd.weight");
+    if (embed == NULL) return err_make(ERR_INPUT, "tensor token_embd.weight is missing");
+    a->vocab = embed->ne[1] <= LIMIT_VOCAB ? (uint32_t)embed->ne[1] : 0;
+    TRY(get_u32(&a->layers, m, "block_count"));
+    TRY(get_u32(&a->d_model, m, "embedding_length"));
+    TRY(get_u32(&a->d_ffn, m, "feed_forward_length"));
+    TRY(get_u32(&a->heads, m, "attention.head_count"));
+    a->kv_heads = a->heads;
+    TRY(opt_u32(&a->kv_heads, m, "attention.head_count_kv"));
+    TRY(opt_u32(&a->max_positions, m, "context_length"));
+    TRY(gguf_get_f32(&a->rms_eps, &m->gguf, key_of(m, "attention.layer_norm_rms_epsilon").text));
+    if (a->heads == 0)
+        return err_make(ERR_INPUT, "key %s is 0", key_of(m, "attention.head_count").text);
+    a->head_dim = a->d_model / a->heads;
+    TRY(opt_u32(&a->head_dim, m, "attention.key_length"));
+    uint32_t value_dim = a->head_dim, rotated = a->head_dim, experts = 0;
+    TRY(opt_u32(&value_dim, m, "attention.value_length"));
+    TRY(opt_u32(&rotated, m, "rope.dimension_count"));
+    TRY(opt_u32(&experts, m, "expert_count"));
+    if (experts > 0)
+        return err_make(ERR_INPUT, "a mixture of %u experts: expected a dense model", experts);
+    if (value_dim != a->head_dim || rotated != a->head_dim)
+        return err_make(ERR_INPUT,
+                        "head dimension %u, of values %u, rotated %u: expected all equal",
+                        a->head_dim, value_dim, rotated);
+    return ERR_NONE;
+}
+
+static bool has_bias(const struct model *m, enum module_kind kind)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.0.%s.bias", model_module_gguf(kind));
+    return gguf_find_tensor(&m->gguf, name) != NULL;
+}
+
+static void read_switches(struct model *m)
+{
+    struct arch *a = &m->arch;
+    a->tied = gguf_find_tensor(&m->gguf, "output.weight") == NULL;
+    a->qkv_bias = a->family == FAMILY_QWEN2 || has_bias(m, MODULE_Q);
+    a->o_bias = has_bias(m, MODULE_O);
+    a->mlp_bias = has_bias(m, MODULE_GATE);
+    a->qk_norm = a->family == FAMILY_QWEN3;
+}
+
+/* llama3 scaling reaches a GGUF only as its factors. Where they are those of the usual smoothing
+ * bounds (1 and 4) for some original length, the parameters themselves are taken: they give
+ * transformers' own rounding, and the base the same digest as its Hugging Face directory. */
+static bool recover_llama3(struct rope *r, const struct arch *a)
+{
+    uint32_t n = a->head_dim / 2;
+    struct arch plain = *a, scaled = *a;
+    struct rope guess = {.kind = ROPE_LLAMA3,
+                         .theta = r->theta,
+                         .factor = 1,
+                         .low_freq_factor = 1,
+                         .high_freq_factor = 4};
+    plain.rope = (struct rope){.kind = ROPE_DEFAULT, .theta = r->theta};
+    for (uint32_t i = 0; i < n; i++)
+        if ((double)r->factors[i] > guess.factor) guess.factor = (double)r->factors[i];
+    for (uint32_t original = 16; original <= 1u << 20; original *= 2) {
+        guess.original_positions = original;
+        scaled.rope = guess;
+        float base[HEAD_DIM_MAX / 2], wanted[HEAD_DIM_MAX / 2];
+        model_rope_frequencies(base, &plain);
+        model_rope_frequencies(wanted, &scaled);
+        uint32_t equal = 0;
+        while (equal < n && fabsf(base[equal] / r->factors[equal] / wanted[equal] - 1) < 1e-5f)
+            equal++;
+        if (equal < n) continue;
+        *r = guess;
+        return true;
+    }
+    return false;
+}
+
+static err read_rope_factors(struct model *m)
+{
+    struct rope *r = &m->arch.rope;
+    const struct gguf_tensor *t = gguf_find_tensor(&m->gguf, "rope_freqs.weight");
+    uint32_t n = m->arch.head_dim / 2;
+    if (t == NULL) return ERR_NONE;
+    if (t->dtype != DTYPE_F32 || t->ne[1] * t->ne[2] * t->ne[3] != 1 || t->ne[0] != n ||
+        n > HEAD_DIM_MAX / 2)
+        return err_make(ERR_INPUT, "tensor rope_freqs.weight: expected %u values of F32", n);
+    if (r->kind != ROPE_DEFAULT)
+        return err_make(ERR_INPUT, "tensor rope_freqs.weight beside linear rope scaling");
+    float *factors;
+    TRY(arena_take(&factors, &m->arena, n, sizeof *factors));
+    memcpy(factors, t->data, n * sizeof *factors);
+    bool ones = true;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!(isfinite(factors[i]) && factors[i] > 0))
+            return err_make(ERR_INPUT, "tensor rope_freqs.weight: expected positive numbers");
+        ones = ones && factors[i] == 1;
+    }
+    if (ones) return ERR_NONE;
+    r->factors = factors;
+    if (!recover_llama3(r, &m->arch)) r->kind = ROPE_FACTORS;
+    return ERR_NONE;
+}
+
+static err read_rope(struct model *m)
+{
+    struct rope *r = &m->arch.rope;
+    struct gguf_str type = {.data = "none", .size = 4};
+    float theta = 10000, factor = 1;
+    TRY(gguf_opt_f32(&theta, &m->gguf, key_of(m, "rope.freq_base").text));
+    TRY(gguf_opt_str(&type, &m->gguf, key_of(m, "rope.scaling.type").text));
+    TRY(gguf_opt_f32(&factor, &m->gguf, key_of(m, "rope.scale_linear").text));
+    r->theta = (double)theta;
+    if (!gguf_str_is(type, "none") && !gguf_str_is(type, "linear"))
+        return err_make(ERR_INPUT, "%s \"%.*s\": expected none or linear",
+                        key_of(m, "rope.scaling.type").text, (int)(type.size < 64 ? type.size : 64),
+                        type.data);
+    if (gguf_str_is(type, "linear"))
+        TRY(gguf_get_f32(&factor, &m->gguf, key_of(m, "rope.scaling.factor").text));
+    if (factor == 1 || factor == 0) return ERR_NONE;
+    r->kind = ROPE_LINEAR;
+    r->factor = (double)factor;
+    return ERR_NONE;
+}
+
+static err read_arch(struct model *m)
+{
+    TRY(read_family(m));
+    TRY(read_shape(m));
+    read_switches(m);
+    TRY(read_rope(m));
+    TRY(model_check_arch(&m->arch));
+    TRY(read_rope_factors(m));
+    TRY(opt_u32(&m->arch.window, m, "attention.sliding_window"));
+    TRY(model_take_layers(m));
+    for (uint32_t i = 0; i < m->arch.layers; i++)
+        m->layer[i].window = m->arch.window;
+    return ERR_NONE;
+}
+
+static void read_tokens(struct model *m)
+{
+    static const char *const eos[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                      "tokenizer.ggml.eom_token_id"};
+    uint32_t id;
+    /* A wrong id is the tokenizer's to report; here it means none. */
+    id = UINT32_MAX;
+    if (!err_is(gguf_opt_u32(&id, &m->gguf, "tokenizer.ggml.bos_token_id")) && id < m->arch.vocab)
+        m->bos = (int32_t)id;
+    id = UINT32_MAX;
+    if (!err_is(gguf_opt_u32(&id, &m->gguf, "tokenizer.ggml.padding_token_id")) &&
+        id < m->arch.vocab)
+        m->pad = (int32_t)id;
+    for (size_t i = 0; i < sizeof eos / sizeof eos[0]; i++) {
+        id = UINT32_MAX;
+        if (err_is(gguf_opt_u32(&id, &m->gguf, eos[i])) || id >= m->arch.vocab) continue;
+        bool again = false;
+        for (uint32_t k = 0; k < m->eos_count; k++)
+            again = again || m->eos[k] == (int32_t)id;
+        if (!again) m->eos[m->eos_count++] = (int32_t)id;
+    }
+}
+
+static err fill_slot(const struct model *m, const struct model_slot *slot)
+{
+    const struct gguf_tensor *t = gguf_find_tensor(&m->gguf, slot->gguf);
+    if (t == NULL) return err_make(ERR_INPUT, "tensor %s is missing", slot->gguf);
+    uint64_t first = slot->vector ? slot->rows : slot->cols, second = slot->vector ? 1 : slot->rows;
+    if (t->ne[0] != first || t->ne[1] != second || t->ne[2] != 1 || t->ne[3] != 1)
+        return err_make(ERR_INPUT,
+                        "tensor %s: shape (%llu, %llu, %llu, %llu), expected (%llu, %llu)", t->name,
+                        (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+                        (unsigned long long)t->ne[2], (unsigned long long)t->ne[3],
+                        (unsigned long long)first, (unsigned long long)second);
+    err e = model_fill(slot, t->data, t->dtype, gguf_type_name(t->type_id));
+    if (err_is(e)) return err_in(e, "tensor %s", t->name);
+    if (m->arch.family == FAMILY_LLAMA) slot->weight->rope_heads = slot->rope_heads;
+    return ERR_NONE;
+}
+
+static bool is_ignored(const char *name)
+{
+    return strcmp(name, "rope_freqs.weight") == 0 || strstr(name, ".attn_rot_embd.weight") != NULL;
+}
+
+static err fill_all(struct model *m, struct arena *arena)
+{
+    struct model_slot *slot;
+    size_t count;
+    bool *used;
+    TRY(model_slots(&slot, &count, m, arena));
+    TRY(arena_take(&used, arena, m->gguf.tensor_count, sizeof *used));
+    for (size_t i = 0; i < count; i++) {
+        TRY(fill_slot(m, &slot[i]));
+        used[gguf_find_tensor(&m->gguf, slot[i].gguf) - m->gguf.tensor] = true;
+    }
+    for (size_t i = 0; i < m->gguf.tensor_count; i++)
+        if (!used[i] && !is_ignored(m->gguf.tensor[i].name))
+            return err_make(ERR_INPUT,
+                            "tensor %s is not part of a %s model as its keys describe it",
+                            m->gguf.tensor[i].name, model_family_name(m->arch.family));
+    return ERR_NONE;
+}
+
+err model_gguf_open(struct model *m)
+{
+    struct arena arena = {0};
+    err e;
+    TRY(gguf_open(&m->gguf, m->path, GGUF_WITH_DATA));
+    TRY_OUT(e, read_arch(m));
+    read_tokens(m);
+    TRY_OUT(e, fill_all(m, &arena));
+out:
+    arena_close(&arena);
+    return err_is(e) ? err_in(e, "%s", m->path) : e;
+}

@@ -1,0 +1,198 @@
+/* The weights of a Hugging Face directory: model.safetensors, or the shards its index names. */
+#include "base/json.h"
+#include "engine/model/model_build.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INDEX_BYTES_MAX (64u << 20)
+
+struct found {
+    const struct tensor *tensor;
+    const char *file;
+};
+
+/* The names in the files, without the "model." prefix where the base class alone was saved. */
+static const char *file_name_of(const char *name, bool bare)
+{
+    return bare && strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+}
+
+static struct found find_tensor(const struct model *m, const char *name)
+{
+    for (size_t i = 0; i < m->file_count; i++) {
+        const struct tensor *t = safetensors_find(&m->file[i].tensors, name);
+        if (t != NULL) return (struct found){.tensor = t, .file = m->file[i].name};
+    }
+    return (struct found){0};
+}
+
+static err open_file(struct model *m, const char *name)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct model_file *file = &m->file[m->file_count];
+    if (strlen(name) >= sizeof file->name || strchr(name, '/') != NULL)
+        return err_make(ERR_INPUT, "shard \"%s\": expected the name of a file in the directory",
+                        name);
+    TRY(file_join(path, sizeof path, m->path, name));
+    if (!file_exists(path))
+        return err_make(ERR_INPUT, "%s: the index names it, but it is missing", path);
+    TRY(safetensors_open(&file->tensors, path));
+    memcpy(file->name, name, strlen(name) + 1);
+    m->file_count++;
+    return ERR_NONE;
+}
+
+static bool is_open(const struct model *m, const char *name)
+{
+    for (size_t i = 0; i < m->file_count; i++)
+        if (strcmp(m->file[i].name, name) == 0) return true;
+    return false;
+}
+
+static err open_shards(struct model *m, json_t *index, const char *path)
+{
+    json_t *map = json_object_get(index, "weight_map"), *value;
+    const char *key;
+    if (!json_is_object(map) || json_object_size(map) == 0)
+        return err_make(ERR_INPUT, "%s: weight_map: expected an object", path);
+    if (json_object_size(map) > LIMIT_TENSORS)
+        return err_make(ERR_INPUT, "%s: %zu tensors, at most %d", path, json_object_size(map),
+                        LIMIT_TENSORS);
+    TRY(arena_take(&m->file, &m->arena, json_object_size(map), sizeof *m->file));
+    json_object_foreach(map, key, value)
+    {
+        const char *name = json_string_value(value);
+        if (name == NULL) return err_make(ERR_INPUT, "%s: %s: expected a file's name", path, key);
+        if (!is_open(m, name)) TRY(open_file(m, name));
+        const struct found f = find_tensor(m, key);
+        if (f.tensor != NULL && strcmp(f.file, name) != 0)
+            return err_make(ERR_INPUT, "%s: tensor %s is in %s too", path, key, f.file);
+        if (f.tensor == NULL)
+            return err_make(ERR_INPUT, "%s: tensor %s is not in %s", path, key, name);
+    }
+    return ERR_NONE;
+}
+
+static err open_files(struct model *m)
+{
+    char whole[LIMIT_PATH_BYTES], index_path[LIMIT_PATH_BYTES];
+    TRY(file_join(whole, sizeof whole, m->path, "model.safetensors"));
+    TRY(file_join(index_path, sizeof index_path, m->path, "model.safetensors.index.json"));
+    if (file_exists(whole)) {
+        TRY(arena_take(&m->file, &m->arena, 1, sizeof *m->file));
+        return open_file(m, "model.safetensors");
+    }
+    if (!file_exists(index_path))
+        return err_make(ERR_INPUT,
+                        "%s: neither model.safetensors nor model.safetensors.index.json in it "
+                        "(weights of other formats are not read)",
+                        m->path);
+    json_t *index = NULL;
+    TRY(json_open(&index, index_path, INDEX_BYTES_MAX));
+    err e = open_shards(m, index, index_path);
+    json_decref(index);
+    return e;
+}
+
+static void shape_text(char *out, size_t bytes, const uint64_t *side, int dims)
+{
+    size_t used = (size_t)snprintf(out, bytes, "(");
+    for (int i = 0; i < dims && used < bytes; i++)
+        used += (size_t)snprintf(out + used, bytes - used, "%s%llu", i ? ", " : "",
+                                 (unsigned long long)side[i]);
+    if (used < bytes) snprintf(out + used, bytes - used, ")");
+}
+
+static err fill_slot(const struct model *m, const struct model_slot *slot, const struct found *f)
+{
+    const struct tensor *t = f->tensor;
+    const uint64_t expected[2] = {slot->rows, slot->cols};
+    int dims = slot->vector ? 1 : 2;
+    err e = ERR_NONE;
+    if (t->dims != dims || memcmp(t->shape, expected, sizeof *expected * (size_t)dims) != 0) {
+        char has[128], wants[128];
+        shape_text(has, sizeof has, t->shape, t->dims);
+        shape_text(wants, sizeof wants, expected, dims);
+        e = err_make(ERR_INPUT, "shape %s, expected %s", has, wants);
+    } else {
+        e = model_fill(slot, t->data, t->dtype, dtype_name(t->dtype));
+    }
+    return err_is(e) ? err_in(e, "%s/%s: tensor %s", m->path, f->file, t->name) : e;
+}
+
+/* transformers ties the two only where they are equal; a file may also hold just one of them. */
+static void settle_tied_head(struct model *m, bool bare)
+{
+    const struct tensor *head = find_tensor(m, "lm_head.weight").tensor;
+    const struct tensor *embed =
+        find_tensor(m, file_name_of("model.embed_tokens.weight", bare)).tensor;
+    if (!m->arch.tied || head == NULL || embed == NULL) return;
+    m->arch.tied = head->dtype == embed->dtype && head->size == embed->size &&
+                   (head->size == 0 || memcmp(head->data, embed->data, head->size) == 0);
+}
+
+/* Not part of the function: buffers of old writers, and the other copy of a tied head. */
+static bool is_ignored(const struct model *m, const char *name)
+{
+    static const char inv_freq[] = "rotary_emb.inv_freq";
+    size_t size = strlen(name), ending = sizeof inv_freq - 1;
+    if (size >= ending && strcmp(name + size - ending, inv_freq) == 0) return true;
+    return m->arch.tied && strcmp(name, "lm_head.weight") == 0;
+}
+
+static int compare_name(const void *key, const void *slot)
+{
+    return strcmp(key, ((const struct model_slot *)slot)->name);
+}
+
+static err check_extra(const struct model *m, const struct model_slot *slot, size_t count,
+                       bool bare)
+{
+    for (size_t f = 0; f < m->file_count; f++) {
+        const struct safetensors *st = &m->file[f].tensors;
+        for (size_t i = 0; i < st->count; i++) {
+            char full[LIMIT_TENSOR_NAME_BYTES + 8];
+            const char *name = st->tensor[i].name;
+            bool prefixed = bare && strcmp(name, "lm_head.weight") != 0;
+            snprintf(full, sizeof full, "%s%s", prefixed ? "model." : "", name);
+            if (bsearch(full, slot, count, sizeof *slot, compare_name) == NULL &&
+                !is_ignored(m, name))
+                return err_make(ERR_INPUT,
+                                "%s/%s: tensor %s is not part of a %s model as config.json "
+                                "describes it",
+                                m->path, m->file[f].name, name, model_family_name(m->arch.family));
+        }
+    }
+    return ERR_NONE;
+}
+
+static err fill_all(struct model *m, struct arena *arena)
+{
+    struct model_slot *slot;
+    size_t count;
+    bool bare = find_tensor(m, "model.norm.weight").tensor == NULL &&
+                find_tensor(m, "norm.weight").tensor != NULL;
+    settle_tied_head(m, bare);
+    TRY(model_slots(&slot, &count, m, arena));
+    for (size_t i = 0; i < count; i++) {
+        struct found f = find_tensor(m, file_name_of(slot[i].name, bare));
+        if (f.tensor == NULL && slot[i].weight == &m->embed && m->arch.tied)
+            f = find_tensor(m, "lm_head.weight");
+        if (f.tensor == NULL)
+            return err_make(ERR_INPUT, "%s: tensor %s is missing", m->path, slot[i].name);
+        TRY(fill_slot(m, &slot[i], &f));
+    }
+    return check_extra(m, slot, count, bare);
+}
+
+err model_hf_open(struct model *m)
+{
+    struct arena arena = {0};
+    TRY(model_config_read(m, m->path));
+    TRY(open_files(m));
+    err e = fill_all(m, &arena);
+    arena_close(&arena);
+    return e;
+}

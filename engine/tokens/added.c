@@ -1,0 +1,254 @@
+#include "engine/tokens/added.h"
+
+#include "engine/tokens/piece.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+err added_put(struct added *a, const struct added_token *token)
+{
+    REQUIRE(token->size > 0);
+    if (a->count == a->capacity) {
+        size_t capacity = a->capacity ? 2 * a->capacity : 64;
+        struct added_token *grown = realloc(a->token, capacity * sizeof *grown);
+        if (!grown) return err_sys(ENOMEM, "added tokens");
+        a->token = grown;
+        a->capacity = capacity;
+    }
+    a->token[a->count++] = *token;
+    return ERR_NONE;
+}
+
+static int compare_text(const void *left, const void *right)
+{
+    const struct added_token *a = left, *b = right;
+    int order = memcmp(a->text, b->text, a->size < b->size ? a->size : b->size);
+    if (order != 0) return order;
+    if (a->size != b->size) return a->size < b->size ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+void added_seal(struct added *a)
+{
+    if (a->count > 1) qsort(a->token, a->count, sizeof *a->token, compare_text);
+    for (size_t i = 0; i < a->count; i++)
+        a->first[(uint8_t)a->token[i].text[0]] = true;
+}
+
+void added_close(struct added *a)
+{
+    free(a->token);
+    *a = (struct added){0};
+}
+
+void added_matches_close(struct added_matches *m)
+{
+    free(m->match);
+    *m = (struct added_matches){0};
+}
+
+static err put_match(struct added_matches *m, uint32_t begin, uint32_t end, int32_t index)
+{
+    if (m->count == m->capacity) {
+        size_t capacity = m->capacity ? 2 * m->capacity : 64;
+        struct added_match *grown = realloc(m->match, capacity * sizeof *grown);
+        if (!grown) return err_sys(ENOMEM, "added tokens");
+        m->match = grown;
+        m->capacity = capacity;
+    }
+    m->match[m->count++] = (struct added_match){.begin = begin, .end = end, .id = index};
+    return ERR_NONE;
+}
+
+/* Narrows the sorted tokens [*lo, *hi), equal in their first `depth` bytes, to those whose next is
+ * c. */
+static void narrow(const struct added *a, size_t *lo, size_t *hi, uint32_t depth, uint8_t c)
+{
+    size_t bound[2];
+    for (int side = 0; side < 2; side++) { /* first with byte >= c, then first with byte > c */
+        size_t low = *lo, high = *hi;
+        while (low < high) {
+            size_t middle = low + (high - low) / 2;
+            const struct added_token *t = &a->token[middle];
+            int byte = t->size > depth ? (uint8_t)t->text[depth] : -1;
+            if (byte < c + side)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        bound[side] = low;
+    }
+    *lo = bound[0];
+    *hi = bound[1];
+}
+
+/* The tokens that are a prefix of text: the longest, or (all) every one, as indices into a->token.
+ */
+static err match_at(struct added_matches *out, const struct added *a, const char *text,
+                    uint32_t size, uint32_t at)
+{
+    size_t lo = 0, hi = a->count;
+    bool found = false;
+    for (uint32_t depth = 0; at + depth < size && lo < hi; depth++) {
+        narrow(a, &lo, &hi, depth, (uint8_t)text[at + depth]);
+        if (lo == hi || a->token[lo].size != depth + 1) continue;
+        if (found && a->order == ADDED_LEFTMOST) out->count--;
+        found = true;
+        TRY(put_match(out, at, at + depth + 1, (int32_t)lo));
+    }
+    return ERR_NONE;
+}
+
+static bool is_word(uint32_t c)
+{
+    if (c == '_') return true;
+    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ND) || k == UTF8PROC_CATEGORY_NL ||
+           k == UTF8PROC_CATEGORY_PC;
+}
+
+static uint32_t char_before(const char *text, uint32_t at, uint32_t *size)
+{
+    uint32_t begin = at - 1;
+    while (begin > 0 && ((uint8_t)text[begin] & 0xC0) == 0x80)
+        begin--;
+    uint32_t c = piece_char(text + begin, size);
+    *size = at - begin;
+    return c;
+}
+
+static bool stands_alone(const char *text, uint32_t size, const struct added_match *m)
+{
+    uint32_t n;
+    if (m->begin > 0 && is_word(char_before(text, m->begin, &n))) return false;
+    return m->end == size || !is_word(piece_char(text + m->end, &n));
+}
+
+/* Whether the token is wanted here; widens the match over the white space the token takes. `bound`
+ * is what the neighbours left. */
+static bool settle(struct added_match *m, const struct added *a, const char *text, uint32_t size,
+                   const uint32_t bound[2])
+{
+    const struct added_token *t = &a->token[m->id];
+    uint32_t n;
+    if (t->single_word && !stands_alone(text, size, m)) return false;
+    while (t->lstrip && m->begin > bound[0] && piece_space(char_before(text, m->begin, &n)))
+        m->begin -= n;
+    while (t->rstrip && m->end < bound[1] && piece_space(piece_char(text + m->end, &n))) {
+        if (n > 1 && a->order == ADDED_LONGEST) break; /* llama.cpp asks isspace() */
+        m->end += n;
+    }
+    m->id = t->id;
+    return true;
+}
+
+static err find_leftmost(struct added_matches *out, const struct added *a, const char *text,
+                         uint32_t size, bool special)
+{
+    uint32_t taken = 0;
+    for (uint32_t at = 0; at < size;) {
+        size_t before = out->count;
+        if (a->first[(uint8_t)text[at]]) TRY(match_at(out, a, text, size, at));
+        if (out->count == before) {
+            at++;
+            continue;
+        }
+        struct added_match *m = &out->match[before];
+        at = m->end;
+        bool wanted = m->begin >= taken && (special || !a->token[m->id].special);
+        if (!wanted || !settle(m, a, text, size, (uint32_t[2]){taken, size})) {
+            out->count--;
+            continue;
+        }
+        taken = m->end;
+        if (at < taken) at = taken;
+    }
+    return ERR_NONE;
+}
+
+/* Of tokens equally long the one with the lower id comes first, as a stable sort has it. */
+static int compare_longest(const void *left, const void *right, void *table)
+{
+    const struct added_match *a = left, *b = right;
+    const struct added_token *token = table;
+    uint32_t la = a->end - a->begin, lb = b->end - b->begin;
+    if (la != lb) return la > lb ? -1 : 1;
+    if (a->id != b->id) return token[a->id].id < token[b->id].id ? -1 : 1;
+    return a->begin < b->begin ? -1 : a->begin > b->begin;
+}
+
+static int compare_place(const void *left, const void *right)
+{
+    const struct added_match *a = left, *b = right;
+    return a->begin < b->begin ? -1 : a->begin > b->begin;
+}
+
+/* Where a match may lie between those accepted, which are sorted by place; false when it overlaps
+ * one. *slot is where it belongs. */
+static bool fits(const struct added_match *kept, size_t count, const struct added_match *m,
+                 size_t *slot, uint32_t bound[2])
+{
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (kept[middle].begin < m->begin)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *slot = low;
+    if (low > 0) bound[0] = kept[low - 1].end;
+    if (low < count) bound[1] = kept[low].begin;
+    return bound[0] <= m->begin && m->end <= bound[1];
+}
+
+/* All occurrences of all tokens, accepted from the longest to the shortest. Accepting keeps a
+ * sorted list by insertion, so it is done by runs of one length: within a run only order of place
+ * matters. */
+static err find_longest(struct added_matches *out, const struct added *a, const char *text,
+                        uint32_t size, bool special)
+{
+    for (uint32_t at = 0; at < size; at++)
+        if (a->first[(uint8_t)text[at]]) TRY(match_at(out, a, text, size, at));
+    if (out->count == 0) return ERR_NONE;
+    size_t wanted = 0;
+    for (size_t i = 0; i < out->count; i++)
+        if (special || !a->token[out->match[i].id].special) out->match[wanted++] = out->match[i];
+    out->count = wanted;
+    qsort_r(out->match, out->count, sizeof *out->match, compare_longest, a->token);
+    /* Accepted matches are gathered at the front: those of earlier runs sorted, this run's behind.
+     */
+    size_t kept = 0;
+    for (size_t i = 0; i < out->count;) {
+        size_t sorted = kept, run = i;
+        uint32_t length = out->match[i].end - out->match[i].begin;
+        int32_t token = out->match[i].id;
+        uint32_t last_end = 0;
+        for (; i < out->count && out->match[i].id == token; i++) {
+            struct added_match m = out->match[i];
+            if (m.end - m.begin != length) break;
+            uint32_t bound[2] = {0, size};
+            size_t slot;
+            if (!fits(out->match, sorted, &m, &slot, bound) || m.begin < last_end) continue;
+            if (bound[0] < last_end) bound[0] = last_end;
+            if (!settle(&m, a, text, size, bound)) continue;
+            last_end = m.end;
+            out->match[kept++] = m;
+        }
+        REQUIRE(i > run);
+        if (kept > sorted) qsort(out->match, kept, sizeof *out->match, compare_place);
+    }
+    out->count = kept;
+    return ERR_NONE;
+}
+
+err added_find(struct added_matches *out, const struct added *a, const char *text, uint32_t size,
+               bool special)
+{
+    out->count = 0;
+    if (a->count == 0) return ERR_NONE;
+    if (a->order == ADDED_LEFTMOST) return find_leftmost(out, a, text, size, special);
+    return find_longest(out, a, text, size, special);
+}

@@ -1,0 +1,483 @@
+#include "engine/tokens/bpe.h"
+
+#include "base/limits.h"
+#include "engine/tokens/piece.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CACHE_SLOTS = 1 << 14, CACHE_WORD_BYTES = 24, CACHE_TOKENS = 6, TOKEN_BYTES_MAX = 4096 };
+
+struct bpe_node { /* a symbol in place, in a list */
+    uint32_t symbol, start, next, previous;
+};
+struct bpe_job { /* join node `at` with the one after it, if they still are `left` and `right` */
+    uint32_t rank, at, left, right, joined;
+};
+struct bpe_word { /* the answer for a short word; size 0: free */
+    uint8_t size, count;
+    uint8_t start[CACHE_TOKENS];
+    char text[CACHE_WORD_BYTES];
+    int32_t id[CACHE_TOKENS];
+};
+
+static uint64_t hash_text(const char *text, size_t size)
+{
+    uint64_t h = 0x9E3779B97F4A7C15u ^ size, w;
+    for (; size >= 8; text += 8, size -= 8) {
+        memcpy(&w, text, 8);
+        h = (h ^ w) * 0xFF51AFD7ED558CCDu;
+        h ^= h >> 32;
+    }
+    w = 0;
+    memcpy(&w, text, size);
+    h = (h ^ w) * 0xFF51AFD7ED558CCDu;
+    h ^= h >> 29;
+    h *= 0xC4CEB9FE1A85EC53u;
+    return h ^ h >> 32;
+}
+
+static uint64_t hash_pair(uint32_t left, uint32_t right)
+{
+    uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 29;
+}
+
+/* Makes room for one more of an array; *capacity counts elements. */
+static err grow(void **array, size_t *capacity, size_t need, size_t size)
+{
+    if (need <= *capacity) return ERR_NONE;
+    size_t wanted = *capacity ? *capacity : 64;
+    while (wanted < need)
+        wanted *= 2;
+    void *grown = realloc(*array, wanted * size);
+    if (!grown) return err_sys(ENOMEM, "tokenizer: %zu bytes", wanted * size);
+    *array = grown;
+    *capacity = wanted;
+    return ERR_NONE;
+}
+
+void bpe_init(struct bpe *b)
+{
+    *b = (struct bpe){.unknown = BPE_NONE};
+    memset(b->byte, 0xFF, sizeof b->byte);
+    memset(b->ascii, 0xFF, sizeof b->ascii);
+}
+
+void bpe_close(struct bpe *b)
+{
+    free(b->text);
+    free(b->symbol);
+    free(b->slot);
+    free(b->pair);
+    *b = (struct bpe){0};
+}
+
+/* The slot that holds this text, or the free one where it belongs. */
+static size_t find_slot(const struct bpe *b, const char *text, size_t size)
+{
+    for (size_t i = hash_text(text, size) & (b->slots - 1);; i = (i + 1) & (b->slots - 1)) {
+        if (b->slot[i] == BPE_NONE) return i;
+        const struct bpe_symbol *s = &b->symbol[b->slot[i]];
+        if (s->size == size && memcmp(b->text + s->at, text, size) == 0) return i;
+    }
+}
+
+uint32_t bpe_find(const struct bpe *b, const char *text, size_t size)
+{
+    return b->slots ? b->slot[find_slot(b, text, size)] : BPE_NONE;
+}
+
+static err grow_slots(struct bpe *b)
+{
+    if (2 * (b->count + 1) <= b->slots) return ERR_NONE;
+    size_t slots = b->slots ? 2 * b->slots : 1024;
+    uint32_t *table = malloc(slots * sizeof *table);
+    if (!table) return err_sys(ENOMEM, "vocabulary");
+    memset(table, 0xFF, slots * sizeof *table);
+    free(b->slot);
+    b->slot = table;
+    b->slots = slots;
+    for (size_t i = 0; i < b->count; i++)
+        b->slot[find_slot(b, b->text + b->symbol[i].at, b->symbol[i].size)] = (uint32_t)i;
+    return ERR_NONE;
+}
+
+static err intern(uint32_t *out, struct bpe *b, const char *text, size_t size)
+{
+    if (size > TOKEN_BYTES_MAX)
+        return err_make(ERR_INPUT, "vocabulary: a token of %zu bytes, at most %d are supported",
+                        size, TOKEN_BYTES_MAX);
+    uint32_t found = bpe_find(b, text, size);
+    if (found != BPE_NONE) return *out = found, ERR_NONE;
+    if (b->count >= 4 * (size_t)LIMIT_VOCAB || b->text_size + size > UINT32_MAX / 2)
+        return err_make(ERR_INPUT, "vocabulary: over %u symbols", 4 * LIMIT_VOCAB);
+    TRY(grow((void **)&b->symbol, &b->capacity, b->count + 1, sizeof *b->symbol));
+    TRY(grow((void **)&b->text, &b->text_capacity, b->text_size + size + 1, 1));
+    TRY(grow_slots(b));
+    memcpy(b->text + b->text_size, text, size);
+    b->symbol[b->count] =
+        (struct bpe_symbol){.at = (uint32_t)b->text_size, .size = (uint32_t)size, .token = -1};
+    b->slot[find_slot(b, text, size)] = (uint32_t)b->count;
+    b->text_size += size;
+    *out = (uint32_t)b->count++;
+    return ERR_NONE;
+}
+
+err bpe_add_token(struct bpe *b, const char *text, size_t size, int32_t token)
+{
+    uint32_t symbol = BPE_NONE;
+    TRY(intern(&symbol, b, text, size));
+    if (b->symbol[symbol].token < 0) b->symbol[symbol].token = token;
+    return ERR_NONE;
+}
+
+static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t right)
+{
+    size_t mask = b->pair_slots - 1;
+    size_t i = hash_pair(left, right) & mask;
+    while (b->pair[i].left != BPE_NONE && (b->pair[i].left != left || b->pair[i].right != right))
+        i = (i + 1) & mask;
+    return &b->pair[i];
+}
+
+static err grow_pairs(struct bpe *b)
+{
+    if (2 * (b->pairs + 1) <= b->pair_slots) return ERR_NONE;
+    struct bpe_pair *old = b->pair;
+    size_t old_slots = b->pair_slots, slots = old_slots ? 2 * old_slots : 1024;
+    struct bpe_pair *table = malloc(slots * sizeof *table);
+    if (!table) return err_sys(ENOMEM, "merges");
+    memset(table, 0xFF, slots * sizeof *table);
+    b->pair = table;
+    b->pair_slots = slots;
+    for (size_t i = 0; i < old_slots; i++)
+        if (old[i].left != BPE_NONE) *find_pair(b, old[i].left, old[i].right) = old[i];
+    free(old);
+    return ERR_NONE;
+}
+
+static err put_pair(struct bpe *b, const struct bpe_pair *pair, bool replace)
+{
+    TRY(grow_pairs(b));
+    struct bpe_pair *slot = find_pair(b, pair->left, pair->right);
+    if (slot->left == BPE_NONE)
+        b->pairs++;
+    else if (!replace)
+        return ERR_NONE;
+    *slot = *pair;
+    return ERR_NONE;
+}
+
+err bpe_add_merge(struct bpe *b, const struct bpe_merge *m)
+{
+    char joined[2 * TOKEN_BYTES_MAX];
+    struct bpe_pair pair = {.rank = m->rank};
+    TRY(intern(&pair.left, b, m->left, m->left_size));
+    TRY(intern(&pair.right, b, m->right, m->right_size));
+    memcpy(joined, m->left, m->left_size);
+    memcpy(joined + m->left_size, m->right, m->right_size);
+    TRY(intern(&pair.joined, b, joined, m->left_size + m->right_size));
+    return put_pair(b, &pair, m->replace);
+}
+
+/* Bytes of the character that starts with this byte, as llama.cpp counts them. */
+static uint32_t char_size(uint8_t first)
+{
+    return first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+}
+
+static err add_splits(struct bpe *b, uint32_t symbol, uint32_t rank)
+{
+    char text[TOKEN_BYTES_MAX];
+    uint32_t size = b->symbol[symbol].size;
+    memcpy(text, b->text + b->symbol[symbol].at, size);
+    for (uint32_t cut = 0; cut < size;) {
+        cut += char_size((uint8_t)text[cut]);
+        if (cut >= size) break;
+        struct bpe_pair pair = {.rank = rank, .joined = symbol};
+        bool left_char = char_size((uint8_t)text[0]) == cut;
+        bool right_char = char_size((uint8_t)text[cut]) == size - cut;
+        pair.left = bpe_find(b, text, cut);
+        pair.right = bpe_find(b, text + cut, size - cut);
+        if (pair.left == BPE_NONE && left_char) TRY(intern(&pair.left, b, text, cut));
+        if (pair.right == BPE_NONE && right_char)
+            TRY(intern(&pair.right, b, text + cut, size - cut));
+        if (pair.left == BPE_NONE || pair.right == BPE_NONE) continue;
+        TRY(put_pair(b, &pair, true));
+    }
+    return ERR_NONE;
+}
+
+static int compare_scores(const void *left, const void *right)
+{
+    float a = *(const float *)left, b = *(const float *)right;
+    return a > b ? -1 : a < b;
+}
+
+err bpe_merge_by_score(struct bpe *b, const float *score, size_t tokens)
+{
+    float *sorted = malloc((tokens + 1) * sizeof *sorted);
+    if (!sorted) return err_sys(ENOMEM, "scores");
+    memcpy(sorted, score, tokens * sizeof *sorted);
+    qsort(sorted, tokens, sizeof *sorted, compare_scores);
+    err e = ERR_NONE;
+    size_t count = b->count; /* single characters that are added on the way have no parts */
+    for (size_t i = 0; i < count && !err_is(e); i++) {
+        int32_t token = b->symbol[i].token;
+        REQUIRE(token >= 0 && (size_t)token < tokens);
+        size_t low = 0, high = tokens; /* equal scores get one rank: that of their first */
+        while (low < high) {
+            size_t middle = low + (high - low) / 2;
+            if (sorted[middle] > score[token])
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        e = add_splits(b, (uint32_t)i, (uint32_t)low);
+    }
+    free(sorted);
+    return e;
+}
+
+void bpe_seal(struct bpe *b)
+{
+    static const char mark[] = "\xE2\x96\x81", digits[] = "0123456789ABCDEF";
+    for (int i = 0; i < 256; i++) {
+        char name[6] = {'<', '0', 'x', digits[i >> 4], digits[i & 15], '>'}, one = (char)i;
+        if (i < 128) b->ascii[i] = bpe_find(b, &one, 1);
+        if (b->bytes) b->byte[i] = bpe_find(b, &one, 1);
+        if (!b->bytes && b->byte_fallback) b->byte[i] = bpe_find(b, name, sizeof name);
+    }
+    b->words_by_mark = !b->bytes && !b->whole && (b->byte_fallback || !b->fuse_unknown);
+    for (int i = 0; i < 256 && b->byte_fallback; i++)
+        if (b->byte[i] == BPE_NONE) b->words_by_mark = false;
+    for (size_t i = 0; i < b->count && b->words_by_mark; i++) {
+        const char *text = b->text + b->symbol[i].at, *end = text + b->symbol[i].size;
+        while (end - text >= 3 && memcmp(text, mark, 3) == 0)
+            text += 3;
+        if (memmem(text, (size_t)(end - text), mark, 3)) b->words_by_mark = false;
+    }
+}
+
+void bpe_scratch_close(struct bpe_scratch *s)
+{
+    free(s->node);
+    free(s->heap);
+    free(s->cache);
+    free(s->id);
+    free(s->start);
+    *s = (struct bpe_scratch){0};
+}
+
+static err emit(struct bpe_scratch *s, int32_t token, uint32_t start)
+{
+    if (s->count == s->capacity) {
+        size_t capacity = s->capacity;
+        TRY(grow((void **)&s->id, &capacity, s->count + 1, sizeof *s->id));
+        TRY(grow((void **)&s->start, &s->capacity, s->count + 1, sizeof *s->start));
+    }
+    s->id[s->count] = token;
+    s->start[s->count++] = start;
+    return ERR_NONE;
+}
+
+static bool job_before(const struct bpe_job *a, const struct bpe_job *b)
+{
+    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
+}
+
+static err push_job(struct bpe_scratch *s, const struct bpe *b, uint32_t at)
+{
+    uint32_t next = s->node[at].next;
+    if (next == BPE_NONE || b->pairs == 0) return ERR_NONE;
+    uint32_t left = s->node[at].symbol, right = s->node[next].symbol;
+    if (left == BPE_NONE || right == BPE_NONE) return ERR_NONE;
+    const struct bpe_pair *pair = find_pair(b, left, right);
+    if (pair->left == BPE_NONE) return ERR_NONE;
+    TRY(grow((void **)&s->heap, &s->heap_capacity, s->heap_count + 1, sizeof *s->heap));
+    struct bpe_job job = {pair->rank, at, left, right, pair->joined};
+    size_t i = s->heap_count++;
+    for (size_t up; i > 0 && job_before(&job, &s->heap[up = (i - 1) / 2]); i = up)
+        s->heap[i] = s->heap[up];
+    s->heap[i] = job;
+    return ERR_NONE;
+}
+
+static struct bpe_job pop_job(struct bpe_scratch *s)
+{
+    struct bpe_job top = s->heap[0], last = s->heap[--s->heap_count];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < s->heap_count; i = child) {
+        if (child + 1 < s->heap_count && job_before(&s->heap[child + 1], &s->heap[child])) child++;
+        if (!job_before(&s->heap[child], &last)) break;
+        s->heap[i] = s->heap[child];
+    }
+    s->heap[i] = last;
+    return top;
+}
+
+struct starting { /* a word being laid out as nodes */
+    struct bpe_scratch *s;
+    size_t count;
+    bool unknown;           /* an unknown character waits to be put down (early) */
+    uint32_t unknown_start; /* its first byte */
+};
+
+static err put_node(struct starting *w, uint32_t symbol, uint32_t start)
+{
+    TRY(grow((void **)&w->s->node, &w->s->node_capacity, w->count + 1, sizeof *w->s->node));
+    w->s->node[w->count] = (struct bpe_node){
+        .symbol = symbol,
+        .start = start,
+        .next = (uint32_t)w->count + 1,
+        .previous = w->count ? (uint32_t)w->count - 1 : BPE_NONE,
+    };
+    w->count++;
+    return ERR_NONE;
+}
+
+static bool has_bytes(const struct bpe *b, const char *text, uint32_t size)
+{
+    for (uint32_t i = 0; i < size; i++)
+        if (b->byte[(uint8_t)text[i]] == BPE_NONE) return false;
+    return b->byte_fallback;
+}
+
+static err flush_unknown(struct starting *w, const struct bpe *b)
+{
+    if (!w->unknown) return ERR_NONE;
+    w->unknown = false;
+    return put_node(w, b->unknown, w->unknown_start);
+}
+
+/* A character without a symbol. Hugging Face's order is kept, oddities too: a waiting unknown token
+ * is put down by the next known character or unknown one, not by bytes. */
+static err put_unknown(struct starting *w, const struct bpe *b, const char *text, uint32_t size,
+                       uint32_t start)
+{
+    if (!b->early) return put_node(w, BPE_NONE, start);
+    if (has_bytes(b, text, size)) {
+        for (uint32_t i = 0; i < size; i++)
+            TRY(put_node(w, b->byte[(uint8_t)text[i]], start + i));
+        return ERR_NONE;
+    }
+    if (b->unknown == BPE_NONE) return ERR_NONE;
+    if (w->unknown && b->fuse_unknown) return ERR_NONE;
+    TRY(flush_unknown(w, b));
+    w->unknown = true;
+    w->unknown_start = start;
+    return ERR_NONE;
+}
+
+static err lay_out(size_t *count, struct bpe_scratch *s, const struct bpe *b, const char *word,
+                   uint32_t size)
+{
+    struct starting w = {.s = s};
+    for (uint32_t at = 0, n; at < size; at += n) {
+        uint8_t c = (uint8_t)word[at];
+        n = b->bytes ? 1 : char_size(c);
+        if (n > size - at) n = size - at;
+        uint32_t symbol = b->bytes ? b->byte[c] : c < 128 ? b->ascii[c] : bpe_find(b, word + at, n);
+        if (symbol == BPE_NONE) {
+            TRY(put_unknown(&w, b, word + at, n, at));
+            continue;
+        }
+        TRY(flush_unknown(&w, b));
+        TRY(put_node(&w, symbol, at));
+    }
+    TRY(flush_unknown(&w, b));
+    if (w.count) s->node[w.count - 1].next = BPE_NONE;
+    *count = w.count;
+    return ERR_NONE;
+}
+
+static err join_all(struct bpe_scratch *s, const struct bpe *b, size_t count)
+{
+    s->heap_count = 0;
+    for (size_t i = 0; i + 1 < count; i++)
+        TRY(push_job(s, b, (uint32_t)i));
+    while (s->heap_count > 0) {
+        struct bpe_job job = pop_job(s);
+        struct bpe_node *left = &s->node[job.at];
+        if (left->symbol != job.left || left->next == BPE_NONE) continue;
+        struct bpe_node *right = &s->node[left->next];
+        if (right->symbol != job.right) continue;
+        left->symbol = job.joined;
+        left->next = right->next;
+        right->symbol = BPE_NONE;
+        if (left->next != BPE_NONE) s->node[left->next].previous = job.at;
+        TRY(push_job(s, b, job.at));
+        if (left->previous != BPE_NONE) TRY(push_job(s, b, left->previous));
+    }
+    return ERR_NONE;
+}
+
+/* What a final symbol that is no token becomes: its bytes' tokens, else the unknown token, else
+ * nothing. In a byte-level vocabulary only the printable ASCII bytes can be tokens by themselves
+ * there: llama.cpp looks the letters up byte by byte. */
+static err emit_parts(struct bpe_scratch *s, const struct bpe *b, const char *text, uint32_t size,
+                      uint32_t start)
+{
+    for (uint32_t i = 0; i < size; i++) {
+        uint8_t c = (uint8_t)text[i];
+        uint32_t symbol = b->byte[c];
+        if (b->bytes && (c < 33 || c > 126)) continue;
+        if (symbol == BPE_NONE) symbol = b->unknown;
+        if (symbol == BPE_NONE || b->symbol[symbol].token < 0) continue;
+        TRY(emit(s, b->symbol[symbol].token, start + i));
+    }
+    return ERR_NONE;
+}
+
+static err encode_word(struct bpe_scratch *s, const struct bpe *b, const char *word, uint32_t size)
+{
+    size_t count;
+    uint32_t all = b->whole ? bpe_find(b, word, size) : BPE_NONE;
+    if (all != BPE_NONE && b->symbol[all].token >= 0) return emit(s, b->symbol[all].token, 0);
+    TRY(lay_out(&count, s, b, word, size));
+    TRY(join_all(s, b, count));
+    for (uint32_t i = 0; i < count;) {
+        const struct bpe_node *node = &s->node[i];
+        uint32_t end = node->next == BPE_NONE ? size : s->node[node->next].start;
+        if (node->symbol != BPE_NONE && b->symbol[node->symbol].token >= 0)
+            TRY(emit(s, b->symbol[node->symbol].token, node->start));
+        else
+            TRY(emit_parts(s, b, word + node->start, end - node->start, node->start));
+        if (node->next == BPE_NONE) break;
+        i = node->next;
+    }
+    return ERR_NONE;
+}
+
+static void remember(struct bpe_word *w, const struct bpe_scratch *s, const char *word,
+                     uint32_t size)
+{
+    if (s->count > CACHE_TOKENS) return;
+    w->size = (uint8_t)size;
+    w->count = (uint8_t)s->count;
+    memcpy(w->text, word, size);
+    for (size_t i = 0; i < s->count; i++) {
+        w->id[i] = s->id[i];
+        w->start[i] = (uint8_t)s->start[i];
+    }
+}
+
+err bpe_encode(struct bpe_scratch *s, const struct bpe *b, const char *word, uint32_t size)
+{
+    s->count = 0;
+    if (size == 0) return ERR_NONE;
+    if (size > CACHE_WORD_BYTES) return encode_word(s, b, word, size);
+    if (!s->cache) s->cache = calloc(CACHE_SLOTS, sizeof *s->cache);
+    if (!s->cache) return err_sys(ENOMEM, "tokenizer");
+    struct bpe_word *w = &s->cache[hash_text(word, size) & (CACHE_SLOTS - 1)];
+    if (w->size == size && memcmp(w->text, word, size) == 0) {
+        for (size_t i = 0; i < w->count; i++)
+            TRY(emit(s, w->id[i], w->start[i]));
+        return ERR_NONE;
+    }
+    TRY(encode_word(s, b, word, size));
+    remember(w, s, word, size);
+    return ERR_NONE;
+}

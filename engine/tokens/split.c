@@ -1,0 +1,486 @@
+#include "engine/tokens/split.h"
+
+#include "base/bytes.h"
+#include "base/json.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { JIT_STACK_BYTES = 8 << 20, PATTERN_BYTES_MAX = 1 << 16, PATTERNS_MAX = 5 };
+
+/* GPT-2's, which ByteLevel means by use_regex. What matches nothing is a word of its own, so the
+ * last alternative (\s+) is not needed. */
+#define GPT2_PATTERN                                                                               \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define CONTRACTIONS "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+#define LETTERS_UP "[^\\r\\n\\p{L}\\p{N}]?((?=[\\p{L}])([^a-z]))"
+#define LETTERS_LOW "((?=[\\p{L}])([^A-Z]))"
+#define TAIL "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+/* White space is Unicode's White_Space for the reference tokenizers; PCRE2's \s also has U+180E. */
+#define SPACES                                                                                     \
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
+    "\\x{205f}\\x{3000}"
+
+uint32_t split_letter_of_byte(uint8_t byte)
+{
+    if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174) return byte;
+    if (byte <= 32) return 256u + byte;
+    if (byte <= 160) return 256u + 33 + (byte - 127u);
+    return 256u + 67;
+}
+
+int split_byte_of_letter(uint32_t c)
+{
+    if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return (int)c;
+    if (c < 256 || c > 256 + 67) return -1;
+    uint32_t n = c - 256;
+    return n <= 32 ? (int)n : n <= 66 ? (int)(127 + n - 33) : 173;
+}
+
+/* PCRE2 10.42 knows Unicode 14; what 15 and 15.1 (llama.cpp's tables) and 16 (Hugging Face's) added
+ * to letters and numbers. */
+#define LETTERS_15                                                                                 \
+    "\\x{1123f}-\\x{11240}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}"          \
+    "\\x{13441}-\\x{13446}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}"          \
+    "\\x{1e4d0}-\\x{1e4eb}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
+#define LETTERS_16                                                                                 \
+    "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}"               \
+    "\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{11380}-\\x{11389}\\x{"     \
+    "1138b}"                                                                                       \
+    "\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}\\x{113d3}\\x{11bc0}-\\x{11be0}"           \
+    "\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}"                    \
+    "\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}"
+#define NUMBERS_15 "\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"
+#define NUMBERS_16                                                                                 \
+    "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{16130}-\\x{16139}"         \
+    "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1e5f1}-\\x{1e5fa}"
+
+/* An escape and the class that says what the reference means by it. */
+struct meaning {
+    const char *escape, *v15, *v16; /* without brackets */
+};
+static const struct meaning meanings[] = {
+    {"\\s", SPACES, SPACES},
+    {"\\p{L}", "\\p{L}" LETTERS_15, "\\p{L}" LETTERS_15 LETTERS_16},
+    {"\\p{N}", "\\p{N}" NUMBERS_15, "\\p{N}" NUMBERS_15 NUMBERS_16},
+};
+
+static const struct meaning *find_meaning(const char *p)
+{
+    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
+        if (strncmp(p, meanings[i].escape, strlen(meanings[i].escape)) == 0) return &meanings[i];
+    return NULL;
+}
+
+/* Writes those escapes as explicit classes, and \S as what is not \s. */
+static err translate(struct bytes *out, const char *pattern, bool unicode_16)
+{
+    bool in_class = false;
+    for (const char *p = pattern; *p; p++) {
+        const struct meaning *m = find_meaning(p);
+        if (m) {
+            const char *text = unicode_16 ? m->v16 : m->v15;
+            TRY(bytes_printf(out, in_class ? "%s" : "[%s]", text));
+            p += strlen(m->escape) - 1;
+        } else if (*p == '\\' && p[1]) {
+            bool not_space = p[1] == 'S' && !in_class;
+            TRY(not_space ? bytes_printf(out, "[^%s]", SPACES) : bytes_append(out, p, 2));
+            p++;
+        } else {
+            if (*p == '[') in_class = true;
+            if (*p == ']') in_class = false;
+            TRY(bytes_append(out, p, 1));
+        }
+    }
+    return ERR_NONE;
+}
+
+static err compile(pcre2_code **out, const char *pattern, bool unicode_16)
+{
+    struct bytes text = {.max = PATTERN_BYTES_MAX};
+    int code;
+    PCRE2_SIZE at;
+    err e;
+    TRY_OUT(e, bytes_append(&text, "", 0));
+    TRY_OUT(e, translate(&text, pattern, unicode_16));
+    pcre2_code *regex =
+        pcre2_compile(text.data ? text.data : (PCRE2_SPTR) "", text.size,
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+    if (!regex) {
+        PCRE2_UCHAR why[120];
+        pcre2_get_error_message(code, why, sizeof why);
+        e = err_make(ERR_INPUT, "pre-tokenizer pattern %.100s: %s", pattern, (const char *)why);
+        goto out;
+    }
+    (void)pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE); /* without JIT it is slower, not wrong */
+    *out = regex;
+out:
+    bytes_close(&text);
+    return e;
+}
+
+static err put(struct split *s, const struct split_step *step)
+{
+    if (s->count == SPLIT_STEPS_MAX)
+        return err_make(ERR_INPUT, "pre_tokenizer: over %d steps", SPLIT_STEPS_MAX);
+    s->step[s->count++] = *step;
+    return ERR_NONE;
+}
+
+static err put_regex(struct split *s, const char *pattern, enum split_behavior behavior,
+                     bool invert)
+{
+    if (s->count == SPLIT_STEPS_MAX)
+        return err_make(ERR_INPUT, "pre_tokenizer: over %d steps", SPLIT_STEPS_MAX);
+    struct split_step step = {.behavior = behavior, .invert = invert};
+    TRY(compile(&step.regex, pattern, !s->unicode_15));
+    return put(s, &step);
+}
+
+/* A pattern that matches just this text. */
+static err put_literal(struct split *s, const char *text, enum split_behavior behavior, bool invert)
+{
+    struct bytes pattern = {.max = PATTERN_BYTES_MAX};
+    err e = ERR_NONE;
+    for (const char *p = text; *p && !err_is(e); p++)
+        e = (*p & 0x80) ? bytes_append(&pattern, p, 1)
+                        : bytes_printf(&pattern, "\\x{%x}", (unsigned)*p);
+    if (!err_is(e) && pattern.size == 0) e = err_make(ERR_INPUT, "pre_tokenizer: an empty pattern");
+    if (!err_is(e)) e = put_regex(s, (const char *)pattern.data, behavior, invert);
+    bytes_close(&pattern);
+    return e;
+}
+
+static err read_behavior(enum split_behavior *out, const json_t *json)
+{
+    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
+                                        "MergedWithNext", "Contiguous"};
+    const char *name = NULL;
+    TRY(json_opt_str(&name, json, "behavior", "pre_tokenizer"));
+    for (int i = 0; name && i < 5; i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *out = (enum split_behavior)i;
+        return ERR_NONE;
+    }
+    if (!name) return ERR_NONE;
+    return err_make(ERR_INPUT, "pre_tokenizer.behavior %s is not known", name);
+}
+
+static err read_split(struct split *s, const json_t *json)
+{
+    const json_t *pattern = json_object_get(json, "pattern");
+    const char *regex = json_string_value(json_object_get(pattern, "Regex"));
+    const char *literal = json_string_value(json_object_get(pattern, "String"));
+    enum split_behavior behavior = SPLIT_ISOLATED;
+    bool invert = false;
+    TRY(read_behavior(&behavior, json));
+    TRY(json_opt_bool(&invert, json, "invert", "pre_tokenizer"));
+    if (regex) return put_regex(s, regex, behavior, invert);
+    if (literal) return put_literal(s, literal, behavior, invert);
+    return err_make(ERR_INPUT, "pre_tokenizer.pattern: expected a Regex or a String");
+}
+
+static err read_byte_level(struct split *s, const json_t *json)
+{
+    bool prefix = true, regex = true;
+    TRY(json_opt_bool(&prefix, json, "add_prefix_space", "pre_tokenizer"));
+    TRY(json_opt_bool(&regex, json, "use_regex", "pre_tokenizer"));
+    if (prefix) TRY(put(s, &(struct split_step){.kind = SPLIT_SPACE, .prefix = true}));
+    if (regex) TRY(put_regex(s, GPT2_PATTERN, SPLIT_ISOLATED, false));
+    s->byte_level = true;
+    return ERR_NONE;
+}
+
+static err read_metaspace(struct split *s, struct arena *arena, const json_t *json)
+{
+    const char *mark = "\xE2\x96\x81", *scheme = NULL;
+    bool prefix = true, split = true;
+    TRY(json_opt_str(&mark, json, "replacement", "pre_tokenizer"));
+    TRY(json_opt_bool(&prefix, json, "add_prefix_space", "pre_tokenizer"));
+    TRY(json_opt_str(&scheme, json, "prepend_scheme", "pre_tokenizer"));
+    TRY(json_opt_bool(&split, json, "split", "pre_tokenizer"));
+    struct split_step step = {.kind = SPLIT_METASPACE, .prefix = prefix};
+    if (scheme && strcmp(scheme, "always") == 0)
+        step.prefix = true;
+    else if (scheme && strcmp(scheme, "never") == 0)
+        step.prefix = false;
+    else if (scheme && strcmp(scheme, "first") == 0)
+        step.prefix = step.prefix_first_only = true;
+    else if (scheme)
+        return err_make(ERR_INPUT, "pre_tokenizer.prepend_scheme %s is not known", scheme);
+    TRY(arena_text(&step.mark, arena, mark, strlen(mark)));
+    step.mark_size = (uint32_t)strlen(mark);
+    TRY(put(s, &step));
+    return split ? put_literal(s, mark, SPLIT_WITH_NEXT, false) : ERR_NONE;
+}
+
+static err read_plain(struct split *s, const char *type, const json_t *json)
+{
+    if (strcmp(type, "Digits") == 0) {
+        bool each = false;
+        TRY(json_opt_bool(&each, json, "individual_digits", "pre_tokenizer"));
+        return put_regex(s, each ? "\\p{N}" : "\\p{N}+", SPLIT_ISOLATED, false);
+    }
+    if (strcmp(type, "Punctuation") == 0) {
+        enum split_behavior behavior = SPLIT_ISOLATED;
+        TRY(read_behavior(&behavior, json));
+        return put_regex(s, "[!-/:-@\\[-`{-~\\p{P}]", behavior, false);
+    }
+    if (strcmp(type, "Whitespace") == 0)
+        return put_regex(s, "\\w+|[^\\w\\s]+", SPLIT_REMOVED, true);
+    if (strcmp(type, "WhitespaceSplit") == 0) return put_regex(s, "\\s", SPLIT_REMOVED, false);
+    if (strcmp(type, "CharDelimiterSplit") == 0) {
+        const char *delimiter;
+        TRY(json_get_str(&delimiter, json, "delimiter", "pre_tokenizer"));
+        return put_literal(s, delimiter, SPLIT_REMOVED, false);
+    }
+    return err_make(ERR_INPUT, "pre_tokenizer %s is not supported", type);
+}
+
+static err read_step(struct split *s, struct arena *arena, const json_t *json, int depth)
+{
+    const char *type;
+    TRY(json_get_str(&type, json, "type", "pre_tokenizer"));
+    if (strcmp(type, "Sequence") == 0) {
+        const json_t *list = json_object_get(json, "pretokenizers"), *item;
+        size_t i;
+        if (!json_is_array(list) || depth > 4)
+            return err_make(ERR_INPUT,
+                            "pre_tokenizer.pretokenizers: expected a list, at most 4 deep");
+        json_array_foreach(list, i, item) TRY(read_step(s, arena, item, depth + 1));
+        return ERR_NONE;
+    }
+    if (s->byte_level)
+        return err_make(ERR_INPUT, "pre_tokenizer %s after ByteLevel is not supported", type);
+    if (strcmp(type, "Split") == 0) return read_split(s, json);
+    if (strcmp(type, "ByteLevel") == 0) return read_byte_level(s, json);
+    if (strcmp(type, "Metaspace") == 0) return read_metaspace(s, arena, json);
+    return read_plain(s, type, json);
+}
+
+err split_read(struct split *out, struct arena *arena, const json_t *json)
+{
+    if (!json || json_is_null(json)) return ERR_NONE;
+    return read_step(out, arena, json, 0);
+}
+
+/* Patterns of llama.cpp's pre-tokenizers, in the order they are applied. */
+static const struct family {
+    const char *names; /* space before and after each */
+    const char *pattern[PATTERNS_MAX];
+} families[] = {
+    {" llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx "
+     "smaug-bpe"
+     " glm4 chatglm-bpe ",
+     {CONTRACTIONS
+      "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL}},
+    {" qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2 ",
+     {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL}},
+    {" qwen35 ",
+     {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}"
+                   "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" TAIL}},
+    {" gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert mpt "
+     "olmo"
+     " jais trillion granite-docling exaone4 jina-v1-en jina-v2-code roberta-bpe ",
+     {GPT2_PATTERN}},
+    {" starcoder refact command-r smollm codeshell exaone minerva-7b mellum2 ",
+     {"\\p{N}", GPT2_PATTERN}},
+    {" falcon ", {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2_PATTERN, "[0-9][0-9][0-9]"}},
+    {" default ", {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2_PATTERN, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {" tekken ",
+     {LETTERS_UP "*" LETTERS_LOW "+|" LETTERS_UP "+" LETTERS_LOW
+                 "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL}},
+    {" gpt-4o llama4 kanana2 talkie minimax-m2 ",
+     {LETTERS_UP "*" LETTERS_LOW "+" CONTRACTIONS "?|" LETTERS_UP "+" LETTERS_LOW "*" CONTRACTIONS
+                 "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL}},
+    {" seed-coder ",
+     {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" TAIL}},
+    {" deepseek-coder ",
+     {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+",
+      "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
+};
+
+err split_named(struct split *out, const char *gguf_name)
+{
+    char padded[80];
+    if (strlen(gguf_name) > 70 || strchr(gguf_name, ' '))
+        return err_make(ERR_INPUT, "pre-tokenizer %.80s is not known", gguf_name);
+    (void)snprintf(padded, sizeof padded, " %s ", gguf_name);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (!strstr(families[i].names, padded)) continue;
+        out->byte_level = out->unicode_15 = true;
+        for (int k = 0; k < PATTERNS_MAX && families[i].pattern[k]; k++)
+            TRY(put_regex(out, families[i].pattern[k], SPLIT_ISOLATED, false));
+        return ERR_NONE;
+    }
+    return err_make(ERR_INPUT, "pre-tokenizer %s is not known", gguf_name);
+}
+
+void split_close(struct split *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        pcre2_code_free(s->step[i].regex);
+    *s = (struct split){0};
+}
+
+err split_scratch_open(struct split_scratch *s)
+{
+    s->match = pcre2_match_data_create(1, NULL);
+    s->context = pcre2_match_context_create(NULL);
+    s->stack = pcre2_jit_stack_create(32 << 10, JIT_STACK_BYTES, NULL);
+    if (!s->match || !s->context || !s->stack) return err_sys(ENOMEM, "pre-tokenizer");
+    pcre2_jit_stack_assign(s->context, NULL, s->stack);
+    return ERR_NONE;
+}
+
+void split_scratch_close(struct split_scratch *s)
+{
+    pcre2_match_data_free(s->match);
+    pcre2_match_context_free(s->context);
+    pcre2_jit_stack_free(s->stack);
+    for (int i = 0; i < SPLIT_STEPS_MAX; i++)
+        piece_close(&s->buffer[i]);
+    *s = (struct split_scratch){0};
+}
+
+/* One run over a text: where we are in the list of steps. */
+struct run {
+    const struct split *split;
+    struct split_scratch *scratch;
+    const struct split_sink *sink;
+};
+
+static err run_step(const struct run *r, size_t index, const struct piece *text);
+
+/* Sends a stretch on, joined with what waits for a neighbour as the behaviour says. `wait` is
+ * {begin, end} of what is not yet sent; `last` whether that ended with a match. */
+struct joiner {
+    const struct run *run;
+    const struct piece *text;
+    size_t next;
+    enum split_behavior behavior;
+    bool invert, last;
+    uint32_t begin, end;
+};
+
+static err flush(struct joiner *j)
+{
+    if (j->begin == j->end) return ERR_NONE;
+    struct piece part = piece_part(j->text, j->begin, j->end);
+    j->begin = j->end;
+    return run_step(j->run, j->next, &part);
+}
+
+static err stretch(struct joiner *j, uint32_t begin, uint32_t end, bool match)
+{
+    if (begin == end) return ERR_NONE;
+    if (j->invert) match = !match;
+    bool waiting = j->begin != j->end, join = false;
+    if (j->behavior == SPLIT_CONTIGUOUS) join = match == j->last;
+    if (j->behavior == SPLIT_WITH_PREVIOUS) join = match && !j->last;
+    if (j->behavior == SPLIT_WITH_NEXT) join = !match && j->last;
+    j->last = match;
+    if (waiting && join) {
+        j->end = end;
+        return ERR_NONE;
+    }
+    TRY(flush(j));
+    if (j->behavior == SPLIT_REMOVED && match) {
+        j->begin = j->end = end;
+        return ERR_NONE;
+    }
+    j->begin = begin;
+    j->end = end;
+    return ERR_NONE;
+}
+
+static err next_match(uint32_t out[2], const struct run *r, const pcre2_code *regex,
+                      const struct piece *text, uint32_t from)
+{
+    /* The text is known to be valid UTF-8 and `from` to lie on a character. */
+    int n = pcre2_match(regex, (PCRE2_SPTR)text->text, text->size, from, PCRE2_NO_UTF_CHECK,
+                        r->scratch->match, r->scratch->context);
+    if (n == PCRE2_ERROR_NOMATCH) {
+        out[0] = out[1] = text->size;
+        return ERR_NONE;
+    }
+    if (n < 0) return err_make(ERR_LIMIT, "the pre-tokenizer's pattern gives up (PCRE2 %d)", n);
+    const PCRE2_SIZE *at = pcre2_get_ovector_pointer(r->scratch->match);
+    if (at[0] > at[1] || at[0] < from)
+        return err_make(ERR_INPUT, "the pre-tokenizer's pattern moves its match");
+    out[0] = (uint32_t)at[0];
+    out[1] = (uint32_t)at[1];
+    return ERR_NONE;
+}
+
+static err run_regex(const struct run *r, size_t index, const struct piece *text)
+{
+    const struct split_step *step = &r->split->step[index];
+    struct joiner j = {.run = r,
+                       .text = text,
+                       .next = index + 1,
+                       .behavior = step->behavior,
+                       .invert = step->invert};
+    uint32_t done = 0, from = 0;
+    while (from < text->size) {
+        uint32_t at[2] = {0, 0};
+        TRY(next_match(at, r, step->regex, text, from));
+        from = at[1];
+        if (at[0] == at[1]) { /* empty: cuts here; look again from the next character */
+            uint32_t n = 1;
+            TRY(stretch(&j, done, at[0], false));
+            TRY(flush(&j));
+            done = at[0];
+            if (at[0] < text->size) (void)piece_char(text->text + at[0], &n);
+            from = at[0] + n;
+            continue;
+        }
+        TRY(stretch(&j, done, at[0], false));
+        TRY(stretch(&j, at[0], at[1], true));
+        done = at[1];
+    }
+    TRY(stretch(&j, done, text->size, false));
+    return flush(&j);
+}
+
+/* SPLIT_SPACE and SPLIT_METASPACE. */
+static err run_prefix(const struct run *r, size_t index, const struct piece *text)
+{
+    const struct split_step *step = &r->split->step[index];
+    struct piece_buffer *b = &r->scratch->buffer[index];
+    bool meta = step->kind == SPLIT_METASPACE;
+    const char *mark = meta ? step->mark : " ";
+    uint32_t mark_size = meta ? step->mark_size : 1;
+    bool has = text->text[0] == ' ' ||
+               (text->size >= mark_size && memcmp(text->text, mark, mark_size) == 0);
+    bool prefix = step->prefix && !has;
+    if (step->prefix_first_only && piece_origin(text, 0) != 0) prefix = false;
+    if (!prefix && !meta) return run_step(r, index + 1, text);
+    b->size = 0;
+    if (prefix) TRY(piece_put(b, mark, mark_size, piece_origin(text, 0)));
+    for (uint32_t at = 0; at < text->size;) {
+        const char *space = meta ? memchr(text->text + at, ' ', text->size - at) : NULL;
+        uint32_t end = space ? (uint32_t)(space - text->text) : text->size;
+        TRY(piece_copy(b, text, at, end));
+        if (space) TRY(piece_put(b, mark, mark_size, piece_origin(text, end)));
+        at = end + 1;
+    }
+    struct piece changed = piece_of(b);
+    return run_step(r, index + 1, &changed);
+}
+
+static err run_step(const struct run *r, size_t index, const struct piece *text)
+{
+    if (text->size == 0) return ERR_NONE;
+    if (index == r->split->count) return r->sink->word(r->sink->object, text);
+    if (r->split->step[index].kind == SPLIT_REGEX) return run_regex(r, index, text);
+    return run_prefix(r, index, text);
+}
+
+err split_run(const struct split *s, struct split_scratch *scratch, const struct piece *text,
+              const struct split_sink *sink)
+{
+    struct run r = {.split = s, .scratch = scratch, .sink = sink};
+    return run_step(&r, 0, text);
+}

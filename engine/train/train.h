@@ -1,0 +1,88 @@
+/* Local training of one adapter: batches, schedules, AdamW, clipping. Deterministic: the same data,
+ * options and seed give the same bytes with any number of threads. */
+#ifndef CLIENT_TRAIN_H
+#define CLIENT_TRAIN_H
+
+#include "engine/engine.h"
+
+enum train_schedule { TRAIN_CONSTANT, TRAIN_LINEAR, TRAIN_COSINE };
+
+struct train_step;
+struct train_options {   /* train_defaults() fills it */
+    uint64_t steps;      /* optimizer steps; 0: from epochs */
+    double epochs;       /* used when steps is 0 */
+    uint32_t batch;      /* rows of one forward pass */
+    uint32_t accumulate; /* forward passes of one step */
+    double lr, weight_decay, beta1, beta2, eps;
+    double clip; /* largest norm; 0: off */
+    double dropout;
+    enum train_schedule schedule;
+    uint64_t warmup; /* steps */
+    uint64_t seed;   /* of the order of rows and of dropout */
+    bool shuffle;    /* each epoch anew; else file order, going round */
+    bool checkpoint; /* recompute activations */
+    /* What is added to the loss, and to the gradient before it is clipped; 0: nothing.
+     *   FedProx (Li et al. 2020, eq. 2)     prox / 2 * |theta - theta at the start|^2
+     *   HetLoRA (Cho et al. 2024, eq. 2)    prune_lambda * sum over modules |B[:, c:]| |A[c:, :]|
+     * over the tensors that train, Frobenius norms, c = train_cut(rank, prune_gamma). */
+    double prox;
+    double prune_lambda, prune_gamma; /* gamma in (0, 1] */
+    /* After every step; false stops with ERR_STOPPED, the adapter as it is after that step. */
+    bool (*on_step)(void *user, const struct train_step *step);
+    void *user;
+};
+struct train_step {
+    uint64_t step, steps; /* step counts from 0 */
+    double loss;      /* mean over the learned tokens of the whole step; 0 when there are none */
+    double penalty;   /* what prox and prune_lambda add to it */
+    double lr;        /* as used in this step */
+    double grad_norm; /* before clipping */
+    uint64_t tokens;  /* of all rows of the step */
+    uint64_t learned;
+    double seconds; /* of this step */
+};
+struct train_result {
+    uint64_t steps, tokens, learned;
+    uint64_t values;                         /* that train */
+    double first_loss, last_loss, mean_loss; /* mean: over all learned tokens seen */
+    double seconds;
+    double tail_before, tail_after; /* train_tail() at prune_gamma, when that is not 0 */
+};
+
+void train_defaults(struct train_options *o); /* batch 4, accumulate 1, lr 2e-4, linear, AdamW 0.9
+                                                 0.999 1e-8, clip 1 */
+uint64_t train_steps(const struct train_options *o,
+                     size_t rows); /* what steps and epochs come to */
+/* transformers' formulas; factor of lr at step t (from 0). */
+double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint64_t steps);
+/* The rank that self-pruning keeps: floor(gamma * rank), at least 1. */
+uint32_t train_cut(uint32_t rank, double gamma);
+/* Sum over modules of |B[:, c:]| |A[c:, :]|, c = train_cut(rank, gamma). */
+double train_tail(const struct adapter *adapter, double gamma);
+/* HetLoRA's self-pruning: train_cut() when training made the tail smaller, else rank. */
+uint32_t train_pruned_rank(uint32_t rank, double gamma, const struct train_result *r);
+/* Changes adapter->value. ERR_INPUT: nothing to train or to learn; ERR_STATE: the loss is not
+ * finite. */
+err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
+              const struct dataset *data, const struct train_options *o);
+
+/* The mean over learned tokens of the raw gradient, without an optimizer: what the federated
+ * gradient basis sends (dL/dB at A = Omega^T, B = 0; dL/dA at B = Q, A = 0). */
+struct train_gradient {
+    float *value;     /* (value_count), the caller's: set, laid out as adapter->value */
+    double loss;      /* out: mean over the learned tokens */
+    uint64_t learned; /* out */
+};
+struct train_gradient_options {
+    size_t rows;    /* 0: all; else so many, or all there are */
+    uint32_t batch; /* rows of one pass */
+    uint64_t seed;  /* of which rows */
+    bool shuffle;   /* else the first */
+    bool checkpoint;
+};
+/* Summed in float64 in order of batches. ERR_INPUT: nothing to train or to learn; ERR_STATE: it is
+ * not finite. */
+err train_gradient_run(struct train_gradient *out, const struct adapter *adapter, struct engine *e,
+                       const struct dataset *data, const struct train_gradient_options *o);
+
+#endif

@@ -1,0 +1,92 @@
+#include "engine/train/train_penalty.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+struct sums {
+    struct engine_row *row; /* (batch) */
+    uint32_t *order;        /* (rows of the data) */
+    float *gradient;        /* (value_count) of one batch */
+    double *sum;            /* (value_count) */
+    double nll;
+    uint64_t learned;
+};
+
+static uint64_t learned_tokens(const struct data_row *r)
+{
+    uint64_t n = 0;
+    for (uint32_t t = 1; t < r->count; t++)
+        n += r->label[t] != DATA_IGNORE;
+    return n;
+}
+
+static err add_batch(struct sums *s, const struct adapter *ad, struct engine *e, size_t rows,
+                     const struct train_gradient_options *o)
+{
+    double *nll = calloc(rows + 1, sizeof *nll);
+    if (!nll) return err_sys(ENOMEM, "gradient");
+    for (size_t i = 0; i < ad->value_count; i++)
+        s->gradient[i] = 0.0f;
+    struct engine_gradient into = {s->gradient, ad};
+    struct engine_pass_options pass = {.scale = 1.0, .checkpoint = o->checkpoint};
+    err er = engine_gradients(nll, e, s->row, rows, &into, 1, &pass);
+    for (size_t i = 0; i < ad->value_count && !err_is(er); i++)
+        s->sum[i] += (double)s->gradient[i];
+    for (size_t i = 0; i < rows; i++)
+        s->nll += nll[i];
+    free(nll);
+    return er;
+}
+
+static err add_rows(struct sums *s, const struct adapter *ad, struct engine *e,
+                    const struct dataset *data, const struct train_gradient_options *o)
+{
+    size_t rows = o->rows && o->rows < data->count ? o->rows : data->count;
+    struct train_options order = {.seed = o->seed, .shuffle = o->shuffle};
+    train_order(s->order, data->count, &order, 1);
+    for (size_t first = 0, n; first < rows; first += n) {
+        n = rows - first < o->batch ? rows - first : o->batch;
+        for (size_t i = 0; i < n; i++) {
+            const struct data_row *r = &data->row[s->order[first + i]];
+            s->row[i] = (struct engine_row){r->id, r->label, r->count, ad};
+            s->learned += learned_tokens(r);
+        }
+        TRY(add_batch(s, ad, e, n, o));
+    }
+    if (!s->learned)
+        return err_make(ERR_INPUT, "gradient: the chosen %zu rows have no token to learn", rows);
+    return ERR_NONE;
+}
+
+static err finish(struct train_gradient *out, const struct sums *s, size_t count)
+{
+    double mean = 1.0 / (double)s->learned;
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(s->sum[i]))
+            return err_make(ERR_STATE, "gradient: value %zu is not finite", i);
+    for (size_t i = 0; i < count; i++)
+        out->value[i] = (float)(s->sum[i] * mean);
+    out->loss = s->nll * mean;
+    out->learned = s->learned;
+    return ERR_NONE;
+}
+
+err train_gradient_run(struct train_gradient *out, const struct adapter *ad, struct engine *e,
+                       const struct dataset *data, const struct train_gradient_options *o)
+{
+    if (!ad->value_count) return err_make(ERR_INPUT, "gradient: the adapter has nothing to train");
+    if (!o->batch) return err_make(ERR_INPUT, "gradient: batch 0: expected at least 1");
+    struct sums s = {.row = calloc(o->batch, sizeof *s.row),
+                     .order = calloc(data->count + 1, sizeof *s.order),
+                     .gradient = calloc(ad->value_count, sizeof *s.gradient),
+                     .sum = calloc(ad->value_count, sizeof *s.sum)};
+    err er = s.row && s.order && s.gradient && s.sum ? ERR_NONE : err_sys(ENOMEM, "gradient");
+    if (!err_is(er)) er = add_rows(&s, ad, e, data, o);
+    if (!err_is(er)) er = finish(out, &s, ad->value_count);
+    free(s.row);
+    free(s.order);
+    free(s.gradient);
+    free(s.sum);
+    return er;
+}

@@ -1,0 +1,93 @@
+#include "engine/train/train_penalty.h"
+
+#include <math.h>
+#include <string.h>
+
+uint32_t train_cut(uint32_t rank, double gamma)
+{
+    REQUIRE(gamma > 0.0 && gamma <= 1.0);
+    uint32_t cut = (uint32_t)floor(gamma * (double)rank + 1e-9); /* 0.7 * 10 is 6.99... */
+    return cut > 1 ? cut : 1;
+}
+
+uint32_t train_pruned_rank(uint32_t rank, double gamma, const struct train_result *r)
+{
+    return r->tail_after < r->tail_before ? train_cut(rank, gamma) : rank;
+}
+
+/* The tail of a factor: `rows` runs of `cols` values, `ld` apart. A's is one run, B's one a row. */
+struct tail {
+    const float *value;
+    size_t rows, cols, ld;
+};
+
+static double tail_norm(const struct tail *t)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < t->rows; i++)
+        for (size_t j = 0; j < t->cols; j++)
+            sum += (double)t->value[i * t->ld + j] * (double)t->value[i * t->ld + j];
+    return sqrt(sum);
+}
+
+static void tails(struct tail out[2] /* A, B */, const struct adapter_module *m, double gamma)
+{
+    uint32_t cut = m->rank ? train_cut(m->rank, gamma) : 0;
+    size_t rest = m->rank - cut;
+    out[0] = (struct tail){m->a + (size_t)cut * m->d_in, rest, m->d_in, m->d_in};
+    out[1] = (struct tail){m->b + cut, rest ? m->d_out : 0, rest, m->rank};
+}
+
+double train_tail(const struct adapter *ad, double gamma)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < ad->count; i++) {
+        struct tail t[2];
+        if (!ad->module[i].rank) continue;
+        tails(t, &ad->module[i], gamma);
+        sum += tail_norm(&t[0]) * tail_norm(&t[1]);
+    }
+    return sum;
+}
+
+/* d |X| / dX = X / |X|; at X = 0 the subgradient 0. */
+static void tail_gradient(float *gradient, const struct adapter *ad, const struct tail *t,
+                          double norm, double factor)
+{
+    if (norm <= 0.0) return;
+    size_t at = (size_t)(t->value - ad->value);
+    for (size_t i = 0; i < t->rows; i++)
+        for (size_t j = 0; j < t->cols; j++)
+            gradient[at + i * t->ld + j] +=
+                (float)(factor / norm * (double)t->value[i * t->ld + j]);
+}
+
+static double prune_term(float *gradient, const struct adapter *ad, const struct train_options *o)
+{
+    static const unsigned trains[2] = {ADAPTER_A, ADAPTER_B};
+    double sum = 0.0;
+    for (size_t i = 0; i < ad->count; i++) {
+        struct tail t[2];
+        if (!ad->module[i].rank) continue;
+        tails(t, &ad->module[i], o->prune_gamma);
+        double norm[2] = {tail_norm(&t[0]), tail_norm(&t[1])};
+        sum += norm[0] * norm[1];
+        for (int k = 0; k < 2; k++)
+            if (ad->trains & trains[k])
+                tail_gradient(gradient, ad, &t[k], norm[k], o->prune_lambda * norm[1 - k]);
+    }
+    return o->prune_lambda * sum;
+}
+
+double train_penalty(float *gradient, const struct adapter *ad, const float *start,
+                     const struct train_options *o)
+{
+    double square = 0.0;
+    for (size_t i = 0; i < ad->value_count; i++) {
+        double away = (double)ad->value[i] - (double)start[i];
+        square += away * away;
+        gradient[i] = (float)(o->prox * away);
+    }
+    double prune = o->prune_lambda > 0.0 ? prune_term(gradient, ad, o) : 0.0;
+    return 0.5 * o->prox * square + prune;
+}

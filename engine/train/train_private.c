@@ -1,0 +1,347 @@
+#include "engine/train/train_private.h"
+#include "base/text.h"
+#include "engine/train/train_parts.h"
+#include "privacy/noise/clip.h"
+#include "privacy/noise/noise.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Clipped gradients of single records, summed on the lattice. */
+struct records {
+    struct engine *e;
+    const struct adapter *adapter;
+    const struct dataset *data;
+    const struct factors *factors;
+    struct clip_bound bound;
+    uint64_t sigma;
+    size_t n, batch; /* values of one gradient; records of one pass */
+    bool checkpoint;
+    struct engine_row *row; /* (batch) */
+    float *each;            /* (batch, n) device: gradients of one pass */
+    float *host;            /* (n) */
+    int32_t *whole;         /* (n) one record's, on the lattice */
+    int64_t *sum;           /* (n) */
+};
+
+struct private
+{
+    struct training t;
+    struct records r;
+    struct train_options options; /* without clipping of the sum */
+    const struct train_private_options *o;
+    struct train_private_options own; /* with these options */
+    uint32_t *taken;                  /* (rows) of this step */
+    size_t takes;
+    uint64_t frozen;
+};
+
+uint64_t train_private_steps(const struct train_private_options *o)
+{
+    if (o->train->steps) return o->train->steps;
+    double steps = ceil(o->train->epochs / o->sampling); /* q N of N records a step */
+    return steps < 1.0 ? 1 : (uint64_t)steps;
+}
+
+/* ---------------------------------------------------------------- the guard */
+
+static uint64_t stir(uint64_t lane, uint64_t word)
+{
+    lane ^= word;
+    /* Turned first: a product by an odd number leaves the highest bit where it is. */
+    return (lane << 29 | lane >> 35) * 0x9e3779b97f4a7c15u;
+}
+
+/* Four lanes, so that no word waits for the one before. */
+static uint64_t mix(uint64_t hash, const float *value, size_t count)
+{
+    uint64_t lane[4] = {hash, ~hash, hash << 1, hash >> 1}, word;
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        for (int k = 0; k < 4; k++) {
+            memcpy(&word, value + i + 2 * k, sizeof word);
+            lane[k] = stir(lane[k], word);
+        }
+    for (; i < count; i++) {
+        uint32_t half;
+        memcpy(&half, value + i, sizeof half);
+        lane[0] = stir(lane[0], half);
+    }
+    for (int k = 1; k < 4; k++)
+        lane[0] = (lane[0] ^ (lane[k] >> 29) ^ lane[k]) * 0xbf58476d1ce4e5b9u;
+    return lane[0];
+}
+
+/* Of every tensor that does not train. */
+static uint64_t frozen_hash(const struct adapter *ad)
+{
+    uint64_t hash = 1;
+    for (size_t i = 0; i < ad->count; i++) {
+        const struct adapter_module *m = &ad->module[i];
+        if (m->rank && !(ad->trains & ADAPTER_A)) hash = mix(hash, m->a, (size_t)m->rank * m->d_in);
+        if (m->rank && !(ad->trains & ADAPTER_B))
+            hash = mix(hash, m->b, (size_t)m->d_out * m->rank);
+        if (m->r && !(ad->trains & ADAPTER_R)) hash = mix(hash, m->r, (size_t)m->rank * m->rank);
+        if (!m->carry_rank) continue;
+        hash = mix(hash, m->carry_a, (size_t)m->carry_rank * m->d_in);
+        hash = mix(hash, m->carry_b, (size_t)m->d_out * m->carry_rank);
+    }
+    return hash;
+}
+
+static err guard(const struct private *p, const struct train_step *s)
+{
+    if (frozen_hash(p->t.adapter) == p->frozen) return ERR_NONE;
+    return err_make(ERR_STATE,
+                    "private training: step %llu: a tensor that does not train has changed: "
+                    "stopped",
+                    (unsigned long long)s->step);
+}
+
+/* ---------------------------------------------------------------- gradients by record */
+
+static uint64_t learned_tokens(const struct engine_row *r)
+{
+    uint64_t n = 0;
+    for (uint32_t t = 1; t < r->count; t++)
+        n += r->label[t] != DATA_IGNORE;
+    return n;
+}
+
+/* Gradients of every row's sum of negative log likelihoods into `each` (rows, value_count). */
+static err pass_each(struct engine *e, const struct factors *f, float *each,
+                     const struct engine_row *row, size_t rows, bool checkpoint)
+{
+    struct batch b = {0};
+    size_t n = f->adapter->value_count;
+    TRY(batch_open(&b, row, rows, true));
+    struct segment segment = {.factors = f, .gradient = each, .tokens = b.tokens};
+    segment.start = b.start;
+    segment.rows = rows;
+    segment.stride = n;
+    b.segment = &segment;
+    b.segments = 1;
+    b.backward = true;
+    b.checkpoint = checkpoint;
+    b.scale = 1.0;
+    e->be->zero(e->ctx, (struct mat){each, DTYPE_F32, n}, rows, n);
+    err er = pass_run(e, &b, row);
+    batch_close(&b);
+    return er;
+}
+
+/* One row's gradient to the host, divided by its learned tokens. */
+static void fetch(float *out, struct engine *e, const float *each, size_t n,
+                  const struct engine_row *row)
+{
+    uint64_t learned = learned_tokens(row);
+    float mean = learned ? 1.0f / (float)learned : 0.0f;
+    e->be->copy_out(e->ctx, out, each, n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        out[i] *= mean;
+}
+
+err train_private_gradients(float *out, struct engine *e, const struct adapter *ad,
+                            const struct engine_row *row, size_t rows)
+{
+    struct factors *f = NULL;
+    float *each = NULL;
+    size_t n = ad->value_count;
+    err er;
+    TRY_OUT(er, factors_open(&f, e->be, e->ctx, ad, &e->model->arch));
+    TRY_OUT(er, e->be->memory_take(&each, e->ctx, (rows * n + 1) * sizeof(float)));
+    TRY_OUT(er, pass_each(e, f, each, row, rows, false));
+    for (size_t i = 0; i < rows; i++)
+        fetch(out + i * n, e, each + i * n, n, &row[i]);
+out:
+    if (each) e->be->memory_give(e->ctx, each);
+    factors_close(f);
+    return er;
+}
+
+/* ---------------------------------------------------------------- their noisy sum */
+
+/* With e, adapter, data and factors set. */
+static err records_open(struct records *r, const struct train_private_options *o)
+{
+    r->n = r->adapter->value_count;
+    r->batch = o->train->batch;
+    r->checkpoint = o->train->checkpoint;
+    TRY(clip_bound_set(&r->bound, o->clip));
+    r->sigma = clip_sigma(&r->bound, o->noise);
+    r->row = calloc(r->batch, sizeof *r->row);
+    r->host = calloc(r->n, sizeof *r->host);
+    r->whole = calloc(r->n, sizeof *r->whole);
+    r->sum = calloc(r->n, sizeof *r->sum);
+    if (!r->row || !r->host || !r->whole || !r->sum) return err_sys(ENOMEM, "private training");
+    return r->e->be->memory_take(&r->each, r->e->ctx, r->batch * r->n * sizeof(float));
+}
+
+static void records_close(struct records *r)
+{
+    if (r->each) r->e->be->memory_give(r->e->ctx, r->each);
+    if (r->sum) sodium_memzero(r->sum, r->n * sizeof *r->sum);
+    free(r->row);
+    free(r->host);
+    free(r->whole);
+    free(r->sum);
+}
+
+static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
+{
+    for (size_t i = 0; i < rows; i++) {
+        const struct data_row *d = &r->data->row[taken[i]];
+        r->row[i] = (struct engine_row){d->id, d->label, d->count, r->adapter};
+    }
+    TRY(pass_each(r->e, r->factors, r->each, r->row, rows, r->checkpoint));
+    for (size_t i = 0; i < rows; i++) {
+        struct clip_result result;
+        struct clip_tensor tensor = {.now = r->host, .count = r->n};
+        fetch(r->host, r->e, r->each + i * r->n, r->n, &r->row[i]);
+        /* One that is not finite counts as zero: to stop would tell that it is there. */
+        err e = clip_quantise(r->whole, &result, &r->bound, 1.0, &tensor, 1);
+        for (size_t k = 0; k < r->n && !err_is(e); k++)
+            r->sum[k] += r->whole[k];
+    }
+    return ERR_NONE;
+}
+
+/* r->host = (the sum over these records + noise) / expected. */
+static err records_release(struct records *r, const uint32_t *taken, size_t takes, double expected)
+{
+    struct noise noise = {0};
+    double scale = ldexp(1.0, -r->bound.scale_log2) / expected;
+    err e = ERR_NONE;
+    TRY(noise_draw(&noise, r->n, r->sigma)); /* before a record is read */
+    memset(r->sum, 0, r->n * sizeof *r->sum);
+    for (size_t i = 0; i < takes; i += r->batch)
+        TRY_OUT(e, records_pass(r, taken + i, takes - i < r->batch ? takes - i : r->batch));
+    noise_add(r->sum, r->n, &noise);
+    for (size_t i = 0; i < r->n; i++)
+        r->host[i] = (float)((double)r->sum[i] * scale);
+out:
+    noise_close(&noise);
+    return e;
+}
+
+/* ---------------------------------------------------------------- one step */
+
+/* Records that take part, each by itself with chance q: 64 bits below floor(q 2^64). */
+static void sample(struct private *p)
+{
+    double q = p->o->sampling;
+    uint64_t limit = q < 1.0 ? (uint64_t)ldexp(q, 64) : 0, drawn;
+    p->takes = 0;
+    for (uint32_t i = 0; i < p->t.data->count; i++) {
+        randombytes_buf(&drawn, sizeof drawn);
+        if (q >= 1.0 || drawn < limit) p->taken[p->takes++] = i;
+    }
+}
+
+static err one_step(struct private *p, struct train_step *s)
+{
+    struct training *t = &p->t;
+    sample(p);
+    TRY(records_release(&p->r, p->taken, p->takes, p->o->sampling * (double)t->data->count));
+    t->e->be->copy_in(t->e->ctx, t->gradient, p->r.host, p->r.n * sizeof(float));
+    s->lr =
+        p->options.lr * train_lr_factor(p->options.schedule, s->step, p->options.warmup, t->steps);
+    TRY(training_update(t, s));
+    return guard(p, s);
+}
+
+/* ---------------------------------------------------------------- the run */
+
+static err check(const struct train_private_options *o)
+{
+    if (!(o->sampling > 0.0 && o->sampling <= 1.0))
+        return err_make(ERR_INPUT, "private training: sampling %g: expected a rate in (0, 1]",
+                        o->sampling);
+    if (!(o->noise > 0.0 && o->noise <= 65536.0))
+        return err_make(
+            ERR_INPUT, "private training: noise %g: expected a multiplier in (0, 65536]", o->noise);
+    if (o->train->dropout > 0.0)
+        return err_make(ERR_INPUT, "private training: dropout %g: not with example-level privacy",
+                        o->train->dropout);
+    if (sodium_init() < 0) return err_make(ERR_MACHINE, "libsodium cannot start");
+    return ERR_NONE;
+}
+
+static err open_run(struct private *p)
+{
+    p->own = *p->o;
+    p->own.train = &p->options;
+    p->taken = calloc(p->t.data->count, sizeof *p->taken);
+    if (!p->taken) return err_sys(ENOMEM, "private training");
+    TRY(training_open(&p->t));
+    p->frozen = frozen_hash(p->t.adapter);
+    p->r = (struct records){
+        .e = p->t.e, .adapter = p->t.adapter, .data = p->t.data, .factors = p->t.factors};
+    return records_open(&p->r, &p->own);
+}
+
+static void close_run(struct private *p)
+{
+    records_close(&p->r);
+    training_close(&p->t);
+    free(p->taken);
+}
+
+err train_private_run(struct train_result *out, struct adapter *adapter, struct engine *e,
+                      const struct dataset *data, const struct train_private_options *o)
+{
+    struct private p = {.o = o, .options = *o->train};
+    struct train_result result = {.values = adapter->value_count};
+    p.options.accumulate = 1;
+    p.options.clip = 0.0;
+    p.t = (struct training){.e = e, .adapter = adapter, .data = data, .o = &p.options};
+    TRY(training_check(&p.options, adapter, data));
+    TRY(check(o));
+    p.t.steps = train_private_steps(o);
+    double gamma = p.options.prune_gamma;
+    if (gamma > 0.0) result.tail_before = train_tail(adapter, gamma);
+    err er = open_run(&p);
+    for (uint64_t i = 0; i < p.t.steps && !err_is(er); i++) {
+        struct train_step s = {.step = i, .steps = p.t.steps};
+        uint64_t since = text_now_ms();
+        er = one_step(&p, &s);
+        if (err_is(er)) break;
+        s.seconds = (double)(text_now_ms() - since) / 1000.0;
+        result.steps++;
+        result.seconds += s.seconds;
+        if (p.options.on_step && !p.options.on_step(p.options.user, &s))
+            er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
+    }
+    if (gamma > 0.0) result.tail_after = train_tail(adapter, gamma);
+    if (!err_is(er)) *out = result;
+    close_run(&p);
+    return er;
+}
+
+err train_private_gradient(float *out, const struct adapter *adapter, struct engine *e,
+                           const struct dataset *data, const struct train_private_options *o)
+{
+    struct factors *f = NULL;
+    struct records r = {.e = e, .adapter = adapter, .data = data};
+    uint32_t *everyone = NULL;
+    err er;
+    TRY(training_check(o->train, adapter, data));
+    TRY(check(o));
+    TRY_OUT(er, factors_open(&f, e->be, e->ctx, adapter, &e->model->arch));
+    r.factors = f;
+    TRY_OUT(er, records_open(&r, o));
+    everyone = calloc(data->count, sizeof *everyone);
+    er = everyone ? ERR_NONE : err_sys(ENOMEM, "private gradient");
+    for (uint32_t i = 0; i < data->count && !err_is(er); i++)
+        everyone[i] = i;
+    if (!err_is(er)) er = records_release(&r, everyone, data->count, (double)data->count);
+    if (!err_is(er)) memcpy(out, r.host, r.n * sizeof *out);
+out:
+    free(everyone);
+    records_close(&r);
+    factors_close(f);
+    return er;
+}

@@ -1,0 +1,119 @@
+#include "privacy/noise/clip.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { CLIP_BITS = 31, BLOCK = 1024, SHRINKS = 24 };
+
+err clip_bound_set(struct clip_bound *out, double norm)
+{
+    int exponent;
+    if (!(norm >= CLIP_NORM_LEAST && norm <= CLIP_NORM_MOST))
+        return err_make(ERR_INPUT, "clip norm %g: expected a number from %g to %g", norm,
+                        CLIP_NORM_LEAST, CLIP_NORM_MOST);
+    frexp(norm, &exponent); /* norm = m 2^exponent, m in [1/2, 1) */
+    struct clip_bound b = {.norm = norm, .scale_log2 = CLIP_BITS - exponent};
+    b.norm_int = (uint32_t)ldexp(norm, b.scale_log2);
+    *out = b;
+    return ERR_NONE;
+}
+
+uint64_t clip_sigma(const struct clip_bound *bound, double multiplier)
+{
+    REQUIRE(multiplier > 0 && multiplier <= 0x1p16);
+    double product = multiplier * bound->norm_int, up = ceil(product);
+    /* The product was rounded down past a whole number: its exact error says so. */
+    if (up == product && fma(multiplier, bound->norm_int, -product) > 0) up += 1;
+    return up < 1 ? 1 : (uint64_t)up;
+}
+
+static double difference(const struct clip_tensor *t, size_t i)
+{
+    return t->start ? (double)t->now[i] - (double)t->start[i] : (double)t->now[i];
+}
+
+err clip_norm(double *out, const struct clip_tensor *tensor, size_t tensors)
+{
+    double sum = 0;
+    for (size_t k = 0; k < tensors; k++) {
+        const struct clip_tensor *t = &tensor[k];
+        for (size_t at = 0; at < t->count; at += BLOCK) {
+            size_t end = at + BLOCK < t->count ? at + BLOCK : t->count;
+            double part = 0;
+            for (size_t i = at; i < end; i++) {
+                double d = difference(t, i);
+                part += d * d;
+            }
+            sum += part;
+        }
+    }
+    if (!isfinite(sum)) /* float32 values cannot overflow it */
+        return err_make(ERR_INPUT, "the change's norm: a value is NaN or infinite");
+    *out = sqrt(sum);
+    return ERR_NONE;
+}
+
+static unsigned __int128 quantise(int32_t *out, double factor, const struct clip_tensor *tensor,
+                                  size_t tensors)
+{
+    unsigned __int128 sum = 0;
+    for (size_t k = 0; k < tensors; k++) {
+        for (size_t i = 0; i < tensor[k].count; i++) {
+            int64_t x = (int64_t)(difference(&tensor[k], i) * factor); /* |.| < 2^32 */
+            sum += (uint64_t)(x * x);
+            *out++ = (int32_t)x;
+        }
+    }
+    return sum;
+}
+
+err clip_quantise(int32_t *out, struct clip_result *result, const struct clip_bound *bound,
+                  double weight, const struct clip_tensor *tensor, size_t tensors)
+{
+    struct clip_result r;
+    REQUIRE(weight > 0 && weight <= 1);
+    TRY(clip_norm(&r.norm, tensor, tensors));
+    r.unclipped = r.norm <= bound->norm;
+    /* Times a power of two is exact. */
+    double factor = weight * (r.unclipped ? 1 : bound->norm / r.norm) * ldexp(1, bound->scale_log2);
+    uint64_t most = bound->norm_int; /* the sensitivity, whatever the weight */
+    double less = 0x1p-44;
+    for (int i = 0; quantise(out, factor, tensor, tensors) > (unsigned __int128)most * most; i++) {
+        REQUIRE(i < SHRINKS); /* roundings of the norm and the factor are far smaller */
+        factor *= 1 - less;
+        less *= 2;
+    }
+    *result = r;
+    return ERR_NONE;
+}
+
+/* gram (r, r) = sum over `long_side` of x_i x_j, x being columns of B or rows of A. */
+static void gram(double *out, const float *x, uint32_t r, uint32_t long_side, bool columns)
+{
+    for (uint32_t i = 0; i < r; i++) {
+        for (uint32_t j = 0; j <= i; j++) {
+            double sum = 0;
+            for (uint32_t t = 0; t < long_side; t++) {
+                size_t p = columns ? (size_t)t * r + i : (size_t)i * long_side + t;
+                size_t q = columns ? (size_t)t * r + j : (size_t)j * long_side + t;
+                sum += (double)x[p] * (double)x[q];
+            }
+            out[(size_t)i * r + j] = out[(size_t)j * r + i] = sum;
+        }
+    }
+}
+
+err clip_pair_norm2(double *out, const float *b, const float *a, const uint32_t shape[3])
+{
+    size_t r = shape[1];
+    double *g = calloc(2 * r * r + 1, sizeof *g), sum = 0;
+    if (!g) return err_make(ERR_MACHINE, "no memory for Gram matrices of rank %zu", r);
+    gram(g, b, shape[1], shape[0], true);
+    gram(g + r * r, a, shape[1], shape[2], false);
+    for (size_t i = 0; i < r * r; i++)
+        sum += g[i] * g[r * r + i];
+    free(g);
+    if (!isfinite(sum)) return err_make(ERR_INPUT, "the pair's norm: a value is NaN or infinite");
+    *out = sum > 0 ? sum : 0;
+    return ERR_NONE;
+}
