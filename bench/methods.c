@@ -328,7 +328,8 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
         training.batch = (uint32_t)ceil(b->o.sampling * (double)m->data.count);
     training.lr = b->o.lr;
     training.clip = 1;
-    training.schedule = (char *)(uintptr_t) "linear";
+    training.schedule = (char *)(uintptr_t)b->o.schedule;
+    training.seq = (uint32_t)b->o.seq;
     path_of(path, b, "update", (uint32_t)i);
     b->local.data = m->data;
     b->local.privacy = m->privacy.on ? &m->privacy : NULL;

@@ -5,8 +5,8 @@
 #include "base/option.h"
 
 struct bench_options {
-    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen;
-    int64_t rank, rounds, steps, batch, seed, threads, check_rows;
+    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen, *schedule;
+    int64_t rank, rounds, steps, batch, seq, seed, threads, check_rows;
     double alpha, scale, lr, carry_error, epsilon, delta, clip_norm, sampling;
     bool help;
     struct option_list option;
@@ -38,10 +38,12 @@ static const struct option_row rows[] = {
     TEXT(ranks, "", false, "members' ranks in order of name, as 64,32,16; empty: --rank for all"),
     TEXT(targets, "q,v", false, "what is adapted"),
     TEXT(frozen, NULL, false, "file of frozen factors; default: seeded"),
+    TEXT(schedule, "linear", false, "of the learning rate: constant, linear or cosine"),
     INT(rank, "rank", "4", 1, "the state's rank"),
     INT(rounds, "rounds", "3", 1, "rounds"),
     INT(steps, "steps", "10", 1, "local steps a round"),
     INT(batch, "batch", "8", 1, "rows a step"),
+    INT(seq, "seq", "0", 0, "longest row in tokens; 0: as join has it"),
     INT(seed, "seed", "1", 0, "of the run: A, the basis, the order of rows"),
     INT(threads, "threads", "0", 0, "0: all"),
     INT(check_rows, "check-rows", "0", 0, "rows measured after rounds before the last; 0: all"),

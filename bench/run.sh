@@ -10,6 +10,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh privacy DIR [options]    what privacy by example costs in test loss, on CLINC150
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
        bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
+       bench/run.sh search DIR [options]     alpha and learning rate of the demo's methods, by validation rows
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
        bench/run.sh account                  privacy accountants: seconds, and the longest published rows
@@ -65,6 +66,10 @@ case "${1:-}" in
     echo
     "$build/bench_recompress"
     uptime ;;
+  search)
+    shift
+    cmake --build "$bench/../build/release" --target bench_methods fedlora >/dev/null
+    exec python3 "$bench/search.py" "$@" ;;
   methods)
     shift
     cmake --build "$bench/../build/release" --target bench_methods fedlora >/dev/null

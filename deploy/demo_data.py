@@ -6,10 +6,11 @@ same seed gives the same files everywhere. Four institutions see three departmen
 write in their own way; the test set has every department in every institution's way of writing.
 Every symptom keeps one of its details for the test set, so no test sentence occurs in training.
 
-  demo_data.py OUT [--seed N] [--test-rows N] [--scale F]
+  demo_data.py OUT [--seed N] [--test-rows N] [--val-rows N] [--scale F]
 
 Files: OUT/north.jsonl, east.jsonl, south.jsonl, west.jsonl, test.jsonl, of rows
-{"prompt", "completion"}.
+{"prompt", "completion"}. With --val-rows also val.jsonl, to choose settings by: all departments and
+ways of writing like the test set, but only pairs of symptom and detail that no test row has.
 """
 
 import argparse
@@ -186,11 +187,21 @@ def write_rows(path, rows):
     os.replace(path + ".new", path)
 
 
+def write_all(options, name, count, for_test):
+    """Rows of every department in every institution's way of writing."""
+    rng = random.Random(f"{options.seed} {name}")
+    cells = [(i, d) for d in DEPARTMENTS for i in INSTITUTIONS]
+    rows = [make_row(rng, *cells[n % len(cells)], for_test) for n in range(count)]
+    write_rows(os.path.join(options.out, f"{name}.jsonl"), rows)
+    print(f"{name}: {count} rows, all {len(DEPARTMENTS)} departments, all four ways of writing")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Writes the demo's synthetic triage notes.")
     parser.add_argument("out")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--test-rows", type=int, default=128)
+    parser.add_argument("--val-rows", type=int, default=0)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="times the rows of every institution"
     )
@@ -205,11 +216,9 @@ def main():
         rng.shuffle(rows)
         write_rows(os.path.join(options.out, institution + ".jsonl"), rows)
         print(f"{institution}: {len(rows)} rows, {', '.join(departments)}")
-    rng = random.Random(f"{options.seed} test")
-    cells = [(i, d) for d in DEPARTMENTS for i in INSTITUTIONS]
-    rows = [make_row(rng, *cells[n % len(cells)], True) for n in range(options.test_rows)]
-    write_rows(os.path.join(options.out, "test.jsonl"), rows)
-    print(f"test: {len(rows)} rows, all {len(DEPARTMENTS)} departments, all four ways of writing")
+    write_all(options, "test", options.test_rows, True)
+    if options.val_rows:
+        write_all(options, "val", options.val_rows, False)
 
 
 if __name__ == "__main__":
