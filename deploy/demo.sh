@@ -215,7 +215,7 @@ run_federated() {
     sleep "$poll_seconds"
     status=""
     if status=$(admin status "$name" --json 2>>"$out/logs/admin.log"); then
-      line=$(report progress <<<"$status") || line=""
+      line=$(report progress $(($(line_width) - ${#name} - 2)) <<<"$status") || line=""
       [ -z "$line" ] || show "$name: $line"
     fi
     finished=0
@@ -234,11 +234,18 @@ run_federated() {
   admin status "$name" --json >"$out/results/$name.status.json"
 }
 
+# line_width: the columns left beside the clock; as on a narrow terminal where there is none.
+line_width() {
+  local columns=80
+  if [ -t 2 ]; then columns=$(stty size <&2 2>/dev/null | cut -d' ' -f2) || true; fi
+  [ "${columns:-0}" -gt 20 ] || columns=80
+  echo $((columns - 10))
+}
 # One updating line on a terminal, elsewhere a line every ten seconds.
 last_shown=-10
 show() {
   if [ -t 2 ]; then
-    printf '\r\033[K%s %.*s' "$(clock)" $((${COLUMNS:-100} - 10)) "$*" >&2
+    printf '\r\033[K%s %.*s' "$(clock)" "$(line_width)" "$*" >&2
   elif [ $((SECONDS - last_shown)) -ge 10 ]; then
     last_shown=$SECONDS
     say "$*"
@@ -306,14 +313,22 @@ step_count() { if [ -e "$1" ]; then wc -l <"$1"; else echo 0; fi; }
 
 # ---- what came of it
 
-# evaluate NAME OPTION...: on the test set, with every processor.
+# evaluate NAME OPTION...: on the test set, with every processor; the program's progress is shown.
 evaluate() {
-  local name=$1
+  local name=$1 log=$out/logs/eval.$1.log pid line
   shift
   say "evaluating $name"
-  "$programs/fedlora" eval --base "$base" --data "$out/data/test.jsonl" --seq "$seq" --json "$@" \
-    >"$out/results/$name.eval.json" 2>"$out/logs/eval.$name.log" ||
-    fail_with "$out/logs/eval.$name.log" "cannot evaluate $name"
+  spawn "$log" bash -c 'scores=$1; shift; exec "$@" >"$scores"' evaluate \
+    "$out/results/$name.eval.json" "$programs/fedlora" eval --base "$base" \
+    --data "$out/data/test.jsonl" --seq "$seq" --json "$@"
+  pid=$last_child
+  while alive "$pid"; do
+    sleep 0.5
+    line=$(tail -n 1 "$log")
+    [ -z "$line" ] || show "$name: $line"
+  done
+  show_end
+  wait "$pid" || fail_with "$log" "cannot evaluate $name"
 }
 
 # The last state of a run: evaluated, and exported as others read it.
@@ -403,7 +418,7 @@ prepare() {
   start_coordinator "$coordinator_dir"
   wait_for_coordinator
   say "fedlorad listens on 127.0.0.1:$port"
-  say "three runs of $rounds rounds of $steps steps, then each institution alone as long"
+  say "three runs of $rounds x $steps steps, then each institution alone"
 }
 
 # Fed-SB's frozen factors: the leading singular vectors of the base's own weights, computed once and

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What deploy/demo.sh needs to read and write JSON: python3's standard library, nothing else.
 
-demo_report.py progress          one line from `fedlora run status --json` on standard input
+demo_report.py progress WIDTH    one line of at most WIDTH columns from `fedlora run status --json` on standard input
 demo_report.py fraction          how far that run is, of 1000
 demo_report.py port              a free TCP port of this machine
 demo_report.py field NAME        one field of the JSON document on standard input
@@ -17,17 +17,23 @@ import sys
 import textwrap
 
 
-def progress(_):
+def progress(options):
+    """Each member's step where that fits, else how many members do what."""
     status = json.load(sys.stdin)
-    phase, members = status.get("phase", ""), status.get("members", [])
-    parts = []
-    for member in members:
-        if member.get("doing") == "training":
-            parts.append(f"{member['id']} {member.get('step', 0)}/{member.get('steps', 0)}")
-        else:
-            parts.append(f"{member['id']} {member.get('doing') or 'absent'}")
+    members = status.get("members", [])
     rounds = status.get("rounds") or status.get("config", {}).get("rounds", "?")
-    print(f"round {status.get('round', 0)} of {rounds}, {phase}: {', '.join(parts)}")
+    head = f"round {status.get('round', 0)}/{rounds} {status.get('phase', '')}"
+    parts, counts = [], {}
+    for member in members:
+        doing = member.get("doing") or "absent"
+        counts[doing] = counts.get(doing, 0) + 1
+        if doing == "training":
+            doing = f"{member.get('step', 0)}/{member.get('steps', 0)}"
+        parts.append(f"{member['id']} {doing}")
+    line = f"{head}: {', '.join(parts)}"
+    if len(line) > options.width:
+        line = f"{head}: {', '.join(f'{n} {doing}' for doing, n in counts.items())}"
+    print(line[: options.width])
 
 
 def fraction(_):
@@ -243,7 +249,9 @@ def table(options):
 def main():
     parser = argparse.ArgumentParser(description="JSON in and out for deploy/demo.sh")
     commands = parser.add_subparsers(required=True)
-    commands.add_parser("progress").set_defaults(run=progress)
+    zero = commands.add_parser("progress")
+    zero.add_argument("width", type=int)
+    zero.set_defaults(run=progress)
     commands.add_parser("fraction").set_defaults(run=fraction)
     commands.add_parser("port").set_defaults(run=port)
     one = commands.add_parser("field")
