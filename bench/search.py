@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The settings of the demo: alpha and learning rate of each method, found by one search for all.
 
-  bench/run.sh search DIR [--methods flora,fedit,fed-sb] [--seeds 1,2,3] [--keep N] [--base PATH]
+  bench/run.sh search DIR [--methods flora,fedit,fed-sb] [--alphas 16,32] [--rates 2e-3,4e-3]
+                          [--seeds 1,2,3] [--keep N] [--base PATH]
 
 Every pair of alpha and learning rate is trained in the demo's federation (its data, ranks, rounds and
 steps) with the first seed. The --keep pairs of least validation loss are trained with the other
@@ -36,7 +37,7 @@ def read_results(path):
 
 
 def label_of(method, alpha, rate):
-    return f"{method} alpha {alpha} lr {rate:g}"
+    return f"{method} alpha {alpha:g} lr {rate:g}"
 
 
 def train(options, method, alpha, rate, seed):
@@ -50,7 +51,7 @@ def train(options, method, alpha, rate, seed):
     command += ["--targets", TARGETS, "--steps", "12", "--batch", "8", "--seq", "64", "--rounds", "3"]
     command += ["--schedule", "constant", "--check-rows", "1", "--threads", str(options.threads)]
     command += ["--lr", f"{rate:g}", "--seed", str(seed), "--label", label, "--out", path]
-    command += METHODS[method][2] + (["--alpha", str(alpha)] if alpha else [])
+    command += METHODS[method][2] + (["--alpha", f"{alpha:g}"] if alpha else [])
     if method == "fed-sb":
         command += ["--frozen", basis(options)]
     subprocess.run(command, check=True)
@@ -69,6 +70,10 @@ def basis(options):
 def search(options, method):
     """Rows (mean loss, mean accuracy, seeds, alpha, rate), best first."""
     alphas, rates, _ = METHODS[method]
+    if options.alphas and alphas != [0]:
+        alphas = [float(alpha) for alpha in options.alphas.split(",")]
+    if options.rates:
+        rates = [float(rate) for rate in options.rates.split(",")]
     first = {(a, r): train(options, method, a, r, options.seeds[0]) for a in alphas for r in rates}
     kept = sorted(first, key=lambda pair: first[pair]["loss"])[: options.keep]
     table = []
@@ -86,6 +91,8 @@ def main():
     parser = argparse.ArgumentParser(description="Searches alpha and learning rate of the demo's methods.")
     parser.add_argument("dir")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--alphas", default="", help="instead of the method's own list")
+    parser.add_argument("--rates", default="", help="instead of the method's own list")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--keep", type=int, default=3, help="pairs trained with every seed")
     parser.add_argument("--threads", type=int, default=1)
@@ -100,7 +107,7 @@ def main():
     print("| method | alpha | learning rate | validation loss | accuracy | seeds |\n|---|--:|--:|--:|--:|--:|")
     for method in options.methods.split(","):
         for seeds, loss, accuracy, alpha, rate in search(options, method):
-            print(f"| {method} | {alpha or '-'} | {rate:g} | {loss:.3f} | {100 * accuracy:.1f} % | {-seeds} |")
+            print(f"| {method} | {f'{alpha:g}' if alpha else '-'} | {rate:g} | {loss:.3f} | {100 * accuracy:.1f} % | {-seeds} |")
 
 
 if __name__ == "__main__":
