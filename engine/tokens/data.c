@@ -148,7 +148,7 @@ static err put_pair(struct reading *r, const char *prompt, const char *between,
 
 static err read_pair(struct reading *r, const json_t *row)
 {
-    const char *prompt, *completion;
+    const char *prompt = NULL, *completion = NULL;
     TRY(find_text(&prompt, row, "prompt"));
     TRY(find_text(&completion, row, "completion"));
     return put_pair(r, prompt, "", completion);
@@ -158,7 +158,7 @@ static err read_pair(struct reading *r, const json_t *row)
  * it is left out there and begins the completion instead. */
 static err read_labelled(struct reading *r, const json_t *row)
 {
-    const char *text, *label;
+    const char *text = NULL, *label = NULL;
     const json_t *value = json_object_get(row, "label");
     char number[32], *prompt;
     TRY(find_text(&text, row, "text"));
@@ -180,7 +180,7 @@ static err read_labelled(struct reading *r, const json_t *row)
 
 static err read_text(struct reading *r, const json_t *row)
 {
-    const char *text;
+    const char *text = NULL;
     TRY(find_text(&text, row, "text"));
     bytes_clear(&r->text);
     TRY(bytes_append(&r->text, text, strlen(text)));
