@@ -70,19 +70,6 @@ static uint32_t shift_rounded(uint32_t x, unsigned shift)
     return kept + (rest > half || (rest == half && (kept & 1)));
 }
 
-uint16_t f16_from_f32(float x)
-{
-    uint32_t bits = f32_bits(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    if (magnitude > 0x7f800000) /* NaN: keep the upper payload, stay a (quiet) NaN */
-        return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
-    if (magnitude >= 0x47800000) return (uint16_t)(sign | 0x7c00); /* 2^16 and over */
-    if (magnitude >= 0x38800000) /* normal; a carry out of the fraction is the next exponent */
-        return (uint16_t)(sign | shift_rounded(magnitude - (112u << 23), 13));
-    if (magnitude < 0x33000000) return (uint16_t)sign; /* under half of the least subnormal */
-    uint32_t exponent = magnitude >> 23, fraction = (magnitude & 0x7fffff) | 0x800000;
-    return (uint16_t)(sign | shift_rounded(fraction, 126 - exponent));
-}
-
 uint16_t bf16_from_f32(float x)
 {
     uint32_t bits = f32_bits(x);

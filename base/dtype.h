@@ -1,6 +1,6 @@
-/* Element types of tensors on disk: the plain ones of safetensors and the block formats of GGUF.
- * A block format packs `block` values into `bytes` bytes; plain ones have block 1 (F4: two a byte).
- */
+/* Element types of tensors on disk: the plain types of safetensors and the block formats of GGUF.
+ * A block format packs `block` values into `bytes` bytes. Plain types have block 1, except the
+ * 4 and 6 bit floats, whose block is the smallest whole number of bytes. */
 #ifndef BASE_DTYPE_H
 #define BASE_DTYPE_H
 
@@ -47,7 +47,6 @@ const char *dtype_name(enum dtype t); /* "F32", "BF16", "Q4_K", ... */
 bool dtype_bytes(size_t *out, enum dtype t, size_t n);
 
 float f32_from_f16(uint16_t h); /* exact */
-uint16_t f16_from_f32(float x); /* round to nearest even */
 static inline float f32_from_bf16(uint16_t h)
 {
     union {
@@ -57,8 +56,7 @@ static inline float f32_from_bf16(uint16_t h)
     return v.f;
 }
 uint16_t bf16_from_f32(float x); /* round to nearest even; NaN stays NaN */
-/* n elements of a plain float type (F32, F16, BF16, F64) to float32; ERR_INPUT for any other type.
- */
+/* Converts n elements of F32, F16, BF16 or F64 to float32; ERR_INPUT for any other type. */
 err dtype_to_f32(float *out, const void *data, enum dtype t, size_t n);
 
 #endif

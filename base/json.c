@@ -108,12 +108,6 @@ err json_get_str(const char **out, const json_t *object, const char *key, const 
     return json_opt_str(out, object, key, where);
 }
 
-err json_get_bool(bool *out, const json_t *object, const char *key, const char *where)
-{
-    if (!find(object, key)) return missing(where, key);
-    return json_opt_bool(out, object, key, where);
-}
-
 struct writing {
     struct bytes *out;
     err e;

@@ -171,7 +171,7 @@ Test(adapter_file, converts_half_precision_and_leaves_it_alone_when_only_mapped)
 {
     uint16_t half[16], brain[12];
     for (int i = 0; i < 16; i++)
-        half[i] = f16_from_f32((float)i / 8);
+        memcpy(&half[i], &(_Float16){(_Float16)((float)i / 8)}, 2);
     for (int i = 0; i < 12; i++)
         brain[i] = bf16_from_f32((float)i / 4);
     const struct tensor tensors[] = {

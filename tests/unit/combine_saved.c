@@ -62,8 +62,11 @@ static void write_adapter(int k, const struct adapter *a)
     size_t n = 0;
     t[n++] = tensor("base_model.model.model.q.lora_A.weight", value[k], DTYPE_F32, lora_a);
     t[n++] = tensor("base_model.model.model.q.lora_B.weight", value[k] + 50, DTYPE_F32, lora_b);
-    for (int j = 0; j < HEAD; j++)
-        half[j] = a->type == DTYPE_F16 ? f16_from_f32(value[k][j]) : bf16_from_f32(value[k][j]);
+    for (int j = 0; j < HEAD; j++) {
+        _Float16 f16 = (_Float16)value[k][j];
+        half[j] = bf16_from_f32(value[k][j]);
+        if (a->type == DTYPE_F16) memcpy(&half[j], &f16, sizeof f16);
+    }
     snprintf(name, sizeof name, "base_model.model.%s.weight", a->head ? a->head : "");
     if (a->head)
         t[n++] =

@@ -46,7 +46,7 @@ Test(json, required_and_optional_members)
     cr_expect_eq(x, 4);
     ok(json_get_num(&x, o, "x", "f"));
     ok(json_get_str(&s, o, "s", "f"));
-    ok(json_get_bool(&b, o, "b", "f"));
+    ok(json_opt_bool(&b, o, "b", "f"));
     cr_expect(x == 0.5 && strcmp(s, "t") == 0 && b);
     ok(json_opt_int(&n, o, "absent", 0, 1, "f"));
     ok(json_opt_num(&x, o, "null", "f"));
