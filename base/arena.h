@@ -11,7 +11,7 @@ struct arena_block;
 struct arena {
     struct arena_block *last;
     size_t bytes_used;
-    size_t bytes_max; /* 0: no bound but memory */
+    size_t bytes_max; /* 0: bounded by memory only */
 };
 
 /* count * size bytes, zeroed, aligned to 64; ERR_LIMIT over bytes_max or on overflow, ERR_MACHINE

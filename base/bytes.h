@@ -1,4 +1,4 @@
-/* A growable byte buffer that must state its maximum. A zeroed one with `max` set is ready. */
+/* A growable byte buffer with a maximum. A zeroed struct with `max` set is empty and ready. */
 #ifndef BASE_BYTES_H
 #define BASE_BYTES_H
 
@@ -9,9 +9,9 @@
 #include <stdint.h>
 
 struct bytes {
-    uint8_t *data; /* always followed by a zero byte once something was appended */
+    uint8_t *data; /* NULL, or followed by a zero byte, so that text can be printed as it is */
     size_t size, capacity;
-    size_t max;
+    size_t max; /* bytes, without that zero; must not be 0 */
 };
 
 err bytes_append(struct bytes *b, const void *data, size_t size); /* ERR_LIMIT past max */

@@ -1,5 +1,5 @@
-/* BLAKE2b-256 (libsodium): the name of every blob, base and frozen factor. Text form: 64 lower-case
- * hex. */
+/* BLAKE2b-256 (libsodium), which names every blob, base and frozen factor by its content.
+ * Text form: 64 lower-case hexadecimal digits. */
 #ifndef BASE_DIGEST_H
 #define BASE_DIGEST_H
 
@@ -19,9 +19,11 @@ struct digest_stream {
     crypto_generichash_state state;
 };
 
+/* Data that comes in parts: begin, add..., end. */
 void digest_begin(struct digest_stream *s);
 void digest_add(struct digest_stream *s, const void *data, size_t size);
 struct digest digest_end(struct digest_stream *s);
+
 struct digest digest_of(const void *data, size_t size);
 err digest_of_file(struct digest *out, const char *path);
 bool digest_equal(const struct digest *a, const struct digest *b);

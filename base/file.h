@@ -1,6 +1,7 @@
-/* Files that are whole or absent. Reading is by memory map; writing goes beside, is flushed, and is
- * renamed, and the directory is flushed. All disk calls go through `file_disk`, so tests can make
- * the n-th one fail (ENOSPC, EIO) or "lose power" there. */
+/* Files that are complete or absent after a crash. A file is written beside its final path
+ * (PATH.part), flushed and renamed, and then the directory is flushed. Reading is by memory map.
+ * All disk calls go through `file_disk`, so that tests can make the n-th call fail (ENOSPC, EIO) or
+ * simulate a power loss there. */
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
@@ -11,7 +12,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct file_disk { /* POSIX signatures; replaced only by tests */
+struct file_disk { /* POSIX signatures and meanings; only tests replace them */
     int (*open)(const char *path, int flags, mode_t mode);
     ssize_t (*write)(int fd, const void *data, size_t size);
     int (*fsync)(int fd);
@@ -29,11 +30,11 @@ struct file_map {
 
 err file_map_open(struct file_map *out, const char *path); /* read-only; a directory is ERR_INPUT */
 void file_map_close(struct file_map *map);
-/* Tells the kernel the pages may go (they come back from disk when touched). */
+/* Lets the kernel drop the pages of this range; they are read again when touched. */
 void file_map_drop(const struct file_map *map, size_t offset, size_t size);
 
-/* A file being written: open -> append... -> commit (flush, rename, flush the directory), or close
- * alone to abandon it (the part is deleted). Without `replace` an existing path is ERR_INPUT. */
+/* A file being written: open, append..., commit, close. Without commit, close deletes the part.
+ * Without `replace` an existing path is ERR_INPUT. */
 struct file_out {
     int fd; /* -1 or 0 in a zeroed struct: nothing open */
     bool replace;
@@ -46,13 +47,13 @@ err file_out_commit(struct file_out *out);
 void file_out_close(struct file_out *out);
 
 err file_write(const char *path, const void *data, size_t size, bool replace);
-err file_read_all(char **out /* malloc'd, zero-terminated */, size_t *size, const char *path,
-                  size_t size_max);
-err file_make_dirs(const char *path); /* like mkdir -p, mode 0700 for what it makes */
+/* *out is malloc'd and zero-terminated; ERR_INPUT for a file of more than size_max bytes. */
+err file_read_all(char **out, size_t *size, const char *path, size_t size_max);
+err file_make_dirs(const char *path); /* mkdir -p, with mode 0700 for new directories */
 err file_sync_dir(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
-/* dir + "/" + name into out (bytes long); ERR_INPUT when it does not fit. */
+/* Writes dir + "/" + name into out[0..bytes); ERR_INPUT when it does not fit. */
 err file_join(char *out, size_t bytes, const char *dir, const char *name);
 
 #endif

@@ -1,6 +1,5 @@
-/* Every maximum, in one place. Full means ERR_LIMIT (or ERR_INPUT for a file that claims more),
- * never growth. A number here is a promise: change it with the code and the documents that rely on
- * it. */
+/* Every maximum, in one place. Beyond it the answer is ERR_LIMIT (ERR_INPUT for a file that claims
+ * more), never growth. Code and documents rely on these numbers: change them together. */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
 
@@ -8,7 +7,7 @@
 #define LIMIT_TENSOR_NAME_BYTES 256 /* a tensor or module name, with its zero */
 #define LIMIT_PATH_BYTES 4096
 #define LIMIT_TENSORS 65536                 /* tensors in one file */
-#define LIMIT_SAFETENSORS_HEADER 100000000u /* the reference reader's */
+#define LIMIT_SAFETENSORS_HEADER 100000000u /* bytes; the maximum of the reference reader */
 #define LIMIT_JSON_BYTES (256u << 20)       /* tokenizer.json of a large vocabulary is tens of MB */
 #define LIMIT_GGUF_KV 65536
 #define LIMIT_LAYERS 512
@@ -21,13 +20,13 @@
 #define LIMIT_TEXT_BYTES (1u << 30)  /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
 #define LIMIT_MEMBERS 10000
-#define LIMIT_ROBUST_MEMBERS 2048 /* of a round, where a rule looks at all pairs */
+#define LIMIT_ROBUST_MEMBERS 2048 /* in a round whose robust rule compares all pairs */
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000
 #define LIMIT_BLOB_BYTES (16ull << 30)
 #define LIMIT_CHUNK_BYTES (1u << 20) /* one streamed chunk */
 #define LIMIT_THREADS 256
-#define LIMIT_PLD_CELLS (1u << 22) /* losses told apart by an accountant */
+#define LIMIT_PLD_CELLS (1u << 22) /* points of an accountant's grid of privacy losses */
 #define LIMIT_PRV_CELLS (1u << 24)
 #define LIMIT_ACCOUNT_STEPS 1000000000ull /* releases of one kind */
 

@@ -1,7 +1,9 @@
 /* safetensors files: an 8-byte little-endian header length, a JSON header, tensors back to back.
- * Reading borrows the caller's bytes (a memory map) and rejects what the reference reader rejects:
- * see enum safetensors_verdict. Writing is canonical: names and metadata sorted, header padded with
- * spaces to 8 bytes, no times; the same content is always the same bytes. */
+ * Reading borrows the caller's bytes (a memory map) and rejects every file that the reference
+ * reader (huggingface/safetensors) rejects; an error's text begins with the name that reader gives
+ * to the mistake (HeaderTooLarge, InvalidOffset, ...). Writing is canonical: names and metadata are
+ * sorted, the header is padded with spaces to a multiple of 8 bytes, and nothing depends on time.
+ * The same content is therefore always the same bytes. */
 #ifndef BASE_SAFETENSORS_H
 #define BASE_SAFETENSORS_H
 
@@ -35,24 +37,22 @@ struct safetensors {
     struct metadata *metadata; /* sorted by key */
 };
 
-/* The errors' texts begin with the reference reader's names (HeaderTooLarge, InvalidOffset, ...).
- */
 err safetensors_parse(struct safetensors *out, const void *data, size_t size);
 err safetensors_open(struct safetensors *out, const char *path); /* error text names the path */
 void safetensors_close(struct safetensors *st);
 const struct tensor *safetensors_find(const struct safetensors *st, const char *name); /* or NULL */
 const char *safetensors_metadata(const struct safetensors *st, const char *key);       /* or NULL */
 
-/* Appends the whole file to *out. Names must be unique; any order of the inputs gives the same
- * bytes. */
+/* Appends the whole file to *out. Names must be unique; their order does not change the bytes. */
 err safetensors_write(struct bytes *out, const struct tensor *tensor, size_t count,
                       const struct metadata *metadata, size_t metadata_count);
-/* The same, streamed to a file; `out` is open and is not committed here. */
+/* The same, appended to an open file; the caller commits it. */
 err safetensors_write_file(struct file_out *out, const struct tensor *tensor, size_t count,
                            const struct metadata *metadata, size_t metadata_count);
 
-/* What comes before the values, for those who make these one at a time: sorts `tensor` in place
- * (its data is not looked at); the caller then appends each one's `size` bytes in that order. */
+/* The header alone, for callers that compute one tensor at a time instead of holding all of them:
+ * sorts `tensor` in place (`data` is ignored); the caller then appends the `size` bytes of each
+ * tensor in that order. */
 err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t count,
                              const struct metadata *metadata, size_t metadata_count);
 

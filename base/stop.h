@@ -1,4 +1,4 @@
-/* The user's wish to stop (SIGINT, SIGTERM), for long loops to poll. A signal handler sets it. */
+/* The request to stop (SIGINT, SIGTERM). The signal handler sets the flag; long loops poll it. */
 #ifndef BASE_STOP_H
 #define BASE_STOP_H
 
