@@ -31,13 +31,12 @@ err arena_take(void *out, struct arena *arena, size_t count, size_t size)
 {
     size_t need, total;
     if (__builtin_mul_overflow(count, size, &need) || need > SIZE_MAX - ARENA_ALIGN)
-        return err_make(ERR_LIMIT, "memory: %zu x %zu bytes is more than can be addressed", count,
-                        size);
+        return err_make(ERR_LIMIT, "memory: %zu x %zu bytes cannot be addressed", count, size);
     need = need == 0 ? ARENA_ALIGN : (need + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
     if (__builtin_add_overflow(arena->bytes_used, need, &total) ||
         (arena->bytes_max && total > arena->bytes_max))
         return err_make(ERR_LIMIT,
-                        "memory: %zu bytes more than the %zu in use exceed the bound %zu", need,
+                        "memory: %zu more bytes than the %zu in use exceed the limit of %zu", need,
                         arena->bytes_used, arena->bytes_max);
     struct arena_block *block = arena->last;
     if (!block || block->left < need) {
@@ -62,7 +61,8 @@ err arena_take(void *out, struct arena *arena, size_t count, size_t size)
 
 err arena_text(const char **out, struct arena *arena, const char *text, size_t bytes)
 {
-    if (bytes == SIZE_MAX) return err_make(ERR_LIMIT, "memory: a text of %zu bytes", bytes);
+    if (bytes == SIZE_MAX)
+        return err_make(ERR_LIMIT, "memory: a text of %zu bytes cannot be copied", bytes);
     char *copy = NULL;
     TRY(arena_take(&copy, arena, bytes + 1, 1));
     if (bytes) memcpy(copy, text, bytes);

@@ -12,7 +12,8 @@ static err bytes_grow(struct bytes *b, size_t more)
     REQUIRE(b->max > 0);
     size_t need;
     if (!size_add(&need, b->size, more) || need > b->max)
-        return err_make(ERR_LIMIT, "a buffer of at most %zu bytes would need %zu more than its %zu",
+        return err_make(ERR_LIMIT,
+                        "a buffer of at most %zu bytes has no room for %zu more than its %zu",
                         b->max, more, b->size);
     if (b->data && need < b->capacity) return ERR_NONE;
     size_t capacity = b->capacity ? b->capacity : 256;

@@ -67,7 +67,8 @@ err digest_parse(struct digest *out, const char *text)
     if (strlen(text) != DIGEST_TEXT_BYTES - 1 ||
         sodium_hex2bin(d.byte, DIGEST_BYTES, text, DIGEST_TEXT_BYTES - 1, NULL, &size, &end) != 0 ||
         size != DIGEST_BYTES)
-        return err_make(ERR_INPUT, "\"%.80s\" is no digest: expected 64 hexadecimal digits", text);
+        return err_make(ERR_INPUT, "\"%.80s\" is not a digest: expected 64 hexadecimal digits",
+                        text);
     *out = d;
     return ERR_NONE;
 }

@@ -97,7 +97,7 @@ static err part_open(int *out, const char *part)
         struct stat ours, named;
         if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
             file_disk.close(fd);
-            return err_make(ERR_STATE, "%s: another process is writing it", part);
+            return err_make(ERR_STATE, "%s: in use by another process that is writing it", part);
         }
         if (fstat(fd, &ours) == 0 && stat(part, &named) == 0 && ours.st_ino == named.st_ino &&
             ours.st_dev == named.st_dev) {
@@ -112,7 +112,7 @@ static err part_open(int *out, const char *part)
         }
         file_disk.close(fd);
     }
-    return err_make(ERR_STATE, "%s: other processes keep replacing it", part);
+    return err_make(ERR_STATE, "%s: replaced by other processes again and again", part);
 }
 
 static err path_free(const char *path)
@@ -210,7 +210,7 @@ err file_read_all(char **out, size_t *size, const char *path, size_t size_max)
     err e = ERR_NONE;
     char *data = NULL;
     if (room > size_max) {
-        e = err_make(ERR_INPUT, "%s: has %zu bytes, expected at most %zu", path, room, size_max);
+        e = err_make(ERR_INPUT, "%s: %zu bytes, expected at most %zu", path, room, size_max);
         goto out;
     }
     for (room += 4096;; room *= 2) {
@@ -230,7 +230,8 @@ err file_read_all(char **out, size_t *size, const char *path, size_t size_max)
             used += (size_t)n;
         }
         if (used > size_max) {
-            e = err_make(ERR_INPUT, "%s: has more than %zu bytes", path, size_max);
+            e = err_make(ERR_INPUT, "%s: more than %zu bytes, the largest size accepted here", path,
+                         size_max);
             goto out;
         }
         if (n == 0) break;
@@ -249,7 +250,8 @@ err file_make_dirs(const char *path)
 {
     char part[4096];
     size_t n = strlen(path);
-    if (n == 0 || n >= sizeof part) return err_make(ERR_INPUT, "\"%.80s\" is no usable path", path);
+    if (n == 0 || n >= sizeof part)
+        return err_make(ERR_INPUT, "\"%.80s\": the path is empty or too long", path);
     memcpy(part, path, n + 1);
     for (size_t i = 1; i <= n; i++) {
         if (part[i] != '/' && part[i] != 0) continue;

@@ -169,7 +169,8 @@ static err seen_list(struct seen *seen, void *options, const struct option_row *
     for (size_t i = 0; i < seen->count; i++)
         if (seen->row[i] == row) return ERR_NONE;
     if (seen->count == sizeof seen->row / sizeof *seen->row)
-        return err_make(ERR_INPUT, "too many different options that take lists");
+        return err_make(ERR_INPUT, "too many different list options: expected at most %zu",
+                        sizeof seen->row / sizeof *seen->row);
     seen->row[seen->count++] = row;
     *(struct option_list *)value_at(options, row) = (struct option_list){0};
     return ERR_NONE;
@@ -197,7 +198,7 @@ err option_defaults(void *options, const struct option_set *set, struct arena *a
     for (size_t i = 0; (row = option_row_at(set, i)); i++) {
         if (!row->fallback) continue;
         err e = value_set(options, row, row->fallback, arena);
-        if (err_is(e)) return err_in(e, "default of %s", row->flag ? row->flag : row->key);
+        if (err_is(e)) return err_in(e, "default value of %s", row->flag ? row->flag : row->key);
     }
     return ERR_NONE;
 }
@@ -222,7 +223,8 @@ static char *read_line(char *out, int room, void *context)
     r->line++;
     size_t size = strcspn(r->next, "\n");
     if (size + 2 > (size_t)room) {
-        r->e = err_make(ERR_INPUT, "%s:%d: the line is too long", r->path, r->line);
+        r->e = err_make(ERR_INPUT, "%s:%d: the line is too long: expected at most %d bytes",
+                        r->path, r->line, room - 2);
         return NULL;
     }
     memcpy(out, r->next, size);
@@ -258,7 +260,7 @@ err option_read_file(void *options, const struct option_set *set, const char *pa
     struct reading r = {.options = options, .set = set, .arena = arena, .path = path, .next = text};
     err e = ERR_NONE;
     if (strlen(text) != size) {
-        e = err_make(ERR_INPUT, "%s: not a text file: it holds a zero byte", path);
+        e = err_make(ERR_INPUT, "%s: contains a zero byte: expected a text file", path);
         goto out;
     }
     ini_use_stack =
@@ -272,7 +274,7 @@ err option_read_file(void *options, const struct option_set *set, const char *pa
     if (err_is(r.e))
         e = r.e;
     else if (result < 0)
-        e = err_make(ERR_MACHINE, "%s: no memory to read it", path);
+        e = err_make(ERR_MACHINE, "%s: no memory to read the file", path);
     else if (result > 0)
         e = err_make(ERR_INPUT, "%s:%d: expected [section] or key = value", path, r.line);
 out:

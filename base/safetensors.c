@@ -49,10 +49,10 @@ static err entry_read(struct tensor *t, uint64_t range[2], const char *name, con
     t->dims = (int)json_array_size(shape);
     for (int i = 0; i < t->dims; i++)
         if (!get_u64(&t->shape[i], json_array_get(shape, (size_t)i)))
-            return err_make(ERR_INPUT, "%s: tensor %s: a size that is no whole number", kind, name);
+            return err_make(ERR_INPUT, "%s: tensor %s: a size is not a whole number", kind, name);
     for (int i = 0; i < 2; i++)
         if (!get_u64(&range[i], json_array_get(offsets, (size_t)i)))
-            return err_make(ERR_INPUT, "%s: tensor %s: an offset that is no whole number", kind,
+            return err_make(ERR_INPUT, "%s: tensor %s: an offset is not a whole number", kind,
                             name);
     return ERR_NONE;
 }
@@ -96,12 +96,12 @@ static err entries_check(struct entry *entry, size_t count, uint64_t *end)
             bool aligned = dtype_bytes(&one, t->dtype, t->count % 8 + 8);
             return err_make(ERR_INPUT, "%s: tensor %s: its size %s",
                             aligned ? "ValidationOverflow" : "MisalignedSlice", t->name,
-                            aligned ? "overflows" : "is no whole number of bytes");
+                            aligned ? "overflows" : "is not a whole number of bytes");
         }
         if (entry[i].range[1] - entry[i].range[0] != t->size)
             return err_make(ERR_INPUT,
                             "TensorInvalidInfo: tensor %s: %" PRIu64
-                            " bytes of data, its shape and dtype need %zu",
+                            " bytes of data, expected %zu by its shape and dtype",
                             t->name, entry[i].range[1] - entry[i].range[0], t->size);
     }
     *end = start;
@@ -112,7 +112,7 @@ static err metadata_read(struct safetensors *st, const json_t *object)
 {
     if (json_is_null(object)) return ERR_NONE;
     if (!json_is_object(object))
-        return verdict("InvalidHeaderDeserialization", "__metadata__ is no map of strings");
+        return verdict("InvalidHeaderDeserialization", "__metadata__ is not a map of strings");
     size_t n = json_object_size(object), i = 0;
     if (n > LIMIT_TENSORS) return verdict("InvalidHeaderDeserialization", "too much metadata");
     TRY(arena_take(&st->metadata, &st->arena, n, sizeof *st->metadata));
@@ -121,7 +121,7 @@ static err metadata_read(struct safetensors *st, const json_t *object)
     json_object_foreach((json_t *)(uintptr_t)object, key, value)
     {
         if (!json_is_string(value))
-            return err_make(ERR_INPUT, "InvalidHeaderDeserialization: metadata %s is no string",
+            return err_make(ERR_INPUT, "InvalidHeaderDeserialization: metadata %s is not a string",
                             key);
         struct metadata *m = &st->metadata[i++];
         TRY(arena_text(&m->key, &st->arena, key, strlen(key)));
@@ -209,8 +209,8 @@ err safetensors_parse(struct safetensors *out, const void *data, size_t size)
                         LIMIT_SAFETENSORS_HEADER);
     if (length > size - 8)
         return err_make(ERR_INPUT,
-                        "InvalidHeaderLength: %" PRIu64 " bytes of header in a file of %zu", length,
-                        size);
+                        "InvalidHeaderLength: a header of %" PRIu64 " bytes in a file of %zu",
+                        length, size);
     if (!text_is_utf8(p + 8, length)) return verdict("InvalidHeader", "the header is not UTF-8");
     json_t *header = NULL;
     struct safetensors st = {0};
@@ -268,10 +268,10 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key)
 static err append_text(struct bytes *out, const char *text)
 {
     json_t *value = json_string(text);
-    if (!value) return err_make(ERR_INPUT, "a name or metadata text is not UTF-8");
+    if (!value) return err_make(ERR_INPUT, "a tensor name or metadata text is not valid UTF-8");
     char *quoted = json_dumps(value, JSON_ENCODE_ANY);
     json_decref(value);
-    if (!quoted) return err_make(ERR_MACHINE, "no memory for a header");
+    if (!quoted) return err_make(ERR_MACHINE, "no memory for a safetensors header");
     err e = bytes_append(out, quoted, strlen(quoted));
     free(quoted);
     return e;
@@ -287,7 +287,8 @@ static err append_entry(struct bytes *out, const struct tensor *t, uint64_t star
     for (int d = 0; d < t->dims; d++)
         if (!size_mul(&count, count, t->shape[d])) count = SIZE_MAX;
     if (!dtype_bytes(&size, t->dtype, count) || size != t->size)
-        return err_make(ERR_INPUT, "tensor %s: %zu bytes do not match its shape", t->name, t->size);
+        return err_make(ERR_INPUT, "tensor %s: %zu bytes do not match its shape and dtype", t->name,
+                        t->size);
     TRY(append_text(out, t->name));
     TRY(bytes_printf(out, ":{\"dtype\":\"%s\",\"shape\":[", dtype_name(t->dtype)));
     for (int d = 0; d < t->dims; d++)
@@ -365,8 +366,7 @@ static err check_data(const struct tensor *tensor, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         if (tensor[i].size && !tensor[i].data)
-            return err_make(ERR_INPUT,
-                            "tensor %s: %zu bytes do not match its shape: there are none",
+            return err_make(ERR_INPUT, "tensor %s: expected %zu bytes of data, but there are none",
                             tensor[i].name, tensor[i].size);
     return ERR_NONE;
 }

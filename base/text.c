@@ -64,8 +64,8 @@ err text_parse_size(uint64_t *out, const char *text)
 {
     if (parse_with_unit(out, text, size_units, sizeof size_units / sizeof *size_units))
         return ERR_NONE;
-    return err_make(ERR_INPUT, "\"%.60s\" is no size: expected a number like 512, 40MB or 2GiB",
-                    text);
+    return err_make(ERR_INPUT,
+                    "\"%.60s\" is not a size: expected a number such as 512, 40MB or 2GiB", text);
 }
 
 err text_parse_duration_ms(uint64_t *out, const char *text)
@@ -73,7 +73,8 @@ err text_parse_duration_ms(uint64_t *out, const char *text)
     if (parse_with_unit(out, text, duration_units, sizeof duration_units / sizeof *duration_units))
         return ERR_NONE;
     return err_make(ERR_INPUT,
-                    "\"%.60s\" is no duration: expected a number like 250ms, 90s, 15m or 2h", text);
+                    "\"%.60s\" is not a duration: expected a number such as 250ms, 90s, 15m or 2h",
+                    text);
 }
 
 err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most)
@@ -82,7 +83,7 @@ err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most)
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (end == text || *end || isspace((unsigned char)*text))
-        return err_make(ERR_INPUT, "\"%.60s\" is no whole number", text);
+        return err_make(ERR_INPUT, "\"%.60s\" is not a whole number", text);
     if (errno || value < least || value > most)
         return err_make(ERR_INPUT, "%.60s is out of range: expected %lld to %lld", text,
                         (long long)least, (long long)most);
@@ -96,7 +97,7 @@ err text_parse_num(double *out, const char *text, double least, double most)
     double value = strtod(text, &end);
     if (end == text || *end || isspace((unsigned char)*text) || !isfinite(value) ||
         strpbrk(text, "xX"))
-        return err_make(ERR_INPUT, "\"%.60s\" is no number", text);
+        return err_make(ERR_INPUT, "\"%.60s\" is not a number", text);
     if (value < least || value > most)
         return err_make(ERR_INPUT, "%.60s is out of range: expected %g to %g", text, least, most);
     *out = value;

@@ -163,12 +163,12 @@ Test(option, suggests_the_nearest_name)
 Test(option, names_the_flag_the_value_and_what_was_expected)
 {
     refused(ARGS("--rank", "0"), ERR_INPUT, "--rank: 0 is out of range: expected 1 to 4096");
-    refused(ARGS("--rank", "x"), ERR_INPUT, "--rank: \"x\" is no whole number");
-    refused(ARGS("--lr", "nan"), ERR_INPUT, "--lr: \"nan\" is no number");
+    refused(ARGS("--rank", "x"), ERR_INPUT, "--rank: \"x\" is not a whole number");
+    refused(ARGS("--lr", "nan"), ERR_INPUT, "--lr: \"nan\" is not a number");
     refused(ARGS("--rank"), ERR_INPUT, "--rank needs a value");
     refused(ARGS("--json=perhaps"), ERR_INPUT, "expected yes or no");
     refused(ARGS("--no-rank"), ERR_INPUT, "unknown option --no-rank");
-    refused(ARGS("--memory", "12 parsecs"), ERR_INPUT, "--memory: \"12 parsecs\" is no size");
+    refused(ARGS("--memory", "12 parsecs"), ERR_INPUT, "--memory: \"12 parsecs\" is not a size");
     refused(ARGS("--schedule=x"), ERR_INPUT, "expected one of constant, linear, cosine");
 }
 

@@ -42,7 +42,7 @@ Test(text, reads_sizes)
                                       "1M B"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uint64_t value = 77;
-        refused(text_parse_size(&value, bad[i]), ERR_INPUT, "is no size: expected a number like");
+        refused(text_parse_size(&value, bad[i]), ERR_INPUT, "is not a size: expected a number such as");
         cr_expect_eq(value, 77);
     }
 }
@@ -62,7 +62,7 @@ Test(text, reads_durations)
     static const char *const bad[] = {"", "s", "-1s", "5 weeks", "99999999999999999999s", "1h30m"};
     uint64_t ms = 77;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        refused(text_parse_duration_ms(&ms, bad[i]), ERR_INPUT, "is no duration");
+        refused(text_parse_duration_ms(&ms, bad[i]), ERR_INPUT, "is not a duration");
     cr_expect_eq(ms, 77);
 }
 
@@ -74,15 +74,15 @@ Test(text, reads_numbers_in_their_range)
     cr_expect_eq(n, -12);
     refused(text_parse_int(&n, "13", -12, 12), ERR_INPUT, "13 is out of range: expected -12 to 12");
     refused(text_parse_int(&n, "99999999999999999999", 0, INT64_MAX), ERR_INPUT, "out of range");
-    refused(text_parse_int(&n, "1.0", 0, 9), ERR_INPUT, "is no whole number");
-    refused(text_parse_int(&n, "", 0, 9), ERR_INPUT, "is no whole number");
-    refused(text_parse_int(&n, " 1", 0, 9), ERR_INPUT, "is no whole number");
+    refused(text_parse_int(&n, "1.0", 0, 9), ERR_INPUT, "is not a whole number");
+    refused(text_parse_int(&n, "", 0, 9), ERR_INPUT, "is not a whole number");
+    refused(text_parse_int(&n, " 1", 0, 9), ERR_INPUT, "is not a whole number");
     cr_expect_eq(n, -12);
     ok(text_parse_num(&x, "2e-4", 0, 1));
     cr_expect_eq(x, 2e-4);
     static const char *const bad[] = {"nan", "inf", "0x1p3", "1,5", "", " 1", "1e999"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        refused(text_parse_num(&x, bad[i], 0, 1), ERR_INPUT, "is no number");
+        refused(text_parse_num(&x, bad[i], 0, 1), ERR_INPUT, "is not a number");
     refused(text_parse_num(&x, "1.01", 0, 1), ERR_INPUT, "out of range: expected 0 to 1");
 }
 
