@@ -49,36 +49,44 @@ static const struct option_row common_rows[] = {
     {.flag = "json",
      .kind = OPTION_FLAG,
      .at = AT(json),
-     .help = "one JSON document as the result"},
-    {.flag = "quiet", .letter = 'q', .kind = OPTION_FLAG, .at = AT(quiet), .help = "no progress"},
-    {.flag = "verbose", .letter = 'v', .kind = OPTION_FLAG, .at = AT(verbose), .help = "say more"},
+     .help = "print the result as one JSON document"},
+    {.flag = "quiet",
+     .letter = 'q',
+     .kind = OPTION_FLAG,
+     .at = AT(quiet),
+     .help = "print no progress and no notes"},
+    {.flag = "verbose",
+     .letter = 'v',
+     .kind = OPTION_FLAG,
+     .at = AT(verbose),
+     .help = "print more details"},
     {.flag = "threads",
      .kind = OPTION_INT,
      .at = AT(threads),
      .fallback = "0",
      .least = 0,
      .most = LIMIT_THREADS,
-     .help = "processor threads; 0: all"},
+     .help = "number of processor threads; 0: all"},
     {.flag = "device",
      .kind = OPTION_TEXT,
      .at = AT(device),
      .fallback = "auto",
      .value = "cpu|cuda[:n]|auto",
-     .help = "where to compute"},
+     .help = "compute device"},
     {.flag = "precision",
      .kind = OPTION_CHOICE,
      .at = AT(precision),
      .fallback = "auto",
      .choices = precisions,
-     .help = "of weights and activations; auto: bf16 where it is fast"},
+     .help = "precision of weights and activations; auto: bf16 if the CPU has native support"},
     {.flag = "seed",
      .kind = OPTION_INT,
      .at = AT(seed),
      .fallback = "0",
      .least = 0,
      .most = 0x1p53,
-     .help = "of all randomness"},
-    {.flag = "help", .letter = 'h', .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
+     .help = "seed of all random numbers"},
+    {.flag = "help", .letter = 'h', .kind = OPTION_FLAG, .at = AT(help), .help = "print this help"},
 };
 
 static void on_signal(int number)
@@ -143,8 +151,8 @@ static void print_overview(void)
     printf("usage: fedlora COMMAND [options]\n\n");
     for (size_t i = 0; i < COMMANDS; i++)
         printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
-    printf(
-        "\nfedlora COMMAND --help has the options of one command; --version prints the version.\n");
+    printf("\nfedlora COMMAND --help prints the options of a command; fedlora --version the "
+           "version.\n");
 }
 
 static struct option_set set_of(const struct command *command, struct option_table table[2])

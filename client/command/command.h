@@ -32,7 +32,7 @@ struct command_common { /* the first member of every command's options */
 #define COMMAND_ROW_FORCE(at_)                                                                     \
     {                                                                                              \
         .flag = "force", .letter = 'f', .kind = OPTION_FLAG, .at = (at_),                          \
-        .help = "replace what exists"                                                              \
+        .help = "replace existing output"                                                          \
     }
 
 struct command {

@@ -30,23 +30,24 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
 #define ROW_NOISE                                                                                  \
     {                                                                                              \
         .flag = "noise", .kind = OPTION_NUM, .at = AT(noise), .value = "S",                        \
-        .help = "noise multiplier: deviation of the noise over the clip norm (required)"           \
+        .help = "noise multiplier: standard deviation of the noise / clip norm (required)"         \
     }
 #define ROW_STEPS                                                                                  \
     {                                                                                              \
         .flag = "steps", .kind = OPTION_INT, .at = AT(steps), .value = "T",                        \
-        .help = "noisy releases: rounds, or steps of DP-SGD (required)"                            \
+        .help = "number of noisy releases: rounds, or steps of DP-SGD (required)"                  \
     }
 #define ROW_EPSILON                                                                                \
     {                                                                                              \
         .flag = "epsilon", .kind = OPTION_NUM, .at = AT(epsilon), .value = "E",                    \
-        .help = "the budget (required)"                                                            \
+        .help = "privacy budget: largest epsilon, at the delta of --delta (required)"              \
     }
 #define ROWS_TREE                                                                                  \
     {.flag = "tree",                                                                               \
      .kind = OPTION_FLAG,                                                                          \
      .at = AT(tree),                                                                               \
-     .help = "tree aggregation: one tree over all steps, whose nodes carry the noise"},            \
+     .help =                                                                                       \
+         "account for tree aggregation: one binary tree over all steps, with noise on its nodes"}, \
         {.flag = "times",                                                                          \
          .kind = OPTION_INT,                                                                       \
          .at = AT(times),                                                                          \
@@ -54,70 +55,77 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
          .least = 1,                                                                               \
          .most = 1e6,                                                                              \
          .value = "K",                                                                             \
-         .help = "with --tree: most steps that one unit takes part in"},                           \
+         .help = "with --tree: largest number of steps in which one unit takes part"},             \
     {                                                                                              \
         .flag = "apart", .kind = OPTION_INT, .at = AT(apart), .fallback = "0", .least = 0,         \
         .most = 1e6, .value = "N",                                                                 \
-        .help = "with --tree: steps that lie between two of them at least"                         \
+        .help =                                                                                    \
+            "with --tree: smallest number of steps between two in which the same unit takes part"  \
     }
 #define ROWS_COMMON                                                                                \
     {.flag = "sampling",                                                                           \
      .kind = OPTION_NUM,                                                                           \
      .at = AT(sampling),                                                                           \
      .value = "Q",                                                                                 \
-     .help = "rate at which a unit takes part in a step; 1: everyone, always (required)"},         \
+     .help =                                                                                       \
+         "probability that a unit takes part in a step; 1: every unit in every step (required)"},  \
         {.flag = "delta",                                                                          \
          .kind = OPTION_NUM,                                                                       \
          .at = AT(delta),                                                                          \
          .value = "D",                                                                             \
-         .help = "probability of more than epsilon (required; with --units: 1e-5 or one tenth of " \
-                 "1/units, whichever is less)"},                                                   \
+         .help = "probability that the privacy loss exceeds epsilon (required unless --units is "  \
+                 "given; then default: the smaller of 1e-5 and 0.1 / units)"},                     \
         {.flag = "units",                                                                          \
          .kind = OPTION_INT,                                                                       \
          .at = AT(units),                                                                          \
          .value = "N",                                                                             \
-         .help = "examples or members protected: delta has to be below 1/N"},                      \
+         .help = "number of protected examples or members; --delta must be below 1/N"},            \
         {.flag = "accountant",                                                                     \
          .kind = OPTION_CHOICE,                                                                    \
          .at = AT(accountant),                                                                     \
          .fallback = "pld",                                                                        \
          .choices = accountants,                                                                   \
-         .help = "privacy loss distributions, Renyi divergences, or the PRV cross-check"},         \
+         .help = "accountant: privacy loss distributions (pld), Renyi divergences (rdp), or "      \
+                 "privacy loss random variables as a cross-check (prv)"},                          \
         {.flag = "adjacency",                                                                      \
          .kind = OPTION_CHOICE,                                                                    \
          .at = AT(adjacency),                                                                      \
          .fallback = "add-remove",                                                                 \
          .choices = adjacencies,                                                                   \
-         .help = "how neighbours differ in one unit"},                                             \
+         .help = "how neighbouring data sets differ: one unit added or removed, or one unit "      \
+                 "replaced"},                                                                      \
         {.flag = "scheme",                                                                         \
          .kind = OPTION_CHOICE,                                                                    \
          .at = AT(scheme),                                                                         \
          .fallback = "poisson",                                                                    \
          .choices = schemes,                                                                       \
-         .help = "each unit by its own coin, or a fixed number drawn without replacement (rdp, "   \
-                 "replace-one)"},                                                                  \
+         .help = "sampling: each unit independently (poisson), or a fixed number drawn without "   \
+                 "replacement (fixed; needs --accountant rdp --adjacency replace-one)"},           \
         {.flag = "before",                                                                         \
          .kind = OPTION_LIST,                                                                      \
          .at = AT(before),                                                                         \
          .value = "S,Q,T",                                                                         \
-         .help = "releases made already on the same data: noise, sampling, steps; may be "         \
+         .help = "earlier releases on the same data: noise multiplier, sampling, steps; may be "   \
                  "repeated"},                                                                      \
         {.flag = "signed",                                                                         \
          .kind = OPTION_FLAG,                                                                      \
          .at = AT(rdp_signed),                                                                     \
-         .help = "rdp: fractional orders by the signed series instead of its upper bound"},        \
+         .help = "with --accountant rdp: compute fractional orders by the signed series instead "  \
+                 "of its upper bound"},                                                            \
         {.flag = "interval",                                                                       \
          .kind = OPTION_NUM,                                                                       \
          .at = AT(interval),                                                                       \
          .value = "H",                                                                             \
-         .help = "pld: grid of losses; default 1e-4, finer where losses are small"},               \
+         .help = "with --accountant pld: distance of the grid points of the privacy loss; "        \
+                 "default: 1e-4, less if losses are small"},                                       \
         {.flag = "plot",                                                                           \
          .kind = OPTION_TEXT,                                                                      \
          .at = AT(plot),                                                                           \
          .value = "FILE.svg",                                                                      \
-         .help = "draw epsilon over rounds"},                                                      \
+         .help = "SVG file for a plot of epsilon over the steps"},                                 \
     {                                                                                              \
-        .flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace what exists"       \
+        .flag = "force", .kind = OPTION_FLAG, .at = AT(force),                                     \
+        .help = "replace an existing plot file"                                                    \
     }
 
 static const struct option_row epsilon_rows[] = {ROW_NOISE, ROW_STEPS, ROWS_COMMON, ROWS_TREE};
@@ -448,13 +456,13 @@ static err steps_run(void *options, const struct option_list *arguments, struct 
         .run = name_##_run,                                                                        \
     }
 
-BUDGET(epsilon, "the privacy that a plan spends: epsilon at delta",
+BUDGET(epsilon, "compute the epsilon that a plan spends",
        "--noise S --sampling Q --steps T --delta D [--plot FILE.svg]",
        "fedlora budget epsilon --noise 1.1 --sampling 0.02 --steps 500 --delta 1e-5");
-BUDGET(noise, "the least noise with which a plan keeps to a budget",
+BUDGET(noise, "compute the smallest noise that keeps a plan within a budget",
        "--epsilon E --sampling Q --steps T --delta D [--plot FILE.svg]",
        "fedlora budget noise --epsilon 3 --sampling 0.02 --steps 500 --units 20000");
-BUDGET(steps, "the rounds that a budget allows, after those made already",
+BUDGET(steps, "compute the number of steps that a budget allows",
        "--epsilon E --noise S --sampling Q --delta D [--before S,Q,T]... [--plot FILE.svg]",
        "fedlora budget steps --epsilon 3 --noise 1.1 --sampling 0.02 --delta 1e-5 "
        "--before 1.1,0.02,120");

@@ -21,17 +21,18 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = offsetof(struct budget_verify_command, key),
      .value = "FILE",
-     .help = "public key (PEM) that must have signed it"},
+     .help = "public key (PEM) that must have signed the ledger"},
     {.flag = "head",
      .kind = OPTION_TEXT,
      .at = offsetof(struct budget_verify_command, head),
      .value = "HASH",
-     .help = "hash of the last line, as noted elsewhere: tells whether lines were cut off"},
+     .help = "expected hash of the last line, from another source; detects removed lines"},
     {.flag = "cohorts",
      .kind = OPTION_TEXT,
      .at = offsetof(struct budget_verify_command, cohorts),
      .value = "FILE",
-     .help = "cohorts.json of run audit: members are drawn again from the seeds committed to"},
+     .help = "cohorts.json of fedlora run audit; the members of each round are drawn again from "
+             "its seeds and compared"},
 };
 
 static err compare(struct statement *s, const struct budget_verify_command *o, const char *path)
@@ -124,7 +125,7 @@ static err budget_verify_run(void *options, const struct option_list *arguments,
 
 const struct command command_budget_verify = {
     .name = "budget verify",
-    .purpose = "replay a privacy ledger from zero; the auditor's page",
+    .purpose = "verify a privacy ledger and print a statement for an auditor",
     .usage = "LEDGER [--key FILE] [--head HASH] [--cohorts FILE]",
     .example = "fedlora budget verify ledger.jsonl --key ledger.pub.pem",
     .rows = rows,

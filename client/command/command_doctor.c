@@ -30,7 +30,8 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(server),
      .value = "HOST:PORT",
-     .help = "also check the connection to this coordinator; needs --ca, --cert and --key"},
+     .help =
+         "address of a coordinator whose connection is checked too; needs --ca, --cert and --key"},
     {.flag = "ca",
      .key = "server.ca",
      .kind = OPTION_TEXT,
@@ -42,18 +43,18 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(cert),
      .value = "FILE",
-     .help = "our certificate (PEM)"},
+     .help = "certificate of this client (PEM)"},
     {.flag = "key",
      .key = "server.key",
      .kind = OPTION_TEXT,
      .at = AT(key),
      .value = "FILE",
-     .help = "its private key (PEM)"},
+     .help = "private key of this client (PEM)"},
     {.flag = "config",
      .kind = OPTION_TEXT,
      .at = AT(config),
      .value = "FILE",
-     .help = "read options from FILE; the command line wins"},
+     .help = "file with options; the command line overrides it"},
 };
 
 /* One finding. `problem` says what to do about it; NULL when all is well. */
@@ -303,7 +304,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
 
 const struct command command_doctor = {
     .name = "doctor",
-    .purpose = "check this machine, and with --server the connection and certificates",
+    .purpose = "check this machine and, with --server, the connection to a coordinator",
     .usage = "[--server HOST:PORT --ca FILE --cert FILE --key FILE]",
     .example = "fedlora doctor --json",
     .rows = rows,

@@ -22,7 +22,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = offsetof(struct inspect_command, digest),
      .fallback = "yes",
-     .help = "leave out digests, which read the whole file"},
+     .help = "do not compute digests, which read the whole file"},
 };
 
 /* ---- a base model ---- */
@@ -239,7 +239,7 @@ static err inspect_run(void *options, const struct option_list *arguments, struc
 
 const struct command command_inspect = {
     .name = "inspect",
-    .purpose = "show what a base model, adapter, state, update or GGUF file holds",
+    .purpose = "show the contents of a base model, adapter, state, update or GGUF file",
     .usage = "PATH [--json] [--verbose] [--no-digest]",
     .example = "fedlora inspect SmolLM2-135M-Instruct",
     .rows = rows,

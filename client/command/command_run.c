@@ -408,7 +408,7 @@ static const struct option_row watch_rows[] = {
      .at = AT(retry_ms),
      .fallback = "1h",
      .value = "TIME",
-     .help = "how long to wait for a coordinator that is away"},
+     .help = "longest wait for a coordinator that does not answer"},
 };
 static const struct option_row export_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
@@ -418,14 +418,17 @@ static const struct option_row export_rows[] = {
      .required = true,
      .at = AT(output),
      .value = "FILE",
-     .help = "where the state goes; fedlora export makes adapters of it"},
-    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace the file"},
+     .help = "file for the state; fedlora export converts it to an adapter"},
+    {.flag = "force",
+     .kind = OPTION_FLAG,
+     .at = AT(force),
+     .help = "replace an existing output file"},
     {.flag = "retry-for",
      .kind = OPTION_DURATION,
      .at = AT(retry_ms),
      .fallback = "5m",
      .value = "TIME",
-     .help = "how long to wait for a coordinator that is away"},
+     .help = "longest wait for a coordinator that does not answer"},
 };
 
 #define RUN_COMMAND(word_, purpose_, rows_, run_)                                                  \
@@ -439,7 +442,7 @@ static const struct option_row export_rows[] = {
 
 const struct command command_run_list = {
     .name = "run list",
-    .purpose = "all runs of the coordinator (operator)",
+    .purpose = "list all runs of the coordinator (operator)",
     .usage = "--server HOST:PORT --ca FILE --cert FILE --key FILE",
     .example = "fedlora run list --config operator.ini",
     .rows = rows,
@@ -448,13 +451,13 @@ const struct command command_run_list = {
     .run = list_run,
 };
 const struct command command_run_status = RUN_COMMAND(
-    "status", "what a run is doing, and what it waits for (operator)", rows, status_run);
-const struct command command_run_watch =
-    RUN_COMMAND("watch", "follow a run until it has finished (operator)", watch_rows, watch_run);
+    "status", "show the state of a run and what it is waiting for (operator)", rows, status_run);
+const struct command command_run_watch = RUN_COMMAND(
+    "watch", "print the events of a run until it ends (operator)", watch_rows, watch_run);
 const struct command command_run_pause =
-    RUN_COMMAND("pause", "open no new round (operator)", rows, pause_run);
+    RUN_COMMAND("pause", "pause a run: open no new round (operator)", rows, pause_run);
 const struct command command_run_resume =
-    RUN_COMMAND("resume", "go on with a paused run (operator)", rows, resume_run);
+    RUN_COMMAND("resume", "continue a paused run (operator)", rows, resume_run);
 const struct command command_run_stop =
     RUN_COMMAND("stop", "end a run early (operator)", rows, stop_run);
 const struct command command_run_export =

@@ -30,8 +30,11 @@ static const struct option_row rows[] = {
      .required = true,
      .at = AT(output),
      .value = "DIR",
-     .help = "the folder; made if it is not there"},
-    {.flag = "force", .kind = OPTION_FLAG, .at = AT(force), .help = "replace files in it"},
+     .help = "directory for the ledgers and cohort seeds; created if absent"},
+    {.flag = "force",
+     .kind = OPTION_FLAG,
+     .at = AT(force),
+     .help = "replace existing files in the output directory"},
 };
 
 struct audit {
@@ -222,8 +225,7 @@ out:
 
 const struct command command_run_audit = {
     .name = "run audit",
-    .purpose = "what an auditor needs of a run with privacy: ledgers, replayed, and cohorts' seeds "
-               "(operator)",
+    .purpose = "download and verify the privacy ledgers of a run, for an auditor (operator)",
     .usage = "NAME -o DIR --server HOST:PORT --ca FILE --cert FILE --key FILE",
     .example = "fedlora run audit trial -o trial-audit --config operator.ini",
     .rows = rows,

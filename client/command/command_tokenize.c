@@ -27,29 +27,28 @@ static const struct option_row rows[] = {
      .required = true,
      .at = AT(base),
      .value = "PATH",
-     .help = "Hugging Face directory or .gguf file whose tokenizer is used"},
+     .help = "base model whose tokenizer is used: a Hugging Face directory or a .gguf file"},
     {.flag = "special",
      .kind = OPTION_CHOICE,
      .at = AT(special),
      .fallback = "yes",
      .choices = no_yes,
-     .help =
-         "special tokens written in the text become their ids; with --decode, they are printed"},
+     .help = "encode the names of special tokens in the text as their ids; with --decode, print "
+             "special tokens"},
     {.flag = "chat",
      .kind = OPTION_FLAG,
      .at = AT(chat),
-     .help = "each input is a conversation: a JSON list of {\"role\",\"content\"}, or one user "
-             "message; "
-             "rendered by the model's chat template"},
+     .help = "read each input as a conversation, a JSON list of {\"role\",\"content\"} or one user "
+             "message, and apply the model's chat template"},
     {.flag = "generation-prompt",
      .kind = OPTION_FLAG,
      .at = AT(prompt),
      .fallback = "yes",
-     .help = "--chat: do not end with what opens the assistant's turn"},
+     .help = "with --chat, do not append the tokens that open the assistant's turn"},
     {.flag = "decode",
      .kind = OPTION_FLAG,
      .at = AT(decode),
-     .help = "the other way: each input is a list of ids, the result is its text"},
+     .help = "read each input as a list of token ids and print its text"},
 };
 
 struct work {
@@ -252,7 +251,7 @@ out:
 
 const struct command command_tokenize = {
     .name = "tokenize",
-    .purpose = "show the token ids of text, or the text of ids",
+    .purpose = "convert text to token ids, or token ids to text",
     .usage =
         "--base B [--chat] [--special yes|no] [--decode] [TEXT...]\n\n"
         "Without TEXT, every line of standard input is one JSON string (with --decode, one list).",

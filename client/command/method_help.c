@@ -23,8 +23,8 @@ err method_help(struct bytes *out)
     TRY(bytes_printf(out, "methods:\n"));
     for (const char *const *name = method_names(); *name; name++)
         TRY(bytes_printf(out, "  %-12s%s\n", *name, method_find(*name)->summary));
-    TRY(bytes_printf(out,
-                     "\ntheir options, --option KEY=VALUE [default] (of these methods only):\n"));
+    TRY(bytes_printf(
+        out, "\noptions of the methods: --option KEY=VALUE [default] (only for these methods)\n"));
     for (size_t i = 0; i < count; i++)
         TRY(option_line(out, &option[i]));
     return ERR_NONE;

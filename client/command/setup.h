@@ -17,30 +17,30 @@
         .flag = "base", .letter = 'b', .kind = OPTION_TEXT, .required = true, .at = (at_),         \
         .value = "PATH", .help = "base model: a Hugging Face directory or a .gguf file"            \
     }
-#define SETUP_ROW_ADAPTER(at_, verb_)                                                              \
+#define SETUP_ROW_ADAPTER(at_, use_)                                                               \
     {                                                                                              \
         .flag = "adapter", .kind = OPTION_TEXT, .at = (at_), .value = "DIR",                       \
-        .help = verb_ " this PEFT adapter"                                                         \
+        .help = "directory of the PEFT adapter " use_                                              \
     }
-#define SETUP_ROW_STATE(at_, verb_)                                                                \
+#define SETUP_ROW_STATE(at_, use_)                                                                 \
     {                                                                                              \
         .flag = "state", .kind = OPTION_TEXT, .at = (at_), .value = "FILE",                        \
-        .help = verb_ " this Fedlora state"                                                        \
+        .help = "Fedlora state " use_                                                              \
     }
 #define SETUP_ROW_SEQ(at_)                                                                         \
     {                                                                                              \
         .flag = "seq", .kind = OPTION_INT, .at = (at_), .fallback = "1024", .least = 1,            \
-        .most = LIMIT_SEQUENCE, .help = "tokens of a row at most; longer rows are cut"             \
+        .most = LIMIT_SEQUENCE, .help = "largest number of tokens in a row; longer rows are cut"   \
     }
 #define SETUP_ROW_EOS(at_)                                                                         \
     {                                                                                              \
         .flag = "eos", .kind = OPTION_FLAG, .at = (at_), .fallback = "yes",                        \
-        .help = "do not append the end-of-sequence token to what is learned"                       \
+        .help = "do not append the end-of-sequence token to the learned tokens"                    \
     }
 #define SETUP_ROW_BOS(at_)                                                                         \
     {                                                                                              \
         .flag = "bos", .kind = OPTION_FLAG, .at = (at_),                                           \
-        .help = "put the beginning-of-sequence token in front of text rows"                        \
+        .help = "prepend the beginning-of-sequence token to text rows"                             \
     }
 
 struct setup_options {

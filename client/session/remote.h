@@ -55,7 +55,7 @@ struct remote_options {
      .required = true,                                                                             \
      .at = (at_) + offsetof(struct remote_options, server),                                        \
      .value = "HOST:PORT",                                                                         \
-     .help = "the coordinator; the name must be in its certificate"},                              \
+     .help = "address of the coordinator; HOST must be in its certificate"},                       \
         {.flag = "ca",                                                                             \
          .key = "server.ca",                                                                       \
          .kind = OPTION_TEXT,                                                                      \
@@ -69,18 +69,18 @@ struct remote_options {
          .required = true,                                                                         \
          .at = (at_) + offsetof(struct remote_options, cert),                                      \
          .value = "FILE",                                                                          \
-         .help = "our certificate (PEM)"},                                                         \
+         .help = "certificate of this client (PEM)"},                                              \
         {.flag = "key",                                                                            \
          .key = "server.key",                                                                      \
          .kind = OPTION_TEXT,                                                                      \
          .required = true,                                                                         \
          .at = (at_) + offsetof(struct remote_options, key),                                       \
          .value = "FILE",                                                                          \
-         .help = "its private key (PEM)"},                                                         \
+         .help = "private key of this client (PEM)"},                                              \
     {                                                                                              \
         .flag = "config", .kind = OPTION_TEXT,                                                     \
         .at = (at_) + offsetof(struct remote_options, config), .value = "FILE",                    \
-        .help = "read options from FILE; the command line wins"                                    \
+        .help = "file with options; the command line overrides it"                                 \
     }
 
 err remote_open(struct rpc_client **out,
