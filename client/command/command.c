@@ -121,7 +121,7 @@ err command_check_unused(const struct command_given *option, size_t count, const
 {
     for (size_t i = 0; i < count; i++)
         if (option[i].given)
-            return err_make(ERR_INPUT, "--%s: expected %s with it", option[i].flag, with);
+            return err_make(ERR_INPUT, "--%s has no effect without %s", option[i].flag, with);
     return ERR_NONE;
 }
 
@@ -129,8 +129,9 @@ err command_check_output(const char *path, bool force)
 {
     char parent[LIMIT_PATH_BYTES] = ".";
     const char *slash = strrchr(path, '/');
-    if (!*path) return err_make(ERR_INPUT, "an output without a name: expected a path");
-    if (strlen(path) + 64 >= sizeof parent) return err_make(ERR_INPUT, "%.80s...: too long", path);
+    if (!*path) return err_make(ERR_INPUT, "the output path is empty: expected a path");
+    if (strlen(path) + 64 >= sizeof parent)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", path);
     if (slash)
         snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
     if (!force && file_exists(path))
@@ -216,7 +217,8 @@ static err group_main(const char *group, int argc, char **argv)
     }
     const char *nearest = argc > 0 ? text_nearest(argv[0], known, count) : NULL;
     if (argc == 0 || argv[0][0] == '-')
-        return err_make(ERR_INPUT, "%s needs a command: see fedlora %s --help", group, group);
+        return err_make(ERR_INPUT, "%s: a command is missing; fedlora %s --help lists them", group,
+                        group);
     return err_make(ERR_INPUT, "unknown command %s %.40s%s%s%s", group, argv[0],
                     nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
 }
@@ -241,8 +243,9 @@ static err unknown_command(const char *name)
     for (size_t i = 0; i < COMMANDS; i++)
         known[i] = commands[i]->name;
     const char *nearest = text_nearest(name, known, COMMANDS);
-    return err_make(ERR_INPUT, "unknown command %.40s%s%s%s; fedlora --help lists all", name,
-                    nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+    return err_make(ERR_INPUT, "unknown command %.40s%s%s%s; fedlora --help lists the commands",
+                    name, nearest ? "; did you mean " : "", nearest ? nearest : "",
+                    nearest ? "?" : "");
 }
 
 /* Where the command line names a file of options, that file is weaker than the command line. */
@@ -265,8 +268,8 @@ static err read_options(void *options, const struct command *command, int argc, 
         break;
     }
     if (rest->count < command->least)
-        return err_make(ERR_INPUT, "%s: an argument is missing: fedlora %s %s", command->name,
-                        command->name, command->usage);
+        return err_make(ERR_INPUT, "%s: an argument is missing; usage: fedlora %s %s",
+                        command->name, command->name, command->usage);
     if (rest->count > command->most)
         return err_make(ERR_INPUT, "%s: unexpected argument \"%.80s\"", command->name,
                         rest->item[command->most]);
@@ -294,7 +297,7 @@ static err dispatch(int argc, char **argv)
 {
     if (argc < 2) {
         print_overview();
-        return err_make(ERR_INPUT, "a command is missing");
+        return err_make(ERR_INPUT, "a command is missing: expected one of the list above");
     }
     if (is_help(argv[1]) || strcmp(argv[1], "help") == 0) {
         print_overview();

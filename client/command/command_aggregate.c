@@ -89,8 +89,8 @@ static err parse_weights(double **out, const char *text, size_t count, struct ar
         size_t n = strcspn(p, ",");
         char one[64];
         if (n == 0 || n >= sizeof one || (p[n] == 0) != (k + 1 == count))
-            return err_make(ERR_INPUT, "--weights %s: expected %zu numbers, one a directory", text,
-                            count);
+            return err_make(ERR_INPUT, "--weights %s: expected %zu numbers, one per directory",
+                            text, count);
         memcpy(one, p, n);
         one[n] = 0;
         err e = text_parse_num(&weight[k], one, 0, 1e300);
@@ -119,11 +119,13 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         while (method_names()[count])
             count++;
         const char *near = text_nearest(o->method, method_names(), count);
-        return err_make(ERR_INPUT, "--method %s: no such method%s%s", o->method,
+        return err_make(ERR_INPUT, "--method %s: unknown method%s%s", o->method,
                         near ? "; did you mean " : "", near ? near : "");
     }
     if (o->stack + (o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
-        return err_make(ERR_INPUT, "--rank, --error, --energy, --bytes and --stack: give one");
+        return err_make(
+            ERR_INPUT,
+            "--rank, --error, --energy, --bytes and --stack exclude each other: give only one");
     struct method_options *options;
     TRY(arena_take(&options, arena, 1, sizeof *options));
     TRY(method_options_parse(options, c.method, o->options.item, o->options.count));
@@ -150,7 +152,8 @@ static err verify_module(struct aggregate_checked *v, const struct combine *c, s
     v->total = hypot(v->total, v->error[i]);
     v->norm = hypot(v->norm, norm);
     if (fabs(v->error[i] - row->error) <= 0.01 * row->error + 1e-6 * norm) return ERR_NONE;
-    return err_make(ERR_MACHINE, "%s: module %s: error %.6g when recomputed densely, reported %.6g",
+    return err_make(ERR_MACHINE,
+                    "%s: module %s: the dense recomputation has error %.6g, but %.6g was reported",
                     written->path, row->module, v->error[i], row->error);
 }
 
@@ -173,8 +176,9 @@ static err verify(struct aggregate_checked *out, const struct aggregate_command 
         TRY_OUT(e, combine_verify_saved(&error, c, i, &written));
         v.saved = fmax(v.saved, error);
         if (error > 1e-6)
-            e = err_make(ERR_MACHINE, "%s: %s is off by %.3g of its mean", written.path,
-                         c->saved[i].name, error);
+            e = err_make(ERR_MACHINE,
+                         "%s: %s differs from the mean of the adapters by %.3g of its norm",
+                         written.path, c->saved[i].name, error);
     }
     *out = v;
 out:

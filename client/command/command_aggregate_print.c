@@ -203,15 +203,15 @@ err aggregate_print_text(const struct aggregate_command *o, const struct combine
     printf("\n");
     TRY(print_modules(o, c, v));
     for (size_t i = 0; i < c->saved_count; i++)
-        printf("%s%s", i ? ", " : "\nsaved whole, averaged: ", c->saved[i].name);
+        printf("%s%s", i ? ", " : "\naveraged tensors: ", c->saved[i].name);
     if (c->compared && c->compared[c->count].pairs)
-        printf("\ncosine between what two adapters do: mean %.3f, least %.3f, %u pairs",
+        printf("\ncosine between the changes of two adapters: mean %.3f, smallest %.3f, %u pairs",
                c->compared[c->count].cosine_mean, c->compared[c->count].cosine_least,
                c->compared[c->count].pairs);
     printf("\n%s: %s, norm %.6g, relative error %.3g", o->output, o->method, t->update_norm,
            ratio(t->error, t->update_norm));
-    if (t->dropped > 0) printf(", of it cut off %.3g", ratio(t->dropped, t->update_norm));
-    if (o->verify) printf("; recomputed densely %.3g", ratio(v->total, v->norm));
+    if (t->dropped > 0) printf(", of which %.3g was cut off", ratio(t->dropped, t->update_norm));
+    if (o->verify) printf("; dense recomputation %.3g", ratio(v->total, v->norm));
     printf("\n");
     return ERR_NONE;
 }

@@ -107,7 +107,9 @@ static err print_result(const struct basis_command *o, const char *digest, size_
 {
     struct stat st = {0};
     char size[32];
-    if (stat(o->output, &st) != 0) return err_make(ERR_MACHINE, "%s: gone again", o->output);
+    if (stat(o->output, &st) != 0)
+        return err_make(ERR_MACHINE, "%s: deleted by another process after it was written",
+                        o->output);
     if (!o->common.json) {
         text_size(size, sizeof size, (uint64_t)st.st_size);
         printf("%s: %s, %zu modules of rank %lld\ndigest %s\n", o->output, size, count,

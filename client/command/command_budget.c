@@ -145,7 +145,7 @@ struct question {
 static err given(double value, const char *flag, const char *expected)
 {
     if (value > 0) return ERR_NONE;
-    if (value == 0) return err_make(ERR_INPUT, "--%s is missing: %s", flag, expected);
+    if (value == 0) return err_make(ERR_INPUT, "--%s is missing: expected %s", flag, expected);
     return err_make(ERR_INPUT, "--%s %g: expected %s", flag, value, expected);
 }
 
@@ -155,11 +155,11 @@ static err choose_delta(double *out, const struct budget_command *o)
     if (o->units < 0)
         return err_make(ERR_INPUT, "--units %lld: expected at least 1", (long long)o->units);
     if (delta == 0 && o->units > 0) delta = fmin(1e-5, 0.1 / (double)o->units);
-    TRY(given(delta, "delta", "above 0 and below 1/units, or --units N"));
-    if (delta >= 1) return err_make(ERR_INPUT, "--delta %g: expected below 1", delta);
+    TRY(given(delta, "delta", "a value above 0 and below 1/units, or --units N"));
+    if (delta >= 1) return err_make(ERR_INPUT, "--delta %g: expected a value below 1", delta);
     if (o->units > 0 && delta >= 1 / (double)o->units)
         return err_make(ERR_INPUT,
-                        "--delta %g: at or over 1/units = %g, it would allow giving away whole "
+                        "--delta %g: not below 1/units = %g, which would allow publishing whole "
                         "units; expected at most %g",
                         delta, 1 / (double)o->units, 0.1 / (double)o->units);
     *out = delta;
@@ -198,16 +198,16 @@ static err event_of(struct account_event *out, const struct budget_command *o, d
     if (o->tree) {
         struct account_tree tree = {(uint32_t)steps, (uint32_t)o->times, (uint32_t)o->apart};
         if (o->sampling != 1 || o->scheme)
-            return err_make(ERR_INPUT,
-                            "--tree: expected --sampling 1 and no --scheme, a tree is not "
-                            "sampled");
+            return err_make(ERR_INPUT, "--tree: expected --sampling 1 and no --scheme, because "
+                                       "trees are accounted without sampling");
         if (steps > 1000000)
-            return err_make(ERR_INPUT, "--steps: expected at most 1000000 with --tree");
+            return err_make(ERR_INPUT, "--steps %llu: expected at most 1000000 with --tree",
+                            (unsigned long long)steps);
         err e = account_tree_event(out, NULL, noise, &tree);
-        return err_is(e) ? err_in(e, "--tree, as one release") : e;
+        return err_is(e) ? err_in(e, "--tree") : e;
     }
     if (o->times > 1 || o->apart > 0)
-        return err_make(ERR_INPUT, "--times, --apart: only with --tree");
+        return err_make(ERR_INPUT, "--times and --apart have no effect without --tree");
     *out = (struct account_event){
         .mechanism = o->scheme ? ACCOUNT_FIXED_SIZE : ACCOUNT_GAUSSIAN,
         .noise = noise,
@@ -224,11 +224,11 @@ static err question_read(struct question *out, const struct budget_command *o, s
                                      .adjacency = (enum account_adjacency)o->adjacency,
                                      .rdp_signed = o->rdp_signed,
                                      .interval = o->interval};
-    TRY(given(o->sampling, "sampling", "above 0 and at most 1 (1: everyone)"));
+    TRY(given(o->sampling, "sampling", "a probability above 0 and at most 1"));
     if (o->sampling > 1)
         return err_make(ERR_INPUT, "--sampling %g: expected above 0 and at most 1", o->sampling);
     if (o->interval != 0 && q.how.engine != ACCOUNT_PLD)
-        return err_make(ERR_INPUT, "--interval: only with --accountant pld");
+        return err_make(ERR_INPUT, "--interval has no effect without --accountant pld");
     if (o->interval != 0 && !(o->interval >= 1e-9 && o->interval <= 1))
         return err_make(ERR_INPUT, "--interval %g: expected 1e-9 to 1", o->interval);
     if (o->steps < 0 || o->steps > (int64_t)LIMIT_ACCOUNT_STEPS)
@@ -252,7 +252,9 @@ static err spend(struct account_spent *out, const struct question *q, double noi
     TRY(event_of(&q->event[q->before], q->o, noise, steps));
     TRY(account_epsilon(&spent, q->event, q->before + 1, q->delta, how));
     if (!isfinite(spent.epsilon))
-        return err_make(ERR_INPUT, "%s has no finite epsilon for this plan at delta %g",
+        return err_make(ERR_INPUT,
+                        "the %s accountant finds no finite epsilon for this plan at delta %g: "
+                        "expected more noise or a larger delta",
                         account_engine_name(how->engine), q->delta);
     *out = spent;
     return ERR_NONE;
@@ -440,7 +442,8 @@ static err steps_run(void *options, const struct option_list *arguments, struct 
     struct account_budget budget = {o->epsilon, q.delta, q.event, q.before};
     TRY(account_steps(&a.steps, &event, &budget, &q.how));
     if (a.steps == 0)
-        command_say(&o->common, "not one step fits: %g is less than one spends", o->epsilon);
+        command_say(&o->common, "the budget allows no step: one step spends more than epsilon %g",
+                    o->epsilon);
     return answer_give(&a, &q);
 }
 

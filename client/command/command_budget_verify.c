@@ -31,8 +31,8 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = offsetof(struct budget_verify_command, cohorts),
      .value = "FILE",
-     .help = "cohorts.json of fedlora run audit; the members of each round are drawn again from "
-             "its seeds and compared"},
+     .help = "cohorts.json of fedlora run audit; checks its seeds against the ledger and prints "
+             "the members of each round"},
 };
 
 static err compare(struct statement *s, const struct budget_verify_command *o, const char *path)
@@ -42,16 +42,15 @@ static err compare(struct statement *s, const struct budget_verify_command *o, c
     if (o->key) {
         TRY(ledger_public_open(key, o->key));
         if (memcmp(key, s->ledger->public, sizeof key) != 0)
-            return err_make(ERR_INPUT, "%s: signed by another key than %s", path, o->key);
+            return err_make(ERR_INPUT, "%s: signed by a different key than %s", path, o->key);
         s->key_known = true;
     }
     if (o->head) {
         TRY(digest_parse(&head, o->head));
         if (!digest_equal(&head, &s->ledger->head.hash))
-            return err_make(ERR_INPUT,
-                            "%s: its last line is not the one of --head: lines are missing "
-                            "or were added",
-                            path);
+            return err_make(
+                ERR_INPUT,
+                "%s: the hash of the last line is not --head: lines were removed or added", path);
         s->head_known = true;
     }
     return ERR_NONE;
@@ -71,7 +70,7 @@ static void print_cohorts(const json_t *cohorts)
 {
     size_t i, k;
     json_t *row, *id;
-    printf("\nCohorts, drawn again from the seeds shown\n");
+    printf("\nCohorts, drawn again from their seeds\n");
     json_array_foreach((json_t *)(uintptr_t)cohorts, i, row)
     {
         json_t *drawn = json_object_get(row, "drawn");

@@ -111,7 +111,7 @@ static void find_processor(struct findings *f)
     struct finding *processor = finding_add(f, "processor"), *features = finding_add(f, "features");
     err e = file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20);
     if (err_is(e)) {
-        processor->problem = "/proc/cpuinfo cannot be read";
+        processor->problem = "cannot read /proc/cpuinfo";
         return;
     }
     proc_value(model, sizeof model, text, "model name");
@@ -122,7 +122,7 @@ static void find_processor(struct findings *f)
         if (has_word(flags, wanted[i]))
             used += (size_t)snprintf(features->value + used, sizeof features->value - used, "%s%s",
                                      used ? " " : "", wanted[i]);
-    if (!has_word(flags, "avx2")) features->problem = "without AVX2 training is very slow";
+    if (!has_word(flags, "avx2")) features->problem = "training is very slow without AVX2";
     free(text);
 }
 
@@ -137,7 +137,7 @@ static void find_precision(struct findings *f, const struct command_common *comm
     if (!err_is(e)) e = backend->open(&context, &options);
     if (err_is(e)) {
         snprintf(precision->value, sizeof precision->value, "%s", e.text);
-        precision->problem = "the engine does not start";
+        precision->problem = "the engine cannot start";
         return;
     }
     snprintf(precision->value, sizeof precision->value, "%s on %s",
@@ -160,7 +160,7 @@ static void find_memory(struct findings *f)
     struct finding *memory = finding_add(f, "memory");
     err e = file_read_all(&text, &size, "/proc/meminfo", 1 << 20);
     if (err_is(e)) {
-        memory->problem = "/proc/meminfo cannot be read";
+        memory->problem = "cannot read /proc/meminfo";
         return;
     }
     proc_value(total, sizeof total, text, "MemTotal");
@@ -179,14 +179,14 @@ static void find_disk(struct findings *f)
     struct statvfs fs;
     struct finding *disk = finding_add(f, "disk here");
     if (statvfs(".", &fs) != 0) {
-        disk->problem = "the current folder cannot be examined";
+        disk->problem = "cannot determine the free space of the current directory";
         return;
     }
     char text[32];
     uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
     text_size(text, sizeof text, bytes);
     snprintf(disk->value, sizeof disk->value, "%s free", text);
-    if (bytes < 1000000000) disk->problem = "under 1 GB is left";
+    if (bytes < 1000000000) disk->problem = "less than 1 GB is free";
 }
 
 /* Certificates are judged by this clock: one from before this program existed is wrong. */
@@ -234,18 +234,18 @@ static void find_server(struct findings *f, const struct remote_options *o)
     struct finding *theirs = finding_add(f, "server certificate");
     snprintf(theirs->value, sizeof theirs->value, "for %.400s, %lld days left", r.server_names,
              (long long)r.server_days_left);
-    if (r.server_days_left < DOCTOR_DAYS_LEFT) theirs->problem = "it runs out soon";
-    struct finding *ours = finding_add(f, "our certificate");
+    if (r.server_days_left < DOCTOR_DAYS_LEFT) theirs->problem = "the certificate expires soon";
+    struct finding *ours = finding_add(f, "client certificate");
     snprintf(ours->value, sizeof ours->value, "%s %s of federation %s, %lld days left",
              r.self.role == RPC_ADMIN ? "admin" : "client", r.self.id, r.self.federation,
              (long long)r.client_days_left);
-    if (r.client_days_left < DOCTOR_DAYS_LEFT) ours->problem = "it runs out soon";
+    if (r.client_days_left < DOCTOR_DAYS_LEFT) ours->problem = "the certificate expires soon";
     struct finding *health = finding_add(f, "coordinator");
     bool serving = false;
     e = remote_health(&serving, &options);
     snprintf(health->value, sizeof health->value, "%s",
              err_is(e) ? e.text : (serving ? "serving" : "not serving"));
-    if (err_is(e) || !serving) health->problem = "it takes no calls now";
+    if (err_is(e) || !serving) health->problem = "the coordinator does not accept calls now";
 }
 
 static err print_json(const struct findings *f, bool well)
@@ -299,7 +299,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
         problems += f.finding[i].problem != NULL;
     TRY(o->common.json ? print_json(&f, problems == 0) : print_table(&f));
     if (problems == 0) return ERR_NONE;
-    return err_make(ERR_MACHINE, "doctor: %zu of %zu checks found a problem", problems, f.count);
+    return err_make(ERR_MACHINE, "doctor: %zu of %zu checks failed", problems, f.count);
 }
 
 const struct command command_doctor = {

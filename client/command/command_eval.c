@@ -91,7 +91,7 @@ static err measure_accuracy(struct work *w)
                                           .user = w};
     progress_begin(&w->progress, w->o->common.quiet, "completing", "rows");
     err e = completions_measure(&w->done, &task, &w->arena);
-    progress_end(&w->progress, err_is(e) ? "ended early" : "done");
+    progress_end(&w->progress, err_is(e) ? "stopped early" : "done");
     return e;
 }
 
@@ -104,7 +104,7 @@ static err write_logits(struct work *w)
     if (w->data.tokens > LIMIT_BLOB_BYTES / sizeof(float) / vocab)
         return err_make(ERR_LIMIT,
                         "--logits: %" PRIu64
-                        " tokens x %zu is more than %llu bytes; take fewer rows",
+                        " tokens x %zu logits exceed %llu bytes: expected fewer rows",
                         w->data.tokens, vocab, LIMIT_BLOB_BYTES);
     TRY(arena_take(&tensor, &w->arena, w->data.count, sizeof *tensor));
     for (size_t i = 0; i < w->data.count; i++) {
@@ -214,7 +214,7 @@ static err eval_run(void *options, const struct option_list *arguments, struct a
     };
     progress_begin(&w.progress, w.o->common.quiet, "evaluating", "rows");
     e = engine_evaluate(&found, w.nll, w.setup.engine, &w.data, &how);
-    progress_end(&w.progress, err_is(e) ? "ended early" : "done");
+    progress_end(&w.progress, err_is(e) ? "stopped early" : "done");
     if (err_is(e)) goto out;
     if (w.o->accuracy) TRY_OUT(e, measure_accuracy(&w));
     if (w.o->logits) TRY_OUT(e, write_logits(&w));

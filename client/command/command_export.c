@@ -171,7 +171,8 @@ static err write_it(struct result *r, const struct adapter_file *file)
     struct model base = {0};
     err e = ERR_NONE;
     if (path == NULL && o->as != EXPORT_PEFT)
-        return err_make(ERR_INPUT, "--as %s needs --base, the model this was trained on",
+        return err_make(ERR_INPUT,
+                        "--as %s: expected --base, the model that the adapter was trained on",
                         as_names[o->as]);
     bool need = o->as != EXPORT_PEFT || o->base != NULL;
     if (need) {
@@ -205,8 +206,8 @@ static err open_whole(struct adapter_file *file, struct adapter_file *frozen, co
     if (!adapter_file_needs_frozen(file)) return ERR_NONE;
     if (frozen_path == NULL)
         return err_make(ERR_INPUT,
-                        "%s: its frozen factors are in a file of their own, digest %.16s...: "
-                        "give it by --frozen",
+                        "%s: the frozen factors are in a separate file with digest %.16s...: "
+                        "expected --frozen FILE",
                         path, file->meta.frozen);
     TRY(digest_of_file(&digest, frozen_path));
     digest_text(hex, &digest);
@@ -223,12 +224,12 @@ static err export_run(void *options, const struct option_list *arguments, struct
     struct lowrank_cut cut = {.rank_max = (uint32_t)r.o->rank, .error = r.o->error};
     err e;
     if (r.o->rank > 0 && r.o->error > 0)
-        return err_make(ERR_INPUT, "--rank and --error are two ways to cut: give one");
+        return err_make(ERR_INPUT, "--rank and --error exclude each other: give only one");
     TRY(command_check_output(r.o->output, r.o->force));
     TRY_OUT(e, open_whole(&file, &frozen, arguments->item[0], r.o->frozen));
     TRY_OUT(e, flatten_open(&delta, &file, &cut, (int)r.o->common.threads));
     if (delta.count == 0) {
-        e = err_make(ERR_INPUT, "%s: nothing was learned in it", arguments->item[0]);
+        e = err_make(ERR_INPUT, "%s: contains no change of the base model", arguments->item[0]);
         goto out;
     }
     r.delta = &delta;

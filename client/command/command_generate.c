@@ -82,7 +82,7 @@ static err show(struct work *w, size_t before)
     if (w->o->common.json || w->text.size == before) return ERR_NONE;
     fwrite(w->text.data + before, 1, w->text.size - before, stdout);
     return fflush(stdout) == 0 ? ERR_NONE
-                               : err_make(ERR_MACHINE, "standard output cannot be written");
+                               : err_make(ERR_MACHINE, "cannot write to standard output");
 }
 
 static bool on_token(void *user, int32_t id)
@@ -133,7 +133,8 @@ static err encode_prompt(struct work *w)
     char text[64];
     const char *first = tokenizer_token(w->setup.tokenizer, tokenizer_bos(w->setup.tokenizer));
     if (!first)
-        return err_make(ERR_INPUT, "the prompt is empty, and this model has no first token");
+        return err_make(ERR_INPUT, "the prompt is empty: expected text, because this model has no "
+                                   "beginning-of-sequence token");
     snprintf(text, sizeof text, "%s", first);
     return tokenizer_encode(&w->tokens, w->setup.tokenizer, text, strlen(text), true);
 }

@@ -214,8 +214,8 @@ static err inspect_any(json_t *out, const struct inspect_command *o, const char 
         if (holds(path, "adapter_config.json")) return inspect_adapter(out, path, o->digest);
         if (holds(path, "config.json")) return inspect_base(out, o, path);
         return err_make(ERR_INPUT,
-                        "%s: holds neither config.json (a base model) nor adapter_config.json "
-                        "(an adapter)",
+                        "%s: expected a directory with config.json (base model) or "
+                        "adapter_config.json (adapter)",
                         path);
     }
     if (is_gguf(path)) return inspect_gguf(out, o, path);

@@ -52,7 +52,7 @@ static const struct option_row rows[] = {
      .fallback = "0",
      .least = 0,
      .most = LIMIT_RANK,
-     .help = "largest LoRA rank that this machine accepts; 0: any rank the run asks for"},
+     .help = "LoRA rank that this machine offers to train; 0: the rank that the run asks for"},
     {.flag = "memory",
      .key = "join.memory",
      .kind = OPTION_SIZE,
@@ -130,16 +130,20 @@ static err print_result(const struct join_command *o, const struct session_resul
     if (!digest_equal(&r->ledger_head, &none)) digest_text(head, &r->ledger_head);
     if (!o->common.json) {
         if (digest_equal(&r->state, &none))
-            printf("run %s has %s; it has no state\n", r->run, r->outcome);
+            printf("run %s %s; it has no state\n", r->run, r->outcome);
         else
-            printf("run %s has %s; last state %s\n", r->run, r->outcome, state);
+            printf("run %s %s; last state %s\n", r->run, r->outcome, state);
         if (r->charged) {
             digest_text(head, &r->spent.head);
-            printf("our records: epsilon %.4g of %.4g at delta %.3g spent; %s ends with %s\n",
+            printf("privacy spent: epsilon %.4g of %.4g at delta %.3g; the last line of %s has "
+                   "hash %s\n",
                    r->spent.epsilon, r->spent.budget, r->spent.delta, o->ledger, head);
             return ERR_NONE;
         }
-        if (*head) printf("the run's privacy ledger ends with %s: note it for its auditor\n", head);
+        if (*head)
+            printf(
+                "the last line of the run's privacy ledger has hash %s; keep it for the auditor\n",
+                head);
         return ERR_NONE;
     }
     json_t *all =

@@ -114,7 +114,7 @@ err command_run_print(const run_status *s, bool json)
 {
     if (json) return print_message(&s->base);
     const Fedlora__V1__RunConfig *c = s->config;
-    if (c == NULL) return err_make(ERR_INPUT, "the coordinator's answer has no run in it");
+    if (c == NULL) return err_make(ERR_INPUT, "the coordinator's answer contains no run");
     printf("%s: %s, %s, round %" PRIu32 " of %" PRIu32 "\n", c->name, c->method, s->phase, s->round,
            c->rounds);
     if (s->waiting_for[0] != 0) printf("waiting for %s\n", s->waiting_for);
@@ -304,7 +304,7 @@ static err watch_run(void *options, const struct option_list *arguments, struct 
             retry_ok(&w.retry);
     }
     rpc_client_close(client);
-    if (!err_is(e) && w.failed) e = err_make(ERR_MACHINE, "run %s has failed", w.name);
+    if (!err_is(e) && w.failed) e = err_make(ERR_MACHINE, "run %s failed", w.name);
     return e;
 }
 
@@ -373,7 +373,7 @@ static err fetch_state(const struct run_command *o, struct rpc_client *client,
     TRY(fetch_blob(o, client, status->config->name, &digest, path));
     err e = make_whole(o, client, status->config->name, path);
     if (!err_is(e) && file_disk.rename(path, o->output) != 0)
-        e = err_sys(errno, "%s: cannot write", o->output);
+        e = err_sys(errno, "%s: cannot rename the downloaded state", o->output);
     if (err_is(e)) {
         (void)file_disk.unlink(path);
         return e;
@@ -391,8 +391,8 @@ static err export_run(void *options, const struct option_list *arguments, struct
     TRY(remote_open(&client, &o->remote));
     err e = command_run_get(&status, client, arguments->item[0]);
     if (!err_is(e) && (status->state_digest.len != DIGEST_BYTES || status->config == NULL))
-        e = err_make(ERR_STATE, "run %s has no state yet: %s", arguments->item[0],
-                     status->waiting_for);
+        e = err_make(ERR_STATE, "run %s has no state yet%s%s", arguments->item[0],
+                     status->waiting_for[0] ? "; it is waiting for " : "", status->waiting_for);
     if (!err_is(e)) e = fetch_state(o, client, status);
     message_free(status);
     rpc_client_close(client);

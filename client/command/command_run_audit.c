@@ -113,7 +113,7 @@ static err take_ledger(struct audit *a, const char *party)
     snprintf(file, sizeof file, "%s.jsonl", *party ? party : "coordinator");
     err e = fetch(&text, a, party);
     if (!err_is(e) && text.size == 0)
-        e = err_make(ERR_STATE, "run %s has released nothing: it has no ledger yet", a->run);
+        e = err_make(ERR_STATE, "run %s has no ledger yet, because nothing was released", a->run);
     if (!err_is(e)) e = write_to(a, file, text.data, text.size);
     if (!err_is(e)) e = ledger_read(&ledger, (const char *)text.data, text.size, file);
     if (!err_is(e)) e = statement_replay(&s, &ledger, file);
@@ -142,7 +142,8 @@ static err add_seeds(json_t *list, const audit_reply *reply)
         char text[DIGEST_TEXT_BYTES];
         struct digest d;
         if (c->seed.len != sizeof d.byte)
-            return err_make(ERR_INPUT, "the coordinator's answer: a seed of %zu bytes",
+            return err_make(ERR_INPUT,
+                            "the coordinator's answer: a cohort seed has %zu bytes, expected 32",
                             c->seed.len);
         memcpy(d.byte, c->seed.data, sizeof d.byte);
         digest_text(text, &d);

@@ -72,7 +72,6 @@ static const struct option_row rows[] = {
      .key = "run.rounds",
      .kind = OPTION_INT,
      .at = AT(rounds),
-     .fallback = "0",
      .least = 0,
      .most = LIMIT_ROUNDS,
      .help = "number of rounds (required)"},
@@ -94,7 +93,8 @@ static const struct option_row rows[] = {
     ROW_FLAG("rslora", "run.rslora", rslora, NULL,
              "scale adapters by alpha / sqrt(rank) instead of alpha / rank"),
     ROW_TEXT("targets", "run.targets", targets, "q,k,v,...",
-             "modules to adapt: q, k, v, o, gate, up, down or full names, separated by commas"),
+             "modules to adapt, separated by commas: q, k, v, o, gate, up, down or full names; "
+             "default: all of these"),
     ROW_INT("quorum", "run.quorum", quorum, "0", 0, LIMIT_MEMBERS,
             "number of updates that closes a round; 0: one from each member"),
     {.flag = "deadline",
@@ -178,7 +178,7 @@ static err base_digest(struct digest *out, const struct create_command *o)
 {
     struct model model = {0};
     if ((o->base != NULL) == (o->base_digest != NULL))
-        return err_make(ERR_INPUT, "run create: say --base PATH or --base-digest HEX, one of them");
+        return err_make(ERR_INPUT, "run create: expected either --base PATH or --base-digest HEX");
     if (o->base_digest != NULL) {
         err e = digest_parse(out, o->base_digest);
         return err_is(e) ? err_in(e, "--base-digest") : e;
@@ -292,9 +292,10 @@ static err create_run(void *options, const struct option_list *arguments, struct
     struct rpc_client *client = NULL;
     if (!text_is_name(arguments->item[0], LIMIT_NAME_BYTES - 1))
         return err_make(ERR_INPUT,
-                        "\"%.60s\" is no name for a run: letters, digits, '.', '_' and '-'",
+                        "\"%.60s\" is not a run name: expected letters, digits, '.', '_' and '-'",
                         arguments->item[0]);
-    if (o->rounds == 0) return err_make(ERR_INPUT, "--rounds is missing: rounds of the run");
+    if (o->rounds == 0)
+        return err_make(ERR_INPUT, "--rounds is missing: expected the number of rounds");
     TRY(check_privacy(o));
     config.name = (char *)(uintptr_t)arguments->item[0];
     TRY(set_config(&config, o, arena));

@@ -97,7 +97,7 @@ static err add_chat(struct work *w, const json_t *list, const char *where)
     if (json_is_string(list)) {
         e = chat_render(&text, NULL, &w->chat, &one, 1, &options);
     } else if (count == 0 || count > MESSAGES_MAX) {
-        e = err_make(ERR_INPUT, "%s: expected a list of 1 to %d messages, or a text", where,
+        e = err_make(ERR_INPUT, "%s: expected a string or a list of 1 to %d messages", where,
                      MESSAGES_MAX);
     } else {
         message = calloc(count, sizeof *message);
@@ -123,7 +123,9 @@ static err ids_read(int32_t **out, size_t *count, const char *text, const char *
         long value = strtol(p, &end, 10);
         if (end == p || value < 0 || value > INT32_MAX || !strchr(" \t\r\n,]", *end)) {
             free(id);
-            return err_make(ERR_INPUT, "%s: \"%.20s\" is no token id", where, p);
+            return err_make(ERR_INPUT,
+                            "%s: \"%.20s\" is not a token id: expected a whole number from 0",
+                            where, p);
         }
         id[used++] = (int32_t)value;
         p = end;
@@ -163,7 +165,7 @@ static err add_argument(struct work *w, const char *text)
         TRY(json_parse(&value, text, strlen(text), "--chat"));
     else
         value = json_string(text);
-    if (!value) return err_make(ERR_INPUT, "--chat: the text is not UTF-8");
+    if (!value) return err_make(ERR_INPUT, "--chat: the text is not valid UTF-8");
     err e = add_chat(w, value, "--chat");
     json_decref(value);
     return e;

@@ -354,7 +354,7 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .f32 = o->privacy != 0}));
     TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
     if (data->cut)
-        command_say(&o->common, "%s: %zu rows are cut at %lld tokens", o->data, data->cut,
+        command_say(&o->common, "%s: %zu rows were cut to %lld tokens", o->data, data->cut,
                     (long long)o->seq);
     if (s->adapted) return ERR_NONE;
     struct adapter_fresh fresh = {
@@ -407,16 +407,14 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
     if (!o->privacy) return ERR_NONE;
     if (o->log || o->profile)
         return err_make(ERR_INPUT,
-                        "--%s: not with --privacy: what it tells of the records is not "
-                        "counted",
+                        "--%s: not allowed with --privacy, because its output depends on the "
+                        "records and is not accounted for",
                         o->log ? "log" : "profile");
     TRY(train_ledger_plan(out, &options, data->count));
     TRY(train_ledger_ask(out));
     command_say(&o->common, "%s", out->says);
     if (o->adapter || o->state)
-        command_say(&o->common,
-                    "privacy: what we start from counts as public, unless this ledger has released "
-                    "it: %s",
+        command_say(&o->common, "privacy: %s counts as public data unless this ledger released it",
                     o->adapter ? o->adapter : o->state);
     return ERR_NONE;
 }
@@ -452,7 +450,7 @@ static err train_command_run(void *options, const struct option_list *arguments,
     TRY_OUT(e, open_log(&w));
     progress_begin(&w.progress, o->common.quiet, "training", "tokens");
     e = train_it(&result, &s, &data, &how, o->privacy ? &ledger : NULL);
-    progress_end(&w.progress, err_is(e) ? "ended early" : "done");
+    progress_end(&w.progress, err_is(e) ? "stopped early" : "done");
     if (err_is(w.log_failed)) e = w.log_failed;
     if (e.kind == ERR_STOPPED)
         e = err_make(ERR_STOPPED, "interrupted; %s was not written", o->output);

@@ -119,7 +119,7 @@ err remote_json(json_t **out, const ProtobufCMessage *message)
 {
     json_t *value = json_of_message(message);
     if (value == NULL)
-        return err_make(ERR_MACHINE, "%s: cannot be made into JSON", message->descriptor->name);
+        return err_make(ERR_MACHINE, "%s: cannot be converted to JSON", message->descriptor->name);
     *out = value;
     return ERR_NONE;
 }

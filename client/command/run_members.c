@@ -22,7 +22,8 @@ err run_members_split(char ***out, size_t *count, const char *text,
         if (next != NULL) *next++ = 0;
         while (*at == ' ')
             at++;
-        if (*at == 0) return err_make(ERR_INPUT, "--%s %s: an empty part", how->flag, text);
+        if (*at == 0)
+            return err_make(ERR_INPUT, "--%s %s: contains an empty part", how->flag, text);
         part[i++] = at;
     }
     *out = part;
@@ -34,7 +35,8 @@ static err set_rank(member_t *m, const char *text)
 {
     int64_t rank = 0;
     if (err_is(text_parse_int(&rank, text, 0, LIMIT_RANK)))
-        return err_make(ERR_INPUT, "rank %.40s: expected a number up to %d", text, LIMIT_RANK);
+        return err_make(ERR_INPUT, "rank %.40s: expected a whole number from 0 to %d", text,
+                        LIMIT_RANK);
     m->rank = (uint32_t)rank;
     return ERR_NONE;
 }
@@ -42,7 +44,7 @@ static err set_rank(member_t *m, const char *text)
 static err set_number(double *out, const char *what, const char *text)
 {
     if (!err_is(text_parse_num(out, text, 0, 1e12))) return ERR_NONE;
-    return err_make(ERR_INPUT, "%s %.40s: expected a number from 0 on", what, text);
+    return err_make(ERR_INPUT, "%s %.40s: expected a number of at least 0", what, text);
 }
 
 static err set_key(member_t *m, const char *key, char *value, struct arena *arena)
@@ -61,8 +63,9 @@ static err set_key(member_t *m, const char *key, char *value, struct arena *aren
         return ERR_NONE;
     }
     const char *near = text_nearest(key, keys, sizeof keys / sizeof *keys);
-    return err_make(ERR_INPUT, "\"%.40s\" is not known%s%s; rank, weight, alpha, rslora, targets",
-                    key, near ? ", did you mean " : "", near ? near : "");
+    return err_make(ERR_INPUT,
+                    "\"%.40s\": expected one of rank, weight, alpha, rslora, targets%s%s", key,
+                    near ? "; did you mean " : "", near ? near : "");
 }
 
 static err parse_member(member_t *m, const char *text, struct arena *arena)
@@ -72,7 +75,10 @@ static err parse_member(member_t *m, const char *text, struct arena *arena)
     size_t count = 0, bare = 0;
     TRY(run_members_split(&part, &count, text, &colon, arena));
     if (!text_is_name(part[0], LIMIT_NAME_BYTES - 1))
-        return err_make(ERR_INPUT, "--members: \"%.60s\" is no member's name", part[0]);
+        return err_make(
+            ERR_INPUT,
+            "--members: \"%.60s\" is not a member id: expected letters, digits, '.', '_' and '-'",
+            part[0]);
     m->id = part[0];
     err e = ERR_NONE;
     for (size_t i = 1; i < count && !err_is(e); i++) {
@@ -81,7 +87,8 @@ static err parse_member(member_t *m, const char *text, struct arena *arena)
             *equals = 0;
             e = set_key(m, part[i], equals + 1, arena);
         } else if (bare == 2)
-            e = err_make(ERR_INPUT, "\"%.40s\": a rank and a weight are there already", part[i]);
+            e = err_make(ERR_INPUT, "\"%.40s\": expected KEY=VALUE after the rank and the weight",
+                         part[i]);
         else
             e = bare++ == 0 ? set_rank(m, part[i]) : set_number(&m->weight, "weight", part[i]);
     }
@@ -102,7 +109,7 @@ err run_members_parse(Fedlora__V1__RunConfig *config, const char *text, struct a
         TRY(parse_member(&member[i], one[i], arena));
         for (size_t j = 0; j < i; j++)
             if (strcmp(member[i].id, member[j].id) == 0)
-                return err_make(ERR_INPUT, "--members: %s is named twice", member[i].id);
+                return err_make(ERR_INPUT, "--members: %s is listed twice", member[i].id);
         config->members[i] = &member[i];
     }
     config->n_members = count;

@@ -86,6 +86,6 @@ err setup_data(struct dataset *out, const struct setup *s, const struct setup_da
     };
     err e = data_open(out, o->path, &options);
     if (!err_is(e) || s->tokenizer || !strstr(e.text, "no tokenizer")) return e;
-    return err_make(e.kind, "%s (the base's tokenizer cannot be used: %.160s)", e.text,
+    return err_make(e.kind, "%s (the tokenizer of the base cannot be used: %.160s)", e.text,
                     s->no_tokenizer.text);
 }

@@ -13,11 +13,12 @@ static err check_module(const struct adapter_file_module *m, const struct arch *
     enum module_kind kind;
     TRY(model_module_parse(&layer, &kind, m->name));
     if (layer >= a->layers)
-        return err_make(ERR_INPUT, "module %s: the base has %u layers", m->name, a->layers);
+        return err_make(ERR_INPUT, "module %s: not in the base, which has %u layers", m->name,
+                        a->layers);
     model_module_shape(&d_out, &d_in, a, kind);
     if (m->d_out != d_out || m->d_in != d_in)
-        return err_make(ERR_INPUT, "module %s: shape (%u, %u), the base has (%u, %u)", m->name,
-                        m->d_out, m->d_in, d_out, d_in);
+        return err_make(ERR_INPUT, "module %s: shape (%u, %u), expected (%u, %u) as in the base",
+                        m->name, m->d_out, m->d_in, d_out, d_in);
     return ERR_NONE;
 }
 
@@ -32,7 +33,8 @@ err export_check_base(const struct flatten *delta, const struct model *base, con
     if (digest_equal(&wanted, &found)) return ERR_NONE;
     char hex[DIGEST_TEXT_BYTES];
     digest_text(hex, &found);
-    return err_make(ERR_INPUT, "%s: base %.16s..., but this was trained on base %.16s...",
+    return err_make(ERR_INPUT,
+                    "%s: digest %.16s..., expected %.16s..., the base that this was trained on",
                     base->path, hex, digest);
 }
 
@@ -110,7 +112,8 @@ err export_gguf(const char *path, const struct flatten *delta, const struct mode
         base->arch.family == FAMILY_MISTRAL ? FAMILY_LLAMA : base->arch.family;
     err e;
     TRY(export_check_base(delta, base, NULL));
-    if (delta->count == 0) return err_make(ERR_INPUT, "%s: no module to write", path);
+    if (delta->count == 0)
+        return err_make(ERR_INPUT, "%s: the adapter has no module to write", path);
     for (size_t i = 0; i < delta->count; i++)
         if (delta->module[i].rank > rank_most) rank_most = delta->module[i].rank;
     const struct gguf_write_kv kv[] = {

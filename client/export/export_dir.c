@@ -19,7 +19,7 @@ err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace)
     while (size > 1 && dir[size - 1] == '/')
         size--;
     if (size == 0 || size + 32 > LIMIT_PATH_BYTES)
-        return err_make(ERR_INPUT, "%.80s: not a usable path", dir);
+        return err_make(ERR_INPUT, "%.80s: the path is empty or too long", dir);
     if (file_exists(dir) && !replace) return err_make(ERR_INPUT, "%s: exists already", dir);
     if (file_exists(dir) && !file_is_dir(dir))
         return err_make(ERR_INPUT, "%s: is a file, expected a directory", dir);
@@ -59,7 +59,7 @@ err export_dir_commit(const char *part, const char *dir)
     if (file_disk.rename(part, dir) != 0) {
         err e = err_sys(errno, "%s", dir);
         if (there && file_disk.rename(old, dir) != 0)
-            return err_in(e, "the old directory is now %s", old);
+            return err_in(e, "the previous directory was kept as %s", old);
         return e;
     }
     if (there) export_dir_abandon(old); /* what is not a plain file in it stays, under that name */
@@ -101,7 +101,8 @@ static err config_rope(json_t *config, const struct rope *r)
 {
     json_t *scaling = json_null();
     if (r->kind == ROPE_FACTORS)
-        return err_make(ERR_INPUT, "the base's rope_freqs.weight has no equal in config.json");
+        return err_make(
+            ERR_INPUT, "the base has a tensor rope_freqs.weight, which config.json cannot express");
     if (r->kind == ROPE_LINEAR)
         scaling = json_pack("{s:s, s:f}", "rope_type", "linear", "factor", r->factor);
     if (r->kind == ROPE_LLAMA3)
@@ -144,7 +145,7 @@ static err config_of_gguf(json_t **out, const struct model *m, enum dtype type)
         a->family == FAMILY_LLAMA && a->window > 0 ? FAMILY_MISTRAL : a->family;
     bool both = a->qkv_bias == a->o_bias || family == FAMILY_QWEN2;
     if (!both || (family == FAMILY_MISTRAL && (a->qkv_bias || a->mlp_bias)))
-        return err_make(ERR_INPUT, "the base's biases have no equal in config.json");
+        return err_make(ERR_INPUT, "the base has biases that config.json cannot express");
     json_t *config = json_pack(
         "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:s}",
         "architectures", classes[family], "model_type", model_family_name(family), "hidden_size",

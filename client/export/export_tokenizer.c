@@ -52,11 +52,15 @@ static err read_vocab(struct vocab *v, bool scored)
     TRY(gguf_get_strings(&v->text, &v->count, v->g, "tokenizer.ggml.tokens", &v->arena));
     if (gguf_find(v->g, "tokenizer.ggml.token_type") != NULL) {
         TRY(gguf_get_i32s(&v->type, &n, v->g, "tokenizer.ggml.token_type", &v->arena));
-        if (n < v->count) return err_make(ERR_INPUT, "tokenizer.ggml.token_type is too short");
+        if (n < v->count)
+            return err_make(ERR_INPUT, "tokenizer.ggml.token_type has %zu entries, expected %zu", n,
+                            v->count);
     }
     if (!scored) return ERR_NONE;
     TRY(gguf_get_f32s(&v->score, &n, v->g, "tokenizer.ggml.scores", &v->arena));
-    if (n < v->count) return err_make(ERR_INPUT, "tokenizer.ggml.scores is too short");
+    if (n < v->count)
+        return err_make(ERR_INPUT, "tokenizer.ggml.scores has %zu entries, expected %zu", n,
+                        v->count);
     return ERR_NONE;
 }
 
@@ -112,7 +116,8 @@ static err merges_json(json_t *list, const struct vocab *v)
                              json_stringn(space + 1, m.size - left - 1));
         }
         if (pair == NULL || json_array_append_new(list, pair) != 0) {
-            e = err_make(ERR_INPUT, "tokenizer.ggml.merges[%zu] is no pair", i);
+            e = err_make(ERR_INPUT,
+                         "tokenizer.ggml.merges[%zu]: expected two tokens separated by a space", i);
             goto out;
         }
     }
@@ -278,11 +283,12 @@ static err find_kind(const struct pre_row **row /* NULL: SentencePiece */, const
     for (size_t i = 0; gguf_str_is(model, "gpt2") && i < sizeof pre_rows / sizeof pre_rows[0]; i++)
         if (gguf_str_is(pre, pre_rows[i].name)) *row = &pre_rows[i];
     if (*row != NULL) return ERR_NONE;
-    return err_make(ERR_INPUT,
-                    "no tokenizer.json could be made: the GGUF's tokenizer is %.*s, pre-tokenizer "
-                    "%.*s; copy one from the model's own directory",
-                    (int)(model.size < 40 ? model.size : 40), model.data,
-                    (int)(pre.size < 40 ? pre.size : 40), pre.data);
+    return err_make(
+        ERR_INPUT,
+        "no tokenizer.json was written, because the GGUF's tokenizer %.*s with pre-tokenizer %.*s "
+        "is not supported; copy the file from the model's own directory",
+        (int)(model.size < 40 ? model.size : 40), model.data, (int)(pre.size < 40 ? pre.size : 40),
+        pre.data);
 }
 
 static err fill_root(json_t *root, struct vocab *v)

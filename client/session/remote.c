@@ -111,7 +111,7 @@ static err take_chunk(const void *message, size_t size, void *context)
     if (f->total == 0 || f->total > LIMIT_BLOB_BYTES || chunk->offset != f->have ||
         chunk->data.len > f->total - f->have)
         e = err_make(ERR_MACHINE,
-                     "the coordinator sent bytes %llu to %llu of %llu; expected from %llu on",
+                     "the coordinator sent bytes %llu to %llu of %llu, expected bytes from %llu",
                      (unsigned long long)chunk->offset,
                      (unsigned long long)(chunk->offset + chunk->data.len),
                      (unsigned long long)f->total, (unsigned long long)f->have);
@@ -151,15 +151,14 @@ static err settle(struct fetching *f)
 {
     char expected[DIGEST_TEXT_BYTES];
     if (f->total != 0 && f->have < f->total)
-        return err_make(ERR_MACHINE, "the download ended at %llu of %llu bytes",
+        return err_make(ERR_MACHINE, "the download ended after %llu of %llu bytes",
                         (unsigned long long)f->have, (unsigned long long)f->total);
     struct digest got = digest_end(&f->digest);
     if (!digest_equal(&got, &f->blob->digest)) {
         (void)file_disk.unlink(f->part);
         digest_text(expected, &f->blob->digest);
-        return err_make(ERR_INPUT,
-                        "what was downloaded as %.16s... has another digest; it was deleted",
-                        expected);
+        return err_make(
+            ERR_INPUT, "the download of %.16s... has a different digest and was deleted", expected);
     }
     if (file_disk.fsync(f->fd) != 0) return err_sys(errno, "%s: cannot flush", f->part);
     if (file_disk.rename(f->part, f->blob->path) != 0)
@@ -243,7 +242,8 @@ static err send_file(struct bytes *reply, struct rpc_client *client, const char 
 static err check_offset(uint64_t received, const struct file_map *file, const char *path)
 {
     if (received <= file->size) return ERR_NONE;
-    return err_make(ERR_MACHINE, "%s: the coordinator says it has %llu of %zu bytes", path,
+    return err_make(ERR_MACHINE,
+                    "%s: the coordinator reports %llu received bytes, expected at most %zu", path,
                     (unsigned long long)received, file->size);
 }
 
@@ -305,7 +305,8 @@ err remote_put(struct rpc_client *client, const struct digest *digest, const cha
     message_free(have);
     have = NULL;
     TRY_OUT(e, message_unpack(&have, ask.reply, received.data, received.size));
-    if (!have->durable) e = err_make(ERR_MACHINE, "%s: the coordinator did not keep it", path);
+    if (!have->durable)
+        e = err_make(ERR_MACHINE, "%s: the coordinator did not store the file", path);
 out:
     message_free(have);
     file_map_close(&s.file);

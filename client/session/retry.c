@@ -44,11 +44,11 @@ err retry_wait(struct retry *retry, err cause, const char *whom)
     if (failing + wait > retry->give_up_ms) {
         char text[32];
         text_duration(text, sizeof text, retry->give_up_ms);
-        return err_in(cause, "gave up waiting for %s after %u attempts (--retry-for %s)", whom,
+        return err_in(cause, "gave up on %s after %u attempts (--retry-for %s)", whom,
                       retry->attempt, text);
     }
     if (!retry->quiet)
-        fprintf(stderr, "waiting for %s, retry in %.1f s (attempt %u): %s\n", whom,
+        fprintf(stderr, "waiting for %s, next attempt in %.1f s (attempt %u failed): %s\n", whom,
                 (double)wait / 1e3, retry->attempt, cause.text);
     return retry_sleep(wait);
 }

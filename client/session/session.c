@@ -52,9 +52,9 @@ static err again(struct session *s, err cause)
 {
     bool changed = false;
     err e = rpc_client_reload(&changed, s->client);
-    if (err_is(e)) say(s, "our certificate stays as it was: %s", e.text);
+    if (err_is(e)) say(s, "the certificate was not reloaded: %s", e.text);
     if (!changed) return retry_wait(&s->retry, cause, "the coordinator");
-    say(s, "our certificate was renewed; connecting with it");
+    say(s, "the certificate was renewed; connecting again");
     return ERR_NONE;
 }
 
@@ -82,8 +82,9 @@ static err hello_once(struct session *s)
         (s->result.run[0] != 0 && strcmp(reply->run, s->result.run) != 0) ||
         strcmp(reply->member, rpc_client_identity(s->client)->id) != 0) {
         message_free(reply);
-        return err_make(ERR_INPUT,
-                        "the coordinator's answer to Hello is not one this program understands");
+        return err_make(
+            ERR_INPUT,
+            "the coordinator's answer to Hello is not valid: it may be a different version");
     }
     if (s->hello) e = session_privacy_same(s->hello, reply);
     if (err_is(e)) {
@@ -115,8 +116,8 @@ static void say_joined(const struct session *s)
         say(s, "%s", s->privacy.ledger.says);
     else if (p)
         say(s,
-            "privacy: unit %s, epsilon %.4g at delta %.3g: the coordinator sees what we send, and "
-            "adds the noise to the mean",
+            "privacy: unit %s, epsilon %.4g at delta %.3g; the coordinator sees this member's "
+            "updates and adds the noise to their mean",
             p->unit, p->epsilon, p->delta);
 }
 
@@ -217,7 +218,7 @@ static err train_round(struct session_update *out, struct session *s,
     session_report_begin(&report, s->client, s->hello->run, task->round);
     err e = session_local_train(&result, &s->local, path, &round, task->training, &report);
     session_report_end(&report);
-    if (e.kind == ERR_STATE) say(s, "round %u was given up: %s", task->round, report.reason);
+    if (e.kind == ERR_STATE) say(s, "round %u: training stopped: %s", task->round, report.reason);
     if (err_is(e)) return e;
     struct session_update update = {.state = files.state,
                                     .examples = s->local.data.count,
@@ -243,7 +244,8 @@ static void count_upload(struct session *s, const struct session_update *update,
     s->result.bytes_up += update->size;
     s->submitted_round = round;
     text_size(size, sizeof size, update->size);
-    const char *late = reply->counted_in > round ? "; late, it counts in the next round" : "";
+    const char *late =
+        reply->counted_in > round ? "; it was late and counts in the next round" : "";
     if (s->privacy.on)
         say(s, "round %u: update of %s charged and sent%s", round, size, late);
     else
@@ -261,7 +263,7 @@ static err account(struct session *s, const struct session_update *update,
     if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
     TRY(session_privacy_charge(&s->privacy, task->round, update, &given));
     while (err_is(e = session_privacy_tell(&s->privacy, s->client, s->hello->run)))
-        TRY(again(s, err_in(e, "sending our ledger")));
+        TRY(again(s, err_in(e, "sending the ledger")));
     retry_ok(&s->retry);
     return ERR_NONE;
 }
@@ -292,7 +294,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
             return ERR_NONE;
         }
         message_free(reply);
-        if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator has not kept the update");
+        if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator did not store the update");
         if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
         TRY(again(s, err_in(e, "sending the update")));
     }
@@ -304,7 +306,9 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
     struct digest state;
     char promise[SESSION_WORK_PROMISE];
     if (task->training == NULL || strcmp(task->run, s->hello->run) != 0 || task->round == 0)
-        return err_make(ERR_INPUT, "the coordinator's task is not one of run %s", s->hello->run);
+        return err_make(ERR_INPUT,
+                        "the coordinator sent a task of a different run, expected run %s",
+                        s->hello->run);
     TRY(take_digest(&state, &task->state_digest, "state"));
     session_privacy_promise(promise, &s->privacy, task->round);
     /* What a late update may still be counted in is this round; older ones are done with. */
@@ -314,7 +318,7 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
     err e = ERR_NONE;
     if (session_work_find(&update, &s->work, s->hello->run, task->round, &state) &&
         strcmp(update.promise, promise) == 0) {
-        if (!again) say(s, "round %u: trained already, sending the update", task->round);
+        if (!again) say(s, "round %u: already trained, sending the update", task->round);
     } else {
         e = train_round(&update, s, task);
     }
@@ -331,8 +335,8 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     struct session_evaluation evaluation = {0};
     if (s->local.untold)
         return err_make(ERR_INPUT,
-                        "round %u: the coordinator asks for an evaluation, which the "
-                        "run's privacy does not cover",
+                        "round %u: the coordinator asks for an evaluation, which the run's privacy "
+                        "does not allow",
                         task->round);
     TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
     struct session_round round = {.run = s->hello->run,
@@ -455,7 +459,8 @@ static err loop(struct session *s)
             e = do_finished(s, task->finished);
             break;
         default:
-            e = err_make(ERR_INPUT, "the coordinator sent a task this program does not know");
+            e = err_make(ERR_INPUT,
+                         "the coordinator sent an unknown task: it may be a newer version");
             break;
         }
         message_free(task);

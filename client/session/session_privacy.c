@@ -19,16 +19,16 @@ static err check_promise(const Fedlora__V1__Privacy *p, const struct session_opt
     bool example = p && strcmp(p->unit, "example") == 0;
     if (o->epsilon == 0 && o->delta == 0 && !o->ledger) return ERR_NONE;
     if (!example)
-        return err_make(ERR_INPUT,
-                        "run %s does not hide single records in what we send (privacy: %s), and we "
-                        "ask for that with %s",
-                        run, p ? p->unit : "none", o->ledger ? "--ledger" : "--epsilon");
+        return err_make(
+            ERR_INPUT,
+            "run %s does not give example-level privacy (its unit is %s), but %s requires it", run,
+            p ? p->unit : "none", o->ledger ? "--ledger" : "--epsilon");
     if (o->epsilon > 0 && p->epsilon > o->epsilon)
-        return err_make(ERR_INPUT, "run %s spends epsilon %g, we allow at most %g", run, p->epsilon,
-                        o->epsilon);
+        return err_make(ERR_INPUT, "run %s spends epsilon %g, but --epsilon allows at most %g", run,
+                        p->epsilon, o->epsilon);
     if (o->delta > 0 && p->delta > o->delta)
-        return err_make(ERR_INPUT, "run %s has delta %g, we allow at most %g", run, p->delta,
-                        o->delta);
+        return err_make(ERR_INPUT, "run %s has delta %g, but --delta allows at most %g", run,
+                        p->delta, o->delta);
     return ERR_NONE;
 }
 
@@ -39,7 +39,8 @@ static err name_it(struct session_privacy *p, const Fedlora__V1__HelloReply *hel
     snprintf(p->party, sizeof p->party, "%s/%s", self->federation, self->id);
     snprintf(p->method, sizeof p->method, "%s", hello->method);
     if (strcmp(p->method, hello->method) == 0) return ERR_NONE;
-    return err_make(ERR_INPUT, "this program does not know the method \"%.60s\"", hello->method);
+    return err_make(ERR_INPUT, "unknown method \"%.60s\": the coordinator may be a newer version",
+                    hello->method);
 }
 
 err session_privacy_open(struct session_privacy *out, const struct session_options *o,
@@ -92,7 +93,8 @@ err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__
     bytes_close(&a);
     bytes_close(&b);
     if (err_is(e) || same) return e;
-    return err_make(ERR_INPUT, "run %s: its privacy is not what it was when we joined", is->run);
+    return err_make(ERR_INPUT, "run %s: its privacy settings changed since this member joined",
+                    is->run);
 }
 
 /* ---------------------------------------------------------------- a round */
@@ -109,8 +111,8 @@ err session_privacy_round(struct train_private_options *out, const struct sessio
     how.train = options;
     if (round->gradient != is_pass(p, round->round))
         return err_make(ERR_INPUT,
-                        "round %" PRIu32 ": the coordinator asks for %s, and the run's privacy has "
-                        "%u passes for a basis",
+                        "round %" PRIu32 ": the coordinator asks for %s, but the privacy plan has "
+                        "a gradient in the first %u rounds only",
                         round->round, round->gradient ? "a gradient" : "training",
                         p->ledger.plan.basis_passes);
     if (round->gradient) {
@@ -122,8 +124,8 @@ err session_privacy_round(struct train_private_options *out, const struct sessio
     uint64_t steps = train_private_steps(&how);
     if (steps != p->ledger.plan.steps)
         return err_make(ERR_INPUT,
-                        "round %" PRIu32 ": the coordinator asks for %" PRIu64 " steps, and the "
-                        "run's privacy is of %u a round",
+                        "round %" PRIu32 ": the coordinator asks for %" PRIu64
+                        " steps, but the privacy plan has %u per round",
                         round->round, steps, p->ledger.plan.steps);
     *out = how;
     return ERR_NONE;
@@ -215,10 +217,9 @@ static err check_held(const struct held *held, const char *text, size_t size, co
     if (stop) TRY(ledger_line_hash(&hash, at, (size_t)(stop - at), path));
     if (stop && digest_equal(&hash, &held->head)) return ERR_NONE;
     return err_make(ERR_INPUT,
-                    "%s: it does not go on from the %" PRIu64
-                    " lines that the coordinator holds of "
-                    "it: was an older copy put back? Go on with the newest (the operator's "
-                    "`fedlora run audit` has the coordinator's copy)",
+                    "%s is not a continuation of the %" PRIu64
+                    " lines the coordinator has. It may be an old backup: restore the newest copy "
+                    "(the operator can fetch it with `fedlora run audit`)",
                     path, held->lines);
 }
 
@@ -232,7 +233,7 @@ static err send_all(struct rpc_client *client, const char *run, uint64_t told, c
         TRY(send_part(&held, client, run, &part));
         if (held.lines <= told)
             return err_make(ERR_INPUT,
-                            "the coordinator took none of our ledger's lines from %" PRIu64,
+                            "the coordinator stored no line of the ledger from line %" PRIu64 " on",
                             part.first);
         told = held.lines;
     }

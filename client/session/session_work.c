@@ -27,7 +27,7 @@ static err choose_dir(char *out, size_t bytes, const char *dir, const struct rpc
         length =
             snprintf(out, bytes, "%s/.local/state/fedlora/%s/%s", home, self->federation, self->id);
     else
-        return err_make(ERR_INPUT, "neither HOME nor XDG_STATE_HOME is set: say --work DIR");
+        return err_make(ERR_INPUT, "HOME and XDG_STATE_HOME are not set: expected --work DIR");
     if (length < 0 || (size_t)length >= bytes)
         return err_make(ERR_INPUT, "--work: the path is too long");
     return ERR_NONE;
@@ -44,11 +44,10 @@ static err take_lock(struct session_work *work, const struct rpc_peer *self)
         if (pread(fd, text, sizeof text - 1, 0) < 0) text[0] = 0;
         close(fd);
         if (code != EWOULDBLOCK) return err_sys(code, "%s: cannot lock", path);
-        return err_make(
-            ERR_STATE,
-            "%s: another fedlora join works here as %s (process %ld); one at a time, or "
-            "give each its own --work DIR",
-            work->dir, self->id, strtol(text, NULL, 10));
+        return err_make(ERR_STATE,
+                        "%s: in use by another fedlora join as %s (process %ld); expected one at a "
+                        "time, or a separate --work DIR for each",
+                        work->dir, self->id, strtol(text, NULL, 10));
     }
     int length = snprintf(text, sizeof text, "%ld\n", (long)getpid());
     if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)length, 0) != length) {
@@ -112,7 +111,7 @@ err session_work_keep(const struct session_work *work, const char *run, uint32_t
                   "size", (json_int_t)u->size, "examples", (json_int_t)u->examples, "tokens",
                   (json_int_t)u->tokens, "values", (json_int_t)u->values, "train_loss",
                   u->train_loss, "seconds", u->seconds, "promise", u->promise);
-    if (note == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", path);
+    if (note == NULL) return err_make(ERR_MACHINE, "%s: no memory to write it", path);
     err e = json_write(&text, note);
     if (!err_is(e)) e = file_write(path, text.data, text.size, /*replace*/ true);
     json_decref(note);

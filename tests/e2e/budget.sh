@@ -87,8 +87,8 @@ refused '--sampling -0.1: expected above 0' epsilon --noise 1 --sampling=-0.1 --
 refused 'noise multiplier 0.001: expected 0.01 to 1e6' epsilon --noise 0.001 "${plan[@]}"
 refused '--steps -3: expected at least 1' epsilon --noise 1 --sampling 1 --steps=-3 --delta 1e-5
 refused '--steps 2000000000: expected 1 to 1000000000' epsilon --noise 1 --sampling 1 --steps 2000000000 --delta 1e-5
-refused '--delta 1: expected below 1' epsilon --noise 1 --sampling 1 --steps 1 --delta 1
-refused '--delta 0.001: at or over 1/units = 0.001' epsilon --noise 1 --sampling 1 --steps 1 --delta 1e-3 --units 1000
+refused '--delta 1: expected a value below 1' epsilon --noise 1 --sampling 1 --steps 1 --delta 1
+refused '--delta 0.001: not below 1/units = 0.001' epsilon --noise 1 --sampling 1 --steps 1 --delta 1e-3 --units 1000
 refused '--units -4: expected at least 1' epsilon --noise 1 "${plan[@]}" --units=-4
 refused '--before 1.1,0.02: expected noise,sampling,steps' epsilon --noise 1 "${plan[@]}" --before 1.1,0.02
 refused '--interval 5: expected 1e-9 to 1' epsilon --noise 1 "${plan[@]}" --interval 5
@@ -96,5 +96,5 @@ refused 'epsilon 1 is spent already: 4.37718' steps --epsilon 1 --noise 1 --samp
 refused '--tree: expected --sampling 1' epsilon --noise 1 "${plan[@]}" --tree
 refused 'sampling of a fixed size is accounted for by rdp only' epsilon --noise 1 "${plan[@]}" --scheme fixed
 refused "$work/none/x.svg: the folder" epsilon --noise 1 "${plan[@]}" --plot "$work/none/x.svg"
-refused 'budget needs a command' # fedlora budget
+refused 'budget: a command is missing' # fedlora budget
 echo "budget: all as it should be"

@@ -60,7 +60,7 @@ refused '--base is missing' "$fedlora" train --data "$rows" -o "$work/x"
 refused "$work/nothing" "$fedlora" eval --base "$work/nothing" --data "$rows"
 refused 'nothing.jsonl: ' "$fedlora" eval --base "$base" --data "$work/nothing.jsonl"
 refused '--rank: 0 is out of range: expected 1 to' "${train[@]}" --rank 0
-refused '--lr: "fast" is no number' "${train[@]}" --lr fast
+refused '--lr: "fast" is not a number' "${train[@]}" --lr fast
 refused 'did you mean cosine' "${train[@]}" --schedule cosin
 refused 'exclude each other' "${train[@]}" --adapter a --state b
 refused '--seq needs a value' "${train[@]}" --seq
@@ -160,7 +160,7 @@ printf '"the cat"\nbare words\n' | "$fedlora" tokenize --base "$tokenizer" --jso
 [ $status -eq 2 ] || fail "a bare line: status $status, expected 2"
 [ ! -s "$work/out" ] || fail "half a list was printed"
 says '^fedlora: standard input:2' err
-refused 'is no token id' "$fedlora" tokenize --base "$tokenizer" --decode "1 two"
+refused 'is not a token id' "$fedlora" tokenize --base "$tokenizer" --decode "1 two"
 refused 'chat template' "$fedlora" tokenize --base "$tokenizer" --chat hello
 refused 'HeaderTooLarge' "$fedlora" inspect "$tokenizer/tokenizer.json"
 

@@ -52,5 +52,5 @@ cp "$work/config" "$work/peft/adapter_config.json"
 refused "needs --base" fedlora export "$work/peft" --as gguf -o "$work/none.gguf"
 refused "exists already" fedlora export "$work/adapter" --as peft -o "$work/peft"
 refused "two ways to cut" fedlora export "$work/adapter" --as peft -o "$work/x" --rank 1 --error 0.1
-refused "the base has" fedlora export "$work/adapter" --as merged --base "$root/tests/models/qwen3" -o "$work/x"
+refused "as in the base" fedlora export "$work/adapter" --as merged --base "$root/tests/models/qwen3" -o "$work/x"
 [ ! -e "$work/x" ] && [ ! -e "$work/none.gguf" ] || fail "a refused export left something"

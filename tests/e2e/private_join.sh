@@ -73,7 +73,7 @@ for i in 0 1; do
   [ "$releases" = $rounds ] || fail "${members[i]}: $releases releases, expected $rounds"
   awk -v e="$epsilon" 'BEGIN { exit !(e > 3.99 && e <= 4) }' || fail "${members[i]}: epsilon $epsilon"
   head=$(tail -1 "$work/one/${members[i]}.ledger" | grep -o '"hash":"[0-9a-f]*"' | cut -d'"' -f4)
-  grep -qF "our records: epsilon 4 of 4 at delta 0.001 spent; $work/one/${members[i]}.ledger ends with $head" \
+  grep -qF "privacy spent: epsilon 4 of 4 at delta 0.001; the last line of $work/one/${members[i]}.ledger has hash $head" \
     "$work/${members[i]}.log" || fail_with "$work/${members[i]}.log" "what was spent was not told"
 done
 # What the coordinator holds are the same ledgers, and every update it counted is in them.
@@ -131,8 +131,8 @@ wait_within 60 "${pids[1]}" bob "$work/bob.log"
 create three fed-sb || fail_with "$work/admin.log" "create three"
 refuse_join 2 "the privacy budget is not enough: epsilon 2 of 3 at delta 0.001 is spent, and e2e/three would make it" \
   three
-refuse_join 2 "run three spends epsilon 4, we allow at most 1" three --epsilon 1
-refuse_join 2 "run three has delta 0.001, we allow at most 1e-05" three --delta 1e-5
+refuse_join 2 "run three spends epsilon 4, but --epsilon allows at most 1" three --epsilon 1
+refuse_join 2 "run three has delta 0.001, but --delta allows at most 1e-05" three --delta 1e-5
 refuse_join 2 "expected an Ed25519 private key in PEM" three --ledger "$work/none" --ledger-key "$work/base/config.json"
 join_member three ann "$work/one" --base "$work/base" --data "$work/ann.jsonl"
 status=0
@@ -141,10 +141,10 @@ wait "$last_child" || status=$?
   fail_with "$work/ann.log" "a join without a ledger: status $status"
 admin stop three >/dev/null
 if create plain fed-sb --privacy none --sampling 0 --delta 0; then fail "a budget without privacy was taken"; fi
-grep -qF -- "--epsilon: expected --privacy client or example with it" "$work/admin.log" ||
+grep -qF -- "--epsilon has no effect without --privacy client or example" "$work/admin.log" ||
   fail_with "$work/admin.log" "a budget without privacy"
 create plain fed-sb --privacy none --sampling 0 --epsilon 0 --delta 0 || fail_with "$work/admin.log" "create plain"
-refuse_join 2 "(privacy: none), and we ask for that with --ledger" plain
+refuse_join 2 "(its unit is none), but --ledger requires it" plain
 admin stop plain >/dev/null
 head -20 "$work/ann.jsonl" >"$work/few.jsonl"
 create four fed-sb --delta 0.05 || fail_with "$work/admin.log" "create four"

@@ -254,7 +254,7 @@ Test(export, a_change_for_another_base_is_refused_by_module_or_digest)
     support_source(other, sizeof other, "tests/models/qwen3");
     ok(model_open(&qwen, other));
     refused(export_check_base(&f.delta, &qwen, NULL), ERR_INPUT,
-            "self_attn.k_proj: shape (16, 32), the base has (32, 32)");
+            "self_attn.k_proj: shape (16, 32), expected (32, 32) as in the base");
     refused(export_gguf(out, &f.delta, &qwen, false), ERR_INPUT, "shape");
     refused(export_merged(out, &f.delta, &qwen, &(struct export_merged_options){.type = DTYPE_F32}),
             ERR_INPUT, "shape");

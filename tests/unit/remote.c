@@ -245,7 +245,7 @@ Test(remote, does_not_take_a_chunk_from_elsewhere)
     atomic_store(&s.skip, true);
     err e = fetch(&s);
     cr_assert_eq(e.kind, ERR_MACHINE);
-    cr_assert(strstr(e.text, "expected from 0 on") != NULL, "%s", e.text);
+    cr_assert(strstr(e.text, "expected bytes from 0") != NULL, "%s", e.text);
     finish(&s);
 }
 

@@ -51,8 +51,8 @@ Test(run_members, reads_what_else_may_differ)
 Test(run_members, refuses_what_it_cannot_read_and_names_it)
 {
     refuses("a,,b", "empty part");
-    refuses("a,b c", "\"b c\" is no member's name");
-    refuses("a,b,a", "a is named twice");
+    refuses("a,b c", "\"b c\" is not a member id");
+    refuses("a,b,a", "a is listed twice");
     refuses("a:many", "--members: a: rank many");
     refuses("a:99999", "rank 99999");
     refuses("a:8:-1", "weight -1");
