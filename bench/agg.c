@@ -125,7 +125,7 @@ static void print_memory(void)
 }
 
 /* The child: one round, timed, with its peak memory. */
-static int round_main(const char *method, bool no_report)
+static int round_main(const char *method)
 {
     struct contribution *c = calloc(updates, sizeof *c);
     char(*path)[LIMIT_PATH_BYTES] = calloc(updates, sizeof *path);
@@ -150,7 +150,6 @@ static int round_main(const char *method, bool no_report)
                                .count = updates,
                                .carry_error = 1e-4,
                                .rounds = 3,
-                               .no_report = no_report,
                                .threads = threads};
     double t = now();
     must(method_next(&report, method_find(method), after, &next));
@@ -158,9 +157,6 @@ static int round_main(const char *method, bool no_report)
     printf("  %-6s %3zu members %8.2f s  %6.2f GB/s of updates", method, updates, t,
            (double)bytes / 1e9 / t);
     print_memory();
-    if (!no_report)
-        printf("  rank %u, relative error %.1e", report.total.rank,
-               report.total.error / report.total.update_norm);
     printf("\n");
     method_report_close(&report);
     free(c);
@@ -171,25 +167,15 @@ static int round_main(const char *method, bool no_report)
 
 extern char **environ;
 
-static void spawn_round(char *self, const char *method, bool no_report)
+static void spawn_round(char *self, const char *method)
 {
     char count[32], r[32], t[32];
     snprintf(count, sizeof count, "%zu", updates);
     snprintf(r, sizeof r, "%u", rank);
     snprintf(t, sizeof t, "%d", threads);
-    char *args[] = {self,
-                    "--dir",
-                    (char *)(uintptr_t)dir,
-                    "--updates",
-                    count,
-                    "--rank",
-                    r,
-                    "--threads",
-                    t,
-                    "--round",
-                    (char *)(uintptr_t)method,
-                    no_report ? "--no-report" : NULL,
-                    NULL};
+    char *args[] = {
+        self, "--dir",   (char *)(uintptr_t)dir,    "--updates", count, "--rank", r, "--threads",
+        t,    "--round", (char *)(uintptr_t)method, NULL};
     pid_t child;
     int status = 1;
     fflush(stdout);
@@ -390,15 +376,11 @@ static void copies_means_stacks(void)
     close_all(&u);
 }
 
-static void read_options(const char **round_of, bool *no_report, int argc, char **argv)
+static void read_options(const char **round_of, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         int64_t n = 0;
-        if (strcmp(argv[i], "--no-report") == 0) {
-            *no_report = true;
-            continue;
-        }
         if (strcmp(argv[i], "--dir") == 0)
             dir = value;
         else if (strcmp(argv[i], "--round") == 0)
@@ -438,20 +420,19 @@ static void rounds(char *self, const float *block)
         path_of(path, methods[m], 1);
         must(method_start(method_find(methods[m]), path, &start));
         if (many > 8) updates = 8;
-        spawn_round(self, methods[m], true);
+        spawn_round(self, methods[m]);
         updates = many;
-        spawn_round(self, methods[m], true);
+        spawn_round(self, methods[m]);
     }
 }
 
 int main(int argc, char **argv)
 {
     const char *one = NULL;
-    bool no_report = false;
     threads = omp_get_max_threads();
-    read_options(&one, &no_report, argc, argv);
+    read_options(&one, argc, argv);
     make_modules();
-    if (one) return round_main(one, no_report);
+    if (one) return round_main(one);
     must(file_make_dirs(dir));
     float *block = random_floats(1 << 20, 1);
     make_updates("fedit", block);

@@ -285,6 +285,8 @@ static err combine(struct method_report *report, struct bench *b, uint32_t round
     double since = now();
     TRY(method_next(report, b->method, next_path, &next));
     b->server_seconds += now() - since;
+    const struct method_report_options norms = {.threads = (int)b->o.threads};
+    TRY(method_report_make(report, b->method, next_path, &next, &norms));
     unlink(state);
     return report->frozen_made ? take_frozen(b, frozen) : ERR_NONE;
 }

@@ -2,6 +2,7 @@
 #include "agg/algebra/budget.h"
 #include "agg/combine/combine_parts.h"
 #include "agg/round/method_gram.h"
+#include "agg/round/method_measure.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -172,7 +173,8 @@ static err factors(struct method_result *out, struct work *w, const struct metho
     TRY(method->next(out, &round));
     out->module.alpha = zero.alpha;
     out->module.scale = zero.scale;
-    return ERR_NONE;
+    return method_measure(&out->row, &(struct method_measure){
+                                         .method = method, .round = &round, .made = &out->module});
 }
 
 err combine_gram(double *gram, const struct combine *c, const struct combine_options *o, size_t i)

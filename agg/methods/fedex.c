@@ -29,17 +29,14 @@ static err fedex_next(struct method_result *out, const struct method_round *roun
     now.factor[ADAPTER_FILE_A] = out->module.factor[ADAPTER_FILE_A];
     now.factor[ADAPTER_FILE_B] = out->module.factor[ADAPTER_FILE_B];
     now.carry_rank = 0;
-    const struct lowrank_term before = product_pair(old, -1), pair = product_pair(&now, -1),
-                              carry = product_carry(old, 1);
+    const struct lowrank_term pair = product_pair(&now, -1), carry = product_carry(old, 1);
     TRY_OUT(e, product_norm(&size, &now));
-    if (!round->no_report) TRY_OUT(e, lowrank_norms(&out->row.update_norm, &p.stack, &before, 1));
     product_server_step(&p, round);
     product_add(&p, &pair);
     if (carry.r) product_add(&p, &carry);
     TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
     TRY_OUT(e, product_into_carry(out, round, &svd, size * 0x1p-24));
     out->row.rank = now.rank + out->module.carry_rank;
-    e = product_state_norm(out, round);
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

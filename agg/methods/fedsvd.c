@@ -108,28 +108,17 @@ static double sign_of(const double *x, size_t m)
     return x[cblas_idamax((int)m, x, 1)] < 0 ? -1 : 1;
 }
 
-/* B (m, r), A (r, n) as float32. Returns ||what was stored - U S V^T||_F: A's rows are orthonormal
- * and B's columns orthogonal, so each part is a sum over j. */
-static double store(float *B, float *A, const struct rebase *w)
+/* B (m, r), A (r, n) as float32. */
+static void store(float *B, float *A, const struct rebase *w)
 {
-    double lost = 0;
     for (size_t j = 0; j < w->k; j++) {
         const double *x = w->x + j * w->m, *v = w->q + j * w->n;
-        double sign = sign_of(x, w->m), size = 0, off = 0;
-        for (size_t i = 0; i < w->m; i++) {
-            float *to = &B[i * w->r + j];
-            *to = (float)(sign * x[i]);
-            size += x[i] * x[i];
-            lost += pow((double)*to - sign * x[i], 2);
-        }
-        for (size_t i = 0; i < w->n; i++) {
-            float *to = &A[j * w->n + i];
-            *to = (float)(sign * v[i]);
-            off += pow((double)*to - sign * v[i], 2);
-        }
-        lost += size * off;
+        double sign = sign_of(x, w->m);
+        for (size_t i = 0; i < w->m; i++)
+            B[i * w->r + j] = (float)(sign * x[i]);
+        for (size_t i = 0; i < w->n; i++)
+            A[j * w->n + i] = (float)(sign * v[i]);
     }
-    return sqrt(lost);
 }
 
 /* The server's moments of B on the new axes: B <- B (T^T Y), signs as they were stored. */
@@ -166,7 +155,7 @@ static err rebase(struct method_result *out, const float *mean /* (m, r) */,
     TRY_OUT(e, turn_moments(&w, round));
     TRY_OUT(e, method_result_take(&B, out, ADAPTER_FILE_B, old->d_out, old->rank));
     TRY_OUT(e, method_result_take(&A, out, ADAPTER_FILE_A, old->rank, old->d_in));
-    out->row.error = hypot(out->row.error, old->scale * store(B, A, &w));
+    store(B, A, &w);
 out:
     rebase_close(&w);
     return e;
@@ -175,12 +164,11 @@ out:
 static err fedsvd_next(struct method_result *out, const struct method_round *round)
 {
     const struct adapter_file_module *old = round->module;
-    const float *A = old->factor[ADAPTER_FILE_A].f32;
     float *mean;
     bool zero = true;
     TRY(methods_check_scale(round, /*same_rank*/ true));
     method_result_keep(out, old, ADAPTER_FILE_A);
-    TRY(linear_next(&mean, out, round, ADAPTER_FILE_B, A));
+    TRY(linear_next(&mean, out, round, ADAPTER_FILE_B));
     for (size_t i = 0; i < (size_t)old->d_out * old->rank && zero; i++)
         zero = mean[i] == 0;
     return zero ? ERR_NONE : rebase(out, mean, round);

@@ -28,9 +28,8 @@ static err ffa_start(struct method_result *out, const struct method_beginning *b
 
 static err ffa_next(struct method_result *out, const struct method_round *round)
 {
-    const float *A = round->frozen ? round->frozen->factor[ADAPTER_FILE_A].f32 : NULL;
     float *B;
-    return linear_next(&B, out, round, ADAPTER_FILE_B, A);
+    return linear_next(&B, out, round, ADAPTER_FILE_B);
 }
 
 const struct method method_ffa = {

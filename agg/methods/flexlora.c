@@ -21,7 +21,7 @@
 #include <string.h>
 
 /* A (r, n) and B (m, r): the leading q <= r of the decomposition / scale, then the old A's rows. */
-static err put_pair(struct method_result *out, double *rounding, const struct lowrank_svd *svd,
+static err put_pair(struct method_result *out, const struct lowrank_svd *svd,
                     const struct adapter_file_module *old, uint32_t q)
 {
     struct lowrank_svd scaled = *svd;
@@ -35,8 +35,7 @@ static err put_pair(struct method_result *out, double *rounding, const struct lo
     TRY_OUT(e, arena_take(&left, &scratch, (size_t)svd->m * q, sizeof *left));
     for (uint32_t i = 0; i < svd->k; i++)
         scaled.sigma[i] = svd->sigma[i] / old->scale;
-    TRY_OUT(e, lowrank_split(left, A, rounding, &scaled, q, LOWRANK_LEFT));
-    *rounding *= old->scale;
+    TRY_OUT(e, lowrank_split(left, A, /*rounding*/ NULL, &scaled, q, LOWRANK_LEFT));
     for (size_t i = 0; i < svd->m && q; i++)
         memcpy(B + i * r, left + i * q, q * sizeof *B);
     memcpy(A + (size_t)q * svd->n, old->factor[ADAPTER_FILE_A].f32 + (size_t)q * svd->n,
@@ -68,25 +67,21 @@ static err flexlora_next(struct method_result *out, const struct method_round *r
     const struct adapter_file_module *old = round->module;
     struct product p = {0};
     struct lowrank_svd svd = {0};
-    double tail, rounding;
+    double tail;
     uint32_t q;
     err e = ERR_NONE;
     TRY(methods_check_scale(round, /*same_rank*/ false));
     product_keep_carry(out, round);
     out->module.rank = out->row.rank = old->rank;
     TRY(product_open(&p, round, PRODUCT_STAYS, 2));
-    const struct lowrank_term before = product_pair(old, -1);
-    if (!round->no_report) TRY_OUT(e, lowrank_norms(&out->row.update_norm, &p.stack, &before, 1));
     product_server_step(&p, round);
     TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
     lowrank_cut(&q, &tail, &svd, &(struct lowrank_cut){.rank_max = old->rank});
-    TRY_OUT(e, put_pair(out, &rounding, &svd, old, q));
+    TRY_OUT(e, put_pair(out, &svd, old, q));
     out->row.dropped = tail;
-    out->row.error = hypot(tail, rounding);
     if (round->options->tail == METHOD_TAIL_CARRY)
         TRY_OUT(e, carry_tail(out, round, &p, svd.norm * 0x1p-24));
     out->row.rank = old->rank + out->module.carry_rank;
-    e = product_state_norm(out, round);
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

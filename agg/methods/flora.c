@@ -19,14 +19,10 @@ static err flora_next(struct method_result *out, const struct method_round *roun
     product_keep_carry(out, round);
     out->row.rank = out->module.carry_rank;
     TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, head));
-    out->row.update_norm = svd.head_norm / round->server_lr;
-    if (svd.head_norm == 0 && !round->momentum) { /* nobody moved it: not a bit of it changes */
-        if (!round->no_report) e = product_norm(&out->row.state_norm, round->module);
-        goto out;
-    }
+    if (svd.head_norm == 0 && !round->momentum)
+        goto out; /* no member moved it: it stays as it is */
     TRY_OUT(e, product_into_carry(out, round, &svd, /*floor*/ 0));
     out->row.rank = out->module.carry_rank;
-    out->row.state_norm = sqrt(fmax(0, svd.norm * svd.norm - out->row.dropped * out->row.dropped));
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

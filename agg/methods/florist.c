@@ -20,13 +20,12 @@ static err cut_round(struct method_result *out, const struct method_round *round
                      const struct lowrank_svd *svd)
 {
     struct lowrank_cut cut = {.energy = round->options->energy};
-    double tail, rounding;
+    double tail;
     uint32_t q;
     if (round->options->bytes) cut = (struct lowrank_cut){.rank_max = round->rank_max};
     lowrank_cut(&q, &tail, svd, &cut);
-    TRY(method_result_carry(out, &rounding, svd, q));
+    TRY(method_result_carry(out, svd, q));
     out->row.dropped = tail;
-    out->row.error = hypot(tail, rounding);
     return ERR_NONE;
 }
 
@@ -35,7 +34,7 @@ static err add_carry(struct method_result *out, const struct method_round *round
 {
     const struct adapter_file_module *old = round->module;
     struct adapter_file_module kept = out->module;
-    const struct method_report_row row = out->row;
+    double cut = out->row.dropped;
     struct lowrank_term term[3] = {product_carry(&kept, 1)};
     struct lowrank_stack both = {.m = old->d_out, .n = old->d_in, .term = term, .count = 1};
     struct lowrank_svd svd = {0};
@@ -44,8 +43,7 @@ static err add_carry(struct method_result *out, const struct method_round *round
     TRY(lowrank_svd_open(&svd, &both, 0));
     err e = product_into_carry(out, round, &svd, /*floor*/ 0);
     lowrank_svd_close(&svd);
-    out->row.dropped = hypot(row.dropped, out->row.dropped);
-    out->row.error = hypot(row.error, out->row.error);
+    out->row.dropped = hypot(cut, out->row.dropped);
     return e;
 }
 
@@ -69,13 +67,11 @@ static err florist_next(struct method_result *out, const struct method_round *ro
     for (size_t i = 0; i < p.stack.count; i++)
         p.term[i].c *= round->server_lr;
     TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, 0));
-    out->row.update_norm = svd.norm / round->server_lr;
     if (svd.norm > 0 || round->momentum) {
         TRY_OUT(e, cut_round(out, round, &svd));
         out->row.rank = out->module.carry_rank;
         if (round->module->carry_rank || round->momentum) TRY_OUT(e, add_carry(out, round));
     }
-    e = product_state_norm(out, round);
 out:
     product_close(&p);
     lowrank_svd_close(&svd);

@@ -80,22 +80,19 @@ static err mean_of(struct method_result *out, const struct method_round *round,
 
 static err hetlora_next(struct method_result *out, const struct method_round *round)
 {
-    struct product exact = {0};
     double *w;
     bool any;
-    err e = ERR_NONE;
     TRY(methods_check_scale(round, /*same_rank*/ false));
     TRY(arena_take(&w, &out->arena, round->count + 1, sizeof *w));
     TRY(weigh(w, &any, round));
-    if (!any) return methods_keep_pair(out, round);
     out->module.rank = out->row.rank = round->module->rank;
+    if (!any) {
+        method_result_keep(out, round->module, ADAPTER_FILE_A);
+        method_result_keep(out, round->module, ADAPTER_FILE_B);
+        return ERR_NONE;
+    }
     TRY(mean_of(out, round, ADAPTER_FILE_A, w));
-    TRY(mean_of(out, round, ADAPTER_FILE_B, w));
-    TRY_OUT(e, product_open(&exact, round, PRODUCT_GONE, 0));
-    e = product_report(out, round, &exact);
-out:
-    product_close(&exact);
-    return e;
+    return mean_of(out, round, ADAPTER_FILE_B, w);
 }
 
 const struct method method_hetlora = {

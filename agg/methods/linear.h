@@ -10,9 +10,8 @@
 
 #include "agg/round/method_round.h"
 
-/* The next state's `role` (A or B) is the mean; `out` gets it, and the report's row. `fixed` is the
- * other factor; NULL: not at hand, taken as orthonormal. */
+/* The next state's `role` (A or B) becomes the mean. */
 err linear_next(float **mean, struct method_result *out, const struct method_round *round,
-                enum adapter_file_role role, const float *fixed);
+                enum adapter_file_role role);
 
 #endif

@@ -107,8 +107,7 @@ static err lora_fair_next(struct method_result *out, const struct method_round *
     TRY_OUT(e, product_open(&mean, round, PRODUCT_STAYS, 0));
     TRY_OUT(e, means_open(&x, round));
     TRY_OUT(e, correct(&x, round, &mean));
-    TRY_OUT(e, publish(out, round, &x));
-    e = product_report(out, round, &mean);
+    e = publish(out, round, &x);
 out:
     product_close(&mean);
     means_close(&x);

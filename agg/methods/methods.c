@@ -1,7 +1,6 @@
 #include "agg/methods/methods.h"
 
 #include "agg/adapter/flatten.h"
-#include "agg/methods/product.h"
 #include "base/rng.h"
 
 #include <math.h>
@@ -45,10 +44,10 @@ err methods_start_carry(struct method_result *out, const struct method_beginning
         .m = m->d_out, .n = m->d_in, .term = term, .count = flatten_terms(term, m)};
     struct lowrank_svd svd = {0};
     uint32_t q;
-    double tail, rounding;
+    double tail;
     TRY(lowrank_svd_open(&svd, &stack, 0));
     lowrank_cut(&q, &tail, &svd, &(struct lowrank_cut){0});
-    err e = method_result_carry(out, &rounding, &svd, q);
+    err e = method_result_carry(out, &svd, q);
     out->dropped = tail;
     lowrank_svd_close(&svd);
     return e;
@@ -85,15 +84,6 @@ err methods_check_scale(const struct method_round *round, bool same_rank)
                         old->scale);
     }
     return ERR_NONE;
-}
-
-err methods_keep_pair(struct method_result *out, const struct method_round *round)
-{
-    const struct adapter_file_module *old = round->module;
-    method_result_keep(out, old, ADAPTER_FILE_A);
-    method_result_keep(out, old, ADAPTER_FILE_B);
-    out->module.rank = out->row.rank = old->rank;
-    return round->no_report ? ERR_NONE : product_norm(&out->row.state_norm, old);
 }
 
 err methods_mean_pair(struct method_result *out, const struct method_round *round)

@@ -16,8 +16,6 @@ err methods_start_carried(struct method_result *out, const struct method_beginni
 /* Every update of this module has the state's scale, and its rank or (not same_rank) at most that;
  * else ERR_INPUT. */
 err methods_check_scale(const struct method_round *round, bool same_rank);
-/* A and B are the state's, to the bit; state_norm is set. */
-err methods_keep_pair(struct method_result *out, const struct method_round *round);
 /* A and B become the means of the members', of the same rank and scale. */
 err methods_mean_pair(struct method_result *out, const struct method_round *round);
 

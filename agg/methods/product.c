@@ -37,15 +37,6 @@ err product_norm(double *out, const struct adapter_file_module *module)
     return lowrank_norm(out, &stack);
 }
 
-err product_state_norm(struct method_result *out, const struct method_round *round)
-{
-    struct adapter_file_module now = out->module;
-    now.d_out = round->module->d_out;
-    now.d_in = round->module->d_in;
-    now.scale = round->module->scale;
-    return round->no_report ? ERR_NONE : product_norm(&out->row.state_norm, &now);
-}
-
 /* ---- what members did not send ---- */
 
 /* Of row i of the state's pair, how much of the weight stayed with the state. */
@@ -150,23 +141,6 @@ void product_close(struct product *p)
 
 /* ---- what is published ---- */
 
-err product_report(struct method_result *out, const struct method_round *round,
-                   const struct product *x)
-{
-    const struct adapter_file_module *old = round->module;
-    struct adapter_file_module now = *old;
-    double norms[2];
-    if (round->no_report) return ERR_NONE;
-    now.rank = out->module.rank;
-    now.factor[ADAPTER_FILE_A] = out->module.factor[ADAPTER_FILE_A];
-    now.factor[ADAPTER_FILE_B] = out->module.factor[ADAPTER_FILE_B];
-    const struct lowrank_term with[] = {product_pair(old, -1), product_pair(&now, -1)};
-    TRY(lowrank_norms(norms, &x->stack, with, 2));
-    out->row.update_norm = norms[0];
-    out->row.error = norms[1];
-    return product_norm(&out->row.state_norm, &now);
-}
-
 void product_keep_carry(struct method_result *out, const struct method_round *round)
 {
     method_result_keep(out, round->module, ADAPTER_FILE_CARRY_A);
@@ -180,12 +154,11 @@ err product_into_carry(struct method_result *out, const struct method_round *rou
 {
     struct lowrank_cut cut = {.error = round->error_share, .spent = round->dropped};
     uint32_t q;
-    double tail, rounding;
+    double tail;
     if (svd->norm > 0) cut.error = fmax(cut.error, (floor + round->dropped) / svd->norm);
     lowrank_cut(&q, &tail, svd, &cut);
-    TRY(method_result_carry(out, &rounding, svd, q));
+    TRY(method_result_carry(out, svd, q));
     out->row.dropped = tail;
-    out->row.error = hypot(tail, rounding);
     out->dropped = round->dropped + tail;
     return ERR_NONE;
 }

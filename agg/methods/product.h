@@ -44,18 +44,10 @@ struct lowrank_term product_pair(const struct adapter_file_module *module, doubl
 struct lowrank_term product_carry(const struct adapter_file_module *module, double c);
 /* ||carry + pair||_F of a module. */
 err product_norm(double *out, const struct adapter_file_module *module);
-/* row.state_norm: of the pair and the carry that `out` publishes. Nothing where the round wants no
- * report. */
-err product_state_norm(struct method_result *out, const struct method_round *round);
-
-/* Of what `out` now publishes for A and B, the carry being the state's: update_norm = ||X - old||,
- * error = ||published - X||, state_norm. Nothing where the round wants no report. */
-err product_report(struct method_result *out, const struct method_round *round,
-                   const struct product *x);
 
 /* The carry becomes the stack's sum, cut by the run's carry_error and never less coarsely than
- * `floor` (an error that is there anyway: a published pair's own rounding). Sets row.dropped,
- * row.error and `dropped`. */
+ * `floor` (an error that is there anyway: a published pair's own rounding). Sets row.dropped
+ * and `dropped`. */
 err product_into_carry(struct method_result *out, const struct method_round *round,
                        const struct lowrank_svd *svd, double floor);
 /* The state's carry as it is. */

@@ -23,7 +23,7 @@ static err rolora_next(struct method_result *out, const struct method_round *rou
     }
     TRY(methods_check_scale(round, /*same_rank*/ true));
     method_result_keep(out, round->module, frozen);
-    return linear_next(&mean, out, round, trained, round->module->factor[frozen].f32);
+    return linear_next(&mean, out, round, trained);
 }
 
 const struct method method_rolora = {

@@ -7,6 +7,8 @@
  *     method_start(m, "state.1", &start);       the state clients train from in round 1
  *     method_check_update(m, "update", &expect) as each update arrives
  *     method_next(&report, m, "state.2", &next) when the round closes, and so on
+ *     method_report_make(&report, m, "state.2", &next, &options)
+ *                                               its norms, at any later time
  *
  * State number t is what round t trains from; after the last round N comes state N+1, the result. A
  * state says in its metadata all that the next one needs (run, base, rank, alpha, modules, options,
@@ -68,7 +70,6 @@ struct method_next {
     size_t count;
     double carry_error; /* flora: relative, per module, all rounds together; 0: drop nothing */
     uint32_t rounds; /* of the whole run, so that carry_error is spread over them; 0: not known */
-    bool no_report;  /* skip what only the report needs (fedit's error) */
     int threads;
     /* What the server keeps for itself between rounds (momentum, second moments), never sent: the
      * file of the state, NULL where the state names none (fedlora.memory: its digest, checked), and
@@ -80,17 +81,21 @@ struct method_next {
     const char *frozen_out;
 };
 
-/* Frobenius norms in weight space, so scale is folded in. */
+/* Frobenius norms in weight space, so scale is folded in. method_next() sets the first block, which
+ * costs nothing; method_report_make() the others. */
 struct method_report_row {
     const char *module; /* NULL in `total` */
     uint32_t rank;      /* of what was published (carry, adapter, or R); the largest in `total` */
     uint32_t sent;      /* members that sent this module */
+    double dropped;     /* the part of the error that recompression cut off */
+
     double update_norm; /* of the exact weighted mean change of this round */
-    double error;       /* ||published change - exact change||_F */
-    double dropped;     /* the part of it that recompression cut off */
+    double error;       /* ||published change - exact change||_F; see agg/round/method_measure.h */
     double state_norm;  /* of carry + adapter as published */
-    /* Of the members' changes, and against what the state added before: agg/round/method_diagnose.h. In
-     * `total` cosines are those over all modules, the counts are sums. */
+
+    /* Only with `directions`: the members' changes compared with each other, and with what the
+     * state added before (agg/round/method_diagnose.h). In `total` the cosines are those over all
+     * modules, the counts are sums. */
     double cosine_mean, cosine_least;
     uint32_t pairs, directions, intruders;
 };
@@ -106,10 +111,13 @@ struct method_report {
     struct method_report_member *member; /* sorted by id; only under robust norm, krum, geometric */
     size_t member_count;
     bool memory_made, frozen_made; /* these files were written */
+    bool measured;                 /* the norms are set: by method_report_make(), and in rounds that
+                                      only find the basis by method_next() */
     struct arena arena;
 };
 void method_report_close(struct method_report *report);
-/* {"rank":..,"sent":..,"update_norm":..,"error":..,"dropped":..,"state_norm":..,
+/* {"rank":..,"sent":..,"dropped":..,
+ *  "update_norm":..,"error":..,"state_norm":..,   these five only where `measured`
  *  "relative_error": error / update_norm,
  *  "energy_kept": state_norm^2 / (state_norm^2 + dropped^2), 1 where nothing was cut,
  *  "cosine_mean":..,"cosine_least":..   only where pairs > 0, "pairs":..,
@@ -194,9 +202,33 @@ err method_make_frozen(const struct method *method, const char *path,
 err method_start(const struct method *method, const char *path, const struct method_start *start);
 err method_check_update(const struct method *method, const char *path,
                         const struct method_expect *expect);
-/* Writes the next state to `path` (whole or absent; replaces what is there). */
+/* Writes the next state to `path` (whole or absent; replaces what is there). The report has what
+ * comes for free; method_report_make() adds the norms, when there is time. */
 err method_next(struct method_report *report, const struct method *method, const char *path,
                 const struct method_next *next);
+
+/* Frozen factors are the same in every round of a run: whether they are orthonormal, which makes
+ * norms cheap, is found out once. Zeroed at first, then kept by the caller from report to report of
+ * a run; one report at a time uses it. */
+struct method_report_frozen {
+    char digest[65]; /* of the file this was found out of */
+    bool orthonormal;
+};
+struct method_report_options {
+    bool directions;                 /* also cosines between members, and intruder directions */
+    bool (*give_way)(void *context); /* NULL, or polled before each module, on any of the threads:
+                                        once it is true, the report ends with ERR_STOPPED */
+    void *context;
+    int threads;                         /* 0: as many as OpenMP gives */
+    struct method_report_frozen *frozen; /* NULL: found out in each report */
+};
+/* The norms of a round, from its files: the state before, the updates, and the state that
+ * method_next() wrote to `made_path`. `next` and `report` are those of method_next(), so that the
+ * weights of a robust rule are not computed twice. On failure the report stays as it was. The
+ * result does not depend on the number of threads. */
+err method_report_make(struct method_report *report, const struct method *method,
+                       const char *made_path, const struct method_next *next,
+                       const struct method_report_options *options);
 
 /* The A that a client of a `fresh` method starts a round from, the same wherever it is drawn:
  * uniform in +-1/sqrt(d_in) from the generator keyed by (seed, run, round, member, module). Row i

@@ -122,7 +122,7 @@ static err open_memory(struct method_cohort *c, const struct method_next *next)
 }
 
 err method_cohort_open(struct method_cohort *out, const struct method *method,
-                       const struct method_next *next)
+                       const struct method_next *next, bool memory)
 {
     struct method_cohort c = {0};
     err e = ERR_NONE;
@@ -135,7 +135,7 @@ err method_cohort_open(struct method_cohort *out, const struct method *method,
     }
     TRY_OUT(e, method_options_read(&c.options, method, c.state.meta.options));
     method_task(&c.task, method, &c.options, c.state.meta.round ? c.state.meta.round : 1);
-    TRY_OUT(e, open_memory(&c, next));
+    if (memory) TRY_OUT(e, open_memory(&c, next));
     TRY_OUT(e, method_state_dropped_parse(&c.dropped, &c.state));
     if (method->frozen && next->frozen_path) {
         TRY_OUT(e, adapter_file_map(&c.frozen, next->frozen_path));

@@ -24,8 +24,9 @@ struct method_cohort {
     json_t *dropped;
     struct arena arena;
 };
+/* Without `memory` the server's memory is neither needed nor looked at. */
 err method_cohort_open(struct method_cohort *out, const struct method *method,
-                       const struct method_next *next);
+                       const struct method_next *next, bool memory);
 void method_cohort_close(struct method_cohort *c);
 
 struct method_view { /* one module of every file, all float32; zeroed before it is opened */

@@ -15,8 +15,9 @@
  * D_k as in agg/round/method_change.h. Left out (pairs and directions 0): what needs frozen factors that
  * were not given, and directions where D's total rank is above METHOD_DIAGNOSE_RANK.
  *
- * It costs about as much as the exact norms of the report do (a QR and a small SVD of D, one of the
- * pair before; the carry's directions are read off its columns), and nothing with no_report. */
+ * It costs far more than the norms of the report (a QR and a small SVD of D, another of the pair
+ * before), so a run asks for it only every few rounds. The carry's directions are read off its
+ * columns. */
 #ifndef AGG_METHOD_DIAGNOSE_H
 #define AGG_METHOD_DIAGNOSE_H
 

@@ -1,8 +1,6 @@
 /* From one state and its contributions to the next; contract in method.h. */
-#include "agg/adapter/flatten.h"
 #include "agg/round/method_budget.h"
 #include "agg/round/method_cohort.h"
-#include "agg/round/method_diagnose.h"
 #include "agg/round/method_robust.h"
 #include "agg/round/method_server.h"
 #include "agg/round/method_setup.h"
@@ -22,30 +20,21 @@ struct work { /* a round being closed */
     uint32_t *rank_max; /* (state modules) of a budget of bytes; NULL: none */
     double *norm;       /* (members): a robust rule's; NULL: there is none */
     struct method_report_row *row;
-    double *gram; /* (state modules, compared, compared): inner products of members' changes */
-    size_t compared;
     struct method_state state, frozen, memory; /* being made */
     bool makes_frozen, makes_memory;
     char frozen_digest[DIGEST_TEXT_BYTES], memory_digest[DIGEST_TEXT_BYTES];
 };
 
-/* Nobody sent this module: not a bit of it changes. */
-static err keep_module(struct method_result *out, const struct method_round *round)
+/* No member sent this module: not a bit of it changes. */
+static void keep_module(struct method_result *out, const struct method_round *round)
 {
-    struct lowrank_term term[2];
-    struct adapter_file_module m = *round->module;
+    const struct adapter_file_module *m = round->module;
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
-        method_result_keep(out, &m, (enum adapter_file_role)r);
-    out->module.rank = m.rank;
-    out->module.carry_rank = m.carry_rank;
-    out->row.rank = m.carry_rank > m.rank ? m.carry_rank : m.rank;
+        method_result_keep(out, m, (enum adapter_file_role)r);
+    out->module.rank = m->rank;
+    out->module.carry_rank = m->carry_rank;
+    out->row.rank = m->carry_rank > m->rank ? m->carry_rank : m->rank;
     out->dropped = round->dropped;
-    for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B && round->frozen; r++)
-        if (!m.factor[r].f32) m.factor[r] = round->frozen->factor[r];
-    struct lowrank_stack stack = {
-        .m = m.d_out, .n = m.d_in, .term = term, .count = flatten_terms(term, &m)};
-    if (round->no_report || stack.count == 0) return ERR_NONE;
-    return lowrank_norm(&out->row.state_norm, &stack);
 }
 
 static err learn_module(struct work *w, struct method_result *result,
@@ -59,10 +48,7 @@ static err learn_module(struct work *w, struct method_result *result,
     if (result->row.sent)
         TRY_OUT(e, w->method->next(result, &own));
     else
-        TRY_OUT(e, keep_module(result, &own));
-    if (result->row.sent && !own.no_report)
-        TRY_OUT(e, method_diagnose(&result->row, w->gram + i * w->compared * w->compared, &own,
-                                   w->method));
+        keep_module(result, &own);
     if (result->row.sent && w->makes_memory && !w->method->averages)
         TRY_OUT(e, method_memory_add(&memory, &own, w->method, w->carry_error));
     if (w->makes_memory) TRY_OUT(e, method_memory_put(&w->memory, i, name, &memory));
@@ -116,22 +102,11 @@ out:
 
 /* ---- the whole ---- */
 
-/* Members' changes over all modules, compared as those of one module are. */
-static void sum_compared(struct method_report_row *total, const struct work *w)
-{
-    size_t size = w->compared * w->compared;
-    double sum[METHOD_DIAGNOSE_MEMBERS * METHOD_DIAGNOSE_MEMBERS] = {0};
-    for (size_t i = 0; i < w->cohort.state.count; i++)
-        for (size_t j = 0; j < size; j++)
-            sum[j] += w->gram[i * size + j];
-    method_diagnose_cosines(total, sum, w->compared);
-}
-
 static err sum_up(struct method_report *report, const struct work *w)
 {
     const struct method_cohort *c = &w->cohort;
     const struct method_report_row *row = w->row;
-    struct method_report r = {.count = c->state.count};
+    struct method_report r = {.count = c->state.count, .measured = c->task.gradient};
     struct method_report_row *t = &r.total;
     TRY(arena_take(&r.row, &r.arena, r.count, sizeof *r.row));
     for (size_t i = 0; i < r.count; i++) {
@@ -147,11 +122,7 @@ static err sum_up(struct method_report *report, const struct work *w)
         t->update_norm = hypot(t->update_norm, row[i].update_norm);
         t->error = hypot(t->error, row[i].error);
         t->dropped = hypot(t->dropped, row[i].dropped);
-        t->state_norm = hypot(t->state_norm, row[i].state_norm);
-        t->directions += row[i].directions;
-        t->intruders += row[i].intruders;
     }
-    sum_compared(t, w);
     *report = r;
     return ERR_NONE;
 }
@@ -265,17 +236,13 @@ err method_next(struct method_report *report, const struct method *method, const
     struct work w = {.method = method, .carry_error = next->carry_error};
     struct method_cohort *c = &w.cohort;
     err e = ERR_NONE;
-    TRY(method_cohort_open(c, method, next));
+    TRY(method_cohort_open(c, method, next, /*memory*/ true));
     w.round =
         (struct method_round){.number = c->state.meta.round - method_setup_rounds(&c->options),
                               .error_share = error_share(next, c->state.meta.round),
-                              .no_report = next->no_report,
                               .options = &c->options,
                               .server_lr = 1};
     TRY_OUT(e, arena_take(&w.row, &c->arena, c->state.count, sizeof *w.row));
-    w.compared = method_diagnose_members(c->count);
-    TRY_OUT(e, arena_take(&w.gram, &c->arena, c->state.count,
-                          w.compared * w.compared * sizeof *w.gram));
     TRY_OUT(e, open_files(&w, path, next));
     TRY_OUT(e, weigh(&w, threads));
     TRY_OUT(e, method_budget(&w.rank_max, method, c, &w.round, threads));

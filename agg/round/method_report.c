@@ -26,16 +26,17 @@ static bool put_count(json_t *o, const char *key, uint32_t value)
     return json_object_set_new(o, key, json_integer((json_int_t)value)) == 0;
 }
 
-static json_t *row_json(const struct method_report_row *row)
+static json_t *row_json(const struct method_report_row *row, bool measured)
 {
     json_t *o = json_object();
     double kept = row->state_norm * row->state_norm, cut = row->dropped * row->dropped;
     bool fine = o && put_count(o, "rank", row->rank) && put_count(o, "sent", row->sent) &&
-                put_real(o, "update_norm", row->update_norm) && put_real(o, "error", row->error) &&
-                put_real(o, "relative_error", ratio(row->error, row->update_norm)) &&
-                put_real(o, "dropped", row->dropped) &&
-                put_real(o, "state_norm", row->state_norm) &&
-                put_real(o, "energy_kept", cut > 0 ? kept / (kept + cut) : 1);
+                put_real(o, "dropped", row->dropped);
+    if (fine && measured)
+        fine = put_real(o, "update_norm", row->update_norm) && put_real(o, "error", row->error) &&
+               put_real(o, "relative_error", ratio(row->error, row->update_norm)) &&
+               put_real(o, "state_norm", row->state_norm) &&
+               put_real(o, "energy_kept", cut > 0 ? kept / (kept + cut) : 1);
     if (fine && row->pairs)
         fine = put_real(o, "cosine_mean", row->cosine_mean) &&
                put_real(o, "cosine_least", row->cosine_least) && put_count(o, "pairs", row->pairs);
@@ -64,10 +65,10 @@ static bool add_members(json_t *all, const struct method_report *report)
 
 err method_report_json(struct bytes *out, const struct method_report *report)
 {
-    json_t *all = row_json(&report->total), *list = json_array();
+    json_t *all = row_json(&report->total, report->measured), *list = json_array();
     bool fine = all && list;
     for (size_t i = 0; i < report->count && fine; i++)
-        fine = json_array_append_new(list, row_json(&report->row[i])) == 0;
+        fine = json_array_append_new(list, row_json(&report->row[i], report->measured)) == 0;
     fine = fine && json_object_set(all, "modules", list) == 0 && add_members(all, report);
     err e = fine ? json_write(out, all) : err_make(ERR_MACHINE, "no memory for a report");
     json_decref(list);

@@ -19,16 +19,14 @@ void method_result_keep(struct method_result *out, const struct adapter_file_mod
     out->module.factor[role] = from->factor[role];
 }
 
-err method_result_carry(struct method_result *out, double *rounding, const struct lowrank_svd *svd,
-                        uint32_t q)
+err method_result_carry(struct method_result *out, const struct lowrank_svd *svd, uint32_t q)
 {
     float *B, *A;
-    *rounding = 0;
     out->module.carry_rank = q;
     if (q == 0) return ERR_NONE;
     TRY(method_result_take(&B, out, ADAPTER_FILE_CARRY_B, svd->m, q));
     TRY(method_result_take(&A, out, ADAPTER_FILE_CARRY_A, q, svd->n));
-    return lowrank_split(B, A, rounding, svd, q, LOWRANK_BALANCED);
+    return lowrank_split(B, A, /*rounding*/ NULL, svd, q, LOWRANK_BALANCED);
 }
 
 void method_stack_done(void *context, size_t term)

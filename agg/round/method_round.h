@@ -20,7 +20,6 @@ struct method_round {
     double dropped;     /* what the carry's recompression has dropped before, this module */
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
     uint32_t rank_max;  /* this module's share of a budget of bytes, where there is one */
-    bool no_report;
     const struct method_options *options;
     /* Methods that average: method_step()'s. NULL: no server optimizer. */
     struct method_memory *memory;
@@ -58,9 +57,8 @@ err method_result_take(float **values, struct method_result *out, enum adapter_f
 /* The factor as it was in `from`. */
 void method_result_keep(struct method_result *out, const struct adapter_file_module *from,
                         enum adapter_file_role role);
-/* The carry becomes the decomposition cut after q, as float32; *rounding as in lowrank_split(). */
-err method_result_carry(struct method_result *out, double *rounding, const struct lowrank_svd *svd,
-                        uint32_t q);
+/* The carry becomes the decomposition cut after q, as float32. */
+err method_result_carry(struct method_result *out, const struct lowrank_svd *svd, uint32_t q);
 
 /* out (count) float32 = sum_k p_k x_k in float64, x_k being one factor of every member, or of the
  * state where a member sent none; a member of smaller rank holds the leading rows or columns, and

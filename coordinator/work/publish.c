@@ -269,6 +269,8 @@ static err make_next(struct publish_job *p, struct store *store)
     malloc_trim(0); /* what the uploads' buffers left in the heap, before the sums need memory */
     if (p->terms.on) TRY_OUT(e, make_private(&next, &round, p, store));
     TRY_OUT(e, method_next(&report, p->method, made.next_state, &next));
+    const struct method_report_options full = {.directions = true, .threads = p->threads};
+    TRY_OUT(e, method_report_make(&report, p->method, made.next_state, &next, &full));
     TRY_OUT(e, method_report_json(&json, &report));
     TRY_OUT(e, adopt_all(p, &report, &made, store));
     fill_result(p, &report);

@@ -61,7 +61,7 @@ Test(fedex, one_member_or_the_same_one_twice_leaves_nothing_to_carry)
         struct adapter_file s = {0};
         next.count = count;
         c[1].path = c[2].path = c[0].path;
-        ok(method_next(&report, m, at("state", 2), &next));
+        ok(next_reported(&report, m, at("state", 2), &next));
         ok(adapter_file_open(&s, at("state", 2)));
         for (size_t i = 0; i < MODULES; i++)
             cr_expect_eq(s.module[i].carry_rank, 0, "rank %u", s.module[i].carry_rank);

@@ -30,7 +30,7 @@ Test(fedsvd, a_becomes_orthonormal_and_keeps_its_row_space_at_any_rank)
         struct adapter_file was = {0}, is = {0};
         ok(method_start(m, at("state", 1), &start));
         send(c[0].path, &x);
-        ok(method_next(&report, m, at("state", 2), &next));
+        ok(next_reported(&report, m, at("state", 2), &next));
         ok(adapter_file_open(&was, at("state", 1)));
         ok(adapter_file_open(&is, at("state", 2)));
         for (size_t i = 0; i < MODULES; i++) {

@@ -48,7 +48,7 @@ Test(ffa, columns_that_nobody_trains_stay_as_they_are)
     struct adapter_file before = {0}, after = {0};
     next = gather_round(c, m, 2);
     next.count = 2; /* ranks 3 and 6 of 12 */
-    ok(method_next(&again, m, at("state", 3), &next));
+    ok(next_reported(&again, m, at("state", 3), &next));
     ok(adapter_file_open(&before, at("state", 2)));
     ok(adapter_file_open(&after, at("state", 3)));
     for (size_t i = 0; i < MODULES; i++) {

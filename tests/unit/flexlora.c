@@ -32,7 +32,7 @@ Test(flexlora, publishes_the_best_pair_of_the_runs_rank_and_reports_the_tail)
         struct method_next next = gather_round(c, m, t);
         struct method_report report = {0};
         struct adapter_file s = {0};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         ok(adapter_file_open(&s, at("state", t + 1)));
         for (size_t i = 0; i < MODULES; i++) {
             struct dense_round d = dense_round(m, t, i, false);
@@ -97,7 +97,7 @@ Test(flexlora, slices_of_any_rank_put_back_untouched_give_the_same_model)
             free(copy[i]);
     }
     next.state_path = at("state", 2);
-    ok(method_next(&again, m, at("state", 3), &next));
+    ok(next_reported(&again, m, at("state", 3), &next));
     for (size_t i = 0; i < MODULES; i++) {
         struct dense_round d = dense_round(m, 2, i, false);
         cr_expect_lt(distance(d.before, d.after), 1e-6 * norm(d.before), "%g",
@@ -121,7 +121,7 @@ Test(flexlora, rows_that_nothing_uses_keep_something_to_train_from)
     begin(m);
     struct method_next next = gather_round(c, m, 1);
     next.count = 1;
-    ok(method_next(&report, m, at("state", 2), &next));
+    ok(next_reported(&report, m, at("state", 2), &next));
     ok(adapter_file_open(&was, at("state", 1)));
     ok(adapter_file_open(&is, at("state", 2)));
     for (size_t i = 0; i < MODULES; i++) {
@@ -163,7 +163,7 @@ Test(flexlora, with_the_tail_carried_every_round_is_exact)
         struct method_next next = gather_round(c, m, t);
         struct method_report report = {0};
         struct adapter_file s = {0};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         ok(adapter_file_open(&s, at("state", t + 1)));
         for (size_t i = 0; i < MODULES; i++) {
             struct dense_round d = dense_round(m, t, i, false);
@@ -190,7 +190,7 @@ Test(flexlora, a_rank_larger_than_a_module_and_duplicates_are_no_trouble)
         if (t == 2) /* all send what the last has sent, which trained everything */
             for (unsigned k = 0; k < MEMBERS - 1; k++)
                 c[k].path = c[MEMBERS - 1].path;
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         for (size_t i = 0; i < MODULES; i++) {
             struct dense_round d = dense_round(m, t, i, false);
             double one[SIZE] = {0};
@@ -232,7 +232,7 @@ Test(flexlora, with_rslora_a_slices_alpha_goes_by_the_root_of_its_rank)
         send(at("update", k), &x);
         ok(method_check_update(m, at("update", k), &expect));
     }
-    ok(method_next(&report, m, at("state", 2), &next));
+    ok(next_reported(&report, m, at("state", 2), &next));
     for (size_t i = 0; i < MODULES; i++) {
         struct dense_round d = dense_round(m, 1, i, false);
         cr_expect(fabs(d.error - tail_of(d.exact, i, 6)) < 1e-6 * norm(d.exact));

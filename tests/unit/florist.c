@@ -26,7 +26,7 @@ Test(florist, keeps_the_smallest_rank_with_the_energy_asked_for_of_every_round)
         struct contribution c[MEMBERS];
         struct method_next next = gather_round(c, m, t);
         struct method_report report = {0};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         for (size_t i = 0; i < MODULES; i++) {
             struct dense_round d = dense_round(m, t, i, false);
             double change[SIZE], s[OUT], all = 0, kept = 0, tail = 0;
@@ -63,7 +63,7 @@ Test(florist, with_all_energy_it_is_flora)
         struct contribution c[MEMBERS];
         struct method_next next = gather_round(c, m, t);
         struct method_report report = {0};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         for (size_t i = 0; i < MODULES; i++) {
             struct dense_round d = dense_round(m, t, i, false);
             cr_expect_lt(d.error, 5e-7 * norm(d.after), "%g", d.error / norm(d.after));

@@ -42,7 +42,7 @@ Test(hetlora, pads_with_zeros_and_weighs_by_the_norms_of_the_products)
         struct method_next next = gather_round(c, m, t);
         struct method_report report = {0};
         struct adapter_file s = {0};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         ok(adapter_file_open(&s, at("state", t + 1)));
         for (size_t i = 0; i < MODULES; i++) {
             const struct adapter_file_module *x = adapter_file_find(&s, modules[i].name);
@@ -110,7 +110,7 @@ Test(hetlora, a_silent_member_counts_with_the_states_pair)
     next = gather_round(c, m, 2);
     next.count = 2; /* delta sends all, alpha the first module only */
     send(at("update", 1), &x);
-    ok(method_next(&again, m, at("state", 3), &next));
+    ok(next_reported(&again, m, at("state", 3), &next));
     ok(adapter_file_open(&was, at("state", 2)));
     ok(adapter_file_open(&is, at("state", 3)));
     ok(adapter_file_open(&u, at("update", 0)));

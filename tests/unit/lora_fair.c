@@ -107,7 +107,7 @@ Test(lora_fair, the_closed_form_is_the_ridge_solution_of_the_dense_problem)
         send(at("update", k), &x);
     }
     begin(method_find("fedit"));
-    ok(method_next(&plain, method_find("fedit"), at("state", 3), &next));
+    ok(next_reported(&plain, method_find("fedit"), at("state", 3), &next));
     cr_expect_lt(report.total.error, 0.99 * plain.total.error, "%g, fedit %g", report.total.error,
                  plain.total.error);
     adapter_file_close(&s);
@@ -182,7 +182,7 @@ Test(lora_fair, the_cosine_objective_is_no_worse_than_a_dense_gradient_descents)
         start.option_count = 2;
         ok(method_start(m, at("state", 1), &start));
         struct method_next next = gather_round(c, m, 1);
-        ok(method_next(&report, m, at("state", 2), &next));
+        ok(next_reported(&report, m, at("state", 2), &next));
         ok(adapter_file_open(&s, at("state", 2)));
         for (size_t k = 0; k < MODULES; k++) {
             struct dense_fair d = dense_fair(k);
@@ -211,7 +211,7 @@ Test(lora_fair, a_heavy_norm_leaves_the_mean_as_it_is)
     start.option_count = 2;
     ok(method_start(m, at("state", 1), &start));
     struct method_next next = gather_round(c, m, 1);
-    ok(method_next(&report, m, at("state", 2), &next));
+    ok(next_reported(&report, m, at("state", 2), &next));
     ok(adapter_file_open(&s, at("state", 2)));
     for (size_t i = 0; i < MODULES; i++) {
         struct dense_fair d = dense_fair(i);

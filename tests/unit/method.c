@@ -55,7 +55,7 @@ Test(method, exact_methods_publish_the_weighted_mean_of_what_members_run)
             struct contribution c[MEMBERS];
             struct method_next next = gather_round(c, m, t);
             struct method_report report = {0};
-            ok(method_next(&report, m, at("state", t + 1), &next));
+            ok(next_reported(&report, m, at("state", t + 1), &next));
             for (size_t i = 0; i < MODULES; i++) {
                 struct dense_round d = dense_round(m, t, i, false);
                 cr_expect_lt(d.error, 3e-7 * norm(d.after), "%s, round %u, module %zu: %g", *name,
@@ -76,7 +76,7 @@ Test(method, carry_error_bounds_what_is_dropped_and_is_reported)
     struct method_report exact = run_round(method_find("flora"), c, &next), cut = {0};
     next.carry_error = 0.2;
     next.rounds = 2;
-    ok(method_next(&cut, method_find("flora"), at("state", 3), &next));
+    ok(next_reported(&cut, method_find("flora"), at("state", 3), &next));
     cr_expect_lt(cut.total.rank, exact.total.rank);
     for (size_t r = 0; r < cut.count; r++) {
         double off[SIZE] = {0}, whole[SIZE] = {0};
@@ -193,7 +193,7 @@ Test(method, fed_sb_adds_each_members_change_in_its_own_block)
             send(at("update", k), &x);
         }
         next.state_path = at("state", 2);
-        ok(method_next(&again, m, at("state", 3), &next));
+        ok(next_reported(&again, m, at("state", 3), &next));
     }
     method_report_close(&report);
     method_report_close(&again);
@@ -209,14 +209,14 @@ static void expect_same_bytes(const struct method *m)
     for (int threads = 1; threads <= 3; threads++) {
         next.threads = threads;
         next.contribution = threads % 2 ? other : c;
-        ok(method_next(&b, m, at("other", (unsigned)threads), &next));
+        ok(next_reported(&b, m, at("other", (unsigned)threads), &next));
         cr_expect(same_bytes(at("state", 2), at("other", (unsigned)threads)), "%s, %d threads",
                   m->name, threads);
         method_report_close(&b);
     }
     for (int k = 0; k < MEMBERS; k++) /* weights are shares: any unit will do */
         other[k].weight *= 4;
-    ok(method_next(&b, m, at("other", 9), &next));
+    ok(next_reported(&b, m, at("other", 9), &next));
     cr_expect(same_bytes(at("state", 2), at("other", 9)), "%s, other unit", m->name);
     method_report_close(&a);
     method_report_close(&b);
@@ -251,7 +251,7 @@ Test(method, a_hundred_rounds_of_carry_are_one_direct_sum)
         struct contribution c[] = {{"a", 1, at("update", 0)}, {"b", 2, at("update", 1)}};
         struct method_next next = {
             .state_path = at("state", t), .contribution = c, .count = 2, .rounds = 100};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         for (size_t i = 0; i < MODULES; i++)
             for (unsigned k = 0; k < 2; k++)
                 add(exact[i], at("update", k), i, (k + 1) / 3.0, NULL);
@@ -280,7 +280,7 @@ Test(method, a_hundred_rounds_of_pair_and_carry_are_the_sum_of_their_changes)
             struct contribution c[MEMBERS];
             struct method_next next = gather_round(c, m, t);
             struct method_report report = {0};
-            ok(method_next(&report, m, at("state", t + 1), &next));
+            ok(next_reported(&report, m, at("state", t + 1), &next));
             struct dense_round d = dense_round(m, t, 1, false);
             for (size_t j = 0; j < SIZE; j++)
                 sum[j] += d.exact[j] - d.before[j];
@@ -309,7 +309,7 @@ Test(method, all_rounds_together_drop_no_more_than_carry_error)
                                    .count = 1,
                                    .carry_error = 0.2,
                                    .rounds = t % 2 ? 8 : 0};
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         for (size_t i = 0; i < MODULES; i++)
             add(exact[i], at("update", 0), i, 1, NULL);
         method_report_close(&report);
@@ -337,7 +337,7 @@ Test(method, nothing_changes_where_nobody_sent_or_trained)
         struct method_report report = run_round(m, c, &next), idle = {0};
         next.state_path = at("state", 2);
         next.count = 0;
-        ok(method_next(&idle, m, at("state", 3), &next));
+        ok(next_reported(&idle, m, at("state", 3), &next));
         struct sender x = {.method = *name,
                            .member = "delta",
                            .frozen = m->frozen ? frozen_digest : NULL,
@@ -350,7 +350,7 @@ Test(method, nothing_changes_where_nobody_sent_or_trained)
         c[0].path = at("zero", 0);
         next.count = 1;
         method_report_close(&idle);
-        ok(method_next(&idle, m, at("state", 4), &next));
+        ok(next_reported(&idle, m, at("state", 4), &next));
         for (size_t i = 0; i < MODULES; i++) {
             double before[SIZE] = {0}, after[SIZE] = {0};
             const char *frozen = m->frozen ? at("frozen", 0) : NULL;
@@ -383,7 +383,7 @@ Test(method, a_member_without_a_module_has_learned_nothing_there)
     c[0].path = at("update", 0);
     c[1].path = at("update", 1);
     struct method_next next = {.state_path = at("state", 1), .contribution = c, .count = 2};
-    ok(method_next(&report, m, at("state", 2), &next));
+    ok(next_reported(&report, m, at("state", 2), &next));
     double off[SIZE] = {0}, exact[SIZE] = {0};
     add(exact, at("update", 0), 1, 0.25, NULL);
     memcpy(off, exact, sizeof off);

@@ -105,7 +105,7 @@ Test(method_diagnose, directions_and_intruders_are_those_of_the_dense_change)
             struct contribution c[MEMBERS];
             struct method_next next = gather_round(c, m, t);
             struct method_report report = {0};
-            ok(method_next(&report, m, at("state", t + 1), &next));
+            ok(next_reported(&report, m, at("state", t + 1), &next));
             for (unsigned k = 0; k < MEMBERS; k++)
                 change_of(D[k], m, t, k);
             for (size_t i = 0; i < MODULES; i++) {
@@ -177,7 +177,7 @@ Test(method_diagnose, members_of_one_mind_agree_and_silent_ones_are_no_pair)
     struct sender zero = {
         .method = "flora", .member = "bravo", .round = 1, .rank = 4, .alpha = 8, .zero = true};
     send(at("update", 3), &zero);
-    ok(method_next(&report, m, at("state", 2), &next));
+    ok(next_reported(&report, m, at("state", 2), &next));
     cr_expect_eq(report.total.pairs, 3);
     cr_expect_float_eq(report.total.cosine_least, 1, 1e-12);
     struct bytes json = {.max = 1 << 20};
@@ -191,18 +191,27 @@ Test(method_diagnose, members_of_one_mind_agree_and_silent_ones_are_no_pair)
     method_report_close(&report);
 }
 
-Test(method_diagnose, nothing_of_it_is_said_where_no_report_is_wanted)
+Test(method_diagnose, a_report_has_only_what_was_asked_for)
 {
     const struct method *m = method_find("flora");
     struct contribution c[MEMBERS];
     struct method_report report = {0};
     begin(m);
     struct method_next next = gather_round(c, m, 1);
-    next.no_report = true;
     ok(method_next(&report, m, at("state", 2), &next));
-    cr_expect(report.total.pairs == 0 && report.total.directions == 0);
     struct bytes json = {.max = 1 << 20};
     ok(method_report_json(&json, &report));
+    cr_expect(strstr((const char *)json.data, "\"sent\":4}"));
+    cr_expect(!strstr((const char *)json.data, "norm") &&
+              !strstr((const char *)json.data, "error"));
+    bytes_close(&json);
+    json = (struct bytes){.max = 1 << 20};
+    const struct method_report_options norms = {0};
+    ok(method_report_make(&report, m, at("state", 2), &next, &norms));
+    ok(method_report_json(&json, &report));
+    cr_expect(report.total.pairs == 0 && report.total.directions == 0);
+    cr_expect(strstr((const char *)json.data, "\"update_norm\":") &&
+              strstr((const char *)json.data, "\"relative_error\":"));
     cr_expect(!strstr((const char *)json.data, "cosine") &&
               !strstr((const char *)json.data, "intruders"));
     bytes_close(&json);

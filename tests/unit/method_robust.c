@@ -48,7 +48,7 @@ Test(method_robust, inner_products_are_those_of_the_dense_changes)
         if (m->truncates) continue;
         for (unsigned k = 0; k < MEMBERS; k++)
             change_of(D[k], m, 2, by_name[k]);
-        ok(method_cohort_open(&cohort, m, &next));
+        ok(method_cohort_open(&cohort, m, &next, /*memory*/ true));
         for (size_t i = 0; i < MODULES; i++) {
             struct method_view view = {0};
             struct method_round round = {0};

@@ -16,7 +16,7 @@ Test(rolora, b_trains_first_then_a_and_the_other_keeps_its_bits)
         struct adapter_file x = {0}, y = {0};
         size_t frozen = t % 2 ? ADAPTER_FILE_A : ADAPTER_FILE_B, trained = 1 - frozen;
         cr_assert_eq(m->factors(t), t % 2 ? METHOD_B : METHOD_A);
-        ok(method_next(&report, m, at("state", t + 1), &next));
+        ok(next_reported(&report, m, at("state", t + 1), &next));
         ok(adapter_file_open(&x, at("state", t)));
         ok(adapter_file_open(&y, at("state", t + 1)));
         for (size_t i = 0; i < MODULES; i++) {
