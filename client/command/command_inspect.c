@@ -91,7 +91,7 @@ static void add_arch(json_t *out, const struct arch *a)
                   {"head_dim", a->head_dim}, {"d_ffn", a->d_ffn},
                   {"vocab", a->vocab},       {"max_positions", a->max_positions},
                   {"window", a->window}};
-    json_object_set_new(out, "family", json_string(model_family_name(a->family)));
+    json_object_set_new(out, "family", json_string(a->family->model_type));
     for (size_t i = 0; i < sizeof number / sizeof *number; i++)
         json_object_set_new(out, number[i].key, json_integer(number[i].value));
     json_object_set_new(out, "rope", rope_json(&a->rope));

@@ -47,7 +47,7 @@ err setup_open(struct setup *out, const struct setup_options *o)
     model_drop_pages(&out->model);
     if (o->common->verbose)
         command_say(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
-                    model_family_name(out->model.arch.family), out->model.arch.layers,
+                    out->model.arch.family->model_type, out->model.arch.layers,
                     dtype_name(engine_precision(out->engine)),
                     (double)(text_now_ms() - begun) / 1000);
     return ERR_NONE;

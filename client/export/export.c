@@ -74,8 +74,7 @@ static err gguf_pair(struct gguf_write_tensor out[2], const struct adapter_file_
     enum module_kind kind;
     char name[64];
     TRY(model_module_parse(&layer, &kind, m->name));
-    bool llama = a->family == FAMILY_LLAMA || a->family == FAMILY_MISTRAL;
-    bool permuted = llama && (kind == MODULE_Q || kind == MODULE_K);
+    bool permuted = a->family->gguf_permutes && (kind == MODULE_Q || kind == MODULE_K);
     out[0] = (struct gguf_write_tensor){
         .rows = m->rank, .cols = m->d_in, .data = m->factor[ADAPTER_FILE_A].f32};
     out[1] = (struct gguf_write_tensor){.rows = m->d_out, .cols = m->rank};
@@ -107,9 +106,6 @@ err export_gguf(const char *path, const struct flatten *delta, const struct mode
     struct file_out file = {0};
     struct gguf_write_tensor *tensor;
     uint32_t rank_most = 0;
-    /* Mistral's weights go by the name of llama there. */
-    enum model_family family =
-        base->arch.family == FAMILY_MISTRAL ? FAMILY_LLAMA : base->arch.family;
     err e;
     TRY(export_check_base(delta, base, NULL));
     if (delta->count == 0)
@@ -117,7 +113,7 @@ err export_gguf(const char *path, const struct flatten *delta, const struct mode
     for (size_t i = 0; i < delta->count; i++)
         if (delta->module[i].rank > rank_most) rank_most = delta->module[i].rank;
     const struct gguf_write_kv kv[] = {
-        {.key = "general.architecture", .text = model_family_name(family)},
+        {.key = "general.architecture", .text = base->arch.family->gguf},
         {.key = "general.type", .text = "adapter"},
         {.key = "general.name", .text = "fedlora adapter"},
         {.key = "adapter.type", .text = "lora"},

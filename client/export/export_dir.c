@@ -136,35 +136,47 @@ static double shortest(float x)
     return (double)x;
 }
 
+static bool bias_fits(enum family_bias rule, bool present)
+{
+    return rule == FAMILY_BIAS_OPTIONAL || present == (rule == FAMILY_BIAS_ALWAYS);
+}
+
+/* config.json has one key for all biases of attention, so q, k, v and o must agree where both
+ * follow it. */
+static bool biases_fit(const struct family *f, const struct arch *a)
+{
+    bool one_key = f->qkv_bias == FAMILY_BIAS_OPTIONAL && f->o_bias == FAMILY_BIAS_OPTIONAL;
+    return bias_fits(f->qkv_bias, a->qkv_bias) && bias_fits(f->o_bias, a->o_bias) &&
+           bias_fits(f->mlp_bias, a->mlp_bias) && (!one_key || a->qkv_bias == a->o_bias);
+}
+
 static err config_of_gguf(json_t **out, const struct model *m, enum dtype type)
 {
-    static const char *const classes[FAMILY_COUNT] = {"LlamaForCausalLM", "MistralForCausalLM",
-                                                      "Qwen2ForCausalLM", "Qwen3ForCausalLM"};
     const struct arch *a = &m->arch;
-    enum model_family family =
-        a->family == FAMILY_LLAMA && a->window > 0 ? FAMILY_MISTRAL : a->family;
-    bool both = a->qkv_bias == a->o_bias || family == FAMILY_QWEN2;
-    if (!both || (family == FAMILY_MISTRAL && (a->qkv_bias || a->mlp_bias)))
+    const struct family *family = a->window > 0 ? family_with_window(a->family) : a->family;
+    if (family == NULL)
+        return err_make(ERR_INPUT, "config.json has no sliding window for %s models",
+                        a->family->model_type);
+    if (!biases_fit(family, a))
         return err_make(ERR_INPUT, "the base has biases that config.json cannot express");
     json_t *config = json_pack(
         "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:s}",
-        "architectures", classes[family], "model_type", model_family_name(family), "hidden_size",
+        "architectures", family->hf_class, "model_type", family->model_type, "hidden_size",
         (json_int_t)a->d_model, "intermediate_size", (json_int_t)a->d_ffn, "num_hidden_layers",
         (json_int_t)a->layers, "num_attention_heads", (json_int_t)a->heads, "num_key_value_heads",
         (json_int_t)a->kv_heads, "head_dim", (json_int_t)a->head_dim, "vocab_size",
         (json_int_t)a->vocab, "max_position_embeddings", (json_int_t)a->max_positions,
         "rms_norm_eps", shortest(a->rms_eps), "hidden_act", "silu", "tie_word_embeddings", a->tied,
-        "attention_bias", family != FAMILY_QWEN2 && a->qkv_bias, "mlp_bias", a->mlp_bias,
-        "torch_dtype", type_name(type));
+        "attention_bias", family->qkv_bias == FAMILY_BIAS_OPTIONAL && a->qkv_bias, "mlp_bias",
+        a->mlp_bias, "torch_dtype", type_name(type));
     if (config == NULL) return err_make(ERR_MACHINE, "no memory for config.json");
     if (m->bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(m->bos));
     if (m->pad >= 0) json_object_set_new(config, "pad_token_id", json_integer(m->pad));
     json_object_set_new(config, "eos_token_id", eos_json(m));
-    bool windowed = family != FAMILY_LLAMA;
-    if (windowed)
+    if (family->window != FAMILY_WINDOW_NEVER)
         json_object_set_new(config, "sliding_window",
                             a->window > 0 ? json_integer(a->window) : json_null());
-    if (family == FAMILY_QWEN2 || family == FAMILY_QWEN3) {
+    if (family->window == FAMILY_WINDOW_SWITCHED) {
         json_object_set_new(config, "use_sliding_window", json_boolean(a->window > 0));
         json_object_set_new(config, "max_window_layers",
                             json_integer(a->window > 0 ? 0 : a->layers));

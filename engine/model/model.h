@@ -14,9 +14,9 @@
 #include "base/digest.h"
 #include "base/dtype.h"
 #include "base/limits.h"
+#include "engine/model/family.h"
 #include "engine/model/gguf.h"
 
-enum model_family { FAMILY_LLAMA, FAMILY_MISTRAL, FAMILY_QWEN2, FAMILY_QWEN3, FAMILY_COUNT };
 enum module_kind {
     MODULE_Q,
     MODULE_K,
@@ -46,7 +46,7 @@ struct rope {
 };
 
 struct arch {
-    enum model_family family;
+    const struct family *family;
     uint32_t layers, d_model, heads, kv_heads, head_dim, d_ffn, vocab;
     uint32_t max_positions; /* what the model was made for; no bound of ours */
     float rms_eps;
@@ -129,9 +129,8 @@ void model_module_shape(uint32_t *d_out, uint32_t *d_in, const struct arch *a,
 void model_module_name(char out[LIMIT_TENSOR_NAME_BYTES], uint32_t layer, enum module_kind kind);
 /* The reverse; also takes a "base_model.model." prefix. ERR_INPUT for any other name. */
 err model_module_parse(uint32_t *layer, enum module_kind *kind, const char *name);
-const char *model_module_short(enum module_kind kind);   /* "q_proj", ... "down_proj" */
-const char *model_module_gguf(enum module_kind kind);    /* "attn_q", ... "ffn_down" */
-const char *model_family_name(enum model_family family); /* "llama", "mistral", "qwen2", "qwen3" */
+const char *model_module_short(enum module_kind kind); /* "q_proj", ... "down_proj" */
+const char *model_module_gguf(enum module_kind kind);  /* "attn_q", ... "ffn_down" */
 
 /* Tells the kernel that the files' pages may go, as after packing; they come back when touched. */
 void model_drop_pages(const struct model *m);

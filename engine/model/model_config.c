@@ -35,16 +35,16 @@ static err get_u32(uint32_t *out, const struct config *c, const char *key)
     return ERR_NONE;
 }
 
-static err read_family(enum model_family *out, const struct config *c)
+static err read_family(const struct family **out, const struct config *c)
 {
     const char *type = NULL;
+    char known[FAMILY_LIST_BYTES];
     TRY(json_get_str(&type, c->root, "model_type", c->where));
-    for (int f = 0; f < FAMILY_COUNT; f++) {
-        if (strcmp(type, model_family_name((enum model_family)f)) != 0) continue;
-        *out = (enum model_family)f;
-        return ERR_NONE;
-    }
-    return refuse(c, "model_type", type, "llama, mistral, qwen2 or qwen3");
+    family_list(known);
+    const struct family *found = family_find(type);
+    if (found == NULL) return refuse(c, "model_type", type, known);
+    *out = found;
+    return ERR_NONE;
 }
 
 /* What would change the function and that we do not have. */
@@ -78,12 +78,12 @@ static err read_shape(struct arch *a, const struct config *c)
                         c->where, a->heads, a->layers, LIMIT_LAYERS);
     /* An explicit null means one key/value head a head; absence means the class's default. */
     a->kv_heads = a->heads;
-    if (json_object_get(c->root, "num_key_value_heads") == NULL && a->family != FAMILY_LLAMA)
-        a->kv_heads = a->family == FAMILY_MISTRAL ? 8 : 32;
+    if (json_object_get(c->root, "num_key_value_heads") == NULL && a->family->kv_heads > 0)
+        a->kv_heads = a->family->kv_heads;
     TRY(opt_u32(&a->kv_heads, c, "num_key_value_heads"));
-    a->head_dim = a->family == FAMILY_QWEN3 ? 128 : a->d_model / a->heads;
+    a->head_dim = a->family->head_dim > 0 ? a->family->head_dim : a->d_model / a->heads;
     TRY(opt_u32(&a->head_dim, c, "head_dim"));
-    if (json_object_get(c->root, "head_dim") == NULL && a->family != FAMILY_QWEN3 &&
+    if (json_object_get(c->root, "head_dim") == NULL && a->family->head_dim == 0 &&
         a->d_model % a->heads != 0)
         return err_make(ERR_INPUT, "%s: hidden_size %u is no multiple of num_attention_heads %u",
                         c->where, a->d_model, a->heads);
@@ -95,17 +95,22 @@ static err read_shape(struct arch *a, const struct config *c)
     return ERR_NONE;
 }
 
+static bool has_bias(enum family_bias rule, bool configured)
+{
+    return rule == FAMILY_BIAS_ALWAYS || (rule == FAMILY_BIAS_OPTIONAL && configured);
+}
+
 static err read_switches(struct arch *a, const struct config *c)
 {
+    const struct family *f = a->family;
     bool attention = false, mlp = false;
     TRY(json_opt_bool(&a->tied, c->root, "tie_word_embeddings", c->where));
     TRY(json_opt_bool(&attention, c->root, "attention_bias", c->where));
     TRY(json_opt_bool(&mlp, c->root, "mlp_bias", c->where));
-    bool has_attention_bias = a->family == FAMILY_LLAMA || a->family == FAMILY_QWEN3;
-    a->qkv_bias = a->family == FAMILY_QWEN2 || (has_attention_bias && attention);
-    a->o_bias = has_attention_bias && attention;
-    a->mlp_bias = a->family == FAMILY_LLAMA && mlp;
-    a->qk_norm = a->family == FAMILY_QWEN3;
+    a->qkv_bias = has_bias(f->qkv_bias, attention);
+    a->o_bias = has_bias(f->o_bias, attention);
+    a->mlp_bias = has_bias(f->mlp_bias, mlp);
+    a->qk_norm = f->qk_norm;
     return ERR_NONE;
 }
 
@@ -154,12 +159,12 @@ static err read_rope(struct rope *r, const struct config *c)
     return json_get_num(&r->factor, rope, "factor", c->where);
 }
 
-/* Which layers have a window, when the file does not say: all of Mistral's, Qwen's from
- * max_window_layers on. */
+/* The layers with a window when there are no layer_types: all of them, or with a switch those from
+ * max_window_layers on (28 in transformers' classes). */
 static err windows_by_default(struct model *m, const struct config *c)
 {
     uint32_t first = 0;
-    if (m->arch.family == FAMILY_QWEN2 || m->arch.family == FAMILY_QWEN3) {
+    if (m->arch.family->window == FAMILY_WINDOW_SWITCHED) {
         first = 28;
         TRY(opt_u32(&first, c, "max_window_layers"));
     }
@@ -171,18 +176,16 @@ static err windows_by_default(struct model *m, const struct config *c)
 static err read_windows(struct model *m, const struct config *c)
 {
     struct arch *a = &m->arch;
-    bool used = a->family == FAMILY_MISTRAL;
-    if (a->family == FAMILY_LLAMA) return ERR_NONE;
-    if (a->family != FAMILY_MISTRAL)
-        TRY(json_opt_bool(&used, c->root, "use_sliding_window", c->where));
+    bool switched = a->family->window == FAMILY_WINDOW_SWITCHED, used = !switched;
+    if (a->family->window == FAMILY_WINDOW_NEVER) return ERR_NONE;
+    if (switched) TRY(json_opt_bool(&used, c->root, "use_sliding_window", c->where));
     if (used) {
         const json_t *given = json_object_get(c->root, "sliding_window");
         a->window = given != NULL && json_is_null(given) ? 0 : 4096;
         TRY(opt_u32(&a->window, c, "sliding_window"));
     }
     const json_t *types = json_object_get(c->root, "layer_types");
-    if (types == NULL || json_is_null(types) || a->family == FAMILY_MISTRAL)
-        return windows_by_default(m, c);
+    if (types == NULL || json_is_null(types) || !switched) return windows_by_default(m, c);
     if (json_array_size(types) != a->layers)
         return err_make(ERR_INPUT, "%s: layer_types: expected a list of %u", c->where, a->layers);
     for (uint32_t i = 0; i < a->layers; i++) {

@@ -15,13 +15,12 @@ struct key {
 static struct key key_of(const struct model *m, const char *name)
 {
     struct key k;
-    snprintf(k.text, sizeof k.text, "%s.%s", model_family_name(m->arch.family), name);
+    snprintf(k.text, sizeof k.text, "%s.%s", m->arch.family->gguf, name);
     return k;
 }
 
 static err read_family(struct model *m)
 {
-    static const enum model_family known[] = {FAMILY_LLAMA, FAMILY_QWEN2, FAMILY_QWEN3};
     struct gguf_str type = {.data = "model", .size = 5}, name;
     uint32_t split = 1;
     TRY(gguf_opt_str(&type, &m->gguf, "general.type"));
@@ -35,13 +34,12 @@ static err read_family(struct model *m)
                         "with llama-gguf-split)",
                         split);
     TRY(gguf_get_str(&name, &m->gguf, "general.architecture"));
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (!gguf_str_is(name, model_family_name(known[i]))) continue;
-        m->arch.family = known[i];
-        return ERR_NONE;
-    }
-    return err_make(ERR_INPUT, "general.architecture \"%.*s\": expected llama, qwen2 or qwen3",
-                    (int)(name.size < 64 ? name.size : 64), name.data);
+    m->arch.family = family_find_gguf(name);
+    if (m->arch.family != NULL) return ERR_NONE;
+    char known[FAMILY_LIST_BYTES];
+    family_list_gguf(known);
+    return err_make(ERR_INPUT, "general.architecture \"%.*s\": expected %s",
+                    (int)(name.size < 64 ? name.size : 64), name.data, known);
 }
 
 static err get_u32(uint32_t *out, const struct model *m, const char *name)
@@ -96,10 +94,10 @@ static void read_switches(struct model *m)
 {
     struct arch *a = &m->arch;
     a->tied = gguf_find_tensor(&m->gguf, "output.weight") == NULL;
-    a->qkv_bias = a->family == FAMILY_QWEN2 || has_bias(m, MODULE_Q);
-    a->o_bias = has_bias(m, MODULE_O);
-    a->mlp_bias = has_bias(m, MODULE_GATE);
-    a->qk_norm = a->family == FAMILY_QWEN3;
+    a->qkv_bias = a->family->qkv_bias == FAMILY_BIAS_ALWAYS || has_bias(m, MODULE_Q);
+    a->o_bias = a->family->o_bias == FAMILY_BIAS_ALWAYS || has_bias(m, MODULE_O);
+    a->mlp_bias = a->family->mlp_bias == FAMILY_BIAS_ALWAYS || has_bias(m, MODULE_GATE);
+    a->qk_norm = a->family->qk_norm;
 }
 
 /* llama3 scaling reaches a GGUF only as its factors. Where they are those of the usual smoothing
@@ -231,7 +229,7 @@ static err fill_slot(const struct model *m, const struct model_slot *slot)
                         (unsigned long long)first, (unsigned long long)second);
     err e = model_fill(slot, t->data, t->dtype, gguf_type_name(t->type_id));
     if (err_is(e)) return err_in(e, "tensor %s", t->name);
-    if (m->arch.family == FAMILY_LLAMA) slot->weight->rope_heads = slot->rope_heads;
+    if (m->arch.family->gguf_permutes) slot->weight->rope_heads = slot->rope_heads;
     return ERR_NONE;
 }
 
@@ -255,7 +253,7 @@ static err fill_all(struct model *m, struct arena *arena)
         if (!used[i] && !is_ignored(m->gguf.tensor[i].name))
             return err_make(ERR_INPUT,
                             "tensor %s is not part of a %s model as its keys describe it",
-                            m->gguf.tensor[i].name, model_family_name(m->arch.family));
+                            m->gguf.tensor[i].name, m->arch.family->gguf);
     return ERR_NONE;
 }
 

@@ -162,7 +162,7 @@ static err check_extra(const struct model *m, const struct model_slot *slot, siz
                 return err_make(ERR_INPUT,
                                 "%s/%s: tensor %s is not part of a %s model as config.json "
                                 "describes it",
-                                m->path, m->file[f].name, name, model_family_name(m->arch.family));
+                                m->path, m->file[f].name, name, m->arch.family->model_type);
         }
     }
     return ERR_NONE;

@@ -161,7 +161,7 @@ static void check_gguf(const struct fixture *f, const struct gguf *g, enum modul
 {
     uint32_t d_out, d_in, rank = k == MODULE_Q ? RANK : 2;
     const struct arch *a = &f->base.arch;
-    bool permuted = a->family == FAMILY_LLAMA && (k == MODULE_Q || k == MODULE_K);
+    bool permuted = a->family->gguf_permutes && (k == MODULE_Q || k == MODULE_K);
     model_module_shape(&d_out, &d_in, a, k);
     const float *A = gguf_factor(g, k, 'a', rank, d_in);
     struct weight B = {.data = gguf_factor(g, k, 'b', rank, d_out),

@@ -1,0 +1,172 @@
+/* The tensors of an architecture, with their names in both file formats. The names are the same in
+ * all families. */
+#include "engine/model/model_build.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct module_row {
+    const char *hf, *block, *gguf;
+} modules[] = {
+    [MODULE_Q] = {"q_proj", "self_attn", "attn_q"},
+    [MODULE_K] = {"k_proj", "self_attn", "attn_k"},
+    [MODULE_V] = {"v_proj", "self_attn", "attn_v"},
+    [MODULE_O] = {"o_proj", "self_attn", "attn_output"},
+    [MODULE_GATE] = {"gate_proj", "mlp", "ffn_gate"},
+    [MODULE_UP] = {"up_proj", "mlp", "ffn_up"},
+    [MODULE_DOWN] = {"down_proj", "mlp", "ffn_down"},
+};
+_Static_assert(sizeof modules / sizeof *modules == MODULE_KINDS, "a row for each module");
+
+/* Names without the suffix ".weight" and, within a layer, without the prefix of the layer. */
+struct tensor_names {
+    const char *hf, *gguf;
+};
+static const struct tensor_names embed_names = {"model.embed_tokens", "token_embd"};
+static const struct tensor_names final_norm_names = {"model.norm", "output_norm"};
+static const struct tensor_names head_names = {"lm_head", "output"};
+static const struct tensor_names attn_norm_names = {"input_layernorm", "attn_norm"};
+static const struct tensor_names mlp_norm_names = {"post_attention_layernorm", "ffn_norm"};
+static const struct tensor_names q_norm_names = {"self_attn.q_norm", "attn_q_norm"};
+static const struct tensor_names k_norm_names = {"self_attn.k_norm", "attn_k_norm"};
+
+const char *model_module_short(enum module_kind kind)
+{
+    return modules[kind].hf;
+}
+
+const char *model_module_gguf(enum module_kind kind)
+{
+    return modules[kind].gguf;
+}
+
+void model_module_shape(uint32_t *d_out, uint32_t *d_in, const struct arch *a,
+                        enum module_kind kind)
+{
+    uint32_t attention = a->heads * a->head_dim, keys = a->kv_heads * a->head_dim;
+    const uint32_t out[MODULE_KINDS] = {attention, keys,     keys,      a->d_model,
+                                        a->d_ffn,  a->d_ffn, a->d_model};
+    const uint32_t in[MODULE_KINDS] = {a->d_model, a->d_model, a->d_model, attention,
+                                       a->d_model, a->d_model, a->d_ffn};
+    REQUIRE(kind < MODULE_KINDS);
+    *d_out = out[kind];
+    *d_in = in[kind];
+}
+
+void model_module_name(char out[LIMIT_TENSOR_NAME_BYTES], uint32_t layer, enum module_kind kind)
+{
+    REQUIRE(kind < MODULE_KINDS);
+    snprintf(out, LIMIT_TENSOR_NAME_BYTES, "model.layers.%u.%s.%s", layer, modules[kind].block,
+             modules[kind].hf);
+}
+
+err model_module_parse(uint32_t *layer, enum module_kind *kind, const char *name)
+{
+    static const char peft[] = "base_model.model.", stem[] = "model.layers.";
+    const char *at = name;
+    if (strncmp(at, peft, sizeof peft - 1) == 0) at += sizeof peft - 1;
+    if (strncmp(at, stem, sizeof stem - 1) != 0 || at[sizeof stem - 1] < '0' ||
+        at[sizeof stem - 1] > '9')
+        return err_make(ERR_INPUT, "%s: expected a module such as model.layers.0.self_attn.q_proj",
+                        name);
+    char *end;
+    unsigned long number = strtoul(at + sizeof stem - 1, &end, 10);
+    for (int k = 0; k < MODULE_KINDS && number < LIMIT_LAYERS; k++) {
+        char rest[64], exact[LIMIT_TENSOR_NAME_BYTES];
+        snprintf(rest, sizeof rest, ".%s.%s", modules[k].block, modules[k].hf);
+        model_module_name(exact, (uint32_t)number, (enum module_kind)k);
+        if (strcmp(end, rest) != 0 || strcmp(at, exact) != 0) continue;
+        *layer = (uint32_t)number;
+        *kind = (enum module_kind)k;
+        return ERR_NONE;
+    }
+    return err_make(ERR_INPUT, "%s: expected a module such as model.layers.0.self_attn.q_proj",
+                    name);
+}
+
+struct slot_list {
+    struct model_slot *slot;
+    size_t count, room;
+};
+
+static struct model_slot *add_slot(struct slot_list *list, struct weight *weight, uint32_t rows,
+                                   uint32_t cols)
+{
+    REQUIRE(list->count < list->room);
+    struct model_slot *s = &list->slot[list->count++];
+    s->weight = weight;
+    s->rows = rows;
+    s->cols = cols;
+    return s;
+}
+
+static void add_named(struct slot_list *list, struct weight *weight, uint32_t rows, uint32_t cols,
+                      struct tensor_names names)
+{
+    struct model_slot *s = add_slot(list, weight, rows, cols);
+    s->vector = cols == 1;
+    snprintf(s->name, sizeof s->name, "%s.weight", names.hf);
+    snprintf(s->gguf, sizeof s->gguf, "%s.weight", names.gguf);
+}
+
+static void add_module(struct slot_list *list, struct model *m, uint32_t layer, enum module_kind k)
+{
+    const struct arch *a = &m->arch;
+    uint32_t d_out, d_in, heads = k == MODULE_Q ? a->heads : k == MODULE_K ? a->kv_heads : 0;
+    model_module_shape(&d_out, &d_in, a, k);
+    bool biased = k <= MODULE_V ? a->qkv_bias : k == MODULE_O ? a->o_bias : a->mlp_bias;
+    for (int b = 0; b <= biased; b++) {
+        struct weight *w = b ? &m->layer[layer].bias[k] : &m->layer[layer].linear[k];
+        const char *ending = b ? "bias" : "weight";
+        struct model_slot *s = add_slot(list, w, d_out, b ? 1 : d_in);
+        snprintf(s->name, sizeof s->name, "model.layers.%u.%s.%s.%s", layer, modules[k].block,
+                 modules[k].hf, ending);
+        snprintf(s->gguf, sizeof s->gguf, "blk.%u.%s.%s", layer, modules[k].gguf, ending);
+        s->vector = b == 1;
+        s->rope_heads = heads;
+    }
+}
+
+static void add_norm(struct slot_list *list, struct weight *w, uint32_t layer, uint32_t n,
+                     struct tensor_names names)
+{
+    struct model_slot *s = add_slot(list, w, n, 1);
+    s->vector = true;
+    snprintf(s->name, sizeof s->name, "model.layers.%u.%s.weight", layer, names.hf);
+    snprintf(s->gguf, sizeof s->gguf, "blk.%u.%s.weight", layer, names.gguf);
+}
+
+static void add_layer(struct slot_list *list, struct model *m, uint32_t i)
+{
+    const struct arch *a = &m->arch;
+    struct layer *l = &m->layer[i];
+    for (int k = 0; k < MODULE_KINDS; k++)
+        add_module(list, m, i, (enum module_kind)k);
+    add_norm(list, &l->attn_norm, i, a->d_model, attn_norm_names);
+    add_norm(list, &l->mlp_norm, i, a->d_model, mlp_norm_names);
+    if (!a->qk_norm) return;
+    add_norm(list, &l->q_norm, i, a->head_dim, q_norm_names);
+    add_norm(list, &l->k_norm, i, a->head_dim, k_norm_names);
+}
+
+static int compare_slots(const void *a, const void *b)
+{
+    return strcmp(((const struct model_slot *)a)->name, ((const struct model_slot *)b)->name);
+}
+
+err model_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena)
+{
+    const struct arch *a = &m->arch;
+    struct slot_list list = {.room = 3 + (size_t)a->layers * (2 * MODULE_KINDS + 4)};
+    TRY(arena_take(&list.slot, arena, list.room, sizeof *list.slot));
+    add_named(&list, &m->embed, a->vocab, a->d_model, embed_names);
+    add_named(&list, &m->final_norm, a->d_model, 1, final_norm_names);
+    if (!a->tied) add_named(&list, &m->head, a->vocab, a->d_model, head_names);
+    for (uint32_t i = 0; i < a->layers; i++)
+        add_layer(&list, m, i);
+    qsort(list.slot, list.count, sizeof *list.slot, compare_slots);
+    *out = list.slot;
+    *count = list.count;
+    return ERR_NONE;
+}
