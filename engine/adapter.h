@@ -74,9 +74,4 @@ void adapter_close(struct adapter *ad);
 struct adapter_module *adapter_find(const struct adapter *ad, uint32_t layer,
                                     enum module_kind kind);
 
-/* Named views ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight") of the tensors:
- * those that train, or every one including the carry. Names live in `arena`. */
-err adapter_tensors(struct tensor **out, size_t *count, const struct adapter *ad, bool trained_only,
-                    struct arena *arena);
-
 #endif

@@ -82,7 +82,6 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *nam
  * as lenient); absent or of another kind: ERR_INPUT naming the key. */
 err gguf_get_u32(uint32_t *out, const struct gguf *g, const char *key);
 err gguf_get_f32(float *out, const struct gguf *g, const char *key);
-err gguf_get_bool(bool *out, const struct gguf *g, const char *key);
 err gguf_get_str(struct gguf_str *out, const struct gguf *g, const char *key);
 /* Absent: *out keeps its value and it is no error. */
 err gguf_opt_u32(uint32_t *out, const struct gguf *g, const char *key);

@@ -155,11 +155,6 @@ err gguf_get_f32(float *out, const struct gguf *g, const char *key)
     return gguf_find(g, key) == NULL ? absent(key) : gguf_opt_f32(out, g, key);
 }
 
-err gguf_get_bool(bool *out, const struct gguf *g, const char *key)
-{
-    return gguf_find(g, key) == NULL ? absent(key) : gguf_opt_bool(out, g, key);
-}
-
 err gguf_get_str(struct gguf_str *out, const struct gguf *g, const char *key)
 {
     return gguf_find(g, key) == NULL ? absent(key) : gguf_opt_str(out, g, key);

@@ -63,9 +63,6 @@ struct chat_options {
 
 /* The template of this model. ERR_INPUT when it carries none, or one that is not known. */
 err chat_find(struct chat_template *out, const struct tokenizer *t);
-/* By name, with the bos and eos of this model; an unknown name is ERR_INPUT and lists the known
- * ones. */
-err chat_named(struct chat_template *out, const char *name, const struct tokenizer *t);
 /* What a Jinja text is recognised as; bos and eos are left empty. */
 err chat_recognise(struct chat_template *out, const char *jinja);
 

@@ -168,17 +168,3 @@ err chat_find(struct chat_template *out, const struct tokenizer *t)
     copy_token(out->eos, t, tokenizer_eos(t));
     return ERR_NONE;
 }
-
-err chat_named(struct chat_template *out, const char *name, const struct tokenizer *t)
-{
-    const struct chat_template *c = find_known(name);
-    char list[256] = "";
-    for (size_t i = 0; !c && i < KNOWN; i++)
-        (void)snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "",
-                       known[i].name);
-    if (!c) return err_make(ERR_INPUT, "chat template %.60s is not known (%s)", name, list);
-    *out = *c;
-    copy_token(out->bos, t, tokenizer_bos(t));
-    copy_token(out->eos, t, tokenizer_eos(t));
-    return ERR_NONE;
-}

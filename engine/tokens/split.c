@@ -22,14 +22,6 @@ enum { JIT_STACK_BYTES = 8 << 20, PATTERN_BYTES_MAX = 1 << 16, PATTERNS_MAX = 5 
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
 
-uint32_t split_letter_of_byte(uint8_t byte)
-{
-    if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174) return byte;
-    if (byte <= 32) return 256u + byte;
-    if (byte <= 160) return 256u + 33 + (byte - 127u);
-    return 256u + 67;
-}
-
 int split_byte_of_letter(uint32_t c)
 {
     if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return (int)c;

@@ -72,9 +72,8 @@ struct split_sink {
 err split_run(const struct split *s, struct split_scratch *scratch, const struct piece *text,
               const struct split_sink *sink);
 
-/* The letters byte-level vocabularies write bytes with (GPT-2): code points below 324. */
-uint32_t split_letter_of_byte(uint8_t byte);
-/* The byte a letter stands for, or -1. */
+/* Byte-level vocabularies (GPT-2) write each byte as a letter, a code point below 324. The byte of a
+ * letter, or -1 if c is not one of these letters. */
 int split_byte_of_letter(uint32_t letter);
 
 #endif

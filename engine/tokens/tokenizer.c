@@ -368,10 +368,6 @@ bool tokenizer_ends(const struct tokenizer *t, int32_t id)
 {
     return token_at(t, id)->ends;
 }
-bool tokenizer_is_special(const struct tokenizer *t, int32_t id)
-{
-    return token_at(t, id)->special;
-}
 const char *tokenizer_token(const struct tokenizer *t, int32_t id)
 {
     return token_at(t, id)->text;

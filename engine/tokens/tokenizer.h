@@ -63,7 +63,6 @@ int32_t tokenizer_bos(const struct tokenizer *t);      /* -1: none */
 int32_t tokenizer_eos(const struct tokenizer *t);      /* -1: none */
 /* Does this id end an answer: eos, the end of a chat turn, or another end the model declares. */
 bool tokenizer_ends(const struct tokenizer *t, int32_t id);
-bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 /* The token as its vocabulary writes it ("Ġthe", "▁the", "<|im_end|>"); NULL: an unused id. */
 const char *tokenizer_token(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_find(const struct tokenizer *t, const char *token); /* -1: none */

@@ -32,7 +32,7 @@ static void look_up(const struct gguf *g, const char *key)
     volatile size_t sum = 0;
     if (!err_is(gguf_get_u32(&u, g, key))) sum += u;
     if (!err_is(gguf_get_f32(&f, g, key))) sum += f > 0;
-    if (!err_is(gguf_get_bool(&b, g, key))) sum += b;
+    if (!err_is(gguf_opt_bool(&b, g, key))) sum += b;
     if (!err_is(gguf_get_str(&s, g, key)))
         for (size_t i = 0; i < s.size; i++)
             sum += (unsigned char)s.data[i];

@@ -148,7 +148,7 @@ Test(gguf, typed_values_are_found_and_checked)
     cr_assert_eq(u, 7, "an output changed on failure or absence");
     cr_assert_eq(gguf_get_f32(&real, &g, "nan").kind, ERR_INPUT);
     cr_assert_eq(gguf_get_f32(&real, &g, "whole").kind, ERR_INPUT);
-    cr_assert(!err_is(gguf_get_bool(&yes, &g, "yes")));
+    cr_assert(!err_is(gguf_opt_bool(&yes, &g, "yes")));
     cr_assert(yes);
     cr_assert(!err_is(gguf_get_strings(&words, &count, &g, "words", &arena)));
     cr_assert_eq(count, 2);

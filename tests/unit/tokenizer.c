@@ -43,8 +43,6 @@ Test(tokenizer, says_what_it_is)
     cr_assert_str_eq(tokenizer_token(t, tokenizer_bos(t)), "<|im_start|>");
     cr_assert_str_eq(tokenizer_token(t, tokenizer_eos(t)), "<|im_end|>");
     cr_assert(tokenizer_ends(t, tokenizer_eos(t)) && !tokenizer_ends(t, tokenizer_bos(t)));
-    cr_assert(tokenizer_is_special(t, tokenizer_bos(t)));
-    cr_assert(!tokenizer_is_special(t, tokenizer_find(t, "<think>")));
     cr_assert_eq(tokenizer_find(t, "no such token"), -1);
     cr_assert_null(tokenizer_token(t, -1));
     cr_assert_null(tokenizer_token(t, (int32_t)tokenizer_vocab(t)));
