@@ -15,57 +15,58 @@ void combine_close(struct combine *c)
     *c = (struct combine){0};
 }
 
-const char *combine_refusal(const char *method)
-{
-    static const struct {
-        const char *method, *reason;
-    } needs_a_run[] = {
-        {"fed-sb", "combines small matrices between frozen factors that only a run's state has"},
-        {"ffa", "combines B over one frozen A that only a run's state has; for adapters that share "
-                "A, fedit is exact"},
-        {"rolora", "trains B and A in turn from a run's state; for adapters that share one of "
-                   "them, fedit is exact"},
-        {"fedsvd", "combines B over an orthonormal A that only a run's state has; for adapters "
-                   "that share A, fedit is exact"},
-    };
-    for (size_t i = 0; i < sizeof needs_a_run / sizeof *needs_a_run; i++)
-        if (strcmp(needs_a_run[i].method, method) == 0) return needs_a_run[i].reason;
-    return NULL;
-}
-
 bool combine_sums(const struct method *method)
 {
-    static const char *const by_factor[] = {"fedit", "hetlora", "lora-fair"};
-    for (size_t i = 0; i < sizeof by_factor / sizeof *by_factor; i++)
-        if (strcmp(by_factor[i], method->name) == 0) return false;
-    return true;
+    return method->aggregate.way == METHOD_AGGREGATE_SUM;
 }
 
 /* ---- what is asked ---- */
 
+static err check_method(const struct method *method)
+{
+    const struct method_aggregate *a = &method->aggregate;
+    if (a->way == METHOD_AGGREGATE_SUM || a->way == METHOD_AGGREGATE_FACTORS) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s %s", method->name,
+                    a->text ? a->text : "cannot combine adapters");
+}
+
+/* The cut that belongs to the method, where the user asked for none. */
+static void set_own_cut(struct combine *c, const struct method *method)
+{
+    switch (method->aggregate.cut) {
+    case METHOD_AGGREGATE_CUT_NONE:
+        return;
+    case METHOD_AGGREGATE_CUT_LARGEST:
+        c->cut_to_sent = c->options.tail == METHOD_TAIL_DROP;
+        return;
+    case METHOD_AGGREGATE_CUT_ENERGY:
+        c->bytes = c->options.bytes;
+        c->cut.energy = c->bytes ? 0 : c->options.energy;
+        return;
+    }
+}
+
 static err check_options(struct combine *c, const struct combine_options *o)
 {
-    const char *name = o->method->name, *refusal = combine_refusal(name);
-    if (refusal) return err_make(ERR_INPUT, "%s %s", name, refusal);
+    const char *name = o->method->name;
+    TRY(check_method(o->method));
     if (o->options)
         c->options = *o->options;
     else
         TRY(method_options_parse(&c->options, o->method, NULL, 0));
     if (c->options.server != METHOD_SERVER_NONE)
-        return err_make(ERR_INPUT, "a server optimizer goes on from round to round: only in a run");
+        return err_make(ERR_INPUT, "server=%s: a server optimizer needs the rounds of a run",
+                        method_options_choice(&c->options, "server"));
     c->cut = o->cut;
     c->bytes = o->bytes;
     c->stack = o->stack;
     bool cuts = c->stack || c->bytes || c->cut.rank_max || c->cut.error > 0 || c->cut.energy > 0;
     if (cuts && !combine_sums(o->method))
-        return err_make(ERR_INPUT, "%s keeps the rank it was given: nothing to cut", name);
-    if (c->stack && strcmp(name, "flora") != 0)
-        return err_make(ERR_INPUT, "%s does not give the stack; flora does", name);
-    if (!cuts && strcmp(name, "florist") == 0) {
-        c->bytes = c->options.bytes;
-        c->cut.energy = c->bytes ? 0 : c->options.energy;
-    }
-    c->cut_to_sent = !cuts && strcmp(name, "flexlora") == 0 && c->options.tail == METHOD_TAIL_DROP;
+        return err_make(ERR_INPUT, "%s keeps the rank of its adapters: there is nothing to cut",
+                        name);
+    if (c->stack && !o->method->aggregate.stack)
+        return err_make(ERR_INPUT, "%s cannot give the stack of all factors; flora can", name);
+    if (!cuts) set_own_cut(c, o->method);
     return ERR_NONE;
 }
 

@@ -70,9 +70,6 @@ err combine_open(struct combine *out, const struct combine_options *options);
 err combine_write(const struct combine *c, const char *dir, bool replace);
 void combine_close(struct combine *c);
 
-/* Why a method cannot combine adapters, or NULL where it can. */
-const char *combine_refusal(const char *method);
-
 /* Recomputes by plain loops in float64, row by row, what was asked for: ||result - exact||_F and
  * ||exact||_F of module i; `result` is what was written, read back (NULL: c->module). */
 err combine_verify(double *error, double *norm, const struct combine *c, size_t i,

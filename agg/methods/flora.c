@@ -36,6 +36,11 @@ const struct method method_flora = {
     .exact = true,
     .carries = true,
     .fresh = true,
+    .aggregate = {.way = METHOD_AGGREGATE_SUM,
+                  .stack = true,
+                  .text = "the exact weighted sum of what the adapters do"},
+    .client_refusal =
+        "sends every member's factors to all members, so noise on a sum protects nobody",
     .factors = methods_both,
     .start = methods_start_carry,
     .next = flora_next,

@@ -1,8 +1,12 @@
-/* The methods there are, for the table in method.c, and what several of them share. */
+/* Parts that several methods share: starts, checks and means of a pair. */
 #ifndef AGG_METHODS_METHODS_H
 #define AGG_METHODS_METHODS_H
 
 #include "agg/round/method_round.h"
+
+/* client_refusal of a method whose members send A and B. */
+#define METHODS_TWO_FACTORS                                                                        \
+    "sends both factors; their noises multiply, and the noise of the product drowns any change"
 
 unsigned methods_both(uint32_t round); /* A and B, in every round */
 

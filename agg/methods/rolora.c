@@ -32,6 +32,10 @@ const struct method method_rolora = {
     .equal_scale = true,
     .exact = true,
     .averages = true,
+    .aggregate = {.way = METHOD_AGGREGATE_RUN_ONLY,
+                  .text =
+                      "needs the turns of a run; fedit is exact for adapters that share a factor"},
+    .client_private = true,
     .factors = rolora_factors,
     .start = methods_start_lora,
     .next = rolora_next,

@@ -148,30 +148,74 @@ struct method_round;     /* one module's view of a round: agg/round/method_round
 struct method_beginning; /* one module's view of the start */
 struct method_result;    /* where a module's next factors go */
 
+/* How `fedlora aggregate` combines finished adapters by this method, without a run. */
+enum method_aggregate_way {
+    METHOD_AGGREGATE_UNSET,   /* not filled in: refused, and tests/unit/registry.c fails */
+    METHOD_AGGREGATE_SUM,     /* the exact weighted sum of the products, recompressed */
+    METHOD_AGGREGATE_FACTORS, /* the method's own next(), from an adapter of zeros */
+    METHOD_AGGREGATE_RUN_ONLY /* not at all: it needs the state of a run */
+};
+/* How the sum is cut where the user asks for no cut. */
+enum method_aggregate_cut {
+    METHOD_AGGREGATE_CUT_NONE,
+    METHOD_AGGREGATE_CUT_LARGEST, /* to the largest rank given, unless options.tail is carry */
+    METHOD_AGGREGATE_CUT_ENERGY   /* by options.energy, or to options.bytes where that is set */
+};
+struct method_aggregate {
+    enum method_aggregate_way way;
+    enum method_aggregate_cut cut;
+    bool stack; /* offers the stack of all factors, without recompression */
+    /* One line: the result, for help texts; with RUN_ONLY the reason, which follows the name. */
+    const char *text;
+};
+
+enum { METHOD_OWN_OPTIONS = 4 };
+
+/* All that the programs know of one method. Programs and tests go over the registry
+ * (agg/methods/registry.c), so a new method needs this row, its line there, and its section in
+ * docs/methods.md. A field left out is found by tests/unit/registry.c. */
 struct method {
     const char *name;
     const char *summary; /* one line, for help texts */
-    /* Members may have different ranks. Unless `fresh`, one of smaller rank than the state's starts
-     * from the leading rows of A, columns of B or block of R, and what it does not hold stays
-     * frozen beside it (fed-sb, ffa, flexlora); or, with `truncates`, is not there while it trains
+
+    /* ---- ranks and scales ---- */
+    /* Members may have different ranks. Unless `fresh`, a member of smaller rank than the state's
+     * starts from the leading rows of A, columns of B or block of R. The rest of the state's factor
+     * stays frozen beside it (fed-sb, ffa, flexlora), or with `truncates` is absent while it trains
      * (hetlora). */
     bool mixed_ranks, truncates;
-    bool prunes;      /* an update may have a smaller rank than assigned, from then the member's */
-    bool equal_scale; /* alpha and rslora must be the same for all */
-    bool exact;       /* the published change is the exact weighted mean (to float32) */
-    bool frozen;      /* has a file of frozen factors, sent once by digest */
-    bool carries;     /* adds into the carry; clients apply it frozen */
-    bool averages;    /* trained factors are averaged one by one: server optimizers work on them */
-    bool fresh;       /* clients draw A by method_fresh_a() and zero B at each round's start; else
-                         they start from the state's factors */
-    /* Trained and sent in that round of training (1, 2, ...): METHOD_A | METHOD_B | ... Ask
-     * method_task(), which knows of rounds that train nothing. */
+    bool prunes; /* an update may have a smaller rank than assigned; the member then keeps it */
+    bool equal_scale; /* alpha and rslora must be the same for all members */
+
+    /* ---- what a round publishes ---- */
+    bool exact;   /* the published change is the exact weighted mean, up to float32 rounding */
+    bool frozen;  /* has a file of frozen factors, which members fetch once, by digest */
+    bool carries; /* adds to the carry, which clients apply frozen */
+    bool
+        averages; /* each trained value is averaged by itself, so server optimizers can act on it */
+    /* Clients draw A by method_fresh_a() and zero B at the start of each round; otherwise they
+     * start from the state's factors. */
+    bool fresh;
+
+    /* ---- where it can be used ---- */
+    /* Keys of method_options_table() that only some methods take, NULL-terminated. */
+    const char *options[METHOD_OWN_OPTIONS + 1];
+    struct method_aggregate aggregate;
+    /* Client-level privacy adds noise to the weighted sum of what members send. It hides a member
+     * only if that sum is linear in the one factor that is sent, and if no member sees the factors
+     * of another. Otherwise the reason, which follows the method's name in an error. */
+    bool client_private;
+    const char *client_refusal;
+
+    /* ---- the mathematics of one module ---- */
+    /* Factors trained and sent in that round of training (1, 2, ...): METHOD_A | METHOD_B | ...
+     * Callers ask method_task(), which also knows the rounds that train nothing. */
     unsigned (*factors)(uint32_t round);
     err (*start)(struct method_result *out, const struct method_beginning *beginning);
-    /* Where at least one member sent the module. */
+    /* Called only if at least one member sent the module. */
     err (*next)(struct method_result *out, const struct method_round *round);
-    /* NULL, or what a budget of bytes over all modules (options.bytes) is spent on: the singular
-     * values of this module's sum. next() then finds the module's share in round->rank_max. */
+    /* NULL, or the singular values on which a budget of bytes over all modules (options.bytes) is
+     * spent. next() then finds the rank given to the module in round->rank_max. */
     err (*spectrum)(struct lowrank_svd *out, const struct method_round *round);
 };
 

@@ -8,108 +8,120 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHOICES = 7, VALUE_BYTES = 64, TEXT_MAX = 4096 };
+enum { CHOICES = 7, VALUE_BYTES = 64, TEXT_MAX = 4096, TAKERS_BYTES = 160 };
 enum kind { CHOICE, NUMBER, WHOLE };
 
 struct row {
     struct method_option shown;
     enum kind kind;
     const char *choice[CHOICES]; /* in the order of the enum */
-    double least, most, normal;  /* of a CHOICE the index */
-    size_t at;                   /* in struct method_options */
+    double least, most, normal;  /* for CHOICE: normal is the index */
+    size_t at;                   /* offset in struct method_options */
 };
 
 #define AT(field) offsetof(struct method_options, field)
 
+enum { EVERY = false, OWN = true }; /* who takes an option: every method, or those that list it */
+
 static const struct row rows[] = {
-    {{"server", "none|fedavgm|fedadagrad|fedadam|fedyogi", "none", NULL, "the server's optimizer"},
+    {{"server", "none|fedavgm|fedadagrad|fedadam|fedyogi", "none", EVERY,
+      "server optimizer, applied to each round's mean change"},
      CHOICE,
      {"none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"},
      .at = AT(server)},
-    {{"server_lr", "above 0", "1 for fedavgm, else 0.01", NULL, "its learning rate"},
+    {{"server_lr", "above 0", "1 for fedavgm, else 0.01", EVERY,
+      "learning rate of the server optimizer"},
      NUMBER,
      .least = 1e-12,
      .most = 1e6,
      .at = AT(server_lr)},
-    {{"server_beta1", "0..0.9999", "0.9", NULL, "decay of its momentum"},
+    {{"server_beta1", "0..0.9999", "0.9", EVERY, "decay of the server optimizer's momentum"},
      NUMBER,
      .most = 0.9999,
      .normal = 0.9,
      .at = AT(server_beta1)},
-    {{"server_beta2", "0..0.999999", "0.99", NULL, "decay of its second moments"},
+    {{"server_beta2", "0..0.999999", "0.99", EVERY,
+      "decay of the server optimizer's second moments"},
      NUMBER,
      .most = 0.999999,
      .normal = 0.99,
      .at = AT(server_beta2)},
-    {{"server_tau", "1e-12..1e6", "0.001", NULL, "added to the root of its second moments"},
+    {{"server_tau", "1e-12..1e6", "0.001", EVERY,
+      "added to the root of the server optimizer's second moments"},
      NUMBER,
      .least = 1e-12,
      .most = 1e6,
      .normal = 1e-3,
      .at = AT(server_tau)},
-    {{"robust", "none|norm|krum|median|trimmed|geometric", "none", NULL,
-      "how to bear members that send what they should not"},
+    {{"robust", "none|norm|krum|median|trimmed|geometric", "none", EVERY,
+      "rule that limits faulty or hostile updates"},
      CHOICE,
      {"none", "norm", "krum", "median", "trimmed", "geometric"},
      .at = AT(robust)},
-    {{"robust_norm", "above 0", "the round's median norm", NULL, "norm: the bound"},
+    {{"robust_norm", "above 0", "the round's median norm", EVERY,
+      "robust=norm: largest norm of an update"},
      NUMBER,
      .least = 1e-30,
      .most = 1e30,
      .at = AT(robust_norm)},
-    {{"robust_faulty", "1..5000", "as many as the round can bear", NULL,
-      "krum: how many members may be faulty"},
+    {{"robust_faulty", "1..5000", "the most the round tolerates", EVERY,
+      "robust=krum: how many members may be faulty"},
      WHOLE,
      .least = 1,
      .most = LIMIT_MEMBERS / 2,
      .at = AT(robust_faulty)},
-    {{"robust_trim", "0.001..0.499", "0.2", NULL, "trimmed: share cut off at each end"},
+    {{"robust_trim", "0.001..0.499", "0.2", EVERY,
+      "robust=trimmed: share of members cut off at each end"},
      NUMBER,
      .least = 0.001,
      .most = 0.499,
      .normal = 0.2,
      .at = AT(robust_trim)},
-    {{"prox", "0..1e6", "0", NULL, "FedProx: pulls training towards the round's start"},
+    {{"prox", "0..1e6", "0", EVERY,
+      "FedProx: pulls training towards the factors of the round's start"},
      NUMBER,
      .most = 1e6,
      .at = AT(prox)},
-    {{"prune_gamma", "0.01..1", "0.99", "hetlora", "share of the rank that pruning keeps"},
+    {{"prune_gamma", "0.01..1", "0.99", OWN, "share of the rank that pruning keeps"},
      NUMBER,
      .least = 0.01,
      .most = 1,
      .normal = 0.99,
      .at = AT(prune_gamma)},
-    {{"prune_lambda", "0..1e6", "0.001", "hetlora", "weight of the term that prunes; 0: never"},
+    {{"prune_lambda", "0..1e6", "0.001", OWN,
+      "weight of the penalty that prunes ranks; 0: never prune"},
      NUMBER,
      .most = 1e6,
      .normal = 1e-3,
      .at = AT(prune_lambda)},
-    {{"tail", "drop|carry", "drop", "flexlora", "what becomes of the SVD's tail"},
+    {{"tail", "drop|carry", "drop", OWN,
+      "singular values beyond the rank: drop them, or carry them"},
      CHOICE,
      {"drop", "carry"},
      .at = AT(tail)},
-    {{"energy", "0.01..1", "0.99", "florist", "share of the squared norm to keep, per module"},
+    {{"energy", "0.01..1", "0.99", OWN, "share of the squared norm to keep, per module"},
      NUMBER,
      .least = 0.01,
      .most = 1,
      .normal = 0.99,
      .at = AT(energy)},
-    {{"bytes", "1..1e12", "by energy", "florist", "of a round's sum, spent over all modules"},
+    {{"bytes", "1..1e12", "by energy", OWN, "largest size of a round's sum, all modules together"},
      WHOLE,
      .least = 1,
      .most = 1e12,
      .at = AT(bytes)},
-    {{"fair_lambda", "0..1e6", "0.01", "lora-fair", "weight of the correction's own norm"},
+    {{"fair_lambda", "0..1e6", "0.01", OWN, "weight of the correction's own norm"},
      NUMBER,
      .most = 1e6,
      .normal = 0.01,
      .at = AT(fair_lambda)},
-    {{"fair_solve", "closed|cosine", "closed", "lora-fair", "closed form, or the paper's steps"},
+    {{"fair_solve", "closed|cosine", "closed", OWN,
+      "correction in closed form, or by the paper's steps on the cosine"},
      CHOICE,
      {"closed", "cosine"},
      .at = AT(fair_solve)},
-    {{"basis", "seeded|weights|gradient", "seeded", "fed-sb ffa",
-      "drawn, a file's, or from gradients"},
+    {{"basis", "seeded|weights|gradient", "seeded", OWN,
+      "frozen factors: drawn from the seed, computed from the weights, or found from gradients"},
      CHOICE,
      {"seeded", "weights", "gradient"},
      .at = AT(basis)},
@@ -131,6 +143,32 @@ static const struct row *row_of(const char *key)
     while (strcmp(rows[i].shown.key, key) != 0)
         REQUIRE(++i < ROWS);
     return &rows[i];
+}
+
+/* ---- which method takes an option ---- */
+
+static bool lists(const struct method *method, const char *key)
+{
+    for (const char *const *own = method->options; *own; own++)
+        if (strcmp(*own, key) == 0) return true;
+    return false;
+}
+
+void method_options_takers(char *out, size_t size, const char *key)
+{
+    size_t at = 0;
+    REQUIRE(size > 0);
+    out[0] = '\0';
+    for (const char *const *name = method_names(); *name && at < size; name++)
+        if (lists(method_find(*name), key))
+            at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "", *name);
+}
+
+const char *method_options_choice(const struct method_options *options, const char *key)
+{
+    const struct row *row = row_of(key);
+    REQUIRE(row->kind == CHOICE);
+    return row->choice[*(const uint32_t *)(const void *)((const char *)options + row->at)];
 }
 
 /* ---- one value ---- */
@@ -176,29 +214,18 @@ static err value_of(double *out, const struct row *row, const char *text)
     return err_is(e) ? err_in(e, "option %s", row->shown.key) : e;
 }
 
-/* `name` is one of the words of `list`. */
-static bool listed(const char *list, const char *name)
-{
-    size_t n = strlen(name);
-    for (const char *at = list; at && *at;) {
-        size_t word = strcspn(at, " ");
-        if (word == n && strncmp(at, name, n) == 0) return true;
-        at += word + (at[word] == ' ');
-    }
-    return false;
-}
-
 static err find_row(const struct row **out, const struct method *method, const char *key)
 {
     const char *keys[ROWS];
     for (size_t i = 0; i < ROWS; i++) {
+        char takers[TAKERS_BYTES];
         keys[i] = rows[i].shown.key;
         if (strcmp(keys[i], key) != 0) continue;
-        if (rows[i].shown.methods && !listed(rows[i].shown.methods, method->name))
-            return err_make(ERR_INPUT, "option %s: of %s, not of %s", key, rows[i].shown.methods,
-                            method->name);
         *out = &rows[i];
-        return ERR_NONE;
+        if (!rows[i].shown.own || lists(method, key)) return ERR_NONE;
+        method_options_takers(takers, sizeof takers, key);
+        return err_make(ERR_INPUT, "option %s: %s has no such option, only %s", key, method->name,
+                        takers);
     }
     const char *near = text_nearest(key, keys, ROWS);
     return err_make(ERR_INPUT, "option \"%.40s\" is not known%s%s%s", key,
@@ -213,16 +240,22 @@ static bool one_factor(const struct method *method)
     return (set & (set - 1)) == 0;
 }
 
+/* A method with the option `tail` has a carry only where that option says so. */
+static bool keeps_carry(const struct method_options *o, const struct method *method)
+{
+    return method->carries && (!lists(method, "tail") || o->tail == METHOD_TAIL_CARRY);
+}
+
 static err check_server(const struct method_options *o, const struct method *method)
 {
     if (o->server == METHOD_SERVER_NONE || method->averages) return ERR_NONE;
-    const char *name = row_of("server")->choice[o->server];
+    const char *name = method_options_choice(o, "server");
     if (o->server != METHOD_SERVER_FEDAVGM)
         return err_make(ERR_INPUT,
-                        "server=%s: second moments are kept per trained value, and %s publishes "
+                        "server=%s keeps second moments per trained value, and %s publishes "
                         "products, which have no such values; expected fedavgm or none",
                         name, method->name);
-    if (!method->carries || (strcmp(method->name, "flexlora") == 0 && o->tail == METHOD_TAIL_DROP))
+    if (!keeps_carry(o, method))
         return err_make(ERR_INPUT, "server=%s: %s%s keeps no carry to add momentum to", name,
                         method->name, method->carries ? " with tail=drop" : "");
     return ERR_NONE;
@@ -233,13 +266,13 @@ static err check_robust(const struct method_options *o, const struct method *met
     bool by_value = o->robust == METHOD_ROBUST_MEDIAN || o->robust == METHOD_ROBUST_TRIMMED;
     if (by_value && (!method->averages || !one_factor(method)))
         return err_make(ERR_INPUT,
-                        "robust=%s: single values of A and B mean nothing apart ((BQ)(Q^-1 A) is "
-                        "BA); for %s expected norm, krum or geometric",
-                        row_of("robust")->choice[o->robust], method->name);
+                        "robust=%s: single values of A and B have no meaning apart, because "
+                        "(BQ)(Q^-1 A) = BA; for %s expected norm, krum or geometric",
+                        method_options_choice(o, "robust"), method->name);
     return ERR_NONE;
 }
 
-/* Keys that say something only where another one does. */
+/* Options that have an effect only beside another one. */
 static err check_needed(const struct method_options *o, const bool *given)
 {
     static const struct {
@@ -252,10 +285,11 @@ static err check_needed(const struct method_options *o, const bool *given)
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
         if (!given[row_of(needs[i].key) - rows]) continue;
         if (needs[i].robust == METHOD_ROBUST_NONE && o->server == METHOD_SERVER_NONE)
-            return err_make(ERR_INPUT, "option %s: without a server optimizer (server=...)",
+            return err_make(ERR_INPUT,
+                            "option %s has no effect without a server optimizer (server=...)",
                             needs[i].key);
         if (needs[i].robust != METHOD_ROBUST_NONE && o->robust != needs[i].robust)
-            return err_make(ERR_INPUT, "option %s: without robust=%s", needs[i].key,
+            return err_make(ERR_INPUT, "option %s has no effect without robust=%s", needs[i].key,
                             row_of("robust")->choice[needs[i].robust]);
     }
     return ERR_NONE;
@@ -351,7 +385,7 @@ err method_options_read(struct method_options *out, const struct method *method,
         char number[VALUE_BYTES];
         const char *value = json_string_value(item);
         if (!value && !json_is_number(item)) {
-            e = err_make(ERR_INPUT, "option %.40s: expected a word or a number", key);
+            e = err_make(ERR_INPUT, "option %.40s: expected a text or a number", key);
             goto out;
         }
         if (json_is_integer(item))

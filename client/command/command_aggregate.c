@@ -1,6 +1,7 @@
 /* fedlora aggregate: adapters made by anyone, of different ranks, into one; no coordinator. */
 #include "client/command/command_aggregate.h"
 #include "base/text.h"
+#include "client/command/method_help.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,9 +14,7 @@ static const struct option_row rows[] = {
      .at = AT(method),
      .fallback = "flora",
      .value = "M",
-     .help = "how to combine; flora, fedex: exact weighted sum of the adapters' changes; flexlora: "
-             "the same, cut to the largest input rank; florist: the same, cut by energy; fedit, "
-             "hetlora, lora-fair: means of the factors, with their error reported"},
+     .help = "how to combine the adapters, see below"},
     {.flag = "option",
      .kind = OPTION_LIST,
      .at = AT(options),
@@ -235,4 +234,5 @@ const struct command command_aggregate = {
     .least = 1,
     .most = 10000,
     .run = aggregate_run,
+    .details = method_help_aggregate,
 };

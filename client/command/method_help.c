@@ -7,13 +7,24 @@
 
 static err option_line(struct bytes *out, const struct method_option *o)
 {
-    char left[80], right[240];
+    char left[80], right[320], takers[160] = "";
     int n = snprintf(left, sizeof left, "  %s=%s", o->key, o->values);
     TRY(bytes_printf(out, "%-32s", left));
     TRY(bytes_printf(out, n < 32 ? "%s" : "\n%32s", ""));
-    snprintf(right, sizeof right, "%s [%s]%s%s%s", o->help, o->normal, o->methods ? " (" : "",
-             o->methods ? o->methods : "", o->methods ? ")" : "");
+    if (o->own) method_options_takers(takers, sizeof takers, o->key);
+    snprintf(right, sizeof right, "%s [%s]%s%s%s", o->help, o->normal, o->own ? " (" : "", takers,
+             o->own ? ")" : "");
     return option_help_wrap(out, right, 32, 32);
+}
+
+/* "fed-sb, ffa": the methods that may run with privacy unit client. */
+static err private_names(struct bytes *out)
+{
+    size_t count = 0;
+    for (const char *const *name = method_names(); *name; name++)
+        if (method_find(*name)->client_private)
+            TRY(bytes_printf(out, "%s%s", count++ ? ", " : "", *name));
+    return ERR_NONE;
 }
 
 err method_help(struct bytes *out)
@@ -23,9 +34,23 @@ err method_help(struct bytes *out)
     TRY(bytes_printf(out, "methods:\n"));
     for (const char *const *name = method_names(); *name; name++)
         TRY(bytes_printf(out, "  %-12s%s\n", *name, method_find(*name)->summary));
+    TRY(bytes_printf(out, "\nmethods with client-level privacy (--privacy client): "));
+    TRY(private_names(out));
     TRY(bytes_printf(
-        out, "\noptions of the methods: --option KEY=VALUE [default] (only for these methods)\n"));
+        out,
+        "\n\noptions of the methods: --option KEY=VALUE [default] (only for these methods)\n"));
     for (size_t i = 0; i < count; i++)
         TRY(option_line(out, &option[i]));
+    return ERR_NONE;
+}
+
+err method_help_aggregate(struct bytes *out)
+{
+    TRY(bytes_printf(out, "methods:\n"));
+    for (const char *const *name = method_names(); *name; name++) {
+        const struct method_aggregate *a = &method_find(*name)->aggregate;
+        if (a->way == METHOD_AGGREGATE_SUM || a->way == METHOD_AGGREGATE_FACTORS)
+            TRY(bytes_printf(out, "  %-12s%s\n", *name, a->text));
+    }
     return ERR_NONE;
 }

@@ -43,12 +43,6 @@ static err take_weights(struct private_terms *out, const run_config_t *c, struct
     return ERR_NONE;
 }
 
-static const char *robust_word(const struct method_options *o)
-{
-    static const char *const words[] = {"none", "norm", "krum", "median", "trimmed", "geometric"};
-    return words[o->robust];
-}
-
 static const char *basis_word(const struct method_options *o, const run_config_t *c)
 {
     static const char *const words[] = {"seed", "weights", "gradient"};
@@ -66,9 +60,12 @@ err run_privacy_terms(struct private_terms *out, const run_config_t *c, const ch
         return ERR_NONE;
     }
     run_config_options(&options, c);
+    const struct method *method = run_config_method(c);
     terms.plan = (struct plan){.unit = LEDGER_CLIENT,
                                .bases = basis_word(&options, c),
-                               .robust = robust_word(&options),
+                               .robust = method_options_choice(&options, "robust"),
+                               .client_method = method->client_private,
+                               .client_refusal = method->client_refusal,
                                .epsilon = p->epsilon,
                                .delta = p->delta,
                                .noise = p->noise,

@@ -51,31 +51,16 @@ static err check_budget(const struct plan *p)
     return ERR_NONE;
 }
 
-/* Specification 1.4 to 1.6, 5.9. */
 static err check_client_method(const struct plan *p)
 {
-    static const char *const linear[] = {"fed-sb", "ffa", "rolora", "fedsvd", NULL};
-    static const char *const product[] = {"fedit",   "hetlora",   "fedex", "flexlora",
-                                          "florist", "lora-fair", NULL};
     static const char *const kept[] = {"none", "norm", NULL};
     const char *robust = or_else(p->robust, "none");
-    if (!strcmp(p->method, "flora"))
-        return err_make(
-            ERR_INPUT,
-            "privacy: flora sends every member's factors to all members, so noise on a sum "
-            "protects nobody: use fed-sb or ffa, or unit example");
-    if (among(p->method, product))
-        return err_make(
-            ERR_INPUT,
-            "privacy: with %s both factors leave; their noises multiply, and the product's "
-            "noise drowns any change: use fed-sb or ffa, or unit example",
-            p->method);
-    if (!among(p->method, linear))
-        return err_make(
-            ERR_INPUT,
-            "privacy: method %s: none that client-level privacy is known for (fed-sb, ffa, "
-            "rolora, fedsvd)",
-            p->method);
+    if (!p->client_method)
+        return err_make(ERR_INPUT,
+                        "privacy: %s %s: use a method with client-level privacy (`fedlora run "
+                        "create --help` lists them), or unit example",
+                        p->method,
+                        or_else(p->client_refusal, "is not known to support client-level privacy"));
     if (!among(robust, kept))
         return err_make(
             ERR_INPUT,

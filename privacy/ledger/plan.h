@@ -10,13 +10,17 @@
 /* Texts may be NULL: the first word listed. */
 struct plan {
     enum ledger_unit unit;
-    const char *method;    /* as agg/round/method.h names it */
-    const char *weights;   /* uniform, given (public), examples */
-    const char *bases;     /* seed, weights, given, private, gradient */
-    const char *robust;    /* none, norm, or a rule that picks members or coordinates */
-    double epsilon, delta; /* the budget; 0: missing */
-    double noise;          /* multiplier; 0: what the budget needs */
-    double sampling;       /* (0, 1] of members a round, or of records a step */
+    const char *method; /* for messages and the ledger */
+    /* Whether noise on the sum of what members send hides each member, as the method's row in agg
+     * says. Only for unit client; false refuses the plan, with this reason. */
+    bool client_method;
+    const char *client_refusal; /* follows the method's name; NULL: not known to be private */
+    const char *weights;        /* uniform, given (public), examples */
+    const char *bases;          /* seed, weights, given, private, gradient */
+    const char *robust;         /* none, norm, or a rule that picks members or coordinates */
+    double epsilon, delta;      /* the budget; 0: missing */
+    double noise;               /* multiplier; 0: what the budget needs */
+    double sampling;            /* (0, 1] of members a round, or of records a step */
     double clip;
     struct adaptive adaptive;     /* sigma_b 0: expected members / 20 */
     struct digest cohorts, given; /* for the ledger's terms */

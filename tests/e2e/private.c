@@ -327,7 +327,7 @@ Test(private, refuses_promises_that_cannot_be_kept)
     method = "flora";
     refuse("privacy: flora sends every member's factors to all members");
     method = "fedit";
-    refuse("privacy: with fedit both factors leave");
+    refuse("privacy: fedit sends both factors");
     weights = "examples";
     refuse("privacy: weights by example counts depend on the data");
     privacy.delta = 0.4;

@@ -321,9 +321,9 @@ Test(combine, the_stack_itself_is_of_the_ranks_sum_and_the_same_function)
     cr_expect_eq(c.report.total.error, 0);
     combine_close(&c);
     o.method = method_find("fedit");
-    refused(combine_open(&c, &o), ERR_INPUT, "fedit keeps the rank it was given");
+    refused(combine_open(&c, &o), ERR_INPUT, "fedit keeps the rank of its adapters");
     o.method = method_find("flexlora");
-    refused(combine_open(&c, &o), ERR_INPUT, "flexlora does not give the stack");
+    refused(combine_open(&c, &o), ERR_INPUT, "flexlora cannot give the stack");
 }
 
 Test(combine, what_cannot_be_combined_is_refused_by_name)

@@ -24,3 +24,15 @@ Test(method_help, names_every_method_and_option_in_lines_that_fit)
     }
     bytes_close(&text);
 }
+
+Test(method_help, lists_for_aggregate_the_methods_that_combine_adapters)
+{
+    struct bytes text = {.max = 1 << 16};
+    ok(method_help_aggregate(&text));
+    for (const char *const *name = method_names(); *name; name++) {
+        const struct method_aggregate *a = &method_find(*name)->aggregate;
+        bool shown = strstr((const char *)text.data, a->text) != NULL;
+        cr_expect_eq(shown, a->way != METHOD_AGGREGATE_RUN_ONLY, "%s", *name);
+    }
+    bytes_close(&text);
+}

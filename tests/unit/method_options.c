@@ -23,11 +23,13 @@ static unsigned in_turn(uint32_t round)
     return round % 2 ? METHOD_B : METHOD_A;
 }
 
-static const struct method averaging = {.name = "ffa", .averages = true, .factors = only_b};
+static const struct method averaging = {
+    .name = "ffa", .averages = true, .factors = only_b, .options = {"basis"}};
 static const struct method turning = {.name = "rolora", .averages = true, .factors = in_turn};
 static const struct method product = {.name = "flora", .carries = true, .factors = both};
 static const struct method factors = {.name = "fedit", .averages = true, .factors = both};
-static const struct method flex = {.name = "flexlora", .carries = true, .factors = both};
+static const struct method flex = {
+    .name = "flexlora", .carries = true, .factors = both, .options = {"tail"}};
 static const struct method het = {.name = "hetlora", .factors = both};
 
 static err parse(struct method_options *out, const struct method *m, const char *a, const char *b)
@@ -81,7 +83,8 @@ Test(method_options, words_become_sorted_json_that_reads_back_as_the_same)
 
 Test(method_options, whole_numbers_keep_every_digit)
 {
-    static const struct method florist = {.name = "florist", .carries = true, .factors = both};
+    static const struct method florist = {
+        .name = "florist", .carries = true, .factors = both, .options = {"bytes"}};
     struct method_options o, again;
     struct arena arena = {0};
     const char *text = NULL;
@@ -95,13 +98,13 @@ Test(method_options, whole_numbers_keep_every_digit)
 
 Test(method_options, what_a_method_cannot_have_is_refused_with_the_reason)
 {
-    wrong(&product, "server=fedadam", NULL, "second moments are kept per trained value");
+    wrong(&product, "server=fedadam", NULL, "keeps second moments per trained value");
     wrong(&het, "server=fedavgm", NULL, "keeps no carry to add momentum to");
     wrong(&flex, "server=fedavgm", NULL, "flexlora with tail=drop keeps no carry");
-    wrong(&product, "robust=median", NULL, "mean nothing apart");
+    wrong(&product, "robust=median", NULL, "have no meaning apart");
     wrong(&factors, "robust=trimmed", NULL, "expected norm, krum or geometric");
-    wrong(&product, "energy=0.9", NULL, "option energy: of florist, not of flora");
-    wrong(&product, "basis=weights", NULL, "of fed-sb ffa, not of flora");
+    wrong(&product, "energy=0.9", NULL, "option energy: flora has no such option, only florist");
+    wrong(&product, "basis=weights", NULL, "flora has no such option, only fed-sb, ffa");
     struct method_options o;
     ok(parse(&o, &product, "server=fedavgm", NULL));
     cr_expect_eq(o.server_lr, 1);
@@ -121,14 +124,15 @@ Test(method_options, words_that_say_nothing_are_refused_by_name)
     wrong(&product, "prox=nan", NULL, "option prox");
     wrong(&product, "prox=", NULL, "option prox");
     wrong(&product, "prox=1", "prox=1", "given twice");
-    wrong(&product, "server_lr=1", NULL, "server_lr: without a server optimizer");
-    wrong(&product, "robust=krum", "robust_norm=1", "robust_norm: without robust=norm");
+    wrong(&product, "server_lr=1", NULL, "server_lr has no effect without a server optimizer");
+    wrong(&product, "robust=krum", "robust_norm=1",
+          "robust_norm has no effect without robust=norm");
     wrong(&product, "robust=krum", "robust_faulty=0", "option robust_faulty");
     struct method_options o;
     refused(method_options_read(&o, &product, "[1]"), ERR_INPUT, "fedlora.options: expected a map");
     refused(method_options_read(&o, &product, "{\"prox\":true}"), ERR_INPUT,
             "fedlora.options: option prox");
-    refused(method_options_read(&o, &product, "{\"energy\":0.5}"), ERR_INPUT, "of florist");
+    refused(method_options_read(&o, &product, "{\"energy\":0.5}"), ERR_INPUT, "only florist");
 }
 
 Test(method_options, a_failed_parse_leaves_the_output_alone)
@@ -144,7 +148,10 @@ Test(method_options, the_table_names_every_key_with_its_values_and_a_help_text)
     const struct method_option *table = method_options_table(&count);
     cr_expect_eq(count, 18);
     for (size_t i = 0; i < count; i++) {
+        char takers[256];
+        method_options_takers(takers, sizeof takers, table[i].key);
         cr_expect(table[i].key[0] && table[i].values[0] && table[i].normal[0] && table[i].help[0]);
+        cr_expect_eq(table[i].own, takers[0] != 0, "%s: taken by \"%s\"", table[i].key, takers);
         for (size_t j = 0; j < i; j++)
             cr_expect_str_neq(table[i].key, table[j].key);
     }

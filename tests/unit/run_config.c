@@ -213,7 +213,7 @@ Test(run_config, checks_options_against_the_method_and_the_run)
     words[0] = "tali=carry";
     expect_refused(with_options, "option \"tali\" is not known; did you mean tail?");
     words[0] = "tail=carry";
-    expect_refused(with_options, "option tail: of flexlora, not of flora");
+    expect_refused(with_options, "option tail: flora has no such option, only flexlora");
     words[0] = "prox";
     expect_refused(with_options, "option \"prox\": expected key=value");
     words[0] = "prox=-1";
