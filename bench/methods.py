@@ -49,6 +49,11 @@ METHODS = {
 }
 
 
+def setting(method):
+    """Options and learning rate; a method without a row runs with those of fedit."""
+    return METHODS.get(method, METHODS["fedit"])
+
+
 # ---- data
 
 
@@ -117,7 +122,7 @@ def run_all(options):
     tasks, options.results = [], os.path.join(options.dir, options.results)
     done = {(r["label"], r["seed"], r["lr"]) for r in read_results(options.results)}
     for method in options.methods.split(","):
-        rates = [float(x) for x in options.lrs.split(",")] if options.lrs else [METHODS[method][1]]
+        rates = [float(x) for x in options.lrs.split(",")] if options.lrs else [setting(method)[1]]
         tasks += [(method, int(seed), rate) for seed in options.seeds.split(",") for rate in rates]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for ended in [pool.submit(run_one, options, t) for t in tasks if t not in done]:
@@ -132,8 +137,8 @@ def run_one(options, task):
     command += ["--lr", str(rate), "--rounds", str(options.rounds), "--steps", str(options.steps)]
     command += ["--check-rows", str(options.check_rows), "--out", options.results]
     command += ["--batch", str(options.batch), "--threads", "1", "--targets", TARGETS]
-    command += METHODS[method][0]
-    if "basis=weights" in METHODS[method][0]:
+    command += setting(method)[0]
+    if "basis=weights" in setting(method)[0]:
         command += ["--frozen", os.path.join(options.dir, "basis.safetensors")]
     if options.on:
         command += ["--test", os.path.join(options.dir, "data", options.on + ".jsonl")]
@@ -158,7 +163,7 @@ def grouped(results):
     """Runs at the rates of METHODS; other rates are trials."""
     of = {}
     for run in results:
-        if run["lr"] == METHODS[run["label"]][1]:
+        if run["lr"] == setting(run["label"])[1]:
             of.setdefault(run["label"], []).append(run)
     return sorted(of.items(), key=lambda x: -statistics.mean(r["accuracy"] for r in x[1]))
 

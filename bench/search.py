@@ -52,7 +52,7 @@ def train(options, method, alpha, rate, seed):
     command += ["--schedule", "constant", "--check-rows", "1", "--threads", str(options.threads)]
     command += ["--lr", f"{rate:g}", "--seed", str(seed), "--label", label, "--out", path]
     command += METHODS[method][2] + (["--alpha", f"{alpha:g}"] if alpha else [])
-    if method == "fed-sb":
+    if "basis=weights" in METHODS[method][2]:
         command += ["--frozen", basis(options)]
     subprocess.run(command, check=True)
     return read_results(path)[-1]

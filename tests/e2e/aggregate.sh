@@ -42,7 +42,7 @@ fedlora aggregate "$golden/a" -o "$work/all" 2>"$work/said" || status=$?
 refused "give one" fedlora aggregate "$golden/a" --rank 3 --error 0.1
 refused "expected 2 numbers" fedlora aggregate "$golden"/{a,b} --weights 1
 refused "weight 0" fedlora aggregate "$golden"/{a,b} --weights 1,0
-refused "no such method; did you mean flora" fedlora aggregate --method flra "$golden/a"
+refused "unknown method; did you mean flora" fedlora aggregate --method flra "$golden/a"
 refused "a server optimizer needs the rounds of a run" fedlora aggregate --option server=fedavgm "$golden"/{a,b}
 refused "fed-sb combines small matrices between frozen factors" fedlora aggregate --method fed-sb "$golden"/{a,b}
 refused "no PEFT adapter" fedlora aggregate "$golden/a" "$golden"
