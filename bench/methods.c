@@ -293,17 +293,17 @@ static err combine(struct method_report *report, struct bench *b, uint32_t round
 
 /* ---- a member's side ---- */
 
-static struct session_round describe(const struct bench *b, const char *state, uint32_t round)
+static struct member_round describe(const struct bench *b, const char *state, uint32_t round)
 {
-    return (struct session_round){.run = "bench",
-                                  .member = "",
-                                  .method = b->method->name,
-                                  .base = b->local.base_text,
-                                  .state_path = state,
-                                  .frozen_path = b->frozen[0] ? b->frozen : NULL,
-                                  .frozen_digest = b->frozen_digest,
-                                  .round = round,
-                                  .seed = (uint64_t)b->o.seed};
+    return (struct member_round){.run = "bench",
+                                 .member = "",
+                                 .method = b->method->name,
+                                 .base = b->local.base_text,
+                                 .state_path = state,
+                                 .frozen_path = b->frozen[0] ? b->frozen : NULL,
+                                 .frozen_digest = b->frozen_digest,
+                                 .round = round,
+                                 .seed = (uint64_t)b->o.seed};
 }
 
 static err train_member(double *loss, struct bench *b, const char *state, uint32_t round, size_t i)
@@ -313,7 +313,7 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
     struct train_result result = {0};
     struct method_task task;
     Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    struct session_round r = describe(b, state, round);
+    struct member_round r = describe(b, state, round);
     struct dataset own = b->local.data;
     method_task(&task, b->method, &b->options, round);
     r.member = m->id;
@@ -383,7 +383,7 @@ static err train_all(double *loss, struct bench *b, uint32_t round)
 static err measure(struct session_evaluation *out, struct bench *b, uint32_t round)
 {
     char path[LIMIT_PATH_BYTES];
-    struct session_round r = describe(b, path, round);
+    struct member_round r = describe(b, path, round);
     size_t all = b->local.held_out.count, some = (size_t)b->o.check_rows;
     path_of(path, b, "state", round);
     r.evaluates = true;

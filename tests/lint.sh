@@ -13,7 +13,7 @@ mapfile -t sources < <(git ls-files -co --exclude-standard -- '*.c' '*.h' '*.cu'
 # Which folders a folder may include from, itself apart; a name means just that folder. Tests and
 # benchmarks may include anything.
 agg="agg/algebra agg/adapter agg/round" privacy="privacy/account privacy/noise privacy/ledger"
-engine="engine/model engine/tokens engine engine/train"
+engine="engine/model engine/tokens engine engine/train engine/member"
 allowed() {
   case "$1" in
     base) ;;
@@ -27,6 +27,7 @@ allowed() {
     engine/tokens) echo engine/model base ;;
     engine) echo engine/model engine/tokens kernels agg/algebra agg/adapter base ;;
     engine/train) echo "engine/model engine/tokens engine kernels $privacy base" ;;
+    engine/member) echo "engine/model engine/tokens engine engine/train kernels agg/adapter agg/round $privacy base" ;;
     coordinator/store) echo "$privacy base" ;;
     coordinator/work) echo "coordinator/store $agg $privacy base" ;;
     coordinator/run) echo "coordinator coordinator/store coordinator/work $agg $privacy proto base" ;;

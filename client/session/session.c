@@ -180,27 +180,27 @@ static err fetch_round(struct round_files *f, struct session *s, const ProtobufC
     return need_blob(f->state_path, s, &f->state, "state");
 }
 
-static struct session_round describe_round(const struct session *s, const struct round_files *f,
-                                           const Fedlora__V1__TrainTask *task)
+static struct member_round describe_round(const struct session *s, const struct round_files *f,
+                                          const Fedlora__V1__TrainTask *task)
 {
-    return (struct session_round){.run = s->hello->run,
-                                  .member = s->hello->member,
-                                  .method = s->hello->method,
-                                  .base = s->local.base_text,
-                                  .state_path = f->state_path,
-                                  .frozen_path = f->has_frozen ? f->frozen_path : NULL,
-                                  .frozen_digest = f->frozen_text,
-                                  .round = task->round,
-                                  .rank = task->rank,
-                                  .alpha = task->alpha,
-                                  .rslora = task->rslora,
-                                  .gradient = task->gradient,
-                                  .seed = task->training->seed,
-                                  .adapts = s->hello->targets,
-                                  .adapts_count = s->hello->n_targets,
-                                  .prox = task->prox,
-                                  .prune_gamma = task->prune_gamma,
-                                  .prune_lambda = task->prune_lambda};
+    return (struct member_round){.run = s->hello->run,
+                                 .member = s->hello->member,
+                                 .method = s->hello->method,
+                                 .base = s->local.base_text,
+                                 .state_path = f->state_path,
+                                 .frozen_path = f->has_frozen ? f->frozen_path : NULL,
+                                 .frozen_digest = f->frozen_text,
+                                 .round = task->round,
+                                 .rank = task->rank,
+                                 .alpha = task->alpha,
+                                 .rslora = task->rslora,
+                                 .gradient = task->gradient,
+                                 .seed = task->training->seed,
+                                 .adapts = s->hello->targets,
+                                 .adapts_count = s->hello->n_targets,
+                                 .prox = task->prox,
+                                 .prune_gamma = task->prune_gamma,
+                                 .prune_lambda = task->prune_lambda};
 }
 
 static err train_round(struct session_update *out, struct session *s,
@@ -212,7 +212,7 @@ static err train_round(struct session_update *out, struct session *s,
     struct session_report report;
     struct file_map map = {0};
     TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
-    struct session_round round = describe_round(s, &files, task);
+    struct member_round round = describe_round(s, &files, task);
     TRY(session_trains(&round.trains, task->factors, task->n_factors));
     session_work_update(path, &s->work, s->hello->run, task->round);
     session_report_begin(&report, s->client, s->hello->run, task->round);
@@ -339,15 +339,15 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
                         "does not allow",
                         task->round);
     TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
-    struct session_round round = {.run = s->hello->run,
-                                  .member = s->hello->member,
-                                  .method = s->hello->method,
-                                  .base = s->local.base_text,
-                                  .state_path = files.state_path,
-                                  .frozen_path = files.has_frozen ? files.frozen_path : NULL,
-                                  .frozen_digest = files.frozen_text,
-                                  .round = task->round,
-                                  .evaluates = true};
+    struct member_round round = {.run = s->hello->run,
+                                 .member = s->hello->member,
+                                 .method = s->hello->method,
+                                 .base = s->local.base_text,
+                                 .state_path = files.state_path,
+                                 .frozen_path = files.has_frozen ? files.frozen_path : NULL,
+                                 .frozen_digest = files.frozen_text,
+                                 .round = task->round,
+                                 .evaluates = true};
     TRY(session_local_evaluate(&evaluation, &s->local, &round));
     Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
     request.run = s->hello->run;

@@ -177,7 +177,7 @@ static bool on_step(void *user, const struct train_step *step)
 }
 
 struct task { /* of one round */
-    const struct session_round *round;
+    const struct member_round *round;
     const Fedlora__V1__Training *training;
     struct session_report *report;
 };
@@ -188,7 +188,7 @@ static err train(struct train_result *out, struct session_local *local, struct a
     struct train_options options = {0};
     struct train_private_options private;
     struct training training = {.report = task->report, .untold = local->untold};
-    const struct session_round *round = task->round;
+    const struct member_round *round = task->round;
     char what[64];
     TRY(session_train_options(&options, task->training, round));
     options.checkpoint = local->options->checkpoint;
@@ -239,23 +239,23 @@ static err find_gradient(struct train_result *out, struct session_local *local,
 }
 
 err session_local_train(struct train_result *out, struct session_local *local, const char *path,
-                        const struct session_round *round, const Fedlora__V1__Training *wanted,
+                        const struct member_round *round, const Fedlora__V1__Training *wanted,
                         struct session_report *report)
 {
-    struct session_adapter a = {0};
+    struct member_adapter a = {0};
     struct train_result result = {0};
     const struct task task = {.round = round, .training = wanted, .report = report};
     uint32_t rank = 0;
-    TRY(session_adapter_open(&a, &local->model.arch, round));
+    TRY(member_adapter_open(&a, &local->model.arch, round));
     err e = round->gradient ? find_gradient(&result, local, &a.adapter, &task)
                             : train(&result, local, &a.adapter, &task);
     if (atomic_load(&report->abandon) && !stop_asked)
         e = err_make(ERR_STATE, "round %" PRIu32 " is over for us", round->round);
     if (!round->gradient && round->prune_lambda > 0)
         rank = train_pruned_rank(round->rank, round->prune_gamma, &result);
-    if (!err_is(e)) e = session_adapter_write(path, &a, round, rank);
+    if (!err_is(e)) e = member_adapter_write(path, &a, round, rank);
     if (!err_is(e)) *out = result;
-    session_adapter_close(&a);
+    member_adapter_close(&a);
     return e;
 }
 
@@ -286,13 +286,13 @@ static err evaluate(struct session_evaluation *out, struct session_local *local,
 }
 
 err session_local_evaluate(struct session_evaluation *out, struct session_local *local,
-                           const struct session_round *round)
+                           const struct member_round *round)
 {
-    struct session_adapter a = {0};
+    struct member_adapter a = {0};
     struct arena arena = {0};
-    TRY(session_adapter_open(&a, &local->model.arch, round));
+    TRY(member_adapter_open(&a, &local->model.arch, round));
     err e = evaluate(out, local, &a.adapter, &arena);
     arena_close(&arena);
-    session_adapter_close(&a);
+    member_adapter_close(&a);
     return e;
 }

@@ -34,7 +34,7 @@ void session_local_close(struct session_local *local);
 /* Trains one round and writes its update to `path`. ERR_STATE when the coordinator has told
  * `report` that the round is over; ERR_STOPPED when the user interrupts. */
 err session_local_train(struct train_result *out, struct session_local *local, const char *path,
-                        const struct session_round *round, const Fedlora__V1__Training *training,
+                        const struct member_round *round, const Fedlora__V1__Training *training,
                         struct session_report *report);
 /* The state on our held-out rows; accuracy is negative where no row has a completion. */
 struct session_evaluation {
@@ -42,6 +42,6 @@ struct session_evaluation {
     double loss, accuracy;
 };
 err session_local_evaluate(struct session_evaluation *out, struct session_local *local,
-                           const struct session_round *round);
+                           const struct member_round *round);
 
 #endif

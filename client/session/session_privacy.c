@@ -48,7 +48,7 @@ err session_privacy_open(struct session_privacy *out, const struct session_optio
                          uint64_t records)
 {
     const Fedlora__V1__Privacy *asked = hello->privacy;
-    const struct session_round round = {.run = hello->run, .member = hello->member};
+    const struct member_round round = {.run = hello->run, .member = hello->member};
     *out = (struct session_privacy){0};
     TRY(check_promise(asked, o, hello->run));
     if (!asked || strcmp(asked->unit, "example") != 0) return ERR_NONE;
@@ -105,7 +105,7 @@ static bool is_pass(const struct session_privacy *p, uint32_t round)
 }
 
 err session_privacy_round(struct train_private_options *out, const struct session_privacy *p,
-                          const struct train_options *options, const struct session_round *round)
+                          const struct train_options *options, const struct member_round *round)
 {
     struct train_private_options how = p->ledger.how;
     how.train = options;

@@ -45,7 +45,7 @@ static err choose_schedule(enum train_schedule *out, const char *word)
                           word);
 }
 
-static uint64_t order_seed(const struct session_round *r, uint32_t round)
+static uint64_t order_seed(const struct member_round *r, uint32_t round)
 {
     char text[3 * LIMIT_NAME_BYTES];
     int length = snprintf(text, sizeof text, "fedlora.order %llu %s %s %u",
@@ -58,7 +58,7 @@ static uint64_t order_seed(const struct session_round *r, uint32_t round)
 }
 
 err session_train_options(struct train_options *out, const Fedlora__V1__Training *t,
-                          const struct session_round *r)
+                          const struct member_round *r)
 {
     struct train_options o = {0};
     train_defaults(&o);
@@ -100,7 +100,7 @@ err session_train_options(struct train_options *out, const Fedlora__V1__Training
 }
 
 err session_gradient_options(struct train_gradient_options *out, const Fedlora__V1__Training *t,
-                             const struct session_round *r)
+                             const struct member_round *r)
 {
     struct train_options o = {0};
     TRY(session_train_options(&o, t, r));

@@ -22,7 +22,7 @@ Test(session_train, reads_which_factors_to_train)
 Test(session_train, takes_the_runs_options_and_refuses_what_cannot_be)
 {
     struct train_options o = {0}, again = {0}, other = {0};
-    struct session_round round = {.run = "r", .member = "ann", .round = 2, .seed = 5};
+    struct member_round round = {.run = "r", .member = "ann", .round = 2, .seed = 5};
     Fedlora__V1__Training t = FEDLORA__V1__TRAINING__INIT;
     cr_assert_eq(session_train_options(&o, &t, &round).kind, ERR_INPUT, "neither steps nor epochs");
     t.steps = 9;
@@ -61,7 +61,7 @@ Test(session_train, takes_the_runs_options_and_refuses_what_cannot_be)
 Test(session_train, a_gradient_pass_sees_the_same_rows_in_every_round)
 {
     struct train_gradient_options first = {0}, second = {0};
-    struct session_round round = {.run = "r", .member = "ann", .round = 1, .seed = 5};
+    struct member_round round = {.run = "r", .member = "ann", .round = 1, .seed = 5};
     Fedlora__V1__Training t = FEDLORA__V1__TRAINING__INIT;
     t.steps = 3;
     t.batch = 4;

@@ -10,13 +10,13 @@
  *             or, where the method truncates, is not there
  *   a module that this member does not adapt is frozen whole
  *   gradient  the whole pair */
-#ifndef CLIENT_SESSION_ADAPTER_H
-#define CLIENT_SESSION_ADAPTER_H
+#ifndef ENGINE_MEMBER_ADAPTER_H
+#define ENGINE_MEMBER_ADAPTER_H
 
 #include "agg/adapter/adapter_file.h"
 #include "engine/adapter.h"
 
-struct session_round {
+struct member_round {
     const char *run, *member, *method;
     const char *base; /* digest of our base, 64 hex */
     const char *state_path;
@@ -35,18 +35,18 @@ struct session_round {
     double prox, prune_gamma, prune_lambda;
 };
 
-struct session_adapter {
+struct member_adapter {
     struct adapter adapter;
     struct adapter_file state, frozen;
 };
 
 /* ERR_INPUT when the state is of another base or run, or does not fit this model. */
-err session_adapter_open(struct session_adapter *out, const struct arch *arch,
-                         const struct session_round *round);
-void session_adapter_close(struct session_adapter *a);
+err member_adapter_open(struct member_adapter *out, const struct arch *arch,
+                        const struct member_round *round);
+void member_adapter_close(struct member_adapter *a);
 /* Writes what was trained, canonical, replacing what is at `path`: the leading `rank` of it (0: all
  * of it). */
-err session_adapter_write(const char *path, const struct session_adapter *a,
-                          const struct session_round *round, uint32_t rank);
+err member_adapter_write(const char *path, const struct member_adapter *a,
+                         const struct member_round *round, uint32_t rank);
 
 #endif

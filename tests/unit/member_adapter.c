@@ -1,4 +1,4 @@
-#include "client/session/session_adapter.h"
+#include "engine/member/member_adapter.h"
 
 #include "agg/round/method.h"
 #include "base/file.h"
@@ -26,14 +26,14 @@ struct bench {
     struct method_module module[MODULES];
     char name[MODULES][LIMIT_TENSOR_NAME_BYTES];
     struct method_start start;
-    struct session_round round;
+    struct member_round round;
 };
 
 /* The first state of a run of `method` over the tiny base's q, v and down of layer 0. */
 static void bench_open(struct bench *b, const char *method, uint32_t rank)
 {
     static const enum module_kind kinds[MODULES] = {MODULE_Q, MODULE_V, MODULE_DOWN};
-    snprintf(b->dir, sizeof b->dir, "/tmp/session_adapter.XXXXXX");
+    snprintf(b->dir, sizeof b->dir, "/tmp/member_adapter.XXXXXX");
     cr_assert_not_null(mkdtemp(b->dir));
     snprintf(b->state, sizeof b->state, "%s/state", b->dir);
     snprintf(b->frozen, sizeof b->frozen, "%s/frozen", b->dir);
@@ -52,17 +52,17 @@ static void bench_open(struct bench *b, const char *method, uint32_t rank)
                                      .module = b->module,
                                      .module_count = MODULES,
                                      .threads = 1};
-    b->round = (struct session_round){.run = "r",
-                                      .member = "ann",
-                                      .method = method,
-                                      .base = DIGEST,
-                                      .state_path = b->state,
-                                      .frozen_digest = "",
-                                      .round = 1,
-                                      .rank = rank,
-                                      .alpha = 2.0 * rank,
-                                      .seed = 7,
-                                      .trains = ADAPTER_A | ADAPTER_B};
+    b->round = (struct member_round){.run = "r",
+                                     .member = "ann",
+                                     .method = method,
+                                     .base = DIGEST,
+                                     .state_path = b->state,
+                                     .frozen_digest = "",
+                                     .round = 1,
+                                     .rank = rank,
+                                     .alpha = 2.0 * rank,
+                                     .seed = 7,
+                                     .trains = ADAPTER_A | ADAPTER_B};
 }
 
 static void bench_state(struct bench *b)
@@ -78,13 +78,13 @@ static void bench_close(struct bench *b)
     cr_assert_eq(system(command), 0);
 }
 
-Test(session_adapter, a_fresh_method_starts_from_the_keyed_a_and_zero_b)
+Test(member_adapter, a_fresh_method_starts_from_the_keyed_a_and_zero_b)
 {
     struct bench b = {0};
-    struct session_adapter a = {0};
+    struct member_adapter a = {0};
     bench_open(&b, "flora", 4);
     bench_state(&b);
-    OK(session_adapter_open(&a, &b.model.arch, &b.round));
+    OK(member_adapter_open(&a, &b.model.arch, &b.round));
     const struct adapter_module *q = adapter_find(&a.adapter, 0, MODULE_Q);
     cr_assert_not_null(q);
     cr_assert_eq(q->rank, 4);
@@ -97,25 +97,25 @@ Test(session_adapter, a_fresh_method_starts_from_the_keyed_a_and_zero_b)
     for (uint32_t i = 0; i < q->d_out * 4; i++)
         cr_assert_eq(q->b[i], 0);
     free(expected);
-    session_adapter_close(&a);
+    member_adapter_close(&a);
     bench_close(&b);
 }
 
-Test(session_adapter, an_update_is_what_the_method_admits_and_always_the_same_bytes)
+Test(member_adapter, an_update_is_what_the_method_admits_and_always_the_same_bytes)
 {
     struct bench b = {0};
-    struct session_adapter a = {0};
+    struct member_adapter a = {0};
     struct adapter_file state = {0};
     struct digest first, second;
     bench_open(&b, "flora", 4);
     bench_state(&b);
     for (int i = 0; i < 2; i++) {
-        OK(session_adapter_open(&a, &b.model.arch, &b.round));
+        OK(member_adapter_open(&a, &b.model.arch, &b.round));
         for (size_t k = 0; k < a.adapter.value_count; k++)
             a.adapter.value[k] += 0.001f * (float)(k % 17);
-        OK(session_adapter_write(b.update, &a, &b.round, 0));
+        OK(member_adapter_write(b.update, &a, &b.round, 0));
         OK(digest_of_file(i == 0 ? &first : &second, b.update));
-        session_adapter_close(&a);
+        member_adapter_close(&a);
     }
     cr_assert(digest_equal(&first, &second));
     OK(adapter_file_map(&state, b.state));
@@ -190,15 +190,15 @@ static void make_full_state(struct bench *b)
     b->round.trains = ADAPTER_R;
 }
 
-Test(session_adapter, a_member_that_trains_a_block_of_r_still_holds_the_whole_model)
+Test(member_adapter, a_member_that_trains_a_block_of_r_still_holds_the_whole_model)
 {
     struct bench b = {0};
-    struct session_adapter whole = {0}, block = {0};
+    struct member_adapter whole = {0}, block = {0};
     bench_open(&b, "fed-sb", 8);
     make_full_state(&b);
-    OK(session_adapter_open(&whole, &b.model.arch, &b.round));
+    OK(member_adapter_open(&whole, &b.model.arch, &b.round));
     b.round.rank = 3;
-    OK(session_adapter_open(&block, &b.model.arch, &b.round));
+    OK(member_adapter_open(&block, &b.model.arch, &b.round));
     const struct adapter_module *w = adapter_find(&whole.adapter, 0, MODULE_V);
     const struct adapter_module *k = adapter_find(&block.adapter, 0, MODULE_V);
     cr_assert_eq(w->rank, 8);
@@ -211,7 +211,7 @@ Test(session_adapter, a_member_that_trains_a_block_of_r_still_holds_the_whole_mo
     }
     cr_assert_gt(most, 1e-3);
     cr_assert_lt(difference, 1e-6 * most, "%g of %g", difference, most);
-    OK(session_adapter_write(b.update, &block, &b.round, 0));
+    OK(member_adapter_write(b.update, &block, &b.round, 0));
     struct adapter_file state = {0};
     OK(adapter_file_map(&state, b.state));
     const struct method_expect expect = {.state = &state, .member = "ann", .round = 1, .rank = 3};
@@ -219,8 +219,8 @@ Test(session_adapter, a_member_that_trains_a_block_of_r_still_holds_the_whole_mo
     adapter_file_close(&state);
     free(expected);
     free(got);
-    session_adapter_close(&whole);
-    session_adapter_close(&block);
+    member_adapter_close(&whole);
+    member_adapter_close(&block);
     bench_close(&b);
 }
 
@@ -242,7 +242,7 @@ static void fill_b(struct bench *b)
     adapter_file_close(&state);
 }
 
-static void expect_same_change(const struct session_adapter *a, const struct session_adapter *b,
+static void expect_same_change(const struct member_adapter *a, const struct member_adapter *b,
                                enum module_kind kind)
 {
     const struct adapter_module *m = adapter_find(&a->adapter, 0, kind);
@@ -258,24 +258,24 @@ static void expect_same_change(const struct session_adapter *a, const struct ses
     free(y);
 }
 
-Test(session_adapter, a_module_that_is_not_ours_is_frozen_whole_and_not_sent)
+Test(member_adapter, a_module_that_is_not_ours_is_frozen_whole_and_not_sent)
 {
     struct bench b = {0};
-    struct session_adapter whole = {0}, part = {0};
+    struct member_adapter whole = {0}, part = {0};
     struct adapter_file state = {0}, update = {0};
     bench_open(&b, "fedit", 4);
     bench_state(&b);
     fill_b(&b);
-    OK(session_adapter_open(&whole, &b.model.arch, &b.round));
+    OK(member_adapter_open(&whole, &b.model.arch, &b.round));
     char *ours[] = {b.name[0], b.name[2]};
     b.round.adapts = ours;
     b.round.adapts_count = 2;
     b.round.alpha = 4;
-    OK(session_adapter_open(&part, &b.model.arch, &b.round));
+    OK(member_adapter_open(&part, &b.model.arch, &b.round));
     expect_same_change(&whole, &part, MODULE_Q);
     expect_same_change(&whole, &part, MODULE_V);
     cr_expect_eq(adapter_find(&part.adapter, 0, MODULE_V)->rank, 0);
-    OK(session_adapter_write(b.update, &part, &b.round, 0));
+    OK(member_adapter_write(b.update, &part, &b.round, 0));
     OK(adapter_file_open(&update, b.update));
     cr_assert_eq(update.count, 2);
     cr_expect_null(adapter_file_find(&update, b.name[1]));
@@ -295,44 +295,44 @@ Test(session_adapter, a_module_that_is_not_ours_is_frozen_whole_and_not_sent)
     cr_expect_eq(method_check_update(method_find("fedit"), b.update, &expect).kind, ERR_INPUT);
     adapter_file_close(&state);
     adapter_file_close(&update);
-    session_adapter_close(&whole);
-    session_adapter_close(&part);
+    member_adapter_close(&whole);
+    member_adapter_close(&part);
     bench_close(&b);
 }
 
-Test(session_adapter, an_evaluation_has_the_whole_state_whatever_our_part_is)
+Test(member_adapter, an_evaluation_has_the_whole_state_whatever_our_part_is)
 {
     struct bench b = {0};
-    struct session_adapter whole = {0}, seen = {0};
+    struct member_adapter whole = {0}, seen = {0};
     bench_open(&b, "fedit", 4);
     bench_state(&b);
     fill_b(&b);
-    OK(session_adapter_open(&whole, &b.model.arch, &b.round));
-    b.round = (struct session_round){.run = "r",
-                                     .member = "ann",
-                                     .method = "fedit",
-                                     .base = DIGEST,
-                                     .state_path = b.state,
-                                     .frozen_digest = "",
-                                     .round = 1,
-                                     .evaluates = true};
-    OK(session_adapter_open(&seen, &b.model.arch, &b.round));
+    OK(member_adapter_open(&whole, &b.model.arch, &b.round));
+    b.round = (struct member_round){.run = "r",
+                                    .member = "ann",
+                                    .method = "fedit",
+                                    .base = DIGEST,
+                                    .state_path = b.state,
+                                    .frozen_digest = "",
+                                    .round = 1,
+                                    .evaluates = true};
+    OK(member_adapter_open(&seen, &b.model.arch, &b.round));
     expect_same_change(&whole, &seen, MODULE_DOWN);
-    session_adapter_close(&whole);
-    session_adapter_close(&seen);
+    member_adapter_close(&whole);
+    member_adapter_close(&seen);
     bench_close(&b);
 }
 
-Test(session_adapter, a_pruned_update_is_the_leading_part_at_the_same_scale)
+Test(member_adapter, a_pruned_update_is_the_leading_part_at_the_same_scale)
 {
     struct bench b = {0};
-    struct session_adapter a = {0};
+    struct member_adapter a = {0};
     struct adapter_file update = {0};
     bench_open(&b, "fedit", 4);
     bench_state(&b);
     fill_b(&b);
-    OK(session_adapter_open(&a, &b.model.arch, &b.round));
-    OK(session_adapter_write(b.update, &a, &b.round, 3));
+    OK(member_adapter_open(&a, &b.model.arch, &b.round));
+    OK(member_adapter_write(b.update, &a, &b.round, 3));
     OK(adapter_file_open(&update, b.update));
     const struct adapter_file_module *u = adapter_file_find(&update, b.name[1]);
     const struct adapter_module *m = adapter_find(&a.adapter, 0, MODULE_V);
@@ -343,30 +343,30 @@ Test(session_adapter, a_pruned_update_is_the_leading_part_at_the_same_scale)
             cr_assert_eq(u->factor[ADAPTER_FILE_B].f32[i * 3 + j], m->b[i * 4 + j]);
     cr_expect_eq(memcmp(u->factor[ADAPTER_FILE_A].f32, m->a, 3 * m->d_in * sizeof *m->a), 0);
     adapter_file_close(&update);
-    session_adapter_close(&a);
+    member_adapter_close(&a);
     bench_close(&b);
 }
 
 /* A member of rank 3 of a state of rank 8, both over the same random B. */
-static void open_part(struct session_adapter *whole, struct session_adapter *part, struct bench *b,
+static void open_part(struct member_adapter *whole, struct member_adapter *part, struct bench *b,
                       const char *method)
 {
     bench_open(b, method, 8);
     bench_state(b);
     fill_b(b);
-    OK(session_adapter_open(whole, &b->model.arch, &b->round));
+    OK(member_adapter_open(whole, &b->model.arch, &b->round));
     b->round.rank = 3;
     b->round.alpha = 3; /* the state's scale is 1 */
-    OK(session_adapter_open(part, &b->model.arch, &b->round));
+    OK(member_adapter_open(part, &b->model.arch, &b->round));
     cr_assert_eq(adapter_find(&part->adapter, 0, MODULE_V)->rank, 3);
     cr_expect_float_eq(adapter_find(&part->adapter, 0, MODULE_V)->scale, 1, 1e-7);
 }
 
-static void expect_admitted(const struct bench *b, const struct session_adapter *part,
-                            uint32_t sent, uint32_t assigned)
+static void expect_admitted(const struct bench *b, const struct member_adapter *part, uint32_t sent,
+                            uint32_t assigned)
 {
     struct adapter_file state = {0};
-    OK(session_adapter_write(b->update, part, &b->round, sent));
+    OK(member_adapter_write(b->update, part, &b->round, sent));
     OK(adapter_file_map(&state, b->state));
     const struct method_expect expect = {
         .state = &state, .member = "ann", .round = 1, .rank = assigned, .alpha = assigned};
@@ -374,24 +374,24 @@ static void expect_admitted(const struct bench *b, const struct session_adapter 
     adapter_file_close(&state);
 }
 
-Test(session_adapter, a_smaller_member_of_flexlora_trains_the_leading_part_beside_the_rest)
+Test(member_adapter, a_smaller_member_of_flexlora_trains_the_leading_part_beside_the_rest)
 {
     struct bench b = {0};
-    struct session_adapter whole = {0}, part = {0};
+    struct member_adapter whole = {0}, part = {0};
     open_part(&whole, &part, &b, "flexlora");
     expect_same_change(&whole, &part, MODULE_V);
     expect_same_change(&whole, &part, MODULE_DOWN);
     cr_expect_eq(adapter_find(&part.adapter, 0, MODULE_V)->carry_rank, 5);
     expect_admitted(&b, &part, 0, 3);
-    session_adapter_close(&whole);
-    session_adapter_close(&part);
+    member_adapter_close(&whole);
+    member_adapter_close(&part);
     bench_close(&b);
 }
 
-Test(session_adapter, a_smaller_member_of_hetlora_has_the_leading_part_alone_and_may_prune_it)
+Test(member_adapter, a_smaller_member_of_hetlora_has_the_leading_part_alone_and_may_prune_it)
 {
     struct bench b = {0};
-    struct session_adapter whole = {0}, part = {0};
+    struct member_adapter whole = {0}, part = {0};
     open_part(&whole, &part, &b, "hetlora");
     const struct adapter_module *w = adapter_find(&whole.adapter, 0, MODULE_V);
     const struct adapter_module *p = adapter_find(&part.adapter, 0, MODULE_V);
@@ -402,20 +402,20 @@ Test(session_adapter, a_smaller_member_of_hetlora_has_the_leading_part_alone_and
     cr_expect_eq(memcmp(p->a, w->a, 3 * w->d_in * sizeof *w->a), 0);
     expect_admitted(&b, &part, 0, 3);
     expect_admitted(&b, &part, 2, 3);
-    session_adapter_close(&whole);
-    session_adapter_close(&part);
+    member_adapter_close(&whole);
+    member_adapter_close(&part);
     bench_close(&b);
 }
 
 static void refuses(struct bench *b, const char *text)
 {
-    struct session_adapter a = {0};
-    err e = session_adapter_open(&a, &b->model.arch, &b->round);
+    struct member_adapter a = {0};
+    err e = member_adapter_open(&a, &b->model.arch, &b->round);
     cr_assert_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
     cr_assert(strstr(e.text, text) != NULL, "\"%s\" does not say \"%s\"", e.text, text);
 }
 
-Test(session_adapter, refuses_a_state_that_is_not_for_this_run_base_or_model)
+Test(member_adapter, refuses_a_state_that_is_not_for_this_run_base_or_model)
 {
     struct bench b = {0};
     bench_open(&b, "flora", 4);

@@ -1,11 +1,11 @@
-#include "client/session/session_adapter.h"
+#include "engine/member/member_adapter.h"
 
 #include "agg/round/method.h"
 
 #include <math.h>
 #include <string.h>
 
-static err check_state(const struct adapter_file *state, const struct session_round *r)
+static err check_state(const struct adapter_file *state, const struct member_round *r)
 {
     const struct adapter_file_meta *meta = &state->meta;
     if (strcmp(meta->base, r->base) != 0)
@@ -23,7 +23,7 @@ static bool has(const struct adapter_file_module *m, enum adapter_file_role role
     return m->factor[role].rows != 0;
 }
 
-static bool adapts(const struct session_round *r, const char *module)
+static bool adapts(const struct member_round *r, const char *module)
 {
     for (size_t i = 0; i < r->adapts_count; i++)
         if (strcmp(r->adapts[i], module) == 0) return true;
@@ -37,7 +37,7 @@ struct part {
     double scale;
 };
 
-static struct part part_of(const struct adapter_file_module *m, const struct session_round *r,
+static struct part part_of(const struct adapter_file_module *m, const struct member_round *r,
                            const struct method *method)
 {
     struct part p = {.scale = m->scale, .small = has(m, ADAPTER_FILE_R) && !r->gradient};
@@ -56,7 +56,7 @@ static struct part part_of(const struct adapter_file_module *m, const struct ses
 }
 
 static err module_spec(struct adapter_spec *out, const struct adapter_file_module *m,
-                       const struct arch *arch, const struct session_round *r,
+                       const struct arch *arch, const struct member_round *r,
                        const struct method *method)
 {
     uint32_t layer = 0, d_out = 0, d_in = 0;
@@ -135,7 +135,7 @@ static void fill_carry(struct adapter_module *to, const struct adapter_file_modu
 }
 
 static void fill_module(struct adapter_module *to, const struct adapter_file_module *m,
-                        const struct session_round *r, const struct method *method)
+                        const struct member_round *r, const struct method *method)
 {
     fill_carry(to, m);
     if (method->fresh && to->rank) {
@@ -154,7 +154,7 @@ static void fill_module(struct adapter_module *to, const struct adapter_file_mod
     if (p.rest > 0) (p.small ? rest_of_square : rest_of_pair)(to, m);
 }
 
-static err build(struct session_adapter *a, const struct arch *arch, const struct session_round *r,
+static err build(struct member_adapter *a, const struct arch *arch, const struct member_round *r,
                  struct arena *arena)
 {
     const struct method *method = method_find(r->method);
@@ -174,10 +174,10 @@ static err build(struct session_adapter *a, const struct arch *arch, const struc
     return ERR_NONE;
 }
 
-err session_adapter_open(struct session_adapter *out, const struct arch *arch,
-                         const struct session_round *r)
+err member_adapter_open(struct member_adapter *out, const struct arch *arch,
+                        const struct member_round *r)
 {
-    struct session_adapter a = {0};
+    struct member_adapter a = {0};
     struct arena arena = {0};
     err e;
     TRY_OUT(e, adapter_file_open(&a.state, r->state_path));
@@ -194,19 +194,19 @@ err session_adapter_open(struct session_adapter *out, const struct arch *arch,
     }
     TRY_OUT(e, build(&a, arch, r, &arena));
     *out = a;
-    a = (struct session_adapter){0};
+    a = (struct member_adapter){0};
 out:
     arena_close(&arena);
-    session_adapter_close(&a);
+    member_adapter_close(&a);
     return e;
 }
 
-void session_adapter_close(struct session_adapter *a)
+void member_adapter_close(struct member_adapter *a)
 {
     adapter_close(&a->adapter);
     adapter_file_close(&a->state);
     adapter_file_close(&a->frozen);
-    *a = (struct session_adapter){0};
+    *a = (struct member_adapter){0};
 }
 
 /* ---------------------------------------------------------------- the update */
@@ -234,8 +234,8 @@ static err leading(const float **out, struct arena *arena, const float *in, uint
 }
 
 /* The alpha that gives what was trained its scale; see the header, and the .alpha of a file. */
-static double alpha_of(const struct adapter_file_module *state, const struct session_round *r,
-                       const struct session_adapter *a, uint32_t rank)
+static double alpha_of(const struct adapter_file_module *state, const struct member_round *r,
+                       const struct member_adapter *a, uint32_t rank)
 {
     const struct method *method = method_find(r->method);
     if (method->fresh) return r->alpha;
@@ -246,7 +246,7 @@ static double alpha_of(const struct adapter_file_module *state, const struct ses
 }
 
 static err fill_update(struct adapter_file_module *out, const struct adapter_file_module *state,
-                       const struct session_adapter *a, const struct session_round *r,
+                       const struct member_adapter *a, const struct member_round *r,
                        struct arena *arena)
 {
     uint32_t layer = 0;
@@ -271,8 +271,8 @@ static err fill_update(struct adapter_file_module *out, const struct adapter_fil
     return ERR_NONE;
 }
 
-err session_adapter_write(const char *path, const struct session_adapter *a,
-                          const struct session_round *r, uint32_t rank)
+err member_adapter_write(const char *path, const struct member_adapter *a,
+                         const struct member_round *r, uint32_t rank)
 {
     struct arena arena = {0};
     struct adapter_file_module *module = NULL;
