@@ -9,15 +9,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+void train_set(struct train_options *o, const struct training_options *from)
+{
+    o->steps = (uint64_t)from->steps;
+    o->epochs = from->epochs;
+    o->batch = (uint32_t)from->batch;
+    o->accumulate = (uint32_t)from->accumulate;
+    o->lr = from->lr;
+    o->schedule = (enum train_schedule)from->schedule;
+    o->warmup = (uint64_t)from->warmup;
+    o->weight_decay = from->weight_decay;
+    o->beta1 = from->beta1;
+    o->beta2 = from->beta2;
+    o->eps = from->eps;
+    o->clip = from->clip;
+    o->dropout = from->dropout;
+    o->shuffle = from->shuffle;
+    o->seed = (uint64_t)from->seed;
+}
+
 void train_defaults(struct train_options *o)
 {
-    *o = (struct train_options){.epochs = 1.0, .batch = 4, .accumulate = 1, .lr = 2e-4};
-    o->beta1 = 0.9;
-    o->beta2 = 0.999;
-    o->eps = 1e-8;
-    o->clip = 1.0;
-    o->schedule = TRAIN_LINEAR;
-    o->shuffle = true;
+    struct training_options defaults;
+    training_options_defaults(&defaults);
+    *o = (struct train_options){0};
+    train_set(o, &defaults);
 }
 
 uint64_t train_steps(const struct train_options *o, size_t rows)

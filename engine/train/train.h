@@ -3,9 +3,14 @@
 #ifndef CLIENT_TRAIN_H
 #define CLIENT_TRAIN_H
 
+#include "base/training_options.h"
 #include "engine/engine.h"
 
-enum train_schedule { TRAIN_CONSTANT, TRAIN_LINEAR, TRAIN_COSINE };
+enum train_schedule {
+    TRAIN_CONSTANT = TRAINING_CONSTANT,
+    TRAIN_LINEAR = TRAINING_LINEAR,
+    TRAIN_COSINE = TRAINING_COSINE
+};
 
 struct train_step;
 struct train_options {   /* train_defaults() fills it */
@@ -49,8 +54,11 @@ struct train_result {
     double tail_before, tail_after; /* train_tail() at prune_gamma, when that is not 0 */
 };
 
-void train_defaults(struct train_options *o); /* batch 4, accumulate 1, lr 2e-4, linear, AdamW 0.9
-                                                 0.999 1e-8, clip 1 */
+/* The defaults of base/training_options.h. */
+void train_defaults(struct train_options *o);
+/* Takes every option of local training from the table's struct, except those of the data and the
+ * engine (seq, eos, precision). The other members of *o stay. */
+void train_set(struct train_options *o, const struct training_options *from);
 uint64_t train_steps(const struct train_options *o,
                      size_t rows); /* what steps and epochs come to */
 /* transformers' formulas; factor of lr at step t (from 0). */

@@ -1,0 +1,30 @@
+#include "base/training_options.h"
+
+const char *const training_schedules[] = {"constant", "linear", "cosine", NULL};
+const char *const training_precisions[] = {"auto", "f32", "bf16", NULL};
+
+static const struct option_row rows[] = {
+    TRAINING_ROWS(0),
+    TRAINING_ROW_LR(0, TRAINING_LR, "learning rate"),
+    {TRAINING_ROW(0, seed), .flag = "seed", .key = "train.seed", .kind = OPTION_INT,
+     .fallback = "0", .least = 0, .most = 0x1p53, .help = "seed of all random numbers"},
+    {TRAINING_ROW(0, precision), .flag = "precision", .key = "train.precision",
+     .kind = OPTION_CHOICE, .fallback = "auto", .choices = training_precisions,
+     .help = "precision of weights and activations"},
+};
+static const struct option_table table = {rows, sizeof rows / sizeof *rows};
+static const struct option_set set = {&table, 1};
+
+const struct option_set *training_options_set(void)
+{
+    return &set;
+}
+
+void training_options_defaults(struct training_options *out)
+{
+    struct arena arena = {0};
+    *out = (struct training_options){0};
+    err e = option_defaults(out, &set, &arena);
+    REQUIRE(!err_is(e)); /* the defaults are ours, and a test reads them */
+    arena_close(&arena);
+}
