@@ -1,6 +1,6 @@
-/* Convergence of one method on real rows: a whole run in this process, by what `fedlora join` and
- * the coordinator's worker call (session_local_train, method_check_update, method_next,
- * session_local_evaluate), without the network.
+/* Convergence of one method on real rows: a whole run in this process, without the network. It
+ * calls the functions that `fedlora join` and the coordinator's worker call: member_train(),
+ * method_check_update(), method_next(), member_evaluate().
  *
  *   bench_methods --base B --data DIR --method M ... --out RESULTS.jsonl        (--help)
  * DIR holds one JSON Lines file a member, and test.jsonl. Appends one JSON line to RESULTS. */
@@ -10,7 +10,8 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "bench/methods_options.h"
-#include "client/session/session_local.h"
+#include "engine/member/member_evaluate.h"
+#include "engine/member/member_train.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -28,18 +29,21 @@ struct member {
     double alpha;
     struct dataset data;
     uint64_t bytes_up;
-    struct train_options training; /* of a round, for the plan */
-    struct session_privacy privacy;
+    struct train_options round; /* training of one round, for the plan */
+    struct train_ledger ledger; /* with --epsilon; no file is opened */
 };
 
 struct bench {
     struct bench_options o;
     const struct method *method;
     struct method_options options;
-    uint32_t rounds; /* those that find the basis too */
-    struct session_options session;
-    struct session_local local; /* its data is that of the member who trains */
-    struct session_report report;
+    struct training_options training;
+    uint32_t rounds; /* with the rounds that find the basis */
+    struct model model;
+    struct tokenizer *tokenizer;
+    struct engine *engine;
+    char base[DIGEST_TEXT_BYTES];
+    struct dataset test;
     struct member member[MEMBERS_MAX];
     size_t members;
     char dir[LIMIT_PATH_BYTES - 64], frozen[LIMIT_PATH_BYTES], frozen_digest[DIGEST_TEXT_BYTES];
@@ -113,38 +117,44 @@ static err rank_members(struct bench *b)
     return ERR_NONE;
 }
 
-/* The session opens the last member's rows and the test's; then each member has its own. */
-static err open_local(struct bench *b)
+static err open_data(struct dataset *out, struct bench *b, const char *path)
 {
-    static char path[MEMBERS_MAX][LIMIT_PATH_BYTES], test[LIMIT_PATH_BYTES];
-    char name[LIMIT_NAME_BYTES + 8];
-    const Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    TRY(file_join(test, sizeof test, b->o.data, "test.jsonl"));
-    b->session = (struct session_options){.base = b->o.base,
-                                          .eval_data = b->o.test ? b->o.test : test,
-                                          .threads = (int)b->o.threads,
-                                          .quiet = true};
-    for (size_t i = 0; i < b->members; i++) {
-        snprintf(name, sizeof name, "%s.jsonl", b->member[i].id);
-        TRY(file_join(path[i], sizeof path[i], b->o.data, name));
-    }
-    b->session.data = path[0];
-    TRY(session_local_open(&b->local, &b->session));
-    TRY(session_local_prepare(&b->local, &training));
-    const struct data_options how = {.tokenizer = b->local.tokenizer,
-                                     .vocab = b->local.model.arch.vocab};
-    for (size_t i = 0; i < b->members; i++)
-        TRY(data_open(&b->member[i].data, path[i], &how));
+    const struct data_options how = {
+        .tokenizer = b->tokenizer, .vocab = b->model.arch.vocab, .seq = (uint32_t)b->o.seq};
+    return data_open(out, path, &how);
+}
+
+static err open_base(struct bench *b)
+{
+    const struct engine_options engine = {.threads = (int)b->o.threads};
+    struct digest digest;
+    TRY(model_open(&b->model, b->o.base));
+    TRY(tokenizer_open(&b->tokenizer, b->o.base));
+    TRY(model_digest(&digest, &b->model));
+    digest_text(b->base, &digest);
+    TRY(engine_open(&b->engine, &b->model, &engine));
+    model_drop_pages(&b->model);
     return ERR_NONE;
 }
 
-/* What `fedlora join` would promise; nothing is charged here. */
+static err open_rows(struct bench *b)
+{
+    char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
+    TRY(file_join(path, sizeof path, b->o.data, "test.jsonl"));
+    TRY(open_data(&b->test, b, b->o.test ? b->o.test : path));
+    for (size_t i = 0; i < b->members; i++) {
+        snprintf(name, sizeof name, "%s.jsonl", b->member[i].id);
+        TRY(file_join(path, sizeof path, b->o.data, name));
+        TRY(open_data(&b->member[i].data, b, path));
+    }
+    return ERR_NONE;
+}
+
+/* The plan that `fedlora join` would make; nothing is charged to it here. */
 static err plan_privacy(struct bench *b, struct member *m)
 {
-    train_defaults(&m->training);
-    m->training.steps = (uint64_t)b->o.steps;
-    m->training.batch = (uint32_t)b->o.batch;
-    const struct train_ledger_options options = {.train = &m->training,
+    train_set(&m->round, &b->training);
+    const struct train_ledger_options options = {.train = &m->round,
                                                  .epsilon = b->o.epsilon,
                                                  .delta = b->o.delta,
                                                  .clip = b->o.clip_norm,
@@ -154,9 +164,7 @@ static err plan_privacy(struct bench *b, struct member *m)
                                                  .key = "none",
                                                  .method = b->o.method,
                                                  .bases = "seed"};
-    TRY(train_ledger_plan(&m->privacy.ledger, &options, m->data.count));
-    m->privacy.on = true;
-    return ERR_NONE;
+    return train_ledger_plan(&m->ledger, &options, m->data.count);
 }
 
 static err bench_open(struct bench *b)
@@ -168,13 +176,18 @@ static err bench_open(struct bench *b)
     b->rounds = (uint32_t)b->o.rounds + method_setup_rounds(&b->options);
     TRY(find_members(b));
     TRY(rank_members(b));
-    TRY(open_local(b));
+    training_options_defaults(&b->training);
+    b->training.steps = b->o.steps;
+    b->training.batch = b->o.batch;
+    b->training.lr = b->o.lr;
+    b->training.schedule = b->o.schedule;
+    TRY(open_base(b));
+    TRY(open_rows(b));
     for (size_t i = 0; i < b->members && b->o.epsilon > 0; i++)
         TRY(plan_privacy(b, &b->member[i]));
     snprintf(b->dir, sizeof b->dir, "%.3000s/fedlora-methods-XXXXXX", tmp ? tmp : "/tmp");
     if (mkdtemp(b->dir) == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", b->dir);
     b->history = json_array();
-    pthread_mutex_init(&b->report.lock, NULL);
     return ERR_NONE;
 }
 
@@ -191,7 +204,10 @@ static void bench_close(struct bench *b)
     for (size_t i = 0; i < b->members; i++)
         data_close(&b->member[i].data);
     json_decref(b->history);
-    session_local_close(&b->local);
+    data_close(&b->test);
+    engine_close(b->engine);
+    tokenizer_close(b->tokenizer);
+    model_close(&b->model);
     arena_close(&b->arena);
 }
 
@@ -202,7 +218,7 @@ static err list_modules(struct method_module **out, size_t *count, struct bench 
     struct adapter shape = {0};
     const struct adapter_fresh fresh = {.targets = b->o.targets, .rank = 1, .alpha = 1};
     struct method_module *module = NULL;
-    TRY(adapter_open_fresh(&shape, &b->local.model.arch, &fresh));
+    TRY(adapter_open_fresh(&shape, &b->model.arch, &fresh));
     err e = arena_take(&module, &b->arena, shape.count, sizeof *module);
     for (size_t i = 0; i < shape.count && !err_is(e); i++) {
         const struct adapter_module *m = &shape.module[i];
@@ -231,7 +247,7 @@ static err take_frozen(struct bench *b, const char *path)
 static err start(struct bench *b)
 {
     struct method_start s = {.run = "bench",
-                             .base = b->local.base_text,
+                             .base = b->base,
                              .seed = (uint64_t)b->o.seed,
                              .rank = (uint32_t)b->o.rank,
                              .alpha = alpha_of(b, (uint32_t)b->o.rank),
@@ -298,7 +314,7 @@ static struct member_round describe(const struct bench *b, const char *state, ui
     return (struct member_round){.run = "bench",
                                  .member = "",
                                  .method = b->method->name,
-                                 .base = b->local.base_text,
+                                 .base = b->base,
                                  .state_path = state,
                                  .frozen_path = b->frozen[0] ? b->frozen : NULL,
                                  .frozen_digest = b->frozen_digest,
@@ -312,9 +328,13 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
     char path[LIMIT_PATH_BYTES];
     struct train_result result = {0};
     struct method_task task;
-    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    struct training_options training = b->training;
     struct member_round r = describe(b, state, round);
-    struct dataset own = b->local.data;
+    const struct member_train work = {.engine = b->engine,
+                                      .data = &m->data,
+                                      .round = &r,
+                                      .training = &training,
+                                      .ledger = b->o.epsilon > 0 ? &m->ledger : NULL};
     method_task(&task, b->method, &b->options, round);
     r.member = m->id;
     r.rank = m->rank;
@@ -324,21 +344,12 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
     r.prox = b->options.prox;
     if (b->method->prunes) r.prune_gamma = b->options.prune_gamma;
     if (b->method->prunes) r.prune_lambda = b->options.prune_lambda;
-    training.steps = (uint32_t)b->o.steps;
-    training.batch = (uint32_t)b->o.batch;
     if (b->o.sampling > 0 && b->o.epsilon == 0)
-        training.batch = (uint32_t)ceil(b->o.sampling * (double)m->data.count);
-    training.lr = b->o.lr;
-    training.clip = 1;
-    training.schedule = (char *)(uintptr_t)b->o.schedule;
-    training.seq = (uint32_t)b->o.seq;
+        training.batch = (int64_t)ceil(b->o.sampling * (double)m->data.count);
     path_of(path, b, "update", (uint32_t)i);
-    b->local.data = m->data;
-    b->local.privacy = m->privacy.on ? &m->privacy : NULL;
     double since = now();
-    err e = session_local_train(&result, &b->local, path, &r, &training, &b->report);
+    err e = member_train(&result, path, &work);
     b->train_seconds += now() - since;
-    b->local.data = own;
     if (err_is(e)) return err_in(e, "%s, round %u", m->id, round);
     m->bytes_up += size_of(path);
     *loss += result.mean_loss / (double)b->members;
@@ -380,22 +391,23 @@ static err train_all(double *loss, struct bench *b, uint32_t round)
     return e;
 }
 
-static err measure(struct session_evaluation *out, struct bench *b, uint32_t round)
+static err measure(struct member_evaluation *out, struct bench *b, uint32_t round)
 {
     char path[LIMIT_PATH_BYTES];
     struct member_round r = describe(b, path, round);
-    size_t all = b->local.held_out.count, some = (size_t)b->o.check_rows;
+    struct dataset some = b->test;
+    const struct member_evaluate work = {
+        .engine = b->engine, .tokenizer = b->tokenizer, .data = &some, .round = &r};
     path_of(path, b, "state", round);
     r.evaluates = true;
-    if (round <= b->rounds && some > 0 && some < all) b->local.held_out.count = some;
-    err e = session_local_evaluate(out, &b->local, &r);
-    b->local.held_out.count = all;
-    return e;
+    if (round <= b->rounds && b->o.check_rows > 0 && (size_t)b->o.check_rows < some.count)
+        some.count = (size_t)b->o.check_rows;
+    return member_evaluate(out, &work);
 }
 
 /* ---- the run ---- */
 
-static err run_round(struct session_evaluation *m, struct bench *b, uint32_t round)
+static err run_round(struct member_evaluation *m, struct bench *b, uint32_t round)
 {
     struct method_report report = {0};
     double loss;
@@ -422,7 +434,7 @@ out:
     return e;
 }
 
-static err write_result(const struct bench *b, const struct session_evaluation *m)
+static err write_result(const struct bench *b, const struct member_evaluation *m)
 {
     json_t *up = json_array();
     for (size_t i = 0; i < b->members; i++)
@@ -434,7 +446,7 @@ static err write_result(const struct bench *b, const struct session_evaluation *
                   "steps", (json_int_t)b->o.steps, "loss", m->loss, "accuracy", m->accuracy,
                   "bytes_down", (json_int_t)b->bytes_down, "bytes_up", up, "server_seconds",
                   b->server_seconds, "train_seconds", b->train_seconds, "history", b->history);
-    double noise = b->member[0].privacy.ledger.summary.noise;
+    double noise = b->member[0].ledger.summary.noise;
     if (line != NULL && b->o.epsilon > 0)
         json_object_update_new(line, json_pack("{s:f, s:f, s:f, s:f, s:f}", "epsilon", b->o.epsilon,
                                                "delta", b->o.delta, "noise", noise, "clip",
@@ -455,7 +467,7 @@ static err write_result(const struct bench *b, const struct session_evaluation *
 
 static err run(struct bench *b)
 {
-    struct session_evaluation m = {0};
+    struct member_evaluation m = {0};
     TRY(bench_open(b));
     TRY(start(b));
     for (uint32_t round = 1; round <= b->rounds; round++)

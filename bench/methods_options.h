@@ -2,12 +2,13 @@
 #ifndef BENCH_METHODS_OPTIONS_H
 #define BENCH_METHODS_OPTIONS_H
 
-#include "base/option.h"
+#include "base/training_options.h"
 
 struct bench_options {
-    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen, *schedule;
+    const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen;
     int64_t rank, rounds, steps, batch, seq, seed, threads, check_rows;
     double alpha, scale, lr, carry_error, epsilon, delta, clip_norm, sampling;
+    int schedule;
     bool help;
     struct option_list option;
 };
@@ -38,12 +39,17 @@ static const struct option_row rows[] = {
     TEXT(ranks, "", false, "members' ranks in order of name, as 64,32,16; empty: --rank for all"),
     TEXT(targets, "q,v", false, "what is adapted"),
     TEXT(frozen, NULL, false, "file of frozen factors; default: seeded"),
-    TEXT(schedule, "linear", false, "of the learning rate: constant, linear or cosine"),
+    {.flag = "schedule",
+     .kind = OPTION_CHOICE,
+     .at = AT(schedule),
+     .fallback = "linear",
+     .choices = training_schedules,
+     .help = "learning rate of each round"},
     INT(rank, "rank", "4", 1, "the state's rank"),
     INT(rounds, "rounds", "3", 1, "rounds"),
     INT(steps, "steps", "10", 1, "local steps a round"),
     INT(batch, "batch", "8", 1, "rows a step"),
-    INT(seq, "seq", "0", 0, "longest row in tokens; 0: as join has it"),
+    INT(seq, "seq", "0", 0, "longest row in tokens, longer ones are cut; 0: no limit"),
     INT(seed, "seed", "1", 0, "of the run: A, the basis, the order of rows"),
     INT(threads, "threads", "0", 0, "0: all"),
     INT(check_rows, "check-rows", "0", 0, "rows measured after rounds before the last; 0: all"),

@@ -5,6 +5,9 @@
 #include "base/text.h"
 #include "client/session/retry.h"
 #include "client/session/session_local.h"
+#include "client/session/session_privacy.h"
+#include "client/session/session_report.h"
+#include "client/session/session_task.h"
 #include "client/session/session_work.h"
 #include "proto/message.h"
 
@@ -133,6 +136,15 @@ static err take_digest(struct digest *out, const ProtobufCBinaryData *from, cons
     return ERR_NONE;
 }
 
+static uint64_t file_size(const char *path)
+{
+    struct file_map map = {0};
+    err e = file_map_open(&map, path);
+    uint64_t size = err_is(e) ? 0 : map.size;
+    file_map_close(&map);
+    return size;
+}
+
 /* The file of a blob, downloaded unless it is here. */
 static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
                      const char *what)
@@ -151,9 +163,7 @@ static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struc
         TRY(again(s, err_in(e, "downloading the %s", what)));
     }
     retry_ok(&s->retry);
-    struct file_map map = {0};
-    if (!err_is(file_map_open(&map, path))) s->result.bytes_down += map.size;
-    file_map_close(&map);
+    s->result.bytes_down += file_size(path);
     return ERR_NONE;
 }
 
@@ -180,27 +190,13 @@ static err fetch_round(struct round_files *f, struct session *s, const ProtobufC
     return need_blob(f->state_path, s, &f->state, "state");
 }
 
-static struct member_round describe_round(const struct session *s, const struct round_files *f,
-                                          const Fedlora__V1__TrainTask *task)
+static void name_files(struct member_round *round, const struct session *s,
+                       const struct round_files *f)
 {
-    return (struct member_round){.run = s->hello->run,
-                                 .member = s->hello->member,
-                                 .method = s->hello->method,
-                                 .base = s->local.base_text,
-                                 .state_path = f->state_path,
-                                 .frozen_path = f->has_frozen ? f->frozen_path : NULL,
-                                 .frozen_digest = f->frozen_text,
-                                 .round = task->round,
-                                 .rank = task->rank,
-                                 .alpha = task->alpha,
-                                 .rslora = task->rslora,
-                                 .gradient = task->gradient,
-                                 .seed = task->training->seed,
-                                 .adapts = s->hello->targets,
-                                 .adapts_count = s->hello->n_targets,
-                                 .prox = task->prox,
-                                 .prune_gamma = task->prune_gamma,
-                                 .prune_lambda = task->prune_lambda};
+    round->base = s->local.base_text;
+    round->state_path = f->state_path;
+    round->frozen_path = f->has_frozen ? f->frozen_path : NULL;
+    round->frozen_digest = f->frozen_text;
 }
 
 static err train_round(struct session_update *out, struct session *s,
@@ -209,15 +205,25 @@ static err train_round(struct session_update *out, struct session *s,
     struct round_files files = {0};
     char path[LIMIT_PATH_BYTES];
     struct train_result result = {0};
-    struct session_report report;
-    struct file_map map = {0};
+    struct member_round round;
+    struct training_options training;
     TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
-    struct member_round round = describe_round(s, &files, task);
-    TRY(session_trains(&round.trains, task->factors, task->n_factors));
+    TRY(session_task_round(&round, s->hello, task));
+    TRY(session_task_training(&training, task->training));
+    name_files(&round, s, &files);
     session_work_update(path, &s->work, s->hello->run, task->round);
-    session_report_begin(&report, s->client, s->hello->run, task->round);
-    err e = session_local_train(&result, &s->local, path, &round, task->training, &report);
-    session_report_end(&report);
+    struct session_report report = {.client = s->client,
+                                    .run = s->hello->run,
+                                    .round = task->round,
+                                    .quiet = s->o->quiet || task->gradient,
+                                    .loss_is_private = s->hello->privacy != NULL};
+    const struct member_train work = {.engine = s->local.engine,
+                                      .data = &s->local.data,
+                                      .round = &round,
+                                      .training = &training,
+                                      .ledger = s->privacy.on ? &s->privacy.ledger : NULL,
+                                      .checkpoint = s->o->checkpoint};
+    err e = session_report_train(&result, &report, path, &work);
     if (e.kind == ERR_STATE) say(s, "round %u: training stopped: %s", task->round, report.reason);
     if (err_is(e)) return e;
     struct session_update update = {.state = files.state,
@@ -227,9 +233,7 @@ static err train_round(struct session_update *out, struct session *s,
                                     .train_loss = result.mean_loss,
                                     .seconds = result.seconds};
     TRY(digest_of_file(&update.digest, path));
-    TRY(file_map_open(&map, path));
-    update.size = map.size;
-    file_map_close(&map);
+    update.size = file_size(path);
     session_privacy_promise(update.promise, &s->privacy, task->round);
     TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
     s->result.rounds_trained++;
@@ -279,7 +283,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
     header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
     header.size = update->size;
     header.examples = update->examples;
-    if (!s->local.untold) {
+    if (!s->hello->privacy) {
         header.train_loss = update->train_loss;
         header.seconds = update->seconds;
         header.tokens = update->tokens;
@@ -332,8 +336,8 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     static const struct remote_method method = {"/fedlora.v1.Federation/Report",
                                                 &fedlora__v1__report_reply__descriptor};
     struct round_files files = {0};
-    struct session_evaluation evaluation = {0};
-    if (s->local.untold)
+    struct member_evaluation evaluation = {0};
+    if (s->hello->privacy)
         return err_make(ERR_INPUT,
                         "round %u: the coordinator asks for an evaluation, which the run's privacy "
                         "does not allow",
@@ -342,12 +346,9 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     struct member_round round = {.run = s->hello->run,
                                  .member = s->hello->member,
                                  .method = s->hello->method,
-                                 .base = s->local.base_text,
-                                 .state_path = files.state_path,
-                                 .frozen_path = files.has_frozen ? files.frozen_path : NULL,
-                                 .frozen_digest = files.frozen_text,
                                  .round = task->round,
                                  .evaluates = true};
+    name_files(&round, s, &files);
     TRY(session_local_evaluate(&evaluation, &s->local, &round));
     Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
     request.run = s->hello->run;
@@ -475,6 +476,7 @@ static err loop(struct session *s)
 
 err session_run(struct session_result *out, const struct session_options *o)
 {
+    struct training_options training;
     struct session s = {.o = o, .retry = {.give_up_ms = o->retry_ms, .quiet = o->quiet}};
     err e;
     TRY_OUT(e, remote_open(&s.client, &o->remote));
@@ -484,9 +486,8 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, session_privacy_open(&s.privacy, o, s.hello, rpc_client_identity(s.client),
                                     s.local.data.count));
     say_joined(&s);
-    if (s.privacy.on) s.local.privacy = &s.privacy;
-    s.local.untold = s.hello->privacy != NULL;
-    TRY_OUT(e, session_local_prepare(&s.local, s.hello->training));
+    TRY_OUT(e, session_task_training(&training, s.hello->training));
+    TRY_OUT(e, session_local_prepare(&s.local, &training, s.privacy.on));
     TRY_OUT(e, loop(&s));
     s.result.charged = s.privacy.on;
     if (s.privacy.on) TRY_OUT(e, train_ledger_spent(&s.result.spent, &s.privacy.ledger));

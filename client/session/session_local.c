@@ -2,11 +2,8 @@
 
 #include "base/file.h"
 #include "base/stop.h"
-#include "client/output/progress.h"
-#include "engine/completions.h"
 #include "kernels/describe.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -114,35 +111,29 @@ void session_local_close(struct session_local *local)
     *local = (struct session_local){0};
 }
 
-/* The run's word on precision binds; where it leaves it open, this machine's option decides. */
-static err choose_precision(enum dtype *out, const struct session_options *o, const char *word,
-                            bool private)
+/* A precision that the run names is binding. Where it names none, this machine's option decides. */
+static err choose_precision(enum dtype *out, const struct session_options *o, int run, bool private)
 {
-    enum dtype asked = DTYPE_NONE;
-    if (strcmp(word, "f32") == 0)
-        asked = DTYPE_F32;
-    else if (strcmp(word, "bf16") == 0)
-        asked = DTYPE_BF16;
-    else if (word[0] != 0 && strcmp(word, "auto") != 0)
-        return err_make(ERR_INPUT, "the run's precision \"%.40s\": expected f32, bf16 or auto",
-                        word);
+    static const enum dtype type[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16}; /* training_precision */
+    enum dtype asked = type[run];
     if (asked != DTYPE_NONE && o->precision != DTYPE_NONE && asked != o->precision)
-        return err_make(ERR_INPUT, "--precision: the run asks for %s", word);
+        return err_make(ERR_INPUT, "--precision: the run asks for %s", training_precisions[run]);
     *out = asked != DTYPE_NONE ? asked : o->precision;
-    /* In float32 alone is a record's gradient the same bits whatever stands beside it. */
+    /* Only in float32 are the bits of a record's gradient independent of the rows beside it. */
     if (private && *out == DTYPE_NONE) *out = DTYPE_F32;
     return ERR_NONE;
 }
 
-err session_local_prepare(struct session_local *local, const Fedlora__V1__Training *t)
+err session_local_prepare(struct session_local *local, const struct training_options *t,
+                          bool private_examples)
 {
     const struct session_options *o = local->options;
     struct engine_options engine = {.device = o->device, .threads = o->threads};
-    TRY(choose_precision(&engine.precision, o, t->precision, local->privacy != NULL));
+    TRY(choose_precision(&engine.precision, o, t->precision, private_examples));
     const struct data_options data = {.tokenizer = local->tokenizer,
                                       .vocab = local->model.arch.vocab,
-                                      .seq = t->seq,
-                                      .no_eos = t->no_eos};
+                                      .seq = (uint32_t)t->seq,
+                                      .no_eos = !t->eos};
     TRY(open_data(local, &data));
     engine_close(local->engine);
     local->engine = NULL;
@@ -151,148 +142,19 @@ err session_local_prepare(struct session_local *local, const Fedlora__V1__Traini
     return ERR_NONE;
 }
 
-struct training {
-    struct session_report *report;
-    struct progress progress;
-    uint64_t tokens;
-    double seconds;
-    bool untold; /* the loss is not */
-};
-
-static bool on_step(void *user, const struct train_step *step)
-{
-    struct training *t = user;
-    char detail[64];
-    t->tokens += step->tokens;
-    t->seconds += step->seconds;
-    double rate = t->seconds > 0 ? (double)t->tokens / t->seconds : 0;
-    session_report_step(t->report, (uint32_t)step->step + 1, (uint32_t)step->steps,
-                        t->untold ? 0 : step->loss, t->untold ? 0 : rate);
-    if (t->untold)
-        snprintf(detail, sizeof detail, "private");
-    else
-        snprintf(detail, sizeof detail, "loss %.4f", step->loss);
-    progress_update(&t->progress, step->step + 1, step->steps, t->tokens, detail);
-    return !atomic_load(&t->report->abandon) && !stop_asked;
-}
-
-struct task { /* of one round */
-    const struct member_round *round;
-    const Fedlora__V1__Training *training;
-    struct session_report *report;
-};
-
-static err train(struct train_result *out, struct session_local *local, struct adapter *adapter,
-                 const struct task *task)
-{
-    struct train_options options = {0};
-    struct train_private_options private;
-    struct training training = {.report = task->report, .untold = local->untold};
-    const struct member_round *round = task->round;
-    char what[64];
-    TRY(session_train_options(&options, task->training, round));
-    options.checkpoint = local->options->checkpoint;
-    options.on_step = on_step;
-    options.user = &training;
-    if (local->privacy) TRY(session_privacy_round(&private, local->privacy, &options, round));
-    snprintf(what, sizeof what, "%.30s round %" PRIu32, round->run, round->round);
-    progress_begin(&training.progress, local->options->quiet, what, "tokens");
-    err e = local->privacy ? train_private_run(out, adapter, local->engine, &local->data, &private)
-                           : train_run(out, adapter, local->engine, &local->data, &options);
-    progress_end(&training.progress, NULL);
-    return e;
-}
-
-/* Every record's, clipped, and noise. */
-static err find_private_gradient(struct train_result *out, struct session_local *local,
-                                 struct adapter *adapter, const struct task *task)
-{
-    struct train_options options = {0};
-    struct train_private_options private;
-    TRY(session_train_options(&options, task->training, task->round));
-    options.checkpoint = local->options->checkpoint;
-    TRY(session_privacy_round(&private, local->privacy, &options, task->round));
-    out->values = adapter->value_count;
-    return train_private_gradient(adapter->value, adapter, local->engine, &local->data, &private);
-}
-
-/* The gradient takes the place of the values that it is of. */
-static err find_gradient(struct train_result *out, struct session_local *local,
-                         struct adapter *adapter, const struct task *task)
-{
-    struct train_gradient_options options = {0};
-    struct train_gradient gradient = {0};
-    struct arena arena = {0};
-    if (local->privacy) return find_private_gradient(out, local, adapter, task);
-    TRY(session_gradient_options(&options, task->training, task->round));
-    options.checkpoint = local->options->checkpoint;
-    err e = arena_take(&gradient.value, &arena, adapter->value_count, sizeof *gradient.value);
-    if (!err_is(e))
-        e = train_gradient_run(&gradient, adapter, local->engine, &local->data, &options);
-    if (!err_is(e)) {
-        memcpy(adapter->value, gradient.value, adapter->value_count * sizeof *adapter->value);
-        out->mean_loss = gradient.loss;
-        out->learned = gradient.learned;
-    }
-    arena_close(&arena);
-    return e;
-}
-
-err session_local_train(struct train_result *out, struct session_local *local, const char *path,
-                        const struct member_round *round, const Fedlora__V1__Training *wanted,
-                        struct session_report *report)
-{
-    struct member_adapter a = {0};
-    struct train_result result = {0};
-    const struct task task = {.round = round, .training = wanted, .report = report};
-    uint32_t rank = 0;
-    TRY(member_adapter_open(&a, &local->model.arch, round));
-    err e = round->gradient ? find_gradient(&result, local, &a.adapter, &task)
-                            : train(&result, local, &a.adapter, &task);
-    if (atomic_load(&report->abandon) && !stop_asked)
-        e = err_make(ERR_STATE, "round %" PRIu32 " is over for us", round->round);
-    if (!round->gradient && round->prune_lambda > 0)
-        rank = train_pruned_rank(round->rank, round->prune_gamma, &result);
-    if (!err_is(e)) e = member_adapter_write(path, &a, round, rank);
-    if (!err_is(e)) *out = result;
-    member_adapter_close(&a);
-    return e;
-}
-
 static bool go_on(void *user, size_t done, size_t rows)
 {
     (void)user, (void)done, (void)rows;
     return !stop_asked;
 }
 
-static err evaluate(struct session_evaluation *out, struct session_local *local,
-                    const struct adapter *adapter, struct arena *arena)
-{
-    const struct dataset *rows = &local->held_out;
-    struct engine_evaluation loss = {0};
-    struct completions done = {0};
-    const struct engine_evaluate_options options = {.adapter = adapter, .progress = go_on};
-    const struct completions_task task = {.model = &local->model,
-                                          .tokenizer = local->tokenizer,
-                                          .engine = local->engine,
-                                          .adapter = adapter,
-                                          .data = rows,
-                                          .progress = go_on};
-    TRY(engine_evaluate(&loss, NULL, local->engine, rows, &options));
-    if (local->tokenizer) TRY(completions_measure(&done, &task, arena));
-    *out = (struct session_evaluation){.rows = loss.rows, .loss = loss.loss, .accuracy = -1};
-    if (done.asked > 0) out->accuracy = (double)done.right / (double)done.asked;
-    return ERR_NONE;
-}
-
-err session_local_evaluate(struct session_evaluation *out, struct session_local *local,
+err session_local_evaluate(struct member_evaluation *out, struct session_local *local,
                            const struct member_round *round)
 {
-    struct member_adapter a = {0};
-    struct arena arena = {0};
-    TRY(member_adapter_open(&a, &local->model.arch, round));
-    err e = evaluate(out, local, &a.adapter, &arena);
-    arena_close(&arena);
-    member_adapter_close(&a);
-    return e;
+    const struct member_evaluate work = {.engine = local->engine,
+                                         .tokenizer = local->tokenizer,
+                                         .data = &local->held_out,
+                                         .round = round,
+                                         .progress = go_on};
+    return member_evaluate(out, &work);
 }

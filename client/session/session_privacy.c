@@ -2,6 +2,7 @@
 
 #include "agg/round/method.h"
 #include "base/file.h"
+#include "client/session/session_task.h"
 #include "proto/message.h"
 
 #include <inttypes.h>
@@ -49,11 +50,13 @@ err session_privacy_open(struct session_privacy *out, const struct session_optio
 {
     const Fedlora__V1__Privacy *asked = hello->privacy;
     const struct member_round round = {.run = hello->run, .member = hello->member};
+    struct training_options training;
     *out = (struct session_privacy){0};
     TRY(check_promise(asked, o, hello->run));
     if (!asked || strcmp(asked->unit, "example") != 0) return ERR_NONE;
     TRY(name_it(out, hello, self));
-    TRY(session_train_options(&out->train, hello->training, &round));
+    TRY(session_task_training(&training, hello->training));
+    TRY(member_options_train(&out->train, &training, &round));
     out->train.checkpoint = o->checkpoint;
     uint32_t passes = asked->basis_clip > 0 ? METHOD_SETUP_ROUNDS : 0;
     if (hello->rounds <= passes)
@@ -102,33 +105,6 @@ err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__
 static bool is_pass(const struct session_privacy *p, uint32_t round)
 {
     return round <= p->ledger.plan.basis_passes;
-}
-
-err session_privacy_round(struct train_private_options *out, const struct session_privacy *p,
-                          const struct train_options *options, const struct member_round *round)
-{
-    struct train_private_options how = p->ledger.how;
-    how.train = options;
-    if (round->gradient != is_pass(p, round->round))
-        return err_make(ERR_INPUT,
-                        "round %" PRIu32 ": the coordinator asks for %s, but the privacy plan has "
-                        "a gradient in the first %u rounds only",
-                        round->round, round->gradient ? "a gradient" : "training",
-                        p->ledger.plan.basis_passes);
-    if (round->gradient) {
-        how.noise = p->ledger.summary.basis_noise;
-        how.clip = p->ledger.plan.basis_clip;
-        *out = how;
-        return ERR_NONE;
-    }
-    uint64_t steps = train_private_steps(&how);
-    if (steps != p->ledger.plan.steps)
-        return err_make(ERR_INPUT,
-                        "round %" PRIu32 ": the coordinator asks for %" PRIu64
-                        " steps, but the privacy plan has %u per round",
-                        round->round, steps, p->ledger.plan.steps);
-    *out = how;
-    return ERR_NONE;
 }
 
 void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct session_privacy *p,

@@ -6,7 +6,6 @@
 #define CLIENT_SESSION_PRIVACY_H
 
 #include "client/session/session.h"
-#include "client/session/session_train.h"
 #include "client/session/session_work.h"
 #include "engine/train/train_ledger.h"
 
@@ -25,9 +24,6 @@ err session_privacy_open(struct session_privacy *out, const struct session_optio
 /* What was promised at first holds for the whole run: ERR_INPUT where a later answer to Hello takes
  * any of it back. */
 err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is);
-/* How this round trains, or takes its gradient. ERR_INPUT: not as the plan has it. */
-err session_privacy_round(struct train_private_options *out, const struct session_privacy *p,
-                          const struct train_options *options, const struct member_round *round);
 /* What an update of this round is made under: one that was made under anything else is not sent. */
 void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct session_privacy *p,
                              uint32_t round);

@@ -1,8 +1,12 @@
 #include "client/session/session_report.h"
 
+#include "base/stop.h"
 #include "client/session/remote.h"
 #include "proto/message.h"
 
+#include "fedlora.pb-c.h"
+
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -48,10 +52,11 @@ static void *report_main(void *argument)
     return NULL;
 }
 
-void session_report_begin(struct session_report *r, struct rpc_client *client, const char *run,
-                          uint32_t round)
+static void begin(struct session_report *r)
 {
-    *r = (struct session_report){.client = client, .run = run, .round = round};
+    char what[64];
+    snprintf(what, sizeof what, "%.30s round %" PRIu32, r->run, r->round);
+    progress_begin(&r->progress, r->quiet, what, "tokens");
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -61,19 +66,28 @@ void session_report_begin(struct session_report *r, struct rpc_client *client, c
     r->running = pthread_create(&r->thread, NULL, report_main, r) == 0;
 }
 
-void session_report_step(struct session_report *r, uint32_t step, uint32_t steps, double loss,
-                         double tokens_per_second)
+static bool on_step(void *user, const struct train_step *step)
 {
+    struct session_report *r = user;
+    char detail[64] = "private";
+    r->tokens += step->tokens;
+    r->seconds += step->seconds;
+    if (!r->loss_is_private) snprintf(detail, sizeof detail, "loss %.4f", step->loss);
     pthread_mutex_lock(&r->lock);
-    r->step = step;
-    r->steps = steps;
-    r->loss = loss;
-    r->tokens_per_second = tokens_per_second;
+    r->step = (uint32_t)step->step + 1;
+    r->steps = (uint32_t)step->steps;
+    if (!r->loss_is_private) {
+        r->loss = step->loss;
+        r->tokens_per_second = r->seconds > 0 ? (double)r->tokens / r->seconds : 0;
+    }
     pthread_mutex_unlock(&r->lock);
+    progress_update(&r->progress, step->step + 1, step->steps, r->tokens, detail);
+    return !atomic_load(&r->abandon) && !stop_asked;
 }
 
-void session_report_end(struct session_report *r)
+static void end(struct session_report *r)
 {
+    progress_end(&r->progress, NULL);
     pthread_mutex_lock(&r->lock);
     r->ending = true;
     pthread_cond_signal(&r->wake);
@@ -81,4 +95,18 @@ void session_report_end(struct session_report *r)
     if (r->running) pthread_join(r->thread, NULL);
     pthread_cond_destroy(&r->wake);
     pthread_mutex_destroy(&r->lock);
+}
+
+err session_report_train(struct train_result *out, struct session_report *r, const char *path,
+                         const struct member_train *work)
+{
+    struct member_train reporting = *work;
+    reporting.on_step = on_step;
+    reporting.user = r;
+    begin(r);
+    err e = member_train(out, path, &reporting);
+    end(r);
+    if (atomic_load(&r->abandon) && !stop_asked)
+        e = err_make(ERR_STATE, "round %" PRIu32 " is over for us", r->round);
+    return e;
 }

@@ -1,34 +1,41 @@
-/* Tells the coordinator how far a round's training is, from a thread of its own every few seconds:
- * the heartbeat goes on while a step is long, and a slow coordinator never slows training. Failures
- * are nothing: the next report comes. */
+/* Shows how far a round's training is: to the user as a progress line, and to the coordinator by a
+ * report every few seconds. The reports have a thread of their own. So they continue during a long
+ * step, and a slow coordinator never slows training. A report that fails is ignored, because the
+ * next one follows. */
 #ifndef CLIENT_SESSION_REPORT_H
 #define CLIENT_SESSION_REPORT_H
 
-#include "fedlora.pb-c.h"
+#include "client/output/progress.h"
+#include "engine/member/member_train.h"
 #include "proto/rpc.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct session_report {
+struct session_report { /* the caller sets the first group, and zero for the rest */
     struct rpc_client *client;
     const char *run;
     uint32_t round;
+    bool quiet;           /* no progress line */
+    bool loss_is_private; /* the run has differential privacy: do not print or send losses */
+
+    struct progress progress;
+    uint64_t tokens;
+    double seconds;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool running, ending;
     uint32_t step, steps;
     double loss, tokens_per_second;
-    atomic_bool abandon; /* the round is over: stop training */
-    char reason[256];    /* why; read after session_report_end() */
+    atomic_bool abandon; /* the coordinator has said that the round is over */
+    char reason[256];    /* why; set when abandon is */
 };
 
-/* run must outlive it. Works without a thread too, should none be had. */
-void session_report_begin(struct session_report *report, struct rpc_client *client, const char *run,
-                          uint32_t round);
-void session_report_step(struct session_report *report, uint32_t step, uint32_t steps, double loss,
-                         double tokens_per_second);
-void session_report_end(struct session_report *report);
+/* member_train() with these reports; `work` without on_step. ERR_STATE when the coordinator says
+ * that the round is over: `reason` has its text, and the update must not be used. If no thread can
+ * be created, nothing is sent. */
+err session_report_train(struct train_result *out, struct session_report *report, const char *path,
+                         const struct member_train *work);
 
 #endif

@@ -1,0 +1,23 @@
+/* One member's work in one round: train, or take a gradient, from the round's state and write the
+ * update file. There is no network in it, so `fedlora join`, the simulator and the benchmarks call
+ * the same function. */
+#ifndef ENGINE_MEMBER_TRAIN_H
+#define ENGINE_MEMBER_TRAIN_H
+
+#include "engine/member/member_options.h"
+
+struct member_train {
+    struct engine *engine;
+    const struct dataset *data;
+    const struct member_round *round;
+    const struct training_options *training;
+    const struct train_ledger *ledger; /* example-level privacy, planned and asked; NULL: none */
+    bool checkpoint;                   /* recompute activations: less memory, slower */
+    /* Called after every step; false stops with ERR_STOPPED. A gradient pass has no steps. */
+    bool (*on_step)(void *user, const struct train_step *step);
+    void *user;
+};
+/* Writes the update to `path`, replacing what is there. The same inputs give the same bytes. */
+err member_train(struct train_result *out, const char *path, const struct member_train *work);
+
+#endif
