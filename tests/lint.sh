@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# House rules a machine can check: include arrows, banned functions, gRPC's place, forbidden words,
-# lengths. Prints FILE:LINE: what; warnings do not fail. Exit status 1 when something fails.
+# House rules a machine can check: include arrows, banned functions, gRPC's place, forbidden words, lengths,
+# names, comments. Prints one FILE:LINE: TEXT for each finding. Exit status 1 after an error; warnings do not fail.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ warn() { echo "$1 (warning)"; warnings=$((warnings + 1)); }
 
 mapfile -t sources < <(git ls-files -co --exclude-standard -- '*.c' '*.h' '*.cu' '*.cuh' | sort)
 
-# Which folders a folder may include from, itself apart; a name means just that folder. Tests and
+# The folders that a folder may include from, besides itself; sub-folders are not implied. Tests and
 # benchmarks may include anything.
 agg="agg/algebra agg/adapter agg/round" privacy="privacy/account privacy/noise privacy/ledger"
 engine="engine/model engine/tokens engine engine/train engine/member"
@@ -43,23 +43,19 @@ allowed() {
 }
 
 check_arrows() {
-  local file folder may line target
-  for file in "${sources[@]}"; do
-    case "$file" in tests/* | bench/*) continue ;; esac
-    folder=${file%/*}
-    if ! may=$(allowed "$folder"); then
-      fail "$file:1: tests/lint.sh does not know the folder $folder"
-      continue
-    fi
-    may=" $folder $may "
-    while IFS=: read -r line target; do
-      target=${target%/*}
-      case "$may" in
-        *" $target "*) ;;
-        *) [ ! -d "$target" ] || fail "$file:$line: $folder may not include $target/" ;;
-      esac
-    done < <(grep -nE '^#include "' "$file" | sed -E 's/#include "([^"]*)".*/\1/')
+  local file folder line target
+  declare -A may
+  for folder in $(printf '%s\n' "${sources[@]%/*}" | grep -vE '^(tests|bench)(/|$)' | sort -u); do
+    may[$folder]=" $folder $(allowed "$folder") " || fail "$folder: tests/lint.sh does not know this folder"
   done
+  while IFS=: read -r file line target; do
+    folder=${file%/*} target=${target%/*}
+    [ -d "$target" ] || { fail "$file:$line: no folder is called $target/"; continue; }
+    case "$file ${may[$folder]:-}" in
+      tests/* | bench/* | *" $target "*) ;;
+      *) fail "$file:$line: $folder may not include $target/" ;;
+    esac
+  done < <(grep -nHE '^#include "[^"]*/' "${sources[@]}" | sed -E 's/#include "([^"]*)".*/\1/')
 }
 
 # PATTERN WHY FILES...: each match outside comments' own lines fails.
@@ -119,11 +115,36 @@ check_lengths() {
   done <<<"$report"
 }
 
-check_names() { # one name for one file: a symbol's prefix is its file
-  local double
-  for double in $(printf '%s\n' "${sources[@]}" | grep -vE '^(tests|bench)/' | grep '\.c$' | grep -v '/main\.c$' | xargs -n1 basename | sort | uniq -d); do
+check_names() { # one name for one file, because a symbol's prefix is its file; one name for one struct
+  local double ours
+  ours=$(printf '%s\n' "${sources[@]}" | grep -vE '^(tests|bench)/')
+  for double in $(grep '\.c$' <<<"$ours" | grep -v '/main\.c$' | sed 's|.*/||' | sort | uniq -d); do
     fail "$double: two files have this name"
   done
+  local headers
+  mapfile -t headers < <(grep '\.h$' <<<"$ours")
+  for double in $(sed -nE 's/^(struct|union|enum) ([a-z0-9_]+) \{.*/\2/p' "${headers[@]}" | sort | uniq -d); do
+    warn "$(grep -nHE "^(struct|union|enum) $double \{" "${headers[@]}" | cut -d: -f1,2 | paste -sd' '): two types are called $double"
+  done
+}
+
+# Sentences of comments, references that lead nowhere, and how much of the code is commented.
+check_comments() {
+  local scripts kind rest
+  mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' '*.py' '*.proto' '*CMakeLists.txt' .ci/run)
+  while read -r kind rest; do
+    case "$kind" in warn) warn "$rest" ;; *) echo "$rest" ;; esac
+  done < <(python3 tests/lint_comments.py "${sources[@]}" "${scripts[@]}" || echo "warn tests/lint_comments.py failed")
+}
+
+# A relative link of a page names a file of the repository.
+check_links() {
+  local file line target
+  while IFS=: read -r file line target; do
+    target=${target#](} target=${target%%#*}
+    case "$target" in '' | *://* | mailto:*) continue ;; esac
+    [ -e "$(dirname "$file")/$target" ] || fail "$file:$line: the link to $target leads nowhere"
+  done < <(git ls-files -co --exclude-standard -- '*.md' | xargs -r grep -noHE '\]\([^) ]+')
 }
 
 check_format() {
@@ -139,6 +160,8 @@ if [ ${#sources[@]} -gt 0 ]; then
   check_words
   check_lengths
   check_names
+  check_comments
+  check_links
   check_format
 fi
 echo "lint: $fails errors, $warnings warnings in ${#sources[@]} files"
