@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Builds and runs every test: tests/run.sh [--preset release|sanitize|all] [--no-build] [--list] [NAME...]
+# Builds and runs every test: tests/run.sh [--preset PRESET|all] [--no-build] [--list] [NAME...]
 #
-# Every program test_FOLDER_NAME of a preset's build folder and every script tests/e2e/NAME.sh is one
-# program; NAMEs (parts of program names) restrict what runs. Criterion counts its tests; scripts and
-# fuzz targets count as one each and skip by exit status 77. A program has TEST_TIMEOUT seconds (default
-# 300, scripts 600; more under the sanitizers). Any sanitizer report fails the program, leaks included:
-# Criterion hides what its child processes print, so reports go to files. The last line is
-# "N passed, N failed[, N skipped]"; the status is 0 only when something passed and nothing failed.
+# Runs every program test_FOLDER_NAME of the preset's build folder and every script tests/e2e/NAME.sh, or with NAMEs
+# only those that have a NAME in their own. PRESET is release, sanitize, debug or coverage; all, the default, means
+# release and sanitize. The tests inside a Criterion program are counted; a script or a plain program counts as one
+# test, and exit status 77 means skipped. A program may take TEST_TIMEOUT seconds (default 300, scripts 600; more
+# under the sanitizers). Any sanitizer report fails the program, leaks included; reports go to files, because Criterion
+# hides the output of its child processes. The last line is "N passed, N failed[, N skipped]"; the status is 0 only when
+# something passed and nothing failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,12 +19,12 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --preset) case "${2:-}" in
         all) ;;
-        release | sanitize) presets=("$2") ;;
-        *) echo "tests/run.sh: --preset needs release, sanitize or all" >&2; exit 2 ;;
+        release | sanitize | debug | coverage) presets=("$2") ;;
+        *) echo "tests/run.sh: --preset needs release, sanitize, debug, coverage or all" >&2; exit 2 ;;
       esac; shift ;;
     --no-build) build=no ;;
     --list) list=yes ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "tests/run.sh: unknown option $1" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
@@ -38,7 +39,7 @@ if [ "${FEDLORA_LINT_FAILED:-0}" != 0 ]; then # .ci/run: one count for everythin
 fi
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-tests-XXXXXX")
 child=
-# Ended from outside, no test outlives this script; each runs in a process group of its own.
+# Every test runs in a process group of its own, so that none outlives this script when it is interrupted.
 finish() { [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null; rm -rf "$scratch"; }
 trap finish EXIT
 trap 'exit 130' INT TERM
@@ -68,14 +69,15 @@ bounded() { # SECONDS COMMAND...
   return $status
 }
 
-# Criterion itself leaks 48 bytes in its runner where a test has a timeout: a report of leaks whose every
-# stack lies in libcriterion alone is not ours. (A suppression would hide all: each test is called from it.)
+# Criterion itself leaks 48 bytes when a test has a timeout. A leak report is ignored when every stack in it lies
+# in libcriterion alone. A suppression by library would not do: Criterion calls every test, so it would hide all leaks.
 only_criterion() { # REPORT
   ! grep -q 'ERROR: AddressSanitizer\|runtime error' "$1" &&
     ! grep -aE '^ +#[0-9]+ ' "$1" | grep -vqE 'libsanitizer|libasan|libcriterion\.so'
 }
 
-sanitizer_reports() { # PRESET NAME: prints them; the status tells. harmless=yes where one was not ours
+# Prints the reports and fails if there is one; harmless=yes if the only one was Criterion's own.
+sanitizer_reports() { # PRESET NAME
   local report found=0
   harmless=no
   for report in "$scratch"/report.*; do
@@ -116,7 +118,7 @@ run_criterion() { # PRESET PROGRAM
   [ "$s" -eq 0 ] || sed 's/\x1b\[[0-9;]*m//g' "$scratch/output" | grep -a '^\[SKIP\]' | sed 's/^/    /'
 }
 
-# A program that speaks by its exit status: 0 passed, 77 skipped, saying why in its last line.
+# The exit status of a plain program is its result: 0 passed, 77 skipped; its last line then gives the reason.
 run_plain() { # PRESET NAME COMMAND...
   local preset=$1 name=$2 status limit since=$SECONDS
   shift 2
@@ -149,12 +151,12 @@ started=$SECONDS
 export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:log_path=$scratch/report"
 export UBSAN_OPTIONS="print_stacktrace=1:log_path=$scratch/report"
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
-# Several programs share few cores here: waiting threads must not spin.
+# Several programs share few cores, so waiting threads must not spin.
 export TMPDIR=$scratch OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 for preset in "${presets[@]}"; do
   if [ $build = yes ]; then build_preset "$preset" || continue; fi
-  while IFS= read -r program; do # without programs whose source has gone
+  while IFS= read -r program; do # old build folders hold programs whose source was deleted: skip them
     [ -n "$program" ] || continue
     name=$(basename "$program")
     wanted "$name" || continue
@@ -162,7 +164,7 @@ for preset in "${presets[@]}"; do
     [ -e "tests/${rest%%_*}/${rest#*_}.c" ] || continue
     case "$list $name" in
       yes*) echo "$preset $name" ;;
-      *' test_fuzz_'*) run_plain "$preset" "$name" "$program" ;;
+      *' test_fuzz_'* | *' test_threads_'*) run_plain "$preset" "$name" "$program" ;;
       *) run_criterion "$preset" "$program" ;;
     esac
   done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
