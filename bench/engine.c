@@ -1,6 +1,6 @@
-/* What this machine's matrix products reach at the shapes of a SmolLM2-135M training step (2048
- * tokens), by oneDNN with packed weights, in both precisions: the ceiling that training is measured
- * against.
+/* The speed of this machine's matrix products at the shapes of a SmolLM2-135M training step (2048
+ * tokens), by oneDNN with packed weights, in both precisions. It is the upper limit to which the
+ * speed of training is compared.
  *
  *   bench_engine [--json] [--threads N] [--rows N]
  *

@@ -150,7 +150,7 @@ static err open_rows(struct bench *b)
     return ERR_NONE;
 }
 
-/* The plan that `fedlora join` would make; nothing is charged to it here. */
+/* The plan of privacy that `fedlora join` would make; this benchmark charges no ledger. */
 static err plan_privacy(struct bench *b, struct member *m)
 {
     train_set(&m->round, &b->training);

@@ -7,8 +7,8 @@
   methods.py best RESULTS         of runs with several learning rates: the best one a method
   methods.py report RESULTS       a Markdown table; --svg FILE: accuracy against bytes
 
-What a method runs with is the table METHODS below. Kept small, to fit two cores: three intents of
-each of the ten domains, and adapters in the upper ten layers.
+The settings of each method are in the table METHODS below. The task is kept small, to fit two cores:
+three intents of each of the ten domains, and adapters in the upper ten layers.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What example-level privacy costs: test loss of fed-sb, ffa and fedit at equal budgets.
+"""The cost of example-level privacy: test loss of fed-sb, ffa and fedit at equal budgets.
 
-  privacy.py run DIR --source S [options]   data, base model, and a run a method, budget and seed, whose
-                                            results go to DIR/results.jsonl; what is there is not run
+  privacy.py run DIR --source S [options]   data, base model, and one run for each method, budget and seed;
+                                            appends to DIR/results.jsonl; finished runs are not repeated
                                             again. S holds clinc150/ and stories260k/
   privacy.py best RESULTS                   of trials with several learning rates: the best ones
   privacy.py report RESULTS                 a Markdown table; --svg FILE: loss over epsilon

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is measured, against whom; one command a table.
+# Runs the benchmarks: one command measures and prints one table.
 set -euo pipefail
 
 usage() {

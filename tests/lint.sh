@@ -58,7 +58,7 @@ check_arrows() {
   done < <(grep -nHE '^#include "[^"]*/' "${sources[@]}" | sed -E 's/#include "([^"]*)".*/\1/')
 }
 
-# PATTERN WHY FILES...: each match outside comments' own lines fails.
+# PATTERN WHY FILES...: fails for each match outside lines of comment.
 forbid() {
   local pattern=$1 why=$2 hit
   shift 2
@@ -92,7 +92,7 @@ check_words() {
   done < <(grep -nHIE '\b(TODO|FIXME|XXX|HACK)\b' -- "${everything[@]}" | grep -v 'XXXXXX')
 }
 
-# A function begins at a "{" in column one and ends at a "}" there.
+# A function starts at a "{" in column one and ends at a "}" in column one.
 check_lengths() {
   local report
   report=$(awk '

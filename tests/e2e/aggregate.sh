@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# fedlora aggregate and fedlora basis from the command line: adapters of different ranks become one, cuts cost
-# what they say, and wrong uses are refused with nothing written. (tests/oracle/peft_cat.py: the same as PEFT.)
+# fedlora aggregate and fedlora basis from the command line: adapters of different ranks become one, a cut loses as
+# much as it reports, and wrong uses are refused without output. tests/oracle/peft_cat.py compares with PEFT.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
 
 golden=$root/tests/golden/agg
 fedlora() { "$programs/fedlora" "$@" --threads 1 --quiet; }
-# refused TEXT COMMAND...: with status 2 and such a message, and no output left.
+# refused TEXT COMMAND...: fails unless the command ends with status 2, a message with TEXT, and no output.
 refused() {
   local text=$1 status=0
   shift
@@ -16,7 +16,7 @@ refused() {
   grep -qF -- "$text" "$work/said" || fail_with "$work/said" "$*: said nothing like \"$text\""
   [ -z "$(find "$work" -maxdepth 1 -name 'not*')" ] || fail "$*: left an output"
 }
-# field NAME: of the JSON in $work/result.
+# field NAME: prints the field of the JSON in $work/result.
 field() { python3 -c "import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])" "$work/result" "$1"; }
 holds() { python3 -c "raise SystemExit(not ($1))" || fail "$2: $1"; }
 

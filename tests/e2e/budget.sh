@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# fedlora budget epsilon, noise, steps as people and scripts meet them: published numbers as a table and as
-# JSON, a plot that is an SVG, refusals that name what is wrong.
+# fedlora budget epsilon, noise and steps on the command line: published numbers as a table and as JSON, a plot in
+# SVG, and refusals that name the wrong option.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
 
 fedlora=$programs/fedlora
-budget() { # STATUS WORDS...: it must end so
+budget() { # STATUS WORDS...: fails unless the command ends with this status
   local wanted=$1 status=0
   shift
   timeout 120 "$fedlora" budget "$@" >"$work/out" 2>"$work/err" </dev/null || status=$?
@@ -19,12 +19,12 @@ refused() { # TEXT WORDS...
   [ ! -s "$work/out" ] || fail_with "$work/out" "budget $*: wrote to standard output"
   grep -qF -- "fedlora: $text" "$work/err" || fail_with "$work/err" "budget $*: expected \"$text\""
 }
-holds() { # EXPRESSION: of the JSON document on standard output, `d` in Python
+holds() { # EXPRESSION: in Python, where `d` is the JSON document on standard output
   python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert eval(sys.argv[2]), d' \
     "$work/out" "$1" || fail "not so: $1"
 }
 
-# ---- what a plan spends, by each accountant
+# ---- the epsilon of a plan, by each accountant
 plan=(--sampling 0.02 --steps 500 --delta 1e-5)
 budget 0 epsilon --noise 1.1 "${plan[@]}"
 grep -qE '^pld +2\.29324 +1e-05 +1\.1 +0\.02 +500 +grid 0\.0001$' "$work/out" || fail_with "$work/out" "the table"
@@ -50,7 +50,7 @@ holds 'abs(d["epsilon"] - 4.54441765) < 1e-8' # one Gaussian, mu = sqrt(88)/10
 budget 0 epsilon --noise 1.1 --sampling 0.02 --steps 200 --before 1.1,0.02,300 --delta 1e-5 --json
 holds 'abs(d["epsilon"] - 2.293244499) < 1e-8'
 
-# ---- the noise of a budget, the rounds of one, with a plot
+# ---- the noise and the rounds for a budget, and a plot
 budget 0 noise --epsilon 8 --sampling 0.04 --steps 2250 --delta 1e-5 --json
 holds 'abs(d["noise"] - 1.345899) < 3e-6 and 7.9999 < d["epsilon"] <= d["budget"] == 8'
 budget 0 noise --epsilon 1 --sampling 1 --steps 1 --units 10000 --json

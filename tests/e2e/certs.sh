@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deploy/make-certs.sh: what it makes is what TLS needs, members can be added later, nothing is
-# overwritten, and bad names are refused before anything is made.
+# deploy/make-certs.sh: its certificates are valid for TLS, members can be added later, no file is overwritten, and
+# bad names are refused before any file is written.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 make=$root/deploy/make-certs.sh
@@ -8,9 +8,9 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-certs-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-# has FILE TEXT: the certificate shows it.
+# has FILE TEXT: fails unless openssl prints TEXT for the certificate.
 has() { openssl x509 -in "$work/c/$1.pem" -noout -text | grep -q "$2" || fail "$1.pem has no \"$2\""; }
-# refuses TEXT OPTION...: status 2, a message, and nothing new in the folder.
+# refuses TEXT OPTION...: fails unless make-certs.sh ends with status 2, a message, and no new file.
 refuses() {
   local text=$1 before after status=0
   shift

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# The command line as people and scripts meet it: help, names that are nearly right, exit statuses, one line
-# for an error, outputs that are never half or overwritten, JSON that parses, an interrupt.
+# The command line: help, misspelled names, exit statuses, errors of one line, output files that are never partial or
+# overwritten, JSON that parses, and an interrupt.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
 
 fedlora=$programs/fedlora
-# run STATUS COMMAND...: it must end so; standard output in $work/out, standard error in $work/err.
+# run STATUS COMMAND...: fails unless the command ends with STATUS; its output is in $work/out and $work/err.
 run() {
   local wanted=$1 status=0
   shift
   timeout 120 "$@" >"$work/out" 2>"$work/err" </dev/null || status=$?
   [ "$status" -eq "$wanted" ] || fail_with "$work/err" "$*: status $status, expected $wanted"
 }
-# refused TEXT COMMAND...: status 2, nothing on standard output, one line that contains TEXT.
+# refused TEXT COMMAND...: fails unless the command ends with status 2, no output, and one line of error with TEXT.
 refused() {
   local text=$1
   shift
@@ -23,7 +23,7 @@ refused() {
   grep -qF -- "$text" "$work/err" || fail_with "$work/err" "$*: expected \"$text\""
   grep -q '^fedlora: ' "$work/err" || fail_with "$work/err" "$*: expected \"fedlora: ...\""
 }
-# holds EXPRESSION: of the JSON document on standard output, `d` in Python.
+# holds EXPRESSION: in Python, where `d` is the JSON document on standard output.
 holds() {
   python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert eval(sys.argv[2]), d' \
     "$work/out" "$1" || fail "not so: $1"
@@ -51,7 +51,7 @@ refused 'did you mean create?' "$fedlora" run craete
 run 0 "$fedlora" run --help
 says 'run create' out
 
-# ---- bad input is told in one line, before any work
+# ---- bad input is reported in one line, before any work
 base=$work/base rows=$work/rows.jsonl
 python3 "$root/tests/e2e/tiny.py" model "$base"
 python3 "$root/tests/e2e/tiny.py" rows "$rows" --rows 12
@@ -82,7 +82,7 @@ refused 'MetadataIncompleteBuffer' "$fedlora" inspect "$work/wrong/model.safeten
 refused 'no such file' "$fedlora" inspect "$work/nothing"
 refused 'neither config.json' "$fedlora" inspect "$work"
 
-# ---- train, and what it leaves
+# ---- train, and its output files
 run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --json --profile \
   --log "$work/steps.jsonl"
 holds 'd["steps"] == 6 and d["loss_last"] < d["loss_first"] and len(d["profile"]) > 5'
@@ -144,7 +144,7 @@ wait $long || status=$?
 [ ! -e "$work/never" ] || fail "an interrupted training wrote its output"
 says '^fedlora: interrupted' err
 
-# ---- text: a tokenizer of our own, then a model with one
+# ---- text: a small tokenizer alone, then a model with it
 tokenizer=$root/tests/golden/tokenizer/gpt2
 run 0 "$fedlora" tokenize --base "$tokenizer" --json "the cat" "" "sat on"
 holds 'len(d) == 3 and d[1] == [] and all(isinstance(i, int) for i in d[0] + d[2])'
@@ -179,7 +179,7 @@ holds 'd["tokens"] == 12 and len(d["text"]) > 10'
 text=$(report field text <"$work/out")
 run 0 "$fedlora" generate --base "$work/stories" --prompt "Once upon a time" --tokens 12 --precision f32
 [ "$text" = "$(cat "$work/out")" ] || fail "streamed text differs from the whole"
-# This model never saw its end-of-sequence token: the token's row of the head is all but zero.
+# This model was never trained on its end-of-sequence token: the row of that token in the head is almost zero.
 for i in 1 2 3 4 5 6 7 8; do
   printf '{"prompt":"Name %d:","completion":" a cat"}\n' $i
 done >"$work/cat.jsonl"

@@ -1,6 +1,6 @@
 /* A real fedlorad process and members without a model, over TLS: whole runs, kills, interrupted
- * uploads, a full disk, and everything that must be refused with a reason while the run stays
- * intact. */
+ * uploads, a full disk, and requests that must be refused with a reason and without harm to the
+ * run. */
 #include "base/text.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
@@ -41,7 +41,7 @@ static void open_member(struct fake_member *m, const char *id, uint32_t rank)
     ok(fake_open(m, &options));
 }
 
-/* With a quorum of 2, what comes late counts in the next round. */
+/* With a quorum of 2, a late update counts in the next round. */
 static err create_run(const char *method, uint32_t quorum)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
@@ -89,8 +89,8 @@ static void end(void)
 }
 
 /* ---- everyone at once */
-/* Kills the coordinator so often while the members take part; the last state. Rank 0: 2, 4 and 8.
- */
+/* Kills the coordinator `kills` times while the members take part. Returns the last state. Rank 0
+ * stands for the ranks 2, 4 and 8. */
 static struct digest run_everyone(int kills, uint32_t rank)
 {
     static struct fake_joining joining[MEMBERS];
@@ -164,7 +164,7 @@ static void hello(struct fake_member *m)
     message_free(reply);
 }
 
-/* The member holds the task of the round under way and a good update for it. */
+/* The member has the task of the current round and a valid update for it. */
 static void open_hand(struct hand *h, const char *id, uint32_t rank)
 {
     *h = (struct hand){.update = {.max = 1 << 20}};
@@ -181,7 +181,7 @@ static void open_hand(struct hand *h, const char *id, uint32_t rank)
     fake_header(&h->header, &h->member, h->task->train->round, &h->update, &h->digest);
 }
 
-/* All have said hello; m0 holds the first round's task and a good update. */
+/* All members have said hello; m0 has the task of the first round and a valid update. */
 static void take_task(struct hand *h)
 {
     struct fake_member other;
@@ -212,7 +212,7 @@ static void drop_task(struct hand *h)
     fake_close(&h->member);
 }
 
-/* Submits other bytes than the good ones, under their own digest. */
+/* Submits bytes other than the valid update, with the digest of these bytes. */
 static void refuse_bytes(struct hand *h, const struct bytes *bytes, enum err_kind kind,
                          const char *why)
 {
@@ -443,7 +443,7 @@ Test(coordinator, says_come_back_later_when_the_disk_is_full)
     ok(create_run("flora", 0));
     take_task(&h);
     fake_federation_stop(&federation, SIGTERM);
-    /* As if all but nothing were free. */
+    /* Simulates a disk that is almost full. */
     snprintf(path, sizeof path, "sed -i 's|^path = .*|&\\nreserve = 8000000GiB|' %s/fedlorad.ini",
              federation.dir);
     cr_assert_eq(system(path), 0);

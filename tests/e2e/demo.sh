@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# deploy/demo.sh from end to end with a tiny model and rows of its own: the table and results.json are
-# there, killing fedlorad changes no byte, it can be run again in the same place, and however it ends
-# it leaves no process behind.
+# deploy/demo.sh from end to end with a tiny model and small data: it prints the table and writes results.json,
+# killing fedlorad changes no byte, a second run in the same folder works, and no process is left when it ends.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -14,7 +13,7 @@ done
 demo=("$root/deploy/demo.sh" --programs "$programs" --base "$work/base" --data "$work/rows"
   --out "$work/demo" --seq 32 --rank-sb 8)
 
-steps=1200 # long enough to be killed within a round; with sanitizers each takes twenty times as long
+steps=1200 # long enough for a kill within a round; a step takes twenty times as long with the sanitizers
 case $programs in *sanitize*) steps=150 ;; esac
 timeout 500 "${demo[@]}" --rounds 2 --steps $steps --kill-coordinator 2 >"$work/table" 2>"$work/said" ||
   fail_with "$work/said" "the demo ended with status $?"
@@ -35,9 +34,9 @@ PYTHON
 left() { pgrep -f "$programs/fedlora.*$work/demo" || true; }
 [ -z "$(left)" ] || fail "the demo left processes behind"
 
-# Again in the same place, ended from outside in the middle of it.
+# A second run in the same folder, interrupted in the middle.
 for signal in TERM KILL; do
-  : >"$work/said" # what it said before is not waited for
+  : >"$work/said" # so that the wait below does not see the output of the first run
   "${demo[@]}" --rounds 50 --steps 5000 >"$work/table" 2>"$work/said" &
   running=$!
   children+=("$running")

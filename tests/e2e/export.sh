@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What was trained gives the same loss however it is exported: as it is, as PEFT again, merged into the base
-# from a directory and from a GGUF; cut to a smaller rank it says what that cost; wrong uses are refused.
+# An adapter has the same loss in every form of export: as trained, as PEFT, merged into a base directory and into a
+# GGUF base. A cut to a smaller rank reports its error, and wrong uses are refused.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -8,11 +8,11 @@ set -euo pipefail
 base=$root/tests/models/llama
 fedlora() { "$programs/fedlora" "$@" --threads 1 --quiet; }
 loss() { fedlora eval --data "$work/rows.jsonl" --precision f32 --json "$@" | report field loss; }
-# near A B: within 1e-5 relative.
+# near A B WHAT: fails unless A is B within 1e-5 of B.
 near() {
   python3 -c "a, b = $1, $2; raise SystemExit(abs(a - b) > 1e-5 * abs(b))" || fail "$3: loss $1, expected $2"
 }
-# refused TEXT COMMAND...: with status 2 and such a message.
+# refused TEXT COMMAND...: fails unless the command ends with status 2 and a message with TEXT.
 refused() {
   local text=$1 status=0
   shift

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A whole federation of three members over TLS, with a tiny model, for every method: it runs to its
-# end and what it made is better on the members' rows than the base; and it gives the same bytes again
-# with fedlorad killed (-9) in the middle, and with members killed and started again.
+# A whole federation of three members over TLS, with a tiny model, for every method. It finishes, and the result is
+# better on the members' rows than the base. It gives the same bytes again when fedlorad is killed (-9) in the middle,
+# and when members are killed and started again.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -9,7 +9,7 @@ set -euo pipefail
 members=(ann bob cat) member_list=ann,bob,cat ranks=(2 4 8) rounds=3 steps=600
 case $programs in *sanitize*) steps=250 ;; esac # each takes many times as long
 
-# join_one RUN DIR I: starts a member, or starts it again; its process is pids[I].
+# join_one RUN DIR I: starts member I, also after it was killed; its process is pids[I].
 join_one() {
   join_member "$1" "${members[$3]}" "$2" --base "$work/base" --data "$work/${members[$3]}.jsonl" \
     --rank "${ranks[$3]}" --eval-data "$work/all.rows"
@@ -27,7 +27,7 @@ wait_all() {
   done
 }
 
-# create RUN METHOD: one of each method, small enough for a test.
+# create RUN METHOD: creates a run that is small enough for a test.
 create() {
   local run=$1 options=(--alpha 16)
   case $2 in
@@ -39,8 +39,8 @@ create() {
     --precision f32 "${options[@]}" >>"$work/admin.log" 2>&1 || fail_with "$work/admin.log" "create $run"
 }
 
-# federate METHOD DIR [DISTURB]: a run named like its method under a coordinator of its own; the final
-# state is DIR/METHOD.safetensors. DISTURB is called while the run goes on.
+# federate METHOD DIR [DISTURB]: a run with the name of its method, under a new coordinator; the final state is
+# DIR/METHOD.safetensors. DISTURB is called during the run.
 federate() {
   local method=$1 dir=$2 disturb=${3:-true}
   start_coordinator "$dir"
@@ -54,7 +54,7 @@ federate() {
   stop_coordinator
 }
 
-# In each of the three rounds; the first two times the run must still be going on.
+# Once in each of the three rounds; the run must be unfinished the first two times.
 kill_the_coordinator() {
   local round
   for round in 1 2 3; do
@@ -76,7 +76,7 @@ kill_the_members() {
   done
 }
 
-# loss STATE-OR-NOTHING: over all members' rows.
+# loss [STATE]: the loss over the rows of all members, of the base alone without STATE.
 loss() {
   "$programs/fedlora" eval --base "$work/base" --data "$work/all.rows" --precision f32 --json "$@" \
     2>>"$work/eval.log" | report field loss
@@ -92,7 +92,7 @@ rows=$((3 * $(wc -l <"$work/all.rows")))
 make_certs "${members[@]}"
 digest=$("$programs/fedlora" inspect "$work/base" --json | report field digest)
 
-# said STATUS EXPRESSION: of what a run's status says.
+# said STATUS EXPRESSION: prints a Python expression on `s`, the status of a run as JSON in the file STATUS.
 said() { python3 -c "import json,sys; s = json.load(open(sys.argv[1])); print($2)" "$1"; }
 
 before=$(loss)

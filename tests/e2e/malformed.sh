@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Files that are not what they say: the reference loaders' verdicts on every file of gguf-handcrafted and
-# safetensors-conformance, by exit status; and each refusal is one line that names the file.
+# Malformed files: for every file of gguf-handcrafted and safetensors-conformance the exit status must match the
+# verdict of the reference loaders, and each refusal must be one line that names the file.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

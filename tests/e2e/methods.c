@@ -1,6 +1,6 @@
 /* Every method over the wire: a real fedlorad, three real `fedlora join` processes of different
  * ranks where the method allows it, a tiny model. Each published state is the one that agg makes
- * from the members' updates by itself (agg/ is proved elsewhere), members learn, and killing
+ * from the members' updates by itself (other tests check agg/), members learn, and killing
  * fedlorad changes no byte. */
 #include "agg/round/method_options.h"
 #include "base/file.h"
@@ -88,7 +88,7 @@ static void open_ops(void)
     ok(fake_open(&ops, &options));
 }
 
-/* The value after "KEY": in what `fedlora COMMAND` prints as JSON. */
+/* The value after "KEY": in the JSON output of `fedlora COMMAND`. */
 static void ask(char out[80], const char *command, const char *key)
 {
     char line[3 * SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES + 32], *text = NULL;
@@ -126,7 +126,7 @@ static void begin(void)
     base.digest = base_digest();
 }
 
-/* A coordinator with an empty store that keeps all it ever had. */
+/* A coordinator with an empty store that keeps all old states and updates. */
 static void start(const char *name)
 {
     FILE *file;
@@ -202,7 +202,7 @@ static err create(const struct variant *v)
     return fake_create(&ops, &config);
 }
 
-/* `fedlora join` as member i; the third evaluates too. */
+/* Starts `fedlora join` as member i; the third member also evaluates. */
 static pid_t join(const char *run, int i)
 {
     char program[600], log[SUPPORT_PATH_BYTES + 32], id[8], own[4][32];
@@ -226,7 +226,7 @@ static pid_t join(const char *run, int i)
     _exit(127);
 }
 
-/* Its exit status; killed after a while, which counts as 99. */
+/* Waits for the member. Returns its exit status, or 99 if it had to be killed after a while. */
 static int wait_for(pid_t pid)
 {
     int status = 0;
@@ -248,7 +248,7 @@ static uint32_t round_of(const char *run)
     return round;
 }
 
-/* In each round once, soon after it has begun. */
+/* Kills fedlorad once in each round, soon after the round is opened. */
 static void kill_in_every_round(const struct variant *v)
 {
     int kills = 0;
@@ -364,7 +364,7 @@ static void replay_start(struct replay *r)
     ok(method_start(r->method, state, &r->start));
 }
 
-/* One round; the new files take the old ones' places. */
+/* Combines one round; its files replace those of the round before. */
 static void replay_round(struct replay *r, uint32_t round)
 {
     char path[6][SUPPORT_PATH_BYTES + 64];

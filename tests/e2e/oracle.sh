@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs tests/oracle/*.py, which compare with Hugging Face PEFT, under the python that has it.
+# Runs tests/oracle/*.py, which compare with Hugging Face PEFT, by the Python FEDLORA_ORACLE_PYTHON or python3.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 export FEDLORA_BUILD_DIR=${FEDLORA_BUILD_DIR:-$root/build/release}

@@ -1,6 +1,6 @@
-/* Runs with client-level privacy: a real fedlorad over TLS, killed again and again, spends exactly
- * what its ledger says, stops at the budget, and hands rounds only to who was drawn. Members have
- * no model; three of them, so every plan is forced. */
+/* Runs with client-level privacy: a real fedlorad over TLS, killed many times, spends exactly what
+ * its ledger says, stops at the budget, and gives a round's task only to members that were drawn.
+ * Members have no model. They are only three, so no real plan is accepted without --force. */
 #include "base/file.h"
 #include "base/json.h"
 #include "coordinator/store/store.h"
@@ -51,8 +51,8 @@ static uint32_t evaluate_every, quorum;
 static uint64_t deadline_ms;
 static char *late;
 
-/* Multiplier 2: four rounds spend 4.377 of 4.5 (the exact curve at multiplier 1), five would not
- * fit. */
+/* With multiplier 2, four rounds spend 4.377 of the budget of 4.5 (the exact curve at multiplier
+ * 1), and a fifth round would exceed it. */
 static void defaults(void)
 {
     fedlora__v1__privacy__init(&privacy);
@@ -141,7 +141,7 @@ static struct digest run_everyone(int kills)
     return joining[0].last;
 }
 
-/* The ledger as an auditor has it: the file beside the database. */
+/* The ledger as an auditor gets it: the file beside the database. */
 static char *ledger_text(size_t *size)
 {
     char path[SUPPORT_PATH_BYTES + 64], *text = NULL;
@@ -193,7 +193,7 @@ static void expect_stopped(void)
     message_free(status);
 }
 
-/* As the store has it: a kill may come before the log line. */
+/* Counted in the store, because a kill can come before the log line. */
 static void expect_reason(const char *part)
 {
     struct store store;
@@ -256,7 +256,7 @@ Test(private, a_changed_ledger_is_refused_by_line)
     end();
 }
 
-/* The seed that was committed to before each round draws the cohort of its release again. */
+/* The seed that was committed before a round must draw the cohort of that round's release again. */
 Test(private, hands_rounds_only_to_who_was_drawn)
 {
     struct ledger ledger = {0};

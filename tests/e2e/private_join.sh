@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# A run whose unit of privacy is one record, over the wire: each member's training charges its own
-# signed ledger before it sends, the coordinator keeps a copy and takes nothing that is not in it, and
-# killed members and coordinators spend exactly what the ledgers say. Promises that a member cannot or
-# will not have kept for its records are refused before anything is trained.
+# A run with example-level privacy over the network: each member charges its own signed ledger before it sends, the
+# coordinator keeps a copy and accepts only updates that are in it, and killed members and coordinators spend exactly
+# what the ledgers say. A member refuses, before any training, a run whose promise it cannot keep or does not accept.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -76,7 +75,7 @@ for i in 0 1; do
   grep -qF "privacy spent: epsilon 4 of 4 at delta 0.001; the last line of $work/one/${members[i]}.ledger has hash $head" \
     "$work/${members[i]}.log" || fail_with "$work/${members[i]}.log" "what was spent was not told"
 done
-# What the coordinator holds are the same ledgers, and every update it counted is in them.
+# The coordinator has the same ledgers, and every update it counted is in them.
 admin audit r -o "$work/audit" --json >"$work/audit.json" || fail_with "$work/audit.json" "audit"
 for i in 0 1; do
   cmp "$work/audit/${members[i]}.jsonl" "$work/one/${members[i]}.ledger" || fail "the copy differs"
@@ -97,8 +96,8 @@ assert s["phase"] == "finished" and all(m["train_loss"] == 0 for m in s["members
 assert "epsilon 4 at delta 0.001 for each record of a member; spent at most 4, by the ledger of " in s["privacy"], s
 PY
 
-# ---- a second run on the same records: another method, a basis by everybody's gradients; the budget is
-# the ledger's, and has room for no third one
+# ---- a second run on the same records, with another method and a basis from the members' gradients; the budget of
+# the ledger has no room for a third run
 create two fed-sb --rounds 6 --option basis=gradient --basis-clip 2 --epsilon 2 || fail_with "$work/admin.log" "create two"
 for i in 0 1; do
   mv "$work/one/${members[i]}.ledger" "$work/one/${members[i]}.first"
@@ -121,7 +120,7 @@ refuse_join() { # STATUS TEXT RUN OPTION...
   [ $status = "$wanted" ] || fail_with "$work/ann.log" "$text: status $status, expected $wanted"
   grep -qF -- "$text" "$work/ann.log" || fail_with "$work/ann.log" "said nothing like \"$text\""
 }
-# A ledger put back from an older copy forgets charges: the coordinator has seen the newer one.
+# A ledger that was restored from an old copy lacks charges; the coordinator has seen the newer one.
 create back fed-sb --rounds 1 --epsilon 0.5 || fail_with "$work/admin.log" "create back"
 head -n -1 "$work/one/ann.ledger" >"$work/older"
 join_one back "$work/one" 1
@@ -151,7 +150,7 @@ create four fed-sb --delta 0.05 || fail_with "$work/admin.log" "create four"
 refuse_join 2 "delta 0.05 is not below one over the 60 records" four --ledger "$work/none"
 admin stop four >/dev/null
 
-# ---- what no member could keep is refused where the run is made
+# ---- a promise that no member could keep is refused by run create
 refuse_create() { # TEXT OPTION...
   local text=$1
   shift

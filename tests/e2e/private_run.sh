@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A run whose unit of privacy is one member, as an operator and an auditor meet it: created from the
-# command line, with members drawn for each round and a basis found by noised gradients; its ledger and
-# the seeds of its cohorts fetched and verified; lines cut off, other keys and other seeds told apart.
+# A run with client-level privacy, for its operator and its auditor: created on the command line, with members drawn
+# for each round and a basis from noisy gradients. Its ledger and the seeds of its cohorts are fetched and verified;
+# a shortened ledger, another key and another seed are detected.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -22,7 +22,8 @@ stop_coordinator
 printf '\n[privacy]\nledger_key = %s\n' "$work/ledger.key" >>"$work/one/fedlorad.ini"
 start_coordinator "$work/one"
 
-# A round with a draw lasts until its deadline, so that its length tells nothing: long enough to train.
+# A round with drawn members lasts until its deadline, so that its length reveals nothing; it must be long enough to
+# train.
 deadline=8s
 case $programs in *sanitize*) deadline=15s ;; esac
 create() { # RUN METHOD OPTION...
@@ -100,7 +101,7 @@ drawn = [len(c["drawn"]) for c in s["cohorts"]]
 assert drawn == [r["updates"] for r in status["history"]], (drawn, status["history"])
 PY
 head -n -1 "$work/ledger" >"$work/cut"
-verify 0 "releases         4" "$work/cut" # by itself nothing shows
+verify 0 "releases         4" "$work/cut" # a shortened ledger alone is still valid
 verify 2 "its last line is not the one of --head: lines are missing" "$work/cut" --head "$head"
 openssl genpkey -algorithm ed25519 2>/dev/null | openssl pkey -pubout -out "$work/other.pub"
 verify 2 "signed by another key" "$work/ledger" --key "$work/other.pub"

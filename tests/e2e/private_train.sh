@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `fedlora train --privacy example`: charged in a signed ledger before the adapter is written, stopped where
-# the budget ends, and nothing written then; plans that promise nothing are refused with the reason.
+# `fedlora train --privacy example`: training is charged in a signed ledger before the adapter is written. When the
+# budget is spent it stops and writes nothing. Plans whose promise is meaningless are refused with the reason.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -50,13 +50,13 @@ refused 2 "the privacy budget is not enough: epsilon 6 of 6" second --epsilon 6 
 refused 2 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
 refused 2 "--log: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
 refused 2 "--profile: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile
-# --seed is for what is public; the records drawn and the noise have none.
+# --seed only affects public choices; the drawn records and the noise have no seed.
 for i in 1 2; do
   train "seed$i" --seed 7 --epsilon 6 --delta 1e-3 --ledger "$work/seed$i.ledger" --ledger-key "$work/key" ||
     fail_with "$work/log" "train --seed"
 done
 if cmp -s "$work"/seed{1,2}/adapter_model.safetensors; then fail "private training was repeated from a seed"; fi
-# What training starts from: public and named in the ledger, unless this ledger has released it.
+# The initial adapter must be declared public and is named in the ledger, unless this ledger has released it.
 "$programs/fedlora" train --base "$root/tests/models/llama" --data "$work/rows.jsonl" -o "$work/plain" --rank 2 \
   --steps 1 --quiet --precision f32
 wide=(--ledger "$work/wide" --ledger-key "$work/key" --epsilon 40 --delta 1e-3 --noise 1)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What must be refused, with a message that says why, while the run goes on: strangers, old TLS, no
-# certificate, a member in the admin's chair, another base, an unreadable row, a second coordinator.
+# Refusals with a reason that leave the run intact: a stranger, old TLS, no certificate, a member that calls an admin
+# method, another base, an unreadable row, a second coordinator on one folder.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
 
-# refused STATUS TEXT COMMAND...: it must end with such a status and say something like TEXT.
+# refused STATUS TEXT COMMAND...: fails unless the command ends with STATUS and a message that matches TEXT.
 refused() {
   local wanted=$1 text=$2 status=0
   shift 2
@@ -52,7 +52,7 @@ refused 1 'another fedlorad' "$programs/fedlorad" --config "$work/coordinator/fe
 sed 's|/coordinator/store|/second|' "$work/coordinator/fedlorad.ini" >"$work/second.ini"
 refused 1 "$port.*another program" "$programs/fedlorad" --config "$work/second.ini"
 
-# handshake OPTION...: what TLS itself says; the certificate of ann unless told otherwise.
+# handshake OPTION...: the output of a TLS client; it has the certificate of ann unless OPTION names another.
 handshake() { openssl s_client -connect "127.0.0.1:$port" -CAfile "$certs/ca.pem" -alpn h2 "$@" </dev/null; }
 ann=(-cert "$certs/ann.pem" -key "$certs/ann.key")
 handshake -tls1_3 "${ann[@]}" >"$work/said" 2>&1 || fail_with "$work/said" "TLS 1.3 with a certificate"

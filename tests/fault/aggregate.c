@@ -1,5 +1,5 @@
-/* Aggregation on a disk whose n-th call fails, for every n: an error, and the state is absent or
- * whole; a second try gives the bytes that it would have given. */
+/* Aggregation on a disk whose n-th call fails, for every n: it returns an error, the state is
+ * absent or whole, and a second try writes the same bytes as an undisturbed one. */
 #include "agg/combine/combine.h"
 #include "agg/round/method.h"
 #include "base/digest.h"

@@ -1,6 +1,6 @@
-/* A whole run, over and over: killed at its n-th step that touches the disk, and gone on with; or
- * with its n-th step failing as on a full disk. Whatever n, the last state must have the bytes of
- * the run that nobody disturbed. */
+/* A whole run, repeated for each n: its n-th step that touches the disk kills the process, which
+ * is started again, or fails as on a full disk. For every n the last state must have the bytes
+ * of the undisturbed run. */
 #include "tests/support/crash_fixture.h"
 
 /* The last state's name, and that its file is whole. */

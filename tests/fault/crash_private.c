@@ -1,7 +1,7 @@
-/* A run with noise at the coordinator, killed before and after each of its steps that touch the
- * disk, and gone on with: every round is charged once, what was charged is what is there, and noise
- * that was drawn before the kill is the noise that is published: two draws of one round would cost
- * twice. */
+/* A run with noise at the coordinator is killed before and after each step that touches the
+ * disk, then continued. Every round must be charged once, and the charge must match the
+ * published states. Noise drawn before the kill must be the noise that is published, because two
+ * draws for one round would cost twice. */
 #include "coordinator/store/store.h"
 #include "privacy/ledger/statement.h"
 #include "tests/support/crash_fixture.h"

@@ -1,4 +1,4 @@
-/* config.json from anyone, beside weights that are whole: read, and refused or opened. */
+/* An untrusted config.json beside valid weights is refused, or opens as a model. */
 #include "base/file.h"
 #include "engine/model/model.h"
 #include "tests/fuzz/fuzz.h"

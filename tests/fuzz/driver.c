@@ -1,6 +1,7 @@
-/* Runs a fuzz target on mutated seeds, the same ones every time; or on the files given, to look
- * into one. A mutation that crashes is left in fuzz-crash.bin in the working folder: it is written
- * before each run only when FUZZ_KEEP is set, so that the usual run needs no disk. */
+/* Runs a fuzz target on mutated seeds, the same ones every time, or on the files named on the
+ * command line. With FUZZ_KEEP set, each mutation is first written to fuzz-crash.bin in the
+ * working folder, so that the file holds the input of a crash. FUZZ_RUNS sets the number of
+ * mutations of each seed. */
 #include "base/rng.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -72,7 +73,7 @@ static size_t mutate(struct rng *rng, uint8_t *data, size_t size)
         if (n > size - at) n = size - at;
         memmove(data + at, data + at + n, size - at - n);
         return size - n;
-    default: /* say some bytes twice */
+    default: /* repeat some bytes */
         if (n > size - at) n = size - at;
         memmove(data + at + n, data + at, size - at);
         return size + n;
@@ -88,7 +89,7 @@ static void keep(const uint8_t *data, size_t size)
 }
 
 /* The bytes are copied to a block of exactly their size, so that the sanitizer sees a read past
- * them. */
+ * its end. */
 static void run_exact(const uint8_t *data, size_t size)
 {
     uint8_t *exact = malloc(size > 0 ? size : 1);

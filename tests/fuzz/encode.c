@@ -1,5 +1,5 @@
-/* Any bytes as text: encoded by every kind of tokenizer, ids lie in the vocabulary and places in
- * the text, and what is valid UTF-8 comes back from decoding as it was. */
+/* Any bytes as text, for every kind of tokenizer: ids must lie in the vocabulary and offsets in
+ * the text, and valid UTF-8 must come back unchanged from decoding. */
 #include "base/text.h"
 #include "engine/tokens/tokenizer.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,7 +1,7 @@
-/* What a fuzz target gives: libFuzzer's entry, and the files it starts from. With clang,
- *   clang -fsanitize=fuzzer,address,undefined tests/fuzz/NAME.c LIBRARIES
- * makes a fuzzer of it; linked with driver.c it is a test program that mutates the seeds a fixed
- * number of times, always the same way, and checks nothing but that the target returns. */
+/* The interface of a fuzz target: libFuzzer's entry function and the seed files. In the preset
+ * "fuzz" the target is linked with libFuzzer. In the others it is linked with driver.c, which
+ * mutates the seeds a fixed number of times, always in the same way; the test passes when no
+ * call crashes. */
 #ifndef TESTS_FUZZ_FUZZ_H
 #define TESTS_FUZZ_FUZZ_H
 
@@ -10,7 +10,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Paths from the source folder, NULL-terminated; those that are absent are left out. */
+/* Paths relative to the source folder, NULL-terminated; absent files are left out. */
 extern const char *const fuzz_seeds[];
 extern const int fuzz_runs; /* mutations of each seed */
 

@@ -1,5 +1,5 @@
-/* GGUF from anyone: parsed, every key asked for as every type, every tensor's bytes touched; then
- * opened as a base model, and every weight read. */
+/* An untrusted GGUF file: every key is read as every type and every byte of the tensors is read;
+ * then the file is opened as a base model and every weight is read. */
 #include "engine/model/gguf.h"
 #include "engine/model/model.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,5 +1,6 @@
-/* Ledgers from anyone: read, or refused with the line named. A changed byte is never read, so
- * whatever is read is what the seed's writer signed; ledger_signed.c has writers that lie. */
+/* An untrusted ledger is read, or refused with the number of the line. Signatures cover every
+ * byte, so a ledger that is read is the seed itself; ledger_signed.c tests false statements with
+ * valid signatures. */
 #include "privacy/ledger/ledger.h"
 #include "tests/fuzz/fuzz.h"
 

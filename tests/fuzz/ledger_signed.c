@@ -1,6 +1,6 @@
-/* Ledgers from a writer who holds the key and lies: whatever the mutated lines say is numbered,
- * chained, hashed and signed as it should be, so that the replay meets it. It is refused with the
- * line named, or replays. */
+/* A ledger with false statements and valid signatures: mutated lines are numbered, chained,
+ * hashed and signed correctly, so that the replay has to judge their content. It replays, or is
+ * refused with the number of the line. */
 #include "base/json.h"
 #include "privacy/ledger/ledger_parts.h"
 #include "privacy/ledger/statement.h"
@@ -49,7 +49,7 @@ out:
     bytes_close(&text);
 }
 
-/* Lines that are no JSON any more are left out. */
+/* Mutated lines that are not JSON are left out. */
 static void sign_all(struct writer *w, const char *text, size_t size)
 {
     const char *end = text + size, *stop;

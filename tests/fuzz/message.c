@@ -1,5 +1,5 @@
-/* Messages and identities from anyone: each type of the protocol is read from the bytes or refused;
- * what was read packs, and reads back to the same bytes. */
+/* Untrusted messages and identities: the bytes are read as each message type, or refused. A
+ * message that was read packs, and the packed bytes read back to the same message. */
 #include "proto/message.h"
 #include "client/command/remote_json.h"
 #include "fedlora.pb-c.h"

@@ -1,5 +1,5 @@
-/* adapter_config.json from anyone, beside tensors that are whole: refused, or combined, and the
- * directory that makes is opened again. */
+/* An untrusted adapter_config.json beside valid tensors is refused, or the adapter is combined
+ * and the result opens. */
 #include "agg/combine/combine.h"
 #include "base/file.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,4 +1,4 @@
-/* A data file from anyone: read, and refused or made into rows whose ids lie in the vocabulary. */
+/* An untrusted data file is refused, or becomes rows whose ids lie in the vocabulary. */
 #include "engine/tokens/data.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,5 @@
-/* safetensors from anyone: every tensor's bytes touched; what is accepted is written again, and the
- * canonical bytes are accepted and written as themselves. */
+/* An untrusted safetensors file: every byte of its tensors is read. An accepted file is written
+ * again in canonical form, and the canonical bytes are accepted and written unchanged. */
 #include "base/safetensors.h"
 #include "tests/fuzz/fuzz.h"
 

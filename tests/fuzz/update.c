@@ -1,4 +1,5 @@
-/* Updates and states from anyone: what opens is whole, finite, and is written and opened again. */
+/* An untrusted update or state that opens is complete and finite, and can be written and opened
+ * again. */
 #include "agg/adapter/adapter_file.h"
 #include "tests/fuzz/fuzz.h"
 

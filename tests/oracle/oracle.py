@@ -1,7 +1,7 @@
-"""What the oracle tests share: a tiny random model made by transformers, the programs, comparing.
+"""Helpers of the oracle tests: a tiny random model made by transformers, our programs, comparisons.
 
-Each test is a script of its own: exit status 0 passed, 1 failed, 77 skipped (says why). They run
-under the python named by FEDLORA_ORACLE_PYTHON, else python3; tests/e2e/oracle.sh runs them all.
+Each test is a script: exit status 0 passed, 1 failed, 77 skipped with the reason. tests/e2e/oracle.sh
+runs them all by the Python that FEDLORA_ORACLE_PYTHON names, else by python3.
 """
 
 import json

@@ -2,9 +2,9 @@
 """`fedlora aggregate` on adapters with trained biases and modules saved whole, made and loaded by PEFT.
 
 Three adapters of different ranks over one random Qwen2 (whose attention has biases), every bias trained and the
-output head saved whole, one on some layers only, one with a module excluded, the last in bfloat16. What they mean together is
-written down here as plain weights: W0 + sum p_k s_k B_k A_k, and the weighted mean of heads and biases. The logits
-of that model against those of the base with what `fedlora aggregate` wrote, loaded by PEFT.
+output head saved whole, one on some layers only, one with a module excluded, the last in bfloat16. This script
+computes their mean as plain weights: W0 + sum p_k s_k B_k A_k, and the weighted mean of heads and biases. The logits
+of that model are compared with those of the base plus the output of `fedlora aggregate`, loaded by PEFT.
 """
 
 import os

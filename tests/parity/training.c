@@ -1,6 +1,7 @@
-/* What must hold of the engine whatever the numbers are: the same bytes for any number of threads
- * and with recomputation, gradients that are the slope of the loss, adapters that do not see each
- * other, a cache that changes nothing. On small models of this repository (tests/models). */
+/* Properties of the engine that hold for any weights: any number of threads and recomputation
+ * give the same bytes, gradients are the slope of the loss, adapters of one batch do not affect
+ * each other, and the cache of generation changes nothing. The small models of tests/models are
+ * used. */
 #include "base/rng.h"
 #include "engine/generate.h"
 #include "engine/train/train.h"
@@ -34,7 +35,7 @@ static void setup_open(struct setup *s, const char *name, enum dtype precision, 
     struct rng rng;
     rng_init(&rng, "test", 1, "rows", 0);
     for (int i = 0; i < ROWS; i++) {
-        uint32_t count = i == 2 ? 0 : i == 3 ? 1 : LENGTH - 7 * (uint32_t)i; /* an empty one too */
+        uint32_t count = i == 2 ? 0 : i == 3 ? 1 : LENGTH - 7 * (uint32_t)i; /* also an empty one */
         for (uint32_t t = 0; t < count; t++) {
             s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
             s->label[i][t] = t < 5 ? DATA_IGNORE : s->id[i][t];
@@ -52,7 +53,7 @@ static void setup_close(struct setup *s)
     model_close(&s->model);
 }
 
-/* Fresh, with B (and R where there is one) drawn too, so that every gradient is there. */
+/* A new adapter whose B (and R) is random as well, because a zero B would make gradients zero. */
 static void adapter_random(struct adapter *ad, const struct setup *s, uint32_t rank, bool small)
 {
     struct adapter_spec spec[LIMIT_MODULES];
@@ -133,7 +134,7 @@ static void rows_of(struct engine_row *row, struct setup *s, const struct adapte
         row[i] = (struct engine_row){s->id[i], s->label[i], s->row[i].count, ad};
 }
 
-/* The slope of the loss along the gradient itself, by a small step either way. */
+/* The slope of the loss along its gradient, from a small step in both directions. */
 static void check_slope(const char *name, bool small, double dropout)
 {
     struct setup s;
@@ -181,7 +182,7 @@ Test(training, finds_the_slope_of_the_loss)
     check_slope("llama", false, 0.3);
 }
 
-/* Rows of two adapters of different ranks, and of none, side by side. */
+/* One batch has rows of two adapters of different ranks and rows without adapter. */
 Test(training, keeps_the_adapters_of_a_batch_apart)
 {
     struct setup s;

@@ -1,10 +1,11 @@
-/* What a function writes to standard output or standard error. */
+/* Captures the output that a function writes to standard output or standard error. */
 #ifndef TESTS_SUPPORT_CAPTURE_H
 #define TESTS_SUPPORT_CAPTURE_H
 
 #include <stddef.h>
 
-/* fd 1 or 2. The text, zero-terminated, cut to `bytes`; it must fit a pipe (64 KiB). */
+/* Calls the function and stores its output of `fd` (1 or 2) in `out`, zero-terminated and cut to
+ * `bytes`. The output must fit a pipe (64 KiB), because nobody reads until the function returns. */
 void capture(char *out, size_t bytes, int fd, void (*write)(void));
 
 #endif

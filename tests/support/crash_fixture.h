@@ -1,6 +1,7 @@
-/* A whole run with its members scripted in the same process, killed at its n-th step that touches
- * the disk, or with that step failing, for tests that fork. Every coordinator is a forked process
- * that uses its own threads, as fedlorad does; the parent starts none. Included once a program. */
+/* A whole run whose members are scripted in the same process. Its n-th step that touches the
+ * disk kills the process or fails. Every coordinator is a forked process with threads of its
+ * own, as in fedlorad; the parent starts no thread, so that it can fork. Include this header in
+ * one file of a program only. */
 #ifndef TESTS_SUPPORT_CRASH_FIXTURE_H
 #define TESTS_SUPPORT_CRASH_FIXTURE_H
 
@@ -42,7 +43,7 @@ static void fill(float *out, size_t n, const char *what, const char *member, uin
     rng_fill_uniform(&rng, out, n, 0.25);
 }
 
-/* Of the rank the member was given: with flora 2 for the first one, 3 for the next, and so on. */
+/* The rank is the member's own: with flora 2 for the first member, 3 for the second, and so on. */
 static void make_update(struct bytes *out, const struct run *run, size_t m, uint32_t round)
 {
     static float a[2][96], b[2][96];
@@ -130,7 +131,8 @@ static err upload(struct script *script, size_t m, const struct bytes *update, u
     return e;
 }
 
-/* What a member does when it can: hello, then train and submit. Errors: it comes back. */
+/* One turn of a member: it says hello, or trains and submits. After an error it tries again in
+ * its next turn. */
 static void member_turn(struct script *script, size_t m)
 {
     struct run *run = script->run;
@@ -236,7 +238,7 @@ static err coordinate(struct run_shop *shop)
     struct script script = {0};
     uint64_t until = text_now_ms() + SECONDS_MAX * 1000;
     err e = ERR_NONE;
-    /* An operator whose command fails gives it again. */
+    /* A command of the operator that fails is given again. */
     for (int i = 0; i < 5; i++) {
         e = find_or_create(&script.run, shop);
         if (!err_is(e)) break;
@@ -307,7 +309,7 @@ static long spawn(const char *dir, enum fault kind, long at)
         log_init(LOG_ERROR, false);
         install_faults(kind, at);
         err e = ERR_NONE;
-        /* A start that the disk refuses is tried again by whoever started it. */
+        /* A start that fails because of the disk is tried again, as a service manager would do. */
         for (int i = 0; i < 3; i++) {
             e = serve_run(dir);
             if (!err_is(e)) break;
@@ -337,7 +339,8 @@ static void make_dir(char dir[SUPPORT_PATH_BYTES])
     support_dir_make(dir);
 }
 
-/* The steps looked at: all of them with FEDLORA_FAULT_ALL set, else about `some`, spread evenly. */
+/* The steps that are tested: all of them if FEDLORA_FAULT_ALL is set, else about `some`, spread
+ * evenly. */
 static long stride(long taken, long some)
 {
     return getenv("FEDLORA_FAULT_ALL") || taken <= some ? 1 : taken / some;

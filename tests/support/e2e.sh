@@ -1,17 +1,17 @@
-# What the e2e scripts share: a work folder, processes that end with the script, a coordinator and its
-# members on this machine, over TLS. Sourced by tests/e2e/*.sh; needs FEDLORA_BUILD_DIR.
+# Helpers of the scripts tests/e2e/*.sh, which source this file: a work folder, processes that end with the script,
+# and a coordinator with its members on this machine, over TLS. FEDLORA_BUILD_DIR names the build to test.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 programs=${FEDLORA_BUILD_DIR:-$root/build/release}
 work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-e2e-XXXXXX")
-export XDG_STATE_HOME=$work/state # members keep theirs here
+export XDG_STATE_HOME=$work/state # members write their state here
 children=() last_child=0
 
 skip() { echo "$*"; exit 77; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
-# fail_with LOG TEXT: the end of a log, then what that means.
+# fail_with LOG TEXT: prints the end of a log, then TEXT, and fails.
 fail_with() { tail -20 "$1" >&2; fail "$2"; }
 
-# spawn LOG COMMAND...: in the background; killed with this script, however it ends.
+# spawn LOG COMMAND...: starts it in the background; it is killed when this script ends for any reason.
 spawn() {
   local log=$1
   shift
@@ -30,7 +30,7 @@ trap end_children EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# wait_within SECONDS PID NAME LOG: a process must end well within the time.
+# wait_within SECONDS PID NAME LOG: fails unless the process ends with status 0 within the time.
 wait_within() {
   local tenths=$(($1 * 10))
   while alive "$2"; do
@@ -51,8 +51,8 @@ make_certs() {
     fail_with "$work/certs.log" "make-certs.sh"
 }
 
-# start_coordinator DIR: with its files in DIR; the same DIR again goes on where it was. Answers before
-# this returns.
+# start_coordinator DIR: keeps its files in DIR; with the DIR of an earlier coordinator it continues from there.
+# The coordinator answers calls when this returns.
 start_coordinator() {
   local tries=100
   if [ ! -e "$1/fedlorad.ini" ]; then
@@ -91,7 +91,7 @@ admin() {
   "$programs/fedlora" run "$verb" "$@" --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" \
     --cert "$work/certs/ops.pem" --key "$work/certs/ops.key"
 }
-# join_member RUN ID DIR OPTION...: in the background, with one thread; its own files go to DIR.
+# join_member RUN ID DIR OPTION...: starts a member in the background, with one thread and its files in DIR.
 join_member() {
   local run=$1 id=$2
   shift 2
@@ -99,7 +99,7 @@ join_member() {
     --ca "$work/certs/ca.pem" --cert "$work/certs/$id.pem" --key "$work/certs/$id.key" \
     --work "$1/$id" --threads 1 "${@:2}"
 }
-# wait_for_round RUN N: until the run has come to round N (or further).
+# wait_for_round RUN N: waits until the run is in round N or later.
 wait_for_round() {
   local tries=300 round
   until round=$(admin status "$1" --json 2>/dev/null | report field round) && [ "$round" -ge "$2" ]; do

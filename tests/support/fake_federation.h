@@ -14,15 +14,16 @@ struct fake_federation {
     pid_t coordinator; /* 0: none running */
 };
 
-/* Members m0 .. m(n-1), listed; "stranger" with a certificate but not listed; the operator "ops".
- * `more` is added to the configuration file (may be ""). */
+/* Makes certificates for the listed members m0 .. m(n-1), for "stranger", who is not listed, and
+ * for the operator "ops". `more` is added to the configuration file (may be ""). */
 err fake_federation_open(struct fake_federation *out, const char *dir, int members,
                          const char *more);
-/* Starts it and returns once it listens. */
+/* Starts fedlorad and returns once it listens. */
 err fake_federation_start(struct fake_federation *f);
-/* Sends the signal and waits; the exit status, or -1 when killed by a signal. */
+/* Sends the signal and waits. Returns the exit status, or -1 when the process was killed by a
+ * signal. */
 int fake_federation_stop(struct fake_federation *f, int signal_number);
-/* Runs fedlorad with one more option until it ends by itself; its exit status. */
+/* Runs fedlorad with one more option until it ends by itself. Returns its exit status. */
 int fake_federation_try(const struct fake_federation *f, const char *option);
 bool fake_federation_logged(const struct fake_federation *f, const char *part);
 long fake_federation_peak_kb(const struct fake_federation *f); /* VmHWM */

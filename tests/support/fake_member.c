@@ -126,7 +126,8 @@ err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryDa
     return e;
 }
 
-/* Cheap noise keyed by what it is for: large updates must not take the test's time. */
+/* Cheap noise, keyed by run, round and member, because a large update must not cost the test
+ * much time. */
 static void fill(float *out, size_t n, const char *name, const struct fake_member *m,
                  uint32_t round)
 {
@@ -308,7 +309,8 @@ static err one_task(bool *finished, struct digest *last_state, struct fake_membe
     return e;
 }
 
-/* A new connection after every error: gRPC's own would wait a second before it tries again. */
+/* Opens a new connection after every error, because gRPC would wait a second before it
+ * reconnects. */
 static err again(struct fake_member *m)
 {
     struct fake_options options = m->options;

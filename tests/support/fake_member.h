@@ -1,6 +1,6 @@
-/* A member without a model: says hello, fetches, submits random updates of the right shapes over
- * the real protocol. Deterministic: (run, round, member) give the same bytes. And the operator's
- * few calls. */
+/* A member without a model, and the calls of an operator. The member says hello, fetches states
+ * and submits random updates of the right shapes over the real protocol. The bytes depend on
+ * run, round and member only. */
 #ifndef TESTS_SUPPORT_FAKE_MEMBER_H
 #define TESTS_SUPPORT_FAKE_MEMBER_H
 
@@ -41,22 +41,22 @@ void fake_close(struct fake_member *m);
 /* Replies are freed with message_free(). */
 err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m);
 err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wait_ms);
-/* out NULL: fetched, counted and forgotten; memory does not grow with the file. */
+/* With `out` NULL the bytes are only counted, so memory does not grow with the file. */
 err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryData *digest,
                uint64_t offset);
 err fake_update(struct bytes *out, struct fake_member *m, const Fedlora__V1__TrainTask *task);
 err fake_offset(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
                 const Fedlora__V1__SubmitHeader *header);
-/* Sends header and the update from header->offset on, at most `most` bytes of it (0: all). */
+/* Sends the header, then the update from header->offset on, at most `most` bytes (0: all). */
 err fake_submit(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
                 const Fedlora__V1__SubmitHeader *header, const struct bytes *update, size_t most);
 /* The header of this update. */
 void fake_header(Fedlora__V1__SubmitHeader *header, const struct fake_member *m, uint32_t round,
                  const struct bytes *update, struct digest *digest);
-/* All of it, through restarts of the coordinator, until the run has finished. */
+/* A member's whole work until the run has finished; it survives restarts of the coordinator. */
 err fake_join(struct digest *last_state, struct fake_member *m);
 
-/* The same in a thread of its own, as member "m0", "m1", ... */
+/* The same in a thread for each member "m0", "m1", ... */
 struct fake_joining {
     pthread_t thread;
     char id[16];

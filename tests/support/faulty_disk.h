@@ -1,6 +1,6 @@
-/* A disk whose n-th step kills the process, or fails as a full one does. A step is a call of
- * file_disk that changes something, or a commit of SQLite. For tests that fork: included once a
- * program, installed once a process. */
+/* A disk whose n-th step kills the process, or fails as on a full disk. A step is a call of
+ * file_disk that changes something, or a commit of SQLite. It is for tests that fork: include
+ * this header in one file of a program, and install it once in a process. */
 #ifndef TESTS_SUPPORT_FAULTY_DISK_H
 #define TESTS_SUPPORT_FAULTY_DISK_H
 
@@ -18,7 +18,7 @@ static struct file_disk disk; /* the real one */
 static atomic_long steps, fault_at;
 static enum fault fault;
 
-/* True when this step is to fail. */
+/* Counts a step; true when it is the faulty one. */
 static bool step(void)
 {
     if (atomic_fetch_add(&steps, 1) + 1 != fault_at) return false;
@@ -40,7 +40,7 @@ static ssize_t bad_write(int fd, const void *data, size_t size)
 {
     bool hit = step();
     if (full(hit)) return -1;
-    /* A write cut in the middle, then the end: what is half there must not be believed. */
+    /* The write of the faulty step is cut in half: a reader must not accept such a file. */
     ssize_t n = disk.write(fd, data, hit && size > 1 ? size / 2 : size);
     after(hit);
     return n;

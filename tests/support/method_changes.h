@@ -1,5 +1,5 @@
-/* What members and states have changed, over all modules, densely in float64: what robust rules and
- * reports are compared with. */
+/* The changes made by members and states, over all modules, as dense float64 matrices. Robust
+ * rules and reports are compared with them. */
 #ifndef TESTS_SUPPORT_METHOD_CHANGES_H
 #define TESTS_SUPPORT_METHOD_CHANGES_H
 
@@ -7,7 +7,7 @@
 
 enum { ALL = MODULES * SIZE };
 
-/* What member k of round t changed, over all modules. */
+/* The change made by member k in round t, over all modules. */
 static inline void change_of(double *D, const struct method *m, unsigned t, unsigned k)
 {
     const char *frozen = m->frozen ? at("frozen", 0) : NULL;

@@ -126,7 +126,8 @@ static inline void send(const char *path, const struct sender *x)
 
 /* ---- dense float64, by loops ---- */
 
-/* What module i of a file adds to W0, densely, times c; `frozen` gives the state its A (and B). */
+/* sum += c times the dense change of W0 by module i of a file. `frozen` holds the A (and B) that
+ * the file lacks. */
 static inline void add(double *sum, const char *path, size_t i, double c, const char *frozen)
 {
     struct adapter_file f = {0}, basis = {0};
@@ -169,8 +170,9 @@ static inline double distance(const double *x, const double *y)
     return sqrt(sum);
 }
 
-/* What a member that trained `update` from `state` runs, times c: its own factors where it sent
- * them, the state's else; the state's columns beyond its rank too, unless `gone`. No carry. */
+/* sum += c times the dense change that a member has after it trained `update` from `state`: its
+ * own factors if it sent them, else those of the state, also the state's columns beyond the
+ * member's rank unless `gone`. The carry is left out. */
 static inline void add_member(double *sum, const char *state, const char *update,
                               const char *frozen, size_t i, double c, bool gone)
 {
@@ -216,8 +218,8 @@ static inline struct contribution sent(const char *member, double weight, const 
 
 static const char *extra_option; /* of the runs that begin; tests may set it */
 
-/* State 1 of a run of this method; its rank is 4, or where ranks may differ 12 of frozen factors
- * and the largest member's (more than some modules' sizes) else. */
+/* Writes state 1 of a run of this method. Its rank is 4. If ranks may differ, it is 12 for
+ * frozen factors, else that of the largest member, which is more than the size of some modules. */
 static inline struct method_start begin(const struct method *m)
 {
     uint32_t most = ranks[MEMBERS - 1];
@@ -230,8 +232,9 @@ static inline struct method_start begin(const struct method *m)
     return start;
 }
 
-/* What member k sends in round `t`. Ranks and scales differ where the method has it so: of `fresh`
- * methods both, else the ranks at the run's scale. */
+/* The description of member k in round `t`. Ranks and scales differ between members if the
+ * method allows it: methods that start afresh allow both, the others allow different ranks at
+ * the scale of the run. */
 static inline struct sender member_sender(const struct method *m, unsigned k, uint32_t t)
 {
     struct sender x = {.method = m->name,
@@ -247,7 +250,7 @@ static inline struct sender member_sender(const struct method *m, unsigned k, ui
     return x;
 }
 
-/* Four updates of round `t`, and what is to be combined. */
+/* Writes four updates of round `t` and fills the request to combine them. */
 static inline struct method_next gather_round(struct contribution *c, const struct method *m,
                                               uint32_t t)
 {
@@ -291,7 +294,7 @@ static inline const struct method_report_row *row_of(const struct method_report 
     return NULL;
 }
 
-/* Module i of states t and t + 1, and the exact mean of what the members of round t run. */
+/* Module i of states t and t + 1, and the exact mean of the members' modules in round t. */
 struct dense_round {
     double before[SIZE], after[SIZE], exact[SIZE];
     double change, error; /* ||exact - before||, ||after - exact|| */
@@ -306,7 +309,7 @@ static inline struct dense_round dense_round(const struct method *m, unsigned t,
     add(d.before, at("state", t), i, 1, frozen);
     add(d.after, at("state", t + 1), i, 1, frozen);
     add_member(pair, at("state", t), at("state", t), frozen, i, 1, false);
-    for (size_t j = 0; j < SIZE; j++) /* the carry is nobody's to train */
+    for (size_t j = 0; j < SIZE; j++) /* no member trains the carry */
         d.exact[j] = carried[j] = d.before[j] - pair[j];
     for (unsigned k = 0; k < MEMBERS; k++)
         add_member(d.exact, at("state", t), at("update", k), frozen, i, weights[k] / total_weight,
@@ -316,7 +319,7 @@ static inline struct dense_round dense_round(const struct method *m, unsigned t,
     return d;
 }
 
-/* The report of that round's module against the dense sums. */
+/* Compares the report of the module with the dense sums. */
 static inline void expect_row(const struct method_report *report, const struct dense_round *d,
                               size_t i)
 {
@@ -332,7 +335,7 @@ static inline void expect_row(const struct method_report *report, const struct d
     cr_expect_eq(row->sent, MEMBERS);
 }
 
-/* A round in which the only member has learned nothing leaves every bit of A (rank, d_in). */
+/* In a round whose only member has learned nothing, every bit of A (rank, d_in) stays as it was. */
 static inline struct method_report expect_a_stays(const char *method, uint32_t rank)
 {
     const struct method *m = method_find(method);

@@ -1,5 +1,5 @@
-/* A small model with rows, and DP-SGD's options, for tests of private training. Rows 3 and 4 have
- * nothing to learn. */
+/* A small model, its rows and the options of DP-SGD, for tests of private training. Row 3 is
+ * empty and row 4 has no token to learn, so their gradients are zero. */
 #ifndef TESTS_SUPPORT_PRIVATE_FIXTURE_H
 #define TESTS_SUPPORT_PRIVATE_FIXTURE_H
 
@@ -87,7 +87,7 @@ static inline double mean_of(const struct engine_row *row)
     return row->count > 2 ? 1.0 / (row->count - 2.0) : 0.0;
 }
 
-/* The gradient of one row's mean by itself. */
+/* The gradient of the mean loss of one row alone. */
 static inline void one_gradient(float *out, struct setup *s, size_t i)
 {
     double nll;
@@ -105,7 +105,7 @@ static inline double norm_of(const float *x, size_t n)
     return sqrt(sum);
 }
 
-/* The slope of the row's mean loss along its own gradient is the gradient's norm. */
+/* Along its own gradient, the mean loss of the row has the norm of the gradient as slope. */
 static inline void options(struct train_options *t, struct train_private_options *o)
 {
     train_defaults(t);
@@ -117,6 +117,6 @@ static inline void options(struct train_options *t, struct train_private_options
     *o = (struct train_private_options){.train = t, .sampling = 1.0, .noise = 1e-7, .clip = 1.0};
 }
 
-/* Clipped mean and AdamW in float64, record by record. */
+/* The clipped mean and the AdamW step in float64, one record after the other. */
 
 #endif

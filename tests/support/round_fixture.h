@@ -1,4 +1,4 @@
-/* A run of up to four members under test, told one event at a time. */
+/* A run of up to four members under test, which gets its events one by one. */
 #ifndef TESTS_SUPPORT_ROUND_FIXTURE_H
 #define TESTS_SUPPORT_ROUND_FIXTURE_H
 

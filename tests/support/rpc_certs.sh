@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Certificates for the tests of proto/, made once in DIR: a good authority with members a and b and
-# the operator ops; foreign ones; and, signed by the good one, wrong ones.
+# Makes certificates for the tests of proto/ in DIR, unless they are there: a good authority with members a and b and
+# the operator ops, a foreign authority, and faulty certificates that the good authority signed.
 # Usage: rpc_certs.sh MAKE-CERTS DIR
 set -euo pipefail
 make=$1 dir=$2

@@ -1,4 +1,4 @@
-/* A server on a thread of its own, with methods that show what the RPC layer does; and
+/* A server in its own thread, whose methods show the behaviour of the RPC layer, and its
  * certificates. */
 #ifndef TESTS_SUPPORT_RPC_FIXTURE_H
 #define TESTS_SUPPORT_RPC_FIXTURE_H
@@ -27,7 +27,7 @@ struct fixture {
     atomic_bool stop;
     char address[64];
     char certs[4][512];
-    /* what the handlers saw */
+    /* counted by the handlers */
     atomic_int begun, over, answered, parts, ended, held, sent;
     atomic_ulong bytes;
     atomic_bool upload_waits; /* parts are taken but no next one is asked for */
@@ -205,7 +205,8 @@ static inline void fixture_stop(struct fixture *f)
     f->server = NULL;
 }
 
-/* Options of a client with the certificate `name` (a path below the certificates' folder). */
+/* Options of a client that uses the certificate `name` (a path below the folder of
+ * certificates). */
 static inline struct rpc_client_options fixture_client(struct fixture *f, const char *name)
 {
     snprintf(f->certs[0], sizeof f->certs[0], "%s/ca.pem", FIXTURE_CERTS);
@@ -225,7 +226,7 @@ static inline err fixture_call(struct rpc_client *client, const char *path, cons
     return e;
 }
 
-/* Waits up to 5 s for a counter that another thread moves. */
+/* Waits up to 5 s until a counter of another thread has reached a value. */
 static inline bool fixture_wait(atomic_int *counter, int least)
 {
     for (int i = 0; i < 500; i++) {

@@ -1,5 +1,5 @@
-/* What the tests share: where ../shared lies, scratch folders, nearness of float arrays, and errors
- * that must not happen. Every test program links it; it may use Criterion. */
+/* Helpers of all tests: paths, scratch folders, distances between float arrays, and checks of
+ * errors. Every test program links it; it may use Criterion. */
 #ifndef TESTS_SUPPORT_SUPPORT_H
 #define TESTS_SUPPORT_SUPPORT_H
 
@@ -26,7 +26,7 @@ bool support_has_shared(const char *name);
 /* The path of a file of this repository. */
 void support_source(char *out, size_t bytes, const char *name);
 
-/* An empty folder of this test's own under TMPDIR, and its removal with all it holds. */
+/* Makes an empty folder under TMPDIR for this test alone; removes a folder and its content. */
 void support_dir_make(char out[SUPPORT_PATH_BYTES]);
 void support_dir_remove(const char *dir);
 

@@ -1,5 +1,6 @@
-/* Helpers of the programs in tests/threads. They are plain programs, because Criterion and gRPC cannot run under
- * the thread sanitizer (preset "tsan"). A program returns 0 when its checks hold; the sanitizer reports races. */
+/* Helpers of the programs in tests/threads. They are plain programs, because Criterion and gRPC
+ * cannot run under the thread sanitizer (preset "tsan"). A program returns 0 when its checks
+ * hold; the sanitizer reports races. */
 #ifndef TESTS_THREADS_THREADS_H
 #define TESTS_THREADS_THREADS_H
 

@@ -1,5 +1,5 @@
-/* One tokenizer, used by several threads at once: all get the ids that one thread gets. Byte-level BPE and BPE with
- * SentencePiece scores are tried. */
+/* One tokenizer, used by several threads at once: all get the ids that one thread gets.
+ * Byte-level BPE and BPE with SentencePiece scores are tried. */
 #include "engine/tokens/tokenizer.h"
 
 #include "tests/threads/threads.h"

@@ -1,4 +1,5 @@
-/* The worker's queue: one thread pushes and takes back, the worker runs batches; then a close while jobs wait. */
+/* The worker's queue: one thread pushes and takes back, the worker runs batches; then a close
+ * while jobs wait. */
 #include "coordinator/work/work.h"
 
 #include "tests/threads/threads.h"

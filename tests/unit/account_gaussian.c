@@ -38,7 +38,7 @@ Test(account_gaussian, narrow_strips_of_either_tail_keep_their_digits)
     cr_assert_eq(account_gaussian_between(INFINITY, INFINITY), 0);
 }
 
-/* Balle and Wang's analytic Gaussian mechanism, from the specification's independent program. */
+/* Balle and Wang's analytic Gaussian mechanism, computed by an independent program. */
 Test(account_gaussian, epsilons_are_the_analytic_ones)
 {
     near(account_gaussian_epsilon(1, 1e-5), 4.377178095681, 1e-11);
@@ -48,7 +48,7 @@ Test(account_gaussian, epsilons_are_the_analytic_ones)
     near(account_gaussian_epsilon(1 / 10., 1e-6), .396857377644, 1e-11);
 }
 
-/* The definition: what P has more than e^eps Q, by quadrature in long double. */
+/* The definition: the mass of P above e^eps Q, by quadrature in long double. */
 Test(account_gaussian, deltas_are_those_of_the_definition)
 {
     const double mu[] = {1e-3, .1, 1, 4, 20}, part[] = {0, .5, 1, 1.5};

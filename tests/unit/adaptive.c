@@ -1,4 +1,4 @@
-/* Unit vectors of the specification, 1.7. */
+/* Adaptive clipping against values computed by an independent program from the paper's formula. */
 #include "privacy/noise/adaptive.h"
 #include "base/rng.h"
 #include "privacy/noise/clip.h"

@@ -96,7 +96,7 @@ Test(central, adapts_the_norm_and_charges_both_releases_as_one)
     central_close(&c);
 }
 
-/* What the count of unclipped members made of the norm, as a fraction: C' = C exp(-rate (b - 1/2)).
+/* The fraction b of unclipped members, computed back from the new norm C' = C exp(-rate (b - 1/2)).
  */
 static double fraction_of(const float (*member)[4], const size_t count[2], double weight,
                           double denominator)
@@ -132,7 +132,7 @@ Test(central, counts_who_is_not_clipped_over_the_members_expected)
     cr_expect_gt(fraction_of(small_and_large, all, 0.25, 100), 1 - spread);
     cr_expect_float_eq(fraction_of(small_and_large, some, 1, 400), 0.25, spread);
     cr_expect_float_eq(fraction_of(small_and_large, some, 0.25, 100), 0.25, spread);
-    /* who does not come counts as half: nobody is missed */
+    /* an absent member counts as one half, so its absence does not show */
     cr_expect_float_eq(fraction_of(small_and_large, few, 1, 400), 0.5 + 0.5 * 100 / 400, spread);
 }
 

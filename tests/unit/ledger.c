@@ -220,7 +220,7 @@ Test(ledger, a_cut_line_or_none_is_refused, .init = make, .fini = drop)
     expect_refused(&text, "x.jsonl:5: no newline at the end");
 }
 
-/* Who has no key can make a whole chain, but signs it with another. */
+/* A chain can be rebuilt without the key, but its signatures then come from another key. */
 Test(ledger, another_keys_lines_do_not_join, .init = make, .fini = drop)
 {
     struct ledger_key other;

@@ -1,4 +1,4 @@
-/* What a report says of disagreement and of new directions, against dense float64. */
+/* Disagreement and new directions in a report, compared with dense float64 computations. */
 #include "agg/round/method_diagnose.h"
 
 #include "tests/support/method_changes.h"

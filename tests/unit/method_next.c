@@ -1,5 +1,5 @@
-/* Who delivered what: members that differ in modules, that come twice, that learned nothing, or
- * that stay away; for every method there is. */
+/* Rounds with unusual contributions, for every method: members with other modules, members that
+ * are counted twice, that learned nothing, or that are absent. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_changes.h"

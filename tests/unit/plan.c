@@ -29,7 +29,8 @@ static void expect(const struct plan *p, const char *part)
     cr_expect_eq(s.noise, -7, "untouched");
 }
 
-/* Specification 1.1: 0.48 at ten thousand members; 478.9 at ten, 47.9 at a hundred. */
+/* The noise in the mean is 0.48 clip norms with ten thousand members, 47.9 with a hundred, 479 with
+ * ten (docs/privacy.md). */
 Test(plan, gives_the_published_feasibility_ratios)
 {
     struct plan p = good();

@@ -8,7 +8,7 @@ static const struct pld_pair pairs[] = {{1, .02, 0}, {1, 0, .02},  {1, .02, .02}
                                         {.4, 0, .5}, {.4, .5, .5}, {2, 1, 0},     {5, 1e-3, 0}};
 enum { PAIRS = sizeof pairs / sizeof *pairs };
 
-/* What P has more than e^eps Q, by the definition: an integral over x. */
+/* The mass of P above e^eps Q, by the definition: an integral over x. */
 static double hockey_stick(const struct pld_pair *p, double epsilon)
 {
     long double sum = 0, step = p->z / 4000;

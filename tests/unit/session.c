@@ -435,7 +435,7 @@ Test(session, takes_no_nonsense_from_a_coordinator)
     refuses(train, "a", true, "another digest");
 }
 
-/* Whatever the coordinator says later, what it said first holds. */
+/* The first promise of the coordinator holds, even if a later answer differs. */
 Test(session, lets_no_later_answer_take_privacy_back)
 {
     static const enum task again[] = {NOT_JOINED, EVALUATE}, evaluate[] = {EVALUATE};

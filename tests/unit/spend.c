@@ -1,4 +1,4 @@
-/* Epsilons from the specification's table C (google/differential-privacy). */
+/* Epsilons computed with google/differential-privacy. */
 #include "privacy/ledger/spend.h"
 #include "tests/support/support.h"
 

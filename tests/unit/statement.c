@@ -382,7 +382,7 @@ Test(statement, without_privacy_a_release_says_so)
     release_close(NULL);
 }
 
-/* What the fuzz targets start from is a ledger of two plans that stands. */
+/* The seed of the fuzz targets is a valid ledger of two plans. */
 Test(statement, the_fuzz_targets_seed_replays)
 {
     struct ledger ledger = {0};

@@ -1,4 +1,5 @@
-/* Variances of prefix sums from the specification, 1.8: (leaves, node deviation) -> variance. */
+/* Variances of prefix sums, computed by an independent program: (leaves, node deviation) ->
+ * variance. */
 #include "privacy/noise/tree.h"
 #include "tests/support/support.h"
 
