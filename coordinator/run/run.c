@@ -180,7 +180,8 @@ static err push_work(struct run *run, enum kind kind)
     job->options = run->options;
     err e = is_start ? copy_start(job, run) : copy_weights(job, run);
     if (!err_is(e))
-        e = run_privacy_terms(&job->terms, run->config, run->shop->config->ledger_key, &job->arena);
+        e = run_privacy_terms(&job->terms, run->config, &run->options,
+                              run->shop->config->ledger_key, &job->arena);
     if (!err_is(e) && kind == WORK_NEXT && run->ahead_for == job->round) {
         job->ahead = run->ahead;
         run->ahead = NULL;
@@ -197,7 +198,7 @@ static err draw_members(struct run *run)
     struct round *r = &run->round;
     struct cohort cohort = {.run = run->config->name,
                             .round = r->opened,
-                            .q = run_privacy_sampling(run->config, r->opened)};
+                            .q = run_privacy_sampling(run->config, &run->options, r->opened)};
     const struct cohort last = {.run = run->config->name, .round = r->rules.rounds, .q = 1};
     struct cohort_seed seed;
     if (!r->rules.drawn || r->drawn_for == r->opened || r->opened != round_under_way(r))

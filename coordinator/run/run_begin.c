@@ -85,9 +85,11 @@ err run_learn_members(struct run *run)
 static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
                      struct store_blob *frozen)
 {
+    struct method_options options;
     bool known = false;
     TRY(run_config_complete(config));
-    TRY(run_privacy_judge(config));
+    run_config_options(&options, config);
+    TRY(run_privacy_judge(config, &options));
     if (run_privacy_central(config) && !shop->config->ledger_key)
         return err_make(ERR_INPUT, "privacy: this coordinator has no privacy.ledger_key to sign a "
                                    "ledger with");

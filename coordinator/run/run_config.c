@@ -134,7 +134,8 @@ static err find_method(const struct method **out, const char *name)
                     near ? "; did you mean " : "", near ? near : "");
 }
 
-static err check_options(const run_config_t *c, const struct method *method)
+static err check_options(struct method_options *out, const run_config_t *c,
+                         const struct method *method)
 {
     struct method_options o;
     TRY(method_options_parse(&o, method, (const char *const *)c->method_options,
@@ -156,6 +157,7 @@ static err check_options(const run_config_t *c, const struct method *method)
     if (c->rounds <= setup)
         return err_make(ERR_INPUT, "rounds: %u, but the first %u only find the basis", c->rounds,
                         setup);
+    *out = o;
     return ERR_NONE;
 }
 
@@ -164,6 +166,7 @@ err run_config_complete(run_config_t *c)
     static const char *const lates[] = {"refuse", "next", NULL};
     static const char *const weights[] = {"examples", "uniform", "given", NULL};
     const struct method *method = NULL;
+    struct method_options options;
     if (!text_is_name(c->name, LIMIT_NAME_BYTES - 1))
         return err_make(ERR_INPUT,
                         "run name \"%s\": letters, digits, '.', '_' and '-' only, at most %d",
@@ -189,9 +192,9 @@ err run_config_complete(run_config_t *c)
     if (c->quorum > c->n_members)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
                         c->n_members);
-    TRY(check_options(c, method));
+    TRY(check_options(&options, c, method));
     TRY(check_members(c, method));
-    return run_privacy_check(c);
+    return run_privacy_check(c, &options);
 }
 
 const struct method *run_config_method(const run_config_t *c)

@@ -1,7 +1,6 @@
 #include "coordinator/run/run_privacy.h"
 
 #include "agg/round/method_options.h"
-#include "coordinator/run/run_config.h"
 #include "proto/message.h"
 
 #include <math.h>
@@ -49,21 +48,21 @@ static const char *basis_word(const struct method_options *o, const run_config_t
     return o->basis == METHOD_BASIS_SEEDED && c->frozen_digest.len ? "given" : words[o->basis];
 }
 
-err run_privacy_terms(struct private_terms *out, const run_config_t *c, const char *key_path,
+err run_privacy_terms(struct private_terms *out, const run_config_t *c,
+                      const struct method_options *options, const char *key_path,
                       struct arena *arena)
 {
     const Fedlora__V1__Privacy *p = c->privacy;
     struct private_terms terms = {.on = run_privacy_central(c)};
-    struct method_options options;
     if (!terms.on) {
         *out = terms;
         return ERR_NONE;
     }
-    run_config_options(&options, c);
-    const struct method *method = run_config_method(c);
+    const struct method *method = method_find(c->method);
+    REQUIRE(method);
     terms.plan = (struct plan){.unit = LEDGER_CLIENT,
-                               .bases = basis_word(&options, c),
-                               .robust = method_options_choice(&options, "robust"),
+                               .bases = basis_word(options, c),
+                               .robust = method_options_choice(options, "robust"),
                                .client_method = method->client_private,
                                .client_refusal = method->client_refusal,
                                .epsilon = p->epsilon,
@@ -77,9 +76,9 @@ err run_privacy_terms(struct private_terms *out, const run_config_t *c, const ch
                                             .sigma_b = p->sigma_b},
                                .units = c->n_members,
                                .dim = 1,
-                               .rounds = c->rounds - method_setup_rounds(&options),
+                               .rounds = c->rounds - method_setup_rounds(options),
                                .steps = 1,
-                               .basis_passes = method_setup_rounds(&options),
+                               .basis_passes = method_setup_rounds(options),
                                .basis_noise = p->basis_noise,
                                .basis_clip = p->basis_clip,
                                .basis_dim = 1,
@@ -112,16 +111,11 @@ bool run_privacy_local(const run_config_t *c)
     return has_unit(c, "example");
 }
 
-static uint32_t setup_rounds(const run_config_t *c)
+double run_privacy_sampling(const run_config_t *c, const struct method_options *options,
+                            uint32_t round)
 {
-    struct method_options options;
-    run_config_options(&options, c);
-    return method_setup_rounds(&options);
-}
-
-double run_privacy_sampling(const run_config_t *c, uint32_t round)
-{
-    return run_privacy_central(c) && round > setup_rounds(c) ? c->privacy->sampling : 1;
+    bool samples = run_privacy_central(c) && round > method_setup_rounds(options);
+    return samples ? c->privacy->sampling : 1;
 }
 
 /* ---- what is refused ---- */
@@ -159,39 +153,37 @@ static err check_local(const run_config_t *c)
     return ERR_NONE;
 }
 
-static err judge_central(const run_config_t *c)
+static err judge_central(const run_config_t *c, const struct method_options *options)
 {
     struct arena arena = {0};
     struct private_terms terms;
     struct plan_summary summary;
-    err e = run_privacy_terms(&terms, c, NULL, &arena);
+    err e = run_privacy_terms(&terms, c, options, NULL, &arena);
     if (!err_is(e)) e = plan_check(&summary, &terms.plan);
     arena_close(&arena);
     return e;
 }
 
 /* As far as it is the same for all: how many records a member has, only it knows. */
-static err judge_local(const run_config_t *c)
+static err judge_local(const run_config_t *c, const struct method_options *options)
 {
     const Fedlora__V1__Privacy *p = c->privacy;
     const Fedlora__V1__Training *t = c->training;
-    struct method_options options;
     struct plan_summary summary;
-    run_config_options(&options, c);
     uint64_t steps = t->steps;
     if (p->sampling > 0 && !steps) steps = (uint64_t)ceil(t->epochs / p->sampling);
     struct plan plan = {.unit = LEDGER_EXAMPLE,
                         .method = c->method,
-                        .bases = basis_word(&options, c),
+                        .bases = basis_word(options, c),
                         .epsilon = p->epsilon,
                         .delta = p->delta,
                         .noise = p->sampling > 0 ? p->noise : 0,
                         .sampling = p->sampling > 0 ? p->sampling : 1,
                         .clip = p->clip,
                         .units = 1,
-                        .rounds = c->rounds - setup_rounds(c),
+                        .rounds = c->rounds - method_setup_rounds(options),
                         .steps = steps > 0 && steps <= UINT32_MAX ? (uint32_t)steps : 1,
-                        .basis_passes = setup_rounds(c),
+                        .basis_passes = method_setup_rounds(options),
                         .basis_noise = p->basis_noise,
                         .basis_clip = p->basis_clip};
     TRY(plan_check(&summary, &plan));
@@ -202,7 +194,7 @@ static err judge_local(const run_config_t *c)
                     p->noise, p->epsilon, (unsigned long long)summary.rounds, plan.rounds);
 }
 
-err run_privacy_check(run_config_t *c)
+err run_privacy_check(run_config_t *c, const struct method_options *options)
 {
     Fedlora__V1__Privacy *p = c->privacy;
     if (!p) return ERR_NONE;
@@ -217,14 +209,14 @@ err run_privacy_check(run_config_t *c)
     if (c->evaluate_every)
         return err_make(ERR_INPUT, "privacy: members' evaluations reveal what the budget does not "
                                    "count: expected --evaluate-every 0");
-    if ((p->basis_clip != 0 || p->basis_noise != 0) && !setup_rounds(c))
+    if ((p->basis_clip != 0 || p->basis_noise != 0) && !method_setup_rounds(options))
         return err_make(ERR_INPUT, "privacy: a clip norm or noise for the basis: expected "
                                    "basis=gradient");
     return run_privacy_central(c) ? check_central(c) : check_local(c);
 }
 
-err run_privacy_judge(const run_config_t *c)
+err run_privacy_judge(const run_config_t *c, const struct method_options *options)
 {
     if (!c->privacy) return ERR_NONE;
-    return run_privacy_central(c) ? judge_central(c) : judge_local(c);
+    return run_privacy_central(c) ? judge_central(c, options) : judge_local(c, options);
 }
