@@ -9,6 +9,7 @@
 #include "client/output/table.h"
 #include "client/session/retry.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -142,7 +143,7 @@ static err call_run(run_status **out, struct rpc_client *client, const char *pat
 
 err command_run_get(run_status **out, struct rpc_client *client, const char *name)
 {
-    return call_run(out, client, "/fedlora.v1.Admin/GetRun", name);
+    return call_run(out, client, RPC_PATH_ADMIN(get_run), name);
 }
 
 static err act(const struct run_command *o, const struct option_list *arguments, const char *path)
@@ -160,25 +161,25 @@ static err act(const struct run_command *o, const struct option_list *arguments,
 static err status_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
-    return act(o, arguments, "/fedlora.v1.Admin/GetRun");
+    return act(o, arguments, RPC_PATH_ADMIN(get_run));
 }
 
 static err pause_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
-    return act(o, arguments, "/fedlora.v1.Admin/PauseRun");
+    return act(o, arguments, RPC_PATH_ADMIN(pause_run));
 }
 
 static err resume_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
-    return act(o, arguments, "/fedlora.v1.Admin/ResumeRun");
+    return act(o, arguments, RPC_PATH_ADMIN(resume_run));
 }
 
 static err stop_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
-    return act(o, arguments, "/fedlora.v1.Admin/StopRun");
+    return act(o, arguments, RPC_PATH_ADMIN(stop_run));
 }
 
 /* ---------------------------------------------------------------- list */
@@ -212,7 +213,7 @@ out:
 
 static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
-    static const struct remote_method method = {"/fedlora.v1.Admin/ListRuns",
+    static const struct remote_method method = {RPC_PATH_ADMIN(list_runs),
                                                 &fedlora__v1__list_runs_reply__descriptor};
     (void)arguments, (void)arena;
     const struct run_command *o = options;
@@ -265,7 +266,7 @@ struct watching {
 /* One long poll; all its events are printed. */
 static err watch_once(struct watching *w, struct rpc_client *client)
 {
-    static const struct remote_method method = {"/fedlora.v1.Admin/WatchRun",
+    static const struct remote_method method = {RPC_PATH_ADMIN(watch_run),
                                                 &fedlora__v1__watch_reply__descriptor};
     Fedlora__V1__WatchRequest request = FEDLORA__V1__WATCH_REQUEST__INIT;
     Fedlora__V1__WatchReply *reply = NULL;
@@ -315,7 +316,7 @@ static err fetch_blob(const struct run_command *o, struct rpc_client *client, co
                       const struct digest *digest, const char *path)
 {
     const struct remote_blob blob = {
-        .method = "/fedlora.v1.Admin/FetchBlob", .run = run, .digest = *digest, .path = path};
+        .method = RPC_PATH_ADMIN(fetch_blob), .run = run, .digest = *digest, .path = path};
     struct retry retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet};
     err e;
     while (err_is(e = remote_fetch(client, &blob)))

@@ -8,6 +8,7 @@
 #include "client/output/table.h"
 #include "privacy/ledger/statement.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -49,7 +50,7 @@ typedef Fedlora__V1__AuditReply audit_reply;
 
 static err ask(audit_reply **out, const struct audit *a, const Fedlora__V1__AuditRequest *asked)
 {
-    static const struct remote_method method = {"/fedlora.v1.Admin/Audit",
+    static const struct remote_method method = {RPC_PATH_ADMIN(audit),
                                                 &fedlora__v1__audit_reply__descriptor};
     Fedlora__V1__AuditRequest request = *asked;
     request.run = (char *)(uintptr_t)a->run;

@@ -8,6 +8,7 @@
 #include "client/session/remote.h"
 #include "engine/model/model.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -267,7 +268,7 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct create_comman
 static err create(struct rpc_client *client, Fedlora__V1__RunConfig *config,
                   const struct create_command *o)
 {
-    static const struct remote_method method = {"/fedlora.v1.Admin/CreateRun",
+    static const struct remote_method method = {RPC_PATH_ADMIN(create_run),
                                                 &fedlora__v1__run_status__descriptor};
     Fedlora__V1__RunStatus *status = NULL;
     struct digest frozen;

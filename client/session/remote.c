@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "health.pb-c.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -250,7 +251,7 @@ static err check_offset(uint64_t received, const struct file_map *file, const ch
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
                   const Fedlora__V1__SubmitHeader *given, const char *path)
 {
-    static const struct remote_method ask = {"/fedlora.v1.Federation/SubmitOffset",
+    static const struct remote_method ask = {RPC_PATH_FEDERATION(submit_offset),
                                              &fedlora__v1__submit_reply__descriptor};
     Fedlora__V1__SubmitHeader header = *given;
     Fedlora__V1__SubmitReply *have = NULL;
@@ -270,7 +271,7 @@ err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
     part.part_case = FEDLORA__V1__SUBMIT_PART__PART_HEADER;
     part.header = &header;
     TRY_OUT(e, message_pack(&first, &part.base));
-    TRY_OUT(e, send_file(&received, client, "/fedlora.v1.Federation/Submit", &s));
+    TRY_OUT(e, send_file(&received, client, RPC_PATH_FEDERATION(submit), &s));
     e = message_unpack(reply, ask.reply, received.data, received.size);
 out:
     message_free(have);
@@ -282,7 +283,7 @@ out:
 
 err remote_put(struct rpc_client *client, const struct digest *digest, const char *path)
 {
-    static const struct remote_method ask = {"/fedlora.v1.Admin/PutOffset",
+    static const struct remote_method ask = {RPC_PATH_ADMIN(put_offset),
                                              &fedlora__v1__put_reply__descriptor};
     struct digest name = *digest;
     Fedlora__V1__PutHeader header = FEDLORA__V1__PUT_HEADER__INIT;
@@ -301,7 +302,7 @@ err remote_put(struct rpc_client *client, const struct digest *digest, const cha
     part.part_case = FEDLORA__V1__PUT_PART__PART_HEADER;
     part.header = &header;
     TRY_OUT(e, message_pack(&first, &part.base));
-    TRY_OUT(e, send_file(&received, client, "/fedlora.v1.Admin/PutBlob", &s));
+    TRY_OUT(e, send_file(&received, client, RPC_PATH_ADMIN(put_blob), &s));
     message_free(have);
     have = NULL;
     TRY_OUT(e, message_unpack(&have, ask.reply, received.data, received.size));

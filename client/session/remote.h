@@ -14,7 +14,7 @@
 enum { REMOTE_CALL_MS = 30 * 1000 };
 
 struct remote_method {
-    const char *path; /* "/fedlora.v1.Federation/Hello" */
+    const char *path; /* RPC_PATH_FEDERATION(hello): proto/rpc_path.h */
     const ProtobufCMessageDescriptor *reply;
 };
 /* *reply is a message of that type, for message_free(). deadline_ms 0: REMOTE_CALL_MS. */
@@ -26,7 +26,7 @@ err remote_call(void *reply /* Message ** */, struct rpc_client *client,
 err remote_health(bool *serving, const struct rpc_client_options *options);
 
 struct remote_blob {
-    const char *method; /* "/fedlora.v1.Federation/Fetch" or "/fedlora.v1.Admin/FetchBlob" */
+    const char *method; /* RPC_PATH_FEDERATION(fetch) or RPC_PATH_ADMIN(fetch_blob) */
     const char *run;
     struct digest digest;
     const char *path; /* the file made; while it comes, PATH.part */

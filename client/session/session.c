@@ -10,6 +10,7 @@
 #include "client/session/session_task.h"
 #include "client/session/session_work.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -65,7 +66,7 @@ static err again(struct session *s, err cause)
 
 static err hello_once(struct session *s)
 {
-    static const struct remote_method method = {"/fedlora.v1.Federation/Hello",
+    static const struct remote_method method = {RPC_PATH_FEDERATION(hello),
                                                 &fedlora__v1__hello_reply__descriptor};
     struct arena arena = {0};
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
@@ -153,7 +154,7 @@ static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struc
     session_work_blob(path, &s->work, digest);
     if (file_exists(path) && !err_is(digest_of_file(&have, path)) && digest_equal(&have, digest))
         return ERR_NONE;
-    const struct remote_blob blob = {.method = "/fedlora.v1.Federation/Fetch",
+    const struct remote_blob blob = {.method = RPC_PATH_FEDERATION(fetch),
                                      .run = s->hello->run,
                                      .digest = *digest,
                                      .path = path};
@@ -333,7 +334,7 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
 
 static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
 {
-    static const struct remote_method method = {"/fedlora.v1.Federation/Report",
+    static const struct remote_method method = {RPC_PATH_FEDERATION(report),
                                                 &fedlora__v1__report_reply__descriptor};
     struct round_files files = {0};
     struct member_evaluation evaluation = {0};
@@ -419,7 +420,7 @@ static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
 
 static err next_task(Fedlora__V1__Task **out, struct session *s)
 {
-    static const struct remote_method method = {"/fedlora.v1.Federation/NextTask",
+    static const struct remote_method method = {RPC_PATH_FEDERATION(next_task),
                                                 &fedlora__v1__task__descriptor};
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
     request.run = s->result.run; /* s->hello may be another's by the second attempt */

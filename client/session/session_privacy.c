@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "client/session/session_task.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -168,7 +169,7 @@ struct held { /* by the coordinator */
 static err send_part(struct held *held, struct rpc_client *client, const char *run,
                      const struct part *part)
 {
-    static const struct remote_method method = {"/fedlora.v1.Federation/Ledger",
+    static const struct remote_method method = {RPC_PATH_FEDERATION(ledger),
                                                 &fedlora__v1__ledger_reply__descriptor};
     Fedlora__V1__LedgerPart request = FEDLORA__V1__LEDGER_PART__INIT;
     Fedlora__V1__LedgerReply *reply = NULL;

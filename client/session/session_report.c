@@ -3,6 +3,7 @@
 #include "base/stop.h"
 #include "client/session/remote.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 
 #include "fedlora.pb-c.h"
 
@@ -15,7 +16,7 @@ enum { REPORT_EVERY_S = 3, REPORT_CALL_MS = 5000 };
 
 static void send_report(struct session_report *r, const Fedlora__V1__ReportRequest *request)
 {
-    static const struct remote_method method = {"/fedlora.v1.Federation/Report",
+    static const struct remote_method method = {RPC_PATH_FEDERATION(report),
                                                 &fedlora__v1__report_reply__descriptor};
     Fedlora__V1__ReportReply *reply = NULL;
     err e = remote_call(&reply, r->client, &method, &request->base, REPORT_CALL_MS);

@@ -8,7 +8,6 @@
 #include <string.h>
 
 enum {
-    SERVE_METHODS_MAX = 32,
     SERVE_STEP_MS = 500,
     SERVE_PEERS_MAX = 2 * LIMIT_MEMBERS,
     SERVE_QUEUE_MAX = 4 * LIMIT_MEMBERS,
@@ -138,12 +137,10 @@ void serve_poll_over(struct rpc_call *call, bool answered)
  * first. Answered polls stay listed until their `over`. */
 static void answer_poll(struct serve_poll *p, bool must)
 {
-    struct rpc_call *call = p->call;
-    if (!call) return;
+    struct serve_poll asked = *p;
+    if (!asked.call) return;
     p->call = NULL;
-    bool done = p->is_watch ? serve_watch(p->run, call, p->after, must)
-                            : serve_task(p->run, p->member, call, must);
-    if (!done) p->call = call;
+    if (!asked.answer(&asked, must)) p->call = asked.call;
 }
 
 static void run_changed(struct run *run, void *context)
@@ -192,14 +189,6 @@ static err open_workers(struct serve *s)
     return work_open(&s->receipts, &receipts);
 }
 
-static void add_methods(struct rpc_method *all, size_t *n, const struct rpc_method *some,
-                        size_t count)
-{
-    REQUIRE(*n + count <= SERVE_METHODS_MAX);
-    for (size_t i = 0; i < count; i++)
-        all[(*n)++] = some[i];
-}
-
 /* Members and operators of the same name are different peers. */
 static err allow(void *context, const struct rpc_peer *peer)
 {
@@ -222,20 +211,15 @@ static err open_rate(struct serve *s)
 
 static err open_server(struct serve *s)
 {
-    static struct rpc_method method[SERVE_METHODS_MAX];
-    size_t n = 0;
-    add_methods(method, &n, serve_member_method, serve_member_methods);
-    add_methods(method, &n, serve_fetch_method, serve_fetch_methods);
-    add_methods(method, &n, serve_submit_method, serve_submit_methods);
-    add_methods(method, &n, serve_admin_method, serve_admin_methods);
-    add_methods(method, &n, serve_ledger_method, serve_ledger_methods);
+    static struct rpc_method method[SERVE_METHODS]; /* the server keeps the pointer */
+    serve_methods(method);
     struct rpc_server_options options = {.listen = s->config->listen,
                                          .ca = s->config->ca,
                                          .cert = s->config->cert,
                                          .key = s->config->key,
                                          .federation = s->config->federation,
                                          .method = method,
-                                         .method_count = n,
+                                         .method_count = SERVE_METHODS,
                                          .context = s,
                                          .allow = allow};
     struct rpc_server *server = NULL;

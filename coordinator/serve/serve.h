@@ -6,15 +6,18 @@
 #include "coordinator/run/run.h"
 #include "coordinator/serve/rate.h"
 #include "proto/rpc.h"
+#include "proto/rpc_path.h"
 
-struct serve_poll { /* a call that waits for a run to change */
+struct serve_poll { /* a call that waits for its run to change */
     struct serve_poll *next, *previous;
     struct rpc_call *call;
     struct run *run;
     size_t member;  /* of a NextTask */
     uint64_t after; /* of a WatchRun: the last event seen */
     uint64_t until_ms;
-    bool is_watch;
+    /* Answers the call if there is something to answer, or with `must` in any case. True: it is
+     * answered. */
+    bool (*answer)(const struct serve_poll *poll, bool must);
 };
 
 struct serve {
@@ -51,11 +54,14 @@ err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
 
-bool serve_task(struct run *run, size_t member, struct rpc_call *call, bool must); /* answered? */
-bool serve_watch(struct run *run, struct rpc_call *call, uint64_t after, bool must);
 /* The whole RunStatus in the arena. */
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
 
+/* serve_methods.c: the handlers of all remote procedures, for rpc_server_open(). */
+enum { SERVE_METHODS = RPC_PATHS_FEDERATION + RPC_PATHS_ADMIN };
+void serve_methods(struct rpc_method out[SERVE_METHODS]);
+
+/* Each file's own handlers. */
 extern const struct rpc_method serve_member_method[], serve_fetch_method[], serve_submit_method[],
     serve_admin_method[], serve_ledger_method[];
 extern const size_t serve_member_methods, serve_fetch_methods, serve_submit_methods,

@@ -148,11 +148,12 @@ static err watch_reply(Fedlora__V1__WatchReply *reply, struct run *run, uint64_t
     return ERR_NONE;
 }
 
-bool serve_watch(struct run *run, struct rpc_call *call, uint64_t after, bool must)
+static bool answer_watch(const struct serve_poll *poll, bool must)
 {
     struct arena arena = {0};
     Fedlora__V1__WatchReply reply = FEDLORA__V1__WATCH_REPLY__INIT;
-    err e = watch_reply(&reply, run, after, &arena);
+    struct rpc_call *call = poll->call;
+    err e = watch_reply(&reply, poll->run, poll->after, &arena);
     bool done = err_is(e) || must || reply.n_events > 0;
     if (err_is(e))
         serve_refuse(call, e);
@@ -166,7 +167,7 @@ static void watch_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct serve *s = serve_of(call);
     Fedlora__V1__WatchRequest *request = NULL;
-    struct serve_poll poll = {.call = call, .is_watch = true};
+    struct serve_poll poll = {.call = call, .answer = answer_watch};
     err e = message_unpack(&request, &fedlora__v1__watch_request__descriptor, data, size);
     if (!err_is(e)) e = find_named(&poll.run, call, request->run);
     if (err_is(e))
@@ -176,29 +177,19 @@ static void watch_begin(struct rpc_call *call, const void *data, size_t size)
             request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
         poll.after = request->after;
         poll.until_ms = text_now_ms() + wait_ms;
-        if (!serve_watch(poll.run, call, poll.after, wait_ms == 0 || s->draining))
-            serve_wait(s, &poll);
+        if (!answer_watch(&poll, wait_ms == 0 || s->draining)) serve_wait(s, &poll);
     }
     message_free(request);
 }
 
-#define ADMIN(name, handler)                                                                       \
-    {                                                                                              \
-        .path = "/fedlora.v1.Admin/" name, .shape = RPC_UNARY, .roles = RPC_ADMIN,                 \
-        .begin = handler                                                                           \
-    }
-
 const struct rpc_method serve_admin_method[] = {
-    ADMIN("CreateRun", create_begin),
-    ADMIN("ListRuns", list_begin),
-    ADMIN("GetRun", get_begin),
-    ADMIN("PauseRun", pause_begin),
-    ADMIN("ResumeRun", resume_begin),
-    ADMIN("StopRun", stop_begin),
-    {.path = "/fedlora.v1.Admin/WatchRun",
-     .shape = RPC_UNARY,
-     .roles = RPC_ADMIN,
-     .begin = watch_begin,
+    {RPC_PATH_ADMIN(create_run), RPC_UNARY, RPC_ADMIN, .begin = create_begin},
+    {RPC_PATH_ADMIN(list_runs), RPC_UNARY, RPC_ADMIN, .begin = list_begin},
+    {RPC_PATH_ADMIN(get_run), RPC_UNARY, RPC_ADMIN, .begin = get_begin},
+    {RPC_PATH_ADMIN(pause_run), RPC_UNARY, RPC_ADMIN, .begin = pause_begin},
+    {RPC_PATH_ADMIN(resume_run), RPC_UNARY, RPC_ADMIN, .begin = resume_begin},
+    {RPC_PATH_ADMIN(stop_run), RPC_UNARY, RPC_ADMIN, .begin = stop_begin},
+    {RPC_PATH_ADMIN(watch_run), RPC_UNARY, RPC_ADMIN, .begin = watch_begin,
      .over = serve_poll_over},
 };
 const size_t serve_admin_methods = sizeof serve_admin_method / sizeof *serve_admin_method;

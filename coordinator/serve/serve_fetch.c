@@ -121,13 +121,13 @@ static void fetch_over(struct rpc_call *call, bool answered)
 }
 
 const struct rpc_method serve_fetch_method[] = {
-    {.path = "/fedlora.v1.Federation/Fetch",
+    {.path = RPC_PATH_FEDERATION(fetch),
      .shape = RPC_DOWNLOAD,
      .roles = RPC_CLIENT,
      .begin = fetch_begin,
      .more = fetch_more,
      .over = fetch_over},
-    {.path = "/fedlora.v1.Admin/FetchBlob",
+    {.path = RPC_PATH_ADMIN(fetch_blob),
      .shape = RPC_DOWNLOAD,
      .roles = RPC_ADMIN,
      .begin = fetch_begin,

@@ -205,13 +205,10 @@ static void audit_begin(struct rpc_call *call, const void *data, size_t size)
 }
 
 const struct rpc_method serve_ledger_method[] = {
-    {.path = "/fedlora.v1.Federation/Ledger",
+    {.path = RPC_PATH_FEDERATION(ledger),
      .shape = RPC_UNARY,
      .roles = RPC_CLIENT,
      .begin = ledger_begin},
-    {.path = "/fedlora.v1.Admin/Audit",
-     .shape = RPC_UNARY,
-     .roles = RPC_ADMIN,
-     .begin = audit_begin},
+    {.path = RPC_PATH_ADMIN(audit), .shape = RPC_UNARY, .roles = RPC_ADMIN, .begin = audit_begin},
 };
 const size_t serve_ledger_methods = sizeof serve_ledger_method / sizeof *serve_ledger_method;

@@ -152,8 +152,11 @@ static void answer_wait(struct run *run, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
-bool serve_task(struct run *run, size_t member, struct rpc_call *call, bool must)
+static bool answer_task(const struct serve_poll *poll, bool must)
 {
+    struct run *run = poll->run;
+    struct rpc_call *call = poll->call;
+    size_t member = poll->member;
     switch (round_task(&run->round, member)) {
     case ROUND_TASK_TRAIN:
         answer_train(run, member, call);
@@ -175,7 +178,7 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
 {
     struct serve *s = serve_of(call);
     Fedlora__V1__NextTaskRequest *request = NULL;
-    struct serve_poll poll = {.call = call};
+    struct serve_poll poll = {.call = call, .answer = answer_task};
     err e = message_unpack(&request, &fedlora__v1__next_task_request__descriptor, data, size);
     if (!err_is(e)) e = serve_member(&poll.run, &poll.member, call, request->run);
     if (!err_is(e) && !poll.run->round.member[poll.member].joined)
@@ -187,8 +190,7 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
         uint64_t wait_ms =
             request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
         poll.until_ms = text_now_ms() + wait_ms;
-        if (!serve_task(poll.run, poll.member, call, wait_ms == 0 || s->draining))
-            serve_wait(s, &poll);
+        if (!answer_task(&poll, wait_ms == 0 || s->draining)) serve_wait(s, &poll);
     }
     message_free(request);
 }
@@ -238,16 +240,16 @@ static void report_begin(struct rpc_call *call, const void *data, size_t size)
 }
 
 const struct rpc_method serve_member_method[] = {
-    {.path = "/fedlora.v1.Federation/Hello",
+    {.path = RPC_PATH_FEDERATION(hello),
      .shape = RPC_UNARY,
      .roles = RPC_CLIENT,
      .begin = hello_begin},
-    {.path = "/fedlora.v1.Federation/NextTask",
+    {.path = RPC_PATH_FEDERATION(next_task),
      .shape = RPC_UNARY,
      .roles = RPC_CLIENT,
      .begin = next_task_begin,
      .over = serve_poll_over},
-    {.path = "/fedlora.v1.Federation/Report",
+    {.path = RPC_PATH_FEDERATION(report),
      .shape = RPC_UNARY,
      .roles = RPC_CLIENT,
      .begin = report_begin},

@@ -369,11 +369,12 @@ Test(coordinator, refuses_runs_that_make_no_sense_by_name)
             "method \"florra\" is not known; did you mean flora");
     refused(create_run("flora", 4), ERR_REFUSED, "quorum 4 is more than the 3 members");
     ok(create_run("flora", 3));
-    ok(fake_command(&ops, "PauseRun", "r"));
-    ok(fake_command(&ops, "ResumeRun", "r"));
-    refused(fake_command(&ops, "StopRun", "q"), ERR_REFUSED, "there is no run \"q\"");
-    ok(fake_command(&ops, "StopRun", "r"));
-    refused(fake_command(&ops, "ResumeRun", "r"), ERR_STATE, "run r is stopped");
+    ok(fake_command(&ops, RPC_PATH_ADMIN(pause_run), "r"));
+    ok(fake_command(&ops, RPC_PATH_ADMIN(resume_run), "r"));
+    refused(fake_command(&ops, RPC_PATH_ADMIN(stop_run), "q"), ERR_REFUSED,
+            "there is no run \"q\"");
+    ok(fake_command(&ops, RPC_PATH_ADMIN(stop_run), "r"));
+    refused(fake_command(&ops, RPC_PATH_ADMIN(resume_run), "r"), ERR_STATE, "run r is stopped");
     end();
 }
 
@@ -431,7 +432,7 @@ Test(coordinator, takes_a_late_update_into_the_next_round)
     drop_task(&again);
     for (int i = 0; i < MEMBERS; i++)
         drop_task(&hand[i]);
-    ok(fake_command(&ops, "StopRun", "r"));
+    ok(fake_command(&ops, RPC_PATH_ADMIN(stop_run), "r"));
     end();
 }
 

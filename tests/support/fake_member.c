@@ -70,7 +70,7 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.n_modules = base->modules;
     hello.rank = m->options.rank;
     hello.examples = m->options.examples;
-    err e = call(reply, m, "/fedlora.v1.Federation/Hello", &hello.base,
+    err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
     if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
     free(shape);
@@ -83,7 +83,7 @@ err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wai
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
     request.run = (char *)(uintptr_t)m->options.run;
     request.wait_ms = wait_ms;
-    return call(task, m, "/fedlora.v1.Federation/NextTask", &request.base,
+    return call(task, m, RPC_PATH_FEDERATION(next_task), &request.base,
                 &fedlora__v1__task__descriptor);
 }
 
@@ -114,7 +114,7 @@ err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryDa
     request.digest = *digest;
     request.offset = offset;
     TRY(message_pack(&packed, &request.base));
-    struct rpc_download download = {.path = "/fedlora.v1.Federation/Fetch",
+    struct rpc_download download = {.path = RPC_PATH_FEDERATION(fetch),
                                     .request = &packed,
                                     .deadline_ms = FAKE_DOWNLOAD_MS,
                                     .stall_ms = FAKE_CALL_MS,
@@ -220,7 +220,7 @@ void fake_header(Fedlora__V1__SubmitHeader *header, const struct fake_member *m,
 err fake_offset(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
                 const Fedlora__V1__SubmitHeader *header)
 {
-    return call(reply, m, "/fedlora.v1.Federation/SubmitOffset", &header->base,
+    return call(reply, m, RPC_PATH_FEDERATION(submit_offset), &header->base,
                 &fedlora__v1__submit_reply__descriptor);
 }
 
@@ -259,7 +259,7 @@ err fake_submit(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
         .header = header, .update = update, .at = header->offset, .end = update->size};
     if (most && s.end - s.at > most) s.end = s.at + most;
     struct bytes back = {.max = RPC_MESSAGE_BYTES};
-    struct rpc_upload upload = {.path = "/fedlora.v1.Federation/Submit",
+    struct rpc_upload upload = {.path = RPC_PATH_FEDERATION(submit),
                                 .deadline_ms = FAKE_CALL_MS,
                                 .stall_ms = FAKE_CALL_MS,
                                 .part = next_part,
@@ -373,7 +373,7 @@ err fake_join_end(struct fake_joining *j)
 err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config)
 {
     Fedlora__V1__RunStatus *status = NULL;
-    err e = call(&status, admin, "/fedlora.v1.Admin/CreateRun", &config->base,
+    err e = call(&status, admin, RPC_PATH_ADMIN(create_run), &config->base,
                  &fedlora__v1__run_status__descriptor);
     message_free(status);
     return e;
@@ -383,16 +383,14 @@ err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, cons
 {
     Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
     name.run = (char *)(uintptr_t)run;
-    return call(status, admin, "/fedlora.v1.Admin/GetRun", &name.base,
+    return call(status, admin, RPC_PATH_ADMIN(get_run), &name.base,
                 &fedlora__v1__run_status__descriptor);
 }
 
-err fake_command(struct fake_member *admin, const char *command, const char *run)
+err fake_command(struct fake_member *admin, const char *path, const char *run)
 {
-    char path[64];
     Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
     Fedlora__V1__RunStatus *status = NULL;
-    snprintf(path, sizeof path, "/fedlora.v1.Admin/%s", command);
     name.run = (char *)(uintptr_t)run;
     err e = call(&status, admin, path, &name.base, &fedlora__v1__run_status__descriptor);
     message_free(status);

@@ -8,6 +8,7 @@
 #include "base/digest.h"
 #include "proto/message.h"
 #include "proto/rpc.h"
+#include "proto/rpc_path.h"
 
 #include "fedlora.pb-c.h"
 
@@ -72,6 +73,6 @@ err fake_join_end(struct fake_joining *j);
 /* ---- the operator: a member whose id has an admin certificate */
 err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config);
 err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, const char *run);
-err fake_command(struct fake_member *admin, const char *call, const char *run); /* "StopRun" */
+err fake_command(struct fake_member *admin, const char *path, const char *run);
 
 #endif

@@ -1,6 +1,7 @@
 #include "client/session/remote.h"
 #include "base/file.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 #include "tests/support/rpc_fixture.h"
 
 /* A coordinator's transfers, and ways to break them. */
@@ -113,17 +114,17 @@ static void submit_part(struct rpc_call *call, const void *data, size_t size)
 }
 
 static const struct rpc_method methods[] = {
-    {.path = "/fedlora.v1.Federation/Fetch",
+    {.path = RPC_PATH_FEDERATION(fetch),
      .shape = RPC_DOWNLOAD,
      .roles = RPC_CLIENT,
      .begin = fetch_begin,
      .more = fetch_more,
      .over = free_state},
-    {.path = "/fedlora.v1.Federation/SubmitOffset",
+    {.path = RPC_PATH_FEDERATION(submit_offset),
      .shape = RPC_UNARY,
      .roles = RPC_CLIENT,
      .begin = offset_begin},
-    {.path = "/fedlora.v1.Federation/Submit",
+    {.path = RPC_PATH_FEDERATION(submit),
      .shape = RPC_UPLOAD,
      .roles = RPC_CLIENT,
      .begin = submit_begin,
@@ -181,10 +182,8 @@ static void finish(struct server *s)
 
 static err fetch(struct server *s)
 {
-    const struct remote_blob wanted = {.method = "/fedlora.v1.Federation/Fetch",
-                                       .run = "r",
-                                       .digest = blob_digest,
-                                       .path = s->path};
+    const struct remote_blob wanted = {
+        .method = RPC_PATH_FEDERATION(fetch), .run = "r", .digest = blob_digest, .path = s->path};
     return remote_fetch(s->client, &wanted);
 }
 
@@ -288,7 +287,7 @@ Test(remote, a_file_that_cannot_be_made_is_named_before_anything_is_fetched)
     char limit[200];
     snprintf(limit, sizeof limit, "%s/absent/blob", s.dir);
     const struct remote_blob wanted = {
-        .method = "/fedlora.v1.Federation/Fetch", .run = "r", .digest = blob_digest, .path = limit};
+        .method = RPC_PATH_FEDERATION(fetch), .run = "r", .digest = blob_digest, .path = limit};
     err e = remote_fetch(s.client, &wanted);
     cr_assert_eq(e.kind, ERR_MACHINE);
     cr_assert(strstr(e.text, "absent/blob.part") != NULL, "%s", e.text);

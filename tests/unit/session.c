@@ -6,6 +6,7 @@
 #include "client/command/command.h"
 #include "engine/model/model.h"
 #include "proto/message.h"
+#include "proto/rpc_path.h"
 #include "tests/support/rpc_fixture.h"
 
 #define BASE FEDLORA_SOURCE_DIR "/tests/models/llama"
@@ -217,18 +218,17 @@ static void report_begin(struct rpc_call *call, const void *request, size_t size
     reply(call, &answer.base);
 }
 
-#define FEDERATION(name) "/fedlora.v1.Federation/" name
 static const struct rpc_method methods[] = {
-    {.path = FEDERATION("Hello"), .roles = RPC_CLIENT, .begin = hello_begin},
-    {.path = FEDERATION("NextTask"), .roles = RPC_CLIENT, .begin = next_begin},
-    {.path = FEDERATION("Report"), .roles = RPC_CLIENT, .begin = report_begin},
-    {.path = FEDERATION("SubmitOffset"), .roles = RPC_CLIENT, .begin = offset_begin},
-    {.path = FEDERATION("Fetch"),
+    {.path = RPC_PATH_FEDERATION(hello), .roles = RPC_CLIENT, .begin = hello_begin},
+    {.path = RPC_PATH_FEDERATION(next_task), .roles = RPC_CLIENT, .begin = next_begin},
+    {.path = RPC_PATH_FEDERATION(report), .roles = RPC_CLIENT, .begin = report_begin},
+    {.path = RPC_PATH_FEDERATION(submit_offset), .roles = RPC_CLIENT, .begin = offset_begin},
+    {.path = RPC_PATH_FEDERATION(fetch),
      .shape = RPC_DOWNLOAD,
      .roles = RPC_CLIENT,
      .begin = fetch_begin,
      .more = fetch_more},
-    {.path = FEDERATION("Submit"),
+    {.path = RPC_PATH_FEDERATION(submit),
      .shape = RPC_UPLOAD,
      .roles = RPC_CLIENT,
      .begin = submit_begin,
