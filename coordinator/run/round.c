@@ -33,33 +33,8 @@ err round_init(struct round *out, const struct round_rules *rules, const char *c
     *out =
         (struct round){.rules = *rules, .members = ids, .member = member, .stage = ROUND_WAITING};
     if (out->rules.quorum == 0) out->rules.quorum = (uint32_t)ids;
+    out->counts = round_recount(out);
     return ERR_NONE;
-}
-
-void round_restore(struct round *r, const struct round_restored *was)
-{
-    REQUIRE(was->published <= r->rules.rounds);
-    r->shapes_known = was->shapes_known;
-    r->started = was->started;
-    r->published = was->published;
-    r->opened = was->opened > was->published ? was->opened : was->published;
-    r->hold = was->hold;
-    snprintf(r->reason, sizeof r->reason, "%s", was->reason ? was->reason : "");
-    if (was->published == r->rules.rounds)
-        r->stage = ROUND_FINISHED;
-    else if (r->opened > r->published)
-        r->stage = ROUND_TRAINING; /* its deadline is set afresh when it goes on */
-}
-
-void round_restore_member(struct round *r, size_t member, const struct round_member *was)
-{
-    struct round_member *m = &r->member[member];
-    m->joined = was->joined;
-    m->made_for = was->made_for;
-    m->counted_in = was->counted_in;
-    m->digest = was->digest;
-    m->evaluates = was->evaluates;
-    m->evaluated = was->evaluated;
 }
 
 void round_close(struct round *r)
@@ -106,10 +81,7 @@ uint32_t round_under_way(const struct round *r)
 
 size_t round_updates(const struct round *r)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < r->members; i++)
-        n += r->member[i].counted_in == round_under_way(r);
-    return n;
+    return r->counts.updates[0];
 }
 
 uint64_t round_wake_ms(const struct round *r)
@@ -118,20 +90,72 @@ uint64_t round_wake_ms(const struct round *r)
     return r->retry_at_ms ? r->retry_at_ms : r->stage == ROUND_TRAINING ? r->deadline_at_ms : 0;
 }
 
-static size_t admitting_count(const struct round *r)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < r->members; i++)
-        n += r->member[i].admitting == round_under_way(r);
-    return n;
-}
-
 size_t round_present(const struct round *r)
 {
-    size_t n = 0;
+    return r->counts.present;
+}
+
+/* ---- counters ---- */
+
+/* Adds (sign 1) or takes away (sign -1) one member's part. Every change of a member's fields stands
+ * between a call of each. An update may count in the round after the one under way: a late one that
+ * comes while the round is being aggregated. */
+static void count_member(struct round_counts *c, const struct round *r, size_t member, int sign)
+{
+    const struct round_member *m = &r->member[member];
+    size_t one = sign > 0 ? 1 : SIZE_MAX; /* -1 of an unsigned number */
+    uint32_t under_way = round_under_way(r);
+    for (uint32_t k = 0; k < 2; k++) {
+        if (m->counted_in == under_way + k) c->updates[k] += one;
+        if (m->admitting == under_way + k) c->admitting[k] += one;
+    }
+    if (m->joined && m->seen_ms) c->present += one;
+    if (!m->not_drawn) c->drawn += one;
+}
+
+struct round_counts round_recount(const struct round *r)
+{
+    struct round_counts c = {0};
     for (size_t i = 0; i < r->members; i++)
-        n += r->member[i].joined && r->member[i].seen_ms;
-    return n;
+        count_member(&c, r, i, 1);
+    return c;
+}
+
+/* The round after the one under way is now under way. */
+static void shift_counts(struct round_counts *c)
+{
+    c->updates[0] = c->updates[1];
+    c->admitting[0] = c->admitting[1];
+    c->updates[1] = c->admitting[1] = 0;
+}
+
+void round_restore(struct round *r, const struct round_restored *was)
+{
+    REQUIRE(was->published <= r->rules.rounds);
+    r->shapes_known = was->shapes_known;
+    r->started = was->started;
+    r->published = was->published;
+    r->opened = was->opened > was->published ? was->opened : was->published;
+    r->hold = was->hold;
+    snprintf(r->reason, sizeof r->reason, "%s", was->reason ? was->reason : "");
+    if (was->published == r->rules.rounds)
+        r->stage = ROUND_FINISHED;
+    else if (r->opened > r->published)
+        r->stage = ROUND_TRAINING; /* its deadline is set anew by ROUND_ON_BEGIN */
+    r->counts = round_recount(r);  /* another round is under way than before */
+}
+
+void round_restore_member(struct round *r, size_t member, const struct round_member *was)
+{
+    struct round_member *m = &r->member[member];
+    count_member(&r->counts, r, member, -1);
+    m->joined = was->joined;
+    m->trained_round = was->trained_round;
+    m->counted_in = was->counted_in;
+    m->digest = was->digest;
+    m->evaluates = was->evaluates;
+    m->evaluated = was->evaluated;
+    count_member(&r->counts, r, member, 1);
 }
 
 static unsigned open_round(struct round *r, uint64_t now)
@@ -144,21 +168,19 @@ static unsigned open_round(struct round *r, uint64_t now)
     return ROUND_DO_OPEN | ROUND_DO_WAKE;
 }
 
-void round_draw(struct round *r, const bool *in, bool by_chance)
+void round_draw(struct round *r, const bool *drawn, bool by_chance)
 {
     REQUIRE(r->rules.drawn && r->opened == round_under_way(r));
     for (size_t i = 0; i < r->members; i++)
-        r->member[i].out = !in[i];
+        r->member[i].not_drawn = !drawn[i];
     r->drawn_for = r->opened;
     r->by_chance = by_chance;
+    r->counts = round_recount(r);
 }
 
 size_t round_awaited(const struct round *r)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < r->members; i++)
-        n += !r->member[i].out;
-    return n;
+    return r->counts.drawn;
 }
 
 static bool is_drawn(const struct round *r)
@@ -170,12 +192,12 @@ static bool can_close(const struct round *r, uint64_t now)
 {
     size_t updates = round_updates(r);
     if (r->rules.drawn) {
-        if (!is_drawn(r) || admitting_count(r) > 0) return false;
+        if (!is_drawn(r) || r->counts.admitting[0] > 0) return false;
         if (r->deadline_at_ms && now >= r->deadline_at_ms) return true;
         /* How long a round of some takes would tell who was in it. */
         return !r->by_chance && updates == r->members;
     }
-    if (updates < r->rules.quorum || admitting_count(r) > 0) return false;
+    if (updates < r->rules.quorum || r->counts.admitting[0] > 0) return false;
     return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;
 }
 
@@ -208,7 +230,9 @@ static unsigned settle(struct round *r, uint64_t now)
 static unsigned published(struct round *r)
 {
     REQUIRE(r->stage == ROUND_AGGREGATING && r->published < r->rules.rounds);
+    uint32_t closed = round_under_way(r);
     r->published++;
+    if (round_under_way(r) != closed) shift_counts(&r->counts); /* else the run is finished */
     r->deadline_at_ms = r->retry_at_ms = 0;
     r->stage = r->published == r->rules.rounds ? ROUND_FINISHED : ROUND_WAITING;
     return r->stage == ROUND_FINISHED ? ROUND_DO_END | ROUND_DO_WAKE : 0;
@@ -218,6 +242,7 @@ static void member_event(struct round *r, const struct round_event *event)
 {
     struct round_member *m = &r->member[event->member];
     struct round_place place = {0};
+    count_member(&r->counts, r, event->member, -1);
     m->seen_ms = event->now_ms;
     switch (event->kind) {
     case ROUND_ON_HELLO:
@@ -236,12 +261,12 @@ static void member_event(struct round *r, const struct round_event *event)
         REQUIRE(!err_is(round_judge(&place, r, event->member, event->round, &event->digest)));
         REQUIRE(!place.have);
         m->admitting = place.counted_in;
-        m->admitting_for = event->round;
+        m->admitting_trained = event->round;
         m->admitting_digest = event->digest;
         break;
     case ROUND_ON_RECEIPT:
         REQUIRE(m->admitting > 0);
-        m->made_for = m->admitting_for;
+        m->trained_round = m->admitting_trained;
         m->counted_in = m->admitting;
         m->digest = m->admitting_digest;
         m->admitting = 0;
@@ -255,6 +280,7 @@ static void member_event(struct round *r, const struct round_event *event)
     default:
         break;
     }
+    count_member(&r->counts, r, event->member, 1);
 }
 
 /* A hold stops what comes next, not what is in flight: an aggregation under way ends as published.
@@ -341,60 +367,61 @@ unsigned round_apply(struct round *r, const struct round_event *event)
 }
 
 static err judge_late(struct round_place *out, const struct round *r, const struct round_member *m,
-                      uint32_t made_for)
+                      uint32_t trained_round)
 {
     uint32_t target = r->stage == ROUND_AGGREGATING ? r->published + 2 : r->published + 1;
     if (!r->rules.late_next)
         return err_make(ERR_STATE,
                         "round %u is closed and this run refuses late updates (the run is at "
                         "round %u); ask for the next task",
-                        made_for, round_under_way(r));
-    if (made_for + 1 != target || target > r->rules.rounds)
+                        trained_round, round_under_way(r));
+    if (trained_round + 1 != target || target > r->rules.rounds)
         return err_make(ERR_STATE,
                         "round %u is closed and the run is at round %u: too late even for the "
                         "next round; ask for the next task",
-                        made_for, round_under_way(r));
-    if (made_for < m->made_for || m->counted_in > r->published)
+                        trained_round, round_under_way(r));
+    if (trained_round < m->trained_round || m->counted_in > r->published)
         return err_make(ERR_STATE, "an update of %s already counts in round %u", m->id,
                         m->counted_in);
     *out = (struct round_place){.counted_in = target};
     return ERR_NONE;
 }
 
-err round_judge(struct round_place *out, const struct round *r, size_t member, uint32_t made_for,
-                const struct digest *digest)
+err round_judge(struct round_place *out, const struct round *r, size_t member,
+                uint32_t trained_round, const struct digest *digest)
 {
     const struct round_member *m = &r->member[member];
     uint32_t under_way = r->published + 1;
-    if (m->counted_in && m->made_for == made_for && digest_equal(&m->digest, digest)) {
+    if (m->counted_in && m->trained_round == trained_round && digest_equal(&m->digest, digest)) {
         *out = (struct round_place){.counted_in = m->counted_in, .have = true};
         return ERR_NONE;
     }
     enum round_phase phase = round_phase(r);
     if (phase == ROUND_FINISHED || phase == ROUND_STOPPED)
         return err_make(ERR_STATE, "the run is %s", round_phase_name(phase));
-    if (made_for == 0 || made_for > under_way ||
-        (made_for == under_way && r->stage == ROUND_WAITING))
-        return err_make(ERR_INPUT, "update for round %u, but the run is at round %u%s", made_for,
-                        under_way, r->stage == ROUND_WAITING ? ", which has not begun" : "");
-    if (m->counted_in && m->made_for == made_for) {
+    if (trained_round == 0 || trained_round > under_way ||
+        (trained_round == under_way && r->stage == ROUND_WAITING))
+        return err_make(ERR_INPUT, "update for round %u, but the run is at round %u%s",
+                        trained_round, under_way,
+                        r->stage == ROUND_WAITING ? ", which has not begun" : "");
+    if (m->counted_in && m->trained_round == trained_round) {
         char have[DIGEST_TEXT_BYTES];
         digest_text(have, &m->digest);
         return err_make(ERR_INPUT,
                         "a second update of %s for round %u with another digest; the one held "
                         "is %.16s",
-                        m->id, made_for, have);
+                        m->id, trained_round, have);
     }
     if (m->admitting)
         return err_make(ERR_LIMIT, "an update of %s is being made durable; ask again", m->id);
-    if (made_for == under_way && (m->out || !is_drawn(r)))
+    if (trained_round == under_way && (m->not_drawn || !is_drawn(r)))
         return err_make(ERR_STATE, "%s is not drawn for round %u; ask for the next task", m->id,
-                        made_for);
-    if (made_for < under_way || r->stage == ROUND_AGGREGATING)
-        return judge_late(out, r, m, made_for);
+                        trained_round);
+    if (trained_round < under_way || r->stage == ROUND_AGGREGATING)
+        return judge_late(out, r, m, trained_round);
     if (m->counted_in >= under_way)
         return err_make(ERR_STATE, "the update of %s for round %u came late and counts in round %u",
-                        m->id, m->made_for, under_way);
+                        m->id, m->trained_round, under_way);
     *out = (struct round_place){.counted_in = under_way};
     return ERR_NONE;
 }
@@ -415,6 +442,7 @@ enum round_task round_task(const struct round *r, size_t member)
     if (!held && should_evaluate(r, m)) return ROUND_TASK_EVALUATE;
     if (phase == ROUND_FINISHED || phase == ROUND_STOPPED) return ROUND_TASK_FINISHED;
     if (phase != ROUND_TRAINING) return ROUND_TASK_WAIT;
-    bool in = m->counted_in >= round_under_way(r) || m->admitting || m->out || !is_drawn(r);
-    return in ? ROUND_TASK_WAIT : ROUND_TASK_TRAIN;
+    bool waits =
+        m->counted_in >= round_under_way(r) || m->admitting || m->not_drawn || !is_drawn(r);
+    return waits ? ROUND_TASK_WAIT : ROUND_TASK_TRAIN;
 }

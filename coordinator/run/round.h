@@ -84,26 +84,36 @@ struct round_rules {
 struct round_member {
     char id[LIMIT_NAME_BYTES];
     bool joined;          /* has said hello to this run */
-    bool out;             /* not drawn for the round under way */
+    bool not_drawn;       /* for the round under way */
     uint64_t seen_ms;     /* 0: not since the coordinator started */
     uint32_t task_round;  /* the round it was last handed */
     uint32_t step, steps; /* its progress there; steps 0: not told */
     uint32_t admitting;   /* the round its update in hand would count in; 0: none in hand */
-    uint32_t admitting_for;
+    uint32_t admitting_trained;
     struct digest admitting_digest;
-    uint32_t made_for;    /* its newest durable update: the round it was trained for, */
-    uint32_t counted_in;  /* the round it counts in (0: it has none), */
-    struct digest digest; /* and its name */
-    bool evaluates;       /* has held-out rows */
-    uint32_t evaluated;   /* the newest round whose result it has evaluated */
+    uint32_t trained_round; /* its newest durable update: the round it was trained for, */
+    uint32_t counted_in;    /* the round it counts in (0: it has none), */
+    struct digest digest;   /* and its name */
+    bool evaluates;         /* has held-out rows */
+    uint32_t evaluated;     /* the newest round whose result it has evaluated */
+};
+
+/* How many members are in a state that decisions depend on, kept up to date by every event so that
+ * no event has to look at all members. Index 0 is the round under way, 1 the round after it. */
+struct round_counts {
+    size_t updates[2];   /* durable and counted in that round */
+    size_t admitting[2]; /* being made durable for that round */
+    size_t present;      /* joined, and seen since the coordinator started */
+    size_t drawn;        /* not left out of the round under way */
 };
 
 struct round {
     struct round_rules rules;
     size_t members;
     struct round_member *member; /* (members), sorted by id; owned */
-    enum round_phase stage;      /* waiting, training, aggregating or finished */
-    enum round_phase hold;       /* paused, stopped or failed; else waiting, which means none */
+    struct round_counts counts;
+    enum round_phase stage; /* waiting, training, aggregating or finished */
+    enum round_phase hold;  /* paused, stopped or failed; else waiting, which means none */
     bool shapes_known, starting, started;
     uint32_t published; /* rounds */
     uint32_t opened;    /* the newest round ever opened; kept over restarts */
@@ -139,12 +149,12 @@ void round_close(struct round *r);
 unsigned round_apply(struct round *r, const struct round_event *event); /* -> enum round_action */
 /* With rules.drawn: who takes part in the round that ROUND_DO_OPEN has just named, again after a
  * restart. Nobody is handed it before. */
-void round_draw(struct round *r, const bool *in /* (members) */, bool by_chance);
+void round_draw(struct round *r, const bool *drawn /* (members) */, bool by_chance);
 
-/* May this member's update for round `made_for` be taken, and where does it count? The error says
+/* May this member's update for round `trained_round` be taken, and where does it count? The error says
  * why not: ERR_INPUT wrong, ERR_STATE too late (ask for the next task), ERR_LIMIT try again. */
-err round_judge(struct round_place *out, const struct round *r, size_t member, uint32_t made_for,
-                const struct digest *digest);
+err round_judge(struct round_place *out, const struct round *r, size_t member,
+                uint32_t trained_round, const struct digest *digest);
 enum round_task round_task(const struct round *r, size_t member);
 
 bool round_find(size_t *member, const struct round *r, const char *id);
@@ -155,8 +165,10 @@ size_t round_updates(const struct round *r);     /* durable and counted in the r
 size_t round_present(const struct round *r);     /* members that have joined and were seen */
 /* Members that the round under way waits for, their updates in or not. */
 size_t round_awaited(const struct round *r);
+/* The counters, by looking at every member: what round.counts must equal at any time. */
+struct round_counts round_recount(const struct round *r);
 uint64_t round_wake_ms(const struct round *r); /* when a tick is next wanted; 0: never */
-const char *round_doing(const struct round *r, size_t member, uint64_t now_ms);
+const char *round_activity(const struct round *r, size_t member, uint64_t now_ms);
 /* "2 of 4 members: icu (training, step 12 of 40), lab (not seen for 3m00s)" */
 void round_waiting_for(char *out, size_t bytes, const struct round *r, uint64_t now_ms);
 

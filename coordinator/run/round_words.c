@@ -11,7 +11,7 @@ static bool is_absent(const struct round *r, const struct round_member *m, uint6
     return m->seen_ms == 0 || (now_ms > m->seen_ms && now_ms - m->seen_ms > r->rules.absent_ms);
 }
 
-const char *round_doing(const struct round *r, size_t member, uint64_t now_ms)
+const char *round_activity(const struct round *r, size_t member, uint64_t now_ms)
 {
     const struct round_member *m = &r->member[member];
     enum round_phase phase = round_phase(r);
@@ -52,7 +52,7 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
     for (size_t i = 0; i < r->members; i++) {
         const struct round_member *m = &r->member[i];
         bool there = for_hello ? m->joined && m->seen_ms : m->counted_in >= round_under_way(r);
-        if (there || (!for_hello && m->out)) continue;
+        if (there || (!for_hello && m->not_drawn)) continue;
         if (missing++ >= NAMED_MEMBERS_MAX) continue;
         e = bytes_printf(out, named++ ? ", " : ": ");
         if (for_hello)

@@ -88,7 +88,7 @@ static void work_failed(struct run *run, err e)
         err saved = store_hold(run->shop->store, run->id, "failed", e.text, &failed);
         (void)saved;
     }
-    run_tell(run, &event);
+    run_apply(run, &event);
 }
 
 static void log_published(const struct run *run, const struct publish_job *job)
@@ -132,9 +132,9 @@ static void publish_done(struct work_job *work)
         run->ledger_head = job->ledger_head;
         if (!job->is_start) log_published(run, job);
         if (job->stop[0]) /* durable already; before the next round could open */
-            run_tell(run, &(struct round_event){
-                              .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
-        run_tell(run, &event);
+            run_apply(run, &(struct round_event){
+                               .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
+        run_apply(run, &event);
     }
     publish_close(job);
 }
@@ -143,11 +143,11 @@ static void noise_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;
     struct run *run = job->owner;
-    if (job->ahead && job->round == round_under_way(&run->round)) {
-        private_ahead_close(run->ahead);
-        run->ahead = job->ahead;
-        run->ahead_for = job->round;
-        job->ahead = NULL;
+    if (job->noise_ahead && job->round == round_under_way(&run->round)) {
+        private_noise_ahead_close(run->noise_ahead);
+        run->noise_ahead = job->noise_ahead;
+        run->noise_ahead_round = job->round;
+        job->noise_ahead = NULL;
         LOG(LOG_INFO, "noise.drawn", LOG_STR("run", run->config->name),
             LOG_INT("round", job->round));
     }
@@ -182,9 +182,9 @@ static err push_work(struct run *run, enum kind kind)
     if (!err_is(e))
         e = run_privacy_terms(&job->terms, run->config, &run->options,
                               run->shop->config->ledger_key, &job->arena);
-    if (!err_is(e) && kind == WORK_NEXT && run->ahead_for == job->round) {
-        job->ahead = run->ahead;
-        run->ahead = NULL;
+    if (!err_is(e) && kind == WORK_NEXT && run->noise_ahead_round == job->round) {
+        job->noise_ahead = run->noise_ahead;
+        run->noise_ahead = NULL;
     }
     if (!err_is(e)) e = work_push(run->shop->maths, &job->job);
     if (err_is(e)) publish_close(job);
@@ -203,15 +203,15 @@ static err draw_members(struct run *run)
     struct cohort_seed seed;
     if (!r->rules.drawn || r->drawn_for == r->opened || r->opened != round_under_way(r))
         return ERR_NONE;
-    bool *in = calloc(r->members, sizeof *in);
-    if (!in) return err_sys(ENOMEM, "the members of run %s", run->config->name);
+    bool *drawn = calloc(r->members, sizeof *drawn);
+    if (!drawn) return err_sys(ENOMEM, "the members of run %s", run->config->name);
     err e = store_private_seed(&seed, run->shop->store, run->id);
     if (!err_is(e)) cohort_seed_before(&seed, &seed, &last, r->opened);
     for (size_t i = 0; i < r->members && !err_is(e); i++)
-        in[i] = cohort_has(&seed, &cohort, r->member[i].id);
-    if (!err_is(e)) round_draw(r, in, cohort.q < 1);
+        drawn[i] = cohort_has(&seed, &cohort, r->member[i].id);
+    if (!err_is(e)) round_draw(r, drawn, cohort.q < 1);
     sodium_memzero(&seed, sizeof seed);
-    free(in);
+    free(drawn);
     return e;
 }
 
@@ -233,7 +233,7 @@ static void log_error(const struct run *run, const char *event, err e)
     LOG(LOG_ERROR, event, LOG_STR("run", run->config->name), LOG_STR("error", e.text));
 }
 
-void run_tell(struct run *run, const struct round_event *event)
+void run_apply(struct run *run, const struct round_event *event)
 {
     unsigned todo = round_apply(&run->round, event);
     if (todo & ROUND_DO_OPEN) {
@@ -244,7 +244,7 @@ void run_tell(struct run *run, const struct round_event *event)
             e = push_work(run, WORK_NOISE); /* else drawn at the round's end */
             if (err_is(e)) log_error(run, "noise.not_drawn", e);
             /* Nobody may be in it. */
-            run_tell(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
+            run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
         }
     }
     if (todo & (ROUND_DO_START | ROUND_DO_AGGREGATE)) {
@@ -255,9 +255,9 @@ void run_tell(struct run *run, const struct round_event *event)
     if (todo & (ROUND_DO_WAKE | ROUND_DO_END)) run->shop->changed(run, run->shop->context);
 }
 
-void run_tell_member(struct run *run, enum round_event_kind kind, size_t member)
+void run_apply_member(struct run *run, enum round_event_kind kind, size_t member)
 {
-    run_tell(run, &(struct round_event){.kind = kind, .now_ms = text_now_ms(), .member = member});
+    run_apply(run, &(struct round_event){.kind = kind, .now_ms = text_now_ms(), .member = member});
 }
 
 void run_tick(struct run *run, uint64_t now_ms)
@@ -269,7 +269,7 @@ void run_tick(struct run *run, uint64_t now_ms)
         if (!err_is(e)) wake = now_ms;
     }
     if (wake && now_ms >= wake)
-        run_tell(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = now_ms});
+        run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = now_ms});
 }
 
 /* ------------------------------------------------------------------------------------- members */
@@ -329,23 +329,24 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     r->evaluates = hello->eval_rows > 0;
     LOG(LOG_INFO, "member.hello", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
         LOG_INT("rank", rank), LOG_INT("examples", hello->examples));
-    if (!run->round.shapes_known) run_tell_member(run, ROUND_ON_SHAPES, member);
-    run_tell_member(run, ROUND_ON_HELLO, member);
+    if (!run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
+    run_apply_member(run, ROUND_ON_HELLO, member);
     return ERR_NONE;
 }
 
-err run_admit(struct run *run, struct admit_job *job, uint32_t made_for)
+err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
 {
     struct round_place place;
     size_t m = job->member_index;
     /* A gradient that comes late is of other factors than those asked for since. */
-    bool late_counts = run->round.rules.late_next && made_for > method_setup_rounds(&run->options);
-    TRY(round_judge(&place, &run->round, m, made_for, &job->update.blob.digest));
+    bool late_counts =
+        run->round.rules.late_next && trained_round > method_setup_rounds(&run->options);
+    TRY(round_judge(&place, &run->round, m, trained_round, &job->update.blob.digest));
     REQUIRE(!place.have);
     job->method = run->method;
     job->state = run->state.digest;
     job->update.run = run->id;
-    job->update.made_for = made_for;
+    job->update.trained_round = trained_round;
     job->update.counted_in = place.counted_in;
     job->expect = (struct method_expect){.round = round_under_way(&run->round),
                                          .behind = late_counts ? 1 : 0,
@@ -363,11 +364,11 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t made_for)
         job->delta = run->config->privacy->delta;
     }
     TRY(work_push(run->shop->receipts, &job->job));
-    run_tell(run, &(struct round_event){.kind = ROUND_ON_ADMIT,
-                                        .now_ms = text_now_ms(),
-                                        .member = m,
-                                        .round = made_for,
-                                        .digest = job->update.blob.digest});
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_ADMIT,
+                                         .now_ms = text_now_ms(),
+                                         .member = m,
+                                         .round = trained_round,
+                                         .digest = job->update.blob.digest});
     return ERR_NONE;
 }
 
@@ -377,9 +378,9 @@ void run_admitted(struct run *run, const struct admit_job *job)
     const struct store_update *u = &job->update;
     if (err_is(job->job.result)) {
         LOG(LOG_WARN, "update.refused", LOG_STR("run", run->config->name),
-            LOG_STR("member", job->member), LOG_INT("round", u->made_for),
+            LOG_STR("member", job->member), LOG_INT("round", u->trained_round),
             LOG_STR("error", job->job.result.text));
-        run_tell_member(run, ROUND_ON_REFUSAL, m);
+        run_apply_member(run, ROUND_ON_REFUSAL, m);
         return;
     }
     run->member[m].bytes_up += u->blob.size;
@@ -388,7 +389,7 @@ void run_admitted(struct run *run, const struct admit_job *job)
     LOG(LOG_INFO, "update.received", LOG_STR("run", run->config->name),
         LOG_STR("member", job->member), LOG_INT("round", u->counted_in),
         LOG_INT("bytes", u->blob.size));
-    run_tell_member(run, ROUND_ON_RECEIPT, m);
+    run_apply_member(run, ROUND_ON_RECEIPT, m);
     run->shop->changed(run, run->shop->context);
 }
 
@@ -410,7 +411,7 @@ err run_hold(struct run *run, enum round_event_kind kind)
     struct store_event event = {.event = word[1], .round = round_under_way(&run->round)};
     TRY(store_hold(run->shop->store, run->id, word[0], "", &event));
     LOG(LOG_INFO, word[1], LOG_STR("run", run->config->name));
-    run_tell_member(run, kind, 0);
+    run_apply_member(run, kind, 0);
     return ERR_NONE;
 }
 
@@ -432,10 +433,10 @@ err run_evaluated(struct run *run, size_t member, const struct store_evaluation 
     run->member[member].evaluation = *v;
     LOG(LOG_INFO, "evaluation.received", LOG_STR("run", run->config->name), LOG_STR("member", id),
         LOG_INT("round", v->round), LOG_NUM("loss", v->loss));
-    run_tell(run, &(struct round_event){.kind = ROUND_ON_EVALUATED,
-                                        .now_ms = text_now_ms(),
-                                        .member = member,
-                                        .round = v->round});
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_EVALUATED,
+                                         .now_ms = text_now_ms(),
+                                         .member = member,
+                                         .round = v->round});
     run->shop->changed(run, run->shop->context);
     return ERR_NONE;
 }

@@ -45,8 +45,8 @@ struct run {
     struct round round;
     struct run_member *member; /* (round.members), by the same index */
     struct store_blob state, frozen, memory;
-    struct central *ahead; /* noise drawn for the round `ahead_for`, or NULL */
-    uint32_t ahead_for;
+    struct central *noise_ahead; /* noise drawn for the round `noise_ahead_round`, or NULL */
+    uint32_t noise_ahead_round;
     struct digest ledger_head; /* hash of its ledger's last line, once it has started */
     uint32_t opened_saved;     /* the newest round whose opening is durable */
     uint64_t created_ms;
@@ -59,15 +59,15 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
 void run_close(struct run *run);
 
 /* round_apply(), and its actions carried out. */
-void run_tell(struct run *run, const struct round_event *event);
-void run_tell_member(struct run *run, enum round_event_kind kind, size_t member);
+void run_apply(struct run *run, const struct round_event *event);
+void run_apply_member(struct run *run, enum round_event_kind kind, size_t member);
 void run_tick(struct run *run, uint64_t now_ms);
 
 err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello);
 /* The round under way may be handed out: its opening is durable. */
 err run_save_opening(struct run *run);
 /* A complete upload goes to be checked and made durable; `done` is the caller's. */
-err run_admit(struct run *run, struct admit_job *job, uint32_t made_for);
+err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round);
 /* The event that follows from an admission's result. */
 void run_admitted(struct run *run, const struct admit_job *job);
 err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or stop */

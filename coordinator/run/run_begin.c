@@ -51,7 +51,7 @@ void run_close(struct run *run)
         free(run->member[i].adapts);
         ledger_close(&run->member[i].ledger);
     }
-    private_ahead_close(run->ahead);
+    private_noise_ahead_close(run->noise_ahead);
     round_close(&run->round);
     message_free(run->config);
     message_free(run->modules);
@@ -138,7 +138,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     run->frozen = row.frozen;
     LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("method", run->config->method),
         LOG_INT("rounds", run->config->rounds), LOG_INT("members", run->round.members));
-    run_tell(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
     *out = run;
     run = NULL;
 out:
@@ -165,7 +165,7 @@ static err load_members(struct run *run)
                                              .bytes_down = row[i].bytes_down,
                                              .train_loss = row[i].train_loss};
         struct round_member was = {.joined = row[i].joined,
-                                   .made_for = row[i].made_for,
+                                   .trained_round = row[i].trained_round,
                                    .counted_in = row[i].counted_in,
                                    .digest = row[i].digest,
                                    .evaluates = row[i].eval_rows > 0};

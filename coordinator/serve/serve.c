@@ -265,7 +265,7 @@ err serve_open(struct serve *out, const struct config *config)
             LOG(LOG_INFO, "run.resumed", LOG_STR("run", run->config->name),
                 LOG_INT("round", round_under_way(&run->round)),
                 LOG_INT("updates", round_updates(&run->round)));
-        run_tell(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
+        run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
     }
     rpc_server_set_serving(out->server, true);
     return e;

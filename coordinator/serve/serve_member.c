@@ -68,7 +68,7 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
         serve_refuse(call, e);
         return;
     }
-    run_tell_member(run, ROUND_ON_TASK, member);
+    run_apply_member(run, ROUND_ON_TASK, member);
     uint64_t now = text_now_ms(), ends = run->round.deadline_at_ms;
     train.run = run->config->name;
     train.round = round_under_way(&run->round);
@@ -186,7 +186,7 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
     if (err_is(e)) {
         serve_refuse(call, e);
     } else {
-        run_tell_member(poll.run, ROUND_ON_SEEN, poll.member);
+        run_apply_member(poll.run, ROUND_ON_SEEN, poll.member);
         uint64_t wait_ms =
             request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
         poll.until_ms = text_now_ms() + wait_ms;
@@ -209,12 +209,12 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                                            .accuracy = request->eval_accuracy};
         return run_evaluated(run, m, &v);
     }
-    run_tell(run, &(struct round_event){.kind = ROUND_ON_STEP,
-                                        .now_ms = text_now_ms(),
-                                        .member = m,
-                                        .round = request->round,
-                                        .step = request->step,
-                                        .steps = request->steps});
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_STEP,
+                                         .now_ms = text_now_ms(),
+                                         .member = m,
+                                         .round = request->round,
+                                         .step = request->step,
+                                         .steps = request->steps});
     enum round_phase phase = round_phase(&run->round);
     bool over = phase == ROUND_FINISHED || phase == ROUND_STOPPED;
     uint32_t under_way = round_under_way(&run->round);

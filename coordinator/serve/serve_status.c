@@ -20,7 +20,7 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         m[i].id = (char *)(uintptr_t)r->id;
         m[i].rank = is->rank;
         m[i].examples = is->examples;
-        m[i].doing = (char *)(uintptr_t)round_doing(&run->round, i, now);
+        m[i].doing = (char *)(uintptr_t)round_activity(&run->round, i, now);
         m[i].last_round = r->counted_in;
         m[i].train_loss = is->train_loss;
         m[i].bytes_up = is->bytes_up;

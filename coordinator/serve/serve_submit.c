@@ -93,7 +93,7 @@ static err judge(struct round_place *place, struct upload *u, struct rpc_call *c
     TRY(serve_member(&u->run, &u->member, call, h->run));
     TRY(serve_digest(&digest, &h->digest));
     TRY(check_header(serve_of(call), h, u->run));
-    run_tell_member(u->run, ROUND_ON_SEEN, u->member);
+    run_apply_member(u->run, ROUND_ON_SEEN, u->member);
     err e = round_judge(place, &u->run->round, u->member, h->round, &digest);
     return err_is(e) ? err_in(e, "run %s", u->run->config->name) : e;
 }

@@ -308,13 +308,13 @@ static err insert_update(struct db *db, const struct store_update *u)
 {
     int64_t run = u->run, round = u->counted_in;
     TRY(db_run(db, "INSERT OR IGNORE INTO updates VALUES(?,?,?,?,?,?,?,?,?,?)", "iitihiiddi", run,
-               round, u->member, (int64_t)u->made_for, &u->blob.digest, (int64_t)u->blob.size,
+               round, u->member, (int64_t)u->trained_round, &u->blob.digest, (int64_t)u->blob.size,
                (int64_t)u->examples, u->train_loss, u->seconds, (int64_t)u->tokens));
     if (sqlite3_changes(db->handle) == 0) return ERR_NONE;
     TRY(db_run(db,
                "UPDATE members SET bytes_up=bytes_up+?, train_loss=?, made_for=?, counted_in=?,"
                " digest=? WHERE run=? AND id=?",
-               "idiihit", (int64_t)u->blob.size, u->train_loss, (int64_t)u->made_for, round,
+               "idiihit", (int64_t)u->blob.size, u->train_loss, (int64_t)u->trained_round, round,
                &u->blob.digest, run, u->member));
     if (u->pruned)
         TRY(db_run(db, "UPDATE members SET rank=?1, pruned=?1 WHERE run=?2 AND id=?3", "iit",

@@ -53,7 +53,7 @@ struct store_member {
     uint64_t eval_rows; /* held-out rows it has */
     uint64_t bytes_up, bytes_down;
     double train_loss;
-    uint32_t made_for, counted_in; /* its newest update */
+    uint32_t trained_round, counted_in; /* its newest update */
     struct digest digest;
     struct store_evaluation *evaluation; /* its newest; NULL: none */
 };
@@ -67,7 +67,7 @@ struct store_evaluation { /* of a round's result; accuracy below 0: not told */
 struct store_update {
     int64_t run;
     const char *member;
-    uint32_t made_for, counted_in;
+    uint32_t trained_round, counted_in;
     struct store_blob blob;
     uint32_t
         pruned; /* the rank its member has pruned itself to with it; 0: as it was. Not loaded */

@@ -114,7 +114,7 @@ static err read_member(void *row, const struct db_query *q, struct arena *arena)
     m->bytes_up = (uint64_t)db_query_int(q, 5);
     m->bytes_down = (uint64_t)db_query_int(q, 6);
     m->train_loss = db_query_num(q, 7);
-    m->made_for = (uint32_t)db_query_int(q, 8);
+    m->trained_round = (uint32_t)db_query_int(q, 8);
     m->counted_in = (uint32_t)db_query_int(q, 9);
     (void)db_query_digest(&m->digest, q, 10);
     m->eval_rows = (uint64_t)db_query_int(q, 11);
@@ -152,7 +152,7 @@ static err read_update(void *row, const struct db_query *q, struct arena *arena)
     u->run = db_query_int(q, 0);
     u->counted_in = (uint32_t)db_query_int(q, 1);
     TRY(copy_text(&u->member, q, 2, arena));
-    u->made_for = (uint32_t)db_query_int(q, 3);
+    u->trained_round = (uint32_t)db_query_int(q, 3);
     read_blob_name(&u->blob, q, 4);
     u->examples = (uint64_t)db_query_int(q, 6);
     u->train_loss = db_query_num(q, 7);

@@ -198,7 +198,7 @@ err store_copies_charged(bool *found, struct account_event **event, size_t *coun
     TRY(db_number(&there, &store->db,
                   "SELECT EXISTS(SELECT 1 FROM ledger_copies WHERE run=? AND member=? AND ours=1"
                   " AND round=? AND released=?)",
-                  "itih", u->run, u->member, (int64_t)u->made_for, &u->blob.digest));
+                  "itih", u->run, u->member, (int64_t)u->trained_round, &u->blob.digest));
     TRY(db_query_open(&q, &store->db,
                       "SELECT noise,sampling,sum(count) FROM ledger_copies"
                       " WHERE run=? AND member=? AND ours=1 GROUP BY noise,sampling",

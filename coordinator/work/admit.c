@@ -84,7 +84,7 @@ static err check_charged(const struct admit_job *a, struct store *store)
         e = err_make(ERR_INPUT,
                      "the ledger of %s, as it is here, has no release of this update for round %u: "
                      "expected its line first",
-                     a->member, a->update.made_for);
+                     a->member, a->update.trained_round);
     if (!err_is(e)) e = check_promise(a, event, count);
     arena_close(&arena);
     return e;

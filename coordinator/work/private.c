@@ -17,7 +17,7 @@ struct task {
     struct method_task method;
     /* A round of training, and the state still one of those that find its basis: the factors are
      * not there yet, and have the run's rank. */
-    bool ahead;
+    bool before_basis;
 };
 
 static void task_of(struct task *out, const struct adapter_file *state, const struct method *method,
@@ -25,17 +25,17 @@ static void task_of(struct task *out, const struct adapter_file *state, const st
 {
     uint32_t setup = method_setup_rounds(options);
     method_task(&out->method, method, options, round);
-    out->ahead = state->meta.round <= setup && round > setup;
+    out->before_basis = state->meta.round <= setup && round > setup;
 }
 
 static struct shape shape_of(const struct adapter_file *state, const struct adapter_file_module *m,
-                             int role, bool ahead)
+                             int role, bool before_basis)
 {
     const struct adapter_file_factor *x = &m->factor[role];
     uint32_t least = m->d_out < m->d_in ? m->d_out : m->d_in;
-    uint32_t r = m->rank && !ahead ? m->rank : state->meta.rank;
-    if (ahead && r > least) r = least;
-    if (x->tensor && !ahead) return (struct shape){x->rows, x->cols};
+    uint32_t r = m->rank && !before_basis ? m->rank : state->meta.rank;
+    if (before_basis && r > least) r = least;
+    if (x->tensor && !before_basis) return (struct shape){x->rows, x->cols};
     if (role == ADAPTER_FILE_A) return (struct shape){r, m->d_in};
     return (struct shape){role == ADAPTER_FILE_B ? m->d_out : r, r};
 }
@@ -51,7 +51,7 @@ static uint64_t count_values(const struct adapter_file *state, const struct task
     uint64_t sum = 0;
     for (size_t i = 0; i < state->count; i++)
         for (int role = ADAPTER_FILE_A; role <= ADAPTER_FILE_R; role++) {
-            struct shape s = shape_of(state, &state->module[i], role, task->ahead);
+            struct shape s = shape_of(state, &state->module[i], role, task->before_basis);
             if (trains(task, role)) sum += (uint64_t)s.rows * s.cols;
         }
     return sum;
@@ -92,7 +92,7 @@ static err lay_out(float *out, const struct adapter_file *state, const struct ad
         const struct adapter_file_module *m = adapter_file_find(from, state->module[i].name);
         for (int role = ADAPTER_FILE_A; role <= ADAPTER_FILE_R; role++) {
             if (!trains(task, role)) continue;
-            struct shape s = shape_of(state, &state->module[i], role, task->ahead);
+            struct shape s = shape_of(state, &state->module[i], role, task->before_basis);
             const struct adapter_file_factor *x = m ? &m->factor[role] : NULL;
             if (x && x->tensor && (!x->f32 || x->rows > s.rows || x->cols > s.cols))
                 return err_make(ERR_INPUT, "%s: tensor %s: expected float32, at most (%u, %u)",
@@ -253,7 +253,7 @@ static err write_mean(const struct mean *m, const char *path)
             .alpha = from->alpha > 0 ? from->alpha : m->state.meta.alpha,
             .scale = from->scale};
         for (int role = ADAPTER_FILE_A; role <= ADAPTER_FILE_R; role++) {
-            struct shape s = shape_of(&m->state, from, role, m->task.ahead);
+            struct shape s = shape_of(&m->state, from, role, m->task.before_basis);
             if (!trains(&m->task, role)) continue;
             module[i].factor[role] =
                 (struct adapter_file_factor){.f32 = at, .rows = s.rows, .cols = s.cols};
@@ -298,43 +298,43 @@ static err mean_open(struct mean *out, const struct private_round *p,
     return e;
 }
 
-err private_ahead(struct central **out, const struct private_round *p,
-                  const struct private_files *files)
+err private_noise_ahead(struct central **out, const struct private_round *p,
+                        const struct private_files *files)
 {
     struct mean m = {0};
-    struct central *ahead = calloc(1, sizeof *ahead);
-    err e = ahead ? mean_open(&m, p, files) : err_make(ERR_MACHINE, "no memory for noise");
+    struct central *noise = calloc(1, sizeof *noise);
+    err e = noise ? mean_open(&m, p, files) : err_make(ERR_MACHINE, "no memory for noise");
     struct central_spec spec = spec_of(p, m.dim);
-    if (!err_is(e)) e = central_begin(ahead, &spec);
+    if (!err_is(e)) e = central_begin(noise, &spec);
     adapter_file_close(&m.state);
     arena_close(&m.arena);
     if (err_is(e))
-        free(ahead);
+        free(noise);
     else
-        *out = ahead;
+        *out = noise;
     return e;
 }
 
-void private_ahead_close(struct central *ahead)
+void private_noise_ahead_close(struct central *noise)
 {
-    if (ahead) central_close(ahead);
-    free(ahead);
+    if (noise) central_close(noise);
+    free(noise);
 }
 
 /* The noise drawn while members trained, or now: before any update is read. */
 static err begin_round(struct private_round *p, const struct central_spec *spec,
-                       struct central *ahead)
+                       struct central *noise)
 {
-    bool fits = ahead && ahead->spec.dim == spec->dim && ahead->spec.clip == spec->clip &&
-                ahead->spec.noise == spec->noise && !ahead->finished && ahead->members == 0;
+    bool fits = noise && noise->spec.dim == spec->dim && noise->spec.clip == spec->clip &&
+                noise->spec.noise == spec->noise && !noise->finished && noise->members == 0;
     if (!fits) return central_begin(&p->central, spec);
-    p->central = *ahead;
-    *ahead = (struct central){0};
+    p->central = *noise;
+    *noise = (struct central){0};
     return ERR_NONE;
 }
 
 err private_mean(bool *made, struct private_round *p, const struct private_files *files,
-                 struct central *ahead)
+                 struct central *noise)
 {
     struct mean m = {0};
     struct central_spec spec;
@@ -346,7 +346,7 @@ err private_mean(bool *made, struct private_round *p, const struct private_files
         *made = false;
         goto out;
     }
-    TRY_OUT(e, begin_round(p, &spec, ahead));
+    TRY_OUT(e, begin_round(p, &spec, noise));
     for (size_t i = 0; i < files->count; i++)
         TRY_OUT(e, add_member(&m, p, &files->from[i]));
     central_finish(m.mean, &p->central);

@@ -4,7 +4,7 @@
  *
  *     private_begin(&line, ...)    with the start state: the plan's last check, the ledger's start
  *     private_open(&p, ...)        a round is closed: ledger read back, budget asked
- *     private_ahead(&noise, &p, .) while members train: the round's noise
+ *     private_noise_ahead(&noise, &p, .) while members train: the round's noise
  *     private_mean(&made, &p, ...) clips, sums, adds the noise; or what a crash left
  *     private_release(&r, &p, ..)  charges it and makes what store_publish() takes
  *     private_close(&p)
@@ -75,14 +75,14 @@ struct private_files {
     struct private_what what;
 };
 /* The round's noise alone, drawn while members still train, so that the time it takes tells
- * nothing. Owned by the caller: private_ahead_close(). files->from and out are not used. */
-err private_ahead(struct central **out, const struct private_round *p,
-                  const struct private_files *files);
-void private_ahead_close(struct central *ahead); /* NULL is taken */
-/* *made is false where a crash left one: take was.noisy. `ahead` (or NULL) is used up when it is of
+ * nothing. Owned by the caller: private_noise_ahead_close(). files->from and out are not used. */
+err private_noise_ahead(struct central **out, const struct private_round *p,
+                        const struct private_files *files);
+void private_noise_ahead_close(struct central *noise); /* NULL is taken */
+/* *made is false where a crash left one: take was.noisy. `noise` (or NULL) is used up when it is of
  * this very round. */
 err private_mean(bool *made, struct private_round *p, const struct private_files *files,
-                 struct central *ahead);
+                 struct central *noise);
 /* `stop`: "" or why no further round may begin. What follows in the ledger is in p->next_line. */
 err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct private_round *p,
                     const struct private_files *files, const struct digest *state);

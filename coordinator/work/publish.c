@@ -115,16 +115,16 @@ static err gather(struct method_next *next, struct publish_job *p, struct store 
 {
     struct store_update *update = NULL;
     struct contribution *c = NULL;
-    struct blob_path *path = NULL;
     size_t count = 0;
     double sum = 0, loss = 0;
     TRY(store_updates(&update, &count, store, p->run, p->round, &p->arena));
     REQUIRE(count > 0 || p->terms.on);
     TRY(arena_take(&c, &p->arena, count, sizeof *c));
-    TRY(arena_take(&path, &p->arena, count, sizeof *path));
     for (size_t i = 0; i < count; i++) {
-        path[i] = blob_path(store->dir, &update[i].blob.digest);
-        c[i] = (struct contribution){update[i].member, weight_of(p, &update[i]), path[i].text};
+        struct blob_path path = blob_path(store->dir, &update[i].blob.digest);
+        c[i] =
+            (struct contribution){.member = update[i].member, .weight = weight_of(p, &update[i])};
+        TRY(arena_text(&c[i].path, &p->arena, path.text, strlen(path.text)));
         sum += c[i].weight;
         loss += c[i].weight * update[i].train_loss;
     }
@@ -197,7 +197,7 @@ static err make_private(struct method_next *next, struct private_round *round,
                                   .count = next->count,
                                   .what = what_of(p)};
     TRY(private_open(round, &p->terms, store, p->run, p->round));
-    TRY(private_mean(&made, round, &files, p->ahead));
+    TRY(private_mean(&made, round, &files, p->noise_ahead));
     if (made) {
         TRY(adopt(&round->was.noisy, store, path));
         TRY(store_private_noisy(store, p->run, p->round, &round->was));
@@ -218,7 +218,7 @@ static err draw_noise(struct publish_job *p, struct store *store)
     struct blob_path state = blob_path(store->dir, &p->state.digest);
     struct private_files files = {.state = state.text, .what = what_of(p)};
     TRY(private_open(&round, &p->terms, store, p->run, p->round));
-    err e = private_ahead(&p->ahead, &round, &files);
+    err e = private_noise_ahead(&p->noise_ahead, &round, &files);
     private_close(&round);
     return e;
 }
@@ -312,7 +312,7 @@ void publish_run(struct work_job *batch, struct store *store)
 
 void publish_close(struct publish_job *job)
 {
-    private_ahead_close(job->ahead);
+    private_noise_ahead_close(job->noise_ahead);
     arena_close(&job->arena);
     free(job);
 }

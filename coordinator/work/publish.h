@@ -23,7 +23,7 @@ struct publish_job {
     const struct method *method;
     struct arena arena; /* holds what the pointers below point to; closed by publish_close() */
 
-    bool is_start, is_noise; /* is_noise: only draw the round's noise, into `ahead` */
+    bool is_start, is_noise; /* is_noise: only draw the round's noise, into `noise_ahead` */
     struct method_start
         start; /* without frozen_path and frozen_digest, which follow from `frozen` */
 
@@ -37,7 +37,7 @@ struct publish_job {
 
     struct method_options options;
     struct private_terms terms;    /* of privacy; in the arena */
-    struct central *ahead;         /* in, or out of is_noise: noise drawn while members trained */
+    struct central *noise_ahead;   /* in, or out of is_noise: noise drawn while members trained */
     char stop[ERR_TEXT_BYTES];     /* out: why no round follows, or "" */
     char says[PRIVATE_SAYS_BYTES]; /* out: what the release says of its privacy */
     struct digest ledger_head;     /* out: hash of the ledger's last line */

@@ -155,7 +155,7 @@ static void member_turn(struct script *script, size_t m)
     }
     if (round_task(&run->round, m) != ROUND_TASK_TRAIN) return;
     if (err_is(run_save_opening(run))) return;
-    run_tell_member(run, ROUND_ON_TASK, m);
+    run_apply_member(run, ROUND_ON_TASK, m);
     struct bytes update = {.max = 1 << 20};
     make_update(&update, run, m, round_under_way(&run->round));
     err e = upload(script, m, &update, round_under_way(&run->round));
@@ -226,7 +226,7 @@ static err find_or_create(struct run **out, struct run_shop *shop)
     if (!err_is(e) && count > 0) {
         e = run_load(out, shop, row);
         if (!err_is(e))
-            run_tell(*out, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
+            run_apply(*out, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
     } else if (!err_is(e))
         e = run_create(out, shop, new_config());
     arena_close(&arena);

@@ -10,10 +10,25 @@ static const char *const ids[] = {"ward", "icu", "lab", "er"};
 static const struct round_rules all_of_three = {
     .rounds = 3, .absent_ms = 90000, .retry_ms = 5000, .deadline_ms = 60000};
 
+/* The counters that every event keeps up to date, against a look at all members. */
+static inline void expect_counts(const struct round *r)
+{
+    struct round_counts all = round_recount(r);
+    for (int k = 0; k < 2; k++) {
+        cr_assert_eq(r->counts.updates[k], all.updates[k]);
+        cr_assert_eq(r->counts.admitting[k], all.admitting[k]);
+    }
+    cr_assert_eq(r->counts.present, all.present);
+    cr_assert_eq(r->counts.drawn, all.drawn);
+}
+
 static inline unsigned tell(struct round *r, enum round_event_kind kind, uint64_t now,
                             size_t member)
 {
-    return round_apply(r, &(struct round_event){.kind = kind, .now_ms = now, .member = member});
+    unsigned todo =
+        round_apply(r, &(struct round_event){.kind = kind, .now_ms = now, .member = member});
+    expect_counts(r);
+    return todo;
 }
 
 static inline struct digest digest_number(uint64_t n)

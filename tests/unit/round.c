@@ -67,9 +67,9 @@ Test(round, says_whom_it_waits_for_in_words)
                      "2 of 4 members: icu (training, step 12 of 40), lab (not seen for 3m00s); "
                      "the deadline passed 2m19s ago",
                      "%s", text);
-    cr_expect_str_eq(round_doing(&r, lab, 200000), "absent");
-    cr_expect_str_eq(round_doing(&r, ward, 200000), "submitted");
-    cr_expect_str_eq(round_doing(&r, icu, 200000), "training");
+    cr_expect_str_eq(round_activity(&r, lab, 200000), "absent");
+    cr_expect_str_eq(round_activity(&r, ward, 200000), "submitted");
+    cr_expect_str_eq(round_activity(&r, icu, 200000), "training");
     round_close(&r);
 }
 
@@ -190,7 +190,7 @@ enum { SIM_MEMBERS = 4, SIM_UPDATES = 4096 };
 
 struct sim_update {
     size_t member;
-    uint32_t made_for, counted_in;
+    uint32_t trained_round, counted_in;
     struct digest digest;
 };
 struct sim { /* what a disk would hold, and the machine under test */
@@ -243,7 +243,9 @@ static void sim_do(struct sim *s, unsigned todo)
 static void sim_tell(struct sim *s, struct round_event event)
 {
     event.now_ms = s->now;
-    sim_do(s, round_apply(&s->round, &event));
+    unsigned todo = round_apply(&s->round, &event);
+    expect_counts(&s->round);
+    sim_do(s, todo);
 }
 
 static void sim_crash(struct sim *s)
@@ -266,7 +268,7 @@ static void sim_crash(struct sim *s)
         struct round_member was = {.joined = s->joined[m]};
         for (size_t i = 0; i < s->updates; i++) { /* the newest wins, as in the store */
             if (s->update[i].member != m) continue;
-            was.made_for = s->update[i].made_for;
+            was.trained_round = s->update[i].trained_round;
             was.counted_in = s->update[i].counted_in;
             was.digest = s->update[i].digest;
         }
@@ -278,14 +280,15 @@ static void sim_crash(struct sim *s)
 static void sim_submit(struct sim *s, size_t m)
 {
     struct round_place place;
-    uint32_t made_for = s->published + (uint32_t)rng_below(&s->rng, 3);
+    uint32_t trained_round = s->published + (uint32_t)rng_below(&s->rng, 3);
     struct digest digest = digest_number(s->next_digest++);
     if (s->updates && rng_below(&s->rng, 4) == 0) { /* an old one again */
         const struct sim_update *old = &s->update[rng_below(&s->rng, s->updates)];
-        made_for = old->made_for;
+        trained_round = old->trained_round;
         digest = old->digest;
     }
-    if (s->updates == SIM_UPDATES || err_is(round_judge(&place, &s->round, m, made_for, &digest)))
+    if (s->updates == SIM_UPDATES ||
+        err_is(round_judge(&place, &s->round, m, trained_round, &digest)))
         return;
     if (place.have) {
         bool found = false;
@@ -294,10 +297,10 @@ static void sim_submit(struct sim *s, size_t m)
         cr_assert(found, "acknowledges what it does not have, seed %zu", (size_t)s->seed);
         return;
     }
-    s->in_hand[m] = (struct sim_update){m, made_for, place.counted_in, digest};
+    s->in_hand[m] = (struct sim_update){m, trained_round, place.counted_in, digest};
     s->has_in_hand[m] = true;
     sim_tell(s, (struct round_event){
-                    .kind = ROUND_ON_ADMIT, .member = m, .round = made_for, .digest = digest});
+                    .kind = ROUND_ON_ADMIT, .member = m, .round = trained_round, .digest = digest});
 }
 
 static void sim_receipt(struct sim *s, size_t m, bool good)

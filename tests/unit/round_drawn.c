@@ -21,6 +21,7 @@ Test(round_drawn, hands_a_drawn_round_only_to_who_was_drawn)
         cr_expect_eq(round_task(&r, m), ROUND_TASK_WAIT, "not before the draw");
     cr_expect(err_is(round_judge(&place, &r, 1, 1, &digest)));
     round_draw(&r, (bool[]){false, true, true, false}, true);
+    expect_counts(&r);
     cr_expect_eq(round_task(&r, 0), ROUND_TASK_WAIT);
     cr_expect_eq(round_task(&r, 1), ROUND_TASK_TRAIN);
     err e = round_judge(&place, &r, 3, 1, &digest);

@@ -54,7 +54,7 @@ static struct store_update make_update(int64_t run, const char *member, uint32_t
     snprintf(text, sizeof text, "update of %s for %u", member, round);
     return (struct store_update){.run = run,
                                  .member = member,
-                                 .made_for = round,
+                                 .trained_round = round,
                                  .counted_in = round,
                                  .blob = make_blob(text),
                                  .examples = 7,
