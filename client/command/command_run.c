@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -99,8 +100,9 @@ static err print_history(const run_status *s)
         TRY_OUT(e, table_cell(&t, "%" PRIu32, r->round));
         TRY_OUT(e, table_cell(&t, "%" PRIu32, r->updates));
         TRY_OUT(e, r->train_loss > 0 ? table_cell(&t, "%.4f", r->train_loss) : table_cell(&t, "-"));
-        TRY_OUT(e, table_cell(&t, "%.4g", r->update_norm));
-        TRY_OUT(e, table_cell(&t, "%.2g", r->error));
+        bool reported = !isnan(r->update_norm); /* the report follows the round */
+        TRY_OUT(e, reported ? table_cell(&t, "%.4g", r->update_norm) : table_cell(&t, "-"));
+        TRY_OUT(e, reported ? table_cell(&t, "%.2g", r->error) : table_cell(&t, "-"));
         TRY_OUT(e, table_cell(&t, "%s", took));
         TRY_OUT(e, table_cell(&t, "%s", size));
         TRY_OUT(e, evaluation_cells(&t, r->eval_rows, r->eval_loss, r->eval_accuracy));
@@ -128,6 +130,9 @@ err command_run_print(const run_status *s, bool json)
         printf("\n");
         TRY(print_history(s));
     }
+    if (s->reports_skipped > 0)
+        printf("\nreports skipped: %" PRIu32 " (not done before the next round closed)\n",
+               s->reports_skipped);
     return ERR_NONE;
 }
 

@@ -19,7 +19,8 @@ struct create_command {
     struct remote_options remote;
     const char *method, *members, *base, *base_digest, *targets, *frozen;
     struct option_list method_options;
-    int64_t rounds, rank, quorum, evaluate_every, steps, batch, accumulate, seq, warmup;
+    int64_t rounds, rank, quorum, evaluate_every, report_every, steps, batch, accumulate, seq,
+        warmup;
     double alpha, carry_error, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
     uint64_t deadline_ms;
     int late, weights, schedule;
@@ -119,6 +120,9 @@ static const struct option_row rows[] = {
     ROW_INT("evaluate-every", "run.evaluate_every", evaluate_every, "1", 0, LIMIT_ROUNDS,
             "evaluate every N-th round's state, and the last one, on members that have "
             "--eval-data; 0: never"),
+    ROW_INT("report-every", "run.report_every", report_every, "10", 1, LIMIT_ROUNDS,
+            "compare the members' changes (directions, cosines) in every N-th round's report, and "
+            "in the last one"),
     {.flag = "option",
      .key = "run.option",
      .kind = OPTION_LIST,
@@ -259,6 +263,7 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct create_comman
     config->weights = (char *)(uintptr_t)weights[o->weights];
     config->carry_error = o->carry_error > 0 ? o->carry_error : -1; /* 0 on the wire: default */
     config->evaluate_every = (uint32_t)o->evaluate_every;
+    config->report_every = (uint32_t)o->report_every;
     config->seed = (uint64_t)o->common.seed;
     config->n_method_options = o->method_options.count;
     config->method_options = (char **)(uintptr_t)o->method_options.item;

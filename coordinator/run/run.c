@@ -96,19 +96,67 @@ static void log_published(const struct run *run, const struct publish_job *job)
     const struct store_round *r = &job->result;
     LOG(LOG_INFO, "round.closed", LOG_STR("run", run->config->name), LOG_INT("round", r->round),
         LOG_INT("updates", r->updates), LOG_INT("took_ms", r->took_ms),
-        LOG_INT("aggregate_ms", r->aggregate_ms), LOG_NUM("train_loss", r->train_loss),
-        LOG_NUM("error", r->error));
+        LOG_INT("aggregate_ms", r->aggregate_ms), LOG_NUM("train_loss", r->train_loss));
     if (r->round == run->round.rules.rounds)
         LOG(LOG_INFO, "run.finished", LOG_STR("run", run->config->name),
             LOG_INT("rounds", r->round));
 }
 
+/* ---- reports ---- */
+
+/* Counted by its event, so that the count survives a restart. */
+static void skip_report(struct run *run, uint32_t round, const char *why)
+{
+    struct store_event event = {.event = "report.skipped", .text = why, .round = round};
+    LOG(LOG_WARN, "report.skipped", LOG_STR("run", run->config->name), LOG_INT("round", round),
+        LOG_STR("reason", why));
+    /* Not stored: a count that is too small, and the log has the line. */
+    err e = store_event_add(run->shop->store, run->id, &event);
+    (void)e;
+}
+
+static void report_done(struct work_job *work)
+{
+    struct publish_job *job = (struct publish_job *)(void *)work;
+    struct run *run = job->owner;
+    const struct store_round *r = &job->result;
+    if (run->report == job) run->report = NULL;
+    if (!err_is(work->result))
+        LOG(LOG_INFO, "round.reported", LOG_STR("run", run->config->name),
+            LOG_INT("round", r->round), LOG_NUM("update_norm", r->update_norm),
+            LOG_NUM("error", r->error));
+    else if (work->result.kind == ERR_STOPPED)
+        skip_report(run, r->round, "it was not done before the next round closed, or at the stop");
+    else
+        skip_report(run, r->round, work->result.text);
+    publish_close(job);
+    run->shop->changed(run, run->shop->context);
+}
+
+/* The round is published; the job that published it makes its report while members train. Takes the
+ * job. */
+static void push_report(struct run *run, struct publish_job *job)
+{
+    uint32_t every = run->config->report_every;
+    job->kind = PUBLISH_REPORT;
+    job->job.done = report_done;
+    job->report_frozen = &run->report_frozen;
+    job->directions = job->round % every == 0 || job->round == job->rounds;
+    err e = work_push_background(run->shop->maths, &job->job);
+    if (err_is(e)) {
+        skip_report(run, job->round, e.text);
+        publish_close(job);
+        return;
+    }
+    run->report = job;
+}
+
 static void log_privacy(const struct run *run, const struct publish_job *job)
 {
     if (!job->terms.on) return;
-    LOG(LOG_INFO, job->is_start ? "privacy.plan" : "privacy.spent",
-        LOG_STR("run", run->config->name), LOG_INT("round", job->is_start ? 0 : job->round),
-        LOG_STR("says", job->says));
+    LOG(LOG_INFO, job->kind == PUBLISH_START ? "privacy.plan" : "privacy.spent",
+        LOG_STR("run", run->config->name),
+        LOG_INT("round", job->kind == PUBLISH_START ? 0 : job->round), LOG_STR("says", job->says));
     if (job->stop[0])
         LOG(LOG_WARN, "run.stopped", LOG_STR("run", run->config->name),
             LOG_STR("reason", job->stop));
@@ -118,25 +166,27 @@ static void publish_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;
     struct run *run = job->owner;
-    struct round_event event = {.kind = job->is_start ? ROUND_ON_STARTED : ROUND_ON_PUBLISHED,
+    bool is_start = job->kind == PUBLISH_START;
+    struct round_event event = {.kind = is_start ? ROUND_ON_STARTED : ROUND_ON_PUBLISHED,
                                 .now_ms = text_now_ms()};
-    if (work->result.kind == ERR_STOPPED) {
-        /* Not begun, and the next start asks for it again. */
-    } else if (err_is(work->result))
-        work_failed(run, work->result);
-    else {
-        log_privacy(run, job);
-        run->state = job->state;
-        run->frozen = job->frozen;
-        run->memory = job->memory;
-        run->ledger_head = job->ledger_head;
-        if (!job->is_start) log_published(run, job);
-        if (job->stop[0]) /* durable already; before the next round could open */
-            run_apply(run, &(struct round_event){
-                               .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
-        run_apply(run, &event);
+    if (err_is(work->result)) {
+        /* ERR_STOPPED: it was not begun, and the next start asks for it again. */
+        if (work->result.kind != ERR_STOPPED) work_failed(run, work->result);
+        publish_close(job);
+        return;
     }
-    publish_close(job);
+    log_privacy(run, job);
+    run->newest = job->made;
+    run->ledger_head = job->ledger_head;
+    if (!is_start) log_published(run, job);
+    if (job->stop[0]) /* durable already; before the next round could open */
+        run_apply(run, &(struct round_event){
+                           .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
+    run_apply(run, &event);
+    if (is_start)
+        publish_close(job);
+    else
+        push_report(run, job);
 }
 
 static void noise_done(struct work_job *work)
@@ -154,38 +204,40 @@ static void noise_done(struct work_job *work)
     publish_close(job);
 }
 
-enum kind { WORK_START, WORK_NEXT, WORK_NOISE };
-
-static err push_work(struct run *run, enum kind kind)
+static err fill_job(struct publish_job *job, struct run *run, enum publish_kind kind)
 {
-    bool is_start = kind == WORK_START;
-    struct publish_job *job = calloc(1, sizeof *job);
-    if (!job) return err_sys(ENOMEM, "work for run %s", run->config->name);
-    job->job.done = kind == WORK_NOISE ? noise_done : publish_done;
-    job->is_noise = kind == WORK_NOISE;
+    const struct config *config = run->shop->config;
+    job->kind = kind;
+    job->job.done = kind == PUBLISH_NOISE ? noise_done : publish_done;
     job->owner = run;
     job->run = run->id;
     job->method = run->method;
-    job->is_start = is_start;
     job->round = round_under_way(&run->round);
     job->rounds = run->round.rules.rounds;
-    job->keep = (uint32_t)run->shop->config->keep_states;
-    job->updates_keep = (uint32_t)run->shop->config->keep_updates;
+    job->keep = (uint32_t)config->keep_states;
+    job->updates_keep = (uint32_t)config->keep_updates;
     job->carry_error = run->config->carry_error > 0 ? run->config->carry_error : 0;
-    job->threads = (int)run->shop->config->threads;
+    job->threads = (int)config->threads;
     job->opened_ms = run->round.opened_ms;
-    job->state = run->state;
-    job->frozen = run->frozen;
-    job->memory = run->memory;
     job->options = run->options;
-    err e = is_start ? copy_start(job, run) : copy_weights(job, run);
-    if (!err_is(e))
-        e = run_privacy_terms(&job->terms, run->config, &run->options,
-                              run->shop->config->ledger_key, &job->arena);
-    if (!err_is(e) && kind == WORK_NEXT && run->noise_ahead_round == job->round) {
+    job->from = run->newest;
+    if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;
+    TRY(kind == PUBLISH_START ? copy_start(job, run) : copy_weights(job, run));
+    return run_privacy_terms(&job->terms, run->config, &run->options, config->ledger_key,
+                             &job->arena);
+}
+
+static err push_work(struct run *run, enum publish_kind kind)
+{
+    struct publish_job *job = calloc(1, sizeof *job);
+    if (!job) return err_sys(ENOMEM, "work for run %s", run->config->name);
+    err e = fill_job(job, run, kind);
+    if (!err_is(e) && kind == PUBLISH_NEXT && run->noise_ahead_round == job->round) {
         job->noise_ahead = run->noise_ahead;
         run->noise_ahead = NULL;
     }
+    /* Combining must not wait for the report of the round before. */
+    if (!err_is(e) && kind == PUBLISH_NEXT && run->report) work_abandon(&run->report->job);
     if (!err_is(e)) e = work_push(run->shop->maths, &job->job);
     if (err_is(e)) publish_close(job);
     return e;
@@ -241,14 +293,14 @@ void run_apply(struct run *run, const struct round_event *event)
         if (err_is(e)) log_error(run, "round.not_saved", e);
         run_flush_counters(run);
         if (run->round.rules.drawn) {
-            e = push_work(run, WORK_NOISE); /* else drawn at the round's end */
+            e = push_work(run, PUBLISH_NOISE); /* else drawn at the round's end */
             if (err_is(e)) log_error(run, "noise.not_drawn", e);
             /* Nobody may be in it. */
             run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
         }
     }
     if (todo & (ROUND_DO_START | ROUND_DO_AGGREGATE)) {
-        err e = push_work(run, todo & ROUND_DO_START ? WORK_START : WORK_NEXT);
+        err e = push_work(run, todo & ROUND_DO_START ? PUBLISH_START : PUBLISH_NEXT);
         if (err_is(e)) work_failed(run, e);
     }
     if (todo & ROUND_DO_END) run_flush_counters(run);
@@ -344,7 +396,7 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
     TRY(round_judge(&place, &run->round, m, trained_round, &job->update.blob.digest));
     REQUIRE(!place.have);
     job->method = run->method;
-    job->state = run->state.digest;
+    job->state = run->newest.state.digest;
     job->update.run = run->id;
     job->update.trained_round = trained_round;
     job->update.counted_in = place.counted_in;

@@ -43,10 +43,12 @@ struct run {
     const struct method *method;
     struct method_options options;
     struct round round;
-    struct run_member *member; /* (round.members), by the same index */
-    struct store_blob state, frozen, memory;
+    struct run_member *member;   /* (round.members), by the same index */
+    struct publish_blobs newest; /* the result of the last published round, or the start */
     struct central *noise_ahead; /* noise drawn for the round `noise_ahead_round`, or NULL */
     uint32_t noise_ahead_round;
+    struct publish_job *report;                /* the report being made or waiting to be, or NULL */
+    struct method_report_frozen report_frozen; /* the worker's own: kept from report to report */
     struct digest ledger_head; /* hash of its ledger's last line, once it has started */
     uint32_t opened_saved;     /* the newest round whose opening is durable */
     uint64_t created_ms;

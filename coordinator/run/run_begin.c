@@ -135,7 +135,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     row.config_size = packed.size;
     TRY_OUT(e, add_to_store(run, &row));
     run->created_ms = row.created_ms;
-    run->frozen = row.frozen;
+    run->newest.frozen = row.frozen;
     LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("method", run->config->method),
         LOG_INT("rounds", run->config->rounds), LOG_INT("members", run->round.members));
     run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
@@ -209,9 +209,9 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     }
     run->id = was->id;
     run->created_ms = was->created_ms;
-    run->state = was->state;
-    run->frozen = was->frozen;
-    run->memory = was->memory;
+    run->newest.state = was->state;
+    run->newest.frozen = was->frozen;
+    run->newest.memory = was->memory;
     run->opened_saved = was->opened;
     e = load_modules(run, was);
     if (!err_is(e)) e = load_members(run);

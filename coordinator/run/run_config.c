@@ -174,6 +174,7 @@ err run_config_complete(run_config_t *c)
     TRY(find_method(&method, c->method));
     if (!*c->late) TRY(set_text(&c->late, "refuse"));
     if (!*c->weights) TRY(set_text(&c->weights, c->privacy ? "uniform" : "examples"));
+    if (!c->report_every) c->report_every = RUN_CONFIG_REPORT_EVERY;
     if (c->carry_error == 0) c->carry_error = RUN_CONFIG_CARRY_ERROR;
     TRY(complete_training(c));
     TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
@@ -181,6 +182,7 @@ err run_config_complete(run_config_t *c)
     TRY(in_range("alpha", c->alpha, 0, 1e6));
     TRY(in_range("carry_error", c->carry_error, -1, 0.5));
     TRY(in_range("evaluate_every", c->evaluate_every, 0, LIMIT_ROUNDS));
+    TRY(in_range("report_every", c->report_every, 1, LIMIT_ROUNDS));
     TRY(one_of("late", c->late, lates));
     TRY(one_of("weights", c->weights, weights));
     if (c->base_digest.len != DIGEST_BYTES)

@@ -9,6 +9,7 @@
 #include "fedlora.pb-c.h"
 
 #define RUN_CONFIG_CARRY_ERROR 1e-4 /* where none is given; design section 2 */
+enum { RUN_CONFIG_REPORT_EVERY = 10 };
 
 /* Defaults for what is absent (zero or empty), then every range. ERR_INPUT names the field. */
 err run_config_complete(Fedlora__V1__RunConfig *config);

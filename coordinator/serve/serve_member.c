@@ -72,10 +72,10 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
     uint64_t now = text_now_ms(), ends = run->round.deadline_at_ms;
     train.run = run->config->name;
     train.round = round_under_way(&run->round);
-    train.state_digest = binary(&run->state);
-    train.state_size = run->state.size;
-    train.frozen_digest = binary(&run->frozen);
-    train.frozen_size = run->frozen.size;
+    train.state_digest = binary(&run->newest.state);
+    train.state_size = run->newest.state.size;
+    train.frozen_digest = binary(&run->newest.frozen);
+    train.frozen_size = run->newest.frozen.size;
     method_task(&asked, run->method, &run->options, train.round);
     for (size_t i = 0; i < 3; i++)
         if (asked.trains & (1u << i)) factors[train.n_factors++] = names[i];
@@ -105,10 +105,10 @@ static void answer_evaluate(struct run *run, struct rpc_call *call)
     Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
     evaluate.run = run->config->name;
     evaluate.round = run->round.published;
-    evaluate.state_digest = binary(&run->state);
-    evaluate.state_size = run->state.size;
-    evaluate.frozen_digest = binary(&run->frozen);
-    evaluate.frozen_size = run->frozen.size;
+    evaluate.state_digest = binary(&run->newest.state);
+    evaluate.state_size = run->newest.state.size;
+    evaluate.frozen_digest = binary(&run->newest.frozen);
+    evaluate.frozen_size = run->newest.frozen.size;
     task.kind_case = FEDLORA__V1__TASK__KIND_EVALUATE;
     task.evaluate = &evaluate;
     serve_answer(call, &task.base);
@@ -120,8 +120,8 @@ static void answer_finished(struct run *run, struct rpc_call *call)
     Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
     finished.run = run->config->name;
     finished.outcome = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
-    finished.state_digest = binary(&run->state);
-    finished.state_size = run->state.size;
+    finished.state_digest = binary(&run->newest.state);
+    finished.state_size = run->newest.state.size;
     if (run->round.rules.drawn)
         finished.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
     task.kind_case = FEDLORA__V1__TASK__KIND_FINISHED;

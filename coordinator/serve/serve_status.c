@@ -2,6 +2,7 @@
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { STATUS_TEXT_BYTES = 2048 };
@@ -62,9 +63,9 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
         r[i].took_ms = row[i].took_ms;
         r[i].aggregate_ms = row[i].aggregate_ms;
         r[i].train_loss = row[i].train_loss;
-        r[i].update_norm = row[i].update_norm;
-        r[i].error = row[i].error;
-        r[i].dropped = row[i].dropped;
+        r[i].update_norm = row[i].reported ? row[i].update_norm : NAN;
+        r[i].error = row[i].reported ? row[i].error : NAN;
+        r[i].dropped = row[i].reported ? row[i].dropped : NAN;
         r[i].eval_rows = row[i].evaluation.rows;
         r[i].eval_loss = row[i].evaluation.loss;
         r[i].eval_accuracy = row[i].evaluation.accuracy;
@@ -138,11 +139,12 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     status->waiting_for = text;
     status->privacy = privacy;
     status->created_ms = run->created_ms;
-    status->state_digest = binary(&run->state);
-    status->state_size = run->state.size;
+    status->state_digest = binary(&run->newest.state);
+    status->state_size = run->newest.state.size;
     if (whole) {
         TRY(fill_members(status, run, arena));
         TRY(fill_history(status, run, arena));
+        TRY(store_reports_skipped(&status->reports_skipped, run->shop->store, run->id));
         shorten(status);
     }
     *out = status;

@@ -338,8 +338,7 @@ static err insert_round(struct db *db, const struct store_publish *p)
     const struct store_round *r = &p->round;
     TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", "iihiiiiddddt", p->run,
                (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, (int64_t)r->updates,
-               (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, r->update_norm,
-               r->error, r->dropped, r->report_json));
+               (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, 0.0, 0.0, 0.0, ""));
     TRY(db_run(db,
                "INSERT OR IGNORE INTO doomed SELECT memory FROM runs WHERE id=?1 AND memory IS NOT"
                " NULL UNION SELECT frozen FROM runs WHERE id=?1 AND frozen IS NOT NULL",
@@ -411,6 +410,31 @@ err store_publish(struct store *store, const struct store_publish *publish)
 {
     TRY(db_begin(&store->db));
     return db_end(&store->db, publish_rows(&store->db, publish));
+}
+
+err store_report(struct store *store, int64_t run, const struct store_round *r)
+{
+    struct db *db = &store->db;
+    char text[96];
+    snprintf(text, sizeof text, "change %.4g, error %.2g", r->update_norm, r->error);
+    struct store_event event = {.event = "round.reported", .text = text, .round = r->round};
+    TRY(db_begin(db));
+    err e = db_run(db,
+                   "UPDATE rounds SET update_norm=?, error=?, dropped=?, report=?"
+                   " WHERE run=? AND round=?",
+                   "dddtii", r->update_norm, r->error, r->dropped, r->report_json, run,
+                   (int64_t)r->round);
+    if (!err_is(e)) e = insert_event(db, run, &event);
+    return db_end(db, e);
+}
+
+err store_reports_skipped(uint32_t *out, struct store *store, int64_t run)
+{
+    int64_t count = 0;
+    TRY(db_number(&count, &store->db,
+                  "SELECT count(*) FROM events WHERE run=? AND event='report.skipped'", "i", run));
+    *out = (uint32_t)count;
+    return ERR_NONE;
 }
 
 err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max)

@@ -81,7 +81,9 @@ struct store_round {
     struct store_blob state; /* of round + 1; size 0 once it has been removed */
     uint32_t updates;
     uint64_t took_ms, aggregate_ms;
-    double train_loss, update_norm, error, dropped;
+    double train_loss;
+    bool reported; /* the report is made and stored: it and these three are set */
+    double update_norm, error, dropped;
     const char *report_json;
     struct store_evaluation evaluation; /* all members', by rows; rows 0: none. Only loaded */
 };
@@ -142,6 +144,10 @@ struct store_publish {
     const char *next_line;            /* what follows the release in the ledger, or NULL */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
+/* The report of a published round, and its event; again: the same. */
+err store_report(struct store *store, int64_t run, const struct store_round *round);
+/* How many rounds of the run were left without a report, each with an event "report.skipped". */
+err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);
 /* All or none; rows that exist already are kept. */
 err store_receipts(struct store *store, const struct store_update *update, size_t count);
 /* Removes the blobs that no row names, of those given up by store_publish(). */

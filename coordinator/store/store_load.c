@@ -188,6 +188,7 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     r->took_ms = (uint64_t)db_query_int(q, 4);
     r->aggregate_ms = (uint64_t)db_query_int(q, 5);
     r->train_loss = db_query_num(q, 6);
+    r->reported = db_query_int(q, 15) != 0;
     r->update_norm = db_query_num(q, 7);
     r->error = db_query_num(q, 8);
     r->dropped = db_query_num(q, 9);
@@ -202,15 +203,17 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
     struct list list = {.size = sizeof **out};
     size_t most;
     TRY(count_rows(&most, &store->db, "rounds", run));
-    TRY(db_query_open(&q, &store->db,
-                      "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
-                      "update_norm,error,dropped,CASE WHEN ?2 THEN report ELSE '' END,r.round,n,l,a"
-                      " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
-                      "sum(rows*loss)/sum(rows) l,"
-                      "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"
-                      " FROM evaluations WHERE run=?1 GROUP BY round) v ON v.round=r.round"
-                      " WHERE run=?1 AND r.round>0 ORDER BY r.round",
-                      "ii", run, (int64_t)reports));
+    TRY(db_query_open(
+        &q, &store->db,
+        "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
+        "update_norm,error,dropped,CASE WHEN ?2 THEN report ELSE '' END,r.round,n,l,a,"
+        "report<>''"
+        " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
+        "sum(rows*loss)/sum(rows) l,"
+        "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"
+        " FROM evaluations WHERE run=?1 GROUP BY round) v ON v.round=r.round"
+        " WHERE run=?1 AND r.round>0 ORDER BY r.round",
+        "ii", run, (int64_t)reports));
     TRY(load(&list, &q, arena, most, read_round));
     *out = (void *)list.row;
     *count = list.count;

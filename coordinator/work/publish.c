@@ -68,8 +68,8 @@ static err commit_start(struct publish_job *p, struct store *store, const char *
         say_in_one_line(p->says, sizeof p->says, (const char *)start.says.data);
         p->ledger_head = start.head;
     }
-    TRY_OUT(e, adopt(&p->state, store, path));
-    struct store_start row = {.run = p->run, .state = p->state, .frozen = p->frozen};
+    TRY_OUT(e, adopt(&p->made.state, store, path));
+    struct store_start row = {.run = p->run, .state = p->made.state, .frozen = p->made.frozen};
     if (p->terms.on) row.ledger = (const char *)start.line.data;
     if (p->terms.on) row.seed = &start.seed;
     if (p->terms.on) row.plan = p->says;
@@ -85,14 +85,14 @@ static err make_start(struct publish_job *p, struct store *store)
     struct method_start start = p->start;
     struct blob_path frozen = {0};
     bool found_later = p->options.basis == METHOD_BASIS_GRADIENT;
-    if (p->method->frozen && p->frozen.size == 0 && !found_later) {
+    if (p->method->frozen && p->made.frozen.size == 0 && !found_later) {
         make_path(path, store, p, "frozen");
         TRY(method_make_frozen(p->method, path, &start));
-        TRY(adopt(&p->frozen, store, path));
+        TRY(adopt(&p->made.frozen, store, path));
     }
-    if (p->frozen.size) {
-        frozen = blob_path(store->dir, &p->frozen.digest);
-        digest_text(frozen_text, &p->frozen.digest);
+    if (p->made.frozen.size) {
+        frozen = blob_path(store->dir, &p->made.frozen.digest);
+        digest_text(frozen_text, &p->made.frozen.digest);
         start.frozen_path = frozen.text;
         start.frozen_digest = frozen_text;
     }
@@ -111,7 +111,7 @@ static double weight_of(const struct publish_job *p, const struct store_update *
 }
 
 /* The contributions of the round, by member, and the members' mean loss under the same weights. */
-static err gather(struct method_next *next, struct publish_job *p, struct store *store)
+static err gather(struct publish_job *p, struct store *store)
 {
     struct store_update *update = NULL;
     struct contribution *c = NULL;
@@ -128,21 +128,12 @@ static err gather(struct method_next *next, struct publish_job *p, struct store 
         sum += c[i].weight;
         loss += c[i].weight * update[i].train_loss;
     }
-    next->contribution = c;
-    next->count = count;
+    p->contribution = c;
+    p->contributions = count;
     p->result.updates = (uint32_t)count;
     /* Nothing of the members' data leaves but by a release. */
     p->result.train_loss = sum > 0 && !p->terms.on ? loss / sum : 0;
     return ERR_NONE;
-}
-
-static void fill_result(struct publish_job *p, const struct method_report *report)
-{
-    const struct method_report_row *total = &report->total;
-    double norm = total->update_norm;
-    p->result.update_norm = norm;
-    p->result.error = norm > 0 ? total->error / norm : total->error;
-    p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
 }
 
 /* The files of one round: those read, and where those made are put together. */
@@ -154,17 +145,17 @@ struct made {
 static struct method_next files(struct made *made, const struct publish_job *p,
                                 const struct store *store)
 {
-    made->state = blob_path(store->dir, &p->state.digest);
-    made->frozen = blob_path(store->dir, &p->frozen.digest);
-    made->memory = blob_path(store->dir, &p->memory.digest);
+    made->state = blob_path(store->dir, &p->from.state.digest);
+    made->frozen = blob_path(store->dir, &p->from.frozen.digest);
+    made->memory = blob_path(store->dir, &p->from.memory.digest);
     make_path(made->next_state, store, p, "state");
     make_path(made->next_frozen, store, p, "frozen");
     make_path(made->next_memory, store, p, "memory");
     bool optimizes = p->options.server != METHOD_SERVER_NONE;
     bool finds = p->round == method_setup_rounds(&p->options);
     return (struct method_next){.state_path = made->state.text,
-                                .frozen_path = p->frozen.size ? made->frozen.text : NULL,
-                                .memory_path = p->memory.size ? made->memory.text : NULL,
+                                .frozen_path = p->from.frozen.size ? made->frozen.text : NULL,
+                                .memory_path = p->from.memory.size ? made->memory.text : NULL,
                                 .memory_out = optimizes ? made->next_memory : NULL,
                                 .frozen_out = finds ? made->next_frozen : NULL,
                                 .carry_error = p->carry_error,
@@ -173,28 +164,26 @@ static struct method_next files(struct made *made, const struct publish_job *p,
 }
 
 /* What the state names is durable before the state is. */
-static err adopt_all(struct publish_job *p, const struct method_report *report,
-                     const struct made *made, const struct store *store)
+static err adopt_all(struct publish_job *p, const struct made *made, const struct store *store)
 {
-    p->memory = (struct store_blob){0};
-    if (report->memory_made) TRY(adopt(&p->memory, store, made->next_memory));
-    if (report->frozen_made) TRY(adopt(&p->frozen, store, made->next_frozen));
-    return adopt(&p->state, store, made->next_state);
+    p->made.frozen = p->from.frozen;
+    if (p->report.memory_made) TRY(adopt(&p->made.memory, store, made->next_memory));
+    if (p->report.frozen_made) TRY(adopt(&p->made.frozen, store, made->next_frozen));
+    return adopt(&p->made.state, store, made->next_state);
 }
 
 /* With privacy, one update with the noisy mean stands in place of the members'. */
-static err make_private(struct method_next *next, struct private_round *round,
-                        struct publish_job *p, struct store *store)
+static err make_private(struct private_round *round, struct publish_job *p, struct store *store,
+                        const char *state_path)
 {
     char path[LIMIT_PATH_BYTES];
     struct contribution *only = NULL;
-    struct blob_path *where = NULL;
     bool made = false;
     make_path(path, store, p, "noisy");
-    struct private_files files = {.state = next->state_path,
+    struct private_files files = {.state = state_path,
                                   .out = path,
-                                  .from = next->contribution,
-                                  .count = next->count,
+                                  .from = p->contribution,
+                                  .count = p->contributions,
                                   .what = what_of(p)};
     TRY(private_open(round, &p->terms, store, p->run, p->round));
     TRY(private_mean(&made, round, &files, p->noise_ahead));
@@ -203,11 +192,11 @@ static err make_private(struct method_next *next, struct private_round *round,
         TRY(store_private_noisy(store, p->run, p->round, &round->was));
     }
     TRY(arena_take(&only, &p->arena, 1, sizeof *only));
-    TRY(arena_take(&where, &p->arena, 1, sizeof *where));
-    *where = blob_path(store->dir, &round->was.noisy.digest);
-    *only = (struct contribution){.member = "private", .weight = 1, .path = where->text};
-    next->contribution = only;
-    next->count = 1;
+    struct blob_path where = blob_path(store->dir, &round->was.noisy.digest);
+    *only = (struct contribution){.member = "private", .weight = 1};
+    TRY(arena_text(&only->path, &p->arena, where.text, strlen(where.text)));
+    p->contribution = only;
+    p->contributions = 1;
     return ERR_NONE;
 }
 
@@ -215,7 +204,7 @@ static err make_private(struct method_next *next, struct private_round *round,
 static err draw_noise(struct publish_job *p, struct store *store)
 {
     struct private_round round = {0};
-    struct blob_path state = blob_path(store->dir, &p->state.digest);
+    struct blob_path state = blob_path(store->dir, &p->from.state.digest);
     struct private_files files = {.state = state.text, .what = what_of(p)};
     TRY(private_open(&round, &p->terms, store, p->run, p->round));
     err e = private_noise_ahead(&p->noise_ahead, &round, &files);
@@ -227,28 +216,26 @@ static err make_release(struct release **out, struct publish_job *p, struct priv
                         const char *state_path)
 {
     struct private_files files = {.state = state_path, .what = what_of(p)};
-    if (!p->terms.on) return release_plain(out, &p->state.digest);
-    return private_release(out, p->stop, round, &files, &p->state.digest);
+    if (!p->terms.on) return release_plain(out, &p->made.state.digest);
+    return private_release(out, p->stop, round, &files, &p->made.state.digest);
 }
 
-static err commit(struct publish_job *p, struct store *store, const char *report_json,
-                  struct private_round *round)
+static err commit(struct publish_job *p, struct store *store, struct private_round *round)
 {
     struct release *release = NULL;
-    struct blob_path state = blob_path(store->dir, &p->state.digest);
+    struct blob_path state = blob_path(store->dir, &p->made.state.digest);
     TRY(make_release(&release, p, round, state.text));
     struct store_publish publish = {.run = p->run,
                                     .keep = p->keep,
                                     .updates_keep = p->updates_keep,
                                     .last = p->round == p->rounds,
                                     .round = p->result,
-                                    .frozen = p->frozen,
-                                    .memory = p->memory,
+                                    .frozen = p->made.frozen,
+                                    .memory = p->made.memory,
                                     .release = release,
                                     .next_clip = round->next_clip};
     publish.stop = p->stop;
     publish.next_line = (const char *)round->next_line.data;
-    publish.round.report_json = report_json;
     snprintf(p->says, sizeof p->says, "%s", release_says(release));
     err e = store_publish(store, &publish);
     if (!err_is(e) && p->terms.on) p->ledger_head = round->ledger.head.hash;
@@ -259,60 +246,115 @@ static err commit(struct publish_job *p, struct store *store, const char *report
 static err make_next(struct publish_job *p, struct store *store)
 {
     struct made made;
-    struct method_report report = {0};
     struct private_round round = {0};
-    struct bytes json = {.max = REPORT_BYTES_MAX};
     struct method_next next = files(&made, p, store);
     uint64_t began = text_now_ms();
     err e = ERR_NONE;
-    TRY_OUT(e, gather(&next, p, store));
-    malloc_trim(0); /* what the uploads' buffers left in the heap, before the sums need memory */
-    if (p->terms.on) TRY_OUT(e, make_private(&next, &round, p, store));
-    TRY_OUT(e, method_next(&report, p->method, made.next_state, &next));
-    const struct method_report_options full = {.directions = true, .threads = p->threads};
-    TRY_OUT(e, method_report_make(&report, p->method, made.next_state, &next, &full));
-    TRY_OUT(e, method_report_json(&json, &report));
-    TRY_OUT(e, adopt_all(p, &report, &made, store));
-    fill_result(p, &report);
+    TRY_OUT(e, gather(p, store));
+    malloc_trim(0); /* give back what the uploads' buffers left, before the sums need memory */
+    if (p->terms.on) TRY_OUT(e, make_private(&round, p, store, next.state_path));
+    next.contribution = p->contribution;
+    next.count = p->contributions;
+    TRY_OUT(e, method_next(&p->report, p->method, made.next_state, &next));
+    TRY_OUT(e, adopt_all(p, &made, store));
     uint64_t now = text_now_ms();
     p->result.round = p->round;
-    p->result.state = p->state;
+    p->result.state = p->made.state;
     p->result.aggregate_ms = now - began;
     p->result.took_ms = now - p->opened_ms;
-    e = commit(p, store, (const char *)json.data, &round);
+    e = commit(p, store, &round);
 out:
     private_close(&round);
-    method_report_close(&report);
+    return e;
+}
+
+/* ---- reports ---- */
+
+void (*publish_report_hook)(const struct work_job *job);
+
+static bool gives_way(void *context)
+{
+    return work_gives_way(context);
+}
+
+static void fill_result(struct publish_job *p)
+{
+    const struct method_report_row *total = &p->report.total;
+    double norm = total->update_norm;
+    p->result.reported = true;
+    p->result.update_norm = norm;
+    p->result.error = norm > 0 ? total->error / norm : total->error;
+    p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
+}
+
+/* Every file read here was a blob of the round when it was published. store_trim() runs on this
+ * thread only, and not between the round and its report unless another round is published in
+ * between; a report that then misses a file fails, and is counted as skipped. */
+static err make_report(struct publish_job *p, struct store *store)
+{
+    struct made made;
+    struct bytes json = {.max = REPORT_BYTES_MAX};
+    struct blob_path state = blob_path(store->dir, &p->made.state.digest);
+    struct method_next next = files(&made, p, store);
+    const struct method_report_options options = {.directions = p->directions,
+                                                  .give_way = gives_way,
+                                                  .context = &p->job,
+                                                  .threads = p->threads,
+                                                  .frozen = p->report_frozen};
+    err e = ERR_NONE;
+    next.contribution = p->contribution;
+    next.count = p->contributions;
+    if (publish_report_hook) publish_report_hook(&p->job);
+    if (!p->report.measured) /* rounds that only find a basis have measured everything */
+        TRY_OUT(e, method_report_make(&p->report, p->method, state.text, &next, &options));
+    TRY_OUT(e, method_report_json(&json, &p->report));
+    fill_result(p);
+    p->result.report_json = (const char *)json.data;
+    e = store_report(store, p->run, &p->result);
+out:
+    p->result.report_json = NULL; /* it ends with `json` */
     bytes_close(&json);
     return e;
 }
 
+static void publish_one(struct publish_job *p, struct store *store)
+{
+    err e = ERR_NONE;
+    switch (p->kind) {
+    case PUBLISH_NOISE:
+        p->job.result = draw_noise(p, store);
+        return;
+    case PUBLISH_REPORT:
+        p->job.result = make_report(p, store);
+        break;
+    case PUBLISH_START:
+        p->job.result = make_start(p, store);
+        break;
+    case PUBLISH_NEXT:
+        /* What earlier rounds gave up, in case their reports were not made. */
+        e = store_trim(store);
+        p->job.result = make_next(p, store);
+        break;
+    }
+    /* The round stands, whatever becomes of these: files that are not removed now are removed
+     * later, or by the next start, which also writes the ledger's copy again. */
+    bool published = p->kind == PUBLISH_NEXT && !err_is(p->job.result);
+    if (p->kind == PUBLISH_REPORT) e = store_trim(store);
+    if (p->terms.on && (published || p->kind == PUBLISH_START) && !err_is(p->job.result))
+        e = private_export(store, p->run, p->terms.run);
+    (void)e;
+}
+
 void publish_run(struct work_job *batch, struct store *store)
 {
-    for (struct work_job *job = batch; job; job = job->next) {
-        struct publish_job *p = (struct publish_job *)(void *)job;
-        if (p->is_noise) {
-            job->result = draw_noise(p, store);
-            continue;
-        }
-        struct store_blob state = p->state, frozen = p->frozen, memory = p->memory;
-        job->result = p->is_start ? make_start(p, store) : make_next(p, store);
-        if (err_is(job->result)) {
-            p->state = state; /* what was not committed is not there */
-            p->frozen = frozen;
-            p->memory = memory;
-            continue;
-        }
-        /* The round stands; files that are not removed now go at the next start. */
-        err e = store_trim(store);
-        if (p->terms.on) e = private_export(store, p->run, p->terms.run); /* else at the next */
-        (void)e;
-    }
+    for (struct work_job *job = batch; job; job = job->next)
+        publish_one((struct publish_job *)(void *)job, store);
 }
 
 void publish_close(struct publish_job *job)
 {
     private_noise_ahead_close(job->noise_ahead);
+    method_report_close(&job->report);
     arena_close(&job->arena);
     free(job);
 }

@@ -1,7 +1,15 @@
-/* The mathematics of a run, on the worker thread: the start state (with frozen factors where the
- * method has them and none were given), and the next state from a closed round's updates. The state
- * is written aside, named by its digest, and committed with its round; done again after a crash, or
- * after a result that was lost, it gives the same bytes. */
+/* The mathematics of a run, on the worker thread, in four kinds of work:
+ *
+ *     PUBLISH_START    the start state, with frozen factors where the method has them and none were
+ *                      given
+ *     PUBLISH_NOISE    the noise of a round of a private run, drawn while its members train
+ *     PUBLISH_NEXT     the next state from a closed round's updates
+ *     PUBLISH_REPORT   that round's report; background work (work.h), with the same job
+ *
+ * A state is written aside, named by its digest, and committed with its round. The work may be done
+ * again after a crash, or after a result that was lost: it gives the same bytes. A report is made
+ * from files after its round is published, so members do not wait for it; a crash before it is
+ * stored loses that report and nothing else. */
 #ifndef COORDINATOR_PUBLISH_H
 #define COORDINATOR_PUBLISH_H
 
@@ -16,16 +24,25 @@ struct publish_weight {
     double weight;
 };
 
+enum publish_kind { PUBLISH_START, PUBLISH_NOISE, PUBLISH_NEXT, PUBLISH_REPORT };
+
+/* The blobs that belong together as the result of one round; size 0: there is none. */
+struct publish_blobs {
+    struct store_blob state;  /* none at the start */
+    struct store_blob frozen; /* frozen factors */
+    struct store_blob memory; /* of the server's optimizer */
+};
+
 struct publish_job {
     struct work_job job; /* first: work.h's part */
-    void *owner;         /* the loop thread's own */
+    enum publish_kind kind;
+    void *owner; /* the loop thread's own */
     int64_t run;
     const struct method *method;
     struct arena arena; /* holds what the pointers below point to; closed by publish_close() */
 
-    bool is_start, is_noise; /* is_noise: only draw the round's noise, into `noise_ahead` */
-    struct method_start
-        start; /* without frozen_path and frozen_digest, which follow from `frozen` */
+    /* PUBLISH_START; without frozen_path and frozen_digest, which follow from `made.frozen`. */
+    struct method_start start;
 
     uint32_t round, rounds, updates, keep, updates_keep;
     enum publish_weights weights;
@@ -37,16 +54,25 @@ struct publish_job {
 
     struct method_options options;
     struct private_terms terms;    /* of privacy; in the arena */
-    struct central *noise_ahead;   /* in, or out of is_noise: noise drawn while members trained */
+    struct central *noise_ahead;   /* PUBLISH_NOISE: out; PUBLISH_NEXT: in, or NULL */
     char stop[ERR_TEXT_BYTES];     /* out: why no round follows, or "" */
-    char says[PRIVATE_SAYS_BYTES]; /* out: what the release says of its privacy */
+    char says[PRIVATE_SAYS_BYTES]; /* out: the release's description of its privacy */
     struct digest ledger_head;     /* out: hash of the ledger's last line */
 
-    /* In: the newest state (not at the start), the frozen factors and the server's memory or size
-     * 0; out: the new ones. */
-    struct store_blob state, frozen, memory;
-    struct store_round result; /* out; report_json is not set */
+    struct publish_blobs from; /* in: what the round started from */
+    struct publish_blobs made; /* out: the result; at the start: in, given frozen factors */
+    struct store_round result; /* out */
+
+    /* PUBLISH_NEXT leaves here what was combined, for PUBLISH_REPORT. In the arena. */
+    const struct contribution *contribution;
+    size_t contributions;
+    struct method_report report;                /* without norms until PUBLISH_REPORT */
+    bool directions;                            /* report directions and cosines too */
+    struct method_report_frozen *report_frozen; /* the run's own; only the worker uses it */
 };
+
+/* For tests, NULL otherwise: called on the worker thread before each report is made. */
+extern void (*publish_report_hook)(const struct work_job *job);
 
 /* work_options.run for a queue of publish_jobs, one at a time. */
 void publish_run(struct work_job *batch, struct store *store);

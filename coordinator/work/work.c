@@ -15,8 +15,8 @@ struct work {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    struct queue waiting, finished;
-    size_t waiting_count, pending;
+    struct queue waiting, background, finished;
+    size_t waiting_count, background_count, pending;
     bool closing;
 };
 
@@ -31,6 +31,13 @@ static void queue_add(struct queue *q, struct work_job *job)
     job->next = NULL;
     *q->last = job;
     q->last = &job->next;
+}
+
+static void queue_add_first(struct queue *q, struct work_job *job)
+{
+    job->next = q->first;
+    if (!q->first) q->last = &job->next;
+    q->first = job;
 }
 
 static struct work_job *queue_take(struct queue *q)
@@ -49,14 +56,28 @@ static struct work_job *take_batch(struct work *w)
     struct queue batch;
     queue_init(&batch);
     pthread_mutex_lock(&w->lock);
-    while (!w->waiting.first && !w->closing)
+    while (!w->waiting.first && !w->background.first && !w->closing)
         pthread_cond_wait(&w->changed, &w->lock);
     for (size_t i = 0; i < w->options.batch_max && w->waiting.first && !w->closing; i++) {
         queue_add(&batch, queue_take(&w->waiting));
         w->waiting_count--;
     }
+    if (!batch.first && !w->closing) {
+        queue_add(&batch, queue_take(&w->background));
+        w->background_count--;
+    }
     pthread_mutex_unlock(&w->lock);
     return batch.first;
+}
+
+/* A background job that gave way keeps its place before those that have not begun. */
+static bool runs_again(struct work *w, struct work_job *job)
+{
+    if (!job->in_background || job->result.kind != ERR_STOPPED) return false;
+    if (w->closing || atomic_load(&job->abandoned)) return false;
+    queue_add_first(&w->background, job);
+    w->background_count++;
+    return true;
 }
 
 static void *work_main(void *argument)
@@ -67,7 +88,7 @@ static void *work_main(void *argument)
         pthread_mutex_lock(&w->lock);
         for (struct work_job *job = batch, *next; job; job = next) {
             next = job->next;
-            queue_add(&w->finished, job);
+            if (!runs_again(w, job)) queue_add(&w->finished, job);
         }
         pthread_mutex_unlock(&w->lock);
         w->options.wake(w->options.context);
@@ -82,6 +103,7 @@ err work_open(struct work **out, const struct work_options *options)
     if (!w) return err_sys(ENOMEM, "a worker");
     w->options = *options;
     queue_init(&w->waiting);
+    queue_init(&w->background);
     queue_init(&w->finished);
     err e = store_open(&w->store, options->data_dir);
     if (!err_is(e)) {
@@ -100,21 +122,49 @@ err work_open(struct work **out, const struct work_options *options)
     return ERR_NONE;
 }
 
-err work_push(struct work *w, struct work_job *job)
+static err push(struct work *w, struct work_job *job, struct queue *queue, size_t *count)
 {
     err e = ERR_NONE;
     pthread_mutex_lock(&w->lock);
-    if (w->closing || w->waiting_count >= w->options.queue_max)
+    if (w->closing || *count >= w->options.queue_max)
         e = err_make(ERR_LIMIT, "the coordinator has %zu pieces of work waiting; come back later",
-                     w->waiting_count);
+                     *count);
     else {
-        queue_add(&w->waiting, job);
-        w->waiting_count++;
+        job->work = w;
+        job->in_background = queue == &w->background;
+        atomic_store(&job->abandoned, false);
+        queue_add(queue, job);
+        (*count)++;
         w->pending++;
         pthread_cond_signal(&w->changed);
     }
     pthread_mutex_unlock(&w->lock);
     return e;
+}
+
+err work_push(struct work *w, struct work_job *job)
+{
+    return push(w, job, &w->waiting, &w->waiting_count);
+}
+
+err work_push_background(struct work *w, struct work_job *job)
+{
+    return push(w, job, &w->background, &w->background_count);
+}
+
+void work_abandon(struct work_job *job)
+{
+    atomic_store(&job->abandoned, true);
+}
+
+bool work_gives_way(const struct work_job *job)
+{
+    struct work *w = job->work;
+    if (atomic_load(&job->abandoned)) return true;
+    pthread_mutex_lock(&w->lock);
+    bool others = w->waiting.first || w->closing;
+    pthread_mutex_unlock(&w->lock);
+    return others;
 }
 
 size_t work_take(struct work *w)
@@ -146,7 +196,8 @@ void work_close(struct work *w)
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
-    for (struct work_job *job; (job = queue_take(&w->waiting));) {
+    struct work_job *job;
+    while ((job = queue_take(&w->waiting)) || (job = queue_take(&w->background))) {
         job->result = err_make(ERR_STOPPED, "the coordinator is stopping");
         queue_add(&w->finished, job);
     }

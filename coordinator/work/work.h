@@ -1,16 +1,27 @@
 /* One worker thread with its own connection to the store and a bounded queue. The loop thread
- * pushes jobs (given away until they come back), the worker runs them in order, in batches, and the
- * loop thread takes them back with work_take(). A batch is what a single flush of the disk can
- * serve at once. */
+ * pushes jobs and takes them back with work_take(); in between a job belongs to the worker, which
+ * runs jobs in order, in batches. A batch is what one flush of the disk can serve.
+ *
+ * Background jobs (work_push_background) run one at a time, and only while nothing else waits. A
+ * background job asks work_gives_way() now and then; when the answer is true it ends soon with
+ * ERR_STOPPED. If it gave way to other work it is run again later, from its start; if it was
+ * abandoned, or the worker is closing, it comes back with ERR_STOPPED. */
 #ifndef COORDINATOR_WORK_H
 #define COORDINATOR_WORK_H
 
 #include "coordinator/store/store.h"
 
+#include <stdatomic.h>
+
+struct work;
 struct work_job {
     struct work_job *next;
     void (*done)(struct work_job *job); /* loop thread; the job is the owner's again */
     err result;
+    /* work.c's own */
+    struct work *work;
+    bool in_background;
+    atomic_bool abandoned;
 };
 
 struct work_options {
@@ -23,14 +34,18 @@ struct work_options {
     void *context;
 };
 
-struct work;
 err work_open(struct work **out, const struct work_options *options);
 err work_push(struct work *work, struct work_job *job); /* ERR_LIMIT: the queue is full */
+err work_push_background(struct work *work, struct work_job *job);
+/* Nobody needs this background job any more. It still comes back; if it was about to end, with its
+ * result. Loop thread. */
+void work_abandon(struct work_job *job);
+bool work_gives_way(const struct work_job *job); /* worker thread */
 /* Runs `done` of every job that has come back; returns how many. Loop thread. */
 size_t work_take(struct work *work);
 size_t work_pending(struct work *work); /* pushed and not yet taken back */
-/* Finishes the batch in hand; the rest comes back with ERR_STOPPED. Runs their `done`. NULL is
- * fine. */
+/* Finishes the batch in hand (a background job gives way); the rest comes back with ERR_STOPPED.
+ * Runs their `done`. NULL is fine. */
 void work_close(struct work *work);
 
 #endif

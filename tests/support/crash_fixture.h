@@ -30,6 +30,7 @@ static const char *const members[MEMBERS] = {"icu", "lab", "ward"};
 static const struct method_module modules[] = {{"model.layers.0.q_proj", 12, 10},
                                                {"model.layers.0.v_proj", 6, 10}};
 static bool with_memory;       /* fedit with the server's FedAdam, instead of flora */
+static uint32_t report_every;  /* 0: the default */
 static const char *ledger_key; /* fed-sb with noise at the coordinator, instead of flora */
 
 /* ------------------------------------------------------------------------------ scripted members
@@ -53,7 +54,7 @@ static void make_update(struct bytes *out, const struct run *run, size_t m, uint
     uint32_t rank = run->member[m].rank;
     memcpy(digest.byte, run->config->base_digest.data, DIGEST_BYTES);
     digest_text(base, &digest);
-    if (ledger_key) digest_text(frozen, &run->frozen.digest);
+    if (ledger_key) digest_text(frozen, &run->newest.frozen.digest);
     for (size_t i = 0; i < 2; i++) {
         const struct method_module *shape = &modules[i];
         module[i].name = shape->name;
@@ -198,6 +199,7 @@ static Fedlora__V1__RunConfig *new_config(void)
     config.members = list;
     config.n_members = MEMBERS;
     config.rank = ledger_key ? 4 : 8;
+    config.report_every = report_every;
     config.training = &training;
     if (ledger_key) {
         privacy.unit = "client";
@@ -255,13 +257,16 @@ static err coordinate(struct run_shop *shop)
         round_waiting_for(text, sizeof text, &script.run->round, text_now_ms());
         e = err_make(ERR_MACHINE, "the run hangs, waiting for %s", text);
     }
+    while (script.run->report && text_now_ms() < until) /* a stop would drop the last report */
+        if (!work_take(shop->maths)) usleep(100);
     work_close(shop->receipts);
     work_close(shop->maths);
     run_close(script.run);
     return e;
 }
 
-static err serve_run(const char *dir)
+/* A store and two workers on `dir`; `use` does the rest, and closes the workers. */
+static err serve_run_with(const char *dir, err (*use)(struct run_shop *shop))
 {
     static const char *allowed[MEMBERS] = {"icu", "lab", "ward"};
     struct config config = {.path = dir,
@@ -291,9 +296,14 @@ static err serve_run(const char *dir)
     TRY(store_recover(&removed, &store, 1000000));
     TRY(work_open(&shop.maths, &maths));
     TRY(work_open(&shop.receipts, &receipts));
-    err e = coordinate(&shop);
+    err e = use(&shop);
     store_close(&store);
     return e;
+}
+
+static err serve_run(const char *dir)
+{
+    return serve_run_with(dir, coordinate);
 }
 
 /* Returns the steps taken, or -1 when the process was killed. */
@@ -341,7 +351,7 @@ static void make_dir(char dir[SUPPORT_PATH_BYTES])
 
 /* The steps that are tested: all of them if FEDLORA_FAULT_ALL is set, else about `some`, spread
  * evenly. */
-static long stride(long taken, long some)
+static inline long stride(long taken, long some)
 {
     return getenv("FEDLORA_FAULT_ALL") || taken <= some ? 1 : taken / some;
 }

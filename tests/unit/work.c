@@ -12,7 +12,7 @@ struct counted {
 };
 
 static atomic_int started, batches;
-static atomic_bool hold;
+static atomic_bool hold, background_may_end;
 static int order[64], done;
 
 static void run(struct work_job *batch, struct store *store)
@@ -20,10 +20,15 @@ static void run(struct work_job *batch, struct store *store)
     (void)store;
     atomic_fetch_add(&batches, 1);
     for (struct work_job *job = batch; job; job = job->next) {
+        bool done_with = true;
         atomic_fetch_add(&started, 1);
         while (atomic_load(&hold))
             usleep(100);
-        job->result = ERR_NONE;
+        while (job->in_background && !atomic_load(&background_may_end) && done_with) {
+            done_with = !work_gives_way(job);
+            usleep(100);
+        }
+        job->result = done_with ? ERR_NONE : err_make(ERR_STOPPED, "gives way");
     }
 }
 static void wake(void *context)
@@ -91,5 +96,42 @@ Test(work, refuses_what_its_queue_cannot_hold_and_returns_all_when_closed)
     work_close(w);
     cr_expect_eq(done, 4, "every job comes back");
     cr_expect_eq(order[0], 0);
+    support_dir_remove(dir);
+}
+
+static void wait_until_started(int count)
+{
+    while (atomic_load(&started) < count)
+        usleep(100);
+}
+
+Test(work, a_background_job_gives_way_to_others_and_runs_again)
+{
+    char dir[SUPPORT_PATH_BYTES];
+    struct counted job[3];
+    for (int i = 0; i < 3; i++)
+        job[i] = (struct counted){.number = i, .job.done = finished};
+    support_dir_make(dir);
+    struct work *w = open_work(dir, 8, 8);
+    ok(work_push_background(w, &job[0].job));
+    wait_until_started(1);
+    ok(work_push(w, &job[1].job));
+    wait_until_started(3); /* the background job for the second time */
+    while (done < 1)
+        work_take(w);
+    cr_expect_eq(order[0], 1, "the other job came first");
+    cr_expect_eq(work_pending(w), 1);
+    atomic_store(&background_may_end, true);
+    while (done < 2)
+        work_take(w);
+    cr_expect_eq(order[1], 0);
+    atomic_store(&background_may_end, false);
+    ok(work_push_background(w, &job[2].job));
+    wait_until_started(4);
+    work_abandon(&job[2].job);
+    while (done < 3)
+        work_take(w);
+    cr_expect_eq(order[2], -1, "an abandoned job comes back stopped");
+    work_close(w);
     support_dir_remove(dir);
 }
