@@ -187,6 +187,10 @@ enum dtype engine_precision(const struct engine *e)
 {
     return e->be->precision(e->ctx);
 }
+const struct model *engine_model(const struct engine *e)
+{
+    return e->model;
+}
 void engine_profile(struct backend_profile *out, const struct engine *e)
 {
     e->be->profile(out, e->ctx);

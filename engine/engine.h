@@ -26,7 +26,8 @@ struct engine_options {
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
 void engine_close(struct engine *e); /* accepts NULL */
 
-enum dtype engine_precision(const struct engine *e); /* what auto became */
+enum dtype engine_precision(const struct engine *e);      /* what auto became */
+const struct model *engine_model(const struct engine *e); /* as engine_open() was given it */
 void engine_profile(struct backend_profile *out, const struct engine *e); /* since engine_open */
 
 /* Rows run together: their tokens lie one after the other without padding, each row under its own

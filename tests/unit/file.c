@@ -188,7 +188,8 @@ Test(file, two_writers_of_one_path_do_not_mix)
     struct file_out first = {0}, second = {0};
     ok(file_out_open(&first, path, true));
     ok(file_out_append(&first, "first", 5));
-    refused(file_out_open(&second, path, true), ERR_STATE, "in use by another process that is writing it");
+    refused(file_out_open(&second, path, true), ERR_STATE,
+            "in use by another process that is writing it");
     ok(file_out_commit(&first));
     file_out_close(&first);
     ok(file_write(path, "second", 6, true));

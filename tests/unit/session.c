@@ -446,8 +446,8 @@ Test(session, lets_no_later_answer_take_privacy_back)
         start(&f, again);
         err e = session_run(&r, &f.options);
         cr_assert_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
-        cr_assert(strstr(e.text, "run r: its privacy settings changed since this member joined"), "%s",
-                  e.text);
+        cr_assert(strstr(e.text, "run r: its privacy settings changed since this member joined"),
+                  "%s", e.text);
         finish(&f);
     }
     struct fake f = {.unit = "client"};

@@ -42,7 +42,8 @@ Test(text, reads_sizes)
                                       "1M B"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uint64_t value = 77;
-        refused(text_parse_size(&value, bad[i]), ERR_INPUT, "is not a size: expected a number such as");
+        refused(text_parse_size(&value, bad[i]), ERR_INPUT,
+                "is not a size: expected a number such as");
         cr_expect_eq(value, 77);
     }
 }
