@@ -39,7 +39,7 @@ holds "$size < 10000 + 6000" "10 kB of factors and a header"
 status=0
 fedlora aggregate "$golden/a" -o "$work/all" 2>"$work/said" || status=$?
 [ $status -eq 2 ] && grep -q "exists already" "$work/said" || fail_with "$work/said" "an existing output: status $status"
-refused "give one" fedlora aggregate "$golden/a" --rank 3 --error 0.1
+refused "give only one" fedlora aggregate "$golden/a" --rank 3 --error 0.1
 refused "expected 2 numbers" fedlora aggregate "$golden"/{a,b} --weights 1
 refused "weight 0" fedlora aggregate "$golden"/{a,b} --weights 1,0
 refused "unknown method; did you mean flora" fedlora aggregate --method flra "$golden/a"

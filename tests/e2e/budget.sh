@@ -83,7 +83,7 @@ refused '--steps is missing' epsilon --noise 1 --sampling 1 --delta 1e-5
 refused '--epsilon is missing' noise "${plan[@]}"
 refused '--epsilon -2: expected a budget above 0' steps --epsilon=-2 --noise 1 --sampling 1 --delta 1e-5
 refused '--sampling 1.5: expected above 0 and at most 1' epsilon --noise 1 --sampling 1.5 --steps 1 --delta 1e-5
-refused '--sampling -0.1: expected above 0' epsilon --noise 1 --sampling=-0.1 --steps 1 --delta 1e-5
+refused '--sampling -0.1: expected a probability above 0' epsilon --noise 1 --sampling=-0.1 --steps 1 --delta 1e-5
 refused 'noise multiplier 0.001: expected 0.01 to 1e6' epsilon --noise 0.001 "${plan[@]}"
 refused '--steps -3: expected at least 1' epsilon --noise 1 --sampling 1 --steps=-3 --delta 1e-5
 refused '--steps 2000000000: expected 1 to 1000000000' epsilon --noise 1 --sampling 1 --steps 2000000000 --delta 1e-5

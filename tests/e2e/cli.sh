@@ -80,7 +80,7 @@ refused "$work/wrong" "$fedlora" inspect "$work/wrong"
 head -c 3000 "$base/model.safetensors" >"$work/wrong/model.safetensors"
 refused 'MetadataIncompleteBuffer' "$fedlora" inspect "$work/wrong/model.safetensors"
 refused 'no such file' "$fedlora" inspect "$work/nothing"
-refused 'neither config.json' "$fedlora" inspect "$work"
+refused 'expected a directory with config.json' "$fedlora" inspect "$work"
 
 # ---- train, and its output files
 run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --json --profile \

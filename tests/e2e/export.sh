@@ -49,8 +49,8 @@ python3 -c "raise SystemExit(not 0 < $cut < 1)" || fail "cut to rank 1: relative
 
 sed 's/"base_model_name_or_path": .*/"base_model_name_or_path": null,/' "$work/peft/adapter_config.json" >"$work/config"
 cp "$work/config" "$work/peft/adapter_config.json"
-refused "needs --base" fedlora export "$work/peft" --as gguf -o "$work/none.gguf"
+refused "expected --base" fedlora export "$work/peft" --as gguf -o "$work/none.gguf"
 refused "exists already" fedlora export "$work/adapter" --as peft -o "$work/peft"
-refused "two ways to cut" fedlora export "$work/adapter" --as peft -o "$work/x" --rank 1 --error 0.1
+refused "give only one" fedlora export "$work/adapter" --as peft -o "$work/x" --rank 1 --error 0.1
 refused "as in the base" fedlora export "$work/adapter" --as merged --base "$root/tests/models/qwen3" -o "$work/x"
 [ ! -e "$work/x" ] && [ ! -e "$work/none.gguf" ] || fail "a refused export left something"

@@ -102,9 +102,9 @@ assert drawn == [r["updates"] for r in status["history"]], (drawn, status["histo
 PY
 head -n -1 "$work/ledger" >"$work/cut"
 verify 0 "releases         4" "$work/cut" # a shortened ledger alone is still valid
-verify 2 "its last line is not the one of --head: lines are missing" "$work/cut" --head "$head"
+verify 2 "the hash of the last line is not --head: lines were removed" "$work/cut" --head "$head"
 openssl genpkey -algorithm ed25519 2>/dev/null | openssl pkey -pubout -out "$work/other.pub"
-verify 2 "signed by another key" "$work/ledger" --key "$work/other.pub"
+verify 2 "signed by a different key" "$work/ledger" --key "$work/other.pub"
 sed 's/"seed":"./"seed":"0/3' "$work/audit/cohorts.json" >"$work/seeds"
 if ! cmp -s "$work/seeds" "$work/audit/cohorts.json"; then
   verify 2 "the seed of round 3 does not lead to what the ledger's first line commits to" "$work/ledger" \

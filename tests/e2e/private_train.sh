@@ -48,8 +48,8 @@ assert 5.99 < s["spent"]["epsilon"] <= 6 and s["key_known"], s
 PY
 refused 2 "the privacy budget is not enough: epsilon 6 of 6" second --epsilon 6 --delta 1e-3 "${ledger[@]}"
 refused 2 "epsilon 6 of 6" second --epsilon 7 --delta 1e-3 "${ledger[@]}" # the first line's budget stays
-refused 2 "--log: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
-refused 2 "--profile: not with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile
+refused 2 "--log: not allowed with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --log "$work/steps"
+refused 2 "--profile: not allowed with --privacy" second --epsilon 6 --delta 1e-3 "${ledger[@]}" --profile
 # --seed only affects public choices; the drawn records and the noise have no seed.
 for i in 1 2; do
   train "seed$i" --seed 7 --epsilon 6 --delta 1e-3 --ledger "$work/seed$i.ledger" --ledger-key "$work/key" ||
@@ -61,7 +61,7 @@ if cmp -s "$work"/seed{1,2}/adapter_model.safetensors; then fail "private traini
   --steps 1 --quiet --precision f32
 wide=(--ledger "$work/wide" --ledger-key "$work/key" --epsilon 40 --delta 1e-3 --noise 1)
 train one "${wide[@]}" --adapter "$work/plain" || fail_with "$work/log" "train from an adapter"
-grep -qF "what we start from counts as public, unless this ledger has released it: $work/plain" "$work/log" ||
+grep -qF "privacy: $work/plain counts as public data unless this ledger released it" "$work/log" ||
   fail_with "$work/log" "nothing was said of the adapter"
 train two "${wide[@]}" --adapter "$work/one" || fail_with "$work/log" "train on"
 "$programs/fedlora" budget verify "$work/wide" --json >"$work/said" || fail_with "$work/said" "verify"

@@ -262,7 +262,8 @@ Test(export, a_change_for_another_base_is_refused_by_module_or_digest)
     digest_text(hex, &d);
     ok(export_check_base(&f.delta, &f.base, hex));
     hex[0] = hex[0] == '0' ? '1' : '0';
-    refused(export_check_base(&f.delta, &f.base, hex), ERR_INPUT, "was trained on base");
+    refused(export_check_base(&f.delta, &f.base, hex), ERR_INPUT,
+            "the base that this was trained on");
     cr_assert_not(file_exists(out));
     model_close(&qwen);
     close_fixture(&f);

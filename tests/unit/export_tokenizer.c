@@ -90,7 +90,7 @@ Test(export_tokenizer, a_kind_without_a_known_form_is_refused_by_name)
     support_source(path, sizeof path, "tests/models/llama/f16.gguf");
     support_dir_make(dir);
     ok(gguf_open(&g, path, GGUF_HEADER_ONLY));
-    refused(export_tokenizer(dir, &g), ERR_INPUT, "the GGUF's tokenizer is no_vocab");
+    refused(export_tokenizer(dir, &g), ERR_INPUT, "the GGUF's tokenizer no_vocab");
     gguf_close(&g);
     support_dir_remove(dir);
 }

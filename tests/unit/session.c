@@ -429,10 +429,10 @@ Test(session, takes_no_nonsense_from_a_coordinator)
     static const enum task train[] = {TRAIN}, other[] = {OF_ANOTHER_RUN}, cut[] = {SHORT_DIGEST},
                            nothing[] = {NOTHING};
     refuses(train, "b", false, "answer to Hello");
-    refuses(other, "a", false, "not one of run r");
+    refuses(other, "a", false, "expected run r");
     refuses(cut, "a", false, "20 bytes, expected 32");
-    refuses(nothing, "a", false, "does not know");
-    refuses(train, "a", true, "another digest");
+    refuses(nothing, "a", false, "unknown task");
+    refuses(train, "a", true, "a different digest");
 }
 
 /* The first promise of the coordinator holds, even if a later answer differs. */
@@ -454,7 +454,7 @@ Test(session, lets_no_later_answer_take_privacy_back)
     struct session_result r = {0};
     start(&f, evaluate);
     err e = session_run(&r, &f.options);
-    cr_assert(strstr(e.text, "asks for an evaluation, which the run's privacy does not cover"),
+    cr_assert(strstr(e.text, "asks for an evaluation, which the run's privacy does not allow"),
               "%s", e.text);
     finish(&f);
 }
