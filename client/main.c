@@ -1,14 +1,14 @@
-/* fedlora: the client's one program. The commands are in client/command_*.c. */
+/* fedlora: the client program. Its commands are in client/command/. */
 #include "client/command/command.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-/* By default OpenMP's threads spin for long where they wait for each other. Beside other work, four
- * members on two cores say, that costs more than all the arithmetic. The library reads its settings
- * before main(), so the program starts itself once more with a short spin, unless the user chose.
- */
+/* OpenMP threads spin for a long time by default while they wait for each other. With several
+ * processes on few cores (four members on two cores, for example) the spinning costs more than the
+ * arithmetic. The library reads its settings before main(), so the program starts itself once more
+ * with a short spin time, unless the user has chosen one. */
 static void spin_briefly(char **argv)
 {
     char self[PATH_MAX];
@@ -16,6 +16,7 @@ static void spin_briefly(char **argv)
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length <= 0 || setenv("GOMP_SPINCOUNT", "500", 1) != 0) return;
     self[length] = 0;
+    /* Returns only on failure; then the program runs with the default spin time. */
     execv(self, argv); /* where it fails, it is as fast as it was */
 }
 

@@ -1,3 +1,6 @@
+/* The frame of every command: it finds the command, reads and checks its options, runs it, prints
+ * its error as one line and returns the exit status. The commands themselves only compute and print
+ * their result. */
 #include "client/command/command.h"
 
 #include "base/file.h"
@@ -13,7 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* In the order of --help; one line each. */
+/* In the order in which --help lists them: local work first, then the federation, then privacy
+ * budgets. A command that is missing here cannot be found, whatever its file defines. */
 /* clang-format off */
 static const struct command *const commands[] = {
     &command_inspect,
@@ -43,6 +47,9 @@ static const struct command *const commands[] = {
 /* clang-format on */
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
+/* Options that every command accepts. Their rows come after the command's own rows in --help. All
+ * of them are accepted everywhere, also where a command ignores one, so that scripts can pass the
+ * same common options to every command. */
 static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 #define AT(member) offsetof(struct command_common, member)
 static const struct option_row common_rows[] = {
@@ -89,14 +96,17 @@ static const struct option_row common_rows[] = {
     {.flag = "help", .letter = 'h', .kind = OPTION_FLAG, .at = AT(help), .help = "print this help"},
 };
 
+/* Only sets a flag: nothing else is safe in a signal handler. The loops of the commands poll the
+ * flag with stop_check(), clean up and return ERR_STOPPED. */
 static void on_signal(int number)
 {
     (void)number;
     stop_asked = 1;
 }
 
-/* Without SA_RESTART, so that waiting calls return; reset after one, so that a second signal ends.
- */
+/* Without SA_RESTART, so that a waiting system call returns and its loop sees the flag.
+ * SA_RESETHAND restores the default action, so that a second signal ends a process that does not
+ * react. */
 static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
@@ -105,6 +115,9 @@ static void catch_signals(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
+/* Notes go to standard error, because standard output holds the result and may be piped to a
+ * program. The line is formatted first and written at once, so that lines of two processes do not
+ * mix. */
 void command_say(const struct command_common *common, const char *format, ...)
 {
     if (common->quiet) return;
@@ -116,7 +129,8 @@ void command_say(const struct command_common *common, const char *format, ...)
     fprintf(stderr, "%s\n", line);
 }
 
-/* Told before the work, not after hours of it. */
+/* An option without effect is refused instead of ignored: a user who gives --epsilon but forgets
+ * --privacy would otherwise believe that the result is private. */
 err command_check_unused(const struct command_given *option, size_t count, const char *with)
 {
     for (size_t i = 0; i < count; i++)
@@ -125,6 +139,9 @@ err command_check_unused(const struct command_given *option, size_t count, const
     return ERR_NONE;
 }
 
+/* Checked before the work, which may take hours, and checked again by the function that writes:
+ * the file may appear or the directory may go in between. 64 bytes are left for suffixes such as
+ * .part. */
 err command_check_output(const char *path, bool force)
 {
     char parent[LIMIT_PATH_BYTES] = ".";
@@ -144,6 +161,7 @@ err command_check_output(const char *path, bool force)
 
 /* ---- help ---- */
 
+/* The names are padded to the longest one, "budget epsilon". */
 static void print_overview(void)
 {
     printf(
@@ -156,6 +174,7 @@ static void print_overview(void)
            "version.\n");
 }
 
+/* The command's own options first, so that --help begins with them. */
 static struct option_set set_of(const struct command *command, struct option_table table[2])
 {
     table[0] = (struct option_table){command->rows, command->row_count};
@@ -163,6 +182,7 @@ static struct option_set set_of(const struct command *command, struct option_tab
     return (struct option_set){table, 2};
 }
 
+/* Built in memory and printed at the end, so that an error leaves no half of a help text. */
 static err print_help(const struct command *command)
 {
     struct option_table table[2];
@@ -188,6 +208,8 @@ static bool is_help(const char *arg)
     return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0;
 }
 
+/* --help is answered before the options are read, because a user who asks for help has often left
+ * out required options. After "--" the same word is an argument. */
 static bool asks_help(int argc, char **argv)
 {
     for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
@@ -201,7 +223,8 @@ static bool in_group(const struct command *command, const char *group)
     return strncmp(command->name, group, n) == 0 && command->name[n] == ' ';
 }
 
-/* `fedlora run`, `fedlora run --help`, `fedlora run creat`: the group's commands. */
+/* Called for the first word of a two-word command when the second is missing or unknown: `fedlora
+ * run`, `fedlora run --help`, `fedlora run creat`. Lists or suggests the commands of the group. */
 static err group_main(const char *group, int argc, char **argv)
 {
     const char *known[COMMANDS];
@@ -223,7 +246,8 @@ static err group_main(const char *group, int argc, char **argv)
                     nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
 }
 
-/* The command that argv begins with, and how many words its name took; NULL when none does. */
+/* *words is the number of arguments that the name takes, 1 or 2. The precision in the format bounds
+ * the comparison: no command name is near 60 bytes long. */
 static const struct command *find_command(int *words, int argc, char **argv)
 {
     char two[128] = "";
@@ -248,7 +272,8 @@ static err unknown_command(const char *name)
                     nearest ? "?" : "");
 }
 
-/* Where the command line names a file of options, that file is weaker than the command line. */
+/* The command line names the configuration file, but also overrides it. Therefore the command line
+ * is read twice: first to find --config, then again over the values of the file. */
 static err read_options(void *options, const struct command *command, int argc, char **argv,
                         struct option_list *rest, struct arena *arena)
 {
@@ -276,6 +301,7 @@ static err read_options(void *options, const struct command *command, int argc, 
     return option_check(options, &set);
 }
 
+/* The options live in the arena and are freed after the command has returned. */
 static err run_command(const struct command *command, int argc, char **argv)
 {
     struct arena arena = {0};
@@ -286,13 +312,17 @@ static err run_command(const struct command *command, int argc, char **argv)
     TRY_OUT(e, arena_take(&options, &arena, 1, command->options_size));
     TRY_OUT(e, read_options(options, command, argc, argv, &rest, &arena));
     const struct command_common *common = options;
-    if (common->threads) omp_set_num_threads((int)common->threads); /* of every parallel loop */
+    /* The default of every parallel loop; loops that take a thread count from their options use the
+     * same. */
+    if (common->threads) omp_set_num_threads((int)common->threads);
     TRY_OUT(e, command->run(options, &rest, &arena));
 out:
     arena_close(&arena);
     return e;
 }
 
+/* Without a command the overview is printed, but the status is that of an error (2): a script that
+ * lost its arguments must not look successful. */
 static err dispatch(int argc, char **argv)
 {
     if (argc < 2) {
@@ -318,11 +348,12 @@ static err dispatch(int argc, char **argv)
     return unknown_command(argv[1]);
 }
 
+/* Standard output is flushed and checked here, because a full disk or a closed pipe would otherwise
+ * be noticed only at exit, when the status can no longer change. */
 int command_main(int argc, char **argv)
 {
     catch_signals();
     err e = dispatch(argc, argv);
-    /* A full disk behind standard output must not look like success. */
     if ((fflush(stdout) != 0 || ferror(stdout)) && !err_is(e))
         e = err_sys(errno, "standard output");
     if (err_is(e)) fprintf(stderr, "fedlora: %s\n", e.text);

@@ -1,18 +1,21 @@
-/* The commands of `fedlora`: one const struct each, in client/command_NAME.c, and one row in the
- * table of client/command/command.c. The frame reads the options, checks them, runs the command, prints its
- * error as one line and turns it into the exit status.
+/* The commands of `fedlora`. Each is one constant `struct command` in client/command/command_NAME.c
+ * and one entry of the list in client/command/command.c. The frame in command.c reads and checks
+ * the options, calls run(), prints its error as one line and turns it into the exit status.
  *
- *   struct train_command { struct command_common common; const char *base; ... };   common comes
- * first const struct command command_train = {.name = "train", .rows = rows, ..., .run =
- * train_command_run};
+ *   struct train_command {
+ *       struct command_common common;    the first member
+ *       const char *base;
+ *       ...
+ *   };
+ *   const struct command command_train = {.name = "train", .rows = rows, ..., .run = train_run};
  *
- * Results go to standard output, all else to standard error. A command with a `config` option of
- * kind OPTION_TEXT has that file read before the command line is applied. */
+ * Results go to standard output, everything else to standard error. If a command has an option
+ * `config` of kind OPTION_TEXT, that file is read before the command line is applied. */
 #ifndef CLIENT_COMMAND_H
 #define CLIENT_COMMAND_H
 
 #include "base/option.h"
-#include "base/stop.h" /* set by SIGINT and SIGTERM; a second one ends the process */
+#include "base/stop.h" /* stop_asked is set by SIGINT and SIGTERM */
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -21,7 +24,9 @@
 
 enum command_precision { COMMAND_PRECISION_AUTO, COMMAND_PRECISION_F32, COMMAND_PRECISION_BF16 };
 
-struct command_common { /* the first member of every command's options */
+/* The options of every command; must be the first member of each command's options struct, because
+ * the frame reads it through a pointer to the whole. */
+struct command_common {
     bool json, quiet, verbose, help;
     int64_t threads; /* 0: all */
     int64_t seed;
@@ -35,34 +40,37 @@ struct command_common { /* the first member of every command's options */
         .help = "replace existing output"                                                          \
     }
 
+/* Everything the frame needs to know about a command. Texts follow the rules of help texts: they
+ * are printed alone and must be understood alone. */
 struct command {
     const char *name;    /* "train", or two words: "run create" */
-    const char *purpose; /* one line */
-    const char *usage;   /* what follows the name: "--base B --data F -o DIR" */
-    const char *example; /* a whole command line */
+    const char *purpose; /* one line for the overview and the head of --help */
+    const char *usage;   /* arguments after the name: "--base B --data F -o DIR" */
+    const char *example; /* a complete command line */
     const struct option_row *rows;
     size_t row_count;
     size_t options_size; /* sizeof the options struct */
-    size_t least, most;  /* arguments that are no options; most 0: none */
+    size_t least, most;  /* number of arguments that are not options; most 0: none */
     err (*run)(void *options, const struct option_list *arguments, struct arena *arena);
-    err (*details)(struct bytes *out); /* what --help says after the options; or NULL */
+    err (*details)(struct bytes *out); /* appends the text of --help after the options; or NULL */
 };
 
-/* The whole program: argv as main() has it; returns the exit status. */
+/* The whole program: argv as main() has it; returns the exit status of err_exit_code(). */
 int command_main(int argc, char **argv);
 
-/* One line on standard error, unless --quiet; not for errors. */
+/* One line on standard error unless --quiet was given; not for errors. */
 void command_say(const struct command_common *common, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* An option and whether the user gave it; for command_check_unused(). */
 struct command_given {
     const char *flag;
     bool given;
 };
-/* ERR_INPUT for the first that was given: it says nothing without `with` ("--privacy example"), and
- * nobody shall think they have what they have not. */
+/* ERR_INPUT naming the first option that was given although it has no effect without `with`
+ * ("--privacy example"), so that nobody believes it is in force. */
 err command_check_unused(const struct command_given *option, size_t count, const char *with);
-/* ERR_INPUT "PATH: exists already; --force replaces it" unless force or absent; also told: a folder
- * that is missing or cannot be written. Call it before long work. */
+/* ERR_INPUT if `path` exists and `force` is false, or if its directory is missing; ERR_MACHINE if
+ * the directory cannot be written. Call it before long work. */
 err command_check_output(const char *path, bool force);
 
 extern const struct command command_aggregate;

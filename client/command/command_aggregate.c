@@ -1,4 +1,9 @@
-/* fedlora aggregate: adapters made by anyone, of different ranks, into one; no coordinator. */
+/* fedlora aggregate: combine existing PEFT adapters, also of different ranks, without a
+ * coordinator.
+ *
+ * The mathematics is that of the federated methods (agg/combine). This file reads the options,
+ * checks them before any file is opened, and with --verify compares the written result with a dense
+ * recomputation. */
 #include "client/command/command_aggregate.h"
 #include "base/text.h"
 #include "client/command/method_help.h"
@@ -78,7 +83,7 @@ static const struct option_row rows[] = {
     COMMAND_ROW_FORCE(AT(force)),
 };
 
-/* "3,1,2": as many as there are directories. */
+/* "3,1,2": exactly one number per directory, so that a forgotten weight is an error and not a 0. */
 static err parse_weights(double **out, const char *text, size_t count, struct arena *arena)
 {
     double *weight;
@@ -100,6 +105,9 @@ static err parse_weights(double **out, const char *text, size_t count, struct ar
     return ERR_NONE;
 }
 
+/* The ways to cut exclude each other, because a combination has no single meaning: each bounds
+ * another quantity. Trailing slashes of the output are removed, since the temporary file of
+ * agg/combine is named after it. */
 static err options_read(struct combine_options *out, const struct aggregate_command *o,
                         const struct option_list *arguments, struct arena *arena)
 {
@@ -139,8 +147,9 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
     return ERR_NONE;
 }
 
-/* What was written is read back and compared with the plain dense sum, which must also agree with
- * what was reported: rounding aside. */
+/* The written module is read back and compared with the dense weighted sum. The error found must
+ * also agree with the error reported, except for rounding: 1 % of it and 1e-6 of the module's
+ * norm. */
 static err verify_module(struct aggregate_checked *v, const struct combine *c, size_t i,
                          const struct adapter_file *written)
 {
@@ -156,6 +165,9 @@ static err verify_module(struct aggregate_checked *v, const struct combine *c, s
                     written->path, row->module, v->error[i], row->error);
 }
 
+/* Modules are checked one at a time, because the dense weights of all of them do not fit into
+ * memory. Tensors that are saved whole (classification heads) are float32 means, so 1e-6 is their
+ * rounding. */
 static err verify(struct aggregate_checked *out, const struct aggregate_command *o,
                   const struct combine *c, struct arena *arena)
 {
@@ -186,6 +198,8 @@ out:
     return e;
 }
 
+/* Progress of the combination. It begins with the first module, so that inputs which are refused
+ * before print no progress line. */
 struct aggregate_shown { /* from the first module on: what is refused before needs no line */
     struct progress progress;
     bool quiet, begun;
@@ -200,6 +214,7 @@ static err show_step(void *context, size_t done, size_t of)
     return stop_check();
 }
 
+/* The result is written before it is verified: the check reads the file that users will load. */
 static err aggregate_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct aggregate_command *o = options;

@@ -1,4 +1,4 @@
-/* What `fedlora aggregate` asks and how it tells what it did; the command itself is in
+/* Options of `fedlora aggregate` and the printing of its results; the command is in
  * client/command/command_aggregate.c. */
 #ifndef CLIENT_COMMAND_AGGREGATE_H
 #define CLIENT_COMMAND_AGGREGATE_H
@@ -17,14 +17,17 @@ struct aggregate_command {
     bool stack, compare, verify, force;
 };
 
+/* Results of --verify. */
 struct aggregate_checked { /* --verify: a module, and in total */
     double *error, total, norm;
     double saved; /* of tensors saved whole */
 };
 
+/* One JSON document with adapters, modules and totals. */
 err aggregate_print_json(const struct aggregate_command *o, const struct combine *c,
                          const struct aggregate_checked *v);
-/* Adapters and their weights; modules by kind (--verbose: each), what was kept and lost. */
+/* Tables of adapters and of modules, grouped by kind unless --verbose is given, and a summary
+ * line. */
 err aggregate_print_text(const struct aggregate_command *o, const struct combine *c,
                          const struct aggregate_checked *v);
 

@@ -1,4 +1,8 @@
-/* What `fedlora aggregate` did and lost, for people and for programs. */
+/* The result of `fedlora aggregate` as JSON and as tables.
+ *
+ * Both show the same quantities: the share and weight of each adapter, and for each module its
+ * rank, the norm of its change and the error. Norms of several modules are combined as the root of
+ * the sum of squares, because the modules are blocks of one change. */
 #include "client/command/command_aggregate.h"
 #include "client/output/report.h"
 #include "client/output/table.h"
@@ -8,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* 0 for a change of norm 0: nothing was lost of nothing. */
 static double ratio(double part, double whole)
 {
     return whole > 0 ? part / whole : 0;
@@ -15,6 +20,8 @@ static double ratio(double part, double whole)
 
 /* ---- programs ---- */
 
+/* `share` is the given weight as a fraction of the sum; `weight` is the one used, which a robust
+ * rule may have changed. */
 static json_t *json_adapters(const struct combine *c)
 {
     json_t *list = json_array();
@@ -25,7 +32,7 @@ static json_t *json_adapters(const struct combine *c)
     return list;
 }
 
-/* Nothing where no two adapters have something there. */
+/* Cosines exist only for modules that at least two adapters change. */
 static void put_cosines(json_t *to, const struct combine *c, size_t i)
 {
     if (!to || !c->compared || !c->compared[i].pairs) return;
@@ -33,6 +40,8 @@ static void put_cosines(json_t *to, const struct combine *c, size_t i)
     json_object_set_new(to, "cosine_least", json_real(c->compared[i].cosine_least));
 }
 
+/* One object per module, in the order of the file, also without --verbose: programs filter by
+ * name. */
 static json_t *json_modules(const struct aggregate_command *o, const struct combine *c,
                             const struct aggregate_checked *v)
 {
@@ -50,6 +59,8 @@ static json_t *json_modules(const struct aggregate_command *o, const struct comb
     return list;
 }
 
+/* Tensors outside of the LoRA modules, such as classification heads, which are averaged
+ * elementwise. */
 static json_t *json_saved(const struct combine *c)
 {
     json_t *list = json_array();
@@ -80,6 +91,7 @@ err aggregate_print_json(const struct aggregate_command *o, const struct combine
 
 /* ---- people ---- */
 
+/* The smallest and largest rank, or number of adapters, of a group of modules. */
 struct span { /* of ranks */
     uint32_t least, most;
 };
@@ -96,6 +108,7 @@ static err span_cell(struct table *table, const struct span *s)
     return table_cell(table, "%u to %u", s->least, s->most);
 }
 
+/* The share is shown only if a robust rule can make it differ from the weight. */
 static err print_adapters(const struct combine *c)
 {
     struct table table;
@@ -124,7 +137,7 @@ out:
     return e;
 }
 
-/* Modules told together: those of one kind in all layers. */
+/* Modules of the same kind in all layers, which are printed in one row. */
 struct kind {
     const char *name;
     size_t modules;
@@ -143,6 +156,7 @@ static void kind_add(struct kind *k, const struct method_report_row *row, double
     k->verified = hypot(k->verified, verified);
 }
 
+/* The last part of the name, "q_proj", or the whole name with --verbose. */
 static const char *kind_name(const char *module, bool whole)
 {
     const char *dot = strrchr(module, '.');
@@ -161,6 +175,7 @@ static err kind_row(struct table *table, const struct kind *k, bool verify)
     return verify ? table_cell(table, "%.3g", ratio(k->verified, k->norm)) : ERR_NONE;
 }
 
+/* The kinds are searched linearly: there are at most seven, or one per module with --verbose. */
 static err print_modules(const struct aggregate_command *o, const struct combine *c,
                          const struct aggregate_checked *v)
 {

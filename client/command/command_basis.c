@@ -1,5 +1,9 @@
-/* fedlora basis: the frozen factors of fed-sb from a base model: the leading singular vectors of
- * each module's weight, once for a run, kept by digest. */
+/* fedlora basis: compute the frozen factors of fed-sb, the leading singular vectors of each
+ * module's weight in the base model.
+ *
+ * They are computed once, by the operator, and named by their digest in the run's configuration.
+ * All members download the same file: singular vectors are unique only up to sign and rotation, so
+ * members that computed their own would train in different coordinates. */
 #include "agg/algebra/basis.h"
 #include "agg/round/method_state.h"
 #include "base/digest.h"
@@ -53,7 +57,8 @@ static const struct option_row rows[] = {
     COMMAND_ROW_FORCE(AT(force)),
 };
 
-/* One module's factors, into the file being made. Its weight is float32 only while it is needed. */
+/* The factors of one module. The weight is converted to float32 only while it is needed, so that
+ * the memory used is that of one module per thread. */
 static err make_module(struct method_state *file, const struct model *base,
                        const struct adapter_module *m, uint32_t rank, size_t i)
 {
@@ -78,6 +83,9 @@ out:
     return err_is(e) ? err_in(e, "%s", name) : e;
 }
 
+/* Modules differ in size, so they are distributed dynamically; each result has a fixed place in the
+ * file, so the order does not change it. An error cannot leave an OpenMP loop: it is kept, and the
+ * remaining modules are skipped by the stop check only when the user interrupts. */
 static err make_all(struct method_state *file, const struct basis_command *o,
                     const struct model *base, const struct adapter *modules)
 {
@@ -103,6 +111,7 @@ static err make_all(struct method_state *file, const struct basis_command *o,
     return failed;
 }
 
+/* The digest is what the operator compares with the run's configuration. */
 static err print_result(const struct basis_command *o, const char *digest, size_t count)
 {
     struct stat st = {0};
@@ -137,7 +146,8 @@ static err basis_run(void *options, const struct option_list *arguments, struct 
     err e = ERR_NONE;
     TRY(command_check_output(o->output, o->force));
     TRY_OUT(e, model_open(&base, o->base));
-    /* The targets' modules, found as training finds them; the factors themselves are not used. */
+    /* A rank-1 adapter is opened only to resolve the targets to modules in the same way as training
+     * does; its values are not used. */
     const struct adapter_fresh fresh = {.targets = o->targets, .rank = 1, .alpha = 1};
     TRY_OUT(e, adapter_open_fresh(&modules, &base.arch, &fresh));
     TRY_OUT(e, model_digest(&digest, &base));

@@ -1,5 +1,13 @@
-/* fedlora budget epsilon, noise, steps: what a plan spends, the noise that a budget needs, the
- * rounds that it allows. */
+/* fedlora budget epsilon, noise, steps: answer one of three questions about a plan of noisy
+ * releases.
+ *
+ *   epsilon   given noise and steps: what does it spend?
+ *   noise     given epsilon and steps: what is the smallest noise?
+ *   steps     given epsilon and noise: how many steps are allowed?
+ *
+ * The plan may follow earlier releases on the same data (--before), whose losses are composed with
+ * it. No data is read: the answers depend on the numbers alone. With --accountant pld the answer is
+ * also checked against the older RDP accountant. */
 #include "base/limits.h"
 #include "base/text.h"
 #include "client/command/command.h"
@@ -12,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Options of all three commands; each reads those of its rows. */
 struct budget_command {
     struct command_common common;
     double noise, sampling, epsilon, delta, interval;
@@ -26,6 +35,8 @@ static const char *const accountants[] = {"pld", "rdp", "prv", NULL};
 static const char *const adjacencies[] = {"add-remove", "replace-one", NULL};
 static const char *const schemes[] = {"poisson", "fixed", NULL};
 
+/* Noise, steps and epsilon are required by some of the commands and are the answer of another, so
+ * they have rows of their own; everything else is common. */
 #define AT(member) offsetof(struct budget_command, member)
 #define ROW_NOISE                                                                                  \
     {                                                                                              \
@@ -134,6 +145,8 @@ static const struct option_row steps_rows[] = {ROW_EPSILON, ROW_NOISE, ROWS_COMM
 
 /* ---- what is asked ---- */
 
+/* A checked plan. The event that the command asks about is the last one of `event`, after those of
+ * --before. */
 struct question {
     const struct budget_command *o;
     double delta;
@@ -142,6 +155,8 @@ struct question {
     struct account_options how;
 };
 
+/* 0 stands for "not given", because a number has no other way to be absent and 0 is never valid
+ * here. */
 static err given(double value, const char *flag, const char *expected)
 {
     if (value > 0) return ERR_NONE;
@@ -149,6 +164,8 @@ static err given(double value, const char *flag, const char *expected)
     return err_make(ERR_INPUT, "--%s %g: expected %s", flag, value, expected);
 }
 
+/* A delta of 1/units or more would allow publishing one unit completely with probability 1, so it
+ * is refused if the number of units is known. The default is ten times smaller than that bound. */
 static err choose_delta(double *out, const struct budget_command *o)
 {
     double delta = o->delta;
@@ -166,7 +183,7 @@ static err choose_delta(double *out, const struct budget_command *o)
     return ERR_NONE;
 }
 
-/* "1.1,0.02,500" */
+/* "1.1,0.02,500": noise multiplier, sampling rate, steps. */
 static err parse_before(struct account_event *out, const char *text)
 {
     char part[3][64];
@@ -191,7 +208,9 @@ static err parse_before(struct account_event *out, const char *text)
     return ERR_NONE;
 }
 
-/* The event of `steps` steps with this noise: one release of a tree, or that many. */
+/* The event of `steps` steps with this noise. With --tree all steps together are one release of a
+ * tree, whose privacy amplification by sampling is not known; therefore sampling is refused
+ * there. */
 static err event_of(struct account_event *out, const struct budget_command *o, double noise,
                     uint64_t steps)
 {
@@ -217,6 +236,7 @@ static err event_of(struct account_event *out, const struct budget_command *o, d
     return ERR_NONE;
 }
 
+/* All checks of the options, before any accounting, which can take seconds. */
 static err question_read(struct question *out, const struct budget_command *o, struct arena *arena)
 {
     struct question q = {.o = o, .before = o->before.count};
@@ -245,6 +265,8 @@ static err question_read(struct question *out, const struct budget_command *o, s
     return ERR_NONE;
 }
 
+/* Epsilon of the earlier releases and this plan together. An infinite epsilon means that delta
+ * cannot be reached, for example with too little noise. */
 static err spend(struct account_spent *out, const struct question *q, double noise, uint64_t steps,
                  const struct account_options *how)
 {
@@ -262,6 +284,7 @@ static err spend(struct account_spent *out, const struct question *q, double noi
 
 /* ---- answers ---- */
 
+/* The answer: two of its three numbers were given, the third was computed. */
 struct answer {
     double noise;
     uint64_t steps;
@@ -270,8 +293,9 @@ struct answer {
     bool has_rdp;
 };
 
-/* The second accountant must not contradict the first: both are upper bounds, and PLD's is the
- * tighter one. */
+/* Both accountants give upper bounds and PLD's is the tighter one. A PLD result above RDP's
+ * therefore means a mistake in one of them, and no number is better than a wrong promise. A coarse
+ * grid (--interval) may exceed it legitimately, so it is not compared. */
 static err answer_check(struct answer *a, const struct question *q)
 {
     struct account_options rdp = q->how;
@@ -285,7 +309,7 @@ static err answer_check(struct answer *a, const struct question *q)
     return ERR_NONE;
 }
 
-/* Made already, and in epsilon: steps are those after them. */
+/* The earlier releases are included in epsilon, while `steps` counts only those after them. */
 static json_t *before_json(const struct question *q)
 {
     json_t *list = json_array();
@@ -296,6 +320,7 @@ static json_t *before_json(const struct question *q)
     return list;
 }
 
+/* Values that only one accountant has (lower bound, order, grid) appear only with it. */
 static err print_json(const struct answer *a, const struct question *q)
 {
     const struct budget_command *o = q->o;
@@ -323,6 +348,7 @@ static err print_json(const struct answer *a, const struct question *q)
     return e;
 }
 
+/* The last column tells how exact the accountant is. */
 static err table_answer(struct table *t, const char *accountant, const struct account_spent *spent,
                         const struct answer *a, const struct question *q)
 {
@@ -338,6 +364,7 @@ static err table_answer(struct table *t, const char *accountant, const struct ac
     return table_cell(t, "%s", q->how.engine == ACCOUNT_PLD ? "exact" : "");
 }
 
+/* The RDP row is printed for comparison with published tables, which often use it. */
 static err print_text(const struct answer *a, const struct question *q)
 {
     struct table t;
@@ -353,7 +380,8 @@ out:
     return e;
 }
 
-/* Points are closer where the curve bends, at the beginning. */
+/* 25 points at most, closer together at the beginning, where the curve bends most. Each point is a
+ * complete accounting, so the user can interrupt between them. */
 static err draw(const struct answer *a, const struct question *q)
 {
     enum { POINTS = 24 };
@@ -389,6 +417,8 @@ static err draw(const struct answer *a, const struct question *q)
     return budget_plot_write(q->o->plot, &plot, q->o->force);
 }
 
+/* The plot is written before the answer is printed: a printed answer means that everything
+ * succeeded. */
 static err answer_give(struct answer *a, const struct question *q)
 {
     TRY(answer_check(a, q));
@@ -410,6 +440,8 @@ static err epsilon_run(void *options, const struct option_list *arguments, struc
     return answer_give(&a, &q);
 }
 
+/* The search needs an event without fixed noise. A tree's event depends on the noise of its nodes
+ * only by a constant factor, which is found from a trial value and divided out at the end. */
 static err noise_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct budget_command *o = options;
@@ -428,6 +460,7 @@ static err noise_run(void *options, const struct option_list *arguments, struct 
     return answer_give(&a, &q);
 }
 
+/* 0 steps is a valid answer: the budget is too small for one step, or used up by --before. */
 static err steps_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct budget_command *o = options;

@@ -1,4 +1,10 @@
-/* fedlora budget verify: a privacy ledger replayed from zero, and the page an auditor needs. */
+/* fedlora budget verify: replay a privacy ledger and print a statement for an auditor.
+ *
+ * The ledger is a hash chain of signed lines. It is read from its first line, every hash and
+ * signature is checked, and epsilon is recomputed from the recorded releases; the totals that the
+ * lines contain are not trusted. Three facts cannot be seen in the file and are compared with
+ * options: the key (--key), the end of the chain (--head), and the draws of the cohorts
+ * (--cohorts). */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/command/command.h"
@@ -35,6 +41,8 @@ static const struct option_row rows[] = {
              "the members of each round"},
 };
 
+/* A shortened ledger is still a valid chain, so only a head noted elsewhere shows removed lines.
+ * The statement says which of the facts were compared. */
 static err compare(struct statement *s, const struct budget_verify_command *o, const char *path)
 {
     uint8_t key[32];
@@ -56,6 +64,8 @@ static err compare(struct statement *s, const struct budget_verify_command *o, c
     return ERR_NONE;
 }
 
+/* The draws are repeated from the seeds; the seeds must hash to the anchor of the ledger's first
+ * line, which was written before any member was drawn. */
 static err read_cohorts(json_t **out, const struct statement *s, const char *path)
 {
     json_t *shown = NULL;
@@ -66,6 +76,7 @@ static err read_cohorts(json_t **out, const struct statement *s, const char *pat
     return e;
 }
 
+/* For each round, the number of members drawn and their ids. */
 static void print_cohorts(const json_t *cohorts)
 {
     size_t i, k;
@@ -81,6 +92,7 @@ static void print_cohorts(const json_t *cohorts)
     }
 }
 
+/* The page for people or one document for programs, with the same content. */
 static err print(const struct statement *s, const json_t *cohorts, bool as_json)
 {
     struct bytes page = {.max = 1 << 20};
@@ -99,6 +111,7 @@ static err print(const struct statement *s, const json_t *cohorts, bool as_json)
     return e;
 }
 
+/* Any failed check ends the command with an error and no statement is printed. */
 static err budget_verify_run(void *options, const struct option_list *arguments,
                              struct arena *arena)
 {

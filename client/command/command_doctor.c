@@ -1,4 +1,9 @@
-/* fedlora doctor: what this machine offers and what would stop it, before any work is started. */
+/* fedlora doctor: check what this machine offers and what would prevent work, before any is
+ * started.
+ *
+ * Every check adds one finding with its value and, if needed, a problem. A failed check never stops
+ * the others, because the list is most useful when it is complete. The exit status is 1 if any
+ * check found a problem. */
 #include "base/file.h"
 #include "base/text.h"
 #include "client/command/command.h"
@@ -57,7 +62,7 @@ static const struct option_row rows[] = {
      .help = "file with options; the command line overrides it"},
 };
 
-/* One finding. `problem` says what to do about it; NULL when all is well. */
+/* One line of the result. `problem` says what is wrong or will be; NULL if all is well. */
 struct finding {
     const char *name;
     char value[512];
@@ -78,7 +83,7 @@ static struct finding *finding_add(struct findings *f, const char *name)
     return added;
 }
 
-/* The value of the first line "key<spaces>: value" of a file of /proc, or "". */
+/* The value of the first line "key : value" of a file in /proc, or "" if there is none. */
 static void proc_value(char *out, size_t bytes, const char *text, const char *key)
 {
     size_t n = strlen(key);
@@ -94,6 +99,7 @@ static void proc_value(char *out, size_t bytes, const char *text, const char *ke
     }
 }
 
+/* Whole words only: "avx512f" must not be found in "avx512fp16". */
 static bool has_word(const char *text, const char *word)
 {
     size_t n = strlen(word);
@@ -102,6 +108,8 @@ static bool has_word(const char *text, const char *word)
     return false;
 }
 
+/* The features that the kernels use. Only AVX2 is treated as necessary, because without it every
+ * kernel falls back to scalar code. */
 static void find_processor(struct findings *f)
 {
     static const char *const wanted[] = {"avx2",        "fma",      "avx512f", "avx512_vnni",
@@ -126,7 +134,7 @@ static void find_processor(struct findings *f)
     free(text);
 }
 
-/* What the engine itself would choose, not what we would guess from the features. */
+/* Opens the engine's backend and asks it, instead of guessing from the processor's features. */
 static void find_precision(struct findings *f, const struct command_common *common)
 {
     const struct backend *backend = NULL;
@@ -145,6 +153,7 @@ static void find_precision(struct findings *f, const struct command_common *comm
     backend->close(context);
 }
 
+/* The affinity mask, which containers and taskset reduce, and not the number of installed cores. */
 static void find_cores(struct findings *f)
 {
     cpu_set_t allowed;
@@ -153,6 +162,8 @@ static void find_cores(struct findings *f)
     snprintf(cores->value, sizeof cores->value, "%d", usable);
 }
 
+/* MemAvailable includes the page cache that the kernel can give back. 1.5 GB is what SmolLM2-135M
+ * needs with the default batch. */
 static void find_memory(struct findings *f)
 {
     char *text = NULL, total[64], available[64];
@@ -174,6 +185,7 @@ static void find_memory(struct findings *f)
     free(text);
 }
 
+/* In the current directory, where outputs usually go. */
 static void find_disk(struct findings *f)
 {
     struct statvfs fs;
@@ -189,7 +201,8 @@ static void find_disk(struct findings *f)
     if (bytes < 1000000000) disk->problem = "less than 1 GB is free";
 }
 
-/* Certificates are judged by this clock: one from before this program existed is wrong. */
+/* Certificates are checked against this clock. A year before the program existed is a clock that
+ * was never set. */
 static void find_clock(struct findings *f)
 {
     struct finding *clock = finding_add(f, "clock");
@@ -201,6 +214,7 @@ static void find_clock(struct findings *f)
         clock->problem = "the clock is wrong: certificates will be refused";
 }
 
+/* Versions, for reports of mistakes. */
 static void find_system(struct findings *f)
 {
     struct utsname name;
@@ -215,8 +229,12 @@ static void find_system(struct findings *f)
              FEDLORA_VERSION, computing, sodium_version_string(), jansson_version_str());
 }
 
+/* Time enough for an operator to renew a certificate. */
 enum { DOCTOR_DAYS_LEFT = 14 };
 
+/* The TLS connection is checked first, by itself, because its errors are the most frequent and the
+ * RPC library reports them only as "unavailable". Then the health service tells whether the
+ * coordinator accepts calls. */
 static void find_server(struct findings *f, const struct remote_options *o)
 {
     struct rpc_tls_report r;
@@ -248,6 +266,7 @@ static void find_server(struct findings *f, const struct remote_options *o)
     if (err_is(e) || !serving) health->problem = "the coordinator does not accept calls now";
 }
 
+/* `ok` is the field for scripts. */
 static err print_json(const struct findings *f, bool well)
 {
     json_t *list = json_object(), *problems = json_array();

@@ -1,4 +1,7 @@
-/* fedlora eval: loss over learned tokens, and accuracy of greedy completions. */
+/* fedlora eval: measure the loss over learned tokens and the accuracy of greedy completions.
+ *
+ * The loss needs one forward pass per row. The accuracy needs a generated completion per row, which
+ * takes much longer, so --no-accuracy leaves it out. Both passes report their progress. */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/command/command.h"
@@ -59,6 +62,7 @@ static const struct option_row rows[] = {
     COMMAND_ROW_FORCE(AT(force)),
 };
 
+/* Everything that is open during an evaluation; closed in eval_run() in reverse order. */
 struct work {
     const struct eval_command *o;
     struct setup setup;
@@ -71,6 +75,7 @@ struct work {
 
 /* ---- accuracy ---- */
 
+/* Called by the engine after each batch; false stops the evaluation. */
 static bool on_progress(void *user, size_t done, size_t rows_all)
 {
     struct work *w = user;
@@ -78,6 +83,8 @@ static bool on_progress(void *user, size_t done, size_t rows_all)
     return !stop_asked;
 }
 
+/* Only rows with an expected completion count. A data file without any has a loss but no accuracy,
+ * which is not an error. */
 static err measure_accuracy(struct work *w)
 {
     if (completions_wanted(&w->data) == 0) return ERR_NONE;
@@ -97,6 +104,9 @@ static err measure_accuracy(struct work *w)
 
 /* ---- outputs ---- */
 
+/* All logits are held in memory and written in one file, because safetensors needs the size of
+ * every tensor before the first value. This is a tool for comparing two programs on a few rows,
+ * therefore the size is checked against a limit instead of being streamed. */
 static err write_logits(struct work *w)
 {
     struct tensor *tensor;
@@ -132,6 +142,7 @@ static err write_logits(struct work *w)
     return e;
 }
 
+/* `line` is the line of the data file; it differs from `row` if the file has empty lines. */
 static json_t *row_json(const struct work *w, size_t i)
 {
     const struct data_row *row = &w->data.row[i];
@@ -147,6 +158,7 @@ static json_t *row_json(const struct work *w, size_t i)
     return o;
 }
 
+/* Written beside and renamed: a reader never sees half a file. */
 static err write_rows(const struct work *w)
 {
     struct file_out out = {0};
@@ -166,6 +178,8 @@ static err write_rows(const struct work *w)
     return e;
 }
 
+/* The accuracy appears only if completions were generated, and rows_cut only if rows were cut,
+ * because both change the meaning of the loss. */
 static err report(const struct work *w, const struct engine_evaluation *found)
 {
     json_t *out = json_pack("{s:f, s:I, s:I}", "loss", found->loss, "tokens",
@@ -184,6 +198,7 @@ static err report(const struct work *w, const struct engine_evaluation *found)
 
 /* ---- */
 
+/* Output paths are checked before the model is opened. */
 static err open_all(struct work *w)
 {
     const struct eval_command *o = w->o;
@@ -199,6 +214,8 @@ static err open_all(struct work *w)
     return arena_take(&w->nll, &w->arena, w->data.count, sizeof *w->nll);
 }
 
+/* The loss first: it is cheap and fails early on broken data. The report is printed last, after the
+ * files are complete, so that a printed result means that all of them exist. */
 static err eval_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arguments, (void)arena;

@@ -1,4 +1,8 @@
-/* fedlora export: what was learned, as PEFT, GGUF or a merged model. */
+/* fedlora export: convert the change that was learned to PEFT, to GGUF, or to a merged model.
+ *
+ * The input is an adapter directory or a Fedlora state. Its carry and factors are first flattened
+ * into one pair of factors per module, exactly or cut to a rank or an error, and the format is
+ * written from that pair. The result always states the error of the cut. */
 #include "base/file.h"
 #include "base/text.h"
 #include "client/command/command.h"
@@ -76,6 +80,7 @@ static const struct option_row rows[] = {
     COMMAND_ROW_FORCE(AT(force)),
 };
 
+/* The outcome of one export, for printing. */
 struct result {
     const struct export_command *o;
     const struct flatten *delta;
@@ -83,6 +88,8 @@ struct result {
     char note[512];
 };
 
+/* Size of the result: of a file, or of the plain files of a directory. Shown to the user only, so a
+ * file that cannot be examined counts as 0 instead of failing a finished export. */
 static uint64_t bytes_of(const char *path)
 {
     struct stat st;
@@ -101,6 +108,7 @@ static uint64_t bytes_of(const char *path)
     return sum;
 }
 
+/* Ranks differ between modules after a cut by error. */
 static void rank_range(uint32_t *least, uint32_t *most, const struct flatten *delta)
 {
     *least = *most = delta->count > 0 ? delta->module[0].rank : 0;
@@ -156,7 +164,9 @@ static err print_text(const struct result *r)
     return ERR_NONE;
 }
 
-/* --base, else the base that a PEFT directory names, where it is on this machine. */
+/* --base, else the path that the PEFT directory names if it exists on this machine. That path is
+ * only a hint of another machine, so a missing one is not an error for formats that do not need a
+ * base. */
 static const char *base_path(const struct export_command *o, const struct adapter_file *file)
 {
     if (o->base != NULL) return o->base;
@@ -164,6 +174,10 @@ static const char *base_path(const struct export_command *o, const struct adapte
     return named != NULL && *named != 0 && file_exists(named) ? named : NULL;
 }
 
+/* The base is opened whenever it is known to be needed or was given: with --as peft it only checks
+ * that modules, shapes and digest match, which catches an adapter of another model before a user
+ * loads it. PEFT resolves the base's path from its own working directory, so the path is recorded
+ * as an absolute one. */
 static err write_it(struct result *r, const struct adapter_file *file)
 {
     const struct export_command *o = r->o;
@@ -196,7 +210,8 @@ out:
     return e;
 }
 
-/* The state or adapter, whole: with its frozen factors where it keeps them apart. */
+/* A state of fed-sb or ffa keeps its frozen factors in a file of their own, because they are the
+ * same in every round and large. They are joined here, checked by digest. */
 static err open_whole(struct adapter_file *file, struct adapter_file *frozen, const char *path,
                       const char *frozen_path)
 {
@@ -215,6 +230,8 @@ static err open_whole(struct adapter_file *file, struct adapter_file *frozen, co
     return adapter_file_join(file, frozen, hex);
 }
 
+/* A state without any change (round 0) has no module, and no format can express an empty
+ * adapter. */
 static err export_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;

@@ -1,4 +1,7 @@
-/* fedlora generate: text from the base model, with an adapter or a state, printed as it comes. */
+/* fedlora generate: print text from the base model, with an adapter or a state, as it is generated.
+ *
+ * With --json the text is collected and printed once at the end, because a JSON document cannot be
+ * printed in pieces. */
 #include "base/file.h"
 #include "client/command/command.h"
 #include "client/command/setup.h"
@@ -76,7 +79,8 @@ struct work {
     err failed;        /* in on_token */
 };
 
-/* What a callback adds is printed at once, unless it is to be JSON. */
+/* Prints the text that was added since `before`, and flushes it so that the user sees each
+ * token. */
 static err show(struct work *w, size_t before)
 {
     if (w->o->common.json || w->text.size == before) return ERR_NONE;
@@ -85,6 +89,8 @@ static err show(struct work *w, size_t before)
                                : err_make(ERR_MACHINE, "cannot write to standard output");
 }
 
+/* A token may end inside a UTF-8 character; the stream holds its bytes back until the character is
+ * complete. An error cannot be returned through the engine, so it is kept in w->failed. */
 static bool on_token(void *user, int32_t id)
 {
     struct work *w = user;
@@ -94,6 +100,8 @@ static bool on_token(void *user, int32_t id)
     return !err_is(w->failed) && !stop_asked;
 }
 
+/* A trailing newline of standard input is removed for --chat only: `echo text |` adds one, which a
+ * chat template does not expect. Without --chat the input is continued exactly as it is. */
 static err read_prompt(struct work *w)
 {
     const struct generate_command *o = w->o;
@@ -124,7 +132,8 @@ static err read_prompt(struct work *w)
     return e;
 }
 
-/* The prompt's ids; a model that declares a first token gets it where there is no prompt at all. */
+/* An empty prompt is allowed if the model defines a beginning-of-sequence token, which then starts
+ * the text; without any token the model has nothing to continue. */
 static err encode_prompt(struct work *w)
 {
     TRY(tokenizer_encode(&w->tokens, w->setup.tokenizer, (const char *)w->prompt.data,
@@ -139,6 +148,8 @@ static err encode_prompt(struct work *w)
     return tokenizer_encode(&w->tokens, w->setup.tokenizer, text, strlen(text), true);
 }
 
+/* The stream is ended after the last token, because bytes of an incomplete character may be
+ * left. */
 static err run_model(struct work *w, uint32_t *count)
 {
     const struct generate_command *o = w->o;
@@ -164,6 +175,8 @@ static err run_model(struct work *w, uint32_t *count)
     return stop_check();
 }
 
+/* Both buffers get an empty text first, so that their data is never NULL. The newline after the
+ * text is printed also after an error, to leave the terminal in order. */
 static err generate_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arguments, (void)arena;

@@ -1,4 +1,7 @@
-/* fedlora inspect: what a base model, an adapter, a state, an update or a GGUF file holds. */
+/* fedlora inspect: show the contents of a base model, adapter, state, update or GGUF file.
+ *
+ * The kind is recognised by the contents, not by the name. All results are built as one JSON object
+ * and printed from it, so that --json and the tables cannot differ. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/safetensors.h"
@@ -27,12 +30,14 @@ static const struct option_row rows[] = {
 
 /* ---- a base model ---- */
 
+/* Totals over the tensors of a base model, and the list of them. */
 struct sums {
     uint64_t parameters;
     uint64_t count[DTYPE_COUNT]; /* tensors of each type */
     json_t *tensors;
 };
 
+/* A weight without data is optional and absent in this model, such as a bias. */
 static void add_weight(struct sums *s, const char *name, const struct weight *w)
 {
     if (!w->data) return;
@@ -44,6 +49,8 @@ static void add_weight(struct sums *s, const char *name, const struct weight *w)
                                                 dtype_name(w->dtype), "shape", shape));
 }
 
+/* Names are those of Hugging Face also for a GGUF, so that two formats of one model can be
+ * compared. */
 static void add_layer(struct sums *s, uint32_t index, const struct layer *l)
 {
     char name[LIMIT_TENSOR_NAME_BYTES], full[LIMIT_TENSOR_NAME_BYTES + 16];
@@ -67,6 +74,7 @@ static void add_layer(struct sums *s, uint32_t index, const struct layer *l)
     }
 }
 
+/* Only the fields that the kind of scaling uses. */
 static json_t *rope_json(const struct rope *r)
 {
     static const char *const name[] = {"default", "linear", "llama3", "factors"};
@@ -101,7 +109,8 @@ static void add_arch(json_t *out, const struct arch *a)
     json_object_set_new(out, "qk_norm", json_boolean(a->qk_norm));
 }
 
-/* A base without a tokenizer can still be trained on rows that are token ids. */
+/* A base without a usable tokenizer can still be trained on rows of token ids, so the reason is
+ * shown as a field and is not an error. */
 static void add_tokenizer(json_t *out, const char *path)
 {
     struct tokenizer *t = NULL;
@@ -120,6 +129,7 @@ static void add_tokenizer(json_t *out, const char *path)
     tokenizer_close(t);
 }
 
+/* The digest by which runs name their base; it reads all weights. */
 static err digest_add_model(json_t *out, const struct model *m)
 {
     struct digest d;
@@ -130,6 +140,7 @@ static err digest_add_model(json_t *out, const struct model *m)
     return ERR_NONE;
 }
 
+/* The list of tensors comes last, because it is the longest part of the output. */
 static err inspect_base(json_t *out, const struct inspect_command *o, const char *path)
 {
     struct model m = {0};
@@ -177,8 +188,8 @@ static bool is_gguf(const char *path)
     return found;
 }
 
-/* A file that ends with its list of tensors is a listing (gguf-split's, or a test's); one that ends
- * inside their data is broken. */
+/* A file that ends with its list of tensors is a valid listing (of gguf-split, or of a test). A
+ * file that ends inside the data of its tensors is broken. */
 static err open_gguf(struct gguf *out, const char *path)
 {
     err whole = gguf_open(out, path, GGUF_WITH_DATA);
@@ -189,8 +200,8 @@ static err open_gguf(struct gguf *out, const char *path)
     return whole;
 }
 
-/* A GGUF that is no base model (an adapter, a vocabulary, another architecture) is listed as it is.
- */
+/* A GGUF that is not a base model (an adapter, a vocabulary, an unsupported architecture) is listed
+ * by its keys and tensors, together with the reason why it cannot be a base. */
 static err inspect_gguf(json_t *out, const struct inspect_command *o, const char *path)
 {
     err base = inspect_base(out, o, path);
@@ -207,6 +218,8 @@ static err inspect_gguf(json_t *out, const struct inspect_command *o, const char
     return e;
 }
 
+/* An adapter directory may contain a config.json too, so adapter_config.json is looked for
+ * first. */
 static err inspect_any(json_t *out, const struct inspect_command *o, const char *path)
 {
     if (!file_exists(path)) return err_make(ERR_INPUT, "%s: no such file or directory", path);
@@ -222,6 +235,7 @@ static err inspect_any(json_t *out, const struct inspect_command *o, const char 
     return inspect_safetensors(out, path, o->digest);
 }
 
+/* Tables show 14 rows unless --verbose is given: a model has hundreds of tensors. */
 static err inspect_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;

@@ -1,4 +1,8 @@
-/* fedlora join: take part in a run until it has finished. */
+/* fedlora join: take part in a federated run until it ends. The work is done by session_run(); this
+ * file reads the options and prints the result.
+ *
+ * Every option except --force can also be given in the file of --config, because a member usually
+ * starts the same command again after a reboot, from a service file. */
 #include "client/command/command.h"
 #include "client/output/report.h"
 #include "client/session/session.h"
@@ -122,6 +126,10 @@ static const struct option_row rows[] = {
      .help = "longest wait for a coordinator that does not answer"},
 };
 
+/* A run that ends before its first round has no state, which an all-zero digest stands for. With
+ * example-level privacy the member's own ledger is reported; with client-level privacy only the
+ * coordinator has one, and its last hash is printed so that the member can give it to an
+ * auditor. */
 static err print_result(const struct join_command *o, const struct session_result *r)
 {
     static const struct digest none;
@@ -159,6 +167,7 @@ static err print_result(const struct join_command *o, const struct session_resul
     return e;
 }
 
+/* The output path is checked now, because it is written only after the last round, hours later. */
 static err join_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arguments, (void)arena;

@@ -1,4 +1,7 @@
-/* fedlora run list, status, watch, pause, resume, stop, export: the operator's side. */
+/* fedlora run list, status, watch, pause, resume, stop, export: the operator's commands on a run.
+ *
+ * Each is one call to the coordinator's Admin service, authorised by the operator's certificate.
+ * watch and export may take long, so they also continue after a restart of the coordinator. */
 #include "client/command/command_run.h"
 #include "client/output/report.h"
 
@@ -19,8 +22,11 @@
 #include <time.h>
 #include <unistd.h>
 
+/* One long poll of watch: short enough for proxies that close silent connections after a minute.
+ * status prints the last rounds only, because a run may have thousands. */
 enum { RUN_WATCH_MS = 20 * 1000, RUN_HISTORY_ROWS = 12 };
 
+/* Shared by all commands of this file; each uses a part of it. */
 struct run_command {
     struct command_common common;
     struct remote_options remote;
@@ -36,6 +42,7 @@ typedef Fedlora__V1__RunStatus run_status;
 
 /* ---------------------------------------------------------------- printing */
 
+/* --json prints the whole message, so that scripts do not depend on the columns of the tables. */
 static err print_message(const ProtobufCMessage *message)
 {
     json_t *value = NULL;
@@ -45,12 +52,16 @@ static err print_message(const ProtobufCMessage *message)
     return e;
 }
 
+/* "-" for a value that does not exist: nobody evaluated (no rows), or the data has no completions
+ * to be right or wrong about (accuracy below 0). */
 static err evaluation_cells(struct table *t, uint64_t rows_seen, double loss, double accuracy)
 {
     TRY(rows_seen ? table_cell(t, "%.4f", loss) : table_cell(t, "-"));
     return rows_seen && accuracy >= 0 ? table_cell(t, "%.4f", accuracy) : table_cell(t, "-");
 }
 
+/* A loss of 0 is not a measured loss: it means that the member has not trained yet, or that the run
+ * is private and losses are not sent. */
 static err print_members(const run_status *s)
 {
     struct table t;
@@ -83,6 +94,7 @@ out:
     return e;
 }
 
+/* The newest rounds; `error` is the error of the combination against the exact mean. */
 static err print_history(const run_status *s)
 {
     struct table t;
@@ -113,6 +125,8 @@ out:
     return e;
 }
 
+/* The first lines answer the usual questions: which run, in which phase, and what is it waiting
+ * for. */
 err command_run_print(const run_status *s, bool json)
 {
     if (json) return print_message(&s->base);
@@ -138,6 +152,7 @@ err command_run_print(const run_status *s, bool json)
 
 /* ---------------------------------------------------------------- one call on one run */
 
+/* Every Admin call on one run has the same request and reply: its name and its new status. */
 static err call_run(run_status **out, struct rpc_client *client, const char *path, const char *name)
 {
     const struct remote_method method = {path, &fedlora__v1__run_status__descriptor};
@@ -151,6 +166,8 @@ err command_run_get(run_status **out, struct rpc_client *client, const char *nam
     return call_run(out, client, RPC_PATH_ADMIN(get_run), name);
 }
 
+/* No retry: the operator sees the error and decides, and a repeated call could undo a decision of
+ * another operator. */
 static err act(const struct run_command *o, const struct option_list *arguments, const char *path)
 {
     struct rpc_client *client = NULL;
@@ -189,6 +206,8 @@ static err stop_run(void *o, const struct option_list *arguments, struct arena *
 
 /* ---------------------------------------------------------------- list */
 
+/* A run without a configuration cannot come from this coordinator; it is skipped and not
+ * trusted. */
 static err print_list(const Fedlora__V1__ListRunsReply *reply)
 {
     struct table t;
@@ -216,6 +235,7 @@ out:
     return e;
 }
 
+/* Runs are few (at most LIMIT_RUNS), so the list has no pages. */
 static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(list_runs),
@@ -235,6 +255,8 @@ static err list_run(void *options, const struct option_list *arguments, struct a
 
 /* ---------------------------------------------------------------- watch */
 
+/* Flushed after each event, so that `fedlora run watch | grep` shows it at once. Times are local
+ * times, because they are read by a person. */
 static err print_event(const Fedlora__V1__RunEvent *event, bool json)
 {
     if (json) {
@@ -254,12 +276,14 @@ static err print_event(const Fedlora__V1__RunEvent *event, bool json)
     return ERR_NONE;
 }
 
+/* Phases in which no further event can come. */
 static bool is_over(const char *phase)
 {
     return strcmp(phase, "finished") == 0 || strcmp(phase, "stopped") == 0 ||
            strcmp(phase, "failed") == 0;
 }
 
+/* State of `run watch` between polls. */
 struct watching {
     const struct run_command *o;
     const char *name;
@@ -268,7 +292,8 @@ struct watching {
     bool over, failed;
 };
 
-/* One long poll; all its events are printed. */
+/* One long poll. Events have sequence numbers; asking for those after the last one printed means
+ * that none is lost or printed twice when the coordinator restarts between two polls. */
 static err watch_once(struct watching *w, struct rpc_client *client)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(watch_run),
@@ -285,13 +310,15 @@ static err watch_once(struct watching *w, struct rpc_client *client)
         w->after = reply->events[i]->sequence;
         e = print_event(reply->events[i], w->o->common.json);
     }
-    /* What happened last may come in one more reply. */
+    /* The last events may come with a reply that already has the final phase, and a reply holds a
+     * limited number. The end is therefore an empty reply in a final phase. */
     w->over = is_over(reply->phase) && reply->n_events == 0;
     w->failed = strcmp(reply->phase, "failed") == 0;
     message_free(reply);
     return e;
 }
 
+/* A failed run is an error of this command too, so that scripts see it in the exit status. */
 static err watch_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
@@ -316,7 +343,8 @@ static err watch_run(void *options, const struct option_list *arguments, struct 
 
 /* ---------------------------------------------------------------- export */
 
-/* One blob to a path, through restarts of the coordinator. */
+/* Downloads one blob. A broken connection is retried for --retry-for; remote_fetch() continues at
+ * the byte where the last attempt stopped. */
 static err fetch_blob(const struct run_command *o, struct rpc_client *client, const char *run,
                       const struct digest *digest, const char *path)
 {
@@ -330,7 +358,8 @@ static err fetch_blob(const struct run_command *o, struct rpc_client *client, co
     return ERR_NONE;
 }
 
-/* The state at `path` gets the frozen factors it needs, if any, so that the file stands alone. */
+/* Some methods keep frozen factors in a separate blob. They are added to the state at `path`, so
+ * that the exported file can be used alone. */
 static err make_whole(const struct run_command *o, struct rpc_client *client, const char *run,
                       const char *path)
 {
@@ -367,7 +396,8 @@ static err print_export(const struct run_command *o, const run_status *status)
     return e;
 }
 
-/* Downloaded and made whole beside the output, which is whole or absent. */
+/* The state is downloaded and completed beside the output and renamed at the end, so the output is
+ * complete or absent. */
 static err fetch_state(const struct run_command *o, struct rpc_client *client,
                        const run_status *status)
 {
@@ -387,6 +417,7 @@ static err fetch_state(const struct run_command *o, struct rpc_client *client,
     return print_export(o, status);
 }
 
+/* Before the first round there is no state; the error then says what the run is waiting for. */
 static err export_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
@@ -437,6 +468,7 @@ static const struct option_row export_rows[] = {
      .help = "longest wait for a coordinator that does not answer"},
 };
 
+/* Commands on one run differ only in name, purpose, options and function. */
 #define RUN_COMMAND(word_, purpose_, rows_, run_)                                                  \
     {                                                                                              \
         .name = "run " word_, .purpose = purpose_,                                                 \

@@ -1,4 +1,4 @@
-/* What the `fedlora run` commands share. */
+/* Functions and types shared by the `fedlora run` commands, which the operator uses. */
 #ifndef CLIENT_COMMAND_RUN_H
 #define CLIENT_COMMAND_RUN_H
 
@@ -6,12 +6,13 @@
 #include "client/session/remote.h"
 #include "fedlora.pb-c.h"
 
-/* A basis may be made when a run is created: longer than other calls. */
+/* Time limit of CreateRun: the coordinator may compute a basis for a new run, which takes longer
+ * than other calls. */
 enum { COMMAND_RUN_CREATE_MS = 10 * 60 * 1000 };
 
-/* *out for message_free(). */
+/* The status of one run; free *out with message_free(). */
 err command_run_get(Fedlora__V1__RunStatus **out, struct rpc_client *client, const char *name);
-/* The whole status, as JSON or for people. */
+/* Prints the whole status, as JSON or as tables. */
 err command_run_print(const Fedlora__V1__RunStatus *status, bool json);
 
 extern const struct command command_run_create, command_run_list, command_run_status,

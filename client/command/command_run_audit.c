@@ -1,5 +1,9 @@
-/* fedlora run audit: all that an auditor needs of a run with privacy, in a folder: the ledgers as
- * the coordinator has them, replayed here, and the seeds that its cohorts were drawn by. */
+/* fedlora run audit: download everything that an auditor needs to check the privacy of a run.
+ *
+ * The directory gets one ledger per party (the coordinator's, or each member's copy) and, if
+ * members are drawn at random, cohorts.json with the revealed seeds. Every ledger is replayed here
+ * before it is shown, so the table contains verified numbers and not the coordinator's claims. An
+ * auditor can repeat the check without the coordinator with `fedlora budget verify`. */
 #include "client/command/command_run.h"
 #include "client/output/report.h"
 
@@ -38,6 +42,7 @@ static const struct option_row rows[] = {
      .help = "replace existing files in the output directory"},
 };
 
+/* State of one audit: the connection, and the results so far as a table and as JSON. */
 struct audit {
     const struct audit_command *o;
     const char *run;
@@ -48,6 +53,7 @@ struct audit {
 
 typedef Fedlora__V1__AuditReply audit_reply;
 
+/* Audit replies come in pages; `asked` says which part and after which line or round. */
 static err ask(audit_reply **out, const struct audit *a, const Fedlora__V1__AuditRequest *asked)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(audit),
@@ -57,6 +63,8 @@ static err ask(audit_reply **out, const struct audit *a, const Fedlora__V1__Audi
     return remote_call(out, a->client, &method, &request.base, 0);
 }
 
+/* Each file is checked for itself: an audit of a longer run may add files to an existing
+ * directory. */
 static err write_to(const struct audit *a, const char *name, const void *data, size_t size)
 {
     char path[LIMIT_PATH_BYTES];
@@ -67,6 +75,8 @@ static err write_to(const struct audit *a, const char *name, const void *data, s
 
 /* ---------------------------------------------------------------- ledgers */
 
+/* Pages are whole lines. The next page starts after the number of lines received so far; an empty
+ * page is the end. */
 static err fetch(struct bytes *out, const struct audit *a, const char *party)
 {
     Fedlora__V1__AuditRequest request = FEDLORA__V1__AUDIT_REQUEST__INIT;
@@ -83,6 +93,7 @@ static err fetch(struct bytes *out, const struct audit *a, const char *party)
     }
 }
 
+/* One row per ledger; epsilon is recomputed from its lines. */
 static err show(struct audit *a, const char *file, const struct statement *s)
 {
     const struct ledger_terms *t = &s->ledger->terms;
@@ -105,6 +116,8 @@ static err show(struct audit *a, const char *file, const struct statement *s)
                : err_make(ERR_MACHINE, "no memory for the result");
 }
 
+/* The file is written before it is replayed: a ledger that fails the check is what an auditor wants
+ * to see. The coordinator's own ledger has an empty party. */
 static err take_ledger(struct audit *a, const char *party)
 {
     struct bytes text = {.max = 256 << 20};
@@ -126,6 +139,7 @@ static err take_ledger(struct audit *a, const char *party)
 
 /* ---------------------------------------------------------------- cohorts */
 
+/* The members and their order are part of what a cohort seed is hashed with. */
 static err list_members(json_t *list, const struct audit *a)
 {
     Fedlora__V1__RunStatus *status = NULL;
@@ -136,6 +150,7 @@ static err list_members(json_t *list, const struct audit *a)
     return ERR_NONE;
 }
 
+/* A seed of another size cannot be hashed, so it is refused here instead of in the later check. */
 static err add_seeds(json_t *list, const audit_reply *reply)
 {
     for (size_t i = 0; i < reply->n_cohorts; i++) {
@@ -153,7 +168,8 @@ static err add_seeds(json_t *list, const audit_reply *reply)
     return ERR_NONE;
 }
 
-/* The first page names the parties too: *first, for message_free(). */
+/* *first is the first page, which also lists the parties; the caller frees it with
+ * message_free(). */
 static err fetch_seeds(json_t *list, audit_reply **first, const struct audit *a)
 {
     Fedlora__V1__AuditRequest request = FEDLORA__V1__AUDIT_REQUEST__INIT;
@@ -172,6 +188,8 @@ static err fetch_seeds(json_t *list, audit_reply **first, const struct audit *a)
     }
 }
 
+/* The seeds reveal which members took part in which round. The file is therefore readable by its
+ * owner only, while ledgers may be passed on. */
 static err write_cohorts(const struct audit *a, json_t *document)
 {
     struct bytes text = {.max = 64 << 20};
@@ -188,6 +206,7 @@ static err write_cohorts(const struct audit *a, json_t *document)
 
 /* ---------------------------------------------------------------- the command */
 
+/* The directory is created after the first answer, so that a refused audit leaves none. */
 static err take_all(struct audit *a)
 {
     json_t *document = json_pack("{s:s, s:[], s:[]}", "run", a->run, "members", "rounds");

@@ -1,4 +1,7 @@
-/* fedlora run create: the operator starts a run. */
+/* fedlora run create: the operator creates a run from options or a configuration file.
+ *
+ * The command only translates options to a RunConfig message. The coordinator checks the values and
+ * fills in defaults, because it must check them anyway and its answer shows the complete run. */
 #include "base/text.h"
 #include "client/command/command.h"
 #include "client/command/command_run.h"
@@ -30,6 +33,7 @@ struct create_command {
     bool adaptive_clip, force_noise;
 };
 
+/* The words of the choices are also the words of the RunConfig message. */
 static const char *const lates[] = {"refuse", "next", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
@@ -179,6 +183,8 @@ static const struct option_row rows[] = {
              "do not append the end-of-sequence token to what is learned"),
 };
 
+/* Members compare this digest with their own copy of the base. An operator without a copy gives the
+ * digest, and both at once would have to agree, so they exclude each other. */
 static err base_digest(struct digest *out, const struct create_command *o)
 {
     struct model model = {0};
@@ -194,6 +200,7 @@ static err base_digest(struct digest *out, const struct create_command *o)
     return e;
 }
 
+/* Without --steps and --epochs a round is one pass over each member's data. */
 static void set_training(Fedlora__V1__Training *t, const struct create_command *o)
 {
     t->steps = (uint32_t)o->steps;
@@ -216,6 +223,7 @@ static void set_training(Fedlora__V1__Training *t, const struct create_command *
     t->no_eos = !o->eos;
 }
 
+/* 0 means "not given" on the wire; the coordinator computes the missing values from the budget. */
 static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
 {
     p->unit = (char *)(uintptr_t)privacies[o->privacy];
@@ -230,6 +238,7 @@ static void set_privacy(Fedlora__V1__Privacy *p, const struct create_command *o)
     p->basis_noise = o->basis_noise;
 }
 
+/* Privacy options without --privacy are refused, see command_check_unused(). */
 static err check_privacy(const struct create_command *o)
 {
     const struct command_given option[] = {{"epsilon", o->epsilon != 0},
@@ -245,6 +254,8 @@ static err check_privacy(const struct create_command *o)
                                 "--privacy client or example");
 }
 
+/* Protobuf fields without presence cannot tell "0" from "not given". Where 0 is a meaningful value
+ * of the option, as for --carry-error, a negative number stands for it. */
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
                       struct arena *arena)
 {
@@ -270,6 +281,8 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct create_comman
     return ERR_NONE;
 }
 
+/* Frozen factors are uploaded before the run is created, which refers to them by digest. An upload
+ * that exists already is not repeated. */
 static err create(struct rpc_client *client, Fedlora__V1__RunConfig *config,
                   const struct create_command *o)
 {
@@ -288,6 +301,8 @@ static err create(struct rpc_client *client, Fedlora__V1__RunConfig *config,
     return e;
 }
 
+/* --rounds is checked here and not marked as required, because only texts and lists can be
+ * absent. */
 static err create_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct create_command *o = options;

@@ -1,4 +1,8 @@
-/* fedlora tokenize: text to token ids and back, as the base model's own tokenizer does it. */
+/* fedlora tokenize: convert text to token ids, or ids to text, with the base model's own tokenizer.
+ *
+ * It shows exactly what training sees, and tests compare it with the reference tokenizers. Inputs
+ * on the command line are taken as they are; lines of standard input are JSON strings, so that a
+ * text may contain newlines and any other character. */
 #include "base/json.h"
 #include "base/limits.h"
 #include "client/command/command.h"
@@ -51,6 +55,7 @@ static const struct option_row rows[] = {
      .help = "read each input as a list of token ids and print its text"},
 };
 
+/* The open tokenizer, and the results so far if they are printed as one JSON document. */
 struct work {
     const struct tokenize_command *o;
     struct tokenizer *tokenizer;
@@ -60,6 +65,8 @@ struct work {
 
 /* ---- one input ---- */
 
+/* Without --json every input is printed at once on a line of its own, so that long inputs
+ * stream. */
 static err add_ids(struct work *w, const char *text, size_t size)
 {
     struct tokens tokens = {0};
@@ -85,6 +92,8 @@ static err chat_message_read(struct chat_message *out, const json_t *value, cons
     return json_get_str(&out->content, value, "content", where);
 }
 
+/* A conversation is a list of messages, an object with "messages" as in a data file, or one string,
+ * which is a single user message. */
 static err add_chat(struct work *w, const json_t *list, const char *where)
 {
     enum { MESSAGES_MAX = 4096 };
@@ -112,7 +121,7 @@ static err add_chat(struct work *w, const json_t *list, const char *where)
     return e;
 }
 
-/* "1 2 3", "1,2,3" or "[1, 2, 3]". */
+/* Accepts "1 2 3", "1,2,3" and "[1, 2, 3]", the forms in which other tools print ids. */
 static err ids_read(int32_t **out, size_t *count, const char *text, const char *where)
 {
     size_t used = 0, room = strlen(text) / 2 + 1;
@@ -135,6 +144,7 @@ static err ids_read(int32_t **out, size_t *count, const char *text, const char *
     return ERR_NONE;
 }
 
+/* The text may contain a zero byte, so it is passed to JSON with its length. */
 static err add_text(struct work *w, const char *line, const char *where)
 {
     int32_t *id = NULL;
@@ -156,6 +166,8 @@ static err add_text(struct work *w, const char *line, const char *where)
 
 /* ---- where inputs come from ---- */
 
+/* For --chat an argument that begins like JSON is parsed as JSON; anything else is a user
+ * message. */
 static err add_argument(struct work *w, const char *text)
 {
     if (w->o->decode) return add_text(w, text, "--decode");
@@ -171,7 +183,7 @@ static err add_argument(struct work *w, const char *text)
     return e;
 }
 
-/* As json_parse(), but a text to be tokenised may hold U+0000. */
+/* Like json_parse(), but accepts U+0000 in the string, which a tokenizer must be able to encode. */
 static err parse_text(json_t **out, const char *line, size_t size, const char *where)
 {
     json_error_t cause;
@@ -181,6 +193,7 @@ static err parse_text(json_t **out, const char *line, size_t size, const char *w
     return ERR_NONE;
 }
 
+/* Empty lines are skipped. Errors name the line of standard input. */
 static err add_line(struct work *w, const char *line, size_t size, unsigned number)
 {
     char where[40];
@@ -215,7 +228,8 @@ static err add_lines(struct work *w)
     return e;
 }
 
-/* `--decode 1 2 3` is one list, as the shell splits it. */
+/* The shell splits `--decode 1 2 3` into three arguments, which are meant as one list. If any of
+ * them contains several ids, each argument is a list of its own. */
 static err join_numbers(struct work *w, const struct option_list *texts, bool *joined)
 {
     *joined = w->o->decode && texts->count > 1;

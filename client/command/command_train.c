@@ -1,4 +1,9 @@
-/* fedlora train: a LoRA adapter from local data, no coordinator needed. */
+/* fedlora train: train a LoRA adapter on local data, without a coordinator.
+ *
+ * Order: everything that can be refused is checked first (output path, options, inputs, and with
+ * --privacy the plan and the ledger), then the adapter is trained, and only a complete adapter
+ * is written. An interrupted training writes nothing: there is no partial result to mistake for
+ * one. */
 #include "base/file.h"
 #include "client/command/command.h"
 #include "client/command/setup.h"
@@ -25,6 +30,7 @@ struct train_command {
     const char *ledger, *ledger_key;
 };
 
+/* Rows in groups: inputs and output, the new adapter, the optimizer, privacy, and the rest. */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const privacies[] = {"none", "example", NULL};
 #define AT(member) offsetof(struct train_command, member)
@@ -238,6 +244,7 @@ static const struct option_row rows[] = {
     COMMAND_ROW_FORCE(AT(force)),
 };
 
+/* State of the callback on_step(), which the trainer calls after each optimizer step. */
 struct work {
     const struct train_command *o;
     struct progress progress;
@@ -246,7 +253,7 @@ struct work {
     uint64_t tokens;
 };
 
-/* A row a step, whole lines: the file can be followed while training goes on. */
+/* One line per step, flushed at once, so that the file can be followed while training continues. */
 static err log_step(FILE *log, const struct train_step *s)
 {
     int n = fprintf(log,
@@ -257,6 +264,8 @@ static err log_step(FILE *log, const struct train_step *s)
     return n < 0 || fflush(log) != 0 ? err_sys(errno, "--log") : ERR_NONE;
 }
 
+/* With privacy the loss is not shown: it depends on the records and is not accounted for. Returning
+ * false stops the training; the reason is in stop_asked or log_failed. */
 static bool on_step(void *user, const struct train_step *s)
 {
     struct work *w = user;
@@ -271,6 +280,7 @@ static bool on_step(void *user, const struct train_step *s)
     return !stop_asked && !err_is(w->log_failed);
 }
 
+/* Opened after the plan was accepted, so that a refused command leaves no empty log. */
 static err open_log(struct work *w)
 {
     if (!w->o->log) return ERR_NONE;
@@ -279,6 +289,7 @@ static err open_log(struct work *w)
     return w->log ? ERR_NONE : err_sys(errno, "%s", w->o->log);
 }
 
+/* The options of the command line in the units of the trainer; the rest keeps its defaults. */
 static struct train_options options_of(const struct train_command *o, struct work *w)
 {
     struct train_options t;
@@ -304,6 +315,7 @@ static struct train_options options_of(const struct train_command *o, struct wor
     return t;
 }
 
+/* Seconds and calls of each operation since the engine was opened. */
 static json_t *profile_json(const struct engine *engine)
 {
     struct backend_profile profile;
@@ -317,6 +329,8 @@ static json_t *profile_json(const struct engine *engine)
     return list;
 }
 
+/* The result of the command. With privacy, every number that depends on the records is left out of
+ * the report, and what the ledger has spent is added. */
 static err report(const struct train_command *o, const struct setup *s,
                   const struct train_result *r, const struct train_ledger *ledger)
 {
@@ -341,6 +355,8 @@ static err report(const struct train_command *o, const struct setup *s,
     return report_print(out, &(struct report_options){.json = o->common.json});
 }
 
+/* The output path is checked before the base is opened, because opening takes seconds and training
+ * hours. A new adapter is made only when none was given to start from. */
 static err open_all(struct setup *s, struct dataset *data, const struct train_command *o)
 {
     TRY(command_check_output(o->output, o->force));
@@ -350,7 +366,9 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .base = o->base,
                .adapter = o->adapter,
                .state = o->state,
-               /* There alone is a record's gradient the same bits whatever stands beside it. */
+               /* DP-SGD needs each record's gradient to be independent of the other records of
+                * its step; only float32 computes a row with the same bits whatever its neighbours
+                * are. */
                .f32 = o->privacy != 0}));
     TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
     if (data->cut)
@@ -369,12 +387,15 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
     return ERR_NONE;
 }
 
+/* The name under which the ledger records this training. */
 static const char *last_part(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash && slash[1] ? slash + 1 : path;
 }
 
+/* Every privacy option needs --privacy, see command_check_unused(). --clip-norm is missing here
+ * because it has a default, so that its presence cannot be seen. */
 static err check_privacy(const struct train_command *o)
 {
     const struct command_given option[] = {
@@ -385,7 +406,9 @@ static err check_privacy(const struct train_command *o)
     return command_check_unused(option, sizeof option / sizeof *option, "--privacy example");
 }
 
-/* The plan is judged and the ledger asked before anything is trained. */
+/* The plan is checked and the ledger is asked for room before anything is trained. --log and
+ * --profile are refused, because their output would reveal information that the budget does not
+ * count. */
 static err begin_private(struct train_ledger *out, const struct train_command *o,
                          const struct train_options *how, const struct setup *s,
                          const struct dataset *data)
@@ -419,6 +442,9 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
     return ERR_NONE;
 }
 
+/* With privacy the ledger is charged after training but before the adapter is written: a crash in
+ * between charges for an adapter nobody has seen, never the other way round. The digest of the
+ * starting values is recorded too, so that an auditor can see whether this ledger released them. */
 static err train_it(struct train_result *out, struct setup *s, const struct dataset *data,
                     const struct train_options *how, const struct train_ledger *ledger)
 {
@@ -432,6 +458,8 @@ static err train_it(struct train_result *out, struct setup *s, const struct data
     return train_ledger_charge(ledger, &made);
 }
 
+/* An error of the log stops the training and is more useful than the "stopped" that the trainer
+ * returns, so it takes precedence. */
 static err train_command_run(void *options, const struct option_list *arguments,
                              struct arena *arena)
 {

@@ -10,12 +10,15 @@
 
 /* ---- GGUF ---- */
 
+/* GGUF strings need not be UTF-8 (tokens of byte-level vocabularies are not), but JSON strings
+ * must. */
 static json_t *text_or_bytes(const char *data, size_t size)
 {
     json_t *text = json_stringn(data, size);
     return text ? text : json_sprintf("%zu bytes that are not UTF-8", size);
 }
 
+/* GGUF is little-endian and its values are not aligned. */
 static uint64_t number_at(const uint8_t *p, size_t size)
 {
     uint64_t value = 0;
@@ -24,6 +27,7 @@ static uint64_t number_at(const uint8_t *p, size_t size)
     return value;
 }
 
+/* JSON has no infinity or NaN, so such values are shown as null. */
 static json_t *scalar_json(const struct gguf_kv *kv)
 {
     float f;
@@ -101,6 +105,7 @@ err inspect_digest_add(json_t *out, const char *path)
     return ERR_NONE;
 }
 
+/* Frobenius norm, summed in double. */
 static double norm_of(const struct adapter_file_factor *f)
 {
     double sum = 0;
@@ -109,7 +114,8 @@ static double norm_of(const struct adapter_file_factor *f)
     return sqrt(sum);
 }
 
-/* gram (n, n) += M^T M of M (rows, n), or M M^T of M (n, cols): what a product's norm needs. */
+/* gram (n, n) += M^T M for M (rows, n). The norm of a product of factors needs only these small
+ * matrices, never the product itself, which has the size of a weight. */
 static void gram_columns(double *gram, const float *m, size_t rows, size_t n)
 {
     for (size_t r = 0; r < rows; r++)
@@ -118,6 +124,7 @@ static void gram_columns(double *gram, const float *m, size_t rows, size_t n)
                 gram[i * n + j] += (double)m[r * n + i] * m[r * n + j];
 }
 
+/* gram (n, n) += M M^T for M (n, cols). */
 static void gram_rows(double *gram, const float *m, size_t n, size_t cols)
 {
     for (size_t i = 0; i < n; i++)
@@ -126,7 +133,7 @@ static void gram_rows(double *gram, const float *m, size_t n, size_t cols)
                 gram[i * n + j] += (double)m[i * cols + c] * m[j * cols + c];
 }
 
-/* gram (n, n) = R^T gram R of R (n, n). */
+/* gram (n, n) = R^T gram R for R (n, n); `spare` (n, n) is scratch. */
 static void gram_turn(double *gram, double *spare, const float *r, size_t n)
 {
     memset(spare, 0, n * n * sizeof *spare);
@@ -141,8 +148,9 @@ static void gram_turn(double *gram, double *spare, const float *r, size_t n)
                 gram[i * n + j] += r[k * n + i] * spare[k * n + j];
 }
 
-/* |B A| or |B R A| in the Frobenius norm, without the product: trace((B^T B)(A A^T)). < 0: no
- * memory. */
+/* Frobenius norm of B A or B R A: the square root of trace((B^T B)(A A^T)), with R folded into the
+ * first factor. Below 0: no memory. Rounding can make the trace of a zero product slightly
+ * negative. */
 static double product_norm(const struct adapter_file_factor *b, const struct adapter_file_factor *r,
                            const struct adapter_file_factor *a)
 {
@@ -158,6 +166,7 @@ static double product_norm(const struct adapter_file_factor *b, const struct ada
     return sqrt(sum > 0 ? sum : 0);
 }
 
+/* Norms of the factors, of the trained change and of the carry, as far as the file has them. */
 static json_t *module_json(const struct adapter_file_module *m)
 {
     static const char *const norm_name[] = {"norm_A", "norm_B", "norm_R", "norm_carry_A",
@@ -197,6 +206,7 @@ static void words_add(json_t *out, const struct adapter_file *file)
     json_object_set_new(out, "metadata", words);
 }
 
+/* A module may have rank 0 if it has a carry only; it does not count for the smallest rank. */
 static void ranks_add(json_t *out, const struct adapter_file *file)
 {
     uint32_t least = UINT32_MAX, most = 0, carry = 0;
@@ -245,6 +255,7 @@ err inspect_adapter(json_t *out, const char *path, bool digest)
 
 /* ---- any other safetensors file ---- */
 
+/* By metadata for Fedlora's files, by tensor names for PEFT's. */
 static bool has_factors(const struct safetensors *st)
 {
     if (safetensors_metadata(st, "fedlora.kind")) return true;
@@ -263,6 +274,8 @@ static json_t *tensor_json(const struct tensor *t)
                      shape);
 }
 
+/* The file is opened as an adapter only if it looks like one, so that any other safetensors file is
+ * listed instead of refused. */
 err inspect_safetensors(json_t *out, const char *path, bool digest)
 {
     struct safetensors st = {0};

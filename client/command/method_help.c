@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+/* Two columns: KEY=VALUES on the left; help, default and the methods that have the option on the
+ * right. A left part that is too wide gets a line of its own, as in option_help(). */
 static err option_line(struct bytes *out, const struct method_option *o)
 {
     char left[80], right[320], takers[160] = "";
@@ -27,6 +29,8 @@ static err private_names(struct bytes *out)
     return ERR_NONE;
 }
 
+/* Everything comes from the registry of methods, so that a new method appears here without an
+ * edit. */
 err method_help(struct bytes *out)
 {
     size_t count = 0;

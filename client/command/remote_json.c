@@ -1,3 +1,5 @@
+/* The conversion reads the descriptors that protobuf-c generates, so that a field added to the
+ * .proto file appears in --json without any code here. */
 #include "client/command/remote_json.h"
 
 #include <math.h>
@@ -6,6 +8,7 @@
 
 static json_t *json_of_message(const ProtobufCMessage *message);
 
+/* Digests, keys and seeds are printed as hex in every other place too. */
 static json_t *json_of_bytes(const ProtobufCBinaryData *data)
 {
     static const char digit[] = "0123456789abcdef";
@@ -20,6 +23,7 @@ static json_t *json_of_bytes(const ProtobufCBinaryData *data)
     return value;
 }
 
+/* A field *_json that does not parse is shown as the text it is: this is a display, not a check. */
 static json_t *json_of_text(const ProtobufCFieldDescriptor *field, const char *text)
 {
     size_t length = strlen(field->name);
@@ -28,6 +32,7 @@ static json_t *json_of_text(const ProtobufCFieldDescriptor *field, const char *t
     return value != NULL ? value : json_string(text);
 }
 
+/* The size of an element in the array of a repeated field, by which protobuf-c lays it out. */
 static size_t element_size(ProtobufCType type)
 {
     switch (type) {
@@ -47,7 +52,8 @@ static size_t element_size(ProtobufCType type)
     }
 }
 
-/* One value at `at`, of a field or of an element of a repeated one. */
+/* One value at `at`, which is a field or an element of a repeated field. Values are copied out with
+ * memcpy(), because `at` is untyped. JSON has no infinity or NaN, so those become null. */
 static json_t *json_of_value(const ProtobufCFieldDescriptor *field, const void *at)
 {
     const void *pointer = NULL;
@@ -78,6 +84,8 @@ static json_t *json_of_value(const ProtobufCFieldDescriptor *field, const void *
     }
 }
 
+/* In protobuf-c the quantifier of a repeated field is its count, and the field a pointer to
+ * elements. */
 static json_t *json_of_list(const ProtobufCFieldDescriptor *field, const char *base)
 {
     size_t count = 0;
@@ -94,6 +102,7 @@ static json_t *json_of_list(const ProtobufCFieldDescriptor *field, const char *b
     return list;
 }
 
+/* Only the field of a oneof that is set is printed; the oneof's quantifier holds its number. */
 static json_t *json_of_message(const ProtobufCMessage *message)
 {
     json_t *object = json_object();

@@ -1,5 +1,6 @@
-/* Messages as JSON by their field names, for --json: bytes as lower-case hex, text that is itself
- * JSON (fields that end in _json) as what it holds. */
+/* Protobuf messages as JSON, for --json. Keys are the field names of the .proto file; bytes
+ * become lower-case hex; fields whose names end in _json contain JSON already and are inserted as
+ * values. */
 #ifndef CLIENT_REMOTE_JSON_H
 #define CLIENT_REMOTE_JSON_H
 
@@ -8,6 +9,7 @@
 #include <jansson.h>
 #include <protobuf-c/protobuf-c.h>
 
+/* *out is for json_decref(). ERR_MACHINE without memory. */
 err remote_json(json_t **out, const ProtobufCMessage *message); /* json_decref() it */
 
 #endif

@@ -1,3 +1,5 @@
+/* The value of --members is one text, because a run with many members is written in a script or a
+ * configuration file, where one value per line is easier to generate than repeated options. */
 #include "client/command/run_members.h"
 
 #include "base/limits.h"
@@ -7,6 +9,8 @@
 
 typedef Fedlora__V1__MemberConfig member_t;
 
+/* The parts point into one copy of the text, whose separators are replaced by zeros. An empty part
+ * is an error and not skipped: "a,,b" is more likely a lost name than a deliberate gap. */
 err run_members_split(char ***out, size_t *count, const char *text,
                       const struct run_members_split *how, struct arena *arena)
 {
@@ -31,6 +35,7 @@ err run_members_split(char ***out, size_t *count, const char *text,
     return ERR_NONE;
 }
 
+/* 0 means that the member trains the rank of the run. */
 static err set_rank(member_t *m, const char *text)
 {
     int64_t rank = 0;
@@ -41,12 +46,15 @@ static err set_rank(member_t *m, const char *text)
     return ERR_NONE;
 }
 
+/* 0 means that the value of the run holds for this member. */
 static err set_number(double *out, const char *what, const char *text)
 {
     if (!err_is(text_parse_num(out, text, 0, 1e12))) return ERR_NONE;
     return err_make(ERR_INPUT, "%s %.40s: expected a number of at least 0", what, text);
 }
 
+/* Targets are separated by '+', because ',' separates members and ':' separates the parts of
+ * one. */
 static err set_key(member_t *m, const char *key, char *value, struct arena *arena)
 {
     static const char *const keys[] = {"rank", "weight", "alpha", "rslora", "targets"};
@@ -68,6 +76,7 @@ static err set_key(member_t *m, const char *key, char *value, struct arena *aren
                     near ? "; did you mean " : "", near ? near : "");
 }
 
+/* "ID", "ID:8" and "ID:8:2" are the short forms; a part with '=' is a key wherever it stands. */
 static err parse_member(member_t *m, const char *text, struct arena *arena)
 {
     static const struct run_members_split colon = {':', "members"};
@@ -95,6 +104,9 @@ static err parse_member(member_t *m, const char *text, struct arena *arena)
     return err_is(e) ? err_in(e, "--members: %s", m->id) : e;
 }
 
+/* A member listed twice would be counted twice in quorum and weights, so it is refused here, where
+ * the error can still name the option. The comparison is quadratic, but the list has at most 10,000
+ * entries and is read once. */
 err run_members_parse(Fedlora__V1__RunConfig *config, const char *text, struct arena *arena)
 {
     static const struct run_members_split comma = {',', "members"};

@@ -9,14 +9,15 @@
 #include "base/arena.h"
 #include "fedlora.pb-c.h"
 
-/* Sets config's members, in the arena. ERR_INPUT names the member and the part. */
+/* Sets the members of config, in the arena. ERR_INPUT names the member and the part. */
 err run_members_parse(Fedlora__V1__RunConfig *config, const char *text, struct arena *arena);
-/* The parts of a text between separators, spaces before them skipped, copied into the arena.
- * ERR_INPUT "--FLAG TEXT: an empty part". */
+/* The separator, and the name of the option for errors. */
 struct run_members_split {
     char separator;
     const char *flag;
 };
+/* Splits a text at the separator into the arena, without the spaces in front of each part.
+ * ERR_INPUT for an empty part. */
 err run_members_split(char ***out, size_t *count, const char *text,
                       const struct run_members_split *how, struct arena *arena);
 

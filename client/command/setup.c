@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+/* An adapter directory and a state file are told apart by adapter_open_path(), so --adapter and
+ * --state differ only in the documentation. Neither means that the base is used alone. */
 static err open_adapter(struct setup *s, const struct setup_options *o)
 {
     const char *path = o->adapter ? o->adapter : o->state;
@@ -13,6 +15,8 @@ static err open_adapter(struct setup *s, const struct setup_options *o)
     return ERR_NONE;
 }
 
+/* A precision on the command line wins. Otherwise the command may ask for float32, and DTYPE_NONE
+ * lets the engine choose by the processor. */
 static enum dtype precision_of(const struct setup_options *o)
 {
     if (o->common->precision == COMMAND_PRECISION_F32) return DTYPE_F32;
@@ -20,6 +24,10 @@ static enum dtype precision_of(const struct setup_options *o)
     return o->f32 ? DTYPE_F32 : DTYPE_NONE;
 }
 
+/* The order puts cheap checks first. The adapter is opened before the engine, which converts all
+ * weights and takes seconds, so that a wrong path is reported at once. The tokenizer is optional
+ * here: a base without one can still train on rows of token ids, and the reason for its absence is
+ * kept for the command that needs it. */
 err setup_open(struct setup *out, const struct setup_options *o)
 {
     if (o->adapter && o->state)
@@ -36,14 +44,16 @@ err setup_open(struct setup *out, const struct setup_options *o)
     TRY_OUT(e, model_open(&s.model, o->base));
     s.no_tokenizer = tokenizer_open(&s.tokenizer, o->base);
     if (o->text) TRY_OUT(e, setup_need_tokenizer(&s));
-    TRY_OUT(e, open_adapter(&s, o)); /* before the engine: a wrong file is told at once */
+    TRY_OUT(e, open_adapter(&s, o));
     TRY_OUT(e, stop_check());
-    *out = s; /* the engine keeps the address of the model it is given */
+    *out = s; /* moved first, because the engine keeps the address of the model */
     e = engine_open(&out->engine, &out->model, &options);
     if (err_is(e)) {
         setup_close(out);
         return e;
     }
+    /* The engine has its own copy of the weights now; without this the pages of the file would stay
+     * resident beside them. */
     model_drop_pages(&out->model);
     if (o->common->verbose)
         command_say(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
@@ -75,6 +85,8 @@ err setup_need_tokenizer(const struct setup *s)
     return s->tokenizer ? ERR_NONE : s->no_tokenizer;
 }
 
+/* When rows need a tokenizer and there is none, the error also says why, because "no tokenizer"
+ * alone does not tell the user which file of the base is missing. */
 err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o)
 {
     struct data_options options = {

@@ -1,6 +1,6 @@
-/* What train, eval and generate begin with: the base model, its tokenizer, the engine over it, and
- * the adapter or state that the command line names. Zeroed is closed; setup_close() takes half-open
- * ones. */
+/* Opening what train, eval and generate need: the base model, its tokenizer, the engine, and the
+ * adapter or state named on the command line. A zeroed struct is closed; setup_close() accepts one
+ * that is half open. */
 #ifndef CLIENT_SETUP_H
 #define CLIENT_SETUP_H
 
@@ -11,7 +11,8 @@
 #include "engine/tokens/data.h"
 #include "engine/tokens/tokenizer.h"
 
-/* Rows of the option tables that name what setup takes; `at_` is the member's offset. */
+/* Option rows for the inputs of setup_open(). `at_` is the member's offset in the options struct;
+ * `use_` completes "PEFT adapter ..." in the help ("to evaluate"). */
 #define SETUP_ROW_BASE(at_)                                                                        \
     {                                                                                              \
         .flag = "base", .letter = 'b', .kind = OPTION_TEXT, .required = true, .at = (at_),         \
@@ -61,17 +62,20 @@ struct setup {
     bool adapted;
 };
 
+/* *out must not move while it is open: the engine keeps the address of the model in it. */
 err setup_open(struct setup *out, const struct setup_options *o);
 void setup_close(struct setup *s);
-/* s->adapter where there is one, else NULL. */
+/* &s->adapter if an adapter or state was opened, else NULL (the base alone). */
 const struct adapter *setup_adapter(const struct setup *s);
+/* The reason why the base has no tokenizer, or success. */
 err setup_need_tokenizer(const struct setup *s);
+/* A data file and how its rows are read. */
 struct setup_data_options {
     const char *path;
     int64_t seq; /* 0: no bound but the system's */
     bool eos, bos;
 };
-/* Rows that are token ids already need no tokenizer. */
+/* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. */
 err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o);
 
 #endif
