@@ -4,12 +4,15 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { PROGRESS_TERMINAL_MS = 100, PROGRESS_PLAIN_MS = 5000, PROGRESS_LINE = 400 };
+/* A terminal can be redrawn often; a log file should not fill with progress. */
+enum { PROGRESS_TERMINAL_MS = 100, PROGRESS_PLAIN_MS = 5000 };
 
+/* shown_ms starts at the current time, so that short work prints no line but the last. */
 void progress_begin(struct progress *p, bool quiet, const char *what, const char *unit)
 {
     *p = (struct progress){.enabled = !quiet, .unit = unit, .begun_ms = text_now_ms()};
@@ -18,27 +21,66 @@ void progress_begin(struct progress *p, bool quiet, const char *what, const char
     snprintf(p->what, sizeof p->what, "%s", what);
 }
 
-/* Cut to the terminal's width, so that the line stays one line; never inside a character. */
-static void draw(struct progress *p, char *line)
+/* Columns of the terminal: from the kernel, else from COLUMNS (a terminal emulator over a pipe), else
+ * 80. Asked for every line, because the user may resize the window. */
+static size_t terminal_width(void)
 {
-    if (!p->terminal) {
-        fprintf(stderr, "%s\n", line);
-        return;
-    }
     struct winsize size;
-    size_t width = 80;
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 10) width = size.ws_col;
-    if (strlen(line) >= width) {
-        size_t cut = width - 1;
-        while (cut > 0 && ((unsigned char)line[cut] & 0xc0) == 0x80)
-            cut--;
-        line[cut] = 0;
-    }
-    fprintf(stderr, "\r%s\033[K", line);
-    fflush(stderr);
-    p->drawn = true;
+    const char *columns = getenv("COLUMNS");
+    int64_t width = 80;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+    if (columns && err_is(text_parse_int(&width, columns, 1, 10000))) width = 80;
+    return (size_t)width;
 }
 
+static size_t columns_of(const char *text)
+{
+    size_t n = 0;
+    for (; *text; text++)
+        n += ((unsigned char)*text & 0xc0) != 0x80; /* bytes that begin a UTF-8 character */
+    return n;
+}
+
+/* Cuts after `width` characters, never inside one. */
+static void cut(char *line, size_t width)
+{
+    for (size_t seen = 0; *line; line++) {
+        bool begins = ((unsigned char)*line & 0xc0) != 0x80;
+        if (begins && seen++ == width) break;
+    }
+    *line = 0;
+}
+
+void progress_fit(char out[PROGRESS_LINE_BYTES], const struct progress_parts *parts, size_t width)
+{
+    struct progress_parts p = *parts;
+    const char **droppable[] = {&p.rate, &p.left, &p.detail};
+    for (size_t dropped = 0;; dropped++) {
+        snprintf(out, PROGRESS_LINE_BYTES, "%s%s%s%s%s%s%s%s%s", p.what, p.far ? "  " : "",
+                 p.far ? p.far : "", p.detail ? "  " : "", p.detail ? p.detail : "",
+                 p.rate ? "  " : "", p.rate ? p.rate : "", p.left ? "  " : "",
+                 p.left ? p.left : "");
+        if (columns_of(out) <= width || dropped == sizeof droppable / sizeof *droppable) break;
+        *droppable[dropped] = NULL;
+    }
+    cut(out, width);
+}
+
+/* One column stays free: a line that fills the terminal moves the cursor to the next one, and \r
+ * would then return to the wrong line. */
+static void draw(const struct progress *p, const struct progress_parts *parts)
+{
+    char line[PROGRESS_LINE_BYTES];
+    progress_fit(line, parts, p->terminal ? terminal_width() - 1 : PROGRESS_LINE_BYTES - 1);
+    if (p->terminal)
+        fprintf(stderr, "\r%s\033[K", line); /* \033[K erases the rest of a longer line */
+    else
+        fprintf(stderr, "%s\n", line);
+    fflush(stderr);
+}
+
+/* Called after every step or batch, which may be thousands of times a second; the clock decides
+ * whether a line is due. The time left assumes that the rest goes as fast as the part done. */
 void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t units,
                      const char *detail)
 {
@@ -47,34 +89,33 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t
     uint64_t pause = p->terminal ? PROGRESS_TERMINAL_MS : PROGRESS_PLAIN_MS;
     if (now - p->shown_ms < pause) return;
     p->shown_ms = now;
-    char far[64], rate[64] = "", left[48] = "", line[PROGRESS_LINE];
+    char far[64], rate[64], left[48], time[24];
+    struct progress_parts parts = {.what = p->what, .far = far, .detail = detail};
     if (total)
         snprintf(far, sizeof far, "%" PRIu64 "/%" PRIu64 " (%.0f %%)", done, total,
                  100.0 * (double)done / (double)total);
     else
         snprintf(far, sizeof far, "%" PRIu64, done);
-    if (units && spent && p->unit)
-        snprintf(rate, sizeof rate, "  %.*f %s/s", units * 1000 / spent < 10 ? 1 : 0,
+    if (units && spent && p->unit) {
+        snprintf(rate, sizeof rate, "%.*f %s/s", units * 1000 / spent < 10 ? 1 : 0,
                  (double)units * 1000 / (double)spent, p->unit);
+        parts.rate = rate;
+    }
     if (total && done && done <= total) {
-        char time[24];
         text_duration(time, sizeof time,
                       (uint64_t)((double)spent * (double)(total - done) / (double)done));
-        snprintf(left, sizeof left, "  %s left", time);
+        snprintf(left, sizeof left, "%s left", time);
+        parts.left = left;
     }
-    snprintf(line, sizeof line, "%s  %s%s%.120s%s%s", p->what, far, detail ? "  " : "",
-             detail ? detail : "", rate, left);
-    draw(p, line);
+    draw(p, &parts);
 }
 
 void progress_end(struct progress *p, const char *detail)
 {
     if (!p->enabled) return;
-    char line[PROGRESS_LINE], time[24];
+    char time[24];
     text_duration(time, sizeof time, text_now_ms() - p->begun_ms);
-    snprintf(line, sizeof line, "%s  %.200s%s%s", p->what, detail ? detail : "", detail ? "  " : "",
-             time);
-    draw(p, line);
+    draw(p, &(struct progress_parts){.what = p->what, .detail = detail, .left = time});
     if (p->terminal) fputc('\n', stderr);
     p->enabled = false;
 }

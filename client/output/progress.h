@@ -1,24 +1,37 @@
-/* How far long work is, on standard error. On a terminal one updating line: what, how far, rate,
- * time left; elsewhere a plain line every few seconds. A zeroed struct, or one begun with `quiet`,
- * prints nothing. One thread. */
+/* Progress of long work on standard error. On a terminal it is one line that is redrawn and fits the
+ * terminal's width: name, part done, detail, rate, time left. Elsewhere it is a plain line every
+ * few seconds, so that a log shows that work continues. A zeroed struct, and one begun with
+ * `quiet`, prints nothing. For one thread at a time. */
 #ifndef CLIENT_PROGRESS_H
 #define CLIENT_PROGRESS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+enum { PROGRESS_LINE_BYTES = 400 };
+
 struct progress {
-    bool enabled, terminal, drawn;
-    char what[64];
-    const char *unit; /* of the rate: "tokens", "rows" */
+    bool enabled, terminal;
+    char what[64];    /* name of the work: "training" */
+    const char *unit; /* of the rate: "tokens", "rows"; NULL: no rate */
     uint64_t begun_ms, shown_ms;
 };
 
 void progress_begin(struct progress *p, bool quiet, const char *what, const char *unit);
-/* `units` counts the rate; `total` 0: not known; `detail` ("loss 2.31") may be NULL. */
+/* `done` of `total` (0: not known); `units` since the beginning give the rate; `detail`
+ * ("loss 2.31") may be NULL. */
 void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t units,
                      const char *detail);
-/* The last line, complete, with the time it took; also after a failure. */
+/* Prints the last line with the time the work took; call it also after a failure. */
 void progress_end(struct progress *p, const char *detail);
+
+/* The parts of a line, in the order in which they are printed; all but `what` may be NULL. */
+struct progress_parts {
+    const char *what, *far, *detail, *rate, *left;
+};
+/* The line in at most `width` columns: rate, time left and detail are left out, in this order, until
+ * the rest fits; then the line is cut. */
+void progress_fit(char out[PROGRESS_LINE_BYTES], const struct progress_parts *parts, size_t width);
 
 #endif

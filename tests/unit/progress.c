@@ -66,3 +66,29 @@ Test(progress, needs_no_total)
     capture(text, sizeof text, 2, unknown_total);
     cr_expect_str_eq(text, "reading  7\n");
 }
+
+Test(progress, leaves_out_parts_that_do_not_fit_before_it_cuts)
+{
+    char line[PROGRESS_LINE_BYTES];
+    const struct progress_parts parts = {"training", "25/100 (25 %)", "loss 2.5", "90 rows/s",
+                                         "5s left"};
+    const struct progress_parts greek = {.what = "\xce\xb1\xce\xb2\xce\xb3"};
+    const struct {
+        size_t width;
+        const char *line;
+    } row[] = {
+        {80, "training  25/100 (25 %)  loss 2.5  90 rows/s  5s left"},
+        {53, "training  25/100 (25 %)  loss 2.5  90 rows/s  5s left"},
+        {52, "training  25/100 (25 %)  loss 2.5  5s left"},
+        {41, "training  25/100 (25 %)  loss 2.5"},
+        {32, "training  25/100 (25 %)"},
+        {10, "training  "},
+        {0, ""},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        progress_fit(line, &parts, row[i].width);
+        cr_expect_str_eq(line, row[i].line, "%zu: %s", row[i].width, line);
+    }
+    progress_fit(line, &greek, 2);
+    cr_expect_str_eq(line, "\xce\xb1\xce\xb2", "a character is cut: %s", line);
+}
