@@ -99,7 +99,7 @@ static void proc_value(char *out, size_t bytes, const char *text, const char *ke
     }
 }
 
-/* Whole words only: "avx512f" must not be found in "avx512fp16". */
+/* Whole words only: "fma" must not be found in "avx512ifma". */
 static bool has_word(const char *text, const char *word)
 {
     size_t n = strlen(word);

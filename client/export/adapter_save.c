@@ -1,3 +1,5 @@
+/* adapter_save_peft(): the adapter in memory is described as an adapter file, which borrows its
+ * values, and written by agg/adapter. Nothing is copied except the names. */
 #include "client/export/adapter_save.h"
 
 #include "agg/adapter/adapter_file.h"
@@ -8,20 +10,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* An empty factor for an absent one. */
 static struct adapter_file_factor factor(const float *value, uint32_t rows, uint32_t cols)
 {
     if (!value || !rows || !cols) return (struct adapter_file_factor){0};
     return (struct adapter_file_factor){.f32 = value, .rows = rows, .cols = cols};
 }
 
-/* alpha = scale * rank, as a person would have written it where that differs by rounding only. */
+/* The adapter stores scale = alpha / rank as a float. A whole alpha within the rounding error of it
+ * is taken as the value that the user gave. */
 static double alpha_of(const struct adapter_module *m)
 {
     double alpha = (double)m->scale * m->rank, whole = nearbyint(alpha);
     return whole > 0 && fabs(alpha - whole) < 1e-6 * whole ? whole : alpha;
 }
 
-/* The adapter seen as a file's contents: nothing is copied but the names. */
+/* The adapter as an adapter file, borrowing its values; the names and the list are in out's arena.
+ * The metadata of a run stay empty, because no run made it. */
 static err as_file(struct adapter_file *out, const struct adapter *ad)
 {
     TRY(arena_take(&out->module, &out->arena, ad->count, sizeof *out->module));
@@ -56,7 +61,8 @@ static err as_file(struct adapter_file *out, const struct adapter *ad)
     return ERR_NONE;
 }
 
-/* alpha for all, or a pattern that lists every module where they differ. */
+/* One alpha for all modules, or a pattern that lists each. %.17g prints a double that reads back as
+ * the same value. */
 static err put_alphas(struct adapter_file *file, struct bytes *pattern)
 {
     bool same = true;
@@ -80,7 +86,7 @@ static err put_alphas(struct adapter_file *file, struct bytes *pattern)
     return ERR_NONE;
 }
 
-/* What a PEFT directory cannot hold apart, carry and R, beside it: tensors as they were trained. */
+/* Writes the carry and R, which PEFT cannot express, as a state beside the PEFT files. */
 static err save_state(struct adapter_file *file, const struct adapter_save_options *o)
 {
     char path[LIMIT_PATH_BYTES];
@@ -94,6 +100,8 @@ out:
     return e;
 }
 
+/* Flattening is an SVD per module, so it is done only if there is a carry or R. The path of the
+ * base is made absolute, because PEFT resolves it from the directory in which it runs. */
 err adapter_save_peft(const struct adapter *ad, const struct adapter_save_options *o)
 {
     struct adapter_file file = {0};

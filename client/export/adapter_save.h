@@ -1,4 +1,4 @@
-/* An adapter in memory to a PEFT directory that others load. */
+/* Saves an adapter in memory as a PEFT directory. */
 #ifndef CLIENT_ADAPTER_SAVE_H
 #define CLIENT_ADAPTER_SAVE_H
 
@@ -10,6 +10,9 @@ struct adapter_save_options {
     bool replace;
     int threads;
 };
+/* A plain adapter (A and B only) is written as it is. PEFT has no place for a carry or R; such an
+ * adapter is folded into one exact pair per module, and a Fedlora state is written beside it with
+ * all factors separate, from which training can continue. */
 #define ADAPTER_SAVE_STATE "state.safetensors"
 /* An adapter of A and B alone is written as it is; with a carry or R, the whole change is folded
  * into one exact pair a module, and ADAPTER_SAVE_STATE beside it keeps carry, A, B and R apart: a

@@ -1,3 +1,4 @@
+/* The checks that all formats share, and the formats PEFT and GGUF: client/export/export.h. */
 #include "client/export/export.h"
 
 #include "agg/adapter/adapter_file.h"
@@ -7,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A module of another model often has the right name but another shape; without this check the
+ * loader of the other program would fail, with a less useful error, or worse, accept it. */
 static err check_module(const struct adapter_file_module *m, const struct arch *a)
 {
     uint32_t layer, d_out, d_in;
@@ -22,6 +25,7 @@ static err check_module(const struct adapter_file_module *m, const struct arch *
     return ERR_NONE;
 }
 
+/* Shapes first: they cost nothing, while the digest reads all weights. */
 err export_check_base(const struct flatten *delta, const struct model *base, const char *digest)
 {
     struct digest wanted, found;
@@ -44,14 +48,17 @@ err export_peft(const char *dir, const struct flatten *delta, const char *base_p
     return adapter_file_write_peft(dir, &meta, delta->module, delta->count, replace);
 }
 
-/* Row order of a Llama GGUF (engine/model/model.c has the inverse): pair j of a head is rows 2j and 2j
- * + 1. */
+/* Row order of a Llama GGUF, whose rotary embedding pairs neighbouring rows: pair j of a head is
+ * rows 2j and 2j + 1, where Hugging Face has rows j and j + head_dim / 2. engine/model/model.c has
+ * the inverse. */
 static uint32_t hf_row(uint32_t file_row, uint32_t head_dim)
 {
     uint32_t head = file_row / head_dim, t = file_row % head_dim;
     return head * head_dim + t % 2 * (head_dim / 2) + t / 2;
 }
 
+/* B in the file's row order (head_dim 0: unchanged) times `scale`. The flattened factors are shared
+ * with other formats, so the result is a copy. */
 static err scaled_b(const float **out, const struct adapter_file_module *m, uint32_t head_dim,
                     float scale, struct arena *arena)
 {
@@ -67,6 +74,7 @@ static err scaled_b(const float **out, const struct adapter_file_module *m, uint
     return ERR_NONE;
 }
 
+/* GGUF lists dimensions in the opposite order; rows and cols here are those of the matrix. */
 static err gguf_pair(struct gguf_write_tensor out[2], const struct adapter_file_module *m,
                      const struct arch *a, uint32_t rank_most, struct arena *arena)
 {
@@ -88,6 +96,7 @@ static err gguf_pair(struct gguf_write_tensor out[2], const struct adapter_file_
     return ERR_NONE;
 }
 
+/* Two tensors per module: A, then B. */
 static err gguf_tensors(struct gguf_write_tensor **out, const struct flatten *delta,
                         const struct arch *a, uint32_t rank_most, struct arena *arena)
 {
@@ -99,6 +108,7 @@ static err gguf_tensors(struct gguf_write_tensor **out, const struct flatten *de
     return ERR_NONE;
 }
 
+/* llama.cpp accepts an adapter only if its general.architecture is that of the base. */
 err export_gguf(const char *path, const struct flatten *delta, const struct model *base,
                 bool replace)
 {

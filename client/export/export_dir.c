@@ -1,4 +1,8 @@
-/* The directory and configuration of a merged model: client/export/export_parts.h. */
+/* The directory and the configuration of a merged model: client/export/export_parts.h.
+ *
+ * A directory cannot be replaced atomically with rename(2) if the target is not empty. Therefore
+ * the new one is completed beside it, the old one is renamed away, and the new one is renamed into
+ * place. A crash between the two renames leaves both under other names, and nothing is lost. */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/export/export_parts.h"
@@ -11,8 +15,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Limit of a tokenizer file; those of large vocabularies have tens of megabytes. */
 #define COPY_BYTES_MAX (256u << 20)
 
+/* The process id in the name keeps two exports apart. Remains of a crashed process with the same id
+ * are removed. Mode 0777 minus the umask: an export is made to be passed on. */
 err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace)
 {
     size_t size = strlen(dir);
@@ -28,6 +35,7 @@ err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace)
     return mkdir(part, 0777) == 0 ? ERR_NONE : err_sys(errno, "%s", part);
 }
 
+/* Only plain files are removed, because nothing else was created in it. */
 void export_dir_abandon(const char *part)
 {
     DIR *d = opendir(part);
@@ -39,6 +47,7 @@ void export_dir_abandon(const char *part)
     (void)rmdir(part);
 }
 
+/* Without this a power loss could undo the renames. */
 static err sync_parent(const char *part)
 {
     char parent[LIMIT_PATH_BYTES];
@@ -49,6 +58,8 @@ static err sync_parent(const char *part)
     return file_sync_dir(parent);
 }
 
+/* If the second rename fails, the old directory is put back; if that fails too, the error names the
+ * place where it is. */
 err export_dir_commit(const char *part, const char *dir)
 {
     char old[LIMIT_PATH_BYTES + 8];
@@ -62,10 +73,12 @@ err export_dir_commit(const char *part, const char *dir)
             return err_in(e, "the previous directory was kept as %s", old);
         return e;
     }
+    /* Files other than plain ones are not deleted and stay under the old name. */
     if (there) export_dir_abandon(old); /* what is not a plain file in it stays, under that name */
     return sync_parent(part);
 }
 
+/* `digits` is the precision of numbers, see export_config(). */
 static err write_json(const char *dir, const char *name, const json_t *value, size_t digits)
 {
     char path[LIMIT_PATH_BYTES];
@@ -83,6 +96,8 @@ static const char *type_name(enum dtype type)
     return type == DTYPE_F32 ? "float32" : "bfloat16";
 }
 
+/* The base's own file with two changes: the type, under the key that the file uses (transformers 5
+ * renamed torch_dtype to dtype), and tied embeddings, which older files leave to a default. */
 static err config_of_directory(json_t **out, const struct model *base, enum dtype type)
 {
     char path[LIMIT_PATH_BYTES];
@@ -96,7 +111,7 @@ static err config_of_directory(json_t **out, const struct model *base, enum dtyp
     return ERR_NONE;
 }
 
-/* The style before transformers 5, which those since read too. */
+/* The keys rope_theta and rope_scaling of transformers 4, which version 5 reads too. */
 static err config_rope(json_t *config, const struct rope *r)
 {
     json_t *scaling = json_null();
@@ -115,6 +130,7 @@ static err config_rope(json_t *config, const struct rope *r)
     return ERR_NONE;
 }
 
+/* One id, a list of ids, or null, as Hugging Face writes it. */
 static json_t *eos_json(const struct model *m)
 {
     if (m->eos_count == 0) return json_null();
@@ -125,7 +141,8 @@ static json_t *eos_json(const struct model *m)
     return list;
 }
 
-/* A float32 of a GGUF as the decimal it was made from: the shortest that reads back as it. */
+/* A float32 of a GGUF as the decimal that it was made from: the shortest one that reads back as the
+ * same float. 1e-5 would otherwise be printed as 9.99999975e-06. */
 static double shortest(float x)
 {
     char text[32];
@@ -189,6 +206,8 @@ static err config_of_gguf(json_t **out, const struct model *m, enum dtype type)
     return e;
 }
 
+/* float32 values of a GGUF need 9 significant digits to be exact; numbers copied from a directory's
+ * config.json are doubles and need 17. */
 err export_config(const char *dir, const struct model *base, enum dtype type)
 {
     json_t *config = NULL;
@@ -200,6 +219,7 @@ err export_config(const char *dir, const struct model *base, enum dtype type)
     return e;
 }
 
+/* A file that does not exist in the base is skipped: models have different sets of them. */
 static err copy_file(const char *dir, const char *from, const char *name)
 {
     char source[LIMIT_PATH_BYTES], target[LIMIT_PATH_BYTES];
@@ -214,6 +234,7 @@ static err copy_file(const char *dir, const char *from, const char *name)
     return e;
 }
 
+/* All names that transformers and llama.cpp look for, in several generations of file layouts. */
 err export_copy_tokenizer(const char *dir, const char *from)
 {
     static const char *const names[] = {"tokenizer.json",

@@ -1,4 +1,7 @@
-/* export_merged() of client/export/export.h. */
+/* export_merged() of client/export/export.h: the base model with the change added to its weights.
+ *
+ * A weight is read, changed, rounded and written a block of rows at a time, so the memory needed
+ * does not depend on the size of the model. */
 #include "client/export/export.h"
 
 #include "agg/algebra/lowrank.h"
@@ -14,10 +17,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Values of a weight in memory at a time. At least one row, because a product is computed by
+ * rows. */
 enum {
     CHUNK_VALUES = LIMIT_DIMENSION
 }; /* values of a weight in memory at a time: a row at least */
 
+/* Open file and buffers of one merge. */
 struct merge {
     const struct flatten *delta;
     const struct model *base;
@@ -28,6 +34,7 @@ struct merge {
     uint16_t *low; /* (CHUNK_VALUES), BF16 */
 };
 
+/* The module that changes this weight, or NULL. Most weights (norms, embeddings) have none. */
 static const struct adapter_file_module *find_module(const struct flatten *delta,
                                                      const char *weight)
 {
@@ -40,7 +47,8 @@ static const struct adapter_file_module *find_module(const struct flatten *delta
     return NULL;
 }
 
-/* rows (n, cols) += B[row .. row + n) A, summed in float64, rounded once. */
+/* rows (n, cols) += B[row .. row + n) A, summed in float64 and rounded once: rounding the product
+ * before adding it would lose a digit more. */
 static err add_delta(struct merge *m, const struct adapter_file_module *module, uint32_t row,
                      uint32_t n)
 {
@@ -59,6 +67,7 @@ static err add_delta(struct merge *m, const struct adapter_file_module *module, 
     return ERR_NONE;
 }
 
+/* Rounds to the type of the file. */
 static err append_rows(struct merge *m, size_t count)
 {
     if (m->type == DTYPE_F32) return file_out_append(&m->file, m->rows, count * sizeof *m->rows);
@@ -67,6 +76,8 @@ static err append_rows(struct merge *m, size_t count)
     return file_out_append(&m->file, m->low, count * sizeof *m->low);
 }
 
+/* The pages of the base are dropped after each weight, or a large model would fill the page cache
+ * of the process. */
 static err append_weight(struct merge *m, const struct model_slot *slot)
 {
     const struct weight *w = slot->weight;
@@ -82,6 +93,8 @@ static err append_weight(struct merge *m, const struct model_slot *slot)
     return ERR_NONE;
 }
 
+/* safetensors needs all sizes before the first value, so the header is computed from the shapes and
+ * the values follow in the same order. The metadata format=pt is what transformers checks for. */
 static err write_weights(struct merge *m, const char *path, struct arena *arena)
 {
     struct model_slot *slot;
@@ -107,6 +120,7 @@ static err write_weights(struct merge *m, const char *path, struct arena *arena)
     return file_out_commit(&m->file);
 }
 
+/* lowrank_begin() makes the BLAS library single-threaded, and with it the sums reproducible. */
 static err merge_weights(const char *dir, const struct flatten *delta, const struct model *base,
                          enum dtype type)
 {
@@ -127,6 +141,7 @@ out:
     return e;
 }
 
+/* Notes are joined with "; " and cut at the size of the buffer. */
 static void note_add(const struct export_merged_options *o, const char *text)
 {
     if (o->note == NULL || o->note_bytes == 0) return;
@@ -134,6 +149,8 @@ static void note_add(const struct export_merged_options *o, const char *text)
     (void)snprintf(o->note + used, o->note_bytes - used, "%s%s", used ? "; " : "", text);
 }
 
+/* A tokenizer that cannot be converted is a note and not an error: the weights are complete, and
+ * the user can copy the tokenizer from the original model. */
 static err fill(const char *dir, const struct flatten *delta, const struct model *base,
                 const struct export_merged_options *o)
 {
@@ -146,6 +163,7 @@ static err fill(const char *dir, const struct flatten *delta, const struct model
     return ERR_NONE;
 }
 
+/* The checks come first, so that nothing is written for a wrong base. */
 err export_merged(const char *dir, const struct flatten *delta, const struct model *base,
                   const struct export_merged_options *options)
 {

@@ -1,6 +1,8 @@
-/* tokenizer.json and tokenizer_config.json from a GGUF's keys, for the tokenizers whose Hugging
- * Face form is known: byte-level BPE of GPT-2, SmolLM, StarCoder, Llama 3 and Qwen 2, and
- * SentencePiece BPE. */
+/* tokenizer.json and tokenizer_config.json from a GGUF's keys.
+ *
+ * A GGUF stores a vocabulary and the name of a pre-tokenizer, while tokenizer.json describes each
+ * step (normalizer, pre-tokenizer, model, decoder). The steps are known for byte-level BPE of
+ * GPT-2, SmolLM, StarCoder, Llama 3 and Qwen 2, and for SentencePiece BPE; other kinds are refused. */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/export/export_parts.h"
@@ -9,18 +11,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Token types of tokenizer.ggml.token_type. */
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER };
 
+/* U+2581, by which SentencePiece stands for a space. */
 #define MARK "\xE2\x96\x81"
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+/* The regular expressions of the original tokenizer.json files. */
 static const char llama3_pattern[] =
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL;
 static const char qwen2_pattern[] =
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL;
 
-/* By GGUF's tokenizer.ggml.pre. */
+/* How each pre-tokenizer name of a GGUF (tokenizer.ggml.pre) is expressed. */
 static const struct pre_row {
     const char *name;
     bool digits;         /* digits one by one first */
@@ -37,6 +42,7 @@ static const struct pre_row {
     {.name = "qwen2", .pattern = qwen2_pattern, .nfc = true},
 };
 
+/* The arrays of the GGUF, borrowed from its map, and the arena of their lists. */
 struct vocab {
     const struct gguf *g;
     struct arena arena;
@@ -46,6 +52,8 @@ struct vocab {
     size_t count;
 };
 
+/* SentencePiece has scores instead of merges. A shorter array would be read past its end, so
+ * lengths are compared with the vocabulary. */
 static err read_vocab(struct vocab *v, bool scored)
 {
     size_t n;
@@ -64,17 +72,20 @@ static err read_vocab(struct vocab *v, bool scored)
     return ERR_NONE;
 }
 
+/* NULL if the token is not UTF-8; callers report which. */
 static json_t *text_json(struct gguf_str s)
 {
     return json_stringn(s.data, s.size);
 }
 
+/* Tokens that are matched as a whole before the text is split, such as <|im_end|>. */
 static bool is_added(const struct vocab *v, size_t id)
 {
     int32_t type = v->type != NULL ? v->type[id] : TYPE_NORMAL;
     return type == TYPE_CONTROL || type == TYPE_USER || type == TYPE_UNKNOWN;
 }
 
+/* A user-defined token is not "special", so that decoders print it. */
 static err added_json(json_t *list, const struct vocab *v)
 {
     for (size_t id = 0; id < v->count; id++) {
@@ -89,6 +100,7 @@ static err added_json(json_t *list, const struct vocab *v)
     return ERR_NONE;
 }
 
+/* Not checked for UTF-8 here, because json_dumps() does it when the file is written. */
 static err vocab_json(json_t *object, const struct vocab *v)
 {
     for (size_t id = 0; id < v->count; id++)
@@ -98,7 +110,8 @@ static err vocab_json(json_t *object, const struct vocab *v)
     return ERR_NONE;
 }
 
-/* "left right" to ["left", "right"]: the first space that is not the first byte parts them. */
+/* "left right" becomes ["left", "right"]. A token may begin with a space in these files, so the
+ * separator is the first space that is not the first byte. */
 static err merges_json(json_t *list, const struct vocab *v)
 {
     const struct gguf_str *merge;
@@ -126,12 +139,14 @@ out:
     return e;
 }
 
+/* A way to join two tokens into a third one. */
 struct scored_split {
     float score;
     int32_t whole, left, right;
 };
 
-/* Best score first; of equal ones the token that comes first, then the earlier parts. */
+/* The best score first. Equal scores are ordered by ids, so that the file does not depend on
+ * qsort(). */
 static int compare_splits(const void *a, const void *b)
 {
     const struct scored_split *x = a, *y = b;
@@ -147,7 +162,9 @@ static int32_t find_id(const json_t *ids, const char *data, size_t size)
     return id != NULL ? (int32_t)json_integer_value(id) : -1;
 }
 
-/* SentencePiece joins the pair whose whole scores best; the same as merges in order of score. */
+/* SentencePiece always joins the pair whose joined token has the best score. That equals BPE with
+ * one merge for every way to split every token into two known tokens, ordered by score. Special
+ * tokens take no part in it. */
 static err splits_of(struct scored_split **out, size_t *count, const struct vocab *v,
                      const json_t *ids)
 {
@@ -195,11 +212,13 @@ static err scored_merges_json(json_t *list, const struct vocab *v, const json_t 
     return e;
 }
 
+/* The step that maps bytes to printable characters; %s: whether it also splits by GPT-2's
+ * pattern. */
 static const char byte_level[] =
     "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
     "\"use_regex\":%s}";
 
-/* {"type": "Sequence", "pretokenizers": [...]} */
+/* {"type": "Sequence", "pretokenizers": [...]}, with the digits first, as in the original files. */
 static err pre_json(json_t **out, const struct pre_row *row)
 {
     char text[sizeof byte_level + 8];
@@ -221,6 +240,7 @@ static err pre_json(json_t **out, const struct pre_row *row)
     return e;
 }
 
+/* ByteLevel is pre-tokenizer and decoder. */
 static err byte_level_json(json_t *root, json_t *model, const struct vocab *v,
                            const struct pre_row *row)
 {
@@ -237,6 +257,8 @@ static err byte_level_json(json_t *root, json_t *model, const struct vocab *v,
     return ERR_NONE;
 }
 
+/* SentencePiece: spaces become MARK and one is put in front (unless the GGUF says otherwise); the
+ * decoder reverts both. byte_fallback encodes unknown characters as tokens <0x..>. */
 static err piece_json(json_t *root, json_t *model, const struct vocab *v)
 {
     static const char prepend[] = "{\"type\":\"Prepend\",\"prepend\":\"" MARK "\"}";
@@ -273,6 +295,8 @@ static err piece_json(json_t *root, json_t *model, const struct vocab *v)
     return ERR_NONE;
 }
 
+/* *row is NULL for SentencePiece. A GGUF without a pre-tokenizer name is too old to tell its
+ * kind. */
 static err find_kind(const struct pre_row **row /* NULL: SentencePiece */, const struct gguf *g)
 {
     struct gguf_str model, pre = {.data = "none", .size = 4};
@@ -291,6 +315,8 @@ static err find_kind(const struct pre_row **row /* NULL: SentencePiece */, const
         pre.data);
 }
 
+/* The objects are inserted into the root first and filled afterwards, so that the root owns them
+ * when an error occurs. */
 static err fill_root(json_t *root, struct vocab *v)
 {
     const struct pre_row *row;
@@ -307,6 +333,7 @@ static err fill_root(json_t *root, struct vocab *v)
     return row == NULL ? piece_json(root, model, v) : byte_level_json(root, model, v, row);
 }
 
+/* tokenizer_config.json names special tokens by their text and not by their id. */
 static err add_token_name(json_t *config, const struct vocab *v, const char *key,
                           const char *gguf_key)
 {
@@ -316,6 +343,8 @@ static err add_token_name(json_t *config, const struct vocab *v, const char *key
     return ERR_NONE;
 }
 
+/* PreTrainedTokenizerFast reads everything from tokenizer.json and needs no code of the model's
+ * own. */
 static err fill_config(json_t *config, const struct vocab *v)
 {
     struct gguf_str template = {0};
@@ -330,6 +359,7 @@ static err fill_config(json_t *config, const struct vocab *v)
     return ERR_NONE;
 }
 
+/* The order of the keys is kept: ids follow the vocabulary, which makes the file readable. */
 static err write_json(const char *dir, const char *name, const json_t *value)
 {
     char path[LIMIT_PATH_BYTES];
@@ -341,6 +371,7 @@ static err write_json(const char *dir, const char *name, const json_t *value)
     return e;
 }
 
+/* Both documents are complete before the first file is written. */
 err export_tokenizer(const char *dir, const struct gguf *g)
 {
     struct vocab v = {.g = g};

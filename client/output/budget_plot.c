@@ -1,3 +1,5 @@
+/* The SVG is written by hand: it needs only lines, text and one polyline, and any browser shows
+ * it. */
 #include "client/output/budget_plot.h"
 
 #include "base/bytes.h"
@@ -5,13 +7,15 @@
 
 #include <math.h>
 
+/* The picture and its margins in pixels, and about how many labels an axis gets. */
 enum { WIDTH = 720, HEIGHT = 440, LEFT = 76, RIGHT = 24, TOP = 66, BOTTOM = 62, TICKS = 6 };
 
 struct axis {
     double end, step; /* from 0 */
 };
 
-/* The end of an axis that holds `most`, in steps of 1, 2 or 5 times a power of ten. */
+/* The end of an axis that holds `most`, in steps of 1, 2 or 5 times a power of ten, so that labels
+ * are round numbers. 1e-9 keeps a maximum that is itself round from getting another step. */
 static struct axis axis_choose(double most)
 {
     double power = pow(10, floor(log10(most / TICKS))), ratio = most / TICKS / power;
@@ -19,6 +23,7 @@ static struct axis axis_choose(double most)
     return (struct axis){ceil(most / step - 1e-9) * step, step};
 }
 
+/* Pixels from a value; y grows downwards in SVG. */
 static double across(const struct axis *x, double value)
 {
     return LEFT + value / x->end * (WIDTH - LEFT - RIGHT);
@@ -29,6 +34,7 @@ static double down(const struct axis *y, double value)
     return HEIGHT - BOTTOM - value / y->end * (HEIGHT - TOP - BOTTOM);
 }
 
+/* Title, subtitle and the names of the axes. A white background, for viewers with a dark one. */
 static err draw_frame(struct bytes *out, const struct budget_plot *p)
 {
     TRY(bytes_printf(out,
@@ -48,6 +54,8 @@ static err draw_frame(struct bytes *out, const struct budget_plot *p)
                         (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, (TOP + HEIGHT - BOTTOM) / 2);
 }
 
+/* The multiples are computed from i instead of being added up, so that labels have no rounding
+ * error. */
 static err draw_axes(struct bytes *out, const struct axis *x, const struct axis *y)
 {
     for (int i = 0; i * y->step <= y->end * (1 + 1e-9); i++) {
@@ -69,6 +77,7 @@ static err draw_axes(struct bytes *out, const struct axis *x, const struct axis 
     return ERR_NONE;
 }
 
+/* The budget as a dashed line if there is one, the curve, and the value at its end. */
 static err draw_curve(struct bytes *out, const struct budget_plot *p, const struct axis *x,
                       const struct axis *y)
 {
@@ -94,6 +103,7 @@ static err draw_curve(struct bytes *out, const struct budget_plot *p, const stru
                         p->epsilon[last]);
 }
 
+/* The vertical axis leaves 4 % above the curve for the label. */
 err budget_plot_write(const char *path, const struct budget_plot *plot, bool replace)
 {
     struct bytes out = {.max = 1 << 20};

@@ -1,5 +1,4 @@
-/* A curve of epsilon over rounds as an SVG: axes with round numbers, labels, the budget as a line.
- */
+/* A curve of epsilon over steps as an SVG file, with labelled axes and the budget as a line. */
 #ifndef CLIENT_BUDGET_PLOT_H
 #define CLIENT_BUDGET_PLOT_H
 
@@ -15,7 +14,7 @@ struct budget_plot {
     const char *title, *subtitle;   /* plain text; of letters that XML leaves alone */
 };
 
-/* ERR_INPUT when the file exists and is not to be replaced. */
+/* ERR_INPUT when the file exists and `replace` is false. */
 err budget_plot_write(const char *path, const struct budget_plot *plot, bool replace);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "kv_heads" is shown as "kv heads". */
+/* "kv_heads" is printed as "kv heads". */
 static void shown_name(char *out, size_t bytes, const char *key)
 {
     snprintf(out, bytes, "%s", key);
@@ -16,11 +16,14 @@ static void shown_name(char *out, size_t bytes, const char *key)
         if (*p == '_') *p = ' ';
 }
 
+/* A list of objects; its first element decides, because all of them are built by the same code. */
 static bool is_table(const json_t *value)
 {
     return json_is_array(value) && json_is_object(json_array_get(value, 0));
 }
 
+/* Lists of single values are printed on one line; a nested object only by its size, because it is
+ * printed separately. */
 static void shown_value(char *out, size_t bytes, const json_t *value)
 {
     *out = 0;
@@ -61,7 +64,7 @@ static void shown_value(char *out, size_t bytes, const json_t *value)
     }
 }
 
-/* Single values, indented; nested objects one level deeper. */
+/* Single values, indented by depth. Tables follow after all of them. */
 static err add_values(struct table *t, const json_t *object, int indent)
 {
     const char *key;
@@ -83,7 +86,8 @@ static err add_values(struct table *t, const json_t *object, int indent)
     return ERR_NONE;
 }
 
-/* The first object's keys are the columns; numbers are set to the right. */
+/* The keys of the first object are the columns, and its types decide the alignment. A row that
+ * lacks a key has an empty cell. */
 static err print_list(const char *name, const json_t *list, size_t rows_max)
 {
     enum { COLUMNS_MAX = 24 };
@@ -121,6 +125,7 @@ out:
     return e;
 }
 
+/* All single values first, then the tables: values after a long table would be overlooked. */
 static err print_people(const json_t *document, size_t rows_max)
 {
     struct table t;
@@ -136,6 +141,8 @@ static err print_people(const json_t *document, size_t rows_max)
     return e;
 }
 
+/* Canonical JSON: the same result is always the same bytes, so that scripts and tests can compare
+ * it. */
 err report_json(const json_t *value)
 {
     struct bytes text = {.max = LIMIT_JSON_BYTES};

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A longer cell is cut: the table is for people, and --json has the whole value. */
 enum { TABLE_BYTES = 64 << 20, TABLE_CELL = 1024 };
 
 void table_begin(struct table *t, const char *align)
@@ -13,6 +14,9 @@ void table_begin(struct table *t, const char *align)
     *t = (struct table){.align = align};
 }
 
+/* The cells are kept until the end, because the width of a column is known only then. The list
+ * grows by doubling inside the arena; the old list is wasted, which the arena frees with the
+ * rest. */
 err table_cell(struct table *t, const char *format, ...)
 {
     char text[TABLE_CELL];
@@ -40,7 +44,8 @@ err table_row(struct table *t, const char *const *text)
     return ERR_NONE;
 }
 
-/* Columns on the screen: code points, as names are not in wide scripts here. */
+/* Code points, which equal columns for the scripts that occur in names here; wide characters of
+ * East Asian scripts would need a table. */
 static size_t text_width(const char *text)
 {
     size_t n = 0;
@@ -49,6 +54,7 @@ static size_t text_width(const char *text)
     return n;
 }
 
+/* The last column is not padded, so that lines have no trailing spaces. */
 err table_write(struct bytes *out, const struct table *t)
 {
     size_t columns = strlen(t->align), width[64] = {0};

@@ -1,4 +1,5 @@
-/* Aligned columns of text for people: cells are added in reading order, then all is printed. */
+/* Aligned columns of text for people: cells are added in reading order, then everything is
+ * printed. */
 #ifndef CLIENT_TABLE_H
 #define CLIENT_TABLE_H
 
@@ -17,10 +18,10 @@ struct table {
 /* `align` must outlive the table. */
 void table_begin(struct table *t, const char *align);
 err table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* All of a row's cells; texts are copied. */
+/* Adds all cells of a row; texts are copied. */
 err table_row(struct table *t, const char *const *text);
-/* Appends the lines: two spaces between columns, none at the end of a line. The last row is whole.
- */
+/* Appends the lines to *out: two spaces between columns and none at the end of a line. The number
+ * of cells must be a multiple of the columns. */
 err table_write(struct bytes *out, const struct table *t);
 err table_print(const struct table *t); /* to standard output */
 void table_close(struct table *t);
