@@ -17,11 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Values of a weight in memory at a time. At least one row, because a product is computed by
- * rows. */
-enum {
-    CHUNK_VALUES = LIMIT_DIMENSION
-}; /* values of a weight in memory at a time: a row at least */
+/* Values of a weight in memory at a time: at least one row, because products are made by rows. */
+enum { CHUNK_VALUES = LIMIT_DIMENSION };
 
 /* Open file and buffers of one merge. */
 struct merge {

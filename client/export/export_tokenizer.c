@@ -2,7 +2,7 @@
  *
  * A GGUF stores a vocabulary and the name of a pre-tokenizer, while tokenizer.json describes each
  * step (normalizer, pre-tokenizer, model, decoder). The steps are known for byte-level BPE of
- * GPT-2, SmolLM, StarCoder, Llama 3 and Qwen 2, and for SentencePiece BPE; other kinds are refused. */
+ * GPT-2, SmolLM, StarCoder, Llama 3 and Qwen 2, and for SentencePiece BPE. Others are refused. */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/export/export_parts.h"

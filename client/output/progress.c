@@ -21,8 +21,8 @@ void progress_begin(struct progress *p, bool quiet, const char *what, const char
     snprintf(p->what, sizeof p->what, "%s", what);
 }
 
-/* Columns of the terminal: from the kernel, else from COLUMNS (a terminal emulator over a pipe), else
- * 80. Asked for every line, because the user may resize the window. */
+/* Columns of the terminal: from the kernel, else from COLUMNS (a terminal without a size), else 80.
+ * Asked for every line, because the user may resize the window. */
 static size_t terminal_width(void)
 {
     struct winsize size;

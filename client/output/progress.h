@@ -1,6 +1,6 @@
-/* Progress of long work on standard error. On a terminal it is one line that is redrawn and fits the
- * terminal's width: name, part done, detail, rate, time left. Elsewhere it is a plain line every
- * few seconds, so that a log shows that work continues. A zeroed struct, and one begun with
+/* Progress of long work on standard error. On a terminal it is one line that is redrawn and fits
+ * the terminal's width: name, part done, detail, rate, time left. Elsewhere it is a plain line
+ * every few seconds, so that a log shows that work continues. A zeroed struct, and one begun with
  * `quiet`, prints nothing. For one thread at a time. */
 #ifndef CLIENT_PROGRESS_H
 #define CLIENT_PROGRESS_H
@@ -30,8 +30,8 @@ void progress_end(struct progress *p, const char *detail);
 struct progress_parts {
     const char *what, *far, *detail, *rate, *left;
 };
-/* The line in at most `width` columns: rate, time left and detail are left out, in this order, until
- * the rest fits; then the line is cut. */
+/* The line in at most `width` columns: rate, time left and detail are left out, in this order,
+ * until the rest fits; then the line is cut. */
 void progress_fit(char out[PROGRESS_LINE_BYTES], const struct progress_parts *parts, size_t width);
 
 #endif
