@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* 64 bytes is a cache line and the widest vector register. */
 enum { ARENA_ALIGN = 64, ARENA_BLOCK = 64 * 1024 };
 
 struct arena_block {
@@ -13,7 +14,7 @@ struct arena_block {
     size_t left;
 };
 
-/* calloc, so that large blocks come as untouched zero pages of the kernel. */
+/* calloc(), because the kernel gives large blocks as zero pages that cost nothing until touched. */
 static struct arena_block *arena_block_make(size_t need)
 {
     size_t room = need > ARENA_BLOCK ? need : ARENA_BLOCK;

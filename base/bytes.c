@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Room for `more` bytes and the zero behind them. */
+/* Makes room for `more` bytes and the zero behind them, by doubling, so that appending n bytes one
+ * by one takes O(n) time. */
 static err bytes_grow(struct bytes *b, size_t more)
 {
     REQUIRE(b->max > 0);
@@ -37,6 +38,7 @@ err bytes_append(struct bytes *b, const void *data, size_t size)
     return ERR_NONE;
 }
 
+/* Formats twice, the first time only to learn the size. No common format has a bound. */
 err bytes_printf(struct bytes *b, const char *format, ...)
 {
     va_list args;

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+/* sodium_init() may be called again and again; here, so that no program forgets it. */
 void digest_begin(struct digest_stream *s)
 {
     REQUIRE(sodium_init() >= 0);
@@ -30,6 +31,7 @@ struct digest digest_of(const void *data, size_t size)
     return digest_end(&s);
 }
 
+/* Pages are given back after each slice: hashing a model must not push other data out of memory. */
 enum { DIGEST_SLICE = 4 << 20 };
 
 err digest_of_file(struct digest *out, const char *path)

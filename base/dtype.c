@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+/* One row per type; `block` values take `bytes` bytes. */
 static const struct {
     const char *name;
     uint16_t block, bytes; /* `block` values take `bytes` bytes */
@@ -27,6 +28,7 @@ const char *dtype_name(enum dtype t)
     return (unsigned)t < DTYPE_COUNT ? dtype_row[t].name : "unknown";
 }
 
+/* A block of 0 marks types without a known size, for which the answer is always false. */
 bool dtype_bytes(size_t *out, enum dtype t, size_t n)
 {
     REQUIRE((unsigned)t < DTYPE_COUNT);
@@ -70,6 +72,8 @@ static uint32_t shift_rounded(uint32_t x, unsigned shift)
     return kept + (rest > half || (rest == half && (kept & 1)));
 }
 
+/* A NaN whose payload is in the low bits only would be rounded to infinity, so a quiet bit is
+ * set. */
 uint16_t bf16_from_f32(float x)
 {
     uint32_t bits = f32_bits(x);

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Error texts quote names from files we do not trust; a terminal must not obey them. */
+/* Error texts quote names from files that are not trusted, and control characters in them could
+ * rewrite the terminal. */
 static void text_clean(char *text)
 {
     size_t n = strlen(text);
@@ -23,7 +24,7 @@ static void text_clean(char *text)
     if (n - start < need) text[start] = 0;
 }
 
-/* "what: why"; of a long `what` the beginning is kept, so that the cause always shows. */
+/* "what: why". A long `what` is cut at 360 bytes, so that the cause is always visible. */
 static void text_join(char out[ERR_TEXT_BYTES], const char *what, const char *why)
 {
     int n = snprintf(out, ERR_TEXT_BYTES, "%.360s: %s", what, why);
@@ -66,6 +67,7 @@ err err_in(err cause, const char *format, ...)
     return e;
 }
 
+/* A switch without default, so that the compiler notices a new kind. */
 int err_exit_code(err e)
 {
     switch (e.kind) {

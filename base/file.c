@@ -25,11 +25,12 @@ struct file_disk file_disk = {
     .ftruncate = ftruncate,
 };
 
+/* A missing file is ERR_INPUT, because a wrong path is corrected by the user; other failures are
+ * ERR_MACHINE. */
 static err file_open_read(int *out, size_t *size, const char *path)
 {
     int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0) {
-        /* A path that is not there is the fault of whoever named it, not of this machine. */
         if (errno == ENOENT || errno == ENOTDIR)
             return err_make(ERR_INPUT, "%s: no such file", path);
         return err_sys(errno, "%s", path);
@@ -49,6 +50,8 @@ static err file_open_read(int *out, size_t *size, const char *path)
     return ERR_NONE;
 }
 
+/* The map stays valid after the descriptor is closed. mmap() refuses a size of 0, so an empty file
+ * has no map. */
 err file_map_open(struct file_map *out, const char *path)
 {
     int fd = -1;
@@ -74,6 +77,7 @@ void file_map_close(struct file_map *map)
     *map = (struct file_map){0};
 }
 
+/* Only whole pages inside the range: a page at its border belongs to neighbouring data too. */
 void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 {
     REQUIRE(offset <= map->size && size <= map->size - offset);
@@ -85,10 +89,10 @@ void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 
 /* ---- writing ---- */
 
-/* Takes the part file for ourselves. Its name is fixed, so that a crash leaves at most one and the
- * next writer reuses it; the lock keeps two writers apart, and the inode check sees a part that its
- * writer renamed between our open and our lock. Who may read it is the umask's word: an export is
- * made to be passed on, and what must stay private lies in folders of mode 0700. */
+/* Opens and locks the part file. Its name is fixed, so that a crash leaves at most one and the next
+ * writer reuses it. The lock keeps two writers apart; the comparison of inodes detects a part that
+ * its writer renamed between our open() and our lock. The mode is left to the umask: an export is
+ * made to be passed on, and private files lie in directories of mode 0700. */
 static err part_open(int *out, const char *part)
 {
     for (int attempt = 0; attempt < 16; attempt++) {
@@ -115,6 +119,7 @@ static err part_open(int *out, const char *part)
     return err_make(ERR_STATE, "%s: replaced by other processes again and again", part);
 }
 
+/* A dangling symbolic link exists too: rename() would replace it. */
 static err path_free(const char *path)
 {
     if (!file_exists(path)) return ERR_NONE;
@@ -137,6 +142,7 @@ err file_out_open(struct file_out *out, const char *path, bool replace)
     return ERR_NONE;
 }
 
+/* Linux writes at most 2 GiB in one call, and less when a signal arrives. */
 err file_out_append(struct file_out *out, const void *data, size_t size)
 {
     REQUIRE(out->part[0] && out->fd >= 0);
@@ -153,6 +159,7 @@ err file_out_append(struct file_out *out, const void *data, size_t size)
     return ERR_NONE;
 }
 
+/* The directory whose entry a rename changes. */
 static void parent_of(char out[4096], const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -164,12 +171,15 @@ static void parent_of(char out[4096], const char *path)
         snprintf(out, 4096, "%.*s", (int)(slash - path), path);
 }
 
+/* The order matters. The data is flushed before the rename, or a power loss could leave a
+ * complete name with missing contents; the directory is flushed after it, or the name itself
+ * could be lost. */
 err file_out_commit(struct file_out *out)
 {
     REQUIRE(out->part[0] && out->fd >= 0);
     if (file_disk.fsync(out->fd) != 0) return err_sys(errno, "%s", out->part);
     if (!out->replace) TRY(path_free(out->path));
-    /* Renamed while the lock is held: nobody can take the part in between. */
+    /* The lock is still held, so no other writer can take the part file in between. */
     if (file_disk.rename(out->part, out->path) != 0) return err_sys(errno, "%s", out->path);
     out->part[0] = 0;
     char parent[4096];
@@ -201,7 +211,8 @@ out:
 
 /* ---- reading, paths ---- */
 
-/* Reads to the end whatever the size said: pipes and /dev/stdin have none. */
+/* Reads until the end whatever size was reported: pipes and /dev/stdin report none, and a file may
+ * grow while it is read. */
 err file_read_all(char **out, size_t *size, const char *path, size_t size_max)
 {
     int fd = -1;
@@ -246,6 +257,7 @@ out:
     return e;
 }
 
+/* Each parent in turn; one that exists is fine, also when another process has just created it. */
 err file_make_dirs(const char *path)
 {
     char part[4096];
@@ -269,13 +281,14 @@ err file_sync_dir(const char *path)
     int fd = file_disk.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (fd < 0) return err_sys(errno, "%s", path);
     err e = ERR_NONE;
-    /* Some file systems cannot flush a directory and say EINVAL; there is nothing to wait for then.
-     */
+    /* Some file systems cannot flush a directory and answer EINVAL; they have nothing to wait
+     * for. */
     if (file_disk.fsync(fd) != 0 && errno != EINVAL) e = err_sys(errno, "%s", path);
     file_disk.close(fd);
     return e;
 }
 
+/* lstat(): a symbolic link exists even if its target does not. */
 bool file_exists(const char *path)
 {
     struct stat st;
@@ -288,6 +301,7 @@ bool file_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* memmove(), because `out` and `dir` may be the same buffer. */
 err file_join(char *out, size_t bytes, const char *dir, const char *name)
 {
     size_t n = strlen(dir), m = strlen(name);

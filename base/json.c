@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Duplicate keys are refused: two readers could take different values of the same file. */
 err json_parse(json_t **out, const char *text, size_t size, const char *what)
 {
     json_error_t cause;
@@ -27,7 +28,7 @@ err json_open(json_t **out, const char *path, size_t size_max)
     return e;
 }
 
-/* NULL when absent or null. */
+/* NULL when absent or null: Hugging Face writes null for "not set". */
 static const json_t *find(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
@@ -44,6 +45,8 @@ static err missing(const char *where, const char *key)
     return err_make(ERR_INPUT, "%s%s%s is missing", where, *where ? ": " : "", key);
 }
 
+/* Some writers turn 4 into 4.0, so a real without a fraction is accepted. Above 2^53 a double
+ * cannot tell neighbouring integers apart. */
 err json_opt_int(int64_t *out, const json_t *object, const char *key, int64_t least, int64_t most,
                  const char *where)
 {
@@ -120,6 +123,7 @@ static int write_part(const char *text, size_t size, void *context)
     return err_is(w->e) ? -1 : 0;
 }
 
+/* On failure *out is cut back to its previous size, so that no half of a document stays in it. */
 err json_write(struct bytes *out, const json_t *value)
 {
     struct writing w = {.out = out};

@@ -13,6 +13,7 @@
 
 enum { LOG_LINE_BYTES = 4096 };
 
+/* Set once by log_init() before threads start, so reading them needs no lock. */
 static enum log_level log_least = LOG_INFO;
 static bool log_json;
 static const char *const log_level_name[] = {"debug", "info", "warn", "error"};
@@ -28,6 +29,7 @@ void log_init(enum log_level least, bool json)
     log_json = json;
 }
 
+/* A longer line is cut, because one event must stay one write(2) to be atomic. */
 static void line_add(struct line *l, const char *text, size_t size)
 {
     size_t room = LOG_LINE_BYTES - 2 - l->size;
@@ -41,7 +43,8 @@ static void line_text(struct line *l, const char *text)
     line_add(l, text, strlen(text));
 }
 
-/* Bare where that is unambiguous, else quoted with \" \\ and \xNN: one event stays one line. */
+/* Bare if that is unambiguous, else quoted with \" \\ and \xNN, so that an event stays one line
+ * whatever a name contains. */
 static void line_value(struct line *l, const char *value)
 {
     bool bare = *value != 0;
@@ -67,6 +70,7 @@ static void line_value(struct line *l, const char *value)
     line_text(l, "\"");
 }
 
+/* UTC with milliseconds: logs of several machines are compared. */
 static void time_text(char out[32])
 {
     uint64_t ms = text_wall_ms();
@@ -100,8 +104,7 @@ static void format_logfmt(struct line *l, const struct log_field *field, size_t 
     }
 }
 
-/* NULL (no memory, or a text that is no UTF-8) becomes null: a log line is never the reason to
- * fail. */
+/* NULL (no memory, or a text that is not UTF-8) becomes null: logging must never make work fail. */
 static json_t *field_json(const struct log_field *f)
 {
     json_t *value = NULL;
@@ -117,7 +120,8 @@ static json_t *event_json(const char *time, enum log_level level, const char *ev
                      event);
 }
 
-/* A cut line would be no JSON: an event too long for one says so instead of its fields. */
+/* A line that is cut would not be JSON. An event that is too long is logged without its fields and
+ * with "cut": true. */
 static void format_json(struct line *l, json_t *object, const struct log_field *field, size_t count)
 {
     for (size_t i = 0; i < count; i++)

@@ -1,3 +1,5 @@
+/* Values, files and the command line of base/option.h; help texts and sample files are in
+ * option_help.c. */
 #include "base/option.h"
 
 #include "base/file.h"
@@ -36,6 +38,7 @@ static err parse_flag(bool *out, const char *text)
     return err_make(ERR_INPUT, "\"%.60s\": expected yes or no", text);
 }
 
+/* The error lists the words, which are few, and suggests the nearest one. */
 static err parse_choice(int *out, const struct option_row *row, const char *text)
 {
     char known[256];
@@ -54,7 +57,7 @@ static err parse_choice(int *out, const struct option_row *row, const char *text
                     known, nearest ? "; did you mean " : "", nearest ? nearest : "");
 }
 
-/* Lists grow by doubling in the arena: few values, read once. */
+/* The list grows by doubling inside the arena; old lists are wasted, but they are short and few. */
 static err list_add(struct option_list *list, const char *text, struct arena *arena)
 {
     if ((list->count & (list->count - 1)) == 0) { /* 0, 1, 2, 4, ...: full */
@@ -108,6 +111,8 @@ const struct option_row *option_row_at(const struct option_set *set, size_t n)
     return NULL;
 }
 
+/* Only whole names: an abbreviation that is unique today would become ambiguous with a new
+ * option. */
 static const struct option_row *row_of_flag(const struct option_set *set, const char *name,
                                             size_t size)
 {
@@ -176,7 +181,8 @@ static err seen_list(struct seen *seen, void *options, const struct option_row *
     return ERR_NONE;
 }
 
-/* Two rows of one name would hide each other: our own mistake, found at the first start. */
+/* Two rows of one name would hide each other. That is a mistake of the program, and it is found at
+ * the first start instead of by a user. */
 static void require_unique(const struct option_set *set)
 {
     const struct option_row *a, *b;
@@ -205,6 +211,7 @@ err option_defaults(void *options, const struct option_set *set, struct arena *a
 
 /* ---- files ---- */
 
+/* State of one file being read; `e` is the first error, at which reading stops. */
 struct reading {
     void *options;
     const struct option_set *set;
@@ -215,7 +222,7 @@ struct reading {
     err e; /* the first one */
 };
 
-/* inih asks for one line at a time; we hand it out, and so know its number. */
+/* inih asks for one line at a time. Handing out the lines here gives their numbers for errors. */
 static char *read_line(char *out, int room, void *context)
 {
     struct reading *r = context;
@@ -234,6 +241,7 @@ static char *read_line(char *out, int room, void *context)
     return out;
 }
 
+/* Called by inih for each pair; 0 stops it. */
 static int take_pair(void *context, const char *section, const char *name, const char *value)
 {
     struct reading *r = context;
@@ -251,6 +259,9 @@ static int take_pair(void *context, const char *section, const char *name, const
     return 0;
 }
 
+/* inih would cut a line at a zero byte silently, so such a file is refused. Its global settings
+ * are set before each use; multi-line values are off because an indented line is more often a
+ * mistake. */
 err option_read_file(void *options, const struct option_set *set, const char *path,
                      struct arena *arena)
 {
@@ -263,8 +274,7 @@ err option_read_file(void *options, const struct option_set *set, const char *pa
         e = err_make(ERR_INPUT, "%s: contains a zero byte: expected a text file", path);
         goto out;
     }
-    ini_use_stack =
-        false; /* lines longer than the library's stack buffer: paths, lists of members */
+    ini_use_stack = false; /* a line (paths, lists of members) may exceed its stack buffer */
     ini_max_line = OPTION_LINE_BYTES;
     ini_initial_alloc = OPTION_LINE_BYTES;
     ini_allow_realloc = false;
@@ -298,6 +308,7 @@ err option_assign(void *options, const struct option_set *set, const char *assig
 
 /* ---- the command line ---- */
 
+/* State of one command line being read. */
 struct args {
     void *options;
     const struct option_set *set;
@@ -307,6 +318,7 @@ struct args {
     struct seen seen;
 };
 
+/* `text` is the value after '=', or NULL if it is the next argument. */
 static err args_set(struct args *a, const struct option_row *row, const char *shown,
                     const char *text)
 {
@@ -320,6 +332,7 @@ static err args_set(struct args *a, const struct option_row *row, const char *sh
     return err_is(e) ? err_in(e, "%s", shown) : e;
 }
 
+/* "--no-name" is tried only after the whole name, so that an option may begin with "no-". */
 static err args_long(struct args *a, const char *arg)
 {
     const char *name = arg + 2, *equals = strchr(name, '=');
@@ -339,6 +352,7 @@ static err args_long(struct args *a, const char *arg)
                     nearest ? nearest : "", nearest ? "?" : "");
 }
 
+/* "-o FILE" and "-oFILE"; letters are not combined ("-qv"), because a value could hide in them. */
 static err args_short(struct args *a, const char *arg)
 {
     char shown[3] = {'-', arg[1], 0};
@@ -351,6 +365,7 @@ static err args_short(struct args *a, const char *arg)
     return args_set(a, row, shown, arg[2] ? arg + 2 : NULL);
 }
 
+/* A lone "-" is an argument, as many programs use it for standard input. */
 err option_read_args(void *options, const struct option_set *set, int argc, char **argv,
                      struct option_list *rest, struct arena *arena)
 {

@@ -1,4 +1,4 @@
-/* Help texts and sample files: the same tables, written for people. */
+/* Help texts and sample configuration files, generated from the tables of base/option.h. */
 #include "base/option.h"
 
 #include <stdbool.h>
@@ -12,6 +12,7 @@ static err choices_text(struct bytes *out, const struct option_row *row)
     return ERR_NONE;
 }
 
+/* A flag that is on by default is printed as --no-NAME, because that is the form with an effect. */
 static err left_column(struct bytes *out, const struct option_row *row)
 {
     if (row->letter)
@@ -56,6 +57,7 @@ err option_help_wrap(struct bytes *out, const char *text, size_t indent, size_t 
     return bytes_append(out, "\n", 1);
 }
 
+/* A left column that is too wide gets a line of its own. */
 err option_help(struct bytes *out, const struct option_set *set)
 {
     enum { INDENT = 32 };
@@ -112,8 +114,8 @@ static bool same_section(const struct option_row *a, const struct option_row *b)
     return section_size(b->key) == size && memcmp(a->key, b->key, size) == 0;
 }
 
-/* A section is written whole where its first row stands; keys of no section come before all
- * sections, or they would be read as part of one. */
+/* A section is written completely at the place of its first row. Keys without a section come before
+ * all sections, because behind one they would be read as part of it. */
 static err sample_sections(struct bytes *out, const struct option_set *set, bool named)
 {
     const struct option_row *row, *other;

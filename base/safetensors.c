@@ -1,3 +1,6 @@
+/* Reading and writing of base/safetensors.h. The reader is the first code that touches bytes from
+ * the network, so it checks the header completely before any tensor is used; its tests include a
+ * fuzzer. */
 #include "base/safetensors.h"
 
 #include "base/limits.h"
@@ -22,6 +25,7 @@ static enum dtype plain_dtype(const char *name)
     return DTYPE_NONE;
 }
 
+/* jansson has signed 64-bit integers; larger ones are reported by header_parse(). */
 static bool get_u64(uint64_t *out, const json_t *value)
 {
     if (!json_is_integer(value) || json_integer_value(value) < 0) return false;
@@ -29,7 +33,7 @@ static bool get_u64(uint64_t *out, const json_t *value)
     return true;
 }
 
-/* One header entry, without looking at other entries or at the data. */
+/* Checks one header entry by itself, without other entries or the data. */
 static err entry_read(struct tensor *t, uint64_t range[2], const char *name, const json_t *info)
 {
     static const char *const kind = "InvalidHeaderDeserialization";
@@ -57,6 +61,7 @@ static err entry_read(struct tensor *t, uint64_t range[2], const char *name, con
     return ERR_NONE;
 }
 
+/* A tensor and its range of bytes behind the header. */
 struct entry {
     struct tensor tensor;
     uint64_t range[2];
@@ -70,8 +75,9 @@ static int entry_by_range(const void *a, const void *b)
     return strcmp(x->tensor.name, y->tensor.name);
 }
 
-/* Tensors in the order of their bytes: no gap, no overlap, sizes that fit. *end: where the last
- * ends. */
+/* Checks the tensors in the order of their bytes: no gap, no overlap, and sizes that match shape
+ * and dtype. A gap could hide data that two readers treat differently. *end is the end of the last
+ * one. */
 static err entries_check(struct entry *entry, size_t count, uint64_t *end)
 {
     uint64_t start = 0;
@@ -182,6 +188,8 @@ static err header_read(struct safetensors *st, const json_t *header, const uint8
     return ERR_NONE;
 }
 
+/* Integers above 63 bits are an error of jansson; the reference reader accepts 64 bits and fails at
+ * their product, so the same name is reported. */
 static err header_parse(json_t **out, const uint8_t *text, size_t size)
 {
     json_error_t cause;
@@ -190,7 +198,6 @@ static err header_parse(json_t **out, const uint8_t *text, size_t size)
         *out = header;
         return ERR_NONE;
     }
-    /* Sizes over 63 bits: the reference reads 64 and stops at their product. */
     if (json_error_code(&cause) == json_error_numeric_overflow)
         return verdict("ValidationOverflow", "a size or offset overflows");
     return err_make(ERR_INPUT, "InvalidHeaderDeserialization: at byte %d: %s", cause.position,
@@ -265,6 +272,7 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key)
 
 /* ---- writing ---- */
 
+/* jansson quotes and escapes, and refuses text that is not UTF-8. */
 static err append_text(struct bytes *out, const char *text)
 {
     json_t *value = json_string(text);
@@ -277,6 +285,7 @@ static err append_text(struct bytes *out, const char *text)
     return e;
 }
 
+/* Never writes a header that the reader would refuse. */
 static err append_entry(struct bytes *out, const struct tensor *t, uint64_t start)
 {
     size_t count = 1, size;
@@ -310,7 +319,8 @@ static err append_metadata(struct bytes *out, const struct metadata *metadata, s
     return bytes_append(out, "}", 1);
 }
 
-/* Length field, header and padding of sorted inputs. */
+/* Length, header and padding for sorted inputs. The length is filled in at the end, when it is
+ * known. */
 static err header_write(struct bytes *out, const struct tensor *tensor, size_t count,
                         const struct metadata *metadata, size_t metadata_count)
 {
@@ -335,7 +345,7 @@ static err header_write(struct bytes *out, const struct tensor *tensor, size_t c
     return ERR_NONE;
 }
 
-/* The header, and the tensors in the order their bytes follow it. */
+/* The header, and the tensors in the order in which their bytes follow it. */
 struct plan {
     struct arena arena;
     struct bytes header;
@@ -371,6 +381,7 @@ static err check_data(const struct tensor *tensor, size_t count)
     return ERR_NONE;
 }
 
+/* On failure *out is cut back to its previous size. */
 err safetensors_write(struct bytes *out, const struct tensor *tensor, size_t count,
                       const struct metadata *metadata, size_t metadata_count)
 {

@@ -14,6 +14,7 @@ struct unit {
     uint64_t factor;
 };
 
+/* Compared without case, so "mb" is accepted; "MB" is 10^6 and "MiB" 2^20, as in the standards. */
 static const struct unit size_units[] = {
     {"", 1},
     {"B", 1},
@@ -31,7 +32,8 @@ static const struct unit duration_units[] = {
     {"min", 60000}, {"h", 3600000}, {"d", 86400000},
 };
 
-/* digits[.digits] [spaces] unit; whole numbers are exact, others are rounded. */
+/* digits[.digits] [spaces] unit. Whole numbers are exact; a fraction is rounded to the smallest
+ * unit. False on overflow. */
 static bool parse_with_unit(uint64_t *out, const char *text, const struct unit *unit, size_t units)
 {
     if (!isdigit((unsigned char)*text)) return false;
@@ -77,6 +79,7 @@ err text_parse_duration_ms(uint64_t *out, const char *text)
                     text);
 }
 
+/* strtoll() skips leading spaces, which are refused here: they come from a mistake in quoting. */
 err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most)
 {
     char *end;
@@ -91,6 +94,7 @@ err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most)
     return ERR_NONE;
 }
 
+/* strtod() also accepts "nan", "inf" and hexadecimal floats, none of which is a sensible option. */
 err text_parse_num(double *out, const char *text, double least, double most)
 {
     char *end;
@@ -104,6 +108,7 @@ err text_parse_num(double *out, const char *text, double least, double most)
     return ERR_NONE;
 }
 
+/* 999.95 and not 1000: a value that would be rounded to "1000.0 kB" is printed as "1.0 MB". */
 void text_size(char *out, size_t bytes, uint64_t n)
 {
     static const char *const name[] = {"B", "kB", "MB", "GB", "TB", "PB"};
@@ -156,6 +161,8 @@ static size_t distance(const char *a, const char *b)
     return row[(m + 1) % 3][n];
 }
 
+/* Ties go to the earlier word. A word with as many edits as letters has nothing in common with
+ * `word`, so it is never suggested. */
 const char *text_nearest(const char *word, const char *const *words, size_t count)
 {
     const char *nearest = NULL;
