@@ -1,3 +1,8 @@
+/* Calls and resumable transfers of client/session/remote.h.
+ *
+ * Both directions resume by offset. A download appends to PATH.part and asks for the rest; before
+ * an upload the coordinator is asked how much it has. A digest of the whole file is checked at the
+ * end, so neither side has to trust what the other kept. */
 #include "client/session/remote.h"
 
 #include "base/file.h"
@@ -16,13 +21,13 @@
 #include <unistd.h>
 
 enum {
-    REMOTE_PART_BYTES =
-        256 * 1024, /* of an upload: small, so that many at once fit the coordinator */
-    REMOTE_STREAM_MS = 30 * 60 * 1000,
-    REMOTE_STALL_MS = 60 * 1000,
+    REMOTE_PART_BYTES = 256 * 1024,    /* of an upload; small, so that many fit the coordinator */
+    REMOTE_STREAM_MS = 30 * 60 * 1000, /* limit of a whole transfer */
+    REMOTE_STALL_MS = 60 * 1000,       /* limit without any byte */
     REMOTE_READ_BYTES = 1 << 16,
 };
 
+/* `stop` lets an interrupt end a call that is waiting for the network. */
 err remote_open(struct rpc_client **out, const struct remote_options *o)
 {
     const struct rpc_client_options options = {
@@ -30,6 +35,7 @@ err remote_open(struct rpc_client **out, const struct remote_options *o)
     return rpc_client_open(out, &options);
 }
 
+/* Packs, calls and unpacks. RPC_MESSAGE_BYTES bounds both messages; larger data is streamed. */
 err remote_call(void *reply, struct rpc_client *client, const struct remote_method *method,
                 const ProtobufCMessage *request, uint64_t deadline_ms)
 {
@@ -45,6 +51,7 @@ out:
     return e;
 }
 
+/* Opens a connection of its own, so that doctor can call it before any other. */
 err remote_health(bool *serving, const struct rpc_client_options *options)
 {
     static const struct remote_method method = {
@@ -64,6 +71,7 @@ err remote_health(bool *serving, const struct rpc_client_options *options)
 
 /* ---------------------------------------------------------------- down */
 
+/* State of one download. */
 struct fetching {
     const struct remote_blob *blob;
     char part[LIMIT_PATH_BYTES];
@@ -72,6 +80,7 @@ struct fetching {
     struct digest_stream digest;
 };
 
+/* A return of 0 without an error is treated as a full disk, so that the loop cannot spin. */
 static err write_all(int fd, const uint8_t *data, size_t size, const char *path)
 {
     while (size > 0) {
@@ -84,7 +93,9 @@ static err write_all(int fd, const uint8_t *data, size_t size, const char *path)
     return ERR_NONE;
 }
 
-/* What an earlier attempt left is digested again and gone on from. */
+/* Bytes of an earlier attempt are read once to continue their digest. Nothing else is needed to
+ * resume: the offset is the size of the file, and a wrong byte is found by the digest at the
+ * end. */
 static err resume(struct fetching *f)
 {
     static const int flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC;
@@ -102,6 +113,9 @@ static err resume(struct fetching *f)
     }
 }
 
+/* The size is announced with the first chunk and checked before anything is written, so a
+ * coordinator cannot fill the disk. Chunks must be contiguous. A failure is ERR_MACHINE, because a
+ * new attempt may help. */
 static err take_chunk(const void *message, size_t size, void *context)
 {
     struct fetching *f = context;
@@ -127,6 +141,8 @@ static err take_chunk(const void *message, size_t size, void *context)
     return e;
 }
 
+/* Two limits: a long one for the whole stream, and a shorter one without any byte, which ends a
+ * dead connection early. */
 static err download(struct fetching *f, struct rpc_client *client)
 {
     Fedlora__V1__FetchRequest request = FEDLORA__V1__FETCH_REQUEST__INIT;
@@ -147,7 +163,10 @@ static err download(struct fetching *f, struct rpc_client *client)
     return e;
 }
 
-/* Everything is here: is it what was asked for? */
+/* The end of a download. A stream that ended early keeps its bytes for the next attempt. A complete
+ * file with a wrong digest is deleted, because continuing it would never help. The file is flushed
+ * before the rename and the directory after it, so that a power loss leaves a complete file or
+ * none. */
 static err settle(struct fetching *f)
 {
     char expected[DIGEST_TEXT_BYTES];
@@ -171,6 +190,7 @@ static err settle(struct fetching *f)
     return file_sync_dir(folder);
 }
 
+/* The part file stays after an error; remote_fetch() of the same path continues it. */
 err remote_fetch(struct rpc_client *client, const struct remote_blob *blob)
 {
     struct fetching f = {.blob = blob, .fd = -1};
@@ -188,6 +208,7 @@ out:
 
 /* ---------------------------------------------------------------- up */
 
+/* State of one upload: the file, the next byte, and how a part is packed. */
 struct sending {
     struct file_map file;
     uint64_t at;
@@ -195,6 +216,7 @@ struct sending {
     err (*pack)(struct bytes *message, const uint8_t *data, size_t size);
 };
 
+/* Called by the RPC library whenever it can send another message. The first one is the header. */
 static err next_part(struct bytes *message, bool *end, void *context)
 {
     struct sending *s = context;
@@ -212,6 +234,7 @@ static err next_part(struct bytes *message, bool *end, void *context)
     return ERR_NONE;
 }
 
+/* Submit and Put have messages of their own, which differ only in their type. */
 static err pack_submit_data(struct bytes *message, const uint8_t *data, size_t size)
 {
     Fedlora__V1__SubmitPart part = FEDLORA__V1__SUBMIT_PART__INIT;
@@ -228,6 +251,7 @@ static err pack_put_data(struct bytes *message, const uint8_t *data, size_t size
     return message_pack(message, &part.base);
 }
 
+/* The same two limits as for a download. */
 static err send_file(struct bytes *reply, struct rpc_client *client, const char *method,
                      struct sending *s)
 {
@@ -239,7 +263,7 @@ static err send_file(struct bytes *reply, struct rpc_client *client, const char 
     return rpc_client_upload(reply, client, &upload);
 }
 
-/* The offset the coordinator gave, if it can be one of this file. */
+/* An offset behind the end would make the upload read past the file. */
 static err check_offset(uint64_t received, const struct file_map *file, const char *path)
 {
     if (received <= file->size) return ERR_NONE;
@@ -248,6 +272,8 @@ static err check_offset(uint64_t received, const struct file_map *file, const ch
                     (unsigned long long)received, file->size);
 }
 
+/* SubmitOffset is asked first. If the update is durable already, the answer of an earlier attempt
+ * was lost, and nothing is sent again: an update counts once, however often it is submitted. */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
                   const Fedlora__V1__SubmitHeader *given, const char *path)
 {
@@ -281,6 +307,7 @@ out:
     return e;
 }
 
+/* The same steps as remote_submit() for a blob without a run. */
 err remote_put(struct rpc_client *client, const struct digest *digest, const char *path)
 {
     static const struct remote_method ask = {RPC_PATH_ADMIN(put_offset),

@@ -1,6 +1,7 @@
-/* Typed calls to a coordinator over rpc.h: one message there and back, blobs down and up. One
- * attempt each; errors are rpc.h's. Transfers resume: what a failed attempt moved is not moved
- * again. */
+/* Typed calls to a coordinator over proto/rpc.h: one message each way, and blobs down and up.
+ *
+ * Every function makes one attempt and returns rpc.h's errors; the caller decides about retries
+ * (see retry.h). Transfers resume: bytes that an earlier attempt moved are not moved again. */
 #ifndef CLIENT_REMOTE_H
 #define CLIENT_REMOTE_H
 
@@ -11,6 +12,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+/* Time limit of a call without streams, unless the caller gives another. */
 enum { REMOTE_CALL_MS = 30 * 1000 };
 
 struct remote_method {
@@ -22,29 +24,32 @@ err remote_call(void *reply /* Message ** */, struct rpc_client *client,
                 const struct remote_method *method, const ProtobufCMessage *request,
                 uint64_t deadline_ms);
 
-/* What grpc.health.v1 says of the whole coordinator. */
+/* The answer of the standard service grpc.health.v1 for the whole coordinator. */
 err remote_health(bool *serving, const struct rpc_client_options *options);
 
+/* A file to download. */
 struct remote_blob {
     const char *method; /* RPC_PATH_FEDERATION(fetch) or RPC_PATH_ADMIN(fetch_blob) */
     const char *run;
     struct digest digest;
-    const char *path; /* the file made; while it comes, PATH.part */
+    const char *path; /* the file to create; PATH.part during the download */
     void (*progress)(void *user, uint64_t done, uint64_t total); /* or NULL */
     void *user;
 };
-/* Whole and of the right digest, or ERR_INPUT and nothing kept. An existing file is not looked at.
- */
+/* The file is complete and has the right digest, or ERR_INPUT and it is deleted. An existing file
+ * at `path` is overwritten without being read. */
 err remote_fetch(struct rpc_client *client, const struct remote_blob *blob);
 
-/* An update: everything of `header` but its offset is sent as given. */
+/* Uploads an update. The fields of `header` are sent as given, except the offset, which the
+ * coordinator decides. *reply is for message_free(). */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
                   const Fedlora__V1__SubmitHeader *header, const char *path);
-/* A blob for a run to be created with (frozen factors). */
+/* Uploads a blob that a run will be created with (frozen factors); nothing is sent if it is
+ * there. */
 err remote_put(struct rpc_client *client, const struct digest *digest, const char *path);
 
-/* The options by which every command that talks to a coordinator finds it: rows of an options
- * struct that holds a struct remote_options at `at`. */
+/* How a command reaches the coordinator. A command includes these rows in its table for a member of
+ * this type at offset `at_` of its options. */
 struct remote_options {
     const char *server, *ca, *cert, *key, *config;
 };
@@ -83,7 +88,7 @@ struct remote_options {
         .help = "file with options; the command line overrides it"                                 \
     }
 
-err remote_open(struct rpc_client **out,
-                const struct remote_options *options); /* stops with stop_asked */
+/* Connects with the certificates. All calls of the client end early when stop_asked is set. */
+err remote_open(struct rpc_client **out, const struct remote_options *options);
 
 #endif

@@ -7,8 +7,11 @@
 #include <stdio.h>
 #include <time.h>
 
+/* 30 s keeps a member close to the end of an outage without loading a coordinator that is starting.
+ * 50 ms is short enough for Ctrl-C to feel immediate. */
 enum { RETRY_FIRST_MS = 500, RETRY_MOST_MS = 30000, RETRY_SLICE_MS = 50 };
 
+/* The loop ends at the maximum, so a large attempt number does not overflow. */
 uint64_t retry_backoff_ms(unsigned attempt)
 {
     uint64_t ms = RETRY_FIRST_MS;
@@ -17,11 +20,14 @@ uint64_t retry_backoff_ms(unsigned attempt)
     return ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS;
 }
 
+/* ERR_INPUT and ERR_REFUSED are answers: the same question gets the same answer again. */
 bool retry_may_help(err cause)
 {
     return cause.kind == ERR_MACHINE || cause.kind == ERR_LIMIT || cause.kind == ERR_STATE;
 }
 
+/* Polls instead of relying on the signal to interrupt the sleep, because the signal may arrive
+ * between the check and the call. */
 err retry_sleep(uint64_t ms)
 {
     for (uint64_t end = text_now_ms() + ms, now; (now = text_now_ms()) < end;) {
@@ -33,6 +39,9 @@ err retry_sleep(uint64_t ms)
     return stop_check();
 }
 
+/* The time is measured from the first failure after a success, so an unreliable connection that
+ * works from time to time never gives up. The wait is included: a pause that would end too late is
+ * not begun. */
 err retry_wait(struct retry *retry, err cause, const char *whom)
 {
     REQUIRE(err_is(cause));

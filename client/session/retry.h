@@ -1,5 +1,6 @@
-/* Trying again: waits that grow, jittered so that many members do not come back at once, with one
- * line that says so, until a stated time has passed since things last worked. */
+/* Retries with growing pauses. A pause is chosen at random between half and all of its length, so
+ * that many members do not come back at the same moment after a restart of the coordinator. Each
+ * pause prints one line. Retries end when a stated time has passed since the last success. */
 #ifndef CLIENT_RETRY_H
 #define CLIENT_RETRY_H
 
@@ -8,21 +9,24 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* One per connection; zeroed except for the first two members. */
 struct retry {
-    uint64_t give_up_ms; /* after so long without success; 0: at once */
-    bool quiet;
-    unsigned attempt; /* since the last success */
-    uint64_t since_ms;
+    uint64_t give_up_ms; /* longest time without success; 0: no retry */
+    bool quiet;          /* print nothing */
+    unsigned attempt;    /* failures since the last success */
+    uint64_t since_ms;   /* time of the first of them */
 };
 
-/* The wait before attempt n (from 1), without jitter: 500 ms, doubling, at most 30 s. */
+/* The longest pause before attempt n (from 1): 500 ms, doubled each time, at most 30 s. */
 uint64_t retry_backoff_ms(unsigned attempt);
-/* True for what time may cure: ERR_MACHINE, ERR_LIMIT, ERR_STATE. */
+/* True for errors that time may cure: ERR_MACHINE, ERR_LIMIT, ERR_STATE. */
 bool retry_may_help(err cause);
-/* Waits, or returns an error: `cause` itself when trying again cannot help or it has been too long,
- * ERR_STOPPED when the user interrupts. `whom` is waited for: "coordinator". */
+/* Waits and returns success, or returns an error: `cause` itself if a retry cannot help or too much
+ * time has passed, ERR_STOPPED when the user interrupts. `whom` is named in the message: "the
+ * coordinator". */
 err retry_wait(struct retry *retry, err cause, const char *whom);
-void retry_ok(struct retry *retry); /* it worked */
+/* Call it after each success; the next failure starts with a short pause again. */
+void retry_ok(struct retry *retry);
 /* Sleeps in short slices; ERR_STOPPED when the user interrupts. */
 err retry_sleep(uint64_t ms);
 

@@ -1,6 +1,9 @@
-/* A member's part in a run, from joining to the end: hello, then task after task (download the
- * state, train, submit) until the coordinator says that the run has finished. Goes on through
- * restarts of either side: what was downloaded, trained or half sent is kept in the work folder. */
+/* A member's part in a run, from joining to its end.
+ *
+ * The member says hello, then asks for tasks one after another (download the state, train, submit;
+ * or evaluate) until the coordinator answers that the run has finished. It continues through
+ * restarts of either side: downloads, finished updates and half-sent ones are kept in the work
+ * directory. */
 #ifndef CLIENT_SESSION_H
 #define CLIENT_SESSION_H
 
@@ -9,39 +12,46 @@
 #include "client/session/remote.h"
 #include "engine/train/train_ledger.h"
 
+/* Everything a user can choose about a membership. Strings are borrowed for the time of the
+ * call. */
 struct session_options {
     struct remote_options remote;
     const char *base, *data;
     const char *eval_data; /* held-out rows to evaluate states on; NULL: none */
-    const char *run;       /* NULL: the one open run this member belongs to */
-    const char *work;      /* NULL: see session_work.h */
-    const char *output;    /* where the last state goes, or NULL */
-    uint32_t rank;         /* of LoRA factors, what this machine offers; 0: whatever the run asks */
-    uint64_t memory;       /* told to the coordinator; 0: no bound */
-    uint64_t retry_ms;     /* how long the coordinator may be away */
+    const char *run;       /* NULL: the only open run with this member */
+    const char *work;      /* work directory; NULL: see session_work.h */
+    const char *output;    /* file for the last state; NULL: none */
+    uint32_t rank;         /* LoRA rank that this machine offers; 0: the rank the run asks for */
+    uint64_t memory;       /* bytes, reported to the coordinator; 0: not reported */
+    uint64_t retry_ms;     /* longest time without an answer of the coordinator */
     const char *device;
-    enum dtype precision; /* DTYPE_NONE: as the run says */
+    enum dtype precision; /* DTYPE_NONE: the run's */
     int threads;
-    /* Where a run's unit of privacy is one record: our ledger and the key that signs it; and the
-     * most we let a run spend, also the ledger's budget if it begins now. NULL and 0: not given. */
+    /* For runs with example-level privacy: this member's ledger and the key that signs it, and the
+     * largest epsilon and delta it accepts, which are also the budget of a newly created ledger.
+     * NULL and 0: not given. */
     const char *ledger, *ledger_key;
     double epsilon, delta;
     bool checkpoint, quiet, force;
 };
 
+/* The outcome, for the user. Byte counts and rounds are those of this process, not of the whole
+ * run. */
 struct session_result {
-    char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES], outcome[32];
-    struct digest state; /* the last one */
+    char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES];
+    char outcome[32];    /* "finished", "stopped" or "failed" */
+    struct digest state; /* the last state; zero: none */
     uint64_t state_size;
-    struct digest ledger_head; /* of the coordinator's privacy ledger; zero: none */
-    uint32_t rounds_trained;   /* by this process */
-    bool charged;              /* the run hides each record: what our own ledger comes to */
-    struct train_ledger_spent spent;
+    struct digest ledger_head; /* last hash of the coordinator's privacy ledger; zero: none */
+    uint32_t rounds_trained;
+    bool charged;                    /* the run has example-level privacy; `spent` is set */
+    struct train_ledger_spent spent; /* totals of this member's ledger */
     uint64_t bytes_up, bytes_down;
 };
 
-/* ERR_REFUSED: the coordinator will not have us. ERR_MACHINE: it was away too long, or this machine
- * failed. */
+/* Returns when the run has finished. ERR_REFUSED: the coordinator does not accept this member.
+ * ERR_MACHINE: it did not answer for too long, or this machine failed. ERR_STOPPED: interrupted;
+ * calling it again with the same work directory continues. */
 err session_run(struct session_result *out, const struct session_options *options);
 
 #endif

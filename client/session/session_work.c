@@ -1,3 +1,9 @@
+/* The work directory of client/session/session_work.h.
+ *
+ * What survives a kill at any moment: a download continues from its .part file, and an update is
+ * used again only if its description exists, names the same starting state, and the file has the
+ * recorded digest. The description is written last, so its existence means that the update is
+ * complete. */
 #include "client/session/session_work.h"
 
 #include "base/file.h"
@@ -15,6 +21,8 @@
 
 enum { WORK_JSON_BYTES = 1 << 16 };
 
+/* One directory per federation and member id, so that one user can run several members. Relative
+ * values of the environment variables are ignored, as the XDG convention requires. */
 static err choose_dir(char *out, size_t bytes, const char *dir, const struct rpc_peer *self)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
@@ -33,6 +41,9 @@ static err choose_dir(char *out, size_t bytes, const char *dir, const struct rpc
     return ERR_NONE;
 }
 
+/* Two processes with one directory would delete each other's files. flock() is released by the
+ * kernel when the process ends, also after a kill. The process id in the file only serves the error
+ * message. */
 static err take_lock(struct session_work *work, const struct rpc_peer *self)
 {
     char path[LIMIT_PATH_BYTES], text[32] = "";
@@ -59,6 +70,7 @@ static err take_lock(struct session_work *work, const struct rpc_peer *self)
     return ERR_NONE;
 }
 
+/* Directories get mode 0700: updates are made from private data. */
 err session_work_open(struct session_work *out, const char *dir, const struct rpc_peer *self)
 {
     struct session_work work = {0};
@@ -86,6 +98,7 @@ void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *wo
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.safetensors", work->blobs, name);
 }
 
+/* Run names contain no '/', which the coordinator and hello() check. */
 void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                          const char *run, uint32_t round)
 {
@@ -98,6 +111,7 @@ static void note_path(char out[LIMIT_PATH_BYTES], const struct session_work *wor
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%" PRIu32 ".json", work->updates, run, round);
 }
 
+/* JSON, so that a user can read what is stored. file_write() makes it complete or absent. */
 err session_work_keep(const struct session_work *work, const char *run, uint32_t round,
                       const struct session_update *u)
 {
@@ -119,6 +133,8 @@ err session_work_keep(const struct session_work *work, const char *run, uint32_t
     return e;
 }
 
+/* Every field is required: a description of another version is treated as absent, and the round is
+ * trained again. */
 static err read_note(struct session_update *out, const char *path)
 {
     json_t *note = NULL;
@@ -149,6 +165,9 @@ out:
     return e;
 }
 
+/* An update from another state belongs to an earlier attempt of the round and would be refused. The
+ * digest is compared, because the file may be damaged or may be from a later training whose
+ * description was not written yet. */
 bool session_work_find(struct session_update *out, const struct session_work *work, const char *run,
                        uint32_t round, const struct digest *state)
 {
@@ -165,7 +184,8 @@ bool session_work_find(struct session_update *out, const struct session_work *wo
     return true;
 }
 
-/* "RUN.ROUND.json" or "RUN.ROUND.safetensors" of this run; run names may hold dots. */
+/* "RUN.ROUND.json" or "RUN.ROUND.safetensors". Run names may contain dots, so the whole name is
+ * compared and the number must follow it directly. */
 static bool is_update_before(const char *name, const char *run, uint32_t round)
 {
     size_t length = strlen(run);
@@ -176,6 +196,7 @@ static bool is_update_before(const char *name, const char *run, uint32_t round)
     return (strcmp(end, ".json") == 0 || strcmp(end, ".safetensors") == 0) && number < round;
 }
 
+/* Failures are ignored: a file that stays costs only space. */
 void session_work_drop_updates(const struct session_work *work, const char *run, uint32_t round)
 {
     char path[LIMIT_PATH_BYTES];
@@ -188,6 +209,7 @@ void session_work_drop_updates(const struct session_work *work, const char *run,
     closedir(dir);
 }
 
+/* Compared by the digest in the name, so the .part file of a wanted blob is kept too. */
 void session_work_drop_blobs(const struct session_work *work, const struct digest *state,
                              const struct digest *frozen)
 {

@@ -1,8 +1,12 @@
-/* The folder a member keeps between runs of `fedlora join`: a lock, downloaded blobs, and finished
- * updates until the round that used them is published. Everything in it can be deleted while no
- * join runs; what is lost is downloaded or trained again.
+/* The directory that a member keeps between runs of `fedlora join`: a lock, downloaded blobs, and
+ * finished updates until their round is published.
  *
- *   lock   blobs/DIGEST.safetensors   updates/RUN.ROUND.safetensors  updates/RUN.ROUND.json */
+ *   lock
+ *   blobs/DIGEST.safetensors
+ *   updates/RUN.ROUND.safetensors      the update
+ *   updates/RUN.ROUND.json             its description, written after it
+ *
+ * Everything in it may be deleted while no join runs; lost data is downloaded or trained again. */
 #ifndef CLIENT_SESSION_WORK_H
 #define CLIENT_SESSION_WORK_H
 
@@ -13,14 +17,15 @@
 struct session_work {
     char dir[LIMIT_PATH_BYTES - 256], blobs[LIMIT_PATH_BYTES - 200],
         updates[LIMIT_PATH_BYTES - 200];
-    int lock; /* fd, 0: none */
+    int lock; /* descriptor of the locked file; 0: none */
 };
 
-/* `dir` NULL: $XDG_STATE_HOME/fedlora/FEDERATION/ID, or below ~/.local/state. A lock held by
- * another process is ERR_STATE and names it. */
+/* `dir` NULL: $XDG_STATE_HOME/fedlora/FEDERATION/ID, or the same below ~/.local/state. A lock held
+ * by another process is ERR_STATE, and the error names the process. */
 err session_work_open(struct session_work *out, const char *dir, const struct rpc_peer *self);
 void session_work_close(struct session_work *work);
 
+/* Paths of a blob and of an update; the files need not exist. */
 void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                        const struct digest *digest);
 void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *work,
@@ -28,23 +33,27 @@ void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *
 
 enum { SESSION_WORK_PROMISE = 512 };
 
-/* What is known of a finished update besides its bytes. */
+/* A finished update without its bytes. It is kept beside the file, so that a restarted process can
+ * send the update without training again. */
 struct session_update {
-    struct digest digest, state; /* of the file; of the state it was trained from */
-    uint64_t size, examples, tokens;
-    uint64_t values; /* floats in it */
+    struct digest digest; /* of the file */
+    struct digest state;  /* the state from which it was trained */
+    uint64_t size;        /* bytes */
+    uint64_t values;      /* floats in the file */
+    uint64_t examples, tokens;
     double train_loss, seconds;
-    char promise[SESSION_WORK_PROMISE]; /* how private it was made; "": not at all */
+    char promise[SESSION_WORK_PROMISE]; /* privacy settings it was made under; "": none */
 };
+/* Writes the description; call it when the update itself is complete on disk. */
 err session_work_keep(const struct session_work *work, const char *run, uint32_t round,
                       const struct session_update *update);
-/* True when the update of this round, trained from `state`, is here and whole. Whoever asks
- * compares its promise. */
+/* True if a complete update of this round, trained from `state`, is here. The caller must compare
+ * its promise with the current one before sending it. */
 bool session_work_find(struct session_update *out, const struct session_work *work, const char *run,
                        uint32_t round, const struct digest *state);
-/* Deletes the run's updates of rounds before `round` (all with UINT32_MAX). */
+/* Deletes the updates of this run from rounds before `round` (UINT32_MAX: all of them). */
 void session_work_drop_updates(const struct session_work *work, const char *run, uint32_t round);
-/* Deletes blobs other than these two (frozen may be NULL). */
+/* Deletes all blobs except these two (each may be NULL). */
 void session_work_drop_blobs(const struct session_work *work, const struct digest *state,
                              const struct digest *frozen);
 
