@@ -118,7 +118,7 @@ static void catch_signals(void)
 /* Notes go to standard error, because standard output holds the result and may be piped to a
  * program. The line is formatted first and written at once, so that lines of two processes do not
  * mix. */
-void command_say(const struct command_common *common, const char *format, ...)
+void command_note(const struct command_common *common, const char *format, ...)
 {
     if (common->quiet) return;
     char line[1024];

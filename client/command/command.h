@@ -59,7 +59,7 @@ struct command {
 int command_main(int argc, char **argv);
 
 /* One line on standard error unless --quiet was given; not for errors. */
-void command_say(const struct command_common *common, const char *format, ...)
+void command_note(const struct command_common *common, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* An option and whether the user gave it; for command_check_unused(). */
 struct command_given {

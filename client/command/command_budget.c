@@ -475,8 +475,8 @@ static err steps_run(void *options, const struct option_list *arguments, struct 
     struct account_budget budget = {o->epsilon, q.delta, q.event, q.before};
     TRY(account_steps(&a.steps, &event, &budget, &q.how));
     if (a.steps == 0)
-        command_say(&o->common, "the budget allows no step: one step spends more than epsilon %g",
-                    o->epsilon);
+        command_note(&o->common, "the budget allows no step: one step spends more than epsilon %g",
+                     o->epsilon);
     return answer_give(&a, &q);
 }
 

@@ -160,7 +160,7 @@ static err print_text(const struct result *r)
            r->delta->count, least);
     if (most != least) printf(" to %u", most);
     printf(", relative error %.3g\n", relative_error(r->delta));
-    if (r->note[0] != 0) command_say(&r->o->common, "note: %s", r->note);
+    if (r->note[0] != 0) command_note(&r->o->common, "note: %s", r->note);
     return ERR_NONE;
 }
 

@@ -372,8 +372,8 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .f32 = o->privacy != 0}));
     TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
     if (data->cut)
-        command_say(&o->common, "%s: %zu rows were cut to %lld tokens", o->data, data->cut,
-                    (long long)o->seq);
+        command_note(&o->common, "%s: %zu rows were cut to %lld tokens", o->data, data->cut,
+                     (long long)o->seq);
     if (s->adapted) return ERR_NONE;
     struct adapter_fresh fresh = {
         .targets = o->targets,
@@ -435,10 +435,10 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
                         o->log ? "log" : "profile");
     TRY(train_ledger_plan(out, &options, data->count));
     TRY(train_ledger_ask(out));
-    command_say(&o->common, "%s", out->says);
+    command_note(&o->common, "%s", out->says);
     if (o->adapter || o->state)
-        command_say(&o->common, "privacy: %s counts as public data unless this ledger released it",
-                    o->adapter ? o->adapter : o->state);
+        command_note(&o->common, "privacy: %s counts as public data unless this ledger released it",
+                     o->adapter ? o->adapter : o->state);
     return ERR_NONE;
 }
 

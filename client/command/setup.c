@@ -56,10 +56,10 @@ err setup_open(struct setup *out, const struct setup_options *o)
      * resident beside them. */
     model_drop_pages(&out->model);
     if (o->common->verbose)
-        command_say(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
-                    out->model.arch.family->model_type, out->model.arch.layers,
-                    dtype_name(engine_precision(out->engine)),
-                    (double)(text_now_ms() - begun) / 1000);
+        command_note(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
+                     out->model.arch.family->model_type, out->model.arch.layers,
+                     dtype_name(engine_precision(out->engine)),
+                     (double)(text_now_ms() - begun) / 1000);
     return ERR_NONE;
 out:
     setup_close(&s);

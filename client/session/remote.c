@@ -76,7 +76,7 @@ struct fetching {
     const struct remote_blob *blob;
     char part[LIMIT_PATH_BYTES];
     int fd;
-    uint64_t have, total; /* total 0: not told yet */
+    uint64_t have, total; /* bytes; total 0: not announced yet */
     struct digest_stream digest;
 };
 

@@ -1,3 +1,9 @@
+/* The protocol of a member: client/session/session.h.
+ *
+ * Each task is done completely before the next one is asked for. The order inside a round is:
+ * download the state, train, write the update to disk, charge the privacy ledger, send the ledger,
+ * send the update. A kill between any two steps is repaired by the next start: finished steps are
+ * recognised by their files and not repeated, and nothing is sent that was not charged. */
 #include "client/session/session.h"
 
 #include "agg/adapter/state_whole.h"
@@ -19,11 +25,13 @@
 #include <string.h>
 
 enum {
-    SESSION_WAIT_MS = 20 * 1000, /* of one long poll */
-    SESSION_AGAIN_MS = 1000,     /* least pause before the same task is done a second time */
-    SESSION_WAIT_MOST_MS = 60 * 1000,
+    SESSION_WAIT_MS = 20 * 1000, /* one long poll; proxies often close silent connections */
+    SESSION_AGAIN_MS = 1000,     /* shortest pause before the same task is done a second time */
+    SESSION_WAIT_MOST_MS = 60 * 1000, /* longest pause that the coordinator can ask for */
 };
 
+/* Everything of one membership. `hello` is the coordinator's answer to Hello, which describes the
+ * run; it is replaced when the member reconnects. */
 struct session {
     const struct session_options *o;
     struct session_local local;
@@ -34,12 +42,12 @@ struct session {
     Fedlora__V1__HelloReply *hello;
     struct session_result result;
     uint32_t submitted_round; /* accepted in this process; 0: none */
-    char said[512];           /* the last reason for waiting that was printed */
+    char wait_reason[512];    /* the last reason for waiting that was printed */
 };
 
-static void say(const struct session *s, const char *format, ...)
+static void print_note(const struct session *s, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-static void say(const struct session *s, const char *format, ...)
+static void print_note(const struct session *s, const char *format, ...)
 {
     char line[1024];
     if (s->o->quiet) return;
@@ -50,20 +58,24 @@ static void say(const struct session *s, const char *format, ...)
     fprintf(stderr, "%s\n", line);
 }
 
-/* After a call has failed: with a renewed certificate at once, else after a while, where that may
- * help. A certificate that has run out looks like any other refusal. */
-static err again(struct session *s, err cause)
+/* Waits after a failed call, if a retry can help. The certificate's files are read again first: an
+ * expired certificate fails like any refusal, and members renew theirs while a run of weeks
+ * continues. With a new certificate the call is repeated at once. */
+static err try_again(struct session *s, err cause)
 {
     bool changed = false;
     err e = rpc_client_reload(&changed, s->client);
-    if (err_is(e)) say(s, "the certificate was not reloaded: %s", e.text);
+    if (err_is(e)) print_note(s, "the certificate was not reloaded: %s", e.text);
     if (!changed) return retry_wait(&s->retry, cause, "the coordinator");
-    say(s, "the certificate was renewed; connecting again");
+    print_note(s, "the certificate was renewed; connecting again");
     return ERR_NONE;
 }
 
 /* ---------------------------------------------------------------- hello */
 
+/* Reports the base, the data and the libraries of this member, and gets the run's configuration.
+ * The answer must be about this member and, on a reconnect, about the same run with the same
+ * privacy: a coordinator must not be able to weaken a promise later. */
 static err hello_once(struct session *s)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(hello),
@@ -72,7 +84,7 @@ static err hello_once(struct session *s)
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
     request.protocol = 1;
-    /* Once in a run it is that one we mean, also without --run. */
+    /* After the first answer the run is fixed, also if --run was not given. */
     if (s->result.run[0] != 0)
         request.run = s->result.run;
     else if (s->o->run != NULL)
@@ -100,26 +112,31 @@ static err hello_once(struct session *s)
     return ERR_NONE;
 }
 
+/* Repeats until an answer arrives or the retries are used up. */
 static err hello(struct session *s)
 {
     err e;
     while (err_is(e = hello_once(s)))
-        TRY(again(s, e));
+        TRY(try_again(s, e));
     retry_ok(&s->retry);
     snprintf(s->result.run, sizeof s->result.run, "%s", s->hello->run);
     snprintf(s->result.member, sizeof s->result.member, "%s", s->hello->member);
     return ERR_NONE;
 }
 
-static void say_joined(const struct session *s)
+/* With client-level privacy the user is told that the coordinator sees the plain updates, because
+ * "private run" could be understood otherwise. */
+static void print_joined(const struct session *s)
 {
     const Fedlora__V1__Privacy *p = s->hello->privacy;
-    say(s, "joined run %s as %s: %s, rank %u, %u rounds, %zu rows of data", s->hello->run,
-        s->hello->member, s->hello->method, s->hello->rank, s->hello->rounds, s->local.data.count);
+    print_note(s, "joined run %s as %s: %s, rank %u, %u rounds, %zu rows of data", s->hello->run,
+               s->hello->member, s->hello->method, s->hello->rank, s->hello->rounds,
+               s->local.data.count);
     if (s->privacy.on)
-        say(s, "%s", s->privacy.ledger.says);
+        print_note(s, "%s", s->privacy.ledger.says);
     else if (p)
-        say(s,
+        print_note(
+            s,
             "privacy: unit %s, epsilon %.4g at delta %.3g; the coordinator sees this member's "
             "updates and adds the noise to their mean",
             p->unit, p->epsilon, p->delta);
@@ -127,6 +144,7 @@ static void say_joined(const struct session *s)
 
 /* ---------------------------------------------------------------- blobs */
 
+/* Digests become file names, so their size is checked before anything else. */
 static err take_digest(struct digest *out, const ProtobufCBinaryData *from, const char *what)
 {
     if (from->len != DIGEST_BYTES)
@@ -137,6 +155,7 @@ static err take_digest(struct digest *out, const ProtobufCBinaryData *from, cons
     return ERR_NONE;
 }
 
+/* For statistics only; 0 if the file cannot be opened. */
 static uint64_t file_size(const char *path)
 {
     struct file_map map = {0};
@@ -146,7 +165,8 @@ static uint64_t file_size(const char *path)
     return size;
 }
 
-/* The file of a blob, downloaded unless it is here. */
+/* Path of a blob, which is downloaded if no file with this digest exists. The file is hashed each
+ * time: one that was damaged on disk is downloaded again instead of being trained from. */
 static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
                      const char *what)
 {
@@ -160,8 +180,8 @@ static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struc
                                      .path = path};
     err e;
     while (err_is(e = remote_fetch(s->client, &blob))) {
-        if (e.kind == ERR_STATE) return e; /* it is superseded: ask for the next task */
-        TRY(again(s, err_in(e, "downloading the %s", what)));
+        if (e.kind == ERR_STATE) return e; /* replaced by a newer blob: the task is out of date */
+        TRY(try_again(s, err_in(e, "downloading the %s", what)));
     }
     retry_ok(&s->retry);
     s->result.bytes_down += file_size(path);
@@ -170,6 +190,7 @@ static err need_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struc
 
 /* ---------------------------------------------------------------- one round */
 
+/* The files of one round: the state and, for some methods, frozen factors. */
 struct round_files {
     struct digest state, frozen;
     bool has_frozen;
@@ -177,6 +198,8 @@ struct round_files {
         frozen_text[DIGEST_TEXT_BYTES];
 };
 
+/* Blobs of earlier rounds are deleted before the download, so that the disk holds one state and not
+ * one per round. */
 static err fetch_round(struct round_files *f, struct session *s, const ProtobufCBinaryData *state,
                        const ProtobufCBinaryData *frozen)
 {
@@ -191,6 +214,7 @@ static err fetch_round(struct round_files *f, struct session *s, const ProtobufC
     return need_blob(f->state_path, s, &f->state, "state");
 }
 
+/* The part of a round's description that only this machine knows. */
 static void name_files(struct member_round *round, const struct session *s,
                        const struct round_files *f)
 {
@@ -200,6 +224,9 @@ static void name_files(struct member_round *round, const struct session *s,
     round->frozen_digest = f->frozen_text;
 }
 
+/* Trains one round and stores the update. The description of the update is written after the update
+ * itself, see session_work.h. With privacy, neither the progress line nor the reports contain the
+ * loss. An ERR_STATE means that the coordinator closed the round meanwhile. */
 static err train_round(struct session_update *out, struct session *s,
                        const Fedlora__V1__TrainTask *task)
 {
@@ -225,7 +252,8 @@ static err train_round(struct session_update *out, struct session *s,
                                       .ledger = s->privacy.on ? &s->privacy.ledger : NULL,
                                       .checkpoint = s->o->checkpoint};
     err e = session_report_train(&result, &report, path, &work);
-    if (e.kind == ERR_STATE) say(s, "round %u: training stopped: %s", task->round, report.reason);
+    if (e.kind == ERR_STATE)
+        print_note(s, "round %u: training stopped: %s", task->round, report.reason);
     if (err_is(e)) return e;
     struct session_update update = {.state = files.state,
                                     .examples = s->local.data.count,
@@ -242,6 +270,8 @@ static err train_round(struct session_update *out, struct session *s,
     return ERR_NONE;
 }
 
+/* The loss is printed only in a run without privacy. An update that arrived after its round was
+ * closed may count in the next one (--late next). */
 static void count_upload(struct session *s, const struct session_update *update, uint32_t round,
                          const Fedlora__V1__SubmitReply *reply)
 {
@@ -252,27 +282,33 @@ static void count_upload(struct session *s, const struct session_update *update,
     const char *late =
         reply->counted_in > round ? "; it was late and counts in the next round" : "";
     if (s->privacy.on)
-        say(s, "round %u: update of %s charged and sent%s", round, size, late);
+        print_note(s, "round %u: update of %s charged and sent%s", round, size, late);
     else
-        say(s, "round %u: update of %s sent, loss %.4f%s", round, size, update->train_loss, late);
+        print_note(s, "round %u: update of %s sent, loss %.4f%s", round, size, update->train_loss,
+                   late);
 }
 
-/* What is not in our ledger may not leave; and the coordinator takes nothing that is not in its
- * copy. */
-static err account(struct session *s, const struct session_update *update,
-                   const Fedlora__V1__TrainTask *task)
+/* Charges the update in the local ledger before it is sent, and sends the ledger's lines first: the
+ * coordinator rejects updates that its copy does not list. The other order could lose a charge in a
+ * crash, and the ledger would then promise too little noise. Charging the same update twice has no
+ * effect, so a repeated task is safe. */
+static err charge_update(struct session *s, const struct session_update *update,
+                         const Fedlora__V1__TrainTask *task)
 {
     struct digest given = {0};
     err e;
     if (!s->privacy.on) return ERR_NONE;
     if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
     TRY(session_privacy_charge(&s->privacy, task->round, update, &given));
-    while (err_is(e = session_privacy_tell(&s->privacy, s->client, s->hello->run)))
-        TRY(again(s, err_in(e, "sending the ledger")));
+    while (err_is(e = session_privacy_send_ledger(&s->privacy, s->client, s->hello->run)))
+        TRY(try_again(s, err_in(e, "sending the ledger")));
     retry_ok(&s->retry);
     return ERR_NONE;
 }
 
+/* Sends the update until the coordinator has stored it durably. In a run with privacy, the loss
+ * and the time are left out of the header, because they depend on the data and are not accounted
+ * for. */
 static err submit(struct session *s, const struct session_update *update, uint32_t round)
 {
     char path[LIMIT_PATH_BYTES];
@@ -300,11 +336,15 @@ static err submit(struct session *s, const struct session_update *update, uint32
         }
         message_free(reply);
         if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator did not store the update");
+        /* The round was closed while this member was sending. */
         if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
-        TRY(again(s, err_in(e, "sending the update")));
+        TRY(try_again(s, err_in(e, "sending the update")));
     }
 }
 
+/* A stored update of this round is used again if it was trained from the same state under the same
+ * privacy settings. Otherwise the round is trained again: an update made with less noise than the
+ * current plan requires must never be sent. */
 static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
 {
     struct session_update update = {0};
@@ -316,22 +356,27 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
                         s->hello->run);
     TRY(take_digest(&state, &task->state_digest, "state"));
     session_privacy_promise(promise, &s->privacy, task->round);
-    /* What a late update may still be counted in is this round; older ones are done with. */
+    /* A late update can only count in this round, so updates of earlier rounds can be deleted. */
     session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
-    bool again = s->submitted_round == task->round;
-    if (again) TRY(retry_sleep(SESSION_AGAIN_MS));
+    /* The coordinator accepted the update of this round and asks for it again: it was restarted
+     * with an older database, or is in error. The pause keeps the two from looping at full
+     * speed. */
+    bool repeated = s->submitted_round == task->round;
+    if (repeated) TRY(retry_sleep(SESSION_AGAIN_MS));
     err e = ERR_NONE;
     if (session_work_find(&update, &s->work, s->hello->run, task->round, &state) &&
         strcmp(update.promise, promise) == 0) {
-        if (!again) say(s, "round %u: already trained, sending the update", task->round);
+        if (!repeated) print_note(s, "round %u: already trained, sending the update", task->round);
     } else {
         e = train_round(&update, s, task);
     }
-    if (!err_is(e)) e = account(s, &update, task);
+    if (!err_is(e)) e = charge_update(s, &update, task);
     if (!err_is(e)) e = submit(s, &update, task->round);
     return err_is(e) ? err_in(e, "round %u", task->round) : e;
 }
 
+/* Evaluates a state on the held-out rows and reports loss and accuracy. A run with privacy must not
+ * ask for it: the report would reveal information about the rows that no budget counts. */
 static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(report),
@@ -360,31 +405,34 @@ static err do_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
     Fedlora__V1__ReportReply *reply = NULL;
     err e;
     while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
-        TRY(again(s, e));
+        TRY(try_again(s, e));
     retry_ok(&s->retry);
     message_free(reply);
     if (evaluation.accuracy < 0)
-        say(s, "round %u: loss %.4f over %" PRIu64 " held-out rows", task->round, evaluation.loss,
-            evaluation.rows);
+        print_note(s, "round %u: loss %.4f over %" PRIu64 " held-out rows", task->round,
+                   evaluation.loss, evaluation.rows);
     else
-        say(s, "round %u: loss %.4f, accuracy %.4f over %" PRIu64 " held-out rows", task->round,
-            evaluation.loss, evaluation.accuracy, evaluation.rows);
+        print_note(s, "round %u: loss %.4f, accuracy %.4f over %" PRIu64 " held-out rows",
+                   task->round, evaluation.loss, evaluation.accuracy, evaluation.rows);
     return ERR_NONE;
 }
 
 /* ---------------------------------------------------------------- the loop */
 
+/* A reason is printed once and not at every poll. */
 static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
 {
-    if (task->reason[0] != 0 && strncmp(task->reason, s->said, sizeof s->said - 1) != 0) {
-        snprintf(s->said, sizeof s->said, "%s", task->reason);
-        say(s, "waiting: %s", s->said);
+    if (task->reason[0] != 0 &&
+        strncmp(task->reason, s->wait_reason, sizeof s->wait_reason - 1) != 0) {
+        snprintf(s->wait_reason, sizeof s->wait_reason, "%s", task->reason);
+        print_note(s, "waiting: %s", s->wait_reason);
     }
     return retry_sleep(task->retry_ms < SESSION_WAIT_MOST_MS ? task->retry_ms
                                                              : SESSION_WAIT_MOST_MS);
 }
 
-/* The last state, with the frozen factors it needs, as one file where the user wants it. */
+/* Writes the last state to --output, together with the frozen factors that it needs, so that the
+ * file can be used alone. */
 static err write_output(struct session *s)
 {
     char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES];
@@ -403,6 +451,8 @@ static err write_output(struct session *s)
     return e;
 }
 
+/* The output is written before the work directory is emptied: if writing fails, the next join finds
+ * the run finished and writes it then. */
 static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
 {
     snprintf(s->result.outcome, sizeof s->result.outcome, "%s", task->outcome);
@@ -418,27 +468,31 @@ static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
     return ERR_NONE;
 }
 
+/* A long poll: the coordinator answers when there is a task, or after SESSION_WAIT_MS. ERR_STATE
+ * means that it does not know this member (it was restarted), so the member says hello again. */
 static err next_task(Fedlora__V1__Task **out, struct session *s)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(next_task),
                                                 &fedlora__v1__task__descriptor};
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
-    request.run = s->result.run; /* s->hello may be another's by the second attempt */
+    request.run = s->result.run; /* s->hello is replaced when the loop says hello again */
     request.wait_ms = SESSION_WAIT_MS;
     err e;
     while (err_is(e = remote_call(out, s->client, &method, &request.base,
                                   SESSION_WAIT_MS + REMOTE_CALL_MS))) {
-        TRY(again(s, e));
+        TRY(try_again(s, e));
         /* A coordinator that was restarted, or lost us, wants to hear who we are. */
         if (e.kind == ERR_STATE) {
             TRY(hello(s));
-            say_joined(s);
+            print_joined(s);
         }
     }
     retry_ok(&s->retry);
     return ERR_NONE;
 }
 
+/* One task after another until the run has finished. A task that became out of date while it was
+ * done is not an error of the member; it asks for the next one. */
 static err loop(struct session *s)
 {
     for (;;) {
@@ -446,7 +500,7 @@ static err loop(struct session *s)
         TRY(next_task(&task, s));
         err e = ERR_NONE;
         bool end = task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED;
-        if (task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) s->said[0] = 0;
+        if (task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) s->wait_reason[0] = 0;
         switch (task->kind_case) {
         case FEDLORA__V1__TASK__KIND_TRAIN:
             e = do_train(s, task->train);
@@ -466,8 +520,8 @@ static err loop(struct session *s)
             break;
         }
         message_free(task);
-        if (e.kind == ERR_STATE) { /* what the task was about is over: on to the next */
-            say(s, "%s", e.text);
+        if (e.kind == ERR_STATE) { /* the task is out of date; the next one is not */
+            print_note(s, "%s", e.text);
             e = retry_sleep(SESSION_AGAIN_MS);
             end = false;
         }
@@ -475,6 +529,9 @@ static err loop(struct session *s)
     }
 }
 
+/* The order refuses early what is cheap to check: certificates, the lock of the work directory, the
+ * files, the coordinator's answer, the privacy plan. The engine comes last, because opening it
+ * takes seconds and the memory of the whole model. */
 err session_run(struct session_result *out, const struct session_options *o)
 {
     struct training_options training;
@@ -486,7 +543,7 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, hello(&s));
     TRY_OUT(e, session_privacy_open(&s.privacy, o, s.hello, rpc_client_identity(s.client),
                                     s.local.data.count));
-    say_joined(&s);
+    print_joined(&s);
     TRY_OUT(e, session_task_training(&training, s.hello->training));
     TRY_OUT(e, session_local_prepare(&s.local, &training, s.privacy.on));
     TRY_OUT(e, loop(&s));

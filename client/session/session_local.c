@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A base without a tokenizer will do for data that is tokenised already. */
+/* A base without a tokenizer is accepted, because the data may consist of token ids. A tokenizer
+ * that exists but cannot be read is an error. */
 static err open_tokenizer(struct tokenizer **out, const char *base)
 {
     char path[LIMIT_PATH_BYTES];
@@ -18,6 +19,7 @@ static err open_tokenizer(struct tokenizer **out, const char *base)
     return tokenizer_open(out, base);
 }
 
+/* Both files or none: the old rows stay in place if one of the new files cannot be read. */
 static err open_data(struct session_local *local, const struct data_options *how)
 {
     const struct session_options *o = local->options;
@@ -35,6 +37,9 @@ static err open_data(struct session_local *local, const struct data_options *how
     return ERR_NONE;
 }
 
+/* The data is read here without the run's options, only to find mistakes before the member joins
+ * and to report the number of rows. session_local_prepare() reads it again. The digest comes last,
+ * because it reads the whole base. */
 err session_local_open(struct session_local *out, const struct session_options *o)
 {
     struct session_local local = {.options = o};
@@ -52,6 +57,8 @@ out:
     return e;
 }
 
+/* All modules that could be adapted, with their shapes, by which the coordinator recognises a
+ * member with a base of other dimensions. */
 static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
                         struct arena *arena)
 {
@@ -75,8 +82,8 @@ static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const st
     return ERR_NONE;
 }
 
-/* Equal bytes are promised for one processor type and one set of libraries: the run records them.
- */
+/* Equal bits are promised only for one processor type and one set of libraries, so the run records
+ * those of each member. */
 static err name_libraries(char **out, struct arena *arena)
 {
     char processor[100], libraries[150], all[256];
@@ -89,6 +96,7 @@ static err name_libraries(char **out, struct arena *arena)
     return ERR_NONE;
 }
 
+/* Numbers of rows are reported, never contents. */
 err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local *local,
                            struct arena *arena)
 {
@@ -142,7 +150,8 @@ err session_local_prepare(struct session_local *local, const struct training_opt
     return ERR_NONE;
 }
 
-static bool go_on(void *user, size_t done, size_t rows)
+/* Ends an evaluation when the user interrupts. */
+static bool not_stopped(void *user, size_t done, size_t rows)
 {
     (void)user, (void)done, (void)rows;
     return !stop_asked;
@@ -155,6 +164,6 @@ err session_local_evaluate(struct member_evaluation *out, struct session_local *
                                          .tokenizer = local->tokenizer,
                                          .data = &local->held_out,
                                          .round = round,
-                                         .progress = go_on};
+                                         .progress = not_stopped};
     return member_evaluate(out, &work);
 }

@@ -1,5 +1,5 @@
-/* The base model, data and engine of a member. They are opened in the order that finds a mistake
- * soonest. Knows no coordinator: it makes no call. */
+/* The base model, the data and the engine of a member. They are opened in the order that finds a
+ * mistake soonest. Nothing here calls the coordinator. */
 #ifndef CLIENT_SESSION_LOCAL_H
 #define CLIENT_SESSION_LOCAL_H
 
@@ -10,6 +10,7 @@
 
 #include "fedlora.pb-c.h"
 
+/* A zeroed struct is closed. */
 struct session_local {
     const struct session_options *options;
     struct model model;
@@ -20,7 +21,7 @@ struct session_local {
     struct engine *engine;         /* NULL until session_local_prepare() */
 };
 
-/* Base, digest, tokenizer, data. */
+/* Opens the base, its digest, the tokenizer and the data, but not the engine. */
 err session_local_open(struct session_local *out, const struct session_options *options);
 /* This member's part of Hello; the message points into `local` and the arena. */
 err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local *local,
@@ -31,7 +32,7 @@ err session_local_prepare(struct session_local *local, const struct training_opt
                           bool private_examples);
 void session_local_close(struct session_local *local);
 
-/* A state on the held-out rows. */
+/* Evaluates a state on the held-out rows. */
 err session_local_evaluate(struct member_evaluation *out, struct session_local *local,
                            const struct member_round *round);
 

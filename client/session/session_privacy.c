@@ -1,3 +1,5 @@
+/* The privacy plan of a member, and the copy of its ledger that the coordinator keeps:
+ * client/session/session_privacy.h. */
 #include "client/session/session_privacy.h"
 
 #include "agg/round/method.h"
@@ -11,10 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bytes of ledger lines in one message, far below the limit of a message. */
 enum { PART_BYTES = 1 << 20 };
 
 /* ---------------------------------------------------------------- the promise */
 
+/* The member's own limits. They are compared before anything about the data is sent, and a run
+ * without example-level privacy fails them: a user who gives a ledger expects it to be used. */
 static err check_promise(const Fedlora__V1__Privacy *p, const struct session_options *o,
                          const char *run)
 {
@@ -34,6 +39,9 @@ static err check_promise(const Fedlora__V1__Privacy *p, const struct session_opt
     return ERR_NONE;
 }
 
+/* Names for the ledger. They include the federation, because two federations may both have a run
+ * "r1", and one ledger covers all of them. A method name that does not fit the buffer is not one of
+ * ours. */
 static err name_it(struct session_privacy *p, const Fedlora__V1__HelloReply *hello,
                    const struct rpc_peer *self)
 {
@@ -45,6 +53,8 @@ static err name_it(struct session_privacy *p, const Fedlora__V1__HelloReply *hel
                     hello->method);
 }
 
+/* The first rounds of a run with a basis from gradients are passes that take one gradient each,
+ * with noise of their own; the remaining rounds train. Both are parts of one plan. */
 err session_privacy_open(struct session_privacy *out, const struct session_options *o,
                          const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
                          uint64_t records)
@@ -87,6 +97,7 @@ err session_privacy_open(struct session_privacy *out, const struct session_optio
     return ERR_NONE;
 }
 
+/* Compares the packed messages, so that a field added later is compared too. */
 err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is)
 {
     struct bytes a = {.max = 1 << 16}, b = {.max = 1 << 16};
@@ -103,11 +114,14 @@ err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__
 
 /* ---------------------------------------------------------------- a round */
 
+/* Rounds count from 1, and passes for a basis come first. */
 static bool is_pass(const struct session_privacy *p, uint32_t round)
 {
     return round <= p->ledger.plan.basis_passes;
 }
 
+/* %a prints doubles exactly. The ledger's path is part of the text, because an update that was
+ * charged in one ledger must not be sent under another. */
 void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct session_privacy *p,
                              uint32_t round)
 {
@@ -127,6 +141,8 @@ void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct sessio
                  s->noise, plan->sampling, plan->clip, plan->steps, plan->units, whose);
 }
 
+/* In a run that computes its basis itself, the frozen factors come from earlier rounds of this
+ * ledger and are not recorded as given from outside. */
 err session_privacy_charge(const struct session_privacy *p, uint32_t round,
                            const struct session_update *update, const struct digest *given)
 {
@@ -140,13 +156,15 @@ err session_privacy_charge(const struct session_privacy *p, uint32_t round,
 
 /* ---------------------------------------------------------------- the copy */
 
+/* A range of whole lines of the ledger. */
 struct part { /* whole lines of the ledger */
     const char *text;
     size_t size;
     uint64_t first, lines;
 };
 
-/* The lines after the first `after`, as many as fit. */
+/* The lines after the first `after`, as many as fit into one message. Lines are never split,
+ * because the coordinator checks the signature of each. */
 static struct part part_after(const char *text, size_t size, uint64_t after)
 {
     struct part part = {.text = text, .first = after + 1};
@@ -161,11 +179,13 @@ static struct part part_after(const char *text, size_t size, uint64_t after)
     return part;
 }
 
+/* The number of lines that the coordinator has, and the hash of the last one. */
 struct held { /* by the coordinator */
     uint64_t lines;
     struct digest head;
 };
 
+/* An empty part asks only how much the coordinator has. */
 static err send_part(struct held *held, struct rpc_client *client, const char *run,
                      const struct part *part)
 {
@@ -183,7 +203,8 @@ static err send_part(struct held *held, struct rpc_client *client, const char *r
     return ERR_NONE;
 }
 
-/* What the coordinator holds must be how our ledger begins: else an older copy was put back. */
+/* The coordinator's copy must be a prefix of the local ledger. If it is not, an old backup of the
+ * ledger was restored: it has forgotten charges, and continuing with it would exceed the budget. */
 static err check_held(const struct held *held, const char *text, size_t size, const char *path)
 {
     const char *at = text, *stop = NULL, *end = text + size;
@@ -200,24 +221,26 @@ static err check_held(const struct held *held, const char *text, size_t size, co
                     path, held->lines);
 }
 
-static err send_all(struct rpc_client *client, const char *run, uint64_t told, const char *text,
+/* A coordinator that accepts a part without storing a line would keep this loop busy forever. */
+static err send_all(struct rpc_client *client, const char *run, uint64_t sent, const char *text,
                     size_t size)
 {
     for (;;) {
-        struct part part = part_after(text, size, told);
+        struct part part = part_after(text, size, sent);
         struct held held;
         if (part.lines == 0) return ERR_NONE;
         TRY(send_part(&held, client, run, &part));
-        if (held.lines <= told)
+        if (held.lines <= sent)
             return err_make(ERR_INPUT,
                             "the coordinator stored no line of the ledger from line %" PRIu64 " on",
                             part.first);
-        told = held.lines;
+        sent = held.lines;
     }
 }
 
-err session_privacy_tell(const struct session_privacy *p, struct rpc_client *client,
-                         const char *run)
+/* The whole file is read again each time: it is small, and it must be what is on disk. */
+err session_privacy_send_ledger(const struct session_privacy *p, struct rpc_client *client,
+                                const char *run)
 {
     const struct part none = {.text = ""};
     struct held held;

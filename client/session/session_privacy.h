@@ -1,7 +1,10 @@
-/* A member's part of a run whose unit of privacy is one record: what the run promises is judged
- * against our records, our own bounds and our ledger before anything is trained; every update is
- * charged there before it is sent, and the coordinator gets a copy of the ledger first. Later words
- * of the coordinator change nothing of the plan. The struct must not move once it is open. */
+/* A member's side of a run with example-level privacy.
+ *
+ * Before training, the run's settings are compared with the member's own limits (--epsilon,
+ * --delta) and checked against its records and its ledger. The plan made then holds for the whole
+ * run: later messages of the coordinator cannot change it. Every update is charged in the ledger
+ * before it is sent, and the coordinator gets a copy of the ledger before the update. The struct
+ * must not move while it is open. */
 #ifndef CLIENT_SESSION_PRIVACY_H
 #define CLIENT_SESSION_PRIVACY_H
 
@@ -9,6 +12,8 @@
 #include "client/session/session_work.h"
 #include "engine/train/train_ledger.h"
 
+/* The accepted plan. `on` is false in runs without example-level privacy, and then nothing else is
+ * set. */
 struct session_privacy {
     bool on;
     struct train_options train; /* a round's, as the plan has it */
@@ -16,23 +21,23 @@ struct session_privacy {
     char job[2 * LIMIT_NAME_BYTES], party[2 * LIMIT_NAME_BYTES], method[LIMIT_NAME_BYTES];
 };
 
-/* ERR_INPUT: the run promises less than we ask for, or cannot promise it for our records, or our
- * ledger has no room for it. Without privacy, `on` is false. */
+/* ERR_INPUT: the run allows more than the member's limits, or its plan is not possible with this
+ * number of records, or the ledger has no budget left for it. */
 err session_privacy_open(struct session_privacy *out, const struct session_options *options,
                          const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
                          uint64_t records);
-/* What was promised at first holds for the whole run: ERR_INPUT where a later answer to Hello takes
- * any of it back. */
+/* ERR_INPUT if a later answer to Hello has other privacy settings than the first one. */
 err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is);
-/* What an update of this round is made under: one that was made under anything else is not sent. */
+/* The privacy settings under which an update of this round is made, as text; "" without privacy. A
+ * stored update with another text must not be sent. */
 void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct session_privacy *p,
                              uint32_t round);
-/* Charged once for the same update, however often called. `given`: the frozen factors it was
- * trained beside, or zero. */
+/* Charges an update in the ledger; the same update is charged once however often this is called.
+ * `given` is the digest of the frozen factors it was trained with, or zero. */
 err session_privacy_charge(const struct session_privacy *p, uint32_t round,
                            const struct session_update *update, const struct digest *given);
-/* Sends the ledger's lines that the coordinator has not. */
-err session_privacy_tell(const struct session_privacy *p, struct rpc_client *client,
-                         const char *run);
+/* Sends the lines of the ledger that the coordinator does not have yet. */
+err session_privacy_send_ledger(const struct session_privacy *p, struct rpc_client *client,
+                                const char *run);
 
 #endif

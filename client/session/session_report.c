@@ -1,3 +1,8 @@
+/* Reports of a round's training: client/session/session_report.h.
+ *
+ * Two threads share struct session_report. The training thread writes the progress under `lock`;
+ * the reporting thread copies it under `lock` and sends it without. `abandon` goes the other way
+ * and is atomic, because the trainer reads it at every step. */
 #include "client/session/session_report.h"
 
 #include "base/stop.h"
@@ -12,8 +17,11 @@
 #include <string.h>
 #include <time.h>
 
+/* Often enough for `run watch`, seldom enough for 10,000 members. The short time limit bounds the
+ * wait for the thread at the end of a round. */
 enum { REPORT_EVERY_S = 3, REPORT_CALL_MS = 5000 };
 
+/* The reason is written before `abandon` is set, which makes it visible to the other thread. */
 static void send_report(struct session_report *r, const Fedlora__V1__ReportRequest *request)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(report),
@@ -28,6 +36,8 @@ static void send_report(struct session_report *r, const Fedlora__V1__ReportReque
     message_free(reply);
 }
 
+/* The first report is sent at once, so that the coordinator sees that the member has started. The
+ * condition variable ends the pause early when training ends. */
 static void *report_main(void *argument)
 {
     struct session_report *r = argument;
@@ -53,6 +63,8 @@ static void *report_main(void *argument)
     return NULL;
 }
 
+/* The condition waits on the monotonic clock: a clock that is set back must not stop the reports.
+ * If no thread can be created, training continues without reports. */
 static void begin(struct session_report *r)
 {
     char what[64];
@@ -67,6 +79,8 @@ static void begin(struct session_report *r)
     r->running = pthread_create(&r->thread, NULL, report_main, r) == 0;
 }
 
+/* Called by the trainer after each step. In a private run only the step number is passed on: the
+ * loss depends on the records, and so does the speed, by the length of the rows drawn. */
 static bool on_step(void *user, const struct train_step *step)
 {
     struct session_report *r = user;
@@ -86,6 +100,7 @@ static bool on_step(void *user, const struct train_step *step)
     return !atomic_load(&r->abandon) && !stop_asked;
 }
 
+/* Waits for a report that is being sent. */
 static void end(struct session_report *r)
 {
     progress_end(&r->progress, NULL);
@@ -98,6 +113,8 @@ static void end(struct session_report *r)
     pthread_mutex_destroy(&r->lock);
 }
 
+/* Training that was ended by the coordinator returns an error of the trainer; the caller needs to
+ * see ERR_STATE. An interruption by the user takes precedence. */
 err session_report_train(struct train_result *out, struct session_report *r, const char *path,
                          const struct member_train *work)
 {

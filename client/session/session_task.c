@@ -1,7 +1,12 @@
+/* Messages of the coordinator to plain structs: client/session/session_task.h. This is the only
+ * place where a training task is interpreted, so that engine/member/ does not depend on the
+ * protocol. */
 #include "client/session/session_task.h"
 
 #include "proto/training_wire.h"
 
+/* A field that an older coordinator does not send keeps its default. Values are checked here: the
+ * coordinator is not trusted with this machine's memory and time. */
 err session_task_training(struct training_options *out, const Fedlora__V1__Training *from)
 {
     training_options_defaults(out);
@@ -9,6 +14,7 @@ err session_task_training(struct training_options *out, const Fedlora__V1__Train
     return err_is(e) ? err_in(e, "the run's training options") : e;
 }
 
+/* The strings are borrowed from both messages, which must outlive the round. */
 err session_task_round(struct member_round *out, const Fedlora__V1__HelloReply *hello,
                        const Fedlora__V1__TrainTask *task)
 {

@@ -1,6 +1,6 @@
 /* The work directory of client/session/session_work.h.
  *
- * What survives a kill at any moment: a download continues from its .part file, and an update is
+ * A kill at any moment loses little: a download continues from its .part file, and an update is
  * used again only if its description exists, names the same starting state, and the file has the
  * recorded digest. The description is written last, so its existence means that the update is
  * complete. */
