@@ -37,6 +37,8 @@ static const struct option_row rows[] = {
      .at = AT(output),
      .value = "DIR",
      .help = "PEFT directory to write"},
+    /* Five ways to bound the size of the result; at most one may be given. Without any, the result
+     * is exact for methods that can be. */
     {.flag = "rank",
      .kind = OPTION_INT,
      .at = AT(rank),
@@ -72,6 +74,7 @@ static const struct option_row rows[] = {
      .at = AT(stack),
      .help = "flora only: write the stacked factors without recompression; fast, but the result "
              "has the sum of all ranks"},
+    /* Extra checks, which take about as long as the combination itself. */
     {.flag = "compare",
      .kind = OPTION_FLAG,
      .at = AT(compare),
@@ -205,6 +208,7 @@ struct aggregate_shown { /* from the first module on: what is refused before nee
     bool quiet, begun;
 };
 
+/* Called after each module; an error ends the combination. */
 static err show_step(void *context, size_t done, size_t of)
 {
     struct aggregate_shown *shown = context;
@@ -247,6 +251,7 @@ const struct command command_aggregate = {
     .row_count = sizeof rows / sizeof rows[0],
     .options_size = sizeof(struct aggregate_command),
     .least = 1,
+    /* As many adapters as a run may have members. */
     .most = 10000,
     .run = aggregate_run,
     .details = method_help_aggregate,

@@ -182,6 +182,7 @@ static err print_modules(const struct aggregate_command *o, const struct combine
     static const char *const heads[] = {"module", "number",         "adapters", "rank",
                                         "norm",   "relative error", "cut off",  "recomputed"};
     struct table table;
+    /* One entry per module is enough for any grouping. */
     struct arena arena = {0};
     struct kind *kind, all = {.name = "all"};
     size_t kinds = 0;

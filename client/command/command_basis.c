@@ -34,6 +34,7 @@ static const struct option_row rows[] = {
      .at = AT(base),
      .value = "PATH",
      .help = "base model: a Hugging Face directory or a .gguf file"},
+    /* The rank of the run must not be larger than this. */
     {.flag = "rank",
      .kind = OPTION_INT,
      .at = AT(rank),
@@ -99,6 +100,7 @@ static err make_all(struct method_state *file, const struct basis_command *o,
     for (size_t i = 0; i < modules->count; i++) {
         err e = stop_check();
         if (!err_is(e)) e = make_module(file, base, &modules->module[i], (uint32_t)o->rank, i);
+/* progress_update() is for one thread at a time, and `failed` is shared. */
 #pragma omp critical(command_basis)
         {
             if (err_is(e)) failed = e;
@@ -159,6 +161,8 @@ static err basis_run(void *options, const struct option_list *arguments, struct 
     TRY_OUT(e, method_state_open(&file, o->output, modules.count));
     TRY_OUT(e, make_all(&file, o, &base, &modules));
     TRY_OUT(e, method_state_commit(&file, o->output, &meta));
+    /* Of the committed file and not of the values in memory: the digest must name what is on
+     * disk. */
     TRY_OUT(e, digest_of_file(&digest, o->output));
     digest_text(hex, &digest);
     e = print_result(o, hex, modules.count);

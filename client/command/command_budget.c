@@ -31,6 +31,7 @@ struct budget_command {
     const char *plot;
 };
 
+/* In the order of enum account_engine and its neighbours, so that the index is the value. */
 static const char *const accountants[] = {"pld", "rdp", "prv", NULL};
 static const char *const adjacencies[] = {"add-remove", "replace-one", NULL};
 static const char *const schemes[] = {"poisson", "fixed", NULL};
@@ -53,6 +54,7 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
         .flag = "epsilon", .kind = OPTION_NUM, .at = AT(epsilon), .value = "E",                    \
         .help = "privacy budget: largest epsilon, at the delta of --delta (required)"              \
     }
+/* Tree aggregation (DP-FTRL) is a plan of its own kind; `budget steps` has no search for it. */
 #define ROWS_TREE                                                                                  \
     {.flag = "tree",                                                                               \
      .kind = OPTION_FLAG,                                                                          \
@@ -73,6 +75,7 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
         .help =                                                                                    \
             "with --tree: smallest number of steps between two in which the same unit takes part"  \
     }
+/* The plan, how it is accounted for, and the plot. */
 #define ROWS_COMMON                                                                                \
     {.flag = "sampling",                                                                           \
      .kind = OPTION_NUM,                                                                           \
@@ -139,6 +142,7 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
         .help = "replace an existing plot file"                                                    \
     }
 
+/* The number that a command computes is not one of its options. */
 static const struct option_row epsilon_rows[] = {ROW_NOISE, ROW_STEPS, ROWS_COMMON, ROWS_TREE};
 static const struct option_row noise_rows[] = {ROW_EPSILON, ROW_STEPS, ROWS_COMMON, ROWS_TREE};
 static const struct option_row steps_rows[] = {ROW_EPSILON, ROW_NOISE, ROWS_COMMON};

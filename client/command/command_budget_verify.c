@@ -20,6 +20,7 @@ struct budget_verify_command {
     const char *key, *head, *cohorts;
 };
 
+/* A line has about 500 bytes, so this is more than any run writes. */
 enum { LEDGER_BYTES_MAX = 256 << 20, COHORTS_BYTES_MAX = 64 << 20 };
 
 static const struct option_row rows[] = {

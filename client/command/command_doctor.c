@@ -23,6 +23,7 @@
 #include <sys/utsname.h>
 #include <time.h>
 
+/* The options of the connection are optional here. */
 struct doctor_command {
     struct command_common common;
     struct remote_options remote; /* server NULL: the machine alone */
@@ -30,6 +31,8 @@ struct doctor_command {
 
 #define AT(member) offsetof(struct doctor_command, remote) + offsetof(struct remote_options, member)
 static const struct option_row rows[] = {
+    /* The rows of REMOTE_OPTION_ROWS, but none is required: without --server only the machine is
+     * checked. */
     {.flag = "server",
      .key = "server.address",
      .kind = OPTION_TEXT,
@@ -69,6 +72,7 @@ struct finding {
     const char *problem;
 };
 
+/* More than all checks together add. */
 enum { FINDINGS_MAX = 24 };
 struct findings {
     struct finding finding[FINDINGS_MAX];
@@ -241,6 +245,8 @@ static void find_server(struct findings *f, const struct remote_options *o)
     const struct rpc_client_options options = {
         .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &stop_asked};
     struct finding *server = finding_add(f, "server");
+    /* On failure the other findings about the server are left out, because none of them can be
+     * known. */
     err e = rpc_tls_probe(&r, &options);
     if (err_is(e)) {
         snprintf(server->value, sizeof server->value, "%s", e.text);
@@ -282,6 +288,7 @@ static err print_json(const struct findings *f, bool well)
     return e;
 }
 
+/* The first column marks problems, so that they can be found in a long list. */
 static err print_table(const struct findings *f)
 {
     struct table t;
@@ -317,6 +324,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     for (size_t i = 0; i < f.count; i++)
         problems += f.finding[i].problem != NULL;
     TRY(o->common.json ? print_json(&f, problems == 0) : print_table(&f));
+    /* The findings have been printed; the error only sets the exit status and counts them. */
     if (problems == 0) return ERR_NONE;
     return err_make(ERR_MACHINE, "doctor: %zu of %zu checks failed", problems, f.count);
 }

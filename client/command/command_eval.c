@@ -31,9 +31,12 @@ static const struct option_row rows[] = {
      .at = AT(data),
      .value = "FILE",
      .help = "evaluation data, JSON Lines, in the formats that fedlora train accepts"},
+    /* An adapter or a state, not both; without them the base alone gives the value to compare
+     * with. */
     SETUP_ROW_ADAPTER(AT(adapter), "to evaluate; default: the base model alone"),
     SETUP_ROW_STATE(AT(state), "to evaluate; default: the base model alone"),
     SETUP_ROW_SEQ(AT(seq)),
+    /* Affects speed and memory only, except that bf16 results may differ in the last digits. */
     {.flag = "batch-tokens",
      .kind = OPTION_INT,
      .at = AT(batch_tokens),
@@ -48,6 +51,7 @@ static const struct option_row rows[] = {
      .help = "measure the loss only; generate no completions to measure the accuracy"},
     SETUP_ROW_EOS(AT(eos)),
     SETUP_ROW_BOS(AT(bos)),
+    /* Extra outputs, for comparisons with other programs. */
     {.flag = "logits",
      .kind = OPTION_TEXT,
      .at = AT(logits),

@@ -51,11 +51,13 @@ static const struct option_row rows[] = {
      .at = AT(base),
      .value = "PATH",
      .help = "base model; required for --as merged and gguf unless the adapter contains its path"},
+    /* Only for states of runs; `fedlora run export` already joins them. */
     {.flag = "frozen",
      .kind = OPTION_TEXT,
      .at = AT(frozen),
      .value = "FILE",
      .help = "frozen factors, for a state that stores them in a separate file"},
+    /* Two ways to make the result smaller; at most one may be given. */
     {.flag = "rank",
      .kind = OPTION_INT,
      .at = AT(rank),
@@ -188,6 +190,7 @@ static err write_it(struct result *r, const struct adapter_file *file)
         return err_make(ERR_INPUT,
                         "--as %s: expected --base, the model that the adapter was trained on",
                         as_names[o->as]);
+    /* PEFT needs no weights of the base, only its path. */
     bool need = o->as != EXPORT_PEFT || o->base != NULL;
     if (need) {
         TRY(model_open(&base, path));
@@ -238,6 +241,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
     struct result r = {.o = options};
     struct adapter_file file = {0}, frozen = {0};
     struct flatten delta = {0};
+    /* Both 0: an exact result. */
     struct lowrank_cut cut = {.rank_max = (uint32_t)r.o->rank, .error = r.o->error};
     err e;
     if (r.o->rank > 0 && r.o->error > 0)

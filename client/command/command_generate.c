@@ -25,6 +25,7 @@ struct generate_command {
 #define AT(member) offsetof(struct generate_command, member)
 static const struct option_row rows[] = {
     SETUP_ROW_BASE(AT(base)),
+    /* An adapter or a state, not both. */
     SETUP_ROW_ADAPTER(AT(adapter), "to generate with; default: the base model alone"),
     SETUP_ROW_STATE(AT(state), "to generate with; default: the base model alone"),
     {.flag = "prompt",
@@ -50,6 +51,7 @@ static const struct option_row rows[] = {
      .least = 1,
      .most = LIMIT_SEQUENCE,
      .help = "largest number of new tokens"},
+    /* The defaults generate greedily, so that the same command prints the same text. */
     {.flag = "temperature",
      .kind = OPTION_NUM,
      .at = AT(temperature),
@@ -68,6 +70,7 @@ static const struct option_row rows[] = {
     {.flag = "special", .kind = OPTION_FLAG, .at = AT(special), .help = "print special tokens too"},
 };
 
+/* Everything that is open, and the text so far. */
 struct work {
     const struct generate_command *o;
     struct setup setup;
@@ -105,6 +108,7 @@ static bool on_token(void *user, int32_t id)
 static err read_prompt(struct work *w)
 {
     const struct generate_command *o = w->o;
+    /* LIMIT_LINE_BYTES also bounds standard input: a longer prompt exceeds every context window. */
     char *input = NULL;
     size_t size = 0;
     const char *text = o->prompt;
@@ -144,6 +148,7 @@ static err encode_prompt(struct work *w)
     if (!first)
         return err_make(ERR_INPUT, "the prompt is empty: expected text, because this model has no "
                                    "beginning-of-sequence token");
+    /* Encoded by its text, because special tokens in the prompt are encoded in the same way. */
     snprintf(text, sizeof text, "%s", first);
     return tokenizer_encode(&w->tokens, w->setup.tokenizer, text, strlen(text), true);
 }
@@ -196,6 +201,7 @@ static err generate_run(void *options, const struct option_list *arguments, stru
     TRY_OUT(e, read_prompt(&w));
     TRY_OUT(e, encode_prompt(&w));
     e = run_model(&w, &count);
+    /* Also after an error, so that the message starts on a line of its own. */
     if (!o->common.json && w.text.size) printf("\n");
     if (err_is(e) || !o->common.json) goto out;
     json_t *result = json_pack("{s:s#, s:i, s:i}", "text", w.text.data, (int)w.text.size, "tokens",

@@ -172,6 +172,7 @@ static err inspect_base(json_t *out, const struct inspect_command *o, const char
 
 /* ---- what is it? ---- */
 
+/* A path that is too long contains nothing that could be opened. */
 static bool holds(const char *dir, const char *name)
 {
     char path[LIMIT_PATH_BYTES];
@@ -179,6 +180,7 @@ static bool holds(const char *dir, const char *name)
     return !err_is(e) && file_exists(path);
 }
 
+/* By the magic number: files of Ollama have no extension. */
 static bool is_gguf(const char *path)
 {
     struct file_map map = {0};

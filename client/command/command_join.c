@@ -21,6 +21,8 @@ struct join_command {
 
 #define AT(member) offsetof(struct join_command, member)
 static const struct option_row rows[] = {
+    /* The connection comes first: these four options are the same for every run of the federation
+     * and are usually in the file of --config. */
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "base",
      .key = "join.base",
@@ -49,6 +51,8 @@ static const struct option_row rows[] = {
      .at = AT(run),
      .value = "NAME",
      .help = "run to join; default: the only open run with this member"},
+    /* Offers of this machine. The coordinator decides the rank of the round from the offers of
+     * all members, so 0 is the usual value. */
     {.flag = "rank",
      .key = "join.rank",
      .kind = OPTION_INT,
@@ -63,6 +67,8 @@ static const struct option_row rows[] = {
      .at = AT(memory),
      .value = "SIZE",
      .help = "memory of this machine, reported to the coordinator; default: not reported"},
+    /* Privacy of single records. These are limits of the member, which hold whatever the run says;
+     * they are compared before any data is used. */
     {.flag = "ledger",
      .key = "privacy.ledger",
      .kind = OPTION_TEXT,
@@ -94,6 +100,7 @@ static const struct option_row rows[] = {
      .most = 1,
      .help = "refuse runs whose example-level delta is larger than this; also the delta of a newly "
              "created ledger; 0: use the run's"},
+    /* Local matters, which the coordinator never sees. */
     {.flag = "checkpoint",
      .key = "join.checkpoint",
      .kind = OPTION_FLAG,
@@ -132,6 +139,7 @@ static const struct option_row rows[] = {
  * auditor. */
 static err print_result(const struct join_command *o, const struct session_result *r)
 {
+    /* All zero, which no digest of a file is in practice. */
     static const struct digest none;
     char state[DIGEST_TEXT_BYTES], head[DIGEST_TEXT_BYTES] = "";
     digest_text(state, &r->state);
@@ -173,6 +181,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
     (void)arguments, (void)arena;
     const struct join_command *o = options;
     struct session_result result = {0};
+    /* In the order of enum command_precision. DTYPE_NONE leaves the choice to the run. */
     const enum dtype precision[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16};
     const struct session_options session = {.remote = o->remote,
                                             .base = o->base,

@@ -36,6 +36,7 @@ struct run_command {
 };
 
 #define AT(member) offsetof(struct run_command, member)
+/* Commands that act at once have only the options of the connection. */
 static const struct option_row rows[] = {REMOTE_OPTION_ROWS(AT(remote))};
 
 typedef Fedlora__V1__RunStatus run_status;
@@ -180,6 +181,7 @@ static err act(const struct run_command *o, const struct option_list *arguments,
     return e;
 }
 
+/* One function per command: the path of the call is the only difference. */
 static err status_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
@@ -370,6 +372,7 @@ static err make_whole(const struct run_command *o, struct rpc_client *client, co
     if (!needed) return ERR_NONE;
     if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", path) >= sizeof frozen)
         return err_make(ERR_INPUT, "%s: the path is too long", path);
+    /* Beside the output, so that the rename below stays in one file system. */
     TRY(fetch_blob(o, client, run, &digest, frozen));
     err e = state_whole_write(path, path, frozen, &digest);
     (void)file_disk.unlink(frozen);
@@ -438,6 +441,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
 
 /* ---------------------------------------------------------------- the commands */
 
+/* Long commands also have --retry-for. watch waits an hour by default, because a run takes days. */
 static const struct option_row watch_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "retry-for",

@@ -26,6 +26,7 @@ struct audit_command {
     bool force;
 };
 
+/* The connection and the place of the result; what is downloaded has no options. */
 #define AT(member) offsetof(struct audit_command, member)
 static const struct option_row rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
@@ -120,6 +121,7 @@ static err show(struct audit *a, const char *file, const struct statement *s)
  * to see. The coordinator's own ledger has an empty party. */
 static err take_ledger(struct audit *a, const char *party)
 {
+    /* The same limit as in `fedlora budget verify`. */
     struct bytes text = {.max = 256 << 20};
     struct ledger ledger = {0};
     struct statement s;

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Options, in the order of the rows below. */
 struct create_command {
     struct command_common common;
     struct remote_options remote;
@@ -41,6 +42,7 @@ static const char *const privacies[] = {"none", "client", "example", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16"};
 
 #define AT(member) offsetof(struct create_command, member)
+/* One macro per kind of option, so that a row is its flag, key, member, default, range and help. */
 #define ROW_TEXT(f, k, m, v, h)                                                                    \
     {                                                                                              \
         .flag = f, .key = k, .kind = OPTION_TEXT, .at = AT(m), .value = v, .help = h               \
@@ -66,6 +68,8 @@ static const char *const precisions[] = {"auto", "f32", "bf16"};
     }
 
 static const struct option_row rows[] = {
+    /* The connection, then the run itself. Every option has a key, because a run is usually
+     * described in a file that is kept with its results. */
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "method",
      .key = "run.method",
@@ -101,6 +105,7 @@ static const struct option_row rows[] = {
     ROW_TEXT("targets", "run.targets", targets, "q,k,v,...",
              "modules to adapt, separated by commas: q, k, v, o, gate, up, down or full names; "
              "default: all of these"),
+    /* When a round closes, and how its updates are weighted. */
     ROW_INT("quorum", "run.quorum", quorum, "0", 0, LIMIT_MEMBERS,
             "number of updates that closes a round; 0: one from each member"),
     {.flag = "deadline",
@@ -119,6 +124,8 @@ static const struct option_row rows[] = {
     ROW_TEXT(
         "frozen", "run.frozen", frozen, "FILE",
         "file of frozen factors, for fed-sb and ffa; default: an orthonormal basis from the seed"),
+    /* Details of the method and its reports. Options that only some methods have are given by
+     * --option. */
     ROW_NUM("carry-error", "run.carry_error", carry_error, "1e-4", 0, 1,
             "largest relative error of recompressing the carry; 0: exact"),
     ROW_INT("evaluate-every", "run.evaluate_every", evaluate_every, "1", 0, LIMIT_ROUNDS,
@@ -137,6 +144,8 @@ static const struct option_row rows[] = {
         "privacy", "privacy.unit", privacy, "none", privacies,
         "unit of differential privacy; client: noise added by the coordinator protects all data of "
         "a member; example: noise added by each member while training protects each record"),
+    /* Differential privacy. For these numbers 0 means "not given"; the coordinator computes a
+     * missing noise from the budget, and refuses a budget without enough members or records. */
     ROW_NUM("epsilon", "privacy.epsilon", epsilon, "0", 0, 1e6,
             "privacy budget: largest epsilon, at the delta of --delta"),
     ROW_NUM("delta", "privacy.delta", delta, "0", 0, 1,
@@ -259,6 +268,7 @@ static err check_privacy(const struct create_command *o)
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
                       struct arena *arena)
 {
+    /* Targets of the run are separated by commas, those of one member by '+', see run_members.c. */
     static const struct run_members_split comma = {',', "targets"};
     TRY(run_members_parse(config, o->members, arena));
     if (o->targets != NULL)
@@ -289,6 +299,7 @@ static err create(struct rpc_client *client, Fedlora__V1__RunConfig *config,
     static const struct remote_method method = {RPC_PATH_ADMIN(create_run),
                                                 &fedlora__v1__run_status__descriptor};
     Fedlora__V1__RunStatus *status = NULL;
+    /* The digest names the blob, so a file that was uploaded for an earlier run is found by it. */
     struct digest frozen;
     if (o->frozen != NULL) {
         TRY(digest_of_file(&frozen, o->frozen));

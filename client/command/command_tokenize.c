@@ -32,6 +32,7 @@ static const struct option_row rows[] = {
      .at = AT(base),
      .value = "PATH",
      .help = "base model whose tokenizer is used: a Hugging Face directory or a .gguf file"},
+    /* A choice and not a flag, so that both values can be written explicitly in tests. */
     {.flag = "special",
      .kind = OPTION_CHOICE,
      .at = AT(special),
@@ -96,6 +97,7 @@ static err chat_message_read(struct chat_message *out, const json_t *value, cons
  * which is a single user message. */
 static err add_chat(struct work *w, const json_t *list, const char *where)
 {
+    /* Bounds the memory for a list of unknown size. */
     enum { MESSAGES_MAX = 4096 };
     const json_t *messages = json_is_object(list) ? json_object_get(list, "messages") : list;
     size_t count = json_array_size(messages);
@@ -124,6 +126,7 @@ static err add_chat(struct work *w, const json_t *list, const char *where)
 /* Accepts "1 2 3", "1,2,3" and "[1, 2, 3]", the forms in which other tools print ids. */
 static err ids_read(int32_t **out, size_t *count, const char *text, const char *where)
 {
+    /* Every id takes at least one digit and one separator. */
     size_t used = 0, room = strlen(text) / 2 + 1;
     int32_t *id = malloc(room * sizeof *id);
     if (!id) return err_make(ERR_MACHINE, "no memory for %zu ids", room);
@@ -219,6 +222,8 @@ static err add_lines(struct work *w)
     size_t room = 0;
     err e = ERR_NONE;
     unsigned number = 0;
+    /* An interrupt makes getline() return early, so the flag is checked once more after the
+     * loop. */
     for (ssize_t size; !err_is(e) && (size = getline(&line, &room, stdin)) >= 0;) {
         e = stop_check();
         if (!err_is(e)) e = add_line(w, line, (size_t)size, ++number);

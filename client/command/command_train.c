@@ -18,6 +18,8 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Options, in the order of the rows below. Numbers are int64_t and double, the types of the option
+ * table; options_of() converts them. */
 struct train_command {
     struct command_common common;
     const char *base, *data, *output, *adapter, *state, *targets, *log;
@@ -35,6 +37,7 @@ static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const privacies[] = {"none", "example", NULL};
 #define AT(member) offsetof(struct train_command, member)
 static const struct option_row rows[] = {
+    /* Inputs and output. */
     SETUP_ROW_BASE(AT(base)),
     {.flag = "data",
      .kind = OPTION_TEXT,
@@ -52,6 +55,8 @@ static const struct option_row rows[] = {
      .help = "PEFT directory to write"},
     SETUP_ROW_ADAPTER(AT(adapter), "to start from; default: a new adapter"),
     SETUP_ROW_STATE(AT(state), "to start from; default: a new adapter"),
+    /* A new adapter. These options have no effect with --adapter or --state, whose shape is
+     * given. */
     {.flag = "rank",
      .letter = 'r',
      .kind = OPTION_INT,
@@ -177,6 +182,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
+    /* Privacy of single records. 0 means "not given" for all of these numbers. */
     {.flag = "privacy",
      .kind = OPTION_CHOICE,
      .at = AT(privacy),
@@ -230,6 +236,7 @@ static const struct option_row rows[] = {
      .at = AT(ledger_key),
      .value = "FILE",
      .help = "Ed25519 private key (PEM, mode 0600) that signs the ledger"},
+    /* Details of the data and reports. */
     SETUP_ROW_EOS(AT(eos)),
     SETUP_ROW_BOS(AT(bos)),
     {.flag = "log",
@@ -480,6 +487,7 @@ static err train_command_run(void *options, const struct option_list *arguments,
     e = train_it(&result, &s, &data, &how, o->privacy ? &ledger : NULL);
     progress_end(&w.progress, err_is(e) ? "stopped early" : "done");
     if (err_is(w.log_failed)) e = w.log_failed;
+    /* The user must not look for an adapter that does not exist. */
     if (e.kind == ERR_STOPPED)
         e = err_make(ERR_STOPPED, "interrupted; %s was not written", o->output);
     if (err_is(e)) goto out;

@@ -65,6 +65,7 @@ static json_t *scalar_json(const struct gguf_kv *kv)
     return json_null();
 }
 
+/* Shapes as Hugging Face writes them, rows first; GGUF stores them in the opposite order. */
 static void tensors_add(json_t *out, const struct gguf *g)
 {
     json_t *list = json_array();
@@ -95,6 +96,7 @@ void inspect_gguf_add(json_t *out, const struct gguf *g, bool tensors)
 
 /* ---- adapters ---- */
 
+/* For an adapter directory, the digest of its weights file. */
 err inspect_digest_add(json_t *out, const char *path)
 {
     struct digest d;
@@ -190,6 +192,8 @@ static json_t *module_json(const struct adapter_file_module *m)
     return o;
 }
 
+/* Metadata of the safetensors file. A PEFT directory keeps its own in adapter_config.json, from
+ * which the important fields are added. */
 static void words_add(json_t *out, const struct adapter_file *file)
 {
     json_t *words = json_object();
@@ -225,6 +229,8 @@ static void ranks_add(json_t *out, const struct adapter_file *file)
     json_object_set_new(out, "parameters", json_integer((json_int_t)values));
 }
 
+/* Only states and updates belong to a run, so only they have its fields. The list of modules comes
+ * last, because it is the longest part. */
 err inspect_adapter(json_t *out, const char *path, bool digest)
 {
     static const char *const kind[] = {"adapter", "state", "update", "frozen"};
@@ -265,6 +271,7 @@ static bool has_factors(const struct safetensors *st)
     return false;
 }
 
+/* Name, type and shape; values are never shown. */
 static json_t *tensor_json(const struct tensor *t)
 {
     json_t *shape = json_array();

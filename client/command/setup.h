@@ -44,6 +44,7 @@
         .help = "prepend the beginning-of-sequence token to text rows"                             \
     }
 
+/* The inputs named on the command line, and the needs of the command. */
 struct setup_options {
     const struct command_common *common;
     const char *base;
@@ -53,6 +54,7 @@ struct setup_options {
     bool text;                   /* refuse a base without a tokenizer before the engine is opened */
 };
 
+/* The open inputs of a command. */
 struct setup {
     struct model model;
     struct tokenizer *tokenizer; /* NULL where the base has none */

@@ -57,6 +57,7 @@ static err as_file(struct adapter_file *out, const struct adapter *ad)
                                            .member = "",
                                            .alpha_pattern = "",
                                            .target_modules = ""};
+    /* Errors of agg/adapter begin with this name. */
     snprintf(out->path, sizeof out->path, "the adapter");
     return ERR_NONE;
 }

@@ -4,6 +4,7 @@
 
 #include "engine/adapter.h"
 
+/* Where and how to save. */
 struct adapter_save_options {
     const char *path;
     const char *base; /* recorded as base_model_name_or_path, by its whole path; may be NULL */

@@ -1,3 +1,5 @@
+/* Progress lines of client/output/progress.h. All output is on standard error, because standard
+ * output holds the result of the command. */
 #include "client/output/progress.h"
 
 #include "base/text.h"
@@ -33,6 +35,7 @@ static size_t terminal_width(void)
     return (size_t)width;
 }
 
+/* Characters and not bytes: details may contain names that are not ASCII. */
 static size_t columns_of(const char *text)
 {
     size_t n = 0;
@@ -51,6 +54,7 @@ static void cut(char *line, size_t width)
     *line = 0;
 }
 
+/* Name and part done are the most important; the rate is the first to go. */
 void progress_fit(char out[PROGRESS_LINE_BYTES], const struct progress_parts *parts, size_t width)
 {
     struct progress_parts p = *parts;
@@ -110,6 +114,7 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t
     draw(p, &parts);
 }
 
+/* A second call prints nothing, so that error paths may call it too. */
 void progress_end(struct progress *p, const char *detail)
 {
     if (!p->enabled) return;

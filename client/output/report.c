@@ -1,3 +1,5 @@
+/* Printing of client/output/report.h. A report is built as JSON by the command, and the form for
+ * people is derived from it by rules: keys become names, lists of objects become tables. */
 #include "client/output/report.h"
 
 #include "base/json.h"
@@ -52,6 +54,7 @@ static void shown_value(char *out, size_t bytes, const json_t *value)
         snprintf(out, bytes, "%zu entries", json_object_size(value));
         return;
     }
+    /* A list of single values; what does not fit is left out, as --json has all of it. */
     size_t used = 0, i;
     json_t *item;
     json_array_foreach((json_t *)(uintptr_t)value, i, item)
@@ -90,6 +93,7 @@ static err add_values(struct table *t, const json_t *object, int indent)
  * lacks a key has an empty cell. */
 static err print_list(const char *name, const json_t *list, size_t rows_max)
 {
+    /* More than any report has; further columns are not printed. */
     enum { COLUMNS_MAX = 24 };
     const char *column[COLUMNS_MAX], *key;
     char align[COLUMNS_MAX + 1] = "", text[900];
@@ -152,6 +156,7 @@ err report_json(const json_t *value)
     return e;
 }
 
+/* Consumes the document, so that the callers' last line can be `return report_print(...)`. */
 err report_print(json_t *document, const struct report_options *options)
 {
     if (!document) return err_make(ERR_MACHINE, "no memory for the report");

@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+/* Zeroed is closed; table_begin() needs no table_close() before it. The number of columns is fixed
+ * by `align`, so a forgotten cell is noticed by table_write(). */
 struct table {
     struct arena arena;
     const char *align; /* 'l' or 'r' a column; its length is the number of columns */
@@ -15,7 +17,7 @@ struct table {
     size_t count, capacity;
 };
 
-/* `align` must outlive the table. */
+/* `align` has one letter per column, 'l' or 'r', and must outlive the table. */
 void table_begin(struct table *t, const char *align);
 err table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Adds all cells of a row; texts are copied. */

@@ -102,6 +102,8 @@ static err resume(struct fetching *f)
     f->fd = file_disk.open(f->part, flags, 0600);
     if (f->fd < 0) return err_sys(errno, "%s: cannot open", f->part);
     digest_begin(&f->digest);
+    /* pread() with an explicit offset: the descriptor is in append mode, whose position only writes
+     * move. */
     uint8_t buffer[REMOTE_READ_BYTES];
     for (;;) {
         ssize_t n = pread(f->fd, buffer, sizeof buffer, (off_t)f->have);
@@ -255,6 +257,7 @@ static err pack_put_data(struct bytes *message, const uint8_t *data, size_t size
 static err send_file(struct bytes *reply, struct rpc_client *client, const char *method,
                      struct sending *s)
 {
+    /* The same path may be called again after a failure; the offset is asked for each time. */
     const struct rpc_upload upload = {.path = method,
                                       .deadline_ms = REMOTE_STREAM_MS,
                                       .stall_ms = REMOTE_STALL_MS,

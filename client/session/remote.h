@@ -15,6 +15,7 @@
 /* Time limit of a call without streams, unless the caller gives another. */
 enum { REMOTE_CALL_MS = 30 * 1000 };
 
+/* A method of the coordinator and the type of its reply. */
 struct remote_method {
     const char *path; /* RPC_PATH_FEDERATION(hello): proto/rpc_path.h */
     const ProtobufCMessageDescriptor *reply;

@@ -1,3 +1,4 @@
+/* Opening of a member's files: client/session/session_local.h. */
 #include "client/session/session_local.h"
 
 #include "base/file.h"
@@ -119,7 +120,8 @@ void session_local_close(struct session_local *local)
     *local = (struct session_local){0};
 }
 
-/* A precision that the run names is binding. Where it names none, this machine's option decides. */
+/* A precision that the run names is binding: members with different precisions would still combine,
+ * but results could not be repeated. If it names none, the option of this machine decides. */
 static err choose_precision(enum dtype *out, const struct session_options *o, int run, bool private)
 {
     static const enum dtype type[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16}; /* training_precision */
@@ -132,6 +134,8 @@ static err choose_precision(enum dtype *out, const struct session_options *o, in
     return ERR_NONE;
 }
 
+/* The length of a row and the end-of-sequence token are options of the run, so the data is read
+ * again. */
 err session_local_prepare(struct session_local *local, const struct training_options *t,
                           bool private_examples)
 {
@@ -157,6 +161,7 @@ static bool not_stopped(void *user, size_t done, size_t rows)
     return !stop_asked;
 }
 
+/* No progress line: evaluations between rounds are short, and `run watch` shows their results. */
 err session_local_evaluate(struct member_evaluation *out, struct session_local *local,
                            const struct member_round *round)
 {

@@ -125,6 +125,6 @@ err session_report_train(struct train_result *out, struct session_report *r, con
     err e = member_train(out, path, &reporting);
     end(r);
     if (atomic_load(&r->abandon) && !stop_asked)
-        e = err_make(ERR_STATE, "round %" PRIu32 " is over for us", r->round);
+        e = err_make(ERR_STATE, "round %" PRIu32 ": the coordinator ended it early", r->round);
     return e;
 }

@@ -32,9 +32,9 @@ struct session_report { /* the caller sets the first group, and zero for the res
     char reason[256];    /* why; set when abandon is */
 };
 
-/* member_train() with these reports; `work` without on_step. ERR_STATE when the coordinator says
- * that the round is over: `reason` has its text, and the update must not be used. If no thread can
- * be created, nothing is sent. */
+/* Calls member_train() with these reports; `work` must have no on_step. ERR_STATE when the
+ * coordinator answers that the round is over: `reason` has its text, and the update must not be
+ * used. If no thread can be created, nothing is sent and training continues. */
 err session_report_train(struct train_result *out, struct session_report *report, const char *path,
                          const struct member_train *work);
 

@@ -19,6 +19,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+/* A description has about a kilobyte; more is not one of ours. */
 enum { WORK_JSON_BYTES = 1 << 16 };
 
 /* One directory per federation and member id, so that one user can run several members. Relative
@@ -84,12 +85,15 @@ err session_work_open(struct session_work *out, const char *dir, const struct rp
     return ERR_NONE;
 }
 
+/* Closing the descriptor releases the lock. The lock file stays: deleting it could let two
+ * processes lock two different files of this name. */
 void session_work_close(struct session_work *work)
 {
     if (work->lock > 0) close(work->lock);
     work->lock = 0;
 }
 
+/* Blobs are named by their digest, so two runs with the same frozen factors share the file. */
 void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                        const struct digest *digest)
 {
@@ -105,6 +109,7 @@ void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%" PRIu32 ".safetensors", work->updates, run, round);
 }
 
+/* Beside the update, with the same name. */
 static void note_path(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run,
                       uint32_t round)
 {
