@@ -40,7 +40,6 @@ err digest_of_file(struct digest *out, const char *path)
     TRY(file_map_open(&map, path));
     struct digest_stream s;
     digest_begin(&s);
-    /* In slices whose pages go again: a large file must not count as our memory. */
     for (size_t at = 0; at < map.size; at += DIGEST_SLICE) {
         size_t left = map.size - at;
         digest_add(&s, map.data + at, left < DIGEST_SLICE ? left : DIGEST_SLICE);

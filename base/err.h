@@ -1,8 +1,8 @@
 /* Errors by value: the kind tells who acts next, the text names the thing and what was expected.
  *
  * A function that can fail returns `err`; its outputs are untouched on failure. Libraries never
- * log: they pass errors up, and the caller that knows the peer, file or run adds it with err_in().
- */
+ * log. They pass errors up, and the caller that knows the peer, the file or the run adds its name
+ * with err_in(). */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 

@@ -110,7 +110,7 @@ static err part_open(int *out, const char *part)
                 return ERR_NONE;
             }
             err e = err_sys(errno, "%s", part);
-            file_disk.unlink(part); /* ours: the lock is held */
+            file_disk.unlink(part); /* allowed, because the lock is held */
             file_disk.close(fd);
             return e;
         }

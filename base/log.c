@@ -159,5 +159,5 @@ void log_event(enum log_level level, const char *event, const struct log_field *
     }
     l.text[l.size++] = '\n';
     ssize_t written = write(STDERR_FILENO, l.text, l.size);
-    (void)written; /* nowhere left to say it */
+    (void)written; /* a failure could only be reported on the same descriptor */
 }

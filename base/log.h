@@ -1,8 +1,8 @@
 /* One line per event on standard error, as logfmt or JSON. Only programs log, never libraries.
  * Thread-safe: a line is one write(2). Never log values of updates, keys or client data.
  *
- *   LOG(LOG_INFO, "round.closed", LOG_STR("run", id), LOG_INT("round", 7), LOG_INT("took_ms", ms));
- */
+ *   LOG(LOG_INFO, "round.closed", LOG_STR("run", id), LOG_INT("round", 7),
+ *       LOG_INT("took_ms", ms)); */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 

@@ -169,7 +169,7 @@ const char *text_nearest(const char *word, const char *const *words, size_t coun
     size_t length = strlen(word), most = length / 3 > 1 ? length / 3 : 1;
     for (size_t i = 0; i < count; i++) {
         size_t d = distance(word, words[i]);
-        /* A word typed short ("--adap") is near to what it begins. */
+        /* An abbreviation ("--adap") counts as one edit. */
         if (length >= 3 && strncmp(word, words[i], length) == 0) d = 1;
         if (d <= most && d < strlen(words[i])) {
             nearest = words[i];

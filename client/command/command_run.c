@@ -53,8 +53,8 @@ static err print_message(const ProtobufCMessage *message)
     return e;
 }
 
-/* "-" for a value that does not exist: nobody evaluated (no rows), or the data has no completions
- * to be right or wrong about (accuracy below 0). */
+/* "-" for a value that does not exist: no member evaluated (no rows), or the data has no
+ * completions to be right or wrong about (accuracy below 0). */
 static err evaluation_cells(struct table *t, uint64_t rows_seen, double loss, double accuracy)
 {
     TRY(rows_seen ? table_cell(t, "%.4f", loss) : table_cell(t, "-"));
@@ -68,20 +68,20 @@ static err print_members(const run_status *s)
     struct table t;
     err e;
     table_begin(&t, "llrrrrrrr");
-    static const char *const head[] = {"member", "doing",   "rank",      "examples", "loss",
-                                       "sent",   "fetched", "eval loss", "accuracy"};
+    static const char *const head[] = {"member", "activity", "rank",      "examples", "loss",
+                                       "sent",   "fetched",  "eval loss", "accuracy"};
     TRY_OUT(e, table_row(&t, head));
     for (size_t i = 0; i < s->n_members; i++) {
         const Fedlora__V1__MemberStatus *m = s->members[i];
-        char doing[64], up[32], down[32];
+        char activity[64], up[32], down[32];
         if (strcmp(m->doing, "training") == 0 && m->steps > 0)
-            snprintf(doing, sizeof doing, "training %" PRIu32 "/%" PRIu32, m->step, m->steps);
+            snprintf(activity, sizeof activity, "training %" PRIu32 "/%" PRIu32, m->step, m->steps);
         else
-            snprintf(doing, sizeof doing, "%.50s", m->doing);
+            snprintf(activity, sizeof activity, "%.50s", m->doing);
         text_size(up, sizeof up, m->bytes_up);
         text_size(down, sizeof down, m->bytes_down);
         TRY_OUT(e, table_cell(&t, "%s", m->id));
-        TRY_OUT(e, table_cell(&t, "%s", doing));
+        TRY_OUT(e, table_cell(&t, "%s", activity));
         TRY_OUT(e, table_cell(&t, "%" PRIu32, m->rank));
         TRY_OUT(e, table_cell(&t, "%" PRIu64, m->examples));
         TRY_OUT(e, m->train_loss > 0 ? table_cell(&t, "%.4f", m->train_loss) : table_cell(&t, "-"));

@@ -450,7 +450,7 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
 }
 
 /* With privacy the ledger is charged after training but before the adapter is written: a crash in
- * between charges for an adapter nobody has seen, never the other way round. The digest of the
+ * between charges for an adapter that was never written, not the other way round. The digest of the
  * starting values is recorded too, so that an auditor can see whether this ledger released them. */
 static err train_it(struct train_result *out, struct setup *s, const struct dataset *data,
                     const struct train_options *how, const struct train_ledger *ledger)

@@ -4,7 +4,7 @@
 
 #include "engine/adapter.h"
 
-/* Where and how to save. */
+/* The place and the form of the result. */
 struct adapter_save_options {
     const char *path;
     const char *base; /* recorded as base_model_name_or_path, by its whole path; may be NULL */
@@ -15,9 +15,7 @@ struct adapter_save_options {
  * adapter is folded into one exact pair per module, and a Fedlora state is written beside it with
  * all factors separate, from which training can continue. */
 #define ADAPTER_SAVE_STATE "state.safetensors"
-/* An adapter of A and B alone is written as it is; with a carry or R, the whole change is folded
- * into one exact pair a module, and ADAPTER_SAVE_STATE beside it keeps carry, A, B and R apart: a
- * state to go on training from. */
+/* ERR_INPUT if the path exists and `replace` is false. */
 err adapter_save_peft(const struct adapter *ad, const struct adapter_save_options *o);
 
 #endif

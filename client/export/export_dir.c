@@ -213,7 +213,6 @@ err export_config(const char *dir, const struct model *base, enum dtype type)
     json_t *config = NULL;
     TRY(model_is_gguf(base) ? config_of_gguf(&config, base, type)
                             : config_of_directory(&config, base, type));
-    /* float32 of a GGUF needs 9 digits; what a directory says is said again exactly */
     err e = write_json(dir, "config.json", config, model_is_gguf(base) ? 9 : 17);
     json_decref(config);
     return e;

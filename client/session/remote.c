@@ -137,7 +137,6 @@ static err take_chunk(const void *message, size_t size, void *context)
     if (!err_is(e)) {
         digest_add(&f->digest, chunk->data.data, chunk->data.len);
         f->have += chunk->data.len;
-        if (f->blob->progress != NULL) f->blob->progress(f->blob->user, f->have, f->total);
     }
     message_free(chunk);
     return e;
@@ -169,7 +168,7 @@ static err download(struct fetching *f, struct rpc_client *client)
  * file with a wrong digest is deleted, because continuing it would never help. The file is flushed
  * before the rename and the directory after it, so that a power loss leaves a complete file or
  * none. */
-static err settle(struct fetching *f)
+static err finish_download(struct fetching *f)
 {
     char expected[DIGEST_TEXT_BYTES];
     if (f->total != 0 && f->have < f->total)
@@ -202,7 +201,7 @@ err remote_fetch(struct rpc_client *client, const struct remote_blob *blob)
     err e;
     TRY_OUT(e, resume(&f));
     TRY_OUT(e, download(&f, client));
-    e = settle(&f);
+    e = finish_download(&f);
 out:
     if (f.fd >= 0) (void)file_disk.close(f.fd);
     return e;

@@ -34,8 +34,6 @@ struct remote_blob {
     const char *run;
     struct digest digest;
     const char *path; /* the file to create; PATH.part during the download */
-    void (*progress)(void *user, uint64_t done, uint64_t total); /* or NULL */
-    void *user;
 };
 /* The file is complete and has the right digest, or ERR_INPUT and it is deleted. An existing file
  * at `path` is overwritten without being read. */

@@ -124,7 +124,7 @@ static err hello(struct session *s)
     return ERR_NONE;
 }
 
-/* With client-level privacy the user is told that the coordinator sees the plain updates, because
+/* With client-level privacy the note says that the coordinator sees the plain updates, because
  * "private run" could be understood otherwise. */
 static void print_joined(const struct session *s)
 {
@@ -481,7 +481,6 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
     while (err_is(e = remote_call(out, s->client, &method, &request.base,
                                   SESSION_WAIT_MS + REMOTE_CALL_MS))) {
         TRY(try_again(s, e));
-        /* A coordinator that was restarted, or lost us, wants to hear who we are. */
         if (e.kind == ERR_STATE) {
             TRY(hello(s));
             print_joined(s);
