@@ -349,11 +349,11 @@ static err report(const struct train_command *o, const struct setup *s,
                   (json_int_t)r->learned, "loss_first", r->first_loss, "loss_last", r->last_loss,
                   "loss_mean", r->mean_loss, "seconds", r->seconds, "tokens_per_second",
                   r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0);
-    static const char *const untold[] = {"tokens",    "learned",   "loss_first",
-                                         "loss_last", "loss_mean", "tokens_per_second",
-                                         "seconds"};
-    for (size_t i = 0; o->privacy && i < sizeof untold / sizeof *untold; i++)
-        json_object_del(out, untold[i]); /* not counted by the budget, so not computed */
+    static const char *const private_keys[] = {"tokens",    "learned",   "loss_first",
+                                               "loss_last", "loss_mean", "tokens_per_second",
+                                               "seconds"};
+    for (size_t i = 0; o->privacy && i < sizeof private_keys / sizeof *private_keys; i++)
+        json_object_del(out, private_keys[i]); /* not counted by the budget, so not computed */
     json_object_set_new(out, "trained_parameters",
                         json_integer((json_int_t)s->adapter.value_count));
     json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));

@@ -289,9 +289,9 @@ static void count_upload(struct session *s, const struct session_update *update,
 }
 
 /* Charges the update in the local ledger before it is sent, and sends the ledger's lines first: the
- * coordinator rejects updates that its copy does not list. The other order could lose a charge in a
- * crash, and the ledger would then promise too little noise. Charging the same update twice has no
- * effect, so a repeated task is safe. */
+ * coordinator rejects updates that its copy does not list. In the other order a crash could
+ * leave an update that was sent but is missing in the ledger, and the ledger's epsilon would be too
+ * small. Charging the same update twice has no effect, so a repeated task is safe. */
 static err charge_update(struct session *s, const struct session_update *update,
                          const Fedlora__V1__TrainTask *task)
 {
@@ -336,8 +336,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
         }
         message_free(reply);
         if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator did not store the update");
-        /* The round was closed while this member was sending. */
-        if (e.kind == ERR_STATE) return e; /* the round is over: ask for the next task */
+        if (e.kind == ERR_STATE) return e; /* the round was closed meanwhile */
         TRY(try_again(s, err_in(e, "sending the update")));
     }
 }
@@ -358,9 +357,8 @@ static err do_train(struct session *s, const Fedlora__V1__TrainTask *task)
     session_privacy_promise(promise, &s->privacy, task->round);
     /* A late update can only count in this round, so updates of earlier rounds can be deleted. */
     session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
-    /* The coordinator accepted the update of this round and asks for it again: it was restarted
-     * with an older database, or is in error. The pause keeps the two from looping at full
-     * speed. */
+    /* The coordinator accepted the update of this round and asks for it again, for example after its
+     * database was restored. The pause keeps the two from looping at full speed. */
     bool repeated = s->submitted_round == task->round;
     if (repeated) TRY(retry_sleep(SESSION_AGAIN_MS));
     err e = ERR_NONE;
