@@ -203,14 +203,6 @@ out:
     return e;
 }
 
-err method_check_start(const struct method *method, const struct method_start *start)
-{
-    struct opening o = {0};
-    TRY(opening_open(&o, method, start, method->frozen && start->frozen_path));
-    opening_close(&o);
-    return ERR_NONE;
-}
-
 static int threads_of(int asked)
 {
     return asked > 0 ? asked : omp_get_max_threads();

@@ -239,8 +239,6 @@ bool method_takes_late(const struct method *method);
 const struct method *method_find(const char *name); /* or NULL */
 const char *const *method_names(void);              /* NULL-terminated, for help and choices */
 
-/* All that method_start() would refuse, without writing anything: for CreateRun. */
-err method_check_start(const struct method *method, const struct method_start *start);
 err method_make_frozen(const struct method *method, const char *path,
                        const struct method_start *start);
 err method_start(const struct method *method, const char *path, const struct method_start *start);

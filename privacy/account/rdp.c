@@ -201,14 +201,3 @@ double rdp_epsilon(double *order_out, const double *order, const double *rdp, si
     *order_out = best_order;
     return fmax(best, 0);
 }
-
-double rdp_delta(const double *order, const double *rdp, size_t count, double epsilon)
-{
-    double best = 0; /* ln delta */
-    for (size_t i = 0; i < count; i++) {
-        double a = order[i];
-        best = fmin(best, 0.5 * log(-expm1(-rdp[i])));
-        if (a > 1.01) best = fmin(best, (a - 1) * (rdp[i] - epsilon + log1p(-1 / a)) - log(a));
-    }
-    return exp(best);
-}

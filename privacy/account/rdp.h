@@ -34,7 +34,5 @@ double rdp_fixed_size(double q, double z, double order);
  * proposition 12. INFINITY when no order has a finite value. */
 double rdp_epsilon(double *order_out, const double *order, const double *rdp, size_t count,
                    double delta);
-/* The least delta over the orders at epsilon, at most 1. */
-double rdp_delta(const double *order, const double *rdp, size_t count, double epsilon);
 
 #endif

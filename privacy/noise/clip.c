@@ -1,7 +1,6 @@
 #include "privacy/noise/clip.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 enum { CLIP_BITS = 31, BLOCK = 1024, SHRINKS = 24 };
 
@@ -84,36 +83,5 @@ err clip_quantise(int32_t *out, struct clip_result *result, const struct clip_bo
         less *= 2;
     }
     *result = r;
-    return ERR_NONE;
-}
-
-/* gram (r, r) = sum over `long_side` of x_i x_j, x being columns of B or rows of A. */
-static void gram(double *out, const float *x, uint32_t r, uint32_t long_side, bool columns)
-{
-    for (uint32_t i = 0; i < r; i++) {
-        for (uint32_t j = 0; j <= i; j++) {
-            double sum = 0;
-            for (uint32_t t = 0; t < long_side; t++) {
-                size_t p = columns ? (size_t)t * r + i : (size_t)i * long_side + t;
-                size_t q = columns ? (size_t)t * r + j : (size_t)j * long_side + t;
-                sum += (double)x[p] * (double)x[q];
-            }
-            out[(size_t)i * r + j] = out[(size_t)j * r + i] = sum;
-        }
-    }
-}
-
-err clip_pair_norm2(double *out, const float *b, const float *a, const uint32_t shape[3])
-{
-    size_t r = shape[1];
-    double *g = calloc(2 * r * r + 1, sizeof *g), sum = 0;
-    if (!g) return err_make(ERR_MACHINE, "no memory for Gram matrices of rank %zu", r);
-    gram(g, b, shape[1], shape[0], true);
-    gram(g + r * r, a, shape[1], shape[2], false);
-    for (size_t i = 0; i < r * r; i++)
-        sum += g[i] * g[r * r + i];
-    free(g);
-    if (!isfinite(sum)) return err_make(ERR_INPUT, "the pair's norm: a value is NaN or infinite");
-    *out = sum > 0 ? sum : 0;
     return ERR_NONE;
 }

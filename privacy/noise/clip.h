@@ -47,8 +47,4 @@ err clip_norm(double *out, const struct clip_tensor *tensor, size_t tensors);
 err clip_quantise(int32_t *out, struct clip_result *result, const struct clip_bound *bound,
                   double weight, const struct clip_tensor *tensor, size_t tensors);
 
-/* ||B A||_F^2 of a low-rank pair without the product: tr((B'B) (A A')). Scale it by s^2. */
-err clip_pair_norm2(double *out, const float *b /* (d_out, r) */, const float *a /* (r, d_in) */,
-                    const uint32_t shape[3] /* d_out, r, d_in */);
-
 #endif

@@ -164,25 +164,3 @@ Test(clip, takes_the_smallest_weights)
         cr_assert_leq(norm_of(x, N), weight * (b.norm_int + 1.0) * (1 + 1e-12));
     }
 }
-
-Test(clip, the_norm_of_a_pair_is_that_of_its_product)
-{
-    enum { OUT = 13, R = 4, IN = 21 };
-    float b[OUT * R], a[R * IN];
-    struct rng rng;
-    rng_init(&rng, "clip", 4, "", 0);
-    rng_fill_uniform(&rng, b, OUT * R, 1);
-    rng_fill_uniform(&rng, a, R * IN, 1);
-    double want = 0, got;
-    for (int i = 0; i < OUT; i++)
-        for (int j = 0; j < IN; j++) {
-            double sum = 0;
-            for (int k = 0; k < R; k++)
-                sum += (double)b[i * R + k] * (double)a[k * IN + j];
-            want += sum * sum;
-        }
-    ok(clip_pair_norm2(&got, b, a, (uint32_t[3]){OUT, R, IN}));
-    cr_expect_float_eq(got / want, 1, 1e-13);
-    b[3] = INFINITY;
-    refused(clip_pair_norm2(&got, b, a, (uint32_t[3]){OUT, R, IN}), ERR_INPUT, "NaN or infinite");
-}

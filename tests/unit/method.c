@@ -426,7 +426,8 @@ Test(method, begins_from_an_initial_adapter)
     }
     start.rank = 5;
     refused(method_start(method_find("fedit"), at("state", 1), &start), ERR_INPUT, "rank 5");
-    refused(method_check_start(method_find("fed-sb"), &start), ERR_INPUT, "no initial adapter");
+    refused(method_start(method_find("fed-sb"), at("x", 0), &start), ERR_INPUT,
+            "no initial adapter");
 }
 
 Test(method, fresh_factors_are_kept_apart_by_every_part_of_their_key)
@@ -458,19 +459,20 @@ Test(method, a_start_that_cannot_be_is_refused_by_name)
 {
     const struct method *m = method_find("flora");
     struct method_start s = start_of(0, 8);
-    refused(method_check_start(m, &s), ERR_INPUT, "rank 0");
+    refused(method_start(m, at("x", 0), &s), ERR_INPUT, "rank 0");
     s = start_of(4, 0);
-    refused(method_check_start(m, &s), ERR_INPUT, "alpha 0");
+    refused(method_start(m, at("x", 0), &s), ERR_INPUT, "alpha 0");
     s = start_of(4, 8), s.base = "12";
-    refused(method_check_start(m, &s), ERR_INPUT, "base digest");
+    refused(method_start(m, at("x", 0), &s), ERR_INPUT, "base digest");
     s = start_of(4, 8), s.module_count = 0;
-    refused(method_check_start(m, &s), ERR_INPUT, "0 modules");
+    refused(method_start(m, at("x", 0), &s), ERR_INPUT, "0 modules");
     const struct method_module twice[] = {{"q", 4, 4}, {"q", 4, 4}};
     s = start_of(4, 8), s.module = twice, s.module_count = 2;
-    refused(method_check_start(m, &s), ERR_INPUT, "module q is given twice");
+    refused(method_start(m, at("x", 0), &s), ERR_INPUT, "module q is given twice");
     s = frozen_start(12);
     s.rank = 8;
-    refused(method_check_start(method_find("fed-sb"), &s), ERR_INPUT, "rank 12, expected at most");
+    refused(method_start(method_find("fed-sb"), at("x", 0), &s), ERR_INPUT,
+            "rank 12, expected at most");
     s.frozen_path = NULL;
     refused(method_start(method_find("fed-sb"), at("x", 0), &s), ERR_INPUT, "not given");
     cr_expect_null(method_find("nonsense"));

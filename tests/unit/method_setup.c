@@ -231,7 +231,7 @@ Test(method_setup, what_does_not_fit_a_gradient_round_is_refused_by_name)
     ok(method_start(m, at("state", 1), &start));
     start.frozen_path = at("state", 1);
     start.frozen_digest = base;
-    refused(method_check_start(m, &start), ERR_INPUT, "expected none to be given");
+    refused(method_start(m, at("x", 0), &start), ERR_INPUT, "expected none to be given");
     struct method_next next = gather_gradients(c, "fed-sb", 1);
     ok(method_next(&report, m, at("state", 2), &next));
     method_report_close(&report);
