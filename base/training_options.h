@@ -42,9 +42,10 @@ struct training_options {
 /* clang-format off */
 #define TRAINING_ROW(at_, member_) .at = (at_) + offsetof(struct training_options, member_)
 
+#define TRAINING_SEQ "1024"
 #define TRAINING_ROW_SEQ(at_) {TRAINING_ROW(at_, seq), .flag = "seq", .key = "train.seq",          \
-     .kind = OPTION_INT, .fallback = "1024", .least = 1, .most = LIMIT_SEQUENCE,                   \
-     .help = "longest row in tokens; longer rows are cut"}
+     .kind = OPTION_INT, .fallback = TRAINING_SEQ, .least = 1, .most = LIMIT_SEQUENCE,             \
+     .help = "largest number of tokens in a row; longer rows are cut"}
 /* Default and help differ between commands: a run leaves the rate to its method. */
 #define TRAINING_ROW_LR(at_, fallback_, help_) {TRAINING_ROW(at_, lr), .flag = "lr",               \
      .key = "train.lr", .kind = OPTION_NUM, .fallback = (fallback_), .least = 0, .most = 10,       \
@@ -52,7 +53,7 @@ struct training_options {
 #define TRAINING_LR "2e-4"
 #define TRAINING_ROW_EOS(at_) {TRAINING_ROW(at_, eos), .flag = "eos", .key = "train.eos",          \
      .kind = OPTION_FLAG, .fallback = "yes",                                                       \
-     .help = "do not add the end-of-sequence token to the tokens to learn"}
+     .help = "do not append the end-of-sequence token to the learned tokens"}
 
 /* Every option of local training but lr, and but seed and precision, which every command has. */
 #define TRAINING_ROWS(at_)                                                                         \

@@ -12,6 +12,7 @@
 #include "engine/model/model.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
+#include "proto/training_wire.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,12 +24,12 @@ struct create_command {
     struct remote_options remote;
     const char *method, *members, *base, *base_digest, *targets, *frozen;
     struct option_list method_options;
-    int64_t rounds, rank, quorum, evaluate_every, report_every, steps, batch, accumulate, seq,
-        warmup;
-    double alpha, carry_error, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
+    int64_t rounds, rank, quorum, evaluate_every, report_every;
+    double alpha, carry_error;
+    struct training_options training;
     uint64_t deadline_ms;
-    int late, weights, schedule;
-    bool rslora, shuffle, eos;
+    int late, weights;
+    bool rslora;
     int privacy;
     double epsilon, delta, noise, clip_norm, sampling, basis_clip, basis_noise;
     bool adaptive_clip, force_noise;
@@ -37,9 +38,7 @@ struct create_command {
 /* The words of the choices are also the words of the RunConfig message. */
 static const char *const lates[] = {"refuse", "next", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
-static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const privacies[] = {"none", "client", "example", NULL};
-static const char *const precisions[] = {"auto", "f32", "bf16"};
 
 #define AT(member) offsetof(struct create_command, member)
 /* One macro per kind of option, so that a row is its flag, key, member, default, range and help. */
@@ -170,26 +169,11 @@ static const struct option_row rows[] = {
              "adapt the clip norm to the median norm of the members' changes"),
     ROW_FLAG("force-noise", "privacy.force_noise", force_noise, NULL,
              "create the run even if the noise is larger than the members' change"),
-    ROW_INT("steps", "train.steps", steps, "0", 0, 1e9, "optimizer steps a round; 0: by --epochs"),
-    ROW_NUM("epochs", "train.epochs", epochs, "0", 0, 1e6,
-            "passes over the data a round; default 1 without --steps"),
-    ROW_INT("batch", "train.batch", batch, "4", 1, 65536, "rows of one forward pass"),
-    ROW_INT("accumulate", "train.accumulate", accumulate, "1", 1, 65536,
-            "forward passes of one step"),
-    ROW_INT("seq", "train.seq", seq, "512", 1, LIMIT_SEQUENCE, "most tokens of a row"),
-    ROW_NUM("lr", "train.lr", lr, "2e-4", 0, 1e3, "learning rate"),
-    ROW_CHOICE("schedule", "train.schedule", schedule, "linear", schedules,
-               "of the learning rate, each round anew"),
-    ROW_INT("warmup", "train.warmup", warmup, "0", 0, 1e9, "steps"),
-    ROW_NUM("weight-decay", "train.weight_decay", weight_decay, "0", 0, 1e3, "AdamW's"),
-    ROW_NUM("beta1", "train.beta1", beta1, "0.9", 0, 0.999999, "AdamW's"),
-    ROW_NUM("beta2", "train.beta2", beta2, "0.999", 0, 0.9999999, "AdamW's"),
-    ROW_NUM("eps", "train.eps", eps, "1e-8", 0, 1, "AdamW's"),
-    ROW_NUM("clip", "train.clip", clip, "1", 0, 1e9, "largest norm of the gradient; 0: off"),
-    ROW_NUM("dropout", "train.dropout", dropout, "0", 0, 0.99, "on the adapters' input"),
-    ROW_FLAG("shuffle", "train.shuffle", shuffle, "yes", "take rows in file order, going round"),
-    ROW_FLAG("eos", "train.eos", eos, "yes",
-             "do not append the end-of-sequence token to what is learned"),
+    /* 0 on the wire: the coordinator fills in the default, which may be the method's own. */
+    TRAINING_ROW_LR(AT(training), "0",
+                    "learning rate; 0: the method's default, " TRAINING_LR
+                    " unless it has its own"),
+    TRAINING_ROWS(AT(training)),
 };
 
 /* Members compare this digest with their own copy of the base. An operator without a copy gives the
@@ -210,26 +194,12 @@ static err base_digest(struct digest *out, const struct create_command *o)
 }
 
 /* Without --steps and --epochs a round is one pass over each member's data. */
-static void set_training(Fedlora__V1__Training *t, const struct create_command *o)
+static err make_training(Fedlora__V1__Training **out, const struct create_command *o)
 {
-    t->steps = (uint32_t)o->steps;
-    t->epochs = o->steps == 0 && o->epochs == 0 ? 1 : o->epochs;
-    t->batch = (uint32_t)o->batch;
-    t->accumulate = (uint32_t)o->accumulate;
-    t->seq = (uint32_t)o->seq;
-    t->lr = o->lr;
-    t->schedule = (char *)(uintptr_t)schedules[o->schedule];
-    t->warmup = (uint32_t)o->warmup;
-    t->weight_decay = o->weight_decay;
-    t->beta1 = o->beta1;
-    t->beta2 = o->beta2;
-    t->eps = o->eps;
-    t->clip = o->clip;
-    t->dropout = o->dropout;
-    t->seed = (uint64_t)o->common.seed;
-    t->precision = (char *)(uintptr_t)precisions[o->common.precision];
-    t->no_shuffle = !o->shuffle;
-    t->no_eos = !o->eos;
+    struct training_options t = o->training;
+    t.seed = o->common.seed;
+    t.precision = o->common.precision;
+    return training_wire_make(out, &t);
 }
 
 /* 0 means "not given" on the wire; the coordinator computes the missing values from the budget. */
@@ -318,7 +288,6 @@ static err create_run(void *options, const struct option_list *arguments, struct
 {
     const struct create_command *o = options;
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
     Fedlora__V1__Privacy privacy = FEDLORA__V1__PRIVACY__INIT;
     struct digest base;
     struct rpc_client *client = NULL;
@@ -333,13 +302,13 @@ static err create_run(void *options, const struct option_list *arguments, struct
     TRY(set_config(&config, o, arena));
     TRY(base_digest(&base, o));
     config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
-    set_training(&training, o);
-    config.training = &training;
     set_privacy(&privacy, o);
     if (o->privacy) config.privacy = &privacy;
-    TRY(remote_open(&client, &o->remote));
-    err e = create(client, &config, o);
+    TRY(make_training(&config.training, o));
+    err e = remote_open(&client, &o->remote);
+    if (!err_is(e)) e = create(client, &config, o);
     rpc_client_close(client);
+    message_free(config.training);
     return e;
 }
 

@@ -23,17 +23,16 @@
 struct train_command {
     struct command_common common;
     const char *base, *data, *output, *adapter, *state, *targets, *log;
-    int64_t rank, steps, batch, accumulate, seq, warmup;
-    double alpha, epochs, lr, weight_decay, beta1, beta2, eps, clip, dropout;
-    int schedule;
-    bool rslora, shuffle, checkpoint, eos, bos, profile, force;
+    int64_t rank;
+    double alpha;
+    struct training_options training;
+    bool rslora, checkpoint, bos, profile, force;
     int privacy;
     double epsilon, delta, noise, clip_norm, sampling;
     const char *ledger, *ledger_key;
 };
 
 /* Rows in groups: inputs and output, the new adapter, the optimizer, privacy, and the rest. */
-static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const privacies[] = {"none", "example", NULL};
 #define AT(member) offsetof(struct train_command, member)
 static const struct option_row rows[] = {
@@ -82,102 +81,8 @@ static const struct option_row rows[] = {
      .fallback = "q,k,v,o,gate,up,down",
      .value = "LIST",
      .help = "modules that a new adapter changes: short or full names, separated by commas"},
-    {.flag = "steps",
-     .kind = OPTION_INT,
-     .at = AT(steps),
-     .fallback = "0",
-     .least = 0,
-     .most = 1e9,
-     .help = "optimizer steps; 0: from --epochs"},
-    {.flag = "epochs",
-     .kind = OPTION_NUM,
-     .at = AT(epochs),
-     .fallback = "1",
-     .least = 0,
-     .most = 1e6,
-     .help = "passes over the data"},
-    {.flag = "batch",
-     .kind = OPTION_INT,
-     .at = AT(batch),
-     .fallback = "4",
-     .least = 1,
-     .most = 65536,
-     .help = "rows of one forward pass"},
-    {.flag = "accumulate",
-     .kind = OPTION_INT,
-     .at = AT(accumulate),
-     .fallback = "1",
-     .least = 1,
-     .most = 65536,
-     .help = "forward passes of one step"},
-    SETUP_ROW_SEQ(AT(seq)),
-    {.flag = "lr",
-     .kind = OPTION_NUM,
-     .at = AT(lr),
-     .fallback = "2e-4",
-     .least = 0,
-     .most = 10,
-     .help = "learning rate"},
-    {.flag = "schedule",
-     .kind = OPTION_CHOICE,
-     .at = AT(schedule),
-     .fallback = "linear",
-     .choices = schedules,
-     .help = "of the learning rate after the warm-up"},
-    {.flag = "warmup",
-     .kind = OPTION_INT,
-     .at = AT(warmup),
-     .fallback = "0",
-     .least = 0,
-     .most = 1e9,
-     .help = "steps until the full learning rate"},
-    {.flag = "weight-decay",
-     .kind = OPTION_NUM,
-     .at = AT(weight_decay),
-     .fallback = "0",
-     .least = 0,
-     .most = 1,
-     .help = "decoupled, as AdamW"},
-    {.flag = "beta1",
-     .kind = OPTION_NUM,
-     .at = AT(beta1),
-     .fallback = "0.9",
-     .least = 0,
-     .most = 0.999999,
-     .help = "AdamW"},
-    {.flag = "beta2",
-     .kind = OPTION_NUM,
-     .at = AT(beta2),
-     .fallback = "0.999",
-     .least = 0,
-     .most = 0.99999999,
-     .help = "AdamW"},
-    {.flag = "eps",
-     .kind = OPTION_NUM,
-     .at = AT(eps),
-     .fallback = "1e-8",
-     .least = 0,
-     .most = 1,
-     .help = "AdamW"},
-    {.flag = "clip",
-     .kind = OPTION_NUM,
-     .at = AT(clip),
-     .fallback = "1",
-     .least = 0,
-     .most = 1e9,
-     .help = "largest norm of the gradient; 0: off"},
-    {.flag = "dropout",
-     .kind = OPTION_NUM,
-     .at = AT(dropout),
-     .fallback = "0",
-     .least = 0,
-     .most = 0.99,
-     .help = "on the adapter's input"},
-    {.flag = "shuffle",
-     .kind = OPTION_FLAG,
-     .at = AT(shuffle),
-     .fallback = "yes",
-     .help = "take rows in file order, going round"},
+    TRAINING_ROW_LR(AT(training), TRAINING_LR, "learning rate"),
+    TRAINING_ROWS(AT(training)),
     {.flag = "checkpoint",
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
@@ -237,7 +142,6 @@ static const struct option_row rows[] = {
      .value = "FILE",
      .help = "Ed25519 private key (PEM, mode 0600) that signs the ledger"},
     /* Details of the data and reports. */
-    SETUP_ROW_EOS(AT(eos)),
     SETUP_ROW_BOS(AT(bos)),
     {.flag = "log",
      .kind = OPTION_TEXT,
@@ -301,21 +205,8 @@ static struct train_options options_of(const struct train_command *o, struct wor
 {
     struct train_options t;
     train_defaults(&t);
-    t.steps = (uint64_t)o->steps;
-    t.epochs = o->epochs;
-    t.batch = (uint32_t)o->batch;
-    t.accumulate = (uint32_t)o->accumulate;
-    t.lr = o->lr;
-    t.weight_decay = o->weight_decay;
-    t.beta1 = o->beta1;
-    t.beta2 = o->beta2;
-    t.eps = o->eps;
-    t.clip = o->clip;
-    t.dropout = o->dropout;
-    t.schedule = (enum train_schedule)o->schedule;
-    t.warmup = (uint64_t)o->warmup;
+    train_set(&t, &o->training);
     t.seed = (uint64_t)o->common.seed;
-    t.shuffle = o->shuffle;
     t.checkpoint = o->checkpoint;
     t.on_step = on_step;
     t.user = w;
@@ -377,10 +268,11 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                 * its step; only float32 computes a row with the same bits whatever its neighbours
                 * are. */
                .f32 = o->privacy != 0}));
-    TRY(setup_data(data, s, &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
+    TRY(setup_data(
+        data, s, &(struct setup_data_options){o->data, o->training.seq, o->training.eos, o->bos}));
     if (data->cut)
         command_note(&o->common, "%s: %zu rows were cut to %lld tokens", o->data, data->cut,
-                     (long long)o->seq);
+                     (long long)o->training.seq);
     if (s->adapted) return ERR_NONE;
     struct adapter_fresh fresh = {
         .targets = o->targets,

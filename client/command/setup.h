@@ -4,6 +4,7 @@
 #ifndef CLIENT_SETUP_H
 #define CLIENT_SETUP_H
 
+#include "base/training_options.h"
 #include "client/command/command.h"
 #include "engine/adapter.h"
 #include "engine/engine.h"
@@ -30,7 +31,7 @@
     }
 #define SETUP_ROW_SEQ(at_)                                                                         \
     {                                                                                              \
-        .flag = "seq", .kind = OPTION_INT, .at = (at_), .fallback = "1024", .least = 1,            \
+        .flag = "seq", .kind = OPTION_INT, .at = (at_), .fallback = TRAINING_SEQ, .least = 1,      \
         .most = LIMIT_SEQUENCE, .help = "largest number of tokens in a row; longer rows are cut"   \
     }
 #define SETUP_ROW_EOS(at_)                                                                         \

@@ -4,6 +4,8 @@
 #include "base/digest.h"
 #include "base/limits.h"
 #include "base/text.h"
+#include "proto/message.h"
+#include "proto/training_wire.h"
 
 #include <errno.h>
 #include <math.h>
@@ -39,43 +41,27 @@ static err in_range(const char *field, double value, double least, double most)
     return err_make(ERR_INPUT, "%s: %g, expected %g to %g", field, value, least, most);
 }
 
-static err complete_training(run_config_t *c)
+/* Defaults of local training that differ from base/training_options.h for this method. */
+static void method_defaults(struct training_options *t, const struct method *method)
 {
-    static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
-    static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
-    if (!c->training) {
-        c->training = malloc(sizeof *c->training);
-        if (!c->training) return err_sys(ENOMEM, "a run's configuration");
-        fedlora__v1__training__init(c->training);
-    }
-    Fedlora__V1__Training *t = c->training;
-    if (!t->batch) t->batch = 4;
-    if (!t->accumulate) t->accumulate = 1;
-    if (!t->seq) t->seq = 512;
-    if (t->lr == 0) t->lr = 2e-4;
-    if (t->beta1 == 0) t->beta1 = 0.9;
-    if (t->beta2 == 0) t->beta2 = 0.999;
-    if (t->eps == 0) t->eps = 1e-8;
-    if (!*t->schedule) TRY(set_text(&t->schedule, "linear"));
-    if (!*t->precision) TRY(set_text(&t->precision, "auto"));
-    if (!c->seed) c->seed = t->seed;
-    t->seed = c->seed;
-    if (!t->steps && t->epochs == 0)
-        return err_make(ERR_INPUT, "steps or epochs of a round are needed");
-    TRY(in_range("epochs", t->epochs, 0, 1e6));
-    TRY(in_range("steps", t->steps, 0, 1e9));
-    TRY(in_range("batch", t->batch, 1, 65536));
-    TRY(in_range("accumulate", t->accumulate, 1, 65536));
-    TRY(in_range("seq", t->seq, 1, LIMIT_SEQUENCE));
-    TRY(in_range("lr", t->lr, 0, 1e3));
-    TRY(in_range("weight decay", t->weight_decay, 0, 1e3));
-    TRY(in_range("beta1", t->beta1, 0, 0.999999));
-    TRY(in_range("beta2", t->beta2, 0, 0.999999999));
-    TRY(in_range("eps", t->eps, 0, 1));
-    TRY(in_range("clip", t->clip, 0, 1e9));
-    TRY(in_range("dropout", t->dropout, 0, 0.99));
-    TRY(one_of("schedule", t->schedule, schedules));
-    return one_of("precision", t->precision, precisions);
+    (void)t, (void)method; /* none yet; alpha is run_config_alpha()'s */
+}
+
+static err complete_training(run_config_t *c, const struct method *method)
+{
+    Fedlora__V1__Training *complete = NULL;
+    const Fedlora__V1__Training none = FEDLORA__V1__TRAINING__INIT;
+    struct training_options t;
+    training_options_defaults(&t);
+    method_defaults(&t, method);
+    TRY(training_wire_read(&t, c->training ? c->training : &none));
+    if (!c->seed) c->seed = (uint64_t)t.seed;
+    TRY(in_range("seed", (double)c->seed, 0, 0x1p53)); /* the bound of training.seed */
+    t.seed = (int64_t)c->seed;
+    TRY(training_wire_make(&complete, &t));
+    message_free(c->training);
+    c->training = complete;
+    return ERR_NONE;
 }
 
 /* alpha and rslora are a member's own only where nothing of the state is trained on. */
@@ -176,7 +162,7 @@ err run_config_complete(run_config_t *c)
     if (!*c->weights) TRY(set_text(&c->weights, c->privacy ? "uniform" : "examples"));
     if (!c->report_every) c->report_every = RUN_CONFIG_REPORT_EVERY;
     if (c->carry_error == 0) c->carry_error = RUN_CONFIG_CARRY_ERROR;
-    TRY(complete_training(c));
+    TRY(complete_training(c, method));
     TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
     TRY(in_range("rank", c->rank, 0, LIMIT_RANK));
     TRY(in_range("alpha", c->alpha, 0, 1e6));

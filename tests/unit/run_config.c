@@ -96,9 +96,10 @@ static void rankless_fedit(config_t *c)
 
 Test(run_config, refuses_each_field_by_name)
 {
-    expect_refused(no_steps, "steps or epochs");
-    expect_refused(bad_lr, "lr: nan");
-    expect_refused(bad_schedule, "schedule: \"steep\", expected one of constant, linear, cosine");
+    expect_refused(no_steps, "train.steps and train.epochs are both 0");
+    expect_refused(bad_lr, "train.lr: \"nan\"");
+    expect_refused(bad_schedule,
+                   "train.schedule: \"steep\": expected one of constant, linear, cosine");
     expect_refused(no_rounds, "rounds: 0");
     expect_refused(short_digest, "base digest: 5 bytes, expected 32");
     expect_refused(bad_name, "run name \"../r\"");
@@ -117,6 +118,8 @@ Test(run_config, fills_in_what_is_absent)
     cr_expect_str_eq(c->weights, "examples");
     cr_expect_str_eq(c->training->schedule, "linear");
     cr_expect_eq(c->training->batch, 4);
+    cr_expect_eq(c->training->seq, 1024);
+    cr_expect_eq(c->training->lr, 2e-4);
     cr_expect_eq(c->carry_error, 1e-4);
     message_free(c);
 }
