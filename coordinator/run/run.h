@@ -79,7 +79,13 @@ void run_flush_counters(struct run *run);
 /* alpha and rslora of what a member trains now. */
 double run_alpha(const struct run *run, size_t member);
 bool run_rslora(const struct run *run, size_t member);
-/* Once run->modules is known: what each member adapts of them. */
+
+/* ---- for run*.c only */
+/* Once run->modules is known: fills each member's `adapts`. */
 err run_learn_members(struct run *run);
+/* Gives work of this kind to the worker, for the round under way (run_work.c). */
+err run_push_work(struct run *run, enum publish_kind kind);
+/* The work could not be done: try again later, or fail the run. */
+void run_work_failed(struct run *run, err e);
 
 #endif

@@ -1,0 +1,242 @@
+/* The work a run gives to the mathematics worker: making a job, and what follows from its result.
+ * The worker must not read what the loop thread owns, so a job holds copies of all it needs. Its
+ * `done` runs on the loop thread again. */
+#include "coordinator/run/run.h"
+
+#include "base/text.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void start_options(struct method_start *start, const struct run *run)
+{
+    start->run = run->config->name;
+    start->seed = run->config->seed;
+    start->rank = run_config_rank_max(run->config);
+    start->alpha = run_config_alpha(run->config, NULL, start->rank);
+    start->rslora = run->config->rslora;
+    start->threads = (int)run->shop->config->threads;
+    start->module_count = run->modules->n_modules;
+}
+
+static err copy_options(struct publish_job *job, const Fedlora__V1__RunConfig *config)
+{
+    const char **option = NULL;
+    TRY(arena_take(&option, &job->arena, config->n_method_options, sizeof *option));
+    for (size_t i = 0; i < config->n_method_options; i++)
+        TRY(arena_text(&option[i], &job->arena, config->method_options[i],
+                       strlen(config->method_options[i])));
+    job->start.option = option;
+    job->start.option_count = config->n_method_options;
+    return ERR_NONE;
+}
+
+/* The worker must not read what the loop thread owns: all it needs is copied. */
+static err copy_start(struct publish_job *job, const struct run *run)
+{
+    struct method_module *module = NULL;
+    struct digest base;
+    char text[DIGEST_TEXT_BYTES];
+    start_options(&job->start, run);
+    TRY(arena_text(&job->start.run, &job->arena, job->start.run, strlen(job->start.run)));
+    memcpy(base.byte, run->config->base_digest.data, DIGEST_BYTES);
+    digest_text(text, &base);
+    TRY(arena_text(&job->start.base, &job->arena, text, strlen(text)));
+    TRY(arena_take(&module, &job->arena, run->modules->n_modules, sizeof *module));
+    for (size_t i = 0; i < run->modules->n_modules; i++) {
+        const Fedlora__V1__ModuleShape *m = run->modules->modules[i];
+        module[i] = (struct method_module){.d_out = m->d_out, .d_in = m->d_in};
+        TRY(arena_text(&module[i].name, &job->arena, m->name, strlen(m->name)));
+    }
+    job->start.module = module;
+    return copy_options(job, run->config);
+}
+
+static err copy_weights(struct publish_job *job, const struct run *run)
+{
+    const Fedlora__V1__RunConfig *c = run->config;
+    struct publish_weight *given = NULL;
+    bool uniform = !strcmp(c->weights, "uniform"), is_given = !strcmp(c->weights, "given");
+    job->weights = uniform ? PUBLISH_UNIFORM : is_given ? PUBLISH_GIVEN : PUBLISH_EXAMPLES;
+    if (!is_given) return ERR_NONE;
+    TRY(arena_take(&given, &job->arena, c->n_members, sizeof *given));
+    for (size_t i = 0; i < c->n_members; i++) {
+        given[i].weight = c->members[i]->weight;
+        TRY(arena_text(&given[i].member, &job->arena, c->members[i]->id,
+                       strlen(c->members[i]->id)));
+    }
+    job->given = given;
+    job->given_count = c->n_members;
+    return ERR_NONE;
+}
+
+void run_work_failed(struct run *run, err e)
+{
+    struct round_event event = {.now_ms = text_now_ms(), .reason = e.text};
+    bool passing = e.kind == ERR_MACHINE || e.kind == ERR_LIMIT || e.kind == ERR_STOPPED;
+    event.kind = passing ? ROUND_ON_TROUBLE : ROUND_ON_FAILURE;
+    LOG(passing ? LOG_WARN : LOG_ERROR, passing ? "run.trouble" : "run.failed",
+        LOG_STR("run", run->config->name), LOG_INT("round", round_under_way(&run->round)),
+        LOG_STR("error", e.text));
+    if (!passing) {
+        struct store_event failed = {
+            .event = "run.failed", .text = e.text, .round = round_under_way(&run->round)};
+        /* Not stored: the next start meets the same failure and says so again. */
+        err saved = store_hold(run->shop->store, run->id, "failed", e.text, &failed);
+        (void)saved;
+    }
+    run_apply(run, &event);
+}
+
+static void log_published(const struct run *run, const struct publish_job *job)
+{
+    const struct store_round *r = &job->result;
+    LOG(LOG_INFO, "round.closed", LOG_STR("run", run->config->name), LOG_INT("round", r->round),
+        LOG_INT("updates", r->updates), LOG_INT("took_ms", r->took_ms),
+        LOG_INT("aggregate_ms", r->aggregate_ms), LOG_NUM("train_loss", r->train_loss));
+    if (r->round == run->round.rules.rounds)
+        LOG(LOG_INFO, "run.finished", LOG_STR("run", run->config->name),
+            LOG_INT("rounds", r->round));
+}
+
+/* ---- reports ---- */
+
+/* Counted by its event, so that the count survives a restart. */
+static void skip_report(struct run *run, uint32_t round, const char *why)
+{
+    struct store_event event = {.event = "report.skipped", .text = why, .round = round};
+    LOG(LOG_WARN, "report.skipped", LOG_STR("run", run->config->name), LOG_INT("round", round),
+        LOG_STR("reason", why));
+    /* Not stored: a count that is too small, and the log has the line. */
+    err e = store_event_add(run->shop->store, run->id, &event);
+    (void)e;
+}
+
+static void report_done(struct work_job *work)
+{
+    struct publish_job *job = (struct publish_job *)(void *)work;
+    struct run *run = job->owner;
+    const struct store_round *r = &job->result;
+    if (run->report == job) run->report = NULL;
+    if (!err_is(work->result))
+        LOG(LOG_INFO, "round.reported", LOG_STR("run", run->config->name),
+            LOG_INT("round", r->round), LOG_NUM("update_norm", r->update_norm),
+            LOG_NUM("error", r->error));
+    else if (work->result.kind == ERR_STOPPED)
+        skip_report(run, r->round, "it was not done before the next round closed, or at the stop");
+    else
+        skip_report(run, r->round, work->result.text);
+    publish_close(job);
+    run->shop->changed(run, run->shop->context);
+}
+
+/* The round is published; the job that published it makes its report while members train. Takes the
+ * job. */
+static void push_report(struct run *run, struct publish_job *job)
+{
+    uint32_t every = run->config->report_every;
+    job->kind = PUBLISH_REPORT;
+    job->job.done = report_done;
+    job->report_frozen = &run->report_frozen;
+    job->directions = job->round % every == 0 || job->round == job->rounds;
+    err e = work_push_background(run->shop->maths, &job->job);
+    if (err_is(e)) {
+        skip_report(run, job->round, e.text);
+        publish_close(job);
+        return;
+    }
+    run->report = job;
+}
+
+static void log_privacy(const struct run *run, const struct publish_job *job)
+{
+    if (!job->terms.on) return;
+    LOG(LOG_INFO, job->kind == PUBLISH_START ? "privacy.plan" : "privacy.spent",
+        LOG_STR("run", run->config->name),
+        LOG_INT("round", job->kind == PUBLISH_START ? 0 : job->round), LOG_STR("says", job->says));
+    if (job->stop[0])
+        LOG(LOG_WARN, "run.stopped", LOG_STR("run", run->config->name),
+            LOG_STR("reason", job->stop));
+}
+
+static void publish_done(struct work_job *work)
+{
+    struct publish_job *job = (struct publish_job *)(void *)work;
+    struct run *run = job->owner;
+    bool is_start = job->kind == PUBLISH_START;
+    struct round_event event = {.kind = is_start ? ROUND_ON_STARTED : ROUND_ON_PUBLISHED,
+                                .now_ms = text_now_ms()};
+    if (err_is(work->result)) {
+        /* ERR_STOPPED: it was not begun, and the next start asks for it again. */
+        if (work->result.kind != ERR_STOPPED) run_work_failed(run, work->result);
+        publish_close(job);
+        return;
+    }
+    log_privacy(run, job);
+    run->newest = job->made;
+    run->ledger_head = job->ledger_head;
+    if (!is_start) log_published(run, job);
+    if (job->stop[0]) /* durable already; before the next round could open */
+        run_apply(run, &(struct round_event){
+                           .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
+    run_apply(run, &event);
+    if (is_start)
+        publish_close(job);
+    else
+        push_report(run, job);
+}
+
+static void noise_done(struct work_job *work)
+{
+    struct publish_job *job = (struct publish_job *)(void *)work;
+    struct run *run = job->owner;
+    if (job->noise_ahead && job->round == round_under_way(&run->round)) {
+        private_noise_ahead_close(run->noise_ahead);
+        run->noise_ahead = job->noise_ahead;
+        run->noise_ahead_round = job->round;
+        job->noise_ahead = NULL;
+        LOG(LOG_INFO, "noise.drawn", LOG_STR("run", run->config->name),
+            LOG_INT("round", job->round));
+    }
+    publish_close(job);
+}
+
+static err fill_job(struct publish_job *job, struct run *run, enum publish_kind kind)
+{
+    const struct config *config = run->shop->config;
+    job->kind = kind;
+    job->job.done = kind == PUBLISH_NOISE ? noise_done : publish_done;
+    job->owner = run;
+    job->run = run->id;
+    job->method = run->method;
+    job->round = round_under_way(&run->round);
+    job->rounds = run->round.rules.rounds;
+    job->keep = (uint32_t)config->keep_states;
+    job->updates_keep = (uint32_t)config->keep_updates;
+    job->carry_error = run->config->carry_error > 0 ? run->config->carry_error : 0;
+    job->threads = (int)config->threads;
+    job->opened_ms = run->round.opened_ms;
+    job->options = run->options;
+    job->from = run->newest;
+    if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;
+    TRY(kind == PUBLISH_START ? copy_start(job, run) : copy_weights(job, run));
+    return run_privacy_terms(&job->terms, run->config, &run->options, config->ledger_key,
+                             &job->arena);
+}
+
+err run_push_work(struct run *run, enum publish_kind kind)
+{
+    struct publish_job *job = calloc(1, sizeof *job);
+    if (!job) return err_sys(ENOMEM, "work for run %s", run->config->name);
+    err e = fill_job(job, run, kind);
+    if (!err_is(e) && kind == PUBLISH_NEXT && run->noise_ahead_round == job->round) {
+        job->noise_ahead = run->noise_ahead;
+        run->noise_ahead = NULL;
+    }
+    /* Combining must not wait for the report of the round before. */
+    if (!err_is(e) && kind == PUBLISH_NEXT && run->report) work_abandon(&run->report->job);
+    if (!err_is(e)) e = work_push(run->shop->maths, &job->job);
+    if (err_is(e)) publish_close(job);
+    return e;
+}
