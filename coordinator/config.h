@@ -1,5 +1,5 @@
-/* fedlorad's options: one table makes the configuration file's keys, the flags, the defaults, the
- * help and the sample file. See base/option.h for precedence and errors. */
+/* fedlorad's options. One table gives the keys of the configuration file, the flags, the defaults,
+ * the help and the sample file. Precedence and errors: base/option.h. */
 #ifndef COORDINATOR_CONFIG_H
 #define COORDINATOR_CONFIG_H
 
@@ -14,8 +14,8 @@ struct config {
     const char *path; /* [store] */
     int64_t keep_states, keep_updates;
     uint64_t reserve_bytes, upload_age_ms;
-    const char *ledger_key;                    /* [privacy]; NULL: no private runs */
-    const char *federation, *members, *admins; /* [federation]; lists with commas as written */
+    const char *ledger_key;                    /* [privacy]; NULL: private runs are refused */
+    const char *federation, *members, *admins; /* [federation]; lists as written, with commas */
     uint64_t update_bytes_max;                 /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;
     double calls_per_second;
@@ -30,22 +30,22 @@ struct config {
     struct arena arena;
 };
 
-/* Reads the arguments (without the program's name), then the file and --set. With help, version or
- * sample set nothing else is filled in. */
+/* Reads the arguments (without the program's name), then the file and --set. If help, version or
+ * sample is set, nothing else is filled in. */
 err config_open(struct config *out, int argc, char **argv);
 void config_close(struct config *config);
 err config_help(struct bytes *out);
 err config_sample(struct bytes *out);
 bool config_allows(const struct config *config, const char *member);
-/* Every admin certificate of the authority, unless the configuration names some. */
+/* True for every admin certificate of the authority, unless the configuration names operators. */
 bool config_allows_admin(const struct config *config, const char *admin);
 
-/* --check: files and certificates, the address free, the data folder writable with room left and
- * not in use. ERR_INPUT or ERR_MACHINE naming the first thing wrong. Starts nothing and leaves
- * nothing. */
+/* --check: are files and certificates good, is the address free, is the data folder writable, with
+ * room left, and not in use? ERR_INPUT or ERR_MACHINE names the first problem. Starts nothing and
+ * leaves nothing behind. */
 err config_check(const struct config *config, struct bytes *report);
-/* The file of privacy.ledger_key, if there is one: else a run would trip over it once all joined.
- */
+/* Reads the file of privacy.ledger_key if one is configured. Checked at the start, because the key
+ * is used only when all members of a private run have joined. */
 err config_check_ledger_key(const struct config *config);
 
 #endif

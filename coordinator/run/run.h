@@ -1,7 +1,7 @@
-/* One live run on the loop thread: its configuration, its state machine (round.h), what the store
- * knows of its members, and the work it has asked for. Everything that must be durable is, before
- * the state machine hears of it. Handlers (serve_*.c) read the fields and change them through these
- * functions. */
+/* One live run, on the loop thread: its configuration, its state machine (round.h), the facts about
+ * its members that the store keeps, and the work given to the workers. Everything that must be
+ * durable is made durable before the state machine hears of it. Handlers (serve_*.c) read the
+ * fields and change them only through these functions. */
 #ifndef COORDINATOR_RUN_H
 #define COORDINATOR_RUN_H
 
@@ -13,11 +13,11 @@
 #include "coordinator/work/publish.h"
 
 struct run;
-struct run_shop { /* what all runs share */
+struct run_shop { /* shared by all runs */
     const struct config *config;
-    struct store *store; /* the loop thread's */
+    struct store *store; /* the loop thread's connection */
     struct work *maths, *receipts;
-    void (*changed)(struct run *run, void *context); /* tasks or events: answer who waits */
+    void (*changed)(struct run *run, void *context); /* tasks or events: answer waiting calls */
     void *context;
 };
 
@@ -27,11 +27,12 @@ struct run_member {
     const char **adapts; /* (adapts_count) sorted, of run->modules; NULL until those are known */
     size_t adapts_count;
     uint64_t examples, eval_rows, bytes_up, bytes_down;
-    uint64_t bytes_down_new; /* not yet in the store */
+    uint64_t bytes_down_new; /* the part of bytes_down that is not yet in the store */
     double train_loss;
     struct store_evaluation evaluation; /* its newest; rows 0: none */
-    void *upload;                       /* serve_submit.c: the one open now, or NULL */
-    struct ledger ledger; /* serve_ledger.c: its copy as far as it is read; head.count 0: not yet */
+    void *upload;                       /* serve_submit.c: the open upload, or NULL */
+    struct ledger ledger;               /* serve_ledger.c: the copy of its privacy ledger, as far
+                                           as it was read; head.count 0: not yet */
 };
 
 struct run {
@@ -45,38 +46,39 @@ struct run {
     struct round round;
     struct run_member *member;   /* (round.members), by the same index */
     struct publish_blobs newest; /* the result of the last published round, or the start */
-    struct central *noise_ahead; /* noise drawn for the round `noise_ahead_round`, or NULL */
+    struct central *noise_ahead; /* noise drawn for round `noise_ahead_round`, or NULL */
     uint32_t noise_ahead_round;
     struct publish_job *report;                /* the report being made or waiting to be, or NULL */
-    struct method_report_frozen report_frozen; /* the worker's own: kept from report to report */
-    struct digest ledger_head; /* hash of its ledger's last line, once it has started */
+    struct method_report_frozen report_frozen; /* used by the worker only, report after report */
+    struct digest ledger_head; /* hash of the last line of the run's ledger, once it has started */
     uint32_t opened_saved;     /* the newest round whose opening is durable */
     uint64_t created_ms;
 };
 
 /* Checks and completes `config` (and takes it, also on failure), makes the run durable. */
 err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config);
-/* A run of before; goes on at once. */
+/* A run found in the store after a restart. ROUND_ON_BEGIN makes it continue. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was);
 void run_close(struct run *run);
 
-/* round_apply(), and its actions carried out. */
+/* Feeds the event to round_apply() and carries out the actions. */
 void run_apply(struct run *run, const struct round_event *event);
 void run_apply_member(struct run *run, enum round_event_kind kind, size_t member);
 void run_tick(struct run *run, uint64_t now_ms);
 
 err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello);
-/* The round under way may be handed out: its opening is durable. */
+/* Makes the opening of the round under way durable, so that it may be handed out. */
 err run_save_opening(struct run *run);
-/* A complete upload goes to be checked and made durable; `done` is the caller's. */
+/* Gives a complete upload to the worker that checks it and makes it durable. `job->job.done` is the
+ * caller's. */
 err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round);
-/* The event that follows from an admission's result. */
+/* Applies the result of an admission. */
 void run_admitted(struct run *run, const struct admit_job *job);
 err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or stop */
-/* A member's evaluation of a result. ERR_INPUT: of a round that has none. */
+/* A member's evaluation of a round's result. ERR_INPUT: that round is not published. */
 err run_evaluated(struct run *run, size_t member, const struct store_evaluation *evaluation);
 void run_flush_counters(struct run *run);
-/* alpha and rslora of what a member trains now. */
+/* alpha and rslora of the factors that a member trains now. */
 double run_alpha(const struct run *run, size_t member);
 bool run_rslora(const struct run *run, size_t member);
 

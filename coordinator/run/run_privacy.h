@@ -1,5 +1,7 @@
-/* A run's privacy as its configuration asks for it (RunConfig.privacy): defaults, what the rest of
- * the configuration must then be, and the plan that privacy/ledger/plan.h judges. */
+/* A run's privacy as its configuration asks for it (RunConfig.privacy): defaults, the conditions it
+ * sets on the rest of the configuration, and the plan that privacy/ledger/plan.h judges.
+ *
+ * `options` are the method's, parsed from the same configuration (run_config_options). */
 #ifndef COORDINATOR_RUN_PRIVACY_H
 #define COORDINATOR_RUN_PRIVACY_H
 
@@ -7,17 +9,17 @@
 
 #include "fedlora.pb-c.h"
 
-/* Part of run_config_complete(), after the rest: defaults, and what the rest must be. An empty
- * privacy message, or unit none, is taken out. */
+/* The last part of run_config_complete(). A privacy message with unit none is removed. */
 err run_privacy_check(Fedlora__V1__RunConfig *config, const struct method_options *options);
-/* Of a new run that is complete: every refusal of its plan that needs no base. Seconds, where noise
- * has to be found for many steps. */
+/* For a new run whose configuration is complete: refuses a plan if that can be known without the
+ * base. May take seconds if the noise must be found for many steps. */
 err run_privacy_judge(const Fedlora__V1__RunConfig *config, const struct method_options *options);
-/* The coordinator draws cohorts and adds the noise (unit client); members' training does (unit
- * example). */
+/* Unit client: the coordinator draws cohorts and adds the noise. */
 bool run_privacy_central(const Fedlora__V1__RunConfig *config);
+/* Unit example: members add the noise while they train. */
 bool run_privacy_local(const Fedlora__V1__RunConfig *config);
-/* Of members, for this round: 1 unless run_privacy_central(), and in passes that find a basis. */
+/* Probability of a member to be drawn for this round. 1 unless run_privacy_central(), and in the
+ * rounds that find a basis. */
 double run_privacy_sampling(const Fedlora__V1__RunConfig *config,
                             const struct method_options *options, uint32_t round);
 /* Copies all it needs into the arena; .on is false unless run_privacy_central(). */

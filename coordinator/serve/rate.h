@@ -1,5 +1,5 @@
-/* How often each peer may call: one token bucket a name. A bucket holds `burst` calls and refills
- * at `per_second`. Pure: time comes in. One owner. */
+/* Limits how often each peer may call, with one token bucket a name. A bucket holds `burst` calls
+ * and refills at `per_second`. Pure: the time is an argument. One owner. */
 #ifndef COORDINATOR_RATE_H
 #define COORDINATOR_RATE_H
 
@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 struct rate_rules {
-    double per_second; /* 0: no bound */
+    double per_second; /* 0: no limit */
     double burst;      /* at least 1 */
     size_t names_max;
 };
@@ -28,7 +28,7 @@ struct rate {
 };
 
 err rate_open(struct rate *out, const struct rate_rules *rules);
-/* One call of `name`. ERR_LIMIT says how long to wait; a refused call costs nothing. */
+/* Takes one call of `name`. ERR_LIMIT says how long to wait; a refused call takes nothing. */
 err rate_take(struct rate *rate, const char *name, uint64_t now_ms);
 void rate_close(struct rate *rate);
 

@@ -1,5 +1,8 @@
-/* The service: all runs, the RPC server, the two workers, and the loop that ties them together. One
- * thread calls everything here; serve_step() does whatever has come up and returns. */
+/* The service: all runs, the RPC server, the two workers, and the loop that ties them together.
+ *
+ * One thread (the loop thread) calls everything here. serve_step() handles whatever has happened and
+ * returns. Two workers have a thread and a store connection each: `receipts` makes uploads durable,
+ * `maths` combines updates. A job pushed to a worker belongs to it until it comes back. */
 #ifndef COORDINATOR_SERVE_H
 #define COORDINATOR_SERVE_H
 
@@ -12,9 +15,9 @@ struct serve_poll { /* a call that waits for its run to change */
     struct serve_poll *next, *previous;
     struct rpc_call *call;
     struct run *run;
-    size_t member;  /* of a NextTask */
-    uint64_t after; /* of a WatchRun: the last event seen */
-    uint64_t until_ms;
+    size_t member;     /* of a NextTask */
+    uint64_t after;    /* of a WatchRun: the last event seen */
+    uint64_t until_ms; /* when it must be answered */
     /* Answers the call if there is something to answer, or with `must` in any case. True: it is
      * answered. */
     bool (*answer)(const struct serve_poll *poll, bool must);
@@ -30,31 +33,31 @@ struct serve {
     struct run *runs; /* in order of creation */
     size_t run_count;
     struct serve_poll *polls;
-    uint64_t polls_at_ms; /* when the first poll ends */
+    uint64_t polls_at_ms; /* earliest until_ms of all polls; 0: not known */
     bool draining;
 };
 
 /* The store must be recovered and the data folder locked (main.c). The struct must not move. */
 err serve_open(struct serve *out, const struct config *config);
 void serve_step(struct serve *s, uint64_t timeout_ms);
-/* Finishes what is in flight, lets calls end for at most grace_ms, closes all. Accepts a zeroed
- * one. */
+/* Finishes work in progress, gives open calls at most grace_ms to end, closes everything. Accepts a
+ * zeroed struct. */
 void serve_close(struct serve *s, uint64_t grace_ms);
 
 /* ---- for serve_*.c */
 struct serve *serve_of(struct rpc_call *call);
 struct run *serve_find_run(const struct serve *s, const char *name); /* or NULL */
-/* Says no; what only this machine is to blame for is logged, and the peer is told to come back. */
+/* Refuses the call. ERR_MACHINE is logged, and the peer is told to come back later. */
 void serve_refuse(struct rpc_call *call, err cause);
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);
-/* The peer's place in a run it names ("" : the only open one it belongs to), or why not. */
+/* The run of this name and the peer's index in it. "" is the only open run the peer belongs to. */
 err serve_member(struct run **run, size_t *member, struct rpc_call *call, const char *name);
 err serve_check_admin(struct rpc_call *call);
 err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
 
-/* The whole RunStatus in the arena. */
+/* A RunStatus in the arena; `whole` with members and rounds. */
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
 
 /* serve_methods.c: the handlers of all remote procedures, for rpc_server_open(). */

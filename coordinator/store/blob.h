@@ -1,5 +1,5 @@
-/* Finished payloads as files named by their digest, under DATA/blobs: states, updates, frozen
- * factors. A file that has its name is whole and flushed; nothing is ever changed in place. Any
+/* Finished payloads (states, updates, frozen factors) as files named by their digest, under
+ * DATA/blobs. A file that has its final name is complete and flushed, and is never changed. Any
  * thread. */
 #ifndef COORDINATOR_BLOB_H
 #define COORDINATOR_BLOB_H
@@ -13,19 +13,21 @@ struct blob_path {
 };
 /* DATA is at most LIMIT_PATH_BYTES - 128 bytes, which store_open() has checked. */
 struct blob_path blob_path(const char *data_dir, const struct digest *digest);
-/* The file at `part` (of this file system, flushed or not) becomes the blob: flush, rename, flush
- * the folder. One that is there already is kept and the part removed. */
+/* Makes the file at `part` the blob, durably: flush the file, rename it, flush the folder. `part`
+ * must be on the same file system; it need not be flushed. If the blob exists already, it is kept
+ * and `part` is removed. */
 err blob_adopt(const char *data_dir, const char *part, const struct digest *digest);
-err blob_size(uint64_t *out, const char *data_dir,
-              const struct digest *digest);                         /* ERR_STATE: gone */
-err blob_remove(const char *data_dir, const struct digest *digest); /* absent is fine */
+/* ERR_STATE: the blob does not exist (any more). */
+err blob_size(uint64_t *out, const char *data_dir, const struct digest *digest);
+/* A blob that does not exist is no error. */
+err blob_remove(const char *data_dir, const struct digest *digest);
 
 struct blob_sweep {
     const char *data_dir;
     err (*is_used)(bool *used, const struct digest *digest, void *context);
     void *context;
 };
-/* Removes every file under DATA/blobs that is not a blob in use. */
+/* Removes every file under DATA/blobs that is not a blob in use, and counts them. */
 err blob_sweep(size_t *removed, const struct blob_sweep *sweep);
 
 #endif

@@ -1,9 +1,15 @@
-/* SQLite with this project's errors: one connection, for one thread. WAL and synchronous=FULL, so
- * what db_commit() has returned for survives a power cut. Errors are ERR_MACHINE (ENOSPC where the
- * disk or the database is full), ERR_LIMIT when another connection holds the lock for too long.
+/* SQLite with this project's errors: one connection, for one thread. WAL and synchronous=FULL, so a
+ * transaction survives a power cut once db_end() has returned without error. Errors are ERR_MACHINE
+ * (ENOSPC if the disk or the database is full), or ERR_LIMIT if another connection held the lock
+ * for too long.
  *
- * Parameters are given by a format of one letter each: i int64_t, d double, t text (NULL is NULL),
- * b blob (const void *, size_t), h const struct digest * (NULL is NULL). */
+ * Parameters of a statement are given by a format of one letter each:
+ *
+ *     i    int64_t
+ *     d    double
+ *     t    const char *, a text; NULL is stored as NULL
+ *     b    const void *, size_t: a blob
+ *     h    const struct digest *; NULL is stored as NULL */
 #ifndef COORDINATOR_DB_H
 #define COORDINATOR_DB_H
 
@@ -20,10 +26,10 @@ struct db {
 
 err db_open(struct db *out, const char *path);
 void db_close(struct db *db);
-err db_script(struct db *db, const char *sql); /* several statements, no parameters */
+err db_script(struct db *db, const char *sql); /* several statements, without parameters */
 err db_run(struct db *db, const char *sql, const char *format, ...);
 err db_begin(struct db *db); /* takes the write lock */
-/* Commits when e is no error, else rolls back; returns e, or why it could not commit. */
+/* Commits if e is no error, else rolls back. Returns e, or the reason why the commit failed. */
 err db_end(struct db *db, err e);
 
 struct db_query {
@@ -35,11 +41,11 @@ err db_query_next(bool *row, struct db_query *q);
 void db_query_close(struct db_query *q);
 int64_t db_query_int(const struct db_query *q, int column);
 double db_query_num(const struct db_query *q, int column);
-const char *db_query_text(const struct db_query *q,
-                          int column); /* "" for NULL; until the next row */
+/* "" for NULL. Valid until the next row. */
+const char *db_query_text(const struct db_query *q, int column);
 bool db_query_digest(struct digest *out, const struct db_query *q, int column); /* false: none */
 const void *db_query_blob(size_t *size, const struct db_query *q, int column);
-/* The first column of the first row as an integer; *out keeps its value without a row. */
+/* The first column of the first row, as an integer. Without a row *out keeps its value. */
 err db_number(int64_t *out, struct db *db, const char *sql, const char *format, ...);
 
 #endif

@@ -1,4 +1,5 @@
-/* One coordinator a data folder: DATA/lock, held while the process lives. */
+/* Keeps a second coordinator out of a data folder: a lock on DATA/lock, held while the process
+ * lives. The kernel drops it when the process dies, so a crash leaves nothing to clean up. */
 #ifndef COORDINATOR_LOCK_H
 #define COORDINATOR_LOCK_H
 

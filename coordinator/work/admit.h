@@ -1,8 +1,14 @@
-/* An upload that has all its bytes becomes a durable update, or is refused with the reason: its
- * digest, then everything the method asks of it (agg's method_check_update), then the file is
- * flushed and named, and all rows of the batch are committed at once. Worker thread; a refused or
- * failed upload leaves nothing counted. What round it may count in was decided before, by
- * round_judge(). */
+/* Turns an upload that has all its bytes into a durable update, or refuses it with the reason.
+ * Worker thread. In order:
+ *
+ *     1. the digest of the file
+ *     2. unit example: the copy of the member's ledger accounts for it
+ *     3. everything the method asks of it (method_check_update)
+ *     4. the file is flushed and named: a blob
+ *     5. the rows of the whole batch, in one commit
+ *
+ * A refused or failed upload leaves nothing counted. round_judge() has decided before in which
+ * round it may count. */
 #ifndef COORDINATOR_ADMIT_H
 #define COORDINATOR_ADMIT_H
 
@@ -11,18 +17,18 @@
 
 struct admit_job {
     struct work_job job; /* first: work.h's part */
-    void *owner;         /* the loop thread's own */
+    void *owner;         /* for the loop thread only */
     size_t member_index;
-    const struct method
-        *method; /* NULL: an operator's blob: only its digest is checked, and pinned */
-    char part[LIMIT_PATH_BYTES]; /* the upload in the spool */
-    bool resumed;                /* in several pieces: wrong bytes may be the resumption's fault */
+    /* NULL: an operator's blob. Its digest is checked and it is pinned. */
+    const struct method *method;
+    char part[LIMIT_PATH_BYTES]; /* the upload's file in the spool */
+    bool resumed; /* it came in pieces, so wrong bytes may not be the sender's fault */
     char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES];
-    struct digest state;         /* of the state it was trained from; its blob is here */
-    struct method_expect expect; /* without state and member, which this file fills in */
+    struct digest state;         /* of the state it was trained from */
+    struct method_expect expect; /* without state and member, which admit.c fills in */
     struct store_update update;  /* update.member is set from `member` */
-    /* Unit example: what the run promises for each member's records; epsilon 0: nothing. Then the
-     * copy of the member's ledger must account for the update, within the promise. */
+    /* Unit example: the run's budget for the records of a member. The copy of the member's ledger
+     * must account for the update, within this budget. epsilon 0: no such check. */
     double epsilon, delta;
 };
 
