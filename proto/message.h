@@ -1,4 +1,4 @@
-/* protobuf-c messages to and from bytes, with this project's errors. Generated types:
+/* Packs and unpacks protobuf-c messages, with this project's errors. The generated types are in
  * "fedlora.pb-c.h". */
 #ifndef PROTO_MESSAGE_H
 #define PROTO_MESSAGE_H
@@ -9,8 +9,8 @@
 #include <protobuf-c/protobuf-c.h>
 
 err message_pack(struct bytes *out, const ProtobufCMessage *message); /* appends */
-/* *out is to be freed by message_free(). ERR_INPUT for bytes that are no such message or text that
- * is no UTF-8. Text fields that are absent are "", never NULL. */
+/* The caller frees *out with message_free(). ERR_INPUT: the bytes are not such a message, or a text
+ * field is not UTF-8. Text fields that are absent are "", never NULL. */
 err message_unpack(void *out /* Message ** */, const ProtobufCMessageDescriptor *type,
                    const void *data, size_t size);
 void message_free(void *message); /* NULL is fine */

@@ -1,30 +1,35 @@
 /* gRPC over TLS 1.3 with client certificates: the only interface to gRPC's C core. No grpc_ symbol
- * leaves proto/rpc*.c, no message type enters it: requests and replies are bytes (message.h packs
- * them).
+ * leaves proto/rpc*.c, and no message type enters it: requests and replies are bytes (message.h
+ * packs them).
  *
- * SERVER: one thread (the loop thread) opens, polls, answers and closes; only rpc_server_wake() may
- * come from others. Nothing happens outside rpc_server_poll() and rpc_server_close(): they run the
- * callbacks of `struct rpc_method`. A call is answered inside its callback or any time later, until
- * its `over`.
+ * SERVER. One thread (the loop thread) opens, polls, answers and closes; only rpc_server_wake() may
+ * be called from other threads. Callbacks of `struct rpc_method` run inside rpc_server_poll() and
+ * rpc_server_close() only. A call may be answered inside its callback or at any later time, until
+ * its `over`. Callbacks by shape, and how each is answered:
  *
- *   unary     begin(request)                                   -> rpc_call_answer | rpc_call_refuse
- *   chat      begin(message) -> rpc_call_send, for each message in turn; ends when the peer does
- *   upload    begin(), part(message) -> rpc_call_next, ..., end() -> rpc_call_answer |
- * rpc_call_refuse download  begin(request), more() -> rpc_call_send, ...        -> rpc_call_finish
- * | rpc_call_refuse
+ *     unary       begin(request)               rpc_call_answer or rpc_call_refuse
+ *     upload      begin()                      nothing yet
+ *                 part(message), repeated      rpc_call_next
+ *                 end()                        rpc_call_answer or rpc_call_refuse
+ *     download    begin(request)               nothing yet
+ *                 more(), repeated             rpc_call_send; at last rpc_call_finish, or refuse
+ *     chat        begin(message), repeated     rpc_call_send; the call ends when the peer ends it
  *
- * Back-pressure: an upload's next message is read only after rpc_call_next(); a download's `more`
- * comes only after the last message was taken by the transport. So one message a call is in memory
- * at a time. Every call whose `begin` ran gets `over` exactly once: answered, cancelled by the
- * peer, past its deadline, stalled, or the server closing. After `over` returns the handle is dead;
- * before it, every rpc_call_ function is safe, also on a call the peer has left. A call is answered
- * at most once.
+ * Back-pressure: the next message of an upload is read only after rpc_call_next(); `more` of a
+ * download is called only when the transport has taken the last message. So each call holds one
+ * message in memory at a time.
  *
- * Identity is the one URI SAN of the peer's certificate, fl://FEDERATION/client/ID or /admin/ID.
- * What has another federation or a wrong role never reaches a handler. No certificate, one of
- * another CA, or one without clientAuth: refused in the handshake.
+ * Every call whose `begin` ran gets `over` exactly once, for whatever reason it ends: answered,
+ * cancelled by the peer, past its deadline, stalled, or the server closing. After `over` has
+ * returned, the handle is invalid; before that every rpc_call_ function is safe, even if the peer
+ * has left. A call is answered at most once; later answers are ignored.
  *
- * CLIENT: synchronous calls from any thread, several at a time; each has a deadline. */
+ * Identity is the one URI SAN of the peer's certificate, fl://FEDERATION/client/ID or
+ * fl://FEDERATION/admin/ID. A peer of another federation, or of a role that the method does not
+ * serve, never reaches a handler. A peer without a certificate, with one of another CA, or with one
+ * that is not for clients is refused in the handshake.
+ *
+ * CLIENT. Synchronous calls from any thread, several at a time; each has a deadline. */
 #ifndef PROTO_RPC_H
 #define PROTO_RPC_H
 
@@ -37,11 +42,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Messages are at most one chunk and its framing. */
+/* The largest message is one chunk with its framing. */
 enum { RPC_MESSAGE_BYTES = LIMIT_CHUNK_BYTES + 65536, RPC_SERIAL_BYTES = 48 };
 
-/* Once a process, before any thread and any other use of TLS: limits the whole process to TLS 1.3
- * (gRPC 1.51 cannot be told so itself). Calling it again is harmless. */
+/* Limits the whole process to TLS 1.3, because gRPC 1.51 has no such option. Call it before any
+ * thread is started and before any other use of TLS. Calling it again is harmless. */
 err rpc_init(void);
 
 enum rpc_role { RPC_CLIENT = 1, RPC_ADMIN = 2 }; /* also bits of rpc_method.roles */
@@ -51,8 +56,8 @@ struct rpc_peer {
     char federation[LIMIT_NAME_BYTES], id[LIMIT_NAME_BYTES];
     char serial[RPC_SERIAL_BYTES]; /* of the certificate, lower-case hex */
 };
-err rpc_peer_parse(struct rpc_peer *out,
-                   const char *uri); /* ERR_INPUT unless fl://F/client|admin/ID */
+/* ERR_INPUT unless the URI is fl://FEDERATION/client/ID or fl://FEDERATION/admin/ID. */
+err rpc_peer_parse(struct rpc_peer *out, const char *uri);
 
 /* ---------------------------------------------------------------- server */
 struct rpc_server;
@@ -61,26 +66,25 @@ struct rpc_call;
 enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD, RPC_CHAT };
 
 struct rpc_method {
-    const char *path; /* "/fedlora.v1.Federation/Hello" */
+    const char *path; /* proto/rpc_path.h */
     enum rpc_shape shape;
-    unsigned roles; /* RPC_CLIENT | RPC_ADMIN: whom it serves; others are refused */
+    unsigned roles; /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
     void (*begin)(struct rpc_call *call, const void *request, size_t size); /* upload: NULL, 0 */
     void (*part)(struct rpc_call *call, const void *message, size_t size);  /* upload only */
-    void (*end)(struct rpc_call *call);  /* upload: the peer is done */
-    void (*more)(struct rpc_call *call); /* download only */
-    void (*over)(struct rpc_call *call,
-                 bool answered); /* may be NULL; answered: the reply was sent */
+    void (*end)(struct rpc_call *call);                 /* upload only: the peer has sent all */
+    void (*more)(struct rpc_call *call);                /* download only */
+    void (*over)(struct rpc_call *call, bool answered); /* may be NULL; answered: reply sent */
 };
 
 struct rpc_server_options {
     const char *listen;          /* "host:port", "[::1]:port"; port 0: any free one */
     const char *ca, *cert, *key; /* PEM files; only clients of this CA are let in */
-    const char *federation;      /* NULL: any */
+    const char *federation;      /* that peers must belong to; NULL: any */
     const struct rpc_method *method;
     size_t method_count;
     void *context;
-    /* Asked before a handler hears of a call, in the polling thread; its error is the refusal.
-     * NULL: all may call. Health checks are not asked about. */
+    /* Called in the polling thread before a handler runs; an error refuses the call. NULL: every
+     * call is allowed. Not called for health checks. */
     err (*allow)(void *context, const struct rpc_peer *peer);
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
     uint64_t call_ms;    /* longest life of any call, whatever its deadline; 0: 30 min */
@@ -88,40 +92,44 @@ struct rpc_server_options {
     size_t memory_bytes; /* of all connections' buffers; 0: 64 MiB */
 };
 
-/* Binds, serves, and checks that TLS 1.2 is refused. A port in use: ERR_MACHINE with EADDRINUSE. */
+/* Binds, serves, and checks that TLS 1.2 is refused. ERR_MACHINE with EADDRINUSE: the port is in
+ * use. */
 err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *options);
 int rpc_server_port(const struct rpc_server *server);
-/* Waits at most timeout_ms for something to happen, runs the callbacks of all that has, returns. */
+/* Waits at most timeout_ms for events, runs their callbacks, returns. */
 void rpc_server_poll(struct rpc_server *server, uint64_t timeout_ms);
-void rpc_server_wake(struct rpc_server *server);          /* from any thread: ends a waiting poll */
+void rpc_server_wake(struct rpc_server *server);          /* any thread: ends a waiting poll */
 size_t rpc_server_calls(const struct rpc_server *server); /* open now */
-/* What grpc.health.v1 answers ("" and every service served); not serving until told. */
+/* Sets the status that grpc.health.v1 answers, for "" and every service. At first: not serving. */
 void rpc_server_set_serving(struct rpc_server *server, bool serving);
-/* Reads the certificate files again; new connections use them. On an error the old ones stay. */
+/* Reads the certificate files again, for new connections. On an error the old ones stay in use. */
 err rpc_server_reload(struct rpc_server *server);
-/* Refuses new calls and connections from now on; open calls go on under rpc_server_poll(). */
+/* Refuses new calls and connections from now on; open calls continue under rpc_server_poll(). */
 void rpc_server_drain(struct rpc_server *server);
-/* Drains, waits up to grace_ms for open calls, cancels the rest (their `over` runs), frees. NULL is
- * fine. */
+/* Drains, waits up to grace_ms for open calls, cancels the others (their `over` runs), frees the
+ * server. NULL is fine. */
 void rpc_server_close(struct rpc_server *server, uint64_t grace_ms);
 
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call);
 const struct rpc_method *rpc_call_method(const struct rpc_call *call);
 void *rpc_call_context(const struct rpc_call *call); /* rpc_server_options.context */
-void rpc_call_set_state(struct rpc_call *call,
-                        void *state); /* the handler's own, freed in its `over` */
+/* The handler's own pointer; it frees the memory in its `over`. */
+void rpc_call_set_state(struct rpc_call *call, void *state);
 void *rpc_call_state(const struct rpc_call *call);
-uint64_t rpc_call_left_ms(const struct rpc_call *call); /* until the deadline */
 
 void rpc_call_answer(struct rpc_call *call, const void *reply, size_t size); /* copies */
-void rpc_call_refuse(struct rpc_call *call,
-                     err cause); /* status by kind, the text is the explanation */
+void rpc_call_refuse(struct rpc_call *call, err cause); /* sends the status below and the text */
 void rpc_call_next(struct rpc_call *call);
 void rpc_call_send(struct rpc_call *call, const void *message, size_t size); /* copies */
 void rpc_call_finish(struct rpc_call *call);
 
-/* Statuses: INPUT INVALID_ARGUMENT, STATE FAILED_PRECONDITION, LIMIT RESOURCE_EXHAUSTED, MACHINE
- * and STOPPED UNAVAILABLE, REFUSED PERMISSION_DENIED. */
+/* The gRPC status of each kind of error:
+ *
+ *     ERR_INPUT                  INVALID_ARGUMENT
+ *     ERR_STATE                  FAILED_PRECONDITION
+ *     ERR_LIMIT                  RESOURCE_EXHAUSTED
+ *     ERR_REFUSED                PERMISSION_DENIED
+ *     ERR_MACHINE, ERR_STOPPED   UNAVAILABLE */
 
 /* ---------------------------------------------------------------- client */
 struct rpc_client;
@@ -129,33 +137,36 @@ struct rpc_client;
 struct rpc_client_options {
     const char *server;          /* "host:port"; the name must be in the server's certificate */
     const char *ca, *cert, *key; /* PEM files; only this CA is trusted */
-    const volatile sig_atomic_t
-        *stop; /* set by a signal handler: calls end with ERR_STOPPED; or NULL */
+    /* NULL, or set to non-zero by a signal handler: calls end with ERR_STOPPED. */
+    const volatile sig_atomic_t *stop;
 };
 
-/* Checks the files (present, a pair, in date, of this CA, for clients); connects at the first call.
- */
+/* Checks the files: they exist, certificate and key are a pair, in date, of this CA, for clients.
+ * Connects at the first call. */
 err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *options);
 void rpc_client_close(struct rpc_client *client); /* no call may be under way; NULL is fine */
-/* Reads the files again, for a certificate that was renewed: *changed when they are others than
- * those in use, and the next call connects with them. No call may be under way. ERR_INPUT for files
- * that will not do, or that make us somebody else; the old ones stay in use then. */
+/* Reads the files again, in case a certificate was renewed. *changed: the files differ from those in
+ * use, and the next call connects with the new ones. No call may be under way. ERR_INPUT: the files
+ * cannot be used or have another identity; then the old ones stay in use. */
 err rpc_client_reload(bool *changed, struct rpc_client *client);
-const struct rpc_peer *
-rpc_client_identity(const struct rpc_client *client); /* who our certificate says we are */
+/* The identity in this client's certificate. */
+const struct rpc_peer *rpc_client_identity(const struct rpc_client *client);
 
-/* Errors of all calls: ERR_MACHINE: not reachable, broken off, or out of time: try again later.
- * ERR_REFUSED: the server said no (its words), or refuses our certificate. ERR_INPUT: its
- * certificate is not the one we may trust. ERR_STATE, ERR_LIMIT: as the server said. ERR_STOPPED.
- */
+/* Errors of all calls:
+ *
+ *     ERR_MACHINE            not reachable, broken off, or out of time: try again later
+ *     ERR_REFUSED            the server refused the call (its text) or this client's certificate
+ *     ERR_INPUT              the server's certificate cannot be trusted
+ *     ERR_STATE, ERR_LIMIT   as the server answered
+ *     ERR_STOPPED            options.stop was set */
 err rpc_client_unary(struct bytes *reply, struct rpc_client *client, const char *path,
                      const struct bytes *request, uint64_t deadline_ms);
 
 struct rpc_upload {
     const char *path;
     uint64_t deadline_ms, stall_ms;
-    /* Fills `message` (empty) with the next one, or sets *end. An error cancels the call and is
-     * returned. */
+    /* Fills the empty `message` with the next message, or sets *end. An error cancels the call and
+     * is returned. */
     err (*part)(struct bytes *message, bool *end, void *context);
     void *context;
 };
@@ -179,11 +190,11 @@ struct rpc_tls_report {
     struct rpc_peer self;
     int64_t connect_ms;
 };
-/* One handshake by OpenSSL itself: says in words what gRPC hides. For doctor, and after a failed
- * call. */
+/* One handshake by OpenSSL itself, because gRPC hides why a connection fails. For `fedlora doctor`,
+ * and after a failed call. */
 err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *options);
-/* ERR_INPUT naming the file, unless cert and key are a pair, in date, of this CA, and for this use.
- * *days_left may be NULL. For --check. */
+/* ERR_INPUT, naming the file, unless cert and key are a pair, in date, of this CA, and for this use.
+ * days_left may be NULL. */
 err rpc_tls_check(const char *ca, const char *cert, const char *key, bool server,
                   int64_t *days_left);
 

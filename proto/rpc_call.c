@@ -343,9 +343,3 @@ void *rpc_call_state(const struct rpc_call *call)
 {
     return call->state;
 }
-
-uint64_t rpc_call_left_ms(const struct rpc_call *call)
-{
-    uint64_t now = text_now_ms();
-    return call->ends_ms > now ? call->ends_ms - now : 0;
-}

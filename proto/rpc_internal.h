@@ -1,4 +1,4 @@
-/* What proto/rpc*.c share; nobody else includes it. gRPC's types end here. */
+/* Shared by proto/rpc*.c only, so that gRPC's types stay inside these files. */
 #ifndef PROTO_RPC_INTERNAL_H
 #define PROTO_RPC_INTERNAL_H
 
@@ -13,7 +13,7 @@
 
 /* ---- rpc_wire.c: bytes, statuses, files */
 grpc_byte_buffer *rpc_wire_buffer(const void *data, size_t size); /* copies */
-/* Appends; false when the message is compressed, or larger than out->max. */
+/* Appends. False: the message is compressed, or larger than out->max. */
 bool rpc_wire_read(struct bytes *out, grpc_byte_buffer *buffer);
 grpc_status_code rpc_wire_status(enum err_kind kind);
 err rpc_wire_err(grpc_status_code code, const char *text);
@@ -31,7 +31,7 @@ err rpc_tls_pem_read(struct rpc_tls_pem *out, const char *ca, const char *cert, 
 void rpc_tls_pem_close(struct rpc_tls_pem *pem);
 /* Identity and serial from a PEM certificate. */
 err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size);
-/* True when a TLS 1.2 handshake with host:port is possible; blocks at most timeout_ms. */
+/* True if a TLS 1.2 handshake with host:port is possible; blocks at most timeout_ms. */
 bool rpc_tls_accepts_12(const char *host, const char *port, uint64_t timeout_ms);
 
 /* ---- rpc_server.c, rpc_call.c, rpc_health.c */
@@ -52,14 +52,14 @@ struct rpc_call {
     grpc_byte_buffer *message; /* being read */
     int cancelled;             /* written by gRPC when `closed` completes */
     unsigned pending;          /* batches under way; freed at none once closed */
-    uint64_t ends_ms,
-        waits_ms; /* monotonic: the call's end; when the wait for the peer began, 0: none */
+    uint64_t ends_ms;          /* monotonic: when the call must be over */
+    uint64_t waits_ms;         /* when the wait for the peer began; 0: it is not waited for */
     bool sent_start, begun, answered, sent, is_closed, is_over, reading, writing, finishing;
 };
 
 struct rpc_server {
-    struct rpc_server_options
-        options; /* the strings are not kept but in `listen` and the files' names */
+    /* Its strings are the caller's and may be gone; the copies are below. */
+    struct rpc_server_options options;
     char *listen, *ca, *cert, *key, *federation;
     grpc_server *server;
     grpc_completion_queue *queue;
@@ -82,7 +82,7 @@ struct rpc_server {
     bool pem_changed;
 };
 
-/* Takes the offered call; the call's peer has been looked at by rpc_call_open itself. */
+/* Takes over the offered call, and refuses it if its peer or method is not allowed. */
 void rpc_call_open(struct rpc_server *server, grpc_call *call, const grpc_call_details *details);
 void rpc_call_event(struct rpc_tag *tag, bool ok); /* may free the call */
 void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms);

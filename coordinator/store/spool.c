@@ -27,7 +27,7 @@ static void owner_text(char out[OWNER_TEXT_BYTES], const struct spool_key *key)
     snprintf(out, OWNER_TEXT_BYTES, "%.32s", text);
 }
 
-void spool_path(char out[LIMIT_PATH_BYTES], const char *data_dir, const struct spool_key *key)
+static void path_of(char out[LIMIT_PATH_BYTES], const char *data_dir, const struct spool_key *key)
 {
     char owner[OWNER_TEXT_BYTES], digest[DIGEST_TEXT_BYTES];
     owner_text(owner, key);
@@ -40,7 +40,7 @@ uint64_t spool_received(const char *data_dir, const struct spool_key *key)
 {
     char path[LIMIT_PATH_BYTES];
     struct stat st;
-    spool_path(path, data_dir, key);
+    path_of(path, data_dir, key);
     if (stat(path, &st) != 0) return 0;
     return (uint64_t)st.st_size <= key->size ? (uint64_t)st.st_size : 0;
 }
@@ -116,7 +116,7 @@ err spool_open(struct spool *out, const char *data_dir, const struct spool_key *
     digest_text(digest, &key->digest);
     snprintf(mine.name, sizeof mine.name, "%s.%s", mine.owner, digest);
     TRY(spool_remove(&removed, data_dir, is_other_part, &mine));
-    spool_path(s.path, data_dir, key);
+    path_of(s.path, data_dir, key);
     s.fd = file_disk.open(s.path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (s.fd < 0) return err_sys(errno, "%s", s.path);
     if (file_disk.ftruncate(s.fd, (off_t)offset) != 0 || lseek(s.fd, (off_t)offset, SEEK_SET) < 0) {

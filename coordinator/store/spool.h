@@ -22,8 +22,6 @@ struct spool {
     char path[LIMIT_PATH_BYTES];
 };
 
-/* The path of the file, which need not exist. */
-void spool_path(char out[LIMIT_PATH_BYTES], const char *data_dir, const struct spool_key *key);
 /* Bytes of this upload received so far. */
 uint64_t spool_received(const char *data_dir, const struct spool_key *key);
 /* Continues the upload at `offset`, which must not be past the bytes received; bytes after it are

@@ -189,8 +189,8 @@ struct store_copy { /* one line of a member's ledger */
     struct digest released;
     struct account_event charged;
 };
-/* ERR_INPUT: the copy held for another run has a different line here, so the member has two versions
- * of one ledger. */
+/* ERR_INPUT: the copy held for another run has a different line here, so the member has two
+ * versions of one ledger. */
 err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
                      const struct store_copy *line, size_t count);
 /* *found: the copy has a release of exactly these bytes for this round. Also all events that the

@@ -16,7 +16,7 @@ struct work {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct queue waiting, background, finished;
-    size_t waiting_count, background_count, pending;
+    size_t waiting_count, background_count;
     bool closing;
 };
 
@@ -135,7 +135,6 @@ static err push(struct work *w, struct work_job *job, struct queue *queue, size_
         atomic_store(&job->abandoned, false);
         queue_add(queue, job);
         (*count)++;
-        w->pending++;
         pthread_cond_signal(&w->changed);
     }
     pthread_mutex_unlock(&w->lock);
@@ -173,19 +172,10 @@ size_t work_take(struct work *w)
     for (;; count++) {
         pthread_mutex_lock(&w->lock);
         struct work_job *job = queue_take(&w->finished);
-        if (job) w->pending--;
         pthread_mutex_unlock(&w->lock);
         if (!job) return count;
         job->done(job);
     }
-}
-
-size_t work_pending(struct work *w)
-{
-    pthread_mutex_lock(&w->lock);
-    size_t pending = w->pending;
-    pthread_mutex_unlock(&w->lock);
-    return pending;
 }
 
 void work_close(struct work *w)

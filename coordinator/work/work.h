@@ -43,7 +43,6 @@ void work_abandon(struct work_job *job);
 bool work_gives_way(const struct work_job *job); /* worker thread */
 /* Runs `done` of every job that has come back; returns how many. Loop thread. */
 size_t work_take(struct work *work);
-size_t work_pending(struct work *work); /* pushed and not yet taken back */
 /* Finishes the batch in hand (a background job gives way); the rest comes back with ERR_STOPPED.
  * Runs their `done`. NULL is fine. */
 void work_close(struct work *work);
