@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Sorted by id, so that round_find() can search by halves and every restart gives a member the
+ * same index. */
 static int member_compare(const void *a, const void *b)
 {
     return strcmp(((const struct round_member *)a)->id, ((const struct round_member *)b)->id);
@@ -61,6 +63,8 @@ bool round_find(size_t *member, const struct round *r, const char *id)
     return false;
 }
 
+/* A finished run stays finished, even if a hold was recorded before its last round was
+ * published. */
 enum round_phase round_phase(const struct round *r)
 {
     if (r->stage == ROUND_FINISHED) return ROUND_FINISHED;
@@ -84,6 +88,8 @@ size_t round_updates(const struct round *r)
     return r->counts.updates[0];
 }
 
+/* While held or finished, time changes nothing, so no tick is needed. A retry comes before the
+ * deadline because a deadline cannot close the round while the work fails. */
 uint64_t round_wake_ms(const struct round *r)
 {
     if (r->hold != ROUND_WAITING || r->stage == ROUND_FINISHED) return 0;
@@ -129,6 +135,9 @@ static void shift_counts(struct round_counts *c)
     c->updates[1] = c->admitting[1] = 0;
 }
 
+/* The stage follows from what is durable. A round that was opened but not published is training
+ * again: its updates are rows of the store, and ROUND_ON_BEGIN closes it once more if they are
+ * complete. */
 void round_restore(struct round *r, const struct round_restored *was)
 {
     REQUIRE(was->published <= r->rules.rounds);
@@ -145,6 +154,8 @@ void round_restore(struct round *r, const struct round_restored *was)
     r->counts = round_recount(r);  /* another round is under way than before */
 }
 
+/* The fields about the current connection (seen_ms, task_round, step) are not restored: a member
+ * shows up again by itself. */
 void round_restore_member(struct round *r, size_t member, const struct round_member *was)
 {
     struct round_member *m = &r->member[member];
@@ -158,6 +169,8 @@ void round_restore_member(struct round *r, size_t member, const struct round_mem
     count_member(&r->counts, r, member, 1);
 }
 
+/* Opening a round, and opening it again after a restart or a pause: the deadline is counted from
+ * now, so that members get the whole time. A deadline near the end of the clock saturates. */
 static unsigned open_round(struct round *r, uint64_t now)
 {
     r->stage = ROUND_TRAINING;
@@ -168,6 +181,7 @@ static unsigned open_round(struct round *r, uint64_t now)
     return ROUND_DO_OPEN | ROUND_DO_WAKE;
 }
 
+/* The draw belongs to one round: `drawn_for` keeps the draw of an earlier round from being used. */
 void round_draw(struct round *r, const bool *drawn, bool by_chance)
 {
     REQUIRE(r->rules.drawn && r->opened == round_under_way(r));
@@ -183,25 +197,30 @@ size_t round_awaited(const struct round *r)
     return r->counts.drawn;
 }
 
+/* Without drawing, every member takes part in every round. */
 static bool is_drawn(const struct round *r)
 {
     return !r->rules.drawn || r->drawn_for == round_under_way(r);
 }
 
+/* An update that is being made durable has been accepted for this round, so the round waits for
+ * its receipt or refusal in every case. */
 static bool can_close(const struct round *r, uint64_t now)
 {
     size_t updates = round_updates(r);
     if (r->rules.drawn) {
         if (!is_drawn(r) || r->counts.admitting[0] > 0) return false;
         if (r->deadline_at_ms && now >= r->deadline_at_ms) return true;
-        /* How long a round of some takes would tell who was in it. */
+        /* If members are left out by chance, closing early would reveal who was drawn. */
         return !r->by_chance && updates == r->members;
     }
     if (updates < r->rules.quorum || r->counts.admitting[0] > 0) return false;
     return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;
 }
 
-/* Whatever the event was, the run goes as far as it now can. */
+/* Called after every event: takes the run as far as it can go now. Each step asks for at most
+ * one piece of work, and `starting` or the stage remember that it was asked for, so no event
+ * asks twice. */
 static unsigned settle(struct round *r, uint64_t now)
 {
     unsigned todo = 0;
@@ -210,14 +229,14 @@ static unsigned settle(struct round *r, uint64_t now)
         if (now < r->retry_at_ms) return 0;
         r->retry_at_ms = 0;
         r->reason[0] = 0;
-        if (r->stage == ROUND_AGGREGATING) return ROUND_DO_AGGREGATE;
+        if (r->stage == ROUND_AGGREGATING) return ROUND_DO_AGGREGATE; /* once more */
     }
     if (!r->started) {
         if (!r->shapes_known || r->starting) return 0;
         r->starting = true;
         return ROUND_DO_START;
     }
-    /* Whether a drawn round begins must not depend on who is there. */
+    /* The start of a drawn round must not depend on who is present: that could reveal a draw. */
     bool may_open = r->published > 0 || r->rules.drawn || round_present(r) >= r->rules.quorum;
     if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
     if (r->stage == ROUND_TRAINING && can_close(r, now)) {
@@ -227,6 +246,7 @@ static unsigned settle(struct round *r, uint64_t now)
     return todo;
 }
 
+/* The next round is opened by settle(), not here, because a hold may forbid it. */
 static unsigned published(struct round *r)
 {
     REQUIRE(r->stage == ROUND_AGGREGATING && r->published < r->rules.rounds);
@@ -238,6 +258,8 @@ static unsigned published(struct round *r)
     return r->stage == ROUND_FINISHED ? ROUND_DO_END | ROUND_DO_WAKE : 0;
 }
 
+/* Every event of a member shows that it is alive. Fields are changed only between the two calls
+ * of count_member(). */
 static void member_event(struct round *r, const struct round_event *event)
 {
     struct round_member *m = &r->member[event->member];
@@ -249,15 +271,17 @@ static void member_event(struct round *r, const struct round_event *event)
         m->joined = true;
         break;
     case ROUND_ON_TASK:
+        /* The progress it reported was that of an earlier round. */
         if (m->task_round != round_under_way(r)) m->step = m->steps = 0;
         m->task_round = round_under_way(r);
         break;
     case ROUND_ON_STEP:
-        if (event->round != m->task_round) break;
+        if (event->round != m->task_round) break; /* a report that was overtaken */
         m->step = event->step;
         m->steps = event->steps;
         break;
     case ROUND_ON_ADMIT:
+        /* The owner judged it in this same turn of the loop, so the answer cannot have changed. */
         REQUIRE(!err_is(round_judge(&place, r, event->member, event->round, &event->digest)));
         REQUIRE(!place.have);
         m->admitting = place.counted_in;
@@ -283,8 +307,8 @@ static void member_event(struct round *r, const struct round_event *event)
     count_member(&r->counts, r, event->member, 1);
 }
 
-/* A hold stops what comes next, not what is in flight: an aggregation under way ends as published.
- */
+/* A hold stops the next step, not work in progress: an aggregation under way is still published.
+ * A stopped run cannot be resumed. */
 static unsigned hold_event(struct round *r, const struct round_event *event)
 {
     bool ended = r->stage == ROUND_FINISHED || r->hold == ROUND_STOPPED;
@@ -302,14 +326,17 @@ static unsigned hold_event(struct round *r, const struct round_event *event)
         break;
     }
     if (r->hold == ROUND_WAITING) return 0;
-    /* Failed work is asked for again, and a paused round gets its whole deadline back. */
+    /* Resume. Failed work is asked for again, and a paused round gets its whole deadline back. */
     if (r->hold == ROUND_FAILED && r->stage == ROUND_AGGREGATING) r->stage = ROUND_TRAINING;
     r->hold = ROUND_WAITING;
     r->reason[0] = 0;
+    /* Without ROUND_DO_OPEN: the opening is durable already. */
     if (r->stage == ROUND_TRAINING) return open_round(r, event->now_ms) & ~(unsigned)ROUND_DO_OPEN;
     return ROUND_DO_WAKE;
 }
 
+/* Trouble keeps the stage, so that settle() asks for the same work again after retry_ms. A
+ * failure holds the run until an operator resumes it. */
 static unsigned work_event(struct round *r, const struct round_event *event)
 {
     const char *reason = event->reason ? event->reason : "";
@@ -327,7 +354,7 @@ static unsigned work_event(struct round *r, const struct round_event *event)
         return 0;
     default:
         r->starting = false;
-        if (r->hold == ROUND_STOPPED) return 0;
+        if (r->hold == ROUND_STOPPED) return 0; /* it has ended already */
         r->hold = ROUND_FAILED;
         snprintf(r->reason, sizeof r->reason, "%s", reason);
         return ROUND_DO_END | ROUND_DO_WAKE;
@@ -366,6 +393,9 @@ unsigned round_apply(struct round *r, const struct round_event *event)
     return todo | settle(r, event->now_ms);
 }
 
+/* With late=next an update of the round before may count in the round that trains now; while a
+ * round is being aggregated, its own late updates count in the round after it. A member has at
+ * most one update in each round. */
 static err judge_late(struct round_place *out, const struct round *r, const struct round_member *m,
                       uint32_t trained_round)
 {
@@ -387,6 +417,9 @@ static err judge_late(struct round_place *out, const struct round *r, const stru
     return ERR_NONE;
 }
 
+/* The order of the checks matters. An update that is already durable gets its receipt again in
+ * every phase, because the first receipt may have been lost with a crash or a connection. Wrong
+ * rounds come before late ones, so that a member is told the true reason. */
 err round_judge(struct round_place *out, const struct round *r, size_t member,
                 uint32_t trained_round, const struct digest *digest)
 {
@@ -419,6 +452,7 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
                         trained_round);
     if (trained_round < under_way || r->stage == ROUND_AGGREGATING)
         return judge_late(out, r, m, trained_round);
+    /* Its update of an earlier round came late and was taken into this one. */
     if (m->counted_in >= under_way)
         return err_make(ERR_STATE, "the update of %s for round %u came late and counts in round %u",
                         m->id, m->trained_round, under_way);
@@ -426,7 +460,7 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
     return ERR_NONE;
 }
 
-/* An evaluation comes before the member's next training, and before it is told of the end. */
+/* A member evaluates before its next training, and before it is told that the run is over. */
 static bool should_evaluate(const struct round *r, const struct round_member *m)
 {
     uint32_t every = r->rules.evaluate_every;
@@ -434,6 +468,8 @@ static bool should_evaluate(const struct round *r, const struct round_member *m)
     return r->published % every == 0 || r->published == r->rules.rounds;
 }
 
+/* A held run hands out nothing, except that a finished run still lets members evaluate its last
+ * state. */
 enum round_task round_task(const struct round *r, size_t member)
 {
     const struct round_member *m = &r->member[member];

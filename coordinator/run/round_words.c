@@ -1,4 +1,5 @@
-/* What a round says of itself in words; contract in round.h. */
+/* Descriptions of a run's state for people; contract in round.h. They are advisory: a text that
+ * does not fit is cut, so errors of bytes_printf() are ignored here. */
 #include "coordinator/run/round.h"
 
 #include "base/bytes.h"
@@ -6,11 +7,13 @@
 
 enum { NAMED_MEMBERS_MAX = 6 }; /* of those waited for */
 
+/* Absence is only a word for the operator. Rounds do not depend on it. */
 static bool is_absent(const struct round *r, const struct round_member *m, uint64_t now_ms)
 {
     return m->seen_ms == 0 || (now_ms > m->seen_ms && now_ms - m->seen_ms > r->rules.absent_ms);
 }
 
+/* "submitted" comes before "absent": a member may leave once its update is in. */
 const char *round_activity(const struct round *r, size_t member, uint64_t now_ms)
 {
     const struct round_member *m = &r->member[member];
@@ -44,7 +47,8 @@ static void say_member(struct bytes *out, const struct round *r, const struct ro
     (void)e; /* a text too long is cut */
 }
 
-/* The members whose `missing` is true, the first few by name. */
+/* The first NAMED_MEMBERS_MAX members that are waited for, by name, and the number of the
+ * others. for_hello: those that have not joined; else those without an update in the round. */
 static void say_members(struct bytes *out, const struct round *r, bool for_hello, uint64_t now_ms)
 {
     size_t named = 0, missing = 0;
@@ -64,6 +68,7 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
     (void)e;
 }
 
+/* In a drawn round only drawn members are counted, and only operators see this text. */
 static void say_training(struct bytes *out, const struct round *r, uint64_t now_ms)
 {
     char time[32];

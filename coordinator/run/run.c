@@ -11,8 +11,10 @@
 
 enum { RUN_MODULES_BYTES_MAX = 16 << 20 };
 
-/* Whoever is not drawn is not asked. The seed follows from what the ledger's first line commits to.
- */
+/* Members that are not drawn are not asked to train. The seed of this round is derived from the
+ * one that the ledger's first line commits to, so an auditor can repeat the draw and the
+ * coordinator cannot choose the members. The seed is wiped, because it reveals all rounds'
+ * draws. */
 static err draw_members(struct run *run)
 {
     struct round *r = &run->round;
@@ -35,6 +37,10 @@ static err draw_members(struct run *run)
     return e;
 }
 
+/* After a crash the store must know every round that a member may have been handed, otherwise an
+ * update for it would be refused as one for a round that has not begun. Hence this comes before
+ * the first member gets the round. It may fail on a full disk; then it is tried again with the
+ * next request or tick. */
 err run_save_opening(struct run *run)
 {
     uint32_t round = run->round.opened;
@@ -53,6 +59,8 @@ static void log_error(const struct run *run, const char *event, err e)
     LOG(LOG_ERROR, event, LOG_STR("run", run->config->name), LOG_STR("error", e.text));
 }
 
+/* Actions may feed further events, so this function is entered again from within. That is safe
+ * because round_apply() has finished with the state before its actions are carried out. */
 void run_apply(struct run *run, const struct round_event *event)
 {
     unsigned todo = round_apply(&run->round, event);
@@ -63,7 +71,7 @@ void run_apply(struct run *run, const struct round_event *event)
         if (run->round.rules.drawn) {
             e = run_push_work(run, PUBLISH_NOISE); /* else drawn at the round's end */
             if (err_is(e)) log_error(run, "noise.not_drawn", e);
-            /* Nobody may be in it. */
+            /* If the draw left everybody out and the deadline is past, no event would close it. */
             run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
         }
     }
@@ -80,6 +88,7 @@ void run_apply_member(struct run *run, enum round_event_kind kind, size_t member
     run_apply(run, &(struct round_event){.kind = kind, .now_ms = text_now_ms(), .member = member});
 }
 
+/* The loop calls this on every turn; it feeds a tick only when the state machine wants one. */
 void run_tick(struct run *run, uint64_t now_ms)
 {
     uint64_t wake = round_wake_ms(&run->round);
@@ -92,7 +101,8 @@ void run_tick(struct run *run, uint64_t now_ms)
         run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = now_ms});
 }
 
-/* ------------------------------------------------------------------------------------- members */
+/* The first hello decides the modules and their shapes for the whole run. They are durable
+ * before they are used, because the start state is made from them. */
 static err learn_modules(struct run *run, const Fedlora__V1__HelloRequest *hello)
 {
     Fedlora__V1__HelloRequest *modules = NULL;
@@ -109,6 +119,7 @@ static err learn_modules(struct run *run, const Fedlora__V1__HelloRequest *hello
     return run_learn_members(run);
 }
 
+/* Every member must train on the same base weights, otherwise sums of updates mean nothing. */
 static err check_base(const struct run *run, const Fedlora__V1__HelloRequest *hello)
 {
     struct digest theirs, ours;
@@ -125,6 +136,8 @@ static err check_base(const struct run *run, const Fedlora__V1__HelloRequest *he
                     run->config->name, wanted);
 }
 
+/* A member may say hello again at any time, after each of its own restarts. Only a change is
+ * written. */
 err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello)
 {
     struct run_member *m = &run->member[member];
@@ -132,7 +145,7 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     uint32_t rank = 0;
     TRY(check_base(run, hello));
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
-    if (m->pruned && m->pruned < rank) rank = m->pruned;
+    if (m->pruned && m->pruned < rank) rank = m->pruned; /* it cannot grow again */
     if (run->modules)
         TRY(run_config_same_modules(run->modules, hello));
     else
@@ -154,11 +167,14 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     return ERR_NONE;
 }
 
+/* The job is pushed before ROUND_ON_ADMIT is applied: if the queue is full nothing has changed,
+ * and the member is told to come back. The worker cannot finish it in between, because its
+ * result is taken by this thread. */
 err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
 {
     struct round_place place;
     size_t m = job->member_index;
-    /* A gradient that comes late is of other factors than those asked for since. */
+    /* A late gradient was taken at factors that have since been replaced, so it cannot be used. */
     bool late_counts =
         run->round.rules.late_next && trained_round > method_setup_rounds(&run->options);
     TRY(round_judge(&place, &run->round, m, trained_round, &job->update.blob.digest));
@@ -175,7 +191,8 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
                                          .rslora = run_rslora(run, m),
                                          .module = run->member[m].adapts,
                                          .module_count = run->member[m].adapts_count};
-    if (run->config->privacy) { /* what a member says beside its update was never counted */
+    /* Loss, time and tokens reveal something about the records, and no privacy budget counts them. */
+    if (run->config->privacy) {
         job->update.train_loss = job->update.seconds = 0;
         job->update.tokens = 0;
     }
@@ -192,6 +209,7 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
     return ERR_NONE;
 }
 
+/* The rows are committed when this runs; the fields here are copies for status replies. */
 void run_admitted(struct run *run, const struct admit_job *job)
 {
     size_t m = job->member_index;
@@ -213,7 +231,8 @@ void run_admitted(struct run *run, const struct admit_job *job)
     run->shop->changed(run, run->shop->context);
 }
 
-/* ------------------------------------------------------------------------------------ operator */
+/* The hold is stored before it is applied: an operator who got an answer finds the run held
+ * after a crash too. */
 err run_hold(struct run *run, enum round_event_kind kind)
 {
     static const char *const words[3][2] = {
@@ -235,6 +254,8 @@ err run_hold(struct run *run, enum round_event_kind kind)
     return ERR_NONE;
 }
 
+/* Evaluations are refused in private runs, because a loss on a member's rows is a function of
+ * its data that the budget does not cover. */
 err run_evaluated(struct run *run, size_t member, const struct store_evaluation *v)
 {
     const char *id = run->round.member[member].id;
@@ -261,7 +282,8 @@ err run_evaluated(struct run *run, size_t member, const struct store_evaluation 
     return ERR_NONE;
 }
 
-/* Statistics only: a crash may lose what was counted since the round began. */
+/* Statistics only. They are written once a round instead of with every chunk; a crash loses the
+ * bytes counted since then. */
 void run_flush_counters(struct run *run)
 {
     for (size_t i = 0; i < run->round.members; i++) {

@@ -1,4 +1,4 @@
-/* How a run comes to be: created by an operator, or found in the store after a restart. */
+/* The beginning of a run: created by an operator, or loaded from the store after a restart. */
 #include "coordinator/run/run.h"
 
 #include "base/text.h"
@@ -10,6 +10,7 @@
 
 enum { RUN_CONFIG_BYTES_MAX = 16 << 20 };
 
+/* Takes `config` only on success. */
 static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
 {
     struct round_rules rules = {.rounds = config->rounds,
@@ -43,6 +44,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     return ERR_NONE;
 }
 
+/* No job of this run may be with a worker any more: jobs point to it. */
 void run_close(struct run *run)
 {
     if (!run) return;
@@ -64,6 +66,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+/* Sorted, because an update's modules are compared with this list in one pass. */
 err run_learn_members(struct run *run)
 {
     size_t all = run->modules->n_modules;
@@ -82,6 +85,8 @@ err run_learn_members(struct run *run)
     return ERR_NONE;
 }
 
+/* Everything that can be refused is refused here, before the run exists: a run that fails later
+ * costs every member's time. */
 static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
                      struct store_blob *frozen)
 {
@@ -120,6 +125,8 @@ static err add_to_store(struct run *run, const struct store_run *row)
     return e;
 }
 
+/* The row is committed before ROUND_ON_BEGIN, so a run that an operator was told about survives
+ * a crash. */
 err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
 {
     struct run *run = NULL;
@@ -148,6 +155,7 @@ out:
     return e;
 }
 
+/* Rows of members that the configuration does not name (any more) are ignored. */
 static err load_members(struct run *run)
 {
     struct arena arena = {0};
@@ -194,13 +202,15 @@ static err load_modules(struct run *run, const struct store_run *was)
                           was->modules_size);
 }
 
+/* The configuration is completed again: an older version may have stored it without options that
+ * exist today, and a newer one with methods that this version does not know. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was)
 {
     Fedlora__V1__RunConfig *config = NULL;
     struct run *run = NULL;
     TRY(message_unpack(&config, &fedlora__v1__run_config__descriptor, was->config,
                        was->config_size));
-    err e = run_config_complete(config); /* by a version that knew other methods or options? */
+    err e = run_config_complete(config);
     if (err_is(e)) e = err_in(e, "run %s", was->name);
     if (!err_is(e)) e = run_init(&run, shop, config);
     if (err_is(e)) {
@@ -218,7 +228,7 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     bool known = false;
     if (!err_is(e) && run_privacy_central(config))
         e = store_ledger_head(&known, &run->ledger_head, shop->store, run->id);
-    /* A crash may have come between the last commit and its copy. */
+    /* A crash may have come between the last commit and the ledger's copy for auditors. */
     if (!err_is(e) && run_privacy_central(config))
         e = private_export(shop->store, run->id, config->name);
     if (!err_is(e) && run->modules) e = run_learn_members(run);

@@ -14,6 +14,7 @@
 
 typedef Fedlora__V1__RunConfig run_config_t;
 
+/* protobuf-c shares one constant for all empty strings; it must not be freed. */
 static err set_text(char **field, const char *text)
 {
     char *copy = strdup(text);
@@ -35,6 +36,7 @@ static err one_of(const char *field, const char *value, const char *const *words
     return err_make(ERR_INPUT, "%s: \"%s\", expected one of %s", field, value, list);
 }
 
+/* The test is written so that NaN fails it. */
 static err in_range(const char *field, double value, double least, double most)
 {
     if (isfinite(value) && value >= least && value <= most) return ERR_NONE;
@@ -64,7 +66,8 @@ static err complete_training(run_config_t *c, const struct method *method)
     return ERR_NONE;
 }
 
-/* alpha and rslora are a member's own only where nothing of the state is trained on. */
+/* A member may have its own alpha and rslora only if it does not continue training the state's
+ * factors: those have one scale for all. */
 static err check_member(const run_config_t *c, const Fedlora__V1__MemberConfig *m,
                         const struct method *method)
 {
@@ -82,6 +85,8 @@ static err check_member(const run_config_t *c, const Fedlora__V1__MemberConfig *
     return err_is(e) ? err_in(e, "member %s", m->id) : e;
 }
 
+/* Methods that average factors one by one need the same rank everywhere. Methods with a state of
+ * their own need to know its rank before any member has joined. */
 static err check_members(const run_config_t *c, const struct method *method)
 {
     bool differ = false, any = c->rank > 0;
@@ -120,6 +125,8 @@ static err find_method(const struct method **out, const char *name)
                     near ? "; did you mean " : "", near ? near : "");
 }
 
+/* Combinations of method, options and files that the method cannot work with. Leaves the parsed
+ * options in *out for the checks that follow. */
 static err check_options(struct method_options *out, const run_config_t *c,
                          const struct method *method)
 {
@@ -147,6 +154,8 @@ static err check_options(struct method_options *out, const run_config_t *c,
     return ERR_NONE;
 }
 
+/* Defaults come first, then ranges, then the checks that look at several fields, so that an
+ * error names the simplest cause. privacy is last: it sets conditions on everything else. */
 err run_config_complete(run_config_t *c)
 {
     static const char *const lates[] = {"refuse", "next", NULL};
@@ -199,7 +208,7 @@ void run_config_options(struct method_options *out, const run_config_t *c)
     REQUIRE(!err_is(e)); /* run_config_complete() has parsed them */
 }
 
-/* ------------------------------------------------------------------------------------- modules */
+/* "q" stands for "q_proj", the way people write targets; a full name stands for one layer. */
 static bool target_matches(const char *target, const char *module)
 {
     if (!strcmp(target, module)) return true;
@@ -216,6 +225,8 @@ bool run_config_targets(const run_config_t *c, const char *module)
     return c->n_targets == 0;
 }
 
+/* Names become tensor names with a suffix (".lora_A.weight", ".carry_A"), so room is left for
+ * it. */
 static err check_module(const Fedlora__V1__ModuleShape *m)
 {
     if (!*m->name || strlen(m->name) + 40 > LIMIT_TENSOR_NAME_BYTES)
@@ -225,8 +236,8 @@ static err check_module(const Fedlora__V1__ModuleShape *m)
     return ERR_NONE;
 }
 
-/* Searches from *at on, round to its start, and leaves *at after what it found: lists in the same
- * order are compared in one pass. */
+/* Searches from *at on and around to its start, and leaves *at after the match, so that two
+ * lists in the same order are compared in one pass. */
 static const Fedlora__V1__ModuleShape *find_module(const Fedlora__V1__HelloRequest *hello,
                                                    const char *name, size_t *at)
 {
@@ -239,6 +250,8 @@ static const Fedlora__V1__ModuleShape *find_module(const Fedlora__V1__HelloReque
     return NULL;
 }
 
+/* A target that matches nothing is most likely a spelling mistake; without this check the run
+ * would train fewer modules than the operator believes. */
 static err every_target_names_one(const run_config_t *c, const Fedlora__V1__HelloRequest *hello)
 {
     for (size_t t = 0; t < c->n_targets; t++) {
@@ -251,7 +264,7 @@ static err every_target_names_one(const run_config_t *c, const Fedlora__V1__Hell
     return ERR_NONE;
 }
 
-/* What a member is to adapt must be among what the run adapts. */
+/* The same for a member's own targets, which must be among the modules of the run. */
 static err every_member_adapts(const run_config_t *c, const Fedlora__V1__HelloRequest *list)
 {
     for (size_t m = 0; m < c->n_members; m++)
@@ -306,6 +319,7 @@ err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
     return e;
 }
 
+/* A member's base may have further modules that the run does not adapt. */
 err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
                             const Fedlora__V1__HelloRequest *hello)
 {
@@ -358,8 +372,8 @@ uint32_t run_config_rank_max(const run_config_t *c)
     return most;
 }
 
-/* What a machine offers is a rank of LoRA factors: methods that send something else do not ask it.
- */
+/* A machine offers a rank of LoRA factors, so the offer is ignored for methods that send a
+ * square R. Without a rank in the configuration, the offer decides. */
 err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, uint32_t offered)
 {
     const struct method *method = run_config_method(c);

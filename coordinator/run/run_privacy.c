@@ -21,7 +21,8 @@ static int by_id(const void *a, const void *b)
     return strcmp(((const struct given *)a)->id, ((const struct given *)b)->id);
 }
 
-/* Members and their public weights, sorted by id. */
+/* The weights are public and part of the plan, so they are sorted by id: the plan must not
+ * depend on the order in the configuration. */
 static err take_weights(struct private_terms *out, const run_config_t *c, struct arena *arena)
 {
     struct given *given = NULL;
@@ -42,12 +43,15 @@ static err take_weights(struct private_terms *out, const run_config_t *c, struct
     return ERR_NONE;
 }
 
+/* Under the names that the privacy ledger uses for the origin of the frozen factors. */
 static const char *basis_word(const struct method_options *o, const run_config_t *c)
 {
     static const char *const words[] = {"seed", "weights", "gradient"};
     return o->basis == METHOD_BASIS_SEEDED && c->frozen_digest.len ? "given" : words[o->basis];
 }
 
+/* dim and basis_dim are placeholders: the worker fills in the real dimensions once the start
+ * state exists (private_measure). */
 err run_privacy_terms(struct private_terms *out, const run_config_t *c,
                       const struct method_options *options, const char *key_path,
                       struct arena *arena)
@@ -111,6 +115,8 @@ bool run_privacy_local(const run_config_t *c)
     return has_unit(c, "example");
 }
 
+/* In a pass that finds a basis every member takes part: its plan has no amplification by
+ * sampling. */
 double run_privacy_sampling(const run_config_t *c, const struct method_options *options,
                             uint32_t round)
 {
@@ -120,6 +126,8 @@ double run_privacy_sampling(const run_config_t *c, const struct method_options *
 
 /* ---- what is refused ---- */
 
+/* Conditions of the accountant: each member is drawn independently, in one round at a time, and
+ * the end of a round does not depend on who answered. */
 static err check_central(run_config_t *c)
 {
     Fedlora__V1__Privacy *p = c->privacy;
@@ -143,6 +151,8 @@ static err check_central(run_config_t *c)
     return ERR_NONE;
 }
 
+/* Example-level training refuses dropout (engine/train/train_private.c). Saying so here keeps
+ * every member from failing in its first round. */
 static err check_local(const run_config_t *c)
 {
     double dropout = c->training->dropout;
@@ -153,6 +163,8 @@ static err check_local(const run_config_t *c)
     return ERR_NONE;
 }
 
+/* The same checks that the worker makes with the start state, as far as they do not need its
+ * dimensions. */
 static err judge_central(const run_config_t *c, const struct method_options *options)
 {
     struct arena arena = {0};
@@ -164,7 +176,8 @@ static err judge_central(const run_config_t *c, const struct method_options *opt
     return e;
 }
 
-/* As far as it is the same for all: how many records a member has, only it knows. */
+/* Only the parts that are the same for all members: the number of records, and so the sampling
+ * rate, is known to each member alone. */
 static err judge_local(const run_config_t *c, const struct method_options *options)
 {
     const Fedlora__V1__Privacy *p = c->privacy;
@@ -194,6 +207,7 @@ static err judge_local(const run_config_t *c, const struct method_options *optio
                     p->noise, p->epsilon, (unsigned long long)summary.rounds, plan.rounds);
 }
 
+/* Evaluations are refused too: a loss on a member's rows is not covered by the budget. */
 err run_privacy_check(run_config_t *c, const struct method_options *options)
 {
     Fedlora__V1__Privacy *p = c->privacy;

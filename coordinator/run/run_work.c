@@ -1,6 +1,6 @@
-/* The work a run gives to the mathematics worker: making a job, and what follows from its result.
- * The worker must not read what the loop thread owns, so a job holds copies of all it needs. Its
- * `done` runs on the loop thread again. */
+/* The jobs that a run gives to the worker for mathematics, and the handling of their results.
+ * The worker must not read what the loop thread owns, so a job holds copies of everything it
+ * needs. `done` callbacks run on the loop thread. */
 #include "coordinator/run/run.h"
 
 #include "base/text.h"
@@ -32,7 +32,7 @@ static err copy_options(struct publish_job *job, const Fedlora__V1__RunConfig *c
     return ERR_NONE;
 }
 
-/* The worker must not read what the loop thread owns: all it needs is copied. */
+/* Modules, names and options of the run, in the job's arena. */
 static err copy_start(struct publish_job *job, const struct run *run)
 {
     struct method_module *module = NULL;
@@ -53,6 +53,7 @@ static err copy_start(struct publish_job *job, const struct run *run)
     return copy_options(job, run->config);
 }
 
+/* Weights that the operator gave; the other two kinds follow from the updates themselves. */
 static err copy_weights(struct publish_job *job, const struct run *run)
 {
     const Fedlora__V1__RunConfig *c = run->config;
@@ -71,6 +72,9 @@ static err copy_weights(struct publish_job *job, const struct run *run)
     return ERR_NONE;
 }
 
+/* A full disk, a busy database or a stopping worker pass by themselves, so the work is tried
+ * again. Anything else (a file that contradicts its row, a spent privacy budget) would fail
+ * again, so the run waits for an operator. */
 void run_work_failed(struct run *run, err e)
 {
     struct round_event event = {.now_ms = text_now_ms(), .reason = e.text};
@@ -82,7 +86,7 @@ void run_work_failed(struct run *run, err e)
     if (!passing) {
         struct store_event failed = {
             .event = "run.failed", .text = e.text, .round = round_under_way(&run->round)};
-        /* Not stored: the next start meets the same failure and says so again. */
+        /* If it cannot be stored, the next start tries the work and meets the same failure. */
         err saved = store_hold(run->shop->store, run->id, "failed", e.text, &failed);
         (void)saved;
     }
@@ -102,13 +106,13 @@ static void log_published(const struct run *run, const struct publish_job *job)
 
 /* ---- reports ---- */
 
-/* Counted by its event, so that the count survives a restart. */
+/* A report that was not made is counted by an event, so that the count survives a restart. */
 static void skip_report(struct run *run, uint32_t round, const char *why)
 {
     struct store_event event = {.event = "report.skipped", .text = why, .round = round};
     LOG(LOG_WARN, "report.skipped", LOG_STR("run", run->config->name), LOG_INT("round", round),
         LOG_STR("reason", why));
-    /* Not stored: a count that is too small, and the log has the line. */
+    /* If it cannot be stored the count is too small; the log has the line in any case. */
     err e = store_event_add(run->shop->store, run->id, &event);
     (void)e;
 }
@@ -131,8 +135,8 @@ static void report_done(struct work_job *work)
     run->shop->changed(run, run->shop->context);
 }
 
-/* The round is published; the job that published it makes its report while members train. Takes the
- * job. */
+/* Takes the job that has published a round. It already holds the paths and weights of the
+ * updates and the names of both states, so nothing is read from the store again. */
 static void push_report(struct run *run, struct publish_job *job)
 {
     uint32_t every = run->config->report_every;
@@ -160,6 +164,8 @@ static void log_privacy(const struct run *run, const struct publish_job *job)
             LOG_STR("reason", job->stop));
 }
 
+/* Everything here is durable already. The order of events matters: a stop that the privacy
+ * budget demands comes before ROUND_ON_PUBLISHED, otherwise the next round would open first. */
 static void publish_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;
@@ -187,6 +193,7 @@ static void publish_done(struct work_job *work)
         push_report(run, job);
 }
 
+/* Noise that was drawn too late for its round is thrown away: publish.c has drawn its own. */
 static void noise_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;
@@ -225,6 +232,7 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
                              &job->arena);
 }
 
+/* On success the job belongs to the worker until its `done`. */
 err run_push_work(struct run *run, enum publish_kind kind)
 {
     struct publish_job *job = calloc(1, sizeof *job);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* By value, because callers need several paths at once and none of them outlives its function. */
 struct blob_path blob_path(const char *data_dir, const struct digest *digest)
 {
     struct blob_path path;
@@ -19,6 +20,8 @@ struct blob_path blob_path(const char *data_dir, const struct digest *digest)
     return path;
 }
 
+/* rename() alone does not make the file's content durable: after a power cut the name could lead
+ * to an empty file. */
 static err flush_file(const char *path)
 {
     int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
@@ -28,6 +31,8 @@ static err flush_file(const char *path)
     return e;
 }
 
+/* A crash between rename and the flush of the folder may lose the name, never the content under
+ * it; the caller has told nobody yet. */
 err blob_adopt(const char *data_dir, const char *part, const struct digest *digest)
 {
     struct blob_path path = blob_path(data_dir, digest);
@@ -63,6 +68,7 @@ err blob_remove(const char *data_dir, const struct digest *digest)
     return ERR_NONE;
 }
 
+/* Everything else in the folder is removed, so a name that is not a digest is taken for rubbish. */
 err blob_sweep(size_t *removed, const struct blob_sweep *sweep)
 {
     char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];

@@ -4,8 +4,11 @@
 #include <stdarg.h>
 #include <string.h>
 
+/* Longer than the longest transaction of another thread on a slow disk. */
 enum { DB_BUSY_MS = 20000 };
 
+/* The kind tells the caller who acts next: a lock passes by itself, everything else needs the
+ * operator. The errno makes a full disk recognizable to callers that free space. */
 static err db_error(const struct db *db, int code)
 {
     const char *text = db->handle ? sqlite3_errmsg(db->handle) : sqlite3_errstr(code);
@@ -17,6 +20,8 @@ static err db_error(const struct db *db, int code)
     return e;
 }
 
+/* WAL lets the other threads read while one writes. synchronous=FULL flushes at every commit,
+ * because a receipt is sent for it. */
 err db_open(struct db *out, const char *path)
 {
     struct db db = {0};
@@ -50,6 +55,8 @@ err db_script(struct db *db, const char *sql)
     return code == SQLITE_OK ? ERR_NONE : db_error(db, code);
 }
 
+/* SQLITE_TRANSIENT makes SQLite copy the value: the caller's memory may change before the
+ * statement runs. */
 static int bind_one(sqlite3_stmt *statement, int at, char letter, va_list *args)
 {
     const struct digest *digest;
@@ -138,6 +145,8 @@ err db_number(int64_t *out, struct db *db, const char *sql, const char *format, 
     return e;
 }
 
+/* IMMEDIATE takes the write lock now: a transaction that first reads and then writes could
+ * otherwise fail in the middle. */
 err db_begin(struct db *db)
 {
     return db_script(db, "BEGIN IMMEDIATE");

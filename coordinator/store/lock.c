@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <sys/file.h>
 
+/* flock() belongs to the open file, so the lock ends with the process in any case. The file
+ * itself stays: removing it would let two processes lock two different files of one name. */
 err lock_open(struct lock *out, const char *data_dir)
 {
     char path[LIMIT_PATH_BYTES];

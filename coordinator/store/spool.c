@@ -14,7 +14,8 @@
 
 enum { OWNER_TEXT_BYTES = 33 };
 
-/* Names of runs and owners may be too long for a file name together: their digest is not. */
+/* Names of a run and its owner may together be too long for a file name, so their digest is
+ * used. */
 static void owner_text(char out[OWNER_TEXT_BYTES], const struct spool_key *key)
 {
     struct digest_stream s;
@@ -36,6 +37,7 @@ static void path_of(char out[LIMIT_PATH_BYTES], const char *data_dir, const stru
     REQUIRE(n > 0 && n < LIMIT_PATH_BYTES);
 }
 
+/* A file larger than the upload is rubbish of a different one; the upload starts again. */
 uint64_t spool_received(const char *data_dir, const struct spool_key *key)
 {
     char path[LIMIT_PATH_BYTES];
@@ -45,9 +47,9 @@ uint64_t spool_received(const char *data_dir, const struct spool_key *key)
     return (uint64_t)st.st_size <= key->size ? (uint64_t)st.st_size : 0;
 }
 
-/* Calls unlink on every file of the spool that `doomed` names. */
+/* Removes every file of the spool for which `matches` is true. */
 static err spool_remove(size_t *removed, const char *data_dir,
-                        bool (*doomed)(const char *name, const char *path, const void *context),
+                        bool (*matches)(const char *name, const char *path, const void *context),
                         const void *context)
 {
     char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];
@@ -59,7 +61,7 @@ static err spool_remove(size_t *removed, const char *data_dir,
     for (struct dirent *entry; (entry = readdir(dir));) {
         if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
         TRY_OUT(e, file_join(path, sizeof path, folder, entry->d_name));
-        if (!doomed(entry->d_name, path, context)) continue;
+        if (!matches(entry->d_name, path, context)) continue;
         if (file_disk.unlink(path) != 0 && errno != ENOENT) {
             e = err_sys(errno, "%s", path);
             goto out;
@@ -82,6 +84,8 @@ static bool is_other_part(const char *name, const char *path, const void *contex
     return !strncmp(name, mine->owner, strlen(mine->owner)) && strcmp(name, mine->name) != 0;
 }
 
+/* Checked before the first byte, so that uploads do not fill the disk that the database needs
+ * for its commits. */
 static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
 {
     struct statvfs fs;
@@ -100,6 +104,9 @@ static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
     return e;
 }
 
+/* Older uploads of the same owner are removed first: they can never be completed once a new one
+ * has begun. The offset may lie before the end of the file, because a client only trusts what it
+ * was told. */
 err spool_open(struct spool *out, const char *data_dir, const struct spool_key *key,
                uint64_t offset, uint64_t reserve)
 {
@@ -128,6 +135,8 @@ err spool_open(struct spool *out, const char *data_dir, const struct spool_key *
     return ERR_NONE;
 }
 
+/* A short write leaves the file as it was before the call, so that the next attempt continues at
+ * `received`. */
 err spool_append(struct spool *s, const void *data, size_t size)
 {
     const uint8_t *p = data;
@@ -158,6 +167,7 @@ void spool_close(struct spool *s)
     s->fd = -1;
 }
 
+/* Files named make.* belong to a worker that no longer exists. */
 static bool is_stale(const char *name, const char *path, const void *context)
 {
     const uint64_t *age_ms = context;

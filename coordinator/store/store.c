@@ -39,7 +39,8 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS doomed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
     "PRAGMA user_version = 1;";
 
-/* What version 2 added; a new database runs both. */
+/* Added by version 2. A new database runs all scripts in turn, so old and new stores have the
+ * same tables. */
 static const char schema_2[] =
     "ALTER TABLE members ADD COLUMN eval_rows INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE members ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;"
@@ -50,8 +51,8 @@ static const char schema_2[] =
     " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
     "PRAGMA user_version = 2;";
 
-/* Privacy: lines of ledgers, and of each round the cohort's seed, the clip norm and the noisy mean.
- */
+/* Added by version 3, for privacy: the ledger's lines, and for each round the cohort's seed, the
+ * clip norm and the noisy mean. */
 static const char schema_3[] =
     "CREATE TABLE ledger(run INTEGER NOT NULL REFERENCES runs(id), line INTEGER NOT NULL,"
     " text TEXT NOT NULL, PRIMARY KEY(run, line)) WITHOUT ROWID;"
@@ -60,8 +61,8 @@ static const char schema_3[] =
     " next_clip REAL NOT NULL DEFAULT 0, PRIMARY KEY(run, round)) WITHOUT ROWID;"
     "PRAGMA user_version = 3;";
 
-/* Copies of members' own ledgers; of a release, what the coordinator asks about: round to count are
- * 0 in other lines, ours is 1 where it is of this run. */
+/* Added by version 4: copies of members' own ledgers. The columns after `text` are read from a
+ * release line; `ours` is 1 if the release is of this run, and the others are 0 in other lines. */
 static const char schema_4[] =
     "CREATE TABLE ledger_copies(run INTEGER NOT NULL REFERENCES runs(id), member TEXT NOT NULL,"
     " line INTEGER NOT NULL, text TEXT NOT NULL, ours INTEGER NOT NULL, round INTEGER NOT NULL,"
@@ -71,6 +72,8 @@ static const char schema_4[] =
 
 static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4};
 
+/* All missing versions in one transaction: a crash leaves the old version. A newer database is
+ * refused, because this version would not keep its rows consistent. */
 static err prepare_schema(struct store *store)
 {
     int64_t version = 0;
@@ -114,6 +117,8 @@ void store_close(struct store *store)
     *store = (struct store){0};
 }
 
+/* Every table that names a blob. A table that is missing here would lose its files at the next
+ * start. */
 err store_blob_known(bool *out, struct store *store, const struct digest *digest)
 {
     int64_t found = 0;
@@ -128,6 +133,8 @@ err store_blob_known(bool *out, struct store *store, const struct digest *digest
     return ERR_NONE;
 }
 
+/* Updates and noisy means are absent from this list: nobody, the operator included, may read
+ * them. */
 err store_blob_public(bool *out, struct store *store, int64_t run, const struct digest *digest)
 {
     int64_t found = 0;
@@ -146,6 +153,8 @@ static err is_used(bool *used, const struct digest *digest, void *context)
     return store_blob_known(used, context, digest);
 }
 
+/* The rows are the truth. A blob without a row comes from a crash between its rename and its
+ * commit; rows in `doomed` are of no use after the sweep. */
 err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
 {
     size_t blobs = 0, parts = 0;
@@ -157,6 +166,8 @@ err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
     return ERR_NONE;
 }
 
+/* Events are written in the transaction of the change they report, so `run watch` never shows
+ * something that a crash undid. */
 static err insert_event(struct db *db, int64_t run, const struct store_event *event)
 {
     return db_run(db, "INSERT INTO events(run,wall_ms,event,text,round,member) VALUES(?,?,?,?,?,?)",
@@ -184,6 +195,8 @@ static err insert_run(int64_t *id, struct db *db, const struct store_run *run)
     return ERR_NONE;
 }
 
+/* The name is checked before the transaction for a better message; the UNIQUE constraint would
+ * refuse it too. The pin is dropped here because the run's row now names the blob. */
 err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
                   const char *const *member, size_t members)
 {
@@ -204,6 +217,7 @@ err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
     return e;
 }
 
+/* The reason is kept for failures, so that an operator sees it after a restart. */
 err store_hold(struct store *store, int64_t run, const char *hold, const char *reason,
                const struct store_event *event)
 {
@@ -219,6 +233,7 @@ err store_modules(struct store *store, int64_t run, const void *packed, size_t s
     return db_run(&store->db, "UPDATE runs SET modules=? WHERE id=?", "bi", packed, size, run);
 }
 
+/* The event only for the first hello: members say hello again after each of their restarts. */
 err store_hello(struct store *store, int64_t run, const struct store_member *m, bool first)
 {
     TRY(db_begin(&store->db));
@@ -240,6 +255,7 @@ err store_opened(struct store *store, int64_t run, uint32_t round, const struct 
     return db_end(&store->db, e);
 }
 
+/* The evaluation and its event, in one transaction. */
 err store_evaluated(struct store *store, int64_t run, const char *member,
                     const struct store_evaluation *v)
 {
@@ -278,6 +294,7 @@ static err insert_line(struct db *db, int64_t run, uint64_t number, const char *
     return db_run(db, "INSERT INTO ledger VALUES(?,?,?)", "iit", run, (int64_t)number, text);
 }
 
+/* Each line is a row, numbered from `number` on. */
 static err insert_lines(struct db *db, int64_t run, uint64_t number, const char *text)
 {
     char line[LEDGER_LINE_BYTES + 1];
@@ -290,6 +307,8 @@ static err insert_lines(struct db *db, int64_t run, uint64_t number, const char 
     return e;
 }
 
+/* In a private run the ledger's first line and the seed it commits to are in the same
+ * transaction as the state: neither is ever without the other. */
 err store_started(struct store *store, const struct store_start *s)
 {
     struct db *db = &store->db;
@@ -304,6 +323,8 @@ err store_started(struct store *store, const struct store_start *s)
     return db_end(db, e);
 }
 
+/* INSERT OR IGNORE: the same update may be made durable twice if a receipt was lost. The second
+ * time nothing changes, so its bytes are not counted again. */
 static err insert_update(struct db *db, const struct store_update *u)
 {
     int64_t run = u->run, round = u->counted_in;
@@ -333,6 +354,9 @@ err store_receipts(struct store *store, const struct store_update *update, size_
     return db_end(&store->db, e);
 }
 
+/* The condition published=?-1 makes a second publication of the same round change no row, which
+ * publish_rows() checks. The old memory and frozen factors are given up here; if the new row
+ * names them again, store_trim() keeps them. */
 static err insert_round(struct db *db, const struct store_publish *p)
 {
     const struct store_round *r = &p->round;
@@ -351,8 +375,8 @@ static err insert_round(struct db *db, const struct store_publish *p)
                   (int64_t)p->memory.size, p->run, (int64_t)r->round);
 }
 
-/* Lists what may go in `doomed`, so that a crash before the files are removed forgets none of them.
- */
+/* Lists files to remove in `doomed` instead of removing them, so that a crash before their
+ * removal forgets none of them, and none is removed before the commit. */
 static err give_up_old(struct db *db, const struct store_publish *p)
 {
     int64_t round = p->round.round, state = round - (int64_t)p->keep;
@@ -368,7 +392,8 @@ static err give_up_old(struct db *db, const struct store_publish *p)
     return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
 }
 
-/* What was released is charged here or not published: one transaction. */
+/* What is released is charged in the same transaction, or not published. The noisy mean is given
+ * up: the state contains it now. */
 static err insert_release(struct db *db, const struct store_publish *p)
 {
     const struct release *r = p->release;
@@ -412,6 +437,7 @@ err store_publish(struct store *store, const struct store_publish *publish)
     return db_end(&store->db, publish_rows(&store->db, publish));
 }
 
+/* The event's text has the two numbers that `run status` shows. */
 err store_report(struct store *store, int64_t run, const struct store_round *r)
 {
     struct db *db = &store->db;
@@ -449,6 +475,8 @@ err store_pin(struct store *store, const struct store_blob *blob, size_t pins_ma
                   (int64_t)blob->size);
 }
 
+/* One blob at a time: its file first, then its row. A crash in between finds no file the next
+ * time, which is no error. */
 err store_trim(struct store *store)
 {
     for (;;) {

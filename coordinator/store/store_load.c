@@ -3,11 +3,14 @@
 
 #include <string.h>
 
+/* Rows of `size` bytes, being filled. */
 struct list {
     uint8_t *row;
     size_t count, size;
 };
 
+/* Counted first, because an arena cannot grow an array. Rows that arrive in between are left out
+ * by load(). */
 static err count_rows(size_t *out, struct db *db, const char *table, int64_t run)
 {
     int64_t n = 0;
@@ -19,6 +22,7 @@ static err count_rows(size_t *out, struct db *db, const char *table, int64_t run
     return ERR_NONE;
 }
 
+/* SQLite's text is valid until the next row only. */
 static err copy_text(const char **out, const struct db_query *q, int column, struct arena *arena)
 {
     const char *text = db_query_text(q, column);
@@ -44,7 +48,8 @@ static void read_blob_name(struct store_blob *out, const struct db_query *q, int
     if (db_query_digest(&out->digest, q, column)) out->size = (uint64_t)db_query_int(q, column + 1);
 }
 
-/* Runs the query and hands each row to `read`, which fills one element of `size` bytes. */
+/* Runs the query and gives each row to `read`, which fills one element of list->size bytes.
+ * Closes the query. */
 static err load(struct list *list, struct db_query *q, struct arena *arena, size_t most,
                 err (*read)(void *row, const struct db_query *q, struct arena *arena))
 {
@@ -125,6 +130,7 @@ static err read_member(void *row, const struct db_query *q, struct arena *arena)
     return ERR_NONE;
 }
 
+/* Each member with its newest evaluation, if it has one. */
 err store_members(struct store_member **out, size_t *count, struct store *store, int64_t run,
                   struct arena *arena)
 {
@@ -161,6 +167,8 @@ static err read_update(void *row, const struct db_query *q, struct arena *arena)
     return ERR_NONE;
 }
 
+/* Sorted by member: sums are taken in this order, so the bytes of a state do not depend on the
+ * order of arrival. */
 err store_updates(struct store_update **out, size_t *count, struct store *store, int64_t run,
                   uint32_t counted_in, struct arena *arena)
 {
@@ -196,6 +204,9 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     return copy_text(&r->report_json, q, 10, arena);
 }
 
+/* Evaluations are averaged over the rows they were computed on. An accuracy below 0 (not
+ * reported) makes the round's accuracy unknown. A round is reported once its report is not
+ * empty. */
 err store_rounds(struct store_round **out, size_t *count, struct store *store, int64_t run,
                  bool reports, struct arena *arena)
 {
@@ -231,6 +242,8 @@ static err read_event(void *row, const struct db_query *q, struct arena *arena)
     return copy_text(&v->member, q, 5, arena);
 }
 
+/* A caller continues after the sequence number that it saw last, so no event is lost or repeated
+ * over restarts on either side. */
 err store_events(struct store_event **out, size_t *count, struct store *store, int64_t run,
                  uint64_t after, size_t most, struct arena *arena)
 {

@@ -1,5 +1,5 @@
-/* What the store keeps of runs with client-level privacy; contract in store.h. Lines of the ledger
- * are written by store_started() and store_publish(), with the state they go with. */
+/* Rows of runs with client-level privacy; contract in store.h. Lines of the ledger are written
+ * by store_started() and store_publish(), in the transaction of the state they belong to. */
 #include "coordinator/store/store.h"
 
 #include "base/json.h"
@@ -28,7 +28,7 @@ err store_private_load(struct store_private *out, struct store *store, int64_t r
     return e;
 }
 
-/* The row of round 0 holds the seed that all others follow from. */
+/* The row of round 0 holds the seed of the last round, from which all earlier ones follow. */
 err store_private_seed(struct cohort_seed *seed, struct store *store, int64_t run)
 {
     struct db_query q = {0};
@@ -63,6 +63,8 @@ err store_ledger_head(bool *found, struct digest *out, struct store *store, int6
     return e;
 }
 
+/* Before the round is charged. After a crash this row says that the noise was drawn, so that it
+ * is not drawn a second time. */
 err store_private_noisy(struct store *store, int64_t run, uint32_t round,
                         const struct store_private *made)
 {
@@ -92,6 +94,7 @@ err store_ledger(struct bytes *out, struct store *store, int64_t run)
 
 /* ---- parts and copies ---- */
 
+/* Whole lines only: the receiver checks each line's hash. */
 err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const char *party,
                       uint64_t after)
 {
@@ -118,6 +121,8 @@ err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const
     return e;
 }
 
+/* The line is stored with its newline, as it was hashed. It is copied first, because it lies in
+ * the middle of a message and has no end of its own. */
 static err insert_copy(struct db *db, int64_t run, const char *member, uint64_t number,
                        const struct store_copy *c)
 {
@@ -132,8 +137,9 @@ static err insert_copy(struct db *db, int64_t run, const char *member, uint64_t 
     return e;
 }
 
-/* A ledger goes on over all runs: one that begins alike and goes on otherwise in another run was
- * put back from an older copy. */
+/* A member has one ledger for all its runs. If two copies have the same first line but differ
+ * later, the member has continued from an old backup, and the charges in between are missing in
+ * one of them. */
 static err check_fork(struct db *db, int64_t run, const char *member, uint64_t first)
 {
     struct db_query q = {0};
@@ -158,6 +164,7 @@ static err check_fork(struct db *db, int64_t run, const char *member, uint64_t f
     return e;
 }
 
+/* The check comes after the rows and inside the transaction, so a refused copy leaves no row. */
 err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
                      const struct store_copy *line, size_t count)
 {
@@ -169,6 +176,7 @@ err store_copies_add(struct store *store, int64_t run, const char *member, uint6
     return db_end(&store->db, e);
 }
 
+/* Grouped by noise and sampling rate: the accountant takes a count of equal events. */
 static err list_events(struct account_event **event, size_t *count, struct db_query *q,
                        struct arena *arena)
 {
@@ -209,7 +217,7 @@ err store_copies_charged(bool *found, struct account_event **event, size_t *coun
     return e;
 }
 
-/* Ledgers have numbers as hexadecimal texts. */
+/* Numbers in a ledger are hexadecimal texts, so that they are exact. */
 static err read_epsilon(double *out, const char *line)
 {
     json_t *object = NULL;

@@ -10,7 +10,9 @@ static struct admit_job *admit_of(struct work_job *job)
     return (struct admit_job *)(void *)job;
 }
 
-/* The file's name in errors is the sender's business, not where we keep it. */
+/* Errors go to the sender, so they name the upload and not its path in the spool. A wrong digest
+ * after a resumed upload is ERR_STATE, because its pieces may not fit together: sending all of it
+ * again can help. In one piece it is ERR_INPUT. */
 static err check_bytes(const struct admit_job *a)
 {
     struct digest digest;
@@ -31,7 +33,8 @@ static err check_bytes(const struct admit_job *a)
         said, a->resumed ? "; send them again from the start" : "");
 }
 
-/* The rank of an admitted update; modules are pruned together. */
+/* The rank of an admitted update. Every module of a member is pruned to the same rank, so the
+ * largest is the rank of all. */
 static err read_rank(uint32_t *out, const char *path)
 {
     struct adapter_file update = {0};
@@ -49,7 +52,7 @@ static err check_update(struct admit_job *a, const char *data_dir)
     struct adapter_file state = {0};
     struct blob_path path = blob_path(data_dir, &a->state);
     err e = adapter_file_map(&state, path.text);
-    /* Our own state being unreadable is not the sender's fault. */
+    /* If the coordinator's own state cannot be read, that is not the sender's fault. */
     if (err_is(e)) return err_make(ERR_MACHINE, "%s", e.text);
     struct method_expect expect = a->expect;
     expect.state = &state;
@@ -62,6 +65,8 @@ static err check_update(struct admit_job *a, const char *data_dir)
     return e;
 }
 
+/* Releases of this run, as the member's ledger states them, must fit the budget that the run
+ * promises for its records. The small factor allows for rounding of sums. */
 static err check_promise(const struct admit_job *a, const struct account_event *event, size_t count)
 {
     struct account_spent spent;
@@ -73,6 +78,8 @@ static err check_promise(const struct admit_job *a, const struct account_event *
                     a->member, spent.epsilon, a->epsilon, a->delta);
 }
 
+/* The member sends its ledger lines before its update. An update that is missing there was not
+ * charged, so it must not be counted. */
 static err check_charged(const struct admit_job *a, struct store *store)
 {
     struct arena arena = {0};
@@ -90,6 +97,8 @@ static err check_charged(const struct admit_job *a, struct store *store)
     return e;
 }
 
+/* The order puts cheap checks before expensive ones, and durability last: only a file that
+ * passed every check becomes a blob. */
 static err admit_one(struct admit_job *a, struct store *store)
 {
     a->update.member = a->member;
@@ -99,13 +108,17 @@ static err admit_one(struct admit_job *a, struct store *store)
     return blob_adopt(store->dir, a->part, &a->update.blob.digest);
 }
 
-/* What is wrong for good is thrown away; what only the disk refused is kept for the next try. */
+/* A wrong upload is deleted, so that the member starts again from byte 0. One that only the disk
+ * refused is kept for the next try. */
 static void drop_refused(const struct admit_job *a)
 {
     enum err_kind kind = a->job.result.kind;
     if (kind == ERR_INPUT || kind == ERR_STATE) file_disk.unlink(a->part);
 }
 
+/* One transaction, and so one flush of the disk, for the rows of all good uploads of the batch.
+ * If it fails, none of them counts, and their blobs are removed at the next start unless they
+ * are sent again. */
 void admit_run(struct work_job *batch, struct store *store)
 {
     struct store_update update[ADMIT_BATCH_MAX];

@@ -8,15 +8,16 @@
 
 /* ---- what a round trains, as one list of values ---- */
 
+/* Of one trained factor. */
 struct shape {
     uint32_t rows, cols;
 };
 
-/* What a round works on. */
+/* The part of a method that a round trains. */
 struct task {
     struct method_task method;
-    /* A round of training, and the state still one of those that find its basis: the factors are
-     * not there yet, and have the run's rank. */
+    /* A round of training is planned while the state is still one that finds its basis. The factors
+     * do not exist yet; they will have the run's rank. */
     bool before_basis;
 };
 
@@ -28,6 +29,8 @@ static void task_of(struct task *out, const struct adapter_file *state, const st
     out->before_basis = state->meta.round <= setup && round > setup;
 }
 
+/* Shapes follow from the state, never from an update: the number of coordinates is fixed by the
+ * plan and must be the same in every round of a kind. */
 static struct shape shape_of(const struct adapter_file *state, const struct adapter_file_module *m,
                              int role, bool before_basis)
 {
@@ -57,6 +60,7 @@ static uint64_t count_values(const struct adapter_file *state, const struct task
     return sum;
 }
 
+/* Noise is drawn for every coordinate of a round, and the plan is judged for the larger kind. */
 static uint64_t largest(const struct adapter_file *state, const struct private_what *what,
                         uint32_t first, uint32_t last)
 {
@@ -76,15 +80,16 @@ err private_measure(struct private_dims *out, const char *state_path,
     struct adapter_file state = {0};
     uint32_t setup = method_setup_rounds(what->options);
     TRY(adapter_file_map(&state, state_path));
-    /* At most two kinds of rounds alternate. */
+    /* At most two kinds of rounds alternate (rolora trains A and B in turn). */
     *out = (struct private_dims){.training = largest(&state, what, setup + 1, setup + 2),
                                  .basis = largest(&state, what, 1, setup)};
     adapter_file_close(&state);
     return ERR_NONE;
 }
 
-/* Values of `from` where it has them, in the places of the state's list; a smaller member's are the
- * leading rows, columns or block. What is not there stays as it is in `out`. */
+/* Copies the values of `from` to their places in the state's list of coordinates. A member of
+ * smaller rank has the leading rows, columns or block. Places that it does not have keep the
+ * value that `out` had, so its change there is 0. */
 static err lay_out(float *out, const struct adapter_file *state, const struct adapter_file *from,
                    const struct task *task)
 {
@@ -108,6 +113,7 @@ static err lay_out(float *out, const struct adapter_file *state, const struct ad
 
 /* ---- ledger and budget ---- */
 
+/* The terms were made from the configuration alone; the dimensions are known now. */
 static struct plan plan_of(const struct private_terms *terms, const struct private_dims *dims)
 {
     struct plan plan = terms->plan;
@@ -116,6 +122,7 @@ static struct plan plan_of(const struct private_terms *terms, const struct priva
     return plan;
 }
 
+/* The key is read here and closed again: it is in memory only while a line is signed. */
 err private_begin(struct private_start *out, const struct private_terms *terms,
                   const struct private_dims *dims)
 {
@@ -149,6 +156,8 @@ void private_start_close(struct private_start *start)
     sodium_memzero(&start->seed, sizeof start->seed);
 }
 
+/* The budget is computed from the ledger itself, not from a counter, so the two cannot disagree.
+ * A different signing key is refused: the ledger would change hands in the middle. */
 static err read_ledger(struct private_round *p, struct store *store, int64_t run)
 {
     struct bytes text = {.max = STORE_LEDGER_BYTES_MAX};
@@ -175,7 +184,7 @@ static struct account_event event_of(const struct ledger_terms *t)
     return (struct account_event){.noise = t->noise, .sampling = t->sampling, .count = 1};
 }
 
-/* A budget that is spent is nobody's passing trouble: asking again changes nothing. */
+/* A spent budget is permanent: ERR_LIMIT (try again) becomes ERR_STATE (do not). */
 static err check_budget(const struct private_round *p, const struct ledger_terms *terms)
 {
     struct account_event next = event_of(terms);
@@ -184,6 +193,8 @@ static err check_budget(const struct private_round *p, const struct ledger_terms
     return e.kind == ERR_LIMIT ? err_make(ERR_STATE, "%s", e.text) : e;
 }
 
+/* The budget is asked before any update is read: a round that cannot be charged must not be
+ * computed. */
 err private_open(struct private_round *out, const struct private_terms *terms, struct store *store,
                  int64_t run, uint32_t round)
 {
@@ -219,6 +230,7 @@ struct mean {
     double *mean;
 };
 
+/* Public weights of the plan; 1 without them. */
 static double weight_of(const struct private_terms *terms, const char *member)
 {
     for (uint64_t i = 0; terms->plan.weight && i < terms->plan.units; i++)
@@ -226,6 +238,8 @@ static double weight_of(const struct private_terms *terms, const char *member)
     return 1;
 }
 
+/* The member's values are laid over the start values, so the difference that is clipped is its
+ * change. */
 static err add_member(struct mean *m, struct private_round *p, const struct contribution *c)
 {
     struct adapter_file update = {0};
@@ -239,6 +253,8 @@ static err add_member(struct mean *m, struct private_round *p, const struct cont
     return err_is(e) ? err_in(e, "member %s", c->member) : e;
 }
 
+/* The mean has the form of an update of a member named "private", so that methods need no
+ * special case. */
 static err write_mean(const struct mean *m, const char *path)
 {
     struct adapter_file_module *module = NULL;
@@ -269,6 +285,7 @@ static err write_mean(const struct mean *m, const char *path)
     return e;
 }
 
+/* The clip norm of the round's row comes before the plan's: adaptive clipping has changed it. */
 static struct central_spec spec_of(const struct private_round *p, size_t dim)
 {
     const struct ledger_terms *t = p->ledger.in_force;
@@ -280,6 +297,7 @@ static struct central_spec spec_of(const struct private_round *p, size_t dim)
                                  .adaptive = t->adaptive};
 }
 
+/* Three blocks of all coordinates: 16 bytes a coordinate, for one member at a time. */
 static err mean_open(struct mean *out, const struct private_round *p,
                      const struct private_files *files)
 {
@@ -292,7 +310,7 @@ static err mean_open(struct mean *out, const struct private_round *p,
     if (!err_is(e)) e = arena_take(&m.start, &m.arena, m.dim, sizeof *m.start);
     if (!err_is(e)) e = arena_take(&m.now, &m.arena, m.dim, sizeof *m.now);
     if (!err_is(e)) e = arena_take(&m.mean, &m.arena, m.dim, sizeof *m.mean);
-    /* A gradient takes the place of the values it is of: what is clipped is all of it. */
+    /* A gradient is sent in place of values, so it is not a change: all of it is clipped. */
     if (!err_is(e) && !m.task.method.gradient) e = lay_out(m.start, &m.state, &m.state, &m.task);
     *out = m;
     return e;
@@ -321,7 +339,8 @@ void private_noise_ahead_close(struct central *noise)
     free(noise);
 }
 
-/* The noise drawn while members trained, or now: before any update is read. */
+/* Noise from private_noise_ahead() is used only if it was drawn for exactly these parameters;
+ * otherwise it is drawn now, before any update is read. */
 static err begin_round(struct private_round *p, const struct central_spec *spec,
                        struct central *noise)
 {
@@ -333,6 +352,8 @@ static err begin_round(struct private_round *p, const struct central_spec *spec,
     return ERR_NONE;
 }
 
+/* m.now held the values of one member after the other, so it is wiped before its memory is given
+ * back. */
 err private_mean(bool *made, struct private_round *p, const struct private_files *files,
                  struct central *noise)
 {
@@ -362,7 +383,8 @@ out:
     return e;
 }
 
-/* After the last pass for a basis: the rounds that follow are under the plan for training. */
+/* After the last pass for a basis. The rounds that follow are charged under the plan for
+ * training, whose line is committed with this round. */
 static err plan_training(struct ledger_terms *out, struct private_round *p,
                          const struct private_what *what, const char *state_path)
 {
@@ -384,6 +406,8 @@ static err make_release(struct release **out, struct private_round *p, const str
     return release_noisy(out, &p->spend, &p->ledger.head, &p->key, &p->central, state, &charge);
 }
 
+/* Charges the release, then looks ahead: if the next round could not be charged, the run ends
+ * with this one and the ledger says why. */
 err private_release(struct release **out, char stop[ERR_TEXT_BYTES], struct private_round *p,
                     const struct private_files *files, const struct digest *state)
 {
@@ -410,6 +434,7 @@ out:
     return e;
 }
 
+/* Written from the committed rows, whole, so a crash leaves the old copy or the new one. */
 err private_export(struct store *store, int64_t run, const char *name)
 {
     char dir[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES], file[LIMIT_NAME_BYTES + 8];

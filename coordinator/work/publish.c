@@ -10,7 +10,7 @@
 
 enum { REPORT_BYTES_MAX = 16 << 20 };
 
-/* Files being made lie in the spool under a name the recovery knows to remove. */
+/* Files being made lie in the spool under names that store_recover() removes after a crash. */
 static void make_path(char out[LIMIT_PATH_BYTES], const struct store *store,
                       const struct publish_job *p, const char *what)
 {
@@ -19,6 +19,8 @@ static void make_path(char out[LIMIT_PATH_BYTES], const struct store *store,
     REQUIRE(n > 0 && n < LIMIT_PATH_BYTES);
 }
 
+/* The digest is computed from the file, not from memory, so what is committed is what can be
+ * read back. */
 static err adopt(struct store_blob *out, const struct store *store, const char *path)
 {
     struct store_blob blob = {0};
@@ -36,7 +38,7 @@ static struct private_what what_of(const struct publish_job *p)
     return (struct private_what){.method = p->method, .options = &p->options};
 }
 
-/* The plan's lines, each of which begins with "privacy: ". */
+/* The plan's lines, without the "privacy: " at their beginning. */
 static void say_in_one_line(char *out, size_t bytes, const char *lines)
 {
     static const char head[] = "privacy: ";
@@ -55,7 +57,9 @@ static void say_in_one_line(char *out, size_t bytes, const char *lines)
     }
 }
 
-/* The start state, with the ledger's first line where there is one: same transaction. */
+/* The start state and, in a private run, the ledger's first line and the seed: one transaction.
+ * A crash before it leaves nothing, so the plan may be drawn again; after it, the ledger's
+ * commitment can never change. */
 static err commit_start(struct publish_job *p, struct store *store, const char *path)
 {
     struct private_start start = {0};
@@ -79,6 +83,8 @@ out:
     return e;
 }
 
+/* Frozen factors first, because the state names their digest. With basis=gradient they are found
+ * by the first rounds instead. */
 static err make_start(struct publish_job *p, struct store *store)
 {
     char path[LIMIT_PATH_BYTES], frozen_text[DIGEST_TEXT_BYTES];
@@ -110,7 +116,8 @@ static double weight_of(const struct publish_job *p, const struct store_update *
     return 1;
 }
 
-/* The contributions of the round, by member, and the members' mean loss under the same weights. */
+/* The contributions of the round, sorted by member, and the members' mean loss under the same
+ * weights. Paths and ids live in the job's arena, because the report needs them again. */
 static err gather(struct publish_job *p, struct store *store)
 {
     struct store_update *update = NULL;
@@ -131,12 +138,12 @@ static err gather(struct publish_job *p, struct store *store)
     p->contribution = c;
     p->contributions = count;
     p->result.updates = (uint32_t)count;
-    /* Nothing of the members' data leaves but by a release. */
+    /* Under privacy the members' losses are not published; only a `struct release` leaves. */
     p->result.train_loss = sum > 0 && !p->terms.on ? loss / sum : 0;
     return ERR_NONE;
 }
 
-/* The files of one round: those read, and where those made are put together. */
+/* Paths of the files of one round: those that are read, and those that are made. */
 struct made {
     struct blob_path state, frozen, memory;
     char next_state[LIMIT_PATH_BYTES], next_frozen[LIMIT_PATH_BYTES], next_memory[LIMIT_PATH_BYTES];
@@ -163,7 +170,8 @@ static struct method_next files(struct made *made, const struct publish_job *p,
                                 .threads = p->threads};
 }
 
-/* What the state names is durable before the state is. */
+/* Frozen factors and the optimizer's memory are durable before the state that names them. A
+ * crash in between leaves blobs that no row names. */
 static err adopt_all(struct publish_job *p, const struct made *made, const struct store *store)
 {
     p->made.frozen = p->from.frozen;
@@ -172,7 +180,9 @@ static err adopt_all(struct publish_job *p, const struct made *made, const struc
     return adopt(&p->made.state, store, made->next_state);
 }
 
-/* With privacy, one update with the noisy mean stands in place of the members'. */
+/* With privacy, one update with the noisy mean takes the place of the members' updates. Its row
+ * is durable before it is used: after a crash the same mean is taken, because a second draw of
+ * noise for one round would be a second release. */
 static err make_private(struct private_round *round, struct publish_job *p, struct store *store,
                         const char *state_path)
 {
@@ -200,7 +210,8 @@ static err make_private(struct private_round *round, struct publish_job *p, stru
     return ERR_NONE;
 }
 
-/* For the round that has opened; where it fails, the round's end draws it, or says why not. */
+/* For the round that has just opened. If this fails, private_mean() draws the noise at the end
+ * of the round, or reports why it cannot. */
 static err draw_noise(struct publish_job *p, struct store *store)
 {
     struct private_round round = {0};
@@ -212,6 +223,7 @@ static err draw_noise(struct publish_job *p, struct store *store)
     return e;
 }
 
+/* Without privacy a release is made too, and says so: store_publish() accepts nothing else. */
 static err make_release(struct release **out, struct publish_job *p, struct private_round *round,
                         const char *state_path)
 {
@@ -220,6 +232,9 @@ static err make_release(struct release **out, struct publish_job *p, struct priv
     return private_release(out, p->stop, round, &files, &p->made.state.digest);
 }
 
+/* From here on the round is published: state, privacy charge and the run's end are one
+ * transaction. A crash before it leaves the updates in place and the round is combined again, to
+ * the same bytes. */
 static err commit(struct publish_job *p, struct store *store, struct private_round *round)
 {
     struct release *release = NULL;
@@ -272,6 +287,7 @@ out:
 
 void (*publish_report_hook)(const struct work_job *job);
 
+/* Called between modules, from any thread of the parallel loop. */
 static bool gives_way(void *context)
 {
     return work_gives_way(context);
@@ -288,7 +304,7 @@ static void fill_result(struct publish_job *p)
 }
 
 /* Every file read here was a blob of the round when it was published. store_trim() runs on this
- * thread only, and not between the round and its report unless another round is published in
+ * thread only, and not between a round and its report unless another round is published in
  * between; a report that then misses a file fails, and is counted as skipped. */
 static err make_report(struct publish_job *p, struct store *store)
 {
@@ -331,7 +347,7 @@ static void publish_one(struct publish_job *p, struct store *store)
         p->job.result = make_start(p, store);
         break;
     case PUBLISH_NEXT:
-        /* What earlier rounds gave up, in case their reports were not made. */
+        /* Removes what earlier rounds gave up, in case their reports were not made. */
         e = store_trim(store);
         p->job.result = make_next(p, store);
         break;

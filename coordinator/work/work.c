@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A list with a pointer to its last link, so that adding at the end takes no search. */
 struct queue {
     struct work_job *first, **last; /* last: where the next one is hung */
 };
@@ -50,7 +51,8 @@ static struct work_job *queue_take(struct queue *q)
     return job;
 }
 
-/* Waits for work; NULL when closing. */
+/* Waits for work; NULL when closing. A background job is taken only if nothing else waits, and
+ * alone, so that a batch can still be served by one flush. */
 static struct work_job *take_batch(struct work *w)
 {
     struct queue batch;
@@ -80,6 +82,7 @@ static bool runs_again(struct work *w, struct work_job *job)
     return true;
 }
 
+/* `run` works without the lock: the loop thread can push and take back meanwhile. */
 static void *work_main(void *argument)
 {
     struct work *w = argument;
@@ -96,6 +99,8 @@ static void *work_main(void *argument)
     return NULL;
 }
 
+/* The store's connection is opened here but used by the new thread only; SQLite is told not to
+ * lock (SQLITE_OPEN_NOMUTEX). */
 err work_open(struct work **out, const struct work_options *options)
 {
     REQUIRE(options->queue_max > 0 && options->batch_max > 0);
@@ -122,6 +127,8 @@ err work_open(struct work **out, const struct work_options *options)
     return ERR_NONE;
 }
 
+/* A full queue refuses at once instead of waiting: the loop thread must not stop, and the peer
+ * can come back. */
 static err push(struct work *w, struct work_job *job, struct queue *queue, size_t *count)
 {
     err e = ERR_NONE;
@@ -156,6 +163,7 @@ void work_abandon(struct work_job *job)
     atomic_store(&job->abandoned, true);
 }
 
+/* May be called from any thread that the worker uses for its mathematics. */
 bool work_gives_way(const struct work_job *job)
 {
     struct work *w = job->work;
@@ -166,6 +174,7 @@ bool work_gives_way(const struct work_job *job)
     return others;
 }
 
+/* `done` runs without the lock, because it usually pushes the next job. */
 size_t work_take(struct work *w)
 {
     size_t count = 0;
@@ -178,6 +187,8 @@ size_t work_take(struct work *w)
     }
 }
 
+/* Jobs that have not begun come back with ERR_STOPPED: for their owner that means "not done",
+ * and the next start asks for them again. */
 void work_close(struct work *w)
 {
     if (!w) return;
