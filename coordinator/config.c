@@ -175,7 +175,8 @@ static const struct option_row rows[] = {
 static const struct option_table table = {rows, sizeof rows / sizeof *rows};
 static const struct option_set options = {&table, 1};
 
-/* "a, b,c" into names; ERR_INPUT for what can be none. */
+/* Splits "a, b,c". An empty name between commas is skipped; a name that cannot be an identity is
+ * ERR_INPUT. */
 static err split_names(struct option_list *out, const char *text, const char *key,
                        struct arena *arena)
 {
@@ -204,6 +205,8 @@ static err split_names(struct option_list *out, const char *text, const char *ke
     return ERR_NONE;
 }
 
+/* option_check() only knows that these keys are present; an empty value would fail later with a
+ * message about a file "". */
 static err check_paths(const struct config *c)
 {
     const char *const value[][2] = {
@@ -214,6 +217,8 @@ static err check_paths(const struct config *c)
     return ERR_NONE;
 }
 
+/* The flags are read twice: first to find --config, then again over the file's values, because a
+ * flag takes precedence over the file. */
 static err read_all(struct config *c, int argc, char **argv)
 {
     struct option_list rest = {0};

@@ -1,4 +1,4 @@
-/* --check: everything a start would trip over, without starting. */
+/* --check: finds everything that would stop a start, without starting. */
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/config.h"
@@ -10,7 +10,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-/* A real server on the real address, gone again at once: what it says is what a start would say. */
+/* A real server on the real address, closed again at once, so that the check fails exactly when
+ * a start would. */
 static err check_address(const struct config *c)
 {
     struct rpc_server *server = NULL;
@@ -24,7 +25,7 @@ static err check_address(const struct config *c)
     return ERR_NONE;
 }
 
-/* Leaves nothing that was not there. */
+/* Removes the folder that the check itself has made. */
 static void forget_disk(const char *dir, bool made)
 {
     char path[LIMIT_PATH_BYTES];
@@ -33,6 +34,7 @@ static void forget_disk(const char *dir, bool made)
     rmdir(dir);
 }
 
+/* Writing a file finds out more than looking at permissions: quotas, read-only mounts. */
 static err probe_disk(const struct config *c, struct bytes *report)
 {
     struct statvfs fs;

@@ -1,5 +1,5 @@
-/* fedlorad: reads its configuration, takes the data folder for itself, recovers, serves until told
- * to stop, finishes what is in flight. */
+/* fedlorad: reads its configuration, locks the data folder, recovers from a crash, serves until
+ * it is asked to stop, and finishes what is in progress. */
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
@@ -14,6 +14,7 @@ enum { STEP_MS = 500, GRACE_MS = 5000, HELP_BYTES_MAX = 65536 };
 
 static volatile sig_atomic_t stop_wanted, reload_wanted;
 
+/* Signal handlers may only set flags; the loop reads them at least every STEP_MS. */
 static void on_signal(int number)
 {
     if (number == SIGHUP)
@@ -22,6 +23,8 @@ static void on_signal(int number)
         stop_wanted = 1;
 }
 
+/* Without SA_RESTART a signal also ends the wait of the loop. SIGPIPE is ignored because a peer
+ * that leaves must not end the process. */
 static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_signal};
@@ -60,6 +63,8 @@ static err check(const struct config *config)
     return e;
 }
 
+/* SIGHUP. On an error the old certificates stay in use, so a bad renewal does not cut members
+ * off. */
 static void reload(struct serve *s)
 {
     reload_wanted = 0;
@@ -70,6 +75,7 @@ static void reload(struct serve *s)
         LOG(LOG_INFO, "certificates.reread", LOG_STR("cert", s->config->cert));
 }
 
+/* Needs the lock: it removes files that another process might be making. */
 static err recover(const struct config *config)
 {
     struct store store = {0};
@@ -83,6 +89,8 @@ static err recover(const struct config *config)
     return e;
 }
 
+/* Order of the start: the key, so that a private run does not fail later; the folder and its
+ * lock; recovery; then the service. */
 static err run_service(const struct config *config)
 {
     static struct serve s;
@@ -112,8 +120,9 @@ out:
 int main(int argc, char **argv)
 {
     struct config config = {0};
-    /* Buffers of chunks go back to the system when freed, whoever holds the heap's end: with 64
-     * uploads of 39 MB that is 173 MB at the peak instead of 208. */
+    /* Buffers of chunks are mapped, so that they go back to the system when they are freed,
+     * whatever lies behind them in the heap. With 64 uploads of 39 MB this lowers the peak from
+     * 208 MB to 173 MB. */
     mallopt(M_MMAP_THRESHOLD, 256 << 10);
     err e = config_open(&config, argc - 1, argv + 1);
     if (err_is(e)) {

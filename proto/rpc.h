@@ -145,9 +145,9 @@ struct rpc_client_options {
  * Connects at the first call. */
 err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *options);
 void rpc_client_close(struct rpc_client *client); /* no call may be under way; NULL is fine */
-/* Reads the files again, in case a certificate was renewed. *changed: the files differ from those in
- * use, and the next call connects with the new ones. No call may be under way. ERR_INPUT: the files
- * cannot be used or have another identity; then the old ones stay in use. */
+/* Reads the files again, in case a certificate was renewed. *changed: the files differ from those
+ * in use, and the next call connects with the new ones. No call may be under way. ERR_INPUT: the
+ * files cannot be used or have another identity; then the old ones stay in use. */
 err rpc_client_reload(bool *changed, struct rpc_client *client);
 /* The identity in this client's certificate. */
 const struct rpc_peer *rpc_client_identity(const struct rpc_client *client);
@@ -193,8 +193,8 @@ struct rpc_tls_report {
 /* One handshake by OpenSSL itself, because gRPC hides why a connection fails. For `fedlora doctor`,
  * and after a failed call. */
 err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *options);
-/* ERR_INPUT, naming the file, unless cert and key are a pair, in date, of this CA, and for this use.
- * days_left may be NULL. */
+/* ERR_INPUT, naming the file, unless cert and key are a pair, in date, of this CA, and for this
+ * use. days_left may be NULL. */
 err rpc_tls_check(const char *ca, const char *cert, const char *key, bool server,
                   int64_t *days_left);
 

@@ -10,6 +10,8 @@ static int member_compare(const void *a, const void *b)
     return strcmp(((const struct round_member *)a)->id, ((const struct round_member *)b)->id);
 }
 
+/* A quorum of 0 is replaced by the number of members here, so that no later code needs the
+ * special case. */
 err round_init(struct round *out, const struct round_rules *rules, const char *const *id,
                size_t ids)
 {

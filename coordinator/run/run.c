@@ -191,7 +191,7 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
                                          .rslora = run_rslora(run, m),
                                          .module = run->member[m].adapts,
                                          .module_count = run->member[m].adapts_count};
-    /* Loss, time and tokens reveal something about the records, and no privacy budget counts them. */
+    /* Loss, time and tokens reveal something about the records, and no budget counts them. */
     if (run->config->privacy) {
         job->update.train_loss = job->update.seconds = 0;
         job->update.tokens = 0;

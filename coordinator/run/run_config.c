@@ -109,6 +109,7 @@ static err check_members(const run_config_t *c, const struct method *method)
     return ERR_NONE;
 }
 
+/* A near name is suggested, because names of methods differ by a hyphen. */
 static err find_method(const struct method **out, const char *name)
 {
     const char *const *names = method_names();
@@ -250,7 +251,7 @@ static const Fedlora__V1__ModuleShape *find_module(const Fedlora__V1__HelloReque
     return NULL;
 }
 
-/* A target that matches nothing is most likely a spelling mistake; without this check the run
+/* A target that matches no module is most likely a spelling mistake; without this check the run
  * would train fewer modules than the operator believes. */
 static err every_target_names_one(const run_config_t *c, const Fedlora__V1__HelloRequest *hello)
 {
@@ -291,6 +292,8 @@ static err add_module(Fedlora__V1__HelloRequest *list, const Fedlora__V1__Module
     return set_text(&copy->name, m->name);
 }
 
+/* Checks the hello as untrusted input first: names, shapes and their number. The list is a copy,
+ * because the hello is freed after its call. */
 err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
                        const Fedlora__V1__HelloRequest *hello)
 {
@@ -400,6 +403,9 @@ err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, ui
     return ERR_NONE;
 }
 
+/* The table is in run_config.h. A member of smaller rank trains leading rows of the state's
+ * factors, so its alpha shrinks with its rank to keep the state's scale alpha / rank (or alpha /
+ * sqrt(rank)). */
 double run_config_alpha(const run_config_t *c, const char *member, uint32_t rank)
 {
     const struct method *method = run_config_method(c);

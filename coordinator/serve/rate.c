@@ -21,13 +21,15 @@ void rate_close(struct rate *rate)
     *rate = (struct rate){0};
 }
 
+/* Computed from the time since the last call, so an idle bucket costs nothing. */
 static double tokens_at(const struct rate *r, const struct rate_bucket *b, uint64_t now_ms)
 {
     double since = now_ms > b->at_ms ? (double)(now_ms - b->at_ms) / 1000 : 0;
     return fmin(r->rules.burst, b->tokens + since * r->rules.per_second);
 }
 
-/* A full bucket says nothing that its absence would not. */
+/* A full bucket carries no information: a name that is not in the table has a full bucket too.
+ * Removing them keeps the table within its bound. */
 static void forget_full(struct rate *r, uint64_t now_ms)
 {
     size_t kept = 0;
@@ -36,7 +38,7 @@ static void forget_full(struct rate *r, uint64_t now_ms)
     r->count = kept;
 }
 
-/* Where the name is, or where it belongs. */
+/* The index of the name, or where it has to be inserted. */
 static size_t place_of(const struct rate *r, const char *name)
 {
     size_t low = 0, high = r->count;

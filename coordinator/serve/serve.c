@@ -26,6 +26,8 @@ struct run *serve_find_run(const struct serve *s, const char *name)
     return NULL;
 }
 
+/* Trouble of this machine is logged here, once, because only the operator can end it. The peer
+ * gets the text too, and a status that makes it try again. */
 void serve_refuse(struct rpc_call *call, err cause)
 {
     if (cause.kind == ERR_MACHINE) {
@@ -62,6 +64,7 @@ static bool is_over(const struct run *run)
     return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
 }
 
+/* For a member that names no run. Two open runs are an error rather than a guess. */
 static err only_open_run(struct run **out, size_t *member, const struct serve *s, const char *id)
 {
     struct run *found = NULL;
@@ -79,6 +82,8 @@ static err only_open_run(struct run **out, size_t *member, const struct serve *s
     return ERR_NONE;
 }
 
+/* The list of the federation is asked at every call, so that a member removed from the
+ * configuration is refused after the next restart even in runs that name it. */
 err serve_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
 {
     const struct serve *s = serve_of(call);
@@ -101,8 +106,10 @@ err serve_check_admin(struct rpc_call *call)
     return err_make(ERR_REFUSED, "%s is not listed among this federation's operators", id);
 }
 
-/* --------------------------------------------------------------------------------- waiting calls
- */
+/* ---- waiting calls ---- */
+
+/* A waiting call costs one struct, not a thread. It is answered by run_changed() or when its
+ * time is over. */
 void serve_wait(struct serve *s, const struct serve_poll *poll)
 {
     struct serve_poll *p = malloc(sizeof *p);
@@ -119,6 +126,8 @@ void serve_wait(struct serve *s, const struct serve_poll *poll)
     rpc_call_set_state(p->call, p);
 }
 
+/* `over` of the call: the only place that frees a poll, whether it was answered or the peer has
+ * left. */
 void serve_poll_over(struct rpc_call *call, bool answered)
 {
     struct serve *s = serve_of(call);
@@ -133,8 +142,8 @@ void serve_poll_over(struct rpc_call *call, bool answered)
     free(p);
 }
 
-/* Answering may change the run, and so come back here: the call is taken out of the list's sight
- * first. Answered polls stay listed until their `over`. */
+/* Answering may change the run, and so lead back to here: the call is hidden from the list
+ * first. An answered poll stays in the list until its `over`. */
 static void answer_poll(struct serve_poll *p, bool must)
 {
     struct serve_poll asked = *p;
@@ -150,6 +159,8 @@ static void run_changed(struct run *run, void *context)
         if (p->run == run) answer_poll(p, false);
 }
 
+/* Answers the polls whose time is over; all of them while draining, so that members learn early
+ * that they have to come back. */
 static void end_polls(struct serve *s, uint64_t now)
 {
     if (!s->draining && (!s->polls_at_ms || now < s->polls_at_ms)) return;
@@ -161,14 +172,17 @@ static void end_polls(struct serve *s, uint64_t now)
     }
 }
 
-/* -------------------------------------------------------------------------------- open, step,
- * close */
+/* ---- open, step, close ---- */
+
+/* Called by the workers. The loop may be waiting for the network just then. */
 static void wake(void *context)
 {
     struct serve *s = context;
     if (s->server) rpc_server_wake(s->server);
 }
 
+/* Two queues, because a receipt must not wait behind a long aggregation. Mathematics is done one
+ * job at a time: it uses all threads itself. */
 static err open_workers(struct serve *s)
 {
     struct work_options maths = {.name = "maths",
@@ -189,7 +203,7 @@ static err open_workers(struct serve *s)
     return work_open(&s->receipts, &receipts);
 }
 
-/* Members and operators of the same name are different peers. */
+/* A member and an operator of the same name are different peers. */
 static err allow(void *context, const struct rpc_peer *peer)
 {
     struct serve *s = context;
@@ -200,6 +214,7 @@ static err allow(void *context, const struct rpc_peer *peer)
     return e;
 }
 
+/* A burst of four seconds' calls, and at least one call, otherwise nobody could ever call. */
 static err open_rate(struct serve *s)
 {
     double per_second = s->config->calls_per_second;
@@ -211,7 +226,7 @@ static err open_rate(struct serve *s)
 
 static err open_server(struct serve *s)
 {
-    static struct rpc_method method[SERVE_METHODS]; /* the server keeps the pointer */
+    static struct rpc_method method[SERVE_METHODS]; /* static: the server keeps the pointer */
     serve_methods(method);
     struct rpc_server_options options = {.listen = s->config->listen,
                                          .ca = s->config->ca,
@@ -228,6 +243,8 @@ static err open_server(struct serve *s)
     return ERR_NONE;
 }
 
+/* A run that cannot be loaded stops the start: going on without it would look as if it did not
+ * exist. */
 static err load_runs(struct serve *s)
 {
     struct arena arena = {0};
@@ -245,6 +262,8 @@ static err load_runs(struct serve *s)
     return e;
 }
 
+/* Runs are loaded before the server listens, so the first call finds all of them; ROUND_ON_BEGIN
+ * comes last, because it may push work and answer calls. */
 err serve_open(struct serve *out, const struct config *config)
 {
     *out = (struct serve){.config = config};
@@ -274,6 +293,7 @@ out:
     return e;
 }
 
+/* Until the earliest of the polls' ends and the runs' ticks. */
 static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_t now)
 {
     uint64_t at = s->polls_at_ms;
@@ -286,6 +306,8 @@ static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_
     return left < timeout_ms ? left : timeout_ms;
 }
 
+/* Network first, then results: a call that arrives together with the result it waits for is
+ * answered in the same turn. */
 void serve_step(struct serve *s, uint64_t timeout_ms)
 {
     rpc_server_poll(s->server, step_timeout(s, timeout_ms, text_now_ms()));
@@ -297,8 +319,10 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     end_polls(s, now);
 }
 
-/* Receipts are wanted by calls that still wait, so they come before the calls end; mathematics
- * under way is committed, what has not begun is done by the next start. */
+/* Receipts are awaited by calls that are still open, so that worker's results are taken until
+ * the calls end. Mathematics in progress is committed; a report gives way; work that has not
+ * begun is done by the next start. Workers are closed before the runs, because their jobs point
+ * to runs. */
 void serve_close(struct serve *s, uint64_t grace_ms)
 {
     uint64_t until = text_now_ms() + grace_ms;

@@ -1,4 +1,4 @@
-/* What operators call, but for the transfers. */
+/* Calls of operators, except transfers of payloads (serve_fetch.c, serve_submit.c). */
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
@@ -19,6 +19,8 @@ static void answer_status(struct rpc_call *call, struct run *run)
     arena_close(&arena);
 }
 
+/* The run is durable when run_create() returns, so the operator's answer is never about a run
+ * that a crash undid. It is added at the end, because lists are in order of creation. */
 static err create(struct run **out, struct rpc_call *call, const void *data, size_t size)
 {
     struct serve *s = serve_of(call);
@@ -47,6 +49,7 @@ static void create_begin(struct rpc_call *call, const void *data, size_t size)
         answer_status(call, run);
 }
 
+/* Short statuses: with members and rounds of every run the reply could exceed one message. */
 static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call, struct arena *arena)
 {
     const struct serve *s = serve_of(call);
@@ -71,6 +74,7 @@ static void list_begin(struct rpc_call *call, const void *data, size_t size)
     arena_close(&arena);
 }
 
+/* ERR_INPUT and not ERR_STATE: asking again would not help. */
 static err find_named(struct run **out, struct rpc_call *call, const char *name)
 {
     TRY(serve_check_admin(call));
@@ -122,7 +126,9 @@ static void stop_begin(struct rpc_call *call, const void *data, size_t size)
     hold(call, data, size, ROUND_ON_STOP);
 }
 
-/* --------------------------------------------------------------------------------------- watch */
+/* ---- watch ---- */
+
+/* At most WATCH_EVENTS_MAX events; the caller asks again with the last sequence number. */
 static err watch_reply(Fedlora__V1__WatchReply *reply, struct run *run, uint64_t after,
                        struct arena *arena)
 {
@@ -148,6 +154,7 @@ static err watch_reply(Fedlora__V1__WatchReply *reply, struct run *run, uint64_t
     return ERR_NONE;
 }
 
+/* Without events there is nothing to answer until the time is over. */
 static bool answer_watch(const struct serve_poll *poll, bool must)
 {
     struct arena arena = {0};

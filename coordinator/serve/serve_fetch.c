@@ -1,4 +1,4 @@
-/* Payloads to members and operators, in chunks, from any byte. */
+/* Downloads of states and frozen factors, by members and operators, in chunks, from any byte. */
 #include "base/file.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* One chunk of every download under way is in memory: small ones keep a crowd of members small. */
+/* Every open download has one chunk in memory, so the size of a chunk bounds the memory that many
+ * members need. */
 enum { FETCH_CHUNK_BYTES = 256 << 10 };
 
 struct download {
@@ -19,7 +20,9 @@ struct download {
     size_t member;
 };
 
-/* States and frozen factors only: nobody, the operator included, reads a member's update. */
+/* Only states and frozen factors can be fetched: nobody, the operator included, can read a
+ * member's update. The file is opened here, so it can be read to its end even if the round that
+ * gives it up is published meanwhile. */
 static err find_fetched(struct download *d, struct rpc_call *call,
                         const Fedlora__V1__FetchRequest *request)
 {
@@ -66,6 +69,7 @@ static void fetch_begin(struct rpc_call *call, const void *data, size_t size)
     message_free(request);
 }
 
+/* A blob never changes, so a short file is damage of the disk (EIO). */
 static err read_chunk(uint8_t chunk[FETCH_CHUNK_BYTES], size_t *out, const struct download *d)
 {
     uint64_t left = d->size - d->offset;
@@ -81,6 +85,7 @@ static err read_chunk(uint8_t chunk[FETCH_CHUNK_BYTES], size_t *out, const struc
     return ERR_NONE;
 }
 
+/* An empty blob is sent as one empty chunk, because the first chunk carries the total. */
 static void fetch_more(struct rpc_call *call)
 {
     struct download *d = rpc_call_state(call);

@@ -1,5 +1,5 @@
-/* Copies of members' own privacy ledgers, taken line by line and checked against those before; and
- * what an auditor is given of a run: ledgers, and the seeds of cohorts that were drawn. */
+/* Copies of members' own privacy ledgers, taken line by line and checked against the lines
+ * before; and the ledgers and cohort seeds that an auditor is given. */
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
 
@@ -15,7 +15,9 @@ static const char *name_of(char out[LIMIT_NAME_BYTES + 16], const char *member)
     return out;
 }
 
-/* After a restart: what the store has of it. */
+/* After a restart the ledger is empty in memory: reads the copy from the store, in parts. Only
+ * its head and the lines of the current call are kept (ledger_forget), because a ledger grows
+ * for years. */
 static err load(struct run *run, size_t member)
 {
     struct run_member *m = &run->member[member];
@@ -37,12 +39,15 @@ static err load(struct run *run, size_t member)
     return e;
 }
 
+/* Line 1 states the terms and has no entry. The ledger holds only its newest lines, so counting
+ * starts from its end. */
 static const struct ledger_entry *entry_of(const struct ledger *ledger, uint64_t line)
 {
     return line > 1 ? &ledger->entry[ledger->count - (ledger->head.count - line + 1)] : NULL;
 }
 
-/* The lines from `first` on, as the store keeps them. */
+/* The lines from number `first` on, in the form the store keeps. A release of another run of the
+ * same member is kept as text only: its charge belongs to that run. */
 static err describe(struct store_copy **out, size_t *count, const struct ledger *ledger,
                     uint64_t first, const ProtobufCBinaryData *lines, const char *job,
                     struct arena *arena)
@@ -66,6 +71,8 @@ static err describe(struct store_copy **out, size_t *count, const struct ledger 
     return ERR_NONE;
 }
 
+/* The lines are verified (hash chain and signature) before they are stored. If storing fails,
+ * memory is ahead of the store, so the ledger is dropped and read again with the next call. */
 static err take_lines(struct run *run, size_t member, const char *federation,
                       const ProtobufCBinaryData *lines)
 {
@@ -93,6 +100,9 @@ out:
     return e;
 }
 
+/* An empty part asks how many lines are held; a part that does not continue at the next line is
+ * ignored, and the reply says where to continue. So a member that lost a reply can repeat its
+ * call. */
 static err take(Fedlora__V1__LedgerReply *reply, struct rpc_call *call,
                 const Fedlora__V1__LedgerPart *part)
 {
@@ -130,7 +140,9 @@ static void ledger_begin(struct rpc_call *call, const void *data, size_t size)
     message_free(part);
 }
 
-/* --------------------------------------------------------------------------- to an auditor */
+/* ---- for an auditor ---- */
+
+/* "" stands for the coordinator's own ledger. */
 static err list_parties(Fedlora__V1__AuditReply *reply, struct run *run, struct arena *arena)
 {
     const char **member = NULL;
@@ -145,7 +157,8 @@ static err list_parties(Fedlora__V1__AuditReply *reply, struct run *run, struct 
     return ERR_NONE;
 }
 
-/* Of rounds that are published: a seed tells who takes part. */
+/* Seeds of published rounds only, because a seed reveals who takes part. The whole seed is
+ * wiped: it reveals every later round. */
 static err list_cohorts(Fedlora__V1__AuditReply *reply, struct run *run, uint64_t after,
                         struct arena *arena)
 {

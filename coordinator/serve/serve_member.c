@@ -1,4 +1,4 @@
-/* What members call, but for the transfers: Hello, NextTask, Report. */
+/* Calls of members, except transfers of payloads: Hello, NextTask, Report. */
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
@@ -7,7 +7,9 @@
 
 enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
 
-/* -------------------------------------------------------------------------------------- Hello */
+/* ---- Hello ---- */
+
+/* The protocol version comes first: with another one the other fields may mean something else. */
 static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
                  const Fedlora__V1__HelloRequest *request)
 {
@@ -48,7 +50,9 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
     message_free(request);
 }
 
-/* ----------------------------------------------------------------------------------- NextTask */
+/* ---- NextTask ---- */
+
+/* Empty for a blob that does not exist. */
 static ProtobufCBinaryData binary(const struct store_blob *blob)
 {
     if (!blob->size) return (ProtobufCBinaryData){0};
@@ -56,6 +60,8 @@ static ProtobufCBinaryData binary(const struct store_blob *blob)
                                  .data = (uint8_t *)(uintptr_t)blob->digest.byte};
 }
 
+/* The opening of the round must be durable before a member gets it. If the disk refuses, the
+ * member comes back later. */
 static void answer_train(struct run *run, size_t member, struct rpc_call *call)
 {
     static char *const names[] = {"A", "B", "R"};
@@ -92,7 +98,7 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
     train.training = run->config->training;
     if (run->round.rules.drawn)
         train.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
-    train.deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1;
+    train.deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1; /* 0 means none */
     train.rounds = run->config->rounds;
     task.kind_case = FEDLORA__V1__TASK__KIND_TRAIN;
     task.train = &train;
@@ -129,7 +135,7 @@ static void answer_finished(struct run *run, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
-/* Where members are drawn, who waits must not learn who was, or how many. */
+/* In a drawn round a waiting member must not learn who was drawn, or how many. */
 static const char *drawn_reason(const struct run *run)
 {
     enum round_phase phase = round_phase(&run->round);
@@ -152,6 +158,7 @@ static void answer_wait(struct run *run, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
+/* A member without a task keeps waiting until its time is over. */
 static bool answer_task(const struct serve_poll *poll, bool must)
 {
     struct run *run = poll->run;
@@ -174,6 +181,7 @@ static bool answer_task(const struct serve_poll *poll, bool must)
     return must;
 }
 
+/* The coordinator bounds the wait, so that it knows how long it must keep a call. */
 static void next_task_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct serve *s = serve_of(call);
@@ -195,7 +203,11 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
     message_free(request);
 }
 
-/* ------------------------------------------------------------------------------------- Report */
+/* ---- Report ---- */
+
+/* Two kinds of reports: an evaluation, or progress in a round. The reply to progress is the only
+ * way to tell a training member that its round is over. With late=next the update is still worth
+ * finishing for one round more. */
 static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                   const Fedlora__V1__ReportRequest *request)
 {

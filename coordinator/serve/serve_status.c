@@ -1,4 +1,4 @@
-/* What an operator is told of a run. */
+/* A run's status for operators. */
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
 
@@ -7,6 +7,7 @@
 
 enum { STATUS_TEXT_BYTES = 2048 };
 
+/* Pointers into the run: the reply is packed before this thread does anything else. */
 static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
 {
     Fedlora__V1__MemberStatus *m = NULL;
@@ -46,6 +47,8 @@ static ProtobufCBinaryData binary(const struct store_blob *blob)
                                  .data = (uint8_t *)(uintptr_t)blob->digest.byte};
 }
 
+/* Numbers of a report that is not made (yet) are NaN, which prints as null or "-"; 0 would look
+ * like a result. */
 static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
 {
     struct store_round *row = NULL;
@@ -76,7 +79,8 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
     return ERR_NONE;
 }
 
-/* A reply is one message: reports of long ago go first when they do not fit together. */
+/* A reply is one message. If it does not fit, reports of the oldest rounds are left out first,
+ * then whole rounds. */
 static void shorten(Fedlora__V1__RunStatus *out)
 {
     for (size_t i = 0; i < out->n_history; i++) {
@@ -89,6 +93,7 @@ static void shorten(Fedlora__V1__RunStatus *out)
     }
 }
 
+/* Each member has its own ledger; the one that has spent most is named, because it ends the run. */
 static err say_local(char *text, struct run *run, struct arena *arena)
 {
     const Fedlora__V1__Privacy *p = run->config->privacy;
@@ -106,6 +111,7 @@ static err say_local(char *text, struct run *run, struct arena *arena)
     return ERR_NONE;
 }
 
+/* The texts were made when the ledger's lines were, and are stored as events. */
 static err say_privacy(char *text, struct run *run, struct arena *arena)
 {
     const Fedlora__V1__Privacy *p = run->config->privacy;

@@ -1,5 +1,9 @@
-/* Uploads, in chunks, resumable at any byte: they go to the spool as they come; with the last byte
- * an upload is handed to admit.c, and the reply is sent once it is durable. */
+/* Uploads in chunks, resumable at any byte. Chunks go to the spool as they arrive. After the
+ * last byte the upload is given to the worker (admit.c), and the reply is sent once the update
+ * is durable: the reply is the receipt.
+ *
+ * An upload struct belongs to its call until it is given to the worker; from then on
+ * upload_done() frees it, whichever of the two ends first. */
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/store/spool.h"
@@ -26,6 +30,7 @@ static struct run_member *slot_of(struct upload *u)
     return &u->run->member[u->member];
 }
 
+/* Members and operators get different messages with the same meaning. */
 static void answer_submit(struct rpc_call *call, uint64_t received, bool durable,
                           uint32_t counted_in)
 {
@@ -43,6 +48,8 @@ static void answer_submit(struct rpc_call *call, uint64_t received, bool durable
     serve_answer(call, &reply.base);
 }
 
+/* Loop thread. The call may be over already: the member then asks SubmitOffset and learns that
+ * the update is here. */
 static void upload_done(struct work_job *work)
 {
     struct admit_job *job = (struct admit_job *)(void *)work;
@@ -59,6 +66,7 @@ static void upload_done(struct work_job *work)
     free(u);
 }
 
+/* Limits are checked before the first byte is written. */
 static err check_header(const struct serve *s, const Fedlora__V1__SubmitHeader *h,
                         const struct run *run)
 {
@@ -84,8 +92,8 @@ static void fill_key(struct spool_key *key, struct rpc_call *call, const struct 
     memcpy(key->digest.byte, h->digest.data, DIGEST_BYTES);
 }
 
-/* What SubmitOffset and the header of Submit have in common: may it come, and is it here already?
- */
+/* Common to SubmitOffset and the header of Submit: is this update welcome, and is it here
+ * already? */
 static err judge(struct round_place *place, struct upload *u, struct rpc_call *call,
                  const Fedlora__V1__SubmitHeader *h)
 {
@@ -117,6 +125,7 @@ static void offset_begin(struct rpc_call *call, const void *data, size_t size)
     message_free(h);
 }
 
+/* No message has arrived yet; the header is the first part. */
 static void upload_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct upload *u = calloc(1, sizeof *u);
@@ -139,8 +148,8 @@ static void refuse_upload(struct upload *u, err e)
     serve_refuse(u->call, e);
 }
 
-/* A member that comes back before its old connection is known to be dead goes on; the old one may
- * not write any more. */
+/* A member that comes back before its old connection is known to be dead continues its upload.
+ * The old call must not write to the same file any more. */
 static void take_over(struct upload *u)
 {
     struct upload *old = slot_of(u)->upload;
@@ -149,6 +158,7 @@ static void take_over(struct upload *u)
     slot_of(u)->upload = u;
 }
 
+/* The job is prepared here, while the header is at hand, and given away at the end. */
 static err begin_spool(struct upload *u, const struct spool_key *key, uint64_t offset)
 {
     struct serve *s = serve_of(u->call);
@@ -170,6 +180,8 @@ static err begin_spool(struct upload *u, const struct spool_key *key, uint64_t o
     return ERR_NONE;
 }
 
+/* If the update is durable already, the receipt is sent again and the rest of the stream is
+ * ignored. */
 static err take_submit_header(struct upload *u, const Fedlora__V1__SubmitHeader *h)
 {
     struct round_place place = {0};
@@ -224,6 +236,8 @@ static void submit_part(struct rpc_call *call, const void *message, size_t size)
     message_free(part);
 }
 
+/* An upload that ends early is answered with the bytes received; the member continues from
+ * there. */
 static void upload_end(struct rpc_call *call)
 {
     struct upload *u = rpc_call_state(call);
@@ -251,6 +265,7 @@ static void upload_end(struct rpc_call *call)
     if (u->run) slot_of(u)->upload = NULL;
 }
 
+/* The file stays in the spool, so the upload can be resumed. */
 static void upload_over(struct rpc_call *call, bool answered)
 {
     struct upload *u = rpc_call_state(call);
@@ -279,6 +294,7 @@ static err put_key(struct spool_key *key, struct rpc_call *call, const Fedlora__
     return ERR_NONE;
 }
 
+/* Operators upload to any run or none, so "known" means fetchable by an operator. */
 static err put_known(bool *out, struct rpc_call *call, const struct spool_key *key)
 {
     struct serve *s = serve_of(call);

@@ -6,89 +6,6 @@
 
 #include <string.h>
 
-enum { STORE_VERSION = 4 };
-
-static const char schema[] =
-    "CREATE TABLE IF NOT EXISTS runs(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
-    " config BLOB NOT NULL, modules BLOB, published INTEGER NOT NULL DEFAULT 0,"
-    " opened INTEGER NOT NULL DEFAULT 0, hold TEXT NOT NULL DEFAULT '',"
-    " reason TEXT NOT NULL DEFAULT '', created_ms INTEGER NOT NULL, state BLOB, state_size INTEGER,"
-    " frozen BLOB, frozen_size INTEGER);"
-    "CREATE TABLE IF NOT EXISTS members(run INTEGER NOT NULL REFERENCES runs(id), id TEXT NOT NULL,"
-    " joined INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL DEFAULT 0,"
-    " examples INTEGER NOT NULL DEFAULT 0, libraries TEXT, bytes_up INTEGER NOT NULL DEFAULT 0,"
-    " bytes_down INTEGER NOT NULL DEFAULT 0, train_loss REAL NOT NULL DEFAULT 0,"
-    " made_for INTEGER NOT NULL DEFAULT 0, counted_in INTEGER NOT NULL DEFAULT 0, digest BLOB,"
-    " PRIMARY KEY(run, id)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS updates(run INTEGER NOT NULL REFERENCES runs(id),"
-    " counted_in INTEGER NOT NULL, member TEXT NOT NULL, made_for INTEGER NOT NULL,"
-    " digest BLOB NOT NULL, size INTEGER NOT NULL, examples INTEGER NOT NULL,"
-    " train_loss REAL NOT NULL, seconds REAL NOT NULL, tokens INTEGER NOT NULL,"
-    " PRIMARY KEY(run, counted_in, member)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS rounds(run INTEGER NOT NULL REFERENCES runs(id),"
-    " round INTEGER NOT NULL, state BLOB, state_size INTEGER NOT NULL, updates INTEGER NOT NULL,"
-    " took_ms INTEGER NOT NULL, aggregate_ms INTEGER NOT NULL, train_loss REAL NOT NULL,"
-    " update_norm REAL NOT NULL, error REAL NOT NULL, dropped REAL NOT NULL,"
-    " report TEXT NOT NULL, PRIMARY KEY(run, round)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS events(sequence INTEGER PRIMARY KEY AUTOINCREMENT,"
-    " run INTEGER NOT NULL REFERENCES runs(id), wall_ms INTEGER NOT NULL, event TEXT NOT NULL,"
-    " text TEXT NOT NULL, round INTEGER NOT NULL, member TEXT NOT NULL);"
-    "CREATE INDEX IF NOT EXISTS events_of_run ON events(run, sequence);"
-    "CREATE INDEX IF NOT EXISTS updates_by_digest ON updates(digest);"
-    "CREATE TABLE IF NOT EXISTS pins(digest BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS doomed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
-    "PRAGMA user_version = 1;";
-
-/* Added by version 2. A new database runs all scripts in turn, so old and new stores have the
- * same tables. */
-static const char schema_2[] =
-    "ALTER TABLE members ADD COLUMN eval_rows INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE members ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE runs ADD COLUMN memory BLOB;"
-    "ALTER TABLE runs ADD COLUMN memory_size INTEGER;"
-    "CREATE TABLE evaluations(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
-    " member TEXT NOT NULL, rows INTEGER NOT NULL, loss REAL NOT NULL, accuracy REAL NOT NULL,"
-    " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
-    "PRAGMA user_version = 2;";
-
-/* Added by version 3, for privacy: the ledger's lines, and for each round the cohort's seed, the
- * clip norm and the noisy mean. */
-static const char schema_3[] =
-    "CREATE TABLE ledger(run INTEGER NOT NULL REFERENCES runs(id), line INTEGER NOT NULL,"
-    " text TEXT NOT NULL, PRIMARY KEY(run, line)) WITHOUT ROWID;"
-    "CREATE TABLE private_rounds(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
-    " seed BLOB, clip REAL NOT NULL DEFAULT 0, noisy BLOB, noisy_size INTEGER NOT NULL DEFAULT 0,"
-    " next_clip REAL NOT NULL DEFAULT 0, PRIMARY KEY(run, round)) WITHOUT ROWID;"
-    "PRAGMA user_version = 3;";
-
-/* Added by version 4: copies of members' own ledgers. The columns after `text` are read from a
- * release line; `ours` is 1 if the release is of this run, and the others are 0 in other lines. */
-static const char schema_4[] =
-    "CREATE TABLE ledger_copies(run INTEGER NOT NULL REFERENCES runs(id), member TEXT NOT NULL,"
-    " line INTEGER NOT NULL, text TEXT NOT NULL, ours INTEGER NOT NULL, round INTEGER NOT NULL,"
-    " released BLOB, noise REAL NOT NULL, sampling REAL NOT NULL, count INTEGER NOT NULL,"
-    " PRIMARY KEY(run, member, line)) WITHOUT ROWID;"
-    "PRAGMA user_version = 4;";
-
-static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4};
-
-/* All missing versions in one transaction: a crash leaves the old version. A newer database is
- * refused, because this version would not keep its rows consistent. */
-static err prepare_schema(struct store *store)
-{
-    int64_t version = 0;
-    TRY(db_number(&version, &store->db, "PRAGMA user_version", ""));
-    if (version > STORE_VERSION)
-        return err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %d, this one knows %d)",
-                        store->db.path, (int)version, STORE_VERSION);
-    if (version == STORE_VERSION) return ERR_NONE;
-    TRY(db_begin(&store->db));
-    err e = ERR_NONE;
-    for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
-        e = db_script(&store->db, schemas[next]);
-    return db_end(&store->db, e);
-}
-
 err store_open(struct store *out, const char *dir)
 {
     struct store store = {0};
@@ -103,7 +20,7 @@ err store_open(struct store *out, const char *dir)
     TRY(file_make_dirs(path));
     TRY(file_join(path, sizeof path, dir, "fedlora.db"));
     TRY(db_open(&store.db, path));
-    err e = prepare_schema(&store);
+    err e = store_schema(&store.db);
     if (err_is(e))
         store_close(&store);
     else

@@ -100,6 +100,8 @@ struct store_event {
 
 err store_open(struct store *out, const char *dir); /* creates missing folders and tables */
 void store_close(struct store *store);
+/* For store.c only. Brings the tables to this version; ERR_INPUT: a newer version made them. */
+err store_schema(struct db *db);
 
 /* Removes blobs that no row names, and uploads that were not continued for upload_age_ms. Must run
  * before any other thread uses DATA. */

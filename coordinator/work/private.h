@@ -1,6 +1,6 @@
 /* A run with client-level privacy, on the worker thread (publish.c): its ledger, its noisy mean,
- * its release. The mean is written as one update that stands in place of the members' updates, so every
- * method that averages trained factors can use it; everything after it is post-processing.
+ * its release. The mean is written as one update that stands in place of the members' updates, so
+ * every method that averages trained factors can use it; everything after it is post-processing.
  *
  *     private_begin()          with the start state: checks the plan, starts the ledger
  *     private_open()           a round is closed: reads the ledger back, checks the budget

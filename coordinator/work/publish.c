@@ -149,6 +149,8 @@ struct made {
     char next_state[LIMIT_PATH_BYTES], next_frozen[LIMIT_PATH_BYTES], next_memory[LIMIT_PATH_BYTES];
 };
 
+/* Fills `made` with the paths, and returns the arguments that point to them. memory_out and
+ * frozen_out are given only in rounds that may write those files. */
 static struct method_next files(struct made *made, const struct publish_job *p,
                                 const struct store *store)
 {
@@ -258,6 +260,12 @@ static err commit(struct publish_job *p, struct store *store, struct private_rou
     return e;
 }
 
+/* The next state from a closed round's updates. The effect of a crash at each point:
+ *
+ * while combining         files in the spool, removed at the next start; combined again
+ * after the noisy mean    private runs: its row is there, so the same mean is used again
+ * after adopt_all()       blobs that no row names, removed at the next start; combined again
+ * after commit()          the round is published; only its report is lost */
 static err make_next(struct publish_job *p, struct store *store)
 {
     struct made made;

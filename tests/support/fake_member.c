@@ -387,6 +387,22 @@ err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, cons
                 &fedlora__v1__run_status__descriptor);
 }
 
+err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run)
+{
+    for (int i = 0; i < 200; i++, usleep(50 * 1000)) {
+        Fedlora__V1__RunStatus *s = NULL;
+        TRY(fake_status(&s, admin, run));
+        *made = 0;
+        *skipped = s->reports_skipped;
+        for (size_t k = 0; k < s->n_history; k++)
+            *made += *s->history[k]->report_json != 0;
+        bool last = s->n_history > 0 && *s->history[s->n_history - 1]->report_json != 0;
+        message_free(s);
+        if (last) return ERR_NONE;
+    }
+    return err_make(ERR_MACHINE, "run %s: its last round has no report after 10 s", run);
+}
+
 err fake_command(struct fake_member *admin, const char *path, const char *run)
 {
     Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;

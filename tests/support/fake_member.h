@@ -73,6 +73,9 @@ err fake_join_end(struct fake_joining *j);
 /* ---- the operator: a member whose id has an admin certificate */
 err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config);
 err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, const char *run);
+/* Waits until the last round of a finished run has its report: how many rounds have one, and how
+ * many were skipped. */
+err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run);
 err fake_command(struct fake_member *admin, const char *path, const char *run);
 
 #endif
