@@ -147,6 +147,11 @@ check_links() {
   done < <(git ls-files -co --exclude-standard -- '*.md' | xargs -r grep -noHE '\]\([^) ]+')
 }
 
+check_picture() {
+  local text
+  text=$(docs/includes.py --check 2>&1) || warn "$text"
+}
+
 check_format() {
   command -v clang-format >/dev/null || { echo "clang-format is not installed: format not checked"; return; }
   local file
@@ -162,6 +167,7 @@ if [ ${#sources[@]} -gt 0 ]; then
   check_names
   check_comments
   check_links
+  check_picture
   check_format
 fi
 echo "lint: $fails errors, $warnings warnings in ${#sources[@]} files"
