@@ -114,7 +114,7 @@ Test(model_gguf, frequency_factors_are_llama3s_or_their_own)
     cr_assert(fabs((double)f[0] - 1.0 / 3) < 1e-7 && fabs((double)f[1] - 0.01 / 5) < 1e-9);
     ok(model_digest(&own, &m));
     refused(export_merged(merged, &nothing, &m, &options), ERR_INPUT,
-            "rope_freqs.weight has no equal");
+            "rope_freqs.weight, which config.json cannot express");
     model_close(&m);
 
     write_model(path, (const float[]){1, 1}, 6);
