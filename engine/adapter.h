@@ -1,26 +1,30 @@
-/* One adapter in memory: per adapted module W = W0 + Bc Ac + s B A, or + s B R A. Small, mutable,
- * and apart from the base; many can be live over one engine. Values are float32.
+/* One LoRA adapter in memory. A module with weight W0 (d_out, d_in) computes with
  *
- * All trained values are one block (module by module in order of layer and kind; A, then B, then
- * R), which is what the optimizer and an update see; frozen ones are another. */
-#ifndef CLIENT_ADAPTER_H
-#define CLIENT_ADAPTER_H
+ *   W = W0 + carry_b carry_a + s b a      or, with the small matrix R,
+ *   W = W0 + carry_b carry_a + s b r a
+ *
+ * An adapter is small, mutable and separate from the base, so several can be used over one engine.
+ * Values are float32. Trained values lie in one block (modules by layer and kind; in a module A,
+ * then B, then R): the optimizer works on this block and updates send it. Frozen values lie in a
+ * second block. */
+#ifndef ENGINE_ADAPTER_H
+#define ENGINE_ADAPTER_H
 
 #include "base/safetensors.h"
 #include "engine/model/model.h"
 
-enum { ADAPTER_A = 1, ADAPTER_B = 2, ADAPTER_R = 4 }; /* which factors train */
+enum { ADAPTER_A = 1, ADAPTER_B = 2, ADAPTER_R = 4 }; /* bits of the factors that train */
 
 struct adapter_module {
     uint32_t layer;
     enum module_kind kind;
     uint32_t d_out, d_in;
-    uint32_t rank;       /* 0: carry only */
-    uint32_t carry_rank; /* 0: none */
-    float scale;         /* s: alpha/r or alpha/sqrt(r), 1 as the state says */
+    uint32_t rank;       /* 0: the module has only a carry */
+    uint32_t carry_rank; /* 0: no carry */
+    float scale;         /* s: alpha / rank, or alpha / sqrt(rank) with rslora */
     float *a;            /* (rank, d_in) */
     float *b;            /* (d_out, rank) */
-    float *r;            /* (rank, rank), or NULL: s B A */
+    float *r;            /* (rank, rank), or NULL: the module has no small matrix */
     float *carry_a;      /* (carry_rank, d_in), frozen */
     float *carry_b;      /* (d_out, carry_rank), frozen */
 };
@@ -28,14 +32,14 @@ struct adapter_module {
 struct adapter {
     struct arena arena;
     uint32_t layers;
-    unsigned trains;               /* ADAPTER_A | ADAPTER_B, ADAPTER_B, ADAPTER_R, ... */
-    struct adapter_module *module; /* (count), by layer and kind */
+    unsigned trains;               /* bits of ADAPTER_A, ADAPTER_B, ADAPTER_R */
+    struct adapter_module *module; /* (count), sorted by layer and kind */
     size_t count;
-    float *value; /* (value_count) every trained tensor, one block */
+    float *value; /* (value_count) all trained tensors */
     size_t value_count;
 };
 
-/* What one module is to have; module order is free. */
+/* One module of a new adapter; specifications may come in any order. */
 struct adapter_spec {
     uint32_t layer;
     enum module_kind kind;
@@ -44,28 +48,30 @@ struct adapter_spec {
     double scale;
 };
 
-/* Zeroed tensors for the caller to fill. ERR_INPUT for a module twice, a layer or rank out of
- * range. */
+/* Tensors are zero; the caller fills them. ERR_INPUT for a module given twice, or a layer or rank
+ * out of range. */
 err adapter_open(struct adapter *out, const struct arch *a, const struct adapter_spec *spec,
                  size_t count, unsigned trains);
 
 struct adapter_file; /* agg/adapter/adapter_file.h */
 struct adapter_fresh {
-    const char
-        *targets; /* "q,k,v,o,gate,up,down", or full names "model.layers.0.mlp.up_proj,..." */
+    /* Short names for all layers ("q,k,v,o,gate,up,down") or full names of single modules
+     * ("model.layers.0.mlp.up_proj"), separated by commas. */
+    const char *targets;
     uint32_t rank;
     double alpha;
     bool rslora;
     uint64_t seed;
-    uint64_t index; /* last part of the key of A's generator: the round, where there are rounds */
+    uint64_t index; /* the round, so that every round starts from another A; 0 without rounds */
 };
-/* B zero, A uniform in +-1/sqrt(d_in) from rng_init("lora_A", seed, module name, index). Trains A
- * and B. */
+/* B is zero, so the adapter changes nothing yet. A is uniform in +-1/sqrt(d_in), as PEFT's default,
+ * from rng_init("lora_A", seed, module name, index). A and B train. */
 err adapter_open_fresh(struct adapter *out, const struct arch *a, const struct adapter_fresh *f);
-/* A PEFT directory or a Fedlora state file. `trains` 0: A and B, or R alone where the file has R.
- */
+/* From a PEFT directory or a Fedlora state file. With `trains` 0, R trains if the file has R, else
+ * A and B. */
 err adapter_open_path(struct adapter *out, const struct arch *a, const char *path, unsigned trains);
-/* The same from a file already read, joined with its frozen factors where it needs them. */
+/* The same from a file that is already read. A state without its frozen factors must have been
+ * joined with their file. */
 err adapter_open_file(struct adapter *out, const struct arch *a, const struct adapter_file *file,
                       unsigned trains);
 void adapter_close(struct adapter *ad);

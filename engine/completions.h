@@ -1,7 +1,8 @@
-/* Greedy completions of rows that have one, against the row's own: what `accuracy` means wherever
- * it is printed. Equal but for white space at both ends is right. */
-#ifndef CLIENT_COMPLETIONS_H
-#define CLIENT_COMPLETIONS_H
+/* Accuracy: greedy completions of the rows that have one, compared with the expected text. A
+ * completion is correct if the two are equal after white space at both ends is removed. Every
+ * accuracy that the program prints is computed here. */
+#ifndef ENGINE_COMPLETIONS_H
+#define ENGINE_COMPLETIONS_H
 
 #include "engine/engine.h"
 #include "engine/model/model.h"
@@ -9,9 +10,10 @@
 #include "engine/tokens/tokenizer.h"
 
 struct completions {
-    const char **found; /* (rows) the greedy completion; NULL: the row has none */
+    const char **found; /* (rows) the generated text; NULL for rows without a completion */
     bool *correct;      /* (rows) */
-    size_t asked, right;
+    size_t asked;       /* rows with a completion */
+    size_t right;       /* of these, the correct ones */
 };
 
 struct completions_task {
@@ -24,11 +26,12 @@ struct completions_task {
     void *user;
 };
 
-/* Every id that ends an answer, by the model's word or the tokenizer's. */
+/* The ids that end an answer, from the model's configuration and from the tokenizer. */
 err completions_stop_ids(const int32_t **out, size_t *count, const struct model *model,
                          const struct tokenizer *tokenizer, struct arena *arena);
-size_t completions_wanted(const struct dataset *data); /* rows that have one */
-/* The lists live in the arena. Without such rows `asked` is 0 and no tokenizer is needed. */
+size_t completions_wanted(const struct dataset *data); /* rows with a completion */
+/* The lists are allocated in the arena. If no row has a completion, `asked` is 0 and the tokenizer
+ * may be NULL. */
 err completions_measure(struct completions *out, const struct completions_task *task,
                         struct arena *arena);
 

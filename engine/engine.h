@@ -1,14 +1,15 @@
-/* The engine: a base model packed for products, shared and immutable, and what runs over it.
+/* The engine: a base model packed for matrix products, and the passes that run over it. Order of
+ * use:
  *
- *   struct engine *e;  engine_open(&e, &model, &options);   weights are read once; then
- *                      model_drop_pages(&model)             the file's pages are not needed any
- * more engine_evaluate / engine_logits / train_run / generate_... engine_close(e); model must
- * outlive it (embedding rows)
+ *   engine_open(&e, &model, &options);   reads and packs every weight once
+ *   model_drop_pages(&model);            the pages of the file are no longer needed
+ *   engine_evaluate(), engine_logits(), train_run(), generate_many(), ...
+ *   engine_close(e);                     before model_close(), which owns the embedding
  *
- * One engine works for one caller at a time (it owns scratch memory); its threads are inside
- * operations. The same inputs give the same bytes with any number of threads. */
-#ifndef CLIENT_ENGINE_H
-#define CLIENT_ENGINE_H
+ * An engine serves one caller at a time, because it owns the working memory; its threads run inside
+ * single operations. The same inputs give the same bytes with any number of threads. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
 
 #include "engine/adapter.h"
 #include "engine/model/model.h"
@@ -21,41 +22,42 @@ struct engine_options {
     const char *device;   /* "cpu", "cuda", "auto" (NULL) */
     enum dtype precision; /* DTYPE_F32, DTYPE_BF16; DTYPE_NONE is auto: bf16 where it is fast */
     int threads;          /* 0: all */
-    bool inference;       /* no backward pass will be asked for: half the memory for weights */
+    bool inference;       /* forward passes only: weights take half the memory */
 };
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
 void engine_close(struct engine *e); /* accepts NULL */
 
-enum dtype engine_precision(const struct engine *e);      /* what auto became */
-const struct model *engine_model(const struct engine *e); /* as engine_open() was given it */
+enum dtype engine_precision(const struct engine *e);      /* DTYPE_F32 or DTYPE_BF16 */
+const struct model *engine_model(const struct engine *e); /* the model of engine_open() */
 void engine_profile(struct backend_profile *out, const struct engine *e); /* since engine_open */
 
-/* Rows run together: their tokens lie one after the other without padding, each row under its own
- * adapter (NULL: the base alone). */
+/* One row of tokens. Rows of a call run together, one after the other without padding. label[t] is
+ * the token to predict at position t from the tokens before it, or DATA_IGNORE. */
 struct engine_row {
-    const int32_t *id; /* (count) */
-    const int32_t
-        *label;     /* (count); DATA_IGNORE = not learned; label[t] is predicted from id[..t] */
-    uint32_t count; /* may be 0 */
-    const struct adapter *adapter;
+    const int32_t *id;             /* (count) */
+    const int32_t *label;          /* (count); NULL is allowed in engine_logits() */
+    uint32_t count;                /* may be 0 */
+    const struct adapter *adapter; /* NULL: the base alone */
 };
 
-/* nll[i]: summed negative log likelihood of row i's learned tokens (labels after the first). */
+/* nll[i]: sum over row i of -log p(label[t] | id[0 .. t - 1]) for t >= 1 where there is a label.
+ * ERR_INPUT for an id or label outside the vocabulary. */
 err engine_nll(double *nll, struct engine *e, const struct engine_row *row, size_t rows);
-/* logits (count, vocab) of one row. */
+/* Logits after each token of one row: out (count, vocab). */
 err engine_logits(float *out, struct engine *e, const struct engine_row *row);
 
 struct engine_gradient {
-    float *value; /* of one adapter's trained block, its value_count floats: added to */
+    float *value; /* (adapter->value_count), laid out as adapter->value; the gradient is added */
     const struct adapter *adapter;
 };
 struct engine_pass_options {
-    double scale;    /* the gradient is of scale * (sum of negative log likelihoods) */
-    bool checkpoint; /* recompute activations layer by layer */
-    double dropout;  /* on the input of A, as PEFT; 0: off */
-    uint64_t dropout_key;
+    double scale;         /* gradient of scale * (sum of negative log likelihoods) */
+    bool checkpoint;      /* keep only the input of each layer and recompute the rest */
+    double dropout;       /* probability on the input of A, as in PEFT; 0: off */
+    uint64_t dropout_key; /* equal keys give equal masks */
 };
-/* As engine_nll, and for every adapter in `gradient` adds the gradient of all rows that use it. */
+/* As engine_nll(). Also adds the gradient of all rows that use an adapter, for each adapter in
+ * `gradient`. */
 err engine_gradients(double *nll, struct engine *e, const struct engine_row *row, size_t rows,
                      const struct engine_gradient *gradient, size_t gradients,
                      const struct engine_pass_options *o);
@@ -65,14 +67,13 @@ struct engine_evaluation {
     uint64_t tokens;
     size_t rows;
 };
-/* In batches of about `batch_tokens` (0: a good size). row_nll (count) may be NULL. `progress` may
- * be NULL; false from it stops with ERR_STOPPED. */
 struct engine_evaluate_options {
-    const struct adapter *adapter;
-    uint32_t batch_tokens;
-    bool (*progress)(void *user, size_t done, size_t rows);
+    const struct adapter *adapter; /* NULL: the base alone */
+    uint32_t batch_tokens;         /* about so many tokens in one pass; 0: 2048 */
+    bool (*progress)(void *user, size_t done, size_t rows); /* or NULL; false: ERR_STOPPED */
     void *user;
 };
+/* The loss over a data set; row_nll (data->count) as engine_nll() gives it, or NULL. */
 err engine_evaluate(struct engine_evaluation *out, double *row_nll, struct engine *e,
                     const struct dataset *data, const struct engine_evaluate_options *o);
 

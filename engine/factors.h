@@ -1,16 +1,17 @@
-/* Adapters made ready for products, and the low-rank part of a layer over segments of tokens:
- * inside the engine.
+/* Adapters prepared for products, and the low-rank part of a layer over segments of tokens. Used
+ * only inside the engine.
  *
  * A site is a place where adapted modules share one input x (tokens, d_in): q, k, v; o; gate, up;
- * down. Its factors A lie one below the other, so that one product gives H = x A^T (tokens, width)
- * for all of them; each module m then adds H_m B_m^T to its columns of y. Every form is such a
- * pair: the scale and R are folded into B, the carry is more columns of B and rows of A.
+ * down. The factors A of a site are stacked, so that one product gives H = x A^T (tokens, width)
+ * for all modules; then each module m adds H_m B_m^T to its own columns of y. All forms of an
+ * adapter become such a pair: the scale and R are multiplied into B, and the carry adds rows to A
+ * and columns to B.
  *
  *   forward    H = x A^T                y_m += H_m B_m^T
  *   backward   G_m = dy_m B_m           dx += G A
  *              dA_m = G_m^T x           dB_m = s dy_m^T H_m R^T        dR_m = s (dy_m B)^T H_m */
-#ifndef CLIENT_FACTORS_H
-#define CLIENT_FACTORS_H
+#ifndef ENGINE_FACTORS_H
+#define ENGINE_FACTORS_H
 
 #include "engine/adapter.h"
 #include "kernels/backend.h"
@@ -22,12 +23,12 @@ struct factor { /* one module of a site */
     const struct adapter_module *module;
     uint32_t rank, width; /* width: rank + carry rank */
     uint32_t col;         /* its first column of H */
-    uint32_t slot;        /* which of the site's outputs: q, k, v are 0, 1, 2 */
+    uint32_t slot;        /* index of the output within the site: q, k, v are 0, 1, 2 */
     uint32_t d_out;
     struct mat b;            /* (d_out, width): s B or s B R, then the carry's */
     struct mat plain_b;      /* (d_out, rank), only with R */
     struct mat r;            /* (rank, rank), only with R */
-    size_t a_at, b_at, r_at; /* where its gradients lie in the trained block */
+    size_t a_at, b_at, r_at; /* offsets of its gradients in the trained block */
 };
 struct site_factors {
     uint32_t d_in, width, count;
@@ -47,18 +48,18 @@ struct factors {
 
 err factors_open(struct factors **out, const struct backend *be, struct backend_context *ctx,
                  const struct adapter *ad, const struct arch *arch);
-/* Reads the adapter's values anew. */
+/* Packs the adapter's values again, after they have changed. */
 void factors_refresh(struct factors *f);
 void factors_close(struct factors *f); /* accepts NULL */
-/* A trained module in `layer`, at `site` or a later one of the same layer? */
+/* Whether a module of `layer` trains at `site` or at a later site of the same layer. */
 bool factors_train_at(const struct factors *f, uint32_t layer, enum site site);
 
-struct segment { /* tokens [first, first + tokens) of a batch, all of one adapter */
+struct segment { /* tokens [first, first + tokens) of a batch, which use one adapter */
     const struct factors *factors; /* NULL: the base alone */
-    float *gradient;               /* its adapter's trained block, added to; NULL: not wanted */
+    float *gradient;               /* laid out as the trained block, added to; NULL: none */
     size_t first, tokens;
-    /* With `start` one gradient for each row: of tokens start[i] .. start[i + 1] of the batch, at
-     * gradient + i * stride. */
+    /* With `start` each row has its own gradient, at gradient + i * stride, for the tokens
+     * start[i] .. start[i + 1] - 1 of the batch. */
     const uint32_t *start; /* (rows + 1), from first to first + tokens; NULL: one for all */
     size_t rows, stride;
 };
@@ -73,20 +74,21 @@ struct low_rank { /* one site of one layer over a whole batch */
     uint64_t dropout_key;
     struct mat wide, wide2; /* (tokens, d_in) scratch; dropout only */
 };
-/* y: the site's outputs, each (tokens, d_out); h (tokens, width) is kept for the backward pass.
- * Adds to y, or with `fresh` sets it (to zero where nothing is adapted) so that the large product
- * is added after it: in bfloat16 a small term added to a rounded large one would mostly be lost.
- * False when no segment has anything at this site: then y is untouched. */
+/* y: the outputs of the site, each (tokens, d_out). h (tokens, width) is kept for the backward
+ * pass. Adds to y, or with `fresh` sets y, to zero where nothing is adapted. The caller then adds
+ * the large product afterwards, because in bfloat16 a small term added to a large rounded one would
+ * mostly be lost. Returns false, with y untouched, when no segment has a module at this site. */
 bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x,
                      bool fresh);
-/* Its first half alone: h. */
+/* Computes only h. */
 void factors_shrink(const struct low_rank *l, struct mat h, struct mat x);
-/* Adds gradients; g (tokens, width) is scratch, p (tokens, rank) too. dx.data NULL: no gradient
- * below. x.data NULL: A's gradients wait for factors_backward_a() with x, and g as it was left. */
+/* Operands of the backward pass; g (tokens, width) and p (tokens, rank) are scratch. With dx.data
+ * NULL no gradient of the input is computed. With x.data NULL the gradients of A are left to
+ * factors_backward_a(), which needs x and the unchanged g. */
 struct factors_back {
     struct mat dy[SITE_MODULES], x, h, g, p, dx;
 };
-/* True when it has set dx; false leaves dx untouched. */
+/* Adds the gradients. Returns whether dx was set. */
 bool factors_backward(const struct low_rank *l, const struct factors_back *b);
 void factors_backward_a(const struct low_rank *l, const struct factors_back *b);
 

@@ -1,18 +1,18 @@
-/* Text from a model: greedy or sampled, with a cache of keys and values. */
-#ifndef CLIENT_GENERATE_H
-#define CLIENT_GENERATE_H
+/* Text generation, greedy or sampled, with a cache of keys and values per sequence. */
+#ifndef ENGINE_GENERATE_H
+#define ENGINE_GENERATE_H
 
 #include "engine/engine.h"
 
 struct generate_options {
-    uint32_t tokens;    /* most new tokens of a row */
-    double temperature; /* 0: greedy */
-    double top_p;       /* 1 (or 0): all */
-    uint64_t seed;
-    const int32_t
-        *stop; /* (stops) generation of a row ends with one of these, which is not returned */
+    uint32_t tokens;     /* most new tokens of a prompt */
+    double temperature;  /* 0: greedy */
+    double top_p;        /* sample from the most likely tokens of this total; 0 or 1: from all */
+    uint64_t seed;       /* of sampling */
+    const int32_t *stop; /* (stops) tokens that end a sequence; they are not returned */
     size_t stops;
-    /* After every token of generate_one(); false stops, which is no error. */
+    /* Called after each new token; NULL: not called. Returning false ends the sequence without an
+     * error. */
     bool (*on_token)(void *user, int32_t id);
     void *user;
 };
@@ -20,13 +20,14 @@ struct generate_options {
 struct generate_prompt {
     const int32_t *id; /* (count), at least one */
     uint32_t count;
-    uint32_t tokens; /* most new tokens of this one; 0: options->tokens */
+    uint32_t tokens; /* most new tokens for this prompt; 0: options->tokens */
 };
 
-/* out (options->tokens), *count of them. */
+/* out has room for the prompt's new tokens; *count is how many were written. */
 err generate_one(int32_t *out, uint32_t *count, struct engine *e, const struct adapter *adapter,
                  const struct generate_prompt *prompt, const struct generate_options *o);
-/* Greedy, many prompts at once, in batches that fit; out[i] has room for prompt[i]'s tokens. */
+/* Many prompts, in batches whose caches fit in 256 MiB. out[i] has room for the new tokens of
+ * prompt[i]. */
 err generate_many(int32_t *const *out, uint32_t *count, struct engine *e,
                   const struct adapter *adapter, const struct generate_prompt *prompt,
                   size_t prompts, const struct generate_options *o);

@@ -1,12 +1,13 @@
-/* One forward and backward pass: inside the engine (engine.c, forward.c, backward.c, train.c,
- * generate.c).
+/* One forward and backward pass. Used only inside the engine (engine.c, forward.c, backward.c,
+ * engine/train, generate.c).
  *
- * Rows of a batch lie one after the other, T tokens in all. What backward needs is kept a layer at
- * a time in struct saved; with checkpointing only x1 of each layer is, and the rest is recomputed
- * into one shared struct saved. The residual stream and its gradient are float32; what is kept of
- * them, and all that goes through products, is of the engine's precision. */
-#ifndef CLIENT_PASS_H
-#define CLIENT_PASS_H
+ * Rows of a batch lie one after the other, T tokens in all. Values that the backward pass needs are
+ * kept in one struct saved for each layer. With checkpointing only the input x1 of each layer is
+ * kept, and the rest is recomputed into one struct saved that all layers share. The residual stream
+ * and its gradient are float32; kept copies of them and all operands of products have the engine's
+ * precision. */
+#ifndef ENGINE_PASS_H
+#define ENGINE_PASS_H
 
 #include "engine/engine.h"
 #include "engine/factors.h"
@@ -30,10 +31,10 @@ struct saved {       /* of one layer; T tokens */
 
 struct pass { /* the engine's working memory */
     size_t tokens_max, learned_max;
-    uint32_t site_width[SITES], mask_width; /* what the memory was made for */
+    uint32_t site_width[SITES], mask_width; /* the largest that the memory has room for */
     bool backward, checkpoint;
     void *memory;
-    struct saved *layer;                 /* (layers), or one shared by all, whose x1 is in x1[] */
+    struct saved *layer;                 /* (layers); only the first is used if all share it */
     struct mat *x1;                      /* (layers) */
     struct mat resid;                    /* (T, d_model) float32 */
     struct mat dresid;                   /* (T, d_model) float32 */
@@ -69,11 +70,11 @@ struct cache {    /* keys and values of one sequence */
     uint32_t length; /* positions filled before this pass */
 };
 
-struct batch { /* what one pass runs over */
+struct batch { /* input and results of one pass */
     size_t tokens, rows, learned;
     uint32_t *start;    /* (rows + 1) */
     uint32_t *position; /* (tokens) */
-    uint32_t *index;    /* (learned) token whose next one is learned */
+    uint32_t *index;    /* (learned) positions whose next token is learned */
     int32_t *target;    /* (learned) */
     double *nll;        /* (learned) */
     const struct segment *segment;
@@ -82,10 +83,10 @@ struct batch { /* what one pass runs over */
     uint64_t dropout_key;
     bool backward, checkpoint;
     double scale;
-    struct cache **cache; /* (rows) to fill, or NULL */
-    bool decode;          /* rows are one new token each, seeing their caches */
-    size_t outputs;       /* rows of `last` the caller needs besides the learned ones */
-    uint32_t lowest;      /* the lowest layer with something to train */
+    struct cache **cache; /* (rows) caches to append to, or NULL */
+    bool decode;          /* each row is one new token that attends to its cache */
+    size_t outputs;       /* rows of `last` that the caller needs besides the learned ones */
+    uint32_t lowest; /* lowest layer with a module that trains; layers below have no backward */
     struct arena arena;
 };
 
@@ -95,24 +96,27 @@ static inline size_t engine_qkv_width(const struct arch *a)
     return (size_t)(a->heads + 2 * a->kv_heads) * a->head_dim;
 }
 
-/* Rows to a batch; segments are set by the caller. Learned tokens are found when `labels`. */
+/* Makes a batch of rows; the caller sets the segments. Learned tokens are listed only with
+ * `labels`. */
 err batch_open(struct batch *out, const struct engine_row *row, size_t rows, bool labels);
 void batch_close(struct batch *b);
-err pass_reserve(struct engine *e, const struct batch *b); /* memory for it */
+/* Makes the working memory large enough for the batch. */
+err pass_reserve(struct engine *e, const struct batch *b);
+/* Makes the tables of rotation angles cover `positions` positions. */
 err engine_reserve_positions(struct engine *e, size_t positions);
-/* Embeds the rows into resid. */
+/* Writes the embeddings of the rows into resid. */
 err pass_embed(struct engine *e, const struct engine_row *row, size_t rows);
 struct low_rank pass_low_rank(struct engine *e, const struct batch *b, uint32_t layer,
                               enum site site);
-/* From resid to resid through one layer, filling `s`; `whole` false stops before the last product.
- */
+/* Runs one layer from resid to resid and fills `s`. With `whole` false it stops before the last
+ * product, because recomputation needs nothing after it. */
 void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                    bool whole);
 void forward_layers(struct engine *e, const struct batch *b);
-/* The loss of the learned tokens; with b->backward also dresid. Fills b->nll. */
+/* Fills b->nll with the loss of each learned token; with b->backward also sets dresid. */
 void forward_loss(struct engine *e, const struct batch *b);
 void backward_layers(struct engine *e, const struct batch *b);
-/* All of it: embed, layers, loss, and backward if the batch says so. */
+/* The whole pass: embedding, layers, loss and, with b->backward, the backward pass. */
 err pass_run(struct engine *e, struct batch *b, const struct engine_row *row);
 
 #endif

@@ -1,16 +1,14 @@
-/* What the engine asks of a processor: one const table of operations, a CPU one now, others as
- * files.
+/* The operations that the engine needs from a compute device: one constant table of functions per
+ * device. kernels/cpu is the reference implementation; any other backend must agree with it.
  *
- * Tensors are row-major views of memory the backend gave out (memory_take), of float32 or bfloat16
- * (enum dtype); `ld` is the distance between rows in elements. `T *host` pointers are the caller's
- * ordinary memory. Accumulation is always float32. Operations return nothing: the context remembers
- * the first failure and check() reports it, as a GPU could not know earlier. Results do not depend
- * on the number of threads, bit for bit. One thread calls a context at a time; packed weights are
- * immutable and may be shared by contexts.
+ * Tensors are row-major views of memory from memory_take(), float32 or bfloat16 (enum dtype); `ld`
+ * is the distance between rows in elements. Pointers marked "host" are ordinary memory of the
+ * caller. Sums accumulate in float32. Operations return nothing, because a GPU does not know of a
+ * failure when the call returns: the context keeps the first failure and check() reports it.
+ * Results have the same bits for any number of threads. One thread at a time calls a context;
+ * packed weights are immutable and may be shared by contexts.
  *
- * Order of use: open, weight_pack..., then any operations, check, weight_close..., close.
- * Operations land in kernels/cpu first, written to be read; any other backend must agree with them.
- */
+ * Order of use: open, weight_pack ..., any operations, check, weight_close ..., close. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -26,7 +24,7 @@ struct mat {
     enum dtype type; /* DTYPE_F32 or DTYPE_BF16 */
     size_t ld;
 };
-/* The same view moved by rows and columns. */
+/* The view that starts at (row, col) of m. */
 static inline struct mat mat_at(struct mat m, size_t row, size_t col)
 {
     size_t size = m.type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -34,19 +32,20 @@ static inline struct mat mat_at(struct mat m, size_t row, size_t col)
     return m;
 }
 
-enum backend_op { /* where the time goes */
-                  OP_LINEAR,
-                  OP_LINEAR_BACK,
-                  OP_HEAD,
-                  OP_LOW_RANK,
-                  OP_ATTENTION,
-                  OP_ATTENTION_BACK,
-                  OP_NORM,
-                  OP_ROPE,
-                  OP_GATE,
-                  OP_COPY,
-                  OP_ADAMW,
-                  OP_COUNT
+/* Kinds of operations in a profile. */
+enum backend_op {
+    OP_LINEAR,
+    OP_LINEAR_BACK,
+    OP_HEAD,
+    OP_LOW_RANK,
+    OP_ATTENTION,
+    OP_ATTENTION_BACK,
+    OP_NORM,
+    OP_ROPE,
+    OP_GATE,
+    OP_COPY,
+    OP_ADAMW,
+    OP_COUNT,
 };
 const char *backend_op_name(enum backend_op op); /* "linear", "linear.back", ... */
 struct backend_profile {
@@ -58,17 +57,16 @@ struct backend_context; /* threads, scratch, cached primitives, the first failur
 struct backend_weight;  /* a frozen W (n, k), packed for its products */
 
 struct backend_options {
-    enum dtype
-        precision; /* DTYPE_F32, DTYPE_BF16, or DTYPE_NONE: bf16 where the processor has it */
-    int threads;   /* 0: all of the machine's */
+    enum dtype precision; /* DTYPE_F32 or DTYPE_BF16; DTYPE_NONE: bf16 if the device has it */
+    int threads;          /* 0: as many as the machine has */
 };
 
-/* Buffers of linear() hold a multiple of BACKEND_ROWS rows. From BACKEND_FEW rows on, and in
- * linear_back() and head_loss() always, what comes of a float32 row has the same bits whatever rows
- * are beside it. */
+/* Buffers of linear() hold a multiple of BACKEND_ROWS rows. The result of a float32 row does not
+ * depend on the other rows of the call, bit for bit: in linear() if there are at least BACKEND_FEW
+ * rows, in linear_back() and head_loss() always. */
 enum { BACKEND_ROWS = 64, BACKEND_FEW = 8 };
 enum { BACKEND_FORWARD = 1, BACKEND_BACKWARD = 2 };
-struct weight_source { /* W (n, k) = its parts one below the other */
+struct weight_source { /* W (n, k), read row by row */
     size_t n, k;
     void (*rows)(float *out /* (count, k) */, const void *user, size_t row, size_t count);
     const void *user;
@@ -88,7 +86,7 @@ struct product_shape { /* c = alpha * (...) + (add ? c : 0) */
     bool add;
 };
 
-struct norm_shape { /* each row holds `groups` vectors of `width`, one after the other */
+struct norm_shape { /* a row is `groups` vectors of `width` values, one after the other */
     size_t rows, groups, width;
     float eps;
 };
@@ -96,47 +94,48 @@ struct rope_shape {
     size_t rows, heads, head_dim;
     const uint32_t *position; /* (rows), host */
     const float *cos, *sin;   /* (positions, head_dim / 2) */
-    bool back;                /* rotate by minus the angle: the transpose */
+    bool back;                /* rotate by minus the angle, which is the transpose */
 };
-/* Tokens of several rows lie one after the other: those of row i are start[i] .. start[i + 1]. */
+/* Tokens of all rows lie one after the other; row i has the tokens start[i] .. start[i + 1] - 1. */
 struct attention_shape {
     const uint32_t *start; /* (rows + 1), host */
     uint32_t rows, heads, kv_heads, head_dim;
-    uint32_t window; /* 0: none; else positions seen, the token's own counted */
+    uint32_t window; /* positions that a token sees, its own included; 0: all before it */
 };
 struct attention_tensors {
     struct mat q, k, v; /* (tokens, heads*head_dim), (tokens, kv_heads*head_dim) twice */
     struct mat out;     /* (tokens, heads*head_dim) */
-    float *lse;         /* (tokens, heads): log of the sum of exponentials; backward reads it */
+    float *lse;         /* (tokens, heads) log of the sum of exponentials; backward reads it */
 };
-struct decode_row {          /* one new token of one sequence, and the cache that sees it */
-    struct mat keys, values; /* (positions, kv_heads*head_dim), the new token's included */
+struct decode_row {          /* the cache of one sequence for one new token */
+    struct mat keys, values; /* (positions, kv_heads*head_dim), with those of the new token */
     uint32_t positions;
 };
 struct head_loss {
     size_t rows;
     const int32_t *target; /* (rows), host */
     double *nll;           /* (rows), host: out */
-    float gradient_scale;  /* of every row's negative log likelihood */
+    float gradient_scale;  /* factor of each row's negative log likelihood in the gradient */
 };
 struct dropout {
     size_t rows, cols;
     float probability; /* kept values are divided by 1 - probability */
-    uint64_t key;      /* one mask: the same key gives the same mask, forward and backward */
+    uint64_t key;      /* the same key gives the same mask, forward and backward */
 };
 struct adamw {
-    double lr, beta1, beta2, eps, weight_decay; /* decoupled decay, bias correction: as PyTorch */
+    double lr, beta1, beta2, eps, weight_decay; /* formula of PyTorch: decoupled weight decay */
     uint64_t step;                              /* from 1 */
-    double gradient_scale;                      /* clipping: the gradient is multiplied by it */
+    double gradient_scale;                      /* factor of the gradient, for clipping */
 };
 
 struct backend {
     const char *name;
     err (*open)(struct backend_context **out, const struct backend_options *options);
     void (*close)(struct backend_context *c);
-    enum dtype (*precision)(
-        const struct backend_context *c);    /* of activations and packed weights */
-    err (*check)(struct backend_context *c); /* the first failure since the last check */
+    /* Type of activations and packed weights. */
+    enum dtype (*precision)(const struct backend_context *c);
+    /* The first failure since the last check. */
+    err (*check)(struct backend_context *c);
     void (*profile)(struct backend_profile *out, const struct backend_context *c);
 
     err (*memory_take)(void *out /* T ** */, struct backend_context *c, size_t bytes); /* zeroed */
@@ -144,13 +143,13 @@ struct backend {
     void (*copy_in)(struct backend_context *c, void *to, const void *host, size_t bytes);
     void (*copy_out)(struct backend_context *c, void *host, const void *from, size_t bytes);
     void (*zero)(struct backend_context *c, struct mat m, size_t rows, size_t cols);
-    /* to = scale * from, whatever the types */
+    /* to = scale * from, between any two types */
     void (*convert)(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                     size_t cols, float scale);
     void (*add)(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                 size_t cols);
-    /* Row i of `to` = row index[i] of `from` (host index); scatter_add: row index[i] of `to` += row
-     * i of `from`, no index twice. */
+    /* gather: row i of `to` = row index[i] of `from`. scatter_add: row index[i] of `to` += row i of
+     * `from`, with no index twice. The index is in host memory. */
     void (*gather)(struct backend_context *c, struct mat to, struct mat from, const uint32_t *index,
                    size_t rows, size_t cols);
     void (*scatter_add)(struct backend_context *c, struct mat to, struct mat from,
@@ -162,37 +161,38 @@ struct backend {
                        const struct weight_source *source);
     void (*weight_close)(struct backend_weight *w);
     /* y (rows, n) = x (rows, k) W^T + bias [+ y];  dx (rows, k) = dy (rows, n) W [+ dx]. All
-     * buffers hold rows up to the next multiple of BACKEND_ROWS; what the extra ones get means
-     * nothing. */
+     * buffers have room up to the next multiple of BACKEND_ROWS rows; the values of the additional
+     * rows are undefined. */
     void (*linear)(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, size_t rows, bool add);
     void (*linear_back)(struct backend_context *c, struct mat dx, struct mat dy,
                         const struct backend_weight *w, size_t rows, bool add);
-    /* Softmax cross-entropy of hidden (rows, d) through a head W (vocab, d), by slices: logits
-     * never exist whole. With dhidden.data (rows, d): the gradient, else the loss alone. */
+    /* Softmax cross-entropy of hidden (rows, d) through a head W (vocab, d), in slices of the
+     * vocabulary, so that the logits (rows, vocab) need no memory. Sets dhidden (rows, d) to the
+     * gradient unless its data is NULL. */
     void (*head_loss)(struct backend_context *c, struct mat dhidden, struct mat hidden,
                       const struct backend_weight *w, const struct head_loss *loss);
-    /* Small products of plain operands: the low-rank part. */
+    /* Products of operands that are not packed, for the low-rank part. */
     void (*product)(struct backend_context *c, struct mat out, struct mat a, struct mat b,
                     const struct product_shape *p);
 
-    /* y = x / rms(x) * weight, one inverse rms a vector in inv (rows, groups). */
+    /* y = x / rms(x) * weight; inv (rows, groups) keeps 1 / rms of each vector. */
     void (*norm)(struct backend_context *c, struct mat y, float *inv, struct mat x,
                  const float *weight, const struct norm_shape *s);
-    /* dx += the gradient through norm, x its input (or, with `set`, dx = it). */
+    /* dx += gradient of norm() at its input x; with `set`, dx = gradient. */
     void (*norm_back)(struct backend_context *c, struct mat dx, struct mat dy, struct mat x,
                       const float *inv, const float *weight, const struct norm_shape *s, bool set);
     void (*rope)(struct backend_context *c, struct mat to, struct mat from,
-                 const struct rope_shape *s); /* to may be from */
+                 const struct rope_shape *s); /* in place if to is from */
     void (*attention)(struct backend_context *c, const struct attention_tensors *t,
                       const struct attention_shape *s);
-    /* grad.q, .k, .v from grad.out; t as attention() left it. */
+    /* Sets grad.q, grad.k and grad.v from grad.out; t is as attention() left it. */
     void (*attention_back)(struct backend_context *c, const struct attention_tensors *grad,
                            const struct attention_tensors *t, const struct attention_shape *s);
     void (*attention_decode)(struct backend_context *c, struct mat out, struct mat q,
                              const struct decode_row *row, const struct attention_shape *s);
-    /* h (rows, width) = silu(gate) * up;  back: dgate, dup from dh, and dh becomes h. dgate may be
-     * gate, dup may be up. */
+    /* gate: h (rows, width) = silu(gate) * up. gate_back: sets dgate and dup from dh and then sets
+     * dh to h again. dgate may be gate, and dup may be up. */
     void (*gate)(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
                  size_t rows, size_t width);
     void (*gate_back)(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,
@@ -204,7 +204,7 @@ struct backend {
 };
 
 extern const struct backend backend_cpu;
-/* "cpu", "cuda" or "cuda:n", "auto"; ERR_INPUT for a device that is not there. */
+/* device: "cpu", "cuda", "cuda:N" or "auto" (also NULL). ERR_INPUT if there is no such device. */
 err backend_find(const struct backend **out, const char *device);
 
 #endif

@@ -1,12 +1,12 @@
-/* Writes a GGUF v3 file: keys and float32 tensors, in the order given. Names must be unique and
- * tensor names shorter than 64 bytes, else ERR_INPUT. The file is open and is not committed here.
- */
-#ifndef CLIENT_GGUF_WRITE_H
-#define CLIENT_GGUF_WRITE_H
+/* Writes GGUF v3 files with scalar keys and float32 tensors, in the order given. Keys and tensor
+ * names must be unique and tensor names shorter than 64 bytes, else ERR_INPUT. The caller opens the
+ * file and commits it. */
+#ifndef ENGINE_GGUF_WRITE_H
+#define ENGINE_GGUF_WRITE_H
 
 #include "base/file.h"
 
-struct gguf_write_kv { /* exactly one value: text, or a number of the kind */
+struct gguf_write_kv { /* one value, in the member that `kind` selects */
     const char *key;
     enum { GGUF_WRITE_TEXT, GGUF_WRITE_U32, GGUF_WRITE_F32 } kind;
     const char *text;

@@ -1,15 +1,15 @@
-/* Text to token ids and back, as the model's own tokenizer does it.
+/* Text to token ids and back, with the same result as the model's own tokenizer.
  *
- * Opened from a Hugging Face directory (tokenizer.json, tokenizer_config.json, config.json) or from
- * a .gguf file. Known kinds: byte-level BPE with any pre-tokenizer expressible in tokenizer.json,
- * or a GGUF pre-tokenizer known by name; BPE with byte fallback (Llama 2, Mistral), by merges or by
- * SentencePiece scores. Any other kind is refused by name. Ids equal those of Hugging Face
- * tokenizers for a directory, and those of llama.cpp for a GGUF file.
+ * A tokenizer is opened from a Hugging Face directory (tokenizer.json, tokenizer_config.json,
+ * config.json) or from a .gguf file. Supported: byte-level BPE with any pre-tokenizer that
+ * tokenizer.json can express or that llama.cpp names in GGUF files; BPE with byte fallback (Llama
+ * 2, Mistral), by merges or by SentencePiece scores. Any other kind is refused by name. Ids equal
+ * those of Hugging Face tokenizers for a directory, and those of llama.cpp for a GGUF file.
  *
- * A tokenizer is immutable once open: threads share it. No token is ever added by itself (no bos or
- * eos). Text is UTF-8; each byte that is not part of a valid sequence counts as U+FFFD. */
-#ifndef CLIENT_TOKENIZER_H
-#define CLIENT_TOKENIZER_H
+ * A tokenizer is immutable once open, so threads share it. It never adds bos or eos tokens. Text is
+ * UTF-8; each byte outside a valid sequence counts as U+FFFD. */
+#ifndef ENGINE_TOKENIZER_H
+#define ENGINE_TOKENIZER_H
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -20,10 +20,10 @@
 
 struct tokenizer;
 
-/* A zeroed one is ready; the caller owns it and may use it again after tokens_clear(). */
+/* A list of tokens. A zeroed one is valid; the caller may reuse it after tokens_clear(). */
 struct tokens {
     int32_t *id;     /* (count) */
-    uint32_t *start; /* (count) byte offset in the text where the token's first byte lies */
+    uint32_t *start; /* (count) offset of the token's first byte in the text */
     size_t count, capacity;
 };
 void tokens_clear(struct tokens *tokens); /* keeps the memory */
@@ -31,23 +31,23 @@ err tokens_push(struct tokens *tokens, int32_t id, uint32_t start);
 void tokens_close(struct tokens *tokens);
 
 err tokenizer_open(struct tokenizer **out, const char *base_path);
-void tokenizer_close(struct tokenizer *t); /* NULL is fine */
+void tokenizer_close(struct tokenizer *t); /* accepts NULL */
 
-/* Appends the ids of `text`; on failure *out keeps what it held. With `special`, special tokens
- * written in the text become their ids; without, they are ordinary text (tokens the user's
- * vocabulary added that are not special are found either way). At most LIMIT_TEXT_BYTES. */
+/* Appends the ids of `text`, at most LIMIT_TEXT_BYTES long; on failure *out is unchanged. With
+ * `special`, special tokens written in the text become their ids, else they are ordinary text.
+ * Added tokens that are not special are found in both cases. */
 err tokenizer_encode(struct tokens *out, const struct tokenizer *t, const char *text, size_t bytes,
                      bool special);
 
-/* Appends the text of ids, always valid UTF-8 (what is not becomes U+FFFD). Special tokens are
- * printed when `special`. The space a tokenizer puts in front of a text is taken off again. An id
- * outside the vocabulary is ERR_INPUT. */
+/* Appends the text of ids. It is always valid UTF-8: other bytes become U+FFFD. Special tokens are
+ * included only with `special`. The space that some tokenizers put before a text is removed again.
+ * ERR_INPUT for an id outside the vocabulary. */
 err tokenizer_decode(struct bytes *out, const struct tokenizer *t, const int32_t *id, size_t count,
                      bool special);
 
-/* Decoding token by token, for generation: bytes of an unfinished character are held back until it
- * is whole. A zeroed one with `tokenizer` set goes on after other text; with `start` also set it
- * decodes as tokenizer_decode() does from the first token. */
+/* Decodes token by token, for generation. The bytes of an unfinished character are held back until
+ * it is complete. Set `tokenizer`; set `start` too if the first id begins a text, so that the space
+ * before it is removed as in tokenizer_decode(). */
 struct tokenizer_stream {
     const struct tokenizer *tokenizer;
     bool start, special;
@@ -55,18 +55,20 @@ struct tokenizer_stream {
     uint32_t held_count;
 };
 err tokenizer_stream_add(struct bytes *out, struct tokenizer_stream *s, int32_t id);
-err tokenizer_stream_end(struct bytes *out, struct tokenizer_stream *s); /* what is still held */
+/* Appends U+FFFD if an unfinished character is held back. */
+err tokenizer_stream_end(struct bytes *out, struct tokenizer_stream *s);
 
 size_t tokenizer_vocab(const struct tokenizer *t);     /* largest id + 1 */
 const char *tokenizer_kind(const struct tokenizer *t); /* "byte-level BPE, pre-tokenizer qwen2" */
 int32_t tokenizer_bos(const struct tokenizer *t);      /* -1: none */
 int32_t tokenizer_eos(const struct tokenizer *t);      /* -1: none */
-/* Does this id end an answer: eos, the end of a chat turn, or another end the model declares. */
+/* Whether this id ends an answer: eos, the end of a chat turn, or another end that the model
+ * declares. */
 bool tokenizer_ends(const struct tokenizer *t, int32_t id);
-/* The token as its vocabulary writes it ("Ġthe", "▁the", "<|im_end|>"); NULL: an unused id. */
+/* The token as the vocabulary writes it ("Ġthe", "▁the", "<|im_end|>"), or NULL. */
 const char *tokenizer_token(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_find(const struct tokenizer *t, const char *token); /* -1: none */
-/* The chat template the model carries, as Jinja text, or NULL. chat.h recognises it. */
+/* The chat template of the model as Jinja text, or NULL. chat.h recognises it. */
 const char *tokenizer_template(const struct tokenizer *t);
 
 #endif

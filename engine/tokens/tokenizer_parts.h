@@ -1,6 +1,6 @@
-/* What a tokenizer is made of: filled by vocab_hf.c or vocab_gguf.c, used by tokenizer.c alone. */
-#ifndef CLIENT_TOKENIZER_PARTS_H
-#define CLIENT_TOKENIZER_PARTS_H
+/* The parts of a tokenizer: filled by vocab_hf.c or vocab_gguf.c, used only in tokenizer.c. */
+#ifndef ENGINE_TOKENIZER_PARTS_H
+#define ENGINE_TOKENIZER_PARTS_H
 
 #include "base/arena.h"
 #include "engine/tokens/added.h"
@@ -13,14 +13,13 @@
 
 struct tokenizer_token {
     const char *text;  /* as the vocabulary writes it; NULL: no such id */
-    const char *bytes; /* what it decodes to */
+    const char *bytes; /* its text when decoded */
     uint32_t size;
-    bool special; /* printed only when asked for */
-    bool ends;
-    bool byte; /* one byte of a character */
+    bool special; /* decoded only by calls with `special` */
+    bool ends;    /* ends an answer */
 };
 
-struct tokenizer_scratch { /* what one call of encode works with; kept for the next */
+struct tokenizer_scratch { /* working memory of one call of tokenizer_encode(), reused */
     struct tokenizer_scratch *next;
     struct piece_buffer repaired;
     struct normalize_buffers normalized;
@@ -36,25 +35,26 @@ struct tokenizer {
     size_t vocab;
     int32_t bos, eos;
     const char *template; /* Jinja, or NULL */
-    struct added raw;     /* found in the text as it is */
-    struct added normal;  /* found in normalised text */
+    struct added raw;     /* added tokens found in the original text */
+    struct added normal;  /* added tokens found in the normalised text */
     struct normalize normalize;
     struct split split;
     struct bpe bpe;
-    bool strip_space; /* decoding drops one space in front */
+    bool strip_space; /* decoding removes one space at the start of a text */
     pthread_mutex_t lock;
-    struct tokenizer_scratch *idle; /* under lock */
+    struct tokenizer_scratch *idle; /* list of unused ones; guarded by lock */
 };
 
-/* Each fills a zeroed one whose mutex is ready; on failure what is there is closed by the caller.
- */
+/* Fill a zeroed tokenizer whose mutex is initialised. On failure the caller closes it. */
 err vocab_hf_read(struct tokenizer *t, const char *dir);
 err vocab_gguf_read(struct tokenizer *t, const char *path);
-/* Makes room for ids below `vocab`. */
+/* Makes room for the ids 0 .. vocab - 1. */
 err tokenizer_make_room(struct tokenizer *t, size_t vocab);
-/* The bytes of a token written in byte-level letters; false when a character is no such letter. */
+/* Appends the bytes of a token written in byte-level letters. Returns false, with *out unchanged,
+ * if a character is no such letter. */
 bool tokenizer_unletter(struct bytes *out, const char *text, size_t size);
-/* Marks tokens that by their usual names end an answer. */
+/* Marks eos and the special tokens whose usual names end an answer, for models that declare
+ * less. */
 void tokenizer_mark_ends(struct tokenizer *t);
 bool tokenizer_ends_by_name(const char *text);
 

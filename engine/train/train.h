@@ -1,5 +1,5 @@
-/* Local training of one adapter: batches, schedules, AdamW, clipping. Deterministic: the same data,
- * options and seed give the same bytes with any number of threads. */
+/* Local training of one adapter: batches, learning rate schedules, AdamW, clipping. Deterministic:
+ * the same data, options and seed give the same bytes with any number of threads. */
 #ifndef CLIENT_TRAIN_H
 #define CLIENT_TRAIN_H
 
@@ -38,20 +38,20 @@ struct train_options {   /* train_defaults() fills it */
 };
 struct train_step {
     uint64_t step, steps; /* step counts from 0 */
-    double loss;      /* mean over the learned tokens of the whole step; 0 when there are none */
-    double penalty;   /* what prox and prune_lambda add to it */
-    double lr;        /* as used in this step */
-    double grad_norm; /* before clipping */
-    uint64_t tokens;  /* of all rows of the step */
+    double loss;          /* mean over the learned tokens of the step; 0 if there are none */
+    double penalty;       /* added to the loss by prox and prune_lambda */
+    double lr;            /* of this step */
+    double grad_norm;     /* before clipping */
+    uint64_t tokens;      /* in all rows of the step */
     uint64_t learned;
     double seconds; /* of this step */
 };
 struct train_result {
     uint64_t steps, tokens, learned;
-    uint64_t values;                         /* that train */
-    double first_loss, last_loss, mean_loss; /* mean: over all learned tokens seen */
+    uint64_t values;                         /* numbers that train */
+    double first_loss, last_loss, mean_loss; /* mean: over all learned tokens of all steps */
     double seconds;
-    double tail_before, tail_after; /* train_tail() at prune_gamma, when that is not 0 */
+    double tail_before, tail_after; /* train_tail() at prune_gamma; 0 if prune_gamma is 0 */
 };
 
 /* The defaults of base/training_options.h. */
@@ -61,7 +61,7 @@ void train_defaults(struct train_options *o);
 void train_set(struct train_options *o, const struct training_options *from);
 uint64_t train_steps(const struct train_options *o,
                      size_t rows); /* what steps and epochs come to */
-/* transformers' formulas; factor of lr at step t (from 0). */
+/* Factor of lr at step t (from 0), by the formulas of transformers. */
 double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint64_t steps);
 /* The rank that self-pruning keeps: floor(gamma * rank), at least 1. */
 uint32_t train_cut(uint32_t rank, double gamma);
@@ -69,27 +69,27 @@ uint32_t train_cut(uint32_t rank, double gamma);
 double train_tail(const struct adapter *adapter, double gamma);
 /* HetLoRA's self-pruning: train_cut() when training made the tail smaller, else rank. */
 uint32_t train_pruned_rank(uint32_t rank, double gamma, const struct train_result *r);
-/* Changes adapter->value. ERR_INPUT: nothing to train or to learn; ERR_STATE: the loss is not
- * finite. */
+/* Trains adapter->value. ERR_INPUT: the adapter has no trained values, or the data no learned
+ * tokens. ERR_STATE: the loss or gradient is not finite. */
 err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
               const struct dataset *data, const struct train_options *o);
 
-/* The mean over learned tokens of the raw gradient, without an optimizer: what the federated
- * gradient basis sends (dL/dB at A = Omega^T, B = 0; dL/dA at B = Q, A = 0). */
+/* The gradient of the mean loss over learned tokens, without an optimizer step. Members send it
+ * when a run computes its basis from gradients: first dL/dB at A = Omega^T, B = 0, then dL/dA at B
+ * = Q, A = 0. */
 struct train_gradient {
-    float *value;     /* (value_count), the caller's: set, laid out as adapter->value */
+    float *value;     /* (value_count), memory of the caller, laid out as adapter->value: out */
     double loss;      /* out: mean over the learned tokens */
     uint64_t learned; /* out */
 };
 struct train_gradient_options {
-    size_t rows;    /* 0: all; else so many, or all there are */
+    size_t rows;    /* rows to use, at most all; 0: all */
     uint32_t batch; /* rows of one pass */
-    uint64_t seed;  /* of which rows */
-    bool shuffle;   /* else the first */
+    uint64_t seed;  /* of the choice of rows */
+    bool shuffle;   /* choose the rows at random, else take the first ones */
     bool checkpoint;
 };
-/* Summed in float64 in order of batches. ERR_INPUT: nothing to train or to learn; ERR_STATE: it is
- * not finite. */
+/* Sums in float64 in the order of batches. Errors as train_run(). */
 err train_gradient_run(struct train_gradient *out, const struct adapter *adapter, struct engine *e,
                        const struct dataset *data, const struct train_gradient_options *o);
 

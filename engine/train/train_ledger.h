@@ -1,15 +1,15 @@
-/* Example-level privacy of local training, by itself (`fedlora train`) or round by round in a run
- * (`fedlora join`): the plan is judged and the ledger asked before anything is trained, and what
- * was trained is charged before it is written or sent.
+/* Example-level privacy of local training, for `fedlora train` alone and for each round of a run
+ * joined with `fedlora join`. The plan is checked and the ledger asked before any training; a
+ * trained update is charged before it is written or sent.
  *
- *     train_ledger_plan(&l, &options, records);      refused, or a plan; touches no file
- *     train_ledger_ask(&l);                          does the ledger allow what is left of it?
- *     train_private_run(&result, ..., &l.how);       or train_private_gradient()
- *     train_ledger_charge(&l, &made);                once for the same bytes, however often called
+ *   train_ledger_plan(&l, &options, records);      makes a plan or refuses; touches no file
+ *   train_ledger_ask(&l);                          does the budget allow the rest of the plan?
+ *   train_private_run(&result, ..., &l.how);       or train_private_gradient()
+ *   train_ledger_charge(&l, &made);                equal bytes are charged once
  *
- * The ledger is open only inside these calls: several runs may share one. */
-#ifndef CLIENT_TRAIN_LEDGER_H
-#define CLIENT_TRAIN_LEDGER_H
+ * The ledger file is open only during these calls, because several runs may share one ledger. */
+#ifndef ENGINE_TRAIN_LEDGER_H
+#define ENGINE_TRAIN_LEDGER_H
 
 #include "engine/train/train_private.h"
 #include "privacy/ledger/ledger_file.h"
@@ -19,43 +19,43 @@
 
 struct train_ledger_options {
     const struct train_options *train;  /* of one round */
-    double epsilon, delta, noise, clip; /* noise 0: what the budget needs */
-    double sampling;                    /* 0: rows of a step over the number of records */
+    double epsilon, delta, noise, clip; /* noise 0: computed from epsilon and delta */
+    double sampling;                    /* 0: rows of a step / number of records */
     uint32_t rounds;                    /* 0: 1 */
-    uint64_t dim;                       /* values trained; 0: not known yet */
-    uint32_t basis_passes;              /* before the rounds; see plan.h */
+    uint64_t dim;                       /* number of trained values; 0: not known yet */
+    uint32_t basis_passes;              /* gradient passes before the rounds; see plan.h */
     double basis_noise, basis_clip;
-    double cap_epsilon, cap_delta; /* of the ledger, if it begins now; 0: epsilon, delta */
+    double cap_epsilon, cap_delta; /* budget of a new ledger; 0: epsilon, delta */
     const char *ledger, *key;
-    const char *job, *party, *method, *bases; /* for the ledger */
-    bool afresh; /* nothing of it is charged yet, whatever the ledger has of this job */
+    const char *job, *party, *method, *bases; /* recorded in the ledger */
+    bool afresh; /* count no earlier charge of this job as part of this plan */
 };
 
 struct train_ledger {
     struct train_ledger_options o;
-    struct train_private_options how; /* of a round of training */
+    struct train_private_options how; /* options for train_private_run() */
     struct plan plan;
     struct plan_summary summary;
-    char says[1024]; /* the plan in a few lines; once it was asked, what the ledger has too */
+    char says[1024]; /* the plan in a few lines for people; train_ledger_ask() adds the ledger */
 };
 
-/* ERR_INPUT: refused, with the reason. `options` and what it points to must stay. */
+/* ERR_INPUT: refused, with the reason. `options` and everything it points to must outlive *out. */
 err train_ledger_plan(struct train_ledger *out, const struct train_ledger_options *options,
                       uint64_t records);
-/* ERR_INPUT: the ledger's budget does not allow all rounds that are not charged yet; time does not
- * make it grow. Begins the ledger where there is none. */
+/* ERR_INPUT: the budget does not allow all rounds that are not charged yet. This is permanent, so
+ * it is not ERR_LIMIT. Creates the ledger if there is none. */
 err train_ledger_ask(struct train_ledger *l);
 
 struct train_ledger_made {
-    uint32_t round; /* of training, or the number of the pass */
+    uint32_t round; /* number of the round, or of the basis pass */
     bool basis;
-    uint64_t dim; /* values that got noise */
-    struct digest digest;
-    /* What it began with, where that is no seed; or zero. What this very ledger has released is
-     * covered by it, and counts as nothing given. */
+    uint64_t dim;         /* number of values with noise */
+    struct digest digest; /* of the update */
+    /* Digest of the values that training started from, zero if they came from a seed. Values that
+     * this ledger has released are covered by it already. */
     struct digest given;
 };
-/* ERR_LIMIT: the budget does not allow it; then it must not leave. */
+/* ERR_LIMIT: the budget does not allow this update, so it must not be sent. */
 err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_made *made);
 
 struct train_ledger_spent {
@@ -63,9 +63,9 @@ struct train_ledger_spent {
     uint64_t lines;
     struct digest head;
 };
-/* What the whole ledger comes to now. */
+/* The total of the whole ledger. */
 err train_ledger_spent(struct train_ledger_spent *out, const struct train_ledger *l);
-/* {"epsilon", "budget", "delta", "ledger", "ledger_lines", "ledger_head"}; NULL: no memory. */
+/* {"epsilon", "budget", "delta", "ledger", "ledger_lines", "ledger_head"}; NULL without memory. */
 json_t *train_ledger_json(const struct train_ledger_spent *spent, const char *path);
 
 #endif

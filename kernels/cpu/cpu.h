@@ -1,35 +1,36 @@
-/* Inside the CPU backend: its context, and what its files share. Each file implements the
- * operations of backend.h that its name says; cpu.c holds the table. */
+/* Inside the CPU backend: its context and the functions that its files share. Each file implements
+ * the operations of backend.h that its name says; cpu.c has the table. */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 
 #include "kernels/backend.h"
 
-struct cpu_primitives; /* cpu_linear.c: oneDNN's engine, stream, primitives by shape */
+struct cpu_primitives; /* cpu_onednn.c: oneDNN's engine, streams and primitives by shape */
 
 struct backend_context {
     enum dtype precision;
     int threads;
-    err first; /* failure */
+    err first; /* the first failure since the last check */
     struct backend_profile profile;
     struct cpu_primitives *primitives;
-    void *scratch; /* grows; one operation uses it at a time */
+    void *scratch; /* grows as needed; used by one operation at a time */
     size_t scratch_bytes;
 };
 
-void cpu_fail(struct backend_context *c, err e);
-/* Scratch memory until the next call, 64-byte aligned, or NULL (the failure is recorded). */
+void cpu_fail(struct backend_context *c, err e); /* keeps e if it is the first failure */
+/* Scratch memory, valid until the next call, 64-byte aligned; NULL after a recorded failure. */
 void *cpu_scratch(struct backend_context *c, size_t bytes);
 void *cpu_alloc(size_t bytes); /* 64-byte aligned, not zeroed; free() it */
 
-int cpu_thread(void); /* of the parallel region */
-double cpu_clock(void);
+int cpu_thread(void);   /* number of this thread in the parallel region */
+double cpu_clock(void); /* seconds, monotonic */
+/* Adds the time since `since` to the profile of an operation. */
 void cpu_count(struct backend_context *c, enum backend_op op, double since);
 
 err cpu_primitives_open(struct cpu_primitives **out, const struct backend_context *c);
 void cpu_primitives_close(struct cpu_primitives *p);
-bool cpu_has_bf16(void); /* fast: with instructions of its own */
-bool cpu_can_bf16(void); /* products with weights at all */
+bool cpu_has_bf16(void); /* the processor has bfloat16 instructions, so bf16 is fast */
+bool cpu_can_bf16(void); /* oneDNN can multiply bf16 weights on this processor */
 
 err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
                     const struct weight_source *source);
@@ -38,21 +39,22 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
                 const struct backend_weight *w, size_t rows, bool add);
 void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
                      const struct backend_weight *w, size_t rows, bool add);
-/* Slices of rows of W, for cpu_head: y (rows, count) = x W_slice^T, or with `back` y (rows, k) = x
- * W_slice. */
+/* Products with a slice of rows of W, for cpu_head.c: y (rows, count) = x W_slice^T, or with `back`
+ * y (rows, k) = x W_slice. */
 struct linear_rows {
     size_t rows;
     bool add, back;
-    bool few; /* not rounded up */
+    bool few; /* do not round the number of rows up */
 };
-enum { CPU_SHARE = 128 }; /* most rows that one thread multiplies at once */
-size_t cpu_weight_rows(const struct backend_weight *w); /* n */
+enum { CPU_SHARE = 128 };                               /* most rows of one thread at once */
+size_t cpu_weight_rows(const struct backend_weight *w); /* n of W (n, k) */
 size_t cpu_weight_slices(const struct backend_weight *w);
 void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice);
 void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
                       const struct backend_weight *w, size_t slice, const struct linear_rows *r);
-/* The same on the calling thread of a parallel region, at most CPU_SHARE rows, after
- * cpu_slice_prepare() outside of it with such a shape; false when oneDNN failed. */
+/* The same inside a parallel region, on the calling thread and with at most CPU_SHARE rows. Call
+ * cpu_slice_prepare() with the same shape before the region. cpu_slice_run() returns false if
+ * oneDNN failed. */
 void cpu_slice_prepare(struct backend_context *c, struct mat y, struct mat x,
                        const struct backend_weight *w, size_t slice, const struct linear_rows *r);
 bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,

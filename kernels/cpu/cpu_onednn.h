@@ -1,5 +1,6 @@
-/* Inside cpu_linear.c and cpu_onednn.c: a matrix product of rows with a packed right operand, and
- * changes of layout, by oneDNN. Primitives depend on shapes alone; the latest are kept. */
+/* Products of rows with a packed right operand, and changes of layout, by oneDNN. Used only in
+ * cpu_linear.c and cpu_onednn.c. Primitives depend only on shapes; the most recent ones are
+ * kept. */
 #ifndef KERNELS_CPU_CPU_ONEDNN_H
 #define KERNELS_CPU_CPU_ONEDNN_H
 
@@ -14,13 +15,13 @@ struct shape_key { /* y (rows, n) = x (rows, k) w (k, n) */
 
 err onednn_check(dnnl_status_t s, const char *what);
 dnnl_data_type_t onednn_type(int32_t dtype);
-/* The layout oneDNN likes for the right operand of such a product. */
+/* The layout that oneDNN prefers for the right operand of this product. */
 err onednn_layout(dnnl_memory_desc_t *out, const struct cpu_primitives *all,
                   const struct shape_key *key);
-/* One weight's memory until the next call, for a layout of `bytes`. */
+/* Memory for one weight of `bytes`, valid until the next call. */
 err onednn_room(void **out, struct cpu_primitives *all, size_t bytes);
-void *onednn_room_data(const struct cpu_primitives *all); /* as it is */
-/* From one layout to another of the same dimensions. */
+void *onednn_room_data(const struct cpu_primitives *all); /* that memory, unchanged */
+/* Copies a matrix from one layout to another. */
 err onednn_reorder(struct cpu_primitives *all, const dnnl_memory_desc_t *to, void *to_data,
                    const dnnl_memory_desc_t *from, void *from_data);
 struct onednn_operands {
@@ -30,8 +31,8 @@ struct onednn_operands {
 };
 err onednn_multiply(struct backend_context *c, const struct shape_key *key,
                     const struct onednn_operands *o);
-/* The same on the calling thread of a parallel region, for a shape that was prepared before it:
- * among the latest few. */
+/* The same inside a parallel region, on the calling thread. onednn_prepare() must have been called
+ * before the region, with no more shapes in between than are kept. */
 err onednn_prepare(struct backend_context *c, const struct shape_key *key,
                    const dnnl_memory_desc_t *w_layout);
 dnnl_status_t onednn_run(const struct backend_context *c, const struct shape_key *key,

@@ -1,6 +1,6 @@
-/* Loops over rows of float32 or bfloat16, written so that compilers vectorise them, for several
- * instruction sets at once. Sums go by 16 lanes in a fixed order: the same bits on every processor.
- */
+/* Loops over rows of float32 or bfloat16, written so that compilers vectorise them, and compiled
+ * for several instruction sets. Sums use 16 lanes in a fixed order, so they have the same bits on
+ * every processor. */
 #ifndef KERNELS_CPU_CPU_VECTOR_H
 #define KERNELS_CPU_CPU_VECTOR_H
 
@@ -13,7 +13,7 @@
 
 enum { CPU_CHUNK = 1024, CPU_LANES = 16 };
 
-CPU_INLINE uint16_t cpu_bf16(float x) /* round to nearest even; NaN becomes some NaN */
+CPU_INLINE uint16_t cpu_bf16(float x) /* rounds to nearest even; a NaN stays a NaN */
 {
     union {
         float f;
@@ -32,8 +32,8 @@ CPU_INLINE float cpu_f32(uint16_t h)
     return v.f;
 }
 
-/* n values of row `row` from column `col`: in place when they are float32, else converted into
- * buffer. */
+/* The n values of a row from column `col` on, as float32: in place if they are float32, else
+ * converted into buffer. */
 CPU_INLINE const float *cpu_row(float *buffer, struct mat m, size_t row, size_t col, size_t n)
 {
     if (m.type == DTYPE_F32) return (const float *)m.data + row * m.ld + col;
@@ -42,7 +42,8 @@ CPU_INLINE const float *cpu_row(float *buffer, struct mat m, size_t row, size_t 
         buffer[i] = cpu_f32(from[i]);
     return buffer;
 }
-/* Where to write n values of a row: cpu_row_done() puts them there. */
+/* The place to write values of a row to: the row itself, or buffer for bfloat16. cpu_row_done()
+ * then converts the buffer into the row. */
 CPU_INLINE float *cpu_row_out(float *buffer, struct mat m, size_t row, size_t col)
 {
     return m.type == DTYPE_F32 ? (float *)m.data + row * m.ld + col : buffer;
@@ -88,8 +89,8 @@ CPU_INLINE float cpu_exp_small(float r)
     return p;
 }
 
-/* e^x / 2^power by the same polynomial, for any x whose result is at most about 1; below 2^-126 it
- * gives 0. */
+/* e^x / 2^power by the same polynomial, for any x whose result is at most about 1. Results below
+ * 2^-126 become 0. */
 CPU_INLINE float cpu_exp_scaled(float x, int32_t power)
 {
     union {
@@ -102,12 +103,13 @@ CPU_INLINE float cpu_exp_scaled(float x, int32_t power)
     float p = cpu_exp_small(r);
     int32_t k = t.i - 0x4b400000 - power;
     two.i = (int32_t)((uint32_t)(k + 127) << 23);
-    float low = x == x ? 0.0f : x; /* what is no number stays none */
+    float low = x == x ? 0.0f : x; /* NaN stays NaN */
     return k < -126 ? low : p * two.f;
 }
 
-/* e^x within about 1e-7 relative for x in [-87, 88]; less gives 0. Argument reduction by ln 2 in
- * two parts, then the polynomial of degree 6; rounding by the magic number 1.5 * 2^23. */
+/* e^x with a relative error of about 1e-7 for x in [-87, 88]; 0 for smaller x. x is reduced by a
+ * multiple of ln 2, subtracted in two parts so that no bits are lost; adding 1.5 * 2^23 rounds to
+ * the nearest integer. Then the polynomial of degree 6. */
 CPU_INLINE float cpu_exp(float x)
 {
     float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
@@ -120,7 +122,7 @@ CPU_INLINE float cpu_exp(float x)
         float f;
         uint32_t u;
     } two = {t};
-    two.u = (two.u + 127) << 23; /* the magic number's low bits are n */
+    two.u = (two.u + 127) << 23; /* the low bits of t are n, because of 1.5 * 2^23 */
     return x < -87.0f ? 0.0f : p * two.f;
 }
 
