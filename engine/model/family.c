@@ -57,6 +57,9 @@ const struct family *family_find(const char *model_type)
     return NULL;
 }
 
+/* The first row wins, so a GGUF file with the architecture "llama" opens as llama even if it was
+ * made from a Mistral model. That is safe: GGUF files state the window and the biases themselves,
+ * so no default of the family is used. */
 const struct family *family_find_gguf(struct gguf_str architecture)
 {
     for (size_t i = 0; i < FAMILIES; i++)
@@ -64,6 +67,8 @@ const struct family *family_find_gguf(struct gguf_str architecture)
     return NULL;
 }
 
+/* transformers ignores sliding_window in a config.json of a family without windows, so an exported
+ * llama with a window has to call itself mistral. */
 const struct family *family_with_window(const struct family *f)
 {
     if (f->window != FAMILY_WINDOW_NEVER) return f;
@@ -73,6 +78,8 @@ const struct family *family_with_window(const struct family *f)
     return NULL;
 }
 
+/* "a, b or c" of the names. A list that does not fit is cut; FAMILY_LIST_BYTES holds about thirty
+ * names. */
 static void list(char out[FAMILY_LIST_BYTES], const char *const name[FAMILIES], size_t count)
 {
     size_t used = 0;
@@ -90,6 +97,7 @@ void family_list(char out[FAMILY_LIST_BYTES])
     list(out, name, FAMILIES);
 }
 
+/* A GGUF name that several families share is listed by the first of them only. */
 void family_list_gguf(char out[FAMILY_LIST_BYTES])
 {
     const char *name[FAMILIES];

@@ -8,7 +8,9 @@
 
 enum { TENSOR_NAME_MAX = 64, DIMS_MAX = 4, ALIGNMENT_DEFAULT = 32, VERSION = 3 };
 
-/* ggml's tensor types that exist; numbers not listed were removed or never given. */
+/* Tensor types of ggml with the values in a block and the bytes of a block. Missing numbers were
+ * removed from ggml or never assigned. Types with DTYPE_OTHER_BLOCK are listed so that `fedlora
+ * inspect` can name them; a model with them is refused. */
 static const struct format {
     uint32_t id, block, bytes;
     enum dtype dtype;
@@ -48,6 +50,7 @@ static const struct format {
     {39, 32, 17, DTYPE_OTHER_BLOCK, "MXFP4"},
 };
 
+/* The table is short and read once per tensor, so the search is linear. */
 static const struct format *find_format(uint32_t id)
 {
     for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
@@ -55,7 +58,7 @@ static const struct format *find_format(uint32_t id)
     return NULL;
 }
 
-/* Bytes of one value of a scalar type; 0 for strings and arrays, which carry their own length. */
+/* Bytes of one value of a scalar type; 0 for strings and arrays, which contain their own length. */
 static size_t type_bytes(enum gguf_type t)
 {
     static const uint8_t bytes[GGUF_TYPE_COUNT] = {
@@ -65,6 +68,7 @@ static size_t type_bytes(enum gguf_type t)
     return bytes[t];
 }
 
+/* The read position. Invariant: at <= size, so `size - at` cannot wrap. */
 struct cursor {
     const uint8_t *data;
     size_t size, at;
@@ -99,7 +103,8 @@ static err take_u64(uint64_t *out, struct cursor *c, const char *what)
     return ERR_NONE;
 }
 
-/* A name: (u64 length, bytes), kept zero-terminated in the arena. */
+/* Reads a u64 length and the bytes. The name is kept zero-terminated in the arena; a name with a
+ * zero byte inside is refused, since the rest of the code would see only its beginning. */
 static err take_name(const char **out, struct cursor *c, struct arena *arena, size_t bytes_max,
                      const char *what)
 {
@@ -115,6 +120,9 @@ static err take_name(const char **out, struct cursor *c, struct arena *arena, si
     return arena_text(out, arena, (const char *)p, (size_t)size);
 }
 
+/* Checks that a value lies inside of the file and remembers where. Strings are walked once, so that
+ * later readers may trust their lengths. The count of an array is divided, not multiplied, in the
+ * check, since count * each may overflow. */
 static err take_value(struct gguf_kv *kv, struct cursor *c)
 {
     size_t start = c->at, each = type_bytes(kv->type);
@@ -135,6 +143,8 @@ static err take_value(struct gguf_kv *kv, struct cursor *c)
     return ERR_NONE;
 }
 
+/* 64 KiB is the longest key that the format allows. Arrays of arrays are in the specification, but
+ * no writer makes them and the reference loader refuses them. */
 static err take_kv(struct gguf_kv *kv, struct cursor *c, struct arena *arena)
 {
     uint32_t type;
@@ -153,7 +163,9 @@ static err take_kv(struct gguf_kv *kv, struct cursor *c, struct arena *arena)
     return take_value(kv, c);
 }
 
-/* The shape: at most four sides, element count and bytes in range, whole blocks in a row. */
+/* The number of elements must fit in int64 and the bytes in size_t, and a row must be whole blocks.
+ * Sides of 0 are allowed. Overflow is checked at each multiplication, because files made for
+ * attacks choose sides whose product wraps to a small number. */
 static err check_shape(struct gguf_tensor *t, const struct format *format)
 {
     uint64_t count = 1;
@@ -193,6 +205,8 @@ static err take_tensor(struct gguf_tensor *t, struct cursor *c, struct arena *ar
     return check_shape(t, format);
 }
 
+/* The alignment places the tensors, so a wrong one shifts all weights without any other sign. The
+ * mask arithmetic of place_tensors() needs a power of two. */
 static err read_alignment(struct gguf *g)
 {
     g->alignment = ALIGNMENT_DEFAULT;
@@ -206,7 +220,9 @@ static err read_alignment(struct gguf *g)
     return ERR_NONE;
 }
 
-/* Tensors must lie one after another in the order listed, each padded to the alignment. */
+/* Tensors must lie one after another in the order of the list, each padded to the alignment. The
+ * offsets in the file are therefore redundant, and they are only compared: overlapping tensors or
+ * gaps are refused as the reference loader does. */
 static err place_tensors(struct gguf *g, const struct cursor *c, enum gguf_extent extent)
 {
     size_t mask = g->alignment - 1, expected = 0;
@@ -222,7 +238,7 @@ static err place_tensors(struct gguf *g, const struct cursor *c, enum gguf_exten
             return err_make(ERR_INPUT, "tensor %s: ends beyond 64 bits", t->name);
         expected = padded & ~mask;
         if (extent == GGUF_HEADER_ONLY) continue;
-        if (end > c->size) /* the padding of the last one too, as the reference loader wants */
+        if (end > c->size) /* including the padding of the last one, as in the reference loader */
             return err_make(ERR_INPUT,
                             "tensor %s: ends at byte %zu with its padding, the file has %zu",
                             t->name, end, c->size);
@@ -243,6 +259,8 @@ static int compare_tensor(const void *a, const void *b, void *context)
     return strcmp(g->tensor[*(const size_t *)a].name, g->tensor[*(const size_t *)b].name);
 }
 
+/* Sorted indices make look-ups binary and duplicates adjacent. A duplicate key is refused, since
+ * two readers could choose different values. */
 static err sort_kv(struct gguf *g)
 {
     TRY(arena_take(&g->kv_sorted, &g->arena, g->kv_count, sizeof *g->kv_sorted));
@@ -268,6 +286,9 @@ static err sort_tensors(struct gguf *g)
     return ERR_NONE;
 }
 
+/* The counts come first in the file and size the allocations, so they are limited before anything
+ * is allocated. A big-endian file has its version bytes swapped, which makes a multiple of
+ * 65536. */
 static err take_counts(struct gguf *g, struct cursor *c)
 {
     const uint8_t *magic = NULL;
@@ -291,6 +312,7 @@ static err take_counts(struct gguf *g, struct cursor *c)
     return ERR_NONE;
 }
 
+/* The alignment is a key, so the keys have to be sorted before tensors can be placed. */
 static err read_all(struct gguf *g, struct cursor *c, enum gguf_extent extent)
 {
     TRY(take_counts(g, c));
@@ -306,6 +328,7 @@ static err read_all(struct gguf *g, struct cursor *c, enum gguf_extent extent)
     return place_tensors(g, c, extent);
 }
 
+/* *out is set only on success; the arena of a failed read is freed here. */
 err gguf_parse(struct gguf *out, const void *data, size_t size, enum gguf_extent extent)
 {
     struct gguf g = {0};

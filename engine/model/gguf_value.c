@@ -1,4 +1,5 @@
-/* The typed look-ups of engine/model/gguf.h; reading the file is gguf.c. */
+/* Typed look-ups in an open GGUF file (gguf.h). gguf.c reads the file and has checked that all
+ * values lie inside it, so nothing here can read beyond its end. */
 #include "engine/model/gguf.h"
 
 #include <math.h>
@@ -25,6 +26,7 @@ static err absent(const char *key)
     return err_make(ERR_INPUT, "key %s is missing", key);
 }
 
+/* The names are in the order of enum gguf_type. */
 static err unexpected(const struct gguf_kv *kv, const char *expected)
 {
     static const char *const names[GGUF_TYPE_COUNT] = {"u8",  "i8",  "u16",  "i16",    "u32",
@@ -34,7 +36,8 @@ static err unexpected(const struct gguf_kv *kv, const char *expected)
                     kv->is_array ? "an array of " : "", names[kv->type]);
 }
 
-/* Element i of an integer type, widened; false for other types and for u64 beyond int64. */
+/* Element i of an integer type, widened. Returns false for other types and for u64 values beyond
+ * int64. Values in the file are unaligned, so they are copied with memcpy(). */
 static bool read_integer(int64_t *out, const struct gguf_kv *kv, uint64_t i)
 {
     union {
@@ -81,6 +84,8 @@ static bool read_integer(int64_t *out, const struct gguf_kv *kv, uint64_t i)
 #undef READ
 }
 
+/* F64 is accepted because some converters write Python floats; the rounding to float32 is what the
+ * reference loader does. */
 static bool read_real(float *out, const struct gguf_kv *kv, uint64_t i)
 {
     if (kv->type == GGUF_F32) {
@@ -94,6 +99,7 @@ static bool read_real(float *out, const struct gguf_kv *kv, uint64_t i)
     return true;
 }
 
+/* Moves *at behind the string. take_value() has checked the length. */
 static struct gguf_str read_str(const uint8_t **at)
 {
     uint64_t size;
@@ -115,6 +121,8 @@ err gguf_opt_u32(uint32_t *out, const struct gguf *g, const char *key)
     return ERR_NONE;
 }
 
+/* Infinities and NaN are refused: no parameter of a model may have them, and they would spread
+ * silently. */
 err gguf_opt_f32(float *out, const struct gguf *g, const char *key)
 {
     const struct gguf_kv *kv = gguf_find(g, key);
@@ -170,6 +178,7 @@ static err find_array(const struct gguf_kv **out, const struct gguf *g, const ch
     return ERR_NONE;
 }
 
+/* The strings point into the file; only the list of them is allocated, 16 bytes for each string. */
 err gguf_get_strings(const struct gguf_str **out, size_t *count, const struct gguf *g,
                      const char *key, struct arena *arena)
 {

@@ -23,12 +23,15 @@ static err put_u64(struct bytes *b, uint64_t v)
     return bytes_append(b, &v, sizeof v);
 }
 
+/* Strings have a u64 length and no terminating zero. */
 static err put_text(struct bytes *b, const char *text)
 {
     TRY(put_u64(b, strlen(text)));
     return bytes_append(b, text, strlen(text));
 }
 
+/* Values are written in the byte order of the machine, which is little-endian like the format: the
+ * project builds for x86-64 only. */
 static err put_kv(struct bytes *b, const struct gguf_write_kv *kv)
 {
     static const uint32_t types[] = {
@@ -40,6 +43,7 @@ static err put_kv(struct bytes *b, const struct gguf_write_kv *kv)
     return bytes_append(b, &kv->f32, sizeof kv->f32);
 }
 
+/* The default alignment, so the file needs no general.alignment key. */
 static uint64_t padded(uint64_t size)
 {
     return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -50,6 +54,7 @@ static uint64_t tensor_bytes(const struct gguf_write_tensor *t)
     return (uint64_t)t->rows * t->cols * sizeof *t->data;
 }
 
+/* Sides are written fastest-varying first: cols, then rows. */
 static err put_tensor(struct bytes *b, const struct gguf_write_tensor *t, uint64_t offset)
 {
     if (strlen(t->name) >= NAME_MAX_BYTES)
@@ -63,6 +68,8 @@ static err put_tensor(struct bytes *b, const struct gguf_write_tensor *t, uint64
     return put_u64(b, offset);
 }
 
+/* The offsets are relative to the data section, which starts at the next multiple of the alignment
+ * after the header. */
 static err put_header(struct bytes *b, const struct gguf_write_kv *kv, size_t kv_count,
                       const struct gguf_write_tensor *tensor, size_t tensor_count)
 {
@@ -82,6 +89,9 @@ static err put_header(struct bytes *b, const struct gguf_write_kv *kv, size_t kv
     return ERR_NONE;
 }
 
+/* The header is built in memory (at most 64 MiB) because it contains the offsets of all tensors;
+ * the data is written straight from the memory of the caller. The last tensor is padded too: the
+ * reference loader expects it. */
 err gguf_write_file(struct file_out *out, const struct gguf_write_kv *kv, size_t kv_count,
                     const struct gguf_write_tensor *tensor, size_t tensor_count)
 {

@@ -6,8 +6,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Row r of head h in Hugging Face order is (half, j) = (t / (d/2), t % (d/2)); interleaved files
- * keep the two halves of a pair side by side, at 2 j + half. */
+/* Files written for interleaved rotation keep the two values of a rotated pair side by side. With
+ * head dimension d and row t of head h in Hugging Face order,
+ *
+ *   half = t / (d / 2),  j = t % (d / 2),  row in the file = h d + 2 j + half */
 static size_t file_row(const struct weight *w, uint32_t row)
 {
     uint32_t d = w->rows / w->rope_heads, half_dim = d / 2;
@@ -15,6 +17,7 @@ static size_t file_row(const struct weight *w, uint32_t row)
     return (size_t)head * d + 2 * (t % half_dim) + t / half_dim;
 }
 
+/* Permuted rows are converted one by one, because their bytes do not lie together in the file. */
 void weight_rows_f32(float *out, const struct weight *w, uint32_t row, uint32_t n)
 {
     REQUIRE(w->data != NULL && row <= w->rows && n <= w->rows - row);
@@ -30,7 +33,14 @@ void weight_rows_f32(float *out, const struct weight *w, uint32_t row, uint32_t 
                      w->cols);
 }
 
-/* As transformers: all in float32, the power rounded once. */
+/* Frequency i is theta^(-2 i / head_dim), then scaled. The order of operations and the float32
+ * rounding follow transformers; only the power itself is computed in double. It matters because an
+ * angle is position times frequency: at position 100,000 one unit in the last place of a frequency
+ * near 1 is already 0.006 radians.
+ *
+ * llama3 scaling (Llama 3.1) goes by the wavelength w = 2 pi / f. Frequencies with w > original /
+ * low are divided by `factor`, those with w < original / high are kept, and the others are
+ * interpolated with smooth = (original / w - low) / (high - low). */
 void model_rope_frequencies(float *out, const struct arch *a)
 {
     const struct rope *r = &a->rope;
@@ -62,6 +72,7 @@ static err check_side(const char *name, uint64_t value, uint64_t most)
                     (unsigned long long)most);
 }
 
+/* Comparisons are written so that NaN fails them. */
 static err check_rope(const struct rope *r)
 {
     if (!(isfinite(r->theta) && r->theta > 0))
@@ -80,6 +91,8 @@ static err check_rope(const struct rope *r)
     return ERR_NONE;
 }
 
+/* Every later size computation (weights, activations, caches) multiplies these numbers, so each one
+ * is bounded here, as is heads * head_dim, which may be larger than d_model. */
 err model_check_arch(const struct arch *a)
 {
     TRY(check_side("number of layers", a->layers, LIMIT_LAYERS));
@@ -107,6 +120,8 @@ err model_take_layers(struct model *m)
     return arena_take(&m->layer, &m->arena, m->arch.layers, sizeof *m->layer);
 }
 
+/* Norms and biases must be plain numbers: no file format quantises them, and a quantised vector
+ * would not hold a whole block. A matrix may have any type that quant.h can convert. */
 err model_fill(const struct model_slot *slot, const void *data, enum dtype dtype,
                const char *type_name)
 {
@@ -138,6 +153,7 @@ void model_drop_pages(const struct model *m)
     if (model_is_gguf(m)) file_map_drop(&m->gguf.map, 0, m->gguf.map.size);
 }
 
+/* The weight does not say which file it came from, so the maps are searched for its address. */
 void model_drop_weight(const struct model *m, const struct weight *w)
 {
     size_t bytes = 0;

@@ -1,5 +1,6 @@
-/* config.json of a Hugging Face directory, as it was before and is since transformers 5, to struct
- * arch. Absent fields have the defaults of the family's configuration class. */
+/* Reads config.json of a Hugging Face directory into struct arch, in the style before transformers
+ * 5 (rope_theta and rope_scaling) and since then (rope_parameters). Absent fields have the defaults
+ * of the family's configuration class in transformers. */
 #include "base/json.h"
 #include "engine/model/model_build.h"
 
@@ -18,7 +19,7 @@ static err refuse(const struct config *c, const char *key, const char *value, co
     return err_make(ERR_INPUT, "%s: %s \"%s\": expected %s", c->where, key, value, expected);
 }
 
-/* A side of the model; absent or null leaves *out. */
+/* Absent or null leaves *out unchanged. */
 static err opt_u32(uint32_t *out, const struct config *c, const char *key)
 {
     int64_t value = *out;
@@ -47,7 +48,8 @@ static err read_family(const struct family **out, const struct config *c)
     return ERR_NONE;
 }
 
-/* What would change the function and that we do not have. */
+/* Refuses settings that change the computed function and that the engine does not implement.
+ * Ignoring one would train and evaluate a different model without any sign of it. */
 static err refuse_unknown(const struct config *c)
 {
     const char *act = "silu", *method = "unknown";
@@ -66,6 +68,8 @@ static err refuse_unknown(const struct config *c)
     return ERR_NONE;
 }
 
+/* hidden_size must be a multiple of the number of heads only if the head dimension is derived from
+ * it; Qwen3 and some Llama models state head_dim on its own. */
 static err read_shape(struct arch *a, const struct config *c)
 {
     TRY(get_u32(&a->layers, c, "num_hidden_layers"));
@@ -76,7 +80,8 @@ static err read_shape(struct arch *a, const struct config *c)
     if (a->heads == 0 || a->layers > LIMIT_LAYERS)
         return err_make(ERR_INPUT, "%s: %u heads in %u layers: expected 1 or more in at most %d",
                         c->where, a->heads, a->layers, LIMIT_LAYERS);
-    /* An explicit null means one key/value head a head; absence means the class's default. */
+    /* An explicit null means as many key/value heads as heads; an absent key means the default of
+     * the class. */
     a->kv_heads = a->heads;
     if (json_object_get(c->root, "num_key_value_heads") == NULL && a->family->kv_heads > 0)
         a->kv_heads = a->family->kv_heads;
@@ -95,11 +100,14 @@ static err read_shape(struct arch *a, const struct config *c)
     return ERR_NONE;
 }
 
+/* Whether a family has a bias that config.json may configure. */
 static bool has_bias(enum family_bias rule, bool configured)
 {
     return rule == FAMILY_BIAS_ALWAYS || (rule == FAMILY_BIAS_OPTIONAL && configured);
 }
 
+/* transformers ignores attention_bias and mlp_bias where the model class has no such option, so
+ * they are ignored here as well. */
 static err read_switches(struct arch *a, const struct config *c)
 {
     const struct family *f = a->family;
@@ -121,14 +129,17 @@ static err read_llama3(struct rope *r, const json_t *rope, const struct config *
     TRY(json_get_num(&r->factor, rope, "factor", c->where));
     TRY(json_get_num(&r->low_freq_factor, rope, "low_freq_factor", c->where));
     TRY(json_get_num(&r->high_freq_factor, rope, "high_freq_factor", c->where));
-    /* transformers falls back from here to the model's own limit */
+    /* Without original_max_position_embeddings transformers uses the limit of the model. */
     TRY(json_opt_int(&original, c->root, "max_position_embeddings", 1, UINT32_MAX, c->where));
     TRY(json_opt_int(&original, rope, "original_max_position_embeddings", 1, UINT32_MAX, c->where));
     r->original_positions = (uint32_t)original;
     return ERR_NONE;
 }
 
-/* rope_theta and rope_scaling side by side (before), or rope_parameters with both (since). */
+/* The old style has rope_theta and rope_scaling side by side, the new one has rope_parameters with
+ * both. Where a file has both styles, rope_parameters is read for the scaling only if rope_scaling
+ * is empty. Frequencies that differ between layers (Gemma 3) are refused, because struct arch has
+ * one set for all layers. */
 static err read_rope(struct rope *r, const struct config *c)
 {
     const json_t *rope = json_object_get(c->root, "rope_scaling");
@@ -173,6 +184,9 @@ static err windows_by_default(struct model *m, const struct config *c)
     return ERR_NONE;
 }
 
+/* layer_types names the layers with a window one by one; only families with a switch have it. A
+ * layer_types entry other than full_attention and sliding_attention would be another kind of
+ * attention, so it is refused. */
 static err read_windows(struct model *m, const struct config *c)
 {
     struct arch *a = &m->arch;
@@ -213,7 +227,9 @@ static void add_eos(struct model *m, const json_t *value)
     m->eos[m->eos_count++] = (int32_t)id;
 }
 
-/* Token ids of config.json or generation_config.json; out of the vocabulary means none. */
+/* Token ids of config.json or generation_config.json. An id outside the vocabulary counts as
+ * absent, because some published configurations have such pad ids. eos_token_id may be one id or a
+ * list. */
 static void read_tokens(struct model *m, const json_t *root)
 {
     const json_t *eos = json_object_get(root, "eos_token_id");
@@ -230,6 +246,8 @@ static void read_tokens(struct model *m, const json_t *root)
         add_eos(m, json_array_get(eos, i));
 }
 
+/* Instruction models often declare their end-of-turn token only in generation_config.json, so its
+ * ids are added to those of config.json. */
 static err read_generation(struct model *m, const char *directory)
 {
     char path[LIMIT_PATH_BYTES];
@@ -242,6 +260,8 @@ static err read_generation(struct model *m, const char *directory)
     return ERR_NONE;
 }
 
+/* The windows come last: they need the number of layers and the layers themselves, which are
+ * allocated only after the sizes have been checked against the limits. */
 static err read_root(struct model *m, const struct config *c)
 {
     if (!json_is_object(c->root)) return err_make(ERR_INPUT, "%s: expected an object", c->where);

@@ -1,12 +1,14 @@
-/* model_digest() of engine/model/model.h: a base's identity. */
+/* model_digest(), the identity of a base model. model.h defines the hashed text. */
 #include "engine/model/model_build.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICE_VALUES = LIMIT_DIMENSION }; /* float32 values converted at a time: a row at least */
+enum { SLICE_VALUES = LIMIT_DIMENSION }; /* float32 values converted at once, at least a row */
 
+/* Values are hashed as float32 and not as stored, so a file in F16 and its F32 copy have one
+ * identity, and a quantised file has the identity of the values that it stands for. */
 static void hash_weight(struct digest *out, const struct weight *w, float *slice)
 {
     struct digest_stream s;
@@ -20,8 +22,10 @@ static void hash_weight(struct digest *out, const struct weight *w, float *slice
     *out = digest_end(&s);
 }
 
-/* One digest a slot, several tensors at a time: each is a value of its own, so order cannot matter.
- */
+/* One digest per tensor, several tensors at once. Each digest goes to its own place, so the order
+ * of the threads does not matter. Pages are dropped after use, because otherwise the whole mapped
+ * model would count as memory of this process. A thread without memory does nothing, and the call
+ * fails afterwards: an error cannot leave a parallel region. */
 static err hash_slots(struct digest *out /* (count) */, const struct model *m,
                       const struct model_slot *slot, size_t count)
 {
@@ -37,7 +41,7 @@ static err hash_slots(struct digest *out /* (count) */, const struct model *m,
         for (size_t i = 0; i < count; i++)
             if (slice != NULL) {
                 hash_weight(&out[i], slot[i].weight, slice);
-                model_drop_weight(m, slot[i].weight); /* or the whole model would count as ours */
+                model_drop_weight(m, slot[i].weight);
             }
         free(slice);
     }
@@ -54,6 +58,8 @@ static void add_line(struct digest_stream *s, const struct model_slot *slot, con
     digest_add(s, line, (size_t)n);
 }
 
+/* Reals go through float32 first: a GGUF file stores float32, and config.json the decimal it came
+ * from. */
 static int rope_text(char *out, size_t bytes, const struct arch *a)
 {
     const struct rope *r = &a->rope;
@@ -106,13 +112,13 @@ err model_digest(struct digest *out, const struct model *m)
     size_t count;
     struct digest_stream s;
     err e;
-    /* model_slots() gives places to fill; here they are only read. */
+    /* The slots point into the model so that they can be filled; here they are only read. */
     TRY_OUT(e, model_slots(&slot, &count, (struct model *)m, &arena));
     TRY_OUT(e, arena_take(&hash, &arena, count, sizeof *hash));
     TRY_OUT(e, hash_slots(hash, m, slot, count));
     digest_begin(&s);
     add_config(&s, m);
-    if (m->arch.tied) { /* "lm_head" sorts before every "model.": its line comes first */
+    if (m->arch.tied) { /* "lm_head" sorts before "model.", so its line comes first */
         struct model_slot head = {.rows = m->head.rows, .cols = m->head.cols};
         memcpy(head.name, "lm_head.weight", sizeof "lm_head.weight");
         for (size_t i = 0; i < count; i++)

@@ -1,14 +1,15 @@
-/* A base model from one GGUF file. Names and orientation become Hugging Face's; Llama's converter
- * permutes the rows of q and k for interleaved rotation, which weight_rows_f32() undoes. */
+/* Reads a base model from one GGUF file. Names and orientation become those of Hugging Face.
+ * Converters of some families permute the rows of q and k for interleaved rotation;
+ * weight_rows_f32() undoes that. */
 #include "engine/model/model_build.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { HEAD_DIM_MAX = 4096 }; /* of a model with rope_freqs.weight */
+enum { HEAD_DIM_MAX = 4096 }; /* largest head dimension with rope_freqs.weight */
 
-/* "llama" + ".block_count" */
+/* A key with the prefix of the architecture, such as "llama.block_count". */
 struct key {
     char text[96];
 };
@@ -52,6 +53,9 @@ static err opt_u32(uint32_t *out, const struct model *m, const char *name)
     return gguf_opt_u32(out, &m->gguf, key_of(m, name).text);
 }
 
+/* The vocabulary size is the number of rows of the embedding: no key is required to state it. Heads
+ * whose values or rotated part differ in size from the head, and mixtures of experts, are other
+ * architectures and are refused. */
 static err read_shape(struct model *m)
 {
     struct arch *a = &m->arch;
@@ -83,6 +87,7 @@ static err read_shape(struct model *m)
     return ERR_NONE;
 }
 
+/* No key declares biases, so the tensors of the first layer do. */
 static bool has_bias(const struct model *m, enum module_kind kind)
 {
     char name[64];
@@ -100,9 +105,12 @@ static void read_switches(struct model *m)
     a->qk_norm = a->family->qk_norm;
 }
 
-/* llama3 scaling reaches a GGUF only as its factors. Where they are those of the usual smoothing
- * bounds (1 and 4) for some original length, the parameters themselves are taken: they give
- * transformers' own rounding, and the base the same digest as its Hugging Face directory. */
+/* GGUF files contain the factors of llama3 scaling (rope_freqs.weight) but not its parameters. The
+ * Llama models use low = 1 and high = 4, so the parameters can be found again: `factor` is the
+ * largest factor, and the original length is a power of two that is tried out. Using parameters
+ * gives the exact rounding of transformers, and the base gets the same digest as its Hugging Face
+ * directory. The tolerance of 1e-5 is larger than the float32 rounding of the factors and much
+ * smaller than the difference to the next candidate length. */
 static bool recover_llama3(struct rope *r, const struct arch *a)
 {
     uint32_t n = a->head_dim / 2;
@@ -131,6 +139,8 @@ static bool recover_llama3(struct rope *r, const struct arch *a)
     return false;
 }
 
+/* Factors that are all 1 change nothing and are dropped, so that such a file has the identity of an
+ * unscaled model. Other factors that are not those of llama3 (longrope) are used as they are. */
 static err read_rope_factors(struct model *m)
 {
     struct rope *r = &m->arch.rope;
@@ -157,6 +167,7 @@ static err read_rope_factors(struct model *m)
     return ERR_NONE;
 }
 
+/* rope.scale_linear is the name that old converters wrote. A factor of 0 or 1 means no scaling. */
 static err read_rope(struct model *m)
 {
     struct rope *r = &m->arch.rope;
@@ -178,6 +189,8 @@ static err read_rope(struct model *m)
     return ERR_NONE;
 }
 
+/* Order matters: the rotation needs the head dimension, and the factors are read only after the
+ * sizes have passed the limits, because they are copied into arrays of HEAD_DIM_MAX. */
 static err read_arch(struct model *m)
 {
     TRY(read_family(m));
@@ -193,12 +206,13 @@ static err read_arch(struct model *m)
     return ERR_NONE;
 }
 
+/* Ids that are wrong or out of range count as absent here; opening the tokenizer reports them. Up
+ * to three tokens end an answer: end of sequence, end of turn and end of message. */
 static void read_tokens(struct model *m)
 {
     static const char *const eos[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                       "tokenizer.ggml.eom_token_id"};
     uint32_t id;
-    /* A wrong id is the tokenizer's to report; here it means none. */
     id = UINT32_MAX;
     if (!err_is(gguf_opt_u32(&id, &m->gguf, "tokenizer.ggml.bos_token_id")) && id < m->arch.vocab)
         m->bos = (int32_t)id;
@@ -216,6 +230,7 @@ static void read_tokens(struct model *m)
     }
 }
 
+/* ne lists the fastest-varying side first, so a weight (rows, cols) has ne = {cols, rows}. */
 static err fill_slot(const struct model *m, const struct model_slot *slot)
 {
     const struct gguf_tensor *t = gguf_find_tensor(&m->gguf, slot->gguf);
@@ -233,11 +248,15 @@ static err fill_slot(const struct model *m, const struct model_slot *slot)
     return ERR_NONE;
 }
 
+/* rope_freqs.weight has been read with the rotation; attn_rot_embd.weight is a buffer of very old
+ * converters. */
 static bool is_ignored(const char *name)
 {
     return strcmp(name, "rope_freqs.weight") == 0 || strstr(name, ".attn_rot_embd.weight") != NULL;
 }
 
+/* As in model_hf.c a tensor that is not used is an error, because it means that the model computes
+ * something else than its keys describe. */
 static err fill_all(struct model *m, struct arena *arena)
 {
     struct model_slot *slot;

@@ -1,4 +1,5 @@
-/* The weights of a Hugging Face directory: model.safetensors, or the shards its index names. */
+/* Reads the weights of a Hugging Face directory: model.safetensors, or the shards that
+ * model.safetensors.index.json lists. */
 #include "base/json.h"
 #include "engine/model/model_build.h"
 
@@ -13,12 +14,14 @@ struct found {
     const char *file;
 };
 
-/* The names in the files, without the "model." prefix where the base class alone was saved. */
+/* Files saved from the base class (LlamaModel instead of LlamaForCausalLM) have names without the
+ * prefix "model.". */
 static const char *file_name_of(const char *name, bool bare)
 {
     return bare && strncmp(name, "model.", 6) == 0 ? name + 6 : name;
 }
 
+/* Linear in the number of shards, which is small; within a shard the search is binary. */
 static struct found find_tensor(const struct model *m, const char *name)
 {
     for (size_t i = 0; i < m->file_count; i++) {
@@ -28,6 +31,8 @@ static struct found find_tensor(const struct model *m, const char *name)
     return (struct found){0};
 }
 
+/* Shard names come from the index, which is not trusted: a name with a slash could point outside of
+ * the directory. */
 static err open_file(struct model *m, const char *name)
 {
     char path[LIMIT_PATH_BYTES];
@@ -51,6 +56,8 @@ static bool is_open(const struct model *m, const char *name)
     return false;
 }
 
+/* Each tensor of the index must be in the shard that the index names and in no other one; otherwise
+ * two readers could see two different models in one directory. */
 static err open_shards(struct model *m, json_t *index, const char *path)
 {
     json_t *map = json_object_get(index, "weight_map"), *value;
@@ -75,6 +82,8 @@ static err open_shards(struct model *m, json_t *index, const char *path)
     return ERR_NONE;
 }
 
+/* A directory with both forms uses model.safetensors, as transformers does. Pickle files (.bin) are
+ * not read: loading one can run code. */
 static err open_files(struct model *m)
 {
     char whole[LIMIT_PATH_BYTES], index_path[LIMIT_PATH_BYTES];
@@ -122,8 +131,10 @@ static err fill_slot(const struct model *m, const struct model_slot *slot, const
     return err_is(e) ? err_in(e, "%s/%s: tensor %s", m->path, f->file, t->name) : e;
 }
 
-/* transformers ties the two only where they are equal; a file may also hold just one of them. */
-static void settle_tied_head(struct model *m, bool bare)
+/* tie_word_embeddings may be set although the file has an lm_head that differs from the embedding.
+ * transformers 5 ties the two only if they are equal; here the bytes decide in the same way. A file
+ * that has just one of the two is handled in fill_all(). */
+static void decide_tied_head(struct model *m, bool bare)
 {
     const struct tensor *head = find_tensor(m, "lm_head.weight").tensor;
     const struct tensor *embed =
@@ -133,7 +144,8 @@ static void settle_tied_head(struct model *m, bool bare)
                    (head->size == 0 || memcmp(head->data, embed->data, head->size) == 0);
 }
 
-/* Not part of the function: buffers of old writers, and the other copy of a tied head. */
+/* Tensors that do not enter the computation: rotary_emb.inv_freq buffers, which old versions of
+ * transformers saved, and a second copy of a tied head. */
 static bool is_ignored(const struct model *m, const char *name)
 {
     static const char inv_freq[] = "rotary_emb.inv_freq";
@@ -147,6 +159,8 @@ static int compare_name(const void *key, const void *slot)
     return strcmp(key, ((const struct model_slot *)slot)->name);
 }
 
+/* A tensor that no slot uses means that the description in config.json is incomplete, for example a
+ * bias that it does not mention. Ignoring the tensor would compute another function. */
 static err check_extra(const struct model *m, const struct model_slot *slot, size_t count,
                        bool bare)
 {
@@ -168,13 +182,14 @@ static err check_extra(const struct model *m, const struct model_slot *slot, siz
     return ERR_NONE;
 }
 
+/* With a tied head the file may have the shared matrix under either name. */
 static err fill_all(struct model *m, struct arena *arena)
 {
     struct model_slot *slot;
     size_t count;
     bool bare = find_tensor(m, "model.norm.weight").tensor == NULL &&
                 find_tensor(m, "norm.weight").tensor != NULL;
-    settle_tied_head(m, bare);
+    decide_tied_head(m, bare);
     TRY(model_slots(&slot, &count, m, arena));
     for (size_t i = 0; i < count; i++) {
         struct found f = find_tensor(m, file_name_of(slot[i].name, bare));

@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+/* *out is written only at the end, so a failed call leaves it untouched. The struct is then copied:
+ * nothing in it points to itself except m.head, which is copied from m.embed here for tied
+ * models. */
 err model_open(struct model *out, const char *path)
 {
     struct model m = {.bos = -1, .pad = -1};

@@ -41,6 +41,8 @@ const char *model_module_gguf(enum module_kind kind)
     return modules[kind].gguf;
 }
 
+/* Queries have `heads` heads and keys and values `kv_heads` heads (grouped-query attention); the
+ * output projection reads all query heads. */
 void model_module_shape(uint32_t *d_out, uint32_t *d_in, const struct arch *a,
                         enum module_kind kind)
 {
@@ -61,6 +63,9 @@ void model_module_name(char out[LIMIT_TENSOR_NAME_BYTES], uint32_t layer, enum m
              modules[kind].hf);
 }
 
+/* The number is compared by writing the name again, so "00", "+1" and other spellings that
+ * strtoul() accepts are refused: one module has exactly one name, which keys of maps and digests
+ * rely on. */
 err model_module_parse(uint32_t *layer, enum module_kind *kind, const char *name)
 {
     static const char peft[] = "base_model.model.", stem[] = "model.layers.";
@@ -90,6 +95,8 @@ struct slot_list {
     size_t count, room;
 };
 
+/* The list is allocated once for the largest possible number of tensors; running past it is a
+ * mistake of this file. */
 static struct model_slot *add_slot(struct slot_list *list, struct weight *weight, uint32_t rows,
                                    uint32_t cols)
 {
@@ -110,6 +117,9 @@ static void add_named(struct slot_list *list, struct weight *weight, uint32_t ro
     snprintf(s->gguf, sizeof s->gguf, "%s.weight", names.gguf);
 }
 
+/* The weight and, if the architecture has one, the bias of a module. Both are marked with the
+ * number of heads when GGUF files may permute their rows, because the bias of q and k is permuted
+ * like the rows of the weight. */
 static void add_module(struct slot_list *list, struct model *m, uint32_t layer, enum module_kind k)
 {
     const struct arch *a = &m->arch;
@@ -150,11 +160,15 @@ static void add_layer(struct slot_list *list, struct model *m, uint32_t i)
     add_norm(list, &l->k_norm, i, a->head_dim, k_norm_names);
 }
 
+/* strcmp() order is part of the identity of a base (model_digest() of model.h), and model_hf.c
+ * searches the slots by it. */
 static int compare_slots(const void *a, const void *b)
 {
     return strcmp(((const struct model_slot *)a)->name, ((const struct model_slot *)b)->name);
 }
 
+/* 3 tensors outside of layers; in each layer a weight and a bias for each module and 4 norms. A
+ * tied head has no slot: it is a view of the embedding. */
 err model_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena)
 {
     const struct arch *a = &m->arch;
