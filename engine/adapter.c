@@ -2,6 +2,7 @@
 #include "agg/adapter/adapter_file.h"
 #include "base/rng.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@ void adapter_close(struct adapter *ad)
     *ad = (struct adapter){0};
 }
 
+/* By layer, then by kind: the order of the trained block and of adapter_find(). */
 static int compare_modules(const void *a, const void *b)
 {
     const struct adapter_module *x = a, *y = b;
@@ -20,6 +22,8 @@ static int compare_modules(const void *a, const void *b)
     return i < j ? -1 : i > j;
 }
 
+/* Fills the modules with their shapes and sorts them. Nothing is allocated for their values yet:
+ * the sizes are needed first. */
 static err plan_modules(struct adapter *ad, const struct arch *a, const struct adapter_spec *spec)
 {
     char name[LIMIT_TENSOR_NAME_BYTES];
@@ -35,7 +39,9 @@ static err plan_modules(struct adapter *ad, const struct arch *a, const struct a
         *m = (struct adapter_module){.layer = s->layer, .kind = s->kind, .rank = s->rank};
         m->carry_rank = s->carry_rank;
         m->scale = (float)s->scale;
-        m->r = s->small_matrix && s->rank ? (float *)ad : NULL; /* marks it; placed below */
+        m->r = s->small_matrix && s->rank
+                   ? (float *)ad
+                   : NULL; /* only a mark that R exists; place_modules() sets it */
         model_module_shape(&m->d_out, &m->d_in, a, s->kind);
     }
     qsort(ad->module, ad->count, sizeof *ad->module, compare_modules);
@@ -47,7 +53,9 @@ static err plan_modules(struct adapter *ad, const struct arch *a, const struct a
     return ERR_NONE;
 }
 
-/* Gives each tensor its place in the trained or the frozen block; with blocks NULL only counts. */
+/* Gives each tensor its place in the trained block (count[0]) or the frozen block (count[1]); with
+ * blocks NULL only counts. A factor is trained if its bit is in ad->trains; the carry is always
+ * frozen. */
 static void place_modules(struct adapter *ad, float *trained, float *frozen, size_t count[2])
 {
     count[0] = count[1] = 0;
@@ -66,6 +74,8 @@ static void place_modules(struct adapter *ad, float *trained, float *frozen, siz
     }
 }
 
+/* All values are in two blocks of the arena, so closing the adapter is one call and the optimizer
+ * can treat the trained values as one vector. */
 err adapter_open(struct adapter *out, const struct arch *a, const struct adapter_spec *spec,
                  size_t count, unsigned trains)
 {
@@ -86,7 +96,7 @@ out:
     return e;
 }
 
-/* "q" or "q_proj" in every layer, or one full name. */
+/* A target is a short name ("q" or "q_proj") for all layers, or the full name of one module. */
 static err add_target(struct adapter_spec *spec, size_t *count, const struct arch *a,
                       const char *word)
 {
@@ -111,6 +121,9 @@ static err add_target(struct adapter_spec *spec, size_t *count, const struct arc
     return ERR_NONE;
 }
 
+/* Each module has its own random generator, keyed by its name, so its initial A does not depend on
+ * which other modules are adapted. Members that adapt different modules therefore start from the
+ * same A where they overlap. */
 err adapter_open_fresh(struct adapter *out, const struct arch *a, const struct adapter_fresh *f)
 {
     if (f->rank < 1 || f->rank > LIMIT_RANK)
@@ -119,7 +132,7 @@ err adapter_open_fresh(struct adapter *out, const struct arch *a, const struct a
     struct adapter_spec *spec = NULL;
     char *words = NULL, *rest = NULL, *word;
     size_t count = 0;
-    err e = err_sys(12, "targets");
+    err e = err_sys(ENOMEM, "targets");
     if (!(words = strdup(f->targets))) goto out;
     TRY_OUT(e, arena_take(&spec, &arena, LIMIT_MODULES, sizeof *spec));
     for (word = strtok_r(words, ", ", &rest); word; word = strtok_r(NULL, ", ", &rest))
@@ -145,11 +158,14 @@ out:
     return e;
 }
 
+/* A tensor that the module does not have is NULL on one of the sides. */
 static void copy_factor(float *to, const struct adapter_file_factor *from)
 {
     if (to && from->f32) memcpy(to, from->f32, (size_t)from->rows * from->cols * sizeof(float));
 }
 
+/* Shapes in the file must be those of the base, because the product B A is added to its weights. A
+ * state may leave out a side that only a frozen file knows (0). */
 static err spec_of_file(struct adapter_spec *spec, const struct arch *a,
                         const struct adapter_file *file)
 {
@@ -171,6 +187,8 @@ static err spec_of_file(struct adapter_spec *spec, const struct arch *a,
     return ERR_NONE;
 }
 
+/* The modules are found again by name after adapter_open() has sorted them: the file may have
+ * another order. */
 err adapter_open_file(struct adapter *out, const struct arch *a, const struct adapter_file *file,
                       unsigned trains)
 {
@@ -196,10 +214,11 @@ out:
     return e;
 }
 
+/* struct adapter_file is several kilobytes large, so it is not on the stack. */
 err adapter_open_path(struct adapter *out, const struct arch *a, const char *path, unsigned trains)
 {
     struct adapter_file *file = calloc(1, sizeof *file);
-    if (!file) return err_sys(12, "%s", path);
+    if (!file) return err_sys(ENOMEM, "%s", path);
     err e = adapter_file_open(file, path);
     if (!err_is(e) && adapter_file_needs_frozen(file))
         e = err_make(ERR_INPUT, "%s: needs its file of frozen factors (%s)", path,

@@ -1,6 +1,16 @@
+/* The backward pass, layer by layer from the last to the lowest trained one. Notation: dx is the
+ * gradient of the loss with respect to x; p->dresid (T, d_model) is the gradient of the residual
+ * stream, which each block reads and adds to:
+ *
+ *   dy     = gradient of a block's output = dresid (both addends of the residual sum get it)
+ *   dx     = sum over the modules of the site: dy W, and the adapter's part (factors.h)
+ *   dresid += norm_back(dx)
+ *
+ * Frozen weights get no gradient. `further` says whether anything before a site still trains; if
+ * not, the pass stops there, so layers and sites below the lowest trained module cost nothing. */
 #include "engine/pass.h"
 
-/* Is there anything to learn in `layer` before site `site` (or in a lower layer)? */
+/* Whether a module before `site` in this layer, or any lower layer, trains. */
 static bool wanted_below(const struct batch *b, uint32_t layer, enum site site)
 {
     if (layer > b->lowest) return true;
@@ -13,7 +23,13 @@ static bool wanted_below(const struct batch *b, uint32_t layer, enum site site)
     return false;
 }
 
-/* Also leaves the gradients of gate and up in their places. */
+/* Site down: y = h W_down^T with h = silu(gate) * up. Computes dh = dy W_down and then the
+ * gradients of gate and up, which are stored in their places.
+ *
+ * h itself is not kept after the forward pass (T, d_ffn is the widest tensor). It is recomputed
+ * first if checkpointing needs H for the adapter, or if only the adapter's gradient is wanted;
+ * otherwise gate_back() recomputes it into p->dwide as a by-product, and the gradient of A is taken
+ * after that. */
 static void back_down(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                       bool further)
 {
@@ -22,12 +38,12 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
     struct low_rank l = pass_low_rank(e, b, layer, SITE_DOWN);
     struct factors_back back = {.dy = {p->dy}, .h = s->h[SITE_DOWN], .g = p->g, .p = p->p};
     e->be->convert(e->ctx, p->dy, p->dresid, b->tokens, a->d_model, 1.0f);
-    if (b->checkpoint || !further) { /* else gate_back() makes x again */
+    if (b->checkpoint || !further) { /* else gate_back() recomputes h */
         e->be->gate(e->ctx, p->wide, s->gate, s->up, b->tokens, a->d_ffn);
         back.x = p->wide;
     }
     if (b->checkpoint)
-        factors_shrink(&l, s->h[SITE_DOWN], p->wide); /* recomputing stopped before */
+        factors_shrink(&l, s->h[SITE_DOWN], p->wide); /* recomputation stopped before this */
     if (further) back.dx = p->dwide;
     bool add = factors_backward(&l, &back);
     if (!further) return;
@@ -38,6 +54,9 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
     factors_backward_a(&l, &back);
 }
 
+/* Site gate and up: s->gate and s->up hold the gradients of both outputs now. dx = dgate W_gate +
+ * dup W_up, then through the norm into dresid. The normed input is recomputed from x2 rather than
+ * kept: it is one pass over (T, d_model). */
 static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                          bool further)
 {
@@ -58,6 +77,8 @@ static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer
     e->be->norm_back(e->ctx, p->dresid, p->dx, s->x2, s->inv2, w->mlp_norm, &norm, false);
 }
 
+/* Site o: y = att W_o^T. datt = dy W_o is the gradient of the attention output; the stream itself
+ * passes dresid on unchanged. */
 static void back_o(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                    bool further)
 {
@@ -71,6 +92,9 @@ static void back_o(struct engine *e, const struct batch *b, uint32_t layer, stru
     if (further) e->be->linear_back(e->ctx, p->datt, p->dy, e->layer[layer].o, b->tokens, add);
 }
 
+/* Attention, rotation and head norms in reverse. A rotation is orthogonal, so its transpose is the
+ * rotation by minus the angle. The gradients overwrite p->dqkv in place at each step; norm_back()
+ * with `set` replaces dy by dx, and reads the inputs of the norms from s->raw. */
 static void back_attend(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)
 {
     const struct arch *a = &e->model->arch;
@@ -103,6 +127,8 @@ static void back_attend(struct engine *e, const struct batch *b, uint32_t layer,
                      true);
 }
 
+/* Site q, k, v: one product with the stacked weight gives dx = dq W_q + dk W_k + dv W_v. In the
+ * lowest trained layer nothing below needs dx, and the pass ends. */
 static void back_qkv(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                      bool further)
 {
@@ -124,6 +150,7 @@ static void back_qkv(struct engine *e, const struct batch *b, uint32_t layer, st
     e->be->norm_back(e->ctx, p->dresid, p->dx, p->x1[layer], s->inv1, w->attn_norm, &norm, false);
 }
 
+/* Sites in reverse order of the forward pass. Each stops the layer if no earlier site trains. */
 static void back_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)
 {
     bool further = wanted_below(b, layer, SITE_DOWN);
@@ -139,6 +166,9 @@ static void back_layer(struct engine *e, const struct batch *b, uint32_t layer, 
     back_qkv(e, b, layer, s, layer > b->lowest);
 }
 
+/* With checkpointing each layer is first run forward again from its kept input. forward_layer()
+ * repeats the same operations on the same values, so the gradients have the same bits as without
+ * checkpointing, except where x1 was rounded to bfloat16. */
 void backward_layers(struct engine *e, const struct batch *b)
 {
     struct pass *p = &e->pass;

@@ -5,6 +5,8 @@
 #include <ctype.h>
 #include <string.h>
 
+/* White space at the ends is ignored, because a tokenizer may or may not attach a space to the
+ * first token of an answer. */
 static bool equal_trimmed(const char *a, const char *b)
 {
     size_t n = strlen(a), m = strlen(b);
@@ -19,11 +21,14 @@ static bool equal_trimmed(const char *a, const char *b)
     return n == m && memcmp(a, b, n) == 0;
 }
 
+/* A row needs at least one prompt token to generate from. */
 static bool is_wanted(const struct data_row *row)
 {
     return row->completion != NULL && row->prompt != 0;
 }
 
+/* Both the configuration and the tokenizer declare ending tokens, and published models often state
+ * only one of the two. Duplicates do no harm. */
 err completions_stop_ids(const int32_t **out, size_t *count, const struct model *m,
                          const struct tokenizer *tokenizer, struct arena *arena)
 {
@@ -47,15 +52,16 @@ size_t completions_wanted(const struct dataset *data)
     return n;
 }
 
-struct batch { /* the rows that have completions */
+struct batch { /* rows with completions: index, prompt, generated ids, their number */
     size_t *row;
     struct generate_prompt *prompt;
     int32_t **out;
     uint32_t *count;
 };
 
-/* A row's budget is what its completion took, with the token that ends it; one that the data cut
- * away whole cannot be met, and one token shows that. */
+/* A row may generate as many tokens as its own completion has, including the token that ends it: a
+ * longer answer is wrong anyway. If the completion was cut away when the row was read, the answer
+ * cannot be right, and one token is enough to show it. */
 static err batch_make(struct batch *b, const struct dataset *data, size_t wanted,
                       struct arena *arena)
 {
@@ -76,6 +82,8 @@ static err batch_make(struct batch *b, const struct dataset *data, size_t wanted
     return ERR_NONE;
 }
 
+/* Decodes the generated ids and compares them with the completion. The text lives in the arena,
+ * because callers print it. */
 static err judge(struct completions *c, const struct completions_task *t, const struct batch *b,
                  size_t i, struct arena *arena)
 {
@@ -92,7 +100,8 @@ static err judge(struct completions *c, const struct completions_task *t, const 
     return e;
 }
 
-/* In slices, so that progress shows and an interrupt is heard. */
+/* In slices of 32 rows, so that progress is shown and an interruption is noticed within seconds.
+ * The batch size does not change the answers. */
 err completions_measure(struct completions *out, const struct completions_task *t,
                         struct arena *arena)
 {

@@ -1,3 +1,6 @@
+/* Opens an engine: packs the weights of a base model for a backend, and places the working memory
+ * of a pass. The tensors of a pass are one block of memory, laid out twice by the same functions:
+ * first to count its size, then to set the pointers. */
 #include "engine/pass.h"
 
 #include <errno.h>
@@ -5,14 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The loss is computed for so many learned tokens at once, which bounds the memory behind the last
+ * layer for rows of any length. */
 enum { LEARNED_BLOCK = 1024, STACK_MAX = 3 };
 
-/* Several weights of one width, one below the other. */
+/* Weights with the same input, stacked so that one product computes them all: W_q, W_k and W_v read
+ * the same x. (rows of all parts, cols) */
 struct stack {
     const struct weight *part[STACK_MAX];
     int parts;
 };
 
+/* Rows row .. row + count - 1 of the stacked matrix, which may lie in several parts. The backend
+ * asks for blocks of rows while it packs, so that a large matrix is never converted to float32 as a
+ * whole. */
 static void stack_rows(float *out, const void *user, size_t row, size_t count)
 {
     const struct stack *s = user;
@@ -29,6 +38,8 @@ static void stack_rows(float *out, const void *user, size_t row, size_t count)
     }
 }
 
+/* Without a backward pass the backend keeps one layout of the weight instead of two. If any part
+ * has a bias, the bias of the stack is zero for the parts without one. */
 static err pack(struct backend_weight **out, struct engine *e, const struct stack *s,
                 const struct weight *const *bias, bool inference)
 {
@@ -70,6 +81,8 @@ static err pack_layer(struct engine *e, uint32_t layer, bool inference)
     return pack(&w->down, e, &down, bd, inference);
 }
 
+/* Norm weights stay float32 in every precision: they are few, and a rounded factor would change
+ * every value of a row in the same direction. Each starts at a multiple of 64 bytes. */
 static float *place_norm(struct engine *e, float **at, const struct weight *w)
 {
     if (!w->data) return NULL;
@@ -100,7 +113,10 @@ static err place_norms(struct engine *e)
     return ERR_NONE;
 }
 
-/* Angles as PyTorch has them: float32 position times float32 frequency. */
+/* Tables cos(p f_i) and sin(p f_i), each (positions, head_dim / 2), grown in steps of 256 positions
+ * as longer rows come. The angle is the float32 product of position and frequency, as in PyTorch;
+ * only the cosine of that rounded angle is computed in double. On failure the old tables stay in
+ * use. */
 err engine_reserve_positions(struct engine *e, size_t positions)
 {
     if (positions <= e->positions) return ERR_NONE;
@@ -130,6 +146,7 @@ err engine_reserve_positions(struct engine *e, size_t positions)
     return er;
 }
 
+/* `layer` and `x1` are arrays of views; the tensors are in `memory`. */
 static void pass_close(struct engine *e)
 {
     struct pass *p = &e->pass;
@@ -139,6 +156,8 @@ static void pass_close(struct engine *e)
     *p = (struct pass){0};
 }
 
+/* Accepts an engine that engine_open() could open only in part. The context is closed last, because
+ * all memory belongs to it. */
 void engine_close(struct engine *e)
 {
     if (!e) return;
@@ -160,6 +179,8 @@ void engine_close(struct engine *e)
     free(e);
 }
 
+/* Packing reads every weight once and is the slow part of opening: each layer is converted from its
+ * file format to float32 and then to the layout of the backend. */
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o)
 {
     struct engine *e = calloc(1, sizeof *e);
@@ -196,7 +217,8 @@ void engine_profile(struct backend_profile *out, const struct engine *e)
     e->be->profile(out, e->ctx);
 }
 
-/* Takes the next (rows, cols) of `memory`, or only counts when that is NULL. */
+/* Takes the next (rows, cols) of `memory`, aligned to 64 bytes, or only counts if memory is
+ * NULL. */
 static struct mat take(char *memory, size_t *at, enum dtype type, size_t rows, size_t cols)
 {
     struct mat m = {memory ? memory + *at : NULL, type, cols};
@@ -208,6 +230,9 @@ static float *take_floats(char *memory, size_t *at, size_t count)
     return take(memory, at, DTYPE_F32, 1, count).data;
 }
 
+/* Tensors of one layer that backward reads. x2 (the stream after attention) is needed only there;
+ * without a backward pass it has no rows. q and k before their norms are kept because the gradient
+ * of a norm needs its input. */
 static void place_saved(struct saved *s, const struct engine *e, const struct pass *p, char *memory,
                         size_t *at)
 {
@@ -230,7 +255,9 @@ static void place_saved(struct saved *s, const struct engine *e, const struct pa
     s->lse = take_floats(memory, at, t * a->heads);
 }
 
-/* All working memory at `memory`, or its size alone. */
+/* Places all working memory at `memory`, or only counts its size. Without a backward pass, or with
+ * checkpointing, all layers share one struct saved. Checkpointing keeps (layers, T, d_model) for x1
+ * and recomputes the rest, about a third more time for a fraction of the memory. */
 static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
 {
     const struct arch *a = &e->model->arch;
@@ -264,6 +291,9 @@ static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
     return at;
 }
 
+/* Memory for more rows, wider adapters or a backward pass also serves smaller passes. With a
+ * backward pass the kind of checkpointing must be equal, because it decides which layers share
+ * memory. */
 static bool pass_fits(const struct pass *have, const struct pass *want)
 {
     bool fits = have->memory && have->tokens_max >= want->tokens_max &&
@@ -275,6 +305,9 @@ static bool pass_fits(const struct pass *have, const struct pass *want)
     return fits;
 }
 
+/* Tokens and learned tokens are rounded up to BACKEND_ROWS, as linear() requires of its buffers.
+ * Old memory is given back before new memory is taken, so that growing never holds both; after a
+ * failure the engine has no working memory and the next pass takes it again. */
 err pass_reserve(struct engine *e, const struct batch *b)
 {
     const struct arch *a = &e->model->arch;

@@ -1,5 +1,8 @@
 #include "engine/pass.h"
 
+/* One pass over a batch. The lowest layer with a trained module bounds the work: gradients below it
+ * are never computed, and no activations are kept for it. A batch whose rows are all empty is valid
+ * and does nothing. */
 err pass_run(struct engine *e, struct batch *b, const struct engine_row *row)
 {
     b->lowest = b->backward ? e->model->arch.layers : 0;

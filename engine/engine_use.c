@@ -1,13 +1,15 @@
-/* What callers do with an engine: likelihoods, logits, gradients, evaluation. */
+/* The passes that callers ask for: likelihoods, logits, gradients, evaluation. */
 #include "engine/pass.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* About 2048 tokens fill the products of all cores, and their activations stay small beside the
+ * weights. */
 enum { EVALUATE_TOKENS = 2048, ADAPTERS_MAX = 64 };
 
-struct live { /* the adapters of one call, made ready, and the rows' segments */
+struct live { /* the packed adapters of one call, and the segments of its rows */
     struct factors *factors[ADAPTERS_MAX];
     float *gradient[ADAPTERS_MAX]; /* device */
     size_t count;
@@ -15,6 +17,7 @@ struct live { /* the adapters of one call, made ready, and the rows' segments */
     size_t segments;
 };
 
+/* Accepts one that live_open() could fill only in part. */
 static void live_close(struct live *l, struct engine *e)
 {
     for (size_t i = 0; i < l->count; i++) {
@@ -25,6 +28,8 @@ static void live_close(struct live *l, struct engine *e)
     *l = (struct live){0};
 }
 
+/* Finds the packed factors of an adapter, or packs them: rows of one adapter share them. The search
+ * is linear because a call has few adapters. */
 static err live_adapter(size_t *out, struct live *l, struct engine *e, const struct adapter *ad)
 {
     for (size_t i = 0; i < l->count; i++)
@@ -39,7 +44,8 @@ static err live_adapter(size_t *out, struct live *l, struct engine *e, const str
     return ERR_NONE;
 }
 
-/* Neighbouring rows of one adapter are one segment. */
+/* Neighbouring rows with the same adapter form one segment, so the low-rank products have as many
+ * rows as possible. Rows without an adapter have a segment with factors NULL. */
 static err live_open(struct live *out, struct engine *e, const struct engine_row *row, size_t rows)
 {
     struct live l = {.segment = calloc(rows + 1, sizeof *l.segment)};
@@ -63,6 +69,8 @@ static err live_open(struct live *out, struct engine *e, const struct engine_row
     return ERR_NONE;
 }
 
+/* Ids index the embedding and labels index the logits, so values from a caller are checked once
+ * here and not in the kernels. */
 static err check_rows(const struct engine *e, const struct engine_row *row, size_t rows)
 {
     for (size_t i = 0; i < rows; i++)
@@ -79,7 +87,8 @@ static err check_rows(const struct engine *e, const struct engine_row *row, size
     return ERR_NONE;
 }
 
-/* Adds up a batch's likelihoods by row. */
+/* Adds the likelihoods of learned tokens per row. b->index is sorted, so one walk over both lists
+ * is enough. Sums are double: a row may have thousands of tokens. */
 static void sum_rows(double *nll, const struct batch *b)
 {
     for (size_t i = 0, k = 0; i < b->rows; i++) {
@@ -90,6 +99,7 @@ static void sum_rows(double *nll, const struct batch *b)
     }
 }
 
+/* With o == NULL the pass is forward only. */
 static err run_live(double *nll, struct engine *e, const struct engine_row *row, size_t rows,
                     struct live *live, const struct engine_pass_options *o)
 {
@@ -122,6 +132,8 @@ err engine_nll(double *nll, struct engine *e, const struct engine_row *row, size
     return er;
 }
 
+/* Gradients are summed on the device in one block per adapter and copied to the host once at the
+ * end. The extra float avoids a request for 0 bytes. */
 static err take_gradients(struct live *live, struct engine *e,
                           const struct engine_gradient *gradient, size_t gradients)
 {
@@ -137,6 +149,7 @@ static err take_gradients(struct live *live, struct engine *e,
     return ERR_NONE;
 }
 
+/* Adds and does not set, so that a caller can sum over several batches. */
 static err give_gradients(const struct live *live, struct engine *e,
                           const struct engine_gradient *gradient, size_t gradients)
 {
@@ -168,6 +181,9 @@ err engine_gradients(double *nll, struct engine *e, const struct engine_row *row
     return er;
 }
 
+/* Logits (count, vocab) can be large (2048 x 128,256 floats are 1 GiB), so they are computed for
+ * BACKEND_ROWS tokens at a time and copied out. Rows of the slice are padded to 16 columns, as
+ * products require. */
 err engine_logits(float *out, struct engine *e, const struct engine_row *row)
 {
     const struct arch *a = &e->model->arch;
@@ -203,7 +219,9 @@ out:
     return er;
 }
 
-/* As many rows from `first` on as come to about `tokens`, at least one. */
+/* Fills `row` with rows from `first` on, about `limit` tokens and at least one row, and returns
+ * their number. A batch never depends on the results of others, so any size gives the same
+ * losses. */
 static size_t batch_rows(struct engine_row *row, const struct dataset *data, size_t first,
                          size_t most, const struct engine_evaluate_options *o)
 {
@@ -217,6 +235,8 @@ static size_t batch_rows(struct engine_row *row, const struct dataset *data, siz
     return n;
 }
 
+/* The adapter is packed at the first batch and kept for all of them. The total is summed in double
+ * in the order of the rows, so it does not depend on the batch size. */
 err engine_evaluate(struct engine_evaluation *out, double *row_nll, struct engine *e,
                     const struct dataset *data, const struct engine_evaluate_options *o)
 {
@@ -233,7 +253,7 @@ err engine_evaluate(struct engine_evaluation *out, double *row_nll, struct engin
         for (size_t i = 0; i < n; i++)
             tokens += row[i].count;
         if (!first) TRY_OUT(er, live_open(&live, e, row, 1));
-        live.segment[0].tokens = tokens; /* all rows are of one adapter */
+        live.segment[0].tokens = tokens; /* all rows use the same adapter, packed once */
         TRY_OUT(er, run_live(nll, e, row, n, &live, NULL));
         for (size_t i = 0; i < n; i++) {
             sum += nll[i];

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* First module of each site; the modules of a site follow each other in enum module_kind. */
 static const enum module_kind site_first[SITES + 1] = {MODULE_Q, MODULE_O, MODULE_GATE, MODULE_DOWN,
                                                        MODULE_KINDS};
 
@@ -12,7 +13,9 @@ static size_t mat_size(enum dtype t)
     return t == DTYPE_F32 ? 4 : 2;
 }
 
-/* Lays one site out: sizes and columns, and how many bytes its packed tensors take. */
+/* Sets the layout of one site and returns the number of values that its packed tensors take, with
+ * 64 for alignment of each. H has one column per rank of each module: module m has the columns col
+ * .. col + width - 1, of which the first `rank` train and the others belong to the carry. */
 static size_t site_plan(struct site_factors *s, const struct adapter *ad, const struct arch *arch,
                         uint32_t layer, enum site site)
 {
@@ -37,6 +40,7 @@ static size_t site_plan(struct site_factors *s, const struct adapter *ad, const 
     return values;
 }
 
+/* Takes the next (rows, cols) of the block, aligned to 64 bytes. */
 static struct mat take(char **memory, enum dtype type, size_t rows, size_t cols)
 {
     struct mat m = {*memory, type, cols};
@@ -44,6 +48,8 @@ static struct mat take(char **memory, enum dtype type, size_t rows, size_t cols)
     return m;
 }
 
+/* a_at, b_at and r_at are offsets in adapter->value, so a gradient of one factor lands in its place
+ * in a block of the same layout. Offsets of factors that do not train are not set and not used. */
 static void site_place(struct site_factors *s, const struct adapter *ad, char **memory,
                        enum dtype type)
 {
@@ -71,6 +77,10 @@ void factors_close(struct factors *f)
     free(f);
 }
 
+/* The packed factors of all sites are one block of the type of the backend. `stage` holds float32
+ * copies on their way to the device, large enough for the largest tensor or, for modules with R,
+ * for B and R together. The bounds count each tensor with padding, so place and plan cannot
+ * disagree. */
 err factors_open(struct factors **out, const struct backend *be, struct backend_context *ctx,
                  const struct adapter *ad, const struct arch *arch)
 {
@@ -109,7 +119,7 @@ out:
     return e;
 }
 
-/* to (rows, cols) = scale * host */
+/* to (rows, cols) = scale * host, converted to the type of `to`. */
 static void upload(struct factors *f, struct mat to, const float *host, size_t rows, size_t cols,
                    float scale)
 {
@@ -118,6 +128,8 @@ static void upload(struct factors *f, struct mat to, const float *host, size_t r
     f->be->convert(f->ctx, to, (struct mat){f->stage, DTYPE_F32, cols}, rows, cols, scale);
 }
 
+/* A module with R: b = s B R is computed in float32 and rounded once. B and R are also kept on
+ * their own, because their gradients need them. */
 static void refresh_small(struct factors *f, struct factor *m)
 {
     const struct adapter_module *ad = m->module;
@@ -131,6 +143,8 @@ static void refresh_small(struct factors *f, struct factor *m)
     f->be->product(f->ctx, m->b, b, r, &p);
 }
 
+/* Scale is multiplied into B here, so products need no factor. The carry has scale 1: it is part of
+ * the frozen weight. */
 void factors_refresh(struct factors *f)
 {
     for (size_t i = 0; i < (size_t)f->adapter->layers * SITES; i++) {
@@ -150,6 +164,8 @@ void factors_refresh(struct factors *f)
     }
 }
 
+/* A module with rank 0 has only a carry and never trains; with ADAPTER_R alone only modules with R
+ * train. */
 bool factors_train_at(const struct factors *f, uint32_t layer, enum site site)
 {
     for (int s = site; s < SITES; s++) {
@@ -161,20 +177,23 @@ bool factors_train_at(const struct factors *f, uint32_t layer, enum site site)
     return false;
 }
 
+/* A product with an empty side: an adapter without carry, a segment without tokens. */
 static void multiply(const struct low_rank *l, struct mat out, struct mat a, struct mat b,
                      struct product_shape p)
 {
     if (p.m && p.n && p.k) l->be->product(l->ctx, out, a, b, &p);
 }
 
+/* Each module has its own mask, as in PEFT. The multiplication by an odd constant spreads the small
+ * numbers of layer and kind over all bits. */
 static uint64_t dropout_key(const struct low_rank *l, const struct factor *m)
 {
     uint64_t place = (uint64_t)l->layer * MODULE_KINDS + (uint64_t)m->module->kind;
     return l->dropout_key ^ ((place + 1) * 0xd1342543de82ef95u);
 }
 
-/* x with this module's mask, in `wide`; the rows count from the batch's first, not the segment's.
- */
+/* x with the mask of one module, written to `to`. The mask depends on the place of the row in the
+ * batch and not in the segment, so the backward pass draws the same one. */
 static struct mat masked(const struct low_rank *l, struct mat to, struct mat x,
                          const struct segment *s, const struct site_factors *site,
                          const struct factor *m)
@@ -186,6 +205,9 @@ static struct mat masked(const struct low_rank *l, struct mat to, struct mat x,
     return out;
 }
 
+/* H = x A^T of one segment. Without dropout one product serves all modules of the site. With
+ * dropout each module sees its own masked x, so each needs its own product; the carry is not
+ * dropped, since it is part of the frozen weight. */
 static void shrink(const struct low_rank *l, struct mat h, struct mat x, const struct segment *s,
                    const struct site_factors *site)
 {
@@ -215,7 +237,8 @@ void factors_shrink(const struct low_rank *l, struct mat h, struct mat x)
     }
 }
 
-/* The site of the first segment that has something there, or NULL. */
+/* The site of the first segment that has a module there, or NULL. All segments have the same slots
+ * and shapes, because they come from one architecture. */
 static const struct site_factors *any_site(const struct low_rank *l)
 {
     for (size_t i = 0; i < l->segments; i++) {
@@ -226,6 +249,7 @@ static const struct site_factors *any_site(const struct low_rank *l)
     return NULL;
 }
 
+/* The module at an output of the site, or NULL if that output is not adapted. */
 static const struct factor *factor_of(const struct site_factors *site, uint32_t slot)
 {
     for (uint32_t k = 0; site && k < site->count; k++)
@@ -233,6 +257,8 @@ static const struct factor *factor_of(const struct site_factors *site, uint32_t 
     return NULL;
 }
 
+/* With `fresh` every output of the site has to be set for every segment, adapted or not, because
+ * the caller then adds the large product to all of them. */
 bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x,
                      bool fresh)
 {
@@ -257,7 +283,10 @@ bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h
     return true;
 }
 
-/* Adds alpha a^T b to the gradients of a segment, a and b its tokens' rows: p.k is counted here. */
+/* Adds alpha a^T b to the gradients of a segment, where a (tokens, p.m) and b (tokens, p.n) start
+ * at the first token of the segment. Sums over tokens are the inner dimension p.k, which is set
+ * here: the whole segment, or one row at a time when each row has its own gradient. Row gradients
+ * of DP-SGD therefore cost the same arithmetic as their sum. */
 static void add_gradient(const struct low_rank *l, const struct segment *s, size_t at, struct mat a,
                          struct mat b, struct product_shape p)
 {
@@ -269,7 +298,16 @@ static void add_gradient(const struct low_rank *l, const struct segment *s, size
     }
 }
 
-/* G of one module, and the gradients of its B and R. */
+/* G = dy B of one module, and the gradients of its B and R. With b = s B (no R):
+ *
+ *   G = dy b (tokens, width)              dB = s dy^T H
+ *
+ * With R, where H = x A^T (tokens, r) and y = s H R^T B^T:
+ *
+ *   dB = s dy^T (H R^T)                   dR = s (dy B)^T H
+ *   G  = s (dy B) R                       and dy carry_b for the columns of the carry
+ *
+ * G is needed in any case: it gives dA = G^T x and dx = G A. */
 static void back_module(const struct low_rank *l, const struct factors_back *b,
                         const struct segment *s, const struct factor *m)
 {
@@ -285,7 +323,7 @@ static void back_module(const struct low_rank *l, const struct factors_back *b,
         if (trains & ADAPTER_B) add_gradient(l, s, m->b_at, dy, h, db);
         return;
     }
-    if (trains & ADAPTER_B) { /* s dy^T (H R^T) */
+    if (trains & ADAPTER_B) {
         multiply(l, p, h, m->r, (struct product_shape){PRODUCT_NT, t, r, r, 1.0f, false});
         add_gradient(l, s, m->b_at, dy, p, db);
     }
@@ -297,6 +335,9 @@ static void back_module(const struct low_rank *l, const struct factors_back *b,
              (struct product_shape){PRODUCT_NN, t, carry, m->d_out, 1.0f, false});
 }
 
+/* dx = G A over all modules of a site in one product. With dropout the part of each module has to
+ * pass through its own mask first, so it is computed into l->wide, masked into l->wide2 and added;
+ * the carry is added directly. */
 static void back_input(const struct low_rank *l, const struct factors_back *b,
                        const struct segment *s, const struct site_factors *site)
 {
@@ -347,6 +388,7 @@ static void back_a_whole(const struct low_rank *l, const struct segment *s,
     }
 }
 
+/* dA = G^T x of each module, with its masked x if there is dropout. */
 static void back_a(const struct low_rank *l, const struct factors_back *b, const struct segment *s,
                    const struct site_factors *site)
 {
@@ -365,6 +407,8 @@ static void back_a(const struct low_rank *l, const struct factors_back *b, const
     }
 }
 
+/* Segments without a module at this site contribute 0 to dx, which must then be written, since the
+ * caller adds to dx afterwards. */
 bool factors_backward(const struct low_rank *l, const struct factors_back *b)
 {
     const struct site_factors *any = any_site(l);

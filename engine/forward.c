@@ -1,3 +1,10 @@
+/* The forward pass. Row vectors x of a token go through each layer as
+ *
+ *   n1 = norm(x)            q, k, v = n1 W_qkv^T + b       q, k normed (Qwen3), then rotated
+ *   x  = x + attention(q, k, v) W_o^T + b
+ *   n2 = norm(x)            x = x + (silu(n2 W_gate^T) * (n2 W_up^T)) W_down^T
+ *
+ * with the low-rank part of the adapter added to each product. */
 #include "engine/pass.h"
 
 #include <errno.h>
@@ -10,6 +17,7 @@ void batch_close(struct batch *b)
     *b = (struct batch){0};
 }
 
+/* The first token is never learned, because no token before it predicts it. */
 static size_t learned_of(const struct engine_row *row)
 {
     size_t n = 0;
@@ -64,6 +72,8 @@ struct low_rank pass_low_rank(struct engine *e, const struct batch *b, uint32_t 
                              .wide2 = e->pass.mask[1]};
 }
 
+/* Norms over each head, before rotation (Qwen3). The values before the norm are copied to s->raw,
+ * because the backward pass needs the input of the norm. q has `heads` groups and k `kv_heads`. */
 static void qk_norms(struct engine *e, const struct batch *b, const struct engine_layer *w,
                      struct saved *s)
 {
@@ -76,6 +86,8 @@ static void qk_norms(struct engine *e, const struct batch *b, const struct engin
     e->be->norm(e->ctx, mat_at(s->qkv, 0, q), s->inv_k, mat_at(s->raw, 0, q), w->k_norm, &shape);
 }
 
+/* Keys (value 0) or values (value 1) of one layer, (capacity, kv_heads head_dim). Layers lie one
+ * after the other in one block. */
 static struct mat cache_at(const struct engine *e, const struct cache *c, uint32_t layer, int value)
 {
     size_t width = (size_t)e->model->arch.kv_heads * e->model->arch.head_dim;
@@ -83,7 +95,8 @@ static struct mat cache_at(const struct engine *e, const struct cache *c, uint32
     return mat_at(all, ((size_t)layer * 2 + (size_t)value) * c->capacity, 0);
 }
 
-/* Appends this pass's keys and values. */
+/* Appends the rotated keys and the values of this pass. Capacity was reserved for prompt and new
+ * tokens together, so a full cache is a mistake of the caller. */
 static void fill_caches(struct engine *e, const struct batch *b, uint32_t layer,
                         const struct attention_tensors *t)
 {
@@ -99,6 +112,8 @@ static void fill_caches(struct engine *e, const struct batch *b, uint32_t layer,
     }
 }
 
+/* One new token per sequence attends to its own cache. Sequences have different lengths, so
+ * attention goes through a list of rows, at most 64 at once because the list is on the stack. */
 static void attend_caches(struct engine *e, const struct batch *b, uint32_t layer,
                           const struct attention_tensors *t, const struct attention_shape *shape)
 {
@@ -116,6 +131,8 @@ static void attend_caches(struct engine *e, const struct batch *b, uint32_t laye
     }
 }
 
+/* q, k and v are views of the same rows of s->qkv. Rotation works on q and k together: they lie
+ * side by side and have the same head dimension, so they are heads + kv_heads heads. */
 static void attend(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)
 {
     const struct arch *a = &e->model->arch;
@@ -142,6 +159,12 @@ static void attend(struct engine *e, const struct batch *b, uint32_t layer, stru
         e->be->attention(e->ctx, &t, &shape);
 }
 
+/* For q, k, v, gate and up the low-rank part is written first (fresh) and the large product is
+ * added to it inside the kernel, in float32 before rounding. For o and down the result is the
+ * float32 residual stream, so the order does not matter and the low-rank part is added afterwards.
+ *
+ * In training very short batches are padded to BACKEND_FEW rows: below that the backend may sum in
+ * another order, and the gradient of a record would depend on the records beside it. */
 void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                    bool whole)
 {
@@ -151,7 +174,7 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     struct pass *p = &e->pass;
     size_t t = b->tokens, d = a->d_model;
     size_t rows =
-        b->backward && t < BACKEND_FEW ? BACKEND_FEW : t; /* a record's bits are its own */
+        b->backward && t < BACKEND_FEW ? BACKEND_FEW : t; /* results independent of other rows */
     struct norm_shape norm = {t, 1, d, a->rms_eps};
     struct low_rank l = pass_low_rank(e, b, layer, SITE_QKV);
     be->norm(e->ctx, p->normed, s->inv1, p->resid, w->attn_norm, &norm);
@@ -177,6 +200,7 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     factors_forward(&l, &p->resid, s->h[SITE_DOWN], p->wide, false);
 }
 
+/* The input x1 of a layer is kept only from the lowest trained layer on. */
 void forward_layers(struct engine *e, const struct batch *b)
 {
     struct pass *p = &e->pass;
@@ -189,6 +213,9 @@ void forward_layers(struct engine *e, const struct batch *b)
     }
 }
 
+/* Loss of the learned tokens in blocks of learned_max: gather their rows, final norm, head. With a
+ * backward pass the gradient goes back through the norm and is added to dresid at the same rows.
+ * Rows without a learned token keep the gradient 0 that dresid starts with. */
 void forward_loss(struct engine *e, const struct batch *b)
 {
     const struct arch *a = &e->model->arch;
@@ -210,6 +237,8 @@ void forward_loss(struct engine *e, const struct batch *b)
     }
 }
 
+/* The embedding is read from the file row by row, because only the rows of this batch are needed
+ * and a packed copy would cost vocab * d_model floats. */
 err pass_embed(struct engine *e, const struct engine_row *row, size_t rows)
 {
     const struct arch *a = &e->model->arch;

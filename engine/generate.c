@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* At most 64 sequences at once, and 256 MiB of caches (unless a single sequence needs more). */
 enum { GENERATE_ROWS = 64, CACHE_BYTES = 256 << 20 };
 
+/* `next` is the token chosen last: the input of the next pass. */
 struct sequence {
     const struct generate_prompt *prompt;
     struct cache cache;
@@ -28,6 +30,7 @@ struct generation {
     struct rng rng;
 };
 
+/* Accepts one that generation_open() could open only in part. */
 static void generation_close(struct generation *g)
 {
     struct engine *e = g->e;
@@ -41,6 +44,7 @@ static void generation_close(struct generation *g)
     free(g->sorted);
 }
 
+/* Rows of logits are padded to a multiple of 16 columns, as products require. */
 static err generation_open(struct generation *g, const struct adapter *adapter)
 {
     struct engine *e = g->e;
@@ -55,6 +59,7 @@ static err generation_open(struct generation *g, const struct adapter *adapter)
     return factors_open(&g->factors, e->be, e->ctx, adapter, &e->model->arch);
 }
 
+/* Keys and values of all layers: positions * layers * 2 * kv_heads * head_dim numbers. */
 static size_t cache_bytes(const struct engine *e, size_t positions)
 {
     const struct arch *a = &e->model->arch;
@@ -67,6 +72,8 @@ static uint32_t most_tokens(const struct generate_prompt *p, const struct genera
     return p->tokens ? p->tokens : o->tokens;
 }
 
+/* Checks ids, which index the embedding, and takes the cache for prompt and new tokens at once: it
+ * never grows while generating. */
 static err sequence_open(struct generation *g, const struct generate_prompt *p, int32_t *out)
 {
     if (!p->count || p->count > LIMIT_SEQUENCE)
@@ -83,7 +90,8 @@ static err sequence_open(struct generation *g, const struct generate_prompt *p, 
     return g->e->be->memory_take(&s->cache.memory, g->e->ctx, cache_bytes(g->e, s->cache.capacity));
 }
 
-/* Runs the rows through all layers, filling caches; resid holds the result. */
+/* Runs the rows through all layers, which fills the caches. The result is in resid. All sequences
+ * share one adapter and so one segment. */
 static err run(struct generation *g, struct batch *b, const struct engine_row *row)
 {
     struct segment segment = {.factors = g->factors, .tokens = b->tokens};
@@ -94,7 +102,7 @@ static err run(struct generation *g, struct batch *b, const struct engine_row *r
     return er;
 }
 
-/* Logits after the last token of each row of the batch. */
+/* Logits after the last token of each row; other positions of a prompt need none. */
 static err last_logits(struct generation *g, const struct batch *b)
 {
     struct engine *e = g->e;
@@ -110,6 +118,7 @@ static err last_logits(struct generation *g, const struct batch *b)
     return e->be->check(e->ctx);
 }
 
+/* Descending; equal logits by id, so that sampling does not depend on the sorting algorithm. */
 static int compare_logits(const void *a, const void *b, void *logits)
 {
     const float *x = logits;
@@ -118,6 +127,10 @@ static int compare_logits(const void *a, const void *b, void *logits)
     return i < j ? -1 : i > j;
 }
 
+/* Nucleus sampling: with p_i proportional to exp(logit_i / temperature), keep the most likely
+ * tokens until their sum reaches top_p, at least one, and draw among them. The largest logit is
+ * subtracted first, so the exponentials cannot overflow. Rounding may leave `at` just above 0 after
+ * the last kept token; then the most likely token is taken. */
 static int32_t sample(struct generation *g)
 {
     uint32_t vocab = g->e->model->arch.vocab, n = 0;
@@ -138,6 +151,7 @@ static int32_t sample(struct generation *g)
     return (int32_t)g->sorted[0];
 }
 
+/* Greedy choice takes the lowest id of equal logits, so results are reproducible. */
 static int32_t choose(struct generation *g, size_t row)
 {
     uint32_t vocab = g->e->model->arch.vocab, best = 0;
@@ -149,7 +163,8 @@ static int32_t choose(struct generation *g, size_t row)
     return (int32_t)best;
 }
 
-/* Takes the token chosen after a pass; false when the sequence ends with it. */
+/* Takes the token chosen after a pass. Returns false if the sequence ends: at a stop token, which
+ * is not part of the output, on request of the caller, or when it has all its tokens. */
 static bool accept(struct generation *g, struct sequence *s, int32_t id)
 {
     for (size_t i = 0; i < g->o->stops; i++)
@@ -160,7 +175,9 @@ static bool accept(struct generation *g, struct sequence *s, int32_t id)
     return s->made < s->most;
 }
 
-/* One pass over the sequences still going: their prompts the first time, then one token each. */
+/* One pass over the sequences that have not ended: the whole prompts the first time, then one token
+ * each at the position after its cache. Finished sequences leave the batch, which is why the lists
+ * are built again each time. */
 static err advance(struct generation *g, bool first, bool *any)
 {
     struct engine_row row[GENERATE_ROWS];
@@ -197,6 +214,7 @@ out:
     return er;
 }
 
+/* Caches are given back even after a failure, because the next group takes its own. */
 static err generate_group(int32_t *const *out, uint32_t *count, struct generation *g,
                           const struct generate_prompt *prompt, size_t prompts)
 {
@@ -215,6 +233,8 @@ static err generate_group(int32_t *const *out, uint32_t *count, struct generatio
     return er;
 }
 
+/* Prompts are taken in order into groups whose caches fit; the first of a group is taken in any
+ * case. */
 err generate_many(int32_t *const *out, uint32_t *count, struct engine *e,
                   const struct adapter *adapter, const struct generate_prompt *prompt,
                   size_t prompts, const struct generate_options *o)
