@@ -1,3 +1,6 @@
+/* Training with AdamW. Trained values are float32 on the device; packed copies of them in the
+ * precision of the engine are refreshed after every step. Per value: the value, two moments and a
+ * gradient, 16 bytes. */
 #include "engine/train/train.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -43,6 +46,8 @@ uint64_t train_steps(const struct train_options *o, size_t rows)
     return steps < 1.0 ? 1 : (uint64_t)steps;
 }
 
+/* Linear warm-up from 0, then with u = (t - warmup) / (steps - warmup) constant 1, linear 1 - u, or
+ * cosine (1 + cos(pi u)) / 2. As in transformers the first warm-up step has factor 0. */
 double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint64_t steps)
 {
     if (t < warmup) return (double)t / (double)(warmup > 1 ? warmup : 1);
@@ -53,6 +58,8 @@ double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint6
     return factor > 0.0 ? factor : 0.0;
 }
 
+/* Comparisons are written so that NaN fails them: options may come from a file or from a run of the
+ * coordinator. */
 err training_check(const struct train_options *o, const struct adapter *ad,
                    const struct dataset *data)
 {
@@ -79,6 +86,7 @@ err training_check(const struct train_options *o, const struct adapter *ad,
     return ERR_NONE;
 }
 
+/* Accepts one that training_open() could open only in part. */
 void training_close(struct training *t)
 {
     const struct backend *be = t->e->be;
@@ -92,6 +100,8 @@ void training_close(struct training *t)
     free(t->order);
 }
 
+/* The penalty is computed on the host in double, since it needs norms over single modules; it costs
+ * one copy of the trained values per step. */
 static err penalty_open(struct training *t)
 {
     size_t bytes = t->adapter->value_count * sizeof(float);
@@ -103,6 +113,7 @@ static err penalty_open(struct training *t)
     return t->e->be->memory_take(&t->added, t->e->ctx, bytes);
 }
 
+/* The moments start at zero, which memory_take() guarantees. */
 err training_open(struct training *t)
 {
     struct engine *e = t->e;
@@ -119,6 +130,8 @@ err training_open(struct training *t)
     return factors_open(&t->factors, e->be, e->ctx, t->adapter, &e->model->arch);
 }
 
+/* Fisher-Yates shuffle, with a generator keyed by the epoch, so that the order of an epoch can be
+ * computed without the earlier ones. */
 void train_order(uint32_t *order, size_t count, const struct train_options *o, uint64_t epoch)
 {
     struct rng rng;
@@ -132,7 +145,8 @@ void train_order(uint32_t *order, size_t count, const struct train_options *o, u
     }
 }
 
-/* The row that comes `number`-th, counting over epochs. */
+/* Row number `number` of the training, counted over all epochs. Batches run across the end of an
+ * epoch, so every step has the same number of rows. */
 static const struct data_row *row_at(struct training *t, uint64_t number)
 {
     uint64_t epoch = number / t->data->count + 1;
@@ -143,6 +157,7 @@ static const struct data_row *row_at(struct training *t, uint64_t number)
     return &t->data->row[t->order[number % t->data->count]];
 }
 
+/* A new mask for each pass, reproducible from the seed. */
 static uint64_t dropout_key(const struct training *t, uint64_t pass)
 {
     struct rng rng;
@@ -151,7 +166,8 @@ static uint64_t dropout_key(const struct training *t, uint64_t pass)
     return high << 32 | rng_u32(&rng);
 }
 
-/* One forward and backward pass over `row`; adds its likelihoods to *nll. */
+/* One forward and backward pass over `row`. Adds the gradient of scale * sum of likelihoods to
+ * t->gradient and the likelihoods to *nll. */
 static err one_pass(struct training *t, const struct engine_row *row, size_t rows, double scale,
                     uint64_t pass, double *nll)
 {
@@ -173,6 +189,7 @@ static err one_pass(struct training *t, const struct engine_row *row, size_t row
     return er;
 }
 
+/* The gradient of the penalty is added before clipping, so the clip bounds the whole step. */
 static void add_penalty(struct training *t, struct train_step *s)
 {
     const struct backend *be = t->e->be;
@@ -184,6 +201,10 @@ static void add_penalty(struct training *t, struct train_step *s)
             (struct mat){t->added, DTYPE_F32, n}, 1, n);
 }
 
+/* Clips to norm o->clip as PyTorch does, with 1e-6 in the denominator, so results agree with it. A
+ * loss or gradient that is not finite stops the training: AdamW would turn every value into NaN
+ * with the next step. The values are copied back after every step, because on_step() may save the
+ * adapter. */
 err training_update(struct training *t, struct train_step *s)
 {
     struct engine *e = t->e;
@@ -207,6 +228,10 @@ err training_update(struct training *t, struct train_step *s)
     return e->be->check(e->ctx);
 }
 
+/* One optimizer step over batch * accumulate rows. The loss is the mean over the learned tokens of
+ * the whole step: the scale 1 / learned is known before the first pass, so accumulated passes give
+ * the gradient of one large batch and not the mean of batch means, which would weigh short rows
+ * more. */
 static err one_step(struct training *t, struct train_step *s)
 {
     struct engine *e = t->e;
@@ -229,6 +254,8 @@ static err one_step(struct training *t, struct train_step *s)
     return training_update(t, s);
 }
 
+/* *out is set only on success. An interruption by on_step() returns ERR_STOPPED and leaves the
+ * adapter as it is after that step. */
 err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
               const struct dataset *data, const struct train_options *o)
 {

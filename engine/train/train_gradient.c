@@ -1,3 +1,5 @@
+/* The mean gradient over many rows without an optimizer. Batches are summed in double in their
+ * order, so that the result is accurate for any number of rows and the same on every run. */
 #include "engine/train/train_penalty.h"
 
 #include <errno.h>
@@ -13,6 +15,7 @@ struct sums {
     uint64_t learned;
 };
 
+/* The token at position 0 is never predicted. */
 static uint64_t learned_tokens(const struct data_row *r)
 {
     uint64_t n = 0;
@@ -21,6 +24,8 @@ static uint64_t learned_tokens(const struct data_row *r)
     return n;
 }
 
+/* Scale 1: the number of learned tokens is known only after the last batch, so the division comes
+ * at the end. */
 static err add_batch(struct sums *s, const struct adapter *ad, struct engine *e, size_t rows,
                      const struct train_gradient_options *o)
 {
@@ -39,6 +44,7 @@ static err add_batch(struct sums *s, const struct adapter *ad, struct engine *e,
     return er;
 }
 
+/* The rows are a prefix of a shuffled order: a sample without replacement. */
 static err add_rows(struct sums *s, const struct adapter *ad, struct engine *e,
                     const struct dataset *data, const struct train_gradient_options *o)
 {
@@ -59,6 +65,7 @@ static err add_rows(struct sums *s, const struct adapter *ad, struct engine *e,
     return ERR_NONE;
 }
 
+/* All sums are checked before anything is written, so *out is untouched after a failure. */
 static err finish(struct train_gradient *out, const struct sums *s, size_t count)
 {
     double mean = 1.0 / (double)s->learned;

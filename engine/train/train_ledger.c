@@ -1,3 +1,7 @@
+/* Plans private training and records it in the ledger. Order of safety: a plan is refused before
+ * any training; an update is charged before it can leave; and the ledger file is written and synced
+ * before train_ledger_charge() returns. A crash in between can lose an update but never an
+ * unrecorded one. */
 #include "engine/train/train_ledger.h"
 
 #include "privacy/noise/clip.h"
@@ -5,8 +9,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---------------------------------------------------------------- the plan */
+/* ---- the plan */
 
+/* Without a ledger the budget of the records could be spent again by the next run, so there is no
+ * private training without one. */
 static err check_files(const struct train_ledger_options *o)
 {
     if (o->ledger && o->key) return ERR_NONE;
@@ -14,6 +20,8 @@ static err check_files(const struct train_ledger_options *o)
                                "genpkey -algorithm ed25519): what is not recorded may not leave");
 }
 
+/* The sampling rate defaults to the rows of a step over the number of records, so that a private
+ * step uses as many rows as one without privacy on average. */
 static err set_plan(struct train_ledger *l, uint64_t records)
 {
     const struct train_ledger_options *o = &l->o;
@@ -42,6 +50,7 @@ static err set_plan(struct train_ledger *l, uint64_t records)
     return ERR_NONE;
 }
 
+/* Half of `says` is for the plan, the rest for the state of the ledger. */
 static err describe(struct train_ledger *l)
 {
     struct bytes text = {.max = sizeof l->says / 2};
@@ -53,6 +62,9 @@ static err describe(struct train_ledger *l)
     return e;
 }
 
+/* plan_check() returns how many rounds the budget allows. A plan with fewer rounds than asked for
+ * is refused, because stopping in the middle would waste the budget of the first rounds. Dropout is
+ * refused because the passes over single records do not implement it. */
 err train_ledger_plan(struct train_ledger *out, const struct train_ledger_options *options,
                       uint64_t records)
 {
@@ -76,8 +88,10 @@ err train_ledger_plan(struct train_ledger *out, const struct train_ledger_option
     return ERR_NONE;
 }
 
-/* ---------------------------------------------------------------- the ledger */
+/* ---- the ledger */
 
+/* The privacy event of one round: `steps` Gaussian releases at the sampling rate. A pass of the
+ * basis is one release over all records. */
 static struct account_event event_of(const struct train_ledger *l, bool basis)
 {
     if (basis)
@@ -91,6 +105,8 @@ static struct ledger_terms terms_of(const struct train_ledger *l, bool basis)
     return (basis ? plan_basis_terms : plan_terms)(&l->plan, &l->summary, l->o.job, l->o.party);
 }
 
+/* A new ledger gets its budget from the options, or from the caps of the caller if they are given;
+ * an existing one keeps its own. */
 static err open_ledger(struct ledger_file *out, const struct train_ledger *l)
 {
     struct ledger_terms first = terms_of(l, l->plan.basis_passes > 0);
@@ -99,13 +115,15 @@ static err open_ledger(struct ledger_file *out, const struct train_ledger *l)
     return ledger_file_open(out, l->o.ledger, l->o.key, &first);
 }
 
+/* Whether an entry is a release of this job, of its basis or of its rounds. */
 static bool is_ours(const struct ledger_entry *entry, const struct train_ledger *l, bool basis)
 {
     return !strcmp(entry->kind, "release") && !strcmp(entry->terms->job, l->o.job) &&
            !strcmp(entry->terms->purpose, "basis") == basis;
 }
 
-/* Rounds, or passes, of ours that the ledger has not. */
+/* Rounds, or basis passes, of this job that the ledger has not charged yet. After a restart the
+ * charged ones must not be counted twice. */
 static uint64_t still_to_do(const struct ledger_file *f, const struct train_ledger *l, bool basis)
 {
     uint64_t all = basis ? l->plan.basis_passes : l->plan.rounds, done = 0;
@@ -114,6 +132,7 @@ static uint64_t still_to_do(const struct ledger_file *f, const struct train_ledg
     return done < all ? all - done : 0;
 }
 
+/* Charges the remaining releases of the plan to a copy of the account. */
 static err add_rest(struct spend *all, const struct ledger_file *f, const struct train_ledger *l,
                     bool basis)
 {
@@ -122,7 +141,8 @@ static err add_rest(struct spend *all, const struct ledger_file *f, const struct
     return event.count ? spend_charge(all, &event) : ERR_NONE;
 }
 
-/* A name that was mistyped begins a ledger with a whole budget: that has to be seen. */
+/* Adds the state of the ledger to the text for people. A mistyped file name creates a new ledger
+ * with a full budget, and this line is where the user can see it. */
 static void say_ledger(struct train_ledger *l, const struct ledger_file *f, double spent)
 {
     size_t at = strlen(l->says), releases = 0;
@@ -148,6 +168,8 @@ static void say_ledger(struct train_ledger *l, const struct ledger_file *f, doub
                  (unsigned long long)records, (unsigned long long)l->plan.units);
 }
 
+/* Adds the rest of the plan to a copy of the account of the ledger and compares the total with the
+ * budget. Nothing is written: the real charges come round by round. */
 static err ask(struct train_ledger *l, const struct ledger_file *f)
 {
     struct spend all = {0};
@@ -182,6 +204,8 @@ err train_ledger_ask(struct train_ledger *l)
     return e;
 }
 
+/* Whether this very update was charged already: a member that restarts after the charge sends the
+ * same bytes again without a second charge. */
 static bool has(const struct ledger_file *f, const struct train_ledger *l,
                 const struct train_ledger_made *made)
 {
@@ -194,6 +218,7 @@ static bool has(const struct ledger_file *f, const struct train_ledger *l,
     return false;
 }
 
+/* Whether the ledger lists a release with this digest. */
 static bool released(const struct ledger_file *f, const struct digest *digest)
 {
     for (size_t i = 0; i < f->ledger.count; i++)
@@ -203,6 +228,9 @@ static bool released(const struct ledger_file *f, const struct digest *digest)
     return false;
 }
 
+/* Training that starts from values which this ledger released adds nothing about the records
+ * (post-processing). Other starting values are recorded by their digest, so that an auditor can see
+ * them. */
 static void set_given(struct ledger_terms *terms, const struct ledger_file *f,
                       const struct digest *given)
 {
@@ -212,6 +240,8 @@ static void set_given(struct ledger_terms *terms, const struct ledger_file *f,
         terms->given = *given;
 }
 
+/* sigma is computed again from clip norm and noise multiplier, with the rounding of the lattice
+ * that the training used. */
 err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_made *made)
 {
     struct ledger_file f = {0};
@@ -237,6 +267,8 @@ err train_ledger_charge(const struct train_ledger *l, const struct train_ledger_
     return e;
 }
 
+/* Opens the ledger and adds up all its releases: the result holds for everything the ledger
+ * records, not only for this job. */
 err train_ledger_spent(struct train_ledger_spent *out, const struct train_ledger *l)
 {
     struct ledger_file f = {0};

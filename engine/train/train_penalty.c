@@ -3,24 +3,29 @@
 #include <math.h>
 #include <string.h>
 
+/* floor(gamma rank), at least 1. 1e-9 is added because 0.7 * 10 is 6.99... in double. */
 uint32_t train_cut(uint32_t rank, double gamma)
 {
     REQUIRE(gamma > 0.0 && gamma <= 1.0);
-    uint32_t cut = (uint32_t)floor(gamma * (double)rank + 1e-9); /* 0.7 * 10 is 6.99... */
+    uint32_t cut = (uint32_t)floor(gamma * (double)rank + 1e-9);
     return cut > 1 ? cut : 1;
 }
 
+/* A tail that became smaller in training is one that the data does not need (HetLoRA), so it is
+ * cut. */
 uint32_t train_pruned_rank(uint32_t rank, double gamma, const struct train_result *r)
 {
     return r->tail_after < r->tail_before ? train_cut(rank, gamma) : rank;
 }
 
-/* The tail of a factor: `rows` runs of `cols` values, `ld` apart. A's is one run, B's one a row. */
+/* The tail of a factor: `rows` runs of `cols` values, `ld` apart. The tail A[c:, :] is one run of
+ * rows, the tail B[:, c:] is the end of each row. */
 struct tail {
     const float *value;
     size_t rows, cols, ld;
 };
 
+/* Frobenius norm, in double. */
 static double tail_norm(const struct tail *t)
 {
     double sum = 0.0;
@@ -30,6 +35,7 @@ static double tail_norm(const struct tail *t)
     return sqrt(sum);
 }
 
+/* The tails of A (rank, d_in) and B (d_out, rank) behind the first `cut` components. */
 static void tails(struct tail out[2] /* A, B */, const struct adapter_module *m, double gamma)
 {
     uint32_t cut = m->rank ? train_cut(m->rank, gamma) : 0;
@@ -50,7 +56,7 @@ double train_tail(const struct adapter *ad, double gamma)
     return sum;
 }
 
-/* d |X| / dX = X / |X|; at X = 0 the subgradient 0. */
+/* d|X| / dX = X / |X|. At X = 0 the subgradient 0 is taken, so a tail that is zero stays zero. */
 static void tail_gradient(float *gradient, const struct adapter *ad, const struct tail *t,
                           double norm, double factor)
 {
@@ -62,6 +68,8 @@ static void tail_gradient(float *gradient, const struct adapter *ad, const struc
                 (float)(factor / norm * (double)t->value[i * t->ld + j]);
 }
 
+/* lambda sum |B tail| |A tail|. The gradient with respect to one tail has the norm of the other one
+ * as its factor. Tails that do not train count in the value but get no gradient. */
 static double prune_term(float *gradient, const struct adapter *ad, const struct train_options *o)
 {
     static const unsigned trains[2] = {ADAPTER_A, ADAPTER_B};
@@ -79,6 +87,7 @@ static double prune_term(float *gradient, const struct adapter *ad, const struct
     return o->prune_lambda * sum;
 }
 
+/* prox / 2 |theta - start|^2 has the gradient prox (theta - start). */
 double train_penalty(float *gradient, const struct adapter *ad, const float *start,
                      const struct train_options *o)
 {

@@ -1,3 +1,6 @@
+/* DP-SGD over the lattice of privacy/noise/clip.h. train_private.h has the algorithm. The guarantee
+ * needs three things from this file: each record is drawn independently of the others, one record
+ * changes the sum by at most the clip norm, and nothing but the noisy sum leaves a step. */
 #include "engine/train/train_private.h"
 #include "base/text.h"
 #include "engine/train/train_parts.h"
@@ -10,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Clipped gradients of single records, summed on the lattice. */
+/* Clipped gradients of single records, and their sum on the lattice. */
 struct records {
     struct engine *e;
     const struct adapter *adapter;
@@ -23,7 +26,7 @@ struct records {
     struct engine_row *row; /* (batch) */
     float *each;            /* (batch, n) device: gradients of one pass */
     float *host;            /* (n) */
-    int32_t *whole;         /* (n) one record's, on the lattice */
+    int32_t *whole;         /* (n) gradient of one record on the lattice */
     int64_t *sum;           /* (n) */
 };
 
@@ -31,31 +34,34 @@ struct private
 {
     struct training t;
     struct records r;
-    struct train_options options; /* without clipping of the sum */
+    struct train_options options; /* a copy with accumulate 1 and clip 0: see train_private_run() */
     const struct train_private_options *o;
-    struct train_private_options own; /* with these options */
-    uint32_t *taken;                  /* (rows) of this step */
-    size_t takes;
-    uint64_t frozen;
+    struct train_private_options own; /* a copy that points to `options` */
+    uint32_t *taken;                  /* (rows) records of this step */
+    size_t takes;                     /* their number */
+    uint64_t frozen;                  /* frozen_hash() at the start */
 };
 
 uint64_t train_private_steps(const struct train_private_options *o)
 {
     if (o->train->steps) return o->train->steps;
-    double steps = ceil(o->train->epochs / o->sampling); /* q N of N records a step */
+    double steps = ceil(o->train->epochs / o->sampling); /* a step reads q N of N records */
     return steps < 1.0 ? 1 : (uint64_t)steps;
 }
 
-/* ---------------------------------------------------------------- the guard */
+/* ---- the guard */
 
+/* One step of a fast hash, not a cryptographic one: it protects against mistakes of this program
+ * and not against an attacker, and it runs over all frozen values after every step. */
 static uint64_t stir(uint64_t lane, uint64_t word)
 {
     lane ^= word;
-    /* Turned first: a product by an odd number leaves the highest bit where it is. */
+    /* Rotate before multiplying: the highest bit of a product depends on all bits below it, but the
+     * highest bit of the factor reaches no other bit. */
     return (lane << 29 | lane >> 35) * 0x9e3779b97f4a7c15u;
 }
 
-/* Four lanes, so that no word waits for the one before. */
+/* Four independent lanes, so that no multiplication waits for the one before. */
 static uint64_t mix(uint64_t hash, const float *value, size_t count)
 {
     uint64_t lane[4] = {hash, ~hash, hash << 1, hash >> 1}, word;
@@ -75,7 +81,7 @@ static uint64_t mix(uint64_t hash, const float *value, size_t count)
     return lane[0];
 }
 
-/* Of every tensor that does not train. */
+/* Hash of all tensors that do not train, carry included. */
 static uint64_t frozen_hash(const struct adapter *ad)
 {
     uint64_t hash = 1;
@@ -92,6 +98,8 @@ static uint64_t frozen_hash(const struct adapter *ad)
     return hash;
 }
 
+/* A private update is the noisy change of the trained values. If a training bug changed a frozen
+ * tensor, that change would carry information about records without noise, so the run stops. */
 static err guard(const struct private *p, const struct train_step *s)
 {
     if (frozen_hash(p->t.adapter) == p->frozen) return ERR_NONE;
@@ -101,8 +109,9 @@ static err guard(const struct private *p, const struct train_step *s)
                     (unsigned long long)s->step);
 }
 
-/* ---------------------------------------------------------------- gradients by record */
+/* ---- gradients of single records */
 
+/* The token at position 0 is never predicted. */
 static uint64_t learned_tokens(const struct engine_row *r)
 {
     uint64_t n = 0;
@@ -111,7 +120,9 @@ static uint64_t learned_tokens(const struct engine_row *r)
     return n;
 }
 
-/* Gradients of every row's sum of negative log likelihoods into `each` (rows, value_count). */
+/* Gradients of each row's summed negative log likelihood into `each` (rows, value_count), which is
+ * set to zero first. The segment gives each row its own gradient, so all rows still run through the
+ * base model in one batch. */
 static err pass_each(struct engine *e, const struct factors *f, float *each,
                      const struct engine_row *row, size_t rows, bool checkpoint)
 {
@@ -133,7 +144,9 @@ static err pass_each(struct engine *e, const struct factors *f, float *each,
     return er;
 }
 
-/* One row's gradient to the host, divided by its learned tokens. */
+/* Copies the gradient of one row to the host and divides it by the number of its learned tokens, so
+ * that the length of a record does not enlarge its gradient. A record without learned tokens has
+ * the gradient 0. */
 static void fetch(float *out, struct engine *e, const float *each, size_t n,
                   const struct engine_row *row)
 {
@@ -162,9 +175,10 @@ out:
     return er;
 }
 
-/* ---------------------------------------------------------------- their noisy sum */
+/* ---- their noisy sum */
 
-/* With e, adapter, data and factors set. */
+/* The caller sets e, adapter, data and factors before. Memory for gradients is batch * n floats:
+ * this bounds the number of records in one pass. */
 static err records_open(struct records *r, const struct train_private_options *o)
 {
     r->n = r->adapter->value_count;
@@ -180,6 +194,7 @@ static err records_open(struct records *r, const struct train_private_options *o
     return r->e->be->memory_take(&r->each, r->e->ctx, r->batch * r->n * sizeof(float));
 }
 
+/* The sum without noise is wiped, because freed memory may be reused or dumped. */
 static void records_close(struct records *r)
 {
     if (r->each) r->e->be->memory_give(r->e->ctx, r->each);
@@ -190,6 +205,9 @@ static void records_close(struct records *r)
     free(r->sum);
 }
 
+/* Adds the clipped gradients of some records to the sum. clip_quantise() fails for a gradient that
+ * is not finite; the record then counts as zero, because stopping would reveal that it is in the
+ * data. */
 static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
 {
     for (size_t i = 0; i < rows; i++) {
@@ -201,7 +219,6 @@ static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
         struct clip_result result;
         struct clip_tensor tensor = {.now = r->host, .count = r->n};
         fetch(r->host, r->e, r->each + i * r->n, r->n, &r->row[i]);
-        /* One that is not finite counts as zero: to stop would tell that it is there. */
         err e = clip_quantise(r->whole, &result, &r->bound, 1.0, &tensor, 1);
         for (size_t k = 0; k < r->n && !err_is(e); k++)
             r->sum[k] += r->whole[k];
@@ -209,13 +226,15 @@ static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
     return ERR_NONE;
 }
 
-/* r->host = (the sum over these records + noise) / expected. */
+/* r->host = (sum over these records + noise) / expected. `expected` is q N and not the number of
+ * drawn records, which is private. The noise is drawn before the first record is read, so a failure
+ * of the generator cannot depend on the data. */
 static err records_release(struct records *r, const uint32_t *taken, size_t takes, double expected)
 {
     struct noise noise = {0};
     double scale = ldexp(1.0, -r->bound.scale_log2) / expected;
     err e = ERR_NONE;
-    TRY(noise_draw(&noise, r->n, r->sigma)); /* before a record is read */
+    TRY(noise_draw(&noise, r->n, r->sigma));
     memset(r->sum, 0, r->n * sizeof *r->sum);
     for (size_t i = 0; i < takes; i += r->batch)
         TRY_OUT(e, records_pass(r, taken + i, takes - i < r->batch ? takes - i : r->batch));
@@ -227,9 +246,12 @@ out:
     return e;
 }
 
-/* ---------------------------------------------------------------- one step */
+/* ---- one step */
 
-/* Records that take part, each by itself with chance q: 64 bits below floor(q 2^64). */
+/* Poisson sampling: each record takes part independently with probability q, decided by 64 random
+ * bits below floor(q 2^64). The privacy analysis needs exactly this; a shuffled batch of fixed size
+ * would need another one. The system's generator is used and not the seeded one, because a known
+ * sample would lose the amplification. */
 static void sample(struct private *p)
 {
     double q = p->o->sampling;
@@ -241,6 +263,8 @@ static void sample(struct private *p)
     }
 }
 
+/* An empty sample is a normal step: the update is then noise alone, and skipping it would reveal
+ * that the sample was empty. */
 static err one_step(struct private *p, struct train_step *s)
 {
     struct training *t = &p->t;
@@ -253,8 +277,10 @@ static err one_step(struct private *p, struct train_step *s)
     return guard(p, s);
 }
 
-/* ---------------------------------------------------------------- the run */
+/* ---- the run */
 
+/* Dropout is refused because pass_each() does not implement it. 65536 is the largest multiplier
+ * that fits the lattice of the noise. */
 static err check(const struct train_private_options *o)
 {
     if (!(o->sampling > 0.0 && o->sampling <= 1.0))
@@ -270,6 +296,7 @@ static err check(const struct train_private_options *o)
     return ERR_NONE;
 }
 
+/* The hash of the frozen tensors is taken before the first step. */
 static err open_run(struct private *p)
 {
     p->own = *p->o;
@@ -290,6 +317,10 @@ static void close_run(struct private *p)
     free(p->taken);
 }
 
+/* The sum is not clipped again (clip 0): clipping is per record, and a second clip after the noise
+ * would only bias it. accumulate is 1 because the sample of a step is divided into passes of
+ * `batch` records in records_release(). No loss is set in the steps and in the result, as losses
+ * are computed from the records without noise. */
 err train_private_run(struct train_result *out, struct adapter *adapter, struct engine *e,
                       const struct dataset *data, const struct train_private_options *o)
 {
@@ -321,6 +352,7 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
     return er;
 }
 
+/* All records take part, so the event has rate 1 and the denominator is N. */
 err train_private_gradient(float *out, const struct adapter *adapter, struct engine *e,
                            const struct dataset *data, const struct train_private_options *o)
 {
