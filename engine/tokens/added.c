@@ -1,3 +1,5 @@
+/* Finds added tokens. The tokens are sorted by text, so all tokens that match at a place are found
+ * by narrowing one range of the list byte by byte. */
 #include "engine/tokens/added.h"
 
 #include "engine/tokens/piece.h"
@@ -21,6 +23,7 @@ err added_put(struct added *a, const struct added_token *token)
     return ERR_NONE;
 }
 
+/* By text, then by id: of two tokens with the same text the lower id is found. */
 static int compare_text(const void *left, const void *right)
 {
     const struct added_token *a = left, *b = right;
@@ -49,6 +52,7 @@ void added_matches_close(struct added_matches *m)
     *m = (struct added_matches){0};
 }
 
+/* `index` is an index in a->token until accept() replaces it by the id of the token. */
 static err put_match(struct added_matches *m, uint32_t begin, uint32_t end, int32_t index)
 {
     if (m->count == m->capacity) {
@@ -62,8 +66,8 @@ static err put_match(struct added_matches *m, uint32_t begin, uint32_t end, int3
     return ERR_NONE;
 }
 
-/* Narrows the sorted tokens [*lo, *hi), equal in their first `depth` bytes, to those whose next is
- * c. */
+/* Narrows the range [*lo, *hi) of sorted tokens, which agree in their first `depth` bytes, to those
+ * whose next byte is c. A token that ends before counts as having byte -1, so it sorts first. */
 static void narrow(const struct added *a, size_t *lo, size_t *hi, uint32_t depth, uint8_t c)
 {
     size_t bound[2];
@@ -84,8 +88,8 @@ static void narrow(const struct added *a, size_t *lo, size_t *hi, uint32_t depth
     *hi = bound[1];
 }
 
-/* The tokens that are a prefix of text: the longest, or (all) every one, as indices into a->token.
- */
+/* Appends the tokens that start at `at`: only the longest with ADDED_LEFTMOST, all of them with
+ * ADDED_LONGEST. Matches come in order of length. */
 static err match_at(struct added_matches *out, const struct added *a, const char *text,
                     uint32_t size, uint32_t at)
 {
@@ -101,6 +105,8 @@ static err match_at(struct added_matches *out, const struct added *a, const char
     return ERR_NONE;
 }
 
+/* Letters, marks, decimal digits, letter numbers and connectors: close to the \w of Rust's regular
+ * expressions, which Hugging Face uses. */
 static bool is_word(uint32_t c)
 {
     if (c == '_') return true;
@@ -109,6 +115,7 @@ static bool is_word(uint32_t c)
            k == UTF8PROC_CATEGORY_PC;
 }
 
+/* The character that ends at `at`, and its size. The text is valid UTF-8. */
 static uint32_t char_before(const char *text, uint32_t at, uint32_t *size)
 {
     uint32_t begin = at - 1;
@@ -119,6 +126,7 @@ static uint32_t char_before(const char *text, uint32_t at, uint32_t *size)
     return c;
 }
 
+/* Whether no word character is directly beside the match. */
 static bool stands_alone(const char *text, uint32_t size, const struct added_match *m)
 {
     uint32_t n;
@@ -126,9 +134,9 @@ static bool stands_alone(const char *text, uint32_t size, const struct added_mat
     return m->end == size || !is_word(piece_char(text + m->end, &n));
 }
 
-/* Whether the token is wanted here; widens the match over the white space the token takes. `bound`
- * is what the neighbours left. */
-static bool settle(struct added_match *m, const struct added *a, const char *text, uint32_t size,
+/* Whether the token may match here. Widens the match over the white space that the token takes, but
+ * not beyond `bound`, the ends of the neighbouring matches. */
+static bool accept(struct added_match *m, const struct added *a, const char *text, uint32_t size,
                    const uint32_t bound[2])
 {
     const struct added_token *t = &a->token[m->id];
@@ -137,13 +145,16 @@ static bool settle(struct added_match *m, const struct added *a, const char *tex
     while (t->lstrip && m->begin > bound[0] && piece_space(char_before(text, m->begin, &n)))
         m->begin -= n;
     while (t->rstrip && m->end < bound[1] && piece_space(piece_char(text + m->end, &n))) {
-        if (n > 1 && a->order == ADDED_LONGEST) break; /* llama.cpp asks isspace() */
+        if (n > 1 && a->order == ADDED_LONGEST) break; /* llama.cpp uses isspace(): only ASCII */
         m->end += n;
     }
     m->id = t->id;
     return true;
 }
 
+/* From left to right, as Hugging Face. A refused match (a special token that is not wanted, or a
+ * word that does not stand alone) is skipped as a whole: the search continues behind it, as in the
+ * reference. */
 static err find_leftmost(struct added_matches *out, const struct added *a, const char *text,
                          uint32_t size, bool special)
 {
@@ -158,7 +169,7 @@ static err find_leftmost(struct added_matches *out, const struct added *a, const
         struct added_match *m = &out->match[before];
         at = m->end;
         bool wanted = m->begin >= taken && (special || !a->token[m->id].special);
-        if (!wanted || !settle(m, a, text, size, (uint32_t[2]){taken, size})) {
+        if (!wanted || !accept(m, a, text, size, (uint32_t[2]){taken, size})) {
             out->count--;
             continue;
         }
@@ -168,7 +179,8 @@ static err find_leftmost(struct added_matches *out, const struct added *a, const
     return ERR_NONE;
 }
 
-/* Of tokens equally long the one with the lower id comes first, as a stable sort has it. */
+/* Longest first; of equally long tokens the lower id, and within a token by place. llama.cpp gets
+ * this order from a stable sort by length. */
 static int compare_longest(const void *left, const void *right, void *table)
 {
     const struct added_match *a = left, *b = right;
@@ -179,14 +191,16 @@ static int compare_longest(const void *left, const void *right, void *table)
     return a->begin < b->begin ? -1 : a->begin > b->begin;
 }
 
+/* By place in the text. */
 static int compare_place(const void *left, const void *right)
 {
     const struct added_match *a = left, *b = right;
     return a->begin < b->begin ? -1 : a->begin > b->begin;
 }
 
-/* Where a match may lie between those accepted, which are sorted by place; false when it overlaps
- * one. *slot is where it belongs. */
+/* Whether a match lies between the accepted ones, kept[0 .. count - 1], which are sorted by place
+ * and do not overlap. Sets *slot to its place among them and narrows `bound` to the ends of its
+ * neighbours. */
 static bool fits(const struct added_match *kept, size_t count, const struct added_match *m,
                  size_t *slot, uint32_t bound[2])
 {
@@ -204,9 +218,10 @@ static bool fits(const struct added_match *kept, size_t count, const struct adde
     return bound[0] <= m->begin && m->end <= bound[1];
 }
 
-/* All occurrences of all tokens, accepted from the longest to the shortest. Accepting keeps a
- * sorted list by insertion, so it is done by runs of one length: within a run only order of place
- * matters. */
+/* llama.cpp replaces one token after another, from the longest to the shortest, in all remaining
+ * text. Here all occurrences are found first and then accepted in that order. The accepted ones are
+ * sorted by place again after each run of one token; within a run the matches come in order of
+ * place already. */
 static err find_longest(struct added_matches *out, const struct added *a, const char *text,
                         uint32_t size, bool special)
 {
@@ -218,8 +233,8 @@ static err find_longest(struct added_matches *out, const struct added *a, const 
         if (special || !a->token[out->match[i].id].special) out->match[wanted++] = out->match[i];
     out->count = wanted;
     qsort_r(out->match, out->count, sizeof *out->match, compare_longest, a->token);
-    /* Accepted matches are gathered at the front: those of earlier runs sorted, this run's behind.
-     */
+    /* The accepted matches are at the front of the list: first the sorted ones of earlier runs,
+     * then those of this run. */
     size_t kept = 0;
     for (size_t i = 0; i < out->count;) {
         size_t sorted = kept, run = i;
@@ -233,7 +248,7 @@ static err find_longest(struct added_matches *out, const struct added *a, const 
             size_t slot;
             if (!fits(out->match, sorted, &m, &slot, bound) || m.begin < last_end) continue;
             if (bound[0] < last_end) bound[0] = last_end;
-            if (!settle(&m, a, text, size, bound)) continue;
+            if (!accept(&m, a, text, size, bound)) continue;
             last_end = m.end;
             out->match[kept++] = m;
         }

@@ -1,3 +1,6 @@
+/* Byte pair encoding with a heap of possible joins and a linked list of symbols, so a word of n
+ * symbols takes O(n log n). Words of a text repeat, and a direct-mapped cache keeps the results of
+ * short ones. */
 #include "engine/tokens/bpe.h"
 
 #include "base/limits.h"
@@ -7,21 +10,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A cache entry has 56 bytes. 24 bytes hold nearly all words of a natural language. TOKEN_BYTES_MAX
+ * bounds the buffers on the stack. */
 enum { CACHE_SLOTS = 1 << 14, CACHE_WORD_BYTES = 24, CACHE_TOKENS = 6, TOKEN_BYTES_MAX = 4096 };
 
-struct bpe_node { /* a symbol in place, in a list */
+struct bpe_node { /* one symbol of the word, in a doubly linked list */
     uint32_t symbol, start, next, previous;
 };
-struct bpe_job { /* join node `at` with the one after it, if they still are `left` and `right` */
+struct bpe_job { /* join node `at` with the next one, if they are still `left` and `right` */
     uint32_t rank, at, left, right, joined;
 };
-struct bpe_word { /* the answer for a short word; size 0: free */
+struct bpe_word { /* the result for a short word; size 0: free */
     uint8_t size, count;
     uint8_t start[CACHE_TOKENS];
     char text[CACHE_WORD_BYTES];
     int32_t id[CACHE_TOKENS];
 };
 
+/* Eight bytes at a time; not a cryptographic hash. A hostile vocabulary can only make its own
+ * look-ups slow. */
 static uint64_t hash_text(const char *text, size_t size)
 {
     uint64_t h = 0x9E3779B97F4A7C15u ^ size, w;
@@ -44,7 +51,7 @@ static uint64_t hash_pair(uint32_t left, uint32_t right)
     return h ^ h >> 29;
 }
 
-/* Makes room for one more of an array; *capacity counts elements. */
+/* Makes room for `need` elements of `size` bytes, doubling the capacity. */
 static err grow(void **array, size_t *capacity, size_t need, size_t size)
 {
     if (need <= *capacity) return ERR_NONE;
@@ -58,6 +65,7 @@ static err grow(void **array, size_t *capacity, size_t need, size_t size)
     return ERR_NONE;
 }
 
+/* 0xFF bytes make every entry BPE_NONE. */
 void bpe_init(struct bpe *b)
 {
     *b = (struct bpe){.unknown = BPE_NONE};
@@ -74,7 +82,8 @@ void bpe_close(struct bpe *b)
     *b = (struct bpe){0};
 }
 
-/* The slot that holds this text, or the free one where it belongs. */
+/* The slot that holds this text, or the free one where it belongs. The table is never more than
+ * half full, so the search ends. */
 static size_t find_slot(const struct bpe *b, const char *text, size_t size)
 {
     for (size_t i = hash_text(text, size) & (b->slots - 1);; i = (i + 1) & (b->slots - 1)) {
@@ -89,6 +98,8 @@ uint32_t bpe_find(const struct bpe *b, const char *text, size_t size)
     return b->slots ? b->slot[find_slot(b, text, size)] : BPE_NONE;
 }
 
+/* Called before each insertion, so a free slot always exists. Slots hold indices, so the symbols
+ * themselves do not move. */
 static err grow_slots(struct bpe *b)
 {
     if (2 * (b->count + 1) <= b->slots) return ERR_NONE;
@@ -104,6 +115,8 @@ static err grow_slots(struct bpe *b)
     return ERR_NONE;
 }
 
+/* The index of a symbol, added if it is new. Limits: four symbols per token leave room for the
+ * intermediate symbols of merges, and offsets must fit in 32 bits. */
 static err intern(uint32_t *out, struct bpe *b, const char *text, size_t size)
 {
     if (size > TOKEN_BYTES_MAX)
@@ -125,6 +138,8 @@ static err intern(uint32_t *out, struct bpe *b, const char *text, size_t size)
     return ERR_NONE;
 }
 
+/* A symbol keeps its first token: later tokens with the same text (in GGUF files) can be decoded
+ * but are never produced. */
 err bpe_add_token(struct bpe *b, const char *text, size_t size, int32_t token)
 {
     uint32_t symbol = BPE_NONE;
@@ -133,6 +148,7 @@ err bpe_add_token(struct bpe *b, const char *text, size_t size, int32_t token)
     return ERR_NONE;
 }
 
+/* The entry of a pair, or the free one where it belongs. */
 static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t right)
 {
     size_t mask = b->pair_slots - 1;
@@ -142,6 +158,7 @@ static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t r
     return &b->pair[i];
 }
 
+/* As grow_slots(), for the table of pairs. */
 static err grow_pairs(struct bpe *b)
 {
     if (2 * (b->pairs + 1) <= b->pair_slots) return ERR_NONE;
@@ -158,6 +175,8 @@ static err grow_pairs(struct bpe *b)
     return ERR_NONE;
 }
 
+/* The references differ on two merges of the same pair: Hugging Face keeps the last, llama.cpp the
+ * first. */
 static err put_pair(struct bpe *b, const struct bpe_pair *pair, bool replace)
 {
     TRY(grow_pairs(b));
@@ -170,6 +189,8 @@ static err put_pair(struct bpe *b, const struct bpe_pair *pair, bool replace)
     return ERR_NONE;
 }
 
+/* The joined text may be no token: then it is a step towards a longer one. intern() bounds the
+ * sizes, so `joined` is large enough. */
 err bpe_add_merge(struct bpe *b, const struct bpe_merge *m)
 {
     char joined[2 * TOKEN_BYTES_MAX];
@@ -182,12 +203,16 @@ err bpe_add_merge(struct bpe *b, const struct bpe_merge *m)
     return put_pair(b, &pair, m->replace);
 }
 
-/* Bytes of the character that starts with this byte, as llama.cpp counts them. */
+/* Bytes of the character that starts with this byte. Stray continuation bytes count as one byte, as
+ * in llama.cpp. */
 static uint32_t char_size(uint8_t first)
 {
     return first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
 }
 
+/* All ways in which two parts give this token. SentencePiece joins any two neighbours whose joined
+ * text is a token, so both parts only have to be reachable: a symbol, or a single character, which
+ * is added here if the vocabulary lacks it. */
 static err add_splits(struct bpe *b, uint32_t symbol, uint32_t rank)
 {
     char text[TOKEN_BYTES_MAX];
@@ -210,12 +235,16 @@ static err add_splits(struct bpe *b, uint32_t symbol, uint32_t rank)
     return ERR_NONE;
 }
 
+/* Descending. */
 static int compare_scores(const void *left, const void *right)
 {
     float a = *(const float *)left, b = *(const float *)right;
     return a > b ? -1 : a < b;
 }
 
+/* SentencePiece joins the pair with the highest score first. Ranks are positions in the sorted
+ * scores, so that both kinds of tokenizer share one algorithm; equal scores get the same rank,
+ * because then the leftmost pair has to win. */
 err bpe_merge_by_score(struct bpe *b, const float *score, size_t tokens)
 {
     float *sorted = malloc((tokens + 1) * sizeof *sorted);
@@ -223,11 +252,11 @@ err bpe_merge_by_score(struct bpe *b, const float *score, size_t tokens)
     memcpy(sorted, score, tokens * sizeof *sorted);
     qsort(sorted, tokens, sizeof *sorted, compare_scores);
     err e = ERR_NONE;
-    size_t count = b->count; /* single characters that are added on the way have no parts */
+    size_t count = b->count; /* add_splits() adds single characters, which have no parts */
     for (size_t i = 0; i < count && !err_is(e); i++) {
         int32_t token = b->symbol[i].token;
         REQUIRE(token >= 0 && (size_t)token < tokens);
-        size_t low = 0, high = tokens; /* equal scores get one rank: that of their first */
+        size_t low = 0, high = tokens; /* the first place of this score */
         while (low < high) {
             size_t middle = low + (high - low) / 2;
             if (sorted[middle] > score[token])
@@ -241,6 +270,9 @@ err bpe_merge_by_score(struct bpe *b, const float *score, size_t tokens)
     return e;
 }
 
+/* Single bytes and ASCII characters are looked up directly. Cutting before marks is exact only if
+ * no symbol crosses a mark, if words are not looked up whole, and if unknown text cannot fuse
+ * across the cut: hence the conditions on byte_fallback and fuse_unknown. */
 void bpe_seal(struct bpe *b)
 {
     static const char mark[] = "\xE2\x96\x81", digits[] = "0123456789ABCDEF";
@@ -271,6 +303,8 @@ void bpe_scratch_close(struct bpe_scratch *s)
     *s = (struct bpe_scratch){0};
 }
 
+/* Both lists grow together: a failed second allocation leaves `capacity` unchanged and the first
+ * list larger than needed. */
 static err emit(struct bpe_scratch *s, int32_t token, uint32_t start)
 {
     if (s->count == s->capacity) {
@@ -283,11 +317,13 @@ static err emit(struct bpe_scratch *s, int32_t token, uint32_t start)
     return ERR_NONE;
 }
 
+/* Lowest rank first, and the leftmost of equal ranks. */
 static bool job_before(const struct bpe_job *a, const struct bpe_job *b)
 {
     return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
 }
 
+/* Adds the join of a node with its neighbour to the heap, if the table has the pair. */
 static err push_job(struct bpe_scratch *s, const struct bpe *b, uint32_t at)
 {
     uint32_t next = s->node[at].next;
@@ -305,6 +341,7 @@ static err push_job(struct bpe_scratch *s, const struct bpe *b, uint32_t at)
     return ERR_NONE;
 }
 
+/* Removes the first job of the binary heap. */
 static struct bpe_job pop_job(struct bpe_scratch *s)
 {
     struct bpe_job top = s->heap[0], last = s->heap[--s->heap_count];
@@ -318,13 +355,14 @@ static struct bpe_job pop_job(struct bpe_scratch *s)
     return top;
 }
 
-struct starting { /* a word being laid out as nodes */
+struct starting { /* a word that is being divided into nodes */
     struct bpe_scratch *s;
     size_t count;
-    bool unknown;           /* an unknown character waits to be put down (early) */
+    bool unknown;           /* an unknown token waits to be added (with `early`) */
     uint32_t unknown_start; /* its first byte */
 };
 
+/* Appends a node to the list. */
 static err put_node(struct starting *w, uint32_t symbol, uint32_t start)
 {
     TRY(grow((void **)&w->s->node, &w->s->node_capacity, w->count + 1, sizeof *w->s->node));
@@ -338,6 +376,7 @@ static err put_node(struct starting *w, uint32_t symbol, uint32_t start)
     return ERR_NONE;
 }
 
+/* Whether byte fallback is on and every byte of the character has a token. */
 static bool has_bytes(const struct bpe *b, const char *text, uint32_t size)
 {
     for (uint32_t i = 0; i < size; i++)
@@ -345,6 +384,7 @@ static bool has_bytes(const struct bpe *b, const char *text, uint32_t size)
     return b->byte_fallback;
 }
 
+/* Adds the unknown token that waits. */
 static err flush_unknown(struct starting *w, const struct bpe *b)
 {
     if (!w->unknown) return ERR_NONE;
@@ -352,8 +392,9 @@ static err flush_unknown(struct starting *w, const struct bpe *b)
     return put_node(w, b->unknown, w->unknown_start);
 }
 
-/* A character without a symbol. Hugging Face's order is kept, oddities too: a waiting unknown token
- * is put down by the next known character or unknown one, not by bytes. */
+/* A character without a symbol. The order of Hugging Face is kept, including one oddity: a waiting
+ * unknown token is added before the next known or unknown character, but not before a character
+ * that falls back to bytes, which therefore comes first in the output. */
 static err put_unknown(struct starting *w, const struct bpe *b, const char *text, uint32_t size,
                        uint32_t start)
 {
@@ -371,6 +412,8 @@ static err put_unknown(struct starting *w, const struct bpe *b, const char *text
     return ERR_NONE;
 }
 
+/* Divides a word into nodes: bytes for a byte-level vocabulary, else characters. A character cut
+ * off at the end of the word is shortened. */
 static err lay_out(size_t *count, struct bpe_scratch *s, const struct bpe *b, const char *word,
                    uint32_t size)
 {
@@ -393,6 +436,9 @@ static err lay_out(size_t *count, struct bpe_scratch *s, const struct bpe *b, co
     return ERR_NONE;
 }
 
+/* Takes jobs in order of rank. A job is stale if one of its two symbols was joined elsewhere in the
+ * meantime; it is recognised by comparing the symbols, since removing jobs from the middle of a
+ * heap would cost more. Each join can allow two new ones, with the left and the right neighbour. */
 static err join_all(struct bpe_scratch *s, const struct bpe *b, size_t count)
 {
     s->heap_count = 0;
@@ -414,9 +460,9 @@ static err join_all(struct bpe_scratch *s, const struct bpe *b, size_t count)
     return ERR_NONE;
 }
 
-/* What a final symbol that is no token becomes: its bytes' tokens, else the unknown token, else
- * nothing. In a byte-level vocabulary only the printable ASCII bytes can be tokens by themselves
- * there: llama.cpp looks the letters up byte by byte. */
+/* Tokens for a final symbol that is no token: the tokens of its bytes, else the unknown token, else
+ * nothing. In a byte-level vocabulary llama.cpp looks up the bytes themselves rather than their
+ * letters, so only the printable ASCII bytes are found; this is repeated here. */
 static err emit_parts(struct bpe_scratch *s, const struct bpe *b, const char *text, uint32_t size,
                       uint32_t start)
 {
@@ -431,6 +477,7 @@ static err emit_parts(struct bpe_scratch *s, const struct bpe *b, const char *te
     return ERR_NONE;
 }
 
+/* The text of a node ends where the next node starts, so nodes need no length. */
 static err encode_word(struct bpe_scratch *s, const struct bpe *b, const char *word, uint32_t size)
 {
     size_t count;
@@ -451,6 +498,7 @@ static err encode_word(struct bpe_scratch *s, const struct bpe *b, const char *w
     return ERR_NONE;
 }
 
+/* Results with more than 6 tokens are not kept; such words are rare. */
 static void remember(struct bpe_word *w, const struct bpe_scratch *s, const char *word,
                      uint32_t size)
 {
@@ -464,6 +512,8 @@ static void remember(struct bpe_word *w, const struct bpe_scratch *s, const char
     }
 }
 
+/* The cache (0.9 MiB) is allocated with the first word, so a tokenizer that only looks tokens up
+ * does not pay for it. */
 err bpe_encode(struct bpe_scratch *s, const struct bpe *b, const char *word, uint32_t size)
 {
     s->count = 0;

@@ -1,3 +1,6 @@
+/* Renders messages by the rules of each family. Each render function repeats what the published
+ * Jinja template prints for plain messages, including its odd spaces: a model has seen exactly this
+ * text in training. tests/golden compares them with transformers. */
 #include "engine/tokens/chat.h"
 
 #include "engine/tokens/piece.h"
@@ -7,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The date that the template of Llama 3.1 prints when it is given none. */
 static const char default_date[] = "26 Jul 2024";
 
 void chat_spans_close(struct chat_spans *spans)
@@ -20,7 +24,7 @@ struct text {
     size_t size;
 };
 
-struct render { /* one call of chat_render */
+struct render { /* arguments of one call of chat_render() */
     struct bytes *out;
     struct chat_spans *spans;
     const struct chat_template *c;
@@ -43,7 +47,7 @@ static struct text whole(const char *text)
     return (struct text){text, strlen(text)};
 }
 
-/* As Python's strip() and Jinja's trim. */
+/* As strip() of Python and trim of Jinja: white space and the separators U+001C to U+001F. */
 static struct text trim(struct text t)
 {
     uint32_t n;
@@ -62,6 +66,7 @@ static struct text trim(struct text t)
     return t;
 }
 
+/* Removes line feeds only, as strip("\n") and lstrip("\n") in the template of Qwen3. */
 static struct text trim_lines(struct text t, bool left, bool right)
 {
     while (left && t.size > 0 && *t.at == '\n')
@@ -71,6 +76,7 @@ static struct text trim_lines(struct text t, bool left, bool right)
     return t;
 }
 
+/* The span ends at the current end of the text. */
 static err add_span(struct render *r, size_t begin)
 {
     struct chat_spans *s = r->spans;
@@ -91,7 +97,8 @@ static bool is_role(const struct render *r, size_t i, const char *role)
     return i < r->count && strcmp(r->message[i].role, role) == 0;
 }
 
-/* A turn in the style <open>role<close>content<end>; the answer's span is content and end. */
+/* A turn <before>content<after>. The span of an answer is the content and the token that closes it,
+ * so the model learns to stop. */
 static err say_turn(struct render *r, const char *before, struct text content, const char *after,
                     bool answer)
 {
@@ -102,6 +109,7 @@ static err say_turn(struct render *r, const char *before, struct text content, c
     return answer ? add_span(r, begin) : ERR_NONE;
 }
 
+/* The line feed after <|im_end|> does not belong to the span: generation has stopped before it. */
 static err render_chatml(struct render *r)
 {
     char before[64];
@@ -128,7 +136,8 @@ static bool ends_with(struct text t, const char *part)
     return t.size >= n && memcmp(t.at + t.size - n, part, n) == 0;
 }
 
-/* The last user turn that is no tool's answer: thoughts are printed only after it. */
+/* The last user turn that is not the answer of a tool. The template prints thoughts only in answers
+ * behind it. */
 static size_t last_question(const struct render *r)
 {
     for (size_t i = r->count; i-- > 0;) {
@@ -139,8 +148,9 @@ static size_t last_question(const struct render *r)
     return r->count - 1;
 }
 
-/* The thought is what lies between the last <think> before the first </think> and that; the answer
- * what follows the last </think>. */
+/* The thought is the text between the last <think> before the first </think> and this </think>; the
+ * answer is the text behind the last </think>. The template finds them with split() in the same
+ * way. */
 static void part_thought(struct text *thought, struct text *answer, const char *content)
 {
     static const char open[] = "<think>", close[] = "</think>";
@@ -156,6 +166,8 @@ static void part_thought(struct text *thought, struct text *answer, const char *
     *answer = trim_lines(whole(last + strlen(close)), true, false);
 }
 
+/* The last answer gets a pair of think marks even without a thought, as the template prints
+ * them. */
 static err render_qwen3_answer(struct render *r, size_t i, size_t question)
 {
     struct text thought, answer;
@@ -174,6 +186,7 @@ static err render_qwen3_answer(struct render *r, size_t i, size_t question)
     return say(r, "\n");
 }
 
+/* The template of Qwen3 has no default system turn. */
 static err render_qwen3(struct render *r)
 {
     char before[64];
@@ -191,6 +204,8 @@ static err render_qwen3(struct render *r)
     return r->c->open_thought ? say(r, "<think>\n") : ERR_NONE;
 }
 
+/* Llama 3.1 and later always print a system turn with two dates, into which the system message of
+ * the caller is put. */
 static err render_llama3(struct render *r)
 {
     char before[80];
@@ -214,6 +229,7 @@ static err render_llama3(struct render *r)
     return open ? say(r, "<|start_header_id|>assistant<|end_header_id|>\n\n") : ERR_NONE;
 }
 
+/* The templates of Llama 2 and Mistral raise an exception for other orders. */
 static err check_alternation(const struct render *r, size_t first)
 {
     for (size_t i = first; i < r->count; i++)
@@ -225,6 +241,10 @@ static err check_alternation(const struct render *r, size_t first)
     return ERR_NONE;
 }
 
+/* The system message becomes part of the first user turn, between <<SYS>> and <</SYS>>. The
+ * template strips the joined text, so leading white space of the user's message survives behind the
+ * markers and only the end is stripped; if the message is empty, the line feeds behind the marker
+ * go too. */
 static err render_llama2(struct render *r)
 {
     size_t first = is_role(r, 0, "system") ? 1 : 0;
@@ -242,13 +262,13 @@ static err render_llama2(struct render *r)
         }
         TRY(say(r, r->c->bos));
         TRY(say(r, "[INST] "));
-        if (i == first && first == 1) { /* the strip of the whole cannot reach into the markers */
+        if (i == first && first == 1) {
             TRY(say(r, "<<SYS>>\n"));
             TRY(say(r, r->message[0].content));
             TRY(say(r, "\n<</SYS>>\n\n"));
             struct text t = trim(content);
             if (t.size == 0)
-                r->out->size -= 2; /* nothing follows: the line ends are stripped too */
+                r->out->size -= 2;
             else
                 t = (struct text){content.at, (size_t)(t.at + t.size - content.at)};
             TRY(say_part(r, t));
@@ -260,6 +280,8 @@ static err render_llama2(struct render *r)
     return ERR_NONE;
 }
 
+/* Versions differ in their spaces and in the place of the system message: before the first or the
+ * last user message. chat_find.c reads these details from the template. */
 static err render_mistral(struct render *r)
 {
     const struct chat_template *c = r->c;
@@ -290,6 +312,7 @@ static err render_mistral(struct render *r)
     return ERR_NONE;
 }
 
+/* The closing token is the eos of the model. */
 static err render_zephyr(struct render *r)
 {
     char before[64];
@@ -302,6 +325,8 @@ static err render_zephyr(struct render *r)
     return r->options->generate ? say(r, "<|assistant|>\n") : ERR_NONE;
 }
 
+/* Roles are checked for all families first. Turns of tools are refused, since their text depends on
+ * parts of the template that are not repeated here. */
 static err check_roles(const struct render *r)
 {
     if (r->count == 0) return err_make(ERR_INPUT, "messages are empty");
@@ -313,6 +338,7 @@ static err check_roles(const struct render *r)
     return ERR_NONE;
 }
 
+/* A failed call cuts *out and *spans back to their old lengths. */
 err chat_render(struct bytes *out, struct chat_spans *spans, const struct chat_template *c,
                 const struct chat_message *message, size_t count,
                 const struct chat_options *options)

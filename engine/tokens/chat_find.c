@@ -1,9 +1,14 @@
+/* Recognises chat templates by texts that they contain. A Jinja program cannot be compared as a
+ * whole: publishers reformat templates and add branches for tools. Each test below looks for a text
+ * that changes the output for plain messages; anything that might do so and is not known leads to a
+ * refusal, because a model trained on slightly wrong text is worse than an error. */
 #include "engine/tokens/chat.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* The templates known by name; for chatml the system text tells them apart. */
+/* The templates that are known. Those of the chatml family differ only in their default system
+ * turn, which therefore identifies them. */
 static const struct chat_template known[] = {
     {.name = "smollm2",
      .system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
@@ -38,7 +43,8 @@ static bool has(const char *text, const char *part)
     return strstr(text, part) != NULL;
 }
 
-/* Whether `part` occurs right behind a quote of either kind: it begins a Jinja string. */
+/* Whether `part` occurs directly behind a quotation mark of either kind, that is at the start of a
+ * Jinja string. */
 static bool quotes(const char *text, const char *part)
 {
     for (const char *at = text; (at = strstr(at, part)) != NULL; at++)
@@ -46,8 +52,9 @@ static bool quotes(const char *text, const char *part)
     return false;
 }
 
-/* The text a chatml template says when there is no system turn: a whole system turn in one string.
- * Jinja's \n and \' are undone. */
+/* Finds the default system turn of a chatml template: a string that contains the whole turn, from
+ * <|im_start|>system to <|im_end|>. The escapes \n and \' of Jinja are undone. If several strings
+ * match, the first complete one counts. */
 static void read_system(struct chat_template *c, const char *jinja)
 {
     static const char open[] = "<|im_start|>system", close[] = "<|im_end|>";
@@ -74,7 +81,8 @@ static void read_system(struct chat_template *c, const char *jinja)
     }
 }
 
-/* What a template does with words we do not render: it would give another text. */
+/* Whether the template mentions features that change plain messages and are not rendered here, such
+ * as dates, reasoning modes or other separators. */
 static bool is_strange(const char *jinja)
 {
     static const char *const words[] = {
@@ -86,6 +94,8 @@ static bool is_strange(const char *jinja)
     return false;
 }
 
+/* Templates with reasoning_content are of the Qwen3 kind. Trimmed contents appear in forms of
+ * chatml whose other rules are unknown, so they are refused. */
 static err recognise_chatml(struct chat_template *c, const char *jinja)
 {
     bool trims = has(jinja, "| trim") || has(jinja, "|trim") || has(jinja, ".strip()");
@@ -108,6 +118,8 @@ static err recognise_chatml(struct chat_template *c, const char *jinja)
     return ERR_NONE;
 }
 
+/* The published versions differ in spaces around [INST] and answers, and in where the system
+ * message goes. Newer formats with [SYSTEM_PROMPT] are refused. */
 static err recognise_mistral(struct chat_template *c, const char *jinja)
 {
     *c = *find_known("mistral");
@@ -128,6 +140,8 @@ static err recognise_mistral(struct chat_template *c, const char *jinja)
     return ERR_NONE;
 }
 
+/* The order matters: templates of Llama 2 and Mistral both contain [INST], and only <<SYS>> tells
+ * them apart. */
 err chat_recognise(struct chat_template *out, const char *jinja)
 {
     struct chat_template c = {0};
@@ -151,6 +165,7 @@ err chat_recognise(struct chat_template *out, const char *jinja)
     return ERR_NONE;
 }
 
+/* A token that the model does not have becomes an empty text. */
 static void copy_token(char out[CHAT_TOKEN_BYTES], const struct tokenizer *t, int32_t id)
 {
     const char *text = tokenizer_token(t, id);

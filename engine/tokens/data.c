@@ -1,3 +1,5 @@
+/* Reads training rows. The file is read in blocks and tokenised line by line, so memory is that of
+ * the tokens (8 bytes each, in an arena) plus one line, whatever the size of the file. */
 #include "engine/tokens/data.h"
 
 #include "base/json.h"
@@ -20,7 +22,7 @@ struct reading {
     size_t vocab, seq;
     bool chat_ready;
     struct chat_template chat;
-    struct bytes text; /* of the row at hand */
+    struct bytes text; /* of the current row */
     struct chat_spans spans;
     struct tokens tokens;
     struct chat_message *message;
@@ -28,7 +30,8 @@ struct reading {
     uint64_t line;
 };
 
-/* The example's form: `"prompt" is missing; a row needs ...`. */
+/* Names the accepted forms of a row, because a wrong key is the most common mistake in a new
+ * file. */
 static err needs_what(const char *what)
 {
     return err_make(ERR_INPUT,
@@ -44,8 +47,8 @@ static err needs_key(const char *key)
     return needs_what(what);
 }
 
-/* Room for one more row; the list is taken anew in twice the size, the old one stays in the arena.
- */
+/* Makes room for one more row. The list doubles; the old one stays in the arena, which costs at
+ * most as much memory as the list itself. */
 static err next_row(struct data_row **out, struct dataset *d)
 {
     if (d->count >= LIMIT_ROWS) return err_make(ERR_LIMIT, "over %u rows", LIMIT_ROWS);
@@ -61,7 +64,9 @@ static err next_row(struct data_row **out, struct dataset *d)
     return ERR_NONE;
 }
 
-/* A row whose ids and labels stand in r->tokens and `label`, cut at seq. */
+/* Adds a row with the ids in r->tokens and their labels, cut at `seq`. Position 0 does not count as
+ * learned, because nothing predicts it, but it ends the prompt. Rows without learned tokens are
+ * kept and counted in `unlearned`. */
 static err put_row(struct reading *r, const int32_t *label, const char *completion)
 {
     struct dataset *d = r->data;
@@ -96,13 +101,15 @@ static err put_row(struct reading *r, const int32_t *label, const char *completi
     return ERR_NONE;
 }
 
-/* Encodes r->text: learned is what starts in one of the stretches, and the eos token behind it. */
+/* Encodes r->text as one text and marks as learned the tokens whose first byte lies in one of the
+ * stretches, and eos. One encoding of the whole text gives the ids that the model will see when it
+ * generates; encoding prompt and completion apart could split a word differently. */
 static err put_text(struct reading *r, const struct chat_span *learned, size_t spans, bool eos,
                     const char *completion)
 {
     const struct tokenizer *t = r->o->tokenizer;
     struct tokens *k = &r->tokens;
-    size_t bos = r->o->bos && eos && tokenizer_bos(t) >= 0; /* messages bring their own */
+    size_t bos = r->o->bos && eos && tokenizer_bos(t) >= 0; /* messages have their own bos */
     tokens_clear(k);
     if (bos) TRY(tokens_push(k, tokenizer_bos(t), 0));
     TRY(tokenizer_encode(k, t, r->text.data ? (const char *)r->text.data : "", r->text.size, true));
@@ -125,6 +132,7 @@ static err put_text(struct reading *r, const struct chat_span *learned, size_t s
     return e;
 }
 
+/* JSON null counts as absent: exporters of tables write it for empty cells. */
 static err find_text(const char **out, const json_t *row, const char *key)
 {
     const json_t *value = json_object_get(row, key);
@@ -134,6 +142,7 @@ static err find_text(const char **out, const json_t *row, const char *key)
     return ERR_NONE;
 }
 
+/* The completion starts at its separator, so a token that begins with the space is learned. */
 static err put_pair(struct reading *r, const char *prompt, const char *between,
                     const char *completion)
 {
@@ -154,8 +163,10 @@ static err read_pair(struct reading *r, const json_t *row)
     return put_pair(r, prompt, "", completion);
 }
 
-/* A space at the end of the prompt would join the label's first token, which then were not learned:
- * it is left out there and begins the completion instead. */
+/* A row for classification. Spaces at the end of the prompt are moved into the completion:
+ * otherwise the tokenizer would join the space with the first letters of the label into one token
+ * that starts in the prompt, and that token would not be learned. Integer labels are written as
+ * decimal numbers. */
 static err read_labelled(struct reading *r, const json_t *row)
 {
     const char *text = NULL, *label = NULL;
@@ -178,6 +189,7 @@ static err read_labelled(struct reading *r, const json_t *row)
     return e;
 }
 
+/* The whole text is learned, and there is no completion to measure accuracy with. */
 static err read_text(struct reading *r, const json_t *row)
 {
     const char *text = NULL;
@@ -188,6 +200,7 @@ static err read_text(struct reading *r, const json_t *row)
     return put_text(r, &span, 1, true, NULL);
 }
 
+/* Content that is not a string (lists of parts with images or tools) is refused. */
 static err gather_messages(struct reading *r, const json_t *list, size_t count)
 {
     if (count > r->message_capacity) {
@@ -208,6 +221,8 @@ static err gather_messages(struct reading *r, const json_t *list, size_t count)
     return ERR_NONE;
 }
 
+/* The template is recognised only when the first row has messages, so models without one can train
+ * on other rows. */
 static err read_messages(struct reading *r, const json_t *row)
 {
     const json_t *list = json_object_get(row, "messages");
@@ -223,6 +238,7 @@ static err read_messages(struct reading *r, const json_t *row)
     return put_text(r, r->spans.span, r->spans.count, false, NULL);
 }
 
+/* Ids are checked here, because they index the embedding later. */
 static err find_id(int32_t *out, const struct reading *r, const json_t *list, size_t i,
                    const char *key)
 {
@@ -236,6 +252,8 @@ static err find_id(int32_t *out, const struct reading *r, const json_t *list, si
     return ERR_NONE;
 }
 
+/* Without labels every token is learned. Such rows get no eos, since the ids are taken as they
+ * are. */
 static err read_ids(struct reading *r, const json_t *row)
 {
     const json_t *ids = json_object_get(row, "input_ids"), *labels = json_object_get(row, "labels");
@@ -262,6 +280,7 @@ out:
     return e;
 }
 
+/* The forms in the order of data.h: the first key that is there decides. */
 static err read_row(struct reading *r, const json_t *row)
 {
     if (!json_is_object(row)) return needs_what("expected an object");
@@ -276,6 +295,8 @@ static err read_row(struct reading *r, const json_t *row)
     return needs_key("prompt");
 }
 
+/* A byte order mark at the start of the file is skipped: editors on Windows write it. Duplicate
+ * keys are refused, since readers disagree about which one counts. */
 static err read_line(struct reading *r, const char *line, size_t size)
 {
     json_error_t cause;
@@ -294,7 +315,8 @@ static err read_line(struct reading *r, const char *line, size_t size)
     return err_is(e) ? err_in(e, "%s:%llu", r->path, (unsigned long long)r->line) : e;
 }
 
-/* Gathers lines from the file, block by block. */
+/* Collects lines from blocks of 1 MiB. A line may span several blocks, up to LIMIT_LINE_BYTES; the
+ * last one needs no line feed. */
 static err read_file(struct reading *r, int fd)
 {
     struct bytes line = {.max = LIMIT_LINE_BYTES};
@@ -323,6 +345,8 @@ static err read_file(struct reading *r, int fd)
     return e;
 }
 
+/* A file that is missing or not readable is a mistake in the command (ERR_INPUT); other errors are
+ * of the machine. */
 static err open_file(int *out, const char *path)
 {
     struct stat status;
@@ -338,6 +362,8 @@ static err open_file(int *out, const char *path)
     return ERR_NONE;
 }
 
+/* *out is set only after the whole file has been read. r.text may be twice as long as a line,
+ * because a chat template adds text around messages. */
 err data_open(struct dataset *out, const char *path, const struct data_options *options)
 {
     struct dataset data = {0};

@@ -1,3 +1,6 @@
+/* Normalises text step by step and keeps the origin of each byte. Unicode forms are computed
+ * segment by segment: a segment is a character with the marks that compose with it, so the origins
+ * stay exact and long text needs no second copy in 32-bit code points. */
 #include "engine/tokens/normalize.h"
 
 #include "base/json.h"
@@ -5,6 +8,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
+/* Characters of a segment. A longer run of marks is divided, which differs from the standard only
+ * for text made to do that. */
 enum { SEGMENT_CHARS_MAX = 512 };
 
 static err read_text(const char **out, uint32_t *size, struct arena *arena, const json_t *json,
@@ -16,6 +21,7 @@ static err read_text(const char **out, uint32_t *size, struct arena *arena, cons
     return ERR_NONE;
 }
 
+/* An empty pattern would match everywhere. A pattern that is a regular expression is refused. */
 static err read_replace(struct normalize_step *step, struct arena *arena, const json_t *json)
 {
     const json_t *pattern = json_object_get(json_object_get(json, "pattern"), "String");
@@ -29,6 +35,7 @@ static err read_replace(struct normalize_step *step, struct arena *arena, const 
 
 static err read_step(struct normalize *out, struct arena *arena, const json_t *json, int depth);
 
+/* The depth is limited, because the file is not trusted and the reading is recursive. */
 static err read_sequence(struct normalize *out, struct arena *arena, const json_t *json, int depth)
 {
     const json_t *list = json_object_get(json, "normalizers"), *item;
@@ -85,8 +92,9 @@ void normalize_buffers_close(struct normalize_buffers *b)
     piece_close(&b->buffer[1]);
 }
 
-/* Marks that utf8proc orders and composes but Hugging Face tokenizers leave where they are: their
- * tables are of Unicode 9, and a model's ids follow those. */
+/* Combining marks that are newer than the tables of Hugging Face tokenizers (Unicode 9). utf8proc
+ * would reorder and compose them; Hugging Face leaves them where they are, and the ids of a model
+ * depend on it. Sorted ranges. */
 static const uint32_t newer_marks[][2] = {
     {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
     {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
@@ -100,6 +108,7 @@ static const uint32_t newer_marks[][2] = {
     {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef},
 };
 
+/* Binary search for the first range that ends at or after c. */
 static bool is_newer_mark(uint32_t c)
 {
     size_t low = 0, high = sizeof newer_marks / sizeof *newer_marks;
@@ -113,8 +122,9 @@ static bool is_newer_mark(uint32_t c)
     return low < sizeof newer_marks / sizeof *newer_marks && c >= newer_marks[low][0];
 }
 
-/* Whether a character can only begin a run of characters that compose: normalising what lies before
- * it and from it on apart gives the same text. Errs on the side of no. */
+/* Whether text can be cut before this character: it never combines with a character before it, so
+ * both parts may be normalised alone. In doubt the answer is no, which only makes a segment longer.
+ * Hangul syllables start a segment; the vowels and finals of jamo do not. */
 static bool begins_segment(uint32_t c)
 {
     if (c < 0x300 || (c >= 0xAC00 && c <= 0xD7A3)) return true;
@@ -124,6 +134,7 @@ static bool begins_segment(uint32_t c)
            p->decomp_seqindex == UINT16_MAX;
 }
 
+/* Whether a single character is its own normal form. In doubt no, which costs time only. */
 static bool is_unchanged(uint32_t c)
 {
     if (c < 0x80) return true;
@@ -146,8 +157,9 @@ static int form_options(enum normalize_kind kind)
     }
 }
 
-/* Appends the normal form of the segment [begin, end) of `in`. What is the same keeps its places;
- * what changed comes from the segment's first byte. */
+/* Appends the normal form of in[begin .. end - 1]. If it equals the input, each byte keeps its own
+ * origin; if not, all bytes get the origin of the first one. A segment that utf8proc cannot handle
+ * is copied unchanged. */
 static err form_segment(struct piece_buffer *b, const struct piece *in, uint32_t begin,
                         uint32_t end, int options)
 {
@@ -172,9 +184,10 @@ static err form_segment(struct piece_buffer *b, const struct piece *in, uint32_t
     return ERR_NONE;
 }
 
+/* Most text is already normal: unchanged stretches are found first and copied as a whole. */
 static err run_form(struct piece_buffer *b, const struct piece *in, enum normalize_kind kind)
 {
-    uint32_t plain = 0; /* what is not yet copied and needs no change */
+    uint32_t plain = 0; /* start of the unchanged text that is not copied yet */
     for (uint32_t at = 0; at < in->size;) {
         uint32_t n, chars = 1, begin = at, c = piece_char(in->text + at, &n);
         bool alone = c >= newer_marks[0][0] && is_newer_mark(c);
@@ -191,12 +204,14 @@ static err run_form(struct piece_buffer *b, const struct piece *in, enum normali
     return piece_copy(b, in, plain, in->size);
 }
 
+/* Simple lower case mapping per character, without the rule for a final sigma: so does the
+ * reference. */
 static err run_lowercase(struct piece_buffer *b, const struct piece *in)
 {
     for (uint32_t at = 0, n; at < in->size; at += n) {
         uint32_t c = piece_char(in->text + at, &n);
         char text[4];
-        if (c == 0x130) { /* the one letter whose lower case is two characters */
+        if (c == 0x130) { /* the only letter with a lower case of two characters */
             TRY(piece_put(b, "i\xCC\x87", 3, piece_origin(in, at)));
             continue;
         }
@@ -207,6 +222,7 @@ static err run_lowercase(struct piece_buffer *b, const struct piece *in)
     return ERR_NONE;
 }
 
+/* Needs no buffer, since the result is a part of the text. */
 static struct piece strip(const struct piece *in, const struct normalize_step *step)
 {
     uint32_t begin = 0, end = in->size, n;
@@ -237,6 +253,7 @@ static err run_replace(struct piece_buffer *b, const struct piece *in,
     return ERR_NONE;
 }
 
+/* ASCII is its own normal form in all four forms, which skips the work for most text. */
 static bool is_ascii(const struct piece *p)
 {
     uint8_t all = 0;
@@ -261,6 +278,8 @@ static err run_step(struct piece_buffer *b, const struct normalize_step *step,
     }
 }
 
+/* Two buffers in turn: a step reads one and writes the other. An empty text stays empty: Prepend
+ * adds nothing to it, as in Hugging Face. */
 err normalize_run(struct piece *out, const struct normalize *n, const struct piece *in,
                   struct normalize_buffers *buffers)
 {

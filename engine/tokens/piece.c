@@ -15,6 +15,8 @@ struct piece piece_part(const struct piece *p, uint32_t begin, uint32_t end)
     };
 }
 
+/* Sizes are 32 bits to halve the memory of `origin`; LIMIT_TEXT_BYTES and this check keep them from
+ * overflowing, also when a normaliser makes text longer. */
 static err piece_reserve(struct piece_buffer *b, size_t more)
 {
     size_t need = (size_t)b->size + more;
@@ -32,6 +34,8 @@ static err piece_reserve(struct piece_buffer *b, size_t more)
     return ERR_NONE;
 }
 
+/* All bytes get one origin: a replaced text counts as coming from the place of the first byte it
+ * replaces. */
 err piece_put(struct piece_buffer *b, const char *text, size_t size, uint32_t origin)
 {
     TRY(piece_reserve(b, size));
@@ -42,6 +46,7 @@ err piece_put(struct piece_buffer *b, const char *text, size_t size, uint32_t or
     return ERR_NONE;
 }
 
+/* Bytes keep their own origins. */
 err piece_copy(struct piece_buffer *b, const struct piece *p, uint32_t begin, uint32_t end)
 {
     REQUIRE(begin <= end && end <= p->size);
@@ -65,6 +70,7 @@ void piece_close(struct piece_buffer *b)
     *b = (struct piece_buffer){0};
 }
 
+/* No checks: every text is repaired before it comes here. */
 uint32_t piece_char(const char *text, uint32_t *size)
 {
     const uint8_t *s = (const uint8_t *)text;
@@ -75,6 +81,8 @@ uint32_t piece_char(const char *text, uint32_t *size)
     return (s[0] & 0x07u) << 18 | (s[1] & 0x3Fu) << 12 | (s[2] & 0x3Fu) << 6 | (s[3] & 0x3Fu);
 }
 
+/* Below 128 the properties are fixed; beyond that the separator categories Zs, Zl and Zp and U+0085
+ * are exactly White_Space. */
 bool piece_space(uint32_t c)
 {
     if (c <= 32 || c == 0x85) return c == 32 || (c >= 9 && c <= 13) || c == 0x85;
@@ -82,6 +90,8 @@ bool piece_space(uint32_t c)
     return k == UTF8PROC_CATEGORY_ZS || k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
 }
 
+/* The table of well-formed sequences of the Unicode standard: no overlong forms, no surrogates,
+ * nothing above U+10FFFF. */
 uint32_t piece_valid(const char *text, size_t size)
 {
     const uint8_t *s = (const uint8_t *)text;
@@ -99,6 +109,8 @@ uint32_t piece_valid(const char *text, size_t size)
     return n;
 }
 
+/* One U+FFFD for each byte that is in no valid sequence. Only one byte is skipped at a time, so a
+ * valid character behind a broken one is kept. */
 err piece_repair(struct piece_buffer *b, const char *text, uint32_t size)
 {
     struct piece whole = {.text = text, .size = size};

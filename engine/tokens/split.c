@@ -1,3 +1,7 @@
+/* The pre-tokenizer. The reference programs use other regular expression engines with other Unicode
+ * tables than PCRE2, so patterns are rewritten before they are compiled: every \s, \p{L} and \p{N}
+ * becomes an explicit class of code points. Words differ from the reference otherwise, and with
+ * them ids. */
 #include "engine/tokens/split.h"
 
 #include "base/bytes.h"
@@ -6,10 +10,13 @@
 #include <errno.h>
 #include <string.h>
 
+/* Matching is bounded: PCRE2 gives up when its stack is full, and the text is then refused. A
+ * pattern comes from the file of a model and is not trusted. */
 enum { JIT_STACK_BYTES = 8 << 20, PATTERN_BYTES_MAX = 1 << 16, PATTERNS_MAX = 5 };
 
-/* GPT-2's, which ByteLevel means by use_regex. What matches nothing is a word of its own, so the
- * last alternative (\s+) is not needed. */
+/* The pattern of GPT-2, which ByteLevel uses with use_regex. Text between matches forms a word of
+ * its own, so the last alternative (\s+) changes nothing; it is kept to stay equal to the published
+ * pattern. */
 #define GPT2_PATTERN                                                                               \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define CONTRACTIONS "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -17,11 +24,14 @@ enum { JIT_STACK_BYTES = 8 << 20, PATTERN_BYTES_MAX = 1 << 16, PATTERNS_MAX = 5 
 #define LETTERS_LOW "((?=[\\p{L}])([^A-Z]))"
 #define TAIL "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-/* White space is Unicode's White_Space for the reference tokenizers; PCRE2's \s also has U+180E. */
+/* White space of the reference tokenizers: the Unicode property White_Space. \s of PCRE2 also
+ * contains U+180E. */
 #define SPACES                                                                                     \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
 
+/* GPT-2 writes the printable bytes of Latin-1 as themselves, and the other 68 bytes as the code
+ * points from 256 on, in the order of their values. */
 int split_byte_of_letter(uint32_t c)
 {
     if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return (int)c;
@@ -30,8 +40,8 @@ int split_byte_of_letter(uint32_t c)
     return n <= 32 ? (int)n : n <= 66 ? (int)(127 + n - 33) : 173;
 }
 
-/* PCRE2 10.42 knows Unicode 14; what 15 and 15.1 (llama.cpp's tables) and 16 (Hugging Face's) added
- * to letters and numbers. */
+/* PCRE2 10.42 knows Unicode 14. These are the letters and numbers that Unicode 15 and 15.1 (tables
+ * of llama.cpp) and 16 (Hugging Face) added. */
 #define LETTERS_15                                                                                 \
     "\\x{1123f}-\\x{11240}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}"          \
     "\\x{13441}-\\x{13446}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}"          \
@@ -48,7 +58,7 @@ int split_byte_of_letter(uint32_t c)
     "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{16130}-\\x{16139}"         \
     "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1e5f1}-\\x{1e5fa}"
 
-/* An escape and the class that says what the reference means by it. */
+/* An escape of a pattern and the code points that the reference means by it, without brackets. */
 struct meaning {
     const char *escape, *v15, *v16; /* without brackets */
 };
@@ -65,7 +75,8 @@ static const struct meaning *find_meaning(const char *p)
     return NULL;
 }
 
-/* Writes those escapes as explicit classes, and \S as what is not \s. */
+/* Replaces these escapes by explicit classes, and \S outside of a class by the negated class of
+ * white space. Inside a class the ranges are inserted without brackets. */
 static err translate(struct bytes *out, const char *pattern, bool unicode_16)
 {
     bool in_class = false;
@@ -88,6 +99,8 @@ static err translate(struct bytes *out, const char *pattern, bool unicode_16)
     return ERR_NONE;
 }
 
+/* \C is forbidden, because it would match a part of a character. Without JIT matching is slower,
+ * but correct. */
 static err compile(pcre2_code **out, const char *pattern, bool unicode_16)
 {
     struct bytes text = {.max = PATTERN_BYTES_MAX};
@@ -105,7 +118,7 @@ static err compile(pcre2_code **out, const char *pattern, bool unicode_16)
         e = err_make(ERR_INPUT, "pre-tokenizer pattern %.100s: %s", pattern, (const char *)why);
         goto out;
     }
-    (void)pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE); /* without JIT it is slower, not wrong */
+    (void)pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE);
     *out = regex;
 out:
     bytes_close(&text);
@@ -120,6 +133,7 @@ static err put(struct split *s, const struct split_step *step)
     return ERR_NONE;
 }
 
+/* The limit is checked before compiling, so that split_close() finds every compiled pattern. */
 static err put_regex(struct split *s, const char *pattern, enum split_behavior behavior,
                      bool invert)
 {
@@ -130,7 +144,8 @@ static err put_regex(struct split *s, const char *pattern, enum split_behavior b
     return put(s, &step);
 }
 
-/* A pattern that matches just this text. */
+/* A pattern that matches exactly this text: ASCII is written as hexadecimal escapes, so no
+ * character has a special meaning. */
 static err put_literal(struct split *s, const char *text, enum split_behavior behavior, bool invert)
 {
     struct bytes pattern = {.max = PATTERN_BYTES_MAX};
@@ -144,6 +159,7 @@ static err put_literal(struct split *s, const char *text, enum split_behavior be
     return e;
 }
 
+/* The names are in the order of enum split_behavior. */
 static err read_behavior(enum split_behavior *out, const json_t *json)
 {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
@@ -173,6 +189,7 @@ static err read_split(struct split *s, const json_t *json)
     return err_make(ERR_INPUT, "pre_tokenizer.pattern: expected a Regex or a String");
 }
 
+/* Defaults of the reference: a space is put first and the pattern of GPT-2 is used. */
 static err read_byte_level(struct split *s, const json_t *json)
 {
     bool prefix = true, regex = true;
@@ -184,6 +201,8 @@ static err read_byte_level(struct split *s, const json_t *json)
     return ERR_NONE;
 }
 
+/* Old files have add_prefix_space, newer ones prepend_scheme, which counts if both are there. With
+ * `split`, words are cut before each mark. */
 static err read_metaspace(struct split *s, struct arena *arena, const json_t *json)
 {
     const char *mark = "\xE2\x96\x81", *scheme = NULL;
@@ -207,6 +226,8 @@ static err read_metaspace(struct split *s, struct arena *arena, const json_t *js
     return split ? put_literal(s, mark, SPLIT_WITH_NEXT, false) : ERR_NONE;
 }
 
+/* Pre-tokenizers that are one pattern each. Whitespace keeps the words of its pattern, so the
+ * pattern is inverted and the rest removed. */
 static err read_plain(struct split *s, const char *type, const json_t *json)
 {
     if (strcmp(type, "Digits") == 0) {
@@ -230,6 +251,8 @@ static err read_plain(struct split *s, const char *type, const json_t *json)
     return err_make(ERR_INPUT, "pre_tokenizer %s is not supported", type);
 }
 
+/* ByteLevel turns text into letters of bytes in the reference, so a step after it would see
+ * letters; here words stay bytes and such a step is refused. */
 static err read_step(struct split *s, struct arena *arena, const json_t *json, int depth)
 {
     const char *type;
@@ -257,11 +280,13 @@ err split_read(struct split *out, struct arena *arena, const json_t *json)
     return read_step(out, arena, json, 0);
 }
 
-/* Patterns of llama.cpp's pre-tokenizers, in the order they are applied. */
-static const struct family {
-    const char *names; /* space before and after each */
+/* Patterns of the pre-tokenizers in llama.cpp (llama-vocab.cpp), in the order in which they are
+ * applied. Each name stands between spaces, so that a search for " name " finds only whole
+ * names. */
+static const struct pre_tokenizer {
+    const char *names; /* with a space before and after each */
     const char *pattern[PATTERNS_MAX];
-} families[] = {
+} pre_tokenizers[] = {
     {" llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx "
      "smaug-bpe"
      " glm4 chatglm-bpe ",
@@ -293,17 +318,18 @@ static const struct family {
       "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
 };
 
+/* A name with a space could match across two entries of a list. */
 err split_named(struct split *out, const char *gguf_name)
 {
     char padded[80];
     if (strlen(gguf_name) > 70 || strchr(gguf_name, ' '))
         return err_make(ERR_INPUT, "pre-tokenizer %.80s is not known", gguf_name);
     (void)snprintf(padded, sizeof padded, " %s ", gguf_name);
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        if (!strstr(families[i].names, padded)) continue;
+    for (size_t i = 0; i < sizeof pre_tokenizers / sizeof *pre_tokenizers; i++) {
+        if (!strstr(pre_tokenizers[i].names, padded)) continue;
         out->byte_level = out->unicode_15 = true;
-        for (int k = 0; k < PATTERNS_MAX && families[i].pattern[k]; k++)
-            TRY(put_regex(out, families[i].pattern[k], SPLIT_ISOLATED, false));
+        for (int k = 0; k < PATTERNS_MAX && pre_tokenizers[i].pattern[k]; k++)
+            TRY(put_regex(out, pre_tokenizers[i].pattern[k], SPLIT_ISOLATED, false));
         return ERR_NONE;
     }
     return err_make(ERR_INPUT, "pre-tokenizer %s is not known", gguf_name);
@@ -316,6 +342,7 @@ void split_close(struct split *s)
     *s = (struct split){0};
 }
 
+/* One match needs one pair of offsets. The JIT stack starts with 32 KiB and grows to 8 MiB. */
 err split_scratch_open(struct split_scratch *s)
 {
     s->match = pcre2_match_data_create(1, NULL);
@@ -336,7 +363,8 @@ void split_scratch_close(struct split_scratch *s)
     *s = (struct split_scratch){0};
 }
 
-/* One run over a text: where we are in the list of steps. */
+/* One run over a text. Each step passes its pieces straight to the next step, so no list of words
+ * is ever built. */
 struct run {
     const struct split *split;
     struct split_scratch *scratch;
@@ -345,8 +373,8 @@ struct run {
 
 static err run_step(const struct run *r, size_t index, const struct piece *text);
 
-/* Sends a stretch on, joined with what waits for a neighbour as the behaviour says. `wait` is
- * {begin, end} of what is not yet sent; `last` whether that ended with a match. */
+/* Joins neighbouring stretches as the behaviour of a step says and passes the results on. The
+ * stretch begin .. end - 1 waits for its neighbour; `last` tells whether it was a match. */
 struct joiner {
     const struct run *run;
     const struct piece *text;
@@ -356,6 +384,7 @@ struct joiner {
     uint32_t begin, end;
 };
 
+/* Passes the waiting stretch to the next step. */
 static err flush(struct joiner *j)
 {
     if (j->begin == j->end) return ERR_NONE;
@@ -364,6 +393,8 @@ static err flush(struct joiner *j)
     return run_step(j->run, j->next, &part);
 }
 
+/* Takes the next stretch of the text, a match or the text between two matches. It either joins the
+ * waiting one or replaces it. */
 static err stretch(struct joiner *j, uint32_t begin, uint32_t end, bool match)
 {
     if (begin == end) return ERR_NONE;
@@ -387,10 +418,12 @@ static err stretch(struct joiner *j, uint32_t begin, uint32_t end, bool match)
     return ERR_NONE;
 }
 
+/* The next match from `from` on, or an empty one at the end of the text. \K in a pattern can move
+ * the start of a match before `from`; this is refused, because the loop would not end. */
 static err next_match(uint32_t out[2], const struct run *r, const pcre2_code *regex,
                       const struct piece *text, uint32_t from)
 {
-    /* The text is known to be valid UTF-8 and `from` to lie on a character. */
+    /* The text is valid UTF-8, and `from` lies on a character. */
     int n = pcre2_match(regex, (PCRE2_SPTR)text->text, text->size, from, PCRE2_NO_UTF_CHECK,
                         r->scratch->match, r->scratch->context);
     if (n == PCRE2_ERROR_NOMATCH) {
@@ -406,6 +439,7 @@ static err next_match(uint32_t out[2], const struct run *r, const pcre2_code *re
     return ERR_NONE;
 }
 
+/* Stretches between matches are passed on too. The behaviour decides what becomes of each. */
 static err run_regex(const struct run *r, size_t index, const struct piece *text)
 {
     const struct split_step *step = &r->split->step[index];
@@ -419,7 +453,7 @@ static err run_regex(const struct run *r, size_t index, const struct piece *text
         uint32_t at[2] = {0, 0};
         TRY(next_match(at, r, step->regex, text, from));
         from = at[1];
-        if (at[0] == at[1]) { /* empty: cuts here; look again from the next character */
+        if (at[0] == at[1]) { /* an empty match cuts here; continue at the next character */
             uint32_t n = 1;
             TRY(stretch(&j, done, at[0], false));
             TRY(flush(&j));
@@ -436,7 +470,8 @@ static err run_regex(const struct run *r, size_t index, const struct piece *text
     return flush(&j);
 }
 
-/* SPLIT_SPACE and SPLIT_METASPACE. */
+/* SPLIT_SPACE and SPLIT_METASPACE. With prefix_first_only only the start of the whole text gets the
+ * prefix, not a piece behind an added token. */
 static err run_prefix(const struct run *r, size_t index, const struct piece *text)
 {
     const struct split_step *step = &r->split->step[index];

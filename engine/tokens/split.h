@@ -18,7 +18,7 @@
 
 enum { SPLIT_STEPS_MAX = 12 };
 
-/* Where a match goes, by the names of tokenizer.json. */
+/* The use of a match, by the names of tokenizer.json. */
 enum split_behavior {
     SPLIT_ISOLATED,      /* a word of its own */
     SPLIT_REMOVED,       /* dropped */

@@ -1,3 +1,6 @@
+/* Encoding goes through these steps: added tokens in the original text; between them the
+ * normaliser; added tokens in the normalised text; between them the pre-tokenizer; byte pair
+ * encoding of each word. Decoding joins the bytes of the tokens and repairs them to valid UTF-8. */
 #include "engine/tokens/tokenizer_parts.h"
 
 #include "base/file.h"
@@ -19,6 +22,8 @@ void tokens_close(struct tokens *tokens)
     *tokens = (struct tokens){0};
 }
 
+/* A failed allocation leaves the list as it was: the capacity changes only when both arrays have
+ * grown. */
 err tokens_push(struct tokens *out, int32_t id, uint32_t start)
 {
     if (out->count == out->capacity) {
@@ -35,6 +40,8 @@ err tokens_push(struct tokens *out, int32_t id, uint32_t start)
     return ERR_NONE;
 }
 
+/* The old list stays in the arena. Readers compute the final size first, so this happens at most a
+ * few times. */
 err tokenizer_make_room(struct tokenizer *t, size_t vocab)
 {
     if (vocab > LIMIT_VOCAB)
@@ -49,6 +56,7 @@ err tokenizer_make_room(struct tokenizer *t, size_t vocab)
     return ERR_NONE;
 }
 
+/* Byte-level vocabularies write bytes as letters; see split_byte_of_letter(). */
 bool tokenizer_unletter(struct bytes *out, const char *text, size_t size)
 {
     size_t before = out->size;
@@ -64,6 +72,9 @@ bool tokenizer_unletter(struct bytes *out, const char *text, size_t size)
     return true;
 }
 
+/* The names that end an answer in the published models of all families, as in llama.cpp. Many
+ * configurations declare only eos and not the end of a chat turn, and generation would run on
+ * without this list. */
 bool tokenizer_ends_by_name(const char *text)
 {
     static const char *const names[] = {
@@ -90,6 +101,7 @@ bool tokenizer_ends_by_name(const char *text)
     return false;
 }
 
+/* Only special tokens: a normal token may happen to have such a text. */
 void tokenizer_mark_ends(struct tokenizer *t)
 {
     for (size_t i = 0; i < t->vocab; i++)
@@ -109,6 +121,8 @@ static void scratch_free(struct tokenizer_scratch *s)
     free(s);
 }
 
+/* Working memory is kept in a list and reused, so an encoding allocates nothing once all its
+ * buffers have grown. The lock is held only for the list. */
 static err scratch_take(struct tokenizer_scratch **out, struct tokenizer *t)
 {
     pthread_mutex_lock(&t->lock);
@@ -133,6 +147,7 @@ static void scratch_give(struct tokenizer *t, struct tokenizer_scratch *s)
     pthread_mutex_unlock(&t->lock);
 }
 
+/* No other thread may use the tokenizer any more, so the lock is not taken. */
 void tokenizer_close(struct tokenizer *t)
 {
     if (!t) return;
@@ -157,6 +172,8 @@ struct encoding { /* one call of tokenizer_encode */
     bool special;
 };
 
+/* Byte pair encoding of a part of a word. Starts are turned back into offsets of the text of the
+ * caller. */
 static err encode_part(struct encoding *e, const struct piece *word, uint32_t begin, uint32_t end)
 {
     struct bpe_scratch *b = &e->s->bpe;
@@ -166,8 +183,10 @@ static err encode_part(struct encoding *e, const struct piece *word, uint32_t be
     return ERR_NONE;
 }
 
-/* Where no token goes on over the start of a marked word, words are joined apart: the same ids, in
- * time linear in the text, and most words are remembered. */
+/* If no symbol crosses the start of a marked word (words_by_mark), long text is cut before its
+ * marks. The ids are the same, but the time is linear in the text and most words come from the
+ * cache. SentencePiece tokenizers treat the whole text as one word, so this matters for every text
+ * of Llama 2. */
 static err encode_word(void *object, const struct piece *word)
 {
     static const char mark[] = "\xE2\x96\x81";
@@ -186,13 +205,14 @@ static err encode_word(void *object, const struct piece *word)
     return encode_part(e, word, begin, word->size);
 }
 
+/* The pre-tokenizer passes its words to encode_word(). */
 static err encode_split(struct encoding *e, const struct piece *text)
 {
     struct split_sink sink = {.word = encode_word, .object = e};
     return split_run(&e->t->split, &e->s->split, text, &sink);
 }
 
-/* Ids of what was found, and `between` for the text around it. */
+/* Pushes the ids of the added tokens found, and calls `between` for the text around them. */
 static err encode_around(struct encoding *e, const struct added_matches *found,
                          const struct piece *text,
                          err (*between)(struct encoding *, const struct piece *))
@@ -212,6 +232,8 @@ static err encode_around(struct encoding *e, const struct added_matches *found,
     return ERR_NONE;
 }
 
+/* Normalises a stretch between two added tokens, finds the added tokens that match normalised text,
+ * and encodes the rest. */
 static err encode_normal(struct encoding *e, const struct piece *text)
 {
     struct piece normal;
@@ -230,6 +252,8 @@ static bool is_utf8(const char *text, size_t size)
     return true;
 }
 
+/* Invalid UTF-8 is repaired first, since all later steps rely on valid text; nearly all text is
+ * valid and is not copied. A failure truncates *out to its old length. */
 err tokenizer_encode(struct tokens *out, const struct tokenizer *t, const char *text, size_t bytes,
                      bool special)
 {
@@ -260,8 +284,10 @@ static err put_replacement(struct bytes *out)
     return bytes_append(out, "\xEF\xBF\xBD", 3);
 }
 
-/* How much of held[0..count) is decided: a valid character (its length), or the part of one that
- * can no longer become valid (as a negative length); 0: more bytes are needed. */
+/* The length of the valid character at the start of held[0 .. count - 1]; or the negative number of
+ * bytes that can no longer become a valid character; or 0 if more bytes are needed. The ranges of
+ * the second byte follow the table of well-formed sequences of the Unicode standard, so an error is
+ * noticed at the first wrong byte. */
 static int decided(const uint8_t *held, uint32_t count)
 {
     uint32_t n = piece_valid((const char *)held, count);
@@ -280,6 +306,8 @@ static int decided(const uint8_t *held, uint32_t count)
     return 0;
 }
 
+/* Passes on everything that is decided. At most 4 bytes are held, because a fourth byte always
+ * decides. */
 static err stream_byte(struct bytes *out, struct tokenizer_stream *s, uint8_t byte)
 {
     s->held[s->held_count++] = byte;
@@ -295,6 +323,7 @@ static err stream_byte(struct bytes *out, struct tokenizer_stream *s, uint8_t by
     return ERR_NONE;
 }
 
+/* On failure the stream and *out are as before, so a caller may try again. */
 err tokenizer_stream_add(struct bytes *out, struct tokenizer_stream *s, int32_t id)
 {
     const struct tokenizer *t = s->tokenizer;
@@ -358,6 +387,8 @@ const char *tokenizer_template(const struct tokenizer *t)
     return t->template;
 }
 
+/* An id outside the vocabulary, such as a padding row of the embedding, has no text and no
+ * properties. */
 static const struct tokenizer_token *token_at(const struct tokenizer *t, int32_t id)
 {
     static const struct tokenizer_token none;
@@ -373,6 +404,7 @@ const char *tokenizer_token(const struct tokenizer *t, int32_t id)
     return token_at(t, id)->text;
 }
 
+/* Linear: used only while opening and in tests. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *token)
 {
     for (size_t i = 0; i < t->vocab; i++)

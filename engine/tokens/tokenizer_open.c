@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* The tokenizer is closed as a whole after a failure, so the readers need not undo anything. */
 err tokenizer_open(struct tokenizer **out, const char *base_path)
 {
     struct tokenizer *t = calloc(1, sizeof *t);

@@ -1,3 +1,6 @@
+/* Reads a tokenizer from the keys of a GGUF file, with the rules of llama.cpp (llama-vocab.cpp),
+ * which repair common mistakes of converters. Ids must equal those of llama.cpp for every text, so
+ * its defaults and exceptions are repeated here. */
 #include "engine/tokens/tokenizer_parts.h"
 
 #include "base/text.h"
@@ -13,7 +16,7 @@ enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE
 struct reading {
     struct tokenizer *t;
     struct gguf gguf;
-    struct arena arena; /* for the file's arrays */
+    struct arena arena; /* arrays of the file, freed after reading */
     const struct gguf_str *text;
     const int32_t *type;
     size_t count;
@@ -21,7 +24,8 @@ struct reading {
     struct bytes letters;
 };
 
-/* Names that are control tokens whatever the file says: files made without types hold them too. */
+/* Names of control tokens for filling in the middle. llama.cpp treats them as control tokens
+ * whatever type the file gives them. */
 static bool is_control_name(const char *text)
 {
     static const char *const names[] = {
@@ -37,6 +41,7 @@ static bool is_control_name(const char *text)
     return false;
 }
 
+/* token_type may be absent in old files; then all tokens are normal. */
 static err read_arrays(struct reading *r)
 {
     size_t types = 0;
@@ -52,6 +57,7 @@ static err read_arrays(struct reading *r)
     return ERR_NONE;
 }
 
+/* llama.cpp writes the names of byte tokens in upper case only. */
 static bool is_hex(char c)
 {
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F');
@@ -64,8 +70,9 @@ static int byte_of_name(const char *text)
     return (int)strtol(text + 3, NULL, 16);
 }
 
-/* What the token decodes to: its own text when special or the user's, else its letters' bytes, a
- * byte, or its text with marks as spaces. */
+/* The text that a token decodes to: its own text for special and user tokens; the bytes of its
+ * letters in a byte-level vocabulary; else a byte, or its text with marks as spaces. Unused tokens
+ * decode to nothing. */
 static err read_bytes(struct tokenizer_token *token, struct reading *r, int type)
 {
     struct bytes *b = &r->letters;
@@ -94,6 +101,8 @@ static err read_bytes(struct tokenizer_token *token, struct reading *r, int type
     return ERR_NONE;
 }
 
+/* A token with a control name becomes a control token. Special and user tokens are also found in
+ * text, except those that are not valid UTF-8, which no text can contain. */
 static err read_token(struct reading *r, size_t id)
 {
     struct tokenizer_token *token = &r->t->token[id];
@@ -103,7 +112,6 @@ static err read_token(struct reading *r, size_t id)
     if (type != TYPE_CONTROL && is_control_name(token->text)) type = TYPE_CONTROL;
     token->special = type == TYPE_CONTROL || type == TYPE_UNKNOWN;
     TRY(read_bytes(token, r, type));
-    /* Text is valid UTF-8 and stays so around a match; another token can never match. */
     bool found = text_is_utf8(r->text[id].data, r->text[id].size);
     if (found && (token->special || type == TYPE_USER)) {
         struct added_token added = {.text = token->text,
@@ -119,8 +127,9 @@ static err read_token(struct reading *r, size_t id)
     return bpe_add_token(b, (const char *)r->letters.data, r->letters.size, (int32_t)id);
 }
 
-/* "left right": the first space that is not the first byte parts them. A merge of letters that
- * stand for no byte can never happen. */
+/* A merge is "left right", parted at the first space that is not the first byte. A merge of letters
+ * that stand for no byte can never match and is skipped. The first of two equal merges counts,
+ * unlike in Hugging Face files. */
 static err read_merge(struct reading *r, struct gguf_str merge, uint32_t rank)
 {
     const char *space = merge.size > 1 ? memchr(merge.data + 1, ' ', merge.size - 1) : NULL;
@@ -140,6 +149,7 @@ static err read_merge(struct reading *r, struct gguf_str merge, uint32_t rank)
     return bpe_add_merge(&r->t->bpe, &m);
 }
 
+/* The position in the list is the rank. */
 static err read_merges(struct reading *r)
 {
     const struct gguf_str *merge;
@@ -150,6 +160,7 @@ static err read_merges(struct reading *r)
     return ERR_NONE;
 }
 
+/* A SentencePiece vocabulary has a score per token instead of merges. */
 static err read_scores(struct reading *r)
 {
     const float *score;
@@ -161,6 +172,7 @@ static err read_scores(struct reading *r)
     return bpe_merge_by_score(&r->t->bpe, score, r->count);
 }
 
+/* Prepend and Replace of SentencePiece: the mark stands for a space. */
 static void put_step(struct normalize *n, enum normalize_kind kind)
 {
     n->step[n->count++] = (struct normalize_step){.kind = kind,
@@ -170,6 +182,7 @@ static void put_step(struct normalize *n, enum normalize_kind kind)
                                                   .content_size = 3};
 }
 
+/* Whether the list contains the name between spaces. */
 static bool contains_any(const char *list, const char *name)
 {
     char padded[80];
@@ -177,7 +190,8 @@ static bool contains_any(const char *list, const char *name)
     return strstr(list, padded) != NULL;
 }
 
-/* Which kind of tokenizer the file says it holds. */
+/* The kind of tokenizer. Files without tokenizer.ggml.pre use the pattern named "default", as in
+ * llama.cpp. The names in the list below look words up as a whole first (ignore_merges). */
 static err read_kind(struct reading *r)
 {
     struct tokenizer *t = r->t;
@@ -211,10 +225,11 @@ static err read_kind(struct reading *r)
     return ERR_NONE;
 }
 
+/* bos 1 and eos 2 are the defaults of llama.cpp for SentencePiece, 11 for byte-level
+ * vocabularies. */
 static err read_special(struct reading *r)
 {
     struct tokenizer *t = r->t;
-    /* llama.cpp's defaults where the file names none. */
     uint32_t bos = r->scores ? 1 : 11, eos = r->scores ? 2 : 11, end = UINT32_MAX;
     TRY(gguf_opt_u32(&bos, &r->gguf, "tokenizer.ggml.bos_token_id"));
     TRY(gguf_opt_u32(&eos, &r->gguf, "tokenizer.ggml.eos_token_id"));
@@ -228,7 +243,8 @@ static err read_special(struct reading *r)
     return ERR_NONE;
 }
 
-/* The one family whose special tokens take the white space after them; files do not say so. */
+/* The special tokens of Phi-3 take the white space behind them. The file does not say so, and
+ * llama.cpp recognises the model by its name. */
 static err apply_phi3(struct reading *r)
 {
     struct gguf_str name = {0};
@@ -245,6 +261,7 @@ static err apply_phi3(struct reading *r)
     return ERR_NONE;
 }
 
+/* Added tokens are sorted last, when all of them are known. */
 static err read_all(struct reading *r)
 {
     TRY(read_kind(r));
@@ -259,6 +276,7 @@ static err read_all(struct reading *r)
     return read_special(r);
 }
 
+/* Only the header of the file is opened: the tensors are not needed and may be missing. */
 err vocab_gguf_read(struct tokenizer *t, const char *path)
 {
     struct reading r = {.t = t, .letters = {.max = 1 << 20}};

@@ -1,3 +1,6 @@
+/* Reads a tokenizer from the files of a Hugging Face directory. tokenizer.json has the algorithm
+ * and the vocabulary; the files beside it name the special tokens and the chat template. Everything
+ * that would change ids or text and is not implemented is refused by name. */
 #include "engine/tokens/tokenizer_parts.h"
 
 #include "base/file.h"
@@ -13,11 +16,12 @@ struct reading {
     struct tokenizer *t;
     const char *dir;
     struct bytes letters;
-    /* From `decoder`: */
+    /* From the `decoder` of tokenizer.json: */
     bool byte_level, byte_fallback;
-    const char *mark; /* what stands for a space; NULL: nothing does */
+    const char *mark; /* text that stands for a space, or NULL */
 };
 
+/* A missing optional file leaves *out NULL. */
 static err open_json(json_t **out, const char *dir, const char *name, bool required)
 {
     char path[LIMIT_PATH_BYTES];
@@ -26,11 +30,15 @@ static err open_json(json_t **out, const char *dir, const char *name, bool requi
     return json_open(out, path, required ? LIMIT_JSON_BYTES : CONFIG_BYTES_MAX);
 }
 
+/* JSON texts are freed with their document, so they are copied to the arena. */
 static err text_of(const char **out, struct reading *r, const char *text)
 {
     return arena_text(out, &r->t->arena, text, strlen(text));
 }
 
+/* The decoder is reduced to four switches, which all supported tokenizers need: bytes as letters,
+ * bytes as <0xNN>, a mark for spaces, and one space at the start that is removed. Fuse only joins
+ * tokens and needs nothing here. The order of the steps in a Sequence does not matter for these. */
 static err read_decoder(struct reading *r, const json_t *json, int depth)
 {
     const char *type;
@@ -71,6 +79,7 @@ static err read_decoder(struct reading *r, const json_t *json, int depth)
     return ERR_NONE;
 }
 
+/* The byte of a token such as "<0x0A>", or -1. */
 static int byte_of_name(const char *text)
 {
     char *end;
@@ -79,6 +88,9 @@ static int byte_of_name(const char *text)
     return end == text + 5 ? (int)byte : -1;
 }
 
+/* The text that a token decodes to, computed once per token so that decoding only copies bytes. A
+ * token of a byte-level vocabulary with a character that is no letter of a byte (some added tokens)
+ * decodes to itself. */
 static err read_bytes(struct tokenizer_token *token, struct reading *r)
 {
     struct bytes *b = &r->letters;
@@ -99,7 +111,9 @@ static err read_bytes(struct tokenizer_token *token, struct reading *r)
     return ERR_NONE;
 }
 
-/* The text a model's token has in words: bytes where the pre-tokenizer makes bytes. False: none. */
+/* The text of a token as it appears in words. With a byte-level pre-tokenizer words are bytes, so
+ * the letters are turned back into bytes. Returns false for an empty token and for letters that
+ * stand for no byte, which no word can contain. */
 static bool word_of(const char **text, size_t *size, struct reading *r, const char *token)
 {
     *text = token;
@@ -112,7 +126,8 @@ static bool word_of(const char **text, size_t *size, struct reading *r, const ch
     return true;
 }
 
-/* Ids need not be in order and may have gaps: the largest of all decides, once. */
+/* Ids need not be in order and may have gaps. The largest id of the vocabulary and the added tokens
+ * decides the size. */
 static err make_room(struct reading *r, json_t *vocab, const json_t *added)
 {
     const char *name;
@@ -136,6 +151,7 @@ static err make_room(struct reading *r, json_t *vocab, const json_t *added)
     return tokenizer_make_room(r->t, (size_t)(last + 1));
 }
 
+/* make_room() has checked every id. */
 static err read_vocab(struct reading *r, json_t *vocab)
 {
     const char *name, *word;
@@ -152,7 +168,8 @@ static err read_vocab(struct reading *r, json_t *vocab)
     return ERR_NONE;
 }
 
-/* Both forms: "a b" and ["a", "b"]. */
+/* A merge is "a b" in old files and ["a", "b"] in new ones, which can contain spaces. Parts are
+ * copied, because word_of() reuses its buffer. */
 static err read_merge(struct reading *r, const json_t *json, uint32_t rank)
 {
     const char *left = json_string_value(json_array_get(json, 0));
@@ -173,7 +190,7 @@ static err read_merge(struct reading *r, const json_t *json, uint32_t rank)
     const char *part[2] = {left, right};
     size_t part_size[2];
     for (int i = 0; i < 2; i++) {
-        if (!word_of(&word, &size, r, part[i])) return ERR_NONE; /* letters of no byte: never met */
+        if (!word_of(&word, &size, r, part[i])) return ERR_NONE; /* can never match */
         if (size >= sizeof text[i]) return err_make(ERR_INPUT, "model.merges[%u]: too long", rank);
         memmove(text[i], word, size);
         part[i] = text[i];
@@ -184,6 +201,7 @@ static err read_merge(struct reading *r, const json_t *json, uint32_t rank)
     return bpe_add_merge(&r->t->bpe, &m);
 }
 
+/* Affixes mark the parts of words (old GPT and BERT models) and would need another algorithm. */
 static err refuse_affixes(const json_t *model)
 {
     static const char *const keys[] = {"continuing_subword_prefix", "end_of_word_suffix"};
@@ -194,6 +212,9 @@ static err refuse_affixes(const json_t *model)
     return ERR_NONE;
 }
 
+/* Very old files have no `type`; a list of merges tells that they are BPE. A merge may only join to
+ * a token of the vocabulary, as in the reference, which is checked by counting symbols: a new
+ * symbol means an unknown token. */
 static err read_model(struct reading *r, const json_t *model, const json_t *added)
 {
     struct bpe *b = &r->t->bpe;
@@ -226,6 +247,8 @@ static err read_model(struct reading *r, const json_t *model, const json_t *adde
     return ERR_NONE;
 }
 
+/* A token with `normalized` (the default for tokens that are not special) is compared with
+ * normalised text, so its own text is normalised here as well. */
 static err read_added_token(struct reading *r, const json_t *json)
 {
     int64_t id;
@@ -263,6 +286,8 @@ static err read_added_token(struct reading *r, const json_t *json)
     return e;
 }
 
+/* The order matters: added tokens need the normaliser, and the vocabulary needs to know whether
+ * words are bytes. */
 static err read_tokenizer(struct reading *r, const json_t *root)
 {
     struct tokenizer *t = r->t;
@@ -283,13 +308,14 @@ static err read_tokenizer(struct reading *r, const json_t *root)
     return ERR_NONE;
 }
 
-/* A special token's name: a string, or an object with `content`. */
+/* The name of a special token: a string, or an object with `content`. */
 static const char *token_name(const json_t *config, const char *key)
 {
     const json_t *value = json_object_get(config, key);
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
+/* Keeps a token that an earlier file has named. */
 static void use_names(struct tokenizer *t, const json_t *config)
 {
     const char *bos = token_name(config, "bos_token"), *eos = token_name(config, "eos_token");
@@ -297,6 +323,7 @@ static void use_names(struct tokenizer *t, const json_t *config)
     if (eos && t->eos < 0) t->eos = tokenizer_find(t, eos);
 }
 
+/* The first id becomes eos; every id ends an answer. */
 static void use_end(struct tokenizer *t, const json_t *id)
 {
     json_int_t n = json_integer_value(id);
@@ -317,7 +344,8 @@ static void use_ids(struct tokenizer *t, const json_t *config)
     json_array_foreach(eos, i, item) use_end(t, item);
 }
 
-/* A string, or a list of {name, template} of which "default" is meant. */
+/* chat_template is a string, or a list of objects {name, template}, of which the one named
+ * "default" is used. A template from chat_template.jinja counts before both. */
 static err use_template(struct reading *r, const json_t *config)
 {
     const json_t *value = json_object_get(config, "chat_template"), *item;
@@ -332,6 +360,7 @@ static err use_template(struct reading *r, const json_t *config)
     return text && !r->t->template ? text_of(&r->t->template, r, text) : ERR_NONE;
 }
 
+/* transformers 5 writes the template to a file of its own. */
 static err read_jinja(struct reading *r)
 {
     char path[LIMIT_PATH_BYTES], *text;
@@ -344,7 +373,9 @@ static err read_jinja(struct reading *r)
     return e;
 }
 
-/* What lies beside tokenizer.json; names count before ids, a file named first before the next. */
+/* Reads the files beside tokenizer.json in the order of their rank: a value from an earlier file is
+ * kept. Names come before ids, because ids of config.json are often those of the base model and not
+ * of the chat model. */
 static err read_beside(struct reading *r)
 {
     static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json",
