@@ -137,7 +137,7 @@ err adapter_open_fresh(struct adapter *out, const struct arch *a, const struct a
     TRY_OUT(e, arena_take(&spec, &arena, LIMIT_MODULES, sizeof *spec));
     for (word = strtok_r(words, ", ", &rest); word; word = strtok_r(NULL, ", ", &rest))
         TRY_OUT(e, add_target(spec, &count, a, word));
-    if (!count) e = err_make(ERR_INPUT, "targets: no module named");
+    if (!count) e = err_make(ERR_INPUT, "targets: no module is named");
     if (err_is(e)) goto out;
     for (size_t i = 0; i < count; i++) {
         spec[i].rank = f->rank;

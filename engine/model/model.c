@@ -108,7 +108,8 @@ err model_check_arch(const struct arch *a)
         return err_make(ERR_INPUT, "%u heads over %u key/value heads: expected a multiple",
                         a->heads, a->kv_heads);
     if (a->head_dim % 2 != 0)
-        return err_make(ERR_INPUT, "head dimension %u is odd, it cannot be rotated", a->head_dim);
+        return err_make(ERR_INPUT, "head dimension %u is odd, so it cannot be rotated",
+                        a->head_dim);
     if (!(isfinite(a->rms_eps) && a->rms_eps > 0 && a->rms_eps < 1))
         return err_make(ERR_INPUT, "rms_norm_eps is %g, expected a small positive number",
                         (double)a->rms_eps);

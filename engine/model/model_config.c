@@ -137,7 +137,7 @@ static err read_llama3(struct rope *r, const json_t *rope, const struct config *
 }
 
 /* The old style has rope_theta and rope_scaling side by side, the new one has rope_parameters with
- * both. Where a file has both styles, rope_parameters is read for the scaling only if rope_scaling
+ * both. If a file has both styles, rope_parameters is read for the scaling only if rope_scaling
  * is empty. Frequencies that differ between layers (Gemma 3) are refused, because struct arch has
  * one set for all layers. */
 static err read_rope(struct rope *r, const struct config *c)
@@ -284,10 +284,10 @@ err model_config_read(struct model *m, const char *directory)
     json_t *root = NULL;
     TRY(file_join(path, sizeof path, directory, "config.json"));
     if (!file_exists(path))
-        return err_make(ERR_INPUT,
-                        "%s: no config.json in it; a base is a Hugging Face directory or a "
-                        ".gguf file",
-                        directory);
+        return err_make(
+            ERR_INPUT,
+            "%s: contains no config.json; a base model is a Hugging Face directory or a .gguf file",
+            directory);
     TRY(json_open(&root, path, CONFIG_BYTES_MAX));
     err e = read_root(m, &(struct config){.root = root, .where = path});
     json_decref(root);

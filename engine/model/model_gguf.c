@@ -31,8 +31,7 @@ static err read_family(struct model *m)
     TRY(gguf_opt_u32(&split, &m->gguf, "split.count"));
     if (split > 1)
         return err_make(ERR_INPUT,
-                        "one of %u parts of a split model: expected a whole one (merge it "
-                        "with llama-gguf-split)",
+                        "one of %u parts of a split model: merge them with llama-gguf-split first",
                         split);
     TRY(gguf_get_str(&name, &m->gguf, "general.architecture"));
     m->arch.family = family_find_gguf(name);
@@ -81,9 +80,10 @@ static err read_shape(struct model *m)
     if (experts > 0)
         return err_make(ERR_INPUT, "a mixture of %u experts: expected a dense model", experts);
     if (value_dim != a->head_dim || rotated != a->head_dim)
-        return err_make(ERR_INPUT,
-                        "head dimension %u, of values %u, rotated %u: expected all equal",
-                        a->head_dim, value_dim, rotated);
+        return err_make(
+            ERR_INPUT,
+            "head dimension %u, value dimension %u, rotated dimension %u: expected all equal",
+            a->head_dim, value_dim, rotated);
     return ERR_NONE;
 }
 
@@ -151,7 +151,8 @@ static err read_rope_factors(struct model *m)
         n > HEAD_DIM_MAX / 2)
         return err_make(ERR_INPUT, "tensor rope_freqs.weight: expected %u values of F32", n);
     if (r->kind != ROPE_DEFAULT)
-        return err_make(ERR_INPUT, "tensor rope_freqs.weight beside linear rope scaling");
+        return err_make(ERR_INPUT,
+                        "tensor rope_freqs.weight: not possible together with linear rope scaling");
     float *factors;
     TRY(arena_take(&factors, &m->arena, n, sizeof *factors));
     memcpy(factors, t->data, n * sizeof *factors);

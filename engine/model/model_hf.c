@@ -75,7 +75,7 @@ static err open_shards(struct model *m, json_t *index, const char *path)
         if (!is_open(m, name)) TRY(open_file(m, name));
         const struct found f = find_tensor(m, key);
         if (f.tensor != NULL && strcmp(f.file, name) != 0)
-            return err_make(ERR_INPUT, "%s: tensor %s is in %s too", path, key, f.file);
+            return err_make(ERR_INPUT, "%s: tensor %s is also in %s", path, key, f.file);
         if (f.tensor == NULL)
             return err_make(ERR_INPUT, "%s: tensor %s is not in %s", path, key, name);
     }
@@ -95,8 +95,8 @@ static err open_files(struct model *m)
     }
     if (!file_exists(index_path))
         return err_make(ERR_INPUT,
-                        "%s: neither model.safetensors nor model.safetensors.index.json in it "
-                        "(weights of other formats are not read)",
+                        "%s: contains neither model.safetensors nor model.safetensors.index.json "
+                        "(other formats of weights are not supported)",
                         m->path);
     json_t *index = NULL;
     TRY(json_open(&index, index_path, INDEX_BYTES_MAX));

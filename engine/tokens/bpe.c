@@ -125,7 +125,7 @@ static err intern(uint32_t *out, struct bpe *b, const char *text, size_t size)
     uint32_t found = bpe_find(b, text, size);
     if (found != BPE_NONE) return *out = found, ERR_NONE;
     if (b->count >= 4 * (size_t)LIMIT_VOCAB || b->text_size + size > UINT32_MAX / 2)
-        return err_make(ERR_INPUT, "vocabulary: over %u symbols", 4 * LIMIT_VOCAB);
+        return err_make(ERR_INPUT, "vocabulary: more than %u symbols", 4 * LIMIT_VOCAB);
     TRY(grow((void **)&b->symbol, &b->capacity, b->count + 1, sizeof *b->symbol));
     TRY(grow((void **)&b->text, &b->text_capacity, b->text_size + size + 1, 1));
     TRY(grow_slots(b));

@@ -287,8 +287,9 @@ static err render_mistral(struct render *r)
     const struct chat_template *c = r->c;
     size_t first = is_role(r, 0, "system") ? 1 : 0;
     if (first == 1 && c->no_system)
-        return err_make(ERR_INPUT, "message 1 has role system: this model's template has no such "
-                                   "turn");
+        return err_make(
+            ERR_INPUT,
+            "message 1 has role system: this model's template does not allow system messages");
     TRY(check_alternation(r, first));
     TRY(say(r, c->bos));
     for (size_t i = first; i < r->count; i++) {

@@ -100,15 +100,14 @@ static err recognise_chatml(struct chat_template *c, const char *jinja)
 {
     bool trims = has(jinja, "| trim") || has(jinja, "|trim") || has(jinja, ".strip()");
     if (is_strange(jinja) || !has(jinja, "<|im_end|>"))
-        return err_make(ERR_INPUT, "the model's chat template is a form of chatml not known here");
+        return err_make(ERR_INPUT, "the model's chat template is an unknown form of chatml");
     if (has(jinja, "reasoning_content") && has(jinja, "</think>")) {
         *c = *find_known("qwen3");
         c->open_thought =
             has(jinja, "assistant\\n<think>\\n' }}") || has(jinja, "assistant\n<think>\n' }}");
         return ERR_NONE;
     }
-    if (trims)
-        return err_make(ERR_INPUT, "the model's chat template is a form of chatml not known here");
+    if (trims) return err_make(ERR_INPUT, "the model's chat template is an unknown form of chatml");
     *c = *find_known("chatml");
     c->says_bos = has(jinja, "bos_token");
     read_system(c, jinja);
@@ -136,7 +135,7 @@ static err recognise_mistral(struct chat_template *c, const char *jinja)
     c->no_system = !has(jinja, "system_message");
     c->system_last = has(jinja, "loop.last and system_message");
     if (has(jinja, "[SYSTEM_PROMPT]") || !has(jinja, "bos_token"))
-        return err_make(ERR_INPUT, "chat template: this form of Mistral's is not known");
+        return err_make(ERR_INPUT, "the model's chat template is an unknown form of Mistral's");
     return ERR_NONE;
 }
 
@@ -158,8 +157,8 @@ err chat_recognise(struct chat_template *out, const char *jinja)
     } else if (quotes(jinja, "<|user|>") && has(jinja, "+ eos_token")) {
         c = *find_known("zephyr");
     } else {
-        return err_make(ERR_INPUT, "the model's chat template is of no family known here (chatml, "
-                                   "qwen3, llama2, llama3, mistral, zephyr)");
+        return err_make(ERR_INPUT, "the model's chat template belongs to no supported family "
+                                   "(chatml, qwen3, llama2, llama3, mistral, zephyr)");
     }
     *out = c;
     return ERR_NONE;
@@ -176,8 +175,8 @@ err chat_find(struct chat_template *out, const struct tokenizer *t)
 {
     const char *jinja = tokenizer_template(t);
     if (!jinja)
-        return err_make(ERR_INPUT, "the model has no chat template: it is no chat model, use rows "
-                                   "with prompt and completion");
+        return err_make(ERR_INPUT, "the model has no chat template, so it cannot train on "
+                                   "messages; use rows with prompt and completion");
     TRY(chat_recognise(out, jinja));
     copy_token(out->bos, t, tokenizer_bos(t));
     copy_token(out->eos, t, tokenizer_eos(t));

@@ -51,7 +51,7 @@ static err needs_key(const char *key)
  * most as much memory as the list itself. */
 static err next_row(struct data_row **out, struct dataset *d)
 {
-    if (d->count >= LIMIT_ROWS) return err_make(ERR_LIMIT, "over %u rows", LIMIT_ROWS);
+    if (d->count >= LIMIT_ROWS) return err_make(ERR_LIMIT, "more than %u rows", LIMIT_ROWS);
     if (d->count == d->capacity) {
         size_t capacity = d->capacity ? 2 * d->capacity : 256;
         struct data_row *grown;
@@ -331,7 +331,7 @@ static err read_file(struct reading *r, int fd)
             char *end = memchr(at, '\n', (size_t)(stop - at));
             size_t size = (size_t)((end ? end : stop) - at);
             if (err_is(bytes_append(&line, at, size)))
-                e = err_make(ERR_INPUT, "%s:%llu: the line is over %u bytes", r->path,
+                e = err_make(ERR_INPUT, "%s:%llu: the line is longer than %u bytes", r->path,
                              (unsigned long long)r->line + 1, LIMIT_LINE_BYTES);
             else if (end)
                 e = read_line(r, line.data ? (const char *)line.data : "", line.size);

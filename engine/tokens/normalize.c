@@ -61,7 +61,7 @@ static err read_step(struct normalize *out, struct arena *arena, const json_t *j
     TRY(json_get_str(&type, json, "type", "normalizer"));
     if (strcmp(type, "Sequence") == 0) return read_sequence(out, arena, json, depth);
     if (out->count == NORMALIZE_STEPS_MAX)
-        return err_make(ERR_INPUT, "normalizer: over %d steps", NORMALIZE_STEPS_MAX);
+        return err_make(ERR_INPUT, "normalizer: more than %d steps", NORMALIZE_STEPS_MAX);
     struct normalize_step step = {.left = true, .right = true};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(type, kinds[i].name) != 0) continue;

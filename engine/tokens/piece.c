@@ -21,7 +21,8 @@ static err piece_reserve(struct piece_buffer *b, size_t more)
 {
     size_t need = (size_t)b->size + more;
     if (need <= b->capacity) return ERR_NONE;
-    if (need > UINT32_MAX / 2) return err_make(ERR_LIMIT, "text: over 2 GiB once normalised");
+    if (need > UINT32_MAX / 2)
+        return err_make(ERR_LIMIT, "text: larger than 2 GiB after normalisation");
     size_t capacity = b->capacity ? b->capacity : 256;
     while (capacity < need)
         capacity *= 2;

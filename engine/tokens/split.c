@@ -128,7 +128,7 @@ out:
 static err put(struct split *s, const struct split_step *step)
 {
     if (s->count == SPLIT_STEPS_MAX)
-        return err_make(ERR_INPUT, "pre_tokenizer: over %d steps", SPLIT_STEPS_MAX);
+        return err_make(ERR_INPUT, "pre_tokenizer: more than %d steps", SPLIT_STEPS_MAX);
     s->step[s->count++] = *step;
     return ERR_NONE;
 }
@@ -138,7 +138,7 @@ static err put_regex(struct split *s, const char *pattern, enum split_behavior b
                      bool invert)
 {
     if (s->count == SPLIT_STEPS_MAX)
-        return err_make(ERR_INPUT, "pre_tokenizer: over %d steps", SPLIT_STEPS_MAX);
+        return err_make(ERR_INPUT, "pre_tokenizer: more than %d steps", SPLIT_STEPS_MAX);
     struct split_step step = {.behavior = behavior, .invert = invert};
     TRY(compile(&step.regex, pattern, !s->unicode_15));
     return put(s, &step);
@@ -430,10 +430,14 @@ static err next_match(uint32_t out[2], const struct run *r, const pcre2_code *re
         out[0] = out[1] = text->size;
         return ERR_NONE;
     }
-    if (n < 0) return err_make(ERR_LIMIT, "the pre-tokenizer's pattern gives up (PCRE2 %d)", n);
+    if (n < 0)
+        return err_make(
+            ERR_LIMIT,
+            "the pattern of the pre-tokenizer exceeds its limits on this text (PCRE2 error %d)", n);
     const PCRE2_SIZE *at = pcre2_get_ovector_pointer(r->scratch->match);
     if (at[0] > at[1] || at[0] < from)
-        return err_make(ERR_INPUT, "the pre-tokenizer's pattern moves its match");
+        return err_make(ERR_INPUT, "the pattern of the pre-tokenizer moves the start of its match, "
+                                   "which is not supported");
     out[0] = (uint32_t)at[0];
     out[1] = (uint32_t)at[1];
     return ERR_NONE;

@@ -59,7 +59,8 @@ static err read_decoder(struct reading *r, const json_t *json, int depth)
         const char *from =
             json_string_value(json_object_get(json_object_get(json, "pattern"), "String"));
         if (!from || !to || strcmp(to, " ") != 0)
-            return err_make(ERR_INPUT, "decoder Replace: only of a string by a space is supported");
+            return err_make(ERR_INPUT,
+                            "decoder Replace: only replacing a string by a space is supported");
         TRY(text_of(&r->mark, r, from));
     } else if (strcmp(type, "Metaspace") == 0) {
         const char *mark = "\xE2\x96\x81", *scheme = "always";
@@ -223,7 +224,7 @@ static err read_model(struct reading *r, const json_t *model, const json_t *adde
     json_t *merges = json_object_get(model, "merges"), *item;
     TRY(json_opt_str(&type, model, "type", "model"));
     if (type ? strcmp(type, "BPE") != 0 : !json_is_array(merges))
-        return err_make(ERR_INPUT, "model %s is not supported (BPE is)",
+        return err_make(ERR_INPUT, "model %s is not supported (only BPE is)",
                         type ? type : "without type or merges");
     TRY(refuse_affixes(model));
     TRY(json_opt_bool(&b->byte_fallback, model, "byte_fallback", "model"));

@@ -63,7 +63,8 @@ double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint6
 err training_check(const struct train_options *o, const struct adapter *ad,
                    const struct dataset *data)
 {
-    if (!ad->value_count) return err_make(ERR_INPUT, "training: the adapter has nothing to train");
+    if (!ad->value_count)
+        return err_make(ERR_INPUT, "training: the adapter has no values that train");
     if (!data->count || !data->learned)
         return err_make(ERR_INPUT, "training: the data has no token to learn");
     if (!o->batch || !o->accumulate || (uint64_t)o->batch * o->accumulate > (1u << 20))
@@ -75,13 +76,13 @@ err training_check(const struct train_options *o, const struct adapter *ad,
         return err_make(ERR_INPUT, "training: lr, clip, eps and weight decay must not be negative; "
                                    "dropout and betas lie in [0, 1)");
     if (!(o->prox >= 0.0) || !isfinite(o->prox))
-        return err_make(ERR_INPUT, "training: prox %g: expected a number from 0 on", o->prox);
+        return err_make(ERR_INPUT, "training: prox %g: expected a number of at least 0", o->prox);
     if (!(o->prune_lambda >= 0.0) || !isfinite(o->prune_lambda) ||
         !(o->prune_gamma >= 0.0 && o->prune_gamma <= 1.0) ||
         (o->prune_lambda > 0.0 && o->prune_gamma <= 0.0))
         return err_make(ERR_INPUT,
-                        "training: prune_lambda %g, prune_gamma %g: expected a lambda from 0 on "
-                        "and a gamma in (0, 1]",
+                        "training: prune_lambda %g, prune_gamma %g: expected a lambda of at least "
+                        "0 and a gamma in (0, 1]",
                         o->prune_lambda, o->prune_gamma);
     return ERR_NONE;
 }

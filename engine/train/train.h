@@ -26,7 +26,7 @@ struct train_options {   /* train_defaults() fills it */
     uint64_t seed;   /* of the order of rows and of dropout */
     bool shuffle;    /* each epoch anew; else file order, going round */
     bool checkpoint; /* recompute activations */
-    /* What is added to the loss, and to the gradient before it is clipped; 0: nothing.
+    /* Terms added to the loss, and to the gradient before it is clipped; 0: off.
      *   FedProx (Li et al. 2020, eq. 2)     prox / 2 * |theta - theta at the start|^2
      *   HetLoRA (Cho et al. 2024, eq. 2)    prune_lambda * sum over modules |B[:, c:]| |A[c:, :]|
      * over the tensors that train, Frobenius norms, c = train_cut(rank, prune_gamma). */

@@ -82,7 +82,8 @@ static err finish(struct train_gradient *out, const struct sums *s, size_t count
 err train_gradient_run(struct train_gradient *out, const struct adapter *ad, struct engine *e,
                        const struct dataset *data, const struct train_gradient_options *o)
 {
-    if (!ad->value_count) return err_make(ERR_INPUT, "gradient: the adapter has nothing to train");
+    if (!ad->value_count)
+        return err_make(ERR_INPUT, "gradient: the adapter has no values that train");
     if (!o->batch) return err_make(ERR_INPUT, "gradient: batch 0: expected at least 1");
     struct sums s = {.row = calloc(o->batch, sizeof *s.row),
                      .order = calloc(data->count + 1, sizeof *s.order),

@@ -16,8 +16,9 @@
 static err check_files(const struct train_ledger_options *o)
 {
     if (o->ledger && o->key) return ERR_NONE;
-    return err_make(ERR_INPUT, "privacy: expected --ledger FILE and --ledger-key FILE (openssl "
-                               "genpkey -algorithm ed25519): what is not recorded may not leave");
+    return err_make(ERR_INPUT,
+                    "privacy: needs --ledger FILE and --ledger-key FILE (a key made by openssl "
+                    "genpkey -algorithm ed25519), because each private update must be recorded");
 }
 
 /* The sampling rate defaults to the rows of a step over the number of records, so that a private
@@ -69,9 +70,9 @@ err train_ledger_plan(struct train_ledger *out, const struct train_ledger_option
                       uint64_t records)
 {
     struct train_ledger l = {.o = *options};
-    if (records == 0) return err_make(ERR_INPUT, "privacy: there is no record");
+    if (records == 0) return err_make(ERR_INPUT, "privacy: the data has no records");
     if (options->train->dropout > 0)
-        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example",
+        return err_make(ERR_INPUT, "privacy: dropout %g is not possible with example-level privacy",
                         options->train->dropout);
     TRY(check_files(options));
     TRY(set_plan(&l, records));
@@ -79,7 +80,7 @@ err train_ledger_plan(struct train_ledger *out, const struct train_ledger_option
     if (l.summary.rounds < l.plan.rounds)
         return err_make(ERR_INPUT,
                         "privacy: noise multiplier %g spends epsilon %.4g after %llu of %u rounds: "
-                        "expected a larger one, or fewer rounds",
+                        "use more noise or fewer rounds",
                         l.summary.noise, l.plan.epsilon, (unsigned long long)l.summary.rounds,
                         l.plan.rounds);
     l.how.noise = l.summary.noise;
@@ -151,20 +152,20 @@ static void say_ledger(struct train_ledger *l, const struct ledger_file *f, doub
         releases += !strcmp(f->ledger.entry[i].kind, "release");
     if (!releases)
         at += (size_t)snprintf(says, sizeof l->says - at,
-                               "\nprivacy: %.200s: a ledger without releases, nothing spent of "
+                               "\nprivacy: %.200s: new ledger without releases, nothing spent of "
                                "epsilon %.4g at delta %.3g",
                                f->path, f->spend.epsilon, f->spend.delta);
     else
         at += (size_t)snprintf(says, sizeof l->says - at,
-                               "\nprivacy: %.200s: goes on, epsilon %.4g of %.4g at delta %.3g "
-                               "spent by %zu release%s",
+                               "\nprivacy: %.200s: existing ledger, epsilon %.4g of %.4g at delta "
+                               "%.3g spent by %zu release%s",
                                f->path, spent, f->spend.epsilon, f->spend.delta, releases,
                                releases == 1 ? "" : "s");
     uint64_t records = f->ledger.in_force->units;
     if (records != l->plan.units && at < sizeof l->says)
         snprintf(l->says + at, sizeof l->says - at,
                  "\nprivacy: warning: the ledger was last used with %llu records, these are %llu: "
-                 "one ledger goes with one set of records",
+                 "use one ledger for one set of records",
                  (unsigned long long)records, (unsigned long long)l->plan.units);
 }
 

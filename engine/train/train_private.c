@@ -56,8 +56,7 @@ uint64_t train_private_steps(const struct train_private_options *o)
 static uint64_t stir(uint64_t lane, uint64_t word)
 {
     lane ^= word;
-    /* Rotate before multiplying: the highest bit of a product depends on all bits below it, but the
-     * highest bit of the factor reaches no other bit. */
+    /* Rotate first, because the highest bit of a factor changes only the highest bit of the product. */
     return (lane << 29 | lane >> 35) * 0x9e3779b97f4a7c15u;
 }
 
@@ -103,9 +102,7 @@ static uint64_t frozen_hash(const struct adapter *ad)
 static err guard(const struct private *p, const struct train_step *s)
 {
     if (frozen_hash(p->t.adapter) == p->frozen) return ERR_NONE;
-    return err_make(ERR_STATE,
-                    "private training: step %llu: a tensor that does not train has changed: "
-                    "stopped",
+    return err_make(ERR_STATE, "private training: step %llu: a frozen tensor has changed",
                     (unsigned long long)s->step);
 }
 
@@ -279,8 +276,7 @@ static err one_step(struct private *p, struct train_step *s)
 
 /* ---- the run */
 
-/* Dropout is refused because pass_each() does not implement it. 65536 is the largest multiplier
- * that fits the lattice of the noise. */
+/* Dropout is refused because pass_each() does not implement it. */
 static err check(const struct train_private_options *o)
 {
     if (!(o->sampling > 0.0 && o->sampling <= 1.0))
@@ -290,7 +286,8 @@ static err check(const struct train_private_options *o)
         return err_make(
             ERR_INPUT, "private training: noise %g: expected a multiplier in (0, 65536]", o->noise);
     if (o->train->dropout > 0.0)
-        return err_make(ERR_INPUT, "private training: dropout %g: not with example-level privacy",
+        return err_make(ERR_INPUT,
+                        "private training: dropout %g is not possible with example-level privacy",
                         o->train->dropout);
     if (sodium_init() < 0) return err_make(ERR_MACHINE, "libsodium cannot start");
     return ERR_NONE;

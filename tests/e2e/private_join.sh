@@ -136,7 +136,7 @@ refuse_join 2 "expected an Ed25519 private key in PEM" three --ledger "$work/non
 join_member three ann "$work/one" --base "$work/base" --data "$work/ann.jsonl"
 status=0
 wait "$last_child" || status=$?
-[ $status = 2 ] && grep -qF "expected --ledger FILE and --ledger-key FILE" "$work/ann.log" ||
+[ $status = 2 ] && grep -qF "needs --ledger FILE and --ledger-key FILE" "$work/ann.log" ||
   fail_with "$work/ann.log" "a join without a ledger: status $status"
 admin stop three >/dev/null
 if create plain fed-sb --privacy none --sampling 0 --delta 0; then fail "a budget without privacy was taken"; fi

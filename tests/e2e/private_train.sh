@@ -28,7 +28,7 @@ refused() {
 }
 ledger=(--ledger "$work/ledger" --ledger-key "$work/key")
 
-refused 2 "expected --ledger FILE" none --epsilon 6 --delta 1e-3
+refused 2 "needs --ledger FILE" none --epsilon 6 --delta 1e-3
 refused 2 "--ledger has no effect without --privacy example" none --privacy none --sampling 0 "${ledger[@]}"
 refused 2 "the budget is missing" none --delta 1e-3 "${ledger[@]}"
 refused 2 "delta 0.05 is not below one over the 40 records" none --epsilon 6 --delta 0.05 "${ledger[@]}"

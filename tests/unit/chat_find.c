@@ -64,7 +64,7 @@ Test(chat_find, every_family_renders_users_and_refuses_unknown_roles)
         refused(render((enum chat_family)family, "tool"), ERR_INPUT, "message 1 has role tool");
     }
     refused(render(CHAT_LLAMA2, "assistant"), ERR_INPUT, "must alternate");
-    refused(render(CHAT_MISTRAL, "system"), ERR_INPUT, "no such turn");
+    refused(render(CHAT_MISTRAL, "system"), ERR_INPUT, "does not allow system messages");
 }
 
 Test(chat_find, a_model_without_a_template_says_so)

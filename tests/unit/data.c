@@ -205,7 +205,7 @@ Test(data, a_line_has_a_bound)
     memcpy(text + size - 3, "\"}\n", 3);
     ok(file_write(path, text, size, true));
     refused(data_open(&d, path, &(struct data_options){.tokenizer = t}), ERR_INPUT,
-            ":1: the line is over");
+            ":1: the line is longer");
     free(text);
 }
 

@@ -420,7 +420,7 @@ Test(model, a_missing_file_or_shard_is_named)
     char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES];
     struct model m = {0};
     support_dir_make(dir);
-    refused(model_open(&m, dir), ERR_INPUT, "no config.json");
+    refused(model_open(&m, dir), ERR_INPUT, "contains no config.json");
     struct variant v = variant_make("llama", NULL, NULL);
     ok(file_join(path, sizeof path, v.dir, "model.safetensors"));
     cr_assert_eq(unlink(path), 0);

@@ -61,7 +61,8 @@ Test(model_gguf, a_gguf_that_is_no_whole_model_of_a_known_kind_is_refused_by_nam
     GGUF_REFUSED("a mixture of 4 experts", SHAPE, NUMBER("llama.expert_count", 4));
     GGUF_REFUSED("\"yarn\": expected none or linear", SHAPE,
                  TEXT("llama.rope.scaling.type", "yarn"));
-    GGUF_REFUSED("rotated 2: expected all equal", SHAPE, NUMBER("llama.rope.dimension_count", 2));
+    GGUF_REFUSED("rotated dimension 2: expected all equal", SHAPE,
+                 NUMBER("llama.rope.dimension_count", 2));
     GGUF_REFUSED("key/value heads is 0", SHAPE, NUMBER("llama.attention.head_count_kv", 0));
     GGUF_REFUSED("tensor blk.0.attn_norm.weight is missing", SHAPE);
 }

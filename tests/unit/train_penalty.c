@@ -351,7 +351,7 @@ Test(train_penalty, refuses_a_gradient_of_nothing)
     o.batch = 1;
     s.adapter.value_count = 0;
     refused(train_gradient_run(&g, &s.adapter, s.engine, &s.data, &o), ERR_INPUT,
-            "nothing to train");
+            "no values that train");
     free(g.value);
     setup_close(&s);
 }

@@ -172,8 +172,7 @@ static void expect_stop(unsigned trains, size_t (*pick)(struct meddling *, struc
     t.on_step = meddle;
     t.user = &m;
     err e = train_private_run(&result, &s.adapter, s.engine, &s.data, &o);
-    cr_expect(e.kind == ERR_STATE &&
-                  strstr(e.text, "step 1: a tensor that does not train has changed"),
+    cr_expect(e.kind == ERR_STATE && strstr(e.text, "step 1: a frozen tensor has changed"),
               "trains %u, value %zu: %s", trains, which, e.text);
     setup_close(&s);
 }
