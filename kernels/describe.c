@@ -24,7 +24,8 @@ void describe_processor(char *out, size_t bytes)
     free(text);
 }
 
-/* "OpenBLAS 0.3.21 NO_AFFINITY ...": the two first words. */
+/* Version and kernel of OpenBLAS: the first two words of its configuration ("OpenBLAS 0.3.21
+ * NO_AFFINITY ...") and the core name. */
 static void name_openblas(char *out, size_t bytes)
 {
     const char *config = openblas_get_config();

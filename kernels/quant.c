@@ -4,8 +4,9 @@
 
 enum { BLOCK = 32, SUPER = 256 };
 
-/* The same value as f32_from_f16(), without branches so that loops over it become vector code:
- * shift the exponent into place, rescale by 2^112, and put infinities and NaNs back. */
+/* The same value as f32_from_f16(), but without branches, so that loops over it become vector code:
+ * the exponent is shifted into place, the value is multiplied by 2^112, and infinities and NaNs are
+ * restored. */
 static inline float half_to_f32(uint16_t h)
 {
     uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
@@ -96,8 +97,9 @@ static void from_q8_0(float *out, const uint8_t *data, size_t n)
     }
 }
 
-/* Scale and minimum number j of eight, 6 bits each, in 12 bytes: the first four whole in bytes
- * 0..7, the others' low nibbles in bytes 8..11 and their upper two bits on top of bytes 0..7. */
+/* Scale and minimum number j of eight, 6 bits each, in 12 bytes. The first four are whole in bytes
+ * 0 .. 7. The others have their low 4 bits in bytes 8 .. 11 and their upper 2 bits in the upper
+ * bits of bytes 0 .. 7. */
 static void scale_min_k4(float *scale, float *min, const uint8_t *s, int j)
 {
     if (j < 4) {

@@ -1,12 +1,12 @@
-/* Causal attention over rows of different lengths, grouped heads, optional window. Work goes by
- * (row, key-value head), so gradients of keys and values have one writer and one order of sums;
- * within it by blocks of 32 queries, whose scores against all keys they see exist at once, on the
- * tile kernel.
+/* Causal attention over rows of different lengths, with grouped heads and an optional window. The
+ * work is divided by (row, key-value head), so gradients of keys and values have one writer and one
+ * order of sums. Within it, blocks of 32 queries are processed; the scores of a block against all
+ * keys it sees exist at once and are computed by the tile kernel.
  *
- *   forward    S = Q K^T, P = softmax(scale S), O = P V; keeps lse = log of the sum of exponentials
- *   backward   turned, a query a column: P^T = exp(scale K Q^T - lse), dP^T = V dO^T,
- *              dS^T = scale P^T (dP^T - rowsum(O dO)); dV += P^T dO, dK += dS^T Q, dQ^T = K^T dS^T
- */
+ *   forward    S = Q K^T, P = softmax(scale S), O = P V; lse = log(sum exp) is kept
+ *   backward   transposed, one query per column: P^T = exp(scale K Q^T - lse), dP^T = V dO^T,
+ *             dS^T = scale P^T (dP^T - rowsum(O dO)); dV += P^T dO, dK += dS^T Q, dQ^T = K^T
+ * dS^T */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
@@ -25,7 +25,7 @@ struct job { /* one key-value head of one row */
     char *keys, *values;    /* forward: panels of K^T by blocks of keys, and of V by columns;
                                backward: K^T (hd, depth) as a left operand in keys */
     float *score, *dscore;  /* forward (QUERIES, depth); backward (depth, QUERIES) both */
-    char *weight, *dweight; /* the same shapes, of the kernel's type: P, dS */
+    char *weight, *dweight; /* P and dS: the same shapes in the type of the kernel */
     char *left, *panel;     /* copies of left operands, and backward's panels */
     float *dk, *dv;         /* (depth, hd_wide) */
 };
@@ -35,7 +35,7 @@ static size_t round_up(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-/* Places the job's memory at `memory`, or only counts. */
+/* Places the memory of the job at `memory`, or only counts its size if memory is NULL. */
 static size_t job_place(struct job *j, char *memory)
 {
     size_t size = tile_size(j->type), at = 0, d = j->depth;
@@ -66,14 +66,14 @@ static struct mat head_of(struct mat m, const struct job *j, size_t head)
     return mat_at(m, j->first, head * j->hd);
 }
 
-/* The first key that query i sees. */
+/* The first key in the window of query i. */
 static size_t window_start(const struct job *j, size_t i)
 {
     return j->s->window && i + 1 > j->s->window ? i + 1 - j->s->window : 0;
 }
 
-/* One row of scores to probabilities times their sum; zero outside [from, to). [begin, end) is
- * whole vectors. */
+/* Turns one row of scores into exponentials and returns their sum; values outside of from .. to - 1
+ * become 0. begin .. end - 1 is this range extended to whole vectors. */
 CPU_CLONES static float softmax_row(struct mat weight, float *score, size_t from, size_t to,
                                     size_t begin, size_t end, float scale, float *lse)
 {
@@ -156,7 +156,7 @@ static void forward_job(struct job *j)
 {
     size_t size = tile_size(j->type), group = j->s->heads / j->s->kv_heads;
     struct mat k = head_of(j->t->k, j, j->kv), v = head_of(j->t->v, j, j->kv);
-    if (j->type == DTYPE_F32) j->weight = (char *)j->score; /* probabilities replace scores */
+    if (j->type == DTYPE_F32) j->weight = (char *)j->score; /* probabilities overwrite scores */
     for (size_t i = 0; i < j->depth; i += TILE_WIDTH) {
         size_t n = i >= j->tokens ? 0 : j->tokens - i < TILE_WIDTH ? j->tokens - i : TILE_WIDTH;
         tile_panel_wide(j->keys + i * j->hd_depth * size, j->type, mat_at(k, i, 0), true, j->hd, n);
@@ -174,12 +174,12 @@ static void forward_job(struct job *j)
             forward_block(j, h, q0);
 }
 
-struct column { /* what the turned scores of one block of queries need, a query a lane */
+struct column { /* values per query of a block, one query per lane, for the transposed scores */
     float lse[QUERIES], mean[QUERIES];
     int32_t first[QUERIES], last[QUERIES]; /* keys seen */
 };
 
-/* Scores and their gradients of one key to P and dS. */
+/* Turns scores and their gradients, of one key against the queries of a block, into P and dS. */
 CPU_CLONES static void backward_rows(struct mat weight, struct mat dweight, const float *score,
                                      const float *dscore, size_t begin, size_t rows, float scale,
                                      const struct column *c)
@@ -241,8 +241,8 @@ static void accumulate(const struct job *j, float *to, const char *weight, const
     }
 }
 
-/* Rows of `out` from the columns of a tile, turned first: values just stored one by one cannot be
- * read back as vectors at once. */
+/* Rows of `out` from the columns of a tile. The tile is transposed in registers first, because
+ * values that were just stored one by one cannot be loaded as a vector without waiting. */
 CPU_CLONES static void store_columns(struct mat out, const float *tile, size_t rows, size_t n)
 {
     float turned[QUERIES * TILE_ROWS];
@@ -256,7 +256,7 @@ CPU_CLONES static void store_columns(struct mat out, const float *tile, size_t r
     }
 }
 
-/* dQ of the block: (K^T dS^T)^T */
+/* dQ of the block = (K^T dS^T)^T. */
 static void query_gradient(const struct job *j, size_t head, size_t q0, size_t rows, size_t begin,
                            size_t keys)
 {

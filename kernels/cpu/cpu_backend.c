@@ -48,7 +48,8 @@ static void cpu_profile(struct backend_profile *out, const struct backend_contex
     *out = c->profile;
 }
 
-/* calloc, so that large blocks cost pages only where they are used; aligned by hand. */
+/* calloc() gives large blocks whose pages cost memory only when they are used. It does not align to
+ * 64 bytes, so the address of the whole block is stored just before the aligned one. */
 static err cpu_memory_take(void *out, struct backend_context *c, size_t bytes)
 {
     (void)c;
@@ -150,7 +151,8 @@ static void cpu_scatter_add(struct backend_context *c, struct mat to, struct mat
     cpu_count(c, OP_COPY, since);
 }
 
-/* One 32-bit number a value from its place and the mask's key (splitmix64's finalizer). */
+/* Each value has a 32-bit random number from its place and the key of the mask (the finalizer of
+ * splitmix64), so the backward pass needs no stored mask. */
 CPU_CLONES static void dropout_row(struct mat to, struct mat from, size_t row,
                                    const struct dropout *d)
 {

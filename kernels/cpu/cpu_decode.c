@@ -1,4 +1,4 @@
-/* Attention of one new token a sequence over the sequence's cache of keys and values. */
+/* Attention of one new token per sequence over the cached keys and values of the sequence. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
@@ -37,7 +37,7 @@ CPU_CLONES static void exponentials(float *x, size_t n, float scale, float less)
         x[j] = cpu_exp(x[j] * scale - less);
 }
 
-/* Keys of one position at a time, straight from the cache. */
+/* Reads the keys of one position at a time, directly from the cache. */
 static void decode_one(float *score, struct mat out, struct mat q, const struct decode_row *row,
                        const struct attention_shape *s, size_t i, size_t head)
 {

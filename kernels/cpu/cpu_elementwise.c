@@ -1,4 +1,5 @@
-/* Norms, rotation, the gated unit, AdamW. */
+/* Norms, rotation, the gated unit and AdamW. Memory bandwidth limits them, so each reads and writes
+ * its operands once. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
@@ -189,7 +190,11 @@ void cpu_sum_squares(struct backend_context *c, double *out, const float *x, siz
     cpu_count(c, OP_ADAMW, since);
 }
 
-/* PyTorch's order: decay, moments, then value -= lr / bias1 * m / (sqrt(v) / sqrt(bias2) + eps). */
+/* The order of operations of PyTorch, so results agree: weight decay, moments, then
+ *
+ *   value -= lr / bias1 * m / (sqrt(v) / sqrt(bias2) + eps)
+ *
+ * with bias1 = 1 - beta1^step and bias2 = 1 - beta2^step. */
 CPU_CLONES static void adamw_block(float *restrict value, float *restrict first,
                                    float *restrict second, const float *restrict gradient, size_t n,
                                    const struct adamw *a)

@@ -1,26 +1,28 @@
-/* Cross-entropy through the head. Every thread has shares of rows of its own and takes all of them
- * through the vocabulary slice by slice, so that a slice of W is read once for many rows and a
- * slice's logits (rows, count) never leave the cache: they become exponentials there and then, kept
- * for the backward products in the engine's precision.
+/* Cross-entropy through the head. Each thread has its own shares of rows and takes all of them
+ * through the vocabulary slice by slice. A slice of W is thus read once for many rows, and the
+ * logits of a slice (rows, count) never leave the cache: they become exponentials immediately,
+ * which are kept for the backward products in the precision of the engine.
  *
- * The largest logit of a row is known only at the end, so a slice's exponentials are relative to a
- * power of two at least the largest seen: e = exp(z) / 2^power. Another slice's, which is made up
- * for before the backward product, is an exact factor.
+ * The largest logit of a row is known only at the end. The exponentials of a slice are therefore
+ * relative to a power of two that is at least the largest logit so far: e = exp(z) / 2^power.
+ * Before the backward product, slices with another power are multiplied by a power of two, which is
+ * exact.
  *
- *   sum = sum_v e_v,  nll = log(sum) + power log 2 - z_target,  dz_v = (e_v - [v is target] sum) /
- * sum
- */
+ *   sum = sum_v e_v        nll = log(sum) + power log 2 - z_target
+ *   dz_v = (e_v - [v is target] sum) / sum */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
 #include <math.h>
 #include <omp.h>
 
-enum { STORE_BYTES = 32 << 20, SHARES = 2 /* most that a thread has at once */ };
+/* Bytes of kept exponentials of one thread, and shares of rows that a thread has at once, at
+ * most. */
+enum { STORE_BYTES = 32 << 20, SHARES = 2 };
 
-struct line { /* one row on its way */
+struct line { /* state of one row between slices */
     double sum;
-    float target_logit, target_e; /* the latter as its slice has it */
+    float target_logit, target_e; /* target_e is relative to 2^target_power */
     int32_t power, target_power;
 };
 struct head {
@@ -28,11 +30,11 @@ struct head {
     const struct backend_weight *w;
     const struct head_loss *loss;
     struct mat hidden, dhidden; /* (rows, d) of this block; dhidden.data NULL: the loss alone */
-    size_t first, rows;         /* of this block */
+    size_t first, rows;         /* the rows of this block */
     size_t vocab, slices, widest, share;
-    enum dtype type;      /* of what is kept */
-    char *kept;           /* share after share, slice after slice: (share, count) */
-    float *logits;        /* (share, widest) of each thread; not where float32 is kept */
+    enum dtype type;      /* of the kept exponentials */
+    char *kept;           /* for each share, for each slice: (share, count) */
+    float *logits;        /* (share, widest) per thread; not used if float32 is kept */
     int32_t *slice_power; /* (rows, slices) */
     struct line *line;    /* (rows) */
 };
@@ -66,7 +68,8 @@ CPU_CLONES static float largest(const float *x, size_t n)
     return max;
 }
 
-/* to = exp(x) / 2^power, which may be x; their sum, in short float sums. */
+/* to = exp(x) / 2^power; `to` may be x. Returns their sum: float sums of 1024 values, added in
+ * double. */
 CPU_CLONES static double exponentials(struct mat to, float *x, size_t n, int32_t power)
 {
     double sum = 0.0;
@@ -107,7 +110,7 @@ static int32_t power_of(float max, int32_t before)
     return power > 1e6f ? 1000000 : power > (float)before ? (int32_t)power : before;
 }
 
-/* One row of a slice: its logits x (count) become what is kept. */
+/* Turns the logits x (count) of one row and slice into the kept exponentials. */
 static void take_slice(const struct head *h, size_t row, size_t slice, struct mat kept, float *x)
 {
     struct line *l = &h->line[row];
@@ -141,6 +144,8 @@ static bool forward_share(const struct head *h, size_t share, size_t slice)
     return true;
 }
 
+/* dhidden += dz W for one share and slice. The division by sum is left to finish_share(), where it
+ * is one multiplication per row of dhidden. */
 static bool backward_share(const struct head *h, size_t share, size_t slice)
 {
     struct mat kept = kept_at(h, share, slice);
@@ -175,6 +180,8 @@ static void finish_share(const struct head *h, size_t share, bool back)
     }
 }
 
+/* The whole forward pass of all shares comes before the first backward product, because the final
+ * sum and power of a row are needed there. Threads never exchange data. */
 static bool run_thread(const struct head *h)
 {
     size_t me = (size_t)cpu_thread(), threads = (size_t)omp_get_num_threads(), d = h->dhidden.ld;
@@ -196,7 +203,8 @@ static bool run_thread(const struct head *h)
     return good;
 }
 
-/* Products of all shapes that the block has: two numbers of rows, two lengths of slices. */
+/* Prepares the products of all shapes of a block: the last share may have fewer rows, and the last
+ * slice fewer columns. */
 static void prepare(const struct head *h)
 {
     size_t shares = (h->rows + h->share - 1) / h->share;
@@ -220,7 +228,8 @@ static size_t take(size_t *at, size_t bytes)
     return here;
 }
 
-/* Rows of a block, and their memory. */
+/* Chooses the number of rows of a block so that the kept exponentials fit, and places its memory.
+ * Returns 0 after a recorded failure. */
 static size_t head_open(struct head *h, bool back)
 {
     size_t size = h->type == DTYPE_F32 ? 4 : 2, at = 0, threads = (size_t)h->c->threads;

@@ -1,8 +1,9 @@
-/* Products with the frozen weights, by oneDNN. A weight is packed once, in oneDNN's own blocked
- * layout, for each of its two products; a layer's in float32, where two copies would take a third
- * of all memory, for the forward one alone, and backward's is made from it at each use. A head is
- * packed in slices of the vocabulary, so that logits need not exist whole. Numbers of rows are
- * rounded up so that there are few shapes. */
+/* Products with the frozen weights, by oneDNN. A weight is packed once for each of its two
+ * products, in the blocked layout of oneDNN. In float32 two copies of the layers would take too
+ * much memory, so only the forward one is kept and the backward one is made from it at each use. A
+ * head is packed in slices of the vocabulary, so that its logits need no memory. Numbers of rows
+ * are rounded up to keep the number of shapes small, since each shape needs a primitive of its
+ * own. */
 #include "kernels/cpu/cpu_onednn.h"
 
 #include <errno.h>
@@ -18,14 +19,14 @@ struct piece { /* rows [first, first + count) of W */
 };
 struct backend_weight {
     size_t n, k;
-    size_t pieces[2]; /* forward, back */
+    size_t pieces[2]; /* number of pieces: forward, backward */
     struct piece *piece[2];
     bool turned; /* the backward piece is made from the forward one at each use */
     float *bias; /* (n), or NULL */
 };
 
-/* From rows of W as they are, (count, k) of the precision, to the layout of `p`. Forward reads them
- * as W^T (k, count). */
+/* Reorders plain rows of W, (count, k) in the precision, into the layout of `p`. The forward
+ * product reads them as W^T (k, count). */
 static err pack_rows(struct piece *p, const struct backend_context *c, void *rows, size_t k,
                      bool back)
 {
@@ -38,7 +39,7 @@ static err pack_rows(struct piece *p, const struct backend_context *c, void *row
     return onednn_reorder(c->primitives, &p->md, p->data, &from, rows);
 }
 
-/* The backward piece of a weight that has only its forward one, until the next call. */
+/* Makes the backward piece of a weight from its forward one. It is valid until the next call. */
 static err turn_piece(struct piece *out, struct cpu_primitives *all, const struct backend_weight *w)
 {
     static const int swap[2] = {1, 0};
@@ -51,9 +52,10 @@ static err turn_piece(struct piece *out, struct cpu_primitives *all, const struc
     return ERR_NONE;
 }
 
-/* oneDNN sums in another order for very few rows, and without AVX-512 for the last ones of a share
- * of 32: shares are of 64 and 128 (CPU_SHARE) rows. Of generation's few rows each is worth its
- * time, and in float32 they go by themselves. */
+/* oneDNN sums in another order for very few rows and, without AVX-512, for the last rows of a share
+ * of 32. Shares therefore have 64 or 128 (CPU_SHARE) rows, so a row has the same bits beside any
+ * other rows. Generation multiplies few rows, so they are not rounded up; in float32 each is
+ * multiplied alone to keep its bits independent of its neighbours. */
 static size_t round_rows(size_t rows)
 {
     return (rows + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
@@ -84,7 +86,7 @@ static struct onednn_operands operands(struct mat y, struct mat x, const struct 
                                     .bias = !back && w->bias ? w->bias + p->first : NULL};
 }
 
-/* y (rows, count) of one piece, dense: oneDNN's fast kernels take no other. */
+/* y (rows, count) of one piece is dense, because the fast kernels of oneDNN require it. */
 void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
                       const struct backend_weight *w, size_t slice, const struct linear_rows *r)
 {
@@ -111,7 +113,8 @@ bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, size_t slice, const struct linear_rows *r)
 {
     struct piece p = w->piece[r->back][slice];
-    if (r->back && w->turned) p.data = onednn_room_data(c->primitives); /* as prepared */
+    if (r->back && w->turned)
+        p.data = onednn_room_data(c->primitives); /* made by cpu_slice_prepare() */
     struct shape_key key = slice_key(y, x, w, slice, r);
     struct onednn_operands o = operands(y, x, w, &p, r->back);
     return onednn_run(c, &key, &o) == dnnl_success;
@@ -125,7 +128,7 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
         .rows = rows, .add = add, .few = rows < BACKEND_FEW && x.type == DTYPE_F32};
     if (w->pieces[0] == 1) {
         cpu_linear_slice(c, y, x, w, 0, &r);
-    } else { /* a head */
+    } else { /* a head, packed in slices */
         REQUIRE(!add);
         float *scratch = cpu_scratch(c, round_rows(rows) * PIECE * sizeof(float));
         for (size_t i = 0; i < w->pieces[0] && scratch; i++) {
@@ -162,7 +165,7 @@ void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight 
     *count = w->piece[0][slice].count;
 }
 
-/* The layout oneDNN likes for this piece with many rows. */
+/* The layout that oneDNN prefers for this piece with many rows. */
 static err piece_layout(struct piece *p, const struct backend_context *c, size_t k, bool back)
 {
     struct shape_key key = {.rows = 1024,
@@ -178,7 +181,7 @@ static err piece_layout(struct piece *p, const struct backend_context *c, size_t
 static err piece_alloc(struct piece *p)
 {
     p->data = cpu_alloc(dnnl_memory_desc_get_size(&p->md));
-    return p->data ? ERR_NONE : err_sys(ENOMEM, "engine: a packed weight");
+    return p->data ? ERR_NONE : err_sys(ENOMEM, "engine: memory for a packed weight");
 }
 
 static err pack_pieces(struct backend_weight *w, struct backend_context *c,
@@ -188,7 +191,9 @@ static err pack_pieces(struct backend_weight *w, struct backend_context *c,
     w->piece[back] = calloc(pieces, sizeof *w->piece[back]);
     size_t size = c->precision == DTYPE_F32 ? 4 : 2;
     size_t wide_bytes = PACK_ROWS * s->k * sizeof(float);
-    float *wide = cpu_scratch(c, wide_bytes + count * s->k * size); /* freed blocks would pile up */
+    /* Scratch memory, because blocks freed between the packed weights would leave gaps in the
+     * heap. */
+    float *wide = cpu_scratch(c, wide_bytes + count * s->k * size);
     char *rows = (char *)wide + wide_bytes;
     err e = ERR_NONE;
     if (!w->piece[back] || !wide) e = err_sys(ENOMEM, "engine: packing a weight");
@@ -243,9 +248,9 @@ err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
                     const struct weight_source *s)
 {
     if (c->precision != DTYPE_F32 && !cpu_can_bf16())
-        return err_make(ERR_INPUT,
-                        "precision bf16: this processor has no AVX-512, which that needs: "
-                        "expected f32 or auto");
+        return err_make(
+            ERR_INPUT,
+            "precision bf16 needs AVX-512, which this processor does not have: use f32 or auto");
     struct backend_weight *w = calloc(1, sizeof *w);
     if (!w) return err_sys(ENOMEM, "engine");
     w->n = s->n;

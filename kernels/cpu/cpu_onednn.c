@@ -14,7 +14,7 @@ struct primitive {
     dnnl_memory_desc_t pad; /* its scratchpad */
     uint64_t used;
 };
-struct worker { /* what one thread executes with */
+struct worker { /* the stream and scratchpad of one thread */
     dnnl_stream_t stream;
     void *pad;
     size_t pad_bytes;
@@ -86,7 +86,7 @@ dnnl_data_type_t onednn_type(int32_t t)
     return t == DTYPE_F32 ? dnnl_f32 : dnnl_bf16;
 }
 
-/* The descriptor of a matmul; `weights` NULL lets oneDNN choose its layout. */
+/* Describes a matmul; with `weights` NULL oneDNN chooses the layout of the weight. */
 static err describe(dnnl_primitive_desc_t *out, struct primitive *p, dnnl_engine_t engine,
                     const dnnl_memory_desc_t *weights)
 {
@@ -118,7 +118,7 @@ static err describe(dnnl_primitive_desc_t *out, struct primitive *p, dnnl_engine
     return onednn_check(s, "matmul");
 }
 
-/* The primitive of a shape, made when it is new, in place of the one used least recently. */
+/* Finds the primitive of a shape. A new one replaces the least recently used one. */
 static err primitive_find(struct primitive **out, struct cpu_primitives *all,
                           const struct shape_key *key, const dnnl_memory_desc_t *weights)
 {
@@ -149,7 +149,7 @@ static err primitive_find(struct primitive **out, struct cpu_primitives *all,
     return ERR_NONE;
 }
 
-/* Runs one share of the rows with what a thread has of its own. */
+/* Runs one share of the rows with the stream and scratchpad of the thread. */
 static dnnl_status_t execute(const struct cpu_primitives *all, const struct worker *worker,
                              const struct primitive *p, void *const data[5])
 {
@@ -185,9 +185,9 @@ static err reserve_pads(struct cpu_primitives *all, size_t bytes)
     return ERR_NONE;
 }
 
-/* Rows are shared out here, always the same number to a share, and each share runs on one thread:
- * left to itself, oneDNN divides some sums by the number of threads and of rows, and the bits
- * follow. */
+/* Rows are divided here into shares of a constant size, each of which runs on one thread. If oneDNN
+ * divided the work, some sums would depend on the number of threads and rows, and the result would
+ * have other bits. */
 err onednn_multiply(struct backend_context *c, const struct shape_key *key,
                     const struct onednn_operands *o)
 {
@@ -198,10 +198,10 @@ err onednn_multiply(struct backend_context *c, const struct shape_key *key,
     part.rows = share;
     last.rows = key->rows - (shares - 1) * share;
     struct primitive *p = NULL, *q = NULL, first, end;
-    omp_set_num_threads(1); /* primitives are made for as many as they may use */
+    omp_set_num_threads(1); /* a primitive is built for the current number of threads */
     err e = primitive_find(&p, all, &part, o->w_layout);
     if (!err_is(e)) {
-        first = *p; /* the next search may move it out */
+        first = *p; /* the next search may evict it */
         e = primitive_find(&q, all, &last, o->w_layout);
     }
     omp_set_num_threads(all->threads);
@@ -213,7 +213,7 @@ err onednn_multiply(struct backend_context *c, const struct shape_key *key,
     size_t x_row = (size_t)key->ldx * (key->xtype == DTYPE_F32 ? 4 : 2);
     size_t y_row = (size_t)key->ldy * (key->ytype == DTYPE_F32 ? 4 : 2);
     int failed = dnnl_success;
-    omp_set_num_threads(1); /* without AVX-512 oneDNN looks at what it may use when it runs */
+    omp_set_num_threads(1); /* without AVX-512 oneDNN reads the number of threads when it runs */
 #pragma omp parallel for num_threads(c->threads) schedule(static, 1)                               \
     reduction(|                                                                                    \
               : failed) if (shares > 1)

@@ -1,4 +1,5 @@
-/* Operands of the tile kernel: panels and left rows from row-major tensors (see cpu_tile.h). */
+/* Makes the operands of the tile kernel, panels and left rows, from row-major tensors
+ * (cpu_tile.h). */
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
 
@@ -8,7 +9,7 @@ CPU_CLONES static void narrow(uint16_t *restrict to, const float *restrict from,
         to[j] = cpu_bf16(from[j]);
 }
 
-/* n values of a row as the kernel's type: in place, or converted into buffer. */
+/* n values of a row in the type of the kernel: in place, or converted into buffer. */
 static const void *typed(void *buffer, enum dtype type, struct mat m, size_t row, size_t col,
                          size_t n)
 {
@@ -24,7 +25,7 @@ CPU_INLINE void interleave(uint32_t *restrict to, const uint16_t *x, const uint1
         to[j] = (uint32_t)x[j] | (uint32_t)y[j] << 16;
 }
 
-/* bfloat16 rows two by two, (p, j) beside (p + 1, j). */
+/* Interleaves pairs of bfloat16 rows: (p, j) is beside (p + 1, j). */
 CPU_CLONES static void interleave_rows(uint32_t *restrict panel, struct mat from, size_t pairs,
                                        size_t n)
 {
@@ -66,9 +67,9 @@ static void panel_floats(float *panel, struct mat from, size_t k, size_t n, size
     }
 }
 
-/* Columns of the panel are rows of `from`: pairs (or floats) of each go a panel's line apart.
- * Four-byte units either way, 16 lines at a time, so that what is written stays in the first cache.
- */
+/* Columns of the panel are rows of `from`, so neighbouring values of a row go to different lines of
+ * the panel. Units have four bytes (a float or a pair of bfloat16). 16 lines are written at a time,
+ * so that they stay in the first cache. */
 CPU_CLONES static void spread_units(uint32_t *restrict panel,
                                     const uint32_t *const line[TILE_WIDTH], size_t units,
                                     size_t width)

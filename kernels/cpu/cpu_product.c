@@ -1,7 +1,7 @@
-/* Small products of plain operands: the low-rank part. Columns of the result go by panels, rows by
- * blocks; every element is one sum over k in order, whoever computes it. A turned left operand (a^T
- * b) must be copied, so of the two sides the narrow one becomes it and the result is stored turned
- * where that is b. */
+/* Products of operands that are not packed, for the low-rank part. Columns of the result are
+ * divided into panels and rows into blocks. Each element is one sum over k in order, so it does not
+ * depend on the number of threads. A transposed left operand (a^T b) has to be copied, so the
+ * narrower side becomes the left one; if that is b, the result is stored transposed. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"
@@ -11,7 +11,7 @@
 enum { PANELS_BYTES = 512 << 10, CHUNK = 128, CHUNKS_FROM = 512, GROUP = 64, AHEAD = 32 };
 
 struct work {
-    struct product_shape p; /* m, n as computed */
+    struct product_shape p; /* m and n after a possible exchange of the sides */
     struct mat out, left, right;
     bool left_turned, right_turned, store_turned;
     enum dtype type;
@@ -40,7 +40,7 @@ CPU_INLINE void store_rows(struct mat out, const float *tile, const struct produ
 CPU_CLONES static void store(struct mat out, const float *tile, const struct product_shape *p,
                              size_t rows, size_t n)
 {
-    if (n == TILE_WIDTH) /* known lengths make straight vector code */
+    if (n == TILE_WIDTH) /* a constant length gives vector code without a loop */
         store_rows(out, tile, p, rows, TILE_WIDTH);
     else if (n == 16)
         store_rows(out, tile, p, rows, 16);
@@ -106,8 +106,8 @@ static struct tile_left load(const struct work *w, char *buffer, size_t block)
     return tile_rows(buffer, w->type, from, w->left_turned, rows, w->p.k);
 }
 
-/* Many rows: all panels are packed once, then blocks of rows run over them, so that what is written
- * lies together. */
+/* Many rows: all panels are packed once, then blocks of rows run over them, so that the written
+ * values lie together. */
 static void run_rows(const struct work *w, char *panels, char *buffer)
 {
 #pragma omp for schedule(static)
@@ -123,7 +123,7 @@ static void run_rows(const struct work *w, char *panels, char *buffer)
     tile_end(w->type);
 }
 
-/* Few rows, long sums: panel by panel. */
+/* Few rows and long sums: one panel after the other. */
 static void run_columns(const struct work *w, char *panel, char *buffer)
 {
     tile_begin(w->type, w->depth);
@@ -141,8 +141,8 @@ static void run_columns(const struct work *w, char *panel, char *buffer)
     tile_end(w->type);
 }
 
-/* Rows [row, row + k) of the panels [from, to), some rows of all of them at a time: so much of a
- * wide operand as the processor fetches ahead. */
+/* Packs the rows row .. row + k - 1 of the panels from .. to - 1, a few rows of all panels at a
+ * time, so that the processor can prefetch a wide operand. */
 static void pack_chunk(const struct work *w, char *panels, size_t row, size_t k, size_t from,
                        size_t to)
 {
@@ -159,8 +159,9 @@ static void pack_chunk(const struct work *w, char *panels, size_t row, size_t k,
         }
 }
 
-/* Long sums over rows of both operands, the narrow one on the left: rows go by chunks, so that each
- * is read once from end to end, and sums are kept panel by panel until the last chunk. */
+/* Long sums over the rows of both operands, with the narrow one on the left. Rows are processed in
+ * chunks, so that each is read once from end to end; the sums of each panel are kept until the last
+ * chunk. */
 static void run_chunks(const struct work *w, size_t from, size_t to, float *sums, char *buffer)
 {
     size_t m = w->p.m, size = tile_size(w->type), step = m * TILE_WIDTH;

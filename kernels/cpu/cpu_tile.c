@@ -7,10 +7,10 @@
 #include <unistd.h>
 #endif
 
-/* Kernels: `rows` exactly as many as the name says. */
+/* A kernel computes exactly as many rows as its name says. */
 typedef void (*kernel)(float *c, const void *a, size_t lda, const void *panel,
                        const struct tile_shape *s);
-struct kernels { /* of one width: many, few and one row at once */
+struct kernels { /* for one width: many rows, few rows and one row at once */
     kernel many, few, one;
     size_t many_rows, few_rows;
 };
@@ -226,7 +226,10 @@ __attribute__((target("amx-tile"))) static void amx_begin(size_t step)
         t.rows[i] = (uint8_t)(right ? step / 2 : 16);
         t.bytes[i] = (uint16_t)(left ? step * 2 : 64);
     }
-    __asm__ volatile("" : : "r"(&t) : "memory"); /* the intrinsic does not say it reads all of t */
+    __asm__ volatile(""
+                     :
+                     : "r"(&t)
+                     : "memory"); /* the intrinsic does not declare that it reads all of t */
     _tile_loadconfig(&t);
 }
 __attribute__((target("amx-tile"))) static void amx_end(void)
@@ -260,13 +263,13 @@ size_t tile_size(enum dtype type)
 {
     return type == DTYPE_F32 ? 4 : 2;
 }
-/* bfloat16 panels hold pairs, and the tiles steps of 32 or, where k is smaller or says so, of 16.
- */
+/* A multiple of 16. bfloat16 panels hold pairs, and AMX tiles take steps of 32 values of k, or of
+ * 16 if the depth is no multiple of 32. */
 size_t tile_depth(size_t k)
 {
     return (k + 15) / 16 * 16;
 }
-static _Thread_local size_t tile_step; /* what this thread's tiles are set to */
+static _Thread_local size_t tile_step; /* depth for which the tiles of this thread are configured */
 
 void tile_begin(enum dtype type, size_t depth)
 {
