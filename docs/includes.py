@@ -16,7 +16,7 @@ PICTURE = os.path.join(ROOT, "docs", "architecture.svg")
 INCLUDE = re.compile(r'^#include "([^"]+)/[^"/]+"', re.M)
 COLOR = {"base": "#eeeeee", "kernels": "#fdebd0", "agg": "#e8f6e8", "privacy": "#f9e4ec", "proto": "#f3eefb",
          "engine": "#e3effb", "coordinator": "#fff7d6", "client": "#e5f5f5", "sim": "#f5e8e0"}
-WIDTH, ROW, BOX_W, BOX_H, MARGIN = 1000, 78, 132, 34, 20
+WIDTH, ROW, BOX_W, BOX_H, MARGIN, GAP = 1000, 78, 132, 34, 20, 8
 
 
 PROGRAMS = {"coordinator/main.c": "fedlorad", "client/main.c": "fedlora"}
@@ -86,6 +86,20 @@ def places(uses):
     return x, y, (top + 1) * ROW + MARGIN
 
 
+def route(x, y, folder, target):
+    """The points of an arrow. Where the straight line would cross a box, it passes beside the box."""
+    top, bottom = y[folder] + BOX_H / 2, y[target] - BOX_H / 2
+    points = [(x[folder], top)]
+    for level in sorted({v for v in y.values() if y[folder] < v < y[target]}):
+        straight = x[folder] + (x[target] - x[folder]) * (level - top) / (bottom - top)
+        for other in sorted(f for f in y if y[f] == level):
+            side = 1 if straight >= x[other] else -1
+            if abs(straight - x[other]) < BOX_W / 2 + GAP:
+                straight = x[other] + side * (BOX_W / 2 + GAP)
+        points += [(straight, level - BOX_H / 2), (straight, level + BOX_H / 2)]
+    return points + [(x[target], bottom)]
+
+
 def draw(uses):
     kept = reduce_arrows(uses)
     x, y, height = places(kept)
@@ -96,8 +110,8 @@ def draw(uses):
            f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>', '<g stroke="#777" fill="none">']
     for folder in sorted(kept):
         for target in sorted(kept[folder]):
-            out.append(f'<path d="M{x[folder]:.0f} {y[folder] + BOX_H / 2:.0f}'
-                       f'L{x[target]:.0f} {y[target] - BOX_H / 2:.0f}" marker-end="url(#head)"/>')
+            line = "L".join(f"{a:.0f} {b:.0f}" for a, b in route(x, y, folder, target))
+            out.append(f'<path d="M{line}" marker-end="url(#head)"/>')
     out.append('</g><g text-anchor="middle">')
     for folder in sorted(kept):
         out.append(f'<rect x="{x[folder] - BOX_W / 2:.0f}" y="{y[folder] - BOX_H / 2:.0f}" width="{BOX_W}"'
