@@ -3,7 +3,7 @@
  *
  *   bench_account
  *
- * One core is used. The status is 1 when a value is not the published one. */
+ * One core is used. The status is 1 when a value differs from the published one. */
 #include "privacy/account/account.h"
 #include "base/text.h"
 

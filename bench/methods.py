@@ -2,9 +2,9 @@
 """Convergence of every method on CLINC150: its data, its runs, their table and picture.
 
   methods.py data SOURCE OUT      SOURCE holds CLINC150's data_full.json and domains.json
-  methods.py run DIR [options]    data, fed-sb's frozen factors, and a run a method and seed, whose
-                                  results go to DIR/results.jsonl; what is there is not run again
-  methods.py best RESULTS         of runs with several learning rates: the best one a method
+  methods.py run DIR [options]    data, fed-sb's frozen factors, and one run for each method and seed;
+                                  appends to DIR/results.jsonl; finished runs are not repeated
+  methods.py best RESULTS         the best learning rate of each method
   methods.py report RESULTS       a Markdown table; --svg FILE: accuracy against bytes
 
 The settings of each method are in the table METHODS below. The task is kept small, to fit two cores:
@@ -160,7 +160,7 @@ def print_best(options):
 
 
 def grouped(results):
-    """Runs at the rates of METHODS; other rates are trials."""
+    """Runs at the rates of METHODS; runs at other rates are trials."""
     of = {}
     for run in results:
         if run["lr"] == setting(run["label"])[1]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""One training measurement of Hugging Face PEFT on PyTorch, in this process alone: prints one line
-of JSON with tokens per second (each step's and their median) and the peak resident memory (VmHWM).
+"""One measurement of training with Hugging Face PEFT on PyTorch, in a process of its own. Prints one line of
+JSON with tokens per second (of each step, and their median) and the peak resident memory (VmHWM).
 
   peft_train.py --base FILE.gguf|DIR --data ROWS.jsonl [--precision bf16|f32] [--compile] ...
 

@@ -2,13 +2,13 @@
 """The cost of example-level privacy: test loss of fed-sb, ffa and fedit at equal budgets.
 
   privacy.py run DIR --source S [options]   data, base model, and one run for each method, budget and seed;
-                                            appends to DIR/results.jsonl; finished runs are not repeated
-                                            again. S holds clinc150/ and stories260k/
-  privacy.py best RESULTS                   of trials with several learning rates: the best ones
+                                            appends to DIR/results.jsonl; finished runs are not
+                                            repeated. S holds clinc150/ and stories260k/
+  privacy.py best RESULTS                   the best learning rates among the trials
   privacy.py report RESULTS                 a Markdown table; --svg FILE: loss over epsilon
 
-Ten members, one a domain of CLINC150, 1,500 rows each; the base is stories260K, small enough that all
-runs take an hour on two cores. A run is 4 rounds of 5 steps; each row is in a step with the chance 0.1.
+Each of ten members has one domain of CLINC150, 1,500 rows. The base is stories260K, small enough that all runs
+take an hour on two cores. A run is 4 rounds of 5 steps; each row is in a step with probability 0.1.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def print_best(options):
 
 
 def grouped(results):
-    """Runs at the rates of METHODS; others are trials."""
+    """Runs at the rates of METHODS; runs at other rates are trials."""
     of = {}
     for run in results:
         epsilon = run.get("epsilon", 0)
@@ -132,7 +132,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 380, 60, 50, 20, 110
 
 
 def picture(of):
-    """Test loss over epsilon: mean over seeds, the bar from the least to the most."""
+    """Test loss over epsilon: the mean over seeds, and a bar from the smallest to the largest value."""
     losses = [r["loss"] for runs in of.values() for r in runs]
     low, high = min(losses) - 0.05, max(losses) + 0.05
     step = (WIDTH - LEFT - RIGHT) / (len(EPSILONS) - 1)

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Training speed and memory, `fedlora train` beside Hugging Face PEFT, in one run: the two take
-turns, each measurement in a process of its own; the table has the median and the best of the
-repeats. Also measured: what the machine's matrix products reach, so that figures of different
-machines can be compared.
+"""Speed and memory of training, `fedlora train` and Hugging Face PEFT in one run. The two take turns, each
+measurement in a process of its own; the table has the median and the best of the repeats. The speed of the
+machine's matrix products is measured as well, so that figures of different machines can be compared.
 
   bench/run.sh train [--base PATH] [--repeats N] [--steps N] [--programs DIR] [--only bf16,...]
 
-PEFT runs with the python named by FEDLORA_ORACLE_PYTHON (or python3) when torch, transformers, peft
-and gguf are there.
+PEFT runs with the Python named by FEDLORA_ORACLE_PYTHON (or python3) if it has torch, transformers, peft and
+gguf.
 """
 
 import argparse

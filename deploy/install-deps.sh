@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs every Debian 12 package Fedlora is built, tested or run with. The one list.
+# Installs every Debian 12 package that Fedlora needs to build, test and run. This is the only list of them.
 set -euo pipefail
 
 packages=(

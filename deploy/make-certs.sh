@@ -59,7 +59,7 @@ mkdir -p "$dir"
 work=$(mktemp -d "$dir/.making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# issue NAME SUBJECT EXTENSIONS: a key and a certificate signed by the authority, both moved in whole.
+# issue NAME SUBJECT EXTENSIONS: makes a key and a certificate signed by the authority, and renames both when complete.
 issue() {
   openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$work/key" 2>/dev/null
   openssl req -new -key "$work/key" -subj "$2" -out "$work/csr" 2>/dev/null

@@ -15,7 +15,7 @@ RATIO_MIN = 0.15  # lines of comment for a line of code
 
 # The alternatives are tried in this order, so a comment sign inside a string is not a comment.
 C_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|/\*.*?\*/|//[^\n]*', re.S)
-DOCSTRING = re.compile(r'(?:\A(?:#!.*\n)?|:\n)[ \t]*"""(.*?)"""', re.S)
+DOCSTRING = re.compile(r'(?:\A(?:#![^\n]*\n)?|:\n)[ \t]*"""(.*?)"""', re.S)
 HASH_LINE = re.compile(r"\s*#(?!!)[ \t]?(.*)")
 HASH_AFTER_CODE = re.compile(r"\s#\s+([^\"']*)$")
 
