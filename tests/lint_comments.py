@@ -27,7 +27,7 @@ PLACE = re.compile(START + r"\b(Where)\b[^.!?,]*(?:[.!?]|\Z)")
 
 ABSENT = re.compile(
     r"(?<!GGUF )(?<!gRPC )(?<!protobuf )(?<!safetensors )\bspecification\b|\balgorithms sheet\b|\btraps? [0-9]"
-    r"|\bdesign,? section\b|\(section [0-9]|\breference,? (?:section\b|\"|[0-9])|\bissue [0-9]", re.I)
+    r"|\bdesign,? section\b|\(section [0-9]|\breference,? (?:section\b|\"|[0-9])|\bissue [0-9]|\btable [A-Z]\b", re.I)
 
 
 def c_comments(text):

@@ -1,5 +1,5 @@
-/* Every method against dense float64 sums of what was sent; the bytes of a state against those of
- * other orders and numbers of threads. */
+/* Every method is compared with dense float64 sums of the updates, and the bytes of a state with
+ * those from other orders of members and numbers of threads. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"
@@ -42,7 +42,7 @@ Test(method, flora_carries_the_exact_weighted_sum_of_mixed_ranks_and_scales)
     method_report_close(&report);
 }
 
-/* Two rounds, so that the second starts from what the first has left (and rolora trains A). */
+/* Two rounds, so that the second starts from a state of the first (and rolora trains A). */
 Test(method, exact_methods_publish_the_weighted_mean_of_what_members_run)
 {
     size_t methods = 0;
@@ -264,7 +264,7 @@ Test(method, a_hundred_rounds_of_carry_are_one_direct_sum)
     }
 }
 
-/* Of methods that publish a pair as well: every round's exact change, added up. */
+/* Methods that also publish a pair: the sum of the exact changes of all rounds. */
 Test(method, a_hundred_rounds_of_pair_and_carry_are_the_sum_of_their_changes)
 {
     static const char *const names[] = {"fedex", "flexlora", "florist"};

@@ -1,4 +1,4 @@
-/* Updates that are not what was asked are refused, by name, at the door and again when combined. */
+/* Updates that do not match the request are refused by name, on arrival and again when combined. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"

@@ -8,7 +8,7 @@
 
 TestSuite(method_next, .init = make_dir, .fini = remove_dir);
 
-/* Member k's update of round t, of the first so many modules. */
+/* Member k's update of round t, for the first `count` modules. */
 static void send_some(const struct method *m, unsigned k, uint32_t t, size_t count, bool zero)
 {
     struct sender x = member_sender(m, k, t);
@@ -50,8 +50,8 @@ static double away(const double *x, const double *y)
     return sqrt(sum);
 }
 
-/* One adapts the first module only, one has learned nothing (B is zero), one stays away; ranks,
- * alpha and rsLoRA differ where the method has it so. */
+/* One member adapts the first module only, one has learned nothing (B is zero), one is absent.
+ * Ranks, alpha and rsLoRA differ if the method allows it. */
 Test(method_next, what_is_published_is_the_mean_of_those_who_delivered)
 {
     static double want[ALL], is[ALL], D[ALL];

@@ -1,5 +1,5 @@
-/* Robust rules against dense float64: inner products, the rules themselves, and what is published
- * where some members send what they should not. */
+/* Robust rules against dense float64: inner products, the rules, and the published state when some
+ * members send faulty updates. */
 #include "agg/round/method_robust.h"
 
 #include "agg/round/method_gram.h"
@@ -75,7 +75,7 @@ Test(method_robust, inner_products_are_those_of_the_dense_changes)
     }
 }
 
-/* ---- what is published, against the rule done densely ---- */
+/* ---- the published state, compared with a dense computation of the rule ---- */
 
 /* sum_k share_k D_k of round 2 for shares by contribution index. */
 static void combine(double *out, const struct method *m, const double *share)
@@ -234,12 +234,12 @@ Test(method_robust, medians_and_trimmed_means_are_those_of_every_value)
     }
 }
 
-/* ---- a crowd of nine, some of whom are not honest ---- */
+/* ---- nine members, some of them faulty ---- */
 
 enum wrong { HONEST, LOUD, FLIPPED, COLLUDING };
 
-/* A common change with a member's own noise; `wrong` makes it 1000 times as large, -3 times, or the
- * same other one for all who collude. */
+/* A common change plus noise of the member. `wrong` makes it 1000 times as large, multiplies it by
+ * -3, or replaces it by one change that all colluding members send. */
 static void send_crowd(const struct method *m, unsigned k, enum wrong wrong, bool turned)
 {
     static char member[CROWD][8];
@@ -285,12 +285,12 @@ static void send_crowd(const struct method *m, unsigned k, enum wrong wrong, boo
 }
 
 struct outcome {
-    double sum[ALL]; /* what round 1 published */
+    double sum[ALL]; /* the change published in round 1 */
     double weight[CROWD];
 };
 
-/* Round 1 with members 0.. being wrong as told, the rest honest; the honest alone where `faulty` is
- * counted out. */
+/* Round 1 in which member k is faulty as wrong[k] says. With `only_honest` the faulty members are
+ * left out. */
 static void crowd_round(struct outcome *out, const struct method *m, const char *rule,
                         const enum wrong *wrong, bool only_honest)
 {

@@ -1,5 +1,5 @@
 /* Server optimizers over several rounds, against the formulas by plain loops in float64; and the
- * file of what the server remembers. */
+ * file with the optimizer's memory. */
 #include "agg/round/method_options.h"
 
 #include "tests/support/method_fixture.h"
@@ -52,7 +52,7 @@ struct plain {
     bool begun;
 };
 
-/* The factor's mean over members; a member's values beyond its rank are the present ones. */
+/* The mean of the factor over the members; beyond its rank a member has the state's values. */
 static void mean_of(double *mean, const struct plain *p, const struct adapter_file_factor *whole,
                     size_t i, int role)
 {

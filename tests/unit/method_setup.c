@@ -1,4 +1,4 @@
-/* basis=gradient: two rounds of gradients give the frozen factors, and training begins in round 3.
+/* basis=gradient: two rounds of gradients give the frozen factors, and training starts in round 3.
  */
 #include "agg/round/method_options.h"
 

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Ten thousand members, a small R: what client-level privacy is for. */
+/* Ten thousand members and a small R, the intended use of client-level privacy. */
 static struct plan good(void)
 {
     return (struct plan){.unit = LEDGER_CLIENT,
@@ -63,7 +63,7 @@ Test(plan, finds_the_noise_that_the_budget_needs)
     p.sampling = 0.1;
     p.dim = 1000;
     ok(plan_check(&s, &p));
-    cr_expect_float_eq(s.noise, 2.929747, 1e-4); /* table C: calibration */
+    cr_expect_float_eq(s.noise, 2.929747, 1e-4); /* calibrated with google/differential-privacy */
     cr_expect(s.epsilon <= 1 && s.epsilon > 0.9999);
     cr_expect_eq(s.expected, 1000);
 }

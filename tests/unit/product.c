@@ -1,5 +1,5 @@
-/* The exact mean of products against the definition by loops: slices, members that are silent,
- * weight that a robust rule took away, a server's step. */
+/* The exact mean of products against the definition by loops: slices, absent members, weight that
+ * a robust rule removed, a step of the server. */
 #include "agg/methods/product.h"
 
 #include "base/rng.h"
@@ -55,7 +55,7 @@ static void expect_sum(const struct product *p, const double *want, const char *
     cr_expect(norm(got) < 1e-12 * norm(want), "%s: off by %g of %g", what, norm(got), norm(want));
 }
 
-/* Ranks 2, 6 and 4 of 6; the third member sent nothing; `lost` of all weight is nobody's. */
+/* Ranks 2, 6 and 4 of 6; the third member sent nothing; a robust rule removed the share `lost`. */
 static void check(double lost)
 {
     static const double share[MEMBERS] = {0.4, 0.1, 0.2, 0.3};

@@ -92,7 +92,7 @@ Test(rdp, log_moments_are_those_of_multiprecision_arithmetic)
 }
 
 /* E over N(0, z^2) of (1 - q + q e^((x - 1/2) / z^2))^order by the trapezoid rule in long double:
- * what the sums and series stand for. */
+ * the definition of the sums and series. */
 static double log_moment_by_quadrature(double q, double z, double order)
 {
     long double sum = 0, step = z / 256.0L;
@@ -185,8 +185,8 @@ Test(rdp, epsilons_of_fixed_size_sampling_are_those_of_the_reference)
     cr_assert_eq(order, 9);
 }
 
-/* Where A is 1 + 1e-16 and less, ln A must not round to nothing: an epsilon of 0 would be a
- * promise. The references are dp_accounting's; the whole order 2 has a closed form. */
+/* If A is at most 1 + 1e-16, ln A must not be rounded to zero, because an epsilon of 0 would be a
+ * false promise. The references are dp_accounting's; order 2 has a closed form. */
 Test(rdp, hardly_any_loss_is_not_none)
 {
     double order;

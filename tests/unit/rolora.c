@@ -1,4 +1,4 @@
-/* rolora: what trains, when, and what stays. */
+/* rolora: the factor that trains in each round, and the one that stays. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"

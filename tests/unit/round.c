@@ -1,5 +1,4 @@
-/* The state machine by example, and under a seeded simulator of everything that can happen to it.
- */
+/* The state machine by examples, and under a seeded simulator that sends it all kinds of events. */
 #include "base/rng.h"
 #include "tests/support/round_fixture.h"
 
@@ -193,7 +192,7 @@ struct sim_update {
     uint32_t trained_round, counted_in;
     struct digest digest;
 };
-struct sim { /* what a disk would hold, and the machine under test */
+struct sim { /* the content of the disk, and the machine under test */
     struct round round;
     struct round_rules rules;
     size_t members;
@@ -394,7 +393,7 @@ static void sim_step(struct sim *s)
     }
 }
 
-/* Everyone behaves from now on: the run must come to its end. */
+/* From now on all members work without faults, so the run must finish. */
 static void sim_finish(struct sim *s)
 {
     for (int i = 0; i < 60 && round_phase(&s->round) != ROUND_FINISHED; i++) {

@@ -35,7 +35,8 @@ Test(rpc_probe, says_which_side_refused_what)
     struct fixture f = {0};
     struct rpc_tls_report report = {0};
     fixture_start(&f);
-    /* Our authority is not the server's: its certificate is nothing to us. */
+    /* The client trusts another authority than the server's, so it refuses the server's
+     * certificate. */
     struct rpc_client_options options = fixture_client(&f, "foreign/a");
     options.ca = FIXTURE_CERTS "/foreign/ca.pem";
     says(rpc_tls_probe(&report, &options), ERR_INPUT, "not to be trusted");
@@ -60,8 +61,8 @@ Test(rpc_probe, says_that_the_servers_name_is_another)
     fixture_stop(&f);
 }
 
-/* A server whose authority is another accepts nobody of ours, but is trusted by us: it has a
- * certificate of our authority. */
+/* The server's certificate is from the client's authority, but the server trusts another authority
+ * and refuses the client. */
 Test(rpc_probe, says_that_the_server_refuses_our_certificate)
 {
     struct fixture f = {0};
@@ -78,8 +79,8 @@ Test(rpc_probe, says_that_the_server_refuses_our_certificate)
     server.cert = FIXTURE_CERTS "/foreign/server.pem";
     server.key = FIXTURE_CERTS "/foreign/server.key";
     fixture_serve(&f, &server);
-    /* We trust both authorities, and come with a certificate of the one the server does not know.
-     */
+    /* The client trusts both authorities, but its own certificate is from one the server does not
+ * trust. */
     snprintf(command, sizeof command, "cat " FIXTURE_CERTS "/ca.pem >> %s", both);
     cr_assert_eq(system(command), 0);
     struct rpc_client_options options = fixture_client(&f, "a");
@@ -120,7 +121,7 @@ Test(rpc_probe, says_that_nobody_listens_or_that_it_is_no_tls)
     close(fd);
 }
 
-/* A server that is killed in the middle of a handshake has not refused anybody. */
+/* A server that is killed during a handshake has not refused the client. */
 Test(rpc_probe, takes_a_server_that_dies_in_the_handshake_for_one_that_is_away)
 {
     struct fixture f = {0};

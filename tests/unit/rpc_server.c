@@ -76,8 +76,9 @@ Test(rpc_server, refuses_certificates_without_one_identity_of_this_federation)
 {
     struct fixture f = {0};
     fixture_start(&f);
-    /* Our client checks its own certificate first, so these come by openssl's own tool or another's
-     * client; here the federation alone, which our client cannot judge. */
+    /* Our client checks its own certificate before it connects, so most faulty certificates are
+     * tested with the tool of openssl. Here only the federation is wrong, which our client
+     * cannot know. */
     struct rpc_client *client = open_as(&f, "other-fed");
     struct bytes reply = {.max = 1000};
     err e = fixture_call(client, "/test.T/Echo", "x", &reply);
@@ -307,8 +308,8 @@ Test(rpc_server, speaks_no_tls_1_2_whatever_the_peer_offers)
     fixture_stop(&f);
 }
 
-/* Our own client does not even start with such certificates; openssl's does. A client that is let
- * in gets the server's HTTP/2 settings; one that is not, an alert or nothing. */
+/* Our client does not start with such certificates, but openssl's does. An accepted client gets the
+ * server's HTTP/2 settings; a refused one gets an alert or nothing. */
 static bool let_in(struct fixture *f, const char *arguments)
 {
     char output[65536];
@@ -329,7 +330,8 @@ Test(rpc_server, lets_only_clients_of_its_own_authority_in)
     fixture_stop(&f);
 }
 
-/* Connections that never begin a handshake, and one that never ends it, cost nobody anything. */
+/* Connections without a handshake, and one with an unfinished handshake, do not delay other
+ * clients. */
 Test(rpc_server, silent_connections_block_nobody)
 {
     struct fixture f = {0};

@@ -28,7 +28,7 @@ struct fake {
     uint32_t steps;
     bool abandon, spoil, refuse_update;
     const char *unit, *unit_again; /* of privacy, in the first answer to Hello and in later ones */
-    /* what came */
+    /* received by the coordinator */
     atomic_int hellos, fetches, submits;
     struct bytes update;
     struct digest digest;

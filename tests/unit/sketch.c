@@ -1,6 +1,6 @@
-/* The two passes on gradients of known spectrum: members' G_k are dense here, the products they
- * would send are plain loops, and what comes out is compared with the singular vectors the mean was
- * built from and with an independent dgesvd. */
+/* The two passes on gradients of known spectrum. The members' G_k are dense here, the products that
+ * members would send are plain loops, and the result is compared with the singular vectors that the
+ * mean was built from and with an independent dgesvd. */
 #include "agg/algebra/sketch.h"
 
 #include "base/rng.h"
@@ -140,7 +140,7 @@ static void expect_orthonormal(const struct case_of *c)
     cr_expect_lt(crooked(c->A, c->shape.d_in, r, 1, c->shape.d_in), 1e-6);
 }
 
-/* ||G - B (B^T G A^T) A||_F: what a B R A can not reach of the mean gradient. */
+/* ||G - B (B^T G A^T) A||_F: the part of the mean gradient that no B R A can represent. */
 static double missed(const struct case_of *c)
 {
     size_t m = c->shape.d_out, n = c->shape.d_in, r = sketch_rank(&c->shape);

@@ -1,5 +1,5 @@
-/* Ledgers made by rounds as the coordinator makes them, and by a writer who holds the key and lies.
- */
+/* Ledgers from rounds, as the coordinator makes them, and ledgers with false statements and valid
+ * signatures. */
 #include "privacy/ledger/statement.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -89,7 +89,7 @@ static err replay(struct statement *s, struct ledger *ledger)
     return statement_replay(s, ledger, "x.jsonl");
 }
 
-/* Table C: rate 0.1, multiplier 1, 50 steps, delta 1e-5. */
+/* Rate 0.1, multiplier 1, 50 steps, delta 1e-5; computed with google/differential-privacy. */
 Test(statement, replays_to_the_published_epsilon, .init = make, .fini = drop)
 {
     struct ledger ledger = {0};
@@ -143,7 +143,7 @@ static void begin_again(void)
     ok(ledger_start(&text, &head, &key, &terms));
 }
 
-/* Multiplier 5, everyone: 50 rounds spend 6.573 (table C), 51 more than 6.6. */
+/* Multiplier 5, everyone: 50 rounds spend 6.573, 51 more than 6.6. */
 Test(statement, a_release_that_the_budget_does_not_allow_is_not_made, .init = make, .fini = drop)
 {
     struct ledger ledger = {0};

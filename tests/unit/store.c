@@ -362,7 +362,7 @@ static err add_copies(int64_t run, uint64_t first, const char *const *line, size
     return store_copies_add(&store, run, "a", first, copy, count);
 }
 
-/* A member's ledger goes on from run to run. One that was put back from an older copy does not. */
+/* A member's ledger continues from run to run. A restored older copy is not a continuation. */
 Test(store, tells_a_ledger_that_was_put_back)
 {
     static const char *const whole[] = {"first\n", "r\n", "s\n"}, *const back[] = {"t\n"},

@@ -213,7 +213,7 @@ Test(tokenizer, what_is_encoded_decodes_to_itself)
     }
 }
 
-/* Long words and long runs end in time: what is not linear would take minutes. */
+/* Long words and long runs finish in time; a method that is not linear would take minutes. */
 Test(tokenizer, long_texts_of_every_shape_are_fast, .timeout = 120)
 {
     static const char *const shapes[] = {"a",  " ",  "ab",  "\n",          "1", "\xE6\x97\xA5",

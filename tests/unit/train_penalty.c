@@ -103,7 +103,7 @@ static void check_slopes(unsigned trains, double prox, double lambda)
     double value = train_penalty(gradient, &s.adapter, start, &o);
     cr_expect_float_eq(value / terms_by_loops(&s, start, &o), 1.0, 1e-12);
     for (size_t i = 0; i < n; i += 37) {
-        float was = s.adapter.value[i], step = 1.0f / 256.0f; /* what is moved is exact enough */
+        float was = s.adapter.value[i], step = 1.0f / 256.0f; /* exact enough */
         s.adapter.value[i] = was + step;
         double up = terms_by_loops(&s, start, &o), high = (double)s.adapter.value[i];
         s.adapter.value[i] = was - step;

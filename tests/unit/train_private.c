@@ -130,7 +130,7 @@ Test(train_private, takes_a_step_of_noise_alone_when_no_record_is_drawn)
     setup_close(&s);
 }
 
-/* The noise is there when records are, and as large as without them. */
+/* The noise is as large with records as without them. */
 Test(train_private, a_step_with_records_has_the_same_noise)
 {
     struct setup s;
@@ -158,7 +158,7 @@ Test(train_private, a_step_with_records_has_the_same_noise)
     setup_close(&s);
 }
 
-/* One pass over everyone, with hardly any noise, is the mean of the clipped gradients. */
+/* One pass over all records, with hardly any noise, is the mean of the clipped gradients. */
 Test(train_private, a_pass_is_the_mean_of_all_clipped_gradients)
 {
     struct setup s;

@@ -1,5 +1,5 @@
-/* DP-SGD's gradients by record: against single records and finite differences, whoever shares the
- * pass; and the guard over what does not train. */
+/* DP-SGD's gradients by record, compared with single records and finite differences for any batch;
+ * and the guard over values that do not train. */
 #include "kernels/cpu/cpu.h"
 #include "tests/support/private_fixture.h"
 
@@ -107,7 +107,7 @@ Test(train_private_records, the_gradient_of_r_is_that_of_its_factors)
     setup_close(&pair);
 }
 
-/* Else a record more or less would move the others' gradients too, and the sum by more than C.
+/* Otherwise adding a record would change the other records' gradients, and the sum by more than C.
  * Exact in float32; in bfloat16 products round before they are summed. */
 static void check_neighbours(enum dtype precision, double most)
 {
@@ -222,7 +222,8 @@ Test(train_private_records, stops_when_a_frozen_tensor_moves)
     expect_stop(ADAPTER_B | SETUP_SMALL, middle_of_r);
 }
 
-/* A base whose values are not finite has no gradient that is: whether that is so must not show. */
+/* A base with values that are not finite has no finite gradient, and the result must not reveal
+ * whether a record caused it. */
 Test(train_private_records, a_gradient_that_is_not_finite_counts_as_zero)
 {
     struct setup s;

@@ -1,5 +1,5 @@
-/* Files that are not what they should be: whatever their bytes, opening ends in an error or in a
- * tokenizer that encodes and decodes. Small mutations of good files, from a printed seed. */
+/* Damaged files: opening ends in an error or in a tokenizer that encodes and decodes. The files are
+ * small mutations of good ones, from a printed seed. */
 #include "base/file.h"
 #include "base/rng.h"
 #include "engine/tokens/tokenizer.h"
@@ -35,7 +35,7 @@ static const char *const pieces[] = {
     "\"single_word\":true",
 };
 
-/* Some bytes changed, cut out, doubled, or replaced by something that means something. */
+/* Some bytes are changed, removed, repeated, or replaced by text with a meaning in JSON. */
 static void mutate(struct bytes *out, const char *text, size_t size, struct rng *rng)
 {
     size_t at = rng_below(rng, size), length = rng_below(rng, 40), end;
