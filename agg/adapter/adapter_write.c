@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { METADATA_MAX = 16, NUMBER_BYTES = 32, CONFIG_MAX = 16 << 20 };
+enum { METADATA_MAX = 16, NUMBER_BYTES = 32, CONFIG_MAX = 16 << 20, GATHER_BYTES = 1 << 20 };
 
 struct listing { /* what goes into one file */
     struct arena arena;
@@ -133,17 +133,44 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
     return e;
 }
 
+/* An adapter has hundreds of tensors of some tens of KiB. They are gathered to blocks, because one
+ * write(2) for each costs more than the copy. */
+struct gather {
+    struct file_out *file;
+    uint8_t *block; /* (GATHER_BYTES) */
+    size_t used;
+};
+
+static err gather_flush(struct gather *g)
+{
+    size_t used = g->used;
+    g->used = 0;
+    return used ? file_out_append(g->file, g->block, used) : ERR_NONE;
+}
+
+static err gather_append(struct gather *g, const void *data, size_t size)
+{
+    if (size > GATHER_BYTES - g->used) TRY(gather_flush(g));
+    if (size >= GATHER_BYTES) return file_out_append(g->file, data, size);
+    if (size) memcpy(g->block + g->used, data, size);
+    g->used += size;
+    return ERR_NONE;
+}
+
 static err write_listing(const char *path, struct listing *l, bool replace)
 {
     struct file_out file = {0};
+    struct gather g = {.file = &file};
     err e = ERR_NONE;
+    TRY_OUT(e, arena_take(&g.block, &l->arena, GATHER_BYTES, 1));
     TRY_OUT(e, file_out_open(&file, path, replace));
     TRY_OUT(e,
             safetensors_write_header(&file, l->tensor, l->count, l->metadata, l->metadata_count));
     for (size_t i = 0; i < l->count; i++) {
-        TRY_OUT(e, file_out_append(&file, l->tensor[i].data, l->tensor[i].size));
+        TRY_OUT(e, gather_append(&g, l->tensor[i].data, l->tensor[i].size));
         drop(l, &l->tensor[i]);
     }
+    TRY_OUT(e, gather_flush(&g));
     TRY_OUT(e, file_out_commit(&file));
 out:
     file_out_close(&file);
