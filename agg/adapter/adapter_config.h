@@ -1,13 +1,13 @@
-/* PEFT's adapter_config.json: what fixes each module's rank and scale, which tensors beside A and B
- * are saved whole (modules_to_save, trained biases), and refusal by name of all that changes the
- * function in ways those do not tell (DoRA, other adapter types, bases changed by the
- * initialisation). Which modules and layers were targeted (target_modules, exclude_modules,
- * layers_to_transform, layers_pattern) shows in the tensors.
+/* PEFT's adapter_config.json. It fixes the rank and scale of each module, and the tensors that are
+ * saved whole beside A and B (modules_to_save, trained biases). A setting that makes the adapter
+ * another function than W0 + scale B A is refused by name: DoRA, other adapter types, bases that
+ * the initialisation changed. The targets (target_modules, exclude_modules, layers_to_transform,
+ * layers_pattern) are not read, because the tensors show them.
  *
  * A pattern {"key": value, ...} follows PEFT: the first key, in the file's order, for which the
- * regular expression (.*\.)?(key)$ matches the whole module name. Keys of plain names ('.' matching
- * any character, as there) are matched here; other expressions go to POSIX regcomp and only where
- * the file is trusted not to be hostile (`expressions`). */
+ * regular expression (.*\.)?(key)$ matches the whole module name. Keys of plain names ('.' matches
+ * any character, as in PEFT) are matched here. Other expressions go to POSIX regcomp, and only if
+ * the caller trusts the file (`expressions`), because a hostile expression can run for hours. */
 #ifndef AGG_ADAPTER_CONFIG_H
 #define AGG_ADAPTER_CONFIG_H
 
@@ -20,7 +20,7 @@ struct adapter_config_key {
     const char *text;
     double value;
     bool expression;
-    regex_t compiled; /* with `expression` */
+    regex_t compiled; /* only if `expression` */
 };
 struct adapter_config_pattern {
     size_t count;
@@ -39,14 +39,14 @@ struct adapter_config {
     const char *bias;           /* none, lora_only or all */
     const char *save_text;      /* modules_to_save as JSON, or "" */
     size_t save_count;
-    const char **save; /* (save_count) the ends of those modules' names */
+    const char **save; /* (save_count) ends of the names of modules_to_save */
     struct arena arena;
 };
 
 err adapter_config_open(struct adapter_config *out, const char *path);
 void adapter_config_close(struct adapter_config *config);
 
-/* Reads a pattern; values positive. `where` names it in errors. Close it whatever happened. */
+/* Reads a pattern of positive values. `where` names it in errors. Close it also after an error. */
 err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t *object,
                                 bool expressions, const char *where, struct arena *arena);
 void adapter_config_pattern_close(struct adapter_config_pattern *pattern);

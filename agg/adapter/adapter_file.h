@@ -1,26 +1,44 @@
-/* LoRA factors on disk, in all the shapes they come in: a PEFT directory (adapter_config.json and
- * adapter_model.safetensors), a Fedlora state, an update, a file of frozen factors. All are read
- * into one struct: modules sorted by name, each with its factors, its rank and its scale, so that
+/* LoRA factors on disk, in four shapes:
+ *
+ *     PEFT directory    adapter_config.json and adapter_model.safetensors
+ *     state             a round's result, from which the next round trains
+ *     update            the factors that a member sends
+ *     frozen factors    A and B of methods that do not train them
+ *
+ * All are read into one struct: modules sorted by name, each with its factors, rank and scale:
  *
  *     W = W0 + carry_B carry_A + scale B A        or    ... + scale B R A
  *
- *   A (r, d_in)   B (d_out, r)   R (r, r)   carry_A (c, d_in)   carry_B (d_out, c)
+ *     A (r, d_in)   B (d_out, r)   R (r, r)   carry_A (c, d_in)   carry_B (d_out, c)
  *
- * Module names have no "base_model.model." prefix ("model.layers.0.self_attn.q_proj"); tensor names
- * on disk do. Every shape, pairing, type, finiteness and scale error is ERR_INPUT and names the
+ * Module names have no prefix "base_model.model." ("model.layers.0.self_attn.q_proj"); the tensor
+ * names on disk have it. A wrong shape, pairing, type, value or scale is ERR_INPUT and names the
  * file, the tensor, and what was expected. The struct borrows the mapped file until
- * adapter_file_close(). Reading is safe from several threads at once; opening shares nothing.
+ * adapter_file_close(). One struct can be read by several threads at once.
  *
- * Metadata of Fedlora's own files: fedlora.kind (state, update, frozen, memory), .run, .round,
- * .method, .base, .frozen (digest of the file of frozen factors), .member, .rank, .alpha, .rslora
- * (absent: false), .alpha_pattern (JSON, PEFT's rules), .modules (JSON: {"name":[d_out,d_in],...},
- * all modules the run adapts, also those a state has no tensor for), .dropped (JSON, per module:
- * what recompression of the carry has dropped so far, Frobenius), .options (JSON, what the run has
- * set), .memory (digest of what the server keeps beside the state). Ranks are those of the shapes.
- * Scale is alpha/r, or alpha/sqrt(r) with rslora; where factors are frozen r is fedlora.rank for
- * every module, and of B R A our own states make the scale 1. A file of frozen factors may hold A
- * alone.
- */
+ * Metadata of Fedlora's own files:
+ *
+ *     fedlora.kind           state, update, frozen, memory
+ *     fedlora.run            name of the run
+ *     fedlora.round          the round that a state starts or an update was trained in
+ *     fedlora.method         name of the method
+ *     fedlora.base           digest of the base model
+ *     fedlora.frozen         digest of the file of frozen factors
+ *     fedlora.member         id of the member that sent the update
+ *     fedlora.rank           rank of the run or member
+ *     fedlora.alpha          alpha of the run or member
+ *     fedlora.rslora         "true"; absent: false
+ *     fedlora.alpha_pattern  JSON, by PEFT's rules
+ *     fedlora.modules        JSON {"name":[d_out,d_in],...}: all modules that the run adapts, also
+ *                            those for which a state has no tensor
+ *     fedlora.dropped        JSON, per module: norm (Frobenius) that recompression of the carry has
+ *                            cut off so far
+ *     fedlora.options        JSON, options of the run that are not at their defaults
+ *     fedlora.memory         digest of the memory that the server keeps beside the state
+ *
+ * Ranks are read from the shapes. The scale is alpha/r, or alpha/sqrt(r) with rslora. With frozen
+ * factors, r is fedlora.rank for every module, because some modules are too small for that rank;
+ * for B R A our own states make the scale 1. A file of frozen factors may hold A alone. */
 #ifndef AGG_ADAPTER_FILE_H
 #define AGG_ADAPTER_FILE_H
 
@@ -46,23 +64,23 @@ enum adapter_file_role {
     ADAPTER_FILE_ROLES
 };
 
-struct adapter_file_factor { /* absent: all zero */
-    const float *f32;        /* (rows, cols); NULL where a mapped file holds another type */
+struct adapter_file_factor { /* all zero: absent */
+    const float *f32;        /* (rows, cols); NULL if a mapped file holds another type */
     uint32_t rows, cols;
-    const struct tensor *tensor; /* as it lies in the file; NULL when made in memory */
+    const struct tensor *tensor; /* as stored in the file; NULL if made in memory */
 };
 
 struct adapter_file_module {
     const char *name;
-    uint32_t d_out, d_in; /* 0: neither the file nor fedlora.modules says */
-    uint32_t rank;        /* of A, B, R; 0: none of them is here */
+    uint32_t d_out, d_in; /* 0: given neither by tensors nor by fedlora.modules */
+    uint32_t rank;        /* of A, B, R; 0: the file has none of them */
     uint32_t carry_rank;
     double alpha, scale; /* 0 without A, B, R; the carry has scale 1 */
     struct adapter_file_factor factor[ADAPTER_FILE_ROLES];
 };
 
-/* PEFT: a tensor saved whole beside A and B (modules_to_save, trained biases). Its value stands in
- * place of the base's. */
+/* PEFT: a tensor saved whole beside A and B (modules_to_save, trained biases). It replaces the
+ * base's tensor. */
 struct adapter_file_saved {
     const char *name; /* without "base_model.model." and ".base_layer" */
     const struct tensor *tensor;
@@ -72,17 +90,17 @@ struct adapter_file_meta { /* texts are never NULL: "" when absent */
     enum adapter_file_kind kind;
     const char *run, *method, *base, *frozen, *member; /* base, frozen: 64 hex digits */
     uint32_t round;                                    /* 0: none given */
-    uint32_t rank;                                     /* the file's own word; 0: none */
+    uint32_t rank;                                     /* fedlora.rank; 0: none */
     double alpha;                                      /* 0: none */
     bool rslora;
-    bool fan_in_fan_out;         /* PEFT: the base stores W transposed; A and B are as always */
+    bool fan_in_fan_out;         /* PEFT: the base stores W transposed; A and B are not */
     const char *alpha_pattern;   /* JSON object */
     const char *target_modules;  /* PEFT: JSON list or text, as given */
     const char *base_path;       /* PEFT: base_model_name_or_path */
     const char *task_type;       /* PEFT; writing, NULL: CAUSAL_LM */
     const char *bias;            /* PEFT: none, lora_only or all; "" is none */
     const char *modules_to_save; /* PEFT: JSON list */
-    const char *modules;         /* JSON, of a state; modules without tensors stand here */
+    const char *modules;         /* JSON, of a state: all modules, also those without tensors */
     const char *dropped;         /* JSON, of a state */
     const char *options;         /* JSON, of a state: agg/round/method_options.h */
     const char *memory;          /* of a state: digest of the server's memory, 64 hex digits */
@@ -99,67 +117,66 @@ struct adapter_file {
     struct arena arena;
 };
 
-/* Opens a directory (PEFT) or a file (by fedlora.kind; without it a state). Values are all checked
- * finite; types other than float32 are converted, so every f32 is set. For the engine and exports.
- */
+/* Opens a directory (PEFT) or a file (by fedlora.kind; without it a state). All values are checked
+ * to be finite, and types other than float32 are converted, so every f32 is set. For the engine and
+ * exports. */
 err adapter_file_open(struct adapter_file *out, const char *path);
-/* The same without touching values: factors of other types, or unaligned, have f32 NULL. For the
- * coordinator, which reads values once, module by module. */
+/* The same without reading values. Factors of other types, or unaligned ones, have f32 NULL. For
+ * the coordinator, which reads values once, module by module. */
 err adapter_file_map(struct adapter_file *out, const char *path);
-/* As adapter_file_map(), and takes a PEFT directory with tensors saved whole, which the others
- * refuse. */
+/* The same, but a PEFT directory may have tensors saved whole, which the functions above refuse. */
 err adapter_file_map_whole(struct adapter_file *out, const char *path);
 void adapter_file_close(struct adapter_file *file);
 
-/* A state without frozen factors and the file that holds them become one: A of `frozen`, and B
- * where the state has none, go into `state`, which borrows from `frozen` from then on.
- * `frozen_digest` (64 hex) must be the state's. A state that needs none, or holds all three, is an
- * error only when the digests differ.
- */
+/* Joins a state with its file of frozen factors: `state` takes A from `frozen`, and B if it has
+ * none, and borrows from `frozen` from then on. ERR_INPUT unless `frozen_digest` (64 hex) is the
+ * one that the state names. A state that needs no frozen factors, or has them, is left as it is. */
 err adapter_file_join(struct adapter_file *state, const struct adapter_file *frozen,
                       const char *frozen_digest);
-/* True where the state names frozen factors that it does not hold. */
+/* The state names frozen factors that it does not hold. */
 bool adapter_file_needs_frozen(const struct adapter_file *state);
 
 const struct adapter_file_module *adapter_file_find(const struct adapter_file *file,
                                                     const char *module); /* or NULL */
-/* All values of one module are finite; else names the tensor and the first bad index. */
+/* ERR_INPUT, with the tensor and the first index, if a value of the module is not finite. */
 err adapter_file_check_finite(const struct adapter_file *file,
                               const struct adapter_file_module *module);
-/* A factor as float32: its own memory where that is possible, else converted into the arena. */
+/* A factor as float32: the mapped memory if its type allows, else converted into the arena. */
 err adapter_file_f32(const float **out, const struct adapter_file_factor *factor,
                      struct arena *arena);
 /* Index of the first value that is not finite, or n. */
 size_t adapter_file_first_bad(const float *x, size_t n);
-/* The file's pages may go (they come back from disk when touched). All of them: the kernel brings
- * in pages around those asked for, and by how much is its own affair. */
+/* Drops the file's pages from memory; they are read from disk again when used. All pages, because
+ * the kernel also reads an unknown number of pages around those that were used. */
 void adapter_file_drop(const struct adapter_file *file);
 
 /* "base_model.model.<module>.lora_A.weight" */
 void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,
                               enum adapter_file_role role);
 
-/* Writing. `module` needs name, rank, alpha and the factors' f32, rows and cols; `meta` the words
- * that are to stand in the file (texts may be NULL). Canonical: the same content is the same bytes.
- * Values that are not finite and names that do not fit are refused before anything is written. */
+/* Writing. `module` needs name, rank, alpha, and f32, rows and cols of its factors. `meta` has the
+ * metadata to write; its texts may be NULL. Canonical: the same content gives the same bytes.
+ * ERR_INPUT before anything is written if a value is not finite or a name is too long. */
 err adapter_file_write(const char *path, const struct adapter_file_meta *meta,
                        const struct adapter_file_module *module, size_t count, bool replace);
-/* The same, the factors lying in `from`, whose pages are dropped as they are written: memory does
- * not grow with the file. */
+/* The same for factors that lie in the mapping `from`. Its pages are dropped as they are written,
+ * so memory does not grow with the file. */
 err adapter_file_write_from(const char *path, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count,
                             const struct file_map *from);
+/* The same, into memory: for test fixtures, which send updates that are in no file. */
 err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *meta,
                              const struct adapter_file_module *module, size_t count);
 
-/* A PEFT directory that Hugging Face PEFT loads: A and B only (fold R and the carry first: see
- * flatten.h). Ranks and alphas that differ go to rank_pattern and alpha_pattern; a module's alpha
- * may be any positive number. Written beside and renamed; with `replace` the old directory is set
- * aside until the new one is in place (what else was in it stays, in DIR.old-PID). */
+/* A directory that Hugging Face PEFT loads: A and B only (flatten.h folds R and the carry into
+ * them). Ranks and alphas that differ go to rank_pattern and alpha_pattern; alpha may be any
+ * positive number. The directory is written beside `dir` and renamed. With `replace` the old one is
+ * kept until the new one is in place; other files in it are left in DIR.old-PID. */
 err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count, bool replace);
-/* The same with tensors saved whole (float32; `saved[i].name` as above), all of it lying in `from`
- * (NULL: in memory), whose pages are dropped as they are written. */
+/* The same with tensors saved whole (float32; `saved[i].name` as in adapter_file_saved). With
+ * `from` all values lie in that mapping, whose pages are dropped as they are written; NULL: in
+ * memory. */
 struct adapter_file_peft {
     const struct adapter_file_meta *meta;
     const struct adapter_file_module *module;

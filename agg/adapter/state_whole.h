@@ -1,13 +1,11 @@
-/* A state of a method with frozen factors (fed-sb) holds only what trains; the factors lie in a
- * file of their own, sent once. For whoever wants one file that everything can read, the two become
- * one. */
+/* Joins a state and its file of frozen factors in one file. A state of a method with frozen factors
+ * (fed-sb, ffa) holds only the trained ones, because the frozen ones are sent once, by digest. */
 #ifndef CLIENT_STATE_WHOLE_H
 #define CLIENT_STATE_WHOLE_H
 
 #include "base/digest.h"
 
-/* *needed: the state at `path` names frozen factors that it does not hold; then *digest is theirs.
- */
+/* *needed: the state at `path` names frozen factors that it does not hold; *digest is set then. */
 err state_whole_needs(bool *needed, struct digest *digest, const char *path);
 /* Writes state and frozen factors as one state to `out` (which may be `state`), whole or not at
  * all. */

@@ -1,6 +1,6 @@
-/* Frozen orthonormal bases for B R A: B (d_out, r) with orthonormal columns, A (r, d_in) with
+/* Frozen orthonormal bases for B R A: B (d_out, r) has orthonormal columns, A (r, d_in) has
  * orthonormal rows. Computed in float64, stored as float32. QR and SVD give other last bits on
- * other machines: a basis is made once and travels by the digest of its file. */
+ * other machines, so a basis is computed once and then referred to by the digest of its file. */
 #ifndef AGG_BASIS_H
 #define AGG_BASIS_H
 
@@ -17,8 +17,8 @@ struct basis_key {
     const char *label; /* the module's name */
 };
 
-/* Gaussian from the keyed generator (seed, label), then Householder QR with a positive diagonal. r
- * at most min(d_out, d_in), else ERR_INPUT. */
+/* Gaussian values from the generator keyed by (seed, label), then Householder QR with a positive
+ * diagonal. ERR_INPUT if r > min(d_out, d_in). */
 err basis_seeded(float *A /* (r, d_in) */, float *B /* (d_out, r) */,
                  const struct basis_shape *shape, const struct basis_key *key);
 

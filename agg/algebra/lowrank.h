@@ -1,17 +1,22 @@
-/* Exact algebra of one module's stack: a list of terms whose sum is
+/* Exact algebra of a stack: a list of low-rank terms of one module, whose sum is
  *
- *     S = sum_k c_k B_k A_k        B_k (m, r_k), A_k (r_k, n), float32 row-major; m = d_out, n =
- * d_in
+ *     S = sum_k c_k B_k A_k
  *
- * All arithmetic is float64. No dense (m, n) matrix is formed unless the total rank R = sum r_k
- * reaches min(m, n), where it is the smaller way. Recompression: B_st = Q_B T_B and A_st^T = Q_A
- * T_A (Householder, so rank deficiency, zero factors and duplicates are no trouble), SVD of the
- * small T_B T_A^T = U s V^T. Then s are the singular values of S itself, and cutting after q leaves
- * an error of exactly sqrt(sum_{i>q} s_i^2), which no rank-q pair can better (Eckart-Young). See
- * reference "recompression", section 5 of the algorithms sheet.
+ *     B_k (m, r_k)    A_k (r_k, n)    float32, row-major
+ *     m = d_out       n = d_in        R = sum r_k, the total rank
  *
- * Bits: LAPACK and BLAS run on the calling thread (lowrank_begin()), so the result depends on
- * neither threads nor the order in which terms arrived, only on the order in the list. Pure
+ * All arithmetic is float64. The dense (m, n) matrix is formed only if R reaches min(m, n), because
+ * it is then the smaller way. Recompression otherwise goes through two QR factorisations:
+ *
+ *     [c_1 B_1 | c_2 B_2 | ...]    = Q_B T_B      Householder, so that rank deficiency, zero
+ *     [A_1; A_2; ...]^T            = Q_A T_A      factors and duplicates need no special case
+ *     T_B T_A^T                    = U s V^T      a small SVD
+ *
+ * s are the singular values of S itself. A cut after q of them leaves an error of exactly
+ * sqrt(sum_{i>q} s_i^2), and no pair of rank q has a smaller one (Eckart-Young).
+ *
+ * Reproducible bits: LAPACK and BLAS run on the calling thread (lowrank_begin()), so the result
+ * depends on the order of the list, but not on the number of threads or the order of arrival. Pure
  * otherwise; safe from several threads at once. */
 #ifndef AGG_LOWRANK_H
 #define AGG_LOWRANK_H
@@ -34,28 +39,29 @@ struct lowrank_stack {
     uint32_t m, n;
     const struct lowrank_term *term;
     size_t count;
-    /* NULL, or called with the index of a term that has been read: its pages may go. A term may be
-     * read again later. */
+    /* NULL, or called with the index of each term after it was read, so that its pages can be
+     * dropped. A term may be read again later. */
     void (*done)(void *context, size_t term);
     void *context;
 };
 
-/* BLAS on one thread from here to lowrank_end() with the value returned; around parallel loops. */
+/* Sets BLAS to one thread. Call it before a parallel loop, and lowrank_end() after it with the
+ * value returned. */
 int lowrank_begin(void);
 void lowrank_end(int before);
 
 size_t lowrank_total(const struct lowrank_stack *s); /* R */
-/* The stack itself as one pair, in the order of the list, c folded into B; no term has an R. What
- * PEFT's "cat" makes: at the speed of memory, but of rank R. */
+/* The stack itself as one pair, in the order of the list, with c folded into B; no term has an R.
+ * The same as PEFT's combination type "cat": as fast as a copy, but of rank R. */
 void lowrank_pair(float *B /* (m, R) */, float *A /* (R, n) */, const struct lowrank_stack *s);
 
-/* ||S||_F, without cancellation trouble: by QR, or densely where R >= mn/(m+n). */
+/* ||S||_F, exact also where terms cancel: by QR, or densely if R >= mn/(m+n). */
 err lowrank_norm(double *out, const struct lowrank_stack *s);
 /* Norms of common + with[i], for i in 0..count: the common part is summed once. */
 err lowrank_norms(double *out /* (count) */, const struct lowrank_stack *common,
                   const struct lowrank_term *with, size_t count);
-/* <S1, S2> = trace((B1^T B2)(A2 A1^T)); shapes agree. Relative error about 1e-16 of ||B1||
- * ||A1||..., so not for differences that cancel. */
+/* <S1, S2> = trace((B1^T B2)(A2 A1^T)); shapes agree. The error is about 1e-16 of
+ * ||B1|| ||A1|| ||B2|| ||A2||, so it is useless for sums that cancel. */
 err lowrank_inner(double *out, const struct lowrank_stack *s1, const struct lowrank_stack *s2);
 /* out (m, w) = S right; both column-major. Nothing larger than a term's factors is formed. */
 err lowrank_times(double *out, const struct lowrank_stack *s, const double *right /* (n, w) */,
@@ -78,14 +84,13 @@ struct lowrank_svd {
 err lowrank_svd_open(struct lowrank_svd *out, const struct lowrank_stack *s, size_t head);
 void lowrank_svd_close(struct lowrank_svd *svd);
 
-/* Where to cut: after the smallest q that meets all that is asked, but never after rank_max. With
- * nothing asked everything is kept, except singular values that are zero to rounding: always cut.
- */
+/* Cut after the smallest q that meets all conditions below, but at most rank_max. Without a
+ * condition everything is kept, except singular values that are zero up to rounding. */
 struct lowrank_cut {
     uint32_t rank_max; /* 0: no bound */
-    double error;      /* tail <= error * ||S|| - spent; 0: not asked */
-    double spent;      /* what earlier cuts have already used */
-    double energy;     /* sum of kept s^2 >= energy * sum of s^2, at most 1; 0: not asked */
+    double error;      /* tail <= error * ||S|| - spent; 0: no condition */
+    double spent;      /* error of earlier cuts, counted against `error` */
+    double energy;     /* sum of kept s^2 >= energy * sum of s^2, at most 1; 0: no condition */
 };
 /* q, and tail = sqrt(sum_{i>q} s_i^2). */
 void lowrank_cut(uint32_t *q, double *tail, const struct lowrank_svd *svd,
@@ -96,8 +101,9 @@ enum lowrank_split {
     LOWRANK_LEFT,        /* B = U s, A = V^T (orthonormal rows) */
     LOWRANK_ORTHONORMAL, /* B = U, A = V^T: s is dropped */
 };
-/* The leading q as float32, the largest |entry| of each left vector positive. `rounding`: ||what is
- * stored - what was computed||_F to a few percent (NULL: not asked; 0 for ORTHONORMAL). */
+/* The leading q directions as float32. Signs: the largest |entry| of each left vector is positive.
+ * *rounding (may be NULL) is the Frobenius norm of the rounding to float32, to a few percent; 0 for
+ * ORTHONORMAL. */
 err lowrank_split(float *B /* (m, q) */, float *A /* (q, n) */, double *rounding,
                   const struct lowrank_svd *svd, uint32_t q, enum lowrank_split split);
 

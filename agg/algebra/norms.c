@@ -10,7 +10,8 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* Rows of B and columns of A that are float64 at a time: a panel stays in the second-level cache. */
+/* Rows of B and columns of A that are float64 at a time: a panel stays in the second-level
+ * cache. */
 enum { PANEL = 128 };
 
 /* Made for wider registers too: the conversion costs as much as a tenth of the products. */

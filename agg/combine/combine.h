@@ -1,24 +1,25 @@
-/* Adapters made by anyone become one, with no coordinator: PEFT directories of any ranks, scales
- * and target modules. What is combined is what each adds to W0,
+/* Combines finished adapters into one, without a coordinator: PEFT directories of any ranks, scales
+ * and target modules. The exact result is the weighted sum of what the adapters add to W0:
  *
- *     exact = sum_k p_k s_k B_k A_k     p_k = w_k / sum w; an adapter without a module adds 0 there
+ *     exact = sum_k p_k s_k B_k A_k      p_k = w_k / sum w
  *
- * Methods whose result is that sum give it recompressed by QR and SVD, cut where asked: flora;
- * fedex, the same from adapters of one rank and scale; flexlora, unless told otherwise cut to the
- * largest rank a module came with (tail=drop) or not (tail=carry); florist, by its energy or bytes.
- * Methods that combine factors (fedit, hetlora, lora-fair) run their own next() from an adapter of
- * zeros and report what that loses. Others train part of what all members share in a run's state
- * (fed-sb, ffa, rolora, fedsvd) and are refused.
+ * An adapter without a module adds 0 to it. The method's row (`aggregate` in agg/round/method.h)
+ * says how it is combined:
  *
- * Robust rules (agg/round/method_robust.h) see s_k B_k A_k over all modules and change p_k; what that
- * takes from their sum belongs to nothing. The report is then of sum_k p_k s_k B_k A_k.
+ *     SUM       the exact sum, recompressed by QR and SVD, and cut as asked or as the method does
+ *     FACTORS   the method's own next(), from an adapter of zeros; the report says what that loses
+ *     RUN_ONLY  refused: the method trains a part of what all members share in a run's state
  *
- * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k / sum_k p_k, and must
- * be in every adapter, of one shape.
+ * Robust rules (agg/round/method_robust.h) look at s_k B_k A_k over all modules and change p_k.
+ * Weight that they remove is dropped. The report is then of sum_k p_k s_k B_k A_k.
  *
- * Memory: adapters are mapped, one module a thread is read at a time (float16 and bfloat16 widened
- * for as long), results go to a scratch file beside the output: neither the number of adapters nor
- * that of modules counts. Pure but for that file; call it from one thread. */
+ * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k / sum_k p_k. Every
+ * adapter must have them, with the same shapes.
+ *
+ * Memory depends on neither the number of adapters nor that of modules: adapters are mapped, each
+ * thread reads one module at a time (float16 and bfloat16 are widened while it is in use), and
+ * results go to a scratch file beside the output. Pure but for that file; call it from one thread.
+ */
 #ifndef AGG_COMBINE_H
 #define AGG_COMBINE_H
 
@@ -32,12 +33,12 @@ struct combine_options {
     const char *const *path; /* (count) PEFT directories, or states that have A and B */
     const double *weight;    /* (count) > 0, any unit; NULL: all the same */
     size_t count;
-    struct lowrank_cut cut; /* of each module; only where the method gives the sum */
-    bool stack; /* flora: the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
-    uint64_t bytes; /* 0, or the result's size at most: ranks are spent where they count most */
-    bool compare;   /* say how far the adapters agree */
-    const char *scratch; /* beside the output: SCRATCH.scratch.part, gone in the end */
-    /* NULL, or called as each module is done, by one thread at a time; an error stops all. */
+    struct lowrank_cut cut; /* of each module; only with SUM */
+    bool stack;          /* the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
+    uint64_t bytes;      /* largest size of the result (agg/algebra/budget.h); 0: no limit */
+    bool compare;        /* report how far the adapters agree */
+    const char *scratch; /* path prefix: SCRATCH.scratch.part is made, and removed in the end */
+    /* NULL, or called after each module, by one thread at a time; an error stops the work. */
     err (*step)(void *context, size_t done, size_t of);
     void *context;
     int threads;
@@ -45,21 +46,21 @@ struct combine_options {
 
 struct combine {
     size_t count;
-    struct adapter_file_module *module; /* A and B, sorted by name; scale as meta says */
+    struct adapter_file_module *module; /* A and B, sorted by name */
     size_t saved_count;
     struct adapter_file_saved *saved; /* float32 */
-    struct adapter_file_meta meta;    /* as it is to be written */
+    struct adapter_file_meta meta;    /* of the result */
     struct method_report report;      /* error: ||result - exact||_F */
     struct method_options options;
-    struct lowrank_cut cut; /* as asked, or the method's own */
+    struct lowrank_cut cut; /* as asked, else the method's own */
     uint64_t bytes;
     bool stack;
-    bool cut_to_sent;          /* each module, to the largest rank it came with */
+    bool cut_to_sent; /* each module is cut to the largest rank that an adapter has there */
     struct adapter_file *file; /* (file_count) the adapters read */
-    double *share, *p;         /* (file_count) w_k / sum w, and what a robust rule made of it */
+    double *share, *p;         /* (file_count) w_k / sum w before and after the robust rule */
     size_t file_count;
-    /* With `compare`, a module and last in total: the cosines of agg/round/method_diagnose.h over all
-     * pairs of adapters, nothing else; else NULL. */
+    /* With `compare`: (count + 1) the cosines of agg/round/method_diagnose.h over all pairs of
+     * adapters, of each module and last of all; no other field is set. Otherwise NULL. */
     struct method_report_row *compared;
     struct method_state state; /* the results' scratch */
     struct arena arena;
@@ -70,11 +71,12 @@ err combine_open(struct combine *out, const struct combine_options *options);
 err combine_write(const struct combine *c, const char *dir, bool replace);
 void combine_close(struct combine *c);
 
-/* Recomputes by plain loops in float64, row by row, what was asked for: ||result - exact||_F and
- * ||exact||_F of module i; `result` is what was written, read back (NULL: c->module). */
+/* An independent check: recomputes module i by plain loops in float64, row by row, and gives
+ * ||result - exact||_F and ||exact||_F. `result` is the written adapter, read back (NULL:
+ * c->module). */
 err combine_verify(double *error, double *norm, const struct combine *c, size_t i,
                    const struct adapter_file *result);
-/* The largest |result - mean| of the i-th tensor saved whole, over the largest |mean|. */
+/* The largest |result - mean| of tensor i that is saved whole, divided by the largest |mean|. */
 err combine_verify_saved(double *error, const struct combine *c, size_t i,
                          const struct adapter_file *result);
 

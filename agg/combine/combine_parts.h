@@ -1,29 +1,30 @@
-/* What agg/combine*.c share; contract in combine.h. */
+/* Parts shared by agg/combine/combine*.c; contract in combine.h. */
 #ifndef AGG_COMBINE_PARTS_H
 #define AGG_COMBINE_PARTS_H
 
 #include "agg/combine/combine.h"
 
-/* The result is the exact sum, cut or not; else the method combines factors. */
+/* The method gives the exact sum, cut or not. Otherwise it combines factors. */
 bool combine_sums(const struct method *method);
 
-/* One module's result; rank_max 0: no bound beside the options'. */
+/* The result of module i; rank_max 0: only the limits of the options. */
 err combine_module(struct method_result *out, const struct combine *c,
                    const struct combine_options *o, size_t i, uint32_t rank_max);
-/* The ranks that c->bytes hold (agg/algebra/budget.h). */
+/* The rank of each module that c->bytes allow (agg/algebra/budget.h). */
 err combine_spend(uint32_t *rank, const struct combine *c, int threads);
 
-/* Inner products (file_count, file_count) of what the adapters add to module i. */
+/* Inner products (file_count, file_count) of the products that the adapters add to module i. */
 err combine_gram(double *gram, const struct combine *c, const struct combine_options *o, size_t i);
-/* c->p becomes what the robust rule makes of the shares, over all modules together; with `compare`
- * also how far adapters agree. */
+/* Applies the robust rule to the shares c->p, over all modules together, and with `compare` sets
+ * c->compared. */
 err combine_robust(struct combine *c, const struct combine_options *o, int threads);
 
-/* The tensors saved whole are in every adapter, of one shape, and the configuration that speaks of
- * them is the same. */
+/* Lists the tensors saved whole. ERR_INPUT unless every adapter has them with the same shapes and
+ * the same `bias`. */
 err combine_saved_list(struct combine *c);
-/* Their means, appended to the scratch file; then, when that is mapped, where they lie. */
+/* Appends their means to the scratch file. */
 err combine_saved_mean(struct combine *c);
+/* Points c->saved to the means, once the scratch file is mapped. */
 void combine_saved_map(struct combine *c);
 
 #endif

@@ -169,7 +169,7 @@ struct method_aggregate {
     const char *text;
 };
 
-enum { METHOD_OWN_OPTIONS = 4 };
+enum { METHOD_OWN_OPTIONS = 4 }; /* most keys of one method */
 
 /* All that the programs know of one method. Programs and tests go over the registry
  * (agg/methods/registry.c), so a new method needs this row, its line there, and its section in
@@ -184,15 +184,15 @@ struct method {
      * stays frozen beside it (fed-sb, ffa, flexlora), or with `truncates` is absent while it trains
      * (hetlora). */
     bool mixed_ranks, truncates;
-    bool prunes; /* an update may have a smaller rank than assigned; the member then keeps it */
+    bool prunes;      /* an update may have a smaller rank than assigned, which then stays */
     bool equal_scale; /* alpha and rslora must be the same for all members */
 
     /* ---- what a round publishes ---- */
     bool exact;   /* the published change is the exact weighted mean, up to float32 rounding */
     bool frozen;  /* has a file of frozen factors, which members fetch once, by digest */
     bool carries; /* adds to the carry, which clients apply frozen */
-    bool
-        averages; /* each trained value is averaged by itself, so server optimizers can act on it */
+    /* Each trained value is averaged by itself, so that all server optimizers can act on it. */
+    bool averages;
     /* Clients draw A by method_fresh_a() and zero B at the start of each round; otherwise they
      * start from the state's factors. */
     bool fresh;

@@ -1,6 +1,7 @@
-/* The normal distribution where rounding matters, and the Gaussian mechanism's exact curve.
+/* The normal distribution with full relative precision, and the exact privacy curve of the Gaussian
+ * mechanism.
  *
- * A plan in which everyone takes part composes to one Gaussian mechanism of mu = sqrt(sum 1/z^2):
+ * Releases in which all units take part compose to one Gaussian mechanism, mu = sqrt(sum 1/z^2):
  *   delta(eps) = Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu)
  * (Balle, Wang 2018, theorem 8; Dong, Roth, Su 2019, corollary 2.13). Pure; no units. */
 #ifndef PRIVACY_ACCOUNT_GAUSSIAN_H
@@ -12,7 +13,7 @@ double account_gaussian_log_erfc(double x);
 double account_gaussian_log_cdf(double x);
 /* P(low < N(0,1) <= high), relative error of a few roundings of the smaller tail. */
 double account_gaussian_between(double low, double high);
-/* Its logarithm, also where the probability itself is too small for a double. */
+/* Its logarithm, also if the probability is too small for a double. */
 double account_gaussian_log_between(double low, double high);
 
 double account_gaussian_delta(double mu, double epsilon);

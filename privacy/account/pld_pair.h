@@ -10,12 +10,12 @@ struct pld_pair {
 };
 
 double pld_pair_loss(const struct pld_pair *pair, double x);
-/* The x of a loss; -+infinity beyond the least and the largest one. */
+/* The x that has this loss; -infinity or +infinity for losses outside the range. */
 double pld_pair_inverse(const struct pld_pair *pair, double loss);
 /* The probabilities of low < x <= high under P and under Q. */
 double pld_pair_up(const struct pld_pair *pair, double low, double high);
 double pld_pair_low(const struct pld_pair *pair, double low, double high);
-/* The logarithm of the latter, also where it is too small for a double. */
+/* ln pld_pair_low(), also if the probability is too small for a double. */
 double pld_pair_log_low(const struct pld_pair *pair, double low, double high);
 
 #endif

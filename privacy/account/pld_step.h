@@ -1,8 +1,8 @@
 /* The privacy loss distribution of one release of sampled Gaussian noise, on a grid, from above.
  *
  * Connect-the-dots (Doroshenko, Ghazi, Kamath, Kumar, Manurangsi 2022, section 3): the probability
- * between two neighbouring points of the grid is put on these two such that P and Q of the cell
- * stay what they were. The result dominates the true pair at every epsilon, and equals it on the
+ * between two neighbouring points of the grid is moved to these two points so that P and Q of the
+ * cell do not change. The result dominates the true pair at every epsilon, and equals it on the
  * grid. */
 #ifndef PRIVACY_PLD_STEP_H
 #define PRIVACY_PLD_STEP_H
@@ -21,7 +21,7 @@ struct pld_step {
     double infinity; /* probability of an infinite loss */
 };
 
-/* How many cells the pair takes on a grid of this interval. */
+/* Number of cells of the pair on a grid of this spacing. */
 double pld_step_cells(const struct pld_pair *pair, double interval);
 err pld_step_take(struct pld_step *out, const struct pld_pair *pair, double interval,
                   struct arena *arena);

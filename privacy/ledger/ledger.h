@@ -1,17 +1,19 @@
-/* The privacy ledger: one canonical JSON line a release, each with the hash of the one before it
- * and an Ed25519 signature. What leaves is recorded first: whoever makes a state or an update
- * durable writes its line in the same transaction (or file write before it), so a crash can only
- * count what was never seen. The first line says what was promised and planned, the others what was
- * done. A ledger that goes on under another plan (the training after a private basis was found;
- * another run on the same records) says so in a line of its own; unit and budget stay what the
- * first line says, for everything in it together:
+/* The privacy ledger: one canonical JSON line for each release, with the hash of the line before it
+ * and an Ed25519 signature. The line is written in the same transaction as the state or update it
+ * describes, or to a file before it, so a crash can count a release that never left, but never miss
+ * one that did.
+ *
+ * The first line has the promise and the plan, the others have the releases. A ledger that
+ * continues under another plan (training after a private basis was found, or another run on the
+ * same records) has a line for it. Unit and budget are those of the first line, for all lines
+ * together.
  *
  *     hash = BLAKE2b-256("fedlora ledger 1" 0 line without "hash" and "signature")
  *     signature = Ed25519("fedlora ledger 1" 0 hash)
  *
- * Keys are sorted, no spaces; numbers that are not whole are C99 hexadecimal texts, so replaying is
- * exact. A writer holds a head and a key and makes lines; nothing here touches a disk but
- * ledger_key_open. A reader (ledger_read) refuses any changed byte and names the line. */
+ * Keys are sorted, without spaces. Numbers that are not whole are C99 hexadecimal texts, so that a
+ * replay is exact. A writer holds a head and a key and makes lines; nothing here uses a disk except
+ * ledger_key_open(). A reader (ledger_read()) refuses any changed byte and names the line. */
 #ifndef PRIVACY_LEDGER_H
 #define PRIVACY_LEDGER_H
 
@@ -41,54 +43,55 @@ void ledger_key_close(struct ledger_key *key);
 
 struct ledger_head {
     uint64_t count;     /* lines so far */
-    struct digest hash; /* of the last one; zero when there is none */
+    struct digest hash; /* of the last line; zero if there is none */
 };
 
 /* The first line, or a new plan. Texts are borrowed. */
 struct ledger_terms {
-    const char *job, *party; /* the run; who keeps this ledger */
-    const char *purpose;     /* training; basis: the passes that find one */
+    const char *job, *party; /* the run; the owner of this ledger */
+    const char *purpose;     /* "training", or "basis": the passes that find a basis */
     enum ledger_unit unit;
     const char *method, *weights;
-    const char
-        *bases; /* seed, weights; private: within this ledger; given: a file that is public */
-    double epsilon, delta;        /* first line: the budget of all; what this plan keeps to */
+    /* seed, weights, private (found under this ledger) or given (a public file) */
+    const char *bases;
+    double epsilon, delta;        /* first line: the whole budget; later lines: of that plan */
     double noise, sampling, clip; /* planned: multiplier, rate, (first) clip norm */
     struct adaptive adaptive;
     double denominator;
-    struct digest cohorts; /* the anchor of the seeds members are drawn by (cohort.h); zero: none */
-    struct digest given;   /* what bases "given" is, or what training starts from; zero: nothing */
-    uint64_t units;        /* in the population: members, or records */
+    struct digest cohorts; /* anchor of the seeds that draw members (cohort.h); zero: none */
+    struct digest given;   /* the file of bases "given", or the initial state; zero: none */
+    uint64_t units;        /* size of the population: members, or records */
     uint64_t dim;          /* coordinates that get noise */
     uint32_t rounds;
     uint32_t steps; /* noisy steps a release: 1 at the coordinator, of DP-SGD in a client */
 };
 
-/* One release: what was drawn, and what is charged for it. */
+/* One release: the noise that was used, and the event charged for it. */
 struct ledger_release {
     uint32_t round;
-    struct account_event charged; /* noise at most what was drawn */
+    struct account_event charged; /* its noise is at most the noise used */
     double clip;                  /* C; lattice and norm_int follow from it (clip.h) */
-    uint64_t sigma, sigma_bits;   /* in lattice steps; sigma_bits 0: no count of unclipped ones */
+    uint64_t sigma, sigma_bits;   /* lattice steps; sigma_bits 0: unclipped members not counted */
     double denominator;
     uint64_t dim;
     struct digest released;     /* of the state or update */
-    double epsilon, rdp, order; /* after it, by both accountants */
+    double epsilon, rdp, order; /* totals after this release, by both accountants */
 };
 
-/* Each appends one line, with its newline, and moves the head; both untouched on failure. */
+/* Each function appends one line, with its newline, and advances the head. Both are untouched on
+ * failure. */
 err ledger_start(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                  const struct ledger_terms *terms);
-/* From here on releases are made under these terms; their unit and party are the ledger's. */
+/* Later releases are made under these terms. Unit and party must be those of the first line. */
 err ledger_plan(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                 const struct ledger_terms *terms);
 err ledger_add(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                const struct ledger_release *release);
-/* What happened without a release: "stop" (the budget is spent), "abort", "evaluation", "note". */
+/* An event without a release: "stop" (the budget is spent), "abort", "evaluation", "note". */
 err ledger_note(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                 const char *kind, const char *text);
 
-/* The same plan, of at most as many coordinates: `is` needs no line of its own after `was`. */
+/* `is` is the plan `was`, with at most as many coordinates, and so needs no line of its own. */
 bool ledger_same_plan(const struct ledger_terms *was, const struct ledger_terms *is);
 
 struct ledger_entry {
@@ -104,16 +107,16 @@ struct ledger {
     struct ledger_head head;
     struct ledger_entry *entry; /* (count): all lines but the first */
     size_t count;
-    uint8_t public[32]; /* that signed it, as the first line says */
+    uint8_t public[32]; /* the signing key, as the first line has it */
 };
-/* All of a ledger's text. ERR_INPUT "NAME:LINE: ..." for anything that no writer wrote. That lines
- * are missing at the end only the head can tell: compare it with one noted elsewhere. */
+/* Reads the whole text of a ledger. ERR_INPUT "NAME:LINE: ..." for any text that no writer wrote.
+ * Lines missing at the end cannot be seen here: compare the head with one noted elsewhere. */
 err ledger_read(struct ledger *out, const char *text, size_t size, const char *name);
-/* The lines that follow what was read before (a zeroed one: nothing). As it was on failure. */
+/* Reads the lines that follow those read before (none in a zeroed struct). Unchanged on failure. */
 err ledger_read_more(struct ledger *ledger, const char *text, size_t size, const char *name);
-/* The hash that one line says it has; nothing is checked. */
+/* The "hash" field of one line, unchecked. */
 err ledger_line_hash(struct digest *out, const char *line, size_t size, const char *name);
-/* Keeps what reading on needs, and none of the entries. */
+/* Frees the entries; ledger_read_more() still works. */
 err ledger_forget(struct ledger *ledger);
 void ledger_close(struct ledger *ledger);
 

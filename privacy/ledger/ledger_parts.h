@@ -1,4 +1,4 @@
-/* What writing and reading a ledger share; for ledger*.c only. */
+/* Parts shared by writing and reading a ledger; for ledger*.c only. */
 #ifndef PRIVACY_LEDGER_PARTS_H
 #define PRIVACY_LEDGER_PARTS_H
 

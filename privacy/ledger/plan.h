@@ -1,13 +1,13 @@
-/* May this run claim the privacy it asks for? One question before anything starts, answered with a
- * refusal that gives the reason, or with the summary that is printed and written into the ledger.
- * Specification 1.1 to 1.7; docs/privacy.md says why each refusal is one. Pure. */
+/* Decides before a run starts whether it may claim the privacy it asks for. The answer is a refusal
+ * with the reason, or the summary that is printed and written into the ledger. docs/privacy.md
+ * explains every refusal. Pure. */
 #ifndef PRIVACY_PLAN_H
 #define PRIVACY_PLAN_H
 
 #include "base/bytes.h"
 #include "privacy/ledger/ledger.h"
 
-/* Texts may be NULL: the first word listed. */
+/* A text that is NULL means the first value listed. */
 struct plan {
     enum ledger_unit unit;
     const char *method; /* for messages and the ledger */
@@ -19,8 +19,8 @@ struct plan {
     const char *bases;          /* seed, weights, given, private, gradient */
     const char *robust;         /* none, norm, or a rule that picks members or coordinates */
     double epsilon, delta;      /* the budget; 0: missing */
-    double noise;               /* multiplier; 0: what the budget needs */
-    double sampling;            /* (0, 1] of members a round, or of records a step */
+    double noise;               /* multiplier; 0: the smallest that the budget allows */
+    double sampling;            /* rate in (0, 1]: members per round, or records per step */
     double clip;
     struct adaptive adaptive;     /* sigma_b 0: expected members / 20 */
     struct digest cohorts, given; /* for the ledger's terms */
@@ -28,28 +28,27 @@ struct plan {
     uint64_t units;               /* members; records of one party */
     uint64_t dim;                 /* coordinates trained; 0: not known yet, for records only */
     uint32_t rounds, steps;       /* steps: noisy steps a round; 1 at the coordinator */
-    /* bases = gradient: passes over everyone before the rounds, each clipped and noised by itself.
-     */
+    /* bases = gradient: passes over all units before the rounds. Each is clipped and gets noise. */
     uint32_t basis_passes;
-    double basis_noise; /* multiplier; 0: what PLAN_BASIS_SHARE of epsilon needs for all of them */
-    double basis_clip;  /* of a unit's sketch; 0: the basis would be without noise */
+    double basis_noise; /* multiplier; 0: the smallest for PLAN_BASIS_SHARE of epsilon in total */
+    double basis_clip;  /* clip norm of a unit's sketch; 0: none given, which is refused */
     uint64_t basis_dim; /* coordinates of the larger pass */
-    bool quorum;        /* closes with fewer than were drawn, over-selects, or the like */
-    bool force;         /* go on although the noise drowns the change */
+    bool quorum;        /* a round may close with fewer members than were drawn */
+    bool force;         /* continue although the noise is larger than the change */
 };
 
 enum { PLAN_WARNINGS = 4, PLAN_WARNING_BYTES = 200 };
 #define PLAN_BASIS_SHARE 0.2
 
 struct plan_summary {
-    double noise;       /* multiplier to be used */
-    double epsilon;     /* after all rounds, by PLD */
-    double rdp;         /* and by RDP */
-    double expected;    /* members a round, or records a step */
-    double denominator; /* fixed */
-    double ratio;       /* norm of the noise in the mean over the clip norm */
-    double basis_noise, basis_ratio, basis_denominator; /* of the passes; 0: there are none */
-    uint64_t rounds; /* that the budget allows, at most plan.rounds */
+    double noise;       /* multiplier to use */
+    double epsilon;     /* after all rounds, by the PLD accountant */
+    double rdp;         /* the same by the RDP accountant */
+    double expected;    /* mean number of members per round, or of records per step */
+    double denominator; /* fixed divisor of the sum */
+    double ratio;       /* norm of the noise in the mean, divided by the clip norm */
+    double basis_noise, basis_ratio, basis_denominator; /* of the passes; 0: no passes */
+    uint64_t rounds; /* number of rounds that the budget allows, at most plan.rounds */
     struct adaptive adaptive;
     char warning[PLAN_WARNINGS][PLAN_WARNING_BYTES];
     size_t warnings;
@@ -59,8 +58,7 @@ struct plan_summary {
 err plan_check(struct plan_summary *out, const struct plan *plan);
 /* A few lines for the operator: unit, budget, noise, ratio, warnings. */
 err plan_text(struct bytes *out, const struct plan *plan, const struct plan_summary *summary);
-/* What goes into the ledger before the first round of training; and before the passes for a basis.
- */
+/* The terms for the ledger, before the first round of training or before the passes for a basis. */
 struct ledger_terms plan_terms(const struct plan *plan, const struct plan_summary *summary,
                                const char *job, const char *party);
 struct ledger_terms plan_basis_terms(const struct plan *plan, const struct plan_summary *summary,

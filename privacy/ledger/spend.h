@@ -1,10 +1,10 @@
-/* What has been spent of a privacy budget, and what one more release would come to: asked before a
- * round starts, charged before its result leaves. Releases of the same kind are kept as one event,
- * so the accountants compose them with themselves. Not thread-safe; no clock, no disk.
+/* The part of a privacy budget that is spent, and the total after one more release. Callers ask
+ * before a round starts and charge before its result leaves. Releases of the same kind are kept as
+ * one event, so that the accountants compose them with themselves. Not thread-safe; no clock, no
+ * disk.
  *
- * The published epsilon is the PLD accountant's; the RDP one stands beside it as a check from an
- * independent derivation: a PLD figure above it by more than 1e-3 is an error (specification D5).
- */
+ * The published epsilon is the PLD accountant's. RDP is computed beside it by an independent
+ * derivation and is always looser, so a PLD figure above it by more than 1e-3 is an error. */
 #ifndef PRIVACY_SPEND_H
 #define PRIVACY_SPEND_H
 
@@ -20,7 +20,7 @@ struct spend {
 };
 
 struct spend_total {
-    double epsilon; /* PLD: what is published and enforced */
+    double epsilon; /* PLD: published and enforced */
     double rdp, rdp_order;
 };
 
@@ -28,12 +28,11 @@ struct spend_total {
 err spend_open(struct spend *out, double epsilon, double delta);
 void spend_close(struct spend *b);
 
-/* Of all that was charged and `next` (NULL: nothing more). */
+/* The total of all charged events and `next` (may be NULL). */
 err spend_after(struct spend_total *out, const struct spend *b, const struct account_event *next);
-/* ERR_LIMIT "the privacy budget is spent: ..." when spend_after(next) exceeds the cap; *out says
- * what it would come to when it does not. */
+/* spend_after(), but ERR_LIMIT "the privacy budget is spent: ..." if the total exceeds the cap. */
 err spend_allows(struct spend_total *out, const struct spend *b, const struct account_event *next);
-/* Never refused for the cap: what was released was released. */
+/* Not refused for the cap, because the release has happened. */
 err spend_charge(struct spend *b, const struct account_event *event);
 
 #endif

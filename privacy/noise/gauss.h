@@ -1,15 +1,15 @@
 /* Gaussian noise on an integer lattice, sampled exactly: round(sigma * Z), Z a standard normal
- * deviate. Nothing is approximated: no floating point, no table, no cut tail.
+ * deviate. There is no approximation: no floating point, no table, no cut tail.
  *
  *     P(v) = Phi((v + 1/2) / sigma) - Phi((v - 1/2) / sigma),   v integer
  *
  * For an integer x, x + round(g) = round(x + g), so adding this noise is a post-processing of the
- * continuous Gaussian mechanism: its privacy accounting holds as it stands.
+ * continuous Gaussian mechanism, and its privacy accounting holds without change.
  *
- * Source: Karney, "Sampling exactly from the normal distribution" (ACM TOMS 42, 2016), algorithms
- * N, H and B: Z = +-(k + x), the digits of x made only as they are needed, here until the integer
- * that sigma * (k + x) rounds to is decided. The time taken depends on the values: draw ahead of
- * need. */
+ * Source: Karney, "Sampling exactly from the normal distribution" (ACM TOMS 42, 2016, arXiv
+ * 1303.6257), algorithms N, H and B: Z = +-(k + x), with the digits of x drawn one by one, here
+ * until they decide the integer to which sigma * (k + x) rounds. The running time depends on the
+ * values, so the noise is drawn before it is needed. */
 #ifndef PRIVACY_GAUSS_H
 #define PRIVACY_GAUSS_H
 

@@ -1,11 +1,11 @@
 /* Unpredictable bits for privacy noise and for drawing cohorts: ChaCha20 with fast key erasure.
- * Each refill makes 32 + 4096 bytes from the key (zero nonce): the first 32 are the next key, and
- * words are zeroed as they are given out, so a memory image tells nothing of what was drawn before.
+ * Each refill makes 32 + 4096 bytes from the key (zero nonce). The first 32 bytes are the next key,
+ * and words are zeroed when they are given out, so a memory image does not reveal earlier output.
  * The key comes from the operating system (libsodium's randombytes_buf), again after 2^20 refills
  * and in the child after a fork.
  *
- * There is no way to give a seed: a test that needs known words defines these symbols itself, in an
- * object that no release library holds. One struct a thread. */
+ * There is no way to give a seed. A test that needs known words defines these symbols itself, in an
+ * object that no release library contains. One struct for each thread. */
 #ifndef PRIVACY_KEYSTREAM_H
 #define PRIVACY_KEYSTREAM_H
 
@@ -18,16 +18,16 @@ enum { KEYSTREAM_WORDS = 1024 };
 struct keystream {
     uint32_t word[KEYSTREAM_WORDS];
     uint32_t used;    /* words given out; KEYSTREAM_WORDS: none left */
-    unsigned forks;   /* keystream_forks when the words were made */
-    uint32_t refills; /* since the key came from the operating system */
+    unsigned forks;   /* value of keystream_forks when the words were made */
+    uint32_t refills; /* refills since the key came from the operating system */
     uint8_t key[32];
 };
 
 err keystream_open(struct keystream **out); /* in guarded, locked memory */
-void keystream_close(struct keystream *k);  /* wipes it; NULL is taken */
+void keystream_close(struct keystream *k);  /* wipes it; k may be NULL */
 void keystream_refill(struct keystream *k);
 
-extern volatile unsigned keystream_forks; /* how often this process has been forked off */
+extern volatile unsigned keystream_forks; /* counts the forks up to this process */
 
 static inline uint32_t keystream_u32(struct keystream *k)
 {
@@ -42,8 +42,8 @@ static inline uint32_t keystream_below(struct keystream *k, uint32_t bound)
 {
     uint64_t product = (uint64_t)keystream_u32(k) * bound;
     if ((uint32_t)product < bound) {
-        uint32_t uneven =
-            -bound % bound; /* 2^32 mod bound: so many low parts come once too often */
+        /* Lemire's method: the lowest 2^32 mod bound products would come once too often. */
+        uint32_t uneven = -bound % bound;
         while ((uint32_t)product < uneven)
             product = (uint64_t)keystream_u32(k) * bound;
     }

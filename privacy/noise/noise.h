@@ -1,12 +1,13 @@
-/* A round's noise, drawn before the first update of that round is read, so that how long it takes
- * tells nothing about the data, and used once:
+/* The noise of one round. It is drawn before the first update of the round is read, so that the
+ * time it takes reveals nothing about the data, and it is used once:
  *
  *     noise_draw(&noise, dim, sigma);      when the round opens
- *     noise_add(sum, n, &noise);           as the round closes, module by module
+ *     noise_add(sum, n, &noise);           when the round closes, module by module
  *     noise_close(&noise);
  *
  * The values are exact rounded Gaussians of deviation `sigma` lattice steps (gauss.h) in guarded
- * memory, each wiped as it is used. Integers in, integers out: noise never meets floating point. */
+ * memory; each is wiped after its use. Integers in, integers out: no floating point touches
+ * them. */
 #ifndef PRIVACY_NOISE_H
 #define PRIVACY_NOISE_H
 
@@ -23,7 +24,7 @@ struct noise {
 
 /* 1 <= sigma <= 2^48 (gauss.h); count >= 1. */
 err noise_draw(struct noise *out, size_t count, uint64_t sigma);
-/* sum[i] += the next value, for n coordinates that are still there. |sum[i]| <= 2^61. */
+/* sum[i] += the next value, for n coordinates; at most `count` in total. |sum[i]| <= 2^61. */
 void noise_add(int64_t *sum, size_t n, struct noise *noise);
 void noise_close(struct noise *noise);
 
