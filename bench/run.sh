@@ -8,7 +8,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh private [options]        training with example-level privacy, beside without
        bench/run.sh privacy DIR [options]    what privacy by example costs in test loss, on CLINC150
-       bench/run.sh agg [options]            aggregation: means, whole rounds, recompression
+       bench/run.sh agg [options]            aggregation: means, whole rounds, recompression, reports
        bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
        bench/run.sh search DIR [options]     alpha and learning rate of the demo's methods, by validation rows
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
@@ -58,13 +58,15 @@ case "${1:-}" in
   agg)
     shift
     build=$bench/../build/release
-    cmake --build "$build" --target bench_agg bench_recompress >/dev/null
+    cmake --build "$build" --target bench_agg bench_recompress bench_reports >/dev/null
     dir=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-bench-XXXXXX")
     trap 'rm -rf "$dir"' EXIT
     uptime
     "$build/bench_agg" --dir "$dir" "$@"
     echo
     "$build/bench_recompress"
+    echo
+    "$build/bench_reports" --dir "$dir"
     uptime ;;
   search)
     shift

@@ -1,28 +1,17 @@
-#include "agg/round/method_measure.h"
-
+/* The norms of one module of a round; contract in method_measure.h. Here: combinations of low-rank
+ * terms, which serve every method in which A and B train. */
 #include "agg/algebra/matrix.h"
 #include "agg/algebra/norms.h"
 #include "agg/round/method_change.h"
+#include "agg/round/method_measure_parts.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHANGE, ERROR, STATE, NORMS };
-
-static void set_norms(struct method_report_row *row, const double *norm)
-{
-    row->update_norm = norm[CHANGE];
-    row->error = norm[ERROR];
-    row->state_norm = norm[STATE];
-}
-
-/* ---- A and B train: combinations of low-rank terms ---- */
-
 struct sums {
     struct method_change change; /* the terms: D's, then the state's before and as published */
-    double *weight;              /* (NORMS, terms) */
+    double *weight;              /* (MEASURE_NORMS, terms) */
     size_t room;
 };
 
@@ -48,8 +37,8 @@ static void add_term(struct sums *s, const struct lowrank_term *term, double err
     size_t t = s->change.stack.count;
     if (!term->r || !term->A || !term->B) return;
     method_change_add(&s->change, term);
-    s->weight[ERROR * s->room + t] = error;
-    s->weight[STATE * s->room + t] = state;
+    s->weight[MEASURE_ERROR * s->room + t] = error;
+    s->weight[MEASURE_STATE * s->room + t] = state;
 }
 
 /* The carry was published as it was: it leaves no error, and is read once. */
@@ -82,31 +71,30 @@ static void add_before(struct sums *s, const struct method_measure *x)
             term->c = old->scale;
             whole = t;
         }
-        s->weight[CHANGE * s->room + t] = s->weight[ERROR * s->room + t] = sum;
+        s->weight[MEASURE_CHANGE * s->room + t] = s->weight[MEASURE_ERROR * s->room + t] = sum;
     }
     if (whole == SIZE_MAX)
         add_term(s, &pair, 1, 0);
-    else if (fabs(s->weight[ERROR * s->room + whole] += 1) < 1e-9)
-        s->weight[ERROR * s->room + whole] = 0; /* else only rounding of the weights */
+    else if (fabs(s->weight[MEASURE_ERROR * s->room + whole] += 1) < 1e-9)
+        s->weight[MEASURE_ERROR * s->room + whole] = 0; /* else only rounding of the weights */
     if (!same_carry(x)) add_term(s, &carry, 1, 0);
 }
 
 /* Rows of `weight` without the room that was not used. */
 static void pack_weights(struct sums *s)
 {
-    for (size_t j = 1; j < NORMS; j++)
+    for (size_t j = 1; j < MEASURE_NORMS; j++)
         memmove(s->weight + j * s->change.stack.count, s->weight + j * s->room,
                 s->change.stack.count * sizeof *s->weight);
 }
 
-static err measure_pairs(struct method_report_row *row, const struct method_measure *x)
+static err measure_pairs(double *norm, const struct method_measure *x)
 {
     enum { MORE = 4 };
     struct sums s = {.room = 2 * x->round->count + MORE};
-    double norm[NORMS];
     err e = ERR_NONE;
     TRY(method_change_open(&s.change, x->round, x->method, MORE));
-    TRY_OUT(e, matrix_take(&s.weight, NORMS, s.room));
+    TRY_OUT(e, matrix_take(&s.weight, MEASURE_NORMS, s.room));
     size_t terms = s.change.stack.count;
     add_before(&s, x);
     const struct lowrank_term pair = pair_of(x->made, x->round->module->scale),
@@ -114,232 +102,28 @@ static err measure_pairs(struct method_report_row *row, const struct method_meas
     add_term(&s, &pair, -1, 1);
     add_term(&s, &carry, same_carry(x) ? 0 : -1, 1);
     pack_weights(&s);
-    TRY_OUT(e, norms_of(norm, &s.change.stack, s.weight, NORMS));
-    if (terms == 0) norm[ERROR] = 0; /* nobody sent it: not a bit of it has changed */
-    set_norms(row, norm);
+    TRY_OUT(e, norms_of(norm, &s.change.stack, s.weight, MEASURE_NORMS));
+    if (terms == 0) norm[MEASURE_ERROR] = 0; /* nobody sent it: not a bit of it has changed */
 out:
     method_change_close(&s.change);
     free(s.weight);
     return e;
 }
 
-/* ---- one factor trains ---- */
-
-/* ||X fixed||_F (or ||fixed X||_F) of a trained factor X: the root of <X, G X>. */
-struct ground {
-    double *gram; /* (r, r) of the fixed factor; NULL: the identity */
-    double *work; /* as large as X */
-    size_t r, d;
-    bool rows; /* X is (r, d), not (d, r) */
-};
-
-static double norm_on(const struct ground *g, const double *x)
-{
-    int r = (int)g->r, d = (int)g->d, n = r * d;
-    if (!g->gram) return cblas_dnrm2(n, x, 1);
-    if (g->rows)
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, r, d, r, 1, g->gram, r, x, d, 0,
-                    g->work, d);
-    else
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, d, r, r, 1, x, r, g->gram, r, 0,
-                    g->work, r);
-    return sqrt(fmax(0, cblas_ddot(n, x, 1, g->work, 1)));
-}
-
-/* The pair was turned on new axes: ||mean A - B' A'||_F of the mean (m, r) of B and the state's A.
- * With T = A A'^T it is ||F A' + mean P||, F = mean T - B', P = A - T A'. Both are small where the
- * pairs are equal, and computed value by value, so nothing cancels in the norm. */
-static err norm_of_turn(double *out, const double *mean, const float *A,
-                        const struct adapter_file_module *made)
-{
-    size_t m = made->factor[ADAPTER_FILE_B].rows, n = made->factor[ADAPTER_FILE_A].cols;
-    int r = (int)made->rank, im = (int)m, in = (int)n;
-    size_t rr = (size_t)r * (size_t)r;
-    const float *B1 = made->factor[ADAPTER_FILE_B].f32, *A1 = made->factor[ADAPTER_FILE_A].f32;
-    double *a = NULL, *p, *f = NULL, *small = NULL, sum = 0;
-    err e = ERR_NONE;
-    TRY_OUT(e, matrix_take(&a, 2 * (size_t)r, n));
-    TRY_OUT(e, matrix_take(&f, m, (size_t)r));
-    TRY_OUT(e, matrix_take(&small, 7 * (size_t)r, (size_t)r));
-    p = a + (size_t)r * n;
-    double *T = small, *ff = T + rr, *fb = ff + rr, *bb = fb + rr, *aa = bb + rr, *pa = aa + rr,
-           *pp = pa + rr;
-    for (size_t i = 0; i < (size_t)r * n; i++) {
-        a[i] = (double)A1[i];
-        p[i] = (double)A[i];
-    }
-    for (size_t i = 0; i < m * (size_t)r; i++)
-        f[i] = -(double)B1[i];
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r, r, in, 1, p, in, a, in, 0, T, r);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, r, in, r, -1, T, r, a, in, 1, p, in);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, im, r, r, 1, mean, r, T, r, 1, f, r);
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, r, r, im, 1, f, r, f, r, 0, ff, r);
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, r, r, im, 1, f, r, mean, r, 0, fb, r);
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, r, r, im, 1, mean, r, mean, r, 0, bb, r);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r, r, in, 1, a, in, a, in, 0, aa, r);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r, r, in, 1, a, in, p, in, 0, pa, r);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r, r, in, 1, p, in, p, in, 0, pp, r);
-    for (size_t i = 0; i < rr; i++)
-        sum += ff[i] * aa[i] + 2 * fb[i] * pa[i] + bb[i] * pp[i];
-    *out = sqrt(fmax(0, sum));
-out:
-    free(a);
-    free(f);
-    free(small);
-    return e;
-}
-
-/* The other factor, as the state has it or as it is frozen; NULL: not at hand. */
-static const float *fixed_of(const struct adapter_file_module *m,
-                             const struct adapter_file_module *frozen, enum adapter_file_role role)
-{
-    if (m->factor[role].f32 || !frozen) return m->factor[role].f32;
-    return frozen->factor[role].f32;
-}
-
-struct factors { /* (r, d) or (d, r) of the factor that trains, float64 */
-    double *exact, *change, *lost, *now;
-    struct ground ground;
-};
-
-static void factors_close(struct factors *f)
-{
-    free(f->exact);
-    free(f->ground.gram);
-    free(f->ground.work);
-}
-
-static err factors_open(struct factors *out, const struct method_measure *x,
-                        enum adapter_file_role role)
-{
-    const float *now = x->made->factor[role].f32, *was = x->round->module->factor[role].f32;
-    struct factors f = {.ground = out->ground};
-    size_t n = f.ground.r * f.ground.d;
-    err e = ERR_NONE;
-    TRY_OUT(e, matrix_take(&f.exact, n, 4));
-    TRY_OUT(e, matrix_take(&f.ground.work, n, 1));
-    TRY_OUT(e, method_mean_exact(f.exact, x->round, role, n));
-    f.change = f.exact + n;
-    f.lost = f.change + n;
-    f.now = f.lost + n;
-    for (size_t i = 0; i < n; i++) {
-        f.now[i] = now ? (double)now[i] : 0;
-        f.change[i] = f.exact[i] - (was ? (double)was[i] : 0);
-        f.lost[i] = f.now[i] - f.exact[i];
-    }
-    *out = f;
-    return ERR_NONE;
-out:
-    factors_close(&f);
-    return e;
-}
-
-static err take_gram(struct ground *g, const float *fixed, size_t other)
-{
-    if (!fixed) return ERR_NONE;
-    if (!g->gram) TRY(matrix_take(&g->gram, g->r, g->r));
-    return norms_gram(g->gram, fixed, g->r, other, /*rows*/ !g->rows);
-}
-
-static err measure_factor(struct method_report_row *row, const struct method_measure *x,
-                          enum adapter_file_role role)
-{
-    const struct adapter_file_module *old = x->round->module, *frozen = x->round->frozen;
-    bool a = role == ADAPTER_FILE_A;
-    enum adapter_file_role other = a ? ADAPTER_FILE_B : ADAPTER_FILE_A;
-    const float *before = fixed_of(old, frozen, other), *after = fixed_of(x->made, frozen, other);
-    size_t d = a ? old->d_in : old->d_out, depth = a ? old->d_out : old->d_in;
-    struct factors f = {.ground = {.r = old->rank, .d = d, .rows = a}};
-    double norm[NORMS];
-    bool known = x->orthonormal && !old->factor[other].f32;
-    bool turned = before && after && before != after &&
-                  memcmp(before, after, old->rank * depth * sizeof *before) != 0;
-    err e = ERR_NONE;
-    TRY(factors_open(&f, x, role));
-    if (!known) TRY_OUT(e, take_gram(&f.ground, before, depth));
-    norm[CHANGE] = norm_on(&f.ground, f.change);
-    norm[ERROR] = norm_on(&f.ground, f.lost);
-    if (turned) TRY_OUT(e, norm_of_turn(&norm[ERROR], f.exact, before, x->made));
-    if (turned) TRY_OUT(e, take_gram(&f.ground, after, depth));
-    norm[STATE] = norm_on(&f.ground, f.now);
-    for (int j = 0; j < NORMS; j++)
-        norm[j] *= old->scale;
-    set_norms(row, norm);
-out:
-    factors_close(&f);
-    return e;
-}
-
-/* ---- R trains ---- */
-
-/* ||B X A||_F = sqrt <L X, X G>, L = B^T B, G = A A^T; both NULL: ||X||_F. `work` (2, r, r). */
-static double norm_between(const double *x, const double *left, const double *right, double *work,
-                           size_t r)
-{
-    int n = (int)r;
-    double *lx = work, *xg = work + r * r;
-    if (!left) return cblas_dnrm2(n * n, x, 1);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1, left, n, x, n, 0, lx, n);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1, x, n, right, n, 0, xg, n);
-    return sqrt(fmax(0, cblas_ddot(n * n, lx, 1, xg, 1)));
-}
-
-static err measure_core(struct method_report_row *row, const struct method_measure *x)
-{
-    const struct adapter_file_module *old = x->round->module, *frozen = x->round->frozen;
-    struct factors f = {.ground = {.r = old->rank, .d = old->rank}};
-    size_t r = old->rank;
-    double norm[NORMS], *left = NULL, *right = NULL, *work = NULL;
-    err e = ERR_NONE;
-    TRY_OUT(e, factors_open(&f, x, ADAPTER_FILE_R));
-    if (frozen && !x->orthonormal) {
-        TRY_OUT(e, matrix_take(&left, r, r));
-        TRY_OUT(e, matrix_take(&right, r, r));
-        TRY_OUT(e, matrix_take(&work, 2 * r, r));
-        TRY_OUT(e, norms_gram(left, frozen->factor[ADAPTER_FILE_B].f32, r, old->d_out, false));
-        TRY_OUT(e, norms_gram(right, frozen->factor[ADAPTER_FILE_A].f32, r, old->d_in, true));
-    }
-    norm[CHANGE] = norm_between(f.change, left, right, work, r);
-    norm[ERROR] = norm_between(f.lost, left, right, work, r);
-    norm[STATE] = norm_between(f.now, left, right, work, r);
-    set_norms(row, norm);
-out:
-    factors_close(&f);
-    free(left);
-    free(right);
-    free(work);
-    return e;
-}
-
-/* ---- all ---- */
-
-static err deviation(double *square, const struct adapter_file_factor *x, size_t r, bool rows)
-{
-    double *gram = NULL;
-    if (!x->f32) return ERR_NONE;
-    TRY(matrix_take(&gram, r, r));
-    err e = norms_gram(gram, x->f32, r, rows ? x->cols : x->rows, rows);
-    for (size_t i = 0; i < r; i++)
-        gram[i * r + i] -= 1;
-    *square += cblas_ddot((int)(r * r), gram, 1, gram, 1);
-    free(gram);
-    return e;
-}
-
-err method_measure_orthonormal(bool *out, const struct adapter_file_module *frozen)
-{
-    double square = 0;
-    TRY(deviation(&square, &frozen->factor[ADAPTER_FILE_B], frozen->rank, /*rows*/ false));
-    TRY(deviation(&square, &frozen->factor[ADAPTER_FILE_A], frozen->rank, /*rows*/ true));
-    *out = square <= 1e-10;
-    return ERR_NONE;
-}
-
 err method_measure(struct method_report_row *row, const struct method_measure *x)
 {
     unsigned trained = x->method->factors(x->round->number);
-    if (trained & METHOD_R) return measure_core(row, x);
-    if (trained == METHOD_A) return measure_factor(row, x, ADAPTER_FILE_A);
-    if (trained == METHOD_B) return measure_factor(row, x, ADAPTER_FILE_B);
-    return measure_pairs(row, x);
+    double norm[MEASURE_NORMS] = {0};
+    if (trained & METHOD_R)
+        TRY(measure_core(norm, x));
+    else if (trained == METHOD_A || trained == METHOD_B)
+        TRY(measure_factor(norm, x, trained == METHOD_A ? ADAPTER_FILE_A : ADAPTER_FILE_B));
+    else if (measure_is_mean(x))
+        TRY(measure_mean(norm, x));
+    else
+        TRY(measure_pairs(norm, x));
+    row->update_norm = norm[MEASURE_CHANGE];
+    row->error = norm[MEASURE_ERROR];
+    row->state_norm = norm[MEASURE_STATE];
+    return ERR_NONE;
 }

@@ -9,13 +9,14 @@
  * all of carry + scale B A (or B R A). No matrix of the module's size is formed unless the members'
  * ranks together make that the cheaper way (agg/algebra/norms.h), and nothing is decomposed:
  *
- *     A and B train    Gram matrices of the members' factors, the published and the previous ones.
- *                      An error below 1e-8 of the largest norm may be reported as any value up to
- *                      that: it is the difference of numbers that cancel.
- *     one trains       the mean of that factor less the published one, value by value, and the
- *                      (r, r) Gram matrix of the other factor: no cancellation.
- *     R trains         the same with the Gram matrices of both frozen factors; orthonormal ones
- *                      leave R's own norm.
+ *     A and B train     as differences from the published pair where all have one rank and scale and
+ *                       nothing is carried: nothing cancels, float32 Gram matrices, 1e-6 of each
+ *                       norm. Else by norms_of() on the members', published and previous factors:
+ *                       the error may be off by 1e-8 of the largest norm.
+ *     one of A, B       from the mean of that factor less the published one, value by value, and the
+ *                       (r, r) Gram matrix of the other factor: nothing cancels.
+ *     R                 the same with the Gram matrices of both frozen factors; orthonormal ones
+ *                       leave R's own norm.
  *
  * Frozen factors that are not at hand count as orthonormal. Pure; BLAS on the calling thread. */
 #ifndef AGG_METHOD_MEASURE_H
