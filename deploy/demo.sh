@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo: four institutions with different data and adapter ranks fine-tune one model together, on
-# this machine, over mutually authenticated TLS. What it runs is what a real federation runs, one
-# fedlora process an institution. Reads from top to bottom.
+# this machine, over mutually authenticated TLS. A real federation runs the same programs in the same
+# way, one fedlora process an institution. Reads from top to bottom.
 set -euo pipefail
 
 usage() {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""What deploy/demo.sh needs to read and write JSON: python3's standard library, nothing else.
+"""Reads and writes JSON for deploy/demo.sh, with python3's standard library alone.
 
-demo_report.py progress WIDTH    one line of at most WIDTH columns from `fedlora run status --json` on standard input
+demo_report.py progress WIDTH    one line of at most WIDTH columns from `fedlora run status --json`
+                                 on standard input
 demo_report.py fraction          how far that run is, of 1000
 demo_report.py port              a free TCP port of this machine
 demo_report.py field NAME        one field of the JSON document on standard input
@@ -199,7 +200,7 @@ def group(row):
 
 
 def score(row):
-    """What is compared: accuracy where rows have answers, else the loss."""
+    """The compared figure: accuracy if rows have answers, else the loss."""
     return row["accuracy"] if row["accuracy"] is not None else -row["loss"]
 
 
