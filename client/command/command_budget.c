@@ -36,8 +36,6 @@ static const char *const accountants[] = {"pld", "rdp", "prv", NULL};
 static const char *const adjacencies[] = {"add-remove", "replace-one", NULL};
 static const char *const schemes[] = {"poisson", "fixed", NULL};
 
-/* Noise, steps and epsilon are required by some of the commands and are the answer of another, so
- * they have rows of their own; everything else is common. */
 #define AT(member) offsetof(struct budget_command, member)
 #define ROW_NOISE                                                                                  \
     {                                                                                              \
@@ -54,7 +52,6 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
         .flag = "epsilon", .kind = OPTION_NUM, .at = AT(epsilon), .value = "E",                    \
         .help = "privacy budget: largest epsilon, at the delta of --delta (required)"              \
     }
-/* Tree aggregation (DP-FTRL) is a plan of its own kind; `budget steps` has no search for it. */
 #define ROWS_TREE                                                                                  \
     {.flag = "tree",                                                                               \
      .kind = OPTION_FLAG,                                                                          \
@@ -75,7 +72,6 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
         .help =                                                                                    \
             "with --tree: smallest number of steps between two in which the same unit takes part"  \
     }
-/* The plan, how it is accounted for, and the plot. */
 #define ROWS_COMMON                                                                                \
     {.flag = "sampling",                                                                           \
      .kind = OPTION_NUM,                                                                           \
@@ -142,7 +138,6 @@ static const char *const schemes[] = {"poisson", "fixed", NULL};
         .help = "replace an existing plot file"                                                    \
     }
 
-/* The number that a command computes is not one of its options. */
 static const struct option_row epsilon_rows[] = {ROW_NOISE, ROW_STEPS, ROWS_COMMON, ROWS_TREE};
 static const struct option_row noise_rows[] = {ROW_EPSILON, ROW_STEPS, ROWS_COMMON, ROWS_TREE};
 static const struct option_row steps_rows[] = {ROW_EPSILON, ROW_NOISE, ROWS_COMMON};
@@ -240,7 +235,6 @@ static err event_of(struct account_event *out, const struct budget_command *o, d
     return ERR_NONE;
 }
 
-/* All checks of the options, before any accounting, which can take seconds. */
 static err question_read(struct question *out, const struct budget_command *o, struct arena *arena)
 {
     struct question q = {.o = o, .before = o->before.count};
@@ -324,7 +318,6 @@ static json_t *before_json(const struct question *q)
     return list;
 }
 
-/* Values that only one accountant has (lower bound, order, grid) appear only with it. */
 static err print_json(const struct answer *a, const struct question *q)
 {
     const struct budget_command *o = q->o;
@@ -352,7 +345,6 @@ static err print_json(const struct answer *a, const struct question *q)
     return e;
 }
 
-/* The last column tells how exact the accountant is. */
 static err table_answer(struct table *t, const char *accountant, const struct account_spent *spent,
                         const struct answer *a, const struct question *q)
 {

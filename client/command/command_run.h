@@ -12,6 +12,8 @@ enum { COMMAND_RUN_CREATE_MS = 10 * 60 * 1000 };
 
 /* The status of one run; free *out with message_free(). */
 err command_run_get(Fedlora__V1__RunStatus **out, struct rpc_client *client, const char *name);
+/* Prints a message as JSON, with all of its fields. */
+err command_run_print_message(const ProtobufCMessage *message);
 /* Prints the whole status, as JSON or as tables. */
 err command_run_print(const Fedlora__V1__RunStatus *status, bool json);
 

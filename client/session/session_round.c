@@ -1,0 +1,317 @@
+/* The tasks of a round: client/session/session_round.h.
+ *
+ * Each task is done completely before the next one is asked for. The order inside a round is:
+ * download the state, train, write the update to disk, charge the privacy ledger, send the ledger,
+ * send the update. A kill between any two steps is repaired by the next start: finished steps are
+ * recognised by their files and not repeated, and nothing is sent that was not charged. */
+#include "client/session/session_round.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "client/session/session_report.h"
+#include "client/session/session_task.h"
+#include "proto/message.h"
+#include "proto/rpc_path.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void session_round_note(const struct session *s, const char *format, ...)
+{
+    char line[1024];
+    if (s->o->quiet) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fprintf(stderr, "%s\n", line);
+}
+
+/* The certificate's files are read again first: an
+ * expired certificate fails like any refusal, and members renew theirs while a run of weeks
+ * continues. With a new certificate the call is repeated at once. */
+err session_round_retry(struct session *s, err cause)
+{
+    bool changed = false;
+    err e = rpc_client_reload(&changed, s->client);
+    if (err_is(e)) session_round_note(s, "the certificate was not reloaded: %s", e.text);
+    if (!changed) return retry_wait(&s->retry, cause, "the coordinator");
+    session_round_note(s, "the certificate was renewed; connecting again");
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- blobs */
+
+/* Digests become file names, so their size is checked before anything else. */
+static err take_digest(struct digest *out, const ProtobufCBinaryData *from, const char *what)
+{
+    if (from->len != DIGEST_BYTES)
+        return err_make(ERR_INPUT,
+                        "the coordinator's task: the digest of the %s has %zu bytes, expected %d",
+                        what, from->len, DIGEST_BYTES);
+    memcpy(out->byte, from->data, DIGEST_BYTES);
+    return ERR_NONE;
+}
+
+/* For statistics only; 0 if the file cannot be opened. */
+static uint64_t file_size(const char *path)
+{
+    struct file_map map = {0};
+    err e = file_map_open(&map, path);
+    uint64_t size = err_is(e) ? 0 : map.size;
+    file_map_close(&map);
+    return size;
+}
+
+/* Path of a blob, which is downloaded if no file with this digest exists. The file is hashed each
+ * time: one that was damaged on disk is downloaded again instead of being trained from. */
+err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
+                       const char *what)
+{
+    struct digest have;
+    session_work_blob(path, &s->work, digest);
+    if (file_exists(path) && !err_is(digest_of_file(&have, path)) && digest_equal(&have, digest))
+        return ERR_NONE;
+    const struct remote_blob blob = {.method = RPC_PATH_FEDERATION(fetch),
+                                     .run = s->hello->run,
+                                     .digest = *digest,
+                                     .path = path};
+    err e;
+    while (err_is(e = remote_fetch(s->client, &blob))) {
+        if (e.kind == ERR_STATE) return e; /* replaced by a newer blob: the task is out of date */
+        TRY(session_round_retry(s, err_in(e, "downloading the %s", what)));
+    }
+    retry_ok(&s->retry);
+    s->result.bytes_down += file_size(path);
+    return ERR_NONE;
+}
+
+/* ---------------------------------------------------------------- one round */
+
+/* The files of one round: the state and, for some methods, frozen factors. */
+struct round_files {
+    struct digest state, frozen;
+    bool has_frozen;
+    char state_path[LIMIT_PATH_BYTES], frozen_path[LIMIT_PATH_BYTES],
+        frozen_text[DIGEST_TEXT_BYTES];
+};
+
+/* Blobs of earlier rounds are deleted before the download, so that the disk holds one state and not
+ * one per round. */
+static err fetch_round(struct round_files *f, struct session *s, const ProtobufCBinaryData *state,
+                       const ProtobufCBinaryData *frozen)
+{
+    TRY(take_digest(&f->state, state, "state"));
+    f->has_frozen = frozen->len != 0;
+    if (f->has_frozen) {
+        TRY(take_digest(&f->frozen, frozen, "frozen factors"));
+        digest_text(f->frozen_text, &f->frozen);
+    }
+    session_work_drop_blobs(&s->work, &f->state, f->has_frozen ? &f->frozen : NULL);
+    if (f->has_frozen) TRY(session_round_blob(f->frozen_path, s, &f->frozen, "frozen factors"));
+    return session_round_blob(f->state_path, s, &f->state, "state");
+}
+
+/* The part of a round's description that only this machine knows. */
+static void name_files(struct member_round *round, const struct session *s,
+                       const struct round_files *f)
+{
+    round->base = s->local.base_text;
+    round->state_path = f->state_path;
+    round->frozen_path = f->has_frozen ? f->frozen_path : NULL;
+    round->frozen_digest = f->frozen_text;
+}
+
+/* Trains one round and stores the update. The description of the update is written after the update
+ * itself, see session_work.h. With privacy, neither the progress line nor the reports contain the
+ * loss. An ERR_STATE means that the coordinator closed the round meanwhile. */
+static err train_round(struct session_update *out, struct session *s,
+                       const Fedlora__V1__TrainTask *task)
+{
+    struct round_files files = {0};
+    char path[LIMIT_PATH_BYTES];
+    struct train_result result = {0};
+    struct member_round round;
+    struct training_options training;
+    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    TRY(session_task_round(&round, s->hello, task));
+    TRY(session_task_training(&training, task->training));
+    name_files(&round, s, &files);
+    session_work_update(path, &s->work, s->hello->run, task->round);
+    struct session_report report = {.client = s->client,
+                                    .run = s->hello->run,
+                                    .round = task->round,
+                                    .quiet = s->o->quiet || task->gradient,
+                                    .loss_is_private = s->hello->privacy != NULL};
+    const struct member_train work = {.engine = s->local.engine,
+                                      .data = &s->local.data,
+                                      .round = &round,
+                                      .training = &training,
+                                      .ledger = s->privacy.on ? &s->privacy.ledger : NULL,
+                                      .checkpoint = s->o->checkpoint};
+    err e = session_report_train(&result, &report, path, &work);
+    if (e.kind == ERR_STATE)
+        session_round_note(s, "round %u: training stopped: %s", task->round, report.reason);
+    if (err_is(e)) return e;
+    struct session_update update = {.state = files.state,
+                                    .examples = s->local.data.count,
+                                    .tokens = result.tokens,
+                                    .values = result.values,
+                                    .train_loss = result.mean_loss,
+                                    .seconds = result.seconds};
+    TRY(digest_of_file(&update.digest, path));
+    update.size = file_size(path);
+    session_privacy_promise(update.promise, &s->privacy, task->round);
+    TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
+    s->result.rounds_trained++;
+    *out = update;
+    return ERR_NONE;
+}
+
+/* The loss is printed only in a run without privacy. An update that arrived after its round was
+ * closed may count in the next one (--late next). */
+static void count_upload(struct session *s, const struct session_update *update, uint32_t round,
+                         const Fedlora__V1__SubmitReply *reply)
+{
+    char size[32];
+    s->result.bytes_up += update->size;
+    s->submitted_round = round;
+    text_size(size, sizeof size, update->size);
+    const char *late =
+        reply->counted_in > round ? "; it was late and counts in the next round" : "";
+    if (s->privacy.on)
+        session_round_note(s, "round %u: update of %s charged and sent%s", round, size, late);
+    else
+        session_round_note(s, "round %u: update of %s sent, loss %.4f%s", round, size,
+                           update->train_loss, late);
+}
+
+/* Charges the update in the local ledger before it is sent, and sends the ledger's lines first: the
+ * coordinator rejects updates that its copy does not list. In the other order a crash could
+ * leave an update that was sent but is missing in the ledger, and the ledger's epsilon would be too
+ * small. Charging the same update twice has no effect, so a repeated task is safe. */
+static err charge_update(struct session *s, const struct session_update *update,
+                         const Fedlora__V1__TrainTask *task)
+{
+    struct digest given = {0};
+    err e;
+    if (!s->privacy.on) return ERR_NONE;
+    if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
+    TRY(session_privacy_charge(&s->privacy, task->round, update, &given));
+    while (err_is(e = session_privacy_send_ledger(&s->privacy, s->client, s->hello->run)))
+        TRY(session_round_retry(s, err_in(e, "sending the ledger")));
+    retry_ok(&s->retry);
+    return ERR_NONE;
+}
+
+/* Sends the update until the coordinator has stored it durably. In a run with privacy, the loss
+ * and the time are left out of the header, because they depend on the data and are not accounted
+ * for. */
+static err submit(struct session *s, const struct session_update *update, uint32_t round)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct digest digest = update->digest;
+    session_work_update(path, &s->work, s->hello->run, round);
+    Fedlora__V1__SubmitHeader header = FEDLORA__V1__SUBMIT_HEADER__INIT;
+    header.run = s->hello->run;
+    header.round = round;
+    header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
+    header.size = update->size;
+    header.examples = update->examples;
+    if (!s->hello->privacy) {
+        header.train_loss = update->train_loss;
+        header.seconds = update->seconds;
+        header.tokens = update->tokens;
+    }
+    for (;;) {
+        Fedlora__V1__SubmitReply *reply = NULL;
+        err e = remote_submit(&reply, s->client, &header, path);
+        if (!err_is(e) && reply->durable) {
+            retry_ok(&s->retry);
+            count_upload(s, update, round, reply);
+            message_free(reply);
+            return ERR_NONE;
+        }
+        message_free(reply);
+        if (!err_is(e)) e = err_make(ERR_MACHINE, "the coordinator did not store the update");
+        if (e.kind == ERR_STATE) return e; /* the round was closed meanwhile */
+        TRY(session_round_retry(s, err_in(e, "sending the update")));
+    }
+}
+
+/* A stored update of this round is used again if it was trained from the same state under the same
+ * privacy settings. Otherwise the round is trained again: an update made with less noise than the
+ * current plan requires must never be sent. */
+err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task)
+{
+    struct session_update update = {0};
+    struct digest state;
+    char promise[SESSION_WORK_PROMISE];
+    if (task->training == NULL || strcmp(task->run, s->hello->run) != 0 || task->round == 0)
+        return err_make(ERR_INPUT,
+                        "the coordinator sent a task of a different run, expected run %s",
+                        s->hello->run);
+    TRY(take_digest(&state, &task->state_digest, "state"));
+    session_privacy_promise(promise, &s->privacy, task->round);
+    /* A late update can only count in this round, so updates of earlier rounds can be deleted. */
+    session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
+    /* The coordinator accepted the update of this round and asks for it again, for example after
+     * its database was restored. The pause keeps the two from looping at full speed. */
+    bool repeated = s->submitted_round == task->round;
+    if (repeated) TRY(retry_sleep(SESSION_AGAIN_MS));
+    err e = ERR_NONE;
+    if (session_work_find(&update, &s->work, s->hello->run, task->round, &state) &&
+        strcmp(update.promise, promise) == 0) {
+        if (!repeated)
+            session_round_note(s, "round %u: already trained, sending the update", task->round);
+    } else {
+        e = train_round(&update, s, task);
+    }
+    if (!err_is(e)) e = charge_update(s, &update, task);
+    if (!err_is(e)) e = submit(s, &update, task->round);
+    return err_is(e) ? err_in(e, "round %u", task->round) : e;
+}
+
+/* Evaluates a state on the held-out rows and reports loss and accuracy. A run with privacy must not
+ * ask for it: the report would reveal information about the rows that no budget counts. */
+err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task)
+{
+    static const struct remote_method method = {RPC_PATH_FEDERATION(report),
+                                                &fedlora__v1__report_reply__descriptor};
+    struct round_files files = {0};
+    struct member_evaluation evaluation = {0};
+    if (s->hello->privacy)
+        return err_make(ERR_INPUT,
+                        "round %u: the coordinator asks for an evaluation, which the run's privacy "
+                        "does not allow",
+                        task->round);
+    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    struct member_round round = {.run = s->hello->run,
+                                 .member = s->hello->member,
+                                 .method = s->hello->method,
+                                 .round = task->round,
+                                 .evaluates = true};
+    name_files(&round, s, &files);
+    TRY(session_local_evaluate(&evaluation, &s->local, &round));
+    Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+    request.run = s->hello->run;
+    request.round = task->round;
+    request.eval_rows = evaluation.rows;
+    request.eval_loss = evaluation.loss;
+    request.eval_accuracy = evaluation.accuracy;
+    Fedlora__V1__ReportReply *reply = NULL;
+    err e;
+    while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
+        TRY(session_round_retry(s, e));
+    retry_ok(&s->retry);
+    message_free(reply);
+    if (evaluation.accuracy < 0)
+        session_round_note(s, "round %u: loss %.4f over %" PRIu64 " held-out rows", task->round,
+                           evaluation.loss, evaluation.rows);
+    else
+        session_round_note(s, "round %u: loss %.4f, accuracy %.4f over %" PRIu64 " held-out rows",
+                           task->round, evaluation.loss, evaluation.accuracy, evaluation.rows);
+    return ERR_NONE;
+}

@@ -1,0 +1,44 @@
+/* One task of a member: training a round and sending its update, or evaluating a state. session.c
+ * asks the coordinator for tasks and calls these functions. They end when the task is done, and
+ * retry lost connections by themselves. */
+#ifndef CLIENT_SESSION_ROUND_H
+#define CLIENT_SESSION_ROUND_H
+
+#include "client/session/retry.h"
+#include "client/session/session_local.h"
+#include "client/session/session_privacy.h"
+#include "client/session/session_work.h"
+
+#include "fedlora.pb-c.h"
+
+enum { SESSION_AGAIN_MS = 1000 }; /* shortest pause before the same task is done a second time */
+
+/* Everything of one membership. `hello` is the coordinator's answer to Hello, which describes the
+ * run; it is replaced when the member reconnects. */
+struct session {
+    const struct session_options *o;
+    struct session_local local;
+    struct session_work work;
+    struct session_privacy privacy;
+    struct rpc_client *client;
+    struct retry retry;
+    Fedlora__V1__HelloReply *hello;
+    struct session_result result;
+    uint32_t submitted_round; /* accepted in this process; 0: none */
+    char wait_reason[512];    /* the last reason for waiting that was printed */
+};
+
+/* A note for the user on standard error, unless --quiet was given. */
+void session_round_note(const struct session *s, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* After a failed call: waits if a retry can help, else returns `cause`. */
+err session_round_retry(struct session *s, err cause);
+/* Path of a blob, downloaded unless it is there; `what` names it in errors. ERR_STATE: the blob was
+ * replaced by a newer one. */
+err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
+                       const char *what);
+/* Each does one task completely. ERR_STATE: the task is out of date; ask for the next one. */
+err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task);
+err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task);
+
+#endif
