@@ -3,16 +3,14 @@
  * short ones. */
 #include "engine/tokens/bpe.h"
 
-#include "base/limits.h"
-#include "engine/tokens/piece.h"
+#include "engine/tokens/bpe_table.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A cache entry has 56 bytes. 24 bytes hold nearly all words of a natural language. TOKEN_BYTES_MAX
- * bounds the buffers on the stack. */
-enum { CACHE_SLOTS = 1 << 14, CACHE_WORD_BYTES = 24, CACHE_TOKENS = 6, TOKEN_BYTES_MAX = 4096 };
+/* A cache entry has 56 bytes. 24 bytes hold nearly all words of a natural language. */
+enum { CACHE_SLOTS = 1 << 14, CACHE_WORD_BYTES = 24, CACHE_TOKENS = 6 };
 
 struct bpe_node { /* one symbol of the word, in a doubly linked list */
     uint32_t symbol, start, next, previous;
@@ -26,44 +24,6 @@ struct bpe_word { /* the result for a short word; size 0: free */
     char text[CACHE_WORD_BYTES];
     int32_t id[CACHE_TOKENS];
 };
-
-/* Eight bytes at a time; not a cryptographic hash. A hostile vocabulary can only make its own
- * look-ups slow. */
-static uint64_t hash_text(const char *text, size_t size)
-{
-    uint64_t h = 0x9E3779B97F4A7C15u ^ size, w;
-    for (; size >= 8; text += 8, size -= 8) {
-        memcpy(&w, text, 8);
-        h = (h ^ w) * 0xFF51AFD7ED558CCDu;
-        h ^= h >> 32;
-    }
-    w = 0;
-    memcpy(&w, text, size);
-    h = (h ^ w) * 0xFF51AFD7ED558CCDu;
-    h ^= h >> 29;
-    h *= 0xC4CEB9FE1A85EC53u;
-    return h ^ h >> 32;
-}
-
-static uint64_t hash_pair(uint32_t left, uint32_t right)
-{
-    uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 29;
-}
-
-/* Makes room for `need` elements of `size` bytes, doubling the capacity. */
-static err grow(void **array, size_t *capacity, size_t need, size_t size)
-{
-    if (need <= *capacity) return ERR_NONE;
-    size_t wanted = *capacity ? *capacity : 64;
-    while (wanted < need)
-        wanted *= 2;
-    void *grown = realloc(*array, wanted * size);
-    if (!grown) return err_sys(ENOMEM, "tokenizer: %zu bytes", wanted * size);
-    *array = grown;
-    *capacity = wanted;
-    return ERR_NONE;
-}
 
 /* 0xFF bytes make every entry BPE_NONE. */
 void bpe_init(struct bpe *b)
@@ -82,60 +42,9 @@ void bpe_close(struct bpe *b)
     *b = (struct bpe){0};
 }
 
-/* The slot that holds this text, or the free one where it belongs. The table is never more than
- * half full, so the search ends. */
-static size_t find_slot(const struct bpe *b, const char *text, size_t size)
-{
-    for (size_t i = hash_text(text, size) & (b->slots - 1);; i = (i + 1) & (b->slots - 1)) {
-        if (b->slot[i] == BPE_NONE) return i;
-        const struct bpe_symbol *s = &b->symbol[b->slot[i]];
-        if (s->size == size && memcmp(b->text + s->at, text, size) == 0) return i;
-    }
-}
-
 uint32_t bpe_find(const struct bpe *b, const char *text, size_t size)
 {
-    return b->slots ? b->slot[find_slot(b, text, size)] : BPE_NONE;
-}
-
-/* Called before each insertion, so a free slot always exists. Slots hold indices, so the symbols
- * themselves do not move. */
-static err grow_slots(struct bpe *b)
-{
-    if (2 * (b->count + 1) <= b->slots) return ERR_NONE;
-    size_t slots = b->slots ? 2 * b->slots : 1024;
-    uint32_t *table = malloc(slots * sizeof *table);
-    if (!table) return err_sys(ENOMEM, "vocabulary");
-    memset(table, 0xFF, slots * sizeof *table);
-    free(b->slot);
-    b->slot = table;
-    b->slots = slots;
-    for (size_t i = 0; i < b->count; i++)
-        b->slot[find_slot(b, b->text + b->symbol[i].at, b->symbol[i].size)] = (uint32_t)i;
-    return ERR_NONE;
-}
-
-/* The index of a symbol, added if it is new. Limits: four symbols per token leave room for the
- * intermediate symbols of merges, and offsets must fit in 32 bits. */
-static err intern(uint32_t *out, struct bpe *b, const char *text, size_t size)
-{
-    if (size > TOKEN_BYTES_MAX)
-        return err_make(ERR_INPUT, "vocabulary: a token of %zu bytes, at most %d are supported",
-                        size, TOKEN_BYTES_MAX);
-    uint32_t found = bpe_find(b, text, size);
-    if (found != BPE_NONE) return *out = found, ERR_NONE;
-    if (b->count >= 4 * (size_t)LIMIT_VOCAB || b->text_size + size > UINT32_MAX / 2)
-        return err_make(ERR_INPUT, "vocabulary: more than %u symbols", 4 * LIMIT_VOCAB);
-    TRY(grow((void **)&b->symbol, &b->capacity, b->count + 1, sizeof *b->symbol));
-    TRY(grow((void **)&b->text, &b->text_capacity, b->text_size + size + 1, 1));
-    TRY(grow_slots(b));
-    memcpy(b->text + b->text_size, text, size);
-    b->symbol[b->count] =
-        (struct bpe_symbol){.at = (uint32_t)b->text_size, .size = (uint32_t)size, .token = -1};
-    b->slot[find_slot(b, text, size)] = (uint32_t)b->count;
-    b->text_size += size;
-    *out = (uint32_t)b->count++;
-    return ERR_NONE;
+    return bpe_table_find(b, text, size);
 }
 
 /* A symbol keeps its first token: later tokens with the same text (in GGUF files) can be decoded
@@ -143,49 +52,8 @@ static err intern(uint32_t *out, struct bpe *b, const char *text, size_t size)
 err bpe_add_token(struct bpe *b, const char *text, size_t size, int32_t token)
 {
     uint32_t symbol = BPE_NONE;
-    TRY(intern(&symbol, b, text, size));
+    TRY(bpe_table_symbol(&symbol, b, text, size));
     if (b->symbol[symbol].token < 0) b->symbol[symbol].token = token;
-    return ERR_NONE;
-}
-
-/* The entry of a pair, or the free one where it belongs. */
-static struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t right)
-{
-    size_t mask = b->pair_slots - 1;
-    size_t i = hash_pair(left, right) & mask;
-    while (b->pair[i].left != BPE_NONE && (b->pair[i].left != left || b->pair[i].right != right))
-        i = (i + 1) & mask;
-    return &b->pair[i];
-}
-
-/* As grow_slots(), for the table of pairs. */
-static err grow_pairs(struct bpe *b)
-{
-    if (2 * (b->pairs + 1) <= b->pair_slots) return ERR_NONE;
-    struct bpe_pair *old = b->pair;
-    size_t old_slots = b->pair_slots, slots = old_slots ? 2 * old_slots : 1024;
-    struct bpe_pair *table = malloc(slots * sizeof *table);
-    if (!table) return err_sys(ENOMEM, "merges");
-    memset(table, 0xFF, slots * sizeof *table);
-    b->pair = table;
-    b->pair_slots = slots;
-    for (size_t i = 0; i < old_slots; i++)
-        if (old[i].left != BPE_NONE) *find_pair(b, old[i].left, old[i].right) = old[i];
-    free(old);
-    return ERR_NONE;
-}
-
-/* The references differ on two merges of the same pair: Hugging Face keeps the last, llama.cpp the
- * first. */
-static err put_pair(struct bpe *b, const struct bpe_pair *pair, bool replace)
-{
-    TRY(grow_pairs(b));
-    struct bpe_pair *slot = find_pair(b, pair->left, pair->right);
-    if (slot->left == BPE_NONE)
-        b->pairs++;
-    else if (!replace)
-        return ERR_NONE;
-    *slot = *pair;
     return ERR_NONE;
 }
 
@@ -193,14 +61,14 @@ static err put_pair(struct bpe *b, const struct bpe_pair *pair, bool replace)
  * sizes, so `joined` is large enough. */
 err bpe_add_merge(struct bpe *b, const struct bpe_merge *m)
 {
-    char joined[2 * TOKEN_BYTES_MAX];
+    char joined[2 * BPE_TABLE_TOKEN_BYTES];
     struct bpe_pair pair = {.rank = m->rank};
-    TRY(intern(&pair.left, b, m->left, m->left_size));
-    TRY(intern(&pair.right, b, m->right, m->right_size));
+    TRY(bpe_table_symbol(&pair.left, b, m->left, m->left_size));
+    TRY(bpe_table_symbol(&pair.right, b, m->right, m->right_size));
     memcpy(joined, m->left, m->left_size);
     memcpy(joined + m->left_size, m->right, m->right_size);
-    TRY(intern(&pair.joined, b, joined, m->left_size + m->right_size));
-    return put_pair(b, &pair, m->replace);
+    TRY(bpe_table_symbol(&pair.joined, b, joined, m->left_size + m->right_size));
+    return bpe_table_put(b, &pair, m->replace);
 }
 
 /* Bytes of the character that starts with this byte. Stray continuation bytes count as one byte, as
@@ -215,7 +83,7 @@ static uint32_t char_size(uint8_t first)
  * is added here if the vocabulary lacks it. */
 static err add_splits(struct bpe *b, uint32_t symbol, uint32_t rank)
 {
-    char text[TOKEN_BYTES_MAX];
+    char text[BPE_TABLE_TOKEN_BYTES];
     uint32_t size = b->symbol[symbol].size;
     memcpy(text, b->text + b->symbol[symbol].at, size);
     for (uint32_t cut = 0; cut < size;) {
@@ -226,11 +94,11 @@ static err add_splits(struct bpe *b, uint32_t symbol, uint32_t rank)
         bool right_char = char_size((uint8_t)text[cut]) == size - cut;
         pair.left = bpe_find(b, text, cut);
         pair.right = bpe_find(b, text + cut, size - cut);
-        if (pair.left == BPE_NONE && left_char) TRY(intern(&pair.left, b, text, cut));
+        if (pair.left == BPE_NONE && left_char) TRY(bpe_table_symbol(&pair.left, b, text, cut));
         if (pair.right == BPE_NONE && right_char)
-            TRY(intern(&pair.right, b, text + cut, size - cut));
+            TRY(bpe_table_symbol(&pair.right, b, text + cut, size - cut));
         if (pair.left == BPE_NONE || pair.right == BPE_NONE) continue;
-        TRY(put_pair(b, &pair, true));
+        TRY(bpe_table_put(b, &pair, true));
     }
     return ERR_NONE;
 }
@@ -309,8 +177,8 @@ static err emit(struct bpe_scratch *s, int32_t token, uint32_t start)
 {
     if (s->count == s->capacity) {
         size_t capacity = s->capacity;
-        TRY(grow((void **)&s->id, &capacity, s->count + 1, sizeof *s->id));
-        TRY(grow((void **)&s->start, &s->capacity, s->count + 1, sizeof *s->start));
+        TRY(bpe_table_grow((void **)&s->id, &capacity, s->count + 1, sizeof *s->id));
+        TRY(bpe_table_grow((void **)&s->start, &s->capacity, s->count + 1, sizeof *s->start));
     }
     s->id[s->count] = token;
     s->start[s->count++] = start;
@@ -330,9 +198,9 @@ static err push_job(struct bpe_scratch *s, const struct bpe *b, uint32_t at)
     if (next == BPE_NONE || b->pairs == 0) return ERR_NONE;
     uint32_t left = s->node[at].symbol, right = s->node[next].symbol;
     if (left == BPE_NONE || right == BPE_NONE) return ERR_NONE;
-    const struct bpe_pair *pair = find_pair(b, left, right);
+    const struct bpe_pair *pair = bpe_table_pair(b, left, right);
     if (pair->left == BPE_NONE) return ERR_NONE;
-    TRY(grow((void **)&s->heap, &s->heap_capacity, s->heap_count + 1, sizeof *s->heap));
+    TRY(bpe_table_grow((void **)&s->heap, &s->heap_capacity, s->heap_count + 1, sizeof *s->heap));
     struct bpe_job job = {pair->rank, at, left, right, pair->joined};
     size_t i = s->heap_count++;
     for (size_t up; i > 0 && job_before(&job, &s->heap[up = (i - 1) / 2]); i = up)
@@ -365,7 +233,8 @@ struct starting { /* a word that is being divided into nodes */
 /* Appends a node to the list. */
 static err put_node(struct starting *w, uint32_t symbol, uint32_t start)
 {
-    TRY(grow((void **)&w->s->node, &w->s->node_capacity, w->count + 1, sizeof *w->s->node));
+    TRY(bpe_table_grow((void **)&w->s->node, &w->s->node_capacity, w->count + 1,
+                       sizeof *w->s->node));
     w->s->node[w->count] = (struct bpe_node){
         .symbol = symbol,
         .start = start,
@@ -521,7 +390,7 @@ err bpe_encode(struct bpe_scratch *s, const struct bpe *b, const char *word, uin
     if (size > CACHE_WORD_BYTES) return encode_word(s, b, word, size);
     if (!s->cache) s->cache = calloc(CACHE_SLOTS, sizeof *s->cache);
     if (!s->cache) return err_sys(ENOMEM, "tokenizer");
-    struct bpe_word *w = &s->cache[hash_text(word, size) & (CACHE_SLOTS - 1)];
+    struct bpe_word *w = &s->cache[bpe_table_hash(word, size) & (CACHE_SLOTS - 1)];
     if (w->size == size && memcmp(w->text, word, size) == 0) {
         for (size_t i = 0; i < w->count; i++)
             TRY(emit(s, w->id[i], w->start[i]));
