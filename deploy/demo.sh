@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo: four institutions with different data and adapter ranks fine-tune one model together, on
-# this machine, over mutually authenticated TLS. A real federation runs the same programs in the same
-# way, one fedlora process an institution. Reads from top to bottom.
+# this machine, over mutually authenticated TLS. It runs the programs of a real federation, with one
+# fedlora process for each institution. Read it from top to bottom.
 set -euo pipefail
 
 usage() {

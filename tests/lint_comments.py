@@ -100,7 +100,7 @@ def main():
             counts[folder] = [a + b for a, b in zip(counts[folder], count_lines(text))]
     for folder, (comment, code) in sorted(counts.items()):
         ratio = comment / max(code, 1)
-        print(f"{'info' if ratio >= RATIO_MIN else 'warn'} {folder}/: {ratio:.2f} lines of comment for a line of"
+        print(f"{'info' if ratio >= RATIO_MIN else 'warn'} {folder}/: {ratio:.3f} lines of comment for a line of"
               f" code, at least {RATIO_MIN}")
 
 

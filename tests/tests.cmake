@@ -120,7 +120,7 @@ endif()
 # Lines and branches that the tests have run since the build folder was made, by file; needs gcovr.
 if(FEDLORA_COVERAGE)
   add_custom_target(coverage_summary
-    COMMAND gcovr --root ${CMAKE_SOURCE_DIR} --exclude "tests/" --exclude "bench/" --exclude "build/"
+    COMMAND gcovr --root ${CMAKE_SOURCE_DIR} --exclude ".*/(tests|bench|build)/.*"
       --exclude-unreachable-branches --print-summary --sort-uncovered -o coverage.txt
     COMMAND ${CMAKE_COMMAND} -E echo "by file: ${CMAKE_BINARY_DIR}/coverage.txt"
     WORKING_DIRECTORY ${CMAKE_BINARY_DIR} VERBATIM)
