@@ -15,7 +15,7 @@ static bool is_plain(const char *key)
            0;
 }
 
-/* (.*\.)?(key)$ where '.' in the key is any one character. */
+/* Matches (.*\.)?(key)$, where '.' in the key stands for any one character, as in PEFT. */
 static bool plain_matches(const char *key, const char *module)
 {
     size_t k = strlen(key), n = strlen(module);
@@ -25,7 +25,7 @@ static bool plain_matches(const char *key, const char *module)
     return true;
 }
 
-/* Python's \d and (?: have other spellings in POSIX; the rest of what keys use is the same. */
+/* Python writes \d and (?: differently from POSIX; the rest of the syntax used in keys agrees. */
 static bool expression_text(char *out, size_t bytes, const char *key)
 {
     static const struct {
@@ -55,10 +55,11 @@ static err key_compile(struct adapter_config_key *key, const char *where)
 {
     char body[EXPRESSION_BYTES], whole[EXPRESSION_BYTES + 16];
     if (!expression_text(body, sizeof body, key->text))
-        return err_make(ERR_INPUT, "%s: a key of over %d bytes", where, EXPRESSION_BYTES);
+        return err_make(ERR_INPUT, "%s: a key is longer than %d bytes", where, EXPRESSION_BYTES);
     snprintf(whole, sizeof whole, "^(.*\\.)?(%s)$", body);
     if (regcomp(&key->compiled, whole, REG_EXTENDED | REG_NOSUB) != 0)
-        return err_make(ERR_INPUT, "%s: \"%.100s\" is no regular expression we can read", where,
+        return err_make(ERR_INPUT,
+                        "%s: \"%.100s\" is not a regular expression that can be read here", where,
                         key->text);
     key->expression = true;
     return ERR_NONE;
@@ -123,8 +124,9 @@ static bool is_set(const json_t *value)
            !(json_is_string(value) && json_string_length(value) == 0);
 }
 
-/* Initialisations that take what they put into A and B out of the base. (PEFT writes true after
- * save_pretrained(path_initial_model_for_weight_conversion), which undoes it.) */
+/* Some initialisations subtract from the base what they put into A and B, so the adapter is right
+ * only on that changed base. save_pretrained(path_initial_model_for_weight_conversion) undoes this;
+ * PEFT then writes `true` here. */
 static err refuse_changed_base(const json_t *config, const char *path)
 {
     static const char *const harmless[] = {"gaussian", "eva", "orthogonal", "mica"};
@@ -132,13 +134,14 @@ static err refuse_changed_base(const json_t *config, const char *path)
     if (!json_is_string(value)) return ERR_NONE;
     for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
         if (strcmp(json_string_value(value), harmless[i]) == 0) return ERR_NONE;
-    return err_make(ERR_INPUT,
-                    "%s: init_lora_weights \"%.60s\": the adapter goes with a base changed by it, "
-                    "not supported; convert it to plain LoRA when saving",
-                    path, json_string_value(value));
+    return err_make(
+        ERR_INPUT,
+        "%s: init_lora_weights \"%.60s\" changes the base, which is not supported; convert "
+        "the adapter to plain LoRA when saving it",
+        path, json_string_value(value));
 }
 
-/* Whatever makes the adapter another function than W0 + scale B A. */
+/* Refuses settings that make the adapter another function than W0 + scale B A. */
 static err refuse_others(const json_t *config, const char *path)
 {
     static const struct {
@@ -196,7 +199,7 @@ static err patterns_read(struct adapter_config *c, const json_t *config, const c
     return ERR_NONE;
 }
 
-/* What is saved whole beside A and B. */
+/* The tensors saved whole beside A and B. */
 static err saved_read(struct adapter_config *c, const json_t *config, const char *path)
 {
     const json_t *list = json_object_get(config, "modules_to_save");
@@ -267,8 +270,8 @@ void adapter_config_close(struct adapter_config *config)
 
 /* ---- writing ---- */
 
-/* The value most modules have: the fewest entries are left for the pattern. Modules of the smallest
- * name win ties, so the text depends on nothing but the content. */
+/* The value that most modules have, so that the pattern has the fewest entries. In a tie the module
+ * of the smallest name decides, so that the same content gives the same text. */
 static double commonest(const struct adapter_file_module *module, size_t count, bool alpha)
 {
     double best = 0;
@@ -290,8 +293,8 @@ static double commonest(const struct adapter_file_module *module, size_t count, 
     return best;
 }
 
-/* A key matches whole names only because it is one, and '.' matching any character harms nobody: no
- * two modules of a model differ only where one has a dot. */
+/* Keys are whole module names, so each matches its own module. That '.' matches any character does
+ * no harm, because no two modules of a model differ only in a dot. */
 static err pattern_make(json_t *object, const struct adapter_file_module *module, size_t count,
                         bool alpha, double usual)
 {

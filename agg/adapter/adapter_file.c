@@ -43,7 +43,7 @@ static err name_split(const char **module, size_t *length, enum adapter_file_rol
     bool lora = strstr(name, "lora_") || strstr(name, "carry_");
     const char *what = strstr(name, "lora_magnitude_vector") ? " (DoRA is not supported)"
                        : strstr(name, "lora_embedding") ? " (adapted embeddings are not supported)"
-                       : !lora ? " (saved whole, which neither modules_to_save nor bias says)"
+                       : !lora ? " (modules_to_save and bias do not list it as saved whole)"
                                : "";
     return err_make(ERR_INPUT,
                     "tensor %.200s: expected %s<module>.lora_A.weight, lora_B, lora_R, carry_A or "
@@ -81,7 +81,7 @@ static err factor_of(struct adapter_file_factor *out, const struct tensor *t)
     return ERR_NONE;
 }
 
-/* {"name":[d_out,d_in],...} of fedlora.modules: modules, some without any tensor yet. */
+/* Adds the modules of fedlora.modules, {"name":[d_out,d_in],...}; some have no tensor yet. */
 static err listed_modules(struct adapter_file *f, const json_t *map, size_t room)
 {
     const char *name;
@@ -104,7 +104,7 @@ static err listed_modules(struct adapter_file *f, const json_t *map, size_t room
     return ERR_NONE;
 }
 
-/* One module a tensor at first; sorted, those of one name are merged. */
+/* Makes one module for each tensor, sorts them, and merges those of one name. */
 static err modules_gather(struct adapter_file *f, const struct adapter_config *config)
 {
     const char *text = safetensors_metadata(&f->tensors, "fedlora.modules");
@@ -149,7 +149,7 @@ static err modules_gather(struct adapter_file *f, const struct adapter_config *c
 
 /* ---- shapes ---- */
 
-/* *size is what this side must be; the first who knows it says so. */
+/* *size is the expected size of this side. The first factor that has the side sets it. */
 static err side(uint32_t *size, uint32_t is, const char *what, const struct adapter_file_factor *x)
 {
     if (*size == 0) *size = is;
@@ -193,7 +193,7 @@ static err missing(const struct adapter_file_module *m, enum adapter_file_role r
     return err_make(ERR_INPUT, "tensor %s is missing", name);
 }
 
-/* Which factors may stand alone depends on what the file is. */
+/* The factors that may be present without their partner depend on the kind of file. */
 static err module_pairs(const struct adapter_file_module *m, const struct adapter_file_meta *meta)
 {
     bool has[ADAPTER_FILE_ROLES];
@@ -201,10 +201,12 @@ static err module_pairs(const struct adapter_file_module *m, const struct adapte
         has[r] = m->factor[r].tensor != NULL;
     bool carry = has[ADAPTER_FILE_CARRY_A] || has[ADAPTER_FILE_CARRY_B];
     if (carry && meta->kind != ADAPTER_FILE_STATE)
-        return err_make(ERR_INPUT, "module %s: a carry, expected only in a state", m->name);
+        return err_make(ERR_INPUT, "module %s has a carry, which is expected only in a state",
+                        m->name);
     if (has[ADAPTER_FILE_R] &&
         (meta->kind == ADAPTER_FILE_PEFT || meta->kind == ADAPTER_FILE_FROZEN))
-        return err_make(ERR_INPUT, "module %s: lora_R, expected only in a state or update",
+        return err_make(ERR_INPUT,
+                        "module %s has lora_R, which is expected only in a state or update",
                         m->name);
     if (has[ADAPTER_FILE_CARRY_A] && !has[ADAPTER_FILE_CARRY_B])
         return missing(m, ADAPTER_FILE_CARRY_B);
@@ -215,7 +217,7 @@ static err module_pairs(const struct adapter_file_module *m, const struct adapte
     if (alone) return ERR_NONE;
     bool any = has[ADAPTER_FILE_A] || has[ADAPTER_FILE_B] || has[ADAPTER_FILE_R];
     if (any && !has[ADAPTER_FILE_A]) return missing(m, ADAPTER_FILE_A);
-    bool half = meta->kind == ADAPTER_FILE_FROZEN; /* A alone may be what is frozen */
+    bool half = meta->kind == ADAPTER_FILE_FROZEN; /* the frozen factor may be A alone */
     if (any && !has[ADAPTER_FILE_B] && !half) return missing(m, ADAPTER_FILE_B);
     return ERR_NONE;
 }
@@ -243,9 +245,10 @@ static err module_scale(struct adapter_file_module *m, const struct adapter_file
     bool square = m->factor[ADAPTER_FILE_R].tensor != NULL;
     if (meta->kind == ADAPTER_FILE_FROZEN || meta->kind == ADAPTER_FILE_MEMORY ||
         (square && meta->kind == ADAPTER_FILE_UPDATE)) {
-        m->alpha = m->rank; /* B R A has the state's scale, which is 1 */
+        m->alpha = m->rank; /* B R A: the scale of the state, 1 */
     } else if ((square || meta->frozen[0]) && meta->rank) {
-        rank = meta->rank; /* also where a module is smaller than that, or a member trains less */
+        /* the run's rank, also if the module is smaller or the member trains a part of it */
+        rank = meta->rank;
     }
     if (!(m->alpha > 0) || !isfinite(m->alpha))
         return err_make(ERR_INPUT, "module %s: alpha is %s, expected a number above zero", m->name,
@@ -361,7 +364,7 @@ static err modules_read(struct adapter_file *f, const struct adapter_config *con
         TRY_OUT(e, module_scale(&f->module[i], &f->meta, &scales));
     }
     if (f->count == 0 && f->meta.kind != ADAPTER_FILE_STATE)
-        e = err_make(ERR_INPUT, "holds no adapted module");
+        e = err_make(ERR_INPUT, "has no adapted module");
 out:
     json_decref(pattern);
     adapter_config_pattern_close(&scales.alphas);
@@ -381,8 +384,8 @@ static err directory_read(struct adapter_file *f, const char *path)
     if (!file_exists(name)) {
         TRY_OUT(e, file_join(name, sizeof name, path, "adapter_model.bin"));
         e = err_make(ERR_INPUT, "%s: no PEFT adapter: adapter_model.safetensors is missing%s", path,
-                     file_exists(name) ? " (adapter_model.bin can run code when it is read: save "
-                                         "with safe_serialization)"
+                     file_exists(name) ? " (reading adapter_model.bin can run code; save the "
+                                         "adapter with safe_serialization)"
                                        : "");
         goto out;
     }
@@ -414,7 +417,7 @@ err adapter_file_map_whole(struct adapter_file *out, const char *path)
         adapter_file_close(&f);
         return e;
     }
-    /* What reading the header has touched is not needed again. */
+    /* The pages of the header are not needed again. */
     file_map_drop(&f.tensors.map, 0, f.tensors.map.size);
     *out = f;
     return ERR_NONE;

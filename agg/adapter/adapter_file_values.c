@@ -20,8 +20,7 @@ err adapter_file_f32(const float **out, const struct adapter_file_factor *factor
     return ERR_NONE;
 }
 
-/* Index of the first value that is not finite, or n. A block at a time, by the bits of the
- * exponent, so that the inner loop has no branch. */
+/* Tests a block at a time, by the bits of the exponent, so that the inner loop has no branch. */
 size_t adapter_file_first_bad(const float *x, size_t n)
 {
     enum { BLOCK = 4096 };
@@ -83,7 +82,7 @@ err adapter_file_join(struct adapter_file *state, const struct adapter_file *fro
                       const char *frozen_digest)
 {
     if (strcmp(state->meta.frozen, frozen_digest) != 0)
-        return err_make(ERR_INPUT, "%s: made for frozen factors %.16s..., %s is %.16s...",
+        return err_make(ERR_INPUT, "%s: needs frozen factors %.16s..., but %s is %.16s...",
                         state->path, state->meta.frozen, frozen->path, frozen_digest);
     if (strcmp(state->meta.base, frozen->meta.base) != 0 && frozen->meta.base[0])
         return err_make(ERR_INPUT, "%s: frozen factors of base %.16s..., expected %.16s...",

@@ -12,7 +12,7 @@ static bool ends_with(const char *text, const char *end)
     return n >= k && strcmp(text + n - k, end) == 0;
 }
 
-/* A module whose name ends with `key` holds the tensor, as PEFT compares. */
+/* The tensor belongs to a module whose name ends with `key`; the same comparison as in PEFT. */
 static bool lies_in(const char *name, const char *key)
 {
     size_t k = strlen(key);
@@ -41,7 +41,7 @@ err adapter_saved_add(struct adapter_file *file, const struct tensor *t)
                         dtype_name(t->dtype));
     if (n + sizeof prefix + sizeof wrapped > LIMIT_TENSOR_NAME_BYTES || t->count == 0)
         return err_make(ERR_INPUT, "tensor %.200s: %s", t->name,
-                        t->count ? "the name is too long" : "holds no values");
+                        t->count ? "the name is too long" : "has no values");
     if (!file->saved)
         TRY(arena_take(&file->saved, &file->arena, file->tensors.count, sizeof *file->saved));
     struct adapter_file_saved *s = &file->saved[file->saved_count];
@@ -70,7 +70,7 @@ err adapter_saved_sort(struct adapter_file *file)
     qsort(s, file->saved_count, sizeof *s, by_name);
     for (size_t i = 1; i < file->saved_count; i++)
         if (strcmp(s[i - 1].name, s[i].name) == 0)
-            return err_make(ERR_INPUT, "tensor %s is there twice", s[i].tensor->name);
+            return err_make(ERR_INPUT, "the file has tensor %s twice", s[i].tensor->name);
     return ERR_NONE;
 }
 
@@ -79,7 +79,7 @@ err adapter_saved_refuse(const struct adapter_file *file)
     if (file->meta.kind != ADAPTER_FILE_PEFT) return ERR_NONE;
     if (file->meta.modules_to_save[0])
         return err_make(ERR_INPUT,
-                        "%s: modules_to_save: whole modules saved beside the adapter are not "
+                        "%s: modules_to_save: modules saved whole beside the adapter are not "
                         "supported here",
                         file->path);
     if (strcmp(file->meta.bias, "none") != 0)

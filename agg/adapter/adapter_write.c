@@ -14,13 +14,13 @@
 
 enum { METADATA_MAX = 16, NUMBER_BYTES = 32, CONFIG_MAX = 16 << 20, GATHER_BYTES = 1 << 20 };
 
-struct listing { /* what goes into one file */
+struct listing { /* the content of one file */
     struct arena arena;
     struct tensor *tensor;
-    size_t count, more; /* room for so many tensors beside the modules' */
+    size_t count, more; /* more: tensors beside those of modules */
     struct metadata metadata[METADATA_MAX];
     size_t metadata_count;
-    const struct file_map *from; /* where the data lie; NULL: in memory */
+    const struct file_map *from; /* the mapping of the data; NULL: in memory */
     char rank[NUMBER_BYTES], round[NUMBER_BYTES], alpha[NUMBER_BYTES];
 };
 
@@ -210,8 +210,7 @@ err adapter_file_write_from(const char *path, const struct adapter_file_meta *me
 
 static const char *const peft_files[] = {"adapter_config.json", "adapter_model.safetensors"};
 
-/* Removes a directory that holds nothing but our two files; others' files stay, and the directory.
- */
+/* Removes our two files, and the directory if it is then empty. */
 static void remove_adapter(const char *dir)
 {
     char name[LIMIT_PATH_BYTES + 128];
@@ -222,7 +221,7 @@ static void remove_adapter(const char *dir)
     rmdir(dir);
 }
 
-/* A bias of an adapted layer is its base_layer's to PEFT. */
+/* Tensor names follow PEFT, in which an adapted layer has its bias in base_layer. */
 static err list_saved(struct listing *l, const struct adapter_file_peft *w)
 {
     for (size_t i = 0; i < w->saved_count; i++) {
@@ -256,7 +255,7 @@ out:
     return e;
 }
 
-/* Puts `made` in place of `dir`. An old directory is set aside first and comes back on failure. */
+/* Renames `made` to `dir`. An old directory is renamed first, and renamed back on failure. */
 static err swap_directory(const char *made, const char *dir)
 {
     char old[LIMIT_PATH_BYTES + 64], parent[LIMIT_PATH_BYTES];
@@ -285,7 +284,8 @@ static err check_peft(const struct adapter_file_module *module, size_t count)
         const struct adapter_file_factor *x = module[i].factor;
         const struct adapter_file_factor *a = &x[ADAPTER_FILE_A], *b = &x[ADAPTER_FILE_B];
         if (x[ADAPTER_FILE_R].f32 || x[ADAPTER_FILE_CARRY_A].f32)
-            return err_make(ERR_INPUT, "module %s: PEFT knows A and B only; fold the rest first",
+            return err_make(ERR_INPUT,
+                            "module %s: PEFT has only A and B; fold the other factors first",
                             module[i].name);
         if (!a->f32 || !b->f32 || a->rows != b->cols || a->rows != module[i].rank)
             return err_make(ERR_INPUT, "module %s: expected A and B of one rank", module[i].name);

@@ -23,7 +23,7 @@ size_t flatten_terms(struct lowrank_term out[2], const struct adapter_file_modul
     return count;
 }
 
-struct flat { /* one module's result, its factors malloc'd until they are in the arena */
+struct flat { /* the result of one module; malloc'd, since threads cannot share the arena */
     float *A, *B;
     uint32_t q;
     double norm, tail;
@@ -41,7 +41,7 @@ static err flatten_module(struct flat *out, const struct adapter_file_module *m,
     TRY(lowrank_svd_open(&svd, &stack, 0));
     lowrank_cut(&out->q, &out->tail, &svd, cut);
     out->norm = svd.norm;
-    /* A module whose change is zero still is a module: rank 1, all zero. */
+    /* A module whose change is zero is kept, with rank 1 and all zero. */
     uint32_t rank = out->q ? out->q : 1;
     out->B = calloc((size_t)m->d_out * rank, sizeof(float));
     out->A = calloc((size_t)m->d_in * rank, sizeof(float));
@@ -87,8 +87,8 @@ err flatten_open(struct flatten *out, const struct adapter_file *file,
     struct flat *flat = NULL;
     err e = ERR_NONE;
     if (adapter_file_needs_frozen(file))
-        return err_make(ERR_INPUT, "%s: needs its file of frozen factors, %.16s...", file->path,
-                        file->meta.frozen);
+        return err_make(ERR_INPUT, "%s: the file of its frozen factors, %.16s..., is needed",
+                        file->path, file->meta.frozen);
     TRY_OUT(e, arena_take(&f.module, &f.arena, file->count, sizeof *f.module));
     TRY_OUT(e, arena_take(&f.norm, &f.arena, file->count, sizeof *f.norm));
     TRY_OUT(e, arena_take(&f.tail, &f.arena, file->count, sizeof *f.tail));

@@ -8,8 +8,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Below this ratio of singular values the eigenvectors of W^T W lose digits that float32 would
- * show. */
+/* Below this ratio of singular values the eigenvectors of W^T W are less exact than float32,
+ * because forming W^T W squares the condition number. */
 static const double gram_ratio_least = 1e-4;
 
 static err check_shape(const struct basis_shape *s)
@@ -62,7 +62,7 @@ out:
 
 /* ---- singular vectors of a weight ---- */
 
-/* The largest |entry| of each left vector becomes positive. */
+/* Fixes the signs: the largest |entry| of each left vector is made positive. */
 static void fix_signs(double *u, double *v, const struct basis_shape *s)
 {
     for (size_t j = 0; j < s->r; j++) {
@@ -74,8 +74,9 @@ static void fix_signs(double *u, double *v, const struct basis_shape *s)
     }
 }
 
-/* Through the eigenvectors of the smaller of W W^T and W^T W; *good says whether the r-th value is
- * large enough for that. w (rows, cols) column-major, rows >= cols; u (rows, r), v (cols, r). */
+/* Singular vectors by the eigenvectors of W^T W, the smaller Gram matrix: several times faster than
+ * an SVD. *good: the r-th singular value is large enough for this way. w (rows, cols) column-major,
+ * rows >= cols; u (rows, r), v (cols, r). */
 static err leading_by_gram(bool *good, double *u, double *v, const double *w, const size_t size[3])
 {
     int rows = (int)size[0], cols = (int)size[1], r = (int)size[2], found = 0;
@@ -137,7 +138,7 @@ err basis_of_weight(float *A, float *B, const float *W0, const struct basis_shap
     double *w = NULL, *u = NULL, *v = NULL;
     size_t m = shape->d_out, n = shape->d_in, r = shape->r;
     bool tall = m >= n, good = false;
-    /* rows >= cols: W itself, or its transpose with the sides' roles swapped. */
+    /* rows >= cols: W itself, or its transpose with u and v exchanged. */
     const size_t size[3] = {tall ? m : n, tall ? n : m, r};
     err e = ERR_NONE;
     TRY(check_shape(shape));

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-struct direction { /* one singular value, what keeping it is worth a byte */
+struct direction { /* one singular value, and its worth per byte */
     double worth;
     uint32_t order;
     size_t module;
@@ -42,7 +42,7 @@ err budget_spend(uint32_t *rank, const struct budget_module *module, size_t coun
         if (module[i].k) left -= cost_of(&module[i]);
     }
     if (left < 0)
-        return err_make(ERR_INPUT, "%llu bytes do not hold rank 1 of every module",
+        return err_make(ERR_INPUT, "%llu bytes are too few for rank 1 of every module",
                         (unsigned long long)bytes);
     struct direction *all = calloc(room + 1, sizeof *all);
     if (!all) return err_sys(ENOMEM, "%zu singular values", room);

@@ -62,7 +62,8 @@ static void gather(double *left, double *right, const struct lowrank_stack *s)
     }
 }
 
-/* out (m rows of `row`) = c x (m, r), rounded once; made for wider registers too, the same bits. */
+/* out (m rows of length `row`) = c x (m, r), rounded once. Compiled also for wider registers; the
+ * bits are the same, because each element is rounded by itself. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -91,8 +92,8 @@ void lowrank_pair(float *B, float *A, const struct lowrank_stack *s)
 
 /* ---- dense ---- */
 
-/* out (m, n) row-major += the terms from `from` to `to`. Terms are taken a panel of at least a few
- * dozen ranks at a time, so that products are long and memory stays small. */
+/* out (m, n) row-major += the terms from `from` to `to`, in panels of a few dozen ranks: enough for
+ * efficient products, and little memory. */
 static err add_terms(double *out, const struct lowrank_stack *s, size_t from, size_t to)
 {
     enum { PANEL = 128 };
@@ -125,14 +126,14 @@ err lowrank_add_dense(double *out, const struct lowrank_stack *s)
     return add_terms(out, s, 0, s->count);
 }
 
-/* Scaled, so that nothing under- or overflows; plain order, so that bits are the same everywhere.
- */
+/* Scaled against underflow and overflow. Summed in plain order, so that the bits are the same on
+ * all machines. */
 static double norm_of(const double *x, size_t n)
 {
     double largest = 0, sum = 0;
     for (size_t i = 0; i < n; i++)
         largest = fmax(largest, fabs(x[i]));
-    if (largest == 0 || isinf(largest)) { /* fmax() passes over NaN; the result must not */
+    if (largest == 0 || isinf(largest)) { /* fmax() ignores NaN, but the result must show it */
         for (size_t i = 0; i < n && largest == 0; i++)
             if (isnan(x[i])) return x[i];
         return largest;
@@ -144,7 +145,7 @@ static double norm_of(const double *x, size_t n)
 
 /* ---- factored ---- */
 
-/* x (rows, cols) column-major becomes reflectors and R above; tau (min(rows, cols)). */
+/* QR in place: x (rows, cols) column-major gets reflectors, with R above; tau (min(rows, cols)). */
 static err qr(double *x, double *tau, size_t rows, size_t cols)
 {
     int info = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, (int)rows, (int)cols, x, (int)rows, tau);
@@ -218,7 +219,7 @@ out:
     return e;
 }
 
-/* Where the dense sum costs less than QR of both sides. */
+/* The dense sum costs less than the QR of both sides. */
 static bool dense_is_less(const struct lowrank_stack *s)
 {
     double m = s->m, n = s->n;
@@ -249,8 +250,8 @@ err lowrank_norm(double *out, const struct lowrank_stack *s)
     return e;
 }
 
-/* One dense matrix: each term is added and taken away again, which leaves rounding of 1e-16 of it.
- */
+/* One dense matrix for all: each term is added and subtracted again, which leaves an error of 1e-16
+ * of the term. */
 static err norms_dense(double *out, const struct lowrank_stack *common,
                        const struct lowrank_term *with, size_t count)
 {
@@ -354,12 +355,12 @@ out:
 
 static err check_norm(double norm)
 {
-    if (isfinite(norm)) return ERR_NONE; /* else LAPACK may not come back */
-    return err_make(ERR_INPUT, "factors hold values that are not finite, or too large");
+    if (isfinite(norm)) return ERR_NONE; /* LAPACK may loop forever on NaN */
+    return err_make(ERR_INPUT, "factors have values that are not finite, or too large");
 }
 
 /* a (rows, cols) column-major = u (rows, k) diag(sigma) vt (k, cols), destroying a. *again: divide
- * and conquer did not converge (rare, and deterministic); svd_slow() on a fresh copy does. */
+ * and conquer did not converge (rare, and deterministic), so svd_slow() is needed on a new copy. */
 static err svd_fast(bool *again, double *u, double *sigma, double *vt, double *a,
                     const size_t size[2])
 {
@@ -388,7 +389,8 @@ static void transpose(double *v, const double *vt, size_t k, size_t n)
             v[i * n + j] = vt[j * k + i];
 }
 
-/* The dense matrix is summed again where dgesdd fails: rare, and cheaper than a copy each time. */
+/* If dgesdd fails, the dense matrix is summed again. This is rare, and cheaper than a copy each
+ * time. */
 static err svd_dense(struct lowrank_svd *svd, const struct lowrank_stack *s, size_t head)
 {
     double *x = NULL, *vt = NULL;
@@ -460,7 +462,7 @@ err lowrank_svd_open(struct lowrank_svd *out, const struct lowrank_stack *s, siz
     err e = ERR_NONE;
     TRY_OUT(e, matrix_take(&svd.sigma, svd.k, 1));
     if (svd.k > 0) {
-        /* At R = min(m, n) the dense matrix is no larger than the stack, and its cost no higher. */
+        /* From R = min(m, n) on, the dense matrix is no larger than the stack and costs no more. */
         e = total >= least ? svd_dense(&svd, s, head) : svd_factored(&svd, s, head);
         if (err_is(e)) goto out;
     }

@@ -17,7 +17,7 @@ void lowrank_cut(uint32_t *q, double *tail, const struct lowrank_svd *svd,
     double error = cut->error > 0 ? cut->error * svd->norm - cut->spent : INFINITY;
     double energy = cut->energy > 0 ? (1 - cut->energy) * svd->norm * svd->norm : INFINITY;
     double zero = svd->k ? s[0] * 0x1p-52 * MAX(svd->m, svd->n) : 0;
-    double sum = 0; /* of squares, from the smallest up: exact enough to compare with tiny bounds */
+    double sum = 0; /* tail of squares, summed from the smallest up so that tiny tails are exact */
     bool asked = cut->error > 0 || cut->energy > 0;
     uint32_t keep = svd->k;
     for (; keep > 0; keep--) {
@@ -33,8 +33,8 @@ void lowrank_cut(uint32_t *q, double *tail, const struct lowrank_svd *svd,
 
 /* ---- results ---- */
 
-/* The leading q singular vectors of one side, (dim, q) column-major: borrowed where they lie so
- * already, else computed into *made. */
+/* The leading q singular vectors of one side, (dim, q) column-major: borrowed if they are stored in
+ * that form, else computed into *made. */
 static err vectors(const double **out, double **made, const struct lowrank_svd *svd, uint32_t q,
                    bool left)
 {
@@ -56,7 +56,7 @@ static err vectors(const double **out, double **made, const struct lowrank_svd *
     return info ? matrix_failed("Q times vectors (dormqr)", info) : ERR_NONE;
 }
 
-/* -1 where the largest |entry|, the first of equals, is negative. */
+/* -1 if the largest |entry| (the first of equal ones) is negative, else 1. */
 static double sign_of(const double *u, size_t m)
 {
     double largest = 0;
@@ -69,7 +69,7 @@ static double sign_of(const double *u, size_t m)
     return u[at] < 0 ? -1 : 1;
 }
 
-/* out[i * stride] = scale x[i] as float32; what that lost, squared. */
+/* out[i * stride] = scale x[i] as float32. Returns the squared rounding error. */
 static double store(float *out, size_t stride, const double *x, size_t n, double scale)
 {
     double lost = 0;
@@ -97,8 +97,8 @@ err lowrank_split(float *B, float *A, double *rounding, const struct lowrank_svd
         double s = svd->sigma[j], root = sqrt(s), sign = sign_of(u, svd->m);
         double on_left = split == LOWRANK_BALANCED ? root : split == LOWRANK_LEFT ? s : 1;
         double on_right = split == LOWRANK_BALANCED ? root : 1;
-        /* ||dB A + B dA||: the vectors are orthogonal, so each part is a sum over j; the two parts
-         * are independent roundings. */
+        /* ||dB A + B dA||: the vectors are orthogonal, so each part is a sum over j. The two
+         * parts are independent roundings, so their squares add up. */
         lost += store(B + j, q, u, svd->m, sign * on_left) * on_right * on_right;
         lost += store(A + j * svd->n, 1, v, svd->n, sign * on_right) * on_left * on_left;
     }

@@ -10,11 +10,11 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* Rows of B and columns of A that are float64 at a time: a panel stays in the second-level
- * cache. */
+/* Rows of B, or columns of A, that are widened to float64 at a time: a panel stays in the cache of
+ * the second level. */
 enum { PANEL = 128 };
 
-/* Made for wider registers too: the conversion costs as much as a tenth of the products. */
+/* Compiled also for wider registers, because the conversion costs a tenth of the products. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif

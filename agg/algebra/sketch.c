@@ -8,7 +8,7 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* Singular values below this part of the largest are the rounding of float32 gradients. */
+/* Singular values below this share of the largest come from the rounding of float32 gradients. */
 static const double nothing = 0x1p-22;
 
 uint32_t sketch_rank(const struct basis_shape *shape)
@@ -43,7 +43,7 @@ struct side { /* orthonormal vectors of length d, vector j at x[i * along + j * 
     const char *purpose;
 };
 
-/* The vectors from `rank` on are drawn, orthogonal to those before. */
+/* Draws the vectors from `rank` on, orthogonal to those before. */
 static err complete(const struct side *s, uint32_t rank, const struct basis_key *key)
 {
     double *u = NULL;
@@ -68,7 +68,7 @@ err sketch_range(float *Q, const float *Y, const struct basis_shape *shape,
 {
     struct lowrank_svd svd = {0};
     size_t d = shape->d_out, q = sketch_width(shape);
-    float *one = calloc(2 * q * q, sizeof *one); /* I, and right vectors nobody needs */
+    float *one = calloc(2 * q * q, sizeof *one); /* I, and right vectors that are not used */
     struct lowrank_term term = {.c = 1, .B = Y, .A = one, .r = (uint32_t)q};
     const struct lowrank_stack stack = {
         .m = shape->d_out, .n = (uint32_t)q, .term = &term, .count = 1};

@@ -30,7 +30,7 @@ static err check_method(const struct method *method)
                     a->text ? a->text : "cannot combine adapters");
 }
 
-/* The cut that belongs to the method, where the user asked for none. */
+/* The method's own cut, used if the user asked for none. */
 static void set_own_cut(struct combine *c, const struct method *method)
 {
     switch (method->aggregate.cut) {
@@ -101,7 +101,7 @@ static err open_files(struct combine *c, const struct combine_options *o)
         c->p[k] = w;
         sum += w;
     }
-    if (!isfinite(sum)) return err_make(ERR_INPUT, "the weights' sum is not finite");
+    if (!isfinite(sum)) return err_make(ERR_INPUT, "the sum of the weights is not finite");
     for (size_t k = 0; k < o->count; k++)
         c->share[k] = c->p[k] /= sum;
     return ERR_NONE;
@@ -113,7 +113,7 @@ static int by_name(const void *a, const void *b)
                   ((const struct adapter_file_module *)b)->name);
 }
 
-/* Every module that some adapter has, once; shapes agree. */
+/* Lists the modules of all adapters, each once. ERR_INPUT if shapes differ. */
 static err list_modules(struct combine *c)
 {
     size_t room = 0, kept = 0;
@@ -123,7 +123,7 @@ static err list_modules(struct combine *c)
     for (size_t k = 0; k < c->file_count; k++)
         for (size_t i = 0; i < c->file[k].count; i++)
             if (c->file[k].module[i].rank) c->module[c->count++] = c->file[k].module[i];
-    if (c->count == 0) return err_make(ERR_INPUT, "no adapted module in any of these");
+    if (c->count == 0) return err_make(ERR_INPUT, "none of these adapters has an adapted module");
     qsort(c->module, c->count, sizeof *c->module, by_name);
     for (size_t i = 0; i < c->count; i++) {
         const struct adapter_file_module *m = &c->module[i];
@@ -139,7 +139,7 @@ static err list_modules(struct combine *c)
     return ERR_NONE;
 }
 
-/* Only a base that both say nothing else about can be taken for the same. */
+/* Two adapters count as having the same base unless both name one and the names differ. */
 static bool differ(const char *a, const char *b)
 {
     return a[0] && b[0] && strcmp(a, b) != 0;
@@ -159,14 +159,14 @@ static err agree(struct combine *c, const struct combine_options *o)
         if (m->fan_in_fan_out != first->fan_in_fan_out)
             return err_make(ERR_INPUT, "%s: fan_in_fan_out differs from %s's", path, other);
         if (differ(m->base, first->base))
-            return err_make(ERR_INPUT, "%s: made for another base than %s", path, other);
+            return err_make(ERR_INPUT, "%s: its base is not that of %s", path, other);
         if (!sums && m->rslora != first->rslora)
             return err_make(ERR_INPUT, "%s: rslora differs from %s's; %s needs one scale for all",
                             path, other, o->method->name);
         if (differ(m->task_type, first->task_type))
             return err_make(ERR_INPUT, "%s: task_type %s, %s has %s", path, m->task_type, other,
                             first->task_type);
-        /* Folders are called as their owners like: what is not the same everywhere is left out. */
+        /* Base paths are local names. Keep the field only if every adapter has the same value. */
         if (strcmp(m->base_path, first->base_path) != 0) c->meta.base_path = "";
     }
     return ERR_NONE;
@@ -189,7 +189,7 @@ static void sum_up(struct combine *c)
     c->report.count = c->count;
 }
 
-/* One module, into the scratch file and the report. */
+/* Combines one module, into the scratch file and the report. */
 static err one_module(struct combine *c, const struct combine_options *o, size_t i, uint32_t rank)
 {
     struct method_result out = {0};
@@ -215,7 +215,7 @@ static err combine_all(struct combine *c, const struct combine_options *o)
         size_t failed_at;
 #pragma omp atomic read
         failed_at = first;
-        if (failed_at < i) continue; /* that error stands, whatever comes of this one */
+        if (failed_at < i) continue; /* the error of an earlier module will be returned */
         err e = one_module(c, o, i, rank[i]);
 #pragma omp critical(combine_all)
         {
@@ -230,7 +230,7 @@ static err combine_all(struct combine *c, const struct combine_options *o)
     return failed;
 }
 
-/* The modules as they lie in the scratch file. */
+/* Names the report's rows. Names are copied, because the report may outlive the files. */
 static err keep_modules(struct combine *c)
 {
     TRY(arena_take(&c->report.row, &c->report.arena, c->count, sizeof *c->report.row));

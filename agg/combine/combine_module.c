@@ -7,16 +7,17 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* So many adapters' factors of a module may stay in memory until the module is done. */
+/* With more adapters than this, the pages of a module's factors are dropped after each use. */
 enum { HELD_ADAPTERS = 4 };
 
 struct work {
     const struct combine *c;
     const char *name;
-    struct arena arena;                         /* what was widened */
-    struct adapter_file_module *copy;           /* (file_count) all float32 */
-    const struct adapter_file_module **present; /* (file_count), NULL where it has none */
-    size_t *owner;                              /* (terms) the adapter of each */
+    struct arena arena;               /* factors widened to float32 */
+    struct adapter_file_module *copy; /* (file_count) all float32 */
+    const struct adapter_file_module *
+        *present;  /* (file_count); NULL: the adapter lacks the module */
+    size_t *owner; /* (terms) the adapter of each */
     uint32_t rank_most;
     struct lowrank_term *term;
     struct lowrank_stack stack;
@@ -76,7 +77,7 @@ static void work_close(struct work *w)
     arena_close(&w->arena);
 }
 
-/* Where a method's own next() would ask for it. */
+/* The same check as in the next() of such methods (methods_check_scale()). */
 static err one_scale(const struct work *w, const struct method *method)
 {
     const struct adapter_file_module *first = NULL;
@@ -122,7 +123,7 @@ out:
     return e;
 }
 
-/* The stack itself: what PEFT's "cat" makes. Its norm is that of the Gram products. */
+/* The stack itself, the same as PEFT's "cat". Its norm is computed from Gram products. */
 static err stacked(struct method_result *out, const struct work *w)
 {
     size_t total = lowrank_total(&w->stack);
@@ -142,7 +143,7 @@ static err stacked(struct method_result *out, const struct work *w)
     return ERR_NONE;
 }
 
-/* A round from an adapter of zeros, of the largest rank that was sent. */
+/* A round from an adapter of zeros, of the largest rank among the adapters. */
 static err round_of(struct method_round *out, struct adapter_file_module *zero, struct work *w)
 {
     float *none;
@@ -220,7 +221,7 @@ static err spectrum(struct budget_module *out, double **sigma, const struct comb
     if (!err_is(e)) {
         *sigma = svd.sigma;
         svd.sigma = NULL;
-        /* even a module that adds nothing is written with rank 1 */
+        /* a module that adds nothing is written with rank 1 too */
         *out = (struct budget_module){.m = svd.m, .n = svd.n, .k = svd.k, .sigma = *sigma};
     }
     lowrank_svd_close(&svd);

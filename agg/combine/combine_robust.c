@@ -1,5 +1,4 @@
-/* What adapters do beside each other: robust rules, and how far they agree; contract in combine.h.
- */
+/* Robust rules, and how far the adapters agree; contract in combine.h. */
 #include "agg/algebra/matrix.h"
 #include "agg/combine/combine_parts.h"
 #include "agg/round/method_diagnose.h"
@@ -9,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* total += every module's inner products, in the order of modules whatever thread has which. */
+/* total += the inner products of every module. `ordered` adds them in the order of modules, so that
+ * the bits do not depend on the threads. */
 static err all_modules(double *total, struct combine *c, const struct combine_options *o,
                        int threads)
 {
@@ -61,7 +61,7 @@ err combine_robust(struct combine *c, const struct combine_options *o, int threa
     double *gram = NULL;
     if (rule->robust == METHOD_ROBUST_NONE && !o->compare) return ERR_NONE;
     if (count > LIMIT_ROBUST_MEMBERS)
-        return err_make(ERR_LIMIT, "%zu adapters, at most %d where all pairs are looked at", count,
+        return err_make(ERR_LIMIT, "%zu adapters, at most %d when all pairs are compared", count,
                         LIMIT_ROBUST_MEMBERS);
     if (o->compare) TRY(arena_take(&c->compared, &c->arena, c->count + 1, sizeof *c->compared));
     TRY(matrix_take(&gram, count, count));

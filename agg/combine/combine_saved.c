@@ -12,23 +12,24 @@ static size_t value_bytes(const struct tensor *t)
     return t->size / t->count;
 }
 
-/* The tensor at place i of the first adapter, in another one. */
+/* Tensor i of f is the same as that of the first adapter, in name and shape. */
 static err same_tensor(const struct adapter_file *f, const struct adapter_file *first, size_t i)
 {
     const char *name = first->saved[i].name;
     const struct tensor *want = first->saved[i].tensor;
     if (i >= f->saved_count || strcmp(f->saved[i].name, name) != 0)
         return err_make(ERR_INPUT,
-                        "%s: %s is saved whole in %s and not here: no adapter holds what it is in "
-                        "the base",
+                        "%s: %s is saved whole in %s but not here, and its value in the base is in "
+                        "no adapter",
                         f->path, name, first->path);
     const struct tensor *t = f->saved[i].tensor;
     bool same = t->dims == want->dims;
     for (int d = 0; d < want->dims && same; d++)
         same = t->shape[d] == want->shape[d];
     if (same) return ERR_NONE;
-    return err_make(ERR_INPUT, "%s: tensor %s: another shape than in %s; a mean needs one", f->path,
-                    t->name, first->path);
+    return err_make(ERR_INPUT,
+                    "%s: tensor %s: its shape differs from that in %s; a mean needs one shape",
+                    f->path, t->name, first->path);
 }
 
 err combine_saved_list(struct combine *c)
@@ -37,7 +38,7 @@ err combine_saved_list(struct combine *c)
     for (size_t k = 0; k < c->file_count; k++) {
         const struct adapter_file *f = &c->file[k];
         if (f->meta.modules_to_save[0] && f->saved_count == 0)
-            return err_make(ERR_INPUT, "%s: holds no tensor of modules_to_save %.200s", f->path,
+            return err_make(ERR_INPUT, "%s: has no tensor of modules_to_save %.200s", f->path,
                             f->meta.modules_to_save);
     }
     for (size_t k = 1; k < c->file_count; k++) {
@@ -64,7 +65,7 @@ err combine_saved_list(struct combine *c)
     return ERR_NONE;
 }
 
-/* sum (n) += p x, the values from `at` on of one adapter's tensor. */
+/* sum (n) += p_k x, for the values in `range` of tensor i of adapter k. */
 static err add_block(double *sum, float *x, const struct combine *c, size_t k, size_t i,
                      const size_t range[2])
 {
@@ -89,7 +90,7 @@ static double whole(const struct combine *c)
     return sum;
 }
 
-/* The mean of the values in `range`; x and sum have BLOCK places. */
+/* The mean of the values in `range`; x and sum have room for BLOCK values. */
 static err mean_block(float *x, double *sum, const struct combine *c, size_t i,
                       const size_t range[2])
 {
@@ -122,7 +123,7 @@ err combine_saved_mean(struct combine *c)
     double *sum = malloc(BLOCK * sizeof *sum);
     err e = x && sum ? ERR_NONE : err_make(ERR_MACHINE, "no memory for means");
     for (size_t i = 0; i < c->saved_count && !err_is(e); i++) {
-        /* Its place in the scratch file, until that is mapped. */
+        /* The offset in the scratch file, until combine_saved_map() makes it a pointer. */
         struct tensor *t = (struct tensor *)(uintptr_t)c->saved[i].tensor;
         t->data = (const void *)(uintptr_t)c->state.scratch.size;
         e = mean_tensor(c, x, sum, i);

@@ -1,4 +1,4 @@
-/* The independent check: plain loops in float64, a row at a time; contract in combine.h. */
+/* An independent check by plain loops in float64, one row at a time; contract in combine.h. */
 #include "agg/combine/combine.h"
 
 #include <math.h>
@@ -38,7 +38,7 @@ static double square_sum(const double *x, size_t n)
     return sum;
 }
 
-/* Squares of both norms, row by row: (m, 2). The last pair is the result's, with c < 0. */
+/* Squares of both norms, row by row: (m, 2). The last pair is the result, with c < 0. */
 static err rows_of(double *square, const struct pair *pair, size_t count,
                    const struct adapter_file_module *m)
 {

@@ -67,7 +67,7 @@ refused "lora_alpha 0, expected a number above zero" fedlora aggregate "$golden/
 broken pissa 's/"init_lora_weights": true/"init_lora_weights": "pissa"/'
 refused 'init_lora_weights "pissa"' fedlora aggregate "$golden/b" "$work/pissa"
 broken head 's/"modules_to_save": null/"modules_to_save": ["o_proj"]/'
-refused 'holds no tensor of modules_to_save ["o_proj"]' fedlora aggregate "$golden/b" "$work/head"
+refused 'has no tensor of modules_to_save ["o_proj"]' fedlora aggregate "$golden/b" "$work/head"
 broken nan ''
 printf '\0\0\300\177' | dd of="$work/nan/adapter_model.safetensors" bs=1 conv=notrunc status=none \
   seek=$(($(stat -c %s "$work/nan/adapter_model.safetensors") - 4))

@@ -89,8 +89,8 @@ Test(adapter_saved, who_knows_a_and_b_only_refuses_them_by_name)
     const struct adapter_file_saved saved = {"score_head.weight", &t};
     struct adapter_file f = {0};
     ok(write(&saved, 1));
-    refused(adapter_file_open(&f, at("peft")), ERR_INPUT, "modules_to_save: whole modules");
-    refused(adapter_file_map(&f, at("peft")), ERR_INPUT, "modules_to_save: whole modules");
+    refused(adapter_file_open(&f, at("peft")), ERR_INPUT, "modules_to_save: modules saved whole");
+    refused(adapter_file_map(&f, at("peft")), ERR_INPUT, "modules_to_save: modules saved whole");
 }
 
 Test(adapter_saved, a_tensor_no_setting_speaks_of_is_refused)
@@ -102,7 +102,7 @@ Test(adapter_saved, a_tensor_no_setting_speaks_of_is_refused)
     refused(adapter_file_map_whole(&f, at("peft")), ERR_INPUT,
             "tensor base_model.model.embed_tokens.weight: expected");
     refused(adapter_file_map_whole(&f, at("peft")), ERR_INPUT,
-            "(saved whole, which neither modules_to_save nor bias says)");
+            "(modules_to_save and bias do not list it as saved whole)");
 }
 
 Test(adapter_saved, values_that_are_not_finite_are_not_written)

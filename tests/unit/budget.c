@@ -53,5 +53,5 @@ Test(budget, weighs_what_a_direction_costs_and_keeps_nothing_that_is_zero)
     cr_expect_eq(rank[0], 4);
     cr_expect_eq(rank[1], 5);
     refused(budget_spend(rank, m, 3, 6463), ERR_INPUT,
-            "6463 bytes do not hold rank 1 of every module");
+            "6463 bytes are too few for rank 1 of every module");
 }

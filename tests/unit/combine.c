@@ -161,7 +161,7 @@ Test(combine, a_budget_of_bytes_is_kept_and_spent_better_than_evenly)
     combine_close(&fixed);
     combine_close(&budget);
     o.bytes = 100;
-    refused(combine_open(&budget, &o), ERR_INPUT, "100 bytes do not hold rank 1");
+    refused(combine_open(&budget, &o), ERR_INPUT, "100 bytes are too few for rank 1");
 }
 
 Test(combine, duplicates_and_threads_change_nothing)

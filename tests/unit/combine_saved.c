@@ -181,7 +181,7 @@ Test(combine_saved, what_is_not_in_every_adapter_or_of_another_shape_is_refused)
     expect_refusal(&a, "/c: model.q.bias is saved whole in");
     a = usual;
     a.shape[0] = 6;
-    expect_refusal(&a, "tensor base_model.model.score.weight: another shape than in");
+    expect_refusal(&a, "tensor base_model.model.score.weight: its shape differs from that in");
 }
 
 Test(combine_saved, more_in_a_later_adapter_is_refused_too)

@@ -105,5 +105,5 @@ Test(florist, a_budget_of_bytes_is_kept_and_spent_better_than_evenly)
     extra_option = "bytes=500";
     begin(m);
     refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT,
-            "500 bytes do not hold rank 1 of every module");
+            "500 bytes are too few for rank 1 of every module");
 }
