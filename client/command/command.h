@@ -34,6 +34,8 @@ struct command_common {
     int precision;      /* enum command_precision */
 };
 
+/* The option of every command that writes a file or a directory. Without it existing output is
+ * never changed. */
 #define COMMAND_ROW_FORCE(at_)                                                                     \
     {                                                                                              \
         .flag = "force", .letter = 'f', .kind = OPTION_FLAG, .at = (at_),                          \
@@ -73,6 +75,8 @@ err command_check_unused(const struct command_given *option, size_t count, const
  * the directory cannot be written. Call it before long work. */
 err command_check_output(const char *path, bool force);
 
+/* One per file command_NAME.c; those of `fedlora run` are declared in command_run.h. The list that
+ * makes them known is in command.c. */
 extern const struct command command_aggregate;
 extern const struct command command_basis;
 extern const struct command command_budget_epsilon;

@@ -11,6 +11,7 @@
  * `dir` is ERR_INPUT. */
 err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace);
 err export_dir_commit(const char *part, const char *dir);
+/* Also removes what a crashed export has left; does nothing if the directory does not exist. */
 void export_dir_abandon(const char *part);
 
 /* Writes config.json (and generation_config.json) of the base with its type set to `type`; for a

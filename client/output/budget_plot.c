@@ -10,8 +10,9 @@
 /* The picture and its margins in pixels, and about how many labels an axis gets. */
 enum { WIDTH = 720, HEIGHT = 440, LEFT = 76, RIGHT = 24, TOP = 66, BOTTOM = 62, TICKS = 6 };
 
+/* An axis from 0 to `end`, with a label at every `step`. */
 struct axis {
-    double end, step; /* from 0 */
+    double end, step;
 };
 
 /* The end of an axis that holds `most`, in steps of 1, 2 or 5 times a power of ten, so that labels
