@@ -229,6 +229,7 @@ err adapter_open_path(struct adapter *out, const struct arch *a, const char *pat
     return e;
 }
 
+/* Modules are sorted, so the search is binary. */
 struct adapter_module *adapter_find(const struct adapter *ad, uint32_t layer, enum module_kind kind)
 {
     struct adapter_module key = {.layer = layer, .kind = kind};

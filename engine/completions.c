@@ -44,6 +44,7 @@ err completions_stop_ids(const int32_t **out, size_t *count, const struct model 
     return ERR_NONE;
 }
 
+/* Callers use it to find out whether they need a tokenizer at all. */
 size_t completions_wanted(const struct dataset *data)
 {
     size_t n = 0;

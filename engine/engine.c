@@ -63,6 +63,8 @@ static err pack(struct backend_weight **out, struct engine *e, const struct stac
     return er;
 }
 
+/* q, k and v are one product of (heads + 2 kv_heads) head_dim columns, so x is read once for the
+ * three. */
 static err pack_layer(struct engine *e, uint32_t layer, bool inference)
 {
     const struct layer *m = &e->model->layer[layer];
@@ -95,6 +97,8 @@ static float *place_norm(struct engine *e, float **at, const struct weight *w)
     return mine;
 }
 
+/* All norm weights are one block: the final norm and up to four per layer, each rounded up to 16
+ * floats. */
 static err place_norms(struct engine *e)
 {
     const struct arch *a = &e->model->arch;

@@ -122,6 +122,7 @@ out:
     return er;
 }
 
+/* The adapters are packed for this call only; engine_evaluate() keeps them over all its batches. */
 err engine_nll(double *nll, struct engine *e, const struct engine_row *row, size_t rows)
 {
     struct live live;
@@ -167,6 +168,8 @@ static err give_gradients(const struct live *live, struct engine *e,
     return ERR_NONE;
 }
 
+/* Gradients are returned only for the adapters in `gradient`. Rows with another adapter, or with
+ * none, contribute only their likelihoods. */
 err engine_gradients(double *nll, struct engine *e, const struct engine_row *row, size_t rows,
                      const struct engine_gradient *gradient, size_t gradients,
                      const struct engine_pass_options *o)

@@ -363,6 +363,7 @@ static void back_input(const struct low_rank *l, const struct factors_back *b,
     }
 }
 
+/* Whether the gradients of A are wanted for this segment. */
 static bool a_trains(const struct segment *s)
 {
     return s->gradient && (s->factors->adapter->trains & ADAPTER_A);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* All lists of a batch lie in its arena; the rows and segments belong to the caller. */
 void batch_close(struct batch *b)
 {
     arena_close(&b->arena);

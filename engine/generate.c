@@ -67,6 +67,8 @@ static size_t cache_bytes(const struct engine *e, size_t positions)
     return positions * a->layers * 2 * a->kv_heads * a->head_dim * size;
 }
 
+/* A prompt may have a limit of its own, because accuracy allows each row only the length of its
+ * completion. */
 static uint32_t most_tokens(const struct generate_prompt *p, const struct generate_options *o)
 {
     return p->tokens ? p->tokens : o->tokens;
@@ -258,6 +260,7 @@ err generate_many(int32_t *const *out, uint32_t *count, struct engine *e,
     return er;
 }
 
+/* A group of one prompt, so on_token() is called in the order of the text. */
 err generate_one(int32_t *out, uint32_t *count, struct engine *e, const struct adapter *adapter,
                  const struct generate_prompt *prompt, const struct generate_options *o)
 {

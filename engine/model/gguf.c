@@ -143,7 +143,7 @@ static err take_value(struct gguf_kv *kv, struct cursor *c)
     return ERR_NONE;
 }
 
-/* 64 KiB is the longest key that the format allows. Arrays of arrays are in the specification, but
+/* 64 KiB is the longest key that the format allows. Arrays of arrays belong to the format, but
  * no writer makes them and the reference loader refuses them. */
 static err take_kv(struct gguf_kv *kv, struct cursor *c, struct arena *arena)
 {
@@ -183,6 +183,8 @@ static err check_shape(struct gguf_tensor *t, const struct format *format)
     return ERR_NONE;
 }
 
+/* Sides that the file does not list are 1, so all later code can treat a tensor as
+ * four-dimensional. */
 static err take_tensor(struct gguf_tensor *t, struct cursor *c, struct arena *arena)
 {
     uint32_t dims;
@@ -361,6 +363,7 @@ void gguf_close(struct gguf *g)
     *g = (struct gguf){0};
 }
 
+/* Binary search in the sorted indices. */
 const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *name)
 {
     size_t low = 0, high = g->tensor_count;

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+/* Binary search in the sorted indices: a file may have thousands of keys, and opening a model asks
+ * for dozens. */
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key)
 {
     size_t low = 0, high = g->kv_count;
@@ -109,6 +111,7 @@ static struct gguf_str read_str(const uint8_t **at)
     return s;
 }
 
+/* Converters write the same key as u32, i32 or u64, so only the value counts and not the type. */
 err gguf_opt_u32(uint32_t *out, const struct gguf *g, const char *key)
 {
     const struct gguf_kv *kv = gguf_find(g, key);
@@ -134,6 +137,7 @@ err gguf_opt_f32(float *out, const struct gguf *g, const char *key)
     return ERR_NONE;
 }
 
+/* Any byte other than 0 is true, as in C. */
 err gguf_opt_bool(bool *out, const struct gguf *g, const char *key)
 {
     const struct gguf_kv *kv = gguf_find(g, key);
@@ -168,6 +172,7 @@ err gguf_get_str(struct gguf_str *out, const struct gguf *g, const char *key)
     return gguf_find(g, key) == NULL ? absent(key) : gguf_opt_str(out, g, key);
 }
 
+/* A single value is not accepted in place of an array of one. */
 static err find_array(const struct gguf_kv **out, const struct gguf *g, const char *key,
                       const char *expected)
 {

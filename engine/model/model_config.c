@@ -122,6 +122,8 @@ static err read_switches(struct arch *a, const struct config *c)
     return ERR_NONE;
 }
 
+/* The factors have no defaults in transformers, so a missing one is an error; the original length
+ * has one. */
 static err read_llama3(struct rope *r, const json_t *rope, const struct config *c)
 {
     int64_t original = 0;
@@ -278,6 +280,7 @@ static err read_root(struct model *m, const struct config *c)
     return ERR_NONE;
 }
 
+/* The JSON document is freed before returning: struct arch holds numbers only. */
 err model_config_read(struct model *m, const char *directory)
 {
     char path[LIMIT_PATH_BYTES];

@@ -48,6 +48,7 @@ static err hash_slots(struct digest *out /* (count) */, const struct model *m,
     return memory ? ERR_NONE : err_make(ERR_MACHINE, "no memory to hash the base model");
 }
 
+/* One line of the hashed text: vectors have one side, matrices two. */
 static void add_line(struct digest_stream *s, const struct model_slot *slot, const struct digest *d)
 {
     char line[LIMIT_TENSOR_NAME_BYTES + 128], hex[DIGEST_TEXT_BYTES];
@@ -85,6 +86,8 @@ static int rope_text(char *out, size_t bytes, const struct arch *a)
     return 0;
 }
 
+/* The architecture lines. Windows are listed for each layer, because two models may differ only in
+ * the layers that have one. */
 static void add_config(struct digest_stream *s, const struct model *m)
 {
     const struct arch *a = &m->arch;
@@ -104,6 +107,7 @@ static void add_config(struct digest_stream *s, const struct model *m)
     digest_add(s, "\n", 1);
 }
 
+/* The list of slots is sorted by name, which gives the order of the lines. */
 err model_digest(struct digest *out, const struct model *m)
 {
     struct arena arena = {0};

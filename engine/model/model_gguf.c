@@ -95,6 +95,7 @@ static bool has_bias(const struct model *m, enum module_kind kind)
     return gguf_find_tensor(&m->gguf, name) != NULL;
 }
 
+/* A file without output.weight uses the embedding as its head. */
 static void read_switches(struct model *m)
 {
     struct arch *a = &m->arch;
@@ -277,6 +278,8 @@ static err fill_all(struct model *m, struct arena *arena)
     return ERR_NONE;
 }
 
+/* The open file stays in m->gguf, since the weights point into its map and the tokenizer is read
+ * from its keys. model_open() closes it after a failure. */
 err model_gguf_open(struct model *m)
 {
     struct arena arena = {0};

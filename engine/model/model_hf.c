@@ -105,6 +105,7 @@ static err open_files(struct model *m)
     return e;
 }
 
+/* A shape for error messages, such as "(8, 512)". */
 static void shape_text(char *out, size_t bytes, const uint64_t *side, int dims)
 {
     size_t used = (size_t)snprintf(out, bytes, "(");
@@ -114,6 +115,7 @@ static void shape_text(char *out, size_t bytes, const uint64_t *side, int dims)
     if (used < bytes) snprintf(out + used, bytes - used, ")");
 }
 
+/* Checks the shape, because sizes from config.json index this memory from now on. */
 static err fill_slot(const struct model *m, const struct model_slot *slot, const struct found *f)
 {
     const struct tensor *t = f->tensor;
@@ -202,6 +204,8 @@ static err fill_all(struct model *m, struct arena *arena)
     return check_extra(m, slot, count, bare);
 }
 
+/* The configuration comes first: it says which tensors there must be. The list of slots is needed
+ * only while opening, so it has an arena of its own. */
 err model_hf_open(struct model *m)
 {
     struct arena arena = {0};

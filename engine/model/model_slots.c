@@ -108,6 +108,7 @@ static struct model_slot *add_slot(struct slot_list *list, struct weight *weight
     return s;
 }
 
+/* Tensors outside of the layers. */
 static void add_named(struct slot_list *list, struct weight *weight, uint32_t rows, uint32_t cols,
                       struct tensor_names names)
 {
@@ -138,6 +139,7 @@ static void add_module(struct slot_list *list, struct model *m, uint32_t layer, 
     }
 }
 
+/* Norms of a layer. None of the supported families has a bias in its norms. */
 static void add_norm(struct slot_list *list, struct weight *w, uint32_t layer, uint32_t n,
                      struct tensor_names names)
 {

@@ -37,6 +37,7 @@ static err say(struct render *r, const char *text)
 {
     return bytes_append(r->out, text, strlen(text));
 }
+/* `out` has a maximum size; a longer text is an error of bytes_append(). */
 static err say_part(struct render *r, struct text t)
 {
     return bytes_append(r->out, t.at, t.size);
@@ -92,6 +93,7 @@ static err add_span(struct render *r, size_t begin)
     return ERR_NONE;
 }
 
+/* False also beyond the last message, so callers need not check the count. */
 static bool is_role(const struct render *r, size_t i, const char *role)
 {
     return i < r->count && strcmp(r->message[i].role, role) == 0;

@@ -171,6 +171,8 @@ static void copy_token(char out[CHAT_TOKEN_BYTES], const struct tokenizer *t, in
     (void)snprintf(out, CHAT_TOKEN_BYTES, "%s", text ? text : "");
 }
 
+/* bos and eos are texts here, because templates print them as texts; encoding turns them back into
+ * ids. */
 err chat_find(struct chat_template *out, const struct tokenizer *t)
 {
     const char *jinja = tokenizer_template(t);

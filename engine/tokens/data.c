@@ -40,6 +40,7 @@ static err needs_what(const char *what)
                     what);
 }
 
+/* Names the missing key before the list of accepted forms. */
 static err needs_key(const char *key)
 {
     char what[64];
@@ -155,6 +156,7 @@ static err put_pair(struct reading *r, const char *prompt, const char *between,
     return put_text(r, &span, 1, true, completion);
 }
 
+/* Nothing is put between the two parts: the prompt contains its own separator. */
 static err read_pair(struct reading *r, const json_t *row)
 {
     const char *prompt = NULL, *completion = NULL;
@@ -389,6 +391,7 @@ err data_open(struct dataset *out, const char *path, const struct data_options *
     return ERR_NONE;
 }
 
+/* All rows lie in the arena. */
 void data_close(struct dataset *data)
 {
     arena_close(&data->arena);

@@ -143,6 +143,7 @@ static bool is_unchanged(uint32_t c)
     return p->combining_class == 0 && p->decomp_seqindex == UINT16_MAX;
 }
 
+/* UTF8PROC_STABLE keeps the forms equal across versions of Unicode. */
 static int form_options(enum normalize_kind kind)
 {
     switch (kind) {
@@ -238,6 +239,7 @@ static struct piece strip(const struct piece *in, const struct normalize_step *s
     return piece_part(in, begin, end);
 }
 
+/* Matches do not overlap, and replaced text is not searched again. */
 static err run_replace(struct piece_buffer *b, const struct piece *in,
                        const struct normalize_step *step)
 {
@@ -262,6 +264,7 @@ static bool is_ascii(const struct piece *p)
     return all < 0x80;
 }
 
+/* Strip has no case here, because it needs no buffer. */
 static err run_step(struct piece_buffer *b, const struct normalize_step *step,
                     const struct piece *in)
 {

@@ -139,6 +139,8 @@ static err scratch_take(struct tokenizer_scratch **out, struct tokenizer *t)
     return ERR_NONE;
 }
 
+/* A scratch never returns to the system before the tokenizer is closed: there are at most as many
+ * as threads that encoded at once. */
 static void scratch_give(struct tokenizer *t, struct tokenizer_scratch *s)
 {
     pthread_mutex_lock(&t->lock);
@@ -242,6 +244,7 @@ static err encode_normal(struct encoding *e, const struct piece *text)
     return encode_around(e, &e->s->normal, &normal, encode_split);
 }
 
+/* Whether all of the text is valid, which nearly always spares a copy. */
 static bool is_utf8(const char *text, size_t size)
 {
     for (size_t at = 0; at < size;) {
@@ -353,6 +356,7 @@ err tokenizer_stream_end(struct bytes *out, struct tokenizer_stream *s)
     return ERR_NONE;
 }
 
+/* The stream decoder does the work, so both ways of decoding give the same text. */
 err tokenizer_decode(struct bytes *out, const struct tokenizer *t, const int32_t *id, size_t count,
                      bool special)
 {

@@ -63,6 +63,8 @@ static bool is_hex(char c)
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F');
 }
 
+/* The byte of a token such as "<0x0A>", or -1. Called for every token of a SentencePiece
+ * vocabulary. */
 static int byte_of_name(const char *text)
 {
     if (strlen(text) != 6 || strncmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;

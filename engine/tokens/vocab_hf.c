@@ -397,6 +397,7 @@ static err read_beside(struct reading *r)
     return ERR_NONE;
 }
 
+/* Errors in tokenizer.json name the file; the readers themselves name only keys. */
 err vocab_hf_read(struct tokenizer *t, const char *dir)
 {
     struct reading r = {.t = t, .dir = dir, .letters = {.max = 1 << 20}};

@@ -1,7 +1,7 @@
 /* Local training of one adapter: batches, learning rate schedules, AdamW, clipping. Deterministic:
  * the same data, options and seed give the same bytes with any number of threads. */
-#ifndef CLIENT_TRAIN_H
-#define CLIENT_TRAIN_H
+#ifndef ENGINE_TRAIN_H
+#define ENGINE_TRAIN_H
 
 #include "base/training_options.h"
 #include "engine/engine.h"
@@ -13,18 +13,18 @@ enum train_schedule {
 };
 
 struct train_step;
-struct train_options {   /* train_defaults() fills it */
+struct train_options {   /* filled by train_defaults() */
     uint64_t steps;      /* optimizer steps; 0: from epochs */
     double epochs;       /* used when steps is 0 */
     uint32_t batch;      /* rows of one forward pass */
     uint32_t accumulate; /* forward passes of one step */
     double lr, weight_decay, beta1, beta2, eps;
-    double clip; /* largest norm; 0: off */
+    double clip; /* largest norm of the gradient; 0: off */
     double dropout;
     enum train_schedule schedule;
     uint64_t warmup; /* steps */
     uint64_t seed;   /* of the order of rows and of dropout */
-    bool shuffle;    /* each epoch anew; else file order, going round */
+    bool shuffle;    /* a new order for each epoch; else file order, starting over at the end */
     bool checkpoint; /* recompute activations */
     /* Terms added to the loss, and to the gradient before it is clipped; 0: off.
      *   FedProx (Li et al. 2020, eq. 2)     prox / 2 * |theta - theta at the start|^2
@@ -32,7 +32,8 @@ struct train_options {   /* train_defaults() fills it */
      * over the tensors that train, Frobenius norms, c = train_cut(rank, prune_gamma). */
     double prox;
     double prune_lambda, prune_gamma; /* gamma in (0, 1] */
-    /* After every step; false stops with ERR_STOPPED, the adapter as it is after that step. */
+    /* Called after every step. Returning false stops the training with ERR_STOPPED; the adapter
+     * keeps the values of that step. */
     bool (*on_step)(void *user, const struct train_step *step);
     void *user;
 };
@@ -56,11 +57,11 @@ struct train_result {
 
 /* The defaults of base/training_options.h. */
 void train_defaults(struct train_options *o);
-/* Takes every option of local training from the table's struct, except those of the data and the
- * engine (seq, eos, precision). The other members of *o stay. */
+/* Copies the options of local training, except those of the data and the engine (seq, eos,
+ * precision). Other members of *o keep their values. */
 void train_set(struct train_options *o, const struct training_options *from);
-uint64_t train_steps(const struct train_options *o,
-                     size_t rows); /* what steps and epochs come to */
+/* Number of optimizer steps: `steps`, or `epochs` over `rows` rows rounded up. */
+uint64_t train_steps(const struct train_options *o, size_t rows);
 /* Factor of lr at step t (from 0), by the formulas of transformers. */
 double train_lr_factor(enum train_schedule s, uint64_t t, uint64_t warmup, uint64_t steps);
 /* The rank that self-pruning keeps: floor(gamma * rank), at least 1. */

@@ -79,6 +79,8 @@ static err finish(struct train_gradient *out, const struct sums *s, size_t count
     return ERR_NONE;
 }
 
+/* The caller owns out->value, and nothing is written to *out unless the call succeeds. Memory is 12
+ * bytes per trained value: a float gradient and a double sum. */
 err train_gradient_run(struct train_gradient *out, const struct adapter *ad, struct engine *e,
                        const struct dataset *data, const struct train_gradient_options *o)
 {

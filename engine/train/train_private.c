@@ -56,7 +56,7 @@ uint64_t train_private_steps(const struct train_private_options *o)
 static uint64_t stir(uint64_t lane, uint64_t word)
 {
     lane ^= word;
-    /* Rotate first, because the highest bit of a factor changes only the highest bit of the product. */
+    /* Rotate first: the highest bit of a factor changes only the highest bit of the product. */
     return (lane << 29 | lane >> 35) * 0x9e3779b97f4a7c15u;
 }
 
@@ -307,6 +307,7 @@ static err open_run(struct private *p)
     return records_open(&p->r, &p->own);
 }
 
+/* Accepts one that open_run() could open only in part. */
 static void close_run(struct private *p)
 {
     records_close(&p->r);
