@@ -45,15 +45,15 @@ static err check(const struct account_event *event, size_t count, double delta,
         TRY(account_check_event(&event[i]));
         if (event[i].mechanism == ACCOUNT_FIXED_SIZE &&
             (o->engine != ACCOUNT_RDP || o->adjacency != ACCOUNT_REPLACE_ONE))
-            return err_make(ERR_INPUT, "sampling of a fixed size is accounted for by rdp only, "
-                                       "where one unit is replaced by another");
+            return err_make(ERR_INPUT, "sampling of a fixed size is accounted for only by rdp, "
+                                       "with neighbours that replace one unit by another");
         if (event[i].mechanism == ACCOUNT_GAUSSIAN && event[i].sampling < 1 &&
             o->engine == ACCOUNT_RDP && o->adjacency == ACCOUNT_REPLACE_ONE)
-            return err_make(ERR_INPUT, "Poisson sampling where one unit is replaced by another is "
-                                       "accounted for by pld only");
+            return err_make(ERR_INPUT, "Poisson sampling with neighbours that replace one unit by "
+                                       "another is accounted for only by pld");
     }
     if (o->engine == ACCOUNT_PRV && o->adjacency == ACCOUNT_REPLACE_ONE)
-        return err_make(ERR_INPUT, "prv accounts for adding or removing a unit only");
+        return err_make(ERR_INPUT, "prv accounts only for adding or removing a unit");
     return ERR_NONE;
 }
 
@@ -62,7 +62,7 @@ static err check(const struct account_event *event, size_t count, double delta,
 static double rdp_of(const struct account_event *event, double order,
                      const struct account_options *o)
 {
-    /* Replacing a unit moves the sum of those taking part by 2 C. */
+    /* Replacing a unit that takes part moves the sum by 2 C. */
     double z = o->adjacency == ACCOUNT_REPLACE_ONE ? event->noise / 2 : event->noise;
     if (event->mechanism == ACCOUNT_FIXED_SIZE) return rdp_fixed_size(event->sampling, z, order);
     return rdp_poisson(event->sampling, z, order, o->rdp_signed);
@@ -89,12 +89,12 @@ static err spend_rdp(struct account_spent *out, const struct account_event *even
 
 /* ---- PLD and PRV ---- */
 
-/* The same releases in as few events as possible: equal ones added up, and all of full
- * participation as the one Gaussian mechanism that they are. */
+/* Merges the events: equal ones are added up, and all releases of full participation become one
+ * Gaussian mechanism, to which they compose exactly. */
 static size_t merge(struct pld_event *out, const struct account_event *event, size_t count)
 {
     size_t merged = 0;
-    double square = 0; /* of mu, of full participation */
+    double square = 0; /* squares of mu, for releases of full participation */
     for (size_t i = 0; i < count; i++) {
         const struct account_event *e = &event[i];
         size_t k = 0;

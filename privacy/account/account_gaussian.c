@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-/* From 25 on, four terms less than 1e-10 of the last one kept are left out. */
+/* From x = 25 on, the terms left out are less than 1e-10 of the last one kept. */
 double account_gaussian_log_erfc(double x)
 {
     if (x < 25) return x < -1 ? log1p(-0.5 * erfc(-x)) + log(2) : log(erfc(x));
@@ -22,7 +22,7 @@ double account_gaussian_log_cdf(double x)
 double account_gaussian_between(double low, double high)
 {
     REQUIRE(low <= high);
-    /* The tail that both ends lie in, so that no number near 1 is subtracted. */
+    /* Computes in the tail that contains both ends, so that no number near 1 is subtracted. */
     if (low + high > 0) return 0.5 * (erfc(low * M_SQRT1_2) - erfc(high * M_SQRT1_2));
     return 0.5 * (erfc(-high * M_SQRT1_2) - erfc(-low * M_SQRT1_2));
 }

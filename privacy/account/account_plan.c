@@ -8,11 +8,12 @@
 
 static const double noise_least = 0.01, noise_most = 1e6, noise_precision = 1e-6;
 
-/* A bracket of the place where epsilon, falling in x, crosses the budget: at `out` it is over, at
- * `in` within. Values are logarithms of x and of epsilon over the budget, clipped to be finite. */
+/* A bracket of the point where epsilon, which falls in x, crosses the budget: at `out` it is over
+ * the budget, at `in` within. Values are logarithms of x and of epsilon / budget, clipped to be
+ * finite. */
 struct bracket {
     double out, in, at_out, at_in;
-    int same; /* how often the same end moved, with its sign */
+    int same; /* how often the same end moved in a row; > 0: out, < 0: in */
 };
 
 static double log_excess(double epsilon, double budget)
@@ -20,8 +21,8 @@ static double log_excess(double epsilon, double budget)
     return fmin(fmax(log(epsilon / budget), -20), 20);
 }
 
-/* Illinois' rule: the line through both ends, with the value of an end that stays halved; by
- * bisection where a value was clipped. */
+/* The Illinois variant of regula falsi: a line through both ends, where the value of an end that
+ * stays is halved. By bisection if a value was clipped. */
 static double bracket_guess(const struct bracket *b)
 {
     if (b->at_out >= 20 || b->at_in <= -20 || b->at_out <= b->at_in) return (b->out + b->in) / 2;
@@ -43,9 +44,9 @@ static void bracket_move(struct bracket *b, double x, double at)
     }
 }
 
-/* What is being asked: the events spent before, and one more. */
+/* The question: the events spent before, and one more. */
 struct plan {
-    struct account_event *event; /* (before_count + 1), the asked one last */
+    struct account_event *event; /* (before_count + 1), with the new event last */
     struct account_event *asked;
     const struct account_budget *budget;
     struct account_options options;
@@ -90,7 +91,7 @@ static err noise_excess(double *out, struct plan *plan, double log_noise)
     return plan_excess(out, plan);
 }
 
-/* From a guess outwards, in growing steps, until one end is over the budget and one within. */
+/* Goes outwards from a guess, in growing steps, until one end is over the budget and one within. */
 static err noise_bracket(struct bracket *out, struct plan *plan, double guess, double step)
 {
     const double least = log(noise_least), most = log(noise_most);
@@ -102,8 +103,8 @@ static err noise_bracket(struct bracket *out, struct plan *plan, double guess, d
         if (at > 0) {
             if (x >= most)
                 return err_make(ERR_INPUT,
-                                "epsilon %g at delta %g: not even a noise multiplier of %g keeps "
-                                "to it",
+                                "epsilon %g at delta %g cannot be kept, even with a noise "
+                                "multiplier of %g",
                                 plan->budget->epsilon, plan->budget->delta, noise_most);
             b.out = x;
             b.at_out = at;
@@ -121,7 +122,7 @@ static err noise_bracket(struct bracket *out, struct plan *plan, double guess, d
 }
 
 struct search {
-    double guess, step; /* where to begin, and how far the answer may well be from there */
+    double guess, step; /* a starting point, and the likely distance to the answer */
     double precision;
 };
 
@@ -140,7 +141,7 @@ static err noise_search(double *out, struct plan *plan, const struct search *s)
     return ERR_NONE;
 }
 
-/* Accountants that cost little, each from where the one before came to. */
+/* A guess by cheap accountants, each starting at the result of the one before. */
 static void guess_noise(struct search *out, struct plan *plan)
 {
     struct search s = {.guess = 0, .step = 0.1, .precision = 1e-2};
@@ -184,7 +185,7 @@ out:
 
 /* ---- the steps ---- */
 
-/* More steps than PRV's mesh can tell are too many. */
+/* A number of steps that the mesh of PRV cannot resolve counts as over the budget. */
 static err steps_excess(double *out, struct plan *plan, uint64_t steps)
 {
     plan->asked->count = steps;
@@ -194,7 +195,7 @@ static err steps_excess(double *out, struct plan *plan, uint64_t steps)
     return ERR_NONE;
 }
 
-/* The least power of two of steps that is over the budget; 0 when none is. */
+/* The least power of two of steps that is over the budget; 0 if there is none. */
 static err steps_bracket(struct bracket *out, uint64_t *within, uint64_t *over, struct plan *plan)
 {
     struct bracket b = {.at_in = -20};
@@ -222,7 +223,7 @@ static err steps_bracket(struct bracket *out, uint64_t *within, uint64_t *over, 
     return ERR_NONE;
 }
 
-/* Where a cheap answer is nearly right, from there outwards. */
+/* Goes outwards from a cheap answer, which is nearly right. */
 static err steps_near(struct bracket *out, uint64_t *within, uint64_t *over, struct plan *plan,
                       uint64_t guess)
 {

@@ -1,9 +1,9 @@
 /* Tree aggregation: how much one unit can move all nodes of the tree together.
  *
- * A tree over `leaves` releases is one complete binary tree for each one of the binary digits of
- * their number, the largest first. A unit that is in c leaves below a node moves that node by c C,
- * so the whole is one Gaussian release of squared sensitivity S2 = max sum of c^2 over the nodes.
- */
+ * A tree over `leaves` releases is one complete binary tree for each 1 in the binary digits of
+ * their number, the largest first. A unit that is in c leaves below a node moves that node by c C.
+ * So the whole is one Gaussian release of squared sensitivity S2 = max sum of c^2 over the
+ * nodes. */
 #include "base/arena.h"
 #include "privacy/account/account.h"
 
@@ -12,8 +12,8 @@
 enum { TREE_LEAVES = 1000000 };
 static const double work_most = 2e8;
 
-/* best[(a, c, e)]: the most that c leaves of a part of the tree can give when its first a and last
- * e leaves are not among them; -1: impossible. a, e < span, c < counts. */
+/* best[(a, c, e)]: the largest sum for c leaves of a part of the tree of which the first a and the
+ * last e leaves are excluded; -1: impossible. a, e < span, c < counts. */
 struct part {
     uint32_t leaves, span, counts;
     double *best;
@@ -24,7 +24,7 @@ static double *part_at(const struct part *p, uint32_t a, uint32_t c, uint32_t e)
     return &p->best[((size_t)a * p->counts + c) * p->span + e];
 }
 
-/* A blocked end beyond the span leaves no room at all. */
+/* An excluded end as long as the span leaves no leaf. */
 static double part_best(const struct part *p, uint32_t a, uint32_t c, uint32_t e)
 {
     if (c == 0) return 0;
@@ -52,8 +52,8 @@ static err part_take(struct part *out, const struct account_tree *t, uint32_t le
     return ERR_NONE;
 }
 
-/* The most of c leaves, some on either side. Between the last leaf on the left and the first on the
- * right lie `apart` others, wherever these are. */
+/* The largest sum for c leaves on both sides together. At least `apart` leaves lie between the last
+ * one on the left and the first one on the right. */
 static double join_best(const struct part *left, const struct part *right, uint32_t a, uint32_t c,
                         uint32_t e, uint32_t apart)
 {
@@ -67,7 +67,7 @@ static double join_best(const struct part *left, const struct part *right, uint3
     return best;
 }
 
-/* `node`: both parts lie below one node, which sees all c. */
+/* `node`: both parts lie below one node, which counts all c. */
 static void join(struct part *out, const struct part *left, const struct part *right, bool node,
                  uint32_t apart)
 {
@@ -88,7 +88,8 @@ static err leaf_take(struct part *out, const struct account_tree *t, struct aren
     return ERR_NONE;
 }
 
-/* From the smallest tree to the largest: they stand the other way round, which changes nothing. */
+/* From the smallest tree to the largest. Their order is the reverse, which gives the same
+ * maximum. */
 static err exact(double *out, const struct account_tree *t, struct arena *arena)
 {
     struct part tree, all = {0};
@@ -125,9 +126,9 @@ static double exact_work(const struct account_tree *t)
     return work;
 }
 
-/* A node over 2^d leaves sees at most m_d = min(times, ceil(2^d / (apart + 1))) of the unit's, and
- * the squares of a level add up to at most m_d times their number. Exact for a unit that is in
- * every leaf, or in one. */
+/* An upper bound: a node over 2^d leaves counts at most m_d = min(times, ceil(2^d / (apart + 1)))
+ * of the unit's leaves, and the squares of a level add up to at most m_d times their number. Exact
+ * for a unit that is in every leaf, or in one. */
 static double bound(const struct account_tree *t)
 {
     double sum = 0;

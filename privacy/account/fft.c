@@ -4,18 +4,20 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Blocks up to this many values fit the nearest cache: level by level; larger ones depth first. */
+/* Blocks of up to this many values fit the nearest cache and are done level by level; larger ones
+ * depth first. */
 enum { FFT_NEAR = 2048 };
 
 double fft_error(size_t n)
 {
-    /* Each of log2(n) levels multiplies by a root that is off by one rounding and rounds thrice. */
+    /* Each of log2(n) levels multiplies by a root with one rounding error, and rounds three
+     * times. */
     return 4 * 0x1p-53 * (log2((double)n) + 1);
 }
 
 /* The block b of level l holds a polynomial modulo X^(size/2^l) - e^(i angle),
- * angle = (pi/2 + 2 pi rev(b)) / 2^l. Its root is e^(i angle / 2), that of b + 1, for even b, is i
- * times as much. */
+ * angle = (pi/2 + 2 pi rev(b)) / 2^l. Its root is e^(i angle / 2). For even b, the root of b + 1 is
+ * i times that of b. */
 static void roots_fill(struct fft_value *root, size_t size)
 {
     for (size_t blocks = 1; blocks < size; blocks *= 2) {
@@ -26,7 +28,7 @@ static void roots_fill(struct fft_value *root, size_t size)
             if (b + 1 < blocks)
                 root[blocks + b + 1] =
                     (struct fft_value){-root[blocks + b].im, root[blocks + b].re};
-            size_t bit = blocks >> 2; /* the next even b: count up from the second highest bit */
+            size_t bit = blocks >> 2; /* next even b: rev counts up from the second highest bit */
             while (bit && (rev & bit)) {
                 rev ^= bit;
                 bit >>= 1;
@@ -65,7 +67,7 @@ static void split(struct fft_value *z, size_t half, struct fft_value r)
     }
 }
 
-/* (u, v) -> (u + v, (u - v) / r): twice what split() was given. */
+/* (u, v) -> (u + v, (u - v) / r): twice the input of split(). */
 static void join(struct fft_value *z, size_t half, struct fft_value r)
 {
     struct fft_value *restrict u = z, *restrict v = z + half;

@@ -9,7 +9,7 @@
 #include <string.h>
 
 static const double interval_default = 1e-4;
-static const double outside_log = -31; /* ln of the tilted mass left outside on either side */
+static const double outside_log = -31; /* ln of the tilted mass outside the window, per side */
 
 /* All releases in one direction, on one grid. */
 struct whole {
@@ -18,11 +18,11 @@ struct whole {
     struct pld_step *step; /* (count) */
     uint64_t *times;       /* (count) */
     double interval;
-    double infinity_log_rest; /* ln of the probability that no loss is infinite */
+    double infinity_log_rest; /* ln of the probability that all losses are finite */
     double lambda, moment;    /* the tilt, and K(lambda) */
     int64_t first;            /* of the window */
     size_t size;              /* of the window: a power of two */
-    double peak, norm;        /* bounds of the transforms' error in the window, e of the header */
+    double peak, norm; /* bounds of the transforms' error in the window: e1 and e2 of pld.h */
 };
 
 static double log_moment(const struct whole *w, double lambda)
@@ -68,8 +68,9 @@ static double chernoff(const struct whole *w, double lambda, double log_delta)
     return (log_moment(w, lambda) + log_most - log_delta) / lambda;
 }
 
-/* The lambda of the least Chernoff bound, by golden section over its logarithm: the bound has one
- * minimum. A few per cent off it, the window is a little wider, nothing else. Returns the bound. */
+/* The lambda of the least Chernoff bound, by golden section over its logarithm, because the bound
+ * has one minimum. A lambda some per cent off only makes the window a little wider. Returns the
+ * bound. */
 static double choose_tilt(struct whole *w, double log_delta)
 {
     const double ratio = 0.6180339887498949;
@@ -96,13 +97,13 @@ static double choose_tilt(struct whole *w, double log_delta)
     return chernoff(w, w->lambda, log_delta);
 }
 
-/* Where the tilted mass outside is at most e^outside_log on either side: for any s beyond lambda,
+/* The edge beyond which the tilted mass is at most e^outside_log: for any s beyond lambda,
  * K(s) - K(lambda) - (s - lambda) edge <= outside_log. */
 static double choose_window(struct whole *w)
 {
     const double away[] = {0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4.5, 7, 10};
     double low = -INFINITY, high = INFINITY, least = 0, most = 0;
-    for (size_t i = 0; i < w->count; i++) { /* what the losses can be at all */
+    for (size_t i = 0; i < w->count; i++) { /* the range of possible losses */
         least += (double)w->times[i] * (double)w->step[i].first;
         most += (double)w->times[i] * (double)(w->step[i].first + (int64_t)w->step[i].size - 1);
     }
@@ -119,8 +120,8 @@ static double choose_window(struct whole *w)
     return last - first + 1;
 }
 
-/* One release, tilted, folded into the window's length; e^(lambda t - K) by multiplication within
- * short runs. */
+/* One release, tilted, and folded into the length of the window. e^(lambda t - K) is computed by
+ * multiplication within short runs, because exp() of each cell would dominate the time. */
 static void fold(const struct fft *fft, struct fft_value *z, const struct pld_step *step,
                  double lambda)
 {
@@ -131,7 +132,7 @@ static void fold(const struct fft *fft, struct fft_value *z, const struct pld_st
     for (size_t i = 0; i < step->size; i++) {
         int64_t k = step->first + (int64_t)i;
         if (i % RUN == 0 || tilt == 0) tilt = exp(lambda * (double)k * step->interval - moment);
-        size_t place = (size_t)k & (n - 1); /* modulo n, and -1 for each time around */
+        size_t place = (size_t)k & (n - 1); /* modulo X^n + 1: the sign changes at each wrap */
         bool turned = ((uint64_t)k / n) & 1;
         *fft_at(fft, z, place) += turned ? -step->mass[i] * tilt : step->mass[i] * tilt;
         tilt *= w;
@@ -143,8 +144,8 @@ static inline struct fft_value times(struct fft_value a, struct fft_value b)
     return (struct fft_value){a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
 
-/* What a small change of the values f of a release does to their power: sums of the absolute values
- * of f^(count - 1), of their squares, and of the squares of f. */
+/* The effect of a small change of a release's values f on their power: sums of |f^(count - 1)|, of
+ * their squares, and of the squares of f. */
 struct sensitivity {
     double first, second, norm;
 };
@@ -165,7 +166,7 @@ static void multiply_power(struct fft_value *out, struct sensitivity *sum, struc
     *out = times(*out, times(power, f));
 }
 
-/* The window of the composition, tilted, in z. */
+/* The tilted composition in the window. */
 static err convolve(struct fft_value **out, struct fft *fft, struct whole *w)
 {
     struct fft_value *product, *one;
@@ -195,9 +196,9 @@ static err convolve(struct fft_value **out, struct fft *fft, struct whole *w)
     return ERR_NONE;
 }
 
-/* What errors can add to A - B below: an error at the k-th loss from t on counts by
- * g_k = e^(-lambda k h) (1 - e^(-(k + 1) h)), h the interval, for epsilon within one cell below t.
- */
+/* The most that errors can add to A - B below: an error at the k-th loss from t on has the weight
+ * g_k = e^(-lambda k h) (1 - e^(-(k + 1) h)), h the interval, for epsilon within one cell below
+ * t. */
 static double margin_of(const struct whole *w)
 {
     double h = w->interval, lambda = w->lambda, fall = exp(-h);
@@ -207,9 +208,9 @@ static double margin_of(const struct whole *w)
     return 2 * exp(outside_log) + fmin(w->peak * sum, w->norm * sqrt(fmax(squares, 0)));
 }
 
-/* From the largest loss down until more than delta lies above. At the loss t, with sums over the
- * losses above it, A = sum p e^(-lambda (s - t)) and B the same with lambda + 1, the probability
- * counted is c + e^(K - lambda t) (A - B + margin), c that of infinite losses. */
+/* Goes down from the largest loss until more than delta lies above. At the loss t, with sums over
+ * the losses s above it, A = sum p e^(-lambda (s - t)), and B the same with lambda + 1, delta is c
+ * + e^(K - lambda t) (A - B + margin), where c is the probability of infinite losses. */
 static double read_epsilon(const struct whole *w, const struct fft *fft, struct fft_value *z,
                            double delta)
 {
@@ -218,10 +219,10 @@ static double read_epsilon(const struct whole *w, const struct fft *fft, struct 
     double margin = margin_of(w);
     for (int64_t k = w->first + (int64_t)w->size - 1;; k--) { /* also below the window, down to 0 */
         double below = (double)k * w->interval;
-        double log_left = log(delta - c) - w->moment; /* of what may lie above, tilted away */
+        double log_left = log(delta - c) - w->moment; /* the largest allowed value of A - B */
         double excess = a * fall_a - b * fall_b + margin;
         if (excess > 0 && log(excess) > log_left + w->lambda * below) {
-            /* between this loss and the one above, t: a - e^(eps - t) b = what may lie above */
+            /* between this loss and t above it: solve a - e^(eps - t) b = allowed */
             double left = exp(log_left + w->lambda * t) - margin;
             double epsilon = left < a ? t + log((a - left) / b) : below;
             return fmax(fmax(epsilon, below), 0);
@@ -235,7 +236,7 @@ static double read_epsilon(const struct whole *w, const struct fft *fft, struct 
     }
 }
 
-/* In one direction; *fits is false when the window is too long for this interval. */
+/* Epsilon in one direction; *fits is false if the window is too long for this interval. */
 static err epsilon_of(double *out, bool *fits, const struct pld_event *event, size_t count,
                       double delta, const struct pld_pair *direction, const struct pld_options *how)
 {
@@ -288,9 +289,10 @@ static double one_epsilon(const struct pld_pair *pair, double delta)
 
 /* ---- all ---- */
 
-/* The default, finer where the losses are so small that rounding them to the grid would add much
- * to their variance q^2 (e^(1/z^2) - 1): at most an interval's own, or that of the few that differ
- * at all. A function of each release alone, so that more noise never costs more. */
+/* The default spacing, made finer if the losses are so small that rounding them to the grid would
+ * add much to their variance q^2 (e^(1/z^2) - 1). Rounding adds at most the variance of one
+ * interval, or of the few losses that differ at all. It depends on each release alone, so that more
+ * noise never costs more. */
 static double interval_choose(const struct pld_event *event, size_t count)
 {
     double interval = interval_default;
@@ -341,7 +343,7 @@ static err on_grid(struct pld_result *out, const struct pld_event *event, size_t
     return ERR_NONE;
 }
 
-/* Where the usual grid is too coarse for one release, its own curve serves. */
+/* The exact curve of a single release, for which the usual grid is too coarse. */
 static double one_exact(const struct pld_event *event, double delta, bool both)
 {
     struct pld_pair up = {event->z, event->q, 0}, low = {event->z, 0, event->q},

@@ -26,7 +26,7 @@ static double mix_inverse(double z, double a, double loss)
     return part <= -1 ? -INFINITY : 0.5 + z * z * log1p(part);
 }
 
-/* Both mixed at the same rate: in y = e^(x / z^2) a quadratic equation, whose positive root is
+/* Both mixed at the same rate: a quadratic equation in y = e^(x / z^2), whose positive root is
  * y = e^(loss/2 + asinh(h)), h = (1 - q)/q e^(1/(2 z^2)) sinh(loss / 2). */
 static double both_inverse(double z, double q, double loss)
 {

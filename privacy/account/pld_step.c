@@ -24,7 +24,8 @@ double pld_step_cells(const struct pld_pair *pair, double interval)
     return r.last - r.first + 1;
 }
 
-/* Q of a cell times e^below: where the loss is large one of the two has no double. */
+/* Q of a cell times e^below. By logarithms, because for a large loss one of the two factors is no
+ * double. */
 static double low_scaled(const struct pld_pair *pair, double x, double x_above, double below)
 {
     if (below < loss_large) return pld_pair_low(pair, x, x_above) * exp(below);
@@ -48,7 +49,7 @@ err pld_step_take(struct pld_step *out, const struct pld_pair *pair, double inte
         double scaled = p > 0 && i > 0 ? low_scaled(pair, x, x_above, above - interval) : 0;
         x = x_above;
         if (i == 0) {
-            step.mass[0] = p; /* all smaller losses, taken as this one */
+            step.mass[0] = p; /* all smaller losses, rounded up to this one */
             continue;
         }
         /* u + v = p and u e^-below + v e^-above = q, as v (1 - e^-interval) = p - q e^below */

@@ -12,7 +12,7 @@
 struct mesh {
     double h;
     size_t n;     /* a power of two; points -n/2 .. n/2 - 1 times h */
-    double shift; /* of the composed losses, which keeps their mean */
+    double shift; /* added to the composed losses, so that their mean stays */
 };
 
 static double rdp_bound(const struct pld_event *event, size_t count, double delta)
@@ -40,14 +40,14 @@ static err mesh_choose(struct mesh *out, const struct pld_event *event, size_t c
     struct mesh mesh = {.h = epsilon_error / sqrt(steps / 2 * log(12 / delta_error)), .n = 4};
     double points = 2 * (reach + 3) / mesh.h + 2;
     if (!(points <= LIMIT_PRV_CELLS))
-        return err_make(ERR_LIMIT, "prv: a mesh of %.3g points, at most %u: pld needs none", points,
-                        LIMIT_PRV_CELLS);
+        return err_make(ERR_LIMIT,
+                        "prv: a mesh of %.3g points is needed, at most %u are allowed; use pld",
+                        points, LIMIT_PRV_CELLS);
     while ((double)mesh.n < points)
         mesh.n *= 2;
     if (fft_error(mesh.n) * steps > delta_error)
         return err_make(ERR_LIMIT,
-                        "prv: delta %g: double precision does not resolve it in %.0f steps; pld "
-                        "does",
+                        "prv: double precision does not resolve delta %g in %.0f steps; use pld",
                         delta, steps);
     *out = mesh;
     return ERR_NONE;
@@ -69,7 +69,7 @@ static double mean_between(const struct pld_pair *p, double low, double high)
     return (double)(sum * scale);
 }
 
-/* One release on the mesh, folded; adds its part of the shift. */
+/* Puts one release on the mesh, folded, and adds its part of the shift. */
 static err discretise(struct fft_value *z, struct mesh *mesh, const struct fft *fft,
                       const struct pld_event *event)
 {
@@ -84,12 +84,13 @@ static err discretise(struct fft_value *z, struct mesh *mesh, const struct fft *
         double p = pld_pair_up(&pair, x, above) / all;
         x = above;
         mean += (long double)p * (double)i * mesh->h;
-        /* a place below zero is one turn around, which changes its sign */
+        /* a negative index wraps around once, which changes the sign */
         *fft_at(fft, z, (size_t)i & (mesh->n - 1)) = i < 0 ? -p : p;
     }
     double shift = mean_between(&pair, low, high) / all - (double)mean;
     if (!(fabs(shift) < mesh->h / 2))
-        return err_make(ERR_LIMIT, "prv: the mesh moves the mean loss by %g, its interval is %g",
+        return err_make(ERR_LIMIT,
+                        "prv: the mesh moves the mean loss by %g, more than half its spacing %g",
                         shift, mesh->h);
     mesh->shift += (double)event->count * shift;
     return ERR_NONE;

@@ -49,8 +49,9 @@ static double log_plus_one(double x)
 }
 
 /* ln A of a whole order: A is the sum over i of C(n,i) q^i (1 - q)^(n - i) e^((i^2 - i) / (2 z^2)).
- * Without the exponential the terms add up to 1, and it is 1 for i below 2: so A - 1 is the sum of
- * the others with it less one, which loses nothing where A is hardly more than 1. */
+ * Without the exponential the terms add up to 1, and the exponential is 1 for i < 2. So A - 1 is
+ * the sum of the terms i >= 2 with the exponential less one, which is exact also if A is close to
+ * 1. */
 static double poisson_whole(double q, double z, int order)
 {
     double log_q = log(q), log_rest = log1p(-q), log_binomial = 0, sum = -INFINITY;
@@ -66,7 +67,7 @@ static double poisson_whole(double q, double z, int order)
 
 /* A sum of signed numbers given by logarithms, relative to its largest term so far. */
 struct signed_sum {
-    long double value, all; /* with signs, and as if all were positive */
+    long double value, all; /* sum with signs, and sum of absolute values */
     double scale;
 };
 
@@ -83,7 +84,8 @@ static void signed_sum_add(struct signed_sum *s, double log_term, int sign)
     s->all += term;
 }
 
-/* ln of the sum; of all as positive unless `exact` and at most 12 digits have cancelled. */
+/* ln of the sum with signs if `exact` and at most 12 digits have cancelled, else ln of the sum of
+ * absolute values. */
 static double signed_sum_log(const struct signed_sum *s, bool exact)
 {
     bool trusted = exact && s->value > s->all * 1e-12L;
@@ -115,8 +117,8 @@ static double poisson_fractional(double q, double z, double order, bool exact)
     return INFINITY;
 }
 
-/* Where A is hardly more than 1 the series' own rounding may be more than ln A: that much is added,
- * or ln A taken from its convexity, from ln A(1) = 0 and the whole orders about it. */
+/* If A is close to 1, the rounding of the series may be larger than ln A. It is then added to ln A,
+ * or ln A is bounded by convexity, from ln A(1) = 0 and the whole orders around. */
 static double poisson_between(double q, double z, double order, bool exact)
 {
     double log_a = poisson_fractional(q, z, order, exact);
@@ -137,8 +139,8 @@ double rdp_poisson(double q, double z, double order, bool exact)
 }
 
 /* ln E[(P/Q - 1)^j] under Q, for even j: P = N(1/z, 1), Q = N(0, 1), P/Q = e^(u/z - 1/(2 z^2)). It
- * is the j-th forward difference of theorem 27. The integrand is positive and smooth, so that the
- * trapezoid rule is exact to rounding, where differences of e^(j(j-1)/(2z^2)) would cancel. */
+ * is the j-th forward difference of theorem 27. The integrand is positive and smooth, so the
+ * trapezoid rule is exact up to rounding, whereas differences of e^(j(j-1)/(2z^2)) would cancel. */
 static double log_moment(double z, int j)
 {
     const double step = 0.0625;

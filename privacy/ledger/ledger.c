@@ -1,4 +1,4 @@
-/* Writing; ledger_read.c reads. */
+/* Writing a ledger; ledger_read.c reads it. */
 #include "privacy/ledger/ledger.h"
 
 #include "privacy/ledger/ledger_parts.h"
@@ -47,11 +47,11 @@ static int set_int(json_t *object, const char *name, uint64_t value)
 static int set_text(json_t *object, const char *name, const char *value)
 {
     for (const char *c = value; c && *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 127) return -1; /* no reader takes them */
+        if ((unsigned char)*c < ' ' || *c == 127) return -1; /* readers refuse control characters */
     return json_object_set_new(object, name, json_string(value ? value : ""));
 }
 
-/* Takes over `object`. */
+/* Owns `object` from here on. */
 static err seal(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                 json_t *object)
 {
@@ -68,8 +68,8 @@ static err seal(struct bytes *line, struct ledger_head *head, const struct ledge
     failed |= set_hex(object, "hash", hash.byte, DIGEST_BYTES);
     failed |= set_hex(object, "signature", signature, sizeof signature);
     if (failed) {
-        e = err_make(ERR_MACHINE, "a line of the privacy ledger cannot be made: a text is not "
-                                  "UTF-8, or memory is short");
+        e = err_make(ERR_MACHINE, "a line of the privacy ledger cannot be made, because a text is "
+                                  "not UTF-8 or there is no memory");
         goto out;
     }
     bytes_clear(&text);
@@ -84,7 +84,7 @@ out:
     return e;
 }
 
-/* What a first line and a plan have in common. */
+/* The fields that a first line and a plan share. */
 static int set_plan(json_t *o, const struct ledger_terms *t)
 {
     const struct adaptive *a = &t->adaptive;

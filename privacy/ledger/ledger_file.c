@@ -21,21 +21,21 @@ static err lock(struct ledger_file *f)
     for (int i = 0; flock(f->fd, LOCK_EX | LOCK_NB) != 0; i++) {
         if (errno != EWOULDBLOCK && errno != EINTR) return err_sys(errno, "%s: lock", f->path);
         if (i == LOCK_TRIES)
-            return err_make(ERR_LIMIT, "%s: another process has had it for %d seconds", f->path,
+            return err_make(ERR_LIMIT, "%s: another process has locked it for %d seconds", f->path,
                             LOCK_TRIES * LOCK_PAUSE_MS / 1000);
         nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_MS * 1000000L}, NULL);
     }
     return ERR_NONE;
 }
 
-/* Cuts off what stands after the last whole line. */
+/* Cuts off an incomplete last line. */
 static err drop_torn_line(const struct ledger_file *f, const char *text, size_t *size)
 {
     size_t whole = *size;
     while (whole && text[whole - 1] != '\n')
         whole--;
     if (whole == *size || whole == 0)
-        return ERR_NONE; /* one line torn: no ledger, says the reader */
+        return ERR_NONE; /* only a part of the first line: ledger_read() refuses it */
     *size = whole;
     if (file_disk.ftruncate(f->fd, (off_t)whole) != 0 || file_disk.fsync(f->fd) != 0)
         return err_sys(errno, "%s", f->path);
@@ -54,7 +54,8 @@ static err append(const struct ledger_file *f, const struct bytes *line)
     return file_disk.fsync(f->fd) != 0 ? err_sys(errno, "%s", f->path) : ERR_NONE;
 }
 
-/* The folder too: a file that is not found after a power cut would begin anew. */
+/* Flushes the folder too. If the file were missing after a power cut, a new ledger would be created
+ * and the spent budget forgotten. */
 static err sync_folder(const char *path)
 {
     char folder[LIMIT_PATH_BYTES];
@@ -104,9 +105,9 @@ out:
 static err check_owner(const struct ledger_file *f, const struct ledger_terms *terms)
 {
     if (memcmp(f->ledger.public, f->key.public, sizeof f->key.public) != 0)
-        return err_make(ERR_INPUT, "%s: begun with another key", f->path);
+        return err_make(ERR_INPUT, "%s: was created with another key", f->path);
     if (f->ledger.terms.unit != terms->unit)
-        return err_make(ERR_INPUT, "%s: a ledger of another unit: begin a new one", f->path);
+        return err_make(ERR_INPUT, "%s: has another unit of privacy; create a new ledger", f->path);
     return ERR_NONE;
 }
 
@@ -135,7 +136,7 @@ err ledger_file_allows(struct spend_total *out, const struct ledger_file *f,
     return err_is(e) ? err_in(e, "%s", f->path) : e;
 }
 
-/* After a line was made with `head`. */
+/* Appends a line whose head is `head`. */
 static err add(struct ledger_file *f, const struct bytes *line, const struct ledger_head *head)
 {
     err e = append(f, line);
@@ -158,7 +159,8 @@ err ledger_file_plan(struct ledger_file *f, const struct ledger_terms *terms)
     if (ledger_same_plan(f->terms, terms)) return ERR_NONE;
     if (f->ledger.terms.delta * (double)terms->units >= 1)
         return err_make(
-            ERR_INPUT, "%s: its delta %.3g is not below one over the %llu records: begin a new one",
+            ERR_INPUT,
+            "%s: its delta %.3g is not below one over the %llu records; create a new ledger",
             f->path, f->ledger.terms.delta, (unsigned long long)terms->units);
     err e = ledger_plan(&line, &head, &f->key, terms);
     if (!err_is(e)) e = add(f, &line, &head);

@@ -1,4 +1,4 @@
-/* Ed25519 keys in PEM (RFC 8410): the one fixed prefix of each kind, then 32 bytes. */
+/* Ed25519 keys in PEM (RFC 8410): a fixed prefix for each kind of key, then 32 bytes. */
 #include "privacy/ledger/ledger.h"
 
 #include "base/file.h"

@@ -1,5 +1,5 @@
-/* Reading: a line must be byte for byte what a writer would have written of its content, follow the
- * line before it, and bear the signature of the key that the first line names. */
+/* Reading a ledger. A line must have exactly the bytes that a writer makes of its content, follow
+ * the line before it, and have a signature of the key in the first line. */
 #include "privacy/ledger/ledger_parts.h"
 
 #include <math.h>
@@ -27,7 +27,7 @@ static err get_text(const char **out, const struct reading *r, const char *key)
     TRY(json_get_str(&text, r->object, key, ""));
     for (const char *c = text; *c; c++) /* it will be printed */
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            return err_make(ERR_INPUT, "%s: a control character in it", key);
+            return err_make(ERR_INPUT, "%s: has a control character", key);
     return arena_text(out, &r->out->arena, text, strlen(text));
 }
 
@@ -47,7 +47,7 @@ static err get_u32(uint32_t *out, const struct reading *r, const char *key)
     return ERR_NONE;
 }
 
-/* Only the text that a writer makes of the number. */
+/* Accepts only the text that a writer makes of the number. */
 static err get_num(double *out, const struct reading *r, const char *key)
 {
     const char *text = NULL;
@@ -61,7 +61,7 @@ static err get_num(double *out, const struct reading *r, const char *key)
     return ERR_NONE;
 }
 
-/* Lower case only, as it is written: hash and signature are not part of what is hashed. */
+/* Lower case only. The byte-for-byte comparison does not cover hash and signature, so this does. */
 static err get_hex(uint8_t *out, size_t size, const struct reading *r, const char *key)
 {
     const char *text = NULL;
@@ -182,7 +182,7 @@ static err read_content(struct reading *r)
     return ERR_NONE;
 }
 
-/* The line as a writer would have it, without and with its hash and signature. */
+/* Makes the line as a writer would, without and with hash and signature, and compares. */
 static err check_bytes(struct digest *hash, struct reading *r, const char *text, size_t size)
 {
     struct bytes again = {.max = LEDGER_LINE_BYTES};
@@ -197,7 +197,7 @@ static err check_bytes(struct digest *hash, struct reading *r, const char *text,
     TRY_OUT(e, json_write(&again, r->object));
     *hash = ledger_hash(again.data, again.size);
     if (!same)
-        e = err_make(ERR_INPUT, "not as a ledger is written (keys in order, no spaces)");
+        e = err_make(ERR_INPUT, "not in the form of a ledger (keys in order, no spaces)");
     else if (!digest_equal(hash, &written))
         e = err_make(ERR_INPUT, "the line was changed: its hash is not that of its content");
 out:
@@ -267,7 +267,7 @@ err ledger_read_more(struct ledger *ledger, const char *text, size_t size, const
     was = *ledger;
     if (!err_is(e)) e = read_lines(&r, text, size);
     if (!err_is(e)) return e;
-    was.arena = ledger->arena; /* it may have grown */
+    was.arena = ledger->arena; /* the array may have moved */
     *ledger = was;
     return e;
 }

@@ -62,11 +62,11 @@ static err check_client_method(const struct plan *p)
                         p->method,
                         or_else(p->client_refusal, "is not known to support client-level privacy"));
     if (!among(robust, kept))
-        return err_make(
-            ERR_INPUT,
-            "privacy: robust=%s picks by looking at all members, and what one member can "
-            "move by that has no bound: use robust=norm, or unit example",
-            robust);
+        return err_make(ERR_INPUT,
+                        "privacy: robust=%s picks by looking at all members, so the influence of "
+                        "one member has no "
+                        "bound: use robust=norm, or unit example",
+                        robust);
     return ERR_NONE;
 }
 
@@ -88,8 +88,9 @@ static err check_data_free(const struct plan *p)
     if (p->unit == LEDGER_CLIENT && p->quorum)
         return err_make(
             ERR_INPUT,
-            "privacy: a quorum makes one member's part depend on the others': members are "
-            "drawn, and a round waits for them or for its deadline");
+            "privacy: a quorum makes one member's part depend on the others', but the accounting "
+            "assumes "
+            "independent draws: give no quorum; a round waits for its members or its deadline");
     return ERR_NONE;
 }
 
@@ -99,8 +100,8 @@ static err check_bases(const struct plan *p)
     const char *word = or_else(p->bases, "seed");
     if (!strcmp(word, "gradient") && !(p->basis_passes && p->basis_clip > 0))
         return err_make(ERR_INPUT,
-                        "privacy: bases from gradients without noise reveal the data they "
-                        "come from: expected a clip norm for them (--basis-clip), or "
+                        "privacy: bases from gradients without noise reveal the data of the "
+                        "gradients: expected a clip norm for them (--basis-clip), or "
                         "--option basis=seeded or weights");
     if (strcmp(word, "gradient") != 0 && !among(word, bases))
         return err_make(ERR_INPUT, "privacy: bases %s: expected seed, weights, given or private",
@@ -117,8 +118,8 @@ static err check_numbers(const struct plan *p)
                         p->sampling);
     if (!(p->noise >= 0) || p->noise > 0x1p12)
         return err_make(ERR_INPUT,
-                        "privacy: noise multiplier %g: expected 0 (what the budget needs) "
-                        "to 4096",
+                        "privacy: noise multiplier %g: expected 0 (the least that the budget "
+                        "allows) to 4096",
                         p->noise);
     if (!p->rounds || !p->steps || (!p->dim && p->unit == LEDGER_CLIENT))
         return err_make(ERR_INPUT, "privacy: expected rounds, steps and coordinates above 0");
@@ -132,7 +133,7 @@ static err check_numbers(const struct plan *p)
     return err_is(e) ? err_in(e, "privacy: basis") : ERR_NONE;
 }
 
-/* What is spent before the first round. */
+/* The event that is spent before the first round. */
 static err account_basis(struct account_event *out, const struct plan *p)
 {
     struct account_event event = {.noise = p->basis_noise, .sampling = 1, .count = p->basis_passes};
@@ -175,12 +176,13 @@ static err account(struct plan_summary *s, const struct plan *p)
     s->rdp = spent.rdp;
     s->rounds = steps / p->steps;
     if (s->rounds < p->rounds)
-        warn(s, "the budget ends after %llu of %u rounds: the run stops there",
+        warn(s, "the budget ends after %llu of %u rounds, and the run will stop there",
              (unsigned long long)s->rounds, p->rounds);
     return ERR_NONE;
 }
 
-/* More noise than signal, were every unit's change as large as it may be. */
+/* Refuses noise in the mean that is larger than the clip norm: it would exceed the signal even if
+ * every change were as large as allowed. */
 static err judge_ratio(struct plan_summary *s, const struct plan *p, bool basis)
 {
     const char *what = basis ? " for the basis" : "";
@@ -214,7 +216,7 @@ static err check_feasible(struct plan_summary *s, const struct plan *p)
         if (z >= 2 * s->noise)
             warn(
                 s,
-                "adaptive clipping takes most of the noise budget: the changes get multiplier %.4g",
+                "adaptive clipping takes most of the noise budget; the changes get multiplier %.4g",
                 z);
     }
     s->ratio = z / s->denominator * sqrt((double)p->dim);

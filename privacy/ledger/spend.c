@@ -72,15 +72,13 @@ static err total(struct spend_total *out, const struct spend *b)
     if (!fixed) TRY(account_epsilon(&pld, b->event, b->count, b->delta, NULL));
     if (!isfinite(pld.epsilon))
         return err_make(ERR_INPUT,
-                        "privacy budget: delta %g is less than the PLD accountant can tell from 0 "
-                        "for these %llu releases: expected a larger one",
+                        "privacy budget: the PLD accountant cannot tell delta %g from 0 for "
+                        "these %llu releases; expected a larger delta",
                         b->delta, (unsigned long long)b->releases);
     if (pld.epsilon > rdp.epsilon + engines_differ_most)
-        return err_make(
-            ERR_MACHINE,
-            "the accountants disagree: PLD says epsilon %.6g, RDP %.6g, which is an upper "
-            "bound of it",
-            pld.epsilon, rdp.epsilon);
+        return err_make(ERR_MACHINE,
+                        "the accountants disagree: epsilon is %.6g by PLD, but at most %.6g by RDP",
+                        pld.epsilon, rdp.epsilon);
     *out = (struct spend_total){pld.epsilon, rdp.epsilon, rdp.order};
     return ERR_NONE;
 }

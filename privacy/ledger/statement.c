@@ -24,15 +24,16 @@ static bool differs(double a, double b)
     return !(fabs(a - b) <= 1e-6 * fmax(1, fabs(b)));
 }
 
-/* What one line says of itself and beside the plan in force. */
+/* Checks a release line by itself and against the plan in force. */
 static err check_release(double *drawn, const struct ledger_terms *t,
                          const struct ledger_release *r, uint32_t last_round)
 {
     TRY(account_check_event(&r->charged));
     if (r->charged.mechanism != ACCOUNT_GAUSSIAN || r->charged.count != t->steps)
-        return err_make(ERR_INPUT, "%llu steps of %s, and %u of Gaussian noise were promised",
+        return err_make(ERR_INPUT, "%llu steps of %s, but %u of Gaussian noise were promised",
                         (unsigned long long)r->charged.count,
-                        r->charged.mechanism == ACCOUNT_GAUSSIAN ? "it" : "another mechanism",
+                        r->charged.mechanism == ACCOUNT_GAUSSIAN ? "Gaussian noise"
+                                                                 : "another mechanism",
                         t->steps);
     if (r->sigma > SIGMA_MOST || r->sigma_bits > SIGMA_MOST)
         return err_make(ERR_INPUT, "a deviation of more than 2^48 lattice steps");
@@ -41,18 +42,18 @@ static err check_release(double *drawn, const struct ledger_terms *t,
                         t->adaptive.on ? "is missing" : "that was not promised");
     TRY(statement_drawn(drawn, r));
     if (*drawn < r->charged.noise * (1 - ADAPTIVE_ROUNDING))
-        return err_make(ERR_INPUT, "noise of multiplier %.6g was drawn and %.6g charged", *drawn,
-                        r->charged.noise);
+        return err_make(ERR_INPUT, "the noise has multiplier %.6g, less than the %.6g charged",
+                        *drawn, r->charged.noise);
     if (r->denominator != t->denominator)
-        return err_make(ERR_INPUT, "the denominator is %.6g, and %.6g was promised", r->denominator,
+        return err_make(ERR_INPUT, "the denominator is %.6g, but %.6g was promised", r->denominator,
                         t->denominator);
     if (r->charged.sampling != t->sampling)
-        return err_make(ERR_INPUT, "sampling rate %.6g, and %.6g was promised", r->charged.sampling,
+        return err_make(ERR_INPUT, "sampling rate %.6g, but %.6g was promised", r->charged.sampling,
                         t->sampling);
     if ((!t->adaptive.on || !last_round) && r->clip != t->clip)
-        return err_make(ERR_INPUT, "clip norm %.6g, and %.6g was promised", r->clip, t->clip);
-    if (r->dim > t->dim) /* methods that train one factor at a time have rounds of fewer */
-        return err_make(ERR_INPUT, "%llu coordinates, and %llu were promised",
+        return err_make(ERR_INPUT, "clip norm %.6g, but %.6g was promised", r->clip, t->clip);
+    if (r->dim > t->dim) /* fewer are right if a method trains one factor at a time */
+        return err_make(ERR_INPUT, "%llu coordinates, but %llu were promised",
                         (unsigned long long)r->dim, (unsigned long long)t->dim);
     return ERR_NONE;
 }
@@ -72,21 +73,21 @@ static err check_spent(const struct ledger_release *r, const struct spend *budge
         spent.rdp_order = rdp.order;
     }
     if (differs(spent.rdp, r->rdp))
-        return err_make(ERR_INPUT, "epsilon by RDP is %.9g, and %.9g is written", spent.rdp,
+        return err_make(ERR_INPUT, "epsilon by RDP is %.9g, but the line has %.9g", spent.rdp,
                         r->rdp);
     if (differs(spent.rdp_order, r->order))
-        return err_make(ERR_INPUT, "the order is %.9g, and %.9g is written", spent.rdp_order,
+        return err_make(ERR_INPUT, "the order is %.9g, but the line has %.9g", spent.rdp_order,
                         r->order);
     if (with_pld && differs(spent.epsilon, r->epsilon))
-        return err_make(ERR_INPUT, "epsilon is %.9g, and %.9g is written", spent.epsilon,
+        return err_make(ERR_INPUT, "epsilon is %.9g, but the line has %.9g", spent.epsilon,
                         r->epsilon);
     if (r->epsilon < before || r->epsilon > r->rdp + 1e-3)
         return err_make(ERR_INPUT,
-                        "epsilon %.9g is written: expected at least the %.9g before it, and at "
-                        "most RDP's %.9g",
+                        "the line has epsilon %.9g: expected at least the earlier %.9g, and at "
+                        "most %.9g by RDP",
                         r->epsilon, before, r->rdp);
     if (r->epsilon > budget->epsilon * (1 + 1e-9))
-        return err_make(ERR_INPUT, "the budget was passed: epsilon %.6g of %.6g", r->epsilon,
+        return err_make(ERR_INPUT, "the budget was exceeded: epsilon %.6g of %.6g", r->epsilon,
                         budget->epsilon);
     return ERR_NONE;
 }
@@ -95,7 +96,7 @@ static err check_terms(const struct ledger_terms *t, double delta)
 {
     static const struct digest none;
     if (t->unit == LEDGER_CLIENT && t->sampling < 1 && digest_equal(&t->cohorts, &none))
-        return err_make(ERR_INPUT, "members are drawn, and nothing commits to the seeds");
+        return err_make(ERR_INPUT, "members are drawn, but the line does not commit to the seeds");
     if (t->units == 0 || delta * (double)t->units >= 1)
         return err_make(ERR_INPUT,
                         "delta %.3g with %llu units: expected below one over their number", delta,
@@ -108,8 +109,8 @@ struct replay {
     struct statement s;
     struct spend budget;
     size_t last;         /* entry: the last release */
-    uint32_t last_round; /* released under the plan in force; 0: none */
-    uint32_t rounds;     /* the newest one released under any */
+    uint32_t last_round; /* last round released under the plan in force; 0: none */
+    uint32_t rounds;     /* newest round released under any plan */
 };
 
 static err replay_release(struct replay *p, size_t i)
@@ -120,8 +121,8 @@ static err replay_release(struct replay *p, size_t i)
         return err_make(ERR_INPUT, "a release after the stop");
     size_t every = p->s.ledger->count / PLD_CHECKS + 1;
     double drawn = 0;
-    /* A coordinator releases each once. A member may train one again, where the coordinator was put
-     * back to an older state; every time counts. */
+    /* A coordinator releases each round once. A member may train a round again if the coordinator
+     * was restored to an older state; each time counts. */
     if (entry->terms->unit == LEDGER_CLIENT && r->round != p->rounds + 1)
         return err_make(ERR_INPUT, "round %u after round %u", r->round, p->rounds);
     TRY(check_release(&drawn, entry->terms, r, p->last_round));
@@ -160,12 +161,12 @@ static err replay_entry(struct replay *p, size_t i)
     if (strcmp(entry->kind, "plan") != 0) return ERR_NONE;
     p->s.plans++;
     p->last_round = 0;
-    /* A coordinator's ledger is of one run: its basis may come first, and then it trains. */
+    /* A coordinator's ledger has one run: perhaps the passes for a basis, then training. */
     if (entry->terms->unit == LEDGER_CLIENT &&
         (p->s.plans > 2 || strcmp(p->s.ledger->terms.purpose, "basis") ||
          strcmp(entry->terms->purpose, "training") ||
          strcmp(entry->terms->job, p->s.ledger->terms.job)))
-        return err_make(ERR_INPUT, "another plan, and one run was promised");
+        return err_make(ERR_INPUT, "another plan, but the ledger is for one run");
     return check_terms(entry->terms, p->s.ledger->terms.delta);
 }
 

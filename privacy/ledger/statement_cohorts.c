@@ -28,7 +28,7 @@ static err find_seed(struct cohort_seed *out, const json_t *rounds, uint32_t rou
         TRY(json_get_int(&number, row, "round", 0, UINT32_MAX, name));
         if (number == round) return read_seed(out, row, name);
     }
-    return err_make(ERR_INPUT, "%s: no seed of round %u", name, round);
+    return err_make(ERR_INPUT, "%s: has no seed of round %u", name, round);
 }
 
 static err draw(json_t **out, const struct cohort_seed *seed, const struct cohort *cohort,
@@ -46,7 +46,7 @@ static err draw(json_t **out, const struct cohort_seed *seed, const struct cohor
 
 struct shown {
     const json_t *rounds, *members;
-    const char **id; /* of members, sorted */
+    const char **id; /* ids of members, sorted */
     const char *name;
 };
 
@@ -81,8 +81,8 @@ static err one_round(json_t *list, const struct ledger_entry *entry, const struc
         cohort_anchor(&seed, &cohort, shown->id, json_array_size(shown->members));
     if (!digest_equal(&anchor, &t->cohorts))
         return err_make(ERR_INPUT,
-                        "%s: the seed of round %u does not lead to what the ledger's first line "
-                        "commits to, with these members",
+                        "%s: the seed of round %u, with these members, does not lead to the anchor "
+                        "in the ledger's first line",
                         shown->name, cohort.round);
     TRY(draw(&row, &seed, &cohort, shown->members));
     return json_array_append_new(list, row) == 0 ? ERR_NONE
@@ -102,7 +102,7 @@ err statement_cohorts(json_t **out, const struct statement *s, const json_t *doc
         return err_make(ERR_INPUT, "%s: expected members and rounds, as run audit writes them",
                         name);
     if (ledger->terms.unit != LEDGER_CLIENT || members != ledger->terms.units)
-        return err_make(ERR_INPUT, "%s: %zu members, and the ledger is of %llu %s", name, members,
+        return err_make(ERR_INPUT, "%s: has %zu members, but the ledger has %llu %s", name, members,
                         (unsigned long long)ledger->terms.units,
                         ledger->terms.unit == LEDGER_CLIENT ? "members" : "records");
     json_t *list = json_array();

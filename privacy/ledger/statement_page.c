@@ -1,4 +1,4 @@
-/* One page for people, one document for machines. */
+/* The statement as a page of text and as JSON. */
 #include "privacy/ledger/statement.h"
 
 #include <string.h>
@@ -10,24 +10,23 @@ static const char *const assumed_client[] = {
     "Each member counts once a round, with a weight that is public and fixed beforehand.",
     "Sampling: members are drawn independently at the stated rate from a secret seed; the figures "
     "for",
-    "  a rate below 1 hold against who sees the published states, not against who sees who took "
-    "part.",
+    "  a rate below 1 hold against an attacker who sees the published states, but not the draws.",
     "The operating system's randomness is unpredictable.",
     NULL};
 static const char *const assumed_example[] = {
-    "Each party runs the stated DP-SGD on its own records; the coordinator cannot check that it "
-    "did.",
-    "No party is trusted with another's records: the noise is in an update before it leaves.",
-    "Records are drawn independently at the stated rate; a person with several records has several",
-    "  units' risk.",
+    "Each party runs the stated DP-SGD on its own records; the coordinator cannot check this.",
+    "No party is trusted with another's records, because the noise is added before an update "
+    "leaves.",
+    "Records are drawn independently at the stated rate; the risk of a person grows with the "
+    "number",
+    "  of that person's records.",
     "The operating system's randomness is unpredictable.",
     NULL};
 static const char *const uncovered[] = {
-    "Anything computed from the data outside this ledger: tuning runs, evaluations, logs, counts "
-    "of",
-    "  examples that members state.",
-    "What the base model learned before, and facts about the whole population.",
-    "Poisoned updates: clipping bounds them, it does not detect them.", NULL};
+    "Results computed from the data outside this ledger: tuning runs, evaluations, logs, and the",
+    "  counts of examples that members report.",
+    "The training data of the base model, and facts about the whole population.",
+    "Poisoned updates: clipping limits them, but does not detect them.", NULL};
 
 static err lines(struct bytes *out, const char *title, const char *const *line)
 {
@@ -37,9 +36,9 @@ static err lines(struct bytes *out, const char *title, const char *const *line)
     return ERR_NONE;
 }
 
-struct cursor { /* over the ledger's releases, with the number of the plan in force */
+struct cursor { /* goes over the releases, with the number of the plan in force */
     const struct ledger *ledger;
-    size_t next, plan, number; /* number: of the release, from 1 */
+    size_t next, plan, number; /* number of the release, from 1 */
 };
 
 static const struct ledger_release *next_release(struct cursor *c)
@@ -77,7 +76,8 @@ static err rows(struct bytes *out, const struct statement *s)
     return ERR_NONE;
 }
 
-/* What the ledger takes on trust. */
+/* The public file that training starts from, or that has the basis; the ledger does not cover
+ * it. */
 static err given_line(struct bytes *out, const struct ledger_terms *t)
 {
     static const struct digest none;
@@ -85,8 +85,8 @@ static err given_line(struct bytes *out, const struct ledger_terms *t)
     if (digest_equal(&t->given, &none)) return ERR_NONE;
     digest_text(text, &t->given);
     return bytes_printf(out,
-                        "                   begins with %.16s..., which counts as public: what it "
-                        "reveals is not in here\n",
+                        "                   starts from %.16s..., which counts as public; its own "
+                        "privacy loss is not included\n",
                         text);
 }
 
@@ -95,24 +95,23 @@ static err plan_lines(struct bytes *out, size_t number, const struct ledger_term
     const char *units = t->unit == LEDGER_CLIENT ? "members" : "records";
     TRY(bytes_printf(out,
                      "\n  plan %-11zu run %s, %s: method %s, weights %s, bases %s;\n"
-                     "                   %u rounds of %u noisy step%s; keeps to epsilon %.6g at "
+                     "                   %u rounds of %u noisy step%s; at most epsilon %.6g at "
                      "delta %.3g\n",
                      number, t->job,
                      strcmp(t->purpose, "basis") ? t->purpose : "two passes that find a basis",
                      t->method, t->weights, t->bases, t->rounds, t->steps, t->steps == 1 ? "" : "s",
                      t->epsilon, t->delta));
-    TRY(bytes_printf(
-        out,
-        "                   %llu %s at rate %.6g%s, denominator %.6g whoever takes part;\n"
-        "                   clip norm %.6g%s; %llu coordinates\n",
-        (unsigned long long)t->units, units, t->sampling,
-        t->sampling == 1 ? " (everyone)" : " (Poisson)", t->denominator, t->clip,
-        t->adaptive.on ? " at first, then adaptive" : "", (unsigned long long)t->dim));
+    TRY(bytes_printf(out,
+                     "                   %llu %s at rate %.6g%s, fixed denominator %.6g;\n"
+                     "                   clip norm %.6g%s; %llu coordinates\n",
+                     (unsigned long long)t->units, units, t->sampling,
+                     t->sampling == 1 ? " (all)" : " (Poisson)", t->denominator, t->clip,
+                     t->adaptive.on ? " at first, then adaptive" : "", (unsigned long long)t->dim));
     return given_line(out, t);
 }
 
-/* Plans that something was released under, and the last one, in order: its terms and number, or
- * NULL. `*next` counts through the ledger's entries and begins at 0. */
+/* Iterates over the plans that have releases, and the last plan, in order: returns the terms and
+ * the number, or NULL at the end. `*next` is an index of the ledger's entries and starts at 0. */
 static const struct ledger_terms *next_plan(const struct ledger *l, size_t *next, size_t *number)
 {
     while (*next <= l->count) {
@@ -125,7 +124,7 @@ static const struct ledger_terms *next_plan(const struct ledger *l, size_t *next
     return NULL;
 }
 
-/* The first, and the newest ones. */
+/* The first plan and the newest ones. */
 static err plans(struct bytes *out, const struct statement *s)
 {
     size_t shown = 0, all = 0, next = 0, number = 0;
@@ -150,8 +149,8 @@ static err promised(struct bytes *out, const struct statement *s)
     TRY(bytes_printf(out, "  unit             %s\n",
                      client ? "one member's whole data (client level)"
                             : "one record of one party (example level)"));
-    TRY(bytes_printf(out, "  neighbours       the unit's part is there, or is zero; how many units "
-                          "there are is public\n"));
+    TRY(bytes_printf(out, "  neighbours       the unit's part is present, or zero; the number of "
+                          "units is public\n"));
     TRY(bytes_printf(out, "  budget           epsilon %.6g at delta %.3g\n", t->epsilon, t->delta));
     TRY(bytes_printf(
         out,
@@ -159,15 +158,16 @@ static err promised(struct bytes *out, const struct statement *s)
         " computes it\n",
         s->spent.epsilon, s->spent.rdp));
     if (s->seen > s->spent.epsilon)
-        TRY(bytes_printf(out, "                   %.6g against who sees which %s\n", s->seen,
+        TRY(bytes_printf(out, "                   %.6g if an attacker sees which %s\n", s->seen,
                          client ? "members take part (the coordinator does)"
-                                : "records take part (nobody but the party)"));
+                                : "records take part (only the party does)"));
     TRY(bytes_printf(out, "  releases         %zu, of %llu noisy steps in all%s%s\n", s->releases,
                      (unsigned long long)s->steps, s->stopped ? "; stopped: " : "",
                      s->stopped ? s->stopped : ""));
     TRY(bytes_printf(out, "  covers           %s\n",
-                     client ? "every published state, and the last one"
-                            : "every update sent and every adapter written, and what follows"));
+                     client
+                         ? "every published state, and the last one"
+                         : "every update sent, every adapter written, and all derived from them"));
     TRY(bytes_printf(out,
                      "  noise            Gaussian rounded to an integer lattice, drawn exactly "
                      "(ChaCha20, not seedable),\n                   multiplier %.6g at least\n",
@@ -185,15 +185,17 @@ err statement_text(struct bytes *out, const struct statement *s)
     TRY(lines(out, "Assumed",
               s->ledger->terms.unit == LEDGER_CLIENT ? assumed_client : assumed_example));
     TRY(lines(out, "Not protected", uncovered));
-    TRY(bytes_printf(out,
-                     "\nLedger\n  - %llu lines, each hashed to the one before it and signed; "
-                     "replayed from zero, all figures agree.\n",
-                     (unsigned long long)s->ledger->head.count));
+    TRY(bytes_printf(
+        out,
+        "\nLedger\n  - %llu lines, each with the hash of the line before it and a signature;\n"
+        "    replayed from zero, and all figures agree.\n",
+        (unsigned long long)s->ledger->head.count));
     TRY(bytes_printf(out, "  - key  %s %s\n", key,
-                     s->key_known ? "(the one given)" : "(compared with none: --key)"));
+                     s->key_known ? "(the one given)" : "(not compared; give --key)"));
     return bytes_printf(out, "  - head %s %s\n", head,
-                        s->head_known ? "(the one given)"
-                                      : "(lines cut off at the end only show in it: --head)");
+                        s->head_known
+                            ? "(the one given)"
+                            : "(not compared; give --head to notice lines cut off at the end)");
 }
 
 static json_t *release_json(const struct ledger_release *r, size_t plan)

@@ -9,10 +9,11 @@ err adaptive_split(double *z_delta, double z, double sigma_b)
     REQUIRE(z > 0 && sigma_b > 0);
     if (z >= 2 * sigma_b)
         return err_make(ERR_INPUT,
-                        "adaptive clipping: the count's deviation %g leaves nothing of the noise "
+                        "adaptive clipping: the count's deviation %g spends the whole noise "
                         "multiplier %g: expected more than %g",
                         sigma_b, z, z / 2);
-    /* Up by more than its roundings: both releases together must not cost less than z says. */
+    /* Rounded up by more than the rounding errors, because both releases together must not have
+     * less oise than z. */
     *z_delta = (1 + 0x1p-48) / sqrt(1 / (z * z) - 1 / (4 * sigma_b * sigma_b));
     return ERR_NONE;
 }

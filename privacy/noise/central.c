@@ -18,7 +18,7 @@ static err check(const struct central_spec *s)
     return ERR_NONE;
 }
 
-/* At least what was asked for, but for the roundings of adaptive_joint(). */
+/* The multiplier is at least the one asked for, up to the rounding of adaptive_joint(). */
 static double drawn_multiplier(const struct central *c)
 {
     double z = (double)c->sigma / c->bound.norm_int;
@@ -26,7 +26,7 @@ static double drawn_multiplier(const struct central *c)
     return z;
 }
 
-/* Everything but memory and noise. */
+/* Sets all fields except memory and noise. */
 static err prepare(struct central *out, const struct central_spec *spec)
 {
     struct central c = {.spec = *spec};
@@ -49,7 +49,7 @@ err central_begin(struct central *out, const struct central_spec *spec)
     struct central c = {0};
     err e = ERR_NONE;
     TRY(prepare(&c, spec));
-    /* Noise first: libsodium is ready after that. */
+    /* Noise first, because it initialises libsodium. */
     TRY_OUT(e, noise_draw(&c.drawn, spec->dim, c.sigma));
     if (c.sigma_bits) TRY_OUT(e, noise_draw(&c.counted, 1, c.sigma_bits));
     c.sum = sodium_allocarray(spec->dim, sizeof *c.sum);

@@ -21,7 +21,7 @@ uint64_t clip_sigma(const struct clip_bound *bound, double multiplier)
 {
     REQUIRE(multiplier > 0 && multiplier <= 0x1p16);
     double product = multiplier * bound->norm_int, up = ceil(product);
-    /* The product was rounded down past a whole number: its exact error says so. */
+    /* The rounded product is whole, but the exact one is above it, as its exact error shows. */
     if (up == product && fma(multiplier, bound->norm_int, -product) > 0) up += 1;
     return up < 1 ? 1 : (uint64_t)up;
 }
@@ -46,7 +46,7 @@ err clip_norm(double *out, const struct clip_tensor *tensor, size_t tensors)
             sum += part;
         }
     }
-    if (!isfinite(sum)) /* float32 values cannot overflow it */
+    if (!isfinite(sum)) /* float32 values cannot overflow the sum */
         return err_make(ERR_INPUT, "the change's norm: a value is NaN or infinite");
     *out = sqrt(sum);
     return ERR_NONE;
@@ -75,7 +75,7 @@ err clip_quantise(int32_t *out, struct clip_result *result, const struct clip_bo
     r.unclipped = r.norm <= bound->norm;
     /* Times a power of two is exact. */
     double factor = weight * (r.unclipped ? 1 : bound->norm / r.norm) * ldexp(1, bound->scale_log2);
-    uint64_t most = bound->norm_int; /* the sensitivity, whatever the weight */
+    uint64_t most = bound->norm_int; /* the sensitivity for any weight */
     double less = 0x1p-44;
     for (int i = 0; quantise(out, factor, tensor, tensors) > (unsigned __int128)most * most; i++) {
         REQUIRE(i < SHRINKS); /* roundings of the norm and the factor are far smaller */

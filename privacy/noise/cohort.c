@@ -15,7 +15,7 @@ static void number(uint8_t out[4], uint32_t n)
         out[i] = (uint8_t)(n >> (8 * i));
 }
 
-/* Texts go in with their zero, so no two inputs share an encoding. */
+/* Texts are hashed with their zero byte, so that no two inputs have the same encoding. */
 static void add_text(crypto_generichash_state *s, const char *text)
 {
     crypto_generichash_update(s, (const uint8_t *)text, strlen(text) + 1);
@@ -75,7 +75,7 @@ struct digest cohort_anchor(const struct cohort_seed *seed, const struct cohort 
 
 bool cohort_has(const struct cohort_seed *seed, const struct cohort *cohort, const char *member)
 {
-    enum { BYTES = 16 }; /* the least libsodium gives; the first eight count */
+    enum { BYTES = 16 }; /* libsodium's smallest hash; the first eight bytes are used */
     uint8_t byte[BYTES];
     uint64_t u = 0;
     REQUIRE(cohort->q > 0 && cohort->q <= 1);

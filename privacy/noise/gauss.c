@@ -1,13 +1,12 @@
 #include "privacy/noise/gauss.h"
 
-/* A uniform deviate in (0, 1), in digits of 32 bits, first ones first. Sixteen decide anything:
- * that more are wanted has a chance below 2^-400, and ends the process rather than bias the sample.
- */
+/* A uniform deviate in (0, 1), in digits of 32 bits, the highest first. More than sixteen are
+ * needed with a chance below 2^-400; the process then ends, because a cut would bias the sample. */
 enum { REAL_DIGITS = 16 };
 
 struct real {
     uint32_t digit[REAL_DIGITS];
-    unsigned count; /* made so far */
+    unsigned count; /* digits drawn so far */
 };
 
 static inline uint32_t real_digit(struct real *x, unsigned i, struct keystream *k)
@@ -27,8 +26,8 @@ static inline bool real_less(struct real *a, struct real *b, struct keystream *k
     }
 }
 
-/* Algorithm H: true with chance exp(-1/2). The length of a falling run that begins below 1/2 is
- * even with that chance. */
+/* Algorithm H: true with chance exp(-1/2), the chance that a falling run which starts below 1/2 has
+ * even length. */
 static inline bool half_trial(struct keystream *k)
 {
     struct real slot[2];
@@ -88,8 +87,8 @@ static inline void draw_normal(uint32_t *whole, struct real *x, struct keystream
     }
 }
 
-/* floor(sigma (whole + x) + 1/2). Two digits decide it unless sigma t, with t in (0, 1) the rest of
- * x, may carry over `left`; then the digits of t are asked one by one. */
+/* floor(sigma (whole + x) + 1/2). Two digits of x decide it, unless sigma t may carry over `left`,
+ * where t in (0, 1) is the rest of x. Then the digits of t are drawn one by one. */
 static inline uint64_t scale_round(uint64_t sigma, uint32_t whole, struct real *x,
                                    struct keystream *k)
 {

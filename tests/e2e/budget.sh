@@ -94,7 +94,7 @@ refused '--before 1.1,0.02: expected noise,sampling,steps' epsilon --noise 1 "${
 refused '--interval 5: expected 1e-9 to 1' epsilon --noise 1 "${plan[@]}" --interval 5
 refused 'epsilon 1 is spent already: 4.37718' steps --epsilon 1 --noise 1 --sampling 1 --delta 1e-5 --before 1,1,1
 refused '--tree: expected --sampling 1' epsilon --noise 1 "${plan[@]}" --tree
-refused 'sampling of a fixed size is accounted for by rdp only' epsilon --noise 1 "${plan[@]}" --scheme fixed
+refused 'sampling of a fixed size is accounted for only by rdp' epsilon --noise 1 "${plan[@]}" --scheme fixed
 refused "$work/none/x.svg: the folder" epsilon --noise 1 "${plan[@]}" --plot "$work/none/x.svg"
 refused 'budget: a command is missing' # fedlora budget
 echo "budget: all as it should be"

@@ -107,7 +107,7 @@ openssl genpkey -algorithm ed25519 2>/dev/null | openssl pkey -pubout -out "$wor
 verify 2 "signed by a different key" "$work/ledger" --key "$work/other.pub"
 sed 's/"seed":"./"seed":"0/3' "$work/audit/cohorts.json" >"$work/seeds"
 if ! cmp -s "$work/seeds" "$work/audit/cohorts.json"; then
-  verify 2 "the seed of round 3 does not lead to what the ledger's first line commits to" "$work/ledger" \
+  verify 2 "the seed of round 3, with these members, does not lead to the anchor" "$work/ledger" \
     --cohorts "$work/seeds"
 fi
 sed 's/"round":4/"round":9/' "$work/audit/cohorts.json" >"$work/seeds"

@@ -73,7 +73,7 @@ print([(p["bases"], p["given"] != none) for p in plans])
 assert [(p["bases"], p["given"] != none) for p in plans[-2:]] == [("given", True), ("private", False)], plans
 PY
 "$programs/fedlora" budget verify "$work/wide" >"$work/said"
-grep -qE 'begins with [0-9a-f]{16}\.\.\., which counts as public' "$work/said" || fail_with "$work/said" "the page"
+grep -qE 'starts from [0-9a-f]{16}\.\.\., which counts as public' "$work/said" || fail_with "$work/said" "the page"
 sed -i '2s/"count":4/"count":3/' "$work/ledger"
 if verify >"$work/said" 2>&1; then fail "a changed ledger was verified"; fi
 grep -qF 'ledger:2: the line was changed' "$work/said" || fail_with "$work/said" "the line is not named"

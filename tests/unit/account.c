@@ -253,12 +253,12 @@ Test(account, each_refusal_says_what_was_expected)
     bad.mechanism = 7;
     refused(account_epsilon(&spent, &bad, 1, .1, NULL), ERR_INPUT, "mechanism 7");
     fixed.mechanism = ACCOUNT_FIXED_SIZE;
-    refused(account_epsilon(&spent, &fixed, 1, .1, NULL), ERR_INPUT, "by rdp only");
+    refused(account_epsilon(&spent, &fixed, 1, .1, NULL), ERR_INPUT, "only by rdp");
     struct account_options both = with_rdp;
     both.adjacency = ACCOUNT_REPLACE_ONE;
-    refused(account_epsilon(&spent, &e, 1, .1, &both), ERR_INPUT, "by pld only");
+    refused(account_epsilon(&spent, &e, 1, .1, &both), ERR_INPUT, "only by pld");
     both.engine = ACCOUNT_PRV;
-    refused(account_epsilon(&spent, &e, 1, .1, &both), ERR_INPUT, "prv accounts for adding");
+    refused(account_epsilon(&spent, &e, 1, .1, &both), ERR_INPUT, "prv accounts only for adding");
     e = plan(.5, .3, 1000000);
     refused(account_epsilon(&spent, &e, 1, 1e-5, &with_prv), ERR_LIMIT, "points, at most 16777216");
     e = plan(.001, 5, 1000000);

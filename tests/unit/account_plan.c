@@ -148,7 +148,7 @@ Test(account_plan, refusals_name_the_budget)
     event.sampling = 1;
     event.count = 1000000;
     refused(account_noise(&noise, &event, &budget, &with_rdp), ERR_INPUT,
-            "not even a noise multiplier of 1e+06");
+            "cannot be kept, even with a noise multiplier of 1e+06");
     budget.epsilon = 1;
     event.sampling = 2;
     refused(account_steps(&steps, &event, &budget, NULL), ERR_INPUT, "sampling rate 2");

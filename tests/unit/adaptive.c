@@ -22,7 +22,7 @@ Test(adaptive, splits_a_rounds_multiplier_as_published)
     }
     double z;
     refused(adaptive_split(&z, 2, 1), ERR_INPUT,
-            "the count's deviation 1 leaves nothing of the noise multiplier 2");
+            "the count's deviation 1 spends the whole noise multiplier 2");
 }
 
 /* The whole deviations that are drawn never cost less than the round is charged. */

@@ -168,7 +168,7 @@ Test(central, refuses_what_it_cannot_make_private)
     spec.dim = 4;
     spec.adaptive = (struct adaptive){.on = true, .sigma_b = 0.4};
     spec.expected = 8;
-    refused(central_begin(&c, &spec), ERR_INPUT, "leaves nothing of the noise multiplier 1");
+    refused(central_begin(&c, &spec), ERR_INPUT, "spends the whole noise multiplier 1");
     spec.adaptive.on = false;
     float bad[4] = {0, NAN, 0, 0};
     struct clip_tensor t = {bad, NULL, 4};

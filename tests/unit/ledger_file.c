@@ -220,7 +220,7 @@ Test(ledger_file, keeps_to_its_terms_and_its_key, .init = make, .fini = drop)
     ok(ledger_file_open(&f, path, key, &terms));
     ledger_file_close(&f);
     terms.unit = LEDGER_CLIENT;
-    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "a ledger of another unit");
+    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "has another unit of privacy");
     terms.unit = LEDGER_EXAMPLE;
     terms.units = 100000;
     ok(ledger_file_open(&f, path, key, &terms));
@@ -230,5 +230,5 @@ Test(ledger_file, keeps_to_its_terms_and_its_key, .init = make, .fini = drop)
     snprintf(command, sizeof command, "umask 077 && openssl genpkey -algorithm ed25519 -out %s",
              key);
     cr_assert_eq(system(command), 0);
-    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "begun with another key");
+    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "was created with another key");
 }

@@ -175,7 +175,7 @@ Test(plan, refuses_numbers_out_of_range)
     expect(&p, "expected rounds, steps and coordinates above 0");
     p = good();
     p.adaptive = (struct adaptive){.on = true, .quantile = 0.5, .rate = 0.2, .sigma_b = 2};
-    expect(&p, "adaptive clipping: the count's deviation 2 leaves nothing");
+    expect(&p, "adaptive clipping: the count's deviation 2 spends the whole");
     struct plan_summary s;
     p.adaptive.sigma_b = 0;
     ok(plan_check(&s, &p));

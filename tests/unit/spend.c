@@ -69,7 +69,8 @@ Test(spend, says_when_delta_is_too_small_to_tell)
     struct spend b = {0};
     struct spend_total spent;
     ok(spend_open(&b, 100, 1e-40));
-    refused(spend_allows(&spent, &b, &one), ERR_INPUT, "privacy budget: delta 1e-40 is less than");
+    refused(spend_allows(&spent, &b, &one), ERR_INPUT,
+            "privacy budget: the PLD accountant cannot tell delta 1e-40 from 0");
     spend_close(&b);
 }
 

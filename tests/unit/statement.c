@@ -111,13 +111,13 @@ Test(statement, replays_to_the_published_epsilon, .init = make, .fini = drop)
                                        "epsilon 5.14826 (PLD); 5.88543 by RDP",
                                        "50, of 50 noisy steps in all",
                                        "60 rounds of 1 noisy step",
-                                       "against who sees which members take part",
+                                       "if an attacker sees which members take part",
                                        "50 members at rate 0.1 (Poisson)",
                                        "(38 more; --json has them all)",
                                        "The coordinator is trusted",
                                        "Not protected",
-                                       "52 lines, each hashed",
-                                       "compared with none"};
+                                       "52 lines, each with the hash",
+                                       "not compared; give --key"};
     for (size_t i = 0; i < sizeof says / sizeof *says; i++)
         cr_expect(strstr((char *)page.data, says[i]), "%s in:\n%s", says[i], (char *)page.data);
     size_t lines = 0;
@@ -215,7 +215,7 @@ Test(statement, refuses_a_signed_lie_and_names_the_line, .init = make, .fini = d
     struct ledger_release r = honest();
     expect(&r, NULL);
     r.sigma--;
-    expect(&r, "x.jsonl:2: noise of multiplier 1 was drawn and 1 charged");
+    expect(&r, "x.jsonl:2: the noise has multiplier 1, less than the 1 charged");
     r = honest();
     r.epsilon *= 0.99;
     expect(&r, "x.jsonl:2: epsilon is ");
@@ -224,16 +224,16 @@ Test(statement, refuses_a_signed_lie_and_names_the_line, .init = make, .fini = d
     expect(&r, "x.jsonl:2: epsilon by RDP is ");
     r = honest();
     r.denominator = 4;
-    expect(&r, "x.jsonl:2: the denominator is 4, and 5 was promised");
+    expect(&r, "x.jsonl:2: the denominator is 4, but 5 was promised");
     r = honest();
     r.dim = 5;
-    expect(&r, "x.jsonl:2: 5 coordinates, and 4 were promised");
+    expect(&r, "x.jsonl:2: 5 coordinates, but 4 were promised");
     r = honest();
     r.clip = 0;
     expect(&r, "x.jsonl:2: clip norm 0");
     r = honest();
     r.clip = 0.25;
-    expect(&r, "x.jsonl:2: clip norm 0.25, and 0.5 was promised");
+    expect(&r, "x.jsonl:2: clip norm 0.25, but 0.5 was promised");
     r = honest();
     r.sigma = 1ull << 49;
     expect(&r, "x.jsonl:2: a deviation of more than 2^48 lattice steps");
@@ -245,10 +245,10 @@ Test(statement, refuses_a_signed_lie_and_names_the_line, .init = make, .fini = d
     expect(&r, "x.jsonl:2: the order is ");
     r = honest();
     r.charged.mechanism = ACCOUNT_FIXED_SIZE;
-    expect(&r, "x.jsonl:2: 1 steps of another mechanism, and 1 of Gaussian noise");
+    expect(&r, "x.jsonl:2: 1 steps of another mechanism, but 1 of Gaussian noise");
     r = honest();
     r.charged.sampling = 0.05;
-    expect(&r, "x.jsonl:2: sampling rate 0.05, and 0.1 was promised");
+    expect(&r, "x.jsonl:2: sampling rate 0.05, but 0.1 was promised");
     r = honest();
     r.round = 2;
     expect(&r, "x.jsonl:2: round 2 after round 0");
@@ -257,7 +257,7 @@ Test(statement, refuses_a_signed_lie_and_names_the_line, .init = make, .fini = d
     expect(&r, "x.jsonl:3: round 1 after round 1");
     r.round = 2;
     r.charged.count = 2;
-    expect(&r, "x.jsonl:3: 2 steps of it, and 1 of Gaussian noise were promised");
+    expect(&r, "x.jsonl:3: 2 steps of Gaussian noise, but 1 of Gaussian noise were promised");
 }
 
 /* Lines whose PLD is not computed again must lie between those whose is. */
@@ -285,7 +285,7 @@ Test(statement, refuses_an_epsilon_that_falls, .init = make, .fini = drop)
             ok(ledger_add(&text, &head, &key, &r));
             ok(spend_charge(&budget, &r.charged));
         }
-    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:51: epsilon 0.01 is written");
+    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:51: the line has epsilon 0.01");
     ledger_close(&ledger);
     bytes_clear(&text);
     head = (struct ledger_head){0};
@@ -310,7 +310,7 @@ Test(statement, refuses_what_passes_the_budget, .init = make, .fini = drop)
     r.epsilon = spent.epsilon;
     r.rdp = spent.rdp;
     r.order = spent.rdp_order;
-    expect(&r, "x.jsonl:2: the budget was passed: epsilon ");
+    expect(&r, "x.jsonl:2: the budget was exceeded: epsilon ");
 }
 
 /* A basis found by two passes over everyone, then training: under one budget. */
@@ -345,7 +345,8 @@ Test(statement, a_new_plan_goes_on_under_the_same_budget, .init = make, .fini = 
     json_decref(json);
     ledger_close(&ledger);
     ok(ledger_plan(&text, &head, &key, &terms));
-    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:8: another plan, and one run was promised");
+    refused(replay(&s, &ledger), ERR_INPUT,
+            "x.jsonl:8: another plan, but the ledger is for one run");
     ledger_close(&ledger);
     bytes_close(&page);
 }
@@ -364,7 +365,8 @@ Test(statement, refuses_terms_that_promise_nothing)
     terms.units = MEMBERS;
     terms.cohorts = (struct digest){0};
     begin_again();
-    refused(replay(&s, &ledger), ERR_INPUT, "x.jsonl:1: members are drawn, and nothing commits");
+    refused(replay(&s, &ledger), ERR_INPUT,
+            "x.jsonl:1: members are drawn, but the line does not commit");
     ledger_close(&ledger);
     drop();
 }
