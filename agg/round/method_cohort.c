@@ -5,8 +5,14 @@
 #include "base/digest.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* So many bytes of all files together may stay mapped in memory. Dropping pages is a system call and
+ * stops the other threads for a moment, so a file's pages go when its share of this has been read,
+ * not after every module. */
+enum { HELD_BYTES = 64 << 20 };
 
 /* So many members' factors of a module may stay in memory until the module is done. */
 enum { HELD_MEMBERS = 4 };
@@ -21,6 +27,7 @@ struct method_sent { /* one module of one update; rank 0: not sent */
 struct method_update {
     struct file_map map;
     struct method_sent *module; /* (state modules) */
+    atomic_size_t read;         /* bytes since its pages were dropped */
 };
 
 void method_cohort_close(struct method_cohort *c)
@@ -93,7 +100,8 @@ static err update_open(struct method_update *out, struct method_cohort *c, const
     }
     u.map = file.tensors.map;
     file.tensors.map = (struct file_map){0};
-    *out = u;
+    out->map = u.map;
+    out->module = u.module;
 out:
     adapter_file_close(&file);
     return e;
@@ -127,6 +135,7 @@ err method_cohort_open(struct method_cohort *out, const struct method *method,
     struct method_cohort c = {0};
     err e = ERR_NONE;
     TRY_OUT(e, weigh(&c, next));
+    TRY_OUT(e, arena_take(&c.read, &c.arena, 1, sizeof *c.read));
     TRY_OUT(e, adapter_file_map(&c.state, next->state_path));
     if (c.state.meta.kind != ADAPTER_FILE_STATE || strcmp(c.state.meta.method, method->name) != 0) {
         e = err_make(ERR_INPUT, "%s: expected a state of the method %s", next->state_path,
@@ -191,13 +200,35 @@ static void view_sent(struct adapter_file_module *out, const struct adapter_file
                 .f32 = sent->value[r], .rows = rows[r], .cols = cols[r]};
 }
 
+static size_t factor_bytes(const struct adapter_file_module *m)
+{
+    size_t values = 0;
+    for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
+        values += (size_t)m->factor[r].rows * m->factor[r].cols;
+    return values * sizeof(float);
+}
+
 /* The whole map goes, not the module's part: the kernel brings in pages around those asked for, and
  * by how much is its own affair (whole folios of megabytes since Linux 6). What another thread is
  * reading comes back from the page cache. */
+static void count_read(atomic_size_t *read, const struct file_map *map, size_t bytes, size_t most)
+{
+    if (atomic_fetch_add(read, bytes) + bytes < most) return;
+    atomic_store(read, 0);
+    file_map_drop(map, 0, map->size);
+}
+
+static void count_update(const struct method_cohort *c, size_t k,
+                         const struct adapter_file_module *m)
+{
+    struct method_update *u = &c->update[k];
+    count_read(&u->read, &u->map, factor_bytes(m), HELD_BYTES / c->count);
+}
+
+/* A member's factors of one module have been read. */
 static void done_with(const struct method_round *round, size_t k)
 {
-    const struct method_cohort *c = round->files;
-    file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
+    if (round->update[k]) count_update(round->files, k, round->update[k]);
 }
 
 static err gather(struct method_view *s, struct method_round *round, const struct method_cohort *c,
@@ -228,14 +259,16 @@ static err gather(struct method_view *s, struct method_round *round, const struc
     return ERR_NONE;
 }
 
-/* Nothing of the module just read stays in memory. */
-static void drop_pages(const struct method_cohort *c)
+/* The module's part of the state has been read; the frozen factors and the server's memory, at most
+ * a few times as large, go with it. */
+static void count_state(const struct method_cohort *c, const struct adapter_file_module *m)
 {
+    size_t bytes = factor_bytes(m);
+    if (atomic_fetch_add(c->read, bytes) + bytes < HELD_BYTES) return;
+    atomic_store(c->read, 0);
     file_map_drop(&c->state.tensors.map, 0, c->state.tensors.map.size);
     if (c->has_frozen) file_map_drop(&c->frozen.tensors.map, 0, c->frozen.tensors.map.size);
     if (c->has_memory) file_map_drop(&c->memory.tensors.map, 0, c->memory.tensors.map.size);
-    for (size_t k = 0; k < c->count; k++)
-        file_map_drop(&c->update[k].map, 0, c->update[k].map.size);
 }
 
 err method_view_finite(const struct adapter_file_module *m)
@@ -272,7 +305,10 @@ err method_view_open(struct method_view *out, struct method_round *round,
 
 void method_view_close(struct method_view *view, const struct method_cohort *c)
 {
+    count_state(c, &view->state);
+    if (view->frozen.rank) count_state(c, &view->frozen);
+    for (size_t k = 0; k < c->count && view->update; k++)
+        if (view->update[k]) count_update(c, k, view->update[k]);
     arena_close(&view->arena);
     *view = (struct method_view){0};
-    drop_pages(c);
 }

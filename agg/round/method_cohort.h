@@ -9,6 +9,8 @@
 #include "base/file.h"
 #include "base/json.h"
 
+#include <stdatomic.h>
+
 struct method_sent;   /* one module of one update */
 struct method_update; /* an update's map and what is in it */
 
@@ -16,6 +18,7 @@ struct method_cohort {
     const struct contribution **member; /* (count) */
     double *p;                          /* (count): weights, sum 1 */
     struct method_update *update;       /* (count) */
+    atomic_size_t *read;                /* bytes of the state since its pages were dropped */
     size_t count, opened;
     struct adapter_file state, frozen, memory;
     bool has_frozen, has_memory;
