@@ -12,8 +12,8 @@
  *
  * State number t is what round t trains from; after the last round N comes state N+1, the result. A
  * state says in its metadata all that the next one needs (run, base, rank, alpha, modules, options,
- * ...). With basis=gradient rounds 1 and 2 train nothing: members send gradients (agg/algebra/sketch.h),
- * state 3 has the frozen factors found, and N counts these two rounds too.
+ * ...). With basis=gradient rounds 1 and 2 train nothing: members send gradients
+ * (agg/algebra/sketch.h), state 3 has the frozen factors found, and N counts these two rounds too.
  *
  * The bytes of a state depend on the previous state, the server's memory that belongs to it, the
  * updates, their weights and the members' ids, and on nothing else: not on the order or time of

@@ -1,7 +1,7 @@
 /* The files of one round, open: the state the updates started from, its frozen factors, the
  * server's memory, and every contribution in order of member id; and one module's view of them all.
- * Many updates are open at once: of each only the map is held and where its factors lie. A cohort
- * is read from several threads at once; a view belongs to one. */
+ * Many updates are open at once, so only the map and the places of the factors are held of each. A
+ * cohort is read from several threads at once; a view belongs to one. */
 #ifndef AGG_METHOD_COHORT_H
 #define AGG_METHOD_COHORT_H
 
@@ -37,13 +37,14 @@ struct method_view { /* one module of every file, all float32; zeroed before it 
     struct adapter_file_module state, frozen, *copy;
     const struct adapter_file_module **update; /* (count) */
 };
-/* Module i of the state. Sets what in `round` points into the view or the cohort; the rest of
- * `round` is the caller's. A view that failed to open is closed as well. */
+/* Module i of the state. Sets the fields of `round` that point into the view or the cohort; the
+ * caller sets the others. A view that failed to open is closed as well. */
 err method_view_open(struct method_view *out, struct method_round *round,
                      const struct method_cohort *c, size_t i);
 void method_view_close(struct method_view *view, const struct method_cohort *c);
-/* Values were finite when they were admitted. They are looked at again only where a result is not:
- * this says whose fault it is, else `otherwise`. */
+/* Values were finite when the updates were admitted, so they are checked again only after a result
+ * that is not. The error names the member or state with such a value; `otherwise` if there is none.
+ *  */
 err method_view_blame(const struct method_view *view, const struct method_cohort *c, err otherwise);
 /* All factors of a module are finite. */
 err method_view_finite(const struct adapter_file_module *m);

@@ -9,12 +9,12 @@
  * all of carry + scale B A (or B R A). No matrix of the module's size is formed unless the members'
  * ranks together make that the cheaper way (agg/algebra/norms.h), and nothing is decomposed:
  *
- *     A and B train     as differences from the published pair where all have one rank and scale and
- *                       nothing is carried: nothing cancels, float32 Gram matrices, 1e-6 of each
- *                       norm. Else by norms_of() on the members', published and previous factors:
- *                       the error may be off by 1e-8 of the largest norm.
- *     one of A, B       from the mean of that factor less the published one, value by value, and the
- *                       (r, r) Gram matrix of the other factor: nothing cancels.
+ *     A and B train     as differences from the published pair where all have one rank and scale
+ *                       and nothing is carried: nothing cancels, float32 Gram matrices, 1e-6 of
+ *                       each norm. Else by norms_of() on the members', published and previous
+ *                       factors: the error may be off by 1e-8 of the largest norm.
+ *     one of A, B       from the mean of that factor less the published one, value by value, and
+ *                       the (r, r) Gram matrix of the other factor: nothing cancels.
  *     R                 the same with the Gram matrices of both frozen factors; orthonormal ones
  *                       leave R's own norm.
  *

@@ -1,6 +1,6 @@
-/* A state being made, module by module, from any thread: factors go to a scratch file beside the
- * state as they come, so that memory holds one module a thread; the state itself is then written in
- * order. */
+/* A state being made, module by module, from any thread. Factors go to a scratch file beside the
+ * state as they are computed, so that memory holds one module a thread; the state itself is then
+ * written in order. */
 #ifndef AGG_METHOD_STATE_H
 #define AGG_METHOD_STATE_H
 
@@ -22,9 +22,9 @@ err method_state_open(struct method_state *out, const char *path, size_t count);
 /* Thread-safe for different i. */
 err method_state_put(struct method_state *s, size_t i, const char *name,
                      const struct method_result *result);
-/* All are there: the modules' `f32` lie in the map of the scratch file from here to close. */
+/* After the last put: the modules' `f32` point into the map of the scratch file until close. */
 err method_state_map(struct method_state *s);
-/* Writes the state to the path, reads its header back, and is done. */
+/* Writes the state to the path and reads its header back. */
 err method_state_commit(struct method_state *s, const char *path,
                         const struct adapter_file_meta *meta);
 void method_state_close(struct method_state *s);
@@ -32,7 +32,7 @@ void method_state_close(struct method_state *s);
 /* The metadata text of fedlora.modules, and of fedlora.dropped (empty when all are zero). */
 err method_state_modules(const char **out, const struct method_module *module, size_t count,
                          struct arena *arena);
-/* What fedlora.dropped says of one module; the whole text was parsed into `map` (NULL: nothing). */
+/* Parses fedlora.dropped, a number for each module; *map is NULL where nothing was dropped. */
 err method_state_dropped_parse(json_t **map, const struct adapter_file *state);
 
 #endif
