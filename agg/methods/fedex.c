@@ -7,8 +7,7 @@
  * stored, sum_k p_k s B_k A_k - s Bbar Abar, one stack that is recompressed with the carry: what
  * the mean of factors loses to float32 is in it as well, and singular values below that rounding
  * are not kept. It is applied with its scale s once, and added to the carry in float32, never into
- * the base's own weights (traps 3, 18, 19 of the algorithms sheet, section 6). Members may not
- * differ in rank or scale. */
+ * the base's own weights. Members may not differ in rank or scale. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 

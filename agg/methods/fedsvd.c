@@ -8,8 +8,8 @@
  * rank (or fewer rows) than r: a cut would take directions away for good. A rank above d_in leaves
  * rows of zeros.
  *
- * Where B is zero (round 0, or nobody moved) the singular vectors are arbitrary: A stays as it is
- * (trap 11 of the algorithms sheet, section 6). All members have the run's rank and scale. */
+ * If B is zero (at the start, or because no member moved it) the singular vectors are arbitrary, so
+ * A stays as it is. All members have the run's rank and scale. */
 #include "agg/algebra/matrix.h"
 #include "agg/methods/linear.h"
 #include "agg/methods/methods.h"

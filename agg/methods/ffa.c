@@ -3,13 +3,14 @@
  *
  *     B <- sum_k p_k B_k,    W = W0 + s B A,    s = alpha/r of the run (alpha/sqrt(r) with rsLoRA)
  *
- * A lies in the file of frozen factors, sent once by digest: its bytes must be the same everywhere
- * (traps 13, 14 of the algorithms sheet, section 6: a library's own random A is not). Its rows are
- * orthonormal, from the seed or from the weights or gradients given. B begins at zero.
+ * A lies in the file of frozen factors, sent once by digest, because its bytes must be the same
+ * everywhere; an A that each client draws with a library's generator is not. Its rows are
+ * orthonormal, from the seed or from the weights or gradients given. B starts at zero.
  *
  * B is absolute: a member of smaller rank r_k trains the leading r_k columns at the run's scale s
- * (not alpha/r_k), and what it leaves stays with its full weight. Weighting columns by who trained
- * them, or padding with zeros, would not be the mean of what members run (section 2.3). */
+ * (not alpha/r_k), and the columns that it does not train keep the state's values, with its full
+ * weight. Weighting columns by their number of trainers, or padding with zeros, would not be the
+ * mean of the models that members run. */
 #include "agg/methods/linear.h"
 #include "agg/methods/methods.h"
 

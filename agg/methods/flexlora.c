@@ -6,14 +6,14 @@
  * with s the state's scale, so s B A is the best rank-r approximation of X, by QR and a small SVD,
  * never the dense matrix. One factoring serves every rank: a member of rank r_k starts from the
  * leading r_k rows and columns at the scale s (its alpha is s r_k, or s sqrt(r_k) with rsLoRA, not
- * the run's alpha: traps 1 and 3 of the algorithms sheet, section 6) and what it does not train
- * stays frozen beside it: W_k = s_k B_k A_k + s B[:, r_k:] A[r_k:]. Leaving that out of the mean
- * would shrink the model by what small members cannot hold (section 2.3).
+ * the run's alpha), and the rest of the pair stays frozen beside it:
+ * W_k = s_k B_k A_k + s B[:, r_k:] A[r_k:]. If the mean left that rest out, the model would lose
+ * the part that small members cannot hold.
  *
- * What is cut, sqrt(sum_{i>r} S_i^2), is reported; with tail=carry it goes into the carry, with
- * the rounding of the stored pair, and the round is exact. Where X has a lower rank than r, rows of
- * A that nothing uses keep their old values beside zero columns of B: rows of zeros would never
- * train again. */
+ * The size of the cut, sqrt(sum_{i>r} S_i^2), is reported. With tail=carry the cut part goes into
+ * the carry, with the rounding of the stored pair, and the round is exact. Where X has a lower rank
+ * than r, rows of A that nothing uses keep their old values beside zero columns of B: rows of zeros
+ * would never train again. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 

@@ -1,6 +1,6 @@
-/* FLoRA (arXiv 2409.05976) without its traps: every member trains a fresh adapter of its own rank
+/* FLoRA (arXiv 2409.05976): every member trains a fresh adapter of its own rank
  * on W0 + carry; the exact weighted sum of the products, each with its own scale, is stacked onto
- * the carry, which is recompressed. Nobody's factors are shown to others. */
+ * the carry, which is recompressed. No member receives the factors of another. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 

@@ -8,8 +8,8 @@
  * bytes= the q that a budget over all modules leaves it: the singular values worth most per byte,
  * S_i^2 / (m + n), first, which is the best there is in the Frobenius norm over all modules
  * (budget.h). Only the round's sum is cut so; the carry keeps what it has, within carry_error, else
- * a small round would vanish beside a large carry. Energy is of squares: 0.99 still leaves an error
- * of 10 % (traps 30, and section 5 of the algorithms sheet). The tail is gone, and reported. */
+ * a small round would vanish beside a large carry. Energy is a share of squares, so 0.99 still
+ * leaves an error of 10 %. The tail is lost, and reported. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 
@@ -29,7 +29,7 @@ static err cut_round(struct method_result *out, const struct method_round *round
     return ERR_NONE;
 }
 
-/* What was just put into `out`'s carry and the state's carry become one. */
+/* Adds the state's carry to the sum of this round, which is in `out`'s carry. */
 static err add_carry(struct method_result *out, const struct method_round *round)
 {
     const struct adapter_file_module *old = round->module;

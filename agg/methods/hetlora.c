@@ -6,11 +6,11 @@
  *     w_k = p_k n_k / sum_j p_j n_j,   n_k = ||s B_k A_k||_F   of this module
  *
  * which is the paper's w_k = n_k / sum n_j where weights are uniform (the published driver averages
- * by examples alone). Who sent nothing counts with the state's own pair. With every n_k zero there
- * is nothing to weigh by, and the state stays. One scale s for all, whatever the rank: a member's
- * alpha is s r_k (trap 1 of the algorithms sheet, section 6). Padding divides the directions of few
- * members by all (trap 29): with that, truncation and a mean of factors the published change is not
- * the mean of what members run, which is reported.
+ * by examples alone). A member that sent nothing counts with the state's own pair. If every n_k is
+ * zero there is nothing to weigh by, and the state stays. All have one scale s, whatever the rank:
+ * a member's alpha is s r_k. Padding divides directions that few members train by the number of
+ * all. For this reason, and because of truncation and the mean of factors, the published change is
+ * not the mean of the members' changes; the difference is reported.
  *
  * A member may come back with a smaller rank than it was given: it has pruned itself (the client's
  * part: a penalty on the product of the trailing rows' norms, prune_lambda and prune_gamma). */

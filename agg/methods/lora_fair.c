@@ -2,16 +2,17 @@
  * that the pair comes nearer to the mean of the products. With E = X - Bbar Abar, X = sum_k p_k B_k
  * A_k:
  *
- *   closed (the default):  min_dB ||E - dB Abar||_F^2 + lambda g ||dB||_F^2,   g = tr(Abar
- * Abar^T)/r dB = E Abar^T (Abar Abar^T + lambda g I)^-1 cosine (the paper's):  min_dB 1 - cos(X,
- * (Bbar + dB) Abar) + lambda ||dB||_F
+ *     closed (the default)   min_dB ||E - dB Abar||_F^2 + lambda g ||dB||_F^2,
+ *                            g = tr(Abar Abar^T)/r
+ *                            dB = E Abar^T (Abar Abar^T + lambda g I)^-1
+ *     cosine (the paper's)   min_dB 1 - cos(X, (Bbar + dB) Abar) + lambda ||dB||_F
  *
  *     A <- Abar,  B <- Bbar + dB
  *
  * Neither forms E: E Abar^T = sum_k p_k B_k (A_k Abar^T) - Bbar (Abar Abar^T). Only what lies in
  * the row space of Abar can be corrected; the rest is the error that is reported. lambda alone
- * would depend on the size of Abar, hence g (reference, section 3). All members have the run's rank
- * and scale; s is common to both sides and drops out. */
+ * would depend on the size of Abar, hence g. All members have the run's rank and scale; s is
+ * common to both sides and drops out. */
 #include "agg/algebra/matrix.h"
 #include "agg/methods/fair.h"
 #include "agg/methods/methods.h"

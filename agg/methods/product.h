@@ -1,23 +1,24 @@
-/* The exact mean of what a round's members have learned, in product space: the stack
+/* The exact mean of the products that members trained in a round, as the stack
  *
  *     X = sum_k p_k W_k,    W_k = s_k B_k A_k   of member k, with its own scale and rank
  *
  * whose terms point into the members' files. A factor that a member did not send is the state's
- * (B alone is sent: A is shared). What stands in for a member that sent nothing, and for the part
- * of the state's pair beyond the rank of a member that trains less, is the method's to say. Never
- * dense where the total rank is below the module's size (reference "one object", section 0). */
+ * (if B alone is sent, A is shared). The method chooses what replaces a member that sent nothing,
+ * and the part of the state's pair beyond the rank of a smaller member (enum product_rest). Never
+ * dense where the total rank is below the module's size. */
 #ifndef AGG_METHODS_PRODUCT_H
 #define AGG_METHODS_PRODUCT_H
 
 #include "agg/round/method_round.h"
 
-/* What robust rules take from the members, 1 - sum p_k, is nobody's of fresh ones, else the
- * state's.
- */
+/* What counts in place of factors that a member did not send. Weight removed by a robust rule
+ * (1 - sum p_k) is dropped for methods that start afresh; otherwise it goes to the state's own
+ * factors. */
 enum product_rest {
-    PRODUCT_FRESH, /* nothing: who sends nothing has added nothing (flora) */
-    PRODUCT_STAYS, /* the state's: it was frozen, not absent (flexlora); all ranks may be equal */
-    PRODUCT_GONE   /* of a smaller member nothing (hetlora); of a silent one the state's */
+    PRODUCT_FRESH, /* nothing, because members add to zero (flora) */
+    PRODUCT_STAYS, /* the state's factors, which were frozen meanwhile (flexlora) */
+    PRODUCT_GONE /* nothing beyond the rank of a smaller member (hetlora); the state's pair for a
+                      member that sent nothing */
 };
 
 struct product {
@@ -32,11 +33,11 @@ struct product {
 err product_open(struct product *out, const struct method_round *round, enum product_rest rest,
                  size_t more);
 void product_close(struct product *p);
-/* With a server optimizer what is published is old + server_lr (X - old) + momentum: the members'
- * terms times server_lr, and the rest of that. `old` is the state's pair; of fresh members nothing.
- */
+/* With a server optimizer the published sum is old + server_lr (X - old) + momentum: multiplies the
+ * members' terms by server_lr and adds the other terms. `old` is the state's pair, or zero for
+ * methods that start afresh. */
 void product_server_step(struct product *p, const struct method_round *round);
-/* A term that no member owns. */
+/* Adds a term that is not in a member's file. */
 void product_add(struct product *p, const struct lowrank_term *term);
 
 /* c times the pair of a module (of scale `module->scale`), c times its carry. */

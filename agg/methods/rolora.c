@@ -1,10 +1,10 @@
-/* RoLoRA (arXiv 2502.01755): rounds train B and A in turn, the other being frozen and everybody's:
+/* RoLoRA (arXiv 2502.01755): rounds train B and A in turn, the other being frozen and the same for
+ * all:
  *
  *     odd rounds  B <- sum_k p_k B_k,    even rounds  A <- sum_k p_k A_k,    W = W0 + s B A
  *
- * Each is the exact mean of the products. B comes first: with B = 0 the gradient of A is zero and
- * a round of A would teach nothing (trap 10 of the algorithms sheet, section 6). All members have
- * the run's rank and scale. */
+ * Each is the exact mean of the products. B comes first, because with B = 0 the gradient of A is
+ * zero and a round of A would learn nothing. All members have the run's rank and scale. */
 #include "agg/methods/linear.h"
 #include "agg/methods/methods.h"
 

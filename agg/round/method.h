@@ -63,21 +63,20 @@ struct contribution {
 };
 
 struct method_next {
-    const char *state_path; /* the state these updates started from */
-    const char
-        *frozen_path; /* where the method has frozen factors: for the report's norms; or NULL */
+    const char *state_path;  /* the state these updates started from */
+    const char *frozen_path; /* the method's frozen factors, for the report's norms; or NULL */
     const struct contribution *contribution;
     size_t count;
     double carry_error; /* flora: relative, per module, all rounds together; 0: drop nothing */
     uint32_t rounds; /* of the whole run, so that carry_error is spread over them; 0: not known */
     int threads;
-    /* What the server keeps for itself between rounds (momentum, second moments), never sent: the
-     * file of the state, NULL where the state names none (fedlora.memory: its digest, checked), and
-     * where the next one goes. Written before the state, only where report->memory_made; the state
-     * names it. Needed where the run has a server optimizer, else NULL. */
+    /* The server optimizer's memory (momentum, second moments), which is never sent: the file that
+     * the state names (its digest is fedlora.memory, and is checked; NULL if it names none), and the
+     * path of the next one. The next one is written before the state, which names it; only where
+     * report->memory_made. Needed if the run has a server optimizer, else NULL. */
     const char *memory_path, *memory_out;
-    /* Where new frozen factors go, only where report->frozen_made: the state names them from then
-     * on (basis=gradient, round 2). Needed in that round, else NULL. */
+    /* The path of new frozen factors, written only where report->frozen_made (basis=gradient, round
+     * 2): states name them from then on. Needed in that round, else NULL. */
     const char *frozen_out;
 };
 
@@ -126,16 +125,15 @@ void method_report_close(struct method_report *report);
  *  "members":[{"member":..,"weight":..,"norm":..},...]   only under a robust rule}; canonical. */
 err method_report_json(struct bytes *out, const struct method_report *report);
 
-/* What an update must be. Anything else is ERR_INPUT (ERR_STATE for a wrong round), naming the
- * tensor and what was expected. Values are read once (finite), and the pages dropped. */
+/* The requirements of an update. A violation is ERR_INPUT (ERR_STATE for a wrong round) and names
+ * the tensor and the expected value. Values are read once, to see that they are finite, and the
+ * pages dropped. */
 struct method_expect {
-    const struct adapter_file
-        *state; /* of the round, adapter_file_map()ed: run, base, frozen, modules */
+    const struct adapter_file *state; /* of the round, adapter_file_map()ed */
     const char *member;
-    uint32_t round; /* being trained */
-    uint32_t
-        behind;    /* how many rounds earlier is still taken, where method_takes_late(); 0: none */
-    uint32_t rank; /* this member's; fed-sb: the block it trains, 0: the whole R */
+    uint32_t round;  /* being trained */
+    uint32_t behind; /* rounds that it may be late, where method_takes_late(); 0: none */
+    uint32_t rank;   /* this member's; fed-sb: the block it trains, 0: the whole R */
     double alpha;
     bool rslora;
     const char *const *module; /* (module_count) what this member adapts, sorted; NULL: all */
@@ -219,8 +217,8 @@ struct method {
     err (*spectrum)(struct lowrank_svd *out, const struct method_round *round);
 };
 
-/* What a member does in a round. Gradients are those of W = W0 + s B A at the state's A and B, one
- * of them zero; the server divides by the s that the update's metadata and shapes give. */
+/* The work of a member in a round. Gradients are those of W = W0 + s B A at the state's A and B,
+ * one of them zero; the server divides by the s that the update's metadata and shapes give. */
 struct method_task {
     unsigned trains; /* METHOD_A | METHOD_B | METHOD_R: trains and sends these factors ... */
     bool gradient;   /* ... or sends the mean raw gradient of them instead */

@@ -1,4 +1,4 @@
-/* What an update must be; contract in method.h. */
+/* The checks of an update when it arrives; contract in method.h. */
 #include "agg/round/method_options.h"
 
 #include <math.h>
@@ -59,7 +59,7 @@ static err check_factor(const struct adapter_file_module *m, enum adapter_file_r
     return ERR_NONE;
 }
 
-/* What is asked of every module of an update. */
+/* The values that every module of an update must have. */
 struct asked {
     const struct method *method;
     const struct method_expect *expect;

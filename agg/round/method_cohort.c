@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* So many bytes of all files together may stay mapped in memory. Dropping pages is a system call and
- * stops the other threads for a moment, so a file's pages go when its share of this has been read,
- * not after every module. */
+/* So many bytes of all files together may stay mapped in memory. Dropping pages is a system call
+ * and stops the other threads for a moment, so a file's pages go when its share of this has been
+ * read, not after every module. */
 enum { HELD_BYTES = 64 << 20 };
 
 /* So many members' factors of a module may stay in memory until the module is done. */
@@ -208,9 +208,9 @@ static size_t factor_bytes(const struct adapter_file_module *m)
     return values * sizeof(float);
 }
 
-/* The whole map goes, not the module's part: the kernel brings in pages around those asked for, and
- * by how much is its own affair (whole folios of megabytes since Linux 6). What another thread is
- * reading comes back from the page cache. */
+/* The whole map goes, not the module's part, because the kernel also maps pages around those that
+ * were asked for (whole folios of megabytes since Linux 6). Pages that another thread is reading
+ * come back from the page cache. */
 static void count_read(atomic_size_t *read, const struct file_map *map, size_t bytes, size_t most)
 {
     if (atomic_fetch_add(read, bytes) + bytes < most) return;

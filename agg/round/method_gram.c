@@ -14,9 +14,9 @@ enum {
     FLAT_VALUES = 1 << 22 /* or values, where one factor trains */
 };
 
-/* What every member's change of this module shares. Where one factor trains, the others, the same
- * for all, go into it by their triangles (X = L A, A^T = Q T: ||X|| = ||L T^T||), so that a change
- * is a plain vector. */
+/* The part that all members' changes of this module have in common. If one factor trains, the
+ * others are the same for all; they are multiplied into it by their triangles (X = L A, A^T = Q T:
+ * ||X|| = ||L T^T||), so that a change is a plain vector. */
 struct ground {
     const struct method_round *round;
     bool fresh, flat;
@@ -62,7 +62,7 @@ static void ground_close(struct ground *g)
     free(g->turn_a);
 }
 
-/* Which of a module's factors members sent: METHOD_A | ... */
+/* The factors of a module that members sent: METHOD_A | ... */
 static unsigned sent_factors(const struct method_round *round)
 {
     unsigned set = 0;

@@ -60,7 +60,7 @@ static void add_members(double *sum, const struct method_round *round, enum adap
         if (is_slice(round, k, role)) add_slice(sum, round, k, role);
 }
 
-/* What robust rules took from the members is the state's. */
+/* Weight that a robust rule removed goes to the state's factors. */
 static double state_share(const struct method_round *round)
 {
     double rest = 1;

@@ -9,8 +9,8 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 /* Where every pair has the published one's rank and scale, members' factors are taken as published
- * + difference, B_k = P + b_k, A_k = Q + a_k, and likewise the state's own before, P + b_0, Q + a_0.
- * With the sums b = sum_k p_k b_k and a = sum_k p_k a_k over all weight,
+ * + difference, B_k = P + b_k, A_k = Q + a_k, and likewise the state's own before, P + b_0, Q +
+ * a_0. With the sums b = sum_k p_k b_k and a = sum_k p_k a_k over all weight,
  *
  *     exact - published = s (sum_k p_k b_k a_k + b Q + P a)
  *     D                 = exact - published - s (b_0 Q + P a_0 + b_0 a_0)

@@ -155,7 +155,7 @@ static err next_modules(struct work *w, int threads)
     return failed;
 }
 
-/* What a robust rule makes of the members' shares, before anything is summed. */
+/* Applies a robust rule to the members' weights, before anything is summed. */
 static err weigh(struct work *w, int threads)
 {
     struct method_cohort *c = &w->cohort;

@@ -1,5 +1,6 @@
-/* What one method's file sees of a round, one module at a time. Only agg/method*.c and agg/methods/
- * include it. Functions run on several threads, one module each; they touch nothing shared. */
+/* The interface of the methods' files: one module of a round, and the module's result. For
+ * agg/round/, agg/methods/ and agg/combine/. Functions run on several threads, one module each, and
+ * touch nothing shared. */
 #ifndef AGG_METHOD_ROUND_H
 #define AGG_METHOD_ROUND_H
 
@@ -12,32 +13,32 @@ struct method_round {
     const struct adapter_file_module *module; /* of the state the updates started from */
     const struct adapter_file_module *frozen; /* of the file of frozen factors; NULL: not given */
     const struct adapter_file_module *const *update; /* (count), NULL where a member sent none */
-    /* (count), sum 1; less after a robust rule: what is missing belongs to the state's factors
-     * where the method averages, and to nothing where it adds products. */
+    /* (count), sum 1, or less after a robust rule. The missing weight goes to the state's factors
+     * if the method averages; it is dropped if the method adds products. */
     const double *p;
     size_t count;       /* contributions, in order of member id */
     uint32_t number;    /* of the round of training that closes: 1, 2, ... */
-    double dropped;     /* what the carry's recompression has dropped before, this module */
+    double dropped;     /* norm that the carry's recompression has dropped so far, this module */
     double error_share; /* of the carry's norm that may be dropped by the end of this round */
     uint32_t rank_max;  /* this module's share of a budget of bytes, where there is one */
     const struct method_options *options;
-    /* Methods that average: method_step()'s. NULL: no server optimizer. */
+    /* For method_step(), in methods that average. NULL: no server optimizer. */
     struct method_memory *memory;
     /* Methods that add products to a carry, with server=fedavgm: the change of carry and pair
      * together is server_lr times the exact change of this round, plus this term (if it is there),
      * so v = beta1 v + D gives x += lr v. Without an optimizer server_lr is 1. */
     double server_lr;
     const struct lowrank_term *momentum;
-    /* NULL, or to be called when a member's factors have been read: their pages go, so that memory
-     * does not grow with members. They may be read again. */
+    /* NULL, or to be called when a member's factors have been read: their pages may be dropped, so
+     * that memory does not grow with the number of members. They may be read again. */
     void (*done)(const struct method_round *round, size_t k);
-    const void *files; /* done()'s */
+    const void *files; /* for done() */
 };
 
-/* Members' terms of a stack whose pages go as the stack is read. */
+/* The members that own the terms of a stack, so that their pages can go as the stack is read. */
 struct method_stack {
     const struct method_round *round;
-    size_t *member; /* (terms) whose term; SIZE_MAX: nobody's */
+    size_t *member; /* (terms) the member that owns it; SIZE_MAX: none */
 };
 /* stack->done, with a struct method_stack as context. */
 void method_stack_done(void *context, size_t term);
@@ -81,12 +82,12 @@ err method_step(float *out, const double *aggregate, const struct method_round *
  * zero. */
 err method_rebase(const struct method_round *round, const double *T);
 
-/* What start() looks up: start->module[i] sorted by name, and the files it may begin from. */
+/* One module at the start of a run, for a method's start(). */
 struct method_beginning {
     const struct method_start *start;
     const struct method_options *options;
     const struct method_module *module;
-    const struct adapter_file_module *initial; /* NULL: begins at zero */
+    const struct adapter_file_module *initial; /* NULL: starts at zero */
     const struct adapter_file_module *frozen;  /* NULL: the method has none */
 };
 
