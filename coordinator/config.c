@@ -19,11 +19,11 @@ static const struct option_row rows[] = {
      .kind = OPTION_LIST,
      AT(set),
      .value = "SECTION.KEY=VALUE",
-     .help = "one value in place of the file's; may be repeated"},
+     .help = "override one value of the configuration file; may be repeated"},
     {.flag = "check",
      .kind = OPTION_FLAG,
      AT(check),
-     .help = "validate keys, files, certificates, address and disk, and start nothing"},
+     .help = "check keys, files, certificates, address and disk, without starting"},
     {.flag = "sample",
      .kind = OPTION_FLAG,
      AT(sample),
@@ -55,7 +55,7 @@ static const struct option_row rows[] = {
      AT(key),
      .required = true,
      .value = "FILE",
-     .help = "its private key (PEM)"},
+     .help = "private key of this server (PEM)"},
     {.flag = "threads",
      .key = "server.threads",
      .kind = OPTION_INT,
@@ -64,7 +64,7 @@ static const struct option_row rows[] = {
      .least = 0,
      .most = LIMIT_THREADS,
      .value = "N",
-     .help = "threads that combine updates; 0: one a core"},
+     .help = "threads that combine updates; 0: one for each core"},
     {.flag = "data",
      .key = "store.path",
      .kind = OPTION_TEXT,
@@ -79,7 +79,7 @@ static const struct option_row rows[] = {
      .least = 2,
      .most = LIMIT_ROUNDS,
      .value = "N",
-     .help = "published states kept of a run, the newest included"},
+     .help = "published states kept for each run, including the newest"},
     {.key = "store.keep_updates",
      .kind = OPTION_INT,
      AT(keep_updates),
@@ -87,7 +87,7 @@ static const struct option_row rows[] = {
      .least = 1,
      .most = LIMIT_ROUNDS,
      .value = "N",
-     .help = "published rounds whose updates are kept, the newest included"},
+     .help = "published rounds whose updates are kept, including the newest"},
     {.key = "store.reserve",
      .kind = OPTION_SIZE,
      AT(reserve_bytes),
@@ -99,7 +99,7 @@ static const struct option_row rows[] = {
      AT(upload_age_ms),
      .fallback = "72h",
      .value = "TIME",
-     .help = "unfinished uploads older than this go at the next start"},
+     .help = "unfinished uploads older than this are removed at the next start"},
     {.flag = "ledger-key",
      .key = "privacy.ledger_key",
      .kind = OPTION_TEXT,
@@ -112,42 +112,42 @@ static const struct option_row rows[] = {
      AT(federation),
      .required = true,
      .value = "NAME",
-     .help = "the federation in every certificate's identity"},
+     .help = "name of the federation, as in every certificate's identity"},
     {.key = "federation.members",
      .kind = OPTION_TEXT,
      AT(members),
      .required = true,
      .value = "ID,ID,...",
-     .help = "who may take part in runs"},
+     .help = "members that may take part in runs"},
     {.key = "federation.admins",
      .kind = OPTION_TEXT,
      AT(admins),
      .value = "ID,ID,...",
-     .help = "who may operate; without it everyone with an admin certificate"},
+     .help = "operators; default: every holder of an admin certificate"},
     {.key = "limits.update_bytes",
      .kind = OPTION_SIZE,
      AT(update_bytes_max),
      .fallback = "2GiB",
      .value = "SIZE",
-     .help = "largest update or file taken"},
+     .help = "largest update or file that is accepted"},
     {.key = "limits.absent_after",
      .kind = OPTION_DURATION,
      AT(absent_ms),
      .fallback = "90s",
      .value = "TIME",
-     .help = "a member silent for this long is called absent"},
+     .help = "a member is shown as absent after this time without a call"},
     {.key = "limits.retry_after",
      .kind = OPTION_DURATION,
      AT(retry_ms),
      .fallback = "10s",
      .value = "TIME",
-     .help = "pause after a full disk before trying again"},
+     .help = "wait after a full disk before trying again"},
     {.key = "limits.poll",
      .kind = OPTION_DURATION,
      AT(poll_ms),
      .fallback = "30s",
      .value = "TIME",
-     .help = "longest time a waiting call is held"},
+     .help = "longest time that a waiting call is kept open"},
     {.key = "limits.calls_per_second",
      .kind = OPTION_NUM,
      AT(calls_per_second),
@@ -155,7 +155,7 @@ static const struct option_row rows[] = {
      .least = 0,
      .most = 1e6,
      .value = "N",
-     .help = "calls of one peer, after a burst of four times as many; 0: no bound"},
+     .help = "calls of one peer in a second, after a burst of four times as many; 0: no limit"},
     {.flag = "log-level",
      .key = "log.level",
      .kind = OPTION_CHOICE,
@@ -163,7 +163,7 @@ static const struct option_row rows[] = {
      .fallback = "info",
      .choices = log_levels,
      .value = "LEVEL",
-     .help = "least important events to log"},
+     .help = "log events of this level and above"},
     {.flag = "log-json",
      .key = "log.json",
      .kind = OPTION_FLAG,
@@ -193,8 +193,9 @@ static err split_names(struct option_list *out, const char *text, const char *ke
             const char *name;
             TRY(arena_text(&name, arena, text + start, end - start));
             if (!text_is_name(name, LIMIT_NAME_BYTES - 1))
-                return err_make(ERR_INPUT, "%s: \"%s\" is no name (letters, digits, '.', '_', '-')",
-                                key, name);
+                return err_make(ERR_INPUT,
+                                "%s: \"%s\" is not a name (letters, digits, '.', '_', '-')", key,
+                                name);
             list.item[list.count++] = name;
         }
         text += n + (text[n] == ',');
@@ -239,9 +240,10 @@ static err read_all(struct config *c, int argc, char **argv)
     TRY(option_check(c, &options));
     TRY(check_paths(c));
     if (!text_is_name(c->federation, LIMIT_NAME_BYTES - 1))
-        return err_make(ERR_INPUT, "federation.name: \"%s\" is no name", c->federation);
+        return err_make(ERR_INPUT, "federation.name: \"%s\" is not a name", c->federation);
     TRY(split_names(&c->allowed, c->members, "federation.members", &c->arena));
-    if (c->allowed.count == 0) return err_make(ERR_INPUT, "federation.members: names nobody");
+    if (c->allowed.count == 0)
+        return err_make(ERR_INPUT, "federation.members: expected at least one name");
     return split_names(&c->admin_ids, c->admins, "federation.admins", &c->arena);
 }
 

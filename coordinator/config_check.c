@@ -47,7 +47,7 @@ static err probe_disk(const struct config *c, struct bytes *report)
     text_size(left_text, sizeof left_text, left);
     text_size(reserve, sizeof reserve, c->reserve_bytes);
     if (left <= c->reserve_bytes)
-        return err_make(ERR_MACHINE, "%s: %s left, and %s are kept free (store.reserve)", c->path,
+        return err_make(ERR_MACHINE, "%s: %s free, but %s must stay free (store.reserve)", c->path,
                         left_text, reserve);
     return bytes_printf(report, "data         %s: writable, %s left\n", c->path, left_text);
 }
@@ -80,11 +80,12 @@ err config_check(const struct config *config, struct bytes *report)
     TRY(bytes_printf(report, "configuration %s: good\n", config->file));
     TRY(bytes_printf(report, "federation   %s, %zu members\n", config->federation,
                      config->allowed.count));
-    TRY(bytes_printf(report, "certificate  %s: a pair with its key, of %s, good for %lld days\n",
+    TRY(bytes_printf(report,
+                     "certificate  %s: matches its key, signed by %s, valid for %lld days\n",
                      config->cert, config->ca, (long long)days));
     TRY(config_check_ledger_key(config));
     if (config->ledger_key)
-        TRY(bytes_printf(report, "ledger key   %s: Ed25519, its owner's alone\n",
+        TRY(bytes_printf(report, "ledger key   %s: Ed25519, readable by its owner only\n",
                          config->ledger_key));
     TRY(check_disk(config, report));
     TRY(check_address(config));

@@ -49,7 +49,7 @@ static err help(void)
     return print(
         config_help,
         "usage: fedlorad --config FILE [options]\n\n"
-        "Coordinates federated fine-tuning: schedules rounds, takes members' updates, and\n"
+        "Coordinates federated fine-tuning: schedules rounds, receives members' updates, and\n"
         "publishes the combined state.\n\n",
         "\nExample: fedlorad --config fedlorad.ini --check\n");
 }

@@ -267,7 +267,7 @@ static void on_read(struct rpc_call *call, bool ok)
         else if (call->method->shape == RPC_CHAT && call->begun && !broken)
             rpc_call_finish(call);
         else if (!broken)
-            rpc_call_refuse(call, err_make(ERR_INPUT, "the call came without a request"));
+            rpc_call_refuse(call, err_make(ERR_INPUT, "the call has no request"));
     }
     if (message != NULL) grpc_byte_buffer_destroy(message);
 }
@@ -311,9 +311,9 @@ void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms)
     if (call->is_closed) return;
     bool stalled = call->waits_ms != 0 && now_ms - call->waits_ms > o->stall_ms;
     if (stalled && call->reading && !call->answered) {
-        rpc_call_refuse(call,
-                        err_make(ERR_MACHINE, "nothing came for %llu s: the call was given up",
-                                 (unsigned long long)(o->stall_ms / 1000)));
+        rpc_call_refuse(call, err_make(ERR_MACHINE,
+                                       "no message arrived for %llu s, so the call was ended",
+                                       (unsigned long long)(o->stall_ms / 1000)));
     } else if (stalled || (call->answered && now_ms >= call->ends_ms)) {
         grpc_call_cancel(call->call, NULL);
     } else if (now_ms >= call->ends_ms && !call->answered) {

@@ -153,8 +153,8 @@ err rpc_client_reload(bool *changed, struct rpc_client *c)
     }
     rpc_tls_pem_close(&pem);
     if (others && !same)
-        return err_make(ERR_INPUT, "%s is now %s's; it was %s's when we began", c->cert, self.id,
-                        c->self.id);
+        return err_make(ERR_INPUT, "%s now has the identity %s; it was %s at the start", c->cert,
+                        self.id, c->self.id);
     *changed = others;
     return ERR_NONE;
 }
@@ -253,8 +253,8 @@ static void talk_wait(struct talk *t, unsigned tags)
         } else if (is_stopped(t->client)) {
             talk_cut(t, err_make(ERR_STOPPED, "interrupted"));
         } else if (t->stall_ms != 0 && text_now_ms() - t->moved_ms > t->stall_ms) {
-            talk_cut(t, err_make(ERR_MACHINE, "%s: nothing moved for %llu s", t->client->server,
-                                 (unsigned long long)(t->stall_ms / 1000)));
+            talk_cut(t, err_make(ERR_MACHINE, "%s: no data was sent or received for %llu s",
+                                 t->client->server, (unsigned long long)(t->stall_ms / 1000)));
         }
     }
 }

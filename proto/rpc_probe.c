@@ -166,7 +166,7 @@ static err explain_server(const struct rpc_client_options *o, SSL *ssl, long ver
                         "%s: the server's certificate is for %s; connect by one of these names",
                         o->server, names);
     return err_make(ERR_INPUT,
-                    "%s: the server's certificate is not to be trusted: %s (checked against %s)",
+                    "%s: the server's certificate cannot be trusted: %s (checked against %s)",
                     o->server, X509_verify_cert_error_string(verify), o->ca);
 }
 
@@ -187,7 +187,7 @@ static err explain_failure(const struct rpc_client_options *o, int ssl_error)
     int alert = is_ssl && reason > SSL_AD_REASON_OFFSET ? reason - SSL_AD_REASON_OFFSET : 0;
     const char *words = ERR_reason_error_string(code);
     if (is_ssl && (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_PACKET_LENGTH_TOO_LONG))
-        return err_make(ERR_INPUT, "%s: what answers there does not speak TLS", o->server);
+        return err_make(ERR_INPUT, "%s: the peer at this address does not use TLS", o->server);
     if (alert == SSL_AD_PROTOCOL_VERSION)
         return err_make(ERR_INPUT, "%s: the server does not speak TLS 1.3", o->server);
     if (is_about_certificate(alert))

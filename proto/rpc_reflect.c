@@ -217,7 +217,7 @@ static void reflect_begin(struct rpc_call *call, const void *data, size_t size)
              (by_symbol && find_file(&file, request->file_containing_symbol, declares)))
         answer_file(call, &reply, file);
     else if (by_name || by_symbol)
-        answer_error(call, &reply, GRPC_STATUS_NOT_FOUND, "there is nothing of this name here");
+        answer_error(call, &reply, GRPC_STATUS_NOT_FOUND, "no symbol or file has this name");
     else
         answer_error(call, &reply, GRPC_STATUS_UNIMPLEMENTED, "this server has no extensions");
     message_free(request);

@@ -438,7 +438,7 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
         (trained_round == under_way && r->stage == ROUND_WAITING))
         return err_make(ERR_INPUT, "update for round %u, but the run is at round %u%s",
                         trained_round, under_way,
-                        r->stage == ROUND_WAITING ? ", which has not begun" : "");
+                        r->stage == ROUND_WAITING ? ", which is not open yet" : "");
     if (m->counted_in && m->trained_round == trained_round) {
         char have[DIGEST_TEXT_BYTES];
         digest_text(have, &m->digest);

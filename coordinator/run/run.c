@@ -261,8 +261,8 @@ err run_evaluated(struct run *run, size_t member, const struct store_evaluation 
     const char *id = run->round.member[member].id;
     if (run->config->privacy)
         return err_make(ERR_INPUT,
-                        "run %s: an evaluation reveals what its privacy budget does not "
-                        "count: none is taken",
+                        "run %s: evaluations are refused, because they reveal something that its "
+                        "privacy budget does not count",
                         run->config->name);
     if (!isfinite(v->loss) || !isfinite(v->accuracy) || v->accuracy > 1)
         return err_make(ERR_INPUT, "an evaluation's loss %g and accuracy %g: expected numbers",

@@ -111,7 +111,7 @@ static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
         return ERR_NONE;
     char text[DIGEST_TEXT_BYTES];
     digest_text(text, &frozen->digest);
-    return err_make(ERR_INPUT, "frozen factors %.16s are not here; upload them first", text);
+    return err_make(ERR_INPUT, "frozen factors %.16s are missing; upload them first", text);
 }
 
 static err add_to_store(struct run *run, const struct store_run *row)

@@ -73,14 +73,15 @@ static err check_member(const run_config_t *c, const Fedlora__V1__MemberConfig *
 {
     static const char *const answers[] = {"", "yes", "no", NULL};
     if (!text_is_name(m->id, LIMIT_NAME_BYTES - 1))
-        return err_make(ERR_INPUT, "member \"%s\" is no name", m->id);
+        return err_make(ERR_INPUT, "member \"%s\" is not a name", m->id);
     err e = ERR_NONE;
     if (m->rank > LIMIT_RANK) e = err_make(ERR_INPUT, "rank %u, at most %d", m->rank, LIMIT_RANK);
     if (!err_is(e) && !strcmp(c->weights, "given")) e = in_range("weight", m->weight, 1e-9, 1e12);
     if (!err_is(e)) e = in_range("alpha", m->alpha, 0, 1e6);
     if (!err_is(e)) e = one_of("rslora", m->rslora, answers);
     if (!err_is(e) && (m->alpha > 0 || *m->rslora) && !method->fresh)
-        e = err_make(ERR_INPUT, "method %s trains at the state's scale; %s is the run's to give",
+        e = err_make(ERR_INPUT,
+                     "method %s trains at the state's scale, so %s can only be set for the run",
                      method->name, m->alpha > 0 ? "alpha" : "rslora");
     return err_is(e) ? err_in(e, "member %s", m->id) : e;
 }
@@ -99,7 +100,7 @@ static err check_members(const run_config_t *c, const struct method *method)
     }
     if (!method->mixed_ranks && differ)
         return err_make(ERR_INPUT,
-                        "method %s needs one rank for everyone; give the run's rank only",
+                        "method %s needs the same rank for all members; give the run's rank only",
                         method->name);
     if (!method->mixed_ranks && !c->rank)
         return err_make(ERR_INPUT, "method %s needs the run's rank", method->name);
@@ -141,10 +142,11 @@ static err check_options(struct method_options *out, const run_config_t *c,
         return err_make(ERR_INPUT, "basis=weights: the file of frozen factors is not given "
                                    "(fedlora basis makes it)");
     if (method->frozen && o.basis == METHOD_BASIS_GRADIENT && file)
-        return err_make(ERR_INPUT, "basis=gradient finds the frozen factors; no file is taken");
+        return err_make(ERR_INPUT,
+                        "basis=gradient finds the frozen factors itself; expected no file");
     if (!strcmp(c->late, "next") && !method_takes_late(method))
         return err_make(ERR_INPUT,
-                        "late=next: method %s trains beside factors that have changed by then; "
+                        "late=next: method %s trains with factors that have changed by then; "
                         "expected refuse",
                         method->name);
     uint32_t setup = method_setup_rounds(&o);
@@ -383,7 +385,7 @@ err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, ui
     const Fedlora__V1__MemberConfig *m = find_member(c, member);
     uint32_t given = m ? m->rank : 0;
     if (offered > LIMIT_RANK)
-        return err_make(ERR_INPUT, "rank %u on offer, at most %d", offered, LIMIT_RANK);
+        return err_make(ERR_INPUT, "offered rank %u, at most %d", offered, LIMIT_RANK);
     if (is_square(method)) offered = 0;
     uint32_t wanted = given           ? given
                       : c->rank       ? c->rank
@@ -391,14 +393,14 @@ err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, ui
                                       : run_config_rank_max(c);
     if (!method->mixed_ranks || given) {
         if (offered && offered < wanted)
-            return err_make(ERR_INPUT, "run %s needs rank %u of %s, which offers %u", c->name,
-                            wanted, given ? member : "everyone", offered);
+            return err_make(ERR_INPUT, "run %s needs rank %u from %s, but rank %u is offered",
+                            c->name, wanted, given ? member : "every member", offered);
         *out = wanted;
         return ERR_NONE;
     }
     if (!wanted && !offered)
-        return err_make(ERR_INPUT, "neither run %s nor %s says a rank; offer one (--rank)", c->name,
-                        member);
+        return err_make(ERR_INPUT, "run %s has no rank and %s offers none; offer one (--rank)",
+                        c->name, member);
     *out = !wanted ? offered : !offered || offered > wanted ? wanted : offered;
     return ERR_NONE;
 }

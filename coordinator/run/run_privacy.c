@@ -157,9 +157,9 @@ static err check_local(const run_config_t *c)
 {
     double dropout = c->training->dropout;
     if (c->privacy->adaptive)
-        return err_make(ERR_INPUT, "privacy: adaptive clipping is for unit client");
+        return err_make(ERR_INPUT, "privacy: adaptive clipping needs unit client");
     if (dropout > 0)
-        return err_make(ERR_INPUT, "privacy: dropout %g: not with unit example", dropout);
+        return err_make(ERR_INPUT, "privacy: dropout %g: expected 0 with unit example", dropout);
     return ERR_NONE;
 }
 
@@ -221,11 +221,11 @@ err run_privacy_check(run_config_t *c, const struct method_options *options)
         return err_make(ERR_INPUT, "privacy: unit \"%.40s\": expected client, example or none",
                         p->unit);
     if (c->evaluate_every)
-        return err_make(ERR_INPUT, "privacy: members' evaluations reveal what the budget does not "
-                                   "count: expected --evaluate-every 0");
+        return err_make(ERR_INPUT, "privacy: members' evaluations reveal something that the budget "
+                                   "does not count: expected --evaluate-every 0");
     if ((p->basis_clip != 0 || p->basis_noise != 0) && !method_setup_rounds(options))
-        return err_make(ERR_INPUT, "privacy: a clip norm or noise for the basis: expected "
-                                   "basis=gradient");
+        return err_make(ERR_INPUT, "privacy: a clip norm or noise for the basis has no effect "
+                                   "without basis=gradient");
     return run_privacy_central(c) ? check_central(c) : check_local(c);
 }
 

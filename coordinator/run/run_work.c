@@ -128,7 +128,8 @@ static void report_done(struct work_job *work)
             LOG_INT("round", r->round), LOG_NUM("update_norm", r->update_norm),
             LOG_NUM("error", r->error));
     else if (work->result.kind == ERR_STOPPED)
-        skip_report(run, r->round, "it was not done before the next round closed, or at the stop");
+        skip_report(run, r->round,
+                    "the next round closed, or the coordinator stopped, before it was done");
     else
         skip_report(run, r->round, work->result.text);
     publish_close(job);

@@ -59,7 +59,8 @@ static err find(struct rate_bucket **out, struct rate *r, const char *name, uint
     if (at == r->count || strcmp(r->bucket[at].name, name) != 0) {
         if (r->count == r->rules.names_max) forget_full(r, now_ms);
         if (r->count == r->rules.names_max)
-            return err_make(ERR_LIMIT, "%zu peers call at once, the most that are served",
+            return err_make(ERR_LIMIT,
+                            "%zu peers call at the same time, the largest number that is served",
                             r->count);
         at = place_of(r, name);
         memmove(&r->bucket[at + 1], &r->bucket[at], (r->count - at) * sizeof *r->bucket);

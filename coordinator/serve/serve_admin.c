@@ -28,7 +28,7 @@ static err create(struct run **out, struct rpc_call *call, const void *data, siz
     struct run *run = NULL, **last = &s->runs;
     TRY(serve_check_admin(call));
     if (s->run_count >= LIMIT_RUNS)
-        return err_make(ERR_LIMIT, "%d runs, the most that are kept", LIMIT_RUNS);
+        return err_make(ERR_LIMIT, "%d runs exist, the largest number that is kept", LIMIT_RUNS);
     TRY(message_unpack(&config, &fedlora__v1__run_config__descriptor, data, size));
     TRY(run_create(&run, &s->shop, config));
     while (*last)

@@ -38,7 +38,7 @@ static err find_fetched(struct download *d, struct rpc_call *call,
     char name[DIGEST_TEXT_BYTES];
     digest_text(name, &digest);
     if (!may)
-        return err_make(ERR_STATE, "blob %.16s is not here (any more); ask for the next task",
+        return err_make(ERR_STATE, "blob %.16s does not exist (any more); ask for the next task",
                         name);
     TRY(blob_size(&d->size, s->store.dir, &digest));
     if (request->offset > d->size)

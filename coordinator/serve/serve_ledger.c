@@ -110,7 +110,8 @@ static err take(Fedlora__V1__LedgerReply *reply, struct rpc_call *call,
     size_t m = 0;
     TRY(serve_member(&run, &m, call, part->run));
     if (!run_privacy_local(run->config))
-        return err_make(ERR_INPUT, "run %s: its members need no ledger of their own",
+        return err_make(ERR_INPUT,
+                        "run %s does not have unit example, so its members need no ledger",
                         run->config->name);
     if (part->lines.len > PART_BYTES)
         return err_make(ERR_INPUT, "%zu bytes of a ledger, at most %d", part->lines.len,

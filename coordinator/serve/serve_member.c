@@ -16,7 +16,7 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     struct run *run = NULL;
     size_t m = 0;
     if (request->protocol != SERVE_PROTOCOL)
-        return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, speaks %d",
+        return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, uses %d",
                         request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
     TRY(serve_member(&run, &m, call, request->run));
     TRY(run_hello(run, m, request));
@@ -190,7 +190,7 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
     err e = message_unpack(&request, &fedlora__v1__next_task_request__descriptor, data, size);
     if (!err_is(e)) e = serve_member(&poll.run, &poll.member, call, request->run);
     if (!err_is(e) && !poll.run->round.member[poll.member].joined)
-        e = err_make(ERR_STATE, "say hello first");
+        e = err_make(ERR_STATE, "call Hello first");
     if (err_is(e)) {
         serve_refuse(call, e);
     } else {

@@ -154,7 +154,7 @@ static void take_over(struct upload *u)
 {
     struct upload *old = slot_of(u)->upload;
     if (old && !old->ended)
-        refuse_upload(old, err_make(ERR_LIMIT, "another connection goes on with this upload"));
+        refuse_upload(old, err_make(ERR_LIMIT, "another connection has continued this upload"));
     slot_of(u)->upload = u;
 }
 
@@ -204,7 +204,7 @@ static err take_submit_header(struct upload *u, const Fedlora__V1__SubmitHeader 
 
 static err append(struct upload *u, const ProtobufCBinaryData *data)
 {
-    if (!u->job) return err_make(ERR_INPUT, "an upload begins with its header");
+    if (!u->job) return err_make(ERR_INPUT, "the first message of an upload must be its header");
     if (data->len > LIMIT_CHUNK_BYTES)
         return err_make(ERR_INPUT, "a chunk of %zu bytes, at most %u", data->len,
                         LIMIT_CHUNK_BYTES);
@@ -227,7 +227,7 @@ static void submit_part(struct rpc_call *call, const void *message, size_t size)
         else if (part->part_case == FEDLORA__V1__SUBMIT_PART__PART_HEADER && !u->job)
             e = take_submit_header(u, part->header);
         else
-            e = err_make(ERR_INPUT, "an upload is one header, then data");
+            e = err_make(ERR_INPUT, "expected one header, then data");
         if (err_is(e))
             refuse_upload(u, e);
         else if (!u->ended)
@@ -349,7 +349,7 @@ static void put_part(struct rpc_call *call, const void *message, size_t size)
         else if (part->part_case == FEDLORA__V1__PUT_PART__PART_HEADER && !u->job)
             e = take_put_header(u, part->header);
         else
-            e = err_make(ERR_INPUT, "an upload is one header, then data");
+            e = err_make(ERR_INPUT, "expected one header, then data");
         if (err_is(e))
             refuse_upload(u, e);
         else if (!u->ended)

@@ -54,7 +54,7 @@ err blob_size(uint64_t *out, const char *data_dir, const struct digest *digest)
         char name[DIGEST_TEXT_BYTES];
         digest_text(name, digest);
         if (errno != ENOENT) return err_sys(errno, "%s", path.text);
-        return err_make(ERR_STATE, "blob %.16s is not here (any more); ask for the next task",
+        return err_make(ERR_STATE, "blob %.16s does not exist (any more); ask for the next task",
                         name);
     }
     *out = (uint64_t)st.st_size;

@@ -116,7 +116,7 @@ err spool_open(struct spool *out, const char *data_dir, const struct spool_key *
     size_t removed;
     uint64_t here = spool_received(data_dir, key);
     if (offset > here)
-        return err_make(ERR_STATE, "the upload goes on at byte %llu, not %llu",
+        return err_make(ERR_STATE, "the upload continues at byte %llu, not %llu",
                         (unsigned long long)here, (unsigned long long)offset);
     TRY(check_room(data_dir, key->size - offset, reserve));
     owner_text(mine.owner, key);
@@ -141,7 +141,7 @@ err spool_append(struct spool *s, const void *data, size_t size)
 {
     const uint8_t *p = data;
     if (size > s->size - s->received)
-        return err_make(ERR_INPUT, "the upload has more than the %llu bytes it said",
+        return err_make(ERR_INPUT, "the upload has more bytes than the %llu announced",
                         (unsigned long long)s->size);
     for (size_t left = size; left > 0;) {
         ssize_t n = file_disk.write(s->fd, p, left);

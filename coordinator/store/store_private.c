@@ -157,8 +157,8 @@ static err check_fork(struct db *db, int64_t run, const char *member, uint64_t f
     err e = db_query_next(&row, &q);
     if (!err_is(e) && row)
         e = err_make(ERR_INPUT,
-                     "line %lld is another one than was sent for run %s: was an older copy put "
-                     "back? Go on with the newest (`fedlora run audit` has the one sent)",
+                     "line %lld differs from the one sent for run %s. The ledger may be an old "
+                     "backup: restore the newest copy (`fedlora run audit` has the one sent)",
                      (long long)db_query_int(&q, 0), db_query_text(&q, 1));
     db_query_close(&q);
     return e;

@@ -19,9 +19,9 @@ static err check_bytes(const struct admit_job *a)
     struct stat st;
     char is[DIGEST_TEXT_BYTES], said[DIGEST_TEXT_BYTES];
     if (stat(a->part, &st) != 0)
-        return err_make(ERR_STATE, "the upload is not here any more; send it again from its start");
+        return err_make(ERR_STATE, "the upload is gone; send it again from the start");
     if ((uint64_t)st.st_size != a->update.blob.size)
-        return err_make(ERR_STATE, "the upload has %llu bytes of %llu; go on with it",
+        return err_make(ERR_STATE, "the upload has %llu of %llu bytes; continue it",
                         (unsigned long long)st.st_size, (unsigned long long)a->update.blob.size);
     TRY(digest_of_file(&digest, a->part));
     if (digest_equal(&digest, &a->update.blob.digest)) return ERR_NONE;
@@ -89,8 +89,8 @@ static err check_charged(const struct admit_job *a, struct store *store)
     err e = store_copies_charged(&found, &event, &count, store, &a->update, &arena);
     if (!err_is(e) && !found)
         e = err_make(ERR_INPUT,
-                     "the ledger of %s, as it is here, has no release of this update for round %u: "
-                     "expected its line first",
+                     "the copy of the ledger of %s has no release of this update for round %u: "
+                     "send its line first",
                      a->member, a->update.trained_round);
     if (!err_is(e)) e = check_promise(a, event, count);
     arena_close(&arena);

@@ -166,7 +166,8 @@ static err read_ledger(struct private_round *p, struct store *store, int64_t run
     TRY_OUT(e, ledger_read(&p->ledger, (const char *)text.data, text.size, "privacy ledger"));
     TRY_OUT(e, ledger_key_open(&p->key, p->terms->key_path));
     if (memcmp(p->key.public, p->ledger.public, sizeof p->key.public) != 0) {
-        e = err_make(ERR_INPUT, "%s: not the key that this run's privacy ledger began with",
+        e = err_make(ERR_INPUT,
+                     "%s: not the key that signed the first line of this run's privacy ledger",
                      p->terms->key_path);
         goto out;
     }

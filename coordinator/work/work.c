@@ -134,8 +134,7 @@ static err push(struct work *w, struct work_job *job, struct queue *queue, size_
     err e = ERR_NONE;
     pthread_mutex_lock(&w->lock);
     if (w->closing || *count >= w->options.queue_max)
-        e = err_make(ERR_LIMIT, "the coordinator has %zu pieces of work waiting; come back later",
-                     *count);
+        e = err_make(ERR_LIMIT, "the coordinator has %zu jobs waiting; come back later", *count);
     else {
         job->work = w;
         job->in_background = queue == &w->background;

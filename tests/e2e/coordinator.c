@@ -296,7 +296,7 @@ static void refuse_bad_headers(struct hand *h)
     refuse_header(h, ERR_REFUSED, "finite");
     h->header = good;
     h->header.offset = 5;
-    refuse_header(h, ERR_STATE, "goes on at byte 0");
+    refuse_header(h, ERR_STATE, "continues at byte 0");
     h->header = good;
 }
 
@@ -358,9 +358,9 @@ Test(coordinator, refuses_members_that_do_not_fit_by_name)
     lacking = (struct fake_base){base.digest, wrong, 1};
     ok(create_run("fedit", 0));
     open_member(&m, "m0", 8);
-    refused(fake_next_task(&task, &m, 0), ERR_STATE, "say hello first");
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "call Hello first");
     refuse_hello("m0", &other, 8, "wrong base model");
-    refuse_hello("m0", &base, 4, "needs rank 8 of everyone, which offers 4");
+    refuse_hello("m0", &base, 4, "needs rank 8 from every member, but rank 4 is offered");
     refuse_hello("m0", &lacking, 8, "target \"v_proj\" names no module");
     hello(&m);
     refuse_hello("m1", &shapes, 8, "shape (48, 31) in your base, expected (48, 32)");

@@ -337,7 +337,7 @@ Test(private, refuses_promises_that_cannot_be_kept)
     quorum = 2;
     refuse("privacy: a quorum makes one member's part depend on the others'");
     evaluate_every = 1;
-    refuse("privacy: members' evaluations reveal what the budget does not count");
+    refuse("privacy: members' evaluations reveal something that the budget does not count");
     late = "next";
     refuse("privacy: late updates would count a member in a round it was not drawn for");
     deadline_ms = 0;

@@ -124,7 +124,7 @@ refuse_join() { # STATUS TEXT RUN OPTION...
 create back fed-sb --rounds 1 --epsilon 0.5 || fail_with "$work/admin.log" "create back"
 head -n -1 "$work/one/ann.ledger" >"$work/older"
 join_one back "$work/one" 1
-refuse_join 3 "is another one than was sent for run two: was an older copy put back?" back --ledger "$work/older"
+refuse_join 3 "differs from the one sent for run two. The ledger may be an old backup" back --ledger "$work/older"
 admin stop back >/dev/null
 wait_within 60 "${pids[1]}" bob "$work/bob.log"
 create three fed-sb || fail_with "$work/admin.log" "create three"
@@ -159,9 +159,9 @@ refuse_create() { # TEXT OPTION...
 }
 refuse_create "privacy: the budget is missing" --epsilon 0
 refuse_create "spends epsilon 4 after 1 of 4 rounds" --noise 0.9
-refuse_create "privacy: dropout 0.1: not with unit example" --dropout 0.1
+refuse_create "privacy: dropout 0.1: expected 0 with unit example" --dropout 0.1
 refuse_create "privacy: members' evaluations reveal" --evaluate-every 1
-refuse_create "adaptive clipping is for unit client" --adaptive-clip
+refuse_create "adaptive clipping needs unit client" --adaptive-clip
 refuse_create "bases from gradients without noise" --option basis=gradient
 refuse_create "expected basis=gradient" --basis-clip 1
 stop_coordinator

@@ -52,8 +52,8 @@ Test(config, says_what_is_wrong_and_where)
     char *nothing[] = {"--quiet"};
     write_file(good);
     refused(read_with(&c, "--set=store.keep_states=1"), ERR_INPUT, "keep_states");
-    refused(read_with(&c, "--set=federation.members=a,b/c"), ERR_INPUT, "\"b/c\" is no name");
-    refused(read_with(&c, "--set=federation.members= , "), ERR_INPUT, "names nobody");
+    refused(read_with(&c, "--set=federation.members=a,b/c"), ERR_INPUT, "\"b/c\" is not a name");
+    refused(read_with(&c, "--set=federation.members= , "), ERR_INPUT, "expected at least one name");
     refused(read_with(&c, "--lisen=x"), ERR_INPUT, "listen");
     refused(read_with(&c, "--set=server.cert="), ERR_INPUT, "server.cert: is empty");
     refused(config_open(&c, 0, nothing), ERR_INPUT, "--config FILE is needed");

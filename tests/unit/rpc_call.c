@@ -184,7 +184,7 @@ Test(rpc_call, gives_up_an_upload_that_stalls)
     struct bytes reply = {.max = 100};
     err e = rpc_client_upload(&reply, client, &upload);
     cr_assert_eq(e.kind, ERR_MACHINE);
-    cr_assert(strstr(e.text, "nothing came") != NULL, "%s", e.text);
+    cr_assert(strstr(e.text, "no message arrived") != NULL, "%s", e.text);
     cr_assert(fixture_wait(&f.over, 1));
     cr_assert_eq(atomic_load(&f.parts), 2);
     bytes_close(&reply);

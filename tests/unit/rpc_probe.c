@@ -39,11 +39,11 @@ Test(rpc_probe, says_which_side_refused_what)
      * certificate. */
     struct rpc_client_options options = fixture_client(&f, "foreign/a");
     options.ca = FIXTURE_CERTS "/foreign/ca.pem";
-    says(rpc_tls_probe(&report, &options), ERR_INPUT, "not to be trusted");
+    says(rpc_tls_probe(&report, &options), ERR_INPUT, "cannot be trusted");
     struct rpc_client *client = NULL;
     struct bytes reply = {.max = 100};
     FIXTURE_OK(rpc_client_open(&client, &options));
-    says(fixture_call(client, "/test.T/Echo", "x", &reply), ERR_INPUT, "not to be trusted");
+    says(fixture_call(client, "/test.T/Echo", "x", &reply), ERR_INPUT, "cannot be trusted");
     rpc_client_close(client);
     fixture_stop(&f);
 }
@@ -117,7 +117,7 @@ Test(rpc_probe, says_that_nobody_listens_or_that_it_is_no_tls)
         usleep(300000);
         _Exit(0);
     }
-    says(probe_as(&f, "a", &report), ERR_INPUT, "does not speak TLS");
+    says(probe_as(&f, "a", &report), ERR_INPUT, "does not use TLS");
     close(fd);
 }
 

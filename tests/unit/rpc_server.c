@@ -226,7 +226,7 @@ Test(rpc_server, a_client_takes_a_renewed_certificate_and_no_one_elses)
     become(dir, "b");
     err e = rpc_client_reload(&changed, client);
     cr_expect_eq(e.kind, ERR_INPUT);
-    cr_expect(strstr(e.text, "is now b's; it was a's") != NULL, "%s", e.text);
+    cr_expect(strstr(e.text, "now has the identity b; it was a") != NULL, "%s", e.text);
     become(dir, "expired");
     cr_expect_eq(rpc_client_reload(&changed, client).kind, ERR_INPUT);
     FIXTURE_OK(fixture_call(client, "/test.T/Echo", "3", &reply));

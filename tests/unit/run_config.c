@@ -106,7 +106,7 @@ Test(run_config, refuses_each_field_by_name)
     expect_refused(no_members, "at least one member");
     expect_refused(bad_weights, "member a: weight: 0");
     expect_refused(unwanted_basis, "method flora has no frozen factors");
-    expect_refused(mixed_fedit, "one rank for everyone");
+    expect_refused(mixed_fedit, "the same rank for all members");
     expect_refused(rankless_fedit, "needs the run's rank");
 }
 
@@ -162,13 +162,14 @@ Test(run_config, gives_each_member_the_rank_it_can_carry)
     cr_expect_eq(rank_of(fedit, "a", 32), 8);
     config_t *c = make(fedit);
     refused(run_config_rank(&rank, c, "a", 4), ERR_INPUT,
-            "needs rank 8 of everyone, which offers 4");
+            "needs rank 8 from every member, but rank 4 is offered");
     message_free(c);
     c = make(given_rank);
-    refused(run_config_rank(&rank, c, "b", 4), ERR_INPUT, "needs rank 16 of b, which offers 4");
+    refused(run_config_rank(&rank, c, "b", 4), ERR_INPUT,
+            "needs rank 16 from b, but rank 4 is offered");
     message_free(c);
     c = make(no_rank);
-    refused(run_config_rank(&rank, c, "a", 0), ERR_INPUT, "neither run r nor a says a rank");
+    refused(run_config_rank(&rank, c, "a", 0), ERR_INPUT, "run r has no rank and a offers none");
     message_free(c);
 }
 
@@ -225,7 +226,7 @@ Test(run_config, checks_options_against_the_method_and_the_run)
     expect_refused(fed_sb_options, "basis=weights: the file of frozen factors is not given");
     words[0] = "basis=gradient";
     expect_refused(fed_sb_options, "rounds: 2, but the first 2 only find the basis");
-    expect_refused(fed_sb_file, "no file is taken");
+    expect_refused(fed_sb_file, "expected no file");
     words[0] = "prox=0.5";
     words[1] = "server=fedavgm";
     config_t *c = make(with_options);
@@ -244,7 +245,7 @@ static void late_rolora(config_t *c)
 
 Test(run_config, takes_late_updates_only_where_they_say_all_that_their_member_ran)
 {
-    expect_refused(late_rolora, "late=next: method rolora trains beside factors that have changed");
+    expect_refused(late_rolora, "late=next: method rolora trains with factors that have changed");
 }
 
 static char *own_targets[] = {"q"};
@@ -285,8 +286,8 @@ static void no_alpha(config_t *c)
 
 Test(run_config, lets_members_differ_where_the_method_can_bear_it)
 {
-    expect_refused(fedit_alpha, "member b: method fedit trains at the state's scale; alpha is");
-    expect_refused(fedit_rslora, "member a: method fedit trains at the state's scale; rslora");
+    expect_refused(fedit_alpha, "member b: method fedit trains at the state's scale, so alpha can");
+    expect_refused(fedit_rslora, "member a: method fedit trains at the state's scale, so rslora");
     expect_refused(odd_rslora, "member a: rslora: \"maybe\"");
     expect_refused(negative_alpha, "member a: alpha: -1");
     expect_refused(too_high_rank, "member a: rank 4097");

@@ -109,7 +109,7 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
     Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
     Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
     if (kind == NOT_JOINED) {
-        rpc_call_refuse(call, err_make(ERR_STATE, "say hello first"));
+        rpc_call_refuse(call, err_make(ERR_STATE, "call Hello first"));
     } else if (kind == EVALUATE) {
         Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
         evaluate.run = (char *)(uintptr_t) "r";

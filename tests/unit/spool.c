@@ -36,7 +36,7 @@ Test(spool, goes_on_where_it_stopped)
     ok(spool_open(&s, dir, &key, 3, 0));
     cr_expect(s.resumed);
     ok(spool_append(&s, "def", 3));
-    refused(spool_append(&s, "g", 1), ERR_INPUT, "more than the 6 bytes");
+    refused(spool_append(&s, "g", 1), ERR_INPUT, "more bytes than the 6");
     spool_close(&s);
     ok(file_read_all(&data, &size, s.path, 100));
     cr_expect_str_eq(data, "abcdef");
@@ -48,7 +48,7 @@ Test(spool, refuses_a_gap)
 {
     struct spool s = {0};
     begin();
-    refused(spool_open(&s, dir, &key, 2, 0), ERR_STATE, "goes on at byte 0, not 2");
+    refused(spool_open(&s, dir, &key, 2, 0), ERR_STATE, "continues at byte 0, not 2");
     support_dir_remove(dir);
 }
 

@@ -373,7 +373,7 @@ Test(store, tells_a_ledger_that_was_put_back)
     ok(add_copies(r, 1, whole, 2));
     ok(add_copies(s, 1, whole, 3));
     ok(add_copies(t, 1, whole, 2));
-    refused(add_copies(t, 3, back, 1), ERR_INPUT, "line 3 is another one than was sent for run s");
+    refused(add_copies(t, 3, back, 1), ERR_INPUT, "line 3 differs from the one sent for run s");
     ok(store_ledger_part(&text, &store, t, "a", 2));
     cr_expect_eq(text.size, 0, "nothing of it is kept");
     ok(add_copies(t, 3, whole + 2, 1));
