@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Small messages are packed on the stack: most replies are a few bytes. */
 err message_pack(struct bytes *out, const ProtobufCMessage *message)
 {
     size_t size = protobuf_c_message_get_packed_size(message), total;
@@ -47,8 +48,8 @@ static bool field_is_utf8(const ProtobufCMessage *message, const ProtobufCFieldD
     return true;
 }
 
-/* protobuf-c takes any bytes for text; the wire format promises UTF-8. Depth is bounded: our
- * messages do not nest themselves. */
+/* protobuf-c accepts any bytes as text, but the wire format promises UTF-8. The recursion is bounded,
+ * because no message of fedlora.proto contains itself. */
 static bool all_text_is_utf8(const ProtobufCMessage *message)
 {
     for (unsigned i = 0; i < message->descriptor->n_fields; i++)

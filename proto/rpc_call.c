@@ -1,5 +1,5 @@
-/* One call on the server, from gRPC's first word of it to its last. A call is freed when gRPC has
- * said that it is closed and no batch is under way; until then every late event finds it alive. */
+/* One call on the server, from its arrival to its end. A call is freed when gRPC has reported
+ * that it is closed and no batch is in progress; until then every late event finds it alive. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"
@@ -41,8 +41,8 @@ static grpc_op op_message(grpc_byte_buffer *buffer)
     return (grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer};
 }
 
-/* Ends the call: an optional reply, then the status. Later answers are ignored: the first one
- * counts. */
+/* Ends the call: an optional reply, then the status. The first answer counts; later ones are
+ * ignored. */
 static void answer(struct rpc_call *call, grpc_byte_buffer *reply, grpc_status_code code,
                    const char *text)
 {
@@ -109,6 +109,7 @@ void rpc_call_send(struct rpc_call *call, const void *message, size_t size)
 
 /* ---------------------------------------------------------------- who calls, and what */
 
+/* The identity comes from the certificate of this connection, never from the message. */
 static err peer_read(struct rpc_call *call)
 {
     grpc_auth_context *context = grpc_call_auth_context(call->call);
@@ -126,6 +127,8 @@ static err peer_read(struct rpc_call *call)
     return e;
 }
 
+/* Linear: there are about twenty methods. Our own methods get the server's context; health and
+ * reflection get the server itself. */
 static const struct rpc_method *method_find(struct rpc_call *call, grpc_slice path)
 {
     const struct rpc_server *s = call->server;
@@ -139,7 +142,7 @@ static const struct rpc_method *method_find(struct rpc_call *call, grpc_slice pa
     return NULL;
 }
 
-/* The first judgement, before any byte of the request is read. */
+/* The first checks, before any byte of the request is read. */
 static void admit(struct rpc_call *call, const grpc_call_details *details)
 {
     char text[CALL_BAD_TEXT];
@@ -237,6 +240,7 @@ static void ask_more(struct rpc_call *call)
         call->method->more(call);
 }
 
+/* One whole message for the handler. */
 static void deliver(struct rpc_call *call, const void *message, size_t size)
 {
     if (call->method->shape == RPC_UPLOAD) {
@@ -248,6 +252,7 @@ static void deliver(struct rpc_call *call, const void *message, size_t size)
     if (call->method->shape == RPC_DOWNLOAD) ask_more(call);
 }
 
+/* A read that returns no message means that the peer has sent everything. */
 static void on_read(struct rpc_call *call, bool ok)
 {
     grpc_byte_buffer *message = call->message;
@@ -295,7 +300,7 @@ void rpc_call_event(struct rpc_tag *tag, bool ok)
         call->is_closed = true;
         break;
     }
-    /* The end is told once the fate of the answer, if one is under way, is known. */
+    /* `over` waits until it is known whether the answer was sent. */
     if (call->is_closed && !call->is_over && !call->finishing) {
         call->is_over = true;
         if (call->begun && call->method->over != NULL)
@@ -304,7 +309,7 @@ void rpc_call_event(struct rpc_tag *tag, bool ok)
     if (call->is_over && call->pending == 0) free_call(call);
 }
 
-/* A peer may not hold a call longer than the rules say. */
+/* A peer may not hold a call longer than the limits allow. */
 void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms)
 {
     const struct rpc_server_options *o = &call->server->options;

@@ -1,6 +1,6 @@
-/* Synchronous calls. Each has a completion queue of its own and waits on it in short slices, so
- * that the user's interrupt, the deadline and a stall are all seen; whatever happens, the call is
- * cancelled and drained before it returns, and nothing of it is left behind. */
+/* Synchronous calls. Each has its own completion queue and waits on it in short slices, so that
+ * an interrupt, the deadline and a stall are all noticed. Whatever happens, the call is
+ * cancelled and drained before the function returns, so nothing of it is left behind. */
 #include "proto/rpc_internal.h"
 
 #include "base/digest.h"
@@ -26,7 +26,7 @@ struct rpc_client {
     grpc_channel *channel;
 };
 
-/* One call under way. `waiting` are the tags, as bits, whose batches have not completed. */
+/* One call. `waiting`: the tags, as bits, of batches that have not completed. */
 enum { TAG_DONE = 1, TAG_READ = 2, TAG_WRITE = 4 };
 struct talk {
     struct rpc_client *client;
@@ -90,7 +90,8 @@ static err copy_options(struct rpc_client *c, const struct rpc_client_options *o
     return ERR_NONE;
 }
 
-/* The files, and who they make us; to be closed with rpc_tls_pem_close(). */
+/* The contents of the files, and the identity in them. The caller closes `pem` with
+ * rpc_tls_pem_close(). */
 static err read_files(struct rpc_tls_pem *pem, struct rpc_peer *self,
                       const struct rpc_client_options *o)
 {
@@ -107,7 +108,7 @@ static struct digest digest_files(const struct rpc_tls_pem *pem)
     const char *const text[] = {pem->ca, pem->cert, pem->key};
     struct digest_stream stream;
     digest_begin(&stream);
-    for (size_t i = 0; i < 3; i++) /* with their ends, so that they are three */
+    for (size_t i = 0; i < 3; i++) /* with the final zero, which separates the three */
         digest_add(&stream, text[i], strlen(text[i]) + 1);
     return digest_end(&stream);
 }
@@ -185,9 +186,9 @@ static bool is_stopped(const struct rpc_client *c)
     return c->options.stop != NULL && *c->options.stop != 0;
 }
 
-/* After a failure the channel would fail every call until its own back-off has passed, and nobody
- * but a thread that polls makes it connect. So a call after a failure first gives it a chance to.
- */
+/* After a failure the channel would fail every call until its own back-off has passed, and it
+ * only connects while a thread polls it. So a call that follows a failure first gives it the
+ * chance. */
 static void reconnect(struct rpc_client *c)
 {
     grpc_connectivity_state state = grpc_channel_check_connectivity_state(c->channel, 1);
@@ -239,7 +240,7 @@ static void talk_cut(struct talk *t, err why)
     grpc_call_cancel(t->call, NULL);
 }
 
-/* Until one of `tags` has completed. */
+/* Waits until one of `tags` has completed. */
 static void talk_wait(struct talk *t, unsigned tags)
 {
     while ((t->waiting & tags) == tags) {
@@ -268,13 +269,14 @@ static err talk_result(struct talk *t)
     memcpy(text, GRPC_SLICE_START_PTR(t->details), size);
     text[size] = 0;
     if (t->code != GRPC_STATUS_UNAVAILABLE) return rpc_wire_err(t->code, text);
-    /* Either the server's own words, or gRPC's, which hide the cause: look for it. */
+    /* The text may be gRPC's own, which hides the cause, so look for the cause. */
     struct rpc_tls_report report;
     err cause = rpc_tls_probe(&report, &t->client->options);
     return err_is(cause) ? cause : rpc_wire_err(t->code, text);
 }
 
-/* The batch that says how the call ended must have been started. Drains, frees, and says it. */
+/* The batch that receives the status must have been started. Drains the call, frees it, and
+ * returns how it ended. */
 static err talk_close(struct talk *t)
 {
     for (unsigned tag = TAG_DONE; tag <= TAG_WRITE; tag <<= 1)
@@ -322,7 +324,7 @@ static grpc_op op_receive_status(struct talk *t)
                                                     .status_details = &t->details}};
 }
 
-/* Takes the received message out; false when there is none or it cannot be read. */
+/* Moves the received message to `out`. False: there is none, or it cannot be read. */
 static bool take_received(struct bytes *out, struct talk *t)
 {
     grpc_byte_buffer *buffer = t->received;
@@ -332,7 +334,7 @@ static bool take_received(struct bytes *out, struct talk *t)
     return ok;
 }
 
-/* The reply is appended to *out only when the whole call went well. */
+/* The reply is appended to *out only if the whole call succeeded. */
 static err finish_with_reply(struct bytes *out, struct talk *t)
 {
     struct bytes reply = {.max = out->max > out->size ? out->max - out->size : 0};
@@ -374,7 +376,7 @@ err rpc_client_unary(struct bytes *reply, struct rpc_client *c, const char *path
 
 /* ---------------------------------------------------------------- streams */
 
-/* Sends messages until the source ends, fails, or the server has said its last word. */
+/* Sends messages until the source ends or fails, or the server has answered. */
 static void send_parts(struct talk *t, const struct rpc_upload *upload, struct bytes *message)
 {
     bool end = false;
@@ -409,7 +411,7 @@ err rpc_client_upload(struct bytes *reply, struct rpc_client *c, const struct rp
     return finish_with_reply(reply, &t);
 }
 
-/* Reads messages until the server ends the stream; an error is ours and has cut the call. */
+/* Receives messages until the server ends the stream. An error of `part` cuts the call. */
 static void receive_parts(struct talk *t, const struct rpc_download *download,
                           struct bytes *message)
 {

@@ -1,4 +1,4 @@
-/* grpc.health.v1, so that stock probes work: Check answers now, Watch sends every change. */
+/* grpc.health.v1, so that standard probes work: Check answers at once, Watch sends every change. */
 #include "proto/rpc_internal.h"
 
 #include "health.pb-c.h"

@@ -1,5 +1,5 @@
-/* One TLS handshake by OpenSSL alone. gRPC reports most failures as "failed to connect"; this says
- * which side refused what. */
+/* One TLS handshake by OpenSSL alone. gRPC reports most failures as "failed to connect"; this
+ * finds out which side refused and why. */
 #include "proto/rpc_internal.h"
 #include "proto/rpc_openssl.h"
 
@@ -38,7 +38,7 @@ static err connect_one(int *out, const struct addrinfo *address, const char *ser
         close(fd);
         return err_sys(code, "cannot connect to %s", server);
     }
-    /* From here on blocking, with a bound on every wait. */
+    /* From here on blocking, with a limit on every wait. */
     struct timeval limit = {.tv_sec = (time_t)(timeout_ms / 1000),
                             .tv_usec = (suseconds_t)(timeout_ms % 1000 * 1000)};
     (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
@@ -64,8 +64,8 @@ static err connect_to(int *out, const char *host, const char *port, uint64_t tim
     return e;
 }
 
-/* A peer that goes away in the middle must not kill the program: the signal is held back and eaten.
- */
+/* A peer that leaves in the middle must not kill the program, so the signal is blocked, and
+ * discarded afterwards. */
 static sigset_t hold_sigpipe(void)
 {
     sigset_t pipe, old;
@@ -148,8 +148,8 @@ static void list_names(char *out, size_t bytes, X509 *cert)
     GENERAL_NAMES_free(names);
 }
 
-/* OpenSSL forgets a certificate it did not accept; its names are noted while they are known. The
- * connection's own data is a text of PROBE_NAMES bytes. */
+/* OpenSSL drops a certificate that it does not accept, so its names are stored while they are
+ * known. The connection's app data is a text of PROBE_NAMES bytes. */
 static int note_names(int ok, X509_STORE_CTX *context)
 {
     SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
@@ -170,7 +170,7 @@ static err explain_server(const struct rpc_client_options *o, SSL *ssl, long ver
                     o->server, X509_verify_cert_error_string(verify), o->ca);
 }
 
-/* Alerts that are about our certificate. */
+/* Alerts that are about the client's certificate. */
 static bool is_about_certificate(int alert)
 {
     return (alert >= SSL_AD_BAD_CERTIFICATE && alert <= SSL_AD_CERTIFICATE_UNKNOWN) ||
@@ -178,7 +178,7 @@ static bool is_about_certificate(int alert)
            alert == TLS13_AD_CERTIFICATE_REQUIRED;
 }
 
-/* Why a handshake ended, as far as the server or OpenSSL says. */
+/* The reason why a handshake ended, as far as the server or OpenSSL gives one. */
 static err explain_failure(const struct rpc_client_options *o, int ssl_error)
 {
     unsigned long code = ERR_peek_error();
@@ -219,8 +219,8 @@ static err prepare(SSL_CTX **out, const struct rpc_client_options *o)
     return ERR_NONE;
 }
 
-/* *hung_up: the server had shown its certificate and done its part, and then left without a word.
- */
+/* *hung_up: the server had shown its certificate and finished its part, and then closed the
+ * connection without an alert. */
 static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const char *host,
                      const struct rpc_client_options *o)
 {
@@ -239,8 +239,8 @@ static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const 
         if (result != X509_V_OK) return explain_server(o, ssl, result);
         return explain_failure(o, SSL_get_error(ssl, code));
     }
-    /* In TLS 1.3 the server looks at our certificate after our side is done: its first bytes,
-     * gRPC's settings, or its alert, tell. gRPC 1.51 sends no alert. */
+    /* In TLS 1.3 the server checks our certificate after our side has finished. Its first bytes
+     * (gRPC's settings) or its alert show the result. gRPC 1.51 sends no alert. */
     char byte = 0;
     code = SSL_read(ssl, &byte, 1);
     if (code != 1) {
@@ -285,8 +285,8 @@ out:
     return e;
 }
 
-/* A server that dies or stops in this moment hangs up too; one that refuses us does it each time.
- */
+/* A server that dies or stops at this moment hangs up too, but one that refuses the certificate
+ * does so every time. Hence several tries. */
 static err probe(struct rpc_tls_report *out, const struct rpc_client_options *o)
 {
     bool hung_up = false;

@@ -1,6 +1,6 @@
-/* grpc.reflection.v1alpha, so that stock tools can list the services and call them. The answers
- * come from protoc's own description of proto/ (a FileDescriptorSet), whose bytes lie in this
- * program. Of a file only its name, package and the names it declares are read here. */
+/* grpc.reflection.v1alpha, so that standard tools can list the services and call them. The
+ * answers come from protoc's own description of proto/ (a FileDescriptorSet), which is part of
+ * this program. Only the name, the package and the declared names of a file are parsed here. */
 #include "proto/rpc_internal.h"
 
 #include "proto/message.h"
@@ -44,7 +44,7 @@ static uint64_t take_varint(struct span *in)
     return value;
 }
 
-/* The next field of a message that protoc wrote: its number, and its bytes where it has any. */
+/* Reads the next field of a message that protoc wrote: its number and, if it has any, its bytes. */
 static bool take_field(uint32_t *number, struct span *bytes, struct span *in)
 {
     if (in->size == 0) return false;
@@ -92,7 +92,8 @@ static void full_name(char out[REFLECT_NAME_BYTES], struct span file, struct spa
              (int)name.size, (const char *)name.at);
 }
 
-/* The symbol is declared in this file, or lies within what is (a method, a nested message). */
+/* True if the symbol is declared in this file, or lies within a declaration (a method, a nested
+ * message). */
 static bool declares(struct span file, const char *symbol)
 {
     uint32_t number;

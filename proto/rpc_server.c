@@ -1,5 +1,5 @@
 /* The server's loop: one completion queue, polled by one thread. gRPC does its handshakes, reads
- * and writes inside our polls, so whatever runs in a callback must be short. */
+ * and writes inside our polls, so a callback must be short. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"
@@ -102,7 +102,7 @@ static grpc_server *make_server(const struct rpc_server_options *o)
     return server;
 }
 
-/* gRPC says only that it could not bind; a bind of our own says why. */
+/* gRPC reports only that it could not bind. A bind of our own finds the reason. */
 static err check_port(const char *host, const char *port, const char *listen_on)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
@@ -160,8 +160,8 @@ static void *self_check_main(void *argument)
     return NULL;
 }
 
-/* A build of gRPC or OpenSSL that ignores rpc_init() must not serve. The handshake needs our polls.
- */
+/* A build of gRPC or OpenSSL that ignores rpc_init() must not serve. The handshake of the
+ * checking thread needs our polls. */
 static err check_tls_12_refused(struct rpc_server *s)
 {
     struct self_check check = {.server = s};
@@ -305,7 +305,7 @@ void rpc_server_poll(struct rpc_server *s, uint64_t timeout_ms)
 
 void rpc_server_wake(struct rpc_server *s)
 {
-    /* An empty batch of a call to nowhere is the C core's one way to post an event of one's own. */
+    /* An empty batch of a call to nowhere: the C core has no other way to post an own event. */
     if (!atomic_exchange(&s->woken, true)) {
         grpc_call_error error = grpc_call_start_batch(s->wake_call, NULL, 0, &s->wake_tag, NULL);
         REQUIRE(error == GRPC_CALL_OK);

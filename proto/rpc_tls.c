@@ -1,4 +1,5 @@
-/* Certificates: reading and checking the files, identities, and keeping the process to TLS 1.3. */
+/* Certificates: reads and checks the files, extracts identities, and limits the process to TLS
+ * 1.3. */
 #include "proto/rpc_internal.h"
 #include "proto/rpc_openssl.h"
 
@@ -11,9 +12,9 @@
 
 enum { TLS_FILE_BYTES = 1 << 20, TLS_DAY_SECONDS = 24 * 60 * 60 };
 
-/* gRPC 1.51 sets its own lowest version, 1.2, on every context; an option that OpenSSL applies to
- * all contexts when they are made outlives that. Given in memory: no file, no environment variable.
- */
+/* gRPC 1.51 sets its own lowest version, 1.2, on every context. An option that OpenSSL applies to
+ * every new context is not overridden by that. It is given in memory, so that no file and no
+ * environment variable can change it. */
 static const char tls_only_13[] = "openssl_conf = init\n"
                                   "[init]\nssl_conf = ssl\n"
                                   "[ssl]\nsystem_default = all\n"
@@ -24,7 +25,7 @@ static bool tls_ready;
 
 static void limit_to_13(void)
 {
-    /* The system's resolver knows /etc/hosts and whatever else this machine is set up with. */
+    /* The system's resolver uses /etc/hosts and the other sources this machine is set up with. */
     (void)setenv("GRPC_DNS_RESOLVER", "native", /*overwrite*/ 0);
     if (OPENSSL_init_ssl(OPENSSL_INIT_LOAD_CONFIG, NULL) != 1) return;
     CONF *conf = NCONF_new(NULL);
@@ -192,7 +193,7 @@ err rpc_tls_check(const char *ca, const char *cert, const char *key, bool server
 
 /* ---------------------------------------------------------------- identity */
 
-/* Takes the text before `end` (or all of it) as a name. */
+/* Takes the text before `end` (NULL: all of it) as a name. */
 static bool take_name(char out[LIMIT_NAME_BYTES], const char *text, const char *end)
 {
     size_t size = end == NULL ? strlen(text) : (size_t)(end - text);

@@ -1,4 +1,4 @@
-/* Between gRPC's words and ours: buffers, statuses, times, addresses. */
+/* Conversions between gRPC's types and ours: buffers, statuses, times, addresses. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"
@@ -19,8 +19,7 @@ grpc_byte_buffer *rpc_wire_buffer(const void *data, size_t size)
 
 bool rpc_wire_read(struct bytes *out, grpc_byte_buffer *buffer)
 {
-    /* Decompression is switched off, so what comes compressed is not what it says it is: refused.
-     */
+    /* Decompression is switched off, so a compressed message cannot be read. */
     if (buffer->data.raw.compression != GRPC_COMPRESS_NONE) return false;
     const grpc_slice_buffer *slices = &buffer->data.raw.slice_buffer;
     for (size_t i = 0; i < slices->count; i++) {
@@ -91,7 +90,7 @@ static void say_nothing(gpr_log_func_args *args)
 
 void rpc_wire_start(void)
 {
-    /* Libraries never log; whoever debugs gRPC itself sets its own variable. */
+    /* Libraries never log. To debug gRPC itself, set its own variable. */
     if (getenv("GRPC_VERBOSITY") == NULL) gpr_set_log_function(say_nothing);
     grpc_init();
 }
