@@ -1,6 +1,6 @@
-/* The cost of a round's report beside the cost of the round itself: every method, SmolLM2-135M's 210
- * modules, on one thread, in seconds of processor time (so that waiting for the disk, and other work
- * on the machine, count for neither).
+/* The cost of a round's report beside the cost of the round itself, for every method and the 210
+ * modules of SmolLM2-135M, on one thread. It is measured in seconds of processor time, so that
+ * waiting for the disk and other work on the machine do not count.
  *
  *   bench_reports [--dir DIR] [--members 10] [--rank 32] [--core 64] [METHOD...]
  *

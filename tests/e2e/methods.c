@@ -1,7 +1,6 @@
-/* Every method over the wire: a real fedlorad, three real `fedlora join` processes of different
- * ranks where the method allows it, a tiny model. Each published state is the one that agg makes
- * from the members' updates by itself (other tests check agg/), members learn, and killing
- * fedlorad changes no byte. */
+/* Every method over the wire: fedlorad, three `fedlora join` processes, with different ranks if the
+ * method allows it, and a tiny model. Each published state has the bytes that agg/ makes from the
+ * updates (other tests check agg/), members learn, and killing fedlorad changes no byte. */
 #include "agg/round/method_options.h"
 #include "base/file.h"
 #include "base/text.h"

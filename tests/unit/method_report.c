@@ -1,4 +1,4 @@
-/* The norms of a round's report, for every method, against dense float64 sums of what was sent. */
+/* The norms of a round's report, for every method, against dense float64 sums of the updates. */
 #include "agg/round/method_options.h"
 
 #include "tests/support/method_changes.h"
@@ -11,7 +11,7 @@ TestSuite(method_report, .init = make_dir, .fini = remove_dir);
 static const unsigned by_name[MEMBERS] = {1, 3, 2, 0}; /* alpha, bravo, charlie, delta */
 static const double no_more = 1e-7; /* of the state's norm: an error below it need not be exact */
 
-/* What a member of a round changed; one that was truncated trained without the rest of the pair. */
+/* The change made by a member. A truncated member trained without the rest of the pair. */
 static void changed(double *D, const struct method *m, unsigned t, unsigned k)
 {
     if (!m->truncates) {
