@@ -322,14 +322,15 @@ static struct member_round describe(const struct bench *b, const char *state, ui
                                  .seed = (uint64_t)b->o.seed};
 }
 
-static err train_member(double *loss, struct bench *b, const char *state, uint32_t round, size_t i)
+static err train_member(double *loss, struct bench *b, struct member_state *state, uint32_t round,
+                        size_t i)
 {
     struct member *m = &b->member[i];
     char path[LIMIT_PATH_BYTES];
     struct train_result result = {0};
     struct method_task task;
     struct training_options training = b->training;
-    struct member_round r = describe(b, state, round);
+    struct member_round r = describe(b, state->file.path, round);
     const struct member_train work = {.engine = b->engine,
                                       .data = &m->data,
                                       .round = &r,
@@ -337,6 +338,7 @@ static err train_member(double *loss, struct bench *b, const char *state, uint32
                                       .ledger = b->o.epsilon > 0 ? &m->ledger : NULL};
     method_task(&task, b->method, &b->options, round);
     r.member = m->id;
+    r.state = state;
     r.rank = m->rank;
     r.alpha = m->alpha;
     r.trains = task.trains;
@@ -377,17 +379,22 @@ static err check_update(struct bench *b, const struct adapter_file *state, uint3
 static err train_all(double *loss, struct bench *b, uint32_t round)
 {
     char path[LIMIT_PATH_BYTES];
-    struct adapter_file state = {0};
+    struct adapter_file file = {0};
+    struct member_state state = {0};
     path_of(path, b, "state", round);
     b->bytes_down += size_of(path);
-    TRY(adapter_file_map(&state, path));
-    err e = ERR_NONE;
+    struct member_round r = describe(b, path, round);
+    double since = now();
+    err e = member_state_open(&state, &r);
+    b->train_seconds += now() - since;
+    if (!err_is(e)) e = adapter_file_map(&file, path);
     *loss = 0;
     for (size_t i = 0; i < b->members && !err_is(e); i++) {
-        e = train_member(loss, b, path, round, i);
-        if (!err_is(e)) e = check_update(b, &state, round, i);
+        e = train_member(loss, b, &state, round, i);
+        if (!err_is(e)) e = check_update(b, &file, round, i);
     }
-    adapter_file_close(&state);
+    adapter_file_close(&file);
+    member_state_close(&state);
     return e;
 }
 

@@ -39,6 +39,11 @@ static err plan_modules(struct adapter *ad, const struct arch *a, const struct a
         *m = (struct adapter_module){.layer = s->layer, .kind = s->kind, .rank = s->rank};
         m->carry_rank = s->carry_rank;
         m->scale = (float)s->scale;
+        m->carry_borrowed = s->carry_a && s->carry_b;
+        if (m->carry_borrowed) { /* nobody writes a carry once it is filled */
+            m->carry_a = (float *)(uintptr_t)s->carry_a;
+            m->carry_b = (float *)(uintptr_t)s->carry_b;
+        }
         m->r = s->small_matrix && s->rank
                    ? (float *)ad
                    : NULL; /* only a mark that R exists; place_modules() sets it */
@@ -65,7 +70,7 @@ static void place_modules(struct adapter *ad, float *trained, float *frozen, siz
                            m->r ? (size_t)m->rank * m->rank : 0, (size_t)m->carry_rank * m->d_in,
                            (size_t)m->d_out * m->carry_rank};
         float **place[5] = {&m->a, &m->b, &m->r, &m->carry_a, &m->carry_b};
-        for (int k = 0; k < 5; k++) {
+        for (int k = 0; k < (m->carry_borrowed ? 3 : 5); k++) {
             int is_frozen = k > 2 || !(ad->trains & (1u << k));
             float *block = is_frozen ? frozen : trained;
             if (block && (k != 2 || m->r)) *place[k] = block + count[is_frozen];

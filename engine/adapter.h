@@ -27,6 +27,7 @@ struct adapter_module {
     float *r;            /* (rank, rank), or NULL: the module has no small matrix */
     float *carry_a;      /* (carry_rank, d_in), frozen */
     float *carry_b;      /* (d_out, carry_rank), frozen */
+    bool carry_borrowed; /* both belong to the caller of adapter_open() */
 };
 
 struct adapter {
@@ -46,6 +47,8 @@ struct adapter_spec {
     uint32_t rank, carry_rank;
     bool small_matrix; /* has R */
     double scale;
+    /* A carry that outlives the adapter, which then uses it in place; NULL: zeroed room for one. */
+    const float *carry_a, *carry_b;
 };
 
 /* Tensors are zero; the caller fills them. ERR_INPUT for a module given twice, or a layer or rank

@@ -29,6 +29,8 @@ static size_t site_plan(struct site_factors *s, const struct adapter *ad, const 
         if (m && m->rank + m->carry_rank > 0) {
             struct factor *f = &s->factor[s->count++];
             *f = (struct factor){.module = m, .rank = m->rank, .col = s->width};
+            if (m->carry_borrowed) f->carry_a = m->carry_a;
+            if (m->carry_borrowed) f->carry_b = m->carry_b;
             f->slot = (uint32_t)(kind - (int)site_first[site]);
             f->width = m->rank + m->carry_rank;
             f->d_out = d_out;
@@ -77,6 +79,8 @@ void factors_close(struct factors *f)
     free(f);
 }
 
+static void load_carry(struct factors *f);
+
 /* The packed factors of all sites are one block of the type of the backend. `stage` holds float32
  * copies on their way to the device, large enough for the largest tensor or, for modules with R,
  * for B and R together. The bounds count each tensor with padding, so place and plan cannot
@@ -89,7 +93,7 @@ err factors_open(struct factors **out, const struct backend *be, struct backend_
     size_t values = 64, stage = 0, sites = (size_t)arch->layers * SITES;
     struct factors *f = calloc(1, sizeof *f);
     if (!f) return err_sys(ENOMEM, "engine");
-    *f = (struct factors){.be = be, .ctx = ctx, .adapter = ad};
+    *f = (struct factors){.be = be, .ctx = ctx, .adapter = ad, .sites = sites};
     err e = err_sys(ENOMEM, "engine: %zu modules", ad->count);
     if (!(f->site = calloc(sites, sizeof *f->site))) goto out;
     for (size_t i = 0; i < sites; i++) {
@@ -110,6 +114,7 @@ err factors_open(struct factors **out, const struct backend *be, struct backend_
     char *memory = f->memory;
     for (size_t i = 0; i < sites; i++)
         site_place(&f->site[i], ad, &memory, type);
+    load_carry(f);
     factors_refresh(f);
 out:
     if (err_is(e))
@@ -143,6 +148,21 @@ static void refresh_small(struct factors *f, struct factor *m)
     f->be->product(f->ctx, m->b, b, r, &p);
 }
 
+/* The carry is frozen, so it is packed once and not in factors_refresh(). */
+static void load_carry(struct factors *f)
+{
+    for (size_t i = 0; i < (size_t)f->adapter->layers * SITES; i++) {
+        struct site_factors *s = &f->site[i];
+        for (uint32_t k = 0; k < s->count; k++) {
+            struct factor *m = &s->factor[k];
+            const struct adapter_module *ad = m->module;
+            upload(f, mat_at(s->a, m->col + m->rank, 0), ad->carry_a, ad->carry_rank, s->d_in,
+                   1.0f);
+            upload(f, mat_at(m->b, 0, m->rank), ad->carry_b, m->d_out, ad->carry_rank, 1.0f);
+        }
+    }
+}
+
 /* Scale is multiplied into B here, so products need no factor. The carry has scale 1: it is part of
  * the frozen weight. */
 void factors_refresh(struct factors *f)
@@ -153,15 +173,48 @@ void factors_refresh(struct factors *f)
             struct factor *m = &s->factor[k];
             const struct adapter_module *ad = m->module;
             upload(f, mat_at(s->a, m->col, 0), ad->a, m->rank, s->d_in, 1.0f);
-            upload(f, mat_at(s->a, m->col + m->rank, 0), ad->carry_a, ad->carry_rank, s->d_in,
-                   1.0f);
             if (ad->r)
                 refresh_small(f, m);
             else
                 upload(f, m->b, ad->b, m->d_out, m->rank, ad->scale);
-            upload(f, mat_at(m->b, 0, m->rank), ad->carry_b, m->d_out, ad->carry_rank, 1.0f);
         }
     }
+}
+
+static bool same_site(const struct site_factors *a, const struct site_factors *b)
+{
+    bool same = a->width == b->width && a->count == b->count;
+    for (uint32_t i = 0; i < a->count && same; i++) {
+        const struct factor *x = &a->factor[i], *y = &b->factor[i];
+        bool carries = x->width > x->rank;
+        same = x->rank == y->rank && x->width == y->width && x->slot == y->slot &&
+               x->carry_a == y->carry_a && x->carry_b == y->carry_b && (x->carry_a || !carries) &&
+               (x->r.data != NULL) == (y->module->r != NULL);
+    }
+    return same;
+}
+
+bool factors_adopt(struct factors *f, const struct adapter *ad, const struct arch *arch)
+{
+    size_t sites = (size_t)arch->layers * SITES;
+    struct site_factors *site = calloc(sites, sizeof *site);
+    bool same = site && sites == f->sites;
+    for (size_t i = 0; i < sites && same; i++) {
+        site_plan(&site[i], ad, arch, (uint32_t)(i / SITES), (enum site)(i % SITES));
+        same = same_site(&f->site[i], &site[i]);
+    }
+    if (same) {
+        char *memory = f->memory;
+        for (size_t i = 0; i < sites; i++)
+            site_place(&site[i], ad, &memory, f->be->precision(f->ctx));
+        free(f->site);
+        f->site = site;
+        f->adapter = ad;
+        factors_refresh(f);
+    } else {
+        free(site);
+    }
+    return same;
 }
 
 /* A module with rank 0 has only a carry and never trains; with ADAPTER_R alone only modules with R

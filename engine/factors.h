@@ -21,9 +21,10 @@ enum { SITE_MODULES = 3 };
 
 struct factor { /* one module of a site */
     const struct adapter_module *module;
-    uint32_t rank, width; /* width: rank + carry rank */
-    uint32_t col;         /* its first column of H */
-    uint32_t slot;        /* index of the output within the site: q, k, v are 0, 1, 2 */
+    const float *carry_a, *carry_b; /* the carry that is packed here, where it is borrowed */
+    uint32_t rank, width;           /* width: rank + carry rank */
+    uint32_t col;                   /* its first column of H */
+    uint32_t slot;                  /* index of the output within the site: q, k, v are 0, 1, 2 */
     uint32_t d_out;
     struct mat b;            /* (d_out, width): s B or s B R, then the carry's */
     struct mat plain_b;      /* (d_out, rank), only with R */
@@ -40,7 +41,8 @@ struct factors {
     const struct backend *be;
     struct backend_context *ctx;
     const struct adapter *adapter;
-    struct site_factors *site; /* (layers * SITES) */
+    struct site_factors *site; /* (sites) */
+    size_t sites;              /* layers * SITES */
     uint32_t width_max, d_in_max;
     void *memory; /* all packed factors */
     float *stage; /* one module's tensors as float32, on the device */
@@ -48,7 +50,11 @@ struct factors {
 
 err factors_open(struct factors **out, const struct backend *be, struct backend_context *ctx,
                  const struct adapter *ad, const struct arch *arch);
-/* Packs the adapter's values again, after they have changed. */
+/* Packs another adapter in the memory of `f`. Its carry is not packed again: it must be the borrowed
+ * carry that `f` holds already. False: the modules, ranks or carry differ, and f is unchanged. The
+ * adapter that f was opened for may be closed. */
+bool factors_adopt(struct factors *f, const struct adapter *ad, const struct arch *arch);
+/* Reads A, B and R of the adapter again, after they have changed. The carry never changes. */
 void factors_refresh(struct factors *f);
 void factors_close(struct factors *f); /* accepts NULL */
 /* Whether a module of `layer` trains at `site` or at a later site of the same layer. */

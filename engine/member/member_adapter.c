@@ -5,19 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-static err check_state(const struct adapter_file *state, const struct member_round *r)
-{
-    const struct adapter_file_meta *meta = &state->meta;
-    if (strcmp(meta->base, r->base) != 0)
-        return err_make(ERR_INPUT,
-                        "the state of round %u is for the base %.16s..., ours is %.16s...",
-                        r->round, meta->base, r->base);
-    if (strcmp(meta->run, r->run) != 0)
-        return err_make(ERR_INPUT, "the state of round %u is of run \"%s\", expected \"%s\"",
-                        r->round, meta->run, r->run);
-    return ERR_NONE;
-}
-
 static bool has(const struct adapter_file_module *m, enum adapter_file_role role)
 {
     return m->factor[role].rows != 0;
@@ -80,6 +67,10 @@ static err module_spec(struct adapter_spec *out, const struct adapter_file_modul
                                  .small_matrix = p.small,
                                  .scale = p.rank ? p.scale : 0,
                                  .carry_rank = m->carry_rank + p.rest};
+    if (p.rest == 0 && m->carry_rank > 0) { /* all of the carry is the state's own */
+        out->carry_a = m->factor[ADAPTER_FILE_CARRY_A].f32;
+        out->carry_b = m->factor[ADAPTER_FILE_CARRY_B].f32;
+    }
     return ERR_NONE;
 }
 
@@ -126,7 +117,7 @@ static void rest_of_pair(struct adapter_module *to, const struct adapter_file_mo
 static void fill_carry(struct adapter_module *to, const struct adapter_file_module *m)
 {
     const struct adapter_file_factor *b = &m->factor[ADAPTER_FILE_CARRY_B];
-    if (m->carry_rank == 0) return;
+    if (m->carry_rank == 0 || to->carry_borrowed) return;
     memcpy(to->carry_a, m->factor[ADAPTER_FILE_CARRY_A].f32,
            (size_t)m->carry_rank * m->d_in * sizeof *to->carry_a);
     for (uint32_t i = 0; i < m->d_out; i++)
@@ -154,22 +145,28 @@ static void fill_module(struct adapter_module *to, const struct adapter_file_mod
     if (p.rest > 0) (p.small ? rest_of_square : rest_of_pair)(to, m);
 }
 
+static const struct adapter_file *file_of(const struct member_adapter *a)
+{
+    return a->shared ? &a->shared->file : &a->own.file;
+}
+
 static err build(struct member_adapter *a, const struct arch *arch, const struct member_round *r,
                  struct arena *arena)
 {
+    const struct adapter_file *state = file_of(a);
     const struct method *method = method_find(r->method);
     if (method == NULL)
         return err_make(ERR_INPUT, "this program does not know the method \"%.60s\"", r->method);
-    if (r->evaluates) return adapter_open_file(&a->adapter, arch, &a->state, 0);
+    if (r->evaluates) return adapter_open_file(&a->adapter, arch, state, 0);
     struct adapter_spec *spec = NULL;
-    TRY(arena_take(&spec, arena, a->state.count, sizeof *spec));
-    for (size_t i = 0; i < a->state.count; i++)
-        TRY(module_spec(&spec[i], &a->state.module[i], arch, r, method));
-    TRY(adapter_open(&a->adapter, arch, spec, a->state.count, r->trains));
-    for (size_t i = 0; i < a->state.count; i++) {
+    TRY(arena_take(&spec, arena, state->count, sizeof *spec));
+    for (size_t i = 0; i < state->count; i++)
+        TRY(module_spec(&spec[i], &state->module[i], arch, r, method));
+    TRY(adapter_open(&a->adapter, arch, spec, state->count, r->trains));
+    for (size_t i = 0; i < state->count; i++) {
         struct adapter_module *to = adapter_find(&a->adapter, spec[i].layer, spec[i].kind);
         REQUIRE(to != NULL);
-        fill_module(to, &a->state.module[i], r, method);
+        fill_module(to, &state->module[i], r, method);
     }
     return ERR_NONE;
 }
@@ -177,21 +174,10 @@ static err build(struct member_adapter *a, const struct arch *arch, const struct
 err member_adapter_open(struct member_adapter *out, const struct arch *arch,
                         const struct member_round *r)
 {
-    struct member_adapter a = {0};
+    struct member_adapter a = {.shared = r->state};
     struct arena arena = {0};
     err e;
-    TRY_OUT(e, adapter_file_open(&a.state, r->state_path));
-    TRY_OUT(e, check_state(&a.state, r));
-    if (r->frozen_path != NULL) {
-        TRY_OUT(e, adapter_file_open(&a.frozen, r->frozen_path));
-        TRY_OUT(e, adapter_file_join(&a.state, &a.frozen, r->frozen_digest));
-    }
-    if (adapter_file_needs_frozen(&a.state)) {
-        e = err_make(ERR_INPUT,
-                     "the state of round %u needs frozen factors that the task does not name",
-                     r->round);
-        goto out;
-    }
+    if (r->state == NULL) TRY_OUT(e, member_state_open(&a.own, r));
     TRY_OUT(e, build(&a, arch, r, &arena));
     *out = a;
     a = (struct member_adapter){0};
@@ -204,8 +190,7 @@ out:
 void member_adapter_close(struct member_adapter *a)
 {
     adapter_close(&a->adapter);
-    adapter_file_close(&a->state);
-    adapter_file_close(&a->frozen);
+    member_state_close(&a->own);
     *a = (struct member_adapter){0};
 }
 
@@ -239,10 +224,10 @@ static double alpha_of(const struct adapter_file_module *state, const struct mem
 {
     const struct method *method = method_find(r->method);
     if (method->fresh) return r->alpha;
-    if (has(state, ADAPTER_FILE_R) || a->state.meta.frozen[0] || rank == state->rank)
+    if (has(state, ADAPTER_FILE_R) || file_of(a)->meta.frozen[0] || rank == state->rank)
         return state->alpha;
     if (rank == r->rank) return r->alpha; /* the task's own word, to the last bit */
-    return state->scale * (a->state.meta.rslora ? sqrt(rank) : rank);
+    return state->scale * (file_of(a)->meta.rslora ? sqrt(rank) : rank);
 }
 
 static err fill_update(struct adapter_file_module *out, const struct adapter_file_module *state,
@@ -276,15 +261,15 @@ err member_adapter_write(const char *path, const struct member_adapter *a,
 {
     struct arena arena = {0};
     struct adapter_file_module *module = NULL;
-    const struct adapter_file_meta *state = &a->state.meta;
+    const struct adapter_file_meta *state = &file_of(a)->meta;
     uint32_t most = 0;
     size_t count = 0;
     err e;
-    TRY_OUT(e, arena_take(&module, &arena, a->state.count, sizeof *module));
-    for (size_t i = 0; i < a->state.count; i++) {
-        if (!adapts(r, a->state.module[i].name)) continue;
+    TRY_OUT(e, arena_take(&module, &arena, file_of(a)->count, sizeof *module));
+    for (size_t i = 0; i < file_of(a)->count; i++) {
+        if (!adapts(r, file_of(a)->module[i].name)) continue;
         module[count].rank = rank;
-        TRY_OUT(e, fill_update(&module[count], &a->state.module[i], a, r, &arena));
+        TRY_OUT(e, fill_update(&module[count], &file_of(a)->module[i], a, r, &arena));
         if (module[count].rank > most) most = module[count].rank;
         count++;
     }

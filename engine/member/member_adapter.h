@@ -15,13 +15,15 @@
 
 #include "agg/adapter/adapter_file.h"
 #include "engine/adapter.h"
+#include "engine/member/member_state.h"
 
 struct member_round {
     const char *run, *member, *method;
     const char *base; /* digest of our base, 64 hex */
     const char *state_path;
-    const char *frozen_path;   /* NULL: none */
-    const char *frozen_digest; /* 64 hex, or "" */
+    const char *frozen_path;    /* NULL: none */
+    const char *frozen_digest;  /* 64 hex, or "" */
+    struct member_state *state; /* opened already, of these files; NULL: opened here */
     uint32_t round;
     uint32_t rank; /* of this member's factors; 0: as the state's */
     double alpha;
@@ -37,7 +39,8 @@ struct member_round {
 
 struct member_adapter {
     struct adapter adapter;
-    struct adapter_file state, frozen;
+    struct member_state own;           /* opened for this adapter alone; or zero */
+    const struct member_state *shared; /* round->state, which must outlive the adapter */
 };
 
 /* ERR_INPUT when the state is of another base or run, or does not fit this model. */

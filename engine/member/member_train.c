@@ -10,6 +10,7 @@ static err train(struct train_result *out, struct adapter *adapter, const struct
     options.checkpoint = w->checkpoint;
     options.on_step = w->on_step;
     options.user = w->user;
+    if (w->round->state) options.packed = &w->round->state->packed;
     if (w->ledger == NULL) return train_run(out, adapter, w->engine, w->data, &options);
     TRY(member_options_private(&private, w->ledger, &options, w->round));
     return train_private_run(out, adapter, w->engine, w->data, &private);

@@ -87,6 +87,28 @@ err training_check(const struct train_options *o, const struct adapter *ad,
     return ERR_NONE;
 }
 
+static void factors_give(struct training *t)
+{
+    if (t->o->packed && t->factors) {
+        factors_close(*t->o->packed);
+        *t->o->packed = t->factors;
+    } else {
+        factors_close(t->factors);
+    }
+}
+
+static err factors_take(struct training *t)
+{
+    struct engine *e = t->e;
+    struct factors **packed = t->o->packed;
+    if (packed && *packed && factors_adopt(*packed, t->adapter, &e->model->arch)) {
+        t->factors = *packed;
+        *packed = NULL;
+        return ERR_NONE;
+    }
+    return factors_open(&t->factors, e->be, e->ctx, t->adapter, &e->model->arch);
+}
+
 /* Accepts one that training_open() could open only in part. */
 void training_close(struct training *t)
 {
@@ -94,7 +116,7 @@ void training_close(struct training *t)
     float *block[] = {t->value, t->first, t->second, t->gradient, t->added};
     for (size_t i = 0; i < sizeof block / sizeof block[0]; i++)
         if (block[i]) be->memory_give(t->e->ctx, block[i]);
-    factors_close(t->factors);
+    factors_give(t);
     free(t->start);
     free(t->penalty);
     free(t->row);
@@ -128,7 +150,7 @@ err training_open(struct training *t)
     TRY(e->be->memory_take(&t->gradient, e->ctx, bytes));
     TRY(penalty_open(t));
     e->be->copy_in(e->ctx, t->value, t->adapter->value, bytes);
-    return factors_open(&t->factors, e->be, e->ctx, t->adapter, &e->model->arch);
+    return factors_take(t);
 }
 
 /* Fisher-Yates shuffle, with a generator keyed by the epoch, so that the order of an epoch can be

@@ -12,6 +12,7 @@ enum train_schedule {
     TRAIN_COSINE = TRAINING_COSINE
 };
 
+struct factors; /* engine/factors.h */
 struct train_step;
 struct train_options {   /* filled by train_defaults() */
     uint64_t steps;      /* optimizer steps; 0: from epochs */
@@ -32,6 +33,10 @@ struct train_options {   /* filled by train_defaults() */
      * over the tensors that train, Frobenius norms, c = train_cut(rank, prune_gamma). */
     double prox;
     double prune_lambda, prune_gamma; /* gamma in (0, 1] */
+    /* NULL, or where packed factors wait between trainings over one engine: a training whose adapter
+     * borrows the same carry takes them and packs only what trains. The owner closes the last with
+     * factors_close(), before the engine. */
+    struct factors **packed;
     /* Called after every step. Returning false stops the training with ERR_STOPPED; the adapter
      * keeps the values of that step. */
     bool (*on_step)(void *user, const struct train_step *step);

@@ -61,8 +61,12 @@ static void adapter_random(struct adapter *ad, const struct setup *s, uint32_t r
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
         for (int kind = 0; kind < MODULE_KINDS; kind++)
             if (!small || kind != MODULE_K)
-                spec[count++] = (struct adapter_spec){
-                    layer, (enum module_kind)kind, rank, kind % 2 ? 3 : 0, small, 0.7};
+                spec[count++] = (struct adapter_spec){.layer = layer,
+                                                      .kind = (enum module_kind)kind,
+                                                      .rank = rank,
+                                                      .carry_rank = kind % 2 ? 3 : 0,
+                                                      .small_matrix = small,
+                                                      .scale = 0.7};
     unsigned trains = ADAPTER_A | ADAPTER_B | (small ? ADAPTER_R : 0);
     ok(adapter_open(ad, &s->model.arch, spec, count, trains));
     for (size_t i = 0; i < ad->count; i++) {
