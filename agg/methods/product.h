@@ -11,13 +11,13 @@
 
 #include "agg/round/method_round.h"
 
-/* What counts in place of factors that a member did not send. Weight removed by a robust rule
- * (1 - sum p_k) is dropped for methods that start afresh; otherwise it goes to the state's own
+/* The factors that count in place of those that a member did not send. Weight removed by a robust
+ * rule (1 - sum p_k) is dropped for methods that start afresh; otherwise it goes to the state's own
  * factors. */
 enum product_rest {
     PRODUCT_FRESH, /* nothing, because members add to zero (flora) */
     PRODUCT_STAYS, /* the state's factors, which were frozen meanwhile (flexlora) */
-    PRODUCT_GONE /* nothing beyond the rank of a smaller member (hetlora); the state's pair for a
+    PRODUCT_GONE   /* nothing beyond the rank of a smaller member (hetlora); the state's pair for a
                       member that sent nothing */
 };
 

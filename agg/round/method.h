@@ -71,8 +71,8 @@ struct method_next {
     uint32_t rounds; /* of the whole run, so that carry_error is spread over them; 0: not known */
     int threads;
     /* The server optimizer's memory (momentum, second moments), which is never sent: the file that
-     * the state names (its digest is fedlora.memory, and is checked; NULL if it names none), and the
-     * path of the next one. The next one is written before the state, which names it; only where
+     * the state names (NULL if it names none; its digest, fedlora.memory, is checked), and the path
+     * of the next one. That is written before the state, which names it; only where
      * report->memory_made. Needed if the run has a server optimizer, else NULL. */
     const char *memory_path, *memory_out;
     /* The path of new frozen factors, written only where report->frozen_made (basis=gradient, round

@@ -10,7 +10,7 @@
  *   intruders      the number of them with |<u_i, v_j>| < 1/2 for every leading left singular
  *                  vector v_j of S, the sum that the state added to W0 before (carry + s B A). v_j
  *                  is leading while those before it hold less than 0.99 of ||S||^2, and
- *                  j <= METHOD_DIAGNOSE_BEFORE. Where S is zero all are intruders. After "intruder
+ *                  j <= METHOD_DIAGNOSE_BEFORE. All are intruders if S is zero. After "intruder
  *                  dimensions" (Shuttleworth et al., arXiv 2410.21228), there against W0 itself.
  *
  * Pairs and directions are 0 where frozen factors are needed but not given, directions also where

@@ -7,9 +7,9 @@
  *                       d_in), whose product is v.
  *     second.<module>   second moments u, in the shapes of the trained factors
  *
- * All values are float32. What is absent is zero (u: tau^2). The file's bytes are a function of the
- * state, the memory before and the updates. A module that no member sent keeps its memory, as it
- * keeps its factors. */
+ * All values are float32. An absent tensor is zero (u: tau^2). The file's bytes are a function of
+ * the state, the memory before and the updates. A module that no member sent keeps its memory, as
+ * it keeps its factors. */
 #ifndef AGG_METHOD_SERVER_H
 #define AGG_METHOD_SERVER_H
 
