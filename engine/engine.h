@@ -20,7 +20,7 @@ struct engine;
 
 struct engine_options {
     const char *device;   /* "cpu", "cuda", "auto" (NULL) */
-    enum dtype precision; /* DTYPE_F32, DTYPE_BF16; DTYPE_NONE is auto: bf16 where it is fast */
+    enum dtype precision; /* DTYPE_F32, DTYPE_BF16; DTYPE_NONE is auto: bf16 where it is faster */
     int threads;          /* 0: all */
     bool inference;       /* forward passes only: weights take half the memory */
 };

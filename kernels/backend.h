@@ -57,7 +57,7 @@ struct backend_context; /* threads, scratch, cached primitives, the first failur
 struct backend_weight;  /* a frozen W (n, k), packed for its products */
 
 struct backend_options {
-    enum dtype precision; /* DTYPE_F32 or DTYPE_BF16; DTYPE_NONE: bf16 if the device has it */
+    enum dtype precision; /* DTYPE_F32 or DTYPE_BF16; DTYPE_NONE: bf16 if it is faster there */
     int threads;          /* 0: as many as the machine has */
 };
 

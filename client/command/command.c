@@ -85,7 +85,8 @@ static const struct option_row common_rows[] = {
      .at = AT(precision),
      .fallback = "auto",
      .choices = precisions,
-     .help = "precision of weights and activations; auto: bf16 if the CPU has native support"},
+     .help = "precision of weights and activations; auto: bf16 if the CPU has AMX, "
+             "f32 otherwise, because bf16 without AMX is slower"},
     {.flag = "seed",
      .kind = OPTION_INT,
      .at = AT(seed),

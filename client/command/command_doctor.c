@@ -152,8 +152,10 @@ static void find_precision(struct findings *f, const struct command_common *comm
         precision->problem = "the engine cannot start";
         return;
     }
-    snprintf(precision->value, sizeof precision->value, "%s on %s",
-             dtype_name(backend->precision(context)), backend->name);
+    bool f32 = backend->precision(context) == DTYPE_F32;
+    snprintf(precision->value, sizeof precision->value, "%s on %s%s",
+             dtype_name(backend->precision(context)), backend->name,
+             f32 ? " (BF16 is faster only with AMX)" : "");
     backend->close(context);
 }
 

@@ -22,7 +22,7 @@ static err cpu_open(struct backend_context **out, const struct backend_options *
     c->threads = o->threads > 0 ? o->threads : omp_get_num_procs();
     if (c->threads > LIMIT_THREADS) c->threads = LIMIT_THREADS;
     c->precision = o->precision;
-    if (o->precision == DTYPE_NONE) c->precision = cpu_has_bf16() ? DTYPE_BF16 : DTYPE_F32;
+    if (o->precision == DTYPE_NONE) c->precision = cpu_bf16_is_faster() ? DTYPE_BF16 : DTYPE_F32;
     err e = cpu_primitives_open(&c->primitives, c);
     if (err_is(e))
         cpu_close(c);

@@ -36,10 +36,10 @@ err onednn_check(dnnl_status_t s, const char *what)
     return err_make(ERR_MACHINE, "oneDNN: %s failed (status %d)", what, (int)s);
 }
 
-bool cpu_has_bf16(void)
+bool cpu_bf16_is_faster(void)
 {
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx;
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) ==
+           dnnl_cpu_isa_avx512_core_amx;
 }
 
 bool cpu_can_bf16(void)

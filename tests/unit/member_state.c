@@ -36,12 +36,13 @@ static void bench_open(struct bench *b)
     static const enum module_kind kinds[MODULES] = {MODULE_Q, MODULE_V, MODULE_DOWN};
     static char name[MODULES][LIMIT_TENSOR_NAME_BYTES];
     struct method_module module[MODULES];
-    snprintf(b->dir, sizeof b->dir, "/tmp/member_state.XXXXXX");
-    cr_assert_not_null(mkdtemp(b->dir));
+    char dir[] = "/tmp/member_state.XXXXXX";
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(b->dir, sizeof b->dir, "%s", dir);
     for (int i = 0; i < 2; i++)
-        snprintf(b->state[i], sizeof b->state[i], "%s/state%d", b->dir, i);
+        snprintf(b->state[i], sizeof b->state[i], "%s/state%d", dir, i);
     for (int i = 0; i < MEMBERS; i++)
-        snprintf(b->update[i], sizeof b->update[i], "%s/update%d", b->dir, i);
+        snprintf(b->update[i], sizeof b->update[i], "%s/update%d", dir, i);
     OK(model_open(&b->model, BASE));
     OK(engine_open(&b->engine, &b->model,
                    &(struct engine_options){.precision = DTYPE_F32, .threads = 1}));
