@@ -280,6 +280,8 @@ static bool is_listed(const struct option_list *list, const char *id)
     return false;
 }
 
+/* Asked at every call of a member, so a name removed from the configuration is refused from the
+ * next start on. */
 bool config_allows(const struct config *config, const char *member)
 {
     return is_listed(&config->allowed, member);

@@ -48,8 +48,8 @@ static bool field_is_utf8(const ProtobufCMessage *message, const ProtobufCFieldD
     return true;
 }
 
-/* protobuf-c accepts any bytes as text, but the wire format promises UTF-8. The recursion is bounded,
- * because no message of fedlora.proto contains itself. */
+/* protobuf-c accepts any bytes as text, but the wire format promises UTF-8. The recursion is
+ * bounded, because no message of fedlora.proto contains itself. */
 static bool all_text_is_utf8(const ProtobufCMessage *message)
 {
     for (unsigned i = 0; i < message->descriptor->n_fields; i++)

@@ -1,6 +1,6 @@
 /* Synchronous calls. Each has its own completion queue and waits on it in short slices, so that
- * an interrupt, the deadline and a stall are all noticed. Whatever happens, the call is
- * cancelled and drained before the function returns, so nothing of it is left behind. */
+ * an interrupt, the deadline and a stall are all noticed. Every call is cancelled if necessary
+ * and drained before the function returns, so nothing of it is left behind. */
 #include "proto/rpc_internal.h"
 
 #include "base/digest.h"

@@ -63,7 +63,7 @@ struct round_event {
     const char *reason;
 };
 
-/* What the owner must do, as flags; all are about round_under_way(). */
+/* Flags: actions that the owner must carry out, all about round_under_way(). */
 enum round_action {
     ROUND_DO_START = 1,     /* make state 0 */
     ROUND_DO_OPEN = 2,      /* the round has opened: make that durable */

@@ -25,6 +25,7 @@ const char *round_activity(const struct round *r, size_t member, uint64_t now_ms
     return phase == ROUND_TRAINING && handed ? "training" : "waiting";
 }
 
+/* One member that is waited for, with the reason in parentheses. */
 static void say_member(struct bytes *out, const struct round *r, const struct round_member *m,
                        uint64_t now_ms)
 {

@@ -195,6 +195,7 @@ static enum round_phase hold_of(const char *text)
                                       : ROUND_WAITING;
 }
 
+/* Absent until the first hello. */
 static err load_modules(struct run *run, const struct store_run *was)
 {
     if (!was->modules_size) return ERR_NONE;

@@ -342,7 +342,7 @@ err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
     return ERR_NONE;
 }
 
-/* ------------------------------------------------------------------------------------- members */
+/* NULL for the state, which is no member. */
 static const Fedlora__V1__MemberConfig *find_member(const run_config_t *c, const char *member)
 {
     for (size_t i = 0; i < c->n_members && member; i++)
@@ -364,6 +364,7 @@ bool run_config_rslora(const run_config_t *c, const char *member)
     return m && *m->rslora ? !strcmp(m->rslora, "yes") : c->rslora;
 }
 
+/* The method trains R between frozen factors, a square matrix of the rank. */
 static bool is_square(const struct method *method)
 {
     return method->factors(1) & METHOD_R;

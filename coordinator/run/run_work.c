@@ -93,6 +93,7 @@ void run_work_failed(struct run *run, err e)
     run_apply(run, &event);
 }
 
+/* For the log only; the events of the round were stored with it. */
 static void log_published(const struct run *run, const struct publish_job *job)
 {
     const struct store_round *r = &job->result;

@@ -103,6 +103,8 @@ static void get_begin(struct rpc_call *call, const void *data, size_t size)
         answer_status(call, run);
 }
 
+/* The operator's answer is the status after the command, so that a script sees whether it took
+ * effect. */
 static void hold(struct rpc_call *call, const void *data, size_t size, enum round_event_kind kind)
 {
     struct run *run = NULL;

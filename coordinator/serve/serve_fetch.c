@@ -51,6 +51,7 @@ static err find_fetched(struct download *d, struct rpc_call *call,
     return ERR_NONE;
 }
 
+/* The state is set before the first check, so that fetch_over() frees it on every path. */
 static void fetch_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__FetchRequest *request = NULL;

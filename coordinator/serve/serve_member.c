@@ -120,6 +120,7 @@ static void answer_evaluate(struct run *run, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
+/* Also for a stopped run: the member gets the newest state and leaves. */
 static void answer_finished(struct run *run, struct rpc_call *call)
 {
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
@@ -142,6 +143,8 @@ static const char *drawn_reason(const struct run *run)
     return phase == ROUND_PAUSED || phase == ROUND_FAILED ? "an operator" : "the round under way";
 }
 
+/* The retry is short, because the long poll itself does the waiting; it only spaces out the
+ * calls of members that ask without waiting. */
 static void answer_wait(struct run *run, struct rpc_call *call)
 {
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;

@@ -84,6 +84,8 @@ static err check_header(const struct serve *s, const Fedlora__V1__SubmitHeader *
     return ERR_NONE;
 }
 
+/* An upload belongs to a member of a run, or to an operator; two operators can upload the same
+ * file at once without disturbing each other. */
 static void fill_key(struct spool_key *key, struct rpc_call *call, const struct run *run,
                      const Fedlora__V1__SubmitHeader *h)
 {
@@ -141,6 +143,8 @@ static void upload_begin(struct rpc_call *call, const void *data, size_t size)
     rpc_call_next(call);
 }
 
+/* The file stays, because a refusal may be about the moment (a full disk, a second connection);
+ * the next header decides whether it is of use. */
 static void refuse_upload(struct upload *u, err e)
 {
     u->ended = true;
@@ -279,8 +283,7 @@ static void upload_over(struct rpc_call *call, bool answered)
     free(u);
 }
 
-/* ------------------------------------------------------------------------- an operator's uploads
- */
+/* An operator's upload has no round and no weight, so only size and digest are checked. */
 static err put_key(struct spool_key *key, struct rpc_call *call, const Fedlora__V1__PutHeader *put)
 {
     Fedlora__V1__SubmitHeader h = FEDLORA__V1__SUBMIT_HEADER__INIT;

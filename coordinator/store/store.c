@@ -189,6 +189,7 @@ err store_evaluated(struct store *store, int64_t run, const char *member,
     return db_end(&store->db, e);
 }
 
+/* Adds to the row, because the loop thread counts only what is new since the last write. */
 err store_bytes_down(struct store *store, int64_t run, const char *member, uint64_t bytes)
 {
     return db_run(&store->db, "UPDATE members SET bytes_down=bytes_down+? WHERE run=? AND id=?",
@@ -262,6 +263,8 @@ static err insert_update(struct db *db, const struct store_update *u)
     return insert_event(db, run, &event);
 }
 
+/* All updates of a batch share one commit, and so one flush of the disk; a receipt is sent only
+ * after it. */
 err store_receipts(struct store *store, const struct store_update *update, size_t count)
 {
     TRY(db_begin(&store->db));
@@ -309,8 +312,8 @@ static err give_up_old(struct db *db, const struct store_publish *p)
     return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
 }
 
-/* What is released is charged in the same transaction, or not published. The noisy mean is given
- * up: the state contains it now. */
+/* The charge and the release are one transaction, so nothing is published without being charged.
+ * The noisy mean is given up: the state contains it now. */
 static err insert_release(struct db *db, const struct store_publish *p)
 {
     const struct release *r = p->release;
@@ -335,6 +338,9 @@ static err insert_release(struct db *db, const struct store_publish *p)
     return insert_event(db, p->run, &stopped);
 }
 
+/* The order matters only for the two checks: the release must be of this very state, and the
+ * round must be the next one. Events come last, so that their numbers are in the order of the
+ * rows. */
 static err publish_rows(struct db *db, const struct store_publish *p)
 {
     REQUIRE(p->release && digest_equal(release_state(p->release), &p->round.state.digest));
@@ -380,6 +386,8 @@ err store_reports_skipped(uint32_t *out, struct store *store, int64_t run)
     return ERR_NONE;
 }
 
+/* An operator may upload a file and never use it, so the number of pins is limited. The same
+ * file again does not count twice. */
 err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max)
 {
     int64_t pins = 0;

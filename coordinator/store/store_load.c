@@ -43,6 +43,7 @@ static err copy_blob(const void **out, size_t *size, const struct db_query *q, i
     return ERR_NONE;
 }
 
+/* A digest and its size, in two neighbouring columns. */
 static void read_blob_name(struct store_blob *out, const struct db_query *q, int column)
 {
     if (db_query_digest(&out->digest, q, column)) out->size = (uint64_t)db_query_int(q, column + 1);

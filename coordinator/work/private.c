@@ -43,6 +43,7 @@ static struct shape shape_of(const struct adapter_file *state, const struct adap
     return (struct shape){role == ADAPTER_FILE_B ? m->d_out : r, r};
 }
 
+/* Roles after R (the carry) are never trained. */
 static bool trains(const struct task *task, int role)
 {
     static const unsigned flag[] = {METHOD_A, METHOD_B, METHOD_R};
@@ -400,6 +401,7 @@ static err plan_training(struct ledger_terms *out, struct private_round *p,
     return ledger_plan(&p->next_line, &p->ledger.head, &p->key, out);
 }
 
+/* The sampling rate is part of the charge: it is what amplifies privacy. */
 static err make_release(struct release **out, struct private_round *p, const struct digest *state)
 {
     const struct ledger_terms *t = p->ledger.in_force;
