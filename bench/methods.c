@@ -485,22 +485,10 @@ static err run(struct bench *b)
 int main(int argc, char **argv)
 {
     static struct bench b;
-    const struct option_table table = {rows, sizeof rows / sizeof *rows};
-    const struct option_set set = {&table, 1};
-    struct option_list rest = {0};
     struct arena arena = {0};
-    struct bytes help = {.max = 1 << 16};
-    err e = option_defaults(&b.o, &set, &arena);
-    if (!err_is(e)) e = option_read_args(&b.o, &set, argc - 1, argv + 1, &rest, &arena);
-    if (!err_is(e) && b.o.help) {
-        e = option_help(&help, &set);
-        if (!err_is(e)) printf("%s", (const char *)help.data);
-    } else {
-        if (!err_is(e)) e = option_check(&b.o, &set);
-        if (!err_is(e)) e = run(&b);
-    }
+    err e = read_options(&b.o, argc, argv, &arena);
+    if (!err_is(e) && !b.o.help) e = run(&b);
     if (err_is(e)) fprintf(stderr, "bench_methods: %s\n", e.text);
-    bytes_close(&help);
     bench_close(&b);
     arena_close(&arena);
     return err_exit_code(e);

@@ -4,6 +4,8 @@
 
 #include "base/training_options.h"
 
+#include <stdio.h>
+
 struct bench_options {
     const char *base, *data, *test, *method, *out, *label, *ranks, *targets, *frozen;
     int64_t rank, rounds, steps, batch, seq, seed, threads, check_rows;
@@ -65,5 +67,23 @@ static const struct option_row rows[] = {
     {.flag = "option", .kind = OPTION_LIST, .at = AT(option), .help = "key=value, the method's"},
     {.flag = "help", .kind = OPTION_FLAG, .at = AT(help), .help = "this text"},
 };
+
+/* Options from the command line, checked; with --help the help is printed instead of the check. */
+static err read_options(struct bench_options *out, int argc, char **argv, struct arena *arena)
+{
+    const struct option_table table = {rows, sizeof rows / sizeof *rows};
+    const struct option_set set = {&table, 1};
+    struct option_list rest = {0};
+    struct bytes help = {.max = 1 << 16};
+    err e = option_defaults(out, &set, arena);
+    if (!err_is(e)) e = option_read_args(out, &set, argc - 1, argv + 1, &rest, arena);
+    if (!err_is(e) && !out->help) e = option_check(out, &set);
+    if (!err_is(e) && out->help) {
+        e = option_help(&help, &set);
+        if (!err_is(e)) printf("%s", (const char *)help.data);
+    }
+    bytes_close(&help);
+    return e;
+}
 
 #endif
