@@ -260,7 +260,7 @@ Test(account, each_refusal_says_what_was_expected)
     both.engine = ACCOUNT_PRV;
     refused(account_epsilon(&spent, &e, 1, .1, &both), ERR_INPUT, "prv accounts only for adding");
     e = plan(.5, .3, 1000000);
-    refused(account_epsilon(&spent, &e, 1, 1e-5, &with_prv), ERR_LIMIT, "points, at most 16777216");
+    refused(account_epsilon(&spent, &e, 1, 1e-5, &with_prv), ERR_LIMIT, "points is needed, at most 16777216");
     e = plan(.001, 5, 1000000);
     refused(account_epsilon(&spent, &e, 1, 1e-10, &with_prv), ERR_LIMIT, "does not resolve");
 }
