@@ -17,7 +17,8 @@ static bool adapts(const struct member_round *r, const char *module)
     return r->adapts_count == 0;
 }
 
-/* What trains of a module, and how much carry what stays of its pair makes. */
+/* The part of a module this member trains, and the rank by which the rest enlarges the frozen
+ * carry. */
 struct part {
     uint32_t rank, rest;
     bool small;

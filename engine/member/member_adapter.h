@@ -1,8 +1,8 @@
 /* A round's state as an adapter over our base, and back: what this member trains of it, what stays
  * frozen beside that, and the update file. The same inputs give the same bytes.
  *
- * What trains of a module, with the state's pair B (d_out, r), A (r, d_in), its scale s, and this
- * member's rank q (0, or above r: r):
+ * The part that trains of a module whose state has the pair B (d_out, r), A (r, d_in) at scale s. The
+ * member's rank is q; 0, or a rank above r, means r:
  *
  *   fresh     A of rank q drawn anew, B = 0, at the task's alpha
  *   else      the leading q columns of B and rows of A, or the (q, q) block of R, at scale s;
