@@ -1,5 +1,5 @@
-/* OpenSSL's headers. They have a type called ERR_STATE (err.h: the error queue), which nobody uses
- * and which must not meet ours: it gets another name here. */
+/* OpenSSL's headers. They have a type called ERR_STATE (the error queue), which is not used here
+ * and clashes with base/err.h, so it gets another name. */
 #ifndef PROTO_RPC_OPENSSL_H
 #define PROTO_RPC_OPENSSL_H
 

@@ -1,4 +1,4 @@
-/* The beginning of a run: created by an operator, or loaded from the store after a restart. */
+/* How a run comes into being: created by an operator, or loaded from the store after a restart. */
 #include "coordinator/run/run.h"
 
 #include "base/text.h"

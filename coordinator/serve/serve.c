@@ -214,7 +214,7 @@ static err allow(void *context, const struct rpc_peer *peer)
     return e;
 }
 
-/* A burst of four seconds' calls, and at least one call, otherwise nobody could ever call. */
+/* A burst of four seconds' calls, and at least one call, otherwise no call would be allowed. */
 static err open_rate(struct serve *s)
 {
     double per_second = s->config->calls_per_second;
@@ -243,7 +243,7 @@ static err open_server(struct serve *s)
     return ERR_NONE;
 }
 
-/* A run that cannot be loaded stops the start: going on without it would look as if it did not
+/* A run that cannot be loaded stops the start: continuing without it would look as if it did not
  * exist. */
 static err load_runs(struct serve *s)
 {

@@ -20,7 +20,7 @@ struct download {
     size_t member;
 };
 
-/* Only states and frozen factors can be fetched: nobody, the operator included, can read a
+/* Only states and frozen factors can be fetched: no peer, not even an operator, can read a
  * member's update. The file is opened here, so it can be read to its end even if the round that
  * gives it up is published meanwhile. */
 static err find_fetched(struct download *d, struct rpc_call *call,

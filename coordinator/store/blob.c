@@ -32,7 +32,7 @@ static err flush_file(const char *path)
 }
 
 /* A crash between rename and the flush of the folder may lose the name, never the content under
- * it; the caller has told nobody yet. */
+ * it; no receipt was sent yet. */
 err blob_adopt(const char *data_dir, const char *part, const struct digest *digest)
 {
     struct blob_path path = blob_path(data_dir, digest);

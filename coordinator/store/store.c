@@ -50,7 +50,7 @@ err store_blob_known(bool *out, struct store *store, const struct digest *digest
     return ERR_NONE;
 }
 
-/* Updates and noisy means are absent from this list: nobody, the operator included, may read
+/* Updates and noisy means are absent from this list: no peer, not even an operator, may read
  * them. */
 err store_blob_public(bool *out, struct store *store, int64_t run, const struct digest *digest)
 {

@@ -375,7 +375,7 @@ void publish_run(struct work_job *batch, struct store *store)
         publish_one((struct publish_job *)(void *)job, store);
 }
 
-/* Also frees the noise if nobody took it, and the contributions' paths. */
+/* Also frees the noise if it was not used, and the contributions' paths. */
 void publish_close(struct publish_job *job)
 {
     private_noise_ahead_close(job->noise_ahead);
