@@ -5,8 +5,8 @@
                           [--seeds 1,2,3] [--keep N] [--base PATH]
 
 Every pair of alpha and learning rate is trained in the demo's federation (its data, ranks, rounds and
-steps) with the first seed. The --keep pairs of least validation loss are trained with the other
-seeds too, and the pair of least mean validation loss is chosen. Fed-SB has no alpha: more rates
+steps) with the first seed. The --keep pairs of highest validation accuracy (of equal ones, the least
+loss) are trained with the other seeds too, and the best mean is chosen. Fed-SB has no alpha: more rates
 are tried instead. Validation rows share no pair of symptom and detail with the test rows
 (deploy/demo_data.py). DIR/search.jsonl has one line a training; a second call trains only what is
 missing.
@@ -68,14 +68,14 @@ def basis(options):
 
 
 def search(options, method):
-    """Rows (mean loss, mean accuracy, seeds, alpha, rate), best first."""
+    """Rows (-seeds, -mean accuracy, mean loss, alpha, rate), best first."""
     alphas, rates, _ = METHODS[method]
     if options.alphas and alphas != [0]:
         alphas = [float(alpha) for alpha in options.alphas.split(",")]
     if options.rates:
         rates = [float(rate) for rate in options.rates.split(",")]
     first = {(a, r): train(options, method, a, r, options.seeds[0]) for a in alphas for r in rates}
-    kept = sorted(first, key=lambda pair: first[pair]["loss"])[: options.keep]
+    kept = sorted(first, key=lambda pair: (-first[pair]["accuracy"], first[pair]["loss"]))[: options.keep]
     table = []
     for pair, row in first.items():
         rows = [row]
@@ -83,7 +83,7 @@ def search(options, method):
             rows += [train(options, method, *pair, seed) for seed in options.seeds[1:]]
         loss = sum(r["loss"] for r in rows) / len(rows)
         accuracy = sum(r["accuracy"] for r in rows) / len(rows)
-        table.append((-len(rows), loss, accuracy, *pair))
+        table.append((-len(rows), -accuracy, loss, *pair))
     return sorted(table)
 
 
@@ -106,8 +106,8 @@ def main():
     subprocess.run(["python3", data, os.path.join(options.dir, "data"), *rows], check=True, stdout=subprocess.DEVNULL)
     print("| method | alpha | learning rate | validation loss | accuracy | seeds |\n|---|--:|--:|--:|--:|--:|")
     for method in options.methods.split(","):
-        for seeds, loss, accuracy, alpha, rate in search(options, method):
-            print(f"| {method} | {f'{alpha:g}' if alpha else '-'} | {rate:g} | {loss:.3f} | {100 * accuracy:.1f} % | {-seeds} |")
+        for seeds, accuracy, loss, alpha, rate in search(options, method):
+            print(f"| {method} | {f'{alpha:g}' if alpha else '-'} | {rate:g} | {loss:.3f} | {-100 * accuracy:.1f} % | {-seeds} |")
 
 
 if __name__ == "__main__":

@@ -195,6 +195,10 @@ struct method {
      * start from the state's factors. */
     bool fresh;
 
+    /* ---- defaults of a run ---- */
+    double lr;    /* learning rate; 0: that of base/training_options.h */
+    double alpha; /* LoRA alpha, the same at every rank; 0: twice the rank */
+
     /* ---- where it can be used ---- */
     /* Keys of method_options_table() that only some methods take, NULL-terminated. */
     const char *options[METHOD_OWN_OPTIONS + 1];

@@ -29,6 +29,20 @@ static err private_names(struct bytes *out)
     return ERR_NONE;
 }
 
+/* "flora --lr 0.002 --alpha 64": the methods whose defaults differ from the option table. */
+static err own_defaults(struct bytes *out)
+{
+    size_t count = 0;
+    for (const char *const *name = method_names(); *name; name++) {
+        const struct method *m = method_find(*name);
+        if (m->lr == 0 && m->alpha == 0) continue;
+        TRY(bytes_printf(out, "%s%s", count++ ? ", " : "", *name));
+        if (m->lr > 0) TRY(bytes_printf(out, " --lr %g", m->lr));
+        if (m->alpha > 0) TRY(bytes_printf(out, " --alpha %g", m->alpha));
+    }
+    return count ? ERR_NONE : bytes_printf(out, "none");
+}
+
 /* Everything comes from the registry of methods, so that a new method appears here without an
  * edit. */
 err method_help(struct bytes *out)
@@ -40,6 +54,8 @@ err method_help(struct bytes *out)
         TRY(bytes_printf(out, "  %-12s%s\n", *name, method_find(*name)->summary));
     TRY(bytes_printf(out, "\nmethods with client-level privacy (--privacy client): "));
     TRY(private_names(out));
+    TRY(bytes_printf(out, "\nmethods with defaults of their own: "));
+    TRY(own_defaults(out));
     TRY(bytes_printf(
         out,
         "\n\noptions of the methods: --option KEY=VALUE [default] (only for these methods)\n"));

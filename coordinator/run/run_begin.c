@@ -92,7 +92,7 @@ static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
 {
     struct method_options options;
     bool known = false;
-    TRY(run_config_complete(config));
+    TRY(run_config_create(config));
     run_config_options(&options, config);
     TRY(run_privacy_judge(config, &options));
     if (run_privacy_central(config) && !shop->config->ledger_key)

@@ -46,7 +46,7 @@ static err in_range(const char *field, double value, double least, double most)
 /* Defaults of local training that differ from base/training_options.h for this method. */
 static void method_defaults(struct training_options *t, const struct method *method)
 {
-    (void)t, (void)method; /* none yet; alpha is run_config_alpha()'s */
+    if (method->lr > 0) t->lr = method->lr; /* alpha is in run_config_alpha() */
 }
 
 static err complete_training(run_config_t *c, const struct method *method)
@@ -195,6 +195,13 @@ err run_config_complete(run_config_t *c)
     TRY(check_options(&options, c, method));
     TRY(check_members(c, method));
     return run_privacy_check(c, &options);
+}
+
+err run_config_create(run_config_t *c)
+{
+    const struct method *method = method_find(c->method);
+    if (method && c->alpha == 0) c->alpha = method->alpha;
+    return run_config_complete(c);
 }
 
 const struct method *run_config_method(const run_config_t *c)

@@ -15,6 +15,9 @@ enum { RUN_CONFIG_REPORT_EVERY = 10 };
 /* Fills in defaults for absent fields (zero or empty), then checks every range. ERR_INPUT names the
  * field. */
 err run_config_complete(Fedlora__V1__RunConfig *config);
+/* The same for a run that is being created: an absent alpha becomes the method's default. A stored
+ * run keeps the alpha that it was created with. */
+err run_config_create(Fedlora__V1__RunConfig *config);
 
 /* The method and its options, of a configuration that run_config_complete() has checked. */
 const struct method *run_config_method(const Fedlora__V1__RunConfig *config);

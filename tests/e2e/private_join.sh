@@ -163,6 +163,6 @@ refuse_create "privacy: dropout 0.1: expected 0 with unit example" --dropout 0.1
 refuse_create "privacy: members' evaluations reveal" --evaluate-every 1
 refuse_create "adaptive clipping needs unit client" --adaptive-clip
 refuse_create "bases from gradients without noise" --option basis=gradient
-refuse_create "expected basis=gradient" --basis-clip 1
+refuse_create "has no effect without basis=gradient" --basis-clip 1
 stop_coordinator
 echo "example-level privacy over the wire: charged once, whoever is killed; promises judged beforehand"

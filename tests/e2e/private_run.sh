@@ -42,7 +42,7 @@ refuse_create() { # TEXT METHOD OPTION...
 refuse_create "bases from gradients without noise reveal the data" fed-sb --option basis=gradient
 refuse_create "robust=krum picks by looking at all members" fed-sb --option robust=krum
 refuse_create "flora sends every member's factors to all members" flora
-refuse_create "expected basis=gradient" fed-sb --basis-clip 1
+refuse_create "has no effect without basis=gradient" fed-sb --basis-clip 1
 refuse_create "expected --deadline" fed-sb --deadline 0s
 refuse_create "delta 0.5 is not below one over the 3 members" fed-sb --delta 0.5
 refuse_create "the budget is missing" fed-sb --epsilon 0
