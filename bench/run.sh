@@ -19,22 +19,50 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
 Build first: cmake --preset release && cmake --build build/release
 USAGE
 }
+# rival NAME PROGRAM: the round of 16 clients with another system; PROGRAM prints one JSON line with median_s.
+rival() {
+  local work line
+  work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-rival-XXXXXX")
+  line=$("${@:2}" load -w "$work/load" -k 16 2>"$work/log" | tail -n 1) || true
+  python3 - "$1" "$line" <<'PYTHON' || { echo "$1: no result"; tail -n 3 "$work/log"; }
+import json, sys
+name, line = sys.argv[1], json.loads(sys.argv[2])
+peak = max(part["total"] for part in line["peak_pss_mib"].values())
+print(f"{name}: {line['median_s']:.2f} s a round, at most {peak:.0f} MiB in its server or one client")
+PYTHON
+  rm -rf "$work"
+}
+# FEDLORA_RIVALS names a folder with load programs for the rivals (nvflare_load.py, flower_load.py: K clients that
+# upload 40 MB each, MODE -w WORKDIR -k K); FEDLORA_NVFLARE and FEDLORA_FLOWER the environments they are installed in.
+rivals() {
+  echo
+  if [ -z "${FEDLORA_RIVALS:-}" ]; then
+    echo "Rivals are not measured: FEDLORA_RIVALS names no folder with their load programs."
+  else
+    if [ -n "${FEDLORA_NVFLARE:-}" ]; then
+      rival NVFlare "$FEDLORA_NVFLARE/bin/python" "$FEDLORA_RIVALS/nvflare_load.py"
+    fi
+    if [ -n "${FEDLORA_FLOWER:-}" ]; then
+      FLWR_BIN=$FEDLORA_FLOWER/bin rival Flower "$FEDLORA_FLOWER/bin/python" "$FEDLORA_RIVALS/flower_load.py"
+    fi
+  fi
+  cat <<'QUOTED'
+Quoted from another day: the same work with 16 clients on one two-core machine, TLS included, took
+NVFlare 2.9 10.8 s a round and 1.3 GiB, Flower 1.41 47.8 s and 2.9 GiB.
+QUOTED
+}
 # Updates of rank 32 on all seven projections of SmolLM2-135M: 39 MB each.
 coordinator() {
   local program=$bench/../build/release/bench_coordinator
   cmake --build "$bench/../build/release" --target bench_coordinator fedlorad >/dev/null
   if [ $# -gt 0 ]; then exec "$program" "$@"; fi
-  echo "16 members, means of factors, as the rivals quoted below combine:"
+  echo "16 members, means of factors, as the rivals below combine:"
   "$program" --members 16 --rank 32 --rounds 3 --method fedit
   echo
   echo "64 members, means of factors, then exact stacking:"
   "$program" --members 64 --rank 32 --rounds 2 --method fedit
   "$program" --members 64 --rank 32 --rounds 1 --method flora
-  cat <<'QUOTED'
-
-Quoted, not measured in this run: the same work with 16 clients on one two-core machine, TLS included,
-took NVFlare 2.9 10.8 s a round and 1.3 GiB, Flower 1.41 47.8 s and 2.9 GiB.
-QUOTED
+  rivals
 }
 
 bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
