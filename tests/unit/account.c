@@ -184,8 +184,8 @@ Test(account, composition_does_not_depend_on_order_or_grouping)
     cr_assert(prv.lower <= pld && pld <= prv.epsilon);
 }
 
-/* Many releases of full participation are one of very little noise, beside which others are small.
- */
+/* Many releases of full participation are one of very little noise, beside which
+ * others are small. */
 Test(account, a_large_loss_and_a_small_one_add_up)
 {
     struct account_event both[] = {plan(1, .8, 4500), plan(.01, 2, 100)};
@@ -260,7 +260,8 @@ Test(account, each_refusal_says_what_was_expected)
     both.engine = ACCOUNT_PRV;
     refused(account_epsilon(&spent, &e, 1, .1, &both), ERR_INPUT, "prv accounts only for adding");
     e = plan(.5, .3, 1000000);
-    refused(account_epsilon(&spent, &e, 1, 1e-5, &with_prv), ERR_LIMIT, "points is needed, at most 16777216");
+    refused(account_epsilon(&spent, &e, 1, 1e-5, &with_prv), ERR_LIMIT,
+            "points is needed, at most 16777216");
     e = plan(.001, 5, 1000000);
     refused(account_epsilon(&spent, &e, 1, 1e-10, &with_prv), ERR_LIMIT, "does not resolve");
 }

@@ -96,8 +96,8 @@ Test(central, adapts_the_norm_and_charges_both_releases_as_one)
     central_close(&c);
 }
 
-/* The fraction b of unclipped members, computed back from the new norm C' = C exp(-rate (b - 1/2)).
- */
+/* The fraction b of unclipped members, computed back from the new norm C' = C exp(-rate
+ * (b - 1/2)). */
 static double fraction_of(const float (*member)[4], const size_t count[2], double weight,
                           double denominator)
 {

@@ -1,5 +1,5 @@
-/* Half and bfloat16 against the compiler's own _Float16 and against arithmetic, over every value.
- */
+/* Half and bfloat16 against the compiler's own _Float16 and against arithmetic,
+ * over every value. */
 #include "base/dtype.h"
 
 #include "tests/support/support.h"

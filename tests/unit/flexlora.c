@@ -177,8 +177,8 @@ Test(flexlora, with_the_tail_carried_every_round_is_exact)
     }
 }
 
-/* A rank above the modules' own sizes cuts nothing; and a member counted twice is the same member.
- */
+/* A rank above the modules' own sizes cuts nothing; and a member counted twice is
+ * the same member. */
 Test(flexlora, a_rank_larger_than_a_module_and_duplicates_are_no_trouble)
 {
     const struct method *m = method_find("flexlora");

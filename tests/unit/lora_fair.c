@@ -115,8 +115,8 @@ Test(lora_fair, the_closed_form_is_the_ridge_solution_of_the_dense_problem)
     method_report_close(&plain);
 }
 
-/* 1 - cos(X, B A) + lambda ||B - Bbar||, and its gradient in B (of the norm's part zero at zero).
- */
+/* 1 - cos(X, B A) + lambda ||B - Bbar||, and its gradient in B (of the norm's part
+ * zero at zero). */
 static double objective(double *gradient, const struct dense_fair *d, const double *B,
                         double lambda)
 {

@@ -1,5 +1,5 @@
-/* basis=gradient: two rounds of gradients give the frozen factors, and training starts in round 3.
- */
+/* basis=gradient: two rounds of gradients give the frozen factors, and training starts
+ * in round 3. */
 #include "agg/round/method_options.h"
 
 #include "tests/support/method_fixture.h"

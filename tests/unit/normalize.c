@@ -28,8 +28,8 @@ static void check(const char *json, const char *text, const char *want)
 
 Test(normalize, forms_are_unicodes)
 {
-    /* From NormalizationTest.txt: composition, canonical order, singletons, Hangul, compatibility.
-     */
+    /* From NormalizationTest.txt: composition, canonical order,
+     * singletons, Hangul, compatibility. */
     check("{\"type\":\"NFC\"}", "e\xCC\x81 x", "\xC3\xA9 x");
     check("{\"type\":\"NFC\"}", "D\xCC\x87\xCC\xA3", "\xE1\xB8\x8C\xCC\x87");
     check("{\"type\":\"NFC\"}", "\xE2\x84\xAB", "\xC3\x85");
