@@ -4,6 +4,7 @@
 
 static atomic_bool released;
 static atomic_uint seen, with_directions; /* reports, in the order of rounds; bits */
+static atomic_uint calls;                 /* of the hook */
 static atomic_bool dies;
 
 static void hold_report(const struct work_job *job)
@@ -150,7 +151,35 @@ Test(report, does_not_delay_a_stop)
     support_dir_remove(dir);
 }
 
-static struct digest state_of(const char *dir, bool first_reported)
+/* The worker kills the process when it begins the report of the first round. */
+static err die_in_report(struct run_shop *shop)
+{
+    struct script script = {0};
+    publish_report_hook = hold_report;
+    atomic_store(&dies, true);
+    ok(find_or_create(&script.run, shop));
+    while (script.run->round.published < 1)
+        turn(&script, shop);
+    pause();
+    return ERR_NONE;
+}
+
+static void kill_in_report(const char *dir)
+{
+    int status;
+    fflush(NULL);
+    pid_t child = fork();
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        log_init(LOG_ERROR, false);
+        err e = serve_run_with(dir, die_in_report);
+        _exit(err_is(e) ? 1 : 2);
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static struct digest state_of(const char *dir, bool first_lost)
 {
     struct store store = {0};
     struct arena arena = {0};
@@ -163,7 +192,7 @@ static struct digest state_of(const char *dir, bool first_reported)
     cr_assert_eq(rounds, ROUNDS);
     struct digest digest = run->state.digest;
     cr_expect(row[ROUNDS - 1].reported);
-    if (!first_reported) cr_expect(!row[0].reported);
+    if (first_lost) cr_expect(!row[0].reported);
     store_close(&store);
     arena_close(&arena);
     return digest;
@@ -175,12 +204,9 @@ Test(report, a_crash_before_it_is_stored_loses_it_and_nothing_else)
     for (int killed = 0; killed < 2; killed++) {
         char dir[SUPPORT_PATH_BYTES];
         make_dir(dir);
-        publish_report_hook = killed ? hold_report : NULL;
-        atomic_store(&dies, killed);
-        cr_expect_eq(spawn(dir, FAULT_NONE, 0) < 0, killed);
-        publish_report_hook = NULL;
-        if (killed) cr_assert_gt(spawn(dir, FAULT_NONE, 0), 0);
-        last[killed] = state_of(dir, !killed);
+        if (killed) kill_in_report(dir);
+        cr_assert_gt(spawn(dir, FAULT_NONE, 0), 0);
+        last[killed] = state_of(dir, killed);
         support_dir_remove(dir);
     }
     cr_expect(digest_equal(&last[0], &last[1]));
