@@ -51,6 +51,18 @@ static struct work_job *queue_take(struct queue *q)
     return job;
 }
 
+static bool queue_remove(struct queue *q, struct work_job *job)
+{
+    for (struct work_job **link = &q->first; *link; link = &(*link)->next) {
+        if (*link != job) continue;
+        *link = job->next;
+        if (q->last == &job->next) q->last = link;
+        job->next = NULL;
+        return true;
+    }
+    return false;
+}
+
 /* Waits for work; NULL when closing. A background job is taken only if nothing else waits, and
  * alone, so that a batch can still be served by one flush. */
 static struct work_job *take_batch(struct work *w)
@@ -133,7 +145,9 @@ static err push(struct work *w, struct work_job *job, struct queue *queue, size_
 {
     err e = ERR_NONE;
     pthread_mutex_lock(&w->lock);
-    if (w->closing || *count >= w->options.queue_max)
+    if (w->closing)
+        e = err_make(ERR_LIMIT, "the coordinator is stopping; come back later");
+    else if (*count >= w->options.queue_max)
         e = err_make(ERR_LIMIT, "the coordinator has %zu jobs waiting; come back later", *count);
     else {
         job->work = w;
@@ -157,9 +171,19 @@ err work_push_background(struct work *w, struct work_job *job)
     return push(w, job, &w->background, &w->background_count);
 }
 
+/* A job that has not begun is taken out of its queue. On a worker that is always busy it would
+ * otherwise wait there for ever and keep its memory. */
 void work_abandon(struct work_job *job)
 {
+    struct work *w = job->work;
     atomic_store(&job->abandoned, true);
+    pthread_mutex_lock(&w->lock);
+    if (queue_remove(&w->background, job)) {
+        w->background_count--;
+        job->result = err_make(ERR_STOPPED, "abandoned before it began");
+        queue_add(&w->finished, job);
+    }
+    pthread_mutex_unlock(&w->lock);
 }
 
 /* May be called from any thread that the worker uses for its mathematics. */

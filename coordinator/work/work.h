@@ -37,8 +37,8 @@ struct work_options {
 err work_open(struct work **out, const struct work_options *options);
 err work_push(struct work *work, struct work_job *job); /* ERR_LIMIT: the queue is full */
 err work_push_background(struct work *work, struct work_job *job);
-/* Nobody needs this background job any more. It still comes back; if it was about to end, with its
- * result. Loop thread. */
+/* This background job is no longer needed. It still comes back: at the next work_take() if it has
+ * not begun, and with its result if it was about to end. Loop thread. */
 void work_abandon(struct work_job *job);
 bool work_gives_way(const struct work_job *job); /* worker thread */
 /* Runs `done` of every job that has come back; returns how many. Loop thread. */

@@ -132,3 +132,30 @@ Test(work, a_background_job_gives_way_to_others_and_runs_again)
     work_close(w);
     support_dir_remove(dir);
 }
+
+Test(work, an_abandoned_background_job_that_has_not_begun_comes_back_at_once)
+{
+    char dir[SUPPORT_PATH_BYTES];
+    struct counted job[4];
+    for (int i = 0; i < 4; i++)
+        job[i] = (struct counted){.number = i, .job.done = finished};
+    support_dir_make(dir);
+    struct work *w = open_work(dir, 3, 1);
+    ok(work_push_background(w, &job[0].job));
+    wait_until_started(1);
+    for (int i = 1; i < 4; i++)
+        ok(work_push_background(w, &job[i].job));
+    work_abandon(&job[3].job);
+    work_abandon(&job[1].job);
+    cr_expect_eq(work_take(w), 2, "although the worker is busy");
+    cr_assert_eq(done, 2);
+    cr_expect(order[0] == -1 && order[1] == -1);
+    ok(work_push_background(w, &job[3].job)); /* the queue has room again, and is in order */
+    atomic_store(&background_may_end, true);
+    while (done < 5)
+        work_take(w);
+    cr_expect(order[2] == 0 && order[3] == 2 && order[4] == 3);
+    cr_expect_eq(atomic_load(&started), 3, "what was abandoned did not begin");
+    work_close(w);
+    support_dir_remove(dir);
+}
