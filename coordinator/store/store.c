@@ -76,6 +76,11 @@ err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
 {
     size_t blobs = 0, parts = 0;
     struct blob_sweep sweep = {.data_dir = store->dir, .is_used = is_used, .context = store};
+    /* A noisy mean that was kept for a report: reports are not made after a restart. */
+    TRY(db_run(&store->db,
+               "UPDATE private_rounds SET noisy=NULL WHERE noisy IS NOT NULL"
+               " AND round<=(SELECT published FROM runs WHERE id=run)",
+               ""));
     TRY(blob_sweep(&blobs, &sweep));
     TRY(spool_sweep(&parts, store->dir, upload_age_ms));
     TRY(db_run(&store->db, "DELETE FROM doomed", ""));
@@ -312,19 +317,28 @@ static err give_up_old(struct db *db, const struct store_publish *p)
     return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
 }
 
+/* The noisy means of rounds up to this one: their states contain them, and no report needs them. */
+static err give_up_noisy(struct db *db, int64_t run, int64_t round)
+{
+    TRY(db_run(db,
+               "INSERT OR IGNORE INTO doomed SELECT noisy FROM private_rounds"
+               " WHERE run=? AND round<=? AND noisy IS NOT NULL",
+               "ii", run, round));
+    return db_run(db,
+                  "UPDATE private_rounds SET noisy=NULL"
+                  " WHERE run=? AND round<=? AND noisy IS NOT NULL",
+                  "ii", run, round);
+}
+
 /* The charge and the release are one transaction, so nothing is published without being charged.
- * The noisy mean is given up: the state contains it now. */
+ * This round's noisy mean is kept for its report, and the one of the round before is given up, in
+ * case that it was not reported. */
 static err insert_release(struct db *db, const struct store_publish *p)
 {
     const struct release *r = p->release;
     int64_t round = p->round.round;
     TRY(insert_line(db, p->run, release_line_number(r), release_line(r)));
-    TRY(db_run(db,
-               "INSERT OR IGNORE INTO doomed SELECT noisy FROM private_rounds"
-               " WHERE run=? AND round=? AND noisy IS NOT NULL",
-               "ii", p->run, round));
-    TRY(db_run(db, "UPDATE private_rounds SET noisy=NULL WHERE run=? AND round=?", "ii", p->run,
-               round));
+    TRY(give_up_noisy(db, p->run, round - 1));
     TRY(db_run(db, "INSERT INTO private_rounds(run,round,clip) VALUES(?,?,?)", "iid", p->run,
                round + 1, p->next_clip));
     struct store_event spent = {
@@ -360,7 +374,8 @@ err store_publish(struct store *store, const struct store_publish *publish)
     return db_end(&store->db, publish_rows(&store->db, publish));
 }
 
-/* The event's text has the two numbers that `run status` shows. */
+/* The event's text has the two numbers that `run status` shows. A private round's noisy mean was
+ * kept for this report only. */
 err store_report(struct store *store, int64_t run, const struct store_round *r)
 {
     struct db *db = &store->db;
@@ -374,6 +389,7 @@ err store_report(struct store *store, int64_t run, const struct store_round *r)
                    "dddtii", r->update_norm, r->error, r->dropped, r->report_json, run,
                    (int64_t)r->round);
     if (!err_is(e)) e = insert_event(db, run, &event);
+    if (!err_is(e)) e = give_up_noisy(db, run, r->round);
     return db_end(db, e);
 }
 

@@ -152,7 +152,8 @@ struct store_publish {
     const char *next_line; /* ledger lines that follow the release, or NULL */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
-/* Stores the report of a published round, with its event. A second call replaces the first. */
+/* Stores the report of a published round, with its event, and gives up the noisy mean that a private
+ * run has kept for it. A second call replaces the first. */
 err store_report(struct store *store, int64_t run, const struct store_round *round);
 /* The number of rounds that were left without a report (events "report.skipped"). */
 err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);
@@ -165,7 +166,7 @@ err store_trim(struct store *store);
 enum { STORE_LEDGER_BYTES_MAX = 256 << 20 };
 struct store_private {       /* a round of a run with client-level privacy */
     double clip;             /* 0: the run's first */
-    struct store_blob noisy; /* the noisy mean, from its drawing until it is published */
+    struct store_blob noisy; /* the noisy mean, from its drawing until it is reported */
     double next_clip;        /* that was drawn together with it */
 };
 /* All zero for a round without a row. */

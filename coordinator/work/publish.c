@@ -311,9 +311,10 @@ static void fill_result(struct publish_job *p)
     p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
 }
 
-/* Every file read here was a blob of the round when it was published. store_trim() runs on this
- * thread only, and not between a round and its report unless another round is published in
- * between; a report that then misses a file fails, and is counted as skipped. */
+/* Every file read here was a blob of the round when it was published, and the store names it until
+ * the report is stored or the run's next round is published. So it does not matter what store_trim()
+ * removes for other runs while this report waits or has given way. Two files may be removed, and
+ * are not read: the optimizer's memory, and frozen factors that a setup round has replaced. */
 static err make_report(struct publish_job *p, struct store *store)
 {
     struct made made;

@@ -83,16 +83,6 @@ static void expect_charged_once(const char *dir, const struct drawn *drawn, long
     store_close(&store);
 }
 
-static void make_key(char path[SUPPORT_PATH_BYTES + 16], const char *dir)
-{
-    char command[2 * SUPPORT_PATH_BYTES];
-    snprintf(path, SUPPORT_PATH_BYTES + 16, "%s/key", dir);
-    snprintf(command, sizeof command, "umask 077 && openssl genpkey -algorithm ed25519 -out %s",
-             path);
-    cr_assert_eq(system(command), 0);
-    ledger_key = path;
-}
-
 static void disturb(enum fault kind)
 {
     char place[SUPPORT_PATH_BYTES], key[SUPPORT_PATH_BYTES + 16], dir[SUPPORT_PATH_BYTES];

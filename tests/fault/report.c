@@ -11,6 +11,7 @@ static void hold_report(const struct work_job *job)
 {
     const struct publish_job *p = (const struct publish_job *)(const void *)job;
     if (atomic_load(&dies)) raise(SIGKILL);
+    atomic_fetch_add(&calls, 1);
     if (p->directions) atomic_fetch_or(&with_directions, 1u << p->round);
     atomic_fetch_or(&seen, 1u << p->round);
     while (!atomic_load(&released) && !work_gives_way(job))
@@ -149,6 +150,42 @@ Test(report, does_not_delay_a_stop)
     make_dir(dir);
     ok(serve_run_with(dir, stop_while_held));
     support_dir_remove(dir);
+}
+
+static err give_way_to_other_work(struct run_shop *shop)
+{
+    struct script script = {0};
+    publish_report_hook = hold_report;
+    ok(find_or_create(&script.run, shop));
+    struct run *run = script.run;
+    while (run->round.published < 1)
+        turn(&script, shop);
+    /* Each draw of noise interrupts the report, which then begins again. */
+    for (unsigned i = 1; i <= 3; i++) {
+        while (atomic_load(&calls) < i && run->report)
+            if (!work_take(shop->maths)) usleep(100);
+        ok(run_push_work(run, PUBLISH_NOISE));
+    }
+    atomic_store(&released, true);
+    while (run->report)
+        if (!work_take(shop->maths)) usleep(100);
+    expect_reported(run, 1, true);
+    cr_expect_eq(atomic_load(&calls), 4);
+    cr_expect_eq(skipped(run), 0);
+    close_all(run, shop);
+    return ERR_NONE;
+}
+
+/* A private run, because it gives up its noisy mean when it publishes, and its report needs it. */
+Test(report, that_gave_way_to_other_work_still_finds_its_files)
+{
+    char dir[SUPPORT_PATH_BYTES], place[SUPPORT_PATH_BYTES], key[SUPPORT_PATH_BYTES + 16];
+    make_dir(place);
+    make_key(key, place);
+    make_dir(dir);
+    ok(serve_run_with(dir, give_way_to_other_work));
+    support_dir_remove(dir);
+    support_dir_remove(place);
 }
 
 /* The worker kills the process when it begins the report of the first round. */

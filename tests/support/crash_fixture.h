@@ -349,6 +349,17 @@ static void make_dir(char dir[SUPPORT_PATH_BYTES])
     support_dir_make(dir);
 }
 
+/* Makes a key for signing ledgers; runs that are created afterwards are private. */
+static inline void make_key(char path[SUPPORT_PATH_BYTES + 16], const char *dir)
+{
+    char command[2 * SUPPORT_PATH_BYTES];
+    snprintf(path, SUPPORT_PATH_BYTES + 16, "%s/key", dir);
+    snprintf(command, sizeof command, "umask 077 && openssl genpkey -algorithm ed25519 -out %s",
+             path);
+    cr_assert_eq(system(command), 0);
+    ledger_key = path;
+}
+
 /* The steps that are tested: all of them if FEDLORA_FAULT_ALL is set, else about `some`, spread
  * evenly. */
 static inline long stride(long taken, long some)

@@ -210,7 +210,7 @@ static void start_private(struct ledger_head *head, struct ledger_key *key, stru
 }
 
 /* The seed comes with the ledger's first line; a noisy mean is kept until its release stands, which
- * is charged with it. */
+ * is charged with it, and is reported. */
 Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
 {
     begin();
@@ -251,10 +251,17 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     struct bytes got = {.max = 1 << 20};
     ok(store_ledger(&got, &store, run));
     cr_expect_str_eq((char *)got.data, (char *)text.data);
+    ok(store_trim(&store));
+    cr_expect(has_blob(&made.noisy), "the report still needs it");
+    ok(store_report(&store, run, &p.round));
     ok(store_private_load(&row, &store, run, 1));
     cr_expect_eq(row.noisy.size, 0);
     ok(store_trim(&store));
     cr_expect(!has_blob(&made.noisy));
+    ok(store_private_noisy(&store, run, 1, &made)); /* as if its report had been lost in a crash */
+    ok(store_recover(&removed, &store, 0));
+    ok(store_private_load(&row, &store, run, 1));
+    cr_expect_eq(row.noisy.size, 0);
     ok(store_private_load(&row, &store, run, 2));
     cr_expect_eq(row.clip, 0.75);
     struct store_run *runs = NULL;
