@@ -250,45 +250,6 @@ err lowrank_norm(double *out, const struct lowrank_stack *s)
     return e;
 }
 
-/* One dense matrix for all: each term is added and subtracted again, which leaves an error of 1e-16
- * of the term. */
-static err norms_dense(double *out, const struct lowrank_stack *common,
-                       const struct lowrank_term *with, size_t count)
-{
-    double *sum = NULL;
-    err e = ERR_NONE;
-    TRY_OUT(e, matrix_take(&sum, common->m, common->n));
-    TRY_OUT(e, lowrank_add_dense(sum, common));
-    for (size_t i = 0; i < count; i++) {
-        struct lowrank_term term = with[i];
-        struct lowrank_stack more = {common->m, common->n, &term, 1, NULL, NULL};
-        TRY_OUT(e, lowrank_add_dense(sum, &more));
-        out[i] = norm_of(sum, (size_t)common->m * common->n);
-        term.c = -term.c;
-        TRY_OUT(e, lowrank_add_dense(sum, &more));
-    }
-out:
-    free(sum);
-    return e;
-}
-
-err lowrank_norms(double *out, const struct lowrank_stack *common, const struct lowrank_term *with,
-                  size_t count)
-{
-    if (dense_is_less(common)) return norms_dense(out, common, with, count);
-    struct lowrank_term *term = calloc(common->count + 1, sizeof *term);
-    if (!term) return err_sys(ENOMEM, "%zu terms", common->count + 1);
-    if (common->count) memcpy(term, common->term, common->count * sizeof *term);
-    struct lowrank_stack whole = {common->m, common->n, term, common->count + 1, NULL, NULL};
-    err e = ERR_NONE;
-    for (size_t i = 0; i < count && !err_is(e); i++) {
-        term[common->count] = with[i];
-        e = lowrank_norm(&out[i], &whole);
-    }
-    free(term);
-    return e;
-}
-
 err lowrank_times(double *out, const struct lowrank_stack *s, const double *right, size_t w)
 {
     err e = ERR_NONE;

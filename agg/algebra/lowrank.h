@@ -57,9 +57,6 @@ void lowrank_pair(float *B /* (m, R) */, float *A /* (R, n) */, const struct low
 
 /* ||S||_F, exact also where terms cancel: by QR, or densely if R >= mn/(m+n). */
 err lowrank_norm(double *out, const struct lowrank_stack *s);
-/* Norms of common + with[i], for i in 0..count: the common part is summed once. */
-err lowrank_norms(double *out /* (count) */, const struct lowrank_stack *common,
-                  const struct lowrank_term *with, size_t count);
 /* <S1, S2> = trace((B1^T B2)(A2 A1^T)); shapes agree. The error is about 1e-16 of
  * ||B1|| ||A1|| ||B2|| ||A2||, so it is useless for sums that cancel. */
 err lowrank_inner(double *out, const struct lowrank_stack *s1, const struct lowrank_stack *s2);
