@@ -26,7 +26,7 @@ static err fed_sb_next(struct method_result *out, const struct method_round *rou
         return err_make(ERR_INPUT, "the state has no lora_R for module %s", round->module->name);
     for (size_t k = 0; k < round->count; k++)
         if (round->update[k] && round->update[k]->rank > r)
-            return err_make(ERR_INPUT, "module %s: a block of %u, expected at most %u",
+            return err_make(ERR_INPUT, "module %s: a block of R of rank %u, expected at most %u",
                             round->module->name, round->update[k]->rank, r);
     TRY(method_result_take(&next, out, ADAPTER_FILE_R, r, r));
     out->module.rank = out->row.rank = r;
@@ -35,7 +35,7 @@ static err fed_sb_next(struct method_result *out, const struct method_round *rou
 
 const struct method method_fed_sb = {
     .name = "fed-sb",
-    .summary = "only the small R between frozen factors trains; members may train a block of it",
+    .summary = "trains only a small matrix R between frozen A and B; exact mean",
     .mixed_ranks = true,
     .exact = true,
     .frozen = true,

@@ -44,12 +44,12 @@ out:
 
 const struct method method_fedex = {
     .name = "fedex",
-    .summary = "the mean of the factors, and what it loses is carried: exact; one rank for all",
+    .summary = "averages A and B and publishes the residual too; exact; one rank for all",
     .equal_scale = true,
     .exact = true,
     .carries = true,
     .aggregate = {.way = METHOD_AGGREGATE_SUM,
-                  .text = "the exact weighted sum, of adapters of one rank and scale"},
+                  .text = "the exact weighted sum; all adapters must have one rank and scale"},
     .client_refusal = METHODS_TWO_FACTORS,
     .factors = methods_both,
     .start = methods_start_carried,

@@ -10,11 +10,11 @@ static err fedit_next(struct method_result *out, const struct method_round *roun
 
 const struct method method_fedit = {
     .name = "fedit",
-    .summary = "the mean of the factors, one rank for all: the baseline, its error reported",
+    .summary = "averages A and B separately (the baseline); not exact; one rank for all",
     .equal_scale = true,
     .averages = true,
     .aggregate = {.way = METHOD_AGGREGATE_FACTORS,
-                  .text = "the mean of the factors, with the error it makes"},
+                  .text = "the mean of A and the mean of B; not exact, its error is printed"},
     .client_refusal = METHODS_TWO_FACTORS,
     .factors = methods_both,
     .start = methods_start_lora,

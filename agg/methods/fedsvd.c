@@ -176,7 +176,7 @@ static err fedsvd_next(struct method_result *out, const struct method_round *rou
 
 const struct method method_fedsvd = {
     .name = "fedsvd",
-    .summary = "only B trains; the pair is re-based each round so that A is orthonormal",
+    .summary = "trains only B; an SVD keeps A orthonormal; exact; one rank for all",
     .equal_scale = true,
     .exact = true,
     .averages = true,

@@ -35,7 +35,7 @@ static err ffa_next(struct method_result *out, const struct method_round *round)
 
 const struct method method_ffa = {
     .name = "ffa",
-    .summary = "only B trains beside one frozen A; members may train leading columns of it",
+    .summary = "trains only B; A is frozen and the same for all; exact; ranks may differ",
     .mixed_ranks = true,
     .exact = true,
     .frozen = true,

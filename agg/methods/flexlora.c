@@ -90,7 +90,7 @@ out:
 
 const struct method method_flexlora = {
     .name = "flexlora",
-    .summary = "the mean of the products, factored anew; members train its leading part",
+    .summary = "averages the products B A, cut by an SVD each round; ranks may differ",
     .mixed_ranks = true,
     .carries = true,
     .options = {"tail"},

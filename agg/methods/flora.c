@@ -31,16 +31,16 @@ out:
 
 const struct method method_flora = {
     .name = "flora",
-    .summary = "members of any rank train afresh; the exact sum is carried, recompressed",
+    .summary = "trains a new adapter of any rank each round; exact weighted mean",
     .mixed_ranks = true,
     .exact = true,
     .carries = true,
     .fresh = true,
     .aggregate = {.way = METHOD_AGGREGATE_SUM,
                   .stack = true,
-                  .text = "the exact weighted sum of what the adapters do"},
+                  .text = "the exact weighted sum of the products B A; ranks may differ"},
     .client_refusal =
-        "sends every member's factors to all members, so noise on a sum protects nobody",
+        "sends every member's factors to all members, so noise on a sum would protect no member",
     .factors = methods_both,
     .start = methods_start_carry,
     .next = flora_next,

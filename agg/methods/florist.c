@@ -80,15 +80,14 @@ out:
 
 const struct method method_florist = {
     .name = "florist",
-    .summary =
-        "as flora, the round's sum cut by energy or to a budget of bytes before it is carried",
+    .summary = "trains new adapters each round; their mean is cut by energy or bytes",
     .mixed_ranks = true,
     .carries = true,
     .fresh = true,
     .options = {"energy", "bytes"},
     .aggregate = {.way = METHOD_AGGREGATE_SUM,
                   .cut = METHOD_AGGREGATE_CUT_ENERGY,
-                  .text = "the exact weighted sum, cut by its energy or to a budget of bytes"},
+                  .text = "the exact weighted sum, cut by energy or to a number of bytes"},
     .client_refusal = METHODS_TWO_FACTORS,
     .factors = methods_both,
     .start = methods_start_carry,

@@ -97,7 +97,7 @@ static err hetlora_next(struct method_result *out, const struct method_round *ro
 
 const struct method method_hetlora = {
     .name = "hetlora",
-    .summary = "members train the leading part; zero-padded mean of factors weighed by norms",
+    .summary = "averages A and B of different ranks, padded with zeros; not exact",
     .mixed_ranks = true,
     .truncates = true,
     .prunes = true,
@@ -105,7 +105,8 @@ const struct method method_hetlora = {
     .averages = true,
     .options = {"prune_gamma", "prune_lambda"},
     .aggregate = {.way = METHOD_AGGREGATE_FACTORS,
-                  .text = "zero-padded mean of the factors, with the error it makes"},
+                  .text =
+                      "the means of A and B, padded with zeros; not exact, its error is printed"},
     .client_refusal = METHODS_TWO_FACTORS,
     .factors = methods_both,
     .start = methods_start_lora,

@@ -117,12 +117,12 @@ out:
 
 const struct method method_lora_fair = {
     .name = "lora-fair",
-    .summary = "the mean of the factors, B corrected towards the mean of the products",
+    .summary = "averages A and B, then corrects B to reduce the error; one rank for all",
     .equal_scale = true,
     .averages = true,
     .options = {"fair_lambda", "fair_solve"},
     .aggregate = {.way = METHOD_AGGREGATE_FACTORS,
-                  .text = "mean of the factors, B corrected, with the error it makes"},
+                  .text = "the means of A and B, B corrected; not exact, its error is printed"},
     .client_refusal = METHODS_TWO_FACTORS,
     .factors = methods_both,
     .start = methods_start_lora,

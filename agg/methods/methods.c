@@ -78,8 +78,8 @@ err methods_check_scale(const struct method_round *round, bool same_rank)
         bool fits = same_rank ? u->rank == old->rank : u->rank <= old->rank;
         if (fits && same_scale(u->scale, old->scale)) continue;
         return err_make(ERR_INPUT,
-                        "module %s: rank %u at scale %g; a mean of factors needs rank %s%u at "
-                        "scale %g from all",
+                        "module %s: rank %u at scale %g, but a mean of factors needs rank %s%u at "
+                        "scale %g from every member",
                         u->name, u->rank, u->scale, same_rank ? "" : "up to ", old->rank,
                         old->scale);
     }

@@ -6,7 +6,7 @@
 
 /* client_refusal of a method whose members send A and B. */
 #define METHODS_TWO_FACTORS                                                                        \
-    "sends both factors; their noises multiply, and the noise of the product drowns any change"
+    "sends both factors, so their noises multiply and the product is mostly noise"
 
 unsigned methods_both(uint32_t round); /* A and B, in every round */
 

@@ -28,13 +28,13 @@ static err rolora_next(struct method_result *out, const struct method_round *rou
 
 const struct method method_rolora = {
     .name = "rolora",
-    .summary = "B and A train in turn, beginning with B; one rank for all",
+    .summary = "trains B in one round and A in the next; exact; one rank for all",
     .equal_scale = true,
     .exact = true,
     .averages = true,
     .aggregate = {.way = METHOD_AGGREGATE_RUN_ONLY,
-                  .text =
-                      "needs the turns of a run; fedit is exact for adapters that share a factor"},
+                  .text = "needs the alternating rounds of a run; fedit is exact for adapters that "
+                          "share a factor"},
     .client_private = true,
     .factors = rolora_factors,
     .start = methods_start_lora,

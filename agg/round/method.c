@@ -108,7 +108,8 @@ static err check_values(const struct method *method, const struct method_start *
         return err_make(ERR_INPUT, "%zu modules to adapt, expected 1 to %d", s->module_count,
                         LIMIT_MODULES);
     if (method->frozen && s->initial_path)
-        return err_make(ERR_INPUT, "%s begins at zero and takes no initial adapter", method->name);
+        return err_make(ERR_INPUT, "%s starts from zero and accepts no initial adapter",
+                        method->name);
     return ERR_NONE;
 }
 
@@ -168,12 +169,14 @@ static err open_initial(struct opening *o, const struct method *method,
         const struct adapter_file_module *m = &o->initial.module[i];
         if (m->carry_rank || m->rank != s->rank || m->alpha != s->alpha ||
             o->initial.meta.rslora != s->rslora)
-            return err_make(ERR_INPUT,
-                            "%s: module %s: %s goes on from a plain adapter of rank %u, alpha %g",
-                            s->initial_path, m->name, method->name, s->rank, s->alpha);
+            return err_make(
+                ERR_INPUT,
+                "%s: module %s: %s can start only from a plain adapter of rank %u, alpha %g",
+                s->initial_path, m->name, method->name, s->rank, s->alpha);
     }
     if (adapter_file_needs_frozen(&o->initial))
-        return err_make(ERR_INPUT, "%s: a state without its frozen factors", s->initial_path);
+        return err_make(ERR_INPUT, "%s: this state cannot be used without its frozen factors",
+                        s->initial_path);
     return ERR_NONE;
 }
 
@@ -191,7 +194,8 @@ static err opening_open(struct opening *out, const struct method *method,
     bool found = o.options.basis == METHOD_BASIS_GRADIENT;
     if (found && s->frozen_path) {
         e = err_make(ERR_INPUT,
-                     "basis=gradient finds the frozen factors; expected none to be given");
+                     "basis=gradient computes the frozen factors during the run; expected no file "
+                     "of frozen factors");
         goto out;
     }
     if (want_frozen && !found) TRY_OUT(e, open_frozen(&o, method, s));
@@ -298,8 +302,8 @@ err method_make_frozen(const struct method *method, const char *path,
     err e = ERR_NONE, failed = ERR_NONE;
     TRY(opening_open(&o, method, start, /*want_frozen*/ false));
     if (o.options.basis != METHOD_BASIS_SEEDED) {
-        e = err_make(ERR_INPUT, "frozen factors are drawn only with basis=seeded; with "
-                                "basis=weights expected a file that `fedlora basis` made");
+        e = err_make(ERR_INPUT, "frozen factors are drawn only with basis=seeded; basis=weights "
+                                "needs a file made by `fedlora basis`");
         goto out;
     }
     TRY_OUT(e, method_state_open(&state, path, o.count));

@@ -34,7 +34,7 @@ static err check_meta(const struct method *method, const struct adapter_file *u,
     if (is->member[0] && x->member) TRY(check_same("fedlora.member", is->member, x->member));
     uint32_t behind = method_takes_late(method) ? x->behind : 0;
     if (is->round > x->round || is->round + behind < x->round)
-        return err_make(ERR_STATE, "of round %u, expected %u", is->round, x->round);
+        return err_make(ERR_STATE, "round %u, expected round %u", is->round, x->round);
     return ERR_NONE;
 }
 
@@ -46,13 +46,12 @@ static err check_factor(const struct adapter_file_module *m, enum adapter_file_r
     adapter_file_tensor_name(name, m->name, role);
     if (wanted && !f->tensor) return err_make(ERR_INPUT, "tensor %s is missing", name);
     if (!wanted && f->tensor)
-        return err_make(ERR_INPUT, "tensor %s is not sent in this round", name);
+        return err_make(ERR_INPUT, "tensor %s must not be sent in this round", name);
     if (!wanted) return ERR_NONE;
     if (f->tensor->dtype != DTYPE_F32)
         return err_make(ERR_INPUT, "tensor %s: dtype %s, expected F32", name,
                         dtype_name(f->tensor->dtype));
-    if (!f->f32)
-        return err_make(ERR_INPUT, "tensor %s: its bytes do not begin at a multiple of 4", name);
+    if (!f->f32) return err_make(ERR_INPUT, "tensor %s: its data is not aligned to 4 bytes", name);
     if (f->rows != shape[0] || f->cols != shape[1])
         return err_make(ERR_INPUT, "tensor %s: shape (%u, %u), expected (%u, %u)", name, f->rows,
                         f->cols, shape[0], shape[1]);

@@ -69,7 +69,7 @@ static err weigh(struct method_cohort *c, const struct method_next *next)
     }
     for (size_t i = 0; i < c->count; i++)
         c->p[i] = c->member[i]->weight / sum;
-    return isfinite(sum) ? ERR_NONE : err_make(ERR_INPUT, "the weights' sum is not finite");
+    return isfinite(sum) ? ERR_NONE : err_make(ERR_INPUT, "the sum of the weights is not finite");
 }
 
 /* Keeps the map and where the factors lie; the rest of an open file is let go. */
@@ -85,7 +85,8 @@ static err update_open(struct method_update *out, struct method_cohort *c, const
         const struct adapter_file_module *m = adapter_file_find(&file, state->name);
         if (!m) continue;
         if ((m->d_out && m->d_out != state->d_out) || (m->d_in && m->d_in != state->d_in)) {
-            e = err_make(ERR_INPUT, "%s: module %s is not of the state's shape", path, m->name);
+            e = err_make(ERR_INPUT, "%s: module %s: its shape differs from the state's", path,
+                         m->name);
             goto out;
         }
         u.module[i] = (struct method_sent){.rank = m->rank, .scale = m->scale};
@@ -114,15 +115,17 @@ static err open_memory(struct method_cohort *c, const struct method_next *next)
     char text[DIGEST_TEXT_BYTES];
     struct digest digest;
     if (c->options.server != METHOD_SERVER_NONE && !next->memory_out)
-        return err_make(ERR_INPUT, "no place is given for the server's memory");
+        return err_make(ERR_INPUT, "no path is given for the server optimizer's memory");
     if (!named[0]) return ERR_NONE;
     if (!next->memory_path)
-        return err_make(ERR_INPUT, "%s: its server's memory %.16s... is not given", c->state.path,
-                        named);
+        return err_make(ERR_INPUT,
+                        "%s: no file is given for its server optimizer's memory %.16s...",
+                        c->state.path, named);
     TRY(digest_of_file(&digest, next->memory_path));
     digest_text(text, &digest);
     if (strcmp(text, named) != 0)
-        return err_make(ERR_INPUT, "%s: not the memory that %s names: %.16s..., expected %.16s...",
+        return err_make(ERR_INPUT,
+                        "%s is not the memory that %s names: digest %.16s..., expected %.16s...",
                         next->memory_path, c->state.path, text, named);
     TRY(adapter_file_map(&c->memory, next->memory_path));
     c->has_memory = true;

@@ -189,7 +189,7 @@ static err open_files(struct work *w, const char *path, const struct method_next
     w->makes_memory = c->options.server != METHOD_SERVER_NONE && !c->task.gradient;
     w->makes_frozen = c->task.gradient && c->state.meta.round == method_setup_rounds(&c->options);
     if (w->makes_frozen && !next->frozen_out)
-        return err_make(ERR_INPUT, "no place is given for the frozen factors of this round");
+        return err_make(ERR_INPUT, "no path is given for the frozen factors of this round");
     TRY(method_state_open(&w->state, path, count));
     if (w->makes_frozen) TRY(method_state_open(&w->frozen, next->frozen_out, count));
     return w->makes_memory ? method_state_open(&w->memory, next->memory_out, 2 * count) : ERR_NONE;

@@ -25,7 +25,7 @@ enum { EVERY = false, OWN = true }; /* who takes an option: every method, or tho
 
 static const struct row rows[] = {
     {{"server", "none|fedavgm|fedadagrad|fedadam|fedyogi", "none", EVERY,
-      "server optimizer, applied to each round's mean change"},
+      "optimizer that the coordinator applies to the mean change of each round"},
      CHOICE,
      {"none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"},
      .at = AT(server)},
@@ -47,81 +47,85 @@ static const struct row rows[] = {
      .normal = 0.99,
      .at = AT(server_beta2)},
     {{"server_tau", "1e-12..1e6", "0.001", EVERY,
-      "added to the root of the server optimizer's second moments"},
+      "constant added to the root of the server optimizer's second moments"},
      NUMBER,
      .least = 1e-12,
      .most = 1e6,
      .normal = 1e-3,
      .at = AT(server_tau)},
     {{"robust", "none|norm|krum|median|trimmed|geometric", "none", EVERY,
-      "rule that limits faulty or hostile updates"},
+      "rule that limits the effect of faulty or malicious updates"},
      CHOICE,
      {"none", "norm", "krum", "median", "trimmed", "geometric"},
      .at = AT(robust)},
     {{"robust_norm", "above 0", "the round's median norm", EVERY,
-      "robust=norm: largest norm of an update"},
+      "largest norm of an update, with robust=norm"},
      NUMBER,
      .least = 1e-30,
      .most = 1e30,
      .at = AT(robust_norm)},
-    {{"robust_faulty", "1..5000", "the most the round tolerates", EVERY,
-      "robust=krum: how many members may be faulty"},
+    {{"robust_faulty", "1..5000", "the largest number possible", EVERY,
+      "number of faulty members to tolerate, with robust=krum"},
      WHOLE,
      .least = 1,
      .most = LIMIT_MEMBERS / 2,
      .at = AT(robust_faulty)},
     {{"robust_trim", "0.001..0.499", "0.2", EVERY,
-      "robust=trimmed: share of members cut off at each end"},
+      "fraction of the values removed at each end, with robust=trimmed"},
      NUMBER,
      .least = 0.001,
      .most = 0.499,
      .normal = 0.2,
      .at = AT(robust_trim)},
     {{"prox", "0..1e6", "0", EVERY,
-      "FedProx: pulls training towards the factors of the round's start"},
+      "weight of the FedProx penalty on the distance from the factors at the round's start"},
      NUMBER,
      .most = 1e6,
      .at = AT(prox)},
-    {{"prune_gamma", "0.01..1", "0.99", OWN, "share of the rank that pruning keeps"},
+    {{"prune_gamma", "0.01..1", "0.99", OWN,
+      "fraction of the rank that the pruning penalty leaves free"},
      NUMBER,
      .least = 0.01,
      .most = 1,
      .normal = 0.99,
      .at = AT(prune_gamma)},
     {{"prune_lambda", "0..1e6", "0.001", OWN,
-      "weight of the penalty that prunes ranks; 0: never prune"},
+      "weight of the penalty by which members reduce their ranks; 0: no pruning"},
      NUMBER,
      .most = 1e6,
      .normal = 1e-3,
      .at = AT(prune_lambda)},
     {{"tail", "drop|carry", "drop", OWN,
-      "singular values beyond the rank: drop them, or carry them"},
+      "singular values beyond the rank: drop them, or add them to the frozen carry"},
      CHOICE,
      {"drop", "carry"},
      .at = AT(tail)},
-    {{"energy", "0.01..1", "0.99", OWN, "share of the squared norm to keep, per module"},
+    {{"energy", "0.01..1", "0.99", OWN,
+      "fraction of the squared norm of each module's change to keep"},
      NUMBER,
      .least = 0.01,
      .most = 1,
      .normal = 0.99,
      .at = AT(energy)},
-    {{"bytes", "1..1e12", "by energy", OWN, "largest size of a round's sum, all modules together"},
+    {{"bytes", "1..1e12", "cut by energy", OWN,
+      "largest size in bytes of a round's change, all modules together"},
      WHOLE,
      .least = 1,
      .most = 1e12,
      .at = AT(bytes)},
-    {{"fair_lambda", "0..1e6", "0.01", OWN, "weight of the correction's own norm"},
+    {{"fair_lambda", "0..1e6", "0.01", OWN,
+      "weight of the penalty on the norm of the correction to B"},
      NUMBER,
      .most = 1e6,
      .normal = 0.01,
      .at = AT(fair_lambda)},
     {{"fair_solve", "closed|cosine", "closed", OWN,
-      "correction in closed form, or by the paper's steps on the cosine"},
+      "correction of B: in closed form, or by gradient steps on the cosine"},
      CHOICE,
      {"closed", "cosine"},
      .at = AT(fair_solve)},
     {{"basis", "seeded|weights|gradient", "seeded", OWN,
-      "frozen factors: drawn from the seed, computed from the weights, or found from gradients"},
+      "source of the frozen factors: the seed, the base's weights, or the members' gradients"},
      CHOICE,
      {"seeded", "weights", "gradient"},
      .at = AT(basis)},
@@ -252,12 +256,12 @@ static err check_server(const struct method_options *o, const struct method *met
     const char *name = method_options_choice(o, "server");
     if (o->server != METHOD_SERVER_FEDAVGM)
         return err_make(ERR_INPUT,
-                        "server=%s keeps second moments per trained value, and %s publishes "
-                        "products, which have no such values; expected fedavgm or none",
+                        "server=%s keeps a second moment of each trained value, but %s publishes "
+                        "products instead of averaged values; expected fedavgm or none",
                         name, method->name);
     if (!keeps_carry(o, method))
-        return err_make(ERR_INPUT, "server=%s: %s%s keeps no carry to add momentum to", name,
-                        method->name, method->carries ? " with tail=drop" : "");
+        return err_make(ERR_INPUT, "server=%s adds momentum to the carry, but %s%s has no carry",
+                        name, method->name, method->carries ? " with tail=drop" : "");
     return ERR_NONE;
 }
 
@@ -265,10 +269,11 @@ static err check_robust(const struct method_options *o, const struct method *met
 {
     bool by_value = o->robust == METHOD_ROBUST_MEDIAN || o->robust == METHOD_ROBUST_TRIMMED;
     if (by_value && (!method->averages || !one_factor(method)))
-        return err_make(ERR_INPUT,
-                        "robust=%s: single values of A and B have no meaning apart, because "
-                        "(BQ)(Q^-1 A) = BA; for %s expected norm, krum or geometric",
-                        method_options_choice(o, "robust"), method->name);
+        return err_make(
+            ERR_INPUT,
+            "robust=%s compares single values of members' factors, which needs a method "
+            "that trains only one of A and B; for %s expected norm, krum or geometric",
+            method_options_choice(o, "robust"), method->name);
     return ERR_NONE;
 }
 
@@ -377,7 +382,7 @@ err method_options_read(struct method_options *out, const struct method *method,
     set_defaults(&o);
     if (text && text[0]) TRY(json_parse(&map, text, strlen(text), "fedlora.options"));
     if (map && !json_is_object(map)) {
-        e = err_make(ERR_INPUT, "fedlora.options: expected a map");
+        e = err_make(ERR_INPUT, "fedlora.options: expected a JSON object");
         goto out;
     }
     json_object_foreach(map, key, item)
@@ -385,7 +390,7 @@ err method_options_read(struct method_options *out, const struct method *method,
         char number[VALUE_BYTES];
         const char *value = json_string_value(item);
         if (!value && !json_is_number(item)) {
-            e = err_make(ERR_INPUT, "option %.40s: expected a text or a number", key);
+            e = err_make(ERR_INPUT, "option %.40s: expected a string or a number", key);
             goto out;
         }
         if (json_is_integer(item))

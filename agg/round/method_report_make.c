@@ -46,8 +46,8 @@ static err take_shares(struct making *m, const struct method_report *report)
     struct method_cohort *c = &m->cohort;
     if (report->member_count == 0) return ERR_NONE;
     if (report->member_count != c->count)
-        return err_make(ERR_INPUT, "a report of %zu members, expected one of %zu",
-                        report->member_count, c->count);
+        return err_make(ERR_INPUT, "the report has %zu members, expected %zu", report->member_count,
+                        c->count);
     for (size_t k = 0; k < c->count; k++)
         c->p[k] = report->member[k].weight;
     return ERR_NONE;
@@ -63,7 +63,7 @@ static err making_open(struct making *out, const char *made_path, const struct m
     TRY_OUT(e, open_made(&m, made_path));
     size_t count = m.cohort.state.count;
     if (report->count != count) {
-        e = err_make(ERR_INPUT, "%s: a report of %zu modules, expected one of %zu", made_path,
+        e = err_make(ERR_INPUT, "%s: the report has %zu modules, expected %zu", made_path,
                      report->count, count);
         goto out;
     }
@@ -154,7 +154,7 @@ static err make_rows(struct making *m)
     }
     lowrank_end(before);
     if (err_is(failed)) return failed;
-    return stopped ? err_make(ERR_STOPPED, "the report gave way") : ERR_NONE;
+    return stopped ? err_make(ERR_STOPPED, "the report was stopped by its caller") : ERR_NONE;
 }
 
 /* Members' changes over all modules, compared as those of one module are. */

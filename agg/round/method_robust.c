@@ -47,7 +47,7 @@ err method_robust_krum(double *p, const double *gram, size_t count, uint32_t fau
     double *score = NULL, *row, sum = 0;
     if (count < 2 * f + 3)
         return err_make(ERR_STATE,
-                        "robust=krum with %zu faulty members needs %zu, and %zu delivered", f,
+                        "robust=krum with %zu faulty members needs %zu updates, but got %zu", f,
                         2 * f + 3, count);
     TRY(matrix_take(&score, count, 2));
     row = score + count;
@@ -196,7 +196,8 @@ err method_robust_weigh(double *p, double *norm, const struct method_cohort *c,
     if (rule == METHOD_ROBUST_NONE || by_values || c->count == 0) return ERR_NONE;
     s.pairs = rule != METHOD_ROBUST_NORM;
     if (s.pairs && c->count > LIMIT_ROBUST_MEMBERS)
-        return err_make(ERR_LIMIT, "%zu members, at most %d where a rule looks at all pairs",
+        return err_make(ERR_LIMIT,
+                        "%zu members, but a robust rule that compares all pairs allows at most %d",
                         c->count, LIMIT_ROBUST_MEMBERS);
     if (s.pairs) s.size = c->count * c->count;
     TRY(matrix_take(&s.total, s.size, 1));

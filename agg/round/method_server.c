@@ -123,7 +123,7 @@ static err take(const float **was, float **next, struct method_result *result,
     const struct adapter_file_factor *x = old ? &old->factor[role] : NULL;
     if (x && x->f32 && (x->rows != shape->rows || x->cols != shape->cols))
         return err_make(ERR_INPUT,
-                        "the server's memory of module %s: shape (%u, %u), expected "
+                        "the server optimizer's memory of module %s: shape (%u, %u), expected "
                         "(%u, %u)",
                         old->name, x->rows, x->cols, shape->rows, shape->cols);
     *was = x ? x->f32 : NULL;

@@ -148,7 +148,7 @@ Test(flexlora, a_members_own_scale_is_refused)
     struct method_next next = gather_round(c, m, 1);
     send(at("update", 0), &x); /* the run's alpha over its own rank */
     refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT,
-            "rank 4 at scale 16; a mean of factors needs rank up to 32 at scale 2 from all");
+            "rank 4 at scale 16, but a mean of factors needs rank up to 32 at scale 2");
 }
 
 Test(flexlora, with_the_tail_carried_every_round_is_exact)

@@ -27,9 +27,9 @@ Test(method_check, an_update_that_is_not_what_was_asked_is_refused_by_name)
     ok(method_start(method_find("flora"), at("state", 1), &start));
     ok(check(&good));
     x = good, x.round = 2;
-    refused(check(&x), ERR_STATE, "update: of round 2, expected 3");
+    refused(check(&x), ERR_STATE, "update: round 2, expected round 3");
     x = good, x.round = 4;
-    refused(check(&x), ERR_STATE, "of round 4");
+    refused(check(&x), ERR_STATE, "round 4, expected round");
     x = good, x.rank = 8;
     refused(check(&x), ERR_INPUT,
             "update: tensor base_model.model.layers.0.k_proj.lora_A.weight: shape (8, 24), "
@@ -102,7 +102,8 @@ Test(method_check, a_small_matrix_is_taken_in_the_block_its_member_trains)
     x.frozen = frozen_digest;
     x.round = 1;
     send(at("update", 0), &x);
-    refused(method_check_update(m, at("update", 0), &expect), ERR_STATE, "of round 1, expected 3");
+    refused(method_check_update(m, at("update", 0), &expect), ERR_STATE,
+            "round 1, expected round 3");
     expect.behind = 2;
     ok(method_check_update(m, at("update", 0), &expect));
     adapter_file_close(&state);
@@ -128,7 +129,7 @@ Test(method_check, only_what_the_round_trains_is_taken)
     m[1].factor[ADAPTER_FILE_R] = (struct adapter_file_factor){.f32 = R, .rows = 4, .cols = 4};
     ok(adapter_file_write(at("update", 1), &meta, m, MODULES, true));
     refused(method_check_update(method_find("fedit"), at("update", 1), &expect), ERR_INPUT,
-            "lora_R.weight is not sent in this round");
+            "lora_R.weight must not be sent in this round");
     m[1].factor[ADAPTER_FILE_R] = m[0].factor[ADAPTER_FILE_B] = (struct adapter_file_factor){0};
     ok(adapter_file_write(at("update", 1), &meta, m, MODULES, true));
     refused(method_check_update(method_find("fedit"), at("update", 1), &expect), ERR_INPUT,
@@ -206,7 +207,7 @@ Test(method_check, a_late_update_is_taken_only_where_it_says_all_that_its_member
             ok(method_check_update(m, at("update", 0), &expect));
         else
             refused(method_check_update(m, at("update", 0), &expect), ERR_STATE,
-                    "of round 1, expected 3");
+                    "round 1, expected round 3");
         adapter_file_close(&state);
     }
 }

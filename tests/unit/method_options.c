@@ -98,10 +98,10 @@ Test(method_options, whole_numbers_keep_every_digit)
 
 Test(method_options, what_a_method_cannot_have_is_refused_with_the_reason)
 {
-    wrong(&product, "server=fedadam", NULL, "keeps second moments per trained value");
-    wrong(&het, "server=fedavgm", NULL, "keeps no carry to add momentum to");
-    wrong(&flex, "server=fedavgm", NULL, "flexlora with tail=drop keeps no carry");
-    wrong(&product, "robust=median", NULL, "have no meaning apart");
+    wrong(&product, "server=fedadam", NULL, "keeps a second moment of each trained value");
+    wrong(&het, "server=fedavgm", NULL, "adds momentum to the carry, but");
+    wrong(&flex, "server=fedavgm", NULL, "flexlora with tail=drop has no carry");
+    wrong(&product, "robust=median", NULL, "compares single values");
     wrong(&factors, "robust=trimmed", NULL, "expected norm, krum or geometric");
     wrong(&product, "energy=0.9", NULL, "option energy: flora has no such option, only florist");
     wrong(&product, "basis=weights", NULL, "flora has no such option, only fed-sb, ffa");
@@ -129,7 +129,8 @@ Test(method_options, words_that_say_nothing_are_refused_by_name)
           "robust_norm has no effect without robust=norm");
     wrong(&product, "robust=krum", "robust_faulty=0", "option robust_faulty");
     struct method_options o;
-    refused(method_options_read(&o, &product, "[1]"), ERR_INPUT, "fedlora.options: expected a map");
+    refused(method_options_read(&o, &product, "[1]"), ERR_INPUT,
+            "fedlora.options: expected a JSON object");
     refused(method_options_read(&o, &product, "{\"prox\":true}"), ERR_INPUT,
             "fedlora.options: option prox");
     refused(method_options_read(&o, &product, "{\"energy\":0.5}"), ERR_INPUT, "only florist");

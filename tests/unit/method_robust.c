@@ -401,7 +401,7 @@ Test(method_robust, too_few_members_for_krum_are_refused)
     ok(method_start(m, at("state", 1), &start));
     struct method_next next = gather_round(c, m, 1);
     refused(method_next(&report, m, at("state", 2), &next), ERR_STATE,
-            "robust=krum with 2 faulty members needs 7, and 4 delivered");
+            "robust=krum with 2 faulty members needs 7 updates, but got 4");
     cr_expect(!file_exists(at("state", 2)));
 }
 

@@ -388,11 +388,12 @@ Test(method_server, memory_that_is_missing_or_of_another_state_is_refused)
     run_one(m, 2);
     struct method_next next = next_of(c, m, 2);
     next.memory_path = NULL;
-    refused(method_next(&report, m, at("x", 0), &next), ERR_INPUT, "its server's memory");
+    refused(method_next(&report, m, at("x", 0), &next), ERR_INPUT,
+            "no file is given for its server optimizer's memory");
     next.memory_path = at("memory", 3);
-    refused(method_next(&report, m, at("x", 0), &next), ERR_INPUT, "not the memory that");
+    refused(method_next(&report, m, at("x", 0), &next), ERR_INPUT, "is not the memory that");
     next.memory_path = at("memory", 2);
     next.memory_out = NULL;
-    refused(method_next(&report, m, at("x", 0), &next), ERR_INPUT, "no place is given");
+    refused(method_next(&report, m, at("x", 0), &next), ERR_INPUT, "no path is given");
     cr_expect(!file_exists(at("x", 0)));
 }

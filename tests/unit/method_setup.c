@@ -231,17 +231,17 @@ Test(method_setup, what_does_not_fit_a_gradient_round_is_refused_by_name)
     ok(method_start(m, at("state", 1), &start));
     start.frozen_path = at("state", 1);
     start.frozen_digest = base;
-    refused(method_start(m, at("x", 0), &start), ERR_INPUT, "expected none to be given");
+    refused(method_start(m, at("x", 0), &start), ERR_INPUT, "expected no file of frozen factors");
     struct method_next next = gather_gradients(c, "fed-sb", 1);
     ok(method_next(&report, m, at("state", 2), &next));
     method_report_close(&report);
     next = gather_gradients(c, "fed-sb", 2);
     next.frozen_out = NULL;
     refused(method_next(&report, m, at("state", 3), &next), ERR_INPUT,
-            "no place is given for the frozen factors");
+            "no path is given for the frozen factors");
     ok(adapter_file_map(&state, at("state", 1)));
     struct method_expect first = {.state = &state, .round = 1, .member = "delta"};
     send_gradient(at("update", 0), "fed-sb", 2, 0, 1);
-    refused(method_check_update(m, at("update", 0), &first), ERR_STATE, "of round 2");
+    refused(method_check_update(m, at("update", 0), &first), ERR_STATE, "round 2, expected round");
     adapter_file_close(&state);
 }

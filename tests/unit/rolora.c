@@ -42,7 +42,7 @@ Test(rolora, another_rank_or_scale_or_the_other_factor_is_refused)
     struct method_next next = gather_round(c, m, 1);
     send(at("update", 0), &x);
     refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT,
-            "rank 5 at scale 2; a mean of factors needs rank 4 at scale 2 from all");
+            "rank 5 at scale 2, but a mean of factors needs rank 4 at scale 2");
     x.rank = 4;
     send(at("update", 0), &x);
     refused(method_next(&report, m, at("state", 2), &next), ERR_INPUT, "rank 4 at scale 2.5");
