@@ -10,7 +10,7 @@ enum { ARENA_ALIGN = 64, ARENA_BLOCK = 64 * 1024 };
 
 struct arena_block {
     struct arena_block *previous;
-    uint8_t *free; /* aligned; what lies behind it is zero and not yet taken */
+    uint8_t *free; /* aligned; the memory after it is zero and not yet taken */
     size_t left;
 };
 
@@ -43,7 +43,7 @@ err arena_take(void *out, struct arena *arena, size_t count, size_t size)
     if (!block || block->left < need) {
         block = arena_block_make(need);
         if (!block) return err_sys(ENOMEM, "memory: %zu bytes", need);
-        /* A large request gets a block of its own; the one with room left stays in front. */
+        /* A large request gets a separate block behind the current one, which still has room. */
         if (arena->last && need > ARENA_BLOCK / 4 && arena->last->left > ARENA_BLOCK / 4) {
             block->previous = arena->last->previous;
             arena->last->previous = block;

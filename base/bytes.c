@@ -38,7 +38,7 @@ err bytes_append(struct bytes *b, const void *data, size_t size)
     return ERR_NONE;
 }
 
-/* Formats twice, the first time only to learn the size. No common format has a bound. */
+/* Formats twice: the first time only to learn the length, which has no known bound. */
 err bytes_printf(struct bytes *b, const char *format, ...)
 {
     va_list args;

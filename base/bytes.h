@@ -11,7 +11,7 @@
 struct bytes {
     uint8_t *data; /* NULL, or followed by a zero byte, so that text can be printed as it is */
     size_t size, capacity;
-    size_t max; /* bytes, without that zero; must not be 0 */
+    size_t max; /* in bytes, without that zero; must not be 0 */
 };
 
 err bytes_append(struct bytes *b, const void *data, size_t size); /* ERR_LIMIT past max */

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* sodium_init() may be called again and again; here, so that no program forgets it. */
+/* sodium_init() may be called repeatedly. It is called here so that no program can forget it. */
 void digest_begin(struct digest_stream *s)
 {
     REQUIRE(sodium_init() >= 0);
@@ -31,7 +31,8 @@ struct digest digest_of(const void *data, size_t size)
     return digest_end(&s);
 }
 
-/* Pages are given back after each slice: hashing a model must not push other data out of memory. */
+/* Pages are dropped after each slice, because hashing a model must not push other data out of
+ * memory. */
 enum { DIGEST_SLICE = 4 << 20 };
 
 err digest_of_file(struct digest *out, const char *path)

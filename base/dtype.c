@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* One row per type; `block` values take `bytes` bytes. */
+/* One row for each type. */
 static const struct {
     const char *name;
     uint16_t block, bytes; /* `block` values take `bytes` bytes */

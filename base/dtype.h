@@ -43,7 +43,8 @@ enum dtype {
 };
 
 const char *dtype_name(enum dtype t); /* "F32", "BF16", "Q4_K", ... */
-/* Exact bits of n elements; false on overflow or when n is not a multiple of the block. */
+/* The exact number of bytes of n elements; false on overflow or when n is not a multiple of the
+ * block. */
 bool dtype_bytes(size_t *out, enum dtype t, size_t n);
 
 float f32_from_f16(uint16_t h); /* exact */

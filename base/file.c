@@ -77,7 +77,8 @@ void file_map_close(struct file_map *map)
     *map = (struct file_map){0};
 }
 
-/* Only whole pages inside the range: a page at its border belongs to neighbouring data too. */
+/* Drops only pages that are wholly inside the range, because a page at its border also has
+ * neighbouring data. */
 void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 {
     REQUIRE(offset <= map->size && size <= map->size - offset);
@@ -92,7 +93,7 @@ void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 /* Opens and locks the part file. Its name is fixed, so that a crash leaves at most one and the next
  * writer reuses it. The lock keeps two writers apart; the comparison of inodes detects a part that
  * its writer renamed between our open() and our lock. The mode is left to the umask: an export is
- * made to be passed on, and private files lie in directories of mode 0700. */
+ * made to be passed on, and private files are in directories of mode 0700. */
 static err part_open(int *out, const char *part)
 {
     for (int attempt = 0; attempt < 16; attempt++) {
@@ -116,10 +117,10 @@ static err part_open(int *out, const char *part)
         }
         file_disk.close(fd);
     }
-    return err_make(ERR_STATE, "%s: replaced by other processes again and again", part);
+    return err_make(ERR_STATE, "%s: replaced by other processes repeatedly", part);
 }
 
-/* A dangling symbolic link exists too: rename() would replace it. */
+/* A dangling symbolic link counts as existing, because rename() would replace it. */
 static err path_free(const char *path)
 {
     if (!file_exists(path)) return ERR_NONE;
@@ -171,9 +172,9 @@ static void parent_of(char out[4096], const char *path)
         snprintf(out, 4096, "%.*s", (int)(slash - path), path);
 }
 
-/* The order matters. The data is flushed before the rename, or a power loss could leave a
- * complete name with missing contents; the directory is flushed after it, or the name itself
- * could be lost. */
+/* The order matters. The data is flushed before the rename, because a power loss could otherwise
+ * leave the final name with missing contents. The directory is flushed after it, because the name
+ * itself could otherwise be lost. */
 err file_out_commit(struct file_out *out)
 {
     REQUIRE(out->part[0] && out->fd >= 0);
@@ -211,8 +212,8 @@ out:
 
 /* ---- reading, paths ---- */
 
-/* Reads until the end whatever size was reported: pipes and /dev/stdin report none, and a file may
- * grow while it is read. */
+/* Reads to the end and ignores the reported size, because pipes and /dev/stdin report none and a
+ * file may grow while it is read. */
 err file_read_all(char **out, size_t *size, const char *path, size_t size_max)
 {
     int fd = -1;
@@ -257,7 +258,8 @@ out:
     return e;
 }
 
-/* Each parent in turn; one that exists is fine, also when another process has just created it. */
+/* Creates each parent in turn. A directory that exists is no error, even if another process has
+ * just created it. */
 err file_make_dirs(const char *path)
 {
     char part[4096];

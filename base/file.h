@@ -1,7 +1,7 @@
-/* Files that are complete or absent after a crash. A file is written beside its final path
- * (PATH.part), flushed and renamed, and then the directory is flushed. Reading is by memory map.
- * All disk calls go through `file_disk`, so that tests can make the n-th call fail (ENOSPC, EIO) or
- * simulate a power loss there. */
+/* Files that are complete or absent after a crash. A file is written to PATH.part, flushed and
+ * renamed, and then the directory is flushed. Reading is by memory map. All disk calls go through
+ * `file_disk`, so that tests can make the n-th call fail (ENOSPC, EIO) or simulate a power loss
+ * there. */
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
@@ -33,7 +33,7 @@ void file_map_close(struct file_map *map);
 /* Lets the kernel drop the pages of this range; they are read again when touched. */
 void file_map_drop(const struct file_map *map, size_t offset, size_t size);
 
-/* A file being written: open, append..., commit, close. Without commit, close deletes the part.
+/* A file being written: open, append..., commit, close. Without commit, close deletes PATH.part.
  * Without `replace` an existing path is ERR_INPUT. */
 struct file_out {
     int fd; /* -1 or 0 in a zeroed struct: nothing open */

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Duplicate keys are refused: two readers could take different values of the same file. */
+/* Duplicate keys are refused, because two readers could take different values from the same
+ * file. */
 err json_parse(json_t **out, const char *text, size_t size, const char *what)
 {
     json_error_t cause;
@@ -52,7 +53,6 @@ err json_opt_int(int64_t *out, const json_t *object, const char *key, int64_t le
 {
     const json_t *value = find(object, key);
     if (!value) return ERR_NONE;
-    /* Writers exist that turn 4 into 4.0; what is whole is taken. */
     double real = json_number_value(value);
     bool whole = json_is_integer(value) ||
                  (json_is_real(value) && real == floor(real) && fabs(real) < 0x1p53);
@@ -123,7 +123,7 @@ static int write_part(const char *text, size_t size, void *context)
     return err_is(w->e) ? -1 : 0;
 }
 
-/* On failure *out is cut back to its previous size, so that no half of a document stays in it. */
+/* On failure *out is cut back to its previous size, so that no part of a document stays in it. */
 err json_write(struct bytes *out, const json_t *value)
 {
     struct writing w = {.out = out};

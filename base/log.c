@@ -43,8 +43,8 @@ static void line_text(struct line *l, const char *text)
     line_add(l, text, strlen(text));
 }
 
-/* Bare if that is unambiguous, else quoted with \" \\ and \xNN, so that an event stays one line
- * whatever a name contains. */
+/* Prints the value bare if that is unambiguous, else quoted with the escapes \" \\ and \xNN, so
+ * that an event stays one line even if a name has control characters. */
 static void line_value(struct line *l, const char *value)
 {
     bool bare = *value != 0;
@@ -70,7 +70,7 @@ static void line_value(struct line *l, const char *value)
     line_text(l, "\"");
 }
 
-/* UTC with milliseconds: logs of several machines are compared. */
+/* UTC with milliseconds, because logs of several machines are compared. */
 static void time_text(char out[32])
 {
     uint64_t ms = text_wall_ms();

@@ -181,8 +181,8 @@ static err seen_list(struct seen *seen, void *options, const struct option_row *
     return ERR_NONE;
 }
 
-/* Two rows of one name would hide each other. That is a mistake of the program, and it is found at
- * the first start instead of by a user. */
+/* Two rows of the same name would hide each other. Such a mistake in a table is found here at the
+ * first start of the program, before a user sees its effect. */
 static void require_unique(const struct option_set *set)
 {
     const struct option_row *a, *b;
@@ -222,7 +222,7 @@ struct reading {
     err e; /* the first one */
 };
 
-/* inih asks for one line at a time. Handing out the lines here gives their numbers for errors. */
+/* inih asks for one line at a time, so this function can count the lines for error messages. */
 static char *read_line(char *out, int room, void *context)
 {
     struct reading *r = context;
@@ -352,7 +352,8 @@ static err args_long(struct args *a, const char *arg)
                     nearest ? nearest : "", nearest ? "?" : "");
 }
 
-/* "-o FILE" and "-oFILE"; letters are not combined ("-qv"), because a value could hide in them. */
+/* "-o FILE" and "-oFILE". Letters are not combined ("-qv"), because the second one could be a
+ * value. */
 static err args_short(struct args *a, const char *arg)
 {
     char shown[3] = {'-', arg[1], 0};

@@ -85,8 +85,8 @@ err option_read_args(void *options, const struct option_set *set, int argc, char
 err option_check(const void *options, const struct option_set *set);
 /* The options part of --help: flag, value, help, default; wrapped at 100 columns. */
 err option_help(struct bytes *out, const struct option_set *set);
-/* Appends the words of `text` and a newline. The cursor stands at `column`; lines are wrapped at
- * 100 columns and continued at column `indent`. */
+/* Appends the words of `text` and a newline. The cursor is at `column`; lines are wrapped at 100
+ * columns and continued at column `indent`. */
 err option_help_wrap(struct bytes *out, const char *text, size_t indent, size_t column);
 /* A commented sample configuration file with every key and default. */
 err option_sample(struct bytes *out, const struct option_set *set);

@@ -115,7 +115,7 @@ static bool same_section(const struct option_row *a, const struct option_row *b)
 }
 
 /* A section is written completely at the place of its first row. Keys without a section come before
- * all sections, because behind one they would be read as part of it. */
+ * all sections, because after the heading of a section they would be read as part of it. */
 static err sample_sections(struct bytes *out, const struct option_set *set, bool named)
 {
     const struct option_row *row, *other;

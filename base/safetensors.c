@@ -76,8 +76,8 @@ static int entry_by_range(const void *a, const void *b)
 }
 
 /* Checks the tensors in the order of their bytes: no gap, no overlap, and sizes that match shape
- * and dtype. A gap could hide data that two readers treat differently. *end is the end of the last
- * one. */
+ * and dtype. A gap could hide data that two readers treat differently. *end: the end of the last
+ * tensor's bytes. */
 static err entries_check(struct entry *entry, size_t count, uint64_t *end)
 {
     uint64_t start = 0;

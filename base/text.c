@@ -79,7 +79,8 @@ err text_parse_duration_ms(uint64_t *out, const char *text)
                     text);
 }
 
-/* strtoll() skips leading spaces, which are refused here: they come from a mistake in quoting. */
+/* strtoll() skips leading spaces. They are refused here, because they come from a mistake in
+ * quoting. */
 err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most)
 {
     char *end;
@@ -108,7 +109,8 @@ err text_parse_num(double *out, const char *text, double least, double most)
     return ERR_NONE;
 }
 
-/* 999.95 and not 1000: a value that would be rounded to "1000.0 kB" is printed as "1.0 MB". */
+/* The limit is 999.95, because larger values would be rounded to "1000.0 kB"; they are printed as
+ * "1.0 MB". */
 void text_size(char *out, size_t bytes, uint64_t n)
 {
     static const char *const name[] = {"B", "kB", "MB", "GB", "TB", "PB"};
@@ -137,7 +139,8 @@ void text_duration(char *out, size_t bytes, uint64_t ms)
         snprintf(out, bytes, "%lluh%02um", (unsigned long long)(s / 3600), (unsigned)(s / 60 % 60));
 }
 
-/* Edit distance where a swap of neighbours counts one; words over 63 bytes are not compared. */
+/* Edit distance in which a swap of neighbours counts as one edit. Words over 63 bytes are not
+ * compared. */
 static size_t distance(const char *a, const char *b)
 {
     size_t m = strlen(a), n = strlen(b);

@@ -25,6 +25,6 @@ void training_options_defaults(struct training_options *out)
     struct arena arena = {0};
     *out = (struct training_options){0};
     err e = option_defaults(out, &set, &arena);
-    REQUIRE(!err_is(e)); /* the defaults are ours, and a test reads them */
+    REQUIRE(!err_is(e)); /* the defaults are part of this program, and a test reads them */
     arena_close(&arena);
 }

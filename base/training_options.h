@@ -37,8 +37,9 @@ struct training_options {
     bool shuffle, eos;
 };
 
-/* Rows for a command's own table; at_ is the offset of its struct training_options. A field of the
- * wire has the name after "train.", or "no_" and that name where a flag is on by default. */
+/* Rows for a command's own table; at_ is the offset of its struct training_options. The field in
+ * message Training has the name after "train.", or "no_" and that name if the flag is on by
+ * default. */
 /* clang-format off */
 #define TRAINING_ROW(at_, member_) .at = (at_) + offsetof(struct training_options, member_)
 
@@ -55,7 +56,8 @@ struct training_options {
      .kind = OPTION_FLAG, .fallback = "yes",                                                       \
      .help = "do not append the end-of-sequence token to the learned tokens"}
 
-/* Every option of local training but lr, and but seed and precision, which every command has. */
+/* Every option of local training except lr (TRAINING_ROW_LR), and except seed and precision, which
+ * every command has. */
 #define TRAINING_ROWS(at_)                                                                         \
     {TRAINING_ROW(at_, steps), .flag = "steps", .key = "train.steps", .kind = OPTION_INT,          \
      .fallback = "0", .least = 0, .most = 1e9,                                                     \

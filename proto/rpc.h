@@ -79,7 +79,7 @@ struct rpc_method {
 struct rpc_server_options {
     const char *listen;          /* "host:port", "[::1]:port"; port 0: any free one */
     const char *ca, *cert, *key; /* PEM files; only clients of this CA are let in */
-    const char *federation;      /* that peers must belong to; NULL: any */
+    const char *federation;      /* federation that peers must belong to; NULL: any */
     const struct rpc_method *method;
     size_t method_count;
     void *context;
@@ -89,7 +89,7 @@ struct rpc_server_options {
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
     uint64_t call_ms;    /* longest life of any call, whatever its deadline; 0: 30 min */
     uint64_t stall_ms;   /* longest wait for the peer to send or take one message; 0: 60 s */
-    size_t memory_bytes; /* of all connections' buffers; 0: 64 MiB */
+    size_t memory_bytes; /* for the buffers of all connections; 0: 64 MiB */
 };
 
 /* Binds, serves, and checks that TLS 1.2 is refused. ERR_MACHINE with EADDRINUSE: the port is in
@@ -100,7 +100,7 @@ int rpc_server_port(const struct rpc_server *server);
 void rpc_server_poll(struct rpc_server *server, uint64_t timeout_ms);
 void rpc_server_wake(struct rpc_server *server);          /* any thread: ends a waiting poll */
 size_t rpc_server_calls(const struct rpc_server *server); /* open now */
-/* Sets the status that grpc.health.v1 answers, for "" and every service. At first: not serving. */
+/* Sets the status that grpc.health.v1 answers, for "" and every service. Initially not serving. */
 void rpc_server_set_serving(struct rpc_server *server, bool serving);
 /* Reads the certificate files again, for new connections. On an error the old ones stay in use. */
 err rpc_server_reload(struct rpc_server *server);
@@ -118,7 +118,7 @@ void rpc_call_set_state(struct rpc_call *call, void *state);
 void *rpc_call_state(const struct rpc_call *call);
 
 void rpc_call_answer(struct rpc_call *call, const void *reply, size_t size); /* copies */
-void rpc_call_refuse(struct rpc_call *call, err cause); /* sends the status below and the text */
+void rpc_call_refuse(struct rpc_call *call, err cause); /* sends text and status */
 void rpc_call_next(struct rpc_call *call);
 void rpc_call_send(struct rpc_call *call, const void *message, size_t size); /* copies */
 void rpc_call_finish(struct rpc_call *call);
@@ -141,8 +141,8 @@ struct rpc_client_options {
     const volatile sig_atomic_t *stop;
 };
 
-/* Checks the files: they exist, certificate and key are a pair, in date, of this CA, for clients.
- * Connects at the first call. */
+/* Checks that the files exist, that certificate and key are a pair, and that the certificate is
+ * valid now, signed by this CA and made for clients. Connects at the first call. */
 err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *options);
 void rpc_client_close(struct rpc_client *client); /* no call may be under way; NULL is fine */
 /* Reads the files again, in case a certificate was renewed. *changed: the files differ from those
@@ -193,8 +193,8 @@ struct rpc_tls_report {
 /* One handshake by OpenSSL itself, because gRPC hides why a connection fails. For `fedlora doctor`,
  * and after a failed call. */
 err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *options);
-/* ERR_INPUT, naming the file, unless cert and key are a pair, in date, of this CA, and for this
- * use. days_left may be NULL. */
+/* ERR_INPUT, naming the file, unless cert and key are a pair and cert is valid now, signed by this
+ * CA and made for a server (or a client). days_left may be NULL. */
 err rpc_tls_check(const char *ca, const char *cert, const char *key, bool server,
                   int64_t *days_left);
 

@@ -1,5 +1,5 @@
-/* One call on the server, from its arrival to its end. A call is freed when gRPC has reported
- * that it is closed and no batch is in progress; until then every late event finds it alive. */
+/* One call on the server, from its arrival to its end. A call is freed when gRPC has reported that
+ * it is closed and no batch is in progress, so a late event never finds a freed call. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"
@@ -107,7 +107,7 @@ void rpc_call_send(struct rpc_call *call, const void *message, size_t size)
     grpc_byte_buffer_destroy(buffer);
 }
 
-/* ---------------------------------------------------------------- who calls, and what */
+/* ---------------------------------------------------------------- identity and method */
 
 /* The identity comes from the certificate of this connection, never from the message. */
 static err peer_read(struct rpc_call *call)
@@ -127,8 +127,8 @@ static err peer_read(struct rpc_call *call)
     return e;
 }
 
-/* Linear: there are about twenty methods. Our own methods get the server's context; health and
- * reflection get the server itself. */
+/* A linear search, because there are about twenty methods. Methods of the server's owner get the
+ * context from its options; health and reflection get the server itself. */
 static const struct rpc_method *method_find(struct rpc_call *call, grpc_slice path)
 {
     const struct rpc_server *s = call->server;
@@ -326,7 +326,7 @@ void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms)
     }
 }
 
-/* ---------------------------------------------------------------- what a handler may ask */
+/* ---------------------------------------------------------------- functions for handlers */
 
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call)
 {

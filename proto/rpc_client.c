@@ -14,7 +14,7 @@
 enum {
     CLIENT_CONNECT_MS = 1500,
     CLIENT_SLICE_MS = 50,      /* how late an interrupt may be seen */
-    CLIENT_RECONNECT_MS = 200, /* our callers do the backing off */
+    CLIENT_RECONNECT_MS = 200, /* the callers of this file back off */
     CLIENT_OPS_MAX = 6,
 };
 
@@ -22,7 +22,7 @@ struct rpc_client {
     struct rpc_client_options options;
     char *server, *ca, *cert, *key;
     struct rpc_peer self;
-    struct digest files; /* of ca, certificate and key as they are in use */
+    struct digest files; /* digest of the three files in use */
     grpc_channel *channel;
 };
 
@@ -38,7 +38,7 @@ struct talk {
     grpc_status_code code;
     grpc_slice details;
     grpc_byte_buffer *received;
-    err cut; /* why we cancelled it */
+    err cut; /* why this side cancelled the call */
 };
 
 /* ---------------------------------------------------------------- the client */
@@ -62,8 +62,8 @@ static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *
         arg_int(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
         arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MS),
         arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000),
-        arg_int(GRPC_ARG_ENABLE_RETRIES,
-                0), /* transfers resume by offset; nothing is buffered twice */
+        /* No retries, which would buffer each message twice: transfers resume by offset. */
+        arg_int(GRPC_ARG_ENABLE_RETRIES, 0),
         arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
         arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
         arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
@@ -186,9 +186,9 @@ static bool is_stopped(const struct rpc_client *c)
     return c->options.stop != NULL && *c->options.stop != 0;
 }
 
-/* After a failure the channel would fail every call until its own back-off has passed, and it
- * only connects while a thread polls it. So a call that follows a failure first gives it the
- * chance. */
+/* After a failure the channel would fail every call until its own back-off has passed, and it only
+ * connects while a thread polls it. So the next call resets the back-off and polls until the
+ * channel has connected or failed again. */
 static void reconnect(struct rpc_client *c)
 {
     grpc_connectivity_state state = grpc_channel_check_connectivity_state(c->channel, 1);
@@ -269,7 +269,7 @@ static err talk_result(struct talk *t)
     memcpy(text, GRPC_SLICE_START_PTR(t->details), size);
     text[size] = 0;
     if (t->code != GRPC_STATUS_UNAVAILABLE) return rpc_wire_err(t->code, text);
-    /* The text may be gRPC's own, which hides the cause, so look for the cause. */
+    /* The text may be gRPC's own, which does not name the cause, so a probe looks for it. */
     struct rpc_tls_report report;
     err cause = rpc_tls_probe(&report, &t->client->options);
     return err_is(cause) ? cause : rpc_wire_err(t->code, text);
@@ -392,7 +392,7 @@ static void send_parts(struct talk *t, const struct rpc_upload *upload, struct b
         grpc_op op = end ? op_of(GRPC_OP_SEND_CLOSE_FROM_CLIENT) : op_send(buffer);
         talk_start(t, &op, 1, TAG_WRITE);
         if (buffer != NULL) grpc_byte_buffer_destroy(buffer);
-        /* Only the writing counts here; a refusal in the meantime ends it too. */
+        /* Waits for the write; if the server refuses the upload meanwhile, the call ends. */
         talk_wait(t, TAG_WRITE | TAG_DONE);
     }
 }

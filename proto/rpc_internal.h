@@ -51,14 +51,14 @@ struct rpc_call {
     struct rpc_tag read, write, status, closed;
     grpc_byte_buffer *message; /* being read */
     int cancelled;             /* written by gRPC when `closed` completes */
-    unsigned pending;          /* batches under way; freed at none once closed */
+    unsigned pending;          /* batches in progress; 0 and closed: the call is freed */
     uint64_t ends_ms;          /* monotonic: when the call must be over */
-    uint64_t waits_ms;         /* when the wait for the peer began; 0: it is not waited for */
+    uint64_t waits_ms;         /* start of the wait for the peer; 0: no wait */
     bool sent_start, begun, answered, sent, is_closed, is_over, reading, writing, finishing;
 };
 
 struct rpc_server {
-    /* Its strings are the caller's and may be gone; the copies are below. */
+    /* Its strings belong to the caller and may no longer exist. The copies are below. */
     struct rpc_server_options options;
     char *listen, *ca, *cert, *key, *federation;
     grpc_server *server;

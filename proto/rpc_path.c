@@ -8,7 +8,7 @@ struct rpc_path rpc_path_federation[RPC_PATHS_FEDERATION], rpc_path_admin[RPC_PA
 
 static void fill(struct rpc_path *out, size_t count, const ProtobufCServiceDescriptor *service)
 {
-    REQUIRE(service->n_methods == count); /* else the generated struct is not what we take it for */
+    REQUIRE(service->n_methods == count); /* the layout that RPC_PATH_INDEX assumes */
     for (size_t i = 0; i < count; i++) {
         int n = snprintf(out[i].text, RPC_PATH_BYTES, "/%s/%s", service->name,
                          service->methods[i].name);

@@ -5,7 +5,7 @@
  *     .path = RPC_PATH_FEDERATION(next_task)      a procedure that members call
  *     .path = RPC_PATH_ADMIN(create_run)          a procedure that operators call
  *
- * Each macro is an address constant, so it may stand in the initializer of a static table. The text
+ * Each macro is an address constant, so it may be used to initialize a static table. The text
  * is filled in before main() and never changes afterwards. Any thread. */
 #ifndef PROTO_RPC_PATH_H
 #define PROTO_RPC_PATH_H

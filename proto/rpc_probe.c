@@ -38,7 +38,7 @@ static err connect_one(int *out, const struct addrinfo *address, const char *ser
         close(fd);
         return err_sys(code, "cannot connect to %s", server);
     }
-    /* From here on blocking, with a limit on every wait. */
+    /* From here on the socket blocks, with a limit on every wait. */
     struct timeval limit = {.tv_sec = (time_t)(timeout_ms / 1000),
                             .tv_usec = (suseconds_t)(timeout_ms % 1000 * 1000)};
     (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
@@ -101,8 +101,8 @@ static void see_server_hello(int writing, int version, int type, const void *dat
 
 bool rpc_tls_accepts_12(const char *host, const char *port, uint64_t timeout_ms)
 {
-    /* Without a certificate the handshake fails in any case; what counts is whether the server took
-     * up the version, that is, sent its hello. */
+    /* Without a certificate the handshake fails in any case. The server accepts the version if it
+     * has sent its hello. */
     bool seen = false;
     int fd = -1;
     sigset_t old = hold_sigpipe();
@@ -285,8 +285,8 @@ out:
     return e;
 }
 
-/* A server that dies or stops at this moment hangs up too, but one that refuses the certificate
- * does so every time. Hence several tries. */
+/* A server that dies or stops at this moment hangs up too, but a server that refuses the
+ * certificate does so every time. So the handshake is tried several times. */
 static err probe(struct rpc_tls_report *out, const struct rpc_client_options *o)
 {
     bool hung_up = false;

@@ -92,7 +92,7 @@ static void full_name(char out[REFLECT_NAME_BYTES], struct span file, struct spa
              (int)name.size, (const char *)name.at);
 }
 
-/* True if the symbol is declared in this file, or lies within a declaration (a method, a nested
+/* True if the symbol is declared in this file, or is part of a declaration (a method, a nested
  * message). */
 static bool declares(struct span file, const char *symbol)
 {

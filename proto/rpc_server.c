@@ -1,5 +1,5 @@
 /* The server's loop: one completion queue, polled by one thread. gRPC does its handshakes, reads
- * and writes inside our polls, so a callback must be short. */
+ * and writes inside rpc_server_poll(), so a callback must be short. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"
@@ -17,7 +17,7 @@ enum {
     SERVER_BATCH = 512, /* events run in one poll, so that the caller gets its turn */
     SERVER_SWEEP_MS = 500,
     SERVER_SELF_CHECK_MS = 5000,
-    SERVER_CLOSE_MS = 5000, /* for gRPC to end what was cancelled */
+    SERVER_CLOSE_MS = 5000, /* for gRPC to end cancelled calls */
     SERVER_STREAMS = 16,    /* of one connection: a long poll, a report, a transfer, and room */
 };
 
@@ -87,8 +87,8 @@ static grpc_server *make_server(const struct rpc_server_options *o)
         arg_int(GRPC_ARG_ALLOW_REUSEPORT, 0),
         arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
         arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        /* Windows do not grow: many uploads at once must not fill the memory. 256 KiB is 5 MB/s
-         * for one upload over a line of 50 ms. */
+        /* Windows do not grow, because many uploads at once must not fill the memory. 256 KiB
+         * allows 5 MB/s for one upload over a connection with a delay of 50 ms. */
         arg_int(GRPC_ARG_HTTP2_BDP_PROBE, 0),
         arg_int(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 * 1024),
         {.type = GRPC_ARG_POINTER,
@@ -102,7 +102,7 @@ static grpc_server *make_server(const struct rpc_server_options *o)
     return server;
 }
 
-/* gRPC reports only that it could not bind. A bind of our own finds the reason. */
+/* gRPC reports only that it could not bind. A bind without gRPC finds the reason. */
 static err check_port(const char *host, const char *port, const char *listen_on)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
@@ -115,7 +115,7 @@ static err check_port(const char *host, const char *port, const char *listen_on)
     err e = ERR_NONE;
     for (const struct addrinfo *a = found; a != NULL && !err_is(e); a = a->ai_next) {
         int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol), yes = 1;
-        if (fd < 0) continue; /* no IPv6 here, say */
+        if (fd < 0) continue; /* for example, no IPv6 on this machine */
         (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
         if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, 1) != 0)
             e = errno == EADDRINUSE
@@ -160,8 +160,8 @@ static void *self_check_main(void *argument)
     return NULL;
 }
 
-/* A build of gRPC or OpenSSL that ignores rpc_init() must not serve. The handshake of the
- * checking thread needs our polls. */
+/* A build of gRPC or OpenSSL that ignores rpc_init() must not serve. The handshake runs on another
+ * thread, and only proceeds while this thread polls. */
 static err check_tls_12_refused(struct rpc_server *s)
 {
     struct self_check check = {.server = s};
@@ -175,7 +175,7 @@ static err check_tls_12_refused(struct rpc_server *s)
     if (code != 0) return err_sys(code, "cannot start a thread");
     while (!atomic_load(&check.done)) {
         grpc_event event = grpc_completion_queue_next(s->queue, rpc_wire_after(20), NULL);
-        REQUIRE(event.type == GRPC_QUEUE_TIMEOUT); /* nothing was asked for yet */
+        REQUIRE(event.type == GRPC_QUEUE_TIMEOUT); /* no operation has been started yet */
     }
     pthread_join(thread, NULL);
     if (check.accepted)
@@ -279,7 +279,7 @@ static void sweep(struct rpc_server *s)
     if (now - s->swept_ms < SERVER_SWEEP_MS) return;
     s->swept_ms = now;
     for (struct rpc_call *call = s->calls, *next; call != NULL; call = next) {
-        next = call->next; /* nothing is freed here, only batches begin */
+        next = call->next; /* the sweep starts batches, but frees nothing */
         rpc_call_sweep(call, now);
     }
 }
@@ -305,7 +305,8 @@ void rpc_server_poll(struct rpc_server *s, uint64_t timeout_ms)
 
 void rpc_server_wake(struct rpc_server *s)
 {
-    /* An empty batch of a call to nowhere: the C core has no other way to post an own event. */
+    /* An empty batch of a call that is never sent, because the C core has no other way to post an
+     * event. */
     if (!atomic_exchange(&s->woken, true)) {
         grpc_call_error error = grpc_call_start_batch(s->wake_call, NULL, 0, &s->wake_tag, NULL);
         REQUIRE(error == GRPC_CALL_OK);

@@ -107,7 +107,7 @@ static STACK_OF(X509) * parse_certs(const char *pem)
 static int no_passphrase(char *buffer, int size, int writing, void *user)
 {
     (void)buffer, (void)size, (void)writing, (void)user;
-    return 0; /* a service cannot ask for one */
+    return 0; /* a service cannot ask for a passphrase */
 }
 
 static err check_key(const char *key_path, const char *pem, const char *cert_path, X509 *cert)
@@ -151,7 +151,7 @@ static err check_chain(const struct chain_check *check)
         e = err_make(ERR_INPUT, "%s: this certificate is not for a %s", check->cert_path,
                      check->server ? "server (serverAuth)" : "client (clientAuth)");
     else if (code == X509_V_ERR_CERT_HAS_EXPIRED || code == X509_V_ERR_CERT_NOT_YET_VALID)
-        e = err_make(ERR_INPUT, "%s: %s; look at this machine's clock too", check->cert_path, why);
+        e = err_make(ERR_INPUT, "%s: %s; check this machine's clock too", check->cert_path, why);
     else
         e = err_make(ERR_INPUT, "%s: not signed by the authority in %s: %s", check->cert_path,
                      check->ca_path, why);

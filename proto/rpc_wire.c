@@ -1,4 +1,4 @@
-/* Conversions between gRPC's types and ours: buffers, statuses, times, addresses. */
+/* Conversions between gRPC's types and this project's: buffers, statuses, times, addresses. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"

@@ -31,7 +31,7 @@ static struct field field_of(const struct option_row *row)
     return f;
 }
 
-/* Zero is a value of these, not "absent". */
+/* Fields in which zero is a value and does not mean "absent". */
 static bool zero_is_a_value(const struct field *f)
 {
     return strcmp(f->name, "clip") == 0 || strcmp(f->name, "epochs") == 0;
@@ -39,7 +39,7 @@ static bool zero_is_a_value(const struct field *f)
 
 /* ---- from the wire ---- */
 
-/* The field's value as option.h reads values; false: zero or "". */
+/* The field's value in the text form that option.h reads. False: it is zero or "". */
 static bool value_text(char out[VALUE_BYTES], const struct field *f, const void *message)
 {
     const void *at = (const char *)message + f->type->offset;
@@ -116,7 +116,7 @@ static err put(Fedlora__V1__Training *to, const struct field *f,
     }
     double number =
         f->row->kind == OPTION_INT ? (double)*(const int64_t *)value : *(const double *)value;
-    /* lr 0 is sent on purpose: the coordinator chooses. */
+    /* lr 0 is sent on purpose: the coordinator chooses the rate. */
     if (number == 0 && strtod(f->row->fallback, NULL) != 0 && !zero_is_a_value(f) &&
         strcmp(f->name, "lr") != 0)
         return err_make(ERR_INPUT, "--%s 0: a run reads 0 as the default %s, expected more than 0",

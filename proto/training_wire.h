@@ -11,8 +11,8 @@
  * that is 0 or "" keeps the default; the exceptions are clip (0: off) and epochs (0: steps count).
  * ERR_INPUT names the field: a value out of range, or neither steps nor epochs. */
 err training_wire_read(struct training_options *out, const Fedlora__V1__Training *from);
-/* A message of its own, to be freed with message_free(). ERR_INPUT where a value is 0 and the other
- * side would read that as a default that is not 0; lr 0 is sent, it asks for the default. */
+/* A new message, to be freed with message_free(). ERR_INPUT if a value is 0 and the receiver would
+ * replace it by another default. lr 0 is sent, because it asks for the default. */
 err training_wire_make(Fedlora__V1__Training **out, const struct training_options *from);
 
 #endif
