@@ -124,9 +124,9 @@ static bool is_set(const json_t *value)
            !(json_is_string(value) && json_string_length(value) == 0);
 }
 
-/* Some initialisations subtract from the base what they put into A and B, so the adapter is right
- * only on that changed base. save_pretrained(path_initial_model_for_weight_conversion) undoes this;
- * PEFT then writes `true` here. */
+/* Some initialisations subtract the initial B A from the base, so the adapter is right only on that
+ * changed base. save_pretrained(path_initial_model_for_weight_conversion) undoes this; PEFT then
+ * writes `true` here. */
 static err refuse_changed_base(const json_t *config, const char *path)
 {
     static const char *const harmless[] = {"gaussian", "eva", "orthogonal", "mica"};
@@ -199,7 +199,7 @@ static err patterns_read(struct adapter_config *c, const json_t *config, const c
     return ERR_NONE;
 }
 
-/* The tensors saved whole beside A and B. */
+/* The tensors saved whole in addition to A and B. */
 static err saved_read(struct adapter_config *c, const json_t *config, const char *path)
 {
     const json_t *list = json_object_get(config, "modules_to_save");

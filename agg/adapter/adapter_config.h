@@ -1,8 +1,8 @@
 /* PEFT's adapter_config.json. It fixes the rank and scale of each module, and the tensors that are
- * saved whole beside A and B (modules_to_save, trained biases). A setting that makes the adapter
- * another function than W0 + scale B A is refused by name: DoRA, other adapter types, bases that
- * the initialisation changed. The targets (target_modules, exclude_modules, layers_to_transform,
- * layers_pattern) are not read, because the tensors show them.
+ * saved whole in addition to A and B (modules_to_save, trained biases). A setting that makes the
+ * adapter another function than W0 + scale B A is refused by name: DoRA, other adapter types, bases
+ * that the initialisation changed. The targets (target_modules, exclude_modules,
+ * layers_to_transform, layers_pattern) are not read, because the tensors show them.
  *
  * A pattern {"key": value, ...} follows PEFT: the first key, in the file's order, for which the
  * regular expression (.*\.)?(key)$ matches the whole module name. Keys of plain names ('.' matches

@@ -34,11 +34,11 @@
  *     fedlora.dropped        JSON, per module: norm (Frobenius) that recompression of the carry has
  *                            cut off so far
  *     fedlora.options        JSON, options of the run that are not at their defaults
- *     fedlora.memory         digest of the memory that the server keeps beside the state
+ *     fedlora.memory         digest of the memory that the server keeps with the state
  *
  * Ranks are read from the shapes. The scale is alpha/r, or alpha/sqrt(r) with rslora. With frozen
  * factors, r is fedlora.rank for every module, because some modules are too small for that rank;
- * for B R A our own states make the scale 1. A file of frozen factors may hold A alone. */
+ * for B R A the scale is 1. A file of frozen factors may hold A alone. */
 #ifndef AGG_ADAPTER_FILE_H
 #define AGG_ADAPTER_FILE_H
 
@@ -79,8 +79,8 @@ struct adapter_file_module {
     struct adapter_file_factor factor[ADAPTER_FILE_ROLES];
 };
 
-/* PEFT: a tensor saved whole beside A and B (modules_to_save, trained biases). It replaces the
- * base's tensor. */
+/* PEFT: a tensor saved whole in addition to A and B (modules_to_save, trained biases). It replaces
+ * the base's tensor. */
 struct adapter_file_saved {
     const char *name; /* without "base_model.model." and ".base_layer" */
     const struct tensor *tensor;
@@ -112,7 +112,7 @@ struct adapter_file {
     struct adapter_file_module *module; /* sorted by name, unique */
     size_t saved_count;
     struct adapter_file_saved *saved; /* sorted by name; only after adapter_file_map_whole() */
-    struct safetensors tensors;       /* what is borrowed from; also all metadata */
+    struct safetensors tensors;       /* the file that factors borrow from; has all metadata */
     char path[LIMIT_PATH_BYTES];
     struct arena arena;
 };
@@ -133,7 +133,7 @@ void adapter_file_close(struct adapter_file *file);
  * one that the state names. A state that needs no frozen factors, or has them, is left as it is. */
 err adapter_file_join(struct adapter_file *state, const struct adapter_file *frozen,
                       const char *frozen_digest);
-/* The state names frozen factors that it does not hold. */
+/* True if the state names frozen factors that it does not hold. */
 bool adapter_file_needs_frozen(const struct adapter_file *state);
 
 const struct adapter_file_module *adapter_file_find(const struct adapter_file *file,
@@ -159,7 +159,7 @@ void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *mod
  * ERR_INPUT before anything is written if a value is not finite or a name is too long. */
 err adapter_file_write(const char *path, const struct adapter_file_meta *meta,
                        const struct adapter_file_module *module, size_t count, bool replace);
-/* The same for factors that lie in the mapping `from`. Its pages are dropped as they are written,
+/* The same for factors that are in the mapping `from`. Its pages are dropped as they are written,
  * so memory does not grow with the file. */
 err adapter_file_write_from(const char *path, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count,
@@ -170,8 +170,8 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
 
 /* A directory that Hugging Face PEFT loads: A and B only (flatten.h folds R and the carry into
  * them). Ranks and alphas that differ go to rank_pattern and alpha_pattern; alpha may be any
- * positive number. The directory is written beside `dir` and renamed. With `replace` the old one is
- * kept until the new one is in place; other files in it are left in DIR.old-PID. */
+ * positive number. The directory is written under another name and renamed. With `replace` the old
+ * one is kept until the new one is in place; other files in it are left in DIR.old-PID. */
 err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count, bool replace);
 /* The same with tensors saved whole (float32; `saved[i].name` as in adapter_file_saved). With

@@ -17,7 +17,7 @@ enum { METADATA_MAX = 16, NUMBER_BYTES = 32, CONFIG_MAX = 16 << 20, GATHER_BYTES
 struct listing { /* the content of one file */
     struct arena arena;
     struct tensor *tensor;
-    size_t count, more; /* more: tensors beside those of modules */
+    size_t count, more; /* more: tensors that are no factors of modules */
     struct metadata metadata[METADATA_MAX];
     size_t metadata_count;
     const struct file_map *from; /* the mapping of the data; NULL: in memory */
@@ -133,8 +133,8 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
     return e;
 }
 
-/* An adapter has hundreds of tensors of some tens of KiB. They are gathered to blocks, because one
- * write(2) for each costs more than the copy. */
+/* An adapter has hundreds of tensors of some tens of KiB. They are gathered into blocks, because
+ * one write(2) for each costs more than the copy. */
 struct gather {
     struct file_out *file;
     uint8_t *block; /* (GATHER_BYTES) */
@@ -210,7 +210,7 @@ err adapter_file_write_from(const char *path, const struct adapter_file_meta *me
 
 static const char *const peft_files[] = {"adapter_config.json", "adapter_model.safetensors"};
 
-/* Removes our two files, and the directory if it is then empty. */
+/* Removes the two files of an adapter, and the directory if it is then empty. */
 static void remove_adapter(const char *dir)
 {
     char name[LIMIT_PATH_BYTES + 128];

@@ -15,8 +15,8 @@ struct flatten {
     struct arena arena;
 };
 /* Modules without any factor are left out. `file` must be joined with its frozen factors if it
- * needs them (adapter_file_join()). cut {0} is exact, of the rank this takes. PEFT adapters can be
- * flattened as well. */
+ * needs them (adapter_file_join()). A zeroed cut gives the exact result, of the rank that this
+ * needs. PEFT adapters can be flattened as well. */
 err flatten_open(struct flatten *out, const struct adapter_file *file,
                  const struct lowrank_cut *cut, int threads);
 /* The terms of one module with float32 factors, whose sum the module adds to W0. Returns their

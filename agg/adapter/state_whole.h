@@ -5,7 +5,8 @@
 
 #include "base/digest.h"
 
-/* *needed: the state at `path` names frozen factors that it does not hold; *digest is set then. */
+/* *needed is true if the state at `path` names frozen factors that it does not hold; *digest is
+ * then the digest of their file. */
 err state_whole_needs(bool *needed, struct digest *digest, const char *path);
 /* Writes state and frozen factors as one state to `out` (which may be `state`), whole or not at
  * all. */

@@ -1,6 +1,6 @@
 /* Frozen orthonormal bases for B R A: B (d_out, r) has orthonormal columns, A (r, d_in) has
- * orthonormal rows. Computed in float64, stored as float32. QR and SVD give other last bits on
- * other machines, so a basis is computed once and then referred to by the digest of its file. */
+ * orthonormal rows. Computed in float64, stored as float32. The last bits of QR and SVD differ
+ * between machines, so a basis is computed once and then referred to by the digest of its file. */
 #ifndef AGG_BASIS_H
 #define AGG_BASIS_H
 

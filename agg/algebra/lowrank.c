@@ -219,7 +219,7 @@ out:
     return e;
 }
 
-/* The dense sum costs less than the QR of both sides. */
+/* True if the dense sum costs less than the QR of both sides. */
 static bool dense_is_less(const struct lowrank_stack *s)
 {
     double m = s->m, n = s->n;

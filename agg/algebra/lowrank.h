@@ -6,7 +6,7 @@
  *     m = d_out       n = d_in        R = sum r_k, the total rank
  *
  * All arithmetic is float64. The dense (m, n) matrix is formed only if R reaches min(m, n), because
- * it is then the smaller way. Recompression otherwise goes through two QR factorisations:
+ * it is then smaller than the factors. Recompression otherwise goes through two QR factorisations:
  *
  *     [c_1 B_1 | c_2 B_2 | ...]    = Q_B T_B      Householder, so that rank deficiency, zero
  *     [A_1; A_2; ...]^T            = Q_A T_A      factors and duplicates need no special case

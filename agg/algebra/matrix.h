@@ -6,8 +6,8 @@
 
 #include <stddef.h>
 
-/* (rows, cols), zeroed; free() it. Aligned to 64 bytes, because BLAS gives other last bits for
- * other alignments. */
+/* (rows, cols), zeroed; free() it. Aligned to 64 bytes, because the last bits of BLAS results
+ * depend on the alignment. */
 err matrix_take(double **out, size_t rows, size_t cols);
 /* Makes the columns of x (d, r), column-major, d >= r, orthonormal by Householder QR; their span
  * stays. Signs make the diagonal of the triangle positive, so columns that are orthonormal already

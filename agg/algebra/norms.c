@@ -151,12 +151,13 @@ out:
 
 /* ---- dense ---- */
 
-/* From one combination to the next: from where it stands, or from zero where fewer ranks count. */
+/* The step from one combination to the next. It starts from the sum of the previous one, or from
+ * zero if fewer ranks are then added. */
 struct step {
     const struct lowrank_stack *all;
     const double *weight, *before; /* (terms); NULL: from zero */
     struct lowrank_term *term;     /* (terms) those that are added */
-    size_t *which;                 /* (terms) of all's */
+    size_t *which;                 /* (terms) the index of each in all->term */
 };
 
 static size_t ranks_of(const struct step *s)

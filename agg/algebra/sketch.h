@@ -42,7 +42,7 @@ struct sketch_found {
     double tail;   /* the part of that norm beyond the leading r directions */
     uint32_t rank; /* directions found in the gradient; the rest up to r was drawn */
 };
-/* Pass 2 as the coordinator has it. */
+/* The input of sketch_basis(): the two factors of pass 2. */
 struct sketch_pass {
     const float *Q; /* (d_out, q) the state's B in pass 2 */
     const float *Z; /* (q, d_in) */

@@ -20,7 +20,7 @@ bool combine_sums(const struct method *method)
     return method->aggregate.way == METHOD_AGGREGATE_SUM;
 }
 
-/* ---- what is asked ---- */
+/* ---- options ---- */
 
 static err check_method(const struct method *method)
 {
@@ -70,7 +70,7 @@ static err check_options(struct combine *c, const struct combine_options *o)
     return ERR_NONE;
 }
 
-/* ---- what there is to combine ---- */
+/* ---- adapters and their modules ---- */
 
 static err check_file(const struct adapter_file *f)
 {

@@ -1,5 +1,5 @@
 /* Combines finished adapters into one, without a coordinator: PEFT directories of any ranks, scales
- * and target modules. The exact result is the weighted sum of what the adapters add to W0:
+ * and target modules. The exact result is the weighted sum of the changes to W0:
  *
  *     exact = sum_k p_k s_k B_k A_k      p_k = w_k / sum w
  *
@@ -7,8 +7,8 @@
  * says how it is combined:
  *
  *     SUM       the exact sum, recompressed by QR and SVD, and cut as asked or as the method does
- *     FACTORS   the method's own next(), from an adapter of zeros; the report says what that loses
- *     RUN_ONLY  refused: the method trains a part of what all members share in a run's state
+ *     FACTORS   the method's own next(), from an adapter of zeros; the report has its error
+ *     RUN_ONLY  refused: the method trains a part of the factors that a run's members share
  *
  * Robust rules (agg/round/method_robust.h) look at s_k B_k A_k over all modules and change p_k.
  * Weight that they remove is dropped. The report is then of sum_k p_k s_k B_k A_k.
@@ -16,10 +16,9 @@
  * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k / sum_k p_k. Every
  * adapter must have them, with the same shapes.
  *
- * Memory depends on neither the number of adapters nor that of modules: adapters are mapped, each
+ * Memory does not depend on the number of adapters or modules, because adapters are mapped, each
  * thread reads one module at a time (float16 and bfloat16 are widened while it is in use), and
- * results go to a scratch file beside the output. Pure but for that file; call it from one thread.
- */
+ * results go to a scratch file next to the output. Otherwise pure; call it from one thread. */
 #ifndef AGG_COMBINE_H
 #define AGG_COMBINE_H
 
@@ -37,7 +36,7 @@ struct combine_options {
     bool stack;          /* the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
     uint64_t bytes;      /* largest size of the result (agg/algebra/budget.h); 0: no limit */
     bool compare;        /* report how far the adapters agree */
-    const char *scratch; /* path prefix: SCRATCH.scratch.part is made, and removed in the end */
+    const char *scratch; /* path prefix: SCRATCH.scratch.part is made, and removed at the end */
     /* NULL, or called after each module, by one thread at a time; an error stops the work. */
     err (*step)(void *context, size_t done, size_t of);
     void *context;

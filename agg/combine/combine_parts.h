@@ -4,7 +4,7 @@
 
 #include "agg/combine/combine.h"
 
-/* The method gives the exact sum, cut or not. Otherwise it combines factors. */
+/* True if the method gives the exact sum, cut or not; false if it combines factors. */
 bool combine_sums(const struct method *method);
 
 /* The result of module i; rank_max 0: only the limits of the options. */

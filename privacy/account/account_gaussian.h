@@ -13,7 +13,7 @@ double account_gaussian_log_erfc(double x);
 double account_gaussian_log_cdf(double x);
 /* P(low < N(0,1) <= high), relative error of a few roundings of the smaller tail. */
 double account_gaussian_between(double low, double high);
-/* Its logarithm, also if the probability is too small for a double. */
+/* ln account_gaussian_between(), also if the probability is too small for a double. */
 double account_gaussian_log_between(double low, double high);
 
 double account_gaussian_delta(double mu, double epsilon);

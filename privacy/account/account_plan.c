@@ -44,7 +44,7 @@ static void bracket_move(struct bracket *b, double x, double at)
     }
 }
 
-/* The question: the events spent before, and one more. */
+/* The events spent before, and the new event whose noise or count is searched for. */
 struct plan {
     struct account_event *event; /* (before_count + 1), with the new event last */
     struct account_event *asked;

@@ -67,7 +67,7 @@ static double join_best(const struct part *left, const struct part *right, uint3
     return best;
 }
 
-/* `node`: both parts lie below one node, which counts all c. */
+/* `node`: both parts are below one node, which counts all c. */
 static void join(struct part *out, const struct part *left, const struct part *right, bool node,
                  uint32_t apart)
 {

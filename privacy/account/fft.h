@@ -38,7 +38,7 @@ void fft_close(struct fft *fft);
 void fft_forward(const struct fft *fft, struct fft_value *z);
 void fft_inverse(const struct fft *fft, struct fft_value *z);
 
-/* Where value i of a sequence is stored in its folded form. */
+/* The place of value i of a sequence in its folded form. */
 static inline double *fft_at(const struct fft *fft, struct fft_value *z, size_t i)
 {
     return i < fft->size ? &z[i].re : &z[i - fft->size].im;

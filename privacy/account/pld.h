@@ -34,14 +34,15 @@ struct pld_event {
 };
 
 struct pld_options {
-    double cells;    /* most points of a grid; fewer: faster, looser bound; 0: LIMIT_PLD_CELLS */
+    double cells;    /* largest number of grid points, fewer are faster; 0: LIMIT_PLD_CELLS */
     double interval; /* 0: 1e-4, halved until it adds at most 5 % to the variance of the loss */
     bool replace_one;
 };
 
 struct pld_result {
     double epsilon; /* INFINITY if infinite losses alone have more than delta */
-    /* Spacing of the grid: as asked, doubled while the window does not fit; 0: the exact curve */
+    /* Spacing of the grid: as requested, doubled while the window does not fit. 0: the exact curve
+     * was used. */
     double interval;
 };
 

@@ -12,8 +12,9 @@
  *     signature = Ed25519("fedlora ledger 1" 0 hash)
  *
  * Keys are sorted, without spaces. Numbers that are not whole are C99 hexadecimal texts, so that a
- * replay is exact. A writer holds a head and a key and makes lines; nothing here uses a disk except
- * ledger_key_open(). A reader (ledger_read()) refuses any changed byte and names the line. */
+ * replay is exact. A writer holds a head and a key and makes lines. Only ledger_key_open() and
+ * ledger_public_open() use a disk. A reader (ledger_read()) refuses any changed byte and names the
+ * line. */
 #ifndef PRIVACY_LEDGER_H
 #define PRIVACY_LEDGER_H
 
@@ -63,7 +64,7 @@ struct ledger_terms {
     uint64_t units;        /* size of the population: members, or records */
     uint64_t dim;          /* coordinates that get noise */
     uint32_t rounds;
-    uint32_t steps; /* noisy steps a release: 1 at the coordinator, of DP-SGD in a client */
+    uint32_t steps; /* noisy steps in a release: 1 at the coordinator, else steps of DP-SGD */
 };
 
 /* One release: the noise that was used, and the event charged for it. */
@@ -91,7 +92,8 @@ err ledger_add(struct bytes *line, struct ledger_head *head, const struct ledger
 err ledger_note(struct bytes *line, struct ledger_head *head, const struct ledger_key *key,
                 const char *kind, const char *text);
 
-/* `is` is the plan `was`, with at most as many coordinates, and so needs no line of its own. */
+/* True if `is` is the same plan as `was`, with at most as many coordinates. It then needs no new
+ * line. */
 bool ledger_same_plan(const struct ledger_terms *was, const struct ledger_terms *is);
 
 struct ledger_entry {
@@ -109,10 +111,11 @@ struct ledger {
     size_t count;
     uint8_t public[32]; /* the signing key, as the first line has it */
 };
-/* Reads the whole text of a ledger. ERR_INPUT "NAME:LINE: ..." for any text that no writer wrote.
- * Lines missing at the end cannot be seen here: compare the head with one noted elsewhere. */
+/* Reads the whole text of a ledger. ERR_INPUT "NAME:LINE: ..." for any text that is not exactly in
+ * the form of a writer. Missing lines at the end cannot be detected here, so compare the head with
+ * one recorded elsewhere. */
 err ledger_read(struct ledger *out, const char *text, size_t size, const char *name);
-/* Reads the lines that follow those read before (none in a zeroed struct). Unchanged on failure. */
+/* Reads the lines after those read before (a zeroed struct has read none). Unchanged on failure. */
 err ledger_read_more(struct ledger *ledger, const char *text, size_t size, const char *name);
 /* The "hash" field of one line, unchecked. */
 err ledger_line_hash(struct digest *out, const char *line, size_t size, const char *name);

@@ -11,8 +11,8 @@
 struct plan {
     enum ledger_unit unit;
     const char *method; /* for messages and the ledger */
-    /* Whether noise on the sum of what members send hides each member, as the method's row in agg
-     * says. Only for unit client; false refuses the plan, with this reason. */
+    /* True if noise on the sum of the members' updates hides each member; from the method's row in
+     * agg. Only for unit client; false refuses the plan, with the reason in client_refusal. */
     bool client_method;
     const char *client_refusal; /* follows the method's name; NULL: not known to be private */
     const char *weights;        /* uniform, given (public), examples */

@@ -1,7 +1,7 @@
 /* The proof that a state may be published. Under privacy only a `struct release` leaves: this file
  * alone makes one, and the store commits nothing else. It commits the release's digest as the
- * round's state, and its ledger line (if any) in the same transaction. A run without privacy passes
- * here too, and the release says so.
+ * round's state, and its ledger line (if any) in the same transaction. A run without privacy makes
+ * a release too, and its text says that there is no privacy.
  *
  *     release_plain(&r, &state)                 privacy is off, or
  *     release_noisy(&r, &budget, &head, ...)    a finished round with noise of the coordinator

@@ -3,8 +3,8 @@
  * one event, so that the accountants compose them with themselves. Not thread-safe; no clock, no
  * disk.
  *
- * The published epsilon is the PLD accountant's. RDP is computed beside it by an independent
- * derivation and is always looser, so a PLD figure above it by more than 1e-3 is an error. */
+ * The published epsilon is the PLD accountant's. RDP is computed too, by an independent derivation.
+ * It is always looser, so a PLD figure above it by more than 1e-3 is an error. */
 #ifndef PRIVACY_SPEND_H
 #define PRIVACY_SPEND_H
 
@@ -32,7 +32,7 @@ void spend_close(struct spend *b);
 err spend_after(struct spend_total *out, const struct spend *b, const struct account_event *next);
 /* spend_after(), but ERR_LIMIT "the privacy budget is spent: ..." if the total exceeds the cap. */
 err spend_allows(struct spend_total *out, const struct spend *b, const struct account_event *next);
-/* Not refused for the cap, because the release has happened. */
+/* Never refused because of the cap, because the release has already happened. */
 err spend_charge(struct spend *b, const struct account_event *event);
 
 #endif

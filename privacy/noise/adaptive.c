@@ -13,7 +13,7 @@ err adaptive_split(double *z_delta, double z, double sigma_b)
                         "multiplier %g: expected more than %g",
                         sigma_b, z, z / 2);
     /* Rounded up by more than the rounding errors, because both releases together must not have
-     * less oise than z. */
+     * less noise than z. */
     *z_delta = (1 + 0x1p-48) / sqrt(1 / (z * z) - 1 / (4 * sigma_b * sigma_b));
     return ERR_NONE;
 }

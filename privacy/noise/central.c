@@ -49,7 +49,7 @@ err central_begin(struct central *out, const struct central_spec *spec)
     struct central c = {0};
     err e = ERR_NONE;
     TRY(prepare(&c, spec));
-    /* Noise first, because it initialises libsodium. */
+    /* The noise is drawn first, because that initialises libsodium. */
     TRY_OUT(e, noise_draw(&c.drawn, spec->dim, c.sigma));
     if (c.sigma_bits) TRY_OUT(e, noise_draw(&c.counted, 1, c.sigma_bits));
     c.sum = sodium_allocarray(spec->dim, sizeof *c.sum);

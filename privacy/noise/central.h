@@ -3,10 +3,11 @@
  *
  *     (sum over members of w_k clip(D_k) + N(0, (z C)^2 I)) / denominator
  *
- * in whole lattice steps until the division. Changes are clipped again here, whatever the members
- * did, and summed as integers. The noise is rounded Gaussian and is drawn before the first change
- * arrives. One member more or less moves the sum by at most C, because weights are public and in
- * (0, 1]. A round without members is released as well: it is noise. Call from one thread, in order:
+ * in whole lattice steps until the division. Changes are clipped here even if the members have
+ * clipped them, and summed as integers. The noise is rounded Gaussian and is drawn before the first
+ * change arrives. One member more or less moves the sum by at most C, because weights are public
+ * and in (0, 1]. A round without members is released too, as noise alone. Call from one thread, in
+ * order:
  *
  *     central_begin(&c, &spec);               when the round opens: draws the noise
  *     central_add(&c, tensor, tensors, w);    for each member; any order gives the same sum
@@ -14,8 +15,9 @@
  *     release_noisy(&release, &c, ...);       release.h: charged and signed before it leaves
  *     central_close(&c);
  *
- * After a crash the noisy mean that was made durable is used again and never drawn anew, because
- * two draws would cost two releases. central_restore() then replaces the first three calls. */
+ * After a crash the noisy mean that was made durable is used, and noise is never drawn again,
+ * because two draws would cost two releases. central_restore() then replaces the first three
+ * calls. */
 #ifndef PRIVACY_CENTRAL_H
 #define PRIVACY_CENTRAL_H
 

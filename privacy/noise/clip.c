@@ -21,7 +21,8 @@ uint64_t clip_sigma(const struct clip_bound *bound, double multiplier)
 {
     REQUIRE(multiplier > 0 && multiplier <= 0x1p16);
     double product = multiplier * bound->norm_int, up = ceil(product);
-    /* The rounded product is whole, but the exact one is above it, as its exact error shows. */
+    /* The rounded product is a whole number. If its exact error is positive, the exact product is
+     * larger, so the next whole number is needed. */
     if (up == product && fma(multiplier, bound->norm_int, -product) > 0) up += 1;
     return up < 1 ? 1 : (uint64_t)up;
 }

@@ -6,8 +6,7 @@
  *     noise_close(&noise);
  *
  * The values are exact rounded Gaussians of deviation `sigma` lattice steps (gauss.h) in guarded
- * memory; each is wiped after its use. Integers in, integers out: no floating point touches
- * them. */
+ * memory; each is wiped after its use. Sums are integers too, so no floating point is used. */
 #ifndef PRIVACY_NOISE_H
 #define PRIVACY_NOISE_H
 
