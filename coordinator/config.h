@@ -40,9 +40,9 @@ bool config_allows(const struct config *config, const char *member);
 /* True for every admin certificate of the authority, unless the configuration names operators. */
 bool config_allows_admin(const struct config *config, const char *admin);
 
-/* --check: are files and certificates good, is the address free, is the data folder writable, with
- * room left, and not in use? ERR_INPUT or ERR_MACHINE names the first problem. Starts nothing and
- * leaves nothing behind. */
+/* --check: tests that files and certificates are good, that the address is free, and that the data
+ * folder is writable, has room left and is not in use. ERR_INPUT or ERR_MACHINE names the first
+ * problem. Starts nothing and leaves nothing behind. */
 err config_check(const struct config *config, struct bytes *report);
 /* Reads the file of privacy.ledger_key if one is configured. Checked at the start, because the key
  * is used only when all members of a private run have joined. */

@@ -105,9 +105,9 @@ size_t round_present(const struct round *r)
 
 /* ---- counters ---- */
 
-/* Adds (sign 1) or takes away (sign -1) one member's part. Every change of a member's fields stands
- * between a call of each. An update may count in the round after the one under way: a late one that
- * comes while the round is being aggregated. */
+/* Adds (sign 1) or subtracts (sign -1) one member's part. Every change of a member's fields comes
+ * between a call with -1 and a call with 1. An update may count in the round after the one under
+ * way, if it is late and comes while the round is being aggregated. */
 static void count_member(struct round_counts *c, const struct round *r, size_t member, int sign)
 {
     const struct round_member *m = &r->member[member];
@@ -129,7 +129,7 @@ struct round_counts round_recount(const struct round *r)
     return c;
 }
 
-/* The round after the one under way is now under way. */
+/* Called when the next round becomes the one under way. */
 static void shift_counts(struct round_counts *c)
 {
     c->updates[0] = c->updates[1];
@@ -278,7 +278,7 @@ static void member_event(struct round *r, const struct round_event *event)
         m->task_round = round_under_way(r);
         break;
     case ROUND_ON_STEP:
-        if (event->round != m->task_round) break; /* a report that was overtaken */
+        if (event->round != m->task_round) break; /* a late report */
         m->step = event->step;
         m->steps = event->steps;
         break;
@@ -421,7 +421,7 @@ static err judge_late(struct round_place *out, const struct round *r, const stru
 
 /* The order of the checks matters. An update that is already durable gets its receipt again in
  * every phase, because the first receipt may have been lost with a crash or a connection. Wrong
- * rounds come before late ones, so that a member is told the true reason. */
+ * rounds come before late ones, so that a member gets the true reason. */
 err round_judge(struct round_place *out, const struct round *r, size_t member,
                 uint32_t trained_round, const struct digest *digest)
 {

@@ -36,7 +36,7 @@ enum round_event_kind {
     ROUND_ON_BEGIN,     /* after init or restore */
     ROUND_ON_SHAPES,    /* the modules' shapes are known, so the start state can be made */
     ROUND_ON_HELLO,     /* a member joined: member */
-    ROUND_ON_SEEN,      /* a member called: member */
+    ROUND_ON_SEEN,      /* a call of a member arrived: member */
     ROUND_ON_TASK,      /* a member was handed the round under way: member */
     ROUND_ON_STEP,      /* a member's progress: member, round, step, steps */
     ROUND_ON_ADMIT,     /* an update that round_judge() accepted is being made durable:
@@ -81,7 +81,7 @@ struct round_rules {
      * the updates it has, even none, and never earlier, because its duration would reveal who was
      * drawn. Only if every member always takes part does it close when all updates are in. */
     bool drawn;
-    uint64_t absent_ms;      /* a member that has been silent for this long is called absent */
+    uint64_t absent_ms;      /* a member that was silent for this long is shown as absent */
     uint64_t retry_ms;       /* wait after ROUND_ON_TROUBLE */
     uint32_t evaluate_every; /* members evaluate every N-th round's result, and the last; 0: none */
 };
@@ -156,14 +156,17 @@ void round_restore(struct round *r, const struct round_restored *was);
 void round_restore_member(struct round *r, size_t member, const struct round_member *was);
 void round_close(struct round *r);
 
-unsigned round_apply(struct round *r, const struct round_event *event); /* -> enum round_action */
-/* With rules.drawn: who takes part in the round that ROUND_DO_OPEN has just named. Called again
- * after a restart. Until then no member is handed the round. */
+/* Returns flags of enum round_action. */
+unsigned round_apply(struct round *r, const struct round_event *event);
+/* With rules.drawn: sets the members that take part in the round that ROUND_DO_OPEN has just
+ * opened. Called again after a restart. Until then no member is handed the round. */
 void round_draw(struct round *r, const bool *drawn /* (members) */, bool by_chance);
 
 /* May this member's update for round `trained_round` be accepted, and in which round does it count?
- * The error says why not: ERR_INPUT it is wrong, ERR_STATE it is too late (ask for the next task),
- * ERR_LIMIT try again. */
+ *
+ *     ERR_INPUT   no: it is wrong
+ *     ERR_STATE   no: it is too late, or the run is not open; ask for the next task
+ *     ERR_LIMIT   not now: try again */
 err round_judge(struct round_place *out, const struct round *r, size_t member,
                 uint32_t trained_round, const struct digest *digest);
 enum round_task round_task(const struct round *r, size_t member);
@@ -176,7 +179,8 @@ size_t round_updates(const struct round *r);     /* durable and counted in the r
 size_t round_present(const struct round *r);     /* members that joined and were seen */
 /* Members that take part in the round under way, with or without an update. */
 size_t round_awaited(const struct round *r);
-/* The counters, by looking at every member: what round.counts must equal at any time. */
+/* Computes the counters by looking at every member. round.counts must equal the result at any
+ * time. */
 struct round_counts round_recount(const struct round *r);
 uint64_t round_wake_ms(const struct round *r); /* when the next tick is needed; 0: never */
 /* "absent", "waiting", "training" or "submitted". */

@@ -7,7 +7,7 @@
 
 enum { NAMED_MEMBERS_MAX = 6 }; /* of those waited for */
 
-/* Absence is only a word for the operator. Rounds do not depend on it. */
+/* Absence is only shown to operators. Rounds do not depend on it. */
 static bool is_absent(const struct round *r, const struct round_member *m, uint64_t now_ms)
 {
     return m->seen_ms == 0 || (now_ms > m->seen_ms && now_ms - m->seen_ms > r->rules.absent_ms);

@@ -71,7 +71,8 @@ void run_apply(struct run *run, const struct round_event *event)
         if (run->round.rules.drawn) {
             e = run_push_work(run, PUBLISH_NOISE); /* else drawn at the round's end */
             if (err_is(e)) log_error(run, "noise.not_drawn", e);
-            /* If the draw left everybody out and the deadline is past, no event would close it. */
+            /* If the draw left all members out and the deadline is past, no event would close
+             * it. */
             run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
         }
     }

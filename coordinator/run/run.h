@@ -17,7 +17,8 @@ struct run_shop { /* shared by all runs */
     const struct config *config;
     struct store *store; /* the loop thread's connection */
     struct work *maths, *receipts;
-    void (*changed)(struct run *run, void *context); /* tasks or events: answer waiting calls */
+    /* Tasks or events of the run have changed, so waiting calls may have an answer now. */
+    void (*changed)(struct run *run, void *context);
     void *context;
 };
 
@@ -31,8 +32,8 @@ struct run_member {
     double train_loss;
     struct store_evaluation evaluation; /* its newest; rows 0: none */
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
-    struct ledger ledger;               /* serve_ledger.c: the copy of its privacy ledger, as far
-                                           as it was read; head.count 0: not yet */
+    struct ledger ledger;               /* serve_ledger.c: the copy of its privacy ledger, without
+                                           entries; head.count 0: not read yet */
 };
 
 struct run {
@@ -55,7 +56,8 @@ struct run {
     uint64_t created_ms;
 };
 
-/* Checks and completes `config` (and takes it, also on failure), makes the run durable. */
+/* Checks and completes `config`, and makes the run durable. Takes over `config`, also on
+ * failure. */
 err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config);
 /* A run found in the store after a restart. ROUND_ON_BEGIN makes it continue. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was);
@@ -69,8 +71,8 @@ void run_tick(struct run *run, uint64_t now_ms);
 err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello);
 /* Makes the opening of the round under way durable, so that it may be handed out. */
 err run_save_opening(struct run *run);
-/* Gives a complete upload to the worker that checks it and makes it durable. `job->job.done` is the
- * caller's. */
+/* Gives a complete upload to the worker that checks it and makes it durable. The caller sets
+ * `job->job.done`. */
 err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round);
 /* Applies the result of an admission. */
 void run_admitted(struct run *run, const struct admit_job *job);

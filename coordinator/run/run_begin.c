@@ -44,7 +44,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     return ERR_NONE;
 }
 
-/* No job of this run may be with a worker any more: jobs point to it. */
+/* No job of this run may be with a worker any more, because jobs point to it. */
 void run_close(struct run *run)
 {
     if (!run) return;
@@ -85,8 +85,8 @@ err run_learn_members(struct run *run)
     return ERR_NONE;
 }
 
-/* Everything that can be refused is refused here, before the run exists: a run that fails later
- * costs every member's time. */
+/* Everything that can be refused is refused here, before the run exists, because a run that fails
+ * later costs every member's time. */
 static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
                      struct store_blob *frozen)
 {
@@ -125,8 +125,8 @@ static err add_to_store(struct run *run, const struct store_run *row)
     return e;
 }
 
-/* The row is committed before ROUND_ON_BEGIN, so a run that an operator was told about survives
- * a crash. */
+/* The row is committed before ROUND_ON_BEGIN, so a run that was reported to an operator survives a
+ * crash. */
 err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
 {
     struct run *run = NULL;
@@ -136,7 +136,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     TRY_OUT(e, check_new(shop, config, &row.frozen));
     TRY_OUT(e, message_pack(&packed, &config->base));
     TRY_OUT(e, run_init(&run, shop, config));
-    config = NULL; /* the run's now */
+    config = NULL; /* owned by the run from here on */
     row.name = run->config->name;
     row.config = packed.data;
     row.config_size = packed.size;

@@ -46,7 +46,7 @@ static err in_range(const char *field, double value, double least, double most)
 /* Defaults of local training that differ from base/training_options.h for this method. */
 static void method_defaults(struct training_options *t, const struct method *method)
 {
-    if (method->lr > 0) t->lr = method->lr; /* alpha is in run_config_alpha() */
+    if (method->lr > 0) t->lr = method->lr; /* run_config_create() sets alpha */
 }
 
 static err complete_training(run_config_t *c, const struct method *method)
@@ -218,7 +218,7 @@ void run_config_options(struct method_options *out, const run_config_t *c)
     REQUIRE(!err_is(e)); /* run_config_complete() has parsed them */
 }
 
-/* "q" stands for "q_proj", the way people write targets; a full name stands for one layer. */
+/* "q" stands for "q_proj", as targets are usually written; a full name stands for one layer. */
 static bool target_matches(const char *target, const char *module)
 {
     if (!strcmp(target, module)) return true;

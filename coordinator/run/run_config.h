@@ -26,8 +26,8 @@ void run_config_options(struct method_options *out, const Fedlora__V1__RunConfig
 /* Does a target name this module? A target is "q", "q_proj" or a full name; `module` is a full
  * name. Without targets every module is adapted. */
 bool run_config_targets(const Fedlora__V1__RunConfig *config, const char *module);
-/* The modules of the base that this run adapts, in a message of its own. ERR_INPUT: a target names
- * no module. */
+/* The modules of the base that this run adapts, in a new message. ERR_INPUT: a target names no
+ * module. */
 err run_config_modules(Fedlora__V1__HelloRequest **out, const Fedlora__V1__RunConfig *config,
                        const Fedlora__V1__HelloRequest *hello);
 /* ERR_INPUT unless the member's base (`hello`) has all these modules, with the same shapes. */

@@ -18,7 +18,7 @@ err run_privacy_judge(const Fedlora__V1__RunConfig *config, const struct method_
 bool run_privacy_central(const Fedlora__V1__RunConfig *config);
 /* Unit example: members add the noise while they train. */
 bool run_privacy_local(const Fedlora__V1__RunConfig *config);
-/* Probability of a member to be drawn for this round. 1 unless run_privacy_central(), and in the
+/* Probability that a member is drawn for this round. 1 unless run_privacy_central(), and in the
  * rounds that find a basis. */
 double run_privacy_sampling(const Fedlora__V1__RunConfig *config,
                             const struct method_options *options, uint32_t round);

@@ -176,7 +176,7 @@ static void publish_done(struct work_job *work)
     struct round_event event = {.kind = is_start ? ROUND_ON_STARTED : ROUND_ON_PUBLISHED,
                                 .now_ms = text_now_ms()};
     if (err_is(work->result)) {
-        /* ERR_STOPPED: it was not begun, and the next start asks for it again. */
+        /* ERR_STOPPED: the work was not begun, and the next start asks for it again. */
         if (work->result.kind != ERR_STOPPED) run_work_failed(run, work->result);
         publish_close(job);
         return;
@@ -185,7 +185,7 @@ static void publish_done(struct work_job *work)
     run->newest = job->made;
     run->ledger_head = job->ledger_head;
     if (!is_start) log_published(run, job);
-    if (job->stop[0]) /* durable already; before the next round could open */
+    if (job->stop[0]) /* durable already; must come before the next round can open */
         run_apply(run, &(struct round_event){
                            .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
     run_apply(run, &event);
@@ -195,7 +195,8 @@ static void publish_done(struct work_job *work)
         push_report(run, job);
 }
 
-/* Noise that was drawn too late for its round is thrown away: publish.c has drawn its own. */
+/* Noise that was drawn too late for its round is thrown away, because publish.c has drawn other
+ * noise. */
 static void noise_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;

@@ -38,7 +38,7 @@ static void forget_full(struct rate *r, uint64_t now_ms)
     r->count = kept;
 }
 
-/* The index of the name, or where it has to be inserted. */
+/* The index of the name, or the index at which to insert it. */
 static size_t place_of(const struct rate *r, const char *name)
 {
     size_t low = 0, high = r->count;

@@ -1,5 +1,5 @@
-/* Limits how often each peer may call, with one token bucket a name. A bucket holds `burst` calls
- * and refills at `per_second`. Pure: the time is an argument. One owner. */
+/* Limits how often each peer may call, with one token bucket for each name. A bucket holds `burst`
+ * calls and refills at `per_second`. Pure: the time is an argument. One owner. */
 #ifndef COORDINATOR_RATE_H
 #define COORDINATOR_RATE_H
 

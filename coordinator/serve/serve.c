@@ -26,8 +26,8 @@ struct run *serve_find_run(const struct serve *s, const char *name)
     return NULL;
 }
 
-/* Trouble of this machine is logged here, once, because only the operator can end it. The peer
- * gets the text too, and a status that makes it try again. */
+/* Errors of this machine are logged here, once, because only the operator can remove their cause.
+ * The peer gets the text too, and a status that makes it try again. */
 void serve_refuse(struct rpc_call *call, err cause)
 {
     if (cause.kind == ERR_MACHINE) {
@@ -142,8 +142,8 @@ void serve_poll_over(struct rpc_call *call, bool answered)
     free(p);
 }
 
-/* Answering may change the run, and so lead back to here: the call is hidden from the list
- * first. An answered poll stays in the list until its `over`. */
+/* An answer may change the run and so call this function again for the same poll. So the call is
+ * hidden from the list first. An answered poll stays in the list until its `over`. */
 static void answer_poll(struct serve_poll *p, bool must)
 {
     struct serve_poll asked = *p;
@@ -293,7 +293,7 @@ out:
     return e;
 }
 
-/* Until the earliest of the polls' ends and the runs' ticks. */
+/* The time until the first poll must be answered, or the first run needs a tick. */
 static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_t now)
 {
     uint64_t at = s->polls_at_ms;
@@ -319,10 +319,9 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     end_polls(s, now);
 }
 
-/* Receipts are awaited by calls that are still open, so that worker's results are taken until
- * the calls end. Mathematics in progress is committed; a report gives way; work that has not
- * begun is done by the next start. Workers are closed before the runs, because their jobs point
- * to runs. */
+/* Open calls wait for receipts, so the results of that worker are taken until the calls end.
+ * Mathematics in progress is committed, a report gives way, and work that has not begun is done by
+ * the next start. Workers are closed before the runs, because their jobs point to runs. */
 void serve_close(struct serve *s, uint64_t grace_ms)
 {
     uint64_t until = text_now_ms() + grace_ms;

@@ -91,7 +91,8 @@ static void fetch_more(struct rpc_call *call)
 {
     struct download *d = rpc_call_state(call);
     Fedlora__V1__Chunk chunk = FEDLORA__V1__CHUNK__INIT;
-    static uint8_t data[FETCH_CHUNK_BYTES]; /* the loop thread's; sent before it is used again */
+    /* Static, because only the loop thread uses it and each chunk is sent before the next one. */
+    static uint8_t data[FETCH_CHUNK_BYTES];
     struct bytes packed = {.max = RPC_MESSAGE_BYTES};
     size_t size = 0;
     if (!d->first && d->offset == d->size) {

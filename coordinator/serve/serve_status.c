@@ -111,7 +111,7 @@ static err say_local(char *text, struct run *run, struct arena *arena)
     return ERR_NONE;
 }
 
-/* The texts were made when the ledger's lines were, and are stored as events. */
+/* The texts were made together with the ledger's lines, and are stored as events. */
 static err say_privacy(char *text, struct run *run, struct arena *arena)
 {
     const Fedlora__V1__Privacy *p = run->config->privacy;

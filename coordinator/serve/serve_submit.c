@@ -21,7 +21,7 @@ struct upload {
     struct spool spool;
     struct admit_job *job; /* prepared by the header; NULL before it and once given away */
     uint32_t round;
-    bool ended; /* answered, refused or given away: what else comes is ignored */
+    bool ended; /* answered, refused or given away: later messages are ignored */
     bool given; /* to the worker: upload_done() frees it */
 };
 
@@ -94,7 +94,7 @@ static void fill_key(struct spool_key *key, struct rpc_call *call, const struct 
     memcpy(key->digest.byte, h->digest.data, DIGEST_BYTES);
 }
 
-/* Common to SubmitOffset and the header of Submit: is this update welcome, and is it here
+/* Common to SubmitOffset and the header of Submit: may this update be accepted, and is it durable
  * already? */
 static err judge(struct round_place *place, struct upload *u, struct rpc_call *call,
                  const Fedlora__V1__SubmitHeader *h)

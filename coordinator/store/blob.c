@@ -68,7 +68,7 @@ err blob_remove(const char *data_dir, const struct digest *digest)
     return ERR_NONE;
 }
 
-/* Everything else in the folder is removed, so a name that is not a digest is taken for rubbish. */
+/* Everything else in the folder is removed, including files whose name is not a digest. */
 err blob_sweep(size_t *removed, const struct blob_sweep *sweep)
 {
     char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];

@@ -155,8 +155,7 @@ err db_begin(struct db *db)
 err db_end(struct db *db, err e)
 {
     if (!err_is(e)) e = db_script(db, "COMMIT");
-    /* A failed commit may leave the transaction open, and some errors have rolled
-     * it back already. */
+    /* A failed commit may leave the transaction open; other errors have rolled it back. */
     if (err_is(e) && !sqlite3_get_autocommit(db->handle))
         sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
     return e;

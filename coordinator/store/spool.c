@@ -37,7 +37,7 @@ static void path_of(char out[LIMIT_PATH_BYTES], const char *data_dir, const stru
     REQUIRE(n > 0 && n < LIMIT_PATH_BYTES);
 }
 
-/* A file larger than the upload is rubbish of a different one; the upload starts again. */
+/* A file larger than the upload cannot be a part of it, so the upload starts again. */
 uint64_t spool_received(const char *data_dir, const struct spool_key *key)
 {
     char path[LIMIT_PATH_BYTES];
@@ -105,8 +105,8 @@ static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
 }
 
 /* Older uploads of the same owner are removed first: they can never be completed once a new one
- * has begun. The offset may lie before the end of the file, because a client only trusts what it
- * was told. */
+ * has begun. The offset may lie before the end of the file, because a client only counts bytes
+ * that were confirmed to it. */
 err spool_open(struct spool *out, const char *data_dir, const struct spool_key *key,
                uint64_t offset, uint64_t reserve)
 {

@@ -70,8 +70,8 @@ static err is_used(bool *used, const struct digest *digest, void *context)
     return store_blob_known(used, context, digest);
 }
 
-/* The rows are the truth. A blob without a row comes from a crash between its rename and its
- * commit; rows in `doomed` are of no use after the sweep. */
+/* Rows decide what exists. A blob without a row comes from a crash between its rename and its
+ * commit. Rows in `doomed` are of no use after the sweep. */
 err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
 {
     size_t blobs = 0, parts = 0;

@@ -1,7 +1,7 @@
 /* Data that survives any crash: DATA/fedlora.db (SQLite), with runs, members, updates, rounds and
  * events, and DATA/blobs (blob.h). Every function is one transaction: on success its effect is
- * durable, on failure there is none. One struct a thread; several may be open on one DATA. Two
- * functions carry the protocol:
+ * durable, on failure there is none. One struct for each thread; several may be open on one DATA.
+ * Two functions make a result count:
  *
  *     store_receipts()   the file of an update is a blob already; its row makes it count
  *     store_publish()    the file of the state is a blob already; its row, the state's name, the
@@ -55,7 +55,7 @@ struct store_member {
     uint64_t eval_rows; /* its number of held-out rows */
     uint64_t bytes_up, bytes_down;
     double train_loss;
-    uint32_t trained_round, counted_in; /* of its newest update, as `digest` */
+    uint32_t trained_round, counted_in; /* of its newest update, like `digest` */
     struct digest digest;
     struct store_evaluation *evaluation; /* its newest; NULL: none */
 };
@@ -144,7 +144,7 @@ struct store_publish {
     uint32_t updates_keep;    /* rounds whose updates are kept, this one included; at least 1 */
     bool last;                /* the run is finished with this round */
     struct store_round round; /* without a report: store_report() */
-    struct store_blob frozen, memory; /* that belong to the state; the previous ones are given up */
+    struct store_blob frozen, memory; /* blobs of this state; the previous ones are given up */
     const struct release *release;    /* of this very state: privacy/ledger/release.h */
     /* Private runs only. */
     double next_clip;      /* clip norm of the next round; 0: the plan's */
@@ -167,7 +167,7 @@ enum { STORE_LEDGER_BYTES_MAX = 256 << 20 };
 struct store_private {       /* a round of a run with client-level privacy */
     double clip;             /* 0: the run's first */
     struct store_blob noisy; /* the noisy mean, from its drawing until it is reported */
-    double next_clip;        /* that was drawn together with it */
+    double next_clip;        /* the next round's clip norm, drawn together with the mean */
 };
 /* All zero for a round without a row. */
 err store_private_load(struct store_private *out, struct store *store, int64_t run, uint32_t round);
@@ -196,7 +196,7 @@ struct store_copy { /* one line of a member's ledger */
  * versions of one ledger. */
 err store_copies_add(struct store *store, int64_t run, const char *member, uint64_t first,
                      const struct store_copy *line, size_t count);
-/* *found: the copy has a release of exactly these bytes for this round. Also all events that the
+/* *found: the copy has a release of exactly these bytes for this round. *event: all events that the
  * ledger charges to this run. */
 err store_copies_charged(bool *found, struct account_event **event, size_t *count,
                          struct store *store, const struct store_update *update,

@@ -3,11 +3,11 @@
  *
  *     1. the digest of the file
  *     2. unit example: the copy of the member's ledger accounts for it
- *     3. everything the method asks of it (method_check_update)
+ *     3. the checks of the method (method_check_update)
  *     4. the file is flushed and named: a blob
  *     5. the rows of the whole batch, in one commit
  *
- * A refused or failed upload leaves nothing counted. round_judge() has decided before in which
+ * A refused or failed upload leaves nothing counted. Before, round_judge() has decided in which
  * round it may count. */
 #ifndef COORDINATOR_ADMIT_H
 #define COORDINATOR_ADMIT_H

@@ -158,7 +158,7 @@ void private_start_close(struct private_start *start)
 }
 
 /* The budget is computed from the ledger itself, not from a counter, so the two cannot disagree.
- * A different signing key is refused: the ledger would change hands in the middle. */
+ * A different signing key is refused, because all lines of a ledger must have the same key. */
 static err read_ledger(struct private_round *p, struct store *store, int64_t run)
 {
     struct bytes text = {.max = STORE_LEDGER_BYTES_MAX};
@@ -195,8 +195,8 @@ static err check_budget(const struct private_round *p, const struct ledger_terms
     return e.kind == ERR_LIMIT ? err_make(ERR_STATE, "%s", e.text) : e;
 }
 
-/* The budget is asked before any update is read: a round that cannot be charged must not be
- * computed. */
+/* The budget is checked before any update is read, because a round that cannot be charged must not
+ * be computed. */
 err private_open(struct private_round *out, const struct private_terms *terms, struct store *store,
                  int64_t run, uint32_t round)
 {
@@ -240,8 +240,8 @@ static double weight_of(const struct private_terms *terms, const char *member)
     return 1;
 }
 
-/* The member's values are laid over the start values, so the difference that is clipped is its
- * change. */
+/* The member's values are written over a copy of the start values, so the difference that is
+ * clipped is the member's change. */
 static err add_member(struct mean *m, struct private_round *p, const struct contribution *c)
 {
     struct adapter_file update = {0};
@@ -287,7 +287,8 @@ static err write_mean(const struct mean *m, const char *path)
     return e;
 }
 
-/* The clip norm of the round's row comes before the plan's: adaptive clipping has changed it. */
+/* The clip norm in the row of the round is used instead of the plan's, because adaptive clipping
+ * has changed it. */
 static struct central_spec spec_of(const struct private_round *p, size_t dim)
 {
     const struct ledger_terms *t = p->ledger.in_force;

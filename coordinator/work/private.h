@@ -1,11 +1,11 @@
 /* A run with client-level privacy, on the worker thread (publish.c): its ledger, its noisy mean,
- * its release. The mean is written as one update that stands in place of the members' updates, so
+ * its release. The mean is written as one update that replaces the members' updates, so
  * every method that averages trained factors can use it; everything after it is post-processing.
  *
  *     private_begin()          with the start state: checks the plan, starts the ledger
  *     private_open()           a round is closed: reads the ledger back, checks the budget
  *     private_noise_ahead()    while members train: draws the round's noise
- *     private_mean()           clips, sums and adds the noise; or takes what a crash left
+ *     private_mean()           clips, sums and adds the noise; or uses the mean that a crash left
  *     private_release()        charges the release and makes the struct that store_publish() takes
  *     private_close()
  *

@@ -10,7 +10,7 @@
 
 enum { REPORT_BYTES_MAX = 16 << 20 };
 
-/* Files being made lie in the spool under names that store_recover() removes after a crash. */
+/* Unfinished files are in the spool, under names that store_recover() removes after a crash. */
 static void make_path(char out[LIMIT_PATH_BYTES], const struct store *store,
                       const struct publish_job *p, const char *what)
 {
@@ -225,7 +225,8 @@ static err draw_noise(struct publish_job *p, struct store *store)
     return e;
 }
 
-/* Without privacy a release is made too, and says so: store_publish() accepts nothing else. */
+/* A run without privacy makes a release too, which says so, because store_publish() accepts nothing
+ * else. */
 static err make_release(struct release **out, struct publish_job *p, struct private_round *round,
                         const char *state_path)
 {
@@ -337,7 +338,7 @@ static err make_report(struct publish_job *p, struct store *store)
     p->result.report_json = (const char *)json.data;
     e = store_report(store, p->run, &p->result);
 out:
-    p->result.report_json = NULL; /* it ends with `json` */
+    p->result.report_json = NULL; /* it points into `json`, which is freed here */
     bytes_close(&json);
     return e;
 }
@@ -361,8 +362,8 @@ static void publish_one(struct publish_job *p, struct store *store)
         p->job.result = make_next(p, store);
         break;
     }
-    /* The round stands, whatever becomes of these: files that are not removed now are removed
-     * later, or by the next start, which also writes the ledger's copy again. */
+    /* The round stays published even if these steps fail. Files that are not removed now are
+     * removed later, or by the next start, which also writes the copy of the ledger again. */
     bool published = p->kind == PUBLISH_NEXT && !err_is(p->job.result);
     if (p->kind == PUBLISH_REPORT) e = store_trim(store);
     if (p->terms.on && (published || p->kind == PUBLISH_START) && !err_is(p->job.result))

@@ -6,8 +6,8 @@
  *     PUBLISH_NEXT     the next state from a closed round's updates
  *     PUBLISH_REPORT   that round's report; background work (work.h), with the same job
  *
- * A state is written aside, named by its digest, and committed with its round. The work may be done
- * again after a crash, or after a result that was lost: it gives the same bytes. A report is made
+ * A state is written to the spool, named by its digest, and committed with its round. Work that is
+ * repeated after a crash, or because its result was lost, gives the same bytes. A report is made
  * from files after its round is published, so members do not wait for it; a crash before it is
  * stored loses that report and nothing else. */
 #ifndef COORDINATOR_PUBLISH_H
@@ -36,7 +36,7 @@ struct publish_blobs {
 struct publish_job {
     struct work_job job; /* first: work.h's part */
     enum publish_kind kind;
-    void *owner; /* the loop thread's own */
+    void *owner; /* for the loop thread only */
     int64_t run;
     const struct method *method;
     struct arena arena; /* holds what the pointers below point to; closed by publish_close() */

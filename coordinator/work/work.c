@@ -7,7 +7,7 @@
 
 /* A list with a pointer to its last link, so that adding at the end takes no search. */
 struct queue {
-    struct work_job *first, **last; /* last: where the next one is hung */
+    struct work_job *first, **last; /* last: the link to which the next job is added */
 };
 
 struct work {

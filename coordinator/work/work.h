@@ -3,7 +3,7 @@
  * runs jobs in order, in batches. A batch is what one flush of the disk can serve.
  *
  * Background jobs (work_push_background) run one at a time, and only while nothing else waits. A
- * background job asks work_gives_way() now and then; when the answer is true it ends soon with
+ * background job calls work_gives_way() often; when the answer is true it ends soon with
  * ERR_STOPPED. If it gave way to other work it is run again later, from its start; if it was
  * abandoned, or the worker is closing, it comes back with ERR_STOPPED. */
 #ifndef COORDINATOR_WORK_H
@@ -18,7 +18,7 @@ struct work_job {
     struct work_job *next;
     void (*done)(struct work_job *job); /* loop thread; the job is the owner's again */
     err result;
-    /* work.c's own */
+    /* for work.c only */
     struct work *work;
     bool in_background;
     atomic_bool abandoned;
@@ -30,7 +30,7 @@ struct work_options {
     size_t queue_max, batch_max;
     /* Worker thread: sets each job's `result`. */
     void (*run)(struct work_job *batch, struct store *store);
-    void (*wake)(void *context); /* worker thread: something is to be taken */
+    void (*wake)(void *context); /* worker thread: a finished job can be taken */
     void *context;
 };
 
