@@ -40,13 +40,13 @@ static err plan_modules(struct adapter *ad, const struct arch *a, const struct a
         m->carry_rank = s->carry_rank;
         m->scale = (float)s->scale;
         m->carry_borrowed = s->carry_a && s->carry_b;
-        if (m->carry_borrowed) { /* nobody writes a carry once it is filled */
+        if (m->carry_borrowed) { /* a carry is never written once it is filled */
             m->carry_a = (float *)(uintptr_t)s->carry_a;
             m->carry_b = (float *)(uintptr_t)s->carry_b;
         }
         m->r = s->small_matrix && s->rank
                    ? (float *)ad
-                   : NULL; /* only a mark that R exists; place_modules() sets it */
+                   : NULL; /* only marks that R exists; place_modules() sets it */
         model_module_shape(&m->d_out, &m->d_in, a, s->kind);
     }
     qsort(ad->module, ad->count, sizeof *ad->module, compare_modules);
@@ -170,7 +170,7 @@ static void copy_factor(float *to, const struct adapter_file_factor *from)
 }
 
 /* Shapes in the file must be those of the base, because the product B A is added to its weights. A
- * state may leave out a side that only a frozen file knows (0). */
+ * state without its frozen factors may lack a side; the side is then 0 and is not compared. */
 static err spec_of_file(struct adapter_spec *spec, const struct arch *a,
                         const struct adapter_file *file)
 {

@@ -26,10 +26,10 @@ static bool wanted_below(const struct batch *b, uint32_t layer, enum site site)
 /* Site down: y = h W_down^T with h = silu(gate) * up. Computes dh = dy W_down and then the
  * gradients of gate and up, which are stored in their places.
  *
- * h itself is not kept after the forward pass (T, d_ffn is the widest tensor). It is recomputed
- * first if checkpointing needs H for the adapter, or if only the adapter's gradient is wanted;
- * otherwise gate_back() recomputes it into p->dwide as a by-product, and the gradient of A is taken
- * after that. */
+ * h itself is not kept after the forward pass, because (T, d_ffn) is the widest tensor. It is
+ * recomputed first if checkpointing needs H for the adapter, or if only the adapter's gradient is
+ * wanted; otherwise gate_back() recomputes it into p->dwide as a by-product, and the gradient of A
+ * is taken after that. */
 static void back_down(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                       bool further)
 {

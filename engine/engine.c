@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The loss is computed for so many learned tokens at once, which bounds the memory behind the last
- * layer for rows of any length. */
+/* The loss is computed for at most this many learned tokens at once, which bounds the memory behind
+ * the last layer for rows of any length. */
 enum { LEARNED_BLOCK = 1024, STACK_MAX = 3 };
 
 /* Weights with the same input, stacked so that one product computes them all: W_q, W_k and W_v read

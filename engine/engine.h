@@ -69,7 +69,7 @@ struct engine_evaluation {
 };
 struct engine_evaluate_options {
     const struct adapter *adapter; /* NULL: the base alone */
-    uint32_t batch_tokens;         /* about so many tokens in one pass; 0: 2048 */
+    uint32_t batch_tokens;         /* approximate tokens in one pass; 0: 2048 */
     bool (*progress)(void *user, size_t done, size_t rows); /* or NULL; false: ERR_STOPPED */
     void *user;
 };

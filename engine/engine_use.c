@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* About 2048 tokens fill the products of all cores, and their activations stay small beside the
- * weights. */
+/* About 2048 tokens fill the products of all cores, and their activations are small compared
+ * with the weights. */
 enum { EVALUATE_TOKENS = 2048, ADAPTERS_MAX = 64 };
 
 struct live { /* the packed adapters of one call, and the segments of its rows */

@@ -230,7 +230,8 @@ bool factors_train_at(const struct factors *f, uint32_t layer, enum site site)
     return false;
 }
 
-/* A product with an empty side: an adapter without carry, a segment without tokens. */
+/* Skips a product with an empty side, which an adapter without carry or a segment without tokens
+ * has. */
 static void multiply(const struct low_rank *l, struct mat out, struct mat a, struct mat b,
                      struct product_shape p)
 {

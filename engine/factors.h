@@ -21,12 +21,12 @@ enum { SITE_MODULES = 3 };
 
 struct factor { /* one module of a site */
     const struct adapter_module *module;
-    const float *carry_a, *carry_b; /* the carry that is packed here, where it is borrowed */
+    const float *carry_a, *carry_b; /* the carry packed here if it is borrowed, else NULL */
     uint32_t rank, width;           /* width: rank + carry rank */
     uint32_t col;                   /* its first column of H */
     uint32_t slot;                  /* index of the output within the site: q, k, v are 0, 1, 2 */
     uint32_t d_out;
-    struct mat b;            /* (d_out, width): s B or s B R, then the carry's */
+    struct mat b;            /* (d_out, width): s B or s B R, then carry_b */
     struct mat plain_b;      /* (d_out, rank), only with R */
     struct mat r;            /* (rank, rank), only with R */
     size_t a_at, b_at, r_at; /* offsets of its gradients in the trained block */
@@ -50,9 +50,9 @@ struct factors {
 
 err factors_open(struct factors **out, const struct backend *be, struct backend_context *ctx,
                  const struct adapter *ad, const struct arch *arch);
-/* Packs another adapter in the memory of `f`. Its carry is not packed again: it must be the borrowed
- * carry that `f` holds already. False: the modules, ranks or carry differ, and f is unchanged. The
- * adapter that f was opened for may be closed. */
+/* Packs another adapter in the memory of `f`. Its carry is not packed again: it must be the
+ * borrowed carry that `f` holds already. False: the modules, ranks or carry differ, and f is
+ * unchanged. The adapter that f was opened for may be closed. */
 bool factors_adopt(struct factors *f, const struct adapter *ad, const struct arch *arch);
 /* Reads A, B and R of the adapter again, after they have changed. The carry never changes. */
 void factors_refresh(struct factors *f);
@@ -62,7 +62,7 @@ bool factors_train_at(const struct factors *f, uint32_t layer, enum site site);
 
 struct segment { /* tokens [first, first + tokens) of a batch, which use one adapter */
     const struct factors *factors; /* NULL: the base alone */
-    float *gradient;               /* laid out as the trained block, added to; NULL: none */
+    float *gradient;               /* as the trained block, gradients are added; NULL: none */
     size_t first, tokens;
     /* With `start` each row has its own gradient, at gradient + i * stride, for the tokens
      * start[i] .. start[i + 1] - 1 of the batch. */
@@ -81,9 +81,10 @@ struct low_rank { /* one site of one layer over a whole batch */
     struct mat wide, wide2; /* (tokens, d_in) scratch; dropout only */
 };
 /* y: the outputs of the site, each (tokens, d_out). h (tokens, width) is kept for the backward
- * pass. Adds to y, or with `fresh` sets y, to zero where nothing is adapted. The caller then adds
- * the large product afterwards, because in bfloat16 a small term added to a large rounded one would
- * mostly be lost. Returns false, with y untouched, when no segment has a module at this site. */
+ * pass. Adds to y. With `fresh` it sets y instead, and outputs that are not adapted become zero;
+ * the caller then adds the large product afterwards, because in bfloat16 a small term added to a
+ * large rounded one would mostly be lost. Returns false, with y untouched, when no segment has a
+ * module at this site. */
 bool factors_forward(const struct low_rank *l, const struct mat *y, struct mat h, struct mat x,
                      bool fresh);
 /* Computes only h. */

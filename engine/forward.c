@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* All lists of a batch lie in its arena; the rows and segments belong to the caller. */
+/* All lists of a batch are in its arena; the rows and segments belong to the caller. */
 void batch_close(struct batch *b)
 {
     arena_close(&b->arena);
@@ -165,7 +165,7 @@ static void attend(struct engine *e, const struct batch *b, uint32_t layer, stru
  * float32 residual stream, so the order does not matter and the low-rank part is added afterwards.
  *
  * In training very short batches are padded to BACKEND_FEW rows: below that the backend may sum in
- * another order, and the gradient of a record would depend on the records beside it. */
+ * another order, and the gradient of a record would depend on the other records. */
 void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                    bool whole)
 {

@@ -5,10 +5,10 @@
 #include "engine/engine.h"
 
 struct generate_options {
-    uint32_t tokens;     /* most new tokens of a prompt */
+    uint32_t tokens;     /* largest number of new tokens per prompt */
     double temperature;  /* 0: greedy */
-    double top_p;        /* sample from the most likely tokens of this total; 0 or 1: from all */
-    uint64_t seed;       /* of sampling */
+    double top_p;        /* total probability of the tokens to sample from; 0 or 1: all tokens */
+    uint64_t seed;       /* seed of sampling */
     const int32_t *stop; /* (stops) tokens that end a sequence; they are not returned */
     size_t stops;
     /* Called after each new token; NULL: not called. Returning false ends the sequence without an
@@ -20,7 +20,7 @@ struct generate_options {
 struct generate_prompt {
     const int32_t *id; /* (count), at least one */
     uint32_t count;
-    uint32_t tokens; /* most new tokens for this prompt; 0: options->tokens */
+    uint32_t tokens; /* largest number of new tokens; 0: options->tokens */
 };
 
 /* out has room for the prompt's new tokens; *count is how many were written. */

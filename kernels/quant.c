@@ -42,8 +42,8 @@ static void from_bf16(float *out, const uint8_t *data, size_t n)
     }
 }
 
-/* d (f16), 16 bytes: value j in the low half of byte j, value j + 16 in its high half; x = (q - 8)
- * d */
+/* d (f16), 16 bytes: value j in the low half of byte j, value j + 16 in its high half;
+ * x = (q - 8) d */
 static void from_q4_0(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / BLOCK; b++, data += 18, out += BLOCK) {

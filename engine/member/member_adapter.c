@@ -68,7 +68,7 @@ static err module_spec(struct adapter_spec *out, const struct adapter_file_modul
                                  .small_matrix = p.small,
                                  .scale = p.rank ? p.scale : 0,
                                  .carry_rank = m->carry_rank + p.rest};
-    if (p.rest == 0 && m->carry_rank > 0) { /* all of the carry is the state's own */
+    if (p.rest == 0 && m->carry_rank > 0) { /* no addition: the carry is used in place */
         out->carry_a = m->factor[ADAPTER_FILE_CARRY_A].f32;
         out->carry_b = m->factor[ADAPTER_FILE_CARRY_B].f32;
     }
@@ -203,9 +203,9 @@ static void set_factor(struct adapter_file_module *m, enum adapter_file_role rol
     m->factor[role] = (struct adapter_file_factor){.f32 = value, .rows = rows, .cols = cols};
 }
 
-/* The leading columns of in (rows, cols); all of them: as they lie. */
+/* The leading cols[0] of the cols[1] columns of `in`; `in` itself if all are wanted. */
 static err leading(const float **out, struct arena *arena, const float *in, uint32_t rows,
-                   const uint32_t cols[2] /* wanted, of in */)
+                   const uint32_t cols[2] /* wanted, all */)
 {
     float *copy = NULL;
     if (cols[0] == cols[1]) {
@@ -219,7 +219,8 @@ static err leading(const float **out, struct arena *arena, const float *in, uint
     return ERR_NONE;
 }
 
-/* The alpha that gives what was trained its scale; see the header, and the .alpha of a file. */
+/* The alpha of a module in the update file. With the rank in the file it must give exactly the
+ * scale at which the module was trained. */
 static double alpha_of(const struct adapter_file_module *state, const struct member_round *r,
                        const struct member_adapter *a, uint32_t rank)
 {
@@ -227,7 +228,7 @@ static double alpha_of(const struct adapter_file_module *state, const struct mem
     if (method->fresh) return r->alpha;
     if (has(state, ADAPTER_FILE_R) || file_of(a)->meta.frozen[0] || rank == state->rank)
         return state->alpha;
-    if (rank == r->rank) return r->alpha; /* the task's own word, to the last bit */
+    if (rank == r->rank) return r->alpha; /* exactly as the task gives it */
     return state->scale * (file_of(a)->meta.rslora ? sqrt(rank) : rank);
 }
 
@@ -238,7 +239,7 @@ static err fill_update(struct adapter_file_module *out, const struct adapter_fil
     uint32_t layer = 0;
     enum module_kind kind = MODULE_Q;
     err e = model_module_parse(&layer, &kind, state->name);
-    REQUIRE(!err_is(e)); /* it was when the adapter was made */
+    REQUIRE(!err_is(e)); /* member_adapter_open() has parsed the same name */
     const struct adapter_module *m = adapter_find(&a->adapter, layer, kind);
     uint32_t rank = out->rank && out->rank < m->rank ? out->rank : m->rank;
     const uint32_t cols[2] = {rank, m->rank};
@@ -275,7 +276,7 @@ err member_adapter_write(const char *path, const struct member_adapter *a,
         count++;
     }
     if (count == 0) {
-        e = err_make(ERR_INPUT, "no module of this run is ours to adapt");
+        e = err_make(ERR_INPUT, "the state has none of the modules that this member adapts");
         goto out;
     }
     bool fresh = method_find(r->method)->fresh, square = (r->trains & ADAPTER_R) != 0;

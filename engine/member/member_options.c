@@ -22,7 +22,7 @@ err member_options_factors(unsigned *out, char *const *name, size_t count)
                             w);
         factors |= bit;
     }
-    if (factors == 0) return err_make(ERR_INPUT, "the coordinator's task has nothing to train");
+    if (factors == 0) return err_make(ERR_INPUT, "the coordinator's task names no factor to train");
     *out = factors;
     return ERR_NONE;
 }

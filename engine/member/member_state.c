@@ -10,10 +10,10 @@ static err check_state(const struct adapter_file *state, const struct member_rou
     const struct adapter_file_meta *meta = &state->meta;
     if (strcmp(meta->base, r->base) != 0)
         return err_make(ERR_INPUT,
-                        "the state of round %u is for the base %.16s..., ours is %.16s...",
+                        "the state of round %u is for the base %.16s..., expected %.16s...",
                         r->round, meta->base, r->base);
     if (strcmp(meta->run, r->run) != 0)
-        return err_make(ERR_INPUT, "the state of round %u is of run \"%s\", expected \"%s\"",
+        return err_make(ERR_INPUT, "the state of round %u belongs to run \"%s\", expected \"%s\"",
                         r->round, meta->run, r->run);
     return ERR_NONE;
 }

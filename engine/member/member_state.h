@@ -1,6 +1,6 @@
 /* A round's state file, opened and checked, with its frozen factors joined. A process with several
- * members opens it once a round and shares it: their adapters use its carry in place, and the carry
- * is packed for the engine once, not once a member. One thread at a time. */
+ * members opens it once per round and shares it: their adapters use its carry in place, and the
+ * carry is packed for the engine once, not once per member. One thread at a time. */
 #ifndef ENGINE_MEMBER_STATE_H
 #define ENGINE_MEMBER_STATE_H
 
@@ -15,7 +15,7 @@ struct member_state {
     struct factors *packed;     /* train_options.packed of the members that share it */
 };
 
-/* Of the round's files, run and base. ERR_INPUT: the state is of another base or run, or needs
+/* Opens the files of the round. ERR_INPUT: the state belongs to another base or run, or needs
  * frozen factors that the round does not name. */
 err member_state_open(struct member_state *out, const struct member_round *round);
 /* Before the engine closes. Accepts a zeroed struct. */

@@ -16,7 +16,7 @@ static err train(struct train_result *out, struct adapter *adapter, const struct
     return train_private_run(out, adapter, w->engine, w->data, &private);
 }
 
-/* The gradient of every record, clipped, summed, with noise. */
+/* The mean of the clipped gradients of all records, with noise. */
 static err find_private_gradient(struct train_result *out, struct adapter *adapter,
                                  const struct member_train *w)
 {

@@ -38,9 +38,9 @@ void weight_rows_f32(float *out, const struct weight *w, uint32_t row, uint32_t 
  * angle is position times frequency: at position 100,000 one unit in the last place of a frequency
  * near 1 is already 0.006 radians.
  *
- * llama3 scaling (Llama 3.1) goes by the wavelength w = 2 pi / f. Frequencies with w > original /
- * low are divided by `factor`, those with w < original / high are kept, and the others are
- * interpolated with smooth = (original / w - low) / (high - low). */
+ * llama3 scaling (Llama 3.1) depends on the wavelength w = 2 pi / f. Frequencies with
+ * w > original / low are divided by `factor`, those with w < original / high are kept, and the
+ * others are interpolated with smooth = (original / w - low) / (high - low). */
 void model_rope_frequencies(float *out, const struct arch *a)
 {
     const struct rope *r = &a->rope;

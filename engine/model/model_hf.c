@@ -204,8 +204,8 @@ static err fill_all(struct model *m, struct arena *arena)
     return check_extra(m, slot, count, bare);
 }
 
-/* The configuration comes first: it says which tensors there must be. The list of slots is needed
- * only while opening, so it has an arena of its own. */
+/* The configuration comes first, because it determines which tensors must exist. The list of slots
+ * is needed only while opening, so it has an arena of its own. */
 err model_hf_open(struct model *m)
 {
     struct arena arena = {0};

@@ -126,7 +126,7 @@ static uint32_t char_before(const char *text, uint32_t at, uint32_t *size)
     return c;
 }
 
-/* Whether no word character is directly beside the match. */
+/* Whether no word character is directly next to the match. */
 static bool stands_alone(const char *text, uint32_t size, const struct added_match *m)
 {
     uint32_t n;

@@ -15,7 +15,7 @@ struct added_token {
     uint32_t size;
     int32_t id;
     bool special;        /* found only by calls with `special` */
-    bool single_word;    /* no match beside a letter, digit or underscore */
+    bool single_word;    /* no match next to a letter, digit or underscore */
     bool lstrip, rstrip; /* the match includes the white space before or after it */
 };
 

@@ -57,8 +57,8 @@ err bpe_add_token(struct bpe *b, const char *text, size_t size, int32_t token)
     return ERR_NONE;
 }
 
-/* The joined text may be no token: then it is a step towards a longer one. intern() bounds the
- * sizes, so `joined` is large enough. */
+/* The joined text may be no token; then it is a step towards a longer one.
+ * bpe_table_symbol() bounds the sizes, so `joined` is large enough. */
 err bpe_add_merge(struct bpe *b, const struct bpe_merge *m)
 {
     char joined[2 * BPE_TABLE_TOKEN_BYTES];

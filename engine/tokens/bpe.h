@@ -7,8 +7,11 @@
  * their joined text is a token. Once built, a struct bpe is immutable and shared; each thread has
  * its own struct bpe_scratch.
  *
- *   bpe_init, bpe_add_token ..., bpe_add_merge ... or bpe_merge_by_score, bpe_seal, bpe_encode
- * ... */
+ *   bpe_init();
+ *   bpe_add_token() for each token
+ *   bpe_add_merge() for each merge, or bpe_merge_by_score() once
+ *   bpe_seal();
+ *   bpe_encode() any number of times */
 #ifndef ENGINE_BPE_H
 #define ENGINE_BPE_H
 

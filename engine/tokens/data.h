@@ -39,7 +39,7 @@ struct data_row {
 struct data_options {
     const struct tokenizer *tokenizer; /* may be NULL if all rows have input_ids */
     size_t vocab;                      /* ids must be smaller; 0: the size of the tokenizer */
-    uint32_t seq;                      /* most tokens of a row; 0: LIMIT_SEQUENCE */
+    uint32_t seq;                      /* largest number of tokens in a row; 0: LIMIT_SEQUENCE */
     bool no_eos;
     bool bos; /* put the bos token before text rows; messages have their own */
 };

@@ -134,7 +134,8 @@ static bool begins_segment(uint32_t c)
            p->decomp_seqindex == UINT16_MAX;
 }
 
-/* Whether a single character is its own normal form. In doubt no, which costs time only. */
+/* Whether a single character is its own normal form. If in doubt the answer is no, which costs only
+ * time. */
 static bool is_unchanged(uint32_t c)
 {
     if (c < 0x80) return true;
@@ -205,7 +206,7 @@ static err run_form(struct piece_buffer *b, const struct piece *in, enum normali
     return piece_copy(b, in, plain, in->size);
 }
 
-/* Simple lower case mapping per character, without the rule for a final sigma: so does the
+/* Simple lower case mapping per character, without the rule for a final sigma, as in the
  * reference. */
 static err run_lowercase(struct piece_buffer *b, const struct piece *in)
 {

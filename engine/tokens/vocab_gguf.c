@@ -129,7 +129,7 @@ static err read_token(struct reading *r, size_t id)
     return bpe_add_token(b, (const char *)r->letters.data, r->letters.size, (int32_t)id);
 }
 
-/* A merge is "left right", parted at the first space that is not the first byte. A merge of letters
+/* A merge is "left right", split at the first space that is not the first byte. A merge of letters
  * that stand for no byte can never match and is skipped. The first of two equal merges counts,
  * unlike in Hugging Face files. */
 static err read_merge(struct reading *r, struct gguf_str merge, uint32_t rank)

@@ -1,5 +1,5 @@
 /* Reads a tokenizer from the files of a Hugging Face directory. tokenizer.json has the algorithm
- * and the vocabulary; the files beside it name the special tokens and the chat template. Everything
+ * and the vocabulary; the other files name the special tokens and the chat template. Everything
  * that would change ids or text and is not implemented is refused by name. */
 #include "engine/tokens/tokenizer_parts.h"
 
@@ -213,7 +213,7 @@ static err refuse_affixes(const json_t *model)
     return ERR_NONE;
 }
 
-/* Very old files have no `type`; a list of merges tells that they are BPE. A merge may only join to
+/* Very old files have no `type`; a list of merges shows that they are BPE. A merge may only join to
  * a token of the vocabulary, as in the reference, which is checked by counting symbols: a new
  * symbol means an unknown token. */
 static err read_model(struct reading *r, const json_t *model, const json_t *added)
@@ -374,9 +374,9 @@ static err read_jinja(struct reading *r)
     return e;
 }
 
-/* Reads the files beside tokenizer.json in the order of their rank: a value from an earlier file is
- * kept. Names come before ids, because ids of config.json are often those of the base model and not
- * of the chat model. */
+/* Reads the files other than tokenizer.json in the order of their rank: a value from an earlier
+ * file is kept. Names come before ids, because ids of config.json are often those of the base model
+ * and not of the chat model. */
 static err read_beside(struct reading *r)
 {
     static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json",

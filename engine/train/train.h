@@ -33,9 +33,9 @@ struct train_options {   /* filled by train_defaults() */
      * over the tensors that train, Frobenius norms, c = train_cut(rank, prune_gamma). */
     double prox;
     double prune_lambda, prune_gamma; /* gamma in (0, 1] */
-    /* NULL, or where packed factors wait between trainings over one engine: a training whose adapter
-     * borrows the same carry takes them and packs only what trains. The owner closes the last with
-     * factors_close(), before the engine. */
+    /* NULL, or the place that keeps packed factors between trainings over one engine. If the
+     * adapter of the next training borrows the same carry, it reuses them and packs only the
+     * trained tensors. The owner closes the last ones with factors_close(), before the engine. */
     struct factors **packed;
     /* Called after every step. Returning false stops the training with ERR_STOPPED; the adapter
      * keeps the values of that step. */

@@ -32,7 +32,8 @@ static err set_plan(struct train_ledger *l, uint64_t records)
         .train = o->train, .sampling = rate > 1 ? 1 : rate, .clip = o->clip};
     uint64_t steps = train_private_steps(&l->how);
     if (steps == 0 || steps > UINT32_MAX)
-        return err_make(ERR_INPUT, "privacy: %llu steps", (unsigned long long)steps);
+        return err_make(ERR_INPUT, "privacy: %llu steps in a round: expected 1 to %u",
+                        (unsigned long long)steps, UINT32_MAX);
     l->plan = (struct plan){.unit = LEDGER_EXAMPLE,
                             .method = o->method,
                             .bases = o->basis_passes ? "gradient" : o->bases,

@@ -1,6 +1,5 @@
 /* Inside the CPU backend: its context and the functions that its files share. Each file implements
- * the operations of backend.h that its name says; cpu_backend.c has the
- * table. */
+ * the operations of backend.h that its name says; cpu_backend.c has the table. */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 

@@ -1,12 +1,12 @@
 /* Causal attention over rows of different lengths, with grouped heads and an optional window. The
  * work is divided by (row, key-value head), so gradients of keys and values have one writer and one
- * order of sums. Within it, blocks of 32 queries are processed; the scores of a block against all
- * keys it sees exist at once and are computed by the tile kernel.
+ * order of sums. Within it, blocks of 32 queries are processed; the tile kernel computes the scores
+ * of a block against all keys that it sees, which are in memory at the same time.
  *
  *   forward    S = Q K^T, P = softmax(scale S), O = P V; lse = log(sum exp) is kept
  *   backward   transposed, one query per column: P^T = exp(scale K Q^T - lse), dP^T = V dO^T,
- *             dS^T = scale P^T (dP^T - rowsum(O dO)); dV += P^T dO, dK += dS^T Q, dQ^T = K^T
- * dS^T */
+ *              dS^T = scale P^T (dP^T - rowsum(O dO)); dV += P^T dO,
+ *              dK += dS^T Q, dQ^T = K^T dS^T */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_tile.h"
 #include "kernels/cpu/cpu_vector.h"

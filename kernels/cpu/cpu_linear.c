@@ -53,8 +53,8 @@ static err turn_piece(struct piece *out, struct cpu_primitives *all, const struc
 }
 
 /* oneDNN sums in another order for very few rows and, without AVX-512, for the last rows of a share
- * of 32. Shares therefore have 64 or 128 (CPU_SHARE) rows, so a row has the same bits beside any
- * other rows. Generation multiplies few rows, so they are not rounded up; in float32 each is
+ * of 32. Shares therefore have 64 or 128 (CPU_SHARE) rows, so the bits of a row do not depend on
+ * the other rows. Generation multiplies few rows, so they are not rounded up; in float32 each is
  * multiplied alone to keep its bits independent of its neighbours. */
 static size_t round_rows(size_t rows)
 {

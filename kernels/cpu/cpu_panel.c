@@ -25,7 +25,7 @@ CPU_INLINE void interleave(uint32_t *restrict to, const uint16_t *x, const uint1
         to[j] = (uint32_t)x[j] | (uint32_t)y[j] << 16;
 }
 
-/* Interleaves pairs of bfloat16 rows: (p, j) is beside (p + 1, j). */
+/* Interleaves pairs of bfloat16 rows: (p, j) is next to (p + 1, j). */
 CPU_CLONES static void interleave_rows(uint32_t *restrict panel, struct mat from, size_t pairs,
                                        size_t n)
 {

@@ -68,7 +68,7 @@ static void run_task(const struct work *w, struct tile_left left, const void *pa
     struct tile_shape s = {.type = w->type, .width = tile_width(n), .depth = w->depth};
     s.ldc = TILE_WIDTH;
     if (w->out.type == DTYPE_F32 && w->p.alpha == 1.0f && n == s.width && !w->store_turned) {
-        s.rows = rows; /* as it comes from the kernel */
+        s.rows = rows; /* the kernel writes straight into the result */
         s.ldc = w->out.ld;
         s.add = w->p.add;
         tile_run(mat_at(w->out, row, col).data, left, panel, &s);
