@@ -17,7 +17,7 @@ static void spin_briefly(char **argv)
     if (length <= 0 || setenv("GOMP_SPINCOUNT", "500", 1) != 0) return;
     self[length] = 0;
     /* Returns only on failure; then the program runs with the default spin time. */
-    execv(self, argv); /* where it fails, it is as fast as it was */
+    execv(self, argv);
 }
 
 int main(int argc, char **argv)

@@ -171,8 +171,8 @@ static void print_overview(void)
     printf("usage: fedlora COMMAND [options]\n\n");
     for (size_t i = 0; i < COMMANDS; i++)
         printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
-    printf("\nfedlora COMMAND --help prints the options of a command; fedlora --version the "
-           "version.\n");
+    printf("\nfedlora COMMAND --help prints the options of a command.\n"
+           "fedlora --version prints the version.\n");
 }
 
 /* The command's own options first, so that --help begins with them. */

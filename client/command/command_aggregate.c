@@ -201,9 +201,9 @@ out:
     return e;
 }
 
-/* Progress of the combination. It begins with the first module, so that inputs which are refused
+/* Progress of the combination. It starts with the first module, so that inputs which are refused
  * before print no progress line. */
-struct aggregate_shown { /* from the first module on: what is refused before needs no line */
+struct aggregate_shown {
     struct progress progress;
     bool quiet, begun;
 };

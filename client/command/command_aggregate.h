@@ -17,10 +17,13 @@ struct aggregate_command {
     bool stack, compare, verify, force;
 };
 
-/* Results of --verify. */
-struct aggregate_checked { /* --verify: a module, and in total */
-    double *error, total, norm;
-    double saved; /* of tensors saved whole */
+/* Results of --verify: distances between the written result and the dense recomputation, in the
+ * Frobenius norm. */
+struct aggregate_checked {
+    double *error; /* one per module */
+    double total;  /* over all modules */
+    double norm;   /* of the recomputed change of all modules */
+    double saved;  /* largest relative error of the tensors saved whole */
 };
 
 /* One JSON document with adapters, modules and totals. */

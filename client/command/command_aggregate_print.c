@@ -12,13 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* 0 for a change of norm 0: nothing was lost of nothing. */
+/* 0 for a change of norm 0, where a division would give NaN. */
 static double ratio(double part, double whole)
 {
     return whole > 0 ? part / whole : 0;
 }
 
-/* ---- programs ---- */
+/* ---- JSON ---- */
 
 /* `share` is the given weight as a fraction of the sum; `weight` is the one used, which a robust
  * rule may have changed. */
@@ -89,10 +89,10 @@ err aggregate_print_json(const struct aggregate_command *o, const struct combine
     return e;
 }
 
-/* ---- people ---- */
+/* ---- tables ---- */
 
 /* The smallest and largest rank, or number of adapters, of a group of modules. */
-struct span { /* of ranks */
+struct span {
     uint32_t least, most;
 };
 

@@ -85,8 +85,8 @@ out:
 }
 
 /* Modules differ in size, so they are distributed dynamically; each result has a fixed place in the
- * file, so the order does not change it. An error cannot leave an OpenMP loop: it is kept, and the
- * remaining modules are skipped by the stop check only when the user interrupts. */
+ * file, so the order does not change it. An error cannot leave an OpenMP loop, so it is kept and
+ * returned after the loop. Only an interruption skips the remaining modules. */
 static err make_all(struct method_state *file, const struct basis_command *o,
                     const struct model *base, const struct adapter *modules)
 {

@@ -441,7 +441,7 @@ static err epsilon_run(void *options, const struct option_list *arguments, struc
 static err noise_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct budget_command *o = options;
-    const double trial = 1e5; /* of a tree's nodes, to see what its one event has of it */
+    const double trial = 1e5; /* noise of a tree's nodes, to measure the factor */
     struct question q;
     struct account_event event;
     struct answer a = {.steps = (uint64_t)o->steps};

@@ -162,7 +162,7 @@ static json_t *row_json(const struct work *w, size_t i)
     return o;
 }
 
-/* Written beside and renamed: a reader never sees half a file. */
+/* Written under a temporary name and renamed, so that a reader never sees half a file. */
 static err write_rows(const struct work *w)
 {
     struct file_out out = {0};

@@ -260,7 +260,7 @@ static err make_whole(const struct run_command *o, struct rpc_client *client, co
     if (!needed) return ERR_NONE;
     if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", path) >= sizeof frozen)
         return err_make(ERR_INPUT, "%s: the path is too long", path);
-    /* Beside the output, so that the rename below stays in one file system. */
+    /* In the directory of the output, so that the rename below stays in one file system. */
     TRY(fetch_blob(o, client, run, &digest, frozen));
     err e = state_whole_write(path, path, frozen, &digest);
     (void)file_disk.unlink(frozen);
@@ -287,8 +287,8 @@ static err print_export(const struct run_command *o, const run_status *status)
     return e;
 }
 
-/* The state is downloaded and completed beside the output and renamed at the end, so the output is
- * complete or absent. */
+/* The state is downloaded and completed in the directory of the output and renamed at the end, so
+ * the output is complete or absent. */
 static err fetch_state(const struct run_command *o, struct rpc_client *client,
                        const run_status *status)
 {
@@ -385,10 +385,20 @@ const struct command command_run_status = RUN_COMMAND(
 const struct command command_run_watch = RUN_COMMAND(
     "watch", "print the events of a run until it ends (operator)", watch_rows, watch_run);
 const struct command command_run_pause =
-    RUN_COMMAND("pause", "pause a run: open no new round (operator)", rows, pause_run);
+    RUN_COMMAND("pause", "pause a run, so that no new round opens (operator)", rows, pause_run);
 const struct command command_run_resume =
     RUN_COMMAND("resume", "continue a paused run (operator)", rows, resume_run);
 const struct command command_run_stop =
     RUN_COMMAND("stop", "end a run early (operator)", rows, stop_run);
-const struct command command_run_export =
-    RUN_COMMAND("export", "download the newest state of a run (operator)", export_rows, export_run);
+const struct command command_run_export = {
+    .name = "run export",
+    .purpose = "download the newest state of a run (operator)",
+    .usage = "NAME -o FILE --server HOST:PORT --ca FILE --cert FILE --key FILE",
+    .example = "fedlora run export triage -o state.safetensors --config operator.ini",
+    .rows = export_rows,
+    .row_count = sizeof export_rows / sizeof *export_rows,
+    .options_size = sizeof(struct run_command),
+    .least = 1,
+    .most = 1,
+    .run = export_run,
+};

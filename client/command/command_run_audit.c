@@ -199,7 +199,7 @@ static err write_cohorts(const struct audit *a, json_t *document)
     err e = list_members(json_object_get(document, "members"), a);
     if (!err_is(e)) e = json_write(&text, document);
     if (!err_is(e)) e = bytes_append(&text, "\n", 1);
-    mode_t was = umask(077); /* who has the seeds knows who took part */
+    mode_t was = umask(077); /* the seeds are secret: mode 0600 */
     if (!err_is(e)) e = write_to(a, "cohorts.json", text.data, text.size);
     umask(was);
     bytes_close(&text);

@@ -35,7 +35,7 @@ struct create_command {
     bool adaptive_clip, force_noise;
 };
 
-/* The words of the choices are also the words of the RunConfig message. */
+/* The names of the choices are also their values in the RunConfig message. */
 static const char *const lates[] = {"refuse", "next", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
 static const char *const privacies[] = {"none", "client", "example", NULL};
@@ -147,10 +147,10 @@ static const struct option_row rows[] = {
     /* Differential privacy. For these numbers 0 means "not given"; the coordinator computes a
      * missing noise from the budget, and refuses a budget without enough members or records. */
     ROW_NUM("epsilon", "privacy.epsilon", epsilon, "0", 0, 1e6,
-            "privacy budget: largest epsilon, at the delta of --delta"),
+            "privacy budget: largest epsilon, at the delta of --delta; 0: not given"),
     ROW_NUM("delta", "privacy.delta", delta, "0", 0, 1,
             "probability that the bound --epsilon fails; must be below 1 / number of members "
-            "(client) or of a member's records (example)"),
+            "(client) or of a member's records (example); 0: not given"),
     ROW_NUM("noise", "privacy.noise", noise, "0", 0, 4096,
             "noise multiplier (standard deviation of the noise / clip norm); 0: the smallest that "
             "keeps all rounds within --epsilon"),

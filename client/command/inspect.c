@@ -72,7 +72,7 @@ static void tensors_add(json_t *out, const struct gguf *g)
     for (size_t i = 0; i < g->tensor_count; i++) {
         const struct gguf_tensor *t = &g->tensor[i];
         json_t *shape = json_array();
-        for (int d = t->dims - 1; d >= 0; d--) /* as Hugging Face writes shapes: rows first */
+        for (int d = t->dims - 1; d >= 0; d--)
             json_array_append_new(shape, json_integer((json_int_t)t->ne[d]));
         const char *type = gguf_type_name(t->type_id);
         json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype",

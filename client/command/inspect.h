@@ -17,6 +17,6 @@ err inspect_adapter(json_t *out, const char *path, bool digest);
 /* Any safetensors file: as an adapter if it contains LoRA factors, else the list of its tensors. */
 err inspect_safetensors(json_t *out, const char *path, bool digest);
 /* Adds "digest", the digest of the file's bytes. */
-err inspect_digest_add(json_t *out, const char *path); /* "digest" of a file's bytes */
+err inspect_digest_add(json_t *out, const char *path);
 
 #endif

@@ -9,7 +9,7 @@
 #include <jansson.h>
 #include <protobuf-c/protobuf-c.h>
 
-/* *out is for json_decref(). ERR_MACHINE without memory. */
-err remote_json(json_t **out, const ProtobufCMessage *message); /* json_decref() it */
+/* The caller frees *out with json_decref(). ERR_MACHINE without memory. */
+err remote_json(json_t **out, const ProtobufCMessage *message);
 
 #endif

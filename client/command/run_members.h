@@ -1,4 +1,5 @@
-/* `--members` of `fedlora run create`: who takes part, and how each differs from the run.
+/* Reads `--members` of `fedlora run create`: the ids of the members, and for each the settings that
+ * differ from those of the run.
  *
  *     a,b:8,c:8:2.5,d:rank=8:alpha=16:rslora=yes:weight=2:targets=q+v
  *

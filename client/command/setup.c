@@ -53,7 +53,7 @@ err setup_open(struct setup *out, const struct setup_options *o)
         return e;
     }
     /* The engine has its own copy of the weights now; without this the pages of the file would stay
-     * resident beside them. */
+     * resident as well. */
     model_drop_pages(&out->model);
     if (o->common->verbose)
         command_note(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,

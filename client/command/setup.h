@@ -51,15 +51,15 @@ struct setup_options {
     const char *base;
     const char *adapter, *state; /* at most one; NULL: the base alone */
     bool inference;              /* no training: half the memory for weights */
-    bool f32;                    /* where the command leaves the precision open */
+    bool f32;                    /* use float32 if --precision is auto */
     bool text;                   /* refuse a base without a tokenizer before the engine is opened */
 };
 
 /* The open inputs of a command. */
 struct setup {
     struct model model;
-    struct tokenizer *tokenizer; /* NULL where the base has none */
-    err no_tokenizer;            /* why */
+    struct tokenizer *tokenizer; /* NULL if the base has none */
+    err no_tokenizer;            /* the reason why it has none */
     struct engine *engine;
     struct adapter adapter;
     bool adapted;
@@ -75,7 +75,7 @@ err setup_need_tokenizer(const struct setup *s);
 /* A data file and how its rows are read. */
 struct setup_data_options {
     const char *path;
-    int64_t seq; /* 0: no bound but the system's */
+    int64_t seq; /* 0: LIMIT_SEQUENCE */
     bool eos, bos;
 };
 /* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. */

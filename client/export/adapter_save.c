@@ -87,7 +87,7 @@ static err put_alphas(struct adapter_file *file, struct bytes *pattern)
     return ERR_NONE;
 }
 
-/* Writes the carry and R, which PEFT cannot express, as a state beside the PEFT files. */
+/* Writes the carry and R, which PEFT cannot express, as a state in the same directory. */
 static err save_state(struct adapter_file *file, const struct adapter_save_options *o)
 {
     char path[LIMIT_PATH_BYTES];

@@ -12,8 +12,8 @@ struct adapter_save_options {
     int threads;
 };
 /* A plain adapter (A and B only) is written as it is. PEFT has no place for a carry or R; such an
- * adapter is folded into one exact pair per module, and a Fedlora state is written beside it with
- * all factors separate, from which training can continue. */
+ * adapter is folded into one exact pair per module, and a Fedlora state with all factors
+ * separate is written to the same directory, so that training can continue from it. */
 #define ADAPTER_SAVE_STATE "state.safetensors"
 /* ERR_INPUT if the path exists and `replace` is false. */
 err adapter_save_peft(const struct adapter *ad, const struct adapter_save_options *o);

@@ -1,8 +1,9 @@
 /* The directory and the configuration of a merged model: client/export/export_parts.h.
  *
  * A directory cannot be replaced atomically with rename(2) if the target is not empty. Therefore
- * the new one is completed beside it, the old one is renamed away, and the new one is renamed into
- * place. A crash between the two renames leaves both under other names, and nothing is lost. */
+ * the new one is completed under a temporary name, the old one is renamed away, and the new one is
+ * renamed into place. A crash between the two renames leaves both under other names, and nothing is
+ * lost. */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/export/export_parts.h"
@@ -74,7 +75,7 @@ err export_dir_commit(const char *part, const char *dir)
         return e;
     }
     /* Files other than plain ones are not deleted and stay under the old name. */
-    if (there) export_dir_abandon(old); /* what is not a plain file in it stays, under that name */
+    if (there) export_dir_abandon(old);
     return sync_parent(part);
 }
 

@@ -156,7 +156,7 @@ static err fill(const char *dir, const struct flatten *delta, const struct model
     if (!model_is_gguf(base)) return export_copy_tokenizer(dir, base->path);
     err e = export_tokenizer(dir, &base->gguf);
     if (e.kind != ERR_INPUT) return e;
-    note_add(o, e.text); /* a model without its tokenizer is still one */
+    note_add(o, e.text);
     return ERR_NONE;
 }
 

@@ -295,9 +295,9 @@ static err piece_json(json_t *root, json_t *model, const struct vocab *v)
     return ERR_NONE;
 }
 
-/* *row is NULL for SentencePiece. A GGUF without a pre-tokenizer name is too old to tell its
- * kind. */
-static err find_kind(const struct pre_row **row /* NULL: SentencePiece */, const struct gguf *g)
+/* *row is NULL for SentencePiece. A GGUF without a pre-tokenizer name is so old that its
+ * kind is unknown. */
+static err find_kind(const struct pre_row **row, const struct gguf *g)
 {
     struct gguf_str model, pre = {.data = "none", .size = 4};
     TRY(gguf_get_str(&model, g, "tokenizer.ggml.model"));

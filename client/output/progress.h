@@ -1,7 +1,7 @@
 /* Progress of long work on standard error. On a terminal it is one line that is redrawn and fits
  * the terminal's width: name, part done, detail, rate, time left. Elsewhere it is a plain line
- * every few seconds, so that a log shows that work continues. A zeroed struct, and one begun with
- * `quiet`, prints nothing. For one thread at a time. */
+ * every few seconds, so that a log shows that work continues. A zeroed struct prints nothing,
+ * and neither does one that progress_begin() got with `quiet`. For one thread at a time. */
 #ifndef CLIENT_PROGRESS_H
 #define CLIENT_PROGRESS_H
 

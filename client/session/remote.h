@@ -43,8 +43,8 @@ err remote_fetch(struct rpc_client *client, const struct remote_blob *blob);
  * coordinator decides. *reply is for message_free(). */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
                   const Fedlora__V1__SubmitHeader *header, const char *path);
-/* Uploads a blob that a run will be created with (frozen factors); nothing is sent if it is
- * there. */
+/* Uploads a blob (frozen factors) for a run that is created afterwards. Nothing is sent if the
+ * coordinator has it already. */
 err remote_put(struct rpc_client *client, const struct digest *digest, const char *path);
 
 /* How a command reaches the coordinator. A command includes these rows in its table for a member of

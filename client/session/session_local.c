@@ -129,7 +129,7 @@ static err choose_precision(enum dtype *out, const struct session_options *o, in
     if (asked != DTYPE_NONE && o->precision != DTYPE_NONE && asked != o->precision)
         return err_make(ERR_INPUT, "--precision: the run asks for %s", training_precisions[run]);
     *out = asked != DTYPE_NONE ? asked : o->precision;
-    /* Only in float32 are the bits of a record's gradient independent of the rows beside it. */
+    /* Only in float32 are the bits of a record's gradient independent of the other rows. */
     if (private && *out == DTYPE_NONE) *out = DTYPE_F32;
     return ERR_NONE;
 }

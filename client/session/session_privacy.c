@@ -127,7 +127,7 @@ void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct sessio
 {
     const struct plan *plan = &p->ledger.plan;
     const struct plan_summary *s = &p->ledger.summary;
-    char whose[DIGEST_TEXT_BYTES]; /* records and ledger: an update is charged in no other one */
+    char whose[DIGEST_TEXT_BYTES]; /* hash of the ledger's path */
     out[0] = 0;
     if (!p->on) return;
     struct digest ledger = digest_of(p->ledger.o.ledger, strlen(p->ledger.o.ledger));
@@ -157,7 +157,7 @@ err session_privacy_charge(const struct session_privacy *p, uint32_t round,
 /* ---------------------------------------------------------------- the copy */
 
 /* A range of whole lines of the ledger. */
-struct part { /* whole lines of the ledger */
+struct part {
     const char *text;
     size_t size;
     uint64_t first, lines;
@@ -180,7 +180,7 @@ static struct part part_after(const char *text, size_t size, uint64_t after)
 }
 
 /* The number of lines that the coordinator has, and the hash of the last one. */
-struct held { /* by the coordinator */
+struct held {
     uint64_t lines;
     struct digest head;
 };

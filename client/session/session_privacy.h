@@ -16,7 +16,7 @@
  * set. */
 struct session_privacy {
     bool on;
-    struct train_options train; /* a round's, as the plan has it */
+    struct train_options train; /* training options of one round, as in the plan */
     struct train_ledger ledger;
     char job[2 * LIMIT_NAME_BYTES], party[2 * LIMIT_NAME_BYTES], method[LIMIT_NAME_BYTES];
 };

@@ -28,7 +28,7 @@ struct session_report { /* the caller sets the first group, and zero for the res
     bool running, ending;
     uint32_t step, steps;
     double loss, tokens_per_second;
-    atomic_bool abandon; /* the coordinator has said that the round is over */
+    atomic_bool abandon; /* the coordinator has answered that the round is over */
     char reason[256];    /* why; set when abandon is */
 };
 

@@ -29,9 +29,9 @@ void session_round_note(const struct session *s, const char *format, ...)
     fprintf(stderr, "%s\n", line);
 }
 
-/* The certificate's files are read again first: an
- * expired certificate fails like any refusal, and members renew theirs while a run of weeks
- * continues. With a new certificate the call is repeated at once. */
+/* The files of the certificate are read again first, because an expired certificate fails like any
+ * refusal, and members renew theirs while a run of weeks continues. With a new certificate the call
+ * is repeated at once. */
 err session_round_retry(struct session *s, err cause)
 {
     bool changed = false;

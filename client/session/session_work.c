@@ -19,7 +19,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-/* A description has about a kilobyte; more is not one of ours. */
+/* A description has about a kilobyte. A larger file was not written by this program. */
 enum { WORK_JSON_BYTES = 1 << 16 };
 
 /* One directory per federation and member id, so that one user can run several members. Relative
@@ -109,7 +109,7 @@ void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%" PRIu32 ".safetensors", work->updates, run, round);
 }
 
-/* Beside the update, with the same name. */
+/* The description has the name of the update, with another suffix. */
 static void note_path(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run,
                       uint32_t round)
 {
