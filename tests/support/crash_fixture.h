@@ -33,8 +33,7 @@ static bool with_memory;       /* fedit with the server's FedAdam, instead of fl
 static uint32_t report_every;  /* 0: the default */
 static const char *ledger_key; /* fed-sb with noise at the coordinator, instead of flora */
 
-/*
- * ------------------------------------------------------------------------------ scripted members */
+/* ---- scripted members ---- */
 static void fill(float *out, size_t n, const char *what, const char *member, uint32_t round)
 {
     char label[64];
@@ -164,8 +163,7 @@ static void member_turn(struct script *script, size_t m)
     bytes_close(&update);
 }
 
-/*
- * ------------------------------------------------------------------------------- one coordinator */
+/* ---- one coordinator ---- */
 static void nothing_changed(struct run *run, void *context)
 {
     (void)run, (void)context;
