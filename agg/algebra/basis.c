@@ -74,9 +74,9 @@ static void fix_signs(double *u, double *v, const struct basis_shape *s)
     }
 }
 
-/* Singular vectors by the eigenvectors of W^T W, the smaller Gram matrix: several times faster than
- * an SVD. *good: the r-th singular value is large enough for this way. w (rows, cols) column-major,
- * rows >= cols; u (rows, r), v (cols, r). */
+/* Singular vectors from the eigenvectors of W^T W, the smaller Gram matrix, which is several times
+ * faster than an SVD. *good is false if the r-th singular value is too small for it. w (rows, cols)
+ * column-major, rows >= cols; u (rows, r), v (cols, r). */
 static err leading_by_gram(bool *good, double *u, double *v, const double *w, const size_t size[3])
 {
     int rows = (int)size[0], cols = (int)size[1], r = (int)size[2], found = 0;

@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <stdlib.h>
 
-struct direction { /* one singular value, and its worth per byte */
+struct direction { /* one singular value and its s^2 per byte */
     double worth;
     uint32_t order;
     size_t module;
 };
 
+/* The most valuable first. Ties are broken by module and order, so that the result is the same for
+ * every implementation of qsort(). */
 static int by_worth(const void *a, const void *b)
 {
     const struct direction *x = a, *y = b;
@@ -22,6 +24,7 @@ static double cost_of(const struct budget_module *m)
     return 4.0 * ((double)m->m + m->n);
 }
 
+/* Every direction but the first of each module, which is kept in any case. */
 static size_t list(struct direction *out, const struct budget_module *module, size_t count)
 {
     size_t n = 0;

@@ -92,8 +92,8 @@ void lowrank_pair(float *B, float *A, const struct lowrank_stack *s)
 
 /* ---- dense ---- */
 
-/* out (m, n) row-major += the terms from `from` to `to`, in panels of a few dozen ranks: enough for
- * efficient products, and little memory. */
+/* out (m, n) row-major += the terms from `from` to `to`, in panels of about PANEL ranks: wide
+ * enough for efficient products, and memory does not grow with the number of terms. */
 static err add_terms(double *out, const struct lowrank_stack *s, size_t from, size_t to)
 {
     enum { PANEL = 128 };
@@ -167,7 +167,9 @@ static void core(double *p, const double *tb, const double *ta, const size_t k[2
                 (int)k[0], ta, (int)k[1], /*beta*/ 0, p, (int)k[0]);
 }
 
-struct reduced { /* both sides after QR, and the small matrix between */
+/* S = Q_B p Q_A^T with p = T_B T_A^T (k[0], k[1]). Q_B and Q_A stay as Householder reflectors in
+ * left and right. */
+struct reduced {
     double *left, *right, *tau_left, *tau_right, *p;
     size_t k[2];
     double head_norm;
@@ -219,7 +221,7 @@ out:
     return e;
 }
 
-/* True if the dense sum costs less than the QR of both sides. */
+/* True if the dense sum (2 m n R operations) costs less than the QR of both sides (about 2 (m + n) R^2). */
 static bool dense_is_less(const struct lowrank_stack *s)
 {
     double m = s->m, n = s->n;

@@ -10,8 +10,8 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* Rows of B, or columns of A, that are widened to float64 at a time: a panel stays in the cache of
- * the second level. */
+/* Rows of B, or columns of A, that are widened to float64 at a time: a panel stays in the
+ * second-level cache. */
 enum { PANEL = 128 };
 
 /* Compiled also for wider registers, because the conversion costs a tenth of the products. */
@@ -34,8 +34,8 @@ static void mirror(double *gram, size_t n)
 
 /* ---- Gram matrices ---- */
 
-/* gram (N, N) row-major, lower triangle, += panel^T panel: the panel (d, N) row-major, or with
- * `rows` panel panel^T of (N, PANEL) whose first d columns count. */
+/* Upper triangle of gram (N, N) row-major += panel^T panel, panel (d, N) row-major; with `rows`
+ * += panel panel^T, panel (N, PANEL) row-major, of which the first d columns count. */
 static void add_panel(double *gram, const double *panel, size_t N, size_t d, bool rows)
 {
     if (rows)
@@ -87,7 +87,9 @@ err norms_gram(double *gram, const float *x, size_t r, size_t d, bool rows)
     return ERR_NONE;
 }
 
-/* <T_t, T_u> for t <= u, whose columns begin at row[0], row[1]. */
+/* <T_t, T_u> = c_t c_u sum (B_t^T B_u) o (A_t A_u^T) for t <= u, from the blocks of the two Gram
+ * matrices that begin at (first[0], first[1]). Only upper triangles exist: a diagonal block (t = u)
+ * is its diagonal plus twice the part above it. */
 static double inner_of(const double *left, const double *right, const struct lowrank_stack *s,
                        const size_t pair[2], const size_t first[2])
 {
@@ -104,7 +106,7 @@ static double inner_of(const double *left, const double *right, const struct low
     return s->term[t].c * s->term[u].c * sum;
 }
 
-/* inner (terms, terms), symmetric. */
+/* inner (terms, terms), symmetric: H[t][u] = <T_t, T_u>. */
 static err inner_products(double *inner, const struct lowrank_stack *s)
 {
     size_t N = lowrank_total(s);
@@ -151,13 +153,13 @@ out:
 
 /* ---- dense ---- */
 
-/* The step from one combination to the next. It starts from the sum of the previous one, or from
- * zero if fewer ranks are then added. */
+/* The dense sum goes from one combination to the next by adding (w_now - w_before) T_t, or starts
+ * again from zero if that needs fewer ranks. */
 struct step {
     const struct lowrank_stack *all;
-    const double *weight, *before; /* (terms); NULL: from zero */
-    struct lowrank_term *term;     /* (terms) those that are added */
-    size_t *which;                 /* (terms) the index of each in all->term */
+    const double *weight, *before; /* (terms); before: NULL, or the weights that `sum` has now */
+    struct lowrank_term *term;     /* (terms) the ones to add */
+    size_t *which;                 /* (terms) their places in `all`, for done() */
 };
 
 static size_t ranks_of(const struct step *s)
@@ -189,6 +191,7 @@ static err take_step(double *sum, struct step *s)
     return lowrank_add_dense(sum, &added);
 }
 
+/* BLAS counts in int, so long vectors are taken in parts. */
 static double root_of_squares(const double *x, size_t n)
 {
     double sum = cblas_dnrm2((int)MIN(n, 1u << 30), x, 1);

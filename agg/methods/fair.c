@@ -27,6 +27,8 @@ static void times(double *out, double a, const double *x, const double *g, const
 
 /* ---- closed ---- */
 
+/* D (G + lambda g I) = H - B G, solved from the right by Cholesky, G + lambda g I = L L^T: first
+ * Y L^T = H - B G, then D L = Y. */
 err fair_closed(double *D, const struct fair *f)
 {
     double *left = NULL, trace = 0;
@@ -59,14 +61,15 @@ out:
 
 /* ---- cosine ---- */
 
-struct descent {    /* in the coordinates of Q: all (k, r) but G */
+struct descent {    /* in the coordinates of Q: all (k, r), except G (r, r) */
     size_t k, r, n; /* n = k r */
     double norm, lambda;
     const double *G;
     double *b, *h, *d, *grad, *trial, *work;
 };
 
-/* 1 - cos at b + d; the gradient too where asked. */
+/* f(d) = 1 - cos = 1 - <H, B> / (N sqrt(<B G, B>)) at B = b + d, and its gradient unless NULL:
+ * <H, B> B G / (N <B G, B>^(3/2)) - H / (N sqrt(<B G, B>)). Infinite if B Abar is zero. */
 static double smooth(double *grad, const struct descent *s, const double *d)
 {
     double *x = s->work, *y = s->work + s->n; /* B, B G */
@@ -86,7 +89,8 @@ static double objective(const struct descent *s, const double *d)
     return smooth(NULL, s, d) + s->lambda * cblas_dnrm2((int)s->n, d, 1);
 }
 
-/* trial = prox(d - step grad); what the step promises: ||trial - d||^2 / (2 step). */
+/* trial = prox(d - step grad), where the prox of step lambda ||.|| shrinks the norm by step lambda.
+ * Returns the decrease that is required of the step, ||trial - d||^2 / (2 step). */
 static double propose(const struct descent *s, double step)
 {
     double size = 0, moved = 0;
@@ -109,7 +113,7 @@ static void descend(struct descent *s)
     for (int t = 0; t < STEPS; t++) {
         double next = INFINITY, promised = 0;
         smooth(s->grad, s, s->d);
-        step *= 4; /* it may have become too small for where we are now */
+        step *= 4; /* the curvature may be smaller here than at the last point */
         for (int h = 0; h < HALVINGS; h++, step /= 2) {
             promised = propose(s, step);
             next = objective(s, s->trial);

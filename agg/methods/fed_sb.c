@@ -1,7 +1,11 @@
-/* Fed-SB (arXiv 2502.15436): B and A are frozen, the same for all, and only R (r, r) trains, so the
- * mean of the R is the mean of the products. R is absolute; a member of rank r_k trains R[0:r_k,
- * 0:r_k] and leaves the rest, so R += sum_k p_k pad(R_k - R[0:r_k, 0:r_k]) with full weights: the
- * mean of whole R, of which a member leaves what it does not train as it is. Scale is 1. */
+/* Fed-SB (arXiv 2502.15436): B and A are frozen and the same for all, and only R (r, r) trains, so
+ * the mean of the R is the mean of the products:
+ *
+ *     R <- R + sum_k p_k pad(R_k - R[0:r_k, 0:r_k]),    W = W0 + B R A
+ *
+ * Members send R itself, not its change. A member of rank r_k trains the block R[0:r_k, 0:r_k], and
+ * the rest of its R is the state's, so every member counts with its full weight in every value. The
+ * scale is 1. */
 #include "agg/methods/methods.h"
 
 static unsigned fed_sb_factors(uint32_t round)

@@ -1,13 +1,13 @@
-/* FedEx-LoRA (arXiv 2410.09432): the factors are averaged as in FedIT, and what that loses goes
- * into the part of the model that no longer trains, here the carry:
+/* FedEx-LoRA (arXiv 2410.09432): the factors are averaged as in FedIT, and the residual against the
+ * mean of the products is added to the frozen part of the model, here the carry:
  *
  *     A <- Abar,  B <- Bbar,  C <- C + sum_k p_k s (B_k - Bbar)(A_k - Abar)
  *
- * so the published change is the exact mean. The residual is taken against the factors as they are
- * stored, sum_k p_k s B_k A_k - s Bbar Abar, one stack that is recompressed with the carry: what
- * the mean of factors loses to float32 is in it as well, and singular values below that rounding
- * are not kept. It is applied with its scale s once, and added to the carry in float32, never into
- * the base's own weights. Members may not differ in rank or scale. */
+ * so the published change is the exact mean. The residual is computed as sum_k p_k s B_k A_k - s
+ * Bbar Abar with the factors as they are stored, so it also corrects their rounding to float32. It
+ * is one stack that is recompressed together with the carry; singular values below that rounding
+ * are not kept. The residual has the scale s folded in once, and goes to the carry, never into the
+ * base's own weights. All members have the run's rank and scale. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 

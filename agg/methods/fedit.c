@@ -1,5 +1,6 @@
-/* FedIT (arXiv 2305.05644), the baseline: A and B are averaged apart, so the published product is
- * off the mean of the products by s sum_k p_k (B_k - mean B)(A_k - mean A), which is reported. */
+/* FedIT (arXiv 2305.05644), the baseline: A and B are averaged separately. The published product
+ * differs from the mean of the products by s sum_k p_k (B_k - mean B)(A_k - mean A), whose norm is
+ * reported. */
 #include "agg/methods/methods.h"
 
 static err fedit_next(struct method_result *out, const struct method_round *round)

@@ -1,15 +1,15 @@
-/* FedSVD (arXiv 2505.12805): B trains beside a shared A, as in FFA, and the pair is then re-based
- * so that A has orthonormal rows, which changes nothing that the pair computes:
+/* FedSVD (arXiv 2505.12805): B trains beside a shared A, as in FFA, and the pair is then replaced
+ * by one with the same product whose A has orthonormal rows:
  *
  *     Bbar = sum_k p_k B_k,    Bbar A = U S V^T,    B <- U S,  A <- V^T
  *
- * Without the dense product: A^T = Q T (Householder), Bbar T^T = U S Y^T with the whole orthogonal
- * Y, A <- (Q Y)^T, B <- Bbar T^T Y. All of Y, so that A keeps its row space where Bbar has a lower
- * rank (or fewer rows) than r: a cut would take directions away for good. A rank above d_in leaves
- * rows of zeros.
+ * The dense product is not formed: A^T = Q T (Householder), Bbar T^T = U S Y^T, A <- (Q Y)^T,
+ * B <- Bbar T^T Y. Y is the whole orthogonal (k, k) matrix, because Bbar may have a lower rank (or
+ * fewer rows) than r, and A would otherwise lose directions for the rest of the run. A rank above
+ * d_in leaves rows of zeros.
  *
- * If B is zero (at the start, or because no member moved it) the singular vectors are arbitrary, so
- * A stays as it is. All members have the run's rank and scale. */
+ * If B is zero (at the start, or if no member changed it), the singular vectors are arbitrary, so A
+ * stays as it is. All members have the run's rank and scale. */
 #include "agg/algebra/matrix.h"
 #include "agg/methods/linear.h"
 #include "agg/methods/methods.h"
@@ -102,7 +102,8 @@ out:
     return e;
 }
 
-/* -1 where the largest |entry| of the column is negative. */
+/* -1 if the largest |entry| of the column is negative, else 1. LAPACK leaves the signs of singular
+ * vectors open; this makes them the same everywhere. */
 static double sign_of(const double *x, size_t m)
 {
     return x[cblas_idamax((int)m, x, 1)] < 0 ? -1 : 1;
@@ -121,7 +122,8 @@ static void store(float *B, float *A, const struct rebase *w)
     }
 }
 
-/* The server's moments of B on the new axes: B <- B (T^T Y), signs as they were stored. */
+/* Rotates the server optimizer's moments of B as B itself: B <- B (T^T Y), with the signs of
+ * store(). */
 static err turn_moments(const struct rebase *w, const struct method_round *round)
 {
     double *turn = NULL; /* (r, r) row-major */

@@ -1,16 +1,16 @@
-/* FFA-LoRA (arXiv 2403.12313): A is frozen, the same for all, and only B trains, so the mean of the
- * B is the mean of the products:
+/* FFA-LoRA (arXiv 2403.12313): A is frozen and the same for all, and only B trains, so the mean of
+ * the B is the mean of the products:
  *
  *     B <- sum_k p_k B_k,    W = W0 + s B A,    s = alpha/r of the run (alpha/sqrt(r) with rsLoRA)
  *
- * A lies in the file of frozen factors, sent once by digest, because its bytes must be the same
- * everywhere; an A that each client draws with a library's generator is not. Its rows are
- * orthonormal, from the seed or from the weights or gradients given. B starts at zero.
+ * A is in the file of frozen factors, which members fetch once by digest, because its bytes must be
+ * the same everywhere; QR and SVD give other last bits on other machines. Its rows are orthonormal,
+ * from the seed, the weights or the gradients. B starts at zero.
  *
- * B is absolute: a member of smaller rank r_k trains the leading r_k columns at the run's scale s
- * (not alpha/r_k), and the columns that it does not train keep the state's values, with its full
- * weight. Weighting columns by their number of trainers, or padding with zeros, would not be the
- * mean of the models that members run. */
+ * Members send B itself, not its change. A member of smaller rank r_k trains the leading r_k
+ * columns at the run's scale s (not alpha/r_k), and the other columns count with the state's
+ * values, at its full weight. Weighting columns by their number of trainers, or padding with zeros,
+ * would not be the mean of the models that members run. */
 #include "agg/methods/linear.h"
 #include "agg/methods/methods.h"
 

@@ -1,19 +1,19 @@
-/* FlexLoRA (arXiv 2402.11505): the mean of the products, whatever members' ranks, is factored anew
- * each round, and a member trains the leading part of it:
+/* FlexLoRA (arXiv 2402.11505): the mean of the products of members of any rank is decomposed in
+ * each round, and a member trains the leading part of the result:
  *
  *     X = sum_k p_k W_k = U S V^T,   A <- V^T[:r],   B <- U[:, :r] S[:r] / s
  *
- * with s the state's scale, so s B A is the best rank-r approximation of X, by QR and a small SVD,
- * never the dense matrix. One factoring serves every rank: a member of rank r_k starts from the
- * leading r_k rows and columns at the scale s (its alpha is s r_k, or s sqrt(r_k) with rsLoRA, not
- * the run's alpha), and the rest of the pair stays frozen beside it:
- * W_k = s_k B_k A_k + s B[:, r_k:] A[r_k:]. If the mean left that rest out, the model would lose
- * the part that small members cannot hold.
+ * with s the state's scale, so s B A is the best rank-r approximation of X. It is found by QR and a
+ * small SVD, not from the dense matrix. One decomposition serves every rank: a member of rank r_k
+ * starts from the leading r_k rows and columns at the scale s (its alpha is s r_k, or s sqrt(r_k)
+ * with rsLoRA, not the run's alpha), and the rest of the pair stays frozen beside it: W_k = s_k B_k
+ * A_k + s B[:, r_k:] A[r_k:]. If the mean left that rest out, the model would lose the part that
+ * small members cannot hold.
  *
  * The size of the cut, sqrt(sum_{i>r} S_i^2), is reported. With tail=carry the cut part goes into
- * the carry, with the rounding of the stored pair, and the round is exact. Where X has a lower rank
- * than r, rows of A that nothing uses keep their old values beside zero columns of B: rows of zeros
- * would never train again. */
+ * the carry, with the rounding of the stored pair, and the round is exact. If X has a lower rank
+ * than r, the unused rows of A keep their old values beside zero columns of B, because with zeros
+ * in both their gradients would be zero and they would never train again. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 
@@ -45,7 +45,7 @@ out:
     return e;
 }
 
-/* The carry takes X - s B A, what the published pair leaves out. */
+/* The carry takes X - s B A, the part that the published pair does not have. */
 static err carry_tail(struct method_result *out, const struct method_round *round,
                       struct product *p, double floor)
 {

@@ -1,6 +1,9 @@
-/* FLoRA (arXiv 2409.05976): every member trains a fresh adapter of its own rank
- * on W0 + carry; the exact weighted sum of the products, each with its own scale, is stacked onto
- * the carry, which is recompressed. No member receives the factors of another. */
+/* FLoRA (arXiv 2409.05976): every member trains a new adapter of its own rank on W0 + carry, and
+ * the exact weighted sum of the products is added to the carry C, which is recompressed:
+ *
+ *     C <- C + sum_k p_k s_k B_k A_k
+ *
+ * Members receive only the carry, not the factors of other members. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 
@@ -20,7 +23,7 @@ static err flora_next(struct method_result *out, const struct method_round *roun
     out->row.rank = out->module.carry_rank;
     TRY_OUT(e, lowrank_svd_open(&svd, &p.stack, head));
     if (svd.head_norm == 0 && !round->momentum)
-        goto out; /* no member moved it: it stays as it is */
+        goto out; /* no member changed it: the carry keeps its bytes */
     TRY_OUT(e, product_into_carry(out, round, &svd, /*floor*/ 0));
     out->row.rank = out->module.carry_rank;
 out:

@@ -1,15 +1,15 @@
-/* FLoRIST (arXiv 2506.09199): every member trains a fresh adapter of its own rank on W0 + carry;
- * the exact weighted sum of the round's products is recompressed to few directions, which are
- * carried:
+/* FLoRIST (arXiv 2506.09199): every member trains a new adapter of its own rank on W0 + carry. The
+ * exact weighted sum of the round's products is cut to few directions, which are added to the carry
+ * C:
  *
  *     X = sum_k p_k s_k B_k A_k = U S V^T,   C <- C + U[:, :q] S[:q] V[:, :q]^T
  *
  * with the smallest q that keeps sum_{i<=q} S_i^2 >= energy * sum S_i^2 of this module, or with
- * bytes= the q that a budget over all modules leaves it: the singular values worth most per byte,
- * S_i^2 / (m + n), first, which is the best there is in the Frobenius norm over all modules
- * (budget.h). Only the round's sum is cut so; the carry keeps what it has, within carry_error, else
- * a small round would vanish beside a large carry. Energy is a share of squares, so 0.99 still
- * leaves an error of 10 %. The tail is lost, and reported. */
+ * bytes= the q that a budget over all modules gives it (agg/algebra/budget.h).
+ *
+ * Only the round's sum is cut in this way. The carry is kept within carry_error, because a cut of
+ * the total would remove a small round beside a large carry. Energy is a share of squares, so 0.99
+ * still leaves an error of 10 %. The tail is lost, and its norm is reported. */
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 

@@ -1,26 +1,28 @@
 /* HetLoRA (arXiv 2401.06432): a member of rank r_k starts from the leading r_k rows of A and
- * columns of B, the rest being gone; factors come back padded with zeros and averaged by the norms
- * of the products, so that members whose change is rich count more:
+ * columns of B, without the rest. The factors that members send are padded with zeros and averaged
+ * with weights in proportion to the norms of their products:
  *
  *     A <- sum_k w_k pad(A_k),  B <- sum_k w_k pad(B_k),
  *     w_k = p_k n_k / sum_j p_j n_j,   n_k = ||s B_k A_k||_F   of this module
  *
- * which is the paper's w_k = n_k / sum n_j where weights are uniform (the published driver averages
- * by examples alone). A member that sent nothing counts with the state's own pair. If every n_k is
- * zero there is nothing to weigh by, and the state stays. All have one scale s, whatever the rank:
- * a member's alpha is s r_k. Padding divides directions that few members train by the number of
- * all. For this reason, and because of truncation and the mean of factors, the published change is
- * not the mean of the members' changes; the difference is reported.
+ * which is the paper's w_k = n_k / sum n_j if weights are uniform (the published driver averages by
+ * examples alone). A member that sent nothing counts with the state's own pair. If every n_k is
+ * zero, there are no weights, and the state stays. All ranks have one scale s: a member's alpha is
+ * s r_k.
  *
- * A member may come back with a smaller rank than it was given: it has pruned itself (the client's
- * part: a penalty on the product of the trailing rows' norms, prune_lambda and prune_gamma). */
+ * The published change is not the mean of the members' changes, for three reasons: padding shrinks
+ * the directions that only some members train, members train without the rest of the pair, and the
+ * factors are averaged separately. The difference is reported.
+ *
+ * A member may send a smaller rank than it was assigned, because the client prunes trailing rows by
+ * a penalty on the product of their norms (prune_lambda, prune_gamma). */
 #include "agg/algebra/matrix.h"
 #include "agg/methods/methods.h"
 #include "agg/methods/product.h"
 
 #include <stdlib.h>
 
-/* w (count + 1): the members' weights, then the state's. False where all norms are zero. */
+/* w (count + 1): the members' weights, then the state's. *any is false if all norms are zero. */
 static err weigh(double *w, bool *any, const struct method_round *round)
 {
     double rest = 1, sum = 0, norm = 0;

@@ -1,6 +1,6 @@
 /* LoRA-FAIR (arXiv 2411.14961): the factors are averaged as in FedIT, and B is then corrected so
- * that the pair comes nearer to the mean of the products. With E = X - Bbar Abar, X = sum_k p_k B_k
- * A_k:
+ * that the pair is closer to the mean of the products X = sum_k p_k B_k A_k. With E = X - Bbar
+ * Abar:
  *
  *     closed (the default)   min_dB ||E - dB Abar||_F^2 + lambda g ||dB||_F^2,
  *                            g = tr(Abar Abar^T)/r
@@ -9,10 +9,10 @@
  *
  *     A <- Abar,  B <- Bbar + dB
  *
- * Neither forms E: E Abar^T = sum_k p_k B_k (A_k Abar^T) - Bbar (Abar Abar^T). Only what lies in
- * the row space of Abar can be corrected; the rest is the error that is reported. lambda alone
- * would depend on the size of Abar, hence g. All members have the run's rank and scale; s is
- * common to both sides and drops out. */
+ * Neither forms E: E Abar^T = sum_k p_k B_k (A_k Abar^T) - Bbar (Abar Abar^T). Only the part of E
+ * in the row space of Abar can be corrected; the rest is the error that is reported. The factor g
+ * makes lambda independent of the size of Abar. All members have the run's rank and scale s, which
+ * is common to both sides and drops out. */
 #include "agg/algebra/matrix.h"
 #include "agg/methods/fair.h"
 #include "agg/methods/methods.h"

@@ -61,7 +61,8 @@ err methods_start_carried(struct method_result *out, const struct method_beginni
 
 /* ---- rounds ---- */
 
-/* alpha/r of a smaller member is rounded otherwise than the run's. */
+/* A member of smaller rank computes alpha/r from other numbers than the run, so rounding
+ * differs. */
 static bool same_scale(double a, double b)
 {
     return fabs(a - b) <= 1e-9 * fabs(b);

@@ -37,9 +37,10 @@ err product_norm(double *out, const struct adapter_file_module *module)
     return lowrank_norm(out, &stack);
 }
 
-/* ---- what members did not send ---- */
+/* ---- the state's pair in place of factors that were not sent ---- */
 
-/* Of row i of the state's pair, how much of the weight stayed with the state. */
+/* The weight with which row i of the state's pair counts in the mean: that of members that did not
+ * send it, and the weight that a robust rule removed. */
 static double stayed(const struct method_round *round, enum product_rest rest, uint32_t i)
 {
     double sum = 0, all = 0;
@@ -51,7 +52,8 @@ static double stayed(const struct method_round *round, enum product_rest rest, u
     return 1 - all > 1e-9 ? sum + (1 - all) : sum; /* below that it is rounding of the shares */
 }
 
-/* Columns [from, to) of B, and the rows of A that go with them. */
+/* Adds c times columns [range[0], range[1]) of B times the same rows of A. Rows of A are contiguous
+ * in the file; columns of B are copied. */
 static err add_rest(struct product *p, const struct adapter_file_module *old, double c,
                     const uint32_t range[2])
 {
@@ -71,7 +73,8 @@ static err add_rest(struct product *p, const struct adapter_file_module *old, do
     return ERR_NONE;
 }
 
-/* One term for every run of rows whose share is the same: as many as there are ranks. */
+/* One term for each range of rows with the same weight. The weight changes only at members' ranks,
+ * so there are at most as many terms as different ranks, plus one. */
 static err add_rests(struct product *p, const struct method_round *round, enum product_rest rest)
 {
     const struct adapter_file_module *old = round->module;
@@ -139,7 +142,7 @@ void product_close(struct product *p)
     *p = (struct product){0};
 }
 
-/* ---- what is published ---- */
+/* ---- the carry that is published ---- */
 
 void product_keep_carry(struct method_result *out, const struct method_round *round)
 {
@@ -155,6 +158,8 @@ err product_into_carry(struct method_result *out, const struct method_round *rou
     struct lowrank_cut cut = {.error = round->error_share, .spent = round->dropped};
     uint32_t q;
     double tail;
+    /* A relative error of (floor + dropped) / norm, less the `dropped` already spent, leaves
+     * floor. */
     if (svd->norm > 0) cut.error = fmax(cut.error, (floor + round->dropped) / svd->norm);
     lowrank_cut(&q, &tail, svd, &cut);
     TRY(method_result_carry(out, svd, q));

@@ -12,10 +12,10 @@
 #include "agg/round/method_round.h"
 
 /* The factors that count in place of those that a member did not send. Weight removed by a robust
- * rule (1 - sum p_k) is dropped for methods that start afresh; otherwise it goes to the state's own
+ * rule (1 - sum p_k) is dropped for `fresh` methods; otherwise it goes to the state's own
  * factors. */
 enum product_rest {
-    PRODUCT_FRESH, /* nothing, because members add to zero (flora) */
+    PRODUCT_FRESH, /* nothing, because members start at zero (flora) */
     PRODUCT_STAYS, /* the state's factors, which were frozen meanwhile (flexlora) */
     PRODUCT_GONE   /* nothing beyond the rank of a smaller member (hetlora); the state's pair for a
                       member that sent nothing */
@@ -35,7 +35,7 @@ err product_open(struct product *out, const struct method_round *round, enum pro
 void product_close(struct product *p);
 /* With a server optimizer the published sum is old + server_lr (X - old) + momentum: multiplies the
  * members' terms by server_lr and adds the other terms. `old` is the state's pair, or zero for
- * methods that start afresh. */
+ * `fresh` methods. */
 void product_server_step(struct product *p, const struct method_round *round);
 /* Adds a term that is not in a member's file. */
 void product_add(struct product *p, const struct lowrank_term *term);

@@ -1,4 +1,4 @@
-/* The methods there are, in the order of help texts: a new one is a line in METHODS. */
+/* The list of all methods, in the order of help texts. A new method is a line in METHODS. */
 #include "agg/round/method.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* RoLoRA (arXiv 2502.01755): rounds train B and A in turn, the other being frozen and the same for
- * all:
+/* RoLoRA (arXiv 2502.01755): rounds train B and A alternately; the other factor is frozen and the
+ * same for all:
  *
  *     odd rounds  B <- sum_k p_k B_k,    even rounds  A <- sum_k p_k A_k,    W = W0 + s B A
  *

@@ -18,6 +18,9 @@ uint32_t method_setup_rounds(const struct method_options *options)
     return options->basis == METHOD_BASIS_GRADIENT ? METHOD_SETUP_ROUNDS : 0;
 }
 
+/* With A and B both sent and no carry, an update is a whole adapter, so its meaning does not depend
+ * on the state it started from. `fresh` and `frozen` methods start from factors that never
+ * change. */
 bool method_takes_late(const struct method *method)
 {
     bool whole = method->factors(1) == (METHOD_A | METHOD_B) && !method->carries;
@@ -30,6 +33,7 @@ void method_task(struct method_task *out, const struct method *method,
     uint32_t setup = method_setup_rounds(options);
     REQUIRE(round >= 1);
     *out = (struct method_task){.gradient = round <= setup};
+    /* Round 1 has B = 0, so only dL/dB is not zero; round 2 has A = 0 and only dL/dA is not. */
     if (out->gradient)
         out->trains = round == 1 ? METHOD_B : METHOD_A;
     else
@@ -46,7 +50,7 @@ void method_fresh_a(float *out, uint32_t r, uint32_t d_in, const struct method_f
     rng_fill_uniform(&rng, out, (size_t)r * d_in, 1 / sqrt(d_in));
 }
 
-/* It is the small R between two frozen factors that trains, not B beside one. */
+/* The method trains the small R between two frozen factors. */
 static bool square(const struct method *method)
 {
     return method->factors(1) & METHOD_R;
@@ -54,7 +58,7 @@ static bool square(const struct method *method)
 
 /* ---- the start of a run ---- */
 
-/* The start's modules sorted by name, and the files it may begin from. */
+/* The run's modules sorted by name, and the files that a start may read. */
 struct opening {
     struct method_module *module;
     size_t count;
@@ -82,6 +86,7 @@ static err check_modules(const struct opening *o)
     for (size_t i = 0; i < o->count; i++) {
         const struct method_module *m = &o->module[i];
         size_t n = strlen(m->name);
+        /* 40 bytes are left for the prefix and suffix of a tensor's name. */
         if (n == 0 || n + 40 > LIMIT_TENSOR_NAME_BYTES)
             return err_make(ERR_INPUT, "module \"%.100s\": expected a name of 1 to %d bytes",
                             m->name, LIMIT_TENSOR_NAME_BYTES - 40);
@@ -113,8 +118,8 @@ static err check_values(const struct method *method, const struct method_start *
     return ERR_NONE;
 }
 
-/* Every module of the run is in `file` with the run's shape; where `partly`, those that are there.
- */
+/* `file` has every module of the run (with `partly`: any of them) in the run's shape, and no other
+ * module. A shape of 0 is not known from the factors that the file has, so it is not compared. */
 static err check_shapes(const struct opening *o, const struct adapter_file *file, bool partly)
 {
     for (size_t i = 0; i < o->count; i++) {
@@ -212,7 +217,8 @@ static int threads_of(int asked)
     return asked > 0 ? asked : omp_get_max_threads();
 }
 
-/* One module's beginning, into the state being made. */
+/* Puts one module's start into the state. With basis=gradient that is the start of the first
+ * gradient round, because the method's own start needs the factors those rounds find. */
 static err start_module(struct method_state *state, const struct method *method,
                         const struct method_start *start, const struct opening *o, size_t i)
 {
@@ -253,7 +259,7 @@ err method_start(const struct method *method, const char *path, const struct met
     lowrank_end(before);
     TRY_OUT(e, failed);
     if (o.has_frozen) meta.frozen = start->frozen_digest;
-    if (square(method)) { /* B R A has scale 1, whatever alpha members use elsewhere */
+    if (square(method)) { /* B R A has scale 1; alpha = rank gives it, without rsLoRA */
         meta.alpha = start->rank;
         meta.rslora = false;
     }
@@ -276,6 +282,7 @@ static err frozen_module(struct method_state *state, const struct method_start *
     struct basis_key key = {.seed = start->seed, .label = m->name};
     float *A, *B;
     err e = ERR_NONE;
+    /* A module smaller than the run's rank has as many orthonormal vectors as fit. */
     if (shape.r > m->d_out) shape.r = m->d_out;
     if (shape.r > m->d_in) shape.r = m->d_in;
     out.module.rank = shape.r;

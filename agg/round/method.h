@@ -22,7 +22,7 @@
  * its pages are dropped.
  *
  * Weights are renormalised over the contributions given: p_k = w_k / sum w. A member that did not
- * send a module has learned nothing there; a module that nobody sent stays as it was. */
+ * send a module has learned nothing there; a module that no member sent stays as it was. */
 #ifndef AGG_METHOD_H
 #define AGG_METHOD_H
 
@@ -50,7 +50,7 @@ struct method_start {
     size_t module_count;
     const char *frozen_path;   /* fed-sb: the file of frozen factors */
     const char *frozen_digest; /* and its digest, 64 hex */
-    const char *initial_path;  /* NULL, or a PEFT directory or state to go on from */
+    const char *initial_path;  /* NULL, or a PEFT directory or state to continue from */
     const char *const *option; /* (option_count) "key=value": agg/round/method_options.h */
     size_t option_count;
     int threads; /* 0: as many as OpenMP gives */
@@ -233,9 +233,9 @@ void method_task(struct method_task *out, const struct method *method,
 enum { METHOD_SETUP_ROUNDS = 2 };
 uint32_t method_setup_rounds(const struct method_options *options);
 
-/* An update of an earlier round still says what its member had learned: it began afresh, or trained
- * beside factors that never change, or sent all that it ran. Not where the rest of the pair, or the
- * carry that goes with it, has changed since (rolora, fedsvd, fedex, flexlora). */
+/* An update of an earlier round can still count, because the member started from a new adapter,
+ * trained beside factors that never change, or sent the whole adapter. It cannot if the rest of the
+ * pair, or the carry that belongs to it, has changed since (rolora, fedsvd, fedex, flexlora). */
 bool method_takes_late(const struct method *method);
 
 const struct method *method_find(const char *name); /* or NULL */

@@ -17,7 +17,7 @@ static err spectrum_of(struct budget_module *out, const struct method *method,
     TRY(method_view_open(&view, &round, c, i));
     TRY_OUT(e, method->spectrum(&svd, &round));
     *out = (struct budget_module){view.state.d_out, view.state.d_in, svd.k, NULL};
-    if (svd.norm == 0) out->k = 0; /* nobody sent it, or nobody moved */
+    if (svd.norm == 0) out->k = 0; /* no member sent or changed the module, so it costs no bytes */
     if (out->k) sigma = calloc(out->k, sizeof *sigma);
     if (out->k && !sigma) {
         e = err_sys(ENOMEM, "%u singular values", out->k);
@@ -35,7 +35,7 @@ err method_budget(uint32_t **rank, const struct method *method, struct method_co
                   const struct method_round *common, int threads)
 {
     size_t count = c->state.count, first = SIZE_MAX;
-    err failed = ERR_NONE;
+    err failed = ERR_NONE; /* of the first module that failed, whichever thread had it */
     *rank = NULL;
     if (!method->spectrum || !c->options.bytes) return ERR_NONE;
     struct budget_module *module = calloc(count + 1, sizeof *module);

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-/* The leading r rows and columns of a factor, in memory where they are not already in one piece. */
+/* The leading size[0] rows and size[1] columns of a factor. Rows that are longer than that are
+ * copied into the arena, because a term's factors must be contiguous. */
 static err leading(const float **out, const struct adapter_file_factor *x, const uint32_t size[2],
                    struct arena *arena)
 {
@@ -18,7 +19,8 @@ static err leading(const float **out, const struct adapter_file_factor *x, const
     return ERR_NONE;
 }
 
-/* c times what a member of rank r started from. */
+/* c times the product that a member of rank r started from: s_0 B_0[:, :r] A_0[:r], with R_0
+ * between them if there is one. */
 static err start_of(struct lowrank_term *out, const struct method_round *round, uint32_t r,
                     double c, struct arena *arena)
 {
@@ -36,6 +38,9 @@ static err start_of(struct lowrank_term *out, const struct method_round *round, 
     return err_make(ERR_INPUT, "module %s: its frozen factors are not given", m->name);
 }
 
+/* Adds +p_k W_k for each member, then the starts with a minus sign. Members of one rank started
+ * from the same product, so they share one term with the sum of their weights: that is fewer terms,
+ * and equal parts cancel once. */
 static err add_members(struct method_change *c, const struct method_round *round, bool fresh)
 {
     for (size_t k = 0; k < round->count; k++) {
@@ -44,6 +49,8 @@ static err add_members(struct method_change *c, const struct method_round *round
         if (!u) continue;
         const struct adapter_file_factor *x = u->factor;
         bool whole = x[ADAPTER_FILE_A].f32 && x[ADAPTER_FILE_B].f32;
+        /* Factors that were not sent are those of the start. An R is always at the state's
+         * scale. */
         if (!whole) TRY(start_of(&term, round, u->rank, round->p[k], &c->arena));
         if (!x[ADAPTER_FILE_R].f32) term.c = round->p[k] * u->scale;
         term.r = u->rank;
@@ -53,7 +60,7 @@ static err add_members(struct method_change *c, const struct method_round *round
         method_change_add(c, &term);
         c->owners.member[c->stack.count - 1] = k;
     }
-    for (size_t k = 0; k < round->count && !fresh; k++) { /* one term for each rank there is */
+    for (size_t k = 0; k < round->count && !fresh; k++) {
         struct lowrank_term term;
         double sum = 0;
         bool before = !round->update[k];
@@ -75,8 +82,9 @@ err method_change_open(struct method_change *out, const struct method_round *rou
     const struct adapter_file_module *m = round->module;
     struct method_change c = {.stack = {.m = m->d_out, .n = m->d_in}};
     size_t room = 2 * round->count + more;
-    bool fresh = method->fresh || !m->rank; /* or the state has nothing to start from */
+    bool fresh = method->fresh || !m->rank; /* or the state has no factors to start from */
     err e = ERR_NONE;
+    /* A state without factors does not know the shape; any update does. */
     for (size_t k = 0; k < round->count && !c.stack.m; k++) {
         c.stack.m = round->update[k] ? round->update[k]->d_out : 0;
         c.stack.n = round->update[k] ? round->update[k]->d_in : 0;

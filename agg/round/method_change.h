@@ -14,8 +14,8 @@
 
 #include "agg/round/method_round.h"
 
-/* sum_k p_k D_k as a stack of float32 terms, which lie in the files of the members and the state.
- *  */
+/* sum_k p_k D_k as a stack of float32 terms, which lie in the files of the members and the
+ * state. */
 struct method_change {
     struct lowrank_stack stack; /* do not move the struct while it is used */
     struct lowrank_term *term;

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The sender has no use for our path of the file: it is "update" to him. */
+/* The sender does not know the path under which the coordinator stored its update, so the path in
+ * an error is replaced by "update". */
 static err as_update(err e, const char *path)
 {
     size_t n = strlen(path);
@@ -65,7 +66,8 @@ struct asked {
     struct method_task task;
 };
 
-/* The rank this member's factors of a module must have: never above what the state has to train. */
+/* The rank this member's factors of a module must have: at most the rank of the state's factors,
+ * and where members may prune, the smaller rank that the update has. */
 static uint32_t expected_rank(const struct asked *asked, const struct adapter_file_module *m,
                               const struct adapter_file_module *state)
 {
@@ -78,8 +80,8 @@ static uint32_t expected_rank(const struct asked *asked, const struct adapter_fi
     return asked->method->prunes && m->rank < own ? m->rank : own;
 }
 
-/* A part of the state's own pair is trained at the state's scale, whatever its rank; a fresh one at
- * the member's alpha. */
+/* A member that trains a part of the state's pair uses the state's scale at every rank; a new pair
+ * (the state has none) uses the member's own alpha. */
 static err check_scale(const struct asked *asked, const struct adapter_file_module *m,
                        const struct adapter_file_module *state)
 {
@@ -131,13 +133,14 @@ static err check_values(const struct asked *asked, const struct adapter_file *u)
         if (!m) return err_make(ERR_INPUT, "module %s is missing", state->name);
         TRY(check_module(asked, m, state));
     }
+    /* Blocks of R have scale 1, and the server divides gradients by their scale. */
     bool scaled = !(asked->task.trains & METHOD_R) && !asked->task.gradient;
     if (scaled && u->meta.rslora != x->rslora)
         return err_make(ERR_INPUT, "rslora is %s, expected %s", u->meta.rslora ? "true" : "false",
                         x->rslora ? "true" : "false");
     for (size_t i = 0; i < u->count; i++) {
         TRY(adapter_file_check_finite(u, &u->module[i]));
-        adapter_file_drop(u);
+        adapter_file_drop(u); /* so that memory holds one module, not the update */
     }
     return ERR_NONE;
 }

@@ -9,12 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* So many bytes of all files together may stay mapped in memory. Dropping pages is a system call
- * and stops the other threads for a moment, so a file's pages go when its share of this has been
- * read, not after every module. */
+/* Bytes of all updates together whose pages may stay in memory; the state with its companions may
+ * hold as much again. Dropping pages is a system call and stops the other threads for a moment, so
+ * the pages of a file are dropped when its share of this has been read, not after every module. The
+ * bound is a target: the modules that threads are reading come on top of it. */
 enum { HELD_BYTES = 64 << 20 };
 
-/* So many members' factors of a module may stay in memory until the module is done. */
+/* Up to this number of members, their factors of a module stay in memory until the module is
+ * done. */
 enum { HELD_MEMBERS = 4 };
 
 struct method_sent { /* one module of one update; rank 0: not sent */
@@ -23,7 +25,7 @@ struct method_sent { /* one module of one update; rank 0: not sent */
     const float *value[3]; /* A, B, R in the map; NULL: not sent */
 };
 
-/* An update, open: its map and what is in it, and no more. Many are open at once. */
+/* An open update: only its map and the places of its factors, because thousands may be open. */
 struct method_update {
     struct file_map map;
     struct method_sent *module; /* (state modules) */
@@ -72,7 +74,7 @@ static err weigh(struct method_cohort *c, const struct method_next *next)
     return isfinite(sum) ? ERR_NONE : err_make(ERR_INPUT, "the sum of the weights is not finite");
 }
 
-/* Keeps the map and where the factors lie; the rest of an open file is let go. */
+/* Keeps the map and the places of the factors, and frees the rest of the open file. */
 static err update_open(struct method_update *out, struct method_cohort *c, const char *path)
 {
     struct adapter_file file = {0};
@@ -108,7 +110,8 @@ out:
     return e;
 }
 
-/* The memory that belongs to the state, by digest. */
+/* Opens the server optimizer's memory. Its digest must be the one that the state names, because
+ * the memory of another round would silently give another result. */
 static err open_memory(struct method_cohort *c, const struct method_next *next)
 {
     const char *named = c->state.meta.memory;
@@ -167,7 +170,8 @@ out:
     return e;
 }
 
-/* A copy of the module with every factor readable. */
+/* A copy of the module with every factor as float32; factors stored otherwise are converted into
+ * the arena. */
 static err module_copy(struct adapter_file_module *out, const struct adapter_file_module *m,
                        struct arena *arena)
 {
@@ -211,9 +215,14 @@ static size_t factor_bytes(const struct adapter_file_module *m)
     return values * sizeof(float);
 }
 
-/* The whole map goes, not the module's part, because the kernel also maps pages around those that
- * were asked for (whole folios of megabytes since Linux 6). Pages that another thread is reading
- * come back from the page cache. */
+/* Drops the whole map, not the module's part, because the kernel also maps pages around those that
+ * were asked for (whole folios of megabytes since Linux 6).
+ *
+ * Several threads may call it for one file. The map is read-only and the file does not change, so
+ * pages dropped while another thread reads them come back from the page cache with the same bytes.
+ * Between the addition and the store another thread may drop the pages as well, or its addition may
+ * be lost; then pages are dropped once too often, or one module per thread later. Results do not
+ * depend on either. */
 static void count_read(atomic_size_t *read, const struct file_map *map, size_t bytes, size_t most)
 {
     if (atomic_fetch_add(read, bytes) + bytes < most) return;
@@ -256,14 +265,16 @@ static err gather(struct method_view *s, struct method_round *round, const struc
     round->update = s->update;
     round->p = c->p;
     round->count = c->count;
+    /* Few members: methods read factors more than once, and dropping them between would only
+     * cost. */
     if (c->count > HELD_MEMBERS) round->done = done_with;
     round->files = c;
     if (c->dropped) round->dropped = json_number_value(json_object_get(c->dropped, name));
     return ERR_NONE;
 }
 
-/* The module's part of the state has been read; the frozen factors and the server's memory, at most
- * a few times as large, go with it. */
+/* Counts a module of the state or of the frozen factors as read. The server optimizer's memory is
+ * not counted: it is at most a few times as large, and its pages are dropped with the state's. */
 static void count_state(const struct method_cohort *c, const struct adapter_file_module *m)
 {
     size_t bytes = factor_bytes(m);
@@ -301,7 +312,7 @@ err method_view_blame(const struct method_view *s, const struct method_cohort *c
 err method_view_open(struct method_view *out, struct method_round *round,
                      const struct method_cohort *c, size_t i)
 {
-    err e = gather(out, round, c, i); /* factors point into *out itself */
+    err e = gather(out, round, c, i); /* `round` points into *out, so it is filled in place */
     if (err_is(e)) method_view_close(out, c);
     return e;
 }

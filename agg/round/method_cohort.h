@@ -43,8 +43,8 @@ err method_view_open(struct method_view *out, struct method_round *round,
                      const struct method_cohort *c, size_t i);
 void method_view_close(struct method_view *view, const struct method_cohort *c);
 /* Values were finite when the updates were admitted, so they are checked again only after a result
- * that is not. The error names the member or state with such a value; `otherwise` if there is none.
- *  */
+ * that is not. The error names the member or state with such a value; `otherwise` if there is
+ * none. */
 err method_view_blame(const struct method_view *view, const struct method_cohort *c, err otherwise);
 /* All factors of a module are finite. */
 err method_view_finite(const struct adapter_file_module *m);

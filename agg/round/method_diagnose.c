@@ -43,7 +43,7 @@ static err compare_members(struct method_report_row *row, double *gram,
         update[j] = round->update[j * round->count / n];
     some.update = update;
     some.count = n;
-    some.done = NULL; /* so few stay until the module is done */
+    some.done = NULL; /* they are few: their pages may stay until the module is done */
     TRY(method_gram(gram, &some, method));
     method_diagnose_cosines(row, gram, n);
     return ERR_NONE;
@@ -54,10 +54,11 @@ static err compare_members(struct method_report_row *row, double *gram,
 struct directions { /* unit columns of x (d, cols), row-major */
     float *x;
     size_t d, cols;
-    uint32_t count; /* the first so many */
+    uint32_t count; /* columns in use, the first ones */
 };
 
-/* Of `stack`, the leading `most`, while those before hold less than `energy` of its square. */
+/* The leading left singular vectors of `stack`: at most `most`, and only until they hold `energy`
+ * of the squared norm. */
 static err directions_of(struct directions *out, const struct lowrank_stack *stack, uint32_t most,
                          double energy, struct arena *arena)
 {
@@ -81,8 +82,9 @@ out:
     return e;
 }
 
-/* A carry alone lies there as it was cut, balanced: its columns are the singular vectors, in order,
- * each sqrt(s_j) long. */
+/* A carry is stored as it was cut, balanced: column j of its B is the left singular vector u_j
+ * times sqrt(s_j), in decreasing order. So no decomposition is needed: the squared length of a
+ * column is s_j, and s_j^2 is its part of the squared norm. */
 static err directions_of_carry(struct directions *out, const struct adapter_file_module *m,
                                struct arena *arena)
 {
@@ -106,6 +108,7 @@ static err directions_of_carry(struct directions *out, const struct adapter_file
     return ERR_NONE;
 }
 
+/* The directions of carry + s B A, the sum that the state adds to W0. */
 static err directions_before(struct directions *out, const struct method_round *round,
                              struct arena *arena)
 {
@@ -121,6 +124,7 @@ static err directions_before(struct directions *out, const struct method_round *
     return directions_of(out, &stack, METHOD_DIAGNOSE_BEFORE, 0.99, arena);
 }
 
+/* Columns of `now` whose |cosine| with every column of `before` is below 1/2. */
 static uint32_t count_new(const struct directions *now, const struct directions *before)
 {
     uint32_t count = 0;

@@ -11,12 +11,13 @@
 
 enum {
     BLOCK_WIDTH = 256,    /* columns of L held at once for each side of a product */
-    FLAT_VALUES = 1 << 22 /* or values, where one factor trains */
+    FLAT_VALUES = 1 << 22 /* values held at once if a single factor trains */
 };
 
 /* The part that all members' changes of this module have in common. If one factor trains, the
- * others are the same for all; they are multiplied into it by their triangles (X = L A, A^T = Q T:
- * ||X|| = ||L T^T||), so that a change is a plain vector. */
+ * others are the same for all. They are then multiplied into it by their triangles (for X = L A
+ * with A^T = Q T: ||X|| = ||L T^T||, because Q is orthonormal), so that a change is a plain vector
+ * (`flat`). */
 struct ground {
     const struct method_round *round;
     bool fresh, flat;
@@ -75,7 +76,7 @@ static unsigned sent_factors(const struct method_round *round)
 static err flatten_ground(struct ground *g, unsigned set)
 {
     const struct adapter_file_module *m = g->round->module;
-    bool a = set != METHOD_A, b = set != METHOD_B; /* what stands still */
+    bool a = set != METHOD_A, b = set != METHOD_B; /* A and B that do not train */
     g->flat = true;
     g->n = (set == METHOD_B ? g->m : m->rank) * (set == METHOD_A ? g->n : m->rank);
     if (set != METHOD_R && ((a && !g->A) || (b && !g->B)))
@@ -118,7 +119,7 @@ static size_t width_of(const struct ground *g, size_t k)
     return u ? (g->fresh ? 1 : 2) * (size_t)u->rank : 0;
 }
 
-/* out (r, d) += c times the leading r columns of x (d, cols), turned. */
+/* out (r, d) += c times the transpose of the leading r columns of x (d, cols). */
 static void put_columns(double *out, const float *x, const size_t shape[3], double c)
 {
     size_t d = shape[0], cols = shape[1], r = shape[2];
@@ -133,7 +134,10 @@ static void put_rows(double *out, const float *x, size_t count, double c)
         out[i] += c * (double)x[i];
 }
 
-/* Both factors: what the member has, and where it started. */
+/* Both factors train: D_k = s_k B_k A_k - s_0 B_0 A_0, in 2 r columns. At one scale it is written
+ * as s (B_k - B_0) A_k + s B_0 (A_k - A_0): differences are taken value by value before anything is
+ * multiplied, so a small change of large factors keeps its digits. At two scales that is not
+ * possible, and the two products are subtracted. */
 static void put_pair(double *left, double *right, const struct ground *g,
                      const struct adapter_file_module *u)
 {
@@ -155,9 +159,10 @@ static void put_pair(double *left, double *right, const struct ground *g,
     }
 }
 
-/* ---- one member where one factor trains: a vector ---- */
+/* ---- one member as a vector, if one factor trains ---- */
 
-/* out (rows, r) += L T^T: the last axis of x (rows, cols), less that of x0 (rows, r), is turned. */
+/* out (rows, r) += (scale[0] x - scale[1] x0) T^T, x (rows, cols), x0 (rows, r), T = turn_a upper
+ * triangular. Columns of x beyond r, and of x0 beyond x's, do not count. */
 static void put_turned(double *out, const struct adapter_file_factor *x, const float *x0,
                        const struct ground *g, const double scale[2])
 {
@@ -172,7 +177,7 @@ static void put_turned(double *out, const struct adapter_file_factor *x, const f
         }
 }
 
-/* out (r, n) += T x, x (rows, n) float64. */
+/* out (r, n) += T x, x (rows, n) float64, T = turn_b upper triangular. */
 static void put_under(double *out, const double *x, size_t rows, const struct ground *g, size_t n)
 {
     size_t r = g->rank;
@@ -184,6 +189,8 @@ static void put_under(double *out, const double *x, size_t rows, const struct gr
         }
 }
 
+/* s B_k - s_0 B_0 turned by A's triangle; or s A_k - s_0 A_0 turned by B's; or R_k - R_0 by
+ * both. */
 static err put_flat(double *out, const struct ground *g, const struct adapter_file_module *u)
 {
     const struct adapter_file_factor *A = &u->factor[ADAPTER_FILE_A];
@@ -227,7 +234,7 @@ struct block {
     double *left, *right; /* (width, m), (width, n) */
 };
 
-/* As many members as fit, at least one. */
+/* As many members as fit into a block, but at least one, so that a large member is not skipped. */
 static struct block block_at(const struct ground *g, size_t from)
 {
     struct block b = {.from = from, .to = from};
@@ -257,7 +264,7 @@ static err block_load(struct block *b, const struct ground *g)
     return e;
 }
 
-/* sum of the part of x * y (rows of `size`) that belongs to one pair of members */
+/* The sum of x o y over the (size[0], size[1]) block of one pair of members: <D_j, D_k>. */
 static double pair_sum(const double *x, const double *y, size_t stride, const size_t size[2])
 {
     double sum = 0;
@@ -276,7 +283,7 @@ static err multiply(double *gram, const struct ground *g, const struct block *a,
     if (wa == 0 || wb == 0) return ERR_NONE;
     TRY_OUT(e, matrix_take(&x, wa, wb));
     TRY_OUT(e, matrix_take(&y, wa, wb));
-    if (g->flat)
+    if (g->flat) /* L is the identity for all, so only y counts */
         for (size_t i = 0; i < wa * wb; i++)
             x[i] = 1;
     else
@@ -296,6 +303,8 @@ out:
     return e;
 }
 
+/* Every pair of blocks once. Memory holds two blocks; a block is read again for each block before
+ * it. */
 err method_gram(double *gram, const struct method_round *round, const struct method *method)
 {
     struct ground g = {0};
@@ -320,7 +329,8 @@ out:
     return e;
 }
 
-/* One member at a time, through the same product. */
+/* One member at a time, through the same product as method_gram(): the diagonal has the same
+ * bits. */
 err method_gram_norms(double *square, const struct method_round *round, const struct method *method)
 {
     struct ground g = {0};

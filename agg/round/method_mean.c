@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Made for wider registers too; products and sums are rounded one by one (no fused ones), so every
- * version gives the same bits. */
+/* Compiled also for wider registers. Products and sums are rounded one by one (the build forbids
+ * fused ones), so every version gives the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -17,8 +17,7 @@ add_scaled(double *sum, const float *x, double p, size_t n)
         sum[i] += p * (double)x[i];
 }
 
-/* The member holds only the leading rows of A or the leading columns of B: the rest is the state's.
- */
+/* The member has only the leading rows of A, columns of B or block of R. */
 static bool is_slice(const struct method_round *round, size_t k, enum adapter_file_role role)
 {
     const struct adapter_file_factor *whole = &round->module->factor[role];
@@ -27,6 +26,8 @@ static bool is_slice(const struct method_round *round, size_t k, enum adapter_fi
     return own->rows < whole->rows || own->cols < whole->cols;
 }
 
+/* Adds p_k times the member's part and p_k times the state's values outside it: the factor that the
+ * member ran with. */
 static void add_slice(double *sum, const struct method_round *round, size_t k,
                       enum adapter_file_role role)
 {
@@ -44,7 +45,7 @@ static void add_slice(double *sum, const struct method_round *round, size_t k,
 static void add_members(double *sum, const struct method_round *round, enum adapter_file_role role,
                         const size_t range[2], size_t count)
 {
-    enum { BLOCK = 2048 }; /* the sums stay in the first-level cache while members pass by */
+    enum { BLOCK = 2048 }; /* the sums stay in the first-level cache for all members of the range */
     for (size_t at = 0; at < count; at += BLOCK) {
         size_t n = count - at < BLOCK ? count - at : BLOCK;
         for (size_t k = range[0]; k < range[1]; k++) {
@@ -52,7 +53,7 @@ static void add_members(double *sum, const struct method_round *round, enum adap
             const struct adapter_file_module *from =
                 round->update[k] ? round->update[k] : round->module;
             const float *x = from->factor[role].f32;
-            /* where neither the member nor the state has it: zero */
+            /* A factor that neither the member nor the state has is zero. */
             if (x) add_scaled(sum + at, x + at, round->p[k], n);
         }
     }

@@ -1,5 +1,12 @@
-/* The norms of one module of a round; contract in method_measure.h. Here: combinations of low-rank
- * terms, which serve every method in which A and B train. */
+/* The norms of one module of a round; contract in method_measure.h. This file has the way by
+ * combinations of low-rank terms, which serves every method in which A and B train. With D the sum
+ * of the terms of agg/round/method_change.h, S the state's sum before and P the published one, the
+ * weights of the terms are
+ *
+ *                  D's terms    S    P
+ *     change           1        0    0
+ *     error            1        1   -1       ||P - S - D||
+ *     state            0        0    1  */
 #include "agg/algebra/matrix.h"
 #include "agg/algebra/norms.h"
 #include "agg/round/method_change.h"
@@ -10,9 +17,9 @@
 #include <string.h>
 
 struct sums {
-    struct method_change change; /* the terms: D's, then the state's before and as published */
+    struct method_change change; /* the terms: D's, then S's, then P's */
     double *weight;              /* (MEASURE_NORMS, terms) */
-    size_t room;
+    size_t room;                 /* terms in a row of `weight` until pack_weights() */
 };
 
 static struct lowrank_term pair_of(const struct adapter_file_module *m, double c)
@@ -31,7 +38,7 @@ static struct lowrank_term carry_of(const struct adapter_file_module *m)
                                  .r = m->carry_rank};
 }
 
-/* A term that counts so much in the error and in the state. */
+/* Adds a term with its weights in the error and in the state. An empty one is left out. */
 static void add_term(struct sums *s, const struct lowrank_term *term, double error, double state)
 {
     size_t t = s->change.stack.count;
@@ -41,7 +48,7 @@ static void add_term(struct sums *s, const struct lowrank_term *term, double err
     s->weight[MEASURE_STATE * s->room + t] = state;
 }
 
-/* The carry was published as it was: it leaves no error, and is read once. */
+/* The carry was published as it was. Then it cancels in the error and need not be read twice. */
 static bool same_carry(const struct method_measure *x)
 {
     const struct adapter_file_module *old = x->round->module, *made = x->made;
@@ -53,9 +60,11 @@ static bool same_carry(const struct method_measure *x)
     return same;
 }
 
-/* D's terms count in D and in the error. The state's pair is among them already where members
- * started from all of it: then its weights are added, so that it is read once and what cancels,
- * cancels exactly. */
+/* Sets the weights of D's terms and adds the terms of S. If members started from the whole pair of
+ * the state, D has a term -sum p_k s B A already: S is then added to that term's weight, so that
+ * the pair is read once, and cancels exactly if all members sent the module (the weight is then 0).
+ * `truncates`: small members trained without the rest of the pair, and the exact change counts
+ * against the whole pair. */
 static void add_before(struct sums *s, const struct method_measure *x)
 {
     const struct adapter_file_module *old = x->round->module;
@@ -67,8 +76,8 @@ static void add_before(struct sums *s, const struct method_measure *x)
         double sum = 1;
         if (start && x->method->truncates) *term = pair_of(old, term->c);
         if (start && term->r == old->rank && old->scale > 0) {
-            sum = term->c / old->scale; /* minus the weights of the members that sent it */
-            term->c = old->scale;
+            sum = term->c / old->scale; /* -sum p_k of these members */
+            term->c = old->scale;       /* S has weight 1 in units of this term */
             whole = t;
         }
         s->weight[MEASURE_CHANGE * s->room + t] = s->weight[MEASURE_ERROR * s->room + t] = sum;
@@ -80,7 +89,7 @@ static void add_before(struct sums *s, const struct method_measure *x)
     if (!same_carry(x)) add_term(s, &carry, 1, 0);
 }
 
-/* Rows of `weight` without the room that was not used. */
+/* Closes the gaps between the rows of `weight`: norms_of() expects (MEASURE_NORMS, terms). */
 static void pack_weights(struct sums *s)
 {
     for (size_t j = 1; j < MEASURE_NORMS; j++)
@@ -103,7 +112,7 @@ static err measure_pairs(double *norm, const struct method_measure *x)
     add_term(&s, &carry, same_carry(x) ? 0 : -1, 1);
     pack_weights(&s);
     TRY_OUT(e, norms_of(norm, &s.change.stack, s.weight, MEASURE_NORMS));
-    if (terms == 0) norm[MEASURE_ERROR] = 0; /* nobody sent it: not a bit of it has changed */
+    if (terms == 0) norm[MEASURE_ERROR] = 0; /* no member sent it, and it was published unchanged */
 out:
     method_change_close(&s.change);
     free(s.weight);

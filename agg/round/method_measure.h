@@ -18,7 +18,7 @@
  *     R                 the same with the Gram matrices of both frozen factors; orthonormal ones
  *                       leave R's own norm.
  *
- * Frozen factors that are not at hand count as orthonormal. Pure; BLAS on the calling thread. */
+ * Frozen factors that are not given count as orthonormal. Pure; BLAS on the calling thread. */
 #ifndef AGG_METHOD_MEASURE_H
 #define AGG_METHOD_MEASURE_H
 

@@ -1,5 +1,7 @@
-/* Norms where one factor trains beside others that are the same for all; contract in
- * method_measure.h. */
+/* Norms for methods that train one factor, the others being the same for all; contract in
+ * method_measure.h. With the fixed factor F and G = F F^T, ||X F||_F^2 = <X, X G>. X is a
+ * difference of means that was taken value by value in float64, so a small error is not lost in
+ * large terms. */
 #include "agg/algebra/matrix.h"
 #include "agg/algebra/norms.h"
 #include "agg/round/method_measure_parts.h"
@@ -11,7 +13,7 @@
 
 /* ---- one factor trains ---- */
 
-/* ||X fixed||_F (or ||fixed X||_F) of a trained factor X: the root of <X, G X>. */
+/* ||X fixed||_F (or ||fixed X||_F) of a trained factor X: the root of <X, X G> (or <X, G X>). */
 struct ground {
     double *gram; /* (r, r) of the fixed factor; NULL: the identity */
     double *work; /* as large as X */
@@ -29,7 +31,7 @@ static double norm_on(const struct ground *g, const double *x)
     else
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, d, r, r, 1, x, r, g->gram, r, 0,
                     g->work, r);
-    return sqrt(fmax(0, cblas_ddot(n, x, 1, g->work, 1)));
+    return sqrt(fmax(0, cblas_ddot(n, x, 1, g->work, 1))); /* below zero by rounding alone */
 }
 
 /* The pair was turned on new axes: ||mean A - B' A'||_F of the mean (m, r) of B and the state's A.
@@ -75,7 +77,7 @@ out:
     return e;
 }
 
-/* The other factor, as the state has it or as it is frozen; NULL: not at hand. */
+/* The other factor, of the state or else of the frozen file; NULL: not given. */
 static const float *fixed_of(const struct adapter_file_module *m,
                              const struct adapter_file_module *frozen, enum adapter_file_role role)
 {
@@ -83,8 +85,11 @@ static const float *fixed_of(const struct adapter_file_module *m,
     return frozen->factor[role].f32;
 }
 
-struct factors { /* (r, d) or (d, r) of the factor that trains, float64 */
-    double *exact, *change, *lost, *now;
+struct factors {    /* (r, d) or (d, r) of the factor that trains, float64 */
+    double *exact;  /* the weighted mean */
+    double *change; /* exact - the state before */
+    double *lost;   /* published - exact */
+    double *now;    /* published; exact, change, lost and now are one block */
     struct ground ground;
 };
 
@@ -135,7 +140,9 @@ err measure_factor(double *norm, const struct method_measure *x, enum adapter_fi
     const float *before = fixed_of(old, frozen, other), *after = fixed_of(x->made, frozen, other);
     size_t d = a ? old->d_in : old->d_out, depth = a ? old->d_out : old->d_in;
     struct factors f = {.ground = {.r = old->rank, .d = d, .rows = a}};
-    bool known = x->orthonormal && !old->factor[other].f32;
+    bool known = x->orthonormal && !old->factor[other].f32; /* then G = I */
+    /* A method may publish the pair on new axes (fedsvd). Then the published B belongs to another A
+     * than the members' B, and factors cannot be subtracted. */
     bool turned = before && after && before != after &&
                   memcmp(before, after, old->rank * depth * sizeof *before) != 0;
     err e = ERR_NONE;
@@ -193,6 +200,7 @@ out:
     return e;
 }
 
+/* *square += ||F^T F - I||_F^2 of x. */
 static err deviation(double *square, const struct adapter_file_factor *x, size_t r, bool rows)
 {
     double *gram = NULL;

@@ -1,4 +1,4 @@
-/* Norms where A and B are averaged at one rank; contract in method_measure.h. */
+/* Norms for methods that average A and B at one rank; contract in method_measure.h. */
 #include "agg/round/method_measure_parts.h"
 
 #include <errno.h>
@@ -8,20 +8,22 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* Where every pair has the published one's rank and scale, members' factors are taken as published
- * + difference, B_k = P + b_k, A_k = Q + a_k, and likewise the state's own before, P + b_0, Q +
- * a_0. With the sums b = sum_k p_k b_k and a = sum_k p_k a_k over all weight,
+/* All pairs have one rank and scale. With (P, Q) the published pair, the factors are written as
+ * published + difference: B_k = P + b_k and A_k = Q + a_k for the members, B_0 = P + b_0 and
+ * A_0 = Q + a_0 for the state before. Members that did not send the module count as the state, with
+ * the rest of the weight. With b = sum_k p_k b_k and a = sum_k p_k a_k over all the weight,
  *
  *     exact - published = s (sum_k p_k b_k a_k + b Q + P a)
  *     D                 = exact - published - s (b_0 Q + P a_0 + b_0 a_0)
  *
- * Nothing cancels in these sums, so float32 is enough for the Gram matrices, which halves their
- * time. Column blocks of B, row blocks of A: the members', then b, b_0 and P (a, a_0 and Q). */
+ * No large terms cancel in these sums, so float32 is enough for the Gram matrices, which halves
+ * their time. The Gram matrices are those of column blocks of B and row blocks of A: the members',
+ * then b, b_0 and P (a, a_0 and Q). */
 struct means {
     const struct method_measure *measure;
     size_t r, count, N; /* count: blocks of members that sent it; N >= (count + 3) r */
     const struct adapter_file_module **update; /* (count) */
-    double *p, rest;                           /* (count); what is left to the state's own pair */
+    double *p, rest;                           /* (count); weight of members that sent nothing */
     float *left, *right;                       /* (N, N) Gram matrices, upper triangles */
 };
 
@@ -32,10 +34,10 @@ enum {
 };
 typedef float wide __attribute__((vector_size(WIDE * sizeof(float)), aligned(4), may_alias));
 
-/* gram (N, N) += x^T x of x (d, N), whole tiles on and above the diagonal. Not cblas_ssyrk(): a
- * BLAS that does not know the processor falls back to vectors a quarter as wide, and this is most
- * of a report's time. Products and sums are rounded one by one, so every version gives the same
- * bits. */
+/* gram (N, N) += x^T x of x (d, N), in whole tiles on and above the diagonal; a tile keeps its sums
+ * in registers. This is most of a report's time. cblas_ssyrk() is not used, because a BLAS that
+ * does not know the processor falls back to vectors a quarter as wide. Products and sums are
+ * rounded one by one, so every version gives the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -75,7 +77,8 @@ subtract(float *restrict out, float *restrict sum, const float *restrict x, cons
     }
 }
 
-/* n values from the same place of every block's factor, blocks `stride` apart. */
+/* The n values at range[0] of every block's factor, blocks `stride` apart: b_k of each member, then
+ * b, b_0 and P. One pass, so that b is summed while the values are in the cache. */
 static void put_values(float *out, size_t stride, const struct means *s,
                        enum adapter_file_role role, const size_t range[2])
 {
@@ -133,11 +136,13 @@ struct block {
     size_t b, a;
 };
 
+/* Only the tiles on and above the diagonal are computed. */
 static float entry(const float *gram, size_t N, size_t i, size_t j)
 {
     return i <= j ? gram[i * N + j] : gram[j * N + i];
 }
 
+/* <x, y> of two blocks: c_x c_y sum (b_x^T b_y) o (a_x a_y^T), in float64 over (r, r). */
 static double block_inner(const struct means *s, const struct block *x, const struct block *y)
 {
     size_t r = s->r, N = s->N;
@@ -149,6 +154,7 @@ static double block_inner(const struct means *s, const struct block *x, const st
     return x->c * y->c * sum;
 }
 
+/* s ||sum of the blocks||_F. */
 static double block_norm(const struct means *s, const struct block *block, size_t count)
 {
     double square = 0;
@@ -171,6 +177,7 @@ static err norms_of_blocks(double *norm, const struct means *s)
     block[n++] = (struct block){1, now, sum};
     if (s->rest > 0) block[n++] = (struct block){s->rest, old, old};
     norm[MEASURE_ERROR] = block_norm(s, block, n);
+    /* D has the same blocks and three more. */
     block[n++] = (struct block){-1, old, now};
     block[n++] = (struct block){-1, now, old};
     block[n++] = (struct block){-1, old, old};
@@ -203,6 +210,7 @@ static err means_open(struct means *out, const struct method_measure *x)
         s.rest -= round->p[k];
     }
     if (s.rest < 1e-9) s.rest = 0; /* only rounding of the weights */
+    /* Padded to whole tiles; the columns that are added stay zero. */
     s.N = ((s.count + 3) * s.r + 2 * WIDE - 1) / (2 * WIDE) * (2 * WIDE);
     s.left = calloc(s.N * s.N, sizeof *s.left);
     s.right = calloc(s.N * s.N, sizeof *s.right);
@@ -238,8 +246,8 @@ out:
     return e;
 }
 
-/* Every pair has one rank and one scale, no carry changes, and the Gram matrices (at float32's
- * speed) are less work than the dense sum (at float64's). */
+/* Every pair has one rank and one scale, there is no carry, and the Gram matrices in float32 are
+ * less work than the dense sum in float64. */
 bool measure_is_mean(const struct method_measure *x)
 {
     const struct adapter_file_module *old = x->round->module, *made = x->made;

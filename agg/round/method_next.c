@@ -15,17 +15,17 @@
 struct work { /* a round being closed */
     const struct method *method;
     struct method_cohort cohort;
-    struct method_round round; /* what is the same for every module */
+    struct method_round round; /* fields that are the same for every module */
     double carry_error;
     uint32_t *rank_max; /* (state modules) of a budget of bytes; NULL: none */
-    double *norm;       /* (members): a robust rule's; NULL: there is none */
+    double *norm;       /* (members) norms from a robust rule; NULL: no such rule */
     struct method_report_row *row;
     struct method_state state, frozen, memory; /* being made */
     bool makes_frozen, makes_memory;
     char frozen_digest[DIGEST_TEXT_BYTES], memory_digest[DIGEST_TEXT_BYTES];
 };
 
-/* No member sent this module: not a bit of it changes. */
+/* No member sent this module, so its factors stay as they were, bit by bit. */
 static void keep_module(struct method_result *out, const struct method_round *round)
 {
     const struct adapter_file_module *m = round->module;
@@ -84,7 +84,7 @@ static err next_module(struct work *w, size_t i)
     for (size_t k = 0; k < c->count; k++)
         result.row.sent += view.update[k] != NULL;
     e = c->task.gradient ? find_basis(w, &result, &round, i) : learn_module(w, &result, &round, i);
-    if (!err_is(e)) {
+    if (!err_is(e)) { /* also finite updates can overflow float32 together */
         result.module.name = name;
         e = method_view_finite(&result.module);
     }
@@ -92,7 +92,7 @@ static err next_module(struct work *w, size_t i)
         e = method_view_blame(&view, c, e);
         goto out;
     }
-    w->row[i] = result.row;
+    w->row[i] = result.row; /* a place of its own for each module, so no lock is needed */
     TRY_OUT(e, method_state_put(&w->state, i, name, &result));
 out:
     arena_close(&result.arena);
@@ -127,8 +127,9 @@ static err sum_up(struct method_report *report, const struct work *w)
     return ERR_NONE;
 }
 
-/* The part of carry_error that may be used up by the end of this round: evenly over the rounds of
- * the run; without their number, ever less of what is left. Errors of rounds add up at most. */
+/* The part of carry_error that may be used up by the end of round t: t/N of it, or t/(t+1) if the
+ * number of rounds N is not known. By the triangle inequality the error of all rounds together is
+ * at most the sum of theirs. */
 static double error_share(const struct method_next *next, uint32_t round)
 {
     double t = round;
@@ -136,7 +137,8 @@ static double error_share(const struct method_next *next, uint32_t round)
     return next->carry_error * (t < next->rounds ? t / next->rounds : 1);
 }
 
-/* Every module, on so many threads; the same error whatever thread came first. */
+/* Every module, in parallel. The error is that of the first module that failed, whichever thread
+ * finished first. */
 static err next_modules(struct work *w, int threads)
 {
     err failed = ERR_NONE;
@@ -181,7 +183,7 @@ static err list_members(struct method_report *report, const struct work *w)
     return ERR_NONE;
 }
 
-/* The files that are to be made, so that a place that is missing is known before any work. */
+/* Opens the files to be written before any work, so that a missing path fails at once. */
 static err open_files(struct work *w, const char *path, const struct method_next *next)
 {
     const struct method_cohort *c = &w->cohort;
@@ -205,7 +207,8 @@ static err commit_one(char digest_out[DIGEST_TEXT_BYTES], struct method_state *s
     return ERR_NONE;
 }
 
-/* The state last: it names the others. */
+/* The state is written last, because it names the others by digest: a crash in between leaves the
+ * old state and files that no state names. */
 static err commit_files(struct work *w, const char *path, const struct method_next *next)
 {
     struct adapter_file_meta meta = w->cohort.state.meta;

@@ -15,13 +15,13 @@ struct row {
     struct method_option shown;
     enum kind kind;
     const char *choice[CHOICES]; /* in the order of the enum */
-    double least, most, normal;  /* for CHOICE: normal is the index */
+    double least, most, normal;  /* normal: the default; of a CHOICE its index */
     size_t at;                   /* offset in struct method_options */
 };
 
 #define AT(field) offsetof(struct method_options, field)
 
-enum { EVERY = false, OWN = true }; /* who takes an option: every method, or those that list it */
+enum { EVERY = false, OWN = true }; /* methods with the option: all, or those that list its key */
 
 static const struct row rows[] = {
     {{"server", "none|fedavgm|fedadagrad|fedadam|fedyogi", "none", EVERY,
@@ -149,7 +149,7 @@ static const struct row *row_of(const char *key)
     return &rows[i];
 }
 
-/* ---- which method takes an option ---- */
+/* ---- options of some methods ---- */
 
 static bool lists(const struct method *method, const char *key)
 {
@@ -182,7 +182,7 @@ static double get(const struct method_options *o, const struct row *row)
     const char *field = (const char *)o + row->at;
     if (row->kind == NUMBER) return *(const double *)(const void *)field;
     if (row->at == AT(bytes)) return (double)*(const uint64_t *)(const void *)field;
-    return (double)*(const uint32_t *)(const void *)field; /* enums too */
+    return (double)*(const uint32_t *)(const void *)field; /* enums have this size too: see set() */
 }
 
 static void set(struct method_options *o, const struct row *row, double value)
@@ -244,7 +244,7 @@ static bool one_factor(const struct method *method)
     return (set & (set - 1)) == 0;
 }
 
-/* A method with the option `tail` has a carry only where that option says so. */
+/* A method with the option `tail` has a carry only with tail=carry. */
 static bool keeps_carry(const struct method_options *o, const struct method *method)
 {
     return method->carries && (!lists(method, "tail") || o->tail == METHOD_TAIL_CARRY);
@@ -265,6 +265,8 @@ static err check_server(const struct method_options *o, const struct method *met
     return ERR_NONE;
 }
 
+/* (B Q)(Q^-1 A) = B A for every invertible Q, so single values of A and B can be compared between
+ * members only if the other factor is the same for all. */
 static err check_robust(const struct method_options *o, const struct method *method)
 {
     bool by_value = o->robust == METHOD_ROBUST_MEDIAN || o->robust == METHOD_ROBUST_TRIMMED;
@@ -277,7 +279,7 @@ static err check_robust(const struct method_options *o, const struct method *met
     return ERR_NONE;
 }
 
-/* Options that have an effect only beside another one. */
+/* Refuses an option that has no effect without another one, so that no user relies on it. */
 static err check_needed(const struct method_options *o, const bool *given)
 {
     static const struct {
@@ -320,6 +322,8 @@ static err set_one(struct method_options *o, bool given[ROWS], const struct meth
     return ERR_NONE;
 }
 
+/* Checks that need all options together. *out is set only if they pass. server_lr depends on the
+ * server, so its default cannot stand in the table. */
 static err finish(struct method_options *out, struct method_options *o, const bool *given,
                   const struct method *method)
 {
@@ -358,6 +362,7 @@ err method_options_text(const char **out, const struct method_options *options, 
     bool fine = map != NULL;
     for (size_t i = 0; i < ROWS && fine; i++) {
         double value = get(options, &rows[i]);
+        /* Left out at its default, so that a new option does not change the bytes of states. */
         if (value == rows[i].normal) continue;
         json_t *item = rows[i].kind == CHOICE   ? json_string(rows[i].choice[(int)value])
                        : rows[i].kind == NUMBER ? json_real(value)
@@ -393,7 +398,7 @@ err method_options_read(struct method_options *out, const struct method *method,
             e = err_make(ERR_INPUT, "option %.40s: expected a string or a number", key);
             goto out;
         }
-        if (json_is_integer(item))
+        if (json_is_integer(item)) /* %.17g gives back the same double */
             snprintf(number, sizeof number, "%lld", (long long)json_integer_value(item));
         else
             snprintf(number, sizeof number, "%.17g", json_number_value(item));

@@ -36,7 +36,7 @@ static json_t *row_json(const struct method_report_row *row, bool measured)
         fine = put_real(o, "update_norm", row->update_norm) && put_real(o, "error", row->error) &&
                put_real(o, "relative_error", ratio(row->error, row->update_norm)) &&
                put_real(o, "state_norm", row->state_norm) &&
-               put_real(o, "energy_kept", cut > 0 ? kept / (kept + cut) : 1);
+               put_real(o, "energy_kept", cut > 0 ? kept / (kept + cut) : 1); /* no 0 / 0 */
     if (fine && row->pairs)
         fine = put_real(o, "cosine_mean", row->cosine_mean) &&
                put_real(o, "cosine_least", row->cosine_least) && put_count(o, "pairs", row->pairs);

@@ -14,11 +14,12 @@ struct making {
     const struct method_report_options *options;
     struct method_cohort cohort; /* as the round had it; its state is the one before */
     struct adapter_file made;
-    struct method_report_row *row; /* (state modules): the report's, being completed */
+    struct method_report_row
+        *row;     /* (state modules): copies, so that a failure changes no report */
     double *gram; /* (state modules, compared, compared): inner products of members' changes */
     size_t compared;
-    bool known;       /* the frozen factors are orthonormal, as an earlier report has found */
-    bool orthonormal; /* all of this report's are */
+    bool known;       /* an earlier report found that the frozen factors are orthonormal */
+    bool orthonormal; /* those that this report has read so far are */
     struct arena arena;
 };
 
@@ -40,7 +41,8 @@ static err open_made(struct making *m, const char *path)
                     before->round, before->run);
 }
 
-/* The members' shares as the round had them after its robust rule. */
+/* Sets the members' weights to those that the round's robust rule gave; the cohort has only the
+ * weights before it. Both are sorted by member id. */
 static err take_shares(struct making *m, const struct method_report *report)
 {
     struct method_cohort *c = &m->cohort;
@@ -82,7 +84,7 @@ out:
     return e;
 }
 
-/* This module as it was published, all float32. */
+/* This module as it was published, every factor as float32. */
 static err read_made(struct adapter_file_module *out, const struct making *m, const char *name,
                      struct arena *arena)
 {
@@ -122,7 +124,9 @@ out:
     return e;
 }
 
-/* Every module, on so many threads; the same error whatever thread came first. */
+/* Every module, in parallel. The error is that of the first module that failed, whichever thread
+ * finished first. An OpenMP loop cannot be left, so after `stopped` the other iterations do
+ * nothing. */
 static err make_rows(struct making *m)
 {
     const struct method_report_options *o = m->options;
@@ -157,7 +161,8 @@ static err make_rows(struct making *m)
     return stopped ? err_make(ERR_STOPPED, "the report was stopped by its caller") : ERR_NONE;
 }
 
-/* Members' changes over all modules, compared as those of one module are. */
+/* The cosines over all modules: <D_j, D_k> of the whole change is the sum over its modules. Summed
+ * in the order of modules, so that the bits do not depend on threads. */
 static void sum_compared(struct method_report_row *total, const struct making *m)
 {
     size_t size = m->compared * m->compared;
@@ -186,6 +191,7 @@ static void sum_up(struct method_report *report, const struct making *m)
     report->measured = true;
 }
 
+/* Keeps what was found about the frozen factors for the next report. */
 static void remember(struct method_report_frozen *frozen, const struct making *m)
 {
     const char *digest = m->cohort.state.meta.frozen;
@@ -202,7 +208,8 @@ err method_report_make(struct method_report *report, const struct method *method
     struct making m = {.method = method, .options = options};
     if (report->measured && !options->directions) return ERR_NONE;
     TRY(making_open(&m, made_path, next, report));
-    err e = m.cohort.task.gradient ? ERR_NONE : make_rows(&m); /* else method_next() has set all */
+    /* For a round of gradients method_next() has set the norms already. */
+    err e = m.cohort.task.gradient ? ERR_NONE : make_rows(&m);
     if (!err_is(e)) sum_up(report, &m);
     if (!err_is(e)) remember(options->frozen, &m);
     making_close(&m);

@@ -53,7 +53,8 @@ err method_robust_krum(double *p, const double *gram, size_t count, uint32_t fau
     row = score + count;
     for (size_t k = 0; k < count; k++)
         score[k] = score_of(row, gram, count, k, count - f - 2);
-    for (size_t gone = 0; gone < f; gone++) { /* the worst, of equals the last */
+    for (size_t gone = 0; gone < f;
+         gone++) { /* the member of the worst score; of equal ones the last */
         size_t worst = 0;
         for (size_t k = 0; k < count; k++)
             if (score[k] >= score[worst]) worst = k;
@@ -68,7 +69,7 @@ err method_robust_krum(double *p, const double *gram, size_t count, uint32_t fau
     return ERR_NONE;
 }
 
-/* ||D_k - sum_j x_j D_j|| for every k. */
+/* out[k] = ||D_k - z||, z = sum_j x_j D_j, from inner products: G_kk - 2 (G x)_k + x^T G x. */
 static void distances(double *out, const double *x, const double *gram, size_t count)
 {
     double all = 0;
@@ -92,7 +93,7 @@ err method_robust_geometric(double *p, const double *gram, size_t count)
     memcpy(x, p, count * sizeof *x);
     distances(d, x, gram, count);
     for (size_t k = 0; k < count; k++)
-        least += 1e-9 * p[k] * d[k]; /* where the median lies on a member */
+        least += 1e-9 * p[k] * d[k]; /* keeps p / d finite if the median lies on a member */
     for (int step = 0; step < STEPS && least > 0 && moved > 1e-12; step++) {
         double sum = 0;
         moved = 0;
@@ -115,12 +116,12 @@ err method_robust_geometric(double *p, const double *gram, size_t count)
 struct sums {
     const struct method_cohort *cohort;
     const struct method *method;
-    double *total; /* (count) or (count, count) */
+    double *total; /* (count) squared norms, or with `pairs` (count, count) inner products */
     size_t size;
     bool pairs;
 };
 
-/* Module i's part, in the order of modules whatever thread has it. */
+/* Sets `part` to module i's squared norms or inner products. */
 static err add_module(struct sums *s, double *part, size_t i)
 {
     struct method_view view = {0};
@@ -133,6 +134,8 @@ static err add_module(struct sums *s, double *part, size_t i)
     return e;
 }
 
+/* Sums over modules in their order (`ordered`), so that the bits do not depend on threads. A thread
+ * holds one part, because (count, count) values for every module would be too much memory. */
 static err add_modules(struct sums *s, int threads)
 {
     err failed = ERR_NONE;
@@ -209,8 +212,8 @@ err method_robust_weigh(double *p, double *norm, const struct method_cohort *c,
 
 /* ---- single values ---- */
 
-/* Values [at, at + n) of member k's factor, as wide as the state's; what it does not hold is the
- * state's. */
+/* Values [range[0], range[0] + range[1]) of member k's factor, in the layout of the state's. Values
+ * that the member does not have are the state's. */
 static void copy_values(double *out, const struct method_round *round, size_t k,
                         enum adapter_file_role role, const size_t range[2])
 {
@@ -240,7 +243,7 @@ static double trimmed_mean(const double *sorted, size_t count, double trim)
 err method_robust_values(double *out, const struct method_round *round, enum adapter_file_role role,
                          size_t count)
 {
-    enum { HELD = 1 << 20 }; /* values of all members together */
+    enum { HELD = 1 << 20 }; /* values of all members in memory at once */
     size_t members = round->count, step = HELD / (members ? members : 1) + 1;
     double *x = NULL, *one;
     if (step > count) step = count;

@@ -41,6 +41,7 @@ err method_memory_open(struct method_memory *out, struct method_round *round,
     if (c->options.server == METHOD_SERVER_NONE) return ERR_NONE;
     TRY_OUT(e, find(&m.first, c, first_prefix, name, &m.arena));
     TRY_OUT(e, find(&m.second, c, second_prefix, name, &m.arena));
+    /* A module that no member sends keeps its memory as it is. */
     keep(&m.next_first, m.first);
     keep(&m.next_second, m.second);
     *out = m;
@@ -79,7 +80,7 @@ err method_memory_put(struct method_state *file, size_t i, const char *module,
     return method_state_put(file, 2 * i + 1, name, &m->next_second);
 }
 
-/* ---- products ---- */
+/* ---- methods that add products ---- */
 
 err method_memory_add(struct method_memory *m, const struct method_round *round,
                       const struct method *method, double error)
@@ -93,7 +94,8 @@ err method_memory_add(struct method_memory *m, const struct method_round *round,
     uint32_t q;
     double tail;
     err e = ERR_NONE;
-    before.c = o->server_beta1;
+    before.c =
+        o->server_beta1; /* m->term has server_lr as well, which is for the state's step only */
     TRY_OUT(e, method_change_open(&change, round, method, 1));
     if (m->first) method_change_add(&change, &before);
     TRY_OUT(e, lowrank_svd_open(&svd, &change.stack, 0));
@@ -109,13 +111,15 @@ out:
     return e;
 }
 
-/* ---- values ---- */
+/* ---- methods that average values ---- */
 
 struct moments { /* (count) each; NULL: this optimizer has none */
     const float *first, *second;
     float *next_first, *next_second;
 };
 
+/* The moments of one factor before (NULL: none yet) and room for the next, in the factor's
+ * shape. */
 static err take(const float **was, float **next, struct method_result *result,
                 const struct adapter_file_module *old, const struct adapter_file_factor *shape,
                 enum adapter_file_role role)
@@ -130,6 +134,7 @@ static err take(const float **was, float **next, struct method_result *result,
     return method_result_take(next, result, role, shape->rows, shape->cols);
 }
 
+/* The last line is FedYogi: u moves towards d^2 by (1 - b) d^2, whatever the distance. */
 static double second_moment(const struct method_options *o, double u, double d)
 {
     double b = o->server_beta2, square = d * d;
@@ -138,7 +143,7 @@ static double second_moment(const struct method_options *o, double u, double d)
     return u > square ? u - (1 - b) * square : u < square ? u + (1 - b) * square : u;
 }
 
-/* The step of one value whose pseudo-gradient is d. */
+/* The step of one value with the pseudo-gradient d = aggregate - current, after its moments. */
 static double advance(const struct moments *x, size_t i, double d, const struct method_options *o)
 {
     double b = o->server_beta1, m = d, u = o->server_tau * o->server_tau;

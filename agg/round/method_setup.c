@@ -24,7 +24,8 @@ err method_setup_start(struct method_result *out, const struct method_beginning 
     return ERR_NONE;
 }
 
-/* out (count) = sum_k p_k g_k / s_k. */
+/* out (count) = sum_k p_k g_k / s_k. Members took gradients of W0 + s_k B A, so dL/dB and dL/dA
+ * have the factor s_k. Members that sent none count as zero. */
 static err mean_gradient(float *out, const struct method_round *round, enum adapter_file_role role,
                          size_t count)
 {

@@ -33,6 +33,8 @@ void method_state_close(struct method_state *s)
     *s = (struct method_state){0};
 }
 
+/* Scratch offsets depend on the order in which threads arrive; the state's own bytes do not,
+ * because method_state_commit() writes modules in order. */
 err method_state_put(struct method_state *s, size_t i, const char *name,
                      const struct method_result *result)
 {
@@ -119,8 +121,8 @@ err method_state_commit(struct method_state *s, const char *path,
     TRY(dropped_text(&full.dropped, s));
     TRY(method_state_map(s));
     TRY(adapter_file_write_from(path, &full, s->module, s->count, &s->map));
-    TRY(adapter_file_map(&check,
-                         path)); /* what must last is read back before anyone relies on it */
+    /* The header is read back before any process relies on the file. */
+    TRY(adapter_file_map(&check, path));
     adapter_file_close(&check);
     return ERR_NONE;
 }
