@@ -1,9 +1,10 @@
-/* Accountants: how long epsilon, the noise of a budget and the rounds of one take, and the three
- * rows of the published table whose meshes are too long for the tests.
+/* Measures the privacy accountants: the time to compute epsilon, the noise for a budget and the
+ * number of steps that a budget allows. Also checks the three rows of the published table whose
+ * meshes are too long for the tests.
  *
  *   bench_account
  *
- * One core is used. The status is 1 when a value differs from the published one. */
+ * It uses one core. The exit status is 1 when a value differs from the published one. */
 #include "privacy/account/account.h"
 #include "base/text.h"
 

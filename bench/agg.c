@@ -1,11 +1,12 @@
-/* Aggregation, side by side in one run: what the machine copies (memory to memory, and the updates'
- * own files from the page cache to memory), means and stacks of the same updates, and whole rounds
- * with their peak memory, each in a process of its own. (Recompression: bench/recompress.c.)
+/* Measures aggregation. One run compares the speed of copies (memory to memory, and the files of
+ * the updates from the page cache to memory) with that of means and stacks of the same updates.
+ * Then it measures whole rounds and their peak memory, each in a separate process.
+ * bench/recompress.c measures recompression.
  *
  *   bench_agg [--dir DIR] [--updates 64] [--rank 66] [--threads N]
  *
- * Updates are of SmolLM2-135M's 210 modules; at rank 66 one is 80 MB. Copies, means and stacks take
- * turns, so that other work on the machine slows all of them. */
+ * An update has the 210 modules of SmolLM2-135M; at rank 66 it has 80 MB. Copies, means and stacks
+ * take turns, so that other work on the machine slows all of them. */
 #include "agg/algebra/lowrank.h"
 #include "agg/round/method_round.h"
 #include "base/file.h"
@@ -78,7 +79,7 @@ static float *random_floats(size_t n, uint64_t seed)
     return x;
 }
 
-/* Updates differ in where in one random block they begin. */
+/* All updates are windows of one random block, at different offsets. */
 static void make_update(size_t k, const char *method, const float *block)
 {
     static struct adapter_file_module m[MODULES];
@@ -124,7 +125,7 @@ static void print_memory(void)
     if (f) fclose(f);
 }
 
-/* The child: one round, timed, with its peak memory. */
+/* Runs in the child process: one round, its time and its peak memory. */
 static int round_main(const char *method)
 {
     struct contribution *c = calloc(updates, sizeof *c);
@@ -188,7 +189,7 @@ static void spawn_round(char *self, const char *method)
 
 enum { TURNS = 5, PIECE = 1 << 20, COPIED = 512 << 20 };
 
-struct rate { /* bytes a second of every turn */
+struct rate { /* bytes per second in each turn */
     double turn[TURNS];
     int count;
 };
@@ -199,7 +200,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The median of the turns, each over the other's turn beside it. */
+/* The median over all turns. With `other`, the median of the ratios of two rates of the same
+ * turn. */
 static double beside(const struct rate *r, const struct rate *other)
 {
     double ratio[TURNS];
@@ -224,7 +226,7 @@ static void add_turn(struct rate *r, double bytes, double begun)
     r->turn[r->count++] = bytes / (now() - begun);
 }
 
-/* Memory to memory, more than caches hold. */
+/* Copies memory to memory, more than the caches hold. */
 static void copy_memory(struct rate *rate, char *to, const char *from)
 {
     double t = now();
@@ -234,7 +236,7 @@ static void copy_memory(struct rate *rate, char *to, const char *from)
     add_turn(rate, COPIED, t);
 }
 
-/* Every update's file, from the page cache, to one place in memory. */
+/* Copies the file of every update from the page cache to one place in memory. */
 static void copy_files(struct rate *rate, char *to, size_t bytes)
 {
     double t = now();
@@ -280,7 +282,7 @@ static void drop_update(const struct method_round *round, size_t k)
     adapter_file_drop(&((const struct adapter_file *)round->files)[k]);
 }
 
-/* One module's means of A and B, into memory. */
+/* Computes the means of A and B of one module in memory. */
 static void mean_module(const struct open_updates *u, const double *p, size_t i)
 {
     const struct adapter_file_module *update[LIMIT_MEMBERS];
@@ -309,7 +311,7 @@ static void stack_done(void *context, size_t term)
     adapter_file_drop(&((const struct adapter_file *)context)[term]);
 }
 
-/* One module's stack [c_1 B_1 | ...], [A_1; ...], into memory. */
+/* Computes the stack [c_1 B_1 | ...], [A_1; ...] of one module in memory. */
 static void stack_module(const struct open_updates *u, const double *p, size_t i, float *room)
 {
     struct lowrank_term term[LIMIT_MEMBERS];
@@ -407,7 +409,7 @@ static void make_updates(const char *method, const float *block)
         make_update(k, method, block);
 }
 
-/* Whole rounds with few and with many members: the peak is what must not grow. */
+/* Whole rounds with few and with many members. The peak memory must not grow with their number. */
 static void rounds(char *self, const float *block)
 {
     static const char *const methods[] = {"fedit", "flora"};

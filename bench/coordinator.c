@@ -1,6 +1,6 @@
 /* The coordinator under load: N members on this machine submit updates of SmolLM2-135M's shapes
- * over TLS, round after round, without training. Prints seconds a round, bytes, and the
- * coordinator's peak memory.
+ * over TLS, round after round, without training. Prints seconds per round, bytes, and the
+ * peak memory of the coordinator.
  *
  *   bench_coordinator [--members 64] [--rank 32] [--rounds 2] [--method flora]
  *

@@ -4,8 +4,8 @@
  *
  *   bench_engine [--json] [--threads N] [--rows N]
  *
- * Each shape is run for about a second; the figure of a precision is all products of one step over
- * the sum of their best times. */
+ * Each shape is run for about a second. The result of a precision is the number of operations in
+ * one step divided by the sum of the best times. */
 #include "kernels/backend.h"
 
 #include <stdio.h>
@@ -13,9 +13,9 @@
 #include <string.h>
 #include <time.h>
 
-struct shape { /* y (rows, n) = x (rows, k) W^T and back; so many a step */
+struct shape { /* y (rows, n) = x (rows, k) W^T and back, `count` times per step */
     size_t n, k, count;
-    bool head; /* float32 logits, and slices going back */
+    bool head; /* the logits are float32, and the backward product uses slices */
 };
 static const struct shape shapes[] = {
     {960, 576, 30, false},  {576, 576, 30, false}, {1536, 576, 60, false},
@@ -80,7 +80,7 @@ static struct best measure(struct backend_context *c, const struct shape *s, siz
     return best;
 }
 
-/* GFLOP/s over one step's products. */
+/* GFLOP/s over the products of one step. */
 static double measure_precision(enum dtype type, int threads, size_t rows, bool json)
 {
     struct backend_context *c;

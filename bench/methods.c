@@ -1,9 +1,11 @@
-/* Convergence of one method on real rows: a whole run in this process, without the network. It
- * calls the functions that `fedlora join` and the coordinator's worker call: member_train(),
- * method_check_update(), method_next(), member_evaluate().
+/* Measures the convergence of one method on real rows, by a whole run in this process without the
+ * network. It calls the functions that `fedlora join` and the coordinator's worker call:
+ * member_train(), method_check_update(), method_next(), member_evaluate().
  *
- *   bench_methods --base B --data DIR --method M ... --out RESULTS.jsonl        (--help)
- * DIR holds one JSON Lines file a member, and test.jsonl. Appends one JSON line to RESULTS. */
+ *   bench_methods --base B --data DIR --method M ... --out RESULTS.jsonl
+ *
+ * DIR contains one JSON Lines file per member, and test.jsonl. One JSON line is appended to
+ * RESULTS.jsonl. --help lists all options. */
 #include "agg/round/method.h"
 #include "agg/round/method_options.h"
 #include "base/file.h"
@@ -38,7 +40,7 @@ struct bench {
     const struct method *method;
     struct method_options options;
     struct training_options training;
-    uint32_t rounds; /* with the rounds that find the basis */
+    uint32_t rounds; /* including the rounds that compute the basis */
     struct model model;
     struct tokenizer *tokenizer;
     struct engine *engine;
@@ -87,12 +89,14 @@ static err find_members(struct bench *b)
         snprintf(b->member[b->members++].id, LIMIT_NAME_BYTES, "%.*s", (int)n - 6, d->d_name);
     }
     closedir(folder);
-    if (b->members == 0) return err_make(ERR_INPUT, "%s: holds no members' rows", b->o.data);
+    if (b->members == 0)
+        return err_make(ERR_INPUT, "%s: contains no JSON Lines file of a member", b->o.data);
     qsort(b->member, b->members, sizeof *b->member, by_text);
     return ERR_NONE;
 }
 
-/* As the coordinator has it: beside frozen factors the whole state's, of B R A its rank. */
+/* The alpha that the coordinator would send to a member of this rank. With frozen factors it is the
+ * alpha of the whole state, and for R alone the rank, so that the scale is 1. */
 static double alpha_of(const struct bench *b, uint32_t rank)
 {
     if (b->method->frozen) rank = (uint32_t)b->o.rank;
@@ -150,7 +154,7 @@ static err open_rows(struct bench *b)
     return ERR_NONE;
 }
 
-/* The plan of privacy that `fedlora join` would make; this benchmark charges no ledger. */
+/* The privacy plan that `fedlora join` would make. This benchmark charges no ledger. */
 static err plan_privacy(struct bench *b, struct member *m)
 {
     train_set(&m->round, &b->training);
@@ -186,7 +190,7 @@ static err bench_open(struct bench *b)
     for (size_t i = 0; i < b->members && b->o.epsilon > 0; i++)
         TRY(plan_privacy(b, &b->member[i]));
     snprintf(b->dir, sizeof b->dir, "%.3000s/fedlora-methods-XXXXXX", tmp ? tmp : "/tmp");
-    if (mkdtemp(b->dir) == NULL) return err_make(ERR_MACHINE, "%s: cannot be made", b->dir);
+    if (mkdtemp(b->dir) == NULL) return err_make(ERR_MACHINE, "%s: cannot create a folder", b->dir);
     b->history = json_array();
     return ERR_NONE;
 }
@@ -233,7 +237,7 @@ static err list_modules(struct method_module **out, size_t *count, struct bench 
     return e;
 }
 
-/* Every member downloads it once. */
+/* Every member downloads the frozen factors once. */
 static err take_frozen(struct bench *b, const char *path)
 {
     struct digest digest;
@@ -358,7 +362,8 @@ static err train_member(double *loss, struct bench *b, struct member_state *stat
     return ERR_NONE;
 }
 
-/* Admission, as the coordinator does it; a member that has pruned keeps the rank it sent. */
+/* Checks an update as the coordinator does. A member that has pruned keeps the rank that it
+ * sent. */
 static err check_update(struct bench *b, const struct adapter_file *state, uint32_t round, size_t i)
 {
     char path[LIMIT_PATH_BYTES];

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Convergence of every method on CLINC150: its data, its runs, their table and picture.
+"""Measures the convergence of every method on CLINC150: makes the data, the runs, a table and a picture.
 
-  methods.py data SOURCE OUT      SOURCE holds CLINC150's data_full.json and domains.json
+  methods.py data SOURCE OUT      SOURCE contains CLINC150's data_full.json and domains.json
   methods.py run DIR [options]    data, fed-sb's frozen factors, and one run for each method and seed;
                                   appends to DIR/results.jsonl; finished runs are not repeated
   methods.py best RESULTS         the best learning rate of each method
@@ -23,15 +23,15 @@ import subprocess
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 BASE = "~/.cache/fedlora/SmolLM2-135M-Instruct.Q4_1.gguf"  # deploy/demo.sh fetches it
 
-RANKS = [64, 32, 16, 16, 8, 8, 4, 4, 4, 4]  # of the ten members in order of name
+RANKS = [64, 32, 16, 16, 8, 8, 4, 4, 4, 4]  # ranks of the ten members in order of name
 MIXED = ["--rank", "64", "--ranks", ",".join(map(str, RANKS))]
-SAME = ["--rank", "4"]  # the most that every member carries
-TWICE = ["--scale", "2"]  # alpha is twice the rank, everybody's scale 2
+SAME = ["--rank", "4"]  # the largest rank that every member supports
+TWICE = ["--scale", "2"]  # alpha is twice the rank, so the scale of every member is 2
 PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj")]
 PROJECTIONS += ["mlp." + x for x in ("gate_proj", "up_proj", "down_proj")]
 TARGETS = ",".join(f"model.layers.{n}.{x}" for n in range(20, 30) for x in PROJECTIONS)
 
-# Options of a method, and its learning rate: from a few trials on val.jsonl with seed 0, which is
+# Options of a method, and its learning rate, which was chosen by a few trials on val.jsonl with seed 0, which is
 # not reported. docs/methods.md says which were tried.
 METHODS = {
     "flora": (MIXED + ["--alpha", "16"], 8e-3),
@@ -69,13 +69,13 @@ def write_rows(path, rows):
 
 
 def by_turns(rows, intents, count):
-    """`count` rows of every intent; first one of each, then a second of each, and so on."""
+    """`count` rows of every intent: the first row of each intent, then the second of each, and so on."""
     of = {intent: [text for text, x in rows if x == intent] for intent in intents}
     return [row_of(of[intent][n], intent) for n in range(count) for intent in intents]
 
 
 def write_data(options):
-    """One file a domain, which is a member's, and rows to measure on of every intent."""
+    """Writes one file per domain, for one member each, and test rows of every intent."""
     with open(os.path.join(options.source, "data_full.json"), encoding="utf-8") as file:
         data = json.load(file)
     with open(os.path.join(options.source, "domains.json"), encoding="utf-8") as file:
@@ -105,7 +105,7 @@ def read_results(path):
 
 
 def prepare(options):
-    """The rows and the file of frozen factors, where they are not yet in the directory."""
+    """Makes the rows and the file of frozen factors if they are not in the directory yet."""
     data = os.path.join(options.dir, "data")
     frozen = os.path.join(options.dir, "basis.safetensors")
     if not os.path.exists(data):
@@ -216,8 +216,8 @@ COLOURS = ["#1b6ca8", "#d1495b", "#2e933c", "#8e5ea2", "#e08e0b", "#3a3a3a", "#0
 
 
 def curve(runs):
-    """(megabytes up and down of a mean member, accuracy %) after the rounds that were measured on
-    all rows, mean over seeds."""
+    """(megabytes up and down of an average member, accuracy %) after the rounds that were measured on
+    all rows, as the mean over the seeds."""
     points, rounds = [], len(runs[0]["history"])
     for n in range(rounds):
         if runs[0]["history"][n]["rows"] < runs[0]["history"][-1]["rows"]:
@@ -262,7 +262,7 @@ def axes(place, low, high, most):
 
 
 def labels(ends):
-    """Names beside the last points, moved apart; ends: (y, method, colour) by y."""
+    """Draws the names next to the last points, moved apart. ends: (y, method, colour), sorted by y."""
     out, last = [], -1e9
     for y, method, colour in sorted(ends):
         y = max(y + 4, last + 15)

@@ -1,4 +1,4 @@
-/* Noise for the coordinates of one release: seconds, on one thread.
+/* Measures the seconds to draw the noise for the coordinates of one release, on one thread.
  *
  *   bench_noise [COORDINATES] [--sigma STEPS] [--repeat N] */
 #include "privacy/noise/noise.h"

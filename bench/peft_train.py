@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One measurement of training with Hugging Face PEFT on PyTorch, in a process of its own. Prints one line of
+"""Measures training with Hugging Face PEFT on PyTorch once, in a separate process. Prints one line of
 JSON with tokens per second (of each step, and their median) and the peak resident memory (VmHWM).
 
   peft_train.py --base FILE.gguf|DIR --data ROWS.jsonl [--precision bf16|f32] [--compile] ...

@@ -3,7 +3,7 @@
 
   privacy.py run DIR --source S [options]   data, base model, and one run for each method, budget and seed;
                                             appends to DIR/results.jsonl; finished runs are not
-                                            repeated. S holds clinc150/ and stories260k/
+                                            repeated. S contains clinc150/ and stories260k/
   privacy.py best RESULTS                   the best learning rates among the trials
   privacy.py report RESULTS                 a Markdown table; --svg FILE: loss over epsilon
 
@@ -24,8 +24,8 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 EPSILONS = [0, 8, 3, 1]  # 0: without privacy
 DELTA, SAMPLING = 1e-5, 0.1
 
-# Options; learning rates without and with privacy: from trials on val.jsonl with seed 0, which is not
-# reported, at epsilon 3. docs/privacy.md says which were tried.
+# Options, and learning rates without and with privacy. Trials on val.jsonl with seed 0 and epsilon 3,
+# which are not reported, chose the rates. docs/privacy.md says which were tried.
 METHODS = {
     "fed-sb": (["--rank", "16"], 0.02, 0.02),
     "ffa": (["--rank", "4", "--scale", "2"], 0.02, 0.02),
@@ -159,7 +159,7 @@ def picture(of):
         methods.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "epsilon", 'text-anchor="middle"')
     )
     out.append(methods.text(LEFT, TOP - 5, "test loss"))
-    ends = []  # of the lines, where their names go
+    ends = []  # ends of the lines, for their names
     for shift, (method, colour) in zip((-6, 0, 6), zip(METHODS, methods.COLOURS)):
         points = []
         for i, epsilon in enumerate(EPSILONS):

@@ -1,11 +1,12 @@
-/* Training with example-level privacy beside training without it: Fed-SB's R of rank 64 on all
- * seven projections of the model named, rows of 512 tokens, four of them (2,048 tokens) a step.
+/* Compares training with example-level privacy with training without it. It trains R of fed-sb, of
+ * rank 64, on all seven projections of the given model, with four rows of 512 tokens (2,048 tokens)
+ * per step.
  *
  *   bench_private --base PATH [--private] [--rank N] [--steps N] [--threads N]
  *
- * One line of JSON: tokens per second (median of the steps after the first) and the peak resident
- * memory. With sampling at rate 1 every record takes part in every step: the same work on both
- * sides. */
+ * Prints one line of JSON: tokens per second (median of the steps after the first) and the peak
+ * resident memory. The sampling rate is 1, so every record takes part in every step and both sides
+ * do the same work. */
 #include "base/rng.h"
 #include "engine/train/train_private.h"
 

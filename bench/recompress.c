@@ -1,10 +1,11 @@
-/* Recompression of ten clients' stacks to 0.9999 of the energy, against the dense SVD of LAPACK in
- * the same run and on one thread too; for a 7B model's 224 modules by their number.
+/* Measures the recompression of the stacks of ten clients to 0.9999 of the energy, and the dense
+ * SVD of LAPACK in the same run, both on one thread. The times of the shapes are multiplied by
+ * their number in a 7B model (224 modules).
  *
  *   bench_recompress [SIDE]
  *
- * SIDE: of the dense SVD that is timed, 4096 by default; its time at other shapes is scaled by
- * min^2 max. */
+ * SIDE is the side of the dense SVD that is timed, 4096 by default. Its time at other shapes is
+ * scaled by min^2 max. */
 #include "agg/algebra/lowrank.h"
 #include "base/rng.h"
 #include "base/text.h"

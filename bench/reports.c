@@ -1,11 +1,12 @@
-/* The cost of a round's report beside the cost of the round itself, for every method and the 210
- * modules of SmolLM2-135M, on one thread. It is measured in seconds of processor time, so that
- * waiting for the disk and other work on the machine do not count.
+/* Compares the cost of the report of a round with the cost of the round itself, for every method
+ * and the 210 modules of SmolLM2-135M, on one thread. It is measured in seconds of processor time,
+ * so that waiting for the disk and other work on the machine do not count.
  *
  *   bench_reports [--dir DIR] [--members 10] [--rank 32] [--core 64] [METHOD...]
  *
- * --rank is that of the members' adapters, --core that of R where it alone trains. The report is
- * taken without directions, which are for every few rounds, and then with them. */
+ * --rank is the rank of the members' adapters, and --core the rank of R for methods that train only
+ * R. The report is measured without directions, which only every few rounds have, and then with
+ * them. */
 #include "agg/round/method.h"
 #include "base/digest.h"
 #include "base/file.h"
@@ -70,7 +71,7 @@ static void make_modules(struct bench *b)
     rng_fill_uniform(&rng, b->block, BLOCK, 0.05);
 }
 
-/* Members' factors differ in where in the block they begin. */
+/* The factors of all members are windows of the block, at different offsets. */
 static void make_update(const struct bench *b, const struct method *method, uint32_t rank,
                         const char *frozen, size_t k)
 {
@@ -145,8 +146,8 @@ static void run(struct figures *out, const struct bench *b, const struct method 
     struct method_report_frozen known = {0};
     struct method_report_options options = {.threads = 1, .frozen = &known};
     struct method_report report = {0};
-    /* Once before, for the page cache, and so that the frozen factors are known as in a second
-     * round. */
+    /* Runs once before the measurement, to fill the page cache and because the frozen factors are
+     * known only from the second round on. */
     must(method_next(&report, method, after, &next));
     must(method_report_make(&report, method, after, &next, &options));
     method_report_close(&report);

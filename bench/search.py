@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""The settings of the demo: alpha and learning rate of each method, found by one search for all.
+"""Finds the settings of the demo, which are alpha and learning rate of each method, by one search.
 
   bench/run.sh search DIR [--methods flora,fedit,fed-sb] [--alphas 16,32] [--rates 2e-3,4e-3]
                           [--seeds 1,2,3] [--keep N] [--base PATH]
 
 Every pair of alpha and learning rate is trained in the demo's federation (its data, ranks, rounds and
-steps) with the first seed. The --keep pairs of highest validation accuracy (of equal ones, the least
-loss) are trained with the other seeds too, and the best mean is chosen. Fed-SB has no alpha: more rates
-are tried instead. Validation rows share no pair of symptom and detail with the test rows
-(deploy/demo_data.py). DIR/search.jsonl has one line a training; a second call trains only what is
+steps) with the first seed. The --keep pairs with the highest validation accuracy (if equal, with the smallest
+loss) are trained with the other seeds too, and the pair with the best mean is chosen. Fed-SB has no alpha,
+so more rates are tried instead. Validation rows share no pair of symptom and detail with the test rows
+(deploy/demo_data.py). DIR/search.jsonl has one line per training; a second call trains only what is
 missing.
 """
 
@@ -21,7 +21,7 @@ BENCH = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(BENCH, "..", "build", "release")
 TARGETS = "q,k,v,o,gate,up,down"
 RATES = [1e-3, 2e-3, 4e-3]
-# name: alphas, rates, what `bench_methods` needs besides. Ranks are in the order east, north, south, west.
+# name: alphas, rates, further options of bench_methods. Ranks are in the order east, north, south, west.
 METHODS = {
     "flora": ([16, 32, 64, 128], RATES, ["--ranks", "8,4,16,32"]),
     "fedit": ([8, 16, 32, 64], RATES, ["--rank", "4"]),

@@ -1,4 +1,5 @@
-/* Tokenizers: seconds to open one, and tokens a second over a text as one piece and line by line.
+/* Measures tokenizers: the seconds to open one, and its tokens per second over a text as one piece
+ * and line by line.
  *
  *   bench_tokenize TEXT BASE... */
 #include "base/file.h"
@@ -23,7 +24,7 @@ static err encode_lines(struct tokens *out, const struct tokenizer *t, const cha
     return ERR_NONE;
 }
 
-/* Millions of tokens a second, the best of a few. */
+/* Millions of tokens per second, the best of several runs. */
 static err measure(double *out, const struct tokenizer *t, const char *text, size_t size,
                    bool lines)
 {

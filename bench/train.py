@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Speed and memory of training, `fedlora train` and Hugging Face PEFT in one run. The two take turns, each
-measurement in a process of its own; the table has the median and the best of the repeats. The speed of the
+"""Compares the speed and memory of `fedlora train` and Hugging Face PEFT in one run. The two take turns, each
+measurement in a separate process; the table has the median and the best of the repeats. The speed of the
 machine's matrix products is measured as well, so that figures of different machines can be compared.
 
   bench/run.sh train [--base PATH] [--repeats N] [--steps N] [--programs DIR] [--only bf16,...]
@@ -44,9 +44,9 @@ SMOLLM2 = {
 
 
 def flops_per_token(m=None):
-    """Of every frozen matrix: forward and the gradient by its input, 2 + 2 a weight (none by the
-    weight itself). Attention: forward 4 a pair and dimension, backward twice that, half the pairs
-    (causal). LoRA: 2 forward and 4 backward a weight."""
+    """Floating point operations. A frozen matrix: 2 forward and 2 for the gradient of its input, per weight
+    (there is no gradient of the weight). Attention: 4 forward and 8 backward per pair and dimension, for half
+    of the pairs (causal). LoRA: 2 forward and 4 backward per weight."""
     m = m or SMOLLM2
     h, f = m["hidden"], m["ffn"]
     dense = m["layers"] * (2 * h * h + 2 * h * m["kv"] + 3 * h * f) + h * m["vocab"]
@@ -64,7 +64,7 @@ def write_rows(path, count, seq, vocab):
 
 
 def run_measured(command):
-    """Runs a command: its standard output, and its peak resident bytes (ru_maxrss is VmHWM)."""
+    """Runs a command. Returns its standard output and its peak resident bytes (ru_maxrss is VmHWM)."""
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
         error = child.stderr.read()
@@ -154,7 +154,7 @@ def measure_peft(options, work, extra):
 
 
 def measure_peak(options):
-    """GFLOP/s of this machine's matrix products at the model's shapes; {} without the program."""
+    """GFLOP/s of matrix products on this machine, at the shapes of the model; {} without the program."""
     program = os.path.join(options.programs, "bench_engine")
     if not os.path.exists(program):
         return {}
