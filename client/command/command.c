@@ -262,6 +262,7 @@ static const struct command *find_command(int *words, int argc, char **argv)
     return NULL;
 }
 
+/* A misspelled name gets a suggestion, which is the nearest name of the list by edit distance. */
 static err unknown_command(const char *name)
 {
     const char *known[COMMANDS];

@@ -9,11 +9,11 @@
 
 struct aggregate_command {
     struct command_common common;
-    const char *method, *weights, *output;
-    int64_t rank;
-    double error, energy;
-    uint64_t bytes;
-    struct option_list options;
+    const char *method, *weights, *output; /* weights: as given, NULL: equal weights */
+    int64_t rank;                          /* 0: no limit, as for the next three */
+    double error, energy;                  /* relative to each module */
+    uint64_t bytes;                        /* of all modules together */
+    struct option_list options;            /* KEY=VALUE of the method */
     bool stack, compare, verify, force;
 };
 

@@ -70,6 +70,8 @@ static json_t *json_saved(const struct combine *c)
     return list;
 }
 
+/* The index c->count has the cosines over all modules together. The keys have the names of the
+ * columns in the tables, but all digits. */
 err aggregate_print_json(const struct aggregate_command *o, const struct combine *c,
                          const struct aggregate_checked *v)
 {
@@ -145,6 +147,7 @@ struct kind {
     double norm, error, dropped, verified;
 };
 
+/* Adds a module to its kind. Norms and errors add up as the root of the sum of squares. */
 static void kind_add(struct kind *k, const struct method_report_row *row, double verified)
 {
     k->modules++;
@@ -163,6 +166,7 @@ static const char *kind_name(const char *module, bool whole)
     return whole || !dot ? module : dot + 1;
 }
 
+/* The columns must be in the order of the heads in print_modules(). */
 static err kind_row(struct table *table, const struct kind *k, bool verify)
 {
     TRY(table_cell(table, "%s", k->name));
@@ -211,6 +215,8 @@ out:
     return e;
 }
 
+/* The summary is the last line, so that it is visible after long tables. The part that was cut off
+ * is printed only for results that were cut. */
 err aggregate_print_text(const struct aggregate_command *o, const struct combine *c,
                          const struct aggregate_checked *v)
 {

@@ -136,6 +136,8 @@ static err print_result(const struct basis_command *o, const char *digest, size_
     return e;
 }
 
+/* The file records the digest of the base, so that the coordinator refuses factors that were made
+ * from another base. alpha = rank gives the factors the scale 1. */
 static err basis_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arguments, (void)arena;

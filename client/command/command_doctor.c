@@ -309,6 +309,8 @@ out:
     return e;
 }
 
+/* The checks of the machine need no network and come first. A failed check adds a problem and no
+ * error, so all later checks still run. */
 static err doctor_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arguments, (void)arena;

@@ -18,7 +18,7 @@
 struct eval_command {
     struct command_common common;
     const char *base, *data, *adapter, *state, *logits, *per_row;
-    int64_t seq, batch_tokens;
+    int64_t seq, batch_tokens; /* batch_tokens 0: the default of the engine */
     bool eos, bos, accuracy, force;
 };
 

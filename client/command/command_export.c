@@ -23,9 +23,9 @@ static const char *const type_names[] = {"f32", "bf16", NULL};
 
 struct export_command {
     struct command_common common;
-    int as, type;
+    int as, type; /* indices in as_names and type_names */
     const char *output, *base, *frozen;
-    int64_t rank;
+    int64_t rank; /* at most one of rank and error is not 0 */
     double error;
     bool force;
 };
@@ -135,6 +135,7 @@ static json_t *modules_json(const struct flatten *delta)
     return list;
 }
 
+/* `error` is the absolute Frobenius norm of the part that was cut, over all modules together. */
 static err print_json(const struct result *r)
 {
     uint32_t least, most;
@@ -152,6 +153,7 @@ static err print_json(const struct result *r)
     return e;
 }
 
+/* The note about missing parts goes to standard error, because standard output is the result. */
 static err print_text(const struct result *r)
 {
     uint32_t least, most;

@@ -89,6 +89,8 @@ static json_t *rope_json(const struct rope *r)
     return o;
 }
 
+/* The keys are the names of struct arch. Two bases with equal values here can still differ in their
+ * weights, which only the digest shows. */
 static void add_arch(json_t *out, const struct arch *a)
 {
     const struct {

@@ -27,9 +27,9 @@ enum { RUN_WATCH_MS = 20 * 1000 };
 struct run_command {
     struct command_common common;
     struct remote_options remote;
-    const char *output;
-    uint64_t retry_ms;
-    bool force;
+    const char *output; /* export only */
+    uint64_t retry_ms;  /* watch and export only */
+    bool force;         /* export only */
 };
 
 #define AT(member) offsetof(struct run_command, member)
@@ -178,8 +178,8 @@ struct watching {
     const struct run_command *o;
     const char *name;
     struct retry retry;
-    uint64_t after;
-    bool over, failed;
+    uint64_t after;    /* sequence number of the last event printed */
+    bool over, failed; /* the run has ended; it ended as failed */
 };
 
 /* One long poll. Events have sequence numbers; asking for those after the last one printed means
@@ -267,6 +267,7 @@ static err make_whole(const struct run_command *o, struct rpc_client *client, co
     return e;
 }
 
+/* The digest identifies the state, so that members and the operator can compare their copies. */
 static err print_export(const struct run_command *o, const run_status *status)
 {
     char text[DIGEST_TEXT_BYTES], size[32];

@@ -226,6 +226,8 @@ static err take_all(struct audit *a)
     return e;
 }
 
+/* The table is printed only after all ledgers have been verified. The files of a failed audit stay,
+ * so that the auditor can examine them. */
 static err audit_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;

@@ -216,6 +216,7 @@ static err add_line(struct work *w, const char *line, size_t size, unsigned numb
     return e;
 }
 
+/* Lines are read one at a time, so that a program can write a line and wait for its ids. */
 static err add_lines(struct work *w)
 {
     char *line = NULL;
@@ -250,6 +251,7 @@ static err join_numbers(struct work *w, const struct option_list *texts, bool *j
     return e;
 }
 
+/* The weights are not opened: a tokenizer needs only a few files of the base. */
 static err tokenize_run(void *options, const struct option_list *texts, struct arena *arena)
 {
     (void)arena;

@@ -81,6 +81,7 @@ static void tensors_add(json_t *out, const struct gguf *g)
     json_object_set_new(out, "tensors", list);
 }
 
+/* Arrays are not printed, because a vocabulary has hundreds of thousands of entries. */
 void inspect_gguf_add(json_t *out, const struct gguf *g, bool tensors)
 {
     json_t *values = json_object();

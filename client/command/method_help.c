@@ -64,6 +64,7 @@ err method_help(struct bytes *out)
     return ERR_NONE;
 }
 
+/* Methods that need the shared state of a run are left out: `aggregate` refuses them. */
 err method_help_aggregate(struct bytes *out)
 {
     TRY(bytes_printf(out, "methods:\n"));

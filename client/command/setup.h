@@ -57,12 +57,12 @@ struct setup_options {
 
 /* The open inputs of a command. */
 struct setup {
-    struct model model;
+    struct model model;          /* its address is kept by the engine */
     struct tokenizer *tokenizer; /* NULL if the base has none */
     err no_tokenizer;            /* the reason why it has none */
     struct engine *engine;
-    struct adapter adapter;
-    bool adapted;
+    struct adapter adapter; /* open only if `adapted` */
+    bool adapted;           /* --adapter or --state was given */
 };
 
 /* *out must not move while it is open: the engine keeps the address of the model in it. */
@@ -74,9 +74,9 @@ const struct adapter *setup_adapter(const struct setup *s);
 err setup_need_tokenizer(const struct setup *s);
 /* A data file and how its rows are read. */
 struct setup_data_options {
-    const char *path;
-    int64_t seq; /* 0: LIMIT_SEQUENCE */
-    bool eos, bos;
+    const char *path; /* JSON Lines */
+    int64_t seq;      /* 0: LIMIT_SEQUENCE */
+    bool eos, bos;    /* add these tokens to text rows */
 };
 /* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. */
 err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o);

@@ -33,10 +33,10 @@ err export_gguf(const char *path, const struct flatten *delta, const struct mode
  * (may be NULL) gets a sentence about parts that a loader will miss, or "". One weight is in memory
  * at a time. */
 struct export_merged_options {
-    enum dtype type;
-    bool replace;
-    char *note;
-    size_t note_bytes;
+    enum dtype type;   /* DTYPE_F32 or DTYPE_BF16 */
+    bool replace;      /* replace an existing directory */
+    char *note;        /* or NULL */
+    size_t note_bytes; /* room in note */
 };
 err export_merged(const char *dir, const struct flatten *delta, const struct model *base,
                   const struct export_merged_options *options);

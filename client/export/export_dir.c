@@ -168,6 +168,9 @@ static bool biases_fit(const struct family *f, const struct arch *a)
            bias_fits(f->mlp_bias, a->mlp_bias) && (!one_key || a->qkv_bias == a->o_bias);
 }
 
+/* Each key has its name in the configuration classes of transformers. Settings that these classes
+ * cannot express are refused, because a loader would compute another function without an error.
+ * Families with a switch get max_window_layers 0, which gives every layer the window. */
 static err config_of_gguf(json_t **out, const struct model *m, enum dtype type)
 {
     const struct arch *a = &m->arch;

@@ -24,7 +24,7 @@ enum { CHUNK_VALUES = LIMIT_DIMENSION };
 struct merge {
     const struct flatten *delta;
     const struct model *base;
-    enum dtype type;
+    enum dtype type; /* of the written weights */
     struct file_out file;
     float *rows;   /* (CHUNK_VALUES) */
     double *sum;   /* (CHUNK_VALUES) */

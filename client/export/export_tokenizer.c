@@ -46,9 +46,9 @@ static const struct pre_row {
 struct vocab {
     const struct gguf *g;
     struct arena arena;
-    const struct gguf_str *text;
-    const int32_t *type; /* (count), or NULL: all normal */
-    const float *score;  /* (count), SentencePiece only */
+    const struct gguf_str *text; /* (count) the token of each id, not zero-terminated */
+    const int32_t *type;         /* (count), or NULL: all normal */
+    const float *score;          /* (count), SentencePiece only */
     size_t count;
 };
 
@@ -141,8 +141,8 @@ out:
 
 /* A way to join two tokens into a third one. */
 struct scored_split {
-    float score;
-    int32_t whole, left, right;
+    float score;                /* of the joined token */
+    int32_t whole, left, right; /* ids of the joined token and of its parts */
 };
 
 /* The best score first. Equal scores are ordered by ids, so that the file does not depend on
@@ -196,6 +196,7 @@ static err splits_of(struct scored_split **out, size_t *count, const struct voca
     return ERR_NONE;
 }
 
+/* The merges are in the order of their scores, which is the order in which BPE applies them. */
 static err scored_merges_json(json_t *list, const struct vocab *v, const json_t *ids)
 {
     struct scored_split *split = NULL;

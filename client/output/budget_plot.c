@@ -12,7 +12,7 @@ enum { WIDTH = 720, HEIGHT = 440, LEFT = 76, RIGHT = 24, TOP = 66, BOTTOM = 62, 
 
 /* An axis from 0 to `end`, with a label at every `step`. */
 struct axis {
-    double end, step;
+    double end, step; /* in units of the values, not in pixels */
 };
 
 /* The end of an axis that holds `most`, in steps of 1, 2 or 5 times a power of ten, so that labels

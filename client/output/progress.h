@@ -12,10 +12,10 @@
 enum { PROGRESS_LINE_BYTES = 400 };
 
 struct progress {
-    bool enabled, terminal;
-    char what[64];    /* name of the work: "training" */
-    const char *unit; /* of the rate: "tokens", "rows"; NULL: no rate */
-    uint64_t begun_ms, shown_ms;
+    bool enabled, terminal;      /* terminal: redraw one line */
+    char what[64];               /* name of the work: "training" */
+    const char *unit;            /* of the rate: "tokens", "rows"; NULL: no rate */
+    uint64_t begun_ms, shown_ms; /* times of the start and of the last line */
 };
 
 void progress_begin(struct progress *p, bool quiet, const char *what, const char *unit);
@@ -28,7 +28,7 @@ void progress_end(struct progress *p, const char *detail);
 
 /* The parts of a line, in the order in which they are printed; all but `what` may be NULL. */
 struct progress_parts {
-    const char *what, *far, *detail, *rate, *left;
+    const char *what, *far, *detail, *rate, *left; /* far: part done; left: time left */
 };
 /* The line in at most `width` columns: rate, time left and detail are left out, in this order,
  * until the rest fits; then the line is cut. */

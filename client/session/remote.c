@@ -74,9 +74,9 @@ err remote_health(bool *serving, const struct rpc_client_options *options)
 /* State of one download. */
 struct fetching {
     const struct remote_blob *blob;
-    char part[LIMIT_PATH_BYTES];
-    int fd;
-    uint64_t have, total; /* bytes; total 0: not announced yet */
+    char part[LIMIT_PATH_BYTES]; /* kept after a failure, for the next attempt */
+    int fd;                      /* of part, in append mode */
+    uint64_t have, total;        /* bytes; total 0: not announced yet */
     struct digest_stream digest;
 };
 
@@ -212,7 +212,7 @@ out:
 /* State of one upload: the file, the next byte, and how a part is packed. */
 struct sending {
     struct file_map file;
-    uint64_t at;
+    uint64_t at; /* offset of the next byte, at first the one that the coordinator asked for */
     struct bytes *header; /* sent first */
     err (*pack)(struct bytes *message, const uint8_t *data, size_t size);
 };

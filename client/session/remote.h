@@ -32,8 +32,8 @@ err remote_health(bool *serving, const struct rpc_client_options *options);
 struct remote_blob {
     const char *method; /* RPC_PATH_FEDERATION(fetch) or RPC_PATH_ADMIN(fetch_blob) */
     const char *run;
-    struct digest digest;
-    const char *path; /* the file to create; PATH.part during the download */
+    struct digest digest; /* names the blob and is checked at the end */
+    const char *path;     /* the file to create; PATH.part during the download */
 };
 /* The file is complete and has the right digest, or ERR_INPUT and it is deleted. An existing file
  * at `path` is overwritten without being read. */

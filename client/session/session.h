@@ -16,23 +16,25 @@
  * call. */
 struct session_options {
     struct remote_options remote;
-    const char *base, *data;
-    const char *eval_data; /* held-out rows to evaluate states on; NULL: none */
-    const char *run;       /* NULL: the only open run with this member */
-    const char *work;      /* work directory; NULL: see session_work.h */
-    const char *output;    /* file for the last state; NULL: none */
-    uint32_t rank;         /* LoRA rank that this machine offers; 0: the rank the run asks for */
-    uint64_t memory;       /* bytes, reported to the coordinator; 0: not reported */
-    uint64_t retry_ms;     /* longest time without an answer of the coordinator */
-    const char *device;
-    enum dtype precision; /* DTYPE_NONE: the run's */
-    int threads;
+    const char *base, *data; /* base model; training rows, JSON Lines */
+    const char *eval_data;   /* held-out rows to evaluate states on; NULL: none */
+    const char *run;         /* NULL: the only open run with this member */
+    const char *work;        /* work directory; NULL: see session_work.h */
+    const char *output;      /* file for the last state; NULL: none */
+    uint32_t rank;           /* LoRA rank that this machine offers; 0: the rank the run asks for */
+    uint64_t memory;         /* bytes, reported to the coordinator; 0: not reported */
+    uint64_t retry_ms;       /* longest time without an answer of the coordinator */
+    const char *device;      /* "auto", "cpu", "cuda", "cuda:1" */
+    enum dtype precision;    /* DTYPE_NONE: the precision of the run */
+    int threads;             /* 0: all */
     /* For runs with example-level privacy: this member's ledger and the key that signs it, and the
      * largest epsilon and delta it accepts, which are also the budget of a newly created ledger.
      * NULL and 0: not given. */
     const char *ledger, *ledger_key;
     double epsilon, delta;
-    bool checkpoint, quiet, force;
+    bool checkpoint; /* recompute activations: less memory, slower */
+    bool quiet;      /* print no notes and no progress */
+    bool force;      /* replace an existing output file */
 };
 
 /* The outcome, for the user. Byte counts and rounds are those of this process, not of the whole
@@ -46,7 +48,7 @@ struct session_result {
     uint32_t rounds_trained;
     bool charged;                    /* the run has example-level privacy; `spent` is set */
     struct train_ledger_spent spent; /* totals of this member's ledger */
-    uint64_t bytes_up, bytes_down;
+    uint64_t bytes_up, bytes_down;   /* contents of updates and blobs, without framing */
 };
 
 /* Returns when the run has finished. ERR_REFUSED: the coordinator does not accept this member.

@@ -14,11 +14,11 @@
 struct session_local {
     const struct session_options *options;
     struct model model;
-    struct digest base;
-    char base_text[DIGEST_TEXT_BYTES];
-    struct tokenizer *tokenizer;
-    struct dataset data, held_out; /* held_out: count 0 without --eval-data */
-    struct engine *engine;         /* NULL until session_local_prepare() */
+    struct digest base;                /* digest of the base model */
+    char base_text[DIGEST_TEXT_BYTES]; /* the same, in hex */
+    struct tokenizer *tokenizer;       /* NULL if the base has none */
+    struct dataset data, held_out;     /* held_out: count 0 without --eval-data */
+    struct engine *engine;             /* NULL until session_local_prepare() */
 };
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */

@@ -158,9 +158,9 @@ err session_privacy_charge(const struct session_privacy *p, uint32_t round,
 
 /* A range of whole lines of the ledger. */
 struct part {
-    const char *text;
-    size_t size;
-    uint64_t first, lines;
+    const char *text;      /* into the ledger, which is in memory as a whole */
+    size_t size;           /* bytes, at most PART_BYTES */
+    uint64_t first, lines; /* number of the first line, from 1; number of lines */
 };
 
 /* The lines after the first `after`, as many as fit into one message. Lines are never split,

@@ -17,7 +17,8 @@
 struct session_privacy {
     bool on;
     struct train_options train; /* training options of one round, as in the plan */
-    struct train_ledger ledger;
+    struct train_ledger ledger; /* the plan; borrows the texts below */
+    /* Names in the ledger: FEDERATION/RUN, FEDERATION/MEMBER, and the method. */
     char job[2 * LIMIT_NAME_BYTES], party[2 * LIMIT_NAME_BYTES], method[LIMIT_NAME_BYTES];
 };
 

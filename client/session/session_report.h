@@ -19,13 +19,13 @@ struct session_report { /* the caller sets the first group, and zero for the res
     bool quiet;           /* no progress line */
     bool loss_is_private; /* the run has differential privacy: do not print or send losses */
 
-    struct progress progress;
-    uint64_t tokens;
-    double seconds;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    bool running, ending;
+    struct progress progress; /* used by the training thread only */
+    uint64_t tokens;          /* since the start of the round; training thread only */
+    double seconds;           /* time of these tokens */
+    pthread_t thread;         /* sends the reports */
+    pthread_mutex_t lock;     /* guards the members from `ending` to `tokens_per_second` */
+    pthread_cond_t wake;      /* ends a pause of the reporting thread */
+    bool running, ending;     /* running: the thread was created */
     uint32_t step, steps;
     double loss, tokens_per_second;
     atomic_bool abandon; /* the coordinator has answered that the round is over */

@@ -93,7 +93,7 @@ err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const str
 /* The files of one round: the state and, for some methods, frozen factors. */
 struct round_files {
     struct digest state, frozen;
-    bool has_frozen;
+    bool has_frozen; /* false: the other members of `frozen` are not set */
     char state_path[LIMIT_PATH_BYTES], frozen_path[LIMIT_PATH_BYTES],
         frozen_text[DIGEST_TEXT_BYTES];
 };

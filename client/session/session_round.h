@@ -17,15 +17,15 @@ enum { SESSION_AGAIN_MS = 1000 }; /* shortest pause before the same task is done
  * run; it is replaced when the member reconnects. */
 struct session {
     const struct session_options *o;
-    struct session_local local;
-    struct session_work work;
-    struct session_privacy privacy;
+    struct session_local local;     /* base, data and engine */
+    struct session_work work;       /* the work directory, locked */
+    struct session_privacy privacy; /* must not move while open */
     struct rpc_client *client;
-    struct retry retry;
-    Fedlora__V1__HelloReply *hello;
-    struct session_result result;
-    uint32_t submitted_round; /* accepted in this process; 0: none */
-    char wait_reason[512];    /* the last reason for waiting that was printed */
+    struct retry retry;             /* of all calls of this connection */
+    Fedlora__V1__HelloReply *hello; /* owned */
+    struct session_result result;   /* filled during the run */
+    uint32_t submitted_round;       /* accepted in this process; 0: none */
+    char wait_reason[512];          /* the last reason for waiting that was printed */
 };
 
 /* A note for the user on standard error, unless --quiet was given. */
