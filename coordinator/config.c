@@ -9,6 +9,8 @@
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 
+/* Secrets are given as paths of files, so that they are not shown by ps or printed with the
+ * configuration. Rows without a key exist only on the command line. */
 static const struct option_row rows[] = {
     {.flag = "config",
      .kind = OPTION_TEXT,
@@ -72,6 +74,8 @@ static const struct option_row rows[] = {
      .required = true,
      .value = "DIR",
      .help = "folder of the database, states and updates"},
+    /* At least 2, because the report of a round also reads the state that the round started
+     * from. */
     {.key = "store.keep_states",
      .kind = OPTION_INT,
      AT(keep_states),
@@ -218,8 +222,8 @@ static err check_paths(const struct config *c)
     return ERR_NONE;
 }
 
-/* The flags are read twice: first to find --config, then again over the file's values, because a
- * flag takes precedence over the file. */
+/* Later sources win: defaults, file, --set, flags. The flags are read twice: first to find --config
+ * and --set, then again over the values of the file. */
 static err read_all(struct config *c, int argc, char **argv)
 {
     struct option_list rest = {0};

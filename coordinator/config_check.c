@@ -25,7 +25,8 @@ static err check_address(const struct config *c)
     return ERR_NONE;
 }
 
-/* Removes the folder that the check itself has made. */
+/* Removes the folder that the check itself has made. rmdir() fails if anything else is in it, so
+ * data is never lost. */
 static void forget_disk(const char *dir, bool made)
 {
     char path[LIMIT_PATH_BYTES];

@@ -89,8 +89,9 @@ static err recover(const struct config *config)
     return e;
 }
 
-/* Order of the start: the key, so that a private run does not fail later; the folder and its
- * lock; recovery; then the service. */
+/* Order of the start: the key, so that a private run does not fail later; the folder and its lock;
+ * recovery; then the service. `s` is static because its address must not change. The lock is
+ * released last, when no thread uses the folder any more. */
 static err run_service(const struct config *config)
 {
     static struct serve s;
@@ -137,6 +138,7 @@ int main(int argc, char **argv)
     else if (config.sample)
         e = print(config_sample, "", "");
     else {
+        /* Before any thread exists and before --check uses TLS (proto/rpc.h). */
         e = rpc_init();
         if (!err_is(e)) {
             catch_signals();

@@ -139,7 +139,7 @@ static void shift_counts(struct round_counts *c)
 
 /* The stage follows from what is durable. A round that was opened but not published is training
  * again: its updates are rows of the store, and ROUND_ON_BEGIN closes it once more if they are
- * complete. */
+ * complete. Members may be restored before or after this call, because it counts them all. */
 void round_restore(struct round *r, const struct round_restored *was)
 {
     REQUIRE(was->published <= r->rules.rounds);

@@ -38,9 +38,9 @@ static err draw_members(struct run *run)
 }
 
 /* After a crash the store must know every round that a member may have been handed, otherwise an
- * update for it would be refused as one for a round that has not begun. Hence this comes before
- * the first member gets the round. It may fail on a full disk; then it is tried again with the
- * next request or tick. */
+ * update for it would be refused as one for a round that has not begun. So this comes before the
+ * first member gets the round. It may fail on a full disk; then it is tried again with the next
+ * request or tick. The draw comes first: without it no member may get the round. */
 err run_save_opening(struct run *run)
 {
     uint32_t round = run->round.opened;
@@ -163,6 +163,7 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     r->evaluates = hello->eval_rows > 0;
     LOG(LOG_INFO, "member.hello", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
         LOG_INT("rank", rank), LOG_INT("examples", hello->examples));
+    /* Not only after learn_modules(), because an earlier hello may have failed after it. */
     if (!run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
     run_apply_member(run, ROUND_ON_HELLO, member);
     return ERR_NONE;

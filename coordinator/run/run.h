@@ -32,8 +32,8 @@ struct run_member {
     double train_loss;
     struct store_evaluation evaluation; /* its newest; rows 0: none */
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
-    struct ledger ledger;               /* serve_ledger.c: the copy of its privacy ledger, without
-                                           entries; head.count 0: not read yet */
+    struct ledger ledger;               /* serve_ledger.c: head and newest lines of the copy of
+                                           its privacy ledger; head.count 0: not read yet */
 };
 
 struct run {

@@ -155,7 +155,8 @@ out:
     return e;
 }
 
-/* Rows of members that the configuration does not name (any more) are ignored. */
+/* Rows of members that the configuration does not name (any more) are ignored. Progress and
+ * unfinished uploads have no rows: the members report them again. */
 static err load_members(struct run *run)
 {
     struct arena arena = {0};
@@ -187,6 +188,7 @@ static err load_members(struct run *run)
     return e;
 }
 
+/* From the column `hold` of a run (store_schema.c). */
 static enum round_phase hold_of(const char *text)
 {
     return !strcmp(text, "paused")    ? ROUND_PAUSED
@@ -204,7 +206,8 @@ static err load_modules(struct run *run, const struct store_run *was)
 }
 
 /* The configuration is completed again: an older version may have stored it without options that
- * exist today, and a newer one with methods that this version does not know. */
+ * exist today, and a newer one with methods that this version does not know. Nothing is pushed to a
+ * worker here: ROUND_ON_BEGIN does that, when all runs are loaded and the server listens. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was)
 {
     Fedlora__V1__RunConfig *config = NULL;

@@ -207,7 +207,7 @@ static err judge_local(const run_config_t *c, const struct method_options *optio
                     p->noise, p->epsilon, (unsigned long long)summary.rounds, plan.rounds);
 }
 
-/* Evaluations are refused too: a loss on a member's rows is not covered by the budget. */
+/* Evaluations are refused too, because a loss on a member's rows is not covered by the budget. */
 err run_privacy_check(run_config_t *c, const struct method_options *options)
 {
     Fedlora__V1__Privacy *p = c->privacy;

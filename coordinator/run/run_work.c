@@ -123,6 +123,7 @@ static void report_done(struct work_job *work)
     struct publish_job *job = (struct publish_job *)(void *)work;
     struct run *run = job->owner;
     const struct store_round *r = &job->result;
+    /* The report of a newer round may be in its place already. */
     if (run->report == job) run->report = NULL;
     if (!err_is(work->result))
         LOG(LOG_INFO, "round.reported", LOG_STR("run", run->config->name),
@@ -235,7 +236,8 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
                              &job->arena);
 }
 
-/* On success the job belongs to the worker until its `done`. */
+/* On success the job belongs to the worker until its `done`. The job takes the noise of its own
+ * round only; noise of another round stays with the run, which closes it. */
 err run_push_work(struct run *run, enum publish_kind kind)
 {
     struct publish_job *job = calloc(1, sizeof *job);

@@ -52,6 +52,8 @@ static size_t place_of(const struct rate *r, const char *name)
     return low;
 }
 
+/* A new name gets a full bucket. If the table is full of names that called recently, a new name is
+ * refused rather than an old one forgotten, because a forgotten peer would get a new burst. */
 static err find(struct rate_bucket **out, struct rate *r, const char *name, uint64_t now_ms)
 {
     REQUIRE(strlen(name) < sizeof r->bucket->name);

@@ -174,7 +174,8 @@ static void end_polls(struct serve *s, uint64_t now)
 
 /* ---- open, step, close ---- */
 
-/* Called by the workers. The loop may be waiting for the network just then. */
+/* Called by the workers. The loop may be waiting for the network just then, so its wait is
+ * ended. */
 static void wake(void *context)
 {
     struct serve *s = context;
@@ -182,7 +183,8 @@ static void wake(void *context)
 }
 
 /* Two queues, because a receipt must not wait behind a long aggregation. Mathematics is done one
- * job at a time: it uses all threads itself. */
+ * job at a time, because one job uses all threads. Receipts are done in batches, because one flush
+ * of the disk serves a batch. */
 static err open_workers(struct serve *s)
 {
     struct work_options maths = {.name = "maths",

@@ -19,8 +19,9 @@ static void answer_status(struct rpc_call *call, struct run *run)
     arena_close(&arena);
 }
 
-/* The run is durable when run_create() returns, so the operator's answer is never about a run
- * that a crash undid. It is added at the end, because lists are in order of creation. */
+/* The run is durable when run_create() returns, so the operator's answer is never about a run that
+ * a crash undid. run_create() takes `config` in any case. The run is added at the end, because
+ * lists are in order of creation. */
 static err create(struct run **out, struct rpc_call *call, const void *data, size_t size)
 {
     struct serve *s = serve_of(call);

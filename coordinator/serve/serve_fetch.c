@@ -34,6 +34,8 @@ static err find_fetched(struct download *d, struct rpc_call *call,
         TRY(serve_member(&d->run, &d->member, call, request->run));
     else
         TRY(serve_check_admin(call));
+    /* Permission first, and the same error as for a missing blob: a peer cannot find out which
+     * other blobs exist. */
     TRY(store_blob_public(&may, &s->store, d->run ? d->run->id : 0, &digest));
     char name[DIGEST_TEXT_BYTES];
     digest_text(name, &digest);
@@ -110,6 +112,7 @@ static void fetch_more(struct rpc_call *call)
         rpc_call_send(call, packed.data, packed.size);
         d->first = false;
         d->offset += size;
+        /* Counts bytes that gRPC has taken, whether or not they reach the member. */
         if (d->run) {
             d->run->member[d->member].bytes_down += size;
             d->run->member[d->member].bytes_down_new += size;

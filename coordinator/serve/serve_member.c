@@ -9,7 +9,8 @@ enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
 
 /* ---- Hello ---- */
 
-/* The protocol version comes first: with another one the other fields may mean something else. */
+/* The protocol version comes first: with another one the other fields may mean something else. The
+ * reply points into the run, which is safe because it is packed before this thread continues. */
 static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
                  const Fedlora__V1__HelloRequest *request)
 {
@@ -41,6 +42,8 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
     err e = message_unpack(&request, &fedlora__v1__hello_request__descriptor, data, size);
     if (!err_is(e)) e = hello(&reply, call, request);
     if (err_is(e)) {
+        /* Most refusals come from a wrong setup (base, rank, version), which the operator must
+         * see. */
         LOG(LOG_WARN, "member.refused", LOG_STR("member", rpc_call_peer(call)->id),
             LOG_STR("error", e.text));
         serve_refuse(call, e);
@@ -184,7 +187,8 @@ static bool answer_task(const struct serve_poll *poll, bool must)
     return must;
 }
 
-/* The coordinator bounds the wait, so that it knows how long it must keep a call. */
+/* The coordinator bounds the wait, so that it knows how long it must keep a call. Before the first
+ * Hello a member has no rank and no modules, so there is no task for it. */
 static void next_task_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct serve *s = serve_of(call);

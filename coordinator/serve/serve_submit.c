@@ -48,8 +48,9 @@ static void answer_submit(struct rpc_call *call, uint64_t received, bool durable
     serve_answer(call, &reply.base);
 }
 
-/* Loop thread. The call may be over already: the member then asks SubmitOffset and learns that
- * the update is here. */
+/* Loop thread. The call may be over already: the member then asks SubmitOffset and learns that the
+ * update is here. run_admitted() comes before the answer, so that the round counts the update when
+ * the member makes its next call. */
 static void upload_done(struct work_job *work)
 {
     struct admit_job *job = (struct admit_job *)(void *)work;
@@ -66,7 +67,8 @@ static void upload_done(struct work_job *work)
     free(u);
 }
 
-/* Limits are checked before the first byte is written. */
+/* Limits are checked before the first byte is written. A loss that is not finite would spoil the
+ * mean of the round. */
 static err check_header(const struct serve *s, const Fedlora__V1__SubmitHeader *h,
                         const struct run *run)
 {
@@ -108,6 +110,7 @@ static err judge(struct round_place *place, struct upload *u, struct rpc_call *c
     return err_is(e) ? err_in(e, "run %s", u->run->config->name) : e;
 }
 
+/* Refuses for the same reasons as Submit, so a member learns of them before it sends any data. */
 static void offset_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__SubmitHeader *h = NULL;
@@ -168,6 +171,7 @@ static err begin_spool(struct upload *u, const struct spool_key *key, uint64_t o
     struct serve *s = serve_of(u->call);
     struct admit_job *job = calloc(1, sizeof *job);
     if (!job) return err_sys(ENOMEM, "an upload");
+    /* Before the file is opened, because the old call must not write behind the new offset. */
     if (u->run) take_over(u);
     err e = spool_open(&u->spool, s->store.dir, key, offset, s->config->reserve_bytes);
     if (err_is(e)) {
@@ -240,8 +244,8 @@ static void submit_part(struct rpc_call *call, const void *message, size_t size)
     message_free(part);
 }
 
-/* An upload that ends early is answered with the bytes received; the member continues from
- * there. */
+/* An upload that ends early is answered with the bytes received; the member continues from there.
+ * If the worker does not take the job, the upload still owns it, and upload_over() frees it. */
 static void upload_end(struct rpc_call *call)
 {
     struct upload *u = rpc_call_state(call);
@@ -269,7 +273,8 @@ static void upload_end(struct rpc_call *call)
     if (u->run) slot_of(u)->upload = NULL;
 }
 
-/* The file stays in the spool, so the upload can be resumed. */
+/* The file stays in the spool, so the upload can be resumed. An upload that was given away is freed
+ * by upload_done(), because the worker's job points to it. */
 static void upload_over(struct rpc_call *call, bool answered)
 {
     struct upload *u = rpc_call_state(call);

@@ -31,8 +31,9 @@ static err flush_file(const char *path)
     return e;
 }
 
-/* A crash between rename and the flush of the folder may lose the name, never the content under
- * it; no receipt was sent yet. */
+/* A crash between rename and the flush of the folder may lose the name, never the content under it;
+ * no receipt was sent yet. A blob that exists already has the same content, because its name is its
+ * digest. The folder is flushed then too: an earlier call may have failed before it did so. */
 err blob_adopt(const char *data_dir, const char *part, const struct digest *digest)
 {
     struct blob_path path = blob_path(data_dir, digest);
@@ -61,6 +62,8 @@ err blob_size(uint64_t *out, const char *data_dir, const struct digest *digest)
     return ERR_NONE;
 }
 
+/* The folder is not flushed. If a crash brings the file back, no row names it any more, so
+ * blob_sweep() removes it at the next start. */
 err blob_remove(const char *data_dir, const struct digest *digest)
 {
     struct blob_path path = blob_path(data_dir, digest);
@@ -68,7 +71,8 @@ err blob_remove(const char *data_dir, const struct digest *digest)
     return ERR_NONE;
 }
 
-/* Everything else in the folder is removed, including files whose name is not a digest. */
+/* Everything else in the folder is removed, including files whose name is not a digest. An error of
+ * is_used() ends the sweep, because a file must never be removed while its use is unknown. */
 err blob_sweep(size_t *removed, const struct blob_sweep *sweep)
 {
     char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];

@@ -21,7 +21,8 @@ static err db_error(const struct db *db, int code)
 }
 
 /* WAL lets the other threads read while one writes. synchronous=FULL flushes at every commit,
- * because a receipt is sent for it. */
+ * because a receipt is sent for it. foreign_keys is off by default, and is set for each connection.
+ * NOMUTEX, because only one thread uses a connection. */
 err db_open(struct db *out, const char *path)
 {
     struct db db = {0};
@@ -55,8 +56,9 @@ err db_script(struct db *db, const char *sql)
     return code == SQLITE_OK ? ERR_NONE : db_error(db, code);
 }
 
-/* SQLITE_TRANSIENT makes SQLite copy the value: the caller's memory may change before the
- * statement runs. */
+/* SQLITE_TRANSIENT makes SQLite copy the value, because the caller's memory may change before the
+ * statement runs. Variadic arguments are not converted, so callers must pass exactly the types of
+ * db.h: an int for the letter i may be read with wrong upper bits. */
 static int bind_one(sqlite3_stmt *statement, int at, char letter, va_list *args)
 {
     const struct digest *digest;
@@ -118,6 +120,7 @@ void db_query_close(struct db_query *q)
     *q = (struct db_query){0};
 }
 
+/* One step is enough, because these statements return no rows. */
 err db_run(struct db *db, const char *sql, const char *format, ...)
 {
     struct db_query q = {0};
@@ -152,6 +155,7 @@ err db_begin(struct db *db)
     return db_script(db, "BEGIN IMMEDIATE");
 }
 
+/* The result of the rollback is ignored, because the caller needs the first error. */
 err db_end(struct db *db, err e)
 {
     if (!err_is(e)) e = db_script(db, "COMMIT");

@@ -7,8 +7,9 @@
 #include <fcntl.h>
 #include <sys/file.h>
 
-/* flock() belongs to the open file, so the lock ends with the process in any case. The file
- * itself stays: removing it would let two processes lock two different files of one name. */
+/* flock() belongs to the open file, so the lock ends with the process in any case. LOCK_NB, because
+ * a second coordinator must fail at once instead of waiting. The file itself stays, because
+ * removing it would let two processes lock two different files of one name. */
 err lock_open(struct lock *out, const char *data_dir)
 {
     char path[LIMIT_PATH_BYTES];
@@ -26,6 +27,7 @@ err lock_open(struct lock *out, const char *data_dir)
     return ERR_NONE;
 }
 
+/* Closing the file releases the lock. */
 void lock_close(struct lock *lock)
 {
     if (lock->fd > 0) file_disk.close(lock->fd);

@@ -14,8 +14,8 @@
 
 enum { OWNER_TEXT_BYTES = 33 };
 
-/* Names of a run and its owner may together be too long for a file name, so their digest is
- * used. */
+/* Names of a run and its owner may together be too long for a file name, so their digest is used.
+ * Each is hashed with its zero byte, so that no two pairs of names give the same text. */
 static void owner_text(char out[OWNER_TEXT_BYTES], const struct spool_key *key)
 {
     struct digest_stream s;
@@ -84,8 +84,8 @@ static bool is_other_part(const char *name, const char *path, const void *contex
     return !strncmp(name, mine->owner, strlen(mine->owner)) && strcmp(name, mine->name) != 0;
 }
 
-/* Checked before the first byte, so that uploads do not fill the disk that the database needs
- * for its commits. */
+/* Checked before the first byte, so that uploads do not fill the disk that the database needs for
+ * its commits. ERR_LIMIT, because the sender can try again when space is free. */
 static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
 {
     struct statvfs fs;
@@ -124,6 +124,8 @@ err spool_open(struct spool *out, const char *data_dir, const struct spool_key *
     snprintf(mine.name, sizeof mine.name, "%s.%s", mine.owner, digest);
     TRY(spool_remove(&removed, data_dir, is_other_part, &mine));
     path_of(s.path, data_dir, key);
+    /* O_NOFOLLOW, because a symbolic link in the spool must not lead the bytes of a peer to another
+     * file. */
     s.fd = file_disk.open(s.path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (s.fd < 0) return err_sys(errno, "%s", s.path);
     if (file_disk.ftruncate(s.fd, (off_t)offset) != 0 || lseek(s.fd, (off_t)offset, SEEK_SET) < 0) {
@@ -135,8 +137,9 @@ err spool_open(struct spool *out, const char *data_dir, const struct spool_key *
     return ERR_NONE;
 }
 
-/* A short write leaves the file as it was before the call, so that the next attempt continues at
- * `received`. */
+/* Nothing is flushed here: blob_adopt() flushes the whole file once, when the upload has passed its
+ * checks. A short write leaves the file as it was before the call, so that the next attempt
+ * continues at `received`. */
 err spool_append(struct spool *s, const void *data, size_t size)
 {
     const uint8_t *p = data;

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+/* Each thread opens its own connection. The first call makes folders and tables (before other
+ * threads exist: main.c), later calls find them. */
 err store_open(struct store *out, const char *dir)
 {
     struct store store = {0};
@@ -98,6 +100,7 @@ static err insert_event(struct db *db, int64_t run, const struct store_event *ev
                   event->member ? event->member : "");
 }
 
+/* A single statement is a transaction by itself, so this function needs no db_begin(). */
 err store_event_add(struct store *store, int64_t run, const struct store_event *event)
 {
     return insert_event(&store->db, run, event);
@@ -169,6 +172,7 @@ err store_hello(struct store *store, int64_t run, const struct store_member *m, 
     return db_end(&store->db, e);
 }
 
+/* Committed before a member gets the round: run_save_opening() says why. */
 err store_opened(struct store *store, int64_t run, uint32_t round, const struct store_event *event)
 {
     TRY(db_begin(&store->db));
@@ -217,7 +221,8 @@ static err insert_line(struct db *db, int64_t run, uint64_t number, const char *
     return db_run(db, "INSERT INTO ledger VALUES(?,?,?)", "iit", run, (int64_t)number, text);
 }
 
-/* Each line is a row, numbered from `number` on. */
+/* Each line is a row, numbered from `number` on, and keeps its newline, because store_ledger() only
+ * joins the rows. */
 static err insert_lines(struct db *db, int64_t run, uint64_t number, const char *text)
 {
     char line[LEDGER_LINE_BYTES + 1];
@@ -300,8 +305,9 @@ static err insert_round(struct db *db, const struct store_publish *p)
                   (int64_t)p->memory.size, p->run, (int64_t)r->round);
 }
 
-/* Lists files to remove in `doomed` instead of removing them, so that a crash before their
- * removal forgets none of them, and none is removed before the commit. */
+/* Lists files to remove in `doomed` instead of removing them, so that a crash before their removal
+ * forgets none of them, and none is removed before the commit. `keep` includes the new round, so
+ * round - keep is the newest round whose state is given up. */
 static err give_up_old(struct db *db, const struct store_publish *p)
 {
     int64_t round = p->round.round, state = round - (int64_t)p->keep;
@@ -368,6 +374,8 @@ static err publish_rows(struct db *db, const struct store_publish *p)
     return p->last ? insert_event(db, p->run, &finished) : ERR_NONE;
 }
 
+/* The commit of this transaction publishes the round. A crash before it leaves the updates and the
+ * old state as they were; after it, state, ledger line and events are all there. */
 err store_publish(struct store *store, const struct store_publish *publish)
 {
     TRY(db_begin(&store->db));
@@ -416,8 +424,9 @@ err store_pin(struct store *store, const struct store_blob *blob, size_t pins_ma
                   (int64_t)blob->size);
 }
 
-/* One blob at a time: its file first, then its row. A crash in between finds no file the next
- * time, which is no error. */
+/* One blob at a time: its file first, then its row. A crash in between finds no file the next time,
+ * which is no error. A newer row may name the same content again (frozen factors mostly do), so
+ * each digest is looked up first. */
 err store_trim(struct store *store)
 {
     for (;;) {

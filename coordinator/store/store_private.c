@@ -63,8 +63,9 @@ err store_ledger_head(bool *found, struct digest *out, struct store *store, int6
     return e;
 }
 
-/* Before the round is charged. After a crash this row says that the noise was drawn, so that it
- * is not drawn a second time. */
+/* Before the round is charged. After a crash this row says that the noise was drawn, so that it is
+ * not drawn a second time. The row may exist already: the publication of the round before has
+ * stored the clip norm in it. */
 err store_private_noisy(struct store *store, int64_t run, uint32_t round,
                         const struct store_private *made)
 {
@@ -94,7 +95,8 @@ err store_ledger(struct bytes *out, struct store *store, int64_t run)
 
 /* ---- parts and copies ---- */
 
-/* Whole lines only: the receiver checks each line's hash. */
+/* Whole lines only, because the receiver checks each line's hash. A line has at most
+ * LEDGER_LINE_BYTES, so a part is never empty while there are more lines. */
 err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const char *party,
                       uint64_t after)
 {
@@ -229,6 +231,8 @@ static err read_epsilon(double *out, const char *line)
     return e;
 }
 
+/* With a single max() in a query, SQLite takes the other columns from the row of the maximum, so
+ * `text` is the newest such line of each member. */
 err store_copies_spent(double *epsilon, const char **member, struct store *store, int64_t run,
                        struct arena *arena)
 {

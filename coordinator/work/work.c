@@ -10,6 +10,8 @@ struct queue {
     struct work_job *first, **last; /* last: the link to which the next job is added */
 };
 
+/* `lock` guards the queues, their counts and `closing`. `options` does not change after
+ * work_open(), and `store` belongs to the new thread until it has been joined. */
 struct work {
     struct work_options options;
     struct store store;
@@ -63,8 +65,9 @@ static bool queue_remove(struct queue *q, struct work_job *job)
     return false;
 }
 
-/* Waits for work; NULL when closing. A background job is taken only if nothing else waits, and
- * alone, so that a batch can still be served by one flush. */
+/* Waits for work. A background job is taken only if nothing else waits, and alone, so that a batch
+ * can still be served by one flush. NULL when closing, although jobs may still wait: work_close()
+ * returns them. */
 static struct work_job *take_batch(struct work *w)
 {
     struct queue batch;
@@ -94,7 +97,8 @@ static bool runs_again(struct work *w, struct work_job *job)
     return true;
 }
 
-/* `run` works without the lock: the loop thread can push and take back meanwhile. */
+/* `run` and `wake` are called without the lock, so that the loop thread can push and take back
+ * meanwhile. */
 static void *work_main(void *argument)
 {
     struct work *w = argument;
@@ -172,7 +176,8 @@ err work_push_background(struct work *w, struct work_job *job)
 }
 
 /* A job that has not begun is taken out of its queue. On a worker that is always busy it would
- * otherwise wait there for ever and keep its memory. */
+ * otherwise wait there for ever and keep its memory. The flag is atomic, because the job may be
+ * running and reads it without the lock. */
 void work_abandon(struct work_job *job)
 {
     struct work *w = job->work;
@@ -220,6 +225,7 @@ void work_close(struct work *w)
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
+    /* The thread is gone, so the queues need no lock any more. */
     struct work_job *job;
     while ((job = queue_take(&w->waiting)) || (job = queue_take(&w->background))) {
         job->result = err_make(ERR_STOPPED, "the coordinator is stopping");
