@@ -92,8 +92,8 @@ void file_map_drop(const struct file_map *map, size_t offset, size_t size)
 
 /* Opens and locks the part file. Its name is fixed, so that a crash leaves at most one and the next
  * writer reuses it. The lock keeps two writers apart; the comparison of inodes detects a part that
- * its writer renamed between our open() and our lock. The mode is left to the umask: an export is
- * made to be passed on, and private files are in directories of mode 0700. */
+ * its writer renamed between our open() and our lock. The mode is left to the umask, because an
+ * export is made to be passed on, and private files are in directories of mode 0700. */
 static err part_open(int *out, const char *part)
 {
     for (int attempt = 0; attempt < 16; attempt++) {
@@ -290,7 +290,7 @@ err file_sync_dir(const char *path)
     return e;
 }
 
-/* lstat(): a symbolic link exists even if its target does not. */
+/* lstat(), because a symbolic link exists even if its target does not. */
 bool file_exists(const char *path)
 {
     struct stat st;

@@ -111,7 +111,7 @@ const struct option_row *option_row_at(const struct option_set *set, size_t n)
     return NULL;
 }
 
-/* Only whole names: an abbreviation that is unique today would become ambiguous with a new
+/* Only whole names, because an abbreviation that is unique today would become ambiguous with a new
  * option. */
 static const struct option_row *row_of_flag(const struct option_set *set, const char *name,
                                             size_t size)
@@ -161,8 +161,8 @@ static err unknown_key(const struct option_set *set, const char *key)
                     nearest ? nearest : "", nearest ? "?" : "");
 }
 
-/* A list named by a stronger source replaces the weaker source's: the first value of each call
- * clears it. Rows are remembered by address; one call names few lists. */
+/* A list in a later source replaces the list of an earlier one, so the first value in each call
+ * clears the list. Rows are remembered by address; one call names few lists. */
 struct seen {
     const struct option_row *row[64];
     size_t count;

@@ -14,7 +14,7 @@ static void le64_put(uint8_t out[8], uint64_t x)
         out[i] = (uint8_t)(x >> (8 * i));
 }
 
-/* The key hashes purpose, zero, seed (LE), label, zero, index (LE): no two inputs share an
+/* The key hashes purpose, zero, seed (LE), label, zero, index (LE), so no two inputs share an
  * encoding. */
 void rng_init(struct rng *rng, const char *purpose, uint64_t seed, const char *label,
               uint64_t index)

@@ -47,7 +47,7 @@ struct training_options {
 #define TRAINING_ROW_SEQ(at_) {TRAINING_ROW(at_, seq), .flag = "seq", .key = "train.seq",          \
      .kind = OPTION_INT, .fallback = TRAINING_SEQ, .least = 1, .most = LIMIT_SEQUENCE,             \
      .help = "largest number of tokens in a row; longer rows are cut"}
-/* Default and help differ between commands: a run leaves the rate to its method. */
+/* Default and help differ between commands, because a run leaves the rate to its method. */
 #define TRAINING_ROW_LR(at_, fallback_, help_) {TRAINING_ROW(at_, lr), .flag = "lr",               \
      .key = "train.lr", .kind = OPTION_NUM, .fallback = (fallback_), .least = 0, .most = 10,       \
      .help = (help_)}
@@ -73,7 +73,7 @@ struct training_options {
     TRAINING_ROW_SEQ(at_),                                                                         \
     {TRAINING_ROW(at_, schedule), .flag = "schedule", .key = "train.schedule",                     \
      .kind = OPTION_CHOICE, .fallback = "linear", .choices = training_schedules,                   \
-     .help = "learning rate after the warm-up (it starts anew in each round of a run)"},           \
+     .help = "learning rate after the warm-up (restarts in each round of a run)"},                \
     {TRAINING_ROW(at_, warmup), .flag = "warmup", .key = "train.warmup", .kind = OPTION_INT,       \
      .fallback = "0", .least = 0, .most = 1e9,                                                     \
      .help = "steps in which the learning rate rises from 0 to its full value"},                   \

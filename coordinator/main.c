@@ -75,7 +75,7 @@ static void reload(struct serve *s)
         LOG(LOG_INFO, "certificates.reread", LOG_STR("cert", s->config->cert));
 }
 
-/* Needs the lock: it removes files that another process might be making. */
+/* Needs the lock, because it removes files that another process might be making. */
 static err recover(const struct config *config)
 {
     struct store store = {0};

@@ -19,10 +19,10 @@
  * download is called only when the transport has taken the last message. So each call holds one
  * message in memory at a time.
  *
- * Every call whose `begin` ran gets `over` exactly once, for whatever reason it ends: answered,
- * cancelled by the peer, past its deadline, stalled, or the server closing. After `over` has
- * returned, the handle is invalid; before that every rpc_call_ function is safe, even if the peer
- * has left. A call is answered at most once; later answers are ignored.
+ * Every call whose `begin` ran gets `over` exactly once, however the call ends: answered, cancelled
+ * by the peer, past its deadline, stalled, or the server closing. After `over` has returned, the
+ * handle is invalid; before that every rpc_call_ function is safe, even if the peer has left. A
+ * call is answered at most once; later answers are ignored.
  *
  * Identity is the one URI SAN of the peer's certificate, fl://FEDERATION/client/ID or
  * fl://FEDERATION/admin/ID. A peer of another federation, or of a role that the method does not
@@ -87,7 +87,7 @@ struct rpc_server_options {
      * call is allowed. Not called for health checks. */
     err (*allow)(void *context, const struct rpc_peer *peer);
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
-    uint64_t call_ms;    /* longest life of any call, whatever its deadline; 0: 30 min */
+    uint64_t call_ms;    /* longest life of any call, even with a later deadline; 0: 30 min */
     uint64_t stall_ms;   /* longest wait for the peer to send or take one message; 0: 60 s */
     size_t memory_bytes; /* for the buffers of all connections; 0: 64 MiB */
 };

@@ -175,7 +175,7 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
 err adapter_file_write_peft(const char *dir, const struct adapter_file_meta *meta,
                             const struct adapter_file_module *module, size_t count, bool replace);
 /* The same with tensors saved whole (float32; `saved[i].name` as in adapter_file_saved). With
- * `from` all values lie in that mapping, whose pages are dropped as they are written; NULL: in
+ * `from` all values are in that mapping, whose pages are dropped as they are written; NULL: in
  * memory. */
 struct adapter_file_peft {
     const struct adapter_file_meta *meta;

@@ -79,8 +79,8 @@ err adapter_saved_refuse(const struct adapter_file *file)
     if (file->meta.kind != ADAPTER_FILE_PEFT) return ERR_NONE;
     if (file->meta.modules_to_save[0])
         return err_make(ERR_INPUT,
-                        "%s: modules_to_save: modules saved whole beside the adapter are not "
-                        "supported here",
+                        "%s: modules_to_save: modules saved whole with the adapter are "
+                        "not supported here",
                         file->path);
     if (strcmp(file->meta.bias, "none") != 0)
         return err_make(ERR_INPUT, "%s: bias \"%s\" is not supported here; expected none",

@@ -138,8 +138,8 @@ static void shift_counts(struct round_counts *c)
 }
 
 /* The stage follows from what is durable. A round that was opened but not published is training
- * again: its updates are rows of the store, and ROUND_ON_BEGIN closes it once more if they are
- * complete. Members may be restored before or after this call, because it counts them all. */
+ * again, because its updates are rows of the store, and ROUND_ON_BEGIN closes it once more if they
+ * are complete. Members may be restored before or after this call, because it counts them all. */
 void round_restore(struct round *r, const struct round_restored *was)
 {
     REQUIRE(was->published <= r->rules.rounds);
@@ -152,12 +152,12 @@ void round_restore(struct round *r, const struct round_restored *was)
     if (was->published == r->rules.rounds)
         r->stage = ROUND_FINISHED;
     else if (r->opened > r->published)
-        r->stage = ROUND_TRAINING; /* its deadline is set anew by ROUND_ON_BEGIN */
+        r->stage = ROUND_TRAINING; /* ROUND_ON_BEGIN sets a new deadline */
     r->counts = round_recount(r);  /* another round is under way than before */
 }
 
-/* The fields about the current connection (seen_ms, task_round, step) are not restored: a member
- * shows up again by itself. */
+/* The fields about the current connection (seen_ms, task_round, step) are not restored, because the
+ * member's next calls set them. */
 void round_restore_member(struct round *r, size_t member, const struct round_member *was)
 {
     struct round_member *m = &r->member[member];
@@ -171,7 +171,7 @@ void round_restore_member(struct round *r, size_t member, const struct round_mem
     count_member(&r->counts, r, member, 1);
 }
 
-/* Opening a round, and opening it again after a restart or a pause: the deadline is counted from
+/* Opening a round, and opening it again after a restart or a pause. The deadline is counted from
  * now, so that members get the whole time. A deadline near the end of the clock saturates. */
 static unsigned open_round(struct round *r, uint64_t now)
 {
@@ -238,7 +238,8 @@ static unsigned settle(struct round *r, uint64_t now)
         r->starting = true;
         return ROUND_DO_START;
     }
-    /* The start of a drawn round must not depend on who is present: that could reveal a draw. */
+    /* The start of a drawn round must not depend on the members that are present, because that
+     * could reveal a draw. */
     bool may_open = r->published > 0 || r->rules.drawn || round_present(r) >= r->rules.quorum;
     if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
     if (r->stage == ROUND_TRAINING && can_close(r, now)) {
@@ -309,8 +310,8 @@ static void member_event(struct round *r, const struct round_event *event)
     count_member(&r->counts, r, event->member, 1);
 }
 
-/* A hold stops the next step, not work in progress: an aggregation under way is still published.
- * A stopped run cannot be resumed. */
+/* A hold stops the next step, but not work in progress. An aggregation under way is still
+ * published. A stopped run cannot be resumed. */
 static unsigned hold_event(struct round *r, const struct round_event *event)
 {
     bool ended = r->stage == ROUND_FINISHED || r->hold == ROUND_STOPPED;
@@ -462,7 +463,7 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
     return ERR_NONE;
 }
 
-/* A member evaluates before its next training, and before it is told that the run is over. */
+/* A member evaluates before its next training, and before it learns that the run is over. */
 static bool should_evaluate(const struct round *r, const struct round_member *m)
 {
     uint32_t every = r->rules.evaluate_every;

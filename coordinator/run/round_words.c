@@ -1,4 +1,4 @@
-/* Descriptions of a run's state for people; contract in round.h. They are advisory: a text that
+/* Descriptions of a run's state for people; contract in round.h. They are advisory. A text that
  * does not fit is cut, so errors of bytes_printf() are ignored here. */
 #include "coordinator/run/round.h"
 

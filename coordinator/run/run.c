@@ -233,8 +233,8 @@ void run_admitted(struct run *run, const struct admit_job *job)
     run->shop->changed(run, run->shop->context);
 }
 
-/* The hold is stored before it is applied: an operator who got an answer finds the run held
- * after a crash too. */
+/* The hold is stored before it is applied, so a run that was reported as held to an operator is
+ * still held after a crash. */
 err run_hold(struct run *run, enum round_event_kind kind)
 {
     static const char *const words[3][2] = {

@@ -1,7 +1,7 @@
 /* One live run, on the loop thread: its configuration, its state machine (round.h), the facts about
  * its members that the store keeps, and the work given to the workers. Everything that must be
- * durable is made durable before the state machine hears of it. Handlers (serve_*.c) read the
- * fields and change them only through these functions. */
+ * durable is made durable before its event is fed to the state machine. Handlers (serve_*.c) read
+ * the fields and change them only through these functions. */
 #ifndef COORDINATOR_RUN_H
 #define COORDINATOR_RUN_H
 

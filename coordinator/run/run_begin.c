@@ -156,7 +156,7 @@ out:
 }
 
 /* Rows of members that the configuration does not name (any more) are ignored. Progress and
- * unfinished uploads have no rows: the members report them again. */
+ * unfinished uploads have no rows, because the members report them again. */
 static err load_members(struct run *run)
 {
     struct arena arena = {0};
@@ -205,9 +205,9 @@ static err load_modules(struct run *run, const struct store_run *was)
                           was->modules_size);
 }
 
-/* The configuration is completed again: an older version may have stored it without options that
- * exist today, and a newer one with methods that this version does not know. Nothing is pushed to a
- * worker here: ROUND_ON_BEGIN does that, when all runs are loaded and the server listens. */
+/* The configuration is completed again, because an older version may have stored it without options
+ * that exist today, and a newer one with methods that this version does not know. Nothing is pushed
+ * to a worker here: ROUND_ON_BEGIN does that, when all runs are loaded and the server listens. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was)
 {
     Fedlora__V1__RunConfig *config = NULL;

@@ -157,8 +157,8 @@ static err check_options(struct method_options *out, const run_config_t *c,
     return ERR_NONE;
 }
 
-/* Defaults come first, then ranges, then the checks that look at several fields, so that an
- * error names the simplest cause. privacy is last: it sets conditions on everything else. */
+/* Defaults come first, then ranges, then the checks that look at several fields, so that an error
+ * names the simplest cause. privacy is last, because it sets conditions on everything else. */
 err run_config_complete(run_config_t *c)
 {
     static const char *const lates[] = {"refuse", "next", NULL};

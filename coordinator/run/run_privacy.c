@@ -21,7 +21,7 @@ static int by_id(const void *a, const void *b)
     return strcmp(((const struct given *)a)->id, ((const struct given *)b)->id);
 }
 
-/* The weights are public and part of the plan, so they are sorted by id: the plan must not
+/* The weights are public and part of the plan. They are sorted by id, because the plan must not
  * depend on the order in the configuration. */
 static err take_weights(struct private_terms *out, const run_config_t *c, struct arena *arena)
 {
@@ -115,8 +115,8 @@ bool run_privacy_local(const run_config_t *c)
     return has_unit(c, "example");
 }
 
-/* In a pass that finds a basis every member takes part: its plan has no amplification by
- * sampling. */
+/* In a pass that finds a basis every member takes part, so sampling does not amplify the privacy of
+ * its plan. */
 double run_privacy_sampling(const run_config_t *c, const struct method_options *options,
                             uint32_t round)
 {
@@ -124,7 +124,7 @@ double run_privacy_sampling(const run_config_t *c, const struct method_options *
     return samples ? c->privacy->sampling : 1;
 }
 
-/* ---- what is refused ---- */
+/* ---- refusals ---- */
 
 /* Conditions of the accountant: each member is drawn independently, in one round at a time, and
  * the end of a round does not depend on who answered. */
@@ -176,8 +176,8 @@ static err judge_central(const run_config_t *c, const struct method_options *opt
     return e;
 }
 
-/* Only the parts that are the same for all members: the number of records, and so the sampling
- * rate, is known to each member alone. */
+/* Only the parts that are the same for all members, because the number of records, and so the
+ * sampling rate, is known to each member alone. */
 static err judge_local(const run_config_t *c, const struct method_options *options)
 {
     const Fedlora__V1__Privacy *p = c->privacy;

@@ -28,8 +28,8 @@ static double tokens_at(const struct rate *r, const struct rate_bucket *b, uint6
     return fmin(r->rules.burst, b->tokens + since * r->rules.per_second);
 }
 
-/* A full bucket carries no information: a name that is not in the table has a full bucket too.
- * Removing them keeps the table within its bound. */
+/* A full bucket carries no information, because a name that is not in the table has a full bucket
+ * too. Removing them keeps the table within its bound. */
 static void forget_full(struct rate *r, uint64_t now_ms)
 {
     size_t kept = 0;

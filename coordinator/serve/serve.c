@@ -228,7 +228,8 @@ static err open_rate(struct serve *s)
 
 static err open_server(struct serve *s)
 {
-    static struct rpc_method method[SERVE_METHODS]; /* static: the server keeps the pointer */
+    /* Static, because the server keeps the pointer. */
+    static struct rpc_method method[SERVE_METHODS];
     serve_methods(method);
     struct rpc_server_options options = {.listen = s->config->listen,
                                          .ca = s->config->ca,
@@ -308,7 +309,7 @@ static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_
     return left < timeout_ms ? left : timeout_ms;
 }
 
-/* Network first, then results: a call that arrives together with the result it waits for is
+/* Network first, then results, so that a call that arrives together with the result it waits for is
  * answered in the same turn. */
 void serve_step(struct serve *s, uint64_t timeout_ms)
 {

@@ -20,9 +20,9 @@ struct download {
     size_t member;
 };
 
-/* Only states and frozen factors can be fetched: no peer, not even an operator, can read a
- * member's update. The file is opened here, so it can be read to its end even if the round that
- * gives it up is published meanwhile. */
+/* Only states and frozen factors can be fetched. No peer, not even an operator, can read a member's
+ * update. The file is opened here, so it can be read to its end even if the round that gives it up
+ * is published meanwhile. */
 static err find_fetched(struct download *d, struct rpc_call *call,
                         const Fedlora__V1__FetchRequest *request)
 {
@@ -34,8 +34,8 @@ static err find_fetched(struct download *d, struct rpc_call *call,
         TRY(serve_member(&d->run, &d->member, call, request->run));
     else
         TRY(serve_check_admin(call));
-    /* Permission first, and the same error as for a missing blob: a peer cannot find out which
-     * other blobs exist. */
+    /* Permission first, and the same error as for a missing blob, so that a peer cannot find out
+     * which other blobs exist. */
     TRY(store_blob_public(&may, &s->store, d->run ? d->run->id : 0, &digest));
     char name[DIGEST_TEXT_BYTES];
     digest_text(name, &digest);

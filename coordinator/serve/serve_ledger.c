@@ -47,7 +47,7 @@ static const struct ledger_entry *entry_of(const struct ledger *ledger, uint64_t
 }
 
 /* The lines from number `first` on, in the form the store keeps. A release of another run of the
- * same member is kept as text only: its charge belongs to that run. */
+ * same member is kept as text only, because its charge belongs to that run. */
 static err describe(struct store_copy **out, size_t *count, const struct ledger *ledger,
                     uint64_t first, const ProtobufCBinaryData *lines, const char *job,
                     struct arena *arena)
@@ -158,8 +158,8 @@ static err list_parties(Fedlora__V1__AuditReply *reply, struct run *run, struct 
     return ERR_NONE;
 }
 
-/* Seeds of published rounds only, because a seed reveals who takes part. The whole seed is
- * wiped: it reveals every later round. */
+/* Seeds of published rounds only, because a seed reveals who takes part. The whole seed is wiped,
+ * because it reveals every later round. */
 static err list_cohorts(Fedlora__V1__AuditReply *reply, struct run *run, uint64_t after,
                         struct arena *arena)
 {

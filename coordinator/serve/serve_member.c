@@ -9,8 +9,9 @@ enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
 
 /* ---- Hello ---- */
 
-/* The protocol version comes first: with another one the other fields may mean something else. The
- * reply points into the run, which is safe because it is packed before this thread continues. */
+/* The protocol version comes first, because with another version the other fields may mean
+ * something else. The reply points into the run, which is safe because it is packed before this
+ * thread continues. */
 static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
                  const Fedlora__V1__HelloRequest *request)
 {
@@ -123,7 +124,7 @@ static void answer_evaluate(struct run *run, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
-/* Also for a stopped run: the member gets the newest state and leaves. */
+/* Also for a stopped run, whose members get the newest state and leave. */
 static void answer_finished(struct run *run, struct rpc_call *call)
 {
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;

@@ -7,7 +7,8 @@
 
 enum { STATUS_TEXT_BYTES = 2048 };
 
-/* Pointers into the run: the reply is packed before this thread does anything else. */
+/* Stores pointers into the run, because the reply is packed before this thread does anything
+ * else. */
 static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
 {
     Fedlora__V1__MemberStatus *m = NULL;

@@ -1,6 +1,6 @@
-/* Uploads in chunks, resumable at any byte. Chunks go to the spool as they arrive. After the
- * last byte the upload is given to the worker (admit.c), and the reply is sent once the update
- * is durable: the reply is the receipt.
+/* Uploads in chunks, resumable at any byte. Chunks go to the spool as they arrive. After the last
+ * byte the upload is given to the worker (admit.c), and the reply is sent once the update is
+ * durable, because the reply is the receipt.
  *
  * An upload struct belongs to its call until it is given to the worker; from then on
  * upload_done() frees it, whichever of the two ends first. */

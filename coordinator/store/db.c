@@ -148,7 +148,7 @@ err db_number(int64_t *out, struct db *db, const char *sql, const char *format, 
     return e;
 }
 
-/* IMMEDIATE takes the write lock now: a transaction that first reads and then writes could
+/* IMMEDIATE takes the write lock now, because a transaction that first reads and then writes could
  * otherwise fail in the middle. */
 err db_begin(struct db *db)
 {

@@ -104,8 +104,8 @@ static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
     return e;
 }
 
-/* Older uploads of the same owner are removed first: they can never be completed once a new one
- * has begun. The offset may lie before the end of the file, because a client only counts bytes
+/* Older uploads of the same owner are removed first, because they can never be completed once a new
+ * one has begun. The offset may be before the end of the file, because a client only counts bytes
  * that were confirmed to it. */
 err spool_open(struct spool *out, const char *data_dir, const struct spool_key *key,
                uint64_t offset, uint64_t reserve)
@@ -151,7 +151,7 @@ err spool_append(struct spool *s, const void *data, size_t size)
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) {
             err e = err_sys(n < 0 ? errno : EIO, "%s", s->path);
-            /* Best effort: the digest of the whole catches what this cannot undo. */
+            /* Best effort. If it fails too, the check of the digest refuses the upload. */
             if (file_disk.ftruncate(s->fd, (off_t)s->received) != 0 ||
                 lseek(s->fd, (off_t)s->received, SEEK_SET) < 0)
                 s->resumed = true;

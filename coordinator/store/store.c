@@ -52,8 +52,8 @@ err store_blob_known(bool *out, struct store *store, const struct digest *digest
     return ERR_NONE;
 }
 
-/* Updates and noisy means are absent from this list: no peer, not even an operator, may read
- * them. */
+/* Updates and noisy means are absent from this list, because no peer, not even an operator, may
+ * read them. */
 err store_blob_public(bool *out, struct store *store, int64_t run, const struct digest *digest)
 {
     int64_t found = 0;
@@ -158,7 +158,8 @@ err store_modules(struct store *store, int64_t run, const void *packed, size_t s
     return db_run(&store->db, "UPDATE runs SET modules=? WHERE id=?", "bi", packed, size, run);
 }
 
-/* The event only for the first hello: members say hello again after each of their restarts. */
+/* Adds the event only for the first hello, because members say hello again after each of their
+ * restarts. */
 err store_hello(struct store *store, int64_t run, const struct store_member *m, bool first)
 {
     TRY(db_begin(&store->db));
@@ -337,8 +338,8 @@ static err give_up_noisy(struct db *db, int64_t run, int64_t round)
 }
 
 /* The charge and the release are one transaction, so nothing is published without being charged.
- * This round's noisy mean is kept for its report, and the one of the round before is given up, in
- * case that it was not reported. */
+ * The noisy mean of this round is kept for its report. The mean of the round before is given up
+ * here, because its report may not have been made. */
 static err insert_release(struct db *db, const struct store_publish *p)
 {
     const struct release *r = p->release;

@@ -123,8 +123,8 @@ err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const
     return e;
 }
 
-/* The line is stored with its newline, as it was hashed. It is copied first, because it lies in
- * the middle of a message and has no end of its own. */
+/* The line is stored with its newline, as it was hashed. It is copied first, because it is in the
+ * middle of a message, without a zero byte at its end. */
 static err insert_copy(struct db *db, int64_t run, const char *member, uint64_t number,
                        const struct store_copy *c)
 {
@@ -178,7 +178,7 @@ err store_copies_add(struct store *store, int64_t run, const char *member, uint6
     return db_end(&store->db, e);
 }
 
-/* Grouped by noise and sampling rate: the accountant takes a count of equal events. */
+/* Grouped by noise and sampling rate, because the accountant takes a count of equal events. */
 static err list_events(struct account_event **event, size_t *count, struct db_query *q,
                        struct arena *arena)
 {

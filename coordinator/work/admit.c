@@ -11,8 +11,8 @@ static struct admit_job *admit_of(struct work_job *job)
 }
 
 /* Errors go to the sender, so they name the upload and not its path in the spool. A wrong digest
- * after a resumed upload is ERR_STATE, because its pieces may not fit together: sending all of it
- * again can help. In one piece it is ERR_INPUT. */
+ * after a resumed upload is ERR_STATE, because its pieces may not fit together, so sending all of
+ * it again can help. In one piece it is ERR_INPUT. */
 static err check_bytes(const struct admit_job *a)
 {
     struct digest digest;
@@ -97,7 +97,7 @@ static err check_charged(const struct admit_job *a, struct store *store)
     return e;
 }
 
-/* The order puts cheap checks before expensive ones, and durability last: only a file that
+/* The order puts cheap checks before expensive ones, and durability last, because only a file that
  * passed every check becomes a blob. */
 static err admit_one(struct admit_job *a, struct store *store)
 {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- what a round trains, as one list of values ---- */
+/* ---- the values that a round trains, as one list ---- */
 
 /* Of one trained factor. */
 struct shape {
@@ -29,8 +29,8 @@ static void task_of(struct task *out, const struct adapter_file *state, const st
     out->before_basis = state->meta.round <= setup && round > setup;
 }
 
-/* Shapes follow from the state, never from an update: the number of coordinates is fixed by the
- * plan and must be the same in every round of a kind. */
+/* Shapes follow from the state, never from an update, because the number of coordinates is fixed by
+ * the plan and must be the same in every round of a kind. */
 static struct shape shape_of(const struct adapter_file *state, const struct adapter_file_module *m,
                              int role, bool before_basis)
 {
@@ -123,7 +123,7 @@ static struct plan plan_of(const struct private_terms *terms, const struct priva
     return plan;
 }
 
-/* The key is read here and closed again: it is in memory only while a line is signed. */
+/* The key is read here and closed again, so that it is in memory only while a line is signed. */
 err private_begin(struct private_start *out, const struct private_terms *terms,
                   const struct private_dims *dims)
 {
@@ -313,7 +313,7 @@ static err mean_open(struct mean *out, const struct private_round *p,
     if (!err_is(e)) e = arena_take(&m.start, &m.arena, m.dim, sizeof *m.start);
     if (!err_is(e)) e = arena_take(&m.now, &m.arena, m.dim, sizeof *m.now);
     if (!err_is(e)) e = arena_take(&m.mean, &m.arena, m.dim, sizeof *m.mean);
-    /* A gradient is sent in place of values, so it is not a change: all of it is clipped. */
+    /* A gradient is sent in place of values, so it is not a change, and all of it is clipped. */
     if (!err_is(e) && !m.task.method.gradient) e = lay_out(m.start, &m.state, &m.state, &m.task);
     *out = m;
     return e;
@@ -402,7 +402,7 @@ static err plan_training(struct ledger_terms *out, struct private_round *p,
     return ledger_plan(&p->next_line, &p->ledger.head, &p->key, out);
 }
 
-/* The sampling rate is part of the charge: it is what amplifies privacy. */
+/* The sampling rate is part of the charge, because sampling amplifies privacy. */
 static err make_release(struct release **out, struct private_round *p, const struct digest *state)
 {
     const struct ledger_terms *t = p->ledger.in_force;

@@ -10,7 +10,7 @@
  *     private_close()
  *
  * A noisy mean becomes a blob with a row before it is charged, and after a crash the same one is
- * used: a round never has two draws of noise. */
+ * used, so a round never has two draws of noise. */
 #ifndef COORDINATOR_PRIVATE_H
 #define COORDINATOR_PRIVATE_H
 

@@ -19,8 +19,8 @@ static void make_path(char out[LIMIT_PATH_BYTES], const struct store *store,
     REQUIRE(n > 0 && n < LIMIT_PATH_BYTES);
 }
 
-/* The digest is computed from the file, not from memory, so what is committed is what can be
- * read back. */
+/* The digest is computed from the file, not from memory, so the committed digest is that of bytes
+ * that can be read back. */
 static err adopt(struct store_blob *out, const struct store *store, const char *path)
 {
     struct store_blob blob = {0};

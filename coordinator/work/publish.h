@@ -59,11 +59,11 @@ struct publish_job {
     char says[PRIVATE_SAYS_BYTES]; /* out: the release's description of its privacy */
     struct digest ledger_head;     /* out: hash of the ledger's last line */
 
-    struct publish_blobs from; /* in: what the round started from */
+    struct publish_blobs from; /* in: the result that the round started from */
     struct publish_blobs made; /* out: the result; at the start: in, given frozen factors */
     struct store_round result; /* out */
 
-    /* PUBLISH_NEXT leaves here what was combined, for PUBLISH_REPORT. In the arena. */
+    /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */
     const struct contribution *contribution;
     size_t contributions;
     struct method_report report;                /* without norms until PUBLISH_REPORT */

@@ -143,8 +143,8 @@ err work_open(struct work **out, const struct work_options *options)
     return ERR_NONE;
 }
 
-/* A full queue refuses at once instead of waiting: the loop thread must not stop, and the peer
- * can come back. */
+/* A full queue refuses at once instead of waiting, because the loop thread must not stop, and the
+ * peer can come back. */
 static err push(struct work *w, struct work_job *job, struct queue *queue, size_t *count)
 {
     err e = ERR_NONE;

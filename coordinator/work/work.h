@@ -1,6 +1,6 @@
 /* One worker thread with its own connection to the store and a bounded queue. The loop thread
  * pushes jobs and takes them back with work_take(); in between a job belongs to the worker, which
- * runs jobs in order, in batches. A batch is what one flush of the disk can serve.
+ * runs jobs in order, in batches. One flush of the disk can serve a whole batch.
  *
  * Background jobs (work_push_background) run one at a time, and only while nothing else waits. A
  * background job calls work_gives_way() often; when the answer is true it ends soon with

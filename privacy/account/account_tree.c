@@ -52,7 +52,7 @@ static err part_take(struct part *out, const struct account_tree *t, uint32_t le
     return ERR_NONE;
 }
 
-/* The largest sum for c leaves on both sides together. At least `apart` leaves lie between the last
+/* The largest sum for c leaves on both sides together. At least `apart` leaves are between the last
  * one on the left and the first one on the right. */
 static double join_best(const struct part *left, const struct part *right, uint32_t a, uint32_t c,
                         uint32_t e, uint32_t apart)

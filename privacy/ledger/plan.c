@@ -181,8 +181,8 @@ static err account(struct plan_summary *s, const struct plan *p)
     return ERR_NONE;
 }
 
-/* Refuses noise in the mean that is larger than the clip norm: it would exceed the signal even if
- * every change were as large as allowed. */
+/* Refuses noise in the mean that is larger than the clip norm, because it would exceed the signal
+ * even if every change were as large as allowed. */
 static err judge_ratio(struct plan_summary *s, const struct plan *p, bool basis)
 {
     const char *what = basis ? " for the basis" : "";

@@ -49,7 +49,7 @@ struct central {
     int64_t bits;         /* members that were not clipped, each counted as +-2^30 */
 };
 
-/* ERR_INPUT names what is out of range. */
+/* ERR_INPUT names the value that is out of range. */
 err central_begin(struct central *out, const struct central_spec *spec);
 /* The tensors' counts add up to dim. A module that was not sent is passed with a change of zero. */
 err central_add(struct central *c, const struct clip_tensor *tensor, size_t tensors, double weight);
