@@ -1,8 +1,9 @@
-/* The leading singular vectors of a mean gradient that is never formed: a basis for B R A (or A
- * alone, for ffa), found by two passes over the members' data, without a dense (d_out, d_in) matrix
- * on either side. LoRA-SB (arXiv 2411.19557) takes the SVD of one dense gradient. Here members send
- * only the gradients of LoRA factors, which training by y = W0 x + s B A x computes anyway. With
- * G_k the mean raw gradient dL/dW of member k (no sign is taken), G = sum p_k G_k, and s = 1:
+/* The leading singular vectors of a mean gradient that is never formed. They are a basis for B R A
+ * (or A alone, for ffa), found by two passes over the members' data without a dense (d_out, d_in)
+ * matrix on either side. LoRA-SB (arXiv 2411.19557) takes the SVD of one dense gradient. Here
+ * members send only the gradients of LoRA factors, which training by y = W0 x + s B A x computes
+ * anyway. With G_k the mean raw gradient dL/dW of member k (no sign is taken), G = sum p_k G_k, and
+ * s = 1:
  *
  *     pass 1   A = Omega^T, B = 0    members send dL/dB = G_k Omega    Y = sum p_k G_k Omega
  *              Q = orthonormal columns with the span of Y's columns

@@ -146,7 +146,7 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     uint32_t rank = 0;
     TRY(check_base(run, hello));
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
-    if (m->pruned && m->pruned < rank) rank = m->pruned; /* it cannot grow again */
+    if (m->pruned && m->pruned < rank) rank = m->pruned; /* a pruned rank stays */
     if (run->modules)
         TRY(run_config_same_modules(run->modules, hello));
     else

@@ -115,7 +115,7 @@ static void *work_main(void *argument)
     return NULL;
 }
 
-/* The store's connection is opened here but used by the new thread only; SQLite is told not to
+/* The store's connection is opened here but used by the new thread only, so SQLite is told not to
  * lock (SQLITE_OPEN_NOMUTEX). */
 err work_open(struct work **out, const struct work_options *options)
 {

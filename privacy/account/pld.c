@@ -196,9 +196,9 @@ static err convolve(struct fft_value **out, struct fft *fft, struct whole *w)
     return ERR_NONE;
 }
 
-/* The most that errors can add to A - B below: an error at the k-th loss from t on has the weight
- * g_k = e^(-lambda k h) (1 - e^(-(k + 1) h)), h the interval, for epsilon within one cell below
- * t. */
+/* The most that errors can add to A - B below. For epsilon within one cell below t, an error at the
+ * k-th loss from t on has the weight g_k = e^(-lambda k h) (1 - e^(-(k + 1) h)), where h is the
+ * interval. */
 static double margin_of(const struct whole *w)
 {
     double h = w->interval, lambda = w->lambda, fall = exp(-h);
@@ -208,9 +208,9 @@ static double margin_of(const struct whole *w)
     return 2 * exp(outside_log) + fmin(w->peak * sum, w->norm * sqrt(fmax(squares, 0)));
 }
 
-/* Goes down from the largest loss until more than delta lies above. At the loss t, with sums over
- * the losses s above it, A = sum p e^(-lambda (s - t)), and B the same with lambda + 1, delta is c
- * + e^(K - lambda t) (A - B + margin), where c is the probability of infinite losses. */
+/* Goes down from the largest loss until more than delta lies above. For the loss t, let A = sum p
+ * e^(-lambda (s - t)) over the losses s above t, and B the same with lambda + 1. Then delta is c +
+ * e^(K - lambda t) (A - B + margin), where c is the probability of infinite losses. */
 static double read_epsilon(const struct whole *w, const struct fft *fft, struct fft_value *z,
                            double delta)
 {

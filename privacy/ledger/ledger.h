@@ -1,6 +1,6 @@
 /* The privacy ledger: one canonical JSON line for each release, with the hash of the line before it
  * and an Ed25519 signature. The line is written in the same transaction as the state or update it
- * describes, or to a file before it, so a crash can count a release that never left, but never miss
+ * describes, or to a file before it. So a crash can count a release that never left, but never miss
  * one that did.
  *
  * The first line has the promise and the plan, the others have the releases. A ledger that
