@@ -152,8 +152,8 @@ struct store_publish {
     const char *next_line; /* ledger lines that follow the release, or NULL */
 };
 err store_publish(struct store *store, const struct store_publish *publish);
-/* Stores the report of a published round, with its event, and gives up the noisy mean that a private
- * run has kept for it. A second call replaces the first. */
+/* Stores the report of a published round, with its event, and gives up the noisy mean that a
+ * private run has kept for it. A second call replaces the first. */
 err store_report(struct store *store, int64_t run, const struct store_round *round);
 /* The number of rounds that were left without a report (events "report.skipped"). */
 err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);

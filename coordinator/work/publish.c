@@ -313,9 +313,10 @@ static void fill_result(struct publish_job *p)
 }
 
 /* Every file read here was a blob of the round when it was published, and the store names it until
- * the report is stored or the run's next round is published. So it does not matter what store_trim()
- * removes for other runs while this report waits or has given way. Two files may be removed, and
- * are not read: the optimizer's memory, and frozen factors that a setup round has replaced. */
+ * the report is stored or the run's next round is published. So it does not matter what
+ * store_trim() removes for other runs while this report waits or has given way. Two files may be
+ * removed, and are not read: the optimizer's memory, and frozen factors that a setup round has
+ * replaced. */
 static err make_report(struct publish_job *p, struct store *store)
 {
     struct made made;
