@@ -221,7 +221,8 @@ out:
     return e;
 }
 
-/* True if the dense sum (2 m n R operations) costs less than the QR of both sides (about 2 (m + n) R^2). */
+/* True if the dense sum (2 m n R operations) costs less than the QR of both sides, which takes
+ * about 2 (m + n) R^2. */
 static bool dense_is_less(const struct lowrank_stack *s)
 {
     double m = s->m, n = s->n;
