@@ -113,7 +113,7 @@ static void skip_report(struct run *run, uint32_t round, const char *why)
     struct store_event event = {.event = "report.skipped", .text = why, .round = round};
     LOG(LOG_WARN, "report.skipped", LOG_STR("run", run->config->name), LOG_INT("round", round),
         LOG_STR("reason", why));
-    /* If it cannot be stored the count is too small; the log has the line in any case. */
+    /* If it cannot be stored, the next start counts it. */
     err e = store_event_add(run->shop->store, run->id, &event);
     (void)e;
 }

@@ -72,17 +72,33 @@ static err is_used(bool *used, const struct digest *digest, void *context)
     return store_blob_known(used, context, digest);
 }
 
+/* Reports are not made after a restart, so those of published rounds that are neither stored nor
+ * counted were lost with the process, and what was kept for them is not needed. */
+static err recover_reports(struct db *db)
+{
+    TRY(db_begin(db));
+    err e = db_run(db,
+                   "UPDATE private_rounds SET noisy=NULL WHERE noisy IS NOT NULL"
+                   " AND round<=(SELECT published FROM runs WHERE id=run)",
+                   "");
+    if (!err_is(e))
+        e = db_run(db,
+                   "INSERT INTO events(run,wall_ms,event,text,round,member)"
+                   " SELECT r.run,?,'report.skipped','the coordinator ended before it was done',"
+                   "r.round,'' FROM rounds r WHERE r.round>0 AND r.report='' AND NOT EXISTS("
+                   "SELECT 1 FROM events WHERE event='report.skipped' AND run=r.run"
+                   " AND round=r.round)",
+                   "i", (int64_t)text_wall_ms());
+    return db_end(db, e);
+}
+
 /* Rows decide what exists. A blob without a row comes from a crash between its rename and its
  * commit. Rows in `doomed` are of no use after the sweep. */
 err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
 {
     size_t blobs = 0, parts = 0;
     struct blob_sweep sweep = {.data_dir = store->dir, .is_used = is_used, .context = store};
-    /* A noisy mean that was kept for a report: reports are not made after a restart. */
-    TRY(db_run(&store->db,
-               "UPDATE private_rounds SET noisy=NULL WHERE noisy IS NOT NULL"
-               " AND round<=(SELECT published FROM runs WHERE id=run)",
-               ""));
+    TRY(recover_reports(&store->db));
     TRY(blob_sweep(&blobs, &sweep));
     TRY(spool_sweep(&parts, store->dir, upload_age_ms));
     TRY(db_run(&store->db, "DELETE FROM doomed", ""));

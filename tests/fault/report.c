@@ -216,6 +216,7 @@ static void kill_in_report(const char *dir)
     cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
+/* Each round's report is stored, or counted as skipped. */
 static struct digest state_of(const char *dir, bool first_lost)
 {
     struct store store = {0};
@@ -223,11 +224,16 @@ static struct digest state_of(const char *dir, bool first_lost)
     struct store_run *run = NULL;
     struct store_round *row = NULL;
     size_t runs = 0, rounds = 0;
+    uint32_t lost = 0, counted = 0;
     ok(store_open(&store, dir));
     ok(store_runs(&run, &runs, &store, &arena));
     ok(store_rounds(&row, &rounds, &store, run->id, true, &arena));
     cr_assert_eq(rounds, ROUNDS);
     struct digest digest = run->state.digest;
+    for (size_t i = 0; i < ROUNDS; i++)
+        lost += !row[i].reported;
+    ok(store_reports_skipped(&counted, &store, run->id));
+    cr_expect_eq(counted, lost, "%u are lost, %u are counted", lost, counted);
     cr_expect(row[ROUNDS - 1].reported);
     if (first_lost) cr_expect(!row[0].reported);
     store_close(&store);
