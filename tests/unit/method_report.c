@@ -155,13 +155,11 @@ Test(method_report, the_error_is_against_the_mean_whatever_a_server_optimizer_do
     expect_with(options);
 }
 
-/* Frozen factors that somebody else made, neither orthogonal nor of length one. */
-static void begin_skewed(const struct method *m)
+/* Replaces A and B in a file by factors that are neither orthogonal nor of length one. */
+static void skew(const char *path)
 {
     struct adapter_file f = {0};
-    struct method_start start = begin(m);
-    struct digest digest;
-    ok(adapter_file_open(&f, at("frozen", 0)));
+    ok(adapter_file_open(&f, path));
     for (size_t i = 0; i < f.count; i++)
         for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
             struct adapter_file_factor *x = &f.module[i].factor[r];
@@ -172,11 +170,19 @@ static void begin_skewed(const struct method *m)
                 skewed[j] = 1.5f * x->f32[j] + 0.1f * x->f32[(j * 7 + 3) % n];
             x->f32 = skewed;
         }
-    ok(adapter_file_write(at("frozen", 0), &f.meta, f.module, f.count, true));
+    ok(adapter_file_write(path, &f.meta, f.module, f.count, true));
     for (size_t i = 0; i < f.count; i++)
         for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++)
             free((void *)(uintptr_t)f.module[i].factor[r].f32);
     adapter_file_close(&f);
+}
+
+/* Frozen factors that another program made. */
+static void begin_skewed(const struct method *m)
+{
+    struct method_start start = begin(m);
+    struct digest digest;
+    skew(at("frozen", 0));
     ok(digest_of_file(&digest, at("frozen", 0)));
     digest_text(frozen_digest, &digest);
     start.frozen_path = at("frozen", 0);
@@ -210,6 +216,29 @@ Test(method_report, frozen_factors_count_as_orthonormal_only_where_they_are)
                 method_report_close(&report);
             }
         }
+}
+
+/* fedsvd publishes on new axes, so its own error is only rounding. A published pair that is wrong
+ * shows that every part of the formula counts. */
+Test(method_report, the_error_of_a_wrong_pair_on_new_axes_is_that_of_the_dense_matrices)
+{
+    static struct dense d;
+    const struct method *m = method_find("fedsvd");
+    const struct method_report_options options = {0};
+    struct contribution c[MEMBERS];
+    struct method_report report = {0};
+    extra_option = NULL;
+    begin(m);
+    struct method_next next = gather_round(c, m, 1);
+    ok(method_next(&report, m, at("state", 2), &next));
+    skew(at("state", 2));
+    ok(method_report_make(&report, m, at("state", 2), &next, &options));
+    sum_densely(&d, m, 1, &report);
+    for (size_t i = 0; i < MODULES; i++) {
+        expect_norms(row_of(&report, i), &d, i * SIZE, SIZE, m->name);
+        cr_expect_gt(row_of(&report, i)->error, 0.1 * row_of(&report, i)->state_norm);
+    }
+    method_report_close(&report);
 }
 
 Test(method_report, does_not_depend_on_the_number_of_threads)
