@@ -1,4 +1,4 @@
-/* An untrusted config.json beside valid weights is refused, or opens as a model. */
+/* An untrusted config.json with valid weights is refused, or opens as a model. */
 #include "base/file.h"
 #include "engine/model/model.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,4 +1,4 @@
-/* An untrusted adapter_config.json beside valid tensors is refused, or the adapter is combined
+/* An untrusted adapter_config.json with valid tensors is refused, or the adapter is combined
  * and the result opens. */
 #include "agg/combine/combine.h"
 #include "base/file.h"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Epsilon of many removals on a grid, with 40 digits for one release and a transform in long double: what
-tests/unit/pld.c holds the double arithmetic of privacy/account/pld.c against.
+"""Computes epsilon of many removals on a grid, with 40 digits for one release and a transform in long double.
+tests/unit/pld.c compares the double arithmetic of privacy/account/pld.c with these values.
 
     tests/golden/account_long.py Q NOISE STEPS DELTA [INTERVAL]        needs numpy, scipy, mpmath"""
 import sys

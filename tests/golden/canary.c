@@ -1,12 +1,12 @@
-/* An attack on private training: canaries, whose presence is guessed from how much better the
- * trained model predicts them, and the epsilon that so many right guesses prove (Steinke, Nasr,
- * Jagielski 2023, "Privacy auditing with one training run", theorem 5.2).
+/* An attack on private training. It guesses from the predictions of the trained model which
+ * canaries were in the data. The number of right guesses gives a lower bound of epsilon (Steinke,
+ * Nasr, Jagielski 2023, "Privacy auditing with one training run", theorem 5.2).
  *
- * Each of M canaries, rows of random tokens, is in the data by the throw of a coin. If training has
- * (epsilon, delta) against one row more or less, the number of right guesses among M is at least v
- * with a probability of at most P(Binomial(M, e^epsilon / (1 + e^epsilon)) >= v) + 2 M delta. So
- * the epsilons where that is below DOUBT are refuted: a training that keeps to its epsilon is
- * accused with a probability of at most DOUBT. */
+ * Each of M canaries, rows of random tokens, is in the data with probability one half. If training
+ * has (epsilon, delta) against one row more or less, the number of right guesses among M is at
+ * least v with a probability of at most P(Binomial(M, e^epsilon / (1 + e^epsilon)) >= v) + 2 M
+ * delta. So every epsilon for which this is below DOUBT is refuted, and a training that keeps its
+ * epsilon is refuted wrongly with a probability of at most DOUBT. */
 #include "base/rng.h"
 #include "engine/train/train_private.h"
 #include "privacy/account/account.h"

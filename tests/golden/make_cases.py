@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Makes tests/golden/cases: small random models of the supported families with the numbers that PyTorch and
-PEFT give for them, in float32 on one CPU thread. Of the kinds of the shared cases, at other sizes:
+PEFT give for them, in float32 on one CPU thread. The kinds are those of the shared cases, with other sizes:
 
   llama-wide-heads   three heads of 24 over one KV head, biases on all of attention and the MLP, rank above d_model
   mistral-narrow     a window of 5 positions, heads as many as KV heads, only o, gate and down adapted, alpha 0.5
   qwen2-pattern      biases, an untied head, rank and alpha patterns by whole names, rsLoRA
   qwen3-carry        norms on heads, a carry in some modules and adapters in others
-  llama3-small       llama3 rope, B R A with a carry beside it, only R trains, s = alpha / r = 1
-  llama-linear       linear rope scaling, rsLoRA in a state's own words: rank 3, alpha 5
+  llama3-small       llama3 rope, B R A and a carry, only R trains, s = alpha / r = 1
+  llama-linear       linear rope scaling, rsLoRA in the metadata of a state: rank 3, alpha 5
 
-usage: make_cases.py [CASE...]     needs torch, transformers, peft, safetensors; writes over what is there
+usage: make_cases.py [CASE...]     needs torch, transformers, peft, safetensors; replaces existing cases
 """
 
 import json

@@ -1,7 +1,6 @@
 /* The real SmolLM2-135M-Instruct (Q4_1 GGUF) against ../shared/golden/smollm2: likelihoods, next
- * tokens and greedy continuations; and training in bfloat16 against float32. The file is
- * FEDLORA_SMOLLM2, or where deploy/demo.sh keeps it.
- */
+ * tokens and greedy continuations; and training in bfloat16 against float32. The path
+ * of the file is FEDLORA_SMOLLM2, by default the one to which deploy/demo.sh downloads it. */
 #include "base/json.h"
 #include "engine/generate.h"
 #include "engine/train/train.h"

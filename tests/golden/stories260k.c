@@ -1,6 +1,6 @@
-/* A real, tiny model, whole: stories260K of llama2.c, converted by tests/stories260k/convert.py,
- * through our tokenizer, engine and generation, against what the reference program and PyTorch say
- * of it. */
+/* The tokenizer, the engine and generation with a real, tiny model, stories260K of llama2.c, which
+ * tests/stories260k/convert.py converted. The results are compared with the reference program and
+ * PyTorch. */
 #include "base/json.h"
 #include "engine/engine.h"
 #include "engine/generate.h"

@@ -1,5 +1,5 @@
 /* Tokenizers and chat templates against Hugging Face tokenizers, llama.cpp and Jinja: the cases of
- * tests/golden/tokenizer (make.py there makes them). */
+ * tests/golden/tokenizer, which make.py in that folder makes. */
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/tokens/chat.h"

@@ -1,5 +1,5 @@
 /* Tokenizers against published ids: llama.cpp's vocabularies and the golden texts of a real model,
- * in the shared data. Skipped by name where that is missing. */
+ * in the shared data. A test is skipped if its data is missing. */
 #include "base/file.h"
 #include "engine/tokens/tokenizer.h"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the small random base models beside it: each as a Hugging Face directory (BF16) and as GGUF files,
+"""Makes the small random base models in this folder, each as a Hugging Face directory (BF16) and as GGUF files,
 with expect.json holding the digest that engine/model/model.h defines, computed here with hashlib. Every value fits
-BF16 and F16 exactly, so the F32 and F16 files hold the same model as the directory. Where llama_cpp is
+BF16 and F16 exactly, so the F32 and F16 files hold the same model as the directory. If llama_cpp is
 installed, each GGUF is loaded with it and its logits are compared with transformers', so that a mistake in
 a row order or a key shows here. Needs torch, transformers, safetensors, gguf, numpy."""
 import hashlib, json, math, os, shutil, sys

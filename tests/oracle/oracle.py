@@ -1,4 +1,4 @@
-"""Helpers of the oracle tests: a tiny random model made by transformers, our programs, comparisons.
+"""Helpers of the oracle tests: a tiny random model made by transformers, calls of the programs, comparisons.
 
 Each test is a script: exit status 0 passed, 1 failed, 77 skipped with the reason. tests/e2e/oracle.sh
 runs them all by the Python that FEDLORA_ORACLE_PYTHON names, else by python3.

@@ -2,8 +2,8 @@
 """`fedlora aggregate` is the same function as PEFT's add_weighted_adapter(combination_type="cat").
 
 Three adapters of different ranks, scales (one rsLoRA, one with patterns) and target modules over one random
-model: logits of PEFT's own combination, against those of what `fedlora aggregate` wrote, loaded by PEFT; exactly,
-and cut to the rank at which nothing is lost. Once over a Llama and once over a GPT-2, whose layers store W
+model: the logits of PEFT's own combination are compared with those of the result of `fedlora aggregate`, loaded by
+PEFT; exactly, and cut to the rank at which nothing is lost. Once over a Llama and once over a GPT-2, whose layers store W
 transposed (fan_in_fan_out). With --golden DIR it writes the adapters and PEFT's weight changes as (d_out, d_in),
 which tests/unit/combine.c reads (tests/golden/agg, tests/golden/agg-conv).
 """

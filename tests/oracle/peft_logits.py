@@ -2,7 +2,7 @@
 """Adapters cross between Fedlora and Hugging Face PEFT with the same logits, both ways.
 
 1. an adapter trained by `fedlora train`, loaded by PEFT;
-2. the same adapter exported again, with other ranks a module (rank_pattern, alpha_pattern);
+2. the same adapter exported again, with other ranks per module (rank_pattern, alpha_pattern);
 3. an adapter trained by PEFT (rsLoRA, a rank_pattern, two targets), loaded by `fedlora eval`;
 4. with ../shared/golden: states with a carry, and of the form B R A, exported and loaded by PEFT.
 """

@@ -338,8 +338,8 @@ static long spawn(const char *dir, enum fault kind, long at)
     return killed ? -1 : taken;
 }
 
-/* Killed processes lose nothing that the kernel has, so memory will do, and fsync costs nothing
- * there. */
+/* A folder in memory is enough, because a killed process loses nothing that the kernel has. fsync()
+ * costs nothing there. */
 static void make_dir(char dir[SUPPORT_PATH_BYTES])
 {
     if (!getenv("FEDLORA_FAULT_DISK") && access("/dev/shm", W_OK) == 0)

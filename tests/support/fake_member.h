@@ -14,7 +14,7 @@
 
 #include <pthread.h>
 
-struct fake_base { /* what a base model would say of itself */
+struct fake_base { /* the description of a base model that does not exist */
     struct digest digest;
     const struct method_module *module;
     size_t modules;
@@ -24,15 +24,15 @@ struct fake_options {
     const char *server, *certs, *id; /* the folder has ca.pem, ID.pem, ID.key */
     const char *run;
     const struct fake_base *base;
-    uint32_t rank; /* on offer */
+    uint32_t rank; /* offered */
     uint64_t examples;
-    uint64_t give_up_ms; /* fake_join: without success for so long */
+    uint64_t give_up_ms; /* fake_join(): longest time without success */
 };
 
 struct fake_member {
     struct fake_options options;
     struct rpc_client *client;
-    char method[LIMIT_NAME_BYTES]; /* of the run, once hello is said */
+    char method[LIMIT_NAME_BYTES]; /* of the run, set by fake_hello() */
     uint64_t bytes_up, bytes_down;
 };
 
@@ -62,7 +62,7 @@ struct fake_joining {
     pthread_t thread;
     char id[16];
     struct fake_options options;
-    struct fake_member member; /* its bytes_up and bytes_down stand when it has ended */
+    struct fake_member member; /* bytes_up and bytes_down are final when it has ended */
     struct digest last;
     err result;
 };

@@ -77,8 +77,8 @@ static int bad_commit(void *unused)
 {
     (void)unused;
     bool hit = step();
-    after(hit); /* just before, rather: the step that follows is just after */
-    return hit && fault == FAULT_FULL; /* non-zero: SQLite rolls back and says so */
+    after(hit); /* this is just before the commit; just after it is the next step */
+    return hit && fault == FAULT_FULL; /* non-zero: SQLite rolls back and returns an error */
 }
 static int watch_database(sqlite3 *handle, char **text, const struct sqlite3_api_routines *api)
 {

@@ -80,7 +80,7 @@ struct sender {
     uint32_t round, rank;
     double alpha;
     bool rslora, zero;
-    size_t modules; /* the first so many only; 0: all */
+    size_t modules; /* only the first ones, up to this number; 0: all */
     uint64_t seed;
 };
 
@@ -216,7 +216,7 @@ static inline struct contribution sent(const char *member, double weight, const 
     return (struct contribution){.member = member, .weight = weight, .path = path};
 }
 
-static const char *extra_option; /* of the runs that begin; tests may set it */
+static const char *extra_option; /* of the runs that are created; tests may set it */
 
 /* Writes state 1 of a run of this method. Its rank is 4. If ranks may differ, it is 12 for
  * frozen factors, else that of the largest member, which is more than the size of some modules. */

@@ -19,8 +19,8 @@ void support_ok(err e, const char *call, const char *file, int line);
 void support_refused(err e, enum err_kind kind, const char *part, const char *call,
                      const char *file, int line);
 
-/* The path of ../shared/NAME from the source folder. Skips the test, by that name, when it is
- * absent. */
+/* The path of ../shared/NAME from the source folder. Skips the test when it is absent;
+ * the message has the name. */
 void support_shared(char *out, size_t bytes, const char *name);
 bool support_has_shared(const char *name);
 /* The path of a file of this repository. */

@@ -1,5 +1,5 @@
-/* Reading: PEFT's own directories and states made by Python; writing: what is written reads back,
- * and tests/oracle/peft_cat.py shows that PEFT reads it. Refusals by name. */
+/* Reads directories of PEFT and states made by Python. Written files are read again, and
+ * tests/oracle/peft_cat.py shows that PEFT reads them. Refusals name the file and the tensor. */
 #include "agg/adapter/adapter_file.h"
 
 #include "base/file.h"

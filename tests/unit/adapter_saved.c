@@ -1,5 +1,5 @@
-/* Tensors saved whole beside A and B: which they are, under which names, and who refuses them.
- * (tests/oracle/peft_saved.py: PEFT writes and reads the same.) */
+/* Tensors saved whole in an adapter: how they are found, their names, and the functions that refuse
+ * them. tests/oracle/peft_saved.py shows that PEFT writes and reads the same files. */
 #include "agg/adapter/adapter_saved.h"
 
 #include "base/file.h"

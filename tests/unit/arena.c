@@ -1,4 +1,4 @@
-/* Memory from an arena is zeroed, aligned, apart, and bounded. */
+/* Memory from an arena is zeroed, aligned and bounded, and blocks do not overlap. */
 #include "base/arena.h"
 
 #include "tests/support/support.h"

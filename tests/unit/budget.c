@@ -1,4 +1,4 @@
-/* A budget of bytes against every way to spend it. */
+/* Ranks under a budget of bytes, compared with every possible choice of ranks. */
 #include "agg/algebra/budget.h"
 
 #include "tests/support/support.h"

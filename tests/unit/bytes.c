@@ -1,4 +1,4 @@
-/* A growing buffer keeps its maximum, its zero, and its content on failure. */
+/* A growing buffer respects its maximum, ends in a zero byte, and keeps its content on failure. */
 #include "base/bytes.h"
 
 #include "tests/support/support.h"

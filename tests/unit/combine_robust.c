@@ -1,5 +1,5 @@
-/* Robust rules over adapters, against dense float64: what an adapter adds is formed by loops, over
- * all modules, and the rule's own definition is checked on that. */
+/* Robust rules over adapters, against dense float64. Loops compute the change of each adapter over
+ * all modules, and the definition of the rule is applied to these changes. */
 #include "agg/combine/combine.h"
 
 #include "base/rng.h"

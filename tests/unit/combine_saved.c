@@ -1,5 +1,5 @@
-/* Tensors saved whole beside A and B, as classification heads and trained biases are: their means
- * against plain sums, in all the types they come in, and what cannot be averaged. */
+/* Tensors saved whole in an adapter, such as classification heads and trained biases. Their means
+ * are compared with plain sums for every type; tensors that cannot be averaged are refused. */
 #include "agg/combine/combine.h"
 
 #include "base/file.h"

@@ -1,5 +1,5 @@
-/* Products with packed weights: right at odd sizes, and the same bits for any number of threads and
- * of rows, which the byte identity of training rests on. */
+/* Products with packed weights: correct at odd sizes, with the same bits for any number of threads
+ * and of rows. The reproducibility of training depends on this. */
 #include "base/rng.h"
 #include "kernels/cpu/cpu.h"
 

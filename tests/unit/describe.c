@@ -1,4 +1,4 @@
-/* The record of a run names what its bytes depend on. */
+/* The record of a run names the processor and the libraries on which its bytes depend. */
 #include "kernels/describe.h"
 
 #include <criterion/criterion.h>

@@ -1,4 +1,4 @@
-/* Errors: texts are safe to print, kept to their size, and say the cause. */
+/* Errors: texts are safe to print, are cut to their size, and state the cause. */
 #include "base/err.h"
 
 #include "base/text.h"

@@ -1,4 +1,5 @@
-/* fedex: the mean of factors in the adapter, the covariance it loses in the carry. */
+/* fedex: the adapter is the mean of the factors, and the covariance that this mean loses is added
+ * to the carry. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"

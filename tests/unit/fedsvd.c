@@ -1,4 +1,4 @@
-/* fedsvd: the pair is re-based and computes what it did. */
+/* fedsvd: the product of the pair is the same after the pair is re-based. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"

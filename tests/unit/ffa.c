@@ -1,4 +1,5 @@
-/* ffa: a frozen A in a file of its own, B beside it, slices of B. */
+/* ffa: A is frozen and stored in a separate file; only B is in the state; members train slices of
+ * B. */
 #include "agg/round/method.h"
 
 #include "tests/support/method_fixture.h"

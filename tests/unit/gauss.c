@@ -1,5 +1,6 @@
-/* Against the probability mass itself, computed from erfcl(). The randomness is real, so each test
- * has a chance of failing without cause: at most 1e-8 each (6 sigma, or what is said beside it). */
+/* Compares the sampler with the probability of each integer, computed from erfcl(). The randomness
+ * is real, so each test can fail without a cause, with a probability of at most 1e-8 (6 sigma,
+ * unless the test states another bound). */
 #include "privacy/noise/gauss.h"
 #include "tests/support/support.h"
 

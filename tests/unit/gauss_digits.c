@@ -1,7 +1,6 @@
-/* The sampler on digits chosen here: this object stands in for privacy/noise/keystream.c, which the
- * linker then leaves out. Values whose rounding hangs on one late digit come out as exact
- * arithmetic says.
- */
+/* The sampler on given digits. This object replaces privacy/noise/keystream.c, which the linker
+ * then leaves out. Values whose rounding depends on one late digit must agree with exact
+ * arithmetic. */
 #include "privacy/noise/gauss.h"
 #include "tests/support/support.h"
 

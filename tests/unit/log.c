@@ -1,4 +1,4 @@
-/* One event is one line, whatever its values hold. */
+/* One event is one line, whatever bytes its values contain. */
 #include "base/log.h"
 
 #include "base/json.h"

@@ -1,4 +1,4 @@
-/* One document, two forms. */
+/* One report is printed in two forms, as JSON and as tables. */
 #include "client/output/report.h"
 
 #include "base/json.h"

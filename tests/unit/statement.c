@@ -1,5 +1,5 @@
-/* Ledgers from rounds, as the coordinator makes them, and ledgers with false statements and valid
- * signatures. */
+/* Statements from ledgers as the coordinator makes them, and from ledgers with false statements and
+ * valid signatures. */
 #include "privacy/ledger/statement.h"
 #include "base/file.h"
 #include "base/json.h"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes what stands beside it: three members' updates of one round and the weight changes that follow from the
+"""Makes the files of this folder: three members' updates of one round and the weight changes that follow from the
 definitions of flexlora, florist, lora-fair and fedex, by dense matrices in NumPy (float64, np.linalg).
 
   same.N.safetensors    updates of rank 4 at scale 2, for the methods that average factors
   mixed.N.safetensors   updates of ranks 2, 5 and 6 at scale 2, for flexlora (a run of rank 6)
-  fresh.N.safetensors   the same ranks, each with a scale of its own (one rsLoRA), for florist
+  fresh.N.safetensors   the same ranks, each with a different scale (one rsLoRA), for florist
   expect.safetensors    "METHOD.MODULE": what the next state adds to W0, (d_out, d_in) float64 as two float32, the
-                        number and what that loses; "lora-fair.MODULE.B": the corrected B
+                        rounded number and the rest; "lora-fair.MODULE.B": the corrected B
   expect.json           florist's ranks
 
 Updates look like trained ones: singular values that decay, members that partly agree. usage: make.py

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tokenizer and chat cases beside this file.
+"""Makes the tokenizer and chat cases in this folder.
 
 Small vocabularies of every family are trained with Hugging Face tokenizers; their ids come from that
 library for tokenizer.json, and from llama.cpp (llama-cpp-python) for GGUF files. Chats are rendered by
