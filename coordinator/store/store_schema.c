@@ -1,7 +1,7 @@
 /* The tables of the store, and how an older store gets them. */
 #include "coordinator/store/store.h"
 
-enum { STORE_VERSION = 4 };
+enum { STORE_VERSION = 5 };
 
 /* Version 1. A digest column names a blob; NULL means that there is none.
  *
@@ -75,7 +75,12 @@ static const char schema_4[] =
     " PRIMARY KEY(run, member, line)) WITHOUT ROWID;"
     "PRAGMA user_version = 4;";
 
-static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4};
+/* Added by version 5: status replies count these events, and a run may have millions of others. */
+static const char schema_5[] = "CREATE INDEX IF NOT EXISTS reports_skipped ON events(run, round)"
+                               " WHERE event='report.skipped';"
+                               "PRAGMA user_version = 5;";
+
+static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4, schema_5};
 
 /* All missing versions in one transaction: a crash leaves the old version. A newer database is
  * refused, because this version would not keep its rows consistent. */

@@ -143,6 +143,22 @@ Test(store, keeps_evaluations_and_sums_them_up_by_rows)
     end();
 }
 
+/* A status asks for this count, on the loop thread, in runs with millions of other events. */
+static void expect_count_uses_index(const char *name)
+{
+    struct db_query q = {0};
+    bool row = false;
+    ok(db_query_open(&q, &store.db,
+                     "EXPLAIN QUERY PLAN "
+                     "SELECT count(*) FROM events WHERE run=?"
+                     " AND event='report.skipped'",
+                     "i", (int64_t)1));
+    ok(db_query_next(&row, &q));
+    cr_assert(row);
+    cr_expect(strstr(db_query_text(&q, 3), name), "%s", db_query_text(&q, 3));
+    db_query_close(&q);
+}
+
 Test(store, opens_what_the_version_before_has_made)
 {
     begin();
@@ -174,6 +190,10 @@ Test(store, opens_what_the_version_before_has_made)
     struct bytes none = {.max = 1};
     ok(store_ledger_part(&none, &store, run, "a", 0));
     cr_expect_eq(none.size, 0);
+    ok(db_script(&store.db, "DROP INDEX reports_skipped; PRAGMA user_version = 4;"));
+    store_close(&store);
+    ok(store_open(&store, dir));
+    expect_count_uses_index("reports_skipped");
     arena_close(&arena);
     end();
 }
