@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+enum { STORE_TRIM_BATCH = 256 };
+
 /* Each thread opens its own connection. The first call makes folders and tables (before other
  * threads exist: main.c), later calls find them. */
 err store_open(struct store *out, const char *dir)
@@ -441,22 +443,48 @@ err store_pin(struct store *store, const struct store_blob *blob, size_t pins_ma
                   (int64_t)blob->size);
 }
 
-/* One blob at a time: its file first, then its row. A crash in between finds no file the next time,
- * which is no error. A newer row may name the same content again (frozen factors mostly do), so
- * each digest is looked up first. */
+/* The next blobs that were given up, at most STORE_TRIM_BATCH. */
+static err next_doomed(struct digest *out, size_t *count, struct db *db)
+{
+    struct db_query q = {0};
+    size_t n = 0;
+    bool row = true;
+    TRY(db_query_open(&q, db, "SELECT digest FROM doomed LIMIT ?", "i", (int64_t)STORE_TRIM_BATCH));
+    err e = ERR_NONE;
+    while (n < STORE_TRIM_BATCH && row && !err_is(e)) {
+        e = db_query_next(&row, &q);
+        if (!err_is(e) && row && db_query_digest(&out[n], &q, 0)) n++;
+    }
+    db_query_close(&q);
+    *count = n;
+    return e;
+}
+
+static err forget_doomed(struct db *db, const struct digest *digest, size_t count)
+{
+    TRY(db_begin(db));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < count && !err_is(e); i++)
+        e = db_run(db, "DELETE FROM doomed WHERE digest=?", "h", &digest[i]);
+    return db_end(db, e);
+}
+
+/* Files first, then their rows, so a crash in between finds no file the next time, which is no
+ * error. In batches, because each commit waits for the disk and the next round waits for this. A
+ * newer row may name the same content again (frozen factors mostly do), so each digest is looked up
+ * first. */
 err store_trim(struct store *store)
 {
+    struct digest digest[STORE_TRIM_BATCH];
     for (;;) {
-        struct db_query q = {0};
-        struct digest digest;
-        bool row = false, used = true;
-        TRY(db_query_open(&q, &store->db, "SELECT digest FROM doomed LIMIT 1", ""));
-        err e = db_query_next(&row, &q);
-        if (!err_is(e) && row) row = db_query_digest(&digest, &q, 0);
-        db_query_close(&q);
-        if (err_is(e) || !row) return e;
-        TRY(store_blob_known(&used, store, &digest));
-        if (!used) TRY(blob_remove(store->dir, &digest));
-        TRY(db_run(&store->db, "DELETE FROM doomed WHERE digest=?", "h", &digest));
+        size_t count = 0;
+        bool used = true;
+        TRY(next_doomed(digest, &count, &store->db));
+        if (count == 0) return ERR_NONE;
+        for (size_t i = 0; i < count; i++) {
+            TRY(store_blob_known(&used, store, &digest[i]));
+            if (!used) TRY(blob_remove(store->dir, &digest[i]));
+        }
+        TRY(forget_doomed(&store->db, digest, count));
     }
 }

@@ -433,3 +433,21 @@ Test(store, numbers_events_for_those_who_watch)
     arena_close(&arena);
     end();
 }
+
+Test(store, removes_any_number_of_blobs_that_were_given_up)
+{
+    begin();
+    struct store_blob pinned = make_blob("pinned"), given_up = make_blob("given up");
+    int64_t left = -1;
+    ok(store_pin(&store, &pinned, 1));
+    ok(db_script(&store.db,
+                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<600)"
+                 " INSERT INTO doomed SELECT randomblob(32) FROM n;"));
+    ok(db_run(&store.db, "INSERT INTO doomed VALUES(?),(?)", "hh", &pinned.digest,
+              &given_up.digest));
+    ok(store_trim(&store));
+    ok(db_number(&left, &store.db, "SELECT count(*) FROM doomed", ""));
+    cr_expect_eq(left, 0);
+    cr_expect(has_blob(&pinned) && !has_blob(&given_up));
+    end();
+}
