@@ -103,9 +103,9 @@ void store_close(struct store *store);
 /* For store.c only. Brings the tables to this version; ERR_INPUT: a newer version made them. */
 err store_schema(struct db *db);
 
-/* Removes blobs that no row names, and uploads that were not continued for upload_age_ms. Counts the
- * reports that were lost with the last process as skipped. Must run before any other thread uses
- * DATA. */
+/* Removes blobs that no row names, and uploads that were not continued for upload_age_ms. Counts
+ * the reports that were lost with the last process as skipped. Must run before any other thread
+ * uses DATA. */
 err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms);
 
 /* ---- runs; texts and lists that are loaded live in the arena */
