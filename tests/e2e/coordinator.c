@@ -272,7 +272,7 @@ static void refuse_bad_bytes(struct hand *h)
     other = *h->task->train;
     other.round = 7;
     ok(fake_update(&bad, &h->member, &other));
-    refuse_bytes(h, &bad, ERR_STATE, "round 7, expected 1");
+    refuse_bytes(h, &bad, ERR_STATE, "round 7, expected round 1");
     bytes_close(&bad);
 }
 
