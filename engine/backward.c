@@ -6,7 +6,7 @@
  *   dx     = sum over the modules of the site: dy W, and the adapter's part (factors.h)
  *   dresid += norm_back(dx)
  *
- * Frozen weights get no gradient. `further` says whether anything before a site still trains; if
+ * Frozen weights get no gradient. `further` is true if a module before the site still trains; if
  * not, the pass stops there, so layers and sites below the lowest trained module cost nothing. */
 #include "engine/pass.h"
 

@@ -65,7 +65,7 @@ static const struct option_row rows[] = {
      .help = "file with options; the command line overrides it"},
 };
 
-/* One line of the result. `problem` says what is wrong or will be; NULL if all is well. */
+/* One line of the result. `problem` describes a present or expected failure; NULL: none. */
 struct finding {
     const char *name;
     char value[512];
@@ -239,7 +239,7 @@ static void find_system(struct findings *f)
 enum { DOCTOR_DAYS_LEFT = 14 };
 
 /* The TLS connection is checked first, by itself, because its errors are the most frequent and the
- * RPC library reports them only as "unavailable". Then the health service tells whether the
+ * RPC library reports them only as "unavailable". Then the health service shows whether the
  * coordinator accepts calls. */
 static void find_server(struct findings *f, const struct remote_options *o)
 {

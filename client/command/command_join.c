@@ -67,8 +67,8 @@ static const struct option_row rows[] = {
      .at = AT(memory),
      .value = "SIZE",
      .help = "memory of this machine, reported to the coordinator; default: not reported"},
-    /* Privacy of single records. These are limits of the member, which hold whatever the run says;
-     * they are compared before any data is used. */
+    /* Privacy of single records. These are limits of the member, which hold whatever the settings
+     * of the run are; they are compared before any data is used. */
     {.flag = "ledger",
      .key = "privacy.ledger",
      .kind = OPTION_TEXT,
@@ -133,7 +133,7 @@ static const struct option_row rows[] = {
      .help = "longest wait for a coordinator that does not answer"},
 };
 
-/* A run that ends before its first round has no state, which an all-zero digest stands for. With
+/* A run that ends before its first round has no state; its digest is then all zero. With
  * example-level privacy the member's own ledger is reported; with client-level privacy only the
  * coordinator has one, and its last hash is printed so that the member can give it to an
  * auditor. */

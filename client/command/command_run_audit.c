@@ -54,7 +54,8 @@ struct audit {
 
 typedef Fedlora__V1__AuditReply audit_reply;
 
-/* Audit replies come in pages; `asked` says which part and after which line or round. */
+/* Audit replies come in pages; `asked` names the part, and the line or round after which it
+ * starts. */
 static err ask(audit_reply **out, const struct audit *a, const Fedlora__V1__AuditRequest *asked)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(audit),

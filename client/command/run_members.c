@@ -76,7 +76,7 @@ static err set_key(member_t *m, const char *key, char *value, struct arena *aren
                     near ? "; did you mean " : "", near ? near : "");
 }
 
-/* "ID", "ID:8" and "ID:8:2" are the short forms; a part with '=' is a key wherever it stands. */
+/* "ID", "ID:8" and "ID:8:2" are the short forms; a part with '=' is a key at any position. */
 static err parse_member(member_t *m, const char *text, struct arena *arena)
 {
     static const struct run_members_split colon = {':', "members"};

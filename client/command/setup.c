@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* An adapter directory and a state file are told apart by adapter_open_path(), so --adapter and
+/* adapter_open_path() distinguishes an adapter directory from a state file, so --adapter and
  * --state differ only in the documentation. Neither means that the base is used alone. */
 static err open_adapter(struct setup *s, const struct setup_options *o)
 {

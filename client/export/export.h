@@ -1,6 +1,6 @@
 /* Writing a change in the formats of other programs. The change of each module comes as one plain
  * pair of factors (agg's struct flatten: delta = B A, scale 1, already cut to the rank or error
- * asked for). Files are written beside their final path and renamed; without `replace` an existing
+ * asked for). Files are written under a temporary name and renamed; without `replace` an existing
  * path is ERR_INPUT. */
 #ifndef CLIENT_EXPORT_H
 #define CLIENT_EXPORT_H

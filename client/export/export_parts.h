@@ -6,9 +6,9 @@
 #include "base/limits.h"
 #include "engine/model/model.h"
 
-/* Creates an empty directory beside `dir`, to be filled with plain files. commit moves it to `dir`,
- * after moving an existing `dir` out of the way; abandon removes it. Without `replace` an existing
- * `dir` is ERR_INPUT. */
+/* Creates an empty directory next to `dir`, to be filled with plain files. commit moves it to
+ * `dir`, after moving an existing `dir` out of the way; abandon removes it. Without `replace` an
+ * existing `dir` is ERR_INPUT. */
 err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace);
 err export_dir_commit(const char *part, const char *dir);
 /* Also removes what a crashed export has left; does nothing if the directory does not exist. */

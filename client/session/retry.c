@@ -41,7 +41,7 @@ err retry_sleep(uint64_t ms)
 
 /* The time is measured from the first failure after a success, so an unreliable connection that
  * works from time to time never gives up. The wait is included: a pause that would end too late is
- * not begun. */
+ * not started. */
 err retry_wait(struct retry *retry, err cause, const char *whom)
 {
     REQUIRE(err_is(cause));

@@ -40,8 +40,8 @@ static err check_promise(const Fedlora__V1__Privacy *p, const struct session_opt
 }
 
 /* Names for the ledger. They include the federation, because two federations may both have a run
- * "r1", and one ledger covers all of them. A method name that does not fit the buffer is not one of
- * ours. */
+ * "r1", and one ledger covers all of them. A method name that does not fit the buffer is not
+ * known to this program. */
 static err name_it(struct session_privacy *p, const Fedlora__V1__HelloReply *hello,
                    const struct rpc_peer *self)
 {

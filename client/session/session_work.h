@@ -33,8 +33,8 @@ void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *
 
 enum { SESSION_WORK_PROMISE = 512 };
 
-/* A finished update without its bytes. It is kept beside the file, so that a restarted process can
- * send the update without training again. */
+/* A finished update without its bytes. It is kept in a file of its own, so that a restarted process
+ * can send the update without training again. */
 struct session_update {
     struct digest digest; /* of the file */
     struct digest state;  /* the state from which it was trained */

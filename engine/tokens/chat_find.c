@@ -139,8 +139,8 @@ static err recognise_mistral(struct chat_template *c, const char *jinja)
     return ERR_NONE;
 }
 
-/* The order matters: templates of Llama 2 and Mistral both contain [INST], and only <<SYS>> tells
- * them apart. */
+/* The order matters: templates of Llama 2 and Mistral both contain [INST], and only <<SYS>>
+ * distinguishes them. */
 err chat_recognise(struct chat_template *out, const char *jinja)
 {
     struct chat_template c = {0};

@@ -56,7 +56,7 @@ struct run {
 
 static err run_step(const struct run *r, size_t index, const struct piece *text);
 
-/* Joins neighbouring stretches as the behaviour of a step says and passes the results on. The
+/* Joins neighbouring stretches by the behaviour of a step and passes the results on. The
  * stretch begin .. end - 1 waits for its neighbour; `last` is true if it was a match. */
 struct joiner {
     const struct run *run;

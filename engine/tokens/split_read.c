@@ -268,7 +268,7 @@ err split_read(struct split *out, struct arena *arena, const json_t *json)
 }
 
 /* Patterns of the pre-tokenizers in llama.cpp (llama-vocab.cpp), in the order in which they are
- * applied. Each name stands between spaces, so that a search for " name " finds only whole
+ * applied. Each name is between spaces, so that a search for " name " finds only whole
  * names. */
 static const struct pre_tokenizer {
     const char *names; /* with a space before and after each */

@@ -18,7 +18,7 @@ struct reading {
     struct bytes letters;
     /* From the `decoder` of tokenizer.json: */
     bool byte_level, byte_fallback;
-    const char *mark; /* text that stands for a space, or NULL */
+    const char *mark; /* text that replaces a space, or NULL */
 };
 
 /* A missing optional file leaves *out NULL. */

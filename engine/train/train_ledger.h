@@ -36,7 +36,7 @@ struct train_ledger {
     struct train_private_options how; /* options for train_private_run() */
     struct plan plan;
     struct plan_summary summary;
-    char says[1024]; /* the plan in a few lines for people; train_ledger_ask() adds the ledger */
+    char says[1024]; /* the plan as text for the user; train_ledger_ask() adds the ledger */
 };
 
 /* ERR_INPUT: refused, with the reason. `options` and everything it points to must outlive *out. */
