@@ -229,6 +229,24 @@ static void start_private(struct ledger_head *head, struct ledger_key *key, stru
                                                    .seed = one}));
 }
 
+static void expect_noisy_until_reported(int64_t run, const struct store_round *round,
+                                        const struct store_private *made)
+{
+    struct store_private row;
+    size_t removed = 0;
+    ok(store_trim(&store));
+    cr_expect(has_blob(&made->noisy), "the report still needs it");
+    ok(store_report(&store, run, round));
+    ok(store_private_load(&row, &store, run, 1));
+    cr_expect_eq(row.noisy.size, 0);
+    ok(store_trim(&store));
+    cr_expect(!has_blob(&made->noisy));
+    ok(store_private_noisy(&store, run, 1, made)); /* as if its report had been lost in a crash */
+    ok(store_recover(&removed, &store, 0));
+    ok(store_private_load(&row, &store, run, 1));
+    cr_expect_eq(row.noisy.size, 0);
+}
+
 /* The seed comes with the ledger's first line; a noisy mean is kept until its release stands, which
  * is charged with it, and is reported. */
 Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
@@ -271,17 +289,7 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     struct bytes got = {.max = 1 << 20};
     ok(store_ledger(&got, &store, run));
     cr_expect_str_eq((char *)got.data, (char *)text.data);
-    ok(store_trim(&store));
-    cr_expect(has_blob(&made.noisy), "the report still needs it");
-    ok(store_report(&store, run, &p.round));
-    ok(store_private_load(&row, &store, run, 1));
-    cr_expect_eq(row.noisy.size, 0);
-    ok(store_trim(&store));
-    cr_expect(!has_blob(&made.noisy));
-    ok(store_private_noisy(&store, run, 1, &made)); /* as if its report had been lost in a crash */
-    ok(store_recover(&removed, &store, 0));
-    ok(store_private_load(&row, &store, run, 1));
-    cr_expect_eq(row.noisy.size, 0);
+    expect_noisy_until_reported(run, &p.round, &made);
     ok(store_private_load(&row, &store, run, 2));
     cr_expect_eq(row.clip, 0.75);
     struct store_run *runs = NULL;
