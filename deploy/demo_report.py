@@ -4,6 +4,7 @@
 demo_report.py progress WIDTH    one line of at most WIDTH columns from `fedlora run status --json`
                                  on standard input
 demo_report.py fraction          how far that run is, of 1000
+demo_report.py settings          that run's learning rate and alpha, as options of fedlora train
 demo_report.py port              a free TCP port of this machine
 demo_report.py field NAME        one field of the JSON document on standard input
 demo_report.py split FROM TO     a person's own JSON Lines files, with a test set kept apart
@@ -46,6 +47,11 @@ def fraction(_):
     ]
     rounds = status["round"] - 1 + sum(done) / max(1, len(status["members"]))
     print(int(1000 * min(1, max(0, rounds) / status["config"]["rounds"])))
+
+
+def settings(_):
+    config = json.load(sys.stdin)["config"]
+    print(f"--lr {config['training']['lr']:g} --alpha {config['alpha']:g}")
 
 
 def port(_):
@@ -100,9 +106,11 @@ def split(options):
 
 TABLE_NOTE = (
     "MB up and down: per institution over the whole run, least - most. Alone: the same number of"
-    " steps, the same rank and learning rate as in the FLoRA run."
+    " steps, the same rank, alpha and learning rate as in the FLoRA run."
 )
 SYNTHETIC_NOTE = (
+    " Each method's alpha and learning rate are the best of a few pairs that were tried on validation"
+    " rows with one seed (docs/methods.md)."
     " The data is synthetic, and made so that each institution sees three of eight departments:"
     " alone it cannot do better than about 3 in 8. The table shows that adapters carry across what"
     " data may not. It does not show which method is best: that takes real data and more seeds."
@@ -254,6 +262,7 @@ def main():
     zero.add_argument("width", type=int)
     zero.set_defaults(run=progress)
     commands.add_parser("fraction").set_defaults(run=fraction)
+    commands.add_parser("settings").set_defaults(run=settings)
     commands.add_parser("port").set_defaults(run=port)
     one = commands.add_parser("field")
     one.add_argument("name")

@@ -45,6 +45,7 @@ const struct method method_fed_sb = {
     .frozen = true,
     .averages = true,
     .options = {"basis"},
+    .lr = 6e-3,
     .aggregate = {.way = METHOD_AGGREGATE_RUN_ONLY,
                   .text = "combines small matrices between frozen factors that only a run has"},
     .client_private = true,

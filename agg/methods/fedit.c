@@ -14,6 +14,8 @@ const struct method method_fedit = {
     .summary = "averages A and B separately (the baseline); not exact; one rank for all",
     .equal_scale = true,
     .averages = true,
+    .lr = 4e-3,
+    .alpha = 16,
     .aggregate = {.way = METHOD_AGGREGATE_FACTORS,
                   .text = "the mean of A and the mean of B; not exact, its error is printed"},
     .client_refusal = METHODS_TWO_FACTORS,

@@ -39,6 +39,8 @@ const struct method method_flora = {
     .exact = true,
     .carries = true,
     .fresh = true,
+    .lr = 2e-3,
+    .alpha = 64,
     .aggregate = {.way = METHOD_AGGREGATE_SUM,
                   .stack = true,
                   .text = "the exact weighted sum of the products B A; ranks may differ"},

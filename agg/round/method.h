@@ -196,6 +196,7 @@ struct method {
     bool fresh;
 
     /* ---- defaults of a run ---- */
+    /* From the demo's search (bench/search.py), where the method was in it. */
     double lr;    /* learning rate; 0: that of base/training_options.h */
     double alpha; /* LoRA alpha, the same at every rank; 0: twice the rank */
 

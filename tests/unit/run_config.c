@@ -119,7 +119,7 @@ Test(run_config, fills_in_what_is_absent)
     cr_expect_str_eq(c->training->schedule, "linear");
     cr_expect_eq(c->training->batch, 4);
     cr_expect_eq(c->training->seq, 1024);
-    cr_expect_eq(c->training->lr, 2e-4);
+    cr_expect_eq(c->training->lr, method_find("flora")->lr);
     cr_expect_eq(c->carry_error, 1e-4);
     message_free(c);
 }
@@ -322,6 +322,33 @@ static void rankless_ffa(config_t *c)
 {
     c->method = "ffa";
     c->rank = 0;
+}
+
+static void no_settings(config_t *c)
+{
+    c->alpha = 0;
+    c->training->lr = 0;
+}
+static void hetlora(config_t *c)
+{
+    no_settings(c);
+    c->method = "hetlora";
+}
+
+Test(run_config, a_new_run_takes_the_methods_alpha_and_a_stored_run_keeps_its_own)
+{
+    config_t *made = make(no_settings), *stored = make(no_settings), *other = make(hetlora);
+    ok(run_config_create(made));
+    cr_expect_eq(run_config_alpha(made, "a", 8), method_find("flora")->alpha);
+    cr_expect_eq(made->training->lr, method_find("flora")->lr);
+    ok(run_config_complete(stored)); /* created before the method had a default */
+    cr_expect_eq(run_config_alpha(stored, "a", 8), 16);
+    ok(run_config_create(other));
+    cr_expect_eq(method_find("hetlora")->lr, 0);
+    cr_expect_eq(other->training->lr, 2e-4);
+    message_free(made);
+    message_free(stored);
+    message_free(other);
 }
 
 static double alpha_of(void (*change)(config_t *c), uint32_t rank)
