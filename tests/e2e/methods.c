@@ -338,7 +338,7 @@ static void replay_open(struct replay *r, const struct variant *v)
                                      .base = hex,
                                      .seed = 11,
                                      .rank = rank,
-                                     .alpha = 2 * rank,
+                                     .alpha = r->method->alpha > 0 ? r->method->alpha : 2 * rank,
                                      .module = module,
                                      .module_count = list->n_modules,
                                      .option = v->option,
