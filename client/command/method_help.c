@@ -29,18 +29,18 @@ static err private_names(struct bytes *out)
     return ERR_NONE;
 }
 
-/* "flora --lr 0.002 --alpha 64": the methods whose defaults differ from the option table. */
+/* The methods whose defaults differ from the option table, one on a line. */
 static err own_defaults(struct bytes *out)
 {
-    size_t count = 0;
     for (const char *const *name = method_names(); *name; name++) {
         const struct method *m = method_find(*name);
         if (m->lr == 0 && m->alpha == 0) continue;
-        TRY(bytes_printf(out, "%s%s", count++ ? ", " : "", *name));
-        if (m->lr > 0) TRY(bytes_printf(out, " --lr %g", m->lr));
-        if (m->alpha > 0) TRY(bytes_printf(out, " --alpha %g", m->alpha));
+        TRY(bytes_printf(out, "  %-12s", *name));
+        if (m->lr > 0) TRY(bytes_printf(out, "--lr %g", m->lr));
+        if (m->alpha > 0) TRY(bytes_printf(out, "%s--alpha %g", m->lr > 0 ? " " : "", m->alpha));
+        TRY(bytes_printf(out, "\n"));
     }
-    return count ? ERR_NONE : bytes_printf(out, "none");
+    return ERR_NONE;
 }
 
 /* Everything comes from the registry of methods, so that a new method appears here without an
@@ -54,11 +54,10 @@ err method_help(struct bytes *out)
         TRY(bytes_printf(out, "  %-12s%s\n", *name, method_find(*name)->summary));
     TRY(bytes_printf(out, "\nmethods with client-level privacy (--privacy client): "));
     TRY(private_names(out));
-    TRY(bytes_printf(out, "\nmethods with defaults of their own: "));
+    TRY(bytes_printf(out, "\n\nmethods with defaults of their own:\n"));
     TRY(own_defaults(out));
     TRY(bytes_printf(
-        out,
-        "\n\noptions of the methods: --option KEY=VALUE [default] (only for these methods)\n"));
+        out, "\noptions of the methods: --option KEY=VALUE [default] (only for these methods)\n"));
     for (size_t i = 0; i < count; i++)
         TRY(option_line(out, &option[i]));
     return ERR_NONE;
