@@ -33,6 +33,8 @@ def progress(options):
             doing = f"{member.get('step', 0)}/{member.get('steps', 0)}"
         parts.append(f"{member['id']} {doing}")
     line = f"{head}: {', '.join(parts)}"
+    if "training" in counts:  # the steps show that
+        line = line.replace(" training:", ":", 1)
     if len(line) > options.width:
         line = f"{head}: {', '.join(f'{n} {doing}' for doing, n in counts.items())}"
     print(line[: options.width])
