@@ -64,11 +64,8 @@ static void gather(double *left, double *right, const struct lowrank_stack *s)
 
 /* out (m rows of length `row`) = c x (m, r), rounded once. Compiled also for wider registers; the
  * bits are the same, because each element is rounded by itself. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-static void
-copy_scaled(float *out, size_t row, const float *x, double c, const size_t size[2])
+MATRIX_CLONES static void copy_scaled(float *out, size_t row, const float *x, double c,
+                                      const size_t size[2])
 {
     for (size_t i = 0; i < size[0]; i++)
         for (size_t j = 0; j < size[1]; j++)

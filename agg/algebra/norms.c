@@ -15,11 +15,7 @@
 enum { PANEL = 128 };
 
 /* Compiled also for wider registers, because the conversion costs a tenth of the products. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-static void
-widen(double *restrict out, const float *restrict x, size_t n)
+MATRIX_CLONES static void widen(double *restrict out, const float *restrict x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         out[i] = (double)x[i];

@@ -7,11 +7,7 @@
 
 /* Compiled also for wider registers. Products and sums are rounded one by one (the build forbids
  * fused ones), so every version gives the same bits. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-static void
-add_scaled(double *sum, const float *x, double p, size_t n)
+MATRIX_CLONES static void add_scaled(double *sum, const float *x, double p, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         sum[i] += p * (double)x[i];

@@ -1,4 +1,5 @@
 /* Norms for methods that average A and B at one rank; contract in method_measure.h. */
+#include "agg/algebra/matrix.h"
 #include "agg/round/method_measure_parts.h"
 
 #include <errno.h>
@@ -38,11 +39,7 @@ typedef float wide __attribute__((vector_size(WIDE * sizeof(float)), aligned(4),
  * in registers. This is most of a report's time. cblas_ssyrk() is not used, because a BLAS that
  * does not know the processor falls back to vectors a quarter as wide. Products and sums are
  * rounded one by one, so every version gives the same bits. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-static void
-add_products(float *gram, const float *x, size_t N, size_t d)
+MATRIX_CLONES static void add_products(float *gram, const float *x, size_t N, size_t d)
 {
     for (size_t b = 0; b < N; b += 2 * WIDE)
         for (size_t a = 0; a < b + 2 * WIDE; a += TALL) {
@@ -63,12 +60,9 @@ add_products(float *gram, const float *x, size_t N, size_t d)
 }
 
 /* out = x - y, sum += p out */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-static void
-subtract(float *restrict out, float *restrict sum, const float *restrict x, const float *restrict y,
-         float p, size_t n)
+MATRIX_CLONES static void subtract(float *restrict out, float *restrict sum,
+                                   const float *restrict x, const float *restrict y, float p,
+                                   size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         float d = x[i] - y[i];
