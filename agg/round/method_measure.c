@@ -63,9 +63,9 @@ static bool same_carry(const struct method_measure *x)
 /* Sets the weights of D's terms and adds the terms of S. If members started from the whole pair of
  * the state, D has a term -sum p_k s B A already: S is then added to that term's weight, so that
  * the pair is read once, and cancels exactly if all members sent the module (the weight is then 0).
- * `truncates`: small members trained without the rest of the pair, and the exact change counts
- * against the whole pair. */
-static void add_before(struct sums *s, const struct method_measure *x)
+ * `same` is same_carry(). With `truncates`, small members trained without the rest of the pair, and
+ * the exact change counts against the whole pair. */
+static void add_before(struct sums *s, const struct method_measure *x, bool same)
 {
     const struct adapter_file_module *old = x->round->module;
     struct lowrank_term pair = pair_of(old, old->scale), carry = carry_of(old);
@@ -86,7 +86,7 @@ static void add_before(struct sums *s, const struct method_measure *x)
         add_term(s, &pair, 1, 0);
     else if (fabs(s->weight[MEASURE_ERROR * s->room + whole] += 1) < 1e-9)
         s->weight[MEASURE_ERROR * s->room + whole] = 0; /* else only rounding of the weights */
-    if (!same_carry(x)) add_term(s, &carry, 1, 0);
+    if (!same) add_term(s, &carry, 1, 0);
 }
 
 /* Closes the gaps between the rows of `weight`: norms_of() expects (MEASURE_NORMS, terms). */
@@ -105,11 +105,12 @@ static err measure_pairs(double *norm, const struct method_measure *x)
     TRY(method_change_open(&s.change, x->round, x->method, MORE));
     TRY_OUT(e, matrix_take(&s.weight, MEASURE_NORMS, s.room));
     size_t terms = s.change.stack.count;
-    add_before(&s, x);
+    bool same = same_carry(x);
+    add_before(&s, x, same);
     const struct lowrank_term pair = pair_of(x->made, x->round->module->scale),
                               carry = carry_of(x->made);
     add_term(&s, &pair, -1, 1);
-    add_term(&s, &carry, same_carry(x) ? 0 : -1, 1);
+    add_term(&s, &carry, same ? 0 : -1, 1);
     pack_weights(&s);
     TRY_OUT(e, norms_of(norm, &s.change.stack, s.weight, MEASURE_NORMS));
     if (terms == 0) norm[MEASURE_ERROR] = 0; /* no member sent it, and it was published unchanged */
