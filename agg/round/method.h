@@ -28,6 +28,7 @@
 
 #include "agg/adapter/adapter_file.h"
 #include "base/bytes.h"
+#include "base/digest.h"
 #include "base/err.h"
 #include "base/limits.h"
 
@@ -256,7 +257,7 @@ err method_next(struct method_report *report, const struct method *method, const
  * norms cheap, is found out once. Zeroed at first, then kept by the caller from report to report of
  * a run; one report at a time uses it. */
 struct method_report_frozen {
-    char digest[65]; /* of the file this was found out of */
+    char digest[DIGEST_TEXT_BYTES]; /* of the file this was found out of */
     bool orthonormal;
 };
 struct method_report_options {
