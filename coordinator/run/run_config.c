@@ -43,19 +43,13 @@ static err in_range(const char *field, double value, double least, double most)
     return err_make(ERR_INPUT, "%s: %g, expected %g to %g", field, value, least, most);
 }
 
-/* Defaults of local training that differ from base/training_options.h for this method. */
-static void method_defaults(struct training_options *t, const struct method *method)
-{
-    if (method->lr > 0) t->lr = method->lr; /* run_config_create() sets alpha */
-}
-
 static err complete_training(run_config_t *c, const struct method *method)
 {
     Fedlora__V1__Training *complete = NULL;
     const Fedlora__V1__Training none = FEDLORA__V1__TRAINING__INIT;
     struct training_options t;
     training_options_defaults(&t);
-    method_defaults(&t, method);
+    if (method->lr > 0) t.lr = method->lr; /* run_config_create() sets alpha */
     TRY(training_wire_read(&t, c->training ? c->training : &none));
     if (!c->seed) c->seed = (uint64_t)t.seed;
     TRY(in_range("seed", (double)c->seed, 0, 0x1p53)); /* the bound of training.seed */
