@@ -221,26 +221,28 @@ static err append(struct upload *u, const ProtobufCBinaryData *data)
     return ERR_NONE;
 }
 
+/* After each message of an upload: asks for the next one, unless the call has been answered. */
+static void part_taken(struct upload *u, err e)
+{
+    if (err_is(e))
+        refuse_upload(u, e);
+    else if (!u->ended)
+        rpc_call_next(u->call);
+}
+
 static void submit_part(struct rpc_call *call, const void *message, size_t size)
 {
     struct upload *u = rpc_call_state(call);
     Fedlora__V1__SubmitPart *part = NULL;
     if (!u || u->ended) return;
     err e = message_unpack(&part, &fedlora__v1__submit_part__descriptor, message, size);
-    if (err_is(e))
-        refuse_upload(u, e);
-    else {
-        if (part->part_case == FEDLORA__V1__SUBMIT_PART__PART_DATA)
-            e = append(u, &part->data);
-        else if (part->part_case == FEDLORA__V1__SUBMIT_PART__PART_HEADER && !u->job)
-            e = take_submit_header(u, part->header);
-        else
-            e = err_make(ERR_INPUT, "expected one header, then data");
-        if (err_is(e))
-            refuse_upload(u, e);
-        else if (!u->ended)
-            rpc_call_next(call);
-    }
+    if (!err_is(e) && part->part_case == FEDLORA__V1__SUBMIT_PART__PART_DATA)
+        e = append(u, &part->data);
+    else if (!err_is(e) && part->part_case == FEDLORA__V1__SUBMIT_PART__PART_HEADER && !u->job)
+        e = take_submit_header(u, part->header);
+    else if (!err_is(e))
+        e = err_make(ERR_INPUT, "expected one header, then data");
+    part_taken(u, e);
     message_free(part);
 }
 
@@ -349,20 +351,13 @@ static void put_part(struct rpc_call *call, const void *message, size_t size)
     Fedlora__V1__PutPart *part = NULL;
     if (!u || u->ended) return;
     err e = message_unpack(&part, &fedlora__v1__put_part__descriptor, message, size);
-    if (err_is(e))
-        refuse_upload(u, e);
-    else {
-        if (part->part_case == FEDLORA__V1__PUT_PART__PART_DATA)
-            e = append(u, &part->data);
-        else if (part->part_case == FEDLORA__V1__PUT_PART__PART_HEADER && !u->job)
-            e = take_put_header(u, part->header);
-        else
-            e = err_make(ERR_INPUT, "expected one header, then data");
-        if (err_is(e))
-            refuse_upload(u, e);
-        else if (!u->ended)
-            rpc_call_next(call);
-    }
+    if (!err_is(e) && part->part_case == FEDLORA__V1__PUT_PART__PART_DATA)
+        e = append(u, &part->data);
+    else if (!err_is(e) && part->part_case == FEDLORA__V1__PUT_PART__PART_HEADER && !u->job)
+        e = take_put_header(u, part->header);
+    else if (!err_is(e))
+        e = err_make(ERR_INPUT, "expected one header, then data");
+    part_taken(u, e);
     message_free(part);
 }
 
