@@ -43,16 +43,16 @@ struct training_options {
 /* clang-format off */
 #define TRAINING_ROW(at_, member_) .at = (at_) + offsetof(struct training_options, member_)
 
-#define TRAINING_SEQ "1024"
-#define TRAINING_ROW_SEQ(at_) {TRAINING_ROW(at_, seq), .flag = "seq", .key = "train.seq",          \
-     .kind = OPTION_INT, .fallback = TRAINING_SEQ, .least = 1, .most = LIMIT_SEQUENCE,             \
+/* `fedlora eval` has the rows SEQ and EOS too, so their at_ is the offset of the member itself. */
+#define TRAINING_ROW_SEQ(at_) {.at = (at_), .flag = "seq", .key = "train.seq",                     \
+     .kind = OPTION_INT, .fallback = "1024", .least = 1, .most = LIMIT_SEQUENCE,                   \
      .help = "largest number of tokens in a row; longer rows are cut"}
 /* Default and help differ between commands, because a run leaves the rate to its method. */
 #define TRAINING_ROW_LR(at_, fallback_, help_) {TRAINING_ROW(at_, lr), .flag = "lr",               \
      .key = "train.lr", .kind = OPTION_NUM, .fallback = (fallback_), .least = 0, .most = 10,       \
      .help = (help_)}
 #define TRAINING_LR "2e-4"
-#define TRAINING_ROW_EOS(at_) {TRAINING_ROW(at_, eos), .flag = "eos", .key = "train.eos",          \
+#define TRAINING_ROW_EOS(at_) {.at = (at_), .flag = "eos", .key = "train.eos",                     \
      .kind = OPTION_FLAG, .fallback = "yes",                                                       \
      .help = "do not append the end-of-sequence token to the learned tokens"}
 
@@ -70,7 +70,7 @@ struct training_options {
     {TRAINING_ROW(at_, accumulate), .flag = "accumulate", .key = "train.accumulate",               \
      .kind = OPTION_INT, .fallback = "1", .least = 1, .most = 65536,                               \
      .help = "forward passes of one optimizer step"},                                              \
-    TRAINING_ROW_SEQ(at_),                                                                         \
+    TRAINING_ROW_SEQ((at_) + offsetof(struct training_options, seq)),                              \
     {TRAINING_ROW(at_, schedule), .flag = "schedule", .key = "train.schedule",                     \
      .kind = OPTION_CHOICE, .fallback = "linear", .choices = training_schedules,                   \
      .help = "learning rate after the warm-up (restarts in each round of a run)"},                \
@@ -98,7 +98,7 @@ struct training_options {
     {TRAINING_ROW(at_, shuffle), .flag = "shuffle", .key = "train.shuffle", .kind = OPTION_FLAG,   \
      .fallback = "yes",                                                                            \
      .help = "read rows in file order, starting over at the end of the file"},                     \
-    TRAINING_ROW_EOS(at_)
+    TRAINING_ROW_EOS((at_) + offsetof(struct training_options, eos))
 /* clang-format on */
 
 /* All rows, lr, seed and precision included; `at` counts from a struct training_options. */

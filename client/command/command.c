@@ -50,7 +50,6 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 /* Options that every command accepts. Their rows come after the command's own rows in --help. All
  * of them are accepted everywhere, also where a command ignores one, so that scripts can pass the
  * same common options to every command. */
-static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 #define AT(member) offsetof(struct command_common, member)
 static const struct option_row common_rows[] = {
     {.flag = "json",
@@ -84,7 +83,7 @@ static const struct option_row common_rows[] = {
      .kind = OPTION_CHOICE,
      .at = AT(precision),
      .fallback = "auto",
-     .choices = precisions,
+     .choices = training_precisions,
      .help = "precision of weights and activations; auto: bf16 if the CPU has AMX, "
              "f32 otherwise, because bf16 without AMX is slower"},
     {.flag = "seed",

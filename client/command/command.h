@@ -16,13 +16,12 @@
 
 #include "base/option.h"
 #include "base/stop.h" /* stop_asked is set by SIGINT and SIGTERM */
+#include "base/training_options.h"
 
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-enum command_precision { COMMAND_PRECISION_AUTO, COMMAND_PRECISION_F32, COMMAND_PRECISION_BF16 };
 
 /* The options of every command; must be the first member of each command's options struct, because
  * the frame reads it through a pointer to the whole. */
@@ -31,7 +30,7 @@ struct command_common {
     int64_t threads; /* 0: all */
     int64_t seed;
     const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
-    int precision;      /* enum command_precision */
+    int precision;      /* enum training_precision */
 };
 
 /* The option of every command that writes a file or a directory. Without it existing output is
@@ -40,6 +39,22 @@ struct command_common {
     {                                                                                              \
         .flag = "force", .letter = 'f', .kind = OPTION_FLAG, .at = (at_),                          \
         .help = "replace existing output"                                                          \
+    }
+
+/* The two options that make an adapter smaller; a command takes at most one of them. */
+#define COMMAND_ROWS_CUT(rank_at, error_at)                                                        \
+    {.flag = "rank",                                                                               \
+     .kind = OPTION_INT,                                                                           \
+     .at = (rank_at),                                                                              \
+     .fallback = "0",                                                                              \
+     .least = 0,                                                                                   \
+     .most = LIMIT_RANK,                                                                           \
+     .help = "largest rank of a module; 0: no limit, the result is exact"},                        \
+    {                                                                                              \
+        .flag = "error", .kind = OPTION_NUM, .at = (error_at), .fallback = "0", .least = 0,        \
+        .most = 1,                                                                                 \
+        .help = "largest relative error of a module, which gets the smallest rank that keeps it; " \
+                "0: exact"                                                                         \
     }
 
 /* Everything the frame needs to know about a command. Texts follow the rules of help texts: they

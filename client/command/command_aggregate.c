@@ -39,21 +39,7 @@ static const struct option_row rows[] = {
      .help = "PEFT directory to write"},
     /* Five ways to bound the size of the result; at most one may be given. Without any, the result
      * is exact for methods that can be. */
-    {.flag = "rank",
-     .kind = OPTION_INT,
-     .at = AT(rank),
-     .fallback = "0",
-     .least = 0,
-     .most = LIMIT_RANK,
-     .help = "largest rank of a module; 0: no limit, the result is exact"},
-    {.flag = "error",
-     .kind = OPTION_NUM,
-     .at = AT(error),
-     .fallback = "0",
-     .least = 0,
-     .most = 1,
-     .help = "largest relative error of a module, which gets the smallest rank that keeps it; 0: "
-             "exact"},
+    COMMAND_ROWS_CUT(AT(rank), AT(error)),
     {.flag = "energy",
      .kind = OPTION_NUM,
      .at = AT(energy),

@@ -35,7 +35,7 @@ static const struct option_row rows[] = {
      * with. */
     SETUP_ROW_ADAPTER(AT(adapter), "to evaluate; default: the base model alone"),
     SETUP_ROW_STATE(AT(state), "to evaluate; default: the base model alone"),
-    SETUP_ROW_SEQ(AT(seq)),
+    TRAINING_ROW_SEQ(AT(seq)),
     /* Affects speed and memory only, except that bf16 results may differ in the last digits. */
     {.flag = "batch-tokens",
      .kind = OPTION_INT,
@@ -49,7 +49,7 @@ static const struct option_row rows[] = {
      .at = AT(accuracy),
      .fallback = "yes",
      .help = "measure the loss only; generate no completions to measure the accuracy"},
-    SETUP_ROW_EOS(AT(eos)),
+    TRAINING_ROW_EOS(AT(eos)),
     SETUP_ROW_BOS(AT(bos)),
     /* Extra outputs, for comparisons with other programs. */
     {.flag = "logits",

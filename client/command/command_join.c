@@ -181,7 +181,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
     (void)arguments, (void)arena;
     const struct join_command *o = options;
     struct session_result result = {0};
-    /* In the order of enum command_precision. DTYPE_NONE leaves the choice to the run. */
+    /* In the order of enum training_precision. DTYPE_NONE leaves the choice to the run. */
     const enum dtype precision[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16};
     const struct session_options session = {.remote = o->remote,
                                             .base = o->base,

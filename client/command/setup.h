@@ -29,16 +29,6 @@
         .flag = "state", .kind = OPTION_TEXT, .at = (at_), .value = "FILE",                        \
         .help = "Fedlora state " use_                                                              \
     }
-#define SETUP_ROW_SEQ(at_)                                                                         \
-    {                                                                                              \
-        .flag = "seq", .kind = OPTION_INT, .at = (at_), .fallback = TRAINING_SEQ, .least = 1,      \
-        .most = LIMIT_SEQUENCE, .help = "largest number of tokens in a row; longer rows are cut"   \
-    }
-#define SETUP_ROW_EOS(at_)                                                                         \
-    {                                                                                              \
-        .flag = "eos", .kind = OPTION_FLAG, .at = (at_), .fallback = "yes",                        \
-        .help = "do not append the end-of-sequence token to the learned tokens"                    \
-    }
 #define SETUP_ROW_BOS(at_)                                                                         \
     {                                                                                              \
         .flag = "bos", .kind = OPTION_FLAG, .at = (at_),                                           \
