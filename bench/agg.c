@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "bench/modules.h"
 
 #include <fcntl.h>
 #include <omp.h>
@@ -25,14 +26,6 @@
 
 static const char base_digest[] =
     "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-enum { LAYERS = 30, KINDS = 7, MODULES = LAYERS * KINDS };
-static const struct {
-    const char *name;
-    uint32_t d_out, d_in;
-} kinds[KINDS] = {{"self_attn.q_proj", 576, 576}, {"self_attn.k_proj", 192, 576},
-                  {"self_attn.v_proj", 192, 576}, {"self_attn.o_proj", 576, 576},
-                  {"mlp.gate_proj", 1536, 576},   {"mlp.up_proj", 1536, 576},
-                  {"mlp.down_proj", 576, 1536}};
 
 static struct method_module modules[MODULES];
 static char names[MODULES][64];
@@ -57,16 +50,6 @@ static double now(void)
 static void path_of(char out[LIMIT_PATH_BYTES], const char *what, size_t n)
 {
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%zu", dir, what, n);
-}
-
-static void make_modules(void)
-{
-    for (size_t i = 0; i < MODULES; i++) {
-        snprintf(names[i], sizeof names[i], "model.layers.%zu.%s", i / KINDS,
-                 kinds[i % KINDS].name);
-        modules[i] =
-            (struct method_module){names[i], kinds[i % KINDS].d_out, kinds[i % KINDS].d_in};
-    }
 }
 
 static float *random_floats(size_t n, uint64_t seed)
@@ -433,7 +416,7 @@ int main(int argc, char **argv)
     const char *one = NULL;
     threads = omp_get_max_threads();
     read_options(&one, argc, argv);
-    make_modules();
+    make_modules(modules, names);
     if (one) return round_main(one);
     must(file_make_dirs(dir));
     float *block = random_floats(1 << 20, 1);

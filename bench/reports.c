@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "bench/modules.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,14 +21,7 @@
 
 static const char base_digest[] =
     "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-enum { LAYERS = 30, KINDS = 7, MODULES = LAYERS * KINDS, MEMBERS_MAX = 256, BLOCK = 1 << 20 };
-static const struct {
-    const char *name;
-    uint32_t d_out, d_in;
-} kinds[KINDS] = {{"self_attn.q_proj", 576, 576}, {"self_attn.k_proj", 192, 576},
-                  {"self_attn.v_proj", 192, 576}, {"self_attn.o_proj", 576, 576},
-                  {"mlp.gate_proj", 1536, 576},   {"mlp.up_proj", 1536, 576},
-                  {"mlp.down_proj", 576, 1536}};
+enum { MEMBERS_MAX = 256, BLOCK = 1 << 20 };
 
 struct bench {
     const char *dir;
@@ -56,15 +50,9 @@ static void path_of(char out[LIMIT_PATH_BYTES], const struct bench *b, const cha
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%zu", b->dir, what, n);
 }
 
-static void make_modules(struct bench *b)
+static void make_block(struct bench *b)
 {
     struct rng rng;
-    for (size_t i = 0; i < MODULES; i++) {
-        snprintf(b->name[i], sizeof b->name[i], "model.layers.%zu.%s", i / KINDS,
-                 kinds[i % KINDS].name);
-        b->module[i] =
-            (struct method_module){b->name[i], kinds[i % KINDS].d_out, kinds[i % KINDS].d_in};
-    }
     b->block = malloc(BLOCK * sizeof *b->block);
     if (!b->block) must(err_make(ERR_MACHINE, "no memory"));
     rng_init(&rng, "bench", 1, "", 0);
@@ -194,7 +182,8 @@ int main(int argc, char **argv)
     }
     if (i < argc) chosen = (const char *const *)(argv + i);
     must(file_make_dirs(b.dir));
-    make_modules(&b);
+    make_modules(b.module, b.name);
+    make_block(&b);
     printf("%zu members, rank %u (R: %u), %d modules, one thread, seconds of processor time\n\n",
            b.members, b.rank, b.core, (int)MODULES);
     printf("%-10s %10s %10s %8s %15s %15s\n", "method", "combining", "report", "ratio",
