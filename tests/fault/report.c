@@ -47,6 +47,13 @@ static void expect_reported(struct run *run, uint32_t number, bool reported)
     arena_close(&arena);
 }
 
+static void release_report(struct run *run)
+{
+    atomic_store(&released, true);
+    while (run->report)
+        if (!work_take(run->shop->maths)) usleep(100);
+}
+
 static uint32_t skipped(struct run *run)
 {
     uint32_t n = 0;
@@ -59,6 +66,14 @@ static void close_all(struct run *run, struct run_shop *shop)
     work_close(shop->receipts);
     work_close(shop->maths);
     run_close(run);
+}
+
+static void in_new_dir(err (*serve)(struct run_shop *shop))
+{
+    char dir[SUPPORT_PATH_BYTES];
+    make_dir(dir);
+    ok(serve_run_with(dir, serve));
+    support_dir_remove(dir);
 }
 
 static err publish_while_held(struct run_shop *shop)
@@ -74,9 +89,7 @@ static err publish_while_held(struct run_shop *shop)
     cr_expect_eq(round_task(&run->round, 0), ROUND_TASK_TRAIN);
     cr_assert(run->report);
     expect_reported(run, 1, false);
-    atomic_store(&released, true);
-    while (run->report)
-        if (!work_take(shop->maths)) usleep(100);
+    release_report(run);
     expect_reported(run, 1, true);
     cr_expect_eq(skipped(run), 0);
     close_all(run, shop);
@@ -85,10 +98,7 @@ static err publish_while_held(struct run_shop *shop)
 
 Test(report, is_made_while_members_train_on_the_published_state)
 {
-    char dir[SUPPORT_PATH_BYTES];
-    make_dir(dir);
-    ok(serve_run_with(dir, publish_while_held));
-    support_dir_remove(dir);
+    in_new_dir(publish_while_held);
 }
 
 static err finish_while_held(struct run_shop *shop)
@@ -105,9 +115,7 @@ static err finish_while_held(struct run_shop *shop)
     expect_reported(run, 2, false);
     expect_reported(run, ROUNDS, false);
     cr_expect_eq(skipped(run), ROUNDS - 1);
-    atomic_store(&released, true);
-    while (run->report)
-        if (!work_take(shop->maths)) usleep(100);
+    release_report(run);
     expect_reported(run, ROUNDS, true);
     cr_expect_eq(skipped(run), ROUNDS - 1);
     /* A report may have to give way before it begins; then the hook does not see it. */
@@ -120,10 +128,7 @@ static err finish_while_held(struct run_shop *shop)
 
 Test(report, gives_way_to_the_next_round_and_is_counted)
 {
-    char dir[SUPPORT_PATH_BYTES];
-    make_dir(dir);
-    ok(serve_run_with(dir, finish_while_held));
-    support_dir_remove(dir);
+    in_new_dir(finish_while_held);
 }
 
 static err stop_while_held(struct run_shop *shop)
@@ -146,10 +151,7 @@ static err stop_while_held(struct run_shop *shop)
 
 Test(report, does_not_delay_a_stop)
 {
-    char dir[SUPPORT_PATH_BYTES];
-    make_dir(dir);
-    ok(serve_run_with(dir, stop_while_held));
-    support_dir_remove(dir);
+    in_new_dir(stop_while_held);
 }
 
 static err give_way_to_other_work(struct run_shop *shop)
@@ -166,9 +168,7 @@ static err give_way_to_other_work(struct run_shop *shop)
             if (!work_take(shop->maths)) usleep(100);
         ok(run_push_work(run, PUBLISH_NOISE));
     }
-    atomic_store(&released, true);
-    while (run->report)
-        if (!work_take(shop->maths)) usleep(100);
+    release_report(run);
     expect_reported(run, 1, true);
     cr_expect_eq(atomic_load(&calls), 4);
     cr_expect_eq(skipped(run), 0);
@@ -179,12 +179,10 @@ static err give_way_to_other_work(struct run_shop *shop)
 /* A private run, because it gives up its noisy mean when it publishes, and its report needs it. */
 Test(report, that_gave_way_to_other_work_still_finds_its_files)
 {
-    char dir[SUPPORT_PATH_BYTES], place[SUPPORT_PATH_BYTES], key[SUPPORT_PATH_BYTES + 16];
+    char place[SUPPORT_PATH_BYTES], key[SUPPORT_PATH_BYTES + 16];
     make_dir(place);
     make_key(key, place);
-    make_dir(dir);
-    ok(serve_run_with(dir, give_way_to_other_work));
-    support_dir_remove(dir);
+    in_new_dir(give_way_to_other_work);
     support_dir_remove(place);
 }
 
