@@ -24,17 +24,17 @@ def progress(options):
     status = json.load(sys.stdin)
     members = status.get("members", [])
     rounds = status.get("rounds") or status.get("config", {}).get("rounds", "?")
-    head = f"round {status.get('round', 0)}/{rounds} {status.get('phase', '')}"
+    head = f"round {status.get('round', 0)}/{rounds}"
     parts, counts = [], {}
     for member in members:
         doing = member.get("doing") or "absent"
         counts[doing] = counts.get(doing, 0) + 1
-        if doing == "training":
-            doing = f"{member.get('step', 0)}/{member.get('steps', 0)}"
+        if doing == "training":  # no number of steps before the first one is reported
+            doing = f"{member['step']}/{member['steps']}" if member.get("steps") else "-"
         parts.append(f"{member['id']} {doing}")
+    if "training" not in counts:  # else the members show the phase
+        head += f" {status.get('phase', '')}"
     line = f"{head}: {', '.join(parts)}"
-    if "training" in counts:  # the steps show that
-        line = line.replace(" training:", ":", 1)
     if len(line) > options.width:
         line = f"{head}: {', '.join(f'{n} {doing}' for doing, n in counts.items())}"
     print(line[: options.width])
