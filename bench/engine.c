@@ -18,7 +18,7 @@ struct shape { /* y (rows, n) = x (rows, k) W^T and back, `count` times per step
     bool head; /* the logits are float32, and the backward product uses slices */
 };
 static const struct shape shapes[] = {
-    {960, 576, 30, false},  {576, 576, 30, false}, {1536, 576, 60, false},
+    {960, 576, 30, false},  {576, 576, 30, false}, {3072, 576, 30, false},
     {576, 1536, 30, false}, {1536, 576, 32, true}, /* the head, by slices of the vocabulary */
 };
 
@@ -36,13 +36,6 @@ static void must(err e)
     exit(1);
 }
 
-static void rows_of_weight(float *out, const void *user, size_t row, size_t count)
-{
-    size_t k = *(const size_t *)user;
-    for (size_t i = 0; i < count * k; i++)
-        out[i] = (float)((row * k + i) % 17) / 16.0f - 0.5f;
-}
-
 struct best {
     double forward, back; /* seconds */
 };
@@ -50,7 +43,12 @@ struct best {
 static struct best measure(struct backend_context *c, const struct shape *s, size_t rows)
 {
     enum dtype type = backend_cpu.precision(c);
-    struct weight_source source = {.n = s->n, .k = s->k, .rows = rows_of_weight, .user = &s->k};
+    float *values = malloc(s->n * s->k * sizeof *values);
+    if (!values) must(err_make(ERR_MACHINE, "no memory for a weight"));
+    for (size_t i = 0; i < s->n * s->k; i++)
+        values[i] = (float)(i % 17) / 16.0f - 0.5f;
+    struct weight_source source = {.n = s->n, .k = s->k, .parts = 1};
+    source.part[0] = (struct weight_part){values, DTYPE_F32, (uint32_t)s->n, 0};
     source.products = BACKEND_FORWARD | BACKEND_BACKWARD;
     struct backend_weight *w;
     struct mat x = {NULL, type, s->k}, y = {NULL, s->head ? DTYPE_F32 : type, s->n};
@@ -64,15 +62,16 @@ static struct best measure(struct backend_context *c, const struct shape *s, siz
     double end = seconds_now() + 1.0;
     for (int i = 0; i < 5 || seconds_now() < end; i++) {
         double at = seconds_now();
-        backend_cpu.linear(c, y, x, w, rows, false);
+        backend_cpu.linear(c, y, x, w, NULL, NULL, rows, false);
         double half = seconds_now();
-        backend_cpu.linear_back(c, dx, dy, w, rows, false);
+        backend_cpu.linear_back(c, dx, dy, w, NULL, NULL, rows);
         double done = seconds_now();
         if (half - at < best.forward) best.forward = half - at;
         if (done - half < best.back) best.back = done - half;
     }
     must(backend_cpu.check(c));
     backend_cpu.weight_close(w);
+    free(values);
     backend_cpu.memory_give(c, x.data);
     backend_cpu.memory_give(c, y.data);
     backend_cpu.memory_give(c, dy.data);

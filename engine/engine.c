@@ -10,52 +10,33 @@
 
 /* The loss is computed for at most this many learned tokens at once, which bounds the memory behind
  * the last layer for rows of any length. */
-enum { LEARNED_BLOCK = 1024, STACK_MAX = 3 };
+enum { LEARNED_BLOCK = 1024 };
 
-/* Weights with the same input, stacked so that one product computes them all: W_q, W_k and W_v read
- * the same x. (rows of all parts, cols) */
+/* Weights with the same input are stacked, so that one product computes them all and x is read
+ * once: q, k and v; gate and up. */
 struct stack {
-    const struct weight *part[STACK_MAX];
-    int parts;
+    const struct weight *part[WEIGHT_PARTS_MAX], *bias[WEIGHT_PARTS_MAX];
+    size_t parts;
 };
-
-/* Rows row .. row + count - 1 of the stacked matrix, which may lie in several parts. The backend
- * asks for blocks of rows while it packs, so that a large matrix is never converted to float32 as a
- * whole. */
-static void stack_rows(float *out, const void *user, size_t row, size_t count)
-{
-    const struct stack *s = user;
-    for (int i = 0; i < s->parts; i++) {
-        const struct weight *w = s->part[i];
-        if (row < w->rows && count) {
-            size_t n = w->rows - row < count ? w->rows - row : count;
-            weight_rows_f32(out, w, (uint32_t)row, (uint32_t)n);
-            out += n * w->cols;
-            count -= n;
-            row = w->rows;
-        }
-        row -= w->rows;
-    }
-}
 
 /* Without a backward pass the backend keeps one layout of the weight instead of two. If any part
  * has a bias, the bias of the stack is zero for the parts without one. */
 static err pack(struct backend_weight **out, struct engine *e, const struct stack *s,
-                const struct weight *const *bias, bool inference)
+                unsigned products)
 {
-    struct weight_source source = {.k = s->part[0]->cols, .rows = stack_rows, .user = s};
-    source.products = BACKEND_FORWARD | (inference ? 0 : BACKEND_BACKWARD);
+    struct weight_source source = {.k = s->part[0]->cols, .parts = s->parts, .products = products};
     bool any = false;
-    for (int i = 0; i < s->parts; i++) {
+    for (size_t i = 0; i < s->parts; i++) {
+        source.part[i] = weight_part(s->part[i]);
         source.n += s->part[i]->rows;
-        any = any || (bias && bias[i]->data);
+        any = any || (s->bias[i] && s->bias[i]->data);
     }
     float *values = NULL;
     if (any) {
         if (!(values = calloc(source.n, sizeof(float)))) return err_sys(ENOMEM, "engine");
         size_t at = 0;
-        for (int i = 0; i < s->parts; at += s->part[i++]->rows)
-            if (bias[i]->data) weight_rows_f32(values + at, bias[i], 0, bias[i]->rows);
+        for (size_t i = 0; i < s->parts; at += s->part[i++]->rows)
+            if (s->bias[i]->data) weight_rows_f32(values + at, s->bias[i], 0, s->bias[i]->rows);
         source.bias = values;
     }
     err er = e->be->weight_pack(out, e->ctx, &source);
@@ -63,24 +44,37 @@ static err pack(struct backend_weight **out, struct engine *e, const struct stac
     return er;
 }
 
-/* q, k and v are one product of (heads + 2 kv_heads) head_dim columns, so x is read once for the
- * three. */
-static err pack_layer(struct engine *e, uint32_t layer, bool inference)
+/* The modules [first, first + count) of a layer as one weight. */
+static err pack_modules(struct backend_weight **out, struct engine *e, uint32_t layer,
+                        enum module_kind first, size_t count, unsigned products)
 {
     const struct layer *m = &e->model->layer[layer];
+    struct stack s = {.parts = count};
+    for (size_t i = 0; i < count; i++) {
+        s.part[i] = &m->linear[first + i];
+        s.bias[i] = &m->bias[first + i];
+    }
+    return pack(out, e, &s, products);
+}
+
+static err pack_layer(struct engine *e, uint32_t layer, unsigned products)
+{
     struct engine_layer *w = &e->layer[layer];
-    const struct weight *lin = m->linear, *bias = m->bias;
-    struct stack qkv = {{&lin[MODULE_Q], &lin[MODULE_K], &lin[MODULE_V]}, 3};
-    struct stack o = {{&lin[MODULE_O]}, 1}, down = {{&lin[MODULE_DOWN]}, 1};
-    struct stack gate = {{&lin[MODULE_GATE]}, 1}, up = {{&lin[MODULE_UP]}, 1};
-    const struct weight *bqkv[] = {&bias[MODULE_Q], &bias[MODULE_K], &bias[MODULE_V]};
-    const struct weight *bo[] = {&bias[MODULE_O]}, *bd[] = {&bias[MODULE_DOWN]};
-    const struct weight *bg[] = {&bias[MODULE_GATE]}, *bu[] = {&bias[MODULE_UP]};
-    TRY(pack(&w->qkv, e, &qkv, bqkv, inference));
-    TRY(pack(&w->o, e, &o, bo, inference));
-    TRY(pack(&w->gate, e, &gate, bg, inference));
-    TRY(pack(&w->up, e, &up, bu, inference));
-    return pack(&w->down, e, &down, bd, inference);
+    TRY(pack_modules(&w->qkv, e, layer, MODULE_Q, 3, products));
+    TRY(pack_modules(&w->o, e, layer, MODULE_O, 1, products));
+    TRY(pack_modules(&w->gate_up, e, layer, MODULE_GATE, 2, products));
+    return pack_modules(&w->down, e, layer, MODULE_DOWN, 1, products);
+}
+
+/* A tied embedding is one weight with both uses. */
+static err pack_vocabulary(struct engine *e, unsigned products)
+{
+    const struct model *m = e->model;
+    struct stack head = {.part = {&m->head}, .parts = 1}, embed = {.part = {&m->embed}, .parts = 1};
+    bool tied = m->head.data == m->embed.data;
+    TRY(pack(&e->head, e, &head, products | BACKEND_HEAD | (tied ? BACKEND_EMBED : 0)));
+    if (tied) e->embed = e->head;
+    return tied ? ERR_NONE : pack(&e->embed, e, &embed, BACKEND_EMBED);
 }
 
 /* Norm weights stay float32 in every precision: they are few, and a rounded factor would change
@@ -155,6 +149,7 @@ static void pass_close(struct engine *e)
 {
     struct pass *p = &e->pass;
     if (p->memory) e->be->memory_give(e->ctx, p->memory);
+    e->be->batch_close(p->batch);
     free(p->layer);
     free(p->x1);
     *p = (struct pass){0};
@@ -170,10 +165,10 @@ void engine_close(struct engine *e)
         for (uint32_t i = 0; e->layer && i < e->model->arch.layers; i++) {
             e->be->weight_close(e->layer[i].qkv);
             e->be->weight_close(e->layer[i].o);
-            e->be->weight_close(e->layer[i].gate);
-            e->be->weight_close(e->layer[i].up);
+            e->be->weight_close(e->layer[i].gate_up);
             e->be->weight_close(e->layer[i].down);
         }
+        if (e->embed != e->head) e->be->weight_close(e->embed);
         e->be->weight_close(e->head);
         if (e->norms) e->be->memory_give(e->ctx, e->norms);
         if (e->cosine) e->be->memory_give(e->ctx, e->cosine);
@@ -190,16 +185,16 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return err_sys(ENOMEM, "engine");
     struct backend_options options = {.precision = o->precision, .threads = o->threads};
-    struct stack head = {{&m->head}, 1};
+    unsigned products = BACKEND_FORWARD | (o->inference ? 0 : BACKEND_BACKWARD);
     err er = err_sys(ENOMEM, "engine");
     e->model = m;
     if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
-    TRY_OUT(er, backend_find(&e->be, o->device));
+    TRY_OUT(er, backend_find(&e->be, &options.device, o->device));
     TRY_OUT(er, e->be->open(&e->ctx, &options));
     TRY_OUT(er, place_norms(e));
     for (uint32_t i = 0; i < m->arch.layers; i++)
-        TRY_OUT(er, pack_layer(e, i, o->inference));
-    TRY_OUT(er, pack(&e->head, e, &head, NULL, o->inference));
+        TRY_OUT(er, pack_layer(e, i, products));
+    TRY_OUT(er, pack_vocabulary(e, products));
 out:
     if (err_is(er))
         engine_close(e);
@@ -234,6 +229,15 @@ static float *take_floats(char *memory, size_t *at, size_t count)
     return take(memory, at, DTYPE_F32, 1, count).data;
 }
 
+/* Takes (rows, cols) with the columns to the right that a linear operation with these sites needs
+ * for its low-rank part. */
+static struct mat take_wide(char *memory, size_t *at, const struct engine *e, size_t rows,
+                            size_t cols, uint32_t width)
+{
+    size_t ld = cols + (width ? e->be->low_rank_room(e->ctx, width) : 0);
+    return take(memory, at, engine_precision(e), rows, ld);
+}
+
 /* Tensors of one layer that backward reads. x2 (the stream after attention) is needed only there;
  * without a backward pass it has no rows. q and k before their norms are kept because the gradient
  * of a norm needs its input. */
@@ -244,19 +248,24 @@ static void place_saved(struct saved *s, const struct engine *e, const struct pa
     enum dtype type = engine_precision(e);
     size_t t = p->tokens_max, q = (size_t)a->heads * a->head_dim;
     size_t k = (size_t)a->kv_heads * a->head_dim;
-    s->x2 = take(memory, at, type, p->backward ? t : 0, a->d_model);
+    s->x2 = take(memory, at, type, p->size.backward ? t : 0, a->d_model);
     s->qkv = take(memory, at, type, t, q + 2 * k);
     s->raw = take(memory, at, type, a->qk_norm ? t : 0, q + k);
-    s->att = take(memory, at, type, t, q);
-    s->gate = take(memory, at, type, t, a->d_ffn);
-    s->up = take(memory, at, type, t, a->d_ffn);
+    s->att = take_wide(memory, at, e, t, q, p->size.site_width[SITE_O]);
+    s->gate_up =
+        take_wide(memory, at, e, t, 2 * (size_t)a->d_ffn, p->size.site_width[SITE_GATE_UP]);
     for (int i = 0; i < SITES; i++)
-        s->h[i] = take(memory, at, type, t, p->site_width[i]);
+        s->h[i] = take(memory, at, type, t, p->size.site_width[i]);
     s->inv1 = take_floats(memory, at, t);
     s->inv2 = take_floats(memory, at, t);
     s->inv_q = take_floats(memory, at, a->qk_norm ? t * a->heads : 0);
     s->inv_k = take_floats(memory, at, a->qk_norm ? t * a->kv_heads : 0);
     s->lse = take_floats(memory, at, t * a->heads);
+}
+
+static uint32_t wider(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
 }
 
 /* Places all working memory at `memory`, or only counts its size. Without a backward pass, or with
@@ -266,28 +275,27 @@ static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
 {
     const struct arch *a = &e->model->arch;
     enum dtype type = engine_precision(e);
-    size_t at = 0, t = p->tokens_max, back = p->backward ? t : 0, d = a->d_model;
-    size_t last = p->learned_max, last_back = p->backward ? last : 0, widest = 0;
-    bool shared = !p->backward || p->checkpoint;
+    const uint32_t *width = p->size.site_width;
+    size_t at = 0, t = p->tokens_max, back = p->size.backward ? t : 0, d = a->d_model;
+    size_t last = p->learned_max, last_back = p->size.backward ? last : 0;
+    uint32_t out = wider(width[SITE_O], width[SITE_DOWN]);
+    uint32_t in = wider(width[SITE_QKV], width[SITE_GATE_UP]), widest = wider(in, out);
+    bool shared = !p->size.backward || p->size.checkpoint;
     for (uint32_t i = 0; i < (shared ? 1 : a->layers); i++)
         place_saved(&p->layer[i], e, p, memory, &at);
     for (uint32_t i = 0; i < a->layers; i++)
         p->x1[i] = take(memory, &at, type, back, d);
-    for (int i = 0; i < SITES; i++)
-        widest = p->site_width[i] > widest ? p->site_width[i] : widest;
     p->resid = take(memory, &at, DTYPE_F32, t, d);
-    p->normed = take(memory, &at, type, t, d);
-    p->wide = take(memory, &at, type, t, a->d_ffn);
+    p->normed = take_wide(memory, &at, e, t, d, in);
+    p->wide = take_wide(memory, &at, e, t, a->d_ffn, width[SITE_DOWN]);
     p->dresid = take(memory, &at, DTYPE_F32, back, d);
     p->dwide = take(memory, &at, type, back, a->d_ffn);
-    p->dqkv = take(memory, &at, type, back, engine_qkv_width(a));
+    p->dqkv = take_wide(memory, &at, e, back, engine_qkv_width(a), width[SITE_QKV]);
     p->datt = take(memory, &at, type, back, (size_t)a->heads * a->head_dim);
-    p->dy = take(memory, &at, type, back, d);
-    p->dx = take(memory, &at, DTYPE_F32, back, d);
+    p->dy = take_wide(memory, &at, e, back, d, out);
+    p->dx = take(memory, &at, type, back, d);
     p->g = take(memory, &at, type, back, widest);
     p->p = take(memory, &at, type, back, widest);
-    for (int i = 0; i < 2; i++)
-        p->mask[i] = take(memory, &at, type, p->mask_width ? t : 0, p->mask_width);
     p->last = take(memory, &at, DTYPE_F32, last, d);
     p->last_normed = take(memory, &at, type, last, d);
     p->dlast = take(memory, &at, DTYPE_F32, last_back, d);
@@ -298,47 +306,64 @@ static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
 /* Memory for more rows, wider adapters or a backward pass also serves smaller passes. With a
  * backward pass the kind of checkpointing must be equal, because it decides which layers share
  * memory. */
-static bool pass_fits(const struct pass *have, const struct pass *want)
+static bool pass_fits(const struct pass *p, const struct pass_size *want)
 {
-    bool fits = have->memory && have->tokens_max >= want->tokens_max &&
-                have->learned_max >= want->learned_max && have->backward >= want->backward &&
-                (!want->backward || have->checkpoint == want->checkpoint) &&
-                have->mask_width >= want->mask_width;
+    const struct pass_size *have = &p->size;
+    bool fits = p->memory && have->tokens >= want->tokens && have->rows >= want->rows &&
+                have->learned >= want->learned && have->backward >= want->backward &&
+                (!want->backward || have->checkpoint == want->checkpoint);
     for (int i = 0; i < SITES; i++)
         fits = fits && have->site_width[i] >= want->site_width[i];
     return fits;
 }
 
-/* Tokens and learned tokens are rounded up to BACKEND_ROWS, as linear() requires of its buffers.
- * Old memory is given back before new memory is taken, so that growing never holds both; after a
- * failure the engine has no working memory and the next pass takes it again. */
-err pass_reserve(struct engine *e, const struct batch *b)
+/* Tokens and learned tokens are rounded up to BACKEND_ROWS, as linear() requires of its buffers. */
+static void pass_plan(struct pass *p, const struct pass_size *s)
 {
-    const struct arch *a = &e->model->arch;
-    struct pass want = {.backward = b->backward, .checkpoint = b->backward && b->checkpoint};
-    size_t longest = 0;
-    want.tokens_max = (b->tokens + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
-    want.learned_max = b->learned < LEARNED_BLOCK ? b->learned : LEARNED_BLOCK;
-    if (want.learned_max < b->outputs) want.learned_max = b->outputs;
-    want.learned_max = (want.learned_max + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
-    for (size_t i = 0; i < b->tokens; i++)
-        if (b->position[i] >= longest) longest = b->position[i] + (size_t)1;
-    for (size_t i = 0; i < b->segments; i++) {
-        const struct factors *f = b->segment[i].factors;
-        for (uint32_t k = 0; f && k < a->layers * SITES; k++)
-            if (f->site[k].width > want.site_width[k % SITES])
-                want.site_width[k % SITES] = f->site[k].width;
-        if (f && b->dropout > 0 && f->d_in_max > want.mask_width) want.mask_width = f->d_in_max;
-    }
-    TRY(engine_reserve_positions(e, longest));
-    if (pass_fits(&e->pass, &want)) return ERR_NONE;
+    size_t learned = s->learned < LEARNED_BLOCK ? s->learned : LEARNED_BLOCK;
+    p->size = *s;
+    p->tokens_max = (s->tokens + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+    p->learned_max = (learned + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+}
+
+void pass_size_widths(struct pass_size *s, const struct factors *f)
+{
+    for (size_t i = 0; f && i < f->sites; i++)
+        s->site_width[i % SITES] = wider(s->site_width[i % SITES], f->site[i].width);
+}
+
+static err pass_lists(struct pass *p, const struct engine *e)
+{
+    p->layer = calloc(e->model->arch.layers, sizeof *p->layer);
+    p->x1 = calloc(e->model->arch.layers, sizeof *p->x1);
+    return p->layer && p->x1 ? ERR_NONE : err_sys(ENOMEM, "engine");
+}
+
+size_t pass_bytes(const struct engine *e, const struct pass_size *s)
+{
+    struct pass p = {0};
+    pass_plan(&p, s);
+    size_t bytes = err_is(pass_lists(&p, e)) ? 0 : place_pass(&p, e, NULL);
+    free(p.layer);
+    free(p.x1);
+    return bytes;
+}
+
+/* Old memory is given back before new memory is taken, so that growing never holds both; after a
+ * failure the engine has no working memory and the next pass takes it again. */
+err pass_reserve(struct engine *e, const struct pass_size *s)
+{
+    struct pass want = {0};
+    TRY(engine_reserve_positions(e, s->positions));
+    if (pass_fits(&e->pass, s)) return ERR_NONE;
     pass_close(e);
-    want.layer = calloc(a->layers, sizeof *want.layer);
-    want.x1 = calloc(a->layers, sizeof *want.x1);
-    err er = want.layer && want.x1 ? ERR_NONE : err_sys(ENOMEM, "engine");
+    pass_plan(&want, s);
+    err er = pass_lists(&want, e);
     size_t bytes = err_is(er) ? 0 : place_pass(&want, e, NULL);
     if (!err_is(er)) er = e->be->memory_take(&want.memory, e->ctx, bytes + 64);
     if (!err_is(er)) place_pass(&want, e, want.memory);
+    struct batch_rows most = {.tokens = s->tokens, .rows = s->rows, .learned = s->learned};
+    if (!err_is(er)) er = e->be->batch_open(&want.batch, e->ctx, &most);
     e->pass = want;
     if (err_is(er)) pass_close(e);
     return er;

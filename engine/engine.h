@@ -40,6 +40,16 @@ struct engine_row {
     const struct adapter *adapter; /* NULL: the base alone */
 };
 
+/* Learned tokens of a row. The first token is never learned, because no token before it predicts
+ * it. */
+static inline size_t engine_learned(const int32_t *label, uint32_t count)
+{
+    size_t n = 0;
+    for (uint32_t t = 1; t < count; t++)
+        n += label[t] != DATA_IGNORE;
+    return n;
+}
+
 /* nll[i]: sum over row i of -log p(label[t] | id[0 .. t - 1]) for t >= 1 where there is a label.
  * ERR_INPUT for an id or label outside the vocabulary. */
 err engine_nll(double *nll, struct engine *e, const struct engine_row *row, size_t rows);

@@ -39,7 +39,7 @@ static err live_adapter(size_t *out, struct live *l, struct engine *e, const str
         }
     if (l->count == ADAPTERS_MAX)
         return err_make(ERR_LIMIT, "batch: more than %d adapters", ADAPTERS_MAX);
-    TRY(factors_open(&l->factors[l->count], e->be, e->ctx, ad, &e->model->arch));
+    TRY(factors_open(&l->factors[l->count], e, ad));
     *out = l->count++;
     return ERR_NONE;
 }
@@ -105,7 +105,7 @@ static err run_live(double *nll, struct engine *e, const struct engine_row *row,
 {
     struct batch b = {0};
     err er;
-    TRY_OUT(er, batch_open(&b, row, rows, true));
+    TRY_OUT(er, batch_open(&b, row, rows, BATCH_LABELS));
     b.segment = live->segment;
     b.segments = live->segments;
     if (o) {
@@ -115,7 +115,8 @@ static err run_live(double *nll, struct engine *e, const struct engine_row *row,
         b.dropout = (float)o->dropout;
         b.dropout_key = o->dropout_key;
     }
-    TRY_OUT(er, pass_run(e, &b, row));
+    TRY_OUT(er, pass_run(e, &b));
+    TRY_OUT(er, e->be->check(e->ctx));
     sum_rows(nll, &b);
 out:
     batch_close(&b);
@@ -161,9 +162,11 @@ static err give_gradients(const struct live *live, struct engine *e,
             float *host = malloc((n + 1) * sizeof(float));
             if (!host) return err_sys(ENOMEM, "engine");
             e->be->copy_out(e->ctx, host, live->gradient[i], n * sizeof(float));
-            for (size_t j = 0; j < n; j++)
+            err er = e->be->check(e->ctx);
+            for (size_t j = 0; j < n && !err_is(er); j++)
                 gradient[k].value[j] += host[j];
             free(host);
+            TRY(er);
         }
     return ERR_NONE;
 }
@@ -196,19 +199,20 @@ err engine_logits(float *out, struct engine *e, const struct engine_row *row)
     TRY(live_open(&live, e, row, 1));
     float *slice = NULL, *inv = NULL;
     err er;
-    TRY_OUT(er, batch_open(&b, row, 1, false));
+    TRY_OUT(er, batch_open(&b, row, 1, BATCH_NONE));
     b.segment = live.segment;
     b.segments = live.segments;
-    TRY_OUT(er, pass_run(e, &b, row));
+    TRY_OUT(er, pass_run(e, &b));
     size_t ld = (a->vocab + 15) / 16 * 16;
     TRY_OUT(er, e->be->memory_take(&slice, e->ctx, BACKEND_ROWS * ld * sizeof(float)));
     TRY_OUT(er, e->be->memory_take(&inv, e->ctx, BACKEND_ROWS * sizeof(float)));
     for (size_t t = 0; t < b.tokens; t += BACKEND_ROWS) {
         size_t n = b.tokens - t < BACKEND_ROWS ? b.tokens - t : BACKEND_ROWS;
         struct norm_shape norm = {n, 1, a->d_model, a->rms_eps};
-        e->be->norm(e->ctx, e->pass.normed, inv, mat_at(e->pass.resid, t, 0), e->final_norm, &norm);
-        struct mat logits = {slice, DTYPE_F32, ld};
-        e->be->linear(e->ctx, logits, e->pass.normed, e->head, n, false);
+        struct mat logits = {slice, DTYPE_F32, ld}, none = {0};
+        e->be->norm(e->ctx, e->pass.normed, inv, none, mat_at(e->pass.resid, t, 0), e->final_norm,
+                    &norm);
+        e->be->linear(e->ctx, logits, e->pass.normed, e->head, NULL, e->pass.batch, n, false);
         for (size_t i = 0; i < n; i++)
             e->be->copy_out(e->ctx, out + (t + i) * a->vocab, mat_at(logits, i, 0).data,
                             a->vocab * sizeof(float));

@@ -25,10 +25,16 @@ struct generation {
     struct sequence sequence[GENERATE_ROWS];
     size_t sequences;
     float *logits, *inv; /* device: (GENERATE_ROWS, vocab rounded up), (GENERATE_ROWS) */
-    float *host;         /* (vocab) */
+    float *host;         /* (GENERATE_ROWS, vocab rounded up) */
     uint32_t *sorted;    /* (vocab), sampling only */
     struct rng rng;
 };
+
+/* Rows of logits are padded to a multiple of 16 columns, as products require. */
+static size_t vocab_ld(const struct generation *g)
+{
+    return (g->e->model->arch.vocab + (size_t)15) / 16 * 16;
+}
 
 /* Accepts one that generation_open() could open only in part. */
 static void generation_close(struct generation *g)
@@ -44,19 +50,18 @@ static void generation_close(struct generation *g)
     free(g->sorted);
 }
 
-/* Rows of logits are padded to a multiple of 16 columns, as products require. */
 static err generation_open(struct generation *g, const struct adapter *adapter)
 {
     struct engine *e = g->e;
-    size_t vocab = e->model->arch.vocab, ld = (vocab + 15) / 16 * 16;
+    size_t ld = vocab_ld(g);
     rng_init(&g->rng, "generate", g->o->seed, "", 0);
-    g->host = malloc(ld * sizeof(float));
+    g->host = malloc(GENERATE_ROWS * ld * sizeof(float));
     g->sorted = malloc(ld * sizeof *g->sorted);
     if (!g->host || !g->sorted) return err_sys(ENOMEM, "generate");
     TRY(e->be->memory_take(&g->logits, e->ctx, GENERATE_ROWS * ld * sizeof(float)));
     TRY(e->be->memory_take(&g->inv, e->ctx, GENERATE_ROWS * sizeof(float)));
     if (!adapter) return ERR_NONE;
-    return factors_open(&g->factors, e->be, e->ctx, adapter, &e->model->arch);
+    return factors_open(&g->factors, e, adapter);
 }
 
 /* Keys and values of all layers: positions * layers * 2 * kv_heads * head_dim numbers. */
@@ -94,29 +99,29 @@ static err sequence_open(struct generation *g, const struct generate_prompt *p, 
 
 /* Runs the rows through all layers, which fills the caches. The result is in resid. All sequences
  * share one adapter and so one segment. */
-static err run(struct generation *g, struct batch *b, const struct engine_row *row)
+static err run(struct generation *g, struct batch *b)
 {
     struct segment segment = {.factors = g->factors, .tokens = b->tokens};
     b->segment = &segment;
     b->segments = 1;
-    err er = pass_run(g->e, b, row);
+    err er = pass_run(g->e, b);
     b->segment = NULL;
     return er;
 }
 
-/* Logits after the last token of each row; other positions of a prompt need none. */
+/* Logits after the last token of each row, copied to g->host; other positions of a prompt need
+ * none. */
 static err last_logits(struct generation *g, const struct batch *b)
 {
     struct engine *e = g->e;
+    struct pass *p = &e->pass;
     const struct arch *a = &e->model->arch;
-    uint32_t last[GENERATE_ROWS];
-    for (size_t i = 0; i < b->rows; i++)
-        last[i] = b->start[i + 1] - 1;
-    struct mat logits = {g->logits, DTYPE_F32, (a->vocab + 15) / 16 * 16};
+    struct mat logits = {g->logits, DTYPE_F32, vocab_ld(g)}, none = {0};
     struct norm_shape norm = {b->rows, 1, a->d_model, a->rms_eps};
-    e->be->gather(e->ctx, e->pass.last, e->pass.resid, last, b->rows, a->d_model);
-    e->be->norm(e->ctx, e->pass.last_normed, g->inv, e->pass.last, e->final_norm, &norm);
-    e->be->linear(e->ctx, logits, e->pass.last_normed, e->head, b->rows, false);
+    e->be->learned_take(e->ctx, p->last, p->resid, p->batch, 0, b->rows, a->d_model);
+    e->be->norm(e->ctx, p->last_normed, g->inv, none, p->last, e->final_norm, &norm);
+    e->be->linear(e->ctx, logits, p->last_normed, e->head, NULL, p->batch, b->rows, false);
+    e->be->copy_out(e->ctx, g->host, g->logits, b->rows * vocab_ld(g) * sizeof(float));
     return e->be->check(e->ctx);
 }
 
@@ -133,21 +138,21 @@ static int compare_logits(const void *a, const void *b, void *logits)
  * tokens until their sum reaches top_p, at least one, and draw among them. The largest logit is
  * subtracted first, so the exponentials cannot overflow. Rounding may leave `at` just above 0 after
  * the last kept token; then the most likely token is taken. */
-static int32_t sample(struct generation *g)
+static int32_t sample(struct generation *g, float *logits)
 {
     uint32_t vocab = g->e->model->arch.vocab, n = 0;
     double top_p = g->o->top_p > 0.0 && g->o->top_p < 1.0 ? g->o->top_p : 1.0;
     for (uint32_t i = 0; i < vocab; i++)
         g->sorted[i] = i;
-    qsort_r(g->sorted, vocab, sizeof *g->sorted, compare_logits, g->host);
-    double max = (double)g->host[g->sorted[0]], total = 0.0, kept = 0.0;
+    qsort_r(g->sorted, vocab, sizeof *g->sorted, compare_logits, logits);
+    double max = (double)logits[g->sorted[0]], total = 0.0, kept = 0.0;
     for (uint32_t i = 0; i < vocab; i++)
-        total += exp(((double)g->host[i] - max) / g->o->temperature);
+        total += exp(((double)logits[i] - max) / g->o->temperature);
     for (; n < vocab && (n == 0 || kept < top_p * total); n++)
-        kept += exp(((double)g->host[g->sorted[n]] - max) / g->o->temperature);
+        kept += exp(((double)logits[g->sorted[n]] - max) / g->o->temperature);
     double at = rng_unit(&g->rng) * kept;
     for (uint32_t i = 0; i < n; i++) {
-        at -= exp(((double)g->host[g->sorted[i]] - max) / g->o->temperature);
+        at -= exp(((double)logits[g->sorted[i]] - max) / g->o->temperature);
         if (at < 0.0) return (int32_t)g->sorted[i];
     }
     return (int32_t)g->sorted[0];
@@ -156,12 +161,11 @@ static int32_t sample(struct generation *g)
 /* Greedy choice takes the lowest id of equal logits, so results are reproducible. */
 static int32_t choose(struct generation *g, size_t row)
 {
-    uint32_t vocab = g->e->model->arch.vocab, best = 0;
-    const float *logits = g->logits + row * ((vocab + 15) / 16 * 16);
-    g->e->be->copy_out(g->e->ctx, g->host, logits, vocab * sizeof(float));
-    if (g->o->temperature > 0.0) return sample(g);
-    for (uint32_t i = 1; i < vocab; i++)
-        if (g->host[i] > g->host[best]) best = i;
+    uint32_t best = 0;
+    float *logits = g->host + row * vocab_ld(g);
+    if (g->o->temperature > 0.0) return sample(g, logits);
+    for (uint32_t i = 1; i < g->e->model->arch.vocab; i++)
+        if (logits[i] > logits[best]) best = i;
     return (int32_t)best;
 }
 
@@ -199,13 +203,14 @@ static err advance(struct generation *g, bool first, bool *any)
     *any = n > 0;
     if (!n) return ERR_NONE;
     err er;
-    TRY_OUT(er, batch_open(&b, row, n, false));
+    TRY_OUT(er, batch_open(&b, row, n, BATCH_LAST));
     b.cache = cache;
     b.decode = !first;
-    b.outputs = n;
-    for (size_t i = 0; i < n && !first; i++)
+    for (size_t i = 0; i < n && !first; i++) {
         b.position[i] = cache[i]->length;
-    TRY_OUT(er, run(g, &b, row));
+        if (cache[i]->length >= b.positions) b.positions = cache[i]->length + (size_t)1;
+    }
+    TRY_OUT(er, run(g, &b));
     TRY_OUT(er, last_logits(g, &b));
     for (size_t i = 0; i < n; i++) {
         cache[i]->length += row[i].count;

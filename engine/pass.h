@@ -13,27 +13,31 @@
 #include "engine/factors.h"
 
 struct engine_layer {
-    struct backend_weight *qkv, *o, *gate, *up, *down;
+    struct backend_weight *qkv, *o, *gate_up, *down;
     float *attn_norm, *mlp_norm, *q_norm, *k_norm; /* (d_model) twice, (head_dim) twice; device */
 };
 
-struct saved {       /* of one layer; T tokens */
-    struct mat x1;   /* (T, d_model) input of the layer */
-    struct mat x2;   /* (T, d_model) after attention */
-    struct mat qkv;  /* (T, (heads + 2 kv_heads) head_dim), q and k rotated */
-    struct mat raw;  /* (T, (heads + kv_heads) head_dim) q and k before their norms; qk_norm only */
-    struct mat att;  /* (T, heads head_dim) */
-    struct mat gate; /* (T, d_ffn) */
-    struct mat up;   /* (T, d_ffn) */
+struct saved {      /* of one layer; T tokens */
+    struct mat x2;  /* (T, d_model) after attention */
+    struct mat qkv; /* (T, (heads + 2 kv_heads) head_dim), q and k rotated */
+    struct mat raw; /* (T, (heads + kv_heads) head_dim) q and k before their norms; qk_norm only */
+    struct mat att; /* (T, heads head_dim) */
+    struct mat gate_up;                       /* (T, 2 d_ffn) */
     struct mat h[SITES];                      /* (T, width of the site) the low-rank part's H */
     float *inv1, *inv2, *inv_q, *inv_k, *lse; /* (T), (T), (T, heads), (T, kv_heads), (T, heads) */
 };
 
-struct pass { /* the engine's working memory */
-    size_t tokens_max, learned_max;
-    uint32_t site_width[SITES], mask_width; /* the largest that the memory has room for */
+struct pass_size { /* what the working memory has to hold */
+    size_t tokens, rows, learned;
+    size_t positions; /* the longest row */
+    uint32_t site_width[SITES];
     bool backward, checkpoint;
+};
+struct pass { /* the engine's working memory */
+    struct pass_size size;
+    size_t tokens_max, learned_max; /* rows of the tensors below: T, learned */
     void *memory;
+    struct backend_batch *batch;         /* the rows of the pass, on the device */
     struct saved *layer;                 /* (layers); only the first is used if all share it */
     struct mat *x1;                      /* (layers) */
     struct mat resid;                    /* (T, d_model) float32 */
@@ -44,9 +48,8 @@ struct pass { /* the engine's working memory */
     struct mat dqkv;                     /* (T, qkv) */
     struct mat datt;                     /* (T, heads head_dim) */
     struct mat dy;                       /* (T, d_model) gradient of a block's output */
-    struct mat dx;                       /* (T, d_model) float32, gradient of a norm's output */
+    struct mat dx;                       /* (T, d_model) gradient of a norm's output */
     struct mat g, p;                     /* (T, widest site) */
-    struct mat mask[2];                  /* (T, d_in), dropout only */
     struct mat last, last_normed, dlast; /* (learned, d_model) float32, precision, float32 */
     float *inv;                          /* (T) scratch */
 };
@@ -55,8 +58,8 @@ struct engine {
     const struct model *model;
     const struct backend *be;
     struct backend_context *ctx;
-    struct engine_layer *layer; /* (layers) */
-    struct backend_weight *head;
+    struct engine_layer *layer;          /* (layers) */
+    struct backend_weight *head, *embed; /* the same one if they are tied */
     float *final_norm;
     float *norms;         /* the memory of all norms */
     float *cosine, *sine; /* (positions, head_dim / 2) */
@@ -70,22 +73,30 @@ struct cache {    /* keys and values of one sequence */
     uint32_t length; /* positions filled before this pass */
 };
 
+/* The tokens whose outputs a pass needs behind the last layer. */
+enum batch_outputs {
+    BATCH_NONE,
+    BATCH_LABELS, /* those before a labelled token, for the loss */
+    BATCH_LAST,   /* the last one of each row, for generation */
+};
 struct batch { /* input and results of one pass */
     size_t tokens, rows, learned;
+    size_t positions;   /* the largest position + 1 */
+    int32_t *id;        /* (tokens) */
     uint32_t *start;    /* (rows + 1) */
     uint32_t *position; /* (tokens) */
-    uint32_t *index;    /* (learned) positions whose next token is learned */
-    int32_t *target;    /* (learned) */
-    double *nll;        /* (learned) */
+    uint32_t *index;    /* (learned) tokens whose outputs are needed */
+    int32_t *target;    /* (learned) the next token; NULL without labels */
+    double *nll;        /* (learned) there after check() */
     const struct segment *segment;
     size_t segments;
+    struct low_rank_use *use; /* (segments) */
     float dropout;
     uint64_t dropout_key;
     bool backward, checkpoint;
     double scale;
     struct cache **cache; /* (rows) caches to append to, or NULL */
     bool decode;          /* each row is one new token that attends to its cache */
-    size_t outputs;       /* rows of `last` that the caller needs besides the learned ones */
     uint32_t lowest; /* lowest layer with a module that trains; layers below have no backward */
     struct arena arena;
 };
@@ -96,27 +107,41 @@ static inline size_t engine_qkv_width(const struct arch *a)
     return (size_t)(a->heads + 2 * a->kv_heads) * a->head_dim;
 }
 
-/* Makes a batch of rows; the caller sets the segments. Learned tokens are listed only with
- * `labels`. */
-err batch_open(struct batch *out, const struct engine_row *row, size_t rows, bool labels);
+/* Tokens [first, first + tokens) of a batch use one adapter. */
+struct segment {
+    const struct factors *factors; /* NULL: the base alone */
+    float *gradient;               /* as the trained block, gradients are added; NULL: none */
+    size_t first, tokens;
+    /* With rows > 0 each of the batch's rows [row, row + rows), which are these tokens, has its own
+     * gradient, at gradient + i * stride. */
+    size_t row, rows, stride;
+};
+
+/* Makes a batch of rows; the caller sets the segments. */
+err batch_open(struct batch *out, const struct engine_row *row, size_t rows,
+               enum batch_outputs outputs);
 void batch_close(struct batch *b);
-/* Makes the working memory large enough for the batch. */
-err pass_reserve(struct engine *e, const struct batch *b);
+/* Makes the working memory large enough. */
+err pass_reserve(struct engine *e, const struct pass_size *s);
+size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it then takes */
+void pass_size_widths(struct pass_size *s, const struct factors *f);  /* site_width at least f's */
 /* Makes the tables of rotation angles cover `positions` positions. */
 err engine_reserve_positions(struct engine *e, size_t positions);
-/* Writes the embeddings of the rows into resid. */
-err pass_embed(struct engine *e, const struct engine_row *row, size_t rows);
-struct low_rank pass_low_rank(struct engine *e, const struct batch *b, uint32_t layer,
-                              enum site site);
-/* Runs one layer from resid to resid and fills `s`. With `whole` false it stops before the last
- * product, because recomputation needs nothing after it. */
+/* The low-rank part of one site for the whole batch, with H kept in h; NULL if no segment has a
+ * module there. */
+const struct low_rank_site *pass_low_rank(struct low_rank_site *out, const struct engine *e,
+                                          const struct batch *b, uint32_t layer, enum site site,
+                                          struct mat h);
+/* Runs one layer from resid to resid and fills `s`. Recomputation (`again`) stops before the last
+ * product, because nothing after it is needed. */
 void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
-                   bool whole);
+                   bool again);
 void forward_layers(struct engine *e, const struct batch *b);
-/* Fills b->nll with the loss of each learned token; with b->backward also sets dresid. */
+/* The loss of each learned token; with b->backward also sets dresid. */
 void forward_loss(struct engine *e, const struct batch *b);
 void backward_layers(struct engine *e, const struct batch *b);
-/* The whole pass: embedding, layers, loss and, with b->backward, the backward pass. */
-err pass_run(struct engine *e, struct batch *b, const struct engine_row *row);
+/* Queues the whole pass: embedding, layers, loss and, with b->backward, the backward pass. b->nll
+ * is set once the backend's check() has returned, so the batch must stay open until then. */
+err pass_run(struct engine *e, struct batch *b);
 
 #endif

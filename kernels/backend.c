@@ -1,5 +1,6 @@
 #include "kernels/backend.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const char *backend_op_name(enum backend_op op)
@@ -10,13 +11,26 @@ const char *backend_op_name(enum backend_op op)
     return op < OP_COUNT ? name[op] : "?";
 }
 
-err backend_find(const struct backend **out, const char *device)
+/* N of "cuda:N", or 0 for "cuda". */
+static bool device_number(int *out, const char *name)
 {
-    if (!device || !strcmp(device, "auto") || !strcmp(device, "cpu")) {
+    char *end = NULL;
+    if (strncmp(name, "cuda", 4) != 0) return false;
+    *out = 0;
+    if (!name[4]) return true;
+    if (name[4] != ':' || name[5] < '0' || name[5] > '9' || strlen(name) > 8) return false;
+    *out = (int)strtol(name + 5, &end, 10);
+    return *end == 0;
+}
+
+err backend_find(const struct backend **out, int *device, const char *name)
+{
+    *device = 0;
+    if (!name || !strcmp(name, "auto") || !strcmp(name, "cpu")) {
         *out = &backend_cpu;
         return ERR_NONE;
     }
-    if (!strncmp(device, "cuda", 4) && (device[4] == 0 || device[4] == ':'))
-        return err_make(ERR_INPUT, "device %s: this build has no CUDA; use cpu or auto", device);
-    return err_make(ERR_INPUT, "device %s: expected cpu, cuda, cuda:N or auto", device);
+    if (device_number(device, name))
+        return err_make(ERR_INPUT, "device %s: this build has no CUDA; use cpu or auto", name);
+    return err_make(ERR_INPUT, "device %s: expected cpu, cuda, cuda:N or auto", name);
 }

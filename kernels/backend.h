@@ -3,12 +3,18 @@
  *
  * Tensors are row-major views of memory from memory_take(), float32 or bfloat16 (enum dtype); `ld`
  * is the distance between rows in elements. Pointers marked "host" are ordinary memory of the
- * caller. Sums accumulate in float32. Operations return nothing, because a GPU does not know of a
- * failure when the call returns: the context keeps the first failure and check() reports it.
+ * caller. Sums accumulate in float32.
+ *
+ * Operations are queued. Results in host memory are there once check() has returned: it waits, and
+ * reports the first failure since the last check. Until then the place of a result must stay; what
+ * an operation reads from the host is read before it returns. Everything that changes from pass to
+ * pass is in a backend_batch, so that a pass can be recorded once and run again.
+ *
  * Results have the same bits for any number of threads. One thread at a time calls a context;
  * packed weights are immutable and may be shared by contexts.
  *
- * Order of use: open, weight_pack ..., any operations, check, weight_close ..., close. */
+ * Order of use: open, weight_pack ..., low_rank_open ..., batch_open, then for each pass batch_set,
+ * operations, check; at last the close functions, close() after all others. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -53,37 +59,100 @@ struct backend_profile {
     uint64_t calls[OP_COUNT];
 };
 
-struct backend_context; /* threads, scratch, cached primitives, the first failure */
-struct backend_weight;  /* a frozen W (n, k), packed for its products */
+struct backend_context;  /* threads, scratch, cached primitives, the first failure */
+struct backend_weight;   /* a frozen W (n, k), packed for its products */
+struct backend_low_rank; /* the factors of one adapter at one W */
+struct backend_batch;    /* what changes from pass to pass, on the device */
+struct backend_record;   /* a recorded pass */
 
 struct backend_options {
     enum dtype precision; /* DTYPE_F32 or DTYPE_BF16; DTYPE_NONE: bf16 if it is faster there */
     int threads;          /* 0: as many as the machine has */
+    int device;           /* N of cuda:N */
+};
+
+/* The rows of a pass, one after the other without padding, T tokens in all. All in host memory. */
+struct batch_rows {
+    size_t tokens, rows, learned;
+    const int32_t *id;        /* (tokens) */
+    const uint32_t *start;    /* (rows + 1) row i has the tokens start[i] .. start[i + 1] - 1 */
+    const uint32_t *position; /* (tokens) */
+    const uint32_t *index;    /* (learned) ascending; tokens whose outputs are wanted */
+    const int32_t *target;    /* (learned) the token that follows there; NULL: no head_loss() */
+    float gradient_scale;     /* factor of each negative log likelihood in the gradient */
+    float dropout;            /* probability on the input of A; kept values / (1 - probability) */
+    uint64_t dropout_key;     /* equal keys give equal masks, in linear() and in its gradients */
 };
 
 /* Buffers of linear() hold a multiple of BACKEND_ROWS rows. The result of a float32 row does not
  * depend on the other rows of the call, bit for bit: in linear() if there are at least BACKEND_FEW
  * rows, in linear_back() and head_loss() always. */
 enum { BACKEND_ROWS = 64, BACKEND_FEW = 8 };
-enum { BACKEND_FORWARD = 1, BACKEND_BACKWARD = 2 };
-struct weight_source { /* W (n, k), read row by row */
+/* Uses of a packed weight. KEEP holds the bytes of the file and converts them at each use, to save
+ * memory. */
+enum {
+    BACKEND_FORWARD = 1,
+    BACKEND_BACKWARD = 2,
+    BACKEND_HEAD = 4,  /* head_loss(), in slices of the vocabulary; linear() works too */
+    BACKEND_EMBED = 8, /* embed() */
+    BACKEND_KEEP = 16,
+};
+/* Rows of W as the file has them. The bytes must stay readable as long as the packed weight. */
+struct weight_part {
+    const void *data; /* (rows, k) of `type`, a type of quant.h; may be unaligned */
+    enum dtype type;
+    uint32_t rows;
+    uint32_t rope_heads; /* > 0: rows are permuted for interleaved rotation, in so many heads */
+};
+enum { WEIGHT_PARTS_MAX = 3 };
+struct weight_source { /* W (n, k): parts one below the other */
     size_t n, k;
-    void (*rows)(float *out /* (count, k) */, const void *user, size_t row, size_t count);
-    const void *user;
-    const float *bias; /* (n), or NULL */
-    unsigned products; /* BACKEND_FORWARD, BACKEND_BACKWARD or both */
+    struct weight_part part[WEIGHT_PARTS_MAX];
+    size_t parts;
+    const float *bias; /* (n) host, read before weight_pack() returns; or NULL */
+    unsigned products; /* BACKEND_FORWARD | ... */
 };
 
-enum product_kind {
-    PRODUCT_NN, /* c (m, n) = a (m, k) b (k, n)   */
-    PRODUCT_NT, /* c (m, n) = a (m, k) b (n, k)^T */
-    PRODUCT_TN, /* c (m, n) = a (k, m)^T b (k, n) */
+/* ---- The low-rank part of a linear operation.
+ *
+ * The adapter's modules at one W share its input x (rows, k): q, k, v; o; gate, up; down. Their
+ * factors A are stacked, so that one product gives H = x A^T (rows, width). Module m has the
+ * columns [col, col + rank) of H for the factors that train, [col + rank, col + width) for its
+ * carry, and the columns [row, row + rows) of y:
+ *
+ *   H = drop(x) A^T           y_m += s H_m R^T B^T       (R: identity if there is none; the carry
+ *                                                         has s = 1 and no dropout)
+ *   P_m = dy_m B              G_m = s P_m R              dx += drop(G A)
+ *   dA_m += G_m^T drop(x)     dB_m += s dy_m^T H_m R^T   dR_m += s P_m^T H_m
+ */
+enum { LOW_RANK_A = 1, LOW_RANK_B = 2, LOW_RANK_R = 4 };
+struct low_rank_module {
+    uint32_t row, rows;      /* the columns of y */
+    uint32_t col;            /* the first column of H */
+    uint32_t rank, width;    /* width: rank + rank of the carry */
+    float scale;             /* s = alpha / r, or its variant */
+    bool small;              /* there is an R (rank, rank) */
+    unsigned trains;         /* LOW_RANK_A | ...: factors in the trained block */
+    size_t a_at, b_at, r_at; /* their places in the trained block, in values */
+    uint32_t place;          /* number of the module in the model: each has a mask of its own */
 };
-struct product_shape { /* c = alpha * (...) + (add ? c : 0) */
-    enum product_kind kind;
-    size_t m, n, k;
-    float alpha;
-    bool add;
+/* Host values of one module; NULL leaves the factor as it is (zero at first). */
+struct low_rank_values {
+    const float *a, *b, *r;         /* (rank, k), (rows, rank), (rank, rank) */
+    const float *carry_a, *carry_b; /* (width - rank, k), (rows, width - rank) */
+};
+struct low_rank_use { /* tokens [first, first + tokens) of the batch use these factors */
+    const struct backend_low_rank *factors; /* NULL: none */
+    size_t first, tokens;
+    float *gradient; /* as the trained block, gradients are added; NULL: none */
+    /* With rows > 0 each of the batch's rows [row, row + rows), which are these tokens, has its own
+     * gradient, row `row + i` at gradient + i * stride. */
+    size_t row, rows, stride;
+};
+struct low_rank_site {
+    const struct low_rank_use *use; /* ascending, without overlap */
+    size_t uses;
+    struct mat h, g, p; /* (T, widest width): H, G and P; p is needed only with an R */
 };
 
 struct norm_shape { /* a row is `groups` vectors of `width` values, one after the other */
@@ -92,14 +161,11 @@ struct norm_shape { /* a row is `groups` vectors of `width` values, one after th
 };
 struct rope_shape {
     size_t rows, heads, head_dim;
-    const uint32_t *position; /* (rows), host */
-    const float *cos, *sin;   /* (positions, head_dim / 2) */
-    bool back;                /* rotate by minus the angle, which is the transpose */
+    const float *cos, *sin; /* (positions, head_dim / 2), device */
+    bool back;              /* rotate by minus the angle, which is the transpose */
 };
-/* Tokens of all rows lie one after the other; row i has the tokens start[i] .. start[i + 1] - 1. */
 struct attention_shape {
-    const uint32_t *start; /* (rows + 1), host */
-    uint32_t rows, heads, kv_heads, head_dim;
+    uint32_t heads, kv_heads, head_dim;
     uint32_t window; /* positions that a token sees, its own included; 0: all before it */
 };
 struct attention_tensors {
@@ -108,24 +174,22 @@ struct attention_tensors {
     float *lse;         /* (tokens, heads) log of the sum of exponentials; backward reads it */
 };
 struct decode_row {          /* the cache of one sequence for one new token */
-    struct mat keys, values; /* (positions, kv_heads*head_dim), with those of the new token */
-    uint32_t positions;
+    struct mat keys, values; /* (capacity, kv_heads*head_dim) */
+    uint32_t positions;      /* filled before this token, whose key and value become the next */
 };
-struct head_loss {
-    size_t rows;
-    const int32_t *target; /* (rows), host */
-    double *nll;           /* (rows), host: out */
-    float gradient_scale;  /* factor of each row's negative log likelihood in the gradient */
-};
-struct dropout {
-    size_t rows, cols;
-    float probability; /* kept values are divided by 1 - probability */
-    uint64_t key;      /* the same key gives the same mask, forward and backward */
+struct gate_shape {
+    size_t rows, width;
 };
 struct adamw {
     double lr, beta1, beta2, eps, weight_decay; /* formula of PyTorch: decoupled weight decay */
     uint64_t step;                              /* from 1 */
-    double gradient_scale;                      /* factor of the gradient, for clipping */
+    double clip; /* largest norm of the gradient, as clip_grad_norm_ of PyTorch; 0: none */
+};
+struct optimizer { /* each (n), device */
+    float *value, *first, *second, *gradient;
+    size_t n;
+    const float *start; /* with prox: the gradient of prox / 2 |value - start|^2 is added first */
+    double prox;
 };
 
 struct backend {
@@ -134,7 +198,7 @@ struct backend {
     void (*close)(struct backend_context *c);
     /* Type of activations and packed weights. */
     enum dtype (*precision)(const struct backend_context *c);
-    /* The first failure since the last check. */
+    /* Waits for everything queued; the first failure since the last check. */
     err (*check)(struct backend_context *c);
     void (*profile)(struct backend_profile *out, const struct backend_context *c);
 
@@ -146,65 +210,111 @@ struct backend {
     /* to = scale * from, between any two types */
     void (*convert)(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                     size_t cols, float scale);
-    void (*add)(struct backend_context *c, struct mat to, struct mat from, size_t rows,
-                size_t cols);
-    /* gather: row i of `to` = row index[i] of `from`. scatter_add: row index[i] of `to` += row i of
-     * `from`, with no index twice. The index is in host memory. */
-    void (*gather)(struct backend_context *c, struct mat to, struct mat from, const uint32_t *index,
-                   size_t rows, size_t cols);
-    void (*scatter_add)(struct backend_context *c, struct mat to, struct mat from,
-                        const uint32_t *index, size_t rows, size_t cols);
-    void (*dropout)(struct backend_context *c, struct mat to, struct mat from,
-                    const struct dropout *d);
+
+    /* A batch with room for rows of these sizes; only tokens, rows and learned are read. */
+    err (*batch_open)(struct backend_batch **out, struct backend_context *c,
+                      const struct batch_rows *most);
+    void (*batch_set)(struct backend_context *c, struct backend_batch *b,
+                      const struct batch_rows *rows);
+    /* nll (learned), host: the negative log likelihoods that head_loss() has computed. */
+    void (*batch_nll)(struct backend_context *c, double *nll, const struct backend_batch *b);
+    void (*batch_close)(struct backend_batch *b); /* accepts NULL */
+    /* Calls work(user), which queues operations. A device that can record them does so the first
+     * time and runs the record again for the same key. *record starts as NULL. */
+    void (*repeat)(struct backend_context *c, struct backend_record **record, uint64_t key,
+                   void (*work)(void *user), void *user);
+    void (*record_close)(struct backend_record *record); /* accepts NULL */
 
     err (*weight_pack)(struct backend_weight **out, struct backend_context *c,
                        const struct weight_source *source);
-    void (*weight_close)(struct backend_weight *w);
-    /* y (rows, n) = x (rows, k) W^T + bias [+ y];  dx (rows, k) = dy (rows, n) W [+ dx]. All
-     * buffers have room up to the next multiple of BACKEND_ROWS rows; the values of the additional
-     * rows are undefined. */
-    void (*linear)(struct backend_context *c, struct mat y, struct mat x,
-                   const struct backend_weight *w, size_t rows, bool add);
-    void (*linear_back)(struct backend_context *c, struct mat dx, struct mat dy,
-                        const struct backend_weight *w, size_t rows, bool add);
-    /* Softmax cross-entropy of hidden (rows, d) through a head W (vocab, d), in slices of the
-     * vocabulary, so that the logits (rows, vocab) need no memory. Sets dhidden (rows, d) to the
-     * gradient unless its data is NULL. */
-    void (*head_loss)(struct backend_context *c, struct mat dhidden, struct mat hidden,
-                      const struct backend_weight *w, const struct head_loss *loss);
-    /* Products of operands that are not packed, for the low-rank part. */
-    void (*product)(struct backend_context *c, struct mat out, struct mat a, struct mat b,
-                    const struct product_shape *p);
+    void (*weight_close)(struct backend_weight *w); /* accepts NULL */
+    /* to (tokens, k) = the rows id of W */
+    void (*embed)(struct backend_context *c, struct mat to, const struct backend_weight *w,
+                  const struct backend_batch *b);
 
-    /* y = x / rms(x) * weight; inv (rows, groups) keeps 1 / rms of each vector. */
-    void (*norm)(struct backend_context *c, struct mat y, float *inv, struct mat x,
+    /* Columns that x, and dy, of a linear operation with factors of this width need to their right
+     * beyond k, and n. */
+    size_t (*low_rank_room)(const struct backend_context *c, size_t width);
+    /* The modules' columns of H are in the order of the modules and leave no gap. */
+    err (*low_rank_open)(struct backend_low_rank **out, struct backend_context *c,
+                         struct backend_weight *w, const struct low_rank_module *module,
+                         size_t modules);
+    void (*low_rank_close)(struct backend_low_rank *l); /* accepts NULL */
+    /* Values from the host, read before it returns. Makes s B R where there is an R. */
+    void (*low_rank_load)(struct backend_context *c, struct backend_low_rank *l, size_t module,
+                          const struct low_rank_values *values);
+    /* The factors that train, from the trained block on the device. */
+    void (*low_rank_set)(struct backend_context *c, struct backend_low_rank *const *all,
+                         size_t count, const float *value);
+
+    /* y (rows, n) = x (rows, k) W^T + bias + low-rank part [+ y]. Sets l->h. The low-rank part is
+     * left out with l NULL. All buffers have room up to the next multiple of BACKEND_ROWS rows; the
+     * values of the additional rows are undefined. */
+    void (*linear)(struct backend_context *c, struct mat y, struct mat x,
+                   const struct backend_weight *w, const struct low_rank_site *l,
+                   const struct backend_batch *b, size_t rows, bool add);
+    /* H alone, for a layer whose product is not needed again. */
+    void (*low_rank_shrink)(struct backend_context *c, const struct low_rank_site *l, struct mat x,
+                            const struct backend_batch *b);
+    /* dx (rows, k) = dy (rows, n) W + low-rank part. Sets l->g and l->p, also with dx.data NULL. */
+    void (*linear_back)(struct backend_context *c, struct mat dx, struct mat dy,
+                        const struct backend_weight *w, const struct low_rank_site *l,
+                        const struct backend_batch *b, size_t rows);
+    /* Adds the gradients of the uses; h, g and p as linear() and linear_back() left them. */
+    void (*low_rank_gradient)(struct backend_context *c, const struct low_rank_site *l,
+                              struct mat dy, struct mat x, const struct backend_batch *b);
+    /* Softmax cross-entropy of hidden (rows, d) through a head W (vocab, d) for the learned tokens
+     * first .. first + rows - 1 of the batch. Their negative log likelihoods are kept in the batch.
+     * Sets dhidden (rows, d) to the gradient unless its data is NULL. */
+    void (*head_loss)(struct backend_context *c, struct mat dhidden, struct mat hidden,
+                      const struct backend_weight *w, struct backend_batch *b, size_t first,
+                      size_t rows);
+    /* learned_take: row i of `to` = row index[first + i] of `from`. learned_add: row index[first +
+     * i] of `to` += row i of `from`. Sizes (rows, cols). */
+    void (*learned_take)(struct backend_context *c, struct mat to, struct mat from,
+                         const struct backend_batch *b, size_t first, size_t rows, size_t cols);
+    void (*learned_add)(struct backend_context *c, struct mat to, struct mat from,
+                        const struct backend_batch *b, size_t first, size_t rows, size_t cols);
+
+    /* y = x / rms(x) * weight; inv (rows, groups) keeps 1 / rms of each vector. copy = x unless its
+     * data is NULL. */
+    void (*norm)(struct backend_context *c, struct mat y, float *inv, struct mat copy, struct mat x,
                  const float *weight, const struct norm_shape *s);
-    /* dx += gradient of norm() at its input x; with `set`, dx = gradient. */
-    void (*norm_back)(struct backend_context *c, struct mat dx, struct mat dy, struct mat x,
-                      const float *inv, const float *weight, const struct norm_shape *s, bool set);
+    /* dx += gradient of norm() at its input x; with `set`, dx = gradient. narrow = dx unless its
+     * data is NULL. */
+    void (*norm_back)(struct backend_context *c, struct mat dx, struct mat narrow, struct mat dy,
+                      struct mat x, const float *inv, const float *weight,
+                      const struct norm_shape *s, bool set);
     void (*rope)(struct backend_context *c, struct mat to, struct mat from,
-                 const struct rope_shape *s); /* in place if to is from */
+                 const struct rope_shape *s, const struct backend_batch *b); /* to may be from */
     void (*attention)(struct backend_context *c, const struct attention_tensors *t,
-                      const struct attention_shape *s);
+                      const struct attention_shape *s, const struct backend_batch *b);
     /* Sets grad.q, grad.k and grad.v from grad.out; t is as attention() left it. */
     void (*attention_back)(struct backend_context *c, const struct attention_tensors *grad,
-                           const struct attention_tensors *t, const struct attention_shape *s);
-    void (*attention_decode)(struct backend_context *c, struct mat out, struct mat q,
-                             const struct decode_row *row, const struct attention_shape *s);
-    /* gate: h (rows, width) = silu(gate) * up. gate_back: sets dgate and dup from dh and then sets
-     * dh to h again. dgate may be gate, and dup may be up. */
+                           const struct attention_tensors *t, const struct attention_shape *s,
+                           const struct backend_batch *b);
+    /* Appends the new token's key and value to the cache of each row, then attends to it. q, k, v
+     * and out have `rows` rows; row[] is host memory, read before it returns. */
+    void (*attention_decode)(struct backend_context *c, const struct attention_tensors *t,
+                             const struct decode_row *row, size_t rows,
+                             const struct attention_shape *s);
+    /* gate: h = silu(gate) * up. gate_back: sets dgate and dup from dh and then sets dh to h
+     * again. dgate may be gate, and dup may be up. */
     void (*gate)(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
-                 size_t rows, size_t width);
+                 const struct gate_shape *s);
     void (*gate_back)(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,
-                      struct mat gate, struct mat up, size_t rows, size_t width);
+                      struct mat gate, struct mat up, const struct gate_shape *s);
 
-    void (*sum_squares)(struct backend_context *c, double *out, const float *x, size_t n);
-    void (*adamw)(struct backend_context *c, float *value, float *first, float *second,
-                  const float *gradient, size_t n, const struct adamw *a);
+    /* One step. norm2[0] (host) = the sum of the squared gradients, before clipping, after the
+     * proximal term was added to `gradient`; norm2[1] = |value - start|^2 before the step, with
+     * prox > 0 only. If norm2[0] is not finite, nothing else changes. */
+    void (*adamw)(struct backend_context *c, double norm2[2], const struct optimizer *o,
+                  const struct adamw *a);
 };
 
 extern const struct backend backend_cpu;
-/* device: "cpu", "cuda", "cuda:N" or "auto" (also NULL). ERR_INPUT if there is no such device. */
-err backend_find(const struct backend **out, const char *device);
+/* name: "cpu", "cuda", "cuda:N" or "auto" (also NULL). *device becomes N, or 0. ERR_INPUT if there
+ * is no such device. */
+err backend_find(const struct backend **out, int *device, const char *name);
 
 #endif

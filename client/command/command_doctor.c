@@ -145,7 +145,7 @@ static void find_precision(struct findings *f, const struct command_common *comm
     struct backend_context *context = NULL;
     struct backend_options options = {.threads = (int)common->threads};
     struct finding *precision = finding_add(f, "precision auto");
-    err e = backend_find(&backend, common->device);
+    err e = backend_find(&backend, &options.device, common->device);
     if (!err_is(e)) e = backend->open(&context, &options);
     if (err_is(e)) {
         snprintf(precision->value, sizeof precision->value, "%s", e.text);

@@ -2,35 +2,15 @@
 
 #include "engine/model/model_build.h"
 #include "kernels/quant.h"
+#include "kernels/weight.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Files written for interleaved rotation keep the two values of a rotated pair side by side. With
- * head dimension d and row t of head h in Hugging Face order,
- *
- *   half = t / (d / 2),  j = t % (d / 2),  row in the file = h d + 2 j + half */
-static size_t file_row(const struct weight *w, uint32_t row)
-{
-    uint32_t d = w->rows / w->rope_heads, half_dim = d / 2;
-    uint32_t head = row / d, t = row % d;
-    return (size_t)head * d + 2 * (t % half_dim) + t / half_dim;
-}
-
-/* Permuted rows are converted one by one, because their bytes do not lie together in the file. */
 void weight_rows_f32(float *out, const struct weight *w, uint32_t row, uint32_t n)
 {
-    REQUIRE(w->data != NULL && row <= w->rows && n <= w->rows - row);
-    size_t stride = 0;
-    REQUIRE(dtype_bytes(&stride, w->dtype, w->cols));
-    const uint8_t *data = w->data;
-    if (w->rope_heads == 0) {
-        quant_to_f32(out, data + row * stride, w->dtype, (size_t)n * w->cols);
-        return;
-    }
-    for (uint32_t i = 0; i < n; i++)
-        quant_to_f32(out + (size_t)i * w->cols, data + file_row(w, row + i) * stride, w->dtype,
-                     w->cols);
+    struct weight_part part = weight_part(w);
+    weight_part_rows(out, &part, w->cols, row, n);
 }
 
 /* Frequency i is theta^(-2 i / head_dim), then scaled. The order of operations and the float32

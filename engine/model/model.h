@@ -20,6 +20,7 @@
 #include "base/limits.h"
 #include "engine/model/family.h"
 #include "engine/model/gguf.h"
+#include "kernels/backend.h"
 
 enum module_kind {
     MODULE_Q,
@@ -98,6 +99,11 @@ static inline bool model_is_gguf(const struct model *m)
     return m->gguf.map.data != NULL;
 }
 
+/* The weight as a backend takes it. */
+static inline struct weight_part weight_part(const struct weight *w)
+{
+    return (struct weight_part){w->data, w->dtype, w->rows, w->rope_heads};
+}
 /* Rows row .. row + n - 1 as float32, in the row order of Hugging Face. */
 void weight_rows_f32(float *out /* (n, cols) */, const struct weight *w, uint32_t row, uint32_t n);
 

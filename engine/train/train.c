@@ -1,6 +1,6 @@
 /* Training with AdamW. Trained values are float32 on the device; packed copies of them in the
- * precision of the engine are refreshed after every step. Per value: the value, two moments and a
- * gradient, 16 bytes. */
+ * precision of the engine are made from them after every step, and the adapter on the host gets
+ * them at the end. Per value: the value, two moments and a gradient, 16 bytes. */
 #include "engine/train/train.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -106,34 +106,21 @@ static err factors_take(struct training *t)
         *packed = NULL;
         return ERR_NONE;
     }
-    return factors_open(&t->factors, e->be, e->ctx, t->adapter, &e->model->arch);
+    return factors_open(&t->factors, e, t->adapter);
 }
 
 /* Accepts one that training_open() could open only in part. */
 void training_close(struct training *t)
 {
     const struct backend *be = t->e->be;
-    float *block[] = {t->value, t->first, t->second, t->gradient, t->added};
+    float *block[] = {t->value, t->first, t->second, t->gradient, t->start};
     for (size_t i = 0; i < sizeof block / sizeof block[0]; i++)
         if (block[i]) be->memory_give(t->e->ctx, block[i]);
     factors_give(t);
-    free(t->start);
     free(t->penalty);
+    free(t->batch);
     free(t->row);
     free(t->order);
-}
-
-/* The penalty is computed on the host in double, since it needs norms over single modules; it costs
- * one copy of the trained values per step. */
-static err penalty_open(struct training *t)
-{
-    size_t bytes = t->adapter->value_count * sizeof(float);
-    if (!train_penalty_on(t->o)) return ERR_NONE;
-    t->start = malloc(bytes);
-    t->penalty = malloc(bytes);
-    if (!t->start || !t->penalty) return err_sys(ENOMEM, "training");
-    memcpy(t->start, t->adapter->value, bytes);
-    return t->e->be->memory_take(&t->added, t->e->ctx, bytes);
 }
 
 /* The moments start at zero, which memory_take() guarantees. */
@@ -142,15 +129,28 @@ err training_open(struct training *t)
     struct engine *e = t->e;
     size_t bytes = t->adapter->value_count * sizeof(float);
     t->row = calloc((size_t)t->o->batch * t->o->accumulate, sizeof *t->row);
+    t->batch = calloc(t->o->accumulate, sizeof *t->batch);
     t->order = calloc(t->data->count, sizeof *t->order);
-    if (!t->row || !t->order) return err_sys(ENOMEM, "training");
+    if (!t->row || !t->batch || !t->order) return err_sys(ENOMEM, "training");
     TRY(e->be->memory_take(&t->value, e->ctx, bytes));
     TRY(e->be->memory_take(&t->first, e->ctx, bytes));
     TRY(e->be->memory_take(&t->second, e->ctx, bytes));
     TRY(e->be->memory_take(&t->gradient, e->ctx, bytes));
-    TRY(penalty_open(t));
+    if (t->o->prox > 0.0) TRY(e->be->memory_take(&t->start, e->ctx, bytes));
+    if (t->o->prune_lambda > 0.0 && !(t->penalty = malloc(bytes)))
+        return err_sys(ENOMEM, "training");
     e->be->copy_in(e->ctx, t->value, t->adapter->value, bytes);
+    if (t->start) e->be->copy_in(e->ctx, t->start, t->adapter->value, bytes);
     return factors_take(t);
+}
+
+err training_reserve(struct training *t, const struct pass_size *s)
+{
+    struct pass_size size = *s;
+    size.backward = true;
+    size.checkpoint = t->o->checkpoint;
+    pass_size_widths(&size, t->factors);
+    return pass_reserve(t->e, &size);
 }
 
 /* Fisher-Yates shuffle, with a generator keyed by the epoch, so that the order of an epoch can be
@@ -189,96 +189,148 @@ static uint64_t dropout_key(const struct training *t, uint64_t pass)
     return high << 32 | rng_u32(&rng);
 }
 
-/* One forward and backward pass over `row`. Adds the gradient of scale * sum of likelihoods to
- * t->gradient and the likelihoods to *nll. */
-static err one_pass(struct training *t, const struct engine_row *row, size_t rows, double scale,
-                    uint64_t pass, double *nll)
+/* The largest sizes of all passes. The order of the rows is known before the first step, so this
+ * walks through it. */
+static struct pass_size largest_pass(struct training *t)
 {
-    struct batch b = {0};
-    err er = batch_open(&b, row, rows, true);
-    if (err_is(er)) return er;
-    struct segment segment = {.factors = t->factors, .gradient = t->gradient, .tokens = b.tokens};
-    b.segment = &segment;
-    b.segments = 1;
-    b.backward = true;
-    b.checkpoint = t->o->checkpoint;
-    b.scale = scale;
-    b.dropout = (float)t->o->dropout;
-    if (t->o->dropout > 0.0) b.dropout_key = dropout_key(t, pass);
-    er = pass_run(t->e, &b, row);
-    for (size_t i = 0; i < b.learned; i++)
-        *nll += b.nll[i];
-    batch_close(&b);
+    struct pass_size most = {.rows = t->o->batch};
+    uint64_t passes = t->steps * t->o->accumulate;
+    for (uint64_t i = 0; i < passes; i++) {
+        size_t tokens = 0, learned = 0;
+        for (uint64_t k = 0; k < t->o->batch; k++) {
+            const struct data_row *r = row_at(t, i * t->o->batch + k);
+            tokens += r->count;
+            learned += engine_learned(r->label, r->count);
+            if (r->count > most.positions) most.positions = r->count;
+        }
+        if (tokens > most.tokens) most.tokens = tokens;
+        if (learned > most.learned) most.learned = learned;
+    }
+    return most;
+}
+
+/* Queues one forward and backward pass over `row`, which adds the gradient of scale * sum of
+ * likelihoods to t->gradient. */
+static err one_pass(struct training *t, struct batch *b, const struct engine_row *row, size_t rows,
+                    double scale, uint64_t pass)
+{
+    TRY(batch_open(b, row, rows, BATCH_LABELS));
+    struct segment segment = {.factors = t->factors, .gradient = t->gradient, .tokens = b->tokens};
+    b->segment = &segment;
+    b->segments = 1;
+    b->backward = true;
+    b->checkpoint = t->o->checkpoint;
+    b->scale = scale;
+    b->dropout = (float)t->o->dropout;
+    if (t->o->dropout > 0.0) b->dropout_key = dropout_key(t, pass);
+    err er = pass_run(t->e, b);
+    b->segment = NULL;
+    b->segments = 0;
     return er;
 }
 
-/* The gradient of the penalty is added before clipping, so the clip bounds the whole step. */
-static void add_penalty(struct training *t, struct train_step *s)
+/* The penalty needs norms over single modules, so it is computed on the host in double, from values
+ * that training_update() fetches after every step. */
+void training_penalty(struct training *t, struct train_step *s)
 {
-    const struct backend *be = t->e->be;
-    size_t n = t->adapter->value_count;
-    if (!t->penalty) return;
-    s->penalty = train_penalty(t->penalty, t->adapter, t->start, t->o);
-    be->copy_in(t->e->ctx, t->added, t->penalty, n * sizeof(float));
-    be->add(t->e->ctx, (struct mat){t->gradient, DTYPE_F32, n},
-            (struct mat){t->added, DTYPE_F32, n}, 1, n);
+    if (t->penalty) s->penalty = train_penalty(t->penalty, t->adapter, t->o);
 }
 
-/* Clips to norm o->clip as PyTorch does, with 1e-6 in the denominator, so results agree with it. A
- * loss or gradient that is not finite stops the training: AdamW would turn every value into NaN
- * with the next step. The values are copied back after every step, because on_step() may save the
- * adapter. */
+static err fetch(const struct training *t)
+{
+    struct engine *e = t->e;
+    e->be->copy_out(e->ctx, t->adapter->value, t->value, t->adapter->value_count * sizeof(float));
+    return e->be->check(e->ctx);
+}
+
+void training_fetch_after(err *er, const struct training *t)
+{
+    if (err_is(*er) && er->kind != ERR_STOPPED) return;
+    err fetched = fetch(t);
+    if (err_is(fetched)) *er = fetched;
+}
+
 err training_update(struct training *t, struct train_step *s)
 {
     struct engine *e = t->e;
     const struct train_options *o = t->o;
-    size_t n = t->adapter->value_count;
-    double squares = 0.0;
-    add_penalty(t, s);
-    e->be->sum_squares(e->ctx, &squares, t->gradient, n);
-    s->grad_norm = sqrt(squares);
-    if (!isfinite(s->grad_norm) || !isfinite(s->loss))
-        return err_make(ERR_STATE, "training: step %llu: loss %g, gradient norm %g: not finite",
-                        (unsigned long long)s->step, s->loss, s->grad_norm);
-    double clip = o->clip > 0.0 ? o->clip / (s->grad_norm + 1e-6) : 1.0;
+    double norm2[2] = {0};
     struct adamw a = {.lr = s->lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps};
     a.weight_decay = o->weight_decay;
     a.step = s->step + 1;
-    a.gradient_scale = clip < 1.0 ? clip : 1.0;
-    e->be->adamw(e->ctx, t->value, t->first, t->second, t->gradient, n, &a);
-    e->be->copy_out(e->ctx, t->adapter->value, t->value, n * sizeof(float));
-    factors_refresh(t->factors);
-    return e->be->check(e->ctx);
+    a.clip = o->clip;
+    struct optimizer optimizer = {.value = t->value, .first = t->first, .second = t->second};
+    optimizer.gradient = t->gradient;
+    optimizer.n = t->adapter->value_count;
+    optimizer.start = t->start;
+    optimizer.prox = o->prox;
+    e->be->adamw(e->ctx, norm2, &optimizer, &a);
+    factors_set(t->factors, t->value);
+    TRY(e->be->check(e->ctx));
+    s->grad_norm = sqrt(norm2[0]);
+    s->penalty += 0.5 * o->prox * norm2[1];
+    return t->penalty && isfinite(s->grad_norm) ? fetch(t) : ERR_NONE;
+}
+
+err training_finite(const struct train_step *s)
+{
+    if (isfinite(s->grad_norm) && isfinite(s->loss)) return ERR_NONE;
+    return err_make(ERR_STATE, "training: step %llu: loss %g, gradient norm %g: not finite",
+                    (unsigned long long)s->step, s->loss, s->grad_norm);
+}
+
+/* The rows of a step, with their numbers of tokens. */
+static void take_rows(struct training *t, struct train_step *s)
+{
+    size_t rows = (size_t)t->o->batch * t->o->accumulate;
+    for (size_t i = 0; i < rows; i++) {
+        const struct data_row *r = row_at(t, s->step * rows + i);
+        t->row[i] = (struct engine_row){r->id, r->label, r->count, t->adapter};
+        s->tokens += r->count;
+        s->learned += engine_learned(r->label, r->count);
+    }
+}
+
+/* The gradient starts with that of the penalty, or at zero. */
+static void start_gradient(struct training *t, struct train_step *s)
+{
+    struct engine *e = t->e;
+    size_t n = t->adapter->value_count;
+    training_penalty(t, s);
+    if (t->penalty)
+        e->be->copy_in(e->ctx, t->gradient, t->penalty, n * sizeof(float));
+    else
+        e->be->zero(e->ctx, (struct mat){t->gradient, DTYPE_F32, n}, 1, n);
 }
 
 /* One optimizer step over batch * accumulate rows. The loss is the mean over the learned tokens of
  * the whole step: the scale 1 / learned is known before the first pass, so accumulated passes give
  * the gradient of one large batch and not the mean of batch means, which would weigh short rows
- * more. */
+ * more. Everything is queued, and training_update() waits once. */
 static err one_step(struct training *t, struct train_step *s)
 {
-    struct engine *e = t->e;
-    size_t batch = t->o->batch, rows = batch * t->o->accumulate;
+    size_t batch = t->o->batch, opened = 0;
     double nll = 0.0;
-    for (size_t i = 0; i < rows; i++) {
-        const struct data_row *r = row_at(t, s->step * rows + i);
-        t->row[i] = (struct engine_row){r->id, r->label, r->count, t->adapter};
-        s->tokens += r->count;
-        for (uint32_t k = 1; k < r->count; k++)
-            s->learned += r->label[k] != DATA_IGNORE;
-    }
-    size_t n = t->adapter->value_count;
-    e->be->zero(e->ctx, (struct mat){t->gradient, DTYPE_F32, n}, 1, n);
+    err er = ERR_NONE;
+    take_rows(t, s);
+    start_gradient(t, s);
     double scale = s->learned ? 1.0 / (double)s->learned : 0.0;
-    for (uint32_t i = 0; i < t->o->accumulate; i++)
-        TRY(one_pass(t, t->row + i * batch, batch, scale, s->step * t->o->accumulate + i, &nll));
-    s->loss = nll * scale;
+    for (; opened < t->o->accumulate && !err_is(er); opened++)
+        er = one_pass(t, &t->batch[opened], t->row + opened * batch, batch, scale,
+                      s->step * t->o->accumulate + opened);
     s->lr = t->o->lr * train_lr_factor(t->o->schedule, s->step, t->o->warmup, t->steps);
-    return training_update(t, s);
+    if (!err_is(er)) er = training_update(t, s);
+    for (size_t i = 0; i < opened; i++) {
+        for (size_t k = 0; k < t->batch[i].learned && !err_is(er); k++)
+            nll += t->batch[i].nll[k];
+        batch_close(&t->batch[i]);
+    }
+    s->loss = nll * scale;
+    return err_is(er) ? er : training_finite(s);
 }
 
 /* *out is set only on success. An interruption by on_step() returns ERR_STOPPED and leaves the
- * adapter as it is after that step. */
+ * adapter as it is after that step; another error leaves it as it was. */
 err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
               const struct dataset *data, const struct train_options *o)
 {
@@ -289,6 +341,8 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
     t.steps = train_steps(o, data->count);
     if (o->prune_gamma > 0.0) result.tail_before = train_tail(adapter, o->prune_gamma);
     err er = training_open(&t);
+    struct pass_size most = err_is(er) ? (struct pass_size){0} : largest_pass(&t);
+    if (!err_is(er)) er = training_reserve(&t, &most);
     for (uint64_t i = 0; i < t.steps && !err_is(er); i++) {
         struct train_step s = {.step = i, .steps = t.steps};
         uint64_t since = text_now_ms();
@@ -305,6 +359,7 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
         if (o->on_step && !o->on_step(o->user, &s))
             er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
     }
+    if (result.steps) training_fetch_after(&er, &t);
     result.mean_loss = result.learned ? sum / (double)result.learned : 0.0;
     if (o->prune_gamma > 0.0) result.tail_after = train_tail(adapter, o->prune_gamma);
     if (!err_is(er)) *out = result;

@@ -15,15 +15,6 @@ struct sums {
     uint64_t learned;
 };
 
-/* The token at position 0 is never predicted. */
-static uint64_t learned_tokens(const struct data_row *r)
-{
-    uint64_t n = 0;
-    for (uint32_t t = 1; t < r->count; t++)
-        n += r->label[t] != DATA_IGNORE;
-    return n;
-}
-
 /* Scale 1: the number of learned tokens is known only after the last batch, so the division comes
  * at the end. */
 static err add_batch(struct sums *s, const struct adapter *ad, struct engine *e, size_t rows,
@@ -56,7 +47,7 @@ static err add_rows(struct sums *s, const struct adapter *ad, struct engine *e,
         for (size_t i = 0; i < n; i++) {
             const struct data_row *r = &data->row[s->order[first + i]];
             s->row[i] = (struct engine_row){r->id, r->label, r->count, ad};
-            s->learned += learned_tokens(r);
+            s->learned += engine_learned(r->label, r->count);
         }
         TRY(add_batch(s, ad, e, n, o));
     }

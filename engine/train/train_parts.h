@@ -13,8 +13,9 @@ struct training {
     uint64_t steps;
     struct factors *factors;
     float *value, *first, *second, *gradient; /* (value_count) each, device */
-    float *start, *penalty;                   /* (value_count) each, host; NULL: no penalty */
-    float *added;                             /* (value_count) gradient of the penalty, device */
+    float *start;                             /* (value_count) device; NULL without prox */
+    float *penalty;                           /* (value_count) host; NULL without pruning */
+    struct batch *batch;                      /* (accumulate) passes of one step */
     struct engine_row *row;                   /* (batch * accumulate) */
     uint32_t *order;                          /* (rows) order of the rows in `epoch` */
     uint64_t epoch;                           /* from 1; 0: `order` is not set */
@@ -22,11 +23,22 @@ struct training {
 
 err training_check(const struct train_options *o, const struct adapter *ad,
                    const struct dataset *data);
-/* The caller sets e, adapter, data and o before, and calls training_close() after a failure too. */
+/* The caller sets e, adapter, data, o and steps before, and calls training_close() after a failure
+ * too. */
 err training_open(struct training *t);
 void training_close(struct training *t);
-/* One AdamW step with t->gradient plus the penalty's gradient, clipped; then updates the values of
- * the adapter. Reads s->lr and s->step, sets s->penalty and s->grad_norm. */
+/* Working memory for passes of this size, so that no step has to take memory. */
+err training_reserve(struct training *t, const struct pass_size *s);
+/* Sets t->penalty to the gradient of the penalty at the values of the adapter, and s->penalty. */
+void training_penalty(struct training *t, struct train_step *s);
+/* Queues one AdamW step with t->gradient, clipped, and waits for it and for all passes before it.
+ * Reads s->lr and s->step, sets s->grad_norm and adds to s->penalty. */
 err training_update(struct training *t, struct train_step *s);
+/* ERR_STATE if the loss or the norm of the gradient is not finite: AdamW would turn every value
+ * into NaN with the next step. */
+err training_finite(const struct train_step *s);
+/* After the last step copies the values to the adapter, unless *er says that a step failed. A
+ * failure becomes *er. */
+void training_fetch_after(err *er, const struct training *t);
 
 #endif

@@ -68,12 +68,13 @@ static void tail_gradient(float *gradient, const struct adapter *ad, const struc
                 (float)(factor / norm * (double)t->value[i * t->ld + j]);
 }
 
-/* lambda sum |B tail| |A tail|. The gradient with respect to one tail has the norm of the other one
- * as its factor. Tails that do not train count in the value but get no gradient. */
-static double prune_term(float *gradient, const struct adapter *ad, const struct train_options *o)
+/* The gradient with respect to one tail has the norm of the other one as its factor. Tails that do
+ * not train count in the value but get no gradient. */
+double train_penalty(float *gradient, const struct adapter *ad, const struct train_options *o)
 {
     static const unsigned trains[2] = {ADAPTER_A, ADAPTER_B};
     double sum = 0.0;
+    memset(gradient, 0, ad->value_count * sizeof *gradient);
     for (size_t i = 0; i < ad->count; i++) {
         struct tail t[2];
         if (!ad->module[i].rank) continue;
@@ -85,18 +86,4 @@ static double prune_term(float *gradient, const struct adapter *ad, const struct
                 tail_gradient(gradient, ad, &t[k], norm[k], o->prune_lambda * norm[1 - k]);
     }
     return o->prune_lambda * sum;
-}
-
-/* prox / 2 |theta - start|^2 has the gradient prox (theta - start). */
-double train_penalty(float *gradient, const struct adapter *ad, const float *start,
-                     const struct train_options *o)
-{
-    double square = 0.0;
-    for (size_t i = 0; i < ad->value_count; i++) {
-        double away = (double)ad->value[i] - (double)start[i];
-        square += away * away;
-        gradient[i] = (float)(o->prox * away);
-    }
-    double prune = o->prune_lambda > 0.0 ? prune_term(gradient, ad, o) : 0.0;
-    return 0.5 * o->prox * square + prune;
 }

@@ -108,15 +108,6 @@ static err guard(const struct private *p, const struct train_step *s)
 
 /* ---- gradients of single records */
 
-/* The token at position 0 is never predicted. */
-static uint64_t learned_tokens(const struct engine_row *r)
-{
-    uint64_t n = 0;
-    for (uint32_t t = 1; t < r->count; t++)
-        n += r->label[t] != DATA_IGNORE;
-    return n;
-}
-
 /* Gradients of each row's summed negative log likelihood into `each` (rows, value_count), which is
  * set to zero first. The segment gives each row its own gradient, so all rows still run through the
  * base model in one batch. */
@@ -125,9 +116,8 @@ static err pass_each(struct engine *e, const struct factors *f, float *each,
 {
     struct batch b = {0};
     size_t n = f->adapter->value_count;
-    TRY(batch_open(&b, row, rows, true));
+    TRY(batch_open(&b, row, rows, BATCH_LABELS));
     struct segment segment = {.factors = f, .gradient = each, .tokens = b.tokens};
-    segment.start = b.start;
     segment.rows = rows;
     segment.stride = n;
     b.segment = &segment;
@@ -136,7 +126,8 @@ static err pass_each(struct engine *e, const struct factors *f, float *each,
     b.checkpoint = checkpoint;
     b.scale = 1.0;
     e->be->zero(e->ctx, (struct mat){each, DTYPE_F32, n}, rows, n);
-    err er = pass_run(e, &b, row);
+    err er = pass_run(e, &b);
+    if (!err_is(er)) er = e->be->check(e->ctx);
     batch_close(&b);
     return er;
 }
@@ -144,14 +135,16 @@ static err pass_each(struct engine *e, const struct factors *f, float *each,
 /* Copies the gradient of one row to the host and divides it by the number of its learned tokens, so
  * that the length of a record does not enlarge its gradient. A record without learned tokens has
  * the gradient 0. */
-static void fetch(float *out, struct engine *e, const float *each, size_t n,
-                  const struct engine_row *row)
+static err fetch(float *out, struct engine *e, const float *each, size_t n,
+                 const struct engine_row *row)
 {
-    uint64_t learned = learned_tokens(row);
+    size_t learned = engine_learned(row->label, row->count);
     float mean = learned ? 1.0f / (float)learned : 0.0f;
     e->be->copy_out(e->ctx, out, each, n * sizeof(float));
+    TRY(e->be->check(e->ctx));
     for (size_t i = 0; i < n; i++)
         out[i] *= mean;
+    return ERR_NONE;
 }
 
 err train_private_gradients(float *out, struct engine *e, const struct adapter *ad,
@@ -161,11 +154,11 @@ err train_private_gradients(float *out, struct engine *e, const struct adapter *
     float *each = NULL;
     size_t n = ad->value_count;
     err er;
-    TRY_OUT(er, factors_open(&f, e->be, e->ctx, ad, &e->model->arch));
+    TRY_OUT(er, factors_open(&f, e, ad));
     TRY_OUT(er, e->be->memory_take(&each, e->ctx, (rows * n + 1) * sizeof(float)));
     TRY_OUT(er, pass_each(e, f, each, row, rows, false));
     for (size_t i = 0; i < rows; i++)
-        fetch(out + i * n, e, each + i * n, n, &row[i]);
+        TRY_OUT(er, fetch(out + i * n, e, each + i * n, n, &row[i]));
 out:
     if (each) e->be->memory_give(e->ctx, each);
     factors_close(f);
@@ -215,7 +208,7 @@ static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
     for (size_t i = 0; i < rows; i++) {
         struct clip_result result;
         struct clip_tensor tensor = {.now = r->host, .count = r->n};
-        fetch(r->host, r->e, r->each + i * r->n, r->n, &r->row[i]);
+        TRY(fetch(r->host, r->e, r->each + i * r->n, r->n, &r->row[i]));
         err e = clip_quantise(r->whole, &result, &r->bound, 1.0, &tensor, 1);
         for (size_t k = 0; k < r->n && !err_is(e); k++)
             r->sum[k] += r->whole[k];
@@ -267,10 +260,14 @@ static err one_step(struct private *p, struct train_step *s)
     struct training *t = &p->t;
     sample(p);
     TRY(records_release(&p->r, p->taken, p->takes, p->o->sampling * (double)t->data->count));
+    training_penalty(t, s);
+    for (size_t i = 0; t->penalty && i < p->r.n; i++)
+        p->r.host[i] += t->penalty[i];
     t->e->be->copy_in(t->e->ctx, t->gradient, p->r.host, p->r.n * sizeof(float));
     s->lr =
         p->options.lr * train_lr_factor(p->options.schedule, s->step, p->options.warmup, t->steps);
     TRY(training_update(t, s));
+    TRY(training_finite(s));
     return guard(p, s);
 }
 
@@ -293,6 +290,28 @@ static err check(const struct train_private_options *o)
     return ERR_NONE;
 }
 
+static int descending(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x > y ? -1 : x < y;
+}
+
+/* The records of a pass are drawn later, so room is made for the longest ones. p->taken holds their
+ * lengths for a moment. */
+static err reserve(struct private *p)
+{
+    const struct dataset *data = p->t.data;
+    struct pass_size most = {.rows = p->options.batch};
+    for (size_t i = 0; i < data->count; i++)
+        p->taken[i] = data->row[i].count;
+    qsort(p->taken, data->count, sizeof *p->taken, descending);
+    for (size_t i = 0; i < data->count && i < most.rows; i++)
+        most.tokens += p->taken[i];
+    most.learned = most.tokens;
+    most.positions = p->taken[0];
+    return training_reserve(&p->t, &most);
+}
+
 /* The hash of the frozen tensors is taken before the first step. */
 static err open_run(struct private *p)
 {
@@ -301,6 +320,7 @@ static err open_run(struct private *p)
     p->taken = calloc(p->t.data->count, sizeof *p->taken);
     if (!p->taken) return err_sys(ENOMEM, "private training");
     TRY(training_open(&p->t));
+    TRY(reserve(p));
     p->frozen = frozen_hash(p->t.adapter);
     p->r = (struct records){
         .e = p->t.e, .adapter = p->t.adapter, .data = p->t.data, .factors = p->t.factors};
@@ -344,6 +364,7 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
         if (p.options.on_step && !p.options.on_step(p.options.user, &s))
             er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
     }
+    if (result.steps) training_fetch_after(&er, &p.t);
     if (gamma > 0.0) result.tail_after = train_tail(adapter, gamma);
     if (!err_is(er)) *out = result;
     close_run(&p);
@@ -360,7 +381,7 @@ err train_private_gradient(float *out, const struct adapter *adapter, struct eng
     err er;
     TRY(training_check(o->train, adapter, data));
     TRY(check(o));
-    TRY_OUT(er, factors_open(&f, e->be, e->ctx, adapter, &e->model->arch));
+    TRY_OUT(er, factors_open(&f, e, adapter));
     r.factors = f;
     TRY_OUT(er, records_open(&r, o));
     everyone = calloc(data->count, sizeof *everyone);

@@ -15,15 +15,25 @@ void cpu_fail(struct backend_context *c, err e)
     if (!err_is(c->first)) c->first = e;
 }
 
+static void *grown(struct backend_context *c, void **memory, size_t *have, size_t bytes)
+{
+    if (bytes > *have) {
+        free(*memory);
+        *memory = cpu_alloc(bytes);
+        *have = *memory ? bytes : 0;
+        if (!*memory) cpu_fail(c, err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes));
+    }
+    return *memory;
+}
+
 void *cpu_scratch(struct backend_context *c, size_t bytes)
 {
-    if (bytes > c->scratch_bytes) {
-        free(c->scratch);
-        c->scratch = cpu_alloc(bytes);
-        c->scratch_bytes = c->scratch ? bytes : 0;
-        if (!c->scratch) cpu_fail(c, err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes));
-    }
-    return c->scratch;
+    return grown(c, &c->scratch, &c->scratch_bytes, bytes);
+}
+
+void *cpu_room(struct backend_context *c, size_t bytes)
+{
+    return grown(c, &c->room, &c->room_bytes, bytes);
 }
 
 int cpu_thread(void)

@@ -348,12 +348,13 @@ static void job_shape(struct job *j, const struct backend_context *c, size_t tok
 }
 
 static void run_jobs(struct backend_context *c, const struct attention_tensors *grad,
-                     const struct attention_tensors *t, const struct attention_shape *s)
+                     const struct attention_tensors *t, const struct attention_shape *s,
+                     const struct batch_rows *b)
 {
     REQUIRE(s->head_dim <= CPU_CHUNK && s->heads % s->kv_heads == 0);
-    size_t longest = 0, jobs = (size_t)s->rows * s->kv_heads;
-    for (size_t i = 0; i < s->rows; i++)
-        if (s->start[i + 1] - s->start[i] > longest) longest = s->start[i + 1] - s->start[i];
+    size_t longest = 0, jobs = b->rows * s->kv_heads;
+    for (size_t i = 0; i < b->rows; i++)
+        if (b->start[i + 1] - b->start[i] > longest) longest = b->start[i + 1] - b->start[i];
     struct job size = {.t = t, .grad = grad, .s = s};
     job_shape(&size, c, longest);
     size_t own = round_up(job_place(&size, NULL), 64);
@@ -365,9 +366,9 @@ static void run_jobs(struct backend_context *c, const struct attention_tensors *
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < jobs; i++) {
             size_t row = i / s->kv_heads;
-            struct job j = {.t = t, .grad = grad, .s = s, .first = s->start[row]};
+            struct job j = {.t = t, .grad = grad, .s = s, .first = b->start[row]};
             j.kv = i % s->kv_heads;
-            job_shape(&j, c, s->start[row + 1] - s->start[row]);
+            job_shape(&j, c, b->start[row + 1] - b->start[row]);
             job_place(&j, scratch + (size_t)cpu_thread() * own);
             if (grad)
                 backward_job(&j);
@@ -379,17 +380,18 @@ static void run_jobs(struct backend_context *c, const struct attention_tensors *
 }
 
 void cpu_attention(struct backend_context *c, const struct attention_tensors *t,
-                   const struct attention_shape *s)
+                   const struct attention_shape *s, const struct backend_batch *b)
 {
     double since = cpu_clock();
-    run_jobs(c, NULL, t, s);
+    run_jobs(c, NULL, t, s, &b->rows);
     cpu_count(c, OP_ATTENTION, since);
 }
 
 void cpu_attention_back(struct backend_context *c, const struct attention_tensors *grad,
-                        const struct attention_tensors *t, const struct attention_shape *s)
+                        const struct attention_tensors *t, const struct attention_shape *s,
+                        const struct backend_batch *b)
 {
     double since = cpu_clock();
-    run_jobs(c, grad, t, s);
+    run_jobs(c, grad, t, s, &b->rows);
     cpu_count(c, OP_ATTENTION_BACK, since);
 }

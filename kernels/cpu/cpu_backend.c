@@ -1,17 +1,18 @@
-/* The table of the CPU backend, and its context and memory. */
+/* The table of the CPU backend, its context, memory and batches. */
 #include "base/limits.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/cpu_vector.h"
 
 #include <errno.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void cpu_close(struct backend_context *c)
 {
     if (!c) return;
     cpu_primitives_close(c->primitives);
     free(c->scratch);
+    free(c->room);
     free(c);
 }
 
@@ -76,111 +77,70 @@ static void cpu_copy_in(struct backend_context *c, void *to, const void *host, s
     if (bytes) memcpy(to, host, bytes);
 }
 
-static void cpu_zero(struct backend_context *c, struct mat m, size_t rows, size_t cols)
+/* Everything is computed when it is called, so the arrays need only be copied. */
+static err cpu_batch_open(struct backend_batch **out, struct backend_context *c,
+                          const struct batch_rows *most)
 {
-    double since = cpu_clock();
-    size_t size = m.type == DTYPE_F32 ? 4 : 2;
-    for (size_t i = 0; i < rows; i++)
-        memset(mat_at(m, i, 0).data, 0, cols * size);
-    cpu_count(c, OP_COPY, since);
-}
-
-CPU_CLONES static void convert_row(struct mat to, struct mat from, size_t row, size_t cols,
-                                   float scale)
-{
-    float in[CPU_CHUNK], out[CPU_CHUNK];
-    for (size_t col = 0; col < cols; col += CPU_CHUNK) {
-        size_t n = cols - col < CPU_CHUNK ? cols - col : CPU_CHUNK;
-        const float *x = cpu_row(in, from, row, col, n);
-        float *y = cpu_row_out(out, to, row, col);
-        for (size_t i = 0; i < n; i++)
-            y[i] = x[i] * scale;
-        cpu_row_done(to, row, col, y, n);
+    (void)c;
+    struct backend_batch *b = calloc(1, sizeof *b);
+    if (!b) return err_sys(ENOMEM, "engine");
+    size_t words = 2 * most->tokens + most->rows + 1 + 2 * most->learned;
+    b->memory = malloc(most->learned * sizeof(double) + words * sizeof(uint32_t));
+    if (!b->memory) {
+        free(b);
+        return err_sys(ENOMEM, "engine: a batch of %zu tokens", most->tokens);
     }
+    b->nll = b->memory;
+    uint32_t *word = (uint32_t *)(void *)(b->nll + most->learned);
+    b->rows.start = word;
+    b->rows.position = word + most->rows + 1;
+    b->rows.id = (int32_t *)(word + most->rows + 1 + most->tokens);
+    b->rows.index = word + most->rows + 1 + 2 * most->tokens;
+    b->rows.target = (int32_t *)(word + most->rows + 1 + 2 * most->tokens + most->learned);
+    *out = b;
+    return ERR_NONE;
 }
 
-static void cpu_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
-                        size_t cols, float scale)
+static void cpu_batch_set(struct backend_context *c, struct backend_batch *b,
+                          const struct batch_rows *rows)
 {
-    double since = cpu_clock();
-#pragma omp parallel for num_threads(c->threads) schedule(static) if (rows * cols > 65536)
-    for (size_t i = 0; i < rows; i++)
-        convert_row(to, from, i, cols, scale);
-    cpu_count(c, OP_COPY, since);
+    struct batch_rows own = *rows;
+    own.id = memcpy((void *)b->rows.id, rows->id, rows->tokens * sizeof *rows->id);
+    own.start = memcpy((void *)b->rows.start, rows->start, (rows->rows + 1) * sizeof *rows->start);
+    own.position =
+        memcpy((void *)b->rows.position, rows->position, rows->tokens * sizeof *rows->position);
+    own.index = b->rows.index;
+    own.target = b->rows.target;
+    if (rows->learned) memcpy((void *)own.index, rows->index, rows->learned * sizeof *rows->index);
+    if (rows->learned && rows->target)
+        memcpy((void *)own.target, rows->target, rows->learned * sizeof *rows->target);
+    b->rows = own;
+    (void)c;
 }
 
-CPU_CLONES static void add_row(struct mat to, struct mat from, size_t cols)
+static void cpu_batch_nll(struct backend_context *c, double *nll, const struct backend_batch *b)
 {
-    float in[CPU_CHUNK], old[CPU_CHUNK], out[CPU_CHUNK];
-    for (size_t col = 0; col < cols; col += CPU_CHUNK) {
-        size_t n = cols - col < CPU_CHUNK ? cols - col : CPU_CHUNK;
-        const float *x = cpu_row(in, from, 0, col, n);
-        const float *z = cpu_row(old, to, 0, col, n);
-        float *y = cpu_row_out(out, to, 0, col);
-        for (size_t i = 0; i < n; i++)
-            y[i] = z[i] + x[i];
-        cpu_row_done(to, 0, col, y, n);
-    }
+    (void)c;
+    if (b->rows.learned) memcpy(nll, b->nll, b->rows.learned * sizeof *nll);
 }
 
-static void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows,
-                    size_t cols)
+static void cpu_batch_close(struct backend_batch *b)
 {
-    double since = cpu_clock();
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t i = 0; i < rows; i++)
-        add_row(mat_at(to, i, 0), mat_at(from, i, 0), cols);
-    cpu_count(c, OP_COPY, since);
+    if (!b) return;
+    free(b->memory);
+    free(b);
 }
 
-static void cpu_gather(struct backend_context *c, struct mat to, struct mat from,
-                       const uint32_t *index, size_t rows, size_t cols)
+static void cpu_repeat(struct backend_context *c, struct backend_record **record, uint64_t key,
+                       void (*work)(void *user), void *user)
 {
-    double since = cpu_clock();
-    for (size_t i = 0; i < rows; i++)
-        convert_row(mat_at(to, i, 0), mat_at(from, index[i], 0), 0, cols, 1.0f);
-    cpu_count(c, OP_COPY, since);
+    (void)c, (void)record, (void)key;
+    work(user);
 }
 
-static void cpu_scatter_add(struct backend_context *c, struct mat to, struct mat from,
-                            const uint32_t *index, size_t rows, size_t cols)
+static void cpu_record_close(struct backend_record *record)
 {
-    double since = cpu_clock();
-    for (size_t i = 0; i < rows; i++)
-        add_row(mat_at(to, index[i], 0), mat_at(from, i, 0), cols);
-    cpu_count(c, OP_COPY, since);
-}
-
-/* Each value has a 32-bit random number from its place and the key of the mask (the finalizer of
- * splitmix64), so the backward pass needs no stored mask. */
-CPU_CLONES static void dropout_row(struct mat to, struct mat from, size_t row,
-                                   const struct dropout *d)
-{
-    float in[CPU_CHUNK], out[CPU_CHUNK];
-    float keep = 1.0f / (1.0f - d->probability);
-    uint64_t threshold = (uint64_t)((double)d->probability * 4294967296.0);
-    for (size_t col = 0; col < d->cols; col += CPU_CHUNK) {
-        size_t n = d->cols - col < CPU_CHUNK ? d->cols - col : CPU_CHUNK;
-        const float *x = cpu_row(in, from, row, col, n);
-        float *y = cpu_row_out(out, to, row, col);
-        for (size_t i = 0; i < n; i++) {
-            uint64_t z = d->key + (row * d->cols + col + i + 1) * 0x9e3779b97f4a7c15u;
-            z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-            z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-            y[i] = (z >> 32) < threshold ? 0.0f : x[i] * keep;
-        }
-        cpu_row_done(to, row, col, y, n);
-    }
-}
-
-static void cpu_dropout(struct backend_context *c, struct mat to, struct mat from,
-                        const struct dropout *d)
-{
-    double since = cpu_clock();
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t i = 0; i < d->rows; i++)
-        dropout_row(to, from, i, d);
-    cpu_count(c, OP_LOW_RANK, since);
+    REQUIRE(!record);
 }
 
 const struct backend backend_cpu = {
@@ -196,16 +156,27 @@ const struct backend backend_cpu = {
     .copy_out = cpu_copy_in,
     .zero = cpu_zero,
     .convert = cpu_convert,
-    .add = cpu_add,
-    .gather = cpu_gather,
-    .scatter_add = cpu_scatter_add,
-    .dropout = cpu_dropout,
+    .batch_open = cpu_batch_open,
+    .batch_set = cpu_batch_set,
+    .batch_nll = cpu_batch_nll,
+    .batch_close = cpu_batch_close,
+    .repeat = cpu_repeat,
+    .record_close = cpu_record_close,
     .weight_pack = cpu_weight_pack,
     .weight_close = cpu_weight_close,
+    .embed = cpu_embed,
+    .low_rank_room = cpu_low_rank_room,
+    .low_rank_open = cpu_low_rank_open,
+    .low_rank_close = cpu_low_rank_close,
+    .low_rank_load = cpu_low_rank_load,
+    .low_rank_set = cpu_low_rank_set,
     .linear = cpu_linear,
+    .low_rank_shrink = cpu_low_rank_shrink,
     .linear_back = cpu_linear_back,
+    .low_rank_gradient = cpu_low_rank_gradient,
     .head_loss = cpu_head_loss,
-    .product = cpu_product,
+    .learned_take = cpu_learned_take,
+    .learned_add = cpu_learned_add,
     .norm = cpu_norm,
     .norm_back = cpu_norm_back,
     .rope = cpu_rope,
@@ -214,6 +185,5 @@ const struct backend backend_cpu = {
     .attention_decode = cpu_attention_decode,
     .gate = cpu_gate,
     .gate_back = cpu_gate_back,
-    .sum_squares = cpu_sum_squares,
     .adamw = cpu_adamw,
 };

@@ -43,15 +43,16 @@ static void decode_one(float *score, struct mat out, struct mat q, const struct 
 {
     float qs[CPU_CHUNK], buffer[CPU_CHUNK], sum_out[CPU_CHUNK] = {0}, sum = 0.0f, max = -INFINITY;
     size_t hd = s->head_dim, kv = head / (s->heads / s->kv_heads);
-    size_t from = s->window && row->positions > s->window ? row->positions - s->window : 0;
+    size_t positions = (size_t)row->positions + 1; /* with the new one */
+    size_t from = s->window && positions > s->window ? positions - s->window : 0;
     float scale = 1.0f / sqrtf((float)hd);
     const float *x = cpu_row(qs, q, i, head * hd, hd);
-    for (size_t j = from; j < row->positions; j++) {
+    for (size_t j = from; j < positions; j++) {
         dots(score + j, x, cpu_row(buffer, row->keys, j, kv * hd, hd), 1, hd);
         max = score[j] > max ? score[j] : max;
     }
-    exponentials(score + from, row->positions - from, scale, max * scale);
-    for (size_t j = from; j < row->positions; j++) {
+    exponentials(score + from, positions - from, scale, max * scale);
+    for (size_t j = from; j < positions; j++) {
         sum += score[j];
         weighted(sum_out, score + j, cpu_row(buffer, row->values, j, kv * hd, hd), 1, hd);
     }
@@ -60,18 +61,24 @@ static void decode_one(float *score, struct mat out, struct mat q, const struct 
     store_heads(out, sum_out, i, 1, head, hd);
 }
 
-void cpu_attention_decode(struct backend_context *c, struct mat out, struct mat q,
-                          const struct decode_row *row, const struct attention_shape *s)
+void cpu_attention_decode(struct backend_context *c, const struct attention_tensors *t,
+                          const struct decode_row *row, size_t rows,
+                          const struct attention_shape *s)
 {
     double since = cpu_clock();
-    size_t longest = 0, jobs = (size_t)s->rows * s->heads;
-    for (size_t i = 0; i < s->rows; i++)
-        if (row[i].positions > longest) longest = row[i].positions;
+    size_t longest = 0, jobs = rows * s->heads, width = (size_t)s->kv_heads * s->head_dim;
+    for (size_t i = 0; i < rows; i++) {
+        cpu_convert(c, mat_at(row[i].keys, row[i].positions, 0), mat_at(t->k, i, 0), 1, width,
+                    1.0f);
+        cpu_convert(c, mat_at(row[i].values, row[i].positions, 0), mat_at(t->v, i, 0), 1, width,
+                    1.0f);
+        if (row[i].positions >= longest) longest = row[i].positions + (size_t)1;
+    }
     float *scratch = cpu_scratch(c, (size_t)c->threads * longest * sizeof(float));
     if (!scratch) return;
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (size_t job = 0; job < jobs; job++)
-        decode_one(scratch + (size_t)cpu_thread() * longest, out, q, row + job / s->heads, s,
+        decode_one(scratch + (size_t)cpu_thread() * longest, t->out, t->q, row + job / s->heads, s,
                    job / s->heads, job % s->heads);
     cpu_count(c, OP_ATTENTION, since);
 }

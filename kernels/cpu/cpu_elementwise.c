@@ -1,227 +1,111 @@
-/* Norms, rotation, the gated unit and AdamW. Memory bandwidth limits them, so each reads and writes
- * its operands once. */
+/* Operations on single values: conversion, sums, masks, and rows by index. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
-#include <math.h>
-
-CPU_CLONES static void norm_vector(struct mat y, float *inv, struct mat x, const float *weight,
-                                   const struct norm_shape *s)
-{
-    float in[CPU_CHUNK], out[CPU_CHUNK], lane[CPU_LANES] = {0};
-    for (size_t col = 0; col < s->width; col += CPU_CHUNK) {
-        size_t n = s->width - col < CPU_CHUNK ? s->width - col : CPU_CHUNK;
-        const float *v = cpu_row(in, x, 0, col, n);
-        cpu_lanes_dot(lane, v, v, n);
-    }
-    float scale = 1.0f / sqrtf(cpu_lanes_sum(lane) / (float)s->width + s->eps);
-    *inv = scale;
-    for (size_t col = 0; col < s->width; col += CPU_CHUNK) {
-        size_t n = s->width - col < CPU_CHUNK ? s->width - col : CPU_CHUNK;
-        const float *v = cpu_row(in, x, 0, col, n);
-        float *to = cpu_row_out(out, y, 0, col);
-        for (size_t i = 0; i < n; i++)
-            to[i] = v[i] * scale * weight[col + i];
-        cpu_row_done(y, 0, col, to, n);
-    }
-}
-
-void cpu_norm(struct backend_context *c, struct mat y, float *inv, struct mat x,
-              const float *weight, const struct norm_shape *s)
+void cpu_zero(struct backend_context *c, struct mat m, size_t rows, size_t cols)
 {
     double since = cpu_clock();
-#pragma omp parallel for num_threads(c->threads) schedule(static) if (s->rows > 8)
-    for (size_t i = 0; i < s->rows; i++)
-        for (size_t g = 0; g < s->groups; g++)
-            norm_vector(mat_at(y, i, g * s->width), inv + i * s->groups + g,
-                        mat_at(x, i, g * s->width), weight, s);
-    cpu_count(c, OP_NORM, since);
+    size_t size = m.type == DTYPE_F32 ? 4 : 2;
+    for (size_t i = 0; i < rows; i++)
+        memset(mat_at(m, i, 0).data, 0, cols * size);
+    cpu_count(c, OP_COPY, since);
 }
 
-/* With n = inv * x and y = n * w: dx = inv * (w dy - n * mean(n w dy)). */
-CPU_CLONES static void norm_back_vector(struct mat dx, struct mat dy, struct mat x, float inv,
-                                        const float *weight, const struct norm_shape *s, bool set)
-{
-    float in[CPU_CHUNK], up[CPU_CHUNK], wdy[CPU_CHUNK], old[CPU_CHUNK], out[CPU_CHUNK];
-    float lane[CPU_LANES] = {0};
-    for (size_t col = 0; col < s->width; col += CPU_CHUNK) {
-        size_t n = s->width - col < CPU_CHUNK ? s->width - col : CPU_CHUNK;
-        const float *v = cpu_row(in, x, 0, col, n), *g = cpu_row(up, dy, 0, col, n);
-        for (size_t i = 0; i < n; i++)
-            wdy[i] = g[i] * weight[col + i];
-        cpu_lanes_dot(lane, v, wdy, n);
-    }
-    float mean = cpu_lanes_sum(lane) / (float)s->width * inv * inv;
-    for (size_t col = 0; col < s->width; col += CPU_CHUNK) {
-        size_t n = s->width - col < CPU_CHUNK ? s->width - col : CPU_CHUNK;
-        const float *v = cpu_row(in, x, 0, col, n), *g = cpu_row(up, dy, 0, col, n);
-        const float *z = set ? NULL : cpu_row(old, dx, 0, col, n);
-        float *to = cpu_row_out(out, dx, 0, col);
-        if (set)
-            for (size_t i = 0; i < n; i++)
-                to[i] = inv * (g[i] * weight[col + i] - v[i] * mean);
-        else
-            for (size_t i = 0; i < n; i++)
-                to[i] = z[i] + inv * (g[i] * weight[col + i] - v[i] * mean);
-        cpu_row_done(dx, 0, col, to, n);
-    }
-}
-
-void cpu_norm_back(struct backend_context *c, struct mat dx, struct mat dy, struct mat x,
-                   const float *inv, const float *weight, const struct norm_shape *s, bool set)
-{
-    double since = cpu_clock();
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t i = 0; i < s->rows; i++)
-        for (size_t g = 0; g < s->groups; g++)
-            norm_back_vector(mat_at(dx, i, g * s->width), mat_at(dy, i, g * s->width),
-                             mat_at(x, i, g * s->width), inv[i * s->groups + g], weight, s, set);
-    cpu_count(c, OP_NORM, since);
-}
-
-CPU_CLONES static void rope_row(struct mat to, struct mat from, const struct rope_shape *s,
-                                const float *restrict cosine, const float *restrict sine)
+CPU_CLONES static void convert_row(struct mat to, struct mat from, size_t row, size_t cols,
+                                   float scale)
 {
     float in[CPU_CHUNK], out[CPU_CHUNK];
-    size_t half = s->head_dim / 2;
-    float sign = s->back ? -1.0f : 1.0f;
-    for (size_t h = 0; h < s->heads; h++) {
-        size_t col = h * s->head_dim;
-        const float *x = cpu_row(in, from, 0, col, s->head_dim);
-        float rotated[CPU_CHUNK];
-        for (size_t i = 0; i < half; i++) {
-            rotated[i] = x[i] * cosine[i] - x[i + half] * (sign * sine[i]);
-            rotated[i + half] = x[i + half] * cosine[i] + x[i] * (sign * sine[i]);
-        }
-        float *y = cpu_row_out(out, to, 0, col);
-        memcpy(y, rotated, s->head_dim * sizeof(float));
-        cpu_row_done(to, 0, col, y, s->head_dim);
-    }
-}
-
-void cpu_rope(struct backend_context *c, struct mat to, struct mat from, const struct rope_shape *s)
-{
-    REQUIRE(s->head_dim <= CPU_CHUNK);
-    double since = cpu_clock();
-    size_t half = s->head_dim / 2;
-#pragma omp parallel for num_threads(c->threads) schedule(static) if (s->rows > 8)
-    for (size_t i = 0; i < s->rows; i++)
-        rope_row(mat_at(to, i, 0), mat_at(from, i, 0), s, s->cos + s->position[i] * half,
-                 s->sin + s->position[i] * half);
-    cpu_count(c, OP_ROPE, since);
-}
-
-CPU_CLONES static void gate_row(struct mat h, struct mat gate, struct mat up, size_t width)
-{
-    float gates[CPU_CHUNK], ups[CPU_CHUNK], out[CPU_CHUNK];
-    for (size_t col = 0; col < width; col += CPU_CHUNK) {
-        size_t n = width - col < CPU_CHUNK ? width - col : CPU_CHUNK;
-        const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
-        float *y = cpu_row_out(out, h, 0, col);
+    for (size_t col = 0; col < cols; col += CPU_CHUNK) {
+        size_t n = cols - col < CPU_CHUNK ? cols - col : CPU_CHUNK;
+        const float *x = cpu_row(in, from, row, col, n);
+        float *y = cpu_row_out(out, to, row, col);
         for (size_t i = 0; i < n; i++)
-            y[i] = g[i] * (1.0f / (1.0f + cpu_exp(-g[i]))) * u[i];
-        cpu_row_done(h, 0, col, y, n);
+            y[i] = x[i] * scale;
+        cpu_row_done(to, row, col, y, n);
     }
 }
 
-void cpu_gate(struct backend_context *c, struct mat h, struct mat gate, struct mat up, size_t rows,
-              size_t width)
+void cpu_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
+                 size_t cols, float scale)
+{
+    double since = cpu_clock();
+#pragma omp parallel for num_threads(c->threads) schedule(static) if (rows * cols > 65536)
+    for (size_t i = 0; i < rows; i++)
+        convert_row(to, from, i, cols, scale);
+    cpu_count(c, OP_COPY, since);
+}
+
+CPU_CLONES static void add_row(struct mat to, struct mat from, size_t cols)
+{
+    float in[CPU_CHUNK], old[CPU_CHUNK], out[CPU_CHUNK];
+    for (size_t col = 0; col < cols; col += CPU_CHUNK) {
+        size_t n = cols - col < CPU_CHUNK ? cols - col : CPU_CHUNK;
+        const float *x = cpu_row(in, from, 0, col, n);
+        const float *z = cpu_row(old, to, 0, col, n);
+        float *y = cpu_row_out(out, to, 0, col);
+        for (size_t i = 0; i < n; i++)
+            y[i] = z[i] + x[i];
+        cpu_row_done(to, 0, col, y, n);
+    }
+}
+
+void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols)
 {
     double since = cpu_clock();
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (size_t i = 0; i < rows; i++)
-        gate_row(mat_at(h, i, 0), mat_at(gate, i, 0), mat_at(up, i, 0), width);
-    cpu_count(c, OP_GATE, since);
+        add_row(mat_at(to, i, 0), mat_at(from, i, 0), cols);
+    cpu_count(c, OP_COPY, since);
 }
 
-CPU_INLINE void put(struct mat to, size_t col, const float *values, size_t n)
+void cpu_learned_take(struct backend_context *c, struct mat to, struct mat from,
+                      const struct backend_batch *b, size_t first, size_t rows, size_t cols)
 {
-    if (to.type == DTYPE_F32) memcpy(mat_at(to, 0, col).data, values, n * sizeof(float));
-    cpu_row_done(to, 0, col, values, n);
+    double since = cpu_clock();
+    const uint32_t *index = b->rows.index + first;
+    for (size_t i = 0; i < rows; i++)
+        convert_row(mat_at(to, i, 0), mat_at(from, index[i], 0), 0, cols, 1.0f);
+    cpu_count(c, OP_COPY, since);
 }
 
-/* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
-CPU_CLONES static void gate_back_row(struct mat dgate, struct mat dup, struct mat dh,
-                                     struct mat gate, struct mat up, size_t width)
+void cpu_learned_add(struct backend_context *c, struct mat to, struct mat from,
+                     const struct backend_batch *b, size_t first, size_t rows, size_t cols)
 {
-    float gates[CPU_CHUNK], ups[CPU_CHUNK], dhs[CPU_CHUNK], dgs[CPU_CHUNK], dus[CPU_CHUNK];
-    float hs[CPU_CHUNK];
-    for (size_t col = 0; col < width; col += CPU_CHUNK) {
-        size_t n = width - col < CPU_CHUNK ? width - col : CPU_CHUNK;
-        const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
-        const float *d = cpu_row(dhs, dh, 0, col, n);
+    double since = cpu_clock();
+    const uint32_t *index = b->rows.index + first;
+    for (size_t i = 0; i < rows; i++)
+        add_row(mat_at(to, index[i], 0), mat_at(from, i, 0), cols);
+    cpu_count(c, OP_COPY, since);
+}
+
+/* Each value has a 32-bit random number from its place and the key of the mask (the finalizer of
+ * splitmix64), so the backward pass needs no stored mask. */
+CPU_CLONES static void dropout_row(struct mat to, struct mat from, size_t row,
+                                   const struct cpu_dropout *d)
+{
+    float in[CPU_CHUNK], out[CPU_CHUNK];
+    float keep = 1.0f / (1.0f - d->probability);
+    uint64_t threshold = (uint64_t)((double)d->probability * 4294967296.0);
+    for (size_t col = 0; col < d->cols; col += CPU_CHUNK) {
+        size_t n = d->cols - col < CPU_CHUNK ? d->cols - col : CPU_CHUNK;
+        const float *x = cpu_row(in, from, row, col, n);
+        float *y = cpu_row_out(out, to, row, col);
         for (size_t i = 0; i < n; i++) {
-            float s = 1.0f / (1.0f + cpu_exp(-g[i]));
-            float silu = g[i] * s;
-            dgs[i] = d[i] * u[i] * (s + silu * (1.0f - s));
-            dus[i] = d[i] * silu;
-            hs[i] = silu * u[i];
+            uint64_t z = d->key + (row * d->cols + col + i + 1) * 0x9e3779b97f4a7c15u;
+            z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+            z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+            y[i] = (z >> 32) < threshold ? 0.0f : x[i] * keep;
         }
-        put(dgate, col, dgs, n);
-        put(dup, col, dus, n);
-        put(dh, col, hs, n);
+        cpu_row_done(to, row, col, y, n);
     }
 }
 
-void cpu_gate_back(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,
-                   struct mat gate, struct mat up, size_t rows, size_t width)
+void cpu_dropout(struct backend_context *c, struct mat to, struct mat from,
+                 const struct cpu_dropout *d)
 {
     double since = cpu_clock();
 #pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t i = 0; i < rows; i++)
-        gate_back_row(mat_at(dgate, i, 0), mat_at(dup, i, 0), mat_at(dh, i, 0), mat_at(gate, i, 0),
-                      mat_at(up, i, 0), width);
-    cpu_count(c, OP_GATE, since);
-}
-
-void cpu_sum_squares(struct backend_context *c, double *out, const float *x, size_t n)
-{
-    double since = cpu_clock(), sum = 0.0;
-    double lane[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++)
-            lane[j] += (double)x[i + j] * (double)x[i + j];
-    for (; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
-    for (int j = 0; j < 8; j++)
-        sum += lane[j];
-    *out = sum;
-    cpu_count(c, OP_ADAMW, since);
-}
-
-/* The order of operations of PyTorch, so results agree: weight decay, moments, then
- *
- *   value -= lr / bias1 * m / (sqrt(v) / sqrt(bias2) + eps)
- *
- * with bias1 = 1 - beta1^step and bias2 = 1 - beta2^step. */
-CPU_CLONES static void adamw_block(float *restrict value, float *restrict first,
-                                   float *restrict second, const float *restrict gradient, size_t n,
-                                   const struct adamw *a)
-{
-    double bias1 = 1.0 - pow(a->beta1, (double)a->step);
-    double bias2 = 1.0 - pow(a->beta2, (double)a->step);
-    float rate = (float)(a->lr / bias1), root = (float)sqrt(bias2);
-    float keep = (float)(1.0 - a->lr * a->weight_decay);
-    float beta1 = (float)a->beta1, beta2 = (float)a->beta2, eps = (float)a->eps;
-    float one1 = (float)(1.0 - a->beta1), one2 = (float)(1.0 - a->beta2);
-    float scale = (float)a->gradient_scale;
-    for (size_t i = 0; i < n; i++) {
-        float g = gradient[i] * scale;
-        first[i] = beta1 * first[i] + one1 * g;
-        second[i] = beta2 * second[i] + one2 * (g * g);
-        value[i] = value[i] * keep - rate * first[i] / (sqrtf(second[i]) / root + eps);
-    }
-}
-
-void cpu_adamw(struct backend_context *c, float *value, float *first, float *second,
-               const float *gradient, size_t n, const struct adamw *a)
-{
-    double since = cpu_clock();
-    size_t block = 16384;
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t i = 0; i < n; i += block)
-        adamw_block(value + i, first + i, second + i, gradient + i, n - i < block ? n - i : block,
-                    a);
-    cpu_count(c, OP_ADAMW, since);
+    for (size_t i = 0; i < d->rows; i++)
+        dropout_row(to, from, i, d);
+    cpu_count(c, OP_LOW_RANK, since);
 }

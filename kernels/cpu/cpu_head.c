@@ -28,9 +28,9 @@ struct line { /* state of one row between slices */
 struct head {
     struct backend_context *c;
     const struct backend_weight *w;
-    const struct head_loss *loss;
+    struct backend_batch *batch;
     struct mat hidden, dhidden; /* (rows, d) of this block; dhidden.data NULL: the loss alone */
-    size_t first, rows;         /* the rows of this block */
+    size_t first, rows;         /* the learned tokens of this block */
     size_t vocab, slices, widest, share;
     enum dtype type;      /* of the kept exponentials */
     char *kept;           /* for each share, for each slice: (share, count) */
@@ -114,7 +114,7 @@ static int32_t power_of(float max, int32_t before)
 static void take_slice(const struct head *h, size_t row, size_t slice, struct mat kept, float *x)
 {
     struct line *l = &h->line[row];
-    size_t first, count, target = (size_t)h->loss->target[h->first + row];
+    size_t first, count, target = (size_t)h->batch->rows.target[h->first + row];
     cpu_weight_slice(&first, &count, h->w, slice);
     bool here = target >= first && target < first + count;
     int32_t power = power_of(largest(x, count), slice ? l->power : -1000000);
@@ -154,7 +154,7 @@ static bool backward_share(const struct head *h, size_t share, size_t slice)
     struct linear_rows r = {.rows = share_rows(h, share), .add = true, .back = true};
     for (size_t i = 0; i < r.rows; i++) {
         const struct line *l = &h->line[row + i];
-        size_t target = (size_t)h->loss->target[h->first + row + i];
+        size_t target = (size_t)h->batch->rows.target[h->first + row + i];
         int32_t away = h->slice_power[(row + i) * h->slices + slice] - l->power;
         if (away) scale_row(mat_at(kept, i, 0), count, ldexpf(1.0f, away));
         if (target < first || target >= first + count) continue;
@@ -171,11 +171,11 @@ static void finish_share(const struct head *h, size_t share, bool back)
     size_t row = share * h->share, d = h->dhidden.ld;
     for (size_t i = row; i < row + share_rows(h, share); i++) {
         const struct line *l = &h->line[i];
-        float factor = (float)((double)h->loss->gradient_scale / l->sum);
+        float factor = (float)((double)h->batch->rows.gradient_scale / l->sum);
         if (back)
             scale_row(mat_at(h->dhidden, i, 0), d, factor);
         else
-            h->loss->nll[h->first + i] =
+            h->batch->nll[h->first + i] =
                 log(l->sum) + (double)l->power * 0.69314718055994530942 - (double)l->target_logit;
     }
 }
@@ -230,10 +230,11 @@ static size_t take(size_t *at, size_t bytes)
 
 /* Chooses the number of rows of a block so that the kept exponentials fit, and places its memory.
  * Returns 0 after a recorded failure. */
-static size_t head_open(struct head *h, bool back)
+static size_t head_open(struct head *h, size_t rows, bool back)
 {
     size_t size = h->type == DTYPE_F32 ? 4 : 2, at = 0, threads = (size_t)h->c->threads;
-    h->vocab = cpu_weight_rows(h->w);
+    size_t width;
+    cpu_weight_shape(&h->vocab, &width, h->w);
     h->slices = cpu_weight_slices(h->w);
     for (size_t i = 0; i < h->slices; i++) {
         size_t first, count;
@@ -245,7 +246,7 @@ static size_t head_open(struct head *h, bool back)
     while (h->share > fit && h->share > BACKEND_ROWS)
         h->share /= 2;
     size_t block = h->share * threads * (fit >= SHARES * h->share ? SHARES : 1);
-    if (block > h->loss->rows) block = (h->loss->rows + h->share - 1) / h->share * h->share;
+    if (block > rows) block = (rows + h->share - 1) / h->share * h->share;
     size_t kept = take(&at, back ? block * h->vocab * size : 0);
     size_t logits = take(&at, threads * h->share * h->widest * sizeof(float));
     size_t power = take(&at, block * h->slices * sizeof *h->slice_power);
@@ -260,14 +261,15 @@ static size_t head_open(struct head *h, bool back)
 }
 
 void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
-                   const struct backend_weight *w, const struct head_loss *loss)
+                   const struct backend_weight *w, struct backend_batch *b, size_t first,
+                   size_t rows)
 {
     double since = cpu_clock();
-    struct head h = {.c = c, .w = w, .loss = loss, .type = c->precision};
-    size_t block = loss->rows ? head_open(&h, dhidden.data != NULL) : 0;
-    for (size_t row = 0; block && row < loss->rows && !err_is(c->first); row += block) {
-        h.first = row;
-        h.rows = loss->rows - row < block ? loss->rows - row : block;
+    struct head h = {.c = c, .w = w, .batch = b, .type = c->precision};
+    size_t block = rows ? head_open(&h, rows, dhidden.data != NULL) : 0;
+    for (size_t row = 0; block && row < rows && !err_is(c->first); row += block) {
+        h.first = first + row;
+        h.rows = rows - row < block ? rows - row : block;
         h.hidden = mat_at(hidden, row, 0);
         h.dhidden = dhidden.data ? mat_at(dhidden, row, 0) : dhidden;
         prepare(&h);

@@ -5,6 +5,8 @@
  * are rounded up to keep the number of shapes small, since each shape needs a primitive of its
  * own. */
 #include "kernels/cpu/cpu_onednn.h"
+#include "kernels/cpu/cpu_vector.h"
+#include "kernels/weight.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,8 +23,9 @@ struct backend_weight {
     size_t n, k;
     size_t pieces[2]; /* number of pieces: forward, backward */
     struct piece *piece[2];
-    bool turned; /* the backward piece is made from the forward one at each use */
-    float *bias; /* (n), or NULL */
+    bool turned;                 /* the backward piece is made from the forward one at each use */
+    float *bias;                 /* (n), or NULL */
+    struct weight_source source; /* for embed() */
 };
 
 /* Reorders plain rows of W, (count, k) in the precision, into the layout of `p`. The forward
@@ -120,8 +123,8 @@ bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,
     return onednn_run(c, &key, &o) == dnnl_success;
 }
 
-void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
-                const struct backend_weight *w, size_t rows, bool add)
+void cpu_dense(struct backend_context *c, struct mat y, struct mat x,
+               const struct backend_weight *w, size_t rows, bool add)
 {
     double since = cpu_clock();
     struct linear_rows r = {
@@ -135,14 +138,14 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
             const struct piece *p = &w->piece[0][i];
             struct mat part = {scratch, DTYPE_F32, p->count};
             cpu_linear_slice(c, part, x, w, i, &r);
-            backend_cpu.convert(c, mat_at(y, 0, p->first), part, rows, p->count, 1.0f);
+            cpu_convert(c, mat_at(y, 0, p->first), part, rows, p->count, 1.0f);
         }
     }
     cpu_count(c, OP_LINEAR, since);
 }
 
-void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
-                     const struct backend_weight *w, size_t rows, bool add)
+void cpu_dense_back(struct backend_context *c, struct mat dx, struct mat dy,
+                    const struct backend_weight *w, size_t rows, bool add)
 {
     double since = cpu_clock();
     REQUIRE(w->pieces[1] == 1);
@@ -151,9 +154,27 @@ void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
     cpu_count(c, OP_LINEAR_BACK, since);
 }
 
-size_t cpu_weight_rows(const struct backend_weight *w)
+/* The rows are read from the file, because only those of this batch are needed and a packed copy
+ * would take vocab * d_model floats. */
+void cpu_embed(struct backend_context *c, struct mat to, const struct backend_weight *w,
+               const struct backend_batch *b)
 {
-    return w->n;
+    double since = cpu_clock();
+    size_t tokens = b->rows.tokens;
+    float *wide = to.type == DTYPE_F32 ? NULL : cpu_scratch(c, w->k * sizeof(float));
+    if (to.type != DTYPE_F32 && !wide) return;
+    for (size_t i = 0; i < tokens; i++) {
+        float *row = wide ? wide : mat_at(to, i, 0).data;
+        weight_source_rows(row, &w->source, (size_t)b->rows.id[i], 1);
+        if (wide) cpu_row_put(to, i, 0, row, w->k);
+    }
+    cpu_count(c, OP_COPY, since);
+}
+
+void cpu_weight_shape(size_t *n, size_t *k, const struct backend_weight *w)
+{
+    *n = w->n;
+    *k = w->k;
 }
 size_t cpu_weight_slices(const struct backend_weight *w)
 {
@@ -187,7 +208,8 @@ static err piece_alloc(struct piece *p)
 static err pack_pieces(struct backend_weight *w, struct backend_context *c,
                        const struct weight_source *s, bool back)
 {
-    size_t count = s->n > WHOLE_MAX ? PIECE : s->n, pieces = (s->n + count - 1) / count;
+    bool slices = (s->products & BACKEND_HEAD) && s->n > WHOLE_MAX;
+    size_t count = slices ? PIECE : s->n, pieces = (s->n + count - 1) / count;
     w->piece[back] = calloc(pieces, sizeof *w->piece[back]);
     size_t size = c->precision == DTYPE_F32 ? 4 : 2;
     size_t wide_bytes = PACK_ROWS * s->k * sizeof(float);
@@ -203,10 +225,10 @@ static err pack_pieces(struct backend_weight *w, struct backend_context *c,
         p->count = s->n - first < count ? s->n - first : count;
         for (size_t i = 0; i < p->count; i += PACK_ROWS) {
             size_t n = p->count - i < PACK_ROWS ? p->count - i : PACK_ROWS;
-            s->rows(wide, s->user, first + i, n);
+            weight_source_rows(wide, s, first + i, n);
             struct mat from = {wide, DTYPE_F32, s->k};
             struct mat to = {rows + i * s->k * size, c->precision, s->k};
-            backend_cpu.convert(c, to, from, n, s->k, 1.0f);
+            cpu_convert(c, to, from, n, s->k, 1.0f);
         }
         e = piece_layout(p, c, s->k, back);
         if (!err_is(e)) e = piece_alloc(p);
@@ -255,6 +277,7 @@ err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
     if (!w) return err_sys(ENOMEM, "engine");
     w->n = s->n;
     w->k = s->k;
+    w->source = *s;
     err e = ERR_NONE;
     if (s->bias && !(w->bias = cpu_alloc(s->n * sizeof(float)))) e = err_sys(ENOMEM, "engine");
     if (w->bias) memcpy(w->bias, s->bias, s->n * sizeof(float));

@@ -56,6 +56,13 @@ CPU_INLINE void cpu_row_done(struct mat m, size_t row, size_t col, const float *
         to[i] = cpu_bf16(values[i]);
 }
 
+/* Writes n values to a row. */
+CPU_INLINE void cpu_row_put(struct mat m, size_t row, size_t col, const float *values, size_t n)
+{
+    if (m.type == DTYPE_F32) memcpy((float *)m.data + row * m.ld + col, values, n * sizeof(float));
+    cpu_row_done(m, row, col, values, n);
+}
+
 CPU_INLINE float cpu_lanes_sum(const float lane[CPU_LANES])
 {
     float half[8], quarter[4];

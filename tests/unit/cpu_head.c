@@ -9,9 +9,8 @@
 
 enum { WIDTH = 24, ROWS = 70 };
 
-static void head_rows(float *out, const void *user, size_t row, size_t count)
+static void head_rows(float *out, size_t row, size_t count)
 {
-    (void)user;
     for (size_t i = 0; i < count; i++) {
         struct rng rng;
         rng_init(&rng, "head", 1, "row", row + i);
@@ -19,28 +18,46 @@ static void head_rows(float *out, const void *user, size_t row, size_t count)
     }
 }
 
+/* A batch whose tokens are all learned. */
+static struct backend_batch *batch_of(struct backend_context *c, const int32_t *target)
+{
+    uint32_t start[2] = {0, ROWS}, any[ROWS] = {0};
+    struct backend_batch *batch;
+    struct batch_rows rows = {.tokens = ROWS, .rows = 1, .learned = ROWS, .start = start};
+    rows.id = target;
+    rows.position = any;
+    rows.index = any;
+    rows.target = target;
+    rows.gradient_scale = 0.5f;
+    cr_assert(!err_is(backend_cpu.batch_open(&batch, c, &rows)));
+    backend_cpu.batch_set(c, batch, &rows);
+    return batch;
+}
+
 static void check_head(enum dtype type, size_t vocab)
 {
     struct backend_context *c;
     struct backend_weight *w;
     struct backend_options o = {.precision = type, .threads = 2};
-    struct weight_source source = {.n = vocab, .k = WIDTH, .rows = head_rows};
-    source.products = BACKEND_FORWARD | BACKEND_BACKWARD;
+    float *wide = malloc(ROWS * WIDTH * 4), *head = malloc(vocab * WIDTH * 4);
+    struct weight_source source = {.n = vocab, .k = WIDTH, .parts = 1};
+    source.part[0] = (struct weight_part){head, DTYPE_F32, (uint32_t)vocab, 0};
+    source.products = BACKEND_FORWARD | BACKEND_BACKWARD | BACKEND_HEAD;
+    head_rows(head, 0, vocab);
     cr_assert(!err_is(backend_cpu.open(&c, &o)));
     cr_assert(!err_is(backend_cpu.weight_pack(&w, c, &source)));
     struct mat x = {NULL, type, WIDTH}, dx = {NULL, DTYPE_F32, WIDTH};
     cr_assert(!err_is(backend_cpu.memory_take(&x.data, c, (ROWS + BACKEND_ROWS) * WIDTH * 4)));
     cr_assert(!err_is(backend_cpu.memory_take(&dx.data, c, (ROWS + BACKEND_ROWS) * WIDTH * 4)));
-    float *wide = malloc(ROWS * WIDTH * 4), *head = malloc(vocab * WIDTH * 4);
     int32_t target[ROWS];
     double nll[ROWS], *p = malloc(vocab * sizeof *p), tolerance = type == DTYPE_F32 ? 1e-5 : 2e-2;
-    head_rows(head, NULL, 0, vocab);
-    head_rows(wide, NULL, 1000000, ROWS);
+    head_rows(wide, 1000000, ROWS);
     backend_cpu.convert(c, x, (struct mat){wide, DTYPE_F32, WIDTH}, ROWS, WIDTH, 1.0f);
     for (size_t i = 0; i < ROWS; i++)
         target[i] = (int32_t)(i * 7919 % vocab);
-    struct head_loss loss = {ROWS, target, nll, 0.5f};
-    backend_cpu.head_loss(c, dx, x, w, &loss);
+    struct backend_batch *batch = batch_of(c, target);
+    backend_cpu.head_loss(c, dx, x, w, batch, 0, ROWS);
+    backend_cpu.batch_nll(c, nll, batch);
     err e = backend_cpu.check(c);
     cr_assert(!err_is(e), "%s", e.text);
     for (size_t i = 0; i < ROWS; i++) {
@@ -64,6 +81,7 @@ static void check_head(enum dtype type, size_t vocab)
     }
     backend_cpu.memory_give(c, x.data);
     backend_cpu.memory_give(c, dx.data);
+    backend_cpu.batch_close(batch);
     backend_cpu.weight_close(w);
     backend_cpu.close(c);
     free(wide);

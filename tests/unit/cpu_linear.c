@@ -8,18 +8,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct random_weight {
-    size_t k;
-};
-
-static void random_rows(float *out, const void *user, size_t row, size_t count)
+static void random_rows(float *out, size_t k, size_t row, size_t count)
 {
-    const struct random_weight *w = user;
     for (size_t i = 0; i < count; i++) {
         struct rng rng;
         rng_init(&rng, "weight", 1, "row", row + i);
-        rng_fill_uniform(&rng, out + i * w->k, w->k, 1.0);
+        rng_fill_uniform(&rng, out + i * k, k, 1.0);
     }
+}
+
+static struct weight_source source_of(const float *values, size_t n, size_t k)
+{
+    struct weight_source source = {.n = n, .k = k, .parts = 1};
+    source.part[0] = (struct weight_part){values, DTYPE_F32, (uint32_t)n, 0};
+    source.products = BACKEND_FORWARD | BACKEND_BACKWARD;
+    return source;
 }
 
 struct linear_case {
@@ -33,10 +36,10 @@ static void run(float *out, float *back, enum dtype type, int threads, const str
 {
     struct backend_context *c;
     struct backend_options o = {.precision = type, .threads = threads};
-    struct random_weight r = {s->k};
-    struct weight_source source = {.n = s->n, .k = s->k, .rows = random_rows, .user = &r};
+    float *values = malloc(s->n * s->k * sizeof *values);
+    struct weight_source source = source_of(values, s->n, s->k);
     struct backend_weight *w;
-    source.products = BACKEND_FORWARD | BACKEND_BACKWARD;
+    random_rows(values, s->k, 0, s->n);
     cr_assert(!err_is(backend_cpu.open(&c, &o)));
     cr_assert(!err_is(backend_cpu.weight_pack(&w, c, &source)));
     size_t room = (s->rows + BACKEND_ROWS) * (s->n + s->k) * 4;
@@ -49,11 +52,11 @@ static void run(float *out, float *back, enum dtype type, int threads, const str
     cr_assert(!err_is(backend_cpu.memory_take(&dy.data, c, room)));
     cr_assert(!err_is(backend_cpu.memory_take(&wide.data, c, room)));
     for (size_t i = 0; i < s->rows; i++)
-        random_rows((float *)wide.data + i * s->k, &r, same_rows ? 7777 : i + 7777, 1);
+        random_rows((float *)wide.data + i * s->k, s->k, same_rows ? 7777 : i + 7777, 1);
     backend_cpu.convert(c, x, wide, s->rows, s->k, 1.0f);
-    backend_cpu.linear(c, y, x, w, s->rows, false);
+    backend_cpu.linear(c, y, x, w, NULL, NULL, s->rows, false);
     backend_cpu.convert(c, dy, y, s->rows, s->n, 1.0f);
-    backend_cpu.linear_back(c, dx, dy, w, s->rows, false);
+    backend_cpu.linear_back(c, dx, dy, w, NULL, NULL, s->rows);
     err e = backend_cpu.check(c);
     cr_assert(!err_is(e), "%s", e.text);
     backend_cpu.convert(c, (struct mat){out, DTYPE_F32, s->n}, y, s->rows, s->n, 1.0f);
@@ -65,6 +68,7 @@ static void run(float *out, float *back, enum dtype type, int threads, const str
     backend_cpu.memory_give(c, wide.data);
     backend_cpu.weight_close(w);
     backend_cpu.close(c);
+    free(values);
 }
 
 Test(cpu_linear, multiplies_odd_sizes_as_plain_loops_do)
@@ -74,10 +78,9 @@ Test(cpu_linear, multiplies_odd_sizes_as_plain_loops_do)
         const struct linear_case *s = &size[i];
         float *y = calloc(s->rows * s->n, 4), *dx = calloc(s->rows * s->k, 4);
         float *w = calloc(s->n * s->k, 4), *x = calloc(s->rows * s->k, 4);
-        struct random_weight r = {s->k};
-        random_rows(w, &r, 0, s->n);
+        random_rows(w, s->k, 0, s->n);
         for (size_t t = 0; t < s->rows; t++)
-            random_rows(x + t * s->k, &r, t + 7777, 1);
+            random_rows(x + t * s->k, s->k, t + 7777, 1);
         run(y, dx, DTYPE_F32, 2, s);
         for (size_t t = 0; t < s->rows; t++)
             for (size_t j = 0; j < s->n; j++) {
@@ -165,9 +168,8 @@ Test(cpu_linear, says_where_bfloat16_cannot_be)
 {
     struct backend_context *c;
     struct backend_options o = {.precision = DTYPE_BF16, .threads = 1};
-    struct random_weight r = {4};
-    struct weight_source source = {
-        .n = 4, .k = 4, .rows = random_rows, .user = &r, .products = BACKEND_FORWARD};
+    static const float values[16];
+    struct weight_source source = source_of(values, 4, 4);
     struct backend_weight *w = NULL;
     cr_assert(!err_is(backend_cpu.open(&c, &o)));
     err e = backend_cpu.weight_pack(&w, c, &source);

@@ -1,7 +1,7 @@
 /* Small products and attention of the CPU backend against plain double loops, in both precisions,
  * at sizes that do not fit any block. */
 #include "base/rng.h"
-#include "kernels/backend.h"
+#include "kernels/cpu/cpu.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -58,7 +58,7 @@ static void check_product(struct backend_context *c, enum dtype type, const stru
     double *xa = malloc(ra * ca * 8), *xb = malloc(rb * cb * 8), *xc = malloc(p->m * cc * 8);
     struct mat a = random_mat(xa, c, type, ra, ca), b = random_mat(xb, c, type, rb, cb);
     struct mat out = random_mat(xc, c, DTYPE_F32, p->m, cc);
-    backend_cpu.product(c, out, a, b, p);
+    cpu_product(c, out, a, b, p);
     double worst = 0.0;
     for (size_t i = 0; i < p->m; i++)
         for (size_t j = 0; j < p->n; j++) {
@@ -168,9 +168,10 @@ static void check_attention(enum dtype type, size_t heads, size_t kv_heads, size
 {
     struct backend_context *c = context(type, 2);
     struct heads h = {.start = {0, 37, 37, 150}};
+    struct backend_batch batch = {.rows = {.tokens = 150, .rows = 3, .start = h.start}};
     size_t n = h.tokens = 150, wq = heads * hd, wk = kv_heads * hd;
-    h.s = (struct attention_shape){
-        h.start, 3, (uint32_t)heads, (uint32_t)kv_heads, (uint32_t)hd, (uint32_t)window};
+    h.s = (struct attention_shape){(uint32_t)heads, (uint32_t)kv_heads, (uint32_t)hd,
+                                   (uint32_t)window};
     double *want[4], *all = calloc(n * (wq * 4 + wk * 4), sizeof *all);
     h.q = all, h.g = h.q + n * wq, h.k = h.g + n * wq, h.v = h.k + n * wk;
     want[0] = h.v + n * wk, want[1] = want[0] + n * wq, want[2] = want[1] + n * wq;
@@ -184,8 +185,8 @@ static void check_attention(enum dtype type, size_t heads, size_t kv_heads, size
     g.q = (struct mat){take(c, n * wq * 4), type, wq};
     g.k = (struct mat){take(c, n * wk * 4), type, wk};
     g.v = (struct mat){take(c, n * wk * 4), type, wk};
-    backend_cpu.attention(c, &t, &h.s);
-    backend_cpu.attention_back(c, &g, &t, &h.s);
+    backend_cpu.attention(c, &t, &h.s, &batch);
+    backend_cpu.attention_back(c, &g, &t, &h.s, &batch);
     for (size_t row = 0; row < 3; row++)
         for (size_t head = 0; head < heads; head++)
             plain_attention(&h, row, head, want);
