@@ -189,8 +189,7 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
     err er = err_sys(ENOMEM, "engine");
     e->model = m;
     if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
-    TRY_OUT(er, backend_find(&e->be, &options.device, o->device));
-    TRY_OUT(er, e->be->open(&e->ctx, &options));
+    TRY_OUT(er, backend_open(&e->be, &e->ctx, o->device, &options, e->why));
     TRY_OUT(er, place_norms(e));
     for (uint32_t i = 0; i < m->arch.layers; i++)
         TRY_OUT(er, pack_layer(e, i, products));

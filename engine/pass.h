@@ -65,6 +65,7 @@ struct engine {
     float *cosine, *sine; /* (positions, head_dim / 2) */
     size_t positions;
     struct pass pass;
+    char why[BACKEND_WHY_BYTES]; /* device auto: why no GPU is used */
 };
 
 struct cache {    /* keys and values of one sequence */

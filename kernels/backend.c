@@ -1,7 +1,13 @@
 #include "kernels/backend.h"
 
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define LIBRARY "libfedlora_cuda.so"
 
 const char *backend_op_name(enum backend_op op)
 {
@@ -23,14 +29,84 @@ static bool device_number(int *out, const char *name)
     return *end == 0;
 }
 
-err backend_find(const struct backend **out, int *device, const char *name)
+/* The file beside the program; false if its path cannot be known. */
+static bool beside_program(char *out, size_t bytes)
 {
-    *device = 0;
-    if (!name || !strcmp(name, "auto") || !strcmp(name, "cpu")) {
-        *out = &backend_cpu;
-        return ERR_NONE;
+    ssize_t n = readlink("/proc/self/exe", out, bytes - 1);
+    if (n <= 0) return false;
+    out[n] = 0;
+    char *slash = strrchr(out, '/');
+    size_t room = slash ? bytes - (size_t)(slash + 1 - out) : 0;
+    return slash && (size_t)snprintf(slash + 1, room, "%s", LIBRARY) < room;
+}
+
+/* dlerror() names the file that is missing, which may be one that the library needs. */
+static void *open_library(char why[BACKEND_WHY_BYTES])
+{
+    char path[4096];
+    const char *asked = getenv("FEDLORA_CUDA");
+    void *library = NULL;
+    if (asked && *asked) {
+        library = dlopen(asked, RTLD_NOW | RTLD_LOCAL);
+    } else {
+        if (beside_program(path, sizeof path) && access(path, R_OK) == 0)
+            library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        else
+            library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
     }
-    if (device_number(device, name))
-        return err_make(ERR_INPUT, "device %s: this build has no CUDA; use cpu or auto", name);
-    return err_make(ERR_INPUT, "device %s: expected cpu, cuda, cuda:N or auto", name);
+    if (!library) snprintf(why, BACKEND_WHY_BYTES, "no CUDA kernels: %s", dlerror());
+    return library;
+}
+
+static const struct backend *load_cuda(char why[BACKEND_WHY_BYTES])
+{
+    void *library = open_library(why);
+    if (!library) return NULL;
+    const struct backend *found = dlsym(library, "backend_cuda");
+    const char *build = dlsym(library, "backend_cuda_build");
+    if (found && build && !strcmp(build, FEDLORA_BACKEND_BUILD)) return found;
+    snprintf(why, BACKEND_WHY_BYTES, LIBRARY " belongs to build %s, this program is build %s",
+             found && build ? build : "unknown", FEDLORA_BACKEND_BUILD);
+    dlclose(library);
+    return NULL;
+}
+
+/* The library is loaded at most once and stays loaded, because contexts use its code. */
+static const struct backend *cuda(char why[BACKEND_WHY_BYTES])
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static const struct backend *loaded;
+    pthread_mutex_lock(&lock);
+    if (!loaded) loaded = load_cuda(why);
+    const struct backend *found = loaded;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+static err open_cuda(const struct backend **out, struct backend_context **c,
+                     const struct backend_options *o)
+{
+    char why[BACKEND_WHY_BYTES];
+    const struct backend *found = cuda(why);
+    if (!found) return err_make(ERR_INPUT, "device cuda:%d: %s", o->device, why);
+    *out = found;
+    return found->open(c, o);
+}
+
+err backend_open(const struct backend **out, struct backend_context **c, const char *name,
+                 const struct backend_options *o, char why[BACKEND_WHY_BYTES])
+{
+    struct backend_options own = *o;
+    bool automatic = !name || !strcmp(name, "auto");
+    own.device = 0;
+    why[0] = 0;
+    if (automatic || device_number(&own.device, name)) {
+        err e = open_cuda(out, c, &own);
+        if (!err_is(e) || !automatic) return e;
+        snprintf(why, BACKEND_WHY_BYTES, "%s", e.text);
+    } else if (strcmp(name, "cpu") != 0) {
+        return err_make(ERR_INPUT, "device %s: expected cpu, cuda, cuda:N or auto", name);
+    }
+    *out = &backend_cpu;
+    return backend_cpu.open(c, &own);
 }

@@ -313,8 +313,18 @@ struct backend {
 };
 
 extern const struct backend backend_cpu;
-/* name: "cpu", "cuda", "cuda:N" or "auto" (also NULL). *device becomes N, or 0. ERR_INPUT if there
- * is no such device. */
-err backend_find(const struct backend **out, int *device, const char *name);
+enum { BACKEND_WHY_BYTES = 640 };
+/* Opens a device. name: "cpu", "cuda", "cuda:N" or "auto" (also NULL), which is the GPU 0 if it is
+ * usable, else the CPU; `why` then says why no GPU is used, and is empty otherwise. The CUDA
+ * backend is the library libfedlora_cuda.so, looked for at the path in the environment variable
+ * FEDLORA_CUDA, beside the program and in the loader's folders. ERR_INPUT if there is no such
+ * device. */
+err backend_open(const struct backend **out, struct backend_context **c, const char *name,
+                 const struct backend_options *o, char why[BACKEND_WHY_BYTES]);
+
+/* The library exports these. The build must be equal to that of the program, because both must agree
+ * on every struct of this header. */
+extern const struct backend backend_cuda;
+extern const char backend_cuda_build[];
 
 #endif

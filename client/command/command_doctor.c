@@ -145,8 +145,12 @@ static void find_precision(struct findings *f, const struct command_common *comm
     struct backend_context *context = NULL;
     struct backend_options options = {.threads = (int)common->threads};
     struct finding *precision = finding_add(f, "precision auto");
-    err e = backend_find(&backend, &options.device, common->device);
-    if (!err_is(e)) e = backend->open(&context, &options);
+    char why[BACKEND_WHY_BYTES];
+    struct finding *gpu = finding_add(f, "gpu");
+    err e = backend_open(&backend, &context, common->device, &options, why);
+    bool used = !err_is(e) && backend != &backend_cpu;
+    snprintf(gpu->value, sizeof gpu->value, "%s%s", used ? "used" : "not used", *why ? ": " : "");
+    snprintf(gpu->value + strlen(gpu->value), sizeof gpu->value - strlen(gpu->value), "%s", why);
     if (err_is(e)) {
         snprintf(precision->value, sizeof precision->value, "%s", e.text);
         precision->problem = "the engine cannot start";
