@@ -31,7 +31,7 @@ struct head {
     struct backend_batch *batch;
     struct mat hidden, dhidden; /* (rows, d) of this block; dhidden.data NULL: the loss alone */
     size_t first, rows;         /* the learned tokens of this block */
-    size_t vocab, slices, widest, share;
+    size_t vocab, width, slices, widest, share;
     enum dtype type;      /* of the kept exponentials */
     char *kept;           /* for each share, for each slice: (share, count) */
     float *logits;        /* (share, widest) per thread; not used if float32 is kept */
@@ -168,12 +168,12 @@ static bool backward_share(const struct head *h, size_t share, size_t slice)
 
 static void finish_share(const struct head *h, size_t share, bool back)
 {
-    size_t row = share * h->share, d = h->dhidden.ld;
+    size_t row = share * h->share;
     for (size_t i = row; i < row + share_rows(h, share); i++) {
         const struct line *l = &h->line[i];
         float factor = (float)((double)h->batch->rows.gradient_scale / l->sum);
         if (back)
-            scale_row(mat_at(h->dhidden, i, 0), d, factor);
+            scale_row(mat_at(h->dhidden, i, 0), h->width, factor);
         else
             h->batch->nll[h->first + i] =
                 log(l->sum) + (double)l->power * 0.69314718055994530942 - (double)l->target_logit;
@@ -184,7 +184,7 @@ static void finish_share(const struct head *h, size_t share, bool back)
  * sum and power of a row are needed there. Threads never exchange data. */
 static bool run_thread(const struct head *h)
 {
-    size_t me = (size_t)cpu_thread(), threads = (size_t)omp_get_num_threads(), d = h->dhidden.ld;
+    size_t me = (size_t)cpu_thread(), threads = (size_t)omp_get_num_threads();
     size_t shares = (h->rows + h->share - 1) / h->share;
     bool back = h->dhidden.data != NULL, good = true;
     for (size_t slice = 0; slice < h->slices; slice++)
@@ -193,7 +193,8 @@ static bool run_thread(const struct head *h)
     for (size_t i = me; i < shares && good; i += threads) {
         size_t rows = (share_rows(h, i) + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
         finish_share(h, i, false);
-        if (back) memset(mat_at(h->dhidden, i * h->share, 0).data, 0, rows * d * sizeof(float));
+        for (size_t row = 0; back && row < rows; row++)
+            memset(mat_at(h->dhidden, i * h->share + row, 0).data, 0, h->width * sizeof(float));
     }
     for (size_t slice = 0; back && slice < h->slices; slice++)
         for (size_t i = me; i < shares && good; i += threads)
@@ -233,8 +234,7 @@ static size_t take(size_t *at, size_t bytes)
 static size_t head_open(struct head *h, size_t rows, bool back)
 {
     size_t size = h->type == DTYPE_F32 ? 4 : 2, at = 0, threads = (size_t)h->c->threads;
-    size_t width;
-    cpu_weight_shape(&h->vocab, &width, h->w);
+    cpu_weight_shape(&h->vocab, &h->width, h->w);
     h->slices = cpu_weight_slices(h->w);
     for (size_t i = 0; i < h->slices; i++) {
         size_t first, count;
