@@ -232,6 +232,13 @@ static bool any_factors(const struct low_rank_site *l)
     return false;
 }
 
+/* Zeros in rows [first, end) of m, for tokens that no use has. */
+static void clear_rows(struct backend_context *c, struct mat m, size_t first, size_t end,
+                       size_t cols)
+{
+    if (end > first) cpu_zero(c, mat_at(m, first, 0), end - first, cols);
+}
+
 /* Without `add` the low-rank part is written first and the large product is added to it inside the
  * kernel, in float32 before it is rounded: in bfloat16 a small term added to a large rounded one
  * would mostly be lost. */
@@ -247,11 +254,16 @@ void cpu_linear(struct backend_context *c, struct mat y, struct mat x,
     }
     if (add) cpu_dense(c, y, x, w, rows, true);
     cpu_low_rank_shrink(c, l, x, b);
+    size_t at = 0;
     for (size_t i = 0; i < l->uses; i++) {
         const struct low_rank_use *u = &l->use[i];
-        if (u->tokens && (u->factors || !add))
+        if (!u->tokens) continue;
+        if (!add) clear_rows(c, y, at, u->first, n);
+        if (u->factors || !add)
             expand(c, mat_at(y, u->first, 0), mat_at(l->h, u->first, 0), u, n, !add);
+        at = u->first + u->tokens;
     }
+    if (!add) clear_rows(c, y, at, rows, n);
     if (!add) cpu_dense(c, y, x, w, rows, true);
 }
 
@@ -304,12 +316,12 @@ static void back_input(struct backend_context *c, struct mat dx, struct mat g,
     }
 }
 
-/* Segments without factors contribute 0 to dx, which is then added to. */
+/* Tokens without factors contribute 0 to dx, which is then added to. */
 void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
                      const struct backend_weight *w, const struct low_rank_site *l,
                      const struct backend_batch *b, size_t rows)
 {
-    size_t n, k;
+    size_t n, k, at = 0;
     bool any = any_factors(l);
     cpu_weight_shape(&n, &k, w);
     for (size_t i = 0; any && i < l->uses; i++) {
@@ -317,11 +329,14 @@ void cpu_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
         if (!u->tokens) continue;
         if (u->factors) back_factors(c, l, dy, u);
         if (!dx.data) continue;
+        clear_rows(c, dx, at, u->first, k);
+        at = u->first + u->tokens;
         if (u->factors)
             back_input(c, mat_at(dx, u->first, 0), mat_at(l->g, u->first, 0), u, &b->rows);
         else
             cpu_zero(c, mat_at(dx, u->first, 0), u->tokens, k);
     }
+    if (dx.data && any) clear_rows(c, dx, at, rows, k);
     if (dx.data) cpu_dense_back(c, dx, dy, w, rows, any);
 }
 
