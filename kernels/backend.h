@@ -322,8 +322,8 @@ enum { BACKEND_WHY_BYTES = 640 };
 err backend_open(const struct backend **out, struct backend_context **c, const char *name,
                  const struct backend_options *o, char why[BACKEND_WHY_BYTES]);
 
-/* The library exports these. The build must be equal to that of the program, because both must agree
- * on every struct of this header. */
+/* The library exports these. The build must be equal to that of the program, because both must
+ * agree on every struct of this header. */
 extern const struct backend backend_cuda;
 extern const char backend_cuda_build[];
 

@@ -1,6 +1,6 @@
 /* A step of training asks little of a device: its host data enters once, it waits once, it takes no
- * memory and copies nothing, and it queues few operations. Counted by a table that passes every call
- * on to the CPU backend. */
+ * memory and copies nothing, and it queues few operations. They are counted by a table that passes
+ * every call on to the CPU backend. */
 #include "base/rng.h"
 #include "engine/train/train_parts.h"
 #include "tests/support/support.h"
