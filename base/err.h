@@ -71,6 +71,6 @@ static inline bool err_is(err e)
 /* For mistakes in this program only, never for input. Stays on in release builds; prints the place
  * and aborts. */
 #define REQUIRE(x) ((x) ? (void)0 : require_failed(#x, __FILE__, __LINE__))
-_Noreturn void require_failed(const char *what, const char *file, int line);
+void require_failed(const char *what, const char *file, int line) __attribute__((noreturn));
 
 #endif
