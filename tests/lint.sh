@@ -8,7 +8,7 @@ fails=0 warnings=0
 fail() { echo "$1"; fails=$((fails + 1)); }
 warn() { echo "$1 (warning)"; warnings=$((warnings + 1)); }
 
-mapfile -t sources < <(git ls-files -co --exclude-standard -- '*.c' '*.h' '*.cu' '*.cuh' | sort)
+mapfile -t sources < <(git ls-files -co --exclude-standard -- '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | sort)
 
 # The folders that a folder may include from, besides itself; sub-folders are not implied. Tests and
 # benchmarks may include anything.
@@ -157,7 +157,7 @@ check_format() {
   local file
   while IFS= read -r file; do
     [ -n "$file" ] && warn "$file: not as clang-format would write it"
-  done < <(printf '%s\n' "${sources[@]}" | grep -E '\.[ch]$' | xargs clang-format --dry-run 2>&1 | grep -E '^[^ :]+:[0-9]+:[0-9]+: (warning|error)' | cut -d: -f1 | sort -u)
+  done < <(printf '%s\n' "${sources[@]}" | grep -E '\.([ch]|cpp)$' | xargs clang-format --dry-run 2>&1 | grep -E '^[^ :]+:[0-9]+:[0-9]+: (warning|error)' | cut -d: -f1 | sort -u)
 }
 
 if [ ${#sources[@]} -gt 0 ]; then

@@ -99,13 +99,13 @@ function(fedlora_tests_of folder command) # command: one of the functions above
   endforeach()
 endfunction()
 
-if(NOT FEDLORA_FUZZ)
+if(NOT FEDLORA_FUZZ AND NOT FEDLORA_RACE)
   fedlora_tests_of(threads fedlora_threads_test)
 endif()
-if(NOT FEDLORA_THREADS)
+if(NOT FEDLORA_THREADS AND NOT FEDLORA_RACE)
   fedlora_tests_of(fuzz fedlora_fuzz_target)
 endif()
-if(NOT FEDLORA_THREADS AND NOT FEDLORA_FUZZ)
+if(NOT FEDLORA_THREADS AND NOT FEDLORA_FUZZ AND NOT FEDLORA_RACE)
   fedlora_support_libraries()
   foreach(folder IN ITEMS unit parity golden fault e2e)
     fedlora_tests_of(${folder} fedlora_criterion_test ${folder})
@@ -115,6 +115,11 @@ if(NOT FEDLORA_THREADS AND NOT FEDLORA_FUZZ)
     get_filename_component(stem ${script} NAME_WE)
     fedlora_ctest(e2e e2e_${stem} bash ${script})
   endforeach()
+endif()
+
+if(NOT FEDLORA_THREADS AND NOT FEDLORA_FUZZ)
+  enable_language(CXX) # before the folder, so that programs of this one can link it
+  add_subdirectory(${CMAKE_SOURCE_DIR}/tests/cuda_on_cpu ${CMAKE_BINARY_DIR}/cuda_on_cpu)
 endif()
 
 # Lines and branches that the tests have run since the build folder was made, by file; needs gcovr.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sources in kernels/cuda/ are compiled into the kernels' library: a .cu file with #error stops the build of a scratch
+# Sources in kernels/cuda/ are compiled into the plug-in of the CUDA backend: a .cu file with #error stops the build of a scratch
 # copy, and a valid one builds. Skipped without nvcc. No GPU is needed.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
@@ -17,7 +17,7 @@ configure() {
   cmake -S "$copy" -B "$copy/build" -G Ninja -DFEDLORA_TESTS=OFF -DFEDLORA_NVCC="$nvcc" -DCMAKE_CUDA_ARCHITECTURES=90 \
     >"$work/log" 2>&1 || fail_with "$work/log" "cmake"
 }
-build_probe() { ninja -C "$copy/build" CMakeFiles/fedlora_kernels.dir/kernels/cuda/probe.cu.o >"$work/log" 2>&1; }
+build_probe() { ninja -C "$copy/build" CMakeFiles/fedlora_cuda.dir/kernels/cuda/probe.cu.o >"$work/log" 2>&1; }
 
 configure
 grep -q 'CUDA backend: no (kernels/cuda/ has no .cu file)' "$work/log" || fail_with "$work/log" "no sources: not reported"
