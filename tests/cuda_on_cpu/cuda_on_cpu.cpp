@@ -147,8 +147,10 @@ void shim_fail(const char *format, ...)
     va_list list;
     va_start(list, format);
     fflush(stdout);
-    fprintf(stderr, "cuda_on_cpu: %s: block (%u,%u,%u) thread %u: ", kernel_name, blockIdx.x,
-            blockIdx.y, blockIdx.z, current ? current->number : 0);
+    fprintf(stderr, "cuda_on_cpu: ");
+    if (*kernel_name)
+        fprintf(stderr, "%s: block (%u,%u,%u) thread %u: ", kernel_name, blockIdx.x, blockIdx.y,
+                blockIdx.z, current ? current->number : 0);
     vfprintf(stderr, format, list);
     fprintf(stderr, "\n");
     va_end(list);
@@ -373,12 +375,14 @@ void shim_mma(float c[4], const unsigned a[4], const unsigned b[2], const void *
 
 /* ---- Shared memory and asynchronous copies. */
 
+/* A read beyond the end finds NaNs; a write is found in shared_give(), if it is near. */
+enum { BEYOND = 128 };
 static char *shared_take(size_t bytes)
 {
-    size_t room = (bytes + 127) / 128 * 128;
+    size_t room = (bytes + 127) / 128 * 128 + BEYOND;
     char *p = static_cast<char *>(aligned_alloc(128, room));
     if (!p) shim_fail("no memory");
-    memset(p, 0xff, bytes);
+    memset(p, 0xff, room);
 #ifdef SHIM_ASAN
     __asan_poison_memory_region(p + bytes, room - bytes);
 #endif
@@ -386,10 +390,12 @@ static char *shared_take(size_t bytes)
 }
 static void shared_give(char *p, size_t bytes)
 {
+    size_t room = (bytes + 127) / 128 * 128 + BEYOND;
 #ifdef SHIM_ASAN
-    __asan_unpoison_memory_region(p, (bytes + 127) / 128 * 128);
+    __asan_unpoison_memory_region(p, room);
 #endif
-    (void)bytes;
+    for (size_t i = bytes; i < room; i++)
+        if (p[i] != -1) shim_fail("wrote %zu bytes beyond %zu of shared memory", i - bytes, bytes);
     free(p);
 }
 

@@ -22,7 +22,12 @@ void shim_statistics(uint64_t *threads, uint64_t *switched, bool reset);
 
 namespace
 {
-enum { DEVICES = 2 };
+enum { DEVICES = 2, BEYOND = 256 };
+/* Bytes of an allocation with those behind its end, which are NaNs, and must stay so. */
+size_t room_of(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256 + BEYOND;
+}
 struct work {
     const char *name;
     enum shim_kind kind;
@@ -162,6 +167,20 @@ bool inside(const void *p, size_t bytes)
     return false;
 }
 
+void check_beyond(const char *name, char *p, size_t bytes)
+{
+    size_t room = room_of(bytes);
+#ifdef SHIM_ASAN
+    __asan_unpoison_memory_region(p + bytes, room - bytes);
+#endif
+    for (size_t i = bytes; i < room; i++)
+        if (p[i] != -1)
+            shim_fail("%s wrote %zu bytes beyond an allocation of %zu", name, i - bytes, bytes);
+#ifdef SHIM_ASAN
+    __asan_poison_memory_region(p + bytes, room - bytes);
+#endif
+}
+
 /* From the same device memory under all schedules; the bits left must be equal. */
 void run_verified(device *d, work *w)
 {
@@ -214,6 +233,8 @@ void run_until(shim_stream *s, uint64_t end)
             run_verified(d, &w);
         else
             w.run();
+        for (auto &b : d->blocks)
+            check_beyond(w.name, b.first, b.second);
     }
     shield(d, true);
 }
@@ -273,6 +294,12 @@ void shim_memory_set(int number, size_t bytes)
     std::lock_guard<std::recursive_mutex> guard(lock);
     configure();
     devices[number].total = bytes;
+}
+void shim_devices_set(int count)
+{
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    configure();
+    device_count = count;
 }
 size_t shim_memory_used(int number)
 {
@@ -466,14 +493,14 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     CALL(true);
     device *d = &devices[device_now];
-    size_t room = (bytes + 255) / 256 * 256;
+    size_t room = room_of(bytes);
     counts.allocations++;
     if (fault(SHIM_FAULT_MALLOC) || room < bytes || room > d->total - std::min(d->used, d->total))
         return done(cudaErrorMemoryAllocation);
     char *p = bytes ? static_cast<char *>(aligned_alloc(256, room)) : nullptr;
     if (bytes && !p) return done(cudaErrorMemoryAllocation);
     if (p) {
-        memset(p, 0xff, bytes);
+        memset(p, 0xff, room);
 #ifdef SHIM_ASAN
         __asan_poison_memory_region(p, room);
 #endif
@@ -492,7 +519,7 @@ cudaError_t cudaFree(void *p)
         auto found = devices[i].blocks.find(static_cast<char *>(p));
         if (found == devices[i].blocks.end()) continue;
         wait_all(i);
-        size_t room = (found->second + 255) / 256 * 256;
+        size_t room = room_of(found->second);
 #ifdef SHIM_ASAN
         __asan_unpoison_memory_region(p, room);
 #endif

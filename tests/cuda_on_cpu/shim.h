@@ -3,11 +3,11 @@
  * The environment sets the same at the first use:
  *   SHIM_SCHEDULE=K              shim_schedule_number(K)
  *   SHIM_VERIFY=1                shim_verify(true)
- *   SHIM_FAULT=KIND:N[,KIND:N]   shim_fault_at(KIND, N); KIND is malloc, copy, launch or kernel
+ *   SHIM_FAULT=KIND:N            shim_fault_at(KIND, N); KIND is malloc, copy, launch or kernel
  *   SHIM_MEMORY=BYTES            memory of each device
- *   SHIM_DEVICES=N               0, 1 or 2 devices; -1: the driver is too old
+ *   SHIM_DEVICES=N               shim_devices_set(N)
  *   SHIM_PRODUCTS=MASK           shim_products(MASK)
- *   SHIM_RACE_BLOCKS=1           with the thread sanitizer: finds races between blocks too, slowly */
+ *   SHIM_RACE_BLOCKS=1           finds all races between blocks (thread sanitizer; slow) */
 #ifndef TESTS_CUDA_ON_CPU_SHIM_H
 #define TESTS_CUDA_ON_CPU_SHIM_H
 
@@ -58,6 +58,7 @@ enum {
 };
 void shim_products(unsigned mask);
 
+void shim_devices_set(int count);               /* 0, 1 or 2; -1: the driver is too old */
 void shim_memory_set(int device, size_t bytes); /* size of a device's memory */
 size_t shim_memory_used(int device);            /* taken and not freed */
 
