@@ -2,8 +2,8 @@
 # Builds and runs every test: tests/run.sh [--preset PRESET|all] [--no-build] [--list] [NAME...]
 #
 # Runs every program test_FOLDER_NAME of the preset's build folder and every script tests/e2e/NAME.sh, or with NAMEs
-# only those that have a NAME in their own. PRESET is release, sanitize, debug or coverage; all, the default, means
-# release and sanitize. The tests inside a Criterion program are counted; a script or a plain program counts as one
+# only those that have a NAME in their own. PRESET is release, sanitize, race, debug or coverage; all, the default,
+# means the first three. The preset race has only the programs that run CUDA kernels on the CPU. The tests inside a Criterion program are counted; a script or a plain program counts as one
 # test, and exit status 77 means skipped. A program may take TEST_TIMEOUT seconds (default 300, scripts 600; more
 # under the sanitizers). Any sanitizer report fails the program, leaks included; reports go to files, because Criterion
 # hides the output of its child processes. The last line is "N passed, N failed[, N skipped]"; the status is 0 only when
@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-presets=(release sanitize)
+presets=(release sanitize race)
 build=yes
 list=no
 names=()
@@ -19,12 +19,12 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --preset) case "${2:-}" in
         all) ;;
-        release | sanitize | debug | coverage) presets=("$2") ;;
-        *) echo "tests/run.sh: --preset needs release, sanitize, debug, coverage or all" >&2; exit 2 ;;
+        release | sanitize | race | debug | coverage) presets=("$2") ;;
+        *) echo "tests/run.sh: --preset needs release, sanitize, race, debug, coverage or all" >&2; exit 2 ;;
       esac; shift ;;
     --no-build) build=no ;;
     --list) list=yes ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "tests/run.sh: unknown option $1" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
@@ -89,6 +89,26 @@ sanitizer_reports() { # PRESET NAME
   return $found
 }
 
+has_source() { # NAME: of a program; old build folders hold programs whose source was deleted
+  local rest=${1#test_}
+  case $rest in
+    cuda_*) [ -e "tests/cuda_on_cpu/${rest#cuda_}_test.cpp" ] ;;
+    parity_cuda_*) [ -e "tests/parity/${rest#parity_cuda_}.c" ] ;;
+    *) [ -e "tests/${rest%%_*}/${rest#*_}.c" ] ;;
+  esac
+}
+
+# The order in which the CPU runs the threads of CUDA kernels (tests/cuda_on_cpu/shim.h): in release all four, whose
+# results must have the same bits; else one order, with asynchronous copies as late, or as early, as they can be.
+choose_schedule() { # PRESET NAME
+  unset SHIM_VERIFY SHIM_SCHEDULE
+  case "$2 $1" in
+    *_parity_cuda_*' release') export SHIM_VERIFY=1 ;;
+    *_parity_cuda_*' sanitize') export SHIM_SCHEDULE=2 ;;
+    *_parity_cuda_*' race') export SHIM_SCHEDULE=3 ;;
+  esac
+}
+
 run_criterion() { # PRESET PROGRAM
   local preset=$1 program=$2 name status summary p f c t s since=$SECONDS
   name=$(basename "$program")
@@ -150,26 +170,27 @@ build_preset() { # PRESET
 started=$SECONDS
 export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:log_path=$scratch/report"
 export UBSAN_OPTIONS="print_stacktrace=1:log_path=$scratch/report"
+export TSAN_OPTIONS="halt_on_error=0:exitcode=66:log_path=$scratch/report"
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 # Several programs share few cores, so waiting threads must not spin.
 export TMPDIR=$scratch OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 for preset in "${presets[@]}"; do
   if [ $build = yes ]; then build_preset "$preset" || continue; fi
-  while IFS= read -r program; do # old build folders hold programs whose source was deleted: skip them
+  while IFS= read -r program; do
     [ -n "$program" ] || continue
     name=$(basename "$program")
-    wanted "$name" || continue
-    rest=${name#test_}
-    [ -e "tests/${rest%%_*}/${rest#*_}.c" ] || continue
-    case "$list $name" in
+    wanted "$name" && has_source "$name" || continue
+    choose_schedule "$preset" "$name"
+    case "$list $preset $name" in
       yes*) echo "$preset $name" ;;
-      *' test_fuzz_'* | *' test_threads_'*) run_plain "$preset" "$name" "$program" ;;
+      *' test_fuzz_'* | *' test_threads_'* | 'no race '*) run_plain "$preset" "$name" "$program" ;;
       *) run_criterion "$preset" "$program" ;;
     esac
   done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
   for script in tests/e2e/*.sh; do
     [ -e "$script" ] && wanted "$(basename "$script")" || continue
+    case "$preset $script" in race*/cuda_plants.sh) ;; race*) continue ;; esac
     if [ $list = yes ]; then echo "$preset $(basename "$script")"; continue; fi
     run_plain "$preset" "$(basename "$script")" bash "$script"
   done

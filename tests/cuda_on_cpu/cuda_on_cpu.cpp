@@ -517,7 +517,8 @@ void shim_run_grid(const char *name, dim3 grid, dim3 shape, size_t dynamic,
 #ifdef SHIM_TSAN
     scheduler_fiber = __tsan_get_current_fiber();
 #endif
-    static const bool fresh = getenv("SHIM_RACE_BLOCKS") != nullptr;
+    static const char *const wanted = getenv("SHIM_RACE_BLOCKS");
+    bool fresh = wanted && *wanted == '1';
     std::mt19937 rng(schedule.seed);
     std::vector<unsigned> order;
     make_order(&order, (unsigned)blocks, &rng);

@@ -20,11 +20,12 @@ enum plant {
     ONE_PLACE,       /* all blocks add to one place */
     GLOBAL_BEYOND,   /* writes behind the end of device memory */
     SHARED_BEYOND,   /* reads behind the end of a shared array */
+    HOST_READS,      /* device memory */
     PLANTS
 };
 static const char *const name[PLANTS] = {
     "right",      "no-barrier", "no-loop-barrier", "no-wait",      "divergent",
-    "two-blocks", "one-place",  "global-beyond",   "shared-beyond"};
+    "two-blocks", "one-place",  "global-beyond",   "shared-beyond", "host-reads"};
 
 /* out[row] = sum of x[row] (rows, cols), one block a row; `wrong` is a plant. */
 template <int wrong>
@@ -84,6 +85,7 @@ template <int wrong> static void run(float *rows, float *columns)
     cudaMemcpyAsync(rows, out, BLOCKS * 4, cudaMemcpyDeviceToHost, s);
     cudaMemcpyAsync(columns, more, THREADS * 4, cudaMemcpyDeviceToHost, s);
     if (cudaStreamSynchronize(s) || cudaGetLastError()) exit(4);
+    if (wrong == HOST_READS) rows[0] = out[0];
     cudaFree(x);
     cudaFree(out);
     cudaFree(more);
@@ -92,7 +94,7 @@ template <int wrong> static void run(float *rows, float *columns)
 
 static void (*const run_plant[PLANTS])(float *, float *) = {
     run<RIGHT>,      run<NO_BARRIER>, run<NO_LOOP_BARRIER>, run<NO_WAIT>,      run<DIVERGENT>,
-    run<TWO_BLOCKS>, run<ONE_PLACE>,  run<GLOBAL_BEYOND>,   run<SHARED_BEYOND>};
+    run<TWO_BLOCKS>, run<ONE_PLACE>,  run<GLOBAL_BEYOND>,   run<SHARED_BEYOND>, run<HOST_READS>};
 
 int main(int argc, char **argv)
 {

@@ -1,7 +1,6 @@
 /* Runs the tests of a program that was compiled with plain/criterion/criterion.h; with arguments
  * only those whose name contains one of them. Exit status 1 after a failed check. */
-#include "criterion/criterion.h"
-
+#include <criterion/criterion.h>
 #include <setjmp.h>
 #include <stdarg.h>
 
