@@ -1,0 +1,192 @@
+/* Inside the CUDA backend: its context and the functions that its files share. Each file implements
+ * the operations of backend.h that its name says; cuda.cu has the table.
+ *
+ * An operation begins with cuda_begin(), launches its kernels on c->stream and ends with
+ * cuda_done(). It allocates no memory but by cuda_scratch(), and never waits for the device. */
+#ifndef KERNELS_CUDA_CUDA_H
+#define KERNELS_CUDA_CUDA_H
+
+#include "kernels/cuda/cuda_common.cuh"
+
+extern "C" {
+#include "base/err.h"
+#include "kernels/backend.h"
+extern const struct backend backend_cuda;
+}
+
+struct cuda_products; /* cuda_linear.cu: cuBLASLt's handle, workspace and algorithms */
+struct cuda_staging;  /* cuda.cu: pinned memory between the caller's memory and the device */
+struct cuda_set;      /* cuda_low_rank.cu: the table of low_rank_set() on the device */
+
+struct backend_context {
+    enum dtype precision;
+    int device;
+    cudaStream_t stream; /* all work, in order */
+    err first;           /* the first failure since the last check */
+    struct backend_profile profile;
+    bool timed;     /* wait for the device around each operation, to measure its seconds */
+    uint64_t waits; /* number of times that the stream has been waited for */
+    void *scratch;  /* cuda_scratch() */
+    size_t scratch_bytes;
+    struct cuda_staging *staging;
+    struct cuda_products *products;
+    struct cuda_set *set;
+    double *sums; /* (CUDA_SUMS) device, cuda_update.cu */
+};
+
+/* Scalars of a batch that kernels read. They lie on the device, so that a recorded pass takes those
+ * of its own batch. */
+struct batch_scalars {
+    uint64_t dropout_key;
+    float dropout, gradient_scale;
+};
+struct backend_batch { /* copies on the device of the arrays of struct batch_rows */
+    struct backend_context *context;
+    /* Sizes and scalars: room, and those of the last batch_set(). Their pointers are NULL. */
+    struct batch_rows most, now;
+    int32_t *id, *target;
+    uint32_t *start, *position, *index;
+    struct batch_scalars *scalars;
+    double *nll;          /* (learned) */
+    uint32_t *host_start; /* (rows + 1) a copy that stays on the host, for grid sizes */
+    /* cuda.cu: the device block that holds all of these, and the pinned copies of its input. */
+    void *block;
+    char *pinned;
+    size_t input_bytes;
+    uint64_t slot_waits[2];
+    unsigned slot;
+    double *pinned_nll;
+};
+
+/* W (n, k). Either `packed`, or, with BACKEND_KEEP, the bytes of the file in `kept`, which
+ * cuda_dequantise() converts at each use. */
+struct backend_weight {
+    struct backend_context *context;
+    size_t n, k;
+    struct mat packed; /* (n, k) in the precision, or data NULL */
+    unsigned products; /* of struct weight_source */
+    size_t parts;
+    struct weight_part
+        part[WEIGHT_PARTS_MAX]; /* data: device memory, or NULL without BACKEND_KEEP */
+    float *bias;                /* (n), or NULL */
+    void *kept;
+};
+
+/* ---- cuda.cu */
+void cuda_fail(struct backend_context *c, err e); /* keeps e if it is the first failure */
+/* Keeps an error of the runtime, if there is one: "cuda:0: norm: out of memory". False then. */
+bool cuda_good(struct backend_context *c, cudaError_t status, const char *what);
+err cuda_error(const struct backend_context *c, cudaError_t status, const char *what);
+/* Device memory, aligned to 256 bytes and not zeroed. Grows as needed and is valid until the next
+ * call of cuda_scratch(); operations in the stream that use it may still be waiting then. NULL
+ * after a recorded failure. */
+void *cuda_scratch(struct backend_context *c, size_t bytes);
+/* Device memory, not zeroed. The error gives the bytes asked and free. */
+err cuda_take(void *out /* T ** */, struct backend_context *c, size_t bytes);
+void cuda_give(struct backend_context *c, void *memory); /* accepts NULL */
+/* Copies host memory to the device. It is read before the function returns. */
+void cuda_send(struct backend_context *c, void *to, const void *host, size_t bytes);
+/* Copies to host memory, which is written when check() returns. At most CUDA_RECEIVE_BYTES. */
+void cuda_receive(struct backend_context *c, void *host, const void *from, size_t bytes);
+void cuda_wait(struct backend_context *c); /* until all queued work is done */
+enum { CUDA_RECEIVE_BYTES = 4096 };
+/* Start and end of an operation: makes the context's device the current one; takes the errors of
+ * the launches and adds to the profile. */
+double cuda_begin(struct backend_context *c);
+void cuda_done(struct backend_context *c, enum backend_op op, double since);
+
+/* ---- cuda_linear.cu */
+err cuda_products_open(struct cuda_products **out, struct backend_context *c);
+void cuda_products_close(struct cuda_products *p);
+/* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y]. */
+struct cuda_product {
+    size_t rows;
+    bool back, add;
+};
+void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
+                   const struct backend_weight *w, const struct cuda_product *p);
+err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
+                     const struct weight_source *source);
+void cuda_weight_close(struct backend_weight *w);
+void cuda_linear(struct backend_context *c, struct mat y, struct mat x,
+                 const struct backend_weight *w, const struct low_rank_site *l,
+                 const struct backend_batch *b, size_t rows, bool add);
+void cuda_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
+                      const struct backend_weight *w, const struct low_rank_site *l,
+                      const struct backend_batch *b, size_t rows);
+
+/* ---- cuda_low_rank.cu */
+size_t cuda_low_rank_room(const struct backend_context *c, size_t width);
+err cuda_low_rank_open(struct backend_low_rank **out, struct backend_context *c,
+                       struct backend_weight *w, const struct low_rank_module *module,
+                       size_t modules);
+void cuda_low_rank_close(struct backend_low_rank *l);
+void cuda_low_rank_load(struct backend_context *c, struct backend_low_rank *l, size_t module,
+                        const struct low_rank_values *values);
+void cuda_low_rank_set(struct backend_context *c, struct backend_low_rank *const *all, size_t count,
+                       const float *value);
+void cuda_low_rank_shrink(struct backend_context *c, const struct low_rank_site *l, struct mat x,
+                          const struct backend_batch *b);
+void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,
+                            struct mat x, const struct backend_batch *b);
+void cuda_set_close(struct cuda_set *s);
+/* The parts of linear() and linear_back() around the product with W. They return true if they have
+ * set y, or dx, so that the product has to be added: y (rows, n) = bias + low-rank part [+ y], dx
+ * (rows, k) = low-rank part. */
+bool cuda_low_rank_forward(struct backend_context *c, struct mat y, struct mat x,
+                           const struct backend_weight *w, const struct low_rank_site *l,
+                           const struct backend_batch *b, size_t rows, bool add);
+bool cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
+                        const struct low_rank_site *l, const struct backend_batch *b, size_t rows,
+                        size_t k);
+
+/* ---- cuda_head.cu, cuda_update.cu */
+void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
+                    const struct backend_weight *w, struct backend_batch *b, size_t first,
+                    size_t rows);
+enum { CUDA_SUM_PARTS = 512, CUDA_SUMS = CUDA_SUM_PARTS + 1 };
+void cuda_adamw(struct backend_context *c, double *squares, const struct optimizer *o,
+                const struct adamw *a);
+
+/* ---- cuda_norm.cu */
+void cuda_norm(struct backend_context *c, struct mat y, float *inv, struct mat copy, struct mat x,
+               const float *weight, const struct norm_shape *s);
+void cuda_norm_back(struct backend_context *c, struct mat dx, struct mat narrow, struct mat dy,
+                    struct mat x, const float *inv, const float *weight, const struct norm_shape *s,
+                    bool set);
+void cuda_rope(struct backend_context *c, struct mat to, struct mat from,
+               const struct rope_shape *s, const struct backend_batch *b);
+
+/* ---- cuda_elementwise.cu */
+void cuda_gate(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
+               const struct gate_shape *s);
+void cuda_gate_back(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,
+                    struct mat gate, struct mat up, const struct gate_shape *s);
+void cuda_zero(struct backend_context *c, struct mat m, size_t rows, size_t cols);
+void cuda_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
+                  size_t cols, float scale);
+/* Both kinds of weights: packed, and as in the file. */
+void cuda_embed(struct backend_context *c, struct mat to, const struct backend_weight *w,
+                const struct backend_batch *b);
+void cuda_learned_take(struct backend_context *c, struct mat to, struct mat from,
+                       const struct backend_batch *b, size_t first, size_t rows, size_t cols);
+void cuda_learned_add(struct backend_context *c, struct mat to, struct mat from,
+                      const struct backend_batch *b, size_t first, size_t rows, size_t cols);
+
+/* ---- cuda_attention_f32.cu */
+void cuda_attention(struct backend_context *c, const struct attention_tensors *t,
+                    const struct attention_shape *s, const struct backend_batch *b);
+void cuda_attention_back(struct backend_context *c, const struct attention_tensors *grad,
+                         const struct attention_tensors *t, const struct attention_shape *s,
+                         const struct backend_batch *b);
+void cuda_attention_decode(struct backend_context *c, const struct attention_tensors *t,
+                           const struct decode_row *row, size_t rows,
+                           const struct attention_shape *s);
+
+/* ---- cuda_quant.cu */
+/* to (rows, k) = rows [row, row + rows) of a part of W, float32 or bfloat16. Rows are counted after
+ * the permutation of part->rope_heads. device_bytes: the bytes of the whole part, from its first
+ * row on; part->data is not read. */
+void cuda_dequantise(struct backend_context *c, struct mat to, const void *device_bytes,
+                     const struct weight_part *part, size_t k, size_t row, size_t rows);
+#endif
