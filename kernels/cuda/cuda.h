@@ -24,14 +24,16 @@ struct backend_context {
     cudaStream_t stream; /* all work, in order */
     err first;           /* the first failure since the last check */
     struct backend_profile profile;
-    bool timed;     /* wait for the device around each operation, to measure its seconds */
-    uint64_t waits; /* number of times that the stream has been waited for */
-    void *scratch;  /* cuda_scratch() */
+    bool rows_depend; /* no algorithm was found whose rows do not depend on their number */
+    bool timed;       /* wait for the device around each operation, to measure its seconds */
+    uint64_t waits;   /* number of times that the stream has been waited for */
+    void *scratch;    /* cuda_scratch() */
     size_t scratch_bytes;
     struct cuda_staging *staging;
     struct cuda_products *products;
     struct cuda_set *set;
-    double *sums; /* (CUDA_SUMS) device, cuda_update.cu */
+    uint64_t low_ranks; /* number of low_rank_open() so far */
+    double *sums;       /* (CUDA_SUMS) device, cuda_update.cu */
 };
 
 /* Scalars of a batch that kernels read. They lie on the device, so that a recorded pass takes those

@@ -19,6 +19,7 @@ enum {
     CHOICES = 8,
     SHAPES = 512, /* a power of two */
     PACK_BYTES = 64 << 20,
+    ALIGNMENT = 16, /* of all operands and of their rows, in bytes */
 };
 
 /* A kind of product, apart from its number of rows: out (rows, n) = in (rows, k) W^T or W. */
@@ -26,7 +27,6 @@ struct kind {
     size_t n, k, ldw;
     enum dtype in, w, out;
     bool back;
-    uint32_t align_in, align_w, align_out; /* of the first bytes and of the rows, at most 16 */
 };
 struct algorithms { /* in the order of cuBLASLt's estimate of their speed */
     struct kind kind;
@@ -53,14 +53,20 @@ struct cuda_products {
     void *workspace; /* our own, so that results do not depend on other users of the library */
     struct algorithms *algorithms;
     size_t kinds;
-    struct shape shape[SHAPES]; /* by a hash of the key; a new one replaces an old one there */
-    struct growing wide;        /* a weight that is kept as in the file, converted */
-    struct growing narrow;      /* x in the precision */
+    struct shape shape[SHAPES];   /* by a hash of the key; a new one replaces an old one there */
+    struct growing wide;          /* a weight that is kept as in the file, converted */
+    struct growing input, output; /* operands that are not aligned, and x in the precision */
 };
 
 static size_t size_of(enum dtype t)
 {
     return t == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
+}
+
+/* Columns of a row that is a multiple of ALIGNMENT. */
+static size_t padded(size_t cols)
+{
+    return (cols + 7) / 8 * 8;
 }
 
 static cudaDataType_t cuda_type(enum dtype t)
@@ -90,7 +96,8 @@ void cuda_products_close(struct cuda_products *p)
     if (p->handle) (void)cublasLtDestroy(p->handle);
     (void)cudaFree(p->workspace);
     (void)cudaFree(p->wide.data);
-    (void)cudaFree(p->narrow.data);
+    (void)cudaFree(p->input.data);
+    (void)cudaFree(p->output.data);
     free(p->algorithms);
     free(p);
 }
@@ -156,10 +163,10 @@ static cublasStatus_t shape_describe(struct shape *s, const struct key *k)
     return status;
 }
 
-static cublasStatus_t prefer(cublasLtMatmulPreference_t p, const struct kind *k)
+static cublasStatus_t prefer(cublasLtMatmulPreference_t p)
 {
     uint64_t workspace = WORKSPACE_BYTES;
-    uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
+    uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = ALIGNMENT;
     const struct {
         cublasLtMatmulPreferenceAttributes_t what;
         const void *value;
@@ -167,10 +174,10 @@ static cublasStatus_t prefer(cublasLtMatmulPreference_t p, const struct kind *k)
     } set[] = {
         {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
         {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &scheme, sizeof scheme},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &k->align_w, sizeof k->align_w},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &k->align_in, sizeof k->align_in},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &k->align_out, sizeof k->align_out},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &k->align_out, sizeof k->align_out},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof alignment},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment, sizeof alignment},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment, sizeof alignment},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment, sizeof alignment},
     };
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
     for (size_t i = 0; i < sizeof set / sizeof *set && status == CUBLAS_STATUS_SUCCESS; i++)
@@ -200,11 +207,11 @@ static cublasStatus_t choose(struct algorithms *out, struct cuda_products *p, co
     int count = 0;
     cublasStatus_t status = shape_describe(&many, &key);
     if (status == CUBLAS_STATUS_SUCCESS) status = cublasLtMatmulPreferenceCreate(&preference);
-    if (status == CUBLAS_STATUS_SUCCESS) status = prefer(preference, &k->kind);
+    if (status == CUBLAS_STATUS_SUCCESS) status = prefer(preference);
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmulAlgoGetHeuristic(p->handle, many.product, many.w, many.in, many.out,
                                                 many.out, preference, CHOICES, found, &count);
-    out->kind = k->kind;
+    memcpy(&out->kind, &k->kind, sizeof out->kind);
     out->choices = 0;
     for (int i = 0; i < count && status == CUBLAS_STATUS_SUCCESS; i++)
         if (found[i].state == CUBLAS_STATUS_SUCCESS && !splits_k(&found[i].algo))
@@ -214,7 +221,153 @@ static cublasStatus_t choose(struct algorithms *out, struct cuda_products *p, co
     return status;
 }
 
-static const struct algorithms *algorithms_of(struct backend_context *c, const struct key *k)
+/* Runs a product with the algorithm of its shape. */
+static cublasStatus_t run(struct backend_context *c, const struct shape *s, struct mat out,
+                          struct mat in, struct mat w, bool add)
+{
+    static const float one = 1.0f, zero = 0.0f;
+    return cublasLtMatmul(c->products->handle, s->product, &one, w.data, s->w, in.data, s->in,
+                          add ? &one : &zero, out.data, s->out, out.data, s->out, &s->algorithm,
+                          c->products->workspace, WORKSPACE_BYTES, c->stream);
+}
+
+/* ---- Rows alone. cuBLASLt does not tell whether the order in which an algorithm sums a row depends
+ * on the number of rows. So each is tried before it is used: rows that are multiplied with few, with
+ * more and with many others must have the same bits. */
+
+enum { TRY_THREADS = 256, TRY_FEW = 8, TRY_MORE = 200, TRY_MOST = 2048, TRY_FIRST = 37 };
+
+/* x (rows, cols) = numbers in [-1, 1) */
+__global__ void __launch_bounds__(TRY_THREADS) noise_kernel(struct mat x, size_t rows, size_t cols)
+{
+    size_t i = (size_t)blockIdx.x * TRY_THREADS + threadIdx.x;
+    if (i >= rows * cols) return;
+    uint32_t z = (uint32_t)i * 0x9e3779b9u;
+    z = (z ^ (z >> 16)) * 0x85ebca6bu;
+    z = (z ^ (z >> 13)) * 0xc2b2ae35u;
+    float v = (float)(int32_t)(z ^ (z >> 16)) * (1.0f / 2147483648.0f);
+    size_t at = i / cols * x.ld + i % cols;
+    if (x.type == DTYPE_F32)
+        static_cast<float *>(x.data)[at] = v;
+    else
+        static_cast<bf16 *>(x.data)[at] = float_bf16(v);
+}
+
+/* differs[row] = 1 if the two tensors have other bits in that row, else 0. One block a row. */
+__global__ void __launch_bounds__(TRY_THREADS)
+    compare_kernel(uint32_t *differs, struct mat x, struct mat y, size_t cols)
+{
+    SHARED(uint32_t, each, TRY_THREADS);
+    uint32_t mine = 0;
+    for (size_t i = threadIdx.x; i < cols; i += TRY_THREADS) {
+        size_t at = blockIdx.x * x.ld + i, to = blockIdx.x * y.ld + i;
+        mine |= x.type == DTYPE_F32 ? static_cast<const uint32_t *>(x.data)[at] !=
+                                          static_cast<const uint32_t *>(y.data)[to]
+                                    : static_cast<const bf16 *>(x.data)[at] !=
+                                          static_cast<const bf16 *>(y.data)[to];
+    }
+    each[threadIdx.x] = mine;
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (unsigned i = 1; i < TRY_THREADS; i++)
+        mine |= each[i];
+    differs[blockIdx.x] = mine;
+}
+
+struct trial {
+    const struct kind *kind;
+    const cublasLtMatmulAlgo_t *algorithm;
+    struct mat w, x, all, some; /* all: of all rows of x, some: of at most TRY_MORE of them */
+    uint32_t *differs;          /* (TRY_MORE) */
+    size_t rows;
+};
+
+/* to (rows, n) = the product of rows first .. first + rows - 1 of x. */
+static cublasStatus_t try_rows(struct backend_context *c, const struct trial *t, struct mat to,
+                               size_t first, size_t rows)
+{
+    struct key key = {rows, t->x.ld, to.ld, *t->kind};
+    struct shape s = {};
+    cublasLtMatmulHeuristicResult_t result;
+    cublasStatus_t status = shape_describe(&s, &key);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmulAlgoCheck(c->products->handle, s.product, s.w, s.in, s.out, s.out,
+                                         t->algorithm, &result);
+    s.algorithm = *t->algorithm;
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = run(c, &s, to, mat_at(t->x, first, 0), t->w, false);
+    shape_clear(&s);
+    return status;
+}
+
+/* The rows of a product have the same bits with any number of rows. */
+static bool try_algorithm(struct backend_context *c, const struct trial *t)
+{
+    static const size_t counts[] = {TRY_FEW, TRY_MORE};
+    bool good = try_rows(c, t, t->all, 0, t->rows) == CUBLAS_STATUS_SUCCESS;
+    for (size_t i = 0; i < 2 && good; i++) {
+        uint32_t differs[TRY_MORE];
+        good = try_rows(c, t, t->some, TRY_FIRST, counts[i]) == CUBLAS_STATUS_SUCCESS;
+        if (!good) break;
+        launch(compare_kernel, dim3((unsigned)counts[i]), dim3(TRY_THREADS), 0, c->stream,
+               t->differs, mat_at(t->all, TRY_FIRST, 0), t->some, t->kind->n);
+        cuda_receive(c, differs, t->differs, counts[i] * sizeof *differs);
+        cuda_wait(c);
+        for (size_t row = 0; row < counts[i] && !err_is(c->first); row++)
+            good = good && !differs[row];
+    }
+    return good;
+}
+
+/* As many rows as give each processor of the GPU two tiles of 128 x 128: with fewer tiles some
+ * algorithms share a tile among processors. */
+static size_t try_most(const struct backend_context *c, size_t n)
+{
+    int processors = 0;
+    if (cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, c->device))
+        processors = 0;
+    size_t wide = (n + 127) / 128, high = (2 * (size_t)processors + wide - 1) / wide;
+    size_t rows = 128 * high, least = TRY_FIRST + TRY_MORE;
+    return rows < least ? least : rows < TRY_MOST ? rows : (size_t)TRY_MOST;
+}
+
+/* Drops the algorithms whose rows depend on the number of rows. If that leaves none, the first one
+ * stays, and the context remembers that it makes no promise about rows. */
+static void keep_tried(struct backend_context *c, struct algorithms *a, struct mat w)
+{
+    const struct kind *k = &a->kind;
+    size_t rows = try_most(c, k->n);
+    size_t in = padded(k->k) * size_of(k->in), out = padded(k->n) * size_of(k->out);
+    size_t x_at = 1024, all_at = x_at + (rows * in + 255) / 256 * 256; /* after t.differs */
+    size_t some_at = all_at + (rows * out + 255) / 256 * 256;
+    char *memory = NULL;
+    err e = cuda_take(&memory, c, some_at + TRY_MORE * out);
+    if (err_is(e)) {
+        cuda_fail(c, e);
+        return;
+    }
+    struct trial t = {};
+    t.kind = k;
+    t.w = w;
+    t.x = {memory + x_at, k->in, padded(k->k)};
+    t.all = {memory + all_at, k->out, padded(k->n)};
+    t.some = {memory + some_at, k->out, padded(k->n)};
+    t.differs = (uint32_t *)(void *)memory;
+    t.rows = rows;
+    launch(noise_kernel, dim3((unsigned)((rows * k->k + TRY_THREADS - 1) / TRY_THREADS)),
+           dim3(TRY_THREADS), 0, c->stream, t.x, rows, k->k);
+    int kept = 0;
+    for (int i = 0; i < a->choices; i++) {
+        t.algorithm = &a->choice[i];
+        if (try_algorithm(c, &t)) a->choice[kept++] = a->choice[i];
+    }
+    if (!kept) c->rows_depend = true;
+    a->choices = kept ? kept : 1;
+    cuda_give(c, memory);
+}
+
+static const struct algorithms *algorithms_of(struct backend_context *c, const struct key *k,
+                                              struct mat w)
 {
     struct cuda_products *p = c->products;
     for (size_t i = 0; i < p->kinds; i++)
@@ -232,6 +385,7 @@ static const struct algorithms *algorithms_of(struct backend_context *c, const s
         cuda_fail(c, blas_error(c, status, "choosing an algorithm"));
         return NULL;
     }
+    keep_tried(c, a, w);
     p->kinds++;
     return a;
 }
@@ -261,11 +415,11 @@ static size_t hash(const void *bytes, size_t n)
     return (size_t)(h ^ (h >> 32));
 }
 
-static const struct shape *shape_find(struct backend_context *c, const struct key *k)
+static const struct shape *shape_find(struct backend_context *c, const struct key *k, struct mat w)
 {
     struct shape *s = &c->products->shape[hash(k, sizeof *k) % SHAPES];
     if (s->used && !memcmp(&s->key, k, sizeof *k)) return s;
-    const struct algorithms *a = algorithms_of(c, k);
+    const struct algorithms *a = algorithms_of(c, k, w);
     if (!a) return NULL;
     shape_clear(s);
     cublasStatus_t status = shape_describe(s, k);
@@ -275,27 +429,20 @@ static const struct shape *shape_find(struct backend_context *c, const struct ke
         shape_clear(s);
         return NULL;
     }
-    s->key = *k;
+    memcpy(&s->key, k, sizeof s->key);
     s->used = true;
     return s;
 }
 
 /* ---- Products */
 
-/* The largest power of two up to 16 that divides the address of each row. */
-static uint32_t alignment(struct mat m)
-{
-    uintptr_t bits = (uintptr_t)m.data | m.ld * size_of(m.type) | 16;
-    return (uint32_t)(bits & -bits);
-}
-
 /* W in the precision; a weight that is kept as in the file is converted at each use. */
 static struct mat whole(struct backend_context *c, const struct backend_weight *w)
 {
     if (w->packed.data) return w->packed;
-    size_t ld = (w->k + 7) / 8 * 8, row = 0;
-    struct mat to = {grow(c, &c->products->wide, w->n * ld * size_of(c->precision)), c->precision,
-                     ld};
+    size_t row = 0;
+    struct mat to = {NULL, c->precision, padded(w->k)};
+    to.data = grow(c, &c->products->wide, w->n * to.ld * size_of(to.type));
     for (size_t i = 0; i < w->parts && to.data; i++) {
         cuda_dequantise(c, mat_at(to, row, 0), w->part[i].data, &w->part[i], w->k, 0,
                         w->part[i].rows);
@@ -304,44 +451,65 @@ static struct mat whole(struct backend_context *c, const struct backend_weight *
     return to;
 }
 
+/* The fast algorithms need rows that start at multiples of 16 bytes. */
+static bool aligned(struct mat m)
+{
+    return ((uintptr_t)m.data | m.ld * size_of(m.type)) % ALIGNMENT == 0;
+}
+
+/* x itself, or a copy of the type of W and aligned. */
+static struct mat fitting_input(struct backend_context *c, struct mat x, enum dtype type,
+                                size_t rows, size_t cols)
+{
+    if (x.type == type && aligned(x)) return x;
+    struct mat to = {NULL, type, padded(cols)};
+    to.data = grow(c, &c->products->input, rows * to.ld * size_of(type));
+    if (to.data) cuda_convert(c, to, x, rows, cols, 1.0f);
+    return to;
+}
+
+/* y itself, or aligned memory in its place, with `add` holding its values. float32 products have
+ * float32 results. */
+static struct mat fitting_output(struct backend_context *c, struct mat y, enum dtype w, size_t rows,
+                                 size_t cols, bool add)
+{
+    enum dtype type = w == DTYPE_F32 ? DTYPE_F32 : y.type;
+    if (y.type == type && aligned(y)) return y;
+    struct mat to = {NULL, type, padded(cols)};
+    to.data = grow(c, &c->products->output, rows * to.ld * size_of(type));
+    if (to.data && add) cuda_convert(c, to, y, rows, cols, 1.0f);
+    return to;
+}
+
 void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, const struct cuda_product *p)
 {
-    static const float one = 1.0f, zero = 0.0f;
-    if (!p->rows) return;
+    if (!p->rows || err_is(c->first)) return;
     size_t n = p->back ? w->k : w->n, k = p->back ? w->n : w->k;
     struct mat m = whole(c, w);
     if (!m.data) return;
-    if (x.type != m.type) {
-        size_t ld = (k + 7) / 8 * 8;
-        struct mat narrow = {grow(c, &c->products->narrow, p->rows * ld * size_of(m.type)), m.type,
-                             ld};
-        if (!narrow.data) return;
-        cuda_convert(c, narrow, x, p->rows, k, 1.0f);
-        x = narrow;
-    }
+    struct mat in = fitting_input(c, x, m.type, p->rows, k);
+    struct mat out = fitting_output(c, y, m.type, p->rows, n, p->add);
+    if (!in.data || !out.data) return;
     struct key key;
     memset(&key, 0, sizeof key); /* the bytes between members too, which are compared */
     key.rows = p->rows;
-    key.ld_in = x.ld;
-    key.ld_out = y.ld;
+    key.ld_in = in.ld;
+    key.ld_out = out.ld;
     key.kind.n = n;
     key.kind.k = k;
     key.kind.ldw = m.ld;
-    key.kind.in = x.type;
+    key.kind.in = in.type;
     key.kind.w = m.type;
-    key.kind.out = y.type;
+    key.kind.out = out.type;
     key.kind.back = p->back;
-    key.kind.align_in = alignment(x);
-    key.kind.align_w = alignment(m);
-    key.kind.align_out = alignment(y);
-    const struct shape *s = shape_find(c, &key);
+    const struct shape *s = shape_find(c, &key, m);
     if (!s) return;
-    cublasStatus_t status =
-        cublasLtMatmul(c->products->handle, s->product, &one, m.data, s->w, x.data, s->in,
-                       p->add ? &one : &zero, y.data, s->out, y.data, s->out, &s->algorithm,
-                       c->products->workspace, WORKSPACE_BYTES, c->stream);
-    if (status != CUBLAS_STATUS_SUCCESS) cuda_fail(c, blas_error(c, status, "a product"));
+    cublasStatus_t status = run(c, s, out, in, m, p->add);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        cuda_fail(c, blas_error(c, status, "a product"));
+    else if (out.data != y.data)
+        cuda_convert(c, y, out, p->rows, n, 1.0f);
 }
 
 void cuda_linear(struct backend_context *c, struct mat y, struct mat x,
@@ -416,7 +584,7 @@ static err pack_all(struct backend_weight *w, struct backend_context *c,
 {
     size_t row = 0;
     w->packed.type = c->precision;
-    w->packed.ld = (s->k + 7) / 8 * 8;
+    w->packed.ld = padded(s->k);
     TRY(cuda_take(&w->packed.data, c, s->n * w->packed.ld * size_of(c->precision)));
     for (size_t i = 0; i < s->parts; i++) {
         TRY(pack_part(c, mat_at(w->packed, row, 0), &s->part[i], s->k));
