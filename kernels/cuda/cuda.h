@@ -64,6 +64,7 @@ struct backend_batch { /* copies on the device of the arrays of struct batch_row
  * cuda_dequantise() converts at each use. */
 struct backend_weight {
     struct backend_context *context;
+    uint64_t number; /* of this weight in the process, never used again */
     size_t n, k;
     struct mat packed; /* (n, k) in the precision, or data NULL */
     unsigned products; /* of struct weight_source */
@@ -100,10 +101,12 @@ void cuda_done(struct backend_context *c, enum backend_op op, double since);
 /* ---- cuda_linear.cu */
 err cuda_products_open(struct cuda_products **out, struct backend_context *c);
 void cuda_products_close(struct cuda_products *p);
-/* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y]. */
+/* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y], where W are
+ * the rows [w_first, w_first + w_rows) of a weight; w_rows 0: all. */
 struct cuda_product {
     size_t rows;
     bool back, add;
+    size_t w_first, w_rows;
 };
 void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, const struct cuda_product *p);

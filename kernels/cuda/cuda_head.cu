@@ -12,6 +12,9 @@
 /* LOGITS_BYTES: of the logits of one block of rows. */
 enum { HEAD_THREADS = 256, HEAD_EACH = 4, HEAD_STEP = HEAD_THREADS * HEAD_EACH };
 enum { LOGITS_BYTES = 256 << 20 };
+/* Rows of W in one product of float32 with dz. A single sum over a large vocabulary would collect the
+ * roundings of all its terms; sums of slices that are added are four times as exact. */
+enum { SLICE = 4096 };
 
 struct head_args {
     float *logits; /* (rows, ld) */
@@ -87,6 +90,18 @@ __global__ void __launch_bounds__(HEAD_THREADS) head_kernel(struct head_args a)
     if (a.back) write_gradient(a, z, max, sum, target);
 }
 
+/* dhidden (rows, d) = dz (rows, vocab) W */
+static void multiply_back(struct backend_context *c, struct mat dhidden, struct mat dz,
+                          const struct backend_weight *w, size_t rows)
+{
+    size_t slice = dz.type == DTYPE_F32 ? (size_t)SLICE : w->n;
+    for (size_t first = 0; first < w->n; first += slice) {
+        struct cuda_product p = {rows, true, first > 0, first,
+                                 w->n - first < slice ? w->n - first : slice};
+        cuda_multiply(c, dhidden, mat_at(dz, 0, first), w, &p);
+    }
+}
+
 void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                     const struct backend_weight *w, struct backend_batch *b, size_t first,
                     size_t rows)
@@ -101,13 +116,13 @@ void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hi
         size_t n = rows - row < most ? rows - row : most;
         struct mat z = {logits, DTYPE_F32, ld};
         struct mat dz = {logits, c->precision, narrow ? 2 * ld : ld};
-        struct cuda_product forward = {n, false, false}, backward = {n, true, false};
+        struct cuda_product forward = {n, false, false, 0, 0};
         cuda_multiply(c, z, mat_at(hidden, row, 0), w, &forward);
         struct head_args a = {
             logits,    w->n, ld, back, narrow, b->target + first + row, b->nll + first + row,
             b->scalars};
         launch(head_kernel, dim3((unsigned)n), dim3(HEAD_THREADS), 0, c->stream, a);
-        if (back) cuda_multiply(c, mat_at(dhidden, row, 0), dz, w, &backward);
+        if (back) multiply_back(c, mat_at(dhidden, row, 0), dz, w, n);
     }
     cuda_done(c, OP_HEAD, since);
 }

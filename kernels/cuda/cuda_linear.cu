@@ -32,6 +32,7 @@ struct algorithms { /* in the order of cuBLASLt's estimate of their speed */
     struct kind kind;
     cublasLtMatmulAlgo_t choice[CHOICES];
     int choices;
+    bool tried; /* rows multiplied by the first one do not depend on their number */
 };
 struct key {
     size_t rows, ld_in, ld_out;
@@ -54,6 +55,7 @@ struct cuda_products {
     struct algorithms *algorithms;
     size_t kinds;
     struct shape shape[SHAPES];   /* by a hash of the key; a new one replaces an old one there */
+    uint64_t wide_number;         /* of the weight in `wide`, or 0 */
     struct growing wide;          /* a weight that is kept as in the file, converted */
     struct growing input, output; /* operands that are not aligned, and x in the precision */
 };
@@ -213,6 +215,7 @@ static cublasStatus_t choose(struct algorithms *out, struct cuda_products *p, co
                                                 many.out, preference, CHOICES, found, &count);
     memcpy(&out->kind, &k->kind, sizeof out->kind);
     out->choices = 0;
+    out->tried = false;
     for (int i = 0; i < count && status == CUBLAS_STATUS_SUCCESS; i++)
         if (found[i].state == CUBLAS_STATUS_SUCCESS && !splits_k(&found[i].algo))
             out->choice[out->choices++] = found[i].algo;
@@ -240,17 +243,18 @@ enum { TRY_THREADS = 256, TRY_FEW = 8, TRY_MORE = 200, TRY_MOST = 2048, TRY_FIRS
 /* x (rows, cols) = numbers in [-1, 1) */
 __global__ void __launch_bounds__(TRY_THREADS) noise_kernel(struct mat x, size_t rows, size_t cols)
 {
-    size_t i = (size_t)blockIdx.x * TRY_THREADS + threadIdx.x;
-    if (i >= rows * cols) return;
-    uint32_t z = (uint32_t)i * 0x9e3779b9u;
-    z = (z ^ (z >> 16)) * 0x85ebca6bu;
-    z = (z ^ (z >> 13)) * 0xc2b2ae35u;
-    float v = (float)(int32_t)(z ^ (z >> 16)) * (1.0f / 2147483648.0f);
-    size_t at = i / cols * x.ld + i % cols;
-    if (x.type == DTYPE_F32)
-        static_cast<float *>(x.data)[at] = v;
-    else
-        static_cast<bf16 *>(x.data)[at] = float_bf16(v);
+    size_t step = (size_t)gridDim.x * TRY_THREADS;
+    for (size_t i = (size_t)blockIdx.x * TRY_THREADS + threadIdx.x; i < rows * cols; i += step) {
+        uint32_t z = (uint32_t)i * 0x9e3779b9u;
+        z = (z ^ (z >> 16)) * 0x85ebca6bu;
+        z = (z ^ (z >> 13)) * 0xc2b2ae35u;
+        float v = (float)(int32_t)(z ^ (z >> 16)) * (1.0f / 2147483648.0f);
+        size_t at = i / cols * x.ld + i % cols;
+        if (x.type == DTYPE_F32)
+            static_cast<float *>(x.data)[at] = v;
+        else
+            static_cast<bf16 *>(x.data)[at] = float_bf16(v);
+    }
 }
 
 /* differs[row] = 1 if the two tensors have other bits in that row, else 0. One block a row. */
@@ -331,8 +335,7 @@ static size_t try_most(const struct backend_context *c, size_t n)
     return rows < least ? least : rows < TRY_MOST ? rows : (size_t)TRY_MOST;
 }
 
-/* Drops the algorithms whose rows depend on the number of rows. If that leaves none, the first one
- * stays, and the context remembers that it makes no promise about rows. */
+/* Puts the first algorithm whose rows do not depend on their number in front. */
 static void keep_tried(struct backend_context *c, struct algorithms *a, struct mat w)
 {
     const struct kind *k = &a->kind;
@@ -354,15 +357,15 @@ static void keep_tried(struct backend_context *c, struct algorithms *a, struct m
     t.some = {memory + some_at, k->out, padded(k->n)};
     t.differs = (uint32_t *)(void *)memory;
     t.rows = rows;
-    launch(noise_kernel, dim3((unsigned)((rows * k->k + TRY_THREADS - 1) / TRY_THREADS)),
-           dim3(TRY_THREADS), 0, c->stream, t.x, rows, k->k);
-    int kept = 0;
-    for (int i = 0; i < a->choices; i++) {
+    launch(noise_kernel, dim3(TRY_THREADS), dim3(TRY_THREADS), 0, c->stream, t.x, rows, k->k);
+    for (int i = 0; i < a->choices && !a->tried; i++) {
         t.algorithm = &a->choice[i];
-        if (try_algorithm(c, &t)) a->choice[kept++] = a->choice[i];
+        if (!try_algorithm(c, &t)) continue;
+        cublasLtMatmulAlgo_t good = a->choice[i];
+        a->choice[i] = a->choice[0];
+        a->choice[0] = good;
+        a->tried = true;
     }
-    if (!kept) c->rows_depend = true;
-    a->choices = kept ? kept : 1;
     cuda_give(c, memory);
 }
 
@@ -390,18 +393,20 @@ static const struct algorithms *algorithms_of(struct backend_context *c, const s
     return a;
 }
 
-/* An algorithm may refuse some numbers of rows; the next one is taken for them. */
-static cublasStatus_t shape_algorithm(struct shape *s, struct cuda_products *p,
+/* An algorithm may refuse some numbers of rows. Then the next one is taken, and the context
+ * remembers that it makes no promise about rows, as it does if none could be found. */
+static cublasStatus_t shape_algorithm(struct shape *s, struct backend_context *c,
                                       const struct algorithms *a)
 {
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
     for (int i = 0; i < a->choices && status != CUBLAS_STATUS_SUCCESS; i++) {
         cublasLtMatmulHeuristicResult_t result;
-        status = cublasLtMatmulAlgoCheck(p->handle, s->product, s->w, s->in, s->out, s->out,
-                                         &a->choice[i], &result);
+        status = cublasLtMatmulAlgoCheck(c->products->handle, s->product, s->w, s->in, s->out,
+                                         s->out, &a->choice[i], &result);
         if (status == CUBLAS_STATUS_SUCCESS && result.workspaceSize > WORKSPACE_BYTES)
             status = CUBLAS_STATUS_NOT_SUPPORTED;
         s->algorithm = a->choice[i];
+        if (status == CUBLAS_STATUS_SUCCESS && (i || !a->tried)) c->rows_depend = true;
     }
     return status;
 }
@@ -423,7 +428,7 @@ static const struct shape *shape_find(struct backend_context *c, const struct ke
     if (!a) return NULL;
     shape_clear(s);
     cublasStatus_t status = shape_describe(s, k);
-    if (status == CUBLAS_STATUS_SUCCESS) status = shape_algorithm(s, c->products, a);
+    if (status == CUBLAS_STATUS_SUCCESS) status = shape_algorithm(s, c, a);
     if (status != CUBLAS_STATUS_SUCCESS) {
         cuda_fail(c, blas_error(c, status, "preparing a product"));
         shape_clear(s);
@@ -436,13 +441,17 @@ static const struct shape *shape_find(struct backend_context *c, const struct ke
 
 /* ---- Products */
 
-/* W in the precision; a weight that is kept as in the file is converted at each use. */
+/* W in the precision. A weight that is kept as in the file is converted at each use, but not again
+ * if it was the last one, as between the products of a head. */
 static struct mat whole(struct backend_context *c, const struct backend_weight *w)
 {
     if (w->packed.data) return w->packed;
+    struct cuda_products *p = c->products;
     size_t row = 0;
     struct mat to = {NULL, c->precision, padded(w->k)};
-    to.data = grow(c, &c->products->wide, w->n * to.ld * size_of(to.type));
+    to.data = grow(c, &p->wide, w->n * to.ld * size_of(to.type));
+    if (p->wide_number == w->number) return to;
+    p->wide_number = to.data ? w->number : 0;
     for (size_t i = 0; i < w->parts && to.data; i++) {
         cuda_dequantise(c, mat_at(to, row, 0), w->part[i].data, &w->part[i], w->k, 0,
                         w->part[i].rows);
@@ -485,9 +494,11 @@ void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, const struct cuda_product *p)
 {
     if (!p->rows || err_is(c->first)) return;
-    size_t n = p->back ? w->k : w->n, k = p->back ? w->n : w->k;
+    size_t used = p->w_rows ? p->w_rows : w->n;
+    size_t n = p->back ? w->k : used, k = p->back ? used : w->k;
     struct mat m = whole(c, w);
     if (!m.data) return;
+    m = mat_at(m, p->w_first, 0);
     struct mat in = fitting_input(c, x, m.type, p->rows, k);
     struct mat out = fitting_output(c, y, m.type, p->rows, n, p->add);
     if (!in.data || !out.data) return;
@@ -518,7 +529,7 @@ void cuda_linear(struct backend_context *c, struct mat y, struct mat x,
 {
     double since = cuda_begin(c);
     bool set = cuda_low_rank_forward(c, y, x, w, l, b, rows, add);
-    struct cuda_product p = {rows, false, add || set};
+    struct cuda_product p = {rows, false, add || set, 0, 0};
     cuda_multiply(c, y, x, w, &p);
     cuda_done(c, OP_LINEAR, since);
 }
@@ -529,7 +540,7 @@ void cuda_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
 {
     double since = cuda_begin(c);
     bool set = cuda_low_rank_back(c, dx, dy, l, b, rows, w->k);
-    struct cuda_product p = {rows, true, set};
+    struct cuda_product p = {rows, true, set, 0, 0};
     if (dx.data) cuda_multiply(c, dx, dy, w, &p);
     cuda_done(c, OP_LINEAR_BACK, since);
 }
@@ -632,7 +643,9 @@ err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
     REQUIRE(s->parts <= WEIGHT_PARTS_MAX);
     struct backend_weight *w = (struct backend_weight *)calloc(1, sizeof *w);
     if (!w) return err_sys(ENOMEM, "cuda");
+    static uint64_t weights;
     w->context = c;
+    w->number = __atomic_add_fetch(&weights, 1, __ATOMIC_RELAXED);
     w->n = s->n;
     w->k = s->k;
     w->products = s->products;

@@ -142,7 +142,7 @@ static __device__ __forceinline__ struct shrink_tile shrink_tile_of(const struct
         t.kind = SHRINK_P;
         t.first = (tile - trained - carry) * NARROW;
     }
-    t.cols = end - t.first < NARROW ? end - t.first : NARROW;
+    t.cols = end - t.first < NARROW ? end - t.first : (uint32_t)NARROW;
     return t;
 }
 
@@ -365,7 +365,8 @@ static __device__ __forceinline__ struct gradient_tile gradient_tile_of(const st
                 continue;
             }
             uint32_t first = tile * NARROW;
-            return {(enum factor)f, i, first, m.rank - first < NARROW ? m.rank - first : NARROW,
+            return {(enum factor)f, i, first,
+                    m.rank - first < NARROW ? m.rank - first : (uint32_t)NARROW,
                     wide_extent(m, (enum factor)f, all.k)};
         }
     }
