@@ -1,0 +1,142 @@
+/* For kernels that work on rows: views of float32 or bfloat16 tensors that are read and written
+ * eight values at a time, the sum over a block, and the exponential of kernels/cpu/cpu_vector.h
+ * with the same bits. */
+#ifndef KERNELS_CUDA_CUDA_VECTOR_CUH
+#define KERNELS_CUDA_CUDA_VECTOR_CUH
+
+#include "kernels/cuda/cuda.h"
+
+/* A tensor whose rows are read in groups of eight values. Type and alignment are the same for all
+ * threads of a launch, so branching on them costs almost nothing, and each kernel exists once. */
+struct rows8 {
+    void *data; /* NULL: there is no such tensor */
+    size_t ld;
+    bool is_f32, wide; /* wide: groups start at multiples of 16 bytes */
+};
+
+/* `step`: groups start at columns that are a sum of multiples of 8 and of `step`. */
+static inline struct rows8 rows8_of(struct mat m, size_t step)
+{
+    size_t size = m.type == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
+    size_t odd = (uintptr_t)m.data | m.ld * size | step * size;
+    return {m.data, m.ld, m.type == DTYPE_F32, odd % 16 == 0};
+}
+static inline struct rows8 rows8_vector(const float *x) /* one row of float32 */
+{
+    return rows8_of({const_cast<float *>(x), DTYPE_F32, 0}, 0);
+}
+
+/* Reads the min(have, 8) values of a row from column `col` on; the others are 0. */
+static __device__ __forceinline__ void load8(float v[8], const struct rows8 &m, size_t row,
+                                             size_t col, size_t have)
+{
+    if (m.is_f32) {
+        const float *from = static_cast<const float *>(m.data) + row * m.ld + col;
+        if (m.wide && have >= 8) {
+            float4 a = reinterpret_cast<const float4 *>(from)[0];
+            float4 b = reinterpret_cast<const float4 *>(from)[1];
+            v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+            v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+            return;
+        }
+#pragma unroll
+        for (size_t i = 0; i < 8; i++)
+            v[i] = i < have ? from[i] : 0.0f;
+        return;
+    }
+    const bf16 *from = static_cast<const bf16 *>(m.data) + row * m.ld + col;
+    if (m.wide && have >= 8) {
+        uint4 a = *reinterpret_cast<const uint4 *>(from);
+        v[0] = low_half(a.x), v[1] = high_half(a.x), v[2] = low_half(a.y), v[3] = high_half(a.y);
+        v[4] = low_half(a.z), v[5] = high_half(a.z), v[6] = low_half(a.w), v[7] = high_half(a.w);
+        return;
+    }
+#pragma unroll
+    for (size_t i = 0; i < 8; i++)
+        v[i] = i < have ? bf16_float(from[i]) : 0.0f;
+}
+
+/* Writes the first min(have, 8) values. */
+static __device__ __forceinline__ void store8(const struct rows8 &m, size_t row, size_t col,
+                                              size_t have, const float v[8])
+{
+    if (m.is_f32) {
+        float *to = static_cast<float *>(m.data) + row * m.ld + col;
+        if (m.wide && have >= 8) {
+            reinterpret_cast<float4 *>(to)[0] = {v[0], v[1], v[2], v[3]};
+            reinterpret_cast<float4 *>(to)[1] = {v[4], v[5], v[6], v[7]};
+            return;
+        }
+#pragma unroll
+        for (size_t i = 0; i < 8; i++)
+            if (i < have) to[i] = v[i];
+        return;
+    }
+    bf16 *to = static_cast<bf16 *>(m.data) + row * m.ld + col;
+    if (m.wide && have >= 8) {
+        *reinterpret_cast<uint4 *>(to) = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                          pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+        return;
+    }
+#pragma unroll
+    for (size_t i = 0; i < 8; i++)
+        if (i < have) to[i] = float_bf16(v[i]);
+}
+
+/* The sum over THREADS threads: a warp, or a whole block. All threads get the same bits. It has
+ * shared memory of its own, so a kernel may call it once. */
+template <int THREADS> static __device__ __forceinline__ float threads_sum(float v)
+{
+    v = warp_sum(v);
+    if (THREADS == 32) return v;
+    SHARED(float, part, THREADS / 32);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0.0f;
+#pragma unroll
+    for (int i = 0; i < THREADS / 32; i++)
+        v += part[i];
+    return v;
+}
+
+/* e^x with a relative error of about 1e-7 for x in [-87, 88]; 0 for smaller x. The operations and
+ * their order are those of cpu_exp(), which has the explanation. */
+static __device__ __forceinline__ float exp_f32(float x)
+{
+    float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float t = limited * 1.44269504088896341f + 12582912.0f;
+    float n = t - 12582912.0f;
+    float r = limited - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    float two = __uint_as_float((__float_as_uint(t) + 127u) << 23);
+    return x < -87.0f ? 0.0f : p * two;
+}
+
+/* The place of a thread among (rows, groups of eight columns), one group a thread. */
+enum { GROUP_THREADS = 256 };
+static __device__ __forceinline__ bool group_place(size_t *row, size_t *col, size_t rows,
+                                                   size_t cols)
+{
+    unsigned across = (unsigned)((cols + 7) / 8), i = blockIdx.x * GROUP_THREADS + threadIdx.x;
+    *row = i / across;
+    *col = (size_t)(i % across) * 8;
+    return *row < rows;
+}
+/* The grid for group_place(). A launch needs at least one block, so nothing is launched for no
+ * values. */
+static inline bool group_grid(dim3 *grid, struct backend_context *c, size_t rows, size_t cols)
+{
+    size_t groups = rows * ((cols + 7) / 8);
+    if (groups > UINT32_MAX - GROUP_THREADS)
+        cuda_fail(c, err_make(ERR_LIMIT, "cuda: %zu x %zu values in one operation", rows, cols));
+    *grid = dim3((unsigned)((groups + GROUP_THREADS - 1) / GROUP_THREADS));
+    return groups > 0 && groups <= UINT32_MAX - GROUP_THREADS;
+}
+#endif
