@@ -194,4 +194,7 @@ void cuda_attention_decode(struct backend_context *c, const struct attention_ten
  * row on; part->data is not read. */
 void cuda_dequantise(struct backend_context *c, struct mat to, const void *device_bytes,
                      const struct weight_part *part, size_t k, size_t row, size_t rows);
+/* to (rows, w->k) = rows id[0], id[1], ... of a weight with BACKEND_KEEP; id is device memory. */
+void cuda_dequantise_ids(struct backend_context *c, struct mat to, const struct backend_weight *w,
+                         const int32_t *id, size_t rows);
 #endif
