@@ -111,6 +111,17 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStre
 }
 #endif
 
+/* a b + c where bits may differ between a GPU, which rounds once and is twice as fast so, and the
+ * CPU build, which rounds twice: in attention, which is limited by arithmetic. */
+static __device__ __forceinline__ float multiply_add(float a, float b, float c)
+{
+#ifdef CUDA_ON_CPU
+    return a * b + c;
+#else
+    return __fmaf_rn(a, b, c);
+#endif
+}
+
 static __device__ __forceinline__ float low_half(unsigned pair)
 {
     return __uint_as_float(pair << 16);
