@@ -15,7 +15,7 @@ struct rows8 {
 };
 
 /* `step`: groups start at columns that are a sum of multiples of 8 and of `step`. */
-static inline struct rows8 rows8_of(struct mat m, size_t step)
+static __host__ __device__ inline struct rows8 rows8_of(struct mat m, size_t step)
 {
     size_t size = m.type == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
     size_t odd = (uintptr_t)m.data | m.ld * size | step * size;
@@ -24,6 +24,22 @@ static inline struct rows8 rows8_of(struct mat m, size_t step)
 static inline struct rows8 rows8_vector(const float *x) /* one row of float32 */
 {
     return rows8_of({const_cast<float *>(x), DTYPE_F32, 0}, 0);
+}
+
+static __device__ __forceinline__ float load1(const struct rows8 &m, size_t row, size_t col)
+{
+    size_t at = row * m.ld + col;
+    return m.is_f32 ? static_cast<const float *>(m.data)[at]
+                    : bf16_float(static_cast<const bf16 *>(m.data)[at]);
+}
+static __device__ __forceinline__ void store1(const struct rows8 &m, size_t row, size_t col,
+                                              float v)
+{
+    size_t at = row * m.ld + col;
+    if (m.is_f32)
+        static_cast<float *>(m.data)[at] = v;
+    else
+        static_cast<bf16 *>(m.data)[at] = float_bf16(v);
 }
 
 /* Reads the min(have, 8) values of a row from column `col` on; the others are 0. */
@@ -81,6 +97,25 @@ static __device__ __forceinline__ void store8(const struct rows8 &m, size_t row,
 #pragma unroll
     for (size_t i = 0; i < 8; i++)
         if (i < have) to[i] = float_bf16(v[i]);
+}
+
+/* Like store8(), of four values; `col` is a multiple of 4 where store8() expects one of 8. */
+static __device__ __forceinline__ void store4(const struct rows8 &m, size_t row, size_t col,
+                                              size_t have, const float v[4])
+{
+    if (m.wide && have >= 4) {
+        size_t at = row * m.ld + col;
+        if (m.is_f32)
+            *reinterpret_cast<float4 *>(static_cast<float *>(m.data) + at) = {v[0], v[1], v[2],
+                                                                              v[3]};
+        else
+            *reinterpret_cast<uint2 *>(static_cast<bf16 *>(m.data) + at) = {pack_bf16(v[0], v[1]),
+                                                                            pack_bf16(v[2], v[3])};
+        return;
+    }
+#pragma unroll
+    for (size_t i = 0; i < 4; i++)
+        if (i < have) store1(m, row, col + i, v[i]);
 }
 
 /* The sum over THREADS threads: a warp, or a whole block. All threads get the same bits. It has
