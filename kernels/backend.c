@@ -9,14 +9,6 @@
 
 #define LIBRARY "libfedlora_cuda.so"
 
-const char *backend_op_name(enum backend_op op)
-{
-    static const char *const name[OP_COUNT] = {"linear",    "linear.back",    "head", "low-rank",
-                                               "attention", "attention.back", "norm", "rope",
-                                               "gate",      "copy",           "adamw"};
-    return op < OP_COUNT ? name[op] : "?";
-}
-
 /* N of "cuda:N", or 0 for "cuda". */
 static bool device_number(int *out, const char *name)
 {

@@ -324,7 +324,8 @@ err backend_open(const struct backend **out, struct backend_context **c, const c
 
 /* The library exports these. The build must be equal to that of the program, because both must
  * agree on every struct of this header. */
-extern const struct backend backend_cuda;
-extern const char backend_cuda_build[];
+#define BACKEND_EXPORT __attribute__((visibility("default")))
+BACKEND_EXPORT extern const struct backend backend_cuda;
+BACKEND_EXPORT extern const char backend_cuda_build[];
 
 #endif

@@ -482,3 +482,5 @@ extern const struct backend backend_cuda = {
     .gate_back = cuda_gate_back,
     .adamw = cuda_adamw,
 };
+
+const char backend_cuda_build[] = FEDLORA_BACKEND_BUILD;
