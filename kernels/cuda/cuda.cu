@@ -153,12 +153,11 @@ static err memory_take(void *out, struct backend_context *c, size_t bytes)
     return ERR_NONE;
 }
 
+/* Through pinned memory, because the caller may change its own as soon as this returns. */
 static void copy_in(struct backend_context *c, void *to, const void *host, size_t bytes)
 {
     double since = cuda_begin(c);
-    if (bytes)
-        cuda_good(c, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, c->stream),
-                  "copying to the device");
+    cuda_send(c, to, host, bytes);
     cuda_done(c, OP_COPY, since);
 }
 
