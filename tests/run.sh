@@ -3,9 +3,9 @@
 #
 # Runs every program test_FOLDER_NAME of the preset's build folder and every script tests/e2e/NAME.sh, or with NAMEs
 # only those that have a NAME in their own. PRESET is release, sanitize, race, debug or coverage; all, the default,
-# means the first three. The preset race has only the programs that run CUDA kernels on the CPU. The tests inside a Criterion program are counted; a script or a plain program counts as one
-# test, and exit status 77 means skipped. A program may take TEST_TIMEOUT seconds (default 300, scripts 600; more
-# under the sanitizers). Any sanitizer report fails the program, leaks included; reports go to files, because Criterion
+# means the first three. The preset race has only the programs that run CUDA kernels on the CPU. The tests inside a
+# Criterion program are counted; a script or a plain program counts as one test, and exit status 77 means skipped. A
+# program may take TEST_TIMEOUT seconds (default 300, scripts 600; more under the sanitizers). Any sanitizer report fails the program, leaks included; reports go to files, because Criterion
 # hides the output of its child processes. The last line is "N passed, N failed[, N skipped]"; the status is 0 only when
 # something passed and nothing failed.
 set -uo pipefail
@@ -109,9 +109,18 @@ choose_schedule() { # PRESET NAME
   esac
 }
 
-run_criterion() { # PRESET PROGRAM
-  local preset=$1 program=$2 name status summary p f c t s since=$SECONDS
-  name=$(basename "$program")
+# Tests of the engine that name no device run a second time, with the CUDA backend on the CPU.
+takes_device() { # PRESET NAME
+  local rest=${2#test_}
+  [ -e "build/$1/libfedlora_cuda_on_cpu.so" ] && grep -qs 'support_device()' "tests/${rest%%_*}/${rest#*_}.c"
+}
+run_on_cuda() { # PRESET PROGRAM
+  FEDLORA_TEST_DEVICE=cuda FEDLORA_CUDA=$PWD/build/$1/libfedlora_cuda_on_cpu.so \
+    run_criterion "$1" "$2" "$(basename "$2") on cuda"
+}
+
+run_criterion() { # PRESET PROGRAM [NAME]
+  local preset=$1 program=$2 name=${3:-$(basename "$2")} status summary p f c t s since=$SECONDS
   local limit=${TEST_TIMEOUT:-$([ "$preset" = sanitize ] && echo 600 || echo 300)}
   bounded "$limit" "$program" --jobs 2 --verbose
   status=$?
@@ -185,7 +194,8 @@ for preset in "${presets[@]}"; do
     case "$list $preset $name" in
       yes*) echo "$preset $name" ;;
       *' test_fuzz_'* | *' test_threads_'* | 'no race '*) run_plain "$preset" "$name" "$program" ;;
-      *) run_criterion "$preset" "$program" ;;
+      *) run_criterion "$preset" "$program"
+         if takes_device "$preset" "$name"; then run_on_cuda "$preset" "$program"; fi ;;
     esac
   done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
   for script in tests/e2e/*.sh; do

@@ -40,7 +40,7 @@ static void trial_open(struct trial *s, uint64_t seed)
     memset(s, 0, sizeof *s);
     support_source(path, sizeof path, "tests/models/llama");
     ok(model_open(&s->model, path));
-    struct engine_options o = {.precision = DTYPE_F32, .threads = 1};
+    struct engine_options o = {.device = "cpu", .precision = DTYPE_F32, .threads = 1};
     ok(engine_open(&s->engine, &s->model, &o));
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
         for (int kind = 0; kind < MODULE_KINDS; kind++)

@@ -65,7 +65,8 @@ static bool golden_open(struct golden *g, const char *root, const char *name, in
     snprintf(g->dir, sizeof g->dir, "%s/%s/%s", FEDLORA_SOURCE_DIR, root, name);
     if (!file_exists(g->dir)) return false;
     OK(model_open(&g->model, g->dir));
-    struct engine_options o = {.precision = DTYPE_F32, .threads = threads};
+    struct engine_options o = {
+        .device = support_device(), .precision = DTYPE_F32, .threads = threads};
     OK(engine_open(&g->engine, &g->model, &o));
     OK(file_join(path, sizeof path, g->dir, "state.safetensors"));
     if (!file_exists(path)) OK(file_join(path, sizeof path, g->dir, "adapter"));

@@ -32,7 +32,7 @@ static void real_open(struct real *r, const char *name)
     char path[SUPPORT_PATH_BYTES], file[SUPPORT_PATH_BYTES];
     find_model(path);
     support_shared(file, sizeof file, name);
-    struct engine_options o = {.precision = DTYPE_F32, .inference = true};
+    struct engine_options o = {.device = "cpu", .precision = DTYPE_F32, .inference = true};
     ok(model_open(&r->model, path));
     ok(engine_open(&r->engine, &r->model, &o));
     ok(json_open(&r->expect, file, 1 << 20));
@@ -154,7 +154,7 @@ static void curve(double loss[CURVE], const struct model *m, const struct datase
     struct adapter ad;
     struct train_options o;
     struct train_result result;
-    struct engine_options options = {.precision = precision};
+    struct engine_options options = {.device = "cpu", .precision = precision};
     struct adapter_fresh fresh = {
         .targets = "q,k,v,o,gate,up,down", .rank = 16, .alpha = 32, .seed = 1};
     ok(engine_open(&e, m, &options));

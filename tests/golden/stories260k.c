@@ -37,8 +37,9 @@ static void stories_open(struct stories *s)
     if (WIFEXITED(status) && WEXITSTATUS(status) == 127) cr_skip_test("no python3");
     cr_assert_eq(status, 0, "%s", command);
     ok(model_open(&s->model, s->dir));
-    ok(engine_open(&s->engine, &s->model,
-                   &(struct engine_options){.precision = DTYPE_F32, .threads = 1}));
+    ok(engine_open(
+        &s->engine, &s->model,
+        &(struct engine_options){.device = "cpu", .precision = DTYPE_F32, .threads = 1}));
     ok(tokenizer_open(&s->tokenizer, s->dir));
 }
 

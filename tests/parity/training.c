@@ -30,7 +30,8 @@ static void setup_open(struct setup *s, const char *name, enum dtype precision, 
     snprintf(full, sizeof full, "tests/models/%s", name);
     support_source(path, sizeof path, full);
     ok(model_open(&s->model, path));
-    struct engine_options o = {.precision = precision, .threads = threads};
+    struct engine_options o = {
+        .device = support_device(), .precision = precision, .threads = threads};
     ok(engine_open(&s->engine, &s->model, &o));
     struct rng rng;
     rng_init(&rng, "test", 1, "rows", 0);

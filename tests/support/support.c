@@ -87,3 +87,9 @@ double support_distance_max(const float *got, const float *want, size_t n)
     if (largest == 0) return difference == 0 ? 0 : INFINITY;
     return difference / largest;
 }
+
+const char *support_device(void)
+{
+    const char *asked = getenv("FEDLORA_TEST_DEVICE");
+    return asked ? asked : "cpu";
+}

@@ -44,8 +44,9 @@ static void bench_open(struct bench *b)
     for (int i = 0; i < MEMBERS; i++)
         snprintf(b->update[i], sizeof b->update[i], "%s/update%d", dir, i);
     OK(model_open(&b->model, BASE));
-    OK(engine_open(&b->engine, &b->model,
-                   &(struct engine_options){.precision = DTYPE_F32, .threads = 1}));
+    OK(engine_open(
+        &b->engine, &b->model,
+        &(struct engine_options){.device = "cpu", .precision = DTYPE_F32, .threads = 1}));
     for (int i = 0; i < MODULES; i++) {
         model_module_name(name[i], 0, kinds[i]);
         module[i].name = name[i];

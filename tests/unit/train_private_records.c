@@ -114,7 +114,7 @@ static void check_neighbours(enum dtype precision, double most)
     struct setup s;
     setup_open(&s, ADAPTER_A | ADAPTER_B);
     engine_close(s.engine);
-    struct engine_options o = {.precision = precision, .threads = 2};
+    struct engine_options o = {.device = support_device(), .precision = precision, .threads = 2};
     ok(engine_open(&s.engine, &s.model, &o));
     size_t n = s.adapter.value_count;
     float *alone = malloc(n * sizeof *alone), *each = malloc(ROWS * n * sizeof *each);
