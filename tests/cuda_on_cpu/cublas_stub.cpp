@@ -420,7 +420,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     shim_device_range("B", b, bytes_of(b_layout));
     shim_device_range("D", d, bytes_of(d_layout));
     if (other != 0) shim_device_range("C", c, bytes_of(c_layout));
-    shim_device_range("workspace", workspace, workspace_bytes);
+    shim_workspace(workspace, workspace_bytes);
     if (overlap(d, bytes_of(d_layout), a, bytes_of(a_layout)) ||
         overlap(d, bytes_of(d_layout), b, bytes_of(b_layout)))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "D lies over A or B");

@@ -89,7 +89,7 @@ cudaError_t shim_enqueue(cudaStream_t s, const char *name, enum shim_kind kind,
                          std::function<void()> work);
 /* Fails unless [p, p + bytes) lies in one allocation of a device. */
 void shim_device_range(const char *what, const void *p, size_t bytes);
-bool shim_capturing(cudaStream_t s);
+void shim_workspace(void *p, size_t bytes); /* the same, and kernels do not use it */
 
 #define __syncthreads() ((void)shim_syncthreads(false, SHIM_SITE))
 #define __syncthreads_count(p) ((int)shim_syncthreads((p) != 0, SHIM_SITE))

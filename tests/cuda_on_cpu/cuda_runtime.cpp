@@ -1,272 +1,111 @@
-/* The runtime: devices, memory, streams, events, graphs, injected faults and counters.
- * One lock covers everything, because kernels run on the thread that waits and share the globals of
- * the scheduler. */
-#include "cuda_on_cpu.h"
-#include "shim.h"
+/* Devices, memory, injected faults and counters of the runtime. */
+#include "cuda_state.h"
 
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
-#include <deque>
-#include <map>
-#include <mutex>
-#include <set>
-#include <string>
-#include <vector>
 #ifdef SHIM_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
 
-struct shim_schedule shim_schedule_now();
-void shim_statistics(uint64_t *threads, uint64_t *switched, bool reset);
+using namespace shim;
 
-namespace
-{
-enum { DEVICES = 2, BEYOND = 256 };
-/* Bytes of an allocation with those behind its end, which are NaNs, and must stay so. */
-size_t room_of(size_t bytes)
-{
-    return (bytes + 255) / 256 * 256 + BEYOND;
-}
-struct work {
-    const char *name;
-    enum shim_kind kind;
-    std::function<void()> run;
-};
-} // namespace
+shim::state shim::all;
+thread_local cudaError_t shim::last;
+thread_local int shim::device_now;
+thread_local shim_graph *shim::capturing;
 
-struct shim_graph {
-    std::vector<work> list;
-    std::vector<shim_stream *> streams; /* that capture into it, the first began */
-    bool invalid;
-};
-struct shim_graph_exec {
-    std::vector<work> list;
-};
-struct shim_stream {
-    int device;
-    shim_graph *capture;
-    std::deque<work> queue;
-    uint64_t queued, done;
-};
-struct shim_event {
-    shim_stream *stream;
-    uint64_t at;       /* complete when the stream has done so much */
-    shim_graph *graph; /* recorded in a capture */
-    double seconds;
-};
-
-namespace
-{
-std::recursive_mutex lock;
-struct device {
-    size_t total = (size_t)8 << 30, used = 0;
-    std::map<char *, size_t> blocks;
-    std::set<shim_stream *> streams;
-} devices[DEVICES];
-std::map<char *, size_t> pinned;
-struct shim_counts counts;
-uint64_t fault_left[SHIM_FAULTS]; /* 0: none; 1: the next call fails */
-bool verify, configured;
-int device_count = DEVICES;
-cudaError_t broken;            /* what a failed kernel leaves; every later call returns it */
-thread_local cudaError_t last; /* of this thread */
-thread_local int device_now;
-thread_local shim_graph *capturing; /* begun by this thread */
-
-void configure_fault(const char *text)
+static void configure_fault(const char *text)
 {
     static const char *const name[] = {"malloc", "copy", "launch", "kernel"};
     for (unsigned i = 0; i < SHIM_FAULTS; i++) {
         const char *found = strstr(text, name[i]);
         if (found && found[strlen(name[i])] == ':')
-            fault_left[i] = strtoull(found + strlen(name[i]) + 1, nullptr, 10);
+            all.fault_left[i] = strtoull(found + strlen(name[i]) + 1, nullptr, 10);
     }
 }
-void configure() /* from the environment, once */
+static bool configure()
 {
-    if (configured) return;
-    configured = true;
     const char *v;
     if ((v = getenv("SHIM_SCHEDULE"))) shim_schedule_number((unsigned)strtoul(v, nullptr, 10));
-    if ((v = getenv("SHIM_VERIFY"))) verify = *v == '1';
+    if ((v = getenv("SHIM_VERIFY"))) all.verify = *v == '1';
     if ((v = getenv("SHIM_FAULT"))) configure_fault(v);
-    if ((v = getenv("SHIM_DEVICES"))) device_count = (int)strtol(v, nullptr, 10);
+    if ((v = getenv("SHIM_DEVICES"))) all.device_count = (int)strtol(v, nullptr, 10);
     if ((v = getenv("SHIM_PRODUCTS"))) shim_products((unsigned)strtoul(v, nullptr, 10));
     if ((v = getenv("SHIM_MEMORY")))
-        for (device &d : devices)
+        for (device &d : all.devices)
             d.total = strtoull(v, nullptr, 10);
+    return true;
 }
-bool fault(enum shim_fault kind)
+static const bool configured __attribute__((unused)) = configure(); /* before main() */
+
+bool shim::fault(enum shim_fault kind)
 {
-    return fault_left[kind] && --fault_left[kind] == 0;
+    return all.fault_left[kind] && --all.fault_left[kind] == 0;
 }
-cudaError_t done(cudaError_t e)
+cudaError_t shim::done(cudaError_t e)
 {
     if (e != cudaSuccess) last = e;
     return e;
 }
 
-/* Each call begins with one: it takes the lock, and `refused` says whether the call must fail. */
-struct call {
-    std::lock_guard<std::recursive_mutex> guard;
-    cudaError_t refused;
-    explicit call(bool forbidden_in_capture = false) : guard(lock), refused(cudaSuccess)
-    {
-        configure();
-        if (device_count <= 0)
-            refused = device_count ? cudaErrorInsufficientDriver : cudaErrorNoDevice;
-        else if (broken != cudaSuccess)
-            refused = broken;
-        else if (forbidden_in_capture && capturing) {
-            capturing->invalid = true;
-            refused = cudaErrorStreamCaptureUnsupported;
-        }
-        if (refused != cudaSuccess) last = refused;
-    }
-};
-#define CALL(...)                                                                                  \
-    call call_{__VA_ARGS__};                                                                       \
-    if (call_.refused != cudaSuccess) return call_.refused
-
-/* Lets kernels, or with `on` only themselves, touch a device's memory. */
-void shield(device *d, bool on)
+shim::call::call(bool not_in_capture) : held(all.lock), refused(cudaSuccess)
 {
-#ifdef SHIM_ASAN
-    for (auto &b : d->blocks)
-        if (on)
-            __asan_poison_memory_region(b.first, b.second);
-        else
-            __asan_unpoison_memory_region(b.first, b.second);
-#endif
-    (void)d, (void)on;
+    if (all.device_count <= 0)
+        refused = all.device_count ? cudaErrorInsufficientDriver : cudaErrorNoDevice;
+    else if (all.broken != cudaSuccess)
+        refused = all.broken;
+    else if (not_in_capture && capturing) {
+        capturing->invalid = true;
+        refused = cudaErrorStreamCaptureUnsupported;
+    }
+    if (refused != cudaSuccess) last = refused;
 }
 
-/* The allocation of the map that holds p, or end(). */
-std::map<char *, size_t>::iterator holder(std::map<char *, size_t> *map, const void *p)
+size_t shim::room_of(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256 + BEYOND;
+}
+
+/* Of one map: the allocation that holds p, or end(). */
+static allocations::iterator holder(allocations *map, const void *p)
 {
     char *c = static_cast<char *>(const_cast<void *>(p));
     auto after = map->upper_bound(c);
     if (after == map->begin()) return map->end();
     auto found = std::prev(after);
-    return c < found->first + found->second ? found : map->end();
+    return c < found->first + found->second.bytes ? found : map->end();
 }
-bool on_device(const void *p)
+static bool on_device(const void *p)
 {
-    for (device &d : devices)
-        if (holder(&d.blocks, p) != d.blocks.end()) return true;
-    return false;
+    return inside(p, 0);
 }
-bool inside(const void *p, size_t bytes)
+bool shim::inside(const void *p, size_t bytes, allocation **found)
 {
-    for (device &d : devices) {
+    for (device &d : all.devices) {
         auto b = holder(&d.blocks, p);
-        if (b != d.blocks.end())
-            return bytes <= b->second - (size_t)(static_cast<const char *>(p) - b->first);
+        if (b == d.blocks.end()) continue;
+        if (found) *found = &b->second;
+        return bytes <= b->second.bytes - (size_t)(static_cast<const char *>(p) - b->first);
     }
     return false;
 }
 
-void check_beyond(const char *name, char *p, size_t bytes)
+void shim::memory_open(device *d)
 {
-    size_t room = room_of(bytes);
 #ifdef SHIM_ASAN
-    __asan_unpoison_memory_region(p + bytes, room - bytes);
-#endif
-    for (size_t i = bytes; i < room; i++)
-        if (p[i] != -1)
-            shim_fail("%s wrote %zu bytes beyond an allocation of %zu", name, i - bytes, bytes);
-#ifdef SHIM_ASAN
-    __asan_poison_memory_region(p + bytes, room - bytes);
-#endif
-}
-
-/* From the same device memory under all schedules; the bits left must be equal. */
-void run_verified(device *d, work *w)
-{
-    std::vector<std::string> before, first;
     for (auto &b : d->blocks)
-        before.emplace_back(b.first, b.second);
-    struct shim_schedule chosen = shim_schedule_now();
-    for (unsigned k = 0; k < SHIM_SCHEDULES; k++) {
-        size_t i = 0;
-        if (k)
-            for (auto &b : d->blocks)
-                memcpy(b.first, before[i++].data(), b.second);
-        shim_schedule_number(k);
-        w->run();
-        i = 0;
-        for (auto &b : d->blocks) {
-            if (k == 0)
-                first.emplace_back(b.first, b.second);
-            else if (memcmp(b.first, first[i].data(), b.second)) {
-                size_t at = 0;
-                while (b.first[at] == first[i][at])
-                    at++;
-                fprintf(stderr,
-                        "cuda_on_cpu: %s: schedule %u leaves other bits than schedule 0, "
-                        "at byte %zu of an allocation of %zu bytes\n",
-                        w->name, k, at, b.second);
-                abort();
-            }
-            i++;
-        }
-    }
-    shim_schedule_set(chosen);
+        __asan_unpoison_memory_region(b.first, b.second.bytes);
+#endif
+    (void)d;
 }
-
-void run_until(shim_stream *s, uint64_t end)
+void shim::memory_close(device *d)
 {
-    device *d = &devices[s->device];
-    shield(d, false);
-    while (s->done < end) {
-        work w = std::move(s->queue.front());
-        s->queue.pop_front();
-        s->done++;
-        if (broken != cudaSuccess) continue; /* CUDA drops what follows a fault */
-        if (w.kind == SHIM_KERNEL && fault(SHIM_FAULT_KERNEL)) {
-            broken = last = cudaErrorIllegalAddress;
-            continue;
-        }
-        counts.kernels += w.kind == SHIM_KERNEL;
-        if (w.kind == SHIM_KERNEL && verify)
-            run_verified(d, &w);
-        else
-            w.run();
-        for (auto &b : d->blocks)
-            check_beyond(w.name, b.first, b.second);
-    }
-    shield(d, true);
+#ifdef SHIM_ASAN
+    for (auto &b : d->blocks)
+        __asan_poison_memory_region(b.first, b.second.bytes);
+#endif
+    (void)d;
 }
-void push(shim_stream *s, work w)
-{
-    if (s->capture)
-        s->capture->list.push_back(std::move(w));
-    else {
-        s->queue.push_back(std::move(w));
-        s->queued++;
-    }
-}
-cudaError_t wait(shim_stream *s)
-{
-    counts.waits++;
-    run_until(s, s->queued);
-    return done(broken);
-}
-cudaError_t wait_all(int number)
-{
-    for (shim_stream *s : devices[number].streams)
-        run_until(s, s->queued);
-    counts.waits++;
-    return done(broken);
-}
-double seconds()
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-} // namespace
 
 /* ---- Controls. */
 void shim_schedule_number(unsigned k)
@@ -275,79 +114,64 @@ void shim_schedule_number(unsigned k)
 }
 void shim_verify(bool on)
 {
-    verify = on;
+    all.verify = on;
 }
 void shim_fault_at(enum shim_fault kind, uint64_t n)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    configure();
-    fault_left[kind] = n;
+    guard held(all.lock);
+    all.fault_left[kind] = n;
 }
 void shim_fault_clear(void)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    memset(fault_left, 0, sizeof fault_left);
-    broken = last = cudaSuccess;
+    guard held(all.lock);
+    memset(all.fault_left, 0, sizeof all.fault_left);
+    all.broken = last = cudaSuccess;
 }
 void shim_memory_set(int number, size_t bytes)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    configure();
-    devices[number].total = bytes;
+    guard held(all.lock);
+    all.devices[number].total = bytes;
 }
 void shim_devices_set(int count)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    configure();
-    device_count = count;
+    guard held(all.lock);
+    all.device_count = count;
 }
 size_t shim_memory_used(int number)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    return devices[number].used;
+    guard held(all.lock);
+    return all.devices[number].used;
 }
 void shim_counts_get(struct shim_counts *out)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    *out = counts;
+    guard held(all.lock);
+    *out = all.counts;
     shim_statistics(&out->threads, &out->switches, false);
 }
 void shim_counts_reset(void)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    counts = {};
+    guard held(all.lock);
+    all.counts = {};
     uint64_t unused;
     shim_statistics(&unused, &unused, true);
 }
 
-/* ---- What launches, and the stub of cuBLASLt, call. */
-cudaError_t shim_enqueue(cudaStream_t s, const char *name, enum shim_kind kind,
-                         std::function<void()> w)
+static allocation *must_be_inside(const char *what, const void *p, size_t bytes)
 {
-    CALL();
-    if (!s) shim_fail("%s: no stream given; the default stream is not for us", name);
-    if (s->device != device_now && kind == SHIM_KERNEL) return done(cudaErrorInvalidResourceHandle);
-    counts.launches += kind == SHIM_KERNEL;
-    counts.products += kind == SHIM_PRODUCT;
-    counts.copies += kind == SHIM_COPY;
-    counts.memsets += kind == SHIM_MEMSET;
-    if (kind == SHIM_KERNEL && fault(SHIM_FAULT_LAUNCH)) return done(cudaErrorLaunchOutOfResources);
-    if ((kind == SHIM_COPY || kind == SHIM_MEMSET) && fault(SHIM_FAULT_COPY))
-        return done(cudaErrorInvalidValue);
-    push(s, {name, kind, std::move(w)});
-    return cudaSuccess;
+    allocation *found;
+    guard held(all.lock);
+    if (!inside(p, bytes, &found))
+        shim_fail("%s: %zu bytes at %p are not in one allocation of a device", what, bytes, p);
+    return found;
 }
 void shim_device_range(const char *what, const void *p, size_t bytes)
 {
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    if (!inside(p, bytes))
-        shim_fail("%s: %zu bytes at %p are not in one allocation of a device", what, bytes, p);
+    must_be_inside(what, p, bytes);
 }
-bool shim_capturing(cudaStream_t s)
+void shim_workspace(void *p, size_t bytes)
 {
-    return s->capture != nullptr;
+    must_be_inside("workspace", p, bytes)->workspace = true;
 }
-
 /* ---- Errors. */
 static const struct {
     cudaError_t e;
@@ -388,7 +212,7 @@ const char *cudaGetErrorString(cudaError_t e)
 cudaError_t cudaGetLastError()
 {
     cudaError_t e = last;
-    last = broken;
+    last = all.broken;
     return e;
 }
 cudaError_t cudaPeekAtLastError()
@@ -401,12 +225,12 @@ cudaError_t cudaGetDeviceCount(int *count)
 {
     *count = 0;
     CALL();
-    *count = device_count < DEVICES ? device_count : (int)DEVICES;
+    *count = all.device_count < DEVICES ? all.device_count : (int)DEVICES;
     return cudaSuccess;
 }
 static bool is_device(int number)
 {
-    return number >= 0 && number < device_count && number < DEVICES;
+    return number >= 0 && number < all.device_count && number < DEVICES;
 }
 cudaError_t cudaSetDevice(int number)
 {
@@ -427,7 +251,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int number)
     if (!is_device(number)) return done(cudaErrorInvalidDevice);
     *out = {};
     snprintf(out->name, sizeof out->name, "CPU shim");
-    out->totalGlobalMem = devices[number].total;
+    out->totalGlobalMem = all.devices[number].total;
     out->sharedMemPerBlock = 48 << 10;
     out->sharedMemPerBlockOptin = 227 << 10;
     out->major = 9;
@@ -478,8 +302,7 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned)
 }
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    configure();
-    *version = device_count < 0 ? 11000 : 13000;
+    *version = all.device_count < 0 ? 11000 : 13000;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *version)
@@ -492,9 +315,9 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     CALL(true);
-    device *d = &devices[device_now];
+    device *d = &all.devices[device_now];
     size_t room = room_of(bytes);
-    counts.allocations++;
+    all.counts.allocations++;
     if (fault(SHIM_FAULT_MALLOC) || room < bytes || room > d->total - std::min(d->used, d->total))
         return done(cudaErrorMemoryAllocation);
     char *p = bytes ? static_cast<char *>(aligned_alloc(256, room)) : nullptr;
@@ -504,7 +327,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 #ifdef SHIM_ASAN
         __asan_poison_memory_region(p, room);
 #endif
-        d->blocks[p] = bytes;
+        d->blocks[p] = {bytes, false};
         d->used += room;
     }
     *out = p;
@@ -513,18 +336,18 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 cudaError_t cudaFree(void *p)
 {
     CALL(true);
-    counts.allocations++;
+    all.counts.allocations++;
     if (!p) return cudaSuccess;
     for (int i = 0; i < DEVICES; i++) {
-        auto found = devices[i].blocks.find(static_cast<char *>(p));
-        if (found == devices[i].blocks.end()) continue;
+        auto found = all.devices[i].blocks.find(static_cast<char *>(p));
+        if (found == all.devices[i].blocks.end()) continue;
         wait_all(i);
-        size_t room = room_of(found->second);
+        size_t room = room_of(found->second.bytes);
 #ifdef SHIM_ASAN
         __asan_unpoison_memory_region(p, room);
 #endif
-        devices[i].used -= room;
-        devices[i].blocks.erase(found);
+        all.devices[i].used -= room;
+        all.devices[i].blocks.erase(found);
         free(p);
         return cudaSuccess;
     }
@@ -533,7 +356,7 @@ cudaError_t cudaFree(void *p)
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 {
     CALL();
-    device *d = &devices[device_now];
+    device *d = &all.devices[device_now];
     *total = d->total;
     *available = d->total - std::min(d->used, d->total);
     return cudaSuccess;
@@ -544,7 +367,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned)
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!p) return done(cudaErrorMemoryAllocation);
     memset(p, 0xff, bytes);
-    pinned[static_cast<char *>(p)] = bytes;
+    all.pinned[static_cast<char *>(p)] = {bytes, false};
     *out = p;
     return cudaSuccess;
 }
@@ -557,22 +380,22 @@ cudaError_t cudaFreeHost(void *p)
 cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned)
 {
     CALL(true);
-    pinned[static_cast<char *>(p)] = bytes;
+    all.pinned[static_cast<char *>(p)] = {bytes, false};
     return cudaSuccess;
 }
 cudaError_t cudaHostUnregister(void *p)
 {
     CALL(true);
     wait_all(device_now);
-    return done(pinned.erase(static_cast<char *>(p)) ? cudaSuccess : cudaErrorInvalidValue);
+    return done(all.pinned.erase(static_cast<char *>(p)) ? cudaSuccess : cudaErrorInvalidValue);
 }
 
-/* One side of a copy: inside device memory, or host memory, which a capture wants pinned. */
+/* One side of a copy: inside device memory, or host memory, which a capture wants all.pinned. */
 static cudaError_t check_side(const void *p, size_t bytes, bool device_side, shim_stream *s)
 {
     if (device_side) return inside(p, bytes) ? cudaSuccess : cudaErrorInvalidValue;
     if (on_device(p)) return cudaErrorInvalidValue;
-    if (!s->capture || holder(&pinned, p) != pinned.end()) return cudaSuccess;
+    if (!s->capture || holder(&all.pinned, p) != all.pinned.end()) return cudaSuccess;
     s->capture->invalid = true;
     return cudaErrorStreamCaptureUnsupported;
 }
@@ -609,11 +432,11 @@ cudaError_t cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int f
     if (!is_device(to_device) || !is_device(from_device)) return done(cudaErrorInvalidDevice);
     if (!inside(to, n) || !inside(from, n)) return done(cudaErrorInvalidValue);
     return shim_enqueue(s, "peer copy", SHIM_COPY, [=] {
-        shield(&devices[to_device], false);
-        shield(&devices[from_device], false);
+        memory_open(&all.devices[to_device]);
+        memory_open(&all.devices[from_device]);
         memcpy(to, from, n);
         for (int i : {to_device, from_device})
-            if (i != s->device) shield(&devices[i], true);
+            if (i != s->device) memory_close(&all.devices[i]);
     });
 }
 cudaError_t cudaMemset2DAsync(void *p, size_t pitch, int value, size_t width, size_t height,
@@ -652,182 +475,4 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind
 cudaError_t cudaMemset(void *p, int value, size_t n)
 {
     return on_own_stream([=](cudaStream_t s) { return cudaMemsetAsync(p, value, n, s); });
-}
-
-/* ---- Streams and events. */
-cudaError_t cudaStreamCreate(cudaStream_t *out)
-{
-    CALL();
-    shim_stream *s = new shim_stream{};
-    s->device = device_now;
-    devices[device_now].streams.insert(s);
-    *out = s;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
-{
-    return cudaStreamCreate(out);
-}
-cudaError_t cudaStreamDestroy(cudaStream_t s)
-{
-    std::lock_guard<std::recursive_mutex> guard(lock); /* also after a fault */
-    if (!s) return cudaErrorInvalidResourceHandle;
-    run_until(s, s->queued);
-    devices[s->device].streams.erase(s);
-    delete s;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t s)
-{
-    CALL();
-    if (!s->capture) return wait(s);
-    s->capture->invalid = true;
-    return done(cudaErrorStreamCaptureUnsupported);
-}
-cudaError_t cudaStreamQuery(cudaStream_t s)
-{
-    CALL();
-    if (s->done == s->queued) return cudaSuccess;
-    run_until(s, s->done + 1);
-    return broken != cudaSuccess ? done(broken) : cudaErrorNotReady;
-}
-cudaError_t cudaLaunchHostFunc(cudaStream_t s, void (*function)(void *), void *user)
-{
-    return shim_enqueue(s, "host function", SHIM_HOST, [=] { function(user); });
-}
-cudaError_t cudaEventCreate(cudaEvent_t *e)
-{
-    CALL();
-    *e = new shim_event{};
-    return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
-{
-    return cudaEventCreate(e);
-}
-cudaError_t cudaEventDestroy(cudaEvent_t e)
-{
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    if (e && e->stream) run_until(e->stream, e->at);
-    delete e;
-    return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
-{
-    CALL();
-    e->graph = s->capture;
-    if (s->capture) return cudaSuccess; /* the list of a graph has one order */
-    push(s, {"event", SHIM_HOST, [=] { e->seconds = seconds(); }});
-    e->stream = s;
-    e->at = s->queued;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
-{
-    CALL();
-    if (e->graph && !s->capture) { /* the stream joins the capture */
-        s->capture = e->graph;
-        e->graph->streams.push_back(s);
-    } else if (!e->graph && e->stream) {
-        shim_stream *other = e->stream;
-        uint64_t at = e->at;
-        push(s, {"wait", SHIM_HOST, [=] {
-                     run_until(other, at);
-                     shield(&devices[s->device], false);
-                 }});
-    }
-    return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t e)
-{
-    CALL();
-    if (e->stream && e->stream->done < e->at) {
-        run_until(e->stream, e->stream->done + 1);
-        return broken != cudaSuccess ? done(broken) : cudaErrorNotReady;
-    }
-    return cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t e)
-{
-    CALL();
-    counts.waits++;
-    if (e->stream) run_until(e->stream, e->at);
-    return done(broken);
-}
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
-{
-    CALL();
-    for (cudaEvent_t e : {from, to}) {
-        if (!e->stream) return done(cudaErrorInvalidResourceHandle);
-        if (e->stream->done < e->at) return cudaErrorNotReady;
-    }
-    *ms = (float)(1e3 * (to->seconds - from->seconds));
-    return cudaSuccess;
-}
-
-/* ---- Graphs. */
-cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode)
-{
-    CALL();
-    if (s->capture) return done(cudaErrorStreamCaptureUnsupported);
-    s->capture = new shim_graph{};
-    s->capture->streams.push_back(s);
-    if (mode != cudaStreamCaptureModeRelaxed) capturing = s->capture;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out)
-{
-    std::lock_guard<std::recursive_mutex> guard(lock);
-    shim_graph *g = s->capture;
-    *out = nullptr;
-    if (!g || g->streams[0] != s) return done(cudaErrorInvalidValue);
-    for (shim_stream *each : g->streams)
-        each->capture = nullptr;
-    if (capturing == g) capturing = nullptr;
-    if (g->invalid || broken != cudaSuccess) {
-        delete g;
-        return done(broken != cudaSuccess ? broken : cudaErrorStreamCaptureInvalidated);
-    }
-    *out = g;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus *status)
-{
-    CALL();
-    *status = !s->capture           ? cudaStreamCaptureStatusNone
-              : s->capture->invalid ? cudaStreamCaptureStatusInvalidated
-                                    : cudaStreamCaptureStatusActive;
-    return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long)
-{
-    CALL();
-    if (!g) return done(cudaErrorInvalidValue);
-    *e = new shim_graph_exec{g->list};
-    return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s)
-{
-    CALL();
-    counts.graphs++;
-    if (fault(SHIM_FAULT_LAUNCH)) return done(cudaErrorLaunchOutOfResources);
-    for (const work &w : e->list)
-        push(s, w);
-    return cudaSuccess;
-}
-cudaError_t cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *, size_t *count)
-{
-    CALL();
-    *count = g->list.size();
-    return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
-{
-    delete e;
-    return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t g)
-{
-    delete g;
-    return cudaSuccess;
 }
