@@ -149,8 +149,8 @@ bool cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
 void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                     const struct backend_weight *w, struct backend_batch *b, size_t first,
                     size_t rows);
-enum { CUDA_SUM_PARTS = 512, CUDA_SUMS = CUDA_SUM_PARTS + 1 };
-void cuda_adamw(struct backend_context *c, double *squares, const struct optimizer *o,
+enum { CUDA_SUM_PARTS = 512, CUDA_SUMS = 2 * CUDA_SUM_PARTS + 2 };
+void cuda_adamw(struct backend_context *c, double norm2[2], const struct optimizer *o,
                 const struct adamw *a);
 
 /* ---- cuda_norm.cu */

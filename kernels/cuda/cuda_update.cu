@@ -8,9 +8,9 @@ enum { UPDATE_THREADS = 256, UPDATE_BLOCKS = 1024 };
 
 struct update_args {
     struct optimizer o;
-    double *sums; /* (CUDA_SUMS) the parts, and the whole */
-    double clip;
-    float prox, rate, root, keep, beta1, beta2, one1, one2, eps;
+    double *sums; /* (CUDA_SUMS) the parts of both sums, and the two sums */
+    double clip, prox;
+    float rate, root, keep, beta1, beta2, one1, one2, eps;
 };
 
 static __device__ __forceinline__ double block_sum(double v)
@@ -22,25 +22,41 @@ static __device__ __forceinline__ double block_sum(double v)
     v = 0.0;
     for (unsigned i = 0; i < UPDATE_THREADS / 32; i++)
         v += part[i];
+    __syncthreads(); /* the next call writes there */
     return v;
 }
 
-/* Adds the proximal term to the gradient, and sums the squares in float64. */
+/* Adds the proximal term to the gradient. Sums the squares of the gradient, and of the distance from
+ * the start, in float64. */
 __global__ void __launch_bounds__(UPDATE_THREADS) squares_kernel(struct update_args a)
 {
     size_t n = a.o.n, share = (n + CUDA_SUM_PARTS - 1) / CUDA_SUM_PARTS;
     size_t begin = blockIdx.x * share, end = begin + share < n ? begin + share : n;
-    double sum = 0.0;
+    double sum = 0.0, distance = 0.0;
     for (size_t i = begin + threadIdx.x; i < end; i += UPDATE_THREADS) {
         float g = a.o.gradient[i];
-        if (a.prox != 0.0f) {
-            g = g + a.prox * (a.o.value[i] - a.o.start[i]);
+        if (a.prox != 0.0) {
+            double away = (double)a.o.value[i] - (double)a.o.start[i];
+            distance += away * away;
+            g = g + (float)(a.prox * away);
             a.o.gradient[i] = g;
         }
         sum += (double)g * (double)g;
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) a.sums[blockIdx.x] = sum;
+    if (a.prox == 0.0) return;
+    distance = block_sum(distance);
+    if (threadIdx.x == 0) a.sums[CUDA_SUM_PARTS + blockIdx.x] = distance;
+}
+
+/* The sum of all parts, by all threads of a block. */
+static __device__ double sum_parts(const double *part)
+{
+    double sum = 0.0;
+    for (unsigned i = threadIdx.x; i < CUDA_SUM_PARTS; i += UPDATE_THREADS)
+        sum += part[i];
+    return block_sum(sum);
 }
 
 /* The order of operations of PyTorch, so results agree: weight decay, moments, then
@@ -50,11 +66,12 @@ __global__ void __launch_bounds__(UPDATE_THREADS) squares_kernel(struct update_a
  * Each block adds the parts of the sum by itself. */
 __global__ void __launch_bounds__(UPDATE_THREADS) adamw_kernel(struct update_args a)
 {
-    double squares = 0.0;
-    for (unsigned i = threadIdx.x; i < CUDA_SUM_PARTS; i += UPDATE_THREADS)
-        squares += a.sums[i];
-    squares = block_sum(squares);
-    if (blockIdx.x == 0 && threadIdx.x == 0) a.sums[CUDA_SUM_PARTS] = squares;
+    double squares = sum_parts(a.sums);
+    if (blockIdx.x == 0) {
+        double distance = a.prox != 0.0 ? sum_parts(a.sums + CUDA_SUM_PARTS) : 0.0;
+        if (threadIdx.x == 0) a.sums[2 * CUDA_SUM_PARTS] = squares;
+        if (threadIdx.x == 0) a.sums[2 * CUDA_SUM_PARTS + 1] = distance;
+    }
     if (!(squares - squares == 0.0)) return; /* not finite */
     double coefficient = a.clip > 0.0 ? a.clip / (sqrt(squares) + 1e-6) : 1.0;
     float scale = (float)(coefficient < 1.0 ? coefficient : 1.0);
@@ -69,7 +86,7 @@ __global__ void __launch_bounds__(UPDATE_THREADS) adamw_kernel(struct update_arg
     }
 }
 
-void cuda_adamw(struct backend_context *c, double *squares, const struct optimizer *o,
+void cuda_adamw(struct backend_context *c, double norm2[2], const struct optimizer *o,
                 const struct adamw *a)
 {
     double since = cuda_begin(c);
@@ -79,7 +96,7 @@ void cuda_adamw(struct backend_context *c, double *squares, const struct optimiz
     u.o = *o;
     u.sums = c->sums;
     u.clip = a->clip;
-    u.prox = o->start ? (float)o->prox : 0.0f;
+    u.prox = o->start ? o->prox : 0.0;
     u.rate = (float)(a->lr / bias1);
     u.root = (float)sqrt(bias2);
     u.keep = (float)(1.0 - a->lr * a->weight_decay);
@@ -92,6 +109,6 @@ void cuda_adamw(struct backend_context *c, double *squares, const struct optimiz
     blocks = blocks < 1 ? 1 : blocks < UPDATE_BLOCKS ? blocks : (size_t)UPDATE_BLOCKS;
     launch(squares_kernel, dim3(CUDA_SUM_PARTS), dim3(UPDATE_THREADS), 0, c->stream, u);
     launch(adamw_kernel, dim3((unsigned)blocks), dim3(UPDATE_THREADS), 0, c->stream, u);
-    cuda_receive(c, squares, c->sums + CUDA_SUM_PARTS, sizeof *squares);
+    cuda_receive(c, norm2, c->sums + 2 * CUDA_SUM_PARTS, 2 * sizeof *norm2);
     cuda_done(c, OP_ADAMW, since);
 }
