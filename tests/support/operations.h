@@ -19,7 +19,6 @@
 
 /* SMALL: kernels run on emulated threads, about a thousand times slower than on a GPU. */
 #ifdef OPERATIONS_CUDA
-extern const struct backend backend_cuda;
 static const struct backend *const be = &backend_cuda;
 enum { SMALL = 1 };
 static inline bool can_bf16(void)
