@@ -67,10 +67,13 @@ void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight 
 void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
                       const struct backend_weight *w, size_t slice, const struct linear_rows *r);
 /* The same inside a parallel region, on the calling thread and with at most CPU_SHARE rows. Call
- * cpu_slice_prepare() with the same shape before the region. cpu_slice_run() returns false if
- * oneDNN failed. */
+ * cpu_slice_prepare() with the same shape before the region. All threads call cpu_slice_make() for
+ * one slice after the other, and cpu_slice_run() for a slice between its make and the next one.
+ * cpu_slice_run() returns false if oneDNN failed. */
 void cpu_slice_prepare(struct backend_context *c, struct mat y, struct mat x,
                        const struct backend_weight *w, size_t slice, const struct linear_rows *r);
+void cpu_slice_make(const struct backend_context *c, const struct backend_weight *w, size_t slice,
+                    bool back);
 bool cpu_slice_run(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, size_t slice, const struct linear_rows *r);
 

@@ -181,24 +181,30 @@ static void finish_share(const struct head *h, size_t share, bool back)
 }
 
 /* The whole forward pass of all shares comes before the first backward product, because the final
- * sum and power of a row are needed there. Threads never exchange data. */
+ * sum and power of a row are needed there. Threads share only the operands that they make together,
+ * so all of them run through all slices, also after a failure. */
 static bool run_thread(const struct head *h)
 {
     size_t me = (size_t)cpu_thread(), threads = (size_t)omp_get_num_threads();
     size_t shares = (h->rows + h->share - 1) / h->share;
     bool back = h->dhidden.data != NULL, good = true;
-    for (size_t slice = 0; slice < h->slices; slice++)
+    for (size_t slice = 0; slice < h->slices; slice++) {
+        cpu_slice_make(h->c, h->w, slice, false);
         for (size_t i = me; i < shares && good; i += threads)
             good = forward_share(h, i, slice);
+    }
     for (size_t i = me; i < shares && good; i += threads) {
         size_t rows = (share_rows(h, i) + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
         finish_share(h, i, false);
         for (size_t row = 0; back && row < rows; row++)
             memset(mat_at(h->dhidden, i * h->share + row, 0).data, 0, h->width * sizeof(float));
     }
-    for (size_t slice = 0; back && slice < h->slices; slice++)
+#pragma omp barrier /* the last forward operand and the first backward one may share memory */
+    for (size_t slice = 0; back && slice < h->slices; slice++) {
+        cpu_slice_make(h->c, h->w, slice, true);
         for (size_t i = me; i < shares && good; i += threads)
             good = backward_share(h, i, slice);
+    }
     for (size_t i = me; back && i < shares && good; i += threads)
         finish_share(h, i, true);
     return good;

@@ -23,8 +23,8 @@ struct cpu_primitives {
     dnnl_engine_t engine;
     struct worker *worker; /* (threads) */
     int threads;
-    void *room; /* one weight */
-    size_t room_bytes;
+    void *room[ONEDNN_ROOMS];
+    size_t room_bytes[ONEDNN_ROOMS];
     uint64_t clock;
     size_t count;
     struct primitive one[PRIMITIVES];
@@ -57,7 +57,8 @@ void cpu_primitives_close(struct cpu_primitives *p)
         free(p->worker[i].pad);
     }
     free(p->worker);
-    free(p->room);
+    for (int i = 0; i < ONEDNN_ROOMS; i++)
+        free(p->room[i]);
     if (p->engine) dnnl_engine_destroy(p->engine);
     free(p);
 }
@@ -86,20 +87,15 @@ dnnl_data_type_t onednn_type(int32_t t)
     return t == DTYPE_F32 ? dnnl_f32 : dnnl_bf16;
 }
 
-/* Describes a matmul; with `weights` NULL oneDNN chooses the layout of the weight. */
 static err describe(dnnl_primitive_desc_t *out, struct primitive *p, dnnl_engine_t engine,
                     const dnnl_memory_desc_t *weights)
 {
     const struct shape_key *key = &p->key;
-    dnnl_dims_t dx = {key->rows, key->k}, dw = {key->k, key->n}, dy = {key->rows, key->n};
+    dnnl_dims_t dx = {key->rows, key->k}, dy = {key->rows, key->n};
     dnnl_dims_t sx = {key->ldx, 1}, sy = {key->ldy, 1}, db = {1, key->n};
     dnnl_status_t s =
         dnnl_memory_desc_init_by_strides(&p->md[0], 2, dx, onednn_type(key->xtype), sx);
-    if (weights)
-        p->md[1] = *weights;
-    else
-        s |= dnnl_memory_desc_init_by_tag(&p->md[1], 2, dw, onednn_type(key->xtype),
-                                          dnnl_format_tag_any);
+    p->md[1] = *weights;
     s |= dnnl_memory_desc_init_by_strides(&p->md[2], 2, dy, onednn_type(key->ytype), sy);
     s |= dnnl_memory_desc_init_by_tag(&p->md[3], 2, db, dnnl_f32, dnnl_ab);
     dnnl_matmul_desc_t d;
@@ -253,54 +249,35 @@ dnnl_status_t onednn_run(const struct backend_context *c, const struct shape_key
     return dnnl_invalid_arguments;
 }
 
-err onednn_reorder(struct cpu_primitives *all, const dnnl_memory_desc_t *to, void *to_data,
-                   const dnnl_memory_desc_t *from, void *from_data)
-{
-    dnnl_memory_t a = NULL, b = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_primitive_t primitive = NULL;
-    omp_set_num_threads(all->threads);
-    dnnl_status_t s = dnnl_memory_create(&a, from, all->engine, from_data);
-    s |= dnnl_memory_create(&b, to, all->engine, to_data);
-    if (s == dnnl_success)
-        s = dnnl_reorder_primitive_desc_create(&pd, from, all->engine, to, all->engine, NULL);
-    if (s == dnnl_success) s = dnnl_primitive_create(&primitive, pd);
-    if (s == dnnl_success) {
-        dnnl_exec_arg_t arg[2] = {{DNNL_ARG_FROM, a}, {DNNL_ARG_TO, b}};
-        s = dnnl_primitive_execute(primitive, all->worker[0].stream, 2, arg);
-        s |= dnnl_stream_wait(all->worker[0].stream);
-    }
-    if (primitive) dnnl_primitive_destroy(primitive);
-    if (pd) dnnl_primitive_desc_destroy(pd);
-    if (a) dnnl_memory_destroy(a);
-    if (b) dnnl_memory_destroy(b);
-    return onednn_check(s, "reorder");
-}
-
-err onednn_layout(dnnl_memory_desc_t *out, const struct cpu_primitives *all,
-                  const struct shape_key *key)
+bool onednn_takes(const struct cpu_primitives *all, const struct shape_key *key,
+                  const dnnl_memory_desc_t *w_layout)
 {
     struct primitive trial = {.key = *key};
     dnnl_primitive_desc_t pd = NULL;
-    TRY(describe(&pd, &trial, all->engine, NULL));
-    *out = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    const char *name = "";
+    omp_set_num_threads(1);
+    err e = describe(&pd, &trial, all->engine, w_layout);
+    omp_set_num_threads(all->threads);
+    if (err_is(e)) return false;
+    dnnl_status_t s = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name);
+    bool fast = s == dnnl_success && strncmp(name, "ref", 3) != 0;
     dnnl_primitive_desc_destroy(pd);
-    return ERR_NONE;
+    return fast;
 }
 
-err onednn_room(void **out, struct cpu_primitives *all, size_t bytes)
+err onednn_room(void **out, struct cpu_primitives *all, int number, size_t bytes)
 {
-    if (all->room_bytes < bytes) {
-        free(all->room);
-        all->room = cpu_alloc(bytes);
-        all->room_bytes = all->room ? bytes : 0;
-        if (!all->room) return err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes);
+    if (all->room_bytes[number] < bytes) {
+        free(all->room[number]);
+        all->room[number] = cpu_alloc(bytes);
+        all->room_bytes[number] = all->room[number] ? bytes : 0;
+        if (!all->room[number]) return err_sys(ENOMEM, "engine: %zu bytes of scratch", bytes);
     }
-    *out = all->room;
+    *out = all->room[number];
     return ERR_NONE;
 }
 
-void *onednn_room_data(const struct cpu_primitives *all)
+void *onednn_room_data(const struct cpu_primitives *all, int number)
 {
-    return all->room;
+    return all->room[number];
 }

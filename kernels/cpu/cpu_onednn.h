@@ -1,6 +1,5 @@
-/* Products of rows with a packed right operand, and changes of layout, by oneDNN. Used only in
- * cpu_linear.c and cpu_onednn.c. Primitives depend only on shapes; the most recent ones are
- * kept. */
+/* Products of rows with a packed right operand, by oneDNN. Used only in cpu_linear.c, cpu_weight.c
+ * and cpu_onednn.c. Primitives depend only on shapes; the most recent ones are kept. */
 #ifndef KERNELS_CPU_CPU_ONEDNN_H
 #define KERNELS_CPU_CPU_ONEDNN_H
 
@@ -15,15 +14,13 @@ struct shape_key { /* y (rows, n) = x (rows, k) w (k, n) */
 
 err onednn_check(dnnl_status_t s, const char *what);
 dnnl_data_type_t onednn_type(int32_t dtype);
-/* The layout that oneDNN prefers for the right operand of this product. */
-err onednn_layout(dnnl_memory_desc_t *out, const struct cpu_primitives *all,
-                  const struct shape_key *key);
-/* Memory for one weight of `bytes`, valid until the next call. */
-err onednn_room(void **out, struct cpu_primitives *all, size_t bytes);
-void *onednn_room_data(const struct cpu_primitives *all); /* that memory, unchanged */
-/* Copies a matrix from one layout to another. */
-err onednn_reorder(struct cpu_primitives *all, const dnnl_memory_desc_t *to, void *to_data,
-                   const dnnl_memory_desc_t *from, void *from_data);
+/* oneDNN has a fast product for this shape with a right operand of this layout. */
+bool onednn_takes(const struct cpu_primitives *all, const struct shape_key *key,
+                  const dnnl_memory_desc_t *w_layout);
+/* Memory of at least `bytes`, valid until the same room is made larger. */
+enum { ONEDNN_ROOMS = 3 };
+err onednn_room(void **out, struct cpu_primitives *all, int number, size_t bytes);
+void *onednn_room_data(const struct cpu_primitives *all, int number);
 struct onednn_operands {
     void *x, *y, *w;
     const dnnl_memory_desc_t *w_layout;

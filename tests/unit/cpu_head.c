@@ -34,7 +34,7 @@ static struct backend_batch *batch_of(struct backend_context *c, const int32_t *
     return batch;
 }
 
-static void check_head(enum dtype type, size_t vocab)
+static void check_head(enum dtype type, size_t vocab, unsigned more_products)
 {
     struct backend_context *c;
     struct backend_weight *w;
@@ -42,7 +42,7 @@ static void check_head(enum dtype type, size_t vocab)
     float *wide = malloc(ROWS * WIDTH * 4), *head = malloc(vocab * WIDTH * 4);
     struct weight_source source = {.n = vocab, .k = WIDTH, .parts = 1};
     source.part[0] = (struct weight_part){head, DTYPE_F32, (uint32_t)vocab, 0};
-    source.products = BACKEND_FORWARD | BACKEND_BACKWARD | BACKEND_HEAD;
+    source.products = BACKEND_FORWARD | BACKEND_BACKWARD | BACKEND_HEAD | more_products;
     head_rows(head, 0, vocab);
     cr_assert(!err_is(backend_cpu.open(&c, &o)));
     cr_assert(!err_is(backend_cpu.weight_pack(&w, c, &source)));
@@ -91,9 +91,12 @@ static void check_head(enum dtype type, size_t vocab)
 
 static void check_heads(enum dtype type)
 {
-    check_head(type, 3);
-    check_head(type, 1201);
-    check_head(type, 33000);
+    static const unsigned more[] = {0, BACKEND_KEEP};
+    for (int i = 0; i < 2; i++) {
+        check_head(type, 3, more[i]);
+        check_head(type, 1201, more[i]);
+        check_head(type, 33000, more[i]);
+    }
 }
 
 Test(cpu_head, gives_the_likelihood_and_its_gradient)

@@ -29,7 +29,8 @@ struct linear_case {
     size_t n, k, rows;
 };
 
-static bool same_rows; /* all rows are the first one */
+static bool same_rows;         /* all rows are the first one */
+static unsigned more_products; /* BACKEND_KEEP, or nothing */
 
 /* y and dx of one context, as float32, into out (rows, n) and back (rows, k). */
 static void run(float *out, float *back, enum dtype type, int threads, const struct linear_case *s)
@@ -39,6 +40,7 @@ static void run(float *out, float *back, enum dtype type, int threads, const str
     float *values = malloc(s->n * s->k * sizeof *values);
     struct weight_source source = source_of(values, s->n, s->k);
     struct backend_weight *w;
+    source.products |= more_products;
     random_rows(values, s->k, 0, s->n);
     cr_assert(!err_is(backend_cpu.open(&c, &o)));
     cr_assert(!err_is(backend_cpu.weight_pack(&w, c, &source)));
@@ -101,6 +103,33 @@ Test(cpu_linear, multiplies_odd_sizes_as_plain_loops_do)
         free(w);
         free(x);
     }
+}
+
+/* Operands made from the file at each use give the bits of packed ones. */
+static void check_kept(enum dtype type)
+{
+    static const struct linear_case shape[] = {{1, 1, 1},      {7, 5, 3},       {65, 33, 40},
+                                               {33, 65, 300},  {17, 100, 9},    {100, 17, 70},
+                                               {320, 64, 300}, {576, 1536, 256}};
+    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        const struct linear_case *s = &shape[i];
+        size_t ny = s->rows * s->n, nx = s->rows * s->k;
+        float *y = malloc(2 * ny * 4), *dx = malloc(2 * nx * 4);
+        run(y, dx, type, 2, s);
+        more_products = BACKEND_KEEP;
+        run(y + ny, dx + nx, type, 3, s);
+        more_products = 0;
+        cr_expect(!memcmp(y, y + ny, ny * 4), "%s (%zu, %zu): y", dtype_name(type), s->n, s->k);
+        cr_expect(!memcmp(dx, dx + nx, nx * 4), "%s (%zu, %zu): dx", dtype_name(type), s->n, s->k);
+        free(y);
+        free(dx);
+    }
+}
+
+Test(cpu_linear, kept_and_packed_weights_give_the_same_bits)
+{
+    check_kept(DTYPE_F32);
+    if (cpu_can_bf16()) check_kept(DTYPE_BF16);
 }
 
 static void check_threads(enum dtype type)
