@@ -2,6 +2,10 @@
 
 #include <string.h>
 
+/* Compiled for several instruction sets, because weights may be converted at each use. Products and
+ * sums are not fused, so the bits are the same. */
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+
 enum { BLOCK = 32, SUPER = 256 };
 
 /* The same value as f32_from_f16(), but without branches, so that loops over it become vector code:
@@ -27,13 +31,13 @@ static inline float load_half(const uint8_t *p)
     return half_to_f32(h);
 }
 
-static void from_f16(float *out, const uint8_t *data, size_t n)
+CLONES static void from_f16(float *out, const uint8_t *data, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         out[i] = load_half(data + 2 * i);
 }
 
-static void from_bf16(float *out, const uint8_t *data, size_t n)
+CLONES static void from_bf16(float *out, const uint8_t *data, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         uint16_t h;
@@ -44,7 +48,7 @@ static void from_bf16(float *out, const uint8_t *data, size_t n)
 
 /* d (f16), 16 bytes: value j in the low half of byte j, value j + 16 in its high half;
  * x = (q - 8) d */
-static void from_q4_0(float *out, const uint8_t *data, size_t n)
+CLONES static void from_q4_0(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / BLOCK; b++, data += 18, out += BLOCK) {
         float d = load_half(data);
@@ -57,7 +61,7 @@ static void from_q4_0(float *out, const uint8_t *data, size_t n)
 }
 
 /* d, m (f16), 16 bytes as in Q4_0; x = q d + m */
-static void from_q4_1(float *out, const uint8_t *data, size_t n)
+CLONES static void from_q4_1(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / BLOCK; b++, data += 20, out += BLOCK) {
         float d = load_half(data), m = load_half(data + 2);
@@ -70,7 +74,7 @@ static void from_q4_1(float *out, const uint8_t *data, size_t n)
 }
 
 /* d (f16), 32 fifth bits, 16 bytes as in Q4_0; x = (q - 16) d */
-static void from_q5_0(float *out, const uint8_t *data, size_t n)
+CLONES static void from_q5_0(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / BLOCK; b++, data += 22, out += BLOCK) {
         float d = load_half(data);
@@ -87,7 +91,7 @@ static void from_q5_0(float *out, const uint8_t *data, size_t n)
 }
 
 /* d (f16), 32 signed bytes; x = q d */
-static void from_q8_0(float *out, const uint8_t *data, size_t n)
+CLONES static void from_q8_0(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / BLOCK; b++, data += 34, out += BLOCK) {
         float d = load_half(data);
@@ -113,7 +117,7 @@ static void scale_min_k4(float *scale, float *min, const uint8_t *s, int j)
 
 /* d, dmin (f16), 12 bytes of scales, 128 bytes: each 32 bytes hold 32 low halves, then 32 high
  * ones; x = (d sc) q - (dmin m) */
-static void from_q4_k(float *out, const uint8_t *data, size_t n)
+CLONES static void from_q4_k(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / SUPER; b++, data += 144) {
         float d = load_half(data), dmin = load_half(data + 2);
@@ -133,7 +137,7 @@ static void from_q4_k(float *out, const uint8_t *data, size_t n)
 
 /* 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales (one for 16 values), d (f16);
  * x = (d sc) (q - 32) */
-static void from_q6_k(float *out, const uint8_t *data, size_t n)
+CLONES static void from_q6_k(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / SUPER; b++, data += 210) {
         const uint8_t *low = data, *high = data + 128;
