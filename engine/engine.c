@@ -1,12 +1,14 @@
 /* Opens an engine: packs the weights of a base model for a backend, and places the working memory
  * of a pass. The tensors of a pass are one block of memory, laid out twice by the same functions:
  * first to count its size, then to set the pointers. */
-#include "engine/pass.h"
+#include "base/memory.h"
+#include "engine/engine_plan.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The loss is computed for at most this many learned tokens at once, which bounds the memory behind
  * the last layer for rows of any length. */
@@ -19,8 +21,7 @@ struct stack {
     size_t parts;
 };
 
-/* Without a backward pass the backend keeps one layout of the weight instead of two. If any part
- * has a bias, the bias of the stack is zero for the parts without one. */
+/* If any part has a bias, the bias of the stack is zero for the parts without one. */
 static err pack(struct backend_weight **out, struct engine *e, const struct stack *s,
                 unsigned products)
 {
@@ -41,6 +42,9 @@ static err pack(struct backend_weight **out, struct engine *e, const struct stac
     }
     err er = e->be->weight_pack(out, e->ctx, &source);
     free(values);
+    /* At once, so that the pages of the whole file are never in memory beside the packed copy. */
+    for (size_t i = 0; i < s->parts && !(products & BACKEND_KEEP); i++)
+        model_drop_weight(e->model, s->part[i]);
     return er;
 }
 
@@ -178,6 +182,24 @@ void engine_close(struct engine *e)
     free(e);
 }
 
+const char *const base_memories[] = {"auto", "packed", "file", NULL};
+
+enum { TOKENS = 2048, WIDTH = 64 }; /* of a pass and an adapter that are not known yet */
+
+/* The choice is by the free memory of the machine, so it is made only for the CPU. */
+static err choose_memory(struct engine *e, const struct engine_options *o)
+{
+    struct pass_size s = {.tokens = o->tokens ? o->tokens : TOKENS,
+                          .backward = !o->inference,
+                          .checkpoint = o->checkpoint};
+    s.rows = s.learned = s.positions = s.tokens;
+    for (int i = 0; i < SITES; i++)
+        s.site_width[i] = WIDTH;
+    e->base_memory = o->base_memory == BASE_AUTO ? BASE_PACKED : o->base_memory;
+    if (e->be != &backend_cpu) return ERR_NONE;
+    return engine_plan_choose(&e->base_memory, e, o->base_memory, &s, memory_available());
+}
+
 /* Packing reads every weight once and is the slow part of opening: each layer is converted from its
  * file format to float32 and then to the layout of the backend. */
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o)
@@ -188,8 +210,11 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
     unsigned products = BACKEND_FORWARD | (o->inference ? 0 : BACKEND_BACKWARD);
     err er = err_sys(ENOMEM, "engine");
     e->model = m;
+    e->threads = o->threads > 0 ? o->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
     TRY_OUT(er, backend_open(&e->be, &e->ctx, o->device, &options, e->why));
+    TRY_OUT(er, choose_memory(e, o));
+    if (e->base_memory == BASE_FILE) products |= BACKEND_KEEP;
     TRY_OUT(er, place_norms(e));
     for (uint32_t i = 0; i < m->arch.layers; i++)
         TRY_OUT(er, pack_layer(e, i, products));
@@ -205,6 +230,10 @@ out:
 enum dtype engine_precision(const struct engine *e)
 {
     return e->be->precision(e->ctx);
+}
+enum base_memory engine_base_memory(const struct engine *e)
+{
+    return e->base_memory;
 }
 const struct model *engine_model(const struct engine *e)
 {

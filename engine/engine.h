@@ -2,7 +2,7 @@
  * use:
  *
  *   engine_open(&e, &model, &options);   reads and packs every weight once
- *   model_drop_pages(&model);            the pages of the file are no longer needed
+ *   model_drop_pages(&model);            packed weights do not need the pages of the file
  *   engine_evaluate(), engine_logits(), train_run(), generate_many(), ...
  *   engine_close(e);                     before model_close(), which owns the embedding
  *
@@ -18,17 +18,32 @@
 
 struct engine;
 
+/* The place of the frozen weights. BASE_AUTO is BASE_PACKED if that fits into the free memory together
+ * with a pass, else BASE_FILE. */
+enum base_memory {
+    BASE_AUTO,
+    BASE_PACKED, /* packed once, for speed */
+    BASE_FILE,   /* as the file has them, converted at each use */
+};
+extern const char *const base_memories[]; /* names in the order of the enum, then NULL */
+
 struct engine_options {
     const char *device;   /* "cpu", "cuda", "auto" (NULL) */
     enum dtype precision; /* DTYPE_F32, DTYPE_BF16; DTYPE_NONE is auto: bf16 where it is faster */
     int threads;          /* 0: all */
-    bool inference;       /* forward passes only: weights take half the memory */
+    bool inference;       /* forward passes only */
+    enum base_memory base_memory;
+    /* For BASE_AUTO, the largest pass that will follow: its tokens (0: 2048), and whether it
+     * recomputes activations. */
+    size_t tokens;
+    bool checkpoint;
 };
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
 void engine_close(struct engine *e); /* accepts NULL */
 
-enum dtype engine_precision(const struct engine *e);      /* DTYPE_F32 or DTYPE_BF16 */
-const struct model *engine_model(const struct engine *e); /* the model of engine_open() */
+enum dtype engine_precision(const struct engine *e);         /* DTYPE_F32 or DTYPE_BF16 */
+enum base_memory engine_base_memory(const struct engine *e); /* BASE_PACKED or BASE_FILE */
+const struct model *engine_model(const struct engine *e);    /* the model of engine_open() */
 void engine_profile(struct backend_profile *out, const struct engine *e); /* since engine_open */
 
 /* One row of tokens. Rows of a call run together, one after the other without padding. label[t] is

@@ -64,6 +64,8 @@ struct engine {
     float *norms;         /* the memory of all norms */
     float *cosine, *sine; /* (positions, head_dim / 2) */
     size_t positions;
+    int threads;
+    enum base_memory base_memory; /* BASE_PACKED or BASE_FILE */
     struct pass pass;
     char why[BACKEND_WHY_BYTES]; /* device auto: why no GPU is used */
 };

@@ -19,6 +19,7 @@ struct eval_command {
     struct command_common common;
     const char *base, *data, *adapter, *state, *logits, *per_row;
     int64_t seq, batch_tokens; /* batch_tokens 0: the default of the engine */
+    int base_memory;
     bool eos, bos, accuracy, force;
 };
 
@@ -50,6 +51,7 @@ static const struct option_row rows[] = {
      .fallback = "yes",
      .help = "measure the loss only; generate no completions to measure the accuracy"},
     TRAINING_ROW_EOS(AT(eos)),
+    SETUP_ROW_BASE_MEMORY(AT(base_memory)),
     SETUP_ROW_BOS(AT(bos)),
     /* Extra outputs, for comparisons with other programs. */
     {.flag = "logits",
@@ -212,6 +214,7 @@ static err open_all(struct work *w)
                                                       .base = o->base,
                                                       .adapter = o->adapter,
                                                       .state = o->state,
+                                                      .base_memory = o->base_memory,
                                                       .inference = true}));
     TRY(setup_data(&w->data, &w->setup,
                    &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));

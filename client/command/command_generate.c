@@ -20,6 +20,7 @@ struct generate_command {
     int64_t tokens;
     double temperature, top_p;
     bool chat, special;
+    int base_memory;
 };
 
 #define AT(member) offsetof(struct generate_command, member)
@@ -67,6 +68,7 @@ static const struct option_row rows[] = {
      .most = 1,
      .help = "sample from the most likely tokens that reach this total probability; 1: from all "
              "tokens"},
+    SETUP_ROW_BASE_MEMORY(AT(base_memory)),
     {.flag = "special", .kind = OPTION_FLAG, .at = AT(special), .help = "print special tokens too"},
 };
 
@@ -196,6 +198,7 @@ static err generate_run(void *options, const struct option_list *arguments, stru
                                                             .base = o->base,
                                                             .adapter = o->adapter,
                                                             .state = o->state,
+                                                            .base_memory = o->base_memory,
                                                             .inference = true,
                                                             .text = true}));
     TRY_OUT(e, read_prompt(&w));

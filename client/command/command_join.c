@@ -16,6 +16,7 @@ struct join_command {
     double epsilon, delta;
     int64_t rank;
     uint64_t memory, retry_ms;
+    int base_memory;
     bool checkpoint, force;
 };
 
@@ -106,6 +107,14 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
+    {.flag = "base-memory",
+     .key = "join.base_memory",
+     .kind = OPTION_CHOICE,
+     .at = AT(base_memory),
+     .fallback = "auto",
+     .choices = base_memories,
+     .help = "weights of the base: packed: converted once; file: kept as in the file and converted "
+             "at each use, which is slower and takes less memory; auto: packed if they fit"},
     {.flag = "work",
      .key = "join.work",
      .kind = OPTION_TEXT,
@@ -201,6 +210,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .epsilon = o->epsilon,
                                             .delta = o->delta,
                                             .checkpoint = o->checkpoint,
+                                            .base_memory = (enum base_memory)o->base_memory,
                                             .quiet = o->common.quiet,
                                             .force = o->force};
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));

@@ -27,7 +27,7 @@ struct train_command {
     double alpha;
     struct training_options training;
     bool rslora, checkpoint, bos, profile, force;
-    int privacy;
+    int privacy, base_memory;
     double epsilon, delta, noise, clip_norm, sampling;
     const char *ledger, *ledger_key;
 };
@@ -87,6 +87,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
+    SETUP_ROW_BASE_MEMORY(AT(base_memory)),
     /* Privacy of single records. 0 means "not given" for all of these numbers. */
     {.flag = "privacy",
      .kind = OPTION_CHOICE,
@@ -265,6 +266,9 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .base = o->base,
                .adapter = o->adapter,
                .state = o->state,
+               .base_memory = o->base_memory,
+               .tokens = (size_t)(o->training.batch * o->training.seq),
+               .checkpoint = o->checkpoint,
                /* DP-SGD needs each record's gradient to be independent of the other records of
                 * its step; only float32 computes a row with the same bits whatever its neighbours
                 * are. */

@@ -40,6 +40,9 @@ err setup_open(struct setup *out, const struct setup_options *o)
         .precision = precision_of(o),
         .threads = (int)o->common->threads,
         .inference = o->inference,
+        .base_memory = (enum base_memory)o->base_memory,
+        .tokens = o->tokens,
+        .checkpoint = o->checkpoint,
     };
     TRY_OUT(e, model_open(&s.model, o->base));
     s.no_tokenizer = tokenizer_open(&s.tokenizer, o->base);

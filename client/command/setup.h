@@ -29,6 +29,14 @@
         .flag = "state", .kind = OPTION_TEXT, .at = (at_), .value = "FILE",                        \
         .help = "Fedlora state " use_                                                              \
     }
+#define SETUP_ROW_BASE_MEMORY(at_)                                                                 \
+    {                                                                                              \
+        .flag = "base-memory", .kind = OPTION_CHOICE, .at = (at_), .fallback = "auto",             \
+        .choices = base_memories,                                                                  \
+        .help = "weights of the base: packed: converted once; file: kept as in the file and "      \
+                "converted at each use, which is slower and takes less memory; auto: packed if "   \
+                "they fit"                                                                         \
+    }
 #define SETUP_ROW_BOS(at_)                                                                         \
     {                                                                                              \
         .flag = "bos", .kind = OPTION_FLAG, .at = (at_),                                           \
@@ -40,9 +48,12 @@ struct setup_options {
     const struct command_common *common;
     const char *base;
     const char *adapter, *state; /* at most one; NULL: the base alone */
-    bool inference;              /* no training: half the memory for weights */
-    bool f32;                    /* use float32 if --precision is auto */
-    bool text;                   /* refuse a base without a tokenizer before the engine is opened */
+    bool inference;              /* no training */
+    int base_memory;             /* enum base_memory */
+    size_t tokens;               /* of the largest pass; 0: not known */
+    bool checkpoint;
+    bool f32;  /* use float32 if --precision is auto */
+    bool text; /* refuse a base without a tokenizer before the engine is opened */
 };
 
 /* The open inputs of a command. */

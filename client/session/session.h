@@ -35,6 +35,7 @@ struct session_options {
     bool checkpoint; /* recompute activations: less memory, slower */
     bool quiet;      /* print no notes and no progress */
     bool force;      /* replace an existing output file */
+    enum base_memory base_memory;
 };
 
 /* The outcome, for the user. Byte counts and rounds are those of this process, not of the whole

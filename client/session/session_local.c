@@ -140,7 +140,11 @@ err session_local_prepare(struct session_local *local, const struct training_opt
                           bool private_examples)
 {
     const struct session_options *o = local->options;
-    struct engine_options engine = {.device = o->device, .threads = o->threads};
+    struct engine_options engine = {.device = o->device,
+                                    .threads = o->threads,
+                                    .base_memory = o->base_memory,
+                                    .tokens = (size_t)(t->batch * t->seq),
+                                    .checkpoint = o->checkpoint};
     TRY(choose_precision(&engine.precision, o, t->precision, private_examples));
     const struct data_options data = {.tokenizer = local->tokenizer,
                                       .vocab = local->model.arch.vocab,

@@ -2,8 +2,10 @@
  * precision of the engine are made from them after every step, and the adapter on the host gets
  * them at the end. Per value: the value, two moments and a gradient, 16 bytes. */
 #include "engine/train/train.h"
+#include "base/memory.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "engine/engine_plan.h"
 #include "engine/train/train_parts.h"
 #include "engine/train/train_penalty.h"
 
@@ -150,6 +152,8 @@ err training_reserve(struct training *t, const struct pass_size *s)
     size.backward = true;
     size.checkpoint = t->o->checkpoint;
     pass_size_widths(&size, t->factors);
+    if (t->e->be == &backend_cpu)
+        TRY(engine_plan_check(t->e, &size, t->adapter->value_count, memory_available()));
     return pass_reserve(t->e, &size);
 }
 

@@ -1,11 +1,11 @@
-/* The layouts in which oneDNN reads the right operand of a product. They are written here and not by
- * oneDNN, so that all threads of a parallel region can write an operand together.
+/* The layouts in which oneDNN reads the right operand of a product. They are written here and not
+ * by oneDNN, so that all threads of a parallel region can write an operand together.
  *
  * The blocked layout is for the products with AVX-512. An operand (depth, width) is divided into
- * panels of PACK_WIDTH columns, and a panel into tiles of 16 rows (float32) or 32 rows (bfloat16). A
- * tile is 16 rows of 32-bit words, one word for each column: one float32 value, or the bfloat16
- * values of two rows. Rows and columns beyond the operand are zero. The tiles of a panel follow each
- * other, and so do the panels. The plain layout is row-major without padding.
+ * panels of PACK_WIDTH columns, and a panel into tiles of 16 rows (float32) or 32 rows (bfloat16).
+ * A tile is 16 rows of 32-bit words, one word for each column: one float32 value, or the bfloat16
+ * values of two rows. Rows and columns beyond the operand are zero. The tiles of a panel follow
+ * each other, and so do the panels. The plain layout is row-major without padding.
  *
  * For W (n, k) the forward operand is W^T (k, n) and the backward operand is W (n, k). Each is
  * written from a few rows of W at a time, and the backward one can also be made from the forward

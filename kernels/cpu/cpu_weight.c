@@ -3,7 +3,7 @@
  * there is no copy, and both operands are made from the bytes of the file. A head is divided into
  * slices of the vocabulary, so that its logits need little memory.
  *
- * Where oneDNN has no product for the blocked layout of cpu_pack.h, as without AVX-512, operands are
+ * Without AVX-512, oneDNN has no product for the blocked layout of cpu_pack.h, and operands are
  * plain. Its general product would also read a transposed operand, which saves making one, but then
  * the bits of the last rows depend on their number. */
 #include "kernels/cpu/cpu_weight.h"

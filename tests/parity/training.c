@@ -23,6 +23,8 @@ struct setup {
     int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
 };
 
+static enum base_memory base_memory; /* of the engines that setup_open() opens */
+
 static void setup_open(struct setup *s, const char *name, enum dtype precision, int threads)
 {
     char path[SUPPORT_PATH_BYTES], full[64];
@@ -32,6 +34,7 @@ static void setup_open(struct setup *s, const char *name, enum dtype precision, 
     ok(model_open(&s->model, path));
     struct engine_options o = {
         .device = support_device(), .precision = precision, .threads = threads};
+    o.base_memory = base_memory;
     ok(engine_open(&s->engine, &s->model, &o));
     struct rng rng;
     rng_init(&rng, "test", 1, "rows", 0);
@@ -131,6 +134,38 @@ Test(training, gives_the_same_bytes_in_bfloat16)
 Test(training, gives_the_same_bytes_when_activations_are_recomputed)
 {
     same_bytes(DTYPE_F32, true);
+}
+
+/* Weights that stay in the file give the bytes of packed ones. */
+static void same_bytes_from_file(const char *model, enum dtype precision)
+{
+    static const enum base_memory memories[] = {BASE_PACKED, BASE_FILE};
+    struct setup s[2];
+    struct adapter ad[2];
+    for (int i = 0; i < 2; i++) {
+        base_memory = memories[i];
+        setup_open(&s[i], model, precision, 2);
+        cr_expect_eq(engine_base_memory(s[i].engine), memories[i]);
+        adapter_random(&ad[i], &s[i], 5, false);
+        model_drop_pages(&s[i].model);
+        train(&ad[i], &s[i], false, 0.1);
+    }
+    base_memory = BASE_AUTO;
+    cr_expect(!memcmp(ad[0].value, ad[1].value, ad[0].value_count * sizeof(float)), "%s, %s", model,
+              dtype_name(precision));
+    for (int i = 0; i < 2; i++) {
+        adapter_close(&ad[i]);
+        setup_close(&s[i]);
+    }
+}
+
+Test(training, gives_the_same_bytes_from_the_file)
+{
+    static const char *const model[] = {"llama", "llama/q8_0.gguf", "llama-bias", "qwen3"};
+    for (size_t i = 0; i < sizeof model / sizeof model[0]; i++) {
+        same_bytes_from_file(model[i], DTYPE_F32);
+        if (cpu_can_bf16()) same_bytes_from_file(model[i], DTYPE_BF16);
+    }
 }
 
 static void rows_of(struct engine_row *row, struct setup *s, const struct adapter *ad)
