@@ -100,6 +100,10 @@ rm "$work/steps.jsonl"
 run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --force --threads 1
 [ "$before" = "$(md5sum <"$work/lora/adapter_model.safetensors")" ] ||
   fail "the same training gave other bytes"
+run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --force --base-memory file
+[ "$before" = "$(md5sum <"$work/lora/adapter_model.safetensors")" ] ||
+  fail "training from the file gave other bytes"
+refused 'did you mean file' "${train[@]}" --base-memory fil
 run 0 "${train[@]}" --steps 6 --batch 4 --lr 1e-2 --rank 4 --alpha 8 --force --seed 1
 [ "$before" != "$(md5sum <"$work/lora/adapter_model.safetensors")" ] ||
   fail "another seed gave the same bytes"
