@@ -6,6 +6,7 @@
 #include "agg/adapter/adapter_file.h"
 #include "base/json.h"
 #include "engine/train/train.h"
+#include "tests/support/support.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
