@@ -85,6 +85,13 @@ check_words() {
     $(printf '%s\n' "${ours[@]}" | grep '^privacy/')
   forbid 'randombytes_set_implementation' 'nothing may replace the randomness' "${ours[@]}"
   forbid '\bgrpc_[a-z]|#include <grpc' 'gRPC only in proto/rpc*' "${not_rpc[@]}"
+  local kernels=()
+  mapfile -t kernels < <(printf '%s\n' "${sources[@]}" | grep '^kernels/cuda/')
+  if [ ${#kernels[@]} -gt 0 ]; then
+    forbid '\batomic[A-Z][A-Za-z]*\(' 'no atomics: a sum of floats must have one order' "${kernels[@]}"
+    forbid '\basm\b|<<<|__shared__' 'only cuda_common.cuh has PTX, launches and __shared__, for the CPU build' \
+      $(printf '%s\n' "${kernels[@]}" | grep -v '/cuda_common\.cuh$')
+  fi
   local everything
   mapfile -t everything < <(git ls-files -co --exclude-standard | grep -vE '^(tests/lint\.sh|LICENSE)$|\.(safetensors|gguf|bin|png)$')
   while IFS= read -r file; do
