@@ -26,8 +26,8 @@ static __device__ __forceinline__ double block_sum(double v)
     return v;
 }
 
-/* Adds the proximal term to the gradient. Sums the squares of the gradient, and of the distance from
- * the start, in float64. */
+/* Adds the proximal term to the gradient. Sums the squares of the gradient, and those of the
+ * distance from the start, in float64. */
 __global__ void __launch_bounds__(UPDATE_THREADS) squares_kernel(struct update_args a)
 {
     size_t n = a.o.n, share = (n + CUDA_SUM_PARTS - 1) / CUDA_SUM_PARTS;
