@@ -52,13 +52,14 @@ static uint64_t total(const struct need *n)
 
 /* An adapter has its values, two moments, a gradient, the host's copy and packed factors. */
 static void count(struct need *out, const struct engine *e, const struct pass_size *s,
-                  size_t values, enum base_memory memory)
+                  const struct engine_plan_adapter *adapter, enum base_memory memory)
 {
     struct engine_plan_weights w;
+    uint64_t gradients = adapter->each_row ? s->rows : 0;
     engine_plan_weights(&w, e->model, engine_precision(e));
     *out = (struct need){.weights = memory == BASE_FILE ? w.file : w.packed,
                          .activations = pass_bytes(e, s),
-                         .adapter = 24 * (uint64_t)values,
+                         .adapter = (24 + 4 * gradients) * (uint64_t)adapter->values,
                          .scratch = scratch_bytes(e)};
 }
 
@@ -66,7 +67,7 @@ err engine_plan_choose(enum base_memory *out, const struct engine *e, enum base_
                        const struct pass_size *s, uint64_t available)
 {
     struct need n;
-    count(&n, e, s, 0, BASE_PACKED);
+    count(&n, e, s, &(struct engine_plan_adapter){0}, BASE_PACKED);
     enum base_memory chosen = asked;
     if (asked == BASE_AUTO) chosen = total(&n) > available ? BASE_FILE : BASE_PACKED;
     if (asked == BASE_PACKED && n.weights > available) {
@@ -88,10 +89,11 @@ struct variant {
     struct pass_size size;
 };
 
-static bool fits(const struct engine *e, const struct variant *v, size_t values, uint64_t available)
+static bool fits(const struct engine *e, const struct variant *v,
+                 const struct engine_plan_adapter *adapter, uint64_t available)
 {
     struct need n;
-    count(&n, e, &v->size, values, v->memory);
+    count(&n, e, &v->size, adapter, v->memory);
     return total(&n) <= available;
 }
 
@@ -103,8 +105,8 @@ static void halve(struct pass_size *s, size_t *part)
     s->learned = s->learned * *part / before;
 }
 
-static bool find_variant(struct variant *v, const struct engine *e, size_t values,
-                         uint64_t available)
+static bool find_variant(struct variant *v, const struct engine *e,
+                         const struct engine_plan_adapter *adapter, uint64_t available)
 {
     const struct variant first = *v;
     struct engine_plan_weights w;
@@ -114,15 +116,15 @@ static bool find_variant(struct variant *v, const struct engine *e, size_t value
         *v = first;
         if (i & 1) v->size.checkpoint = true;
         if (i & 2 && smaller) v->memory = BASE_FILE;
-        if (fits(e, v, values, available)) return true;
+        if (fits(e, v, adapter, available)) return true;
     }
     while (v->size.rows > 1) {
         halve(&v->size, &v->size.rows);
-        if (fits(e, v, values, available)) return true;
+        if (fits(e, v, adapter, available)) return true;
     }
     while (v->size.positions > 64) {
         halve(&v->size, &v->size.positions);
-        if (fits(e, v, values, available)) return true;
+        if (fits(e, v, adapter, available)) return true;
     }
     return false;
 }
@@ -140,8 +142,8 @@ static void describe(char *out, size_t bytes, const struct variant *v, const str
 }
 
 /* Packed weights are not in the free memory any more, so they are added to it. */
-err engine_plan_check(const struct engine *e, const struct pass_size *s, size_t values,
-                      uint64_t available)
+err engine_plan_check(const struct engine *e, const struct pass_size *s,
+                      const struct engine_plan_adapter *adapter, uint64_t available)
 {
     struct variant from = {e->base_memory, *s}, v = from;
     struct engine_plan_weights w;
@@ -149,7 +151,7 @@ err engine_plan_check(const struct engine *e, const struct pass_size *s, size_t 
     engine_plan_weights(&w, e->model, engine_precision(e));
     if (available == UINT64_MAX) return ERR_NONE;
     if (e->base_memory == BASE_PACKED) available += w.packed;
-    count(&n, e, s, values, e->base_memory);
+    count(&n, e, s, adapter, e->base_memory);
     if (total(&n) <= available) return ERR_NONE;
     char all[32], weights[32], activations[32], rest[32], have[32], advice[128];
     text_size(all, sizeof all, total(&n));
@@ -157,7 +159,7 @@ err engine_plan_check(const struct engine *e, const struct pass_size *s, size_t 
     text_size(activations, sizeof activations, n.activations);
     text_size(rest, sizeof rest, n.adapter + n.scratch);
     text_size(have, sizeof have, available);
-    if (find_variant(&v, e, values, available))
+    if (find_variant(&v, e, adapter, available))
         describe(advice, sizeof advice, &v, &from);
     else
         snprintf(advice, sizeof advice, "no smaller batch fits");

@@ -20,10 +20,14 @@ void engine_plan_weights(struct engine_plan_weights *out, const struct model *m,
 err engine_plan_choose(enum base_memory *out, const struct engine *e, enum base_memory asked,
                        const struct pass_size *s, uint64_t available);
 
-/* ERR_MACHINE if training with passes of `s` and an adapter of `values` values would need more than
- * `available` bytes beside the weights that are packed already. The text counts the bytes and
- * names the options with which it would fit. */
-err engine_plan_check(const struct engine *e, const struct pass_size *s, size_t values,
-                      uint64_t available);
+struct engine_plan_adapter {
+    size_t values; /* that train */
+    bool each_row; /* each row of a pass has a gradient of its own */
+};
+/* ERR_MACHINE if training with passes of `s` would need more than `available` bytes beside the
+ * weights that are packed already. The text counts the bytes and names the options with which it
+ * would fit. */
+err engine_plan_check(const struct engine *e, const struct pass_size *s,
+                      const struct engine_plan_adapter *adapter, uint64_t available);
 
 #endif

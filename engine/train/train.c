@@ -152,8 +152,8 @@ err training_reserve(struct training *t, const struct pass_size *s)
     size.backward = true;
     size.checkpoint = t->o->checkpoint;
     pass_size_widths(&size, t->factors);
-    if (t->e->be == &backend_cpu)
-        TRY(engine_plan_check(t->e, &size, t->adapter->value_count, memory_available()));
+    const struct engine_plan_adapter adapter = {t->adapter->value_count, t->each_row};
+    if (t->e->be == &backend_cpu) TRY(engine_plan_check(t->e, &size, &adapter, memory_available()));
     return pass_reserve(t->e, &size);
 }
 

@@ -19,6 +19,7 @@ struct training {
     struct engine_row *row;                   /* (batch * accumulate) */
     uint32_t *order;                          /* (rows) order of the rows in `epoch` */
     uint64_t epoch;                           /* from 1; 0: `order` is not set */
+    bool each_row;                            /* the caller keeps a gradient for each row */
 };
 
 err training_check(const struct train_options *o, const struct adapter *ad,

@@ -309,6 +309,7 @@ static err reserve(struct private *p)
         most.tokens += p->taken[i];
     most.learned = most.tokens;
     most.positions = p->taken[0];
+    p->t.each_row = true;
     return training_reserve(&p->t, &most);
 }
 

@@ -41,6 +41,8 @@ Test(engine_plan, counts_packed_weights_and_those_of_the_file, .fini = close_eng
 static const struct pass_size SIZE = {
     .tokens = 4 * 512, .rows = 4, .learned = 4 * 512, .positions = 512, .backward = true};
 
+static const struct engine_plan_adapter ADAPTER = {.values = 1000};
+
 static enum base_memory chosen(enum base_memory asked, uint64_t available)
 {
     enum base_memory out = BASE_AUTO;
@@ -67,17 +69,31 @@ Test(engine_plan, says_what_would_fit, .fini = close_engine)
     struct pass_size less = SIZE;
     less.checkpoint = true;
     uint64_t most = UINT64_MAX >> 1;
-    ok(engine_plan_check(engine, &SIZE, 1000, most));
+    ok(engine_plan_check(engine, &SIZE, &ADAPTER, most));
     /* The least memory with which the whole batch is accepted. */
     for (uint64_t step = most / 2 + 1; step; step /= 2)
-        if (most >= step && !err_is(engine_plan_check(engine, &SIZE, 1000, most - step)))
+        if (most >= step && !err_is(engine_plan_check(engine, &SIZE, &ADAPTER, most - step)))
             most -= step;
-    refused(engine_plan_check(engine, &SIZE, 1000, most - 1), ERR_MACHINE, "4 x 512 tokens need ");
-    refused(engine_plan_check(engine, &SIZE, 1000, most - 1), ERR_MACHINE, "it fits with ");
+    refused(engine_plan_check(engine, &SIZE, &ADAPTER, most - 1), ERR_MACHINE,
+            "4 x 512 tokens need ");
+    refused(engine_plan_check(engine, &SIZE, &ADAPTER, most - 1), ERR_MACHINE, "it fits with ");
     /* Without the activations of one of four rows. */
     uint64_t row = pass_bytes(engine, &less) / 4;
-    while (!err_is(engine_plan_check(engine, &less, 1000, most)))
+    while (!err_is(engine_plan_check(engine, &less, &ADAPTER, most)))
         most -= row;
-    refused(engine_plan_check(engine, &less, 1000, most), ERR_MACHINE, "--batch ");
-    refused(engine_plan_check(engine, &less, 1000, 1000), ERR_MACHINE, "no smaller batch fits");
+    refused(engine_plan_check(engine, &less, &ADAPTER, most), ERR_MACHINE, "--batch ");
+    refused(engine_plan_check(engine, &less, &ADAPTER, 1000), ERR_MACHINE, "no smaller batch fits");
+}
+
+Test(engine_plan, counts_a_gradient_for_each_row, .fini = close_engine)
+{
+    open_engine(BASE_PACKED);
+    struct engine_plan_adapter each = {.values = 1000000, .each_row = true};
+    struct engine_plan_adapter sum = {.values = 1000000};
+    uint64_t most = 200000000;
+    while (!err_is(engine_plan_check(engine, &SIZE, &sum, most)))
+        most -= 1000000;
+    ok(engine_plan_check(engine, &SIZE, &sum, most + 1000000));
+    refused(engine_plan_check(engine, &SIZE, &each, most + 15000000), ERR_MACHINE, "free");
+    ok(engine_plan_check(engine, &SIZE, &each, most + 17000000));
 }
