@@ -10,6 +10,7 @@ struct quant_args {
     size_t stride; /* bytes of a row */
     enum dtype type;
     bool aligned;      /* rows of float32, float16 or bfloat16 start at multiples of 16 bytes */
+    bool narrow;       /* round to bfloat16 first, as a packed weight has its values */
     const int32_t *id; /* the rows to convert, or NULL: row, row + 1, ... */
     uint32_t row;
     size_t rows, k;
@@ -185,6 +186,8 @@ static __global__ void __launch_bounds__(GROUP_THREADS) quant_kernel(struct quan
     default:
         plain(v, a, at, col, a.k - col);
     }
+    for (int n = 0; n < 8 && a.narrow; n++)
+        v[n] = bf16_float(float_bf16(v[n]));
     store8(a.to, i, col, a.k - col, v);
 }
 
@@ -220,6 +223,7 @@ void cuda_dequantise_ids(struct backend_context *c, struct mat to, const struct 
 {
     struct quant_args a = {};
     a.id = id;
+    a.narrow = c->precision == DTYPE_BF16;
     a.rows = rows;
     a.k = w->k;
     for (size_t i = 0; i < w->parts; i++) {
