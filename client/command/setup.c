@@ -55,9 +55,15 @@ err setup_open(struct setup *out, const struct setup_options *o)
         setup_close(out);
         return e;
     }
-    /* The engine has its own copy of the weights now; without this the pages of the file would stay
-     * resident as well. */
+    /* Packed weights do not need the pages of the file, which would stay resident as well. Pages
+     * that are needed come back from the file. */
     model_drop_pages(&out->model);
+    if (o->base_memory == BASE_AUTO && engine_base_memory(out->engine) == BASE_FILE)
+        command_note(
+            o->common,
+            "%s: packed weights do not fit into the free memory, so they stay in the file, "
+            "which is slower",
+            o->base);
     if (o->common->verbose)
         command_note(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
                      out->model.arch.family->model_type, out->model.arch.layers,
