@@ -111,9 +111,9 @@ err cuda_take(void *out, struct backend_context *c, size_t bytes)
         size_t available = 0, all = 0;
         (void)cudaGetLastError(); /* else the next launch would report it again */
         (void)cudaMemGetInfo(&available, &all);
-        return err_make(ERR_MACHINE, "cuda:%d: out of memory: %.1f MB asked, %.1f MB of %.1f free",
-                        c->device, (double)bytes * 1e-6, (double)available * 1e-6,
-                        (double)all * 1e-6);
+        return err_make(
+            ERR_MACHINE, "cuda:%d: out of memory: %.2f MB needed, %.2f MB of %.2f are free",
+            c->device, (double)bytes * 1e-6, (double)available * 1e-6, (double)all * 1e-6);
     }
     if (status != cudaSuccess) return cuda_error(c, status, "allocating memory");
     *(void **)out = memory;

@@ -335,8 +335,9 @@ static size_t try_most(const struct backend_context *c, size_t n)
     return rows < least ? least : rows < TRY_MOST ? rows : (size_t)TRY_MOST;
 }
 
-/* Puts the first algorithm whose rows do not depend on their number in front. */
-static void keep_tried(struct backend_context *c, struct algorithms *a, struct mat w)
+/* Puts the first algorithm whose rows do not depend on their number in front. False after a recorded
+ * failure. */
+static bool put_tried_first(struct backend_context *c, struct algorithms *a, struct mat w)
 {
     const struct kind *k = &a->kind;
     size_t rows = try_most(c, k->n);
@@ -347,7 +348,7 @@ static void keep_tried(struct backend_context *c, struct algorithms *a, struct m
     err e = cuda_take(&memory, c, some_at + TRY_MORE * out);
     if (err_is(e)) {
         cuda_fail(c, e);
-        return;
+        return false;
     }
     struct trial t = {};
     t.kind = k;
@@ -367,6 +368,7 @@ static void keep_tried(struct backend_context *c, struct algorithms *a, struct m
         a->tried = true;
     }
     cuda_give(c, memory);
+    return !err_is(c->first);
 }
 
 static const struct algorithms *algorithms_of(struct backend_context *c, const struct key *k,
@@ -388,7 +390,7 @@ static const struct algorithms *algorithms_of(struct backend_context *c, const s
         cuda_fail(c, blas_error(c, status, "choosing an algorithm"));
         return NULL;
     }
-    keep_tried(c, a, w);
+    if (!put_tried_first(c, a, w)) return NULL;
     p->kinds++;
     return a;
 }
@@ -635,7 +637,8 @@ static bool keeps(const struct backend_context *c, const struct weight_source *s
     return (s->products & BACKEND_KEEP) && other;
 }
 
-/* Waits, so that another context may use the weight at once. */
+/* Waits, so that another context may use the weight at once, and so that a failure of its copies is
+ * known. */
 err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
                      const struct weight_source *s)
 {
@@ -644,6 +647,7 @@ err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
     struct backend_weight *w = (struct backend_weight *)calloc(1, sizeof *w);
     if (!w) return err_sys(ENOMEM, "cuda");
     static uint64_t weights;
+    bool good = !err_is(c->first);
     w->context = c;
     w->number = __atomic_add_fetch(&weights, 1, __ATOMIC_RELAXED);
     w->n = s->n;
@@ -658,6 +662,10 @@ err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
     if (!err_is(e) && s->bias) e = cuda_take(&w->bias, c, s->n * sizeof(float));
     if (!err_is(e) && s->bias) cuda_send(c, w->bias, s->bias, s->n * sizeof(float));
     cuda_wait(c);
+    if (!err_is(e) && good && err_is(c->first)) {
+        e = c->first;
+        c->first = ERR_NONE;
+    }
     if (err_is(e))
         cuda_weight_close(w);
     else
