@@ -14,7 +14,7 @@ extern "C" {
 extern const struct backend backend_cuda;
 }
 
-struct cuda_products; /* cuda_linear.cu: cuBLASLt's handle, workspace and algorithms */
+struct cuda_products; /* cuda_product.cu: cuBLASLt's handle, workspace and algorithms */
 struct cuda_staging;  /* cuda.cu: pinned memory between the caller's memory and the device */
 struct cuda_set;      /* cuda_low_rank.cu: the table of low_rank_set() on the device */
 
@@ -98,11 +98,11 @@ enum { CUDA_RECEIVE_BYTES = 4096 };
 double cuda_begin(struct backend_context *c);
 void cuda_done(struct backend_context *c, enum backend_op op, double since);
 
-/* ---- cuda_linear.cu */
+/* ---- cuda_product.cu */
 err cuda_products_open(struct cuda_products **out, struct backend_context *c);
 void cuda_products_close(struct cuda_products *p);
-/* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y], where W are
- * the rows [w_first, w_first + w_rows) of a weight; w_rows 0: all. */
+/* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y], where W
+ * are the rows [w_first, w_first + w_rows) of a weight; w_rows 0: all. */
 struct cuda_product {
     size_t rows;
     bool back, add;
@@ -110,6 +110,8 @@ struct cuda_product {
 };
 void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, const struct cuda_product *p);
+
+/* ---- cuda_linear.cu */
 err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
                      const struct weight_source *source);
 void cuda_weight_close(struct backend_weight *w);
@@ -130,11 +132,11 @@ void cuda_low_rank_load(struct backend_context *c, struct backend_low_rank *l, s
                         const struct low_rank_values *values);
 void cuda_low_rank_set(struct backend_context *c, struct backend_low_rank *const *all, size_t count,
                        const float *value);
+void cuda_set_close(struct cuda_set *s);
+
+/* ---- cuda_low_rank_apply.cu */
 void cuda_low_rank_shrink(struct backend_context *c, const struct low_rank_site *l, struct mat x,
                           const struct backend_batch *b);
-void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,
-                            struct mat x, const struct backend_batch *b);
-void cuda_set_close(struct cuda_set *s);
 /* The parts of linear() and linear_back() around the product with W. They return true if they have
  * set y, or dx, so that the product has to be added: y (rows, n) = bias + low-rank part [+ y], dx
  * (rows, k) = low-rank part. */
@@ -144,6 +146,10 @@ bool cuda_low_rank_forward(struct backend_context *c, struct mat y, struct mat x
 bool cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
                         const struct low_rank_site *l, const struct backend_batch *b, size_t rows,
                         size_t k);
+
+/* ---- cuda_low_rank_gradient.cu */
+void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,
+                            struct mat x, const struct backend_batch *b);
 
 /* ---- cuda_head.cu, cuda_update.cu */
 void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,

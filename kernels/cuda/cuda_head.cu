@@ -1,6 +1,6 @@
 /* Cross-entropy through the head. The logits of a block of rows are one product; one block of
- * threads then takes a row of them to its loss and writes the gradient over it, and a second product
- * gives the gradient of the hidden states.
+ * threads then takes a row of them to its loss and writes the gradient over it, and a second
+ * product gives the gradient of the hidden states.
  *
  *   e_v = exp(z_v - max)    sum = sum_v e_v    nll = log(sum) + max - z_target
  *   dz_v = (e_v / sum - [v is target]) * gradient_scale
@@ -12,8 +12,8 @@
 /* LOGITS_BYTES: of the logits of one block of rows. */
 enum { HEAD_THREADS = 256, HEAD_EACH = 4, HEAD_STEP = HEAD_THREADS * HEAD_EACH };
 enum { LOGITS_BYTES = 256 << 20 };
-/* Rows of W in one product of float32 with dz. A single sum over a large vocabulary would collect the
- * roundings of all its terms; sums of slices that are added are four times as exact. */
+/* Rows of W in one product of float32 with dz. A single sum over a large vocabulary would collect
+ * the roundings of all its terms; sums of slices that are added are four times as exact. */
 enum { SLICE = 4096 };
 
 struct head_args {
