@@ -18,8 +18,8 @@
 
 struct engine;
 
-/* The place of the frozen weights. BASE_AUTO is BASE_PACKED if that fits into the free memory together
- * with a pass, else BASE_FILE. */
+/* The place of the frozen weights. BASE_AUTO is BASE_PACKED if that fits into the free memory
+ * together with a pass, else BASE_FILE. */
 enum base_memory {
     BASE_AUTO,
     BASE_PACKED, /* packed once, for speed */

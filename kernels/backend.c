@@ -38,8 +38,8 @@ static bool beside_program(char *out, size_t bytes)
     return slash && (size_t)snprintf(slash + 1, room, "%s", LIBRARY) < room;
 }
 
-/* The library needs cuBLAS, which takes 0.1 s and 200 MB to load, so a machine without a driver does
- * not load it. dlerror() names the file that is missing, which may be one that the library needs. */
+/* The library needs cuBLAS, which takes 0.1 s and 200 MB to load, so a machine without a driver
+ * does not load it. dlerror() names the missing file, which may be one that the library needs. */
 static void *open_library(char why[BACKEND_WHY_BYTES])
 {
     char path[4096];
