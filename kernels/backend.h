@@ -93,7 +93,7 @@ enum { BACKEND_ROWS = 64, BACKEND_FEW = 8 };
 enum {
     BACKEND_FORWARD = 1,
     BACKEND_BACKWARD = 2,
-    BACKEND_HEAD = 4,  /* head_loss(), in slices of the vocabulary; linear() works too */
+    BACKEND_HEAD = 4,  /* beside the two above: for head_loss(), in slices of the vocabulary */
     BACKEND_EMBED = 8, /* embed() */
     BACKEND_KEEP = 16,
 };
@@ -280,8 +280,8 @@ struct backend {
      * data is NULL. */
     void (*norm)(struct backend_context *c, struct mat y, float *inv, struct mat copy, struct mat x,
                  const float *weight, const struct norm_shape *s);
-    /* dx += gradient of norm() at its input x; with `set`, dx = gradient. narrow = dx unless its
-     * data is NULL. */
+    /* dx += gradient of norm() at its input x; with `set`, dx = gradient, and dx may be dy. narrow =
+     * dx unless its data is NULL. */
     void (*norm_back)(struct backend_context *c, struct mat dx, struct mat narrow, struct mat dy,
                       struct mat x, const float *inv, const float *weight,
                       const struct norm_shape *s, bool set);
