@@ -32,7 +32,7 @@ namespace
 struct algo {
     uint32_t id, splits;
 };
-enum { SPLIT_K = 1, BY_ROWS, RIGHT_16, RIGHT_ANY, WORKSPACE = 4096, FILLED = 1 << 20 };
+enum { SPLIT_K = 1, BY_ROWS, RIGHT_16, RIGHT_ANY, WORKSPACE = 4096, FILLED = 64 << 10 };
 unsigned offered = SHIM_PRODUCT_ALL;
 
 size_t size_of(const stub_layout *l)
@@ -105,35 +105,49 @@ operand operand_of(const void *data, const stub_layout *l, bool transposed)
 }
 
 enum { M = 4, N = 16 }; /* a tile in registers */
+typedef float line __attribute__((vector_size(4 * N)));
 /* tile (M, N) += a (k, M)^T b (k, N): each element is summed in ascending k, whatever is beside. */
 #ifndef SHIM_TSAN /* which cannot run the choice of a clone */
-__attribute__((target_clones("avx2", "default")))
+__attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 void multiply_tile(float *tile, const float *a, const float *b, size_t k)
 {
-    float sum[M][N] = {};
-    for (size_t p = 0; p < k; p++)
+    line sum[M] = {}, right, old;
+    for (size_t p = 0; p < k; p++) {
+        memcpy(&right, b + p * N, sizeof right);
         for (size_t i = 0; i < M; i++)
-            for (size_t j = 0; j < N; j++)
-                sum[i][j] += a[p * M + i] * b[p * N + j];
-    for (size_t i = 0; i < M; i++)
-        for (size_t j = 0; j < N; j++)
-            tile[i * N + j] += sum[i][j];
+            sum[i] += a[p * M + i] * right;
+    }
+    for (size_t i = 0; i < M; i++) {
+        memcpy(&old, tile + i * N, sizeof old);
+        old += sum[i];
+        memcpy(tile + i * N, &old, sizeof old);
+    }
 }
-/* (lines, k) as panels (k, width), the last filled up with zeros. */
-std::vector<float> panels(operand x, size_t lines, size_t k, size_t width)
+/* to = x (lines, k) as panels (k, width), the last filled up with zeros. */
+void panels(std::vector<float> *to, operand x, size_t lines, size_t k, size_t width)
 {
-    std::vector<float> to((lines + width - 1) / width * width * k);
-    for (size_t i = 0; i < lines; i++)
-        for (size_t p = 0; p < k; p++)
-            to[(i / width * k + p) * width + i % width] = element(&x, i, p);
-    return to;
+    to->assign((lines + width - 1) / width * width * k, 0.0f);
+    for (size_t first = 0; first < lines; first += width) {
+        float *panel = to->data() + first * k;
+        size_t have = std::min(width, lines - first);
+        if (x.col == 1) /* as it lies in memory */
+            for (size_t i = 0; i < have; i++)
+                for (size_t p = 0; p < k; p++)
+                    panel[p * width + i] = element(&x, first + i, p);
+        else
+            for (size_t p = 0; p < k; p++)
+                for (size_t i = 0; i < have; i++)
+                    panel[p * width + i] = element(&x, first + i, p);
+    }
 }
 void product(operand a, operand b, operand c, operand d, size_t m, size_t n, size_t k, float alpha,
              float beta, size_t parts)
 {
     std::swap(b.row, b.col);
-    std::vector<float> pa = panels(a, m, k, M), pb = panels(b, n, k, N);
+    static std::vector<float> pa, pb; /* kept: one product runs at a time */
+    panels(&pa, a, m, k, M);
+    panels(&pb, b, n, k, N);
     for (size_t i = 0; i < m; i += M)
         for (size_t j = 0; j < n; j += N) {
             float tile[M * N] = {};
