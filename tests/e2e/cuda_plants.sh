@@ -34,7 +34,7 @@ expect no-wait "$bits" "$bits" "$bits"
 expect divergent 'this one is at a barrier' 'this one is at a barrier' "$race"
 SHIM_RACE_BLOCKS=1 expect two-blocks "$bits" "$bits" "$race"
 expect one-place "$bits" "$bits" "$bits"
-expect global-beyond 'behind an allocation' use-after-poison 'bytes beyond an allocation'
+expect global-beyond 'behind an allocation' use-after-poison 'behind an allocation'
 expect shared-beyond "$bits" 'index 4 out of bounds' "$bits"
 expect host-reads '' use-after-poison ''
 export SHIM_VERIFY=1
