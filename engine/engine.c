@@ -206,7 +206,8 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
 {
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return err_sys(ENOMEM, "engine");
-    struct backend_options options = {.precision = o->precision, .threads = o->threads};
+    struct backend_options options = {
+        .precision = o->precision, .threads = o->threads, .profile = o->profile};
     unsigned products = BACKEND_FORWARD | (o->inference ? 0 : BACKEND_BACKWARD);
     err er = err_sys(ENOMEM, "engine");
     e->model = m;
@@ -227,6 +228,10 @@ out:
     return er;
 }
 
+const char *engine_device(const struct engine *e)
+{
+    return e->be->name;
+}
 enum dtype engine_precision(const struct engine *e)
 {
     return e->be->precision(e->ctx);

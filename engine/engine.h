@@ -31,6 +31,7 @@ struct engine_options {
     const char *device;   /* "cpu", "cuda", "auto" (NULL) */
     enum dtype precision; /* DTYPE_F32, DTYPE_BF16; DTYPE_NONE is auto: bf16 where it is faster */
     int threads;          /* 0: all */
+    bool profile;         /* engine_profile() has the seconds of operations */
     bool inference;       /* forward passes only */
     enum base_memory base_memory;
     /* For BASE_AUTO, the largest pass that will follow: its tokens (0: 2048), and whether it
@@ -41,6 +42,7 @@ struct engine_options {
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
 void engine_close(struct engine *e); /* accepts NULL */
 
+const char *engine_device(const struct engine *e);           /* "cpu" or "cuda" */
 enum dtype engine_precision(const struct engine *e);         /* DTYPE_F32 or DTYPE_BF16 */
 enum base_memory engine_base_memory(const struct engine *e); /* BASE_PACKED or BASE_FILE */
 const struct model *engine_model(const struct engine *e);    /* the model of engine_open() */

@@ -69,6 +69,7 @@ struct backend_options {
     enum dtype precision; /* DTYPE_F32 or DTYPE_BF16; DTYPE_NONE: bf16 if it is faster there */
     int threads;          /* 0: as many as the machine has */
     int device;           /* N of cuda:N */
+    bool profile;         /* measure seconds, also where that means to wait after each operation */
 };
 
 /* The rows of a pass, one after the other without padding, T tokens in all. All in host memory. */

@@ -249,6 +249,7 @@ static err report(const struct train_command *o, const struct setup *s,
         json_object_del(out, private_keys[i]); /* not counted by the budget, so not computed */
     json_object_set_new(out, "trained_parameters",
                         json_integer((json_int_t)s->adapter.value_count));
+    json_object_set_new(out, "device", json_string(engine_device(s->engine)));
     json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));
     if (o->privacy) json_object_update_new(out, train_ledger_json(&spent, o->ledger));
     if (o->profile) json_object_set_new(out, "profile", profile_json(s->engine));
@@ -269,6 +270,7 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .base_memory = o->base_memory,
                .tokens = (size_t)(o->training.batch * o->training.seq),
                .checkpoint = o->checkpoint,
+               .profile = o->profile,
                /* DP-SGD needs each record's gradient to be independent of the other records of
                 * its step; only float32 computes a row with the same bits whatever its neighbours
                 * are. */

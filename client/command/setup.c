@@ -43,6 +43,7 @@ err setup_open(struct setup *out, const struct setup_options *o)
         .base_memory = (enum base_memory)o->base_memory,
         .tokens = o->tokens,
         .checkpoint = o->checkpoint,
+        .profile = o->profile,
     };
     TRY_OUT(e, model_open(&s.model, o->base));
     s.no_tokenizer = tokenizer_open(&s.tokenizer, o->base);
@@ -65,9 +66,9 @@ err setup_open(struct setup *out, const struct setup_options *o)
             "which is slower",
             o->base);
     if (o->common->verbose)
-        command_note(o->common, "%s: %s, %u layers, %s, opened in %.1f s", o->base,
+        command_note(o->common, "%s: %s, %u layers, %s on %s, opened in %.1f s", o->base,
                      out->model.arch.family->model_type, out->model.arch.layers,
-                     dtype_name(engine_precision(out->engine)),
+                     dtype_name(engine_precision(out->engine)), engine_device(out->engine),
                      (double)(text_now_ms() - begun) / 1000);
     return ERR_NONE;
 out:

@@ -52,6 +52,7 @@ struct setup_options {
     int base_memory;             /* enum base_memory */
     size_t tokens;               /* of the largest pass; 0: not known */
     bool checkpoint;
+    bool profile;
     bool f32;  /* use float32 if --precision is auto */
     bool text; /* refuse a base without a tokenizer before the engine is opened */
 };

@@ -288,6 +288,7 @@ static err context_open(struct backend_context **out, const struct backend_optio
     TRY(find_device(o->device));
     struct backend_context *c = (struct backend_context *)calloc(1, sizeof *c);
     if (!c) return err_sys(ENOMEM, "cuda");
+    c->timed = o->profile;
     c->device = o->device;
     c->precision = o->precision == DTYPE_NONE ? DTYPE_BF16 : o->precision;
     cudaError_t status = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
