@@ -184,7 +184,7 @@ void cuda_learned_take(struct backend_context *c, struct mat to, struct mat from
 void cuda_learned_add(struct backend_context *c, struct mat to, struct mat from,
                       const struct backend_batch *b, size_t first, size_t rows, size_t cols);
 
-/* ---- cuda_attention_f32.cu, cuda_decode.cu */
+/* ---- cuda_attention.cu, cuda_decode.cu */
 enum { CUDA_HEAD_DIM_MAX = 256 };
 /* False, with a recorded failure, for a shape without kernels. */
 bool cuda_attention_known(struct backend_context *c, const struct attention_shape *s);

@@ -1,34 +1,12 @@
-/* Causal attention in float32 arithmetic, over rows of different lengths, with grouped heads and an
- * optional window; tensors are float32 or bfloat16. It serves every head_dim up to 256.
- *
- *   forward    S = Q K^T, P = softmax(scale S), O = P V; lse = log(sum exp) is kept. The softmax
- *              is online (FlashAttention-2, Dao 2023): the keys come in tiles, and what has been
- *              summed is scaled down when a larger score appears
- *   backward   P = exp(scale S - lse), dP = dO V^T, dS = scale P (dP - rowsum(O dO));
- *              dQ = dS K, dK = dS^T Q, dV = P^T dO
- *
- * A block has 64 queries of a head (forward and dQ) or 64 keys of a key-value head (dK and dV), so
- * that each result has one writer, and tiles are counted from the first token of the row. Therefore
- * the bits of a row do not depend on its neighbours.
+/* Attention in float32 arithmetic for every head_dim up to 256; tensors are float32 or bfloat16. It
+ * is the reference for the kernels on tensor cores, and serves the shapes that they do not know.
  *
  * A block computes with tiles of 64 x 64. Its 256 threads are arranged as 16 x 16, and a thread has
  * a part of 4 x 4: rows y .. y + 3 and columns x .. x + 3. */
-#include "kernels/cuda/cuda.h"
-#include "kernels/cuda/cuda_vector.cuh"
-
-#include <cmath>
+#include "kernels/cuda/cuda_attention.cuh"
 
 static constexpr unsigned TILE = 64, THREADS = 256;
 static constexpr unsigned DEPTH = 32; /* values of head_dim in shared memory at a time */
-
-struct attention_args {
-    struct rows8 q, k, v, out;     /* (tokens, heads head_dim), k and v with kv_heads */
-    struct rows8 dq, dk, dv, dout; /* backward */
-    float *lse, *delta;            /* (tokens, heads); delta = rowsum(O dO) */
-    const uint32_t *start;         /* (rows + 1) */
-    unsigned rows, heads, kv_heads, head_dim, window;
-    float scale;
-};
 
 /* Up to 64 tokens of one head: tokens [token, token + have), columns from `col` on. */
 struct tile {
@@ -36,31 +14,6 @@ struct tile {
     size_t token, col;
     unsigned have, head_dim;
 };
-/* A tile of a row: tokens [at, at + 64) of the row that begins with token `first`. */
-struct place {
-    unsigned first, tokens, at;
-};
-
-/* Tile number t of the batch. A row gets as many numbers as there are multiples of 64 between its
- * ends, and one more. They are enough for any position of the row, so that start[] alone gives the
- * row of a tile. False if the number is not used. */
-static __device__ __forceinline__ bool find_place(struct place *p, const struct attention_args &a,
-                                                  unsigned t)
-{
-    unsigned low = 0, high = a.rows; /* the row is in [low, high) */
-    while (high - low > 1) {
-        unsigned middle = (low + high) / 2;
-        if (a.start[middle] / TILE + middle <= t)
-            low = middle;
-        else
-            high = middle;
-    }
-    p->first = a.start[low];
-    p->tokens = a.start[low + 1] - p->first;
-    p->at = (t - p->first / TILE - low) * TILE;
-    return p->at < p->tokens;
-}
-
 static __device__ __forceinline__ struct tile tile_of(const struct rows8 &m,
                                                       const struct attention_args &a,
                                                       const struct place &p, unsigned at,
@@ -194,17 +147,6 @@ store_part(const struct tile &t, const float part[COLS][4][4], const float facto
         }
 }
 
-static __device__ __forceinline__ bool sees(const struct attention_args &a, unsigned query,
-                                            unsigned key)
-{
-    return key <= query && (a.window == 0 || query - key < a.window);
-}
-/* The first tile of keys that any query of a tile sees. */
-static __device__ __forceinline__ unsigned first_key(const struct attention_args &a, unsigned query)
-{
-    return a.window && query + 1 > a.window ? (query + 1 - a.window) / TILE * TILE : 0;
-}
-
 /* The largest of the values that the 16 threads of the same rows have. */
 static __device__ __forceinline__ float across_max(float v)
 {
@@ -231,7 +173,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 2 ? 1 : 2)
     float *stage = reinterpret_cast<float *>(stage4),
           *weights = reinterpret_cast<float *>(weights4);
     struct place p;
-    if (!find_place(&p, a, gridDim.x - 1 - blockIdx.x)) return;
+    if (!find_place<TILE>(&p, a, gridDim.x - 1 - blockIdx.x)) return;
     unsigned head = blockIdx.y, kv = head / (a.heads / a.kv_heads);
     unsigned x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;
     struct tile q = tile_of(a.q, a, p, p.at, head);
@@ -239,7 +181,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 2 ? 1 : 2)
 #pragma unroll
     for (int i = 0; i < 4; i++)
         top[i] = -INFINITY;
-    for (unsigned at = first_key(a, p.at); at < p.at + q.have; at += TILE) {
+    for (unsigned at = first_key<TILE>(a, p.at); at < p.at + q.have; at += TILE) {
         float s[4][4];
         scores(s, stage, q, tile_of(a.k, a, p, at, kv));
 #pragma unroll
@@ -311,7 +253,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
     float *stage = reinterpret_cast<float *>(stage4),
           *weights = reinterpret_cast<float *>(weights4);
     struct place p;
-    if (!find_place(&p, a, gridDim.x - 1 - blockIdx.x)) return;
+    if (!find_place<TILE>(&p, a, gridDim.x - 1 - blockIdx.x)) return;
     unsigned head = blockIdx.y, kv = head / (a.heads / a.kv_heads);
     unsigned x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;
     struct tile q = tile_of(a.q, a, p, p.at, head), dout = tile_of(a.dout, a, p, p.at, head);
@@ -320,7 +262,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
 #pragma unroll
     for (int i = 0; i < 4; i++)
         lse[i] = y + i < q.have ? a.lse[(q.token + y + i) * a.heads + head] : 0.0f;
-    for (unsigned at = first_key(a, p.at); at < p.at + q.have; at += TILE) {
+    for (unsigned at = first_key<TILE>(a, p.at); at < p.at + q.have; at += TILE) {
         struct tile k = tile_of(a.k, a, p, at, kv), v = tile_of(a.v, a, p, at, kv);
         float s[4][4], dp[4][4];
         scores(s, stage, q, k);
@@ -351,12 +293,11 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
     float *stage = reinterpret_cast<float *>(stage4),
           *weights = reinterpret_cast<float *>(weights4);
     struct place p;
-    if (!find_place(&p, a, blockIdx.x)) return;
+    if (!find_place<TILE>(&p, a, blockIdx.x)) return;
     unsigned kv = blockIdx.y, group = a.heads / a.kv_heads;
     unsigned x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;
     struct tile k = tile_of(a.k, a, p, p.at, kv), v = tile_of(a.v, a, p, p.at, kv);
-    unsigned last = p.at + k.have - 1, end = p.tokens; /* queries below `end` see a key of ours */
-    if (a.window && end - last > a.window) end = last + a.window;
+    unsigned last = p.at + k.have - 1, end = end_query(a, p, last);
     float dk[COLS][4][4] = {}, dv[COLS][4][4] = {};
     for (unsigned head = kv * group; head < (kv + 1) * group; head++)
         for (unsigned at = p.at; at < end; at += TILE) {
@@ -387,7 +328,6 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
     store_part<COLS>(tile_of(a.dv, a, p, p.at, kv), dv, factor);
 }
 
-typedef void attention_kernel(struct attention_args);
 /* By the number of 64 columns of a head: 1, 2, or up to 4. */
 static attention_kernel *const forward_kernels[] = {forward_kernel<1>, forward_kernel<2>,
                                                     forward_kernel<4>};
@@ -395,75 +335,21 @@ static attention_kernel *const query_kernels[] = {
     query_gradient_kernel<1>, query_gradient_kernel<2>, query_gradient_kernel<4>};
 static attention_kernel *const key_kernels[] = {key_gradient_kernel<1>, key_gradient_kernel<2>,
                                                 key_gradient_kernel<4>};
-static unsigned kernel_number(const struct attention_shape *s)
+static unsigned kernel_number(const struct attention_args *a)
 {
-    return s->head_dim <= TILE ? 0 : s->head_dim <= 2 * TILE ? 1 : 2;
+    return a->head_dim <= TILE ? 0 : a->head_dim <= 2 * TILE ? 1 : 2;
 }
 
-bool cuda_attention_known(struct backend_context *c, const struct attention_shape *s)
+void attention_f32_forward(struct backend_context *c, const struct attention_args *a)
 {
-    bool known = s->head_dim > 0 && s->head_dim <= CUDA_HEAD_DIM_MAX && s->kv_heads > 0 &&
-                 s->heads % s->kv_heads == 0;
-    if (!known)
-        cuda_fail(c, err_make(ERR_INPUT,
-                              "cuda: attention with %u heads, %u key-value heads and head_dim %u: "
-                              "expected a multiple, and head_dim at most %d",
-                              s->heads, s->kv_heads, s->head_dim, CUDA_HEAD_DIM_MAX));
-    return known;
+    launch(forward_kernels[kernel_number(a)], tile_grid(a, TILE, a->heads), dim3(THREADS), 0,
+           c->stream, *a);
 }
 
-static struct attention_args args_of(const struct attention_tensors *t,
-                                     const struct attention_shape *s, const struct backend_batch *b)
+void attention_f32_back(struct backend_context *c, const struct attention_args *a)
 {
-    struct attention_args a = {};
-    a.q = rows8_of(t->q, s->head_dim);
-    a.k = rows8_of(t->k, s->head_dim);
-    a.v = rows8_of(t->v, s->head_dim);
-    a.out = rows8_of(t->out, s->head_dim);
-    a.lse = t->lse;
-    a.start = b->start;
-    a.rows = (unsigned)b->now.rows;
-    a.heads = s->heads;
-    a.kv_heads = s->kv_heads;
-    a.head_dim = s->head_dim;
-    a.window = s->window;
-    a.scale = 1.0f / sqrtf((float)s->head_dim);
-    return a;
-}
-/* As many tiles as find_place() can number. */
-static unsigned tile_numbers(const struct backend_batch *b)
-{
-    return (unsigned)(b->now.tokens / TILE + b->now.rows);
-}
-
-void cuda_attention(struct backend_context *c, const struct attention_tensors *t,
-                    const struct attention_shape *s, const struct backend_batch *b)
-{
-    if (!cuda_attention_known(c, s) || b->now.rows == 0) return;
-    struct attention_args a = args_of(t, s, b);
-    double since = cuda_begin(c);
-    launch(forward_kernels[kernel_number(s)], dim3(tile_numbers(b), s->heads), dim3(THREADS), 0,
-           c->stream, a);
-    cuda_done(c, OP_ATTENTION, since);
-}
-
-/* The queries' kernel comes first, because it writes delta. */
-void cuda_attention_back(struct backend_context *c, const struct attention_tensors *grad,
-                         const struct attention_tensors *t, const struct attention_shape *s,
-                         const struct backend_batch *b)
-{
-    if (!cuda_attention_known(c, s) || b->now.rows == 0) return;
-    struct attention_args a = args_of(t, s, b);
-    a.dq = rows8_of(grad->q, s->head_dim);
-    a.dk = rows8_of(grad->k, s->head_dim);
-    a.dv = rows8_of(grad->v, s->head_dim);
-    a.dout = rows8_of(grad->out, s->head_dim);
-    double since = cuda_begin(c);
-    a.delta = static_cast<float *>(cuda_scratch(c, b->now.tokens * s->heads * sizeof(float)));
-    if (a.delta) {
-        unsigned n = kernel_number(s);
-        launch(query_kernels[n], dim3(tile_numbers(b), s->heads), dim3(THREADS), 0, c->stream, a);
-        launch(key_kernels[n], dim3(tile_numbers(b), s->kv_heads), dim3(THREADS), 0, c->stream, a);
-    }
-    cuda_done(c, OP_ATTENTION_BACK, since);
+    launch(query_kernels[kernel_number(a)], tile_grid(a, TILE, a->heads), dim3(THREADS), 0,
+           c->stream, *a);
+    launch(key_kernels[kernel_number(a)], tile_grid(a, TILE, a->kv_heads), dim3(THREADS), 0,
+           c->stream, *a);
 }
