@@ -1,4 +1,5 @@
-/* The operations of attention over the rows of a batch. */
+/* The operations of attention, which choose between tensor cores and float32 arithmetic. The choice
+ * depends on types, alignment and head_dim, never on the batch, so that a row keeps its bits. */
 #include "kernels/cuda/cuda_attention.cuh"
 
 bool cuda_attention_known(struct backend_context *c, const struct attention_shape *s)
@@ -39,7 +40,10 @@ void cuda_attention(struct backend_context *c, const struct attention_tensors *t
     if (!cuda_attention_known(c, s) || b->now.rows == 0) return;
     struct attention_args a = args_of(t, s, b);
     double since = cuda_begin(c);
-    attention_f32_forward(c, &a);
+    if (attention_mma_known(&a, false))
+        attention_mma_forward(c, &a);
+    else
+        attention_f32_forward(c, &a);
     cuda_done(c, OP_ATTENTION, since);
 }
 
@@ -55,6 +59,9 @@ void cuda_attention_back(struct backend_context *c, const struct attention_tenso
     a.dout = rows8_of(grad->out, s->head_dim);
     double since = cuda_begin(c);
     a.delta = static_cast<float *>(cuda_scratch(c, b->now.tokens * s->heads * sizeof(float)));
-    if (a.delta) attention_f32_back(c, &a);
+    if (a.delta && attention_mma_known(&a, true))
+        attention_mma_back(c, &a);
+    else if (a.delta)
+        attention_f32_back(c, &a);
     cuda_done(c, OP_ATTENTION_BACK, since);
 }

@@ -27,9 +27,14 @@ struct attention_args {
 };
 typedef void attention_kernel(struct attention_args);
 
-/* The first kernel of the backward pass writes a.delta, which the second reads. */
+/* The kernels that multiply in float32, for all shapes, and those on tensor cores, for the shapes
+ * that attention_mma_known() accepts. The first kernel of a backward pass writes a.delta, which the
+ * second reads. */
 void attention_f32_forward(struct backend_context *c, const struct attention_args *a);
 void attention_f32_back(struct backend_context *c, const struct attention_args *a);
+bool attention_mma_known(const struct attention_args *a, bool back);
+void attention_mma_forward(struct backend_context *c, const struct attention_args *a);
+void attention_mma_back(struct backend_context *c, const struct attention_args *a);
 
 /* A tile of a row: tokens from `at` on, of the row that begins with token `first`. */
 struct place {
