@@ -20,6 +20,14 @@ static struct attention_tensors views(const struct call *a, const struct tensor 
                                       .lse = a->lse.m.data};
 }
 
+/* Distances between rows that are multiples of 16 bytes, as a backend may need for its fastest
+ * kernels, or others. */
+static bool aligned;
+static size_t pad(size_t odd)
+{
+    return aligned ? 8 : odd;
+}
+
 /* `from` NULL: random inputs; else those of rows first .. first + rows - 1 of that call. */
 static struct call call_new(const struct attention_shape *s, const uint32_t *length, size_t rows,
                             const struct call *from, size_t first)
@@ -29,11 +37,11 @@ static struct call call_new(const struct attention_shape *s, const uint32_t *len
     a.wide = (size_t)s->heads * s->head_dim;
     a.narrow = (size_t)s->kv_heads * s->head_dim;
     size_t all = a.wide + 2 * a.narrow;
-    a.qkv = tensor_normal(precision, tokens, all, 4, 1.0);
-    a.dout = tensor_normal(precision, tokens, a.wide, 2, 1.0);
-    a.out = tensor_new(precision, tokens, a.wide, 3);
+    a.qkv = tensor_normal(precision, tokens, all, pad(4), 1.0);
+    a.dout = tensor_normal(precision, tokens, a.wide, pad(2), 1.0);
+    a.out = tensor_new(precision, tokens, a.wide, pad(3));
     a.lse = tensor_new(DTYPE_F32, tokens, s->heads, 0);
-    a.dqkv = tensor_new(precision, tokens, all, 1);
+    a.dqkv = tensor_new(precision, tokens, all, pad(1));
     if (!from) return a;
     memcpy(a.qkv.x, from->qkv.x + from->r.start[first] * all, tokens * all * sizeof(double));
     memcpy(a.dout.x, from->dout.x + from->r.start[first] * a.wide,
@@ -130,11 +138,14 @@ static void run_attention(void)
 {
     static const uint32_t length[] = {1, 65, 0, 2, 130}, short_rows[] = {7, 33};
     static const struct attention_shape shape[] = {
-        {2, 2, 8, 0},  {3, 1, 20, 0},  {4, 2, 64, 0},   {2, 1, 128, 0}, {4, 4, 8, 3},
-        {2, 1, 20, 1}, {3, 3, 64, 40}, {2, 1, 128, 64}, {1, 1, 6, 0},   {2, 1, 96, 0},
+        {2, 2, 8, 0}, {3, 1, 20, 0}, {4, 2, 64, 0},  {2, 1, 128, 0},
+        {4, 4, 8, 3}, {2, 1, 20, 1}, {3, 3, 64, 40}, {2, 1, 128, 64},
+        {1, 1, 6, 0}, {2, 1, 96, 0}, {2, 1, 96, 1},
     };
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        aligned = shape[i].head_dim % 32 == 0;
         check_attention(&shape[i], length, 5);
+        aligned = false;
         check_attention(&shape[i], short_rows, 2);
     }
 }
@@ -147,8 +158,10 @@ Test(operations_attention, attention_and_its_gradient_follow_the_definition)
 static void run_alone(void)
 {
     static const uint32_t length[] = {9, 65, 1, 130, 40};
-    static const struct attention_shape shape[] = {{4, 2, 64, 0}, {2, 1, 20, 33}};
+    static const struct attention_shape shape[] = {
+        {4, 2, 64, 0}, {2, 1, 20, 33}, {2, 1, 96, 0}, {2, 1, 128, 70}};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        aligned = shape[i].head_dim % 32 == 0;
         struct call all = call_new(&shape[i], length, 5, NULL, 0);
         call_run(&all);
         const double *out = tensor_get(&all.out, "out"), *dqkv = tensor_get(&all.dqkv, "dqkv");
