@@ -43,10 +43,11 @@ static __device__ __forceinline__ void load_turned(float *stage, const struct ti
     for (int j = 0; j < 8; j++)
         stage[(group + j) * TILE + i] = v[j];
 }
-/* stage (64, 64) = values [at, at + 64) of the tile. */
+/* stage (64, 64) = values [at, at + 64) of the tile. Unrolled, its values would not fit into the
+ * registers of the gradient of the keys. */
 static __device__ __forceinline__ void load_plain(float *stage, const struct tile &t, unsigned at)
 {
-#pragma unroll
+#pragma unroll 1
     for (unsigned n = threadIdx.x; n < TILE * TILE / 8; n += THREADS) {
         unsigned i = n / (TILE / 8), group = n % (TILE / 8) * 8;
         float v[8];
