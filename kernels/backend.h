@@ -281,8 +281,8 @@ struct backend {
      * data is NULL. */
     void (*norm)(struct backend_context *c, struct mat y, float *inv, struct mat copy, struct mat x,
                  const float *weight, const struct norm_shape *s);
-    /* dx += gradient of norm() at its input x; with `set`, dx = gradient, and dx may be dy. narrow =
-     * dx unless its data is NULL. */
+    /* dx += gradient of norm() at its input x; with `set`, dx = gradient, and dx may be dy.
+     * narrow = dx unless its data is NULL. */
     void (*norm_back)(struct backend_context *c, struct mat dx, struct mat narrow, struct mat dy,
                       struct mat x, const float *inv, const float *weight,
                       const struct norm_shape *s, bool set);
