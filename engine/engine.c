@@ -232,6 +232,10 @@ const char *engine_device(const struct engine *e)
 {
     return e->be->name;
 }
+const char *engine_no_gpu(const struct engine *e)
+{
+    return e->why;
+}
 enum dtype engine_precision(const struct engine *e)
 {
     return e->be->precision(e->ctx);

@@ -43,6 +43,8 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
 void engine_close(struct engine *e); /* accepts NULL */
 
 const char *engine_device(const struct engine *e);           /* "cpu" or "cuda" */
+/* Device "auto": why no GPU is used, or "". */
+const char *engine_no_gpu(const struct engine *e);
 enum dtype engine_precision(const struct engine *e);         /* DTYPE_F32 or DTYPE_BF16 */
 enum base_memory engine_base_memory(const struct engine *e); /* BASE_PACKED or BASE_FILE */
 const struct model *engine_model(const struct engine *e);    /* the model of engine_open() */

@@ -38,16 +38,21 @@ static bool beside_program(char *out, size_t bytes)
     return slash && (size_t)snprintf(slash + 1, room, "%s", LIBRARY) < room;
 }
 
+bool backend_expects_gpu(void)
+{
+    const char *asked = getenv("FEDLORA_CUDA");
+    return (asked && *asked) || dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+}
+
 /* The library needs cuBLAS, which takes 0.1 s and 200 MB to load, so a machine without a driver
  * does not load it. dlerror() names the missing file, which may be one that the library needs. */
 static void *open_library(char why[BACKEND_WHY_BYTES])
 {
     char path[4096];
     const char *asked = getenv("FEDLORA_CUDA"), *name = LIBRARY;
+    if (!backend_expects_gpu()) return say(why, "this machine has no NVIDIA driver (libcuda.so.1)");
     if (asked && *asked)
         name = asked;
-    else if (!dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL))
-        return say(why, "this machine has no NVIDIA driver (libcuda.so.1)");
     else if (beside_program(path, sizeof path) && access(path, R_OK) == 0)
         name = path;
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);

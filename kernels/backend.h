@@ -314,6 +314,9 @@ struct backend {
 };
 
 extern const struct backend backend_cpu;
+/* Whether the machine has an NVIDIA driver, or FEDLORA_CUDA names a library: then a GPU that is not
+ * used deserves a word. */
+bool backend_expects_gpu(void);
 enum { BACKEND_WHY_BYTES = 640 };
 /* Opens a device. name: "cpu", "cuda", "cuda:N" or "auto" (also NULL), which is the GPU 0 if it is
  * usable, else the CPU; `why` then says why no GPU is used, and is empty otherwise. The CUDA

@@ -65,6 +65,8 @@ err setup_open(struct setup *out, const struct setup_options *o)
             "%s: packed weights do not fit into the free memory, so they stay in the file, "
             "which is slower",
             o->base);
+    if (*engine_no_gpu(out->engine) && backend_expects_gpu())
+        command_note(o->common, "the CPU is used, because %s", engine_no_gpu(out->engine));
     if (o->common->verbose)
         command_note(o->common, "%s: %s, %u layers, %s on %s, opened in %.1f s", o->base,
                      out->model.arch.family->model_type, out->model.arch.layers,

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# --device cuda on the shim: it trains and evaluates; a missing GPU, an old driver, a wrong number, too little memory and
+# a failure in the middle of training end with one line and no adapter; only auto then takes the CPU, and says so.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+
+shim=$programs/libfedlora_cuda_on_cpu.so
+[ -e "$shim" ] || skip "this build has no $(basename "$shim")"
+python3 - "$work/rows.jsonl" <<'PYTHON'
+import json, sys
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    for i in range(6):
+        ids = [3 + (7 * i + 5 * k) % 37 for k in range(12 + i)]
+        file.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
+PYTHON
+
+# train NAME OPTION...: the exit status; output in $work/NAME.log, the adapter in $work/NAME
+train() {
+  local name=$1
+  shift
+  FEDLORA_CUDA=$shim "$programs/fedlora" train --base "$root/tests/models/llama" --data "$work/rows.jsonl" -o "$work/$name" \
+    --rank 4 --targets q,v --steps 3 --batch 2 --no-eos --seed 1 --quiet --json "$@" >"$work/$name.json" 2>"$work/$name.log"
+}
+refused() { # NAME STATUS TEXT OPTION...: one line with TEXT, no adapter
+  local name=$1 status=$2 text=$3 got=0
+  shift 3
+  train "$name" "$@" || got=$?
+  [ "$got" = "$status" ] || fail_with "$work/$name.log" "$name: status $got, expected $status"
+  [ "$(wc -l <"$work/$name.log")" = 1 ] || fail_with "$work/$name.log" "$name: not one line"
+  grep -q "$text" "$work/$name.log" || fail_with "$work/$name.log" "$name: does not say: $text"
+  [ ! -e "$work/$name" ] || fail "$name: left an adapter"
+}
+
+train gpu --device cuda --precision f32 || fail_with "$work/gpu.log" "training on the shim"
+train cpu --device cpu --precision f32 || fail_with "$work/cpu.log" "training on the CPU"
+python3 - "$work/gpu.json" "$work/cpu.json" <<'PYTHON' || fail "the losses differ"
+import json, sys
+gpu, cpu = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:])
+assert gpu["device"] == "cuda" and cpu["device"] == "cpu"
+assert abs(gpu["loss_last"] / cpu["loss_last"] - 1) < 1e-5, (gpu["loss_last"], cpu["loss_last"])
+PYTHON
+
+refused number 2 'cuda:7: this machine has 2 GPUs' --device cuda:7
+SHIM_DEVICES=0 refused none 1 'no GPU' --device cuda
+SHIM_DEVICES=-1 refused driver 1 'driver' --device cuda
+SHIM_MEMORY=1000000 refused memory 1 'out of memory' --device cuda
+SHIM_FAULT=malloc:20 refused malloc 1 'out of memory' --device cuda
+SHIM_FAULT=launch:100 refused launch 1 'cuda:0' --device cuda
+SHIM_FAULT=kernel:100 refused kernel 1 'cuda:0' --device cuda
+
+SHIM_DEVICES=0 train auto --device auto || fail_with "$work/auto.log" "auto without a GPU"
+grep -q '"device":"cpu"' "$work/auto.json" || fail_with "$work/auto.json" "auto did not take the CPU"
