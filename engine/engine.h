@@ -42,7 +42,7 @@ struct engine_options {
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
 void engine_close(struct engine *e); /* accepts NULL */
 
-const char *engine_device(const struct engine *e);           /* "cpu" or "cuda" */
+const char *engine_device(const struct engine *e); /* "cpu" or "cuda" */
 /* Device "auto": why no GPU is used, or "". */
 const char *engine_no_gpu(const struct engine *e);
 enum dtype engine_precision(const struct engine *e);         /* DTYPE_F32 or DTYPE_BF16 */
