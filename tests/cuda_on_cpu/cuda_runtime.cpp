@@ -335,9 +335,9 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 }
 cudaError_t cudaFree(void *p)
 {
-    CALL(true);
+    CALL_GIVING_BACK(true);
     all.counts.allocations++;
-    if (!p) return cudaSuccess;
+    if (!p) return call_.refused;
     for (int i = 0; i < DEVICES; i++) {
         auto found = all.devices[i].blocks.find(static_cast<char *>(p));
         if (found == all.devices[i].blocks.end()) continue;
@@ -349,7 +349,7 @@ cudaError_t cudaFree(void *p)
         all.devices[i].used -= room;
         all.devices[i].blocks.erase(found);
         free(p);
-        return cudaSuccess;
+        return call_.refused;
     }
     return done(cudaErrorInvalidValue);
 }
@@ -374,7 +374,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned)
 cudaError_t cudaFreeHost(void *p)
 {
     cudaError_t e = p ? cudaHostUnregister(p) : cudaSuccess;
-    if (e == cudaSuccess) free(p);
+    if (e == cudaSuccess || e == all.broken) free(p);
     return e;
 }
 cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned)
@@ -385,9 +385,9 @@ cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned)
 }
 cudaError_t cudaHostUnregister(void *p)
 {
-    CALL(true);
+    CALL_GIVING_BACK(true);
     wait_all(device_now);
-    return done(all.pinned.erase(static_cast<char *>(p)) ? cudaSuccess : cudaErrorInvalidValue);
+    return done(all.pinned.erase(static_cast<char *>(p)) ? call_.refused : cudaErrorInvalidValue);
 }
 
 /* One side of a copy: inside device memory, or host memory, which a capture wants all.pinned. */
