@@ -79,8 +79,8 @@ struct call {
     shim::call call_{__VA_ARGS__};                                                                 \
     if (call_.refused != cudaSuccess) return call_.refused
 
-/* The same for calls that give memory back: after a fault they do so and return the fault, so that the
- * leak checker sees only what the backend forgot. */
+/* The same for calls that give memory back: after a fault they do so and return the fault, so that
+ * the leak checker sees only what the backend forgot. */
 #define CALL_GIVING_BACK(...)                                                                      \
     shim::call call_{__VA_ARGS__};                                                                 \
     if (call_.refused != cudaSuccess && call_.refused != all.broken) return call_.refused
