@@ -128,19 +128,23 @@ void cuda_give(struct backend_context *c, void *memory)
     cuda_good(c, cudaFree(memory), "freeing memory");
 }
 
-void *cuda_scratch(struct backend_context *c, size_t bytes)
+void *cuda_grow(struct backend_context *c, struct cuda_room *r, size_t bytes)
 {
-    if (bytes > c->scratch_bytes) {
-        cuda_give(c, c->scratch);
-        c->scratch = NULL;
-        c->scratch_bytes = 0;
-        err e = cuda_take(&c->scratch, c, bytes);
+    if (bytes > r->bytes) {
+        cuda_give(c, r->data);
+        *r = {};
+        err e = cuda_take(&r->data, c, bytes);
         if (err_is(e))
             cuda_fail(c, e);
         else
-            c->scratch_bytes = bytes;
+            r->bytes = bytes;
     }
-    return c->scratch_bytes >= bytes ? c->scratch : NULL;
+    return r->data;
+}
+
+void *cuda_scratch(struct backend_context *c, size_t bytes)
+{
+    return cuda_grow(c, &c->scratch, bytes);
 }
 
 static err memory_take(void *out, struct backend_context *c, size_t bytes)
@@ -235,7 +239,7 @@ static void context_close(struct backend_context *c)
         if (c->staging) cuda_wait(c);
         cuda_products_close(c->products);
         cuda_set_close(c->set);
-        (void)cudaFree(c->scratch);
+        (void)cudaFree(c->scratch.data);
         (void)cudaFree(c->sums);
         staging_close(c->staging);
         (void)cudaStreamDestroy(c->stream);
@@ -312,16 +316,7 @@ static void batch_close(struct backend_batch *b)
     struct backend_context *c = b->context;
     cuda_give(c, b->block); /* waits, so results that lie in the batch are delivered */
     if (b->pinned) (void)cudaFreeHost(b->pinned);
-    free(b->host_start);
     free(b);
-}
-
-/* Takes the next `bytes` of a block whose parts start at multiples of 256 bytes. */
-static char *place(char *block, size_t *at, size_t bytes)
-{
-    char *here = block ? block + *at : NULL;
-    *at += round_up(bytes, 256);
-    return here;
 }
 
 /* Offsets of the input are the same in the device block and in the pinned copies. With a NULL block
@@ -329,14 +324,14 @@ static char *place(char *block, size_t *at, size_t bytes)
 static size_t batch_place(struct backend_batch *b, char *block)
 {
     size_t at = 0, tokens = b->most.tokens, learned = b->most.learned;
-    b->scalars = (struct batch_scalars *)(void *)place(block, &at, sizeof *b->scalars);
-    b->id = (int32_t *)(void *)place(block, &at, tokens * 4);
-    b->position = (uint32_t *)(void *)place(block, &at, tokens * 4);
-    b->start = (uint32_t *)(void *)place(block, &at, (b->most.rows + 1) * 4);
-    b->index = (uint32_t *)(void *)place(block, &at, learned * 4);
-    b->target = (int32_t *)(void *)place(block, &at, learned * 4);
+    b->scalars = (struct batch_scalars *)cuda_place(block, &at, sizeof *b->scalars);
+    b->id = (int32_t *)cuda_place(block, &at, tokens * 4);
+    b->position = (uint32_t *)cuda_place(block, &at, tokens * 4);
+    b->start = (uint32_t *)cuda_place(block, &at, (b->most.rows + 1) * 4);
+    b->index = (uint32_t *)cuda_place(block, &at, learned * 4);
+    b->target = (int32_t *)cuda_place(block, &at, learned * 4);
     b->input_bytes = at;
-    b->nll = (double *)(void *)place(block, &at, learned * sizeof(double));
+    b->nll = (double *)cuda_place(block, &at, learned * sizeof(double));
     return at;
 }
 
@@ -352,8 +347,7 @@ static err batch_open(struct backend_batch **out, struct backend_context *c,
     b->most.learned = most->learned;
     void *pinned = NULL;
     size_t bytes = batch_place(b, NULL), nll_bytes = round_up(most->learned * sizeof(double), 256);
-    b->host_start = (uint32_t *)calloc(most->rows + 1, sizeof *b->host_start);
-    err e = b->host_start ? cuda_take(&b->block, c, bytes) : err_sys(ENOMEM, "cuda");
+    err e = cuda_take(&b->block, c, bytes);
     if (!err_is(e)) {
         cudaError_t status = cudaMallocHost(&pinned, 2 * b->input_bytes + nll_bytes);
         if (status != cudaSuccess) e = cuda_error(c, status, "allocating pinned memory");
@@ -395,7 +389,6 @@ static void batch_set(struct backend_context *c, struct backend_batch *b,
     fill(b, input, b->start, rows->start, rows->start ? rows->rows + 1 : 0);
     fill(b, input, b->index, rows->index, rows->learned);
     fill(b, input, b->target, rows->target, rows->learned);
-    if (rows->start) memcpy(b->host_start, rows->start, (rows->rows + 1) * sizeof *b->host_start);
     cuda_good(c,
               cudaMemcpyAsync(b->block, input, b->input_bytes, cudaMemcpyHostToDevice, c->stream),
               "copying a batch to the device");

@@ -11,13 +11,16 @@
 extern "C" {
 #include "base/err.h"
 #include "kernels/backend.h"
-extern const struct backend backend_cuda;
 }
 
 struct cuda_products; /* cuda_product.cu: cuBLASLt's handle, workspace and algorithms */
 struct cuda_staging;  /* cuda.cu: pinned memory between the caller's memory and the device */
 struct cuda_set;      /* cuda_low_rank.cu: the table of low_rank_set() on the device */
 
+struct cuda_room { /* device memory that cuda_grow() makes larger */
+    void *data;
+    size_t bytes;
+};
 struct backend_context {
     enum dtype precision;
     int device;
@@ -27,8 +30,7 @@ struct backend_context {
     bool rows_depend; /* no algorithm was found whose rows do not depend on their number */
     bool timed;       /* wait for the device around each operation, to measure its seconds */
     uint64_t waits;   /* number of times that the stream has been waited for */
-    void *scratch;    /* cuda_scratch() */
-    size_t scratch_bytes;
+    struct cuda_room scratch; /* cuda_scratch() */
     struct cuda_staging *staging;
     struct cuda_products *products;
     struct cuda_set *set;
@@ -49,8 +51,7 @@ struct backend_batch { /* copies on the device of the arrays of struct batch_row
     int32_t *id, *target;
     uint32_t *start, *position, *index;
     struct batch_scalars *scalars;
-    double *nll;          /* (learned) */
-    uint32_t *host_start; /* (rows + 1) a copy that stays on the host, for grid sizes */
+    double *nll; /* (learned) */
     /* cuda.cu: the device block that holds all of these, and the pinned copies of its input. */
     void *block;
     char *pinned;
@@ -67,7 +68,6 @@ struct backend_weight {
     uint64_t number; /* of this weight in the process, never used again */
     size_t n, k;
     struct mat packed; /* (n, k) in the precision, or data NULL */
-    unsigned products; /* of struct weight_source */
     size_t parts;
     struct weight_part
         part[WEIGHT_PARTS_MAX]; /* data: device memory, or NULL without BACKEND_KEEP */
@@ -75,11 +75,32 @@ struct backend_weight {
     void *kept;
 };
 
+static __host__ __device__ inline size_t cuda_size(enum dtype t) /* bytes of a value */
+{
+    return t == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
+}
+/* Columns of a row that is a multiple of 16 bytes in both types. */
+static inline size_t cuda_padded(size_t cols)
+{
+    return (cols + 7) / 8 * 8;
+}
+/* Takes the next `bytes` of a block whose parts start at multiples of 256 bytes. With a NULL block
+ * this only counts. */
+static inline void *cuda_place(void *block, size_t *at, size_t bytes)
+{
+    char *here = block ? static_cast<char *>(block) + *at : NULL;
+    *at += (bytes + 255) / 256 * 256;
+    return here;
+}
+
 /* ---- cuda.cu */
 void cuda_fail(struct backend_context *c, err e); /* keeps e if it is the first failure */
 /* Keeps an error of the runtime, if there is one: "cuda:0: norm: out of memory". False then. */
 bool cuda_good(struct backend_context *c, cudaError_t status, const char *what);
 err cuda_error(const struct backend_context *c, cudaError_t status, const char *what);
+/* Makes a room hold at least `bytes`, aligned to 256 bytes and not zeroed; the old content is lost.
+ * Its memory, or NULL after a recorded failure. */
+void *cuda_grow(struct backend_context *c, struct cuda_room *r, size_t bytes);
 /* Device memory, aligned to 256 bytes and not zeroed. Grows as needed and is valid until the next
  * call of cuda_scratch(); operations in the stream that use it may still be waiting then. NULL
  * after a recorded failure. */

@@ -107,7 +107,7 @@ void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hi
                     size_t rows)
 {
     double since = cuda_begin(c);
-    size_t ld = (w->n + 7) / 8 * 8, most = LOGITS_BYTES / (ld * sizeof(float));
+    size_t ld = cuda_padded(w->n), most = LOGITS_BYTES / (ld * sizeof(float));
     most = most < BACKEND_ROWS ? (size_t)BACKEND_ROWS : most / BACKEND_ROWS * BACKEND_ROWS;
     if (most > rows) most = rows;
     float *logits = rows ? (float *)cuda_scratch(c, most * ld * sizeof(float)) : NULL;

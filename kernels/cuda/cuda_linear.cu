@@ -79,8 +79,8 @@ static err pack_all(struct backend_weight *w, struct backend_context *c,
 {
     size_t row = 0;
     w->packed.type = c->precision;
-    w->packed.ld = padded(s->k);
-    TRY(cuda_take(&w->packed.data, c, s->n * w->packed.ld * size_of(c->precision)));
+    w->packed.ld = cuda_padded(s->k);
+    TRY(cuda_take(&w->packed.data, c, s->n * w->packed.ld * cuda_size(c->precision)));
     for (size_t i = 0; i < s->parts; i++) {
         TRY(pack_part(c, mat_at(w->packed, row, 0), &s->part[i], s->k));
         row += s->part[i].rows;
@@ -134,7 +134,6 @@ err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
     w->number = __atomic_add_fetch(&weights, 1, __ATOMIC_RELAXED);
     w->n = s->n;
     w->k = s->k;
-    w->products = s->products;
     w->parts = s->parts;
     for (size_t i = 0; i < s->parts; i++) {
         w->part[i] = s->part[i];

@@ -65,14 +65,14 @@ __global__ void __launch_bounds__(SET_THREADS)
 /* The table of the last low_rank_set(); a training calls it with the same factors each time. */
 struct cuda_set {
     uint64_t *number; /* (count) of the factors, in their order */
-    size_t count, entries, room;
-    struct set_entry *table; /* device */
+    size_t count, entries;
+    struct cuda_room table; /* (entries) struct set_entry */
 };
 
 void cuda_set_close(struct cuda_set *s)
 {
     if (!s) return;
-    (void)cudaFree(s->table);
+    (void)cudaFree(s->table.data);
     free(s->number);
     free(s);
 }
@@ -85,53 +85,44 @@ static bool set_is(const struct cuda_set *s, struct backend_low_rank *const *all
     return same;
 }
 
-static err set_build(struct backend_context *c, struct backend_low_rank *const *all, size_t count)
+/* After a recorded failure the table is empty. */
+static void set_build(struct backend_context *c, struct backend_low_rank *const *all, size_t count)
 {
     struct cuda_set *s = c->set;
     size_t entries = 0, at = 0;
-    s->count = 0;
+    s->count = s->entries = 0;
     for (size_t i = 0; i < count; i++)
         entries += all[i]->modules;
-    if (entries > s->room) {
-        cuda_give(c, s->table);
-        s->table = NULL;
-        s->room = 0;
-        TRY(cuda_take(&s->table, c, entries * sizeof *s->table));
-        s->room = entries;
-    }
-    uint64_t *number = (uint64_t *)malloc((count + 1) * sizeof *number);
-    struct set_entry *table = (struct set_entry *)malloc((entries + 1) * sizeof *table);
-    if (!number || !table) {
-        free(number);
+    if (!entries || !cuda_grow(c, &s->table, entries * sizeof(struct set_entry))) return;
+    free(s->number);
+    s->number = (uint64_t *)malloc(count * sizeof *s->number);
+    struct set_entry *table = (struct set_entry *)malloc(entries * sizeof *table);
+    if (!s->number || !table) {
         free(table);
-        return err_sys(ENOMEM, "cuda");
+        cuda_fail(c, err_sys(ENOMEM, "cuda"));
+        return;
     }
     for (size_t i = 0; i < count; i++) {
-        number[i] = all[i]->number;
+        s->number[i] = all[i]->number;
         for (uint32_t m = 0; m < all[i]->modules; m++)
             table[at++] = {all[i]->device + m, all[i]->k};
     }
-    cuda_send(c, s->table, table, entries * sizeof *table);
+    cuda_send(c, s->table.data, table, entries * sizeof *table);
     free(table);
-    free(s->number);
-    s->number = number;
     s->count = count;
     s->entries = entries;
-    return ERR_NONE;
 }
 
 void cuda_low_rank_set(struct backend_context *c, struct backend_low_rank *const *all, size_t count,
                        const float *value)
 {
     double since = cuda_begin(c);
-    if (!c->set) c->set = (struct cuda_set *)calloc(1, sizeof *c->set);
-    err e = c->set ? ERR_NONE : err_sys(ENOMEM, "cuda");
-    if (c->set && !set_is(c->set, all, count)) e = set_build(c, all, count);
-    if (err_is(e))
-        cuda_fail(c, e);
-    else if (c->set->entries)
+    if (!c->set && !(c->set = (struct cuda_set *)calloc(1, sizeof *c->set)))
+        cuda_fail(c, err_sys(ENOMEM, "cuda"));
+    if (c->set && !set_is(c->set, all, count)) set_build(c, all, count);
+    if (c->set && c->set->entries)
         launch(set_all_kernel, dim3(SET_BLOCKS, (unsigned)c->set->entries), dim3(SET_THREADS), 0,
-               c->stream, c->set->table, value);
+               c->stream, static_cast<const struct set_entry *>(c->set->table.data), value);
     cuda_done(c, OP_LOW_RANK, since);
 }
 
@@ -185,33 +176,24 @@ void cuda_low_rank_close(struct backend_low_rank *l)
     free(l);
 }
 
-/* Takes the next `bytes` of the block, which start at a multiple of 64 bytes. With a NULL block
- * this only counts. */
-static void *place(char *block, size_t *at, size_t bytes)
-{
-    char *here = block ? block + *at : NULL;
-    *at += (bytes + 63) / 64 * 64;
-    return here;
-}
-
 static struct mat place_mat(char *block, size_t *at, enum dtype type, size_t rows, size_t cols)
 {
-    size_t ld = (cols + 7) / 8 * 8, size = type == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
-    return {place(block, at, rows * ld * size), type, ld};
+    size_t ld = cuda_padded(cols);
+    return {cuda_place(block, at, rows * ld * cuda_size(type)), type, ld};
 }
 
 static size_t place_all(struct backend_low_rank *l, char *block, enum dtype type)
 {
     size_t at = 0;
-    l->device = (struct module_view *)place(block, &at, l->modules * sizeof *l->device);
+    l->device = (struct module_view *)cuda_place(block, &at, l->modules * sizeof *l->device);
     struct mat a = place_mat(block, &at, type, l->width, l->k);
     for (uint32_t i = 0; i < l->modules; i++) {
         struct module_view *v = &l->view[i];
         v->a = block ? mat_at(a, v->m.col, 0) : a;
         v->b = place_mat(block, &at, type, v->m.rows, v->m.width);
         if (!v->m.small) continue;
-        v->whole_b = (float *)place(block, &at, (size_t)v->m.rows * v->m.rank * sizeof(float));
-        v->r = (float *)place(block, &at, (size_t)v->m.rank * v->m.rank * sizeof(float));
+        v->whole_b = (float *)cuda_place(block, &at, (size_t)v->m.rows * v->m.rank * sizeof(float));
+        v->r = (float *)cuda_place(block, &at, (size_t)v->m.rank * v->m.rank * sizeof(float));
     }
     return at;
 }

@@ -66,22 +66,6 @@ err cuda_products_open(struct cuda_products **out, struct backend_context *c)
     return e;
 }
 
-/* Makes room, or returns NULL after a recorded failure. */
-static void *grow(struct backend_context *c, struct growing *g, size_t bytes)
-{
-    if (bytes > g->bytes) {
-        cuda_give(c, g->data);
-        g->data = NULL;
-        g->bytes = 0;
-        err e = cuda_take(&g->data, c, bytes);
-        if (err_is(e))
-            cuda_fail(c, e);
-        else
-            g->bytes = bytes;
-    }
-    return g->data;
-}
-
 /* ---- Shapes and algorithms */
 
 static cublasStatus_t matrix(cublasLtMatrixLayout_t *out, enum dtype t, size_t rows, size_t cols,
@@ -261,8 +245,8 @@ static struct mat whole(struct backend_context *c, const struct backend_weight *
     if (w->packed.data) return w->packed;
     struct cuda_products *p = c->products;
     size_t row = 0;
-    struct mat to = {NULL, c->precision, padded(w->k)};
-    to.data = grow(c, &p->wide, w->n * to.ld * size_of(to.type));
+    struct mat to = {NULL, c->precision, cuda_padded(w->k)};
+    to.data = cuda_grow(c, &p->wide, w->n * to.ld * cuda_size(to.type));
     if (p->wide_number == w->number) return to;
     p->wide_number = to.data ? w->number : 0;
     for (size_t i = 0; i < w->parts && to.data; i++) {
@@ -276,7 +260,7 @@ static struct mat whole(struct backend_context *c, const struct backend_weight *
 /* The fast algorithms need rows that start at multiples of 16 bytes. */
 static bool aligned(struct mat m)
 {
-    return ((uintptr_t)m.data | m.ld * size_of(m.type)) % ALIGNMENT == 0;
+    return ((uintptr_t)m.data | m.ld * cuda_size(m.type)) % ALIGNMENT == 0;
 }
 
 /* x itself, or a copy of the type of W and aligned. */
@@ -284,8 +268,8 @@ static struct mat fitting_input(struct backend_context *c, struct mat x, enum dt
                                 size_t rows, size_t cols)
 {
     if (x.type == type && aligned(x)) return x;
-    struct mat to = {NULL, type, padded(cols)};
-    to.data = grow(c, &c->products->input, rows * to.ld * size_of(type));
+    struct mat to = {NULL, type, cuda_padded(cols)};
+    to.data = cuda_grow(c, &c->products->input, rows * to.ld * cuda_size(type));
     if (to.data) cuda_convert(c, to, x, rows, cols, 1.0f);
     return to;
 }
@@ -297,8 +281,8 @@ static struct mat fitting_output(struct backend_context *c, struct mat y, enum d
 {
     enum dtype type = w == DTYPE_F32 ? DTYPE_F32 : y.type;
     if (y.type == type && aligned(y)) return y;
-    struct mat to = {NULL, type, padded(cols)};
-    to.data = grow(c, &c->products->output, rows * to.ld * size_of(type));
+    struct mat to = {NULL, type, cuda_padded(cols)};
+    to.data = cuda_grow(c, &c->products->output, rows * to.ld * cuda_size(type));
     if (to.data && add) cuda_convert(c, to, y, rows, cols, 1.0f);
     return to;
 }

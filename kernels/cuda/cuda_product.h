@@ -31,10 +31,6 @@ struct blas_shape {
     cublasLtMatrixLayout_t w, in, out;
     cublasLtMatmulAlgo_t algorithm;
 };
-struct growing { /* device memory */
-    void *data;
-    size_t bytes;
-};
 struct cuda_products {
     cublasLtHandle_t handle;
     void *workspace; /* our own, so that results do not depend on other users of the library */
@@ -42,19 +38,9 @@ struct cuda_products {
     size_t kinds;
     struct blas_shape shape[BLAS_SHAPES]; /* by a hash; a new one replaces an old one there */
     uint64_t wide_number;                 /* of the weight in `wide`, or 0 */
-    struct growing wide;                  /* a weight that is kept as in the file, converted */
-    struct growing input, output;         /* operands that are not aligned, x in the precision */
+    struct cuda_room wide;                /* a weight that is kept as in the file, converted */
+    struct cuda_room input, output;       /* operands that are not aligned, x in the precision */
 };
-
-static inline size_t size_of(enum dtype t)
-{
-    return t == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
-}
-/* Columns of a row that is a multiple of 16 bytes. */
-static inline size_t padded(size_t cols)
-{
-    return (cols + 7) / 8 * 8;
-}
 
 /* The descriptors of a product, without its algorithm. */
 cublasStatus_t cuda_shape_describe(struct blas_shape *s, const struct blas_key *k);

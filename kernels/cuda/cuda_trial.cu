@@ -106,7 +106,7 @@ bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, stru
 {
     const struct blas_kind *k = &a->kind;
     size_t rows = try_most(c, k->n);
-    size_t in = padded(k->k) * size_of(k->in), out = padded(k->n) * size_of(k->out);
+    size_t in = cuda_padded(k->k) * cuda_size(k->in), out = cuda_padded(k->n) * cuda_size(k->out);
     size_t x_at = 1024, all_at = x_at + (rows * in + 255) / 256 * 256; /* after t.differs */
     size_t some_at = all_at + (rows * out + 255) / 256 * 256;
     char *memory = NULL;
@@ -118,9 +118,9 @@ bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, stru
     struct trial t = {};
     t.kind = k;
     t.w = w;
-    t.x = {memory + x_at, k->in, padded(k->k)};
-    t.all = {memory + all_at, k->out, padded(k->n)};
-    t.some = {memory + some_at, k->out, padded(k->n)};
+    t.x = {memory + x_at, k->in, cuda_padded(k->k)};
+    t.all = {memory + all_at, k->out, cuda_padded(k->n)};
+    t.some = {memory + some_at, k->out, cuda_padded(k->n)};
     t.differs = (uint32_t *)(void *)memory;
     t.rows = rows;
     launch(noise_kernel, dim3(TRY_THREADS), dim3(TRY_THREADS), 0, c->stream, t.x, rows, k->k);

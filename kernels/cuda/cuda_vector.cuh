@@ -17,7 +17,7 @@ struct rows8 {
 /* `step`: groups start at columns that are a sum of multiples of 8 and of `step`. */
 static __host__ __device__ inline struct rows8 rows8_of(struct mat m, size_t step)
 {
-    size_t size = m.type == DTYPE_F32 ? sizeof(float) : sizeof(bf16);
+    size_t size = cuda_size(m.type);
     size_t odd = (uintptr_t)m.data | m.ld * size | step * size;
     return {m.data, m.ld, m.type == DTYPE_F32, odd % 16 == 0};
 }
