@@ -12,7 +12,6 @@
 #ifndef KERNELS_CUDA_CUDA_ATTENTION_CUH
 #define KERNELS_CUDA_CUDA_ATTENTION_CUH
 
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
 #include <cmath>

@@ -1,5 +1,4 @@
 /* Attention of one new token per sequence over the cached keys and values of the sequence. */
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
 #include <cmath>

@@ -1,6 +1,5 @@
 /* The gated unit, copies and conversions, and rows chosen by the batch: the embedding and the
  * learned tokens. Each value is read once and written once, eight values a thread. */
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
 struct gate_args {

@@ -6,7 +6,6 @@
  *   dz_v = (e_v / sum - [v is target]) * gradient_scale
  *
  * All of a row is one sum in a fixed order, so it does not depend on the other rows. */
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
 /* LOGITS_BYTES: of the logits of one block of rows. */
@@ -33,18 +32,6 @@ static __device__ __forceinline__ float block_max(float v)
     __syncthreads();
     for (unsigned i = 0; i < HEAD_THREADS / 32; i++)
         v = fmaxf(v, part[i]);
-    return v;
-}
-
-static __device__ __forceinline__ double block_sum(double v)
-{
-    SHARED(double, part, HEAD_THREADS / 32);
-    v = warp_sum(v);
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = 0.0;
-    for (unsigned i = 0; i < HEAD_THREADS / 32; i++)
-        v += part[i];
     return v;
 }
 
@@ -83,7 +70,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) head_kernel(struct head_args a)
     double sum = 0.0;
     for (size_t v = threadIdx.x; v < a.vocab; v += HEAD_THREADS)
         sum += (double)exp_f32(z[v] - max);
-    sum = block_sum(sum);
+    sum = threads_sum<HEAD_THREADS>(sum);
     size_t target = (size_t)a.target[row];
     if (threadIdx.x == 0) a.nll[row] = log(sum) + (double)max - (double)z[target];
     __syncthreads(); /* before z[target] is overwritten */

@@ -22,10 +22,10 @@ static __device__ __forceinline__ void set_module(const struct module_view &v, s
     size_t rank = v.m.rank, at = (size_t)blockIdx.x * SET_THREADS + threadIdx.x;
     size_t step = (size_t)SET_BLOCKS * SET_THREADS;
     for (size_t i = at; a && i < rank * k; i += step)
-        store(v.a, i / k, i % k, a[i]);
+        store1(v.a, i / k, i % k, a[i]);
     if (!v.m.small) {
         for (size_t i = at; b && i < v.m.rows * rank; i += step)
-            store(v.b, i / rank, i % rank, b[i] * v.m.scale);
+            store1(v.b, i / rank, i % rank, b[i] * v.m.scale);
         return;
     }
     if (!b && !r) return;
@@ -34,7 +34,7 @@ static __device__ __forceinline__ void set_module(const struct module_view &v, s
         float sum = 0.0f;
         for (size_t j = 0; j < rank; j++)
             sum += from_b[i / rank * rank + j] * from_r[j * rank + i % rank];
-        store(v.b, i / rank, i % rank, sum * v.m.scale);
+        store1(v.b, i / rank, i % rank, sum * v.m.scale);
         if (b) v.whole_b[i] = b[i];
     }
     for (size_t i = at; r && i < rank * rank; i += step)

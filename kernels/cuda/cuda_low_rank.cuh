@@ -1,9 +1,9 @@
-/* For the low-rank kernels: the factors of an adapter at one W on the device, access to tensors of
- * both types, and the masks of dropout. */
+/* For the low-rank kernels: the factors of an adapter at one W on the device, and the masks of
+ * dropout. */
 #ifndef KERNELS_CUDA_CUDA_LOW_RANK_CUH
 #define KERNELS_CUDA_CUDA_LOW_RANK_CUH
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_vector.cuh"
 
 /* A module, on the device. Its factors are (rank, k), (rows, rank) and (rank, rank). */
 struct module_view {
@@ -30,21 +30,6 @@ struct modules {
     uint32_t count;
     size_t k;
 };
-
-static __device__ __forceinline__ float load(const struct mat &m, size_t row, size_t col)
-{
-    size_t i = row * m.ld + col;
-    return m.type == DTYPE_F32 ? static_cast<const float *>(m.data)[i]
-                               : bf16_float(static_cast<const bf16 *>(m.data)[i]);
-}
-static __device__ __forceinline__ void store(const struct mat &m, size_t row, size_t col, float v)
-{
-    size_t i = row * m.ld + col;
-    if (m.type == DTYPE_F32)
-        static_cast<float *>(m.data)[i] = v;
-    else
-        static_cast<bf16 *>(m.data)[i] = float_bf16(v);
-}
 
 /* ---- Dropout. Each value has a 32-bit random number from its place and the key of the mask (the
  * finalizer of splitmix64), so the backward pass needs no stored mask. Each module has its own

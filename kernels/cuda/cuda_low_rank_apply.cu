@@ -55,8 +55,8 @@ static __device__ __forceinline__ struct shrink_tile shrink_tile_of(const struct
 static __device__ __forceinline__ float shrink_factor(const struct module_view &v, enum shrink kind,
                                                       size_t col, size_t i)
 {
-    if (kind == SHRINK_H) return load(v.a, col, i);
-    return kind == SHRINK_G ? load(v.b, i, col) : v.whole_b[i * v.m.rank + col];
+    if (kind == SHRINK_H) return load1(v.a, col, i);
+    return kind == SHRINK_G ? load1(v.b, i, col) : v.whole_b[i * v.m.rank + col];
 }
 
 /* 64 tokens and 16 columns; each thread has 4 tokens and 2 columns. */
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(SHRINK_THREADS, 6) shrink_kernel(struct shrink
             size_t t = row + e / SHRINK_STEP, at = i + e % SHRINK_STEP;
             float x = 0.0f;
             if (t < a.tokens && at < depth)
-                x = dropped(drop, load(a.x, a.first + t, left + at), t, depth, at);
+                x = dropped(drop, load1(a.x, a.first + t, left + at), t, depth, at);
             xs[e / SHRINK_STEP * (SHRINK_STEP + 1) + e % SHRINK_STEP] = x;
         }
         /* Neighbouring threads read neighbouring values: along the sum for A, across it for B. */
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(SHRINK_THREADS, 6) shrink_kernel(struct shrink
         for (unsigned j = 0; j < 2; j++) {
             size_t t = row + ty + 16 * k, col = tx + 8 * j;
             if (t < a.tokens && col < tile.cols)
-                store(to, a.first + t, v.m.col + tile.first + col, sum[k][j]);
+                store1(to, a.first + t, v.m.col + tile.first + col, sum[k][j]);
         }
 }
 
@@ -141,7 +141,7 @@ static __device__ __forceinline__ void expand_columns(float sum[4][4], float *hs
             size_t t = row + e / EXPAND_STEP;
             float h = 0.0f;
             if (t < a.tokens && i + at < count)
-                h = load(a.h, a.first + t, v.m.col + first + i + at);
+                h = load1(a.h, a.first + t, v.m.col + first + i + at);
             hs[e / EXPAND_STEP * (EXPAND_STEP + 1) + at] = h;
         }
         for (unsigned e = threadIdx.x; e < EXPAND_TILE * EXPAND_STEP; e += EXPAND_THREADS) {
@@ -151,9 +151,9 @@ static __device__ __forceinline__ void expand_columns(float sum[4][4], float *hs
             float f = 0.0f;
             if (i + at < count && j < a.cols) {
                 if (a.back)
-                    f = load(v.a, first + i + at, j);
+                    f = load1(v.a, first + i + at, j);
                 else if (j >= v.m.row && j < (size_t)v.m.row + v.m.rows)
-                    f = load(v.b, j - v.m.row, first + i + at);
+                    f = load1(v.b, j - v.m.row, first + i + at);
             }
             fs[at * (EXPAND_TILE + 1) + c] = f;
         }
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(EXPAND_THREADS, 2) expand_kernel(struct expand
         for (unsigned j = 0; j < 4; j++) {
             size_t t = row + ty + 16 * k, c = col + tx + 16 * j;
             bool inside = t < a.tokens && c < a.cols;
-            sum[k][j] = inside && a.add ? load(a.to, a.first + t, c) : 0.0f;
+            sum[k][j] = inside && a.add ? load1(a.to, a.first + t, c) : 0.0f;
             if (inside && a.bias) sum[k][j] += a.bias[c];
         }
     for (uint32_t i = 0; i < a.all.count; i++) {
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(EXPAND_THREADS, 2) expand_kernel(struct expand
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
             size_t t = row + ty + 16 * k, c = col + tx + 16 * j;
-            if (t < a.tokens && c < a.cols) store(a.to, a.first + t, c, sum[k][j]);
+            if (t < a.tokens && c < a.cols) store1(a.to, a.first + t, c, sum[k][j]);
         }
 }
 

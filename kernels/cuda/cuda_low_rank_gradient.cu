@@ -63,9 +63,9 @@ static __device__ __forceinline__ float narrow_value(const struct gradient_args 
                                                      const struct low_rank_module &m, enum factor f,
                                                      size_t t, uint32_t col)
 {
-    if (f == FACTOR_A) return load(a.g, t, m.col + col);
-    if (f == FACTOR_R) return load(a.p, t, m.col + col);
-    return m.small ? a.q[(t - a.first) * a.width + m.col + col] : load(a.h, t, m.col + col);
+    if (f == FACTOR_A) return load1(a.g, t, m.col + col);
+    if (f == FACTOR_R) return load1(a.p, t, m.col + col);
+    return m.small ? a.q[(t - a.first) * a.width + m.col + col] : load1(a.h, t, m.col + col);
 }
 
 /* The place of value (narrow column, wide column) in a gradient. */
@@ -97,10 +97,10 @@ gradient_chunk(float total[4][4], float *ns, float *ws, const struct gradient_ar
             float w = 0.0f;
             if (at < end && c < tile.extent) {
                 if (tile.factor == FACTOR_A)
-                    w = dropped(drop, load(a.x, at, c), at - a.first, a.all.k, c);
+                    w = dropped(drop, load1(a.x, at, c), at - a.first, a.all.k, c);
                 else
-                    w = tile.factor == FACTOR_B ? load(a.dy, at, m.row + c)
-                                                : load(a.h, at, m.col + c);
+                    w = tile.factor == FACTOR_B ? load1(a.dy, at, m.row + c)
+                                                : load1(a.h, at, m.col + c);
             }
             ws[e] = w;
         }
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(GRADIENT_THREADS)
         if (!v.m.small || col < v.m.col || col >= (size_t)v.m.col + v.m.rank) continue;
         float sum = 0.0f;
         for (uint32_t j = 0; j < v.m.rank; j++)
-            sum += v.r[(col - v.m.col) * v.m.rank + j] * load(h, first + t, v.m.col + j);
+            sum += v.r[(col - v.m.col) * v.m.rank + j] * load1(h, first + t, v.m.col + j);
         q[e] = sum;
     }
 }

@@ -1,7 +1,6 @@
 /* Norms and rotation. Memory bandwidth limits them, so a vector is read once and kept in registers.
  * A vector belongs to one warp if it has at most 1,024 values, and to one block if it is longer;
  * the order of its sum depends on its width alone. */
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
 enum {

@@ -1,7 +1,6 @@
 /* Weights in the formats of model files, converted to float32 or bfloat16 on the device. The same
  * bits as quant_to_f32() of kernels/quant.c, which explains the formats, because each product and
  * sum is rounded to float32 in the same order. A thread converts eight values of a row. */
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
 struct quant_args {

@@ -2,6 +2,7 @@
  * the number of rows. So each is tried before it is used: rows that are multiplied with few, with
  * more and with many others must have the same bits. */
 #include "kernels/cuda/cuda_product.h"
+#include "kernels/cuda/cuda_vector.cuh"
 
 enum { TRY_THREADS = 256, TRY_FEW = 8, TRY_MORE = 200, TRY_MOST = 2048, TRY_FIRST = 37 };
 
@@ -14,11 +15,7 @@ __global__ void __launch_bounds__(TRY_THREADS) noise_kernel(struct mat x, size_t
         z = (z ^ (z >> 16)) * 0x85ebca6bu;
         z = (z ^ (z >> 13)) * 0xc2b2ae35u;
         float v = (float)(int32_t)(z ^ (z >> 16)) * (1.0f / 2147483648.0f);
-        size_t at = i / cols * x.ld + i % cols;
-        if (x.type == DTYPE_F32)
-            static_cast<float *>(x.data)[at] = v;
-        else
-            static_cast<bf16 *>(x.data)[at] = float_bf16(v);
+        store1(x, i / cols, i % cols, v);
     }
 }
 

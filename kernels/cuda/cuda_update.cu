@@ -1,6 +1,6 @@
 /* One step of AdamW in two launches: the sum of the squared gradients, in a fixed number of parts
  * that are added in a fixed order, and the update of all values. The host learns the sum later. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_vector.cuh"
 
 #include <math.h>
 
@@ -12,19 +12,6 @@ struct update_args {
     double clip, prox;
     float rate, root, keep, beta1, beta2, one1, one2, eps;
 };
-
-static __device__ __forceinline__ double block_sum(double v)
-{
-    SHARED(double, part, UPDATE_THREADS / 32);
-    v = warp_sum(v);
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = 0.0;
-    for (unsigned i = 0; i < UPDATE_THREADS / 32; i++)
-        v += part[i];
-    __syncthreads(); /* the next call writes there */
-    return v;
-}
 
 /* Adds the proximal term to the gradient. Sums the squares of the gradient, and those of the
  * distance from the start, in float64. */
@@ -43,10 +30,10 @@ __global__ void __launch_bounds__(UPDATE_THREADS) squares_kernel(struct update_a
         }
         sum += (double)g * (double)g;
     }
-    sum = block_sum(sum);
+    sum = threads_sum<UPDATE_THREADS>(sum);
     if (threadIdx.x == 0) a.sums[blockIdx.x] = sum;
     if (a.prox == 0.0) return;
-    distance = block_sum(distance);
+    distance = threads_sum<UPDATE_THREADS>(distance);
     if (threadIdx.x == 0) a.sums[CUDA_SUM_PARTS + blockIdx.x] = distance;
 }
 
@@ -56,7 +43,7 @@ static __device__ double sum_parts(const double *part)
     double sum = 0.0;
     for (unsigned i = threadIdx.x; i < CUDA_SUM_PARTS; i += UPDATE_THREADS)
         sum += part[i];
-    return block_sum(sum);
+    return threads_sum<UPDATE_THREADS>(sum);
 }
 
 /* The order of operations of PyTorch, so results agree: weight decay, moments, then

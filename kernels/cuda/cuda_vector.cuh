@@ -26,17 +26,26 @@ static inline struct rows8 rows8_vector(const float *x) /* one row of float32 */
     return rows8_of({const_cast<float *>(x), DTYPE_F32, 0}, 0);
 }
 
-static __device__ __forceinline__ float load1(const struct rows8 &m, size_t row, size_t col)
+/* One value of a tensor, which is a struct mat or a struct rows8. */
+static __device__ __forceinline__ bool is_f32(const struct mat &m)
 {
-    size_t at = row * m.ld + col;
-    return m.is_f32 ? static_cast<const float *>(m.data)[at]
-                    : bf16_float(static_cast<const bf16 *>(m.data)[at]);
+    return m.type == DTYPE_F32;
 }
-static __device__ __forceinline__ void store1(const struct rows8 &m, size_t row, size_t col,
-                                              float v)
+static __device__ __forceinline__ bool is_f32(const struct rows8 &m)
+{
+    return m.is_f32;
+}
+template <class M> static __device__ __forceinline__ float load1(const M &m, size_t row, size_t col)
 {
     size_t at = row * m.ld + col;
-    if (m.is_f32)
+    return is_f32(m) ? static_cast<const float *>(m.data)[at]
+                     : bf16_float(static_cast<const bf16 *>(m.data)[at]);
+}
+template <class M>
+static __device__ __forceinline__ void store1(const M &m, size_t row, size_t col, float v)
+{
+    size_t at = row * m.ld + col;
+    if (is_f32(m))
         static_cast<float *>(m.data)[at] = v;
     else
         static_cast<bf16 *>(m.data)[at] = float_bf16(v);
@@ -118,19 +127,19 @@ static __device__ __forceinline__ void store4(const struct rows8 &m, size_t row,
         if (i < have) store1(m, row, col + i, v[i]);
 }
 
-/* The sum over THREADS threads: a warp, or a whole block. All threads get the same bits. It has
- * shared memory of its own, so a kernel may call it once. */
-template <int THREADS> static __device__ __forceinline__ float threads_sum(float v)
+/* The sum over THREADS threads: a warp, or a whole block. All threads get the same bits. */
+template <int THREADS, class T> static __device__ __forceinline__ T threads_sum(T v)
 {
     v = warp_sum(v);
     if (THREADS == 32) return v;
-    SHARED(float, part, THREADS / 32);
+    SHARED(T, part, THREADS / 32);
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
     __syncthreads();
-    v = 0.0f;
+    v = 0;
 #pragma unroll
     for (int i = 0; i < THREADS / 32; i++)
         v += part[i];
+    __syncthreads(); /* the next call writes there */
     return v;
 }
 
