@@ -43,38 +43,38 @@ static __global__ void __launch_bounds__(GROUP_THREADS) gate_back_kernel(struct 
     store8(a.h, row, col, a.width - col, h);
 }
 
-void cuda_gate(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
-               const struct gate_shape *s)
+static void gate_launch(struct backend_context *c, void (*kernel)(struct gate_args),
+                        struct gate_args a, const struct gate_shape *s)
 {
     dim3 grid;
     if (!group_grid(&grid, c, s->rows, s->width)) return;
+    a.rows = s->rows;
+    a.width = s->width;
+    double since = cuda_begin(c);
+    launch(kernel, grid, dim3(GROUP_THREADS), 0, c->stream, a);
+    cuda_done(c, OP_GATE, since);
+}
+
+void cuda_gate(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
+               const struct gate_shape *s)
+{
     struct gate_args a = {};
     a.h = rows8_of(h, 8);
     a.gate = rows8_of(gate, 8);
     a.up = rows8_of(up, 8);
-    a.rows = s->rows;
-    a.width = s->width;
-    double since = cuda_begin(c);
-    launch(gate_kernel, grid, dim3(GROUP_THREADS), 0, c->stream, a);
-    cuda_done(c, OP_GATE, since);
+    gate_launch(c, gate_kernel, a, s);
 }
 
 void cuda_gate_back(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,
                     struct mat gate, struct mat up, const struct gate_shape *s)
 {
-    dim3 grid;
-    if (!group_grid(&grid, c, s->rows, s->width)) return;
     struct gate_args a = {};
     a.h = rows8_of(dh, 8);
     a.gate = rows8_of(gate, 8);
     a.up = rows8_of(up, 8);
     a.dgate = rows8_of(dgate, 8);
     a.dup = rows8_of(dup, 8);
-    a.rows = s->rows;
-    a.width = s->width;
-    double since = cuda_begin(c);
-    launch(gate_back_kernel, grid, dim3(GROUP_THREADS), 0, c->stream, a);
-    cuda_done(c, OP_GATE, since);
+    gate_launch(c, gate_back_kernel, a, s);
 }
 
 /* Row i of `to`, or row index[i] with `add`, from row index[i], or row i, of `from`. */
