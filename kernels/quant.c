@@ -1,4 +1,5 @@
 #include "kernels/quant.h"
+#include "kernels/formula.h"
 
 #include <string.h>
 
@@ -8,27 +9,11 @@
 
 enum { BLOCK = 32, SUPER = 256 };
 
-/* The same value as f32_from_f16(), but without branches, so that loops over it become vector code:
- * the exponent is shifted into place, the value is multiplied by 2^112, and infinities and NaNs are
- * restored. */
-static inline float half_to_f32(uint16_t h)
-{
-    uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
-    union {
-        uint32_t u;
-        float f;
-    } v = {.u = magnitude}, scale = {.u = 0x77800000u /* 2^112 */};
-    v.f *= scale.f;
-    if (magnitude >= 0x0f800000u) v.u = magnitude | 0x7f800000u;
-    v.u |= (uint32_t)(h & 0x8000) << 16;
-    return v.f;
-}
-
 static inline float load_half(const uint8_t *p)
 {
     uint16_t h;
     memcpy(&h, p, sizeof h);
-    return half_to_f32(h);
+    return formula_half(h);
 }
 
 CLONES static void from_f16(float *out, const uint8_t *data, size_t n)

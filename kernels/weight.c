@@ -1,17 +1,7 @@
 #include "kernels/weight.h"
 
+#include "kernels/formula.h"
 #include "kernels/quant.h"
-
-/* Files written for interleaved rotation keep the two values of a rotated pair side by side. With
- * head dimension d and row t of head h in Hugging Face order,
- *
- *   half = t / (d / 2),  j = t % (d / 2),  row in the file = h d + 2 j + half */
-static size_t file_row(const struct weight_part *p, size_t row)
-{
-    size_t d = p->rows / p->rope_heads, half_dim = d / 2;
-    size_t head = row / d, t = row % d;
-    return head * d + 2 * (t % half_dim) + t / half_dim;
-}
 
 /* Permuted rows are converted one by one, because their bytes do not lie together in the file. */
 void weight_part_rows(float *out, const struct weight_part *p, size_t k, size_t row, size_t count)
@@ -24,8 +14,10 @@ void weight_part_rows(float *out, const struct weight_part *p, size_t k, size_t 
         quant_to_f32(out, data + row * stride, p->type, count * k);
         return;
     }
-    for (size_t i = 0; i < count; i++)
-        quant_to_f32(out + i * k, data + file_row(p, row + i) * stride, p->type, k);
+    for (size_t i = 0; i < count; i++) {
+        size_t at = formula_file_row((uint32_t)(row + i), p->rows, p->rope_heads);
+        quant_to_f32(out + i * k, data + at * stride, p->type, k);
+    }
 }
 
 void weight_source_rows(float *out, const struct weight_source *s, size_t row, size_t count)

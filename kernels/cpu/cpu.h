@@ -4,6 +4,7 @@
 #define KERNELS_CPU_CPU_H
 
 #include "kernels/backend.h"
+#include "kernels/formula.h"
 
 struct cpu_primitives; /* cpu_onednn.c: oneDNN's engine, streams and primitives by shape */
 
@@ -97,17 +98,12 @@ void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct
                  const struct product_shape *p);
 
 /* cpu_elementwise.c: to = scale * from; to += from; to = from with a mask */
-struct cpu_dropout {
-    size_t rows, cols;
-    float probability; /* kept values are divided by 1 - probability */
-    uint64_t key;
-};
 void cpu_zero(struct backend_context *c, struct mat m, size_t rows, size_t cols);
 void cpu_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                  size_t cols, float scale);
 void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols);
-void cpu_dropout(struct backend_context *c, struct mat to, struct mat from,
-                 const struct cpu_dropout *d);
+void cpu_dropout(struct backend_context *c, struct mat to, struct mat from, size_t rows,
+                 size_t cols, const struct formula_mask *mask);
 void cpu_learned_take(struct backend_context *c, struct mat to, struct mat from,
                       const struct backend_batch *b, size_t first, size_t rows, size_t cols);
 void cpu_learned_add(struct backend_context *c, struct mat to, struct mat from,

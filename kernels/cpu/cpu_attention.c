@@ -92,7 +92,7 @@ CPU_CLONES static float softmax_row(struct mat weight, float *score, size_t from
     max *= scale;
     for (size_t i = begin; i < end; i += CPU_LANES)
         for (int k = 0; k < CPU_LANES; k++) {
-            float e = cpu_exp(score[i + k] * scale - max);
+            float e = formula_exp(score[i + k] * scale - max);
             score[i + k] = e;
             lane[k] += e;
         }
@@ -189,7 +189,7 @@ CPU_CLONES static void backward_rows(struct mat weight, struct mat dweight, cons
         const float *s = score + r * QUERIES, *d = dscore + r * QUERIES;
         int32_t key = (int32_t)(begin + r);
         for (int i = 0; i < QUERIES; i++) {
-            float e = cpu_exp(s[i] * scale - c->lse[i]);
+            float e = formula_exp(s[i] * scale - c->lse[i]);
             p[i] = key >= c->first[i] && key <= c->last[i] ? e : 0.0f;
             ds[i] = p[i] * (d[i] - c->mean[i]) * scale;
         }

@@ -34,7 +34,7 @@ CPU_CLONES static void weighted(float *restrict out, const float *w, const float
 CPU_CLONES static void exponentials(float *x, size_t n, float scale, float less)
 {
     for (size_t j = 0; j < n; j++)
-        x[j] = cpu_exp(x[j] * scale - less);
+        x[j] = formula_exp(x[j] * scale - less);
 }
 
 /* Reads the keys of one position at a time, directly from the cache. */

@@ -78,34 +78,26 @@ void cpu_learned_add(struct backend_context *c, struct mat to, struct mat from,
     cpu_count(c, OP_COPY, since);
 }
 
-/* Each value has a 32-bit random number from its place and the key of the mask (the finalizer of
- * splitmix64), so the backward pass needs no stored mask. */
-CPU_CLONES static void dropout_row(struct mat to, struct mat from, size_t row,
-                                   const struct cpu_dropout *d)
+CPU_CLONES static void dropout_row(struct mat to, struct mat from, size_t row, size_t cols,
+                                   const struct formula_mask *mask)
 {
     float in[CPU_CHUNK], out[CPU_CHUNK];
-    float keep = 1.0f / (1.0f - d->probability);
-    uint64_t threshold = (uint64_t)((double)d->probability * 4294967296.0);
-    for (size_t col = 0; col < d->cols; col += CPU_CHUNK) {
-        size_t n = d->cols - col < CPU_CHUNK ? d->cols - col : CPU_CHUNK;
+    for (size_t col = 0; col < cols; col += CPU_CHUNK) {
+        size_t n = cols - col < CPU_CHUNK ? cols - col : CPU_CHUNK;
         const float *x = cpu_row(in, from, row, col, n);
         float *y = cpu_row_out(out, to, row, col);
-        for (size_t i = 0; i < n; i++) {
-            uint64_t z = d->key + (row * d->cols + col + i + 1) * 0x9e3779b97f4a7c15u;
-            z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-            z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-            y[i] = (z >> 32) < threshold ? 0.0f : x[i] * keep;
-        }
+        for (size_t i = 0; i < n; i++)
+            y[i] = formula_masked(*mask, x[i], row * cols + col + i);
         cpu_row_done(to, row, col, y, n);
     }
 }
 
-void cpu_dropout(struct backend_context *c, struct mat to, struct mat from,
-                 const struct cpu_dropout *d)
+void cpu_dropout(struct backend_context *c, struct mat to, struct mat from, size_t rows,
+                 size_t cols, const struct formula_mask *mask)
 {
     double since = cpu_clock();
 #pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (size_t i = 0; i < d->rows; i++)
-        dropout_row(to, from, i, d);
+    for (size_t i = 0; i < rows; i++)
+        dropout_row(to, from, i, cols, mask);
     cpu_count(c, OP_LOW_RANK, since);
 }

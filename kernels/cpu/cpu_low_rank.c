@@ -148,17 +148,13 @@ static void multiply(struct backend_context *c, struct mat out, struct mat a, st
     if (p.m && p.n && p.k) cpu_product(c, out, a, b, &p);
 }
 
-/* x with the mask of one module, written to `to`. Each module has its own mask, as in PEFT; an odd
- * factor spreads the small numbers of modules and tokens over all bits. The mask depends on the
- * place of the segment in the batch, so the backward pass draws the same one. */
+/* x with the mask of one module, written to `to`. */
 static struct mat masked(struct backend_context *c, struct mat to, struct mat x,
                          const struct low_rank_use *u, const struct low_rank_module *m,
                          const struct batch_rows *b)
 {
-    struct cpu_dropout d = {.rows = u->tokens, .cols = u->factors->k, .probability = b->dropout};
-    d.key = b->dropout_key ^ ((m->place + (uint64_t)1) * 0xd1342543de82ef95u);
-    d.key += u->first * 0x632be59bd9b4e019u;
-    cpu_dropout(c, to, x, &d);
+    struct formula_mask mask = formula_mask_of(b->dropout, b->dropout_key, m->place, u->first);
+    cpu_dropout(c, to, x, u->tokens, u->factors->k, &mask);
     return to;
 }
 

@@ -131,7 +131,7 @@ CPU_CLONES static void gate_row(struct mat h, struct mat gate, struct mat up, si
         const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
         float *y = cpu_row_out(out, h, 0, col);
         for (size_t i = 0; i < n; i++)
-            y[i] = g[i] * (1.0f / (1.0f + cpu_exp(-g[i]))) * u[i];
+            y[i] = g[i] * (1.0f / (1.0f + formula_exp(-g[i]))) * u[i];
         cpu_row_done(h, 0, col, y, n);
     }
 }
@@ -157,7 +157,7 @@ CPU_CLONES static void gate_back_row(struct mat dgate, struct mat dup, struct ma
         const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
         const float *d = cpu_row(dhs, dh, 0, col, n);
         for (size_t i = 0; i < n; i++) {
-            float s = 1.0f / (1.0f + cpu_exp(-g[i]));
+            float s = 1.0f / (1.0f + formula_exp(-g[i]));
             float silu = g[i] * s;
             dgs[i] = d[i] * u[i] * (s + silu * (1.0f - s));
             dus[i] = d[i] * silu;

@@ -5,6 +5,7 @@
 #define KERNELS_CPU_CPU_VECTOR_H
 
 #include "kernels/backend.h"
+#include "kernels/formula.h"
 
 #include <string.h>
 
@@ -83,21 +84,8 @@ CPU_INLINE void cpu_lanes_dot(float lane[CPU_LANES], const float *x, const float
         lane[j] += x[i] * y[i];
 }
 
-/* e^r for |r| <= ln(2) / 2, by a polynomial of degree 6. */
-CPU_INLINE float cpu_exp_small(float r)
-{
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p;
-}
-
-/* e^x / 2^power by the same polynomial, for any x whose result is at most about 1. Results below
- * 2^-126 become 0. */
+/* e^x / 2^power by the polynomial of formula_exp(), for any x whose result is at most about 1.
+ * Results below 2^-126 become 0. */
 CPU_INLINE float cpu_exp_scaled(float x, int32_t power)
 {
     union {
@@ -107,30 +95,11 @@ CPU_INLINE float cpu_exp_scaled(float x, int32_t power)
     float n = t.f - 12582912.0f;
     float r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
-    float p = cpu_exp_small(r);
+    float p = formula_exp_small(r);
     int32_t k = t.i - 0x4b400000 - power;
     two.i = (int32_t)((uint32_t)(k + 127) << 23);
     float low = x == x ? 0.0f : x; /* NaN stays NaN */
     return k < -126 ? low : p * two.f;
-}
-
-/* e^x with a relative error of about 1e-7 for x in [-87, 88]; 0 for smaller x. x is reduced by a
- * multiple of ln 2, subtracted in two parts so that no bits are lost; adding 1.5 * 2^23 rounds to
- * the nearest integer. Then the polynomial of degree 6. */
-CPU_INLINE float cpu_exp(float x)
-{
-    float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float t = limited * 1.44269504088896341f + 12582912.0f;
-    float n = t - 12582912.0f;
-    float r = limited - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    float p = cpu_exp_small(r);
-    union {
-        float f;
-        uint32_t u;
-    } two = {t};
-    two.u = (two.u + 127) << 23; /* the low bits of t are n, because of 1.5 * 2^23 */
-    return x < -87.0f ? 0.0f : p * two.f;
 }
 
 #endif

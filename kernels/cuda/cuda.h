@@ -7,6 +7,7 @@
 #define KERNELS_CUDA_CUDA_H
 
 #include "kernels/cuda/cuda_common.cuh"
+#include "kernels/formula.h"
 
 extern "C" {
 #include "base/err.h"

@@ -195,11 +195,11 @@ static __global__ void __launch_bounds__(THREADS, COLS > 2 ? 1 : 2)
             }
             largest = across_max(largest);
             float less = largest == -INFINITY ? 0.0f : largest; /* no key seen yet */
-            float keep = exp_f32(top[i] - less), part = 0.0f;
+            float keep = formula_exp(top[i] - less), part = 0.0f;
             top[i] = largest;
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                s[i][j] = exp_f32(s[i][j] - less);
+                s[i][j] = formula_exp(s[i][j] - less);
                 part += s[i][j];
             }
             sum[i] = sum[i] * keep + part;
@@ -273,7 +273,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 bool seen = y + i < q.have && sees(a, p.at + y + i, at + x + j);
-                float weight = seen ? exp_f32(s[i][j] * a.scale - lse[i]) : 0.0f;
+                float weight = seen ? formula_exp(s[i][j] * a.scale - lse[i]) : 0.0f;
                 s[i][j] = weight * (dp[i][j] - mean[y + i]) * a.scale;
             }
         store_weights(weights, s);
@@ -314,7 +314,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     bool seen = there && sees(a, at + x + j, p.at + y + i);
-                    s[i][j] = seen ? exp_f32(s[i][j] * a.scale - lse) : 0.0f;
+                    s[i][j] = seen ? formula_exp(s[i][j] * a.scale - lse) : 0.0f;
                     ds[i][j] = s[i][j] * (ds[i][j] - mean) * a.scale;
                 }
             }

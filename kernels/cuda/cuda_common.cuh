@@ -25,8 +25,8 @@ typedef uint16_t bf16; /* the upper half of a float32 */
 #include <cuda_runtime.h>
 
 #define SHARED(T, name, n) __shared__ T name[n]
-#define DYNAMIC_SHARED(T, name)                                    \
-    extern __shared__ __align__(128) unsigned char shared_bytes[]; \
+#define DYNAMIC_SHARED(T, name)                                                                    \
+    extern __shared__ __align__(128) unsigned char shared_bytes[];                                 \
     T *name = reinterpret_cast<T *>(shared_bytes)
 
 static __device__ __forceinline__ unsigned shared_address(const void *p)
@@ -144,17 +144,20 @@ static __device__ __forceinline__ bf16 float_bf16(float x)
 /* Sum and maximum over the warp. All lanes get the same bits. */
 static __device__ __forceinline__ float warp_sum(float v)
 {
-    for (int d = 16; d > 0; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+    for (int d = 16; d > 0; d >>= 1)
+        v += __shfl_xor_sync(0xffffffffu, v, d);
     return v;
 }
 static __device__ __forceinline__ double warp_sum(double v)
 {
-    for (int d = 16; d > 0; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+    for (int d = 16; d > 0; d >>= 1)
+        v += __shfl_xor_sync(0xffffffffu, v, d);
     return v;
 }
 static __device__ __forceinline__ float warp_max(float v)
 {
-    for (int d = 16; d > 0; d >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
+    for (int d = 16; d > 0; d >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
     return v;
 }
 #endif

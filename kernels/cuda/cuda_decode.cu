@@ -69,9 +69,9 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(struct decode_ar
 #pragma unroll
         for (unsigned w = 0; w < THREADS / 32; w++)
             largest = fmaxf(largest, part[w]);
-        float keep = exp_f32(top - largest);
+        float keep = formula_exp(top - largest);
         top = largest;
-        weight[threadIdx.x] = exp_f32(s - top);
+        weight[threadIdx.x] = formula_exp(s - top);
         sum = sum * keep + weight[threadIdx.x];
         __syncthreads();
 #pragma unroll

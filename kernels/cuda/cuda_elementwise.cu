@@ -17,7 +17,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS) gate_kernel(struct gate_
     load8(u, a.up, row, col, a.width - col);
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        h[i] = g[i] * (1.0f / (1.0f + exp_f32(-g[i]))) * u[i];
+        h[i] = g[i] * (1.0f / (1.0f + formula_exp(-g[i]))) * u[i];
     store8(a.h, row, col, a.width - col, h);
 }
 
@@ -32,7 +32,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS) gate_back_kernel(struct 
     load8(d, a.h, row, col, a.width - col);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        float s = 1.0f / (1.0f + exp_f32(-g[i]));
+        float s = 1.0f / (1.0f + formula_exp(-g[i]));
         float silu = g[i] * s;
         dgate[i] = d[i] * u[i] * (s + silu * (1.0f - s));
         dup[i] = d[i] * silu;

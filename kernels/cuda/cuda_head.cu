@@ -45,7 +45,7 @@ static __device__ __forceinline__ void write_gradient(const struct head_args &a,
         float dz[HEAD_EACH];
         for (unsigned i = 0; i < HEAD_EACH; i++) {
             size_t v = first + i * HEAD_THREADS + threadIdx.x;
-            float e = v < a.vocab ? exp_f32(z[v] - max) : 0.0f;
+            float e = v < a.vocab ? formula_exp(z[v] - max) : 0.0f;
             dz[i] = v == target ? (float)(((double)e - sum) * factor) : e * (float)factor;
         }
         __syncthreads();
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) head_kernel(struct head_args a)
     max = block_max(max);
     double sum = 0.0;
     for (size_t v = threadIdx.x; v < a.vocab; v += HEAD_THREADS)
-        sum += (double)exp_f32(z[v] - max);
+        sum += (double)formula_exp(z[v] - max);
     sum = threads_sum<HEAD_THREADS>(sum);
     size_t target = (size_t)a.target[row];
     if (threadIdx.x == 0) a.nll[row] = log(sum) + (double)max - (double)z[target];

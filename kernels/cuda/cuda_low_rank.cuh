@@ -31,40 +31,31 @@ struct modules {
     size_t k;
 };
 
-/* ---- Dropout. Each value has a 32-bit random number from its place and the key of the mask (the
- * finalizer of splitmix64), so the backward pass needs no stored mask. Each module has its own
- * mask; the multiplication by an odd constant spreads small numbers over all bits. The row is
- * counted from the first token of the use. */
+/* ---- Dropout */
+
 struct mask {
     const struct batch_scalars *scalars; /* NULL: no dropout */
     size_t first;                        /* token of the use */
 };
 
 struct drop { /* the mask of one module */
-    uint64_t key, threshold;
-    float keep;
+    struct formula_mask mask;
     bool on;
 };
 
 static __device__ __forceinline__ struct drop drop_of(const struct mask &m, uint32_t place)
 {
-    struct drop d = {0, 0, 1.0f, m.scalars != NULL};
-    if (!d.on) return d;
-    d.key = (m.scalars->dropout_key ^ ((uint64_t)place + 1) * 0xd1342543de82ef95u) +
-            (uint64_t)m.first * 0x632be59bd9b4e019u;
-    d.threshold = (uint64_t)((double)m.scalars->dropout * 4294967296.0);
-    d.keep = 1.0f / (1.0f - m.scalars->dropout);
+    struct drop d = {};
+    d.on = m.scalars != NULL;
+    if (d.on) d.mask = formula_mask_of(m.scalars->dropout, m.scalars->dropout_key, place, m.first);
     return d;
 }
 
+/* x (row, col) of a use, whose rows have `cols` values. */
 static __device__ __forceinline__ float dropped(const struct drop &d, float x, size_t row,
                                                 size_t cols, size_t col)
 {
-    if (!d.on) return x;
-    uint64_t z = d.key + ((uint64_t)row * cols + col + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (z >> 32) < d.threshold ? 0.0f : x * d.keep;
+    return d.on ? formula_masked(d.mask, x, row * cols + col) : x;
 }
 
 /* Kernels take the narrow side of a product, of the width of a rank, in tiles of this many columns.

@@ -27,15 +27,6 @@ static __device__ __forceinline__ uint32_t load4(const uint8_t *p)
     return load2(p) | load2(p + 2) << 16;
 }
 
-/* half_to_f32() of quant.c */
-static __device__ __forceinline__ float half_f32(uint32_t h)
-{
-    uint32_t magnitude = (h & 0x7fffu) << 13;
-    uint32_t v = __float_as_uint(__uint_as_float(magnitude) * __uint_as_float(0x77800000u));
-    if (magnitude >= 0x0f800000u) v = magnitude | 0x7f800000u;
-    return __uint_as_float(v | (h & 0x8000u) << 16);
-}
-
 /* Bits [shift, shift + 4) of byte i of eight bytes. */
 static __device__ __forceinline__ int nibble(const uint32_t word[2], int i, int shift)
 {
@@ -51,7 +42,7 @@ static __device__ __forceinline__ void load_eight(uint32_t word[2], const uint8_
  * the upper nibbles of the same 16 bytes. */
 static __device__ __forceinline__ void block_q4_0(float v[8], const uint8_t *block, unsigned at)
 {
-    float d = half_f32(load2(block));
+    float d = formula_half(load2(block));
     uint32_t q[2];
     load_eight(q, block + 2 + at % 16);
 #pragma unroll
@@ -60,7 +51,7 @@ static __device__ __forceinline__ void block_q4_0(float v[8], const uint8_t *blo
 }
 static __device__ __forceinline__ void block_q4_1(float v[8], const uint8_t *block, unsigned at)
 {
-    float d = half_f32(load2(block)), m = half_f32(load2(block + 2));
+    float d = formula_half(load2(block)), m = formula_half(load2(block + 2));
     uint32_t q[2];
     load_eight(q, block + 4 + at % 16);
 #pragma unroll
@@ -69,7 +60,7 @@ static __device__ __forceinline__ void block_q4_1(float v[8], const uint8_t *blo
 }
 static __device__ __forceinline__ void block_q5_0(float v[8], const uint8_t *block, unsigned at)
 {
-    float d = half_f32(load2(block));
+    float d = formula_half(load2(block));
     uint32_t fifth = load4(block + 2) >> at, q[2];
     load_eight(q, block + 6 + at % 16);
 #pragma unroll
@@ -80,7 +71,7 @@ static __device__ __forceinline__ void block_q5_0(float v[8], const uint8_t *blo
 }
 static __device__ __forceinline__ void block_q8_0(float v[8], const uint8_t *block, unsigned at)
 {
-    float d = half_f32(load2(block));
+    float d = formula_half(load2(block));
     uint32_t q[2];
     load_eight(q, block + 2 + at);
 #pragma unroll
@@ -91,7 +82,7 @@ static __device__ __forceinline__ void block_q8_0(float v[8], const uint8_t *blo
 /* Values [at, at + 8) of a block of 256. */
 static __device__ __forceinline__ void block_q4_k(float v[8], const uint8_t *block, unsigned at)
 {
-    float d = half_f32(load2(block)), dmin = half_f32(load2(block + 2));
+    float d = formula_half(load2(block)), dmin = formula_half(load2(block + 2));
     const uint8_t *s = block + 4;
     unsigned j = at / 32; /* number of the scale */
     uint32_t scale, min, q[2];
@@ -116,7 +107,7 @@ static __device__ __forceinline__ void block_q6_k(float v[8], const uint8_t *blo
     load_eight(low, block + half * 64 + quarter % 2 * 32 + j);
     load_eight(high, block + 128 + half * 32 + j);
     int8_t scale = (int8_t)block[192 + half * 8 + quarter * 2 + j / 16];
-    float d = half_f32(load2(block + 208)) * (float)scale;
+    float d = formula_half(load2(block + 208)) * (float)scale;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         int value = nibble(low, i, quarter / 2 * 4) | (nibble(high, i, quarter * 2) & 3) << 4;
@@ -139,18 +130,9 @@ static __device__ __forceinline__ void plain(float v[8], const struct quant_args
         v[i] = 0.0f;
         if (i >= have) continue;
         if (a.type == DTYPE_F32) v[i] = __uint_as_float(load4(from + (col + i) * 4));
-        if (a.type == DTYPE_F16) v[i] = half_f32(load2(from + (col + i) * 2));
+        if (a.type == DTYPE_F16) v[i] = formula_half(load2(from + (col + i) * 2));
         if (a.type == DTYPE_BF16) v[i] = __uint_as_float(load2(from + (col + i) * 2) << 16);
     }
-}
-
-/* Files written for interleaved rotation keep the two values of a rotated pair side by side: row
- * half (d / 2) + j of a head with d rows is row 2 j + half in the file. */
-static __device__ __forceinline__ size_t file_row(const struct quant_args &a, uint32_t row)
-{
-    if (a.rope_heads == 0) return row;
-    uint32_t d = a.part_rows / a.rope_heads, t = row % d;
-    return row - t + 2 * (t % (d / 2)) + t / (d / 2);
 }
 
 static __global__ void __launch_bounds__(GROUP_THREADS) quant_kernel(struct quant_args a)
@@ -159,7 +141,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS) quant_kernel(struct quan
     if (!group_place(&i, &col, a.rows, a.k)) return;
     uint32_t row = a.id ? (uint32_t)a.id[i] - a.first : a.row + (uint32_t)i;
     if (row >= a.part_rows) return;
-    size_t at = file_row(a, row);
+    size_t at = formula_file_row(row, a.part_rows, a.rope_heads);
     const uint8_t *from = a.data + at * a.stride;
     unsigned in32 = col % 32, in256 = col % 256;
     float v[8];

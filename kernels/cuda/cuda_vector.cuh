@@ -1,6 +1,5 @@
 /* For kernels that work on rows: views of float32 or bfloat16 tensors that are read and written
- * eight values at a time, the sum over a block, and the exponential of kernels/cpu/cpu_vector.h
- * with the same bits. */
+ * eight values at a time, and the sum over a block. */
 #ifndef KERNELS_CUDA_CUDA_VECTOR_CUH
 #define KERNELS_CUDA_CUDA_VECTOR_CUH
 
@@ -141,26 +140,6 @@ template <int THREADS, class T> static __device__ __forceinline__ T threads_sum(
         v += part[i];
     __syncthreads(); /* the next call writes there */
     return v;
-}
-
-/* e^x with a relative error of about 1e-7 for x in [-87, 88]; 0 for smaller x. The operations and
- * their order are those of cpu_exp(), which has the explanation. */
-static __device__ __forceinline__ float exp_f32(float x)
-{
-    float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float t = limited * 1.44269504088896341f + 12582912.0f;
-    float n = t - 12582912.0f;
-    float r = limited - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    float two = __uint_as_float((__float_as_uint(t) + 127u) << 23);
-    return x < -87.0f ? 0.0f : p * two;
 }
 
 /* The place of a thread among (rows, groups of eight columns), one group a thread. */
