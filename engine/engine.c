@@ -253,17 +253,9 @@ void engine_profile(struct backend_profile *out, const struct engine *e)
     e->be->profile(out, e->ctx);
 }
 
-/* Takes the next (rows, cols) of `memory`, aligned to 64 bytes, or only counts if memory is
- * NULL. */
-static struct mat take(char *memory, size_t *at, enum dtype type, size_t rows, size_t cols)
-{
-    struct mat m = {memory ? memory + *at : NULL, type, cols};
-    *at += (rows * cols * (type == DTYPE_F32 ? 4 : 2) + 63) / 64 * 64;
-    return m;
-}
 static float *take_floats(char *memory, size_t *at, size_t count)
 {
-    return take(memory, at, DTYPE_F32, 1, count).data;
+    return mat_take(memory, at, DTYPE_F32, 1, count).data;
 }
 
 /* Takes (rows, cols) with the columns to the right that a linear operation with these sites needs
@@ -272,7 +264,7 @@ static struct mat take_wide(char *memory, size_t *at, const struct engine *e, si
                             size_t cols, uint32_t width)
 {
     size_t ld = cols + (width ? e->be->low_rank_room(e->ctx, width) : 0);
-    return take(memory, at, engine_precision(e), rows, ld);
+    return mat_take(memory, at, engine_precision(e), rows, ld);
 }
 
 /* Tensors of one layer that backward reads. x2 (the stream after attention) is needed only there;
@@ -285,14 +277,14 @@ static void place_saved(struct saved *s, const struct engine *e, const struct pa
     enum dtype type = engine_precision(e);
     size_t t = p->tokens_max, q = (size_t)a->heads * a->head_dim;
     size_t k = (size_t)a->kv_heads * a->head_dim;
-    s->x2 = take(memory, at, type, p->size.backward ? t : 0, a->d_model);
-    s->qkv = take(memory, at, type, t, q + 2 * k);
-    s->raw = take(memory, at, type, a->qk_norm ? t : 0, q + k);
+    s->x2 = mat_take(memory, at, type, p->size.backward ? t : 0, a->d_model);
+    s->qkv = mat_take(memory, at, type, t, q + 2 * k);
+    s->raw = mat_take(memory, at, type, a->qk_norm ? t : 0, q + k);
     s->att = take_wide(memory, at, e, t, q, p->size.site_width[SITE_O]);
     s->gate_up =
         take_wide(memory, at, e, t, 2 * (size_t)a->d_ffn, p->size.site_width[SITE_GATE_UP]);
     for (int i = 0; i < SITES; i++)
-        s->h[i] = take(memory, at, type, t, p->size.site_width[i]);
+        s->h[i] = mat_take(memory, at, type, t, p->size.site_width[i]);
     s->inv1 = take_floats(memory, at, t);
     s->inv2 = take_floats(memory, at, t);
     s->inv_q = take_floats(memory, at, a->qk_norm ? t * a->heads : 0);
@@ -321,21 +313,21 @@ static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
     for (uint32_t i = 0; i < (shared ? 1 : a->layers); i++)
         place_saved(&p->layer[i], e, p, memory, &at);
     for (uint32_t i = 0; i < a->layers; i++)
-        p->x1[i] = take(memory, &at, type, back, d);
-    p->resid = take(memory, &at, DTYPE_F32, t, d);
+        p->x1[i] = mat_take(memory, &at, type, back, d);
+    p->resid = mat_take(memory, &at, DTYPE_F32, t, d);
     p->normed = take_wide(memory, &at, e, t, d, in);
     p->wide = take_wide(memory, &at, e, t, a->d_ffn, width[SITE_DOWN]);
-    p->dresid = take(memory, &at, DTYPE_F32, back, d);
-    p->dwide = take(memory, &at, type, back, a->d_ffn);
+    p->dresid = mat_take(memory, &at, DTYPE_F32, back, d);
+    p->dwide = mat_take(memory, &at, type, back, a->d_ffn);
     p->dqkv = take_wide(memory, &at, e, back, engine_qkv_width(a), width[SITE_QKV]);
-    p->datt = take(memory, &at, type, back, (size_t)a->heads * a->head_dim);
+    p->datt = mat_take(memory, &at, type, back, (size_t)a->heads * a->head_dim);
     p->dy = take_wide(memory, &at, e, back, d, out);
-    p->dx = take(memory, &at, type, back, d);
-    p->g = take(memory, &at, type, back, widest);
-    p->p = take(memory, &at, type, back, widest);
-    p->last = take(memory, &at, DTYPE_F32, last, d);
-    p->last_normed = take(memory, &at, type, last, d);
-    p->dlast = take(memory, &at, DTYPE_F32, last_back, d);
+    p->dx = mat_take(memory, &at, type, back, d);
+    p->g = mat_take(memory, &at, type, back, widest);
+    p->p = mat_take(memory, &at, type, back, widest);
+    p->last = mat_take(memory, &at, DTYPE_F32, last, d);
+    p->last_normed = mat_take(memory, &at, type, last, d);
+    p->dlast = mat_take(memory, &at, DTYPE_F32, last_back, d);
     p->inv = take_floats(memory, &at, last);
     return at;
 }

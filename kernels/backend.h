@@ -38,6 +38,16 @@ static inline struct mat mat_at(struct mat m, size_t row, size_t col)
     return m;
 }
 
+/* Takes the next (rows, cols) of a block, aligned to 64 bytes; only counts in *at if memory is
+ * NULL. */
+static inline struct mat mat_take(char *memory, size_t *at, enum dtype type, size_t rows,
+                                  size_t cols)
+{
+    struct mat m = {memory ? memory + *at : NULL, type, cols};
+    *at += (rows * cols * (type == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t)) + 63) / 64 * 64;
+    return m;
+}
+
 /* Kinds of operations in a profile. */
 enum backend_op {
     OP_LINEAR,

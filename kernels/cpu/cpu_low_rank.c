@@ -31,23 +31,15 @@ size_t cpu_low_rank_room(const struct backend_context *c, size_t width)
 
 /* ---- factors */
 
-/* Takes the next (rows, cols) of the block, aligned to 64 bytes; only counts if *memory is NULL. */
-static struct mat take(char *memory, size_t *at, enum dtype type, size_t rows, size_t cols)
-{
-    struct mat m = {memory ? memory + *at : NULL, type, cols};
-    *at += (rows * cols * (type == DTYPE_F32 ? 4 : 2) + 63) / 64 * 64;
-    return m;
-}
-
 static size_t place(struct backend_low_rank *l, enum dtype type, char *memory)
 {
     size_t at = 0;
-    l->a = take(memory, &at, type, l->width, l->k);
+    l->a = mat_take(memory, &at, type, l->width, l->k);
     for (size_t i = 0; i < l->modules; i++) {
         struct factor *f = &l->factor[i];
-        f->b = take(memory, &at, type, f->m.rows, f->m.width);
-        f->plain_b = take(memory, &at, type, f->m.small ? f->m.rows : 0, f->m.rank);
-        f->r = take(memory, &at, type, f->m.small ? f->m.rank : 0, f->m.rank);
+        f->b = mat_take(memory, &at, type, f->m.rows, f->m.width);
+        f->plain_b = mat_take(memory, &at, type, f->m.small ? f->m.rows : 0, f->m.rank);
+        f->r = mat_take(memory, &at, type, f->m.small ? f->m.rank : 0, f->m.rank);
     }
     return at;
 }
@@ -164,11 +156,11 @@ static bool room(struct mat *m, int count, struct backend_context *c, size_t tok
 {
     size_t at = 0;
     for (int i = 0; i < count; i++)
-        take(NULL, &at, c->precision, tokens, cols);
+        mat_take(NULL, &at, c->precision, tokens, cols);
     char *memory = cpu_room(c, at);
     at = 0;
     for (int i = 0; i < count && memory; i++)
-        m[i] = take(memory, &at, c->precision, tokens, cols);
+        m[i] = mat_take(memory, &at, c->precision, tokens, cols);
     return memory != NULL;
 }
 
