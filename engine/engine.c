@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* The loss is computed for at most this many learned tokens at once, which bounds the memory behind
  * the last layer for rows of any length. */
@@ -211,7 +210,7 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
     unsigned products = BACKEND_FORWARD | (o->inference ? 0 : BACKEND_BACKWARD);
     err er = err_sys(ENOMEM, "engine");
     e->model = m;
-    e->threads = o->threads > 0 ? o->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    e->threads = backend_threads(o->threads);
     if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
     TRY_OUT(er, backend_open(&e->be, &e->ctx, o->device, &options, e->why));
     TRY_OUT(er, choose_memory(e, o));

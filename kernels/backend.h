@@ -324,6 +324,8 @@ struct backend {
 };
 
 extern const struct backend backend_cpu;
+/* The threads that backend_cpu takes if asked for so many; 0: all that this process may use. */
+int backend_threads(int asked);
 /* Whether the machine has an NVIDIA driver, or FEDLORA_CUDA names a library: then a GPU that is not
  * used deserves a word. */
 bool backend_expects_gpu(void);

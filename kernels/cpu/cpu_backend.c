@@ -16,12 +16,17 @@ static void cpu_close(struct backend_context *c)
     free(c);
 }
 
+int backend_threads(int asked)
+{
+    int threads = asked > 0 ? asked : omp_get_num_procs();
+    return threads < LIMIT_THREADS ? threads : LIMIT_THREADS;
+}
+
 static err cpu_open(struct backend_context **out, const struct backend_options *o)
 {
     struct backend_context *c = calloc(1, sizeof *c);
     if (!c) return err_sys(ENOMEM, "engine");
-    c->threads = o->threads > 0 ? o->threads : omp_get_num_procs();
-    if (c->threads > LIMIT_THREADS) c->threads = LIMIT_THREADS;
+    c->threads = backend_threads(o->threads);
     c->precision = o->precision;
     if (o->precision == DTYPE_NONE) c->precision = cpu_bf16_is_faster() ? DTYPE_BF16 : DTYPE_F32;
     err e = cpu_primitives_open(&c->primitives, c);
