@@ -108,28 +108,21 @@ static void back_attend(struct engine *e, const struct batch *b, uint32_t layer,
 {
     const struct arch *a = &e->model->arch;
     struct pass *p = &e->pass;
-    size_t q = (size_t)a->heads * a->head_dim, k = (size_t)a->kv_heads * a->head_dim;
-    struct attention_shape shape = {a->heads, a->kv_heads, a->head_dim,
-                                    e->model->layer[layer].window};
-    struct attention_tensors t = {.q = s->qkv, .k = mat_at(s->qkv, 0, q), .out = s->att};
-    t.v = mat_at(s->qkv, 0, q + k);
-    t.lse = s->lse;
-    struct attention_tensors grad = {.q = p->dqkv, .k = mat_at(p->dqkv, 0, q), .out = p->datt};
-    grad.v = mat_at(p->dqkv, 0, q + k);
-    e->be->attention_back(e->ctx, &grad, &t, &shape, p->batch);
-    struct rope_shape rope = {.rows = b->tokens, .heads = a->heads + a->kv_heads, .back = true};
-    rope.head_dim = a->head_dim;
-    rope.cos = e->cosine;
-    rope.sin = e->sine;
-    e->be->rope(e->ctx, p->dqkv, p->dqkv, &rope, p->batch);
+    struct pass_heads h = pass_heads(e, b, layer, s->qkv), dh = pass_heads(e, b, layer, p->dqkv);
+    struct attention_tensors t = {h.q, h.k, h.v, s->att, s->lse};
+    struct attention_tensors grad = {dh.q, dh.k, dh.v, p->datt, NULL};
+    e->be->attention_back(e->ctx, &grad, &t, &h.shape, p->batch);
+    h.rope.back = true;
+    e->be->rope(e->ctx, p->dqkv, p->dqkv, &h.rope, p->batch);
     if (!a->qk_norm) return;
-    struct mat none = {0}, dk = mat_at(p->dqkv, 0, q);
+    struct mat none = {0};
     struct norm_shape norm = {b->tokens, a->heads, a->head_dim, a->rms_eps};
     e->be->norm_back(e->ctx, p->dqkv, none, p->dqkv, s->raw, s->inv_q, e->layer[layer].q_norm,
                      &norm, true);
     norm.groups = a->kv_heads;
-    e->be->norm_back(e->ctx, dk, none, dk, mat_at(s->raw, 0, q), s->inv_k, e->layer[layer].k_norm,
-                     &norm, true);
+    size_t q = (size_t)a->heads * a->head_dim;
+    e->be->norm_back(e->ctx, dh.k, none, dh.k, mat_at(s->raw, 0, q), s->inv_k,
+                     e->layer[layer].k_norm, &norm, true);
 }
 
 /* Site q, k, v: one product with the stacked weight gives dx = dq W_q + dk W_k + dv W_v. In the

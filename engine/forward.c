@@ -140,29 +140,35 @@ static void attend_caches(struct engine *e, const struct batch *b, uint32_t laye
     }
 }
 
-/* q, k and v are views of the same rows of s->qkv. Rotation works on q and k together: they lie
- * side by side and have the same head dimension, so they are heads + kv_heads heads. */
-static void attend(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)
+/* q and k have the same head dimension, so for the rotation they are heads + kv_heads heads. */
+struct pass_heads pass_heads(const struct engine *e, const struct batch *b, uint32_t layer,
+                             struct mat qkv)
 {
     const struct arch *a = &e->model->arch;
     size_t q = (size_t)a->heads * a->head_dim, k = (size_t)a->kv_heads * a->head_dim;
-    if (a->qk_norm) qk_norms(e, b, &e->layer[layer], s);
-    struct rope_shape rope = {.rows = b->tokens, .heads = a->heads + a->kv_heads};
-    rope.head_dim = a->head_dim;
-    rope.cos = e->cosine;
-    rope.sin = e->sine;
-    e->be->rope(e->ctx, s->qkv, s->qkv, &rope, e->pass.batch);
-    struct attention_shape shape = {a->heads, a->kv_heads, a->head_dim,
-                                    e->model->layer[layer].window};
-    struct attention_tensors t = {.q = s->qkv, .k = mat_at(s->qkv, 0, q), .out = s->att};
-    t.v = mat_at(s->qkv, 0, q + k);
-    t.lse = s->lse;
+    struct pass_heads h = {.q = qkv, .k = mat_at(qkv, 0, q), .v = mat_at(qkv, 0, q + k)};
+    h.shape =
+        (struct attention_shape){a->heads, a->kv_heads, a->head_dim, e->model->layer[layer].window};
+    h.rope = (struct rope_shape){.rows = b->tokens,
+                                 .heads = a->heads + a->kv_heads,
+                                 .head_dim = a->head_dim,
+                                 .cos = e->cosine,
+                                 .sin = e->sine};
+    return h;
+}
+
+static void attend(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s)
+{
+    struct pass_heads h = pass_heads(e, b, layer, s->qkv);
+    struct attention_tensors t = {h.q, h.k, h.v, s->att, s->lse};
+    if (e->model->arch.qk_norm) qk_norms(e, b, &e->layer[layer], s);
+    e->be->rope(e->ctx, s->qkv, s->qkv, &h.rope, e->pass.batch);
     if (b->decode) {
-        attend_caches(e, b, layer, &t, &shape);
+        attend_caches(e, b, layer, &t, &h.shape);
         return;
     }
     if (b->cache) fill_caches(e, b, layer, &t);
-    e->be->attention(e->ctx, &t, &shape, e->pass.batch);
+    e->be->attention(e->ctx, &t, &h.shape, e->pass.batch);
 }
 
 /* In training very short batches are padded to BACKEND_FEW rows: below that the backend may sum in

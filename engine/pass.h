@@ -130,6 +130,14 @@ size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it
 void pass_size_widths(struct pass_size *s, const struct factors *f);  /* site_width at least f's */
 /* Makes the tables of rotation angles cover `positions` positions. */
 err engine_reserve_positions(struct engine *e, size_t positions);
+/* Attention of one layer: its shape, the views of q, k and v in `qkv`, and their rotation. */
+struct pass_heads {
+    struct attention_shape shape;
+    struct rope_shape rope; /* of q and k together, which lie side by side */
+    struct mat q, k, v;
+};
+struct pass_heads pass_heads(const struct engine *e, const struct batch *b, uint32_t layer,
+                             struct mat qkv);
 /* The low-rank part of one site for the whole batch, with H kept in h; NULL if no segment has a
  * module there. */
 const struct low_rank_site *pass_low_rank(struct low_rank_site *out, const struct engine *e,
