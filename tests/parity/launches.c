@@ -184,7 +184,7 @@ static void setup_open(struct setup *s, const char *name)
     snprintf(full, sizeof full, "tests/models/%s", name);
     support_source(path, sizeof path, full);
     ok(model_open(&s->model, path));
-    struct engine_options o = {.precision = DTYPE_F32, .threads = 2};
+    struct engine_options o = {.device = "cpu", .precision = DTYPE_F32, .threads = 2};
     ok(engine_open(&s->engine, &s->model, &o));
     s->backend = counting();
     s->engine->be = &s->backend;

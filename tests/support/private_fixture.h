@@ -47,7 +47,7 @@ static inline void setup_open(struct setup *s, unsigned trains)
     memset(s, 0, sizeof *s);
     support_source(path, sizeof path, "tests/models/llama");
     ok(model_open(&s->model, path));
-    struct engine_options o = {.precision = DTYPE_F32, .threads = 2};
+    struct engine_options o = {.device = support_device(), .precision = DTYPE_F32, .threads = 2};
     ok(engine_open(&s->engine, &s->model, &o));
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
         for (int kind = 0; kind < MODULE_KINDS; kind++)

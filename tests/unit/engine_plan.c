@@ -14,7 +14,8 @@ static void open_engine(enum base_memory memory)
     char path[SUPPORT_PATH_BYTES];
     support_source(path, sizeof path, "tests/models/llama/q8_0.gguf");
     ok(model_open(&model, path));
-    struct engine_options o = {.precision = DTYPE_F32, .threads = 1, .base_memory = memory};
+    struct engine_options o = {
+        .device = "cpu", .precision = DTYPE_F32, .threads = 1, .base_memory = memory};
     ok(engine_open(&engine, &model, &o));
 }
 
