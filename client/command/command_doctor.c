@@ -149,8 +149,8 @@ static void find_precision(struct findings *f, const struct command_common *comm
     struct finding *gpu = finding_add(f, "gpu");
     err e = backend_open(&backend, &context, common->device, &options, why);
     bool used = !err_is(e) && backend != &backend_cpu;
-    snprintf(gpu->value, sizeof gpu->value, "%s%s", used ? "used" : "not used", *why ? ": " : "");
-    snprintf(gpu->value + strlen(gpu->value), sizeof gpu->value - strlen(gpu->value), "%s", why);
+    snprintf(gpu->value, sizeof gpu->value, "%s%s%.480s", used ? "used" : "not used",
+             *why ? ": " : "", why);
     if (err_is(e)) {
         snprintf(precision->value, sizeof precision->value, "%s", e.text);
         precision->problem = "the engine cannot start";
