@@ -51,7 +51,7 @@ static const struct option_row rows[] = {
      .fallback = "yes",
      .help = "measure the loss only; generate no completions to measure the accuracy"},
     TRAINING_ROW_EOS(AT(eos)),
-    SETUP_ROW_BASE_MEMORY(AT(base_memory)),
+    SETUP_ROW_BASE_MEMORY(AT(base_memory), NULL),
     SETUP_ROW_BOS(AT(bos)),
     /* Extra outputs, for comparisons with other programs. */
     {.flag = "logits",

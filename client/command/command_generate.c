@@ -68,7 +68,7 @@ static const struct option_row rows[] = {
      .most = 1,
      .help = "sample from the most likely tokens that reach this total probability; 1: from all "
              "tokens"},
-    SETUP_ROW_BASE_MEMORY(AT(base_memory)),
+    SETUP_ROW_BASE_MEMORY(AT(base_memory), NULL),
     {.flag = "special", .kind = OPTION_FLAG, .at = AT(special), .help = "print special tokens too"},
 };
 

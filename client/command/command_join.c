@@ -4,6 +4,7 @@
  * Every option except --force can also be given in the file of --config, because a member usually
  * starts the same command again after a reboot, from a service file. */
 #include "client/command/command.h"
+#include "client/command/setup.h"
 #include "client/output/report.h"
 #include "client/session/session.h"
 
@@ -107,14 +108,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
-    {.flag = "base-memory",
-     .key = "join.base_memory",
-     .kind = OPTION_CHOICE,
-     .at = AT(base_memory),
-     .fallback = "auto",
-     .choices = base_memories,
-     .help = "weights of the base: packed: converted once; file: kept as in the file and converted "
-             "at each use, which is slower and takes less memory; auto: packed if they fit"},
+    SETUP_ROW_BASE_MEMORY(AT(base_memory), "join.base_memory"),
     {.flag = "work",
      .key = "join.work",
      .kind = OPTION_TEXT,

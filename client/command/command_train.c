@@ -87,7 +87,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
-    SETUP_ROW_BASE_MEMORY(AT(base_memory)),
+    SETUP_ROW_BASE_MEMORY(AT(base_memory), NULL),
     /* Privacy of single records. 0 means "not given" for all of these numbers. */
     {.flag = "privacy",
      .kind = OPTION_CHOICE,

@@ -29,10 +29,11 @@
         .flag = "state", .kind = OPTION_TEXT, .at = (at_), .value = "FILE",                        \
         .help = "Fedlora state " use_                                                              \
     }
-#define SETUP_ROW_BASE_MEMORY(at_)                                                                 \
+/* `key_`: its key in a configuration file, or NULL. */
+#define SETUP_ROW_BASE_MEMORY(at_, key_)                                                           \
     {                                                                                              \
-        .flag = "base-memory", .kind = OPTION_CHOICE, .at = (at_), .fallback = "auto",             \
-        .choices = base_memories,                                                                  \
+        .flag = "base-memory", .key = (key_), .kind = OPTION_CHOICE, .at = (at_),                  \
+        .fallback = "auto", .choices = base_memories,                                              \
         .help = "weights of the base: packed: converted once; file: kept as in the file and "      \
                 "converted at each use, which is slower and takes less memory; auto: packed if "   \
                 "they fit"                                                                         \
