@@ -46,6 +46,24 @@ static __device__ __forceinline__ void load_tile(bf16 *tile, const struct rows8 
     }
 }
 
+/* The buffer with the keys from `at` on, and the values behind them, once they have arrived. Starts
+ * to copy those of the next tile into the other buffer. */
+template <unsigned HD>
+static __device__ __forceinline__ bf16 *
+next_keys(bf16 *buffers, unsigned turn, const struct attention_args &a, const struct place &p,
+          unsigned at, unsigned end, unsigned kv)
+{
+    bf16 *next = buffers + (turn ^ 1) * 2 * TILE * HD;
+    if (at + TILE < end) {
+        load_tile<HD>(next, a.k, p, at + TILE, kv, TILE);
+        load_tile<HD>(next + TILE * HD, a.v, p, at + TILE, kv, TILE);
+    }
+    cp_async_commit();
+    cp_async_wait<1>();
+    __syncthreads();
+    return buffers + turn * 2 * TILE * HD;
+}
+
 /* s = rows [first, first + 16 GROUPS) of `left` times 32 rows of `right`, transposed. */
 template <unsigned HD, int GROUPS>
 static __device__ __forceinline__ void scores(float s[GROUPS][PART / 8][4], bf16 *left,
@@ -198,14 +216,7 @@ static __global__ void __launch_bounds__(THREADS, 2) forward_kernel(struct atten
     load_tile<HD>(buffers + TILE * HD, a.v, p, begin, kv, TILE);
     cp_async_commit();
     for (unsigned at = begin, turn = 0; at < end; at += TILE, turn ^= 1) {
-        bf16 *keys = buffers + turn * 2 * TILE * HD, *next = buffers + (turn ^ 1) * 2 * TILE * HD;
-        if (at + TILE < end) {
-            load_tile<HD>(next, a.k, p, at + TILE, kv, TILE);
-            load_tile<HD>(next + TILE * HD, a.v, p, at + TILE, kv, TILE);
-        }
-        cp_async_commit();
-        cp_async_wait<1>();
-        __syncthreads();
+        bf16 *keys = next_keys<HD>(buffers, turn, a, p, at, end, kv);
 #pragma unroll 1
         for (unsigned part = 0; part < TILE; part += PART) {
             if (!any_seen(a, first, 32, at + part, PART)) continue;
@@ -288,14 +299,7 @@ static __global__ void __launch_bounds__(THREADS, 2) query_gradient_kernel(struc
         lse[half] = query < p.tokens ? a.lse[token * a.heads + head] * LOG2_E : 0.0f;
     }
     for (unsigned at = begin, turn = 0; at < end; at += TILE, turn ^= 1) {
-        bf16 *keys = buffers + turn * 2 * TILE * HD, *next = buffers + (turn ^ 1) * 2 * TILE * HD;
-        if (at + TILE < end) {
-            load_tile<HD>(next, a.k, p, at + TILE, kv, TILE);
-            load_tile<HD>(next + TILE * HD, a.v, p, at + TILE, kv, TILE);
-        }
-        cp_async_commit();
-        cp_async_wait<1>();
-        __syncthreads();
+        bf16 *keys = next_keys<HD>(buffers, turn, a, p, at, end, kv);
 #pragma unroll 1
         for (unsigned part = 0; part < TILE; part += PART) {
             if (!any_seen(a, first, 16, at + part, PART)) continue;
