@@ -78,14 +78,14 @@ static const struct option_row common_rows[] = {
      .at = AT(device),
      .fallback = "auto",
      .value = "cpu|cuda[:n]|auto",
-     .help = "compute device"},
+     .help = "compute device; auto: GPU 0 if it can be used, else the CPU"},
     {.flag = "precision",
      .kind = OPTION_CHOICE,
      .at = AT(precision),
      .fallback = "auto",
      .choices = training_precisions,
-     .help = "precision of weights and activations; auto: bf16 if the CPU has AMX, "
-             "f32 otherwise, because bf16 without AMX is slower"},
+     .help = "precision of weights and activations; auto: bf16 on a GPU or a CPU with AMX, else "
+             "f32, because bf16 without AMX is slower"},
     {.flag = "seed",
      .kind = OPTION_INT,
      .at = AT(seed),
