@@ -10,7 +10,7 @@ static struct {
     void (*run)(void);
 } tests[TESTS_MAX];
 static unsigned count, failures;
-static jmp_buf skip;
+static jmp_buf leave; /* the running test */
 
 void plain_register(const char *name, void (*test)(void))
 {
@@ -30,7 +30,7 @@ void plain_check(bool good, bool fatal, const char *file, int line, const char *
     vprintf(format, list);
     va_end(list);
     printf("\n");
-    if (fatal) exit(1);
+    if (fatal) longjmp(leave, 1);
 }
 
 void plain_skip(const char *format, ...)
@@ -41,7 +41,7 @@ void plain_skip(const char *format, ...)
     vprintf(format, list);
     va_end(list);
     printf("\n");
-    longjmp(skip, 1);
+    longjmp(leave, 1);
 }
 
 static bool wanted(const char *name, int argc, char **argv)
@@ -51,17 +51,23 @@ static bool wanted(const char *name, int argc, char **argv)
     return argc == 1;
 }
 
-static void run(unsigned i)
+static bool run(unsigned i)
 {
+    unsigned before = failures;
     printf("%s\n", tests[i].name);
     fflush(stdout);
-    if (!setjmp(skip)) tests[i].run();
+    if (!setjmp(leave)) tests[i].run();
+    return failures == before;
 }
 
 int main(int argc, char **argv)
 {
+    unsigned ran = 0, bad = 0;
     for (unsigned i = 0; i < count; i++)
-        if (wanted(tests[i].name, argc, argv)) run(i);
-    printf("%u tests, %u failures\n", count, failures);
-    return failures != 0;
+        if (wanted(tests[i].name, argc, argv)) {
+            ran++;
+            bad += !run(i);
+        }
+    printf("%u tests, %u failed\n", ran, bad);
+    return bad != 0;
 }

@@ -1,6 +1,6 @@
 /* The part of Criterion that tests of the CUDA backend use, for the thread sanitizer, under which
- * Criterion cannot start. Tests run one after the other in one process (plain.c); the first failed
- * cr_assert ends it. */
+ * Criterion cannot start, and for machines without Criterion (bench/gpu). Tests run one after the
+ * other in one process (plain.c); a failed cr_assert ends its test. */
 #ifndef TESTS_CUDA_ON_CPU_PLAIN_CRITERION_H
 #define TESTS_CUDA_ON_CPU_PLAIN_CRITERION_H
 
@@ -56,5 +56,6 @@ void plain_skip(const char *format, ...) __attribute__((format(printf, 1, 2), no
 #define cr_expect_str_eq(a, b, ...) PLAIN(!strcmp(a, b), false, #a " is " #b, __VA_ARGS__)
 #define cr_assert_float_eq(a, b, e, ...) PLAIN(PLAIN_NEAR(a, b, e), true, #a " ~ " #b, __VA_ARGS__)
 #define cr_expect_float_eq(a, b, e, ...) PLAIN(PLAIN_NEAR(a, b, e), false, #a " ~ " #b, __VA_ARGS__)
+#define cr_log_info(...) ((void)printf(__VA_ARGS__), (void)printf("\n"))
 #define cr_skip_test(...) plain_skip(" " __VA_ARGS__)
 #endif
