@@ -2,8 +2,11 @@
 """Writes a random base model of a given shape, to measure memory and speed where no real model of that size is at
 hand. The values are random, so the loss means nothing.
 
-  bench/make_base.py 1b DIR         TinyLlama's shape (1.1 B) as a Hugging Face directory in bfloat16, 2.2 GB
-  bench/make_base.py 8b FILE.gguf   the shape of Llama 3 8B as a GGUF file in Q4_K, 4.5 GB
+  bench/make_base.py 135m DIR       SmolLM2's shape (135 M) as a Hugging Face directory in bfloat16, 0.3 GB
+  bench/make_base.py 1b DIR         TinyLlama's shape (1.1 B), 2.2 GB
+  bench/make_base.py 8b DIR         the shape of Llama 3 8B, 16 GB
+  bench/make_base.py 8b FILE.gguf   the same as a GGUF file in Q4_K, 4.5 GB
+  bench/make_base.py tiny DIR       a few layers, to test programs that need a model
 """
 
 import array
@@ -14,6 +17,8 @@ import struct
 import sys
 
 SHAPES = {
+    "tiny": dict(layers=2, d=64, ffn=96, heads=2, kv=1, vocab=200, theta=10000.0, tied=True),
+    "135m": dict(layers=30, d=576, ffn=1536, heads=9, kv=3, vocab=49152, theta=100000.0, tied=True),
     "1b": dict(layers=22, d=2048, ffn=5632, heads=32, kv=4, vocab=32000, theta=10000.0),
     "8b": dict(layers=32, d=4096, ffn=14336, heads=32, kv=8, vocab=128256, theta=500000.0),
 }
@@ -41,7 +46,8 @@ def tensors(s):
         yield f"blk.{i}.ffn_up", s["ffn"], d
         yield f"blk.{i}.ffn_down", d, s["ffn"]
     yield "output_norm", 1, d
-    yield "output", s["vocab"], d
+    if not s.get("tied"):
+        yield "output", s["vocab"], d
 
 
 def pool_bf16(rng):
@@ -137,7 +143,7 @@ def write_directory(path, s, rng):
         "rms_norm_eps": 1e-5,
         "rope_theta": s["theta"],
         "max_position_embeddings": 4096,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": s.get("tied", False),
         "torch_dtype": "bfloat16",
     }
     with open(os.path.join(path, "config.json"), "w", encoding="utf-8") as file:
