@@ -18,7 +18,15 @@
 #include <string.h>
 
 /* SMALL: kernels run on emulated threads, about a thousand times slower than on a GPU. */
-#ifdef OPERATIONS_CUDA
+#ifdef OPERATIONS_LOADED /* bench/gpu/check.c has loaded the library of the CUDA backend */
+extern const struct backend *operations_backend;
+#define be operations_backend
+enum { SMALL = 0 };
+static inline bool can_bf16(void)
+{
+    return true;
+}
+#elif defined OPERATIONS_CUDA
 static const struct backend *const be = &backend_cuda;
 enum { SMALL = 1 };
 static inline bool can_bf16(void)

@@ -1,0 +1,362 @@
+/* The results of the kernels on fixed inputs, as digests. On a GPU they must be those of the CUDA
+ * backend on the CPU (tests/cuda_on_cpu), which writes the file: kernels are compiled without fused
+ * products and their sums have one order, so every bit agrees.
+ *
+ * Products of cuBLAS and of tensor cores add in an order of their own, so they are run on small
+ * integers, for which every order is exact. Attention is left out, because its exponentials and
+ * fused products have other bits on a GPU; `cuda_check parity` covers it. */
+#include "base/digest.h"
+#include "bench/gpu/check.h"
+#include "kernels/quant.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DIGESTS_MAX = 512, NAME_BYTES = 64 };
+static struct line {
+    char name[NAME_BYTES], digest[DIGEST_TEXT_BYTES];
+} line[DIGESTS_MAX];
+static size_t lines;
+static enum dtype precision;
+
+static void add(const char *name, const char *part, const void *data, size_t bytes)
+{
+    struct digest d = digest_of(data, bytes);
+    if (lines == DIGESTS_MAX) check_must(err_make(ERR_LIMIT, "too many digests"));
+    snprintf(line[lines].name, NAME_BYTES, "%s.%s.%s", name, part, dtype_name(precision));
+    digest_text(line[lines].digest, &d);
+    line[lines++].digest[16] = 0; /* 64 bits are enough to find a fault */
+}
+static void add_tensor(const char *name, const char *part, struct mat m, size_t rows, size_t cols)
+{
+    add(name, part, check_bytes(&m, rows, cols), rows * cols * (m.type == DTYPE_F32 ? 4 : 2));
+}
+static void add_floats(const char *name, const char *part, float *device, size_t n)
+{
+    add_tensor(name, part, (struct mat){device, DTYPE_F32, n}, 1, n);
+}
+
+static const struct check_values reals = {2.0f, false}, integers = {2.0f, true};
+
+/* ---- Rows, copies, norms, rotation, gate */
+static void digest_rows(void)
+{
+    enum { ROWS = 3, LENGTH = 23, TOKENS = ROWS * LENGTH, COLS = 51 };
+    struct backend_batch *b = check_batch(ROWS, LENGTH, 100, 0.0f);
+    struct mat from = check_random(DTYPE_F32, TOKENS, COLS, reals);
+    struct mat to = check_empty(precision, TOKENS, COLS),
+               sum = check_empty(DTYPE_F32, TOKENS, COLS);
+    gpu->convert(gpu_context, to, from, TOKENS, COLS, -0.37f);
+    add_tensor("convert", "narrow", to, TOKENS, COLS);
+    gpu->convert(gpu_context, sum, to, TOKENS, COLS, 1.7f);
+    add_tensor("convert", "wide", sum, TOKENS, COLS);
+    gpu->learned_take(gpu_context, to, from, b, 5, TOKENS - 5, COLS);
+    add_tensor("learned_take", "to", to, TOKENS - 5, COLS);
+    gpu->learned_add(gpu_context, sum, to, b, 5, TOKENS - 5, COLS);
+    add_tensor("learned_add", "to", sum, TOKENS, COLS);
+}
+
+static void digest_norm(const char *name, const struct norm_shape *s, bool set)
+{
+    size_t cols = s->groups * s->width;
+    struct mat x = check_random(set ? precision : DTYPE_F32, s->rows, cols, reals);
+    struct mat dy = check_random(precision, s->rows, cols, reals);
+    struct mat y = check_empty(precision, s->rows, cols),
+               copy = check_empty(precision, s->rows, cols);
+    struct mat dx = check_random(set ? precision : DTYPE_F32, s->rows, cols, reals);
+    float *weight = check_floats_device(s->width, reals);
+    float *inv = check_take(s->rows * s->groups * sizeof *inv);
+    gpu->norm(gpu_context, y, inv, copy, x, weight, s);
+    add_tensor(name, "y", y, s->rows, cols);
+    add_tensor(name, "copy", copy, s->rows, cols);
+    add_floats(name, "inv", inv, s->rows * s->groups);
+    gpu->norm_back(gpu_context, dx, set ? (struct mat){0} : copy, dy, x, inv, weight, s, set);
+    add_tensor(name, "dx", dx, s->rows, cols);
+    if (!set) add_tensor(name, "narrow", copy, s->rows, cols);
+}
+
+/* The tables are any numbers, because sines would depend on the machine's library. */
+static void digest_rope(size_t heads, size_t hd)
+{
+    enum { ROWS = 3, LENGTH = 19, TOKENS = ROWS * LENGTH };
+    struct backend_batch *b = check_batch(ROWS, LENGTH, 10, 0.0f);
+    struct mat x = check_random(precision, TOKENS, heads * hd, reals);
+    struct mat to = check_empty(DTYPE_F32, TOKENS, heads * hd);
+    float *table = check_floats_device(LENGTH * hd, reals);
+    struct rope_shape s = {TOKENS, heads, hd, table, table + LENGTH * hd / 2, false};
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "rope%zu", hd);
+    gpu->rope(gpu_context, to, x, &s, b);
+    add_tensor(name, "to", to, TOKENS, heads * hd);
+    s.back = true;
+    gpu->rope(gpu_context, x, x, &s, b);
+    add_tensor(name, "back", x, TOKENS, heads * hd);
+}
+
+static void digest_gate(size_t rows, size_t width)
+{
+    struct mat both = check_random(precision, rows, 2 * width, (struct check_values){20.0f, false});
+    struct mat h = check_empty(precision, rows, width),
+               dh = check_random(precision, rows, width, reals);
+    struct gate_shape s = {rows, width};
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "gate%zu", width);
+    gpu->gate(gpu_context, h, both, mat_at(both, 0, width), &s);
+    add_tensor(name, "h", h, rows, width);
+    gpu->gate_back(gpu_context, both, mat_at(both, 0, width), dh, both, mat_at(both, 0, width), &s);
+    add_tensor(name, "back", both, rows, 2 * width);
+    add_tensor(name, "again", dh, rows, width);
+}
+
+/* ---- Weights in the types of files: rows of an embedding, and columns of W by a product with the
+ * identity, whose sums have one term. */
+static void digest_type(enum dtype type, unsigned keep)
+{
+    static const struct {
+        enum dtype type;
+        size_t block, scale, other; /* bytes of a block, places of its two scales */
+        uint16_t half;              /* the scales */
+        size_t high;                /* without scales: the byte that has the exponent */
+        uint8_t set;                /* and bits of it, so that values lie near 1 */
+    } kind[] = {{DTYPE_F32, 4, 0, 0, 0, 3, 0x38},         {DTYPE_F16, 2, 0, 0, 0, 1, 0x30},
+                {DTYPE_BF16, 2, 0, 0, 0, 1, 0x38},        {DTYPE_Q4_0, 18, 0, 0, 0x2c11, 0, 0},
+                {DTYPE_Q4_1, 20, 0, 2, 0x2c22, 0, 0},     {DTYPE_Q5_0, 22, 0, 0, 0x2833, 0, 0},
+                {DTYPE_Q8_0, 34, 0, 0, 0x1c44, 0, 0},     {DTYPE_Q4_K, 144, 0, 2, 0x1055, 0, 0},
+                {DTYPE_Q6_K, 210, 208, 208, 0x0866, 0, 0}};
+    enum { N = 40, K = 256 };
+    static uint8_t data[4 * N * K];
+    struct backend_batch *b = check_batch(2, 31, N, 0.0f);
+    uint32_t x = (uint32_t)type;
+    size_t bytes = 0;
+    if (!dtype_bytes(&bytes, type, (size_t)N * K)) check_must(err_make(ERR_STATE, "no such type"));
+    for (size_t i = 0; i < bytes; i++) {
+        x = x * 1664525u + 1013904223u;
+        data[i] = (uint8_t)(x >> 24);
+    }
+    for (size_t i = 0; i < sizeof kind / sizeof kind[0]; i++)
+        for (size_t at = 0; kind[i].type == type && at < bytes; at += kind[i].block) {
+            uint8_t *high = data + at + kind[i].high;
+            if (!kind[i].half) *high = (uint8_t)((*high & 0xbf) | kind[i].set);
+            if (!kind[i].half) continue;
+            memcpy(data + at + kind[i].scale, &kind[i].half, 2);
+            memcpy(data + at + kind[i].other, &kind[i].half, 2);
+        }
+    struct weight_source s = {.n = N, .k = K, .parts = 1};
+    s.part[0] = (struct weight_part){data, type, N, 4}; /* rows permuted in four heads */
+    s.products = BACKEND_FORWARD | BACKEND_EMBED | keep;
+    struct backend_weight *w = NULL;
+    check_must(gpu->weight_pack(&w, gpu_context, &s));
+    struct mat rows = check_empty(DTYPE_F32, 62, K), y = check_empty(precision, K, N);
+    float *identity = check_floats(K * K, (struct check_values){0.0f, false});
+    for (size_t i = 0; i < K; i++)
+        identity[i * K + i] = 1.0f;
+    struct mat one = check_empty(precision, K, K), wide = check_empty(DTYPE_F32, K, K);
+    gpu->copy_in(gpu_context, wide.data, identity, (size_t)K * K * sizeof *identity);
+    gpu->convert(gpu_context, one, wide, K, K, 1.0f);
+    gpu->embed(gpu_context, rows, w, b);
+    add_tensor(dtype_name(type), keep ? "embed kept" : "embed packed", rows, 62, K);
+    gpu->linear(gpu_context, y, one, w, NULL, NULL, K, false);
+    add_tensor(dtype_name(type), keep ? "W kept" : "W packed", y, K, N);
+    check_must(gpu->check(gpu_context));
+    gpu->weight_close(w);
+}
+
+/* ---- Products on integers */
+static void digest_linear(float dropout, bool small)
+{
+    enum { ROWS = 2, LENGTH = 41, TOKENS = ROWS * LENGTH, K = 40, N = 72, RANK = 6, WIDTH = 18 };
+    enum {
+        A_AT = 0,
+        B_AT = RANK * K,
+        R_AT = B_AT + 30 * RANK,
+        VALUES = R_AT + 42 * 9 + 9 * K + 81
+    };
+    const char *name = small ? "linear+R" : dropout > 0 ? "linear+dropout" : "linear";
+    struct backend_weight *w = check_weight(N, K, integers, BACKEND_FORWARD | BACKEND_BACKWARD);
+    struct backend_batch *b = check_batch(ROWS, LENGTH, 10, dropout);
+    struct low_rank_module m[2] = {
+        {0, 30, 0, RANK, 9, 0.5f, small, LOW_RANK_A | LOW_RANK_B, A_AT, B_AT, R_AT, 0},
+        {30, 42, 9, 9, 9, 1.0f, false, LOW_RANK_A | LOW_RANK_B, R_AT + 81, R_AT + 81 + 9 * K, 0,
+         3}};
+    if (small) m[0].trains |= LOW_RANK_R;
+    struct low_rank_values v[2] = {
+        {check_floats(RANK * K, integers), check_floats(30 * RANK, integers),
+         small ? check_floats(RANK * RANK, integers) : NULL, check_floats(3 * K, integers),
+         check_floats(30 * 3, integers)},
+        {check_floats(9 * K, integers), check_floats(42 * 9, integers), NULL, NULL, NULL}};
+    struct backend_low_rank *l = NULL;
+    check_must(gpu->low_rank_open(&l, gpu_context, w, m, 2));
+    for (size_t i = 0; i < 2; i++)
+        gpu->low_rank_load(gpu_context, l, i, &v[i]);
+    size_t room = gpu->low_rank_room(gpu_context, WIDTH);
+    float *gradient = check_take(VALUES * sizeof *gradient);
+    struct low_rank_use use = {l, 0, TOKENS, gradient, 0, 0, 0};
+    struct low_rank_site site = {.use = &use, .uses = 1};
+    site.h = check_empty(precision, TOKENS, WIDTH);
+    site.g = check_empty(precision, TOKENS, WIDTH);
+    site.p = check_empty(precision, TOKENS, WIDTH);
+    struct mat x = check_random(precision, TOKENS, K + room, integers),
+               y = check_empty(DTYPE_F32, TOKENS, N);
+    struct mat dy = check_random(precision, TOKENS, N + room, integers),
+               dx = check_empty(DTYPE_F32, TOKENS, K);
+    gpu->linear(gpu_context, y, x, w, &site, b, TOKENS, false);
+    add_tensor(name, "y", y, TOKENS, N);
+    add_tensor(name, "h", site.h, TOKENS, WIDTH);
+    gpu->linear_back(gpu_context, dx, dy, w, &site, b, TOKENS);
+    add_tensor(name, "dx", dx, TOKENS, K);
+    add_tensor(name, "g", site.g, TOKENS, WIDTH);
+    gpu->low_rank_gradient(gpu_context, &site, dy, x, b);
+    add_floats(name, "gradient", gradient, VALUES);
+    gpu->low_rank_set(gpu_context, &l, 1, check_floats_device(VALUES, integers));
+    gpu->low_rank_shrink(gpu_context, &site, x, b);
+    add_tensor(name, "h after set", site.h, TOKENS, WIDTH);
+    gpu->low_rank_close(l);
+}
+
+/* W is the identity, so the gradient of the hidden states is that of the logits. */
+static void digest_head(void)
+{
+    enum { TOKENS = 45, D = 96 };
+    struct backend_batch *b = check_batch(1, TOKENS, D, 0.0f);
+    struct weight_source s = {.n = D, .k = D, .parts = 1};
+    float *identity = check_floats(D * D, (struct check_values){0.0f, false});
+    for (size_t i = 0; i < D; i++)
+        identity[i * D + i] = 1.0f;
+    s.part[0] = (struct weight_part){identity, DTYPE_F32, D, 0};
+    s.products = BACKEND_FORWARD | BACKEND_BACKWARD | BACKEND_HEAD;
+    struct backend_weight *w = NULL;
+    check_must(gpu->weight_pack(&w, gpu_context, &s));
+    struct mat hidden = check_random(precision, TOKENS, D, (struct check_values){6.0f, true});
+    struct mat back = check_empty(DTYPE_F32, TOKENS, D);
+    double nll[TOKENS];
+    float rounded[TOKENS]; /* the logarithm's last bit depends on the library */
+    gpu->head_loss(gpu_context, back, hidden, w, b, 0, TOKENS);
+    gpu->batch_nll(gpu_context, nll, b);
+    check_must(gpu->check(gpu_context));
+    for (size_t i = 0; i < TOKENS; i++)
+        rounded[i] = (float)nll[i];
+    add("head", "nll", rounded, sizeof rounded);
+    add_tensor("head", "dlogits", back, TOKENS, D);
+    gpu->weight_close(w);
+}
+
+/* ---- Update, and generation */
+static void digest_adamw(double prox, double clip)
+{
+    enum { N = 5003 };
+    float *t[5];
+    double norm2[2] = {0, 0};
+    for (int i = 0; i < 5; i++)
+        t[i] = check_floats_device(N, (struct check_values){1.0f, false});
+    struct optimizer o = {t[0], t[1], check_take(N * sizeof(float)), t[3], N, t[4], prox};
+    struct adamw a = {0x1p-7, 0.5, 0.75, 0x1p-20, 0.125, 2, clip};
+    const char *name = clip > 0 ? "adamw+clip" : "adamw+prox";
+    gpu->adamw(gpu_context, norm2, &o, &a);
+    add_floats(name, "value", t[0], N);
+    add_floats(name, "first", t[1], N);
+    add_floats(name, "second", o.second, N);
+    add(name, "squares", norm2, prox > 0 ? sizeof norm2 : sizeof norm2[0]);
+}
+
+static void digest_decode(uint32_t heads, uint32_t hd, uint32_t window)
+{
+    enum { SEQUENCES = 3, CAPACITY = 150 };
+    size_t wide = (size_t)heads * hd, narrow = (size_t)heads / 2 * hd;
+    struct attention_shape s = {heads, heads / 2, hd, window};
+    struct decode_row row[SEQUENCES];
+    struct attention_tensors t = {.q = check_random(precision, SEQUENCES, wide, reals),
+                                  .k = check_random(precision, SEQUENCES, narrow, reals),
+                                  .v = check_random(precision, SEQUENCES, narrow, reals),
+                                  .out = check_empty(precision, SEQUENCES, wide)};
+    for (uint32_t i = 0; i < SEQUENCES; i++)
+        row[i] = (struct decode_row){check_random(precision, CAPACITY, narrow, reals),
+                                     check_random(precision, CAPACITY, narrow, reals), 70 * i};
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "decode%u", hd);
+    gpu->attention_decode(gpu_context, &t, row, SEQUENCES, &s);
+    add_tensor(name, "out", t.out, SEQUENCES, wide);
+    add_tensor(name, "keys", row[1].keys, CAPACITY, narrow);
+}
+
+static void digest_all(enum dtype type)
+{
+    static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1,
+                                       DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
+    precision = type;
+    check_must(gpu_reopen(type));
+    digest_rows();
+    digest_norm("norm576", &(struct norm_shape){9, 1, 576, 1e-5f}, false);
+    digest_norm("norm4100", &(struct norm_shape){3, 1, 4100, 1e-5f}, false);
+    digest_norm("norm20", &(struct norm_shape){21, 3, 20, 1e-6f}, true);
+    digest_norm("norm128", &(struct norm_shape){10, 5, 128, 1e-6f}, true);
+    digest_rope(5, 20);
+    digest_rope(3, 128);
+    digest_gate(7, 1500);
+    digest_gate(3, 5);
+    check_free();
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        for (unsigned keep = 0; keep <= BACKEND_KEEP; keep += BACKEND_KEEP)
+            digest_type(types[i], keep);
+    check_free();
+    digest_linear(0.0f, false);
+    digest_linear(0.5f, false);
+    digest_linear(0.0f, true);
+    digest_head();
+    digest_adamw(0.25, 0.0);
+    digest_adamw(0.0, 1.0);
+    digest_decode(4, 64, 0);
+    digest_decode(2, 20, 33);
+    check_free();
+}
+
+/* ---- The file: a line "NAME DIGEST" for each; names may have blanks. */
+static err write_file(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    if (!file) return err_sys(errno, "%s", path);
+    for (size_t i = 0; i < lines; i++)
+        fprintf(file, "%s %s\n", line[i].name, line[i].digest);
+    return fclose(file) ? err_sys(errno, "%s", path) : ERR_NONE;
+}
+
+static int compare_file(const char *path)
+{
+    char text[NAME_BYTES + DIGEST_TEXT_BYTES];
+    FILE *file = fopen(path, "r");
+    size_t same = 0, at = 0;
+    int failed = 0;
+    if (!file) check_must(err_sys(errno, "%s", path));
+    for (; fgets(text, sizeof text, file); at++) {
+        char *digest = strrchr(text, ' ');
+        text[strcspn(text, "\n")] = 0;
+        if (digest) *digest++ = 0;
+        if (!digest || at >= lines || strcmp(text, line[at].name) != 0)
+            check_must(err_make(ERR_INPUT, "%s: line %zu is not of this program", path, at + 1));
+        if (!strcmp(digest, line[at].digest)) {
+            same++;
+            continue;
+        }
+        printf("other bits: %s: %s, on the CPU %s\n", text, line[at].digest, digest);
+        failed++;
+    }
+    fclose(file);
+    if (at != lines)
+        check_must(err_make(ERR_INPUT, "%s: %zu lines, expected %zu", path, at, lines));
+    printf("digest: %zu of %zu results have the bits of the CPU; attention is not compared\n", same,
+           lines);
+    return failed;
+}
+
+int check_digest(const struct check_arguments *a)
+{
+    bool write = a->count == 2 && !strcmp(a->text[1], "write");
+    if (a->count < 1 || (a->count > 1 && !write)) return -1;
+    digest_all(DTYPE_F32);
+    digest_all(DTYPE_BF16);
+    if (!write) return compare_file(a->text[0]);
+    check_must(write_file(a->text[0]));
+    printf("digest: %zu results written\n", lines);
+    return 0;
+}
