@@ -14,6 +14,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
        bench/run.sh account                  privacy accountants: seconds, and the longest published rows
+       bench/run.sh gpu [options]            a GPU of this machine: checks, then training beside PEFT (7 minutes)
        bench/run.sh TABLE --help             the options of one
 
 Build first: cmake --preset release && cmake --build build/release
@@ -126,6 +127,11 @@ case "${1:-}" in
     build=$bench/../build/release
     cmake --build "$build" --target bench_noise >/dev/null
     "$build/bench_noise" "$@" ;;
+  gpu)
+    shift
+    cmake --build "$bench/../build/release" --target cuda_check bench_gpu fedlora_cuda cuda_on_cpu_plugin >/dev/null
+    "$bench/gpu/pack.sh"
+    exec "$bench/../build/gpu/call.sh" "$@" ;;
   -h | --help) usage ;;
   *) usage >&2; exit 2 ;;
 esac
