@@ -125,12 +125,13 @@ static void digest_type(enum dtype type, unsigned keep)
                 {DTYPE_Q4_1, 20, 0, 2, 0x2c22, 0, 0},     {DTYPE_Q5_0, 22, 0, 0, 0x2833, 0, 0},
                 {DTYPE_Q8_0, 34, 0, 0, 0x1c44, 0, 0},     {DTYPE_Q4_K, 144, 0, 2, 0x1055, 0, 0},
                 {DTYPE_Q6_K, 210, 208, 208, 0x0866, 0, 0}};
-    enum { N = 40, K = 256 };
-    static uint8_t data[4 * N * K];
-    struct backend_batch *b = check_batch(2, 31, N, 0.0f);
+    enum { ROWS = 40, COLS = 256 };
+    static uint8_t data[4 * ROWS * COLS];
+    struct backend_batch *b = check_batch(2, 31, ROWS, 0.0f);
     uint32_t x = (uint32_t)type;
     size_t bytes = 0;
-    if (!dtype_bytes(&bytes, type, (size_t)N * K)) check_must(err_make(ERR_STATE, "no such type"));
+    if (!dtype_bytes(&bytes, type, (size_t)ROWS * COLS))
+        check_must(err_make(ERR_STATE, "no such type"));
     for (size_t i = 0; i < bytes; i++) {
         x = x * 1664525u + 1013904223u;
         data[i] = (uint8_t)(x >> 24);
@@ -143,75 +144,93 @@ static void digest_type(enum dtype type, unsigned keep)
             memcpy(data + at + kind[i].scale, &kind[i].half, 2);
             memcpy(data + at + kind[i].other, &kind[i].half, 2);
         }
-    struct weight_source s = {.n = N, .k = K, .parts = 1};
-    s.part[0] = (struct weight_part){data, type, N, 4}; /* rows permuted in four heads */
+    struct weight_source s = {.n = ROWS, .k = COLS, .parts = 1};
+    s.part[0] = (struct weight_part){data, type, ROWS, 4}; /* rows permuted in four heads */
     s.products = BACKEND_FORWARD | BACKEND_EMBED | keep;
     struct backend_weight *w = NULL;
     check_must(gpu->weight_pack(&w, gpu_context, &s));
-    struct mat rows = check_empty(DTYPE_F32, 62, K), y = check_empty(precision, K, N);
-    float *identity = check_floats(K * K, (struct check_values){0.0f, false});
-    for (size_t i = 0; i < K; i++)
-        identity[i * K + i] = 1.0f;
-    struct mat one = check_empty(precision, K, K), wide = check_empty(DTYPE_F32, K, K);
-    gpu->copy_in(gpu_context, wide.data, identity, (size_t)K * K * sizeof *identity);
-    gpu->convert(gpu_context, one, wide, K, K, 1.0f);
+    struct mat rows = check_empty(DTYPE_F32, 62, COLS), y = check_empty(precision, COLS, ROWS);
+    float *identity = check_floats(COLS * COLS, (struct check_values){0.0f, false});
+    for (size_t i = 0; i < COLS; i++)
+        identity[i * COLS + i] = 1.0f;
+    struct mat one = check_empty(precision, COLS, COLS), wide = check_empty(DTYPE_F32, COLS, COLS);
+    gpu->copy_in(gpu_context, wide.data, identity, (size_t)COLS * COLS * sizeof *identity);
+    gpu->convert(gpu_context, one, wide, COLS, COLS, 1.0f);
     gpu->embed(gpu_context, rows, w, b);
-    add_tensor(dtype_name(type), keep ? "embed kept" : "embed packed", rows, 62, K);
-    gpu->linear(gpu_context, y, one, w, NULL, NULL, K, false);
-    add_tensor(dtype_name(type), keep ? "W kept" : "W packed", y, K, N);
+    add_tensor(dtype_name(type), keep ? "embed kept" : "embed packed", rows, 62, COLS);
+    gpu->linear(gpu_context, y, one, w, NULL, NULL, COLS, false);
+    add_tensor(dtype_name(type), keep ? "W kept" : "W packed", y, COLS, ROWS);
     check_must(gpu->check(gpu_context));
     gpu->weight_close(w);
 }
 
 /* ---- Products on integers */
-static void digest_linear(float dropout, bool small)
+enum { K = 40, N = 72, RANK = 6, WIDTH = 18, PART = 30, FACTORS = 9 };
+/* Places of the trained factors of two modules: A, B and room for R of the first, A and B of the
+ * second. */
+enum {
+    B_AT = RANK * K,
+    R_AT = B_AT + PART * RANK,
+    A2_AT = R_AT + RANK * RANK,
+    B2_AT = A2_AT + FACTORS * K,
+    VALUES = B2_AT + (N - PART) * FACTORS
+};
+struct linear_case {
+    const char *name;
+    size_t rows, length;
+    float dropout;
+    bool small, each_row; /* an R; a gradient for each row */
+};
+
+static struct backend_low_rank *pair_open(struct backend_weight *w, bool small)
 {
-    enum { ROWS = 2, LENGTH = 41, TOKENS = ROWS * LENGTH, K = 40, N = 72, RANK = 6, WIDTH = 18 };
-    enum {
-        A_AT = 0,
-        B_AT = RANK * K,
-        R_AT = B_AT + 30 * RANK,
-        VALUES = R_AT + 42 * 9 + 9 * K + 81
-    };
-    const char *name = small ? "linear+R" : dropout > 0 ? "linear+dropout" : "linear";
-    struct backend_weight *w = check_weight(N, K, integers, BACKEND_FORWARD | BACKEND_BACKWARD);
-    struct backend_batch *b = check_batch(ROWS, LENGTH, 10, dropout);
+    const unsigned both = LOW_RANK_A | LOW_RANK_B;
+    struct backend_low_rank *l = NULL;
     struct low_rank_module m[2] = {
-        {0, 30, 0, RANK, 9, 0.5f, small, LOW_RANK_A | LOW_RANK_B, A_AT, B_AT, R_AT, 0},
-        {30, 42, 9, 9, 9, 1.0f, false, LOW_RANK_A | LOW_RANK_B, R_AT + 81, R_AT + 81 + 9 * K, 0,
-         3}};
+        {0, PART, 0, RANK, FACTORS, 0.5f, small, both, 0, B_AT, R_AT, 0},
+        {PART, N - PART, FACTORS, FACTORS, FACTORS, 1.0f, false, both, A2_AT, B2_AT, 0, 3}};
     if (small) m[0].trains |= LOW_RANK_R;
     struct low_rank_values v[2] = {
-        {check_floats(RANK * K, integers), check_floats(30 * RANK, integers),
-         small ? check_floats(RANK * RANK, integers) : NULL, check_floats(3 * K, integers),
-         check_floats(30 * 3, integers)},
-        {check_floats(9 * K, integers), check_floats(42 * 9, integers), NULL, NULL, NULL}};
-    struct backend_low_rank *l = NULL;
+        {check_floats(RANK * K, integers), check_floats(PART * RANK, integers),
+         small ? check_floats(RANK * RANK, integers) : NULL,
+         check_floats((FACTORS - RANK) * K, integers),
+         check_floats(PART * (FACTORS - RANK), integers)},
+        {check_floats(FACTORS * K, integers), check_floats((N - PART) * FACTORS, integers), NULL,
+         NULL, NULL}};
     check_must(gpu->low_rank_open(&l, gpu_context, w, m, 2));
     for (size_t i = 0; i < 2; i++)
         gpu->low_rank_load(gpu_context, l, i, &v[i]);
+    return l;
+}
+
+static void digest_linear(const struct linear_case *c)
+{
+    size_t tokens = c->rows * c->length, gradients = c->each_row ? c->rows : 1;
+    struct backend_weight *w = check_weight(N, K, integers, BACKEND_FORWARD | BACKEND_BACKWARD);
+    struct backend_batch *b = check_batch(c->rows, c->length, 10, c->dropout);
+    struct backend_low_rank *l = pair_open(w, c->small);
     size_t room = gpu->low_rank_room(gpu_context, WIDTH);
-    float *gradient = check_take(VALUES * sizeof *gradient);
-    struct low_rank_use use = {l, 0, TOKENS, gradient, 0, 0, 0};
+    float *gradient = check_take(gradients * VALUES * sizeof *gradient);
+    struct low_rank_use use = {l, 0, tokens, gradient, 0, c->each_row ? c->rows : 0, VALUES};
     struct low_rank_site site = {.use = &use, .uses = 1};
-    site.h = check_empty(precision, TOKENS, WIDTH);
-    site.g = check_empty(precision, TOKENS, WIDTH);
-    site.p = check_empty(precision, TOKENS, WIDTH);
-    struct mat x = check_random(precision, TOKENS, K + room, integers),
-               y = check_empty(DTYPE_F32, TOKENS, N);
-    struct mat dy = check_random(precision, TOKENS, N + room, integers),
-               dx = check_empty(DTYPE_F32, TOKENS, K);
-    gpu->linear(gpu_context, y, x, w, &site, b, TOKENS, false);
-    add_tensor(name, "y", y, TOKENS, N);
-    add_tensor(name, "h", site.h, TOKENS, WIDTH);
-    gpu->linear_back(gpu_context, dx, dy, w, &site, b, TOKENS);
-    add_tensor(name, "dx", dx, TOKENS, K);
-    add_tensor(name, "g", site.g, TOKENS, WIDTH);
+    site.h = check_empty(precision, tokens, WIDTH);
+    site.g = check_empty(precision, tokens, WIDTH);
+    site.p = check_empty(precision, tokens, WIDTH);
+    struct mat x = check_random(precision, tokens, K + room, integers);
+    struct mat dy = check_random(precision, tokens, N + room, integers);
+    struct mat y = check_empty(DTYPE_F32, tokens, N), dx = check_empty(DTYPE_F32, tokens, K);
+    gpu->linear(gpu_context, y, x, w, &site, b, tokens, false);
+    add_tensor(c->name, "y", y, tokens, N);
+    add_tensor(c->name, "h", site.h, tokens, WIDTH);
+    gpu->linear_back(gpu_context, dx, dy, w, &site, b, tokens);
+    add_tensor(c->name, "dx", dx, tokens, K);
+    add_tensor(c->name, "g", site.g, tokens, WIDTH);
     gpu->low_rank_gradient(gpu_context, &site, dy, x, b);
-    add_floats(name, "gradient", gradient, VALUES);
+    add_floats(c->name, "gradient", gradient, gradients * VALUES);
     gpu->low_rank_set(gpu_context, &l, 1, check_floats_device(VALUES, integers));
     gpu->low_rank_shrink(gpu_context, &site, x, b);
-    add_tensor(name, "h after set", site.h, TOKENS, WIDTH);
+    add_tensor(c->name, "h after set", site.h, tokens, WIDTH);
+    check_must(gpu->check(gpu_context));
     gpu->low_rank_close(l);
 }
 
@@ -245,18 +264,18 @@ static void digest_head(void)
 /* ---- Update, and generation */
 static void digest_adamw(double prox, double clip)
 {
-    enum { N = 5003 };
+    enum { COUNT = 5003 };
     float *t[5];
     double norm2[2] = {0, 0};
     for (int i = 0; i < 5; i++)
-        t[i] = check_floats_device(N, (struct check_values){1.0f, false});
-    struct optimizer o = {t[0], t[1], check_take(N * sizeof(float)), t[3], N, t[4], prox};
+        t[i] = check_floats_device(COUNT, (struct check_values){1.0f, false});
+    struct optimizer o = {t[0], t[1], check_take(COUNT * sizeof(float)), t[3], COUNT, t[4], prox};
     struct adamw a = {0x1p-7, 0.5, 0.75, 0x1p-20, 0.125, 2, clip};
     const char *name = clip > 0 ? "adamw+clip" : "adamw+prox";
     gpu->adamw(gpu_context, norm2, &o, &a);
-    add_floats(name, "value", t[0], N);
-    add_floats(name, "first", t[1], N);
-    add_floats(name, "second", o.second, N);
+    add_floats(name, "value", t[0], COUNT);
+    add_floats(name, "first", t[1], COUNT);
+    add_floats(name, "second", o.second, COUNT);
     add(name, "squares", norm2, prox > 0 ? sizeof norm2 : sizeof norm2[0]);
 }
 
@@ -284,6 +303,11 @@ static void digest_all(enum dtype type)
 {
     static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1,
                                        DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
+    static const struct linear_case linear[] = {
+        {"linear", 2, 41, 0.0f, false, false},      {"linear+dropout", 2, 41, 0.5f, false, false},
+        {"linear+R", 2, 41, 0.0f, true, false},     {"linear+rows", 5, 19, 0.0f, false, true},
+        {"linear+R+rows", 5, 19, 0.0f, true, true}, {"linear+long", 3, 700, 0.0f, true, false},
+    };
     precision = type;
     check_must(gpu_reopen(type));
     digest_rows();
@@ -300,9 +324,8 @@ static void digest_all(enum dtype type)
         for (unsigned keep = 0; keep <= BACKEND_KEEP; keep += BACKEND_KEEP)
             digest_type(types[i], keep);
     check_free();
-    digest_linear(0.0f, false);
-    digest_linear(0.5f, false);
-    digest_linear(0.0f, true);
+    for (size_t i = 0; i < sizeof linear / sizeof linear[0]; i++)
+        digest_linear(&linear[i]);
     digest_head();
     digest_adamw(0.25, 0.0);
     digest_adamw(0.0, 1.0);
