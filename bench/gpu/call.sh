@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks and measures a GPU in about seven minutes. Runs in the folder that pack.sh has made; the most important parts
-# come first, each part has a time limit, and its output is in OUT/PART.txt as soon as it is printed, so that an end at
-# any time loses only the parts that follow. The last table is also in OUT/summary.txt, the figures in OUT/results.jsonl.
+# come first, each part has a time limit, and its output is in OUT/log.txt as soon as it is printed, so that an end at any
+# time loses only the parts that follow. OUT/summary.txt has a line for each part, OUT/results.jsonl the figures, and
+# OUT/results.txt the figures beside the targets.
 #
 #   call.sh [--out DIR] [--models DIR] [--shim LIBRARY]
 #
@@ -23,11 +24,10 @@ while [ $# -gt 1 ]; do
   esac
   shift 2
 done
-[ $# -eq 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+[ $# -eq 0 ] || { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$here" || exit 2
-: >"$out/summary.txt"
-: >"$out/results.jsonl"
+for file in log.txt summary.txt results.jsonl; do : >"$out/$file"; done
 temporary=$(mktemp -d)
 models=${models:-$temporary}
 mkdir -p "$models" && models=$(cd "$models" && pwd) || exit 2
@@ -52,34 +52,35 @@ failed=0
 note() { printf '%-30s %-8s %4ss  %s\n' "$@" | tee -a "$out/summary.txt"; }
 # part check|measure NAME SECONDS COMMAND...: prints the end of its output.
 part() {
-  local kind=$1 name=$2 limit=$3 file since=$SECONDS status result=ok
+  local kind=$1 name=$2 limit=$3 since=$SECONDS status result=ok printed first
   shift 3
-  file=$out/$(tr -c 'a-z0-9\n' - <<<"$name").txt
-  echo "== $name [$SECONDS s]"
-  timeout --kill-after=5 "$limit" "$@" >"$file" 2>&1 </dev/null
+  echo "== $name [$SECONDS s]" | tee -a "$out/log.txt"
+  first=$(($(wc -l <"$out/log.txt") + 1))
+  timeout --kill-after=5 "$limit" "$@" >>"$out/log.txt" 2>&1 </dev/null
   status=$?
-  grep -h '^{' "$file" >>"$out/results.jsonl"
-  tail -n "${lines:-3}" "$file"
-  case "$status $kind" in
-    0*) ;;
-    124*) result='timeout' ;;
-    *measure) result='missing' ;;
-    *) result='FAILED' ;;
-  esac
-  if [ "$kind" = check ] && [ $result != ok ]; then failed=$((failed + 1)); fi
-  note "$name" "$result" $((SECONDS - since)) "$(tail -1 "$file" | grep -v '^{' | cut -c 1-90)"
+  printed=$(tail -n +$first "$out/log.txt")
+  grep '^{' <<<"$printed" >>"$out/results.jsonl"
+  tail -n "${lines:-3}" <<<"$printed"
+  # compute-sanitizer does not run on some virtual machines.
+  if [ "$status" != 0 ] && { [ "$kind" = measure ] || grep -q 'Device not supported' <<<"$printed"; }; then
+    result='nothing'
+  elif [ "$status" != 0 ]; then
+    result='FAILED'
+    failed=$((failed + 1))
+  fi
+  if [ "$status" = 124 ]; then result=timeout; fi
+  note "$name" "$result" $((SECONDS - since)) "$(tail -1 <<<"$printed" | grep -v '^{' | cut -c 1-90)"
 }
 skip() { note "$1" skipped 0 "$2"; }
 
-machine() {
+export machine='
   nvidia-smi -L
   nvidia-smi --query-gpu=driver_version,clocks.max.sm,power.limit,memory.total,mig.mode.current --format=csv,noheader
   /usr/local/cuda/bin/nvcc --version | tail -2
-  grep -m1 'model name' /proc/cpuinfo
+  grep -m1 "model name" /proc/cpuinfo
   ldd --version | head -1
-  python3 -c 'import torch, peft, transformers; print("torch", torch.__version__, "peft", peft.__version__, "transformers", transformers.__version__)' 2>&1 | tail -1
-  ./cuda_check version
-}
+  python3 -c "import torch, peft, transformers as t; print(*[(m.__name__, m.__version__) for m in (torch, peft, t)])" 2>&1 | tail -1
+  ./cuda_check version'
 write_models() {
   local name
   for name in "$@"; do
@@ -122,11 +123,11 @@ if [ -n "$shim" ]; then
   lines=6 part check time 60 ./cuda_check time tiny
   fedlora tiny 2x24 plain recompute+q8_0 private --steps 1
 else
-  lines=20 part check machine 20 machine
+  lines=20 part check machine 20 bash -c "$machine"
   # A C library older than that of the build: the program cannot start.
   if ./cuda_check version 2>&1 | grep -q GLIBC; then part check rebuild 180 ./rebuild.sh programs; fi
-  ./cuda_check version >/dev/null 2>&1 || { tail -3 "$out/machine.txt"; echo "no usable GPU: see docs/gpu.md"; exit 1; }
-  write_models 135m 1b 8b >"$out/models.txt" 2>&1 &
+  ./cuda_check version >/dev/null 2>&1 || { echo "no usable GPU: see docs/gpu.md"; exit 1; }
+  write_models 135m 1b 8b >>"$out/log.txt" 2>&1 &
   writer=$!
   part check ceilings 30 ./cuda_check ceilings
   part check digests 60 ./cuda_check digest shim_digests.txt

@@ -50,4 +50,4 @@ check nothing && fail "an unknown subcommand was accepted"
 
 # Without a GPU every part fails with one line, and call.sh comes to its end.
 call none 1 SHIM_DEVICES=0
-grep -q 'no GPU' "$work/none/machine.txt" || fail_with "$work/none/machine.txt" "the reason is missing"
+grep -q 'no GPU' "$work/none/log.txt" || fail_with "$work/none/log.txt" "the reason is missing"
