@@ -148,15 +148,15 @@ def print_operations(m, rows, length):
 
 
 def print_targets():
-    print("| | TFLOP needed | needed | limit | expected | demanded | of needed | GB | GB, recomputed |")
+    print("| | TFLOP | needed | limit | expected | demanded | of needed | GB | GB, `--checkpoint` |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (key, shape), ms in DEMANDED_MS.items():
         m, (rows, length) = MODELS[key], sizes_of(shape)
         found, flop = operations(m, rows, length), needed_flop(m, rows, length)
         print(
             f"| {m['name']}, {rows} x {length:,} | {flop / 1e12:.2f} | {flop / FLOPS * 1e3:.1f} ms "
-            f"| {limit(found) * 1e3:.1f} ms | {expected(found) * 1e3:.1f} ms "
-            f"| **{ms} ms, {rows * length / ms:.1f} k tokens/s** | {flop / FLOPS * 1e3 / ms:.2f} "
+            f"| {limit(found) * 1e3:.1f} ms | {expected(found) * 1e3:,.1f} ms "
+            f"| **{ms:,} ms, {rows * length / ms:.0f} k tokens/s** | {flop / FLOPS * 1e3 / ms:.2f} "
             f"| {memory_gb(m, rows, length):.1f} | {memory_gb(m, rows, length, True):.1f} |"
         )
 

@@ -39,6 +39,11 @@ done
 [ "$(wc -l <"$work/good/results.jsonl")" = 3 ] || fail_with "$work/good/results.jsonl" "not three measurements"
 grep -q '^0 checks failed' "$work/good.log" || fail_with "$work/good.log" "no count of failed checks"
 
+# docs/performance.md has the targets as floors.py counts them.
+python3 bench/gpu/floors.py | while IFS= read -r line; do
+  grep -qF "$line" docs/performance.md || fail "docs/performance.md has not: $line"
+done
+
 # One digest of another kernel's bits.
 sed -i '7s/.$/x/' "$work/gpu/shim_digests.txt"
 check digest "$work/gpu/shim_digests.txt" && fail "another digest was not found"
