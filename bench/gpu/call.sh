@@ -39,8 +39,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# cuBLAS is in the toolkit, or in the wheels of a Python with PyTorch.
-export PYTHONUNBUFFERED=1 LD_LIBRARY_PATH=$here:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
+# cuBLAS is in the toolkit, or in the wheels of a Python with PyTorch. Containers have the driver in /usr/local/nvidia.
+export PYTHONUNBUFFERED=1 LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:/usr/local/cuda/lib64:/usr/local/nvidia/lib64
 for folder in $(python3 -c 'import site; print(*site.getsitepackages())' 2>/dev/null); do
   for wheel in "$folder"/nvidia/cu13/lib "$folder"/nvidia/cublas/lib; do
     [ ! -d "$wheel" ] || LD_LIBRARY_PATH+=:$wheel
@@ -79,7 +79,7 @@ export machine='
   /usr/local/cuda/bin/nvcc --version | tail -2
   grep -m1 "model name" /proc/cpuinfo
   ldd --version | head -1
-  python3 -c "import torch, peft, transformers as t; print(*[(m.__name__, m.__version__) for m in (torch, peft, t)])" 2>&1 | tail -1
+  timeout 30 python3 -c "import torch, peft, transformers as t; print(*[(m.__name__, m.__version__) for m in (torch, peft, t)])" 2>&1 | tail -1
   ./cuda_check version'
 write_models() {
   local name
@@ -123,7 +123,7 @@ if [ -n "$shim" ]; then
   lines=6 part check time 60 ./cuda_check time tiny
   fedlora tiny 2x24 plain recompute+q8_0 private --steps 1
 else
-  lines=20 part check machine 20 bash -c "$machine"
+  lines=20 part check machine 60 bash -c "$machine"
   # A C library older than that of the build: the program cannot start.
   if ./cuda_check version 2>&1 | grep -q GLIBC; then part check rebuild 180 ./rebuild.sh programs; fi
   ./cuda_check version >/dev/null 2>&1 || { echo "no usable GPU: see docs/gpu.md"; exit 1; }
