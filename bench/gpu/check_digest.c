@@ -203,6 +203,15 @@ static struct backend_low_rank *pair_open(struct backend_weight *w, bool small)
     return l;
 }
 
+/* Integers with room to their right, which does not change them. */
+static struct mat random_beside(size_t rows, size_t cols, size_t room)
+{
+    struct mat from = check_random(precision, rows, cols, integers);
+    struct mat to = check_empty(precision, rows, cols + room);
+    gpu->convert(gpu_context, to, from, rows, cols, 1.0f);
+    return to;
+}
+
 static void digest_linear(const struct linear_case *c)
 {
     size_t tokens = c->rows * c->length, gradients = c->each_row ? c->rows : 1;
@@ -216,8 +225,7 @@ static void digest_linear(const struct linear_case *c)
     site.h = check_empty(precision, tokens, WIDTH);
     site.g = check_empty(precision, tokens, WIDTH);
     site.p = check_empty(precision, tokens, WIDTH);
-    struct mat x = check_random(precision, tokens, K + room, integers);
-    struct mat dy = check_random(precision, tokens, N + room, integers);
+    struct mat x = random_beside(tokens, K, room), dy = random_beside(tokens, N, room);
     struct mat y = check_empty(DTYPE_F32, tokens, N), dx = check_empty(DTYPE_F32, tokens, K);
     gpu->linear(gpu_context, y, x, w, &site, b, tokens, false);
     add_tensor(c->name, "y", y, tokens, N);

@@ -23,8 +23,7 @@ endfunction()
 fedlora_gpu_program(bench_gpu bench/gpu/train.c)
 
 # The tests of the operations and the golden cases, with the plain checks in place of Criterion.
-set(checks operations operations_attention operations_elementwise operations_linear operations_low_rank)
-list(TRANSFORM checks REPLACE "(.+)" "tests/parity/\\1.c")
+file(GLOB checks CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/parity/operations*.c)
 list(APPEND checks tests/golden/engine.c tests/support/support.c tests/cuda_on_cpu/plain/plain.c)
 fedlora_gpu_program(cuda_check bench/gpu/check.c bench/gpu/check_digest.c bench/gpu/check_rows.c
   bench/gpu/check_time.c ${checks})

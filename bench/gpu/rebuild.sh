@@ -3,6 +3,8 @@
 # the folder that pack.sh has made. It needs gcc; with nvcc it also builds libfedlora_cuda.so, for the GPU at hand.
 #
 #   rebuild.sh [programs|library]     default: both, the library only where nvcc is installed
+#
+# ARCHITECTURE=sm_90 in the environment names the GPU where nvcc cannot see one.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -47,7 +49,7 @@ library() {
   done
   # shellcheck disable=SC2016
   printf '%s\n' kernels/cuda/*.cu | xargs -P "$jobs" -I{} bash -c '"${@:2}" -c "$1" -o "library/$(basename "$1").o"' _ {} \
-    "$nvcc" -std=c++17 -O3 -arch=native --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden -I. "${defines[@]}"
+    "$nvcc" -std=c++17 -O3 "-arch=${ARCHITECTURE:-native}" --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden -I. "${defines[@]}"
   "$nvcc" -shared -cudart static -o "$here/libfedlora_cuda.so" library/*.o -lcublasLt \
     -Xcompiler=-static-libgcc,-static-libstdc++
   echo "built libfedlora_cuda.so"
@@ -56,5 +58,5 @@ library() {
 case "${1:-}" in
   programs | library) "$1" ;;
   '') programs; library ;;
-  *) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

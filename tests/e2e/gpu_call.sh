@@ -51,6 +51,7 @@ grep -q '^other bits: ' "$work/check.log" || fail_with "$work/check.log" "no nam
 check digest /nowhere && fail "a missing file was not reported"
 SHIM_FAULT=kernel:40 check parity operations/ && fail "a failing kernel was not found"
 grep -q ' failed$' "$work/check.log" || fail_with "$work/check.log" "no count of failed tests"
+SHIM_PRODUCTS=3 check rows && fail "products whose rows depend on their number were not found"
 check nothing && fail "an unknown subcommand was accepted"
 
 # Without a GPU every part fails with one line, and call.sh comes to its end.
