@@ -261,7 +261,10 @@ int main(int argc, char **argv)
             return usage();
     }
     if (!o.rows || o.length < 2 || !o.steps || o.steps + WARM_UP > STEPS_MAX) return usage();
-    must(gpu_open(o.device)); /* so that CUDA's own memory is not counted */
+    /* An open context, so that CUDA's own memory is not counted; of a list of devices the first. */
+    char first[32];
+    snprintf(first, sizeof first, "%.*s", (int)strcspn(o.device, ","), o.device);
+    must(gpu_open(strcmp(first, "cuda:all") != 0 ? first : "cuda"));
     for (size_t i = 0; i < (variants ? variants : 1); i++) {
         run(&m, &o, &variant[i]);
         print_row(&m, &o, &variant[i]);
