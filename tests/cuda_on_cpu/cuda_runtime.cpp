@@ -23,12 +23,21 @@ static void configure_fault(const char *text)
             all.fault_left[i] = strtoull(found + strlen(name[i]) + 1, nullptr, 10);
     }
 }
+static void print_counts()
+{
+    fprintf(stderr, "shim: %llu launches, %llu products, %llu memsets, %llu copies\n",
+            (unsigned long long)all.counts.launches, (unsigned long long)all.counts.products,
+            (unsigned long long)all.counts.memsets, (unsigned long long)all.counts.copies);
+    for (const auto &one : all.launched)
+        fprintf(stderr, "shim: %6llu %s\n", (unsigned long long)one.second, one.first.c_str());
+}
 static bool configure()
 {
     const char *v;
     if ((v = getenv("SHIM_SCHEDULE"))) shim_schedule_number((unsigned)strtoul(v, nullptr, 10));
     if ((v = getenv("SHIM_VERIFY"))) all.verify = *v == '1';
     if ((v = getenv("SHIM_FAULT"))) configure_fault(v);
+    if ((v = getenv("SHIM_COUNTS")) && *v == '1') atexit(print_counts);
     if ((v = getenv("SHIM_DEVICES"))) all.device_count = (int)strtol(v, nullptr, 10);
     if ((v = getenv("SHIM_PRODUCTS"))) shim_products((unsigned)strtoul(v, nullptr, 10));
     if ((v = getenv("SHIM_MEMORY")))
@@ -148,10 +157,19 @@ void shim_counts_get(struct shim_counts *out)
     *out = all.counts;
     shim_statistics(&out->threads, &out->switches, false);
 }
+uint64_t shim_launches_of(const char *part)
+{
+    guard held(all.lock);
+    uint64_t sum = 0;
+    for (const auto &one : all.launched)
+        if (one.first.find(part) != std::string::npos) sum += one.second;
+    return sum;
+}
 void shim_counts_reset(void)
 {
     guard held(all.lock);
     all.counts = {};
+    all.launched.clear();
     uint64_t unused;
     shim_statistics(&unused, &unused, true);
 }

@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <string>
 #include <vector>
 
 struct shim_work {
@@ -57,7 +58,8 @@ struct state {
     device devices[DEVICES];
     allocations pinned; /* host memory */
     struct shim_counts counts;
-    uint64_t fault_left[SHIM_FAULTS]; /* 0: none; 1: the next call fails */
+    std::map<std::string, uint64_t> launched; /* kernels queued by the host, by name */
+    uint64_t fault_left[SHIM_FAULTS];         /* 0: none; 1: the next call fails */
     bool verify;
     int device_count = DEVICES;
     cudaError_t broken; /* left by a failed kernel; every later call returns it */

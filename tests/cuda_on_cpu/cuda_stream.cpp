@@ -119,6 +119,7 @@ cudaError_t shim_enqueue(cudaStream_t s, const char *name, enum shim_kind kind,
     if (s->device != device_now && kind == SHIM_KERNEL) return done(cudaErrorInvalidResourceHandle);
     all.counts.launches += kind == SHIM_KERNEL;
     all.counts.products += kind == SHIM_PRODUCT;
+    if (kind == SHIM_KERNEL) all.launched[name]++;
     all.counts.copies += kind == SHIM_COPY;
     all.counts.memsets += kind == SHIM_MEMSET;
     if (kind == SHIM_KERNEL && fault(SHIM_FAULT_LAUNCH)) return done(cudaErrorLaunchOutOfResources);

@@ -7,6 +7,7 @@
  *   SHIM_MEMORY=BYTES            memory of each device
  *   SHIM_DEVICES=N               shim_devices_set(N)
  *   SHIM_PRODUCTS=MASK           shim_products(MASK)
+ *   SHIM_COUNTS=1                prints the launches of each kernel when the process ends
  *   SHIM_RACE_BLOCKS=1           finds all races between blocks (thread sanitizer; slow) */
 #ifndef TESTS_CUDA_ON_CPU_SHIM_H
 #define TESTS_CUDA_ON_CPU_SHIM_H
@@ -74,6 +75,8 @@ struct shim_counts {
     uint64_t threads, switches;
 };
 void shim_counts_get(struct shim_counts *out);
+/* Kernels queued by the host whose name in the source contains `part`. */
+uint64_t shim_launches_of(const char *part);
 void shim_counts_reset(void);
 
 #ifdef __cplusplus

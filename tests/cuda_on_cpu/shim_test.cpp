@@ -367,6 +367,7 @@ Test(shim, counts_what_the_host_asks_for)
     shim_counts_get(&c);
     cr_expect(c.launches == 2 && c.kernels == 2 && c.copies == 1 && c.waits == 1);
     cr_expect(c.threads == 2 * THREADS && c.allocations == 0);
+    cr_expect(shim_launches_of("twi") == 2 && shim_launches_of("thrice") == 0);
     cudaFree(p);
     cudaStreamDestroy(s);
 }
