@@ -155,13 +155,12 @@ static cublasStatus_t choose(struct blas_algorithms *out, struct cuda_products *
     return status;
 }
 
-/* Runs a product with the algorithm of its shape. */
 cublasStatus_t cuda_shape_run(struct backend_context *c, const struct blas_shape *s, struct mat out,
-                              struct mat in, struct mat w, bool add)
+                              struct mat in, struct mat w, float factor, bool add)
 {
-    static const float one = 1.0f, zero = 0.0f;
-    return cublasLtMatmul(c->products->handle, s->product, &one, w.data, s->w, in.data, s->in,
-                          add ? &one : &zero, out.data, s->out, out.data, s->out, &s->algorithm,
+    float beta = add ? 1.0f : 0.0f;
+    return cublasLtMatmul(c->products->handle, s->product, &factor, w.data, s->w, in.data, s->in,
+                          &beta, out.data, s->out, out.data, s->out, &s->algorithm,
                           c->products->workspace, BLAS_WORKSPACE_BYTES, c->stream);
 }
 
@@ -313,7 +312,7 @@ void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
     key.kind.back = p->back;
     const struct blas_shape *s = shape_find(c, &key, m);
     if (!s) return;
-    cublasStatus_t status = cuda_shape_run(c, s, out, in, m, p->add);
+    cublasStatus_t status = cuda_shape_run(c, s, out, in, m, 1.0f, p->add);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_fail(c, blas_error(c, status, "a product"));
     else if (out.data != y.data)

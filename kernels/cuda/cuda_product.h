@@ -45,9 +45,9 @@ struct cuda_products {
 /* The descriptors of a product, without its algorithm. */
 cublasStatus_t cuda_shape_describe(struct blas_shape *s, const struct blas_key *k);
 void cuda_shape_clear(struct blas_shape *s);
-/* Queues the product with the algorithm of its shape. */
+/* Queues out = factor * product [+ out] with the algorithm of its shape. */
 cublasStatus_t cuda_shape_run(struct backend_context *c, const struct blas_shape *s, struct mat out,
-                              struct mat in, struct mat w, bool add);
+                              struct mat in, struct mat w, float factor, bool add);
 /* cuda_trial.cu: puts the first algorithm whose rows do not depend on their number in front. False
  * after a recorded failure. */
 bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, struct mat w);

@@ -1,6 +1,9 @@
 /* Rows alone: cuBLASLt does not tell whether the order in which an algorithm sums a row depends on
  * the number of rows. So each is tried before it is used: rows that are multiplied with few, with
- * more and with many others must have the same bits. */
+ * more and with many others must have the same bits.
+ *
+ * A result that is rounded to bfloat16 hides most differences of its float32 sum. So the product is
+ * subtracted from its rounded result once more: the difference shows the sum to about 2^-17. */
 #include "kernels/cuda/cuda_product.h"
 #include "kernels/cuda/cuda_vector.cuh"
 
@@ -43,14 +46,17 @@ __global__ void __launch_bounds__(TRY_THREADS)
 struct trial {
     const struct blas_kind *kind;
     const cublasLtMatmulAlgo_t *algorithm;
-    struct mat w, x, all, some; /* all: of all rows of x, some: of at most TRY_MORE of them */
-    uint32_t *differs;          /* (TRY_MORE) */
+    /* Of all rows of x, and of at most TRY_MORE of them: results, and with bfloat16 what was lost
+     * in rounding them, else data NULL. */
+    struct mat w, x, all, some, all_left, some_left;
+    uint32_t *differs; /* (TRY_MORE) */
     size_t rows;
 };
 
-/* to (rows, n) = the product of rows first .. first + rows - 1 of x. */
+/* to, left (rows, n) = the product of rows first .. first + rows - 1 of x, and what was lost in
+ * rounding it, unless left.data is NULL. */
 static cublasStatus_t try_rows(struct backend_context *c, const struct trial *t, struct mat to,
-                               size_t first, size_t rows)
+                               struct mat left, size_t first, size_t rows)
 {
     struct blas_key key = {rows, t->x.ld, to.ld, *t->kind};
     struct blas_shape s = {};
@@ -60,27 +66,40 @@ static cublasStatus_t try_rows(struct backend_context *c, const struct trial *t,
         status = cublasLtMatmulAlgoCheck(c->products->handle, s.product, s.w, s.in, s.out, s.out,
                                          t->algorithm, &result);
     s.algorithm = *t->algorithm;
-    if (status == CUBLAS_STATUS_SUCCESS)
-        status = cuda_shape_run(c, &s, to, mat_at(t->x, first, 0), t->w, false);
+    struct mat x = mat_at(t->x, first, 0);
+    if (status == CUBLAS_STATUS_SUCCESS) status = cuda_shape_run(c, &s, to, x, t->w, 1.0f, false);
+    if (status == CUBLAS_STATUS_SUCCESS && left.data)
+        status = cuda_shape_run(c, &s, left, x, t->w, 1.0f, false);
+    if (status == CUBLAS_STATUS_SUCCESS && left.data)
+        status = cuda_shape_run(c, &s, left, x, t->w, -1.0f, true);
     cuda_shape_clear(&s);
     return status;
+}
+
+static bool same_rows(struct backend_context *c, const struct trial *t, struct mat all,
+                      struct mat some, size_t rows)
+{
+    uint32_t differs[TRY_MORE];
+    bool same = true;
+    launch(compare_kernel, dim3((unsigned)rows), dim3(TRY_THREADS), 0, c->stream, t->differs,
+           mat_at(all, TRY_FIRST, 0), some, t->kind->n);
+    cuda_receive(c, differs, t->differs, rows * sizeof *differs);
+    cuda_wait(c);
+    for (size_t row = 0; row < rows && !err_is(c->first); row++)
+        same = same && !differs[row];
+    return same;
 }
 
 /* The rows of a product have the same bits with any number of rows. */
 static bool try_algorithm(struct backend_context *c, const struct trial *t)
 {
     static const size_t counts[] = {TRY_FEW, TRY_MORE};
-    bool good = try_rows(c, t, t->all, 0, t->rows) == CUBLAS_STATUS_SUCCESS;
+    bool good = try_rows(c, t, t->all, t->all_left, 0, t->rows) == CUBLAS_STATUS_SUCCESS;
     for (size_t i = 0; i < 2 && good; i++) {
-        uint32_t differs[TRY_MORE];
-        good = try_rows(c, t, t->some, TRY_FIRST, counts[i]) == CUBLAS_STATUS_SUCCESS;
-        if (!good) break;
-        launch(compare_kernel, dim3((unsigned)counts[i]), dim3(TRY_THREADS), 0, c->stream,
-               t->differs, mat_at(t->all, TRY_FIRST, 0), t->some, t->kind->n);
-        cuda_receive(c, differs, t->differs, counts[i] * sizeof *differs);
-        cuda_wait(c);
-        for (size_t row = 0; row < counts[i] && !err_is(c->first); row++)
-            good = good && !differs[row];
+        size_t rows = counts[i];
+        good = try_rows(c, t, t->some, t->some_left, TRY_FIRST, rows) == CUBLAS_STATUS_SUCCESS;
+        good = good && same_rows(c, t, t->all, t->some, rows);
+        if (t->all_left.data) good = good && same_rows(c, t, t->all_left, t->some_left, rows);
     }
     return good;
 }
@@ -103,11 +122,11 @@ bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, stru
 {
     const struct blas_kind *k = &a->kind;
     size_t rows = try_most(c, k->n);
-    size_t in = cuda_padded(k->k) * cuda_size(k->in), out = cuda_padded(k->n) * cuda_size(k->out);
-    size_t x_at = 1024, all_at = x_at + (rows * in + 255) / 256 * 256; /* after t.differs */
-    size_t some_at = all_at + (rows * out + 255) / 256 * 256;
+    size_t ld = cuda_padded(k->n), in = cuda_padded(k->k) * cuda_size(k->in), at = 0;
+    size_t all = rows * ld * cuda_size(k->out), some = TRY_MORE * ld * cuda_size(k->out);
     char *memory = NULL;
-    err e = cuda_take(&memory, c, some_at + TRY_MORE * out);
+    bool rounds = k->out == DTYPE_BF16;
+    err e = cuda_take(&memory, c, 4096 + rows * in + (rounds ? 2 : 1) * (all + some));
     if (err_is(e)) {
         cuda_fail(c, e);
         return false;
@@ -115,10 +134,14 @@ bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, stru
     struct trial t = {};
     t.kind = k;
     t.w = w;
-    t.x = {memory + x_at, k->in, cuda_padded(k->k)};
-    t.all = {memory + all_at, k->out, cuda_padded(k->n)};
-    t.some = {memory + some_at, k->out, cuda_padded(k->n)};
-    t.differs = (uint32_t *)(void *)memory;
+    t.differs = (uint32_t *)cuda_place(memory, &at, TRY_MORE * sizeof *t.differs);
+    t.x = {cuda_place(memory, &at, rows * in), k->in, cuda_padded(k->k)};
+    t.all = {cuda_place(memory, &at, all), k->out, ld};
+    t.some = {cuda_place(memory, &at, some), k->out, ld};
+    if (rounds) {
+        t.all_left = {cuda_place(memory, &at, all), k->out, ld};
+        t.some_left = {cuda_place(memory, &at, some), k->out, ld};
+    }
     t.rows = rows;
     launch(noise_kernel, dim3(TRY_THREADS), dim3(TRY_THREADS), 0, c->stream, t.x, rows, k->k);
     for (int i = 0; i < a->choices && !a->tried; i++) {
