@@ -31,6 +31,7 @@ static __device__ __forceinline__ void set_module(const struct module_view &v, s
     if (!b && !r) return;
     const float *from_b = b ? b : v.whole_b, *from_r = r ? r : v.r;
     for (size_t i = at; i < v.m.rows * rank; i += step) {
+        if (b && v.plain_b.data) store1(v.plain_b, i / rank, i % rank, b[i]);
         float sum = 0.0f;
         for (size_t j = 0; j < rank; j++)
             sum += from_b[i / rank * rank + j] * from_r[j * rank + i % rank];
@@ -186,12 +187,13 @@ static size_t place_all(struct backend_low_rank *l, char *block, enum dtype type
 {
     size_t at = 0;
     l->device = (struct module_view *)cuda_place(block, &at, l->modules * sizeof *l->device);
-    struct mat a = place_mat(block, &at, type, l->width, l->k);
+    l->a = place_mat(block, &at, type, l->padded, l->k);
     for (uint32_t i = 0; i < l->modules; i++) {
         struct module_view *v = &l->view[i];
-        v->a = block ? mat_at(a, v->m.col, 0) : a;
+        v->a = block ? mat_at(l->a, v->at, 0) : l->a;
         v->b = place_mat(block, &at, type, v->m.rows, v->m.width);
         if (!v->m.small) continue;
+        if (type == DTYPE_BF16) v->plain_b = place_mat(block, &at, type, v->m.rows, v->m.rank);
         v->whole_b = (float *)cuda_place(block, &at, (size_t)v->m.rows * v->m.rank * sizeof(float));
         v->r = (float *)cuda_place(block, &at, (size_t)v->m.rank * v->m.rank * sizeof(float));
     }
@@ -214,7 +216,9 @@ err cuda_low_rank_open(struct backend_low_rank **out, struct backend_context *c,
     for (size_t i = 0; i < modules && l->view; i++) {
         l->view[i].m = module[i];
         REQUIRE(module[i].col == l->width && (size_t)module[i].row + module[i].rows <= w->n);
+        l->view[i].at = (uint32_t)l->padded;
         l->width += module[i].width;
+        l->padded += padded_width(module[i]);
         l->small |= module[i].small;
     }
     err e = l->view ? ERR_NONE : err_sys(ENOMEM, "cuda");
@@ -225,6 +229,7 @@ err cuda_low_rank_open(struct backend_low_rank **out, struct backend_context *c,
         return e;
     }
     place_all(l, (char *)l->block, c->precision);
+    l->tensor_cores = low_rank_mma_shapes(l);
     cuda_good(c, cudaMemsetAsync(l->block, 0, bytes, c->stream), "clearing factors");
     cuda_send(c, l->device, l->view, modules * sizeof *l->view);
     *out = l;

@@ -1,20 +1,15 @@
-/* The low-rank parts of linear operations. Each value is one sum in a fixed order by one thread, so
- * the bits of a row do not depend on the other rows. */
+/* The low-rank parts of linear operations. Each value is one sum in a fixed order, so the bits of a
+ * row do not depend on the other rows. */
 #include "kernels/cuda/cuda_low_rank.cuh"
 
-/* ---- Shrink: products with the width of a rank, H, G and P */
+/* ---- Shrink, for all types and shapes */
 
-enum shrink { SHRINK_H, SHRINK_G, SHRINK_P };
 enum { SHRINK_THREADS = 128, SHRINK_ROWS = 64, SHRINK_STEP = 32 };
-
-struct shrink_args {
-    struct modules all;
-    struct mat h, g, p;
-    struct mat x; /* (tokens, k), or dy (tokens, n) */
-    size_t first, tokens;
-    struct mask mask;
-    bool back;
-};
+enum { NARROW = 16 }; /* columns of a block */
+static __host__ __device__ __forceinline__ uint32_t narrow_tiles(uint32_t cols)
+{
+    return tiles_of(cols, NARROW);
+}
 /* Columns [first, first + cols) of one module. */
 struct shrink_tile {
     enum shrink kind;
@@ -240,6 +235,10 @@ static void shrink(struct backend_context *c, const struct low_rank_site *l, str
         a.tokens = u->tokens;
         a.mask = mask_of(b, u);
         a.back = back;
+        if (u->factors->tensor_cores && low_rank_mma_aligned(x)) {
+            shrink_mma(c, &a, u->factors);
+            continue;
+        }
         uint32_t tiles = 0;
         for (uint32_t m = 0; m < u->factors->modules; m++)
             tiles += shrink_tiles(u->factors->view[m].m, back);

@@ -1,63 +1,9 @@
-/* Gradients of low-rank factors. Sums over tokens are taken in chunks of 2,048 from the first token
- * of the use or of the row, and the sums of the chunks are added in order, so results have the same
- * bits each time, and those of a row do not depend on the other rows. */
+/* Gradients of low-rank factors. Sums over tokens are taken in chunks of a fixed length from the
+ * first token of the use or of the row, and the sums of the chunks are added in order, so results
+ * have the same bits each time, and those of a row do not depend on the other rows. */
 #include "kernels/cuda/cuda_low_rank.cuh"
 
-/* ---- Gradients: sums over tokens of a narrow and a wide matrix */
-
-enum { GRADIENT_THREADS = 128, WIDE = 128, GRADIENT_STEP = 16, CHUNK = 2048 };
-enum factor { FACTOR_A, FACTOR_B, FACTOR_R, FACTORS };
-
-struct gradient_args {
-    struct modules all;
-    struct mat h, g, p, x, dy;
-    const float *q; /* (tokens, width) H R^T of the use, where B and R are both there */
-    size_t width;   /* of q */
-    size_t first, tokens;
-    struct mask mask;
-    float *gradient;
-    const uint32_t *start; /* with a gradient for each row: their first tokens, else NULL */
-    size_t stride;
-    float *part; /* the tiles of all chunks, or NULL: there is one chunk a block */
-};
-struct gradient_tile {
-    enum factor factor;
-    uint32_t module, first, count; /* columns of the narrow side */
-    size_t extent;                 /* of the wide side */
-};
-
-static __host__ __device__ __forceinline__ bool has_factor(const struct low_rank_module &m,
-                                                           enum factor f)
-{
-    return m.rank && (m.trains >> f & 1) && (f != FACTOR_R || m.small);
-}
-
-static __host__ __device__ __forceinline__ size_t wide_extent(const struct low_rank_module &m,
-                                                              enum factor f, size_t k)
-{
-    return f == FACTOR_A ? k : f == FACTOR_B ? m.rows : m.rank;
-}
-
-static __device__ __forceinline__ struct gradient_tile gradient_tile_of(const struct modules &all,
-                                                                        uint32_t tile)
-{
-    for (uint32_t i = 0; i < all.count; i++) {
-        const struct low_rank_module &m = all.view[i].m;
-        uint32_t tiles = narrow_tiles(m.rank);
-        for (int f = 0; f < FACTORS; f++) {
-            if (!has_factor(m, (enum factor)f)) continue;
-            if (tile >= tiles) {
-                tile -= tiles;
-                continue;
-            }
-            uint32_t first = tile * NARROW;
-            return {(enum factor)f, i, first,
-                    m.rank - first < NARROW ? m.rank - first : (uint32_t)NARROW,
-                    wide_extent(m, (enum factor)f, all.k)};
-        }
-    }
-    return {FACTOR_A, 0, 0, 0, 0};
-}
+enum { GRADIENT_THREADS = 128, NARROW = 16, GRADIENT_STEP = 16, CHUNK = 2048 };
 
 static __device__ __forceinline__ float narrow_value(const struct gradient_args &a,
                                                      const struct low_rank_module &m, enum factor f,
@@ -65,15 +11,7 @@ static __device__ __forceinline__ float narrow_value(const struct gradient_args 
 {
     if (f == FACTOR_A) return load1(a.g, t, m.col + col);
     if (f == FACTOR_R) return load1(a.p, t, m.col + col);
-    return m.small ? a.q[(t - a.first) * a.width + m.col + col] : load1(a.h, t, m.col + col);
-}
-
-/* The place of value (narrow column, wide column) in a gradient. */
-static __device__ __forceinline__ size_t gradient_at(const struct low_rank_module &m, enum factor f,
-                                                     size_t k, size_t narrow, size_t wide)
-{
-    if (f == FACTOR_A) return m.a_at + narrow * k + wide;
-    return f == FACTOR_B ? m.b_at + wide * m.rank + narrow : m.r_at + narrow * m.rank + wide;
+    return m.small ? load1(a.q, t - a.first, m.col + col) : load1(a.h, t, m.col + col);
 }
 
 /* total += the sum over tokens [from, end); each thread has 4 narrow and 4 wide columns. */
@@ -127,66 +65,60 @@ __global__ void __launch_bounds__(GRADIENT_THREADS, 4) gradient_kernel(struct gr
 {
     SHARED(float, ns, GRADIENT_STEP *NARROW);
     SHARED(float, ws, GRADIENT_STEP *WIDE);
-    struct gradient_tile tile = gradient_tile_of(a.all, blockIdx.y);
-    size_t col = (size_t)blockIdx.x * WIDE;
+    struct gradient_tile tile = gradient_tile_of(a.all, a.cut, blockIdx.y);
+    size_t col = (size_t)blockIdx.x * WIDE, from, end;
     if (col >= tile.extent) return;
     const struct low_rank_module &m = a.all.view[tile.module].m;
     struct drop drop = drop_of(a.mask, m.place);
-    size_t from = a.first, end = a.first + a.tokens;
-    if (a.start) {
-        from = a.start[blockIdx.z];
-        end = a.start[blockIdx.z + 1];
-    } else if (a.part) {
-        from += (size_t)blockIdx.z * CHUNK;
-        end = end - from < CHUNK ? end : from + CHUNK;
-    }
+    gradient_tokens(&from, &end, a);
     float total[4][4] = {};
     for (size_t t = from; t < end; t += CHUNK)
         gradient_chunk(total, ns, ws, a, tile, drop, t, end - t < CHUNK ? end : t + CHUNK);
     float scale = tile.factor == FACTOR_A ? 1.0f : m.scale;
-    float *part = a.part;
-    if (part)
-        part += (((size_t)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) *
-                (NARROW * WIDE);
+    float *part = a.part ? gradient_part(a, blockIdx.z) : NULL;
     float *gradient = a.gradient + (a.start ? blockIdx.z * a.stride : 0);
 #pragma unroll
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned narrow = threadIdx.x / 32 + 4 * i;
+        size_t place = 0, step = 0;
+        bool trains = gradient_place(&place, &step, a.all, tile, narrow);
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
-            unsigned narrow = threadIdx.x / 32 + 4 * i, wide = threadIdx.x % 32 + 32 * j;
+            unsigned wide = threadIdx.x % 32 + 32 * j;
             if (part)
-                part[narrow * WIDE + wide] = total[i][j];
-            else if (narrow < tile.count && col + wide < tile.extent)
-                gradient[gradient_at(m, tile.factor, a.all.k, tile.first + narrow, col + wide)] +=
-                    scale * total[i][j];
+                part[narrow * WIDE + wide] = scale * total[i][j];
+            else if (trains && col + wide < tile.extent)
+                gradient[place + (col + wide) * step] += scale * total[i][j];
         }
+    }
 }
 
-__global__ void __launch_bounds__(GRADIENT_THREADS)
-    gradient_sum_kernel(struct gradient_args a, uint32_t chunks)
+/* Block (wide tile, narrow tile, four narrow columns); each thread has a wide one. The columns that
+ * lie together in dB are stored by one thread. */
+enum { SUM_COLUMNS = 4 };
+__global__ void __launch_bounds__(WIDE) gradient_sum_kernel(struct gradient_args a, uint32_t chunks)
 {
-    struct gradient_tile tile = gradient_tile_of(a.all, blockIdx.y);
+    struct gradient_tile tile = gradient_tile_of(a.all, a.cut, blockIdx.y);
     size_t col = (size_t)blockIdx.x * WIDE + threadIdx.x;
     if (col >= tile.extent) return;
-    const struct low_rank_module &m = a.all.view[tile.module].m;
-    float scale = tile.factor == FACTOR_A ? 1.0f : m.scale;
-    for (unsigned narrow = 0; narrow < tile.count; narrow++) {
+#pragma unroll
+    for (unsigned i = 0; i < SUM_COLUMNS; i++) {
+        unsigned narrow = blockIdx.z * SUM_COLUMNS + i;
+        size_t place = 0, step = 0;
+        if (!gradient_place(&place, &step, a.all, tile, narrow)) continue;
         float total = 0.0f;
         for (uint32_t z = 0; z < chunks; z++)
-            total += a.part[(((size_t)z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) *
-                                (NARROW * WIDE) +
-                            narrow * WIDE + threadIdx.x];
-        a.gradient[gradient_at(m, tile.factor, a.all.k, tile.first + narrow, col)] += scale * total;
+            total += gradient_part(a, z)[narrow * WIDE + threadIdx.x];
+        a.gradient[place + col * step] += total;
     }
 }
 
 /* q = H R^T of the modules with an R, one value a thread. */
 __global__ void __launch_bounds__(GRADIENT_THREADS)
-    small_kernel(float *q, struct modules all, struct mat h, size_t first, size_t tokens,
-                 size_t width)
+    small_kernel(struct mat q, struct modules all, struct mat h, size_t first, size_t tokens)
 {
     size_t e = (size_t)blockIdx.x * GRADIENT_THREADS + threadIdx.x;
-    size_t t = e / width, col = e % width;
+    size_t t = e / all.width, col = e % all.width;
     if (t >= tokens) return;
     for (uint32_t i = 0; i < all.count; i++) {
         const struct module_view &v = all.view[i];
@@ -194,55 +126,61 @@ __global__ void __launch_bounds__(GRADIENT_THREADS)
         float sum = 0.0f;
         for (uint32_t j = 0; j < v.m.rank; j++)
             sum += v.r[(col - v.m.col) * v.m.rank + j] * load1(h, first + t, v.m.col + j);
-        q[e] = sum;
+        store1(q, t, col, sum);
     }
 }
 
 /* The blocks of a use's gradient: tiles of the widest factor, and of all narrow sides. */
-static dim3 gradient_grid(const struct backend_low_rank *l)
+static dim3 gradient_grid(const struct backend_low_rank *l, const struct gradient_cut *cut)
 {
-    size_t widest = 0, narrow = 0;
-    for (uint32_t i = 0; i < l->modules; i++)
-        for (int f = 0; f < FACTORS; f++) {
-            const struct low_rank_module *m = &l->view[i].m;
-            if (!has_factor(*m, (enum factor)f)) continue;
-            size_t extent = wide_extent(*m, (enum factor)f, l->k);
-            widest = extent > widest ? extent : widest;
-            narrow += narrow_tiles(m->rank);
-        }
-    return dim3((unsigned)((widest + WIDE - 1) / WIDE), (unsigned)narrow, 1);
+    size_t widest = 0;
+    struct modules all = {l->view, l->modules, l->k, l->width, l->padded, l->a};
+    dim3 grid(0, 0, 1);
+    struct gradient_tile t;
+    while ((t = gradient_tile_of(all, *cut, grid.y)).count) {
+        widest = t.extent > widest ? t.extent : widest;
+        grid.y++;
+    }
+    grid.x = (unsigned)((widest + WIDE - 1) / WIDE);
+    return grid;
 }
 
 static void gradient(struct backend_context *c, const struct low_rank_use *u,
                      struct gradient_args a, const struct backend_batch *b)
 {
     const struct backend_low_rank *l = u->factors;
-    dim3 grid = gradient_grid(l);
+    a.mask = mask_of(b, u);
+    bool mma = l->tensor_cores && low_rank_mma_aligned(a.x) && low_rank_mma_aligned(a.dy);
+    a.cut = {NARROW, CHUNK, false};
+    if (mma) a.cut = gradient_mma_cut(l, a.mask.scalars != NULL);
+    dim3 grid = gradient_grid(l, &a.cut);
     if (!grid.x || !grid.y) return;
-    uint32_t chunks = u->rows ? 1 : (uint32_t)((u->tokens + CHUNK - 1) / CHUNK);
-    size_t tiles = chunks > 1 ? (size_t)chunks * grid.x * grid.y * NARROW * WIDE : 0;
-    size_t small = l->small ? u->tokens * l->width : 0;
-    float *scratch = NULL;
-    if (tiles + small && !(scratch = (float *)cuda_scratch(c, (tiles + small) * sizeof(float))))
-        return;
+    uint32_t chunks = u->rows ? 1 : tiles_of(u->tokens, a.cut.chunk);
+    size_t tile = (size_t)grid.x * grid.y * a.cut.narrow * WIDE;
+    size_t parts = chunks > 1 ? chunks * tile * sizeof(float) : 0;
+    a.q = {NULL, l->a.type, cuda_padded(l->width)};
+    size_t small = l->small ? u->tokens * a.q.ld * cuda_size(a.q.type) : 0;
+    char *scratch = NULL;
+    if (parts + small && !(scratch = (char *)cuda_scratch(c, parts + small))) return;
     a.all = modules_of(u);
-    a.q = scratch ? scratch + tiles : NULL;
-    a.width = l->width;
+    if (small) a.q.data = scratch + parts;
     a.first = u->first;
     a.tokens = u->tokens;
-    a.mask = mask_of(b, u);
     a.gradient = u->gradient;
     a.start = u->rows ? b->start + u->row : NULL;
     a.stride = u->stride;
-    a.part = tiles ? scratch : NULL;
+    a.part = parts ? (float *)(void *)scratch : NULL;
     if (small)
-        launch(small_kernel, dim3((unsigned)((small + GRADIENT_THREADS - 1) / GRADIENT_THREADS)),
-               dim3(GRADIENT_THREADS), 0, c->stream, scratch + tiles, a.all, a.h, u->first,
-               u->tokens, l->width);
+        launch(small_kernel,
+               dim3((unsigned)((u->tokens * l->width + GRADIENT_THREADS - 1) / GRADIENT_THREADS)),
+               dim3(GRADIENT_THREADS), 0, c->stream, a.q, a.all, a.h, u->first, u->tokens);
     grid.z = u->rows ? (unsigned)u->rows : chunks;
-    launch(gradient_kernel, grid, dim3(GRADIENT_THREADS), 0, c->stream, a);
-    grid.z = 1;
-    if (tiles) launch(gradient_sum_kernel, grid, dim3(GRADIENT_THREADS), 0, c->stream, a, chunks);
+    if (mma)
+        gradient_mma(c, &a, grid);
+    else
+        launch(gradient_kernel, grid, dim3(GRADIENT_THREADS), 0, c->stream, a);
+    grid.z = a.cut.narrow / SUM_COLUMNS;
+    if (parts) launch(gradient_sum_kernel, grid, dim3(WIDE), 0, c->stream, a, chunks);
 }
 
 void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,

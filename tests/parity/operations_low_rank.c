@@ -2,7 +2,25 @@
  * float64 (see operations.c). */
 #include "tests/support/operations_site.h"
 
+#ifdef OPERATIONS_CUDA
+#include "tests/cuda_on_cpu/shim.h"
+#endif
+
 enum { A = LOW_RANK_A, B = LOW_RANK_B, R = LOW_RANK_R };
+
+/* Kernels launched since the last call whose names contain one of these, of which each must have
+ * run, or none if not `expected`. Without CUDA there is nothing to count. */
+static void expect_kernels(bool expected, const char *const *name, size_t names)
+{
+#ifdef OPERATIONS_CUDA
+    for (size_t i = 0; i < names; i++)
+        cr_assert_eq(shim_launches_of(name[i]) > 0, expected, "%s: %s launched %s",
+                     dtype_name(precision), name[i], expected ? "never" : "");
+    shim_counts_reset();
+#else
+    (void)expected, (void)name, (void)names;
+#endif
+}
 
 static void run_one_module(void)
 {
@@ -28,6 +46,86 @@ static void run_one_module(void)
 Test(operations_low_rank, one_module_follows_the_formulas)
 {
     both(run_one_module);
+}
+
+/* ---- sizes that tensor cores take ---- */
+static const char *const tensor_cores[] = {"shrink_mma_kernel", "gradient_mma_kernel"};
+
+static void expect_tensor_cores(void)
+{
+    bool bf16 = precision == DTYPE_BF16;
+    expect_kernels(bf16, tensor_cores, 2);
+}
+
+static void run_tiles(void)
+{
+    static const struct {
+        size_t rows, n, k;
+        uint32_t rank, carry;
+        unsigned trains;
+        bool small;
+    } all[] = {{9, 8, 8, 1, 0, A | B, false},        {33, 24, 136, 3, 0, A | B, false},
+               {65, 264, 128, 8, 2, A | B, false},   {40, 96, 64, 16, 0, A | B, false},
+               {31, 40, 264, 16, 5, A, false},       {70, 136, 40, 40, 0, A | B, false},
+               {33, 40, 48, 6, 0, A | B | R, true},  {130, 64, 128, 64, 0, A | B | R, true},
+               {12, 72, 144, 41, 30, A | B, false},  {70, 24, 32, 5, 2, R, true},
+               {17, 64, 40, 0, 4, 0, false},         {20, 16, 24, 70, 0, A | B | R, true},
+               {1100, 16, 24, 9, 0, A | B | R, true}};
+    expect_kernels(false, NULL, 0);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct test_weight w = weight_of(all[i].n, all[i].k, i % 2, BOTH);
+        struct spec s = {0,           (uint32_t)all[i].n, all[i].rank, all[i].carry, all[i].trains,
+                         all[i].small};
+        struct factors f = factors_of(&w, &s, 1, 4);
+        check_whole(&f, &w, all[i].rows, i % 2);
+        if (all[i].trains) expect_tensor_cores();
+    }
+}
+Test(operations_low_rank, one_module_of_aligned_sizes_follows_the_formulas)
+{
+    both(run_tiles);
+}
+
+enum { WIDE_N = 168, WIDE_K = 72 };
+static const struct spec wide_qkv[] = {
+    {0, 88, 16, 0, A | B, false}, {88, 40, 3, 2, A | B, false}, {144, 24, 24, 0, A | B | R, true}};
+static const struct spec wide_qv[] = {{0, 88, 8, 6, A | R, true}, {128, 40, 20, 0, B, false}};
+
+static void run_wide_modules(float dropout)
+{
+    static const uint32_t length[] = {9, 1, 30, 0, 12, 20, 5};
+    struct test_weight w = weight_of(WIDE_N, WIDE_K, true, BOTH);
+    struct factors three = factors_of(&w, wide_qkv, 3, 0), two = factors_of(&w, wide_qv, 2, 7);
+    struct rows_of_batch r = batch_of(length, 7, 1);
+    r.now.dropout = dropout;
+    r.now.dropout_key = 0x123456789abcdefu;
+    rows_set(&r);
+    expect_kernels(false, NULL, 0);
+    const struct part whole[] = {{&three, 0, 77, true, 0, 0}};
+    check_site(&w, &r, whole, 1, false);
+    expect_tensor_cores();
+    const struct part parts[] = {{&two, 0, 10, true, 0, 2}, {&three, 10, 62, true, 0, 0}};
+    check_site(&w, &r, parts, 2, true);
+    expect_tensor_cores();
+    const struct part rows[] = {{&three, 0, 77, true, 0, 7}};
+    check_site(&w, &r, rows, 1, true);
+    expect_tensor_cores();
+}
+static void run_wide_kept(void)
+{
+    run_wide_modules(0.0f);
+}
+static void run_wide_dropped(void)
+{
+    run_wide_modules(0.4f);
+}
+Test(operations_low_rank, modules_of_aligned_sizes_share_a_weight)
+{
+    both(run_wide_kept);
+}
+Test(operations_low_rank, dropout_masks_the_input_of_modules_of_aligned_sizes)
+{
+    both(run_wide_dropped);
 }
 
 static const struct spec qkv[] = {
@@ -217,33 +315,37 @@ static struct bits bits_run(const struct test_weight *w, const struct factors *f
     return out;
 }
 
-static void run_bits(bool others)
+static void run_bits(size_t n, size_t k, const struct spec *spec, bool others)
 {
     static const uint32_t length[] = {9, 40, 3, 21, 66};
     size_t tokens = 139, before = 0;
-    struct test_weight w = weight_of(QKV, WIDTH, true, BOTH);
-    struct factors f = factors_of(&w, qkv, 3, 0);
-    double *x = host_take(tokens * WIDTH, sizeof *x), *dy = host_take(tokens * QKV, sizeof *dy);
-    fill_normal(x, tokens * WIDTH, precision, 1.0);
-    fill_normal(dy, tokens * QKV, precision, 1.0);
+    struct test_weight w = weight_of(n, k, true, BOTH);
+    struct factors f = factors_of(&w, spec, 3, 0);
+    double *x = host_take(tokens * k, sizeof *x), *dy = host_take(tokens * n, sizeof *dy);
+    fill_normal(x, tokens * k, precision, 1.0);
+    fill_normal(dy, tokens * n, precision, 1.0);
     struct bits all = bits_run(&w, &f, length, 0, 5, x, dy);
     for (size_t i = 0; i < 5 && others; before += length[i++]) {
         struct bits one = bits_run(&w, &f, length, i, 1, x, dy);
-        rows_same(all.y, before, one.y, 0, length[i], QKV, "low-rank linear, row alone");
-        rows_same(all.dx, before, one.dx, 0, length[i], WIDTH, "low-rank linear_back, row alone");
+        rows_same(all.y, before, one.y, 0, length[i], n, "low-rank linear, row alone");
+        rows_same(all.dx, before, one.dx, 0, length[i], k, "low-rank linear_back, row alone");
         cr_assert(!memcmp(all.gradient + i * all.stride, one.gradient, all.stride * sizeof(float)),
                   "gradient of row %zu", i);
     }
     struct bits again = bits_run(&w, &f, length, 0, 5, x, dy);
-    rows_same(all.y, 0, again.y, 0, tokens, QKV, "low-rank linear twice");
-    rows_same(all.dx, 0, again.dx, 0, tokens, WIDTH, "low-rank linear_back twice");
+    rows_same(all.y, 0, again.y, 0, tokens, n, "low-rank linear twice");
+    rows_same(all.dx, 0, again.dx, 0, tokens, k, "low-rank linear_back twice");
     cr_assert(!memcmp(all.gradient, again.gradient, 5 * all.stride * sizeof(float)));
 }
+/* On CUDA bfloat16 rows keep their bits too. */
 static void run_bits_alone(void)
 {
-    run_bits(precision == DTYPE_F32);
+    run_bits(QKV, WIDTH, qkv, precision == DTYPE_F32 || SMALL);
+    expect_kernels(false, NULL, 0);
+    run_bits(WIDE_N, WIDE_K, wide_qkv, precision == DTYPE_F32 || SMALL);
+    expect_tensor_cores();
 }
-Test(operations_low_rank, a_float32_row_and_its_gradient_do_not_depend_on_other_rows)
+Test(operations_low_rank, a_row_and_its_gradient_do_not_depend_on_other_rows)
 {
     both(run_bits_alone);
 }

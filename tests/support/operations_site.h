@@ -330,9 +330,11 @@ static void run_site(const struct site *s, enum dtype y_type, enum dtype dx_type
     struct tensor h[2] = {tensor_wide(s), tensor_wide(s)};
     struct tensor g[2] = {tensor_wide(s), tensor_wide(s)};
     struct tensor p[2] = {tensor_wide(s), tensor_wide(s)}, x[2], dy[2];
-    for (int i = 0; i < 2; i++) {
-        x[i] = tensor_copy(&s->x, precision, room + (size_t)i);
-        dy[i] = tensor_copy(&s->dy, precision, room + (size_t)i);
+    /* Rows of other lengths, which stay multiples of 16 bytes if they can be. */
+    size_t more = s->w->k % 8 == 0 && s->w->n % 8 == 0 ? 8 : 1;
+    for (size_t i = 0; i < 2; i++) {
+        x[i] = tensor_copy(&s->x, precision, room + i * more);
+        dy[i] = tensor_copy(&s->dy, precision, room + i * more);
         x[i].free_rows = x[i].free_cols = dy[i].free_rows = dy[i].free_cols = true;
     }
     uses_of(use, s);
