@@ -244,9 +244,10 @@ struct backend {
                   const struct backend_batch *b);
 
     /* Columns that x, and dy, of a linear operation with factors of this width need to their right
-     * beyond k, and n. */
+     * beyond k, and n. linear() and linear_back() may write there. */
     size_t (*low_rank_room)(const struct backend_context *c, size_t width);
-    /* The modules' columns of H are in the order of the modules and leave no gap. */
+    /* The modules' columns of H are in the order of the modules and leave no gap. `w` stays open
+     * until low_rank_close(). */
     err (*low_rank_open)(struct backend_low_rank **out, struct backend_context *c,
                          struct backend_weight *w, const struct low_rank_module *module,
                          size_t modules);

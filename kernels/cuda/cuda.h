@@ -63,12 +63,21 @@ struct backend_batch { /* copies on the device of the arrays of struct batch_row
 };
 
 /* W (n, k). Either `packed`, or, with BACKEND_KEEP, the bytes of the file in `kept`, which
- * cuda_dequantise() converts at each use. */
+ * cuda_dequantise() converts at each use.
+ *
+ * A packed weight for both products has a margin: `margin` columns to the right of W and as many
+ * rows below it. The factors of one low-rank object, `owner`, may lie there, b at the right and A
+ * below. Then y = [x | H] [W | b]^T and dx = [dy | G] [W ; A] are one product each, if H is beside
+ * x and G beside dy. */
+enum { CUDA_MARGIN = 64 };
 struct backend_weight {
     struct backend_context *context;
     uint64_t number; /* of this weight in the process, never used again */
     size_t n, k;
     struct mat packed; /* (n, k) in the precision, or data NULL */
+    size_t margin;     /* CUDA_MARGIN or 0 */
+    /* Taken and given back by atomic exchanges, because contexts may share a weight. */
+    struct backend_low_rank *owner;
     size_t parts;
     struct weight_part
         part[WEIGHT_PARTS_MAX]; /* data: device memory, or NULL without BACKEND_KEEP */
@@ -124,11 +133,13 @@ void cuda_done(struct backend_context *c, enum backend_op op, double since);
 err cuda_products_open(struct cuda_products **out, struct backend_context *c);
 void cuda_products_close(struct cuda_products *p);
 /* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y], where W
- * are the rows [w_first, w_first + w_rows) of a weight; w_rows 0: all. */
+ * are the rows [w_first, w_first + w_rows) of a weight; w_rows 0: all, and then `margin` columns of
+ * x beyond k, or n, are multiplied with the margin of W. */
 struct cuda_product {
     size_t rows;
     bool back, add;
     size_t w_first, w_rows;
+    size_t margin = 0;
 };
 void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
                    const struct backend_weight *w, const struct cuda_product *p);
@@ -159,15 +170,27 @@ void cuda_set_close(struct cuda_set *s);
 /* ---- cuda_low_rank_apply.cu */
 void cuda_low_rank_shrink(struct backend_context *c, const struct low_rank_site *l, struct mat x,
                           const struct backend_batch *b);
-/* The parts of linear() and linear_back() around the product with W. They return true if they have
- * set y, or dx, so that the product has to be added: y (rows, n) = bias + low-rank part [+ y], dx
- * (rows, k) = low-rank part. */
-bool cuda_low_rank_forward(struct backend_context *c, struct mat y, struct mat x,
-                           const struct backend_weight *w, const struct low_rank_site *l,
-                           const struct backend_batch *b, size_t rows, bool add);
-bool cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
-                        const struct low_rank_site *l, const struct backend_batch *b, size_t rows,
-                        size_t k);
+/* The parts of linear() and linear_back() before the product with W. They set H, or G and P. Then
+ * either
+ *
+ *   the plain path: they set y (rows, n) = bias + low-rank part [+ y], or dx (rows, k) = low-rank
+ *   part, for any uses and with dropout; or
+ *   the margin path: they write H beside x too, or G beside dy, and the product does the rest. It
+ *   needs factors in the margin of W that are used by the whole batch, and no dropout. The gradient
+ *   reads H and G where l->h and l->g are, because x is computed again before the backward pass.
+ */
+struct cuda_applied {
+    bool set;      /* y, or dx, has values to which the product has to be added */
+    size_t margin; /* for struct cuda_product */
+};
+struct cuda_applied cuda_low_rank_forward(struct backend_context *c, struct mat y, struct mat x,
+                                          const struct backend_weight *w,
+                                          const struct low_rank_site *l,
+                                          const struct backend_batch *b, size_t rows, bool add);
+struct cuda_applied cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
+                                       const struct backend_weight *w,
+                                       const struct low_rank_site *l, const struct backend_batch *b,
+                                       size_t rows);
 
 /* ---- cuda_low_rank_gradient.cu */
 void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,

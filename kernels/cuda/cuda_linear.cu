@@ -12,8 +12,8 @@ void cuda_linear(struct backend_context *c, struct mat y, struct mat x,
                  const struct backend_batch *b, size_t rows, bool add)
 {
     double since = cuda_begin(c);
-    bool set = cuda_low_rank_forward(c, y, x, w, l, b, rows, add);
-    struct cuda_product p = {rows, false, add || set, 0, 0};
+    struct cuda_applied low = cuda_low_rank_forward(c, y, x, w, l, b, rows, add);
+    struct cuda_product p = {rows, false, add || low.set, 0, 0, low.margin};
     cuda_multiply(c, y, x, w, &p);
     cuda_done(c, OP_LINEAR, since);
 }
@@ -23,8 +23,8 @@ void cuda_linear_back(struct backend_context *c, struct mat dx, struct mat dy,
                       const struct backend_batch *b, size_t rows)
 {
     double since = cuda_begin(c);
-    bool set = cuda_low_rank_back(c, dx, dy, l, b, rows, w->k);
-    struct cuda_product p = {rows, true, set, 0, 0};
+    struct cuda_applied low = cuda_low_rank_back(c, dx, dy, w, l, b, rows);
+    struct cuda_product p = {rows, true, low.set, 0, 0, low.margin};
     if (dx.data) cuda_multiply(c, dx, dy, w, &p);
     cuda_done(c, OP_LINEAR_BACK, since);
 }
@@ -78,9 +78,12 @@ static err pack_all(struct backend_weight *w, struct backend_context *c,
                     const struct weight_source *s)
 {
     size_t row = 0;
+    bool both = (s->products & BACKEND_FORWARD) && (s->products & BACKEND_BACKWARD);
+    if (both && !(s->products & (BACKEND_HEAD | BACKEND_EMBED))) w->margin = CUDA_MARGIN;
     w->packed.type = c->precision;
-    w->packed.ld = cuda_padded(s->k);
-    TRY(cuda_take(&w->packed.data, c, s->n * w->packed.ld * cuda_size(c->precision)));
+    w->packed.ld = cuda_padded(s->k + w->margin);
+    size_t values = (s->n + w->margin) * w->packed.ld;
+    TRY(cuda_take(&w->packed.data, c, values * cuda_size(c->precision)));
     for (size_t i = 0; i < s->parts; i++) {
         TRY(pack_part(c, mat_at(w->packed, row, 0), &s->part[i], s->k));
         row += s->part[i].rows;

@@ -162,17 +162,20 @@ void cuda_low_rank_load(struct backend_context *c, struct backend_low_rank *l, s
 
 /* ---- Opening */
 
-/* Factors lie in memory of their own, so x and dy need no columns for them. */
+/* The same for all widths, because the buffers for the widest of several sites are used for the
+ * others too. */
 size_t cuda_low_rank_room(const struct backend_context *c, size_t width)
 {
-    (void)c, (void)width;
-    return 0;
+    (void)c;
+    return width ? CUDA_MARGIN : 0;
 }
 
+/* cuda_give() waits, so that the next owner of the margin may write there at once. */
 void cuda_low_rank_close(struct backend_low_rank *l)
 {
     if (!l) return;
     cuda_give(l->context, l->block);
+    if (l->margin) __atomic_store_n(&l->margin->owner, NULL, __ATOMIC_RELEASE);
     free(l->view);
     free(l);
 }
@@ -183,15 +186,38 @@ static struct mat place_mat(char *block, size_t *at, enum dtype type, size_t row
     return {cuda_place(block, at, rows * ld * cuda_size(type)), type, ld};
 }
 
+/* The factors use the margin of W if they fit and no other object has it. The columns between
+ * modules must be zero there, and stay so. */
+static void margin_take(struct backend_low_rank *l, struct backend_context *c,
+                        struct backend_weight *w)
+{
+    struct backend_low_rank *none = NULL;
+    bool fits = l->padded && l->padded <= w->margin && w->packed.type == c->precision;
+    if (!fits || w->context->device != c->device ||
+        !__atomic_compare_exchange_n(&w->owner, &none, l, false, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_RELAXED))
+        return;
+    l->margin = w;
+    cuda_zero(c, mat_at(w->packed, 0, w->k), w->n, l->padded);
+    cuda_zero(c, mat_at(w->packed, w->n, 0), l->padded, w->k);
+}
+
+/* Everything that is not in the margin lies in one block. */
 static size_t place_all(struct backend_low_rank *l, char *block, enum dtype type)
 {
     size_t at = 0;
     l->device = (struct module_view *)cuda_place(block, &at, l->modules * sizeof *l->device);
-    l->a = place_mat(block, &at, type, l->padded, l->k);
+    if (l->margin)
+        l->a = mat_at(l->margin->packed, l->n, 0);
+    else
+        l->a = place_mat(block, &at, type, l->padded, l->k);
     for (uint32_t i = 0; i < l->modules; i++) {
         struct module_view *v = &l->view[i];
         v->a = block ? mat_at(l->a, v->at, 0) : l->a;
-        v->b = place_mat(block, &at, type, v->m.rows, v->m.width);
+        if (l->margin)
+            v->b = mat_at(l->margin->packed, v->m.row, l->k + v->at);
+        else
+            v->b = place_mat(block, &at, type, v->m.rows, v->m.width);
         if (!v->m.small) continue;
         if (type == DTYPE_BF16) v->plain_b = place_mat(block, &at, type, v->m.rows, v->m.rank);
         v->whole_b = (float *)cuda_place(block, &at, (size_t)v->m.rows * v->m.rank * sizeof(float));
@@ -221,6 +247,7 @@ err cuda_low_rank_open(struct backend_low_rank **out, struct backend_context *c,
         l->padded += padded_width(module[i]);
         l->small |= module[i].small;
     }
+    if (l->view) margin_take(l, c, w);
     err e = l->view ? ERR_NONE : err_sys(ENOMEM, "cuda");
     size_t bytes = l->view ? place_all(l, NULL, c->precision) : 0;
     if (!err_is(e)) e = cuda_take(&l->block, c, bytes);

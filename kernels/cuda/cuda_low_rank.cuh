@@ -28,11 +28,12 @@ struct backend_low_rank {
     size_t n, k, width;
     size_t padded; /* width with the columns between modules */
     uint32_t modules;
-    bool small;                 /* a module has an R */
-    bool tensor_cores;          /* shapes and types are those of the kernels on tensor cores */
-    struct mat a;               /* (padded, k): all A */
-    struct module_view *view;   /* host */
-    struct module_view *device; /* the same on the device, in `block` */
+    struct backend_weight *margin; /* A and all b are in the margin of this one, or NULL */
+    bool small;                    /* a module has an R */
+    bool tensor_cores;             /* shapes and types are those of the kernels on tensor cores */
+    struct mat a;                  /* (padded, k): all A */
+    struct module_view *view;      /* host */
+    struct module_view *device;    /* the same on the device, in `block` */
     void *block;
 };
 
@@ -78,6 +79,8 @@ struct shrink_args {
     struct modules all;
     struct mat h, g, p;
     struct mat x; /* (tokens, k), or dy (tokens, n) */
+    /* With data, (tokens, padded) gets H, or G, too, with zeros between the modules. */
+    struct mat beside;
     size_t first, tokens;
     struct mask mask;
     bool back;

@@ -98,14 +98,22 @@ __global__ void __launch_bounds__(SHRINK_THREADS, 6) shrink_kernel(struct shrink
         __syncthreads();
     }
     struct mat to = tile.kind == SHRINK_H ? a.h : tile.kind == SHRINK_G ? a.g : a.p;
+    bool beside = a.beside.data && tile.kind != SHRINK_P;
+    bool last = tile.first + tile.cols == v.m.width; /* sets the columns between modules */
 #pragma unroll
-    for (unsigned k = 0; k < 4; k++)
+    for (unsigned k = 0; k < 4; k++) {
+        size_t t = row + ty + 16 * k;
+        if (t >= a.tokens) continue;
 #pragma unroll
         for (unsigned j = 0; j < 2; j++) {
-            size_t t = row + ty + 16 * k, col = tx + 8 * j;
-            if (t < a.tokens && col < tile.cols)
-                store1(to, a.first + t, v.m.col + tile.first + col, sum[k][j]);
+            uint32_t col = tile.first + tx + 8 * j;
+            if (tx + 8 * j >= tile.cols) continue;
+            store1(to, a.first + t, v.m.col + col, sum[k][j]);
+            if (beside) store1(a.beside, a.first + t, v.at + col, sum[k][j]);
         }
+        if (beside && last && v.m.width + tx < padded_width(v.m))
+            store1(a.beside, a.first + t, v.at + v.m.width + tx, 0.0f);
+    }
 }
 
 /* ---- Expand: products over the width of a rank, into y or dx */
@@ -220,7 +228,7 @@ __global__ void __launch_bounds__(EXPAND_THREADS, 2) expand_kernel(struct expand
 /* ---- Operations */
 
 static void shrink(struct backend_context *c, const struct low_rank_site *l, struct mat x,
-                   const struct backend_batch *b, bool back)
+                   struct mat beside, const struct backend_batch *b, bool back)
 {
     for (size_t i = 0; i < l->uses; i++) {
         const struct low_rank_use *u = &l->use[i];
@@ -231,6 +239,7 @@ static void shrink(struct backend_context *c, const struct low_rank_site *l, str
         a.g = l->g;
         a.p = l->p;
         a.x = x;
+        a.beside = beside;
         a.first = u->first;
         a.tokens = u->tokens;
         a.mask = mask_of(b, u);
@@ -286,43 +295,72 @@ static void expand_all(struct backend_context *c, struct expand_args a,
     }
 }
 
-bool cuda_low_rank_forward(struct backend_context *c, struct mat y, struct mat x,
-                           const struct backend_weight *w, const struct low_rank_site *l,
-                           const struct backend_batch *b, size_t rows, bool add)
+/* Columns of the margin of W that the product needs; 0: the plain path. `edge`: the columns of x or
+ * dy before the margin. */
+static size_t margin_of(const struct low_rank_site *l, const struct backend_weight *w, struct mat x,
+                        size_t edge, const struct backend_batch *b, size_t rows)
 {
+    const struct low_rank_use *only = NULL;
+    for (size_t i = 0; i < l->uses; i++) {
+        if (!active(&l->use[i])) continue;
+        if (only) return 0;
+        only = &l->use[i];
+    }
+    if (!only || only->factors->margin != w || (b && b->now.dropout > 0.0f)) return 0;
+    /* A short batch has more rows, with results that nothing reads. */
+    bool whole = only->tokens >= rows || (b && only->tokens == b->now.tokens);
+    bool room = x.type == w->packed.type && x.ld >= edge + only->factors->padded;
+    return only->first == 0 && whole && room ? only->factors->padded : 0;
+}
+
+struct cuda_applied cuda_low_rank_forward(struct backend_context *c, struct mat y, struct mat x,
+                                          const struct backend_weight *w,
+                                          const struct low_rank_site *l,
+                                          const struct backend_batch *b, size_t rows, bool add)
+{
+    struct cuda_applied done = {false, 0};
     bool any = any_active(l);
-    if (any) shrink(c, l, x, b, false);
-    if (!rows || (!any && !w->bias)) return false;
+    if (any) {
+        done.margin = margin_of(l, w, x, w->k, b, rows);
+        shrink(c, l, x, done.margin ? mat_at(x, 0, w->k) : mat{}, b, false);
+    }
+    bool plain = any && !done.margin;
+    if (!rows || (!plain && !w->bias)) return done;
     struct expand_args a = {};
     a.to = y;
-    if (any) a.h = l->h;
+    if (plain) a.h = l->h;
     a.bias = w->bias;
     a.cols = w->n;
     a.add = add;
-    expand_all(c, a, any ? l : NULL, b, rows);
-    return true;
+    expand_all(c, a, plain ? l : NULL, b, rows);
+    done.set = true;
+    return done;
 }
 
-bool cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
-                        const struct low_rank_site *l, const struct backend_batch *b, size_t rows,
-                        size_t k)
+struct cuda_applied cuda_low_rank_back(struct backend_context *c, struct mat dx, struct mat dy,
+                                       const struct backend_weight *w,
+                                       const struct low_rank_site *l, const struct backend_batch *b,
+                                       size_t rows)
 {
-    if (!any_active(l)) return false;
-    shrink(c, l, dy, b, true);
-    if (!dx.data) return false;
+    struct cuda_applied done = {false, 0};
+    if (!any_active(l)) return done;
+    if (dx.data) done.margin = margin_of(l, w, dy, w->n, b, rows);
+    shrink(c, l, dy, done.margin ? mat_at(dy, 0, w->n) : mat{}, b, true);
+    if (!dx.data || done.margin) return done;
     struct expand_args a = {};
     a.to = dx;
     a.h = l->g;
-    a.cols = k;
+    a.cols = w->k;
     a.back = true;
     expand_all(c, a, l, b, rows);
-    return true;
+    done.set = true;
+    return done;
 }
 
 void cuda_low_rank_shrink(struct backend_context *c, const struct low_rank_site *l, struct mat x,
                           const struct backend_batch *b)
 {
     double since = cuda_begin(c);
-    shrink(c, l, x, b, false);
+    shrink(c, l, x, {}, b, false);
     cuda_done(c, OP_LOW_RANK, since);
 }

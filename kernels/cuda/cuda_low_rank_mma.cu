@@ -166,79 +166,106 @@ static __device__ __forceinline__ bool result_column(uint32_t *out, const struct
     return at < m.width;
 }
 
+/* Where a warp and a lane are in a block's tile: 16 tokens, and one half of each step. */
+struct shrink_lane {
+    size_t row;          /* the lane's first token, of the use */
+    unsigned mine, half; /* the warp's first token and first place of a step */
+};
+
+/* sum += the warp's half of a step, whose first place is `at`. */
+template <unsigned COLS, bool BACK>
+static __device__ __forceinline__ void
+multiply_step(float sum[COLS / 8][4], bf16 *x, bf16 *f, const struct shrink_work &w,
+              const struct drop &drop, const struct shrink_lane &l, size_t at)
+{
+    constexpr unsigned F_LD = (BACK ? COLS : DEPTH) + PAD;
+    unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (unsigned i = 0; i < DEPTH / 2; i += 16) {
+        unsigned left[4], k = l.half + i;
+        ldmatrix_x4(left, x + (l.mine + lane % 16) * DEPTH_LD + k + lane / 16 * 8);
+        if (drop.on) {
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++) {
+                size_t t = l.row + e % 2 * 8;
+                size_t place = t * w.depth + at + k + e / 2 * 8 + lane % 4 * 2;
+                left[e] = dropped_pair(drop, left[e], place, place + 1);
+            }
+        }
+#pragma unroll
+        for (unsigned n = 0; n < COLS; n += 16) {
+            if (n >= w.cols) continue;
+            unsigned right[4];
+            if (BACK)
+                ldmatrix_x4(right, f + (k + lane / 8 % 2 * 8 + lane % 8) * F_LD + n + lane / 16 * 8,
+                            true);
+            else
+                ldmatrix_x4(right,
+                            f + (n + lane / 16 * 8 + lane % 8) * F_LD + k + lane / 8 % 2 * 8);
+            mma_16816(sum[n / 8], left, right);
+            mma_16816(sum[n / 8 + 1], left, right + 2);
+        }
+    }
+}
+
+/* Adds the sums of both halves, which meet in shared memory, and writes them. */
+template <unsigned COLS>
+static __device__ __forceinline__ void
+store_sums(const struct shrink_args &a, const struct shrink_part &p, const struct shrink_lane &l,
+           const float sum[COLS / 8][4], float *halves, float factor)
+{
+    halves += l.mine * 2 + threadIdx.x % 32;
+#pragma unroll
+    for (unsigned i = 0; i < COLS / 2; i++)
+        if (l.half) halves[i * 64] = sum[i / 4][i % 4];
+    __syncthreads();
+    if (l.half) return;
+    struct mat to = p.kind == SHRINK_H ? a.h : p.kind == SHRINK_G ? a.g : a.p;
+    bool beside = a.beside.data && p.kind != SHRINK_P;
+    uint32_t left = p.first + (p.module == ALL_MODULES ? 0 : a.all.view[p.module].at);
+#pragma unroll
+    for (unsigned i = 0; i < COLS / 2; i++) {
+        size_t t = l.row + i / 2 % 2 * 8;
+        uint32_t in_tile = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2, col;
+        float v = (sum[i / 4][i % 4] + halves[i * 64]) * factor;
+        if (t >= a.tokens) continue;
+        if (result_column(&col, a.all, p, in_tile)) store1(to, a.first + t, col, v);
+        if (beside && p.first + in_tile < p.end) store1(a.beside, a.first + t, left + in_tile, v);
+    }
+}
+
 /* 32 tokens and COLS columns. Warps 0 and 1 sum over the first half of each step, 2 and 3 over the
  * second, so that twice as many blocks share the memory of a short batch. */
 template <unsigned COLS, bool BACK>
 static __global__ void __launch_bounds__(THREADS, 4) shrink_mma_kernel(struct shrink_args a)
 {
-    constexpr unsigned F_LD = (BACK ? COLS : DEPTH) + PAD, F_SIZE = (BACK ? DEPTH : COLS) * F_LD;
+    constexpr unsigned X_SIZE = ROWS * DEPTH_LD;
+    constexpr unsigned F_SIZE = BACK ? DEPTH * (COLS + PAD) : COLS * DEPTH_LD;
     DYNAMIC_SHARED(bf16, shared);
-    bf16 *xs = shared, *fs = shared + 2 * ROWS * DEPTH_LD;
+    bf16 *xs = shared, *fs = shared + 2 * X_SIZE;
     struct shrink_part p = part_of(a.all, blockIdx.y, COLS, BACK, !BACK && a.mask.scalars);
     struct shrink_work w = work_of(a, p);
     struct mask mask = a.mask;
     if (!p.drops) mask.scalars = NULL;
     struct drop drop = zeros_of(mask, p.drops ? a.all.view[p.module].m.place : 0);
     size_t row = (size_t)blockIdx.x * ROWS;
-    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    unsigned mine = warp % 2 * 16, half = warp / 2 * (DEPTH / 2);
+    unsigned warp = threadIdx.x / 32, mine = warp % 2 * 16, turn = 0;
+    struct shrink_lane l = {row + mine + threadIdx.x % 32 / 4, mine, warp / 2 * (DEPTH / 2)};
     float sum[COLS / 8][4] = {};
     load_step<COLS, BACK>(xs, fs, a, w, row, 0);
     cp_async_commit();
-    unsigned turn = 0;
     for (size_t at = 0; at < w.depth; at += DEPTH, turn ^= 1) {
+        unsigned then = turn ^ 1;
         if (at + DEPTH < w.depth)
-            load_step<COLS, BACK>(xs + (turn ^ 1) * ROWS * DEPTH_LD, fs + (turn ^ 1) * F_SIZE, a, w,
-                                  row, at + DEPTH);
+            load_step<COLS, BACK>(xs + then * X_SIZE, fs + then * F_SIZE, a, w, row, at + DEPTH);
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
-        bf16 *x = xs + turn * ROWS * DEPTH_LD, *f = fs + turn * F_SIZE;
-#pragma unroll
-        for (unsigned i = 0; i < DEPTH / 2; i += 16) {
-            unsigned left[4], k = half + i;
-            ldmatrix_x4(left, x + (mine + lane % 16) * DEPTH_LD + k + lane / 16 * 8);
-            if (drop.on) {
-#pragma unroll
-                for (unsigned e = 0; e < 4; e++) {
-                    size_t t = row + mine + lane / 4 + e % 2 * 8;
-                    size_t place = t * w.depth + at + k + e / 2 * 8 + lane % 4 * 2;
-                    left[e] = dropped_pair(drop, left[e], place, place + 1);
-                }
-            }
-#pragma unroll
-            for (unsigned n = 0; n < COLS; n += 16) {
-                if (n >= w.cols) continue;
-                unsigned right[4];
-                if (BACK)
-                    ldmatrix_x4(right,
-                                f + (k + lane / 8 % 2 * 8 + lane % 8) * F_LD + n + lane / 16 * 8,
-                                true);
-                else
-                    ldmatrix_x4(right,
-                                f + (n + lane / 16 * 8 + lane % 8) * F_LD + k + lane / 8 % 2 * 8);
-                mma_16816(sum[n / 8], left, right);
-                mma_16816(sum[n / 8 + 1], left, right + 2);
-            }
-        }
+        multiply_step<COLS, BACK>(sum, xs + turn * X_SIZE, fs + turn * F_SIZE, w, drop, l, at);
         __syncthreads(); /* the buffer is free */
     }
     cp_async_wait<0>();
-    float *halves = reinterpret_cast<float *>(shared) + warp % 2 * 32 + lane;
-#pragma unroll
-    for (unsigned i = 0; i < COLS / 2; i++)
-        if (half) halves[i * 64] = sum[i / 4][i % 4];
-    __syncthreads();
-    if (half) return;
-    struct mat to = p.kind == SHRINK_H ? a.h : p.kind == SHRINK_G ? a.g : a.p;
-    float factor = factor_of(mask);
-#pragma unroll
-    for (unsigned i = 0; i < COLS / 2; i++) {
-        size_t t = row + mine + lane / 4 + i / 2 % 2 * 8;
-        uint32_t col;
-        if (t < a.tokens && result_column(&col, a.all, p, i / 4 * 8 + lane % 4 * 2 + i % 2))
-            store1(to, a.first + t, col, (sum[i / 4][i % 4] + halves[i * 64]) * factor);
-    }
+    store_sums<COLS>(a, p, l, sum, reinterpret_cast<float *>(shared), factor_of(mask));
 }
 
 void shrink_mma(struct backend_context *c, const struct shrink_args *a,
@@ -332,76 +359,49 @@ static __device__ __forceinline__ struct sides sides_of(const struct gradient_ar
     return {a.h, a.dy, narrow, m.row + wide, 0};
 }
 
-/* Block (wide tile, narrow tile, chunk or row). Each warp has 32 wide columns. */
+/* sum += the product of STEP tokens of both sides. Each warp has 32 wide columns. `place`: the
+ * number of the lane's first value of x for dropout. */
 template <unsigned NARROW>
-static __global__ void __launch_bounds__(THREADS, NARROW == 16 ? 4 : 3)
-    gradient_mma_kernel(struct gradient_args a)
+static __device__ __forceinline__ void
+multiply_tokens(float sum[NARROW / 16][4][4], bf16 *narrow, bf16 *wide, uint32_t count,
+                const struct drop &drop, size_t place, size_t cols)
 {
     constexpr unsigned N_LD = NARROW + PAD;
-    DYNAMIC_SHARED(bf16, shared);
-    bf16 *ns = shared, *ws = shared + 2 * STEP * N_LD;
-    struct gradient_tile tile = gradient_tile_of(a.all, a.cut, blockIdx.y);
-    size_t col = (size_t)blockIdx.x * WIDE;
-    if (col >= tile.extent) return;
-    size_t cols = tile.extent - col < WIDE ? tile.extent - col : (size_t)WIDE;
-    struct sides s = sides_of(a, tile);
-    struct mask mask = a.mask;
-    if (tile.factor != FACTOR_A) mask.scalars = NULL;
-    struct drop drop =
-        zeros_of(mask, tile.module == ALL_MODULES ? 0 : a.all.view[tile.module].m.place);
-    size_t from, end;
-    gradient_tokens(&from, &end, a);
-    unsigned lane = threadIdx.x % 32, mine = threadIdx.x / 32 * 32, turn = 0;
-    float sum[NARROW / 16][4][4] = {};
-    load_rows<NARROW>(ns, s.narrow, s.narrow_col, tile.count, from - s.narrow_first,
-                      end - s.narrow_first);
-    load_rows<WIDE>(ws, s.wide, s.wide_col, cols, from, end);
-    cp_async_commit();
-    for (size_t at = from; at < end; at += STEP, turn ^= 1) {
-        if (at + STEP < end) {
-            size_t next = at + STEP;
-            load_rows<NARROW>(ns + (turn ^ 1) * STEP * N_LD, s.narrow, s.narrow_col, tile.count,
-                              next - s.narrow_first, end - s.narrow_first);
-            load_rows<WIDE>(ws + (turn ^ 1) * STEP * WIDE_LD, s.wide, s.wide_col, cols, next, end);
-        }
-        cp_async_commit();
-        cp_async_wait<1>();
-        __syncthreads();
-        bf16 *narrow = ns + turn * STEP * N_LD, *wide = ws + turn * STEP * WIDE_LD;
+    unsigned lane = threadIdx.x % 32, mine = threadIdx.x / 32 * 32;
 #pragma unroll
-        for (unsigned k = 0; k < STEP; k += 16) {
-            unsigned right[2][4];
+    for (unsigned k = 0; k < STEP; k += 16) {
+        unsigned right[2][4];
+        bf16 *from = wide + (k + lane / 8 % 2 * 8 + lane % 8) * WIDE_LD + mine + lane / 16 * 8;
 #pragma unroll
-            for (unsigned n = 0; n < 2; n++) {
-                ldmatrix_x4(right[n],
-                            wide + (k + lane / 8 % 2 * 8 + lane % 8) * WIDE_LD + mine + n * 16 +
-                                lane / 16 * 8,
-                            true);
-                if (!drop.on) continue;
+        for (unsigned n = 0; n < 2; n++) {
+            ldmatrix_x4(right[n], from + n * 16, true);
+            if (!drop.on) continue;
 #pragma unroll
-                for (unsigned e = 0; e < 4; e++) {
-                    size_t t = at - a.first + k + e % 2 * 8 + lane % 4 * 2;
-                    size_t place = t * a.all.k + col + mine + n * 16 + e / 2 * 8 + lane / 4;
-                    right[n][e] = dropped_pair(drop, right[n][e], place, place + a.all.k);
-                }
-            }
-#pragma unroll
-            for (unsigned m = 0; m < NARROW / 16; m++) {
-                if (m * 16 >= tile.count) continue;
-                unsigned left[4];
-                ldmatrix_x4(left,
-                            narrow + (k + lane / 16 * 8 + lane % 8) * N_LD + m * 16 +
-                                lane / 8 % 2 * 8,
-                            true);
-#pragma unroll
-                for (unsigned n = 0; n < 4; n++)
-                    mma_16816(sum[m][n], left, right[n / 2] + n % 2 * 2);
+            for (unsigned e = 0; e < 4; e++) {
+                size_t at = place + (k + e % 2 * 8) * cols + n * 16 + e / 2 * 8;
+                right[n][e] = dropped_pair(drop, right[n][e], at, at + cols);
             }
         }
-        __syncthreads(); /* the buffer is free */
+        from = narrow + (k + lane / 16 * 8 + lane % 8) * N_LD + lane / 8 % 2 * 8;
+#pragma unroll
+        for (unsigned m = 0; m < NARROW / 16; m++) {
+            if (m * 16 >= count) continue;
+            unsigned left[4];
+            ldmatrix_x4(left, from + m * 16, true);
+#pragma unroll
+            for (unsigned n = 0; n < 4; n++)
+                mma_16816(sum[m][n], left, right[n / 2] + n % 2 * 2);
+        }
     }
-    cp_async_wait<0>();
-    float scale = tile.factor == FACTOR_A ? factor_of(mask) : a.all.view[tile.module].m.scale;
+}
+
+/* Writes a tile of partial sums, or adds it to the gradient. `col`: its first wide column. */
+template <unsigned NARROW>
+static __device__ __forceinline__ void
+store_tile(const struct gradient_args &a, const struct gradient_tile &tile,
+           const float sum[NARROW / 16][4][4], size_t col, float scale)
+{
+    unsigned lane = threadIdx.x % 32, mine = threadIdx.x / 32 * 32;
     float *part = a.part ? gradient_part(a, blockIdx.z) : NULL;
     float *gradient = a.gradient + (a.start ? blockIdx.z * a.stride : 0);
 #pragma unroll
@@ -415,10 +415,54 @@ static __global__ void __launch_bounds__(THREADS, NARROW == 16 ? 4 : 3)
             float v = sum[m / 2][e / 2][m % 2 * 2 + e % 2] * scale;
             if (part)
                 part[n * WIDE + w] = v;
-            else if (trains && w < cols)
+            else if (trains && col + w < tile.extent)
                 gradient[place + (col + w) * step] += v;
         }
     }
+}
+
+/* Block (wide tile, narrow tile, chunk or row) */
+template <unsigned NARROW>
+static __global__ void __launch_bounds__(THREADS, NARROW == 16 ? 4 : 3)
+    gradient_mma_kernel(struct gradient_args a)
+{
+    constexpr unsigned N_SIZE = STEP * (NARROW + PAD), W_SIZE = STEP * WIDE_LD;
+    DYNAMIC_SHARED(bf16, shared);
+    bf16 *ns = shared, *ws = shared + 2 * N_SIZE;
+    struct gradient_tile tile = gradient_tile_of(a.all, a.cut, blockIdx.y);
+    size_t col = (size_t)blockIdx.x * WIDE, from, end;
+    if (col >= tile.extent) return;
+    size_t cols = tile.extent - col < WIDE ? tile.extent - col : (size_t)WIDE;
+    struct sides s = sides_of(a, tile);
+    struct mask mask = a.mask;
+    if (tile.factor != FACTOR_A) mask.scalars = NULL;
+    uint32_t module = tile.module == ALL_MODULES ? 0 : tile.module;
+    struct drop drop = zeros_of(mask, a.all.view[module].m.place);
+    gradient_tokens(&from, &end, a);
+    unsigned lane = threadIdx.x % 32, turn = 0;
+    size_t mine = col + threadIdx.x / 32 * 32 + lane / 4; /* the lane's first column of x */
+    float sum[NARROW / 16][4][4] = {};
+    load_rows<NARROW>(ns, s.narrow, s.narrow_col, tile.count, from - s.narrow_first,
+                      end - s.narrow_first);
+    load_rows<WIDE>(ws, s.wide, s.wide_col, cols, from, end);
+    cp_async_commit();
+    for (size_t at = from; at < end; at += STEP, turn ^= 1) {
+        unsigned then = turn ^ 1;
+        if (at + STEP < end) {
+            load_rows<NARROW>(ns + then * N_SIZE, s.narrow, s.narrow_col, tile.count,
+                              at + STEP - s.narrow_first, end - s.narrow_first);
+            load_rows<WIDE>(ws + then * W_SIZE, s.wide, s.wide_col, cols, at + STEP, end);
+        }
+        cp_async_commit();
+        cp_async_wait<1>();
+        __syncthreads();
+        multiply_tokens<NARROW>(sum, ns + turn * N_SIZE, ws + turn * W_SIZE, tile.count, drop,
+                                (at - a.first + lane % 4 * 2) * a.all.k + mine, a.all.k);
+        __syncthreads(); /* the buffer is free */
+    }
+    cp_async_wait<0>();
+    float scale = tile.factor == FACTOR_A ? factor_of(mask) : a.all.view[module].m.scale;
+    store_tile<NARROW>(a, tile, sum, col, scale);
 }
 
 void gradient_mma(struct backend_context *c, const struct gradient_args *a, dim3 grid)

@@ -291,7 +291,7 @@ void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
 {
     if (!p->rows || err_is(c->first)) return;
     size_t used = p->w_rows ? p->w_rows : w->n;
-    size_t n = p->back ? w->k : used, k = p->back ? used : w->k;
+    size_t n = p->back ? w->k : used, k = (p->back ? used : w->k) + p->margin;
     struct mat m = whole(c, w);
     if (!m.data) return;
     m = mat_at(m, p->w_first, 0);
