@@ -298,21 +298,23 @@ void shrink_mma(struct backend_context *c, const struct shrink_args *a,
 static constexpr unsigned STEP = 64; /* tokens at a time */
 static constexpr unsigned WIDE_LD = WIDE + PAD;
 
-/* Chunks of 512 tokens, because a block is busy with one for long, and a batch of few tokens would
- * not give blocks to all processors. */
-enum { MMA_CHUNK = 512 };
+/* Tokens of a chunk. A narrow W has few tiles, so that short chunks give blocks to all processors.
+ * With a wide one the partial sums would take much memory. */
+enum { SHORT_CHUNK = 512, LONG_CHUNK = 2048, WIDE_EXTENT = 4096 };
 
 /* Tiles of 16 columns are for factors that have not more. */
 struct gradient_cut gradient_mma_cut(const struct backend_low_rank *l, bool dropout)
 {
-    size_t widest = 0, together = 0;
+    size_t widest = 0, together = 0, extent = l->k;
     for (uint32_t i = 0; i < l->modules; i++) {
         const struct low_rank_module *m = &l->view[i].m;
         widest = m->rank > widest ? m->rank : widest;
+        extent = m->rows > extent ? m->rows : extent;
         if (has_factor(*m, FACTOR_A)) together = l->width;
     }
     if (!dropout && together > widest) widest = together;
-    return {widest <= 16 ? 16u : 64u, MMA_CHUNK, !dropout};
+    uint32_t chunk = extent < WIDE_EXTENT ? SHORT_CHUNK : LONG_CHUNK;
+    return {widest <= 16 ? 16u : 64u, chunk, !dropout};
 }
 
 /* Copies tokens [at, end), at most STEP, and columns [0, cols) of COLS from column `col` on; zeros
@@ -408,6 +410,7 @@ store_tile(const struct gradient_args &a, const struct gradient_tile &tile,
     for (unsigned m = 0; m < NARROW / 8; m++) { /* 8 narrow columns at a time */
         unsigned n = m * 8 + lane / 4;
         size_t place = 0, step = 0;
+        if (n >= tile.count) continue;
         bool trains = gradient_place(&place, &step, a.all, tile, n);
 #pragma unroll
         for (unsigned e = 0; e < 8; e++) {
