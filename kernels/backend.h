@@ -89,7 +89,7 @@ struct batch_rows {
     const uint32_t *start;    /* (rows + 1) row i has the tokens start[i] .. start[i + 1] - 1 */
     const uint32_t *position; /* (tokens) */
     const uint32_t *index;    /* (learned) ascending; tokens whose outputs are wanted */
-    const int32_t *target;    /* (learned) the token that follows there; NULL: no head_loss() */
+    const int32_t *target;    /* (learned) the token that follows there, or -1; or NULL */
     float gradient_scale;     /* factor of each negative log likelihood in the gradient */
     float dropout;            /* probability on the input of A; kept values / (1 - probability) */
     uint64_t dropout_key;     /* equal keys give equal masks, in linear() and in its gradients */
@@ -277,7 +277,8 @@ struct backend {
                               struct mat dy, struct mat x, const struct backend_batch *b);
     /* Softmax cross-entropy of hidden (rows, d) through a head W (vocab, d) for the learned tokens
      * first .. first + rows - 1 of the batch. Their negative log likelihoods are kept in the batch.
-     * Sets dhidden (rows, d) to the gradient unless its data is NULL. */
+     * Sets dhidden (rows, d) to the gradient unless its data is NULL. Both are exactly 0 where the
+     * target is -1, for an entry that only fills the list. */
     void (*head_loss)(struct backend_context *c, struct mat dhidden, struct mat hidden,
                       const struct backend_weight *w, struct backend_batch *b, size_t first,
                       size_t rows);

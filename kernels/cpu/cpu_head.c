@@ -114,7 +114,8 @@ static int32_t power_of(float max, int32_t before)
 static void take_slice(const struct head *h, size_t row, size_t slice, struct mat kept, float *x)
 {
     struct line *l = &h->line[row];
-    size_t first, count, target = (size_t)h->batch->rows.target[h->first + row];
+    size_t first, count;
+    size_t target = (size_t)h->batch->rows.target[h->first + row]; /* -1 is in no slice */
     cpu_weight_slice(&first, &count, h->w, slice);
     bool here = target >= first && target < first + count;
     int32_t power = power_of(largest(x, count), slice ? l->power : -1000000);
@@ -172,7 +173,12 @@ static void finish_share(const struct head *h, size_t share, bool back)
     for (size_t i = row; i < row + share_rows(h, share); i++) {
         const struct line *l = &h->line[i];
         float factor = (float)((double)h->batch->rows.gradient_scale / l->sum);
-        if (back)
+        bool none = h->batch->rows.target[h->first + i] < 0;
+        if (none && back)
+            memset(mat_at(h->dhidden, i, 0).data, 0, h->width * sizeof(float));
+        else if (none)
+            h->batch->nll[h->first + i] = 0.0;
+        else if (back)
             scale_row(mat_at(h->dhidden, i, 0), h->width, factor);
         else
             h->batch->nll[h->first + i] =

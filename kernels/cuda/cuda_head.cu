@@ -5,7 +5,8 @@
  *   e_v = exp(z_v - max)    sum = sum_v e_v    nll = log(sum) + max - z_target
  *   dz_v = (e_v / sum - [v is target]) * gradient_scale
  *
- * All of a row is one sum in a fixed order, so it does not depend on the other rows. */
+ * All of a row is one sum in a fixed order, so it does not depend on the other rows. A row with the
+ * target -1 only fills the batch: its nll and dz are zeros. */
 #include "kernels/cuda/cuda_vector.cuh"
 
 /* LOGITS_BYTES: of the logits of one block of rows. */
@@ -19,7 +20,7 @@ struct head_args {
     float *logits; /* (rows, ld) */
     size_t vocab, ld;
     bool back, narrow;     /* write dz; as bfloat16, into the first half of the row */
-    const int32_t *target; /* (rows) */
+    const int32_t *target; /* (rows) or -1 */
     double *nll;           /* (rows) */
     const struct batch_scalars *scalars;
 };
@@ -60,10 +61,25 @@ static __device__ __forceinline__ void write_gradient(const struct head_args &a,
     }
 }
 
+static __device__ __forceinline__ void write_zeros(const struct head_args &a, float *z)
+{
+    for (size_t v = threadIdx.x; v < a.vocab; v += HEAD_THREADS) {
+        if (a.narrow)
+            reinterpret_cast<bf16 *>(z)[v] = 0;
+        else
+            z[v] = 0.0f;
+    }
+}
+
 __global__ void __launch_bounds__(HEAD_THREADS) head_kernel(struct head_args a)
 {
     size_t row = blockIdx.x;
     float *z = a.logits + row * a.ld, max = -INFINITY;
+    if (a.target[row] < 0) {
+        if (threadIdx.x == 0) a.nll[row] = 0.0;
+        if (a.back) write_zeros(a, z);
+        return;
+    }
     for (size_t v = threadIdx.x; v < a.vocab; v += HEAD_THREADS)
         max = fmaxf(max, z[v]);
     max = block_max(max);

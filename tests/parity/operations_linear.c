@@ -176,6 +176,44 @@ Test(operations_linear, head_loss_gives_the_likelihood_and_its_gradient)
     both(run_heads);
 }
 
+/* Entries with the target -1, even of hidden values that are not numbers, get zeros and leave the
+ * bits of the others. */
+static void run_head_filled(void)
+{
+    enum { WIDTH = 24, VOCAB_FILLED = 600 };
+    uint32_t tokens = 60;
+    struct test_weight w = weight_of(VOCAB_FILLED, WIDTH, false, HEAD);
+    struct rows_of_batch r = batch_of(&tokens, 1, VOCAB_FILLED);
+    size_t n = r.now.learned;
+    struct tensor hidden = tensor_normal(precision, n, WIDTH, 0, 1.0);
+    struct tensor dhidden = tensor_result(DTYPE_F32, n, WIDTH, 0);
+    double *nll = host_take(n, sizeof *nll), *want_nll = host_take(n, sizeof *nll), *want = NULL;
+    for (int filled = 0; filled < 2; filled++) {
+        for (size_t i = 0; i < n && filled; i++) {
+            if (i % 3) continue;
+            r.target[i] = -1;
+            want_nll[i] = 0.0;
+            for (size_t k = 0; k < WIDTH; k++) {
+                hidden.x[i * WIDTH + k] = NAN;
+                want[i * WIDTH + k] = 0.0;
+            }
+        }
+        tensor_put(&hidden);
+        rows_set(&r);
+        be->head_loss(c, dhidden.m, hidden.m, w.w, r.b, 0, n);
+        be->batch_nll(c, filled ? nll : want_nll, r.b);
+        ok(be->check(c));
+        double *got = tensor_get(&dhidden, "dhidden");
+        if (!filled) want = got;
+        if (filled) rows_same(want, 0, got, 0, n, WIDTH, "filled: dhidden");
+    }
+    rows_same(want_nll, 0, nll, 0, n, 1, "filled: nll");
+}
+Test(operations_linear, head_loss_gives_zeros_where_there_is_no_target)
+{
+    both(run_head_filled);
+}
+
 /* Without gradient, and with the logits themselves by linear(). */
 static void run_head_alone(void)
 {
