@@ -156,8 +156,8 @@ struct low_rank_use { /* tokens [first, first + tokens) of the batch use these f
     const struct backend_low_rank *factors; /* NULL: none */
     size_t first, tokens;
     float *gradient; /* as the trained block, gradients are added; NULL: none */
-    /* With rows > 0 each of the batch's rows [row, row + rows), which are these tokens, has its own
-     * gradient, row `row + i` at gradient + i * stride. */
+    /* With rows > 0 each of the batch's rows [row, row + rows), which lie within these tokens, has
+     * its own gradient, row `row + i` at gradient + i * stride. */
     size_t row, rows, stride;
 };
 struct low_rank_site {
@@ -205,6 +205,9 @@ struct optimizer { /* each (n), device */
 
 struct backend {
     const char *name;
+    /* Tokens and learned tokens of a pass that is recorded are filled up to a multiple of this, so
+     * that batches of similar sizes share a record. 1: passes are not recorded. */
+    size_t bucket;
     err (*open)(struct backend_context **out, const struct backend_options *options);
     void (*close)(struct backend_context *c);
     /* Type of activations and packed weights. */
@@ -230,11 +233,14 @@ struct backend {
     /* nll (learned), host: the negative log likelihoods that head_loss() has computed. */
     void (*batch_nll)(struct backend_context *c, double *nll, const struct backend_batch *b);
     void (*batch_close)(struct backend_batch *b); /* accepts NULL */
-    /* Calls work(user), which queues operations. A device that can record them does so the first
-     * time and runs the record again for the same key. *record starts as NULL. */
+    /* Calls work(user), which queues operations, or runs again what an earlier call with this key
+     * has recorded. Equal keys must mean equal calls, apart from the contents of the batch and of
+     * device memory. work() must not take or give memory, nor call an operation that reads or
+     * writes host memory (copy_in, batch_nll, adamw ...). Memory given back later is no problem:
+     * the work is then recorded again. *record starts as NULL and belongs to one context. */
     void (*repeat)(struct backend_context *c, struct backend_record **record, uint64_t key,
                    void (*work)(void *user), void *user);
-    void (*record_close)(struct backend_record *record); /* accepts NULL */
+    void (*record_close)(struct backend_record *record); /* accepts NULL; before close() */
 
     err (*weight_pack)(struct backend_weight **out, struct backend_context *c,
                        const struct weight_source *source);

@@ -150,6 +150,7 @@ static void cpu_record_close(struct backend_record *record)
 
 const struct backend backend_cpu = {
     .name = "cpu",
+    .bucket = 1,
     .open = cpu_open,
     .close = cpu_close,
     .precision = cpu_precision,

@@ -75,6 +75,10 @@ void cuda_done(struct backend_context *c, enum backend_op op, double since)
 void cuda_wait(struct backend_context *c)
 {
     struct cuda_staging *s = c->staging;
+    if (c->capturing) {
+        c->uncapturable = true;
+        return;
+    }
     bool good = cuda_good(c, cudaStreamSynchronize(c->stream), "running the operations");
     for (size_t i = 0; good && i < s->results; i++)
         memcpy(s->result[i].host, s->result[i].pinned, s->result[i].bytes);
@@ -123,13 +127,19 @@ err cuda_take(void *out, struct backend_context *c, size_t bytes)
 void cuda_give(struct backend_context *c, void *memory)
 {
     if (!memory) return;
+    REQUIRE(!c->capturing);
     cuda_begin(c);
     cuda_wait(c); /* queued work may still use it */
+    c->given++;
     cuda_good(c, cudaFree(memory), "freeing memory");
 }
 
 void *cuda_grow(struct backend_context *c, struct cuda_room *r, size_t bytes)
 {
+    if (bytes > r->bytes && c->capturing) {
+        c->uncapturable = true; /* the work runs again without a capture, and grows it then */
+        return NULL;
+    }
     if (bytes > r->bytes) {
         cuda_give(c, r->data);
         *r = {};
@@ -177,7 +187,8 @@ static void copy_out(struct backend_context *c, void *host, const void *from, si
 void cuda_send(struct backend_context *c, void *to, const void *host, size_t bytes)
 {
     struct cuda_staging *s = c->staging;
-    while (bytes) {
+    c->uncapturable |= c->capturing; /* the next copy through this memory may be another one */
+    while (bytes && !c->uncapturable) {
         if (s->in_used == IN_BYTES) cuda_wait(c);
         size_t n = IN_BYTES - s->in_used < bytes ? IN_BYTES - s->in_used : bytes;
         memcpy(s->in + s->in_used, host, n);
@@ -201,7 +212,7 @@ static void promise(struct backend_context *c, void *host, const void *pinned, s
 void cuda_receive(struct backend_context *c, void *host, const void *from, size_t bytes)
 {
     struct cuda_staging *s = c->staging;
-    REQUIRE(bytes <= CUDA_RECEIVE_BYTES);
+    REQUIRE(bytes <= CUDA_RECEIVE_BYTES && !c->capturing);
     if (s->results == RESULTS_MAX || s->out_used + CUDA_RECEIVE_BYTES > OUT_BYTES) cuda_wait(c);
     char *pinned = s->out + s->out_used;
     s->out_used = round_up(s->out_used + bytes, 64);
@@ -402,6 +413,7 @@ static void batch_set(struct backend_context *c, struct backend_batch *b,
 /* The pinned copy may still hold values of an earlier call that have not been delivered. */
 static void batch_nll(struct backend_context *c, double *nll, const struct backend_batch *b)
 {
+    REQUIRE(!c->capturing);
     double since = cuda_begin(c);
     struct cuda_staging *s = c->staging;
     size_t bytes = b->now.learned * sizeof(double);
@@ -417,22 +429,9 @@ static void batch_nll(struct backend_context *c, double *nll, const struct backe
     cuda_done(c, OP_COPY, since);
 }
 
-/* ---- Recorded passes: the work is queued anew each time. */
-
-static void repeat(struct backend_context *c, struct backend_record **record, uint64_t key,
-                   void (*work)(void *user), void *user)
-{
-    (void)c, (void)record, (void)key;
-    work(user);
-}
-
-static void record_close(struct backend_record *record)
-{
-    (void)record;
-}
-
 extern const struct backend backend_cuda = {
     .name = "cuda",
+    .bucket = 256,
     .open = context_open,
     .close = context_close,
     .precision = precision,
@@ -448,8 +447,8 @@ extern const struct backend backend_cuda = {
     .batch_set = batch_set,
     .batch_nll = batch_nll,
     .batch_close = batch_close,
-    .repeat = repeat,
-    .record_close = record_close,
+    .repeat = cuda_repeat,
+    .record_close = cuda_record_close,
     .weight_pack = cuda_weight_pack,
     .weight_close = cuda_weight_close,
     .embed = cuda_embed,

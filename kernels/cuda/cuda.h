@@ -31,6 +31,9 @@ struct backend_context {
     bool rows_depend; /* no algorithm was found whose rows do not depend on their number */
     bool timed;       /* wait for the device around each operation, to measure its seconds */
     uint64_t waits;   /* number of times that the stream has been waited for */
+    /* cuda_record.cu: operations are being captured, and one of them cannot be. */
+    bool capturing, uncapturable;
+    uint64_t given; /* number of times that device memory was given back; graphs may point to it */
     struct cuda_room scratch; /* cuda_scratch() */
     struct cuda_staging *staging;
     struct cuda_products *products;
@@ -122,14 +125,21 @@ void cuda_give(struct backend_context *c, void *memory); /* accepts NULL */
 void cuda_send(struct backend_context *c, void *to, const void *host, size_t bytes);
 /* Copies to host memory, which is written when check() returns. At most CUDA_RECEIVE_BYTES. */
 void cuda_receive(struct backend_context *c, void *host, const void *from, size_t bytes);
-void cuda_wait(struct backend_context *c); /* until all queued work is done */
+void cuda_wait(struct backend_context *c); /* until all queued work is done; not in a capture */
 enum { CUDA_RECEIVE_BYTES = 4096 };
 /* Start and end of an operation: makes the context's device the current one; takes the errors of
  * the launches and adds to the profile. */
 double cuda_begin(struct backend_context *c);
 void cuda_done(struct backend_context *c, enum backend_op op, double since);
 
+/* ---- cuda_record.cu */
+void cuda_repeat(struct backend_context *c, struct backend_record **record, uint64_t key,
+                 void (*work)(void *user), void *user);
+void cuda_record_close(struct backend_record *record);
+
 /* ---- cuda_product.cu */
+/* Forgets which weight the scratch of converted weights holds. */
+void cuda_products_forget(struct cuda_products *p);
 err cuda_products_open(struct cuda_products **out, struct backend_context *c);
 void cuda_products_close(struct cuda_products *p);
 /* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y], where W

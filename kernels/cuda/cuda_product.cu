@@ -66,6 +66,11 @@ err cuda_products_open(struct cuda_products **out, struct backend_context *c)
     return e;
 }
 
+void cuda_products_forget(struct cuda_products *p)
+{
+    p->wide_number = 0;
+}
+
 /* ---- Shapes and algorithms */
 
 static cublasStatus_t matrix(cublasLtMatrixLayout_t *out, enum dtype t, size_t rows, size_t cols,

@@ -16,7 +16,7 @@ thread_local shim_graph *shim::capturing;
 
 static void configure_fault(const char *text)
 {
-    static const char *const name[] = {"malloc", "copy", "launch", "kernel"};
+    static const char *const name[] = {"malloc", "copy", "launch", "kernel", "capture", "graph"};
     for (unsigned i = 0; i < SHIM_FAULTS; i++) {
         const char *found = strstr(text, name[i]);
         if (found && found[strlen(name[i])] == ':')

@@ -244,7 +244,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode)
 {
     CALL();
-    if (s->capture) return done(cudaErrorStreamCaptureUnsupported);
+    if (s->capture || fault(SHIM_FAULT_CAPTURE)) return done(cudaErrorStreamCaptureUnsupported);
     s->capture = new shim_graph{};
     s->capture->streams.push_back(s);
     if (mode != cudaStreamCaptureModeRelaxed) capturing = s->capture;
@@ -259,10 +259,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out)
     for (shim_stream *each : g->streams)
         each->capture = nullptr;
     if (capturing == g) capturing = nullptr;
+    if (fault(SHIM_FAULT_CAPTURE)) g->invalid = true;
     if (g->invalid || all.broken != cudaSuccess) {
         delete g;
         return done(all.broken != cudaSuccess ? all.broken : cudaErrorStreamCaptureInvalidated);
     }
+    all.counts.captures++;
     *out = g;
     return cudaSuccess;
 }
@@ -278,6 +280,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned lon
 {
     CALL();
     if (!g) return done(cudaErrorInvalidValue);
+    if (fault(SHIM_FAULT_CAPTURE)) return done(cudaErrorMemoryAllocation);
     *e = new shim_graph_exec{g->list};
     return cudaSuccess;
 }
@@ -285,7 +288,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s)
 {
     CALL();
     all.counts.graphs++;
-    if (fault(SHIM_FAULT_LAUNCH)) return done(cudaErrorLaunchOutOfResources);
+    if (fault(SHIM_FAULT_GRAPH)) return done(cudaErrorLaunchOutOfResources);
     for (const shim_work &w : e->list)
         push(s, w);
     return cudaSuccess;

@@ -3,7 +3,8 @@
  * The environment sets the same at the first use:
  *   SHIM_SCHEDULE=K              shim_schedule_number(K)
  *   SHIM_VERIFY=1                shim_verify(true)
- *   SHIM_FAULT=KIND:N            shim_fault_at(KIND, N); KIND is malloc, copy, launch or kernel
+ *   SHIM_FAULT=KIND:N            shim_fault_at(KIND, N); KIND is malloc, copy, launch, kernel,
+ *                                capture or graph
  *   SHIM_MEMORY=BYTES            memory of each device
  *   SHIM_DEVICES=N               shim_devices_set(N)
  *   SHIM_PRODUCTS=MASK           shim_products(MASK)
@@ -40,10 +41,12 @@ void shim_verify(bool on);
 
 /* The nth call from now on fails, once. */
 enum shim_fault {
-    SHIM_FAULT_MALLOC, /* cudaMalloc: cudaErrorMemoryAllocation */
-    SHIM_FAULT_COPY,   /* a copy or memset: cudaErrorInvalidValue */
-    SHIM_FAULT_LAUNCH, /* a launch: cudaErrorLaunchOutOfResources from cudaGetLastError() */
-    SHIM_FAULT_KERNEL, /* a kernel while it runs: cudaErrorIllegalAddress from every later call */
+    SHIM_FAULT_MALLOC,  /* cudaMalloc: cudaErrorMemoryAllocation */
+    SHIM_FAULT_COPY,    /* a copy or memset: cudaErrorInvalidValue */
+    SHIM_FAULT_LAUNCH,  /* a launch: cudaErrorLaunchOutOfResources from cudaGetLastError() */
+    SHIM_FAULT_KERNEL,  /* a kernel while it runs: cudaErrorIllegalAddress from every later call */
+    SHIM_FAULT_CAPTURE, /* the start or end of a capture, or the instantiation of its graph */
+    SHIM_FAULT_GRAPH,   /* the launch of a graph: cudaErrorLaunchOutOfResources */
     SHIM_FAULTS
 };
 void shim_fault_at(enum shim_fault kind, uint64_t n);
@@ -70,6 +73,7 @@ struct shim_counts {
     uint64_t copies;      /* copies queued */
     uint64_t memsets;     /* memsets queued */
     uint64_t graphs;      /* graphs queued */
+    uint64_t captures;    /* graphs captured */
     uint64_t allocations; /* cudaMalloc and cudaFree */
     uint64_t waits;       /* calls in which the host waits for the device */
     uint64_t threads, switches;

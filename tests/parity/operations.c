@@ -335,6 +335,7 @@ static const struct {
     const char *test;
 } entry[] = {
     ENTRY(name, "open_gives_the_precision_asked_for"),
+    ENTRY(bucket, "records: all tests"),
     ENTRY(open, "open_gives_the_precision_asked_for"),
     ENTRY(close, "all tests"),
     ENTRY(precision, "open_gives_the_precision_asked_for"),
