@@ -345,13 +345,22 @@ static bool pass_fits(const struct pass *p, const struct pass_size *want)
     return fits;
 }
 
-/* Tokens and learned tokens are rounded up to BACKEND_ROWS, as linear() requires of its buffers. */
-static void pass_plan(struct pass *p, const struct pass_size *s)
+static size_t round_up(size_t n, size_t to)
 {
-    size_t learned = s->learned < LEARNED_BLOCK ? s->learned : LEARNED_BLOCK;
+    return (n + to - 1) / to * to;
+}
+
+/* Tokens and learned tokens are rounded up to BACKEND_ROWS, as linear() requires of its buffers.
+ * There is room for what batch_pad() adds. */
+static void pass_plan(struct pass *p, const struct engine *e, const struct pass_size *s)
+{
     p->size = *s;
-    p->tokens_max = (s->tokens + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
-    p->learned_max = (learned + BACKEND_ROWS - 1) / BACKEND_ROWS * BACKEND_ROWS;
+    p->size.tokens = round_up(s->tokens, e->be->bucket);
+    p->size.learned = round_up(s->learned, e->be->bucket);
+    p->size.rows += e->be->bucket > 1;
+    size_t learned = p->size.learned < LEARNED_BLOCK ? p->size.learned : LEARNED_BLOCK;
+    p->tokens_max = round_up(p->size.tokens, BACKEND_ROWS);
+    p->learned_max = round_up(learned, BACKEND_ROWS);
 }
 
 void pass_size_widths(struct pass_size *s, const struct factors *f)
@@ -370,7 +379,7 @@ static err pass_lists(struct pass *p, const struct engine *e)
 size_t pass_bytes(const struct engine *e, const struct pass_size *s)
 {
     struct pass p = {0};
-    pass_plan(&p, s);
+    pass_plan(&p, e, s);
     size_t bytes = err_is(pass_lists(&p, e)) ? 0 : place_pass(&p, e, NULL);
     free(p.layer);
     free(p.x1);
@@ -385,12 +394,13 @@ err pass_reserve(struct engine *e, const struct pass_size *s)
     TRY(engine_reserve_positions(e, s->positions));
     if (pass_fits(&e->pass, s)) return ERR_NONE;
     pass_close(e);
-    pass_plan(&want, s);
+    pass_plan(&want, e, s);
     err er = pass_lists(&want, e);
     size_t bytes = err_is(er) ? 0 : place_pass(&want, e, NULL);
     if (!err_is(er)) er = e->be->memory_take(&want.memory, e->ctx, bytes + 64);
     if (!err_is(er)) place_pass(&want, e, want.memory);
-    struct batch_rows most = {.tokens = s->tokens, .rows = s->rows, .learned = s->learned};
+    struct batch_rows most = {.tokens = want.size.tokens, .rows = want.size.rows};
+    most.learned = want.size.learned;
     if (!err_is(er)) er = e->be->batch_open(&want.batch, e->ctx, &most);
     e->pass = want;
     if (err_is(er)) pass_close(e);

@@ -1,5 +1,49 @@
 #include "engine/pass.h"
 
+struct work {
+    struct engine *e;
+    const struct batch *b;
+};
+
+static void queue(void *user)
+{
+    const struct work *w = user;
+    struct engine *e = w->e;
+    e->be->embed(e->ctx, e->pass.resid, e->embed, e->pass.batch);
+    forward_layers(e, w->b);
+    if (!w->b->target) return;
+    forward_loss(e, w->b);
+    if (w->b->backward && w->b->learned) backward_layers(e, w->b);
+}
+
+/* The mixing function of splitmix64 (Steele, Lea, Flood 2014). */
+static uint64_t stir(uint64_t key, uint64_t word)
+{
+    key = (key ^ word) + 0x9e3779b97f4a7c15u;
+    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
+    key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
+    return key ^ (key >> 31);
+}
+
+/* A hash of all that decides which operations a pass queues: two that differ have the same key with
+ * a probability of about 2^-64. The device has the rest in its batch. */
+static uint64_t pass_key(const struct batch *b)
+{
+    uint64_t key = 0;
+    const uint64_t word[] = {b->tokens,         b->rows,           b->learned,
+                             b->target != NULL, b->backward,       b->lowest,
+                             b->checkpoint,     b->dropout > 0.0f, b->segments};
+    for (size_t i = 0; i < sizeof word / sizeof word[0]; i++)
+        key = stir(key, word[i]);
+    for (size_t i = 0; i < b->segments; i++) {
+        const struct segment *s = &b->segment[i];
+        key = stir(stir(key, (uintptr_t)s->factors), (uintptr_t)s->gradient);
+        key = stir(stir(key, s->first), s->tokens);
+        key = stir(stir(stir(key, s->row), s->rows), s->stride);
+    }
+    return key;
+}
+
 /* One pass over a batch. The lowest layer with a trained module bounds the work: gradients below it
  * are never computed, and no activations are kept for it. A batch whose rows are all empty is valid
  * and does nothing. */
@@ -28,11 +72,11 @@ err pass_run(struct engine *e, struct batch *b)
     rows.dropout = b->dropout;
     rows.dropout_key = b->dropout_key;
     e->be->batch_set(e->ctx, e->pass.batch, &rows);
-    e->be->embed(e->ctx, e->pass.resid, e->embed, e->pass.batch);
-    forward_layers(e, b);
-    if (!b->target) return ERR_NONE;
-    forward_loss(e, b);
-    if (b->backward && b->learned) backward_layers(e, b);
-    e->be->batch_nll(e->ctx, b->nll, e->pass.batch);
+    struct work work = {e, b};
+    if (b->record)
+        e->be->repeat(e->ctx, b->record, pass_key(b), queue, &work);
+    else
+        queue(&work);
+    if (b->target) e->be->batch_nll(e->ctx, b->nll, e->pass.batch);
     return ERR_NONE;
 }

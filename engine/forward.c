@@ -56,6 +56,71 @@ out:
     return e;
 }
 
+/* The index stays ascending and without repetition, as learned_add() needs it, so the entries with
+ * target -1 take the last tokens that are not learned. There are enough, because learned tokens are
+ * not more than tokens and both are rounded up in the same way. */
+static void pad_index(struct batch *to, const struct batch *from)
+{
+    size_t left = to->learned, old = from->learned, more = left - old;
+    for (size_t t = to->tokens; t-- > 0 && left > 0;) {
+        bool learned = old > 0 && from->index[old - 1] == t;
+        if (!learned && more == 0) continue;
+        to->index[--left] = (uint32_t)t;
+        to->target[left] = learned ? from->target[old - 1] : -1;
+        if (learned)
+            old--;
+        else
+            more--;
+    }
+}
+
+/* The additional row repeats the tokens of the longest row, so that its values are as ordinary as
+ * theirs: 0 times infinity would not be 0. */
+static void pad_row(struct batch *to, const struct batch *from)
+{
+    size_t longest = 0;
+    for (size_t i = 1; i < from->rows; i++)
+        if (from->start[i + 1] - from->start[i] > from->start[longest + 1] - from->start[longest])
+            longest = i;
+    uint32_t first = from->start[longest], length = from->start[longest + 1] - first;
+    for (size_t t = from->tokens; t < to->tokens; t++) {
+        to->position[t] = (uint32_t)(t - from->tokens);
+        to->id[t] = from->id[first + to->position[t] % length];
+        if (to->positions <= to->position[t]) to->positions = to->position[t] + 1;
+    }
+    for (size_t i = from->rows + 1; i <= to->rows; i++)
+        to->start[i] = (uint32_t)(i < to->rows ? from->tokens : to->tokens);
+}
+
+static void *copy(void *to, const void *from, size_t n, size_t size)
+{
+    return n ? memcpy(to, from, n * size) : to;
+}
+
+err batch_pad(struct batch *b, size_t bucket, size_t rows)
+{
+    struct batch p = *b;
+    REQUIRE(b->target && rows >= b->rows);
+    if (bucket <= 1 || !b->tokens) return ERR_NONE;
+    p.tokens = (b->tokens + bucket - 1) / bucket * bucket;
+    p.learned = (b->learned + bucket - 1) / bucket * bucket;
+    p.rows = rows + 1;
+    TRY(arena_take(&p.id, &b->arena, p.tokens, sizeof *p.id));
+    TRY(arena_take(&p.position, &b->arena, p.tokens, sizeof *p.position));
+    TRY(arena_take(&p.start, &b->arena, p.rows + 1, sizeof *p.start));
+    TRY(arena_take(&p.index, &b->arena, p.learned, sizeof *p.index));
+    TRY(arena_take(&p.target, &b->arena, p.learned, sizeof *p.target));
+    TRY(arena_take(&p.nll, &b->arena, p.learned, sizeof *p.nll));
+    copy(p.id, b->id, b->tokens, sizeof *p.id);
+    copy(p.position, b->position, b->tokens, sizeof *p.position);
+    copy(p.start, b->start, b->rows + 1, sizeof *p.start);
+    pad_row(&p, b);
+    pad_index(&p, b);
+    p.arena = b->arena;
+    *b = p;
+    return ERR_NONE;
+}
+
 const struct low_rank_site *pass_low_rank(struct low_rank_site *out, const struct engine *e,
                                           const struct batch *b, uint32_t layer, enum site site,
                                           struct mat h)

@@ -98,8 +98,9 @@ struct batch { /* input and results of one pass */
     uint64_t dropout_key;
     bool backward, checkpoint;
     double scale;
-    struct cache **cache; /* (rows) caches to append to, or NULL */
-    bool decode;          /* each row is one new token that attends to its cache */
+    struct cache **cache;           /* (rows) caches to append to, or NULL */
+    bool decode;                    /* each row is one new token that attends to its cache */
+    struct backend_record **record; /* the pass is recorded there; NULL: it is not */
     uint32_t lowest; /* lowest layer with a module that trains; layers below have no backward */
     struct arena arena;
 };
@@ -115,8 +116,8 @@ struct segment {
     const struct factors *factors; /* NULL: the base alone */
     float *gradient;               /* as the trained block, gradients are added; NULL: none */
     size_t first, tokens;
-    /* With rows > 0 each of the batch's rows [row, row + rows), which are these tokens, has its own
-     * gradient, at gradient + i * stride. */
+    /* With rows > 0 each of the batch's rows [row, row + rows), which lie within these tokens, has
+     * its own gradient, at gradient + i * stride. */
     size_t row, rows, stride;
 };
 
@@ -124,6 +125,11 @@ struct segment {
 err batch_open(struct batch *out, const struct engine_row *row, size_t rows,
                enum batch_outputs outputs);
 void batch_close(struct batch *b);
+/* Fills a batch for training up to multiples of `bucket` tokens and learned tokens and to rows + 1
+ * rows, so that batches of similar sizes have the same sizes and share a record. The last row takes
+ * the additional tokens. They are not learned, and all gradients at them are exactly 0. Called
+ * before the segments are set; changes nothing if bucket is 1. */
+err batch_pad(struct batch *b, size_t bucket, size_t rows);
 /* Makes the working memory large enough. */
 err pass_reserve(struct engine *e, const struct pass_size *s);
 size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it then takes */

@@ -115,6 +115,7 @@ static err factors_take(struct training *t)
 void training_close(struct training *t)
 {
     const struct backend *be = t->e->be;
+    be->record_close(t->record);
     float *block[] = {t->value, t->first, t->second, t->gradient, t->start};
     for (size_t i = 0; i < sizeof block / sizeof block[0]; i++)
         if (block[i]) be->memory_give(t->e->ctx, block[i]);
@@ -219,6 +220,8 @@ static err one_pass(struct training *t, struct batch *b, const struct engine_row
                     double scale, uint64_t pass)
 {
     TRY(batch_open(b, row, rows, BATCH_LABELS));
+    TRY(batch_pad(b, t->e->be->bucket, t->o->batch));
+    b->record = &t->record;
     struct segment segment = {.factors = t->factors, .gradient = t->gradient, .tokens = b->tokens};
     b->segment = &segment;
     b->segments = 1;
@@ -324,6 +327,10 @@ static err one_step(struct training *t, struct train_step *s)
                       s->step * t->o->accumulate + opened);
     s->lr = t->o->lr * train_lr_factor(t->o->schedule, s->step, t->o->warmup, t->steps);
     if (!err_is(er)) er = training_update(t, s);
+    if (err_is(er)) { /* what is queued still has to write into the batches */
+        err other = t->e->be->check(t->e->ctx);
+        (void)other;
+    }
     for (size_t i = 0; i < opened; i++) {
         for (size_t k = 0; k < t->batch[i].learned && !err_is(er); k++)
             nll += t->batch[i].nll[k];

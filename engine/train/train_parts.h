@@ -20,6 +20,7 @@ struct training {
     uint32_t *order;                          /* (rows) order of the rows in `epoch` */
     uint64_t epoch;                           /* from 1; 0: `order` is not set */
     bool each_row;                            /* the caller keeps a gradient for each row */
+    struct backend_record *record;            /* of the passes */
 };
 
 err training_check(const struct train_options *o, const struct adapter *ad,

@@ -23,11 +23,12 @@ struct records {
     uint64_t sigma;
     size_t n, batch; /* values of one gradient; records of one pass */
     bool checkpoint;
-    struct engine_row *row; /* (batch) */
-    float *each;            /* (batch, n) device: gradients of one pass */
-    float *host;            /* (n) */
-    int32_t *whole;         /* (n) gradient of one record on the lattice */
-    int64_t *sum;           /* (n) */
+    struct backend_record **record; /* of the passes, or NULL */
+    struct engine_row *row;         /* (batch) */
+    float *each;                    /* (batch, n) device: gradients of one pass */
+    float *host;                    /* (n) */
+    int32_t *whole;                 /* (n) gradient of one record on the lattice */
+    int64_t *sum;                   /* (n) */
 };
 
 struct private
@@ -108,26 +109,41 @@ static err guard(const struct private *p, const struct train_step *s)
 
 /* ---- gradients of single records */
 
-/* Gradients of each row's summed negative log likelihood into `each` (rows, value_count), which is
- * set to zero first. The segment gives each row its own gradient, so all rows still run through the
- * base model in one batch. */
-static err pass_each(struct engine *e, const struct factors *f, float *each,
-                     const struct engine_row *row, size_t rows, bool checkpoint)
+struct pass_each {
+    struct engine *e;
+    const struct factors *factors;
+    float *each; /* (rows_max, value_count) device */
+    const struct engine_row *row;
+    size_t rows, rows_max; /* of this pass, and of the largest one */
+    bool checkpoint;
+    struct backend_record **record; /* or NULL */
+};
+
+/* Gradients of each row's summed negative log likelihood into `each`, of which the first `rows` are
+ * set to zero before. The segment gives each row its own gradient, so all rows still run through
+ * the base model in one batch. A recorded pass always has rows_max rows, the last ones empty,
+ * because the sample of a step varies. */
+static err run_each(const struct pass_each *p)
 {
     struct batch b = {0};
-    size_t n = f->adapter->value_count;
-    TRY(batch_open(&b, row, rows, BATCH_LABELS));
-    struct segment segment = {.factors = f, .gradient = each, .tokens = b.tokens};
-    segment.rows = rows;
+    struct engine *e = p->e;
+    size_t n = p->factors->adapter->value_count, bucket = p->record ? e->be->bucket : 1;
+    err er;
+    TRY(batch_open(&b, p->row, p->rows, BATCH_LABELS));
+    TRY_OUT(er, batch_pad(&b, bucket, p->rows_max));
+    struct segment segment = {.factors = p->factors, .gradient = p->each, .tokens = b.tokens};
+    segment.rows = bucket > 1 ? p->rows_max : p->rows;
     segment.stride = n;
     b.segment = &segment;
     b.segments = 1;
     b.backward = true;
-    b.checkpoint = checkpoint;
+    b.checkpoint = p->checkpoint;
     b.scale = 1.0;
-    e->be->zero(e->ctx, (struct mat){each, DTYPE_F32, n}, rows, n);
-    err er = pass_run(e, &b);
+    b.record = p->record;
+    e->be->zero(e->ctx, (struct mat){p->each, DTYPE_F32, n}, p->rows, n);
+    er = pass_run(e, &b);
     if (!err_is(er)) er = e->be->check(e->ctx);
+out:
     batch_close(&b);
     return er;
 }
@@ -156,7 +172,8 @@ err train_private_gradients(float *out, struct engine *e, const struct adapter *
     err er;
     TRY_OUT(er, factors_open(&f, e, ad));
     TRY_OUT(er, e->be->memory_take(&each, e->ctx, (rows * n + 1) * sizeof(float)));
-    TRY_OUT(er, pass_each(e, f, each, row, rows, false));
+    struct pass_each pass = {e, f, each, row, rows, rows, false, NULL};
+    TRY_OUT(er, run_each(&pass));
     for (size_t i = 0; i < rows; i++)
         TRY_OUT(er, fetch(out + i * n, e, each + i * n, n, &row[i]));
 out:
@@ -204,7 +221,9 @@ static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
         const struct data_row *d = &r->data->row[taken[i]];
         r->row[i] = (struct engine_row){d->id, d->label, d->count, r->adapter};
     }
-    TRY(pass_each(r->e, r->factors, r->each, r->row, rows, r->checkpoint));
+    struct pass_each pass = {r->e, r->factors, r->each,       r->row,
+                             rows, r->batch,   r->checkpoint, r->record};
+    TRY(run_each(&pass));
     for (size_t i = 0; i < rows; i++) {
         struct clip_result result;
         struct clip_tensor tensor = {.now = r->host, .count = r->n};
@@ -325,6 +344,7 @@ static err open_run(struct private *p)
     p->frozen = frozen_hash(p->t.adapter);
     p->r = (struct records){
         .e = p->t.e, .adapter = p->t.adapter, .data = p->t.data, .factors = p->t.factors};
+    p->r.record = &p->t.record;
     return records_open(&p->r, &p->own);
 }
 
