@@ -46,8 +46,13 @@ SHIM_DEVICES=0 refused none 1 'no GPU' --device cuda
 SHIM_DEVICES=-1 refused driver 1 'driver' --device cuda
 SHIM_MEMORY=1000000 refused memory 1 'out of memory' --device cuda
 SHIM_FAULT=malloc:20 refused malloc 1 'out of memory' --device cuda
-SHIM_FAULT=launch:100 refused launch 1 'cuda:0' --device cuda
+SHIM_FAULT=launch:20 refused launch 1 'cuda:0' --device cuda
 SHIM_FAULT=kernel:100 refused kernel 1 'cuda:0' --device cuda
+SHIM_FAULT=graph:1 refused graph 1 'running a recorded pass' --device cuda
+
+# A pass that CUDA does not record runs directly and gives the same bytes.
+SHIM_FAULT=capture:1 train unrecorded --device cuda --precision f32 || fail_with "$work/unrecorded.log" "without a record"
+cmp "$work/gpu/adapter_model.safetensors" "$work/unrecorded/adapter_model.safetensors" || fail "the record changes bytes"
 
 SHIM_DEVICES=0 train auto --device auto || fail_with "$work/auto.log" "auto without a GPU"
 grep -q '"device":"cpu"' "$work/auto.json" || fail_with "$work/auto.json" "auto did not take the CPU"
