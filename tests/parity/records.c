@@ -1,6 +1,6 @@
 /* Recorded passes of training give the bits of passes that are queued anew, and filled batches the
  * bits of plain ones. On the CPU backend, which neither records nor fills, batches are filled all
- * the same, for its part of the contract; with the CUDA backend on the CPU the calls are counted. */
+ * the same, for its part of the contract. With the CUDA backend on the CPU calls are counted. */
 #include "base/rng.h"
 #include "engine/train/train_parts.h"
 #include "tests/cuda_on_cpu/shim.h"
