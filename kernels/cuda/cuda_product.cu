@@ -175,6 +175,10 @@ static const struct blas_algorithms *algorithms_of(struct backend_context *c,
     struct cuda_products *p = c->products;
     for (size_t i = 0; i < p->kinds; i++)
         if (!memcmp(&p->algorithms[i].kind, &k->kind, sizeof k->kind)) return &p->algorithms[i];
+    if (c->capturing) { /* an algorithm is tried on the device */
+        c->uncapturable = true;
+        return NULL;
+    }
     void *more = realloc(p->algorithms, (p->kinds + 1) * sizeof *p->algorithms);
     if (!more) {
         cuda_fail(c, err_sys(ENOMEM, "cuda"));
