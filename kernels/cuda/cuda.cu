@@ -431,7 +431,7 @@ static void batch_nll(struct backend_context *c, double *nll, const struct backe
 
 extern const struct backend backend_cuda = {
     .name = "cuda",
-    .bucket = 256,
+    .bucket = BUCKET,
     .open = context_open,
     .close = context_close,
     .precision = precision,

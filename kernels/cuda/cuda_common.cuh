@@ -7,6 +7,7 @@
  *                                                          are reported by cudaGetLastError()
  *   SHARED(T, name, n)         an array T name[n] of the block, once in a function
  *   DYNAMIC_SHARED(T, name)    a pointer T *name to the dynamic shared memory, aligned to 128 bytes
+ *   BUCKET                     `bucket` of struct backend; batches of tests are small and slow
  *
  * House rules that the CPU build checks: blocks of one dimension; all lanes of a warp take part in
  * a collective, with a full mask; all threads of a block reach the same __syncthreads(). */
@@ -20,9 +21,13 @@ typedef uint16_t bf16; /* the upper half of a float32 */
 
 #ifdef CUDA_ON_CPU
 #include "cuda_on_cpu.h"
+
+enum { BUCKET = 64 };
 #else
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+
+enum { BUCKET = 256 };
 
 #define SHARED(T, name, n) __shared__ T name[n]
 #define DYNAMIC_SHARED(T, name)                                                                    \
