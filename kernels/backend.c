@@ -21,6 +21,42 @@ static bool device_number(int *out, const char *name)
     return *end == 0;
 }
 
+static err unknown_device(const char *name)
+{
+    return err_make(ERR_INPUT,
+                    "device %s: expected cpu, cuda, cuda:N, a list as cuda:0,cuda:1, cuda:all or "
+                    "auto",
+                    name);
+}
+
+/* Appends a device; a list has numbers, so "cuda" is "cuda:0" there. */
+static err list_add(struct backend_list *out, const char *names, int device)
+{
+    char name[BACKEND_NAME_BYTES];
+    snprintf(name, sizeof name, "cuda:%d", device);
+    for (size_t i = 0; i < out->count; i++)
+        if (!strcmp(out->name[i], name))
+            return err_make(ERR_INPUT, "device %s: %s is named twice", names, name);
+    if (out->count == BACKEND_DEVICES_MAX)
+        return err_make(ERR_INPUT, "device %s: more than %d devices", names, BACKEND_DEVICES_MAX);
+    memcpy(out->name[out->count++], name, sizeof name);
+    return ERR_NONE;
+}
+
+static err list_split(struct backend_list *out, const char *names)
+{
+    struct backend_list list = {0};
+    for (const char *at = names; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        char name[BACKEND_NAME_BYTES];
+        int device = 0, n = (int)strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", n, at);
+        if (n >= BACKEND_NAME_BYTES || !device_number(&device, name)) return unknown_device(names);
+        TRY(list_add(&list, names, device));
+    }
+    *out = list;
+    return ERR_NONE;
+}
+
 static void *say(char why[BACKEND_WHY_BYTES], const char *text)
 {
     snprintf(why, BACKEND_WHY_BYTES, "%s", text);
@@ -84,6 +120,30 @@ static const struct backend *cuda(char why[BACKEND_WHY_BYTES])
     return found;
 }
 
+static err list_all(struct backend_list *out, const char *names)
+{
+    char why[BACKEND_WHY_BYTES];
+    struct backend_list list = {0};
+    const struct backend *found = cuda(why);
+    if (!found) return err_make(ERR_INPUT, "device %s: %s", names, why);
+    int count = found->devices();
+    for (int i = 0; i < count || i == 0; i++) /* a missing one is reported when it is opened */
+        TRY(list_add(&list, names, i));
+    *out = list;
+    return ERR_NONE;
+}
+
+err backend_list_set(struct backend_list *out, const char *names)
+{
+    if (names && !strcmp(names, "cuda:all")) return list_all(out, names);
+    if (names && strchr(names, ',')) return list_split(out, names);
+    struct backend_list list = {.count = 1};
+    int n = snprintf(list.name[0], BACKEND_NAME_BYTES, "%s", names ? names : "auto");
+    if (n >= BACKEND_NAME_BYTES) return unknown_device(names);
+    *out = list;
+    return ERR_NONE;
+}
+
 static err open_cuda(const struct backend **out, struct backend_context **c,
                      const struct backend_options *o)
 {
@@ -106,7 +166,7 @@ err backend_open(const struct backend **out, struct backend_context **c, const c
         if (!err_is(e) || !automatic) return e;
         snprintf(why, BACKEND_WHY_BYTES, "%s", e.text);
     } else if (strcmp(name, "cpu") != 0) {
-        return err_make(ERR_INPUT, "device %s: expected cpu, cuda, cuda:N or auto", name);
+        return unknown_device(name);
     }
     *out = &backend_cpu;
     return backend_cpu.open(c, &own);

@@ -95,9 +95,17 @@ struct batch_rows {
     uint64_t dropout_key;     /* equal keys give equal masks, in linear() and in its gradients */
 };
 
-/* Buffers of linear() hold a multiple of BACKEND_ROWS rows. The result of a float32 row does not
- * depend on the other rows of the call, bit for bit: in linear() if there are at least BACKEND_FEW
- * rows, in linear_back() and head_loss() always. */
+/* Buffers of linear() hold a multiple of BACKEND_ROWS rows.
+ *
+ * Rows alone: if rows_alone() is true, the result of a row does not depend on the other rows of the
+ * call, bit for bit: in linear() if there are at least BACKEND_FEW rows, in all other operations
+ * always. Then the gradient of a record is the same in any pass, which private training needs.
+ *
+ *   CPU    float32: always.  bfloat16: never, products sum in another order for other numbers of
+ *          rows.
+ *   CUDA   both: as long as each product has an algorithm of cuBLAS that has been tried with
+ *          several numbers of rows. Algorithms are chosen at the first product of a kind, and
+ *          checked again for each new number of rows. */
 enum { BACKEND_ROWS = 64, BACKEND_FEW = 8 };
 /* Uses of a packed weight. KEEP holds the bytes of the file and converts them at each use, to save
  * memory. */
@@ -203,11 +211,30 @@ struct optimizer { /* each (n), device */
     double prox;
 };
 
+/* Memory of a device, in bytes. */
+struct backend_memory {
+    uint64_t free; /* that can be taken now; UINT64_MAX if it is not known */
+    uint64_t held; /* that this context has taken; on the CPU packed weights alone are counted */
+};
+struct backend_weight_bytes {
+    uint64_t held;    /* what weight_pack() takes */
+    uint64_t scratch; /* of its operations; weights share it, so only the largest counts */
+};
+struct backend_need { /* the largest pass that will run, for scratch_bytes() */
+    size_t tokens, rows, learned;
+    size_t head_rows, vocab; /* of one head_loss() */
+    size_t widest;           /* columns of the widest x, or rows of the widest module */
+    size_t heads;
+    uint32_t width; /* of H at the widest site */
+    bool each_row;  /* each row has a gradient of its own */
+};
+
 struct backend {
     const char *name;
     /* Tokens and learned tokens of a pass that is recorded are filled up to a multiple of this, so
      * that batches of similar sizes share a record. 1: passes are not recorded. */
     size_t bucket;
+    int (*devices)(void); /* number of devices that this process can use */
     err (*open)(struct backend_context **out, const struct backend_options *options);
     void (*close)(struct backend_context *c);
     /* Type of activations and packed weights. */
@@ -215,6 +242,17 @@ struct backend {
     /* Waits for everything queued; the first failure since the last check. */
     err (*check)(struct backend_context *c);
     void (*profile)(struct backend_profile *out, const struct backend_context *c);
+    /* Whether the promise on rows at BACKEND_ROWS has been kept by all operations so far. */
+    bool (*rows_alone)(const struct backend_context *c);
+
+    /* ---- Memory, counted before it is taken. */
+    void (*memory)(struct backend_memory *out, struct backend_context *c);
+    /* The data of the parts and of the bias is not read. */
+    void (*weight_bytes)(struct backend_weight_bytes *out, const struct backend_context *c,
+                         const struct weight_source *source);
+    /* What a context and its batch take for themselves in passes of this size, apart from the
+     * scratch of weights. */
+    uint64_t (*scratch_bytes)(const struct backend_context *c, const struct backend_need *need);
 
     err (*memory_take)(void *out /* T ** */, struct backend_context *c, size_t bytes); /* zeroed */
     void (*memory_give)(struct backend_context *c, void *memory);
@@ -224,6 +262,13 @@ struct backend {
     /* to = scale * from, between any two types */
     void (*convert)(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                     size_t cols, float scale);
+
+    /* Copies between two contexts of one backend: to = from, and to += from. They run after all
+     * that is queued in both contexts, and what is queued in both later runs after them. */
+    void (*peer_copy)(struct backend_context *c, float *to, struct backend_context *other,
+                      const float *from, size_t n);
+    void (*peer_add)(struct backend_context *c, float *to, struct backend_context *other,
+                     const float *from, size_t n);
 
     /* A batch with room for rows of these sizes; only tokens, rows and learned are read. */
     err (*batch_open)(struct backend_batch **out, struct backend_context *c,
@@ -345,6 +390,15 @@ enum { BACKEND_WHY_BYTES = 640 };
  * device. */
 err backend_open(const struct backend **out, struct backend_context **c, const char *name,
                  const struct backend_options *o, char why[BACKEND_WHY_BYTES]);
+
+/* The devices of a list: "cuda:0,cuda:1", "cuda:all", or one name of backend_open(). ERR_INPUT for a
+ * device that is named twice, and for a list with a device that is not cuda:N. */
+enum { BACKEND_DEVICES_MAX = 16, BACKEND_NAME_BYTES = 16 };
+struct backend_list {
+    char name[BACKEND_DEVICES_MAX][BACKEND_NAME_BYTES];
+    size_t count; /* at least 1 */
+};
+err backend_list_set(struct backend_list *out, const char *names);
 
 /* The library exports these. The build must be equal to that of the program, because both must
  * agree on every struct of this header. */

@@ -18,6 +18,7 @@ struct backend_context {
      * low-rank operations, which call products. */
     void *scratch, *room;
     size_t scratch_bytes, room_bytes;
+    uint64_t packed_bytes; /* of all weights packed so far */
 };
 struct backend_batch {
     struct batch_rows rows; /* its arrays are copies, owned by the batch */
@@ -47,6 +48,8 @@ bool cpu_can_bf16(void); /* oneDNN can multiply bf16 weights on this processor *
 err cpu_weight_pack(struct backend_weight **out, struct backend_context *c,
                     const struct weight_source *source);
 void cpu_weight_close(struct backend_weight *w);
+void cpu_weight_bytes(struct backend_weight_bytes *out, const struct backend_context *c,
+                      const struct weight_source *source);
 void cpu_embed(struct backend_context *c, struct mat to, const struct backend_weight *w,
                const struct backend_batch *b);
 /* y (rows, n) = x (rows, k) W^T + bias [+ y];  dx (rows, k) = dy (rows, n) W [+ dx] */

@@ -1,5 +1,6 @@
 /* The table of the CPU backend, its context, memory and batches. */
 #include "base/limits.h"
+#include "base/memory.h"
 #include "kernels/cpu/cpu.h"
 
 #include <errno.h>
@@ -52,6 +53,46 @@ static err cpu_check(struct backend_context *c)
 static void cpu_profile(struct backend_profile *out, const struct backend_context *c)
 {
     *out = c->profile;
+}
+
+static int cpu_devices(void)
+{
+    return 1;
+}
+
+static bool cpu_rows_alone(const struct backend_context *c)
+{
+    return c->precision == DTYPE_F32;
+}
+
+static void cpu_memory(struct backend_memory *out, struct backend_context *c)
+{
+    *out = (struct backend_memory){.free = memory_available(), .held = c->packed_bytes};
+}
+
+/* Scratch of the kernels for each thread: kept exponentials of the head, and panels. */
+enum { THREAD_BYTES = 40 << 20, OTHER_BYTES = 64 << 20 };
+
+static uint64_t cpu_scratch_bytes(const struct backend_context *c, const struct backend_need *need)
+{
+    (void)need;
+    return (uint64_t)THREAD_BYTES * (uint64_t)c->threads + OTHER_BYTES;
+}
+
+/* There is one memory, so that contexts copy as one does by itself. */
+static void cpu_peer_copy(struct backend_context *c, float *to, struct backend_context *other,
+                          const float *from, size_t n)
+{
+    (void)c, (void)other;
+    if (n) memcpy(to, from, n * sizeof *to);
+}
+
+static void cpu_peer_add(struct backend_context *c, float *to, struct backend_context *other,
+                         const float *from, size_t n)
+{
+    (void)c, (void)other;
+    for (size_t i = 0; i < n; i++)
+        to[i] += from[i];
 }
 
 /* calloc() gives large blocks whose pages cost memory only when they are used. It does not align to
@@ -151,17 +192,24 @@ static void cpu_record_close(struct backend_record *record)
 const struct backend backend_cpu = {
     .name = "cpu",
     .bucket = 1,
+    .devices = cpu_devices,
     .open = cpu_open,
     .close = cpu_close,
     .precision = cpu_precision,
     .check = cpu_check,
     .profile = cpu_profile,
+    .rows_alone = cpu_rows_alone,
+    .memory = cpu_memory,
+    .weight_bytes = cpu_weight_bytes,
+    .scratch_bytes = cpu_scratch_bytes,
     .memory_take = cpu_memory_take,
     .memory_give = cpu_memory_give,
     .copy_in = cpu_copy_in,
     .copy_out = cpu_copy_in,
     .zero = cpu_zero,
     .convert = cpu_convert,
+    .peer_copy = cpu_peer_copy,
+    .peer_add = cpu_peer_add,
     .batch_open = cpu_batch_open,
     .batch_set = cpu_batch_set,
     .batch_nll = cpu_batch_nll,

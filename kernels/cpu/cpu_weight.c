@@ -174,7 +174,24 @@ static err open_slice(struct weight_slice *p, const struct backend_weight *w,
 #pragma omp parallel num_threads(c->threads)
     write_share(data, c, w, p, false);
     p->data = data;
+    c->packed_bytes += pack_bytes(&p->shape, false);
     return ERR_NONE;
+}
+
+/* An embedding alone is read from its file. Operands that are made at each use share two rooms; the
+ * slices of a head are smaller than other weights. */
+void cpu_weight_bytes(struct backend_weight_bytes *out, const struct backend_context *c,
+                      const struct weight_source *s)
+{
+    uint64_t packed = (uint64_t)s->n * s->k * (c->precision == DTYPE_F32 ? 4 : 2);
+    *out = (struct backend_weight_bytes){0};
+    if (!(s->products & BACKEND_FORWARD)) return;
+    if (!(s->products & BACKEND_HEAD)) out->scratch = packed;
+    if (!(s->products & BACKEND_KEEP)) out->held = packed;
+    for (size_t i = 0; i < s->parts && (s->products & BACKEND_KEEP); i++) {
+        size_t bytes = 0;
+        if (dtype_bytes(&bytes, s->part[i].type, s->part[i].rows * s->k)) out->held += bytes;
+    }
 }
 
 static err open_slices(struct backend_weight *w, struct backend_context *c)

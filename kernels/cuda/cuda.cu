@@ -107,9 +107,21 @@ static enum dtype precision(const struct backend_context *c)
 
 /* ---- Memory */
 
+static bool taken_room(struct backend_context *c)
+{
+    if (c->takes < c->takes_most) return true;
+    size_t most = 2 * c->takes_most + 64;
+    void *more = realloc(c->taken, most * sizeof *c->taken);
+    if (!more) return false;
+    c->taken = (struct cuda_room *)more;
+    c->takes_most = most;
+    return true;
+}
+
 err cuda_take(void *out, struct backend_context *c, size_t bytes)
 {
     void *memory;
+    if (!taken_room(c)) return err_sys(ENOMEM, "cuda");
     cudaError_t status = cudaMalloc(&memory, bytes ? bytes : 1);
     if (status == cudaErrorMemoryAllocation) {
         size_t available = 0, all = 0;
@@ -120,6 +132,7 @@ err cuda_take(void *out, struct backend_context *c, size_t bytes)
             c->device, (double)bytes * 1e-6, (double)available * 1e-6, (double)all * 1e-6);
     }
     if (status != cudaSuccess) return cuda_error(c, status, "allocating memory");
+    c->taken[c->takes++] = {memory, bytes};
     *(void **)out = memory;
     return ERR_NONE;
 }
@@ -131,6 +144,11 @@ void cuda_give(struct backend_context *c, void *memory)
     cuda_begin(c);
     cuda_wait(c); /* queued work may still use it */
     c->given++;
+    for (size_t i = c->takes; i > 0; i--)
+        if (c->taken[i - 1].data == memory) {
+            c->taken[i - 1] = c->taken[--c->takes];
+            break;
+        }
     cuda_good(c, cudaFree(memory), "freeing memory");
 }
 
@@ -253,8 +271,10 @@ static void context_close(struct backend_context *c)
         (void)cudaFree(c->scratch.data);
         (void)cudaFree(c->sums);
         staging_close(c->staging);
+        if (c->event) (void)cudaEventDestroy(c->event);
         (void)cudaStreamDestroy(c->stream);
     }
+    free(c->taken);
     free(c);
 }
 
@@ -346,6 +366,13 @@ static size_t batch_place(struct backend_batch *b, char *block)
     return at;
 }
 
+size_t cuda_batch_bytes(const struct batch_rows *most)
+{
+    struct backend_batch b = {};
+    b.most = *most;
+    return batch_place(&b, NULL);
+}
+
 static err batch_open(struct backend_batch **out, struct backend_context *c,
                       const struct batch_rows *most)
 {
@@ -432,17 +459,24 @@ static void batch_nll(struct backend_context *c, double *nll, const struct backe
 extern const struct backend backend_cuda = {
     .name = "cuda",
     .bucket = BUCKET,
+    .devices = cuda_devices,
     .open = context_open,
     .close = context_close,
     .precision = precision,
     .check = check,
     .profile = profile,
+    .rows_alone = cuda_rows_alone,
+    .memory = cuda_memory,
+    .weight_bytes = cuda_weight_bytes,
+    .scratch_bytes = cuda_scratch_bytes,
     .memory_take = memory_take,
     .memory_give = cuda_give,
     .copy_in = copy_in,
     .copy_out = copy_out,
     .zero = cuda_zero,
     .convert = cuda_convert,
+    .peer_copy = cuda_peer_copy,
+    .peer_add = cuda_peer_add,
     .batch_open = batch_open,
     .batch_set = batch_set,
     .batch_nll = batch_nll,

@@ -40,6 +40,11 @@ struct backend_context {
     struct cuda_set *set;
     uint64_t low_ranks; /* number of low_rank_open() so far */
     double *sums;       /* (CUDA_SUMS) device, cuda_update.cu */
+    /* All blocks of cuda_take() that have not been given back. */
+    struct cuda_room *taken;
+    size_t takes, takes_most;
+    cudaEvent_t event; /* cuda_peer.cu; NULL until it is needed */
+    uint32_t reached;  /* devices that this one may address, by bit */
 };
 
 /* Scalars of a batch that kernels read. They lie on the device, so that a recorded pass takes those
@@ -132,16 +137,31 @@ enum { CUDA_RECEIVE_BYTES = 4096 };
 double cuda_begin(struct backend_context *c);
 void cuda_done(struct backend_context *c, enum backend_op op, double since);
 
+/* What batch_open() takes on the device. */
+size_t cuda_batch_bytes(const struct batch_rows *most);
+
 /* ---- cuda_record.cu */
 void cuda_repeat(struct backend_context *c, struct backend_record **record, uint64_t key,
                  void (*work)(void *user), void *user);
 void cuda_record_close(struct backend_record *record);
+
+/* ---- cuda_plan.cu, cuda_peer.cu */
+int cuda_devices(void);
+bool cuda_rows_alone(const struct backend_context *c);
+void cuda_memory(struct backend_memory *out, struct backend_context *c);
+uint64_t cuda_scratch_bytes(const struct backend_context *c, const struct backend_need *need);
+void cuda_peer_copy(struct backend_context *c, float *to, struct backend_context *other,
+                    const float *from, size_t n);
+void cuda_peer_add(struct backend_context *c, float *to, struct backend_context *other,
+                   const float *from, size_t n);
 
 /* ---- cuda_product.cu */
 /* Forgets which weight the scratch of converted weights holds. */
 void cuda_products_forget(struct cuda_products *p);
 err cuda_products_open(struct cuda_products **out, struct backend_context *c);
 void cuda_products_close(struct cuda_products *p);
+/* Memory that products take beside that of weights: the workspace and copies of operands. */
+size_t cuda_products_bytes(const struct cuda_products *p);
 /* y (rows, n) = x (rows, k) W^T [+ y], or with `back` y (rows, k) = x (rows, n) W [+ y], where W
  * are the rows [w_first, w_first + w_rows) of a weight; w_rows 0: all, and then `margin` columns of
  * x beyond k, or n, are multiplied with the margin of W. */
@@ -158,6 +178,8 @@ void cuda_multiply(struct backend_context *c, struct mat y, struct mat x,
 err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
                      const struct weight_source *source);
 void cuda_weight_close(struct backend_weight *w);
+void cuda_weight_bytes(struct backend_weight_bytes *out, const struct backend_context *c,
+                       const struct weight_source *source);
 void cuda_linear(struct backend_context *c, struct mat y, struct mat x,
                  const struct backend_weight *w, const struct low_rank_site *l,
                  const struct backend_batch *b, size_t rows, bool add);
@@ -176,6 +198,7 @@ void cuda_low_rank_load(struct backend_context *c, struct backend_low_rank *l, s
 void cuda_low_rank_set(struct backend_context *c, struct backend_low_rank *const *all, size_t count,
                        const float *value);
 void cuda_set_close(struct cuda_set *s);
+size_t cuda_set_bytes(const struct cuda_set *s);
 
 /* ---- cuda_low_rank_apply.cu */
 void cuda_low_rank_shrink(struct backend_context *c, const struct low_rank_site *l, struct mat x,
@@ -205,8 +228,11 @@ struct cuda_applied cuda_low_rank_back(struct backend_context *c, struct mat dx,
 /* ---- cuda_low_rank_gradient.cu */
 void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,
                             struct mat x, const struct backend_batch *b);
+/* An upper bound of its scratch memory. */
+size_t cuda_gradient_bytes(const struct backend_context *c, const struct backend_need *need);
 
 /* ---- cuda_head.cu, cuda_update.cu */
+size_t cuda_head_bytes(size_t vocab, size_t rows); /* scratch memory of cuda_head_loss() */
 void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                     const struct backend_weight *w, struct backend_batch *b, size_t first,
                     size_t rows);

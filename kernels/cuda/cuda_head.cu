@@ -105,15 +105,26 @@ static void multiply_back(struct backend_context *c, struct mat dhidden, struct 
     }
 }
 
+/* Rows whose logits are computed at once. */
+static size_t head_rows(size_t vocab, size_t rows)
+{
+    size_t most = LOGITS_BYTES / (cuda_padded(vocab) * sizeof(float));
+    most = most < BACKEND_ROWS ? (size_t)BACKEND_ROWS : most / BACKEND_ROWS * BACKEND_ROWS;
+    return most < rows ? most : rows;
+}
+
+size_t cuda_head_bytes(size_t vocab, size_t rows)
+{
+    return head_rows(vocab, rows) * cuda_padded(vocab) * sizeof(float);
+}
+
 void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hidden,
                     const struct backend_weight *w, struct backend_batch *b, size_t first,
                     size_t rows)
 {
     double since = cuda_begin(c);
-    size_t ld = cuda_padded(w->n), most = LOGITS_BYTES / (ld * sizeof(float));
-    most = most < BACKEND_ROWS ? (size_t)BACKEND_ROWS : most / BACKEND_ROWS * BACKEND_ROWS;
-    if (most > rows) most = rows;
-    float *logits = rows ? (float *)cuda_scratch(c, most * ld * sizeof(float)) : NULL;
+    size_t ld = cuda_padded(w->n), most = head_rows(w->n, rows);
+    float *logits = rows ? (float *)cuda_scratch(c, cuda_head_bytes(w->n, rows)) : NULL;
     bool back = dhidden.data != NULL, narrow = c->precision != DTYPE_F32;
     for (size_t row = 0; row < rows && logits; row += most) {
         size_t n = rows - row < most ? rows - row : most;

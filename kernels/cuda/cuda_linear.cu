@@ -74,16 +74,27 @@ static err pack_part(struct backend_context *c, struct mat to, const struct weig
     return ERR_NONE;
 }
 
+/* Rows below W and columns to its right, for the factors of an adapter. */
+static size_t margin_of(const struct weight_source *s)
+{
+    bool both = (s->products & BACKEND_FORWARD) && (s->products & BACKEND_BACKWARD);
+    return both && !(s->products & (BACKEND_HEAD | BACKEND_EMBED)) ? (size_t)CUDA_MARGIN : 0;
+}
+
+static size_t packed_bytes(const struct backend_context *c, const struct weight_source *s)
+{
+    size_t margin = margin_of(s);
+    return (s->n + margin) * cuda_padded(s->k + margin) * cuda_size(c->precision);
+}
+
 static err pack_all(struct backend_weight *w, struct backend_context *c,
                     const struct weight_source *s)
 {
     size_t row = 0;
-    bool both = (s->products & BACKEND_FORWARD) && (s->products & BACKEND_BACKWARD);
-    if (both && !(s->products & (BACKEND_HEAD | BACKEND_EMBED))) w->margin = CUDA_MARGIN;
+    w->margin = margin_of(s);
     w->packed.type = c->precision;
     w->packed.ld = cuda_padded(s->k + w->margin);
-    size_t values = (s->n + w->margin) * w->packed.ld;
-    TRY(cuda_take(&w->packed.data, c, values * cuda_size(c->precision)));
+    TRY(cuda_take(&w->packed.data, c, packed_bytes(c, s)));
     for (size_t i = 0; i < s->parts; i++) {
         TRY(pack_part(c, mat_at(w->packed, row, 0), &s->part[i], s->k));
         row += s->part[i].rows;
@@ -120,6 +131,29 @@ static bool keeps(const struct backend_context *c, const struct weight_source *s
     for (size_t i = 0; i < s->parts; i++)
         other |= s->part[i].type != c->precision;
     return (s->products & BACKEND_KEEP) && other;
+}
+
+/* The products of a weight are tried in memory of their own, which is given back then. The results
+ * of a head are float32. */
+void cuda_weight_bytes(struct backend_weight_bytes *out, const struct backend_context *c,
+                       const struct weight_source *s)
+{
+    bool kept = keeps(c, s), head = s->products & BACKEND_HEAD;
+    struct blas_kind forward = {}, back = {};
+    forward.n = back.k = s->n;
+    forward.k = back.n = s->k;
+    forward.in = back.in = c->precision;
+    forward.out = back.out = head ? DTYPE_F32 : c->precision;
+    out->held = kept ? 0 : packed_bytes(c, s);
+    for (size_t i = 0; i < s->parts && kept; i++) {
+        size_t bytes = 0;
+        if (!err_is(part_bytes(&bytes, &s->part[i], s->k))) out->held += (bytes + 255) / 256 * 256;
+    }
+    out->held += s->bias ? s->n * sizeof(float) : 0;
+    out->scratch = kept ? s->n * cuda_padded(s->k) * cuda_size(c->precision) : 0;
+    size_t trial = s->products & BACKEND_FORWARD ? cuda_trial_bytes(c, &forward) : 0;
+    size_t other = s->products & BACKEND_BACKWARD ? cuda_trial_bytes(c, &back) : 0;
+    out->scratch += trial > other ? trial : other;
 }
 
 /* Waits, so that another context may use the weight at once, and so that a failure of its copies is

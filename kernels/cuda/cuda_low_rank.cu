@@ -78,6 +78,11 @@ void cuda_set_close(struct cuda_set *s)
     free(s);
 }
 
+size_t cuda_set_bytes(const struct cuda_set *s)
+{
+    return s ? s->table.bytes : 0;
+}
+
 static bool set_is(const struct cuda_set *s, struct backend_low_rank *const *all, size_t count)
 {
     bool same = s->count == count;

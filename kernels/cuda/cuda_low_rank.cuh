@@ -211,6 +211,10 @@ bool low_rank_mma_shapes(const struct backend_low_rank *l);
 bool low_rank_mma_aligned(struct mat x);
 void shrink_mma(struct backend_context *c, const struct shrink_args *a,
                 const struct backend_low_rank *l);
+/* The cut for a wide and a narrow side of so many columns. From GRADIENT_WIDE on chunks are
+ * longer. */
+enum { GRADIENT_WIDE = 4096 };
+struct gradient_cut gradient_mma_cut_of(size_t extent, size_t columns, bool together);
 struct gradient_cut gradient_mma_cut(const struct backend_low_rank *l, bool dropout);
 void gradient_mma(struct backend_context *c, const struct gradient_args *a, dim3 grid);
 

@@ -183,6 +183,27 @@ static void gradient(struct backend_context *c, const struct low_rank_use *u,
     if (parts) launch(gradient_sum_kernel, grid, dim3(WIDE), 0, c->stream, a, chunks);
 }
 
+/* Tiles of A for all modules together, and of B and R for up to three modules; and q. */
+static size_t gradient_bytes(const struct backend_context *c, const struct backend_need *need,
+                             size_t extent)
+{
+    struct gradient_cut cut = {NARROW, CHUNK, false};
+    if (c->precision != DTYPE_F32) cut = gradient_mma_cut_of(extent, need->width, true);
+    size_t chunks = need->each_row ? 1 : tiles_of(need->tokens, cut.chunk);
+    size_t narrow = tiles_of(need->width, cut.narrow) + (c->precision == DTYPE_F32 ? 6 : 3);
+    size_t tile = tiles_of(extent, WIDE) * narrow * cut.narrow * WIDE;
+    return (chunks > 1 ? chunks * tile : 0) * sizeof(float) +
+           need->tokens * cuda_padded(need->width) * cuda_size(c->precision);
+}
+
+/* A narrower site may need more, because its chunks are shorter. */
+size_t cuda_gradient_bytes(const struct backend_context *c, const struct backend_need *need)
+{
+    size_t all = gradient_bytes(c, need, need->widest);
+    size_t narrower = need->widest < GRADIENT_WIDE ? 0 : gradient_bytes(c, need, GRADIENT_WIDE - 1);
+    return all > narrower ? all : narrower;
+}
+
 void cuda_low_rank_gradient(struct backend_context *c, const struct low_rank_site *l, struct mat dy,
                             struct mat x, const struct backend_batch *b)
 {

@@ -300,9 +300,15 @@ static constexpr unsigned WIDE_LD = WIDE + PAD;
 
 /* Tokens of a chunk. A narrow W has few tiles, so that short chunks give blocks to all processors.
  * With a wide one the partial sums would take much memory. */
-enum { SHORT_CHUNK = 512, LONG_CHUNK = 2048, WIDE_EXTENT = 4096 };
+enum { SHORT_CHUNK = 512, LONG_CHUNK = 2048, WIDE_EXTENT = GRADIENT_WIDE };
 
 /* Tiles of 16 columns are for factors that have not more. */
+struct gradient_cut gradient_mma_cut_of(size_t extent, size_t columns, bool together)
+{
+    uint32_t chunk = extent < WIDE_EXTENT ? SHORT_CHUNK : LONG_CHUNK;
+    return {columns <= 16 ? 16u : 64u, chunk, together};
+}
+
 struct gradient_cut gradient_mma_cut(const struct backend_low_rank *l, bool dropout)
 {
     size_t widest = 0, together = 0, extent = l->k;
@@ -313,8 +319,7 @@ struct gradient_cut gradient_mma_cut(const struct backend_low_rank *l, bool drop
         if (has_factor(*m, FACTOR_A)) together = l->width;
     }
     if (!dropout && together > widest) widest = together;
-    uint32_t chunk = extent < WIDE_EXTENT ? SHORT_CHUNK : LONG_CHUNK;
-    return {widest <= 16 ? 16u : 64u, chunk, !dropout};
+    return gradient_mma_cut_of(extent, widest, !dropout);
 }
 
 /* Copies tokens [at, end), at most STEP, and columns [0, cols) of COLS from column `col` on; zeros

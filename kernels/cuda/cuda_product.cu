@@ -71,6 +71,11 @@ void cuda_products_forget(struct cuda_products *p)
     p->wide_number = 0;
 }
 
+size_t cuda_products_bytes(const struct cuda_products *p)
+{
+    return BLAS_WORKSPACE_BYTES + p->input.bytes + p->output.bytes;
+}
+
 /* ---- Shapes and algorithms */
 
 static cublasStatus_t matrix(cublasLtMatrixLayout_t *out, enum dtype t, size_t rows, size_t cols,

@@ -51,4 +51,5 @@ cublasStatus_t cuda_shape_run(struct backend_context *c, const struct blas_shape
 /* cuda_trial.cu: puts the first algorithm whose rows do not depend on their number in front. False
  * after a recorded failure. */
 bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, struct mat w);
+size_t cuda_trial_bytes(const struct backend_context *c, const struct blas_kind *k); /* it takes */
 #endif

@@ -116,33 +116,45 @@ static size_t try_most(const struct backend_context *c, size_t n)
     return rows < least ? least : rows < TRY_MOST ? rows : (size_t)TRY_MOST;
 }
 
+/* Places the parts of `memory`; only counts with NULL. */
+static size_t place_trial(struct trial *t, const struct blas_kind *k, size_t rows, char *memory)
+{
+    size_t at = 0, x_ld = cuda_padded(k->k), ld = cuda_padded(k->n);
+    size_t all = rows * ld * cuda_size(k->out), some = TRY_MORE * ld * cuda_size(k->out);
+    t->rows = rows;
+    t->differs = (uint32_t *)cuda_place(memory, &at, TRY_MORE * sizeof *t->differs);
+    t->x = {cuda_place(memory, &at, rows * x_ld * cuda_size(k->in)), k->in, x_ld};
+    t->all = {cuda_place(memory, &at, all), k->out, ld};
+    t->some = {cuda_place(memory, &at, some), k->out, ld};
+    if (k->out == DTYPE_BF16) {
+        t->all_left = {cuda_place(memory, &at, all), k->out, ld};
+        t->some_left = {cuda_place(memory, &at, some), k->out, ld};
+    }
+    return at;
+}
+
+size_t cuda_trial_bytes(const struct backend_context *c, const struct blas_kind *k)
+{
+    struct trial t = {};
+    return place_trial(&t, k, try_most(c, k->n), NULL);
+}
+
 /* Puts the first algorithm whose rows do not depend on their number in front. False after a
  * recorded failure. */
 bool cuda_trial_order(struct backend_context *c, struct blas_algorithms *a, struct mat w)
 {
     const struct blas_kind *k = &a->kind;
     size_t rows = try_most(c, k->n);
-    size_t ld = cuda_padded(k->n), in = cuda_padded(k->k) * cuda_size(k->in), at = 0;
-    size_t all = rows * ld * cuda_size(k->out), some = TRY_MORE * ld * cuda_size(k->out);
     char *memory = NULL;
-    bool rounds = k->out == DTYPE_BF16;
-    err e = cuda_take(&memory, c, 4096 + rows * in + (rounds ? 2 : 1) * (all + some));
+    struct trial t = {};
+    err e = cuda_take(&memory, c, place_trial(&t, k, rows, NULL));
     if (err_is(e)) {
         cuda_fail(c, e);
         return false;
     }
-    struct trial t = {};
+    place_trial(&t, k, rows, memory);
     t.kind = k;
     t.w = w;
-    t.differs = (uint32_t *)cuda_place(memory, &at, TRY_MORE * sizeof *t.differs);
-    t.x = {cuda_place(memory, &at, rows * in), k->in, cuda_padded(k->k)};
-    t.all = {cuda_place(memory, &at, all), k->out, ld};
-    t.some = {cuda_place(memory, &at, some), k->out, ld};
-    if (rounds) {
-        t.all_left = {cuda_place(memory, &at, all), k->out, ld};
-        t.some_left = {cuda_place(memory, &at, some), k->out, ld};
-    }
-    t.rows = rows;
     launch(noise_kernel, dim3(TRY_THREADS), dim3(TRY_THREADS), 0, c->stream, t.x, rows, k->k);
     for (int i = 0; i < a->choices && !a->tried; i++) {
         t.algorithm = &a->choice[i];

@@ -1,0 +1,45 @@
+/* What a context tells about its device: its memory, counted before it is taken, and whether rows
+ * depend on each other. */
+#include "kernels/cuda/cuda.h"
+
+int cuda_devices(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+    (void)cudaGetLastError(); /* opening a device reports it */
+    return count;
+}
+
+bool cuda_rows_alone(const struct backend_context *c)
+{
+    return !c->rows_depend;
+}
+
+void cuda_memory(struct backend_memory *out, struct backend_context *c)
+{
+    size_t available = 0, all = 0;
+    cuda_begin(c);
+    bool known = cuda_good(c, cudaMemGetInfo(&available, &all), "asking for the free memory");
+    *out = {known ? available : UINT64_MAX, 0};
+    for (size_t i = 0; i < c->takes; i++)
+        out->held += c->taken[i].bytes;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Operations share one scratch block. Packing has used it too, and it never becomes smaller. */
+uint64_t cuda_scratch_bytes(const struct backend_context *c, const struct backend_need *need)
+{
+    size_t shared = larger(c->scratch.bytes, cuda_head_bytes(need->vocab, need->head_rows));
+    shared = larger(shared, cuda_gradient_bytes(c, need));
+    shared = larger(shared, need->tokens * need->heads * sizeof(float)); /* attention_back() */
+    struct batch_rows most = {};
+    most.tokens = need->tokens;
+    most.rows = need->rows;
+    most.learned = need->learned;
+    return shared + cuda_batch_bytes(&most) + cuda_products_bytes(c->products) +
+           cuda_set_bytes(c->set) + CUDA_SUMS * sizeof(double);
+}
