@@ -79,6 +79,13 @@ const char *problem(const stub_desc *t, const stub_layout *a, const stub_layout 
         return "the compute type allows less than float32";
     return nullptr;
 }
+bool is_offered(const algo *g, const stub_layout *a)
+{
+    if (g->id == SPLIT_K) return offered & SHIM_PRODUCT_SPLIT_K;
+    if (g->id == BY_ROWS) return offered & SHIM_PRODUCT_BY_ROWS;
+    return offered & SHIM_PRODUCT_RIGHT ||
+           (offered & SHIM_PRODUCT_RIGHT_F32 && a->type == CUDA_R_32F);
+}
 bool supports(const algo *g, const stub_layout *a, const stub_layout *b, const stub_layout *d)
 {
     return g->id == RIGHT_ANY || g->id == BY_ROWS ||
@@ -346,7 +353,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t de
 {
     algo g = algo_of(from);
     if (g.id < SPLIT_K || g.id > RIGHT_ANY) return CUBLAS_STATUS_INVALID_VALUE;
-    if (problem(desc, a, b, c, d) || !supports(&g, a, b, d)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (problem(desc, a, b, c, d) || !supports(&g, a, b, d) || !is_offered(&g, a))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     cublasLtMatmulAlgo_t copy = *from; /* `from` may lie in *out */
     *out = {};
     out->algo = copy;
@@ -361,20 +369,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int most,
                                               cublasLtMatmulHeuristicResult_t *out, int *count)
 {
-    static const struct {
-        unsigned bit;
-        algo g;
-    } list[] = {{SHIM_PRODUCT_SPLIT_K, {SPLIT_K, 4}},
-                {SHIM_PRODUCT_BY_ROWS, {BY_ROWS, 1}},
-                {SHIM_PRODUCT_RIGHT, {RIGHT_16, 1}},
-                {SHIM_PRODUCT_RIGHT, {RIGHT_ANY, 1}}};
+    static const algo list[] = {{SPLIT_K, 4}, {BY_ROWS, 1}, {RIGHT_16, 1}, {RIGHT_ANY, 1}};
     *count = 0;
-    for (auto &l : list) {
-        if (!(l.bit & offered) || *count == most || preference->workspace < WORKSPACE) continue;
-        if (l.g.id == SPLIT_K && !(preference->schemes & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE))
+    for (const algo &g : list) {
+        if (*count == most || preference->workspace < WORKSPACE) continue;
+        if (g.id == SPLIT_K && !(preference->schemes & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE))
             continue;
         cublasLtMatmulAlgo_t each = {};
-        memcpy(each.data, &l.g, sizeof l.g);
+        memcpy(each.data, &g, sizeof g);
         if (cublasLtMatmulAlgoCheck(handle, desc, a, b, c, d, &each, &out[*count]) ==
             CUBLAS_STATUS_SUCCESS)
             ++*count;

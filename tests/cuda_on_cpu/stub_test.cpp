@@ -197,6 +197,7 @@ Test(cublas, heuristics_offer_what_is_set)
                 {SHIM_PRODUCT_ALL, CUBLASLT_REDUCTION_SCHEME_NONE, 3, 0},
                 {SHIM_PRODUCT_ALL, CUBLASLT_REDUCTION_SCHEME_MASK, 2, 17},
                 {SHIM_PRODUCT_BY_ROWS, CUBLASLT_REDUCTION_SCHEME_MASK, 1, 0},
+                {SHIM_PRODUCT_RIGHT_F32, CUBLASLT_REDUCTION_SCHEME_MASK, 2, 0},
                 {0, CUBLASLT_REDUCTION_SCHEME_MASK, 0, 0}};
     for (auto &l : list) {
         shim_products(l.mask);

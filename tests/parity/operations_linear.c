@@ -1,6 +1,9 @@
 /* Packed weights, products with them and the loss through the head, of one backend, against plain
  * loops in float64 (see operations.c). */
 #include "tests/support/operations.h"
+#ifdef OPERATIONS_CUDA
+#include "shim.h"
+#endif
 
 enum { BOTH = BACKEND_FORWARD | BACKEND_BACKWARD, HEAD = BOTH | BACKEND_HEAD };
 
@@ -330,3 +333,50 @@ Test(operations_linear, the_same_call_gives_the_same_bits)
 {
     both(run_twice);
 }
+
+/* ---- whether rows depend on each other ---- */
+Test(operations_linear, a_context_knows_whether_rows_are_alone)
+{
+    begin(DTYPE_F32);
+    struct test_weight w = weight_of(48, 300, false, BOTH);
+    check_linear(&w, 9, false, DTYPE_F32, DTYPE_F32, true);
+    cr_expect(be->rows_alone(c));
+    end();
+    if (!can_bf16()) return;
+    begin(DTYPE_BF16);
+    w = weight_of(48, 300, false, BOTH);
+    check_linear(&w, 9, false, DTYPE_BF16, DTYPE_BF16, true);
+    cr_expect_eq(be->rows_alone(c), SMALL);
+    end();
+}
+
+#ifdef OPERATIONS_CUDA
+/* The algorithm that was tried is refused for another number of rows, and the next one adds in an
+ * order that depends on their number. */
+Test(operations_linear, a_context_notices_an_algorithm_that_comes_later)
+{
+    for (int i = 0; i < 2; i++) {
+        begin(i ? DTYPE_BF16 : DTYPE_F32);
+        struct test_weight w = weight_of(48, 300, false, BOTH);
+        check_linear(&w, 9, false, precision, precision, true);
+        shim_products(SHIM_PRODUCT_BY_ROWS);
+        check_linear(&w, 9, false, precision, precision, true);
+        cr_expect(be->rows_alone(c), "the same number of rows");
+        check_linear(&w, 10, false, precision, precision, true);
+        cr_expect(!be->rows_alone(c));
+        shim_products(SHIM_PRODUCT_ALL);
+        end();
+    }
+}
+
+Test(operations_linear, a_context_knows_that_no_algorithm_is_right)
+{
+    begin(DTYPE_BF16);
+    shim_products(SHIM_PRODUCT_BY_ROWS | SHIM_PRODUCT_RIGHT_F32);
+    struct test_weight w = weight_of(48, 300, false, BOTH);
+    check_linear(&w, 9, false, DTYPE_BF16, DTYPE_BF16, false);
+    cr_expect(!be->rows_alone(c));
+    shim_products(SHIM_PRODUCT_ALL);
+    end();
+}
+#endif
