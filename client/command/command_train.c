@@ -12,6 +12,7 @@
 #include "client/output/report.h"
 #include "engine/train/train.h"
 #include "engine/train/train_ledger.h"
+#include "engine/train/train_private.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -272,8 +273,7 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .checkpoint = o->checkpoint,
                .profile = o->profile,
                /* DP-SGD needs each record's gradient to be independent of the other records of
-                * its step; only float32 computes a row with the same bits whatever its neighbours
-                * are. */
+                * its step. In bfloat16 only a GPU can promise that, see train_private_check(). */
                .f32 = o->privacy != 0}));
     TRY(setup_data(
         data, s, &(struct setup_data_options){o->data, o->training.seq, o->training.eos, o->bos}));
@@ -339,6 +339,7 @@ static err begin_private(struct train_ledger *out, const struct train_command *o
                         "--%s: not allowed with --privacy, because its output depends on the "
                         "records and is not accounted for",
                         o->log ? "log" : "profile");
+    TRY(train_private_check(s->engine));
     TRY(train_ledger_plan(out, &options, data->count));
     TRY(train_ledger_ask(out));
     command_note(&o->common, "%s", out->says);

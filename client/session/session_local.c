@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/stop.h"
+#include "engine/train/train_private.h"
 #include "kernels/describe.h"
 
 #include <stdio.h>
@@ -129,7 +130,7 @@ static err choose_precision(enum dtype *out, const struct session_options *o, in
     if (asked != DTYPE_NONE && o->precision != DTYPE_NONE && asked != o->precision)
         return err_make(ERR_INPUT, "--precision: the run asks for %s", training_precisions[run]);
     *out = asked != DTYPE_NONE ? asked : o->precision;
-    /* Only in float32 are the bits of a record's gradient independent of the other rows. */
+    /* In bfloat16 only a GPU can compute a record's gradient independently of the other rows. */
     if (private && *out == DTYPE_NONE) *out = DTYPE_F32;
     return ERR_NONE;
 }
@@ -155,7 +156,7 @@ err session_local_prepare(struct session_local *local, const struct training_opt
     local->engine = NULL;
     TRY(engine_open(&local->engine, &local->model, &engine));
     model_drop_pages(&local->model);
-    return ERR_NONE;
+    return private_examples ? train_private_check(local->engine) : ERR_NONE;
 }
 
 /* Ends an evaluation when the user interrupts. */

@@ -182,9 +182,41 @@ out:
     return er;
 }
 
+/* ---- rows alone */
+
+err train_private_check(const struct engine *e)
+{
+    bool f32 = engine_precision(e) == DTYPE_F32;
+    if (e->be->rows_alone(e->ctx)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "private training in %s on %s: the gradient of a record may depend on the "
+                    "other records of its pass, so one record could change the sum by more than "
+                    "the clip norm: use %s",
+                    f32 ? "f32" : "bf16", engine_device(e),
+                    f32 ? "--device cpu" : "--precision f32");
+}
+
+/* A pass over one made-up record, as long as the longest one: it computes every product of the real
+ * passes, so that a device chooses and tries their algorithms. */
+static err try_shapes(struct records *r)
+{
+    uint32_t longest = 0;
+    for (size_t i = 0; i < r->data->count; i++)
+        if (r->data->row[i].count > longest) longest = r->data->row[i].count;
+    int32_t *id = calloc((size_t)longest + 1, sizeof *id);
+    if (!id) return err_sys(ENOMEM, "private training");
+    const struct engine_row row = {id, id, longest, r->adapter};
+    struct pass_each pass = {r->e, r->factors, r->each,       &row,
+                             1,    r->batch,   r->checkpoint, r->record};
+    err e = run_each(&pass);
+    free(id);
+    return err_is(e) ? e : train_private_check(r->e);
+}
+
 /* ---- their noisy sum */
 
-/* The caller sets e, adapter, data and factors before. Memory for gradients is batch * n floats:
+/* The caller sets e, adapter, data and factors before, and calls records_close() after a failure
+ * too. Memory for gradients is batch * n floats:
  * this bounds the number of records in one pass. */
 static err records_open(struct records *r, const struct train_private_options *o)
 {
@@ -198,7 +230,8 @@ static err records_open(struct records *r, const struct train_private_options *o
     r->whole = calloc(r->n, sizeof *r->whole);
     r->sum = calloc(r->n, sizeof *r->sum);
     if (!r->row || !r->host || !r->whole || !r->sum) return err_sys(ENOMEM, "private training");
-    return r->e->be->memory_take(&r->each, r->e->ctx, r->batch * r->n * sizeof(float));
+    TRY(r->e->be->memory_take(&r->each, r->e->ctx, r->batch * r->n * sizeof(float)));
+    return try_shapes(r);
 }
 
 /* The sum without noise is wiped, because freed memory may be reused or dumped. */
@@ -224,6 +257,7 @@ static err records_pass(struct records *r, const uint32_t *taken, size_t rows)
     struct pass_each pass = {r->e, r->factors, r->each,       r->row,
                              rows, r->batch,   r->checkpoint, r->record};
     TRY(run_each(&pass));
+    TRY(train_private_check(r->e));
     for (size_t i = 0; i < rows; i++) {
         struct clip_result result;
         struct clip_tensor tensor = {.now = r->host, .count = r->n};
@@ -370,6 +404,7 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
     p.t = (struct training){.e = e, .adapter = adapter, .data = data, .o = &p.options};
     TRY(training_check(&p.options, adapter, data));
     TRY(check(o));
+    TRY(train_private_check(e));
     p.t.steps = train_private_steps(o);
     double gamma = p.options.prune_gamma;
     if (gamma > 0.0) result.tail_before = train_tail(adapter, gamma);

@@ -10,6 +10,10 @@
  * is one Gaussian event with multiplier z at Poisson rate q (privacy/account/account.h).
  * Neighbouring data sets differ in one record; N is public.
  *
+ * One record changes the sum by at most C only if the gradients of the other records stay the same,
+ * bit for bit. The backend has to promise that (kernels/backend.h, rows alone). It is checked with a
+ * pass of the real shapes before the first record is read, and again after each pass.
+ *
  * Only released values may be printed or sent, so steps report no loss and no token counts. A
  * record whose gradient is not finite counts as zero without a message, because an error would
  * reveal it. */
@@ -33,6 +37,10 @@ uint64_t train_private_steps(const struct train_private_options *o);
  * does not train has changed; then the adapter must not be used. */
 err train_private_run(struct train_result *out, struct adapter *adapter, struct engine *e,
                       const struct dataset *data, const struct train_private_options *o);
+
+/* ERR_INPUT if it is known already that gradients of records would depend on other records, with
+ * the precision or device to take instead. Products that were not computed yet are not known. */
+err train_private_check(const struct engine *e);
 
 /* One release of G over all records (q = 1, o->sampling is not read) without training: one Gaussian
  * event with multiplier z. out (value_count). */

@@ -54,5 +54,14 @@ SHIM_FAULT=graph:1 refused graph 1 'running a recorded pass' --device cuda
 SHIM_FAULT=capture:1 train unrecorded --device cuda --precision f32 || fail_with "$work/unrecorded.log" "without a record"
 cmp "$work/gpu/adapter_model.safetensors" "$work/unrecorded/adapter_model.safetensors" || fail "the record changes bytes"
 
+# Example-level privacy: in bf16 if the rows of all products are independent, else refused; float32 is then offered.
+(umask 077 && openssl genpkey -algorithm ed25519 -out "$work/key" 2>/dev/null)
+private=(--device cuda --privacy example --epsilon 40 --noise 1 --delta 1e-3 --sampling 0.5 --ledger-key "$work/key")
+train private "${private[@]}" --precision bf16 --ledger "$work/ledger" || fail_with "$work/private.log" "private training in bf16"
+grep -q '"precision":"BF16"' "$work/private.json" || fail_with "$work/private.json" "not bf16"
+SHIM_PRODUCTS=10 refused rows 2 'private training in bf16 on cuda: .*use --precision f32' "${private[@]}" --precision bf16 --ledger "$work/none"
+SHIM_PRODUCTS=10 train float "${private[@]}" --ledger "$work/float.ledger" || fail_with "$work/float.log" "private training in f32"
+SHIM_PRODUCTS=3 refused both 2 'private training in f32 on cuda: .*use --device cpu' "${private[@]}" --ledger "$work/none"
+
 SHIM_DEVICES=0 train auto --device auto || fail_with "$work/auto.log" "auto without a GPU"
 grep -q '"device":"cpu"' "$work/auto.json" || fail_with "$work/auto.json" "auto did not take the CPU"
