@@ -1,7 +1,6 @@
 /* Opens an engine: packs the weights of a base model for a backend, and places the working memory
  * of a pass. The tensors of a pass are one block of memory, laid out twice by the same functions:
  * first to count its size, then to set the pointers. */
-#include "base/memory.h"
 #include "engine/engine_plan.h"
 
 #include <errno.h>
@@ -185,7 +184,6 @@ const char *const base_memories[] = {"auto", "packed", "file", NULL};
 
 enum { TOKENS = 2048, WIDTH = 64 }; /* of a pass and an adapter that are not known yet */
 
-/* The choice is by the free memory of the machine, so it is made only for the CPU. */
 static err choose_memory(struct engine *e, const struct engine_options *o)
 {
     struct pass_size s = {.tokens = o->tokens ? o->tokens : TOKENS,
@@ -194,9 +192,7 @@ static err choose_memory(struct engine *e, const struct engine_options *o)
     s.rows = s.learned = s.positions = s.tokens;
     for (int i = 0; i < SITES; i++)
         s.site_width[i] = WIDTH;
-    e->base_memory = o->base_memory == BASE_AUTO ? BASE_PACKED : o->base_memory;
-    if (e->be != &backend_cpu) return ERR_NONE;
-    return engine_plan_choose(&e->base_memory, e, o->base_memory, &s, memory_available());
+    return engine_plan_choose(&e->base_memory, e, o->base_memory, &s, e->be->memory_free(e->ctx));
 }
 
 /* Packing reads every weight once and is the slow part of opening: each layer is converted from its
@@ -210,7 +206,7 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
     unsigned products = BACKEND_FORWARD | (o->inference ? 0 : BACKEND_BACKWARD);
     err er = err_sys(ENOMEM, "engine");
     e->model = m;
-    e->threads = backend_threads(o->threads);
+    e->inference = o->inference;
     if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
     TRY_OUT(er, backend_open(&e->be, &e->ctx, o->device, &options, e->why));
     TRY_OUT(er, choose_memory(e, o));
@@ -361,6 +357,14 @@ static void pass_plan(struct pass *p, const struct engine *e, const struct pass_
     size_t learned = p->size.learned < LEARNED_BLOCK ? p->size.learned : LEARNED_BLOCK;
     p->tokens_max = round_up(p->size.tokens, BACKEND_ROWS);
     p->learned_max = round_up(learned, BACKEND_ROWS);
+}
+
+size_t pass_filled(struct pass_size *s, const struct engine *e)
+{
+    struct pass p = {0};
+    pass_plan(&p, e, s);
+    *s = p.size;
+    return s->learned < p.learned_max ? s->learned : p.learned_max;
 }
 
 void pass_size_widths(struct pass_size *s, const struct factors *f)

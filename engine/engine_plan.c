@@ -5,41 +5,82 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Scratch of the CPU kernels for each thread: kept exponentials of the head, and panels. */
-enum { THREAD_BYTES = 40 << 20, OTHER_BYTES = 64 << 20 };
-
-static uint64_t file_bytes(const struct weight *w)
+/* A weight of the engine, as engine_open() packs it. */
+static struct weight_source source_of(const struct weight *part, const struct weight *bias,
+                                      size_t parts, unsigned products)
 {
-    size_t bytes = 0;
-    return w->data && dtype_bytes(&bytes, w->dtype, (size_t)w->rows * w->cols) ? bytes : 0;
+    static const float any[1]; /* weight_bytes() does not read it */
+    struct weight_source s = {.k = part->cols, .parts = parts, .products = products};
+    for (size_t i = 0; i < parts; i++) {
+        s.part[i] = weight_part(&part[i]);
+        s.n += part[i].rows;
+        if (bias && bias[i].data) s.bias = any;
+    }
+    return s;
 }
 
-static uint64_t packed_bytes(const struct weight *w, enum dtype precision)
+static void add_weight(struct backend_weight_bytes *sum, const struct engine *e,
+                       const struct weight_source *s)
 {
-    return (uint64_t)w->rows * w->cols * (precision == DTYPE_F32 ? 4 : 2);
+    struct backend_weight_bytes one = {0};
+    e->be->weight_bytes(&one, e->ctx, s);
+    sum->held += one.held;
+    if (one.scratch > sum->scratch) sum->scratch = one.scratch;
 }
 
-void engine_plan_weights(struct engine_plan_weights *out, const struct model *m,
-                         enum dtype precision)
+/* Modules that are one weight, in the order of enum module_kind. */
+static const size_t stack_parts[SITES] = {3, 1, 2, 1};
+
+static struct backend_weight_bytes weights(const struct engine *e, enum base_memory memory)
 {
-    struct engine_plan_weights sum = {.packed = packed_bytes(&m->head, precision),
-                                      .file = file_bytes(&m->head)};
-    if (m->head.data != m->embed.data) sum.file += file_bytes(&m->embed);
+    const struct model *m = e->model;
+    struct backend_weight_bytes sum = {0};
+    unsigned products = BACKEND_FORWARD | (e->inference ? 0 : BACKEND_BACKWARD);
+    bool tied = m->head.data == m->embed.data;
+    if (memory == BASE_FILE) products |= BACKEND_KEEP;
     for (uint32_t i = 0; i < m->arch.layers; i++)
-        for (int k = 0; k < MODULE_KINDS; k++) {
-            sum.packed += packed_bytes(&m->layer[i].linear[k], precision);
-            sum.file += file_bytes(&m->layer[i].linear[k]);
+        for (size_t site = 0, first = 0; site < SITES; first += stack_parts[site++]) {
+            struct weight_source s = source_of(&m->layer[i].linear[first], &m->layer[i].bias[first],
+                                               stack_parts[site], products);
+            add_weight(&sum, e, &s);
         }
-    *out = sum;
+    struct weight_source head =
+        source_of(&m->head, NULL, 1, products | BACKEND_HEAD | (tied ? BACKEND_EMBED : 0));
+    struct weight_source embed = source_of(&m->embed, NULL, 1, BACKEND_EMBED);
+    add_weight(&sum, e, &head);
+    if (!tied) add_weight(&sum, e, &embed);
+    return sum;
 }
 
-/* The operands that all weights share. The largest weight is gate and up together. */
-static uint64_t scratch_bytes(const struct engine *e)
+void engine_plan_weights(struct engine_plan_weights *out, const struct engine *e)
+{
+    out->packed = weights(e, BASE_PACKED).held;
+    out->file = weights(e, BASE_FILE).held;
+}
+
+/* Norm weights and the tables of rotation angles. */
+static uint64_t table_bytes(const struct engine *e, const struct pass_size *s)
 {
     const struct arch *a = &e->model->arch;
-    uint64_t size = engine_precision(e) == DTYPE_F32 ? 4 : 2;
-    return 2 * size * a->d_ffn * a->d_model + (uint64_t)THREAD_BYTES * (uint64_t)e->threads +
-           OTHER_BYTES;
+    uint64_t norms = a->d_model + (uint64_t)a->layers * 2 * ((uint64_t)a->d_model + a->head_dim);
+    uint64_t angles = (uint64_t)(s->positions + 255) / 256 * 256 * a->head_dim;
+    return (norms + angles) * sizeof(float);
+}
+
+static uint64_t scratch_bytes(const struct engine *e, const struct pass_size *s, bool each_row)
+{
+    const struct arch *a = &e->model->arch;
+    struct pass_size filled = *s;
+    struct backend_need need = {.head_rows = pass_filled(&filled, e), .vocab = a->vocab};
+    need.tokens = filled.tokens;
+    need.rows = filled.rows;
+    need.learned = filled.learned;
+    need.widest = a->d_ffn > a->d_model ? a->d_ffn : a->d_model;
+    need.heads = a->heads;
+    need.each_row = each_row;
+    for (int i = 0; i < SITES; i++)
+        if (s->site_width[i] > need.width) need.width = s->site_width[i];
+    return e->be->scratch_bytes(e->ctx, &need);
 }
 
 struct need {
@@ -50,34 +91,56 @@ static uint64_t total(const struct need *n)
     return n->weights + n->activations + n->adapter + n->scratch;
 }
 
-/* An adapter has its values, two moments, a gradient, the host's copy and packed factors. */
+/* An adapter of unknown size has its values, two moments, a gradient, the host's copy and packed
+ * factors. */
 static void count(struct need *out, const struct engine *e, const struct pass_size *s,
                   const struct engine_plan_adapter *adapter, enum base_memory memory)
 {
-    struct engine_plan_weights w;
-    uint64_t gradients = adapter->each_row ? s->rows : 0;
-    engine_plan_weights(&w, e->model, engine_precision(e));
-    *out = (struct need){.weights = memory == BASE_FILE ? w.file : w.packed,
-                         .activations = pass_bytes(e, s),
-                         .adapter = (24 + 4 * gradients) * (uint64_t)adapter->values,
-                         .scratch = scratch_bytes(e)};
+    uint64_t values = adapter->values, gradients = adapter->each_row ? s->rows : 0;
+    struct backend_weight_bytes w = weights(e, memory);
+    *out = (struct need){
+        .weights = w.held,
+        .activations = pass_bytes(e, s),
+        .adapter = (adapter->taken ? adapter->taken : 24 * values) + 4 * gradients * values,
+        .scratch = w.scratch + scratch_bytes(e, s, adapter->each_row) + table_bytes(e, s)};
+}
+
+uint64_t engine_plan_bytes(const struct engine *e, const struct pass_size *s,
+                           const struct engine_plan_adapter *adapter)
+{
+    struct need n;
+    count(&n, e, s, adapter, e->base_memory);
+    return total(&n);
+}
+
+/* On the CPU weights of the file are mapped, so they need not fit. */
+static err refuse_weights(const struct need *n, enum base_memory memory, uint64_t available)
+{
+    char need[32], have[32];
+    text_size(need, sizeof need, n->weights);
+    text_size(have, sizeof have, available);
+    return err_make(ERR_MACHINE, "--base-memory %s: the weights need %s, %s are free%s",
+                    base_memories[memory], need, have,
+                    memory == BASE_PACKED ? ": use file or auto" : "");
 }
 
 err engine_plan_choose(enum base_memory *out, const struct engine *e, enum base_memory asked,
                        const struct pass_size *s, uint64_t available)
 {
-    struct need n;
+    struct need n, file;
+    bool own = e->be != &backend_cpu; /* the device has memory of its own */
     count(&n, e, s, &(struct engine_plan_adapter){0}, BASE_PACKED);
+    count(&file, e, s, &(struct engine_plan_adapter){0}, BASE_FILE);
+    uint64_t spare = own ? total(&n) / 10 : 0, held = e->be->memory_held(e->ctx);
+    uint64_t need =
+        total(&n) > held ? total(&n) - held : 0; /* of it the context has its own part */
     enum base_memory chosen = asked;
-    if (asked == BASE_AUTO) chosen = total(&n) > available ? BASE_FILE : BASE_PACKED;
-    if (asked == BASE_PACKED && n.weights > available) {
-        char need[32], have[32];
-        text_size(need, sizeof need, n.weights);
-        text_size(have, sizeof have, available);
-        return err_make(ERR_MACHINE,
-                        "--base-memory packed: the weights need %s, %s are free: use file or auto",
-                        need, have);
-    }
+    if (asked == BASE_AUTO)
+        chosen = need + spare > available && (!own || file.weights < n.weights) ? BASE_FILE
+                                                                                : BASE_PACKED;
+    const struct need *needed = chosen == BASE_FILE ? &file : &n;
+    if (needed->weights > available && (own || asked == BASE_PACKED))
+        return refuse_weights(needed, chosen, available);
     *out = chosen;
     return ERR_NONE;
 }
@@ -97,12 +160,13 @@ static bool fits(const struct engine *e, const struct variant *v,
     return total(&n) <= available;
 }
 
+/* Halves the rows or the positions. The rows that remain may be the longest ones. */
 static void halve(struct pass_size *s, size_t *part)
 {
-    size_t before = *part;
-    *part = (before + 1) / 2;
-    s->tokens = s->tokens * *part / before;
-    s->learned = s->learned * *part / before;
+    *part = (*part + 1) / 2;
+    size_t most = s->rows * s->positions;
+    if (s->tokens > most) s->tokens = most;
+    if (s->learned > most) s->learned = most;
 }
 
 static bool find_variant(struct variant *v, const struct engine *e,
@@ -110,7 +174,7 @@ static bool find_variant(struct variant *v, const struct engine *e,
 {
     const struct variant first = *v;
     struct engine_plan_weights w;
-    engine_plan_weights(&w, e->model, engine_precision(e));
+    engine_plan_weights(&w, e);
     bool smaller = w.file < w.packed;
     for (int i = 0; i < 4; i++) {
         *v = first;
@@ -141,30 +205,27 @@ static void describe(char *out, size_t bytes, const struct variant *v, const str
         snprintf(out + at, bytes - at, " --seq %zu", v->size.positions);
 }
 
-/* Packed weights are not in the free memory any more, so they are added to it. */
 err engine_plan_check(const struct engine *e, const struct pass_size *s,
-                      const struct engine_plan_adapter *adapter, uint64_t available)
+                      const struct engine_plan_adapter *adapter, uint64_t capacity)
 {
     struct variant from = {e->base_memory, *s}, v = from;
-    struct engine_plan_weights w;
     struct need n;
-    engine_plan_weights(&w, e->model, engine_precision(e));
-    if (available == UINT64_MAX) return ERR_NONE;
-    if (e->base_memory == BASE_PACKED) available += w.packed;
+    if (capacity == UINT64_MAX) return ERR_NONE;
     count(&n, e, s, adapter, e->base_memory);
-    if (total(&n) <= available) return ERR_NONE;
-    char all[32], weights[32], activations[32], rest[32], have[32], advice[128];
+    if (total(&n) <= capacity) return ERR_NONE;
+    char all[32], weight[32], activations[32], rest[32], have[32], advice[128];
     text_size(all, sizeof all, total(&n));
-    text_size(weights, sizeof weights, n.weights);
+    text_size(weight, sizeof weight, n.weights);
     text_size(activations, sizeof activations, n.activations);
     text_size(rest, sizeof rest, n.adapter + n.scratch);
-    text_size(have, sizeof have, available);
-    if (find_variant(&v, e, adapter, available))
+    text_size(have, sizeof have, capacity);
+    if (find_variant(&v, e, adapter, capacity))
         describe(advice, sizeof advice, &v, &from);
     else
         snprintf(advice, sizeof advice, "no smaller batch fits");
     return err_make(ERR_MACHINE,
-                    "%zu x %zu tokens need %s of memory (weights %s, activations %s, adapter and "
+                    "%s%zu x %zu tokens need %s of memory (weights %s, activations %s, adapter and "
                     "scratch %s), %s are free: %s",
-                    s->rows, s->positions, all, weights, activations, rest, have, advice);
+                    e->be == &backend_cpu ? "" : "GPU: ", s->rows, s->positions, all, weight,
+                    activations, rest, have, advice);
 }

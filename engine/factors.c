@@ -82,6 +82,7 @@ err factors_open(struct factors **out, const struct engine *e, const struct adap
     if (!f) return err_sys(ENOMEM, "engine");
     *f = (struct factors){.be = e->be, .ctx = e->ctx, .adapter = ad, .sites = sites};
     err er = err_sys(ENOMEM, "engine: %zu modules", ad->count);
+    uint64_t before = e->be->memory_held(e->ctx);
     if (!(f->site = calloc(sites, sizeof *f->site))) goto out;
     if (!(f->all = calloc(sites, sizeof *f->all))) goto out;
     for (size_t i = 0; i < sites; i++) {
@@ -96,6 +97,7 @@ err factors_open(struct factors **out, const struct engine *e, const struct adap
     }
     er = ERR_NONE;
     load(f, true);
+    f->held = e->be->memory_held(e->ctx) - before;
 out:
     if (err_is(er))
         factors_close(f);

@@ -29,7 +29,8 @@ struct factors {
     struct site_factors *site; /* (sites) */
     size_t sites;              /* layers * SITES */
     struct backend_low_rank **all;
-    size_t count; /* of all: the sites with modules */
+    size_t count;  /* of all: the sites with modules */
+    uint64_t held; /* memory of the device, in bytes; 0 on the CPU */
 };
 
 err factors_open(struct factors **out, const struct engine *e, const struct adapter *ad);

@@ -64,11 +64,18 @@ struct engine {
     float *norms;         /* the memory of all norms */
     float *cosine, *sine; /* (positions, head_dim / 2) */
     size_t positions;
-    int threads;
+    bool inference;               /* forward passes only */
     enum base_memory base_memory; /* BASE_PACKED or BASE_FILE */
     struct pass pass;
     char why[BACKEND_WHY_BYTES]; /* device auto: why no GPU is used */
 };
+
+/* Free memory of the device and what the engine holds of it; UINT64_MAX if that is not known. */
+static inline uint64_t engine_capacity(const struct engine *e)
+{
+    uint64_t available = e->be->memory_free(e->ctx);
+    return available == UINT64_MAX ? available : available + e->be->memory_held(e->ctx);
+}
 
 struct cache {    /* keys and values of one sequence */
     void *memory; /* (layers, 2, capacity, kv_heads head_dim), of the engine's precision */
@@ -133,7 +140,9 @@ err batch_pad(struct batch *b, size_t bucket, size_t rows);
 /* Makes the working memory large enough. */
 err pass_reserve(struct engine *e, const struct pass_size *s);
 size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it then takes */
-void pass_size_widths(struct pass_size *s, const struct factors *f);  /* site_width at least f's */
+/* Sets the sizes to those with what batch_pad() adds; the learned tokens of one head_loss(). */
+size_t pass_filled(struct pass_size *s, const struct engine *e);
+void pass_size_widths(struct pass_size *s, const struct factors *f); /* site_width at least f's */
 /* Makes the tables of rotation angles cover `positions` positions. */
 err engine_reserve_positions(struct engine *e, size_t positions);
 /* Attention of one layer: its shape, the views of q, k and v in `qkv`, and their rotation. */

@@ -211,11 +211,6 @@ struct optimizer { /* each (n), device */
     double prox;
 };
 
-/* Memory of a device, in bytes. */
-struct backend_memory {
-    uint64_t free; /* that can be taken now; UINT64_MAX if it is not known */
-    uint64_t held; /* that this context has taken; on the CPU packed weights alone are counted */
-};
 struct backend_weight_bytes {
     uint64_t held;    /* what weight_pack() takes */
     uint64_t scratch; /* of its operations; weights share it, so only the largest counts */
@@ -246,7 +241,10 @@ struct backend {
     bool (*rows_alone)(const struct backend_context *c);
 
     /* ---- Memory, counted before it is taken. */
-    void (*memory)(struct backend_memory *out, struct backend_context *c);
+    /* Bytes that can be taken now; UINT64_MAX if that is not known. */
+    uint64_t (*memory_free)(struct backend_context *c);
+    /* Bytes that this context has taken. On the CPU only packed weights are counted. */
+    uint64_t (*memory_held)(const struct backend_context *c);
     /* The data of the parts and of the bias is not read. */
     void (*weight_bytes)(struct backend_weight_bytes *out, const struct backend_context *c,
                          const struct weight_source *source);

@@ -2,7 +2,6 @@
  * precision of the engine are made from them after every step, and the adapter on the host gets
  * them at the end. Per value: the value, two moments and a gradient, 16 bytes. */
 #include "engine/train/train.h"
-#include "base/memory.h"
 #include "base/rng.h"
 #include "base/text.h"
 #include "engine/engine_plan.h"
@@ -130,6 +129,7 @@ void training_close(struct training *t)
 err training_open(struct training *t)
 {
     struct engine *e = t->e;
+    uint64_t before = e->be->memory_held(e->ctx);
     size_t bytes = t->adapter->value_count * sizeof(float);
     t->row = calloc((size_t)t->o->batch * t->o->accumulate, sizeof *t->row);
     t->batch = calloc(t->o->accumulate, sizeof *t->batch);
@@ -140,6 +140,7 @@ err training_open(struct training *t)
     TRY(e->be->memory_take(&t->second, e->ctx, bytes));
     TRY(e->be->memory_take(&t->gradient, e->ctx, bytes));
     if (t->o->prox > 0.0) TRY(e->be->memory_take(&t->start, e->ctx, bytes));
+    t->blocks_held = e->be->memory_held(e->ctx) - before;
     if (t->o->prune_lambda > 0.0 && !(t->penalty = malloc(bytes)))
         return err_sys(ENOMEM, "training");
     e->be->copy_in(e->ctx, t->value, t->adapter->value, bytes);
@@ -153,8 +154,10 @@ err training_reserve(struct training *t, const struct pass_size *s)
     size.backward = true;
     size.checkpoint = t->o->checkpoint;
     pass_size_widths(&size, t->factors);
-    const struct engine_plan_adapter adapter = {t->adapter->value_count, t->each_row};
-    if (t->e->be == &backend_cpu) TRY(engine_plan_check(t->e, &size, &adapter, memory_available()));
+    struct engine_plan_adapter adapter = {.values = t->adapter->value_count};
+    adapter.taken = t->blocks_held + t->factors->held;
+    adapter.each_row = t->each_row;
+    TRY(engine_plan_check(t->e, &size, &adapter, engine_capacity(t->e)));
     return pass_reserve(t->e, &size);
 }
 

@@ -21,6 +21,7 @@ struct training {
     uint64_t epoch;                           /* from 1; 0: `order` is not set */
     bool each_row;                            /* the caller keeps a gradient for each row */
     struct backend_record *record;            /* of the passes */
+    uint64_t blocks_held; /* bytes of the device in value .. start; 0 on the CPU */
 };
 
 err training_check(const struct train_options *o, const struct adapter *ad,

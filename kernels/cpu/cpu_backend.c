@@ -65,9 +65,15 @@ static bool cpu_rows_alone(const struct backend_context *c)
     return c->precision == DTYPE_F32;
 }
 
-static void cpu_memory(struct backend_memory *out, struct backend_context *c)
+static uint64_t cpu_memory_free(struct backend_context *c)
 {
-    *out = (struct backend_memory){.free = memory_available(), .held = c->packed_bytes};
+    (void)c;
+    return memory_available();
+}
+
+static uint64_t cpu_memory_held(const struct backend_context *c)
+{
+    return c->packed_bytes;
 }
 
 /* Scratch of the kernels for each thread: kept exponentials of the head, and panels. */
@@ -199,7 +205,8 @@ const struct backend backend_cpu = {
     .check = cpu_check,
     .profile = cpu_profile,
     .rows_alone = cpu_rows_alone,
-    .memory = cpu_memory,
+    .memory_free = cpu_memory_free,
+    .memory_held = cpu_memory_held,
     .weight_bytes = cpu_weight_bytes,
     .scratch_bytes = cpu_scratch_bytes,
     .memory_take = cpu_memory_take,

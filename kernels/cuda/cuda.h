@@ -148,7 +148,8 @@ void cuda_record_close(struct backend_record *record);
 /* ---- cuda_plan.cu, cuda_peer.cu */
 int cuda_devices(void);
 bool cuda_rows_alone(const struct backend_context *c);
-void cuda_memory(struct backend_memory *out, struct backend_context *c);
+uint64_t cuda_memory_free(struct backend_context *c);
+uint64_t cuda_memory_held(const struct backend_context *c);
 uint64_t cuda_scratch_bytes(const struct backend_context *c, const struct backend_need *need);
 void cuda_peer_copy(struct backend_context *c, float *to, struct backend_context *other,
                     const float *from, size_t n);

@@ -15,14 +15,20 @@ bool cuda_rows_alone(const struct backend_context *c)
     return !c->rows_depend;
 }
 
-void cuda_memory(struct backend_memory *out, struct backend_context *c)
+uint64_t cuda_memory_free(struct backend_context *c)
 {
     size_t available = 0, all = 0;
     cuda_begin(c);
     bool known = cuda_good(c, cudaMemGetInfo(&available, &all), "asking for the free memory");
-    *out = {known ? available : UINT64_MAX, 0};
+    return known ? available : UINT64_MAX;
+}
+
+uint64_t cuda_memory_held(const struct backend_context *c)
+{
+    uint64_t held = 0;
     for (size_t i = 0; i < c->takes; i++)
-        out->held += c->taken[i].bytes;
+        held += c->taken[i].bytes;
+    return held;
 }
 
 static size_t larger(size_t a, size_t b)

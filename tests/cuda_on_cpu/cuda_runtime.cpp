@@ -151,6 +151,13 @@ size_t shim_memory_used(int number)
     guard held(all.lock);
     return all.devices[number].used;
 }
+size_t shim_memory_peak(int number)
+{
+    guard held(all.lock);
+    size_t peak = all.devices[number].peak;
+    all.devices[number].peak = all.devices[number].used;
+    return peak;
+}
 void shim_counts_get(struct shim_counts *out)
 {
     guard held(all.lock);
@@ -336,7 +343,8 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     device *d = &all.devices[device_now];
     size_t room = room_of(bytes);
     all.counts.allocations++;
-    if (fault(SHIM_FAULT_MALLOC) || room < bytes || room > d->total - std::min(d->used, d->total))
+    if (fault(SHIM_FAULT_MALLOC) || room < bytes ||
+        room - BEYOND > d->total - std::min(d->used, d->total))
         return done(cudaErrorMemoryAllocation);
     char *p = bytes ? static_cast<char *>(aligned_alloc(256, room)) : nullptr;
     if (bytes && !p) return done(cudaErrorMemoryAllocation);
@@ -346,7 +354,8 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
         __asan_poison_memory_region(p, room);
 #endif
         d->blocks[p] = {bytes, false};
-        d->used += room;
+        d->used += room - BEYOND;
+        d->peak = std::max(d->peak, d->used);
     }
     *out = p;
     return cudaSuccess;
@@ -364,7 +373,7 @@ cudaError_t cudaFree(void *p)
 #ifdef SHIM_ASAN
         __asan_unpoison_memory_region(p, room);
 #endif
-        all.devices[i].used -= room;
+        all.devices[i].used -= room - BEYOND;
         all.devices[i].blocks.erase(found);
         free(p);
         return call_.refused;

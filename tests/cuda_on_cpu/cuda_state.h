@@ -42,14 +42,14 @@ struct shim_event {
 
 namespace shim
 {
-enum { DEVICES = 2, BEYOND = 256 };
+enum { DEVICES = 4, BEYOND = 256 };
 struct allocation {
     size_t bytes;
     bool workspace; /* used by products only: SHIM_VERIFY leaves it out */
 };
 typedef std::map<char *, allocation> allocations; /* by address */
 struct device {
-    size_t total = (size_t)8 << 30, used = 0;
+    size_t total = (size_t)8 << 30, used = 0, peak = 0;
     allocations blocks;
     std::set<shim_stream *> streams;
 };
@@ -61,7 +61,7 @@ struct state {
     std::map<std::string, uint64_t> launched; /* kernels queued by the host, by name */
     uint64_t fault_left[SHIM_FAULTS];         /* 0: none; 1: the next call fails */
     bool verify;
-    int device_count = DEVICES;
+    int device_count = 2;
     cudaError_t broken; /* left by a failed kernel; every later call returns it */
 };
 extern state all;

@@ -64,9 +64,10 @@ enum {
 };
 void shim_products(unsigned mask);
 
-void shim_devices_set(int count);               /* 0, 1 or 2; -1: the driver is too old */
+void shim_devices_set(int count);               /* 0 to 4, at first 2; -1: an old driver */
 void shim_memory_set(int device, size_t bytes); /* size of a device's memory */
 size_t shim_memory_used(int device);            /* taken and not freed */
+size_t shim_memory_peak(int device); /* the largest of these since the last call of this function */
 
 struct shim_counts {
     uint64_t launches;    /* kernels queued by the host, also into a capture */

@@ -45,6 +45,7 @@ refused number 2 'cuda:7: this machine has 2 GPUs' --device cuda:7
 SHIM_DEVICES=0 refused none 1 'no GPU' --device cuda
 SHIM_DEVICES=-1 refused driver 1 'driver' --device cuda
 SHIM_MEMORY=1000000 refused memory 1 'out of memory' --device cuda
+SHIM_MEMORY=33700000 refused plan 1 '2 x [0-9]* tokens need .* are free: no smaller batch fits' --device cuda
 SHIM_FAULT=malloc:20 refused malloc 1 'out of memory' --device cuda
 SHIM_FAULT=launch:20 refused launch 1 'cuda:0' --device cuda
 SHIM_FAULT=kernel:100 refused kernel 1 'cuda:0' --device cuda
