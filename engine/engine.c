@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,6 +163,7 @@ static void pass_close(struct engine *e)
 void engine_close(struct engine *e)
 {
     if (!e) return;
+    engine_peers_close(e);
     if (e->ctx) {
         pass_close(e);
         for (uint32_t i = 0; e->layer && i < e->model->arch.layers; i++) {
@@ -197,7 +199,7 @@ static err choose_memory(struct engine *e, const struct engine_options *o)
 
 /* Packing reads every weight once and is the slow part of opening: each layer is converted from its
  * file format to float32 and then to the layout of the backend. */
-err engine_open(struct engine **out, const struct model *m, const struct engine_options *o)
+err engine_open_one(struct engine **out, const struct model *m, const struct engine_options *o)
 {
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return err_sys(ENOMEM, "engine");
@@ -209,6 +211,7 @@ err engine_open(struct engine **out, const struct model *m, const struct engine_
     e->inference = o->inference;
     if (!(e->layer = calloc(m->arch.layers, sizeof *e->layer))) goto out;
     TRY_OUT(er, backend_open(&e->be, &e->ctx, o->device, &options, e->why));
+    snprintf(e->device, sizeof e->device, "%s", e->be->name);
     TRY_OUT(er, choose_memory(e, o));
     if (e->base_memory == BASE_FILE) products |= BACKEND_KEEP;
     TRY_OUT(er, place_norms(e));
@@ -225,7 +228,7 @@ out:
 
 const char *engine_device(const struct engine *e)
 {
-    return e->be->name;
+    return e->device;
 }
 const char *engine_no_gpu(const struct engine *e)
 {

@@ -6,6 +6,9 @@
  *   engine_evaluate(), engine_logits(), train_run(), generate_many(), ...
  *   engine_close(e);                     before model_close(), which owns the embedding
  *
+ * An engine may have several devices. train_run() uses all of them; every other function uses the
+ * first one.
+ *
  * An engine serves one caller at a time, because it owns the working memory; its threads run inside
  * single operations. The same inputs give the same bytes with any number of threads. */
 #ifndef ENGINE_ENGINE_H
@@ -28,7 +31,7 @@ enum base_memory {
 extern const char *const base_memories[]; /* names in the order of the enum, then NULL */
 
 struct engine_options {
-    const char *device;   /* "cpu", "cuda", "auto" (NULL) */
+    const char *device;   /* as for backend_list_set(): "cpu", "cuda:0,cuda:1", "auto" (NULL) */
     enum dtype precision; /* DTYPE_F32, DTYPE_BF16; DTYPE_NONE is auto: bf16 where it is faster */
     int threads;          /* 0: all */
     bool profile;         /* engine_profile() has the seconds of operations */
@@ -42,7 +45,8 @@ struct engine_options {
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
 void engine_close(struct engine *e); /* accepts NULL */
 
-const char *engine_device(const struct engine *e); /* "cpu" or "cuda" */
+/* "cpu" or "cuda"; with several devices their names, "cuda:0,cuda:1". */
+const char *engine_device(const struct engine *e);
 /* Device "auto": why no GPU is used, or "". */
 const char *engine_no_gpu(const struct engine *e);
 enum dtype engine_precision(const struct engine *e);         /* DTYPE_F32 or DTYPE_BF16 */

@@ -210,6 +210,7 @@ err engine_plan_check(const struct engine *e, const struct pass_size *s,
 {
     struct variant from = {e->base_memory, *s}, v = from;
     struct need n;
+    bool own = e->be != &backend_cpu;
     if (capacity == UINT64_MAX) return ERR_NONE;
     count(&n, e, s, adapter, e->base_memory);
     if (total(&n) <= capacity) return ERR_NONE;
@@ -223,9 +224,10 @@ err engine_plan_check(const struct engine *e, const struct pass_size *s,
         describe(advice, sizeof advice, &v, &from);
     else
         snprintf(advice, sizeof advice, "no smaller batch fits");
-    return err_make(ERR_MACHINE,
-                    "%s%zu x %zu tokens need %s of memory (weights %s, activations %s, adapter and "
-                    "scratch %s), %s are free: %s",
-                    e->be == &backend_cpu ? "" : "GPU: ", s->rows, s->positions, all, weight,
-                    activations, rest, have, advice);
+    return err_make(
+        ERR_MACHINE,
+        "%s%s%zu x %zu tokens need %s of memory (weights %s, activations %s, adapter and "
+        "scratch %s), %s are free: %s",
+        own ? engine_device(e) : "", own ? ": " : "", s->rows, s->positions, all, weight,
+        activations, rest, have, advice);
 }

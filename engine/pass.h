@@ -67,8 +67,15 @@ struct engine {
     bool inference;               /* forward passes only */
     enum base_memory base_memory; /* BASE_PACKED or BASE_FILE */
     struct pass pass;
-    char why[BACKEND_WHY_BYTES]; /* device auto: why no GPU is used */
+    char why[BACKEND_WHY_BYTES];                           /* device auto: why no GPU is used */
+    char device[BACKEND_DEVICES_MAX * BACKEND_NAME_BYTES]; /* engine_device() */
+    struct engine **peer; /* (peers) the engines of further devices, which this one owns */
+    size_t peers;
 };
+
+/* engine_open() for one device. */
+err engine_open_one(struct engine **out, const struct model *m, const struct engine_options *o);
+void engine_peers_close(struct engine *e);
 
 /* Free memory of the device and what the engine holds of it; UINT64_MAX if that is not known. */
 static inline uint64_t engine_capacity(const struct engine *e)

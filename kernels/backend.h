@@ -248,7 +248,7 @@ struct backend {
     /* The data of the parts and of the bias is not read. */
     void (*weight_bytes)(struct backend_weight_bytes *out, const struct backend_context *c,
                          const struct weight_source *source);
-    /* What a context and its batch take for themselves in passes of this size, apart from the
+    /* Bytes that a context and its batch take for themselves in passes of this size, apart from the
      * scratch of weights. */
     uint64_t (*scratch_bytes)(const struct backend_context *c, const struct backend_need *need);
 
@@ -389,8 +389,8 @@ enum { BACKEND_WHY_BYTES = 640 };
 err backend_open(const struct backend **out, struct backend_context **c, const char *name,
                  const struct backend_options *o, char why[BACKEND_WHY_BYTES]);
 
-/* The devices of a list: "cuda:0,cuda:1", "cuda:all", or one name of backend_open(). ERR_INPUT for a
- * device that is named twice, and for a list with a device that is not cuda:N. */
+/* The devices of a list: "cuda:0,cuda:1", "cuda:all", or one name of backend_open(). ERR_INPUT for
+ * a device that is named twice, and for a list with a device that is not cuda:N. */
 enum { BACKEND_DEVICES_MAX = 16, BACKEND_NAME_BYTES = 16 };
 struct backend_list {
     char name[BACKEND_DEVICES_MAX][BACKEND_NAME_BYTES];

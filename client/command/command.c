@@ -77,8 +77,9 @@ static const struct option_row common_rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(device),
      .fallback = "auto",
-     .value = "cpu|cuda[:n]|auto",
-     .help = "compute device; auto: GPU 0 if it can be used, else the CPU"},
+     .value = "cpu|cuda[:n][,cuda:n...]|cuda:all|auto",
+     .help = "compute device; auto: GPU 0 if it can be used, else the CPU; with several GPUs "
+             "training divides the rows of each pass, and everything else uses the first one"},
     {.flag = "precision",
      .kind = OPTION_CHOICE,
      .at = AT(precision),

@@ -29,7 +29,7 @@ struct command_common {
     bool json, quiet, verbose, help;
     int64_t threads; /* 0: all */
     int64_t seed;
-    const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
+    const char *device; /* "auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1" */
     int precision;      /* enum training_precision */
 };
 

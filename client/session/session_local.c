@@ -84,15 +84,17 @@ static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const st
     return ERR_NONE;
 }
 
-/* Equal bits are promised only for one processor type and one set of libraries, so the run records
- * those of each member. */
-static err name_libraries(char **out, struct arena *arena)
+/* Equal bits are promised only for one processor type, one set of libraries and one number of GPUs,
+ * so the run records those of each member. */
+static err name_libraries(char **out, const char *device, struct arena *arena)
 {
-    char processor[100], libraries[150], all[256];
+    char processor[100], libraries[150], all[384];
     const char *kept = NULL;
+    bool gpu = device && strncmp(device, "cuda", 4) == 0;
     describe_processor(processor, sizeof processor);
     describe_libraries(libraries, sizeof libraries);
-    snprintf(all, sizeof all, "%s; %s", processor, libraries);
+    snprintf(all, sizeof all, "%s; %s%s%.64s", processor, libraries, gpu ? "; " : "",
+             gpu ? device : "");
     TRY(arena_text(&kept, arena, all, strlen(all)));
     *out = (char *)(uintptr_t)kept;
     return ERR_NONE;
@@ -107,7 +109,7 @@ err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local 
     out->memory_bytes = local->options->memory;
     out->examples = local->data.count;
     out->eval_rows = local->held_out.count;
-    TRY(name_libraries(&out->libraries, arena));
+    TRY(name_libraries(&out->libraries, local->options->device, arena));
     return list_modules(&out->modules, &out->n_modules, &local->model.arch, arena);
 }
 

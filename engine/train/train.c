@@ -119,6 +119,7 @@ void training_close(struct training *t)
     for (size_t i = 0; i < sizeof block / sizeof block[0]; i++)
         if (block[i]) be->memory_give(t->e->ctx, block[i]);
     factors_give(t);
+    training_peers_close(t);
     free(t->penalty);
     free(t->batch);
     free(t->row);
@@ -131,8 +132,9 @@ err training_open(struct training *t)
     struct engine *e = t->e;
     uint64_t before = e->be->memory_held(e->ctx);
     size_t bytes = t->adapter->value_count * sizeof(float);
-    t->row = calloc((size_t)t->o->batch * t->o->accumulate, sizeof *t->row);
-    t->batch = calloc(t->o->accumulate, sizeof *t->batch);
+    /* Behind the rows of all passes is room for those of one, see training_deal(). */
+    t->row = calloc((size_t)t->o->batch * (t->o->accumulate + 1), sizeof *t->row);
+    t->batch = calloc(t->o->accumulate * training_devices(t), sizeof *t->batch);
     t->order = calloc(t->data->count, sizeof *t->order);
     if (!t->row || !t->batch || !t->order) return err_sys(ENOMEM, "training");
     TRY(e->be->memory_take(&t->value, e->ctx, bytes));
@@ -145,20 +147,27 @@ err training_open(struct training *t)
         return err_sys(ENOMEM, "training");
     e->be->copy_in(e->ctx, t->value, t->adapter->value, bytes);
     if (t->start) e->be->copy_in(e->ctx, t->start, t->adapter->value, bytes);
-    return factors_take(t);
+    TRY(factors_take(t));
+    return training_peers_open(t);
 }
 
-err training_reserve(struct training *t, const struct pass_size *s)
+err training_reserve_on(struct training *t, struct engine *e, const struct factors *f,
+                        uint64_t blocks_held, const struct pass_size *s)
 {
     struct pass_size size = *s;
     size.backward = true;
     size.checkpoint = t->o->checkpoint;
-    pass_size_widths(&size, t->factors);
+    pass_size_widths(&size, f);
     struct engine_plan_adapter adapter = {.values = t->adapter->value_count};
-    adapter.taken = t->blocks_held + t->factors->held;
+    adapter.taken = blocks_held + f->held;
     adapter.each_row = t->each_row;
-    TRY(engine_plan_check(t->e, &size, &adapter, engine_capacity(t->e)));
-    return pass_reserve(t->e, &size);
+    TRY(engine_plan_check(e, &size, &adapter, engine_capacity(e)));
+    return pass_reserve(e, &size);
+}
+
+err training_reserve(struct training *t, const struct pass_size *s)
+{
+    return training_reserve_on(t, t->e, t->factors, t->blocks_held, s);
 }
 
 /* Fisher-Yates shuffle, with a generator keyed by the epoch, so that the order of an epoch can be
@@ -197,15 +206,15 @@ static uint64_t dropout_key(const struct training *t, uint64_t pass)
     return high << 32 | rng_u32(&rng);
 }
 
-/* The largest sizes of all passes. The order of the rows is known before the first step, so this
- * walks through it. */
-static struct pass_size largest_pass(struct training *t)
+/* The largest sizes of all passes on a device. The order of the rows is known before the first
+ * step, so this walks through it. */
+static struct pass_size largest_pass(struct training *t, size_t device)
 {
-    struct pass_size most = {.rows = t->o->batch};
+    struct pass_size most = {.rows = training_share(t, device)};
     uint64_t passes = t->steps * t->o->accumulate;
     for (uint64_t i = 0; i < passes; i++) {
         size_t tokens = 0, learned = 0;
-        for (uint64_t k = 0; k < t->o->batch; k++) {
+        for (uint64_t k = device; k < t->o->batch; k += training_devices(t)) {
             const struct data_row *r = row_at(t, i * t->o->batch + k);
             tokens += r->count;
             learned += engine_learned(r->label, r->count);
@@ -217,15 +226,42 @@ static struct pass_size largest_pass(struct training *t)
     return most;
 }
 
+static err reserve_all(struct training *t)
+{
+    struct pass_size most = largest_pass(t, 0);
+    TRY(training_reserve(t, &most));
+    for (size_t i = 0; i < t->e->peers; i++) {
+        const struct training_peer *p = &t->peer[i];
+        most = largest_pass(t, i + 1);
+        TRY(training_reserve_on(t, p->e, p->factors, p->blocks_held, &most));
+    }
+    return ERR_NONE;
+}
+
+/* The device of a pass, with the factors, the gradient and the record there. */
+struct place {
+    struct engine *e;
+    struct factors *factors;
+    float *gradient;
+    struct backend_record **record;
+};
+
+static struct place place_of(struct training *t, size_t device)
+{
+    if (!device) return (struct place){t->e, t->factors, t->gradient, &t->record};
+    struct training_peer *p = &t->peer[device - 1];
+    return (struct place){p->e, p->factors, p->gradient, &p->record};
+}
+
 /* Queues one forward and backward pass over `row`, which adds the gradient of scale * sum of
- * likelihoods to t->gradient. */
-static err one_pass(struct training *t, struct batch *b, const struct engine_row *row, size_t rows,
-                    double scale, uint64_t pass)
+ * likelihoods to that of the place. */
+static err one_pass(struct training *t, const struct place *p, struct batch *b,
+                    const struct engine_row *row, size_t rows, double scale, uint64_t pass)
 {
     TRY(batch_open(b, row, rows, BATCH_LABELS));
-    TRY(batch_pad(b, t->e->be->bucket, t->o->batch));
-    b->record = &t->record;
-    struct segment segment = {.factors = t->factors, .gradient = t->gradient, .tokens = b->tokens};
+    TRY(batch_pad(b, p->e->be->bucket, rows));
+    b->record = p->record;
+    struct segment segment = {.factors = p->factors, .gradient = p->gradient, .tokens = b->tokens};
     b->segment = &segment;
     b->segments = 1;
     b->backward = true;
@@ -233,7 +269,7 @@ static err one_pass(struct training *t, struct batch *b, const struct engine_row
     b->scale = scale;
     b->dropout = (float)t->o->dropout;
     if (t->o->dropout > 0.0) b->dropout_key = dropout_key(t, pass);
-    err er = pass_run(t->e, b);
+    err er = pass_run(p->e, b);
     b->segment = NULL;
     b->segments = 0;
     return er;
@@ -274,9 +310,11 @@ err training_update(struct training *t, struct train_step *s)
     optimizer.n = t->adapter->value_count;
     optimizer.start = t->start;
     optimizer.prox = o->prox;
+    training_peers_add(t);
     e->be->adamw(e->ctx, norm2, &optimizer, &a);
     factors_set(t->factors, t->value);
-    TRY(e->be->check(e->ctx));
+    training_peers_follow(t);
+    TRY(training_check_all(t));
     s->grad_norm = sqrt(norm2[0]);
     s->penalty += 0.5 * o->prox * norm2[1];
     return t->penalty && isfinite(s->grad_norm) ? fetch(t) : ERR_NONE;
@@ -299,6 +337,8 @@ static void take_rows(struct training *t, struct train_step *s)
         s->tokens += r->count;
         s->learned += engine_learned(r->label, r->count);
     }
+    for (size_t i = 0; i < rows; i += t->o->batch)
+        training_deal(t, t->row + i);
 }
 
 /* The gradient starts with that of the penalty, or at zero. */
@@ -311,6 +351,26 @@ static void start_gradient(struct training *t, struct train_step *s)
         e->be->copy_in(e->ctx, t->gradient, t->penalty, n * sizeof(float));
     else
         e->be->zero(e->ctx, (struct mat){t->gradient, DTYPE_F32, n}, 1, n);
+    training_peers_zero(t);
+}
+
+/* Queues all passes of a step, those of a pass on all devices one after the other. *opened counts
+ * the batches that have to be closed. */
+static err queue_passes(struct training *t, const struct train_step *s, double scale,
+                        size_t *opened)
+{
+    size_t devices = training_devices(t), row = 0;
+    for (; *opened < t->o->accumulate * devices; ++*opened) {
+        size_t device = *opened % devices, rows = training_share(t, device);
+        struct place p = place_of(t, device);
+        uint64_t pass = s->step * t->o->accumulate * devices + *opened;
+        err er = one_pass(t, &p, &t->batch[*opened], t->row + row, rows, scale, pass);
+        row += rows;
+        if (!err_is(er)) continue;
+        ++*opened;
+        return er;
+    }
+    return ERR_NONE;
 }
 
 /* One optimizer step over batch * accumulate rows. The loss is the mean over the learned tokens of
@@ -319,19 +379,16 @@ static void start_gradient(struct training *t, struct train_step *s)
  * more. Everything is queued, and training_update() waits once. */
 static err one_step(struct training *t, struct train_step *s)
 {
-    size_t batch = t->o->batch, opened = 0;
+    size_t opened = 0;
     double nll = 0.0;
-    err er = ERR_NONE;
     take_rows(t, s);
     start_gradient(t, s);
     double scale = s->learned ? 1.0 / (double)s->learned : 0.0;
-    for (; opened < t->o->accumulate && !err_is(er); opened++)
-        er = one_pass(t, &t->batch[opened], t->row + opened * batch, batch, scale,
-                      s->step * t->o->accumulate + opened);
+    err er = queue_passes(t, s, scale, &opened);
     s->lr = t->o->lr * train_lr_factor(t->o->schedule, s->step, t->o->warmup, t->steps);
     if (!err_is(er)) er = training_update(t, s);
     if (err_is(er)) { /* what is queued still has to write into the batches */
-        err other = t->e->be->check(t->e->ctx);
+        err other = training_check_all(t);
         (void)other;
     }
     for (size_t i = 0; i < opened; i++) {
@@ -355,8 +412,7 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
     t.steps = train_steps(o, data->count);
     if (o->prune_gamma > 0.0) result.tail_before = train_tail(adapter, o->prune_gamma);
     err er = training_open(&t);
-    struct pass_size most = err_is(er) ? (struct pass_size){0} : largest_pass(&t);
-    if (!err_is(er)) er = training_reserve(&t, &most);
+    if (!err_is(er)) er = reserve_all(&t);
     for (uint64_t i = 0; i < t.steps && !err_is(er); i++) {
         struct train_step s = {.step = i, .steps = t.steps};
         uint64_t since = text_now_ms();

@@ -5,6 +5,16 @@
 #include "engine/pass.h"
 #include "engine/train/train.h"
 
+/* A further device in training. It has the same values as the first one, and computes the gradient
+ * of its own share of the rows. */
+struct training_peer {
+    struct engine *e;
+    struct factors *factors;
+    float *value, *gradient; /* (value_count) each, on this device */
+    uint64_t blocks_held;    /* bytes of both; 0 on the CPU */
+    struct backend_record *record;
+};
+
 struct training {
     struct engine *e;
     struct adapter *adapter;
@@ -15,7 +25,8 @@ struct training {
     float *value, *first, *second, *gradient; /* (value_count) each, device */
     float *start;                             /* (value_count) device; NULL without prox */
     float *penalty;                           /* (value_count) host; NULL without pruning */
-    struct batch *batch;                      /* (accumulate) passes of one step */
+    struct training_peer *peer;               /* (e->peers) */
+    struct batch *batch;                      /* (accumulate, devices) passes of one step */
     struct engine_row *row;                   /* (batch * accumulate) */
     uint32_t *order;                          /* (rows) order of the rows in `epoch` */
     uint64_t epoch;                           /* from 1; 0: `order` is not set */
@@ -32,6 +43,9 @@ err training_open(struct training *t);
 void training_close(struct training *t);
 /* Working memory for passes of this size, so that no step has to take memory. */
 err training_reserve(struct training *t, const struct pass_size *s);
+/* The same for a pass of `s` on one device. `blocks_held`: bytes of the blocks of values. */
+err training_reserve_on(struct training *t, struct engine *e, const struct factors *f,
+                        uint64_t blocks_held, const struct pass_size *s);
 /* Sets t->penalty to the gradient of the penalty at the values of the adapter, and s->penalty. */
 void training_penalty(struct training *t, struct train_step *s);
 /* Queues one AdamW step with t->gradient, clipped, and waits for it and for all passes before it.
@@ -40,6 +54,29 @@ err training_update(struct training *t, struct train_step *s);
 /* ERR_STATE if the loss or the norm of the gradient is not finite: AdamW would turn every value
  * into NaN with the next step. */
 err training_finite(const struct train_step *s);
+/* ---- train_peers.c: several devices. Row i of a pass is on device i mod N, and device 0 is t->e.
+ * All functions do nothing without peers. */
+
+static inline size_t training_devices(const struct training *t)
+{
+    return 1 + t->e->peers;
+}
+/* Number of rows of a pass on a device. */
+static inline size_t training_share(const struct training *t, size_t device)
+{
+    size_t n = training_devices(t);
+    return (t->o->batch + n - 1 - device) / n;
+}
+err training_peers_open(struct training *t);
+void training_peers_close(struct training *t);
+/* Puts the rows of a pass (batch) in the order of their devices. */
+void training_deal(const struct training *t, struct engine_row *row);
+void training_peers_zero(struct training *t);   /* their gradients */
+void training_peers_add(struct training *t);    /* their gradients to t->gradient, in order */
+void training_peers_follow(struct training *t); /* they take the values of the first device */
+/* Waits for all devices, the first one too. The first failure by number of the device. */
+err training_check_all(struct training *t);
+
 /* After the last step copies the values to the adapter, unless *er says that a step failed. A
  * failure becomes *er. */
 void training_fetch_after(err *er, const struct training *t);

@@ -405,6 +405,11 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
     TRY(training_check(&p.options, adapter, data));
     TRY(check(o));
     TRY(train_private_check(e));
+    if (e->peers)
+        return err_make(ERR_INPUT,
+                        "private training on %s: example-level privacy uses one device: use "
+                        "--device cuda:N",
+                        engine_device(e));
     p.t.steps = train_private_steps(o);
     double gamma = p.options.prune_gamma;
     if (gamma > 0.0) result.tail_before = train_tail(adapter, gamma);

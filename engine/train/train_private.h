@@ -10,9 +10,9 @@
  * is one Gaussian event with multiplier z at Poisson rate q (privacy/account/account.h).
  * Neighbouring data sets differ in one record; N is public.
  *
- * One record changes the sum by at most C only if the gradients of the other records stay the same,
- * bit for bit. The backend has to promise that (kernels/backend.h, rows alone). It is checked with a
- * pass of the real shapes before the first record is read, and again after each pass.
+ * One record changes the sum by at most C only if the gradients of the other records keep their
+ * bits. The backend has to promise that (kernels/backend.h, rows alone). It is checked with a pass
+ * of the real shapes before the first record is read, and again after each pass.
  *
  * Only released values may be printed or sent, so steps report no loss and no token counts. A
  * record whose gradient is not finite counts as zero without a message, because an error would

@@ -107,21 +107,10 @@ static enum dtype precision(const struct backend_context *c)
 
 /* ---- Memory */
 
-static bool taken_room(struct backend_context *c)
-{
-    if (c->takes < c->takes_most) return true;
-    size_t most = 2 * c->takes_most + 64;
-    void *more = realloc(c->taken, most * sizeof *c->taken);
-    if (!more) return false;
-    c->taken = (struct cuda_room *)more;
-    c->takes_most = most;
-    return true;
-}
-
 err cuda_take(void *out, struct backend_context *c, size_t bytes)
 {
     void *memory;
-    if (!taken_room(c)) return err_sys(ENOMEM, "cuda");
+    if (!cuda_taken_room(c)) return err_sys(ENOMEM, "cuda");
     cudaError_t status = cudaMalloc(&memory, bytes ? bytes : 1);
     if (status == cudaErrorMemoryAllocation) {
         size_t available = 0, all = 0;
@@ -144,11 +133,7 @@ void cuda_give(struct backend_context *c, void *memory)
     cuda_begin(c);
     cuda_wait(c); /* queued work may still use it */
     c->given++;
-    for (size_t i = c->takes; i > 0; i--)
-        if (c->taken[i - 1].data == memory) {
-            c->taken[i - 1] = c->taken[--c->takes];
-            break;
-        }
+    cuda_taken_remove(c, memory);
     cuda_good(c, cudaFree(memory), "freeing memory");
 }
 

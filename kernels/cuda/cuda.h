@@ -137,7 +137,7 @@ enum { CUDA_RECEIVE_BYTES = 4096 };
 double cuda_begin(struct backend_context *c);
 void cuda_done(struct backend_context *c, enum backend_op op, double since);
 
-/* What batch_open() takes on the device. */
+/* Device memory that batch_open() takes. */
 size_t cuda_batch_bytes(const struct batch_rows *most);
 
 /* ---- cuda_record.cu */
@@ -146,6 +146,8 @@ void cuda_repeat(struct backend_context *c, struct backend_record **record, uint
 void cuda_record_close(struct backend_record *record);
 
 /* ---- cuda_plan.cu, cuda_peer.cu */
+bool cuda_taken_room(struct backend_context *c); /* for one more block in c->taken */
+void cuda_taken_remove(struct backend_context *c, const void *memory);
 int cuda_devices(void);
 bool cuda_rows_alone(const struct backend_context *c);
 uint64_t cuda_memory_free(struct backend_context *c);

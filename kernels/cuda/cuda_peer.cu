@@ -1,5 +1,5 @@
-/* Copies and sums between devices. Each context has one stream, so events order them: the copy waits
- * for the other stream, and the other stream waits for the copy. */
+/* Copies and sums between devices. Each context has one stream, so events order them: the copy
+ * waits for the other stream, and the other stream waits for the copy. */
 #include "kernels/cuda/cuda_vector.cuh"
 
 enum { ADD_THREADS = 256, ADD_BLOCKS = 1024 };

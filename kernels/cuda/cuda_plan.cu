@@ -1,6 +1,8 @@
-/* What a context tells about its device: its memory, counted before it is taken, and whether rows
- * depend on each other. */
+/* Facts about a device and a context: the memory that is taken, and that would be taken, and
+ * whether rows depend on each other. */
 #include "kernels/cuda/cuda.h"
+
+#include <stdlib.h>
 
 int cuda_devices(void)
 {
@@ -13,6 +15,26 @@ int cuda_devices(void)
 bool cuda_rows_alone(const struct backend_context *c)
 {
     return !c->rows_depend;
+}
+
+bool cuda_taken_room(struct backend_context *c)
+{
+    if (c->takes < c->takes_most) return true;
+    size_t most = 2 * c->takes_most + 64;
+    void *more = realloc(c->taken, most * sizeof *c->taken);
+    if (!more) return false;
+    c->taken = (struct cuda_room *)more;
+    c->takes_most = most;
+    return true;
+}
+
+void cuda_taken_remove(struct backend_context *c, const void *memory)
+{
+    for (size_t i = c->takes; i > 0; i--)
+        if (c->taken[i - 1].data == memory) {
+            c->taken[i - 1] = c->taken[--c->takes];
+            return;
+        }
 }
 
 uint64_t cuda_memory_free(struct backend_context *c)

@@ -53,8 +53,8 @@ void shim_fault_at(enum shim_fault kind, uint64_t n);
 /* Ends all faults, and the errors they left. */
 void shim_fault_clear(void);
 
-/* Algorithms that the stub of cuBLASLt offers, by bit. It refuses the others, also those that it has
- * offered before. */
+/* Algorithms that the stub of cuBLASLt offers, by bit. It refuses the others, also those that it
+ * has offered before. */
 enum {
     SHIM_PRODUCT_SPLIT_K = 1, /* says so in its configuration */
     SHIM_PRODUCT_BY_ROWS = 2, /* a row's bits depend on the number of rows; nothing tells */

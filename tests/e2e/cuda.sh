@@ -64,5 +64,24 @@ SHIM_PRODUCTS=10 refused rows 2 'private training in bf16 on cuda: .*use --preci
 SHIM_PRODUCTS=10 train float "${private[@]}" --ledger "$work/float.ledger" || fail_with "$work/float.log" "private training in f32"
 SHIM_PRODUCTS=3 refused both 2 'private training in f32 on cuda: .*use --device cpu' "${private[@]}" --ledger "$work/none"
 
+# Several devices: the losses are those of one, apart from rounding.
+train two --device cuda:0,cuda:1 --precision f32 || fail_with "$work/two.log" "training on two devices"
+SHIM_DEVICES=3 train all --device cuda:all --precision f32 || fail_with "$work/all.log" "training on all devices"
+python3 - "$work/gpu.json" "$work/two.json" "$work/all.json" <<'PYTHON' || fail "the losses of several devices differ"
+import json, sys
+one, two, all = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:])
+assert two["device"] == "cuda:0,cuda:1" and all["device"] == "cuda:0,cuda:1,cuda:2", (two["device"], all["device"])
+for other in two, all:
+    assert abs(other["loss_last"] / one["loss_last"] - 1) < 1e-5, (other["loss_last"], one["loss_last"])
+PYTHON
+refused twice 2 'device cuda:0,cuda:0: cuda:0 is named twice' --device cuda:0,cuda:0
+refused missing 2 'cuda:5: this machine has 2 GPUs' --device cuda:1,cuda:5
+refused mixed 2 'expected cpu, cuda, cuda:N, a list as cuda:0,cuda:1' --device cuda:0,cpu
+SHIM_DEVICES=0 refused allnone 1 'no GPU' --device cuda:all
+SHIM_FAULT=kernel:180 refused second 1 'cuda:[01]: ' --device cuda:0,cuda:1
+refused privately 2 'example-level privacy uses one device' --device cuda:0,cuda:1 "${private[@]:2}" --ledger "$work/none"
+FEDLORA_CUDA=$shim "$programs/fedlora" eval --base "$root/tests/models/llama" --data "$work/rows.jsonl" --no-eos --quiet \
+  --device cuda:1,cuda:0 >"$work/eval.out" 2>&1 || fail_with "$work/eval.out" "eval with a list of devices"
+
 SHIM_DEVICES=0 train auto --device auto || fail_with "$work/auto.log" "auto without a GPU"
 grep -q '"device":"cpu"' "$work/auto.json" || fail_with "$work/auto.json" "auto did not take the CPU"
