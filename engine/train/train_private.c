@@ -187,6 +187,11 @@ out:
 err train_private_check(const struct engine *e)
 {
     bool f32 = engine_precision(e) == DTYPE_F32;
+    if (e->peers)
+        return err_make(ERR_INPUT,
+                        "private training on %s: example-level privacy uses one device: use "
+                        "--device cuda:N",
+                        engine_device(e));
     if (e->be->rows_alone(e->ctx)) return ERR_NONE;
     return err_make(ERR_INPUT,
                     "private training in %s on %s: the gradient of a record may depend on the "
@@ -405,11 +410,6 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
     TRY(training_check(&p.options, adapter, data));
     TRY(check(o));
     TRY(train_private_check(e));
-    if (e->peers)
-        return err_make(ERR_INPUT,
-                        "private training on %s: example-level privacy uses one device: use "
-                        "--device cuda:N",
-                        engine_device(e));
     p.t.steps = train_private_steps(o);
     double gamma = p.options.prune_gamma;
     if (gamma > 0.0) result.tail_before = train_tail(adapter, gamma);

@@ -38,8 +38,9 @@ uint64_t train_private_steps(const struct train_private_options *o);
 err train_private_run(struct train_result *out, struct adapter *adapter, struct engine *e,
                       const struct dataset *data, const struct train_private_options *o);
 
-/* ERR_INPUT if it is known already that gradients of records would depend on other records, with
- * the precision or device to take instead. Products that were not computed yet are not known. */
+/* ERR_INPUT for several devices, and if it is known already that gradients of records would depend
+ * on other records; the text names the precision or device to take instead. Products that were not
+ * computed yet are not known. */
 err train_private_check(const struct engine *e);
 
 /* One release of G over all records (q = 1, o->sampling is not read) without training: one Gaussian
