@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct file_disk { /* POSIX signatures and meanings; only tests replace them */
+struct file_disk { /* POSIX signatures and meanings; tests and simulations replace some */
     int (*open)(const char *path, int flags, mode_t mode);
     ssize_t (*write)(int fd, const void *data, size_t size);
     int (*fsync)(int fd);

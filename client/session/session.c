@@ -5,6 +5,7 @@
 #include "agg/adapter/state_whole.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "client/session/session_describe.h"
 #include "client/session/session_round.h"
 #include "client/session/session_task.h"
 #include "proto/message.h"
@@ -36,7 +37,9 @@ static err hello_once(struct session *s)
         request.run = s->result.run;
     else if (s->o->run != NULL)
         request.run = (char *)(uintptr_t)s->o->run;
-    err e = session_local_describe(&request, &s->local, &arena);
+    struct session_describe about;
+    session_describe_of(&about, &s->local);
+    err e = session_describe(&request, &about, &arena);
     Fedlora__V1__HelloReply *reply = NULL;
     if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
     arena_close(&arena);

@@ -4,7 +4,6 @@
 #include "base/file.h"
 #include "base/stop.h"
 #include "engine/train/train_private.h"
-#include "kernels/describe.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -57,60 +56,6 @@ err session_local_open(struct session_local *out, const struct session_options *
 out:
     session_local_close(&local);
     return e;
-}
-
-/* All modules that could be adapted, with their shapes, by which the coordinator recognises a
- * member with a base of other dimensions. */
-static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
-                        struct arena *arena)
-{
-    size_t n = (size_t)arch->layers * MODULE_KINDS;
-    Fedlora__V1__ModuleShape **list = NULL, *shape = NULL;
-    TRY(arena_take(&list, arena, n, sizeof(Fedlora__V1__ModuleShape *)));
-    TRY(arena_take(&shape, arena, n, sizeof *shape));
-    for (size_t i = 0; i < n; i++) {
-        enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
-        char name[LIMIT_TENSOR_NAME_BYTES];
-        const char *kept = NULL;
-        model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
-        TRY(arena_text(&kept, arena, name, strlen(name)));
-        shape[i] = (Fedlora__V1__ModuleShape)FEDLORA__V1__MODULE_SHAPE__INIT;
-        shape[i].name = (char *)(uintptr_t)kept;
-        model_module_shape(&shape[i].d_out, &shape[i].d_in, arch, kind);
-        list[i] = &shape[i];
-    }
-    *out = list;
-    *count = n;
-    return ERR_NONE;
-}
-
-/* Equal bits are promised only for one processor type, one set of libraries and one number of GPUs,
- * so the run records those of each member. */
-static err name_libraries(char **out, const char *device, struct arena *arena)
-{
-    char processor[100], libraries[150], all[384];
-    const char *kept = NULL;
-    bool gpu = device && strncmp(device, "cuda", 4) == 0;
-    describe_processor(processor, sizeof processor);
-    describe_libraries(libraries, sizeof libraries);
-    snprintf(all, sizeof all, "%s; %s%s%.64s", processor, libraries, gpu ? "; " : "",
-             gpu ? device : "");
-    TRY(arena_text(&kept, arena, all, strlen(all)));
-    *out = (char *)(uintptr_t)kept;
-    return ERR_NONE;
-}
-
-/* Numbers of rows are reported, never contents. */
-err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local *local,
-                           struct arena *arena)
-{
-    out->base_digest = (ProtobufCBinaryData){DIGEST_BYTES, local->base.byte};
-    out->rank = local->options->rank;
-    out->memory_bytes = local->options->memory;
-    out->examples = local->data.count;
-    out->eval_rows = local->held_out.count;
-    TRY(name_libraries(&out->libraries, local->options->device, arena));
-    return list_modules(&out->modules, &out->n_modules, &local->model.arch, arena);
 }
 
 void session_local_close(struct session_local *local)

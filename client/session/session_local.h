@@ -23,9 +23,6 @@ struct session_local {
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */
 err session_local_open(struct session_local *out, const struct session_options *options);
-/* This member's part of Hello; the message points into `local` and the arena. */
-err session_local_describe(Fedlora__V1__HelloRequest *out, struct session_local *local,
-                           struct arena *arena);
 /* Reads the data again with the run's options, and opens the engine. With `private_examples` the
  * precision is float32 unless the run or the user names one. */
 err session_local_prepare(struct session_local *local, const struct training_options *training,

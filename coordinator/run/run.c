@@ -11,6 +11,12 @@
 
 enum { RUN_MODULES_BYTES_MAX = 16 << 20 };
 
+uint64_t run_clock(void *context)
+{
+    (void)context;
+    return text_now_ms();
+}
+
 /* Members that are not drawn are not asked to train. The seed of this round is derived from the
  * one that the ledger's first line commits to, so an auditor can repeat the draw and the
  * coordinator cannot choose the members. The seed is wiped, because it reveals all rounds'
@@ -73,7 +79,7 @@ void run_apply(struct run *run, const struct round_event *event)
             if (err_is(e)) log_error(run, "noise.not_drawn", e);
             /* If the draw left all members out and the deadline is past, no event would close
              * it. */
-            run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = text_now_ms()});
+            run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = run_now_ms(run)});
         }
     }
     if (todo & (ROUND_DO_START | ROUND_DO_AGGREGATE)) {
@@ -86,7 +92,8 @@ void run_apply(struct run *run, const struct round_event *event)
 
 void run_apply_member(struct run *run, enum round_event_kind kind, size_t member)
 {
-    run_apply(run, &(struct round_event){.kind = kind, .now_ms = text_now_ms(), .member = member});
+    run_apply(run,
+              &(struct round_event){.kind = kind, .now_ms = run_now_ms(run), .member = member});
 }
 
 /* The loop calls this on every turn; it feeds a tick only when the state machine wants one. */
@@ -169,6 +176,65 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     return ERR_NONE;
 }
 
+void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member)
+{
+    *out = (Fedlora__V1__HelloReply)FEDLORA__V1__HELLO_REPLY__INIT;
+    out->run = run->config->name;
+    out->member = run->round.member[member].id;
+    out->method = run->config->method;
+    out->rank = run->member[member].rank;
+    out->alpha = run_alpha(run, member);
+    out->rslora = run_rslora(run, member);
+    out->targets = (char **)(uintptr_t)run->member[member].adapts;
+    out->n_targets = run->member[member].adapts_count;
+    out->rounds = run->config->rounds;
+    out->training = run->config->training;
+    out->privacy = run->config->privacy;
+}
+
+ProtobufCBinaryData run_blob_name(const struct store_blob *blob)
+{
+    if (!blob->size) return (ProtobufCBinaryData){0};
+    return (ProtobufCBinaryData){.len = DIGEST_BYTES,
+                                 .data = (uint8_t *)(uintptr_t)blob->digest.byte};
+}
+
+err run_train_task(struct run_train_task *out, struct run *run, size_t member)
+{
+    static char *const names[] = {"A", "B", "R"};
+    Fedlora__V1__TrainTask *train = &out->message;
+    struct method_task asked;
+    TRY(run_save_opening(run));
+    run_apply_member(run, ROUND_ON_TASK, member);
+    uint64_t now = run_now_ms(run), ends = run->round.deadline_at_ms;
+    *train = (Fedlora__V1__TrainTask)FEDLORA__V1__TRAIN_TASK__INIT;
+    train->run = run->config->name;
+    train->round = round_under_way(&run->round);
+    train->state_digest = run_blob_name(&run->newest.state);
+    train->state_size = run->newest.state.size;
+    train->frozen_digest = run_blob_name(&run->newest.frozen);
+    train->frozen_size = run->newest.frozen.size;
+    method_task(&asked, run->method, &run->options, train->round);
+    for (size_t i = 0; i < 3; i++)
+        if (asked.trains & (1u << i)) out->factors[train->n_factors++] = names[i];
+    train->factors = out->factors;
+    train->rank = run->member[member].rank;
+    train->alpha = run_alpha(run, member);
+    train->rslora = run_rslora(run, member);
+    train->gradient = asked.gradient;
+    train->prox = run->options.prox;
+    if (run->method->prunes && run->options.prune_lambda > 0) {
+        train->prune_gamma = run->options.prune_gamma;
+        train->prune_lambda = run->options.prune_lambda;
+    }
+    train->training = run->config->training;
+    if (run->round.rules.drawn)
+        train->ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
+    train->deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1; /* 0 means none */
+    train->rounds = run->config->rounds;
+    return ERR_NONE;
+}
+
 /* The job is pushed before ROUND_ON_ADMIT is applied: if the queue is full nothing has changed,
  * and the member is told to come back. The worker cannot finish it in between, because its
  * result is taken by this thread. */
@@ -204,7 +270,7 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
     }
     TRY(work_push(run->shop->receipts, &job->job));
     run_apply(run, &(struct round_event){.kind = ROUND_ON_ADMIT,
-                                         .now_ms = text_now_ms(),
+                                         .now_ms = run_now_ms(run),
                                          .member = m,
                                          .round = trained_round,
                                          .digest = job->update.blob.digest});
@@ -277,7 +343,7 @@ err run_evaluated(struct run *run, size_t member, const struct store_evaluation 
     LOG(LOG_INFO, "evaluation.received", LOG_STR("run", run->config->name), LOG_STR("member", id),
         LOG_INT("round", v->round), LOG_NUM("loss", v->loss));
     run_apply(run, &(struct round_event){.kind = ROUND_ON_EVALUATED,
-                                         .now_ms = text_now_ms(),
+                                         .now_ms = run_now_ms(run),
                                          .member = member,
                                          .round = v->round});
     run->shop->changed(run, run->shop->context);

@@ -13,14 +13,27 @@
 #include "coordinator/work/publish.h"
 
 struct run;
-struct run_shop { /* shared by all runs */
-    const struct config *config;
+struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
     struct store *store; /* the loop thread's connection */
     struct work *maths, *receipts;
+    const struct config *config;
     /* Tasks or events of the run have changed, so waiting calls may have an answer now. */
     void (*changed)(struct run *run, void *context);
+    /* The time of every event: run_clock(), or the virtual time of a simulation. Never 0. */
+    uint64_t (*now_ms)(void *context);
+    void (*wake)(void *context); /* worker thread: run_shop_turn() has something to do */
     void *context;
+    /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
+    bool simulated;
 };
+/* Opens the store at config->path and two workers. */
+err run_shop_open(struct run_shop *shop);
+/* Takes back finished work, whose results are fed to the runs. Loop thread. */
+void run_shop_turn(struct run_shop *shop);
+/* Ends the workers; then the runs can be closed, and after them the store. A shop that could be
+ * opened only in part, or was zeroed, is accepted. */
+void run_shop_stop(struct run_shop *shop);
+void run_shop_close(struct run_shop *shop);
 
 struct run_member {
     uint32_t rank;
@@ -56,11 +69,17 @@ struct run {
     uint64_t created_ms;
 };
 
+uint64_t run_clock(void *context); /* run_shop.now_ms of a service: the monotonic clock */
+
 /* Checks and completes `config`, and makes the run durable. Takes over `config`, also on
  * failure. */
 err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config);
 /* A run found in the store after a restart. ROUND_ON_BEGIN makes it continue. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was);
+/* All runs of the store, as a list in order of creation. One that cannot be loaded is an error,
+ * because continuing without it would look as if it did not exist; *first then holds those before
+ * it. */
+err run_load_all(struct run **first, size_t *count, struct run_shop *shop);
 void run_close(struct run *run);
 
 /* Feeds the event to round_apply() and carries out the actions. */
@@ -84,7 +103,23 @@ void run_flush_counters(struct run *run);
 double run_alpha(const struct run *run, size_t member);
 bool run_rslora(const struct run *run, size_t member);
 
+/* The task of a member that has one to train. Makes the opening of the round durable first, so it
+ * may fail; then the member asks again later. Strings are the run's. */
+struct run_train_task {
+    Fedlora__V1__TrainTask message;
+    char *factors[3];
+};
+err run_train_task(struct run_train_task *out, struct run *run, size_t member);
+/* The digest of a blob for a message; empty if there is no blob. */
+ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
+/* What Hello answers to a member that has joined. The message points into the run. */
+void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member);
+
 /* ---- for run*.c only */
+static inline uint64_t run_now_ms(const struct run *run)
+{
+    return run->shop->now_ms(run->shop->context);
+}
 /* Once run->modules is known: fills each member's `adapts`. */
 err run_learn_members(struct run *run);
 /* Gives work of this kind to the worker, for the round under way (run_work.c). */

@@ -145,7 +145,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     run->newest.frozen = row.frozen;
     LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("method", run->config->method),
         LOG_INT("rounds", run->config->rounds), LOG_INT("members", run->round.members));
-    run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = run_now_ms(run)});
     *out = run;
     run = NULL;
 out:
@@ -249,4 +249,21 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     round_restore(&run->round, &restored);
     *out = run;
     return ERR_NONE;
+}
+
+err run_load_all(struct run **first, size_t *count, struct run_shop *shop)
+{
+    struct arena arena = {0};
+    struct store_run *row = NULL;
+    size_t rows = 0;
+    struct run **last = first;
+    err e = store_runs(&row, &rows, shop->store, &arena);
+    for (size_t i = 0; i < rows && !err_is(e); i++) {
+        e = run_load(last, shop, &row[i]);
+        if (err_is(e)) break;
+        last = &(*last)->next;
+        ++*count;
+    }
+    arena_close(&arena);
+    return e;
 }

@@ -77,7 +77,7 @@ static err copy_weights(struct publish_job *job, const struct run *run)
  * again, so the run waits for an operator. */
 void run_work_failed(struct run *run, err e)
 {
-    struct round_event event = {.now_ms = text_now_ms(), .reason = e.text};
+    struct round_event event = {.now_ms = run_now_ms(run), .reason = e.text};
     bool passing = e.kind == ERR_MACHINE || e.kind == ERR_LIMIT || e.kind == ERR_STOPPED;
     event.kind = passing ? ROUND_ON_TROUBLE : ROUND_ON_FAILURE;
     LOG(passing ? LOG_WARN : LOG_ERROR, passing ? "run.trouble" : "run.failed",
@@ -175,7 +175,7 @@ static void publish_done(struct work_job *work)
     struct run *run = job->owner;
     bool is_start = job->kind == PUBLISH_START;
     struct round_event event = {.kind = is_start ? ROUND_ON_STARTED : ROUND_ON_PUBLISHED,
-                                .now_ms = text_now_ms()};
+                                .now_ms = run_now_ms(run)};
     if (err_is(work->result)) {
         /* ERR_STOPPED: the work was not begun, and the next start asks for it again. */
         if (work->result.kind != ERR_STOPPED) run_work_failed(run, work->result);
@@ -227,7 +227,7 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
     job->updates_keep = (uint32_t)config->keep_updates;
     job->carry_error = run->config->carry_error > 0 ? run->config->carry_error : 0;
     job->threads = (int)config->threads;
-    job->opened_ms = run->round.opened_ms;
+    job->open_ms = run_now_ms(run) - run->round.opened_ms;
     job->options = run->options;
     job->from = run->newest;
     if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;

@@ -10,7 +10,6 @@
 enum {
     SERVE_STEP_MS = 500,
     SERVE_PEERS_MAX = 2 * LIMIT_MEMBERS,
-    SERVE_QUEUE_MAX = 4 * LIMIT_MEMBERS,
     SERVE_REPLY_BYTES_MAX = RPC_MESSAGE_BYTES,
 };
 
@@ -182,29 +181,6 @@ static void wake(void *context)
     if (s->server) rpc_server_wake(s->server);
 }
 
-/* Two queues, because a receipt must not wait behind a long aggregation. Mathematics is done one
- * job at a time, because one job uses all threads. Receipts are done in batches, because one flush
- * of the disk serves a batch. */
-static err open_workers(struct serve *s)
-{
-    struct work_options maths = {.name = "maths",
-                                 .data_dir = s->config->path,
-                                 .queue_max = 4 * LIMIT_RUNS,
-                                 .batch_max = 1,
-                                 .run = publish_run,
-                                 .wake = wake,
-                                 .context = s};
-    struct work_options receipts = {.name = "receipts",
-                                    .data_dir = s->config->path,
-                                    .queue_max = SERVE_QUEUE_MAX,
-                                    .batch_max = ADMIT_BATCH_MAX,
-                                    .run = admit_run,
-                                    .wake = wake,
-                                    .context = s};
-    TRY(work_open(&s->maths, &maths));
-    return work_open(&s->receipts, &receipts);
-}
-
 /* A member and an operator of the same name are different peers. */
 static err allow(void *context, const struct rpc_peer *peer)
 {
@@ -246,40 +222,19 @@ static err open_server(struct serve *s)
     return ERR_NONE;
 }
 
-/* A run that cannot be loaded stops the start: continuing without it would look as if it did not
- * exist. */
-static err load_runs(struct serve *s)
-{
-    struct arena arena = {0};
-    struct store_run *row = NULL;
-    size_t count = 0;
-    struct run **last = &s->runs;
-    err e = store_runs(&row, &count, &s->store, &arena);
-    for (size_t i = 0; i < count && !err_is(e); i++) {
-        e = run_load(last, &s->shop, &row[i]);
-        if (err_is(e)) break;
-        last = &(*last)->next;
-        s->run_count++;
-    }
-    arena_close(&arena);
-    return e;
-}
-
 /* Runs are loaded before the server listens, so the first call finds all of them; ROUND_ON_BEGIN
  * comes last, because it may push work and answer calls. */
 err serve_open(struct serve *out, const struct config *config)
 {
     *out = (struct serve){.config = config};
     err e = ERR_NONE;
-    TRY_OUT(e, store_open(&out->store, config->path));
-    TRY_OUT(e, open_workers(out));
     out->shop = (struct run_shop){.config = config,
-                                  .store = &out->store,
-                                  .maths = out->maths,
-                                  .receipts = out->receipts,
                                   .changed = run_changed,
+                                  .wake = wake,
+                                  .now_ms = run_clock,
                                   .context = out};
-    TRY_OUT(e, load_runs(out));
+    TRY_OUT(e, run_shop_open(&out->shop));
+    TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
     for (struct run *run = out->runs; run; run = run->next) {
@@ -314,8 +269,7 @@ static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_
 void serve_step(struct serve *s, uint64_t timeout_ms)
 {
     rpc_server_poll(s->server, step_timeout(s, timeout_ms, text_now_ms()));
-    work_take(s->receipts);
-    work_take(s->maths);
+    run_shop_turn(&s->shop);
     uint64_t now = text_now_ms();
     for (struct run *run = s->runs; run; run = run->next)
         run_tick(run, now);
@@ -335,12 +289,11 @@ void serve_close(struct serve *s, uint64_t grace_ms)
         end_polls(s, text_now_ms());
         while (rpc_server_calls(s->server) > 0 && text_now_ms() < until) {
             rpc_server_poll(s->server, SERVE_STEP_MS / 10);
-            work_take(s->receipts);
+            work_take(s->shop.receipts);
             end_polls(s, text_now_ms());
         }
     }
-    work_close(s->receipts);
-    work_close(s->maths);
+    run_shop_stop(&s->shop);
     struct rpc_server *server = s->server;
     s->server = NULL;
     rpc_server_close(server, 0);
@@ -349,6 +302,6 @@ void serve_close(struct serve *s, uint64_t grace_ms)
         run_close(run);
     }
     rate_close(&s->rate);
-    store_close(&s->store);
+    run_shop_close(&s->shop);
     *s = (struct serve){0};
 }

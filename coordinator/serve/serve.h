@@ -25,8 +25,6 @@ struct serve_poll { /* a call that waits for its run to change */
 
 struct serve {
     const struct config *config;
-    struct store store;
-    struct work *maths, *receipts;
     struct rpc_server *server;
     struct rate rate;
     struct run_shop shop;

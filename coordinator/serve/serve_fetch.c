@@ -36,18 +36,18 @@ static err find_fetched(struct download *d, struct rpc_call *call,
         TRY(serve_check_admin(call));
     /* Permission first, and the same error as for a missing blob, so that a peer cannot find out
      * which other blobs exist. */
-    TRY(store_blob_public(&may, &s->store, d->run ? d->run->id : 0, &digest));
+    TRY(store_blob_public(&may, s->shop.store, d->run ? d->run->id : 0, &digest));
     char name[DIGEST_TEXT_BYTES];
     digest_text(name, &digest);
     if (!may)
         return err_make(ERR_STATE, "blob %.16s does not exist (any more); ask for the next task",
                         name);
-    TRY(blob_size(&d->size, s->store.dir, &digest));
+    TRY(blob_size(&d->size, s->shop.store->dir, &digest));
     if (request->offset > d->size)
         return err_make(ERR_INPUT, "offset %llu, but blob %.16s has %llu bytes",
                         (unsigned long long)request->offset, name, (unsigned long long)d->size);
     d->offset = request->offset;
-    struct blob_path path = blob_path(s->store.dir, &digest);
+    struct blob_path path = blob_path(s->shop.store->dir, &digest);
     d->fd = file_disk.open(path.text, O_RDONLY | O_CLOEXEC, 0);
     if (d->fd < 0) return err_sys(errno, "%s", path.text);
     return ERR_NONE;

@@ -22,17 +22,7 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
                         request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
     TRY(serve_member(&run, &m, call, request->run));
     TRY(run_hello(run, m, request));
-    reply->run = run->config->name;
-    reply->member = run->round.member[m].id;
-    reply->method = run->config->method;
-    reply->rank = run->member[m].rank;
-    reply->alpha = run_alpha(run, m);
-    reply->rslora = run_rslora(run, m);
-    reply->targets = (char **)(uintptr_t)run->member[m].adapts;
-    reply->n_targets = run->member[m].adapts_count;
-    reply->rounds = run->config->rounds;
-    reply->training = run->config->training;
-    reply->privacy = run->config->privacy;
+    run_hello_reply(reply, run, m);
     return ERR_NONE;
 }
 
@@ -56,56 +46,18 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
 
 /* ---- NextTask ---- */
 
-/* Empty for a blob that does not exist. */
-static ProtobufCBinaryData binary(const struct store_blob *blob)
-{
-    if (!blob->size) return (ProtobufCBinaryData){0};
-    return (ProtobufCBinaryData){.len = DIGEST_BYTES,
-                                 .data = (uint8_t *)(uintptr_t)blob->digest.byte};
-}
-
-/* The opening of the round must be durable before a member gets it. If the disk refuses, the
- * member comes back later. */
+/* If the disk refuses to store the opening of the round, the member comes back later. */
 static void answer_train(struct run *run, size_t member, struct rpc_call *call)
 {
-    static char *const names[] = {"A", "B", "R"};
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
-    Fedlora__V1__TrainTask train = FEDLORA__V1__TRAIN_TASK__INIT;
-    struct method_task asked;
-    char *factors[3];
-    err e = run_save_opening(run);
+    struct run_train_task train;
+    err e = run_train_task(&train, run, member);
     if (err_is(e)) {
         serve_refuse(call, e);
         return;
     }
-    run_apply_member(run, ROUND_ON_TASK, member);
-    uint64_t now = text_now_ms(), ends = run->round.deadline_at_ms;
-    train.run = run->config->name;
-    train.round = round_under_way(&run->round);
-    train.state_digest = binary(&run->newest.state);
-    train.state_size = run->newest.state.size;
-    train.frozen_digest = binary(&run->newest.frozen);
-    train.frozen_size = run->newest.frozen.size;
-    method_task(&asked, run->method, &run->options, train.round);
-    for (size_t i = 0; i < 3; i++)
-        if (asked.trains & (1u << i)) factors[train.n_factors++] = names[i];
-    train.factors = factors;
-    train.rank = run->member[member].rank;
-    train.alpha = run_alpha(run, member);
-    train.rslora = run_rslora(run, member);
-    train.gradient = asked.gradient;
-    train.prox = run->options.prox;
-    if (run->method->prunes && run->options.prune_lambda > 0) {
-        train.prune_gamma = run->options.prune_gamma;
-        train.prune_lambda = run->options.prune_lambda;
-    }
-    train.training = run->config->training;
-    if (run->round.rules.drawn)
-        train.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
-    train.deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1; /* 0 means none */
-    train.rounds = run->config->rounds;
     task.kind_case = FEDLORA__V1__TASK__KIND_TRAIN;
-    task.train = &train;
+    task.train = &train.message;
     serve_answer(call, &task.base);
 }
 
@@ -115,9 +67,9 @@ static void answer_evaluate(struct run *run, struct rpc_call *call)
     Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
     evaluate.run = run->config->name;
     evaluate.round = run->round.published;
-    evaluate.state_digest = binary(&run->newest.state);
+    evaluate.state_digest = run_blob_name(&run->newest.state);
     evaluate.state_size = run->newest.state.size;
-    evaluate.frozen_digest = binary(&run->newest.frozen);
+    evaluate.frozen_digest = run_blob_name(&run->newest.frozen);
     evaluate.frozen_size = run->newest.frozen.size;
     task.kind_case = FEDLORA__V1__TASK__KIND_EVALUATE;
     task.evaluate = &evaluate;
@@ -131,7 +83,7 @@ static void answer_finished(struct run *run, struct rpc_call *call)
     Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
     finished.run = run->config->name;
     finished.outcome = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
-    finished.state_digest = binary(&run->newest.state);
+    finished.state_digest = run_blob_name(&run->newest.state);
     finished.state_size = run->newest.state.size;
     if (run->round.rules.drawn)
         finished.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};

@@ -125,7 +125,7 @@ static void offset_begin(struct rpc_call *call, const void *data, size_t size)
         answer_submit(call, h->size, true, place.counted_in);
     else {
         fill_key(&key, call, u.run, h);
-        answer_submit(call, spool_received(serve_of(call)->store.dir, &key), false, 0);
+        answer_submit(call, spool_received(serve_of(call)->shop.store->dir, &key), false, 0);
     }
     message_free(h);
 }
@@ -173,7 +173,7 @@ static err begin_spool(struct upload *u, const struct spool_key *key, uint64_t o
     if (!job) return err_sys(ENOMEM, "an upload");
     /* Before the file is opened, because the old call must not write behind the new offset. */
     if (u->run) take_over(u);
-    err e = spool_open(&u->spool, s->store.dir, key, offset, s->config->reserve_bytes);
+    err e = spool_open(&u->spool, s->shop.store->dir, key, offset, s->config->reserve_bytes);
     if (err_is(e)) {
         free(job);
         return e;
@@ -264,8 +264,8 @@ static void upload_end(struct rpc_call *call)
     }
     struct admit_job *job = u->job;
     job->owner = u;
-    err e =
-        u->run ? run_admit(u->run, job, u->round) : work_push(serve_of(call)->receipts, &job->job);
+    err e = u->run ? run_admit(u->run, job, u->round)
+                   : work_push(serve_of(call)->shop.receipts, &job->job);
     if (err_is(e)) {
         refuse_upload(u, e);
         return;
@@ -310,8 +310,8 @@ static err put_known(bool *out, struct rpc_call *call, const struct spool_key *k
     struct serve *s = serve_of(call);
     uint64_t size = 0;
     bool known = false;
-    TRY(store_blob_public(&known, &s->store, 0, &key->digest));
-    *out = known && !err_is(blob_size(&size, s->store.dir, &key->digest));
+    TRY(store_blob_public(&known, s->shop.store, 0, &key->digest));
+    *out = known && !err_is(blob_size(&size, s->shop.store->dir, &key->digest));
     return ERR_NONE;
 }
 
@@ -326,7 +326,8 @@ static void put_offset_begin(struct rpc_call *call, const void *data, size_t siz
     if (err_is(e))
         serve_refuse(call, e);
     else
-        answer_submit(call, known ? key.size : spool_received(serve_of(call)->store.dir, &key),
+        answer_submit(call,
+                      known ? key.size : spool_received(serve_of(call)->shop.store->dir, &key),
                       known, 0);
     message_free(h);
 }

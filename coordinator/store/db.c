@@ -23,7 +23,7 @@ static err db_error(const struct db *db, int code)
 /* WAL lets the other threads read while one writes. synchronous=FULL flushes at every commit,
  * because a receipt is sent for it. foreign_keys is off by default, and is set for each connection.
  * NOMUTEX, because only one thread uses a connection. */
-err db_open(struct db *out, const char *path)
+err db_open(struct db *out, const char *path, enum db_care care)
 {
     struct db db = {0};
     if (strlen(path) >= sizeof db.path)
@@ -34,8 +34,11 @@ err db_open(struct db *out, const char *path)
     err e = code == SQLITE_OK ? ERR_NONE : db_error(&db, code);
     if (!err_is(e)) {
         sqlite3_busy_timeout(db.handle, DB_BUSY_MS);
-        e = db_script(&db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-                           "PRAGMA foreign_keys=ON; PRAGMA cache_size=-2000;");
+        e = db_script(&db, "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;"
+                           "PRAGMA cache_size=-2000;");
+        if (!err_is(e))
+            e = db_script(&db, care == DB_FLUSHED ? "PRAGMA synchronous=FULL;"
+                                                  : "PRAGMA synchronous=OFF;");
     }
     if (err_is(e))
         db_close(&db);

@@ -1,5 +1,6 @@
-/* SQLite with this project's errors: one connection, for one thread. WAL and synchronous=FULL, so a
- * transaction survives a power cut once db_end() has returned without error. Errors are ERR_MACHINE
+/* SQLite with this project's errors: one connection, for one thread. WAL and, unless it is opened
+ * without that care, synchronous=FULL, so a transaction survives a power cut once db_end() has
+ * returned without error. Errors are ERR_MACHINE
  * (ENOSPC if the disk or the database is full), or ERR_LIMIT if another connection held the lock
  * for too long.
  *
@@ -24,7 +25,9 @@ struct db {
     char path[LIMIT_PATH_BYTES];
 };
 
-err db_open(struct db *out, const char *path);
+/* A commit without flush survives the end of the process, but not a power cut. */
+enum db_care { DB_FLUSHED, DB_UNFLUSHED };
+err db_open(struct db *out, const char *path, enum db_care care);
 void db_close(struct db *db);
 err db_script(struct db *db, const char *sql); /* several statements, without parameters */
 err db_run(struct db *db, const char *sql, const char *format, ...);

@@ -10,7 +10,7 @@ enum { STORE_TRIM_BATCH = 256 };
 
 /* Each thread opens its own connection. The first call makes folders and tables (before other
  * threads exist: main.c), later calls find them. */
-err store_open(struct store *out, const char *dir)
+err store_open_with(struct store *out, const char *dir, enum db_care care)
 {
     struct store store = {0};
     char path[LIMIT_PATH_BYTES];
@@ -23,13 +23,18 @@ err store_open(struct store *out, const char *dir)
     TRY(file_join(path, sizeof path, dir, "spool"));
     TRY(file_make_dirs(path));
     TRY(file_join(path, sizeof path, dir, "fedlora.db"));
-    TRY(db_open(&store.db, path));
+    TRY(db_open(&store.db, path, care));
     err e = store_schema(&store.db);
     if (err_is(e))
         store_close(&store);
     else
         *out = store;
     return e;
+}
+
+err store_open(struct store *out, const char *dir)
+{
+    return store_open_with(out, dir, DB_FLUSHED);
 }
 
 void store_close(struct store *store)

@@ -285,7 +285,7 @@ static err make_next(struct publish_job *p, struct store *store)
     p->result.round = p->round;
     p->result.state = p->made.state;
     p->result.aggregate_ms = now - began;
-    p->result.took_ms = now - p->opened_ms;
+    p->result.took_ms = p->open_ms + (now - began);
     e = commit(p, store, &round);
 out:
     private_close(&round);

@@ -50,7 +50,7 @@ struct publish_job {
     size_t given_count;
     double carry_error;
     int threads;
-    uint64_t opened_ms; /* monotonic */
+    uint64_t open_ms; /* the time that the round was open */
 
     struct method_options options;
     struct private_terms terms;    /* of privacy; in the arena */

@@ -97,19 +97,23 @@ static bool runs_again(struct work *w, struct work_job *job)
     return true;
 }
 
-/* `run` and `wake` are called without the lock, so that the loop thread can push and take back
- * meanwhile. */
+/* `run` is called without the lock, so that the loop thread can push and take back meanwhile. */
+static void run_batch(struct work *w, struct work_job *batch)
+{
+    w->options.run(batch, &w->store);
+    pthread_mutex_lock(&w->lock);
+    for (struct work_job *job = batch, *next; job; job = next) {
+        next = job->next;
+        if (!runs_again(w, job)) queue_add(&w->finished, job);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void *work_main(void *argument)
 {
     struct work *w = argument;
     for (struct work_job *batch; (batch = take_batch(w));) {
-        w->options.run(batch, &w->store);
-        pthread_mutex_lock(&w->lock);
-        for (struct work_job *job = batch, *next; job; job = next) {
-            next = job->next;
-            if (!runs_again(w, job)) queue_add(&w->finished, job);
-        }
-        pthread_mutex_unlock(&w->lock);
+        run_batch(w, batch);
         w->options.wake(w->options.context);
     }
     return NULL;
@@ -126,10 +130,12 @@ err work_open(struct work **out, const struct work_options *options)
     queue_init(&w->waiting);
     queue_init(&w->background);
     queue_init(&w->finished);
-    err e = store_open(&w->store, options->data_dir);
+    err e = store_open_with(&w->store, options->data_dir, options->care);
     if (!err_is(e)) {
         pthread_mutex_init(&w->lock, NULL);
         pthread_cond_init(&w->changed, NULL);
+    }
+    if (!err_is(e) && !options->in_caller) {
         int code = pthread_create(&w->thread, NULL, work_main, w);
         if (code) e = err_sys(code, "starting thread %s", options->name);
     }
@@ -138,7 +144,7 @@ err work_open(struct work **out, const struct work_options *options)
         free(w);
         return e;
     }
-    pthread_setname_np(w->thread, options->name);
+    if (!options->in_caller) pthread_setname_np(w->thread, options->name);
     *out = w;
     return ERR_NONE;
 }
@@ -202,16 +208,28 @@ bool work_gives_way(const struct work_job *job)
     return others;
 }
 
+/* With in_caller: whether there was a batch to do. */
+static bool did_batch(struct work *w)
+{
+    bool waits = w->options.in_caller && !w->closing && (w->waiting.first || w->background.first);
+    if (waits) run_batch(w, take_batch(w));
+    return waits;
+}
+
 /* `done` runs without the lock, because it usually pushes the next job. */
 size_t work_take(struct work *w)
 {
     size_t count = 0;
-    for (;; count++) {
+    for (;;) {
         pthread_mutex_lock(&w->lock);
         struct work_job *job = queue_take(&w->finished);
         pthread_mutex_unlock(&w->lock);
-        if (!job) return count;
-        job->done(job);
+        if (job) {
+            job->done(job);
+            count++;
+        } else if (!did_batch(w)) {
+            return count;
+        }
     }
 }
 
@@ -224,7 +242,7 @@ void work_close(struct work *w)
     w->closing = true;
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
+    if (!w->options.in_caller) pthread_join(w->thread, NULL);
     /* The thread is gone, so the queues need no lock any more. */
     struct work_job *job;
     while ((job = queue_take(&w->waiting)) || (job = queue_take(&w->background))) {

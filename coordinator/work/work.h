@@ -1,4 +1,4 @@
-/* One worker thread with its own connection to the store and a bounded queue. The loop thread
+/* A worker: a thread with its own connection to the store and a bounded queue. The loop thread
  * pushes jobs and takes them back with work_take(); in between a job belongs to the worker, which
  * runs jobs in order, in batches. One flush of the disk can serve a whole batch.
  *
@@ -32,6 +32,10 @@ struct work_options {
     void (*run)(struct work_job *batch, struct store *store);
     void (*wake)(void *context); /* worker thread: a finished job can be taken */
     void *context;
+    /* No thread: work_take() does the work. For simulations, where the order of everything is
+     * decided by virtual time. */
+    bool in_caller;
+    enum db_care care; /* of its connection to the store */
 };
 
 err work_open(struct work **out, const struct work_options *options);
@@ -41,7 +45,8 @@ err work_push_background(struct work *work, struct work_job *job);
  * not begun, and with its result if it was about to end. Loop thread. */
 void work_abandon(struct work_job *job);
 bool work_gives_way(const struct work_job *job); /* worker thread */
-/* Runs `done` of every job that has come back; returns how many. Loop thread. */
+/* Runs `done` of every job that has come back; returns how many. Loop thread. With in_caller it
+ * first does all work that waits, also work that was pushed meanwhile. */
 size_t work_take(struct work *work);
 /* Finishes the batch in hand (a background job gives way); the rest comes back with ERR_STOPPED.
  * Runs their `done`. NULL is fine. */

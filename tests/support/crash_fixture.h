@@ -288,7 +288,8 @@ static err serve_run_with(const char *dir, err (*use)(struct run_shop *shop))
                                     .batch_max = ADMIT_BATCH_MAX,
                                     .run = admit_run,
                                     .wake = nobody_sleeps};
-    struct run_shop shop = {.config = &config, .store = &store, .changed = nothing_changed};
+    struct run_shop shop = {
+        .config = &config, .store = &store, .changed = nothing_changed, .now_ms = run_clock};
     size_t removed;
     TRY(store_open(&store, dir));
     TRY(store_recover(&removed, &store, 1000000));

@@ -1,0 +1,20 @@
+/* What a member tells the coordinator about itself in Hello. */
+#ifndef CLIENT_SESSION_DESCRIBE_H
+#define CLIENT_SESSION_DESCRIBE_H
+
+#include "client/session/session_local.h"
+
+struct session_describe {
+    const struct arch *arch;
+    const struct digest *base; /* digest of the base model */
+    uint32_t rank;             /* that this machine offers; 0: the rank the run asks for */
+    uint64_t memory;           /* bytes; 0: not reported */
+    uint64_t examples, eval_rows;
+    const char *device; /* as --device names it; NULL: auto */
+};
+void session_describe_of(struct session_describe *out, struct session_local *local);
+/* Fills in the message, which points into `about` and the arena. */
+err session_describe(Fedlora__V1__HelloRequest *out, const struct session_describe *about,
+                     struct arena *arena);
+
+#endif

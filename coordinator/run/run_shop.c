@@ -1,0 +1,64 @@
+/* The store and the workers that all runs share. */
+#include "coordinator/run/run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { RECEIPTS_QUEUE = 4 * LIMIT_MEMBERS };
+
+/* Two queues, because a receipt must not wait behind a long aggregation. Mathematics is done one
+ * job at a time, because one job uses all threads. Receipts are done in batches, because one flush
+ * of the disk serves a batch. */
+static err open_workers(struct run_shop *shop)
+{
+    struct work_options maths = {.name = "maths",
+                                 .data_dir = shop->config->path,
+                                 .queue_max = 4 * LIMIT_RUNS,
+                                 .batch_max = 1,
+                                 .run = publish_run,
+                                 .wake = shop->wake,
+                                 .context = shop->context,
+                                 .in_caller = shop->simulated,
+                                 .care = shop->simulated ? DB_UNFLUSHED : DB_FLUSHED};
+    struct work_options receipts = maths;
+    receipts.name = "receipts";
+    receipts.queue_max = RECEIPTS_QUEUE;
+    receipts.batch_max = ADMIT_BATCH_MAX;
+    receipts.run = admit_run;
+    TRY(work_open(&shop->maths, &maths));
+    return work_open(&shop->receipts, &receipts);
+}
+
+err run_shop_open(struct run_shop *shop)
+{
+    struct store *store = calloc(1, sizeof *store);
+    if (!store) return err_sys(ENOMEM, "the store");
+    err e = store_open_with(store, shop->config->path, shop->simulated ? DB_UNFLUSHED : DB_FLUSHED);
+    if (err_is(e)) {
+        free(store);
+        return e;
+    }
+    shop->store = store;
+    return open_workers(shop);
+}
+
+void run_shop_turn(struct run_shop *shop)
+{
+    work_take(shop->receipts);
+    work_take(shop->maths);
+}
+
+void run_shop_stop(struct run_shop *shop)
+{
+    work_close(shop->receipts);
+    work_close(shop->maths);
+    shop->receipts = shop->maths = NULL;
+}
+
+void run_shop_close(struct run_shop *shop)
+{
+    if (!shop->store) return;
+    store_close(shop->store);
+    free(shop->store);
+    shop->store = NULL;
+}
