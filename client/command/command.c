@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/text.h"
 #include "client/command/command_run.h"
+#include "client/command/run_options.h"
 
 #include <errno.h>
 #include <omp.h>
@@ -176,17 +177,21 @@ static void print_overview(void)
 }
 
 /* The command's own options first, so that --help begins with them. */
-static struct option_set set_of(const struct command *command, struct option_table table[2])
+enum { TABLES = 3 };
+static struct option_set set_of(const struct command *command, struct option_table table[TABLES])
 {
-    table[0] = (struct option_table){command->rows, command->row_count};
-    table[1] = (struct option_table){common_rows, sizeof common_rows / sizeof *common_rows};
-    return (struct option_set){table, 2};
+    size_t n = 0;
+    table[n++] = (struct option_table){command->rows, command->row_count};
+    if (command->describes_run)
+        table[n++] = (struct option_table){run_options_rows, run_options_count};
+    table[n++] = (struct option_table){common_rows, sizeof common_rows / sizeof *common_rows};
+    return (struct option_set){table, n};
 }
 
 /* Built in memory and printed at the end, so that an error leaves no half of a help text. */
 static err print_help(const struct command *command)
 {
-    struct option_table table[2];
+    struct option_table table[TABLES];
     struct option_set set = set_of(command, table);
     struct bytes text = {.max = 1 << 20};
     err e = option_help(&text, &set);
@@ -274,25 +279,34 @@ static err unknown_command(const char *name)
                     nearest ? "?" : "");
 }
 
+/* The configuration file: the argument, or the value of --config; NULL: none. */
+static const char *config_path(const void *options, const struct command *command,
+                               const struct option_list *rest)
+{
+    if (command->reads_file) return rest->count ? rest->item[0] : NULL;
+    for (size_t i = 0; i < command->row_count; i++) {
+        const struct option_row *row = &command->rows[i];
+        if (row->flag && !strcmp(row->flag, "config") && row->kind == OPTION_TEXT)
+            return *(const char *const *)((const char *)options + row->at);
+    }
+    return NULL;
+}
+
 /* The command line names the configuration file, but also overrides it. Therefore the command line
- * is read twice: first to find --config, then again over the values of the file. */
+ * is read twice: first to find the file, then again over its values. */
 static err read_options(void *options, const struct command *command, int argc, char **argv,
                         struct option_list *rest, struct arena *arena)
 {
-    struct option_table table[2];
+    struct option_table table[TABLES];
     struct option_set set = set_of(command, table);
     TRY(option_defaults(options, &set, arena));
     TRY(option_read_args(options, &set, argc, argv, rest, arena));
-    for (size_t i = 0; i < command->row_count; i++) {
-        const struct option_row *row = &command->rows[i];
-        if (!row->flag || strcmp(row->flag, "config") != 0 || row->kind != OPTION_TEXT) continue;
-        const char *path = *(const char **)((char *)options + row->at);
-        if (!path) break;
+    const char *path = config_path(options, command, rest);
+    if (path) {
         memset(options, 0, command->options_size);
         TRY(option_defaults(options, &set, arena));
         TRY(option_read_file(options, &set, path, arena));
         TRY(option_read_args(options, &set, argc, argv, rest, arena));
-        break;
     }
     if (rest->count < command->least)
         return err_make(ERR_INPUT, "%s: an argument is missing; usage: fedlora %s %s",
