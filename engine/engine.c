@@ -158,6 +158,19 @@ static void pass_close(struct engine *e)
     *p = (struct pass){0};
 }
 
+static void weights_close(struct engine *e)
+{
+    for (uint32_t i = 0; e->layer && i < e->model->arch.layers; i++) {
+        e->be->weight_close(e->layer[i].qkv);
+        e->be->weight_close(e->layer[i].o);
+        e->be->weight_close(e->layer[i].gate_up);
+        e->be->weight_close(e->layer[i].down);
+    }
+    if (e->embed != e->head) e->be->weight_close(e->embed);
+    e->be->weight_close(e->head);
+    if (e->norms) e->be->memory_give(e->ctx, e->norms);
+}
+
 /* Accepts an engine that engine_open() could open only in part. The context is closed last, because
  * all memory belongs to it. */
 void engine_close(struct engine *e)
@@ -166,19 +179,11 @@ void engine_close(struct engine *e)
     engine_peers_close(e);
     if (e->ctx) {
         pass_close(e);
-        for (uint32_t i = 0; e->layer && i < e->model->arch.layers; i++) {
-            e->be->weight_close(e->layer[i].qkv);
-            e->be->weight_close(e->layer[i].o);
-            e->be->weight_close(e->layer[i].gate_up);
-            e->be->weight_close(e->layer[i].down);
-        }
-        if (e->embed != e->head) e->be->weight_close(e->embed);
-        e->be->weight_close(e->head);
-        if (e->norms) e->be->memory_give(e->ctx, e->norms);
+        if (!e->shared) weights_close(e);
         if (e->cosine) e->be->memory_give(e->ctx, e->cosine);
         e->be->close(e->ctx);
     }
-    free(e->layer);
+    if (!e->shared) free(e->layer);
     free(e);
 }
 
@@ -219,6 +224,34 @@ err engine_open_one(struct engine **out, const struct model *m, const struct eng
         TRY_OUT(er, pack_layer(e, i, products));
     TRY_OUT(er, pack_vocabulary(e, products));
 out:
+    if (err_is(er))
+        engine_close(e);
+    else
+        *out = e;
+    return er;
+}
+
+/* Only the CPU: on a GPU two contexts would have to take turns, and a pass there fills the device. */
+err engine_share(struct engine **out, const struct engine *from, int threads)
+{
+    if (from->be != &backend_cpu)
+        return err_make(ERR_INPUT, "%s: an engine can be shared on the CPU only", from->be->name);
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e) return err_sys(ENOMEM, "engine");
+    const struct backend_options options = {.precision = engine_precision(from),
+                                            .threads = threads};
+    *e = (struct engine){.model = from->model,
+                         .shared = from->shared ? from->shared : from,
+                         .be = from->be,
+                         .layer = from->layer,
+                         .head = from->head,
+                         .embed = from->embed,
+                         .final_norm = from->final_norm,
+                         .norms = from->norms,
+                         .inference = from->inference,
+                         .base_memory = from->base_memory};
+    snprintf(e->device, sizeof e->device, "%s", from->device);
+    err er = e->be->open(&e->ctx, &options);
     if (err_is(er))
         engine_close(e);
     else

@@ -43,6 +43,9 @@ struct engine_options {
     bool checkpoint;
 };
 err engine_open(struct engine **out, const struct model *m, const struct engine_options *o);
+/* A further engine over the weights of `e`, with working memory of its own, so that both can run at
+ * the same time in two threads. Close it before `e`. */
+err engine_share(struct engine **out, const struct engine *e, int threads);
 void engine_close(struct engine *e); /* accepts NULL */
 
 /* "cpu" or "cuda"; with several devices their names, "cuda:0,cuda:1". */

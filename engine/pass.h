@@ -56,6 +56,7 @@ struct pass { /* the engine's working memory */
 
 struct engine {
     const struct model *model;
+    const struct engine *shared; /* the engine that owns the weights; NULL: this one */
     const struct backend *be;
     struct backend_context *ctx;
     struct engine_layer *layer;          /* (layers) */

@@ -35,7 +35,7 @@ allowed() {
     coordinator) echo "coordinator/store coordinator/work coordinator/run coordinator/serve $agg $privacy proto base" ;;
     client/export) echo "engine/model engine agg/algebra agg/adapter base" ;;
     client/session) echo "$engine client/output kernels $agg $privacy proto base" ;;
-    client/command) echo "$engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
+    client/command) echo "sim $engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
     client) echo client/command ;;
     sim) echo "$engine coordinator/run client/session client/output kernels $agg $privacy proto base" ;;
     *) return 1 ;;

@@ -39,6 +39,8 @@ static const struct command *const commands[] = {
     &command_run_stop,
     &command_run_export,
     &command_run_audit,
+    &command_simulate_split, /* before "simulate", whose argument could be "split" */
+    &command_simulate,
     &command_budget_epsilon,
     &command_budget_noise,
     &command_budget_steps,

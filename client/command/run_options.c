@@ -42,10 +42,9 @@ const struct option_row run_options_rows[] = {
     {.flag = "method",
      .key = "run.method",
      .kind = OPTION_TEXT,
-     .required = true,
      .at = AT(method),
      .value = "NAME",
-     .help = "method that combines the updates, from the list below"},
+     .help = "method that combines the updates, from the list below (required)"},
     {.flag = "rounds",
      .key = "run.rounds",
      .kind = OPTION_INT,
@@ -213,12 +212,14 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct run_options *
     return set_privacy(config, o, arena);
 }
 
-/* --rounds is checked here and not marked as required, because only texts and lists can be absent.
+/* What is missing is checked here, because not every command that has these options makes a run.
  * Without --steps and --epochs a round is one pass over each member's data. */
 err run_options_config(Fedlora__V1__RunConfig *out, const struct run_options *o,
                        struct arena *arena)
 {
     struct training_options training = o->training;
+    if (o->method == NULL)
+        return err_make(ERR_INPUT, "--method is missing: expected the name of a method");
     if (o->rounds == 0)
         return err_make(ERR_INPUT, "--rounds is missing: expected the number of rounds");
     TRY(check_privacy(o));

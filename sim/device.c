@@ -1,0 +1,158 @@
+#include "sim/device.h"
+
+#include "base/rng.h"
+#include "base/text.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- parsing ---- */
+
+enum unit { UNIT_NONE, UNIT_PERCENT, UNIT_BITS };
+struct part { /* one "key=value" of a class */
+    const char *key;
+    size_t at; /* of a double in struct device_class */
+    enum unit unit;
+    double least, most;
+};
+#define AT(member) offsetof(struct device_class, member)
+static const struct part parts[] = {
+    {"share", AT(share), UNIT_PERCENT, 1e-9, 1}, {"speed", AT(speed), UNIT_NONE, 1e-3, 1e12},
+    {"up", AT(up), UNIT_BITS, 0, 1e15},          {"down", AT(down), UNIT_BITS, 0, 1e15},
+    {"drop", AT(drop), UNIT_PERCENT, 0, 1},
+};
+enum { PARTS = sizeof parts / sizeof *parts };
+
+/* "30%" is 0.3; "20Mbit" is 2e7, with kbit, Mbit and Gbit by powers of 1000. */
+static err parse_value(double *out, const char *text, const struct part *p)
+{
+    static const struct {
+        const char *name;
+        double factor;
+    } bits[] = {{"kbit", 1e3}, {"Mbit", 1e6}, {"Gbit", 1e9}, {"bit", 1}};
+    char number[64];
+    size_t n = strlen(text);
+    double factor = 1;
+    if (p->unit == UNIT_PERCENT && n > 1 && text[n - 1] == '%') {
+        factor = 0.01;
+        n--;
+    }
+    for (size_t i = 0; p->unit == UNIT_BITS && i < 4 && factor == 1; i++) {
+        size_t m = strlen(bits[i].name);
+        if (n <= m || strcmp(text + n - m, bits[i].name) != 0) continue;
+        factor = bits[i].factor;
+        n -= m;
+        break;
+    }
+    snprintf(number, sizeof number, "%.*s", (int)(n < 60 ? n : 60), text);
+    TRY(text_parse_num(out, number, -1e300, 1e300));
+    *out *= factor;
+    if (*out >= p->least && *out <= p->most) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s=%.40s: expected %g to %g", p->key, text, p->least, p->most);
+}
+
+static err parse_part(struct device_class *c, const char *text)
+{
+    const char *known[PARTS + 1];
+    const char *equals = strchr(text, '=');
+    char key[32] = "";
+    if (equals)
+        snprintf(key, sizeof key, "%.*s", (int)(equals - text < 31 ? equals - text : 31), text);
+    for (size_t i = 0; i < PARTS; i++) {
+        if (!strcmp(key, parts[i].key))
+            return parse_value((double *)(void *)((char *)c + parts[i].at), equals + 1, &parts[i]);
+        known[i] = parts[i].key;
+    }
+    if (!strcmp(key, "rank")) {
+        int64_t rank = 0;
+        TRY(text_parse_int(&rank, equals + 1, 0, LIMIT_RANK));
+        c->rank = (uint32_t)rank;
+        return ERR_NONE;
+    }
+    known[PARTS] = "rank";
+    const char *nearest = text_nearest(key, known, PARTS + 1);
+    return err_make(ERR_INPUT,
+                    "\"%.40s\": expected share=, speed=, up=, down=, rank= or drop=%s%s%s", text,
+                    nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+}
+
+/* The parts are separated by ':'. */
+static err parse_class(struct device_class *out, const char *text)
+{
+    struct device_class c = {.share = 1, .speed = 1000};
+    char copy[512], *next = copy;
+    if (strlen(text) >= sizeof copy) return err_make(ERR_INPUT, "%.40s...: too long", text);
+    memcpy(copy, text, strlen(text) + 1);
+    const char *name = strsep(&next, ":");
+    if (!text_is_name(name, sizeof c.name - 1))
+        return err_make(ERR_INPUT, "\"%.40s\": expected a name first, NAME:share=30%%:...", name);
+    snprintf(c.name, sizeof c.name, "%.31s", name);
+    while (next) {
+        err e = parse_part(&c, strsep(&next, ":"));
+        if (err_is(e)) return err_in(e, "class %s", c.name);
+    }
+    *out = c;
+    return ERR_NONE;
+}
+
+err devices_parse(struct devices *out, const struct option_list *classes)
+{
+    struct devices d = {.classes = classes->count, .jitter = out->jitter, .seed = out->seed};
+    double sum = 0;
+    if (classes->count > DEVICE_CLASSES)
+        return err_make(ERR_INPUT, "%zu classes of devices: expected at most %d", classes->count,
+                        DEVICE_CLASSES);
+    for (size_t i = 0; i < classes->count; i++) {
+        TRY(parse_class(&d.class[i], classes -> item[i]));
+        sum += d.class[i].share;
+    }
+    if (!classes->count) {
+        d.classes = 1;
+        TRY(parse_class(&d.class[0], "machine"));
+        sum = 1;
+    }
+    if (fabs(sum - 1) > 1e-6)
+        return err_make(ERR_INPUT, "the shares of the device classes add up to %.4g %%, not 100 %%",
+                        100 * sum);
+    *out = d;
+    return ERR_NONE;
+}
+
+/* ---- use ---- */
+
+void devices_deal(uint8_t *class, const struct devices *d, size_t members)
+{
+    struct rng rng;
+    double sum = 0;
+    size_t at = 0;
+    rng_init(&rng, "devices", d->seed, "classes", 0);
+    for (size_t c = 0; c < d->classes; c++) {
+        sum += d->class[c].share;
+        size_t end = c + 1 == d->classes ? members : (size_t)(sum * (double)members + 0.5);
+        for (; at < end && at < members; at++)
+            class[at] = (uint8_t)c;
+    }
+    for (size_t i = members; i > 1; i--) {
+        size_t k = rng_below(&rng, i);
+        uint8_t other = class[i - 1];
+        class[i - 1] = class[k];
+        class[k] = other;
+    }
+}
+
+uint64_t device_ms(bool *drops, const struct devices *d, uint8_t class,
+                   const struct device_work *work)
+{
+    const struct device_class *c = &d->class[class];
+    struct rng rng;
+    rng_init(&rng, "tasks", d->seed, work->member, work->round);
+    *drops = rng_unit(&rng) < c->drop;
+    double seconds = (double)work->tokens / c->speed;
+    if (c->down > 0) seconds += 8 * (double)work->down_bytes / c->down;
+    if (c->up > 0) seconds += 8 * (double)work->up_bytes / c->up;
+    seconds *= exp(d->jitter * rng_normal(&rng));
+    return seconds * 1000 < 1 ? 1 : (uint64_t)fmin(seconds * 1000, 1e15);
+}

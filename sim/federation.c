@@ -1,0 +1,340 @@
+#include "sim/federation.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "client/session/session_describe.h"
+#include "client/session/session_task.h"
+#include "proto/message.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CONFIG_BYTES_MAX = 64 << 20, KEEP_STATES = 2, NEVER_MS = INT32_MAX };
+
+/* ---- the coordinator's shop ---- */
+
+static void changed(struct run *run, void *context)
+{
+    (void)run, (void)context;
+}
+static void wake(void *context)
+{
+    (void)context;
+}
+static uint64_t virtual_ms(void *context)
+{
+    const struct federation *f = context;
+    return f->now_ms;
+}
+
+/* Every member of the fleet is allowed. A member is never absent, because no poll reminds the
+ * coordinator of it. */
+static err open_config(struct federation *f, const char *dir, size_t threads)
+{
+    const char **id = NULL;
+    TRY(arena_take(&id, &f->arena, f->fleet->members, sizeof *id));
+    for (size_t i = 0; i < f->fleet->members; i++)
+        id[i] = f->fleet->member[i].id;
+    f->config = (struct config){.path = dir,
+                                .threads = (int64_t)threads,
+                                .keep_states = KEEP_STATES,
+                                .keep_updates = 1,
+                                .absent_ms = NEVER_MS,
+                                .retry_ms = 1000,
+                                .allowed = {f->fleet->members, id}};
+    return ERR_NONE;
+}
+
+static err open_shop(struct federation *f)
+{
+    size_t removed = 0, runs = 0;
+    f->shop = (struct run_shop){.config = &f->config,
+                                .changed = changed,
+                                .now_ms = virtual_ms,
+                                .wake = wake,
+                                .context = f,
+                                .simulated = true};
+    TRY(run_shop_open(&f->shop));
+    TRY(store_recover(&removed, f->shop.store, UINT64_MAX));
+    TRY(run_load_all(&f->run, &runs, &f->shop));
+    if (f->run)
+        run_apply(f->run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = f->now_ms});
+    return ERR_NONE;
+}
+
+static void close_shop(struct federation *f)
+{
+    run_shop_stop(&f->shop);
+    run_close(f->run);
+    f->run = NULL;
+    run_shop_close(&f->shop);
+}
+
+/* ---- the run ---- */
+
+/* The configuration names all members, with what the caller's configuration says of them. */
+static err list_members(Fedlora__V1__RunConfig *c, const struct federation *f, struct arena *arena)
+{
+    Fedlora__V1__MemberConfig **list = NULL, *own = NULL;
+    size_t members = f->fleet->members;
+    TRY(arena_take(&list, arena, members, sizeof(Fedlora__V1__MemberConfig *)));
+    TRY(arena_take(&own, arena, members, sizeof *own));
+    for (size_t i = 0; i < members; i++) {
+        const char *id = f->fleet->member[i].id;
+        own[i] = (Fedlora__V1__MemberConfig)FEDLORA__V1__MEMBER_CONFIG__INIT;
+        own[i].id = (char *)(uintptr_t)id;
+        list[i] = &own[i];
+        for (size_t k = 0; k < c->n_members; k++)
+            if (!strcmp(c->members[k]->id, id)) list[i] = c->members[k];
+    }
+    c->members = list;
+    c->n_members = members;
+    return ERR_NONE;
+}
+
+/* run_create() takes over a message on the heap, so the configuration is copied by packing it. */
+static err create_run(struct federation *f, const Fedlora__V1__RunConfig *config)
+{
+    Fedlora__V1__RunConfig named = *config, *copy = NULL;
+    struct digest base = f->fleet->base;
+    struct bytes packed = {.max = CONFIG_BYTES_MAX};
+    struct arena arena = {0};
+    named.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
+    err e = list_members(&named, f, &arena);
+    if (!err_is(e)) e = message_pack(&packed, &named.base);
+    if (!err_is(e))
+        e = message_unpack(&copy, &fedlora__v1__run_config__descriptor, packed.data, packed.size);
+    bytes_close(&packed);
+    arena_close(&arena);
+    return err_is(e) ? e : run_create(&f->run, &f->shop, copy);
+}
+
+/* All members join at once. After a restart that changes nothing in the store. */
+static err say_hello(struct federation *f)
+{
+    Fedlora__V1__HelloRequest hello = FEDLORA__V1__HELLO_REQUEST__INIT;
+    struct session_describe about = {.arch = &f->fleet->model.arch, .base = &f->fleet->base};
+    struct arena arena = {0};
+    err e = session_describe(&hello, &about, &arena);
+    for (size_t i = 0; i < f->fleet->members && !err_is(e); i++) {
+        size_t m = 0;
+        const struct fleet_member *member = &f->fleet->member[i];
+        if (!round_find(&m, &f->run->round, member->id) || m != i)
+            e = err_make(ERR_INPUT, "the run in this folder has no member %s", member->id);
+        hello.rank = member->rank;
+        hello.examples = member->data.count;
+        if (!err_is(e)) e = run_hello(f->run, i, &hello);
+    }
+    arena_close(&arena);
+    if (!err_is(e)) run_shop_turn(&f->shop);
+    return e;
+}
+
+/* Most members adapt the same modules, and then share one list. */
+static err keep_modules(struct federation *f)
+{
+    size_t members = f->fleet->members;
+    TRY(arena_take(&f->adapts, &f->arena, members, sizeof *f->adapts));
+    TRY(arena_take(&f->adapts_count, &f->arena, members, sizeof *f->adapts_count));
+    for (size_t i = 0; i < members; i++) {
+        const struct run_member *m = &f->run->member[i];
+        const char **list = NULL;
+        bool same = i && m->adapts_count == f->adapts_count[i - 1];
+        for (size_t k = 0; k < m->adapts_count && same; k++)
+            same = !strcmp(m->adapts[k], f->adapts[i - 1][k]);
+        f->adapts_count[i] = m->adapts_count;
+        if (same) {
+            f->adapts[i] = f->adapts[i - 1];
+            continue;
+        }
+        TRY(arena_take(&list, &f->arena, m->adapts_count + 1, sizeof *list));
+        for (size_t k = 0; k < m->adapts_count; k++)
+            TRY(arena_text(&list[k], &f->arena, m->adapts[k], strlen(m->adapts[k])));
+        f->adapts[i] = (char *const *)(uintptr_t)list;
+    }
+    return ERR_NONE;
+}
+
+err federation_open(struct federation *f, const struct fleet *fleet, const char *dir,
+                    const Fedlora__V1__RunConfig *config, size_t threads)
+{
+    *f = (struct federation){.fleet = fleet, .now_ms = 1};
+    err e;
+    TRY_OUT(e, file_make_dirs(dir));
+    TRY_OUT(e, open_config(f, dir, threads));
+    TRY_OUT(e, open_shop(f));
+    if (!f->run) TRY_OUT(e, create_run(f, config));
+    TRY_OUT(e, session_task_training(&f->training, f->run->config->training));
+    TRY_OUT(e, say_hello(f));
+    TRY_OUT(e, keep_modules(f));
+    return ERR_NONE;
+out:
+    federation_close(f);
+    return e;
+}
+
+void federation_close(struct federation *f)
+{
+    close_shop(f);
+    arena_close(&f->arena);
+    *f = (struct federation){0};
+}
+
+err federation_crash(struct federation *f)
+{
+    close_shop(f);
+    TRY(open_shop(f));
+    if (!f->run) return err_make(ERR_STATE, "the run is not in the store after a crash");
+    return say_hello(f);
+}
+
+/* ---- tasks ---- */
+
+/* The bytes of an update: its factors in float32. The text of its header is left out. */
+static uint64_t update_bytes(const struct run *run, size_t member, const struct member_round *round)
+{
+    uint64_t values = 0;
+    for (size_t i = 0; i < run->modules->n_modules; i++) {
+        const Fedlora__V1__ModuleShape *m = run->modules->modules[i];
+        if (!run_config_adapts(run->config, run->round.member[member].id, m->name)) continue;
+        uint64_t r = round->rank;
+        if (round->trains & ADAPTER_A) values += r * m->d_in;
+        if (round->trains & ADAPTER_B) values += r * m->d_out;
+        if (round->trains & ADAPTER_R) values += r * r;
+    }
+    return values * sizeof(float);
+}
+
+static void blob_digest(struct digest *out, bool *has, const ProtobufCBinaryData *from)
+{
+    *has = from->len == DIGEST_BYTES;
+    if (*has) memcpy(out->byte, from->data, DIGEST_BYTES);
+}
+
+err federation_task(bool *has, struct federation_task *out, struct federation *f, size_t member)
+{
+    struct run *run = f->run;
+    struct run_train_task task;
+    Fedlora__V1__HelloReply hello;
+    bool has_state = false;
+    *has = round_task(&run->round, member) == ROUND_TASK_TRAIN;
+    if (!*has) return ERR_NONE;
+    struct federation_task t = {.member = member};
+    TRY(run_train_task(&task, run, member));
+    run_hello_reply(&hello, run, member);
+    TRY(session_task_round(&t.round, &hello, &task.message));
+    blob_digest(&t.state, &has_state, &task.message.state_digest);
+    blob_digest(&t.frozen, &t.has_frozen, &task.message.frozen_digest);
+    /* The run's own strings are gone after a crash; these are kept. */
+    t.round.run = NULL;
+    t.round.member = f->fleet->member[member].id;
+    t.round.method = run->method->name;
+    t.round.base = f->fleet->base_text;
+    t.round.adapts = f->adapts[member];
+    t.round.adapts_count = f->adapts_count[member];
+    t.down_bytes = task.message.state_size;
+    if (t.round.round == 1) t.down_bytes += task.message.frozen_size;
+    t.up_bytes = update_bytes(run, member, &t.round);
+    *out = t;
+    return ERR_NONE;
+}
+
+static void set_paths(struct federation_paths *paths, struct member_round *round,
+                      const struct federation *f, const struct digest *state,
+                      const struct digest *frozen)
+{
+    snprintf(paths->state, sizeof paths->state, "%s", blob_path(f->config.path, state).text);
+    paths->frozen_text[0] = 0;
+    round->run = f->run->config->name;
+    round->state_path = paths->state;
+    round->frozen_path = NULL;
+    round->frozen_digest = paths->frozen_text;
+    if (!frozen) return;
+    snprintf(paths->frozen, sizeof paths->frozen, "%s", blob_path(f->config.path, frozen).text);
+    digest_text(paths->frozen_text, frozen);
+    round->frozen_path = paths->frozen;
+}
+
+void federation_paths(struct federation_paths *paths, struct member_round *round,
+                      const struct federation *f, const struct federation_task *task)
+{
+    *round = task->round;
+    set_paths(paths, round, f, &task->state, task->has_frozen ? &task->frozen : NULL);
+}
+
+void federation_newest(struct federation_paths *paths, struct member_round *round,
+                       const struct federation *f)
+{
+    const struct publish_blobs *newest = &f->run->newest;
+    *round = (struct member_round){.member = "",
+                                   .method = f->run->method->name,
+                                   .base = f->fleet->base_text,
+                                   .round = f->run->round.published,
+                                   .evaluates = true};
+    set_paths(paths, round, f, &newest->state.digest,
+              newest->frozen.size ? &newest->frozen.digest : NULL);
+}
+
+err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,
+                      uint32_t round)
+{
+    char name[LIMIT_NAME_BYTES + 32], spool[LIMIT_PATH_BYTES];
+    snprintf(name, sizeof name, "%s.%u.part", f->fleet->member[member].id, round);
+    TRY(file_join(spool, sizeof spool, f->config.path, "spool"));
+    return file_join(path, LIMIT_PATH_BYTES, spool, name);
+}
+
+bool federation_accepts(const struct federation *f, size_t member, uint32_t round)
+{
+    struct round_place place;
+    const struct digest none = {0};
+    return !err_is(round_judge(&place, &f->run->round, member, round, &none));
+}
+
+/* ---- updates ---- */
+
+static void admitted(struct work_job *work)
+{
+    struct admit_job *job = (struct admit_job *)(void *)work;
+    struct federation *f = job->owner;
+    f->refused = err_is(work->result);
+    if (f->refused) snprintf(f->refusal, sizeof f->refusal, "%s", work->result.text);
+    run_admitted(f->run, job);
+    free(job);
+}
+
+err federation_submit(struct federation *f, const struct federation_task *task,
+                      const struct pool_task *done, uint64_t seconds)
+{
+    struct admit_job *job = calloc(1, sizeof *job);
+    if (!job) return err_sys(ENOMEM, "an update");
+    job->job.done = admitted;
+    job->owner = f;
+    job->member_index = task->member;
+    snprintf(job->part, sizeof job->part, "%s", done->path);
+    snprintf(job->member, sizeof job->member, "%s", task->round.member);
+    snprintf(job->run, sizeof job->run, "%s", f->run->config->name);
+    job->update.blob = (struct store_blob){done->digest, done->size};
+    job->update.examples = done->data->count;
+    job->update.train_loss = done->result.mean_loss;
+    job->update.tokens = done->result.tokens;
+    job->update.seconds = (double)seconds;
+    f->refused = false;
+    err e = run_admit(f->run, job, task->round.round);
+    if (err_is(e)) {
+        file_disk.unlink(job->part);
+        free(job);
+        return e;
+    }
+    run_shop_turn(&f->shop);
+    return ERR_NONE;
+}
+
+void federation_tick(struct federation *f, uint64_t now_ms)
+{
+    if (now_ms > f->now_ms) f->now_ms = now_ms;
+    run_tick(f->run, f->now_ms);
+    run_shop_turn(&f->shop);
+}

@@ -1,0 +1,64 @@
+/* The deployed coordinator in this process, under a virtual clock: the same run, store, admission and
+ * combination as in fedlorad, called by functions instead of messages. */
+#ifndef SIM_FEDERATION_H
+#define SIM_FEDERATION_H
+
+#include "coordinator/run/run.h"
+#include "sim/fleet.h"
+#include "sim/pool.h"
+
+struct federation {
+    const struct fleet *fleet;
+    struct config config; /* of the coordinator; only what a run reads */
+    struct run_shop shop;
+    struct run *run;
+    uint64_t now_ms; /* the virtual time; starts at 1 */
+    bool refused;    /* the last update handed in was refused; `refusal` says why */
+    char refusal[ERR_TEXT_BYTES];
+    struct training_options training;
+    struct arena arena;
+    char *const **adapts; /* (members) the modules that each one adapts, names in the arena */
+    size_t *adapts_count;
+};
+
+/* A member's task, as the coordinator has handed it out. The files of a task are named by digests,
+ * so it stays valid when the coordinator is started again. */
+struct federation_task {
+    size_t member;
+    struct digest state, frozen;
+    bool has_frozen;
+    struct member_round round; /* without paths */
+    uint64_t down_bytes, up_bytes;
+};
+
+/* Opens the store in the folder, which is created, and the run in it: a new one from `config` and
+ * the fleet's members, or the one that an earlier simulation left there. */
+err federation_open(struct federation *out, const struct fleet *fleet, const char *dir,
+                    const Fedlora__V1__RunConfig *config, size_t threads);
+void federation_close(struct federation *f);
+/* As after kill -9: what is not in the store is gone, and the run continues from there. */
+err federation_crash(struct federation *f);
+
+/* True, and the task, if the member has a round to train that it was not handed yet. */
+err federation_task(bool *has, struct federation_task *out, struct federation *f, size_t member);
+/* The task's paths, in the buffers. */
+struct federation_paths {
+    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES], frozen_text[DIGEST_TEXT_BYTES];
+};
+void federation_paths(struct federation_paths *paths, struct member_round *round,
+                      const struct federation *f, const struct federation_task *task);
+/* The round that describes the newest state, for an evaluation. */
+void federation_newest(struct federation_paths *paths, struct member_round *round,
+                       const struct federation *f);
+/* Where the member's update is written before it is handed in. */
+err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,
+                      uint32_t round);
+/* Would an update that arrives now be accepted? Its digest does not matter for the answer. */
+bool federation_accepts(const struct federation *f, size_t member, uint32_t round);
+/* Hands in an update. ERR_STATE: it came too late. Sets f->refused if its contents are refused. */
+err federation_submit(struct federation *f, const struct federation_task *task,
+                      const struct pool_task *done, uint64_t seconds);
+/* Time passes until now_ms, with a tick if the run wants one. */
+void federation_tick(struct federation *f, uint64_t now_ms);
+
+#endif

@@ -1,0 +1,345 @@
+#include "sim/fleet.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/text.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LABELS_MAX = 4096, HISTOGRAM_MEMBERS = 20, FILE_BYTES_MAX = INT32_MAX };
+
+/* ---- labels ---- */
+
+/* The labels of the rows of one file, numbered in ascending order of their texts. */
+struct labels {
+    uint32_t *row; /* (rows) */
+    const char **name;
+    size_t count;
+};
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The value of the field as a text in the arena. */
+static err label_of(const char **out, const char *line, size_t size, const char *by,
+                    struct arena *arena)
+{
+    json_t *object = NULL;
+    char number[32];
+    TRY(json_parse(&object, line, size, "row"));
+    const json_t *value = json_object_get(object, by);
+    const char *text = json_string_value(value);
+    if (json_is_integer(value)) {
+        snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
+        text = number;
+    }
+    err e = ERR_NONE;
+    if (text)
+        e = arena_text(out, arena, text, strlen(text));
+    else
+        e = err_make(ERR_INPUT, "no field \"%s\" with a text or an integer", by);
+    json_decref(object);
+    return e;
+}
+
+/* The start of line number n (from 1); lines are asked in ascending order. */
+struct lines {
+    const char *at, *end;
+    uint32_t number;
+};
+
+static const char *line_at(size_t *size, struct lines *l, uint32_t number)
+{
+    for (; l->number < number; l->number++) {
+        const char *next = memchr(l->at, '\n', (size_t)(l->end - l->at));
+        l->at = next ? next + 1 : l->end;
+    }
+    const char *next = memchr(l->at, '\n', (size_t)(l->end - l->at));
+    *size = (size_t)((next ? next : l->end) - l->at);
+    return l->at;
+}
+
+static err read_labels(const char **text, const struct fleet_options *o, const struct dataset *data,
+                       struct arena *arena)
+{
+    struct file_map map = {0};
+    TRY(file_map_open(&map, o->train));
+    struct lines lines = {(const char *)map.data, (const char *)map.data + map.size, 1};
+    err e = ERR_NONE;
+    for (size_t i = 0; i < data->count && !err_is(e); i++) {
+        size_t size;
+        const char *line = line_at(&size, &lines, data->row[i].line);
+        e = label_of(&text[i], line, size, o->by, arena);
+        if (err_is(e)) e = err_in(e, "%s:%u", o->train, data->row[i].line);
+    }
+    file_map_close(&map);
+    return e;
+}
+
+static size_t find_label(const struct labels *l, const char *text)
+{
+    const char **found = bsearch(&text, l->name, l->count, sizeof *l->name, by_text);
+    return (size_t)(found - l->name);
+}
+
+static err open_labels(struct labels *out, const struct fleet_options *o,
+                       const struct dataset *data, struct arena *arena)
+{
+    struct labels l = {0};
+    const char **text = NULL;
+    TRY(arena_take(&l.row, arena, data->count + 1, sizeof *l.row));
+    TRY(arena_take(&text, arena, data->count + 1, sizeof *text));
+    TRY(arena_take(&l.name, arena, data->count + 1, sizeof *l.name));
+    if (o->by) TRY(read_labels(text, o, data, arena));
+    for (size_t i = 0; i < data->count; i++)
+        l.name[i] = text[i] = o->by ? text[i] : "";
+    qsort(l.name, data->count, sizeof *l.name, by_text);
+    for (size_t i = 0; i < data->count; i++)
+        if (!l.count || strcmp(l.name[l.count - 1], l.name[i]) != 0) l.name[l.count++] = l.name[i];
+    if (l.count > LABELS_MAX)
+        return err_make(ERR_INPUT, "%s: the field \"%s\" has %zu values, expected at most %d",
+                        o->train, o->by, l.count, LABELS_MAX);
+    for (size_t i = 0; i < data->count; i++)
+        l.row[i] = (uint32_t)find_label(&l, text[i]);
+    *out = l;
+    return ERR_NONE;
+}
+
+/* ---- members ---- */
+
+/* A member's view of rows that a data set of the fleet owns. */
+static err view(struct dataset *out, const struct dataset *all, const uint32_t *row, size_t count)
+{
+    struct dataset d = {.row = malloc((count + 1) * sizeof *d.row), .count = count};
+    if (!d.row) return err_sys(ENOMEM, "members");
+    for (size_t i = 0; i < count; i++) {
+        d.row[i] = all->row[row ? row[i] : i];
+        d.tokens += d.row[i].count;
+        d.learned += d.row[i].learned;
+        d.unlearned += d.row[i].learned == 0;
+    }
+    *out = d;
+    return ERR_NONE;
+}
+
+static err take_members(struct fleet *f, size_t members)
+{
+    f->member = calloc(members + 1, sizeof *f->member);
+    if (!f->member) return err_sys(ENOMEM, "%zu members", members);
+    f->members = members;
+    return ERR_NONE;
+}
+
+/* Ids have as many digits as the last one needs, so that their order is that of the numbers, which
+ * the sums over members follow. A label that is a name becomes the id itself. */
+static err name_members(struct fleet *f, const struct fleet_options *o, const struct labels *l)
+{
+    int digits = snprintf(NULL, 0, "%zu", f->members);
+    for (size_t i = 0; i < f->members; i++) {
+        char *id = f->member[i].id;
+        if (o->split.kind == DEAL_FIELD && text_is_name(l->name[i], LIMIT_NAME_BYTES - 1))
+            snprintf(id, LIMIT_NAME_BYTES, "%s", l->name[i]);
+        else
+            snprintf(id, LIMIT_NAME_BYTES, "m%0*zu", digits, i + 1);
+    }
+    return ERR_NONE;
+}
+
+static err write_histogram(struct fleet *f, const struct deal *s, const struct deal_rows *rows,
+                           const struct labels *l)
+{
+    struct bytes text = {.max = 1 << 20};
+    const char **id = NULL;
+    TRY(arena_take(&id, &f->arena, f->members, sizeof *id));
+    for (size_t i = 0; i < f->members; i++)
+        id[i] = f->member[i].id;
+    err e = deal_print(&text, s, rows, l->name, id, HISTOGRAM_MEMBERS);
+    const char *kept = NULL;
+    if (!err_is(e)) e = arena_text(&kept, &f->arena, (const char *)text.data, text.size);
+    f->histogram = (char *)(uintptr_t)kept;
+    bytes_close(&text);
+    return e;
+}
+
+static err deal(struct fleet *f, const struct fleet_options *o)
+{
+    struct dataset *all = &f->file[0];
+    struct labels l = {0};
+    struct deal split = {0};
+    struct deal_options how = o->split;
+    TRY(open_labels(&l, o, all, &f->arena));
+    const struct deal_rows rows = {all->count, l.count, l.row};
+    if (how.kind == DEAL_FIELD) how.members = l.count;
+    TRY(deal_make(&split, &how, &rows));
+    err e = take_members(f, split.members);
+    for (size_t i = 0; i < f->members && !err_is(e); i++)
+        e = view(&f->member[i].data, all, split.row + split.first[i],
+                 split.first[i + 1] - split.first[i]);
+    if (!err_is(e)) e = name_members(f, o, &l);
+    if (!err_is(e) && o->by) e = write_histogram(f, &split, &rows, &l);
+    deal_close(&split);
+    return e;
+}
+
+/* ---- files ---- */
+
+static err open_rows(struct dataset *out, const struct fleet *f, const struct fleet_options *o,
+                     const char *path)
+{
+    const struct data_options how = {
+        .tokenizer = f->tokenizer, .vocab = f->model.arch.vocab, .seq = o->seq, .no_eos = !o->eos};
+    return data_open(out, path, &how);
+}
+
+/* The names of the members' files, which are all JSON Lines files of the folder but test and val. */
+static err list_files(const char ***out, size_t *count, const char *dir, struct arena *arena)
+{
+    const char **name = NULL;
+    DIR *folder = opendir(dir);
+    if (!folder) return err_sys(errno, "%s", dir);
+    err e = arena_take(&name, arena, LIMIT_MEMBERS, sizeof *name);
+    for (struct dirent *d; !err_is(e) && (d = readdir(folder));) {
+        size_t n = strlen(d->d_name);
+        if (n < 7 || strcmp(d->d_name + n - 6, ".jsonl") != 0) continue;
+        if (!strcmp(d->d_name, "test.jsonl") || !strcmp(d->d_name, "val.jsonl")) continue;
+        if (*count == LIMIT_MEMBERS)
+            e = err_make(ERR_INPUT, "%s: more than %d members", dir, LIMIT_MEMBERS);
+        else
+            e = arena_text(&name[(*count)++], arena, d->d_name, n - 6);
+    }
+    closedir(folder);
+    if (!err_is(e) && !*count) e = err_make(ERR_INPUT, "%s: no file ID.jsonl of a member", dir);
+    if (!err_is(e)) qsort(name, *count, sizeof *name, by_text);
+    *out = name;
+    return e;
+}
+
+static err open_folder(struct fleet *f, const struct fleet_options *o)
+{
+    const char **name = NULL;
+    size_t count = 0;
+    char path[LIMIT_PATH_BYTES], file[LIMIT_NAME_BYTES + 8];
+    TRY(list_files(&name, &count, o->train, &f->arena));
+    TRY(take_members(f, count));
+    if (!(f->file = calloc(count, sizeof *f->file))) return err_sys(ENOMEM, "members");
+    for (size_t i = 0; i < count; i++) {
+        if (!text_is_name(name[i], LIMIT_NAME_BYTES - 1))
+            return err_make(ERR_INPUT, "%s/%.80s.jsonl: the name is not that of a member", o->train,
+                            name[i]);
+        snprintf(f->member[i].id, LIMIT_NAME_BYTES, "%s", name[i]);
+        snprintf(file, sizeof file, "%s.jsonl", f->member[i].id);
+        TRY(file_join(path, sizeof path, o->train, file));
+        TRY(open_rows(&f->file[i], f, o, path));
+        f->files++;
+        TRY(view(&f->member[i].data, &f->file[i], NULL, f->file[i].count));
+    }
+    f->histogram = "";
+    return ERR_NONE;
+}
+
+static err open_file(struct fleet *f, const struct fleet_options *o)
+{
+    if (!(f->file = calloc(1, sizeof *f->file))) return err_sys(ENOMEM, "members");
+    f->histogram = "";
+    TRY(open_rows(&f->file[0], f, o, o->train));
+    f->files = 1;
+    return deal(f, o);
+}
+
+/* A rank of its class counts more than one of the list. */
+static err equip(struct fleet *f, const struct fleet_options *o)
+{
+    uint8_t *class = NULL;
+    TRY(arena_take(&class, &f->arena, f->members, 1));
+    devices_deal(class, &f->devices, f->members);
+    for (size_t i = 0; i < f->members; i++) {
+        uint32_t own = f->devices.class[class[i]].rank;
+        f->member[i].device = class[i];
+        f->member[i].rank = own ? own : o->ranks ? o->rank[i % o->ranks] : 0;
+    }
+    return ERR_NONE;
+}
+
+/* A base without a tokenizer can only be trained with rows of token ids. */
+static err open_tokenizer(struct tokenizer **out, const char *base)
+{
+    char path[LIMIT_PATH_BYTES];
+    if (file_is_dir(base)) {
+        TRY(file_join(path, sizeof path, base, "tokenizer.json"));
+        if (!file_exists(path)) return ERR_NONE;
+    }
+    return tokenizer_open(out, base);
+}
+
+err fleet_open(struct fleet *out, const struct fleet_options *o)
+{
+    struct fleet f = {.devices = o->devices};
+    err e;
+    TRY_OUT(e, model_open(&f.model, o->base));
+    TRY_OUT(e, model_digest(&f.base, &f.model));
+    digest_text(f.base_text, &f.base);
+    TRY_OUT(e, open_tokenizer(&f.tokenizer, o->base));
+    TRY_OUT(e, file_is_dir(o->train) ? open_folder(&f, o) : open_file(&f, o));
+    if (o->test) TRY_OUT(e, open_rows(&f.test, &f, o, o->test));
+    TRY_OUT(e, equip(&f, o));
+    *out = f;
+    return ERR_NONE;
+out:
+    fleet_close(&f);
+    return e;
+}
+
+void fleet_close(struct fleet *f)
+{
+    for (size_t i = 0; i < f->members; i++)
+        free(f->member[i].data.row);
+    for (size_t i = 0; i < f->files; i++)
+        data_close(&f->file[i]);
+    free(f->file);
+    free(f->member);
+    data_close(&f->test);
+    tokenizer_close(f->tokenizer);
+    model_close(&f->model);
+    arena_close(&f->arena);
+    *f = (struct fleet){0};
+}
+
+static err write_member(const struct fleet_member *m, const struct file_map *map, const char *dir)
+{
+    char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
+    struct file_out out = {0};
+    struct lines lines = {(const char *)map->data, (const char *)map->data + map->size, 1};
+    snprintf(name, sizeof name, "%s.jsonl", m->id);
+    TRY(file_join(path, sizeof path, dir, name));
+    TRY(file_out_open(&out, path, false));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < m->data.count && !err_is(e); i++) {
+        size_t size;
+        const char *line = line_at(&size, &lines, m->data.row[i].line);
+        e = file_out_append(&out, line, size);
+        if (!err_is(e)) e = file_out_append(&out, "\n", 1);
+    }
+    if (!err_is(e)) e = file_out_commit(&out);
+    file_out_close(&out);
+    return e;
+}
+
+err fleet_write(const struct fleet *f, const struct fleet_options *o, const char *dir)
+{
+    struct file_map map = {0};
+    if (file_is_dir(o->train))
+        return err_make(ERR_INPUT, "%s: already has one file for each member", o->train);
+    TRY(file_make_dirs(dir));
+    TRY(file_map_open(&map, o->train));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < f->members && !err_is(e); i++)
+        e = write_member(&f->member[i], &map, dir);
+    file_map_close(&map);
+    return e;
+}

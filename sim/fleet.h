@@ -1,0 +1,53 @@
+/* The simulated members: one base model, one data set whose rows are dealt to them, their ranks and
+ * their machines. */
+#ifndef SIM_FLEET_H
+#define SIM_FLEET_H
+
+#include "base/digest.h"
+#include "engine/model/model.h"
+#include "engine/tokens/data.h"
+#include "sim/deal.h"
+#include "sim/device.h"
+
+struct fleet_options {
+    const char *base;
+    /* JSON Lines. A folder has one file for each member, whose name is the member's, as in a
+     * deployed federation; the rows of one file are dealt by `split`. */
+    const char *train;
+    const char *test; /* held-out rows; NULL: none */
+    const char *by;   /* the field with the label of a row; NULL: no labels */
+    struct deal_options split;
+    const uint32_t *rank; /* (ranks) offered by the members in turn; 0: the rank of the run */
+    size_t ranks;
+    struct devices devices;
+    uint32_t seq;
+    bool eos;
+};
+
+struct fleet_member {
+    char id[LIMIT_NAME_BYTES];
+    uint32_t rank;
+    uint8_t device;      /* its class */
+    struct dataset data; /* its rows; it owns only the array `row` */
+};
+struct fleet {
+    struct model model;
+    struct digest base;
+    char base_text[DIGEST_TEXT_BYTES];
+    struct tokenizer *tokenizer; /* NULL if the base has none */
+    struct dataset test;         /* count 0: none */
+    struct dataset *file;        /* (files) the rows of all members */
+    size_t files;
+    size_t members;
+    struct fleet_member *member; /* in ascending order of their ids */
+    struct devices devices;
+    struct arena arena;
+    char *histogram; /* of the split: text to print; "" without labels */
+};
+
+err fleet_open(struct fleet *out, const struct fleet_options *o);
+void fleet_close(struct fleet *f); /* accepts a zeroed struct */
+/* Writes DIR/ID.jsonl for each member: the lines of the data file that it got. */
+err fleet_write(const struct fleet *f, const struct fleet_options *o, const char *dir);
+
+#endif

@@ -1,0 +1,35 @@
+/* Trains members on several engines at the same time: one engine for each worker thread, all over
+ * one packed base. The results do not depend on the number of workers. */
+#ifndef SIM_POOL_H
+#define SIM_POOL_H
+
+#include "engine/member/member_evaluate.h"
+#include "engine/member/member_train.h"
+#include "sim/fleet.h"
+
+struct pool;
+struct pool_options {
+    size_t workers;
+    struct engine_options engine; /* `threads` is for one worker alone; several have one each */
+};
+struct pool_task {
+    const struct dataset *data;
+    struct member_round round; /* without `state`; paths must stay valid */
+    const struct training_options *training;
+    bool checkpoint;
+    char path[LIMIT_PATH_BYTES]; /* of the update */
+    struct train_result result;  /* out */
+    struct digest digest;        /* out: of the update */
+    uint64_t size;               /* out: bytes of the update */
+    err error;                   /* out */
+};
+
+err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_options *o);
+void pool_close(struct pool *p); /* accepts NULL */
+/* Does all tasks. Those that the user's interrupt left out have ERR_STOPPED. */
+void pool_train(struct pool *p, struct pool_task *const *task, size_t count);
+/* Loss and accuracy of a state on at most `rows` rows (0: all) of the fleet's test set. */
+err pool_evaluate(struct member_evaluation *out, struct pool *p, const struct member_round *round,
+                  size_t rows);
+
+#endif

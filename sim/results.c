@@ -1,0 +1,184 @@
+#include "sim/results.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "kernels/describe.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LINE_BYTES = 4096 };
+static const char *const fates[] = {"counted", "late", "refused", "lost", "dropped"};
+static const char header[] = "round,member,rank,examples,start_s,end_s,fate,loss,bytes\n";
+
+/* ---- reading what an earlier call has left ---- */
+
+static err parse_round(struct simulate_round *out, const char *line)
+{
+    json_t *o = NULL;
+    const char *state = "";
+    int64_t round = 0, up = 0, down = 0;
+    double seconds = 0;
+    TRY(json_parse(&o, line, strlen(line), "rounds.jsonl"));
+    err e = json_get_int(&round, o, "round", 1, LIMIT_ROUNDS, "rounds.jsonl");
+    if (!err_is(e)) e = json_get_num(&seconds, o, "virtual_s", "rounds.jsonl");
+    if (!err_is(e)) e = json_get_int(&up, o, "bytes_up", 0, INT64_MAX, "rounds.jsonl");
+    if (!err_is(e)) e = json_get_int(&down, o, "bytes_down", 0, INT64_MAX, "rounds.jsonl");
+    if (!err_is(e)) e = json_get_str(&state, o, "state", "rounds.jsonl");
+    if (!err_is(e)) e = digest_parse(&out->state, state);
+    if (!err_is(e)) {
+        out->round = (uint32_t)round;
+        out->virtual_ms = (uint64_t)(seconds * 1000 + 0.5);
+        out->bytes_up = (uint64_t)up;
+        out->bytes_down = (uint64_t)down;
+    }
+    json_decref(o);
+    return e;
+}
+
+/* Copies the lines that are kept to a new file, which then replaces the old one. `round_of` gives a
+ * line's round. */
+static err keep_lines(const char *path, uint32_t published, const char *first,
+                      err (*round_of)(uint32_t *round, const char *line, void *context),
+                      void *context)
+{
+    char *text = NULL, *next;
+    size_t size = 0;
+    struct file_out out = {0};
+    TRY(file_out_open(&out, path, true));
+    err e = file_exists(path) ? file_read_all(&text, &size, path, SIZE_MAX / 2) : ERR_NONE;
+    if (!err_is(e)) e = file_out_append(&out, first, strlen(first));
+    char *line = text;
+    if (text && *first && !strncmp(text, first, strlen(first))) line += strlen(first);
+    for (; line && *line && !err_is(e); line = next) {
+        uint32_t round = 0;
+        next = strchr(line, '\n');
+        if (!next) break; /* the end of a line that was not written whole */
+        *next++ = 0;
+        e = round_of(&round, line, context);
+        if (err_is(e) || round > published) continue;
+        e = file_out_append(&out, line, strlen(line));
+        if (!err_is(e)) e = file_out_append(&out, "\n", 1);
+    }
+    if (!err_is(e)) e = file_out_commit(&out);
+    file_out_close(&out);
+    free(text);
+    return e;
+}
+
+static err round_of_json(uint32_t *round, const char *line, void *context)
+{
+    struct simulate_round *last = context;
+    TRY(parse_round(last, line));
+    *round = last->round;
+    return ERR_NONE;
+}
+
+static err round_of_csv(uint32_t *round, const char *line, void *context)
+{
+    (void)context;
+    *round = (uint32_t)strtoul(line, NULL, 10);
+    return ERR_NONE;
+}
+
+static err open_file(FILE **out, const char *path)
+{
+    *out = fopen(path, "ae");
+    return *out ? ERR_NONE : err_sys(errno, "%s", path);
+}
+
+err results_open(struct results *r, const char *dir, uint32_t published,
+                 struct simulate_round *last)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct simulate_round found = *last;
+    snprintf(r->dir, sizeof r->dir, "%s", dir);
+    TRY(file_join(path, sizeof path, dir, "rounds.jsonl"));
+    TRY(keep_lines(path, published, "", round_of_json, &found));
+    if (found.round == published) *last = found;
+    TRY(open_file(&r->rounds, path));
+    TRY(file_join(path, sizeof path, dir, "updates.csv"));
+    TRY(keep_lines(path, published, header, round_of_csv, NULL));
+    return open_file(&r->updates, path);
+}
+
+void results_close(struct results *r)
+{
+    if (r->rounds) fclose(r->rounds);
+    if (r->updates) fclose(r->updates);
+    arena_close(&r->arena);
+    *r = (struct results){0};
+}
+
+/* ---- writing ---- */
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+/* One line, written at once, so that an interrupted line is the last one. */
+static err write_line(FILE *file, const char *line, size_t size, const char *dir)
+{
+    if (fwrite(line, 1, size, file) != size || fflush(file) != 0)
+        return err_sys(errno, "%s: writing the results", dir);
+    return ERR_NONE;
+}
+
+static json_t *round_json(const struct simulate_round *n)
+{
+    char state[DIGEST_TEXT_BYTES];
+    digest_text(state, &n->state);
+    return json_pack(
+        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:I,s:I,s:f,s:s}", "round", (json_int_t)n->round,
+        "virtual_s", (double)n->virtual_ms / 1000, "updates", (json_int_t)n->updates, "late",
+        (json_int_t)n->late, "lost", (json_int_t)n->lost, "dropped", (json_int_t)n->dropped,
+        "train_loss", number(n->train_loss), "loss", number(n->loss), "accuracy",
+        n->accuracy < 0 ? json_null() : number(n->accuracy), "bytes_up", (json_int_t)n->bytes_up,
+        "bytes_down", (json_int_t)n->bytes_down, "seconds", n->seconds, "state", state);
+}
+
+err results_round(struct results *r, const struct simulate_round *round)
+{
+    struct bytes line = {.max = LINE_BYTES};
+    json_t *o = round_json(round);
+    err e = o ? json_write(&line, o) : err_sys(ENOMEM, "results");
+    if (!err_is(e)) e = bytes_printf(&line, "\n");
+    if (!err_is(e)) e = write_line(r->rounds, (const char *)line.data, line.size, r->dir);
+    json_decref(o);
+    bytes_close(&line);
+    return e;
+}
+
+err results_update(struct results *r, const struct results_update *u)
+{
+    char line[LINE_BYTES], loss[32] = "";
+    if (isfinite(u->loss)) snprintf(loss, sizeof loss, "%.6g", u->loss);
+    int n = snprintf(line, sizeof line, "%u,%s,%u,%zu,%.3f,%.3f,%s,%s,%" PRIu64 "\n", u->round,
+                     u->member, u->rank, u->examples, (double)u->from_ms / 1000,
+                     (double)u->at_ms / 1000, fates[u->fate], loss, u->bytes);
+    return write_line(r->updates, line, (size_t)n, r->dir);
+}
+
+err results_end(struct results *r, const struct simulate_result *result,
+                const Fedlora__V1__RunConfig *config)
+{
+    char path[LIMIT_PATH_BYTES], processor[100], libraries[150];
+    struct bytes text = {.max = 1 << 16};
+    describe_processor(processor, sizeof processor);
+    describe_libraries(libraries, sizeof libraries);
+    json_t *o =
+        json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s}", "run", config->name, "method", config->method,
+                  "seed", (json_int_t)config->seed, "last", round_json(&result->last), "state_file",
+                  result->state_path, "processor", processor, "libraries", libraries);
+    err e = o ? json_write(&text, o) : err_sys(ENOMEM, "results");
+    if (!err_is(e)) e = bytes_printf(&text, "\n");
+    if (!err_is(e)) e = file_join(path, sizeof path, r->dir, "result.json");
+    if (!err_is(e)) e = file_write(path, text.data, text.size, true);
+    json_decref(o);
+    bytes_close(&text);
+    return e;
+}

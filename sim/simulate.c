@@ -1,0 +1,438 @@
+#include "sim/simulate.h"
+
+#include "base/bytes.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "base/stop.h"
+#include "base/text.h"
+#include "proto/message.h"
+#include "sim/federation.h"
+#include "sim/results.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A task on its way. Tasks are trained some time before their updates arrive, several at once. */
+struct event {
+    struct federation_task task;
+    uint64_t from_ms, at_ms; /* the task was handed out; its update arrives */
+    bool drops;              /* it never arrives */
+    struct pool_task *done;  /* trained, or NULL */
+};
+
+struct simulation {
+    const struct fleet *fleet;
+    const struct simulate_options *o;
+    struct federation federation;
+    struct pool *pool;
+    struct results results;
+    struct event *event; /* sorted by time, then by member; [next, events) are still to come */
+    size_t next, events, capacity;
+    uint32_t handed;        /* the newest round whose tasks were handed out */
+    size_t tasks, answered; /* of that round */
+    uint32_t published;
+    struct simulate_round now;
+    struct rng crashes;
+    uint64_t trained, crashed;
+    uint64_t began_ms;
+};
+
+/* ---- events ---- */
+
+static int by_time(const void *a, const void *b)
+{
+    const struct event *x = a, *y = b;
+    if (x->at_ms != y->at_ms) return x->at_ms < y->at_ms ? -1 : 1;
+    if (x->task.member != y->task.member) return x->task.member < y->task.member ? -1 : 1;
+    return x->task.round.round < y->task.round.round ? -1 : 1;
+}
+
+/* The events that are over make room for new ones. */
+static err add_event(struct simulation *s, const struct event *e)
+{
+    if (s->events == s->capacity && s->next) {
+        memmove(s->event, s->event + s->next, (s->events - s->next) * sizeof *s->event);
+        s->events -= s->next;
+        s->next = 0;
+    }
+    if (s->events == s->capacity) {
+        size_t more = s->capacity ? 2 * s->capacity : 64;
+        struct event *grown = realloc(s->event, more * sizeof *grown);
+        if (!grown) return err_sys(ENOMEM, "simulation");
+        s->event = grown;
+        s->capacity = more;
+    }
+    s->event[s->events++] = *e;
+    return ERR_NONE;
+}
+
+/* Tokens of one round of training: its rows are drawn evenly, so the mean length of a row counts. */
+static uint64_t task_tokens(const struct simulation *s, const struct dataset *data)
+{
+    const struct training_options *t = &s->federation.training;
+    double rows = (double)data->count * t->epochs;
+    if (t->steps) rows = (double)t->steps * (double)t->batch * (double)t->accumulate;
+    return (uint64_t)(rows * (double)data->tokens / (double)data->count);
+}
+
+static err hand_out(struct simulation *s, size_t member)
+{
+    const struct fleet_member *m = &s->fleet->member[member];
+    struct event e = {.from_ms = s->federation.now_ms};
+    bool has = false;
+    TRY(federation_task(&has, &e.task, &s->federation, member));
+    if (!has) return ERR_NONE;
+    const struct device_work work = {.member = m->id,
+                                     .round = e.task.round.round,
+                                     .tokens = task_tokens(s, &m->data),
+                                     .down_bytes = e.task.down_bytes,
+                                     .up_bytes = e.task.up_bytes};
+    e.at_ms = e.from_ms + device_ms(&e.drops, &s->fleet->devices, m->device, &work);
+    s->now.bytes_down += e.task.down_bytes;
+    s->tasks++;
+    return add_event(s, &e);
+}
+
+/* All tasks of a round are handed out when it opens, because no member is asleep in this version. */
+static err open_round(struct simulation *s)
+{
+    uint32_t round = round_under_way(&s->federation.run->round);
+    if (s->handed >= round) return ERR_NONE;
+    s->tasks = s->answered = 0;
+    for (size_t i = 0; i < s->fleet->members; i++)
+        TRY(hand_out(s, i));
+    s->handed = round;
+    qsort(s->event + s->next, s->events - s->next, sizeof *s->event, by_time);
+    return ERR_NONE;
+}
+
+/* ---- training ---- */
+
+static void task_close(struct event *e)
+{
+    if (e->done) free(e->done);
+    e->done = NULL;
+}
+
+/* Whether the update will be accepted when it arrives, as far as that can be known now. */
+static bool worth_training(const struct simulation *s, const struct event *e)
+{
+    const struct round *r = &s->federation.run->round;
+    if (e->drops || e->done) return false;
+    if (!federation_accepts(&s->federation, e->task.member, e->task.round.round)) return false;
+    return r->rules.late_next || !r->deadline_at_ms || e->at_ms < r->deadline_at_ms;
+}
+
+struct job {
+    struct pool_task task;
+    struct federation_paths paths;
+};
+
+static err make_job(struct pool_task **out, struct simulation *s, const struct event *e)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job) return err_sys(ENOMEM, "simulation");
+    job->task.data = &s->fleet->member[e->task.member].data;
+    job->task.training = &s->federation.training;
+    job->task.checkpoint = s->o->checkpoint;
+    federation_paths(&job->paths, &job->task.round, &s->federation, &e->task);
+    err er = federation_upload(job->task.path, &s->federation, e->task.member, e->task.round.round);
+    if (err_is(er))
+        free(job);
+    else
+        *out = &job->task; /* the first member of the job */
+    return er;
+}
+
+/* Trains the next event, and some that follow and are worth it, all workers at once. */
+static err train_ahead(struct simulation *s)
+{
+    enum { AHEAD = 8 };
+    size_t most = AHEAD * s->o->pool.workers, count = 0;
+    struct pool_task **task = calloc(most, sizeof *task);
+    err e = task ? ERR_NONE : err_sys(ENOMEM, "simulation");
+    for (size_t i = s->next; i < s->events && count < most && !err_is(e); i++) {
+        if (i > s->next && !worth_training(s, &s->event[i])) continue;
+        e = make_job(&s->event[i].done, s, &s->event[i]);
+        if (!err_is(e)) task[count++] = s->event[i].done;
+    }
+    if (!err_is(e)) pool_train(s->pool, task, count);
+    for (size_t i = 0; i < count; i++) {
+        if (!err_is(task[i]->error))
+            s->trained++;
+        else if (!err_is(e))
+            e = err_in(task[i]->error, "%s, round %u", task[i]->round.member, task[i]->round.round);
+    }
+    free(task);
+    return e;
+}
+
+/* ---- arrival ---- */
+
+static err crash_sometimes(struct simulation *s)
+{
+    if (s->o->crash <= 0 || rng_unit(&s->crashes) >= s->o->crash) return ERR_NONE;
+    s->crashed++;
+    return federation_crash(&s->federation);
+}
+
+/* A task whose update would not be accepted is not trained: its device worked in vain. */
+static err arrive(struct simulation *s, struct event *e, enum results_fate *fate)
+{
+    uint32_t round = e->task.round.round;
+    *fate = e->drops ? RESULTS_DROPPED : RESULTS_LOST;
+    if (e->drops || !federation_accepts(&s->federation, e->task.member, round)) return ERR_NONE;
+    if (!e->done) TRY(train_ahead(s));
+    uint32_t under_way = round_under_way(&s->federation.run->round);
+    err er = federation_submit(&s->federation, &e->task, e->done, (e->at_ms - e->from_ms) / 1000);
+    if (er.kind == ERR_STATE) return ERR_NONE;
+    if (err_is(er)) return er;
+    *fate = s->federation.refused ? RESULTS_REFUSED
+            : round < under_way   ? RESULTS_LATE
+                                  : RESULTS_COUNTED;
+    s->now.bytes_up += e->done->size;
+    return crash_sometimes(s);
+}
+
+static err note_update(struct simulation *s, const struct event *e, enum results_fate fate)
+{
+    const struct results_update u = {.member = e->task.round.member,
+                                     .round = e->task.round.round,
+                                     .rank = e->task.round.rank,
+                                     .examples = s->fleet->member[e->task.member].data.count,
+                                     .from_ms = e->from_ms,
+                                     .at_ms = e->at_ms,
+                                     .fate = fate,
+                                     .loss = e->done ? e->done->result.mean_loss : NAN,
+                                     .bytes = e->done ? e->done->size : 0};
+    s->now.updates += fate == RESULTS_COUNTED || fate == RESULTS_LATE;
+    s->now.late += fate == RESULTS_LATE;
+    s->now.lost += fate == RESULTS_LOST;
+    s->now.dropped += fate == RESULTS_DROPPED;
+    TRY(results_update(&s->results, &u));
+    if (fate != RESULTS_REFUSED) return ERR_NONE;
+    return err_make(ERR_STATE, "the coordinator refused the update of %s for round %u: %s",
+                    u.member, u.round, s->federation.refusal);
+}
+
+static err next_event(struct simulation *s)
+{
+    struct event *e = &s->event[s->next]; /* stays, because only open_round() adds events */
+    enum results_fate fate = RESULTS_LOST;
+    s->federation.now_ms = e->at_ms;
+    err er = arrive(s, e, &fate);
+    if (!err_is(er)) er = note_update(s, e, fate);
+    if (e->done && fate == RESULTS_LOST) file_disk.unlink(e->done->path);
+    task_close(e);
+    s->next++;
+    s->answered++;
+    if (!err_is(er) && s->o->on_update) s->o->on_update(s->o->user, s->answered, s->tasks, &s->now);
+    return er;
+}
+
+/* ---- rounds ---- */
+
+static err evaluate(struct simulation *s)
+{
+    struct federation_paths paths;
+    struct member_round round;
+    struct member_evaluation found = {0};
+    bool last = s->now.round == s->now.rounds;
+    int64_t every = s->o->evaluate_every;
+    s->now.loss = NAN;
+    s->now.accuracy = -1;
+    if (!s->fleet->test.count || !every || (!last && s->now.round % every)) return ERR_NONE;
+    federation_newest(&paths, &round, &s->federation);
+    TRY(pool_evaluate(&found, s->pool, &round, last ? 0 : (size_t)s->o->check_rows));
+    s->now.loss = found.loss;
+    s->now.accuracy = found.accuracy;
+    return ERR_NONE;
+}
+
+/* Mean of the members' training losses, weighted by their examples; kept by the coordinator. */
+static double mean_loss(const struct run *run, uint32_t round)
+{
+    double sum = 0, weight = 0;
+    for (size_t i = 0; i < run->round.members; i++) {
+        const struct run_member *m = &run->member[i];
+        if (run->round.member[i].counted_in != round) continue;
+        sum += m->train_loss * (double)m->examples;
+        weight += (double)m->examples;
+    }
+    return weight > 0 ? sum / weight : NAN;
+}
+
+static err published(struct simulation *s)
+{
+    const struct run *run = s->federation.run;
+    if (run->round.published == s->published) return ERR_NONE;
+    s->published = run->round.published;
+    s->now.round = s->published;
+    s->now.rounds = run->round.rules.rounds;
+    s->now.virtual_ms = s->federation.now_ms;
+    s->now.train_loss = mean_loss(run, s->published);
+    s->now.state = run->newest.state.digest;
+    TRY(evaluate(s));
+    s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;
+    TRY(results_round(&s->results, &s->now));
+    if (s->o->on_round) s->o->on_round(s->o->user, &s->now);
+    s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
+    return ERR_NONE;
+}
+
+/* The next thing that happens: a tick of the coordinator, or an arrival. */
+static err step(struct simulation *s)
+{
+    const struct round *r = &s->federation.run->round;
+    TRY(open_round(s));
+    bool any = s->next < s->events;
+    uint64_t wake = round_wake_ms(r);
+    if (wake && (!any || wake <= s->event[s->next].at_ms)) {
+        federation_tick(&s->federation, wake);
+        return ERR_NONE;
+    }
+    if (any) return next_event(s);
+    return err_make(ERR_STATE,
+                    "round %u cannot close: %zu of %zu updates are in and no more will come; set "
+                    "a quorum and a deadline",
+                    round_under_way(r), round_updates(r), round_awaited(r));
+}
+
+static err run_all(struct simulation *s)
+{
+    for (;;) {
+        const struct round *r = &s->federation.run->round;
+        enum round_phase phase = round_phase(r);
+        TRY(published(s));
+        if (phase == ROUND_FINISHED) return ERR_NONE;
+        if (stop_asked) return err_make(ERR_STOPPED, "interrupted in round %u", round_under_way(r));
+        if (phase != ROUND_TRAINING && phase != ROUND_AGGREGATING)
+            return err_make(ERR_STATE, "the run is %s: %s", round_phase_name(phase), r->reason);
+        if (r->retry_at_ms)
+            return err_make(ERR_MACHINE, "round %u: %s", round_under_way(r), r->reason);
+        TRY(step(s));
+    }
+}
+
+/* ---- the setup of a folder ---- */
+
+enum { SETUP_BYTES_MAX = 64 << 20 };
+
+static void add_member(struct digest_stream *s, const struct fleet *f, const struct fleet_member *m)
+{
+    const struct device_class *c = &f->devices.class[m->device];
+    const double device[] = {c->speed, c->up, c->down, c->drop, f->devices.jitter};
+    const uint64_t counts[] = {m->rank, m->data.count, m->data.tokens};
+    digest_add(s, m->id, strlen(m->id) + 1);
+    digest_add(s, counts, sizeof counts);
+    digest_add(s, device, sizeof device);
+    for (size_t i = 0; i < m->data.count; i++)
+        digest_add(s, m->data.row[i].id, m->data.row[i].count * sizeof *m->data.row[i].id);
+}
+
+/* Everything that decides the results, but for the number of workers, crashes and evaluations. */
+static err setup_digest(struct digest *out, const struct fleet *f, const struct simulate_options *o)
+{
+    struct digest_stream s;
+    struct bytes packed = {.max = SETUP_BYTES_MAX};
+    err e = message_pack(&packed, &o->config->base);
+    if (!err_is(e)) {
+        digest_begin(&s);
+        digest_add(&s, packed.data, packed.size);
+        digest_add(&s, f->base.byte, DIGEST_BYTES);
+        digest_add(&s, &f->devices.seed, sizeof f->devices.seed);
+        for (size_t i = 0; i < f->members; i++)
+            add_member(&s, f, &f->member[i]);
+        *out = digest_end(&s);
+    }
+    bytes_close(&packed);
+    return e;
+}
+
+/* The folder of another simulation is refused: its run would be continued with other members. */
+static err check_setup(const struct fleet *f, const struct simulate_options *o, const char *store)
+{
+    char path[LIMIT_PATH_BYTES], text[DIGEST_TEXT_BYTES], *found = NULL;
+    struct digest digest;
+    size_t size = 0;
+    TRY(setup_digest(&digest, f, o));
+    digest_text(text, &digest);
+    TRY(file_join(path, sizeof path, o->dir, "setup"));
+    if (!file_exists(path) && !file_is_dir(store)) {
+        TRY(file_make_dirs(o->dir));
+        return file_write(path, text, strlen(text), false);
+    }
+    if (file_exists(path)) TRY(file_read_all(&found, &size, path, 1 << 10));
+    bool same = found && !strcmp(found, text);
+    free(found);
+    if (same) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: holds a simulation with other data or options; choose another folder with "
+                    "-o, or remove it",
+                    o->dir);
+}
+
+/* ---- opening ---- */
+
+/* For this process: a power cut costs a simulation only time. */
+static int flush_nothing(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
+static err simulation_open(struct simulation *s)
+{
+    char store[LIMIT_PATH_BYTES];
+    size_t threads =
+        s->o->pool.workers > 1 ? s->o->pool.workers : (size_t)s->o->pool.engine.threads;
+    log_init(LOG_ERROR, false); /* the coordinator's events are in its store */
+    file_disk.fsync = flush_nothing;
+    rng_init(&s->crashes, "crashes", s->o->seed, "coordinator", 0);
+    TRY(file_join(store, sizeof store, s->o->dir, "store"));
+    TRY(check_setup(s->fleet, s->o, store));
+    TRY(arena_text(&s->results.store, &s->results.arena, store, strlen(store)));
+    TRY(federation_open(&s->federation, s->fleet, s->results.store, s->o->config, threads));
+    s->published = s->federation.run->round.published;
+    TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
+    if (s->now.virtual_ms > s->federation.now_ms) s->federation.now_ms = s->now.virtual_ms;
+    s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
+    if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
+    if (round_phase(&s->federation.run->round) == ROUND_FINISHED) return ERR_NONE;
+    struct pool_options pool = s->o->pool;
+    return pool_open(&s->pool, s->fleet, &pool);
+}
+
+static void simulation_close(struct simulation *s)
+{
+    for (size_t i = s->next; i < s->events; i++)
+        task_close(&s->event[i]);
+    free(s->event);
+    pool_close(s->pool);
+    results_close(&s->results);
+    federation_close(&s->federation);
+}
+
+err simulate_run(struct simulate_result *out, const struct fleet *fleet,
+                 const struct simulate_options *o)
+{
+    struct simulation s = {.fleet = fleet, .o = o, .began_ms = text_now_ms()};
+    err e = simulation_open(&s);
+    if (!err_is(e)) e = run_all(&s);
+    if (!err_is(e)) {
+        struct federation_paths paths;
+        struct member_round round;
+        federation_newest(&paths, &round, &s.federation);
+        *out = (struct simulate_result){.state = s.federation.run->newest.state.digest,
+                                        .last = s.now,
+                                        .trained = s.trained,
+                                        .crashes = s.crashed};
+        snprintf(out->state_path, sizeof out->state_path, "%s", paths.state);
+        e = results_end(&s.results, out, s.federation.run->config);
+    }
+    simulation_close(&s);
+    return e;
+}

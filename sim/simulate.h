@@ -1,0 +1,56 @@
+/* A federation in one process and in virtual time: the deployed coordinator and the members' own
+ * training, without a network. The results are the bytes that fedlorad and `fedlora join` give with
+ * the same configuration, as long as nobody is late, for any number of workers, for any order of
+ * arrival and with any number of coordinator crashes.
+ *
+ * What is written to the folder:
+ *
+ *     store/          the coordinator's data folder, which fedlorad could serve
+ *     rounds.jsonl    one line for each published round
+ *     updates.csv     one line for each task that a member was handed
+ *     result.json     the end: the newest state, totals, and what the processor was */
+#ifndef SIM_SIMULATE_H
+#define SIM_SIMULATE_H
+
+#include "fedlora.pb-c.h"
+#include "sim/fleet.h"
+#include "sim/pool.h"
+
+struct simulate_round { /* one published round */
+    uint32_t round, rounds;
+    uint64_t virtual_ms;                 /* its end */
+    size_t updates, late, lost, dropped; /* lost: trained in vain; see enum of updates.csv */
+    double train_loss;                   /* NaN: not known */
+    double loss, accuracy;               /* on the test set; loss NaN: not evaluated; accuracy < 0:
+                                            no row has a completion */
+    uint64_t bytes_up, bytes_down;       /* since the start */
+    double seconds;                      /* of real time since the start of this process */
+    struct digest state;
+};
+struct simulate_options {
+    const char *dir;
+    const Fedlora__V1__RunConfig *config; /* without base_digest and the fleet's members */
+    struct pool_options pool;
+    bool checkpoint;        /* recompute activations */
+    int64_t evaluate_every; /* the test set every N-th round and after the last; 0: never */
+    int64_t check_rows;     /* of the test set before the last round; 0: all */
+    double crash;           /* probability of a coordinator crash after an update */
+    uint64_t seed;          /* of the crashes */
+    void (*on_start)(void *user, uint64_t virtual_ms, uint32_t published);
+    void (*on_update)(void *user, size_t done, size_t tasks, const struct simulate_round *now);
+    void (*on_round)(void *user, const struct simulate_round *round);
+    void *user;
+};
+struct simulate_result {
+    struct digest state;
+    char state_path[LIMIT_PATH_BYTES];
+    struct simulate_round last;
+    uint64_t trained; /* tasks trained in this process */
+    uint64_t crashes;
+};
+
+/* ERR_STOPPED: interrupted; the next call goes on. ERR_STATE: a round can never close. */
+err simulate_run(struct simulate_result *out, const struct fleet *fleet,
+                 const struct simulate_options *o);
+
+#endif
