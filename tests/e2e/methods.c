@@ -1,12 +1,13 @@
 /* Every method over the wire: fedlorad, three `fedlora join` processes, with different ranks if the
  * method allows it, and a tiny model. Each published state has the bytes that agg/ makes from the
- * updates (other tests check agg/), members learn, and killing fedlorad changes no byte. */
-#include "agg/round/method_options.h"
+ * updates (other tests check agg/), members learn, killing fedlorad changes no byte, and a simulation
+ * of the same run in one process gives the same bytes. */
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/store/store.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
+#include "tests/support/method_runs.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -21,48 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MEMBERS = 3, OPTIONS_MAX = 3, JOIN_MS = 120000, POLL_US = 5000 };
-
-struct variant {
-    const char *run, *method;
-    const char *option[OPTIONS_MAX];
-    uint32_t rounds;
-    bool mixed;          /* ranks 2, 4 and 8; else 4 for everyone */
-    bool killed;         /* also with fedlorad killed, expecting the same bytes */
-    const char *targets; /* of the second member; NULL: all */
-};
-
-/* Beside one run of every method in the registry with its default options. */
-static const struct variant special[] = {
-    {"flora-part", "flora", {"server=fedavgm"}, 3, true, false, "v"},
-    {"fed-sb-part", "fed-sb", {"prox=0.1"}, 2, true, false, "q"},
-    {"fed-sb-gradient", "fed-sb", {"basis=gradient"}, 4, true, true, NULL},
-    {"fedit-adam", "fedit", {"server=fedadam", "server_lr=0.05"}, 3, false, true, NULL},
-    {"fedit-part", "fedit", {"robust=norm"}, 2, false, false, "v"},
-    {"hetlora-prunes", "hetlora", {"prune_gamma=0.75", "prune_lambda=0.5"}, 3, true, true, NULL},
-    {"ffa-gradient", "ffa", {"basis=gradient"}, 4, true, false, "q"},
-    {"flexlora-carry", "flexlora", {"tail=carry"}, 2, true, false, "q"},
-    {"florist-energy", "florist", {"energy=0.95"}, 2, true, false, NULL},
-};
-enum { SPECIAL = sizeof special / sizeof *special, VARIANTS_MAX = 64, PLAIN_ROUNDS = 3 };
-
-static struct variant variants[VARIANTS_MAX];
-static size_t variant_count;
-
-/* Every method by itself, also killed, then the special ones. */
-static void list_variants(void)
-{
-    for (const char *const *name = method_names(); *name; name++) {
-        cr_assert_lt(variant_count, VARIANTS_MAX - SPECIAL);
-        variants[variant_count++] = (struct variant){.run = *name,
-                                                     .method = *name,
-                                                     .rounds = PLAIN_ROUNDS,
-                                                     .mixed = method_find(*name)->mixed_ranks,
-                                                     .killed = true};
-    }
-    memcpy(variants + variant_count, special, sizeof special);
-    variant_count += SPECIAL;
-}
+enum { JOIN_MS = 120000, POLL_US = 5000 };
 
 static char dir[SUPPORT_PATH_BYTES];
 static struct fake_federation federation;
@@ -162,7 +122,6 @@ static void end(void)
 static err create(const struct variant *v)
 {
     static char *ids[MEMBERS] = {"m0", "m1", "m2"}, *targets[] = {"q", "v", "down"};
-    static const uint32_t ranks[MEMBERS] = {2, 4, 8};
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
     Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
     Fedlora__V1__MemberConfig member[MEMBERS], *list[MEMBERS];
@@ -170,24 +129,26 @@ static err create(const struct variant *v)
     for (int i = 0; i < MEMBERS; i++) {
         fedlora__v1__member_config__init(&member[i]);
         member[i].id = ids[i];
-        member[i].rank = v->mixed ? ranks[i] : 0;
+        member[i].rank = v->mixed ? run_ranks[i] : 0;
         if (i == 1 && v->targets) {
             member[i].targets = &part;
             member[i].n_targets = 1;
         }
         list[i] = &member[i];
     }
-    training.steps = 12;
-    training.batch = 4;
-    training.seq = 32;
-    training.lr = 1e-2;
+    training.steps = RUN_STEPS;
+    training.batch = RUN_BATCH;
+    training.seq = RUN_SEQ;
+    training.lr = RUN_LR;
+    training.seed = RUN_SEED;
+    training.clip = 1; /* the default of fedlora simulate */
     training.precision = "f32";
     training.schedule = "constant";
     config.name = (char *)(uintptr_t)v->run;
     config.method = (char *)(uintptr_t)v->method;
     config.rounds = v->rounds;
-    config.rank = v->mixed ? 8 : 4;
-    config.seed = 11;
+    config.rank = run_rank(v);
+    config.seed = RUN_SEED;
     config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.digest.byte};
     config.members = list;
     config.n_members = MEMBERS;
@@ -333,10 +294,10 @@ static void replay_open(struct replay *r, const struct variant *v)
     digest_text(hex, &base.digest);
     r->method = method_find(v->method);
     ok(method_options_parse(&r->options, r->method, v->option, options));
-    uint32_t rank = v->mixed ? 8 : 4;
+    uint32_t rank = run_rank(v);
     r->start = (struct method_start){.run = v->run,
                                      .base = hex,
-                                     .seed = 11,
+                                     .seed = RUN_SEED,
                                      .rank = rank,
                                      .alpha = r->method->alpha > 0 ? r->method->alpha : 2 * rank,
                                      .module = module,
@@ -488,6 +449,29 @@ static void killed_ones(const struct digest *last)
     stop();
 }
 
+/* The same runs in one process: with one worker; with two, a coordinator that crashes after a third
+ * of the updates, and another order of arrival. */
+static void simulated_ones(const struct digest *last)
+{
+    static const char *const how[] = {"--workers 1", "--workers 2 --crash 0.33 --jitter 1"};
+    char ini[SUPPORT_PATH_BYTES + 32], command[4 * SUPPORT_PATH_BYTES], hex[80];
+    snprintf(ini, sizeof ini, "%s/run.ini", dir);
+    for (size_t i = 0; i < variant_count; i++) {
+        const struct variant *v = &variants[i];
+        write_simulation(ini, v, dir);
+        for (size_t k = 0; k < sizeof how / sizeof *how; k++) {
+            struct digest digest = {0};
+            snprintf(command, sizeof command,
+                     "simulate %s --run %s -o %s/sim-%s-%zu --seed %d --precision f32 --quiet %s",
+                     ini, v->run, dir, v->run, k, RUN_SEED, how[k]);
+            ask(hex, command, "\"state\"");
+            ok(digest_parse(&digest, hex));
+            cr_expect(digest_equal(&digest, &last[i]), "%s: fedlora %s gives another state", v->run,
+                      command);
+        }
+    }
+}
+
 Test(methods, run_over_the_wire_to_the_state_that_their_updates_make_through_any_kill)
 {
     struct digest last[VARIANTS_MAX];
@@ -496,5 +480,6 @@ Test(methods, run_over_the_wire_to_the_state_that_their_updates_make_through_any
     measure_base();
     every_method(last);
     killed_ones(last);
+    simulated_ones(last);
     end();
 }
