@@ -50,7 +50,7 @@ void federation_paths(struct federation_paths *paths, struct member_round *round
 /* The round that describes the newest state, for an evaluation. */
 void federation_newest(struct federation_paths *paths, struct member_round *round,
                        const struct federation *f);
-/* Where the member's update is written before it is handed in. */
+/* The path of the member's update before it is handed in. */
 err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,
                       uint32_t round);
 /* Would an update that arrives now be accepted? Its digest does not matter for the answer. */

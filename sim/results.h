@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-/* What became of a task. */
+/* The fate of a task. */
 enum results_fate {
     RESULTS_COUNTED, /* its update counts in its round */
     RESULTS_LATE,    /* its update counts in the next round */

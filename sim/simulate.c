@@ -33,7 +33,9 @@ struct simulation {
     size_t next, events, capacity;
     uint32_t handed;        /* the newest round whose tasks were handed out */
     size_t tasks, answered; /* of that round */
+    bool *busy;             /* (members) has a task */
     uint32_t published;
+    uint64_t ticked_ms; /* the newest time that the coordinator wanted a tick at */
     struct simulate_round now;
     struct rng crashes;
     uint64_t trained, crashed;
@@ -69,7 +71,7 @@ static err add_event(struct simulation *s, const struct event *e)
     return ERR_NONE;
 }
 
-/* Tokens of one round of training: its rows are drawn evenly, so the mean length of a row counts. */
+/* Tokens of one round of training. Its rows are drawn evenly, so the mean length counts. */
 static uint64_t task_tokens(const struct simulation *s, const struct dataset *data)
 {
     const struct training_options *t = &s->federation.training;
@@ -78,11 +80,13 @@ static uint64_t task_tokens(const struct simulation *s, const struct dataset *da
     return (uint64_t)(rows * (double)data->tokens / (double)data->count);
 }
 
+/* A member does one task at a time, so a busy one gets its next task when it has finished. */
 static err hand_out(struct simulation *s, size_t member)
 {
     const struct fleet_member *m = &s->fleet->member[member];
     struct event e = {.from_ms = s->federation.now_ms};
     bool has = false;
+    if (s->busy[member]) return ERR_NONE;
     TRY(federation_task(&has, &e.task, &s->federation, member));
     if (!has) return ERR_NONE;
     const struct device_work work = {.member = m->id,
@@ -93,19 +97,37 @@ static err hand_out(struct simulation *s, size_t member)
     e.at_ms = e.from_ms + device_ms(&e.drops, &s->fleet->devices, m->device, &work);
     s->now.bytes_down += e.task.down_bytes;
     s->tasks++;
+    s->busy[member] = true;
     return add_event(s, &e);
 }
 
-/* All tasks of a round are handed out when it opens, because no member is asleep in this version. */
+static void sort_events(struct simulation *s)
+{
+    qsort(s->event + s->next, s->events - s->next, sizeof *s->event, by_time);
+}
+
+/* Members learn from the answer to a report that their round has closed, and give up what cannot
+ * count any more. */
+static void give_up(struct simulation *s)
+{
+    for (size_t i = s->next; i < s->events; i++) {
+        struct event *e = &s->event[i];
+        if (e->drops || federation_accepts(&s->federation, e->task.member, e->task.round.round))
+            continue;
+        e->at_ms = s->federation.now_ms;
+    }
+}
+
 static err open_round(struct simulation *s)
 {
     uint32_t round = round_under_way(&s->federation.run->round);
     if (s->handed >= round) return ERR_NONE;
     s->tasks = s->answered = 0;
+    give_up(s);
     for (size_t i = 0; i < s->fleet->members; i++)
         TRY(hand_out(s, i));
     s->handed = round;
-    qsort(s->event + s->next, s->events - s->next, sizeof *s->event, by_time);
+    sort_events(s);
     return ERR_NONE;
 }
 
@@ -218,19 +240,32 @@ static err note_update(struct simulation *s, const struct event *e, enum results
                     u.member, u.round, s->federation.refusal);
 }
 
+/* A member that was late may have a task of the round under way. One that has lost its task comes
+ * back with the next round. */
+static err next_task(struct simulation *s, size_t member)
+{
+    size_t before = s->events - s->next;
+    if (s->handed != round_under_way(&s->federation.run->round)) return ERR_NONE;
+    TRY(hand_out(s, member));
+    if (s->events - s->next != before) sort_events(s);
+    return ERR_NONE;
+}
+
 static err next_event(struct simulation *s)
 {
-    struct event *e = &s->event[s->next]; /* stays, because only open_round() adds events */
+    struct event *e = &s->event[s->next]; /* stays until next_task() adds one */
     enum results_fate fate = RESULTS_LOST;
     s->federation.now_ms = e->at_ms;
     err er = arrive(s, e, &fate);
     if (!err_is(er)) er = note_update(s, e, fate);
     if (e->done && fate == RESULTS_LOST) file_disk.unlink(e->done->path);
     task_close(e);
+    size_t member = e->task.member;
+    s->busy[member] = false;
     s->next++;
     s->answered++;
     if (!err_is(er) && s->o->on_update) s->o->on_update(s->o->user, s->answered, s->tasks, &s->now);
-    return er;
+    return err_is(er) || fate == RESULTS_DROPPED ? er : next_task(s, member);
 }
 
 /* ---- rounds ---- */
@@ -290,7 +325,9 @@ static err step(struct simulation *s)
     TRY(open_round(s));
     bool any = s->next < s->events;
     uint64_t wake = round_wake_ms(r);
-    if (wake && (!any || wake <= s->event[s->next].at_ms)) {
+    /* A deadline that has passed without a quorum stays; every update is looked at then. */
+    if (wake > s->ticked_ms && (!any || wake <= s->event[s->next].at_ms)) {
+        s->ticked_ms = wake;
         federation_tick(&s->federation, wake);
         return ERR_NONE;
     }
@@ -391,6 +428,7 @@ static err simulation_open(struct simulation *s)
         s->o->pool.workers > 1 ? s->o->pool.workers : (size_t)s->o->pool.engine.threads;
     log_init(LOG_ERROR, false); /* the coordinator's events are in its store */
     file_disk.fsync = flush_nothing;
+    if (!(s->busy = calloc(s->fleet->members, 1))) return err_sys(ENOMEM, "simulation");
     rng_init(&s->crashes, "crashes", s->o->seed, "coordinator", 0);
     TRY(file_join(store, sizeof store, s->o->dir, "store"));
     TRY(check_setup(s->fleet, s->o, store));
@@ -411,6 +449,7 @@ static void simulation_close(struct simulation *s)
     for (size_t i = s->next; i < s->events; i++)
         task_close(&s->event[i]);
     free(s->event);
+    free(s->busy);
     pool_close(s->pool);
     results_close(&s->results);
     federation_close(&s->federation);

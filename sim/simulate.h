@@ -3,12 +3,12 @@
  * the same configuration, as long as nobody is late, for any number of workers, for any order of
  * arrival and with any number of coordinator crashes.
  *
- * What is written to the folder:
+ * Files in the folder:
  *
  *     store/          the coordinator's data folder, which fedlorad could serve
  *     rounds.jsonl    one line for each published round
  *     updates.csv     one line for each task that a member was handed
- *     result.json     the end: the newest state, totals, and what the processor was */
+ *     result.json     the end: the newest state, totals, processor and libraries */
 #ifndef SIM_SIMULATE_H
 #define SIM_SIMULATE_H
 
@@ -19,7 +19,7 @@
 struct simulate_round { /* one published round */
     uint32_t round, rounds;
     uint64_t virtual_ms;                 /* its end */
-    size_t updates, late, lost, dropped; /* lost: trained in vain; see enum of updates.csv */
+    size_t updates, late, lost, dropped; /* see enum results_fate */
     double train_loss;                   /* NaN: not known */
     double loss, accuracy;               /* on the test set; loss NaN: not evaluated; accuracy < 0:
                                             no row has a completion */

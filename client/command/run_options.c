@@ -212,7 +212,7 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct run_options *
     return set_privacy(config, o, arena);
 }
 
-/* What is missing is checked here, because not every command that has these options makes a run.
+/* Missing options are found here, because not every command that has these options makes a run.
  * Without --steps and --epochs a round is one pass over each member's data. */
 err run_options_config(Fedlora__V1__RunConfig *out, const struct run_options *o,
                        struct arena *arena)

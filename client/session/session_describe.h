@@ -1,4 +1,4 @@
-/* What a member tells the coordinator about itself in Hello. */
+/* The facts about itself that a member reports in Hello. */
 #ifndef CLIENT_SESSION_DESCRIBE_H
 #define CLIENT_SESSION_DESCRIBE_H
 

@@ -112,7 +112,7 @@ struct run_train_task {
 err run_train_task(struct run_train_task *out, struct run *run, size_t member);
 /* The digest of a blob for a message; empty if there is no blob. */
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
-/* What Hello answers to a member that has joined. The message points into the run. */
+/* The answer to Hello of a member that has joined. The message points into the run. */
 void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member);
 
 /* ---- for run*.c only */

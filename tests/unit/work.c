@@ -40,7 +40,7 @@ static void finished(struct work_job *job)
     order[done++] = err_is(job->result) ? -1 : ((struct counted *)(void *)job)->number;
 }
 
-static struct work *open_work(const char *dir, size_t queue, size_t batch)
+static struct work *open_worker(const char *dir, size_t queue, size_t batch, bool in_caller)
 {
     struct work *w = NULL;
     struct work_options options = {.name = "test",
@@ -48,9 +48,15 @@ static struct work *open_work(const char *dir, size_t queue, size_t batch)
                                    .queue_max = queue,
                                    .batch_max = batch,
                                    .run = run,
-                                   .wake = wake};
+                                   .wake = wake,
+                                   .in_caller = in_caller};
     ok(work_open(&w, &options));
     return w;
+}
+
+static struct work *open_work(const char *dir, size_t queue, size_t batch)
+{
+    return open_worker(dir, queue, batch, false);
 }
 
 Test(work, gives_jobs_back_in_order_and_in_batches)
@@ -157,5 +163,37 @@ Test(work, an_abandoned_background_job_that_has_not_begun_comes_back_at_once)
     cr_expect(order[2] == 0 && order[3] == 2 && order[4] == 3);
     cr_expect_eq(atomic_load(&started), 3, "what was abandoned did not begin");
     work_close(w);
+    support_dir_remove(dir);
+}
+
+static struct work *worker_in_caller;
+static struct counted second; /* pushed when the first one is done */
+
+static void push_second(struct work_job *job)
+{
+    finished(job);
+    ok(work_push(worker_in_caller, &second.job));
+}
+
+Test(work, in_the_caller_all_work_is_done_by_work_take_in_the_order_of_a_thread)
+{
+    char dir[SUPPORT_PATH_BYTES];
+    struct counted first = {.job.done = push_second, .number = 1};
+    struct counted report = {.job.done = finished, .number = 3};
+    struct counted left = {.job.done = finished, .number = 4};
+    second = (struct counted){.job.done = finished, .number = 2};
+    atomic_store(&background_may_end, true);
+    support_dir_make(dir);
+    struct work *w = worker_in_caller = open_worker(dir, 4, 1, true);
+    ok(work_push_background(w, &report.job));
+    ok(work_push(w, &first.job));
+    cr_expect_eq(atomic_load(&started), 0, "nothing runs before work_take()");
+    cr_expect_eq(work_take(w), 3);
+    cr_expect_eq(order[0], 1);
+    cr_expect_eq(order[1], 2, "work that `done` pushes comes before a report");
+    cr_expect_eq(order[2], 3);
+    ok(work_push(w, &left.job));
+    work_close(w);
+    cr_expect_eq(order[3], -1, "what was not done comes back when the worker closes");
     support_dir_remove(dir);
 }
