@@ -241,11 +241,19 @@ static char *read_line(char *out, int room, void *context)
     return out;
 }
 
+static bool is_skipped(const struct option_set *set, const char *section)
+{
+    for (const char *const *one = set->skipped; one && *one; one++)
+        if (!strcmp(*one, section)) return true;
+    return false;
+}
+
 /* Called by inih for each pair; 0 stops it. */
 static int take_pair(void *context, const char *section, const char *name, const char *value)
 {
     struct reading *r = context;
     if (err_is(r->e)) return 0;
+    if (is_skipped(r->set, section)) return 1;
     char key[256];
     snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
     const struct option_row *row = row_of_key(r->set, key);

@@ -63,6 +63,8 @@ struct option_table {
 struct option_set {
     const struct option_table *table;
     size_t count;
+    /* Sections of a file that are for other commands and are skipped, NULL-terminated; or NULL. */
+    const char *const *skipped;
 };
 
 /* The n-th row of all tables in order, or NULL past the last. */

@@ -13,7 +13,7 @@ static const struct option_row rows[] = {
      .help = "precision of weights and activations"},
 };
 static const struct option_table table = {rows, sizeof rows / sizeof *rows};
-static const struct option_set set = {&table, 1};
+static const struct option_set set = {.table = &table, .count = 1};
 
 const struct option_set *training_options_set(void)
 {

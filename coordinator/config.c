@@ -177,7 +177,7 @@ static const struct option_row rows[] = {
     {.flag = "version", .kind = OPTION_FLAG, AT(version), .help = "print the version"},
 };
 static const struct option_table table = {rows, sizeof rows / sizeof *rows};
-static const struct option_set options = {&table, 1};
+static const struct option_set options = {.table = &table, .count = 1};
 
 /* Splits "a, b,c". An empty name between commas is skipped; a name that cannot be an identity is
  * ERR_INPUT. */

@@ -16,25 +16,52 @@ static const char header[] = "round,member,rank,examples,start_s,end_s,fate,loss
 
 /* ---- reading what an earlier call has left ---- */
 
+/* Counts of a line and their places. */
+static const struct {
+    const char *key;
+    size_t at; /* of a uint64_t or a size_t */
+} counts[] = {
+    {"updates", offsetof(struct simulate_round, updates)},
+    {"late", offsetof(struct simulate_round, late)},
+    {"lost", offsetof(struct simulate_round, lost)},
+    {"dropped", offsetof(struct simulate_round, dropped)},
+    {"bytes_up", offsetof(struct simulate_round, bytes_up)},
+    {"bytes_down", offsetof(struct simulate_round, bytes_down)},
+};
+enum { COUNTS = sizeof counts / sizeof *counts };
+_Static_assert(sizeof(size_t) == sizeof(uint64_t), "counts of both types are read in one way");
+
+static err parse_fields(struct simulate_round *out, const json_t *o)
+{
+    static const char where[] = "rounds.jsonl";
+    const char *state = "";
+    int64_t round = 0;
+    double virtual_s = 0;
+    *out = (struct simulate_round){
+        .train_loss = NAN, .loss = NAN, .accuracy = -1, .rounds = out->rounds};
+    TRY(json_get_int(&round, o, "round", 1, LIMIT_ROUNDS, where));
+    TRY(json_get_num(&virtual_s, o, "virtual_s", where));
+    TRY(json_get_num(&out->seconds, o, "seconds", where));
+    TRY(json_get_str(&state, o, "state", where));
+    TRY(digest_parse(&out->state, state));
+    TRY(json_opt_num(&out->train_loss, o, "train_loss", where));
+    TRY(json_opt_num(&out->loss, o, "loss", where));
+    TRY(json_opt_num(&out->accuracy, o, "accuracy", where));
+    for (size_t i = 0; i < COUNTS; i++) {
+        int64_t n = 0;
+        TRY(json_get_int(&n, o, counts[i].key, 0, INT64_MAX, where));
+        *(uint64_t *)(void *)((char *)out + counts[i].at) = (uint64_t)n;
+    }
+    out->round = (uint32_t)round;
+    out->virtual_ms = (uint64_t)(virtual_s * 1000 + 0.5);
+    return ERR_NONE;
+}
+
 static err parse_round(struct simulate_round *out, const char *line)
 {
     json_t *o = NULL;
-    const char *state = "";
-    int64_t round = 0, up = 0, down = 0;
-    double seconds = 0;
     TRY(json_parse(&o, line, strlen(line), "rounds.jsonl"));
-    err e = json_get_int(&round, o, "round", 1, LIMIT_ROUNDS, "rounds.jsonl");
-    if (!err_is(e)) e = json_get_num(&seconds, o, "virtual_s", "rounds.jsonl");
-    if (!err_is(e)) e = json_get_int(&up, o, "bytes_up", 0, INT64_MAX, "rounds.jsonl");
-    if (!err_is(e)) e = json_get_int(&down, o, "bytes_down", 0, INT64_MAX, "rounds.jsonl");
-    if (!err_is(e)) e = json_get_str(&state, o, "state", "rounds.jsonl");
-    if (!err_is(e)) e = digest_parse(&out->state, state);
-    if (!err_is(e)) {
-        out->round = (uint32_t)round;
-        out->virtual_ms = (uint64_t)(seconds * 1000 + 0.5);
-        out->bytes_up = (uint64_t)up;
-        out->bytes_down = (uint64_t)down;
-    }
+    err e = parse_fields(out, o);
     json_decref(o);
     return e;
 }

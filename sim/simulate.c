@@ -35,8 +35,9 @@ struct simulation {
     size_t tasks, answered; /* of that round */
     bool *busy;             /* (members) has a task */
     uint32_t published;
-    uint64_t ticked_ms; /* the newest time that the coordinator wanted a tick at */
-    struct simulate_round now;
+    uint64_t ticked_ms;         /* the newest time that the coordinator wanted a tick at */
+    struct simulate_round now;  /* counts since the last published round */
+    struct simulate_round last; /* the last published round */
     struct rng crashes;
     uint64_t trained, crashed;
     uint64_t began_ms;
@@ -312,6 +313,7 @@ static err published(struct simulation *s)
     s->now.state = run->newest.state.digest;
     TRY(evaluate(s));
     s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;
+    s->last = s->now;
     TRY(results_round(&s->results, &s->now));
     if (s->o->on_round) s->o->on_round(s->o->user, &s->now);
     s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
@@ -437,6 +439,7 @@ static err simulation_open(struct simulation *s)
     s->published = s->federation.run->round.published;
     TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
     if (s->now.virtual_ms > s->federation.now_ms) s->federation.now_ms = s->now.virtual_ms;
+    s->last = s->now;
     s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
     if (round_phase(&s->federation.run->round) == ROUND_FINISHED) return ERR_NONE;
@@ -466,7 +469,7 @@ err simulate_run(struct simulate_result *out, const struct fleet *fleet,
         struct member_round round;
         federation_newest(&paths, &round, &s.federation);
         *out = (struct simulate_result){.state = s.federation.run->newest.state.digest,
-                                        .last = s.now,
+                                        .last = s.last,
                                         .trained = s.trained,
                                         .crashes = s.crashed};
         snprintf(out->state_path, sizeof out->state_path, "%s", paths.state);

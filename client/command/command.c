@@ -187,7 +187,7 @@ static struct option_set set_of(const struct command *command, struct option_tab
     if (command->describes_run)
         table[n++] = (struct option_table){run_options_rows, run_options_count};
     table[n++] = (struct option_table){common_rows, sizeof common_rows / sizeof *common_rows};
-    return (struct option_set){table, n};
+    return (struct option_set){.table = table, .count = n, .skipped = command->skipped};
 }
 
 /* Built in memory and printed at the end, so that an error leaves no half of a help text. */

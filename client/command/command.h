@@ -66,10 +66,11 @@ struct command {
     const char *example; /* a complete command line */
     const struct option_row *rows;
     size_t row_count;
-    bool describes_run; /* the options struct begins with struct run_options, whose rows follow */
-    bool reads_file;    /* its argument, if there is one, is a configuration file, as --config is */
-    size_t options_size; /* sizeof the options struct */
-    size_t least, most;  /* number of arguments that are not options; most 0: none */
+    bool describes_run; /* options_size is of a struct that begins with struct run_options */
+    bool reads_file;    /* the argument, if there is one, is a configuration file */
+    const char *const *skipped; /* option_set.skipped */
+    size_t options_size;        /* sizeof the options struct */
+    size_t least, most;         /* number of arguments that are not options; most 0: none */
     err (*run)(void *options, const struct option_list *arguments, struct arena *arena);
     err (*details)(struct bytes *out); /* appends the text of --help after the options; or NULL */
 };

@@ -99,6 +99,7 @@ const struct command command_run_create = {
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .describes_run = true,
+    .skipped = run_options_simulated,
     .options_size = sizeof(struct create_command),
     .least = 1,
     .most = 1,

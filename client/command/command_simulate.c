@@ -17,7 +17,7 @@
 
 struct simulate_command {
     struct run_options run;
-    const char *train, *test, *by, *ranks, *output, *name;
+    const char *train, *test, *by, *ranks, *output, *name, *write;
     int split;
     double split_alpha, size_sigma, jitter, crash;
     int64_t shards, clients, every, check_rows, workers;
@@ -26,63 +26,64 @@ struct simulate_command {
 };
 
 #define AT(member) offsetof(struct simulate_command, member)
-#define FLEET_ROWS                                                                                 \
-    {.flag = "data",                                                                               \
-     .key = "data.train",                                                                          \
-     .kind = OPTION_TEXT,                                                                          \
-     .required = true,                                                                             \
-     .at = AT(train),                                                                              \
-     .value = "FILE|DIR",                                                                          \
-     .help = "training data, JSON Lines: one file whose rows are dealt to the clients, or a "      \
-             "folder with a file ID.jsonl for each client"},                                       \
-        {.flag = "split",                                                                          \
-         .key = "data.split",                                                                      \
-         .kind = OPTION_CHOICE,                                                                    \
-         .at = AT(split),                                                                          \
-         .fallback = "iid",                                                                        \
-         .choices = deal_kinds,                                                                    \
-         .help = "how the rows of one file are dealt: at random, by the value of a field, by "     \
-                 "shares of the labels drawn from a Dirichlet distribution, or by shards of "      \
-                 "sorted labels"},                                                                 \
-        {.flag = "by",                                                                             \
-         .key = "data.by",                                                                         \
-         .kind = OPTION_TEXT,                                                                      \
-         .at = AT(by),                                                                             \
-         .value = "FIELD",                                                                         \
-         .help = "field of a row with its label, for --split field, dirichlet and shards"},        \
-        {.flag = "split-alpha",                                                                    \
-         .key = "data.alpha",                                                                      \
-         .kind = OPTION_NUM,                                                                       \
-         .at = AT(split_alpha),                                                                    \
-         .fallback = "0.5",                                                                        \
-         .least = 1e-3,                                                                            \
-         .most = 1e6,                                                                              \
-         .help = "parameter of --split dirichlet; the smaller, the more the clients differ"},      \
-        {.flag = "shards",                                                                         \
-         .key = "data.shards",                                                                     \
-         .kind = OPTION_INT,                                                                       \
-         .at = AT(shards),                                                                         \
-         .fallback = "2",                                                                          \
-         .least = 1,                                                                               \
-         .most = 1000,                                                                             \
-         .help = "shards of each client with --split shards"},                                     \
-        {.flag = "size-sigma",                                                                     \
-         .key = "data.size_sigma",                                                                 \
-         .kind = OPTION_NUM,                                                                       \
-         .at = AT(size_sigma),                                                                     \
-         .fallback = "0",                                                                          \
-         .least = 0,                                                                               \
-         .most = 5,                                                                                \
-         .help = "spread of the clients' numbers of rows, which are log-normal; 0: equal"},        \
-    {                                                                                              \
-        .flag = "clients", .key = "fleet.members", .kind = OPTION_INT, .at = AT(clients),          \
-        .fallback = "10", .least = 1, .most = LIMIT_MEMBERS,                                       \
-        .help = "number of simulated clients; with --split field and with a folder it follows "    \
-                "from the data"                                                                    \
-    }
-
+/* Both commands read the same configuration file, so they have one table. */
 static const struct option_row rows[] = {
-    FLEET_ROWS,
+    {.flag = "data",
+     .key = "data.train",
+     .kind = OPTION_TEXT,
+     .required = true,
+     .at = AT(train),
+     .value = "FILE|DIR",
+     .help = "training data, JSON Lines: one file whose rows are dealt to the clients, or a "
+             "folder with a file ID.jsonl for each client"},
+    {.flag = "split",
+     .key = "data.split",
+     .kind = OPTION_CHOICE,
+     .at = AT(split),
+     .fallback = "iid",
+     .choices = deal_kinds,
+     .help = "how the rows of one file are dealt: at random, by the value of a field, by "
+             "shares of the labels drawn from a Dirichlet distribution, or by shards of "
+             "sorted labels"},
+    {.flag = "by",
+     .key = "data.by",
+     .kind = OPTION_TEXT,
+     .at = AT(by),
+     .value = "FIELD",
+     .help = "field of a row with its label, for --split field, dirichlet and shards"},
+    {.flag = "split-alpha",
+     .key = "data.alpha",
+     .kind = OPTION_NUM,
+     .at = AT(split_alpha),
+     .fallback = "0.5",
+     .least = 1e-3,
+     .most = 1e6,
+     .help = "parameter of --split dirichlet; the smaller, the more the clients differ"},
+    {.flag = "shards",
+     .key = "data.shards",
+     .kind = OPTION_INT,
+     .at = AT(shards),
+     .fallback = "2",
+     .least = 1,
+     .most = 1000,
+     .help = "shards of each client with --split shards"},
+    {.flag = "size-sigma",
+     .key = "data.size_sigma",
+     .kind = OPTION_NUM,
+     .at = AT(size_sigma),
+     .fallback = "0",
+     .least = 0,
+     .most = 5,
+     .help = "spread of the clients' numbers of rows, which are log-normal; 0: equal"},
+    {.flag = "clients",
+     .key = "fleet.members",
+     .kind = OPTION_INT,
+     .at = AT(clients),
+     .fallback = "10",
+     .least = 1,
+     .most = LIMIT_MEMBERS,
+     .help = "number of simulated clients; with --split field and with a folder it follows "
+             "from the data"},
     {.flag = "test",
      .key = "data.test",
      .kind = OPTION_TEXT,
@@ -158,15 +159,11 @@ static const struct option_row rows[] = {
      .at = AT(output),
      .value = "DIR",
      .help = "folder for the results, which is created; default: the name of the run"},
-};
-
-static const struct option_row deal_rows[] = {
-    FLEET_ROWS,
     {.flag = "write",
      .kind = OPTION_TEXT,
-     .at = AT(output),
+     .at = AT(write),
      .value = "DIR",
-     .help = "folder for a file ID.jsonl for each client, for fedlora join; default: only print"},
+     .help = "simulate split: folder for a file ID.jsonl for each client, for fedlora join"},
 };
 
 /* ---- options to the structs of sim/ ---- */
@@ -194,7 +191,7 @@ static err take_ranks(struct fleet_options *f, const char *text, struct arena *a
 static err check_split(const struct simulate_command *o)
 {
     bool needs = o->split != DEAL_IID && !file_is_dir(o->train);
-    if (needs && !o->by)
+    if (needs && (!o->by || !*o->by))
         return err_make(ERR_INPUT, "--split %s needs --by FIELD, the field with a row's label",
                         deal_kinds[o->split]);
     if (o->run.base == NULL) return err_make(ERR_INPUT, "--base is missing: expected a base model");
@@ -208,7 +205,7 @@ static err fleet_options(struct fleet_options *out, const struct simulate_comman
         .base = o->run.base,
         .train = o->train,
         .test = o->test,
-        .by = o->by,
+        .by = o->by && *o->by ? o->by : NULL,
         .split = {.kind = (enum deal_kind)o->split,
                   .members = (size_t)o->clients,
                   .alpha = o->split_alpha,
@@ -404,6 +401,8 @@ static err simulate_main(void *options, const struct option_list *arguments, str
     struct fleet_options how;
     struct fleet fleet = {0};
     char name[LIMIT_NAME_BYTES];
+    const struct command_given split[] = {{"write", o->write != NULL}};
+    TRY(command_check_unused(split, 1, "simulate split"));
     if (o->run.privacy)
         return err_make(ERR_INPUT, "--privacy: simulations with privacy are not supported yet");
     TRY(name_run(name, o, arguments));
@@ -431,7 +430,7 @@ static err split_main(void *options, const struct option_list *arguments, struct
     if (!fleet.histogram[0])
         for (size_t i = 0; i < fleet.members; i++)
             printf("%-20s %7zu\n", fleet.member[i].id, fleet.member[i].data.count);
-    err e = o->output ? fleet_write(&fleet, &how, o->output) : ERR_NONE;
+    err e = o->write ? fleet_write(&fleet, &how, o->write) : ERR_NONE;
     fleet_close(&fleet);
     return e;
 }
@@ -446,6 +445,7 @@ const struct command command_simulate = {
     .row_count = sizeof rows / sizeof *rows,
     .describes_run = true,
     .reads_file = true,
+    .skipped = run_options_deployed,
     .options_size = sizeof(struct simulate_command),
     .most = 1,
     .run = simulate_main,
@@ -457,10 +457,11 @@ const struct command command_simulate_split = {
     .usage = "[FILE.ini] --base B --data F [options] [--write DIR]",
     .example = "fedlora simulate split --base SmolLM2 --data rows.jsonl --clients 100 --split "
                "dirichlet --by label --split-alpha 0.1 --method flora",
-    .rows = deal_rows,
-    .row_count = sizeof deal_rows / sizeof *deal_rows,
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
     .describes_run = true,
     .reads_file = true,
+    .skipped = run_options_deployed,
     .options_size = sizeof(struct simulate_command),
     .most = 1,
     .run = split_main,

@@ -144,6 +144,9 @@ const struct option_row run_options_rows[] = {
                     " unless it has its own"),
     TRAINING_ROWS(AT(training)),
 };
+const char *const run_options_simulated[] = {"data",   "fleet",    "devices",
+                                             "faults", "evaluate", NULL};
+const char *const run_options_deployed[] = {"server", NULL};
 const size_t run_options_count = sizeof run_options_rows / sizeof *run_options_rows;
 
 /* 0 means "not given" on the wire; the coordinator computes the missing values from the budget. */

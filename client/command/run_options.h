@@ -23,6 +23,10 @@ struct run_options {
 };
 extern const struct option_row run_options_rows[];
 extern const size_t run_options_count;
+/* Sections that describe a run for one command and not for the other, so that one file serves
+ * both. */
+extern const char *const run_options_simulated[]; /* skipped by `fedlora run create` */
+extern const char *const run_options_deployed[];  /* skipped by `fedlora simulate` */
 
 /* Sets the members of *out except name, base_digest and frozen_digest, in the arena. Members are
  * set if --members was given. */

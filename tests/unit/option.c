@@ -81,7 +81,7 @@ static const struct option_row common[] = {
 };
 static const struct option_table tables[] = {{rows, sizeof rows / sizeof *rows},
                                              {common, sizeof common / sizeof *common}};
-static const struct option_set set = {tables, 2};
+static const struct option_set set = {.table = tables, .count = 2};
 
 static struct arena arena;
 static struct opts o;
