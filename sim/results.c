@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { LINE_BYTES = 4096 };
-static const char *const fates[] = {"counted", "late", "refused", "lost", "dropped"};
+const char *const results_fates[] = {"counted", "late", "refused", "lost", "dropped"};
 static const char header[] = "round,member,rank,examples,start_s,end_s,fate,loss,bytes\n";
 
 /* ---- reading what an earlier call has left ---- */
@@ -142,6 +142,24 @@ void results_close(struct results *r)
 
 /* ---- writing ---- */
 
+err results_read(struct simulate_round **out, size_t *count, const char *dir, struct arena *arena)
+{
+    char path[LIMIT_PATH_BYTES], *text = NULL, *next;
+    size_t size = 0, lines = 0;
+    TRY(file_join(path, sizeof path, dir, "rounds.jsonl"));
+    TRY(file_read_all(&text, &size, path, SIZE_MAX / 2));
+    for (const char *at = text; (at = strchr(at, '\n')); at++)
+        lines++;
+    err e = arena_take(out, arena, lines + 1, sizeof **out);
+    for (char *line = text; !err_is(e) && (next = strchr(line, '\n')); line = next + 1) {
+        *next = 0;
+        e = parse_round(&(*out)[*count], line);
+        if (!err_is(e)) ++*count;
+    }
+    free(text);
+    return err_is(e) ? err_in(e, "%s", path) : e;
+}
+
 static json_t *number(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();
@@ -186,7 +204,7 @@ err results_update(struct results *r, const struct results_update *u)
     if (isfinite(u->loss)) snprintf(loss, sizeof loss, "%.6g", u->loss);
     int n = snprintf(line, sizeof line, "%u,%s,%u,%zu,%.3f,%.3f,%s,%s,%" PRIu64 "\n", u->round,
                      u->member, u->rank, u->examples, (double)u->from_ms / 1000,
-                     (double)u->at_ms / 1000, fates[u->fate], loss, u->bytes);
+                     (double)u->at_ms / 1000, results_fates[u->fate], loss, u->bytes);
     return write_line(r->updates, line, (size_t)n, r->dir);
 }
 

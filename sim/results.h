@@ -14,7 +14,9 @@ enum results_fate {
     RESULTS_REFUSED, /* the coordinator refused its contents */
     RESULTS_LOST,    /* it ended after its round had closed */
     RESULTS_DROPPED, /* it never ended */
+    RESULTS_FATES,
 };
+extern const char *const results_fates[RESULTS_FATES];
 
 struct results {
     FILE *rounds, *updates;
@@ -40,6 +42,8 @@ struct results_update {
     uint64_t bytes;
 };
 err results_update(struct results *r, const struct results_update *u);
+/* The rounds of a folder, from rounds.jsonl, in the arena. ERR_INPUT: it is no such folder. */
+err results_read(struct simulate_round **out, size_t *count, const char *dir, struct arena *arena);
 /* Writes result.json. */
 err results_end(struct results *r, const struct simulate_result *result,
                 const Fedlora__V1__RunConfig *config);

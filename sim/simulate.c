@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "proto/message.h"
 #include "sim/federation.h"
+#include "sim/page.h"
 #include "sim/results.h"
 
 #include <errno.h>
@@ -391,6 +392,13 @@ static err setup_digest(struct digest *out, const struct fleet *f, const struct 
     return e;
 }
 
+static err write_text(const char *dir, const char *name, const char *text)
+{
+    char path[LIMIT_PATH_BYTES];
+    TRY(file_join(path, sizeof path, dir, name));
+    return file_write(path, text, strlen(text), true);
+}
+
 /* The folder of another simulation is refused: its run would be continued with other members. */
 static err check_setup(const struct fleet *f, const struct simulate_options *o, const char *store)
 {
@@ -402,7 +410,9 @@ static err check_setup(const struct fleet *f, const struct simulate_options *o, 
     TRY(file_join(path, sizeof path, o->dir, "setup"));
     if (!file_exists(path) && !file_is_dir(store)) {
         TRY(file_make_dirs(o->dir));
-        return file_write(path, text, strlen(text), false);
+        TRY(write_text(o->dir, "split.txt", f->histogram));
+        TRY(write_text(o->dir, "settings.json", o->settings));
+        return write_text(o->dir, "setup", text);
     }
     if (file_exists(path)) TRY(file_read_all(&found, &size, path, 1 << 10));
     bool same = found && !strcmp(found, text);
@@ -474,6 +484,7 @@ err simulate_run(struct simulate_result *out, const struct fleet *fleet,
                                         .crashes = s.crashed};
         snprintf(out->state_path, sizeof out->state_path, "%s", paths.state);
         e = results_end(&s.results, out, s.federation.run->config);
+        if (!err_is(e)) e = page_write(o->dir);
     }
     simulation_close(&s);
     return e;

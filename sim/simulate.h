@@ -8,7 +8,8 @@
  *     store/          the coordinator's data folder, which fedlorad could serve
  *     rounds.jsonl    one line for each published round
  *     updates.csv     one line for each task that a member was handed
- *     result.json     the end: the newest state, totals, processor and libraries */
+ *     result.json     the end: the newest state, totals, processor and libraries
+ *     report.html     all of it as a page, with charts (sim/page.h) */
 #ifndef SIM_SIMULATE_H
 #define SIM_SIMULATE_H
 
@@ -30,6 +31,7 @@ struct simulate_round { /* one published round */
 struct simulate_options {
     const char *dir;
     const Fedlora__V1__RunConfig *config; /* without base_digest and the fleet's members */
+    const char *settings; /* a JSON object that describes the simulation, for the report */
     struct pool_options pool;
     bool checkpoint;        /* recompute activations */
     int64_t evaluate_every; /* the test set every N-th round and after the last; 0: never */

@@ -8,10 +8,11 @@
  * The plan may follow earlier releases on the same data (--before), whose losses are composed with
  * it. No data is read: the answers depend on the numbers alone. With --accountant pld the answer is
  * also checked against the older RDP accountant. */
+#include "base/file.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "client/command/command.h"
-#include "client/output/budget_plot.h"
+#include "client/output/chart.h"
 #include "client/output/report.h"
 #include "client/output/table.h"
 #include "privacy/account/account.h"
@@ -404,13 +405,21 @@ static err draw(const struct answer *a, const struct question *q)
     snprintf(subtitle, sizeof subtitle, "noise multiplier %.5g, sampling %g, delta %g, %s%s",
              a->noise, q->o->sampling, q->delta, accountants[q->o->accountant],
              q->before ? ", after earlier releases" : "");
-    struct budget_plot plot = {.rounds = rounds,
-                               .epsilon = epsilon,
-                               .count = count,
-                               .budget = q->o->epsilon,
-                               .title = "Privacy spent over rounds",
-                               .subtitle = subtitle};
-    return budget_plot_write(q->o->plot, &plot, q->o->force);
+    const struct chart_line line = {.x = rounds, .y = epsilon, .count = count};
+    const struct chart chart = {.title = "Privacy spent over rounds",
+                                .subtitle = subtitle,
+                                .x_label = "rounds (noisy releases)",
+                                .y_label = "epsilon spent",
+                                .line = &line,
+                                .lines = 1,
+                                .from_zero = true,
+                                .limit = q->o->epsilon,
+                                .limit_name = "budget"};
+    struct bytes svg = {.max = 1 << 20};
+    err e = chart_lines(&svg, &chart);
+    if (!err_is(e)) e = file_write(q->o->plot, svg.data, svg.size, q->o->force);
+    bytes_close(&svg);
+    return e;
 }
 
 /* The plot is written before the answer is printed: a printed answer means that everything

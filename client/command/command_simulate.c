@@ -1,6 +1,7 @@
 /* fedlora simulate: a whole federation in this process, in virtual time (sim/simulate.h). */
 #include "base/file.h"
 #include "base/text.h"
+#include "client/command/remote_json.h"
 #include "client/command/run_options.h"
 #include "client/output/progress.h"
 #include "client/output/table.h"
@@ -9,6 +10,7 @@
 #include "proto/message.h"
 #include "sim/simulate.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -360,8 +362,30 @@ static err print_result(const struct view *v, const struct simulate_result *r, c
     printf("state %.16s in %s\n", digest, r->state_path);
     if (r->crashes)
         printf("the coordinator crashed %" PRIu64 " times and started again\n", r->crashes);
-    printf("results in %s: rounds.jsonl, updates.csv, result.json\n", dir);
+    printf("report: %s/report.html\n", dir);
     return ERR_NONE;
+}
+
+/* The settings of the run, as the coordinator got them, and those of the simulation. */
+static err make_settings(char **out, const struct simulate_command *o,
+                         const Fedlora__V1__RunConfig *config)
+{
+    json_t *all = NULL;
+    TRY(remote_json(&all, &config->base));
+    json_object_del(all, "base_digest");
+    json_object_del(all, "members");
+    json_t *own = json_pack("{s:s,s:s,s:s,s:s*,s:f,s:f,s:f}", "base", o->run.base, "data", o->train,
+                            "split", deal_kinds[o->split], "by", o->by, "split_alpha",
+                            o->split_alpha, "size_sigma", o->size_sigma, "jitter", o->jitter);
+    bool good = own && json_object_update(all, own) == 0;
+    json_t *classes = json_array();
+    for (size_t i = 0; i < o->classes.count; i++)
+        good = json_array_append_new(classes, json_string(o->classes.item[i])) == 0 && good;
+    good = json_object_set_new(all, "device_classes", classes) == 0 && good;
+    if (good) *out = json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(10));
+    json_decref(own);
+    json_decref(all);
+    return *out ? ERR_NONE : err_sys(ENOMEM, "simulate");
 }
 
 static err simulate(const struct fleet *fleet, const struct simulate_command *o,
@@ -369,8 +393,11 @@ static err simulate(const struct fleet *fleet, const struct simulate_command *o,
 {
     struct view v = {.o = o};
     struct simulate_result result = {0};
+    char *settings = NULL;
+    TRY(make_settings(&settings, o, config));
     const struct simulate_options options = {.dir = dir,
                                              .config = config,
+                                             .settings = settings,
                                              .pool = pool_options(o),
                                              .checkpoint = o->checkpoint,
                                              .evaluate_every = o->every,
@@ -384,9 +411,10 @@ static err simulate(const struct fleet *fleet, const struct simulate_command *o,
     command_note(&o->run.common, "%zu clients, %s, %" PRId64 " rounds, %zu workers", fleet->members,
                  o->run.method, o->run.rounds, options.pool.workers);
     if (!o->run.common.quiet) fputs(fleet->histogram, stderr);
-    TRY(begin_table(&v));
     progress_begin(&v.progress, o->run.common.quiet, "simulating", "clients");
-    err e = simulate_run(&result, fleet, &options);
+    err e = begin_table(&v);
+    if (!err_is(e)) e = simulate_run(&result, fleet, &options);
+    free(settings);
     progress_end(&v.progress, err_is(e) ? "stopped early" : "done");
     if (!err_is(e)) e = v.error;
     if (!err_is(e)) e = print_result(&v, &result, dir);

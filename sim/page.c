@@ -1,0 +1,307 @@
+#include "sim/page.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "client/output/chart.h"
+#include "sim/results.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE_BYTES_MAX = 64 << 20, JSON_BYTES_MAX = 16 << 20, GANTT_ROWS = 40, SETTING_BYTES = 512 };
+
+static const char style[] =
+    "body{font:16px/1.5 sans-serif;color:#222;max-width:60rem;margin:0 auto;padding:1rem}"
+    "h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}"
+    "svg{width:100%;height:auto;border:1px solid #ddd;margin:.5rem 0}"
+    "table{border-collapse:collapse;font-size:.9rem}"
+    "td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}"
+    ".wide{overflow-x:auto}pre{font-size:.8rem;overflow-x:auto}code{overflow-wrap:anywhere}"
+    "@media print{svg{break-inside:avoid}}";
+
+struct page {
+    const char *dir;
+    struct bytes out;
+    struct arena arena;
+    struct simulate_round *round;
+    size_t rounds;
+    double *x[3]; /* (rounds) number, MB sent, virtual hours */
+    double *train, *loss, *accuracy;
+};
+
+static err cell(struct page *p, const char *tag, const char *text)
+{
+    TRY(bytes_printf(&p->out, "<%s>", tag));
+    TRY(chart_text(&p->out, text));
+    return bytes_printf(&p->out, "</%s>", tag);
+}
+
+/* A file of the folder; *text stays NULL if there is none. */
+static err read_file(char **text, const struct page *p, const char *name)
+{
+    char path[LIMIT_PATH_BYTES];
+    size_t size = 0;
+    TRY(file_join(path, sizeof path, p->dir, name));
+    return file_exists(path) ? file_read_all(text, &size, path, JSON_BYTES_MAX) : ERR_NONE;
+}
+
+/* ---- tables ---- */
+
+/* Texts are shown without quotes, lists and objects as JSON. */
+static err setting(struct page *p, const char *key, const json_t *value)
+{
+    char *json = NULL;
+    const char *text = json_string_value(value);
+    if (!text)
+        text = json = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
+    if (!text) return ERR_NONE;
+    char shown[SETTING_BYTES];
+    snprintf(shown, sizeof shown, "%s", text);
+    if (strlen(text) >= sizeof shown) memcpy(shown + sizeof shown - 4, "...", 4);
+    free(json);
+    TRY(bytes_printf(&p->out, "<tr>"));
+    TRY(cell(p, "td", key));
+    TRY(bytes_printf(&p->out, "<td style=\"text-align:left\"><code>"));
+    TRY(chart_text(&p->out, shown));
+    return bytes_printf(&p->out, "</code></td></tr>\n");
+}
+
+static err object_rows(struct page *p, const char *name)
+{
+    char *text = NULL;
+    json_t *object = NULL;
+    const char *key;
+    json_t *value;
+    TRY(read_file(&text, p, name));
+    if (!text) return ERR_NONE;
+    err e = json_parse(&object, text, strlen(text), name);
+    free(text);
+    if (err_is(e)) return e;
+    json_object_foreach(object, key, value) if (!err_is(e) && strcmp(key, "last") != 0) e =
+        setting(p, key, value);
+    json_decref(object);
+    return e;
+}
+
+static err write_settings(struct page *p)
+{
+    TRY(bytes_printf(&p->out, "<h2>Settings</h2>\n<div class=\"wide\"><table>\n"));
+    TRY(object_rows(p, "settings.json"));
+    TRY(object_rows(p, "result.json"));
+    return bytes_printf(&p->out, "</table></div>\n");
+}
+
+static err number_cell(struct page *p, double x, const char *unit)
+{
+    char text[40] = "";
+    if (isfinite(x)) snprintf(text, sizeof text, "%.4g%s", x, unit);
+    return cell(p, "td", text);
+}
+
+static err round_row(struct page *p, const struct simulate_round *r)
+{
+    char text[64];
+    TRY(bytes_printf(&p->out, "<tr><td>%u</td>", r->round));
+    text_duration(text, sizeof text, r->virtual_ms);
+    TRY(cell(p, "td", text));
+    TRY(bytes_printf(&p->out, "<td>%zu</td><td>%zu</td><td>%zu</td><td>%zu</td>", r->updates,
+                     r->late, r->lost, r->dropped));
+    TRY(number_cell(p, r->train_loss, ""));
+    TRY(number_cell(p, r->loss, ""));
+    TRY(number_cell(p, r->accuracy < 0 ? NAN : 100 * r->accuracy, " %"));
+    text_size(text, sizeof text, r->bytes_up);
+    TRY(cell(p, "td", text));
+    text_size(text, sizeof text, r->bytes_down);
+    TRY(cell(p, "td", text));
+    return bytes_printf(&p->out, "</tr>\n");
+}
+
+static err write_rounds(struct page *p)
+{
+    TRY(bytes_printf(&p->out,
+                     "<h2>Rounds</h2>\n<div class=\"wide\"><table>\n<tr><th>round</th>"
+                     "<th>virtual time</th><th>updates</th><th>late</th><th>lost</th>"
+                     "<th>dropped</th><th>training loss</th><th>test loss</th><th>accuracy</th>"
+                     "<th>sent up</th><th>sent down</th></tr>\n"));
+    for (size_t i = 0; i < p->rounds; i++)
+        TRY(round_row(p, &p->round[i]));
+    return bytes_printf(&p->out, "</table></div>\n");
+}
+
+/* ---- charts ---- */
+
+static err take_values(struct page *p)
+{
+    double **all[] = {&p->x[0], &p->x[1], &p->x[2], &p->train, &p->loss, &p->accuracy};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        TRY(arena_take(all[i], &p->arena, p->rounds + 1, sizeof(double)));
+    for (size_t i = 0; i < p->rounds; i++) {
+        const struct simulate_round *r = &p->round[i];
+        p->x[0][i] = r->round;
+        p->x[1][i] = (double)(r->bytes_up + r->bytes_down) * 1e-6;
+        p->x[2][i] = (double)r->virtual_ms / 3.6e6;
+        p->train[i] = r->train_loss;
+        p->loss[i] = r->loss;
+        p->accuracy[i] = r->accuracy < 0 ? NAN : 100 * r->accuracy;
+    }
+    return ERR_NONE;
+}
+
+static err write_charts(struct page *p)
+{
+    static const char *const over[] = {"rounds", "MB sent, in both directions", "virtual hours"};
+    TRY(take_values(p));
+    TRY(bytes_printf(&p->out, "<h2>Loss and accuracy</h2>\n"));
+    for (size_t i = 0; i < 3; i++) {
+        char title[64];
+        const struct chart_line line[] = {
+            {"test set", p->x[i], p->loss, p->rounds},
+            {"members, while training", p->x[i], p->train, p->rounds}};
+        snprintf(title, sizeof title, "Loss over %s", over[i]);
+        const struct chart c = {
+            .title = title, .x_label = over[i], .y_label = "loss", .line = line, .lines = 2};
+        TRY(chart_lines(&p->out, &c));
+    }
+    bool any = false;
+    for (size_t i = 0; i < p->rounds; i++)
+        any |= isfinite(p->accuracy[i]);
+    const struct chart_line line = {NULL, p->x[0], p->accuracy, p->rounds};
+    const struct chart c = {.title = "Accuracy of greedy completions",
+                            .x_label = "rounds",
+                            .y_label = "accuracy, %",
+                            .line = &line,
+                            .lines = 1,
+                            .from_zero = true};
+    return any ? chart_lines(&p->out, &c) : ERR_NONE;
+}
+
+/* ---- who took part in the last round ---- */
+
+/* One line of updates.csv. False for the head line. */
+struct update_line {
+    uint32_t round;
+    char member[LIMIT_NAME_BYTES], fate[16];
+    double from, to;
+};
+static bool parse_update(struct update_line *u, const char *line)
+{
+    unsigned rank;
+    size_t rows;
+    return sscanf(line, "%" SCNu32 ",%63[^,],%u,%zu,%lf,%lf,%15[^,]", &u->round, u->member, &rank,
+                  &rows, &u->from, &u->to, u->fate) == 7;
+}
+
+struct gantt {
+    const char *name[GANTT_ROWS];
+    struct chart_bar bar[GANTT_ROWS];
+    size_t rows, all;
+    double begin; /* of the round */
+};
+
+static err gantt_add(struct gantt *g, struct page *p, const struct update_line *u)
+{
+    size_t fate = 0;
+    while (fate + 1 < RESULTS_FATES && strcmp(results_fates[fate], u->fate) != 0)
+        fate++;
+    if (!g->all || u->from < g->begin) g->begin = u->from;
+    if (g->all++ >= GANTT_ROWS) return ERR_NONE;
+    g->bar[g->rows] = (struct chart_bar){g->rows, u->from, u->to, fate};
+    return arena_text(&g->name[g->rows++], &p->arena, u->member, strlen(u->member));
+}
+
+static err write_gantt(struct page *p)
+{
+    struct gantt g = {.rows = 0};
+    char *text = NULL, *next, subtitle[120];
+    TRY(read_file(&text, p, "updates.csv"));
+    err e = ERR_NONE;
+    for (char *line = text; line && (next = strchr(line, '\n')) && !err_is(e); line = next + 1) {
+        struct update_line u;
+        *next = 0;
+        if (parse_update(&u, line) && u.round == p->round[p->rounds - 1].round)
+            e = gantt_add(&g, p, &u);
+    }
+    free(text);
+    if (err_is(e) || !g.rows) return e;
+    for (size_t i = 0; i < g.rows; i++) {
+        g.bar[i].from -= g.begin;
+        g.bar[i].to -= g.begin;
+    }
+    snprintf(subtitle, sizeof subtitle, "%zu of %zu tasks, in the order of their ends", g.rows,
+             g.all);
+    const struct chart_rows c = {.title = "Tasks of the last round",
+                                 .subtitle = subtitle,
+                                 .x_label = "virtual seconds after the round opened",
+                                 .row = g.name,
+                                 .rows = g.rows,
+                                 .bar = g.bar,
+                                 .bars = g.rows,
+                                 .color_name = results_fates,
+                                 .colors = RESULTS_FATES};
+    TRY(bytes_printf(&p->out, "<h2>Who took part</h2>\n"));
+    return chart_bars(&p->out, &c);
+}
+
+static err write_split(struct page *p)
+{
+    char *text = NULL;
+    TRY(read_file(&text, p, "split.txt"));
+    if (!text || !*text) {
+        free(text);
+        return ERR_NONE;
+    }
+    err e =
+        bytes_printf(&p->out, "<h2>Split of the data</h2>\n<p>Each row is a member: its rows, the "
+                              "shares of its labels by letter, and the names of the most "
+                              "frequent ones.</p>\n<pre>");
+    if (!err_is(e)) e = chart_text(&p->out, text);
+    if (!err_is(e)) e = bytes_printf(&p->out, "</pre>\n");
+    free(text);
+    return e;
+}
+
+static err write_all(struct page *p)
+{
+    char state[DIGEST_TEXT_BYTES], when[32];
+    const struct simulate_round *last = &p->round[p->rounds - 1];
+    digest_text(state, &last->state);
+    text_duration(when, sizeof when, last->virtual_ms);
+    TRY(bytes_printf(&p->out,
+                     "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
+                     "<title>Simulated federation</title><style>%s</style></head>\n<body>\n"
+                     "<h1>Simulated federation</h1>\n<p>%zu rounds in %s of virtual time. Times of "
+                     "devices are assumptions, not measurements. The newest state has the digest "
+                     "<code>%s</code>.</p>\n",
+                     style, p->rounds, when, state));
+    TRY(write_charts(p));
+    TRY(write_rounds(p));
+    TRY(write_gantt(p));
+    TRY(write_split(p));
+    TRY(write_settings(p));
+    return bytes_printf(&p->out, "</body></html>\n");
+}
+
+err page_write(const char *dir)
+{
+    struct page p = {.dir = dir, .out = {.max = PAGE_BYTES_MAX}};
+    char path[LIMIT_PATH_BYTES];
+    err e = ERR_NONE;
+    TRY_OUT(e, results_read(&p.round, &p.rounds, dir, &p.arena));
+    if (!p.rounds) {
+        e = err_make(ERR_INPUT, "%s: no round has been published yet", dir);
+        goto out;
+    }
+    TRY_OUT(e, write_all(&p));
+    TRY_OUT(e, file_join(path, sizeof path, dir, "report.html"));
+    TRY_OUT(e, file_write(path, p.out.data, p.out.size, true));
+out:
+    bytes_close(&p.out);
+    arena_close(&p.arena);
+    return e;
+}
