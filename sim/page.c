@@ -30,7 +30,8 @@ struct page {
     struct arena arena;
     struct simulate_round *round;
     size_t rounds;
-    double *x[3]; /* (rounds) number, MB sent, virtual hours */
+    double *x[3]; /* (rounds) number, MB sent, virtual time in `unit` */
+    const char *unit;
     double *train, *loss, *accuracy;
 };
 
@@ -140,11 +141,17 @@ static err take_values(struct page *p)
     double **all[] = {&p->x[0], &p->x[1], &p->x[2], &p->train, &p->loss, &p->accuracy};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         TRY(arena_take(all[i], &p->arena, p->rounds + 1, sizeof(double)));
+    double last = (double)p->round[p->rounds - 1].virtual_ms, hour = 3.6e6, minute = 6e4,
+           second = 1e3;
+    double unit = last > 2 * hour ? hour : last > 2 * minute ? minute : second;
+    p->unit = unit == hour     ? "virtual hours"
+              : unit == minute ? "virtual minutes"
+                               : "virtual seconds";
     for (size_t i = 0; i < p->rounds; i++) {
         const struct simulate_round *r = &p->round[i];
         p->x[0][i] = r->round;
         p->x[1][i] = (double)(r->bytes_up + r->bytes_down) * 1e-6;
-        p->x[2][i] = (double)r->virtual_ms / 3.6e6;
+        p->x[2][i] = (double)r->virtual_ms / unit;
         p->train[i] = r->train_loss;
         p->loss[i] = r->loss;
         p->accuracy[i] = r->accuracy < 0 ? NAN : 100 * r->accuracy;
@@ -154,8 +161,8 @@ static err take_values(struct page *p)
 
 static err write_charts(struct page *p)
 {
-    static const char *const over[] = {"rounds", "MB sent, in both directions", "virtual hours"};
     TRY(take_values(p));
+    const char *const over[] = {"rounds", "MB sent, in both directions", p->unit};
     TRY(bytes_printf(&p->out, "<h2>Loss and accuracy</h2>\n"));
     for (size_t i = 0; i < 3; i++) {
         char title[64];

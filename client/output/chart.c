@@ -190,11 +190,12 @@ static err draw_line(struct bytes *out, const struct chart_line *l, size_t n, co
                          chart_color(n)));
     }
     if (last == l->count) return ERR_NONE;
+    /* The value is printed on the side of the line that has more room. */
+    double at = down(y, l->y[last]) + (part_of(y, l->y[last]) < 0.5 ? -9 : 20);
     return bytes_printf(out,
                         "<text x=\"%.2f\" y=\"%.2f\" text-anchor=\"end\" fill=\"%s\" "
                         "font-weight=\"bold\">%.4g</text>\n",
-                        across(x, l->x[last]) - 6, down(y, l->y[last]) + 20, chart_color(n),
-                        l->y[last]);
+                        across(x, l->x[last]) - 6, at, chart_color(n), l->y[last]);
 }
 
 /* The vertical axis leaves 4 % above the lines for labels. */
