@@ -231,7 +231,7 @@ out:
     return er;
 }
 
-/* Only the CPU: on a GPU two contexts would have to take turns, and a pass there fills the device. */
+/* Only the CPU: two contexts on one GPU would have to take turns. */
 err engine_share(struct engine **out, const struct engine *from, int threads)
 {
     if (from->be != &backend_cpu)

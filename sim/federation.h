@@ -1,5 +1,5 @@
-/* The deployed coordinator in this process, under a virtual clock: the same run, store, admission and
- * combination as in fedlorad, called by functions instead of messages. */
+/* The deployed coordinator in this process, under a virtual clock: the same run, store, admission
+ * and combination as in fedlorad, called by functions instead of messages. */
 #ifndef SIM_FEDERATION_H
 #define SIM_FEDERATION_H
 

@@ -197,7 +197,7 @@ static err open_rows(struct dataset *out, const struct fleet *f, const struct fl
     return data_open(out, path, &how);
 }
 
-/* The names of the members' files, which are all JSON Lines files of the folder but test and val. */
+/* The members' names: all JSON Lines files of the folder but test and val. */
 static err list_files(const char ***out, size_t *count, const char *dir, struct arena *arena)
 {
     const char **name = NULL;

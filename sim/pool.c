@@ -109,7 +109,7 @@ static void *work(void *argument)
     return NULL;
 }
 
-/* A thread that cannot be started is no failure, because the caller does the tasks that are left. */
+/* If a thread cannot be started, the caller does its tasks. */
 void pool_train(struct pool *p, struct pool_task *const *task, size_t count)
 {
     pthread_t *thread = calloc(p->workers, sizeof *thread);

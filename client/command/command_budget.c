@@ -1,14 +1,11 @@
-/* fedlora budget epsilon, noise, steps: answer one of three questions about a plan of noisy
- * releases.
+/* fedlora budget epsilon, noise, steps: three questions about a plan of noisy releases.
  *
  *   epsilon   given noise and steps: what does it spend?
  *   noise     given epsilon and steps: what is the smallest noise?
  *   steps     given epsilon and noise: how many steps are allowed?
  *
- * The plan may follow earlier releases on the same data (--before), whose losses are composed with
- * it. No data is read: the answers depend on the numbers alone. With --accountant pld the answer is
- * also checked against the older RDP accountant. */
-#include "base/file.h"
+ * The plan may follow earlier releases on the same data (--before). No data is read. With pld the
+ * answer is also checked against the older RDP accountant. */
 #include "base/limits.h"
 #include "base/text.h"
 #include "client/command/command.h"
@@ -405,7 +402,7 @@ static err draw(const struct answer *a, const struct question *q)
     snprintf(subtitle, sizeof subtitle, "noise multiplier %.5g, sampling %g, delta %g, %s%s",
              a->noise, q->o->sampling, q->delta, accountants[q->o->accountant],
              q->before ? ", after earlier releases" : "");
-    const struct chart_line line = {.x = rounds, .y = epsilon, .count = count};
+    const struct chart_line line = {NULL, rounds, epsilon, count};
     const struct chart chart = {.title = "Privacy spent over rounds",
                                 .subtitle = subtitle,
                                 .x_label = "rounds (noisy releases)",
@@ -413,17 +410,11 @@ static err draw(const struct answer *a, const struct question *q)
                                 .line = &line,
                                 .lines = 1,
                                 .from_zero = true,
-                                .limit = q->o->epsilon,
-                                .limit_name = "budget"};
-    struct bytes svg = {.max = 1 << 20};
-    err e = chart_lines(&svg, &chart);
-    if (!err_is(e)) e = file_write(q->o->plot, svg.data, svg.size, q->o->force);
-    bytes_close(&svg);
-    return e;
+                                .limit = q->o->epsilon};
+    return chart_write(q->o->plot, &chart, q->o->force);
 }
 
-/* The plot is written before the answer is printed: a printed answer means that everything
- * succeeded. */
+/* The plot comes first: a printed answer means that everything succeeded. */
 static err answer_give(struct answer *a, const struct question *q)
 {
     TRY(answer_check(a, q));

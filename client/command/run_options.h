@@ -1,5 +1,6 @@
-/* The options that describe a run, of `fedlora run create` and `fedlora simulate`, and the RunConfig
- * message that follows from them. The coordinator checks the values and fills in defaults. */
+/* The options that describe a run, of `fedlora run create` and `fedlora simulate`, and the
+ * RunConfig message that follows from them. The coordinator checks the values and fills in
+ * defaults. */
 #ifndef CLIENT_RUN_OPTIONS_H
 #define CLIENT_RUN_OPTIONS_H
 

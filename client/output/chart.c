@@ -1,6 +1,8 @@
 /* The SVG is written by hand: it needs only lines, rectangles and text. */
 #include "client/output/chart.h"
 
+#include "base/file.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -98,7 +100,7 @@ static err begin(struct bytes *out, int height, const char *title, const char *s
     return subtitle ? put_text(out, LEFT, 49, " fill=\"#555\"", subtitle) : ERR_NONE;
 }
 
-/* Names with their colors in one line, from the right edge to the left of it, as far as they fit. */
+/* Names with their colors in one line, as far as they fit. */
 static err legend(struct bytes *out, const char *const *name, size_t names, double y)
 {
     double x = LEFT;
@@ -161,7 +163,7 @@ static err draw_limit(struct bytes *out, const struct chart *c, const struct axi
                      "<line x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\" stroke=\"#c0392b\" "
                      "stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>\n",
                      LEFT, down(y, c->limit), WIDTH - RIGHT, down(y, c->limit)));
-    snprintf(name, sizeof name, "%.40s %g", c->limit_name, c->limit);
+    snprintf(name, sizeof name, "budget %g", c->limit);
     return put_text(out, WIDTH - RIGHT - 4, down(y, c->limit) - 6,
                     " fill=\"#c0392b\" text-anchor=\"end\"", name);
 }
@@ -226,6 +228,15 @@ err chart_lines(struct bytes *out, const struct chart *c)
     for (size_t i = 0; i < c->lines; i++)
         TRY(draw_line(out, &c->line[i], i, &x, &y));
     return bytes_printf(out, "</svg>\n");
+}
+
+err chart_write(const char *path, const struct chart *c, bool replace)
+{
+    struct bytes svg = {.max = 1 << 20};
+    err e = chart_lines(&svg, c);
+    if (!err_is(e)) e = file_write(path, svg.data, svg.size, replace);
+    bytes_close(&svg);
+    return e;
 }
 
 /* ---- bars ---- */

@@ -1,5 +1,5 @@
-/* Charts as SVG, which any browser shows and which can stand inside a page: lines over two axes, and
- * rows of bars. All texts are escaped. */
+/* Charts as SVG, which any browser shows and which can stand inside a page: lines over two axes,
+ * and rows of bars. All texts are escaped. */
 #ifndef CLIENT_CHART_H
 #define CLIENT_CHART_H
 
@@ -23,12 +23,13 @@ struct chart {
     const char *title, *subtitle, *x_label, *y_label; /* subtitle: NULL for none */
     const struct chart_line *line;
     size_t lines;
-    bool from_zero;         /* the vertical axis starts at 0 */
-    double limit;           /* a dashed line at this height; 0: none */
-    const char *limit_name; /* is printed with its value */
+    bool from_zero; /* the vertical axis starts at 0 */
+    double limit;   /* a budget: a dashed line at this height; 0: none */
 };
 /* Appends an <svg> element. A chart without points is drawn with empty axes. */
 err chart_lines(struct bytes *out, const struct chart *c);
+/* The same as a file. ERR_INPUT when it exists and `replace` is false. */
+err chart_write(const char *path, const struct chart *c, bool replace);
 
 struct chart_bar {
     size_t row;

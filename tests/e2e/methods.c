@@ -1,7 +1,7 @@
 /* Every method over the wire: fedlorad, three `fedlora join` processes, with different ranks if the
  * method allows it, and a tiny model. Each published state has the bytes that agg/ makes from the
- * updates (other tests check agg/), members learn, killing fedlorad changes no byte, and a simulation
- * of the same run in one process gives the same bytes. */
+ * updates (other tests check agg/), members learn, killing fedlorad changes no byte, and a
+ * simulation of the same run in one process gives the same bytes. */
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/store/store.h"
