@@ -164,14 +164,6 @@ void shim_counts_get(struct shim_counts *out)
     *out = all.counts;
     shim_statistics(&out->threads, &out->switches, false);
 }
-uint64_t shim_launches_of(const char *part)
-{
-    guard held(all.lock);
-    uint64_t sum = 0;
-    for (const auto &one : all.launched)
-        if (one.first.find(part) != std::string::npos) sum += one.second;
-    return sum;
-}
 void shim_counts_reset(void)
 {
     guard held(all.lock);
