@@ -111,8 +111,8 @@ TABLE_NOTE = (
     " steps, the same rank, alpha and learning rate as in the FLoRA run."
 )
 SYNTHETIC_NOTE = (
-    " Each method's alpha and learning rate are the best of a few pairs that were tried on validation"
-    " rows with one seed (docs/methods.md)."
+    " Each method's alpha and learning rate are the best that one search found on validation rows, of"
+    " twelve pairs for FLoRA and FedIT and five rates for Fed-SB, with three seeds (docs/methods.md)."
     " The data is synthetic, and made so that each institution sees three of eight departments:"
     " alone it cannot do better than about 3 in 8. The table shows that adapters carry across what"
     " data may not. It does not show which method is best: that takes real data and more seeds."
