@@ -67,6 +67,16 @@ uint64_t rng_below(struct rng *rng, uint64_t bound)
     }
 }
 
+void rng_shuffle(struct rng *rng, uint32_t *item, size_t n)
+{
+    for (size_t i = n; i > 1; i--) {
+        size_t k = rng_below(rng, i);
+        uint32_t other = item[i - 1];
+        item[i - 1] = item[k];
+        item[k] = other;
+    }
+}
+
 double rng_unit(struct rng *rng)
 {
     return (double)(rng_u64(rng) >> 11) * 0x1p-53;

@@ -20,8 +20,10 @@ void rng_init(struct rng *rng, const char *purpose, uint64_t seed, const char *l
               uint64_t index);
 uint32_t rng_u32(struct rng *rng);
 uint64_t rng_below(struct rng *rng, uint64_t bound); /* uniform in [0, bound), bound > 0 */
-double rng_unit(struct rng *rng);                    /* uniform in [0, 1), 53 bits */
-double rng_normal(struct rng *rng);                  /* standard normal, Box-Muller */
+/* Puts the items in a random order, all orders with the same probability (Fisher and Yates). */
+void rng_shuffle(struct rng *rng, uint32_t *item, size_t n);
+double rng_unit(struct rng *rng);   /* uniform in [0, 1), 53 bits */
+double rng_normal(struct rng *rng); /* standard normal, Box-Muller */
 /* n values uniform in (-bound, bound). LoRA's A uses bound = 1/sqrt(d_in), which is PyTorch's
  * kaiming_uniform(a = sqrt 5). */
 void rng_fill_uniform(struct rng *rng, float *out, size_t n, double bound);

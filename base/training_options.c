@@ -3,6 +3,12 @@
 const char *const training_schedules[] = {"constant", "linear", "cosine", NULL};
 const char *const training_precisions[] = {"auto", "f32", "bf16", NULL};
 
+enum dtype training_dtype(int precision)
+{
+    static const enum dtype type[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16};
+    return type[precision];
+}
+
 static const struct option_row rows[] = {
     TRAINING_ROWS(0),
     TRAINING_ROW_LR(0, TRAINING_LR, "learning rate"),

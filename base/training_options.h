@@ -8,6 +8,7 @@
 #ifndef BASE_TRAINING_OPTIONS_H
 #define BASE_TRAINING_OPTIONS_H
 
+#include "base/dtype.h"
 #include "base/limits.h"
 #include "base/option.h"
 
@@ -19,6 +20,8 @@ enum training_precision {
 };
 extern const char *const training_schedules[];  /* names in the order of the enum, then NULL */
 extern const char *const training_precisions[]; /* names in the order of the enum, then NULL */
+/* The type of an enum training_precision; DTYPE_NONE for auto. */
+enum dtype training_dtype(int precision);
 
 struct training_options {
     int64_t steps;      /* optimizer steps; 0: from epochs */

@@ -22,16 +22,6 @@ struct dealer {
     size_t *count;   /* (members) */
 };
 
-static void shuffle(struct rng *rng, uint32_t *item, size_t n)
-{
-    for (size_t i = n; i > 1; i--) {
-        size_t k = rng_below(rng, i);
-        uint32_t other = item[i - 1];
-        item[i - 1] = item[k];
-        item[k] = other;
-    }
-}
-
 static void draw_weights(struct dealer *d)
 {
     double sum = 0;
@@ -129,7 +119,7 @@ static err deal_shards(struct dealer *d)
     free(first);
     for (size_t i = 0; i < shards; i++)
         shard[i] = (uint32_t)i;
-    shuffle(&d->rng, shard, shards);
+    rng_shuffle(&d->rng, shard, shards);
     for (size_t i = 0; i < shards && !err_is(e); i++) {
         size_t from = shard[i] * d->in->rows / shards;
         size_t end = ((size_t)shard[i] + 1) * d->in->rows / shards;
@@ -183,7 +173,7 @@ static err deal_rows(struct deal *out, struct dealer *d)
     rng_init(&d->rng, "split", d->o->seed, deal_kinds[d->o->kind], 0);
     for (uint32_t r = 0; r < d->in->rows; r++)
         d->order[r] = r;
-    shuffle(&d->rng, d->order, d->in->rows);
+    rng_shuffle(&d->rng, d->order, d->in->rows);
     draw_weights(d);
     switch (d->o->kind) {
     case DEAL_FIELD:

@@ -123,7 +123,7 @@ err devices_parse(struct devices *out, const struct option_list *classes)
 
 /* ---- use ---- */
 
-void devices_deal(uint8_t *class, const struct devices *d, size_t members)
+void devices_deal(uint32_t *class, const struct devices *d, size_t members)
 {
     struct rng rng;
     double sum = 0;
@@ -133,17 +133,12 @@ void devices_deal(uint8_t *class, const struct devices *d, size_t members)
         sum += d->class[c].share;
         size_t end = c + 1 == d->classes ? members : (size_t)(sum * (double)members + 0.5);
         for (; at < end && at < members; at++)
-            class[at] = (uint8_t)c;
+            class[at] = (uint32_t)c;
     }
-    for (size_t i = members; i > 1; i--) {
-        size_t k = rng_below(&rng, i);
-        uint8_t other = class[i - 1];
-        class[i - 1] = class[k];
-        class[k] = other;
-    }
+    rng_shuffle(&rng, class, members);
 }
 
-uint64_t device_ms(bool *drops, const struct devices *d, uint8_t class,
+uint64_t device_ms(bool *drops, const struct devices *d, uint32_t class,
                    const struct device_work *work)
 {
     const struct device_class *c = &d->class[class];

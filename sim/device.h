@@ -34,7 +34,7 @@ struct devices {
  * class of 1,000 tokens a second. ERR_INPUT names the class and the part; shares must sum to 1. */
 err devices_parse(struct devices *out, const struct option_list *classes);
 /* class[i] of each member: exact shares (rounded to whole members) in random order. */
-void devices_deal(uint8_t *class, const struct devices *d, size_t members);
+void devices_deal(uint32_t *class, const struct devices *d, size_t members);
 
 struct device_work {
     const char *member;
@@ -42,7 +42,7 @@ struct device_work {
     uint64_t tokens, down_bytes, up_bytes;
 };
 /* The duration of a task in milliseconds, at least 1. *drops: it ends without a result. */
-uint64_t device_ms(bool *drops, const struct devices *d, uint8_t class,
+uint64_t device_ms(bool *drops, const struct devices *d, uint32_t class,
                    const struct device_work *work);
 
 #endif

@@ -255,8 +255,8 @@ static err open_file(struct fleet *f, const struct fleet_options *o)
 /* A rank of its class counts more than one of the list. */
 static err equip(struct fleet *f, const struct fleet_options *o)
 {
-    uint8_t *class = NULL;
-    TRY(arena_take(&class, &f->arena, f->members, 1));
+    uint32_t *class = NULL;
+    TRY(arena_take(&class, &f->arena, f->members, sizeof *class));
     devices_deal(class, &f->devices, f->members);
     for (size_t i = 0; i < f->members; i++) {
         uint32_t own = f->devices.class[class[i]].rank;
@@ -266,17 +266,6 @@ static err equip(struct fleet *f, const struct fleet_options *o)
     return ERR_NONE;
 }
 
-/* A base without a tokenizer can only be trained with rows of token ids. */
-static err open_tokenizer(struct tokenizer **out, const char *base)
-{
-    char path[LIMIT_PATH_BYTES];
-    if (file_is_dir(base)) {
-        TRY(file_join(path, sizeof path, base, "tokenizer.json"));
-        if (!file_exists(path)) return ERR_NONE;
-    }
-    return tokenizer_open(out, base);
-}
-
 err fleet_open(struct fleet *out, const struct fleet_options *o)
 {
     struct fleet f = {.devices = o->devices};
@@ -284,7 +273,7 @@ err fleet_open(struct fleet *out, const struct fleet_options *o)
     TRY_OUT(e, model_open(&f.model, o->base));
     TRY_OUT(e, model_digest(&f.base, &f.model));
     digest_text(f.base_text, &f.base);
-    TRY_OUT(e, open_tokenizer(&f.tokenizer, o->base));
+    TRY_OUT(e, tokenizer_open_if_any(&f.tokenizer, o->base));
     TRY_OUT(e, file_is_dir(o->train) ? open_folder(&f, o) : open_file(&f, o));
     if (o->test) TRY_OUT(e, open_rows(&f.test, &f, o, o->test));
     TRY_OUT(e, equip(&f, o));

@@ -27,7 +27,7 @@ struct fleet_options {
 struct fleet_member {
     char id[LIMIT_NAME_BYTES];
     uint32_t rank;
-    uint8_t device;      /* its class */
+    uint32_t device;     /* its class */
     struct dataset data; /* its rows; it owns only the array `row` */
 };
 struct fleet {

@@ -184,8 +184,6 @@ static err join_run(void *options, const struct option_list *arguments, struct a
     (void)arguments, (void)arena;
     const struct join_command *o = options;
     struct session_result result = {0};
-    /* In the order of enum training_precision. DTYPE_NONE leaves the choice to the run. */
-    const enum dtype precision[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16};
     const struct session_options session = {.remote = o->remote,
                                             .base = o->base,
                                             .data = o->data,
@@ -197,7 +195,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .memory = o->memory,
                                             .retry_ms = o->retry_ms,
                                             .device = o->common.device,
-                                            .precision = precision[o->common.precision],
+                                            .precision = training_dtype(o->common.precision),
                                             .threads = (int)o->common.threads,
                                             .ledger = o->ledger,
                                             .ledger_key = o->ledger_key,

@@ -228,12 +228,11 @@ static err fleet_options(struct fleet_options *out, const struct simulate_comman
 /* Several workers have one core each; a single one has the threads that the user allows. */
 static struct pool_options pool_options(const struct simulate_command *o)
 {
-    static const enum dtype type[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16}; /* training_precision */
     int threads = backend_threads((int)o->run.common.threads);
     return (struct pool_options){
         .workers = o->workers ? (size_t)o->workers : (size_t)threads,
         .engine = {.device = o->run.common.device,
-                   .precision = type[o->run.common.precision],
+                   .precision = training_dtype(o->run.common.precision),
                    .threads = threads,
                    .tokens = (size_t)(o->run.training.batch * o->run.training.seq),
                    .checkpoint = o->checkpoint}};

@@ -19,9 +19,8 @@ static err open_adapter(struct setup *s, const struct setup_options *o)
  * lets the engine choose by the processor. */
 static enum dtype precision_of(const struct setup_options *o)
 {
-    if (o->common->precision == TRAINING_PRECISION_F32) return DTYPE_F32;
-    if (o->common->precision == TRAINING_PRECISION_BF16) return DTYPE_BF16;
-    return o->f32 ? DTYPE_F32 : DTYPE_NONE;
+    enum dtype asked = training_dtype(o->common->precision);
+    return asked == DTYPE_NONE && o->f32 ? DTYPE_F32 : asked;
 }
 
 /* The order puts cheap checks first. The adapter is opened before the engine, which converts all

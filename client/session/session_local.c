@@ -8,18 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A base without a tokenizer is accepted, because the data may consist of token ids. A tokenizer
- * that exists but cannot be read is an error. */
-static err open_tokenizer(struct tokenizer **out, const char *base)
-{
-    char path[LIMIT_PATH_BYTES];
-    if (file_is_dir(base)) {
-        TRY(file_join(path, sizeof path, base, "tokenizer.json"));
-        if (!file_exists(path)) return ERR_NONE;
-    }
-    return tokenizer_open(out, base);
-}
-
 /* Both files or none: the old rows stay in place if one of the new files cannot be read. */
 static err open_data(struct session_local *local, const struct data_options *how)
 {
@@ -46,7 +34,7 @@ err session_local_open(struct session_local *out, const struct session_options *
     struct session_local local = {.options = o};
     err e;
     TRY_OUT(e, model_open(&local.model, o->base));
-    TRY_OUT(e, open_tokenizer(&local.tokenizer, o->base));
+    TRY_OUT(e, tokenizer_open_if_any(&local.tokenizer, o->base));
     TRY_OUT(e, open_data(&local, &(struct data_options){.tokenizer = local.tokenizer,
                                                         .vocab = local.model.arch.vocab}));
     TRY_OUT(e, model_digest(&local.base, &local.model));
@@ -72,8 +60,7 @@ void session_local_close(struct session_local *local)
  * but results could not be repeated. If it names none, the option of this machine decides. */
 static err choose_precision(enum dtype *out, const struct session_options *o, int run, bool private)
 {
-    static const enum dtype type[] = {DTYPE_NONE, DTYPE_F32, DTYPE_BF16}; /* training_precision */
-    enum dtype asked = type[run];
+    enum dtype asked = training_dtype(run);
     if (asked != DTYPE_NONE && o->precision != DTYPE_NONE && asked != o->precision)
         return err_make(ERR_INPUT, "--precision: the run asks for %s", training_precisions[run]);
     *out = asked != DTYPE_NONE ? asked : o->precision;

@@ -31,6 +31,9 @@ err tokens_push(struct tokens *tokens, int32_t id, uint32_t start);
 void tokens_close(struct tokens *tokens);
 
 err tokenizer_open(struct tokenizer **out, const char *base_path);
+/* The same, but *out is left as it is, without an error, if the base is a directory without a
+ * tokenizer: rows of token ids need none. */
+err tokenizer_open_if_any(struct tokenizer **out, const char *base_path);
 void tokenizer_close(struct tokenizer *t); /* accepts NULL */
 
 /* Appends the ids of `text`, at most LIMIT_TEXT_BYTES long; on failure *out is unchanged. With

@@ -1,4 +1,5 @@
 #include "base/file.h"
+#include "base/limits.h"
 #include "engine/tokens/tokenizer_parts.h"
 
 #include <errno.h>
@@ -20,4 +21,15 @@ err tokenizer_open(struct tokenizer **out, const char *base_path)
     tokenizer_mark_ends(t);
     *out = t;
     return ERR_NONE;
+}
+
+/* A tokenizer that exists but cannot be read is an error. */
+err tokenizer_open_if_any(struct tokenizer **out, const char *base_path)
+{
+    char path[LIMIT_PATH_BYTES];
+    if (file_is_dir(base_path)) {
+        TRY(file_join(path, sizeof path, base_path, "tokenizer.json"));
+        if (!file_exists(path)) return ERR_NONE;
+    }
+    return tokenizer_open(out, base_path);
 }

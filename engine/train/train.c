@@ -170,19 +170,15 @@ err training_reserve(struct training *t, const struct pass_size *s)
     return training_reserve_on(t, t->e, t->factors, t->blocks_held, s);
 }
 
-/* Fisher-Yates shuffle, with a generator keyed by the epoch, so that the order of an epoch can be
- * computed without the earlier ones. */
+/* The generator is keyed by the epoch, so that the order of an epoch can be computed without the
+ * earlier ones. */
 void train_order(uint32_t *order, size_t count, const struct train_options *o, uint64_t epoch)
 {
     struct rng rng;
     rng_init(&rng, "shuffle", o->seed, "rows", epoch);
     for (uint32_t i = 0; i < count; i++)
         order[i] = i;
-    for (uint32_t i = (uint32_t)count; o->shuffle && i > 1; i--) {
-        uint32_t k = (uint32_t)rng_below(&rng, i), other = order[i - 1];
-        order[i - 1] = order[k];
-        order[k] = other;
-    }
+    if (o->shuffle) rng_shuffle(&rng, order, count);
 }
 
 /* Row number `number` of the training, counted over all epochs. Batches run across the end of an

@@ -50,7 +50,7 @@ Test(device, deals_exact_shares)
 {
     const char *text[] = {"a:share=10%", "b:share=30%", "c:share=60%"};
     struct devices d = parse(3, text);
-    uint8_t class[1000];
+    uint32_t class[1000];
     size_t count[3] = {0};
     devices_deal(class, &d, 1000);
     for (int i = 0; i < 1000; i++)
