@@ -106,7 +106,8 @@ err devices_parse(struct devices *out, const struct option_list *classes)
         return err_make(ERR_INPUT, "%zu classes of devices: expected at most %d", classes->count,
                         DEVICE_CLASSES);
     for (size_t i = 0; i < classes->count; i++) {
-        TRY(parse_class(&d.class[i], classes -> item[i]));
+        const char *text = classes->item[i];
+        TRY(parse_class(&d.class[i], text));
         sum += d.class[i].share;
     }
     if (!classes->count) {

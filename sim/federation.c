@@ -34,6 +34,7 @@ static uint64_t virtual_ms(void *context)
 static err open_config(struct federation *f, const char *dir, size_t threads)
 {
     const char **id = NULL;
+    TRY(arena_text(&dir, &f->arena, dir, strlen(dir)));
     TRY(arena_take(&id, &f->arena, f->fleet->members, sizeof *id));
     for (size_t i = 0; i < f->fleet->members; i++)
         id[i] = f->fleet->member[i].id;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LABELS_MAX = 4096, HISTOGRAM_MEMBERS = 20, FILE_BYTES_MAX = INT32_MAX };
+enum { LABELS_MAX = 4096, HISTOGRAM_MEMBERS = 20 };
 
 /* ---- labels ---- */
 
@@ -138,7 +138,7 @@ static err take_members(struct fleet *f, size_t members)
 
 /* Ids have as many digits as the last one needs, so that their order is that of the numbers, which
  * the sums over members follow. A label that is a name becomes the id itself. */
-static err name_members(struct fleet *f, const struct fleet_options *o, const struct labels *l)
+static void name_members(struct fleet *f, const struct fleet_options *o, const struct labels *l)
 {
     int digits = snprintf(NULL, 0, "%zu", f->members);
     for (size_t i = 0; i < f->members; i++) {
@@ -148,7 +148,6 @@ static err name_members(struct fleet *f, const struct fleet_options *o, const st
         else
             snprintf(id, LIMIT_NAME_BYTES, "m%0*zu", digits, i + 1);
     }
-    return ERR_NONE;
 }
 
 static err write_histogram(struct fleet *f, const struct deal *s, const struct deal_rows *rows,
@@ -160,9 +159,7 @@ static err write_histogram(struct fleet *f, const struct deal *s, const struct d
     for (size_t i = 0; i < f->members; i++)
         id[i] = f->member[i].id;
     err e = deal_print(&text, s, rows, l->name, id, HISTOGRAM_MEMBERS);
-    const char *kept = NULL;
-    if (!err_is(e)) e = arena_text(&kept, &f->arena, (const char *)text.data, text.size);
-    f->histogram = (char *)(uintptr_t)kept;
+    if (!err_is(e)) e = arena_text(&f->histogram, &f->arena, (const char *)text.data, text.size);
     bytes_close(&text);
     return e;
 }
@@ -181,7 +178,7 @@ static err deal(struct fleet *f, const struct fleet_options *o)
     for (size_t i = 0; i < f->members && !err_is(e); i++)
         e = view(&f->member[i].data, all, split.row + split.first[i],
                  split.first[i + 1] - split.first[i]);
-    if (!err_is(e)) e = name_members(f, o, &l);
+    if (!err_is(e)) name_members(f, o, &l);
     if (!err_is(e) && o->by) e = write_histogram(f, &split, &rows, &l);
     deal_close(&split);
     return e;
@@ -220,11 +217,19 @@ static err list_files(const char ***out, size_t *count, const char *dir, struct 
     return e;
 }
 
+/* DIR/ID.jsonl */
+static err member_path(char path[LIMIT_PATH_BYTES], const char *dir, const char *id)
+{
+    char name[LIMIT_NAME_BYTES + 8];
+    snprintf(name, sizeof name, "%s.jsonl", id);
+    return file_join(path, LIMIT_PATH_BYTES, dir, name);
+}
+
 static err open_folder(struct fleet *f, const struct fleet_options *o)
 {
     const char **name = NULL;
     size_t count = 0;
-    char path[LIMIT_PATH_BYTES], file[LIMIT_NAME_BYTES + 8];
+    char path[LIMIT_PATH_BYTES];
     TRY(list_files(&name, &count, o->train, &f->arena));
     TRY(take_members(f, count));
     if (!(f->file = calloc(count, sizeof *f->file))) return err_sys(ENOMEM, "members");
@@ -233,20 +238,17 @@ static err open_folder(struct fleet *f, const struct fleet_options *o)
             return err_make(ERR_INPUT, "%s/%.80s.jsonl: the name is not that of a member", o->train,
                             name[i]);
         snprintf(f->member[i].id, LIMIT_NAME_BYTES, "%s", name[i]);
-        snprintf(file, sizeof file, "%s.jsonl", f->member[i].id);
-        TRY(file_join(path, sizeof path, o->train, file));
+        TRY(member_path(path, o->train, f->member[i].id));
         TRY(open_rows(&f->file[i], f, o, path));
         f->files++;
         TRY(view(&f->member[i].data, &f->file[i], NULL, f->file[i].count));
     }
-    f->histogram = "";
     return ERR_NONE;
 }
 
 static err open_file(struct fleet *f, const struct fleet_options *o)
 {
     if (!(f->file = calloc(1, sizeof *f->file))) return err_sys(ENOMEM, "members");
-    f->histogram = "";
     TRY(open_rows(&f->file[0], f, o, o->train));
     f->files = 1;
     return deal(f, o);
@@ -268,7 +270,7 @@ static err equip(struct fleet *f, const struct fleet_options *o)
 
 err fleet_open(struct fleet *out, const struct fleet_options *o)
 {
-    struct fleet f = {.devices = o->devices};
+    struct fleet f = {.devices = o->devices, .histogram = ""};
     err e;
     TRY_OUT(e, model_open(&f.model, o->base));
     TRY_OUT(e, model_digest(&f.base, &f.model));
@@ -301,11 +303,10 @@ void fleet_close(struct fleet *f)
 
 static err write_member(const struct fleet_member *m, const struct file_map *map, const char *dir)
 {
-    char path[LIMIT_PATH_BYTES], name[LIMIT_NAME_BYTES + 8];
+    char path[LIMIT_PATH_BYTES];
     struct file_out out = {0};
     struct lines lines = {(const char *)map->data, (const char *)map->data + map->size, 1};
-    snprintf(name, sizeof name, "%s.jsonl", m->id);
-    TRY(file_join(path, sizeof path, dir, name));
+    TRY(member_path(path, dir, m->id));
     TRY(file_out_open(&out, path, false));
     err e = ERR_NONE;
     for (size_t i = 0; i < m->data.count && !err_is(e); i++) {

@@ -42,7 +42,7 @@ struct fleet {
     struct fleet_member *member; /* in ascending order of their ids */
     struct devices devices;
     struct arena arena;
-    char *histogram; /* of the split: text to print; "" without labels */
+    const char *histogram; /* of the split: text to print; "" without labels */
 };
 
 err fleet_open(struct fleet *out, const struct fleet_options *o);

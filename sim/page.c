@@ -76,15 +76,16 @@ static err object_rows(struct page *p, const char *name)
 {
     char *text = NULL;
     json_t *object = NULL;
-    const char *key;
-    json_t *value;
     TRY(read_file(&text, p, name));
     if (!text) return ERR_NONE;
     err e = json_parse(&object, text, strlen(text), name);
     free(text);
     if (err_is(e)) return e;
-    json_object_foreach(object, key, value) if (!err_is(e) && strcmp(key, "last") != 0) e =
-        setting(p, key, value);
+    for (void *at = json_object_iter(object); at && !err_is(e);
+         at = json_object_iter_next(object, at)) {
+        const char *key = json_object_iter_key(at);
+        if (strcmp(key, "last") != 0) e = setting(p, key, json_object_iter_value(at));
+    }
     json_decref(object);
     return e;
 }

@@ -136,7 +136,6 @@ void results_close(struct results *r)
 {
     if (r->rounds) fclose(r->rounds);
     if (r->updates) fclose(r->updates);
-    arena_close(&r->arena);
     *r = (struct results){0};
 }
 

@@ -20,9 +20,7 @@ extern const char *const results_fates[RESULTS_FATES];
 
 struct results {
     FILE *rounds, *updates;
-    const char *store; /* the coordinator's folder */
     char dir[LIMIT_PATH_BYTES];
-    struct arena arena;
 };
 
 /* Opens the files for appending, after cutting off what is about rounds that are not published:

@@ -40,7 +40,7 @@ struct simulation {
     struct simulate_round now;  /* counts since the last published round */
     struct simulate_round last; /* the last published round */
     struct rng crashes;
-    uint64_t trained, crashed;
+    uint64_t crashed;
     uint64_t began_ms;
 };
 
@@ -137,7 +137,7 @@ static err open_round(struct simulation *s)
 
 static void task_close(struct event *e)
 {
-    if (e->done) free(e->done);
+    free(e->done);
     e->done = NULL;
 }
 
@@ -184,10 +184,8 @@ static err train_ahead(struct simulation *s)
         if (!err_is(e)) task[count++] = s->event[i].done;
     }
     if (!err_is(e)) pool_train(s->pool, task, count);
-    for (size_t i = 0; i < count; i++) {
-        if (!err_is(task[i]->error))
-            s->trained++;
-        else if (!err_is(e))
+    for (size_t i = 0; i < count && !err_is(e); i++) {
+        if (err_is(task[i]->error))
             e = err_in(task[i]->error, "%s, round %u", task[i]->round.member, task[i]->round.round);
     }
     free(task);
@@ -302,6 +300,11 @@ static double mean_loss(const struct run *run, uint32_t round)
     return weight > 0 ? sum / weight : NAN;
 }
 
+static void count_anew(struct simulation *s)
+{
+    s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
+}
+
 static err published(struct simulation *s)
 {
     const struct run *run = s->federation.run;
@@ -317,7 +320,7 @@ static err published(struct simulation *s)
     s->last = s->now;
     TRY(results_round(&s->results, &s->now));
     if (s->o->on_round) s->o->on_round(s->o->user, &s->now);
-    s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
+    count_anew(s);
     return ERR_NONE;
 }
 
@@ -444,13 +447,12 @@ static err simulation_open(struct simulation *s)
     rng_init(&s->crashes, "crashes", s->o->seed, "coordinator", 0);
     TRY(file_join(store, sizeof store, s->o->dir, "store"));
     TRY(check_setup(s->fleet, s->o, store));
-    TRY(arena_text(&s->results.store, &s->results.arena, store, strlen(store)));
-    TRY(federation_open(&s->federation, s->fleet, s->results.store, s->o->config, threads));
+    TRY(federation_open(&s->federation, s->fleet, store, s->o->config, threads));
     s->published = s->federation.run->round.published;
     TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
     if (s->now.virtual_ms > s->federation.now_ms) s->federation.now_ms = s->now.virtual_ms;
     s->last = s->now;
-    s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
+    count_anew(s);
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
     if (round_phase(&s->federation.run->round) == ROUND_FINISHED) return ERR_NONE;
     struct pool_options pool = s->o->pool;
@@ -478,10 +480,8 @@ err simulate_run(struct simulate_result *out, const struct fleet *fleet,
         struct federation_paths paths;
         struct member_round round;
         federation_newest(&paths, &round, &s.federation);
-        *out = (struct simulate_result){.state = s.federation.run->newest.state.digest,
-                                        .last = s.last,
-                                        .trained = s.trained,
-                                        .crashes = s.crashed};
+        *out = (struct simulate_result){
+            .state = s.federation.run->newest.state.digest, .last = s.last, .crashes = s.crashed};
         snprintf(out->state_path, sizeof out->state_path, "%s", paths.state);
         e = results_end(&s.results, out, s.federation.run->config);
         if (!err_is(e)) e = page_write(o->dir);

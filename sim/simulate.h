@@ -47,7 +47,6 @@ struct simulate_result {
     struct digest state;
     char state_path[LIMIT_PATH_BYTES];
     struct simulate_round last;
-    uint64_t trained; /* tasks trained in this process */
     uint64_t crashes;
 };
 

@@ -1,11 +1,11 @@
 /* fedlora simulate: a whole federation in this process, in virtual time (sim/simulate.h). */
 #include "base/file.h"
 #include "base/text.h"
+#include "client/command/method_help.h"
 #include "client/command/remote_json.h"
 #include "client/command/run_options.h"
 #include "client/output/progress.h"
 #include "client/output/table.h"
-#include "engine/engine.h"
 #include "kernels/backend.h"
 #include "proto/message.h"
 #include "sim/simulate.h"
@@ -145,7 +145,7 @@ static const struct option_row rows[] = {
      .least = 0,
      .most = 1024,
      .help = "clients that train at the same time, on one processor core each; 0: as many as "
-             "there are cores"},
+             "there are cores, or one on a GPU, which needs --device cuda"},
     {.flag = "checkpoint",
      .kind = OPTION_FLAG,
      .at = AT(checkpoint),
@@ -225,13 +225,18 @@ static err fleet_options(struct fleet_options *out, const struct simulate_comman
     return ERR_NONE;
 }
 
-/* Several workers have one core each; a single one has the threads that the user allows. */
+/* Several workers have one core each; a single one has the threads that the user allows. Only the
+ * CPU can be shared, so a GPU is used by one worker, if it is asked for. */
 static struct pool_options pool_options(const struct simulate_command *o)
 {
     int threads = backend_threads((int)o->run.common.threads);
+    const char *device = o->run.common.device;
+    bool cpu = !strcmp(device, "auto") || !strcmp(device, "cpu");
     return (struct pool_options){
-        .workers = o->workers ? (size_t)o->workers : (size_t)threads,
-        .engine = {.device = o->run.common.device,
+        .workers = o->workers ? (size_t)o->workers
+                   : cpu      ? (size_t)threads
+                              : 1,
+        .engine = {.device = cpu ? "cpu" : device,
                    .precision = training_dtype(o->run.common.precision),
                    .threads = threads,
                    .tokens = (size_t)(o->run.training.batch * o->run.training.seq),
@@ -259,8 +264,8 @@ static err name_run(char out[LIMIT_NAME_BYTES], const struct simulate_command *o
         const char *dot = strrchr(name, '.');
         n = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
     }
-    if (n < LIMIT_NAME_BYTES) snprintf(out, LIMIT_NAME_BYTES, "%.*s", n, name);
-    if (n < LIMIT_NAME_BYTES && text_is_name(out, LIMIT_NAME_BYTES - 1)) return ERR_NONE;
+    snprintf(out, LIMIT_NAME_BYTES, "%.*s", n < LIMIT_NAME_BYTES ? n : 0, name);
+    if (text_is_name(out, LIMIT_NAME_BYTES - 1)) return ERR_NONE;
     return err_make(ERR_INPUT,
                     "\"%.60s\" is not a run name: expected letters, digits, '.', '_' and '-'; "
                     "--run NAME gives another one",
@@ -273,18 +278,14 @@ struct view {
     const struct simulate_command *o;
     struct progress progress;
     struct table table;
-    struct arena arena;
     uint64_t updates; /* since the start of this process */
-    size_t printed;   /* rows of the table */
     err error;        /* of the table */
 };
 
 static void number(char *out, size_t bytes, double x, const char *unit)
 {
-    if (isfinite(x))
-        snprintf(out, bytes, "%.*f%s", *unit ? 1 : 4, x, unit);
-    else
-        snprintf(out, bytes, "-");
+    snprintf(out, bytes, "-");
+    if (isfinite(x)) snprintf(out, bytes, "%.*f%s", *unit ? 1 : 4, x, unit);
 }
 
 static void on_start(void *user, uint64_t virtual_ms, uint32_t published)
@@ -333,7 +334,6 @@ static void on_round(void *user, const struct simulate_round *r)
 {
     struct view *v = user;
     if (!err_is(v->error)) v->error = add_row(v, r);
-    v->printed++;
 }
 
 static err begin_table(struct view *v)
@@ -357,7 +357,7 @@ static err print_result(const struct view *v, const struct simulate_result *r, c
         free(text);
         return ERR_NONE;
     }
-    if (v->printed) TRY(table_print(&v->table));
+    if (v->updates) TRY(table_print(&v->table));
     printf("state %.16s in %s\n", digest, r->state_path);
     if (r->crashes)
         printf("the coordinator crashed %" PRIu64 " times and started again\n", r->crashes);
@@ -432,6 +432,9 @@ static err simulate_main(void *options, const struct option_list *arguments, str
     TRY(command_check_unused(split, 1, "simulate split"));
     if (o->run.privacy)
         return err_make(ERR_INPUT, "--privacy: simulations with privacy are not supported yet");
+    if (o->run.frozen)
+        return err_make(ERR_INPUT,
+                        "--frozen: simulations with given factors are not supported yet");
     TRY(name_run(name, o, arguments));
     TRY(fleet_options(&how, o, arena));
     TRY(check_ranks(&how, o));
@@ -476,6 +479,7 @@ const struct command command_simulate = {
     .options_size = sizeof(struct simulate_command),
     .most = 1,
     .run = simulate_main,
+    .details = method_help,
 };
 
 const struct command command_simulate_split = {
@@ -483,7 +487,7 @@ const struct command command_simulate_split = {
     .purpose = "show how rows are dealt to simulated clients",
     .usage = "[FILE.ini] --base B --data F [options] [--write DIR]",
     .example = "fedlora simulate split --base SmolLM2 --data rows.jsonl --clients 100 --split "
-               "dirichlet --by label --split-alpha 0.1 --method flora",
+               "dirichlet --by label --split-alpha 0.1",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .describes_run = true,
@@ -492,4 +496,5 @@ const struct command command_simulate_split = {
     .options_size = sizeof(struct simulate_command),
     .most = 1,
     .run = split_main,
+    .details = method_help,
 };

@@ -57,13 +57,15 @@ const struct option_row run_options_rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(members),
      .value = "ID,ID,...",
-     .help = "members of the run (required); ID:rank=8:weight=2:alpha=16:rslora=yes:targets=q+v "
+     .help = "members of the run (run create: required); "
+             "ID:rank=8:weight=2:alpha=16:rslora=yes:targets=q+v "
              "sets the "
              "values that differ from the run's, and ID:8:2 is short for rank 8 and weight 2"},
     ROW_TEXT("base", "run.base", base, "PATH",
-             "base model, to compute its digest from (this or --base-digest is required)"),
-    ROW_TEXT("base-digest", "run.base_digest", base_digest, "HEX",
-             "digest of the base model, as fedlora inspect prints it (this or --base is required)"),
+             "base model; run create only computes its digest, and needs this or --base-digest"),
+    ROW_TEXT(
+        "base-digest", "run.base_digest", base_digest, "HEX",
+        "digest of the base model, as fedlora inspect prints it; for run create instead of --base"),
     ROW_INT("rank", "run.rank", rank, "0", 0, LIMIT_RANK,
             "rank of the LoRA factors; 0: the rank that each member offers"),
     ROW_NUM("alpha", "run.alpha", alpha, "0", 0, 1e6,
