@@ -275,28 +275,13 @@ static err serve_run_with(const char *dir, err (*use)(struct run_shop *shop))
                             .threads = 1,
                             .ledger_key = ledger_key,
                             .allowed = {MEMBERS, allowed}};
-    struct store store = {0};
-    struct work_options maths = {.name = "maths",
-                                 .data_dir = dir,
-                                 .queue_max = 8,
-                                 .batch_max = 1,
-                                 .run = publish_run,
-                                 .wake = nobody_sleeps};
-    struct work_options receipts = {.name = "receipts",
-                                    .data_dir = dir,
-                                    .queue_max = 8,
-                                    .batch_max = ADMIT_BATCH_MAX,
-                                    .run = admit_run,
-                                    .wake = nobody_sleeps};
     struct run_shop shop = {
-        .config = &config, .store = &store, .changed = nothing_changed, .now_ms = run_clock};
+        .config = &config, .changed = nothing_changed, .wake = nobody_sleeps, .now_ms = run_clock};
     size_t removed;
-    TRY(store_open(&store, dir));
-    TRY(store_recover(&removed, &store, 1000000));
-    TRY(work_open(&shop.maths, &maths));
-    TRY(work_open(&shop.receipts, &receipts));
+    TRY(run_shop_open(&shop));
+    TRY(store_recover(&removed, shop.store, 1000000));
     err e = use(&shop);
-    store_close(&store);
+    run_shop_close(&shop);
     return e;
 }
 
