@@ -11,8 +11,9 @@
  *   private     R of fed-sb (64 x 64) is trained with example-level privacy
  *
  * Steps after the first two count. The peak of the device's memory is read after each step; the
- * count beside it is what the engine asks for. bench/peft_train.py makes the same tokens. */
+ * count beside it is the plan of the engine. bench/peft_train.py makes the same tokens. */
 #include "bench/gpu/gpu.h"
+#include "engine/engine_plan.h"
 #include "engine/train/train_private.h"
 
 #include <stdio.h>
@@ -129,28 +130,6 @@ static void *quantise(struct model *m)
     return pool;
 }
 
-static uint64_t weight_bytes(const struct engine *e, const struct weight *w)
-{
-    size_t bytes = 0;
-    enum dtype type = engine_base_memory(e) == BASE_FILE ? w->dtype : engine_precision(e);
-    return w->data && dtype_bytes(&bytes, type, (size_t)w->rows * w->cols) ? bytes : 0;
-}
-
-/* Weights, tensors of the pass, the adapter with its moments and gradients, and the packed factors
- * in both directions. Scratch and CUDA's own memory are not in it. */
-static uint64_t count_bytes(const struct engine *e, const struct adapter *ad,
-                            const struct options *o, const struct variant *v)
-{
-    const struct model *m = e->model;
-    uint64_t factors = engine_precision(e) == DTYPE_F32 ? 8 : 4,
-             gradients = v->hidden ? o->rows : 0;
-    uint64_t sum = weight_bytes(e, &m->head) + (m->arch.tied ? 0 : weight_bytes(e, &m->embed));
-    for (uint32_t i = 0; i < m->arch.layers * MODULE_KINDS; i++)
-        sum += weight_bytes(e, &m->layer[i / MODULE_KINDS].linear[i % MODULE_KINDS]);
-    return sum + pass_bytes(e, &e->pass.size) +
-           (16 + 4 * gradients + factors) * (uint64_t)ad->value_count;
-}
-
 static void run(struct measurement *out, const struct options *o, const struct variant *v)
 {
     struct model model;
@@ -180,7 +159,8 @@ static void run(struct measurement *out, const struct options *o, const struct v
     struct train_private_options p = {.train = &t, .sampling = 1.0, .noise = 1.0, .clip = 0.1};
     must(v->hidden ? train_private_run(&result, &ad, e, &data, &p)
                    : train_run(&result, &ad, e, &data, &t));
-    out->counted = count_bytes(e, &ad, o, v);
+    const struct engine_plan_adapter values = {.values = ad.value_count, .each_row = v->hidden};
+    out->counted = engine_plan_bytes(e, &e->pass.size, &values);
     free((void *)data.row[0].id);
     free(data.row);
     adapter_close(&ad);
