@@ -1,13 +1,12 @@
 #include "sim/simulate.h"
 
-#include "base/bytes.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/stop.h"
 #include "base/text.h"
-#include "proto/message.h"
 #include "sim/federation.h"
+#include "sim/folder.h"
 #include "sim/page.h"
 #include "sim/results.h"
 
@@ -360,73 +359,6 @@ static err run_all(struct simulation *s)
     }
 }
 
-/* ---- the setup of a folder ---- */
-
-enum { SETUP_BYTES_MAX = 64 << 20 };
-
-static void add_member(struct digest_stream *s, const struct fleet *f, const struct fleet_member *m)
-{
-    const struct device_class *c = &f->devices.class[m->device];
-    const double device[] = {c->speed, c->up, c->down, c->drop, f->devices.jitter};
-    const uint64_t counts[] = {m->rank, m->data.count, m->data.tokens};
-    digest_add(s, m->id, strlen(m->id) + 1);
-    digest_add(s, counts, sizeof counts);
-    digest_add(s, device, sizeof device);
-    for (size_t i = 0; i < m->data.count; i++)
-        digest_add(s, m->data.row[i].id, m->data.row[i].count * sizeof *m->data.row[i].id);
-}
-
-/* Everything that decides the results, but for the number of workers, crashes and evaluations. */
-static err setup_digest(struct digest *out, const struct fleet *f, const struct simulate_options *o)
-{
-    struct digest_stream s;
-    struct bytes packed = {.max = SETUP_BYTES_MAX};
-    err e = message_pack(&packed, &o->config->base);
-    if (!err_is(e)) {
-        digest_begin(&s);
-        digest_add(&s, packed.data, packed.size);
-        digest_add(&s, f->base.byte, DIGEST_BYTES);
-        digest_add(&s, &f->devices.seed, sizeof f->devices.seed);
-        for (size_t i = 0; i < f->members; i++)
-            add_member(&s, f, &f->member[i]);
-        *out = digest_end(&s);
-    }
-    bytes_close(&packed);
-    return e;
-}
-
-static err write_text(const char *dir, const char *name, const char *text)
-{
-    char path[LIMIT_PATH_BYTES];
-    TRY(file_join(path, sizeof path, dir, name));
-    return file_write(path, text, strlen(text), true);
-}
-
-/* The folder of another simulation is refused: its run would be continued with other members. */
-static err check_setup(const struct fleet *f, const struct simulate_options *o, const char *store)
-{
-    char path[LIMIT_PATH_BYTES], text[DIGEST_TEXT_BYTES], *found = NULL;
-    struct digest digest;
-    size_t size = 0;
-    TRY(setup_digest(&digest, f, o));
-    digest_text(text, &digest);
-    TRY(file_join(path, sizeof path, o->dir, "setup"));
-    if (!file_exists(path) && !file_is_dir(store)) {
-        TRY(file_make_dirs(o->dir));
-        TRY(write_text(o->dir, "split.txt", f->histogram));
-        TRY(write_text(o->dir, "settings.json", o->settings));
-        return write_text(o->dir, "setup", text);
-    }
-    if (file_exists(path)) TRY(file_read_all(&found, &size, path, 1 << 10));
-    bool same = found && !strcmp(found, text);
-    free(found);
-    if (same) return ERR_NONE;
-    return err_make(ERR_INPUT,
-                    "%s: holds a simulation with other data or options; choose another folder with "
-                    "-o, or remove it",
-                    o->dir);
-}
-
 /* ---- opening ---- */
 
 /* For this process: a power cut costs a simulation only time. */
@@ -446,7 +378,7 @@ static err simulation_open(struct simulation *s)
     if (!(s->busy = calloc(s->fleet->members, 1))) return err_sys(ENOMEM, "simulation");
     rng_init(&s->crashes, "crashes", s->o->seed, "coordinator", 0);
     TRY(file_join(store, sizeof store, s->o->dir, "store"));
-    TRY(check_setup(s->fleet, s->o, store));
+    TRY(folder_check(s->fleet, s->o));
     TRY(federation_open(&s->federation, s->fleet, store, s->o->config, threads));
     s->published = s->federation.run->round.published;
     TRY(results_open(&s->results, s->o->dir, s->published, &s->now));

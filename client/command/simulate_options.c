@@ -1,0 +1,134 @@
+/* Options of a simulation: client/command/simulate_options.h. */
+#include "client/command/simulate_options.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "client/command/remote_json.h"
+#include "kernels/backend.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static err take_ranks(struct fleet_options *f, const char *text, struct arena *arena)
+{
+    uint32_t *rank = NULL;
+    if (!text) return ERR_NONE;
+    TRY(arena_take(&rank, arena, strlen(text) + 1, sizeof *rank));
+    for (const char *at = text;;) {
+        char one[16];
+        int64_t value = 0;
+        size_t n = strcspn(at, ",");
+        snprintf(one, sizeof one, "%.*s", (int)(n < 15 ? n : 15), at);
+        err e = text_parse_int(&value, one, 1, LIMIT_RANK);
+        if (err_is(e)) return err_in(e, "--ranks");
+        rank[f->ranks++] = (uint32_t)value;
+        if (!at[n]) break;
+        at += n + 1;
+    }
+    f->rank = rank;
+    return ERR_NONE;
+}
+
+static err check_split(const struct simulate_command *o)
+{
+    bool needs = o->split != DEAL_IID && !file_is_dir(o->train);
+    if (needs && (!o->by || !*o->by))
+        return err_make(ERR_INPUT, "--split %s needs --by FIELD, the field with a row's label",
+                        deal_kinds[o->split]);
+    if (o->run.base == NULL) return err_make(ERR_INPUT, "--base is missing: expected a base model");
+    return ERR_NONE;
+}
+
+err simulate_fleet_options(struct fleet_options *out, const struct simulate_command *o,
+                           struct arena *arena)
+{
+    struct fleet_options f = {
+        .base = o->run.base,
+        .train = o->train,
+        .test = o->test,
+        .by = o->by && *o->by ? o->by : NULL,
+        .split = {.kind = (enum deal_kind)o->split,
+                  .members = (size_t)o->clients,
+                  .alpha = o->split_alpha,
+                  .shards = (size_t)o->shards,
+                  .size_sigma = o->size_sigma,
+                  .seed = (uint64_t)o->run.common.seed},
+        .devices = {.jitter = o->jitter, .seed = (uint64_t)o->run.common.seed},
+        .seq = (uint32_t)o->run.training.seq,
+        .eos = o->run.training.eos};
+    TRY(check_split(o));
+    err e = devices_parse(&f.devices, &o->classes);
+    if (err_is(e)) return err_in(e, "--class");
+    TRY(take_ranks(&f, o->ranks, arena));
+    *out = f;
+    return ERR_NONE;
+}
+
+/* Several workers have one core each; a single one has the threads that the user allows. Only the
+ * CPU can be shared, so a GPU is used by one worker, if it is asked for. */
+struct pool_options simulate_pool_options(const struct simulate_command *o)
+{
+    int threads = backend_threads((int)o->run.common.threads);
+    const char *device = o->run.common.device;
+    bool cpu = !strcmp(device, "auto") || !strcmp(device, "cpu");
+    return (struct pool_options){
+        .workers = o->workers ? (size_t)o->workers
+                   : cpu      ? (size_t)threads
+                              : 1,
+        .engine = {.device = cpu ? "cpu" : device,
+                   .precision = training_dtype(o->run.common.precision),
+                   .threads = threads,
+                   .tokens = (size_t)(o->run.training.batch * o->run.training.seq),
+                   .checkpoint = o->checkpoint}};
+}
+
+/* A run without a rank of its own takes those that its members offer. */
+err simulate_check_ranks(const struct fleet_options *f, const struct simulate_command *o)
+{
+    bool ranked = o->run.rank > 0 || f->ranks > 0;
+    for (size_t i = 0; i < f->devices.classes && !ranked; i++)
+        ranked = f->devices.class[i].rank > 0;
+    return ranked ? ERR_NONE
+                  : err_make(ERR_INPUT, "--rank or --ranks is missing: expected LoRA ranks");
+}
+
+err simulate_run_name(char out[LIMIT_NAME_BYTES], const struct simulate_command *o,
+                      const struct option_list *arguments)
+{
+    const char *name = o->name ? o->name : "simulated";
+    int n = (int)strlen(name);
+    if (!o->name && arguments->count) {
+        const char *slash = strrchr(arguments->item[0], '/');
+        name = slash ? slash + 1 : arguments->item[0];
+        const char *dot = strrchr(name, '.');
+        n = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
+    }
+    snprintf(out, LIMIT_NAME_BYTES, "%.*s", n < LIMIT_NAME_BYTES ? n : 0, name);
+    if (text_is_name(out, LIMIT_NAME_BYTES - 1)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "\"%.60s\" is not a run name: expected letters, digits, '.', '_' and '-'; "
+                    "--run NAME gives another one",
+                    name);
+}
+
+err simulate_settings(char **out, const struct simulate_command *o,
+                      const Fedlora__V1__RunConfig *config)
+{
+    json_t *all = NULL;
+    TRY(remote_json(&all, &config->base));
+    json_object_del(all, "base_digest");
+    json_object_del(all, "members");
+    json_t *own = json_pack("{s:s,s:s,s:s,s:s*,s:f,s:f,s:f}", "base", o->run.base, "data", o->train,
+                            "split", deal_kinds[o->split], "by", o->by, "split_alpha",
+                            o->split_alpha, "size_sigma", o->size_sigma, "jitter", o->jitter);
+    bool good = own && json_object_update(all, own) == 0;
+    json_t *classes = json_array();
+    for (size_t i = 0; i < o->classes.count; i++)
+        good = json_array_append_new(classes, json_string(o->classes.item[i])) == 0 && good;
+    good = json_object_set_new(all, "device_classes", classes) == 0 && good;
+    if (good) *out = json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(10));
+    json_decref(own);
+    json_decref(all);
+    return *out ? ERR_NONE : err_sys(ENOMEM, "simulate");
+}

@@ -1,0 +1,33 @@
+/* Options of `fedlora simulate` and its verbs, from the command line and FILE.ini, and the structs
+ * of sim/ that are made from them. */
+#ifndef CLIENT_COMMAND_SIMULATE_OPTIONS_H
+#define CLIENT_COMMAND_SIMULATE_OPTIONS_H
+
+#include "client/command/run_options.h"
+#include "sim/simulate.h"
+
+struct simulate_command {
+    struct run_options run;
+    const char *train, *test, *by, *ranks, *output, *name, *write;
+    int split;
+    double split_alpha, size_sigma, jitter, crash;
+    int64_t shards, clients, every, check_rows, workers;
+    struct option_list classes;
+    bool checkpoint;
+};
+
+/* The members and their machines. ERR_INPUT names the option and what was expected. */
+err simulate_fleet_options(struct fleet_options *out, const struct simulate_command *o,
+                           struct arena *arena);
+struct pool_options simulate_pool_options(const struct simulate_command *o);
+/* ERR_INPUT if neither the run nor the members have a rank. */
+err simulate_check_ranks(const struct fleet_options *f, const struct simulate_command *o);
+/* The name of the run: --run, or that of the file without its ending. */
+err simulate_run_name(char out[LIMIT_NAME_BYTES], const struct simulate_command *o,
+                      const struct option_list *arguments);
+/* The settings of the run, as the coordinator gets them, and those of the simulation: one JSON
+ * object, to be freed. */
+err simulate_settings(char **out, const struct simulate_command *o,
+                      const Fedlora__V1__RunConfig *config);
+
+#endif
