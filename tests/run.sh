@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Builds and runs every test: tests/run.sh [--preset PRESET|all] [--no-build] [--list] [NAME...]
+# Builds and runs every test: tests/run.sh [--preset PRESET|all] [--no-build] [--list] [--jobs N] [NAME...]
 #
 # Runs every program test_FOLDER_NAME of the preset's build folder and every script tests/e2e/NAME.sh, or with NAMEs
 # only those that have a NAME in their own. PRESET is release, sanitize, race, debug or coverage; all, the default,
 # means the first three. The preset race has only the programs that run CUDA kernels on the CPU. The tests inside a
 # Criterion program are counted; a script or a plain program counts as one test, and exit status 77 means skipped. A
-# program may take TEST_TIMEOUT seconds (default 300, scripts 600; more under the sanitizers). Any sanitizer report fails the program, leaks included; reports go to files, because Criterion
-# hides the output of its child processes. The last line is "N passed, N failed[, N skipped]"; the status is 0 only when
-# something passed and nothing failed.
+# program may take TEST_TIMEOUT seconds (default 300, scripts 600; more under the sanitizers). N of them run at the same
+# time (default: as many as there are processor cores, at most 4), because many wait for processes or use one core. Any
+# sanitizer report fails the program, leaks included; reports go to files, because Criterion hides the output of its child
+# processes. The last line is "N passed, N failed[, N skipped]"; the status is 0 only when something passed and nothing
+# failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 presets=(release sanitize race)
 build=yes
 list=no
+jobs=$(nproc)
+[ "$jobs" -le 4 ] || jobs=4
 names=()
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -24,7 +28,9 @@ while [ $# -gt 0 ]; do
       esac; shift ;;
     --no-build) build=no ;;
     --list) list=yes ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --jobs) case "${2:-}" in [1-9] | [1-9][0-9]) jobs=$2 ;; *) echo "tests/run.sh: --jobs needs a number from 1 to 99" >&2; exit 2 ;; esac
+      shift ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "tests/run.sh: unknown option $1" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
@@ -40,7 +46,12 @@ fi
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-tests-XXXXXX")
 child=
 # Every test runs in a process group of its own, so that none outlives this script when it is interrupted.
-finish() { [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null; rm -rf "$scratch"; }
+finish() {
+  [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null
+  [ -z "${running[*]}" ] || { kill "${!running[@]}"; wait; } 2>/dev/null
+  rm -rf "$scratch"
+}
+declare -A running=() # tests under way: process -> their folder in $scratch
 trap finish EXIT
 trap 'exit 130' INT TERM
 
@@ -178,34 +189,79 @@ build_preset() { # PRESET
   fi
 }
 
+# ---- several tests at the same time: each in a process of its own, with a folder for its output and counts ----
+
+collect() { # FOLDER: prints what the test printed, and adds its counts
+  local p=0 f=1 s=0 line
+  cat "$1/log"
+  [ -e "$1/counts" ] && read -r p f s <"$1/counts" || failures+=("a test ended without its counts")
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  [ ! -e "$1/failures" ] || while IFS= read -r line; do failures+=("$line"); done <"$1/failures"
+  rm -rf "$1"
+}
+
+await() { # N: waits until fewer than N tests are under way
+  local pid
+  while [ ${#running[@]} -ge "$1" ]; do
+    wait -n -p pid "${!running[@]}"
+    collect "${running[$pid]}"
+    unset "running[$pid]"
+  done
+}
+
+start() { # COMMAND...: a test in the background
+  await "$jobs"
+  local folder
+  folder=$(mktemp -d "$scratch/job-XXXXXX")
+  (
+    passed=0 failed=0 skipped=0 failures=() running=()
+    child= scratch=$folder
+    trap '[ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null' EXIT
+    trap 'exit 130' INT TERM
+    export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:log_path=$scratch/report"
+    export UBSAN_OPTIONS="print_stacktrace=1:log_path=$scratch/report"
+    export TSAN_OPTIONS="halt_on_error=0:exitcode=66:log_path=$scratch/report"
+    mkdir "$scratch/tmp"
+    export TMPDIR=$scratch/tmp
+    "$@"
+    [ ${#failures[@]} -eq 0 ] || printf '%s\n' "${failures[@]}" >"$scratch/failures"
+    echo "$passed $failed $skipped" >"$scratch/counts"
+  ) >"$folder/log" 2>&1 </dev/null &
+  running[$!]=$folder
+}
+
+test_program() { # PRESET PROGRAM
+  local name
+  name=$(basename "$2")
+  choose_schedule "$1" "$name"
+  case "$1 $name" in
+    *' test_fuzz_'* | *' test_threads_'* | 'race '*) run_plain "$1" "$name" "$2" ;;
+    *) run_criterion "$1" "$2"
+       if takes_device "$1" "$name"; then run_on_cuda "$1" "$2"; fi ;;
+  esac
+}
+
 started=$SECONDS
-export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:log_path=$scratch/report"
-export UBSAN_OPTIONS="print_stacktrace=1:log_path=$scratch/report"
-export TSAN_OPTIONS="halt_on_error=0:exitcode=66:log_path=$scratch/report"
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 # Several programs share few cores, so waiting threads must not spin.
-export TMPDIR=$scratch OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 for preset in "${presets[@]}"; do
   if [ $build = yes ]; then build_preset "$preset" || continue; fi
+  for script in tests/e2e/*.sh; do # first, because they take the longest
+    [ -e "$script" ] && wanted "$(basename "$script")" || continue
+    case "$preset $script" in race*/cuda_plants.sh) ;; race*) continue ;; esac
+    if [ $list = yes ]; then echo "$preset $(basename "$script")"; continue; fi
+    start run_plain "$preset" "$(basename "$script")" bash "$script"
+  done
   while IFS= read -r program; do
     [ -n "$program" ] || continue
     name=$(basename "$program")
     wanted "$name" && has_source "$name" || continue
-    choose_schedule "$preset" "$name"
-    case "$list $preset $name" in
-      yes*) echo "$preset $name" ;;
-      *' test_fuzz_'* | *' test_threads_'* | 'no race '*) run_plain "$preset" "$name" "$program" ;;
-      *) run_criterion "$preset" "$program"
-         if takes_device "$preset" "$name"; then run_on_cuda "$preset" "$program"; fi ;;
-    esac
+    if [ $list = yes ]; then echo "$preset $name"; continue; fi
+    start test_program "$preset" "$program"
   done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
-  for script in tests/e2e/*.sh; do
-    [ -e "$script" ] && wanted "$(basename "$script")" || continue
-    case "$preset $script" in race*/cuda_plants.sh) ;; race*) continue ;; esac
-    if [ $list = yes ]; then echo "$preset $(basename "$script")"; continue; fi
-    run_plain "$preset" "$(basename "$script")" bash "$script"
-  done
+  await 1
 done
 [ $list = no ] || exit 0
 
