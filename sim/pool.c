@@ -109,6 +109,13 @@ static void *work(void *argument)
     return NULL;
 }
 
+uint64_t pool_tokens(const struct training_options *t, const struct dataset *data)
+{
+    double rows = (double)data->count * t->epochs;
+    if (t->steps) rows = (double)t->steps * (double)t->batch * (double)t->accumulate;
+    return (uint64_t)(rows * (double)data->tokens / (double)data->count);
+}
+
 /* If a thread cannot be started, the caller does its tasks. */
 void pool_train(struct pool *p, struct pool_task *const *task, size_t count)
 {

@@ -26,6 +26,8 @@ struct pool_task {
 
 err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_options *o);
 void pool_close(struct pool *p); /* accepts NULL */
+/* Tokens of one round of training. Its rows are drawn evenly, so their mean length counts. */
+uint64_t pool_tokens(const struct training_options *t, const struct dataset *data);
 /* Does all tasks. Those that the user's interrupt left out have ERR_STOPPED. */
 void pool_train(struct pool *p, struct pool_task *const *task, size_t count);
 /* Loss and accuracy of a state on at most `rows` rows (0: all) of the fleet's test set. */

@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "sim/farm.h"
 #include "sim/federation.h"
 #include "sim/folder.h"
 #include "sim/page.h"
@@ -28,6 +29,7 @@ struct simulation {
     const struct simulate_options *o;
     struct federation federation;
     struct pool *pool;
+    struct farm *farm; /* NULL: this process trains alone */
     struct results results;
     struct event *event; /* sorted by time, then by member; [next, events) are still to come */
     size_t next, events, capacity;
@@ -72,15 +74,6 @@ static err add_event(struct simulation *s, const struct event *e)
     return ERR_NONE;
 }
 
-/* Tokens of one round of training. Its rows are drawn evenly, so the mean length counts. */
-static uint64_t task_tokens(const struct simulation *s, const struct dataset *data)
-{
-    const struct training_options *t = &s->federation.training;
-    double rows = (double)data->count * t->epochs;
-    if (t->steps) rows = (double)t->steps * (double)t->batch * (double)t->accumulate;
-    return (uint64_t)(rows * (double)data->tokens / (double)data->count);
-}
-
 /* A member does one task at a time, so a busy one gets its next task when it has finished. */
 static err hand_out(struct simulation *s, size_t member)
 {
@@ -92,7 +85,7 @@ static err hand_out(struct simulation *s, size_t member)
     if (!has) return ERR_NONE;
     const struct device_work work = {.member = m->id,
                                      .round = e.task.round.round,
-                                     .tokens = task_tokens(s, &m->data),
+                                     .tokens = pool_tokens(&s->federation.training, &m->data),
                                      .down_bytes = e.task.down_bytes,
                                      .up_bytes = e.task.up_bytes};
     e.at_ms = e.from_ms + device_ms(&e.drops, &s->fleet->devices, m->device, &work);
@@ -174,7 +167,7 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
 static err train_ahead(struct simulation *s)
 {
     enum { AHEAD = 8 };
-    size_t most = AHEAD * s->o->pool.workers, count = 0;
+    size_t most = AHEAD * s->o->pool.workers * (size_t)ranks.count, count = 0;
     struct pool_task **task = calloc(most, sizeof *task);
     err e = task ? ERR_NONE : err_sys(ENOMEM, "simulation");
     for (size_t i = s->next; i < s->events && count < most && !err_is(e); i++) {
@@ -182,7 +175,10 @@ static err train_ahead(struct simulation *s)
         e = make_job(&s->event[i].done, s, &s->event[i]);
         if (!err_is(e)) task[count++] = s->event[i].done;
     }
-    if (!err_is(e)) pool_train(s->pool, task, count);
+    if (!err_is(e) && s->farm)
+        farm_train(s->farm, s->pool, task, count);
+    else if (!err_is(e))
+        pool_train(s->pool, task, count);
     for (size_t i = 0; i < count && !err_is(e); i++) {
         if (err_is(task[i]->error))
             e = err_in(task[i]->error, "%s, round %u", task[i]->round.member, task[i]->round.round);
@@ -388,7 +384,8 @@ static err simulation_open(struct simulation *s)
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
     if (round_phase(&s->federation.run->round) == ROUND_FINISHED) return ERR_NONE;
     struct pool_options pool = s->o->pool;
-    return pool_open(&s->pool, s->fleet, &pool);
+    TRY(pool_open(&s->pool, s->fleet, &pool));
+    return farm_open(&s->farm, s->fleet, &pool);
 }
 
 static void simulation_close(struct simulation *s)
@@ -397,6 +394,7 @@ static void simulation_close(struct simulation *s)
         task_close(&s->event[i]);
     free(s->event);
     free(s->busy);
+    farm_close(s->farm);
     pool_close(s->pool);
     results_close(&s->results);
     federation_close(&s->federation);

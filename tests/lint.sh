@@ -37,6 +37,7 @@ allowed() {
     client/session) echo "$engine client/output kernels $agg $privacy proto base" ;;
     client/command) echo "sim $engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
     client) echo client/command ;;
+    client/mpi) echo client/command sim base ;;
     sim) echo "$engine coordinator/run client/session client/output kernels $agg $privacy proto base" ;;
     *) return 1 ;;
   esac
