@@ -134,7 +134,8 @@ static err send_file(struct farm *f, const char *path)
     return send_all(f);
 }
 
-/* The tasks of each rank lie one after the other, longest first dealt to the rank that has least. */
+/* The tasks of each rank lie one after the other. The longest is dealt first, to the rank that has the
+ * least work. */
 struct share {
     struct pool_task **task; /* (count) sorted by rank */
     size_t *first;           /* (ranks + 1) */
