@@ -134,7 +134,7 @@ static err send_file(struct farm *f, const char *path)
     return send_all(f);
 }
 
-/* The tasks of each rank lie one after the other. The longest is dealt first, to the rank that has the
+/* The tasks of each rank lie one after the other. The longest is dealt first, to the rank with the
  * least work. */
 struct share {
     struct pool_task **task; /* (count) sorted by rank */
