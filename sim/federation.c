@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Beside the coordinator's own folders: the factors that simulated members keep. */
+#define KEPT_DIR "../kept"
 enum { CONFIG_BYTES_MAX = 64 << 20, KEEP_STATES = 2, NEVER_MS = INT32_MAX };
 
 /* ---- the coordinator's shop ---- */
@@ -158,6 +160,13 @@ static err keep_modules(struct federation *f)
     return ERR_NONE;
 }
 
+static err make_kept_dir(const struct federation *f)
+{
+    char path[LIMIT_PATH_BYTES];
+    TRY(file_join(path, sizeof path, f->config.path, KEPT_DIR));
+    return file_make_dirs(path);
+}
+
 err federation_open(struct federation *f, const struct fleet *fleet, const char *dir,
                     const Fedlora__V1__RunConfig *config, size_t threads)
 {
@@ -170,6 +179,7 @@ err federation_open(struct federation *f, const struct fleet *fleet, const char 
     TRY_OUT(e, session_task_training(&f->training, f->run->config->training));
     TRY_OUT(e, say_hello(f));
     TRY_OUT(e, keep_modules(f));
+    if (f->run->method->keeps) TRY_OUT(e, make_kept_dir(f));
     return ERR_NONE;
 out:
     federation_close(f);
@@ -258,11 +268,21 @@ static void set_paths(struct federation_paths *paths, struct member_round *round
     round->frozen_path = paths->frozen;
 }
 
+void federation_own(struct federation_paths *paths, struct member_round *round,
+                    const struct federation *f, size_t member)
+{
+    round->member = f->fleet->member[member].id;
+    snprintf(paths->kept, sizeof paths->kept, "%.*s/%s/%s", (int)sizeof paths->kept / 2,
+             f->config.path, KEPT_DIR, round->member);
+    round->kept_path = paths->kept;
+}
+
 void federation_paths(struct federation_paths *paths, struct member_round *round,
                       const struct federation *f, const struct federation_task *task)
 {
     *round = task->round;
     set_paths(paths, round, f, &task->state, task->has_frozen ? &task->frozen : NULL);
+    if (f->run->method->keeps) federation_own(paths, round, f, task->member);
 }
 
 void federation_newest(struct federation_paths *paths, struct member_round *round,

@@ -43,13 +43,17 @@ err federation_crash(struct federation *f);
 err federation_task(bool *has, struct federation_task *out, struct federation *f, size_t member);
 /* The task's paths, in the buffers. */
 struct federation_paths {
-    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES], frozen_text[DIGEST_TEXT_BYTES];
+    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES], kept[LIMIT_PATH_BYTES],
+        frozen_text[DIGEST_TEXT_BYTES];
 };
 void federation_paths(struct federation_paths *paths, struct member_round *round,
                       const struct federation *f, const struct federation_task *task);
 /* The round that describes the newest state, for an evaluation. */
 void federation_newest(struct federation_paths *paths, struct member_round *round,
                        const struct federation *f);
+/* Makes it the model of one member, with the factors that this member keeps. */
+void federation_own(struct federation_paths *paths, struct member_round *round,
+                    const struct federation *f, size_t member);
 /* The path of the member's update before it is handed in. */
 err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,
                       uint32_t round);

@@ -265,18 +265,37 @@ static err next_event(struct simulation *s)
 
 /* ---- rounds ---- */
 
-static err evaluate(struct simulation *s)
+/* The newest state on the test set. Where members keep a part of their models, there is no common
+ * one, and the mean over some members, evenly chosen, is measured. */
+static err measure(struct member_evaluation *out, const struct simulation *s, size_t rows)
 {
+    enum { MEMBERS = 8 };
     struct federation_paths paths;
     struct member_round round;
+    struct member_evaluation one, sum = {0};
+    size_t members = s->fleet->members, count = members < MEMBERS ? members : MEMBERS;
+    federation_newest(&paths, &round, &s->federation);
+    if (!s->federation.run->method->keeps) return pool_evaluate(out, s->pool, &round, rows);
+    for (size_t i = 0; i < count; i++) {
+        federation_own(&paths, &round, &s->federation, i * members / count);
+        TRY(pool_evaluate(&one, s->pool, &round, rows));
+        sum.rows = one.rows;
+        sum.loss += one.loss / (double)count;
+        sum.accuracy += one.accuracy / (double)count;
+    }
+    *out = sum;
+    return ERR_NONE;
+}
+
+static err evaluate(struct simulation *s)
+{
     struct member_evaluation found = {0};
     bool last = s->now.round == s->now.rounds;
     int64_t every = s->o->evaluate_every;
     s->now.loss = NAN;
     s->now.accuracy = -1;
     if (!s->fleet->test.count || !every || (!last && s->now.round % every)) return ERR_NONE;
-    federation_newest(&paths, &round, &s->federation);
-    TRY(pool_evaluate(&found, s->pool, &round, last ? 0 : (size_t)s->o->check_rows));
+    TRY(measure(&found, s, last ? 0 : (size_t)s->o->check_rows));
     s->now.loss = found.loss;
     s->now.accuracy = found.accuracy;
     return ERR_NONE;

@@ -136,6 +136,11 @@ err adapter_file_join(struct adapter_file *state, const struct adapter_file *fro
 /* True if the state names frozen factors that it does not hold. */
 bool adapter_file_needs_frozen(const struct adapter_file *state);
 
+/* Replaces the factors of `file` that `by` also has, and borrows from `by` from then on: a state
+ * becomes the model of the member that keeps them. ERR_INPUT: `by` is of another run, base or
+ * shape, or has nothing to replace. */
+err adapter_file_replace(struct adapter_file *file, const struct adapter_file *by);
+
 const struct adapter_file_module *adapter_file_find(const struct adapter_file *file,
                                                     const char *module); /* or NULL */
 /* ERR_INPUT, with the tensor and the first index, if a value of the module is not finite. */

@@ -78,6 +78,31 @@ bool adapter_file_needs_frozen(const struct adapter_file *state)
     return false;
 }
 
+err adapter_file_replace(struct adapter_file *file, const struct adapter_file *by)
+{
+    size_t replaced = 0;
+    if (strcmp(file->meta.run, by->meta.run) != 0 || strcmp(file->meta.base, by->meta.base) != 0)
+        return err_make(
+            ERR_INPUT, "%s: belongs to run \"%s\" of base %.16s..., %s to \"%s\" of %.16s...",
+            by->path, by->meta.run, by->meta.base, file->path, file->meta.run, file->meta.base);
+    for (size_t i = 0; i < file->count; i++) {
+        const struct adapter_file_module *from = adapter_file_find(by, file->module[i].name);
+        for (int role = ADAPTER_FILE_A; from && role <= ADAPTER_FILE_R; role++) {
+            struct adapter_file_factor *to = &file->module[i].factor[role];
+            const struct adapter_file_factor *f = &from->factor[role];
+            if (!f->rows) continue;
+            if (f->rows != to->rows || f->cols != to->cols)
+                return err_make(ERR_INPUT,
+                                "%s: a factor of module %s is (%u, %u), expected (%u, %u)",
+                                by->path, from->name, f->rows, f->cols, to->rows, to->cols);
+            *to = *f;
+            replaced++;
+        }
+    }
+    if (!replaced) return err_make(ERR_INPUT, "%s: has no factor of %s", by->path, file->path);
+    return ERR_NONE;
+}
+
 err adapter_file_join(struct adapter_file *state, const struct adapter_file *frozen,
                       const char *frozen_digest)
 {

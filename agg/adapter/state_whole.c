@@ -13,6 +13,20 @@ err state_whole_needs(bool *needed, struct digest *digest, const char *path)
     return e;
 }
 
+err state_whole_write_own(const char *out, const char *state_path, const char *kept_path)
+{
+    struct adapter_file state = {0}, kept = {0};
+    err e;
+    TRY_OUT(e, adapter_file_open(&state, state_path));
+    TRY_OUT(e, adapter_file_open(&kept, kept_path));
+    TRY_OUT(e, adapter_file_replace(&state, &kept));
+    e = adapter_file_write(out, &state.meta, state.module, state.count, /*replace*/ true);
+out:
+    adapter_file_close(&state);
+    adapter_file_close(&kept);
+    return e;
+}
+
 err state_whole_write(const char *out, const char *state_path, const char *frozen_path,
                       const struct digest *digest)
 {

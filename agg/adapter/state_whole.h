@@ -1,5 +1,6 @@
-/* Joins a state and its file of frozen factors in one file. A state of a method with frozen factors
- * (fed-sb, ffa) holds only the trained ones, because the frozen ones are sent once, by digest. */
+/* Joins a state and a file of factors that belong to it in one file. A state of a method with frozen
+ * factors (fed-sb, ffa) holds only the trained ones, because the frozen ones are sent once, by
+ * digest. */
 #ifndef CLIENT_STATE_WHOLE_H
 #define CLIENT_STATE_WHOLE_H
 
@@ -12,5 +13,8 @@ err state_whole_needs(bool *needed, struct digest *digest, const char *path);
  * all. */
 err state_whole_write(const char *out, const char *state, const char *frozen,
                       const struct digest *digest);
+/* The same with the factors that a member keeps (fedsa), which replace the state's: this member's
+ * model. */
+err state_whole_write_own(const char *out, const char *state, const char *kept);
 
 #endif

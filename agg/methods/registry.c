@@ -9,6 +9,7 @@
     ROW(method_fedit)                                                                              \
     ROW(method_hetlora)                                                                            \
     ROW(method_ffa)                                                                                \
+    ROW(method_fedsa)                                                                              \
     ROW(method_rolora)                                                                             \
     ROW(method_fedex)                                                                              \
     ROW(method_flexlora)                                                                           \

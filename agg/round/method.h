@@ -195,6 +195,10 @@ struct method {
     /* Clients draw A by method_fresh_a() and zero B at the start of each round; otherwise they
      * start from the state's factors. */
     bool fresh;
+    /* Factors that members train but do not send: each keeps its own from round to round, and the
+     * state's stay as they are (fedsa). Other members' factors say nothing about a member's model
+     * then, so reports have no norms, and rules that compare members' changes are refused. */
+    unsigned keeps;
 
     /* ---- defaults of a run ---- */
     /* From the demo's search (bench/search.py), where the method was in it. */

@@ -270,6 +270,12 @@ static err check_server(const struct method_options *o, const struct method *met
 static err check_robust(const struct method_options *o, const struct method *method)
 {
     bool by_value = o->robust == METHOD_ROBUST_MEDIAN || o->robust == METHOD_ROBUST_TRIMMED;
+    if (method->keeps && (o->robust == METHOD_ROBUST_NORM || o->robust == METHOD_ROBUST_KRUM ||
+                          o->robust == METHOD_ROBUST_GEOMETRIC))
+        return err_make(ERR_INPUT,
+                        "robust=%s compares members' changes, of which %s sends only one factor; "
+                        "expected median or trimmed",
+                        method_options_choice(o, "robust"), method->name);
     if (by_value && (!method->averages || !one_factor(method)))
         return err_make(
             ERR_INPUT,

@@ -206,7 +206,7 @@ err method_report_make(struct method_report *report, const struct method *method
                        const struct method_report_options *options)
 {
     struct making m = {.method = method, .options = options};
-    if (report->measured && !options->directions) return ERR_NONE;
+    if (method->keeps || (report->measured && !options->directions)) return ERR_NONE;
     TRY(making_open(&m, made_path, next, report));
     /* For a round of gradients method_next() has set the norms already. */
     err e = m.cohort.task.gradient ? ERR_NONE : make_rows(&m);

@@ -24,7 +24,7 @@ static const char *const type_names[] = {"f32", "bf16", NULL};
 struct export_command {
     struct command_common common;
     int as, type; /* indices in as_names and type_names */
-    const char *output, *base, *frozen;
+    const char *output, *base, *frozen, *kept;
     int64_t rank; /* at most one of rank and error is not 0 */
     double error;
     bool force;
@@ -57,6 +57,11 @@ static const struct option_row rows[] = {
      .at = AT(frozen),
      .value = "FILE",
      .help = "frozen factors, for a state that stores them in a separate file"},
+    {.flag = "kept",
+     .kind = OPTION_TEXT,
+     .at = AT(kept),
+     .value = "FILE",
+     .help = "factors that a member keeps (fedsa), for the model of this member"},
     /* Two ways to make the result smaller; at most one may be given. */
     COMMAND_ROWS_CUT(AT(rank), AT(error)),
     {.flag = "type",
@@ -203,12 +208,11 @@ out:
 
 /* A state of fed-sb or ffa keeps its frozen factors in a file of their own, because they are the
  * same in every round and large. They are joined here, checked by digest. */
-static err open_whole(struct adapter_file *file, struct adapter_file *frozen, const char *path,
-                      const char *frozen_path)
+static err open_frozen(struct adapter_file *file, struct adapter_file *frozen, const char *path,
+                       const char *frozen_path)
 {
     struct digest digest;
     char hex[DIGEST_TEXT_BYTES];
-    TRY(adapter_file_open(file, path));
     if (!adapter_file_needs_frozen(file)) return ERR_NONE;
     if (frozen_path == NULL)
         return err_make(ERR_INPUT,
@@ -221,13 +225,25 @@ static err open_whole(struct adapter_file *file, struct adapter_file *frozen, co
     return adapter_file_join(file, frozen, hex);
 }
 
+/* A state of fedsa has the model of a member only with the factors that this member keeps. */
+static err open_whole(struct adapter_file *file, struct adapter_file *other, const char *path,
+                      const struct export_command *o)
+{
+    TRY(adapter_file_open(file, path));
+    if (o->kept && o->frozen)
+        return err_make(ERR_INPUT, "--frozen and --kept exclude each other: no method has both");
+    if (!o->kept) return open_frozen(file, other, path, o->frozen);
+    TRY(adapter_file_open(other, o->kept));
+    return adapter_file_replace(file, other);
+}
+
 /* A state without any change (round 0) has no module, and no format can express an empty
  * adapter. */
 static err export_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
     struct result r = {.o = options};
-    struct adapter_file file = {0}, frozen = {0};
+    struct adapter_file file = {0}, other = {0};
     struct flatten delta = {0};
     /* Both 0: an exact result. */
     struct lowrank_cut cut = {.rank_max = (uint32_t)r.o->rank, .error = r.o->error};
@@ -235,7 +251,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
     if (r.o->rank > 0 && r.o->error > 0)
         return err_make(ERR_INPUT, "--rank and --error exclude each other: give only one");
     TRY(command_check_output(r.o->output, r.o->force));
-    TRY_OUT(e, open_whole(&file, &frozen, arguments->item[0], r.o->frozen));
+    TRY_OUT(e, open_whole(&file, &other, arguments->item[0], r.o));
     TRY_OUT(e, flatten_open(&delta, &file, &cut, (int)r.o->common.threads));
     if (delta.count == 0) {
         e = err_make(ERR_INPUT, "%s: contains no change of the base model", arguments->item[0]);
@@ -248,7 +264,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
 out:
     flatten_close(&delta);
     adapter_file_close(&file);
-    adapter_file_close(&frozen);
+    adapter_file_close(&other);
     return e;
 }
 

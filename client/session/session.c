@@ -106,15 +106,17 @@ static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
                                                              : SESSION_WAIT_MOST_MS);
 }
 
-/* Writes the last state to --output, together with the frozen factors that it needs, so that the
- * file can be used alone. */
+/* Writes the last state to --output, together with the frozen factors that it needs, or with those
+ * that this member keeps, so that the file can be used alone. */
 static err write_output(struct session *s)
 {
-    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES];
+    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES], kept[LIMIT_PATH_BYTES];
     struct digest digest;
     struct file_map map = {0};
     bool needed = false;
     TRY(session_round_blob(state, s, &s->result.state, "last state"));
+    session_work_kept(kept, &s->work, s->hello->run);
+    if (file_exists(kept)) return state_whole_write_own(s->o->output, state, kept);
     TRY(state_whole_needs(&needed, &digest, state));
     if (needed) {
         TRY(session_round_blob(frozen, s, &digest, "frozen factors"));

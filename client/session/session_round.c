@@ -94,7 +94,7 @@ err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const str
 struct round_files {
     struct digest state, frozen;
     bool has_frozen; /* false: the other members of `frozen` are not set */
-    char state_path[LIMIT_PATH_BYTES], frozen_path[LIMIT_PATH_BYTES],
+    char state_path[LIMIT_PATH_BYTES], frozen_path[LIMIT_PATH_BYTES], kept_path[LIMIT_PATH_BYTES],
         frozen_text[DIGEST_TEXT_BYTES];
 };
 
@@ -109,6 +109,7 @@ static err fetch_round(struct round_files *f, struct session *s, const ProtobufC
         TRY(take_digest(&f->frozen, frozen, "frozen factors"));
         digest_text(f->frozen_text, &f->frozen);
     }
+    session_work_kept(f->kept_path, &s->work, s->hello->run);
     session_work_drop_blobs(&s->work, &f->state, f->has_frozen ? &f->frozen : NULL);
     if (f->has_frozen) TRY(session_round_blob(f->frozen_path, s, &f->frozen, "frozen factors"));
     return session_round_blob(f->state_path, s, &f->state, "state");
@@ -122,6 +123,7 @@ static void name_files(struct member_round *round, const struct session *s,
     round->state_path = f->state_path;
     round->frozen_path = f->has_frozen ? f->frozen_path : NULL;
     round->frozen_digest = f->frozen_text;
+    round->kept_path = f->kept_path;
 }
 
 /* Trains one round and stores the update. The description of the update is written after the update

@@ -109,6 +109,11 @@ void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.%" PRIu32 ".safetensors", work->updates, run, round);
 }
 
+void session_work_kept(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run)
+{
+    snprintf(out, LIMIT_PATH_BYTES, "%s/%s.kept.safetensors", work->dir, run);
+}
+
 /* The description has the name of the update, with another suffix. */
 static void note_path(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run,
                       uint32_t round)

@@ -31,6 +31,10 @@ void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *wo
 void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                          const char *run, uint32_t round);
 
+/* Path of the factors that this member keeps in the run (engine/member/member_kept.h). */
+void session_work_kept(char out[LIMIT_PATH_BYTES], const struct session_work *work,
+                       const char *run);
+
 enum { SESSION_WORK_PROMISE = 512 };
 
 /* A finished update without its bytes. It is kept in a file of its own, so that a restarted process

@@ -67,9 +67,10 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
         r[i].took_ms = row[i].took_ms;
         r[i].aggregate_ms = row[i].aggregate_ms;
         r[i].train_loss = row[i].train_loss;
-        r[i].update_norm = row[i].reported ? row[i].update_norm : NAN;
-        r[i].error = row[i].reported ? row[i].error : NAN;
-        r[i].dropped = row[i].reported ? row[i].dropped : NAN;
+        bool reported = row[i].reported && !run->method->keeps;
+        r[i].update_norm = reported ? row[i].update_norm : NAN;
+        r[i].error = reported ? row[i].error : NAN;
+        r[i].dropped = reported ? row[i].dropped : NAN;
         r[i].eval_rows = row[i].evaluation.rows;
         r[i].eval_loss = row[i].evaluation.loss;
         r[i].eval_accuracy = row[i].evaluation.accuracy;

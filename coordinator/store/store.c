@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "coordinator/store/spool.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { STORE_TRIM_BATCH = 256 };
@@ -412,7 +413,10 @@ err store_report(struct store *store, int64_t run, const struct store_round *r)
 {
     struct db *db = &store->db;
     char text[96];
-    snprintf(text, sizeof text, "change %.4g, error %.2g", r->update_norm, r->error);
+    if (isnan(r->update_norm))
+        snprintf(text, sizeof text, "without norms, which the method does not have");
+    else
+        snprintf(text, sizeof text, "change %.4g, error %.2g", r->update_norm, r->error);
     struct store_event event = {.event = "round.reported", .text = text, .round = r->round};
     TRY(db_begin(db));
     err e = db_run(db,

@@ -4,6 +4,7 @@
 #include "base/text.h"
 
 #include <malloc.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -305,7 +306,7 @@ static bool gives_way(void *context)
 static void fill_result(struct publish_job *p)
 {
     const struct method_report_row *total = &p->report.total;
-    double norm = total->update_norm;
+    double norm = p->report.measured ? total->update_norm : NAN; /* of methods with `keeps` */
     p->result.reported = true;
     p->result.update_norm = norm;
     p->result.error = norm > 0 ? total->error / norm : total->error;

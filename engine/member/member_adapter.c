@@ -1,6 +1,7 @@
 #include "engine/member/member_adapter.h"
 
 #include "agg/round/method.h"
+#include "engine/member/member_kept.h"
 
 #include <math.h>
 #include <string.h>
@@ -163,7 +164,7 @@ static err build(struct member_adapter *a, const struct arch *arch, const struct
     TRY(arena_take(&spec, arena, state->count, sizeof *spec));
     for (size_t i = 0; i < state->count; i++)
         TRY(module_spec(&spec[i], &state->module[i], arch, r, method));
-    TRY(adapter_open(&a->adapter, arch, spec, state->count, r->trains));
+    TRY(adapter_open(&a->adapter, arch, spec, state->count, r->trains | method->keeps));
     for (size_t i = 0; i < state->count; i++) {
         struct adapter_module *to = adapter_find(&a->adapter, spec[i].layer, spec[i].kind);
         REQUIRE(to != NULL);
@@ -180,6 +181,7 @@ err member_adapter_open(struct member_adapter *out, const struct arch *arch,
     err e;
     if (r->state == NULL) TRY_OUT(e, member_state_open(&a.own, r));
     TRY_OUT(e, build(&a, arch, r, &arena));
+    TRY_OUT(e, member_kept_take(&a.adapter, r));
     *out = a;
     a = (struct member_adapter){0};
 out:

@@ -23,6 +23,7 @@ struct member_round {
     const char *state_path;
     const char *frozen_path;    /* NULL: none */
     const char *frozen_digest;  /* 64 hex, or "" */
+    const char *kept_path;      /* of a method with `keeps`: engine/member/member_kept.h */
     struct member_state *state; /* these files, opened already; NULL: opened here */
     uint32_t round;
     uint32_t rank; /* rank of this member's factors; 0: the state's rank */

@@ -1,5 +1,7 @@
 #include "engine/member/member_train.h"
 
+#include "engine/member/member_kept.h"
+
 #include <string.h>
 
 static err train(struct train_result *out, struct adapter *adapter, const struct member_train *w)
@@ -61,6 +63,7 @@ err member_train(struct train_result *out, const char *path, const struct member
     if (!round->gradient && round->prune_lambda > 0)
         rank = train_pruned_rank(round->rank, round->prune_gamma, &result);
     if (!err_is(e)) e = member_adapter_write(path, &a, round, rank);
+    if (!err_is(e)) e = member_kept_write(&a, round);
     if (!err_is(e)) *out = result;
     member_adapter_close(&a);
     return e;

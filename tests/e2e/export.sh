@@ -54,3 +54,14 @@ refused "exists already" fedlora export "$work/adapter" --as peft -o "$work/peft
 refused "give only one" fedlora export "$work/adapter" --as peft -o "$work/x" --rank 1 --error 0.1
 refused "as in the base" fedlora export "$work/adapter" --as merged --base "$root/tests/models/qwen3" -o "$work/x"
 [ ! -e "$work/x" ] && [ ! -e "$work/none.gguf" ] || fail "a refused export left something"
+
+# fedsa: the state of a run with one member, and the factors that this member keeps, are its model.
+"$programs/fedlora" simulate --base "$base" --data "$work/rows.jsonl" --test "$work/rows.jsonl" --clients 1 --rounds 2 \
+  --method fedsa --rank 3 --steps 6 --batch 2 --lr 0.05 --precision f32 --quiet -o "$work/sim" >"$work/log" 2>&1 ||
+  fail_with "$work/log" "simulate fedsa"
+wanted=$(tail -1 "$work/sim/rounds.jsonl" | python3 -c 'import json, sys; print(json.load(sys.stdin)["loss"])')
+state=$(python3 -c 'import json; print(json.load(open("'"$work"'/sim/result.json"))["state_file"])')
+fedlora export "$state" --as peft -o "$work/own" --kept "$work/sim/kept/m1" >"$work/log" 2>&1 ||
+  fail_with "$work/log" "export --kept"
+near "$(loss --base "$base" --adapter "$work/own")" "$wanted" "a member's own model"
+python3 -c "raise SystemExit($plain - $wanted < 0.1)" || fail "fedsa trained little: $plain to $wanted"

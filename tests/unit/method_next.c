@@ -89,6 +89,7 @@ Test(method_next, a_member_that_comes_twice_weighs_twice)
     for (const char *const *name = method_names(); *name; name++) {
         const struct method *m = method_find(*name);
         struct contribution c[MEMBERS];
+        if (m->keeps) continue; /* the published B is zero */
         first_round(m);
         gather_round(c, m, 2);
         c[1].weight = 4;
