@@ -164,39 +164,42 @@ static void digest_type(enum dtype type, unsigned keep)
     gpu->weight_close(w);
 }
 
-/* ---- Products on integers */
-enum { K = 40, N = 72, RANK = 6, WIDTH = 18, PART = 30, FACTORS = 9 };
+/* ---- Products on integers. In bfloat16 the low-rank kernels on tensor cores run if the rows of
+ * each module begin at a multiple of eight; with SIMT_PART rows in the first module they do not. */
+enum { K = 40, N = 72, RANK = 6, WIDTH = 18, FACTORS = 9, MMA_PART = 32, SIMT_PART = 30 };
 /* Places of the trained factors of two modules: A, B and room for R of the first, A and B of the
  * second. */
 enum {
     B_AT = RANK * K,
-    R_AT = B_AT + PART * RANK,
+    R_AT = B_AT + MMA_PART * RANK,
     A2_AT = R_AT + RANK * RANK,
     B2_AT = A2_AT + FACTORS * K,
-    VALUES = B2_AT + (N - PART) * FACTORS
+    VALUES = B2_AT + (N - SIMT_PART) * FACTORS
 };
 struct linear_case {
     const char *name;
+    uint32_t part; /* rows of the first module */
     size_t rows, length;
     float dropout;
     bool small, each_row; /* an R; a gradient for each row */
 };
 
-static struct backend_low_rank *pair_open(struct backend_weight *w, bool small)
+static struct backend_low_rank *pair_open(struct backend_weight *w, uint32_t part, bool small)
 {
     const unsigned both = LOW_RANK_A | LOW_RANK_B;
+    uint32_t rest = N - part;
     struct backend_low_rank *l = NULL;
     struct low_rank_module m[2] = {
-        {0, PART, 0, RANK, FACTORS, 0.5f, small, both, 0, B_AT, R_AT, 0},
-        {PART, N - PART, FACTORS, FACTORS, FACTORS, 1.0f, false, both, A2_AT, B2_AT, 0, 3}};
+        {0, part, 0, RANK, FACTORS, 0.5f, small, both, 0, B_AT, R_AT, 0},
+        {part, rest, FACTORS, FACTORS, FACTORS, 1.0f, false, both, A2_AT, B2_AT, 0, 3}};
     if (small) m[0].trains |= LOW_RANK_R;
-    struct low_rank_values v[2] = {
-        {check_floats(RANK * K, integers), check_floats(PART * RANK, integers),
-         small ? check_floats(RANK * RANK, integers) : NULL,
-         check_floats((FACTORS - RANK) * K, integers),
-         check_floats(PART * (FACTORS - RANK), integers)},
-        {check_floats(FACTORS * K, integers), check_floats((N - PART) * FACTORS, integers), NULL,
-         NULL, NULL}};
+    struct low_rank_values v[2] = {{check_floats(RANK * K, integers),
+                                    check_floats(part * RANK, integers),
+                                    small ? check_floats(RANK * RANK, integers) : NULL,
+                                    check_floats((FACTORS - RANK) * K, integers),
+                                    check_floats(part * (FACTORS - RANK), integers)},
+                                   {check_floats(FACTORS * K, integers),
+                                    check_floats(rest * FACTORS, integers), NULL, NULL, NULL}};
     check_must(gpu->low_rank_open(&l, gpu_context, w, m, 2));
     for (size_t i = 0; i < 2; i++)
         gpu->low_rank_load(gpu_context, l, i, &v[i]);
@@ -217,7 +220,7 @@ static void digest_linear(const struct linear_case *c)
     size_t tokens = c->rows * c->length, gradients = c->each_row ? c->rows : 1;
     struct backend_weight *w = check_weight(N, K, integers, BACKEND_FORWARD | BACKEND_BACKWARD);
     struct backend_batch *b = check_batch(c->rows, c->length, 10, c->dropout);
-    struct backend_low_rank *l = pair_open(w, c->small);
+    struct backend_low_rank *l = pair_open(w, c->part, c->small);
     size_t room = gpu->low_rank_room(gpu_context, WIDTH);
     float *gradient = check_take(gradients * VALUES * sizeof *gradient);
     struct low_rank_use use = {l, 0, tokens, gradient, 0, c->each_row ? c->rows : 0, VALUES};
@@ -312,9 +315,17 @@ static void digest_all(enum dtype type)
     static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1,
                                        DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
     static const struct linear_case linear[] = {
-        {"linear", 2, 41, 0.0f, false, false},      {"linear+dropout", 2, 41, 0.5f, false, false},
-        {"linear+R", 2, 41, 0.0f, true, false},     {"linear+rows", 5, 19, 0.0f, false, true},
-        {"linear+R+rows", 5, 19, 0.0f, true, true}, {"linear+long", 3, 700, 0.0f, true, false},
+        {"linear", SIMT_PART, 2, 41, 0.0f, false, false},
+        {"linear+dropout", SIMT_PART, 2, 41, 0.5f, false, false},
+        {"linear+R", SIMT_PART, 2, 41, 0.0f, true, false},
+        {"linear+rows", SIMT_PART, 5, 19, 0.0f, false, true},
+        {"linear+R+rows", SIMT_PART, 5, 19, 0.0f, true, true},
+        {"linear+long", SIMT_PART, 3, 700, 0.0f, true, false},
+        {"tensor", MMA_PART, 2, 41, 0.0f, false, false},
+        {"tensor+dropout", MMA_PART, 2, 41, 0.5f, true, false},
+        {"tensor+R", MMA_PART, 2, 41, 0.0f, true, false},
+        {"tensor+rows", MMA_PART, 5, 19, 0.0f, false, true},
+        {"tensor+long", MMA_PART, 3, 700, 0.0f, true, false},
     };
     precision = type;
     check_must(gpu_reopen(type));
