@@ -5,6 +5,7 @@
  * the others, because the list is most useful when it is complete. The exit status is 1 if any
  * check found a problem. */
 #include "base/file.h"
+#include "base/memory.h"
 #include "base/text.h"
 #include "client/command/command.h"
 #include "client/output/report.h"
@@ -13,6 +14,7 @@
 #include "kernels/backend.h"
 #include "kernels/describe.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <sched.h>
 #include <sodium.h>
@@ -163,6 +165,67 @@ static void find_precision(struct findings *f, const struct command_common *comm
     backend->close(context);
 }
 
+/* One product of each kind, because a device tries an algorithm when it is first used. It needs
+ * weights that are not zero, because all orders of a sum give the same bits for zeros. Private
+ * training repeats the check with the products of its own model. */
+static err probe_rows(bool *alone, const struct backend *backend, struct backend_context *context)
+{
+    enum { SIDE = 512 };
+    struct backend_weight *w = NULL;
+    char *block = NULL;
+    size_t at = 0, bytes = 0;
+    enum dtype type = backend->precision(context);
+    struct weight_source source = {.n = SIDE, .k = SIDE, .parts = 1};
+    float *value = malloc((size_t)SIDE * SIDE * sizeof *value);
+    if (!value) return err_sys(ENOMEM, "doctor");
+    for (uint32_t i = 0; i < SIDE * SIDE; i++)
+        value[i] = (float)(i * 2654435761u >> 8) * 0x1p-24f - 0.5f; /* any numbers */
+    source.part[0] = (struct weight_part){value, DTYPE_F32, SIDE, 0};
+    source.products = BACKEND_FORWARD | BACKEND_BACKWARD;
+    for (int i = 0; i < 2; i++)
+        (void)mat_take(NULL, &bytes, type, BACKEND_ROWS, SIDE);
+    err e;
+    TRY_OUT(e, backend->weight_pack(&w, context, &source));
+    TRY_OUT(e, backend->memory_take(&block, context, bytes));
+    struct mat x = mat_take(block, &at, type, BACKEND_ROWS, SIDE);
+    struct mat y = mat_take(block, &at, type, BACKEND_ROWS, SIDE);
+    backend->linear(context, y, x, w, NULL, NULL, BACKEND_ROWS, false);
+    backend->linear_back(context, x, y, w, NULL, NULL, BACKEND_ROWS);
+    TRY_OUT(e, backend->check(context));
+    *alone = backend->rows_alone(context);
+out:
+    if (block) backend->memory_give(context, block);
+    backend->weight_close(w);
+    free(value);
+    return e;
+}
+
+/* Private training needs gradients whose bits do not depend on the other rows of a pass, so the
+ * line says in which precisions this device can do it. */
+static void find_rows(struct findings *f, const struct command_common *common)
+{
+    static const struct {
+        enum dtype type;
+        const char *name;
+    } all[] = {{DTYPE_F32, "f32"}, {DTYPE_BF16, "bf16"}};
+    struct finding *line = finding_add(f, "rows alone");
+    size_t used = 0, room = sizeof line->value;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const struct backend *backend = NULL;
+        struct backend_context *context = NULL;
+        struct backend_options options = {.threads = (int)common->threads,
+                                          .precision = all[i].type};
+        char why[BACKEND_WHY_BYTES];
+        bool alone = false;
+        err e = backend_open(&backend, &context, common->device, &options, why);
+        if (!err_is(e)) e = probe_rows(&alone, backend, context);
+        if (context) backend->close(context);
+        used += (size_t)snprintf(line->value + used, room - used, "%s%s: %.200s", i ? ", " : "",
+                                 all[i].name, err_is(e) ? e.text : (alone ? "yes" : "no"));
+        if (err_is(e)) return; /* the other precision would fail alike */
+    }
+}
+
 /* The affinity mask, which containers and taskset reduce, and not the number of installed cores. */
 static void find_cores(struct findings *f)
 {
@@ -172,26 +235,24 @@ static void find_cores(struct findings *f)
     snprintf(cores->value, sizeof cores->value, "%d", usable);
 }
 
-/* MemAvailable includes the page cache that the kernel can give back. 1.5 GB is what SmolLM2-135M
- * needs with the default batch. */
+/* 1.5 GB is what SmolLM2-135M needs with the default batch. */
 static void find_memory(struct findings *f)
 {
-    char *text = NULL, total[64], available[64];
+    char *text = NULL, total[64], a[32], b[32];
     size_t size;
     struct finding *memory = finding_add(f, "memory");
+    uint64_t available = memory_available();
     err e = file_read_all(&text, &size, "/proc/meminfo", 1 << 20);
-    if (err_is(e)) {
+    if (err_is(e) || available == UINT64_MAX) {
         memory->problem = "cannot read /proc/meminfo";
+        free(text);
         return;
     }
     proc_value(total, sizeof total, text, "MemTotal");
-    proc_value(available, sizeof available, text, "MemAvailable");
-    char a[32], b[32];
-    uint64_t free_bytes = strtoull(available, NULL, 10) * 1024;
-    text_size(a, sizeof a, free_bytes);
+    text_size(a, sizeof a, available);
     text_size(b, sizeof b, strtoull(total, NULL, 10) * 1024);
     snprintf(memory->value, sizeof memory->value, "%s available of %s", a, b);
-    if (free_bytes < 1500000000) memory->problem = "training a small model needs about 1.5 GB";
+    if (available < 1500000000) memory->problem = "training a small model needs about 1.5 GB";
     free(text);
 }
 
@@ -323,6 +384,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     find_system(&f);
     find_processor(&f);
     find_precision(&f, &o->common);
+    find_rows(&f, &o->common);
     find_cores(&f);
     find_memory(&f);
     find_disk(&f);

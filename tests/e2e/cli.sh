@@ -171,7 +171,7 @@ refused 'HeaderTooLarge' "$fedlora" inspect "$tokenizer/tokenizer.json"
 status=0 # 1 where it finds a problem with this machine
 "$fedlora" doctor --json >"$work/out" 2>"$work/err" || status=$?
 [ $status -le 1 ] || fail_with "$work/err" "doctor: status $status"
-holds 'd["ok"] == (not d["problems"]) and "processor" in d["checks"]'
+holds 'd["ok"] == (not d["problems"]) and "processor" in d["checks"] and d["checks"]["rows alone"].startswith("f32: yes, bf16: ")'
 echo "the command line is as promised"
 
 stories=$root/../shared/data/stories260k

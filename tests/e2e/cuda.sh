@@ -64,6 +64,16 @@ SHIM_PRODUCTS=10 refused rows 2 'private training in bf16 on cuda: .*use --preci
 SHIM_PRODUCTS=10 train float "${private[@]}" --ledger "$work/float.ledger" || fail_with "$work/float.log" "private training in f32"
 SHIM_PRODUCTS=3 refused both 2 'private training in f32 on cuda: .*use --device cpu' "${private[@]}" --ledger "$work/none"
 
+# doctor prints what private training would find.
+while read -r products line; do
+  SHIM_PRODUCTS=$products FEDLORA_CUDA=$shim "$programs/fedlora" doctor --device cuda >"$work/doctor.out" 2>&1 || true
+  grep -q "rows alone *$line" "$work/doctor.out" || fail_with "$work/doctor.out" "doctor, SHIM_PRODUCTS=$products: not: $line"
+done <<'LINES'
+-1 f32: yes, bf16: yes
+10 f32: yes, bf16: no
+3 f32: no, bf16: no
+LINES
+
 # Several devices: the losses are those of one, apart from rounding.
 train two --device cuda:0,cuda:1 --precision f32 || fail_with "$work/two.log" "training on two devices"
 SHIM_DEVICES=3 train all --device cuda:all --precision f32 || fail_with "$work/all.log" "training on all devices"
