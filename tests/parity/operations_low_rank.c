@@ -2,26 +2,6 @@
  * float64 (see operations.c). */
 #include "tests/support/operations_site.h"
 
-#ifdef OPERATIONS_CUDA
-#include "tests/cuda_on_cpu/shim.h"
-#endif
-
-enum { A = LOW_RANK_A, B = LOW_RANK_B, R = LOW_RANK_R };
-
-/* Kernels launched since the last call whose names contain one of these, of which each must have
- * run, or none if not `expected`. Without CUDA there is nothing to count. */
-static void expect_kernels(bool expected, const char *const *name, size_t names)
-{
-#ifdef OPERATIONS_CUDA
-    for (size_t i = 0; i < names; i++)
-        cr_assert_eq(shim_launches_of(name[i]) > 0, expected, "%s: %s launched %s",
-                     dtype_name(precision), name[i], expected ? "never" : "");
-    shim_counts_reset();
-#else
-    (void)expected, (void)name, (void)names;
-#endif
-}
-
 static void run_one_module(void)
 {
     static const struct {
@@ -86,11 +66,6 @@ Test(operations_low_rank, one_module_of_aligned_sizes_follows_the_formulas)
     both(run_tiles);
 }
 
-enum { WIDE_N = 168, WIDE_K = 72 };
-static const struct spec wide_qkv[] = {
-    {0, 88, 16, 0, A | B, false}, {88, 40, 3, 2, A | B, false}, {144, 24, 24, 0, A | B | R, true}};
-static const struct spec wide_qv[] = {{0, 88, 8, 6, A | R, true}, {128, 40, 20, 0, B, false}};
-
 static void run_wide_modules(float dropout)
 {
     static const uint32_t length[] = {9, 1, 30, 0, 12, 20, 5};
@@ -128,100 +103,52 @@ Test(operations_low_rank, dropout_masks_the_input_of_modules_of_aligned_sizes)
     both(run_wide_dropped);
 }
 
-/* ---- the margin of a weight ----
- * Without a bias and dropout, factors in the margin need no kernel beside the product. */
-static const char *const plain_path[] = {"expand_kernel"};
-
-static void check_path(const struct factors *f, const struct test_weight *w, size_t tokens,
-                       bool plain)
+/* ---- sums over more than 2,048 tokens, which CUDA divides into chunks. All values are integers,
+ * so that sums in any order are equal. */
+static void device_integers(struct mat to, double *value, size_t n)
 {
+    uint16_t *narrow = host_take(n, sizeof *narrow);
+    float *wide = host_take(n, sizeof *wide);
+    struct rng *rng = next_rng();
+    for (size_t i = 0; i < n; i++) {
+        value[i] = (double)rng_below(rng, 5) - 2.0;
+        wide[i] = (float)value[i];
+        narrow[i] = bf16_from_f32(wide[i]);
+    }
+    device_put(to.data, precision == DTYPE_F32 ? (void *)wide : narrow, n * type_size(precision));
+}
+
+static void run_long(void)
+{
+    enum { LONG = 2085, ROWS = 4096, K = 8, RANK = 2 }; /* 4,096 rows have the longest chunks */
+    static const struct spec spec = {0, ROWS, RANK, 0, B, false};
+    struct test_weight w = weight_of(ROWS, K, false, BOTH);
+    struct factors f = factors_zero(&w, &spec, 1, 0, 0);
+    struct rows_of_batch r = batch_flat(LONG);
+    struct mat dy = {device_take(LONG * ROWS * type_size(precision)), precision, ROWS};
+    struct mat x = {device_take(LONG * K * type_size(precision)), precision, K};
+    struct mat h = {device_take(LONG * RANK * type_size(precision)), precision, RANK};
+    double *dy_x = host_take(LONG * ROWS, sizeof *dy_x), *h_x = host_take(LONG * RANK, sizeof *h_x);
+    double *want = host_take(ROWS * RANK, sizeof *want);
+    float *got = host_take(ROWS * RANK, sizeof *got);
+    float *gradient = device_take(f.values * sizeof *gradient);
+    device_integers(dy, dy_x, LONG * ROWS);
+    device_integers(h, h_x, LONG * RANK);
+    add_tn(want, dy_x, ROWS, h_x, RANK, LONG, ROWS, RANK, 0.5);
+    struct low_rank_use use = {f.l, 0, LONG, gradient, 0, 0, 0};
+    struct low_rank_site site = {&use, 1, h, h, h};
     expect_kernels(false, NULL, 0);
-    check_whole(f, w, tokens, false);
-    expect_kernels(plain, plain_path, 1);
+    be->low_rank_gradient(c, &site, dy, x, r.b);
+    device_get(got, gradient + f.module[0].m.b_at, ROWS * RANK * sizeof *got);
+    for (size_t i = 0; i < ROWS * RANK; i++)
+        cr_assert_eq((double)got[i], want[i], "%s: value %zu: %g, expected %g",
+                     dtype_name(precision), i, (double)got[i], want[i]);
+    static const char *const sums[] = {"gradient_sum_kernel"};
+    expect_kernels(true, sums, 1);
 }
-
-static void close_last(struct factors *f)
+Test(operations_low_rank, gradients_add_up_long_sequences)
 {
-    cr_assert_eq(held.low_rank[held.low_ranks - 1], f->l);
-    be->low_rank_close(f->l);
-    held.low_ranks--;
-}
-
-static void run_owners(void)
-{
-    static const struct spec gaps[] = {
-        {0, 8, 5, 0, A | B, false}, {24, 40, 1, 2, A | B, false}, {128, 32, 9, 0, A | B | R, true}};
-    static const struct spec later[] = {{8, 100, 2, 0, A | B, false}, {108, 60, 7, 0, A, false}};
-    for (int odd = 0; odd < 2; odd++) {
-        struct test_weight w = weight_of(WIDE_N + (size_t)odd, WIDE_K + (size_t)odd, false, BOTH);
-        struct factors second, first = factors_of(&w, gaps, 3, 0);
-        check_path(&first, &w, 20, false);
-        second = factors_of(&w, wide_qv, 2, 7);
-        check_path(&second, &w, 41, true);
-        check_path(&first, &w, 33, false);
-        close_last(&second);
-        close_last(&first); /* its values must not stay in the margin */
-        second = factors_of(&w, later, 2, 7);
-        check_path(&second, &w, 20, false);
-        first = factors_of(&w, gaps, 3, 0);
-        check_path(&first, &w, 3, true);
-        check_path(&second, &w, 70, false);
-    }
-}
-Test(operations_low_rank, one_adapter_has_the_margin_of_a_weight)
-{
-    both(run_owners);
-}
-
-static void run_widths(void)
-{
-    static const struct {
-        uint32_t rank, carry;
-        bool fits;
-    } all[] = {{1, 0, true},   {3, 0, true},   {8, 0, true},  {16, 0, true},
-               {40, 0, true},  {40, 24, true}, {63, 1, true}, {64, 0, true},
-               {65, 0, false}, {60, 5, false}, {0, 12, true}};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        struct test_weight w = weight_of(88, 40, false, BOTH);
-        struct spec s = {0, 88, all[i].rank, all[i].carry, A | B, false};
-        struct factors f = factors_of(&w, &s, 1, 4);
-        check_path(&f, &w, 19, !all[i].fits);
-    }
-    struct test_weight forward = weight_of(88, 40, false, BACKEND_FORWARD);
-    struct test_weight kept = weight_of(88, 40, false, BOTH | BACKEND_KEEP);
-    struct spec s = {0, 88, 8, 0, A | B, false};
-    struct factors f = factors_of(&kept, &s, 1, 4);
-    check_path(&f, &kept, 19, precision == DTYPE_BF16); /* the file has float32 */
-    f = factors_of(&forward, &s, 1, 4); /* it has no margin, and opening it must not fail */
-}
-Test(operations_low_rank, factors_of_at_most_64_columns_lie_in_the_margin)
-{
-    both(run_widths);
-}
-
-static void run_one_use(void)
-{
-    static const uint32_t length[] = {9, 1, 30, 0, 12, 20, 5};
-    static const struct {
-        size_t first, tokens;
-        float dropout;
-    } all[] = {{0, 72, 0.0f}, {9, 68, 0.0f}, {0, 77, 0.2f}};
-    struct test_weight w = weight_of(WIDE_N, WIDE_K, false, BOTH);
-    struct factors f = factors_of(&w, wide_qkv, 3, 0);
-    for (size_t i = 0; i < 3; i++) {
-        struct rows_of_batch r = batch_of(length, 7, 1);
-        r.now.dropout = all[i].dropout;
-        rows_set(&r);
-        const struct part part = {&f, all[i].first, all[i].tokens, true, 0, 0};
-        expect_kernels(false, NULL, 0);
-        check_site(&w, &r, &part, 1, i == 0);
-        expect_kernels(true, plain_path, 1);
-    }
-    check_path(&f, &w, 77, false);
-}
-Test(operations_low_rank, a_part_of_a_batch_and_dropout_do_without_the_margin)
-{
-    both(run_one_use);
+    both(run_long);
 }
 
 static const struct spec qkv[] = {

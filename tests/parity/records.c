@@ -247,6 +247,43 @@ Test(records, keep_the_gradients_of_rows_apart)
     if (on_shim()) check_rows(DTYPE_BF16);
 }
 
+/* A record keeps 16 sizes. Each of 18 comes twice, so that it is captured; then the newest, which
+ * is still there, and the oldest twice, which has to be captured again. */
+Test(records, of_more_sizes_than_are_kept_change_no_bit)
+{
+    enum { SIZES = 18 };
+    struct setup s;
+    struct adapter ad;
+    struct factors *f;
+    struct backend_record *record = NULL;
+    float *each;
+    setup_open(&s, DTYPE_F32, QUEUE_RECORDED, 60);
+    s.own.bucket = 2;
+    adapter_make(&ad, &s);
+    ok(factors_open(&f, s.engine, &ad));
+    size_t n = ad.value_count;
+    ok(s.own.memory_take(&each, s.engine->ctx, n * sizeof *each));
+    float *got = malloc(n * sizeof *got), *want = malloc(n * sizeof *want);
+    struct shim_counts before = counts_now();
+    for (int i = 0; i < 2 * SIZES + 3; i++) {
+        int size = i < 2 * SIZES ? i / 2 : i == 2 * SIZES ? SIZES - 1 : 0;
+        s.row[0].count = 40 - 2 * (uint32_t)size; /* the largest first: memory is taken once */
+        row_gradients(got, &s, f, 1, 1, &record, each);
+        if (i % 2 == 0 || i > 2 * SIZES) row_gradients(want, &s, f, 1, 1, NULL, each);
+        cr_expect(!memcmp(got, want, n * sizeof *got), "pass %d: other bits", i);
+    }
+    struct shim_counts after = counts_now();
+    cr_expect_eq(after.captures - before.captures, on_shim() ? SIZES + 1 : 0);
+    cr_expect_eq(after.graphs - before.graphs, on_shim() ? SIZES + 2 : 0);
+    s.own.record_close(record);
+    s.own.memory_give(s.engine->ctx, each);
+    factors_close(f);
+    free(got);
+    free(want);
+    adapter_close(&ad);
+    setup_close(&s);
+}
+
 /* ---- other work between the steps */
 
 /* Evaluates a longer row after each step, which moves the working memory and takes factors. */

@@ -6,15 +6,25 @@
 #define TESTS_SUPPORT_OPERATIONS_SITE_H
 
 #include "tests/support/operations.h"
+#ifdef OPERATIONS_CUDA
+#include "tests/cuda_on_cpu/shim.h"
+#endif
 
 enum { BOTH = BACKEND_FORWARD | BACKEND_BACKWARD, CARRY = 8, EVERY = 15 };
 enum { MODULES = 3, USES = 4 };
+
+enum { A = LOW_RANK_A, B = LOW_RANK_B, R = LOW_RANK_R };
 
 struct spec { /* of one module */
     uint32_t row, rows, rank, carry;
     unsigned trains;
     bool small;
 };
+enum { WIDE_N = 168, WIDE_K = 72 };
+static const struct spec wide_qkv[] = {
+    {0, 88, 16, 0, A | B, false}, {88, 40, 3, 2, A | B, false}, {144, 24, 24, 0, A | B | R, true}};
+static const struct spec wide_qv[] = {{0, 88, 8, 6, A | R, true}, {128, 40, 20, 0, B, false}};
+
 struct test_module {
     struct low_rank_module m;
     float *a, *b, *r, *carry_a, *carry_b; /* the values on the device */
@@ -24,6 +34,20 @@ struct factors {
     struct test_module module[MODULES];
     size_t modules, width, k, values; /* values: of the trained block */
 };
+
+/* Kernels launched since the last call whose names contain one of these, of which each must have
+ * run, or none if not `expected`. Without CUDA there is nothing to count. */
+static inline void expect_kernels(bool expected, const char *const *name, size_t names)
+{
+#ifdef OPERATIONS_CUDA
+    for (size_t i = 0; i < names; i++)
+        cr_assert_eq(shim_launches_of(name[i]) > 0, expected, "%s: %s launched %s",
+                     dtype_name(precision), name[i], expected ? "never" : "");
+    shim_counts_reset();
+#else
+    (void)expected, (void)name, (void)names;
+#endif
+}
 
 static size_t carry_of(const struct test_module *t)
 {
