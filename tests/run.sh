@@ -103,7 +103,7 @@ sanitizer_reports() { # PRESET NAME
 has_source() { # NAME: of a program; old build folders hold programs whose source was deleted
   local rest=${1#test_}
   case $rest in
-    cuda_*) [ -e "tests/cuda_on_cpu/${rest#cuda_}_test.cpp" ] ;;
+    cuda_*) compgen -G "tests/cuda_on_cpu/${rest#cuda_}_test.c*" >/dev/null ;;
     parity_cuda_*) [ -e "tests/parity/${rest#parity_cuda_}.c" ] ;;
     *) [ -e "tests/${rest%%_*}/${rest#*_}.c" ] ;;
   esac

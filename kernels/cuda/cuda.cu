@@ -95,16 +95,6 @@ static err check(struct backend_context *c)
     return e;
 }
 
-static void profile(struct backend_profile *out, const struct backend_context *c)
-{
-    *out = c->profile;
-}
-
-static enum dtype precision(const struct backend_context *c)
-{
-    return c->precision;
-}
-
 /* ---- Memory */
 
 err cuda_take(void *out, struct backend_context *c, size_t bytes)
@@ -231,14 +221,20 @@ static void staging_close(struct cuda_staging *s)
     free(s);
 }
 
+static err pinned_take(void **out, const struct backend_context *c, size_t bytes)
+{
+    cudaError_t status = cudaMallocHost(out, bytes);
+    if (status == cudaSuccess) return ERR_NONE;
+    return cuda_error(c, status, "allocating pinned memory");
+}
+
 static err staging_open(struct backend_context *c)
 {
     struct cuda_staging *s = (struct cuda_staging *)calloc(1, sizeof *s);
     if (!s) return err_sys(ENOMEM, "cuda");
     c->staging = s;
     void *memory;
-    cudaError_t status = cudaMallocHost(&memory, IN_BYTES + OUT_BYTES);
-    if (status != cudaSuccess) return cuda_error(c, status, "allocating pinned memory");
+    TRY(pinned_take(&memory, c, IN_BYTES + OUT_BYTES));
     s->in = (char *)memory;
     s->out = s->in + IN_BYTES;
     return ERR_NONE;
@@ -370,16 +366,18 @@ static err batch_open(struct backend_batch **out, struct backend_context *c,
     b->most.learned = most->learned;
     void *pinned = NULL;
     size_t bytes = batch_place(b, NULL), nll_bytes = round_up(most->learned * sizeof(double), 256);
+    bool good = !err_is(c->first);
     err e = cuda_take(&b->block, c, bytes);
-    if (!err_is(e)) {
-        cudaError_t status = cudaMallocHost(&pinned, 2 * b->input_bytes + nll_bytes);
-        if (status != cudaSuccess) e = cuda_error(c, status, "allocating pinned memory");
+    if (!err_is(e)) e = pinned_take(&pinned, c, 2 * b->input_bytes + nll_bytes);
+    if (!err_is(e)) { /* kernels must not read a batch that could not be copied as places */
+        cuda_good(c, cudaMemsetAsync(b->block, 0, bytes, c->stream), "clearing a batch");
+        e = cuda_new_failure(c, good);
     }
+    b->pinned = (char *)pinned;
     if (err_is(e)) {
         batch_close(b);
         return e;
     }
-    b->pinned = (char *)pinned;
     memset(b->pinned, 0, 2 * b->input_bytes + nll_bytes);
     batch_place(b, (char *)b->block);
     b->pinned_nll = (double *)(void *)(b->pinned + 2 * b->input_bytes);
@@ -447,9 +445,9 @@ extern const struct backend backend_cuda = {
     .devices = cuda_devices,
     .open = context_open,
     .close = context_close,
-    .precision = precision,
+    .precision = cuda_precision,
     .check = check,
-    .profile = profile,
+    .profile = cuda_profile,
     .rows_alone = cuda_rows_alone,
     .memory_free = cuda_memory_free,
     .memory_held = cuda_memory_held,

@@ -116,6 +116,14 @@ void cuda_fail(struct backend_context *c, err e); /* keeps e if it is the first 
 /* Keeps an error of the runtime, if there is one: "cuda:0: norm: out of memory". False then. */
 bool cuda_good(struct backend_context *c, cudaError_t status, const char *what);
 err cuda_error(const struct backend_context *c, cudaError_t status, const char *what);
+/* For functions that return their failure: the one recorded since the context was `good`, that is
+ * had none, and check() does not report it again. */
+static inline err cuda_new_failure(struct backend_context *c, bool good)
+{
+    err e = good ? c->first : ERR_NONE;
+    if (good) c->first = ERR_NONE;
+    return e;
+}
 /* Makes a room hold at least `bytes`, aligned to 256 bytes and not zeroed; the old content is lost.
  * Its memory, or NULL after a recorded failure. */
 void *cuda_grow(struct backend_context *c, struct cuda_room *r, size_t bytes);
@@ -149,6 +157,8 @@ void cuda_record_close(struct backend_record *record);
 bool cuda_taken_room(struct backend_context *c); /* for one more block in c->taken */
 void cuda_taken_remove(struct backend_context *c, const void *memory);
 int cuda_devices(void);
+void cuda_profile(struct backend_profile *out, const struct backend_context *c);
+enum dtype cuda_precision(const struct backend_context *c);
 bool cuda_rows_alone(const struct backend_context *c);
 uint64_t cuda_memory_free(struct backend_context *c);
 uint64_t cuda_memory_held(const struct backend_context *c);

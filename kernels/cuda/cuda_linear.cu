@@ -180,10 +180,7 @@ err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
     if (!err_is(e) && s->bias) e = cuda_take(&w->bias, c, s->n * sizeof(float));
     if (!err_is(e) && s->bias) cuda_send(c, w->bias, s->bias, s->n * sizeof(float));
     cuda_wait(c);
-    if (!err_is(e) && good && err_is(c->first)) {
-        e = c->first;
-        c->first = ERR_NONE;
-    }
+    if (!err_is(e)) e = cuda_new_failure(c, good);
     if (err_is(e))
         cuda_weight_close(w);
     else

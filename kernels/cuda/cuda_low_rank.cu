@@ -115,6 +115,7 @@ static void set_build(struct backend_context *c, struct backend_low_rank *const 
     }
     cuda_send(c, s->table.data, table, entries * sizeof *table);
     free(table);
+    if (err_is(c->first)) return; /* the kernel must not follow pointers that were not copied */
     s->count = count;
     s->entries = entries;
 }
@@ -262,8 +263,13 @@ err cuda_low_rank_open(struct backend_low_rank **out, struct backend_context *c,
     }
     place_all(l, (char *)l->block, c->precision);
     l->tensor_cores = low_rank_mma_shapes(l);
+    bool good = !err_is(c->first);
     cuda_good(c, cudaMemsetAsync(l->block, 0, bytes, c->stream), "clearing factors");
     cuda_send(c, l->device, l->view, modules * sizeof *l->view);
-    *out = l;
-    return ERR_NONE;
+    e = cuda_new_failure(c, good);
+    if (err_is(e))
+        cuda_low_rank_close(l);
+    else
+        *out = l;
+    return e;
 }

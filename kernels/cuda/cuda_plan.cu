@@ -1,5 +1,5 @@
-/* Facts about a device and a context: the memory that is taken, and that would be taken, and
- * whether rows depend on each other. */
+/* Facts about a device and a context: its precision and profile, the memory that is taken, and that
+ * would be taken, and whether rows depend on each other. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdlib.h>
@@ -10,6 +10,16 @@ int cuda_devices(void)
     if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
     (void)cudaGetLastError(); /* opening a device reports it */
     return count;
+}
+
+void cuda_profile(struct backend_profile *out, const struct backend_context *c)
+{
+    *out = c->profile;
+}
+
+enum dtype cuda_precision(const struct backend_context *c)
+{
+    return c->precision;
 }
 
 bool cuda_rows_alone(const struct backend_context *c)

@@ -355,8 +355,8 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 cudaError_t cudaFree(void *p)
 {
     CALL_GIVING_BACK(true);
-    all.counts.allocations++;
     if (!p) return call_.refused;
+    all.counts.allocations++;
     for (int i = 0; i < DEVICES; i++) {
         auto found = all.devices[i].blocks.find(static_cast<char *>(p));
         if (found == all.devices[i].blocks.end()) continue;
