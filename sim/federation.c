@@ -13,7 +13,7 @@
 
 /* Beside the coordinator's own folders: the factors that simulated members keep. */
 #define KEPT_DIR "../kept"
-enum { CONFIG_BYTES_MAX = 64 << 20, KEEP_STATES = 2, NEVER_MS = INT32_MAX };
+enum { CONFIG_BYTES_MAX = 64 << 20, NEVER_MS = INT32_MAX };
 
 /* ---- the coordinator's shop ---- */
 
@@ -33,16 +33,18 @@ static uint64_t virtual_ms(void *context)
 
 /* Every member of the fleet is allowed. A member is never absent, because no poll reminds the
  * coordinator of it. */
-static err open_config(struct federation *f, const char *dir, size_t threads)
+static err open_config(struct federation *f, const char *dir, const Fedlora__V1__RunConfig *config,
+                       size_t threads)
 {
     const char **id = NULL;
+    int64_t keep = (int64_t)config->late_rounds + 1; /* late tasks are trained when they arrive */
     TRY(arena_text(&dir, &f->arena, dir, strlen(dir)));
     TRY(arena_take(&id, &f->arena, f->fleet->members, sizeof *id));
     for (size_t i = 0; i < f->fleet->members; i++)
         id[i] = f->fleet->member[i].id;
     f->config = (struct config){.path = dir,
                                 .threads = (int64_t)threads,
-                                .keep_states = KEEP_STATES,
+                                .keep_states = keep > 2 ? keep : 2,
                                 .keep_updates = 1,
                                 .absent_ms = NEVER_MS,
                                 .retry_ms = 1000,
@@ -173,7 +175,7 @@ err federation_open(struct federation *f, const struct fleet *fleet, const char 
     *f = (struct federation){.fleet = fleet, .now_ms = 1};
     err e;
     TRY_OUT(e, file_make_dirs(dir));
-    TRY_OUT(e, open_config(f, dir, threads));
+    TRY_OUT(e, open_config(f, dir, config, threads));
     TRY_OUT(e, open_shop(f));
     if (!f->run) TRY_OUT(e, create_run(f, config));
     TRY_OUT(e, session_task_training(&f->training, f->run->config->training));

@@ -10,7 +10,7 @@
 /* The fate of a task. */
 enum results_fate {
     RESULTS_COUNTED, /* its update counts in its round */
-    RESULTS_LATE,    /* its update counts in the next round */
+    RESULTS_LATE,    /* its update counts in a later round */
     RESULTS_REFUSED, /* the coordinator refused its contents */
     RESULTS_LOST,    /* it ended after its round had closed */
     RESULTS_DROPPED, /* it never ended */

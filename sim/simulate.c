@@ -139,7 +139,7 @@ static bool worth_training(const struct simulation *s, const struct event *e)
     const struct round *r = &s->federation.run->round;
     if (e->drops || e->done) return false;
     if (!federation_accepts(&s->federation, e->task.member, e->task.round.round)) return false;
-    return r->rules.late_next || !r->deadline_at_ms || e->at_ms < r->deadline_at_ms;
+    return r->rules.late_rounds || !r->deadline_at_ms || e->at_ms < r->deadline_at_ms;
 }
 
 struct job {
@@ -163,15 +163,22 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
     return er;
 }
 
-/* Trains the next event, and some that follow and are worth it, all workers at once. */
+/* Trains the next event, and some that follow and are worth it, all workers at once. If late
+ * updates are refused, no more are worth it than the round still waits for. */
 static err train_ahead(struct simulation *s)
 {
     enum { AHEAD = 8 };
+    const struct round *r = &s->federation.run->round;
     size_t most = AHEAD * s->o->pool.workers * (size_t)ranks.count, count = 0;
+    size_t ready = round_updates(r);
+    size_t wanted = r->rules.late_rounds ? SIZE_MAX : round_wanted(r);
     struct pool_task **task = calloc(most, sizeof *task);
     err e = task ? ERR_NONE : err_sys(ENOMEM, "simulation");
     for (size_t i = s->next; i < s->events && count < most && !err_is(e); i++) {
+        if (i > s->next && ready >= wanted) break;
+        ready += s->event[i].done != NULL;
         if (i > s->next && !worth_training(s, &s->event[i])) continue;
+        ready++;
         e = make_job(&s->event[i].done, s, &s->event[i]);
         if (!err_is(e)) task[count++] = s->event[i].done;
     }

@@ -108,6 +108,9 @@ err command_run_print(const run_status *s, bool json)
     printf("%s: %s, %s, round %" PRIu32 " of %" PRIu32 "\n", c->name, c->method, s->phase, s->round,
            c->rounds);
     if (s->waiting_for[0] != 0) printf("waiting for %s\n", s->waiting_for);
+    if (c->cohort)
+        printf("cohort: %" PRIu32 " updates close a round, %" PRIu32 " of %zu members are drawn\n",
+               c->cohort, c->cohort + c->over_select, c->n_members);
     if (s->privacy[0] != 0) printf("privacy: %s\n", s->privacy);
     if (s->n_members > 0) {
         printf("\n");

@@ -75,9 +75,13 @@ const struct option_row run_options_rows[] = {
     ROW_TEXT("targets", "run.targets", targets, "q,k,v,...",
              "modules to adapt, separated by commas: q, k, v, o, gate, up, down or full names; "
              "default: all of these"),
-    /* When a round closes, and how its updates are weighted. */
+    /* The members of a round, when it closes, and how its updates are weighted. */
+    ROW_INT("cohort", "run.cohort", cohort, "0", 0, LIMIT_MEMBERS,
+            "number of members drawn for each round, whose updates close it; 0: all members"),
+    ROW_INT("over-select", "run.over_select", over_select, "0", 0, LIMIT_MEMBERS,
+            "members drawn beyond --cohort, so that a round need not wait for the slowest ones"),
     ROW_INT("quorum", "run.quorum", quorum, "0", 0, LIMIT_MEMBERS,
-            "number of updates that closes a round; 0: one from each member"),
+            "number of updates that closes a round; 0: one from each member, or --cohort of them"),
     {.flag = "deadline",
      .key = "run.deadline",
      .kind = OPTION_DURATION,
@@ -88,6 +92,9 @@ const struct option_row run_options_rows[] = {
     ROW_CHOICE("late", "run.late", late, "refuse", lates,
                "what happens to updates that arrive after their round has closed: refuse them, or "
                "count them in the next round"),
+    ROW_INT("late-rounds", "run.late_rounds", late_rounds, "0", 0, 64,
+            "count updates that are at most N rounds late, in the round that is open when they "
+            "arrive; an update s rounds late has its weight times (1 + s)^-1/2; 0: as --late says"),
     ROW_CHOICE("weights", "run.weights", weights, "examples", weights,
                "weight of a member's update: its number of examples, the same for all, or the "
                "weight given in --members"),
@@ -204,6 +211,9 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct run_options *
     config->rank = (uint32_t)o->rank;
     config->alpha = o->alpha;
     config->rslora = o->rslora;
+    config->cohort = (uint32_t)o->cohort;
+    config->over_select = (uint32_t)o->over_select;
+    config->late_rounds = (uint32_t)o->late_rounds;
     config->quorum = (uint32_t)o->quorum;
     config->deadline_ms = o->deadline_ms;
     config->late = (char *)(uintptr_t)lates[o->late];

@@ -12,7 +12,7 @@ struct run_options {
     struct command_common common;
     const char *method, *members, *base, *base_digest, *targets, *frozen;
     struct option_list method_options;
-    int64_t rounds, rank, quorum, evaluate_every, report_every;
+    int64_t rounds, rank, cohort, over_select, quorum, late_rounds, evaluate_every, report_every;
     double alpha, carry_error;
     struct training_options training;
     uint64_t deadline_ms;

@@ -173,16 +173,16 @@ static err train_round(struct session_update *out, struct session *s,
 }
 
 /* The loss is printed only in a run without privacy. An update that arrived after its round was
- * closed may count in the next one (--late next). */
+ * closed may count in a later one (--late next, --late-rounds). */
 static void count_upload(struct session *s, const struct session_update *update, uint32_t round,
                          const Fedlora__V1__SubmitReply *reply)
 {
-    char size[32];
+    char size[32], late[64] = "";
     s->result.bytes_up += update->size;
     s->submitted_round = round;
     text_size(size, sizeof size, update->size);
-    const char *late =
-        reply->counted_in > round ? "; it was late and counts in the next round" : "";
+    if (reply->counted_in > round)
+        snprintf(late, sizeof late, "; it was late and counts in round %u", reply->counted_in);
     if (s->privacy.on)
         session_round_note(s, "round %u: update of %s charged and sent%s", round, size, late);
     else

@@ -10,8 +10,8 @@ static int member_compare(const void *a, const void *b)
     return strcmp(((const struct round_member *)a)->id, ((const struct round_member *)b)->id);
 }
 
-/* A quorum of 0 is replaced by the number of members here, so that no later code needs the
- * special case. */
+/* A quorum of 0 is replaced by the number of members, or of the cohort, here, so that no later code
+ * needs the special case. */
 err round_init(struct round *out, const struct round_rules *rules, const char *const *id,
                size_t ids)
 {
@@ -19,6 +19,8 @@ err round_init(struct round *out, const struct round_rules *rules, const char *c
         return err_make(ERR_INPUT, "a run needs 1 to %d members, not %zu", LIMIT_MEMBERS, ids);
     if (rules->quorum > ids)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", rules->quorum, ids);
+    if (rules->cohort > ids)
+        return err_make(ERR_INPUT, "cohort %u is more than the %zu members", rules->cohort, ids);
     if (rules->rounds == 0 || rules->rounds > LIMIT_ROUNDS)
         return err_make(ERR_INPUT, "rounds: %u, expected 1 to %d", rules->rounds, LIMIT_ROUNDS);
     struct round_member *member = calloc(ids, sizeof *member);
@@ -36,7 +38,7 @@ err round_init(struct round *out, const struct round_rules *rules, const char *c
     }
     *out =
         (struct round){.rules = *rules, .members = ids, .member = member, .stage = ROUND_WAITING};
-    if (out->rules.quorum == 0) out->rules.quorum = (uint32_t)ids;
+    if (out->rules.quorum == 0) out->rules.quorum = rules->cohort ? rules->cohort : (uint32_t)ids;
     out->counts = round_recount(out);
     return ERR_NONE;
 }
@@ -199,6 +201,13 @@ size_t round_awaited(const struct round *r)
     return r->counts.drawn;
 }
 
+/* Without a deadline there is nothing to wait for once the quorum is in. */
+size_t round_wanted(const struct round *r)
+{
+    if (!r->rules.secret && r->deadline_at_ms == 0) return r->rules.quorum;
+    return r->rules.cohort ? r->rules.cohort : r->members;
+}
+
 /* Without drawing, every member takes part in every round. */
 static bool is_drawn(const struct round *r)
 {
@@ -210,14 +219,11 @@ static bool is_drawn(const struct round *r)
 static bool can_close(const struct round *r, uint64_t now)
 {
     size_t updates = round_updates(r);
-    if (r->rules.drawn) {
-        if (!is_drawn(r) || r->counts.admitting[0] > 0) return false;
-        if (r->deadline_at_ms && now >= r->deadline_at_ms) return true;
-        /* If members are left out by chance, closing early would reveal who was drawn. */
-        return !r->by_chance && updates == r->members;
-    }
-    if (updates < r->rules.quorum || r->counts.admitting[0] > 0) return false;
-    return updates == r->members || r->deadline_at_ms == 0 || now >= r->deadline_at_ms;
+    bool past = r->deadline_at_ms && now >= r->deadline_at_ms;
+    if (!is_drawn(r) || r->counts.admitting[0] > 0) return false;
+    /* If members are left out by chance, closing early would reveal who was drawn. */
+    if (r->rules.secret) return past || (!r->by_chance && updates == r->members);
+    return updates >= r->rules.quorum && (past || updates >= round_wanted(r));
 }
 
 /* Called after every event: takes the run as far as it can go now. Each step asks for at most
@@ -238,9 +244,9 @@ static unsigned settle(struct round *r, uint64_t now)
         r->starting = true;
         return ROUND_DO_START;
     }
-    /* The start of a drawn round must not depend on the members that are present, because that
-     * could reveal a draw. */
-    bool may_open = r->published > 0 || r->rules.drawn || round_present(r) >= r->rules.quorum;
+    /* The start of a round with a secret draw must not depend on the members that are present,
+     * because that could reveal the draw. */
+    bool may_open = r->published > 0 || r->rules.secret || round_present(r) >= r->rules.quorum;
     if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
     if (r->stage == ROUND_TRAINING && can_close(r, now)) {
         r->stage = ROUND_AGGREGATING;
@@ -396,23 +402,24 @@ unsigned round_apply(struct round *r, const struct round_event *event)
     return todo | settle(r, event->now_ms);
 }
 
-/* With late=next an update of the round before may count in the round that trains now; while a
- * round is being aggregated, its own late updates count in the round after it. A member has at
- * most one update in each round. */
+/* An update that is not too late may count in the round that trains now; while a round is being
+ * aggregated, late updates count in the round after it. A member has at most one update in each
+ * round. */
 static err judge_late(struct round_place *out, const struct round *r, const struct round_member *m,
                       uint32_t trained_round)
 {
     uint32_t target = r->stage == ROUND_AGGREGATING ? r->published + 2 : r->published + 1;
-    if (!r->rules.late_next)
+    if (!r->rules.late_rounds)
         return err_make(ERR_STATE,
                         "round %u is closed and this run refuses late updates (the run is at "
                         "round %u); ask for the next task",
                         trained_round, round_under_way(r));
-    if (trained_round + 1 != target || target > r->rules.rounds)
+    if (target - trained_round > r->rules.late_rounds || target > r->rules.rounds)
         return err_make(ERR_STATE,
-                        "round %u is closed and the run is at round %u: too late even for the "
-                        "next round; ask for the next task",
-                        trained_round, round_under_way(r));
+                        "round %u is closed and the run is at round %u: too late even for %s; ask "
+                        "for the next task",
+                        trained_round, round_under_way(r),
+                        r->rules.late_rounds > 1 ? "a later round" : "the next round");
     if (trained_round < m->trained_round || m->counted_in > r->published)
         return err_make(ERR_STATE, "an update of %s already counts in round %u", m->id,
                         m->counted_in);

@@ -11,9 +11,10 @@
  * After a restart: round_init(), round_restore(), round_restore_member() for each member, then
  * ROUND_ON_BEGIN.
  *
- * A round closes when the updates of all members are in; or, with at least `quorum` updates, once
- * its deadline is past (at once if it has no deadline). It never closes while an update is being
- * made durable, so every admitted update is counted in exactly one round. */
+ * A round closes when the updates of all members are in, or as many as the cohort has members; or,
+ * with at least `quorum` updates, once its deadline is past (at once if it has no deadline). It
+ * never closes while an update is being made durable, so every admitted update is counted in
+ * exactly one round. */
 #ifndef COORDINATOR_ROUND_H
 #define COORDINATOR_ROUND_H
 
@@ -74,13 +75,17 @@ enum round_action {
 
 struct round_rules {
     uint32_t rounds;
-    uint32_t quorum;      /* 0: all members */
+    uint32_t quorum;      /* 0: all members, or the whole cohort */
     uint64_t deadline_ms; /* of a round, from its opening; 0: none */
-    bool late_next;       /* an update that misses its round counts in the next one */
-    /* Participants are drawn for each round (round_draw). A drawn round closes at its deadline with
-     * the updates it has, even none, and never earlier, because its duration would reveal who was
-     * drawn. Only if every member always takes part does it close when all updates are in. */
-    bool drawn;
+    uint32_t late_rounds; /* an update counts if it is at most this many rounds late; 0: never */
+    bool drawn;           /* participants are drawn for each round (round_draw) */
+    /* The draw is secret. Such a round closes at its deadline with the updates it has, even none,
+     * and never earlier, because its duration would reveal who was drawn. Only if every member
+     * always takes part does it close when all updates are in. */
+    bool secret;
+    /* The draw is public, and this number of updates closes the round. More members may be drawn,
+     * so that slow ones are not waited for. 0: no such draw. */
+    uint32_t cohort;
     uint64_t absent_ms;      /* a member that was silent for this long is shown as absent */
     uint64_t retry_ms;       /* wait after ROUND_ON_TROUBLE */
     uint32_t evaluate_every; /* members evaluate every N-th round's result, and the last; 0: none */
@@ -175,8 +180,10 @@ bool round_find(size_t *member, const struct round *r, const char *id);
 enum round_phase round_phase(const struct round *r);
 const char *round_phase_name(enum round_phase phase);
 uint32_t round_under_way(const struct round *r); /* from 1; the last round if finished */
-size_t round_updates(const struct round *r);     /* durable and counted in the round under way */
-size_t round_present(const struct round *r);     /* members that joined and were seen */
+/* The number of updates that closes the round under way before its deadline. */
+size_t round_wanted(const struct round *r);
+size_t round_updates(const struct round *r); /* durable and counted in the round under way */
+size_t round_present(const struct round *r); /* members that joined and were seen */
 /* Members that take part in the round under way, with or without an update. */
 size_t round_awaited(const struct round *r);
 /* Computes the counters by looking at every member. round.counts must equal the result at any

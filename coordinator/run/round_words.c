@@ -74,10 +74,15 @@ static void say_training(struct bytes *out, const struct round *r, uint64_t now_
 {
     char time[32];
     size_t updates = round_updates(r);
-    size_t all = round_awaited(r);
-    err e = bytes_printf(out, "%zu of %zu members", all - updates, all);
+    size_t all = round_awaited(r), cohort = r->rules.cohort;
+    err e = ERR_NONE;
+    if (!cohort)
+        e = bytes_printf(out, "%zu of %zu members", all - updates, all);
+    else /* late updates may come from members that are not drawn */
+        e = bytes_printf(out, "%zu more of %zu updates, from %zu drawn members",
+                         updates < cohort ? cohort - updates : 0, cohort, all);
     say_members(out, r, false, now_ms);
-    if (r->rules.quorum < r->members)
+    if (r->rules.quorum < (cohort ? cohort : r->members))
         e = bytes_printf(out, "; quorum %u, %zu in", r->rules.quorum, updates);
     if (r->deadline_at_ms) {
         bool past = now_ms >= r->deadline_at_ms;

@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "coordinator/run/run_draw.h"
 #include "proto/message.h"
 
 #include <errno.h>
@@ -17,32 +18,6 @@ uint64_t run_clock(void *context)
     return text_now_ms();
 }
 
-/* Members that are not drawn are not asked to train. The seed of this round is derived from the
- * one that the ledger's first line commits to, so an auditor can repeat the draw and the
- * coordinator cannot choose the members. The seed is wiped, because it reveals all rounds'
- * draws. */
-static err draw_members(struct run *run)
-{
-    struct round *r = &run->round;
-    struct cohort cohort = {.run = run->config->name,
-                            .round = r->opened,
-                            .q = run_privacy_sampling(run->config, &run->options, r->opened)};
-    const struct cohort last = {.run = run->config->name, .round = r->rules.rounds, .q = 1};
-    struct cohort_seed seed;
-    if (!r->rules.drawn || r->drawn_for == r->opened || r->opened != round_under_way(r))
-        return ERR_NONE;
-    bool *drawn = calloc(r->members, sizeof *drawn);
-    if (!drawn) return err_sys(ENOMEM, "the members of run %s", run->config->name);
-    err e = store_private_seed(&seed, run->shop->store, run->id);
-    if (!err_is(e)) cohort_seed_before(&seed, &seed, &last, r->opened);
-    for (size_t i = 0; i < r->members && !err_is(e); i++)
-        drawn[i] = cohort_has(&seed, &cohort, r->member[i].id);
-    if (!err_is(e)) round_draw(r, drawn, cohort.q < 1);
-    sodium_memzero(&seed, sizeof seed);
-    free(drawn);
-    return e;
-}
-
 /* After a crash the store must know every round that a member may have been handed, otherwise an
  * update for it would be refused as one for a round that has not begun. So this comes before the
  * first member gets the round. It may fail on a full disk; then it is tried again with the next
@@ -50,7 +25,7 @@ static err draw_members(struct run *run)
 err run_save_opening(struct run *run)
 {
     uint32_t round = run->round.opened;
-    TRY(draw_members(run));
+    TRY(run_draw(run));
     if (round <= run->opened_saved) return ERR_NONE;
     struct store_event event = {.event = "round.opened", .round = round};
     TRY(store_opened(run->shop->store, run->id, round, &event));
@@ -74,11 +49,13 @@ void run_apply(struct run *run, const struct round_event *event)
         err e = run_save_opening(run); /* else tried again before the round is handed out */
         if (err_is(e)) log_error(run, "round.not_saved", e);
         run_flush_counters(run);
-        if (run->round.rules.drawn) {
+        if (run->round.rules.secret) {
             e = run_push_work(run, PUBLISH_NOISE); /* else drawn at the round's end */
             if (err_is(e)) log_error(run, "noise.not_drawn", e);
-            /* If the draw left all members out and the deadline is past, no event would close
-             * it. */
+        }
+        if (run->round.rules.drawn) {
+            /* No other event may come that closes the round: its deadline is past and all members
+             * were left out, or late updates are enough for it. */
             run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = run_now_ms(run)});
         }
     }
@@ -228,7 +205,7 @@ err run_train_task(struct run_train_task *out, struct run *run, size_t member)
         train->prune_lambda = run->options.prune_lambda;
     }
     train->training = run->config->training;
-    if (run->round.rules.drawn)
+    if (run->round.rules.secret)
         train->ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
     train->deadline_ms = ends == 0 ? 0 : ends > now ? ends - now : 1; /* 0 means none */
     train->rounds = run->config->rounds;
@@ -243,17 +220,20 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
     struct round_place place;
     size_t m = job->member_index;
     /* A late gradient was taken at factors that have since been replaced, so it cannot be used. */
-    bool late_counts =
-        run->round.rules.late_next && trained_round > method_setup_rounds(&run->options);
+    uint32_t behind =
+        trained_round > method_setup_rounds(&run->options) ? run->round.rules.late_rounds : 0;
     TRY(round_judge(&place, &run->round, m, trained_round, &job->update.blob.digest));
     REQUIRE(!place.have);
+    if (!run_draw_has(run, m, trained_round)) /* in the round under way it has been checked */
+        return err_make(ERR_STATE, "%s was not drawn for round %u; ask for the next task",
+                        run->round.member[m].id, trained_round);
     job->method = run->method;
     job->state = run->newest.state.digest;
     job->update.run = run->id;
     job->update.trained_round = trained_round;
     job->update.counted_in = place.counted_in;
     job->expect = (struct method_expect){.round = round_under_way(&run->round),
-                                         .behind = late_counts ? 1 : 0,
+                                         .behind = behind,
                                          .rank = run->member[m].rank,
                                          .alpha = run_alpha(run, m),
                                          .rslora = run_rslora(run, m),

@@ -16,8 +16,10 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     struct round_rules rules = {.rounds = config->rounds,
                                 .quorum = config->quorum,
                                 .deadline_ms = config->deadline_ms,
-                                .late_next = !strcmp(config->late, "next"),
-                                .drawn = run_privacy_central(config),
+                                .late_rounds = run_config_late_rounds(config),
+                                .drawn = run_privacy_central(config) || config->cohort,
+                                .secret = run_privacy_central(config),
+                                .cohort = config->cohort,
                                 .evaluate_every = config->evaluate_every,
                                 .absent_ms = shop->config->absent_ms,
                                 .retry_ms = shop->config->retry_ms};

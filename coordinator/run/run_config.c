@@ -138,16 +138,35 @@ static err check_options(struct method_options *out, const run_config_t *c,
     if (method->frozen && o.basis == METHOD_BASIS_GRADIENT && file)
         return err_make(ERR_INPUT,
                         "basis=gradient finds the frozen factors itself; expected no file");
-    if (!strcmp(c->late, "next") && !method_takes_late(method))
+    if (run_config_late_rounds(c) && !method_takes_late(method))
         return err_make(ERR_INPUT,
-                        "late=next: method %s trains with factors that have changed by then; "
-                        "expected refuse",
-                        method->name);
+                        "%s: method %s trains with factors that have changed by then; expected "
+                        "%s",
+                        c->late_rounds ? "late_rounds" : "late=next", method->name,
+                        c->late_rounds ? "0" : "refuse");
     uint32_t setup = method_setup_rounds(&o);
     if (c->rounds <= setup)
         return err_make(ERR_INPUT, "rounds: %u, but the first %u only find the basis", c->rounds,
                         setup);
     *out = o;
+    return ERR_NONE;
+}
+
+/* The cohort of a run with a secret draw is drawn by the rule that its accounting assumes. */
+static err check_cohort(const run_config_t *c)
+{
+    if (!c->cohort && c->over_select)
+        return err_make(ERR_INPUT, "over_select: %u has no effect without cohort", c->over_select);
+    if (!c->cohort) return ERR_NONE;
+    if (run_privacy_central(c))
+        return err_make(ERR_INPUT, "cohort: privacy of unit client draws members by "
+                                   "privacy.sampling; expected no cohort");
+    if (c->cohort > c->n_members || c->over_select > c->n_members - c->cohort)
+        return err_make(ERR_INPUT,
+                        "cohort %u and over_select %u are more than the %zu members together",
+                        c->cohort, c->over_select, c->n_members);
+    if (c->quorum > c->cohort)
+        return err_make(ERR_INPUT, "quorum %u is more than the cohort of %u", c->quorum, c->cohort);
     return ERR_NONE;
 }
 
@@ -175,6 +194,7 @@ err run_config_complete(run_config_t *c)
     TRY(in_range("carry_error", c->carry_error, -1, 0.5));
     TRY(in_range("evaluate_every", c->evaluate_every, 0, LIMIT_ROUNDS));
     TRY(in_range("report_every", c->report_every, 1, LIMIT_ROUNDS));
+    TRY(in_range("late_rounds", c->late_rounds, 0, RUN_CONFIG_LATE_ROUNDS_MAX));
     TRY(one_of("late", c->late, lates));
     TRY(one_of("weights", c->weights, weights));
     if (c->base_digest.len != DIGEST_BYTES)
@@ -186,6 +206,7 @@ err run_config_complete(run_config_t *c)
     if (c->quorum > c->n_members)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
                         c->n_members);
+    TRY(check_cohort(c));
     TRY(check_options(&options, c, method));
     TRY(check_members(c, method));
     return run_privacy_check(c, &options);
@@ -196,6 +217,11 @@ err run_config_create(run_config_t *c)
     const struct method *method = method_find(c->method);
     if (method && c->alpha == 0) c->alpha = method->alpha;
     return run_config_complete(c);
+}
+
+uint32_t run_config_late_rounds(const run_config_t *c)
+{
+    return c->late_rounds ? c->late_rounds : !strcmp(c->late, "next");
 }
 
 const struct method *run_config_method(const run_config_t *c)

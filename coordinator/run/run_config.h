@@ -11,6 +11,8 @@
 /* Defaults of fields that are absent. */
 #define RUN_CONFIG_CARRY_ERROR 1e-4 /* relative, over all rounds together */
 enum { RUN_CONFIG_REPORT_EVERY = 10 };
+/* Updates that are later say nothing about the state of today. */
+enum { RUN_CONFIG_LATE_ROUNDS_MAX = 64 };
 
 /* Fills in defaults for absent fields (zero or empty), then checks every range. ERR_INPUT names the
  * field. */
@@ -23,6 +25,8 @@ err run_config_create(Fedlora__V1__RunConfig *config);
 const struct method *run_config_method(const Fedlora__V1__RunConfig *config);
 void run_config_options(struct method_options *out, const Fedlora__V1__RunConfig *config);
 
+/* How many rounds late an update may be and still count; 0: late updates are refused. */
+uint32_t run_config_late_rounds(const Fedlora__V1__RunConfig *config);
 /* Does a target name this module? A target is "q", "q_proj" or a full name; `module` is a full
  * name. Without targets every module is adapted. */
 bool run_config_targets(const Fedlora__V1__RunConfig *config, const char *module);

@@ -144,7 +144,7 @@ static err check_central(run_config_t *c)
     if (!c->deadline_ms)
         return err_make(ERR_INPUT, "privacy: without a deadline, one member that never answers "
                                    "would decide whether a round is released: expected --deadline");
-    if (strcmp(c->late, "refuse"))
+    if (strcmp(c->late, "refuse") || c->late_rounds)
         return err_make(ERR_INPUT,
                         "privacy: late updates would count a member in a round it was not "
                         "drawn for: expected --late refuse");

@@ -85,14 +85,14 @@ static void answer_finished(struct run *run, struct rpc_call *call)
     finished.outcome = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
     finished.state_digest = run_blob_name(&run->newest.state);
     finished.state_size = run->newest.state.size;
-    if (run->round.rules.drawn)
+    if (run->round.rules.secret)
         finished.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
     task.kind_case = FEDLORA__V1__TASK__KIND_FINISHED;
     task.finished = &finished;
     serve_answer(call, &task.base);
 }
 
-/* In a drawn round a waiting member must not learn who was drawn, or how many. */
+/* If the draw is secret, a waiting member must not learn who was drawn, or how many. */
 static const char *drawn_reason(const struct run *run)
 {
     enum round_phase phase = round_phase(&run->round);
@@ -106,7 +106,7 @@ static void answer_wait(struct run *run, struct rpc_call *call)
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
     char reason[SERVE_REASON_BYTES];
-    if (run->round.rules.drawn)
+    if (run->round.rules.secret)
         snprintf(reason, sizeof reason, "%s", drawn_reason(run));
     else
         round_waiting_for(reason, sizeof reason, &run->round, text_now_ms());
@@ -166,8 +166,8 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
 /* ---- Report ---- */
 
 /* Two kinds of reports: an evaluation, or progress in a round. The reply to progress is the only
- * way to tell a training member that its round is over. With late=next the update is still worth
- * finishing for one round more. */
+ * way to tell a training member that its round is over. If late updates count, the update is worth
+ * finishing for some rounds more. */
 static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                   const Fedlora__V1__ReportRequest *request)
 {
@@ -190,8 +190,7 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
     enum round_phase phase = round_phase(&run->round);
     bool over = phase == ROUND_FINISHED || phase == ROUND_STOPPED;
     uint32_t under_way = round_under_way(&run->round);
-    bool late = request->round < under_way && !run->round.rules.late_next;
-    if (over || late || request->round + 1 < under_way) {
+    if (over || (uint64_t)request->round + run->round.rules.late_rounds < under_way) {
         reply->abandon = request->steps > 0;
         reply->reason = over ? "the run is over" : "the round has closed";
     }

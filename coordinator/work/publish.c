@@ -108,7 +108,15 @@ static err make_start(struct publish_job *p, struct store *store)
     return commit_start(p, store, path);
 }
 
-static double weight_of(const struct publish_job *p, const struct store_update *u)
+/* FedBuff's discount of stale updates (Nguyen et al. 2022, section 5): s rounds were published
+ * between the state that the update was trained from and the one that it is added to. */
+static double discount_of(const struct publish_job *p, const struct store_update *u)
+{
+    uint32_t stale = u->counted_in - u->trained_round;
+    return p->discounts_late ? 1 / sqrt(1 + (double)stale) : 1;
+}
+
+static double full_weight(const struct publish_job *p, const struct store_update *u)
 {
     if (p->weights == PUBLISH_UNIFORM) return 1;
     if (p->weights == PUBLISH_EXAMPLES) return (double)u->examples;
@@ -130,8 +138,9 @@ static err gather(struct publish_job *p, struct store *store)
     TRY(arena_take(&c, &p->arena, count, sizeof *c));
     for (size_t i = 0; i < count; i++) {
         struct blob_path path = blob_path(store->dir, &update[i].blob.digest);
-        c[i] =
-            (struct contribution){.member = update[i].member, .weight = weight_of(p, &update[i])};
+        c[i] = (struct contribution){.member = update[i].member,
+                                     .weight =
+                                         full_weight(p, &update[i]) * discount_of(p, &update[i])};
         TRY(arena_text(&c[i].path, &p->arena, path.text, strlen(path.text)));
         sum += c[i].weight;
         loss += c[i].weight * update[i].train_loss;

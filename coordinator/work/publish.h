@@ -48,6 +48,7 @@ struct publish_job {
     enum publish_weights weights;
     const struct publish_weight *given; /* (given_count), sorted by member */
     size_t given_count;
+    bool discounts_late; /* the weight of an update s rounds late is times (1 + s)^-1/2 */
     double carry_error;
     int threads;
     uint64_t open_ms; /* the time that the round was open */

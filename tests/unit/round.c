@@ -1,5 +1,6 @@
 /* The state machine by examples, and under a seeded simulator that sends it all kinds of events. */
 #include "base/rng.h"
+#include "coordinator/run/run_draw.h"
 #include "tests/support/round_fixture.h"
 
 #include <stdio.h>
@@ -93,7 +94,7 @@ Test(round, takes_a_late_update_into_the_next_round_when_told_to)
     struct round_rules rules = all_of_three;
     rules.quorum = 2;
     rules.deadline_ms = 0;
-    rules.late_next = true;
+    rules.late_rounds = 1;
     struct round r = open_run(&rules, 3);
     cr_assert(!err_is(submit(&r, 10, 0, 1, 1)));
     cr_assert(!err_is(submit(&r, 10, 1, 1, 2)));
@@ -195,6 +196,7 @@ struct sim_update {
 struct sim { /* the content of the disk, and the machine under test */
     struct round round;
     struct round_rules rules;
+    uint32_t over;
     size_t members;
     bool shapes, started;
     uint32_t published, opened, aggregating; /* round in the worker's hands; 0: none */
@@ -219,7 +221,8 @@ static size_t sim_counted(const struct sim *s, uint32_t round)
 
 static void sim_do(struct sim *s, unsigned todo)
 {
-    size_t quorum = s->rules.quorum ? s->rules.quorum : s->members;
+    size_t all = s->rules.cohort ? s->rules.cohort : s->members;
+    size_t quorum = s->rules.quorum ? s->rules.quorum : all;
     if (todo & ROUND_DO_START) {
         cr_assert(!s->started && !s->starting && s->shapes);
         s->starting = true;
@@ -239,12 +242,27 @@ static void sim_do(struct sim *s, unsigned todo)
     }
 }
 
+static void sim_tell(struct sim *s, struct round_event event);
+
+/* As in run_save_opening(), which may fail and is then tried again with a tick. */
+static void sim_draw(struct sim *s)
+{
+    bool drawn[SIM_MEMBERS];
+    struct round *r = &s->round;
+    const struct run_draw_cohort of = {s->members, s->rules.cohort + s->over, s->seed, r->opened};
+    if (!s->rules.drawn || r->drawn_for == r->opened || r->opened != round_under_way(r)) return;
+    run_draw_cohort(drawn, &of);
+    round_draw(r, drawn, true);
+    sim_tell(s, (struct round_event){.kind = ROUND_ON_TICK});
+}
+
 static void sim_tell(struct sim *s, struct round_event event)
 {
     event.now_ms = s->now;
     unsigned todo = round_apply(&s->round, &event);
     expect_counts(&s->round);
     sim_do(s, todo);
+    if ((todo & ROUND_DO_OPEN) && rng_below(&s->rng, 8) > 0) sim_draw(s);
 }
 
 static void sim_crash(struct sim *s)
@@ -279,7 +297,9 @@ static void sim_crash(struct sim *s)
 static void sim_submit(struct sim *s, size_t m)
 {
     struct round_place place;
+    uint32_t early = (uint32_t)rng_below(&s->rng, 3);
     uint32_t trained_round = s->published + (uint32_t)rng_below(&s->rng, 3);
+    if (early == 0 && trained_round > 2) trained_round -= 2;
     struct digest digest = digest_number(s->next_digest++);
     if (s->updates && rng_below(&s->rng, 4) == 0) { /* an old one again */
         const struct sim_update *old = &s->update[rng_below(&s->rng, s->updates)];
@@ -312,6 +332,8 @@ static void sim_receipt(struct sim *s, size_t m, bool good)
                      (size_t)s->seed);
         cr_assert_neq(u->counted_in, s->aggregating, "counted in a closed round, seed %zu",
                       (size_t)s->seed);
+        cr_assert_leq(u->counted_in - u->trained_round, s->rules.late_rounds,
+                      "counts an update that is too late, seed %zu", (size_t)s->seed);
         for (size_t i = 0; i < s->updates; i++)
             cr_assert(s->update[i].member != m || s->update[i].counted_in != u->counted_in,
                       "two updates of a member in a round, seed %zu", (size_t)s->seed);
@@ -384,6 +406,7 @@ static void sim_step(struct sim *s)
         break;
     case 9:
         sim_tell(s, (struct round_event){.kind = ROUND_ON_TICK});
+        sim_draw(s);
         break;
     case 10:
         sim_operator(s, rng_below(&s->rng, 12));
@@ -402,6 +425,7 @@ static void sim_finish(struct sim *s)
         s->hold = ROUND_WAITING;
         sim_tell(s, (struct round_event){.kind = ROUND_ON_RESUME});
         sim_tell(s, (struct round_event){.kind = ROUND_ON_SHAPES});
+        sim_draw(s);
         for (size_t m = 0; m < s->members; m++) {
             sim_receipt(s, m, true);
             s->joined[m] = true;
@@ -435,11 +459,15 @@ static void sim_run(uint64_t seed, uint64_t steps)
     rng_init(&s.rng, "round simulator", seed, "", 0);
     s.members = 1 + rng_below(&s.rng, SIM_MEMBERS);
     s.rules = (struct round_rules){.rounds = 1 + (uint32_t)rng_below(&s.rng, 6),
-                                   .quorum = (uint32_t)rng_below(&s.rng, s.members + 1),
+                                   .cohort = (uint32_t)rng_below(&s.rng, s.members + 1),
                                    .deadline_ms = rng_below(&s.rng, 2) * 20000,
-                                   .late_next = rng_below(&s.rng, 2),
+                                   .late_rounds = (uint32_t)rng_below(&s.rng, 4),
                                    .absent_ms = 9000,
                                    .retry_ms = 3000};
+    s.rules.drawn = s.rules.cohort > 0;
+    s.over = s.rules.drawn ? (uint32_t)rng_below(&s.rng, s.members - s.rules.cohort + 1) : 0;
+    size_t all = s.rules.drawn ? s.rules.cohort : s.members;
+    s.rules.quorum = (uint32_t)rng_below(&s.rng, all + 1);
     cr_assert(!err_is(round_init(&s.round, &s.rules, ids, s.members)));
     sim_tell(&s, (struct round_event){.kind = ROUND_ON_BEGIN});
     for (uint64_t i = 0; i < steps; i++)

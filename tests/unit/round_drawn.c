@@ -1,4 +1,4 @@
-/* Rounds whose members are drawn. */
+/* Rounds whose members are drawn secretly. */
 #include "tests/support/round_fixture.h"
 
 #include <string.h>
@@ -12,7 +12,7 @@ static unsigned tick(struct round *r, uint64_t now)
 Test(round_drawn, hands_a_drawn_round_only_to_who_was_drawn)
 {
     struct round_rules rules = all_of_three;
-    rules.drawn = true;
+    rules.drawn = rules.secret = true;
     struct round r = open_run(&rules, 4);
     struct round_place place;
     struct digest digest = digest_number(1);
@@ -42,7 +42,7 @@ Test(round_drawn, hands_a_drawn_round_only_to_who_was_drawn)
 Test(round_drawn, closes_a_drawn_round_at_its_deadline_with_whoever_is_in_or_nobody)
 {
     struct round_rules rules = all_of_three;
-    rules.drawn = true;
+    rules.drawn = rules.secret = true;
     struct round r = open_run(&rules, 3);
     cr_expect_eq(tick(&r, 1000000), 0, "not before the draw");
     round_draw(&r, (bool[]){true, true, true}, true);
@@ -65,7 +65,7 @@ Test(round_drawn, closes_a_drawn_round_at_its_deadline_with_whoever_is_in_or_nob
 Test(round_drawn, closes_a_round_of_everyone_as_soon_as_all_are_in)
 {
     struct round_rules rules = all_of_three;
-    rules.drawn = true;
+    rules.drawn = rules.secret = true;
     struct round r = open_run(&rules, 3);
     round_draw(&r, (bool[]){true, true, true}, false);
     for (size_t m = 0; m < 3; m++) {

@@ -248,6 +248,71 @@ Test(run_config, takes_late_updates_only_where_they_say_all_that_their_member_ra
     expect_refused(late_rolora, "late=next: method rolora trains with factors that have changed");
 }
 
+static void late_rounds_rolora(config_t *c)
+{
+    c->method = "rolora";
+    c->late_rounds = 3;
+}
+static void many_late_rounds(config_t *c)
+{
+    c->late_rounds = 65;
+}
+static void some_late_rounds(config_t *c)
+{
+    c->late_rounds = 3;
+}
+
+Test(run_config, counts_updates_some_rounds_late_if_the_run_says_so)
+{
+    expect_refused(late_rounds_rolora, "late_rounds: method rolora trains with factors that have");
+    expect_refused(many_late_rounds, "late_rounds: 65, expected 0 to 64");
+    config_t *c = make(some_late_rounds);
+    ok(run_config_complete(c));
+    cr_expect_eq(run_config_late_rounds(c), 3);
+    c->late_rounds = 0;
+    cr_expect_eq(run_config_late_rounds(c), 0);
+    message_free(c);
+}
+
+static void over_without_cohort(config_t *c)
+{
+    c->over_select = 1;
+}
+static void large_cohort(config_t *c)
+{
+    c->cohort = 2;
+    c->over_select = 1;
+}
+static void large_quorum(config_t *c)
+{
+    c->cohort = 1;
+    c->quorum = 2;
+}
+static void private_cohort(config_t *c)
+{
+    static Fedlora__V1__Privacy p = FEDLORA__V1__PRIVACY__INIT;
+    p.unit = "client";
+    p.epsilon = 8;
+    p.delta = 1e-3;
+    c->privacy = &p;
+    c->cohort = 1;
+}
+static void good_cohort(config_t *c)
+{
+    c->cohort = c->over_select = 1;
+}
+
+Test(run_config, refuses_cohorts_that_cannot_be_drawn)
+{
+    expect_refused(over_without_cohort, "over_select: 1 has no effect without cohort");
+    expect_refused(large_cohort, "cohort 2 and over_select 1 are more than the 2 members together");
+    expect_refused(large_quorum, "quorum 2 is more than the cohort of 1");
+    expect_refused(private_cohort, "cohort: privacy of unit client draws members by");
+    config_t *c = make(good_cohort);
+    ok(run_config_complete(c));
+    message_free(c);
+}
+
 static char *own_targets[] = {"q"};
 static void own_alpha(config_t *c)
 {

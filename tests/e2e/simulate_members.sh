@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# fedlora simulate: the members of a round. Cohorts, late updates and their weights.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+cd "$work"
+
+simulate() { "$programs/fedlora" simulate "$@" --precision f32 --quiet; }
+# refused TEXT OPTIONS...: fails unless the simulation ends with status 2 and a message with TEXT.
+refused() {
+  local text=$1 status=0
+  shift
+  simulate "$@" >said 2>&1 || status=$?
+  [ $status -eq 2 ] || fail_with said "simulate $*: status $status, expected 2"
+  grep -qF -- "$text" said || fail_with said "simulate $*: said nothing like \"$text\""
+}
+# holds DIR EXPRESSION: fails unless the Python expression about the rounds and updates of a simulation is true.
+cat >holds.py <<'END'
+import csv, json, sys
+rounds = [json.loads(line) for line in open(sys.argv[1] + "/rounds.jsonl")]
+updates = list(csv.DictReader(open(sys.argv[1] + "/updates.csv")))
+sys.exit(not eval(sys.argv[2]))
+END
+holds() { python3 holds.py "$@" || fail_with "$1/updates.csv" "$1: not $2"; }
+state_of() { python3 -c "import json,sys; print(json.load(open(sys.argv[1] + '/result.json'))['last']['state'])" "$1"; }
+
+python3 "$root/tests/e2e/tiny.py" model base
+python3 "$root/tests/e2e/tiny.py" rows rows.jsonl --seed 1 --rows 120
+common=(--base base --data rows.jsonl --clients 12 --seed 5 --run lab --targets q,v --steps 2 --batch 2 --lr 1e-2)
+mixed=(--class 'quick:share=50%:speed=2000' --class 'slow:share=25%:speed=100' --class 'slower:share=25%:speed=40')
+
+# Six of twelve are drawn and the first four updates close a round, whatever the workers and after crashes.
+cohort=("${common[@]}" --method flora --rank 2 --rounds 4 --cohort 4 --over-select 2 --jitter 0.5)
+simulate "${cohort[@]}" --workers 1 -o one >out
+holds one 'all(r["updates"] == 4 and r["lost"] <= 2 for r in rounds)'
+holds one 'all(len({u["member"] for u in updates if u["round"] == str(r)}) >= 5 for r in (1, 2, 3))'
+holds one 'len({frozenset(u["member"] for u in updates if u["round"] == str(r)) for r in (1, 2, 3)}) == 3'
+holds one 'all(u["loss"] == "" for u in updates if u["fate"] == "lost")'
+simulate "${cohort[@]}" --workers 2 --crash 0.4 -o two >out
+grep -q "the coordinator crashed" out || fail_with out "no crash"
+[ "$(state_of one)" = "$(state_of two)" ] || fail "a cohort depends on the workers or on crashes"
+refused "cohort 10 and over_select 3 are more than the 12 members" "${cohort[@]}" --cohort 10 --over-select 3 -o not1
+refused "over_select: 2 has no effect without cohort" "${cohort[@]}" --cohort 0 -o not2
+
+# FedBuff: four updates close a round, and slow members' updates count up to three rounds later. The last state is the
+# mean with the discounted weights, computed here from the files of the updates.
+simulate "${common[@]}" "${mixed[@]}" --method fedit --rank 2 --rounds 8 --quorum 4 --late-rounds 3 -o buffer >out
+holds buffer 'all(r["updates"] >= 4 for r in rounds) and sum(r["late"] for r in rounds) >= 4'
+cat >mean.py <<'END'
+import glob, json, os, sqlite3, struct, sys
+def tensors(path):
+    data = open(path, "rb").read()
+    size = struct.unpack("<Q", data[:8])[0]
+    head = json.loads(data[8 : 8 + size])
+    head.pop("__metadata__")
+    out = {}
+    for name, t in head.items():
+        first, last = t["data_offsets"]
+        out[name] = struct.unpack("<%df" % ((last - first) // 4), data[8 + size + first : 8 + size + last])
+    return out
+def blob(digest):
+    found = [p for p in glob.glob(sys.argv[1] + "/blobs/**", recursive=True) if digest.hex() in p.replace("/", "")]
+    return tensors([p for p in found if os.path.isfile(p)][0])
+db = sqlite3.connect(sys.argv[1] + "/fedlora.db")
+rounds = db.execute("SELECT max(round) FROM rounds").fetchone()[0]
+rows = db.execute("SELECT digest, examples, counted_in - made_for FROM updates WHERE counted_in=?", (rounds,)).fetchall()
+state = blob(db.execute("SELECT state FROM rounds WHERE round=?", (rounds,)).fetchone()[0])
+weight = [examples / (1 + stale) ** 0.5 for _, examples, stale in rows]
+update = [blob(digest) for digest, _, _ in rows]
+worst = plain = 0
+for name, values in state.items():
+    for i, value in enumerate(values):
+        mean = sum(w * u[name][i] for w, u in zip(weight, update)) / sum(weight)
+        even = sum(u[name][i] for u in update) / len(update)
+        worst, plain = max(worst, abs(mean - value)), max(plain, abs(even - value))
+print(max(stale for _, _, stale in rows), worst, plain)
+sys.exit(not (worst < 1e-7 < 1e-5 < plain))
+END
+python3 mean.py buffer/store >said || fail_with said "the state is not the discounted mean"
+[ "$(cut -d' ' -f1 said)" -ge 1 ] || fail_with said "no late update in the last round"
+refused "late_rounds: method rolora trains with factors that have changed" "${common[@]}" --method rolora --rank 2 \
+  --rounds 2 --late-rounds 1 -o not3
+echo "simulate_members: passed"
