@@ -22,7 +22,7 @@ struct part { /* one "key=value" of a class */
 static const struct part parts[] = {
     {"share", AT(share), UNIT_PERCENT, 1e-9, 1}, {"speed", AT(speed), UNIT_NONE, 1e-3, 1e12},
     {"up", AT(up), UNIT_BITS, 0, 1e15},          {"down", AT(down), UNIT_BITS, 0, 1e15},
-    {"drop", AT(drop), UNIT_PERCENT, 0, 1},
+    {"drop", AT(drop), UNIT_PERCENT, 0, 1},      {"watts", AT(watts), UNIT_NONE, 0, 1e6},
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 
@@ -54,9 +54,34 @@ static err parse_value(double *out, const char *text, const struct part *p)
     return err_make(ERR_INPUT, "%s=%.40s: expected %g to %g", p->key, text, p->least, p->most);
 }
 
+err device_parse_bits(double *out, const char *text)
+{
+    static const struct part bits = {"rate", 0, UNIT_BITS, 0, 1e15};
+    return parse_value(out, text, &bits);
+}
+
+/* "40%/8h": the share of each period of 8 hours that the device is on. */
+static err parse_online(struct device_class *c, const char *text)
+{
+    static const struct part share = {"online", 0, UNIT_PERCENT, 1e-9, 1};
+    char percent[32];
+    double on = 0;
+    const char *slash = strchr(text, '/');
+    if (!slash || slash - text > 31)
+        return err_make(ERR_INPUT, "online=%.40s: expected SHARE/PERIOD, as 40%%/8h", text);
+    snprintf(percent, sizeof percent, "%.*s", (int)(slash - text), text);
+    TRY(parse_value(&on, percent, &share));
+    TRY(text_parse_duration_ms(&c->period_ms, slash + 1));
+    c->on.to = (uint64_t)(on * (double)c->period_ms);
+    if (c->on.to == 0)
+        return err_make(ERR_INPUT, "online=%.40s: expected at least a millisecond", text);
+    if (c->on.to == c->period_ms) c->on.to = 0; /* always */
+    return ERR_NONE;
+}
+
 static err parse_part(struct device_class *c, const char *text)
 {
-    const char *known[PARTS + 1];
+    const char *known[PARTS + 2];
     const char *equals = strchr(text, '=');
     char key[32] = "";
     if (equals)
@@ -72,11 +97,15 @@ static err parse_part(struct device_class *c, const char *text)
         c->rank = (uint32_t)rank;
         return ERR_NONE;
     }
+    if (!strcmp(key, "online")) return parse_online(c, equals + 1);
     known[PARTS] = "rank";
-    const char *nearest = text_nearest(key, known, PARTS + 1);
+    known[PARTS + 1] = "online";
+    const char *nearest = text_nearest(key, known, PARTS + 2);
     return err_make(ERR_INPUT,
-                    "\"%.40s\": expected share=, speed=, up=, down=, rank= or drop=%s%s%s", text,
-                    nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+                    "\"%.40s\": expected share=, speed=, up=, down=, rank=, drop=, online= or "
+                    "watts=%s%s%s",
+                    text, nearest ? "; did you mean " : "", nearest ? nearest : "",
+                    nearest ? "?" : "");
 }
 
 /* The parts are separated by ':'. */
@@ -139,16 +168,102 @@ void devices_deal(uint32_t *class, const struct devices *d, size_t members)
     rng_shuffle(&rng, class, members);
 }
 
+/* The member's lines of the trace. */
+static size_t traces_of(size_t *first, const struct devices *d, const char *member)
+{
+    size_t low = 0, high = d->traces, count = 0;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(d->trace[middle].member, member) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    while (low + count < d->traces && !strcmp(d->trace[low + count].member, member))
+        count++;
+    *first = low;
+    return count;
+}
+
+/* A member of a class is on at times of its own, so that a class does not go off at once. */
+static struct online online_of(const struct devices *d, uint32_t class, const char *member)
+{
+    const struct device_class *c = &d->class[class];
+    size_t first = 0, count = traces_of(&first, d, member);
+    struct rng rng;
+    if (count && !d->span[first].to) return (struct online){0};
+    if (count)
+        return (struct online){.span = d->span + first, .spans = count, .period = d->trace_ms};
+    if (!c->on.to) return (struct online){0};
+    rng_init(&rng, "online", d->seed, member, 0);
+    return (struct online){
+        .span = &c->on, .spans = 1, .period = c->period_ms, .shift = rng_below(&rng, c->period_ms)};
+}
+
+/* The speeds at the time at which the device is first on. */
+static struct device_trace speeds_of(const struct devices *d, uint32_t class, const char *member,
+                                     const struct online *online, uint64_t from_ms)
+{
+    const struct device_class *c = &d->class[class];
+    struct device_trace s = {.speed = c->speed, .up = c->up, .down = c->down};
+    size_t first = 0;
+    if (!traces_of(&first, d, member)) return s;
+    const struct device_trace *t =
+        &d->trace[first + online_span_at(online, online_start(online, from_ms))];
+    if (t->speed >= 0) s.speed = t->speed;
+    if (t->up >= 0) s.up = t->up;
+    if (t->down >= 0) s.down = t->down;
+    return s;
+}
+
+uint64_t device_start_ms(const struct devices *d, uint32_t class, const char *member,
+                         uint64_t from_ms)
+{
+    const struct online online = online_of(d, class, member);
+    return online_start(&online, from_ms);
+}
+
+double device_joules(const struct devices *d, uint32_t class, const char *member,
+                     const uint64_t between_ms[2])
+{
+    double watts = d->class[class].watts;
+    if (watts <= 0) return 0;
+    const struct online online = online_of(d, class, member);
+    return watts * (double)online_between(&online, between_ms[0], between_ms[1]) / 1000;
+}
+
+/* Properties that earlier versions did not have are added only if they are set, so that folders of
+ * those versions can be continued. */
+void device_digest(struct digest_stream *s, const struct devices *d, uint32_t class,
+                   const char *member)
+{
+    const struct device_class *c = &d->class[class];
+    const double device[] = {c->speed, c->up, c->down, c->drop, d->jitter};
+    size_t first = 0, count = traces_of(&first, d, member);
+    digest_add(s, device, sizeof device);
+    if (c->watts > 0) digest_add(s, &c->watts, sizeof c->watts);
+    if (c->on.to) digest_add(s, &c->on.to, sizeof c->on.to);
+    if (c->on.to) digest_add(s, &c->period_ms, sizeof c->period_ms);
+    if (count) digest_add(s, &d->trace_ms, sizeof d->trace_ms);
+    for (size_t i = first; i < first + count; i++) {
+        const double speeds[] = {d->trace[i].speed, d->trace[i].up, d->trace[i].down};
+        digest_add(s, speeds, sizeof speeds);
+        digest_add(s, &d->span[i], sizeof d->span[i]);
+    }
+}
+
 uint64_t device_ms(bool *drops, const struct devices *d, uint32_t class,
                    const struct device_work *work)
 {
-    const struct device_class *c = &d->class[class];
+    const struct online online = online_of(d, class, work->member);
+    const struct device_trace s = speeds_of(d, class, work->member, &online, work->from_ms);
     struct rng rng;
     rng_init(&rng, "tasks", d->seed, work->member, work->round);
-    *drops = rng_unit(&rng) < c->drop;
-    double seconds = (double)work->tokens / c->speed;
-    if (c->down > 0) seconds += 8 * (double)work->down_bytes / c->down;
-    if (c->up > 0) seconds += 8 * (double)work->up_bytes / c->up;
+    *drops = rng_unit(&rng) < d->class[class].drop;
+    double seconds = (double)work->tokens / s.speed;
+    if (s.down > 0) seconds += 8 * (double)work->down_bytes / s.down;
+    if (s.up > 0) seconds += 8 * (double)work->up_bytes / s.up;
     seconds *= exp(d->jitter * rng_normal(&rng));
-    return seconds * 1000 < 1 ? 1 : (uint64_t)fmin(seconds * 1000, 1e15);
+    uint64_t ms = seconds * 1000 < 1 ? 1 : (uint64_t)fmin(seconds * 1000, 1e15);
+    return online_end(&online, work->from_ms, ms) - work->from_ms;
 }

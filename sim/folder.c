@@ -11,12 +11,10 @@ enum { SETUP_BYTES_MAX = 64 << 20 };
 
 static void add_member(struct digest_stream *s, const struct fleet *f, const struct fleet_member *m)
 {
-    const struct device_class *c = &f->devices.class[m->device];
-    const double device[] = {c->speed, c->up, c->down, c->drop, f->devices.jitter};
     const uint64_t counts[] = {m->rank, m->data.count, m->data.tokens};
     digest_add(s, m->id, strlen(m->id) + 1);
     digest_add(s, counts, sizeof counts);
-    digest_add(s, device, sizeof device);
+    device_digest(s, &f->devices, m->device, m->id);
     for (size_t i = 0; i < m->data.count; i++)
         digest_add(s, m->data.row[i].id, m->data.row[i].count * sizeof *m->data.row[i].id);
 }
@@ -34,6 +32,7 @@ static err setup_digest(struct digest *out, const struct fleet *f, const struct 
         digest_add(&s, &f->devices.seed, sizeof f->devices.seed);
         for (size_t i = 0; i < f->members; i++)
             add_member(&s, f, &f->member[i]);
+        attack_digest(&s, &o->attack);
         *out = digest_end(&s);
     }
     bytes_close(&packed);

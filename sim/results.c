@@ -12,7 +12,8 @@
 
 enum { LINE_BYTES = 4096 };
 const char *const results_fates[] = {"counted", "late", "refused", "lost", "dropped"};
-static const char header[] = "round,member,rank,examples,start_s,end_s,fate,loss,bytes\n";
+static const char header[] =
+    "round,member,rank,examples,start_s,end_s,fate,loss,bytes,joules,attack\n";
 
 /* ---- reading what an earlier call has left ---- */
 
@@ -47,6 +48,7 @@ static err parse_fields(struct simulate_round *out, const json_t *o)
     TRY(json_opt_num(&out->train_loss, o, "train_loss", where));
     TRY(json_opt_num(&out->loss, o, "loss", where));
     TRY(json_opt_num(&out->accuracy, o, "accuracy", where));
+    TRY(json_opt_num(&out->joules, o, "joules", where));
     for (size_t i = 0; i < COUNTS; i++) {
         int64_t n = 0;
         TRY(json_get_int(&n, o, counts[i].key, 0, INT64_MAX, where));
@@ -79,7 +81,8 @@ static err keep_lines(const char *path, uint32_t published, const char *first,
     err e = file_exists(path) ? file_read_all(&text, &size, path, SIZE_MAX / 2) : ERR_NONE;
     if (!err_is(e)) e = file_out_append(&out, first, strlen(first));
     char *line = text;
-    if (text && *first && !strncmp(text, first, strlen(first))) line += strlen(first);
+    if (text && *first && strchr(text, '\n') && !strncmp(text, first, 6))
+        line = strchr(text, '\n') + 1;
     for (; line && *line && !err_is(e); line = next) {
         uint32_t round = 0;
         next = strchr(line, '\n');
@@ -185,10 +188,18 @@ static json_t *round_json(const struct simulate_round *n)
         "bytes_down", (json_int_t)n->bytes_down, "seconds", n->seconds, "state", state);
 }
 
+/* Energy is written only if a class of devices has a power. */
+static json_t *round_line(const struct simulate_round *n)
+{
+    json_t *o = round_json(n);
+    if (o && n->joules > 0) json_object_set_new(o, "joules", json_real(n->joules));
+    return o;
+}
+
 err results_round(struct results *r, const struct simulate_round *round)
 {
     struct bytes line = {.max = LINE_BYTES};
-    json_t *o = round_json(round);
+    json_t *o = round_line(round);
     err e = o ? json_write(&line, o) : err_sys(ENOMEM, "results");
     if (!err_is(e)) e = bytes_printf(&line, "\n");
     if (!err_is(e)) e = write_line(r->rounds, (const char *)line.data, line.size, r->dir);
@@ -199,11 +210,13 @@ err results_round(struct results *r, const struct simulate_round *round)
 
 err results_update(struct results *r, const struct results_update *u)
 {
-    char line[LINE_BYTES], loss[32] = "";
+    char line[LINE_BYTES], loss[32] = "", joules[32] = "";
     if (isfinite(u->loss)) snprintf(loss, sizeof loss, "%.6g", u->loss);
-    int n = snprintf(line, sizeof line, "%u,%s,%u,%zu,%.3f,%.3f,%s,%s,%" PRIu64 "\n", u->round,
-                     u->member, u->rank, u->examples, (double)u->from_ms / 1000,
-                     (double)u->at_ms / 1000, results_fates[u->fate], loss, u->bytes);
+    if (u->joules > 0) snprintf(joules, sizeof joules, "%.6g", u->joules);
+    int n = snprintf(line, sizeof line, "%u,%s,%u,%zu,%.3f,%.3f,%s,%s,%" PRIu64 ",%s,%s\n",
+                     u->round, u->member, u->rank, u->examples, (double)u->from_ms / 1000,
+                     (double)u->at_ms / 1000, results_fates[u->fate], loss, u->bytes, joules,
+                     u->attack);
     return write_line(r->updates, line, (size_t)n, r->dir);
 }
 
@@ -216,7 +229,7 @@ err results_end(struct results *r, const struct simulate_result *result,
     describe_libraries(libraries, sizeof libraries);
     json_t *o =
         json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s}", "run", config->name, "method", config->method,
-                  "seed", (json_int_t)config->seed, "last", round_json(&result->last), "state_file",
+                  "seed", (json_int_t)config->seed, "last", round_line(&result->last), "state_file",
                   result->state_path, "processor", processor, "libraries", libraries);
     err e = o ? json_write(&text, o) : err_sys(ENOMEM, "results");
     if (!err_is(e)) e = bytes_printf(&text, "\n");

@@ -38,6 +38,8 @@ struct results_update {
     enum results_fate fate;
     double loss; /* NaN: not trained */
     uint64_t bytes;
+    double joules;
+    const char *attack; /* of this member, or "" */
 };
 err results_update(struct results *r, const struct results_update *u);
 /* The rounds of a folder, from rounds.jsonl, in the arena. ERR_INPUT: it is no such folder. */

@@ -15,11 +15,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* A task on its way. Tasks are trained some time before their updates arrive, several at once. */
 struct event {
     struct federation_task task;
     uint64_t from_ms, at_ms; /* the task was handed out; its update arrives */
+    uint64_t start_ms;       /* the member's device is on for the first time */
     bool drops;              /* it never arrives */
     struct pool_task *done;  /* trained, or NULL */
 };
@@ -40,6 +42,7 @@ struct simulation {
     uint64_t ticked_ms;         /* the newest time that the coordinator wanted a tick at */
     struct simulate_round now;  /* counts since the last published round */
     struct simulate_round last; /* the last published round */
+    struct attack_plan attack;
     struct rng crashes;
     uint64_t crashed;
     uint64_t began_ms;
@@ -79,17 +82,23 @@ static err hand_out(struct simulation *s, size_t member)
 {
     const struct fleet_member *m = &s->fleet->member[member];
     struct event e = {.from_ms = s->federation.now_ms};
+    uint32_t vanishes = s->attack.vanishes[member];
     bool has = false;
     if (s->busy[member]) return ERR_NONE;
+    if (vanishes && vanishes < round_under_way(&s->federation.run->round)) return ERR_NONE;
     TRY(federation_task(&has, &e.task, &s->federation, member));
     if (!has) return ERR_NONE;
     const struct device_work work = {.member = m->id,
                                      .round = e.task.round.round,
                                      .tokens = pool_tokens(&s->federation.training, &m->data),
                                      .down_bytes = e.task.down_bytes,
-                                     .up_bytes = e.task.up_bytes};
-    e.at_ms = e.from_ms + device_ms(&e.drops, &s->fleet->devices, m->device, &work);
-    s->now.bytes_down += e.task.down_bytes;
+                                     .up_bytes = e.task.up_bytes,
+                                     .from_ms = e.from_ms};
+    const struct devices *devices = &s->fleet->devices;
+    e.at_ms = e.from_ms + device_ms(&e.drops, devices, m->device, &work);
+    e.start_ms = device_start_ms(devices, m->device, m->id, e.from_ms);
+    if (vanishes == e.task.round.round) e.drops = true;
+    if (e.start_ms == e.from_ms) s->now.bytes_down += e.task.down_bytes;
     s->tasks++;
     s->busy[member] = true;
     return add_event(s, &e);
@@ -112,11 +121,27 @@ static void give_up(struct simulation *s)
     }
 }
 
+/* A device that was off has not asked for its task yet, so it gets one of the new round. */
+static void take_back(struct simulation *s)
+{
+    size_t kept = s->next;
+    for (size_t i = s->next; i < s->events; i++) {
+        struct event *e = &s->event[i];
+        bool asleep = e->start_ms > s->federation.now_ms && !e->done;
+        if (asleep)
+            s->busy[e->task.member] = false;
+        else
+            s->event[kept++] = *e;
+    }
+    s->events = kept;
+}
+
 static err open_round(struct simulation *s)
 {
     uint32_t round = round_under_way(&s->federation.run->round);
     if (s->handed >= round) return ERR_NONE;
     s->tasks = s->answered = 0;
+    take_back(s);
     give_up(s);
     for (size_t i = 0; i < s->fleet->members; i++)
         TRY(hand_out(s, i));
@@ -151,7 +176,7 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
 {
     struct job *job = calloc(1, sizeof *job);
     if (!job) return err_sys(ENOMEM, "simulation");
-    job->task.data = &s->fleet->member[e->task.member].data;
+    job->task.data = attack_data(&s->attack, s->fleet, e->task.member);
     job->task.training = &s->federation.training;
     job->task.checkpoint = s->o->checkpoint;
     federation_paths(&job->paths, &job->task.round, &s->federation, &e->task);
@@ -203,6 +228,21 @@ static err crash_sometimes(struct simulation *s)
     return federation_crash(&s->federation);
 }
 
+/* A faulty member changes its update before it hands it in. */
+static err change_update(struct simulation *s, struct event *e)
+{
+    struct pool_task *t = e->done;
+    struct federation_paths paths;
+    struct member_round round;
+    struct stat st;
+    if (!attack_changes(&s->attack, e->task.member)) return ERR_NONE;
+    federation_paths(&paths, &round, &s->federation, &e->task); /* a crash may have come between */
+    TRY(attack_update(t->path, s->attack.attack, &s->fleet->model.arch, &round));
+    if (stat(t->path, &st) != 0) return err_sys(errno, "%s", t->path);
+    t->size = (uint64_t)st.st_size;
+    return digest_of_file(&t->digest, t->path);
+}
+
 /* A task whose update would not be accepted is not trained: its device worked in vain. */
 static err arrive(struct simulation *s, struct event *e, enum results_fate *fate)
 {
@@ -210,6 +250,7 @@ static err arrive(struct simulation *s, struct event *e, enum results_fate *fate
     *fate = e->drops ? RESULTS_DROPPED : RESULTS_LOST;
     if (e->drops || !federation_accepts(&s->federation, e->task.member, round)) return ERR_NONE;
     if (!e->done) TRY(train_ahead(s));
+    TRY(change_update(s, e));
     uint32_t under_way = round_under_way(&s->federation.run->round);
     err er = federation_submit(&s->federation, &e->task, e->done, (e->at_ms - e->from_ms) / 1000);
     if (er.kind == ERR_STATE) return ERR_NONE;
@@ -223,21 +264,28 @@ static err arrive(struct simulation *s, struct event *e, enum results_fate *fate
 
 static err note_update(struct simulation *s, const struct event *e, enum results_fate fate)
 {
+    const struct fleet_member *m = &s->fleet->member[e->task.member];
+    bool attacks = s->attack.is[e->task.member];
     const struct results_update u = {.member = e->task.round.member,
                                      .round = e->task.round.round,
                                      .rank = e->task.round.rank,
-                                     .examples = s->fleet->member[e->task.member].data.count,
+                                     .examples = m->data.count,
                                      .from_ms = e->from_ms,
                                      .at_ms = e->at_ms,
                                      .fate = fate,
                                      .loss = e->done ? e->done->result.mean_loss : NAN,
-                                     .bytes = e->done ? e->done->size : 0};
+                                     .bytes = e->done ? e->done->size : 0,
+                                     .joules = device_joules(&s->fleet->devices, m->device, m->id,
+                                                             (uint64_t[]){e->from_ms, e->at_ms}),
+                                     .attack = attacks ? s->attack.attack->name : ""};
+    s->now.joules += u.joules;
+    if (e->start_ms > e->from_ms) s->now.bytes_down += e->task.down_bytes;
     s->now.updates += fate == RESULTS_COUNTED || fate == RESULTS_LATE;
     s->now.late += fate == RESULTS_LATE;
     s->now.lost += fate == RESULTS_LOST;
     s->now.dropped += fate == RESULTS_DROPPED;
     TRY(results_update(&s->results, &u));
-    if (fate != RESULTS_REFUSED) return ERR_NONE;
+    if (fate != RESULTS_REFUSED || attacks) return ERR_NONE;
     return err_make(ERR_STATE, "the coordinator refused the update of %s for round %u: %s",
                     u.member, u.round, s->federation.refusal);
 }
@@ -267,7 +315,8 @@ static err next_event(struct simulation *s)
     s->next++;
     s->answered++;
     if (!err_is(er) && s->o->on_update) s->o->on_update(s->o->user, s->answered, s->tasks, &s->now);
-    return err_is(er) || fate == RESULTS_DROPPED ? er : next_task(s, member);
+    bool ends = fate == RESULTS_DROPPED || fate == RESULTS_REFUSED; /* for this round */
+    return err_is(er) || ends ? er : next_task(s, member);
 }
 
 /* ---- rounds ---- */
@@ -403,6 +452,7 @@ static err simulation_open(struct simulation *s)
     TRY(folder_check(s->fleet, s->o));
     TRY(federation_open(&s->federation, s->fleet, store, s->o->config, threads));
     s->published = s->federation.run->round.published;
+    TRY(attack_open(&s->attack, &s->o->attack, s->fleet, s->o->config->rounds));
     TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
     if (s->now.virtual_ms > s->federation.now_ms) s->federation.now_ms = s->now.virtual_ms;
     s->last = s->now;
@@ -420,6 +470,7 @@ static void simulation_close(struct simulation *s)
         task_close(&s->event[i]);
     free(s->event);
     free(s->busy);
+    attack_close(&s->attack);
     farm_close(s->farm);
     pool_close(s->pool);
     results_close(&s->results);

@@ -14,6 +14,7 @@
 #define SIM_SIMULATE_H
 
 #include "fedlora.pb-c.h"
+#include "sim/attack.h"
 #include "sim/fleet.h"
 #include "sim/pool.h"
 
@@ -25,6 +26,7 @@ struct simulate_round { /* one published round */
     double loss, accuracy;               /* on the test set; loss NaN: not evaluated; accuracy < 0:
                                             no row has a completion */
     uint64_t bytes_up, bytes_down;       /* since the start */
+    double joules;                       /* since the start, of all tasks */
     double seconds;                      /* of real time since the start of this process */
     struct digest state;
 };
@@ -38,6 +40,7 @@ struct simulate_options {
     int64_t check_rows;     /* of the test set before the last round; 0: all */
     double crash;           /* probability of a coordinator crash after an update */
     uint64_t seed;          /* of the crashes */
+    struct attack attack;   /* faulty members */
     void (*on_start)(void *user, uint64_t virtual_ms, uint32_t published);
     void (*on_update)(void *user, size_t done, size_t tasks, const struct simulate_round *now);
     void (*on_round)(void *user, const struct simulate_round *round);

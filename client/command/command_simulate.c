@@ -84,7 +84,15 @@ static const struct option_row rows[] = {
      .value = "NAME:...",
      .help = "machines of a share of the clients, as "
              "NAME:share=30%:speed=200:up=20Mbit:down=50Mbit:rank=16:drop=10% with the speed in "
-             "tokens a second; may be repeated; default: all train 1000 tokens a second"},
+             "tokens a second; may be repeated; also online=40%/8h (on for a share of each period) "
+             "and watts=30; default: all train 1000 tokens a second"},
+    {.flag = "trace",
+     .key = "devices.trace",
+     .kind = OPTION_TEXT,
+     .at = AT(trace),
+     .value = "FILE.csv",
+     .help = "speeds and times of single clients, with the columns "
+             "member,tokens_per_s,up,down,on_from,on_to; default: those of their class"},
     {.flag = "jitter",
      .key = "devices.jitter",
      .kind = OPTION_NUM,
@@ -101,6 +109,21 @@ static const struct option_row rows[] = {
      .least = 0,
      .most = 1,
      .help = "probability that the coordinator crashes after an update and starts again"},
+    {.flag = "attack",
+     .key = "faults.attack",
+     .kind = OPTION_TEXT,
+     .at = AT(attack),
+     .value = "KIND SHARE",
+     .help = "faulty updates of a share of the clients, as \"sign-flip 5%\"; KIND is sign-flip, "
+             "scale:FACTOR, noise:SIGMA, nan or label-shuffle; default: none"},
+    {.flag = "vanish",
+     .key = "faults.vanish",
+     .kind = OPTION_NUM,
+     .at = AT(vanish),
+     .fallback = "0",
+     .least = 0,
+     .most = 1,
+     .help = "share of the clients that leave in a random round and never come back"},
     {.flag = "check-every",
      .key = "evaluate.every",
      .kind = OPTION_INT,

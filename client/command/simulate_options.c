@@ -60,6 +60,8 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
     TRY(check_split(o));
     err e = devices_parse(&f.devices, &o->classes);
     if (err_is(e)) return err_in(e, "--class");
+    if (o->trace) e = devices_trace(&f.devices, o->trace, arena);
+    if (err_is(e)) return err_in(e, "--trace");
     TRY(take_ranks(&f, o->ranks, arena));
     *out = f;
     return ERR_NONE;
@@ -81,6 +83,15 @@ struct pool_options simulate_pool_options(const struct simulate_command *o)
                    .threads = threads,
                    .tokens = (size_t)(o->run.training.batch * o->run.training.seq),
                    .checkpoint = o->checkpoint}};
+}
+
+err simulate_attack(struct attack *out, const struct simulate_command *o)
+{
+    struct attack a = {.vanish = o->vanish, .seed = (uint64_t)o->run.common.seed};
+    err e = attack_parse(&a, o->attack);
+    if (err_is(e)) return err_in(e, "--attack");
+    *out = a;
+    return ERR_NONE;
 }
 
 /* A run without a rank of its own takes those that its members offer. */
@@ -123,6 +134,9 @@ err simulate_settings(char **out, const struct simulate_command *o,
                             "split", deal_kinds[o->split], "by", o->by, "split_alpha",
                             o->split_alpha, "size_sigma", o->size_sigma, "jitter", o->jitter);
     bool good = own && json_object_update(all, own) == 0;
+    if (o->trace) good = json_object_set_new(all, "trace", json_string(o->trace)) == 0 && good;
+    if (o->attack) good = json_object_set_new(all, "attack", json_string(o->attack)) == 0 && good;
+    if (o->vanish > 0) good = json_object_set_new(all, "vanish", json_real(o->vanish)) == 0 && good;
     json_t *classes = json_array();
     for (size_t i = 0; i < o->classes.count; i++)
         good = json_array_append_new(classes, json_string(o->classes.item[i])) == 0 && good;

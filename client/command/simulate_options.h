@@ -8,9 +8,9 @@
 
 struct simulate_command {
     struct run_options run;
-    const char *train, *test, *by, *ranks, *output, *name, *write;
+    const char *train, *test, *by, *ranks, *trace, *attack, *output, *name, *write;
     int split;
-    double split_alpha, size_sigma, jitter, crash;
+    double split_alpha, size_sigma, jitter, crash, vanish;
     int64_t shards, clients, every, check_rows, workers;
     struct option_list classes;
     bool checkpoint;
@@ -20,6 +20,8 @@ struct simulate_command {
 err simulate_fleet_options(struct fleet_options *out, const struct simulate_command *o,
                            struct arena *arena);
 struct pool_options simulate_pool_options(const struct simulate_command *o);
+/* The faulty members. */
+err simulate_attack(struct attack *out, const struct simulate_command *o);
 /* ERR_INPUT if neither the run nor the members have a rank. */
 err simulate_check_ranks(const struct fleet_options *f, const struct simulate_command *o);
 /* The name of the run: --run, or that of the file without its ending. */

@@ -107,6 +107,8 @@ err simulate_show(const struct fleet *fleet, const struct simulate_command *o,
     struct view v = {.o = o};
     struct simulate_result result = {0};
     char *settings = NULL;
+    struct attack attack;
+    TRY(simulate_attack(&attack, o));
     TRY(simulate_settings(&settings, o, config));
     const struct simulate_options options = {.dir = dir,
                                              .config = config,
@@ -116,6 +118,7 @@ err simulate_show(const struct fleet *fleet, const struct simulate_command *o,
                                              .evaluate_every = o->every,
                                              .check_rows = o->check_rows,
                                              .crash = o->crash,
+                                             .attack = attack,
                                              .seed = (uint64_t)o->run.common.seed,
                                              .on_start = on_start,
                                              .on_update = on_update,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fedlora simulate: the members of a round. Cohorts, late updates and their weights.
+# fedlora simulate: the members of a round. Cohorts, late updates and their weights, devices that are not always on.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -80,4 +80,33 @@ python3 mean.py buffer/store >said || fail_with said "the state is not the disco
 [ "$(cut -d' ' -f1 said)" -ge 1 ] || fail_with said "no late update in the last round"
 refused "late_rounds: method rolora trains with factors that have changed" "${common[@]}" --method rolora --rank 2 \
   --rounds 2 --late-rounds 1 -o not3
+
+# Devices that are on for a quarter of the time take about four times as long for the same energy, at 20 tokens a second
+# and 30 W.
+part=("${common[@]}" --method flora --rank 2 --rounds 3 --steps 8)
+duty=("${part[@]}" --class 'phone:speed=20:online=25%/8s:watts=30')
+simulate "${duty[@]}" -o phones >out
+holds phones 'all(r["updates"] == 12 and r["lost"] == 0 for r in rounds)'
+cat >energy.py <<'END'
+import csv, json
+updates = list(csv.DictReader(open("phones/updates.csv")))
+total = json.load(open("phones/result.json"))["last"]["joules"]
+for u in updates:
+    seconds = float(u["end_s"]) - float(u["start_s"])  # two of each eight seconds count, in any phase
+    assert 30 * (seconds / 8 - 1) * 2 <= float(u["joules"]) <= 30 * (seconds / 8 + 1) * 2, u
+joules = [float(u["joules"]) for u in updates]
+assert abs(sum(joules) - total) < 1e-3 * total
+assert max(joules) < 1.5 * min(joules)
+END
+python3 energy.py || fail_with phones/updates.csv "energy"
+# With a deadline, a device that is off while a round is open gets no task of it.
+simulate "${part[@]}" --class 'phone:speed=200:online=25%/40s:watts=30' --quorum 1 --deadline 5s -o asleep >out
+holds asleep 'all(sum(u["round"] == str(r) for u in updates) < 12 for r in (1, 2, 3))'
+holds asleep 'all(float(u["joules"] or 0) > 0 for u in updates)'
+printf 'member,tokens_per_s,up,down,on_from,on_to\nm01,1,,,,\nm02,1e6,,,0,1h\n' >trace.csv
+simulate "${part[@]}" -o trace --trace trace.csv >out
+holds trace 'max((float(u["end_s"]) - float(u["start_s"]), u["member"]) for u in updates)[1] == "m01"'
+holds trace 'min((float(u["end_s"]) - float(u["start_s"]), u["member"]) for u in updates)[1] == "m02"'
+sed 's/m01/-/' trace.csv >wrong.csv
+refused "--trace: wrong.csv: line 2" "${part[@]}" -o not4 --trace wrong.csv
 echo "simulate_members: passed"
