@@ -19,7 +19,8 @@
 #define LIMIT_LINE_BYTES (16u << 20) /* one line of a data file */
 #define LIMIT_TEXT_BYTES (1u << 30)  /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
-#define LIMIT_MEMBERS 10000
+#define LIMIT_MEMBERS 10000       /* that take part in a round, or that a service lists */
+#define LIMIT_POPULATION 100000   /* members of a run; more than LIMIT_MEMBERS need a cohort */
 #define LIMIT_ROBUST_MEMBERS 2048 /* in a round whose robust rule compares all pairs */
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000

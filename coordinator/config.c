@@ -277,8 +277,20 @@ err config_sample(struct bytes *out)
     return option_sample(out, &options);
 }
 
+/* By halves first, because a simulation lists very many names in order; a list in another order is
+ * searched from its start. */
 static bool is_listed(const struct option_list *list, const char *id)
 {
+    size_t low = 0, high = list->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(list->item[middle], id);
+        if (order == 0) return true;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
     for (size_t i = 0; i < list->count; i++)
         if (!strcmp(list->item[i], id)) return true;
     return false;

@@ -200,13 +200,13 @@ static err list_files(const char ***out, size_t *count, const char *dir, struct 
     const char **name = NULL;
     DIR *folder = opendir(dir);
     if (!folder) return err_sys(errno, "%s", dir);
-    err e = arena_take(&name, arena, LIMIT_MEMBERS, sizeof *name);
+    err e = arena_take(&name, arena, LIMIT_POPULATION, sizeof *name);
     for (struct dirent *d; !err_is(e) && (d = readdir(folder));) {
         size_t n = strlen(d->d_name);
         if (n < 7 || strcmp(d->d_name + n - 6, ".jsonl") != 0) continue;
         if (!strcmp(d->d_name, "test.jsonl") || !strcmp(d->d_name, "val.jsonl")) continue;
-        if (*count == LIMIT_MEMBERS)
-            e = err_make(ERR_INPUT, "%s: more than %d members", dir, LIMIT_MEMBERS);
+        if (*count == LIMIT_POPULATION)
+            e = err_make(ERR_INPUT, "%s: more than %d members", dir, LIMIT_POPULATION);
         else
             e = arena_text(&name[(*count)++], arena, d->d_name, n - 6);
     }

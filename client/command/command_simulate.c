@@ -62,9 +62,9 @@ static const struct option_row rows[] = {
      .at = AT(clients),
      .fallback = "10",
      .least = 1,
-     .most = LIMIT_MEMBERS,
-     .help = "number of simulated clients; with --split field and with a folder it follows "
-             "from the data"},
+     .most = LIMIT_POPULATION,
+     .help = "number of simulated clients; more than 10000 need --cohort; with --split field and "
+             "with a folder it follows from the data"},
     {.flag = "test",
      .key = "data.test",
      .kind = OPTION_TEXT,

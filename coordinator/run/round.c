@@ -15,8 +15,8 @@ static int member_compare(const void *a, const void *b)
 err round_init(struct round *out, const struct round_rules *rules, const char *const *id,
                size_t ids)
 {
-    if (ids == 0 || ids > LIMIT_MEMBERS)
-        return err_make(ERR_INPUT, "a run needs 1 to %d members, not %zu", LIMIT_MEMBERS, ids);
+    if (ids == 0 || ids > LIMIT_POPULATION)
+        return err_make(ERR_INPUT, "a run needs 1 to %d members, not %zu", LIMIT_POPULATION, ids);
     if (rules->quorum > ids)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", rules->quorum, ids);
     if (rules->cohort > ids)

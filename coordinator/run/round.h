@@ -190,7 +190,7 @@ size_t round_awaited(const struct round *r);
  * time. */
 struct round_counts round_recount(const struct round *r);
 uint64_t round_wake_ms(const struct round *r); /* when the next tick is needed; 0: never */
-/* "absent", "waiting", "training" or "submitted". */
+/* "absent", "not drawn", "waiting", "training" or "submitted". */
 const char *round_activity(const struct round *r, size_t member, uint64_t now_ms);
 /* "2 of 4 members: icu (training, step 12 of 40), lab (not seen for 3m00s)" */
 void round_waiting_for(char *out, size_t bytes, const struct round *r, uint64_t now_ms);

@@ -21,6 +21,7 @@ const char *round_activity(const struct round *r, size_t member, uint64_t now_ms
     bool open = r->stage == ROUND_TRAINING || r->stage == ROUND_AGGREGATING;
     if (open && m->counted_in >= round_under_way(r)) return "submitted";
     if (is_absent(r, m, now_ms)) return "absent";
+    if (phase == ROUND_TRAINING && r->rules.cohort && m->not_drawn) return "not drawn";
     bool handed = m->task_round == round_under_way(r);
     return phase == ROUND_TRAINING && handed ? "training" : "waiting";
 }

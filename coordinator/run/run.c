@@ -224,7 +224,8 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
         trained_round > method_setup_rounds(&run->options) ? run->round.rules.late_rounds : 0;
     TRY(round_judge(&place, &run->round, m, trained_round, &job->update.blob.digest));
     REQUIRE(!place.have);
-    if (!run_draw_has(run, m, trained_round)) /* in the round under way it has been checked */
+    /* In the round under way round_judge() has checked it. */
+    if (trained_round < round_under_way(&run->round) && !run_draw_has(run, m, trained_round))
         return err_make(ERR_STATE, "%s was not drawn for round %u; ask for the next task",
                         run->round.member[m].id, trained_round);
     job->method = run->method;
@@ -346,7 +347,8 @@ void run_flush_counters(struct run *run)
 
 double run_alpha(const struct run *run, size_t member)
 {
-    return run_config_alpha(run->config, run->round.member[member].id, run->member[member].rank);
+    return run_config_alpha_of(run->config, run->round.member[member].id, run->member[member].rank,
+                               run->rank_max);
 }
 
 bool run_rslora(const struct run *run, size_t member)

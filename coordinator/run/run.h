@@ -40,6 +40,7 @@ struct run_member {
     uint32_t pruned;     /* the rank it has pruned itself to; 0: never */
     const char **adapts; /* (adapts_count) sorted, of run->modules; NULL until those are known */
     size_t adapts_count;
+    bool adapts_shared; /* the list is that of all members without one of their own */
     uint64_t examples, eval_rows, bytes_up, bytes_down;
     uint64_t bytes_down_new; /* the part of bytes_down that is not yet in the store */
     double train_loss;
@@ -57,6 +58,7 @@ struct run {
     Fedlora__V1__HelloRequest *modules; /* NULL until the first hello */
     const struct method *method;
     struct method_options options;
+    uint32_t rank_max; /* run_config_rank_max() */
     struct round round;
     struct run_member *member;   /* (round.members), by the same index */
     struct publish_blobs newest; /* the result of the last published round, or the start */

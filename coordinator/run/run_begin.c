@@ -42,6 +42,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     run->config = config;
     run->method = run_config_method(config);
     run_config_options(&run->options, config);
+    run->rank_max = run_config_rank_max(config);
     *out = run;
     return ERR_NONE;
 }
@@ -51,10 +52,15 @@ void run_close(struct run *run)
 {
     if (!run) return;
     if (run->config) run_flush_counters(run);
+    const char **shared = NULL;
     for (size_t i = 0; run->member && i < run->round.members; i++) {
-        free(run->member[i].adapts);
+        if (run->member[i].adapts_shared && run->member[i].adapts)
+            shared = run->member[i].adapts;
+        else
+            free(run->member[i].adapts);
         ledger_close(&run->member[i].ledger);
     }
+    free(shared);
     private_noise_ahead_close(run->noise_ahead);
     round_close(&run->round);
     message_free(run->config);
@@ -69,20 +75,36 @@ static int by_name(const void *a, const void *b)
 }
 
 /* Sorted, because an update's modules are compared with this list in one pass. */
+static err learn_member(struct run *run, size_t member)
+{
+    struct run_member *m = &run->member[member];
+    const char *id = run->round.member[member].id;
+    size_t all = run->modules->n_modules;
+    m->adapts = calloc(all + 1, sizeof *m->adapts);
+    if (!m->adapts) return err_sys(ENOMEM, "the modules of %s", id);
+    for (size_t k = 0; k < all; k++) {
+        const char *name = run->modules->modules[k]->name;
+        if (run_config_adapts(run->config, id, name)) m->adapts[m->adapts_count++] = name;
+    }
+    qsort(m->adapts, m->adapts_count, sizeof *m->adapts, by_name);
+    return ERR_NONE;
+}
+
+/* Members without targets of their own adapt all modules, and share one list. */
 err run_learn_members(struct run *run)
 {
-    size_t all = run->modules->n_modules;
+    const struct run_member *first = NULL;
     for (size_t i = 0; i < run->round.members; i++) {
         struct run_member *m = &run->member[i];
-        const char *id = run->round.member[i].id;
         REQUIRE(!m->adapts);
-        m->adapts = calloc(all + 1, sizeof *m->adapts);
-        if (!m->adapts) return err_sys(ENOMEM, "the modules of %s", id);
-        for (size_t k = 0; k < all; k++) {
-            const char *name = run->modules->modules[k]->name;
-            if (run_config_adapts(run->config, id, name)) m->adapts[m->adapts_count++] = name;
+        m->adapts_shared = !run_config_own_targets(run->config, run->round.member[i].id);
+        if (m->adapts_shared && first) {
+            m->adapts = first->adapts;
+            m->adapts_count = first->adapts_count;
+            continue;
         }
-        qsort(m->adapts, m->adapts_count, sizeof *m->adapts, by_name);
+        TRY(learn_member(run, i));
+        if (m->adapts_shared) first = m;
     }
     return ERR_NONE;
 }

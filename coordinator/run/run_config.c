@@ -157,6 +157,11 @@ static err check_cohort(const run_config_t *c)
 {
     if (!c->cohort && c->over_select)
         return err_make(ERR_INPUT, "over_select: %u has no effect without cohort", c->over_select);
+    size_t drawn = c->cohort ? (size_t)c->cohort + c->over_select : c->n_members;
+    if (drawn > LIMIT_MEMBERS)
+        return err_make(ERR_INPUT,
+                        "%zu members take part in a round, at most %d can: expected a cohort",
+                        drawn, LIMIT_MEMBERS);
     if (!c->cohort) return ERR_NONE;
     if (run_privacy_central(c))
         return err_make(ERR_INPUT, "cohort: privacy of unit client draws members by "
@@ -370,8 +375,20 @@ err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
 }
 
 /* NULL for the state, which is no member. */
+/* By halves first, because large federations list their members in order; a list in another order
+ * is searched from its start. */
 static const Fedlora__V1__MemberConfig *find_member(const run_config_t *c, const char *member)
 {
+    size_t low = 0, high = member ? c->n_members : 0;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(c->members[middle]->id, member);
+        if (order == 0) return c->members[middle];
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
     for (size_t i = 0; i < c->n_members && member; i++)
         if (!strcmp(c->members[i]->id, member)) return c->members[i];
     return NULL;
@@ -383,6 +400,12 @@ bool run_config_adapts(const run_config_t *c, const char *member, const char *mo
     for (size_t i = 0; m && i < m->n_targets; i++)
         if (target_matches(m->targets[i], module)) return true;
     return !m || m->n_targets == 0;
+}
+
+bool run_config_own_targets(const run_config_t *c, const char *member)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    return m && m->n_targets > 0;
 }
 
 bool run_config_rslora(const run_config_t *c, const char *member)
@@ -438,11 +461,15 @@ err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, ui
  * sqrt(rank)). */
 double run_config_alpha(const run_config_t *c, const char *member, uint32_t rank)
 {
+    return run_config_alpha_of(c, member, rank, run_config_rank_max(c));
+}
+
+double run_config_alpha_of(const run_config_t *c, const char *member, uint32_t rank, uint32_t whole)
+{
     const struct method *method = run_config_method(c);
     const Fedlora__V1__MemberConfig *m = find_member(c, member);
     if (is_square(method)) return rank;
     if (method->fresh) return m && m->alpha > 0 ? m->alpha : c->alpha > 0 ? c->alpha : 2.0 * rank;
-    uint32_t whole = run_config_rank_max(c);
     double alpha = c->alpha > 0 ? c->alpha : 2.0 * whole, part = (double)rank / whole;
     if (method->frozen || rank == whole) return alpha;
     return alpha * (c->rslora ? sqrt(part) : part);

@@ -49,10 +49,15 @@ err run_config_rank(uint32_t *out, const Fedlora__V1__RunConfig *config, const c
  *     else, with the state's scale s    s rank, or s sqrt(rank) with rsLoRA; with frozen factors
  *                                       the state's rank takes the place of `rank` */
 double run_config_alpha(const Fedlora__V1__RunConfig *config, const char *member, uint32_t rank);
+/* The same, for a caller that knows run_config_rank_max(). */
+double run_config_alpha_of(const Fedlora__V1__RunConfig *config, const char *member, uint32_t rank,
+                           uint32_t rank_max);
 bool run_config_rslora(const Fedlora__V1__RunConfig *config, const char *member);
 /* Does this member adapt the module, which must be one of the run's? */
 bool run_config_adapts(const Fedlora__V1__RunConfig *config, const char *member,
                        const char *module);
+/* Does the configuration name modules for this member alone? */
+bool run_config_own_targets(const Fedlora__V1__RunConfig *config, const char *member);
 /* The largest rank that the run gives to a member; at least 1. */
 uint32_t run_config_rank_max(const Fedlora__V1__RunConfig *config);
 

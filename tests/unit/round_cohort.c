@@ -24,6 +24,8 @@ Test(round_cohort, closes_when_the_cohort_is_in_and_not_before)
     struct round r = open_cohort(0, 0);
     char text[256];
     cr_expect_eq(round_task(&r, 2), ROUND_TASK_WAIT, "lab is not drawn");
+    cr_expect_str_eq(round_activity(&r, 2, 4), "not drawn");
+    cr_expect_str_eq(round_activity(&r, 1, 4), "waiting");
     err e = submit(&r, 4, 2, 1, 1);
     cr_expect_eq(e.kind, ERR_STATE);
     cr_expect_str_eq(e.text, "lab is not drawn for round 1; ask for the next task");

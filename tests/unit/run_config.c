@@ -1,6 +1,7 @@
 #include "coordinator/run/run_config.h"
 
 #include "base/digest.h"
+#include "base/limits.h"
 #include "proto/message.h"
 #include "tests/support/support.h"
 
@@ -288,6 +289,10 @@ static void large_quorum(config_t *c)
     c->cohort = 1;
     c->quorum = 2;
 }
+static void huge_cohort(config_t *c)
+{
+    c->cohort = LIMIT_MEMBERS + 1;
+}
 static void private_cohort(config_t *c)
 {
     static Fedlora__V1__Privacy p = FEDLORA__V1__PRIVACY__INIT;
@@ -307,9 +312,30 @@ Test(run_config, refuses_cohorts_that_cannot_be_drawn)
     expect_refused(over_without_cohort, "over_select: 1 has no effect without cohort");
     expect_refused(large_cohort, "cohort 2 and over_select 1 are more than the 2 members together");
     expect_refused(large_quorum, "quorum 2 is more than the cohort of 1");
+    expect_refused(huge_cohort, "10001 members take part in a round, at most 10000 can: expected");
     expect_refused(private_cohort, "cohort: privacy of unit client draws members by");
     config_t *c = make(good_cohort);
     ok(run_config_complete(c));
+    message_free(c);
+}
+
+static void unsorted(config_t *c)
+{
+    Fedlora__V1__MemberConfig *first = c->members[0];
+    c->members[0] = c->members[1];
+    c->members[1] = first;
+    c->members[0]->rank = 4;
+    c->members[1]->rank = 2;
+}
+
+Test(run_config, finds_members_in_any_order_of_their_list)
+{
+    config_t *c = make(unsorted);
+    uint32_t rank = 0;
+    ok(run_config_rank(&rank, c, "b", 0));
+    cr_expect_eq(rank, 4);
+    ok(run_config_rank(&rank, c, "a", 0));
+    cr_expect_eq(rank, 2);
     message_free(c);
 }
 
