@@ -427,3 +427,13 @@ err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t
     plan_close(&plan);
     return e;
 }
+
+err safetensors_header_bytes(uint64_t *out, const struct tensor *tensor, size_t count,
+                             const struct metadata *metadata, size_t metadata_count)
+{
+    struct plan plan = {0};
+    err e = plan_make(&plan, tensor, count, metadata, metadata_count);
+    if (!err_is(e)) *out = plan.header.size;
+    plan_close(&plan);
+    return e;
+}

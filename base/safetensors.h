@@ -55,5 +55,8 @@ err safetensors_write_file(struct file_out *out, const struct tensor *tensor, si
  * tensor in that order. */
 err safetensors_write_header(struct file_out *out, struct tensor *tensor, size_t count,
                              const struct metadata *metadata, size_t metadata_count);
+/* The size of that header in bytes. `data` is ignored. */
+err safetensors_header_bytes(uint64_t *out, const struct tensor *tensor, size_t count,
+                             const struct metadata *metadata, size_t metadata_count);
 
 #endif

@@ -31,4 +31,19 @@ uint64_t engine_plan_bytes(const struct engine *e, const struct pass_size *s,
 err engine_plan_check(const struct engine *e, const struct pass_size *s,
                       const struct engine_plan_adapter *adapter, uint64_t capacity);
 
+/* A plan for a model whose weights are not on this machine (model_open_shapes()): the bytes that
+ * training takes on the CPU, with packed weights. */
+struct engine_plan_work {
+    size_t rows, positions;     /* of a pass */
+    uint32_t site_width[SITES]; /* sums of the ranks at each place, the carry's included */
+    size_t values;              /* that train */
+    bool checkpoint, each_row;
+    enum dtype precision; /* as in engine_options */
+};
+struct engine_plan_need {
+    uint64_t weights, total; /* `total` includes the weights */
+};
+err engine_plan_model(struct engine_plan_need *out, const struct model *m,
+                      const struct engine_plan_work *work);
+
 #endif

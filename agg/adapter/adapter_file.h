@@ -173,6 +173,12 @@ err adapter_file_write_from(const char *path, const struct adapter_file_meta *me
 err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *meta,
                              const struct adapter_file_module *module, size_t count);
 
+/* The size of the file that adapter_file_write() would write, from names, rows and cols. A factor
+ * with rows counts even if its f32 is NULL. *values (may be NULL): the numbers in it. ERR_LIMIT for
+ * sizes beyond 2^64. */
+err adapter_file_bytes(uint64_t *bytes, uint64_t *values, const struct adapter_file_meta *meta,
+                       const struct adapter_file_module *module, size_t count);
+
 /* A directory that Hugging Face PEFT loads: A and B only (flatten.h folds R and the carry into
  * them). Ranks and alphas that differ go to rank_pattern and alpha_pattern; alpha may be any
  * positive number. The directory is written under another name and renamed. With `replace` the old

@@ -104,7 +104,7 @@ static err list_factor(struct listing *l, const char *module, enum adapter_file_
     t->size = t->count * sizeof(float);
     t->data = x->f32;
     l->count++;
-    return check_values(l, t);
+    return x->f32 ? check_values(l, t) : ERR_NONE;
 }
 
 static err list_modules(struct listing *l, const struct adapter_file_module *module, size_t count,
@@ -129,6 +129,43 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
     put_meta(&l, meta);
     err e = list_modules(&l, module, count, ADAPTER_FILE_ROLES);
     if (!err_is(e)) e = safetensors_write(out, l.tensor, l.count, l.metadata, l.metadata_count);
+    arena_close(&l.arena);
+    return e;
+}
+
+/* The names of the module's factors, whose values need not exist. */
+static err list_shapes(struct listing *l, const struct adapter_file_module *module)
+{
+    for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
+        struct adapter_file_factor shape = module->factor[r];
+        shape.f32 = NULL;
+        if (shape.rows) TRY(list_factor(l, module->name, (enum adapter_file_role)r, &shape));
+    }
+    return ERR_NONE;
+}
+
+err adapter_file_bytes(uint64_t *bytes, uint64_t *values, const struct adapter_file_meta *meta,
+                       const struct adapter_file_module *module, size_t count)
+{
+    struct listing l = {0};
+    uint64_t header = 0, sum = 0, size = 0;
+    err e = ERR_NONE;
+    put_meta(&l, meta);
+    TRY_OUT(e, arena_take(&l.tensor, &l.arena, count * ADAPTER_FILE_ROLES, sizeof *l.tensor));
+    for (size_t i = 0; i < count; i++)
+        TRY_OUT(e, list_shapes(&l, &module[i]));
+    for (size_t i = 0; i < l.count; i++)
+        if (!size_add(&sum, sum, l.tensor[i].count)) e = err_make(ERR_LIMIT, "too many values");
+    TRY_OUT(e, e);
+    TRY_OUT(e, safetensors_header_bytes(&header, l.tensor, l.count, l.metadata, l.metadata_count));
+    if (!size_mul(&size, sum, sizeof(float)) || !size_add(&size, size, header)) {
+        e = err_make(ERR_LIMIT, "%llu values are more than a file can have",
+                     (unsigned long long)sum);
+        goto out;
+    }
+    *bytes = size;
+    if (values) *values = sum;
+out:
     arena_close(&l.arena);
     return e;
 }

@@ -93,6 +93,12 @@ struct model {
 };
 
 err model_open(struct model *out, const char *path);
+/* The architecture alone, to plan with a model that is not on this machine: from a config.json, a
+ * folder that may hold nothing else, or a GGUF file. Weights have shapes and a type, but no values,
+ * so nothing can be computed. A model of another family is accepted if config.json describes it by
+ * the same sizes; *why then is the reason why it cannot be trained, else no error. ERR_INPUT: no
+ * shapes follow from the file. */
+err model_open_shapes(struct model *out, err *why, const char *path);
 void model_close(struct model *m);
 static inline bool model_is_gguf(const struct model *m)
 {

@@ -35,6 +35,11 @@ err model_fill(const struct model_slot *slot, const void *data, enum dtype dtype
 
 /* Reads config.json and, if it exists, generation_config.json. */
 err model_config_read(struct model *m, const char *directory);
+/* Reads the sizes of a config.json of any family that states them by the usual names, with no check
+ * of what the model computes. `dtype`: the type of the weights as it states it, else DTYPE_BF16. */
+err model_config_shapes(struct model *m, enum dtype *dtype, const char *path);
+/* The error for which model_config_read() would refuse this config.json. */
+err model_config_check(const char *path);
 err model_hf_open(struct model *m);   /* m->path is a directory */
 err model_gguf_open(struct model *m); /* m->path is a file */
 

@@ -297,3 +297,69 @@ err model_config_read(struct model *m, const char *directory)
     if (err_is(e)) return e;
     return read_generation(m, directory);
 }
+
+/* ---- sizes alone ---- */
+
+/* Rows of a family that this program does not know: biases and norms are left out, because their
+ * few values do not matter in a plan. */
+static const struct family other_family = {.model_type = "", .hf_class = "", .gguf = ""};
+
+/* Experts multiply the weights of the feed-forward blocks, which these sizes do not tell. */
+static err refuse_experts(const struct config *c)
+{
+    static const char *const keys[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int64_t experts = 0;
+        TRY(json_opt_int(&experts, c->root, keys[i], 0, UINT32_MAX, c->where));
+        if (experts > 1)
+            return err_make(ERR_INPUT, "%s: %s %lld: expected a model without experts", c->where,
+                            keys[i], (long long)experts);
+    }
+    return ERR_NONE;
+}
+
+static err read_dtype(enum dtype *out, const struct config *c)
+{
+    const char *name = "bfloat16";
+    TRY(json_opt_str(&name, c->root, "torch_dtype", c->where));
+    TRY(json_opt_str(&name, c->root, "dtype", c->where));
+    *out = !strcmp(name, "float32") ? DTYPE_F32 : !strcmp(name, "float16") ? DTYPE_F16 : DTYPE_BF16;
+    return ERR_NONE;
+}
+
+static err read_sizes(struct model *m, enum dtype *dtype, const struct config *c)
+{
+    const char *type = "";
+    struct arch *a = &m->arch;
+    if (!json_is_object(c->root)) return err_make(ERR_INPUT, "%s: expected an object", c->where);
+    TRY(json_get_str(&type, c->root, "model_type", c->where));
+    a->family = family_find(type);
+    if (!a->family) a->family = &other_family;
+    TRY(refuse_experts(c));
+    TRY(read_shape(a, c));
+    TRY(read_switches(a, c));
+    a->rope = (struct rope){.theta = 10000};
+    err e = model_check_arch(a);
+    if (err_is(e)) return err_in(e, "%s", c->where);
+    return read_dtype(dtype, c);
+}
+
+err model_config_check(const char *path)
+{
+    struct model m = {.bos = -1, .pad = -1};
+    json_t *root = NULL;
+    TRY(json_open(&root, path, CONFIG_BYTES_MAX));
+    err e = read_root(&m, &(struct config){.root = root, .where = path});
+    json_decref(root);
+    arena_close(&m.arena);
+    return e;
+}
+
+err model_config_shapes(struct model *m, enum dtype *dtype, const char *path)
+{
+    json_t *root = NULL;
+    TRY(json_open(&root, path, CONFIG_BYTES_MAX));
+    err e = read_sizes(m, dtype, &(struct config){.root = root, .where = path});
+    json_decref(root);
+    return e;
+}
