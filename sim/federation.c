@@ -44,7 +44,7 @@ static err open_config(struct federation *f, const char *dir, const Fedlora__V1_
         id[i] = f->fleet->member[i].id;
     f->config = (struct config){.path = dir,
                                 .threads = (int64_t)threads,
-                                .keep_states = keep > 2 ? keep : 2,
+                                .keep_states = keep > FEDERATION_STATES ? keep : FEDERATION_STATES,
                                 .keep_updates = 1,
                                 .absent_ms = NEVER_MS,
                                 .retry_ms = 1000,
@@ -80,14 +80,14 @@ static void close_shop(struct federation *f)
 /* ---- the run ---- */
 
 /* The configuration names all members, with what the caller's configuration says of them. */
-static err list_members(Fedlora__V1__RunConfig *c, const struct federation *f, struct arena *arena)
+static err list_members(Fedlora__V1__RunConfig *c, const struct fleet *fleet, struct arena *arena)
 {
     Fedlora__V1__MemberConfig **list = NULL, *own = NULL;
-    size_t members = f->fleet->members;
+    size_t members = fleet->members;
     TRY(arena_take(&list, arena, members, sizeof(Fedlora__V1__MemberConfig *)));
     TRY(arena_take(&own, arena, members, sizeof *own));
     for (size_t i = 0; i < members; i++) {
-        const char *id = f->fleet->member[i].id;
+        const char *id = fleet->member[i].id;
         own[i] = (Fedlora__V1__MemberConfig)FEDLORA__V1__MEMBER_CONFIG__INIT;
         own[i].id = (char *)(uintptr_t)id;
         list[i] = &own[i];
@@ -99,21 +99,29 @@ static err list_members(Fedlora__V1__RunConfig *c, const struct federation *f, s
     return ERR_NONE;
 }
 
-/* run_create() takes over a message on the heap, so the configuration is copied by packing it. */
-static err create_run(struct federation *f, const Fedlora__V1__RunConfig *config)
+err federation_config(Fedlora__V1__RunConfig **out, const struct fleet *fleet,
+                      const Fedlora__V1__RunConfig *config)
 {
-    Fedlora__V1__RunConfig named = *config, *copy = NULL;
-    struct digest base = f->fleet->base;
+    Fedlora__V1__RunConfig named = *config;
+    struct digest base = fleet->base;
     struct bytes packed = {.max = CONFIG_BYTES_MAX};
     struct arena arena = {0};
     named.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
-    err e = list_members(&named, f, &arena);
+    err e = list_members(&named, fleet, &arena);
     if (!err_is(e)) e = message_pack(&packed, &named.base);
     if (!err_is(e))
-        e = message_unpack(&copy, &fedlora__v1__run_config__descriptor, packed.data, packed.size);
+        e = message_unpack(out, &fedlora__v1__run_config__descriptor, packed.data, packed.size);
     bytes_close(&packed);
     arena_close(&arena);
-    return err_is(e) ? e : run_create(&f->run, &f->shop, copy);
+    return e;
+}
+
+/* run_create() takes over the message. */
+static err create_run(struct federation *f, const Fedlora__V1__RunConfig *config)
+{
+    Fedlora__V1__RunConfig *named = NULL;
+    TRY(federation_config(&named, f->fleet, config));
+    return run_create(&f->run, &f->shop, named);
 }
 
 /* All members join at once. After a restart that changes nothing in the store. */
@@ -169,6 +177,19 @@ static err make_kept_dir(const struct federation *f)
     return file_make_dirs(path);
 }
 
+/* After a restart the store knows which members have fetched the frozen factors. */
+static err know_files(struct federation *f)
+{
+    uint32_t setup = method_setup_rounds(&f->run->options);
+    TRY(cost_files_open(&f->files, f->run->config, f->run->modules));
+    if (f->has_frozen) return ERR_NONE;
+    TRY(arena_take(&f->has_frozen, &f->arena, f->fleet->members, sizeof *f->has_frozen));
+    for (size_t i = 0; i < f->fleet->members; i++)
+        f->has_frozen[i] = f->run->round.member[i].counted_in > setup ||
+                           (!setup && f->run->member[i].bytes_down > 0);
+    return ERR_NONE;
+}
+
 err federation_open(struct federation *f, const struct fleet *fleet, const char *dir,
                     const Fedlora__V1__RunConfig *config, size_t threads)
 {
@@ -182,6 +203,7 @@ err federation_open(struct federation *f, const struct fleet *fleet, const char 
     TRY_OUT(e, say_hello(f));
     TRY_OUT(e, keep_modules(f));
     if (f->run->method->keeps) TRY_OUT(e, make_kept_dir(f));
+    TRY_OUT(e, know_files(f));
     return ERR_NONE;
 out:
     federation_close(f);
@@ -191,6 +213,7 @@ out:
 void federation_close(struct federation *f)
 {
     close_shop(f);
+    cost_files_close(&f->files);
     arena_close(&f->arena);
     *f = (struct federation){0};
 }
@@ -198,26 +221,27 @@ void federation_close(struct federation *f)
 err federation_crash(struct federation *f)
 {
     close_shop(f);
+    cost_files_close(&f->files); /* it points into the run */
     TRY(open_shop(f));
     if (!f->run) return err_make(ERR_STATE, "the run is not in the store after a crash");
-    return say_hello(f);
+    TRY(say_hello(f));
+    return know_files(f);
 }
 
 /* ---- tasks ---- */
 
-/* The bytes of an update: its factors in float32. The text of its header is left out. */
-static uint64_t update_bytes(const struct run *run, size_t member, const struct member_round *round)
+/* Counted by the coordinator too, as it does for a real download. */
+static uint64_t download(struct federation *f, size_t member, const Fedlora__V1__TrainTask *task)
 {
-    uint64_t values = 0;
-    for (size_t i = 0; i < run->modules->n_modules; i++) {
-        const Fedlora__V1__ModuleShape *m = run->modules->modules[i];
-        if (!run_config_adapts(run->config, run->round.member[member].id, m->name)) continue;
-        uint64_t r = round->rank;
-        if (round->trains & ADAPTER_A) values += r * m->d_in;
-        if (round->trains & ADAPTER_B) values += r * m->d_out;
-        if (round->trains & ADAPTER_R) values += r * r;
+    struct run_member *m = &f->run->member[member];
+    uint64_t bytes = task->state_size;
+    if (task->frozen_digest.len && !f->has_frozen[member]) {
+        bytes += task->frozen_size;
+        f->has_frozen[member] = true;
     }
-    return values * sizeof(float);
+    m->bytes_down += bytes;
+    m->bytes_down_new += bytes;
+    return bytes;
 }
 
 static void blob_digest(struct digest *out, bool *has, const ProtobufCBinaryData *from)
@@ -247,11 +271,20 @@ err federation_task(bool *has, struct federation_task *out, struct federation *f
     t.round.base = f->fleet->base_text;
     t.round.adapts = f->adapts[member];
     t.round.adapts_count = f->adapts_count[member];
-    t.down_bytes = task.message.state_size;
-    if (t.round.round == 1) t.down_bytes += task.message.frozen_size;
-    t.up_bytes = update_bytes(run, member, &t.round);
+    struct cost_size update;
+    TRY(cost_files_update(&update, &f->files, &t.round));
+    t.up_bytes = update.bytes;
+    t.down_bytes = download(f, member, &task.message);
     *out = t;
     return ERR_NONE;
+}
+
+uint64_t federation_tokens(const struct federation *f, size_t member)
+{
+    const struct dataset *data = &f->fleet->member[member].data;
+    const Fedlora__V1__RunConfig *c = f->run->config;
+    double sampling = run_privacy_local(c) ? c->privacy->sampling : 0;
+    return fleet_task_tokens(&f->training, sampling, data->count, data->tokens);
 }
 
 static void set_paths(struct federation_paths *paths, struct member_round *round,

@@ -4,6 +4,7 @@
 #define SIM_FEDERATION_H
 
 #include "coordinator/run/run.h"
+#include "sim/cost_files.h"
 #include "sim/fleet.h"
 #include "sim/pool.h"
 
@@ -19,6 +20,8 @@ struct federation {
     struct arena arena;
     char *const **adapts; /* (members) the modules that each one adapts, names in the arena */
     size_t *adapts_count;
+    bool *has_frozen; /* (members) has fetched the frozen factors, which happens once */
+    struct cost_files files;
 };
 
 /* A member's task, as the coordinator has handed it out. The files of a task are named by digests,
@@ -31,6 +34,13 @@ struct federation_task {
     uint64_t down_bytes, up_bytes;
 };
 
+/* The states that the coordinator keeps. */
+enum { FEDERATION_STATES = 2 };
+/* The configuration that the run is created with: a copy on the heap that names the base and all
+ * members of the fleet. */
+err federation_config(Fedlora__V1__RunConfig **out, const struct fleet *fleet,
+                      const Fedlora__V1__RunConfig *config);
+
 /* Opens the store in the folder, which is created, and the run in it: a new one from `config` and
  * the fleet's members, or the one that an earlier simulation left there. */
 err federation_open(struct federation *out, const struct fleet *fleet, const char *dir,
@@ -41,6 +51,8 @@ err federation_crash(struct federation *f);
 
 /* True, and the task, if the member has a round to train that it was not handed yet. */
 err federation_task(bool *has, struct federation_task *out, struct federation *f, size_t member);
+/* Tokens that the member reads in a round. */
+uint64_t federation_tokens(const struct federation *f, size_t member);
 /* The task's paths, in the buffers. */
 struct federation_paths {
     char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES], kept[LIMIT_PATH_BYTES],

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,15 +269,65 @@ static err equip(struct fleet *f, const struct fleet_options *o)
     return ERR_NONE;
 }
 
+uint64_t fleet_task_tokens(const struct training_options *t, double sampling, uint64_t rows,
+                           uint64_t tokens)
+{
+    double read = (double)rows * t->epochs, step = (double)t->batch * (double)t->accumulate;
+    if (sampling > 0) step = sampling * (double)rows;
+    if (t->steps) read = (double)t->steps * step;
+    return (uint64_t)fmin(read * (double)tokens / (double)rows, 0x1p62);
+}
+
+/* Members of whom only the number is known. */
+static err open_rowless(struct fleet *f, const struct fleet_options *o)
+{
+    const struct labels none = {0};
+    struct fleet_options unnamed = *o;
+    if (o->split.kind == DEAL_FIELD)
+        return err_make(ERR_INPUT, "--split field: the number of clients follows from the rows, "
+                                   "so --data is needed");
+    unnamed.split.kind = DEAL_IID;
+    TRY(take_members(f, o->split.members));
+    name_members(f, &unnamed, &none);
+    return ERR_NONE;
+}
+
+static err open_members(struct fleet *f, const struct fleet_options *o)
+{
+    if (o->shapes && !(o->train && *o->train)) return open_rowless(f, o);
+    err e = file_is_dir(o->train) ? open_folder(f, o) : open_file(f, o);
+    if (!o->shapes || f->tokenizer || e.kind != ERR_INPUT) return e;
+    return err_in(e, "%s has no tokenizer (--data \"\" plans without rows)", o->base);
+}
+
+/* The tokenizer of a config.json is looked for beside it. */
+static err open_tokenizer(struct fleet *f, const struct fleet_options *o)
+{
+    char folder[LIMIT_PATH_BYTES];
+    size_t n = strlen(o->base);
+    if (!o->shapes || n < 5 || strcmp(o->base + n - 5, ".json") != 0)
+        return tokenizer_open_if_any(&f->tokenizer, o->base);
+    const char *slash = strrchr(o->base, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - o->base) : 1,
+             slash ? o->base : ".");
+    return tokenizer_open_if_any(&f->tokenizer, folder);
+}
+
+static err open_base(struct fleet *f, const struct fleet_options *o)
+{
+    if (o->shapes) return model_open_shapes(&f->model, &f->untrainable, o->base);
+    TRY(model_open(&f->model, o->base));
+    return model_digest(&f->base, &f->model);
+}
+
 err fleet_open(struct fleet *out, const struct fleet_options *o)
 {
     struct fleet f = {.devices = o->devices, .histogram = ""};
     err e;
-    TRY_OUT(e, model_open(&f.model, o->base));
-    TRY_OUT(e, model_digest(&f.base, &f.model));
+    TRY_OUT(e, open_base(&f, o));
     digest_text(f.base_text, &f.base);
-    TRY_OUT(e, tokenizer_open_if_any(&f.tokenizer, o->base));
-    TRY_OUT(e, file_is_dir(o->train) ? open_folder(&f, o) : open_file(&f, o));
+    TRY_OUT(e, open_tokenizer(&f, o));
+    TRY_OUT(e, open_members(&f, o));
     if (o->test) TRY_OUT(e, open_rows(&f.test, &f, o, o->test));
     TRY_OUT(e, equip(&f, o));
     *out = f;

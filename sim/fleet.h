@@ -4,6 +4,7 @@
 #define SIM_FLEET_H
 
 #include "base/digest.h"
+#include "base/training_options.h"
 #include "engine/model/model.h"
 #include "engine/tokens/data.h"
 #include "sim/deal.h"
@@ -22,6 +23,9 @@ struct fleet_options {
     struct devices devices;
     uint32_t seq;
     bool eos;
+    /* Only to plan: the base may be a config.json alone (model_open_shapes()), and without `train`
+     * the members have no rows. */
+    bool shapes;
 };
 
 struct fleet_member {
@@ -43,7 +47,13 @@ struct fleet {
     struct devices devices;
     struct arena arena;
     const char *histogram; /* of the split: text to print; "" without labels */
+    err untrainable;       /* with `shapes`: why the base cannot be trained, or no error */
 };
+
+/* Tokens that one round of training reads from rows of this data. The rows are drawn evenly, so
+ * their mean length counts. With `sampling` above 0 a step reads that part of them on average. */
+uint64_t fleet_task_tokens(const struct training_options *t, double sampling, uint64_t rows,
+                           uint64_t tokens);
 
 err fleet_open(struct fleet *out, const struct fleet_options *o);
 void fleet_close(struct fleet *f); /* accepts a zeroed struct */

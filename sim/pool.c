@@ -111,9 +111,7 @@ static void *work(void *argument)
 
 uint64_t pool_tokens(const struct training_options *t, const struct dataset *data)
 {
-    double rows = (double)data->count * t->epochs;
-    if (t->steps) rows = (double)t->steps * (double)t->batch * (double)t->accumulate;
-    return (uint64_t)(rows * (double)data->tokens / (double)data->count);
+    return fleet_task_tokens(t, 0, data->count, data->tokens);
 }
 
 /* If a thread cannot be started, the caller does its tasks. */

@@ -90,7 +90,7 @@ static err hand_out(struct simulation *s, size_t member)
     if (!has) return ERR_NONE;
     const struct device_work work = {.member = m->id,
                                      .round = e.task.round.round,
-                                     .tokens = pool_tokens(&s->federation.training, &m->data),
+                                     .tokens = federation_tokens(&s->federation, member),
                                      .down_bytes = e.task.down_bytes,
                                      .up_bytes = e.task.up_bytes,
                                      .from_ms = e.from_ms};

@@ -40,6 +40,7 @@ static const struct command *const commands[] = {
     &command_run_export,
     &command_run_audit,
     &command_simulate_split, /* before "simulate", whose argument could be "split" */
+    &command_simulate_plan,
     &command_simulate,
     &command_budget_epsilon,
     &command_budget_noise,

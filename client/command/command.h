@@ -108,6 +108,7 @@ extern const struct command command_generate;
 extern const struct command command_inspect;
 extern const struct command command_join;
 extern const struct command command_simulate;
+extern const struct command command_simulate_plan;
 extern const struct command command_simulate_split;
 extern const struct command command_tokenize;
 extern const struct command command_train;

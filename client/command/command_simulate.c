@@ -1,6 +1,6 @@
 /* fedlora simulate: a whole federation in this process, in virtual time (sim/simulate.h). */
 #include "client/command/method_help.h"
-#include "client/command/simulate_options.h"
+#include "client/command/simulate_plan.h"
 #include "client/command/simulate_view.h"
 #include "proto/message.h"
 
@@ -12,11 +12,10 @@ static const struct option_row rows[] = {
     {.flag = "data",
      .key = "data.train",
      .kind = OPTION_TEXT,
-     .required = true,
      .at = AT(train),
      .value = "FILE|DIR",
      .help = "training data, JSON Lines: one file whose rows are dealt to the clients, or a "
-             "folder with a file ID.jsonl for each client"},
+             "folder with a file ID.jsonl for each client (required, but not by simulate plan)"},
     {.flag = "split",
      .key = "data.split",
      .kind = OPTION_CHOICE,
@@ -168,6 +167,11 @@ static const struct option_row rows[] = {
      .at = AT(write),
      .value = "DIR",
      .help = "simulate split: folder for a file ID.jsonl for each client, for fedlora join"},
+    {.flag = "methods",
+     .kind = OPTION_TEXT,
+     .at = AT(methods),
+     .value = "M,M,...|all",
+     .help = "simulate plan: a row for each of these methods, instead of --method"},
 };
 
 static err simulate_main(void *options, const struct option_list *arguments, struct arena *arena)
@@ -177,8 +181,7 @@ static err simulate_main(void *options, const struct option_list *arguments, str
     struct fleet_options how;
     struct fleet fleet = {0};
     char name[LIMIT_NAME_BYTES];
-    const struct command_given split[] = {{"write", o->write != NULL}};
-    TRY(command_check_unused(split, 1, "simulate split"));
+    TRY(simulate_check_verb(o, SIMULATE_RUN));
     if (o->run.privacy)
         return err_make(ERR_INPUT, "--privacy: simulations with privacy are not supported yet");
     if (o->run.frozen)
@@ -203,6 +206,7 @@ static err split_main(void *options, const struct option_list *arguments, struct
     struct fleet_options how;
     struct fleet fleet = {0};
     (void)arguments;
+    TRY(simulate_check_verb(o, SIMULATE_SPLIT));
     TRY(simulate_fleet_options(&how, o, arena));
     TRY(fleet_open(&fleet, &how));
     printf("%s", fleet.histogram);
@@ -245,5 +249,27 @@ const struct command command_simulate_split = {
     .options_size = sizeof(struct simulate_command),
     .most = 1,
     .run = split_main,
+    .details = method_help,
+};
+
+static err plan_main(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    return simulate_plan(options, arguments, arena);
+}
+
+const struct command command_simulate_plan = {
+    .name = "simulate plan",
+    .purpose = "compute the cost of a federation without training it",
+    .usage = "[FILE.ini] --base B|config.json --method M --rounds N [options] [--methods all]",
+    .example = "fedlora simulate plan --base mistral-7b/config.json --methods all --rank 32 "
+               "--clients 25 --rounds 3 --steps 10",
+    .rows = rows,
+    .row_count = sizeof rows / sizeof *rows,
+    .describes_run = true,
+    .reads_file = true,
+    .skipped = run_options_deployed,
+    .options_size = sizeof(struct simulate_command),
+    .most = 1,
+    .run = plan_main,
     .details = method_help,
 };

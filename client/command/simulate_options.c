@@ -30,9 +30,19 @@ static err take_ranks(struct fleet_options *f, const char *text, struct arena *a
     return ERR_NONE;
 }
 
+err simulate_check_verb(const struct simulate_command *o, enum simulate_verb verb)
+{
+    const struct command_given split[] = {{"write", o->write != NULL}};
+    const struct command_given plan[] = {{"methods", o->methods != NULL}};
+    if (verb != SIMULATE_SPLIT) TRY(command_check_unused(split, 1, "simulate split"));
+    if (verb != SIMULATE_PLAN) TRY(command_check_unused(plan, 1, "simulate plan"));
+    if (verb == SIMULATE_PLAN || o->train) return ERR_NONE;
+    return err_make(ERR_INPUT, "--data is missing: expected training data, a file or a folder");
+}
+
 static err check_split(const struct simulate_command *o)
 {
-    bool needs = o->split != DEAL_IID && !file_is_dir(o->train);
+    bool needs = o->split != DEAL_IID && o->train && !file_is_dir(o->train);
     if (needs && (!o->by || !*o->by))
         return err_make(ERR_INPUT, "--split %s needs --by FIELD, the field with a row's label",
                         deal_kinds[o->split]);

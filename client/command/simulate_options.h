@@ -8,7 +8,7 @@
 
 struct simulate_command {
     struct run_options run;
-    const char *train, *test, *by, *ranks, *trace, *attack, *output, *name, *write;
+    const char *train, *test, *by, *ranks, *trace, *attack, *output, *name, *write, *methods;
     int split;
     double split_alpha, size_sigma, jitter, crash, vanish;
     int64_t shards, clients, every, check_rows, workers;
@@ -16,6 +16,9 @@ struct simulate_command {
     bool checkpoint;
 };
 
+enum simulate_verb { SIMULATE_RUN, SIMULATE_SPLIT, SIMULATE_PLAN };
+/* ERR_INPUT for an option of another verb, and if --data is missing where rows are needed. */
+err simulate_check_verb(const struct simulate_command *o, enum simulate_verb verb);
 /* The members and their machines. ERR_INPUT names the option and what was expected. */
 err simulate_fleet_options(struct fleet_options *out, const struct simulate_command *o,
                            struct arena *arena);

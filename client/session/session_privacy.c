@@ -55,7 +55,7 @@ static err name_it(struct session_privacy *p, const Fedlora__V1__HelloReply *hel
 
 /* The first rounds of a run with a basis from gradients are passes that take one gradient each,
  * with noise of their own; the remaining rounds train. Both are parts of one plan. */
-err session_privacy_open(struct session_privacy *out, const struct session_options *o,
+err session_privacy_plan(struct session_privacy *out, const struct session_options *o,
                          const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
                          uint64_t records)
 {
@@ -92,6 +92,17 @@ err session_privacy_open(struct session_privacy *out, const struct session_optio
                                                  .method = out->method,
                                                  .bases = "given"};
     TRY(train_ledger_plan(&out->ledger, &options, records));
+    out->on = true;
+    return ERR_NONE;
+}
+
+err session_privacy_open(struct session_privacy *out, const struct session_options *o,
+                         const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
+                         uint64_t records)
+{
+    TRY(session_privacy_plan(out, o, hello, self, records));
+    if (!out->on) return ERR_NONE;
+    out->on = false;
     TRY(train_ledger_ask(&out->ledger));
     out->on = true;
     return ERR_NONE;

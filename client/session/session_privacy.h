@@ -27,6 +27,10 @@ struct session_privacy {
 err session_privacy_open(struct session_privacy *out, const struct session_options *options,
                          const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
                          uint64_t records);
+/* The same without a look at the ledger's file. */
+err session_privacy_plan(struct session_privacy *out, const struct session_options *options,
+                         const Fedlora__V1__HelloReply *hello, const struct rpc_peer *self,
+                         uint64_t records);
 /* ERR_INPUT if a later answer to Hello has other privacy settings than the first one. */
 err session_privacy_same(const Fedlora__V1__HelloReply *was, const Fedlora__V1__HelloReply *is);
 /* The privacy settings under which an update of this round is made, as text; "" without privacy. A

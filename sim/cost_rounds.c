@@ -1,0 +1,293 @@
+#include "sim/cost_rounds.h"
+
+#include "coordinator/run/run_config.h"
+#include "coordinator/run/run_privacy.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The task of a client that was handed out and is not over. */
+struct task {
+    uint64_t at_ms;  /* its end */
+    uint32_t round;  /* 0: the client is free */
+    bool drops;      /* it ends without a result */
+    bool has_frozen; /* of the client: it has fetched the frozen factors */
+};
+struct walk {
+    const struct cost_rounds *r;
+    struct cost *c;
+    struct task *task; /* (members) */
+    uint64_t *arrival; /* (members) of results that count in this round */
+    uint64_t *ms;      /* durations of all tasks */
+    size_t arrivals, timed;
+    uint64_t *carried, *ranks; /* (modules) of the carry; of all clients, in one round */
+    size_t *adapting;          /* (modules) clients that adapt it */
+    uint64_t state_bytes, now_ms;
+    double clients;                /* handed out, all rounds */
+    double up, down, tokens, lost; /* totals */
+    struct arena arena;
+};
+
+/* ---- sizes ---- */
+
+static bool adapts(const struct member_round *r, const char *module)
+{
+    for (size_t i = 0; i < r->adapts_count; i++)
+        if (!strcmp(r->adapts[i], module)) return true;
+    return r->adapts_count == 0;
+}
+
+static err sum_ranks(struct walk *w)
+{
+    const struct cost_files *f = w->r->files;
+    TRY(arena_take(&w->carried, &w->arena, f->count, sizeof *w->carried));
+    TRY(arena_take(&w->ranks, &w->arena, f->count, sizeof *w->ranks));
+    TRY(arena_take(&w->adapting, &w->arena, f->count, sizeof *w->adapting));
+    for (size_t i = 0; i < w->r->fleet->members; i++)
+        for (size_t k = 0; k < f->count; k++) {
+            if (!adapts(&w->r->round[i], f->module[k].name)) continue;
+            w->ranks[k] += w->r->round[i].rank;
+            w->adapting[k]++;
+        }
+    return ERR_NONE;
+}
+
+/* After a round of training. All clients count, because any of them may take part. */
+static bool grow_carry(struct walk *w)
+{
+    const struct cost_files *f = w->r->files;
+    bool grown = false;
+    for (size_t k = 0; k < f->count; k++) {
+        const struct method_module *m = &f->module[k];
+        uint64_t most = m->d_out < m->d_in ? m->d_out : m->d_in, before = w->carried[k];
+        w->carried[k] += cost_files_carry(f, w->ranks[k], w->adapting[k]);
+        if (w->carried[k] > most) w->carried[k] = most;
+        grown = grown || w->carried[k] != before;
+    }
+    return grown;
+}
+
+static void widen(struct cost_range *range, uint64_t value)
+{
+    if (value > range->most) range->most = value;
+    if (value < range->least) range->least = value;
+}
+
+/* The updates of one round. The table shows the round in which the most is sent. */
+static err size_updates(struct walk *w, uint32_t round)
+{
+    const struct cost_rounds *r = w->r;
+    struct cost_range trained = {UINT64_MAX, 0}, up = {UINT64_MAX, 0};
+    struct method_task task;
+    uint64_t sent = 0, bytes = 0;
+    method_task(&task, r->files->method, r->options, round);
+    for (size_t i = 0; i < r->fleet->members; i++) {
+        struct cost_size size;
+        r->round[i].round = round;
+        r->round[i].trains = task.trains;
+        r->round[i].gradient = task.gradient;
+        TRY(cost_files_update(&size, r->files, &r->round[i]));
+        widen(&trained, size.values);
+        widen(&up, size.bytes);
+        if (!size_add(&sent, sent, size.values) || !size_add(&bytes, bytes, size.bytes))
+            return err_make(ERR_LIMIT, "the updates of round %u are larger than can be counted",
+                            round);
+    }
+    if (sent < w->c->sent) return ERR_NONE;
+    w->c->trained = trained;
+    w->c->up = up;
+    w->c->sent = sent;
+    w->c->spool_bytes = bytes;
+    return ERR_NONE;
+}
+
+/* ---- time ---- */
+
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static err hand_out(struct walk *w, size_t i, uint32_t round, double share)
+{
+    const struct cost_rounds *r = w->r;
+    const struct fleet_member *m = &r->fleet->member[i];
+    struct task *t = &w->task[i];
+    struct cost_size up;
+    TRY(cost_files_update(&up, r->files, &r->round[i]));
+    bool fetches = w->c->frozen.bytes && round > method_setup_rounds(r->options) && !t->has_frozen;
+    const struct device_work work = {.member = m->id,
+                                     .round = round,
+                                     .tokens = cost_rounds_tokens(r, m),
+                                     .down_bytes =
+                                         w->state_bytes + (fetches ? w->c->frozen.bytes : 0),
+                                     .up_bytes = up.bytes};
+    uint64_t ms = device_ms(&t->drops, &r->fleet->devices, m->device, &work);
+    t->at_ms = w->now_ms + ms;
+    t->round = round;
+    w->ms[w->timed++] = ms;
+    w->clients += share;
+    w->down += share * (double)w->state_bytes;
+    if (fetches && share == 1) {
+        t->has_frozen = true;
+        w->down += (double)w->c->frozen.bytes;
+    }
+    return ERR_NONE;
+}
+
+/* Late results count in the round after theirs, or their clients give up when it opens. */
+static bool still_busy(const struct walk *w, const struct task *t, uint32_t round)
+{
+    bool late_next = !strcmp(w->r->config->late, "next");
+    if (!t->round) return false;
+    if (t->drops) return t->at_ms > w->now_ms;
+    return late_next && t->round + 1 == round;
+}
+
+/* The end of a round that has the arrivals in order: coordinator/run/round.h. 0: it never ends. */
+static uint64_t round_end(const struct walk *w)
+{
+    const Fedlora__V1__RunConfig *c = w->r->config;
+    size_t members = w->r->fleet->members;
+    uint64_t deadline = c->deadline_ms ? w->now_ms + c->deadline_ms : 0;
+    uint64_t all = w->arrivals == members ? w->arrival[members - 1] : 0, end = 0;
+    if (!c->quorum || w->arrivals < c->quorum) return all;
+    end = w->arrival[c->quorum - 1];
+    if (deadline > end) end = deadline;
+    return all && all < end ? all : end;
+}
+
+/* Results that have arrived by the end count, the others are on their way. */
+static err close_round(struct walk *w, uint64_t end, double share)
+{
+    for (size_t i = 0; i < w->r->fleet->members; i++) {
+        struct task *t = &w->task[i];
+        struct cost_size up;
+        if (!t->round || t->drops || t->at_ms > end) continue;
+        TRY(cost_files_update(&up, w->r->files, &w->r->round[i]));
+        w->up += share * (double)up.bytes;
+        w->tokens += share * (double)cost_rounds_tokens(w->r, &w->r->fleet->member[i]);
+        t->round = 0;
+    }
+    w->now_ms = end;
+    return ERR_NONE;
+}
+
+static err time_round(struct walk *w, uint32_t round)
+{
+    const struct cost_rounds *r = w->r;
+    double share = run_privacy_sampling(r->config, r->options, round);
+    w->arrivals = 0;
+    for (size_t i = 0; i < r->fleet->members; i++) {
+        struct task *t = &w->task[i];
+        if (!still_busy(w, t, round)) {
+            if (t->round) w->lost += share;
+            TRY(hand_out(w, i, round, share));
+        }
+        if (!t->drops) w->arrival[w->arrivals++] = t->at_ms;
+    }
+    qsort(w->arrival, w->arrivals, sizeof *w->arrival, by_size);
+    /* A round whose members were drawn by chance ends at its deadline, and late members give up. */
+    uint64_t end = share < 1 ? w->now_ms + r->config->deadline_ms : round_end(w);
+    if (run_privacy_central(r->config) && !end) end = w->now_ms + r->config->deadline_ms;
+    if (end) return close_round(w, end, share);
+    return err_make(ERR_STATE,
+                    "round %u can never close: %zu of %zu updates arrive; set a quorum and a "
+                    "deadline",
+                    round, w->arrivals, r->fleet->members);
+}
+
+uint64_t cost_rounds_tokens(const struct cost_rounds *r, const struct fleet_member *m)
+{
+    const Fedlora__V1__Privacy *p = r->config->privacy;
+    double sampling = run_privacy_local(r->config) ? p->sampling : 0;
+    uint64_t seq = (uint64_t)r->training->seq;
+    if (m->data.count)
+        return fleet_task_tokens(r->training, sampling, m->data.count, m->data.tokens);
+    return fleet_task_tokens(r->training, 0, 1, seq);
+}
+
+/* ---- the whole ---- */
+
+/* The size of a state changes with its carry, in the first rounds, and with the digits of its
+ * number. */
+static err size_state(struct walk *w, struct cost_size *size, uint32_t round, bool changed)
+{
+    bool digits = false;
+    for (uint32_t ten = 10; ten <= LIMIT_ROUNDS; ten *= 10)
+        digits = digits || round == ten;
+    if (changed || digits || round <= method_setup_rounds(w->r->options) + 2)
+        TRY(cost_files_state(size, w->r->files, round, w->carried));
+    return ERR_NONE;
+}
+
+static err walk_rounds(struct walk *w, uint32_t timed)
+{
+    struct cost_size state = {0};
+    uint32_t setup = method_setup_rounds(w->r->options);
+    bool changed = true, alone = w->r->files->method->carries;
+    for (uint32_t round = 1; round <= w->c->rounds; round++) {
+        TRY(size_state(w, &state, round, changed));
+        if (round == 1) w->c->first = state;
+        w->state_bytes = state.bytes;
+        if (round <= timed || round <= setup + 2) TRY(size_updates(w, round));
+        if (round <= timed) TRY(time_round(w, round));
+        changed = alone && round > setup && grow_carry(w);
+    }
+    w->c->last = state;
+    return size_state(w, &w->c->result, w->c->rounds + 1, true);
+}
+
+static err to_count(uint64_t *out, double value)
+{
+    if (!(value < 0x1p63)) return err_make(ERR_LIMIT, "the totals are larger than can be counted");
+    *out = (uint64_t)(value + 0.5);
+    return ERR_NONE;
+}
+
+/* Members are drawn anew in each round, so this is the mean number that is ever drawn. */
+static double ever_drawn(const struct walk *w)
+{
+    const struct cost_rounds *r = w->r;
+    double never = 1, share = run_privacy_sampling(r->config, r->options, w->c->rounds);
+    if (share == 1) return 0; /* counted member by member */
+    for (uint32_t i = method_setup_rounds(r->options); i < w->c->rounds && never > 1e-12; i++)
+        never *= 1 - share;
+    return (double)r->fleet->members * (1 - never);
+}
+
+static err sum_up(struct walk *w, uint32_t timed)
+{
+    double more = (double)w->c->rounds / timed;
+    qsort(w->ms, w->timed, sizeof *w->ms, by_size);
+    w->c->p50_ms = w->ms[w->timed / 2];
+    w->c->p95_ms = w->ms[(size_t)((double)(w->timed - 1) * 0.95)];
+    w->c->clients = w->clients / timed;
+    TRY(to_count(&w->c->up_total, w->up * more));
+    TRY(to_count(&w->c->down_total, w->down * more + ever_drawn(w) * (double)w->c->frozen.bytes));
+    TRY(to_count(&w->c->tokens, w->tokens * more));
+    TRY(to_count(&w->c->lost, w->lost * more));
+    return to_count(&w->c->virtual_ms, (double)w->now_ms * more);
+}
+
+err cost_rounds(struct cost *cost, const struct cost_rounds *r)
+{
+    struct walk w = {.r = r, .c = cost, .now_ms = 1};
+    size_t members = r->fleet->members;
+    uint32_t timed = COST_ROUNDS_TASKS / (uint32_t)members + 1;
+    err e;
+    if (timed > cost->rounds) timed = cost->rounds;
+    if (!r->fleet->member[0].data.count && !r->training->steps)
+        return err_make(ERR_INPUT, "--steps is missing: without --data a round has no length");
+    TRY_OUT(e, arena_take(&w.task, &w.arena, members, sizeof *w.task));
+    TRY_OUT(e, arena_take(&w.arrival, &w.arena, members, sizeof *w.arrival));
+    TRY_OUT(e, arena_take(&w.ms, &w.arena, members * timed, sizeof *w.ms));
+    TRY_OUT(e, sum_ranks(&w));
+    TRY_OUT(e, walk_rounds(&w, timed));
+    e = sum_up(&w, timed);
+out:
+    arena_close(&w.arena);
+    return e;
+}
