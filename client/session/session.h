@@ -32,6 +32,7 @@ struct session_options {
      * NULL and 0: not given. */
     const char *ledger, *ledger_key;
     double epsilon, delta;
+    bool simulated;  /* the ledger is one of a simulation */
     bool checkpoint; /* recompute activations: less memory, slower */
     bool quiet;      /* print no notes and no progress */
     bool force;      /* replace an existing output file */

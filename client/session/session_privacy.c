@@ -90,7 +90,8 @@ err session_privacy_plan(struct session_privacy *out, const struct session_optio
                                                  .job = out->job,
                                                  .party = out->party,
                                                  .method = out->method,
-                                                 .bases = "given"};
+                                                 .bases = "given",
+                                                 .simulated = o->simulated};
     TRY(train_ledger_plan(&out->ledger, &options, records));
     out->on = true;
     return ERR_NONE;

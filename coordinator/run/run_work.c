@@ -233,8 +233,10 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
     job->from = run->newest;
     if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;
     TRY(kind == PUBLISH_START ? copy_start(job, run) : copy_weights(job, run));
-    return run_privacy_terms(&job->terms, run->config, &run->options, config->ledger_key,
-                             &job->arena);
+    TRY(run_privacy_terms(&job->terms, run->config, &run->options, config->ledger_key,
+                          &job->arena));
+    job->terms.plan.simulated = run->shop->simulated;
+    return ERR_NONE;
 }
 
 /* On success the job belongs to the worker until its `done`. The job takes the noise of its own

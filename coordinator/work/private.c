@@ -172,6 +172,7 @@ static err read_ledger(struct private_round *p, struct store *store, int64_t run
                      p->terms->key_path);
         goto out;
     }
+    TRY_OUT(e, ledger_check_simulated(&p->ledger, p->terms->plan.simulated, "privacy ledger"));
     TRY_OUT(e, spend_open(&p->spend, p->ledger.terms.epsilon, p->ledger.terms.delta));
     for (size_t i = 0; i < p->ledger.count; i++)
         if (!strcmp(p->ledger.entry[i].kind, "release"))

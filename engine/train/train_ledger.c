@@ -48,7 +48,8 @@ static err set_plan(struct train_ledger *l, uint64_t records)
                             .steps = (uint32_t)steps,
                             .basis_passes = o->basis_passes,
                             .basis_noise = o->basis_noise,
-                            .basis_clip = o->basis_clip};
+                            .basis_clip = o->basis_clip,
+                            .simulated = o->simulated};
     return ERR_NONE;
 }
 

@@ -28,6 +28,7 @@ struct train_ledger_options {
     double cap_epsilon, cap_delta; /* budget of a new ledger; 0: epsilon, delta */
     const char *ledger, *key;
     const char *job, *party, *method, *bases; /* recorded in the ledger */
+    bool simulated;                           /* ledger_terms.simulated */
     bool afresh; /* count no earlier charge of this job as part of this plan */
 };
 

@@ -112,6 +112,7 @@ err ledger_start(struct bytes *line, struct ledger_head *head, const struct ledg
     failed = failed || set_text(o, "party", t->party) || set_plan(o, t);
     failed = failed || set_text(o, "unit", t->unit == LEDGER_CLIENT ? "client" : "example");
     failed = failed || set_hex(o, "key", key->public, sizeof key->public);
+    if (t->simulated) failed = failed || json_object_set_new(o, "simulated", json_true());
     if (!failed) return seal(line, head, key, o);
     json_decref(o);
     return err_make(
@@ -178,4 +179,14 @@ err ledger_note(struct bytes *line, struct ledger_head *head, const struct ledge
         return seal(line, head, key, o);
     json_decref(o);
     return err_make(ERR_MACHINE, "a note in the privacy ledger: the text is not UTF-8");
+}
+
+err ledger_check_simulated(const struct ledger *ledger, bool simulated, const char *name)
+{
+    if (ledger->terms.simulated == simulated) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    simulated ? "%s: is a real ledger, which a simulation must not touch"
+                              : "%s: is the ledger of a simulation, which protects no "
+                                "records; create a new one",
+                    name);
 }

@@ -41,6 +41,9 @@ err ledger_key_open(struct ledger_key *out, const char *path);
 /* The public half: `openssl pkey -pubout`. */
 err ledger_public_open(uint8_t out[32], const char *path);
 void ledger_key_close(struct ledger_key *key);
+/* Makes a new key, readable by its owner alone, and its public half; for simulated ledgers, because
+ * an operator's key is made outside of this program. ERR_INPUT if `path` exists. */
+err ledger_key_make(const char *path, const char *public_path);
 
 struct ledger_head {
     uint64_t count;     /* lines so far */
@@ -65,6 +68,9 @@ struct ledger_terms {
     uint64_t dim;          /* coordinates that get noise */
     uint32_t rounds;
     uint32_t steps; /* noisy steps in a release: 1 at the coordinator, else steps of DP-SGD */
+    /* The first line alone: a simulation made this ledger, so it protects no real records. Its line
+     * has "simulated":true, and a ledger of the other kind is never continued. */
+    bool simulated;
 };
 
 /* One release: the noise that was used, and the event charged for it. */
@@ -95,6 +101,10 @@ err ledger_note(struct bytes *line, struct ledger_head *head, const struct ledge
 /* True if `is` is the same plan as `was`, with at most as many coordinates. It then needs no new
  * line. */
 bool ledger_same_plan(const struct ledger_terms *was, const struct ledger_terms *is);
+
+struct ledger;
+/* ERR_INPUT unless the ledger was made by a simulation, or was not, as `simulated` says. */
+err ledger_check_simulated(const struct ledger *ledger, bool simulated, const char *name);
 
 struct ledger_entry {
     const char *kind;                 /* release, plan, stop, abort, evaluation, note */

@@ -108,7 +108,7 @@ static err check_owner(const struct ledger_file *f, const struct ledger_terms *t
         return err_make(ERR_INPUT, "%s: was created with another key", f->path);
     if (f->ledger.terms.unit != terms->unit)
         return err_make(ERR_INPUT, "%s: has another unit of privacy; create a new ledger", f->path);
-    return ERR_NONE;
+    return ledger_check_simulated(&f->ledger, terms->simulated, f->path);
 }
 
 err ledger_file_open(struct ledger_file *out, const char *path, const char *key_path,

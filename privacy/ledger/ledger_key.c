@@ -3,6 +3,8 @@
 
 #include "base/file.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,4 +78,53 @@ err ledger_public_open(uint8_t out[32], const char *path)
 void ledger_key_close(struct ledger_key *key)
 {
     sodium_memzero(key, sizeof *key);
+}
+
+/* The text is complete or absent after a crash, and never readable by others. */
+static err write_private(const char *path, const char *text, size_t size)
+{
+    char part[LIMIT_PATH_BYTES];
+    if ((size_t)snprintf(part, sizeof part, "%s.part", path) >= sizeof part)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", path);
+    int fd = file_disk.open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return err_sys(errno, "%s", part);
+    err e = file_disk.write(fd, text, size) == (ssize_t)size && file_disk.fsync(fd) == 0
+                ? ERR_NONE
+                : err_sys(errno, "%s", part);
+    if (file_disk.close(fd) != 0 && !err_is(e)) e = err_sys(errno, "%s", part);
+    if (!err_is(e) && file_disk.rename(part, path) != 0) e = err_sys(errno, "%s", path);
+    return e;
+}
+
+static size_t encode(char out[256], const char *label, const uint8_t *prefix, size_t prefix_size,
+                     const uint8_t key[32])
+{
+    uint8_t der[PREFIX_MAX + 32];
+    char base64[2 * sizeof der];
+    memcpy(der, prefix, prefix_size);
+    memcpy(der + prefix_size, key, 32);
+    sodium_bin2base64(base64, sizeof base64, der, prefix_size + 32, sodium_base64_VARIANT_ORIGINAL);
+    int n = snprintf(out, 256, "-----BEGIN %s-----\n%s\n-----END %s-----\n", label, base64, label);
+    sodium_memzero(der, sizeof der);
+    sodium_memzero(base64, sizeof base64);
+    return (size_t)n;
+}
+
+/* The public half comes first: a secret key without it would be kept by the next call. */
+err ledger_key_make(const char *path, const char *public_path)
+{
+    uint8_t seed[32], public[32], secret[64];
+    char text[256];
+    REQUIRE(sodium_init() >= 0);
+    if (file_exists(path)) return err_make(ERR_INPUT, "%s: exists already", path);
+    randombytes_buf(seed, sizeof seed);
+    crypto_sign_seed_keypair(public, secret, seed);
+    size_t size = encode(text, "PUBLIC KEY", public_prefix, sizeof public_prefix, public);
+    err e = file_write(public_path, text, size, /*replace*/ true);
+    size = encode(text, "PRIVATE KEY", secret_prefix, sizeof secret_prefix, seed);
+    if (!err_is(e)) e = write_private(path, text, size);
+    sodium_memzero(text, sizeof text);
+    sodium_memzero(seed, sizeof seed);
+    sodium_memzero(secret, sizeof secret);
+    return e;
 }

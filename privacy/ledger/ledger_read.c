@@ -125,6 +125,10 @@ static err read_start(struct reading *r)
     if (strcmp(unit, "client") && strcmp(unit, "example"))
         return err_make(ERR_INPUT, "unit: expected client or example");
     t->unit = strcmp(unit, "client") ? LEDGER_EXAMPLE : LEDGER_CLIENT;
+    const json_t *simulated = json_object_get(r->object, "simulated");
+    if (simulated && !json_is_true(simulated))
+        return err_make(ERR_INPUT, "simulated: expected true, or no such field");
+    t->simulated = simulated != NULL;
     TRY(read_plan(t, r));
     TRY(put_in_force(r, t));
     return get_hex(r->out->public, 32, r, "key");
@@ -132,7 +136,9 @@ static err read_start(struct reading *r)
 
 static err read_next_plan(struct reading *r)
 {
-    struct ledger_terms t = {.party = r->out->terms.party, .unit = r->out->terms.unit};
+    struct ledger_terms t = {.party = r->out->terms.party,
+                             .unit = r->out->terms.unit,
+                             .simulated = r->out->terms.simulated};
     TRY(read_plan(&t, r));
     return put_in_force(r, &t);
 }

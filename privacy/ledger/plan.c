@@ -298,7 +298,8 @@ struct ledger_terms plan_terms(const struct plan *p, const struct plan_summary *
                                  .units = p->units,
                                  .dim = p->dim,
                                  .rounds = p->rounds,
-                                 .steps = p->steps};
+                                 .steps = p->steps,
+                                 .simulated = p->simulated};
 }
 
 struct ledger_terms plan_basis_terms(const struct plan *p, const struct plan_summary *s,

@@ -35,6 +35,7 @@ struct plan {
     uint64_t basis_dim; /* coordinates of the larger pass */
     bool quorum;        /* a round may close with fewer members than were drawn */
     bool force;         /* continue although the noise is larger than the change */
+    bool simulated;     /* ledger_terms.simulated */
 };
 
 enum { PLAN_WARNINGS = 4, PLAN_WARNING_BYTES = 200 };

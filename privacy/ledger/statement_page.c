@@ -144,8 +144,13 @@ static err promised(struct bytes *out, const struct statement *s)
 {
     const struct ledger_terms *t = &s->ledger->terms;
     bool client = t->unit == LEDGER_CLIENT;
-    TRY(bytes_printf(out, "Privacy statement: %s%s, ledger of %s\n\n",
+    TRY(bytes_printf(out, "%s: %s%s, ledger of %s\n\n",
+                     t->simulated ? "SIMULATED privacy statement" : "Privacy statement",
                      client || s->plans == 1 ? "run " : "all runs since ", t->job, t->party));
+    if (t->simulated)
+        TRY(bytes_printf(out, "  simulated        by fedlora simulate, which also made the key: no "
+                              "real member or record is\n                   protected by what "
+                              "follows\n"));
     TRY(bytes_printf(out, "  unit             %s\n",
                      client ? "one member's whole data (client level)"
                             : "one record of one party (example level)"));
@@ -271,7 +276,7 @@ err statement_json(json_t **out, const struct statement *s)
     sodium_bin2hex(key, sizeof key, s->ledger->public, sizeof s->ledger->public);
     json_t *value = json_pack(
         "{s:s, s:s, s:s, s:I, s:{s:f, s:f}, s:{s:f, s:f, s:f}, s:I, s:I, s:f, s:o, s:o, s:o, s:o, "
-        "s:s?, s:I, s:s, s:b, s:s, s:b, s:f, s:s}",
+        "s:s?, s:I, s:s, s:b, s:s, s:b, s:f, s:s, s:b}",
         "run", t->job, "party", t->party, "unit", client ? "client" : "example", "units",
         (json_int_t)t->units, "budget", "epsilon", t->epsilon, "delta", t->delta, "spent",
         "epsilon", s->spent.epsilon, "epsilon_rdp", s->spent.rdp, "rdp_order", s->spent.rdp_order,
@@ -280,7 +285,7 @@ err statement_json(json_t **out, const struct statement *s)
         texts(client ? assumed_client : assumed_example), "not_protected", texts(uncovered),
         "stopped", s->stopped, "lines", (json_int_t)s->ledger->head.count, "key", key, "key_known",
         s->key_known, "head", head, "head_known", s->head_known, "spent_without_amplification",
-        s->seen, "software", "fedlora " FEDLORA_VERSION);
+        s->seen, "software", "fedlora " FEDLORA_VERSION, "simulated", t->simulated);
     if (!value) return err_make(ERR_MACHINE, "no memory for the privacy statement");
     *out = value;
     return ERR_NONE;

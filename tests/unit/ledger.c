@@ -286,3 +286,68 @@ Test(ledger, takes_the_keys_that_openssl_makes)
     cr_expect_eq(got.secret[0] | got.secret[40], 0);
     support_dir_remove(dir);
 }
+
+/* ---- simulated ledgers ---- */
+
+Test(ledger, says_in_its_first_line_that_it_is_simulated, .init = make, .fini = drop)
+{
+    struct ledger real = {0}, simulated = {0};
+    struct ledger_terms t = terms;
+    ok(ledger_read(&real, (const char *)text.data, text.size, "real"));
+    cr_expect(!real.terms.simulated);
+    cr_expect_null(strstr((const char *)text.data, "simulated"));
+    ok(ledger_check_simulated(&real, false, "real"));
+    refused(ledger_check_simulated(&real, true, "real"), ERR_INPUT, "is a real ledger");
+    t.simulated = true;
+    head = (struct ledger_head){0};
+    bytes_clear(&text);
+    ok(ledger_start(&text, &head, &key, &t));
+    ok(ledger_plan(&text, &head, &key, &t));
+    cr_expect_not_null(strstr((const char *)text.data, "\"simulated\":true"));
+    ok(ledger_read(&simulated, (const char *)text.data, text.size, "s"));
+    ok(ledger_forget(&simulated));
+    cr_expect(simulated.terms.simulated && simulated.in_force->simulated);
+    refused(ledger_check_simulated(&simulated, false, "s"), ERR_INPUT, "ledger of a simulation");
+    ledger_close(&real);
+    ledger_close(&simulated);
+}
+
+/* The mark is under the hash and the signature of its line. */
+Test(ledger, does_not_lose_its_mark, .init = make, .fini = drop)
+{
+    struct ledger got = {0};
+    struct ledger_terms t = terms;
+    t.simulated = true;
+    head = (struct ledger_head){0};
+    bytes_clear(&text);
+    ok(ledger_start(&text, &head, &key, &t));
+    char *mark = strstr((char *)text.data, "\"simulated\":true,");
+    cr_assert_not_null(mark);
+    memmove(mark, mark + 17, strlen(mark + 17) + 1);
+    refused(ledger_read(&got, (const char *)text.data, text.size - 17, "s"), ERR_INPUT,
+            "line was changed");
+}
+
+Test(ledger, makes_a_key_that_openssl_reads)
+{
+    char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES + 8], pub[SUPPORT_PATH_BYTES + 8];
+    char command[4 * SUPPORT_PATH_BYTES];
+    struct ledger_key made, again;
+    uint8_t public[32];
+    struct stat st;
+    support_dir_make(dir);
+    snprintf(path, sizeof path, "%s/key", dir);
+    snprintf(pub, sizeof pub, "%s/pub", dir);
+    ok(ledger_key_make(path, pub));
+    ok(ledger_key_open(&made, path));
+    ok(ledger_public_open(public, pub));
+    cr_expect_eq(memcmp(made.public, public, 32), 0);
+    cr_expect_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_mode & 0777, 0600);
+    refused(ledger_key_make(path, pub), ERR_INPUT, "exists already");
+    ok(ledger_key_open(&again, path));
+    cr_expect_eq(memcmp(&made, &again, sizeof made), 0, "the first key stays");
+    snprintf(command, sizeof command, "openssl pkey -in %s -pubout | cmp - %s", path, pub);
+    cr_expect_eq(system(command), 0, "not the public half that openssl gives");
+    support_dir_remove(dir);
+}

@@ -232,3 +232,17 @@ Test(ledger_file, keeps_to_its_terms_and_its_key, .init = make, .fini = drop)
     cr_assert_eq(system(command), 0);
     refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "was created with another key");
 }
+
+Test(ledger_file, never_continues_a_ledger_of_the_other_kind, .init = make, .fini = drop)
+{
+    struct ledger_file f = {0};
+    struct ledger_terms simulated = terms;
+    simulated.simulated = true;
+    ok(ledger_file_open(&f, path, key, &terms));
+    ledger_file_close(&f);
+    refused(ledger_file_open(&f, path, key, &simulated), ERR_INPUT, "is a real ledger");
+    cr_assert_eq(remove(path), 0);
+    ok(ledger_file_open(&f, path, key, &simulated));
+    ledger_file_close(&f);
+    refused(ledger_file_open(&f, path, key, &terms), ERR_INPUT, "ledger of a simulation");
+}
