@@ -265,6 +265,8 @@ static err sum_up(struct walk *w, uint32_t timed)
     w->c->p50_ms = w->ms[w->timed / 2];
     w->c->p95_ms = w->ms[(size_t)((double)(w->timed - 1) * 0.95)];
     w->c->clients = w->clients / timed;
+    TRY(to_count(&w->c->spool_bytes,
+                 (double)w->c->spool_bytes * w->c->clients / (double)w->r->fleet->members));
     TRY(to_count(&w->c->up_total, w->up * more));
     TRY(to_count(&w->c->down_total, w->down * more + ever_drawn(w) * (double)w->c->frozen.bytes));
     TRY(to_count(&w->c->tokens, w->tokens * more));

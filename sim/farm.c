@@ -135,7 +135,8 @@ static err send_file(struct farm *f, const char *path)
 }
 
 /* The tasks of each rank lie one after the other. The longest is dealt first, to the rank with the
- * least work. Factors that members keep are files of rank 0, so it trains these members itself. */
+ * least work. Factors that members keep and their ledgers are files of rank 0, so it trains
+ * these members itself. */
 struct share {
     struct pool_task **task; /* (count) sorted by rank */
     size_t *first;           /* (ranks + 1) */
@@ -155,6 +156,11 @@ static int by_tokens(const void *a, const void *b)
     return strcmp(x->round.member, y->round.member);
 }
 
+static bool stays(const struct pool_task *t)
+{
+    return t->round.kept_path || t->ledger;
+}
+
 static err share_tasks(struct share *out, struct pool_task *const *task, size_t count)
 {
     size_t n = (size_t)ranks.count, at = 0;
@@ -167,7 +173,7 @@ static err share_tasks(struct share *out, struct pool_task *const *task, size_t 
         memcpy(sorted, task, count * sizeof *task);
         qsort(sorted, count, sizeof *sorted, by_tokens);
         for (size_t i = 0; i < count; i++) {
-            for (size_t k = 1; k < n && !sorted[i]->round.kept_path; k++)
+            for (size_t k = 1; k < n && !stays(sorted[i]); k++)
                 if (load[k] < load[owner[i]]) owner[i] = k;
             load[owner[i]] += pool_tokens(sorted[i]->training, sorted[i]->data);
         }

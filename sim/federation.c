@@ -5,6 +5,7 @@
 #include "client/session/session_describe.h"
 #include "client/session/session_task.h"
 #include "proto/message.h"
+#include "sim/federation_privacy.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -63,10 +64,7 @@ static err open_shop(struct federation *f)
                                 .simulated = true};
     TRY(run_shop_open(&f->shop));
     TRY(store_recover(&removed, f->shop.store, UINT64_MAX));
-    TRY(run_load_all(&f->run, &runs, &f->shop));
-    if (f->run)
-        run_apply(f->run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = f->now_ms});
-    return ERR_NONE;
+    return run_load_all(&f->run, &runs, &f->shop);
 }
 
 static void close_shop(struct federation *f)
@@ -113,6 +111,16 @@ err federation_config(Fedlora__V1__RunConfig **out, const struct fleet *fleet,
         e = message_unpack(out, &fedlora__v1__run_config__descriptor, packed.data, packed.size);
     bytes_close(&packed);
     arena_close(&arena);
+    return e;
+}
+
+err federation_check(const struct fleet *fleet, const Fedlora__V1__RunConfig *config)
+{
+    Fedlora__V1__RunConfig *named = NULL;
+    TRY(federation_config(&named, fleet, config));
+    err e = run_config_create(named);
+    if (!err_is(e)) e = federation_privacy_check(named);
+    message_free(named);
     return e;
 }
 
@@ -193,21 +201,43 @@ static err know_files(struct federation *f)
 err federation_open(struct federation *f, const struct fleet *fleet, const char *dir,
                     const Fedlora__V1__RunConfig *config, size_t threads)
 {
+    char store[LIMIT_PATH_BYTES];
     *f = (struct federation){.fleet = fleet, .now_ms = 1};
     err e;
-    TRY_OUT(e, file_make_dirs(dir));
-    TRY_OUT(e, open_config(f, dir, config, threads));
+    TRY(file_join(store, sizeof store, dir, "store"));
+    bool new = !file_is_dir(store);
+    TRY_OUT(e, file_make_dirs(store));
+    TRY_OUT(e, open_config(f, store, config, threads));
+    TRY_OUT(e, federation_privacy_key(f, config, dir, new));
     TRY_OUT(e, open_shop(f));
+    f->loaded = f->run != NULL;
     if (!f->run) TRY_OUT(e, create_run(f, config));
     TRY_OUT(e, session_task_training(&f->training, f->run->config->training));
-    TRY_OUT(e, say_hello(f));
-    TRY_OUT(e, keep_modules(f));
-    if (f->run->method->keeps) TRY_OUT(e, make_kept_dir(f));
-    TRY_OUT(e, know_files(f));
     return ERR_NONE;
 out:
     federation_close(f);
     return e;
+}
+
+/* A run that was just created has begun already. The tick draws the members of a round that was
+ * open before a restart, as the coordinator's loop does. */
+static err begin(struct federation *f, bool loaded)
+{
+    if (loaded)
+        run_apply(f->run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = f->now_ms});
+    TRY(say_hello(f));
+    federation_tick(f, f->now_ms);
+    return ERR_NONE;
+}
+
+err federation_start(struct federation *f, const char *dir, uint64_t now_ms)
+{
+    if (now_ms > f->now_ms) f->now_ms = now_ms;
+    TRY(begin(f, f->loaded));
+    TRY(keep_modules(f));
+    TRY(know_files(f));
+    if (f->run->method->keeps) TRY(make_kept_dir(f));
+    return federation_privacy_join(f, dir);
 }
 
 void federation_close(struct federation *f)
@@ -224,7 +254,7 @@ err federation_crash(struct federation *f)
     cost_files_close(&f->files); /* it points into the run */
     TRY(open_shop(f));
     if (!f->run) return err_make(ERR_STATE, "the run is not in the store after a crash");
-    TRY(say_hello(f));
+    TRY(begin(f, /*loaded*/ true));
     return know_files(f);
 }
 
@@ -362,8 +392,9 @@ static void admitted(struct work_job *work)
 }
 
 err federation_submit(struct federation *f, const struct federation_task *task,
-                      const struct pool_task *done, uint64_t seconds)
+                      struct pool_task *done, uint64_t seconds)
 {
+    TRY(federation_privacy_charge(f, task, done));
     struct admit_job *job = calloc(1, sizeof *job);
     if (!job) return err_sys(ENOMEM, "an update");
     job->job.done = admitted;
@@ -382,10 +413,11 @@ err federation_submit(struct federation *f, const struct federation_task *task,
     if (err_is(e)) {
         file_disk.unlink(job->part);
         free(job);
-        return e;
+    } else {
+        run_shop_turn(&f->shop);
     }
-    run_shop_turn(&f->shop);
-    return ERR_NONE;
+    federation_privacy_sent(f, task);
+    return e;
 }
 
 void federation_tick(struct federation *f, uint64_t now_ms)

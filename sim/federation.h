@@ -3,6 +3,7 @@
 #ifndef SIM_FEDERATION_H
 #define SIM_FEDERATION_H
 
+#include "client/session/session_privacy.h"
 #include "coordinator/run/run.h"
 #include "sim/cost_files.h"
 #include "sim/fleet.h"
@@ -14,6 +15,7 @@ struct federation {
     struct run_shop shop;
     struct run *run;
     uint64_t now_ms; /* the virtual time; starts at 1 */
+    bool loaded;     /* the run was found in the store */
     bool refused;    /* the last update handed in was refused; `refusal` says why */
     char refusal[ERR_TEXT_BYTES];
     struct training_options training;
@@ -22,6 +24,7 @@ struct federation {
     size_t *adapts_count;
     bool *has_frozen; /* (members) has fetched the frozen factors, which happens once */
     struct cost_files files;
+    struct session_privacy *privacy; /* (members) unit example; else NULL */
 };
 
 /* A member's task, as the coordinator has handed it out. The files of a task are named by digests,
@@ -41,10 +44,17 @@ enum { FEDERATION_STATES = 2 };
 err federation_config(Fedlora__V1__RunConfig **out, const struct fleet *fleet,
                       const Fedlora__V1__RunConfig *config);
 
-/* Opens the store in the folder, which is created, and the run in it: a new one from `config` and
- * the fleet's members, or the one that an earlier simulation left there. */
+/* ERR_INPUT: the coordinator would refuse to create this run. Called before a folder is made, so
+ * that a refused simulation leaves nothing. Noise that is larger than the changes is only found
+ * later, when the sizes of the factors are known. */
+err federation_check(const struct fleet *fleet, const Fedlora__V1__RunConfig *config);
+
+/* Opens the store in the folder `store` of `dir`, which is created, and the run in it: a new one
+ * from `config` and the fleet's members, or the one that an earlier simulation left there. */
 err federation_open(struct federation *out, const struct fleet *fleet, const char *dir,
                     const Fedlora__V1__RunConfig *config, size_t threads);
+/* The members join, at the virtual time at which the newest round was published. */
+err federation_start(struct federation *f, const char *dir, uint64_t now_ms);
 void federation_close(struct federation *f);
 /* As after kill -9: what is not in the store is gone, and the run continues from there. */
 err federation_crash(struct federation *f);
@@ -73,7 +83,10 @@ err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, s
 bool federation_accepts(const struct federation *f, size_t member, uint32_t round);
 /* Hands in an update. ERR_STATE: it came too late. Sets f->refused if its contents are refused. */
 err federation_submit(struct federation *f, const struct federation_task *task,
-                      const struct pool_task *done, uint64_t seconds);
+                      struct pool_task *done, uint64_t seconds);
+/* The privacy spent by the published rounds: of the run, or of the member that has spent most. NaN:
+ * the run has no privacy. */
+err federation_spent(double *epsilon, struct federation *f);
 /* Time passes until now_ms, with a tick if the run wants one. */
 void federation_tick(struct federation *f, uint64_t now_ms);
 

@@ -120,6 +120,7 @@ static err round_row(struct page *p, const struct simulate_round *r)
     TRY(cell(p, "td", text));
     text_size(text, sizeof text, r->bytes_down);
     TRY(cell(p, "td", text));
+    TRY(number_cell(p, r->epsilon, ""));
     return bytes_printf(&p->out, "</tr>\n");
 }
 
@@ -129,7 +130,7 @@ static err write_rounds(struct page *p)
                      "<h2>Rounds</h2>\n<div class=\"wide\"><table>\n<tr><th>round</th>"
                      "<th>virtual time</th><th>updates</th><th>late</th><th>lost</th>"
                      "<th>dropped</th><th>training loss</th><th>test loss</th><th>accuracy</th>"
-                     "<th>sent up</th><th>sent down</th></tr>\n"));
+                     "<th>sent up</th><th>sent down</th><th>epsilon</th></tr>\n"));
     for (size_t i = 0; i < p->rounds; i++)
         TRY(round_row(p, &p->round[i]));
     return bytes_printf(&p->out, "</table></div>\n");

@@ -87,6 +87,7 @@ static err do_task(struct worker *w, struct pool_task *t)
                                       .data = t->data,
                                       .round = &round,
                                       .training = t->training,
+                                      .ledger = t->ledger,
                                       .checkpoint = t->checkpoint,
                                       .on_step = not_stopped};
     if (stop_asked) return err_make(ERR_STOPPED, "interrupted");

@@ -16,6 +16,7 @@ struct pool_task {
     const struct dataset *data;
     struct member_round round; /* without `state`; paths must stay valid */
     const struct training_options *training;
+    const struct train_ledger *ledger; /* the member's plan, unit example; else NULL */
     bool checkpoint;
     char path[LIMIT_PATH_BYTES]; /* of the update */
     struct train_result result;  /* out */

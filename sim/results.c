@@ -39,7 +39,7 @@ static err parse_fields(struct simulate_round *out, const json_t *o)
     int64_t round = 0;
     double virtual_s = 0;
     *out = (struct simulate_round){
-        .train_loss = NAN, .loss = NAN, .accuracy = -1, .rounds = out->rounds};
+        .train_loss = NAN, .loss = NAN, .accuracy = -1, .epsilon = NAN, .rounds = out->rounds};
     TRY(json_get_int(&round, o, "round", 1, LIMIT_ROUNDS, where));
     TRY(json_get_num(&virtual_s, o, "virtual_s", where));
     TRY(json_get_num(&out->seconds, o, "seconds", where));
@@ -49,6 +49,7 @@ static err parse_fields(struct simulate_round *out, const json_t *o)
     TRY(json_opt_num(&out->loss, o, "loss", where));
     TRY(json_opt_num(&out->accuracy, o, "accuracy", where));
     TRY(json_opt_num(&out->joules, o, "joules", where));
+    TRY(json_opt_num(&out->epsilon, o, "epsilon", where));
     for (size_t i = 0; i < COUNTS; i++) {
         int64_t n = 0;
         TRY(json_get_int(&n, o, counts[i].key, 0, INT64_MAX, where));
@@ -180,11 +181,12 @@ static json_t *round_json(const struct simulate_round *n)
     char state[DIGEST_TEXT_BYTES];
     digest_text(state, &n->state);
     return json_pack(
-        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:I,s:I,s:f,s:s}", "round", (json_int_t)n->round,
+        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o*,s:I,s:I,s:f,s:s}", "round", (json_int_t)n->round,
         "virtual_s", (double)n->virtual_ms / 1000, "updates", (json_int_t)n->updates, "late",
         (json_int_t)n->late, "lost", (json_int_t)n->lost, "dropped", (json_int_t)n->dropped,
         "train_loss", number(n->train_loss), "loss", number(n->loss), "accuracy",
-        n->accuracy < 0 ? json_null() : number(n->accuracy), "bytes_up", (json_int_t)n->bytes_up,
+        n->accuracy < 0 ? json_null() : number(n->accuracy), "epsilon",
+        isfinite(n->epsilon) ? json_real(n->epsilon) : NULL, "bytes_up", (json_int_t)n->bytes_up,
         "bytes_down", (json_int_t)n->bytes_down, "seconds", n->seconds, "state", state);
 }
 
@@ -231,6 +233,7 @@ err results_end(struct results *r, const struct simulate_result *result,
         json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s}", "run", config->name, "method", config->method,
                   "seed", (json_int_t)config->seed, "last", round_line(&result->last), "state_file",
                   result->state_path, "processor", processor, "libraries", libraries);
+    if (o && result->stopped[0]) json_object_set_new(o, "stopped", json_string(result->stopped));
     err e = o ? json_write(&text, o) : err_sys(ENOMEM, "results");
     if (!err_is(e)) e = bytes_printf(&text, "\n");
     if (!err_is(e)) e = file_join(path, sizeof path, r->dir, "result.json");

@@ -179,6 +179,7 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
     job->task.data = attack_data(&s->attack, s->fleet, e->task.member);
     job->task.training = &s->federation.training;
     job->task.checkpoint = s->o->checkpoint;
+    if (s->federation.privacy) job->task.ledger = &s->federation.privacy[e->task.member].ledger;
     federation_paths(&job->paths, &job->task.round, &s->federation, &e->task);
     err er = federation_upload(job->task.path, &s->federation, e->task.member, e->task.round.round);
     if (err_is(er))
@@ -207,7 +208,8 @@ static err train_ahead(struct simulation *s)
         e = make_job(&s->event[i].done, s, &s->event[i]);
         if (!err_is(e)) task[count++] = s->event[i].done;
     }
-    if (!err_is(e) && s->farm)
+    /* A plan for private records stays in this process. */
+    if (!err_is(e) && s->farm && !s->federation.privacy)
         farm_train(s->farm, s->pool, task, count);
     else if (!err_is(e))
         pool_train(s->pool, task, count);
@@ -266,6 +268,7 @@ static err note_update(struct simulation *s, const struct event *e, enum results
 {
     const struct fleet_member *m = &s->fleet->member[e->task.member];
     bool attacks = s->attack.is[e->task.member];
+    bool private = s->federation.run->config->privacy != NULL; /* then no loss is told */
     const struct results_update u = {.member = e->task.round.member,
                                      .round = e->task.round.round,
                                      .rank = e->task.round.rank,
@@ -273,7 +276,7 @@ static err note_update(struct simulation *s, const struct event *e, enum results
                                      .from_ms = e->from_ms,
                                      .at_ms = e->at_ms,
                                      .fate = fate,
-                                     .loss = e->done ? e->done->result.mean_loss : NAN,
+                                     .loss = e->done && !private ? e->done->result.mean_loss : NAN,
                                      .bytes = e->done ? e->done->size : 0,
                                      .joules = device_joules(&s->fleet->devices, m->device, m->id,
                                                              (uint64_t[]){e->from_ms, e->at_ms}),
@@ -321,6 +324,13 @@ static err next_event(struct simulation *s)
 
 /* ---- rounds ---- */
 
+/* A run with privacy stops when its budget allows no further round, as it would when deployed. */
+static bool spent(const struct simulation *s)
+{
+    const struct run *run = s->federation.run;
+    return run->config->privacy && round_phase(&run->round) == ROUND_STOPPED;
+}
+
 /* The newest state on the test set. Where members keep a part of their models, there is no common
  * one, and the mean over some members, evenly chosen, is measured. */
 static err measure(struct member_evaluation *out, const struct simulation *s, size_t rows)
@@ -346,7 +356,7 @@ static err measure(struct member_evaluation *out, const struct simulation *s, si
 static err evaluate(struct simulation *s)
 {
     struct member_evaluation found = {0};
-    bool last = s->now.round == s->now.rounds;
+    bool last = s->now.round == s->now.rounds || spent(s);
     int64_t every = s->o->evaluate_every;
     s->now.loss = NAN;
     s->now.accuracy = -1;
@@ -361,6 +371,7 @@ static err evaluate(struct simulation *s)
 static double mean_loss(const struct run *run, uint32_t round)
 {
     double sum = 0, weight = 0;
+    if (run->config->privacy) return NAN;
     for (size_t i = 0; i < run->round.members; i++) {
         const struct run_member *m = &run->member[i];
         if (run->round.member[i].counted_in != round) continue;
@@ -385,6 +396,7 @@ static err published(struct simulation *s)
     s->now.virtual_ms = s->federation.now_ms;
     s->now.train_loss = mean_loss(run, s->published);
     s->now.state = run->newest.state.digest;
+    TRY(federation_spent(&s->now.epsilon, &s->federation));
     TRY(evaluate(s));
     s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;
     s->last = s->now;
@@ -420,7 +432,7 @@ static err run_all(struct simulation *s)
         const struct round *r = &s->federation.run->round;
         enum round_phase phase = round_phase(r);
         TRY(published(s));
-        if (phase == ROUND_FINISHED) return ERR_NONE;
+        if (phase == ROUND_FINISHED || spent(s)) return ERR_NONE;
         if (stop_asked) return err_make(ERR_STOPPED, "interrupted in round %u", round_under_way(r));
         if (phase != ROUND_TRAINING && phase != ROUND_AGGREGATING)
             return err_make(ERR_STATE, "the run is %s: %s", round_phase_name(phase), r->reason);
@@ -441,24 +453,23 @@ static int flush_nothing(int fd)
 
 static err simulation_open(struct simulation *s)
 {
-    char store[LIMIT_PATH_BYTES];
     size_t threads =
         s->o->pool.workers > 1 ? s->o->pool.workers : (size_t)s->o->pool.engine.threads;
     log_init(LOG_ERROR, false); /* the coordinator's events are in its store */
     file_disk.fsync = flush_nothing;
     if (!(s->busy = calloc(s->fleet->members, 1))) return err_sys(ENOMEM, "simulation");
     rng_init(&s->crashes, "crashes", s->o->seed, "coordinator", 0);
-    TRY(file_join(store, sizeof store, s->o->dir, "store"));
+    TRY(federation_check(s->fleet, s->o->config));
     TRY(folder_check(s->fleet, s->o));
-    TRY(federation_open(&s->federation, s->fleet, store, s->o->config, threads));
+    TRY(federation_open(&s->federation, s->fleet, s->o->dir, s->o->config, threads));
     s->published = s->federation.run->round.published;
     TRY(attack_open(&s->attack, &s->o->attack, s->fleet, s->o->config->rounds));
     TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
-    if (s->now.virtual_ms > s->federation.now_ms) s->federation.now_ms = s->now.virtual_ms;
+    TRY(federation_start(&s->federation, s->o->dir, s->now.virtual_ms));
     s->last = s->now;
     count_anew(s);
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
-    if (round_phase(&s->federation.run->round) == ROUND_FINISHED) return ERR_NONE;
+    if (round_phase(&s->federation.run->round) == ROUND_FINISHED || spent(s)) return ERR_NONE;
     struct pool_options pool = s->o->pool;
     TRY(pool_open(&s->pool, s->fleet, &pool));
     return farm_open(&s->farm, s->fleet, &pool);
@@ -489,6 +500,8 @@ err simulate_run(struct simulate_result *out, const struct fleet *fleet,
         federation_newest(&paths, &round, &s.federation);
         *out = (struct simulate_result){
             .state = s.federation.run->newest.state.digest, .last = s.last, .crashes = s.crashed};
+        if (spent(&s))
+            snprintf(out->stopped, sizeof out->stopped, "%s", s.federation.run->round.reason);
         snprintf(out->state_path, sizeof out->state_path, "%s", paths.state);
         e = results_end(&s.results, out, s.federation.run->config);
         if (!err_is(e)) e = page_write(o->dir);

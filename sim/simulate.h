@@ -6,6 +6,7 @@
  * Files in the folder:
  *
  *     store/          the coordinator's data folder, which fedlorad could serve
+ *     ledger.key      and ledgers/: with privacy, see sim/federation_privacy.h
  *     rounds.jsonl    one line for each published round
  *     updates.csv     one line for each task that a member was handed
  *     result.json     the end: the newest state, totals, processor and libraries
@@ -25,6 +26,7 @@ struct simulate_round { /* one published round */
     double train_loss;                   /* NaN: not known */
     double loss, accuracy;               /* on the test set; loss NaN: not evaluated; accuracy < 0:
                                             no row has a completion */
+    double epsilon;                      /* spent since the start; NaN: no privacy */
     uint64_t bytes_up, bytes_down;       /* since the start */
     double joules;                       /* since the start, of all tasks */
     double seconds;                      /* of real time since the start of this process */
@@ -51,6 +53,7 @@ struct simulate_result {
     char state_path[LIMIT_PATH_BYTES];
     struct simulate_round last;
     uint64_t crashes;
+    char stopped[ERR_TEXT_BYTES]; /* why the run ended before its last round, or "" */
 };
 
 /* ERR_STOPPED: interrupted; the next call goes on. ERR_STATE: a round can never close. */

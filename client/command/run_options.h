@@ -22,6 +22,7 @@ struct run_options {
     double epsilon, delta, noise, clip_norm, sampling, basis_clip, basis_noise;
     bool adaptive_clip, force_noise;
 };
+enum { RUN_PRIVACY_EXAMPLE = 2 }; /* the value of `privacy` for --privacy example */
 extern const struct option_row run_options_rows[];
 extern const size_t run_options_count;
 /* Sections that describe a run for one command and not for the other, so that one file serves

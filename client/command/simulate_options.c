@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* "64,16,4": members take them in turn. */
 static err take_ranks(struct fleet_options *f, const char *text, struct arena *arena)
 {
     uint32_t *rank = NULL;
@@ -77,6 +78,15 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
     return ERR_NONE;
 }
 
+/* Training of private records is in float32 unless bf16 is asked for (engine/train/
+ * train_private.h). */
+enum dtype simulate_precision(const struct simulate_command *o)
+{
+    enum dtype asked = training_dtype(o->run.common.precision);
+    bool records = o->run.privacy == RUN_PRIVACY_EXAMPLE;
+    return asked == DTYPE_NONE && records ? DTYPE_F32 : asked;
+}
+
 /* Several workers have one core each; a single one has the threads that the user allows. Only the
  * CPU can be shared, so a GPU is used by one worker, if it is asked for. */
 struct pool_options simulate_pool_options(const struct simulate_command *o)
@@ -89,7 +99,7 @@ struct pool_options simulate_pool_options(const struct simulate_command *o)
                    : cpu      ? (size_t)threads
                               : 1,
         .engine = {.device = cpu ? "cpu" : device,
-                   .precision = training_dtype(o->run.common.precision),
+                   .precision = simulate_precision(o),
                    .threads = threads,
                    .tokens = (size_t)(o->run.training.batch * o->run.training.seq),
                    .checkpoint = o->checkpoint}};

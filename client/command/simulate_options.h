@@ -22,6 +22,7 @@ err simulate_check_verb(const struct simulate_command *o, enum simulate_verb ver
 /* The members and their machines. ERR_INPUT names the option and what was expected. */
 err simulate_fleet_options(struct fleet_options *out, const struct simulate_command *o,
                            struct arena *arena);
+enum dtype simulate_precision(const struct simulate_command *o);
 struct pool_options simulate_pool_options(const struct simulate_command *o);
 /* The faulty members. */
 err simulate_attack(struct attack *out, const struct simulate_command *o);

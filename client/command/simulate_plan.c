@@ -64,8 +64,7 @@ static err make_rows(struct table_of_costs *t, const Fedlora__V1__RunConfig *con
         const struct cost_options options = {.fleet = t->fleet,
                                              .config = config,
                                              .method = row->method,
-                                             .precision =
-                                                 training_dtype(t->o->run.common.precision),
+                                             .precision = simulate_precision(t->o),
                                              .checkpoint = t->o->checkpoint};
         TRY(stop_check());
         row->refused = cost_make(&row->cost, &options);
@@ -118,6 +117,7 @@ static err time_cell(struct table *t, uint64_t ms)
     return table_cell(t, "%s", text);
 }
 
+/* A bound is marked, because the values decide how far a carry is recompressed. */
 static err add_row(struct table *t, const struct cost *c)
 {
     const char *most = c->bound ? "<= " : "";
@@ -222,6 +222,7 @@ static json_t *privacy_json(const struct cost *c)
     return o;
 }
 
+/* Totals of a refused method are not known, so its object has only the reason. */
 static json_t *row_json(const struct row *row)
 {
     const struct cost *c = &row->cost;
@@ -258,6 +259,7 @@ static err print_json(const struct table_of_costs *t)
 
 /* ---- the command ---- */
 
+/* The assumptions behind the figures. */
 static void print_head(const struct table_of_costs *t)
 {
     const struct fleet *f = t->fleet;
@@ -270,6 +272,7 @@ static void print_head(const struct table_of_costs *t)
     command_note(common, "%zu clients, %lld rounds", f->members, (long long)t->o->run.rounds);
 }
 
+/* Test rows cost nothing of what is counted here. */
 static err plan_fleet(struct fleet *out, const struct simulate_command *o, struct arena *arena)
 {
     struct fleet_options how;

@@ -63,7 +63,8 @@ static err add_row(struct view *v, const struct simulate_round *r)
     TRY(table_cell(&v->table, "%s", loss));
     TRY(table_cell(&v->table, "%s", accuracy));
     TRY(table_cell(&v->table, "%s", up));
-    return table_cell(&v->table, "%s", down);
+    TRY(table_cell(&v->table, "%s", down));
+    return v->o->run.privacy ? table_cell(&v->table, "%.4g", r->epsilon) : ERR_NONE;
 }
 
 static void on_round(void *user, const struct simulate_round *r)
@@ -72,11 +73,13 @@ static void on_round(void *user, const struct simulate_round *r)
     if (!err_is(v->error)) v->error = add_row(v, r);
 }
 
+/* The last column is there only in runs with privacy. */
 static err begin_table(struct view *v)
 {
-    static const char *const head[] = {"round",      "virtual", "updates",  "late",    "lost",
-                                       "train loss", "loss",    "accuracy", "sent up", "sent down"};
-    table_begin(&v->table, "rrrrrrrrrr");
+    static const char *const head[] = {"round",   "virtual",    "updates", "late",
+                                       "lost",    "train loss", "loss",    "accuracy",
+                                       "sent up", "sent down",  "epsilon"};
+    table_begin(&v->table, v->o->run.privacy ? "rrrrrrrrrrr" : "rrrrrrrrrr");
     return table_row(&v->table, head);
 }
 
@@ -97,6 +100,11 @@ static err print_result(const struct view *v, const struct simulate_result *r, c
     printf("state %.16s in %s\n", digest, r->state_path);
     if (r->crashes)
         printf("the coordinator crashed %" PRIu64 " times and started again\n", r->crashes);
+    if (r->stopped[0]) printf("stopped before the last round: %s\n", r->stopped);
+    if (v->o->run.privacy == RUN_PRIVACY_EXAMPLE)
+        printf("simulated ledgers of the members: %s/ledgers\n", dir);
+    else if (v->o->run.privacy)
+        printf("simulated ledger: %s/store/ledgers\n", dir);
     printf("report: %s/report.html\n", dir);
     return ERR_NONE;
 }

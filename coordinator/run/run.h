@@ -46,7 +46,7 @@ struct run_member {
     double train_loss;
     struct store_evaluation evaluation; /* its newest; rows 0: none */
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
-    struct ledger ledger;               /* serve_ledger.c: head and newest lines of the copy of
+    struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
                                            its privacy ledger; head.count 0: not read yet */
 };
 
@@ -112,6 +112,17 @@ struct run_train_task {
     char *factors[3];
 };
 err run_train_task(struct run_train_task *out, struct run *run, size_t member);
+/* Whole lines of a member's own privacy ledger (unit example), from number `from` on, under the
+ * name that its certificate gives to the federation. An empty part asks how many lines are held; a
+ * part that does not continue at the next line is ignored, and *held says where to continue. So a
+ * member that lost a reply can repeat its call. */
+struct run_ledger_part {
+    const char *federation;
+    uint64_t from;
+    ProtobufCBinaryData lines;
+};
+err run_take_ledger(const struct ledger_head **held, struct run *run, size_t member,
+                    const struct run_ledger_part *part);
 /* The digest of a blob for a message; empty if there is no blob. */
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
 /* The answer to Hello of a member that has joined. The message points into the run. */

@@ -182,6 +182,8 @@ err store_private_noisy(struct store *store, int64_t run, uint32_t round,
 err store_ledger(struct bytes *out, struct store *store, int64_t run);
 /* The hash of its last line; *found is false if it has no lines. */
 err store_ledger_head(bool *found, struct digest *out, struct store *store, int64_t run);
+/* The total epsilon of the ledger's newest release; 0: there is none yet. */
+err store_ledger_spent(double *epsilon, struct store *store, int64_t run);
 /* Whole lines after the first `after`, at most 1 MiB of them, of the run's own ledger (party "") or
  * of the copy of a member's ledger. */
 err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const char *party,

@@ -93,6 +93,33 @@ err store_ledger(struct bytes *out, struct store *store, int64_t run)
     return e;
 }
 
+/* Numbers in a ledger are hexadecimal texts, so that they are exact. */
+static err read_epsilon(double *out, const char *line)
+{
+    json_t *object = NULL;
+    const char *text = NULL;
+    TRY(json_parse(&object, line, strlen(line), "privacy ledger"));
+    err e = json_get_str(&text, object, "epsilon", "privacy ledger");
+    if (!err_is(e)) *out = strtod(text, NULL);
+    json_decref(object);
+    return e;
+}
+
+err store_ledger_spent(double *epsilon, struct store *store, int64_t run)
+{
+    struct db_query q = {0};
+    bool row = false;
+    *epsilon = 0;
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT text FROM ledger WHERE run=? AND text LIKE '%\"kind\":\"release\"%'"
+                      " ORDER BY line DESC LIMIT 1",
+                      "i", run));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e) && row) e = read_epsilon(epsilon, db_query_text(&q, 0));
+    db_query_close(&q);
+    return e;
+}
+
 /* ---- parts and copies ---- */
 
 /* Whole lines only, because the receiver checks each line's hash. A line has at most
@@ -216,18 +243,6 @@ err store_copies_charged(bool *found, struct account_event **event, size_t *coun
     err e = list_events(event, count, &q, arena);
     db_query_close(&q);
     *found = there != 0;
-    return e;
-}
-
-/* Numbers in a ledger are hexadecimal texts, so that they are exact. */
-static err read_epsilon(double *out, const char *line)
-{
-    json_t *object = NULL;
-    const char *text = NULL;
-    TRY(json_parse(&object, line, strlen(line), "privacy ledger"));
-    err e = json_get_str(&text, object, "epsilon", "privacy ledger");
-    if (!err_is(e)) *out = strtod(text, NULL);
-    json_decref(object);
     return e;
 }
 

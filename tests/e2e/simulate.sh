@@ -127,7 +127,6 @@ refused "--base is missing" --data rows.jsonl --method flora --rank 2 --rounds 1
 refused "120 rows cannot be split into 200 parts" "${common[@]}" --split iid --clients 200 -o not
 refused "--class: class a: speed=0" "${common[@]}" --class a:speed=0 -o not
 refused "--ranks" "${common[@]}" --ranks 2,x -o not
-refused "simulations with privacy are not supported yet" "${common[@]}" --privacy client --epsilon 8 --delta 1e-3
 refused "simulations with given factors are not supported yet" "${common[@]}" --frozen base
 refused '"my run" is not a run name' --run "my run" "${common[@]}"
 [ ! -e not ] || fail "a refused simulation left a folder"
