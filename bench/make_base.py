@@ -2,6 +2,7 @@
 """Writes a random base model of a given shape, to measure memory and speed where no real model of that size is at
 hand. The values are random, so the loss means nothing.
 
+  bench/make_base.py 260k DIR       the shape of stories260K, 0.5 MB
   bench/make_base.py 135m DIR       SmolLM2's shape (135 M) as a Hugging Face directory in bfloat16, 0.3 GB
   bench/make_base.py 1b DIR         TinyLlama's shape (1.1 B), 2.2 GB
   bench/make_base.py 8b DIR         the shape of Llama 3 8B, 16 GB
@@ -18,6 +19,7 @@ import sys
 
 SHAPES = {
     "tiny": dict(layers=2, d=64, ffn=96, heads=2, kv=1, vocab=200, theta=10000.0, tied=True),
+    "260k": dict(layers=5, d=64, ffn=172, heads=8, kv=4, vocab=512, theta=10000.0, tied=True),
     "135m": dict(layers=30, d=576, ffn=1536, heads=9, kv=3, vocab=49152, theta=100000.0, tied=True),
     "1b": dict(layers=22, d=2048, ffn=5632, heads=32, kv=4, vocab=32000, theta=10000.0),
     "8b": dict(layers=32, d=4096, ffn=14336, heads=32, kv=8, vocab=128256, theta=500000.0),

@@ -11,6 +11,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression, reports
        bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
        bench/run.sh search DIR [options]     alpha and learning rate of the demo's methods, by validation rows
+       bench/run.sh simulate [options]       fedlora simulate: processor time for each client, memory, beside peers
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
        bench/run.sh account                  privacy accountants: seconds, and the longest published rows
@@ -117,6 +118,10 @@ case "${1:-}" in
     build=$bench/../build/release
     cmake --build "$build" --target bench_account >/dev/null
     "$build/bench_account" ;;
+  simulate)
+    shift
+    cmake --build "$bench/../build/release" --target fedlora >/dev/null
+    exec python3 "$bench/simulate.py" "$@" ;;
   tokenize)
     shift
     build=$bench/../build/release
