@@ -4,6 +4,7 @@
 #include "base/safetensors.h"
 
 #include "base/limits.h"
+#include "base/safetensors_scan.h"
 #include "base/text.h"
 
 #include <inttypes.h>
@@ -16,13 +17,6 @@
 static err verdict(const char *name, const char *detail)
 {
     return err_make(ERR_INPUT, "%s: %s", name, detail);
-}
-
-static enum dtype plain_dtype(const char *name)
-{
-    for (int t = DTYPE_F32; t <= DTYPE_C64; t++)
-        if (strcmp(dtype_name((enum dtype)t), name) == 0) return (enum dtype)t;
-    return DTYPE_NONE;
 }
 
 /* jansson has signed 64-bit integers; larger ones are reported by header_parse(). */
@@ -43,7 +37,7 @@ static err entry_read(struct tensor *t, uint64_t range[2], const char *name, con
         json_array_size(offsets) != 2)
         return err_make(ERR_INPUT, "%s: tensor %s: expected dtype, shape and data_offsets", kind,
                         name);
-    t->dtype = plain_dtype(json_string_value(dtype));
+    t->dtype = safetensors_dtype(json_string_value(dtype));
     if (t->dtype == DTYPE_NONE)
         return err_make(ERR_INPUT, "%s: tensor %s: unknown dtype %s", kind, name,
                         json_string_value(dtype));
@@ -61,15 +55,9 @@ static err entry_read(struct tensor *t, uint64_t range[2], const char *name, con
     return ERR_NONE;
 }
 
-/* A tensor and its range of bytes behind the header. */
-struct entry {
-    struct tensor tensor;
-    uint64_t range[2];
-};
-
 static int entry_by_range(const void *a, const void *b)
 {
-    const struct entry *x = a, *y = b;
+    const struct safetensors_entry *x = a, *y = b;
     for (int i = 0; i < 2; i++)
         if (x->range[i] != y->range[i]) return x->range[i] < y->range[i] ? -1 : 1;
     return strcmp(x->tensor.name, y->tensor.name);
@@ -78,7 +66,7 @@ static int entry_by_range(const void *a, const void *b)
 /* Checks the tensors in the order of their bytes: no gap, no overlap, and sizes that match shape
  * and dtype. A gap could hide data that two readers treat differently. *end: the end of the last
  * tensor's bytes. */
-static err entries_check(struct entry *entry, size_t count, uint64_t *end)
+static err entries_check(struct safetensors_entry *entry, size_t count, uint64_t *end)
 {
     uint64_t start = 0;
     for (size_t i = 0; i < count; i++) {
@@ -147,13 +135,13 @@ static int metadata_by_key(const void *a, const void *b)
     return strcmp(((const struct metadata *)a)->key, ((const struct metadata *)b)->key);
 }
 
-/* Fills *st from a parsed header; `data` are the bytes behind it. */
-static err header_read(struct safetensors *st, const json_t *header, const uint8_t *data,
-                       size_t size)
+/* The entries and the metadata of a parsed header. */
+static err header_read(struct safetensors *st, struct safetensors_entry **out, size_t *count,
+                       const json_t *header)
 {
     if (!json_is_object(header)) return verdict("InvalidHeaderDeserialization", "expected a map");
-    size_t count = 0;
-    struct entry *entry = NULL;
+    struct safetensors_entry *entry = NULL;
+    size_t n = 0;
     const char *key;
     json_t *info;
     if (json_object_size(header) > LIMIT_TENSORS + 1)
@@ -166,12 +154,21 @@ static err header_read(struct safetensors *st, const json_t *header, const uint8
             TRY(metadata_read(st, info));
             continue;
         }
-        struct entry *e = &entry[count++];
+        struct safetensors_entry *e = &entry[n++];
         TRY(entry_read(&e->tensor, e->range, key, info));
         TRY(arena_text(&e->tensor.name, &st->arena, key, strlen(key)));
     }
-    if (count) qsort(entry, count, sizeof *entry, entry_by_range);
+    *out = entry;
+    *count = n;
+    return ERR_NONE;
+}
+
+/* Fills the tensors of *st from the entries; `data` are the bytes behind the header. */
+static err entries_place(struct safetensors *st, struct safetensors_entry *entry, size_t count,
+                         const uint8_t *data, size_t size)
+{
     uint64_t end = 0;
+    if (count) qsort(entry, count, sizeof *entry, entry_by_range);
     TRY(entries_check(entry, count, &end));
     if (end != size)
         return err_make(ERR_INPUT, "MetadataIncompleteBuffer: %zu bytes of data, expected %" PRIu64,
@@ -221,9 +218,16 @@ err safetensors_parse(struct safetensors *out, const void *data, size_t size)
     if (!text_is_utf8(p + 8, length)) return verdict("InvalidHeader", "the header is not UTF-8");
     json_t *header = NULL;
     struct safetensors st = {0};
-    err e = header_parse(&header, p + 8, length);
-    if (!err_is(e)) e = header_read(&st, header, p + 8 + length, size - 8 - length);
-    json_decref(header);
+    struct safetensors_entry *entry = NULL;
+    size_t count = 0;
+    err e = ERR_NONE;
+    if (!safetensors_scan(&st, &entry, &count, (const char *)p + 8, length)) {
+        arena_close(&st.arena);
+        e = header_parse(&header, p + 8, length);
+        if (!err_is(e)) e = header_read(&st, &entry, &count, header);
+        json_decref(header);
+    }
+    if (!err_is(e)) e = entries_place(&st, entry, count, p + 8 + length, size - 8 - length);
     if (err_is(e)) {
         safetensors_close(&st);
         return e;
@@ -272,9 +276,26 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key)
 
 /* ---- writing ---- */
 
+/* Text that JSON writes as it is. */
+static bool is_plain(char c)
+{
+    return c >= ' ' && c <= '~' && c != '"' && c != '\\';
+}
+
+static err append_plain(struct bytes *out, const char *text, size_t size)
+{
+    TRY(bytes_append(out, "\"", 1));
+    TRY(bytes_append(out, text, size));
+    return bytes_append(out, "\"", 1);
+}
+
 /* jansson quotes and escapes, and refuses text that is not UTF-8. */
 static err append_text(struct bytes *out, const char *text)
 {
+    size_t plain = 0;
+    while (is_plain(text[plain]))
+        plain++;
+    if (!text[plain]) return append_plain(out, text, plain);
     json_t *value = json_string(text);
     if (!value) return err_make(ERR_INPUT, "a tensor name or metadata text is not valid UTF-8");
     char *quoted = json_dumps(value, JSON_ENCODE_ANY);

@@ -210,3 +210,74 @@ Test(safetensors, names_the_file_in_its_errors)
     cr_expect(strstr(e.text, "x.safetensors: HeaderTooSmall") != NULL, "%s", e.text);
     support_dir_remove(dir);
 }
+
+/* The quick reader of canonical headers against jansson: a space makes the same header one that
+ * only jansson reads. */
+static void expect_same_reading(const char *header, const char *data, size_t size)
+{
+    char spaced[1024];
+    struct safetensors quick = {0}, slow = {0};
+    struct bytes file[2];
+    cr_assert_eq(*header, '{');
+    snprintf(spaced, sizeof spaced, "{ %s", header + 1);
+    err a = parse(&quick, header, data, size, &file[0]);
+    err b = parse(&slow, spaced, data, size, &file[1]);
+    cr_expect_eq(a.kind, b.kind, "%s: \"%s\", \"%s\"", header, a.text, b.text);
+    if (err_is(a)) cr_expect(!strncmp(a.text, b.text, 12), "\"%s\", \"%s\"", a.text, b.text);
+    cr_assert_eq(quick.count, slow.count, "%s", header);
+    cr_assert_eq(quick.metadata_count, slow.metadata_count, "%s", header);
+    for (size_t i = 0; i < quick.count; i++) {
+        const struct tensor *x = &quick.tensor[i], *y = &slow.tensor[i];
+        cr_expect_str_eq(x->name, y->name);
+        cr_expect(x->dtype == y->dtype && x->dims == y->dims && x->count == y->count);
+        cr_expect(x->size == y->size && !memcmp(x->shape, y->shape, sizeof x->shape));
+        cr_expect(!x->size || !memcmp(x->data, y->data, x->size));
+    }
+    for (size_t i = 0; i < quick.metadata_count; i++) {
+        cr_expect_str_eq(quick.metadata[i].key, slow.metadata[i].key);
+        cr_expect_str_eq(quick.metadata[i].value, slow.metadata[i].value);
+    }
+    safetensors_close(&quick);
+    safetensors_close(&slow);
+    bytes_close(&file[0]);
+    bytes_close(&file[1]);
+}
+
+Test(safetensors, reads_a_canonical_header_as_every_other_one)
+{
+#define A "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
+#define B "\"b\":{\"dtype\":\"BF16\",\"shape\":[2,1],\"data_offsets\":[8,12]}"
+    static const char *const headers[] = {
+        "{}",
+        "{" A "," B "}",
+        "{" A "," B "}    ",
+        "{\"__metadata__\":{\"format\":\"pt\",\"x.y\":\"[1,{}]\"}," A "," B "}",
+        "{\"__metadata__\":{\"format\":\"pt\"}}",
+        "{\"__metadata__\":{}," A "," B "}",
+        "{\"__metadata__\":{\"b\":\"1\",\"a\":\"2\"}," A "," B "}",
+        "{\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}," A "," B "}",
+        "{\"__metadata__\":{\"a\":1}," A "," B "}",
+        "{\"__metadata__\":{\"a\":\"\\u0041\\n\"}," A "," B "}",
+        "{" A "," A "," B "}",
+        "{" B "," A "}",
+        "{" A "," B ",}",
+        "{" A "," B,
+        "{" A "," B "}}",
+        "{" A "," B "} x",
+        "{" A ",\"b\":{\"dtype\":\"BF16\",\"shape\":[02],\"data_offsets\":[8,12]}}",
+        "{" A ",\"b\":{\"dtype\":\"BF16\",\"shape\":[-2],\"data_offsets\":[8,12]}}",
+        "{" A ",\"b\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[8,12,13]}}",
+        "{" A ",\"b\":{\"dtype\":\"BF17\",\"shape\":[2],\"data_offsets\":[8,12]}}",
+        "{" A ",\"b\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[8,11]}}",
+        "{" A ",\"b\":{\"dtype\":\"BF16\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[8,12]}}",
+        "{" A
+        ",\"b\":{\"dtype\":\"BF16\",\"shape\":[99999999999999999999],\"data_offsets\":[8,12]}}",
+        "{" A ",\"b\":{\"shape\":[2],\"dtype\":\"BF16\",\"data_offsets\":[8,12]}}",
+        "{" A ",\"\xc3\xa4\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[8,12]}}",
+    };
+#undef A
+#undef B
+    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++)
+        for (size_t size = 0; size <= 12; size += 4)
+            expect_same_reading(headers[i], "0123456789ab", size);
+}
