@@ -81,10 +81,9 @@ static void drop(const struct listing *l, const struct tensor *t)
 
 static err check_values(const struct listing *l, const struct tensor *t)
 {
-    const float *x = t->data;
-    for (size_t i = 0; i < t->count; i++)
-        if (!isfinite(x[i]))
-            return err_make(ERR_INPUT, "tensor %s: value %zu is not finite", t->name, i);
+    size_t bad = adapter_file_first_bad(t->data, t->count);
+    if (bad < t->count)
+        return err_make(ERR_INPUT, "tensor %s: value %zu is not finite", t->name, bad);
     drop(l, t);
     return ERR_NONE;
 }
@@ -174,8 +173,8 @@ out:
  * one write(2) for each costs more than the copy. */
 struct gather {
     struct file_out *file;
-    uint8_t *block; /* (GATHER_BYTES) */
-    size_t used;
+    uint8_t *block; /* (most) */
+    size_t used, most;
 };
 
 static err gather_flush(struct gather *g)
@@ -187,8 +186,8 @@ static err gather_flush(struct gather *g)
 
 static err gather_append(struct gather *g, const void *data, size_t size)
 {
-    if (size > GATHER_BYTES - g->used) TRY(gather_flush(g));
-    if (size >= GATHER_BYTES) return file_out_append(g->file, data, size);
+    if (size > g->most - g->used) TRY(gather_flush(g));
+    if (size >= g->most) return file_out_append(g->file, data, size);
     if (size) memcpy(g->block + g->used, data, size);
     g->used += size;
     return ERR_NONE;
@@ -199,7 +198,10 @@ static err write_listing(const char *path, struct listing *l, bool replace)
     struct file_out file = {0};
     struct gather g = {.file = &file};
     err e = ERR_NONE;
-    TRY_OUT(e, arena_take(&g.block, &l->arena, GATHER_BYTES, 1));
+    for (size_t i = 0; i < l->count && g.most < GATHER_BYTES; i++)
+        g.most += l->tensor[i].size;
+    if (g.most > GATHER_BYTES) g.most = GATHER_BYTES;
+    TRY_OUT(e, arena_take(&g.block, &l->arena, g.most, 1));
     TRY_OUT(e, file_out_open(&file, path, replace));
     TRY_OUT(e,
             safetensors_write_header(&file, l->tensor, l->count, l->metadata, l->metadata_count));

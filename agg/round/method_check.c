@@ -5,6 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Values of an update whose pages may stay in memory while it is checked. Dropping them is a system
+ * call, which costs more than the check of a small module. */
+enum { HELD_VALUES = 1 << 20 };
+
 /* The sender does not know the path under which the coordinator stored its update, so the path in
  * an error is replaced by "update". */
 static err as_update(err e, const char *path)
@@ -138,9 +142,14 @@ static err check_values(const struct asked *asked, const struct adapter_file *u)
     if (scaled && u->meta.rslora != x->rslora)
         return err_make(ERR_INPUT, "rslora is %s, expected %s", u->meta.rslora ? "true" : "false",
                         x->rslora ? "true" : "false");
+    size_t values = 0;
     for (size_t i = 0; i < u->count; i++) {
         TRY(adapter_file_check_finite(u, &u->module[i]));
-        adapter_file_drop(u); /* so that memory holds one module, not the update */
+        for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
+            values += (size_t)u->module[i].factor[r].rows * u->module[i].factor[r].cols;
+        if (values < HELD_VALUES) continue;
+        values = 0;
+        adapter_file_drop(u);
     }
     return ERR_NONE;
 }
