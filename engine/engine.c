@@ -366,10 +366,10 @@ static size_t place_pass(struct pass *p, const struct engine *e, char *memory)
 /* Memory for more rows, wider adapters or a backward pass also serves smaller passes. With a
  * backward pass the kind of checkpointing must be equal, because it decides which layers share
  * memory. */
-static bool pass_fits(const struct pass *p, const struct pass_size *want)
+bool pass_fits(const struct engine *e, const struct pass_size *want)
 {
-    const struct pass_size *have = &p->size;
-    bool fits = p->memory && have->tokens >= want->tokens && have->rows >= want->rows &&
+    const struct pass_size *have = &e->pass.size;
+    bool fits = e->pass.memory && have->tokens >= want->tokens && have->rows >= want->rows &&
                 have->learned >= want->learned && have->backward >= want->backward &&
                 (!want->backward || have->checkpoint == want->checkpoint);
     for (int i = 0; i < SITES; i++)
@@ -432,7 +432,7 @@ err pass_reserve(struct engine *e, const struct pass_size *s)
 {
     struct pass want = {0};
     TRY(engine_reserve_positions(e, s->positions));
-    if (pass_fits(&e->pass, s)) return ERR_NONE;
+    if (pass_fits(e, s)) return ERR_NONE;
     pass_close(e);
     pass_plan(&want, e, s);
     err er = pass_lists(&want, e);

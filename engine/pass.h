@@ -147,6 +147,8 @@ void batch_close(struct batch *b);
 err batch_pad(struct batch *b, size_t bucket, size_t rows);
 /* Makes the working memory large enough. */
 err pass_reserve(struct engine *e, const struct pass_size *s);
+/* The working memory is large enough already. */
+bool pass_fits(const struct engine *e, const struct pass_size *s);
 size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it then takes */
 /* Sets the sizes to those with what batch_pad() adds; the learned tokens of one head_loss(). */
 size_t pass_filled(struct pass_size *s, const struct engine *e);

@@ -158,6 +158,10 @@ err training_reserve_on(struct training *t, struct engine *e, const struct facto
     size.backward = true;
     size.checkpoint = t->o->checkpoint;
     pass_size_widths(&size, f);
+    /* The blocks of the adapter are taken as well, so nothing more is needed. Reading the free
+     * memory of the system for each of thousands of simulated members would cost more than it
+     * helps. */
+    if (e->be == &backend_cpu && !t->each_row && pass_fits(e, &size)) return pass_reserve(e, &size);
     struct engine_plan_adapter adapter = {.values = t->adapter->value_count};
     adapter.taken = blocks_held + f->held;
     adapter.each_row = t->each_row;
