@@ -400,6 +400,7 @@ err federation_submit(struct federation *f, const struct federation_task *task,
     job->job.done = admitted;
     job->owner = f;
     job->member_index = task->member;
+    job->digested = true;
     snprintf(job->part, sizeof job->part, "%s", done->path);
     snprintf(job->member, sizeof job->member, "%s", task->round.member);
     snprintf(job->run, sizeof job->run, "%s", f->run->config->name);

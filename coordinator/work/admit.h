@@ -22,7 +22,8 @@ struct admit_job {
     /* NULL: an operator's blob. Its digest is checked and it is pinned. */
     const struct method *method;
     char part[LIMIT_PATH_BYTES]; /* the upload's file in the spool */
-    bool resumed; /* it came in pieces, so wrong bytes may not be the sender's fault */
+    bool resumed;  /* it came in pieces, so wrong bytes may not be the sender's fault */
+    bool digested; /* this process has written the file and computed its digest: no check of it */
     char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES];
     struct digest state;         /* of the state it was trained from */
     struct method_expect expect; /* without state and member, which admit.c fills in */
