@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <omp.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,6 +12,7 @@
 /* The state of a round is opened once by each worker, because an engine packs its carry. */
 struct worker {
     struct pool *pool;
+    pthread_t thread; /* not of the first worker */
     struct engine *engine;
     struct member_state state;
     char state_path[LIMIT_PATH_BYTES]; /* of `state`; "": none is open */
@@ -20,15 +20,25 @@ struct worker {
 struct pool {
     const struct fleet *fleet;
     struct worker *worker;
-    size_t workers;
-    struct pool_task *const *task;
-    size_t tasks;
-    atomic_size_t next;
+    size_t workers, threads; /* threads: those that run, at most workers - 1 */
+    /* `lock` guards what follows, and the stages of all tasks. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct pool_task *first, **last; /* waiting */
+    bool closing;
 };
 
 void pool_close(struct pool *p)
 {
     if (!p) return;
+    pthread_mutex_lock(&p->lock);
+    p->closing = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    for (size_t i = 1; i <= p->threads; i++)
+        pthread_join(p->worker[i].thread, NULL);
+    pthread_cond_destroy(&p->changed);
+    pthread_mutex_destroy(&p->lock);
     for (size_t i = p->workers; i-- > 0;) { /* the owner of the weights is the first */
         member_state_close(&p->worker[i].state);
         engine_close(p->worker[i].engine);
@@ -36,6 +46,8 @@ void pool_close(struct pool *p)
     free(p->worker);
     free(p);
 }
+
+static void *work(void *argument);
 
 err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_options *o)
 {
@@ -46,6 +58,9 @@ err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_op
         return err_sys(ENOMEM, "workers");
     }
     p->fleet = fleet;
+    p->last = &p->first;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
     if (o->workers > 1) engine.threads = 1;
     err e = ERR_NONE;
     for (size_t i = 0; i < o->workers && !err_is(e); i++) {
@@ -56,6 +71,9 @@ err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_op
         if (!err_is(e)) p->workers++;
     }
     if (!err_is(e)) model_drop_pages(&fleet->model);
+    /* If a thread cannot be started, the others do its tasks. */
+    for (size_t i = 1; i < o->workers && !err_is(e); i++, p->threads++)
+        if (pthread_create(&p->worker[i].thread, NULL, work, &p->worker[i])) break;
     if (err_is(e))
         pool_close(p);
     else
@@ -99,14 +117,44 @@ static err do_task(struct worker *w, struct pool_task *t)
     return digest_of_file(&t->digest, t->path);
 }
 
+/* The first task that waits, or NULL. The lock is held. */
+static struct pool_task *take(struct pool *p)
+{
+    struct pool_task *t = p->first;
+    if (!t) return NULL;
+    p->first = t->next;
+    if (!p->first) p->last = &p->first;
+    t->stage = POOL_TAKEN;
+    return t;
+}
+
+/* The lock is held before and after, but not meanwhile. */
+static void take_and_do(struct worker *w)
+{
+    struct pool *p = w->pool;
+    struct pool_task *t = take(p);
+    pthread_mutex_unlock(&p->lock);
+    err e = do_task(w, t);
+    pthread_mutex_lock(&p->lock);
+    t->error = e;
+    t->stage = POOL_DONE;
+    pthread_cond_broadcast(&p->changed);
+}
+
 /* Loops inside an operation use one thread when there are several workers. */
 static void *work(void *argument)
 {
     struct worker *w = argument;
     struct pool *p = w->pool;
-    if (p->workers > 1) omp_set_num_threads(1);
-    for (size_t i; (i = atomic_fetch_add(&p->next, 1)) < p->tasks;)
-        p->task[i]->error = do_task(w, p->task[i]);
+    omp_set_num_threads(1);
+    pthread_mutex_lock(&p->lock);
+    while (!p->closing) {
+        if (p->first)
+            take_and_do(w);
+        else
+            pthread_cond_wait(&p->changed, &p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
     return NULL;
 }
 
@@ -115,22 +163,64 @@ uint64_t pool_tokens(const struct training_options *t, const struct dataset *dat
     return fleet_task_tokens(t, 0, data->count, data->tokens);
 }
 
-/* If a thread cannot be started, the caller does its tasks. */
+void pool_start(struct pool *p, struct pool_task *const *task, size_t count)
+{
+    pthread_mutex_lock(&p->lock);
+    for (size_t i = 0; i < count; i++) {
+        task[i]->stage = POOL_WAITING;
+        task[i]->next = NULL;
+        *p->last = task[i];
+        p->last = &task[i]->next;
+    }
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+bool pool_idle(struct pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool idle = p->threads && !p->first;
+    pthread_mutex_unlock(&p->lock);
+    return idle;
+}
+
+/* Trains other tasks while a worker trains this one. */
+void pool_wait(struct pool *p, struct pool_task *task)
+{
+    int threads = omp_get_max_threads();
+    if (p->workers > 1) omp_set_num_threads(1);
+    pthread_mutex_lock(&p->lock);
+    while (task->stage == POOL_WAITING || task->stage == POOL_TAKEN) {
+        if (p->first)
+            take_and_do(&p->worker[0]);
+        else
+            pthread_cond_wait(&p->changed, &p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+    omp_set_num_threads(threads);
+}
+
+void pool_drop(struct pool *p, struct pool_task *task)
+{
+    pthread_mutex_lock(&p->lock);
+    struct pool_task **link = &p->first;
+    while (*link && *link != task)
+        link = &(*link)->next;
+    if (*link) {
+        *link = task->next;
+        if (!*link) p->last = link;
+        task->stage = POOL_NEW;
+    }
+    while (task->stage == POOL_TAKEN)
+        pthread_cond_wait(&p->changed, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
 void pool_train(struct pool *p, struct pool_task *const *task, size_t count)
 {
-    pthread_t *thread = calloc(p->workers, sizeof *thread);
-    size_t started = 0;
-    p->task = task;
-    p->tasks = count;
-    atomic_store(&p->next, 0);
-    for (size_t i = 1; thread && i < p->workers && i < count; i++)
-        if (!pthread_create(&thread[started], NULL, work, &p->worker[i])) started++;
-    int threads = omp_get_max_threads();
-    work(&p->worker[0]);
-    omp_set_num_threads(threads);
-    for (size_t i = 0; i < started; i++)
-        pthread_join(thread[i], NULL);
-    free(thread);
+    pool_start(p, task, count);
+    for (size_t i = 0; i < count; i++)
+        pool_wait(p, task[i]);
 }
 
 static bool goes_on(void *user, size_t done, size_t rows)

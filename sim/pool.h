@@ -1,5 +1,7 @@
-/* Trains members on several engines at the same time: one engine for each worker thread, all over
- * one packed base. The results do not depend on the number of workers. */
+/* Trains members on several engines at the same time: one engine for each worker, all over one
+ * packed base. The caller's thread is the first worker: it trains while it waits for a task, and
+ * the other workers train meanwhile and while it does something else. The results do not depend on
+ * the number of workers. */
 #ifndef SIM_POOL_H
 #define SIM_POOL_H
 
@@ -23,12 +25,23 @@ struct pool_task {
     struct digest digest;        /* out: of the update */
     uint64_t size;               /* out: bytes of the update */
     err error;                   /* out */
+    enum pool_stage { POOL_NEW, POOL_WAITING, POOL_TAKEN, POOL_DONE } stage; /* the pool's */
+    struct pool_task *next;                                                  /* the pool's */
 };
 
 err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_options *o);
 void pool_close(struct pool *p); /* accepts NULL */
 /* Tokens of one round of training. Its rows are drawn evenly, so their mean length counts. */
 uint64_t pool_tokens(const struct training_options *t, const struct dataset *data);
+/* Hands over tasks, which must stay valid until pool_wait() or pool_drop(). They are begun in this
+ * order. */
+void pool_start(struct pool *p, struct pool_task *const *task, size_t count);
+/* Other workers wait for tasks. */
+bool pool_idle(struct pool *p);
+/* Returns when the task is done. */
+void pool_wait(struct pool *p, struct pool_task *task);
+/* The task is not needed any more: forgets it, or waits if it has begun. */
+void pool_drop(struct pool *p, struct pool_task *task);
 /* Does all tasks. Those that the user's interrupt left out have ERR_STOPPED. */
 void pool_train(struct pool *p, struct pool_task *const *task, size_t count);
 /* Loss and accuracy of a state on at most `rows` rows (0: all) of the fleet's test set. */

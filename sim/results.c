@@ -108,10 +108,32 @@ static err round_of_json(uint32_t *round, const char *line, void *context)
     return ERR_NONE;
 }
 
+/* Columns of updates.csv that are read again. */
+enum { COLUMN_MEMBER = 1, COLUMN_FATE = 6, COLUMN_BYTES = 8 };
+
+static const char *column(const char *line, int number)
+{
+    while (number-- && line && (line = strchr(line, ',')))
+        line++;
+    return line ? line : "";
+}
+
+/* An update of the round under way that the coordinator holds is not trained again, so its line
+ * stays, as if its round were published. */
 static err round_of_csv(uint32_t *round, const char *line, void *context)
 {
-    (void)context;
+    struct results *r = context;
+    char member[LIMIT_NAME_BYTES];
+    const char *fate = column(line, COLUMN_FATE);
+    bool late = !strncmp(fate, "late,", 5), sent = late || !strncmp(fate, "counted,", 8);
     *round = (uint32_t)strtoul(line, NULL, 10);
+    snprintf(member, sizeof member, "%.*s", (int)strcspn(column(line, COLUMN_MEMBER), ","),
+             column(line, COLUMN_MEMBER));
+    if (!sent || *round + late <= r->published || !r->holds(r->context, member)) return ERR_NONE;
+    r->kept.updates++;
+    r->kept.late += late;
+    r->kept.bytes_up += strtoull(column(line, COLUMN_BYTES), NULL, 10);
+    *round = r->published;
     return ERR_NONE;
 }
 
@@ -132,7 +154,8 @@ err results_open(struct results *r, const char *dir, uint32_t published,
     if (found.round == published) *last = found;
     TRY(open_file(&r->rounds, path));
     TRY(file_join(path, sizeof path, dir, "updates.csv"));
-    TRY(keep_lines(path, published, header, round_of_csv, NULL));
+    r->published = published;
+    TRY(keep_lines(path, published, header, round_of_csv, r));
     return open_file(&r->updates, path);
 }
 

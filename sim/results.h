@@ -21,10 +21,17 @@ extern const char *const results_fates[RESULTS_FATES];
 struct results {
     FILE *rounds, *updates;
     char dir[LIMIT_PATH_BYTES];
+    /* Set by the caller: whether the coordinator has an update of this member for the round after
+     * `published`. */
+    bool (*holds)(void *context, const char *member);
+    void *context;
+    uint32_t published;
+    struct simulate_round kept; /* counts of those updates */
 };
 
-/* Opens the files for appending, after cutting off what is about rounds that are not published:
- * an interrupted round is simulated again. *last: the last line of rounds.jsonl, or unchanged. */
+/* Opens the files for appending, after cutting off what is about rounds that are not published,
+ * because an interrupted round is simulated again, but for updates that the coordinator holds.
+ * *last: the last line of rounds.jsonl, or unchanged. */
 err results_open(struct results *r, const char *dir, uint32_t published,
                  struct simulate_round *last);
 void results_close(struct results *r); /* accepts a zeroed struct */

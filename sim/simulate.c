@@ -23,7 +23,7 @@ struct event {
     uint64_t from_ms, at_ms; /* the task was handed out; its update arrives */
     uint64_t start_ms;       /* the member's device is on for the first time */
     bool drops;              /* it never arrives */
-    struct pool_task *done;  /* trained, or NULL */
+    struct pool_task *done;  /* in training or trained, or NULL */
 };
 
 struct simulation {
@@ -152,8 +152,9 @@ static err open_round(struct simulation *s)
 
 /* ---- training ---- */
 
-static void task_close(struct event *e)
+static void task_close(struct simulation *s, struct event *e)
 {
+    if (e->done && s->pool) pool_drop(s->pool, e->done);
     free(e->done);
     e->done = NULL;
 }
@@ -170,6 +171,7 @@ static bool worth_training(const struct simulation *s, const struct event *e)
 struct job {
     struct pool_task task;
     struct federation_paths paths;
+    char run[LIMIT_NAME_BYTES]; /* a crash of the coordinator frees its own text */
 };
 
 static err make_job(struct pool_task **out, struct simulation *s, const struct event *e)
@@ -181,6 +183,8 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
     job->task.checkpoint = s->o->checkpoint;
     if (s->federation.privacy) job->task.ledger = &s->federation.privacy[e->task.member].ledger;
     federation_paths(&job->paths, &job->task.round, &s->federation, &e->task);
+    snprintf(job->run, sizeof job->run, "%s", job->task.round.run);
+    job->task.round.run = job->run;
     err er = federation_upload(job->task.path, &s->federation, e->task.member, e->task.round.round);
     if (err_is(er))
         free(job);
@@ -189,36 +193,40 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
     return er;
 }
 
-/* Trains the next event, and some that follow and are worth it, all workers at once. If late
- * updates are refused, no more are worth it than the round still waits for. */
+/* Starts to train the next event, and some that follow soon and are worth it. If late updates are
+ * refused, no more are worth it than the round still waits for. */
 static err train_ahead(struct simulation *s)
 {
     enum { AHEAD = 8 };
     const struct round *r = &s->federation.run->round;
-    size_t most = AHEAD * s->o->pool.workers * (size_t)ranks.count, count = 0;
-    size_t ready = round_updates(r);
-    size_t wanted = r->rules.late_rounds ? SIZE_MAX : round_wanted(r);
+    size_t most = AHEAD * s->o->pool.workers * (size_t)ranks.count, count = 0, ahead = 0;
+    size_t end = s->next + 8 * most < s->events ? s->next + 8 * most : s->events;
+    size_t in = round_updates(r), wanted = r->rules.late_rounds ? SIZE_MAX : round_wanted(r);
     struct pool_task **task = calloc(most, sizeof *task);
     err e = task ? ERR_NONE : err_sys(ENOMEM, "simulation");
-    for (size_t i = s->next; i < s->events && count < most && !err_is(e); i++) {
-        if (i > s->next && ready >= wanted) break;
-        ready += s->event[i].done != NULL;
-        if (i > s->next && !worth_training(s, &s->event[i])) continue;
-        ready++;
+    for (size_t i = s->next; i < end && count + ahead < most && !err_is(e); i++) {
+        if (i > s->next && in + count + ahead >= wanted) break;
+        ahead += s->event[i].done != NULL;
+        if (s->event[i].done || (i > s->next && !worth_training(s, &s->event[i]))) continue;
         e = make_job(&s->event[i].done, s, &s->event[i]);
         if (!err_is(e)) task[count++] = s->event[i].done;
     }
-    /* A plan for private records stays in this process. */
-    if (!err_is(e) && s->farm && !s->federation.privacy)
+    if (!err_is(e) && s->farm)
         farm_train(s->farm, s->pool, task, count);
     else if (!err_is(e))
-        pool_train(s->pool, task, count);
-    for (size_t i = 0; i < count && !err_is(e); i++) {
-        if (err_is(task[i]->error))
-            e = err_in(task[i]->error, "%s, round %u", task[i]->round.member, task[i]->round.round);
-    }
+        pool_start(s->pool, task, count);
     free(task);
     return e;
+}
+
+/* The other workers get new tasks before they have done all. */
+static err train(struct simulation *s, struct event *e)
+{
+    if (!e->done || (!s->farm && pool_idle(s->pool))) TRY(train_ahead(s));
+    const struct pool_task *t = e->done;
+    pool_wait(s->pool, e->done);
+    return err_is(t->error) ? err_in(t->error, "%s, round %u", t->round.member, t->round.round)
+                            : ERR_NONE;
 }
 
 /* ---- arrival ---- */
@@ -251,7 +259,7 @@ static err arrive(struct simulation *s, struct event *e, enum results_fate *fate
     uint32_t round = e->task.round.round;
     *fate = e->drops ? RESULTS_DROPPED : RESULTS_LOST;
     if (e->drops || !federation_accepts(&s->federation, e->task.member, round)) return ERR_NONE;
-    if (!e->done) TRY(train_ahead(s));
+    TRY(train(s, e));
     TRY(change_update(s, e));
     uint32_t under_way = round_under_way(&s->federation.run->round);
     err er = federation_submit(&s->federation, &e->task, e->done, (e->at_ms - e->from_ms) / 1000);
@@ -269,6 +277,7 @@ static err note_update(struct simulation *s, const struct event *e, enum results
     const struct fleet_member *m = &s->fleet->member[e->task.member];
     bool attacks = s->attack.is[e->task.member];
     bool private = s->federation.run->config->privacy != NULL; /* then no loss is told */
+    const struct pool_task *sent = fate == RESULTS_LOST || fate == RESULTS_DROPPED ? NULL : e->done;
     const struct results_update u = {.member = e->task.round.member,
                                      .round = e->task.round.round,
                                      .rank = e->task.round.rank,
@@ -276,8 +285,8 @@ static err note_update(struct simulation *s, const struct event *e, enum results
                                      .from_ms = e->from_ms,
                                      .at_ms = e->at_ms,
                                      .fate = fate,
-                                     .loss = e->done && !private ? e->done->result.mean_loss : NAN,
-                                     .bytes = e->done ? e->done->size : 0,
+                                     .loss = sent && !private ? sent->result.mean_loss : NAN,
+                                     .bytes = sent ? sent->size : 0,
                                      .joules = device_joules(&s->fleet->devices, m->device, m->id,
                                                              (uint64_t[]){e->from_ms, e->at_ms}),
                                      .attack = attacks ? s->attack.attack->name : ""};
@@ -311,8 +320,11 @@ static err next_event(struct simulation *s)
     s->federation.now_ms = e->at_ms;
     err er = arrive(s, e, &fate);
     if (!err_is(er)) er = note_update(s, e, fate);
-    if (e->done && fate == RESULTS_LOST) file_disk.unlink(e->done->path);
-    task_close(e);
+    if (e->done && fate == RESULTS_LOST) {
+        pool_drop(s->pool, e->done);
+        file_disk.unlink(e->done->path);
+    }
+    task_close(s, e);
     size_t member = e->task.member;
     s->busy[member] = false;
     s->next++;
@@ -444,6 +456,31 @@ static err run_all(struct simulation *s)
 
 /* ---- opening ---- */
 
+/* The coordinator has the member's update of the round under way. */
+static bool holds_update(void *context, const char *member)
+{
+    const struct simulation *s = context;
+    const struct round *r = &s->federation.run->round;
+    size_t m;
+    return round_find(&m, r, member) && r->member[m].counted_in > s->published;
+}
+
+/* The counts of the round under way begin with the updates of an earlier call. */
+static err open_results(struct simulation *s)
+{
+    const struct simulate_round *kept = &s->results.kept;
+    s->results.holds = holds_update;
+    s->results.context = s;
+    TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
+    TRY(federation_start(&s->federation, s->o->dir, s->now.virtual_ms));
+    s->last = s->now;
+    count_anew(s);
+    s->now.updates = kept->updates;
+    s->now.late = kept->late;
+    s->now.bytes_up += kept->bytes_up;
+    return ERR_NONE;
+}
+
 /* For this process: a power cut costs a simulation only time. */
 static int flush_nothing(int fd)
 {
@@ -464,10 +501,7 @@ static err simulation_open(struct simulation *s)
     TRY(federation_open(&s->federation, s->fleet, s->o->dir, s->o->config, threads));
     s->published = s->federation.run->round.published;
     TRY(attack_open(&s->attack, &s->o->attack, s->fleet, s->o->config->rounds));
-    TRY(results_open(&s->results, s->o->dir, s->published, &s->now));
-    TRY(federation_start(&s->federation, s->o->dir, s->now.virtual_ms));
-    s->last = s->now;
-    count_anew(s);
+    TRY(open_results(s));
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
     if (round_phase(&s->federation.run->round) == ROUND_FINISHED || spent(s)) return ERR_NONE;
     struct pool_options pool = s->o->pool;
@@ -478,7 +512,7 @@ static err simulation_open(struct simulation *s)
 static void simulation_close(struct simulation *s)
 {
     for (size_t i = s->next; i < s->events; i++)
-        task_close(&s->event[i]);
+        task_close(s, &s->event[i]);
     free(s->event);
     free(s->busy);
     attack_close(&s->attack);

@@ -88,7 +88,7 @@ for signal in INT KILL; do
   wait "$last_child" 2>/dev/null || true
   simulate "${common[@]}" --run lab -o cut --quiet --json >out
   [ "$(json cut/result.json 'x[0]["last"]["state"]')" = "$state" ] || fail_with cut.log "after SIG$signal another state"
-  holds cut/rounds.jsonl '[r["round"] for r in x] == [1, 2, 3]'
+  holds cut/rounds.jsonl '[r["round"] for r in x] == [1, 2, 3] and all(r["updates"] == 12 for r in x)'
   cut -d, -f1-7 lab/updates.csv >a
   cut -d, -f1-7 cut/updates.csv | cmp - a || fail "after SIG$signal other updates"
 done
