@@ -148,10 +148,15 @@ static void share_close(struct share *d)
     free(d->first);
 }
 
+static uint64_t tokens(const struct pool_task *t)
+{
+    return fleet_task_tokens(t->training, 0, t->data->count, t->data->tokens);
+}
+
 static int by_tokens(const void *a, const void *b)
 {
     const struct pool_task *x = *(struct pool_task *const *)a, *y = *(struct pool_task *const *)b;
-    uint64_t m = pool_tokens(x->training, x->data), n = pool_tokens(y->training, y->data);
+    uint64_t m = tokens(x), n = tokens(y);
     if (m != n) return m > n ? -1 : 1;
     return strcmp(x->round.member, y->round.member);
 }
@@ -175,7 +180,7 @@ static err share_tasks(struct share *out, struct pool_task *const *task, size_t 
         for (size_t i = 0; i < count; i++) {
             for (size_t k = 1; k < n && !stays(sorted[i]); k++)
                 if (load[k] < load[owner[i]]) owner[i] = k;
-            load[owner[i]] += pool_tokens(sorted[i]->training, sorted[i]->data);
+            load[owner[i]] += tokens(sorted[i]);
         }
         for (size_t k = 0; k < n; k++) {
             d.first[k] = at;

@@ -158,11 +158,6 @@ static void *work(void *argument)
     return NULL;
 }
 
-uint64_t pool_tokens(const struct training_options *t, const struct dataset *data)
-{
-    return fleet_task_tokens(t, 0, data->count, data->tokens);
-}
-
 void pool_start(struct pool *p, struct pool_task *const *task, size_t count)
 {
     pthread_mutex_lock(&p->lock);

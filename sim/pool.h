@@ -31,8 +31,6 @@ struct pool_task {
 
 err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_options *o);
 void pool_close(struct pool *p); /* accepts NULL */
-/* Tokens of one round of training. Its rows are drawn evenly, so their mean length counts. */
-uint64_t pool_tokens(const struct training_options *t, const struct dataset *data);
 /* Hands over tasks, which must stay valid until pool_wait() or pool_drop(). They are begun in this
  * order. */
 void pool_start(struct pool *p, struct pool_task *const *task, size_t count);

@@ -1,6 +1,6 @@
-/* Joins a state and a file of factors that belong to it in one file. A state of a method with frozen
- * factors (fed-sb, ffa) holds only the trained ones, because the frozen ones are sent once, by
- * digest. */
+/* Joins a state and a file of factors that belong to it in one file. A state of a method with
+ * frozen factors (fed-sb, ffa) holds only the trained ones, because the frozen ones are sent once,
+ * by digest. */
 #ifndef CLIENT_STATE_WHOLE_H
 #define CLIENT_STATE_WHOLE_H
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static unsigned keeps(const struct member_round *r)
 {
@@ -87,19 +88,39 @@ err member_kept_take(struct adapter *adapter, const struct member_round *r)
     return e;
 }
 
+/* The newest file has an earlier round than this one. */
+static err has_older(bool *older, const struct member_round *r)
+{
+    struct adapter_file *file = calloc(1, sizeof *file);
+    if (!file) return err_sys(ENOMEM, "%s", r->kept_path);
+    err e = open_kept(older, file, r->kept_path, r, r->round - 1);
+    if (!err_is(e) && *older) adapter_file_close(file);
+    free(file);
+    return e;
+}
+
 /* The newest file becomes the one before, unless it has this round already. */
 static err make_room(const struct member_round *r)
 {
     char before[LIMIT_PATH_BYTES];
     bool older = false;
-    struct adapter_file *file = calloc(1, sizeof *file);
-    if (!file) return err_sys(ENOMEM, "%s", r->kept_path);
-    err e = open_kept(&older, file, r->kept_path, r, r->round - 1);
-    if (older) adapter_file_close(file);
-    free(file);
+    TRY(has_older(&older, r));
     before_path(before, r);
-    if (!err_is(e) && older && rename(r->kept_path, before) != 0) e = err_sys(errno, "%s", before);
-    return e;
+    if (older && rename(r->kept_path, before) != 0) return err_sys(errno, "%s", before);
+    return ERR_NONE;
+}
+
+err member_kept_undo(const struct member_round *r)
+{
+    char before[LIMIT_PATH_BYTES];
+    bool older = false;
+    if (!keeps(r) || !file_exists(r->kept_path)) return ERR_NONE;
+    TRY(has_older(&older, r));
+    if (older) return ERR_NONE;
+    before_path(before, r);
+    if (file_exists(before) ? rename(before, r->kept_path) : unlink(r->kept_path))
+        return err_sys(errno, "%s", r->kept_path);
+    return ERR_NONE;
 }
 
 err member_kept_write(const struct member_adapter *a, const struct member_round *r)

@@ -12,5 +12,8 @@
  * another run, member or base. Does nothing for methods that keep nothing, or without kept_path. */
 err member_kept_take(struct adapter *adapter, const struct member_round *round);
 err member_kept_write(const struct member_adapter *a, const struct member_round *round);
+/* The round is as if it had not been trained: a simulated member's update was lost, and whether it
+ * was trained before that was known must not matter. */
+err member_kept_undo(const struct member_round *round);
 
 #endif

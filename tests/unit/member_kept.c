@@ -103,6 +103,15 @@ Test(member_kept, a_round_starts_from_the_kept_factors)
     OK(digest_of_file(&again, p.own.update[0]));
     cr_expect(digest_equal(&first, &again));
     expect_parts(&p);
+
+    /* Lost: round 2 is as if it had not been trained. */
+    struct member_round r = describe(&p.own, 2, 0, NULL);
+    r.kept_path = p.kept;
+    OK(member_kept_undo(&r));
+    OK(member_kept_undo(&r));
+    train(&p.whole, 1, 0, NULL);
+    OK(train_kept(&p, 1));
+    expect_parts(&p);
     pair_close(&p);
 }
 
