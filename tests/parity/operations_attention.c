@@ -1,6 +1,9 @@
 /* Attention, its gradient and the attention of one new token over a cache, of one backend, against
  * the definitions in float64 (see operations.c). */
 #include "tests/support/operations.h"
+#ifdef OPERATIONS_CUDA
+#include "tests/cuda_on_cpu/shim.h"
+#endif
 
 /* Device tensors of one call. q, k and v are columns of one tensor, as in the engine. */
 struct call {
@@ -186,7 +189,7 @@ Test(operations_attention, a_row_does_not_depend_on_other_rows)
 }
 
 /* ---- one new token per sequence ---- */
-enum { SEQUENCES = 5 };
+enum { SEQUENCES = 5, POSITIONS_MOST = 1200 };
 
 struct
     cache { /* (capacity, kv_heads head_dim) twice; tensors have canaries behind the filled part */
@@ -199,7 +202,7 @@ static void plain_decode(double *out, const struct cache *cache, const double *q
     size_t hd = s->head_dim, from = s->window && positions > s->window ? positions - s->window : 0;
     for (size_t head = 0; head < s->heads; head++) {
         size_t at = head / (s->heads / s->kv_heads) * hd, cols = cache->keys.cols;
-        double p[256], most = -INFINITY, sum = 0.0;
+        double p[POSITIONS_MOST], most = -INFINITY, sum = 0.0;
         for (size_t j = from; j < positions; j++) {
             p[j] = dot(q + head * hd, cache->keys.x + j * cols + at, hd) / sqrt((double)hd);
             most = fmax(most, p[j]);
@@ -211,9 +214,8 @@ static void plain_decode(double *out, const struct cache *cache, const double *q
     }
 }
 
-static void check_decode(const struct attention_shape *s)
+static void check_decode(const struct attention_shape *s, const uint32_t filled[SEQUENCES])
 {
-    static const uint32_t filled[SEQUENCES] = {0, 1, 63, 64, 130};
     size_t wide = (size_t)s->heads * s->head_dim, narrow = (size_t)s->kv_heads * s->head_dim;
     struct cache cache[SEQUENCES];
     struct decode_row row[SEQUENCES];
@@ -248,10 +250,58 @@ static void run_decode(void)
 {
     static const struct attention_shape shape[] = {{2, 2, 8, 0},   {3, 1, 20, 0}, {4, 2, 64, 0},
                                                    {2, 1, 128, 0}, {2, 1, 20, 1}, {4, 2, 64, 50}};
+    static const uint32_t filled[SEQUENCES] = {0, 1, 63, 64, 130};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
-        check_decode(&shape[i]);
+        check_decode(&shape[i], filled);
 }
 Test(operations_attention, decode_appends_to_the_cache_and_attends_to_it)
 {
     both(run_decode);
+}
+
+/* CUDA divides contexts of more than 512 positions; with a window of 600, from its first one on. */
+static void run_decode_long(void)
+{
+    static const struct attention_shape shape[] = {{2, 1, 20, 0}, {1, 1, 136, 600}};
+    static const uint32_t filled[SEQUENCES] = {510, 3, 700, 1023, 1};
+    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
+        check_decode(&shape[i], filled);
+#ifdef OPERATIONS_CUDA
+    cr_expect_gt(shim_launches_of("join_kernel"), 0);
+#endif
+}
+Test(operations_attention, decode_attends_to_long_contexts)
+{
+    both(run_decode_long);
+}
+
+/* A sequence gives the same bits alone and beside longer ones. */
+static void run_decode_alone(void)
+{
+    const struct attention_shape s = {2, 1, 20, 0};
+    static const uint32_t filled[SEQUENCES] = {1100, 3, 511, 512, 600};
+    struct decode_row row[SEQUENCES];
+    struct tensor qkv = tensor_normal(precision, SEQUENCES, 80, 0, 1.0);
+    struct tensor all = tensor_new(precision, SEQUENCES, 40, 0);
+    struct tensor one = tensor_new(precision, 1, 40, 0);
+    struct attention_tensors t = {.q = qkv.m, .k = mat_at(qkv.m, 0, 40), .out = all.m};
+    t.v = mat_at(qkv.m, 0, 60);
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        struct tensor keys = tensor_normal(precision, filled[i] + 1, 20, 0, 1.0);
+        struct tensor values = tensor_normal(precision, filled[i] + 1, 20, 0, 1.0);
+        row[i] = (struct decode_row){keys.m, values.m, filled[i]};
+    }
+    be->attention_decode(c, &t, row, SEQUENCES, &s);
+    const double *want = tensor_get(&all, "decode");
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        struct attention_tensors alone = {.q = mat_at(qkv.m, i, 0), .k = mat_at(qkv.m, i, 40)};
+        alone.v = mat_at(qkv.m, i, 60);
+        alone.out = one.m;
+        be->attention_decode(c, &alone, &row[i], 1, &s);
+        rows_same(want, i, tensor_get(&one, "decode"), 0, 1, 40, "attention_decode, alone");
+    }
+}
+Test(operations_attention, a_decoded_row_does_not_depend_on_other_rows)
+{
+    both(run_decode_alone);
 }
