@@ -125,7 +125,7 @@ choose_schedule() { # PRESET NAME
 takes_device() { # PRESET NAME
   local rest=${2#test_}
   case "$1 $rest" in sanitize*golden_* | 'sanitize unit_train_private' | 'sanitize parity_records') return 1 ;; esac
-  [ -e "build/$1/libfedlora_cuda_on_cpu.so" ] && grep -qsE 'support_device\(\)|private_fixture\.h' "tests/${rest%%_*}/${rest#*_}.c"
+  [ -e "build/$1/libfedlora_cuda_on_cpu.so" ] && grep -qsE 'support_device\(\)|setup_engine\(|private_fixture\.h' "tests/${rest%%_*}/${rest#*_}.c"
 }
 run_on_cuda() { # PRESET PROGRAM
   FEDLORA_TEST_DEVICE=cuda FEDLORA_CUDA=$PWD/build/$1/libfedlora_cuda_on_cpu.so \

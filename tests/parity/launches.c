@@ -1,9 +1,8 @@
 /* A step of training asks little of a device: its host data enters once, it waits once, it takes no
  * memory and copies nothing, and it queues few operations. They are counted by a table that passes
  * every call on to the CPU backend. */
-#include "base/rng.h"
 #include "engine/train/train_parts.h"
-#include "tests/support/support.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -165,48 +164,21 @@ static struct backend counting(void)
     return b;
 }
 
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct adapter adapter;
-    struct dataset data;
-    struct data_row row[ROWS];
-    int32_t id[ROWS][LENGTH];
-    struct backend backend;
-    size_t passes; /* of a step */
-};
+static struct backend table;
+static size_t passes; /* of a step */
 
 static void setup_open(struct setup *s, const char *name)
 {
-    char path[SUPPORT_PATH_BYTES], full[64];
     struct rng rng;
-    memset(s, 0, sizeof *s);
-    snprintf(full, sizeof full, "tests/models/%s", name);
-    support_source(path, sizeof path, full);
-    ok(model_open(&s->model, path));
+    setup_model(s, name);
     struct engine_options o = {.device = "cpu", .precision = DTYPE_F32, .threads = 2};
     ok(engine_open(&s->engine, &s->model, &o));
-    s->backend = counting();
-    s->engine->be = &s->backend;
-    struct adapter_fresh fresh = {.targets = "q,k,v,o,gate,up,down", .rank = 4, .alpha = 8.0};
-    ok(adapter_open_fresh(&s->adapter, &s->model.arch, &fresh));
+    table = counting();
+    s->engine->be = &table;
+    setup_fresh(s, 4);
     rng_init(&rng, "test", 1, "rows", 0);
-    for (int i = 0; i < ROWS; i++) { /* each row longer than the one before it */
-        uint32_t count = (uint32_t)(LENGTH - ROWS + i);
-        for (uint32_t t = 0; t < count; t++)
-            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
-        s->row[i] = (struct data_row){.id = s->id[i], .label = s->id[i], .count = count};
-        s->data.learned += count - 1;
-    }
-    s->data.row = s->row;
-    s->data.count = ROWS;
-}
-
-static void setup_close(struct setup *s)
-{
-    adapter_close(&s->adapter);
-    engine_close(s->engine);
-    model_close(&s->model);
+    for (uint32_t i = 0; i < ROWS; i++) /* each row longer than the one before it */
+        setup_row(s, &rng, LENGTH - ROWS + i, 0);
 }
 
 static bool expect_few(void *user, const struct train_step *step)
@@ -223,9 +195,9 @@ static bool expect_few(void *user, const struct train_step *step)
             cr_expect_eq(none[i], 0, "step %zu, call %zu: %zu times", (size_t)step->step, i,
                          none[i]);
         cr_expect_eq(counted[COUNT_check], 1);
-        cr_expect_eq(counted[COUNT_batch_set], s->passes);
-        cr_expect_eq(counted[COUNT_batch_nll], s->passes);
-        cr_expect_leq(sum, s->passes * 50 * s->model.arch.layers + 40, "%zu operations", sum);
+        cr_expect_eq(counted[COUNT_batch_set], passes);
+        cr_expect_eq(counted[COUNT_batch_nll], passes);
+        cr_expect_leq(sum, passes * 50 * s->model.arch.layers + 40, "%zu operations", sum);
     }
     memset(counted, 0, sizeof counted);
     return true;
@@ -247,7 +219,7 @@ static void check_steps(const char *model, bool checkpoint, uint32_t accumulate,
     o.clip = 1.0;
     o.on_step = expect_few;
     o.user = &s;
-    s.passes = accumulate;
+    passes = accumulate;
     ok(train_run(&result, &s.adapter, s.engine, &s.data, &o));
     setup_close(&s);
 }
@@ -273,7 +245,7 @@ Test(launches, a_step_takes_no_memory_when_rows_become_longer)
     o.shuffle = false;
     o.on_step = expect_few;
     o.user = &s;
-    s.passes = 1;
+    passes = 1;
     ok(train_run(&result, &s.adapter, s.engine, &s.data, &o));
     setup_close(&s);
 }

@@ -2,16 +2,14 @@
  * counts. On the CPU, whose memory is not counted by allocations, there is nothing to compare. */
 #include "engine/engine_plan.h"
 #include "engine/train/train_parts.h"
-#include "tests/support/support.h"
-
-#include "base/rng.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 8, LENGTH = 300 };
+enum { ROWS = 8 };
 /* cuBLAS's workspace is so large that it would hide all other differences of these models. */
 enum { WORKSPACE = 32 << 20 };
 
@@ -39,46 +37,20 @@ struct plan_case {
     uint32_t batch, length, rank;
 };
 
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct adapter adapter;
-    struct dataset data;
-    struct data_row row[ROWS];
-    int32_t id[LENGTH];
-};
-
 static err setup_open(struct setup *s, const struct plan_case *k)
 {
-    char path[SUPPORT_PATH_BYTES], full[64];
     struct rng rng;
-    memset(s, 0, sizeof *s);
-    snprintf(full, sizeof full, "tests/models/%s", k->model);
-    support_source(path, sizeof path, full);
-    ok(model_open(&s->model, path));
+    setup_model(s, k->model);
     struct engine_options o = {.device = support_device(), .precision = k->precision};
     o.base_memory = k->memory;
     o.tokens = (size_t)k->batch * k->length;
     o.checkpoint = k->checkpoint;
     err e = engine_open(&s->engine, &s->model, &o);
-    struct adapter_fresh fresh = {.targets = "q,k,v,o,gate,up,down", .alpha = 8.0};
-    fresh.rank = k->rank;
-    ok(adapter_open_fresh(&s->adapter, &s->model.arch, &fresh));
+    setup_fresh(s, k->rank);
     rng_init(&rng, "test", 1, "rows", 0);
-    for (uint32_t t = 0; t < k->length; t++)
-        s->id[t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
     for (int i = 0; i < ROWS; i++)
-        s->row[i] = (struct data_row){.id = s->id, .label = s->id, .count = k->length};
-    s->data = (struct dataset){.row = s->row, .count = ROWS};
-    s->data.learned = (size_t)ROWS * (k->length - 1);
+        setup_row(s, &rng, k->length, 0);
     return e;
-}
-
-static void setup_close(struct setup *s)
-{
-    engine_close(s->engine);
-    adapter_close(&s->adapter);
-    model_close(&s->model);
 }
 
 static struct train_options options_of(const struct plan_case *k)

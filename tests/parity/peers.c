@@ -1,10 +1,9 @@
 /* Training on several devices: the rows of each pass are divided, and the result is that of one
  * device apart from rounding. On the CPU several contexts stand for the devices; with the shim of
  * CUDA there are up to four. */
-#include "base/rng.h"
 #include "engine/train/train_parts.h"
 #include "engine/train/train_private.h"
-#include "tests/support/support.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <dlfcn.h>
@@ -15,15 +14,7 @@
 
 enum { ROWS = 7, LENGTH = 20, STEPS = 3 };
 
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct adapter adapter;
-    struct dataset data;
-    struct data_row row[ROWS];
-    int32_t id[ROWS][LENGTH];
-    double loss[STEPS];
-};
+static double losses[2][STEPS]; /* of the devices that are compared */
 
 /* The engine of `devices` devices. Contexts of the CPU have no names, so they are put together
  * here. */
@@ -55,41 +46,23 @@ static struct engine *open_devices(const struct model *m, enum dtype precision, 
 
 static void setup_open(struct setup *s, enum dtype precision, size_t devices)
 {
-    char path[SUPPORT_PATH_BYTES];
     struct rng rng;
-    memset(s, 0, sizeof *s);
-    support_source(path, sizeof path, "tests/models/llama");
-    ok(model_open(&s->model, path));
+    setup_model(s, "llama");
     s->engine = open_devices(&s->model, precision, devices);
-    struct adapter_fresh fresh = {.targets = "q,k,v,o,gate,up,down", .rank = 4, .alpha = 8.0};
-    ok(adapter_open_fresh(&s->adapter, &s->model.arch, &fresh));
+    setup_fresh(s, 4);
     rng_init(&rng, "test", 1, "rows", 0);
-    for (int i = 0; i < ROWS; i++) {
-        uint32_t count = i == 2 ? 0 : (uint32_t)(LENGTH - i); /* one row is empty */
-        for (uint32_t t = 0; t < count; t++)
-            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
-        s->row[i] = (struct data_row){.id = s->id[i], .label = s->id[i], .count = count};
-        s->data.learned += count ? count - 1 : 0;
-    }
-    s->data.row = s->row;
-    s->data.count = ROWS;
-}
-
-static void setup_close(struct setup *s)
-{
-    adapter_close(&s->adapter);
-    engine_close(s->engine);
-    model_close(&s->model);
+    for (uint32_t i = 0; i < ROWS; i++)
+        setup_row(s, &rng, i == 2 ? 0 : LENGTH - i, 0); /* one row is empty */
 }
 
 static bool keep_loss(void *user, const struct train_step *step)
 {
-    struct setup *s = user;
-    s->loss[step->step] = step->loss;
+    double *loss = user;
+    loss[step->step] = step->loss;
     return true;
 }
 
-static struct train_options options_of(struct setup *s, uint32_t batch)
+static struct train_options options_of(uint32_t batch)
 {
     struct train_options o;
     train_defaults(&o);
@@ -100,15 +73,17 @@ static struct train_options options_of(struct setup *s, uint32_t batch)
     o.clip = 0.5;
     o.prox = 0.1;
     o.on_step = keep_loss;
-    o.user = s;
+    o.user = losses[0];
     return o;
 }
 
-static void train(struct setup *s, enum dtype precision, size_t devices, uint32_t batch)
+static void train(struct setup *s, double *loss, enum dtype precision, size_t devices,
+                  uint32_t batch)
 {
     struct train_result result;
     setup_open(s, precision, devices);
-    struct train_options o = options_of(s, batch);
+    struct train_options o = options_of(batch);
+    o.user = loss;
     ok(train_run(&result, &s->adapter, s->engine, &s->data, &o));
     cr_expect_eq(result.steps, STEPS);
 }
@@ -116,11 +91,11 @@ static void train(struct setup *s, enum dtype precision, size_t devices, uint32_
 static void compare(size_t devices, uint32_t batch, enum dtype precision, double most)
 {
     struct setup one, more;
-    train(&one, precision, 1, batch);
-    train(&more, precision, devices, batch);
+    train(&one, losses[0], precision, 1, batch);
+    train(&more, losses[1], precision, devices, batch);
     for (int i = 0; i < STEPS; i++)
-        cr_expect_float_eq(more.loss[i] / one.loss[i], 1.0, most, "%zu devices, step %d: %g, %g",
-                           devices, i, more.loss[i], one.loss[i]);
+        cr_expect_float_eq(losses[1][i] / losses[0][i], 1.0, most, "%zu devices, step %d: %g, %g",
+                           devices, i, losses[1][i], losses[0][i]);
     double far = support_distance(more.adapter.value, one.adapter.value, one.adapter.value_count);
     cr_expect_lt(far, 20 * most, "%zu devices: %g", devices, far);
     setup_close(&one);
@@ -141,11 +116,11 @@ Test(peers, a_device_may_have_no_row)
 Test(peers, give_the_same_bytes_twice)
 {
     struct setup s[2];
-    train(&s[0], DTYPE_F32, 2, 3);
-    train(&s[1], DTYPE_F32, 2, 3);
+    train(&s[0], losses[0], DTYPE_F32, 2, 3);
+    train(&s[1], losses[1], DTYPE_F32, 2, 3);
     cr_expect(
         !memcmp(s[0].adapter.value, s[1].adapter.value, s[0].adapter.value_count * sizeof(float)));
-    cr_expect(!memcmp(s[0].loss, s[1].loss, sizeof s[0].loss));
+    cr_expect(!memcmp(losses[0], losses[1], sizeof losses[0]));
     setup_close(&s[0]);
     setup_close(&s[1]);
 }
@@ -155,7 +130,7 @@ Test(peers, have_the_values_of_the_first_device)
 {
     struct setup s;
     setup_open(&s, DTYPE_F32, 3);
-    struct train_options o = options_of(&s, 4);
+    struct train_options o = options_of(4);
     struct training t = {.e = s.engine, .adapter = &s.adapter, .data = &s.data, .o = &o};
     struct train_step step = {.lr = 0.1};
     size_t n = s.adapter.value_count, bytes = n * sizeof(float);
@@ -200,7 +175,7 @@ Test(peers, a_failure_of_the_second_device_ends_the_training)
     struct setup s;
     struct train_result result = {0};
     setup_open(&s, DTYPE_F32, 2);
-    struct train_options o = options_of(&s, 4);
+    struct train_options o = options_of(4);
     size_t bytes = s.adapter.value_count * sizeof(float);
     float *before = malloc(bytes);
     memcpy(before, s.adapter.value, bytes);

@@ -1,10 +1,9 @@
 /* Recorded passes of training give the bits of passes that are queued anew, and filled batches the
  * bits of plain ones. On the CPU backend, which records nothing, batches are filled all the same,
  * for its part of the contract. With the CUDA backend on the CPU calls are counted. */
-#include "base/rng.h"
 #include "engine/train/train_parts.h"
 #include "tests/cuda_on_cpu/shim.h"
-#include "tests/support/support.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <dlfcn.h>
@@ -27,16 +26,7 @@ static void repeat_anew(struct backend_context *c, struct backend_record **recor
     work(user);
 }
 
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct backend own; /* the engine's table */
-    struct dataset data;
-    struct data_row row[ROWS];
-    int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
-    uint32_t longest; /* row that evaluate() reads next */
-    struct shim_counts counts;
-};
+static struct backend own; /* the table of the engine that is open */
 
 static bool on_shim(void)
 {
@@ -56,41 +46,20 @@ static struct shim_counts counts_now(void)
 }
 
 /* Rows of 12 to `most` tokens, in no order of length; the first third is not learned. */
-static void rows_make(struct setup *s, uint32_t most)
+static void setup_open(struct setup *s, enum dtype precision, enum queueing q, uint32_t most)
 {
     struct rng rng;
+    setup_model(s, "llama");
+    setup_engine(s, precision, 2);
+    own = *s->engine->be;
+    own.bucket = q == QUEUE_EXACT ? 1 : BUCKET;
+    if (q != QUEUE_RECORDED) own.repeat = repeat_anew;
+    s->engine->be = &own;
     rng_init(&rng, "test", 1, "rows", 0);
     for (int i = 0; i < ROWS; i++) {
         uint32_t count = 12 + rng_below(&rng, most - 11);
-        for (uint32_t t = 0; t < count; t++) {
-            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
-            s->label[i][t] = t < count / 3 ? DATA_IGNORE : s->id[i][t];
-        }
-        s->row[i] = (struct data_row){.id = s->id[i], .label = s->label[i], .count = count};
-        s->data.learned += count - count / 3;
+        setup_row(s, &rng, count, count / 3);
     }
-    s->data.row = s->row;
-    s->data.count = ROWS;
-}
-
-static void setup_open(struct setup *s, enum dtype precision, enum queueing q, uint32_t most)
-{
-    char path[SUPPORT_PATH_BYTES];
-    memset(s, 0, sizeof *s);
-    support_source(path, sizeof path, "tests/models/llama");
-    ok(model_open(&s->model, path));
-    struct engine_options o = {.device = support_device(), .precision = precision, .threads = 2};
-    ok(engine_open(&s->engine, &s->model, &o));
-    s->own = *s->engine->be;
-    s->own.bucket = q == QUEUE_EXACT ? 1 : BUCKET;
-    if (q != QUEUE_RECORDED) s->own.repeat = repeat_anew;
-    s->engine->be = &s->own;
-    rows_make(s, most);
-}
-static void setup_close(struct setup *s)
-{
-    engine_close(s->engine);
-    model_close(&s->model);
 }
 
 static void adapter_make(struct adapter *ad, const struct setup *s)
@@ -197,7 +166,7 @@ static void row_gradients(float *out, struct setup *s, struct factors *f, size_t
     for (size_t i = 0; i < rows; i++)
         row[i] = (struct engine_row){s->id[i], s->label[i], s->row[i].count, f->adapter};
     ok(batch_open(&b, row, rows, BATCH_LABELS));
-    if (record) ok(batch_pad(&b, s->own.bucket, most));
+    if (record) ok(batch_pad(&b, own.bucket, most));
     struct segment segment = {.factors = f, .gradient = each, .tokens = b.tokens, .stride = n};
     segment.rows = record ? most : rows;
     b.segment = &segment;
@@ -205,10 +174,10 @@ static void row_gradients(float *out, struct setup *s, struct factors *f, size_t
     b.backward = true;
     b.scale = 1.0;
     b.record = record;
-    s->own.zero(s->engine->ctx, (struct mat){each, DTYPE_F32, n}, most, n);
+    own.zero(s->engine->ctx, (struct mat){each, DTYPE_F32, n}, most, n);
     ok(pass_run(s->engine, &b));
-    s->own.copy_out(s->engine->ctx, out, each, most * n * sizeof *out);
-    ok(s->own.check(s->engine->ctx));
+    own.copy_out(s->engine->ctx, out, each, most * n * sizeof *out);
+    ok(own.check(s->engine->ctx));
     batch_close(&b);
 }
 
@@ -224,7 +193,7 @@ static void check_rows(enum dtype precision)
     adapter_make(&ad, &s);
     ok(factors_open(&f, s.engine, &ad));
     size_t n = ad.value_count;
-    ok(s.own.memory_take(&each, s.engine->ctx, MOST * n * sizeof *each));
+    ok(own.memory_take(&each, s.engine->ctx, MOST * n * sizeof *each));
     float *got = malloc(MOST * n * sizeof *got), *want = malloc(MOST * n * sizeof *want);
     static const size_t rows[] = {3, 2, 3, 1, 3};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -233,8 +202,8 @@ static void check_rows(enum dtype precision)
         cr_expect(!memcmp(got, want, MOST * n * sizeof *got), "%s: %zu rows: other bits",
                   dtype_name(precision), rows[i]);
     }
-    s.own.record_close(record);
-    s.own.memory_give(s.engine->ctx, each);
+    own.record_close(record);
+    own.memory_give(s.engine->ctx, each);
     factors_close(f);
     free(got);
     free(want);
@@ -258,11 +227,11 @@ Test(records, of_more_sizes_than_are_kept_change_no_bit)
     struct backend_record *record = NULL;
     float *each;
     setup_open(&s, DTYPE_F32, QUEUE_RECORDED, 60);
-    s.own.bucket = 2;
+    own.bucket = 2;
     adapter_make(&ad, &s);
     ok(factors_open(&f, s.engine, &ad));
     size_t n = ad.value_count;
-    ok(s.own.memory_take(&each, s.engine->ctx, n * sizeof *each));
+    ok(own.memory_take(&each, s.engine->ctx, n * sizeof *each));
     float *got = malloc(n * sizeof *got), *want = malloc(n * sizeof *want);
     struct shim_counts before = counts_now();
     for (int i = 0; i < 2 * SIZES + 3; i++) {
@@ -275,8 +244,8 @@ Test(records, of_more_sizes_than_are_kept_change_no_bit)
     struct shim_counts after = counts_now();
     cr_expect_eq(after.captures - before.captures, on_shim() ? SIZES + 1 : 0);
     cr_expect_eq(after.graphs - before.graphs, on_shim() ? SIZES + 2 : 0);
-    s.own.record_close(record);
-    s.own.memory_give(s.engine->ctx, each);
+    own.record_close(record);
+    own.memory_give(s.engine->ctx, each);
     factors_close(f);
     free(got);
     free(want);
@@ -324,8 +293,7 @@ Test(records, survive_an_evaluation_between_the_steps)
 
 static bool expect_few_calls(void *user, const struct train_step *step)
 {
-    struct setup *s = user;
-    struct shim_counts now = counts_now(), *was = &s->counts;
+    struct shim_counts now = counts_now(), *was = user;
     if (step->step >= 2) { /* zero, two launches of AdamW, and the factors */
         cr_expect_eq(now.graphs - was->graphs, 1);
         cr_expect_eq(now.launches - was->launches, 4, "%zu launches",
@@ -335,7 +303,7 @@ static bool expect_few_calls(void *user, const struct train_step *step)
         cr_expect_eq(now.products + now.memsets + now.allocations + now.captures,
                      was->products + was->memsets + was->allocations + was->captures);
     }
-    s->counts = now;
+    *was = now;
     return true;
 }
 Test(records, make_a_warm_step_one_graph_and_eight_calls)
@@ -344,12 +312,13 @@ Test(records, make_a_warm_step_one_graph_and_eight_calls)
     struct adapter ad;
     struct train_result result;
     struct setup s;
+    struct shim_counts last = {0};
     if (!on_shim()) cr_skip_test("counts the calls of the CUDA backend");
     setup_open(&s, DTYPE_BF16, QUEUE_RECORDED, 40);
     adapter_make(&ad, &s);
     struct train_options o = options_of(&v);
     o.on_step = expect_few_calls;
-    o.user = &s;
+    o.user = &last;
     ok(train_run(&result, &ad, s.engine, &s.data, &o));
     adapter_close(&ad);
     setup_close(&s);
@@ -368,7 +337,7 @@ Test(records, are_few_for_rows_of_many_lengths)
     adapter_make(&ad, &s);
     struct train_options o = options_of(&v);
     o.steps = MANY;
-    s.own.bucket = 256;
+    own.bucket = 256;
     struct shim_counts before = counts_now();
     ok(train_run(&result, &ad, s.engine, &s.data, &o));
     struct shim_counts after = counts_now();

@@ -2,11 +2,10 @@
  * give the same bytes, gradients are the slope of the loss, adapters of one batch do not affect
  * each other, and the cache of generation changes nothing. The small models of tests/models are
  * used. */
-#include "base/rng.h"
 #include "engine/generate.h"
 #include "engine/train/train.h"
 #include "kernels/cpu/cpu.h"
-#include "tests/support/support.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -15,46 +14,19 @@
 
 enum { ROWS = 6, LENGTH = 45, ALL = 7 };
 
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct dataset data;
-    struct data_row row[ROWS];
-    int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
-};
-
 static enum base_memory base_memory; /* of the engines that setup_open() opens */
 
 static void setup_open(struct setup *s, const char *name, enum dtype precision, int threads)
 {
-    char path[SUPPORT_PATH_BYTES], full[64];
-    memset(s, 0, sizeof *s);
-    snprintf(full, sizeof full, "tests/models/%s", name);
-    support_source(path, sizeof path, full);
-    ok(model_open(&s->model, path));
+    struct rng rng;
+    setup_model(s, name);
     struct engine_options o = {
         .device = support_device(), .precision = precision, .threads = threads};
     o.base_memory = base_memory;
     ok(engine_open(&s->engine, &s->model, &o));
-    struct rng rng;
     rng_init(&rng, "test", 1, "rows", 0);
-    for (int i = 0; i < ROWS; i++) {
-        uint32_t count = i == 2 ? 0 : i == 3 ? 1 : LENGTH - 7 * (uint32_t)i; /* also an empty one */
-        for (uint32_t t = 0; t < count; t++) {
-            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
-            s->label[i][t] = t < 5 ? DATA_IGNORE : s->id[i][t];
-        }
-        s->row[i] = (struct data_row){.id = s->id[i], .label = s->label[i], .count = count};
-        s->data.learned += count > 5 ? count - 5 : 0;
-    }
-    s->data.row = s->row;
-    s->data.count = ROWS;
-}
-
-static void setup_close(struct setup *s)
-{
-    engine_close(s->engine);
-    model_close(&s->model);
+    for (uint32_t i = 0; i < ROWS; i++) /* also an empty one */
+        setup_row(s, &rng, i == 2 ? 0 : i == 3 ? 1 : LENGTH - 7 * i, 5);
 }
 
 /* A new adapter whose B (and R) is random as well, because a zero B would make gradients zero. */

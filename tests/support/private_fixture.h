@@ -3,9 +3,8 @@
 #ifndef TESTS_SUPPORT_PRIVATE_FIXTURE_H
 #define TESTS_SUPPORT_PRIVATE_FIXTURE_H
 
-#include "base/rng.h"
 #include "engine/train/train_private.h"
-#include "tests/support/support.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -13,16 +12,6 @@
 #include <string.h>
 
 enum { ROWS = 6, LENGTH = 33, RANK = 5, SETUP_SMALL = 64 /* an R that does not train */ };
-
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct adapter adapter;
-    struct dataset data;
-    struct data_row row[ROWS];
-    struct engine_row engine_row[ROWS];
-    int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
-};
 
 static inline void fill_adapter(struct adapter *ad, uint64_t seed)
 {
@@ -40,15 +29,11 @@ static inline void fill_adapter(struct adapter *ad, uint64_t seed)
 
 static inline void setup_open(struct setup *s, unsigned trains)
 {
-    char path[SUPPORT_PATH_BYTES];
     struct adapter_spec spec[LIMIT_MODULES];
     struct rng rng;
     size_t count = 0;
-    memset(s, 0, sizeof *s);
-    support_source(path, sizeof path, "tests/models/llama");
-    ok(model_open(&s->model, path));
-    struct engine_options o = {.device = support_device(), .precision = DTYPE_F32, .threads = 2};
-    ok(engine_open(&s->engine, &s->model, &o));
+    setup_model(s, "llama");
+    setup_engine(s, DTYPE_F32, 2);
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
         for (int kind = 0; kind < MODULE_KINDS; kind++)
             spec[count++] =
@@ -61,25 +46,8 @@ static inline void setup_open(struct setup *s, unsigned trains)
     ok(adapter_open(&s->adapter, &s->model.arch, spec, count, trains & ~(unsigned)SETUP_SMALL));
     fill_adapter(&s->adapter, 3);
     rng_init(&rng, "test", 5, "rows", 0);
-    for (int i = 0; i < ROWS; i++) {
-        uint32_t n = i == 3 ? 0 : i == 4 ? 2 : LENGTH - 6 * (uint32_t)i; /* 4 learns nothing */
-        for (uint32_t t = 0; t < n; t++) {
-            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
-            s->label[i][t] = t < 2 ? DATA_IGNORE : s->id[i][t];
-        }
-        s->row[i] = (struct data_row){.id = s->id[i], .label = s->label[i], .count = n};
-        s->engine_row[i] = (struct engine_row){s->id[i], s->label[i], n, &s->adapter};
-        s->data.learned += n > 2 ? n - 2 : 0;
-    }
-    s->data.row = s->row;
-    s->data.count = ROWS;
-}
-
-static inline void setup_close(struct setup *s)
-{
-    adapter_close(&s->adapter);
-    engine_close(s->engine);
-    model_close(&s->model);
+    for (uint32_t i = 0; i < ROWS; i++) /* row 4 learns nothing */
+        setup_row(s, &rng, i == 3 ? 0 : i == 4 ? 2 : LENGTH - 6 * i, 2);
 }
 
 static inline double mean_of(const struct engine_row *row)
@@ -116,7 +84,5 @@ static inline void options(struct train_options *t, struct train_private_options
     t->schedule = TRAIN_CONSTANT;
     *o = (struct train_private_options){.train = t, .sampling = 1.0, .noise = 1e-7, .clip = 1.0};
 }
-
-/* The clipped mean and the AdamW step in float64, one record after the other. */
 
 #endif

@@ -27,7 +27,8 @@ bool support_has_shared(const char *name);
 void support_source(char *out, size_t bytes, const char *name);
 
 /* The device that a test of the engine uses: "cpu", or FEDLORA_TEST_DEVICE. tests/run.sh runs the
- * programs that call this once more with the CUDA backend on the CPU (docs/cuda_on_cpu.md). */
+ * programs that call this, or setup_engine(), once more with the CUDA backend on the CPU
+ * (docs/cuda_on_cpu.md). */
 const char *support_device(void);
 
 /* Makes an empty folder under TMPDIR for this test alone; removes a folder and its content. */

@@ -1,8 +1,7 @@
 /* The terms added to the loss, against plain loops in float64 and finite differences; the gradient
  * pass against single rows. */
 #include "engine/train/train_penalty.h"
-#include "base/rng.h"
-#include "tests/support/support.h"
+#include "tests/support/engine_fixture.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -12,26 +11,13 @@
 enum { ROWS = 5, LENGTH = 30, RANK = 5 };
 static const double GAMMA = 0.5; /* keeps 2 of 5 */
 
-struct setup {
-    struct model model;
-    struct engine *engine;
-    struct adapter adapter;
-    struct dataset data;
-    struct data_row row[ROWS];
-    int32_t id[ROWS][LENGTH], label[ROWS][LENGTH];
-};
-
 static void setup_open(struct setup *s, unsigned trains)
 {
-    char path[SUPPORT_PATH_BYTES];
     struct adapter_spec spec[LIMIT_MODULES];
     struct rng rng;
     size_t count = 0;
-    memset(s, 0, sizeof *s);
-    support_source(path, sizeof path, "tests/models/llama");
-    ok(model_open(&s->model, path));
-    struct engine_options o = {.device = support_device(), .precision = DTYPE_F32, .threads = 2};
-    ok(engine_open(&s->engine, &s->model, &o));
+    setup_model(s, "llama");
+    setup_engine(s, DTYPE_F32, 2);
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
         for (int kind = 0; kind < MODULE_KINDS; kind += 2)
             spec[count++] = (struct adapter_spec){
@@ -43,24 +29,8 @@ static void setup_open(struct setup *s, unsigned trains)
         rng_fill_uniform(&rng, m->a, (size_t)m->rank * m->d_in, 0.2);
         rng_fill_uniform(&rng, m->b, (size_t)m->d_out * m->rank, 0.2);
     }
-    for (int i = 0; i < ROWS; i++) {
-        uint32_t n = LENGTH - 5 * (uint32_t)i;
-        for (uint32_t t = 0; t < n; t++) {
-            s->id[i][t] = (int32_t)rng_below(&rng, s->model.arch.vocab);
-            s->label[i][t] = t < 4 ? DATA_IGNORE : s->id[i][t];
-        }
-        s->row[i] = (struct data_row){.id = s->id[i], .label = s->label[i], .count = n};
-        s->data.learned += n - 4;
-    }
-    s->data.row = s->row;
-    s->data.count = ROWS;
-}
-
-static void setup_close(struct setup *s)
-{
-    adapter_close(&s->adapter);
-    engine_close(s->engine);
-    model_close(&s->model);
+    for (uint32_t i = 0; i < ROWS; i++)
+        setup_row(s, &rng, LENGTH - 5 * i, 4);
 }
 
 /* Sum of |B[:, 2:]| |A[2:, :]| by the definition. */
