@@ -290,9 +290,12 @@ static void digest_adamw(double prox, double clip)
     add(name, "squares", norm2, prox > 0 ? sizeof norm2 : sizeof norm2[0]);
 }
 
-static void digest_decode(uint32_t heads, uint32_t hd, uint32_t window)
+/* Sequence i has step * i positions. */
+static void digest_decode(const char *name, uint32_t heads, uint32_t hd, uint32_t window,
+                          uint32_t step)
 {
-    enum { SEQUENCES = 3, CAPACITY = 150 };
+    enum { SEQUENCES = 3 };
+    size_t capacity = SEQUENCES * (size_t)step;
     size_t wide = (size_t)heads * hd, narrow = (size_t)heads / 2 * hd;
     struct attention_shape s = {heads, heads / 2, hd, window};
     struct decode_row row[SEQUENCES];
@@ -301,13 +304,11 @@ static void digest_decode(uint32_t heads, uint32_t hd, uint32_t window)
                                   .v = check_random(precision, SEQUENCES, narrow, reals),
                                   .out = check_empty(precision, SEQUENCES, wide)};
     for (uint32_t i = 0; i < SEQUENCES; i++)
-        row[i] = (struct decode_row){check_random(precision, CAPACITY, narrow, reals),
-                                     check_random(precision, CAPACITY, narrow, reals), 70 * i};
-    char name[NAME_BYTES];
-    snprintf(name, sizeof name, "decode%u", hd);
+        row[i] = (struct decode_row){check_random(precision, capacity, narrow, reals),
+                                     check_random(precision, capacity, narrow, reals), step * i};
     gpu->attention_decode(gpu_context, &t, row, SEQUENCES, &s);
     add_tensor(name, "out", t.out, SEQUENCES, wide);
-    add_tensor(name, "keys", row[1].keys, CAPACITY, narrow);
+    add_tensor(name, "keys", row[1].keys, capacity, narrow);
 }
 
 static void digest_all(enum dtype type)
@@ -348,8 +349,9 @@ static void digest_all(enum dtype type)
     digest_head();
     digest_adamw(0.25, 0.0);
     digest_adamw(0.0, 1.0);
-    digest_decode(4, 64, 0);
-    digest_decode(2, 20, 33);
+    digest_decode("decode64", 4, 64, 0, 70);
+    digest_decode("decode20", 2, 20, 33, 70);
+    digest_decode("decode+long", 2, 20, 0, 600);
     check_free();
 }
 

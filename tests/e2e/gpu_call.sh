@@ -44,9 +44,9 @@ python3 bench/gpu/floors.py | while IFS= read -r line; do
   grep -qF "$line" docs/performance.md || fail "docs/performance.md has not: $line"
 done
 
-# The digests cover the low-rank kernels on tensor cores and the others.
+# The digests cover the low-rank kernels on tensor cores and the others, and long contexts.
 SHIM_COUNTS=1 check digest "$work/gpu/shim_digests.txt" || fail_with "$work/check.log" "the digests of the package"
-for kernel in shrink gradient gradient_sum expand; do
+for kernel in shrink gradient gradient_sum expand decode join; do
   grep -q "\b${kernel}_kernel\b" "$work/check.log" || fail_with "$work/check.log" "no digest of ${kernel}_kernel"
 done
 for kernel in shrink gradient; do
