@@ -4,9 +4,11 @@
 #include "base/rng.h"
 #include "base/text.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- options ---- */
 
@@ -189,11 +191,6 @@ const struct dataset *attack_data(const struct attack_plan *p, const struct flee
     return p->data && p->is[member] ? &p->data[member] : &f->member[member].data;
 }
 
-bool attack_changes(const struct attack_plan *p, size_t member)
-{
-    return p->is[member] && p->attack->kind != ATTACK_LABELS;
-}
-
 /* ---- updates ---- */
 
 /* Writes the changed values over those that the member started from. A pruned member has sent
@@ -241,15 +238,14 @@ static err write_nan(const char *path)
 }
 
 /* The mean of gradients is no change of the state's factors, so it starts from 0. */
-err attack_update(const char *path, const struct attack *a, const struct arch *arch,
-                  const struct member_round *round)
+static err write_changed(const char *path, const struct attack *a, const struct arch *arch,
+                         const struct member_round *round)
 {
     struct member_adapter start = {0};
     struct adapter_file trained = {0};
     struct rng rng;
     uint32_t rank = 0;
     err e;
-    if (a->kind == ATTACK_NAN) return write_nan(path);
     rng_init(&rng, "attack", a->seed, round->member, round->round);
     TRY_OUT(e, adapter_file_map(&trained, path));
     TRY_OUT(e, member_adapter_open(&start, arch, round));
@@ -264,4 +260,19 @@ out:
     member_adapter_close(&start);
     adapter_file_close(&trained);
     return e;
+}
+
+err attack_update(struct pool_task *t, const struct attack_plan *p, const struct fleet *f,
+                  size_t member)
+{
+    struct stat st;
+    struct member_round round = t->round;
+    enum attack_kind kind = p->attack->kind;
+    round.state = NULL; /* it belongs to a worker */
+    if (!p->is[member] || kind == ATTACK_LABELS) return ERR_NONE;
+    TRY(kind == ATTACK_NAN ? write_nan(t->path)
+                           : write_changed(t->path, p->attack, &f->model.arch, &round));
+    if (stat(t->path, &st) != 0) return err_sys(errno, "%s", t->path);
+    t->size = (uint64_t)st.st_size;
+    return digest_of_file(&t->digest, t->path);
 }

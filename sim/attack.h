@@ -11,8 +11,8 @@
 #ifndef SIM_ATTACK_H
 #define SIM_ATTACK_H
 
-#include "engine/member/member_adapter.h"
 #include "sim/fleet.h"
+#include "sim/pool.h"
 
 enum attack_kind {
     ATTACK_NONE,
@@ -50,10 +50,9 @@ void attack_close(struct attack_plan *p);
 /* The rows that a member trains on: its own, or the changed ones. */
 const struct dataset *attack_data(const struct attack_plan *p, const struct fleet *f,
                                   size_t member);
-/* Does the member change its updates? */
-bool attack_changes(const struct attack_plan *p, size_t member);
-/* Writes the update at `path` again, changed. `round` has the paths of its state. */
-err attack_update(const char *path, const struct attack *a, const struct arch *arch,
-                  const struct member_round *round);
+/* If the member changes its updates: writes this one again, changed, with its new digest and size.
+ * The paths of t->round must be valid. */
+err attack_update(struct pool_task *t, const struct attack_plan *p, const struct fleet *f,
+                  size_t member);
 
 #endif

@@ -4,7 +4,6 @@
 #include "base/log.h"
 #include "base/stop.h"
 #include "base/text.h"
-#include "engine/member/member_kept.h"
 #include "sim/folder.h"
 #include "sim/page.h"
 #include "sim/simulation.h"
@@ -13,7 +12,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* ---- arrival ---- */
 
@@ -24,21 +22,6 @@ static err crash_sometimes(struct simulation *s)
     return federation_crash(&s->federation);
 }
 
-/* A faulty member changes its update before it hands it in. */
-static err change_update(struct simulation *s, struct event *e)
-{
-    struct pool_task *t = e->done;
-    struct federation_paths paths;
-    struct member_round round;
-    struct stat st;
-    if (!attack_changes(&s->attack, e->task.member)) return ERR_NONE;
-    federation_paths(&paths, &round, &s->federation, &e->task); /* a crash may have come between */
-    TRY(attack_update(t->path, s->attack.attack, &s->fleet->model.arch, &round));
-    if (stat(t->path, &st) != 0) return err_sys(errno, "%s", t->path);
-    t->size = (uint64_t)st.st_size;
-    return digest_of_file(&t->digest, t->path);
-}
-
 /* A task whose update would not be accepted is not trained: its device worked in vain. */
 static err arrive(struct simulation *s, struct event *e, enum results_fate *fate)
 {
@@ -46,7 +29,7 @@ static err arrive(struct simulation *s, struct event *e, enum results_fate *fate
     *fate = e->drops ? RESULTS_DROPPED : RESULTS_LOST;
     if (e->drops || !federation_accepts(&s->federation, e->task.member, round)) return ERR_NONE;
     TRY(tasks_train(s, e));
-    TRY(change_update(s, e));
+    TRY(attack_update(e->done, &s->attack, s->fleet, e->task.member));
     uint32_t under_way = round_under_way(&s->federation.run->round);
     err er = federation_submit(&s->federation, &e->task, e->done, (e->at_ms - e->from_ms) / 1000);
     if (er.kind == ERR_STATE) return ERR_NONE;
@@ -95,11 +78,8 @@ static err next_event(struct simulation *s)
     s->federation.now_ms = e->at_ms;
     err er = arrive(s, e, &fate);
     if (!err_is(er)) er = note_update(s, e, fate);
-    if (e->done && fate == RESULTS_LOST) {
-        pool_drop(s->pool, e->done);
-        file_disk.unlink(e->done->path);
-        if (!err_is(er)) er = member_kept_undo(&e->done->round);
-    }
+    err forgotten = fate == RESULTS_LOST ? tasks_forget(s, e) : ERR_NONE;
+    if (!err_is(er)) er = forgotten;
     tasks_close(s, e);
     size_t member = e->task.member;
     s->busy[member] = false;

@@ -46,6 +46,8 @@ err tasks_open_round(struct simulation *s);
 err tasks_hand_out_next(struct simulation *s, size_t member);
 /* Returns when the event's task is trained, as it is then e->done; others may be in training. */
 err tasks_train(struct simulation *s, struct event *e);
+/* Forgets e->done and its update: whether it was trained ahead does not matter. */
+err tasks_forget(struct simulation *s, struct event *e);
 /* Forgets e->done, or waits for it if its training has begun. */
 void tasks_close(struct simulation *s, struct event *e);
 

@@ -1,5 +1,8 @@
 #include "sim/simulation.h"
 
+#include "base/file.h"
+#include "engine/member/member_kept.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,19 +81,38 @@ static void give_up(struct simulation *s)
     }
 }
 
+void tasks_close(struct simulation *s, struct event *e)
+{
+    if (e->done && s->pool) pool_drop(s->pool, e->done);
+    free(e->done);
+    e->done = NULL;
+}
+
+err tasks_forget(struct simulation *s, struct event *e)
+{
+    if (!e->done) return ERR_NONE;
+    pool_drop(s->pool, e->done);
+    file_disk.unlink(e->done->path);
+    err er = member_kept_undo(&e->done->round);
+    tasks_close(s, e);
+    return er;
+}
+
 /* A device that was off has not asked for its task yet, so it gets one of the new round. */
-static void take_back(struct simulation *s)
+static err take_back(struct simulation *s)
 {
     size_t kept = s->next;
     for (size_t i = s->next; i < s->events; i++) {
         struct event *e = &s->event[i];
-        bool asleep = e->start_ms > s->federation.now_ms && !e->done;
-        if (asleep)
-            s->busy[e->task.member] = false;
-        else
+        if (e->start_ms <= s->federation.now_ms) {
             s->event[kept++] = *e;
+            continue;
+        }
+        TRY(tasks_forget(s, e));
+        s->busy[e->task.member] = false;
     }
     s->events = kept;
+    return ERR_NONE;
 }
 
 err tasks_open_round(struct simulation *s)
@@ -98,7 +120,7 @@ err tasks_open_round(struct simulation *s)
     uint32_t round = round_under_way(&s->federation.run->round);
     if (s->handed >= round) return ERR_NONE;
     s->tasks = s->answered = 0;
-    take_back(s);
+    TRY(take_back(s));
     give_up(s);
     for (size_t i = 0; i < s->fleet->members; i++)
         TRY(hand_out(s, i));
@@ -119,13 +141,6 @@ err tasks_hand_out_next(struct simulation *s, size_t member)
 }
 
 /* ---- training ---- */
-
-void tasks_close(struct simulation *s, struct event *e)
-{
-    if (e->done && s->pool) pool_drop(s->pool, e->done);
-    free(e->done);
-    e->done = NULL;
-}
 
 /* Whether the update will be accepted when it arrives, as far as that can be known now. */
 static bool worth_training(const struct simulation *s, const struct event *e)

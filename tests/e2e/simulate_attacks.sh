@@ -73,7 +73,9 @@ status=0
 [ $status -ne 0 ] && grep -q "round 1 cannot close: 8 of 10 updates are in" said || fail_with said "status $status"
 
 # Three of ten vanish, each in one round, and are not handed a task afterwards.
-simulate "${six[@]}" -o vanish --vanish 0.3 --quorum 5 --deadline 1m
+printf '[faults]\nvanish = 0.3\nattack = sign-flip 10%%   ; of the members\n' >faults.ini
+simulate faults.ini "${six[@]}" -o vanish --quorum 5 --deadline 1m
+holds vanish 'len({u["member"] for u in updates if u["attack"] == "sign-flip"}) == 1'
 holds vanish 'sum(u["fate"] == "dropped" for u in updates) == 3'
 holds vanish 'all(lines(u["member"])[-1] is u for u in updates if u["fate"] == "dropped")'
 holds vanish 'len({m for m in {u["member"] for u in updates} if len(lines(m)) == 6 and lines(m)[-1]["fate"] == "counted"}) == 7'

@@ -117,7 +117,10 @@ assert max(joules) < 1.5 * min(joules)
 END
 python3 energy.py || fail_with phones/updates.csv "energy"
 # With a deadline, a device that is off while a round is open gets no task of it.
-simulate "${part[@]}" --class 'phone:speed=200:online=25%/40s:watts=30' --quorum 1 --deadline 5s -o asleep >out
+asleep=("${part[@]}" --class 'phone:speed=200:online=25%/40s:watts=30' --quorum 1 --deadline 5s)
+simulate "${asleep[@]}" --workers 1 -o asleep >out
+simulate "${asleep[@]}" --workers 2 -o asleep2 >out
+cmp <(cut -d, -f1-7,10 asleep/updates.csv) <(cut -d, -f1-7,10 asleep2/updates.csv) || fail "the workers matter"
 holds asleep 'all(sum(u["round"] == str(r) for u in updates) < 12 for r in (1, 2, 3))'
 holds asleep 'all(float(u["joules"] or 0) > 0 for u in updates)'
 printf 'member,tokens_per_s,up,down,on_from,on_to\nm01,1,,,,\nm02,1e6,,,0,1h\n' >trace.csv
