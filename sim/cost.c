@@ -53,7 +53,8 @@ static err open_run(struct making *m)
     run_config_options(&m->options, m->config);
     TRY(session_describe(&hello, &about, &m->arena));
     TRY(run_config_modules(&m->modules, m->config, &hello));
-    return cost_files_open(&m->files, m->config, m->modules);
+    TRY(cost_files_open(&m->files, m->config, m->modules));
+    return fleet->frozen ? cost_files_give(&m->files, fleet->frozen) : ERR_NONE;
 }
 
 /* The configuration given names only the members that have settings of their own. */

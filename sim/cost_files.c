@@ -44,6 +44,26 @@ out:
     return e;
 }
 
+err cost_files_give(struct cost_files *f, const char *path)
+{
+    struct adapter_file file = {0};
+    err e = ERR_NONE;
+    TRY(adapter_file_map(&file, path));
+    TRY_OUT(e, arena_take(&f->given_rank, &f->arena, f->count, sizeof *f->given_rank));
+    f->given_bytes = file.tensors.map.size;
+    for (size_t i = 0; i < f->count; i++) {
+        const struct adapter_file_module *m = adapter_file_find(&file, f->module[i].name);
+        if (!m) {
+            e = err_make(ERR_INPUT, "%s: module %s is missing", path, f->module[i].name);
+            goto out;
+        }
+        f->given_rank[i] = m->rank;
+    }
+out:
+    adapter_file_close(&file);
+    return e;
+}
+
 /* ---- shapes ---- */
 
 static bool square(const struct cost_files *f)
@@ -63,13 +83,14 @@ static bool finds_basis(const struct cost_files *f, uint32_t round)
 
 /* The rank of a module's own factors in the state of a round; 0: it has none. Frozen factors are
  * orthonormal, so a small module has fewer of them. */
-static uint32_t state_rank(const struct cost_files *f, const struct method_module *m,
-                           uint32_t round)
+static uint32_t state_rank(const struct cost_files *f, size_t i, uint32_t round)
 {
+    const struct method_module *m = &f->module[i];
     const struct basis_shape shape = {.d_out = m->d_out, .d_in = m->d_in, .r = f->rank};
     if (finds_basis(f, round)) return sketch_width(&shape);
     if (f->method->fresh) return 0;
-    return f->method->frozen ? sketch_rank(&shape) : f->rank;
+    if (!f->method->frozen) return f->rank;
+    return f->given_rank ? f->given_rank[i] : sketch_rank(&shape);
 }
 
 static void set(struct adapter_file_module *m, enum adapter_file_role role, uint32_t rows,
@@ -128,7 +149,7 @@ static err update_size(struct cost_size *out, const struct cost_files *f,
     size_t count = 0;
     TRY(arena_take(&module, &arena, f->count, sizeof *module));
     for (size_t i = 0; i < f->count; i++) {
-        uint32_t own = state_rank(f, &f->module[i], r->round), rank = own;
+        uint32_t own = state_rank(f, i, r->round), rank = own;
         if (!adapts(r, f->module[i].name)) continue;
         if (f->method->fresh || (r->rank && r->rank < own && !r->gradient)) rank = r->rank;
         if (!count) first = rank, first_of_state = own;
@@ -221,7 +242,7 @@ static bool set_state(struct adapter_file_module *module, const struct cost_file
     for (size_t i = 0; i < f->count; i++) {
         const struct method_module *m = &f->module[i];
         uint64_t carry = carried && carried[i] < least(m) ? carried[i] : least(m);
-        set_factors(&module[i], m, state_rank(f, m, round), state_factors(f, round));
+        set_factors(&module[i], m, state_rank(f, i, round), state_factors(f, round));
         if (!carried || !carry) continue;
         any = true;
         set(&module[i], ADAPTER_FILE_CARRY_A, (uint32_t)carry, m->d_in);
@@ -271,9 +292,10 @@ err cost_files_frozen(struct cost_size *out, struct cost_files *f)
     TRY(arena_take(&module, &arena, f->count, sizeof *module));
     for (size_t i = 0; i < f->count; i++)
         set_factors(&module[i], &f->module[i],
-                    state_rank(f, &f->module[i], method_setup_rounds(&f->options) + 1),
+                    state_rank(f, i, method_setup_rounds(&f->options) + 1),
                     square(f) ? METHOD_A | METHOD_B : METHOD_A);
     err e = measure(out, &meta, module, f->count);
+    if (f->given_bytes) out->bytes = f->given_bytes;
     arena_close(&arena);
     return e;
 }

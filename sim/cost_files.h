@@ -22,8 +22,10 @@ struct cost_files {
     struct method_options options;
     struct method_module *module; /* (count) of the run, in the arena */
     size_t count;
-    uint32_t rank; /* of the state's own factors */
-    bool bound;    /* sizes of states are upper bounds, because they hold a carry */
+    uint32_t rank;        /* of the state's own factors */
+    uint32_t *given_rank; /* (count) of a given file of frozen factors; NULL: none is given */
+    uint64_t given_bytes; /* of that file */
+    bool bound;           /* sizes of states are upper bounds, because they hold a carry */
     const char *options_text, *modules_text;
     struct arena arena;
     struct cost_files_kept { /* update sizes that were computed before */
@@ -41,6 +43,8 @@ struct cost_files {
 /* `modules`: those that the run adapts (run_config_modules()). The configuration must outlive f. */
 err cost_files_open(struct cost_files *f, const Fedlora__V1__RunConfig *config,
                     const Fedlora__V1__HelloRequest *modules);
+/* The frozen factors are those of this file, whose modules may have smaller ranks than the run. */
+err cost_files_give(struct cost_files *f, const char *frozen_path);
 void cost_files_close(struct cost_files *f); /* accepts a zeroed struct */
 
 /* An update; of `round` the fields that task and member decide are read. */

@@ -101,10 +101,12 @@ err federation_config(Fedlora__V1__RunConfig **out, const struct fleet *fleet,
                       const Fedlora__V1__RunConfig *config)
 {
     Fedlora__V1__RunConfig named = *config;
-    struct digest base = fleet->base;
+    struct digest base = fleet->base, frozen;
     struct bytes packed = {.max = CONFIG_BYTES_MAX};
     struct arena arena = {0};
     named.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
+    if (fleet->frozen) TRY(digest_of_file(&frozen, fleet->frozen));
+    if (fleet->frozen) named.frozen_digest = (ProtobufCBinaryData){DIGEST_BYTES, frozen.byte};
     err e = list_members(&named, fleet, &arena);
     if (!err_is(e)) e = message_pack(&packed, &named.base);
     if (!err_is(e))
@@ -124,10 +126,29 @@ err federation_check(const struct fleet *fleet, const Fedlora__V1__RunConfig *co
     return e;
 }
 
+/* As an operator uploads it before the run that names it. */
+static err give_frozen(struct federation *f)
+{
+    char part[LIMIT_PATH_BYTES], spool[LIMIT_PATH_BYTES];
+    struct file_map map = {0};
+    struct store_blob blob;
+    if (!f->fleet->frozen) return ERR_NONE;
+    TRY(file_join(spool, sizeof spool, f->config.path, "spool"));
+    TRY(file_join(part, sizeof part, spool, "frozen.part"));
+    TRY(digest_of_file(&blob.digest, f->fleet->frozen));
+    TRY(file_map_open(&map, f->fleet->frozen));
+    blob.size = map.size;
+    err e = file_write(part, map.data, map.size, /*replace*/ true);
+    file_map_close(&map);
+    if (!err_is(e)) e = blob_adopt(f->config.path, part, &blob.digest);
+    return err_is(e) ? e : store_pin(f->shop.store, &blob, ADMIT_PINS_MAX);
+}
+
 /* run_create() takes over the message. */
 static err create_run(struct federation *f, const Fedlora__V1__RunConfig *config)
 {
     Fedlora__V1__RunConfig *named = NULL;
+    TRY(give_frozen(f));
     TRY(federation_config(&named, f->fleet, config));
     return run_create(&f->run, &f->shop, named);
 }
@@ -190,6 +211,7 @@ static err know_files(struct federation *f)
 {
     uint32_t setup = method_setup_rounds(&f->run->options);
     TRY(cost_files_open(&f->files, f->run->config, f->run->modules));
+    if (f->fleet->frozen) TRY(cost_files_give(&f->files, f->fleet->frozen));
     if (f->has_frozen) return ERR_NONE;
     TRY(arena_take(&f->has_frozen, &f->arena, f->fleet->members, sizeof *f->has_frozen));
     for (size_t i = 0; i < f->fleet->members; i++)

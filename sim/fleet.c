@@ -322,7 +322,7 @@ static err open_base(struct fleet *f, const struct fleet_options *o)
 
 err fleet_open(struct fleet *out, const struct fleet_options *o)
 {
-    struct fleet f = {.devices = o->devices, .histogram = ""};
+    struct fleet f = {.devices = o->devices, .histogram = "", .frozen = o->frozen};
     err e;
     TRY_OUT(e, open_base(&f, o));
     digest_text(f.base_text, &f.base);

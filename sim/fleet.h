@@ -15,8 +15,9 @@ struct fleet_options {
     /* JSON Lines. A folder has one file for each member, whose name is the member's, as in a
      * deployed federation; the rows of one file are dealt by `split`. */
     const char *train;
-    const char *test; /* held-out rows; NULL: none */
-    const char *by;   /* the field with the label of a row; NULL: no labels */
+    const char *test;   /* held-out rows; NULL: none */
+    const char *frozen; /* frozen factors that are given to the run; NULL: none */
+    const char *by;     /* the field with the label of a row; NULL: no labels */
     struct deal_options split;
     const uint32_t *rank; /* (ranks) offered by the members in turn; 0: the rank of the run */
     size_t ranks;
@@ -45,6 +46,7 @@ struct fleet {
     size_t members;
     struct fleet_member *member; /* in ascending order of their ids */
     struct devices devices;
+    const char *frozen; /* as in the options, which it borrows */
     struct arena arena;
     const char *histogram; /* of the split: text to print; "" without labels */
     err untrainable;       /* with `shapes`: why the base cannot be trained, or no error */

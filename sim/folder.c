@@ -24,11 +24,14 @@ static err setup_digest(struct digest *out, const struct fleet *f, const struct 
 {
     struct digest_stream s;
     struct bytes packed = {.max = SETUP_BYTES_MAX};
+    struct digest frozen;
+    if (f->frozen) TRY(digest_of_file(&frozen, f->frozen));
     err e = message_pack(&packed, &o->config->base);
     if (!err_is(e)) {
         digest_begin(&s);
         digest_add(&s, packed.data, packed.size);
         digest_add(&s, f->base.byte, DIGEST_BYTES);
+        if (f->frozen) digest_add(&s, frozen.byte, DIGEST_BYTES);
         digest_add(&s, &f->devices.seed, sizeof f->devices.seed);
         for (size_t i = 0; i < f->members; i++)
             add_member(&s, f, &f->member[i]);

@@ -182,9 +182,6 @@ static err simulate_main(void *options, const struct option_list *arguments, str
     struct fleet fleet = {0};
     char name[LIMIT_NAME_BYTES];
     TRY(simulate_check_verb(o, SIMULATE_RUN));
-    if (o->run.frozen)
-        return err_make(ERR_INPUT,
-                        "--frozen: simulations with given factors are not supported yet");
     TRY(simulate_run_name(name, o, arguments));
     TRY(simulate_fleet_options(&how, o, arena));
     TRY(simulate_check_ranks(&how, o));

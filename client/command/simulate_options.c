@@ -58,6 +58,7 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
         .base = o->run.base,
         .train = o->train,
         .test = o->test,
+        .frozen = o->run.frozen,
         .by = o->by && *o->by ? o->by : NULL,
         .split = {.kind = (enum deal_kind)o->split,
                   .members = (size_t)o->clients,

@@ -112,6 +112,19 @@ grep -q "12 members with" out || fail_with out "no summary of the split"
 simulate "${common[@]}" --data parts --split iid --run lab -o written --quiet >out
 [ "$(json written/result.json 'x[0]["last"]["state"]')" = "$state" ] || fail "the written parts train to another state"
 
+# Frozen factors from a file: those that a run has drawn itself give the same states.
+sb=("${common[@]}" --method fed-sb --rank 40 --rounds 2 --quiet)
+simulate "${sb[@]}" -o drawn >out
+frozen=$(grep -l '"fedlora.kind":"frozen"' drawn/store/blobs/* | head -n 1)
+cp "$frozen" frozen.safetensors
+simulate "${sb[@]}" --frozen frozen.safetensors -o given >out
+[ "$(json given/result.json 'x[0]["last"]["state"]')" = "$(json drawn/result.json 'x[0]["last"]["state"]')" ] ||
+  fail "given frozen factors lead to another state"
+cmp drawn/updates.csv given/updates.csv || fail "given frozen factors take another time"
+simulate plan "${sb[@]}" --frozen frozen.safetensors --json >out
+[ "$(json out 'x[0]["methods"][0]["frozen"]["bytes"]')" = "$(stat -c %s frozen.safetensors)" ] ||
+  fail_with out "the plan counts another file"
+
 # One file describes the deployed run too: run create reads it, and only then misses the coordinator.
 printf '[server]\naddress = localhost:1\nca = none\ncert = none\nkey = none\n' >>lab.ini
 status=0
@@ -127,7 +140,7 @@ refused "--base is missing" --data rows.jsonl --method flora --rank 2 --rounds 1
 refused "120 rows cannot be split into 200 parts" "${common[@]}" --split iid --clients 200 -o not
 refused "--class: class a: speed=0" "${common[@]}" --class a:speed=0 -o not
 refused "--ranks" "${common[@]}" --ranks 2,x -o not
-refused "simulations with given factors are not supported yet" "${common[@]}" --frozen base
+refused "method flora has no frozen factors" "${common[@]}" --frozen rows.jsonl -o not
 refused '"my run" is not a run name' --run "my run" "${common[@]}"
 [ ! -e not ] || fail "a refused simulation left a folder"
 echo "simulate: passed"
