@@ -15,6 +15,10 @@
  * bound is a target: the modules that threads are reading come on top of it. */
 enum { HELD_BYTES = 64 << 20 };
 
+/* At its first use the kernel maps this much of a file (fault_around_bytes), or all of a smaller
+ * one. */
+enum { AROUND_BYTES = 64 << 10 };
+
 /* Up to this number of members, their factors of a module stay in memory until the module is
  * done. */
 enum { HELD_MEMBERS = 4 };
@@ -29,6 +33,7 @@ struct method_sent { /* one module of one update; rank 0: not sent */
 struct method_update {
     struct file_map map;
     struct method_sent *module; /* (state modules) */
+    size_t held;                /* bytes that may be read before its pages are dropped */
     atomic_size_t read;         /* bytes since its pages were dropped */
 };
 
@@ -135,6 +140,21 @@ static err open_memory(struct method_cohort *c, const struct method_next *next)
     return ERR_NONE;
 }
 
+/* All of the updates may stay if they fit. Else each has its share, but the pages of thousands of
+ * small files do not fit even so, because the first read of a file maps all of it: those that are
+ * too many are dropped after every module. */
+static void share_memory(struct method_cohort *c)
+{
+    size_t all = 0, touched = 0;
+    for (size_t i = 0; i < c->count; i++)
+        all += c->update[i].map.size;
+    for (size_t i = 0; i < c->count; i++) {
+        struct method_update *u = &c->update[i];
+        touched += u->map.size < AROUND_BYTES ? u->map.size : AROUND_BYTES;
+        u->held = all <= HELD_BYTES ? SIZE_MAX : touched <= HELD_BYTES ? HELD_BYTES / c->count : 1;
+    }
+}
+
 err method_cohort_open(struct method_cohort *out, const struct method *method,
                        const struct method_next *next, bool memory)
 {
@@ -163,6 +183,7 @@ err method_cohort_open(struct method_cohort *out, const struct method *method,
             goto out;
         }
     }
+    share_memory(&c);
     *out = c;
     return ERR_NONE;
 out:
@@ -234,7 +255,7 @@ static void count_update(const struct method_cohort *c, size_t k,
                          const struct adapter_file_module *m)
 {
     struct method_update *u = &c->update[k];
-    count_read(&u->read, &u->map, factor_bytes(m), HELD_BYTES / c->count);
+    count_read(&u->read, &u->map, factor_bytes(m), u->held);
 }
 
 /* A member's factors of one module have been read. */
