@@ -26,7 +26,7 @@ static bool take(struct scan *s, const char *text)
     return true;
 }
 
-/* A string of printable ASCII without escapes. */
+/* A string of printable ASCII without escapes, in place. */
 static bool take_text(const char **out, size_t *size, struct scan *s)
 {
     if (!take(s, "\"")) return false;
@@ -50,11 +50,26 @@ static bool take_number(uint64_t *out, struct scan *s)
     return s->at > from && (*from != '0' || s->at == from + 1);
 }
 
+/* A copy of a string of printable ASCII, whose only escapes are those of a quote and a backslash: a
+ * state's metadata have JSON in them. */
 static bool copy_text(const char **out, struct safetensors *st, struct scan *s)
 {
-    const char *text;
-    size_t size;
-    return take_text(&text, &size, s) && !err_is(arena_text(out, &st->arena, text, size));
+    char *copy = NULL;
+    size_t size = 0;
+    if (!take(s, "\"")) return false;
+    const char *end = s->at;
+    for (; end < s->end && *end != '"'; end++, size++) {
+        if (*end < ' ' || *end > '~') return false;
+        if (*end != '\\') continue;
+        if (++end == s->end || (*end != '"' && *end != '\\')) return false;
+    }
+    if (end == s->end || err_is(arena_take(&copy, &st->arena, size + 1, 1))) return false;
+    *out = copy;
+    for (; s->at < end; s->at++) {
+        s->at += *s->at == '\\';
+        *copy++ = *s->at;
+    }
+    return take(s, "\"");
 }
 
 static bool ascends(const char *before, const char *key)
