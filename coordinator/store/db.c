@@ -49,6 +49,8 @@ err db_open(struct db *out, const char *path, enum db_care care)
 
 void db_close(struct db *db)
 {
+    for (int i = 0; i < DB_KEPT; i++)
+        sqlite3_finalize(db->kept[i]);
     sqlite3_close(db->handle);
     *db = (struct db){0};
 }
@@ -84,20 +86,25 @@ static int bind_one(sqlite3_stmt *statement, int at, char letter, va_list *args)
     }
 }
 
+static err query_bind(struct db_query *q, const char *format, va_list *args)
+{
+    int code = SQLITE_OK;
+    for (int i = 0; code == SQLITE_OK && format[i]; i++)
+        code = bind_one(q->statement, i + 1, format[i], args);
+    return code == SQLITE_OK ? ERR_NONE : db_error(q->db, code);
+}
+
 static err query_prepare(struct db_query *out, struct db *db, const char *sql, const char *format,
                          va_list *args)
 {
     struct db_query q = {.db = db};
     int code = sqlite3_prepare_v2(db->handle, sql, -1, &q.statement, NULL);
-    for (int i = 0; code == SQLITE_OK && format[i]; i++)
-        code = bind_one(q.statement, i + 1, format[i], args);
-    if (code != SQLITE_OK) {
-        err e = db_error(db, code);
+    err e = code == SQLITE_OK ? query_bind(&q, format, args) : db_error(db, code);
+    if (err_is(e))
         db_query_close(&q);
-        return e;
-    }
-    *out = q;
-    return ERR_NONE;
+    else
+        *out = q;
+    return e;
 }
 
 err db_query_open(struct db_query *out, struct db *db, const char *sql, const char *format, ...)
@@ -123,17 +130,35 @@ void db_query_close(struct db_query *q)
     *q = (struct db_query){0};
 }
 
+static err keep_statement(sqlite3_stmt **out, struct db *db, const char *sql)
+{
+    sqlite3_stmt *made = NULL;
+    for (int i = 0; i < DB_KEPT; i++)
+        if (db->kept[i] && !strcmp(sqlite3_sql(db->kept[i]), sql)) {
+            *out = db->kept[i];
+            return ERR_NONE;
+        }
+    int code = sqlite3_prepare_v2(db->handle, sql, -1, &made, NULL);
+    if (code != SQLITE_OK) return db_error(db, code);
+    sqlite3_finalize(db->kept[db->next]);
+    *out = db->kept[db->next] = made;
+    db->next = (db->next + 1) % DB_KEPT;
+    return ERR_NONE;
+}
+
 /* One step is enough, because these statements return no rows. */
 err db_run(struct db *db, const char *sql, const char *format, ...)
 {
-    struct db_query q = {0};
+    struct db_query q = {.db = db};
     bool row;
     va_list args;
+    TRY(keep_statement(&q.statement, db, sql));
     va_start(args, format);
-    err e = query_prepare(&q, db, sql, format, &args);
+    err e = query_bind(&q, format, &args);
     va_end(args);
     if (!err_is(e)) e = db_query_next(&row, &q);
-    db_query_close(&q);
+    sqlite3_reset(q.statement);
+    sqlite3_clear_bindings(q.statement);
     return e;
 }
 
@@ -155,13 +180,13 @@ err db_number(int64_t *out, struct db *db, const char *sql, const char *format, 
  * otherwise fail in the middle. */
 err db_begin(struct db *db)
 {
-    return db_script(db, "BEGIN IMMEDIATE");
+    return db_run(db, "BEGIN IMMEDIATE", "");
 }
 
 /* The result of the rollback is ignored, because the caller needs the first error. */
 err db_end(struct db *db, err e)
 {
-    if (!err_is(e)) e = db_script(db, "COMMIT");
+    if (!err_is(e)) e = db_run(db, "COMMIT", "");
     /* A failed commit may leave the transaction open; other errors have rolled it back. */
     if (err_is(e) && !sqlite3_get_autocommit(db->handle))
         sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);

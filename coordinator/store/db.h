@@ -20,9 +20,14 @@
 
 #include <sqlite3.h>
 
+enum { DB_KEPT = 8 };
 struct db {
     sqlite3 *handle; /* NULL in a zeroed struct */
     char path[LIMIT_PATH_BYTES];
+    /* The statements that db_run() has used last, because parsing one costs more than running it.
+     * sqlite3_sql() is their text. */
+    sqlite3_stmt *kept[DB_KEPT];
+    unsigned next; /* of kept: the place of the next new one */
 };
 
 /* A commit without flush survives the end of the process, but not a power cut. */
