@@ -6,8 +6,8 @@ in one run.
 
 The small base has the shape of stories260K and random weights (bench/make_base.py). FEDLORA_SMOLLM2 names
 SmolLM2-135M-Instruct.Q4_1.gguf; without it that row is left out. FEDLORA_PEERS names a folder with pfl_sim.py
-(MODEL CLIENTS ROUNDS) and flower_sim.py (MODEL CLIENTS ROUNDS CPUS), which read BS, SEQ, STEPS, RANK and DT from the
-environment and print one JSON line. They run with the Python named by FEDLORA_ORACLE_PYTHON (or python3) if it has
+(MODEL CLIENTS ROUNDS) and flower_sim.py (MODEL CLIENTS ROUNDS CPUS; flower_smol.py for the large model), which read BS,
+SEQ, STEPS, RANK and DT from the environment and print one JSON line. They run with the Python named by FEDLORA_ORACLE_PYTHON (or python3) if it has
 pfl, or flwr and ray. --scale 0.1 takes a tenth of the clients.
 """
 
@@ -83,7 +83,8 @@ def has_modules(python, modules):
 
 def run_peer(python, name, bases, case):
     """A peer's line has the seconds of one round without its start; Flower's have it."""
-    program = os.path.join(os.environ["FEDLORA_PEERS"], f"{name}_sim.py")
+    kind = "smol" if name == "flower" and case["base"] == LARGE else "sim"
+    program = os.path.join(os.environ["FEDLORA_PEERS"], f"{name}_{kind}.py")
     environment = dict(os.environ, BS=str(case["batch"]), SEQ=str(case["seq"]), STEPS=str(case["steps"]))
     environment.update(RANK=str(case["rank"]), DT="float32" if case["base"] == SMALL else "bfloat16")
     command = [python, program, bases[case["base"] + " directory"], str(case["clients"]), "1"]
