@@ -150,8 +150,11 @@ static void share_memory(struct method_cohort *c)
         all += c->update[i].map.size;
     for (size_t i = 0; i < c->count; i++) {
         struct method_update *u = &c->update[i];
-        touched += u->map.size < AROUND_BYTES ? u->map.size : AROUND_BYTES;
-        u->held = all <= HELD_BYTES ? SIZE_MAX : touched <= HELD_BYTES ? HELD_BYTES / c->count : 1;
+        bool small = u->map.size < AROUND_BYTES;
+        size_t most = small ? HELD_BYTES / 2 : HELD_BYTES; /* there may be very many small ones */
+        touched += small ? u->map.size : AROUND_BYTES;
+        u->held = touched <= most ? HELD_BYTES / c->count : 1;
+        if (all <= HELD_BYTES) u->held = SIZE_MAX;
     }
 }
 
