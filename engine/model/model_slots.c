@@ -63,9 +63,16 @@ void model_module_name(char out[LIMIT_TENSOR_NAME_BYTES], uint32_t layer, enum m
              modules[kind].hf);
 }
 
-/* The number is compared by writing the name again, so "00", "+1" and other spellings that
- * strtoul() accepts are refused: one module has exactly one name, which keys of maps and digests
- * rely on. */
+/* "block.name" of a kind, as in a module's name behind the number of its layer. */
+static bool is_kind(const char *text, int kind)
+{
+    size_t block = strlen(modules[kind].block);
+    return strncmp(text, modules[kind].block, block) == 0 && text[block] == '.' &&
+           strcmp(text + block + 1, modules[kind].hf) == 0;
+}
+
+/* "00", "+1" and other spellings that strtoul() accepts are refused: one module has exactly one
+ * name, which keys of maps and digests rely on. */
 err model_module_parse(uint32_t *layer, enum module_kind *kind, const char *name)
 {
     static const char peft[] = "base_model.model.", stem[] = "model.layers.";
@@ -75,13 +82,12 @@ err model_module_parse(uint32_t *layer, enum module_kind *kind, const char *name
         at[sizeof stem - 1] > '9')
         return err_make(ERR_INPUT, "%s: expected a module such as model.layers.0.self_attn.q_proj",
                         name);
+    const char *digit = at + sizeof stem - 1;
     char *end;
-    unsigned long number = strtoul(at + sizeof stem - 1, &end, 10);
-    for (int k = 0; k < MODULE_KINDS && number < LIMIT_LAYERS; k++) {
-        char rest[64], exact[LIMIT_TENSOR_NAME_BYTES];
-        snprintf(rest, sizeof rest, ".%s.%s", modules[k].block, modules[k].hf);
-        model_module_name(exact, (uint32_t)number, (enum module_kind)k);
-        if (strcmp(end, rest) != 0 || strcmp(at, exact) != 0) continue;
+    unsigned long number = strtoul(digit, &end, 10);
+    bool exact = *end == '.' && number < LIMIT_LAYERS && (*digit != '0' || end == digit + 1);
+    for (int k = 0; k < MODULE_KINDS && exact; k++) {
+        if (!is_kind(end + 1, k)) continue;
         *layer = (uint32_t)number;
         *kind = (enum module_kind)k;
         return ERR_NONE;
