@@ -44,7 +44,7 @@ err digest_of_file(struct digest *out, const char *path)
     for (size_t at = 0; at < map.size; at += DIGEST_SLICE) {
         size_t left = map.size - at;
         digest_add(&s, map.data + at, left < DIGEST_SLICE ? left : DIGEST_SLICE);
-        file_map_drop(&map, 0, map.size);
+        if (left > DIGEST_SLICE) file_map_drop(&map, 0, map.size);
     }
     *out = digest_end(&s);
     file_map_close(&map);

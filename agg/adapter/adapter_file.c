@@ -19,9 +19,15 @@ enum { METADATA_JSON_MAX = 1 << 22 };
 void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,
                               enum adapter_file_role role)
 {
-    int n =
-        snprintf(out, LIMIT_TENSOR_NAME_BYTES, "%s%s%s", tensor_prefix, module, role_suffix[role]);
-    REQUIRE(n > 0 && n < LIMIT_TENSOR_NAME_BYTES);
+    const char *part[] = {tensor_prefix, module, role_suffix[role]};
+    size_t used = 0;
+    for (int i = 0; i < 3; i++) {
+        size_t n = strlen(part[i]);
+        REQUIRE(n < LIMIT_TENSOR_NAME_BYTES - used);
+        memcpy(out + used, part[i], n);
+        used += n;
+    }
+    out[used] = 0;
 }
 
 /* ---- from tensors to modules ---- */
