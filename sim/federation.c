@@ -220,6 +220,24 @@ static err know_files(struct federation *f)
     return ERR_NONE;
 }
 
+/* Updates of a private run must not be trained again, because each one spends of the budget. The
+ * ranks to which members have pruned themselves are kept with their updates. */
+bool federation_repeats(const struct federation *f)
+{
+    const struct run *run = f->run;
+    bool prunes = run->method->prunes && run->options.prune_lambda > 0;
+    return !run->config->privacy && !prunes;
+}
+
+static err forget_part(struct federation *f)
+{
+    if (!federation_repeats(f) || !round_updates(&f->run->round)) return ERR_NONE;
+    TRY(store_forget_updates(f->shop.store, f->run->id, f->run->round.published));
+    close_shop(f);
+    TRY(open_shop(f));
+    return f->run ? ERR_NONE : err_make(ERR_STATE, "the run is not in the store");
+}
+
 err federation_open(struct federation *f, const struct fleet *fleet, const char *dir,
                     const Fedlora__V1__RunConfig *config, size_t threads)
 {
@@ -233,7 +251,7 @@ err federation_open(struct federation *f, const struct fleet *fleet, const char 
     TRY_OUT(e, federation_privacy_key(f, config, dir, new));
     TRY_OUT(e, open_shop(f));
     f->loaded = f->run != NULL;
-    if (!f->run) TRY_OUT(e, create_run(f, config));
+    TRY_OUT(e, f->run ? forget_part(f) : create_run(f, config));
     TRY_OUT(e, session_task_training(&f->training, f->run->config->training));
     return ERR_NONE;
 out:
@@ -302,6 +320,19 @@ static void blob_digest(struct digest *out, bool *has, const ProtobufCBinaryData
     if (*has) memcpy(out->byte, from->data, DIGEST_BYTES);
 }
 
+/* The run's own strings are gone after a crash; these are kept. */
+void federation_adopt(struct federation_task *task, const struct federation *f)
+{
+    struct member_round *r = &task->round;
+    r->run = r->state_path = r->frozen_path = r->frozen_digest = r->kept_path = NULL;
+    r->state = NULL;
+    r->member = f->fleet->member[task->member].id;
+    r->method = f->run->method->name;
+    r->base = f->fleet->base_text;
+    r->adapts = f->adapts[task->member];
+    r->adapts_count = f->adapts_count[task->member];
+}
+
 err federation_task(bool *has, struct federation_task *out, struct federation *f, size_t member)
 {
     struct run *run = f->run;
@@ -316,13 +347,7 @@ err federation_task(bool *has, struct federation_task *out, struct federation *f
     TRY(session_task_round(&t.round, &hello, &task.message));
     blob_digest(&t.state, &has_state, &task.message.state_digest);
     blob_digest(&t.frozen, &t.has_frozen, &task.message.frozen_digest);
-    /* The run's own strings are gone after a crash; these are kept. */
-    t.round.run = NULL;
-    t.round.member = f->fleet->member[member].id;
-    t.round.method = run->method->name;
-    t.round.base = f->fleet->base_text;
-    t.round.adapts = f->adapts[member];
-    t.round.adapts_count = f->adapts_count[member];
+    federation_adopt(&t, f);
     struct cost_size update;
     TRY(cost_files_update(&update, &f->files, &t.round));
     t.up_bytes = update.bytes;

@@ -61,6 +61,11 @@ err federation_crash(struct federation *f);
 
 /* True, and the task, if the member has a round to train that it was not handed yet. */
 err federation_task(bool *has, struct federation_task *out, struct federation *f, size_t member);
+/* Sets what a task borrows, when it was read from a file. */
+void federation_adopt(struct federation_task *task, const struct federation *f);
+/* A round that was interrupted is simulated again as a whole: federation_open() forgets the updates
+ * that it had. Otherwise they count. */
+bool federation_repeats(const struct federation *f);
 /* Tokens that the member reads in a round. */
 uint64_t federation_tokens(const struct federation *f, size_t member);
 /* The task's paths, in the buffers. */

@@ -170,6 +170,7 @@ static err published(struct simulation *s)
     TRY(evaluate(s));
     s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;
     s->last = s->now;
+    TRY(tasks_save(s));
     TRY(results_round(&s->results, &s->now));
     if (s->o->on_round) s->o->on_round(s->o->user, &s->now);
     count_anew(s);
@@ -259,7 +260,9 @@ static err simulation_open(struct simulation *s)
     TRY(federation_open(&s->federation, s->fleet, s->o->dir, s->o->config, threads));
     s->published = s->federation.run->round.published;
     TRY(attack_open(&s->attack, &s->o->attack, s->fleet, s->o->config->rounds));
+    TRY(tasks_load(s));
     TRY(open_results(s));
+    tasks_adopt(s);
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
     if (round_phase(&s->federation.run->round) == ROUND_FINISHED || spent(s)) return ERR_NONE;
     struct pool_options pool = s->o->pool;

@@ -9,6 +9,7 @@
  *     ledger.key      and ledgers/: with privacy, see sim/federation_privacy.h
  *     rounds.jsonl    one line for each published round
  *     updates.csv     one line for each task that a member was handed
+ *     flight          the tasks on their way when the newest round was published (sim/flight.h)
  *     result.json     the end: the newest state, totals, processor and libraries
  *     report.html     all of it as a page, with charts (sim/page.h) */
 #ifndef SIM_SIMULATE_H

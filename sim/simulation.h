@@ -46,6 +46,13 @@ err tasks_open_round(struct simulation *s);
 err tasks_hand_out_next(struct simulation *s, size_t member);
 /* Returns when the event's task is trained, as it is then e->done; others may be in training. */
 err tasks_train(struct simulation *s, struct event *e);
+/* Writes the tasks on their way when a round is published, so that an interrupted simulation goes
+ * on with them. */
+err tasks_save(const struct simulation *s);
+/* Reads them, and cuts updates.csv off where it was then. */
+err tasks_load(struct simulation *s);
+/* Takes up what tasks_load() has read, once the members have joined. */
+void tasks_adopt(struct simulation *s);
 /* Forgets e->done and its update: whether it was trained ahead does not matter. */
 err tasks_forget(struct simulation *s, struct event *e);
 /* Forgets e->done, or waits for it if its training has begun. */

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "engine/member/member_kept.h"
+#include "sim/flight.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -138,6 +139,40 @@ err tasks_hand_out_next(struct simulation *s, size_t member)
     TRY(hand_out(s, member));
     if (s->events - s->next != before) sort_events(s);
     return ERR_NONE;
+}
+
+/* ---- an interruption ---- */
+
+/* Called before the line of the round is written, so that a line that is there has its tasks. */
+err tasks_save(const struct simulation *s)
+{
+    const struct flight f = {.published = s->published,
+                             .updates_bytes = (uint64_t)ftell(s->results.updates),
+                             .item = s->event + s->next,
+                             .item_bytes = sizeof *s->event,
+                             .count = s->events - s->next};
+    return flight_save(s->o->dir, &f);
+}
+
+err tasks_load(struct simulation *s)
+{
+    const struct flight f = {.published = s->published, .item_bytes = sizeof *s->event};
+    bool found = false;
+    void *event = NULL;
+    if (!s->published || !federation_repeats(&s->federation)) return ERR_NONE;
+    TRY(flight_load(&found, &event, &s->capacity, s->o->dir, &f));
+    if (found) s->event = event;
+    return ERR_NONE;
+}
+
+void tasks_adopt(struct simulation *s)
+{
+    for (; s->events < s->capacity; s->events++) {
+        struct event *e = &s->event[s->events];
+        e->done = NULL;
+        federation_adopt(&e->task, &s->federation);
+        s->busy[e->task.member] = true;
+    }
 }
 
 /* ---- training ---- */

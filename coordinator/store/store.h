@@ -162,6 +162,9 @@ err store_report(struct store *store, int64_t run, const struct store_round *rou
 err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);
 /* All rows or none. Rows that exist already are kept as they are. */
 err store_receipts(struct store *store, const struct store_update *update, size_t count);
+/* For simulations that repeat an interrupted round: forgets the updates that count in rounds after
+ * `published`. */
+err store_forget_updates(struct store *store, int64_t run, uint32_t published);
 /* Removes the blobs that store_publish() has given up, unless a row names them again. */
 err store_trim(struct store *store);
 

@@ -129,4 +129,27 @@ holds trace 'max((float(u["end_s"]) - float(u["start_s"]), u["member"]) for u in
 holds trace 'min((float(u["end_s"]) - float(u["start_s"]), u["member"]) for u in updates)[1] == "m02"'
 sed 's/m01/-/' trace.csv >wrong.csv
 refused "--trace: wrong.csv: line 2" "${part[@]}" -o not4 --trace wrong.csv
+
+# Interrupted in the middle of a round, with late updates on their way, dropped tasks and devices that are off: the same
+# command goes on to the same rounds and updates.
+resumed=("${part[@]}" --steps 24 --batch 8 --jitter 1 --quorum 4 --late-rounds 2 --deadline 9s --workers 1
+  --class 'p:speed=2000:drop=10%:online=50%/9s:watts=3')
+outcome() {
+  python3 -c 'import json, sys
+for line in open(sys.argv[1] + "/rounds.jsonl"): print({k: v for k, v in json.loads(line).items() if k != "seconds"})' "$1"
+  cut -d, -f1-7,10 "$1/updates.csv"
+}
+simulate "${resumed[@]}" -o whole >out
+for lines in 8 18 24; do
+  rm -rf parts
+  spawn parts.log "$programs/fedlora" simulate "${resumed[@]}" --precision f32 --quiet -o parts
+  for _ in $(seq 1000); do
+    [ "$( (cat parts/updates.csv 2>/dev/null || true) | wc -l)" -ge $lines ] && break
+    sleep 0.01
+  done
+  kill -INT "$last_child" 2>/dev/null || true
+  wait "$last_child" 2>/dev/null || true
+  simulate "${resumed[@]}" -o parts >out
+  cmp <(outcome whole) <(outcome parts) || fail_with parts.log "after an interruption at line $lines other results"
+done
 echo "simulate_members: passed"
