@@ -6,9 +6,10 @@ in one run.
 
 The small base has the shape of stories260K and random weights (bench/make_base.py). FEDLORA_SMOLLM2 names
 SmolLM2-135M-Instruct.Q4_1.gguf; without it that row is left out. FEDLORA_PEERS names a folder with pfl_sim.py
-(MODEL CLIENTS ROUNDS) and flower_sim.py (MODEL CLIENTS ROUNDS CPUS; flower_smol.py for the large model), which read BS,
-SEQ, STEPS, RANK and DT from the environment and print one JSON line. They run with the Python named by FEDLORA_ORACLE_PYTHON (or python3) if it has
-pfl, or flwr and ray. --scale 0.1 takes a tenth of the clients.
+(MODEL CLIENTS ROUNDS) and flower_sim.py (MODEL CLIENTS ROUNDS CPUS; flower_smol.py for the large model), which read
+BS, SEQ, STEPS, RANK and DT from the environment and print one JSON line. They run with the Python named by
+FEDLORA_ORACLE_PYTHON (or python3) if it has pfl, or flwr and ray. --scale 0.1 takes a tenth of the clients. Some file
+systems create files slowly for minutes after many were deleted; TMPDIR names the folder for all files.
 """
 
 import argparse
@@ -37,6 +38,9 @@ CASES = {
     "10,000 in one round": dict(
         base=SMALL, clients=10000, steps=1, batch=1, seq=64, rank=8, method="fed-sb", workers=1
     ),
+    "1,000 of 100,000": dict(
+        base=SMALL, clients=1000, of=100000, steps=1, batch=1, seq=64, rank=8, method="fed-sb", workers=1
+    ),
     "SmolLM2-135M": dict(base=LARGE, clients=32, steps=4, batch=4, seq=128, rank=16, method="fedit", workers=2),
 }  # fmt: skip
 PEER_CASES = ("64 tokens", "2,048 tokens", "SmolLM2-135M")
@@ -61,7 +65,7 @@ def write_rows(path, case):
     """One row for each row that a client trains in its round."""
     rng = random.Random(1)
     with open(path, "w", encoding="utf-8") as file:
-        for _ in range(case["clients"] * case["steps"] * case["batch"]):
+        for _ in range(case.get("of", case["clients"]) * case["steps"] * case["batch"]):
             ids = [rng.randrange(3, VOCAB[case["base"]]) for _ in range(case["seq"])]
             file.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
 
@@ -69,8 +73,11 @@ def write_rows(path, case):
 def run_fedlora(program, bases, case, folder):
     rows, out = os.path.join(folder, "rows.jsonl"), tempfile.mkdtemp(dir=folder)
     command = [program, "simulate", "--base", bases[case["base"]], "--data", rows, "--rounds", "1", "-o", out, "-q"]
-    for key in ("clients", "steps", "batch", "rank", "method", "workers"):
+    for key in ("steps", "batch", "rank", "method", "workers"):
         command += [f"--{key}", str(case[key])]
+    command += ["--clients", str(case.get("of", case["clients"]))]
+    if "of" in case:
+        command += ["--cohort", str(case["clients"])]
     command += ["--threads", "1", "--device", "cpu", "--precision"]
     _, wall, cpu, peak = measured(command + ["f32" if case["base"] == SMALL else "bf16"])
     subprocess.run(["rm", "-rf", out], check=True)
@@ -172,7 +179,9 @@ def measure(options, folder):
         if case["base"] not in bases:
             print(f"{name}: not measured, because FEDLORA_SMOLLM2 names no file")
             continue
-        case["clients"] = max(2, round(case["clients"] * options.scale))
+        for key in ("clients", "of"):
+            if key in case:
+                case[key] = max(2, round(case[key] * options.scale))
         write_rows(os.path.join(folder, "rows.jsonl"), case)
         found = {"Fedlora": []}
         for _ in range(options.repeats):
@@ -196,7 +205,8 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fedlora-bench-") as folder:
         rows = measure(options, folder)
-    print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; median (best) of {options.repeats}")
+    load = os.getloadavg()[0]
+    print(f"{processor()}, {os.cpu_count()} processors, load {load:.1f}; median (best) of {options.repeats}")
     print_table(rows)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
