@@ -1,6 +1,7 @@
 #include "sim/cost_rounds.h"
 
 #include "coordinator/run/run_config.h"
+#include "coordinator/run/run_draw.h"
 #include "coordinator/run/run_privacy.h"
 
 #include <math.h>
@@ -9,15 +10,18 @@
 
 /* The task of a client that was handed out and is not over. */
 struct task {
-    uint64_t at_ms;  /* its end */
-    uint32_t round;  /* 0: the client is free */
-    bool drops;      /* it ends without a result */
-    bool has_frozen; /* of the client: it has fetched the frozen factors */
+    uint64_t at_ms;    /* its end */
+    uint64_t start_ms; /* the time at which the device is on and asks for it */
+    uint64_t down;     /* bytes that it then fetches */
+    uint32_t round;    /* 0: the client is free */
+    bool drops;        /* it ends without a result */
+    bool has_frozen;   /* of the client: it has fetched the frozen factors */
 };
 struct walk {
     const struct cost_rounds *r;
     struct cost *c;
     struct task *task; /* (members) */
+    bool *drawn;       /* (members) for this round; all without a cohort */
     uint64_t *arrival; /* (members) of results that count in this round */
     uint64_t *ms;      /* durations of all tasks */
     size_t arrivals, timed;
@@ -41,6 +45,7 @@ static bool adapts(const struct member_round *r, const char *module)
 static err sum_ranks(struct walk *w)
 {
     const struct cost_files *f = w->r->files;
+    uint64_t cohort = (uint64_t)w->r->config->cohort + w->r->config->over_select, largest = 0;
     TRY(arena_take(&w->carried, &w->arena, f->count, sizeof *w->carried));
     TRY(arena_take(&w->ranks, &w->arena, f->count, sizeof *w->ranks));
     TRY(arena_take(&w->adapting, &w->arena, f->count, sizeof *w->adapting));
@@ -49,11 +54,17 @@ static err sum_ranks(struct walk *w)
             if (!adapts(&w->r->round[i], f->module[k].name)) continue;
             w->ranks[k] += w->r->round[i].rank;
             w->adapting[k]++;
+            if (w->r->round[i].rank > largest) largest = w->r->round[i].rank;
         }
+    for (size_t k = 0; k < f->count && cohort; k++) {
+        if (w->adapting[k] > cohort) w->adapting[k] = cohort;
+        if (w->ranks[k] > cohort * largest) w->ranks[k] = cohort * largest;
+    }
     return ERR_NONE;
 }
 
-/* After a round of training. All clients count, because any of them may take part. */
+/* After a round of training. All clients that may take part count, with the ranks of the largest
+ * if they are drawn. */
 static bool grow_carry(struct walk *w)
 {
     const struct cost_files *f = w->r->files;
@@ -123,36 +134,48 @@ static err hand_out(struct walk *w, size_t i, uint32_t round, double share)
                                      .tokens = cost_rounds_tokens(r, m),
                                      .down_bytes =
                                          w->state_bytes + (fetches ? w->c->frozen.bytes : 0),
-                                     .up_bytes = up.bytes};
+                                     .up_bytes = up.bytes,
+                                     .from_ms = w->now_ms};
     uint64_t ms = device_ms(&t->drops, &r->fleet->devices, m->device, &work);
     t->at_ms = w->now_ms + ms;
+    t->start_ms = device_start_ms(&r->fleet->devices, m->device, m->id, w->now_ms);
     t->round = round;
+    t->down = w->state_bytes + (fetches && share == 1 ? w->c->frozen.bytes : 0);
+    if (fetches && share == 1) t->has_frozen = true;
     w->ms[w->timed++] = ms;
     w->clients += share;
-    w->down += share * (double)w->state_bytes;
-    if (fetches && share == 1) {
-        t->has_frozen = true;
-        w->down += (double)w->c->frozen.bytes;
-    }
     return ERR_NONE;
 }
 
-/* Late results count in the round after theirs, or their clients give up when it opens. */
+/* Results that are not too late count in this round; clients with others give up when it opens. A
+ * device that was off has not asked for its task yet, so it gets one of this round. */
 static bool still_busy(const struct walk *w, const struct task *t, uint32_t round)
 {
-    bool late_next = !strcmp(w->r->config->late, "next");
-    if (!t->round) return false;
+    if (!t->round || t->start_ms > w->now_ms) return false;
     if (t->drops) return t->at_ms > w->now_ms;
-    return late_next && t->round + 1 == round;
+    return round - t->round <= run_config_late_rounds(w->r->config);
+}
+
+static void draw(struct walk *w, uint32_t round)
+{
+    const Fedlora__V1__RunConfig *c = w->r->config;
+    const struct run_draw_cohort of = {.members = w->r->fleet->members,
+                                       .count = c->cohort + c->over_select,
+                                       .seed = c->seed,
+                                       .round = round};
+    if (c->cohort)
+        run_draw_cohort(w->drawn, &of);
+    else
+        memset(w->drawn, true, of.members);
 }
 
 /* The end of a round that has the arrivals in order: coordinator/run/round.h. 0: it never ends. */
 static uint64_t round_end(const struct walk *w)
 {
     const Fedlora__V1__RunConfig *c = w->r->config;
-    size_t members = w->r->fleet->members;
+    size_t awaited = c->cohort ? c->cohort : w->r->fleet->members;
     uint64_t deadline = c->deadline_ms ? w->now_ms + c->deadline_ms : 0;
-    uint64_t all = w->arrivals == members ? w->arrival[members - 1] : 0, end = 0;
+    uint64_t all = w->arrivals >= awaited ? w->arrival[awaited - 1] : 0, end = 0;
     if (!c->quorum || w->arrivals < c->quorum) return all;
     end = w->arrival[c->quorum - 1];
     if (deadline > end) end = deadline;
@@ -165,7 +188,12 @@ static err close_round(struct walk *w, uint64_t end, double share)
     for (size_t i = 0; i < w->r->fleet->members; i++) {
         struct task *t = &w->task[i];
         struct cost_size up;
-        if (!t->round || t->drops || t->at_ms > end) continue;
+        if (!t->round) continue;
+        if (t->start_ms <= end) {
+            w->down += share * (double)t->down;
+            t->down = 0;
+        }
+        if (t->drops || t->at_ms > end) continue;
         TRY(cost_files_update(&up, w->r->files, &w->r->round[i]));
         w->up += share * (double)up.bytes;
         w->tokens += share * (double)cost_rounds_tokens(w->r, &w->r->fleet->member[i]);
@@ -180,13 +208,15 @@ static err time_round(struct walk *w, uint32_t round)
     const struct cost_rounds *r = w->r;
     double share = run_privacy_sampling(r->config, r->options, round);
     w->arrivals = 0;
+    draw(w, round);
     for (size_t i = 0; i < r->fleet->members; i++) {
         struct task *t = &w->task[i];
         if (!still_busy(w, t, round)) {
             if (t->round) w->lost += share;
-            TRY(hand_out(w, i, round, share));
+            t->round = 0;
+            if (w->drawn[i]) TRY(hand_out(w, i, round, share));
         }
-        if (!t->drops) w->arrival[w->arrivals++] = t->at_ms;
+        if (t->round && !t->drops) w->arrival[w->arrivals++] = t->at_ms;
     }
     qsort(w->arrival, w->arrivals, sizeof *w->arrival, by_size);
     /* A round whose members were drawn by chance ends at its deadline, and late members give up. */
@@ -265,8 +295,11 @@ static err sum_up(struct walk *w, uint32_t timed)
     w->c->p50_ms = w->ms[w->timed / 2];
     w->c->p95_ms = w->ms[(size_t)((double)(w->timed - 1) * 0.95)];
     w->c->clients = w->clients / timed;
-    TRY(to_count(&w->c->spool_bytes,
-                 (double)w->c->spool_bytes * w->c->clients / (double)w->r->fleet->members));
+    if (w->r->config->cohort || run_privacy_central(w->r->config)) { /* else all of them */
+        double part = w->c->clients / (double)w->r->fleet->members;
+        TRY(to_count(&w->c->spool_bytes, (double)w->c->spool_bytes * part));
+        TRY(to_count(&w->c->sent, (double)w->c->sent * part));
+    }
     TRY(to_count(&w->c->up_total, w->up * more));
     TRY(to_count(&w->c->down_total, w->down * more + ever_drawn(w) * (double)w->c->frozen.bytes));
     TRY(to_count(&w->c->tokens, w->tokens * more));
@@ -284,6 +317,7 @@ err cost_rounds(struct cost *cost, const struct cost_rounds *r)
     if (!r->fleet->member[0].data.count && !r->training->steps)
         return err_make(ERR_INPUT, "--steps is missing: without --data a round has no length");
     TRY_OUT(e, arena_take(&w.task, &w.arena, members, sizeof *w.task));
+    TRY_OUT(e, arena_take(&w.drawn, &w.arena, members, sizeof *w.drawn));
     TRY_OUT(e, arena_take(&w.arrival, &w.arena, members, sizeof *w.arrival));
     TRY_OUT(e, arena_take(&w.ms, &w.arena, members * timed, sizeof *w.ms));
     TRY_OUT(e, sum_ranks(&w));

@@ -36,7 +36,7 @@ PY
 common=(--base base --data rows.jsonl --clients 6 --rounds 3 --steps 1 --batch 2 --precision f32 --targets q,v
   --workers 2 --jitter 0.3 --class 'quick:share=50%:speed=2000:up=1Mbit:down=10Mbit'
   --class 'slow:share=50%:speed=50:up=100kbit:down=1Mbit')
-for method in fed-sb fedit hetlora ffa rolora lora-fair fedsvd flexlora; do
+for method in fed-sb fedit fedsa hetlora ffa rolora lora-fair fedsvd flexlora; do
   compare == "$method" --method "$method" --rank 4
 done
 for method in flora florist fedex; do compare '<=' "$method" --method "$method" --rank 4; done
@@ -47,6 +47,9 @@ compare == own --method fed-sb --rank 40 --members m1:rank=8:targets=q,m2:rank=3
 compare == lost --method fedit --rank 4 --quorum 3 --deadline 1s
 compare == late --method fedit --rank 4 --quorum 3 --deadline 2s --late next --rounds 5
 compare == early --method fedit --rank 4 --quorum 3 --rounds 4
+compare == cohort --method fed-sb --rank 4 --cohort 3 --over-select 1 --rounds 4
+compare '<=' drawn --method flora --ranks 2,4 --cohort 2 --carry-error 0 --rounds 4
+compare == buffer --method fedit --rank 4 --cohort 4 --quorum 2 --late-rounds 2 --rounds 5
 compare == crash --method fed-sb --rank 4 --crash 0.3
 
 # Several methods: a row for each that the coordinator would accept, and the reason for each other one.
