@@ -17,13 +17,17 @@ struct task {
     bool drops;        /* it ends without a result */
     bool has_frozen;   /* of the client: it has fetched the frozen factors */
 };
+struct arrival {
+    uint64_t at_ms;
+    size_t member;
+};
 struct walk {
     const struct cost_rounds *r;
     struct cost *c;
-    struct task *task; /* (members) */
-    bool *drawn;       /* (members) for this round; all without a cohort */
-    uint64_t *arrival; /* (members) of results that count in this round */
-    uint64_t *ms;      /* durations of all tasks */
+    struct task *task;       /* (members) */
+    bool *drawn;             /* (members) for this round; all without a cohort */
+    struct arrival *arrival; /* (members) of results, in the order in which they come */
+    uint64_t *ms;            /* durations of all tasks */
     size_t arrivals, timed;
     uint64_t *carried, *ranks; /* (modules) of the carry; of all clients, in one round */
     size_t *adapting;          /* (modules) clients that adapt it */
@@ -169,22 +173,49 @@ static void draw(struct walk *w, uint32_t round)
         memset(w->drawn, true, of.members);
 }
 
-/* The end of a round that has the arrivals in order: coordinator/run/round.h. 0: it never ends. */
-static uint64_t round_end(const struct walk *w)
+/* At one time the member with the smaller number is first. */
+static int by_arrival(const void *a, const void *b)
+{
+    const struct arrival *x = a, *y = b;
+    if (x->at_ms != y->at_ms) return x->at_ms < y->at_ms ? -1 : 1;
+    return x->member < y->member ? -1 : 1;
+}
+
+/* The arrivals before this time; the coordinator looks at a deadline before it takes an update. */
+static size_t before(const struct walk *w, uint64_t ms)
+{
+    size_t n = 0;
+    while (n < w->arrivals && w->arrival[n].at_ms < ms)
+        n++;
+    return n;
+}
+
+/* The end of a round, and the number of arrivals that count: coordinator/run/round.h. 0: it never
+ * ends. A round with a secret draw ends at its deadline, but where all members take part. */
+static uint64_t round_end(size_t *count, const struct walk *w, double share)
 {
     const Fedlora__V1__RunConfig *c = w->r->config;
     size_t awaited = c->cohort ? c->cohort : w->r->fleet->members;
     uint64_t deadline = c->deadline_ms ? w->now_ms + c->deadline_ms : 0;
-    uint64_t all = w->arrivals >= awaited ? w->arrival[awaited - 1] : 0, end = 0;
-    if (!c->quorum || w->arrivals < c->quorum) return all;
-    end = w->arrival[c->quorum - 1];
-    if (deadline > end) end = deadline;
-    return all && all < end ? all : end;
+    size_t in_time = deadline ? before(w, deadline) : w->arrivals;
+    bool early = c->quorum && c->quorum < awaited && !deadline;
+    *count = awaited;
+    if (share == 1 && in_time >= awaited && !early) return w->arrival[awaited - 1].at_ms;
+    *count = in_time;
+    if (run_privacy_central(c)) return deadline;
+    *count = c->quorum ? c->quorum : awaited;
+    if (w->arrivals < *count) return 0;
+    if (!c->quorum || !deadline || in_time < c->quorum) return w->arrival[*count - 1].at_ms;
+    *count = in_time;
+    return deadline;
 }
 
 /* Results that have arrived by the end count, the others are on their way. */
-static err close_round(struct walk *w, uint64_t end, double share)
+static err close_round(struct walk *w, uint64_t end, size_t count, double share)
 {
+    memset(w->drawn, false, w->r->fleet->members); /* now those whose results count */
+    for (size_t i = 0; i < count; i++)
+        w->drawn[w->arrival[i].member] = true;
     for (size_t i = 0; i < w->r->fleet->members; i++) {
         struct task *t = &w->task[i];
         struct cost_size up;
@@ -193,7 +224,7 @@ static err close_round(struct walk *w, uint64_t end, double share)
             w->down += share * (double)t->down;
             t->down = 0;
         }
-        if (t->drops || t->at_ms > end) continue;
+        if (!w->drawn[i]) continue;
         TRY(cost_files_update(&up, w->r->files, &w->r->round[i]));
         w->up += share * (double)up.bytes;
         w->tokens += share * (double)cost_rounds_tokens(w->r, &w->r->fleet->member[i]);
@@ -207,6 +238,7 @@ static err time_round(struct walk *w, uint32_t round)
 {
     const struct cost_rounds *r = w->r;
     double share = run_privacy_sampling(r->config, r->options, round);
+    size_t count = 0;
     w->arrivals = 0;
     draw(w, round);
     for (size_t i = 0; i < r->fleet->members; i++) {
@@ -216,13 +248,11 @@ static err time_round(struct walk *w, uint32_t round)
             t->round = 0;
             if (w->drawn[i]) TRY(hand_out(w, i, round, share));
         }
-        if (t->round && !t->drops) w->arrival[w->arrivals++] = t->at_ms;
+        if (t->round && !t->drops) w->arrival[w->arrivals++] = (struct arrival){t->at_ms, i};
     }
-    qsort(w->arrival, w->arrivals, sizeof *w->arrival, by_size);
-    /* A round whose members were drawn by chance ends at its deadline, and late members give up. */
-    uint64_t end = share < 1 ? w->now_ms + r->config->deadline_ms : round_end(w);
-    if (run_privacy_central(r->config) && !end) end = w->now_ms + r->config->deadline_ms;
-    if (end) return close_round(w, end, share);
+    qsort(w->arrival, w->arrivals, sizeof *w->arrival, by_arrival);
+    uint64_t end = round_end(&count, w, share);
+    if (end) return close_round(w, end, count, share);
     return err_make(ERR_STATE,
                     "round %u can never close: %zu of %zu updates arrive; set a quorum and a "
                     "deadline",
