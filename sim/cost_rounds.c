@@ -256,7 +256,8 @@ static err time_round(struct walk *w, uint32_t round)
     return err_make(ERR_STATE,
                     "round %u can never close: %zu of %zu updates arrive; set a quorum and a "
                     "deadline",
-                    round, w->arrivals, r->fleet->members);
+                    round, w->arrivals,
+                    r->config->cohort ? (size_t)r->config->cohort : r->fleet->members);
 }
 
 uint64_t cost_rounds_tokens(const struct cost_rounds *r, const struct fleet_member *m)

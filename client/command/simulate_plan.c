@@ -101,6 +101,7 @@ static err range_cell(struct table *t, const struct cost_range *r,
     return table_cell(t, "%s - %s", least, most);
 }
 
+/* "-" for 0: no frozen factors, for example. */
 static err text_cell(struct table *t, uint64_t n, const char *before,
                      void (*text)(char out[CELL_BYTES], uint64_t n))
 {
@@ -110,6 +111,7 @@ static err text_cell(struct table *t, uint64_t n, const char *before,
     return table_cell(t, "%s%s", before, value);
 }
 
+/* Virtual time, so that it is the same on every machine. */
 static err time_cell(struct table *t, uint64_t ms)
 {
     char text[CELL_BYTES];
@@ -201,6 +203,7 @@ static err print_text(const struct table_of_costs *t)
 
 /* ---- for programs ---- */
 
+/* Bytes are those of files, the header included; values are what published tables count. */
 static json_t *size_json(const struct cost_size *s)
 {
     return json_pack("{s:I,s:I}", "values", (json_int_t)s->values, "bytes", (json_int_t)s->bytes);
@@ -211,6 +214,7 @@ static json_t *range_json(const struct cost_range *r)
     return json_pack("{s:I,s:I}", "least", (json_int_t)r->least, "most", (json_int_t)r->most);
 }
 
+/* The noise is a range with unit example, because each member chooses its own. */
 static json_t *privacy_json(const struct cost *c)
 {
     if (!c->budget) return json_null();
@@ -243,6 +247,7 @@ static json_t *row_json(const struct row *row)
         (json_int_t)c->memory_bytes, "privacy", privacy_json(c));
 }
 
+/* All methods are in one document, so that a script needs one call for a table. */
 static err print_json(const struct table_of_costs *t)
 {
     json_t *rows = json_array(), *all = NULL;
