@@ -131,7 +131,7 @@ static const struct option_row *row_of_letter(const struct option_set *set, char
     return NULL;
 }
 
-static const struct option_row *row_of_key(const struct option_set *set, const char *key)
+const struct option_row *option_row_of_key(const struct option_set *set, const char *key)
 {
     const struct option_row *row;
     for (size_t i = 0; (row = option_row_at(set, i)); i++)
@@ -213,13 +213,10 @@ err option_defaults(void *options, const struct option_set *set, struct arena *a
 
 /* State of one file being read; `e` is the first error, at which reading stops. */
 struct reading {
-    void *options;
-    const struct option_set *set;
-    struct arena *arena;
+    const struct option_reader *reader;
     const char *path, *next; /* the rest of the text */
     int line;
-    struct seen seen;
-    err e; /* the first one */
+    err e;
 };
 
 /* inih asks for one line at a time, so this function can count the lines for error messages. */
@@ -241,27 +238,16 @@ static char *read_line(char *out, int room, void *context)
     return out;
 }
 
-static bool is_skipped(const struct option_set *set, const char *section)
+/* Called by inih for each pair; 0 stops it. inih cuts longer names of sections and keys off. */
+static int read_pair(void *context, const char *section, const char *name, const char *value)
 {
-    for (const char *const *one = set->skipped; one && *one; one++)
-        if (!strcmp(*one, section)) return true;
-    return false;
-}
-
-/* Called by inih for each pair; 0 stops it. */
-static int take_pair(void *context, const char *section, const char *name, const char *value)
-{
+    enum { INIH_NAME_BYTES = 50 };
     struct reading *r = context;
     if (err_is(r->e)) return 0;
-    if (is_skipped(r->set, section)) return 1;
-    char key[256];
-    snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
-    const struct option_row *row = row_of_key(r->set, key);
-    err e = row ? seen_list(&r->seen, r->options, row) : unknown_key(r->set, key);
-    if (row && !err_is(e)) {
-        e = value_set(r->options, row, value, r->arena);
-        if (err_is(e)) e = err_in(e, "%s", key);
-    }
+    err e = strlen(section) + 1 < INIH_NAME_BYTES && strlen(name) + 1 < INIH_NAME_BYTES
+                ? r->reader->take(r->reader->context, section, name, value)
+                : err_make(ERR_INPUT, "%s.%s: expected names of less than %d bytes", section, name,
+                           INIH_NAME_BYTES - 1);
     if (!err_is(e)) return 1;
     r->e = err_in(e, "%s:%d", r->path, r->line);
     return 0;
@@ -270,13 +256,12 @@ static int take_pair(void *context, const char *section, const char *name, const
 /* inih would cut a line at a zero byte silently, so such a file is refused. Its global settings
  * are set before each use; multi-line values are off because an indented line is more often a
  * mistake. */
-err option_read_file(void *options, const struct option_set *set, const char *path,
-                     struct arena *arena)
+err option_read_pairs(const char *path, const struct option_reader *reader)
 {
     char *text = NULL;
     size_t size = 0;
     TRY(file_read_all(&text, &size, path, OPTION_FILE_BYTES));
-    struct reading r = {.options = options, .set = set, .arena = arena, .path = path, .next = text};
+    struct reading r = {.reader = reader, .path = path, .next = text};
     err e = ERR_NONE;
     if (strlen(text) != size) {
         e = err_make(ERR_INPUT, "%s: contains a zero byte: expected a text file", path);
@@ -288,7 +273,7 @@ err option_read_file(void *options, const struct option_set *set, const char *pa
     ini_allow_realloc = false;
     ini_allow_multiline = false;
     ini_stop_on_first_error = true;
-    int result = ini_parse_stream(read_line, &r, take_pair, &r);
+    int result = ini_parse_stream(read_line, &r, read_pair, &r);
     if (err_is(r.e))
         e = r.e;
     else if (result < 0)
@@ -300,6 +285,69 @@ out:
     return e;
 }
 
+/* The struct that gets the values of a source. */
+struct taking {
+    void *options;
+    const struct option_set *set;
+    struct arena *arena;
+    struct seen seen;
+};
+
+/* A name that ends with a space stands for all sections that begin with it. */
+static bool is_skipped(const struct option_set *set, const char *section)
+{
+    for (const char *const *one = set->skipped; one && *one; one++) {
+        size_t n = strlen(*one);
+        if (n && (*one)[n - 1] == ' ' ? !strncmp(*one, section, n) : !strcmp(*one, section))
+            return true;
+    }
+    return false;
+}
+
+static err take_value(struct taking *t, const char *key, const char *value)
+{
+    const struct option_row *row = option_row_of_key(t->set, key);
+    if (!row) return unknown_key(t->set, key);
+    TRY(seen_list(&t->seen, t->options, row));
+    err e = value_set(t->options, row, value, t->arena);
+    return err_is(e) ? err_in(e, "%s", key) : e;
+}
+
+static err take_pair(void *context, const char *section, const char *name, const char *value)
+{
+    struct taking *t = context;
+    char key[256];
+    if (is_skipped(t->set, section)) return ERR_NONE;
+    snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
+    return take_value(t, key, value);
+}
+
+err option_read_file(void *options, const struct option_set *set, const char *path,
+                     struct arena *arena)
+{
+    struct taking taking = {.options = options, .set = set, .arena = arena};
+    return option_read_pairs(path, &(struct option_reader){take_pair, &taking});
+}
+
+static err take_assignment(struct taking *t, const char *assignment)
+{
+    char key[256];
+    const char *equals = strchr(assignment, '=');
+    if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof key)
+        return err_make(ERR_INPUT, "\"%.80s\": expected section.key=value", assignment);
+    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
+    return take_value(t, key, equals + 1);
+}
+
+err option_assign_all(void *options, const struct option_set *set,
+                      const struct option_list *assignments, struct arena *arena)
+{
+    struct taking taking = {.options = options, .set = set, .arena = arena};
+    for (size_t i = 0; i < assignments->count; i++)
+        TRY(take_assignment(&taking, assignments->item[i]));
+    return ERR_NONE;
+}
+
 err option_assign(void *options, const struct option_set *set, const char *assignment,
                   struct arena *arena)
 {
@@ -308,7 +356,7 @@ err option_assign(void *options, const struct option_set *set, const char *assig
     if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof key)
         return err_make(ERR_INPUT, "\"%.80s\": expected section.key=value", assignment);
     snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
-    const struct option_row *row = row_of_key(set, key);
+    const struct option_row *row = option_row_of_key(set, key);
     if (!row) return unknown_key(set, key);
     err e = value_set(options, row, equals + 1, arena);
     return err_is(e) ? err_in(e, "%s", key) : e;

@@ -63,7 +63,8 @@ struct option_table {
 struct option_set {
     const struct option_table *table;
     size_t count;
-    /* Sections of a file that are for other commands and are skipped, NULL-terminated; or NULL. */
+    /* Sections of a file that are for other commands and are skipped, NULL-terminated; or NULL. A
+     * name that ends with a space stands for all sections that begin with it. */
     const char *const *skipped;
 };
 
@@ -76,9 +77,19 @@ err option_defaults(void *options, const struct option_set *set, struct arena *a
 /* Reads lines `[section]` and `key = value`. */
 err option_read_file(void *options, const struct option_set *set, const char *path,
                      struct arena *arena);
-/* One "section.key=value", the argument of --set. */
+/* Calls take() for each `key = value` of a file, in order. Its first error ends the reading, and
+ * gets the file and the line in front. */
+struct option_reader {
+    err (*take)(void *context, const char *section, const char *name, const char *value);
+    void *context;
+};
+err option_read_pairs(const char *path, const struct option_reader *reader);
+/* One "section.key=value", the argument of --set; a list grows. */
 err option_assign(void *options, const struct option_set *set, const char *assignment,
                   struct arena *arena);
+/* Several of them, as one source: the first value of a list replaces an earlier list. */
+err option_assign_all(void *options, const struct option_set *set,
+                      const struct option_list *assignments, struct arena *arena);
 /* argv[0..argc) without program and command. Arguments that are not options go to *rest in order;
  * everything after "--" does too. */
 err option_read_args(void *options, const struct option_set *set, int argc, char **argv,
@@ -92,5 +103,16 @@ err option_help(struct bytes *out, const struct option_set *set);
 err option_help_wrap(struct bytes *out, const char *text, size_t indent, size_t column);
 /* A commented sample configuration file with every key and default. */
 err option_sample(struct bytes *out, const struct option_set *set);
+/* A configuration file with the values of `options` that are not those of `defaults`, a struct of
+ * the same type after option_defaults(). Reading it gives the same values. */
+struct option_write {
+    const void *options, *defaults;
+    const struct option_set *set;
+};
+err option_write(struct bytes *out, const struct option_write *write);
+/* The value of a row as a file would have it, of a list the last item; false: none. */
+bool option_text(char *out, size_t bytes, const void *options, const struct option_row *row);
+/* The row of a key "section.name", or NULL. */
+const struct option_row *option_row_of_key(const struct option_set *set, const char *key);
 
 #endif

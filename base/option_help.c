@@ -1,9 +1,13 @@
 /* Help texts and sample configuration files, generated from the tables of base/option.h. */
 #include "base/option.h"
 
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+enum { OPTION_TEXT_BYTES = 16384 };
 
 static err choices_text(struct bytes *out, const struct option_row *row)
 {
@@ -101,6 +105,75 @@ static err sample_row(struct bytes *out, const struct option_row *row, const cha
                         row->value ? row->value : "");
 }
 
+/* ---- written values ---- */
+
+/* Numbers with as many digits as they need to be read again as the same number. */
+static void number_text(char *out, size_t bytes, double value)
+{
+    snprintf(out, bytes, "%.15g", value);
+    if (strtod(out, NULL) != value) snprintf(out, bytes, "%.17g", value);
+}
+
+static const char *list_item(const struct option_list *list, size_t n)
+{
+    return n < list->count ? list->item[n] : NULL;
+}
+
+static bool item_text(char *out, size_t bytes, const char *text)
+{
+    if (text) snprintf(out, bytes, "%s", text);
+    return text != NULL;
+}
+
+bool option_text(char *out, size_t bytes, const void *options, const struct option_row *row)
+{
+    const void *at = (const uint8_t *)options + row->at;
+    const struct option_list *list = at;
+    switch (row->kind) {
+    case OPTION_FLAG:
+        return item_text(out, bytes, *(const bool *)at ? "yes" : "no");
+    case OPTION_INT:
+        snprintf(out, bytes, "%" PRId64, *(const int64_t *)at);
+        return true;
+    case OPTION_NUM:
+        number_text(out, bytes, *(const double *)at);
+        return true;
+    case OPTION_SIZE:
+        snprintf(out, bytes, "%" PRIu64, *(const uint64_t *)at);
+        return true;
+    case OPTION_DURATION:
+        snprintf(out, bytes, "%" PRIu64 "ms", *(const uint64_t *)at);
+        return true;
+    case OPTION_TEXT:
+        return item_text(out, bytes, *(const char *const *)at);
+    case OPTION_CHOICE:
+        return item_text(out, bytes, row->choices[*(const int *)at]);
+    case OPTION_LIST:
+        return item_text(out, bytes, list_item(list, list->count - 1));
+    }
+    REQUIRE(!"an option of unknown kind");
+    return false;
+}
+
+/* A list has one line for each item. */
+static err write_row(struct bytes *out, const struct option_row *row, const char *name,
+                     const struct option_write *w)
+{
+    char now[OPTION_TEXT_BYTES], before[OPTION_TEXT_BYTES];
+    if (row->kind == OPTION_LIST) {
+        const struct option_list *list = (const void *)((const uint8_t *)w->options + row->at);
+        for (size_t i = 0; i < list->count; i++)
+            TRY(bytes_printf(out, "%s = %s\n", name, list->item[i]));
+        return ERR_NONE;
+    }
+    if (!option_text(now, sizeof now, w->options, row)) return ERR_NONE;
+    bool had = option_text(before, sizeof before, w->defaults, row);
+    if (had && !strcmp(now, before)) return ERR_NONE;
+    return bytes_printf(out, "%s = %s\n", name, now);
+}
+
+/* ---- sections ---- */
+
 /* Length of "section" in "section.key"; 0 without a section. */
 static size_t section_size(const char *key)
 {
@@ -115,8 +188,10 @@ static bool same_section(const struct option_row *a, const struct option_row *b)
 }
 
 /* A section is written completely at the place of its first row. Keys without a section come before
- * all sections, because after the heading of a section they would be read as part of it. */
-static err sample_sections(struct bytes *out, const struct option_set *set, bool named)
+ * all sections, because after the heading of a section they would be read as part of it. A sample
+ * has no values to write. */
+static err write_sections(struct bytes *out, const struct option_set *set, bool named,
+                          const struct option_write *values)
 {
     const struct option_row *row, *other;
     for (size_t i = 0; (row = option_row_at(set, i)); i++) {
@@ -129,15 +204,23 @@ static err sample_sections(struct bytes *out, const struct option_set *set, bool
         if (!first) continue;
         size_t size = section_size(row->key);
         if (named) TRY(bytes_printf(out, "%s[%.*s]\n", out->size ? "\n" : "", (int)size, row->key));
-        for (size_t j = i; (other = option_row_at(set, j)); j++)
-            if (other->key && same_section(row, other))
-                TRY(sample_row(out, other, other->key + size + named));
+        for (size_t j = i; (other = option_row_at(set, j)); j++) {
+            if (!other->key || !same_section(row, other)) continue;
+            const char *name = other->key + size + named;
+            TRY(values ? write_row(out, other, name, values) : sample_row(out, other, name));
+        }
     }
     return ERR_NONE;
 }
 
 err option_sample(struct bytes *out, const struct option_set *set)
 {
-    TRY(sample_sections(out, set, false));
-    return sample_sections(out, set, true);
+    TRY(write_sections(out, set, false, NULL));
+    return write_sections(out, set, true, NULL);
+}
+
+err option_write(struct bytes *out, const struct option_write *write)
+{
+    TRY(write_sections(out, write->set, false, write));
+    return write_sections(out, write->set, true, write);
 }

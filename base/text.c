@@ -109,6 +109,24 @@ err text_parse_num(double *out, const char *text, double least, double most)
     return ERR_NONE;
 }
 
+err text_parse_part(double *out, const char *text, double least, double most)
+{
+    char number[64];
+    double value = 0;
+    size_t n = strlen(text);
+    bool percent = n && text[n - 1] == '%';
+    if (percent) n--;
+    while (percent && n && text[n - 1] == ' ')
+        n--;
+    snprintf(number, sizeof number, "%.*s", (int)(n < 63 ? n : 63), text);
+    TRY(text_parse_num(&value, number, -1e300, 1e300));
+    if (percent) value /= 100;
+    if (value < least || value > most)
+        return err_make(ERR_INPUT, "%.60s is out of range: expected %g to %g", text, least, most);
+    *out = value;
+    return ERR_NONE;
+}
+
 /* The limit is 999.95, because larger values would be rounded to "1000.0 kB"; they are printed as
  * "1.0 MB". */
 void text_size(char *out, size_t bytes, uint64_t n)

@@ -12,7 +12,8 @@
 err text_parse_size(uint64_t *out, const char *text);        /* 512, 40MB (10^6), 2GiB (2^30) */
 err text_parse_duration_ms(uint64_t *out, const char *text); /* 250ms, 90s, 15m, 2h; "90" is 90 s */
 err text_parse_int(int64_t *out, const char *text, int64_t least, int64_t most);
-err text_parse_num(double *out, const char *text, double least, double most); /* finite */
+err text_parse_num(double *out, const char *text, double least, double most);  /* finite */
+err text_parse_part(double *out, const char *text, double least, double most); /* 0.1 or 10% */
 
 /* Printing into out[0..bytes). */
 void text_size(char *out, size_t bytes, uint64_t n);      /* "40.2 MB" */

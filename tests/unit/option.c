@@ -261,3 +261,21 @@ Test(option, a_sample_reads_back_as_the_defaults)
     cr_expect_eq(o.schedule, defaults.schedule);
     bytes_close(&sample);
 }
+
+Test(option, writes_the_values_that_are_not_defaults)
+{
+    struct bytes text = {.max = 1 << 16};
+    struct opts defaults = o;
+    ok(ARGS("--rank", "7", "--lr", "0.1", "--no-shuffle", "--schedule", "cosine", "--base", "m"));
+    ok(option_write(&text, &(struct option_write){&o, &defaults, &set}));
+    cr_expect(strstr((const char *)text.data, "lr = 0.1\n"), "%s", (const char *)text.data);
+    cr_expect_not(strstr((const char *)text.data, "alpha"), "%s", (const char *)text.data);
+    struct opts given = o;
+    o = defaults;
+    ok(read_text((const char *)text.data));
+    cr_expect_eq(o.rank, 7);
+    cr_expect_eq(o.lr, given.lr);
+    cr_expect_eq(o.shuffle, false);
+    cr_expect_eq(o.schedule, given.schedule);
+    bytes_close(&text);
+}

@@ -85,6 +85,12 @@ Test(text, reads_numbers_in_their_range)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         refused(text_parse_num(&x, bad[i], 0, 1), ERR_INPUT, "is not a number");
     refused(text_parse_num(&x, "1.01", 0, 1), ERR_INPUT, "out of range: expected 0 to 1");
+    ok(text_parse_part(&x, "12.5 %", 0, 1));
+    cr_expect_eq(x, 0.125);
+    ok(text_parse_part(&x, "0.5", 0, 1));
+    cr_expect_eq(x, 0.5);
+    refused(text_parse_part(&x, "101%", 0, 1), ERR_INPUT, "out of range: expected 0 to 1");
+    refused(text_parse_part(&x, "%", 0, 1), ERR_INPUT, "is not a number");
 }
 
 Test(text, writes_sizes_and_durations)
