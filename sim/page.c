@@ -169,8 +169,11 @@ static err write_charts(struct page *p)
     for (size_t i = 0; i < 3; i++) {
         char title[64];
         const struct chart_line line[] = {
-            {"test set", p->x[i], p->loss, p->rounds},
-            {"members, while training", p->x[i], p->train, p->rounds}};
+            {.name = "test set", .x = p->x[i], .y = p->loss, .count = p->rounds},
+            {.name = "members, while training",
+             .x = p->x[i],
+             .y = p->train,
+             .count = p->rounds}};
         snprintf(title, sizeof title, "Loss over %s", over[i]);
         const struct chart c = {
             .title = title, .x_label = over[i], .y_label = "loss", .line = line, .lines = 2};
@@ -179,7 +182,7 @@ static err write_charts(struct page *p)
     bool any = false;
     for (size_t i = 0; i < p->rounds; i++)
         any |= isfinite(p->accuracy[i]);
-    const struct chart_line line = {NULL, p->x[0], p->accuracy, p->rounds};
+    const struct chart_line line = {.x = p->x[0], .y = p->accuracy, .count = p->rounds};
     const struct chart c = {.title = "Accuracy of greedy completions",
                             .x_label = "rounds",
                             .y_label = "accuracy, %",

@@ -402,7 +402,7 @@ static err draw(const struct answer *a, const struct question *q)
     snprintf(subtitle, sizeof subtitle, "noise multiplier %.5g, sampling %g, delta %g, %s%s",
              a->noise, q->o->sampling, q->delta, accountants[q->o->accountant],
              q->before ? ", after earlier releases" : "");
-    const struct chart_line line = {NULL, rounds, epsilon, count};
+    const struct chart_line line = {.x = rounds, .y = epsilon, .count = count};
     const struct chart chart = {.title = "Privacy spent over rounds",
                                 .subtitle = subtitle,
                                 .x_label = "rounds (noisy releases)",

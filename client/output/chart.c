@@ -9,7 +9,14 @@
 
 /* The picture and its margins in pixels, and about how many labels an axis gets. */
 enum { WIDTH = 720, HEIGHT = 440, LEFT = 76, RIGHT = 24, TOP = 66, BOTTOM = 62, TICKS = 6 };
-enum { ROW = 18, ROW_BAR = 12, ROW_LEFT = 150, LEGEND_LETTER = 8, LEGEND_BOX = 26 };
+enum {
+    ROW = 18,
+    ROW_BAR = 12,
+    ROW_LEFT = 150,
+    LEGEND_LETTER = 8,
+    LEGEND_BOX = 26,
+    LEGEND_ROW = 20
+};
 
 static const char *const colors[CHART_COLORS] = {"#1f5fa8", "#d1722c", "#2f8f4e", "#8a4fb0",
                                                  "#b03a48", "#6b6b2d", "#2a9aa3", "#777777"};
@@ -35,12 +42,19 @@ err chart_text(struct bytes *out, const char *text)
 
 /* An axis from `low` to `high`, with a label at every `step`. */
 struct axis {
-    double low, high, step; /* in units of the values, not in pixels */
+    double low, high, step; /* in units of the values, not in pixels; of their logarithms if log */
     bool any;               /* has values */
+    bool log;
 };
+
+static double place_of(const struct axis *a, double value)
+{
+    return a->log ? log10(value) : value;
+}
 
 static void axis_add(struct axis *a, double value)
 {
+    value = place_of(a, value);
     if (!isfinite(value)) return;
     if (!a->any || value < a->low) a->low = value;
     if (!a->any || value > a->high) a->high = value;
@@ -57,13 +71,14 @@ static void axis_round(struct axis *a)
     double span = (a->high - a->low) / TICKS, power = pow(10, floor(log10(span)));
     double ratio = span / power;
     a->step = power * (ratio <= 1 ? 1 : ratio <= 2 ? 2 : ratio <= 5 ? 5 : 10);
+    if (a->log) a->step = fmax(1, ceil(span)); /* whole powers of ten */
     a->low = floor(a->low / a->step + 1e-9) * a->step;
     a->high = ceil(a->high / a->step - 1e-9) * a->step;
 }
 
 static double part_of(const struct axis *a, double value)
 {
-    return (value - a->low) / (a->high - a->low);
+    return (place_of(a, value) - a->low) / (a->high - a->low);
 }
 
 /* Pixels from a value; y grows downwards in SVG. */
@@ -100,13 +115,18 @@ static err begin(struct bytes *out, int height, const char *title, const char *s
     return subtitle ? put_text(out, LEFT, 49, " fill=\"#555\"", subtitle) : ERR_NONE;
 }
 
+static double legend_width(const char *name)
+{
+    return name ? LEGEND_BOX + LEGEND_LETTER * (double)strlen(name) : 0;
+}
+
 /* Names with their colors in one line, as far as they fit. */
 static err legend(struct bytes *out, const char *const *name, size_t names, double y)
 {
     double x = LEFT;
     for (size_t i = 0; i < names; i++) {
         if (!name[i]) continue;
-        double wide = LEGEND_BOX + LEGEND_LETTER * (double)strlen(name[i]);
+        double wide = legend_width(name[i]);
         if (x + wide > WIDTH - RIGHT) break;
         TRY(bytes_printf(out,
                          "<rect x=\"%.1f\" y=\"%.1f\" width=\"10\" height=\"10\" fill=\"%s\"/>\n",
@@ -119,6 +139,14 @@ static err legend(struct bytes *out, const char *const *name, size_t names, doub
 
 /* ---- lines ---- */
 
+/* The value at a label of the vertical axis. */
+static double value_at(const struct axis *a, int i)
+{
+    double at = a->low + i * a->step;
+    if (a->log) return pow(10, at);
+    return fabs(at) < 1e-9 * a->step ? 0.0 : at;
+}
+
 /* The values are computed from i instead of being added up, so that labels have no rounding
  * error. */
 static err draw_axes(struct bytes *out, const struct axis *x, const struct axis *y)
@@ -126,12 +154,12 @@ static err draw_axes(struct bytes *out, const struct axis *x, const struct axis 
     int rows = (int)((y->high - y->low) / y->step + 0.5);
     int columns = (int)((x->high - x->low) / x->step + 0.5);
     for (int i = 0; i <= rows; i++) {
-        double value = y->low + i * y->step, at = down(y, value);
+        double value = value_at(y, i), at = down(y, value);
         TRY(bytes_printf(out,
                          "<line x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\" stroke=\"%s\"/>\n"
                          "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.6g</text>\n",
                          LEFT, at, WIDTH - RIGHT, at, i ? "#e4e4e4" : "#222", LEFT - 8, at + 4.5,
-                         fabs(value) < 1e-9 * y->step ? 0.0 : value));
+                         value));
     }
     for (int i = 0; i <= columns; i++) {
         double value = x->low + i * x->step, at = across(x, value);
@@ -168,31 +196,72 @@ static err draw_limit(struct bytes *out, const struct chart *c, const struct axi
                     " fill=\"#c0392b\" text-anchor=\"end\"", name);
 }
 
-/* The line, a dot at its end, and the value there. Few points get dots of their own, because a
- * single point has no line. */
-static err draw_line(struct bytes *out, const struct chart_line *l, size_t n, const struct axis *x,
+/* Names of levels stand at the left end in turn, a little apart, so that near ones can be read. */
+static err draw_levels(struct bytes *out, const struct chart *c, const struct axis *y)
+{
+    for (size_t i = 0; i < c->levels; i++) {
+        const struct chart_level *l = &c->level[i];
+        if (!isfinite(place_of(y, l->y))) continue;
+        double at = down(y, l->y);
+        TRY(bytes_printf(out,
+                         "<line x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\" stroke=\"#555\" "
+                         "stroke-dasharray=\"2 4\"/>\n",
+                         LEFT, at, WIDTH - RIGHT, at));
+        TRY(put_text(out, LEFT + 6 + 150 * (double)(i % 4), at - 4,
+                     " fill=\"#555\" font-size=\"11\"", l->name));
+    }
+    return ERR_NONE;
+}
+
+/* A point that can be drawn; of a band, `low` and `high` too. */
+static bool has_point(const struct chart_line *l, size_t i, const struct axis *y)
+{
+    return isfinite(l->x[i]) && isfinite(place_of(y, l->y[i]));
+}
+static bool has_band(const struct chart_line *l, size_t i, const struct axis *y)
+{
+    return has_point(l, i, y) && isfinite(place_of(y, l->low[i])) &&
+           isfinite(place_of(y, l->high[i]));
+}
+
+/* Along the upper side, and back along the lower one. */
+static err draw_band(struct bytes *out, const struct chart_line *l, size_t n, const struct axis *x,
+                     const struct axis *y)
+{
+    TRY(bytes_printf(out, "<polygon fill=\"%s\" fill-opacity=\"0.15\" points=\"", chart_color(n)));
+    for (size_t i = 0; i < l->count; i++)
+        if (has_band(l, i, y))
+            TRY(bytes_printf(out, "%.2f,%.2f ", across(x, l->x[i]), down(y, l->high[i])));
+    for (size_t i = l->count; i-- > 0;)
+        if (has_band(l, i, y))
+            TRY(bytes_printf(out, "%.2f,%.2f ", across(x, l->x[i]), down(y, l->low[i])));
+    return bytes_printf(out, "\"/>\n");
+}
+
+static err draw_dots(struct bytes *out, const struct chart_line *l, size_t n, const struct axis *x,
                      const struct axis *y)
 {
     enum { DOTS = 40 };
     size_t last = l->count;
-    TRY(bytes_printf(out,
-                     "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" "
-                     "stroke-linejoin=\"round\" points=\"",
-                     chart_color(n)));
-    for (size_t i = 0; i < l->count; i++) {
-        if (!isfinite(l->x[i]) || !isfinite(l->y[i])) continue;
-        TRY(bytes_printf(out, "%.2f,%.2f ", across(x, l->x[i]), down(y, l->y[i])));
-        last = i;
-    }
-    TRY(bytes_printf(out, "\"/>\n"));
+    for (size_t i = 0; i < l->count; i++)
+        if (has_point(l, i, y)) last = i;
     for (size_t i = 0; i < l->count && last < l->count; i++) {
-        if (!isfinite(l->x[i]) || !isfinite(l->y[i]) || (l->count > DOTS && i != last)) continue;
+        if (!has_point(l, i, y) || (l->count > DOTS && i != last)) continue;
         TRY(bytes_printf(out, "<circle cx=\"%.2f\" cy=\"%.2f\" r=\"%s\" fill=\"%s\"/>\n",
                          across(x, l->x[i]), down(y, l->y[i]), i == last ? "3.5" : "2",
                          chart_color(n)));
     }
+    return ERR_NONE;
+}
+
+/* The value at the end of a line stands on the side of the line that has more room. */
+static err draw_end(struct bytes *out, const struct chart_line *l, size_t n, const struct axis *x,
+                    const struct axis *y)
+{
+    size_t last = l->count;
+    for (size_t i = 0; i < l->count; i++)
+        if (has_point(l, i, y)) last = i;
     if (last == l->count) return ERR_NONE;
-    /* The value is printed on the side of the line that has more room. */
     double at = down(y, l->y[last]) + (part_of(y, l->y[last]) < 0.5 ? -9 : 20);
     return bytes_printf(out,
                         "<text x=\"%.2f\" y=\"%.2f\" text-anchor=\"end\" fill=\"%s\" "
@@ -200,33 +269,89 @@ static err draw_line(struct bytes *out, const struct chart_line *l, size_t n, co
                         across(x, l->x[last]) - 6, at, chart_color(n), l->y[last]);
 }
 
-/* The vertical axis leaves 4 % above the lines for labels. */
-err chart_lines(struct bytes *out, const struct chart *c)
+/* The line and its dots. Few points get dots of their own, because a single point has no line. The
+ * second line of a color is dashed. */
+static err draw_line(struct bytes *out, const struct chart_line *l, size_t n, const struct axis *x,
+                     const struct axis *y)
 {
-    struct axis x = {0}, y = {0};
-    const char *name[CHART_COLORS] = {NULL};
+    TRY(bytes_printf(out,
+                     "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\"%s "
+                     "stroke-linejoin=\"round\" points=\"",
+                     chart_color(n), n / CHART_COLORS % 2 ? " stroke-dasharray=\"7 4\"" : ""));
+    for (size_t i = 0; i < l->count; i++)
+        if (has_point(l, i, y))
+            TRY(bytes_printf(out, "%.2f,%.2f ", across(x, l->x[i]), down(y, l->y[i])));
+    TRY(bytes_printf(out, "\"/>\n"));
+    return draw_dots(out, l, n, x, y);
+}
+
+static void find_axes(struct axis *x, struct axis *y, const struct chart *c)
+{
     for (size_t i = 0; i < c->lines; i++) {
         const struct chart_line *l = &c->line[i];
-        if (i < CHART_COLORS) name[i] = l->name;
         for (size_t k = 0; k < l->count; k++) {
-            if (!isfinite(l->x[k]) || !isfinite(l->y[k])) continue;
-            axis_add(&x, l->x[k]);
-            axis_add(&y, l->y[k]);
+            if (!has_point(l, k, y)) continue;
+            axis_add(x, l->x[k]);
+            axis_add(y, l->y[k]);
+            if (!l->low || !has_band(l, k, y)) continue;
+            axis_add(y, l->low[k]);
+            axis_add(y, l->high[k]);
         }
     }
-    axis_add(&x, 0);
-    if (c->from_zero) axis_add(&y, 0);
-    if (c->limit > 0) axis_add(&y, c->limit);
-    y.high += 0.04 * (y.high - y.low);
-    axis_round(&x);
-    axis_round(&y);
-    TRY(begin(out, HEIGHT, c->title, c->subtitle));
-    if (!c->subtitle) TRY(legend(out, name, CHART_COLORS, 49));
+    for (size_t i = 0; i < c->levels; i++)
+        axis_add(y, c->level[i].y);
+    axis_add(x, 0);
+    if (c->from_zero && !c->log) axis_add(y, 0);
+    if (c->limit > 0) axis_add(y, c->limit);
+    if (!c->log) y->high += 0.04 * (y->high - y->low); /* room for labels above the lines */
+    axis_round(x);
+    axis_round(y);
+}
+
+/* In lines below the chart, one name each, in two columns. */
+static err legend_below(struct bytes *out, const struct chart *c)
+{
+    for (size_t i = 0; i < c->lines; i++) {
+        double x = i % 2 ? WIDTH / 2.0 + 10 : LEFT, y = HEIGHT + 6 + LEGEND_ROW * (double)(i / 2);
+        TRY(bytes_printf(out,
+                         "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
+                         "stroke-width=\"3\"%s/>\n",
+                         x, y - 4, x + 20, y - 4, chart_color(i),
+                         i / CHART_COLORS % 2 ? " stroke-dasharray=\"7 4\"" : ""));
+        TRY(put_text(out, x + 26, y, " fill=\"#555\"", c->line[i].name ? c->line[i].name : ""));
+    }
+    return ERR_NONE;
+}
+
+enum { END_VALUES = 3 }; /* of more lines they would lie on each other */
+
+err chart_lines(struct bytes *out, const struct chart *c)
+{
+    struct axis x = {0}, y = {.log = c->log};
+    const char *name[CHART_COLORS] = {NULL};
+    double wide = 0;
+    for (size_t i = 0; i < c->lines; i++) {
+        if (i < CHART_COLORS) name[i] = c->line[i].name;
+        wide += legend_width(c->line[i].name);
+    }
+    bool below = c->lines > CHART_COLORS || LEFT + wide > WIDTH - RIGHT;
+    int rows = below ? ((int)c->lines + 1) / 2 : 0;
+    find_axes(&x, &y, c);
+    TRY(begin(out, HEIGHT + LEGEND_ROW * rows, c->title, c->subtitle));
+    if (below)
+        TRY(legend_below(out, c));
+    else if (!c->subtitle)
+        TRY(legend(out, name, CHART_COLORS, 49));
     TRY(draw_labels(out, c));
     TRY(draw_axes(out, &x, &y));
     TRY(draw_limit(out, c, &y));
+    TRY(draw_levels(out, c, &y));
+    for (size_t i = 0; i < c->lines; i++)
+        if (c->line[i].low) TRY(draw_band(out, &c->line[i], i, &x, &y));
     for (size_t i = 0; i < c->lines; i++)
         TRY(draw_line(out, &c->line[i], i, &x, &y));
+    for (size_t i = 0; i < c->lines && c->lines <= END_VALUES; i++)
+        TRY(draw_end(out, &c->line[i], i, &x, &y));
     return bytes_printf(out, "</svg>\n");
 }
 

@@ -18,15 +18,24 @@ struct chart_line {
     const char *name;    /* in the legend; NULL: none */
     const double *x, *y; /* (count); points with a NaN are left out */
     size_t count;
+    const double *low, *high; /* (count) a band around the line; NULL: none; NaN: a gap of it */
+};
+struct chart_level { /* a dashed line across, with its name */
+    const char *name;
+    double y;
 };
 struct chart {
     const char *title, *subtitle, *x_label, *y_label; /* subtitle: NULL for none */
     const struct chart_line *line;
     size_t lines;
     bool from_zero; /* the vertical axis starts at 0 */
-    double limit;   /* a budget: a dashed line at this height; 0: none */
+    bool log;       /* the vertical axis has powers of ten; values up to 0 are left out */
+    const struct chart_level *level;
+    size_t levels;
+    double limit; /* a budget: a dashed line at this height; 0: none */
 };
-/* Appends an <svg> element. A chart without points is drawn with empty axes. */
+/* Appends an <svg> element. A chart without points is drawn with empty axes. A legend that does not
+ * fit in one line stands below the chart. */
 err chart_lines(struct bytes *out, const struct chart *c);
 /* The same as a file. ERR_INPUT when it exists and `replace` is false. */
 err chart_write(const char *path, const struct chart *c, bool replace);
