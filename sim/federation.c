@@ -8,6 +8,7 @@
 #include "sim/federation_privacy.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -465,6 +466,22 @@ err federation_submit(struct federation *f, const struct federation_task *task,
         run_shop_turn(&f->shop);
     }
     federation_privacy_sent(f, task);
+    return e;
+}
+
+err federation_error(double *error, double *cut, const struct federation *f)
+{
+    struct arena arena = {0};
+    struct store_round *round = NULL;
+    size_t rounds = 0;
+    *error = *cut = NAN;
+    err e = store_rounds(&round, &rounds, f->shop.store, f->run->id, false, &arena);
+    const struct store_round *last = !err_is(e) && rounds ? &round[rounds - 1] : NULL;
+    if (last && last->reported && last->update_norm > 0) {
+        *error = last->error / last->update_norm;
+        *cut = last->dropped / last->update_norm;
+    }
+    arena_close(&arena);
     return e;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/rng.h"
 #include "base/text.h"
 
 #include <dirent.h>
@@ -12,6 +13,12 @@
 #include <string.h>
 
 enum { LABELS_MAX = 4096, HISTOGRAM_MEMBERS = 20 };
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
 
 /* ---- labels ---- */
 
@@ -233,15 +240,20 @@ static err open_folder(struct fleet *f, const struct fleet_options *o)
     char path[LIMIT_PATH_BYTES];
     TRY(list_files(&name, &count, o->train, &f->arena));
     TRY(take_members(f, count));
-    if (!(f->file = calloc(count, sizeof *f->file))) return err_sys(ENOMEM, "members");
+    if (f->borrows && f->files != count)
+        return err_make(ERR_INPUT, "%s: members were added or removed", o->train);
+    if (!f->borrows && !(f->file = calloc(count, sizeof *f->file)))
+        return err_sys(ENOMEM, "members");
     for (size_t i = 0; i < count; i++) {
         if (!text_is_name(name[i], LIMIT_NAME_BYTES - 1))
             return err_make(ERR_INPUT, "%s/%.80s.jsonl: the name is not that of a member", o->train,
                             name[i]);
         snprintf(f->member[i].id, LIMIT_NAME_BYTES, "%s", name[i]);
         TRY(member_path(path, o->train, f->member[i].id));
-        TRY(open_rows(&f->file[i], f, o, path));
-        f->files++;
+        if (!f->borrows) {
+            TRY(open_rows(&f->file[i], f, o, path));
+            f->files++;
+        }
         TRY(view(&f->member[i].data, &f->file[i], NULL, f->file[i].count));
     }
     return ERR_NONE;
@@ -249,10 +261,36 @@ static err open_folder(struct fleet *f, const struct fleet_options *o)
 
 static err open_file(struct fleet *f, const struct fleet_options *o)
 {
+    if (f->borrows) return deal(f, o);
     if (!(f->file = calloc(1, sizeof *f->file))) return err_sys(ENOMEM, "members");
     TRY(open_rows(&f->file[0], f, o, o->train));
     f->files = 1;
     return deal(f, o);
+}
+
+/* At least one row is held out of two or more, and at least one is left. */
+static err hold_out(struct fleet_member *m, const struct fleet_options *o)
+{
+    size_t count = m->data.count, n = (size_t)(o->held_out * (double)count + 0.5);
+    if (o->held_out <= 0 || count < 2) return ERR_NONE;
+    n = n < 1 ? 1 : n > count - 1 ? count - 1 : n;
+    uint32_t *order = malloc(count * sizeof *order);
+    struct dataset kept = {0};
+    struct rng rng;
+    if (!order) return err_sys(ENOMEM, "members");
+    for (size_t i = 0; i < count; i++)
+        order[i] = (uint32_t)i;
+    rng_init(&rng, "held out", o->split.seed, m->id, 0);
+    rng_shuffle(&rng, order, count);
+    qsort(order, n, sizeof *order, by_number);
+    qsort(order + n, count - n, sizeof *order, by_number);
+    err e = view(&m->held_out, &m->data, order, n);
+    if (!err_is(e)) e = view(&kept, &m->data, order + n, count - n);
+    free(order);
+    if (err_is(e)) return e;
+    free(m->data.row);
+    m->data = kept;
+    return ERR_NONE;
 }
 
 /* A rank of its class counts more than one of the list. */
@@ -264,6 +302,7 @@ static err equip(struct fleet *f, const struct fleet_options *o)
     for (size_t i = 0; i < f->members; i++) {
         uint32_t own = f->devices.class[class[i]].rank;
         f->member[i].device = class[i];
+        TRY(hold_out(&f->member[i], o));
         f->member[i].rank = own ? own : o->ranks ? o->rank[i % o->ranks] : 0;
     }
     return ERR_NONE;
@@ -320,15 +359,29 @@ static err open_base(struct fleet *f, const struct fleet_options *o)
     return model_digest(&f->base, &f->model);
 }
 
+static void borrow(struct fleet *f, const struct fleet *from)
+{
+    f->borrows = true;
+    f->model = from->model;
+    f->base = from->base;
+    f->tokenizer = from->tokenizer;
+    f->test = from->test;
+    f->file = from->file;
+    f->files = from->files;
+}
+
 err fleet_open(struct fleet *out, const struct fleet_options *o)
 {
     struct fleet f = {.devices = o->devices, .histogram = "", .frozen = o->frozen};
-    err e;
-    TRY_OUT(e, open_base(&f, o));
+    err e = ERR_NONE;
+    if (o->from)
+        borrow(&f, o->from);
+    else
+        TRY_OUT(e, open_base(&f, o));
     digest_text(f.base_text, &f.base);
-    TRY_OUT(e, open_tokenizer(&f, o));
+    if (!f.borrows) TRY_OUT(e, open_tokenizer(&f, o));
     TRY_OUT(e, open_members(&f, o));
-    if (o->test) TRY_OUT(e, open_rows(&f.test, &f, o, o->test));
+    if (o->test && !f.borrows) TRY_OUT(e, open_rows(&f.test, &f, o, o->test));
     TRY_OUT(e, equip(&f, o));
     *out = f;
     return ERR_NONE;
@@ -339,15 +392,19 @@ out:
 
 void fleet_close(struct fleet *f)
 {
-    for (size_t i = 0; i < f->members; i++)
+    for (size_t i = 0; i < f->members; i++) {
         free(f->member[i].data.row);
-    for (size_t i = 0; i < f->files; i++)
-        data_close(&f->file[i]);
-    free(f->file);
+        free(f->member[i].held_out.row);
+    }
     free(f->member);
-    data_close(&f->test);
-    tokenizer_close(f->tokenizer);
-    model_close(&f->model);
+    for (size_t i = 0; i < f->files && !f->borrows; i++)
+        data_close(&f->file[i]);
+    if (!f->borrows) {
+        free(f->file);
+        data_close(&f->test);
+        tokenizer_close(f->tokenizer);
+        model_close(&f->model);
+    }
     arena_close(&f->arena);
     *f = (struct fleet){0};
 }

@@ -27,15 +27,21 @@ struct fleet_options {
     /* Only to plan: the base may be a config.json alone (model_open_shapes()), and without `train`
      * the members have no rows. */
     bool shapes;
+    /* An open fleet of the same base, rows, seq and eos, whose model and rows are borrowed; it must
+     * stay open. NULL: they are read. */
+    const struct fleet *from;
+    double held_out; /* part of each member's rows that it does not train on; 0: none */
 };
 
 struct fleet_member {
     char id[LIMIT_NAME_BYTES];
     uint32_t rank;
-    uint32_t device;     /* its class */
-    struct dataset data; /* its rows; it owns only the array `row` */
+    uint32_t device;         /* its class */
+    struct dataset data;     /* its rows; it owns only the array `row` */
+    struct dataset held_out; /* its other rows, at random; count 0: none */
 };
 struct fleet {
+    bool borrows; /* model, tokenizer, test and file belong to another fleet */
     struct model model;
     struct digest base;
     char base_text[DIGEST_TEXT_BYTES];

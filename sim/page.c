@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "client/output/chart.h"
+#include "sim/page_many.h"
 #include "sim/results.h"
 
 #include <inttypes.h>
@@ -14,32 +15,21 @@
 
 enum { PAGE_BYTES_MAX = 64 << 20, JSON_BYTES_MAX = 16 << 20, GANTT_ROWS = 40, SETTING_BYTES = 512 };
 
-static const char style[] =
-    "body{font:16px/1.5 sans-serif;color:#222;max-width:60rem;margin:0 auto;padding:1rem}"
-    "h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}"
-    "svg{width:100%;height:auto;border:1px solid #ddd;margin:.5rem 0}"
-    "table{border-collapse:collapse;font-size:.9rem}"
-    "td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}"
-    ".wide{overflow-x:auto}pre{font-size:.8rem;overflow-x:auto}code{overflow-wrap:anywhere}"
-    "@media print{svg{break-inside:avoid}}";
-
 struct page {
     const char *dir;
+    struct outcomes self; /* this simulation */
     struct bytes out;
     struct arena arena;
     struct simulate_round *round;
     size_t rounds;
     double *x[3]; /* (rounds) number, MB sent, virtual time in `unit` */
     const char *unit;
-    double *train, *loss, *accuracy;
+    double *train, *loss, *accuracy, *error, *cut; /* the last two in percent */
 };
 
 static err cell(struct page *p, const char *tag, const char *text)
 {
-    TRY(bytes_printf(&p->out, "<%s>", tag));
-    TRY(chart_text(&p->out, text));
-    return bytes_printf(&p->out, "</%s>", tag);
+    return page_cell(&p->out, tag, text);
 }
 
 /* A file of the folder; *text stays NULL if there is none. */
@@ -67,7 +57,7 @@ static err setting(struct page *p, const char *key, const json_t *value)
     free(json);
     TRY(bytes_printf(&p->out, "<tr>"));
     TRY(cell(p, "td", key));
-    TRY(bytes_printf(&p->out, "<td style=\"text-align:left\"><code>"));
+    TRY(bytes_printf(&p->out, "<td class=\"text\"><code>"));
     TRY(chart_text(&p->out, shown));
     return bytes_printf(&p->out, "</code></td></tr>\n");
 }
@@ -88,6 +78,17 @@ static err object_rows(struct page *p, const char *name)
     }
     json_decref(object);
     return e;
+}
+
+static err write_repeat(struct page *p)
+{
+    const char *command = p->self.one[0].repeat;
+    if (!*command) return ERR_NONE;
+    TRY(bytes_printf(&p->out, "<h2>How to repeat it</h2>\n<p><code>"));
+    TRY(chart_text(&p->out, command));
+    return bytes_printf(&p->out,
+                        "</code></p>\n<p>With the same base and data, and on the same kind "
+                        "of processor, it ends with the same digest.</p>\n");
 }
 
 static err write_settings(struct page *p)
@@ -140,7 +141,8 @@ static err write_rounds(struct page *p)
 
 static err take_values(struct page *p)
 {
-    double **all[] = {&p->x[0], &p->x[1], &p->x[2], &p->train, &p->loss, &p->accuracy};
+    double **all[] = {&p->x[0], &p->x[1],     &p->x[2],  &p->train,
+                      &p->loss, &p->accuracy, &p->error, &p->cut};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         TRY(arena_take(all[i], &p->arena, p->rounds + 1, sizeof(double)));
     double last = (double)p->round[p->rounds - 1].virtual_ms, hour = 3.6e6, minute = 6e4,
@@ -157,12 +159,46 @@ static err take_values(struct page *p)
         p->train[i] = r->train_loss;
         p->loss[i] = r->loss;
         p->accuracy[i] = r->accuracy < 0 ? NAN : 100 * r->accuracy;
+        p->error[i] = 100 * r->error;
+        p->cut[i] = 100 * r->cut;
+        if (p->error[i] < 1e-3) p->error[i] = 1e-3; /* that of rounding */
+        if (p->cut[i] < 1e-3) p->cut[i] = 1e-3;
     }
     return ERR_NONE;
 }
 
+static bool has_values(const struct page *p, const double *value)
+{
+    for (size_t i = 0; i < p->rounds; i++)
+        if (isfinite(value[i])) return true;
+    return false;
+}
+
+static err draw(struct page *p, const struct chart *c)
+{
+    TRY(bytes_printf(&p->out, "<div class=\"wide\">"));
+    TRY(chart_lines(&p->out, c));
+    return bytes_printf(&p->out, "</div>\n");
+}
+
+static err write_error(struct page *p)
+{
+    const struct chart_line line[] = {
+        {.name = "all", .x = p->x[0], .y = p->error, .count = p->rounds},
+        {.name = "cut off by recompression", .x = p->x[0], .y = p->cut, .count = p->rounds}};
+    const struct chart c = {.title = "Error of a round's published change",
+                            .x_label = "rounds",
+                            .y_label = "% of the exact change, at least 0.001",
+                            .line = line,
+                            .lines = 2,
+                            .log = true};
+    return has_values(p, p->error) ? draw(p, &c) : ERR_NONE;
+}
+
 static err write_charts(struct page *p)
 {
+    struct chart_level level[REFERENCE_KINDS];
+    size_t levels = page_levels(level, &p->self, false);
     TRY(take_values(p));
     const char *const over[] = {"rounds", "MB sent, in both directions", p->unit};
     TRY(bytes_printf(&p->out, "<h2>Loss and accuracy</h2>\n"));
@@ -170,26 +206,27 @@ static err write_charts(struct page *p)
         char title[64];
         const struct chart_line line[] = {
             {.name = "test set", .x = p->x[i], .y = p->loss, .count = p->rounds},
-            {.name = "members, while training",
-             .x = p->x[i],
-             .y = p->train,
-             .count = p->rounds}};
+            {.name = "members, while training", .x = p->x[i], .y = p->train, .count = p->rounds}};
         snprintf(title, sizeof title, "Loss over %s", over[i]);
-        const struct chart c = {
-            .title = title, .x_label = over[i], .y_label = "loss", .line = line, .lines = 2};
-        TRY(chart_lines(&p->out, &c));
+        const struct chart c = {.title = title,
+                                .x_label = over[i],
+                                .y_label = "loss",
+                                .line = line,
+                                .lines = 2,
+                                .level = level,
+                                .levels = levels};
+        TRY(draw(p, &c));
     }
-    bool any = false;
-    for (size_t i = 0; i < p->rounds; i++)
-        any |= isfinite(p->accuracy[i]);
-    const struct chart_line line = {.x = p->x[0], .y = p->accuracy, .count = p->rounds};
+    const struct chart_line accuracy = {.x = p->x[0], .y = p->accuracy, .count = p->rounds};
     const struct chart c = {.title = "Accuracy of greedy completions",
                             .x_label = "rounds",
                             .y_label = "accuracy, %",
-                            .line = &line,
+                            .line = &accuracy,
                             .lines = 1,
                             .from_zero = true};
-    return any ? chart_lines(&p->out, &c) : ERR_NONE;
+    TRY(has_values(p, p->accuracy) ? draw(p, &c) : ERR_NONE);
+    TRY(write_error(p));
+    return page_spectrum(&p->out, &p->self);
 }
 
 /* ---- who took part in the last round ---- */
@@ -255,8 +292,9 @@ static err write_gantt(struct page *p)
                                  .bars = g.rows,
                                  .color_name = results_fates,
                                  .colors = RESULTS_FATES};
-    TRY(bytes_printf(&p->out, "<h2>Who took part</h2>\n"));
-    return chart_bars(&p->out, &c);
+    TRY(bytes_printf(&p->out, "<h2>Who took part</h2>\n<div class=\"wide\">"));
+    TRY(chart_bars(&p->out, &c));
+    return bytes_printf(&p->out, "</div>\n");
 }
 
 static err write_split(struct page *p)
@@ -283,37 +321,55 @@ static err write_all(struct page *p)
     const struct simulate_round *last = &p->round[p->rounds - 1];
     digest_text(state, &last->state);
     text_duration(when, sizeof when, last->virtual_ms);
+    TRY(page_begin(&p->out, "Simulated federation"));
     TRY(bytes_printf(&p->out,
-                     "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
-                     "<title>Simulated federation</title><style>%s</style></head>\n<body>\n"
-                     "<h1>Simulated federation</h1>\n<p>%zu rounds in %s of virtual time. Times of "
-                     "devices are assumptions, not measurements. The newest state has the digest "
-                     "<code>%s</code>.</p>\n",
-                     style, p->rounds, when, state));
+                     "<p>%zu rounds in %s of virtual time. Times of devices are assumptions, not "
+                     "measurements. The newest state has the digest <code>%s</code>.</p>\n",
+                     p->rounds, when, state));
     TRY(write_charts(p));
     TRY(write_rounds(p));
+    TRY(page_members(&p->out, p->dir));
     TRY(write_gantt(p));
     TRY(write_split(p));
     TRY(write_settings(p));
+    TRY(write_repeat(p));
     return bytes_printf(&p->out, "</body></html>\n");
+}
+
+static err write_one(struct page *p)
+{
+    TRY(outcomes_open(&p->self, &p->dir, 1));
+    p->round = p->self.one[0].round;
+    p->rounds = p->self.one[0].rounds;
+    if (!p->rounds) return err_make(ERR_INPUT, "%s: no round has been published yet", p->dir);
+    return write_all(p);
+}
+
+static err write_many(struct page *p, const char *const *dir, size_t dirs)
+{
+    struct outcomes all = {0};
+    TRY(outcomes_open(&all, dir, dirs));
+    err e = page_many(&p->out, &all);
+    outcomes_close(&all);
+    return e;
+}
+
+err page_write_file(const char *path, const char *const *dir, size_t dirs)
+{
+    struct page p = {.dir = dir[0], .out = {.max = PAGE_BYTES_MAX}};
+    char sweep[LIMIT_PATH_BYTES];
+    err e = file_join(sweep, sizeof sweep, dir[0], "sweep.json");
+    if (!err_is(e)) e = dirs > 1 || file_exists(sweep) ? write_many(&p, dir, dirs) : write_one(&p);
+    if (!err_is(e)) e = file_write(path, p.out.data, p.out.size, true);
+    bytes_close(&p.out);
+    outcomes_close(&p.self);
+    arena_close(&p.arena);
+    return e;
 }
 
 err page_write(const char *dir)
 {
-    struct page p = {.dir = dir, .out = {.max = PAGE_BYTES_MAX}};
     char path[LIMIT_PATH_BYTES];
-    err e = ERR_NONE;
-    TRY_OUT(e, results_read(&p.round, &p.rounds, dir, &p.arena));
-    if (!p.rounds) {
-        e = err_make(ERR_INPUT, "%s: no round has been published yet", dir);
-        goto out;
-    }
-    TRY_OUT(e, write_all(&p));
-    TRY_OUT(e, file_join(path, sizeof path, dir, "report.html"));
-    TRY_OUT(e, file_write(path, p.out.data, p.out.size, true));
-out:
-    bytes_close(&p.out);
-    arena_close(&p.arena);
-    return e;
+    TRY(file_join(path, sizeof path, dir, "report.html"));
+    return page_write_file(path, &dir, 1);
 }

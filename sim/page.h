@@ -5,10 +5,15 @@
 
 #include "base/err.h"
 
+#include <stddef.h>
+
 enum { PAGE_SPLIT_BYTES = 1 << 20 };
 
-/* Reads rounds.jsonl, updates.csv, result.json and, if they exist, settings.json (an object whose
- * members are shown as a table) and split.txt. Writes report.html. */
+/* Writes report.html into the folder of a simulation or a sweep. Of a simulation it reads
+ * rounds.jsonl, updates.csv, result.json and, if they exist, settings.json (an object whose members
+ * are shown as a table) and split.txt; of a sweep see sim/outcome.h. */
 err page_write(const char *dir);
+/* One page of several folders; of one folder it is the page of page_write(). */
+err page_write_file(const char *path, const char *const *dir, size_t dirs);
 
 #endif

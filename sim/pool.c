@@ -225,10 +225,10 @@ static bool goes_on(void *user, size_t done, size_t rows)
 }
 
 err pool_evaluate(struct member_evaluation *out, struct pool *p, const struct member_round *round,
-                  size_t rows)
+                  const struct dataset *data, size_t rows)
 {
     struct worker *w = &p->worker[0];
-    struct dataset some = p->fleet->test;
+    struct dataset some = *data;
     struct member_round r = *round;
     if (rows && rows < some.count) some.count = rows;
     TRY(worker_state(w, &r));

@@ -42,8 +42,8 @@ void pool_wait(struct pool *p, struct pool_task *task);
 void pool_drop(struct pool *p, struct pool_task *task);
 /* Does all tasks. Those that the user's interrupt left out have ERR_STOPPED. */
 void pool_train(struct pool *p, struct pool_task *const *task, size_t count);
-/* Loss and accuracy of a state on at most `rows` rows (0: all) of the fleet's test set. */
+/* Loss and accuracy of a state on at most `rows` rows (0: all) of the data. */
 err pool_evaluate(struct member_evaluation *out, struct pool *p, const struct member_round *round,
-                  size_t rows);
+                  const struct dataset *data, size_t rows);
 
 #endif

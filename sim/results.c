@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "kernels/describe.h"
+#include "sim/fairness.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -38,8 +39,13 @@ static err parse_fields(struct simulate_round *out, const json_t *o)
     const char *state = "";
     int64_t round = 0;
     double virtual_s = 0;
-    *out = (struct simulate_round){
-        .train_loss = NAN, .loss = NAN, .accuracy = -1, .epsilon = NAN, .rounds = out->rounds};
+    *out = (struct simulate_round){.train_loss = NAN,
+                                   .loss = NAN,
+                                   .accuracy = -1,
+                                   .epsilon = NAN,
+                                   .error = NAN,
+                                   .cut = NAN,
+                                   .rounds = out->rounds};
     TRY(json_get_int(&round, o, "round", 1, LIMIT_ROUNDS, where));
     TRY(json_get_num(&virtual_s, o, "virtual_s", where));
     TRY(json_get_num(&out->seconds, o, "seconds", where));
@@ -50,6 +56,8 @@ static err parse_fields(struct simulate_round *out, const json_t *o)
     TRY(json_opt_num(&out->accuracy, o, "accuracy", where));
     TRY(json_opt_num(&out->joules, o, "joules", where));
     TRY(json_opt_num(&out->epsilon, o, "epsilon", where));
+    TRY(json_opt_num(&out->error, o, "error", where));
+    TRY(json_opt_num(&out->cut, o, "cut", where));
     for (size_t i = 0; i < COUNTS; i++) {
         int64_t n = 0;
         TRY(json_get_int(&n, o, counts[i].key, 0, INT64_MAX, where));
@@ -204,13 +212,14 @@ static json_t *round_json(const struct simulate_round *n)
     char state[DIGEST_TEXT_BYTES];
     digest_text(state, &n->state);
     return json_pack(
-        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o*,s:I,s:I,s:f,s:s}", "round", (json_int_t)n->round,
-        "virtual_s", (double)n->virtual_ms / 1000, "updates", (json_int_t)n->updates, "late",
-        (json_int_t)n->late, "lost", (json_int_t)n->lost, "dropped", (json_int_t)n->dropped,
-        "train_loss", number(n->train_loss), "loss", number(n->loss), "accuracy",
-        n->accuracy < 0 ? json_null() : number(n->accuracy), "epsilon",
-        isfinite(n->epsilon) ? json_real(n->epsilon) : NULL, "bytes_up", (json_int_t)n->bytes_up,
-        "bytes_down", (json_int_t)n->bytes_down, "seconds", n->seconds, "state", state);
+        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o*,s:I,s:I,s:f,s:s}", "round",
+        (json_int_t)n->round, "virtual_s", (double)n->virtual_ms / 1000, "updates",
+        (json_int_t)n->updates, "late", (json_int_t)n->late, "lost", (json_int_t)n->lost, "dropped",
+        (json_int_t)n->dropped, "train_loss", number(n->train_loss), "loss", number(n->loss),
+        "accuracy", n->accuracy < 0 ? json_null() : number(n->accuracy), "error", number(n->error),
+        "cut", number(n->cut), "epsilon", isfinite(n->epsilon) ? json_real(n->epsilon) : NULL,
+        "bytes_up", (json_int_t)n->bytes_up, "bytes_down", (json_int_t)n->bytes_down, "seconds",
+        n->seconds, "state", state);
 }
 
 /* Energy is written only if a class of devices has a power. */
@@ -245,6 +254,41 @@ err results_update(struct results *r, const struct results_update *u)
     return write_line(r->updates, line, (size_t)n, r->dir);
 }
 
+static json_t *spread_json(const struct fairness_spread *s)
+{
+    if (!s->members) return NULL;
+    return json_pack("{s:f,s:f,s:f}", "mean", s->mean, "worst_tenth", s->worst, "sd", s->sd);
+}
+
+/* Nothing without rows that members have held out. */
+static err add_members(json_t *result, const char *dir)
+{
+    struct arena arena = {0};
+    struct fairness_member *member = NULL;
+    struct fairness_spread loss = {0}, accuracy = {0};
+    size_t count = 0;
+    err e = fairness_read(&member, &count, dir, &arena);
+    if (!err_is(e) && count) {
+        fairness_loss(&loss, member, count);
+        fairness_accuracy(&accuracy, member, count);
+        json_t *all = json_pack("{s:I,s:o*,s:o*}", "measured", (json_int_t)count, "loss",
+                                spread_json(&loss), "accuracy", spread_json(&accuracy));
+        if (json_object_set_new(result, "members", all) != 0) e = err_sys(ENOMEM, "results");
+    }
+    arena_close(&arena);
+    return e;
+}
+
+static err add_spectrum(json_t *result, const struct spectrum *s)
+{
+    json_t *list = json_array();
+    bool good = list;
+    for (size_t i = 0; good && i < s->values; i++)
+        good = json_array_append_new(list, json_real(s->value[i])) == 0;
+    good = json_object_set_new(result, "spectrum", list) == 0 && good;
+    return good ? ERR_NONE : err_sys(ENOMEM, "results");
+}
+
 err results_end(struct results *r, const struct simulate_result *result,
                 const Fedlora__V1__RunConfig *config)
 {
@@ -256,8 +300,10 @@ err results_end(struct results *r, const struct simulate_result *result,
         json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s}", "run", config->name, "method", config->method,
                   "seed", (json_int_t)config->seed, "last", round_line(&result->last), "state_file",
                   result->state_path, "processor", processor, "libraries", libraries);
-    if (o && result->stopped[0]) json_object_set_new(o, "stopped", json_string(result->stopped));
-    err e = o ? json_write(&text, o) : err_sys(ENOMEM, "results");
+    err e = o ? add_members(o, r->dir) : err_sys(ENOMEM, "results");
+    if (!err_is(e)) e = add_spectrum(o, &result->spectrum);
+    if (o && *result->stopped) json_object_set_new(o, "stopped", json_string(result->stopped));
+    if (!err_is(e)) e = json_write(&text, o);
     if (!err_is(e)) e = bytes_printf(&text, "\n");
     if (!err_is(e)) e = file_join(path, sizeof path, r->dir, "result.json");
     if (!err_is(e)) e = file_write(path, text.data, text.size, true);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "sim/fairness.h"
 #include "sim/folder.h"
 #include "sim/page.h"
 #include "sim/simulation.h"
@@ -99,6 +100,11 @@ static bool spent(const struct simulation *s)
     return run->config->privacy && round_phase(&run->round) == ROUND_STOPPED;
 }
 
+static bool ended(const struct simulation *s)
+{
+    return round_phase(&s->federation.run->round) == ROUND_FINISHED || spent(s) || *s->stopped;
+}
+
 /* The newest state on the test set. Where members keep a part of their models, there is no common
  * one, and the mean over some members, evenly chosen, is measured. */
 static err measure(struct member_evaluation *out, const struct simulation *s, size_t rows)
@@ -109,12 +115,13 @@ static err measure(struct member_evaluation *out, const struct simulation *s, si
     struct member_evaluation one, sum = {0};
     size_t members = s->fleet->members, count = members < MEMBERS ? members : MEMBERS;
     federation_newest(&paths, &round, &s->federation);
-    if (!s->federation.run->method->keeps) return pool_evaluate(out, s->pool, &round, rows);
+    if (!s->federation.run->method->keeps)
+        return pool_evaluate(out, s->pool, &round, &s->fleet->test, rows);
     for (size_t i = 0; i < count; i++) {
         size_t member = i * members / count;
         federation_own(&paths, &round, &s->federation, member);
         round.round = s->federation.run->round.member[member].counted_in;
-        TRY(pool_evaluate(&one, s->pool, &round, rows));
+        TRY(pool_evaluate(&one, s->pool, &round, &s->fleet->test, rows));
         sum.rows = one.rows;
         sum.loss += one.loss / (double)count;
         sum.accuracy += one.accuracy / (double)count;
@@ -156,6 +163,12 @@ static void count_anew(struct simulation *s)
     s->now.updates = s->now.late = s->now.lost = s->now.dropped = 0;
 }
 
+static void end_early(struct simulation *s, const struct simulate_round *r)
+{
+    if (!early_ends(&s->early, r->round, r->loss, r->accuracy, s->stopped)) return;
+    s->early.any = false; /* the first reason stays */
+}
+
 static err published(struct simulation *s)
 {
     const struct run *run = s->federation.run;
@@ -167,7 +180,9 @@ static err published(struct simulation *s)
     s->now.train_loss = mean_loss(run, s->published);
     s->now.state = run->newest.state.digest;
     TRY(federation_spent(&s->now.epsilon, &s->federation));
+    TRY(federation_error(&s->now.error, &s->now.cut, &s->federation));
     TRY(evaluate(s));
+    end_early(s, &s->now);
     s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;
     s->last = s->now;
     TRY(tasks_save(s));
@@ -203,7 +218,7 @@ static err run_all(struct simulation *s)
         const struct round *r = &s->federation.run->round;
         enum round_phase phase = round_phase(r);
         TRY(published(s));
-        if (phase == ROUND_FINISHED || spent(s)) return ERR_NONE;
+        if (ended(s)) return ERR_NONE;
         if (stop_asked) return err_make(ERR_STOPPED, "interrupted in round %u", round_under_way(r));
         if (phase != ROUND_TRAINING && phase != ROUND_AGGREGATING)
             return err_make(ERR_STATE, "the run is %s: %s", round_phase_name(phase), r->reason);
@@ -247,6 +262,30 @@ static int flush_nothing(int fd)
     return 0;
 }
 
+/* The rounds of earlier calls count for an early end too. The rule that the last round has met
+ * before it was interrupted is met now. */
+static err read_early(struct simulation *s)
+{
+    struct arena arena = {0};
+    struct simulate_round *round = NULL;
+    size_t rounds = 0;
+    s->early = s->o->early;
+    if (!s->early.any) return ERR_NONE;
+    err e = results_read(&round, &rounds, s->o->dir, &arena);
+    for (size_t i = 0; i < rounds && !err_is(e); i++)
+        end_early(s, &round[i]);
+    arena_close(&arena);
+    return e;
+}
+
+static bool wants_fairness(const struct simulation *s)
+{
+    bool any = false;
+    for (size_t i = 0; i < s->fleet->members; i++)
+        any |= s->fleet->member[i].held_out.count > 0;
+    return any && !fairness_measured(s->o->dir);
+}
+
 static err simulation_open(struct simulation *s)
 {
     size_t threads =
@@ -263,8 +302,10 @@ static err simulation_open(struct simulation *s)
     TRY(tasks_load(s));
     TRY(open_results(s));
     tasks_adopt(s);
+    TRY(read_early(s));
     if (s->o->on_start) s->o->on_start(s->o->user, s->federation.now_ms, s->published);
-    if (round_phase(&s->federation.run->round) == ROUND_FINISHED || spent(s)) return ERR_NONE;
+    if (!ended(s)) fairness_forget(s->o->dir);
+    if (ended(s) && !wants_fairness(s)) return ERR_NONE;
     struct pool_options pool = s->o->pool;
     TRY(pool_open(&s->pool, s->fleet, &pool));
     return farm_open(&s->farm, s->fleet, &pool);
@@ -297,8 +338,12 @@ err simulate_run(struct simulate_result *out, const struct fleet *fleet,
             .state = s.federation.run->newest.state.digest, .last = s.last, .crashes = s.crashed};
         if (spent(&s))
             snprintf(out->stopped, sizeof out->stopped, "%s", s.federation.run->round.reason);
+        else
+            memcpy(out->stopped, s.stopped, sizeof s.stopped);
         snprintf(out->state_path, sizeof out->state_path, "%s", paths.state);
-        e = results_end(&s.results, out, s.federation.run->config);
+        e = spectrum_measure(&out->spectrum, &s.federation);
+        if (!err_is(e) && wants_fairness(&s)) e = fairness_measure(o->dir, s.pool, &s.federation);
+        if (!err_is(e)) e = results_end(&s.results, out, s.federation.run->config);
         if (!err_is(e)) e = page_write(o->dir);
     }
     simulation_close(&s);

@@ -10,6 +10,8 @@
  *     rounds.jsonl    one line for each published round
  *     updates.csv     one line for each task that a member was handed
  *     flight          the tasks on their way when the newest round was published (sim/flight.h)
+ *     run.ini         the configuration file that repeats it
+ *     members.csv     the newest state on the rows that each member has held out, if any
  *     result.json     the end: the newest state, totals, processor and libraries
  *     report.html     all of it as a page, with charts (sim/page.h) */
 #ifndef SIM_SIMULATE_H
@@ -17,8 +19,10 @@
 
 #include "fedlora.pb-c.h"
 #include "sim/attack.h"
+#include "sim/early.h"
 #include "sim/fleet.h"
 #include "sim/pool.h"
+#include "sim/spectrum.h"
 
 struct simulate_round { /* one published round */
     uint32_t round, rounds;
@@ -31,12 +35,15 @@ struct simulate_round { /* one published round */
     uint64_t bytes_up, bytes_down;       /* since the start */
     double joules;                       /* since the start, of all tasks */
     double seconds;                      /* of real time since the start of this process */
+    double error, cut; /* of the published change in parts of the exact one: all of it, and what
+                          recompression cut off; NaN: not known */
     struct digest state;
 };
 struct simulate_options {
     const char *dir;
     const Fedlora__V1__RunConfig *config; /* without base_digest and the fleet's members */
     const char *settings; /* a JSON object that describes the simulation, for the report */
+    const char *ini;      /* the configuration file that repeats it; NULL: none */
     struct pool_options pool;
     bool checkpoint;        /* recompute activations */
     int64_t evaluate_every; /* the test set every N-th round and after the last; 0: never */
@@ -44,6 +51,7 @@ struct simulate_options {
     double crash;           /* probability of a coordinator crash after an update */
     uint64_t seed;          /* of the crashes */
     struct attack attack;   /* faulty members */
+    struct early early;     /* when it ends before its last round */
     void (*on_start)(void *user, uint64_t virtual_ms, uint32_t published);
     void (*on_update)(void *user, size_t done, size_t tasks, const struct simulate_round *now);
     void (*on_round)(void *user, const struct simulate_round *round);
@@ -54,6 +62,7 @@ struct simulate_result {
     char state_path[LIMIT_PATH_BYTES];
     struct simulate_round last;
     uint64_t crashes;
+    struct spectrum spectrum;     /* of the newest state */
     char stopped[ERR_TEXT_BYTES]; /* why the run ended before its last round, or "" */
 };
 

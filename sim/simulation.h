@@ -38,6 +38,8 @@ struct simulation {
     struct rng crashes;
     uint64_t crashed;
     uint64_t began_ms;
+    struct early early;
+    char stopped[EARLY_TEXT_BYTES]; /* why it ends before its last round; "": it does not */
 };
 
 /* Once for each round: members get its tasks. Those that cannot count any more are given up. */

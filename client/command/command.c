@@ -41,6 +41,7 @@ static const struct command *const commands[] = {
     &command_run_audit,
     &command_simulate_split, /* before "simulate", whose argument could be "split" */
     &command_simulate_plan,
+    &command_simulate_report,
     &command_simulate,
     &command_budget_epsilon,
     &command_budget_noise,
@@ -85,6 +86,7 @@ static const struct option_row common_rows[] = {
      .help = "compute device; auto: GPU 0 if it can be used, else the CPU; with several GPUs "
              "training divides the rows of each pass, and everything else uses the first one"},
     {.flag = "precision",
+     .key = "train.precision",
      .kind = OPTION_CHOICE,
      .at = AT(precision),
      .fallback = "auto",
@@ -92,6 +94,7 @@ static const struct option_row common_rows[] = {
      .help = "precision of weights and activations; auto: bf16 on a GPU or a CPU with AMX, else "
              "f32, because bf16 without AMX is slower"},
     {.flag = "seed",
+     .key = "run.seed",
      .kind = OPTION_INT,
      .at = AT(seed),
      .fallback = "0",
@@ -295,29 +298,90 @@ static const char *config_path(const void *options, const struct command *comman
     return NULL;
 }
 
+/* Where options come from, so that a sweep can read them again with other values. */
+struct command_source {
+    const struct command *command;
+    const char *path; /* the configuration file; NULL: none */
+    int argc;
+    char **argv;
+};
+
+err command_again(void **out, const struct command_again *again, struct arena *arena)
+{
+    const struct command_source *s = again->source;
+    struct option_table table[TABLES];
+    struct option_set set = set_of(s->command, table);
+    struct option_list rest = {0};
+    struct command_common *options = NULL;
+    TRY(arena_take(&options, arena, 1, s->command->options_size));
+    TRY(option_defaults(options, &set, arena));
+    if (s->path) TRY(option_read_file(options, &set, s->path, arena));
+    if (again->file) TRY(option_assign_all(options, &set, again->file, arena));
+    if (!again->no_arguments) TRY(option_read_args(options, &set, s->argc, s->argv, &rest, arena));
+    if (again->last) TRY(option_assign_all(options, &set, again->last, arena));
+    options->source = s;
+    *out = options;
+    return again->no_arguments ? ERR_NONE : option_check(options, &set);
+}
+
+err command_write_options(struct bytes *out, const void *options, struct arena *arena)
+{
+    const struct command_source *s = ((const struct command_common *)options)->source;
+    struct option_table table[TABLES];
+    struct option_set set = set_of(s->command, table);
+    void *defaults = NULL;
+    TRY(arena_take(&defaults, arena, 1, s->command->options_size));
+    TRY(option_defaults(defaults, &set, arena));
+    return option_write(out, &(struct option_write){options, defaults, &set});
+}
+
+bool command_text(char *out, size_t bytes, const void *options, const char *key)
+{
+    const struct command_source *s = ((const struct command_common *)options)->source;
+    struct option_table table[TABLES];
+    struct option_set set = set_of(s->command, table);
+    const struct option_row *row = option_row_of_key(&set, key);
+    return row && option_text(out, bytes, options, row);
+}
+
+/* The value is parsed first, so that "0.50" is equal to "0.5". */
+err command_has_value(bool *out, const void *options, const char *assignment, struct arena *arena)
+{
+    const struct command_source *s = ((const struct command_common *)options)->source;
+    struct option_table table[TABLES];
+    struct option_set set = set_of(s->command, table);
+    char key[128], now[512] = "", asked[512] = "";
+    void *copy = NULL;
+    TRY(arena_take(&copy, arena, 1, s->command->options_size));
+    memcpy(copy, options, s->command->options_size);
+    TRY(option_assign(copy, &set, assignment, arena));
+    snprintf(key, sizeof key, "%.*s", (int)strcspn(assignment, "="), assignment);
+    command_text(now, sizeof now, options, key);
+    command_text(asked, sizeof asked, copy, key);
+    *out = !strcmp(now, asked);
+    return ERR_NONE;
+}
+
 /* The command line names the configuration file, but also overrides it. Therefore the command line
  * is read twice: first to find the file, then again over its values. */
-static err read_options(void *options, const struct command *command, int argc, char **argv,
-                        struct option_list *rest, struct arena *arena)
+static err read_options(void **out, struct command_source *s, struct option_list *rest,
+                        struct arena *arena)
 {
+    const struct command *command = s->command;
     struct option_table table[TABLES];
     struct option_set set = set_of(command, table);
-    TRY(option_defaults(options, &set, arena));
-    TRY(option_read_args(options, &set, argc, argv, rest, arena));
-    const char *path = config_path(options, command, rest);
-    if (path) {
-        memset(options, 0, command->options_size);
-        TRY(option_defaults(options, &set, arena));
-        TRY(option_read_file(options, &set, path, arena));
-        TRY(option_read_args(options, &set, argc, argv, rest, arena));
-    }
+    void *first = NULL;
+    TRY(arena_take(&first, arena, 1, command->options_size));
+    TRY(option_defaults(first, &set, arena));
+    TRY(option_read_args(first, &set, s->argc, s->argv, rest, arena));
     if (rest->count < command->least)
         return err_make(ERR_INPUT, "%s: an argument is missing; usage: fedlora %s %s",
                         command->name, command->name, command->usage);
     if (rest->count > command->most)
         return err_make(ERR_INPUT, "%s: unexpected argument \"%.80s\"", command->name,
                         rest->item[command->most]);
-    return option_check(options, &set);
+    s->path = config_path(first, command, rest);
+    return command_again(out, &(struct command_again){.source = s}, arena);
 }
 
 /* The options live in the arena and are freed after the command has returned. */
@@ -328,8 +392,8 @@ static err run_command(const struct command *command, int argc, char **argv)
     void *options = NULL;
     err e = ERR_NONE;
     REQUIRE(command->options_size >= sizeof(struct command_common));
-    TRY_OUT(e, arena_take(&options, &arena, 1, command->options_size));
-    TRY_OUT(e, read_options(options, command, argc, argv, &rest, &arena));
+    struct command_source source = {.command = command, .argc = argc, .argv = argv};
+    TRY_OUT(e, read_options(&options, &source, &rest, &arena));
     const struct command_common *common = options;
     /* The default of every parallel loop; loops that take a thread count from their options use the
      * same. */

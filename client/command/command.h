@@ -25,13 +25,30 @@
 
 /* The options of every command; must be the first member of each command's options struct, because
  * the frame reads it through a pointer to the whole. */
+struct command_source;
 struct command_common {
     bool json, quiet, verbose, help;
     int64_t threads; /* 0: all */
     int64_t seed;
-    const char *device; /* "auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1" */
-    int precision;      /* enum training_precision */
+    const char *device;                  /* "auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1" */
+    int precision;                       /* enum training_precision */
+    const struct command_source *source; /* of these options */
 };
+
+/* A second set of options of the same command: the configuration file, then `file`, then the
+ * command line, then `last`, both lists of "section.key=value". */
+struct command_again {
+    const struct command_source *source;
+    const struct option_list *file, *last; /* NULL: none */
+    bool no_arguments;                     /* leave the command line out */
+};
+err command_again(void **out, const struct command_again *again, struct arena *arena);
+/* The options as a configuration file, without those that have no key. */
+err command_write_options(struct bytes *out, const void *options, struct arena *arena);
+/* The value of a key; false: none. */
+bool command_text(char *out, size_t bytes, const void *options, const char *key);
+/* "section.key=value": true if the options have this value; ERR_INPUT for another key or value. */
+err command_has_value(bool *out, const void *options, const char *assignment, struct arena *arena);
 
 /* The option of every command that writes a file or a directory. Without it existing output is
  * never changed. */
@@ -109,6 +126,7 @@ extern const struct command command_inspect;
 extern const struct command command_join;
 extern const struct command command_simulate;
 extern const struct command command_simulate_plan;
+extern const struct command command_simulate_report;
 extern const struct command command_simulate_split;
 extern const struct command command_tokenize;
 extern const struct command command_train;

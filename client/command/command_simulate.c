@@ -1,8 +1,7 @@
 /* fedlora simulate: a whole federation in this process, in virtual time (sim/simulate.h). */
 #include "client/command/method_help.h"
 #include "client/command/simulate_plan.h"
-#include "client/command/simulate_view.h"
-#include "proto/message.h"
+#include "client/command/simulate_sweep.h"
 
 #include <stdio.h>
 
@@ -70,6 +69,14 @@ static const struct option_row rows[] = {
      .at = AT(test),
      .value = "FILE",
      .help = "held-out rows, JSON Lines, on which the states are measured; default: none"},
+    {.flag = "held-out",
+     .key = "data.held_out",
+     .kind = OPTION_TEXT,
+     .at = AT(held_out),
+     .fallback = "0",
+     .value = "PART",
+     .help = "part of each client's rows on which the last state is measured instead of trained: "
+             "0.1 or 10%"},
     {.flag = "ranks",
      .key = "fleet.ranks",
      .kind = OPTION_TEXT,
@@ -139,6 +146,47 @@ static const struct option_row rows[] = {
      .least = 0,
      .most = INT32_MAX,
      .help = "rows of --test before the last round; 0: all"},
+    {.flag = "stop",
+     .key = "evaluate.stop",
+     .kind = OPTION_TEXT,
+     .at = AT(early),
+     .value = "RULE",
+     .help = "end before the last round: \"loss < 0.5\", \"accuracy > 60%\" or \"loss not better "
+             "for 5 rounds\", measured on --test; default: no rule"},
+    {.flag = "reference-base",
+     .key = "reference.base",
+     .kind = OPTION_FLAG,
+     .at = AT(base_line),
+     .help = "measure the base model too, as a reference line"},
+    {.flag = "reference-pooled",
+     .key = "reference.pooled",
+     .kind = OPTION_FLAG,
+     .at = AT(pooled_line),
+     .help = "train one client with the rows of all, and as many tokens, as a reference line"},
+    {.flag = "reference-alone",
+     .key = "reference.alone",
+     .kind = OPTION_FLAG,
+     .at = AT(alone_line),
+     .help = "train each client alone, as reference lines: their mean and the worst"},
+    {.flag = "set",
+     .kind = OPTION_LIST,
+     .at = AT(sets),
+     .value = "KEY=VALUE",
+     .help = "a key of FILE.ini with another value, or with other values of its list in [sweep]; "
+             "may be repeated"},
+    {.flag = "seeds",
+     .kind = OPTION_TEXT,
+     .at = AT(seeds),
+     .value = "N,N,...",
+     .help = "repeat everything with these seeds; short for a list run.seed in [sweep]"},
+    {.flag = "cell",
+     .kind = OPTION_INT,
+     .at = AT(cell),
+     .fallback = "0",
+     .least = 0,
+     .most = SWEEP_CELLS,
+     .help = "run only the N-th cell of a sweep; several processes may do so in one folder at the "
+             "same time; 0: all"},
     {.flag = "workers",
      .kind = OPTION_INT,
      .at = AT(workers),
@@ -162,6 +210,7 @@ static const struct option_row rows[] = {
      .at = AT(output),
      .value = "DIR",
      .help = "folder for the results, which is created; default: the name of the run"},
+    COMMAND_ROW_FORCE(AT(force)),
     {.flag = "write",
      .kind = OPTION_TEXT,
      .at = AT(write),
@@ -177,22 +226,8 @@ static const struct option_row rows[] = {
 static err simulate_main(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct simulate_command *o = options;
-    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    struct fleet_options how;
-    struct fleet fleet = {0};
-    char name[LIMIT_NAME_BYTES];
     TRY(simulate_check_verb(o, SIMULATE_RUN));
-    TRY(simulate_run_name(name, o, arguments));
-    TRY(simulate_fleet_options(&how, o, arena));
-    TRY(simulate_check_ranks(&how, o));
-    TRY(run_options_config(&config, &o->run, arena));
-    config.name = name;
-    config.evaluate_every = 0; /* members hold no rows back; the test set is measured here */
-    err e = fleet_open(&fleet, &how);
-    if (!err_is(e)) e = simulate_show(&fleet, o, &config, o->output ? o->output : name);
-    fleet_close(&fleet);
-    message_free(config.training);
-    return e;
+    return simulate_sweep(o, arguments, arena);
 }
 
 static err split_main(void *options, const struct option_list *arguments, struct arena *arena)
@@ -200,8 +235,8 @@ static err split_main(void *options, const struct option_list *arguments, struct
     const struct simulate_command *o = options;
     struct fleet_options how;
     struct fleet fleet = {0};
-    (void)arguments;
     TRY(simulate_check_verb(o, SIMULATE_SPLIT));
+    TRY(simulate_cell(&o, o, arguments, arena));
     TRY(simulate_fleet_options(&how, o, arena));
     TRY(fleet_open(&fleet, &how));
     printf("%s", fleet.histogram);
@@ -249,7 +284,9 @@ const struct command command_simulate_split = {
 
 static err plan_main(void *options, const struct option_list *arguments, struct arena *arena)
 {
-    return simulate_plan(options, arguments, arena);
+    const struct simulate_command *o = options;
+    TRY(simulate_cell(&o, o, arguments, arena));
+    return simulate_plan(o, arguments, arena);
 }
 
 const struct command command_simulate_plan = {

@@ -153,9 +153,10 @@ const struct option_row run_options_rows[] = {
                     " unless it has its own"),
     TRAINING_ROWS(AT(training)),
 };
-const char *const run_options_simulated[] = {"data",   "fleet",    "devices",
-                                             "faults", "evaluate", NULL};
-const char *const run_options_deployed[] = {"server", NULL};
+const char *const run_options_simulated[] = {"data",  "fleet",     "devices", "faults", "evaluate",
+                                             "sweep", "reference", "when ",   NULL};
+/* A sweep reads its own sections. */
+const char *const run_options_deployed[] = {"server", "sweep", "when ", NULL};
 const size_t run_options_count = sizeof run_options_rows / sizeof *run_options_rows;
 
 /* 0 means "not given" on the wire; the coordinator computes the missing values from the budget. */

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "client/command/remote_json.h"
 #include "kernels/backend.h"
+#include "proto/message.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -41,6 +42,11 @@ err simulate_check_verb(const struct simulate_command *o, enum simulate_verb ver
     return err_make(ERR_INPUT, "--data is missing: expected training data, a file or a folder");
 }
 
+static bool has_test(const struct simulate_command *o)
+{
+    return o->test && *o->test;
+}
+
 static err check_split(const struct simulate_command *o)
 {
     bool needs = o->split != DEAL_IID && o->train && !file_is_dir(o->train);
@@ -57,7 +63,7 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
     struct fleet_options f = {
         .base = o->run.base,
         .train = o->train,
-        .test = o->test,
+        .test = has_test(o) ? o->test : NULL,
         .frozen = o->run.frozen,
         .by = o->by && *o->by ? o->by : NULL,
         .split = {.kind = (enum deal_kind)o->split,
@@ -75,6 +81,8 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
     if (o->trace) e = devices_trace(&f.devices, o->trace, arena);
     if (err_is(e)) return err_in(e, "--trace");
     TRY(take_ranks(&f, o->ranks, arena));
+    e = text_parse_part(&f.held_out, o->held_out, 0, 0.9);
+    if (err_is(e)) return err_in(e, "--held-out");
     *out = f;
     return ERR_NONE;
 }
@@ -166,4 +174,31 @@ err simulate_settings(char **out, const struct simulate_command *o,
     json_decref(own);
     json_decref(all);
     return *out ? ERR_NONE : err_sys(ENOMEM, "simulate");
+}
+
+/* Members hold no rows back for the run, because the simulation measures its states itself. */
+err simulate_setup(struct simulate_setup *out, const struct simulate_command *o,
+                   const struct option_list *arguments, struct arena *arena)
+{
+    struct simulate_setup *s = out;
+    *s = (struct simulate_setup){.config = FEDLORA__V1__RUN_CONFIG__INIT};
+    TRY(simulate_run_name(s->name, o, arguments));
+    err e = early_parse(&s->early, o->early);
+    if (err_is(e)) return err_in(e, "--stop");
+    if (s->early.any && !has_test(o))
+        return err_make(ERR_INPUT, "--stop has no effect without --test");
+    if ((o->base_line || o->pooled_line || o->alone_line) && !has_test(o))
+        return err_make(ERR_INPUT, "reference lines are measured on --test, which is missing");
+    TRY(simulate_fleet_options(&s->fleet, o, arena));
+    TRY(simulate_check_ranks(&s->fleet, o));
+    TRY(run_options_config(&s->config, &o->run, arena));
+    s->config.name = s->name;
+    s->config.evaluate_every = 0;
+    return ERR_NONE;
+}
+
+void simulate_setup_close(struct simulate_setup *s)
+{
+    message_free(s->config.training);
+    s->config.training = NULL;
 }

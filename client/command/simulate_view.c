@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "client/output/progress.h"
 #include "client/output/table.h"
+#include "sim/reference.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -12,6 +13,8 @@
 
 struct view {
     const struct simulate_command *o;
+    const struct simulate_show *show;
+    double loss; /* the last one on the test set; NaN: none */
     struct progress progress;
     struct table table;
     uint64_t updates; /* since the start of this process */
@@ -37,10 +40,13 @@ static void on_start(void *user, uint64_t virtual_ms, uint32_t published)
 static void on_update(void *user, size_t done, size_t tasks, const struct simulate_round *now)
 {
     struct view *v = user;
-    char detail[120];
+    char detail[300], loss[32] = "";
+    const char *label = v->show->label;
     v->updates++;
-    snprintf(detail, sizeof detail, "round %u of %" PRId64 ", update %zu of %zu", now->round + 1,
-             v->o->run.rounds, done, tasks);
+    if (isfinite(v->loss)) snprintf(loss, sizeof loss, "  loss %.4f", v->loss);
+    snprintf(detail, sizeof detail, "%.120s%sround %u of %" PRId64 ", update %zu of %zu%s",
+             label ? label : "", label ? "  " : "", now->round + 1, v->o->run.rounds, done, tasks,
+             loss);
     progress_update(&v->progress, (uint64_t)now->round * tasks + done,
                     (uint64_t)v->o->run.rounds * tasks, v->updates, detail);
 }
@@ -70,6 +76,7 @@ static err add_row(struct view *v, const struct simulate_round *r)
 static void on_round(void *user, const struct simulate_round *r)
 {
     struct view *v = user;
+    if (isfinite(r->loss)) v->loss = r->loss;
     if (!err_is(v->error)) v->error = add_row(v, r);
 }
 
@@ -109,18 +116,34 @@ static err print_result(const struct view *v, const struct simulate_result *r, c
     return ERR_NONE;
 }
 
-err simulate_show(const struct fleet *fleet, const struct simulate_command *o,
-                  const Fedlora__V1__RunConfig *config, const char *dir)
+static void introduce(const struct simulate_show *show, size_t workers)
 {
-    struct view v = {.o = o};
+    const struct simulate_command *o = show->o;
+    if (show->cell) {
+        command_note(&o->run.common, "%s  %s", show->cell, show->label);
+        return;
+    }
+    command_note(&o->run.common, "%zu clients, %s, %" PRId64 " rounds, %zu workers",
+                 show->fleet->members, o->run.method, o->run.rounds, workers);
+    if (!o->run.common.quiet) fputs(show->fleet->histogram, stderr);
+}
+
+err simulate_show(const struct simulate_show *show)
+{
+    const struct simulate_command *o = show->o;
+    struct view v = {.o = o, .show = show, .loss = NAN};
     struct simulate_result result = {0};
+    struct bytes ini = {.max = 1 << 20};
+    struct arena arena = {0};
     char *settings = NULL;
     struct attack attack;
     TRY(simulate_attack(&attack, o));
-    TRY(simulate_settings(&settings, o, config));
-    const struct simulate_options options = {.dir = dir,
-                                             .config = config,
+    err e = command_write_options(&ini, o, &arena);
+    if (!err_is(e)) e = simulate_settings(&settings, o, &show->setup->config);
+    const struct simulate_options options = {.dir = show->dir,
+                                             .config = &show->setup->config,
                                              .settings = settings,
+                                             .ini = (const char *)ini.data,
                                              .pool = simulate_pool_options(o),
                                              .checkpoint = o->checkpoint,
                                              .evaluate_every = o->every,
@@ -128,20 +151,41 @@ err simulate_show(const struct fleet *fleet, const struct simulate_command *o,
                                              .crash = o->crash,
                                              .attack = attack,
                                              .seed = (uint64_t)o->run.common.seed,
+                                             .early = show->setup->early,
                                              .on_start = on_start,
                                              .on_update = on_update,
                                              .on_round = on_round,
                                              .user = &v};
-    command_note(&o->run.common, "%zu clients, %s, %" PRId64 " rounds, %zu workers", fleet->members,
-                 o->run.method, o->run.rounds, options.pool.workers);
-    if (!o->run.common.quiet) fputs(fleet->histogram, stderr);
-    progress_begin(&v.progress, o->run.common.quiet, "simulating", "clients");
-    err e = begin_table(&v);
-    if (!err_is(e)) e = simulate_run(&result, fleet, &options);
+    introduce(show, options.pool.workers);
+    progress_begin(&v.progress, o->run.common.quiet, show->cell ? show->cell : "simulating",
+                   "clients");
+    if (!err_is(e)) e = begin_table(&v);
+    if (!err_is(e)) e = simulate_run(&result, show->fleet, &options);
     free(settings);
+    bytes_close(&ini);
+    arena_close(&arena);
     progress_end(&v.progress, err_is(e) ? "stopped early" : "done");
     if (!err_is(e)) e = v.error;
-    if (!err_is(e)) e = print_result(&v, &result, dir);
+    if (!err_is(e) && !show->cell) e = print_result(&v, &result, show->dir);
     table_close(&v.table);
     return e;
+}
+
+err simulate_reference(const struct simulate_show *show, const char *dir)
+{
+    const struct simulate_command *o = show->o;
+    const struct simulate_options options = {.config = &show->setup->config,
+                                             .pool = simulate_pool_options(o),
+                                             .checkpoint = o->checkpoint,
+                                             .seed = (uint64_t)o->run.common.seed};
+    const struct reference_options how = {.dir = dir,
+                                          .simulation = &options,
+                                          .base = o->base_line,
+                                          .pooled = o->pooled_line,
+                                          .alone = o->alone_line};
+    if (!how.base && !how.pooled && !how.alone) return ERR_NONE;
+    command_note(&o->run.common, "reference lines%s%s", show->label ? "  " : "",
+                 show->label ? show->label : "");
+    err e = reference_run(show->fleet, &how);
+    return err_is(e) ? err_in(e, "reference lines") : e;
 }

@@ -4,8 +4,18 @@
 
 #include "client/command/simulate_options.h"
 
-/* Runs the simulation in the folder `dir` and prints its result. */
-err simulate_show(const struct fleet *fleet, const struct simulate_command *o,
-                  const Fedlora__V1__RunConfig *config, const char *dir);
+struct simulate_show {
+    const struct fleet *fleet;
+    const struct simulate_command *o;
+    const struct simulate_setup *setup;
+    const char *dir;
+    /* One of several simulations: "cell 7 of 24" and its settings. Only its progress is shown then.
+     * NULL: a simulation alone. */
+    const char *cell, *label;
+};
+/* Runs the simulation in its folder and prints its result. */
+err simulate_show(const struct simulate_show *show);
+/* Trains the reference lines that the options ask for, with files in the folder `dir`. */
+err simulate_reference(const struct simulate_show *show, const char *dir);
 
 #endif

@@ -1,0 +1,166 @@
+/* The tables of a sweep on the terminal, and the same as JSON. */
+#include "base/text.h"
+#include "client/command/simulate_sweep.h"
+#include "client/output/report.h"
+#include "client/output/table.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+/* ---- for people ---- */
+
+/* The table has one row for each setting, so that the seeds of a setting are one number with its
+ * spread; then the reference lines, which have no traffic and no virtual time of interest. The rows
+ * of single cells are in results.csv and in the page. */
+
+/* "4.2113 +- 0.0210", or without a spread. */
+static err mean_cell(struct table *t, const struct outcome_mean *m, int digits)
+{
+    if (!m->count) return table_cell(t, "-");
+    if (!isfinite(m->sd)) return table_cell(t, "%.*f", digits, m->mean);
+    return table_cell(t, "%.*f +- %.*f", digits, m->mean, digits, m->sd);
+}
+
+/* Means of cells that are not finished would be those of other rounds, so only finished ones
+ * count, and the second column says how many there are. */
+static err group_row(struct table *t, const struct outcomes *o, size_t group)
+{
+    char up[32] = "-", down[32] = "-", when[32] = "-", error[32] = "-";
+    struct outcome_mean m[OUTCOME_FIGURES];
+    size_t cells = 0, finished = 0;
+    for (size_t i = 0; i < o->count; i++) {
+        const struct outcome *c = &o->one[i];
+        if (c->group != group) continue;
+        cells++;
+        finished += outcome_finished(c);
+    }
+    for (int i = 0; i < OUTCOME_FIGURES; i++)
+        m[i] = outcomes_mean(o, group, (enum outcome_figure)i);
+    if (m[OUTCOME_UP].count) {
+        text_size(up, sizeof up, (uint64_t)m[OUTCOME_UP].mean);
+        text_size(down, sizeof down, (uint64_t)m[OUTCOME_DOWN].mean);
+        text_duration(when, sizeof when, (uint64_t)m[OUTCOME_VIRTUAL].mean);
+    }
+    if (m[OUTCOME_ERROR].count) snprintf(error, sizeof error, "%.2f %%", m[OUTCOME_ERROR].mean);
+    TRY(table_cell(t, "%s", o->group[group]));
+    TRY(table_cell(t, "%zu of %zu", finished, cells));
+    TRY(mean_cell(t, &m[OUTCOME_LOSS], 4));
+    TRY(mean_cell(t, &m[OUTCOME_ACCURACY], 1));
+    TRY(mean_cell(t, &m[OUTCOME_TRAIN_LOSS], 4));
+    TRY(table_cell(t, "%s", up));
+    TRY(table_cell(t, "%s", down));
+    TRY(table_cell(t, "%s", error));
+    TRY(table_cell(t, "%s", when));
+    TRY(mean_cell(t, &m[OUTCOME_MEMBERS_LOSS], 4));
+    TRY(mean_cell(t, &m[OUTCOME_WORST_LOSS], 4));
+    return mean_cell(t, &m[OUTCOME_EPSILON], 3);
+}
+
+static err reference_row(struct table *t, const struct outcomes *o, enum reference_kind kind)
+{
+    const struct outcome_mean loss = outcomes_reference(o, kind, false);
+    const struct outcome_mean accuracy = outcomes_reference(o, kind, true);
+    if (!loss.count) return ERR_NONE;
+    TRY(table_cell(t, "%s", reference_names[kind]));
+    TRY(table_cell(t, "%zu", loss.count));
+    TRY(mean_cell(t, &loss, 4));
+    TRY(mean_cell(t, &accuracy, 1));
+    for (int i = 0; i < 8; i++)
+        TRY(table_cell(t, "-"));
+    return ERR_NONE;
+}
+
+/* Failed cells are never left out, and neither is the reason why a cell ended early. */
+static void print_notes(const struct outcomes *o)
+{
+    for (size_t i = 0; i < o->count; i++) {
+        const struct outcome *c = &o->one[i];
+        if (c->status == OUTCOME_DONE) continue;
+        printf("cell %zu  %s: %s%s%s\n", i + 1, c->label, outcome_statuses[c->status],
+               *c->note ? ": " : "", c->note);
+    }
+    printf("%zu cells: %zu done, %zu stopped early, %zu failed, %zu missing; mean +- standard "
+           "deviation over seeds\n",
+           o->count, outcomes_with(o, OUTCOME_DONE), outcomes_with(o, OUTCOME_STOPPED),
+           outcomes_with(o, OUTCOME_FAILED), outcomes_with(o, OUTCOME_MISSING));
+}
+
+static err print_table(const struct outcomes *o)
+{
+    static const char *const head[] = {"setting",    "cells",   "loss",       "accuracy %",
+                                       "train loss", "sent up", "sent down",  "error",
+                                       "virtual",    "members", "worst 10 %", "epsilon"};
+    struct table t;
+    table_begin(&t, "lrrrrrrrrrrr");
+    err e = table_row(&t, head);
+    for (size_t i = 0; i < o->groups && !err_is(e); i++)
+        e = group_row(&t, o, i);
+    for (int i = 0; i < REFERENCE_KINDS && !err_is(e); i++)
+        e = reference_row(&t, o, (enum reference_kind)i);
+    if (!err_is(e)) e = table_print(&t);
+    table_close(&t);
+    if (!err_is(e)) print_notes(o);
+    return e;
+}
+
+/* ---- for programs ---- */
+
+static const char *const figures[OUTCOME_FIGURES] = {
+    "loss",       "accuracy_percent", "train_loss",   "error_percent",    "bytes_up",
+    "bytes_down", "virtual_ms",       "members_loss", "worst_tenth_loss", "epsilon"};
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+/* Keys are those of results.csv where both have the figure. NaN has no JSON, so it is null. */
+static json_t *group_json(const struct outcomes *o, size_t group)
+{
+    json_t *all = json_pack("{s:s}", "setting", o->group[group]);
+    for (int i = 0; i < OUTCOME_FIGURES; i++) {
+        struct outcome_mean m = outcomes_mean(o, group, (enum outcome_figure)i);
+        json_object_set_new(all, figures[i],
+                            json_pack("{s:o,s:o,s:I}", "mean", number(m.mean), "sd", number(m.sd),
+                                      "seeds", (json_int_t)m.count));
+    }
+    return all;
+}
+
+static json_t *references_json(const struct outcomes *o)
+{
+    json_t *all = json_object();
+    for (int i = 0; i < REFERENCE_KINDS; i++) {
+        struct outcome_mean m = outcomes_reference(o, (enum reference_kind)i, false);
+        if (m.count)
+            json_object_set_new(all, reference_names[i],
+                                json_pack("{s:f,s:o,s:I}", "loss", m.mean, "sd", number(m.sd),
+                                          "seeds", (json_int_t)m.count));
+    }
+    return all;
+}
+
+static json_t *cell_json(const struct outcome *c)
+{
+    json_t *all =
+        json_pack("{s:s,s:s,s:s,s:s,s:I}", "label", c->label, "folder", c->dir, "status",
+                  outcome_statuses[c->status], "note", c->note, "rounds", (json_int_t)c->rounds);
+    for (int i = 0; i < OUTCOME_FIGURES; i++)
+        json_object_set_new(all, figures[i], number(outcome_figure(c, (enum outcome_figure)i)));
+    return all;
+}
+
+/* A document without memory for one part is refused as a whole by report_print(). */
+err simulate_outcomes_print(const struct outcomes *o, bool json)
+{
+    if (!json) return print_table(o);
+    json_t *settings = json_array(), *cells = json_array();
+    for (size_t i = 0; i < o->groups; i++)
+        json_array_append_new(settings, group_json(o, i));
+    for (size_t i = 0; i < o->count; i++)
+        json_array_append_new(cells, cell_json(&o->one[i]));
+    return report_print(json_pack("{s:o,s:o,s:o}", "settings", settings, "references",
+                                  references_json(o), "cells", cells),
+                        &(struct report_options){.json = true});
+}

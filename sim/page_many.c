@@ -1,0 +1,211 @@
+#include "sim/page_many.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "client/output/chart.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SPLIT_BYTES = 1 << 20 };
+
+static const char style[] =
+    "body{font:16px/1.5 sans-serif;color:#222;max-width:60rem;margin:0 auto;padding:1rem}"
+    "h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}"
+    "svg{width:100%;height:auto;box-sizing:border-box;border:1px solid #ddd;margin:.5rem 0}"
+    "table{border-collapse:collapse;font-size:.9rem}.wide td,.wide th{white-space:nowrap}"
+    ".wide td.text{white-space:normal;min-width:22rem;text-align:left}"
+    "td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child,.left{text-align:left}.bad{color:#b03a48}"
+    ".wide{overflow-x:auto}@media(max-width:40rem){.wide "
+    "svg{width:40rem}}pre{font-size:.8rem;overflow-x:auto}code{overflow-wrap:anywhere}"
+    "@media print{svg{break-inside:avoid}}";
+
+err page_begin(struct bytes *out, const char *title)
+{
+    return bytes_printf(out,
+                        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                        "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
+                        "<title>%s</title><style>%s</style></head>\n<body>\n<h1>%s</h1>\n",
+                        title, style, title);
+}
+
+err page_cell(struct bytes *out, const char *tag, const char *text)
+{
+    TRY(bytes_printf(out, "<%s>", tag));
+    TRY(chart_text(out, text));
+    return bytes_printf(out, "</%.*s>", (int)strcspn(tag, " "), tag);
+}
+
+/* ---- tables ---- */
+
+static err mean_cell(struct bytes *out, const struct outcome_mean *m, int digits)
+{
+    if (!m->count) return page_cell(out, "td", "");
+    if (!isfinite(m->sd)) return bytes_printf(out, "<td>%.*f</td>", digits, m->mean);
+    return bytes_printf(out, "<td>%.*f &plusmn; %.*f</td>", digits, m->mean, digits, m->sd);
+}
+
+static err group_row(struct bytes *out, const struct outcomes *o, size_t group)
+{
+    struct outcome_mean m[OUTCOME_FIGURES];
+    char text[40] = "";
+    size_t cells = 0;
+    for (int i = 0; i < OUTCOME_FIGURES; i++)
+        m[i] = outcomes_mean(o, group, (enum outcome_figure)i);
+    for (size_t i = 0; i < o->count; i++)
+        cells += o->one[i].group == group;
+    TRY(bytes_printf(out, "<tr>"));
+    TRY(page_cell(out, "td", o->group[group]));
+    TRY(bytes_printf(out, "<td>%zu of %zu</td>", m[OUTCOME_UP].count, cells));
+    TRY(mean_cell(out, &m[OUTCOME_LOSS], 4));
+    TRY(mean_cell(out, &m[OUTCOME_ACCURACY], 1));
+    TRY(mean_cell(out, &m[OUTCOME_TRAIN_LOSS], 4));
+    TRY(mean_cell(out, &m[OUTCOME_ERROR], 2));
+    for (int i = OUTCOME_UP; i <= OUTCOME_DOWN; i++) {
+        if (m[i].count) text_size(text, sizeof text, (uint64_t)m[i].mean);
+        TRY(page_cell(out, "td", text));
+    }
+    if (m[OUTCOME_VIRTUAL].count)
+        text_duration(text, sizeof text, (uint64_t)m[OUTCOME_VIRTUAL].mean);
+    TRY(page_cell(out, "td", text));
+    TRY(mean_cell(out, &m[OUTCOME_MEMBERS_LOSS], 4));
+    TRY(mean_cell(out, &m[OUTCOME_WORST_LOSS], 4));
+    TRY(mean_cell(out, &m[OUTCOME_EPSILON], 3));
+    return bytes_printf(out, "</tr>\n");
+}
+
+static err reference_row(struct bytes *out, const struct outcomes *o, enum reference_kind kind)
+{
+    const struct outcome_mean loss = outcomes_reference(o, kind, false);
+    const struct outcome_mean accuracy = outcomes_reference(o, kind, true);
+    if (!loss.count) return ERR_NONE;
+    TRY(bytes_printf(out, "<tr><td><em>%s</em></td><td>%zu</td>", reference_names[kind],
+                     loss.count));
+    TRY(mean_cell(out, &loss, 4));
+    TRY(mean_cell(out, &accuracy, 1));
+    return bytes_printf(out, "</tr>\n");
+}
+
+static err write_groups(struct bytes *out, const struct outcomes *o)
+{
+    TRY(bytes_printf(
+        out, "<h2>Settings</h2>\n<p>Mean &plusmn; standard deviation over the finished "
+             "cells of a setting. The columns before the last are about the rows that members "
+             "have held out. Rows in italics are reference lines, trained with the "
+             "settings of the first cell.</p>\n<div class=\"wide\"><table>\n<tr><th>setting</th>"
+             "<th>cells</th><th>test loss</th><th>accuracy, %%</th><th>training loss</th>"
+             "<th>error, %%</th><th>sent up</th><th>sent down</th><th>virtual time</th>"
+             "<th>loss of members</th><th>of the worst 10 %%</th><th>epsilon</th></tr>\n"));
+    for (size_t i = 0; i < o->groups; i++)
+        TRY(group_row(out, o, i));
+    for (int i = 0; i < REFERENCE_KINDS; i++)
+        TRY(reference_row(out, o, (enum reference_kind)i));
+    return bytes_printf(out, "</table></div>\n");
+}
+
+static err number_cell(struct bytes *out, double x)
+{
+    return isfinite(x) ? bytes_printf(out, "<td>%.4g</td>", x) : page_cell(out, "td", "");
+}
+
+/* The page of a cell is found from the page of its sweep. */
+static err label_cell(struct bytes *out, const struct outcomes *o, const struct outcome *c)
+{
+    const char *name = strrchr(c->dir, '/');
+    if (!o->keys || !name || !outcome_finished(c))
+        return page_cell(out, "td class=\"left\"", c->label);
+    TRY(bytes_printf(out, "<td class=\"left\"><a href=\"cells%s/report.html\">", name));
+    TRY(chart_text(out, c->label));
+    return bytes_printf(out, "</a></td>");
+}
+
+static err cell_row(struct bytes *out, const struct outcomes *o, size_t n)
+{
+    const struct outcome *c = &o->one[n];
+    bool bad = c->status == OUTCOME_FAILED || c->status == OUTCOME_MISSING;
+    TRY(bytes_printf(out, "<tr><td>%zu</td>", n + 1));
+    TRY(label_cell(out, o, c));
+    TRY(page_cell(out, bad ? "td class=\"bad\"" : "td", outcome_statuses[c->status]));
+    TRY(bytes_printf(out, "<td>%zu</td>", c->rounds));
+    TRY(number_cell(out, outcome_figure(c, OUTCOME_LOSS)));
+    TRY(number_cell(out, outcome_figure(c, OUTCOME_ACCURACY)));
+    TRY(page_cell(out, "td class=\"text\"", c->note));
+    TRY(bytes_printf(out, "<td class=\"text\"><code>"));
+    TRY(chart_text(out, c->repeat));
+    return bytes_printf(out, "</code></td></tr>\n");
+}
+
+/* Failed cells stand here with their errors. */
+static err write_cells(struct bytes *out, const struct outcomes *o)
+{
+    TRY(bytes_printf(out, "<h2>Cells</h2>\n<div class=\"wide\"><table>\n<tr><th>cell</th>"
+                          "<th class=\"left\">settings</th><th>status</th><th>rounds</th>"
+                          "<th>test loss</th><th>accuracy, %%</th><th class=\"left\">why</th>"
+                          "<th class=\"left\">how to repeat it</th></tr>\n"));
+    for (size_t i = 0; i < o->count; i++)
+        TRY(cell_row(out, o, i));
+    return bytes_printf(out, "</table></div>\n");
+}
+
+/* The first finished cell stands for all; others may have run elsewhere, and say so in their own
+ * pages. */
+static err write_run(struct bytes *out, const struct outcomes *o)
+{
+    TRY(bytes_printf(out, "<h2>How it was run</h2>\n"));
+    if (*o->command) {
+        TRY(bytes_printf(out, "<p><code>"));
+        TRY(chart_text(out, o->command));
+        TRY(bytes_printf(out, "</code>, with the values below; each cell's folder has its settings "
+                              "in run.ini and the digests of its states in rounds.jsonl.</p>\n"));
+    }
+    for (size_t i = 0; i < o->count; i++) {
+        if (!*o->one[i].machine) continue;
+        TRY(bytes_printf(out, "<p>The first cell ran on: "));
+        TRY(chart_text(out, o->one[i].machine));
+        return bytes_printf(out, ".</p>\n");
+    }
+    return ERR_NONE;
+}
+
+/* Of the first cell that has a histogram. */
+static err write_split(struct bytes *out, const struct outcomes *o)
+{
+    char path[LIMIT_PATH_BYTES], *text = NULL;
+    size_t size = 0;
+    for (size_t i = 0; i < o->count && !size; i++) {
+        free(text);
+        text = NULL;
+        TRY(file_join(path, sizeof path, o->one[i].dir, "split.txt"));
+        if (file_exists(path)) TRY(file_read_all(&text, &size, path, SPLIT_BYTES));
+    }
+    err e = ERR_NONE;
+    if (size) {
+        e = bytes_printf(out, "<h2>Split of the data in the first cell</h2>\n<pre>");
+        if (!err_is(e)) e = chart_text(out, text);
+        if (!err_is(e)) e = bytes_printf(out, "</pre>\n");
+    }
+    free(text);
+    return e;
+}
+
+err page_many(struct bytes *out, const struct outcomes *o)
+{
+    TRY(page_begin(out, "Simulated federations"));
+    TRY(bytes_printf(out,
+                     "<p>%zu simulations of %zu settings: %zu done, %zu stopped early, "
+                     "<span class=\"%s\">%zu failed, %zu missing</span>. Times of devices are "
+                     "assumptions, not measurements.</p>\n",
+                     o->count, o->groups, outcomes_with(o, OUTCOME_DONE),
+                     outcomes_with(o, OUTCOME_STOPPED),
+                     outcomes_with(o, OUTCOME_FAILED) ? "bad" : "",
+                     outcomes_with(o, OUTCOME_FAILED), outcomes_with(o, OUTCOME_MISSING)));
+    TRY(write_groups(out, o));
+    TRY(page_curves(out, o));
+    TRY(write_cells(out, o));
+    TRY(write_split(out, o));
+    TRY(write_run(out, o));
+    return bytes_printf(out, "</body></html>\n");
+}
