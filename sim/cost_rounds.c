@@ -32,7 +32,8 @@ struct walk {
     uint64_t *carried, *ranks; /* (modules) of the carry; of all clients, in one round */
     size_t *adapting;          /* (modules) clients that adapt it */
     uint64_t state_bytes, now_ms;
-    double clients;                /* handed out, all rounds */
+    ptrdiff_t closer; /* the member whose result closed the last round; -1: its deadline did */
+    double clients;   /* handed out, all rounds */
     double up, down, tokens, lost; /* totals */
     struct arena arena;
 };
@@ -125,6 +126,13 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* A simulation counts a download when its task begins at once, or else when the task ends. */
+static void count_download(struct walk *w, struct task *t, double share)
+{
+    w->down += share * (double)t->down;
+    t->down = 0;
+}
+
 static err hand_out(struct walk *w, size_t i, uint32_t round, double share)
 {
     const struct cost_rounds *r = w->r;
@@ -148,15 +156,18 @@ static err hand_out(struct walk *w, size_t i, uint32_t round, double share)
     if (fetches && share == 1) t->has_frozen = true;
     w->ms[w->timed++] = ms;
     w->clients += share;
+    if (t->start_ms == w->now_ms) count_download(w, t, share);
     return ERR_NONE;
 }
 
 /* Results that are not too late count in this round; clients with others give up when it opens. A
  * device that was off has not asked for its task yet, so it gets one of this round. */
-static bool still_busy(const struct walk *w, const struct task *t, uint32_t round)
+static bool still_busy(const struct walk *w, size_t member, uint32_t round)
 {
+    const struct task *t = &w->task[member];
+    bool after = (ptrdiff_t)member > w->closer; /* of two ends at one time */
     if (!t->round || t->start_ms > w->now_ms) return false;
-    if (t->drops) return t->at_ms > w->now_ms;
+    if (t->drops) return t->at_ms > w->now_ms || (t->at_ms == w->now_ms && after);
     return round - t->round <= run_config_late_rounds(w->r->config);
 }
 
@@ -220,11 +231,9 @@ static err close_round(struct walk *w, uint64_t end, size_t count, double share)
         struct task *t = &w->task[i];
         struct cost_size up;
         if (!t->round) continue;
-        if (t->start_ms <= end) {
-            w->down += share * (double)t->down;
-            t->down = 0;
-        }
+        if (t->drops && t->at_ms < end) count_download(w, t, share);
         if (!w->drawn[i]) continue;
+        count_download(w, t, share);
         TRY(cost_files_update(&up, w->r->files, &w->r->round[i]));
         w->up += share * (double)up.bytes;
         w->tokens += share * (double)cost_rounds_tokens(w->r, &w->r->fleet->member[i]);
@@ -243,8 +252,9 @@ static err time_round(struct walk *w, uint32_t round)
     draw(w, round);
     for (size_t i = 0; i < r->fleet->members; i++) {
         struct task *t = &w->task[i];
-        if (!still_busy(w, t, round)) {
+        if (!still_busy(w, i, round)) {
             if (t->round) w->lost += share;
+            if (t->round && t->start_ms <= w->now_ms) count_download(w, t, share);
             t->round = 0;
             if (w->drawn[i]) TRY(hand_out(w, i, round, share));
         }
@@ -252,7 +262,11 @@ static err time_round(struct walk *w, uint32_t round)
     }
     qsort(w->arrival, w->arrivals, sizeof *w->arrival, by_arrival);
     uint64_t end = round_end(&count, w, share);
-    if (end) return close_round(w, end, count, share);
+    if (end) {
+        bool by_result = count && w->arrival[count - 1].at_ms == end;
+        w->closer = by_result ? (ptrdiff_t)w->arrival[count - 1].member : -1;
+        return close_round(w, end, count, share);
+    }
     return err_make(ERR_STATE,
                     "round %u can never close: %zu of %zu updates arrive; set a quorum and a "
                     "deadline",
