@@ -131,9 +131,9 @@ err folder_remove(const char *dir)
 err folder_clear(const char *dir)
 {
     static const char *const names[] = {
-        "store",     "rounds.jsonl", "updates.csv", "members.csv", "result.json",
-        "kept",      "ledgers",      "report.html", "run.ini",     "settings.json",
-        "split.txt", "tb",           "reference",   "setup"};
+        "store",         "rounds.jsonl", "updates.csv", "members.csv", "result.json",
+        "kept",          "ledgers",      "flight",      "report.html", "run.ini",
+        "settings.json", "split.txt",    "tb",          "reference",   "setup"};
     char path[LIMIT_PATH_BYTES];
     TRY(file_join(path, sizeof path, dir, "setup"));
     if (!file_exists(path)) return ERR_NONE;

@@ -92,13 +92,14 @@ static err reference_row(struct bytes *out, const struct outcomes *o, enum refer
 static err write_groups(struct bytes *out, const struct outcomes *o)
 {
     TRY(bytes_printf(
-        out, "<h2>Settings</h2>\n<p>Mean &plusmn; standard deviation over the finished "
-             "cells of a setting. The columns before the last are about the rows that members "
-             "have held out. Rows in italics are reference lines, trained with the "
-             "settings of the first cell.</p>\n<div class=\"wide\"><table>\n<tr><th>setting</th>"
-             "<th>cells</th><th>test loss</th><th>accuracy, %%</th><th>training loss</th>"
-             "<th>error, %%</th><th>sent up</th><th>sent down</th><th>virtual time</th>"
-             "<th>loss of members</th><th>of the worst 10 %%</th><th>epsilon</th></tr>\n"));
+        out,
+        "<h2>Settings</h2>\n<p>Mean &plusmn; standard deviation over the finished "
+        "cells of a setting. The losses of members and of the worst 10 %% are those on the "
+        "rows that members have held out. Rows in italics are reference lines, trained with the "
+        "settings of the first cell.</p>\n<div class=\"wide\"><table>\n<tr><th>setting</th>"
+        "<th>cells</th><th>test loss</th><th>accuracy, %%</th><th>training loss</th>"
+        "<th>error, %%</th><th>sent up</th><th>sent down</th><th>virtual time</th>"
+        "<th>loss of members</th><th>of the worst 10 %%</th><th>epsilon</th></tr>\n"));
     for (size_t i = 0; i < o->groups; i++)
         TRY(group_row(out, o, i));
     for (int i = 0; i < REFERENCE_KINDS; i++)

@@ -256,6 +256,10 @@ fails 2 "--cell 7: the sweep has 6 cells" lab.ini --cell 7 -o not
 fails 2 "--cell has no effect without a sweep" lab/cells/flora_seed-1/run.ini --cell 7 -o not
 fails 2 "cell 1: unknown key run.metod" lab.ini --set run.metod=x -o not
 fails 2 "expected a rule such as" lab.ini --stop "loss = 3" -o not
+# A single simulation begins anew with other settings.
+fails 2 "holds a simulation with other data or options" lab/cells/flora_seed-1/run.ini --run lab -o again --rounds 1
+simulate lab/cells/flora_seed-1/run.ini --run lab -o again --rounds 1 --force >out
+[ "$(wc -l <again/rounds.jsonl)" -eq 1 ] || fail_with again/rounds.jsonl "--force has left old rounds"
 fails 2 "begins all cells anew" lab.ini --force --cell 1
 [ ! -e not ] || fail "a refused sweep left a folder"
 simulate lab.ini --rounds 1 --set run.method=flora --set run.seed=1 --force >out
