@@ -248,6 +248,7 @@ err federation_open(struct federation *f, const struct fleet *fleet, const char 
     TRY(file_join(store, sizeof store, dir, "store"));
     bool new = !file_is_dir(store);
     TRY_OUT(e, file_make_dirs(store));
+    TRY_OUT(e, lock_open(&f->lock, store));
     TRY_OUT(e, open_config(f, store, config, threads));
     TRY_OUT(e, federation_privacy_key(f, config, dir, new));
     TRY_OUT(e, open_shop(f));
@@ -284,6 +285,7 @@ err federation_start(struct federation *f, const char *dir, uint64_t now_ms)
 void federation_close(struct federation *f)
 {
     close_shop(f);
+    lock_close(&f->lock);
     cost_files_close(&f->files);
     arena_close(&f->arena);
     *f = (struct federation){0};

@@ -5,6 +5,7 @@
 
 #include "client/session/session_privacy.h"
 #include "coordinator/run/run.h"
+#include "coordinator/store/lock.h"
 #include "sim/cost_files.h"
 #include "sim/fleet.h"
 #include "sim/pool.h"
@@ -13,6 +14,7 @@ struct federation {
     const struct fleet *fleet;
     struct config config; /* of the coordinator; only what a run reads */
     struct run_shop shop;
+    struct lock lock; /* on the store: no other process simulates in it, or serves it */
     struct run *run;
     uint64_t now_ms; /* the virtual time; starts at 1 */
     bool loaded;     /* the run was found in the store */

@@ -20,7 +20,7 @@ err lock_open(struct lock *out, const char *data_dir)
         int why = errno;
         file_disk.close(fd);
         if (why == EWOULDBLOCK)
-            return err_make(ERR_MACHINE, "%s: another fedlorad uses this folder", data_dir);
+            return err_make(ERR_MACHINE, "%s: another process uses this folder", data_dir);
         return err_sys(why, "%s", path);
     }
     out->fd = fd;

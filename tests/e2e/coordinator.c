@@ -483,7 +483,7 @@ Test(coordinator, two_cannot_share_a_folder_or_an_address)
          i++)
         usleep(50000);
     cr_expect(fake_federation_logged(&federation, "event=certificates.reread"));
-    cr_expect(fake_federation_logged(&federation, "another fedlorad uses this folder"));
+    cr_expect(fake_federation_logged(&federation, "another process uses this folder"));
     char option[700];
     snprintf(option, sizeof option, "--set=store.path=%s/elsewhere", federation.dir);
     cr_expect_eq(fake_federation_try(&federation, option), 1);

@@ -143,4 +143,10 @@ refused "--ranks" "${common[@]}" --ranks 2,x -o not
 refused "method flora has no frozen factors" "${common[@]}" --frozen rows.jsonl -o not
 refused '"my run" is not a run name' --run "my run" "${common[@]}"
 [ ! -e not ] || fail "a refused simulation left a folder"
+
+# Another process simulates in the folder.
+status=0
+flock lab/store/lock "$programs/fedlora" simulate "${common[@]}" >said 2>&1 || status=$?
+[ $status -eq 1 ] || fail_with said "a folder in use: status $status, expected 1"
+grep -q "another process uses this folder" said || fail_with said "a folder in use is not named"
 echo "simulate: passed"
