@@ -142,7 +142,7 @@ static err plan(struct sweep_run *s)
 /* ---- locks ---- */
 
 /* *fd: -1 if another process holds it and `wait` is false. The lock ends with the process. */
-static err lock_open(int *fd, const char *dir, bool wait)
+static err hold_folder(int *fd, const char *dir, bool wait)
 {
     char path[LIMIT_PATH_BYTES];
     TRY(file_make_dirs(dir));
@@ -161,7 +161,7 @@ static err lock_open(int *fd, const char *dir, bool wait)
     return ERR_NONE;
 }
 
-static void lock_close(int fd)
+static void let_go(int fd)
 {
     if (fd >= 0) close(fd);
 }
@@ -245,9 +245,9 @@ static err open_folder(const struct sweep_run *s)
     TRY(file_join(path, sizeof path, s->dir, "sweep.json"));
     if (s->o->force) TRY(begin_anew(s, path));
     TRY(folder_check_none(s->dir));
-    TRY(lock_open(&lock, s->dir, true));
+    TRY(hold_folder(&lock, s->dir, true));
     err e = file_exists(path) ? check_same(path, &digest, s->dir) : write_plan(s, path, &digest);
-    lock_close(lock);
+    let_go(lock);
     return e;
 }
 
@@ -258,13 +258,13 @@ static err write_results(const struct sweep_run *s, bool print)
     struct outcomes all = {0};
     struct bytes csv = {.max = 64 << 20};
     int lock = -1;
-    TRY(lock_open(&lock, s->dir, true));
+    TRY(hold_folder(&lock, s->dir, true));
     err e = outcomes_open(&all, &s->dir, 1);
     if (!err_is(e)) e = outcomes_csv(&csv, &all);
     if (!err_is(e)) e = file_join(path, sizeof path, s->dir, "results.csv");
     if (!err_is(e)) e = file_write(path, csv.data, csv.size, true);
     if (!err_is(e)) e = page_write(s->dir);
-    lock_close(lock);
+    let_go(lock);
     if (!err_is(e) && print) e = simulate_outcomes_print(&all, s->o->run.common.json);
     bytes_close(&csv);
     outcomes_close(&all);
@@ -363,14 +363,14 @@ static err run_cell(struct sweep_run *s, size_t n)
     int lock = -1;
     TRY(file_join(cells, sizeof cells, s->dir, "cells"));
     TRY(file_join(dir, sizeof dir, cells, s->cell[n].name));
-    TRY(lock_open(&lock, dir, false));
+    TRY(hold_folder(&lock, dir, false));
     if (lock < 0) {
         s->busy++;
         command_note(&s->o->run.common, "cell %zu is run by another process", n + 1);
         return ERR_NONE;
     }
     err e = run_unlocked(s, n, dir);
-    lock_close(lock);
+    let_go(lock);
     return e;
 }
 
