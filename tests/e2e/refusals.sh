@@ -48,7 +48,7 @@ certs=$work/certs
   refused 3 'client|member' $(join "$(as "$certs" ops)")
   refused '[23]' 'nothing' "$programs/fedlora" run status nothing $(as "$certs" ops)
 }
-refused 1 'another fedlorad' "$programs/fedlorad" --config "$work/coordinator/fedlorad.ini"
+refused 1 'another process uses this folder' "$programs/fedlorad" --config "$work/coordinator/fedlorad.ini"
 sed 's|/coordinator/store|/second|' "$work/coordinator/fedlorad.ini" >"$work/second.ini"
 refused 1 "$port.*another program" "$programs/fedlorad" --config "$work/second.ini"
 
