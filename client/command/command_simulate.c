@@ -8,6 +8,7 @@
 #define AT(member) offsetof(struct simulate_command, member)
 /* All verbs read the same configuration file, so they have one table. */
 static const struct option_row rows[] = {
+    /* Rows, and how they are dealt to the members. */
     {.flag = "data",
      .key = "data.train",
      .kind = OPTION_TEXT,
@@ -83,6 +84,8 @@ static const struct option_row rows[] = {
      .at = AT(ranks),
      .value = "R,R,...",
      .help = "ranks of the clients, in turn, where they are not equal; a --class may have its own"},
+    /* The members' machines and what goes wrong. All of it is assumed and nothing is measured, so
+     * the same file gives the same order of events on every machine. */
     {.flag = "class",
      .key = "devices.class",
      .kind = OPTION_LIST,
@@ -130,6 +133,7 @@ static const struct option_row rows[] = {
      .least = 0,
      .most = 1,
      .help = "share of the clients that leave in a random round and never come back"},
+    /* Measuring the states, and when to end. */
     {.flag = "check-every",
      .key = "evaluate.every",
      .kind = OPTION_INT,
@@ -168,6 +172,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(alone_line),
      .help = "train each client alone, as reference lines: their mean and the worst"},
+    /* Several simulations from one file: its lists, with these changes. */
     {.flag = "set",
      .kind = OPTION_LIST,
      .at = AT(sets),
@@ -187,6 +192,7 @@ static const struct option_row rows[] = {
      .most = SWEEP_CELLS,
      .help = "run only the N-th cell of a sweep; several processes may do so in one folder at the "
              "same time; 0: all"},
+    /* This call alone: the results do not depend on these. */
     {.flag = "workers",
      .kind = OPTION_INT,
      .at = AT(workers),

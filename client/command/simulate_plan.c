@@ -141,6 +141,7 @@ static err add_row(struct table *t, const struct cost *c)
     return table_cell(t, "%.4g", c->epsilon);
 }
 
+/* Refused methods have no row; print_text() names the reasons below the table. */
 static err print_table(const struct table_of_costs *t)
 {
     static const char *const head[] = {"method", "trained", "up",     "down, first", "last",
@@ -209,6 +210,7 @@ static json_t *size_json(const struct cost_size *s)
     return json_pack("{s:I,s:I}", "values", (json_int_t)s->values, "bytes", (json_int_t)s->bytes);
 }
 
+/* Members of different ranks send different sizes: the least and the most. */
 static json_t *range_json(const struct cost_range *r)
 {
     return json_pack("{s:I,s:I}", "least", (json_int_t)r->least, "most", (json_int_t)r->most);

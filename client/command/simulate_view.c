@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* One for each simulation, also for each cell of a sweep. */
 struct view {
     const struct simulate_command *o;
     const struct simulate_show *show;
@@ -21,12 +22,14 @@ struct view {
     err error;        /* of the table */
 };
 
+/* "-" for a value that is not known; percentages have one place, losses four. */
 static void number(char *out, size_t bytes, double x, const char *unit)
 {
     snprintf(out, bytes, "-");
     if (isfinite(x)) snprintf(out, bytes, "%.*f%s", *unit ? 1 : 4, x, unit);
 }
 
+/* A folder that a call before this one left unfinished. */
 static void on_start(void *user, uint64_t virtual_ms, uint32_t published)
 {
     struct view *v = user;
@@ -37,6 +40,7 @@ static void on_start(void *user, uint64_t virtual_ms, uint32_t published)
                      at);
 }
 
+/* The bar counts updates of the whole run as if every round had as many tasks as this one. */
 static void on_update(void *user, size_t done, size_t tasks, const struct simulate_round *now)
 {
     struct view *v = user;
@@ -73,6 +77,7 @@ static err add_row(struct view *v, const struct simulate_round *r)
     return v->o->run.privacy ? table_cell(&v->table, "%.4g", r->epsilon) : ERR_NONE;
 }
 
+/* An error of the table is kept until the simulation has ended, which must not stop for it. */
 static void on_round(void *user, const struct simulate_round *r)
 {
     struct view *v = user;
@@ -90,6 +95,7 @@ static err begin_table(struct view *v)
     return table_row(&v->table, head);
 }
 
+/* The table is left out if this call had nothing left to do. */
 static err print_result(const struct view *v, const struct simulate_result *r, const char *dir)
 {
     char digest[DIGEST_TEXT_BYTES], path[LIMIT_PATH_BYTES];
@@ -116,6 +122,7 @@ static err print_result(const struct view *v, const struct simulate_result *r, c
     return ERR_NONE;
 }
 
+/* A cell has one line: its label says what differs from the others. */
 static void introduce(const struct simulate_show *show, size_t workers)
 {
     const struct simulate_command *o = show->o;

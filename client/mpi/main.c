@@ -61,6 +61,7 @@ static err mpi_receive(struct bytes *out, int from)
     return ERR_NONE;
 }
 
+/* MPI_Abort() ends the other ranks too, which would wait for this one for ever. */
 static int serve(void)
 {
     err e = farm_serve();

@@ -40,11 +40,13 @@ err chart_lines(struct bytes *out, const struct chart *c);
 /* The same as a file. ERR_INPUT when it exists and `replace` is false. */
 err chart_write(const char *path, const struct chart *c, bool replace);
 
+/* A bar from one place of the horizontal axis to another, in a row. */
 struct chart_bar {
-    size_t row;
+    size_t row; /* its index in chart_rows */
     double from, to;
     size_t color; /* of chart_color() */
 };
+/* A row for each name, such as the members of a round, with any number of bars. */
 struct chart_rows {
     const char *title, *subtitle, *x_label;
     const char *const *row; /* (rows) names */
@@ -54,6 +56,7 @@ struct chart_rows {
     const char *const *color_name; /* (colors) the legend */
     size_t colors;
 };
+/* Appends an <svg> element, which is as high as its rows need. */
 err chart_bars(struct bytes *out, const struct chart_rows *c);
 
 #endif
