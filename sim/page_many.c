@@ -1,7 +1,6 @@
 #include "sim/page_many.h"
 
 #include "base/file.h"
-#include "base/text.h"
 #include "client/output/chart.h"
 
 #include <math.h>
@@ -41,51 +40,39 @@ err page_cell(struct bytes *out, const char *tag, const char *text)
 
 /* ---- tables ---- */
 
-static err mean_cell(struct bytes *out, const struct outcome_mean *m, int digits)
-{
-    if (!m->count) return page_cell(out, "td", "");
-    if (!isfinite(m->sd)) return bytes_printf(out, "<td>%.*f</td>", digits, m->mean);
-    return bytes_printf(out, "<td>%.*f &plusmn; %.*f</td>", digits, m->mean, digits, m->sd);
-}
+#define PLUS_MINUS "\u00b1"
 
 static err group_row(struct bytes *out, const struct outcomes *o, size_t group)
 {
-    struct outcome_mean m[OUTCOME_FIGURES];
-    char text[40] = "";
+    char text[OUTCOME_TEXT_BYTES];
     size_t cells = 0;
-    for (int i = 0; i < OUTCOME_FIGURES; i++)
-        m[i] = outcomes_mean(o, group, (enum outcome_figure)i);
     for (size_t i = 0; i < o->count; i++)
         cells += o->one[i].group == group;
     TRY(bytes_printf(out, "<tr>"));
     TRY(page_cell(out, "td", o->group[group]));
-    TRY(bytes_printf(out, "<td>%zu of %zu</td>", m[OUTCOME_UP].count, cells));
-    TRY(mean_cell(out, &m[OUTCOME_LOSS], 4));
-    TRY(mean_cell(out, &m[OUTCOME_ACCURACY], 1));
-    TRY(mean_cell(out, &m[OUTCOME_TRAIN_LOSS], 4));
-    TRY(mean_cell(out, &m[OUTCOME_ERROR], 2));
-    for (int i = OUTCOME_UP; i <= OUTCOME_DOWN; i++) {
-        if (m[i].count) text_size(text, sizeof text, (uint64_t)m[i].mean);
+    TRY(bytes_printf(out, "<td>%zu of %zu</td>", outcomes_mean(o, group, OUTCOME_UP).count, cells));
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
+        const struct outcome_mean m = outcomes_mean(o, group, f);
+        if (!outcomes_have(o, f)) continue;
+        outcome_text(text, &m, f, PLUS_MINUS);
         TRY(page_cell(out, "td", text));
     }
-    if (m[OUTCOME_VIRTUAL].count)
-        text_duration(text, sizeof text, (uint64_t)m[OUTCOME_VIRTUAL].mean);
-    TRY(page_cell(out, "td", text));
-    TRY(mean_cell(out, &m[OUTCOME_MEMBERS_LOSS], 4));
-    TRY(mean_cell(out, &m[OUTCOME_WORST_LOSS], 4));
-    TRY(mean_cell(out, &m[OUTCOME_EPSILON], 3));
     return bytes_printf(out, "</tr>\n");
 }
 
 static err reference_row(struct bytes *out, const struct outcomes *o, enum reference_kind kind)
 {
-    const struct outcome_mean loss = outcomes_reference(o, kind, false);
-    const struct outcome_mean accuracy = outcomes_reference(o, kind, true);
-    if (!loss.count) return ERR_NONE;
+    char text[OUTCOME_TEXT_BYTES];
+    const struct outcome_mean own[] = {[OUTCOME_LOSS] = outcomes_reference(o, kind, false),
+                                       [OUTCOME_ACCURACY] = outcomes_reference(o, kind, true)};
+    if (!own[OUTCOME_LOSS].count) return ERR_NONE;
     TRY(bytes_printf(out, "<tr><td><em>%s</em></td><td>%zu</td>", reference_names[kind],
-                     loss.count));
-    TRY(mean_cell(out, &loss, 4));
-    TRY(mean_cell(out, &accuracy, 1));
+                     own[OUTCOME_LOSS].count));
+    for (enum outcome_figure f = OUTCOME_LOSS; f <= OUTCOME_ACCURACY; f++) {
+        if (!outcomes_have(o, f)) continue;
+        outcome_text(text, &own[f], f, PLUS_MINUS);
+        TRY(page_cell(out, "td", text));
+    }
     return bytes_printf(out, "</tr>\n");
 }
 
@@ -97,9 +84,10 @@ static err write_groups(struct bytes *out, const struct outcomes *o)
         "cells of a setting. The losses of members and of the worst 10 %% are those on the "
         "rows that members have held out. Rows in italics are reference lines, trained with the "
         "settings of the first cell.</p>\n<div class=\"wide\"><table>\n<tr><th>setting</th>"
-        "<th>cells</th><th>test loss</th><th>accuracy, %%</th><th>training loss</th>"
-        "<th>error, %%</th><th>sent up</th><th>sent down</th><th>virtual time</th>"
-        "<th>loss of members</th><th>of the worst 10 %%</th><th>epsilon</th></tr>\n"));
+        "<th>cells</th>"));
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++)
+        if (outcomes_have(o, f)) TRY(page_cell(out, "th", outcome_heading(f)));
+    TRY(bytes_printf(out, "</tr>\n"));
     for (size_t i = 0; i < o->groups; i++)
         TRY(group_row(out, o, i));
     for (int i = 0; i < REFERENCE_KINDS; i++)

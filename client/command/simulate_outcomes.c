@@ -1,5 +1,4 @@
 /* The tables of a sweep on the terminal, and the same as JSON. */
-#include "base/text.h"
 #include "client/command/simulate_sweep.h"
 #include "client/output/report.h"
 #include "client/output/table.h"
@@ -14,20 +13,11 @@
  * spread; then the reference lines, which have no traffic and no virtual time of interest. The rows
  * of single cells are in results.csv and in the page. */
 
-/* "4.2113 +- 0.0210", or without a spread. */
-static err mean_cell(struct table *t, const struct outcome_mean *m, int digits)
-{
-    if (!m->count) return table_cell(t, "-");
-    if (!isfinite(m->sd)) return table_cell(t, "%.*f", digits, m->mean);
-    return table_cell(t, "%.*f +- %.*f", digits, m->mean, digits, m->sd);
-}
-
 /* Means of cells that are not finished would be those of other rounds, so only finished ones
  * count, and the second column says how many there are. */
 static err group_row(struct table *t, const struct outcomes *o, size_t group)
 {
-    char up[32] = "-", down[32] = "-", when[32] = "-", error[32] = "-";
-    struct outcome_mean m[OUTCOME_FIGURES];
+    char text[OUTCOME_TEXT_BYTES];
     size_t cells = 0, finished = 0;
     for (size_t i = 0; i < o->count; i++) {
         const struct outcome *c = &o->one[i];
@@ -35,39 +25,31 @@ static err group_row(struct table *t, const struct outcomes *o, size_t group)
         cells++;
         finished += outcome_finished(c);
     }
-    for (int i = 0; i < OUTCOME_FIGURES; i++)
-        m[i] = outcomes_mean(o, group, (enum outcome_figure)i);
-    if (m[OUTCOME_UP].count) {
-        text_size(up, sizeof up, (uint64_t)m[OUTCOME_UP].mean);
-        text_size(down, sizeof down, (uint64_t)m[OUTCOME_DOWN].mean);
-        text_duration(when, sizeof when, (uint64_t)m[OUTCOME_VIRTUAL].mean);
-    }
-    if (m[OUTCOME_ERROR].count) snprintf(error, sizeof error, "%.2f %%", m[OUTCOME_ERROR].mean);
     TRY(table_cell(t, "%s", o->group[group]));
     TRY(table_cell(t, "%zu of %zu", finished, cells));
-    TRY(mean_cell(t, &m[OUTCOME_LOSS], 4));
-    TRY(mean_cell(t, &m[OUTCOME_ACCURACY], 1));
-    TRY(mean_cell(t, &m[OUTCOME_TRAIN_LOSS], 4));
-    TRY(table_cell(t, "%s", up));
-    TRY(table_cell(t, "%s", down));
-    TRY(table_cell(t, "%s", error));
-    TRY(table_cell(t, "%s", when));
-    TRY(mean_cell(t, &m[OUTCOME_MEMBERS_LOSS], 4));
-    TRY(mean_cell(t, &m[OUTCOME_WORST_LOSS], 4));
-    return mean_cell(t, &m[OUTCOME_EPSILON], 3);
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
+        const struct outcome_mean m = outcomes_mean(o, group, f);
+        if (!outcomes_have(o, f)) continue;
+        outcome_text(text, &m, f, "+-");
+        TRY(table_cell(t, "%s", *text ? text : "-"));
+    }
+    return ERR_NONE;
 }
 
 static err reference_row(struct table *t, const struct outcomes *o, enum reference_kind kind)
 {
-    const struct outcome_mean loss = outcomes_reference(o, kind, false);
-    const struct outcome_mean accuracy = outcomes_reference(o, kind, true);
-    if (!loss.count) return ERR_NONE;
+    char text[OUTCOME_TEXT_BYTES];
+    const struct outcome_mean own[] = {[OUTCOME_LOSS] = outcomes_reference(o, kind, false),
+                                       [OUTCOME_ACCURACY] = outcomes_reference(o, kind, true)};
+    if (!own[OUTCOME_LOSS].count) return ERR_NONE;
     TRY(table_cell(t, "%s", reference_names[kind]));
-    TRY(table_cell(t, "%zu", loss.count));
-    TRY(mean_cell(t, &loss, 4));
-    TRY(mean_cell(t, &accuracy, 1));
-    for (int i = 0; i < 8; i++)
-        TRY(table_cell(t, "-"));
+    TRY(table_cell(t, "%zu", own[OUTCOME_LOSS].count));
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
+        if (!outcomes_have(o, f)) continue;
+        text[0] = 0;
+        if (f <= OUTCOME_ACCURACY) outcome_text(text, &own[f], f, "+-");
+        TRY(table_cell(t, "%s", *text ? text : "-"));
+    }
     return ERR_NONE;
 }
 
@@ -86,13 +68,19 @@ static void print_notes(const struct outcomes *o)
            outcomes_with(o, OUTCOME_FAILED), outcomes_with(o, OUTCOME_MISSING));
 }
 
+/* Columns without any value are left out: most sweeps have no privacy, or no held-out rows. */
 static err print_table(const struct outcomes *o)
 {
-    static const char *const head[] = {"setting",    "cells",   "loss",       "accuracy %",
-                                       "train loss", "sent up", "sent down",  "error",
-                                       "virtual",    "members", "worst 10 %", "epsilon"};
+    const char *head[OUTCOME_FIGURES + 3] = {"setting", "cells"};
+    char align[OUTCOME_FIGURES + 3] = "lr";
+    size_t columns = 2;
     struct table t;
-    table_begin(&t, "lrrrrrrrrrrr");
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
+        if (!outcomes_have(o, f)) continue;
+        head[columns] = outcome_heading(f);
+        align[columns++] = 'r';
+    }
+    table_begin(&t, align);
     err e = table_row(&t, head);
     for (size_t i = 0; i < o->groups && !err_is(e); i++)
         e = group_row(&t, o, i);
