@@ -121,10 +121,12 @@ choose_schedule() { # PRESET NAME
 }
 
 # Tests of the engine that name no device run a second time, with the CUDA backend on the CPU; golden cases, records and
-# the long private trainings in release alone, since the sanitizers would need many minutes for them.
+# the long trainings in release alone, since the sanitizers would need many minutes for them.
 takes_device() { # PRESET NAME
   local rest=${2#test_}
-  case "$1 $rest" in sanitize*golden_* | 'sanitize unit_train_private' | 'sanitize parity_records') return 1 ;; esac
+  case "$1 $rest" in
+    sanitize*golden_* | 'sanitize unit_train_private' | 'sanitize parity_records' | 'sanitize parity_training') return 1 ;;
+  esac
   [ -e "build/$1/libfedlora_cuda_on_cpu.so" ] && grep -qsE 'support_device\(\)|setup_engine\(|private_fixture\.h' "tests/${rest%%_*}/${rest#*_}.c"
 }
 run_on_cuda() { # PRESET PROGRAM
