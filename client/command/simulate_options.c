@@ -6,6 +6,7 @@
 #include "client/command/remote_json.h"
 #include "kernels/backend.h"
 #include "proto/message.h"
+#include "sim/ranks.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -100,7 +101,9 @@ enum dtype simulate_precision(const struct simulate_command *o)
  * CPU can be shared, so a GPU is used by one worker, if it is asked for. */
 struct pool_options simulate_pool_options(const struct simulate_command *o)
 {
-    int threads = backend_threads((int)o->run.common.threads);
+    /* Ranks of one machine share its cores, so each of them takes one unless the user says more. */
+    bool one = ranks.count > 1 && !o->run.common.threads;
+    int threads = backend_threads(one ? 1 : (int)o->run.common.threads);
     const char *device = o->run.common.device;
     bool cpu = !strcmp(device, "auto") || !strcmp(device, "cpu");
     return (struct pool_options){
