@@ -480,8 +480,8 @@ err federation_error(double *error, double *cut, const struct federation *f)
     err e = store_rounds(&round, &rounds, f->shop.store, f->run->id, false, &arena);
     const struct store_round *last = !err_is(e) && rounds ? &round[rounds - 1] : NULL;
     if (last && last->reported && last->update_norm > 0) {
-        *error = last->error / last->update_norm;
-        *cut = last->dropped / last->update_norm;
+        *error = last->error;
+        *cut = last->dropped;
     }
     arena_close(&arena);
     return e;

@@ -27,6 +27,7 @@ END
 
 sweep heterogeneity
 above heterogeneity error_percent data.alpha=0.1 data.alpha=1000
+above heterogeneity error_percent train.steps=16 train.steps=1
 sweep ranks
 above ranks loss run.method=hetlora run.method=flora
 above ranks loss run.method=fedit run.method=hetlora
