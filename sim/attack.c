@@ -4,11 +4,9 @@
 #include "base/rng.h"
 #include "base/text.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* ---- options ---- */
 
@@ -265,14 +263,11 @@ out:
 err attack_update(struct pool_task *t, const struct attack_plan *p, const struct fleet *f,
                   size_t member)
 {
-    struct stat st;
     struct member_round round = t->round;
     enum attack_kind kind = p->attack->kind;
     round.state = NULL; /* it belongs to a worker */
     if (!p->is[member] || kind == ATTACK_LABELS) return ERR_NONE;
     TRY(kind == ATTACK_NAN ? write_nan(t->path)
                            : write_changed(t->path, p->attack, &f->model.arch, &round));
-    if (stat(t->path, &st) != 0) return err_sys(errno, "%s", t->path);
-    t->size = (uint64_t)st.st_size;
-    return digest_of_file(&t->digest, t->path);
+    return pool_describe(t);
 }

@@ -120,13 +120,6 @@ static err measure(struct cost_size *out, const struct adapter_file_meta *meta,
 
 /* ---- updates ---- */
 
-static bool adapts(const struct member_round *r, const char *module)
-{
-    for (size_t i = 0; i < r->adapts_count; i++)
-        if (!strcmp(r->adapts[i], module)) return true;
-    return r->adapts_count == 0;
-}
-
 /* As in engine/member/member_adapter.c: with frozen factors, or at the state's rank, the alpha of
  * the state stays. */
 static double alpha_of(const struct cost_files *f, const struct member_round *r, uint32_t rank,
@@ -150,7 +143,7 @@ static err update_size(struct cost_size *out, const struct cost_files *f,
     TRY(arena_take(&module, &arena, f->count, sizeof *module));
     for (size_t i = 0; i < f->count; i++) {
         uint32_t own = state_rank(f, i, r->round), rank = own;
-        if (!adapts(r, f->module[i].name)) continue;
+        if (!member_round_adapts(r, f->module[i].name)) continue;
         if (f->method->fresh || (r->rank && r->rank < own && !r->gradient)) rank = r->rank;
         if (!count) first = rank, first_of_state = own;
         set_factors(&module[count++], &f->module[i], rank, r->trains);

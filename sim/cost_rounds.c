@@ -40,13 +40,6 @@ struct walk {
 
 /* ---- sizes ---- */
 
-static bool adapts(const struct member_round *r, const char *module)
-{
-    for (size_t i = 0; i < r->adapts_count; i++)
-        if (!strcmp(r->adapts[i], module)) return true;
-    return r->adapts_count == 0;
-}
-
 static err sum_ranks(struct walk *w)
 {
     const struct cost_files *f = w->r->files;
@@ -56,7 +49,7 @@ static err sum_ranks(struct walk *w)
     TRY(arena_take(&w->adapting, &w->arena, f->count, sizeof *w->adapting));
     for (size_t i = 0; i < w->r->fleet->members; i++)
         for (size_t k = 0; k < f->count; k++) {
-            if (!adapts(&w->r->round[i], f->module[k].name)) continue;
+            if (!member_round_adapts(&w->r->round[i], f->module[k].name)) continue;
             w->ranks[k] += w->r->round[i].rank;
             w->adapting[k]++;
             if (w->r->round[i].rank > largest) largest = w->r->round[i].rank;
@@ -143,7 +136,7 @@ static err hand_out(struct walk *w, size_t i, uint32_t round, double share)
     bool fetches = w->c->frozen.bytes && round > method_setup_rounds(r->options) && !t->has_frozen;
     const struct device_work work = {.member = m->id,
                                      .round = round,
-                                     .tokens = cost_rounds_tokens(r, m),
+                                     .tokens = cost_rounds_tokens(r->config, r->training, m),
                                      .down_bytes =
                                          w->state_bytes + (fetches ? w->c->frozen.bytes : 0),
                                      .up_bytes = up.bytes,
@@ -236,7 +229,8 @@ static err close_round(struct walk *w, uint64_t end, size_t count, double share)
         count_download(w, t, share);
         TRY(cost_files_update(&up, w->r->files, &w->r->round[i]));
         w->up += share * (double)up.bytes;
-        w->tokens += share * (double)cost_rounds_tokens(w->r, &w->r->fleet->member[i]);
+        const struct fleet_member *m = &w->r->fleet->member[i];
+        w->tokens += share * (double)cost_rounds_tokens(w->r->config, w->r->training, m);
         t->round = 0;
     }
     w->now_ms = end;
@@ -274,14 +268,12 @@ static err time_round(struct walk *w, uint32_t round)
                     r->config->cohort ? (size_t)r->config->cohort : r->fleet->members);
 }
 
-uint64_t cost_rounds_tokens(const struct cost_rounds *r, const struct fleet_member *m)
+uint64_t cost_rounds_tokens(const Fedlora__V1__RunConfig *config,
+                            const struct training_options *training, const struct fleet_member *m)
 {
-    const Fedlora__V1__Privacy *p = r->config->privacy;
-    double sampling = run_privacy_local(r->config) ? p->sampling : 0;
-    uint64_t seq = (uint64_t)r->training->seq;
-    if (m->data.count)
-        return fleet_task_tokens(r->training, sampling, m->data.count, m->data.tokens);
-    return fleet_task_tokens(r->training, 0, 1, seq);
+    double sampling = run_privacy_local(config) ? config->privacy->sampling : 0;
+    if (m->data.count) return fleet_task_tokens(training, sampling, m->data.count, m->data.tokens);
+    return fleet_task_tokens(training, 0, 1, (uint64_t)training->seq);
 }
 
 /* ---- the whole ---- */

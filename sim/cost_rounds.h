@@ -17,7 +17,9 @@ struct cost_rounds {
     struct member_round *round; /* (members) */
 };
 /* Tokens of a client in a round; without rows each has as many as --seq allows. */
-uint64_t cost_rounds_tokens(const struct cost_rounds *rounds, const struct fleet_member *member);
+uint64_t cost_rounds_tokens(const Fedlora__V1__RunConfig *config,
+                            const struct training_options *training,
+                            const struct fleet_member *member);
 /* Reads cost->rounds and cost->frozen, sets the sizes, totals, times and the size of the spool. */
 err cost_rounds(struct cost *cost, const struct cost_rounds *rounds);
 

@@ -24,11 +24,7 @@ static err measure_one(struct bytes *out, struct pool *pool, const struct federa
     struct member_round round;
     struct member_evaluation found = {0};
     if (!m->held_out.count) return ERR_NONE;
-    federation_newest(&paths, &round, f);
-    if (f->run->method->keeps) {
-        federation_own(&paths, &round, f, n);
-        round.round = f->run->round.member[n].counted_in;
-    }
+    federation_model(&paths, &round, f, n);
     err e = pool_evaluate(&found, pool, &round, &m->held_out, 0);
     if (err_is(e)) return err_in(e, "the held-out rows of %s", m->id);
     TRY(bytes_printf(out, "%s,%zu,%.9g,", m->id, m->held_out.count, found.loss));

@@ -359,14 +359,6 @@ err federation_task(bool *has, struct federation_task *out, struct federation *f
     return ERR_NONE;
 }
 
-uint64_t federation_tokens(const struct federation *f, size_t member)
-{
-    const struct dataset *data = &f->fleet->member[member].data;
-    const Fedlora__V1__RunConfig *c = f->run->config;
-    double sampling = run_privacy_local(c) ? c->privacy->sampling : 0;
-    return fleet_task_tokens(&f->training, sampling, data->count, data->tokens);
-}
-
 static void set_paths(struct federation_paths *paths, struct member_round *round,
                       const struct federation *f, const struct digest *state,
                       const struct digest *frozen)
@@ -383,9 +375,10 @@ static void set_paths(struct federation_paths *paths, struct member_round *round
     round->frozen_path = paths->frozen;
 }
 
-void federation_own(struct federation_paths *paths, struct member_round *round,
-                    const struct federation *f, size_t member)
+static void set_kept(struct federation_paths *paths, struct member_round *round,
+                     const struct federation *f, size_t member)
 {
+    if (!f->run->method->keeps) return;
     round->member = f->fleet->member[member].id;
     snprintf(paths->kept, sizeof paths->kept, "%.*s/%s/%s", (int)sizeof paths->kept / 2,
              f->config.path, KEPT_DIR, round->member);
@@ -397,7 +390,7 @@ void federation_paths(struct federation_paths *paths, struct member_round *round
 {
     *round = task->round;
     set_paths(paths, round, f, &task->state, task->has_frozen ? &task->frozen : NULL);
-    if (f->run->method->keeps) federation_own(paths, round, f, task->member);
+    set_kept(paths, round, f, task->member);
 }
 
 void federation_newest(struct federation_paths *paths, struct member_round *round,
@@ -411,6 +404,15 @@ void federation_newest(struct federation_paths *paths, struct member_round *roun
                                    .evaluates = true};
     set_paths(paths, round, f, &newest->state.digest,
               newest->frozen.size ? &newest->frozen.digest : NULL);
+}
+
+/* The factors that a member keeps are those of the round in which its newest update counted. */
+void federation_model(struct federation_paths *paths, struct member_round *round,
+                      const struct federation *f, size_t member)
+{
+    federation_newest(paths, round, f);
+    set_kept(paths, round, f, member);
+    if (round->kept_path) round->round = f->run->round.member[member].counted_in;
 }
 
 err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,

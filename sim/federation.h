@@ -68,8 +68,6 @@ void federation_adopt(struct federation_task *task, const struct federation *f);
 /* A round that was interrupted is simulated again as a whole: federation_open() forgets the updates
  * that it had. Otherwise they count. */
 bool federation_repeats(const struct federation *f);
-/* Tokens that the member reads in a round. */
-uint64_t federation_tokens(const struct federation *f, size_t member);
 /* The task's paths, in the buffers. */
 struct federation_paths {
     char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES], kept[LIMIT_PATH_BYTES],
@@ -80,9 +78,9 @@ void federation_paths(struct federation_paths *paths, struct member_round *round
 /* The round that describes the newest state, for an evaluation. */
 void federation_newest(struct federation_paths *paths, struct member_round *round,
                        const struct federation *f);
-/* Makes it the model of one member, with the factors that this member keeps. */
-void federation_own(struct federation_paths *paths, struct member_round *round,
-                    const struct federation *f, size_t member);
+/* The same of one member, with the factors that it keeps, if the method lets members keep some. */
+void federation_model(struct federation_paths *paths, struct member_round *round,
+                      const struct federation *f, size_t member);
 /* The path of the member's update before it is handed in. */
 err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,
                       uint32_t round);

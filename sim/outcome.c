@@ -149,7 +149,6 @@ static void base_name(char out[LIMIT_NAME_BYTES], const char *dir)
     snprintf(out, LIMIT_NAME_BYTES, "%.*s", (int)(end - from), dir + from);
 }
 
-/* prefix: put in front of labels, where several folders are shown together. */
 /* `name`: of a cell; NULL: a single simulation. */
 static err read_reference(struct outcome *c, const char *dir, const char *name)
 {
@@ -160,6 +159,7 @@ static err read_reference(struct outcome *c, const char *dir, const char *name)
     return reference_read(&c->reference, own);
 }
 
+/* prefix: put in front of labels, where several folders are shown together. */
 static err open_single(struct outcomes *o, const char *dir, const char *prefix)
 {
     struct outcome *c = NULL;
@@ -373,12 +373,8 @@ static err csv_row(struct bytes *out, const struct outcomes *o, size_t n)
     for (size_t i = 0; i < o->keys; i++)
         TRY(csv_text(out, c->value[i]));
     TRY(bytes_printf(out, "%s,%zu,", outcome_statuses[c->status], c->rounds));
-    for (int i = 0; i < OUTCOME_VIRTUAL; i++)
-        TRY(csv_number(out, outcome_figure(c, (enum outcome_figure)i)));
-    TRY(csv_number(out, outcome_figure(c, OUTCOME_VIRTUAL) / 1000));
-    TRY(csv_number(out, c->members_loss));
-    TRY(csv_number(out, c->worst_loss));
-    TRY(csv_number(out, outcome_figure(c, OUTCOME_EPSILON)));
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) /* the virtual time in seconds */
+        TRY(csv_number(out, outcome_figure(c, f) / (f == OUTCOME_VIRTUAL ? 1000 : 1)));
     TRY(csv_text(out, state));
     TRY(csv_text(out, c->note));
     out->data[out->size - 1] = '\n'; /* in place of the last comma */

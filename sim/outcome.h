@@ -80,8 +80,8 @@ struct outcome_mean outcomes_mean(const struct outcomes *o, size_t group,
 /* Over all cells that have made it. The accuracy is in percent. */
 struct outcome_mean outcomes_reference(const struct outcomes *o, enum reference_kind kind,
                                        bool accuracy);
-/* Any finished cell, or a reference line, has the figure: tables leave out other columns. */
-bool outcomes_have(const struct outcomes *o, enum outcome_figure figure);
+/* shown[f]: any finished cell, or a reference line, has the figure. Tables leave out the others. */
+void outcomes_columns(bool shown[OUTCOME_FIGURES], const struct outcomes *o);
 const char *outcome_heading(enum outcome_figure figure); /* "test loss" */
 /* "4.2113 +- 0.0210" with the sign that is given, "1.6 MB", "1m12s", or "" if nothing is known. */
 enum { OUTCOME_TEXT_BYTES = 64 };

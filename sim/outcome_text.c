@@ -28,15 +28,17 @@ const char *outcome_heading(enum outcome_figure figure)
     return columns[figure].heading;
 }
 
-bool outcomes_have(const struct outcomes *o, enum outcome_figure figure)
+void outcomes_columns(bool shown[OUTCOME_FIGURES], const struct outcomes *o)
 {
-    for (size_t i = 0; i < o->groups; i++)
-        if (outcomes_mean(o, i, figure).count) return true;
-    if (figure != OUTCOME_LOSS && figure != OUTCOME_ACCURACY) return false;
-    for (int i = 0; i < REFERENCE_KINDS; i++)
-        if (outcomes_reference(o, (enum reference_kind)i, figure == OUTCOME_ACCURACY).count)
-            return true;
-    return false;
+    for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
+        shown[f] = false;
+        for (size_t i = 0; i < o->groups && !shown[f]; i++)
+            shown[f] = outcomes_mean(o, i, f).count > 0;
+    }
+    for (int i = 0; i < REFERENCE_KINDS; i++) {
+        shown[OUTCOME_LOSS] |= outcomes_reference(o, (enum reference_kind)i, false).count > 0;
+        shown[OUTCOME_ACCURACY] |= outcomes_reference(o, (enum reference_kind)i, true).count > 0;
+    }
 }
 
 void outcome_text(char out[OUTCOME_TEXT_BYTES], const struct outcome_mean *m,

@@ -42,7 +42,7 @@ err page_cell(struct bytes *out, const char *tag, const char *text)
 
 #define PLUS_MINUS "\u00b1"
 
-static err group_row(struct bytes *out, const struct outcomes *o, size_t group)
+static err group_row(struct bytes *out, const struct outcomes *o, size_t group, const bool *shown)
 {
     char text[OUTCOME_TEXT_BYTES];
     size_t cells = 0;
@@ -53,14 +53,15 @@ static err group_row(struct bytes *out, const struct outcomes *o, size_t group)
     TRY(bytes_printf(out, "<td>%zu of %zu</td>", outcomes_mean(o, group, OUTCOME_UP).count, cells));
     for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
         const struct outcome_mean m = outcomes_mean(o, group, f);
-        if (!outcomes_have(o, f)) continue;
+        if (!shown[f]) continue;
         outcome_text(text, &m, f, PLUS_MINUS);
         TRY(page_cell(out, "td", text));
     }
     return bytes_printf(out, "</tr>\n");
 }
 
-static err reference_row(struct bytes *out, const struct outcomes *o, enum reference_kind kind)
+static err reference_row(struct bytes *out, const struct outcomes *o, enum reference_kind kind,
+                         const bool *shown)
 {
     char text[OUTCOME_TEXT_BYTES];
     const struct outcome_mean own[] = {[OUTCOME_LOSS] = outcomes_reference(o, kind, false),
@@ -69,7 +70,7 @@ static err reference_row(struct bytes *out, const struct outcomes *o, enum refer
     TRY(bytes_printf(out, "<tr><td><em>%s</em></td><td>%zu</td>", reference_names[kind],
                      own[OUTCOME_LOSS].count));
     for (enum outcome_figure f = OUTCOME_LOSS; f <= OUTCOME_ACCURACY; f++) {
-        if (!outcomes_have(o, f)) continue;
+        if (!shown[f]) continue;
         outcome_text(text, &own[f], f, PLUS_MINUS);
         TRY(page_cell(out, "td", text));
     }
@@ -78,6 +79,8 @@ static err reference_row(struct bytes *out, const struct outcomes *o, enum refer
 
 static err write_groups(struct bytes *out, const struct outcomes *o)
 {
+    bool shown[OUTCOME_FIGURES];
+    outcomes_columns(shown, o);
     TRY(bytes_printf(
         out,
         "<h2>Settings</h2>\n<p>Mean &plusmn; standard deviation over the finished "
@@ -86,12 +89,12 @@ static err write_groups(struct bytes *out, const struct outcomes *o)
         "settings of the first cell.</p>\n<div class=\"wide\"><table>\n<tr><th>setting</th>"
         "<th>cells</th>"));
     for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++)
-        if (outcomes_have(o, f)) TRY(page_cell(out, "th", outcome_heading(f)));
+        if (shown[f]) TRY(page_cell(out, "th", outcome_heading(f)));
     TRY(bytes_printf(out, "</tr>\n"));
     for (size_t i = 0; i < o->groups; i++)
-        TRY(group_row(out, o, i));
+        TRY(group_row(out, o, i, shown));
     for (int i = 0; i < REFERENCE_KINDS; i++)
-        TRY(reference_row(out, o, (enum reference_kind)i));
+        TRY(reference_row(out, o, (enum reference_kind)i, shown));
     return bytes_printf(out, "</table></div>\n");
 }
 

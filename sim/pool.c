@@ -97,9 +97,16 @@ static bool not_stopped(void *user, const struct train_step *step)
     return !stop_asked;
 }
 
-static err do_task(struct worker *w, struct pool_task *t)
+err pool_describe(struct pool_task *t)
 {
     struct stat st;
+    if (stat(t->path, &st) != 0) return err_sys(errno, "%s", t->path);
+    t->size = (uint64_t)st.st_size;
+    return digest_of_file(&t->digest, t->path);
+}
+
+static err do_task(struct worker *w, struct pool_task *t)
+{
     struct member_round round = t->round;
     const struct member_train work = {.engine = w->engine,
                                       .data = t->data,
@@ -112,9 +119,7 @@ static err do_task(struct worker *w, struct pool_task *t)
     TRY(worker_state(w, &round));
     round.state = &w->state;
     TRY(member_train(&t->result, t->path, &work));
-    if (stat(t->path, &st) != 0) return err_sys(errno, "%s", t->path);
-    t->size = (uint64_t)st.st_size;
-    return digest_of_file(&t->digest, t->path);
+    return pool_describe(t);
 }
 
 /* The first task that waits, or NULL. The lock is held. */

@@ -38,6 +38,8 @@ void pool_start(struct pool *p, struct pool_task *const *task, size_t count);
 bool pool_idle(struct pool *p);
 /* Returns when the task is done. */
 void pool_wait(struct pool *p, struct pool_task *task);
+/* Sets size and digest from the update's file. */
+err pool_describe(struct pool_task *task);
 /* The task is not needed any more: forgets it, or waits if it has begun. */
 void pool_drop(struct pool *p, struct pool_task *task);
 /* Does all tasks. Those that the user's interrupt left out have ERR_STOPPED. */

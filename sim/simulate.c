@@ -74,7 +74,7 @@ static err note_update(struct simulation *s, const struct event *e, enum results
 
 static err next_event(struct simulation *s)
 {
-    struct event *e = &s->event[s->next]; /* stays until next_task() adds one */
+    struct event *e = &s->event[s->next]; /* stays until tasks_hand_out_next() adds one */
     enum results_fate fate = RESULTS_LOST;
     s->federation.now_ms = e->at_ms;
     err er = arrive(s, e, &fate);
@@ -114,13 +114,12 @@ static err measure(struct member_evaluation *out, const struct simulation *s, si
     struct member_round round;
     struct member_evaluation one, sum = {0};
     size_t members = s->fleet->members, count = members < MEMBERS ? members : MEMBERS;
-    federation_newest(&paths, &round, &s->federation);
-    if (!s->federation.run->method->keeps)
+    if (!s->federation.run->method->keeps) {
+        federation_newest(&paths, &round, &s->federation);
         return pool_evaluate(out, s->pool, &round, &s->fleet->test, rows);
+    }
     for (size_t i = 0; i < count; i++) {
-        size_t member = i * members / count;
-        federation_own(&paths, &round, &s->federation, member);
-        round.round = s->federation.run->round.member[member].counted_in;
+        federation_model(&paths, &round, &s->federation, i * members / count);
         TRY(pool_evaluate(&one, s->pool, &round, &s->fleet->test, rows));
         sum.rows = one.rows;
         sum.loss += one.loss / (double)count;

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "engine/member/member_kept.h"
+#include "sim/cost_rounds.h"
 #include "sim/flight.h"
 
 #include <errno.h>
@@ -43,6 +44,7 @@ static err hand_out(struct simulation *s, size_t member)
 {
     const struct fleet_member *m = &s->fleet->member[member];
     struct event e = {.from_ms = s->federation.now_ms};
+    const Fedlora__V1__RunConfig *config = s->federation.run->config;
     uint32_t vanishes = s->attack.vanishes[member];
     bool has = false;
     if (s->busy[member]) return ERR_NONE;
@@ -51,7 +53,8 @@ static err hand_out(struct simulation *s, size_t member)
     if (!has) return ERR_NONE;
     const struct device_work work = {.member = m->id,
                                      .round = e.task.round.round,
-                                     .tokens = federation_tokens(&s->federation, member),
+                                     .tokens =
+                                         cost_rounds_tokens(config, &s->federation.training, m),
                                      .down_bytes = e.task.down_bytes,
                                      .up_bytes = e.task.up_bytes,
                                      .from_ms = e.from_ms};

@@ -15,7 +15,7 @@
 
 /* Means of cells that are not finished would be those of other rounds, so only finished ones
  * count, and the second column says how many there are. */
-static err group_row(struct table *t, const struct outcomes *o, size_t group)
+static err group_row(struct table *t, const struct outcomes *o, size_t group, const bool *shown)
 {
     char text[OUTCOME_TEXT_BYTES];
     size_t cells = 0, finished = 0;
@@ -29,14 +29,15 @@ static err group_row(struct table *t, const struct outcomes *o, size_t group)
     TRY(table_cell(t, "%zu of %zu", finished, cells));
     for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
         const struct outcome_mean m = outcomes_mean(o, group, f);
-        if (!outcomes_have(o, f)) continue;
+        if (!shown[f]) continue;
         outcome_text(text, &m, f, "+-");
         TRY(table_cell(t, "%s", *text ? text : "-"));
     }
     return ERR_NONE;
 }
 
-static err reference_row(struct table *t, const struct outcomes *o, enum reference_kind kind)
+static err reference_row(struct table *t, const struct outcomes *o, enum reference_kind kind,
+                         const bool *shown)
 {
     char text[OUTCOME_TEXT_BYTES];
     const struct outcome_mean own[] = {[OUTCOME_LOSS] = outcomes_reference(o, kind, false),
@@ -45,7 +46,7 @@ static err reference_row(struct table *t, const struct outcomes *o, enum referen
     TRY(table_cell(t, "%s", reference_names[kind]));
     TRY(table_cell(t, "%zu", own[OUTCOME_LOSS].count));
     for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
-        if (!outcomes_have(o, f)) continue;
+        if (!shown[f]) continue;
         text[0] = 0;
         if (f <= OUTCOME_ACCURACY) outcome_text(text, &own[f], f, "+-");
         TRY(table_cell(t, "%s", *text ? text : "-"));
@@ -73,19 +74,21 @@ static err print_table(const struct outcomes *o)
 {
     const char *head[OUTCOME_FIGURES + 3] = {"setting", "cells"};
     char align[OUTCOME_FIGURES + 3] = "lr";
+    bool shown[OUTCOME_FIGURES];
     size_t columns = 2;
     struct table t;
+    outcomes_columns(shown, o);
     for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++) {
-        if (!outcomes_have(o, f)) continue;
+        if (!shown[f]) continue;
         head[columns] = outcome_heading(f);
         align[columns++] = 'r';
     }
     table_begin(&t, align);
     err e = table_row(&t, head);
     for (size_t i = 0; i < o->groups && !err_is(e); i++)
-        e = group_row(&t, o, i);
+        e = group_row(&t, o, i, shown);
     for (int i = 0; i < REFERENCE_KINDS && !err_is(e); i++)
-        e = reference_row(&t, o, (enum reference_kind)i);
+        e = reference_row(&t, o, (enum reference_kind)i, shown);
     if (!err_is(e)) e = table_print(&t);
     table_close(&t);
     if (!err_is(e)) print_notes(o);

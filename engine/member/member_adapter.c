@@ -11,7 +11,7 @@ static bool has(const struct adapter_file_module *m, enum adapter_file_role role
     return m->factor[role].rows != 0;
 }
 
-static bool adapts(const struct member_round *r, const char *module)
+bool member_round_adapts(const struct member_round *r, const char *module)
 {
     for (size_t i = 0; i < r->adapts_count; i++)
         if (strcmp(r->adapts[i], module) == 0) return true;
@@ -31,12 +31,12 @@ static struct part part_of(const struct adapter_file_module *m, const struct mem
 {
     struct part p = {.scale = m->scale, .small = has(m, ADAPTER_FILE_R) && !r->gradient};
     if (method->fresh) {
-        p.rank = adapts(r, m->name) ? r->rank : 0;
+        p.rank = member_round_adapts(r, m->name) ? r->rank : 0;
         p.scale = r->rslora ? r->alpha / sqrt(r->rank) : r->alpha / r->rank;
         return p;
     }
     p.rank = r->rank != 0 && r->rank < m->rank && !r->gradient ? r->rank : m->rank;
-    if (!adapts(r, m->name)) p.rank = 0;
+    if (!member_round_adapts(r, m->name)) p.rank = 0;
     if (p.small)
         p.rest = p.rank < m->rank ? m->rank : 0;
     else if (p.rank == 0 || !method->truncates)
@@ -56,7 +56,7 @@ static err module_spec(struct adapter_spec *out, const struct adapter_file_modul
         return err_make(ERR_INPUT, "the state's module %s is (%u, %u), this base's is (%u, %u)",
                         m->name, m->d_out, m->d_in, d_out, d_in);
     struct part p = part_of(m, r, method);
-    if (adapts(r, m->name)) {
+    if (member_round_adapts(r, m->name)) {
         if (p.rank == 0 || p.rank > LIMIT_RANK)
             return err_make(ERR_INPUT, "the state has no factors to train for module %s", m->name);
         if (!isfinite(p.scale) || p.scale == 0)
@@ -271,7 +271,7 @@ err member_adapter_write(const char *path, const struct member_adapter *a,
     err e;
     TRY_OUT(e, arena_take(&module, &arena, file_of(a)->count, sizeof *module));
     for (size_t i = 0; i < file_of(a)->count; i++) {
-        if (!adapts(r, file_of(a)->module[i].name)) continue;
+        if (!member_round_adapts(r, file_of(a)->module[i].name)) continue;
         module[count].rank = rank;
         TRY_OUT(e, fill_update(&module[count], &file_of(a)->module[i], a, r, &arena));
         if (module[count].rank > most) most = module[count].rank;

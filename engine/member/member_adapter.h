@@ -38,6 +38,8 @@ struct member_round {
     double prox, prune_gamma, prune_lambda;
 };
 
+bool member_round_adapts(const struct member_round *round, const char *module);
+
 struct member_adapter {
     struct adapter adapter;
     struct member_state own;           /* opened for this adapter alone, or zero */
