@@ -1,8 +1,8 @@
 /* --check: finds everything that would stop a start, without starting. */
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/text.h"
 #include "coordinator/config.h"
-#include "coordinator/store/lock.h"
 #include "privacy/ledger/ledger.h"
 #include "proto/rpc.h"
 

@@ -1,9 +1,9 @@
 /* fedlorad: reads its configuration, locks the data folder, recovers from a crash, serves until
  * it is asked to stop, and finishes what is in progress. */
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
-#include "coordinator/store/lock.h"
 
 #include <malloc.h>
 #include <signal.h>

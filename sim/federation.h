@@ -3,9 +3,9 @@
 #ifndef SIM_FEDERATION_H
 #define SIM_FEDERATION_H
 
+#include "base/lock.h"
 #include "client/session/session_privacy.h"
 #include "coordinator/run/run.h"
-#include "coordinator/store/lock.h"
 #include "sim/cost_files.h"
 #include "sim/fleet.h"
 #include "sim/pool.h"

@@ -38,7 +38,7 @@ allowed() {
     client/command) echo "sim $engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
     client) echo client/command ;;
     client/mpi) echo client/command sim base ;;
-    sim) echo "$engine coordinator/run coordinator/store client/session client/output kernels $agg $privacy proto base" ;;
+    sim) echo "$engine coordinator/run client/session client/output kernels $agg $privacy proto base" ;;
     *) return 1 ;;
   esac
 }

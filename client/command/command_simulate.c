@@ -254,21 +254,20 @@ static err split_main(void *options, const struct option_list *arguments, struct
     return e;
 }
 
+/* All verbs read the same options. */
+#define SIMULATE_VERB                                                                              \
+    .rows = rows, .row_count = sizeof rows / sizeof *rows, .describes_run = true,                  \
+    .reads_file = true, .skipped = run_options_deployed,                                           \
+    .options_size = sizeof(struct simulate_command), .most = 1, .details = method_help
+
 const struct command command_simulate = {
     .name = "simulate",
     .purpose = "simulate a federation with many clients in this process",
     .usage = "[FILE.ini] --base B --data F --method M --rounds N [options] [-o DIR]",
     .example = "fedlora simulate --base SmolLM2 --data rows.jsonl --clients 100 --method flora "
                "--rounds 10 --steps 4",
-    .rows = rows,
-    .row_count = sizeof rows / sizeof *rows,
-    .describes_run = true,
-    .reads_file = true,
-    .skipped = run_options_deployed,
-    .options_size = sizeof(struct simulate_command),
-    .most = 1,
+    SIMULATE_VERB,
     .run = simulate_main,
-    .details = method_help,
 };
 
 const struct command command_simulate_split = {
@@ -277,15 +276,8 @@ const struct command command_simulate_split = {
     .usage = "[FILE.ini] --base B --data F [options] [--write DIR]",
     .example = "fedlora simulate split --base SmolLM2 --data rows.jsonl --clients 100 --split "
                "dirichlet --by label --split-alpha 0.1",
-    .rows = rows,
-    .row_count = sizeof rows / sizeof *rows,
-    .describes_run = true,
-    .reads_file = true,
-    .skipped = run_options_deployed,
-    .options_size = sizeof(struct simulate_command),
-    .most = 1,
+    SIMULATE_VERB,
     .run = split_main,
-    .details = method_help,
 };
 
 static err plan_main(void *options, const struct option_list *arguments, struct arena *arena)
@@ -301,13 +293,6 @@ const struct command command_simulate_plan = {
     .usage = "[FILE.ini] --base B|config.json --method M --rounds N [options] [--methods all]",
     .example = "fedlora simulate plan --base mistral-7b/config.json --methods all --rank 32 "
                "--clients 25 --rounds 3 --steps 10",
-    .rows = rows,
-    .row_count = sizeof rows / sizeof *rows,
-    .describes_run = true,
-    .reads_file = true,
-    .skipped = run_options_deployed,
-    .options_size = sizeof(struct simulate_command),
-    .most = 1,
+    SIMULATE_VERB,
     .run = plan_main,
-    .details = method_help,
 };

@@ -2,16 +2,15 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/lock.h"
 #include "client/command/simulate_view.h"
 #include "sim/folder.h"
 #include "sim/page.h"
 #include "sim/tensorboard.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 /* A call for one sweep. Its cells have options of their own, in `arena`, so that all of them can be
@@ -139,33 +138,6 @@ static err plan(struct sweep_run *s)
     return ERR_NONE;
 }
 
-/* ---- locks ---- */
-
-/* *fd: -1 if another process holds it and `wait` is false. The lock ends with the process. */
-static err hold_folder(int *fd, const char *dir, bool wait)
-{
-    char path[LIMIT_PATH_BYTES];
-    TRY(file_make_dirs(dir));
-    TRY(file_join(path, sizeof path, dir, "lock"));
-    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (file < 0) return err_sys(errno, "%s", path);
-    while (flock(file, LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) {
-        if (errno == EINTR && !stop_asked) continue;
-        int why = errno;
-        close(file);
-        if (why != EWOULDBLOCK) return err_sys(why, "%s", path);
-        file = -1;
-        break;
-    }
-    *fd = file;
-    return ERR_NONE;
-}
-
-static void let_go(int fd)
-{
-    if (fd >= 0) close(fd);
-}
-
 /* ---- files of the sweep ---- */
 
 /* The settings of all cells decide whether a folder may be continued; comments in the file do not.
@@ -240,14 +212,15 @@ static err open_folder(const struct sweep_run *s)
 {
     char path[LIMIT_PATH_BYTES];
     struct digest digest;
-    int lock = -1;
+    struct lock lock = {0};
     TRY(settings_digest(&digest, s));
     TRY(file_join(path, sizeof path, s->dir, "sweep.json"));
     if (s->o->force) TRY(begin_anew(s, path));
     TRY(folder_check_none(s->dir));
-    TRY(hold_folder(&lock, s->dir, true));
+    TRY(file_make_dirs(s->dir));
+    TRY(lock_try(&lock, s->dir, true));
     err e = file_exists(path) ? check_same(path, &digest, s->dir) : write_plan(s, path, &digest);
-    let_go(lock);
+    lock_close(&lock);
     return e;
 }
 
@@ -257,14 +230,14 @@ static err write_results(const struct sweep_run *s, bool print)
     char path[LIMIT_PATH_BYTES];
     struct outcomes all = {0};
     struct bytes csv = {.max = 64 << 20};
-    int lock = -1;
-    TRY(hold_folder(&lock, s->dir, true));
+    struct lock lock = {0};
+    TRY(lock_try(&lock, s->dir, true));
     err e = outcomes_open(&all, &s->dir, 1);
     if (!err_is(e)) e = outcomes_csv(&csv, &all);
     if (!err_is(e)) e = file_join(path, sizeof path, s->dir, "results.csv");
     if (!err_is(e)) e = file_write(path, csv.data, csv.size, true);
     if (!err_is(e)) e = page_write(s->dir);
-    let_go(lock);
+    lock_close(&lock);
     if (!err_is(e) && print) e = simulate_outcomes_print(&all, s->o->run.common.json);
     bytes_close(&csv);
     outcomes_close(&all);
@@ -360,17 +333,18 @@ static err run_unlocked(struct sweep_run *s, size_t n, const char *dir)
 static err run_cell(struct sweep_run *s, size_t n)
 {
     char cells[LIMIT_PATH_BYTES], dir[LIMIT_PATH_BYTES];
-    int lock = -1;
+    struct lock lock = {0};
     TRY(file_join(cells, sizeof cells, s->dir, "cells"));
     TRY(file_join(dir, sizeof dir, cells, s->cell[n].name));
-    TRY(hold_folder(&lock, dir, false));
-    if (lock < 0) {
+    TRY(file_make_dirs(dir));
+    TRY(lock_try(&lock, dir, false));
+    if (!lock.fd) {
         s->busy++;
         command_note(&s->o->run.common, "cell %zu is run by another process", n + 1);
         return ERR_NONE;
     }
     err e = run_unlocked(s, n, dir);
-    let_go(lock);
+    lock_close(&lock);
     return e;
 }
 
