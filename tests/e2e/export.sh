@@ -12,14 +12,7 @@ loss() { fedlora eval --data "$work/rows.jsonl" --precision f32 --json "$@" | re
 near() {
   python3 -c "a, b = $1, $2; raise SystemExit(abs(a - b) > 1e-5 * abs(b))" || fail "$3: loss $1, expected $2"
 }
-# refused TEXT COMMAND...: fails unless the command ends with status 2 and a message with TEXT.
-refused() {
-  local text=$1 status=0
-  shift
-  "$@" >/dev/null 2>"$work/said" || status=$?
-  [ $status -eq 2 ] || fail_with "$work/said" "$*: status $status, expected 2"
-  grep -qF "$text" "$work/said" || fail_with "$work/said" "$*: said nothing like \"$text\""
-}
+refused() { expect_refusal 2 "$@"; } # TEXT COMMAND...
 
 for i in 1 2 3 4 5 6; do
   echo "{\"input_ids\": [1, $((i + 3)), 9, $((i * 5)), 7, 11, $((i + 20)), 2], \"labels\": [-100, -100, 9, $((i * 5)), 7, 11, $((i + 20)), 2]}"

@@ -8,14 +8,7 @@ set -euo pipefail
 cd "$work"
 
 simulate() { "$programs/fedlora" simulate "$@"; }
-# refused TEXT OPTIONS...: fails unless the simulation ends with status 2 and a message with TEXT.
-refused() {
-  local text=$1 status=0
-  shift
-  simulate "$@" >said 2>&1 || status=$?
-  [ $status -eq 2 ] || fail_with said "simulate $*: status $status, expected 2"
-  grep -qF -- "$text" said || fail_with said "simulate $*: said nothing like \"$text\""
-}
+refused() { expect_refusal 2 "$1" simulate "${@:2}"; } # TEXT OPTIONS...
 # json FILE EXPRESSION: prints the value of a Python expression about the lines x of a file of JSON Lines.
 json() { python3 -c "import json,sys; x=[json.loads(l) for l in open(sys.argv[1])]; print($2)" "$1"; }
 holds() { [ "$(json "$1" "$2")" = True ] || fail_with "$1" "$1: not $2"; }

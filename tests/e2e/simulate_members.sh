@@ -6,14 +6,7 @@ set -euo pipefail
 cd "$work"
 
 simulate() { "$programs/fedlora" simulate "$@" --precision f32 --quiet; }
-# refused TEXT OPTIONS...: fails unless the simulation ends with status 2 and a message with TEXT.
-refused() {
-  local text=$1 status=0
-  shift
-  simulate "$@" >said 2>&1 || status=$?
-  [ $status -eq 2 ] || fail_with said "simulate $*: status $status, expected 2"
-  grep -qF -- "$text" said || fail_with said "simulate $*: said nothing like \"$text\""
-}
+refused() { expect_refusal 2 "$1" simulate "${@:2}"; } # TEXT OPTIONS...
 # holds DIR EXPRESSION: fails unless the Python expression about the rounds and updates of a simulation is true.
 cat >holds.py <<'END'
 import csv, json, sys

@@ -65,13 +65,7 @@ simulate plan --base alone/config.json --method fedit --rank 4 --rounds 2 --step
   fail_with out "other tokens"
 grep -q 'every row counts as 64 tokens' said || fail_with said "does not say how rows are counted"
 
-refused() { # TEXT OPTIONS...
-  local text=$1 status=0
-  shift
-  simulate "$@" >said 2>&1 || status=$?
-  [ $status -eq 2 ] || [ $status -eq 1 ] || fail_with said "simulate $*: status $status"
-  grep -qF -- "$text" said || fail_with said "simulate $*: said nothing like \"$text\""
-}
+refused() { expect_refusal "1 2" "$1" simulate "${@:2}"; } # TEXT OPTIONS...
 refused "--steps is missing" plan --base alone --method fedit --rank 4 --rounds 2
 refused "--methods: \"fedlt\" is not a method" plan --base alone --methods fedit,fedlt --rank 4 --rounds 2 --steps 1
 refused "--method is missing" plan --base alone --rank 4 --rounds 2 --steps 1

@@ -10,13 +10,7 @@ fedlora=$programs/fedlora
 # json FILE EXPRESSION: prints the value of a Python expression about the lines x of a file of JSON Lines.
 json() { python3 -c "import json,sys; x=[json.loads(l) for l in open(sys.argv[1])]; print($2)" "$1"; }
 holds() { [ "$(json "$1" "$2")" = True ] || fail_with "$1" "$1: not $2"; }
-refused() { # TEXT OPTIONS...
-  local text=$1 status=0
-  shift
-  "$fedlora" "$@" >said 2>&1 || status=$?
-  [ $status -ne 0 ] || fail_with said "$*: not refused"
-  grep -qF -- "$text" said || fail_with said "$*: said nothing like \"$text\""
-}
+refused() { expect_refusal "1 2 3" "$1" "$fedlora" "${@:2}"; } # TEXT OPTIONS...
 
 python3 "$root/tests/e2e/tiny.py" model base
 python3 "$root/tests/e2e/tiny.py" rows many.jsonl --seed 1 --rows 100

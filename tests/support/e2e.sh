@@ -11,6 +11,15 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 # fail_with LOG TEXT: prints the end of a log, then TEXT, and fails.
 fail_with() { tail -20 "$1" >&2; fail "$2"; }
 
+# expect_refusal STATUSES TEXT COMMAND...: fails unless the command ends with one of the statuses and prints TEXT.
+expect_refusal() {
+  local statuses=$1 text=$2 status=0
+  shift 2
+  "$@" >"$work/said" 2>&1 || status=$?
+  [[ " $statuses " == *" $status "* ]] || fail_with "$work/said" "$*: status $status, expected $statuses"
+  grep -qF -- "$text" "$work/said" || fail_with "$work/said" "$*: said nothing like \"$text\""
+}
+
 # spawn LOG COMMAND...: starts it in the background; it is killed when this script ends for any reason.
 spawn() {
   local log=$1
