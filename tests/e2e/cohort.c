@@ -72,11 +72,7 @@ static Fedlora__V1__RunStatus *run_all(int kills)
         struct fake_options options = options_of(NULL);
         fake_join_begin(&joining[i], i, &options);
     }
-    for (int k = 0; k < kills; k++) {
-        usleep(30000 + 17000 * (unsigned)k);
-        cr_expect_eq(fake_federation_stop(&federation, SIGKILL), -1);
-        ok(fake_federation_start(&federation));
-    }
+    ok(fake_federation_kill(&federation, kills));
     for (int i = 0; i < MEMBERS; i++) {
         err e = fake_join_end(&joining[i]);
         cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);

@@ -98,11 +98,7 @@ static struct digest run_everyone(int kills, uint32_t rank)
         struct fake_options options = options_of(NULL, rank ? rank : 2u << i);
         fake_join_begin(&joining[i], i, &options);
     }
-    for (int k = 0; k < kills; k++) {
-        usleep(30000 + 17000 * (unsigned)k);
-        cr_expect_eq(fake_federation_stop(&federation, SIGKILL), -1);
-        ok(fake_federation_start(&federation));
-    }
+    ok(fake_federation_kill(&federation, kills));
     for (int i = 0; i < MEMBERS; i++) {
         err e = fake_join_end(&joining[i]);
         cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);

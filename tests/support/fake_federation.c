@@ -135,6 +135,17 @@ int fake_federation_stop(struct fake_federation *f, int signal_number)
     return status;
 }
 
+err fake_federation_kill(struct fake_federation *f, int times)
+{
+    for (int i = 0; i < times; i++) {
+        usleep(30000 + 17000 * (unsigned)i);
+        if (fake_federation_stop(f, SIGKILL) != -1)
+            return err_make(ERR_MACHINE, "fedlorad had ended by itself; see %s", f->log);
+        TRY(fake_federation_start(f));
+    }
+    return ERR_NONE;
+}
+
 int fake_federation_try(const struct fake_federation *f, const char *option)
 {
     return wait_for(spawn(f, option));

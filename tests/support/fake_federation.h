@@ -23,6 +23,9 @@ err fake_federation_start(struct fake_federation *f);
 /* Sends the signal and waits. Returns the exit status, or -1 when the process was killed by a
  * signal. */
 int fake_federation_stop(struct fake_federation *f, int signal_number);
+/* Kills the coordinator and starts it again, `times` times, a moment later each time. ERR_MACHINE:
+ * it does not start, or it had ended by itself. */
+err fake_federation_kill(struct fake_federation *f, int times);
 /* Runs fedlorad with one more option until it ends by itself. Returns its exit status. */
 int fake_federation_try(const struct fake_federation *f, const char *option);
 bool fake_federation_logged(const struct fake_federation *f, const char *part);
