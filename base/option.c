@@ -58,7 +58,7 @@ static err parse_choice(int *out, const struct option_row *row, const char *text
 }
 
 /* The list grows by doubling inside the arena; old lists are wasted, but they are short and few. */
-static err list_add(struct option_list *list, const char *text, struct arena *arena)
+err option_list_add(struct option_list *list, const char *text, size_t bytes, struct arena *arena)
 {
     if ((list->count & (list->count - 1)) == 0) { /* 0, 1, 2, 4, ...: full */
         const char **item = NULL;
@@ -67,7 +67,7 @@ static err list_add(struct option_list *list, const char *text, struct arena *ar
         list->item = item;
     }
     const char *copy = NULL;
-    TRY(arena_text(&copy, arena, text, strlen(text)));
+    TRY(arena_text(&copy, arena, text, bytes));
     list->item[list->count++] = copy;
     return ERR_NONE;
 }
@@ -94,7 +94,7 @@ static err value_set(void *options, const struct option_row *row, const char *te
     case OPTION_CHOICE:
         return parse_choice(at, row, text);
     case OPTION_LIST:
-        return list_add(at, text, arena);
+        return option_list_add(at, text, strlen(text), arena);
     }
     REQUIRE(!"an option of unknown kind");
     return ERR_NONE;
@@ -432,7 +432,7 @@ err option_read_args(void *options, const struct option_set *set, int argc, char
     for (; a.at < argc; a.at++) {
         const char *arg = argv[a.at];
         if (ended || arg[0] != '-' || !arg[1])
-            TRY(list_add(&others, arg, arena));
+            TRY(option_list_add(&others, arg, strlen(arg), arena));
         else if (strcmp(arg, "--") == 0)
             ended = true;
         else if (arg[1] == '-')

@@ -38,6 +38,8 @@ struct option_list {
     size_t count;
     const char **item;
 };
+/* Appends a copy of the text to a list that was made by this function, or is zero. */
+err option_list_add(struct option_list *list, const char *text, size_t bytes, struct arena *arena);
 
 struct option_row {
     const char *flag;           /* "rank" for --rank; NULL: not on the command line */

@@ -145,12 +145,8 @@ static err take_values(struct page *p)
                       &p->loss, &p->accuracy, &p->error, &p->cut};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         TRY(arena_take(all[i], &p->arena, p->rounds + 1, sizeof(double)));
-    double last = (double)p->round[p->rounds - 1].virtual_ms, hour = 3.6e6, minute = 6e4,
-           second = 1e3;
-    double unit = last > 2 * hour ? hour : last > 2 * minute ? minute : second;
-    p->unit = unit == hour     ? "virtual hours"
-              : unit == minute ? "virtual minutes"
-                               : "virtual seconds";
+    double unit;
+    p->unit = page_time_unit(&unit, (double)p->round[p->rounds - 1].virtual_ms);
     for (size_t i = 0; i < p->rounds; i++) {
         const struct simulate_round *r = &p->round[i];
         p->x[0][i] = r->round;
@@ -161,8 +157,8 @@ static err take_values(struct page *p)
         p->accuracy[i] = r->accuracy < 0 ? NAN : 100 * r->accuracy;
         p->error[i] = 100 * r->error;
         p->cut[i] = 100 * r->cut;
-        if (p->error[i] < 1e-3) p->error[i] = 1e-3; /* that of rounding */
-        if (p->cut[i] < 1e-3) p->cut[i] = 1e-3;
+        if (p->error[i] < PAGE_ERROR_LEAST) p->error[i] = PAGE_ERROR_LEAST;
+        if (p->cut[i] < PAGE_ERROR_LEAST) p->cut[i] = PAGE_ERROR_LEAST;
     }
     return ERR_NONE;
 }
@@ -241,7 +237,7 @@ static bool parse_update(struct update_line *u, const char *line)
 {
     unsigned rank;
     size_t rows;
-    return sscanf(line, "%" SCNu32 ",%63[^,],%u,%zu,%lf,%lf,%15[^,]", &u->round, u->member, &rank,
+    return sscanf(line, "%" SCNu32 ",%127[^,],%u,%zu,%lf,%lf,%15[^,]", &u->round, u->member, &rank,
                   &rows, &u->from, &u->to, u->fate) == 7;
 }
 

@@ -9,8 +9,6 @@
 enum { CURVES_MAX = 16, SEEDS_MAX = 256 };
 /* Singular values that are smaller are those of rounding. */
 #define SPECTRUM_LEAST 1e-6
-/* In percent; smaller errors are those of rounding, which would fill a logarithmic axis. */
-#define ERROR_LEAST 1e-3
 
 enum axis { AXIS_ROUNDS, AXIS_UP, AXIS_TIME };
 
@@ -38,8 +36,7 @@ static double along(const struct simulate_round *r, enum axis axis)
                                : (double)r->virtual_ms;
 }
 
-/* The unit of virtual times that suits the longest one, and its milliseconds. */
-static const char *time_unit(double *ms, double longest_ms)
+const char *page_time_unit(double *ms, double longest_ms)
 {
     *ms = longest_ms > 7.2e6 ? 3.6e6 : longest_ms > 1.2e5 ? 6e4 : 1e3;
     return *ms > 1e6 ? "virtual hours" : *ms > 1e4 ? "virtual minutes" : "virtual seconds";
@@ -83,9 +80,9 @@ static err make_line(struct chart_line *out, bool *any, const struct outcomes *o
         struct outcome_mean at, mean;
         point(&at, &mean, o, group, i, p);
         x[i] = at.mean;
-        y[i] = p->log ? fmax(mean.mean, ERROR_LEAST) : mean.mean;
-        low[i] = p->log ? fmax(mean.mean - mean.sd, ERROR_LEAST) : mean.mean - mean.sd;
-        high[i] = p->log ? fmax(mean.mean + mean.sd, ERROR_LEAST) : mean.mean + mean.sd;
+        y[i] = p->log ? fmax(mean.mean, PAGE_ERROR_LEAST) : mean.mean;
+        low[i] = p->log ? fmax(mean.mean - mean.sd, PAGE_ERROR_LEAST) : mean.mean - mean.sd;
+        high[i] = p->log ? fmax(mean.mean + mean.sd, PAGE_ERROR_LEAST) : mean.mean + mean.sd;
         if (!isfinite(mean.mean)) y[i] = NAN;
         if (!isfinite(mean.sd)) low[i] = NAN;
         *any |= isfinite(y[i]);
@@ -102,7 +99,7 @@ static const char *scale_times(struct chart_line *line, size_t lines)
     for (size_t i = 0; i < lines; i++)
         for (size_t k = 0; k < line[i].count; k++)
             if (line[i].x[k] > longest_ms) longest_ms = line[i].x[k];
-    const char *name = time_unit(&unit, longest_ms);
+    const char *name = page_time_unit(&unit, longest_ms);
     for (size_t i = 0; i < lines; i++)
         for (size_t k = 0; k < line[i].count; k++)
             ((double *)(uintptr_t)line[i].x)[k] /= unit;

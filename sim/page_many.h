@@ -10,6 +10,10 @@
 err page_begin(struct bytes *out, const char *title);
 /* <tag>text</tag>, escaped. */
 err page_cell(struct bytes *out, const char *tag, const char *text);
+/* In percent; smaller errors of a round come from rounding, and would fill a logarithmic axis. */
+#define PAGE_ERROR_LEAST 1e-3
+/* The unit of virtual times that suits the longest one, and its milliseconds. */
+const char *page_time_unit(double *ms, double longest_ms);
 /* Singular values of the last states. */
 err page_spectrum(struct bytes *out, const struct outcomes *o);
 /* The reference lines of a picture; returns their number. */

@@ -15,18 +15,6 @@ struct reading {
     struct arena *arena;
 };
 
-/* Appends to a list in the arena; lists are short, so each one is copied when it grows. */
-static err add_text(struct option_list *list, struct arena *arena, const char *text, size_t bytes)
-{
-    const char **item = NULL;
-    TRY(arena_take(&item, arena, list->count + 1, sizeof *item));
-    if (list->count) memcpy(item, list->item, list->count * sizeof *item);
-    TRY(arena_text(&item[list->count], arena, text, bytes));
-    list->item = item;
-    list->count++;
-    return ERR_NONE;
-}
-
 /* The words of a text between separators, without the spaces around them. */
 static err split(struct option_list *out, const char *text, char separator, struct arena *arena)
 {
@@ -41,7 +29,7 @@ static err split(struct option_list *out, const char *text, char separator, stru
             end--;
         if (from == end)
             return err_make(ERR_INPUT, "\"%.80s\": expected values between '%c'", text, separator);
-        TRY(add_text(out, arena, from, (size_t)(end - from)));
+        TRY(option_list_add(out, from, (size_t)(end - from), arena));
         at += n;
         if (!*at) return ERR_NONE;
     }
@@ -99,7 +87,7 @@ static err take_when(struct reading *r, const char *section, const char *assignm
         TRY(arena_text(&w->section, r->arena, section, strlen(section)));
         TRY(split(&w->condition, section + strlen("when "), ' ', r->arena));
     }
-    return add_text(&w->assignment, r->arena, assignment, strlen(assignment));
+    return option_list_add(&w->assignment, assignment, strlen(assignment), r->arena);
 }
 
 static err take_pair(void *context, const char *section, const char *name, const char *value)
@@ -172,7 +160,7 @@ static err make_cell(struct sweep_cell *cell, const struct sweep *s, size_t n, s
         rest %= block;
         bool seed = !strcmp(a->key, SWEEP_SEED);
         snprintf(one, sizeof one, "%s=%s", a->key, value);
-        TRY(add_text(&c->values, arena, one, strlen(one)));
+        TRY(option_list_add(&c->values, one, strlen(one), arena));
         if (seed) c->seed = value;
         add_label(label, a->flag, value);
         if (!seed) add_label(group, a->flag, value);

@@ -33,20 +33,10 @@ struct sweep_run {
 
 /* ---- the plan ---- */
 
-static err add_item(struct option_list *list, const char *item, struct arena *arena)
-{
-    const char **more = NULL;
-    TRY(arena_take(&more, arena, list->count + 1, sizeof *more));
-    if (list->count) memcpy(more, list->item, list->count * sizeof *more);
-    more[list->count++] = item;
-    list->item = more;
-    return ERR_NONE;
-}
-
 static err add_items(struct option_list *list, const struct option_list *more, struct arena *arena)
 {
     for (size_t i = 0; i < more->count; i++)
-        TRY(add_item(list, more->item[i], arena));
+        TRY(option_list_add(list, more->item[i], strlen(more->item[i]), arena));
     return ERR_NONE;
 }
 
@@ -58,7 +48,7 @@ static err take_sets(struct sweep_run *s)
         char key[128] = "";
         if (equals) snprintf(key, sizeof key, "%.*s", (int)(equals - item), item);
         if (!sweep_has(&s->sweep, key)) {
-            TRY(add_item(&s->fixed, item, s->arena));
+            TRY(option_list_add(&s->fixed, item, strlen(item), s->arena));
             continue;
         }
         err e = sweep_set(&s->sweep, key, equals + 1, s->arena);
