@@ -221,7 +221,10 @@ static err submit(struct session *s, const struct session_update *update, uint32
     header.round = round;
     header.digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
     header.size = update->size;
-    header.examples = update->examples;
+    /* The coordinator refuses more than this member's Hello has, which may have lost rows since the
+     * update was trained. */
+    uint64_t rows = s->local.data.count;
+    header.examples = update->examples < rows ? update->examples : rows;
     if (!s->hello->privacy) {
         header.train_loss = update->train_loss;
         header.seconds = update->seconds;

@@ -2,11 +2,11 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "coordinator/run/bounds.h"
 #include "coordinator/run/run_draw.h"
 #include "proto/message.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,6 +128,7 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     struct run_member *m = &run->member[member];
     struct round_member *r = &run->round.member[member];
     uint32_t rank = 0;
+    TRY(bounds_check(&hello->base));
     TRY(check_base(run, hello));
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
     if (m->pruned && m->pruned < rank) rank = m->pruned; /* a pruned rank stays */
@@ -313,12 +314,15 @@ err run_evaluated(struct run *run, size_t member, const struct store_evaluation 
                         "run %s: evaluations are refused, because they reveal something that its "
                         "privacy budget does not count",
                         run->config->name);
-    if (!isfinite(v->loss) || !isfinite(v->accuracy) || v->accuracy > 1)
-        return err_make(ERR_INPUT, "an evaluation's loss %g and accuracy %g: expected numbers",
-                        v->loss, v->accuracy);
+    if (v->rows > run->member[member].eval_rows)
+        return err_make(ERR_INPUT, "an evaluation on %llu rows, but your Hello has eval_rows %llu",
+                        (unsigned long long)v->rows,
+                        (unsigned long long)run->member[member].eval_rows);
     if (v->round == 0 || v->round > run->round.published)
         return err_make(ERR_INPUT, "an evaluation of round %u, but %u rounds are published",
                         v->round, run->round.published);
+    /* One for each round, so that the store cannot be filled. Members repeat a lost call. */
+    if (v->round <= run->member[member].evaluation.round) return ERR_NONE;
     TRY(store_evaluated(run->shop->store, run->id, id, v));
     run->member[member].evaluation = *v;
     LOG(LOG_INFO, "evaluation.received", LOG_STR("run", run->config->name), LOG_STR("member", id),

@@ -196,6 +196,7 @@ err run_config_complete(run_config_t *c)
     TRY(in_range("rounds", c->rounds, 1, LIMIT_ROUNDS));
     TRY(in_range("rank", c->rank, 0, LIMIT_RANK));
     TRY(in_range("alpha", c->alpha, 0, 1e6));
+    TRY(in_range("weight_cap", c->weight_cap, 0, 1));
     TRY(in_range("carry_error", c->carry_error, -1, 0.5));
     TRY(in_range("evaluate_every", c->evaluate_every, 0, LIMIT_ROUNDS));
     TRY(in_range("report_every", c->report_every, 1, LIMIT_ROUNDS));
@@ -331,9 +332,6 @@ static err add_module(Fedlora__V1__HelloRequest *list, const Fedlora__V1__Module
 err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
                        const Fedlora__V1__HelloRequest *hello)
 {
-    if (hello->n_modules == 0 || hello->n_modules > LIMIT_MODULES)
-        return err_make(ERR_INPUT, "%zu modules in the hello, expected 1 to %d", hello->n_modules,
-                        LIMIT_MODULES);
     for (size_t i = 0; i < hello->n_modules; i++) {
         TRY(check_module(hello->modules[i]));
         size_t from = 0;
@@ -408,6 +406,13 @@ bool run_config_own_targets(const run_config_t *c, const char *member)
     return m && m->n_targets > 0;
 }
 
+double run_config_weight(const run_config_t *c, const char *member, uint64_t examples)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    if (!strcmp(c->weights, "uniform")) return 1;
+    return strcmp(c->weights, "given") || !m ? (double)examples : m->weight;
+}
+
 bool run_config_rslora(const run_config_t *c, const char *member)
 {
     const Fedlora__V1__MemberConfig *m = find_member(c, member);
@@ -435,8 +440,6 @@ err run_config_rank(uint32_t *out, const run_config_t *c, const char *member, ui
     const struct method *method = run_config_method(c);
     const Fedlora__V1__MemberConfig *m = find_member(c, member);
     uint32_t given = m ? m->rank : 0;
-    if (offered > LIMIT_RANK)
-        return err_make(ERR_INPUT, "offered rank %u, at most %d", offered, LIMIT_RANK);
     if (is_square(method)) offered = 0;
     uint32_t wanted = given           ? given
                       : c->rank       ? c->rank

@@ -53,6 +53,9 @@ double run_config_alpha(const Fedlora__V1__RunConfig *config, const char *member
 double run_config_alpha_of(const Fedlora__V1__RunConfig *config, const char *member, uint32_t rank,
                            uint32_t rank_max);
 bool run_config_rslora(const Fedlora__V1__RunConfig *config, const char *member);
+/* Weight of a member's update by the rule of the run, before weight_cap. */
+double run_config_weight(const Fedlora__V1__RunConfig *config, const char *member,
+                         uint64_t examples);
 /* Does this member adapt the module, which must be one of the run's? */
 bool run_config_adapts(const Fedlora__V1__RunConfig *config, const char *member,
                        const char *module);

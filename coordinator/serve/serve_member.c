@@ -1,5 +1,6 @@
 /* Calls of members, except transfers of payloads: Hello, NextTask, Report. */
 #include "base/text.h"
+#include "coordinator/run/bounds.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
 
@@ -173,6 +174,7 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
 {
     struct run *run = NULL;
     size_t m = 0;
+    TRY(bounds_check(&request->base));
     TRY(serve_member(&run, &m, call, request->run));
     if (request->eval_rows) {
         const struct store_evaluation v = {.round = request->round,

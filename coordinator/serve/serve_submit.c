@@ -5,12 +5,12 @@
  * An upload struct belongs to its call until it is given to the worker; from then on
  * upload_done() frees it, whichever of the two ends first. */
 #include "base/text.h"
+#include "coordinator/run/bounds.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/store/spool.h"
 #include "proto/message.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,22 +67,22 @@ static void upload_done(struct work_job *work)
     free(u);
 }
 
-/* Limits are checked before the first byte is written. A loss that is not finite would spoil the
- * mean of the round. */
-static err check_header(const struct serve *s, const Fedlora__V1__SubmitHeader *h,
-                        const struct run *run)
+/* Limits are checked before the first byte is written. */
+static err check_size(const struct serve *s, const Fedlora__V1__SubmitHeader *h)
 {
-    if (h->size == 0 || h->size > s->config->update_bytes_max)
-        return err_make(ERR_INPUT, "an upload of %llu bytes, expected 1 to %llu",
-                        (unsigned long long)h->size,
-                        (unsigned long long)s->config->update_bytes_max);
-    if (!run) return ERR_NONE;
-    if (h->examples > LIMIT_ROWS || (h->examples == 0 && !strcmp(run->config->weights, "examples")))
+    if (h->size && h->size <= s->config->update_bytes_max) return ERR_NONE;
+    return err_make(ERR_INPUT, "an upload of %llu bytes, expected 1 to %llu",
+                    (unsigned long long)h->size, (unsigned long long)s->config->update_bytes_max);
+}
+
+static err check_weight(const Fedlora__V1__SubmitHeader *h, const struct run *run, size_t member)
+{
+    uint64_t most = run->member[member].examples;
+    if (h->examples > most || (h->examples == 0 && !strcmp(run->config->weights, "examples")))
         return err_make(ERR_INPUT,
-                        "examples: %llu, expected 1 to %u: they are this update's weight",
-                        (unsigned long long)h->examples, LIMIT_ROWS);
-    if (!isfinite(h->train_loss) || !isfinite(h->seconds) || h->seconds < 0)
-        return err_make(ERR_INPUT, "train_loss and seconds must be finite numbers");
+                        "examples: %llu, expected 1 to %llu, the number in your Hello: they are "
+                        "this update's weight",
+                        (unsigned long long)h->examples, (unsigned long long)most);
     return ERR_NONE;
 }
 
@@ -104,7 +104,9 @@ static err judge(struct round_place *place, struct upload *u, struct rpc_call *c
     struct digest digest;
     TRY(serve_member(&u->run, &u->member, call, h->run));
     TRY(serve_digest(&digest, &h->digest));
-    TRY(check_header(serve_of(call), h, u->run));
+    TRY(bounds_check(&h->base));
+    TRY(check_size(serve_of(call), h));
+    TRY(check_weight(h, u->run, u->member));
     run_apply_member(u->run, ROUND_ON_SEEN, u->member);
     err e = round_judge(place, &u->run->round, u->member, h->round, &digest);
     return err_is(e) ? err_in(e, "run %s", u->run->config->name) : e;
@@ -299,7 +301,7 @@ static err put_key(struct spool_key *key, struct rpc_call *call, const Fedlora__
     TRY(serve_digest(&digest, &put->digest));
     h.size = put->size;
     h.digest = put->digest;
-    TRY(check_header(serve_of(call), &h, NULL));
+    TRY(check_size(serve_of(call), &h));
     fill_key(key, call, NULL, &h);
     return ERR_NONE;
 }

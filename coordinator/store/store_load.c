@@ -205,7 +205,8 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     return copy_text(&r->report_json, q, 10, arena);
 }
 
-/* Evaluations are averaged over the rows they were computed on. An accuracy below 0 (not
+/* Evaluations are averaged over the rows they were computed on; those with impossible numbers of
+ * rows, which earlier versions accepted, are left out. An accuracy below 0 (not
  * reported) makes the round's accuracy unknown. A round is reported once its report is not
  * empty. */
 err store_rounds(struct store_round **out, size_t *count, struct store *store, int64_t run,
@@ -223,9 +224,9 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
         " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
         "sum(rows*loss)/sum(rows) l,"
         "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"
-        " FROM evaluations WHERE run=?1 GROUP BY round) v ON v.round=r.round"
-        " WHERE run=?1 AND r.round>0 ORDER BY r.round",
-        "ii", run, (int64_t)reports));
+        " FROM evaluations WHERE run=?1 AND rows BETWEEN 1 AND ?3 GROUP BY round) v"
+        " ON v.round=r.round WHERE run=?1 AND r.round>0 ORDER BY r.round",
+        "iii", run, (int64_t)reports, (int64_t)LIMIT_ROWS));
     TRY(load(&list, &q, arena, most, read_round));
     *out = (void *)list.row;
     *count = list.count;

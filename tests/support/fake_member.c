@@ -70,6 +70,7 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.n_modules = base->modules;
     hello.rank = m->options.rank;
     hello.examples = m->options.examples;
+    hello.eval_rows = m->options.eval_rows;
     err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
     if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
@@ -85,6 +86,17 @@ err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wai
     request.wait_ms = wait_ms;
     return call(task, m, RPC_PATH_FEDERATION(next_task), &request.base,
                 &fedlora__v1__task__descriptor);
+}
+
+err fake_report(struct fake_member *m, const Fedlora__V1__ReportRequest *report)
+{
+    Fedlora__V1__ReportReply *reply = NULL;
+    Fedlora__V1__ReportRequest request = *report;
+    request.run = (char *)(uintptr_t)m->options.run;
+    err e = call(&reply, m, RPC_PATH_FEDERATION(report), &request.base,
+                 &fedlora__v1__report_reply__descriptor);
+    message_free(reply);
+    return e;
 }
 
 struct fetching {

@@ -25,7 +25,7 @@ struct fake_options {
     const char *run;
     const struct fake_base *base;
     uint32_t rank; /* offered */
-    uint64_t examples;
+    uint64_t examples, eval_rows;
     uint64_t give_up_ms; /* fake_join(): longest time without success */
 };
 
@@ -51,6 +51,7 @@ err fake_offset(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
 /* Sends the header, then the update from header->offset on, at most `most` bytes (0: all). */
 err fake_submit(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
                 const Fedlora__V1__SubmitHeader *header, const struct bytes *update, size_t most);
+err fake_report(struct fake_member *m, const Fedlora__V1__ReportRequest *report);
 /* The header of this update. */
 void fake_header(Fedlora__V1__SubmitHeader *header, const struct fake_member *m, uint32_t round,
                  const struct bytes *update, struct digest *digest);

@@ -128,6 +128,10 @@ Test(store, keeps_evaluations_and_sums_them_up_by_rows)
     ok(store_evaluated(&store, run, "b", &(struct store_evaluation){1, 30, 9.0, 0.25}));
     ok(store_evaluated(&store, run, "b", &(struct store_evaluation){1, 30, 1.0, 0.75}));
     ok(store_evaluated(&store, run, "b", &(struct store_evaluation){2, 30, 0.5, -1}));
+    /* Earlier versions accepted such numbers, whose sum is no 64-bit integer. */
+    for (int i = 0; i < 2; i++)
+        ok(store_evaluated(&store, run, i ? "c" : "d",
+                           &(struct store_evaluation){1, INT64_MAX, 7.0, 0.5}));
     ok(store_rounds(&round, &count, &store, run, false, &arena));
     cr_assert_eq(count, 2);
     cr_expect_eq(round[0].evaluation.rows, 40);

@@ -1,0 +1,207 @@
+/* A real fedlorad process over TLS: calls that must be refused with a reason and without harm to
+ * the run. */
+#include "tests/support/three_members.h"
+
+/* Submits bytes other than the valid update, with the digest of these bytes. */
+static void refuse_bytes(struct hand *h, const struct bytes *bytes, enum err_kind kind,
+                         const char *why)
+{
+    Fedlora__V1__SubmitHeader header;
+    Fedlora__V1__SubmitReply *reply = NULL;
+    struct digest digest;
+    fake_header(&header, &h->member, 1, bytes, &digest);
+    refused(fake_submit(&reply, &h->member, &header, bytes, 0), kind, why);
+}
+
+static void refuse_bad_bytes(struct hand *h)
+{
+    struct bytes bad = {.max = 1 << 20};
+    Fedlora__V1__TrainTask other = *h->task->train;
+    ok(bytes_append(&bad, h->update.data, h->update.size - 8));
+    refuse_bytes(h, &bad, ERR_REFUSED, "update");
+    bytes_clear(&bad);
+    ok(bytes_append(&bad, h->update.data, h->update.size));
+    const float nan_value = NAN;
+    memcpy(bad.data + bad.size - sizeof nan_value, &nan_value, sizeof nan_value);
+    refuse_bytes(h, &bad, ERR_REFUSED, "NaN");
+    bad.data[0] ^= 0x40; /* the header's length */
+    refuse_bytes(h, &bad, ERR_REFUSED, "update");
+    bytes_clear(&bad);
+    other.rank = 3;
+    ok(fake_update(&bad, &h->member, &other));
+    refuse_bytes(h, &bad, ERR_REFUSED, "expected (2, 32)");
+    bytes_clear(&bad);
+    other = *h->task->train;
+    other.alpha = 0;
+    ok(fake_update(&bad, &h->member, &other));
+    refuse_bytes(h, &bad, ERR_REFUSED, "alpha");
+    bytes_clear(&bad);
+    h->member.options.base = &(struct fake_base){base.digest, modules, 1};
+    ok(fake_update(&bad, &h->member, h->task->train));
+    refuse_bytes(h, &bad, ERR_REFUSED, "module model.layers.0.self_attn.v_proj is missing");
+    h->member.options.base = &base;
+    bytes_clear(&bad);
+    other = *h->task->train;
+    other.round = 7;
+    ok(fake_update(&bad, &h->member, &other));
+    refuse_bytes(h, &bad, ERR_STATE, "round 7, expected round 1");
+    bytes_close(&bad);
+}
+
+static void refuse_bad_headers(struct hand *h)
+{
+    Fedlora__V1__SubmitHeader good = h->header;
+    struct digest other = digest_of("other", 5);
+    h->header.digest.data = other.byte;
+    refuse_header(h, ERR_REFUSED, "damaged on the way");
+    h->header = good;
+    h->header.round = 5;
+    refuse_header(h, ERR_REFUSED, "update for round 5, but the run is at round 1");
+    h->header = good;
+    h->header.examples = 0;
+    refuse_header(h, ERR_REFUSED, "examples");
+    h->header.examples = good.examples + 1;
+    refuse_header(h, ERR_REFUSED, "examples: 13, expected 1 to 12, the number in your Hello");
+    h->header = good;
+    h->header.size = 1ull << 50;
+    refuse_header(h, ERR_REFUSED, "size is 1.12589991e+15, expected 1 to");
+    h->header = good;
+    h->header.train_loss = INFINITY;
+    refuse_header(h, ERR_REFUSED, "train_loss is inf");
+    h->header = good;
+    h->header.offset = 5;
+    refuse_header(h, ERR_STATE, "continues at byte 0");
+    h->header = good;
+}
+
+Test(refused_calls, refuses_bad_updates_by_name_and_the_run_stays_intact)
+{
+    struct hand h;
+    Fedlora__V1__SubmitReply *reply = NULL;
+    begin("");
+    ok(create_run("flora", 0));
+    take_task(&h);
+    refuse_bad_bytes(&h);
+    refuse_bad_headers(&h);
+    ok(fake_submit(&reply, &h.member, &h.header, &h.update, 0));
+    cr_expect(reply->durable);
+    cr_expect_eq(reply->counted_in, 1);
+    message_free(reply);
+    ok(fake_submit(&reply, &h.member, &h.header, &h.update, 0));
+    cr_expect(reply->durable, "the same update again is no error");
+    message_free(reply);
+    struct bytes second = {.max = 1 << 20};
+    Fedlora__V1__TrainTask other = *h.task->train;
+    other.alpha *= 2;
+    ok(fake_update(&second, &h.member, &other));
+    refuse_bytes(&h, &second, ERR_REFUSED, "a second update of m0 for round 1 with another digest");
+    bytes_close(&second);
+    drop_task(&h);
+    run_everyone(0, 0);
+    expect_finished();
+    end();
+}
+
+static void refuse_hello(const char *id, const struct fake_base *other, uint32_t rank,
+                         const char *why)
+{
+    struct fake_member m;
+    Fedlora__V1__HelloReply *reply = NULL;
+    struct fake_options options = {.server = federation.address,
+                                   .certs = federation.certs,
+                                   .id = id,
+                                   .run = "r",
+                                   .base = other,
+                                   .rank = rank,
+                                   .examples = 10};
+    ok(fake_open(&m, &options));
+    refused(fake_hello(&reply, &m), ERR_REFUSED, why);
+    fake_close(&m);
+}
+
+Test(refused_calls, refuses_members_that_do_not_fit_by_name)
+{
+    struct fake_base other = {digest_of("another base", 12), modules, 2};
+    struct method_module wrong[2] = {modules[0], modules[1]};
+    struct fake_base shapes, lacking;
+    Fedlora__V1__Task *task = NULL;
+    struct fake_member m;
+    begin("");
+    wrong[0].d_in = 31;
+    shapes = (struct fake_base){base.digest, wrong, 2};
+    lacking = (struct fake_base){base.digest, wrong, 1};
+    ok(create_run("fedit", 0));
+    open_member(&m, "m0", 8);
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "call Hello first");
+    refuse_hello("m0", &other, 8, "wrong base model");
+    refuse_hello("m0", &base, 4, "needs rank 8 from every member, but rank 4 is offered");
+    refuse_hello("m0", &lacking, 8, "target \"v_proj\" names no module");
+    hello(&m);
+    refuse_hello("m1", &shapes, 8, "shape (48, 31) in your base, expected (48, 32)");
+    refuse_hello("stranger", &base, 8, "stranger");
+    refused(create_run("flora", 0), ERR_REFUSED, "a run named r exists already");
+    refused(fake_create(&m, &(Fedlora__V1__RunConfig)FEDLORA__V1__RUN_CONFIG__INIT), ERR_REFUSED,
+            "");
+    fake_close(&m);
+    run_everyone(0, 8);
+    expect_finished();
+    end();
+}
+
+static Fedlora__V1__ReportRequest evaluation(uint64_t rows, double loss)
+{
+    Fedlora__V1__ReportRequest report = FEDLORA__V1__REPORT_REQUEST__INIT;
+    report.round = ROUNDS;
+    report.eval_rows = rows;
+    report.eval_loss = loss;
+    return report;
+}
+
+static void expect_evaluation(uint64_t rows, double loss)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    ok(fake_status(&status, &ops, "r"));
+    cr_expect_eq(status->history[ROUNDS - 1]->eval_rows, rows);
+    cr_expect_eq(status->history[ROUNDS - 1]->eval_loss, loss);
+    message_free(status);
+}
+
+Test(refused_calls, takes_one_evaluation_of_a_round_within_the_rows_of_the_hello)
+{
+    struct fake_member m;
+    begin("");
+    ok(create_run("fedit", 0));
+    run_everyone(0, 8);
+    expect_finished();
+    open_member(&m, "m0", 8);
+    m.options.eval_rows = 30;
+    hello(&m);
+    Fedlora__V1__ReportRequest huge = evaluation(INT64_MAX, 1), many = evaluation(31, 1),
+                               negative = evaluation(30, -1), good = evaluation(30, 2),
+                               again = evaluation(30, 5);
+    refused(fake_report(&m, &huge), ERR_REFUSED, "eval_rows is 9.22337204e+18, expected 0 to");
+    refused(fake_report(&m, &many), ERR_REFUSED,
+            "an evaluation on 31 rows, but your Hello has eval_rows 30");
+    refused(fake_report(&m, &negative), ERR_REFUSED, "eval_loss is -1, expected 0 to");
+    ok(fake_report(&m, &good));
+    ok(fake_report(&m, &again));
+    expect_evaluation(30, 2);
+    fake_close(&m);
+    end();
+}
+
+Test(refused_calls, refuses_runs_that_make_no_sense_by_name)
+{
+    begin("");
+    refused(create_run("florra", 0), ERR_REFUSED,
+            "method \"florra\" is not known; did you mean flora");
+    refused(create_run("flora", 4), ERR_REFUSED, "quorum 4 is more than the 3 members");
+    ok(create_run("flora", 3));
+    ok(fake_command(&ops, RPC_PATH_ADMIN(pause_run), "r"));
+    ok(fake_command(&ops, RPC_PATH_ADMIN(resume_run), "r"));
+    refused(fake_command(&ops, RPC_PATH_ADMIN(stop_run), "q"), ERR_REFUSED,
+            "there is no run \"q\"");
+    ok(fake_command(&ops, RPC_PATH_ADMIN(stop_run), "r"));
+    refused(fake_command(&ops, RPC_PATH_ADMIN(resume_run), "r"), ERR_STATE, "run r is stopped");
+    end();
+}
