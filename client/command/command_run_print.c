@@ -39,9 +39,9 @@ static err print_members(const run_status *s)
 {
     struct table t;
     err e;
-    table_begin(&t, "llrrrrrrr");
-    static const char *const head[] = {"member", "activity", "rank",      "examples", "loss",
-                                       "sent",   "fetched",  "eval loss", "accuracy"};
+    table_begin(&t, "llrrrrrrrr");
+    static const char *const head[] = {"member", "activity", "rank",    "examples",  "weight",
+                                       "loss",   "sent",     "fetched", "eval loss", "accuracy"};
     TRY_OUT(e, table_row(&t, head));
     for (size_t i = 0; i < s->n_members; i++) {
         const Fedlora__V1__MemberStatus *m = s->members[i];
@@ -56,6 +56,7 @@ static err print_members(const run_status *s)
         TRY_OUT(e, table_cell(&t, "%s", activity));
         TRY_OUT(e, table_cell(&t, "%" PRIu32, m->rank));
         TRY_OUT(e, table_cell(&t, "%" PRIu64, m->examples));
+        TRY_OUT(e, table_cell(&t, "%.3g %%", 100 * m->share));
         TRY_OUT(e, m->train_loss > 0 ? table_cell(&t, "%.4f", m->train_loss) : table_cell(&t, "-"));
         TRY_OUT(e, table_cell(&t, "%s", up));
         TRY_OUT(e, table_cell(&t, "%s", down));

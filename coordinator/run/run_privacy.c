@@ -148,6 +148,9 @@ static err check_central(run_config_t *c)
         return err_make(ERR_INPUT,
                         "privacy: late updates would count a member in a round it was not "
                         "drawn for: expected --late refuse");
+    if (c->weight_cap > 0)
+        return err_make(ERR_INPUT, "privacy: the weights are part of the plan, so they must not "
+                                   "depend on who answers: expected --weight-cap 0");
     return ERR_NONE;
 }
 

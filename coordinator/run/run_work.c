@@ -60,6 +60,7 @@ static err copy_weights(struct publish_job *job, const struct run *run)
     struct publish_weight *given = NULL;
     bool uniform = !strcmp(c->weights, "uniform"), is_given = !strcmp(c->weights, "given");
     job->discounts_late = c->late_rounds > 0;
+    job->weight_cap = c->weight_cap;
     job->weights = uniform ? PUBLISH_UNIFORM : is_given ? PUBLISH_GIVEN : PUBLISH_EXAMPLES;
     if (!is_given) return ERR_NONE;
     TRY(arena_take(&given, &job->arena, c->n_members, sizeof *given));

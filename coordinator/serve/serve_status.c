@@ -1,11 +1,29 @@
 /* A run's status for operators. */
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
+#include "coordinator/work/weights.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { STATUS_TEXT_BYTES = 2048 };
+
+/* Each member's share of the mean if all that have joined send an update. */
+static err fill_shares(Fedlora__V1__RunStatus *out, const struct run *run, struct arena *arena)
+{
+    double *weight = NULL, sum = 0;
+    TRY(arena_take(&weight, arena, out->n_members, sizeof *weight));
+    for (size_t i = 0; i < out->n_members; i++)
+        if (run->round.member[i].joined)
+            weight[i] =
+                run_config_weight(run->config, run->round.member[i].id, run->member[i].examples);
+    weights_cap(weight, out->n_members, run->config->weight_cap);
+    for (size_t i = 0; i < out->n_members; i++)
+        sum += weight[i];
+    for (size_t i = 0; i < out->n_members; i++)
+        out->members[i]->share = sum > 0 ? weight[i] / sum : 0;
+    return ERR_NONE;
+}
 
 /* Stores pointers into the run, because the reply is packed before this thread does anything
  * else. */
@@ -38,7 +56,7 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         out->members[i] = &m[i];
     }
     out->n_members = count;
-    return ERR_NONE;
+    return fill_shares(out, run, arena);
 }
 
 static ProtobufCBinaryData binary(const struct store_blob *blob)

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "coordinator/work/weights.h"
 
 #include <malloc.h>
 #include <math.h>
@@ -132,15 +133,17 @@ static err gather(struct publish_job *p, struct store *store)
     struct store_update *update = NULL;
     struct contribution *c = NULL;
     size_t count = 0;
-    double sum = 0, loss = 0;
+    double sum = 0, loss = 0, *weight = NULL;
     TRY(store_updates(&update, &count, store, p->run, p->round, &p->arena));
     REQUIRE(count > 0 || p->terms.on);
     TRY(arena_take(&c, &p->arena, count, sizeof *c));
+    TRY(arena_take(&weight, &p->arena, count, sizeof *weight));
+    for (size_t i = 0; i < count; i++)
+        weight[i] = full_weight(p, &update[i]) * discount_of(p, &update[i]);
+    weights_cap(weight, count, p->weight_cap);
     for (size_t i = 0; i < count; i++) {
         struct blob_path path = blob_path(store->dir, &update[i].blob.digest);
-        c[i] = (struct contribution){.member = update[i].member,
-                                     .weight =
-                                         full_weight(p, &update[i]) * discount_of(p, &update[i])};
+        c[i] = (struct contribution){.member = update[i].member, .weight = weight[i]};
         TRY(arena_text(&c[i].path, &p->arena, path.text, strlen(path.text)));
         sum += c[i].weight;
         loss += c[i].weight * update[i].train_loss;

@@ -48,6 +48,7 @@ struct publish_job {
     enum publish_weights weights;
     const struct publish_weight *given; /* (given_count), sorted by member */
     size_t given_count;
+    double weight_cap;   /* largest share of one member; 0: no limit */
     bool discounts_late; /* the weight of an update s rounds late is times (1 + s)^-1/2 */
     double carry_error;
     int threads;

@@ -74,6 +74,17 @@ python3 mean.py buffer/store >said || fail_with said "the state is not the disco
 refused "late_rounds: method rolora trains with factors that have changed" "${common[@]}" --method rolora --rank 2 \
   --rounds 2 --late-rounds 1 -o not3
 
+# If no share may be above 1 / members, all weights are equal.
+uneven=(--base base --data rows.jsonl --clients 5 --size-sigma 1 --seed 5 --run cap --targets q,v --method fedit --rank 2
+  --rounds 2 --steps 1)
+simulate "${uneven[@]}" --weight-cap 0.2 -o capped >out
+simulate "${uneven[@]}" --weights uniform -o uniform >out
+simulate "${uneven[@]}" -o uncapped >out
+[ "$(state_of capped)" = "$(state_of uniform)" ] || fail "a cap of a fifth does not make five weights equal"
+[ "$(state_of capped)" != "$(state_of uncapped)" ] || fail "the cap has no effect"
+refused "privacy: the weights are part of the plan" "${uneven[@]}" --weights uniform --weight-cap 0.5 --privacy client \
+  --epsilon 8 --delta 1e-3 --deadline 1m --method ffa -o not4
+
 # With delays of a log-normal factor, FedBuff and over-selection reach a loss in a fraction of the virtual time of rounds
 # that wait for everyone: 1.0 s and 1.3 s instead of 12 s.
 python3 "$root/tests/e2e/tiny.py" rows more.jsonl --seed 1 --rows 240
