@@ -79,13 +79,16 @@ static void reload(struct serve *s)
 static err recover(const struct config *config)
 {
     struct store store = {0};
-    size_t removed = 0;
+    struct store_recovered found = {0};
     TRY(store_open(&store, config->path));
-    err e = store_recover(&removed, &store, config->upload_age_ms);
+    err e = store_recover(&found, &store, config->upload_age_ms);
     store_close(&store);
-    if (!err_is(e) && removed)
+    if (!err_is(e) && found.removed)
         LOG(LOG_INFO, "store.recovered", LOG_STR("path", config->path),
-            LOG_INT("files_removed", removed));
+            LOG_INT("files_removed", found.removed));
+    if (!err_is(e) && found.lost)
+        LOG(LOG_WARN, "store.lost", LOG_STR("path", config->path),
+            LOG_INT("files_moved", found.lost), LOG_STR("to", "lost/"));
     return e;
 }
 

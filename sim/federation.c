@@ -56,7 +56,8 @@ static err open_config(struct federation *f, const char *dir, const Fedlora__V1_
 
 static err open_shop(struct federation *f)
 {
-    size_t removed = 0, runs = 0;
+    struct store_recovered found;
+    size_t runs = 0;
     f->shop = (struct run_shop){.config = &f->config,
                                 .changed = changed,
                                 .now_ms = virtual_ms,
@@ -64,7 +65,7 @@ static err open_shop(struct federation *f)
                                 .context = f,
                                 .simulated = true};
     TRY(run_shop_open(&f->shop));
-    TRY(store_recover(&removed, f->shop.store, UINT64_MAX));
+    TRY(store_recover(&found, f->shop.store, UINT64_MAX));
     return run_load_all(&f->run, &runs, &f->shop);
 }
 

@@ -63,7 +63,7 @@ err blob_size(uint64_t *out, const char *data_dir, const struct digest *digest)
 }
 
 /* The folder is not flushed. If a crash brings the file back, no row names it any more, so
- * blob_sweep() removes it at the next start. */
+ * blob_sweep() takes it away at the next start. */
 err blob_remove(const char *data_dir, const struct digest *digest)
 {
     struct blob_path path = blob_path(data_dir, digest);
@@ -71,31 +71,61 @@ err blob_remove(const char *data_dir, const struct digest *digest)
     return ERR_NONE;
 }
 
-/* Everything else in the folder is removed, including files whose name is not a digest. An error of
- * is_used() ends the sweep, because a file must never be removed while its use is unknown. */
-err blob_sweep(size_t *removed, const struct blob_sweep *sweep)
+static bool is_dots(const char *name)
+{
+    return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+err blob_any(bool *out, const char *data_dir)
+{
+    char folder[LIMIT_PATH_BYTES];
+    TRY(file_join(folder, sizeof folder, data_dir, "blobs"));
+    DIR *dir = opendir(folder);
+    if (!dir) return err_sys(errno, "%s", folder);
+    *out = false;
+    for (struct dirent *entry; !*out && (entry = readdir(dir));)
+        *out = !is_dots(entry->d_name);
+    closedir(dir);
+    return ERR_NONE;
+}
+
+static err drop(struct blob_sweep *sweep, const char *path)
+{
+    if (file_disk.unlink(path) != 0) return err_sys(errno, "%s", path);
+    sweep->removed++;
+    return ERR_NONE;
+}
+
+static err lose(struct blob_sweep *sweep, const char *path, const char *name)
+{
+    char folder[LIMIT_PATH_BYTES], to[LIMIT_PATH_BYTES];
+    TRY(file_join(folder, sizeof folder, sweep->data_dir, "lost"));
+    TRY(file_make_dirs(folder));
+    TRY(file_join(to, sizeof to, folder, name));
+    if (file_disk.rename(path, to) != 0) return err_sys(errno, "%s", path);
+    sweep->lost++;
+    return ERR_NONE;
+}
+
+/* Files whose name is not a digest are unknown too. An error of fate() ends the sweep, because a
+ * file must never be moved while its use is unknown. */
+err blob_sweep(struct blob_sweep *sweep)
 {
     char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];
-    size_t count = 0;
     err e = ERR_NONE;
     TRY(file_join(folder, sizeof folder, sweep->data_dir, "blobs"));
     DIR *dir = opendir(folder);
     if (!dir) return err_sys(errno, "%s", folder);
     for (struct dirent *entry; (entry = readdir(dir));) {
         struct digest digest;
-        bool used = false;
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        enum blob_fate fate = BLOB_UNKNOWN;
+        if (is_dots(entry->d_name)) continue;
         if (!err_is(digest_parse(&digest, entry->d_name)))
-            TRY_OUT(e, sweep->is_used(&used, &digest, sweep->context));
-        if (used) continue;
+            TRY_OUT(e, sweep->fate(&fate, &digest, sweep->context));
+        if (fate == BLOB_USED) continue;
         TRY_OUT(e, file_join(path, sizeof path, folder, entry->d_name));
-        if (file_disk.unlink(path) != 0) {
-            e = err_sys(errno, "%s", path);
-            goto out;
-        }
-        count++;
+        TRY_OUT(e, fate == BLOB_DOOMED ? drop(sweep, path) : lose(sweep, path, entry->d_name));
     }
-    *removed = count;
 out:
     closedir(dir);
     return e;

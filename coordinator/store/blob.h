@@ -22,12 +22,21 @@ err blob_size(uint64_t *out, const char *data_dir, const struct digest *digest);
 /* A blob that does not exist is no error. */
 err blob_remove(const char *data_dir, const struct digest *digest);
 
+enum blob_fate {
+    BLOB_USED,    /* a row names it */
+    BLOB_DOOMED,  /* it was given up */
+    BLOB_UNKNOWN, /* of a crash before its row, or of another database */
+};
 struct blob_sweep {
     const char *data_dir;
-    err (*is_used)(bool *used, const struct digest *digest, void *context);
+    err (*fate)(enum blob_fate *out, const struct digest *digest, void *context);
     void *context;
+    size_t removed, lost; /* out: numbers of files */
 };
-/* Removes every file under DATA/blobs that is not a blob in use, and counts them. */
-err blob_sweep(size_t *removed, const struct blob_sweep *sweep);
+/* Removes the blobs under DATA/blobs that were given up, and moves other files that are not in use
+ * to DATA/lost: if the database is not the one that belongs to the blobs, they must survive. */
+err blob_sweep(struct blob_sweep *sweep);
+/* DATA/blobs has a file. */
+err blob_any(bool *out, const char *data_dir);
 
 #endif

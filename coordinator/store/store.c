@@ -2,7 +2,6 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "coordinator/store/spool.h"
 
 #include <math.h>
 #include <string.h>
@@ -25,7 +24,7 @@ err store_open_with(struct store *out, const char *dir, enum db_care care)
     TRY(file_make_dirs(path));
     TRY(file_join(path, sizeof path, dir, "fedlora.db"));
     TRY(db_open(&store.db, path, care));
-    err e = store_schema(&store.db);
+    err e = store_schema(&store);
     if (err_is(e))
         store_close(&store);
     else
@@ -72,45 +71,6 @@ err store_blob_public(bool *out, struct store *store, int64_t run, const struct 
         " OR (?2=0 AND EXISTS(SELECT 1 FROM pins WHERE digest=?1))",
         "hi", digest, run));
     *out = found != 0;
-    return ERR_NONE;
-}
-
-static err is_used(bool *used, const struct digest *digest, void *context)
-{
-    return store_blob_known(used, context, digest);
-}
-
-/* Reports are not made after a restart, so those of published rounds that are neither stored nor
- * counted were lost with the process, and what was kept for them is not needed. */
-static err recover_reports(struct db *db)
-{
-    TRY(db_begin(db));
-    err e = db_run(db,
-                   "UPDATE private_rounds SET noisy=NULL WHERE noisy IS NOT NULL"
-                   " AND round<=(SELECT published FROM runs WHERE id=run)",
-                   "");
-    if (!err_is(e))
-        e = db_run(db,
-                   "INSERT INTO events(run,wall_ms,event,text,round,member)"
-                   " SELECT r.run,?,'report.skipped','the coordinator ended before it was done',"
-                   "r.round,'' FROM rounds r WHERE r.round>0 AND r.report='' AND NOT EXISTS("
-                   "SELECT 1 FROM events WHERE event='report.skipped' AND run=r.run"
-                   " AND round=r.round)",
-                   "i", (int64_t)text_wall_ms());
-    return db_end(db, e);
-}
-
-/* Rows decide what exists. A blob without a row comes from a crash between its rename and its
- * commit. Rows in `doomed` are of no use after the sweep. */
-err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms)
-{
-    size_t blobs = 0, parts = 0;
-    struct blob_sweep sweep = {.data_dir = store->dir, .is_used = is_used, .context = store};
-    TRY(recover_reports(&store->db));
-    TRY(blob_sweep(&blobs, &sweep));
-    TRY(spool_sweep(&parts, store->dir, upload_age_ms));
-    TRY(db_run(&store->db, "DELETE FROM doomed", ""));
-    *removed = blobs + parts;
     return ERR_NONE;
 }
 

@@ -8,7 +8,7 @@
  *                        events, the privacy ledger's lines and the end of the run are committed
  *                        together
  *
- * A crash between a blob and its row leaves a blob that no row names; store_recover() removes it.
+ * A crash between a blob and its row leaves a blob that no row names; store_recover() moves it away.
  *
  * The row of round t names the state that round t published; row 0 names the start state. */
 #ifndef COORDINATOR_STORE_H
@@ -102,13 +102,18 @@ err store_open(struct store *out, const char *dir); /* creates missing folders a
 /* For simulations, which lose only time in a power cut. */
 err store_open_with(struct store *out, const char *dir, enum db_care care);
 void store_close(struct store *store);
-/* For store.c only. Brings the tables to this version; ERR_INPUT: a newer version made them. */
-err store_schema(struct db *db);
+/* For store.c only. Brings the tables to this version. ERR_INPUT: a newer version made them, or
+ * there are none, but blobs. */
+err store_schema(struct store *store);
 
-/* Removes blobs that no row names, and uploads that were not continued for upload_age_ms. Counts
- * the reports that were lost with the last process as skipped. Must run before any other thread
- * uses DATA. */
-err store_recover(size_t *removed, struct store *store, uint64_t upload_age_ms);
+struct store_recovered { /* numbers of files */
+    size_t removed;      /* given up, or uploads that were not continued */
+    size_t lost;         /* blobs that no row names, moved to DATA/lost */
+};
+/* Moves blobs that no row names to DATA/lost, and removes uploads that were not continued for
+ * upload_age_ms. Counts the reports that were lost with the last process as skipped. Must run
+ * before any other thread uses DATA. */
+err store_recover(struct store_recovered *out, struct store *store, uint64_t upload_age_ms);
 
 /* ---- runs; texts and lists that are loaded live in the arena */
 err store_run_add(int64_t *id, struct store *store, const struct store_run *run,

@@ -82,16 +82,30 @@ static const char schema_5[] = "CREATE INDEX IF NOT EXISTS reports_skipped ON ev
 
 static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4, schema_5};
 
+/* A new database beside blobs means that the right one is missing. */
+static err refuse_strange_blobs(const struct store *store)
+{
+    bool any = false;
+    TRY(blob_any(&any, store->dir));
+    if (!any) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s is new or empty, but %s/blobs has files: restore the database that belongs "
+                    "to them, or use another folder",
+                    store->db.path, store->dir);
+}
+
 /* All missing versions in one transaction: a crash leaves the old version. A newer database is
  * refused, because this version would not keep its rows consistent. */
-err store_schema(struct db *db)
+err store_schema(struct store *store)
 {
+    struct db *db = &store->db;
     int64_t version = 0;
     TRY(db_number(&version, db, "PRAGMA user_version", ""));
     if (version > STORE_VERSION)
         return err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %d, this one knows %d)",
                         db->path, (int)version, STORE_VERSION);
     if (version == STORE_VERSION) return ERR_NONE;
+    if (!version) TRY(refuse_strange_blobs(store));
     TRY(db_begin(db));
     err e = ERR_NONE;
     for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)

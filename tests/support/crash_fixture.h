@@ -277,9 +277,9 @@ static err serve_run_with(const char *dir, err (*use)(struct run_shop *shop))
                             .allowed = {MEMBERS, allowed}};
     struct run_shop shop = {
         .config = &config, .changed = nothing_changed, .wake = nobody_sleeps, .now_ms = run_clock};
-    size_t removed;
+    struct store_recovered found;
     TRY(run_shop_open(&shop));
-    TRY(store_recover(&removed, shop.store, 1000000));
+    TRY(store_recover(&found, shop.store, 1000000));
     err e = use(&shop);
     run_shop_close(&shop);
     return e;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static char dir[SUPPORT_PATH_BYTES];
 static struct store store;
@@ -237,7 +238,7 @@ static void expect_noisy_until_reported(int64_t run, const struct store_round *r
                                         const struct store_private *made)
 {
     struct store_private row;
-    size_t removed = 0;
+    struct store_recovered found;
     ok(store_trim(&store));
     cr_expect(has_blob(&made->noisy), "the report still needs it");
     ok(store_report(&store, run, round));
@@ -246,7 +247,7 @@ static void expect_noisy_until_reported(int64_t run, const struct store_round *r
     ok(store_trim(&store));
     cr_expect(!has_blob(&made->noisy));
     ok(store_private_noisy(&store, run, 1, made)); /* as if its report had been lost in a crash */
-    ok(store_recover(&removed, &store, 0));
+    ok(store_recover(&found, &store, 0));
     ok(store_private_load(&row, &store, run, 1));
     cr_expect_eq(row.noisy.size, 0);
 }
@@ -266,7 +267,7 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     struct ledger_key key;
     struct bytes text = {.max = 1 << 20};
     struct release *release = NULL;
-    size_t removed = 0;
+    struct store_recovered left;
     refused(store_private_seed(&two, &store, run), ERR_STATE, "no seed to draw members from");
     start_private(&head, &key, &text, run, &one);
     ok(store_private_seed(&two, &store, run));
@@ -274,7 +275,7 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     ok(store_ledger_head(&found, &last, &store, run));
     cr_expect(found && digest_equal(&last, &head.hash));
     ok(store_private_noisy(&store, run, 1, &made));
-    ok(store_recover(&removed, &store, 0));
+    ok(store_recover(&left, &store, 0));
     ok(store_private_load(&row, &store, run, 1));
     cr_expect(row.next_clip == 0.75);
     cr_expect(digest_equal(&row.noisy.digest, &made.noisy.digest) && has_blob(&made.noisy));
@@ -335,8 +336,8 @@ Test(store, recovers_by_removing_what_no_row_names)
     begin();
     int64_t run = add_run("r");
     struct store_blob state = make_blob("state 0"), orphan = make_blob("orphan"), pin;
-    char path[SUPPORT_PATH_BYTES + 32];
-    size_t removed;
+    char path[SUPPORT_PATH_BYTES + DIGEST_TEXT_BYTES + 8], name[DIGEST_TEXT_BYTES];
+    struct store_recovered found;
     bool known;
     ok(store_started(&store, &(struct store_start){.run = run, .state = state}));
     pin = make_blob("pinned");
@@ -346,14 +347,37 @@ Test(store, recovers_by_removing_what_no_row_names)
     ok(file_write(path, "half", 4, true));
     snprintf(path, sizeof path, "%s/blobs/nonsense", dir);
     ok(file_write(path, "half", 4, true));
-    ok(store_recover(&removed, &store, 1u << 30));
-    cr_expect_eq(removed, 3);
+    ok(store_recover(&found, &store, 1u << 30));
+    cr_expect_eq(found.removed, 1);
+    cr_expect_eq(found.lost, 2);
     cr_expect(has_blob(&state) && has_blob(&pin) && !has_blob(&orphan));
+    digest_text(name, &orphan.digest);
+    snprintf(path, sizeof path, "%s/lost/%s", dir, name);
+    cr_expect(file_exists(path), "it may belong to another database");
     ok(store_blob_public(&known, &store, 0, &pin.digest));
     cr_expect(known);
     ok(store_blob_public(&known, &store, run, &pin.digest));
     cr_expect(!known, "no member's business");
     end();
+}
+
+/* A database that was lost or restored from another place must not cost the states. */
+Test(store, refuses_blobs_without_their_database_and_touches_none)
+{
+    char path[SUPPORT_PATH_BYTES + 32];
+    begin();
+    add_run("r");
+    struct store_blob state = make_blob("state 0");
+    store_close(&store);
+    static const char *const files[] = {"fedlora.db", "fedlora.db-wal", "fedlora.db-shm"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        (void)unlink(path);
+    }
+    for (int start = 0; start < 2; start++) /* the first one leaves an empty database */
+        refused(store_open(&store, dir), ERR_INPUT, "restore the database that belongs to them");
+    cr_expect(has_blob(&state));
+    support_dir_remove(dir);
 }
 
 Test(store, lets_nobody_fetch_an_update)
