@@ -307,6 +307,9 @@ static void member_event(struct round *r, const struct round_event *event)
     case ROUND_ON_REFUSAL:
         m->admitting = 0;
         break;
+    case ROUND_ON_DAMAGE:
+        if (digest_equal(&m->digest, &event->digest)) m->counted_in = m->trained_round = 0;
+        break;
     case ROUND_ON_EVALUATED:
         if (event->round > m->evaluated) m->evaluated = event->round;
         break;
@@ -397,6 +400,9 @@ unsigned round_apply(struct round *r, const struct round_event *event)
         break;
     default:
         member_event(r, event);
+        /* The round continues, and the member sends its update again. */
+        if (event->kind == ROUND_ON_DAMAGE && r->stage == ROUND_AGGREGATING)
+            todo = open_round(r, event->now_ms) & ~(unsigned)ROUND_DO_OPEN;
         break;
     }
     return todo | settle(r, event->now_ms);

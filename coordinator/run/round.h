@@ -44,6 +44,8 @@ enum round_event_kind {
                            member, round, digest */
     ROUND_ON_RECEIPT,   /* that update is durable: member */
     ROUND_ON_REFUSAL,   /* that update was not admitted: member */
+    ROUND_ON_DAMAGE,    /* a durable update is no longer readable, and the next state was not made:
+                           member, digest */
     ROUND_ON_EVALUATED, /* a member's evaluation of a round's result is durable: member, round */
     ROUND_ON_STARTED,   /* state 0 is durable */
     ROUND_ON_PUBLISHED, /* the state of the round under way is durable */

@@ -269,6 +269,7 @@ void run_admitted(struct run *run, const struct admit_job *job)
             LOG_STR("member", job->member), LOG_INT("round", u->trained_round),
             LOG_STR("error", job->job.result.text));
         run_apply_member(run, ROUND_ON_REFUSAL, m);
+        if (job->damage.kind == ERR_INPUT) run_work_failed(run, job->damage);
         return;
     }
     run->member[m].bytes_up += u->blob.size;

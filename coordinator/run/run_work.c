@@ -169,6 +169,22 @@ static void log_privacy(const struct run *run, const struct publish_job *job)
             LOG_STR("reason", job->stop));
 }
 
+/* The rows of these updates are gone already. */
+static void ask_again(struct run *run, const struct publish_job *job)
+{
+    for (size_t i = 0; i < job->damaged_count; i++) {
+        const struct store_update *u = &job->damaged[i];
+        size_t member;
+        LOG(LOG_ERROR, "update.damaged", LOG_STR("run", run->config->name),
+            LOG_STR("member", u->member), LOG_INT("round", u->counted_in));
+        if (round_find(&member, &run->round, u->member))
+            run_apply(run, &(struct round_event){.kind = ROUND_ON_DAMAGE,
+                                                 .now_ms = run_now_ms(run),
+                                                 .member = member,
+                                                 .digest = u->blob.digest});
+    }
+}
+
 /* Everything here is durable already. The order of events matters: a stop that the privacy
  * budget demands comes before ROUND_ON_PUBLISHED, otherwise the next round would open first. */
 static void publish_done(struct work_job *work)
@@ -180,7 +196,10 @@ static void publish_done(struct work_job *work)
                                 .now_ms = run_now_ms(run)};
     if (err_is(work->result)) {
         /* ERR_STOPPED: the work was not begun, and the next start asks for it again. */
-        if (work->result.kind != ERR_STOPPED) run_work_failed(run, work->result);
+        if (job->damaged_count)
+            ask_again(run, job);
+        else if (work->result.kind != ERR_STOPPED)
+            run_work_failed(run, work->result);
         publish_close(job);
         return;
     }
@@ -236,7 +255,7 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
     TRY(kind == PUBLISH_START ? copy_start(job, run) : copy_weights(job, run));
     TRY(run_privacy_terms(&job->terms, run->config, &run->options, config->ledger_key,
                           &job->arena));
-    job->terms.plan.simulated = run->shop->simulated;
+    job->terms.plan.simulated = job->trusts_disk = run->shop->simulated;
     return ERR_NONE;
 }
 

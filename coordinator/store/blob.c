@@ -96,13 +96,48 @@ static err drop(struct blob_sweep *sweep, const char *path)
     return ERR_NONE;
 }
 
-static err lose(struct blob_sweep *sweep, const char *path, const char *name)
+static err move_to_lost(const char *data_dir, const char *path, const char *name)
 {
     char folder[LIMIT_PATH_BYTES], to[LIMIT_PATH_BYTES];
-    TRY(file_join(folder, sizeof folder, sweep->data_dir, "lost"));
+    TRY(file_join(folder, sizeof folder, data_dir, "lost"));
     TRY(file_make_dirs(folder));
     TRY(file_join(to, sizeof to, folder, name));
-    if (file_disk.rename(path, to) != 0) return err_sys(errno, "%s", path);
+    return file_disk.rename(path, to) == 0 ? ERR_NONE : err_sys(errno, "%s", path);
+}
+
+err blob_lose(const char *data_dir, const struct digest *digest)
+{
+    struct blob_path path = blob_path(data_dir, digest);
+    char name[DIGEST_TEXT_BYTES];
+    digest_text(name, digest);
+    return file_exists(path.text) ? move_to_lost(data_dir, path.text, name) : ERR_NONE;
+}
+
+err blob_intact(bool *out, const char *data_dir, const struct digest *digest)
+{
+    struct blob_path path = blob_path(data_dir, digest);
+    struct digest is;
+    *out = false;
+    if (!file_exists(path.text)) return ERR_NONE;
+    TRY(digest_of_file(&is, path.text));
+    *out = digest_equal(&is, digest);
+    return ERR_NONE;
+}
+
+err blob_check(const char *data_dir, const struct digest *digest, const char *what)
+{
+    bool intact = false;
+    TRY(blob_intact(&intact, data_dir, digest));
+    if (intact) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s is missing or damaged on the disk: restore %s from a backup, then resume "
+                    "the run",
+                    what, blob_path(data_dir, digest).text);
+}
+
+static err lose(struct blob_sweep *sweep, const char *path, const char *name)
+{
+    TRY(move_to_lost(sweep->data_dir, path, name));
     sweep->lost++;
     return ERR_NONE;
 }

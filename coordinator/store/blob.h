@@ -36,6 +36,12 @@ struct blob_sweep {
 /* Removes the blobs under DATA/blobs that were given up, and moves other files that are not in use
  * to DATA/lost: if the database is not the one that belongs to the blobs, they must survive. */
 err blob_sweep(struct blob_sweep *sweep);
+/* The blob exists and has its digest. Reads all of it. */
+err blob_intact(bool *out, const char *data_dir, const struct digest *digest);
+/* ERR_INPUT: it is not intact. `what` says what it is for. */
+err blob_check(const char *data_dir, const struct digest *digest, const char *what);
+/* Moves a blob to DATA/lost. One that does not exist is no error. */
+err blob_lose(const char *data_dir, const struct digest *digest);
 /* DATA/blobs has a file. */
 err blob_any(bool *out, const char *data_dir);
 

@@ -167,6 +167,8 @@ err store_report(struct store *store, int64_t run, const struct store_round *rou
 err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);
 /* All rows or none. Rows that exist already are kept as they are. */
 err store_receipts(struct store *store, const struct store_update *update, size_t count);
+/* For an update whose file is damaged: as if it had never arrived. */
+err store_forget_update(struct store *store, const struct store_update *update);
 /* For simulations that repeat an interrupted round: forgets the updates that count in rounds after
  * `published`. */
 err store_forget_updates(struct store *store, int64_t run, uint32_t published);

@@ -54,7 +54,10 @@ static err check_update(struct admit_job *a, const char *data_dir)
     struct blob_path path = blob_path(data_dir, &a->state);
     err e = adapter_file_map(&state, path.text);
     /* If the coordinator's own state cannot be read, that is not the sender's fault. */
-    if (err_is(e)) return err_make(ERR_MACHINE, "%s", e.text);
+    if (err_is(e)) {
+        a->damage = blob_check(data_dir, &a->state, "the state");
+        return err_make(ERR_MACHINE, "%s", e.text);
+    }
     struct method_expect expect = a->expect;
     expect.state = &state;
     expect.member = a->member;

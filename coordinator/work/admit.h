@@ -26,6 +26,7 @@ struct admit_job {
     bool digested; /* this process has written the file and computed its digest: no check of it */
     char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES];
     struct digest state;         /* of the state it was trained from */
+    err damage;                  /* out: the state cannot be used any more, so the run fails */
     struct method_expect expect; /* without state and member, which admit.c fills in */
     struct store_update update;  /* update.member is set from `member` */
     /* Unit example: the run's budget for the records of a member. The copy of the member's ledger

@@ -126,6 +126,45 @@ static double full_weight(const struct publish_job *p, const struct store_update
     return 1;
 }
 
+/* The files that the round started from. Nobody can send them again. */
+static err check_from(const struct publish_job *p, const struct store *store)
+{
+    const struct publish_blobs *from = &p->from;
+    if (p->trusts_disk) return ERR_NONE;
+    TRY(blob_check(store->dir, &from->state.digest, "the state"));
+    if (from->frozen.size) TRY(blob_check(store->dir, &from->frozen.digest, "the frozen factors"));
+    if (from->memory.size)
+        TRY(blob_check(store->dir, &from->memory.digest, "the memory of the server's optimizer"));
+    return ERR_NONE;
+}
+
+/* Sorts damaged updates out, so that they can be asked for again. */
+static err check_updates(struct publish_job *p, struct store *store,
+                         const struct store_update *update, size_t count)
+{
+    struct store_update *damaged = NULL;
+    bool *intact = NULL;
+    err first = ERR_NONE;
+    if (p->trusts_disk) return ERR_NONE;
+    TRY(arena_take(&intact, &p->arena, count, sizeof *intact));
+    TRY(arena_take(&damaged, &p->arena, count, sizeof *damaged));
+#pragma omp parallel for num_threads(p->threads > 0 ? p->threads : 1) schedule(dynamic)
+    for (size_t i = 0; i < count; i++) {
+        err e = blob_intact(&intact[i], store->dir, &update[i].blob.digest);
+#pragma omp critical(check_updates)
+        if (err_is(e)) first = e;
+    }
+    TRY(first);
+    for (size_t i = 0; i < count; i++)
+        if (!intact[i]) {
+            TRY(store_forget_update(store, &update[i]));
+            damaged[p->damaged_count++] = update[i];
+        }
+    p->damaged = damaged;
+    if (!p->damaged_count) return ERR_NONE;
+    return err_make(ERR_STATE, "%zu damaged updates are asked for again", p->damaged_count);
+}
+
 /* The contributions of the round, sorted by member, and the members' mean loss under the same
  * weights. Paths and ids live in the job's arena, because the report needs them again. */
 static err gather(struct publish_job *p, struct store *store)
@@ -136,6 +175,7 @@ static err gather(struct publish_job *p, struct store *store)
     double sum = 0, loss = 0, *weight = NULL;
     TRY(store_updates(&update, &count, store, p->run, p->round, &p->arena));
     REQUIRE(count > 0 || p->terms.on);
+    TRY(check_updates(p, store, update, count));
     TRY(arena_take(&c, &p->arena, count, sizeof *c));
     TRY(arena_take(&weight, &p->arena, count, sizeof *weight));
     for (size_t i = 0; i < count; i++)
@@ -287,6 +327,7 @@ static err make_next(struct publish_job *p, struct store *store)
     struct method_next next = files(&made, p, store);
     uint64_t began = text_now_ms();
     err e = ERR_NONE;
+    TRY_OUT(e, check_from(p, store));
     TRY_OUT(e, gather(p, store));
     malloc_trim(0); /* give back what the uploads' buffers left, before the sums need memory */
     if (p->terms.on) TRY_OUT(e, make_private(&round, p, store, next.state_path));

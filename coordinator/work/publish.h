@@ -61,6 +61,13 @@ struct publish_job {
     char says[PRIVATE_SAYS_BYTES]; /* out: the release's description of its privacy */
     struct digest ledger_head;     /* out: hash of the ledger's last line */
 
+    /* The disk is believed, as in a simulation; else the digest of each file is checked before it is
+     * combined. */
+    bool trusts_disk;
+    /* out: updates of the round that are damaged, so that nothing was published. In the arena. */
+    const struct store_update *damaged;
+    size_t damaged_count;
+
     struct publish_blobs from; /* in: the result that the round started from */
     struct publish_blobs made; /* out: the result; at the start: in, given frozen factors */
     struct store_round result; /* out */

@@ -20,6 +20,72 @@ Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
     cr_expect(digest_equal(&last[0], &last[1]));
 }
 
+static void flip_bit(const struct digest *digest)
+{
+    char path[SUPPORT_PATH_BYTES + 256], name[DIGEST_TEXT_BYTES];
+    digest_text(name, digest);
+    snprintf(path, sizeof path, "%s/blobs/%s", federation.store, name);
+    FILE *file = fopen(path, "r+b");
+    cr_assert(file && fseek(file, -1, SEEK_END) == 0);
+    int last = fgetc(file);
+    cr_assert(fseek(file, -1, SEEK_END) == 0 && fputc(last ^ 4, file) != EOF);
+    cr_assert_eq(fclose(file), 0);
+}
+
+Test(coordinator, asks_again_for_an_update_that_the_disk_has_changed)
+{
+    struct digest last[2];
+    struct hand h;
+    for (int flipped = 0; flipped < 2; flipped++) {
+        begin("");
+        ok(create_run("flora", 0));
+        take_task(&h);
+        submit_task(&h);
+        if (flipped) flip_bit(&h.digest);
+        drop_task(&h);
+        last[flipped] = run_everyone(0, 0);
+        expect_finished();
+        cr_expect_eq(fake_federation_logged(&federation, "event=update.damaged"), flipped);
+        end();
+    }
+    cr_expect(digest_equal(&last[0], &last[1]));
+}
+
+/* The last bit belongs to a value of fedit's state, which is found when the round is combined, and
+ * to the header of flora's first one, which is found when an update is compared with it. */
+static void fail_with_state(const char *method)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    Fedlora__V1__SubmitReply *reply = NULL;
+    struct digest state;
+    struct hand h;
+    begin("");
+    ok(create_run(method, 1));
+    open_hand(&h, "m0", 8);
+    memcpy(state.byte, h.task->train->state_digest.data, DIGEST_BYTES);
+    flip_bit(&state);
+    err e = fake_submit(&reply, &h.member, &h.header, &h.update, 0);
+    cr_expect_eq(err_is(e), !strcmp(method, "flora"), "%s", e.text);
+    message_free(reply);
+    drop_task(&h);
+    for (int i = 0; i < 100; i++, usleep(100 * 1000)) {
+        message_free(status);
+        ok(fake_status(&status, &ops, "r"));
+        if (!strcmp(status->phase, "failed")) break;
+    }
+    cr_expect_str_eq(status->phase, "failed");
+    cr_expect(strstr(status->waiting_for, "the state is missing or damaged on the disk"), "%s",
+              status->waiting_for);
+    message_free(status);
+    end();
+}
+
+Test(coordinator, fails_a_run_by_name_whose_state_the_disk_has_changed)
+{
+    fail_with_state("fedit");
+    fail_with_state("flora");
+}
+
 Test(coordinator, makes_the_frozen_factors_of_fed_sb_and_finishes)
 {
     begin("");

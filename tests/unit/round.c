@@ -343,6 +343,20 @@ static void sim_receipt(struct sim *s, size_t m, bool good)
              (struct round_event){.kind = good ? ROUND_ON_RECEIPT : ROUND_ON_REFUSAL, .member = m});
 }
 
+/* One of the updates of the closed round is damaged; the others stay. */
+static bool sim_damage(struct sim *s, uint32_t round)
+{
+    for (size_t i = 0; i < s->updates; i++) {
+        struct sim_update u = s->update[i];
+        if (u.counted_in != round) continue;
+        memmove(&s->update[i], &s->update[i + 1], (--s->updates - i) * sizeof u);
+        sim_tell(s, (struct round_event){
+                        .kind = ROUND_ON_DAMAGE, .member = u.member, .digest = u.digest});
+        return true;
+    }
+    return false;
+}
+
 static void sim_work(struct sim *s, uint64_t chance)
 {
     bool fails = chance == 0, trouble = chance == 1 || chance == 2;
@@ -351,6 +365,7 @@ static void sim_work(struct sim *s, uint64_t chance)
     uint32_t round = s->aggregating;
     s->starting = false;
     s->aggregating = 0;
+    if (chance == 3 && round && sim_damage(s, round)) return;
     if (fails) {
         if (s->hold != ROUND_STOPPED) s->hold = ROUND_FAILED;
         sim_tell(s, (struct round_event){.kind = ROUND_ON_FAILURE, .reason = "no"});
