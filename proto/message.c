@@ -21,39 +21,51 @@ err message_pack(struct bytes *out, const ProtobufCMessage *message)
     return e;
 }
 
-static bool all_text_is_utf8(const ProtobufCMessage *message);
+static bool accept_message(ProtobufCMessage *message);
 
-static bool field_is_utf8(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+static bool accept_field(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
 {
-    const char *base = (const char *)message;
+    char *base = (char *)message;
     bool is_message = field->type == PROTOBUF_C_TYPE_MESSAGE;
     if (field->type != PROTOBUF_C_TYPE_STRING && !is_message) return true;
     size_t count = 1;
-    const void *const *values;
+    void *const *values;
     if (field->label == PROTOBUF_C_LABEL_REPEATED) {
         count = *(const size_t *)(const void *)(base + field->quantifier_offset);
-        values = *(const void *const *const *)(const void *)(base + field->offset);
+        values = *(void *const *const *)(const void *)(base + field->offset);
     } else {
         bool other =
             (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) != 0 &&
             *(const uint32_t *)(const void *)(base + field->quantifier_offset) != field->id;
         if (other) return true;
-        values = (const void *const *)(const void *)(base + field->offset);
+        values = (void *const *)(const void *)(base + field->offset);
     }
     for (size_t i = 0; i < count; i++) {
         if (values[i] == NULL) continue;
-        if (is_message ? !all_text_is_utf8(values[i]) : !text_is_utf8(values[i], strlen(values[i])))
+        if (is_message ? !accept_message(values[i]) : !text_is_utf8(values[i], strlen(values[i])))
             return false;
     }
     return true;
 }
 
+/* Fields of other versions are dropped. protobuf-c would write them again as they came, and does
+ * not check that it can then read them. */
+static void drop_unknown(ProtobufCMessage *message)
+{
+    for (unsigned i = 0; i < message->n_unknown_fields; i++)
+        free(message->unknown_fields[i].data);
+    free(message->unknown_fields);
+    message->unknown_fields = NULL;
+    message->n_unknown_fields = 0;
+}
+
 /* protobuf-c accepts any bytes as text, but the wire format promises UTF-8. The recursion is
  * bounded, because no message of fedlora.proto contains itself. */
-static bool all_text_is_utf8(const ProtobufCMessage *message)
+static bool accept_message(ProtobufCMessage *message)
 {
+    drop_unknown(message);
     for (unsigned i = 0; i < message->descriptor->n_fields; i++)
-        if (!field_is_utf8(message, &message->descriptor->fields[i])) return false;
+        if (!accept_field(message, &message->descriptor->fields[i])) return false;
     return true;
 }
 
@@ -62,7 +74,7 @@ err message_unpack(void *out, const ProtobufCMessageDescriptor *type, const void
     ProtobufCMessage *message = protobuf_c_message_unpack(type, NULL, size, data);
     if (message == NULL)
         return err_make(ERR_INPUT, "%zu bytes received are no %s", size, type->name);
-    if (!all_text_is_utf8(message)) {
+    if (!accept_message(message)) {
         protobuf_c_message_free_unpacked(message, NULL);
         return err_make(ERR_INPUT, "%s: a text field is not UTF-8", type->name);
     }

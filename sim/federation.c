@@ -66,7 +66,8 @@ static err open_shop(struct federation *f)
                                 .simulated = true};
     TRY(run_shop_open(&f->shop));
     TRY(store_recover(&found, f->shop.store, UINT64_MAX));
-    return run_load_all(&f->run, &runs, &f->shop);
+    TRY(run_load_all(&f->run, &runs, &f->shop));
+    return f->shop.asides ? f->shop.aside->why : ERR_NONE;
 }
 
 static void close_shop(struct federation *f)

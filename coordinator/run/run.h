@@ -25,6 +25,12 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     void *context;
     /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
     bool simulated;
+    struct run_aside *aside; /* (asides) runs of the store that cannot be loaded */
+    size_t asides;
+};
+struct run_aside {
+    char name[LIMIT_NAME_BYTES];
+    err why;
 };
 /* Opens the store at config->path and two workers. */
 err run_shop_open(struct run_shop *shop);
@@ -78,9 +84,8 @@ uint64_t run_clock(void *context); /* run_shop.now_ms of a service: the monotoni
 err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config);
 /* A run found in the store after a restart. ROUND_ON_BEGIN makes it continue. */
 err run_load(struct run **out, struct run_shop *shop, const struct store_run *was);
-/* All runs of the store, as a list in order of creation. One that cannot be loaded is an error,
- * because continuing without it would look as if it did not exist; *first then holds those before
- * it. */
+/* All runs of the store, as a list in order of creation. One whose rows this version cannot read is
+ * set aside by name, and the others continue. On an error *first holds those before it. */
 err run_load_all(struct run **first, size_t *count, struct run_shop *shop);
 void run_close(struct run *run);
 

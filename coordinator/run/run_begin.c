@@ -275,6 +275,17 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     return ERR_NONE;
 }
 
+static err set_aside(struct run_shop *shop, const char *name, err why)
+{
+    struct run_aside *more = realloc(shop->aside, (shop->asides + 1) * sizeof *more);
+    if (!more) return err_sys(ENOMEM, "run %s", name);
+    shop->aside = more;
+    more[shop->asides] = (struct run_aside){.why = why};
+    snprintf(more[shop->asides++].name, sizeof more->name, "%s", name);
+    LOG(LOG_ERROR, "run.unreadable", LOG_STR("run", name), LOG_STR("error", why.text));
+    return ERR_NONE;
+}
+
 err run_load_all(struct run **first, size_t *count, struct run_shop *shop)
 {
     struct arena arena = {0};
@@ -284,6 +295,10 @@ err run_load_all(struct run **first, size_t *count, struct run_shop *shop)
     err e = store_runs(&row, &rows, shop->store, &arena);
     for (size_t i = 0; i < rows && !err_is(e); i++) {
         e = run_load(last, shop, &row[i]);
+        if (e.kind == ERR_INPUT) {
+            e = set_aside(shop, row[i].name, e);
+            continue;
+        }
         if (err_is(e)) break;
         last = &(*last)->next;
         ++*count;

@@ -60,5 +60,8 @@ void run_shop_close(struct run_shop *shop)
     if (!shop->store) return;
     store_close(shop->store);
     free(shop->store);
+    free(shop->aside);
     shop->store = NULL;
+    shop->aside = NULL;
+    shop->asides = 0;
 }

@@ -25,6 +25,16 @@ struct run *serve_find_run(const struct serve *s, const char *name)
     return NULL;
 }
 
+/* ERR_INPUT and not ERR_STATE: asking again would not help. */
+err serve_no_run(const struct serve *s, const char *name)
+{
+    for (size_t i = 0; i < s->shop.asides; i++)
+        if (!strcmp(s->shop.aside[i].name, name))
+            return err_make(ERR_INPUT, "run %s cannot be read from the store: %s", name,
+                            s->shop.aside[i].why.text);
+    return err_make(ERR_INPUT, "there is no run \"%.127s\"", name);
+}
+
 /* Errors of this machine are logged here, once, because only the operator can remove their cause.
  * The peer gets the text too, and a status that makes it try again. */
 void serve_refuse(struct rpc_call *call, err cause)

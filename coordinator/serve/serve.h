@@ -45,6 +45,7 @@ void serve_close(struct serve *s, uint64_t grace_ms);
 /* ---- for serve_*.c */
 struct serve *serve_of(struct rpc_call *call);
 struct run *serve_find_run(const struct serve *s, const char *name); /* or NULL */
+err serve_no_run(const struct serve *s, const char *name);           /* why it was not found */
 /* Refuses the call. ERR_MACHINE is logged, and the peer is told to come back later. */
 void serve_refuse(struct rpc_call *call, err cause);
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);

@@ -50,12 +50,30 @@ static void create_begin(struct rpc_call *call, const void *data, size_t size)
         answer_status(call, run);
 }
 
+static err fill_aside(Fedlora__V1__RunStatus **out, struct run_aside *aside, struct arena *arena)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    Fedlora__V1__RunConfig *config = NULL;
+    TRY(arena_take(&status, arena, 1, sizeof *status));
+    TRY(arena_take(&config, arena, 1, sizeof *config));
+    fedlora__v1__run_status__init(status);
+    fedlora__v1__run_config__init(config);
+    config->name = aside->name;
+    status->config = config;
+    status->phase = "unreadable";
+    status->waiting_for = aside->why.text;
+    *out = status;
+    return ERR_NONE;
+}
+
 /* Short statuses: with members and rounds of every run the reply could exceed one message. */
 static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call, struct arena *arena)
 {
-    const struct serve *s = serve_of(call);
+    struct serve *s = serve_of(call);
     TRY(serve_check_admin(call));
-    TRY(arena_take(&reply->runs, arena, s->run_count, sizeof *reply->runs));
+    TRY(arena_take(&reply->runs, arena, s->run_count + s->shop.asides, sizeof *reply->runs));
+    for (size_t i = 0; i < s->shop.asides; i++)
+        TRY(fill_aside(&reply->runs[reply->n_runs++], &s->shop.aside[i], arena));
     for (struct run *run = s->runs; run; run = run->next)
         TRY(serve_status(&reply->runs[reply->n_runs++], run, false, arena));
     return ERR_NONE;
@@ -75,14 +93,11 @@ static void list_begin(struct rpc_call *call, const void *data, size_t size)
     arena_close(&arena);
 }
 
-/* ERR_INPUT and not ERR_STATE: asking again would not help. */
 static err find_named(struct run **out, struct rpc_call *call, const char *name)
 {
     TRY(serve_check_admin(call));
-    struct run *run = serve_find_run(serve_of(call), name);
-    if (!run) return err_make(ERR_INPUT, "there is no run \"%.127s\"", name);
-    *out = run;
-    return ERR_NONE;
+    *out = serve_find_run(serve_of(call), name);
+    return *out ? ERR_NONE : serve_no_run(serve_of(call), name);
 }
 
 static err read_name(struct run **out, struct rpc_call *call, const void *data, size_t size)

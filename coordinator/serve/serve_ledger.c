@@ -90,7 +90,7 @@ static err audit(Fedlora__V1__AuditReply *reply, struct bytes *lines, struct rpc
 {
     TRY(serve_check_admin(call));
     struct run *run = serve_find_run(serve_of(call), request->run);
-    if (!run) return err_make(ERR_INPUT, "there is no run \"%.127s\"", request->run);
+    if (!run) return serve_no_run(serve_of(call), request->run);
     if (!run->config->privacy)
         return err_make(ERR_INPUT, "run %s has no privacy: there is no ledger", run->config->name);
     if (request->index) {

@@ -8,7 +8,8 @@
  *                        events, the privacy ledger's lines and the end of the run are committed
  *                        together
  *
- * A crash between a blob and its row leaves a blob that no row names; store_recover() moves it away.
+ * A crash between a blob and its row leaves a blob that no row names; store_recover() moves it
+ * away.
  *
  * The row of round t names the state that round t published; row 0 names the start state. */
 #ifndef COORDINATOR_STORE_H

@@ -61,9 +61,7 @@ struct publish_job {
     char says[PRIVATE_SAYS_BYTES]; /* out: the release's description of its privacy */
     struct digest ledger_head;     /* out: hash of the ledger's last line */
 
-    /* The disk is believed, as in a simulation; else the digest of each file is checked before it is
-     * combined. */
-    bool trusts_disk;
+    bool trusts_disk; /* as in a simulation: files are combined without a check of their digest */
     /* out: updates of the round that are damaged, so that nothing was published. In the arena. */
     const struct store_update *damaged;
     size_t damaged_count;

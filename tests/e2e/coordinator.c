@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "tests/support/three_members.h"
 
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,6 +19,33 @@ Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
         end();
     }
     cr_expect(digest_equal(&last[0], &last[1]));
+}
+
+/* The stored configuration of r is no message any more. */
+static void break_run(void)
+{
+    sqlite3 *db = NULL;
+    char path[SUPPORT_PATH_BYTES];
+    snprintf(path, sizeof path, "%s/fedlora.db", federation.store);
+    cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(db, "UPDATE runs SET config=x'0a' WHERE name='r'", NULL, NULL, NULL),
+                 SQLITE_OK);
+    sqlite3_close(db);
+}
+
+Test(coordinator, sets_a_run_aside_that_it_cannot_read)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    begin("");
+    ok(create_run("flora", 0));
+    fake_federation_stop(&federation, SIGKILL);
+    break_run();
+    ok(fake_federation_start(&federation));
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+    refused(fake_status(&status, &ops, "r"), ERR_REFUSED, "run r cannot be read from the store");
+    cr_expect(fake_federation_logged(&federation, "event=run.unreadable"));
+    end();
 }
 
 static void flip_bit(const struct digest *digest)

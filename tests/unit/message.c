@@ -45,6 +45,23 @@ Test(message, refuses_bytes_that_are_no_message_and_text_that_is_no_utf_8)
     }
 }
 
+/* Field 15 of HelloRequest, and field 15 of a module within it. */
+Test(message, drops_fields_that_it_does_not_know)
+{
+    static const uint8_t known[] = {0x2a, 0x03, 0x0a, 0x01, 'q'};
+    static const uint8_t more[] = {0x2a, 0x07, 0x0a, 0x01, 'q', 0x7a, 0x02, 1, 2, 0x7a, 0x01, 3};
+    Fedlora__V1__HelloRequest *back = NULL;
+    struct bytes packed = {.max = 100};
+    cr_assert_eq(
+        message_unpack(&back, &fedlora__v1__hello_request__descriptor, more, sizeof more).kind,
+        ERR_OK);
+    cr_expect_eq(back->base.n_unknown_fields, 0);
+    cr_assert_eq(message_pack(&packed, &back->base).kind, ERR_OK);
+    cr_expect(packed.size == sizeof known && !memcmp(packed.data, known, sizeof known));
+    message_free(back);
+    bytes_close(&packed);
+}
+
 Test(message, looks_for_utf_8_in_messages_within_and_in_lists)
 {
     Fedlora__V1__HelloRequest hello = FEDLORA__V1__HELLO_REQUEST__INIT, *back = NULL;
