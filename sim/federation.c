@@ -475,17 +475,18 @@ err federation_submit(struct federation *f, const struct federation_task *task,
     return e;
 }
 
-err federation_error(double *error, double *cut, const struct federation *f)
+err federation_figures(struct federation_figures *out, const struct federation *f)
 {
     struct arena arena = {0};
     struct store_round *round = NULL;
     size_t rounds = 0;
-    *error = *cut = NAN;
+    *out = (struct federation_figures){.error = NAN, .cut = NAN};
     err e = store_rounds(&round, &rounds, f->shop.store, f->run->id, false, &arena);
     const struct store_round *last = !err_is(e) && rounds ? &round[rounds - 1] : NULL;
+    if (last) out->combine_s = (double)last->aggregate_ms / 1000;
     if (last && last->reported && last->update_norm > 0) {
-        *error = last->error;
-        *cut = last->dropped;
+        out->error = last->error;
+        out->cut = last->dropped;
     }
     arena_close(&arena);
     return e;

@@ -92,9 +92,14 @@ err federation_submit(struct federation *f, const struct federation_task *task,
 /* The privacy spent by the published rounds: of the run, or of the member that has spent most. NaN:
  * the run has no privacy. */
 err federation_spent(double *epsilon, struct federation *f);
-/* The error of the newest round's published change, and the part of it that recompression cut off,
- * both in parts of the norm of the exact change; NaN: the coordinator has no report of it. */
-err federation_error(double *error, double *cut, const struct federation *f);
+/* The coordinator's figures of the newest round. Both errors are in parts of the norm of the exact
+ * change; NaN: the coordinator has no report of the round. */
+struct federation_figures {
+    double error;     /* of the published change */
+    double cut;       /* the part of it that recompression cut off */
+    double combine_s; /* real time of combining, without the report */
+};
+err federation_figures(struct federation_figures *out, const struct federation *f);
 /* Time passes until now_ms, with a tick if the run wants one. */
 void federation_tick(struct federation *f, uint64_t now_ms);
 

@@ -58,6 +58,7 @@ static err parse_fields(struct simulate_round *out, const json_t *o)
     TRY(json_opt_num(&out->epsilon, o, "epsilon", where));
     TRY(json_opt_num(&out->error, o, "error", where));
     TRY(json_opt_num(&out->cut, o, "cut", where));
+    TRY(json_opt_num(&out->combine_s, o, "combine_s", where));
     for (size_t i = 0; i < COUNTS; i++) {
         int64_t n = 0;
         TRY(json_get_int(&n, o, counts[i].key, 0, INT64_MAX, where));
@@ -212,14 +213,14 @@ static json_t *round_json(const struct simulate_round *n)
     char state[DIGEST_TEXT_BYTES];
     digest_text(state, &n->state);
     return json_pack(
-        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o*,s:I,s:I,s:f,s:s}", "round",
+        "{s:I,s:f,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o*,s:I,s:I,s:f,s:f,s:s}", "round",
         (json_int_t)n->round, "virtual_s", (double)n->virtual_ms / 1000, "updates",
         (json_int_t)n->updates, "late", (json_int_t)n->late, "lost", (json_int_t)n->lost, "dropped",
         (json_int_t)n->dropped, "train_loss", number(n->train_loss), "loss", number(n->loss),
         "accuracy", n->accuracy < 0 ? json_null() : number(n->accuracy), "error", number(n->error),
         "cut", number(n->cut), "epsilon", isfinite(n->epsilon) ? json_real(n->epsilon) : NULL,
         "bytes_up", (json_int_t)n->bytes_up, "bytes_down", (json_int_t)n->bytes_down, "seconds",
-        n->seconds, "state", state);
+        n->seconds, "combine_s", n->combine_s, "state", state);
 }
 
 /* Energy is written only if a class of devices has a power. */

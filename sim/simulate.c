@@ -171,6 +171,7 @@ static void end_early(struct simulation *s, const struct simulate_round *r)
 static err published(struct simulation *s)
 {
     const struct run *run = s->federation.run;
+    struct federation_figures figures;
     if (run->round.published == s->published) return ERR_NONE;
     s->published = run->round.published;
     s->now.round = s->published;
@@ -179,7 +180,10 @@ static err published(struct simulation *s)
     s->now.train_loss = mean_loss(run, s->published);
     s->now.state = run->newest.state.digest;
     TRY(federation_spent(&s->now.epsilon, &s->federation));
-    TRY(federation_error(&s->now.error, &s->now.cut, &s->federation));
+    TRY(federation_figures(&figures, &s->federation));
+    s->now.error = figures.error;
+    s->now.cut = figures.cut;
+    s->now.combine_s = figures.combine_s;
     TRY(evaluate(s));
     end_early(s, &s->now);
     s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;

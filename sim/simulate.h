@@ -35,6 +35,7 @@ struct simulate_round { /* one published round */
     uint64_t bytes_up, bytes_down;       /* since the start */
     double joules;                       /* since the start, of all tasks */
     double seconds;                      /* of real time since the start of this process */
+    double combine_s;                    /* of real time for combining this round */
     double error, cut; /* of the published change in parts of the exact one: all of it, and what
                           recompression cut off; NaN: not known */
     struct digest state;

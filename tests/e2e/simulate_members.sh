@@ -140,7 +140,7 @@ resumed=("${part[@]}" --steps 24 --batch 8 --jitter 1 --quorum 4 --late-rounds 2
   --class 'p:speed=2000:drop=10%:online=50%/9s:watts=3')
 outcome() {
   python3 -c 'import json, sys
-for line in open(sys.argv[1] + "/rounds.jsonl"): print({k: v for k, v in json.loads(line).items() if k != "seconds"})' "$1"
+for line in open(sys.argv[1] + "/rounds.jsonl"): print({k: v for k, v in json.loads(line).items() if k not in ("seconds", "combine_s")})' "$1"
   cut -d, -f1-7,10 "$1/updates.csv"
 }
 simulate "${resumed[@]}" -o whole >out
