@@ -7,10 +7,7 @@ usage() {
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh private [options]        training with example-level privacy, beside without
-       bench/run.sh privacy DIR [options]    what privacy by example costs in test loss, on CLINC150
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression, reports
-       bench/run.sh methods DIR [options]    accuracy of every method on CLINC150, bytes, seconds
-       bench/run.sh search DIR [options]     alpha and learning rate of the demo's methods, by validation rows
        bench/run.sh simulate [options]       fedlora simulate: processor time for each client, memory, beside peers
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
@@ -19,6 +16,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh TABLE --help             the options of one
 
 Build first: cmake --preset release && cmake --build build/release
+Experiments with methods and privacy are sweeps: fedlora simulate bench/sweeps/NAME.ini. Each file says what it needs.
 USAGE
 }
 # rival NAME PROGRAM: the round of 16 clients with another system; PROGRAM prints one JSON line with median_s.
@@ -98,22 +96,6 @@ case "${1:-}" in
     echo
     "$build/bench_reports" --dir "$dir"
     uptime ;;
-  search)
-    shift
-    cmake --build "$bench/../build/release" --target bench_methods fedlora >/dev/null
-    exec python3 "$bench/search.py" "$@" ;;
-  methods)
-    shift
-    cmake --build "$bench/../build/release" --target bench_methods fedlora >/dev/null
-    python3 "$bench/methods.py" run "$@"
-    case " $* " in *" --help "* | *" -h "*) exit 0 ;; esac
-    python3 "$bench/methods.py" report "$1/results.jsonl" --svg "$1/methods.svg" ;;
-  privacy)
-    shift
-    cmake --build "$bench/../build/release" --target bench_methods >/dev/null
-    case " ${*:---help} " in *" --help "* | *" -h "*) exec python3 "$bench/privacy.py" run --help ;; esac
-    python3 "$bench/privacy.py" run "$@"
-    python3 "$bench/privacy.py" report "$1/results.jsonl" --svg "$1/privacy.svg" ;;
   account)
     build=$bench/../build/release
     cmake --build "$build" --target bench_account >/dev/null

@@ -201,7 +201,7 @@ struct method {
     unsigned keeps;
 
     /* ---- defaults of a run ---- */
-    /* From the demo's search (bench/search.py), where the method was in it. */
+    /* From the demo's search (bench/sweeps/demo_search.ini), where the method was in it. */
     double lr;    /* learning rate; 0: that of base/training_options.h */
     double alpha; /* LoRA alpha, the same at every rank; 0: twice the rank */
 

@@ -32,4 +32,24 @@ sweep ranks
 above ranks loss run.method=hetlora run.method=flora
 above ranks loss run.method=fedit run.method=hetlora
 above ranks error_percent run.method=hetlora run.method=flora
+
+# The sweeps that need large models or hours: their settings are accepted, with a small base and one step.
+program=$programs/fedlora
+brief=(--quiet --base simulation/base --data members --test simulation/test.jsonl --seeds 1 --set run.rounds=1
+  --set train.steps=1 --set train.batch=4 --set evaluate.every=0)
+# accepted CELLS NAME OPTIONS...: fails unless all cells of bench/sweeps/NAME.ini end.
+accepted() {
+  local cells=$1 name=$2
+  shift 2
+  "$program" simulate "$root/bench/sweeps/$name.ini" -o brief "${brief[@]}" "$@" >log 2>&1 || fail_with log "$name"
+  grep -q "^$cells cells: $cells done" log || fail_with log "$name: not $cells cells"
+  rm -r brief
+}
+mkdir demo
+"$program" simulate split --base simulation/base --data simulation/rows.jsonl --clients 3 --write members >log 2>&1 ||
+  fail_with log "split"
+"$program" basis --quiet --base simulation/base --rank 8 -o demo/basis.safetensors >log 2>&1 || fail_with log "basis"
+accepted 2 demo_search --set run.alpha=8 --set train.lr=1e-3
+accepted 2 demo_search --set run.method=fed-sb --set run.alpha=0 --set train.lr=3e-3,6e-3 --rank 8
+accepted 6 privacy_clinc150 --set privacy.epsilon=0,3
 echo "trends: passed"
