@@ -386,13 +386,14 @@ err store_publish(struct store *store, const struct store_publish *publish)
     return db_end(&store->db, publish_rows(&store->db, publish));
 }
 
-/* The event's text has the two numbers that `run status` shows. A private round's noisy mean was
- * kept for this report only. */
+/* The event's text has two numbers for `run status`. A private round's noisy mean was kept for this
+ * report only. SQLite stores NaN as NULL, which the columns refuse, so 0 stands for no norms. */
 err store_report(struct store *store, int64_t run, const struct store_round *r)
 {
     struct db *db = &store->db;
     char text[96];
-    if (isnan(r->update_norm))
+    bool norms = !isnan(r->update_norm);
+    if (!norms)
         snprintf(text, sizeof text, "without norms, which the method does not have");
     else
         snprintf(text, sizeof text, "change %.4g, error %.2g", r->update_norm, r->error);
@@ -401,8 +402,8 @@ err store_report(struct store *store, int64_t run, const struct store_round *r)
     err e = db_run(db,
                    "UPDATE rounds SET update_norm=?, error=?, dropped=?, report=?"
                    " WHERE run=? AND round=?",
-                   "dddtii", r->update_norm, r->error, r->dropped, r->report_json, run,
-                   (int64_t)r->round);
+                   "dddtii", norms ? r->update_norm : 0.0, norms ? r->error : 0.0,
+                   norms ? r->dropped : 0.0, r->report_json, run, (int64_t)r->round);
     if (!err_is(e)) e = insert_event(db, run, &event);
     if (!err_is(e)) e = give_up_noisy(db, run, r->round);
     return db_end(db, e);

@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -149,6 +150,29 @@ Test(store, keeps_evaluations_and_sums_them_up_by_rows)
 }
 
 /* A status asks for this count, on the loop thread, in runs with millions of other events. */
+/* Of a method whose members keep a factor. */
+Test(store, keeps_the_report_of_a_round_without_norms)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob state = make_blob("state 1");
+    struct store_round *round = NULL;
+    size_t count = 0;
+    struct arena arena = {0};
+    ok(publish(run, 1, &state));
+    ok(store_report(
+        &store, run,
+        &(struct store_round){
+            .round = 1, .update_norm = NAN, .error = NAN, .report_json = "{\"rank\":2}"}));
+    ok(store_rounds(&round, &count, &store, run, true, &arena));
+    cr_assert_eq(count, 1);
+    cr_expect(round[0].reported);
+    cr_expect_eq(round[0].update_norm, 0);
+    cr_expect_str_eq(round[0].report_json, "{\"rank\":2}");
+    arena_close(&arena);
+    end();
+}
+
 static void expect_count_uses_index(const char *name)
 {
     struct db_query q = {0};
