@@ -3,6 +3,7 @@
 #include "client/session/session.h"
 
 #include "agg/adapter/state_whole.h"
+#include "agg/round/method.h"
 #include "base/file.h"
 #include "base/text.h"
 #include "client/session/session_describe.h"
@@ -106,6 +107,14 @@ static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
                                                              : SESSION_WAIT_MOST_MS);
 }
 
+/* An earlier run of the same name may have left a file, so the method decides. */
+static bool has_kept(char path[LIMIT_PATH_BYTES], const struct session *s)
+{
+    const struct method *method = method_find(s->hello->method);
+    session_work_kept(path, &s->work, s->hello->run);
+    return method && method->keeps && file_exists(path);
+}
+
 /* Writes the last state to --output, together with the frozen factors that it needs, or with those
  * that this member keeps, so that the file can be used alone. */
 static err write_output(struct session *s)
@@ -115,8 +124,7 @@ static err write_output(struct session *s)
     struct file_map map = {0};
     bool needed = false;
     TRY(session_round_blob(state, s, &s->result.state, "last state"));
-    session_work_kept(kept, &s->work, s->hello->run);
-    if (file_exists(kept)) return state_whole_write_own(s->o->output, state, kept);
+    if (has_kept(kept, s)) return state_whole_write_own(s->o->output, state, kept);
     TRY(state_whole_needs(&needed, &digest, state));
     if (needed) {
         TRY(session_round_blob(frozen, s, &digest, "frozen factors"));

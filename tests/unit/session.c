@@ -403,8 +403,12 @@ Test(session, keeps_the_last_state_where_the_user_wants_it)
     struct fake f = {0};
     struct session_result r = {0};
     struct digest have;
+    char kept[160];
     start(&f, script);
     f.options.output = f.update_path;
+    snprintf(kept, sizeof kept, "%s/r.kept.safetensors", f.work);
+    FIXTURE_OK(file_make_dirs(f.work));
+    FIXTURE_OK(file_write(kept, "of an earlier run", 17, false));
     FIXTURE_OK(session_run(&r, &f.options));
     FIXTURE_OK(digest_of_file(&have, f.update_path));
     cr_assert(digest_equal(&have, &f.state));
