@@ -12,7 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPTION_FILE_BYTES = 1 << 20, OPTION_LINE_BYTES = 16384, OPTION_NAMES_MAX = 512 };
+enum {
+    OPTION_FILE_BYTES = 16 << 20,
+    OPTION_LINE_BYTES = 4 << 20, /* a line of 100,000 members with settings of their own */
+    OPTION_NAMES_MAX = 512,
+    KEY_BYTES = 256
+};
 
 /* ---- one value ---- */
 
@@ -316,7 +321,7 @@ static err take_value(struct taking *t, const char *key, const char *value)
 static err take_pair(void *context, const char *section, const char *name, const char *value)
 {
     struct taking *t = context;
-    char key[256];
+    char key[KEY_BYTES];
     if (is_skipped(t->set, section)) return ERR_NONE;
     snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
     return take_value(t, key, value);
@@ -329,36 +334,39 @@ err option_read_file(void *options, const struct option_set *set, const char *pa
     return option_read_pairs(path, &(struct option_reader){take_pair, &taking});
 }
 
-static err take_assignment(struct taking *t, const char *assignment)
+/* The key of "section.key=value", and the start of the value. */
+static err split_assignment(char key[KEY_BYTES], const char **value, const char *assignment)
 {
-    char key[256];
     const char *equals = strchr(assignment, '=');
-    if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof key)
+    if (!equals || equals == assignment || equals - assignment >= KEY_BYTES)
         return err_make(ERR_INPUT, "\"%.80s\": expected section.key=value", assignment);
-    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
-    return take_value(t, key, equals + 1);
+    snprintf(key, KEY_BYTES, "%.*s", (int)(equals - assignment), assignment);
+    *value = equals + 1;
+    return ERR_NONE;
 }
 
 err option_assign_all(void *options, const struct option_set *set,
                       const struct option_list *assignments, struct arena *arena)
 {
     struct taking taking = {.options = options, .set = set, .arena = arena};
-    for (size_t i = 0; i < assignments->count; i++)
-        TRY(take_assignment(&taking, assignments->item[i]));
+    char key[KEY_BYTES];
+    const char *value = NULL;
+    for (size_t i = 0; i < assignments->count; i++) {
+        TRY(split_assignment(key, &value, assignments->item[i]));
+        TRY(take_value(&taking, key, value));
+    }
     return ERR_NONE;
 }
 
 err option_assign(void *options, const struct option_set *set, const char *assignment,
                   struct arena *arena)
 {
-    char key[256];
-    const char *equals = strchr(assignment, '=');
-    if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof key)
-        return err_make(ERR_INPUT, "\"%.80s\": expected section.key=value", assignment);
-    snprintf(key, sizeof key, "%.*s", (int)(equals - assignment), assignment);
+    char key[KEY_BYTES];
+    const char *value = NULL;
+    TRY(split_assignment(key, &value, assignment));
     const struct option_row *row = option_row_of_key(set, key);
     if (!row) return unknown_key(set, key);
-    err e = value_set(options, row, equals + 1, arena);
+    err e = value_set(options, row, value, arena);
     return err_is(e) ? err_in(e, "%s", key) : e;
 }
 

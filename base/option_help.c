@@ -155,6 +155,16 @@ bool option_text(char *out, size_t bytes, const void *options, const struct opti
     return false;
 }
 
+/* Without a copy, because a list of members is as long as a federation is large. */
+static err write_text(struct bytes *out, const struct option_row *row, const char *name,
+                      const struct option_write *w)
+{
+    const char *now = *(const char *const *)(const void *)((const uint8_t *)w->options + row->at);
+    const char *was = *(const char *const *)(const void *)((const uint8_t *)w->defaults + row->at);
+    if (!now || (was && !strcmp(now, was))) return ERR_NONE;
+    return bytes_printf(out, "%s = %s\n", name, now);
+}
+
 /* A list has one line for each item. */
 static err write_row(struct bytes *out, const struct option_row *row, const char *name,
                      const struct option_write *w)
@@ -166,6 +176,7 @@ static err write_row(struct bytes *out, const struct option_row *row, const char
             TRY(bytes_printf(out, "%s = %s\n", name, list->item[i]));
         return ERR_NONE;
     }
+    if (row->kind == OPTION_TEXT) return write_text(out, row, name, w);
     if (!option_text(now, sizeof now, w->options, row)) return ERR_NONE;
     bool had = option_text(before, sizeof before, w->defaults, row);
     if (had && !strcmp(now, before)) return ERR_NONE;

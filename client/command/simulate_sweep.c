@@ -135,7 +135,7 @@ static err plan(struct sweep_run *s)
 static err settings_digest(struct digest *out, const struct sweep_run *s)
 {
     struct digest_stream stream;
-    struct bytes text = {.max = 1 << 20};
+    struct bytes text = {.max = 16 << 20};
     err e = ERR_NONE;
     digest_begin(&stream);
     for (size_t i = 0; i < s->sweep.cells && !err_is(e); i++) {

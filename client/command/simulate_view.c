@@ -140,7 +140,7 @@ err simulate_show(const struct simulate_show *show)
     const struct simulate_command *o = show->o;
     struct view v = {.o = o, .show = show, .loss = NAN};
     struct simulate_result result = {0};
-    struct bytes ini = {.max = 1 << 20};
+    struct bytes ini = {.max = 16 << 20};
     struct arena arena = {0};
     char *settings = NULL;
     struct attack attack;

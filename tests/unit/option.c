@@ -209,7 +209,7 @@ Test(option, takes_lines_longer_than_the_ini_librarys_own_bound)
     ok(read_text(text));
     cr_expect_eq(strlen(o.base), 5000);
     cr_expect_eq(o.rank, 9);
-    static char longer[40000];
+    static char longer[5 << 20];
     memset(longer, 'y', sizeof longer - 1);
     refused(read_text(longer), ERR_INPUT, "f.ini:1: the line is too long");
 }
@@ -264,9 +264,11 @@ Test(option, a_sample_reads_back_as_the_defaults)
 
 Test(option, writes_the_values_that_are_not_defaults)
 {
+    static char base[40000];
     struct bytes text = {.max = 1 << 16};
     struct opts defaults = o;
-    ok(ARGS("--rank", "7", "--lr", "0.1", "--no-shuffle", "--schedule", "cosine", "--base", "m"));
+    memset(base, 'm', sizeof base - 1);
+    ok(ARGS("--rank", "7", "--lr", "0.1", "--no-shuffle", "--schedule", "cosine", "--base", base));
     ok(option_write(&text, &(struct option_write){&o, &defaults, &set}));
     cr_expect(strstr((const char *)text.data, "lr = 0.1\n"), "%s", (const char *)text.data);
     cr_expect_not(strstr((const char *)text.data, "alpha"), "%s", (const char *)text.data);
@@ -277,5 +279,6 @@ Test(option, writes_the_values_that_are_not_defaults)
     cr_expect_eq(o.lr, given.lr);
     cr_expect_eq(o.shuffle, false);
     cr_expect_eq(o.schedule, given.schedule);
+    cr_expect_str_eq(o.base, base, "all of a long text");
     bytes_close(&text);
 }
