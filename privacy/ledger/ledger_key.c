@@ -3,8 +3,6 @@
 
 #include "base/file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,19 +78,13 @@ void ledger_key_close(struct ledger_key *key)
     sodium_memzero(key, sizeof *key);
 }
 
-/* The text is complete or absent after a crash, and never readable by others. */
+/* Complete or absent after a crash, and never readable by others. umask() belongs to the process,
+ * so no other thread may write files meanwhile. */
 static err write_private(const char *path, const char *text, size_t size)
 {
-    char part[LIMIT_PATH_BYTES];
-    if ((size_t)snprintf(part, sizeof part, "%s.part", path) >= sizeof part)
-        return err_make(ERR_INPUT, "%.80s...: the path is too long", path);
-    int fd = file_disk.open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return err_sys(errno, "%s", part);
-    err e = file_disk.write(fd, text, size) == (ssize_t)size && file_disk.fsync(fd) == 0
-                ? ERR_NONE
-                : err_sys(errno, "%s", part);
-    if (file_disk.close(fd) != 0 && !err_is(e)) e = err_sys(errno, "%s", part);
-    if (!err_is(e) && file_disk.rename(part, path) != 0) e = err_sys(errno, "%s", path);
+    mode_t was = umask(077);
+    err e = file_write(path, text, size, /*replace*/ false);
+    umask(was);
     return e;
 }
 
