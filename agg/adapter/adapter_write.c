@@ -153,17 +153,18 @@ err adapter_file_bytes(uint64_t *bytes, uint64_t *values, const struct adapter_f
     TRY_OUT(e, arena_take(&l.tensor, &l.arena, count * ADAPTER_FILE_ROLES, sizeof *l.tensor));
     for (size_t i = 0; i < count; i++)
         TRY_OUT(e, list_shapes(&l, &module[i]));
-    for (size_t i = 0; i < l.count; i++)
-        if (!size_add(&sum, sum, l.tensor[i].count)) e = err_make(ERR_LIMIT, "too many values");
-    TRY_OUT(e, e);
-    TRY_OUT(e, safetensors_header_bytes(&header, l.tensor, l.count, l.metadata, l.metadata_count));
-    if (!size_mul(&size, sum, sizeof(float)) || !size_add(&size, size, header)) {
-        e = err_make(ERR_LIMIT, "%llu values are more than a file can have",
-                     (unsigned long long)sum);
-        goto out;
+    bool fits = true;
+    for (size_t i = 0; i < l.count && fits; i++)
+        fits = size_add(&sum, sum, l.tensor[i].count);
+    if (fits)
+        TRY_OUT(e,
+                safetensors_header_bytes(&header, l.tensor, l.count, l.metadata, l.metadata_count));
+    if (fits && size_mul(&size, sum, sizeof(float)) && size_add(&size, size, header)) {
+        *bytes = size;
+        if (values) *values = sum;
+    } else {
+        e = err_make(ERR_LIMIT, "the factors of %zu modules are more than a file can hold", count);
     }
-    *bytes = size;
-    if (values) *values = sum;
 out:
     arena_close(&l.arena);
     return e;
