@@ -159,9 +159,8 @@ static err check_cohort(const run_config_t *c)
         return err_make(ERR_INPUT, "over_select: %u has no effect without cohort", c->over_select);
     size_t drawn = c->cohort ? (size_t)c->cohort + c->over_select : c->n_members;
     if (drawn > LIMIT_MEMBERS)
-        return err_make(ERR_INPUT,
-                        "%zu members take part in a round, at most %d can: expected a cohort",
-                        drawn, LIMIT_MEMBERS);
+        return err_make(ERR_INPUT, "%zu members take part in a round, expected at most %d%s", drawn,
+                        LIMIT_MEMBERS, c->cohort || run_privacy_central(c) ? "" : ": set a cohort");
     if (!c->cohort) return ERR_NONE;
     if (run_privacy_central(c))
         return err_make(ERR_INPUT, "cohort: privacy of unit client draws members by "
@@ -372,9 +371,8 @@ err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
     return ERR_NONE;
 }
 
-/* NULL for the state, which is no member. */
-/* By halves first, because large federations list their members in order; a list in another order
- * is searched from its start. */
+/* NULL for the state, which is no member. The search goes by halves first, because large
+ * federations list their members in order; a list in another order is searched from its start. */
 static const Fedlora__V1__MemberConfig *find_member(const run_config_t *c, const char *member)
 {
     size_t low = 0, high = member ? c->n_members : 0;

@@ -312,7 +312,7 @@ Test(run_config, refuses_cohorts_that_cannot_be_drawn)
     expect_refused(over_without_cohort, "over_select: 1 has no effect without cohort");
     expect_refused(large_cohort, "cohort 2 and over_select 1 are more than the 2 members together");
     expect_refused(large_quorum, "quorum 2 is more than the cohort of 1");
-    expect_refused(huge_cohort, "10001 members take part in a round, at most 10000 can: expected");
+    expect_refused(huge_cohort, "10001 members take part in a round, expected at most 10000");
     expect_refused(private_cohort, "cohort: privacy of unit client draws members by");
     config_t *c = make(good_cohort);
     ok(run_config_complete(c));
