@@ -158,9 +158,9 @@ err training_reserve_on(struct training *t, struct engine *e, const struct facto
     size.backward = true;
     size.checkpoint = t->o->checkpoint;
     pass_size_widths(&size, f);
-    /* The blocks of the adapter are taken as well, so nothing more is needed. Reading the free
-     * memory of the system for each of thousands of simulated members would cost more than it
-     * helps. */
+    /* Nothing more is taken then, because training_open() has taken the blocks of the adapter. So
+     * the free memory of the system is not read, which would cost thousands of simulated members
+     * more than a check is worth. */
     if (e->be == &backend_cpu && !t->each_row && pass_fits(e, &size)) return pass_reserve(e, &size);
     struct engine_plan_adapter adapter = {.values = t->adapter->value_count};
     adapter.taken = blocks_held + f->held;
