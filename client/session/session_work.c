@@ -11,16 +11,14 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 /* A description has about a kilobyte. A larger file was not written by this program. */
-enum { WORK_JSON_BYTES = 1 << 16 };
+enum { WORK_JSON_BYTES = 1 << 16, LOCK_BYTES = 32 };
 
 /* One directory per federation and member id, so that one user can run several members. Relative
  * values of the environment variables are ignored, as the XDG convention requires. */
@@ -42,33 +40,33 @@ static err choose_dir(char *out, size_t bytes, const char *dir, const struct rpc
     return ERR_NONE;
 }
 
-/* Two processes with one directory would delete each other's files. flock() is released by the
- * kernel when the process ends, also after a kill. The process id in the file only serves the error
- * message. */
+/* The process that holds the lock has written its id into the file. */
+static err refuse_second(const struct session_work *work, const struct rpc_peer *self)
+{
+    char path[LIMIT_PATH_BYTES], *text = NULL;
+    size_t size;
+    TRY(file_join(path, sizeof path, work->dir, "lock"));
+    TRY(file_read_all(&text, &size, path, LOCK_BYTES));
+    err e = err_make(ERR_STATE,
+                     "%s: in use by another fedlora join as %s (process %ld); expected one at a "
+                     "time, or a separate --work DIR for each",
+                     work->dir, self->id, strtol(text, NULL, 10));
+    free(text);
+    return e;
+}
+
+/* Two processes with one directory would delete each other's files. */
 static err take_lock(struct session_work *work, const struct rpc_peer *self)
 {
-    char path[LIMIT_PATH_BYTES], text[32] = "";
-    TRY(file_join(path, sizeof path, work->dir, "lock"));
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) return err_sys(errno, "%s: cannot open", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        int code = errno;
-        if (pread(fd, text, sizeof text - 1, 0) < 0) text[0] = 0;
-        close(fd);
-        if (code != EWOULDBLOCK) return err_sys(code, "%s: cannot lock", path);
-        return err_make(ERR_STATE,
-                        "%s: in use by another fedlora join as %s (process %ld); expected one at a "
-                        "time, or a separate --work DIR for each",
-                        work->dir, self->id, strtol(text, NULL, 10));
-    }
+    char text[LOCK_BYTES];
+    TRY(lock_try(&work->lock, work->dir, /*wait*/ false));
+    int fd = work->lock.fd;
+    if (!fd) return refuse_second(work, self);
     int length = snprintf(text, sizeof text, "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)length, 0) != length) {
-        err e = err_sys(errno, "%s: cannot write", path);
-        close(fd);
-        return e;
-    }
-    work->lock = fd;
-    return ERR_NONE;
+    if (ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)length, 0) == length) return ERR_NONE;
+    err e = err_sys(errno, "%s/lock: cannot write", work->dir);
+    lock_close(&work->lock);
+    return e;
 }
 
 /* Directories get mode 0700: updates are made from private data. */
@@ -85,12 +83,9 @@ err session_work_open(struct session_work *out, const char *dir, const struct rp
     return ERR_NONE;
 }
 
-/* Closing the descriptor releases the lock. The lock file stays: deleting it could let two
- * processes lock two different files of this name. */
 void session_work_close(struct session_work *work)
 {
-    if (work->lock > 0) close(work->lock);
-    work->lock = 0;
+    lock_close(&work->lock);
 }
 
 /* Blobs are named by their digest, so two runs with the same frozen factors share the file. */

@@ -5,19 +5,22 @@
  *   blobs/DIGEST.safetensors
  *   updates/RUN.ROUND.safetensors      the update
  *   updates/RUN.ROUND.json             its description, written after it
+ *   RUN.kept.safetensors               factors that this member keeps (engine/member/member_kept.h)
  *
- * Everything in it may be deleted while no join runs; lost data is downloaded or trained again. */
+ * Everything in it may be deleted while no join runs. Blobs and updates are then downloaded or
+ * trained again, and a member without its kept factors starts from those of the state. */
 #ifndef CLIENT_SESSION_WORK_H
 #define CLIENT_SESSION_WORK_H
 
 #include "base/digest.h"
 #include "base/limits.h"
+#include "base/lock.h"
 #include "proto/rpc.h"
 
 struct session_work {
     char dir[LIMIT_PATH_BYTES - 256], blobs[LIMIT_PATH_BYTES - 200],
         updates[LIMIT_PATH_BYTES - 200];
-    int lock; /* descriptor of the locked file; 0: none */
+    struct lock lock;
 };
 
 /* `dir` NULL: $XDG_STATE_HOME/fedlora/FEDERATION/ID, or the same below ~/.local/state. A lock held
