@@ -13,9 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes of ledger lines in one message, far below the limit of a message. */
-enum { PART_BYTES = 1 << 20 };
-
 /* ---------------------------------------------------------------- the promise */
 
 /* The member's own limits. They are compared before anything about the data is sent, and a run
@@ -171,7 +168,7 @@ err session_privacy_charge(const struct session_privacy *p, uint32_t round,
 /* A range of whole lines of the ledger. */
 struct part {
     const char *text;      /* into the ledger, which is in memory as a whole */
-    size_t size;           /* bytes, at most PART_BYTES */
+    size_t size;           /* bytes, at most LEDGER_PART_BYTES */
     uint64_t first, lines; /* number of the first line, from 1; number of lines */
 };
 
@@ -184,7 +181,7 @@ static struct part part_after(const char *text, size_t size, uint64_t after)
     for (uint64_t line = 1; (stop = memchr(at, '\n', (size_t)(end - at))); line++, at = stop + 1) {
         if (line == part.first) part.text = at;
         if (line < part.first) continue;
-        if ((size_t)(stop + 1 - part.text) > PART_BYTES) break;
+        if ((size_t)(stop + 1 - part.text) > LEDGER_PART_BYTES) break;
         part.size = (size_t)(stop + 1 - part.text);
         part.lines++;
     }

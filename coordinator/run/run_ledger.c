@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PART_BYTES = 1 << 20, LINES_MAX = 1 << 16 };
+enum { LINES_MAX = 1 << 16 };
 
 static const char *name_of(char out[LIMIT_NAME_BYTES + 16], const char *member)
 {
@@ -24,7 +24,7 @@ static err load(struct run *run, size_t member)
     err e = ERR_NONE;
     if (m->ledger.head.count) return ERR_NONE;
     for (;;) {
-        struct bytes part = {.max = 2 * PART_BYTES};
+        struct bytes part = {.max = LEDGER_PART_BYTES};
         e = store_ledger_part(&part, run->shop->store, run->id, id, m->ledger.head.count);
         bool more = !err_is(e) && part.size > 0;
         if (more)
@@ -106,9 +106,9 @@ err run_take_ledger(const struct ledger_head **held, struct run *run, size_t mem
         return err_make(ERR_INPUT,
                         "run %s does not have unit example, so its members need no ledger",
                         run->config->name);
-    if (part->lines.len > PART_BYTES)
+    if (part->lines.len > LEDGER_PART_BYTES)
         return err_make(ERR_INPUT, "%zu bytes of a ledger, at most %d", part->lines.len,
-                        PART_BYTES);
+                        LEDGER_PART_BYTES);
     TRY(load(run, member));
     if (part->lines.len && part->from == run->member[member].ledger.head.count + 1)
         TRY(take_lines(run, member, part->federation, &part->lines));

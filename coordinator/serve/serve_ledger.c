@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PART_BYTES = 1 << 20, SEEDS_MAX = 4096 };
+enum { SEEDS_MAX = 4096 };
 
 /* ---- from a member ---- */
 
@@ -106,7 +106,7 @@ static void audit_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__AuditRequest *request = NULL;
     Fedlora__V1__AuditReply reply = FEDLORA__V1__AUDIT_REPLY__INIT;
-    struct bytes lines = {.max = 2 * PART_BYTES};
+    struct bytes lines = {.max = LEDGER_PART_BYTES};
     struct arena arena = {0};
     err e = message_unpack(&request, &fedlora__v1__audit_request__descriptor, data, size);
     if (!err_is(e)) e = audit(&reply, &lines, call, request, &arena);

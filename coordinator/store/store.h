@@ -87,7 +87,7 @@ struct store_round {
     uint64_t took_ms, aggregate_ms;
     double train_loss;
     bool reported; /* the report is made and stored: it and these three are set */
-    double update_norm, error, dropped;
+    double update_norm, error, dropped; /* a method without norms: NaN when stored, 0 when loaded */
     const char *report_json;
     /* The mean of all members' evaluations, weighted by rows; rows 0: none. Loaded only. */
     struct store_evaluation evaluation;

@@ -127,7 +127,6 @@ err store_ledger_spent(double *epsilon, struct store *store, int64_t run)
 err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const char *party,
                       uint64_t after)
 {
-    enum { PART_BYTES = 1 << 20 };
     struct db_query q = {0};
     bool row = true;
     if (*party)
@@ -142,7 +141,7 @@ err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const
     err e = db_query_next(&row, &q);
     while (!err_is(e) && row) {
         const char *line = db_query_text(&q, 0);
-        if (out->size + strlen(line) > PART_BYTES) break;
+        if (out->size + strlen(line) > LEDGER_PART_BYTES) break;
         e = bytes_append(out, line, strlen(line));
         if (!err_is(e)) e = db_query_next(&row, &q);
     }

@@ -25,7 +25,8 @@
 #include "privacy/account/account.h"
 #include "privacy/noise/adaptive.h"
 
-enum { LEDGER_LINE_BYTES = 1 << 16 };
+/* The longest line, and the most bytes of whole lines in one message. */
+enum { LEDGER_LINE_BYTES = 1 << 16, LEDGER_PART_BYTES = 1 << 20 };
 
 enum ledger_unit {
     LEDGER_EXAMPLE, /* neighbours differ in one record of one party: DP-SGD in the client */
