@@ -1,8 +1,8 @@
 /* Joins a state and a file of factors that belong to it in one file. A state of a method with
  * frozen factors (fed-sb, ffa) holds only the trained ones, because the frozen ones are sent once,
  * by digest. */
-#ifndef CLIENT_STATE_WHOLE_H
-#define CLIENT_STATE_WHOLE_H
+#ifndef AGG_STATE_WHOLE_H
+#define AGG_STATE_WHOLE_H
 
 #include "base/digest.h"
 

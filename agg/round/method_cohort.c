@@ -140,9 +140,11 @@ static err open_memory(struct method_cohort *c, const struct method_next *next)
     return ERR_NONE;
 }
 
-/* All of the updates may stay if they fit. Else each has its share, but the pages of thousands of
- * small files do not fit even so, because the first read of a file maps all of it: those that are
- * too many are dropped after every module. */
+/* Sets how many bytes of each update may be read before its pages are dropped. If all updates fit
+ * into HELD_BYTES, there is no bound. Else each has an equal share; but a first read maps at least
+ * AROUND_BYTES, or all of a smaller file, so the updates for which even this does not fit are
+ * dropped after every module. Small files may fill half of the memory, because there may be very
+ * many of them. */
 static void share_memory(struct method_cohort *c)
 {
     size_t all = 0, touched = 0;
@@ -151,7 +153,7 @@ static void share_memory(struct method_cohort *c)
     for (size_t i = 0; i < c->count; i++) {
         struct method_update *u = &c->update[i];
         bool small = u->map.size < AROUND_BYTES;
-        size_t most = small ? HELD_BYTES / 2 : HELD_BYTES; /* there may be very many small ones */
+        size_t most = small ? HELD_BYTES / 2 : HELD_BYTES;
         touched += small ? u->map.size : AROUND_BYTES;
         u->held = touched <= most ? HELD_BYTES / c->count : 1;
         if (all <= HELD_BYTES) u->held = SIZE_MAX;

@@ -101,7 +101,11 @@ static err learn_modules(struct run *run, const Fedlora__V1__HelloRequest *hello
         return e;
     }
     run->modules = modules;
-    return run_learn_members(run);
+    e = run_learn_members(run);
+    if (!err_is(e)) return e;
+    message_free(run->modules); /* the next hello is the first one again */
+    run->modules = NULL;
+    return e;
 }
 
 /* Every member must train on the same base weights, otherwise sums of updates mean nothing. */

@@ -47,20 +47,30 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     return ERR_NONE;
 }
 
+/* The shared list is freed once. */
+static void close_lists(struct run *run)
+{
+    const char **shared = NULL;
+    for (size_t i = 0; run->member && i < run->round.members; i++) {
+        struct run_member *m = &run->member[i];
+        if (!m->adapts_shared)
+            free(m->adapts);
+        else if (m->adapts)
+            shared = m->adapts;
+        m->adapts = NULL;
+        m->adapts_count = 0;
+    }
+    free(shared);
+}
+
 /* No job of this run may be with a worker any more, because jobs point to it. */
 void run_close(struct run *run)
 {
     if (!run) return;
     if (run->config) run_flush_counters(run);
-    const char **shared = NULL;
-    for (size_t i = 0; run->member && i < run->round.members; i++) {
-        if (run->member[i].adapts_shared && run->member[i].adapts)
-            shared = run->member[i].adapts;
-        else
-            free(run->member[i].adapts);
+    for (size_t i = 0; run->member && i < run->round.members; i++)
         ledger_close(&run->member[i].ledger);
-    }
-    free(shared);
+    close_lists(run);
     private_noise_ahead_close(run->noise_ahead);
     round_close(&run->round);
     message_free(run->config);
@@ -94,7 +104,8 @@ static err learn_member(struct run *run, size_t member)
 err run_learn_members(struct run *run)
 {
     const struct run_member *first = NULL;
-    for (size_t i = 0; i < run->round.members; i++) {
+    err e = ERR_NONE;
+    for (size_t i = 0; i < run->round.members && !err_is(e); i++) {
         struct run_member *m = &run->member[i];
         REQUIRE(!m->adapts);
         m->adapts_shared = !run_config_own_targets(run->config, run->round.member[i].id);
@@ -103,10 +114,11 @@ err run_learn_members(struct run *run)
             m->adapts_count = first->adapts_count;
             continue;
         }
-        TRY(learn_member(run, i));
+        e = learn_member(run, i);
         if (m->adapts_shared) first = m;
     }
-    return ERR_NONE;
+    if (err_is(e)) close_lists(run);
+    return e;
 }
 
 /* Everything that can be refused is refused here, before the run exists, because a run that fails
