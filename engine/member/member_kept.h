@@ -1,7 +1,5 @@
 /* The factors that a member trains, keeps to itself and never sends (struct method, `keeps`). They
- * lie in a file beside the member's other work: kept_path has those of the newest round, and
- * kept_path with ".before" those of the round before it. A round that is trained again, because the
- * member was killed, starts from the same factors as the first time. */
+ * lie at kept_path, a file of engine/member/member_file.h. */
 #ifndef ENGINE_MEMBER_KEPT_H
 #define ENGINE_MEMBER_KEPT_H
 
@@ -12,8 +10,6 @@
  * another run, member or base. Does nothing for methods that keep nothing, or without kept_path. */
 err member_kept_take(struct adapter *adapter, const struct member_round *round);
 err member_kept_write(const struct member_adapter *a, const struct member_round *round);
-/* The round is as if it had not been trained: a simulated member's update was lost, and whether it
- * was trained before that was known must not matter. */
 err member_kept_undo(const struct member_round *round);
 
 #endif

@@ -152,7 +152,7 @@ Test(member_kept, a_file_of_another_member_or_shape_is_refused)
     r.kept_path = p.kept;
     err e = member_adapter_open(&a, &p.own.model.arch, &r);
     cr_expect_eq(e.kind, ERR_INPUT);
-    cr_expect(strstr(e.text, "factors of member \"ann\""), "%s", e.text);
+    cr_expect(strstr(e.text, "belongs to member \"ann\""), "%s", e.text);
     r = describe(&p.own, 2, 0, NULL);
     r.kept_path = p.kept;
     r.rank = 2;
