@@ -11,6 +11,7 @@ enum dtype training_dtype(int precision)
 
 static const struct option_row rows[] = {
     TRAINING_ROWS(0),
+    TRAINING_ROW_KEEP_OPTIMIZER(0),
     TRAINING_ROW_LR(0, TRAINING_LR, "learning rate"),
     {TRAINING_ROW(0, seed), .flag = "seed", .key = "train.seed", .kind = OPTION_INT,
      .fallback = "0", .least = 0, .most = 0x1p53, .help = "seed of all random numbers"},

@@ -38,6 +38,7 @@ struct training_options {
     int schedule;  /* enum training_schedule */
     int precision; /* enum training_precision */
     bool shuffle, eos;
+    bool keep_optimizer; /* in a run: engine/member/member_optimizer.h */
 };
 
 /* Rows for a command's own table; at_ is the offset of its struct training_options. The field in
@@ -58,9 +59,14 @@ struct training_options {
 #define TRAINING_ROW_EOS(at_) {.at = (at_), .flag = "eos", .key = "train.eos",                     \
      .kind = OPTION_FLAG, .fallback = "yes",                                                       \
      .help = "do not append the end-of-sequence token to the learned tokens"}
+/* Only a run has rounds. */
+#define TRAINING_ROW_KEEP_OPTIMIZER(at_) {TRAINING_ROW(at_, keep_optimizer),                       \
+     .flag = "keep-optimizer", .key = "train.keep_optimizer", .kind = OPTION_FLAG,                 \
+     .fallback = "no",                                                                             \
+     .help = "let each member keep AdamW's averages and step count from round to round"}
 
-/* Every option of local training except lr (TRAINING_ROW_LR), and except seed and precision, which
- * every command has. */
+/* Every option of local training except the two above, and except seed and precision, which every
+ * command has. */
 #define TRAINING_ROWS(at_)                                                                         \
     {TRAINING_ROW(at_, steps), .flag = "steps", .key = "train.steps", .kind = OPTION_INT,          \
      .fallback = "0", .least = 0, .most = 1e9,                                                     \

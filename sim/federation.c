@@ -280,7 +280,7 @@ err federation_start(struct federation *f, const char *dir, uint64_t now_ms)
     TRY(begin(f, f->loaded));
     TRY(keep_modules(f));
     TRY(know_files(f));
-    if (f->run->method->keeps) TRY(make_kept_dir(f));
+    if (federation_keeps(f)) TRY(make_kept_dir(f));
     return federation_privacy_join(f, dir);
 }
 
@@ -380,7 +380,7 @@ static void set_paths(struct federation_paths *paths, struct member_round *round
 static void set_kept(struct federation_paths *paths, struct member_round *round,
                      const struct federation *f, size_t member)
 {
-    if (!f->run->method->keeps) return;
+    if (!federation_keeps(f)) return;
     round->member = f->fleet->member[member].id;
     snprintf(paths->kept, sizeof paths->kept, "%.*s/%s/%s", (int)sizeof paths->kept / 2,
              f->config.path, KEPT_DIR, round->member);
@@ -414,7 +414,7 @@ void federation_model(struct federation_paths *paths, struct member_round *round
 {
     federation_newest(paths, round, f);
     set_kept(paths, round, f, member);
-    if (round->kept_path) round->round = f->run->round.member[member].counted_in;
+    if (f->run->method->keeps) round->round = f->run->round.member[member].counted_in;
 }
 
 err federation_upload(char path[LIMIT_PATH_BYTES], const struct federation *f, size_t member,

@@ -39,6 +39,11 @@ struct federation_task {
     uint64_t down_bytes, up_bytes;
 };
 
+/* Members keep files of their own between rounds. */
+static inline bool federation_keeps(const struct federation *f)
+{
+    return f->run->method->keeps || f->training.keep_optimizer;
+}
 /* The states that the coordinator keeps. */
 enum { FEDERATION_STATES = 2 };
 /* The configuration that the run is created with: a copy on the heap that names the base and all

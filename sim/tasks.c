@@ -1,7 +1,6 @@
 #include "sim/simulation.h"
 
 #include "base/file.h"
-#include "engine/member/member_kept.h"
 #include "sim/cost_rounds.h"
 #include "sim/flight.h"
 
@@ -97,7 +96,7 @@ err tasks_forget(struct simulation *s, struct event *e)
     if (!e->done) return ERR_NONE;
     pool_drop(s->pool, e->done);
     file_disk.unlink(e->done->path);
-    err er = member_kept_undo(&e->done->round);
+    err er = member_train_undo(&e->done->round);
     tasks_close(s, e);
     return er;
 }

@@ -154,6 +154,7 @@ const struct option_row run_options_rows[] = {
                     "learning rate; 0: the method's default, " TRAINING_LR
                     " unless it has its own"),
     TRAINING_ROWS(AT(training)),
+    TRAINING_ROW_KEEP_OPTIMIZER(AT(training)),
 };
 const char *const run_options_simulated[] = {"data",  "fleet",     "devices", "faults", "evaluate",
                                              "sweep", "reference", "when ",   NULL};

@@ -9,6 +9,7 @@
 #include "client/session/session_describe.h"
 #include "client/session/session_round.h"
 #include "client/session/session_task.h"
+#include "engine/member/member_optimizer.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
 
@@ -140,6 +141,7 @@ static err write_output(struct session *s)
  * the run finished and writes it then. */
 static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
 {
+    char kept[LIMIT_PATH_BYTES];
     snprintf(s->result.outcome, sizeof s->result.outcome, "%s", task->outcome);
     if (task->state_digest.len == DIGEST_BYTES) {
         memcpy(s->result.state.byte, task->state_digest.data, DIGEST_BYTES);
@@ -148,6 +150,8 @@ static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
             memcpy(s->result.ledger_head.byte, task->ledger_head.data, DIGEST_BYTES);
         if (s->o->output != NULL) TRY(write_output(s));
     }
+    session_work_kept(kept, &s->work, s->hello->run);
+    member_optimizer_drop(kept);
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
     session_work_drop_blobs(&s->work, NULL, NULL);
     return ERR_NONE;

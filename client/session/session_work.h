@@ -34,7 +34,8 @@ void session_work_blob(char out[LIMIT_PATH_BYTES], const struct session_work *wo
 void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                          const char *run, uint32_t round);
 
-/* Path of the factors that this member keeps in the run (engine/member/member_kept.h). */
+/* Path of the factors that this member keeps in the run (engine/member/member_kept.h). The files of
+ * engine/member/member_optimizer.h lie beside it. */
 void session_work_kept(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                        const char *run);
 

@@ -163,6 +163,10 @@ static err check_local(const run_config_t *c)
         return err_make(ERR_INPUT, "privacy: adaptive clipping needs unit client");
     if (dropout > 0)
         return err_make(ERR_INPUT, "privacy: dropout %g: expected 0 with unit example", dropout);
+    if (c->training->keep_optimizer)
+        return err_make(ERR_INPUT, "privacy: keep_optimizer: the averages of a round that was "
+                                   "never charged would enter later updates; expected no with "
+                                   "unit example");
     return ERR_NONE;
 }
 

@@ -23,7 +23,8 @@ struct member_round {
     const char *state_path;
     const char *frozen_path;    /* NULL: none */
     const char *frozen_digest;  /* 64 hex, or "" */
-    const char *kept_path;      /* of a method with `keeps`: engine/member/member_kept.h */
+    const char *kept_path;      /* of files that the member keeps (member_kept.h and
+                                   member_optimizer.h); NULL: none */
     struct member_state *state; /* these files, opened already; NULL: opened here */
     uint32_t round;
     uint32_t rank; /* rank of this member's factors; 0: the state's rank */

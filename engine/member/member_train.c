@@ -1,14 +1,18 @@
 #include "engine/member/member_train.h"
 
+#include "agg/round/method.h"
 #include "engine/member/member_kept.h"
+#include "engine/member/member_optimizer.h"
 
 #include <string.h>
 
-static err train(struct train_result *out, struct adapter *adapter, const struct member_train *w)
+static err train_from(struct train_result *out, struct adapter *adapter,
+                      const struct member_train *w, struct train_moments *moments)
 {
     struct train_options options = {0};
     struct train_private_options private;
     TRY(member_options_train(&options, w->training, w->round));
+    options.moments = moments;
     options.checkpoint = w->checkpoint;
     options.on_step = w->on_step;
     options.user = w->user;
@@ -16,6 +20,22 @@ static err train(struct train_result *out, struct adapter *adapter, const struct
     if (w->ledger == NULL) return train_run(out, adapter, w->engine, w->data, &options);
     TRY(member_options_private(&private, w->ledger, &options, w->round));
     return train_private_run(out, adapter, w->engine, w->data, &private);
+}
+
+static err train(struct train_result *out, struct adapter *adapter, const struct member_train *w)
+{
+    struct train_moments moments = {0};
+    struct arena arena = {0};
+    if (!w->training->keep_optimizer || !w->round->kept_path)
+        return train_from(out, adapter, w, NULL);
+    if (w->ledger)
+        return err_make(ERR_INPUT, "the run keeps the members' optimizer (keep_optimizer), which "
+                                   "example-level privacy does not allow");
+    err e = member_optimizer_take(&moments, &arena, adapter, w->round);
+    if (!err_is(e)) e = train_from(out, adapter, w, &moments);
+    if (!err_is(e)) e = member_optimizer_write(&moments, adapter, w->round);
+    arena_close(&arena);
+    return e;
 }
 
 /* The mean of the clipped gradients of all records, with noise. */
@@ -67,4 +87,12 @@ err member_train(struct train_result *out, const char *path, const struct member
     if (!err_is(e)) *out = result;
     member_adapter_close(&a);
     return e;
+}
+
+err member_train_undo(const struct member_round *round)
+{
+    const struct method *method = method_find(round->method);
+    if (!method || !round->kept_path) return ERR_NONE;
+    TRY(member_kept_undo(round));
+    return member_optimizer_undo(round->trains | method->keeps, round);
 }

@@ -19,5 +19,8 @@ struct member_train {
 };
 /* Writes the update to `path`, replacing what is there. The same inputs give the same bytes. */
 err member_train(struct train_result *out, const char *path, const struct member_train *work);
+/* The files that the member keeps are as if the round had not been trained: a simulated member's
+ * update was lost, and whether it was trained before that was known must not matter. */
+err member_train_undo(const struct member_round *round);
 
 #endif

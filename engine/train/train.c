@@ -126,7 +126,7 @@ void training_close(struct training *t)
     free(t->order);
 }
 
-/* The moments start at zero, which memory_take() guarantees. */
+/* Moments start at zero, which memory_take() guarantees, or where the last training ended. */
 err training_open(struct training *t)
 {
     struct engine *e = t->e;
@@ -147,6 +147,10 @@ err training_open(struct training *t)
         return err_sys(ENOMEM, "training");
     e->be->copy_in(e->ctx, t->value, t->adapter->value, bytes);
     if (t->start) e->be->copy_in(e->ctx, t->start, t->adapter->value, bytes);
+    if (t->o->moments) {
+        e->be->copy_in(e->ctx, t->first, t->o->moments->first, bytes);
+        e->be->copy_in(e->ctx, t->second, t->o->moments->second, bytes);
+    }
     TRY(factors_take(t));
     return training_peers_open(t);
 }
@@ -289,9 +293,17 @@ static err fetch(const struct training *t)
     return e->be->check(e->ctx);
 }
 
-void training_fetch_after(err *er, const struct training *t)
+void training_fetch_after(err *er, const struct training *t, uint64_t steps)
 {
+    struct engine *e = t->e;
+    struct train_moments *moments = t->o->moments;
+    size_t bytes = t->adapter->value_count * sizeof(float);
     if (err_is(*er) && er->kind != ERR_STOPPED) return;
+    if (moments) {
+        e->be->copy_out(e->ctx, moments->first, t->first, bytes);
+        e->be->copy_out(e->ctx, moments->second, t->second, bytes);
+        moments->steps += steps;
+    }
     err fetched = fetch(t);
     if (err_is(fetched)) *er = fetched;
 }
@@ -303,7 +315,7 @@ err training_update(struct training *t, struct train_step *s)
     double norm2[2] = {0};
     struct adamw a = {.lr = s->lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps};
     a.weight_decay = o->weight_decay;
-    a.step = s->step + 1;
+    a.step = s->step + 1 + (o->moments ? o->moments->steps : 0);
     a.clip = o->clip;
     struct optimizer optimizer = {.value = t->value, .first = t->first, .second = t->second};
     optimizer.gradient = t->gradient;
@@ -429,7 +441,7 @@ err train_run(struct train_result *out, struct adapter *adapter, struct engine *
         if (o->on_step && !o->on_step(o->user, &s))
             er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
     }
-    if (result.steps) training_fetch_after(&er, &t);
+    if (result.steps) training_fetch_after(&er, &t, result.steps);
     result.mean_loss = result.learned ? sum / (double)result.learned : 0.0;
     if (o->prune_gamma > 0.0) result.tail_after = train_tail(adapter, o->prune_gamma);
     if (!err_is(er)) *out = result;

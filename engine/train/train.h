@@ -14,6 +14,11 @@ enum train_schedule {
 
 struct factors; /* engine/factors.h */
 struct train_step;
+/* AdamW's state between two trainings of adapters with the same layout. */
+struct train_moments {
+    float *first, *second; /* (value_count) decayed means of the gradient and of its square */
+    uint64_t steps;        /* number of optimizer steps in them */
+};
 struct train_options {   /* filled by train_defaults() */
     uint64_t steps;      /* optimizer steps; 0: from epochs */
     double epochs;       /* used when steps is 0 */
@@ -37,6 +42,9 @@ struct train_options {   /* filled by train_defaults() */
      * adapter of the next training borrows the same carry, it reuses them and packs only the
      * trained tensors. The owner closes the last ones with factors_close(), before the engine. */
     struct factors **packed;
+    /* NULL: the moments start at zero. Else training starts with these, and writes its own there
+     * together with the values of the adapter. */
+    struct train_moments *moments;
     /* Called after every step. Returning false stops the training with ERR_STOPPED; the adapter
      * keeps the values of that step. */
     bool (*on_step)(void *user, const struct train_step *step);

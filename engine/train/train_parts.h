@@ -77,8 +77,8 @@ void training_peers_follow(struct training *t); /* they take the values of the f
 /* Waits for all devices, the first one too. The first failure by number of the device. */
 err training_check_all(struct training *t);
 
-/* After the last step copies the values to the adapter, unless *er says that a step failed. A
- * failure becomes *er. */
-void training_fetch_after(err *er, const struct training *t);
+/* After the last of `steps` steps copies the values to the adapter and the moments to the caller,
+ * unless *er says that a step failed. A failure becomes *er. */
+void training_fetch_after(err *er, const struct training *t, uint64_t steps);
 
 #endif

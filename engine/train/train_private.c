@@ -425,7 +425,7 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
         if (p.options.on_step && !p.options.on_step(p.options.user, &s))
             er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
     }
-    if (result.steps) training_fetch_after(&er, &p.t);
+    if (result.steps) training_fetch_after(&er, &p.t, result.steps);
     if (gamma > 0.0) result.tail_after = train_tail(adapter, gamma);
     if (!err_is(er)) *out = result;
     close_run(&p);

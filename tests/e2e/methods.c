@@ -144,6 +144,7 @@ static err create(const struct variant *v)
     training.clip = 1; /* the default of fedlora simulate */
     training.precision = "f32";
     training.schedule = "constant";
+    training.keep_optimizer = v->keep_optimizer;
     config.name = (char *)(uintptr_t)v->run;
     config.method = (char *)(uintptr_t)v->method;
     config.rounds = v->rounds;

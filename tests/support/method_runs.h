@@ -22,20 +22,25 @@ struct variant {
     bool mixed;          /* ranks 2, 4 and 8; else 4 for everyone */
     bool killed;         /* also with fedlorad killed, expecting the same bytes */
     const char *targets; /* of the second member; NULL: all */
+    bool keep_optimizer;
 };
 
 /* Beside one run of every method in the registry with its default options. */
+/* clang-format off */
 static const struct variant special[] = {
-    {"flora-part", "flora", {"server=fedavgm"}, 3, true, false, "v"},
-    {"fed-sb-part", "fed-sb", {"prox=0.1"}, 2, true, false, "q"},
-    {"fed-sb-gradient", "fed-sb", {"basis=gradient"}, 4, true, true, NULL},
-    {"fedit-adam", "fedit", {"server=fedadam", "server_lr=0.05"}, 3, false, true, NULL},
-    {"fedit-part", "fedit", {"robust=norm"}, 2, false, false, "v"},
-    {"hetlora-prunes", "hetlora", {"prune_gamma=0.75", "prune_lambda=0.5"}, 3, true, true, NULL},
-    {"ffa-gradient", "ffa", {"basis=gradient"}, 4, true, false, "q"},
-    {"flexlora-carry", "flexlora", {"tail=carry"}, 2, true, false, "q"},
-    {"florist-energy", "florist", {"energy=0.95"}, 2, true, false, NULL},
+    {"flora-part", "flora", {"server=fedavgm"}, 3, true, false, "v", false},
+    {"fed-sb-part", "fed-sb", {"prox=0.1"}, 2, true, false, "q", false},
+    {"fed-sb-gradient", "fed-sb", {"basis=gradient"}, 4, true, true, NULL, false},
+    {"fedit-adam", "fedit", {"server=fedadam", "server_lr=0.05"}, 3, false, true, NULL, false},
+    {"fedit-part", "fedit", {"robust=norm"}, 2, false, false, "v", false},
+    {"hetlora-prunes", "hetlora", {"prune_gamma=0.75", "prune_lambda=0.5"}, 3, true, true, NULL,
+     false},
+    {"ffa-gradient", "ffa", {"basis=gradient"}, 4, true, false, "q", false},
+    {"flexlora-carry", "flexlora", {"tail=carry"}, 2, true, false, "q", false},
+    {"florist-energy", "florist", {"energy=0.95"}, 2, true, false, NULL, false},
+    {"flora-kept", "flora", {NULL}, 3, true, false, NULL, true},
 };
+/* clang-format on */
 enum { SPECIAL = sizeof special / sizeof *special, VARIANTS_MAX = 64, PLAIN_ROUNDS = 3 };
 
 static struct variant variants[VARIANTS_MAX];
@@ -87,6 +92,7 @@ static inline void write_simulation(const char *path, const struct variant *v, c
         fprintf(f, "option = %s\n", v->option[i]);
     fprintf(f, "[train]\nsteps = %d\nbatch = %d\nseq = %d\nlr = %g\nschedule = constant\n",
             RUN_STEPS, RUN_BATCH, RUN_SEQ, RUN_LR);
+    if (v->keep_optimizer) fprintf(f, "keep_optimizer = yes\n");
     fclose(f);
 }
 

@@ -94,9 +94,17 @@ static void rankless_fedit(config_t *c)
     c->method = "fedit";
     c->rank = 0;
 }
+static void private_kept(config_t *c)
+{
+    static Fedlora__V1__Privacy p = FEDLORA__V1__PRIVACY__INIT;
+    p.unit = "example";
+    c->privacy = &p;
+    c->training->keep_optimizer = true;
+}
 
 Test(run_config, refuses_each_field_by_name)
 {
+    expect_refused(private_kept, "privacy: keep_optimizer: ");
     expect_refused(no_steps, "train.steps and train.epochs are both 0");
     expect_refused(bad_lr, "train.lr: \"nan\"");
     expect_refused(bad_schedule,
