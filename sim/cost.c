@@ -5,8 +5,8 @@
 #include "client/session/session_task.h"
 #include "coordinator/run/run_config.h"
 #include "coordinator/run/run_privacy.h"
-#include "engine/engine_plan.h"
 #include "proto/message.h"
+#include "sim/cost_memory.h"
 #include "sim/cost_rounds.h"
 #include "sim/federation.h"
 
@@ -190,36 +190,6 @@ static err plan_privacy(struct making *m)
     return run_privacy_central(m->config) ? plan_central(m) : plan_local(m);
 }
 
-/* ---- memory and disk ---- */
-
-/* The largest pass of the member with the largest rank. Its frozen carry is a part of the adapter
- * that has no gradient and no moments. */
-static err plan_memory(struct making *m)
-{
-    const struct fleet *fleet = m->o->fleet;
-    uint32_t rank = 0, longest = 0;
-    struct engine_plan_need need;
-    struct engine_plan_work work = {.rows = (size_t)m->training.batch,
-                                    .checkpoint = m->o->checkpoint,
-                                    .each_row = m->c.private_example,
-                                    .precision = m->o->precision};
-    static const uint32_t parts[SITES] = {3, 1, 2, 1};
-    for (size_t i = 0; i < fleet->members; i++) {
-        if (m->round[i].rank > rank) rank = m->round[i].rank;
-        for (size_t k = 0; k < fleet->member[i].data.count; k++)
-            if (fleet->member[i].data.row[k].count > longest)
-                longest = fleet->member[i].data.row[k].count;
-    }
-    work.positions = longest ? longest : (size_t)m->training.seq;
-    for (int i = 0; i < SITES; i++)
-        work.site_width[i] = parts[i] * rank;
-    work.values = m->c.trained.most;
-    TRY(engine_plan_model(&need, &fleet->model, &work));
-    m->c.weights_bytes = need.weights;
-    m->c.memory_bytes = need.total + m->c.last.bytes;
-    return ERR_NONE;
-}
-
 static err make(struct making *m)
 {
     struct cost_rounds rounds;
@@ -234,7 +204,12 @@ static err make(struct making *m)
                                   .files = &m->files,
                                   .round = m->round};
     TRY(cost_rounds(&m->c, &rounds));
-    TRY(plan_memory(m));
+    const struct cost_memory memory = {.o = m->o,
+                                       .training = &m->training,
+                                       .options = &m->options,
+                                       .files = &m->files,
+                                       .round = m->round};
+    TRY(cost_memory(&m->c, &memory));
     if (!size_mul(&m->c.store_bytes, m->c.result.bytes, STATES_KEPT) ||
         !size_add(&m->c.store_bytes, m->c.store_bytes, m->c.frozen.bytes))
         return err_make(ERR_LIMIT, "the states are larger than can be counted");

@@ -47,7 +47,11 @@ struct cost {
 
     uint64_t spool_bytes;                 /* updates of a round */
     uint64_t store_bytes;                 /* states that are kept, and frozen factors */
-    uint64_t weights_bytes, memory_bytes; /* packed weights; all that a client takes */
+    uint64_t weights_bytes, memory_bytes; /* packed weights; most that a client takes */
+    struct cost_class {
+        size_t members, over; /* clients; those that need more memory than they have */
+        uint64_t need;        /* most bytes that one of them takes */
+    } class[DEVICE_CLASSES];  /* as fleet->devices */
 
     bool private_client, private_example;
     double epsilon, delta, budget;

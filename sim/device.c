@@ -81,7 +81,7 @@ static err parse_online(struct device_class *c, const char *text)
 
 static err parse_part(struct device_class *c, const char *text)
 {
-    const char *known[PARTS + 2];
+    const char *known[PARTS + 3];
     const char *equals = strchr(text, '=');
     char key[32] = "";
     if (equals)
@@ -98,12 +98,14 @@ static err parse_part(struct device_class *c, const char *text)
         return ERR_NONE;
     }
     if (!strcmp(key, "online")) return parse_online(c, equals + 1);
+    if (!strcmp(key, "memory")) return text_parse_size(&c->memory, equals + 1);
     known[PARTS] = "rank";
     known[PARTS + 1] = "online";
-    const char *nearest = text_nearest(key, known, PARTS + 2);
+    known[PARTS + 2] = "memory";
+    const char *nearest = text_nearest(key, known, PARTS + 3);
     return err_make(ERR_INPUT,
-                    "\"%.40s\": expected share=, speed=, up=, down=, rank=, drop=, online= or "
-                    "watts=%s%s%s",
+                    "\"%.40s\": expected share=, speed=, up=, down=, rank=, drop=, online=, "
+                    "watts= or memory=%s%s%s",
                     text, nearest ? "; did you mean " : "", nearest ? nearest : "",
                     nearest ? "?" : "");
 }

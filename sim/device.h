@@ -30,6 +30,7 @@ struct device_class {
     double drop;           /* probability that a task is never finished */
     uint32_t rank;         /* LoRA rank that it offers; 0: the run's */
     double watts;          /* power while it works on a task */
+    uint64_t memory;       /* bytes; 0: not limited. Decides only who can take part */
     struct online_span on; /* on from 0 to this part of each period; to 0: always on */
     uint64_t period_ms;
 };
@@ -52,6 +53,7 @@ struct devices {
 /* Classes as
  *
  *     NAME:share=30%:speed=200:up=20Mbit:down=50Mbit:rank=16:drop=10%:online=40%/8h:watts=30
+ *     :memory=4GB
  *
  * (online is the share of each period that it is on); without any, one class of 1,000 tokens a
  * second. ERR_INPUT names the class and the part; shares must sum to 1. */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "sim/cost_memory.h"
 #include "sim/fairness.h"
 #include "sim/folder.h"
 #include "sim/page.h"
@@ -298,6 +299,11 @@ static err simulation_open(struct simulation *s)
     if (!(s->busy = calloc(s->fleet->members, 1))) return err_sys(ENOMEM, "simulation");
     rng_init(&s->crashes, "crashes", s->o->seed, "coordinator", 0);
     TRY(federation_check(s->fleet, s->o->config));
+    TRY(cost_memory_check(&(struct cost_options){.fleet = s->fleet,
+                                                 .config = s->o->config,
+                                                 .method = s->o->config->method,
+                                                 .precision = s->o->pool.engine.precision,
+                                                 .checkpoint = s->o->checkpoint}));
     TRY(folder_check(s->fleet, s->o));
     TRY(federation_open(&s->federation, s->fleet, s->o->dir, s->o->config, threads));
     s->published = s->federation.run->round.published;

@@ -159,6 +159,46 @@ out:
     return e;
 }
 
+static bool states_memory(const struct devices *d)
+{
+    bool any = false;
+    for (size_t i = 0; i < d->classes; i++)
+        any |= d->class[i].memory > 0;
+    return any;
+}
+
+static err add_class(struct table *t, const struct cost *c, const struct devices *d, size_t n)
+{
+    const struct cost_class *class = &c->class[n];
+    TRY(table_cell(t, "%s", c->method));
+    TRY(table_cell(t, "%s", d->class[n].name));
+    TRY(table_cell(t, "%zu", class->members));
+    TRY(text_cell(t, class->need, "", bytes_text));
+    TRY(text_cell(t, d->class[n].memory, "", bytes_text));
+    return table_cell(t, "%zu", class->over);
+}
+
+/* The memory of each class. A simulation refuses clients that cannot train. */
+static err print_classes(const struct table_of_costs *t)
+{
+    static const char *const head[] = {"method",        "class",     "clients",
+                                       "memory needed", "available", "cannot train"};
+    const struct devices *d = &t->fleet->devices;
+    struct table table;
+    err e;
+    if (!states_memory(d)) return ERR_NONE;
+    table_begin(&table, "llrrrr");
+    TRY_OUT(e, table_row(&table, head));
+    for (size_t i = 0; i < t->count; i++)
+        for (size_t n = 0; n < d->classes && !err_is(t->row[i].refused); n++)
+            TRY_OUT(e, add_class(&table, &t->row[i].cost, d, n));
+    printf("\n");
+    e = table_print(&table);
+out:
+    table_close(&table);
+    return e;
+}
+
 /* The part of the cost that tables of published work leave out. */
 static void print_notes(const struct cost *c)
 {
@@ -189,6 +229,7 @@ static err print_text(const struct table_of_costs *t)
     for (size_t i = 0; i < t->count; i++)
         any = any || !err_is(t->row[i].refused);
     if (any) TRY(print_table(t));
+    if (any) TRY(print_classes(t));
     printf("\ntrained: values that a client trains and sends in a round. up, down: bytes of a "
            "client in a\nround. frozen: fetched once. total: both ways, all clients and rounds. "
            "task, run: virtual time\nby the device classes. spool, states: disk of the "
@@ -228,15 +269,29 @@ static json_t *privacy_json(const struct cost *c)
     return o;
 }
 
+static json_t *classes_json(const struct cost *c, const struct devices *d)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; all && i < d->classes; i++) {
+        json_t *class =
+            json_pack("{s:s,s:I,s:I,s:I,s:I}", "name", d->class[i].name, "clients",
+                      (json_int_t)c->class[i].members, "memory_bytes", (json_int_t)c->class[i].need,
+                      "available_bytes", (json_int_t)d->class[i].memory, "cannot_train",
+                      (json_int_t)c->class[i].over);
+        if (json_array_append_new(all, class) != 0) break;
+    }
+    return all;
+}
+
 /* Totals of a refused method are not known, so its object has only the reason. */
-static json_t *row_json(const struct row *row)
+static json_t *row_json(const struct row *row, const struct devices *devices)
 {
     const struct cost *c = &row->cost;
     if (err_is(row->refused))
         return json_pack("{s:s,s:s}", "method", row->method, "refused", row->refused.text);
     return json_pack(
         "{s:s,s:o,s:o,s:I,s:o,s:o,s:o,s:o,s:b,s:I,s:f,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:I,"
-        "s:o}",
+        "s:o,s:o}",
         "method", c->method, "trained", range_json(&c->trained), "up_bytes", range_json(&c->up),
         "sent_values", (json_int_t)c->sent, "first_state", size_json(&c->first), "last_state",
         size_json(&c->last), "result_state", size_json(&c->result), "frozen", size_json(&c->frozen),
@@ -246,7 +301,8 @@ static json_t *row_json(const struct row *row)
         (double)c->p50_ms / 1000, "task_p95_s", (double)c->p95_ms / 1000, "virtual_s",
         (double)c->virtual_ms / 1000, "spool_bytes", (json_int_t)c->spool_bytes, "states_bytes",
         (json_int_t)c->store_bytes, "weights_bytes", (json_int_t)c->weights_bytes, "memory_bytes",
-        (json_int_t)c->memory_bytes, "privacy", privacy_json(c));
+        (json_int_t)c->memory_bytes, "classes", classes_json(c, devices), "privacy",
+        privacy_json(c));
 }
 
 /* All methods are in one document, so that a script needs one call for a table. */
@@ -254,7 +310,7 @@ static err print_json(const struct table_of_costs *t)
 {
     json_t *rows = json_array(), *all = NULL;
     for (size_t i = 0; rows && i < t->count; i++)
-        if (json_array_append_new(rows, row_json(&t->row[i])) != 0) break;
+        if (json_array_append_new(rows, row_json(&t->row[i], &t->fleet->devices)) != 0) break;
     if (rows && json_array_size(rows) == t->count)
         all = json_pack("{s:s,s:I,s:O}", "base", t->o->run.base, "clients",
                         (json_int_t)t->fleet->members, "methods", rows);

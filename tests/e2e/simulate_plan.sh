@@ -59,6 +59,21 @@ grep -q '^fedit: refused: method fedit needs the run.s rank' out || fail_with ou
 simulate plan "${common[@]}" --rank 4 --methods fed-sb --quiet >out
 grep -q 'frozen factors, fetched once, have' out || fail_with out "does not say what published tables leave out"
 
+# The memory of a class: the plan says who cannot train, and the simulation refuses before it makes a folder.
+small=(--base base --data rows.jsonl --clients 6 --rounds 2 --steps 1 --batch 2 --rank 4 --method fedit --precision f32
+  --class 'site:share=50%:memory=1GB' --class 'phone:share=50%')
+simulate plan "${small[@]}" --quiet >out
+needs=$(simulate plan "${small[@]}" --quiet --json | python3 -c \
+  "import json, sys; print(json.load(sys.stdin)['methods'][0]['classes'][1]['memory_bytes'])")
+grep -qE '^fedit +site +3 +[0-9.]+ [kM]B +1.0 GB +0$' out || fail_with out "the plan does not say that sites can train"
+small[-1]="phone:share=50%:memory=$((needs - 1))"
+simulate plan "${small[@]}" --quiet >out
+grep -qE '^fedit +phone +3 .* 3$' out || fail_with out "the plan does not say that phones cannot train"
+expect_refusal 2 "class phone: 3 of 3 clients cannot train" simulate "${small[@]}" -o small
+[ ! -e small ] || fail "a refused simulation left a folder"
+small[-1]="phone:share=50%:memory=$needs"
+simulate "${small[@]}" -o small --quiet >out 2>said || fail_with said "enough memory was refused"
+
 # Without rows each counts as --seq tokens.
 simulate plan --base alone/config.json --method fedit --rank 4 --rounds 2 --steps 3 --batch 2 --seq 64 --json >out 2>said
 [ "$(python3 -c "import json; print(json.load(open('out'))['methods'][0]['tokens'])")" = $((10 * 2 * 3 * 2 * 64)) ] ||

@@ -19,7 +19,7 @@ static struct devices parse(size_t count, const char **text)
 Test(device, reads_classes_with_percent_and_bits)
 {
     const char *text[] = {"site:share=10%:speed=2000:up=100Mbit:down=1Gbit:rank=64",
-                          "phone:share=0.9:up=500kbit:drop=5%"};
+                          "phone:share=0.9:up=500kbit:drop=5%:memory=4GB"};
     struct devices d = parse(2, text);
     cr_expect_str_eq(d.class[0].name, "site");
     cr_expect_float_eq(d.class[0].share, 0.1, 1e-12);
@@ -28,6 +28,8 @@ Test(device, reads_classes_with_percent_and_bits)
     cr_expect_eq(d.class[0].rank, 64);
     cr_expect_float_eq(d.class[1].up, 5e5, 1);
     cr_expect_float_eq(d.class[1].drop, 0.05, 1e-12);
+    cr_expect_eq(d.class[0].memory, 0);
+    cr_expect_eq(d.class[1].memory, 4000000000);
     cr_expect_float_eq(d.class[1].speed, 1000, 1e-9, "the default");
 }
 
@@ -49,6 +51,8 @@ Test(device, refuses_wrong_classes_by_name)
     refuse("phone:online=40%/0s", "expected at least a millisecond");
     refuse("phone:online=140%/8h", "class phone: online=140%: expected");
     refuse("phone:watts=-1", "class phone: watts=-1: expected");
+    refuse("phone:memory=-1", "class phone: ");
+    refuse("phone:memry=4GB", "did you mean memory?");
     refuse("phone:share=50%", "add up to 50 %, not 100 %");
 }
 
