@@ -26,12 +26,14 @@ struct making {
     struct method_options options;
     struct cost_files files;
     struct member_round *round; /* (members) without what the round decides */
+    struct attack_plan faults;
     struct cost c;
     struct arena arena;
 };
 
 static void making_close(struct making *m)
 {
+    attack_close(&m->faults);
     cost_files_close(&m->files);
     message_free(m->config);
     message_free(m->modules);
@@ -190,10 +192,20 @@ static err plan_privacy(struct making *m)
     return run_privacy_central(m->config) ? plan_central(m) : plan_local(m);
 }
 
+/* Rows are not read, so the contents of an attack are left out. */
+static err open_faults(struct making *m)
+{
+    const struct attack *given = m->o->attack;
+    struct attack a = {0};
+    if (given) a = (struct attack){.vanish = given->vanish, .seed = given->seed};
+    return attack_open(&m->faults, &a, m->o->fleet, m->config->rounds);
+}
+
 static err make(struct making *m)
 {
     struct cost_rounds rounds;
     TRY(open_run(m));
+    TRY(open_faults(m));
     TRY(set_members(m));
     TRY(plan_privacy(m));
     TRY(cost_files_frozen(&m->c.frozen, &m->files));
@@ -202,7 +214,8 @@ static err make(struct making *m)
                                   .training = &m->training,
                                   .options = &m->options,
                                   .files = &m->files,
-                                  .round = m->round};
+                                  .round = m->round,
+                                  .vanishes = m->faults.vanishes};
     TRY(cost_rounds(&m->c, &rounds));
     const struct cost_memory memory = {.o = m->o,
                                        .training = &m->training,

@@ -12,6 +12,7 @@
 #ifndef SIM_COST_H
 #define SIM_COST_H
 
+#include "sim/attack.h"
 #include "sim/cost_files.h"
 #include "sim/fleet.h"
 
@@ -21,6 +22,8 @@ struct cost_options {
     const char *method;                   /* takes the place of the configuration's */
     enum dtype precision;                 /* as in engine_options */
     bool checkpoint;
+    const struct attack *attack; /* as in simulate_options; NULL: none. Clients that vanish count,
+                                    and the contents of updates do not */
 };
 struct cost_range {
     uint64_t least, most; /* over the clients */

@@ -11,7 +11,7 @@ struct cost_memory {
     struct cost_files *files;
     struct member_round *round; /* (members) */
 };
-/* Reads cost->rounds, cost->last and cost->private_example; sets the weights, memory and classes. */
+/* Reads cost->rounds, cost->last and cost->private_example; sets weights, memory and classes. */
 err cost_memory(struct cost *cost, const struct cost_memory *memory);
 /* ERR_INPUT if a class has clients that need more memory than they have: they could not take part.
  * Makes no plan unless a class states its memory. */

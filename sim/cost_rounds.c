@@ -142,6 +142,7 @@ static err hand_out(struct walk *w, size_t i, uint32_t round, double share)
                                      .up_bytes = up.bytes,
                                      .from_ms = w->now_ms};
     uint64_t ms = device_ms(&t->drops, &r->fleet->devices, m->device, &work);
+    if (r->vanishes[i] == round) t->drops = true;
     t->at_ms = w->now_ms + ms;
     t->start_ms = device_start_ms(&r->fleet->devices, m->device, m->id, w->now_ms);
     t->round = round;
@@ -250,7 +251,8 @@ static err time_round(struct walk *w, uint32_t round)
             if (t->round) w->lost += share;
             if (t->round && t->start_ms <= w->now_ms) count_download(w, t, share);
             t->round = 0;
-            if (w->drawn[i]) TRY(hand_out(w, i, round, share));
+            bool gone = r->vanishes[i] && r->vanishes[i] < round;
+            if (w->drawn[i] && !gone) TRY(hand_out(w, i, round, share));
         }
         if (t->round && !t->drops) w->arrival[w->arrivals++] = (struct arrival){t->at_ms, i};
     }

@@ -15,6 +15,7 @@ struct cost_rounds {
     const struct method_options *options;
     struct cost_files *files;
     struct member_round *round; /* (members) */
+    const uint32_t *vanishes;   /* (members) as in attack_plan */
 };
 /* Tokens of a client in a round; without rows each has as many as --seq allows. */
 uint64_t cost_rounds_tokens(const Fedlora__V1__RunConfig *config,

@@ -59,13 +59,16 @@ static err list_methods(struct table_of_costs *t)
 /* A refusal is part of the answer if there are several methods: each has conditions of its own. */
 static err make_rows(struct table_of_costs *t, const Fedlora__V1__RunConfig *config)
 {
+    struct attack attack;
+    TRY(simulate_attack(&attack, t->o));
     for (size_t i = 0; i < t->count; i++) {
         struct row *row = &t->row[i];
         const struct cost_options options = {.fleet = t->fleet,
                                              .config = config,
                                              .method = row->method,
                                              .precision = simulate_precision(t->o),
-                                             .checkpoint = t->o->checkpoint};
+                                             .checkpoint = t->o->checkpoint,
+                                             .attack = &attack};
         TRY(stop_check());
         row->refused = cost_make(&row->cost, &options);
         if (!t->several && err_is(row->refused)) return row->refused;
@@ -234,6 +237,12 @@ static err print_text(const struct table_of_costs *t)
            "client in a\nround. frozen: fetched once. total: both ways, all clients and rounds. "
            "task, run: virtual time\nby the device classes. spool, states: disk of the "
            "coordinator. memory: of a client on a CPU.\n");
+    if (t->o->attack)
+        printf(
+            "Updates of the attack \"%s\" count as those of other clients, also if the coordinator "
+            "refuses\nthem.\n",
+            t->o->attack);
+    if (t->o->crash > 0) printf("Crashes of the coordinator change none of these figures.\n");
     for (size_t i = 0; i < t->count; i++) {
         if (err_is(t->row[i].refused))
             printf("%s: refused: %s\n", t->row[i].method, t->row[i].refused.text);

@@ -50,6 +50,8 @@ compare == early --method fedit --rank 4 --quorum 3 --rounds 4
 compare == cohort --method fed-sb --rank 4 --cohort 3 --over-select 1 --rounds 4
 compare '<=' drawn --method flora --ranks 2,4 --cohort 2 --carry-error 0 --rounds 4
 compare == buffer --method fedit --rank 4 --cohort 4 --quorum 2 --late-rounds 2 --rounds 5
+compare == vanish --method fedit --rank 4 --vanish 0.5 --quorum 2 --deadline 2s --rounds 5 --seed 4
+compare == flip --method fed-sb --rank 4 --attack 'sign-flip 34%' --vanish 0.2 --quorum 3 --rounds 4
 compare == crash --method fed-sb --rank 4 --crash 0.3
 
 # Several methods: a row for each that the coordinator would accept, and the reason for each other one.
