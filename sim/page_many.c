@@ -86,7 +86,8 @@ static err write_groups(struct bytes *out, const struct outcomes *o)
         "<h2>Settings</h2>\n<p>Mean &plusmn; standard deviation over the finished "
         "cells of a setting. The losses of members and of the worst 10 %% are those on the "
         "rows that members have held out. Rows in italics are reference lines, trained with the "
-        "settings of the first cell.</p>\n<div class=\"wide\"><table>\n<tr><th>setting</th>"
+        "settings of the first cell unless [reference] has its own rate.</p>\n<div "
+        "class=\"wide\"><table>\n<tr><th>setting</th>"
         "<th>cells</th>"));
     for (enum outcome_figure f = 0; f < OUTCOME_FIGURES; f++)
         if (shown[f]) TRY(page_cell(out, "th", outcome_heading(f)));

@@ -43,6 +43,7 @@ static void set_config(struct making *m)
     static char method[] = "fedit", refuse[] = "refuse", weights[] = "examples";
     *c = (Fedlora__V1__RunConfig)FEDLORA__V1__RUN_CONFIG__INIT;
     m->training = *from->training;
+    if (m->o->lr > 0) m->training.lr = m->o->lr;
     c->name = from->name;
     c->method = method;
     c->late = refuse;
@@ -192,10 +193,12 @@ static err train_alone(struct making *m, const char *dir)
 
 /* ---- the file ---- */
 
-static err write_values(const struct reference_values *v, const char *path)
+/* Without a learning rate of its own the file has none, as in earlier versions. */
+static err write_values(const struct reference_values *v, double lr, const char *path)
 {
     struct bytes text = {.max = FILE_BYTES_MAX};
     json_t *all = json_object();
+    if (all && lr > 0) json_object_set_new(all, "lr", json_real(lr));
     for (size_t i = 0; i < REFERENCE_KINDS; i++)
         if (isfinite(v->loss[i]))
             json_object_set_new(
@@ -235,6 +238,20 @@ err reference_read(struct reference_values *out, const char *dir)
     return e;
 }
 
+static err check_lr(const char *path, double lr)
+{
+    json_t *all = NULL;
+    double made = 0;
+    TRY(json_open(&all, path, FILE_BYTES_MAX));
+    err e = json_opt_num(&made, all, "lr", path);
+    json_decref(all);
+    if (err_is(e) || fabs(made - lr) <= 1e-9 * lr) return e;
+    return err_make(ERR_INPUT,
+                    "%s: made with another learning rate of reference lines; choose another folder "
+                    "with -o, or begin anew with --force",
+                    path);
+}
+
 /* The simulations of all members have large stores, which nothing needs when the values are known.
  */
 static err remove_stores(const char *dir)
@@ -254,7 +271,7 @@ err reference_run(const struct fleet *fleet, const struct reference_options *o)
     struct making m = {.fleet = fleet, .o = o};
     const struct option_list none = {0};
     TRY(file_join(path, sizeof path, o->dir, "reference.json"));
-    if (file_exists(path)) return ERR_NONE;
+    if (file_exists(path)) return check_lr(path, o->lr);
     if (!fleet->test.count)
         return err_make(ERR_INPUT, "reference lines are measured on --test, which is missing");
     set_unknown(&m.found);
@@ -264,6 +281,6 @@ err reference_run(const struct fleet *fleet, const struct reference_options *o)
     if (o->base) TRY(measure_base(&m, o->dir));
     if (o->pooled) TRY(train_pooled(&m, o->dir));
     if (o->alone) TRY(train_alone(&m, o->dir));
-    TRY(write_values(&m.found, path));
+    TRY(write_values(&m.found, o->lr, path));
     return remove_stores(o->dir);
 }

@@ -28,8 +28,10 @@ struct reference_options {
     const char *dir;
     const struct simulate_options *simulation; /* its settings; its folder is not used */
     bool base, pooled, alone;
+    double lr; /* of pooled and alone; 0: that of the simulation */
 };
-/* Makes what is missing. ERR_STOPPED: interrupted; the next call goes on. */
+/* Makes what is missing. ERR_STOPPED: interrupted; the next call goes on. ERR_INPUT: the folder has
+ * lines of another learning rate. */
 err reference_run(const struct fleet *fleet, const struct reference_options *o);
 /* Of a folder without the file all are NaN. */
 err reference_read(struct reference_values *out, const char *dir);

@@ -172,6 +172,15 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(alone_line),
      .help = "train each client alone, as reference lines: their mean and the worst"},
+    {.flag = "reference-lr",
+     .key = "reference.lr",
+     .kind = OPTION_NUM,
+     .at = AT(reference_lr),
+     .fallback = "0",
+     .least = 0,
+     .most = 10,
+     .help = "learning rate of the reference lines that train; 0: that of the run, or of a sweep's "
+             "first cell"},
     /* Several simulations from one file: its lists, with these changes. */
     {.flag = "set",
      .kind = OPTION_LIST,

@@ -192,6 +192,10 @@ err simulate_setup(struct simulate_setup *out, const struct simulate_command *o,
         return err_make(ERR_INPUT, "--stop has no effect without --test");
     if ((o->base_line || o->pooled_line || o->alone_line) && !has_test(o))
         return err_make(ERR_INPUT, "reference lines are measured on --test, which is missing");
+    /* A rate that trains nothing is most likely a forgotten line. */
+    if (o->reference_lr > 0 && !o->pooled_line && !o->alone_line)
+        return err_make(ERR_INPUT, "--reference-lr has no effect without --reference-pooled or "
+                                   "--reference-alone");
     TRY(simulate_fleet_options(&s->fleet, o, arena));
     TRY(simulate_check_ranks(&s->fleet, o));
     TRY(run_options_config(&s->config, &o->run, arena));

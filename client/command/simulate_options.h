@@ -35,6 +35,7 @@ struct simulate_command {
     int64_t every, check_rows; /* rounds; rows of `test` before the last round, 0: all */
     const char *early;         /* early_parse() */
     bool base_line, pooled_line, alone_line;
+    double reference_lr; /* of the lines that train; 0: the run's */
 
     /* ---- this call, which the results do not depend on ---- */
     const char *name;        /* of the run */

@@ -162,6 +162,7 @@ out:
     return e;
 }
 
+/* Without a class that states its memory there is nothing to compare. */
 static bool states_memory(const struct devices *d)
 {
     bool any = false;
@@ -278,6 +279,7 @@ static json_t *privacy_json(const struct cost *c)
     return o;
 }
 
+/* All classes, also those without a stated memory, whose available bytes are 0. */
 static json_t *classes_json(const struct cost *c, const struct devices *d)
 {
     json_t *all = json_array();

@@ -189,7 +189,8 @@ err simulate_reference(const struct simulate_show *show, const char *dir)
                                           .simulation = &options,
                                           .base = o->base_line,
                                           .pooled = o->pooled_line,
-                                          .alone = o->alone_line};
+                                          .alone = o->alone_line,
+                                          .lr = o->reference_lr};
     if (!how.base && !how.pooled && !how.alone) return ERR_NONE;
     command_note(&o->run.common, "reference lines%s%s", show->label ? "  " : "",
                  show->label ? show->label : "");

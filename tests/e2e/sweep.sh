@@ -204,13 +204,13 @@ END
 simulate lab.ini --data parts --set run.method=flora,ffa --set run.seed=1,2 -o lines >out
 [ "$(ls lines/reference)" = "$(printf '%s\n' flora_seed-{1,2})" ] || fail "not the references of the first setting"
 "$programs/fedlora" eval --base base --data test.jsonl --precision f32 --quiet --json >evaluated
-lone() { # lone NAME STEPS FILE...: the loss of one member with these rows
+lone() { # lone NAME STEPS FILE...: the loss of one member with these rows; learning_rate: 1e-2 unless set
   local name=$1 steps=$2
   shift 2
   rm -rf one && mkdir one && cat "$@" >one/"$name".jsonl
   simulate lines/cells/flora_seed-1/run.ini --no-reference-base --no-reference-pooled --no-reference-alone --data one \
-    --run lab --method fedit --steps "$steps" -o "lone-$name" >/dev/null
-  python3 -c "import json; print(json.load(open('lone-$name/result.json'))['last']['loss'])"
+    --run lab --method fedit --steps "$steps" --lr "${learning_rate:-1e-2}" -o "lone-$name${learning_rate:-}" >/dev/null
+  python3 -c "import json; print(json.load(open('lone-$name${learning_rate:-}/result.json'))['last']['loss'])"
 }
 losses="$(lone pooled 6 parts/m1.jsonl parts/m2.jsonl parts/m3.jsonl) $(lone m1 2 parts/m1.jsonl) \
 $(lone m2 2 parts/m2.jsonl) $(lone m3 2 parts/m3.jsonl)"
@@ -224,6 +224,16 @@ assert abs(found["alone"]["loss"] - sum(alone) / 3) < 1e-9 and abs(found["worst"
 END
 grep -qE "^pooled data +2 +[0-9.]+ \+- " out || fail_with out "no row of the pooled data"
 grep -q ">worst member alone</text>" lines/report.html || fail "no line of the worst member"
+# Reference lines with a learning rate of their own.
+simulate lab.ini --data parts --set run.method=ffa --seeds 1 --no-reference-alone --reference-lr 5e-3 -o rate >out
+learning_rate=5e-3 lone pooled 6 parts/m1.jsonl parts/m2.jsonl parts/m3.jsonl >rate.loss
+python3 - <<'END' || fail_with rate/reference/ffa_seed-1/reference.json "not the loss of another learning rate"
+import json
+pooled = json.load(open("rate/reference/ffa_seed-1/reference.json"))["pooled"]["loss"]
+before = json.load(open("lines/reference/flora_seed-1/reference.json"))["pooled"]["loss"]
+assert abs(pooled - float(open("rate.loss").read())) < 1e-9 and pooled != before
+END
+fails 2 "--reference-lr has no effect" lab.ini --no-reference-pooled --no-reference-alone --reference-lr 1e-2 -o not
 fails 2 "measured on --test, which is missing" lab.ini --test "" -o not
 
 # The spectrum of the state: as many directions as the method can use, from 1 downwards.
