@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/lock.h"
 #include "client/command/simulate_view.h"
+#include "sim/federation.h"
 #include "sim/folder.h"
 #include "sim/page.h"
 #include "sim/tensorboard.h"
@@ -114,18 +115,95 @@ static err cell_options(struct simulate_command **out, struct sweep_run *s, size
     return when.count ? command_again((void **)out, &again, s->arena) : ERR_NONE;
 }
 
-/* All cells are checked before the first one runs. */
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && !strcmp(a, b));
+}
+
+/* Reading and tokenising takes longer than dealing, so cells with the same files share them. */
+static err open_fleet(struct fleet *out, struct sweep_run *s, const struct fleet_options *o)
+{
+    const struct fleet_options *had = &s->source_options;
+    struct fleet_options how = *o;
+    bool same = had->base && same_text(had->base, o->base) && same_text(had->train, o->train) &&
+                same_text(had->test, o->test) && had->seq == o->seq && had->eos == o->eos;
+    if (!same) {
+        fleet_close(&s->source);
+        s->source_options = (struct fleet_options){0};
+        TRY(fleet_open(&s->source, o));
+        s->source_options = *o;
+    }
+    how.from = &s->source;
+    return fleet_open(out, &how);
+}
+
+/* The coordinator's own checks need the members but not their rows, unless the number of members
+ * follows from the rows. A cell whose files cannot be read is no refusal: it fails when it runs,
+ * and the next call tries it again. */
+static err check_run(struct sweep_run *s, const struct simulate_setup *setup)
+{
+    struct fleet fleet = {0};
+    struct fleet_options how = setup->fleet;
+    bool by_rows = how.split.kind == DEAL_FIELD || file_is_dir(how.train);
+    how.shapes = !by_rows;
+    if (!by_rows) how.train = how.test = NULL;
+    err opened = by_rows ? open_fleet(&fleet, s, &how) : fleet_open(&fleet, &how);
+    err e = err_is(opened) ? ERR_NONE : federation_check(&fleet, &setup->config);
+    fleet_close(&fleet);
+    return e;
+}
+
+/* A single simulation makes these checks itself before it makes its folder. */
+static err check_cell(struct sweep_run *s, size_t n)
+{
+    struct simulate_setup setup = {0};
+    err e = simulate_setup(&setup, s->options[n], s->arguments, s->arena);
+    if (!err_is(e) && s->sweep.axes) e = check_run(s, &setup);
+    simulate_setup_close(&setup);
+    return e;
+}
+
+/* Prints each reason once, with the first cell that has it, because a mistake in a list is usually
+ * repeated for every seed. A single reason is the error itself, so that it is not printed twice. */
+static err list_refusals(const struct sweep_run *s, const err *refusal, size_t refused)
+{
+    char first[2 * ERR_TEXT_BYTES] = "";
+    size_t reasons = 0, all = s->sweep.cells;
+    for (size_t i = 0; i < all; i++) {
+        size_t same = 0, before = 0;
+        for (size_t k = 0; k < all && err_is(refusal[i]); k++) {
+            bool equal = err_is(refusal[k]) && !strcmp(refusal[k].text, refusal[i].text);
+            same += equal && k > i;
+            before += equal && k < i;
+        }
+        if (!err_is(refusal[i]) || before) continue;
+        char more[48] = "";
+        if (same) snprintf(more, sizeof more, " and %zu more", same);
+        if (reasons++ == 1) fprintf(stderr, "%s\n", first);
+        snprintf(first, sizeof first, "cell %zu (%s)%s: %s", i + 1, s->cell[i].label, more,
+                 refusal[i].text);
+        if (reasons > 1) fprintf(stderr, "%s\n", first);
+    }
+    if (reasons == 1) return err_make(ERR_INPUT, "%s", first);
+    return err_make(ERR_INPUT, "%zu of %zu cells are refused, and none was run", refused, all);
+}
+
+/* All cells are checked before the first one runs, so that one call names all that is wrong. With
+ * --cell the other cells' options are only read, because they decide whether the folder fits. */
 static err plan(struct sweep_run *s)
 {
+    err *refusal = NULL;
+    size_t refused = 0;
     TRY(arena_take(&s->options, s->arena, s->sweep.cells, sizeof(struct simulate_command *)));
+    TRY(arena_take(&refusal, s->arena, s->sweep.cells, sizeof *refusal));
     for (size_t i = 0; i < s->sweep.cells; i++) {
-        struct simulate_setup setup = {0};
         err e = cell_options(&s->options[i], s, i);
-        if (!err_is(e)) e = simulate_setup(&setup, s->options[i], s->arguments, s->arena);
-        simulate_setup_close(&setup);
-        if (err_is(e)) return s->sweep.axes ? err_in(e, "cell %zu", i + 1) : e;
+        if (!err_is(e) && (!s->o->cell || i + 1 == (size_t)s->o->cell)) e = check_cell(s, i);
+        if (err_is(e) && (!s->sweep.axes || e.kind != ERR_INPUT)) return e;
+        refusal[i] = e;
+        refused += err_is(e);
     }
-    return ERR_NONE;
+    return refused ? list_refusals(s, refusal, refused) : ERR_NONE;
 }
 
 /* ---- files of the sweep ---- */
@@ -246,28 +324,6 @@ static err make_references(const struct sweep_run *s, size_t n, const struct sim
     if (!s->sweep.axes) return simulate_reference(show, all);
     TRY(file_join(dir, sizeof dir, all, s->cell[n].name));
     return simulate_reference(show, dir);
-}
-
-static bool same_text(const char *a, const char *b)
-{
-    return a == b || (a && b && !strcmp(a, b));
-}
-
-/* Reading and tokenising takes longer than dealing, so cells with the same files share them. */
-static err open_fleet(struct fleet *out, struct sweep_run *s, const struct fleet_options *o)
-{
-    const struct fleet_options *had = &s->source_options;
-    struct fleet_options how = *o;
-    bool same = had->base && same_text(had->base, o->base) && same_text(had->train, o->train) &&
-                same_text(had->test, o->test) && had->seq == o->seq && had->eos == o->eos;
-    if (!same) {
-        fleet_close(&s->source);
-        s->source_options = (struct fleet_options){0};
-        TRY(fleet_open(&s->source, o));
-        s->source_options = *o;
-    }
-    how.from = &s->source;
-    return fleet_open(out, &how);
 }
 
 static err simulate_one(struct sweep_run *s, size_t n, const char *dir)

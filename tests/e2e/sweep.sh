@@ -264,7 +264,17 @@ fails 2 "holds a sweep with other settings" lab.ini --rounds 4
 fails 2 "--seed has no effect, because the sweep has a list of run.seed" lab.ini --seed 3 -o not
 fails 2 "--cell 7: the sweep has 6 cells" lab.ini --cell 7 -o not
 fails 2 "--cell has no effect without a sweep" lab/cells/flora_seed-1/run.ini --cell 7 -o not
-fails 2 "cell 1: unknown key run.metod" lab.ini --set run.metod=x -o not
+fails 2 "cell 1 (method=flora seed=1) and 5 more: unknown key run.metod" lab.ini --set run.metod=x -o not
+# All cells that the coordinator would refuse, before the first one runs; --cell looks at its own.
+sed 's/^run.method = .*/run.method = flora, fedit, fed-sb, nix/; /^\[when run.method=fedit/,$d' lab.ini >wrong.ini
+printf 'run.members = m1:rslora=yes\n[when run.method=fedit]\nrun.rank = 0\nfleet.ranks = 2,4\n' >>wrong.ini
+fails 2 "6 of 8 cells are refused, and none was run" wrong.ini -o not
+for text in 'cell 3 (method=fedit seed=1) and 1 more: method fedit needs the run' \
+  'cell 5 (method=fed-sb seed=1) and 1 more: member m1: method fed-sb trains at the state' \
+  'cell 7 (method=nix seed=1) and 1 more: method "nix" is not known'; do
+  grep -qF "$text" said || fail_with said "does not say: $text"
+done
+fails 2 "cell 4 (method=fedit seed=2): method fedit needs the run's rank" wrong.ini --cell 4 -o not
 fails 2 "expected a rule such as" lab.ini --stop "loss = 3" -o not
 # A single simulation begins anew with other settings.
 fails 2 "holds a simulation with other data or options" lab/cells/flora_seed-1/run.ini --run lab -o again --rounds 1
