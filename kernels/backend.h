@@ -93,6 +93,8 @@ struct batch_rows {
     float gradient_scale;     /* factor of each negative log likelihood in the gradient */
     float dropout;            /* probability on the input of A; kept values / (1 - probability) */
     uint64_t dropout_key;     /* equal keys give equal masks, in linear() and in its gradients */
+    /* (learned) a factor for each of them in place of gradient_scale, or NULL */
+    const float *gradient_scales;
 };
 
 /* Buffers of linear() hold a multiple of BACKEND_ROWS rows.

@@ -23,6 +23,7 @@ struct backend_context {
 struct backend_batch {
     struct batch_rows rows; /* its arrays are copies, owned by the batch */
     double *nll;            /* (learned) */
+    float *scales;          /* (learned) room for gradient_scales */
     void *memory;
 };
 

@@ -136,7 +136,7 @@ static err cpu_batch_open(struct backend_batch **out, struct backend_context *c,
     (void)c;
     struct backend_batch *b = calloc(1, sizeof *b);
     if (!b) return err_sys(ENOMEM, "engine");
-    size_t words = 2 * most->tokens + most->rows + 1 + 2 * most->learned;
+    size_t words = 2 * most->tokens + most->rows + 1 + 3 * most->learned;
     b->memory = malloc(most->learned * sizeof(double) + words * sizeof(uint32_t));
     if (!b->memory) {
         free(b);
@@ -149,6 +149,7 @@ static err cpu_batch_open(struct backend_batch **out, struct backend_context *c,
     b->rows.id = (int32_t *)(word + most->rows + 1 + most->tokens);
     b->rows.index = word + most->rows + 1 + 2 * most->tokens;
     b->rows.target = (int32_t *)(word + most->rows + 1 + 2 * most->tokens + most->learned);
+    b->scales = (float *)(void *)(b->rows.target + most->learned);
     *out = b;
     return ERR_NONE;
 }
@@ -166,6 +167,9 @@ static void cpu_batch_set(struct backend_context *c, struct backend_batch *b,
     if (rows->learned) memcpy((void *)own.index, rows->index, rows->learned * sizeof *rows->index);
     if (rows->learned && rows->target)
         memcpy((void *)own.target, rows->target, rows->learned * sizeof *rows->target);
+    if (rows->learned && rows->gradient_scales)
+        own.gradient_scales =
+            memcpy(b->scales, rows->gradient_scales, rows->learned * sizeof *b->scales);
     b->rows = own;
     (void)c;
 }

@@ -172,8 +172,10 @@ static void finish_share(const struct head *h, size_t share, bool back)
     size_t row = share * h->share;
     for (size_t i = row; i < row + share_rows(h, share); i++) {
         const struct line *l = &h->line[i];
-        float factor = (float)((double)h->batch->rows.gradient_scale / l->sum);
-        bool none = h->batch->rows.target[h->first + i] < 0;
+        const struct batch_rows *r = &h->batch->rows;
+        float scale = r->gradient_scales ? r->gradient_scales[h->first + i] : r->gradient_scale;
+        float factor = (float)((double)scale / l->sum);
+        bool none = r->target[h->first + i] < 0;
         if (none && back)
             memset(mat_at(h->dhidden, i, 0).data, 0, h->width * sizeof(float));
         else if (none)

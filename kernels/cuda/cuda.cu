@@ -342,6 +342,7 @@ static size_t batch_place(struct backend_batch *b, char *block)
     b->start = (uint32_t *)cuda_place(block, &at, (b->most.rows + 1) * 4);
     b->index = (uint32_t *)cuda_place(block, &at, learned * 4);
     b->target = (int32_t *)cuda_place(block, &at, learned * 4);
+    b->gradient_scale = (float *)cuda_place(block, &at, learned * 4);
     b->input_bytes = at;
     b->nll = (double *)cuda_place(block, &at, learned * sizeof(double));
     return at;
@@ -392,8 +393,7 @@ static void fill(const struct backend_batch *b, char *input, const void *place, 
     if (host && n) memcpy(input + ((const char *)place - (const char *)b->block), host, n * 4);
 }
 
-/* Two pinned copies take turns, so that a batch can be set while the copy of the one before is
- * still on its way. */
+/* Two pinned copies take turns, so a batch can be set while the one before is being copied. */
 static void batch_set(struct backend_context *c, struct backend_batch *b,
                       const struct batch_rows *rows)
 {
@@ -403,13 +403,16 @@ static void batch_set(struct backend_context *c, struct backend_batch *b,
     unsigned slot = b->slot ^= 1;
     if (b->slot_waits[slot] > c->waits) cuda_wait(c);
     char *input = b->pinned + slot * b->input_bytes;
-    struct batch_scalars scalars = {rows->dropout_key, rows->dropout, rows->gradient_scale};
+    struct batch_scalars scalars = {rows->dropout_key, rows->dropout};
     memcpy(input, &scalars, sizeof scalars);
     fill(b, input, b->id, rows->id, rows->tokens);
     fill(b, input, b->position, rows->position, rows->tokens);
     fill(b, input, b->start, rows->start, rows->start ? rows->rows + 1 : 0);
     fill(b, input, b->index, rows->index, rows->learned);
     fill(b, input, b->target, rows->target, rows->learned);
+    float *scale = (float *)(void *)(input + ((char *)b->gradient_scale - (char *)b->block));
+    for (size_t i = 0; i < rows->learned; i++)
+        scale[i] = rows->gradient_scales ? rows->gradient_scales[i] : rows->gradient_scale;
     cuda_good(c,
               cudaMemcpyAsync(b->block, input, b->input_bytes, cudaMemcpyHostToDevice, c->stream),
               "copying a batch to the device");
@@ -417,6 +420,7 @@ static void batch_set(struct backend_context *c, struct backend_batch *b,
     b->now = *rows;
     b->now.id = b->now.target = NULL;
     b->now.start = b->now.position = b->now.index = NULL;
+    b->now.gradient_scales = NULL;
     cuda_done(c, OP_COPY, since);
 }
 

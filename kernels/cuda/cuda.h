@@ -51,7 +51,7 @@ struct backend_context {
  * of its own batch. */
 struct batch_scalars {
     uint64_t dropout_key;
-    float dropout, gradient_scale;
+    float dropout;
 };
 struct backend_batch { /* copies on the device of the arrays of struct batch_rows */
     struct backend_context *context;
@@ -59,6 +59,7 @@ struct backend_batch { /* copies on the device of the arrays of struct batch_row
     struct batch_rows most, now;
     int32_t *id, *target;
     uint32_t *start, *position, *index;
+    float *gradient_scale; /* (learned) */
     struct batch_scalars *scalars;
     double *nll; /* (learned) */
     /* cuda.cu: the device block that holds all of these, and the pinned copies of its input. */

@@ -22,7 +22,7 @@ struct head_args {
     bool back, narrow;     /* write dz; as bfloat16, into the first half of the row */
     const int32_t *target; /* (rows) or -1 */
     double *nll;           /* (rows) */
-    const struct batch_scalars *scalars;
+    const float *gradient_scale; /* (rows) */
 };
 
 static __device__ __forceinline__ float block_max(float v)
@@ -41,7 +41,7 @@ static __device__ __forceinline__ float block_max(float v)
 static __device__ __forceinline__ void write_gradient(const struct head_args &a, float *z,
                                                       float max, double sum, size_t target)
 {
-    double factor = (double)a.scalars->gradient_scale / sum;
+    double factor = (double)a.gradient_scale[blockIdx.x] / sum;
     for (size_t first = 0; first < a.vocab; first += HEAD_STEP) {
         float dz[HEAD_EACH];
         for (unsigned i = 0; i < HEAD_EACH; i++) {
@@ -134,7 +134,7 @@ void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hi
         cuda_multiply(c, z, mat_at(hidden, row, 0), w, &forward);
         struct head_args a = {
             logits,    w->n, ld, back, narrow, b->target + first + row, b->nll + first + row,
-            b->scalars};
+            b->gradient_scale + first + row};
         launch(head_kernel, dim3((unsigned)n), dim3(HEAD_THREADS), 0, c->stream, a);
         if (back) multiply_back(c, mat_at(dhidden, row, 0), dz, w, n);
     }

@@ -115,6 +115,7 @@ struct head_case {
     uint32_t tokens;
     double scale; /* of the hidden values */
     unsigned products;
+    bool scales; /* each learned token has its own gradient_scale */
 };
 
 /* nll and dhidden of one learned token. */
@@ -143,6 +144,11 @@ static void check_head(const struct head_case *h)
     struct rows_of_batch r = batch_of(&h->tokens, 1, (uint32_t)h->vocab);
     size_t learned = r.now.learned, d = h->width;
     double *nll = host_take(learned, sizeof *nll), *want = host_take(learned, sizeof *want);
+    float *scales = host_take(learned, sizeof *scales);
+    for (size_t i = 0; i < learned; i++)
+        scales[i] = h->scales ? 0.25f * (float)(i % 7) : 0.5f;
+    if (h->scales) r.now.gradient_scales = scales;
+    rows_set(&r);
     for (size_t first = 0; first < learned; first += BLOCK) {
         size_t rows = learned - first < BLOCK ? learned - first : BLOCK;
         size_t margin = first && h->vocab < 5000 ? 3 : 0;
@@ -150,7 +156,7 @@ static void check_head(const struct head_case *h)
         struct tensor dhidden = tensor_result(DTYPE_F32, rows, d, margin);
         for (size_t i = 0; i < rows; i++)
             want[first + i] = plain_loss(dhidden.x + i * d, hidden.x + i * d, &w,
-                                         (size_t)r.target[first + i], 0.5);
+                                         (size_t)r.target[first + i], (double)scales[first + i]);
         be->head_loss(c, dhidden.m, hidden.m, w.w, r.b, first, rows);
         tensor_sums(&dhidden, precision, "head_loss: dhidden");
     }
@@ -163,13 +169,15 @@ static void check_head(const struct head_case *h)
 static void run_heads(void)
 {
     static const struct head_case all[] = {
-        {5, 7, 1, 1.0, HEAD},
-        {5, 24, 100, 1.0, HEAD},
-        {1000, 33, SMALL ? 20 : 200, 1.0, HEAD | BACKEND_EMBED},
-        {1000, 24, SMALL ? 20 : 60, 1e4, HEAD},
-        {1537, 64, SMALL ? 12 : 60, 1e-3, HEAD | BACKEND_KEEP},
-        {50000, 24, SMALL ? 9 : 50, 3.0, HEAD},
-        {50000, 8, SMALL ? 3 : 9, 1e3, HEAD},
+        {5, 7, 1, 1.0, HEAD, false},
+        {5, 24, 100, 1.0, HEAD, false},
+        {5, 24, 100, 1.0, HEAD, true},
+        {1000, 33, SMALL ? 20 : 200, 1.0, HEAD | BACKEND_EMBED, false},
+        {1000, 24, SMALL ? 20 : 60, 1e4, HEAD, false},
+        {1000, 64, SMALL ? 20 : 120, 1.0, HEAD, true},
+        {1537, 64, SMALL ? 12 : 60, 1e-3, HEAD | BACKEND_KEEP, false},
+        {50000, 24, SMALL ? 9 : 50, 3.0, HEAD, false},
+        {50000, 8, SMALL ? 3 : 9, 1e3, HEAD, false},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         check_head(&all[i]);
