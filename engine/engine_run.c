@@ -69,6 +69,7 @@ err pass_run(struct engine *e, struct batch *b)
     rows.index = b->index;
     rows.target = b->target;
     rows.gradient_scale = (float)b->scale;
+    rows.gradient_scales = b->scales;
     rows.dropout = b->dropout;
     rows.dropout_key = b->dropout_key;
     e->be->batch_set(e->ctx, e->pass.batch, &rows);

@@ -112,9 +112,10 @@ struct batch { /* input and results of one pass */
     float dropout;
     uint64_t dropout_key;
     bool backward, checkpoint;
-    double scale;
-    struct cache **cache;           /* (rows) caches to append to, or NULL */
-    bool decode;                    /* each row is one new token that attends to its cache */
+    double scale;         /* of each negative log likelihood in the gradient */
+    const float *scales;  /* (learned) one for each of them, instead of `scale`; or NULL */
+    struct cache **cache; /* (rows) caches to append to, or NULL */
+    bool decode;          /* each row is one new token that attends to its cache */
     struct backend_record **record; /* the pass is recorded there; NULL: it is not */
     uint32_t lowest; /* lowest layer with a module that trains; layers below have no backward */
     struct arena arena;

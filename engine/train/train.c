@@ -3,7 +3,6 @@
  * them at the end. Per value: the value, two moments and a gradient, 16 bytes. */
 #include "engine/train/train.h"
 #include "base/rng.h"
-#include "base/text.h"
 #include "engine/engine_plan.h"
 #include "engine/train/train_parts.h"
 #include "engine/train/train_penalty.h"
@@ -189,9 +188,8 @@ void train_order(uint32_t *order, size_t count, const struct train_options *o, u
     if (o->shuffle) rng_shuffle(&rng, order, count);
 }
 
-/* Row number `number` of the training, counted over all epochs. Batches run across the end of an
- * epoch, so every step has the same number of rows. */
-static const struct data_row *row_at(struct training *t, uint64_t number)
+/* Batches run across the end of an epoch, so every step has the same number of rows. */
+const struct data_row *training_row(struct training *t, uint64_t number)
 {
     uint64_t epoch = number / t->data->count + 1;
     if (t->epoch != epoch) {
@@ -199,15 +197,6 @@ static const struct data_row *row_at(struct training *t, uint64_t number)
         t->epoch = epoch;
     }
     return &t->data->row[t->order[number % t->data->count]];
-}
-
-/* A new mask for each pass, reproducible from the seed. */
-static uint64_t dropout_key(const struct training *t, uint64_t pass)
-{
-    struct rng rng;
-    rng_init(&rng, "dropout", t->o->seed, "masks", pass);
-    uint64_t high = rng_u32(&rng);
-    return high << 32 | rng_u32(&rng);
 }
 
 /* The largest sizes of all passes on a device. The order of the rows is known before the first
@@ -219,7 +208,7 @@ static struct pass_size largest_pass(struct training *t, size_t device)
     for (uint64_t i = 0; i < passes; i++) {
         size_t tokens = 0, learned = 0;
         for (uint64_t k = device; k < t->o->batch; k += training_devices(t)) {
-            const struct data_row *r = row_at(t, i * t->o->batch + k);
+            const struct data_row *r = training_row(t, i * t->o->batch + k);
             tokens += r->count;
             learned += engine_learned(r->label, r->count);
             if (r->count > most.positions) most.positions = r->count;
@@ -230,7 +219,7 @@ static struct pass_size largest_pass(struct training *t, size_t device)
     return most;
 }
 
-static err reserve_all(struct training *t)
+err training_reserve_all(struct training *t)
 {
     struct pass_size most = largest_pass(t, 0);
     TRY(training_reserve(t, &most));
@@ -240,43 +229,6 @@ static err reserve_all(struct training *t)
         TRY(training_reserve_on(t, p->e, p->factors, p->blocks_held, &most));
     }
     return ERR_NONE;
-}
-
-/* The device of a pass, with the factors, the gradient and the record there. */
-struct place {
-    struct engine *e;
-    struct factors *factors;
-    float *gradient;
-    struct backend_record **record;
-};
-
-static struct place place_of(struct training *t, size_t device)
-{
-    if (!device) return (struct place){t->e, t->factors, t->gradient, &t->record};
-    struct training_peer *p = &t->peer[device - 1];
-    return (struct place){p->e, p->factors, p->gradient, &p->record};
-}
-
-/* Queues one forward and backward pass over `row`, which adds the gradient of scale * sum of
- * likelihoods to that of the place. */
-static err one_pass(struct training *t, const struct place *p, struct batch *b,
-                    const struct engine_row *row, size_t rows, double scale, uint64_t pass)
-{
-    TRY(batch_open(b, row, rows, BATCH_LABELS));
-    TRY(batch_pad(b, p->e->be->bucket, rows));
-    b->record = p->record;
-    struct segment segment = {.factors = p->factors, .gradient = p->gradient, .tokens = b->tokens};
-    b->segment = &segment;
-    b->segments = 1;
-    b->backward = true;
-    b->checkpoint = t->o->checkpoint;
-    b->scale = scale;
-    b->dropout = (float)t->o->dropout;
-    if (t->o->dropout > 0.0) b->dropout_key = dropout_key(t, pass);
-    err er = pass_run(p->e, b);
-    b->segment = NULL;
-    b->segments = 0;
-    return er;
 }
 
 /* The penalty needs norms over single modules, so it is computed on the host in double, from values
@@ -337,114 +289,4 @@ err training_finite(const struct train_step *s)
     if (isfinite(s->grad_norm) && isfinite(s->loss)) return ERR_NONE;
     return err_make(ERR_STATE, "training: step %llu: loss %g, gradient norm %g: not finite",
                     (unsigned long long)s->step, s->loss, s->grad_norm);
-}
-
-/* The rows of a step, with their numbers of tokens. */
-static void take_rows(struct training *t, struct train_step *s)
-{
-    size_t rows = (size_t)t->o->batch * t->o->accumulate;
-    for (size_t i = 0; i < rows; i++) {
-        const struct data_row *r = row_at(t, s->step * rows + i);
-        t->row[i] = (struct engine_row){r->id, r->label, r->count, t->adapter};
-        s->tokens += r->count;
-        s->learned += engine_learned(r->label, r->count);
-    }
-    for (size_t i = 0; i < rows; i += t->o->batch)
-        training_deal(t, t->row + i);
-}
-
-/* The gradient starts with that of the penalty, or at zero. */
-static void start_gradient(struct training *t, struct train_step *s)
-{
-    struct engine *e = t->e;
-    size_t n = t->adapter->value_count;
-    training_penalty(t, s);
-    if (t->penalty)
-        e->be->copy_in(e->ctx, t->gradient, t->penalty, n * sizeof(float));
-    else
-        e->be->zero(e->ctx, (struct mat){t->gradient, DTYPE_F32, n}, 1, n);
-    training_peers_zero(t);
-}
-
-/* Queues all passes of a step, those of a pass on all devices one after the other. *opened counts
- * the batches that have to be closed. */
-static err queue_passes(struct training *t, const struct train_step *s, double scale,
-                        size_t *opened)
-{
-    size_t devices = training_devices(t), row = 0;
-    for (; *opened < t->o->accumulate * devices; ++*opened) {
-        size_t device = *opened % devices, rows = training_share(t, device);
-        struct place p = place_of(t, device);
-        uint64_t pass = s->step * t->o->accumulate * devices + *opened;
-        err er = one_pass(t, &p, &t->batch[*opened], t->row + row, rows, scale, pass);
-        row += rows;
-        if (!err_is(er)) continue;
-        ++*opened;
-        return er;
-    }
-    return ERR_NONE;
-}
-
-/* One optimizer step over batch * accumulate rows. The loss is the mean over the learned tokens of
- * the whole step: the scale 1 / learned is known before the first pass, so accumulated passes give
- * the gradient of one large batch and not the mean of batch means, which would weigh short rows
- * more. Everything is queued, and training_update() waits once. */
-static err one_step(struct training *t, struct train_step *s)
-{
-    size_t opened = 0;
-    double nll = 0.0;
-    take_rows(t, s);
-    start_gradient(t, s);
-    double scale = s->learned ? 1.0 / (double)s->learned : 0.0;
-    err er = queue_passes(t, s, scale, &opened);
-    s->lr = t->o->lr * train_lr_factor(t->o->schedule, s->step, t->o->warmup, t->steps);
-    if (!err_is(er)) er = training_update(t, s);
-    if (err_is(er)) { /* what is queued still has to write into the batches */
-        err other = training_check_all(t);
-        (void)other;
-    }
-    for (size_t i = 0; i < opened; i++) {
-        for (size_t k = 0; k < t->batch[i].learned && !err_is(er); k++)
-            nll += t->batch[i].nll[k];
-        batch_close(&t->batch[i]);
-    }
-    s->loss = nll * scale;
-    return err_is(er) ? er : training_finite(s);
-}
-
-/* *out is set only on success. An interruption by on_step() returns ERR_STOPPED and leaves the
- * adapter as it is after that step; another error leaves it as it was. */
-err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
-              const struct dataset *data, const struct train_options *o)
-{
-    TRY(training_check(o, adapter, data));
-    struct training t = {.e = e, .adapter = adapter, .data = data, .o = o};
-    struct train_result result = {.values = adapter->value_count};
-    double sum = 0.0;
-    t.steps = train_steps(o, data->count);
-    if (o->prune_gamma > 0.0) result.tail_before = train_tail(adapter, o->prune_gamma);
-    err er = training_open(&t);
-    if (!err_is(er)) er = reserve_all(&t);
-    for (uint64_t i = 0; i < t.steps && !err_is(er); i++) {
-        struct train_step s = {.step = i, .steps = t.steps};
-        uint64_t since = text_now_ms();
-        er = one_step(&t, &s);
-        if (err_is(er)) break;
-        s.seconds = (double)(text_now_ms() - since) / 1000.0;
-        if (i == 0) result.first_loss = s.loss;
-        result.last_loss = s.loss;
-        result.steps++;
-        result.tokens += s.tokens;
-        result.learned += s.learned;
-        result.seconds += s.seconds;
-        sum += s.loss * (double)s.learned;
-        if (o->on_step && !o->on_step(o->user, &s))
-            er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
-    }
-    if (result.steps) training_fetch_after(&er, &t, result.steps);
-    result.mean_loss = result.learned ? sum / (double)result.learned : 0.0;
-    if (o->prune_gamma > 0.0) result.tail_after = train_tail(adapter, o->prune_gamma);
-    if (!err_is(er)) *out = result;
-    training_close(&t);
-    return er;
 }

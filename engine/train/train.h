@@ -88,6 +88,25 @@ uint32_t train_pruned_rank(uint32_t rank, double gamma, const struct train_resul
 err train_run(struct train_result *out, struct adapter *adapter, struct engine *e,
               const struct dataset *data, const struct train_options *o);
 
+/* One of several trainings over one engine. */
+struct train_job {
+    struct adapter *adapter; /* its own */
+    const struct dataset *data;
+    const struct train_options *options; /* `packed`, if any, is its own place */
+    struct train_result result;          /* out; seconds: its part of the common time */
+    err error;                           /* out: what train_run() would return */
+    uint64_t shared;                     /* out: steps in a pass with others */
+};
+/* Makes all trainings step by step together. In each step small ones share a pass, each whole, if
+ * train_fills() is true for them. The values and losses have the bits that train_run() gives, and
+ * the error of one does not touch the others. */
+void train_many(struct train_job *job, size_t count, struct engine *e);
+/* The training may share passes: the backend promises that the bits of a row do not depend on its
+ * neighbours, a step is one pass, and there is no dropout, whose masks belong to a pass. */
+bool train_fills(const struct engine *e, const struct train_options *o);
+/* Tokens of one pass, on average. */
+size_t train_tokens(const struct dataset *data, const struct train_options *o);
+
 /* The gradient of the mean loss over learned tokens, without an optimizer step. Members send it
  * when a run computes its basis from gradients: first dL/dB at A = Omega^T, B = 0, then dL/dA at B
  * = Q, A = 0. */

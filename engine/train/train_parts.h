@@ -1,4 +1,4 @@
-/* Shared by training with and without privacy. Used only in train.c and train_private.c. */
+/* Shared by training with and without privacy. Used only in engine/train. */
 #ifndef ENGINE_TRAIN_PARTS_H
 #define ENGINE_TRAIN_PARTS_H
 
@@ -41,6 +41,10 @@ err training_check(const struct train_options *o, const struct adapter *ad,
  * too. */
 err training_open(struct training *t);
 void training_close(struct training *t);
+/* Row number `number` of the training, counted over all epochs. */
+const struct data_row *training_row(struct training *t, uint64_t number);
+/* Working memory for the largest pass of each device. */
+err training_reserve_all(struct training *t);
 /* Working memory for passes of this size, so that no step has to take memory. */
 err training_reserve(struct training *t, const struct pass_size *s);
 /* The same for a pass of `s` on one device. `blocks_held`: bytes of the blocks of values. */
