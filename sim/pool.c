@@ -9,6 +9,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Tasks that a worker trains together, and the memory of their factors, gradients and moments. */
+enum { TOGETHER = MEMBER_STATE_PACKED, TOGETHER_BYTES = 512 << 20 };
+
+struct together {
+    struct pool_task *task;
+    struct member_round round;
+    struct member_train work;
+};
 /* The state of a round is opened once by each worker, because an engine packs its carry. */
 struct worker {
     struct pool *pool;
@@ -16,6 +24,9 @@ struct worker {
     struct engine *engine;
     struct member_state state;
     char state_path[LIMIT_PATH_BYTES]; /* of `state`; "": none is open */
+    struct together with[TOGETHER];    /* the tasks that it trains */
+    struct member_job job[TOGETHER];
+    size_t count;
 };
 struct pool {
     const struct fleet *fleet;
@@ -25,7 +36,10 @@ struct pool {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct pool_task *first, **last; /* waiting */
+    size_t waiting;                  /* their number */
+    size_t shared;                   /* tasks that were trained in passes with others */
     bool closing;
+    bool alone; /* pool_options.alone */
 };
 
 void pool_close(struct pool *p)
@@ -58,6 +72,7 @@ err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_op
         return err_sys(ENOMEM, "workers");
     }
     p->fleet = fleet;
+    p->alone = o->alone;
     p->last = &p->first;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
@@ -105,44 +120,91 @@ err pool_describe(struct pool_task *t)
     return digest_of_file(&t->digest, t->path);
 }
 
-static err do_task(struct worker *w, struct pool_task *t)
+/* Trains the first task of the worker, and those beside it. */
+static void do_tasks(struct worker *w)
 {
-    struct member_round round = t->round;
-    const struct member_train work = {.engine = w->engine,
-                                      .data = t->data,
-                                      .round = &round,
-                                      .training = t->training,
-                                      .ledger = t->ledger,
-                                      .checkpoint = t->checkpoint,
-                                      .on_step = not_stopped};
-    if (stop_asked) return err_make(ERR_STOPPED, "interrupted");
-    TRY(worker_state(w, &round));
-    round.state = &w->state;
-    TRY(member_train(&t->result, t->path, &work));
-    return pool_describe(t);
+    for (size_t i = 0; i < w->count; i++) {
+        struct together *t = &w->with[i];
+        t->round.state = &w->state;
+        t->work = (struct member_train){.engine = w->engine,
+                                        .data = t->task->data,
+                                        .round = &t->round,
+                                        .training = t->task->training,
+                                        .ledger = t->task->ledger,
+                                        .checkpoint = t->task->checkpoint,
+                                        .on_step = not_stopped};
+        w->job[i] = (struct member_job){.work = &t->work, .path = t->task->path};
+    }
+    member_train_many(w->job, w->count);
+    for (size_t i = 0; i < w->count; i++) {
+        struct pool_task *t = w->with[i].task;
+        t->error = w->job[i].error;
+        if (err_is(t->error)) continue;
+        t->result = w->job[i].result;
+        t->error = pool_describe(t);
+    }
 }
 
-/* The first task that waits, or NULL. The lock is held. */
-static struct pool_task *take(struct pool *p)
+/* A waiting task becomes one of the worker's. The lock is held. */
+static void take(struct worker *w, struct pool_task **link)
 {
-    struct pool_task *t = p->first;
-    if (!t) return NULL;
-    p->first = t->next;
-    if (!p->first) p->last = &p->first;
+    struct pool *p = w->pool;
+    struct pool_task *t = *link;
+    *link = t->next;
+    if (!*link) p->last = link;
+    p->waiting--;
     t->stage = POOL_TAKEN;
-    return t;
+    w->with[w->count].round = t->round;
+    w->with[w->count++].task = t;
+}
+
+/* Takes tasks that fill the passes of the worker's first one: those of the same state, but no more
+ * than leave an equal part of all that wait to the other workers. The lock is held. */
+static void take_more(struct worker *w)
+{
+    enum { LOOKED_AT = 4 * TOGETHER };
+    struct pool *p = w->pool;
+    const struct pool_task *first = w->with[0].task;
+    size_t tokens = first->tokens, workers = p->threads + 1;
+    uint64_t room = TOGETHER_BYTES / member_state_bytes(&w->state, first->round.rank);
+    size_t most = (p->waiting + workers) / workers; /* with the first one, rounded up */
+    if (most > TOGETHER) most = TOGETHER;
+    if (most > room) most = (size_t)room;
+    if (!tokens || p->alone) return;
+    struct pool_task **link = &p->first;
+    for (size_t i = 0; *link && i < LOOKED_AT && w->count < most; i++) {
+        struct pool_task *t = *link;
+        if (t->tokens && tokens + t->tokens <= BACKEND_ROWS &&
+            !strcmp(t->round.state_path, first->round.state_path)) {
+            tokens += t->tokens;
+            take(w, link);
+        } else {
+            link = &t->next;
+        }
+    }
 }
 
 /* The lock is held before and after, but not meanwhile. */
 static void take_and_do(struct worker *w)
 {
     struct pool *p = w->pool;
-    struct pool_task *t = take(p);
+    w->count = 0;
+    take(w, &p->first);
     pthread_mutex_unlock(&p->lock);
-    err e = do_task(w, t);
+    err e = stop_asked ? err_make(ERR_STOPPED, "interrupted") : worker_state(w, &w->with[0].round);
+    if (!err_is(e)) {
+        pthread_mutex_lock(&p->lock);
+        take_more(w);
+        pthread_mutex_unlock(&p->lock);
+        do_tasks(w);
+    } else {
+        w->with[0].task->error = e;
+    }
     pthread_mutex_lock(&p->lock);
-    t->error = e;
-    t->stage = POOL_DONE;
+    for (size_t i = 0; i < w->count; i++) {
+        w->with[i].task->stage = POOL_DONE;
+        p->shared += !err_is(e) && w->job[i].shared;
+    }
     pthread_cond_broadcast(&p->changed);
 }
 
@@ -165,7 +227,16 @@ static void *work(void *argument)
 
 void pool_start(struct pool *p, struct pool_task *const *task, size_t count)
 {
+    for (size_t i = 0; i < count; i++) {
+        const struct member_train work = {.engine = p->worker[0].engine,
+                                          .data = task[i]->data,
+                                          .round = &task[i]->round,
+                                          .training = task[i]->training,
+                                          .ledger = task[i]->ledger};
+        task[i]->tokens = member_train_tokens(&work);
+    }
     pthread_mutex_lock(&p->lock);
+    p->waiting += count;
     for (size_t i = 0; i < count; i++) {
         task[i]->stage = POOL_WAITING;
         task[i]->next = NULL;
@@ -182,6 +253,14 @@ bool pool_idle(struct pool *p)
     bool idle = p->threads && !p->first;
     pthread_mutex_unlock(&p->lock);
     return idle;
+}
+
+size_t pool_shared(struct pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    size_t shared = p->shared;
+    pthread_mutex_unlock(&p->lock);
+    return shared;
 }
 
 /* Trains other tasks while a worker trains this one. */
@@ -209,6 +288,7 @@ void pool_drop(struct pool *p, struct pool_task *task)
     if (*link) {
         *link = task->next;
         if (!*link) p->last = link;
+        p->waiting--;
         task->stage = POOL_NEW;
     }
     while (task->stage == POOL_TAKEN)

@@ -1,7 +1,8 @@
 /* Trains members on several engines at the same time: one engine for each worker, all over one
  * packed base. The caller's thread is the first worker: it trains while it waits for a task, and
- * the other workers train meanwhile and while it does something else. The results do not depend on
- * the number of workers. */
+ * the other workers train meanwhile and while it does something else. A worker trains several small
+ * tasks together, which share passes over the base. The results depend neither on that nor on the
+ * number of workers. */
 #ifndef SIM_POOL_H
 #define SIM_POOL_H
 
@@ -13,6 +14,7 @@ struct pool;
 struct pool_options {
     size_t workers;
     struct engine_options engine; /* `threads` is for one worker alone; several have one each */
+    bool alone;                   /* no tasks share a pass */
 };
 struct pool_task {
     const struct dataset *data;
@@ -27,6 +29,7 @@ struct pool_task {
     err error;                   /* out */
     enum pool_stage { POOL_NEW, POOL_WAITING, POOL_TAKEN, POOL_DONE } stage; /* the pool's */
     struct pool_task *next;                                                  /* the pool's */
+    size_t tokens; /* the pool's: of a pass, on average; 0: it shares passes with no other task */
 };
 
 err pool_open(struct pool **out, const struct fleet *fleet, const struct pool_options *o);
@@ -36,6 +39,8 @@ void pool_close(struct pool *p); /* accepts NULL */
 void pool_start(struct pool *p, struct pool_task *const *task, size_t count);
 /* Other workers wait for tasks. */
 bool pool_idle(struct pool *p);
+/* The number of tasks so far that were trained in passes with others. */
+size_t pool_shared(struct pool *p);
 /* Returns when the task is done. */
 void pool_wait(struct pool *p, struct pool_task *task);
 /* Sets size and digest from the update's file. */

@@ -345,6 +345,7 @@ err simulate_run(struct simulate_result *out, const struct fleet *fleet,
         federation_newest(&paths, &round, &s.federation);
         *out = (struct simulate_result){
             .state = s.federation.run->newest.state.digest, .last = s.last, .crashes = s.crashed};
+        out->shared = s.pool ? pool_shared(s.pool) : 0;
         if (spent(&s))
             snprintf(out->stopped, sizeof out->stopped, "%s", s.federation.run->round.reason);
         else

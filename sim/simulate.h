@@ -64,6 +64,7 @@ struct simulate_result {
     struct simulate_round last;
     uint64_t crashes;
     struct spectrum spectrum;     /* of the newest state */
+    size_t shared;                /* tasks of this call that were trained in passes with others */
     char stopped[ERR_TEXT_BYTES]; /* why the run ended before its last round, or "" */
 };
 

@@ -43,8 +43,21 @@ out:
 
 void member_state_close(struct member_state *s)
 {
-    factors_close(s->packed);
+    for (size_t i = 0; i < MEMBER_STATE_PACKED; i++)
+        factors_close(s->packed[i]);
     adapter_file_close(&s->file);
     adapter_file_close(&s->frozen);
     *s = (struct member_state){0};
+}
+
+/* Five blocks of values in training: on the host and on the device, the gradient, two moments. */
+uint64_t member_state_bytes(const struct member_state *s, uint32_t rank)
+{
+    uint64_t bytes = 1;
+    for (size_t i = 0; i < s->file.count; i++) {
+        const struct adapter_file_module *m = &s->file.module[i];
+        uint64_t width = (uint64_t)m->d_in + m->d_out, own = rank ? rank : m->rank;
+        bytes += width * sizeof(float) * (5 * own + m->carry_rank);
+    }
+    return bytes;
 }

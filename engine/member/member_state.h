@@ -9,15 +9,20 @@
 struct member_round; /* engine/member/member_adapter.h */
 struct factors;      /* engine/factors.h */
 
+/* Members that train together have a place each. */
+enum { MEMBER_STATE_PACKED = 64 };
 struct member_state {
     struct adapter_file file;   /* borrows from `frozen` where the state needs it */
     struct adapter_file frozen; /* zero: none */
-    struct factors *packed;     /* train_options.packed of the members that share it */
+    struct factors *packed[MEMBER_STATE_PACKED]; /* train_options.packed */
 };
 
 /* Opens the files of the round. ERR_INPUT: the state belongs to another base or run, or needs
  * frozen factors that the round does not name. */
 err member_state_open(struct member_state *out, const struct member_round *round);
+/* Bytes of the factors, gradient and moments of a member that trains this rank (0: the rank of the
+ * state), and of a packed carry, at most. At least 1. */
+uint64_t member_state_bytes(const struct member_state *state, uint32_t rank);
 /* Before the engine closes. Accepts a zeroed struct. */
 void member_state_close(struct member_state *state);
 

@@ -23,4 +23,18 @@ err member_train(struct train_result *out, const char *path, const struct member
  * update was lost, and whether it was trained before that was known must not matter. */
 err member_train_undo(const struct member_round *round);
 
+/* One of several members that train over one engine. */
+struct member_job {
+    const struct member_train *work; /* all have the same engine */
+    const char *path;                /* of the update */
+    struct train_result result;      /* out */
+    err error;                       /* out */
+    bool shared;                     /* out: it has trained in passes with other members */
+};
+/* As member_train() for each of them, with the same bytes. Small trainings share passes over the
+ * base, and the error of one member does not touch the others. */
+void member_train_many(struct member_job *job, size_t count);
+/* Tokens of a pass of this member, on average; 0: it shares passes with no other member. */
+size_t member_train_tokens(const struct member_train *work);
+
 #endif

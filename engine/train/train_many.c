@@ -61,7 +61,7 @@ static void lane_close(struct lane *l)
     struct train_job *job = l->job;
     struct train_result *r = &l->result;
     if (!l->t.e) return; /* the options or the data were refused */
-    if (r->steps) training_fetch_after(&job->error, &l->t);
+    if (r->steps) training_fetch_after(&job->error, &l->t, r->steps);
     r->mean_loss = r->learned ? l->sum / (double)r->learned : 0.0;
     if (job->options->prune_gamma > 0.0)
         r->tail_after = train_tail(job->adapter, job->options->prune_gamma);

@@ -1,0 +1,90 @@
+/* Small tasks that share passes give the state of tasks that are trained alone. */
+#include "sim/pool.h"
+#include "sim/simulate.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { CLIENTS = 14, ROWS = 40 };
+
+static char dir[SUPPORT_PATH_BYTES];
+static struct fleet fleet;
+
+static void open_fleet(void)
+{
+    static const uint32_t ranks[] = {4, 2, 4};
+    char base[SUPPORT_PATH_BYTES], rows[SUPPORT_PATH_BYTES + 32];
+    support_source(base, sizeof base, "tests/models/llama");
+    support_dir_make(dir);
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", dir);
+    FILE *file = fopen(rows, "w");
+    cr_assert_not_null(file);
+    for (int i = 0; i < ROWS; i++) {
+        fputs("{\"input_ids\": [", file);
+        for (int t = 0; t < 5 + i * 7 % 23; t++)
+            fprintf(file, "%s%d", t ? ", " : "", (i * 31 + t * t * 5) % 40);
+        fputs("]}\n", file);
+    }
+    fclose(file);
+    const struct fleet_options o = {.base = base,
+                                    .train = rows,
+                                    .split = {.kind = DEAL_IID, .members = CLIENTS, .seed = 3},
+                                    .rank = ranks,
+                                    .ranks = 3,
+                                    .seq = 32};
+    ok(fleet_open(&fleet, &o));
+}
+
+static struct simulate_result simulate(const char *method, size_t workers, bool alone)
+{
+    char out[SUPPORT_PATH_BYTES + 64], *targets[] = {"q", "v", "down"};
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    struct simulate_result result = {0};
+    snprintf(out, sizeof out, "%s/%s-%zu-%d", dir, method, workers, alone);
+    training.steps = 3;
+    training.batch = 1;
+    training.seq = 32;
+    training.lr = 1e-2;
+    training.clip = 1;
+    training.precision = "f32";
+    training.schedule = "constant";
+    config.name = "run";
+    config.method = (char *)(uintptr_t)method;
+    config.rounds = 2;
+    config.rank = 4;
+    config.targets = targets;
+    config.n_targets = 3;
+    config.training = &training;
+    const struct simulate_options o = {
+        .dir = out,
+        .config = &config,
+        .settings = "{}",
+        .pool = {.workers = workers,
+                 .engine = {.device = "cpu", .precision = DTYPE_F32, .threads = 1},
+                 .alone = alone}};
+    ok(simulate_run(&result, &fleet, &o));
+    return result;
+}
+
+/* flora's second round has a carry; flexlora's members have factors of two ranks. */
+Test(pool, gives_the_same_state_with_shared_passes)
+{
+    static const char *const methods[] = {"flora", "flexlora"};
+    open_fleet();
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        struct simulate_result alone = simulate(methods[i], 1, true);
+        cr_expect_eq(alone.shared, 0);
+        for (size_t workers = 1; workers <= 2; workers++) {
+            struct simulate_result shared = simulate(methods[i], workers, false);
+            cr_expect(digest_equal(&shared.state, &alone.state), "%s, %zu workers", methods[i],
+                      workers);
+            cr_expect_gt(shared.shared, CLIENTS, "%s: %zu tasks shared passes", methods[i],
+                         shared.shared);
+        }
+    }
+    fleet_close(&fleet);
+    support_dir_remove(dir);
+}
