@@ -75,8 +75,9 @@ static err open_one(struct work *work, size_t place)
     o->on_step = w->on_step;
     o->user = w->user;
     if (state && place < MEMBER_STATE_PACKED) o->packed = &state->packed[place];
+    TRY(take_optimizer(work));
     work->trains = !w->ledger;
-    return take_optimizer(work);
+    return ERR_NONE;
 }
 
 /* Members with privacy and gradients without an optimizer. */
