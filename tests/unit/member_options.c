@@ -71,7 +71,8 @@ Test(member_options, a_gradient_pass_sees_the_same_rows_in_every_round)
     cr_assert_eq(second.rows, 0, "all");
 }
 
-/* seq and eos belong to the data, precision to the engine; the seed is the order's key. */
+/* seq and eos belong to the data, precision to the engine, and kept moments to the member's files;
+ * the seed is the order's key. */
 Test(member_options, every_other_option_of_training_reaches_the_optimizer)
 {
     const struct member_round round = {.run = "r", .member = "ann", .round = 1, .seed = 5};
@@ -80,7 +81,8 @@ Test(member_options, every_other_option_of_training_reaches_the_optimizer)
         struct training_options t;
         struct train_options before, after;
         bool elsewhere = strcmp(row->flag, "seq") == 0 || strcmp(row->flag, "eos") == 0 ||
-                         strcmp(row->flag, "precision") == 0 || strcmp(row->flag, "seed") == 0;
+                         strcmp(row->flag, "precision") == 0 || strcmp(row->flag, "seed") == 0 ||
+                         strcmp(row->flag, "keep-optimizer") == 0;
         training_options_defaults(&t);
         OK(member_options_train(&before, &t, &round));
         void *at = (char *)&t + row->at;
