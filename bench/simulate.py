@@ -27,6 +27,7 @@ SMALL, LARGE = "260k", "SmolLM2-135M"
 VOCAB = {SMALL: 500, LARGE: 40000}
 # name: base, clients, steps, batch, tokens of a row, rank, method, workers
 CASES = {
+    "16 tokens": dict(base=SMALL, clients=1000, steps=1, batch=1, seq=16, rank=8, method="fedit", workers=1),
     "64 tokens": dict(base=SMALL, clients=1000, steps=1, batch=1, seq=64, rank=8, method="fedit", workers=1),
     "64 tokens, 2 workers": dict(
         base=SMALL, clients=1000, steps=1, batch=1, seq=64, rank=8, method="fedit", workers=2
