@@ -217,7 +217,7 @@ static err make_job(struct pool_task **out, struct simulation *s, const struct e
  * refused, no more are worth it than the round still waits for. */
 static err train_ahead(struct simulation *s)
 {
-    enum { AHEAD = 8 };
+    enum { AHEAD = 16 };
     const struct round *r = &s->federation.run->round;
     size_t most = AHEAD * s->o->pool.workers * (size_t)ranks.count, count = 0, ahead = 0;
     size_t end = s->next + 8 * most < s->events ? s->next + 8 * most : s->events;
