@@ -70,6 +70,7 @@ struct engine {
     struct pass pass;
     char why[BACKEND_WHY_BYTES];                           /* device auto: why no GPU is used */
     char device[BACKEND_DEVICES_MAX * BACKEND_NAME_BYTES]; /* engine_device() */
+    enum { FILLS_UNKNOWN, FILLS, FILLS_NOT } fills;        /* in bfloat16, see train_fills() */
     struct engine **peer; /* (peers) the engines of further devices, which this one owns */
     size_t peers;
 };

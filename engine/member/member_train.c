@@ -158,8 +158,9 @@ size_t member_train_tokens(const struct member_train *w)
 {
     struct train_options o = {0};
     train_set(&o, w->training);
-    if (w->ledger || w->round->gradient || !train_fills(w->engine, &o)) return 0;
-    return train_tokens(w->data, &o);
+    size_t tokens = train_tokens(w->data, &o);
+    if (w->ledger || w->round->gradient || tokens > BACKEND_ROWS / 2) return 0;
+    return train_fills(w->engine, &o) ? tokens : 0;
 }
 
 err member_train_undo(const struct member_round *round)

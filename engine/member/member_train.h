@@ -34,7 +34,8 @@ struct member_job {
 /* As member_train() for each of them, with the same bytes. Small trainings share passes over the
  * base, and the error of one member does not touch the others. */
 void member_train_many(struct member_job *job, size_t count);
-/* Tokens of a pass of this member, on average; 0: it shares passes with no other member. */
+/* Tokens of a pass of this member, on average; 0: it shares passes with no other member, as when
+ * two like it do not fit into one. */
 size_t member_train_tokens(const struct member_train *work);
 
 #endif

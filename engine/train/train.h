@@ -101,9 +101,11 @@ struct train_job {
  * train_fills() is true for them. The values and losses have the bits that train_run() gives, and
  * the error of one does not touch the others. */
 void train_many(struct train_job *job, size_t count, struct engine *e);
-/* The training may share passes: the backend promises that the bits of a row do not depend on its
- * neighbours, a step is one pass, and there is no dropout, whose masks belong to a pass. */
-bool train_fills(const struct engine *e, const struct train_options *o);
+/* The training may share passes: on the CPU, if a step is one pass without dropout, whose masks
+ * belong to a pass. In bfloat16 the first call tries on this engine whether a gradient has the same
+ * bits alone and in a shared pass. Engines that share weights take the result of their owner, if it
+ * has been called with that before they train. */
+bool train_fills(struct engine *e, const struct train_options *o);
 /* Tokens of one pass, on average. */
 size_t train_tokens(const struct dataset *data, const struct train_options *o);
 

@@ -30,12 +30,6 @@ struct many {
     struct engine_row *row;  /* (rows of all lanes) those of a pass that several lanes share */
 };
 
-bool train_fills(const struct engine *e, const struct train_options *o)
-{
-    return e->be == &backend_cpu && e->be->rows_alone(e->ctx) && !e->peers && o->accumulate == 1 &&
-           o->dropout <= 0.0;
-}
-
 size_t train_tokens(const struct dataset *data, const struct train_options *o)
 {
     return data->count ? (size_t)((data->tokens * o->batch + data->count - 1) / data->count) : 0;
