@@ -52,6 +52,9 @@ static err find_gradient(struct train_result *out, struct adapter *adapter,
     return e;
 }
 
+/* Kept moments are refused with a ledger here too, because the coordinator is not trusted with the
+ * member's privacy: moments of a round that was trained but never charged would enter later
+ * updates. */
 static err take_optimizer(struct work *work)
 {
     const struct member_train *w = work->job->work;
