@@ -1,54 +1,7 @@
-#include "coordinator/store/store.h"
+#include "tests/support/store_fixture.h"
 
-#include "base/file.h"
-#include "tests/support/support.h"
-
-#include <criterion/criterion.h>
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
-static char dir[SUPPORT_PATH_BYTES];
-static struct store store;
-
-static void begin(void)
-{
-    support_dir_make(dir);
-    ok(store_open(&store, dir));
-}
-static void end(void)
-{
-    store_close(&store);
-    support_dir_remove(dir);
-}
-
-/* A blob as admission and aggregation leave it. */
-static struct store_blob make_blob(const char *text)
-{
-    struct store_blob blob = {digest_of(text, strlen(text)), strlen(text)};
-    char part[SUPPORT_PATH_BYTES + 16];
-    snprintf(part, sizeof part, "%s/spool/part", dir);
-    ok(file_write(part, text, strlen(text), true));
-    ok(blob_adopt(dir, part, &blob.digest));
-    return blob;
-}
-
-static bool has_blob(const struct store_blob *blob)
-{
-    uint64_t size;
-    return !err_is(blob_size(&size, dir, &blob->digest));
-}
-
-static int64_t add_run(const char *name)
-{
-    static const char *const members[] = {"a", "b"};
-    struct store_run run = {.name = name, .config = "config", .config_size = 6, .created_ms = 5};
-    int64_t id = 0;
-    ok(store_run_add(&id, &store, &run, members, 2));
-    return id;
-}
 
 static struct store_update make_update(int64_t run, const char *member, uint32_t round)
 {
@@ -353,55 +306,6 @@ Test(store, gives_up_old_states_and_updates_and_nothing_else)
             cr_expect_eq(has_blob(&state[i]), i + 2 > round, "state %u after round %u", i, round);
     }
     end();
-}
-
-Test(store, recovers_by_removing_what_no_row_names)
-{
-    begin();
-    int64_t run = add_run("r");
-    struct store_blob state = make_blob("state 0"), orphan = make_blob("orphan"), pin;
-    char path[SUPPORT_PATH_BYTES + DIGEST_TEXT_BYTES + 8], name[DIGEST_TEXT_BYTES];
-    struct store_recovered found;
-    bool known;
-    ok(store_started(&store, &(struct store_start){.run = run, .state = state}));
-    pin = make_blob("pinned");
-    ok(store_pin(&store, &pin, 1));
-    refused(store_pin(&store, &orphan, 1), ERR_LIMIT, "the most that are kept");
-    snprintf(path, sizeof path, "%s/spool/make.1.state", dir);
-    ok(file_write(path, "half", 4, true));
-    snprintf(path, sizeof path, "%s/blobs/nonsense", dir);
-    ok(file_write(path, "half", 4, true));
-    ok(store_recover(&found, &store, 1u << 30));
-    cr_expect_eq(found.removed, 1);
-    cr_expect_eq(found.lost, 2);
-    cr_expect(has_blob(&state) && has_blob(&pin) && !has_blob(&orphan));
-    digest_text(name, &orphan.digest);
-    snprintf(path, sizeof path, "%s/lost/%s", dir, name);
-    cr_expect(file_exists(path), "it may belong to another database");
-    ok(store_blob_public(&known, &store, 0, &pin.digest));
-    cr_expect(known);
-    ok(store_blob_public(&known, &store, run, &pin.digest));
-    cr_expect(!known, "no member's business");
-    end();
-}
-
-/* A database that was lost or restored from another place must not cost the states. */
-Test(store, refuses_blobs_without_their_database_and_touches_none)
-{
-    char path[SUPPORT_PATH_BYTES + 32];
-    begin();
-    add_run("r");
-    struct store_blob state = make_blob("state 0");
-    store_close(&store);
-    static const char *const files[] = {"fedlora.db", "fedlora.db-wal", "fedlora.db-shm"};
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
-        (void)unlink(path);
-    }
-    for (int start = 0; start < 2; start++) /* the first one leaves an empty database */
-        refused(store_open(&store, dir), ERR_INPUT, "restore the database that belongs to them");
-    cr_expect(has_blob(&state));
-    support_dir_remove(dir);
 }
 
 Test(store, lets_nobody_fetch_an_update)

@@ -1,0 +1,53 @@
+/* A store in a folder of its own, with the blobs and runs that tests of it need. */
+#ifndef TESTS_SUPPORT_STORE_FIXTURE_H
+#define TESTS_SUPPORT_STORE_FIXTURE_H
+
+#include "base/file.h"
+#include "coordinator/store/store.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+static char dir[SUPPORT_PATH_BYTES];
+static struct store store;
+
+static inline void begin(void)
+{
+    support_dir_make(dir);
+    ok(store_open(&store, dir));
+}
+static inline void end(void)
+{
+    store_close(&store);
+    support_dir_remove(dir);
+}
+
+/* A blob as admission and aggregation leave it. */
+static inline struct store_blob make_blob(const char *text)
+{
+    struct store_blob blob = {digest_of(text, strlen(text)), strlen(text)};
+    char part[SUPPORT_PATH_BYTES + 16];
+    snprintf(part, sizeof part, "%s/spool/part", dir);
+    ok(file_write(part, text, strlen(text), true));
+    ok(blob_adopt(dir, part, &blob.digest));
+    return blob;
+}
+
+static inline bool has_blob(const struct store_blob *blob)
+{
+    uint64_t size;
+    return !err_is(blob_size(&size, dir, &blob->digest));
+}
+
+static inline int64_t add_run(const char *name)
+{
+    static const char *const members[] = {"a", "b"};
+    struct store_run run = {.name = name, .config = "config", .config_size = 6, .created_ms = 5};
+    int64_t id = 0;
+    ok(store_run_add(&id, &store, &run, members, 2));
+    return id;
+}
+
+#endif
