@@ -19,6 +19,7 @@
 enum {
     SESSION_WAIT_MS = 20 * 1000,      /* one long poll; proxies often close silent connections */
     SESSION_WAIT_MOST_MS = 60 * 1000, /* longest pause that the coordinator can ask for */
+    SESSION_WAIT_LEAST_MS = 100,      /* shortest one, so that no answer makes it call without end */
 };
 
 /* ---------------------------------------------------------------- hello */
@@ -104,8 +105,8 @@ static err do_wait(struct session *s, const Fedlora__V1__WaitTask *task)
         snprintf(s->wait_reason, sizeof s->wait_reason, "%s", task->reason);
         session_round_note(s, "waiting: %s", s->wait_reason);
     }
-    return retry_sleep(task->retry_ms < SESSION_WAIT_MOST_MS ? task->retry_ms
-                                                             : SESSION_WAIT_MOST_MS);
+    uint64_t ms = task->retry_ms > SESSION_WAIT_LEAST_MS ? task->retry_ms : SESSION_WAIT_LEAST_MS;
+    return retry_sleep(ms < SESSION_WAIT_MOST_MS ? ms : SESSION_WAIT_MOST_MS);
 }
 
 /* An earlier run of the same name may have left a file, so the method decides. */

@@ -5,6 +5,7 @@
 
 #include <sqlite3.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
@@ -19,6 +20,18 @@ Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
         end();
     }
     cr_expect(digest_equal(&last[0], &last[1]));
+}
+
+/* The database has the seed of secret draws. */
+Test(coordinator, keeps_its_files_to_itself)
+{
+    char path[SUPPORT_PATH_BYTES];
+    struct stat st;
+    begin("");
+    snprintf(path, sizeof path, "%s/fedlora.db", federation.store);
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_mode & 077, 0, "mode %o", (unsigned)st.st_mode);
+    end();
 }
 
 /* The stored configuration of r is no message any more. */

@@ -397,6 +397,19 @@ Test(session, says_hello_again_to_a_coordinator_that_has_forgotten_it)
     finish(&f);
 }
 
+/* The coordinator asks for pauses of 1 ms. */
+Test(session, pauses_between_calls_whatever_the_coordinator_says)
+{
+    static const enum task script[] = {WAIT, WAIT, WAIT, FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    uint64_t began = text_now_ms();
+    FIXTURE_OK(session_run(&r, &f.options));
+    cr_expect_geq(text_now_ms() - began, 300);
+    finish(&f);
+}
+
 Test(session, keeps_the_last_state_where_the_user_wants_it)
 {
     static const enum task script[] = {FINISHED};
