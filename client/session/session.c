@@ -19,7 +19,7 @@
 enum {
     SESSION_WAIT_MS = 20 * 1000,      /* one long poll; proxies often close silent connections */
     SESSION_WAIT_MOST_MS = 60 * 1000, /* longest pause that the coordinator can ask for */
-    SESSION_WAIT_LEAST_MS = 100,      /* shortest one, so that no answer makes it call without end */
+    SESSION_WAIT_LEAST_MS = 100,      /* shortest one: no answer makes it call without end */
 };
 
 /* ---------------------------------------------------------------- hello */
