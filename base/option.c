@@ -58,8 +58,9 @@ static err parse_choice(int *out, const struct option_row *row, const char *text
         used += n > 0 && (size_t)n < sizeof known - used ? (size_t)n : 0;
     }
     const char *nearest = text_nearest(text, row->choices, count);
-    return err_make(ERR_INPUT, "\"%.60s\": expected %s%s%s%s", text, count > 1 ? "one of " : "",
-                    known, nearest ? "; did you mean " : "", nearest ? nearest : "");
+    return err_make(ERR_INPUT, "\"%.60s\": expected %s%s%s%s%s", text, count > 1 ? "one of " : "",
+                    known, nearest ? "; did you mean " : "", nearest ? nearest : "",
+                    nearest ? "?" : "");
 }
 
 /* The list grows by doubling inside the arena; old lists are wasted, but they are short and few. */

@@ -115,8 +115,8 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         while (method_names()[count])
             count++;
         const char *near = text_nearest(o->method, method_names(), count);
-        return err_make(ERR_INPUT, "--method %s: unknown method%s%s", o->method,
-                        near ? "; did you mean " : "", near ? near : "");
+        return err_make(ERR_INPUT, "--method %s: unknown method%s%s%s", o->method,
+                        near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     }
     if (o->stack + (o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
         return err_make(

@@ -72,8 +72,8 @@ static err set_key(member_t *m, const char *key, char *value, struct arena *aren
     }
     const char *near = text_nearest(key, keys, sizeof keys / sizeof *keys);
     return err_make(ERR_INPUT,
-                    "\"%.40s\": expected one of rank, weight, alpha, rslora, targets%s%s", key,
-                    near ? "; did you mean " : "", near ? near : "");
+                    "\"%.40s\": expected one of rank, weight, alpha, rslora, targets%s%s%s", key,
+                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
 /* "ID", "ID:8" and "ID:8:2" are the short forms; a part with '=' is a key at any position. */

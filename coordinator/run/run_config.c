@@ -117,8 +117,8 @@ static err find_method(const struct method **out, const char *name)
         return ERR_NONE;
     }
     const char *near = text_nearest(name, names, n);
-    return err_make(ERR_INPUT, "method \"%s\" is not known%s%s", name,
-                    near ? "; did you mean " : "", near ? near : "");
+    return err_make(ERR_INPUT, "method \"%s\" is not known%s%s%s", name,
+                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
 /* Combinations of method, options and files that the method cannot work with. Leaves the parsed

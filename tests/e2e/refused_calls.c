@@ -194,7 +194,7 @@ Test(refused_calls, refuses_runs_that_make_no_sense_by_name)
 {
     begin("");
     refused(create_run("florra", 0), ERR_REFUSED,
-            "method \"florra\" is not known; did you mean flora");
+            "method \"florra\" is not known; did you mean flora?");
     refused(create_run("flora", 4), ERR_REFUSED, "quorum 4 is more than the 3 members");
     ok(create_run("flora", 3));
     ok(fake_command(&ops, RPC_PATH_ADMIN(pause_run), "r"));

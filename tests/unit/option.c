@@ -154,7 +154,7 @@ Test(option, suggests_the_nearest_name)
 {
     refused(ARGS("--rnak", "8"), ERR_INPUT, "unknown option --rnak; did you mean --rank?");
     refused(ARGS("--sched=cosine"), ERR_INPUT, "did you mean --schedule?");
-    refused(ARGS("--schedule=cosin"), ERR_INPUT, "did you mean cosine");
+    refused(ARGS("--schedule=cosin"), ERR_INPUT, "did you mean cosine?");
     refused(ARGS("-x"), ERR_INPUT, "unknown option -x");
     err e = ARGS("--zzzzzzzz");
     cr_expect_str_eq(e.text, "unknown option --zzzzzzzz");

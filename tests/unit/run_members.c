@@ -57,7 +57,7 @@ Test(run_members, refuses_what_it_cannot_read_and_names_it)
     refuses("a:99999", "rank 99999");
     refuses("a:8:-1", "weight -1");
     refuses("a:8:1:2", "\"2\"");
-    refuses("a:rnk=8", "did you mean rank");
+    refuses("a:rnk=8", "did you mean rank?");
     refuses("a:rslora=maybe", "yes or no");
     refuses("a:targets=q++v", "empty part");
     arena_close(&arena);
