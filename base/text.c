@@ -182,8 +182,8 @@ static size_t distance(const char *a, const char *b)
     return row[(m + 1) % 3][n];
 }
 
-/* Ties go to the earlier word. A word with as many edits as letters has nothing in common with
- * `word`, so it is never suggested. */
+/* Ties go to the earlier word, but among words that begin with `word` to the shortest. A word with
+ * as many edits as letters has nothing in common with `word`, so it is never suggested. */
 const char *text_nearest(const char *word, const char *const *words, size_t count)
 {
     const char *nearest = NULL;
@@ -191,8 +191,11 @@ const char *text_nearest(const char *word, const char *const *words, size_t coun
     for (size_t i = 0; i < count; i++) {
         size_t d = distance(word, words[i]);
         /* An abbreviation ("--adap") counts as one edit. */
-        if (length >= 3 && strncmp(word, words[i], length) == 0) d = 1;
-        if (d <= most && d < strlen(words[i])) {
+        bool completes = length >= 3 && strncmp(word, words[i], length) == 0;
+        if (completes && d > 1) d = 1;
+        bool shorter = completes && nearest && strncmp(word, nearest, length) == 0 &&
+                       strlen(words[i]) < strlen(nearest);
+        if ((d <= most || shorter) && d < strlen(words[i])) {
             nearest = words[i];
             most = d ? d - 1 : 0;
             if (d == 0) break;

@@ -47,6 +47,7 @@ for command in "${commands[@]}"; do
   refused 'unknown option --jsno; did you mean --json?' "$fedlora" "${words[@]}" --jsno
 done
 refused 'unknown command trian; did you mean train?' "$fedlora" trian
+refused 'unknown command simulat; did you mean simulate?' "$fedlora" simulat
 refused 'did you mean create?' "$fedlora" run craete
 run 0 "$fedlora" run --help
 says 'run create' out

@@ -129,6 +129,8 @@ Test(text, finds_the_nearest_word)
         cr_assert_not_null(found, "%s", cases[i].word);
         cr_expect_str_eq(found, cases[i].nearest);
     }
+    static const char *const groups[] = {"run list", "simulate plan", "simulate", "simulate all"};
+    cr_expect_str_eq(text_nearest("simulat", groups, 4), "simulate");
     cr_expect_null(text_nearest("zebra", words, 6));
     cr_expect_null(text_nearest("", words, 6));
     cr_expect_null(text_nearest("train", words, 0));
