@@ -91,10 +91,11 @@ static const struct option_row rows[] = {
      .kind = OPTION_LIST,
      .at = AT(classes),
      .value = "NAME:...",
-     .help = "machines of a share of the clients, as "
-             "NAME:share=30%:speed=200:up=20Mbit:down=50Mbit:rank=16:drop=10% with the speed in "
-             "tokens a second; may be repeated; also online=40%/8h (on for a share of each period) "
-             "watts=30 and memory=4GB (of the device); default: all train 1000 tokens a second"},
+     .help =
+         "machines of a share of the clients, as "
+         "NAME:share=30%:speed=200:up=20Mbit:down=50Mbit:rank=16:drop=10% with the speed in "
+         "tokens a second; may be repeated; also online=40%/8h (on for a share of each period), "
+         "watts=30 and memory=4GB (of the device); default: all train 1000 tokens a second"},
     {.flag = "trace",
      .key = "devices.trace",
      .kind = OPTION_TEXT,
