@@ -26,6 +26,17 @@ struct table_of_costs {
 
 /* ---- the methods ---- */
 
+/* Names of methods differ by few letters, so the nearest one is suggested. */
+static err unknown_method(const char *name, const char *const *all)
+{
+    size_t count = 0;
+    while (all[count])
+        count++;
+    const char *near = text_nearest(name, all, count);
+    return err_make(ERR_INPUT, "--methods: \"%s\" is not a method%s%s%s", name,
+                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
 /* An unknown name in a list is an error, because a missing row would not be noticed. A single
  * method is checked by the coordinator's own rules. */
 static err list_methods(struct table_of_costs *t)
@@ -48,8 +59,7 @@ static err list_methods(struct table_of_costs *t)
         snprintf(t->row[t->count].method, LIMIT_NAME_BYTES, "%.*s",
                  (int)(n < LIMIT_NAME_BYTES ? n : LIMIT_NAME_BYTES - 1), at);
         if (t->several && !method_find(t->row[t->count].method))
-            return err_make(ERR_INPUT, "--methods: \"%s\" is not a method",
-                            t->row[t->count].method);
+            return unknown_method(t->row[t->count].method, all);
         t->count++;
         at += n;
         if (!*at) return ERR_NONE;

@@ -84,7 +84,7 @@ grep -q 'every row counts as 64 tokens' said || fail_with said "does not say how
 
 refused() { expect_refusal "1 2" "$1" simulate "${@:2}"; } # TEXT OPTIONS...
 refused "--steps is missing" plan --base alone --method fedit --rank 4 --rounds 2
-refused "--methods: \"fedlt\" is not a method" plan --base alone --methods fedit,fedlt --rank 4 --rounds 2 --steps 1
+refused "--methods: \"fedlt\" is not a method; did you mean fedit?" plan --base alone --methods fedit,fedlt --rank 4 --rounds 2 --steps 1
 refused "--method is missing" plan --base alone --rank 4 --rounds 2 --steps 1
 refused "target \"x\" names no module" plan --base alone --method fedit --targets x --rank 4 --rounds 2 --steps 1
 refused "has no tokenizer" plan --base alone --method fedit --rank 4 --rounds 2 --data "$root/README.md"
