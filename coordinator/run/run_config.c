@@ -97,10 +97,13 @@ static err check_members(const run_config_t *c, const struct method *method)
                         "method %s needs the same rank for all members; give the run's rank only",
                         method->name);
     if (!method->mixed_ranks && !c->rank)
-        return err_make(ERR_INPUT, "method %s needs the run's rank", method->name);
+        return err_make(ERR_INPUT, "method %s needs the run's rank (--rank)", method->name);
     if (!method->fresh && !any)
-        return err_make(ERR_INPUT, "method %s needs the state's rank: the run's, or a member's",
-                        method->name);
+        return err_make(
+            ERR_INPUT,
+            "method %s needs the rank of its state: give the run's (--rank), or a member's "
+            "(--members ID:rank=N)",
+            method->name);
     return ERR_NONE;
 }
 

@@ -116,7 +116,7 @@ Test(run_config, refuses_each_field_by_name)
     expect_refused(bad_weights, "member a: weight: 0");
     expect_refused(unwanted_basis, "method flora has no frozen factors");
     expect_refused(mixed_fedit, "the same rank for all members");
-    expect_refused(rankless_fedit, "needs the run's rank");
+    expect_refused(rankless_fedit, "needs the run's rank (--rank)");
 }
 
 Test(run_config, fills_in_what_is_absent)
@@ -467,7 +467,7 @@ Test(run_config, gives_a_part_of_the_state_the_states_scale)
     cr_expect_eq(alpha_of(ffa, 2), 24, "beside frozen factors the rank is the state's");
     cr_expect_eq(alpha_of(fed_sb, 2), 2, "scale 1");
     cr_expect_eq(alpha_of(NULL, 4), 8, "flora: twice the rank");
-    expect_refused(rankless_ffa, "method ffa needs the state's rank");
+    expect_refused(rankless_ffa, "method ffa needs the rank of its state: give the run's (--rank)");
 }
 
 static void other_targets(config_t *c)
