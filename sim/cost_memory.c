@@ -111,7 +111,7 @@ err cost_memory_check(const struct cost_options *o)
         text_size(state, sizeof state, c.last.bytes);
         return err_make(ERR_INPUT,
                         "class %s: %zu of %zu clients cannot train: %s needed (the last state of "
-                        "%s included), %s available; a smaller rank, --batch or --seq%s would help",
+                        "%s included), %s available; a smaller rank, --batch or --seq%s may help",
                         d->class[i].name, c.class[i].over, c.class[i].members, need, state, has,
                         o->checkpoint ? "" : ", or --checkpoint,");
     }
