@@ -79,13 +79,14 @@ err folder_check(const struct fleet *f, const struct simulate_options *o)
         if (o->ini) TRY(write_text(o->dir, "run.ini", o->ini));
         return write_text(o->dir, "setup", text);
     }
-    if (file_exists(path)) TRY(file_read_all(&found, &size, path, 1 << 10));
-    bool same = found && !strcmp(found, text);
+    if (!file_exists(path)) return check_no_file(o->dir, "store", "a store of another program");
+    TRY(file_read_all(&found, &size, path, 1 << 10));
+    bool same = !strcmp(found, text);
     free(found);
     if (same) return ERR_NONE;
     return err_make(ERR_INPUT,
                     "%s: holds a simulation with other data or options; choose another folder with "
-                    "-o, or remove it",
+                    "-o, or begin anew with --force",
                     o->dir);
 }
 

@@ -71,7 +71,9 @@ cp lab/rounds.jsonl before
 simulate "${common[@]}" --quiet >out
 grep -q "state ${state:0:16}" out || fail_with out "a finished simulation does not name its state"
 cmp before lab/rounds.jsonl || fail "a finished simulation was changed"
-refused "holds a simulation with other data or options" "${common[@]}" --lr 2e-2
+refused "other data or options; choose another folder with -o, or begin anew with --force" "${common[@]}" --lr 2e-2
+mkdir -p foreign/store
+refused "foreign: holds a store of another program" "${common[@]}" -o foreign
 "$programs/fedlora" eval --base base --data test.jsonl --state "$(json lab/result.json 'x[0]["state_file"]')" \
   --precision f32 --quiet --json >evaluated || fail "the state cannot be evaluated"
 [ "$(python3 -c "
