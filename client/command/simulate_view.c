@@ -40,13 +40,15 @@ static void on_start(void *user, uint64_t virtual_ms, uint32_t published)
                      at);
 }
 
-/* The bar counts updates of the whole run as if every round had as many tasks as this one. */
+/* The bar counts updates of the whole run as if every round had as many tasks as this one. Late
+ * updates of earlier rounds arrive in addition to those of the round's own tasks. */
 static void on_update(void *user, size_t done, size_t tasks, const struct simulate_round *now)
 {
     struct view *v = user;
     char detail[300], loss[32] = "";
     const char *label = v->show->label;
     v->updates++;
+    if (done > tasks) tasks = done;
     if (isfinite(v->loss)) snprintf(loss, sizeof loss, "  loss %.4f", v->loss);
     snprintf(detail, sizeof detail, "%.120s%sround %u of %" PRId64 ", update %zu of %zu%s",
              label ? label : "", label ? "  " : "", now->round + 1, v->o->run.rounds, done, tasks,
