@@ -254,18 +254,25 @@ static err draw_dots(struct bytes *out, const struct chart_line *l, size_t n, co
     return ERR_NONE;
 }
 
-/* The value at the end of a line stands on the side of the line that has more room. */
+/* The value at the end of a line stands below a falling line and above a rising one, so that the
+ * line does not cross it, unless there is no room. Its white edge keeps it legible even then. */
 static err draw_end(struct bytes *out, const struct chart_line *l, size_t n, const struct axis *x,
                     const struct axis *y)
 {
-    size_t last = l->count;
-    for (size_t i = 0; i < l->count; i++)
-        if (has_point(l, i, y)) last = i;
+    size_t last = l->count, before = l->count;
+    for (size_t i = 0; i < l->count; i++) {
+        if (!has_point(l, i, y)) continue;
+        before = last;
+        last = i;
+    }
     if (last == l->count) return ERR_NONE;
-    double at = down(y, l->y[last]) + (part_of(y, l->y[last]) < 0.5 ? -9 : 20);
+    double part = part_of(y, l->y[last]);
+    bool falls = before < l->count && l->y[last] < l->y[before];
+    double at = down(y, l->y[last]) + (part < 0.1 || (part < 0.9 && !falls) ? -9 : 20);
     return bytes_printf(out,
                         "<text x=\"%.2f\" y=\"%.2f\" text-anchor=\"end\" fill=\"%s\" "
-                        "font-weight=\"bold\">%.4g</text>\n",
+                        "font-weight=\"bold\" stroke=\"#fff\" stroke-width=\"4\" "
+                        "paint-order=\"stroke\">%.4g</text>\n",
                         across(x, l->x[last]) - 6, at, chart_color(n), l->y[last]);
 }
 

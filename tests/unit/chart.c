@@ -61,6 +61,40 @@ Test(chart, puts_points_in_proportion_to_their_values)
     bytes_close(&svg);
 }
 
+/* The last value's distance below its dot. */
+static double last_value_below(const char *text)
+{
+    double dot = NAN, value = NAN;
+    for (const char *at = text; (at = strchr(at, '<')); at++) {
+        int end = 0;
+        double found;
+        if (sscanf(at, "<circle cx=\"%*f\" cy=\"%lf\" r=\"3.5\"%n", &found, &end) == 1 && end)
+            dot = found;
+        if (sscanf(at, "<text x=\"%*f\" y=\"%lf\" text-anchor=\"end\" fill%n", &found, &end) == 1 &&
+            end)
+            value = found;
+    }
+    return value - dot;
+}
+
+Test(chart, puts_the_last_value_beside_its_line)
+{
+    static const struct {
+        double before, last;
+        bool below;
+    } cases[] = {{6, 4, true}, {4, 6, false}, {4, 4, false}, {6, 0, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct chart_line line = {.x = (double[]){0, 1, 2, 3},
+                                        .y = (double[]){0, 10, cases[i].before, cases[i].last},
+                                        .count = 4};
+        const struct chart c = {
+            .title = "t", .x_label = "x", .y_label = "y", .line = &line, .lines = 1};
+        double below = last_value_below(draw(&c));
+        cr_expect(cases[i].below ? below > 0 : below < 0, "case %zu: %g", i, below);
+        bytes_close(&svg);
+    }
+}
+
 /* On an axis of powers of ten from 0.01 to 100 the value 1 is in the middle; 0 has no place. */
 Test(chart, has_a_logarithmic_axis)
 {
