@@ -25,6 +25,7 @@ struct sweep_run {
     struct sweep_cell *cell;
     struct simulate_command **options; /* (cells) */
     struct option_list fixed;          /* --set of keys that have no list */
+    bool held[SWEEP_WHENS];            /* sections that apply to a cell */
     const char *dir;
     char run[LIMIT_NAME_BYTES];
     size_t failed, busy;
@@ -110,6 +111,7 @@ static err cell_options(struct simulate_command **out, struct sweep_run *s, size
         bool holds = false;
         TRY(when_holds(&holds, &s->sweep.when[i], *out, s->arena));
         if (holds) TRY(add_items(&when, &s->sweep.when[i].assignment, s->arena));
+        s->held[i] |= holds;
     }
     again.file = &when;
     return when.count ? command_again((void **)out, &again, s->arena) : ERR_NONE;
@@ -189,7 +191,8 @@ static err list_refusals(const struct sweep_run *s, const err *refusal, size_t r
 }
 
 /* All cells are checked before the first one runs, so that one call names all that is wrong. With
- * --cell the other cells' options are only read, because they decide whether the folder fits. */
+ * --cell the other cells' options are only read, because they decide whether the folder fits. A
+ * section that applies to no cell may have a misspelt value, or --set has shortened a list. */
 static err plan(struct sweep_run *s)
 {
     err *refusal = NULL;
@@ -203,6 +206,9 @@ static err plan(struct sweep_run *s)
         refusal[i] = e;
         refused += err_is(e);
     }
+    for (size_t i = 0; i < s->sweep.whens; i++)
+        if (!s->held[i])
+            command_note(&s->o->run.common, "[%s] applies to no cell", s->sweep.when[i].section);
     return refused ? list_refusals(s, refusal, refused) : ERR_NONE;
 }
 

@@ -282,7 +282,8 @@ simulate lab/cells/flora_seed-1/run.ini --run lab -o again --rounds 1 --force >o
 [ "$(wc -l <again/rounds.jsonl)" -eq 1 ] || fail_with again/rounds.jsonl "--force has left old rounds"
 fails 2 "begins all cells anew" lab.ini --force --cell 1
 [ ! -e not ] || fail "a refused sweep left a folder"
-simulate lab.ini --rounds 1 --set run.method=flora --set run.seed=1 --force >out
+"$programs/fedlora" simulate lab.ini --rounds 1 --set run.method=flora --set run.seed=1 --precision f32 --force >out 2>said
+grep -qF "[when run.method=fed-sb] applies to no cell" said || fail_with said "no note on a section without cells"
 holds lab/results.csv '[r["rounds"] for r in x] == ["1"]'
 [ "$(ls lab/cells)" = flora_seed-1 ] || fail "--force has left old cells"
 echo "sweep: passed"
