@@ -216,6 +216,14 @@ static err step(struct simulation *s)
                     round_under_way(r), round_updates(r), round_awaited(r));
 }
 
+/* Also in place of the error of a worker, which names a step of one member. */
+static err interrupted(const struct round *r)
+{
+    return err_make(ERR_STOPPED,
+                    "interrupted in round %u; the same command, without --force, continues",
+                    round_under_way(r));
+}
+
 static err run_all(struct simulation *s)
 {
     for (;;) {
@@ -223,12 +231,13 @@ static err run_all(struct simulation *s)
         enum round_phase phase = round_phase(r);
         TRY(published(s));
         if (ended(s)) return ERR_NONE;
-        if (stop_asked) return err_make(ERR_STOPPED, "interrupted in round %u", round_under_way(r));
+        if (stop_asked) return interrupted(r);
         if (phase != ROUND_TRAINING && phase != ROUND_AGGREGATING)
             return err_make(ERR_STATE, "the run is %s: %s", round_phase_name(phase), r->reason);
         if (r->retry_at_ms)
             return err_make(ERR_MACHINE, "round %u: %s", round_under_way(r), r->reason);
-        TRY(step(s));
+        err e = step(s);
+        if (err_is(e)) return stop_asked && e.kind == ERR_STOPPED ? interrupted(r) : e;
     }
 }
 

@@ -91,6 +91,9 @@ for signal in INT KILL; do
   done
   kill -$signal "$last_child" 2>/dev/null || true
   wait "$last_child" 2>/dev/null || true
+  # It may have ended before the signal.
+  [ $signal = KILL ] || grep -qE "^state |interrupted in round [0-9]; the same command" cut.log ||
+    fail_with cut.log "does not say how to continue"
   simulate "${common[@]}" --run lab -o cut --quiet --json >out
   [ "$(json cut/result.json 'x[0]["last"]["state"]')" = "$state" ] || fail_with cut.log "after SIG$signal another state"
   holds cut/rounds.jsonl '[r["round"] for r in x] == [1, 2, 3] and all(r["updates"] == 12 for r in x)'
