@@ -16,6 +16,7 @@ static const char style[] =
     "svg{width:100%;height:auto;box-sizing:border-box;border:1px solid #ddd;margin:.5rem 0}"
     "table{border-collapse:collapse;font-size:.9rem}.wide td,.wide th{white-space:nowrap}"
     ".wide td.text{white-space:normal;min-width:22rem;text-align:left}"
+    ".wide td.text:empty{min-width:0}"
     "td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child,.left{text-align:left}.bad{color:#b03a48}"
     ".wide{overflow-x:auto}@media(max-width:40rem){.wide "
