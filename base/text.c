@@ -222,6 +222,34 @@ bool text_is_utf8(const void *data, size_t size)
     return true;
 }
 
+/* The number of bytes of the character at p that must not be shown as it is; 0: it is harmless. */
+static size_t wild_bytes(const unsigned char *p, bool utf8)
+{
+    if (p[0] < 0x20 || p[0] == 0x7f) return 1;
+    if (!utf8) return p[0] >= 0x80;
+    if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f) return 2; /* U+0080 to U+009F */
+    if (p[0] != 0xe2) return 0;
+    bool marks = p[1] == 0x80 && (p[2] == 0x8e || p[2] == 0x8f); /* U+200E, U+200F */
+    bool lines = p[1] == 0x80 && p[2] >= 0xa8 && p[2] <= 0xae;   /* U+2028 to U+202E */
+    bool isolates = p[1] == 0x81 && p[2] >= 0xa6 && p[2] <= 0xa9;
+    return marks || lines || isolates ? 3 : 0;
+}
+
+/* Writes only where something changes, because empty fields of messages are constants. */
+void text_tame(char *text)
+{
+    bool utf8 = text_is_utf8(text, strlen(text));
+    char *to = text, *p = text;
+    while (*p) {
+        size_t wild = wild_bytes((const unsigned char *)p, utf8);
+        char c = !wild ? *p : *p == '\n' || *p == '\t' || *p == '\r' ? ' ' : '?';
+        if (*to != c) *to = c;
+        to++;
+        p += wild ? wild : 1;
+    }
+    if (to != p) *to = 0;
+}
+
 bool text_is_name(const char *text, size_t bytes_max)
 {
     size_t n = strlen(text);

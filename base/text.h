@@ -23,6 +23,11 @@ void text_duration(char *out, size_t bytes, uint64_t ms); /* "2m05s" */
  * for "did you mean". */
 const char *text_nearest(const char *word, const char *const *words, size_t count);
 bool text_is_utf8(const void *data, size_t size);
+/* Makes text from another machine harmless on a terminal and in a log: line ends and tabs become
+ * spaces, and control characters (C0, DEL, C1) and those that change the direction of writing
+ * (Unicode TR 36) become '?', as do all bytes above 127 if the text is not UTF-8. It does not
+ * grow. */
+void text_tame(char *text);
 /* Only letters, digits, '.', '_' and '-', 1 to bytes_max bytes, not starting with '.' or '-'. Names
  * of runs and members are checked with this, so that they are safe in paths and logs. */
 bool text_is_name(const char *text, size_t bytes_max);

@@ -44,6 +44,7 @@ static bool accept_field(ProtobufCMessage *message, const ProtobufCFieldDescript
         if (values[i] == NULL) continue;
         if (is_message ? !accept_message(values[i]) : !text_is_utf8(values[i], strlen(values[i])))
             return false;
+        if (!is_message) text_tame(values[i]);
     }
     return true;
 }

@@ -275,6 +275,7 @@ static err talk_result(struct talk *t)
     if (size >= sizeof text) size = sizeof text - 1;
     memcpy(text, GRPC_SLICE_START_PTR(t->details), size);
     text[size] = 0;
+    text_tame(text); /* it ends on a terminal */
     if (t->code != GRPC_STATUS_UNAVAILABLE) return rpc_wire_err(t->code, text);
     /* The text may be gRPC's own, which does not name the cause, so a probe looks for it. */
     struct rpc_tls_report report;

@@ -45,6 +45,17 @@ Test(message, refuses_bytes_that_are_no_message_and_text_that_is_no_utf_8)
     }
 }
 
+Test(message, tames_its_texts)
+{
+    static const uint8_t packed[] = {0x12, 0x04, 'a', 0x1b, '[', 'm'}; /* WaitTask.reason */
+    Fedlora__V1__WaitTask *back = NULL;
+    cr_assert_eq(
+        message_unpack(&back, &fedlora__v1__wait_task__descriptor, packed, sizeof packed).kind,
+        ERR_OK);
+    cr_expect_str_eq(back->reason, "a?[m");
+    message_free(back);
+}
+
 /* Field 15 of HelloRequest, and field 15 of a module within it. */
 Test(message, drops_fields_that_it_does_not_know)
 {

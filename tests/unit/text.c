@@ -4,6 +4,7 @@
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 Test(text, reads_sizes)
@@ -168,6 +169,32 @@ Test(text, knows_utf8)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         cr_expect(!text_is_utf8(bad[i], strlen(bad[i])), "bad %zu", i);
     cr_expect(text_is_utf8("a\0b", 3));
+}
+
+Test(text, of_other_machines_cannot_move_the_cursor_or_turn_the_line)
+{
+    static const char *const pairs[][2] = {
+        {"round 3 of 10: ann, b\xc3\xb6rge", "round 3 of 10: ann, b\xc3\xb6rge"},
+        {"\x1b[2Jgone\x07\x7f", "?[2Jgone??"},
+        {"two\nlines\tof\r text", "two lines of  text"},
+        {"a\xc2\x9b"
+         "31m",
+         "a?31m"},
+        {"txt\xe2\x80\xae"
+         "exe\xe2\x81\xa6.\xe2\x80\x8f\xe2\x80\xa8",
+         "txt?exe?.??"},
+        {"euro \xe2\x82\xac, dash \xe2\x80\x94", "euro \xe2\x82\xac, dash \xe2\x80\x94"},
+        {"not UTF-8 \x9b"
+         "A \xe2\x80",
+         "not UTF-8 ?A ??"},
+        {"", ""},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "%s", pairs[i][0]);
+        text_tame(text);
+        cr_expect_str_eq(text, pairs[i][1]);
+    }
 }
 
 Test(text, names_are_safe_in_paths)
