@@ -42,31 +42,16 @@ static void fill_base(struct fake_base *base)
 static err create(const struct fake_federation *f, const struct fake_base *base, const char *method,
                   const long number[3])
 {
-    static Fedlora__V1__MemberConfig member[MEMBERS_MAX], *list[MEMBERS_MAX];
-    static char ids[MEMBERS_MAX][16];
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    struct digest digest = base->digest;
     struct fake_member ops;
     struct fake_options options = {
         .server = f->address, .certs = f->certs, .id = "ops", .base = base};
-    for (long i = 0; i < number[0]; i++) {
-        snprintf(ids[i], sizeof ids[i], "m%ld", i);
-        fedlora__v1__member_config__init(&member[i]);
-        member[i].id = ids[i];
-        list[i] = &member[i];
-    }
-    training.steps = 1;
     config.name = "bench";
     config.method = (char *)(uintptr_t)method;
     config.rounds = (uint32_t)number[2];
     config.rank = (uint32_t)number[1];
-    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
-    config.members = list;
-    config.n_members = (size_t)number[0];
-    config.training = &training;
     TRY(fake_open(&ops, &options));
-    err e = fake_create(&ops, &config);
+    err e = fake_create_run(&ops, &config, (size_t)number[0]);
     fake_close(&ops);
     return e;
 }

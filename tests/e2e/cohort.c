@@ -37,24 +37,11 @@ static void open_ops(void)
 static err create_run(void)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    Fedlora__V1__MemberConfig member[MEMBERS], *list[MEMBERS];
-    static char *ids[MEMBERS] = {"m0", "m1", "m2"};
-    for (int i = 0; i < MEMBERS; i++) {
-        fedlora__v1__member_config__init(&member[i]);
-        member[i].id = ids[i];
-        list[i] = &member[i];
-    }
-    training.steps = 1;
     config.name = "r";
     config.method = "flora";
     config.rounds = ROUNDS;
     config.cohort = COHORT;
-    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.digest.byte};
-    config.members = list;
-    config.n_members = MEMBERS;
-    config.training = &training;
-    return fake_create(&ops, &config);
+    return fake_create_run(&ops, &config, MEMBERS);
 }
 
 /* Returns the status of the finished run. The coordinator is killed `kills` times meanwhile. */

@@ -72,15 +72,6 @@ static void defaults(void)
 static err create_run(void)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    Fedlora__V1__MemberConfig member[MEMBERS], *list[MEMBERS];
-    struct digest digest = base.digest;
-    for (int i = 0; i < MEMBERS; i++) {
-        fedlora__v1__member_config__init(&member[i]);
-        member[i].id = (char *)(uintptr_t)ids[i];
-        list[i] = &member[i];
-    }
-    training.steps = 1;
     config.name = "r";
     config.method = (char *)(uintptr_t)method;
     config.rounds = ROUNDS;
@@ -90,12 +81,8 @@ static err create_run(void)
     config.late = late;
     config.weights = (char *)(uintptr_t)weights;
     config.evaluate_every = evaluate_every;
-    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
-    config.members = list;
-    config.n_members = MEMBERS;
-    config.training = &training;
     config.privacy = &privacy;
-    return fake_create(&ops, &config);
+    return fake_create_run(&ops, &config, MEMBERS);
 }
 
 static void begin(bool with_key)

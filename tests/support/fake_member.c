@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "base/text.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -388,6 +389,33 @@ err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config)
     err e = call(&status, admin, RPC_PATH_ADMIN(create_run), &config->base,
                  &fedlora__v1__run_status__descriptor);
     message_free(status);
+    return e;
+}
+
+err fake_create_run(struct fake_member *admin, const Fedlora__V1__RunConfig *config, size_t members)
+{
+    Fedlora__V1__RunConfig run = *config;
+    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
+    Fedlora__V1__MemberConfig *member = calloc(members, sizeof *member);
+    Fedlora__V1__MemberConfig **list = calloc(members, sizeof *list);
+    char(*id)[24] = calloc(members, sizeof *id);
+    struct digest digest = admin->options.base->digest;
+    err e = member && list && id ? ERR_NONE : err_sys(ENOMEM, "a run");
+    for (size_t i = 0; i < members && !err_is(e); i++) {
+        snprintf(id[i], sizeof id[i], "m%zu", i);
+        fedlora__v1__member_config__init(&member[i]);
+        member[i].id = id[i];
+        list[i] = &member[i];
+    }
+    training.steps = 1;
+    run.training = &training;
+    run.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
+    run.members = list;
+    run.n_members = members;
+    if (!err_is(e)) e = fake_create(admin, &run);
+    free(member);
+    free(list);
+    free(id);
     return e;
 }
 

@@ -73,6 +73,10 @@ err fake_join_end(struct fake_joining *j);
 
 /* ---- the operator: a member whose id has an admin certificate */
 err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config);
+/* With the members "m0", "m1", ..., one step of training a round, and the admin's base; the rest is
+ * in `config`. */
+err fake_create_run(struct fake_member *admin, const Fedlora__V1__RunConfig *config,
+                    size_t members);
 err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, const char *run);
 /* Waits until the last round of a finished run has its report: how many rounds have one, and how
  * many were skipped. */

@@ -44,29 +44,16 @@ static inline void open_member(struct fake_member *m, const char *id, uint32_t r
 static inline err create_run(const char *method, uint32_t quorum)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    Fedlora__V1__Training training = FEDLORA__V1__TRAINING__INIT;
-    Fedlora__V1__MemberConfig member[MEMBERS], *list[MEMBERS];
-    static char *ids[MEMBERS] = {"m0", "m1", "m2"}, *targets[] = {"q", "v_proj"};
-    struct digest digest = base.digest;
-    for (int i = 0; i < MEMBERS; i++) {
-        fedlora__v1__member_config__init(&member[i]);
-        member[i].id = ids[i];
-        list[i] = &member[i];
-    }
-    training.steps = 1;
+    static char *targets[] = {"q", "v_proj"};
     config.name = "r";
     config.method = (char *)(uintptr_t)method;
     config.rounds = ROUNDS;
     config.rank = 8;
     config.quorum = quorum;
     if (quorum == 2) config.late = "next";
-    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest.byte};
-    config.members = list;
-    config.n_members = MEMBERS;
     config.targets = targets;
     config.n_targets = 2;
-    config.training = &training;
-    return fake_create(&ops, &config);
+    return fake_create_run(&ops, &config, MEMBERS);
 }
 
 static inline void begin(const char *more)
