@@ -12,3 +12,22 @@ err store_forget_updates(struct store *store, int64_t run, uint32_t published)
                    "ii", run, (int64_t)published);
     return db_end(&store->db, e);
 }
+
+/* The rows go before the file: a crash in between leaves an update that is asked for again. */
+err store_forget_update(struct store *store, const struct store_update *u)
+{
+    struct store_event event = {.event = "update.damaged",
+                                .text = "its file on the disk has changed; it is asked for again",
+                                .round = u->counted_in,
+                                .member = u->member};
+    TRY(db_begin(&store->db));
+    err e = db_run(&store->db, "DELETE FROM updates WHERE run=? AND counted_in=? AND member=?",
+                   "iit", u->run, (int64_t)u->counted_in, u->member);
+    if (!err_is(e))
+        e = db_run(&store->db,
+                   "UPDATE members SET made_for=0, counted_in=0 WHERE run=? AND id=? AND digest=?",
+                   "ith", u->run, u->member, &u->blob.digest);
+    if (!err_is(e)) e = store_event_add(store, u->run, &event);
+    TRY(db_end(&store->db, e));
+    return blob_lose(store->dir, &u->blob.digest);
+}
