@@ -351,9 +351,9 @@ static void run_lockstep(struct train_job *const *job, size_t count, struct engi
     free(m.row);
 }
 
-/* Those that share no passes run one after the other, which takes less memory. On CUDA it also
- * keeps their bits: the factors of one adapter at a time lie beside the weights, where one product
- * serves both. */
+/* Trainings that share no passes run one after the other, which takes less memory than lockstep. On
+ * CUDA the order also keeps the bits of each training, because there the factors of one adapter at
+ * a time lie beside the weights, and one product computes both. */
 void train_many(struct train_job *job, size_t count, struct engine *e)
 {
     struct train_job **fills = calloc(count, sizeof(struct train_job *)), *one;
