@@ -410,8 +410,8 @@ bool run_config_own_targets(const run_config_t *c, const char *member)
 double run_config_weight(const run_config_t *c, const char *member, uint64_t examples)
 {
     const Fedlora__V1__MemberConfig *m = find_member(c, member);
-    if (!strcmp(c->weights, "uniform")) return 1;
-    return strcmp(c->weights, "given") || !m ? (double)examples : m->weight;
+    if (!strcmp(c->weights, "examples")) return (double)examples;
+    return !strcmp(c->weights, "given") && m ? m->weight : 1;
 }
 
 bool run_config_rslora(const run_config_t *c, const char *member)

@@ -53,25 +53,17 @@ static err copy_start(struct publish_job *job, const struct run *run)
     return copy_options(job, run->config);
 }
 
-/* Weights that the operator gave; the other two kinds follow from the updates themselves. */
-static err copy_weights(struct publish_job *job, const struct run *run)
+static double weight_of(const void *config, const char *member, uint64_t examples)
 {
-    const Fedlora__V1__RunConfig *c = run->config;
-    struct publish_weight *given = NULL;
-    bool uniform = !strcmp(c->weights, "uniform"), is_given = !strcmp(c->weights, "given");
-    job->discounts_late = c->late_rounds > 0;
-    job->weight_cap = c->weight_cap;
-    job->weights = uniform ? PUBLISH_UNIFORM : is_given ? PUBLISH_GIVEN : PUBLISH_EXAMPLES;
-    if (!is_given) return ERR_NONE;
-    TRY(arena_take(&given, &job->arena, c->n_members, sizeof *given));
-    for (size_t i = 0; i < c->n_members; i++) {
-        given[i].weight = c->members[i]->weight;
-        TRY(arena_text(&given[i].member, &job->arena, c->members[i]->id,
-                       strlen(c->members[i]->id)));
-    }
-    job->given = given;
-    job->given_count = c->n_members;
-    return ERR_NONE;
+    return run_config_weight(config, member, examples);
+}
+
+static void set_weights(struct publish_job *job, const struct run *run)
+{
+    job->weight = weight_of;
+    job->config = run->config;
+    job->discounts_late = run->config->late_rounds > 0;
+    job->weight_cap = run->config->weight_cap;
 }
 
 /* A full disk, a busy database or a stopping worker pass by themselves, so the work is tried
@@ -252,7 +244,10 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
     job->options = run->options;
     job->from = run->newest;
     if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;
-    TRY(kind == PUBLISH_START ? copy_start(job, run) : copy_weights(job, run));
+    if (kind == PUBLISH_START)
+        TRY(copy_start(job, run));
+    else
+        set_weights(job, run);
     TRY(run_privacy_terms(&job->terms, run->config, &run->options, config->ledger_key,
                           &job->arena));
     job->terms.plan.simulated = job->trusts_disk = run->shop->simulated;

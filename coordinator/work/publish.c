@@ -117,15 +117,6 @@ static double discount_of(const struct publish_job *p, const struct store_update
     return p->discounts_late ? 1 / sqrt(1 + (double)stale) : 1;
 }
 
-static double full_weight(const struct publish_job *p, const struct store_update *u)
-{
-    if (p->weights == PUBLISH_UNIFORM) return 1;
-    if (p->weights == PUBLISH_EXAMPLES) return (double)u->examples;
-    for (size_t i = 0; i < p->given_count; i++)
-        if (!strcmp(p->given[i].member, u->member)) return p->given[i].weight;
-    return 1;
-}
-
 /* The files that the round started from. Nobody can send them again. */
 static err check_from(const struct publish_job *p, const struct store *store)
 {
@@ -179,7 +170,8 @@ static err gather(struct publish_job *p, struct store *store)
     TRY(arena_take(&c, &p->arena, count, sizeof *c));
     TRY(arena_take(&weight, &p->arena, count, sizeof *weight));
     for (size_t i = 0; i < count; i++)
-        weight[i] = full_weight(p, &update[i]) * discount_of(p, &update[i]);
+        weight[i] =
+            p->weight(p->config, update[i].member, update[i].examples) * discount_of(p, &update[i]);
     weights_cap(weight, count, p->weight_cap);
     for (size_t i = 0; i < count; i++) {
         struct blob_path path = blob_path(store->dir, &update[i].blob.digest);

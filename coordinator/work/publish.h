@@ -17,13 +17,6 @@
 #include "coordinator/work/private.h"
 #include "coordinator/work/work.h"
 
-enum publish_weights { PUBLISH_EXAMPLES, PUBLISH_UNIFORM, PUBLISH_GIVEN };
-
-struct publish_weight {
-    const char *member;
-    double weight;
-};
-
 enum publish_kind { PUBLISH_START, PUBLISH_NOISE, PUBLISH_NEXT, PUBLISH_REPORT };
 
 /* The blobs that belong together as the result of one round; size 0: there is none. */
@@ -45,9 +38,10 @@ struct publish_job {
     struct method_start start;
 
     uint32_t round, rounds, updates, keep, updates_keep;
-    enum publish_weights weights;
-    const struct publish_weight *given; /* (given_count), sorted by member */
-    size_t given_count;
+    /* The weight of a member's update by the run's rule. `config` is not changed while the job is
+     * under way. */
+    double (*weight)(const void *config, const char *member, uint64_t examples);
+    const void *config;
     double weight_cap;   /* largest share of one member; 0: no limit */
     bool discounts_late; /* the weight of an update s rounds late is times (1 + s)^-1/2 */
     double carry_error;
