@@ -97,11 +97,8 @@ err cost_memory(struct cost *c, const struct cost_memory *m)
 err cost_memory_check(const struct cost_options *o)
 {
     const struct devices *d = &o->fleet->devices;
-    bool any = false;
     struct cost c = {0};
-    for (size_t i = 0; i < d->classes; i++)
-        any |= d->class[i].memory > 0;
-    if (!any) return ERR_NONE;
+    if (!devices_state_memory(d)) return ERR_NONE;
     TRY(cost_make(&c, o));
     for (size_t i = 0; i < d->classes; i++) {
         char need[32], has[32], state[32];

@@ -155,6 +155,14 @@ err devices_parse(struct devices *out, const struct option_list *classes)
 
 /* ---- use ---- */
 
+bool devices_state_memory(const struct devices *d)
+{
+    bool any = false;
+    for (size_t i = 0; i < d->classes; i++)
+        any |= d->class[i].memory > 0;
+    return any;
+}
+
 void devices_deal(uint32_t *class, const struct devices *d, size_t members)
 {
     struct rng rng;

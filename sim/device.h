@@ -58,6 +58,7 @@ struct devices {
  * (online is the share of each period that it is on); without any, one class of 1,000 tokens a
  * second. ERR_INPUT names the class and the part; shares must sum to 1. */
 err devices_parse(struct devices *out, const struct option_list *classes);
+bool devices_state_memory(const struct devices *d); /* some class has a stated memory */
 /* Reads a trace, a CSV file with the columns member, tokens_per_s, up, down, on_from, on_to; empty
  * speeds are those of the member's class, and without times a member is always on. A member may
  * have several lines. ERR_INPUT names the line. */

@@ -172,15 +172,6 @@ out:
     return e;
 }
 
-/* Without a class that states its memory there is nothing to compare. */
-static bool states_memory(const struct devices *d)
-{
-    bool any = false;
-    for (size_t i = 0; i < d->classes; i++)
-        any |= d->class[i].memory > 0;
-    return any;
-}
-
 static err add_class(struct table *t, const struct cost *c, const struct devices *d, size_t n)
 {
     const struct cost_class *class = &c->class[n];
@@ -200,7 +191,7 @@ static err print_classes(const struct table_of_costs *t)
     const struct devices *d = &t->fleet->devices;
     struct table table;
     err e;
-    if (!states_memory(d)) return ERR_NONE;
+    if (!devices_state_memory(d)) return ERR_NONE;
     table_begin(&table, "llrrrr");
     TRY_OUT(e, table_row(&table, head));
     for (size_t i = 0; i < t->count; i++)
