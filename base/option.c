@@ -57,10 +57,9 @@ static err parse_choice(int *out, const struct option_row *row, const char *text
                          row->choices[count]);
         used += n > 0 && (size_t)n < sizeof known - used ? (size_t)n : 0;
     }
-    const char *nearest = text_nearest(text, row->choices, count);
-    return err_make(ERR_INPUT, "\"%.60s\": expected %s%s%s%s%s", text, count > 1 ? "one of " : "",
-                    known, nearest ? "; did you mean " : "", nearest ? nearest : "",
-                    nearest ? "?" : "");
+    char near[TEXT_SUGGESTION_BYTES];
+    return err_make(ERR_INPUT, "\"%.60s\": expected %s%s%s", text, count > 1 ? "one of " : "",
+                    known, text_suggestion(near, text, row->choices, count));
 }
 
 /* The list grows by doubling inside the arena; old lists are wasted, but they are short and few. */
@@ -162,9 +161,9 @@ static err unknown_key(const struct option_set *set, const char *key)
     const struct option_row *row;
     for (size_t i = 0; (row = option_row_at(set, i)) && count < OPTION_NAMES_MAX; i++)
         if (row->key) known[count++] = row->key;
-    const char *nearest = text_nearest(key, known, count);
-    return err_make(ERR_INPUT, "unknown key %.80s%s%s%s", key, nearest ? "; did you mean " : "",
-                    nearest ? nearest : "", nearest ? "?" : "");
+    char near[TEXT_SUGGESTION_BYTES];
+    return err_make(ERR_INPUT, "unknown key %.80s%s", key,
+                    text_suggestion(near, key, known, count));
 }
 
 /* A list in a later source replaces the list of an earlier one, so the first value in each call

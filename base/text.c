@@ -205,6 +205,15 @@ const char *text_nearest(const char *word, const char *const *words, size_t coun
 }
 
 /* RFC 3629: no overlong forms, no surrogates, at most U+10FFFF. */
+const char *text_suggestion(char out[TEXT_SUGGESTION_BYTES], const char *word,
+                            const char *const *words, size_t count)
+{
+    const char *nearest = text_nearest(word, words, count);
+    out[0] = 0;
+    if (nearest) snprintf(out, TEXT_SUGGESTION_BYTES, "; did you mean %s?", nearest);
+    return out;
+}
+
 bool text_is_utf8(const void *data, size_t size)
 {
     const uint8_t *p = data, *end = p + size;

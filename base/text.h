@@ -22,6 +22,10 @@ void text_duration(char *out, size_t bytes, uint64_t ms); /* "2m05s" */
 /* The word nearest to `word` by edit distance, or NULL when none is within a third of its length;
  * for "did you mean". */
 const char *text_nearest(const char *word, const char *const *words, size_t count);
+/* "; did you mean WORD?" with the nearest word, or "", for the end of an error. Returns out. */
+enum { TEXT_SUGGESTION_BYTES = 160 };
+const char *text_suggestion(char out[TEXT_SUGGESTION_BYTES], const char *word,
+                            const char *const *words, size_t count);
 bool text_is_utf8(const void *data, size_t size);
 /* Makes text from another machine harmless on a terminal and in a log: line ends and tabs become
  * spaces, and control characters (C0, DEL, C1) and those that change the direction of writing

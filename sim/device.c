@@ -102,12 +102,11 @@ static err parse_part(struct device_class *c, const char *text)
     known[PARTS] = "rank";
     known[PARTS + 1] = "online";
     known[PARTS + 2] = "memory";
-    const char *nearest = text_nearest(key, known, PARTS + 3);
+    char near[TEXT_SUGGESTION_BYTES];
     return err_make(ERR_INPUT,
                     "\"%.40s\": expected share=, speed=, up=, down=, rank=, drop=, online=, "
-                    "watts= or memory=%s%s%s",
-                    text, nearest ? "; did you mean " : "", nearest ? nearest : "",
-                    nearest ? "?" : "");
+                    "watts= or memory=%s",
+                    text, text_suggestion(near, key, known, PARTS + 3));
 }
 
 /* The parts are separated by ':'. */

@@ -37,3 +37,8 @@ const char *const *method_names(void)
         names[i] = methods[i]->name;
     return names;
 }
+
+const char *method_suggestion(char out[TEXT_SUGGESTION_BYTES], const char *name)
+{
+    return text_suggestion(out, name, method_names(), COUNT);
+}

@@ -31,6 +31,7 @@
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "base/text.h"
 
 enum { METHOD_A = 1, METHOD_B = 2, METHOD_R = 4 }; /* a set of factors */
 
@@ -246,6 +247,8 @@ bool method_takes_late(const struct method *method);
 
 const struct method *method_find(const char *name); /* or NULL */
 const char *const *method_names(void);              /* NULL-terminated, for help and choices */
+/* text_suggestion() among the names of methods, which often differ by a hyphen only. */
+const char *method_suggestion(char out[TEXT_SUGGESTION_BYTES], const char *name);
 
 err method_make_frozen(const struct method *method, const char *path,
                        const struct method_start *start);

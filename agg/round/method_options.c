@@ -231,9 +231,9 @@ static err find_row(const struct row **out, const struct method *method, const c
         return err_make(ERR_INPUT, "option %s: %s has no such option, only %s", key, method->name,
                         takers);
     }
-    const char *near = text_nearest(key, keys, ROWS);
-    return err_make(ERR_INPUT, "option \"%.40s\" is not known%s%s%s", key,
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    char near[TEXT_SUGGESTION_BYTES];
+    return err_make(ERR_INPUT, "option \"%.40s\" is not known%s", key,
+                    text_suggestion(near, key, keys, ROWS));
 }
 
 /* ---- all of them ---- */

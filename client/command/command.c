@@ -250,12 +250,12 @@ static err group_main(const char *group, int argc, char **argv)
                 printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
         return ERR_NONE;
     }
-    const char *nearest = argc > 0 ? text_nearest(argv[0], known, count) : NULL;
+    char near[TEXT_SUGGESTION_BYTES];
     if (argc == 0 || argv[0][0] == '-')
         return err_make(ERR_INPUT, "%s: a command is missing; fedlora %s --help lists them", group,
                         group);
-    return err_make(ERR_INPUT, "unknown command %s %.40s%s%s%s", group, argv[0],
-                    nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+    return err_make(ERR_INPUT, "unknown command %s %.40s%s", group, argv[0],
+                    text_suggestion(near, argv[0], known, count));
 }
 
 /* *words is the number of arguments that the name takes, 1 or 2. The precision in the format bounds
@@ -279,10 +279,9 @@ static err unknown_command(const char *name)
     const char *known[COMMANDS];
     for (size_t i = 0; i < COMMANDS; i++)
         known[i] = commands[i]->name;
-    const char *nearest = text_nearest(name, known, COMMANDS);
-    return err_make(ERR_INPUT, "unknown command %.40s%s%s%s; fedlora --help lists the commands",
-                    name, nearest ? "; did you mean " : "", nearest ? nearest : "",
-                    nearest ? "?" : "");
+    char near[TEXT_SUGGESTION_BYTES];
+    return err_make(ERR_INPUT, "unknown command %.40s%s; fedlora --help lists the commands", name,
+                    text_suggestion(near, name, known, COMMANDS));
 }
 
 /* The configuration file: the argument, or the value of --config; NULL: none. */

@@ -111,12 +111,9 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         .threads = (int)o->common.threads};
     c.method = method_find(o->method);
     if (c.method == NULL) {
-        size_t count = 0;
-        while (method_names()[count])
-            count++;
-        const char *near = text_nearest(o->method, method_names(), count);
-        return err_make(ERR_INPUT, "--method %s: unknown method%s%s%s", o->method,
-                        near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        char near[TEXT_SUGGESTION_BYTES];
+        return err_make(ERR_INPUT, "--method %s: unknown method%s", o->method,
+                        method_suggestion(near, o->method));
     }
     if (o->stack + (o->rank > 0) + (o->error > 0) + (o->energy > 0) + (o->bytes > 0) > 1)
         return err_make(

@@ -70,10 +70,9 @@ static err set_key(member_t *m, const char *key, char *value, struct arena *aren
         m->rslora = value;
         return ERR_NONE;
     }
-    const char *near = text_nearest(key, keys, sizeof keys / sizeof *keys);
-    return err_make(ERR_INPUT,
-                    "\"%.40s\": expected one of rank, weight, alpha, rslora, targets%s%s%s", key,
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    char near[TEXT_SUGGESTION_BYTES];
+    return err_make(ERR_INPUT, "\"%.40s\": expected one of rank, weight, alpha, rslora, targets%s",
+                    key, text_suggestion(near, key, keys, sizeof keys / sizeof *keys));
 }
 
 /* "ID", "ID:8" and "ID:8:2" are the short forms; a part with '=' is a key at any position. */

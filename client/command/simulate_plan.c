@@ -26,23 +26,13 @@ struct table_of_costs {
 
 /* ---- the methods ---- */
 
-/* Names of methods differ by few letters, so the nearest one is suggested. */
-static err unknown_method(const char *name, const char *const *all)
-{
-    size_t count = 0;
-    while (all[count])
-        count++;
-    const char *near = text_nearest(name, all, count);
-    return err_make(ERR_INPUT, "--methods: \"%s\" is not a method%s%s%s", name,
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-}
-
 /* An unknown name in a list is an error, because a missing row would not be noticed. A single
  * method is checked by the coordinator's own rules. */
 static err list_methods(struct table_of_costs *t)
 {
     const char *list = t->o->methods ? t->o->methods : t->o->run.method;
     const char *const *all = method_names();
+    char near[TEXT_SUGGESTION_BYTES];
     if (!list)
         return err_make(ERR_INPUT, "--method is missing: expected the name of a method, or "
                                    "--methods all");
@@ -59,7 +49,9 @@ static err list_methods(struct table_of_costs *t)
         snprintf(t->row[t->count].method, LIMIT_NAME_BYTES, "%.*s",
                  (int)(n < LIMIT_NAME_BYTES ? n : LIMIT_NAME_BYTES - 1), at);
         if (t->several && !method_find(t->row[t->count].method))
-            return unknown_method(t->row[t->count].method, all);
+            return err_make(ERR_INPUT, "--methods: \"%s\" is not a method%s",
+                            t->row[t->count].method,
+                            method_suggestion(near, t->row[t->count].method));
         t->count++;
         at += n;
         if (!*at) return ERR_NONE;

@@ -107,21 +107,15 @@ static err check_members(const run_config_t *c, const struct method *method)
     return ERR_NONE;
 }
 
-/* A near name is suggested, because names of methods differ by a hyphen. */
 static err find_method(const struct method **out, const char *name)
 {
-    const char *const *names = method_names();
-    size_t n = 0;
-    while (names[n])
-        n++;
     const struct method *method = method_find(name);
     if (method) {
         *out = method;
         return ERR_NONE;
     }
-    const char *near = text_nearest(name, names, n);
-    return err_make(ERR_INPUT, "method \"%s\" is not known%s%s%s", name,
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    char near[TEXT_SUGGESTION_BYTES];
+    return err_make(ERR_INPUT, "method \"%s\" is not known%s", name, method_suggestion(near, name));
 }
 
 /* Combinations of method, options and files that the method cannot work with. Leaves the parsed
