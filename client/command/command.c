@@ -280,7 +280,7 @@ static err unknown_command(const char *name)
     for (size_t i = 0; i < COMMANDS; i++)
         known[i] = commands[i]->name;
     char near[TEXT_SUGGESTION_BYTES];
-    return err_make(ERR_INPUT, "unknown command %.40s%s; fedlora --help lists the commands", name,
+    return err_make(ERR_INPUT, "unknown command %.40s%s (fedlora --help lists the commands)", name,
                     text_suggestion(near, name, known, COMMANDS));
 }
 

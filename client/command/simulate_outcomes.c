@@ -63,10 +63,11 @@ static void print_notes(const struct outcomes *o)
         printf("cell %zu  %s: %s%s%s\n", i + 1, c->label, outcome_statuses[c->status],
                *c->note ? ": " : "", c->note);
     }
-    printf("%zu cells: %zu done, %zu stopped early, %zu failed, %zu missing; mean +- standard "
+    printf("%zu cell%s: %zu done, %zu stopped early, %zu failed, %zu missing; mean +- standard "
            "deviation over seeds\n",
-           o->count, outcomes_with(o, OUTCOME_DONE), outcomes_with(o, OUTCOME_STOPPED),
-           outcomes_with(o, OUTCOME_FAILED), outcomes_with(o, OUTCOME_MISSING));
+           o->count, o->count == 1 ? "" : "s", outcomes_with(o, OUTCOME_DONE),
+           outcomes_with(o, OUTCOME_STOPPED), outcomes_with(o, OUTCOME_FAILED),
+           outcomes_with(o, OUTCOME_MISSING));
 }
 
 /* Columns without any value are left out: most sweeps have no privacy, or no held-out rows. */
