@@ -59,15 +59,39 @@ mkdir -p "$dir"
 work=$(mktemp -d "$dir/.making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
+# sign DAYS OPTION...: makes $work/pem from $work/csr and $work/ext. It is valid from five minutes ago, because the clocks of
+# the machines that check it may be behind this one. `openssl ca` is the command of OpenSSL 3.0 that can set that time.
+sign() {
+  local days=$1
+  shift
+  : >"$work/index"
+  openssl ca -batch -config "$work/ca.conf" -in "$work/csr" -out "$work/pem" -notext -preserveDN \
+    -startdate "$(date -u -d '-5 minutes' +%Y%m%d%H%M%SZ)" -enddate "$(date -u -d "+$days days" +%Y%m%d%H%M%SZ)" \
+    -extfile "$work/ext" "$@" 2>"$work/said"
+}
+cat >"$work/ca.conf" <<CONF
+[ca]
+default_ca = authority
+[authority]
+database = $work/index
+new_certs_dir = $work
+default_md = sha256
+unique_subject = no
+rand_serial = yes
+policy = subject
+[subject]
+organizationName = optional
+commonName = optional
+CONF
+
 # issue NAME SUBJECT EXTENSIONS: makes a key and a certificate signed by the authority, and renames both when complete.
 issue() {
   openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$work/key" 2>/dev/null
   openssl req -new -key "$work/key" -subj "$2" -out "$work/csr" 2>/dev/null
   printf '%s\n' "basicConstraints=critical,CA:FALSE" "keyUsage=critical,digitalSignature" \
     "subjectKeyIdentifier=hash" "authorityKeyIdentifier=keyid" "$3" >"$work/ext"
-  openssl x509 -req -in "$work/csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -sha256 -days "$days" \
-    -set_serial "0x$(openssl rand -hex 16 | sed 's/^./4/')" -extfile "$work/ext" -out "$work/pem" 2>/dev/null ||
-    die "cannot sign the certificate of $1"
+  sign "$days" -cert "$dir/ca.pem" -keyfile "$dir/ca.key" ||
+    die "cannot sign the certificate of $1: $(tail -1 "$work/said")"
   mv "$work/key" "$dir/$1.key"
   chmod 0644 "$work/pem"
   mv "$work/pem" "$dir/$1.pem"
@@ -85,9 +109,11 @@ else
   is_name "$federation" || die "--federation $federation: letters, digits, '.', '_' and '-', at most 127"
   [ ! -e "$dir/ca.key" ] || die "$dir/ca.key is here without ca.pem; nothing was made"
   openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$work/ca.key" 2>/dev/null
-  openssl req -x509 -new -key "$work/ca.key" -sha256 -days 3650 -subj "/O=$federation/CN=$federation federation authority" \
-    -addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign" \
-    -out "$work/ca.pem" 2>/dev/null
+  openssl req -new -key "$work/ca.key" -subj "/O=$federation/CN=$federation federation authority" -out "$work/csr" 2>/dev/null
+  printf '%s\n' "basicConstraints=critical,CA:TRUE,pathlen:0" "keyUsage=critical,keyCertSign,cRLSign" \
+    "subjectKeyIdentifier=hash" >"$work/ext"
+  sign 3650 -selfsign -keyfile "$work/ca.key" || die "cannot make the authority: $(tail -1 "$work/said")"
+  mv "$work/pem" "$work/ca.pem"
   mv "$work/ca.key" "$dir/ca.key"
   chmod 0644 "$work/ca.pem"
   mv "$work/ca.pem" "$dir/ca.pem"

@@ -35,6 +35,16 @@ for name in server north ops; do
   [ "$(stat -c %a "$work/c/$name.key")" = 600 ] || fail "$name.key can be read by others"
   has "$name" "prime256v1"
 done
+# The clock of the machine that checks a certificate may be behind this one's.
+for name in ca server north; do
+  starts=$(date -d "$(openssl x509 -in "$work/c/$name.pem" -noout -startdate | cut -d= -f2)" +%s)
+  ago=$(($(date +%s) - starts))
+  [ $ago -ge 300 ] && [ $ago -lt 400 ] || fail "$name.pem is valid since $ago s, expected 300"
+  ends=$(date -d "$(openssl x509 -in "$work/c/$name.pem" -noout -enddate | cut -d= -f2)" +%s)
+  days=365
+  [ $name != ca ] || days=3650
+  [ $(((ends - $(date +%s) + 60) / 86400)) -eq $days ] || fail "$name.pem is not valid for $days days"
+done
 [ "$(stat -c %a "$work/c/ca.key")" = 600 ] || fail "ca.key can be read by others"
 has server "TLS Web Server Authentication"
 has server "DNS:localhost, IP Address:127.0.0.1, .*DNS:fed.example.org, IP Address:10.1.2.3"
