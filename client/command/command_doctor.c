@@ -24,6 +24,7 @@
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The options of the connection are optional here. */
 struct doctor_command {
@@ -64,8 +65,11 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(config),
      .value = "FILE",
-     .help = "file with options; the command line overrides it"},
+     .help =
+         "file with options, for instance the one of fedlora join; the command line overrides it"},
 };
+/* The sections that only join reads. find_join_file() checks them with join's own rows. */
+static const char *const skipped[] = {"join", "privacy", NULL};
 
 /* One line of the result. `problem` describes a present or expected failure; NULL: none. */
 struct finding {
@@ -300,6 +304,37 @@ static void find_system(struct findings *f)
              FEDLORA_VERSION, computing, sodium_version_string(), jansson_version_str());
 }
 
+/* A file that join needs. Reading one byte finds more than looking at permissions. */
+static void find_join_path(struct findings *f, const struct option_set *set, const void *options,
+                           const char *key)
+{
+    const char *path =
+        *(const char *const *)((const char *)options + option_row_of_key(set, key)->at);
+    if (!path) return;
+    struct finding *found = finding_add(f, key);
+    snprintf(found->value, sizeof found->value, "%s", path);
+    if (access(path, R_OK) != 0) found->problem = strerror(errno);
+}
+
+/* The rows of join read the file again, so that a wrong key or value is found before a member is
+ * started with it. The file of an operator has none of join's values, which is no problem. */
+static void find_join_file(struct findings *f, const char *path, struct arena *arena)
+{
+    static const char *const keys[] = {"join.base", "join.data", "join.eval_data",
+                                       "privacy.ledger_key"};
+    const struct option_table table = {command_join.rows, command_join.row_count};
+    const struct option_set set = {.table = &table, .count = 1};
+    struct finding *file = finding_add(f, "configuration");
+    void *options = NULL;
+    err e = arena_take(&options, arena, 1, command_join.options_size);
+    if (!err_is(e)) e = option_defaults(options, &set, arena);
+    if (!err_is(e)) e = option_read_file(options, &set, path, arena);
+    snprintf(file->value, sizeof file->value, "%s", err_is(e) ? e.text : path);
+    if (err_is(e)) file->problem = "fedlora join cannot read it";
+    for (size_t i = 0; !err_is(e) && i < sizeof keys / sizeof *keys; i++)
+        find_join_path(f, &set, options, keys[i]);
+}
+
 /* Time enough for an operator to renew a certificate. */
 enum { DOCTOR_DAYS_LEFT = 14 };
 
@@ -378,7 +413,7 @@ out:
  * error, so all later checks still run. */
 static err doctor_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
-    (void)arguments, (void)arena;
+    (void)arguments;
     const struct doctor_command *o = options;
     struct findings f = {.count = 0};
     find_system(&f);
@@ -389,6 +424,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     find_memory(&f);
     find_disk(&f);
     find_clock(&f);
+    if (o->remote.config != NULL) find_join_file(&f, o->remote.config, arena);
     if (o->remote.server != NULL) find_server(&f, &o->remote);
     size_t problems = 0;
     for (size_t i = 0; i < f.count; i++)
@@ -402,10 +438,11 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
 const struct command command_doctor = {
     .name = "doctor",
     .purpose = "check this machine and, with --server, the connection to a coordinator",
-    .usage = "[--server HOST:PORT --ca FILE --cert FILE --key FILE]",
-    .example = "fedlora doctor --json",
+    .usage = "[--config FILE] [--server HOST:PORT --ca FILE --cert FILE --key FILE]",
+    .example = "fedlora doctor --config north.ini",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
+    .skipped = skipped,
     .options_size = sizeof(struct doctor_command),
     .run = doctor_run,
 };

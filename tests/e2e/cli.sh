@@ -173,6 +173,13 @@ status=0 # 1 where it finds a problem with this machine
 "$fedlora" doctor --json >"$work/out" 2>"$work/err" || status=$?
 [ $status -le 1 ] || fail_with "$work/err" "doctor: status $status"
 holds 'd["ok"] == (not d["problems"]) and "processor" in d["checks"] and d["checks"]["rows alone"].startswith("f32: yes, bf16: ")'
+# The configuration file of join is also one of doctor.
+printf '[join]\nbase = %s\ndata = %s/rows\nmemory = 2GB\n[privacy]\nepsilon = 4\n' "$tokenizer" "$work" >"$work/north.ini"
+"$fedlora" doctor --config "$work/north.ini" --json >"$work/out" 2>"$work/err" && fail "doctor: there are no rows"
+holds 'd["checks"]["join.base"] == "'"$tokenizer"'" and "join.data: No such file or directory" in d["problems"]'
+sed -i 's/^memory/memori/' "$work/north.ini"
+"$fedlora" doctor --config "$work/north.ini" --json >"$work/out" 2>"$work/err" && fail "doctor: a wrong key"
+holds '"configuration: fedlora join cannot read it" in d["problems"] and "memori" in d["checks"]["configuration"]'
 echo "the command line is as promised"
 
 stories=$root/../shared/data/stories260k
