@@ -41,8 +41,9 @@ bool config_allows(const struct config *config, const char *member);
 bool config_allows_admin(const struct config *config, const char *admin);
 
 /* --check: tests that files and certificates are good, that the address is free, and that the data
- * folder is writable, has room left and is not in use. ERR_INPUT or ERR_MACHINE names the first
- * problem. Starts nothing and leaves nothing behind. */
+ * folder is writable and has room left. ERR_INPUT or ERR_MACHINE names the first problem. Starts
+ * nothing and leaves nothing behind. Beside a service that runs from this folder it writes nothing
+ * there, and the report says that the service is running. */
 err config_check(const struct config *config, struct bytes *report);
 /* Reads the file of privacy.ledger_key if one is configured. Checked at the start, because the key
  * is used only when all members of a private run have joined. */

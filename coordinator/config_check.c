@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 /* A real server on the real address, closed again at once, so that the check fails exactly when
- * a start would. */
-static err check_address(const struct config *c)
+ * a start would. A service that runs from this folder has the address already. */
+static err check_address(const struct config *c, bool running, struct bytes *report)
 {
     struct rpc_server *server = NULL;
     struct rpc_server_options options = {.listen = c->listen,
@@ -20,9 +20,13 @@ static err check_address(const struct config *c)
                                          .cert = c->cert,
                                          .key = c->key,
                                          .federation = c->federation};
-    TRY(rpc_server_open(&server, &options));
+    err e = rpc_server_open(&server, &options);
+    if (running && e.sys == EADDRINUSE)
+        return bytes_printf(report, "address      %s: in use, probably by the running service\n",
+                            c->listen);
+    if (err_is(e)) return e;
     rpc_server_close(server, 0);
-    return ERR_NONE;
+    return bytes_printf(report, "address      %s: free\n", c->listen);
 }
 
 /* Removes the folder that the check itself has made. rmdir() fails if anything else is in it, so
@@ -36,30 +40,44 @@ static void forget_disk(const char *dir, bool made)
 }
 
 /* Writing a file finds out more than looking at permissions: quotas, read-only mounts. */
-static err probe_disk(const struct config *c, struct bytes *report)
+static err probe_write(const char *dir)
+{
+    char probe[LIMIT_PATH_BYTES];
+    TRY(file_join(probe, sizeof probe, dir, "check"));
+    TRY(file_write(probe, "fedlora", 7, true));
+    if (file_disk.unlink(probe) != 0) return err_sys(errno, "%s", probe);
+    return ERR_NONE;
+}
+
+/* Nothing is written to the folder of a running service. */
+static err probe_disk(const struct config *c, bool running, struct bytes *report)
 {
     struct statvfs fs;
-    char probe[LIMIT_PATH_BYTES], left_text[32], reserve[32];
-    TRY(file_join(probe, sizeof probe, c->path, "check"));
-    TRY(file_write(probe, "fedlora", 7, true));
-    if (file_disk.unlink(probe) != 0 || statvfs(c->path, &fs) != 0)
+    char left_text[32], reserve[32];
+    if (!running)
+        TRY(probe_write(c->path));
+    else if (access(c->path, W_OK | X_OK) != 0)
         return err_sys(errno, "%s", c->path);
+    if (statvfs(c->path, &fs) != 0) return err_sys(errno, "%s", c->path);
     uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
     text_size(left_text, sizeof left_text, left);
     text_size(reserve, sizeof reserve, c->reserve_bytes);
     if (left <= c->reserve_bytes)
         return err_make(ERR_MACHINE, "%s: %s free, but %s must stay free (store.reserve)", c->path,
                         left_text, reserve);
-    return bytes_printf(report, "data         %s: writable, %s left\n", c->path, left_text);
+    return bytes_printf(report, "data         %s: writable, %s left%s\n", c->path, left_text,
+                        running ? "; in use by a running fedlorad" : "");
 }
 
-static err check_disk(const struct config *c, struct bytes *report)
+/* *running: another process has the lock of the folder. */
+static err check_disk(const struct config *c, bool *running, struct bytes *report)
 {
     struct lock lock = {0};
     bool made = !file_exists(c->path);
     TRY(file_make_dirs(c->path));
-    err e = lock_open(&lock, c->path);
-    if (!err_is(e)) e = probe_disk(c, report);
+    err e = lock_try(&lock, c->path, /*wait*/ false);
+    *running = !err_is(e) && lock.fd <= 0;
+    if (!err_is(e)) e = probe_disk(c, *running, report);
     forget_disk(c->path, made);
     lock_close(&lock);
     return e;
@@ -77,6 +95,7 @@ err config_check_ledger_key(const struct config *config)
 err config_check(const struct config *config, struct bytes *report)
 {
     int64_t days = 0;
+    bool running = false;
     TRY(rpc_tls_check(config->ca, config->cert, config->key, true, &days));
     TRY(bytes_printf(report, "configuration %s: good\n", config->file));
     TRY(bytes_printf(report, "federation   %s, %zu members\n", config->federation,
@@ -88,7 +107,6 @@ err config_check(const struct config *config, struct bytes *report)
     if (config->ledger_key)
         TRY(bytes_printf(report, "ledger key   %s: Ed25519, readable by its owner only\n",
                          config->ledger_key));
-    TRY(check_disk(config, report));
-    TRY(check_address(config));
-    return bytes_printf(report, "address      %s: free\n", config->listen);
+    TRY(check_disk(config, &running, report));
+    return check_address(config, running, report);
 }

@@ -236,7 +236,10 @@ Test(coordinator, two_cannot_share_a_folder_or_an_address)
     cr_expect_eq(fake_federation_try(&federation, option), 1);
     cr_expect(fake_federation_logged(&federation, "another program has this port"));
     cr_expect_eq(fake_federation_try(&federation, "--set=log.level=loud"), 2);
-    cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0);
+    cr_expect_eq(fake_federation_try(&federation, "--check"), 0, "beside a running service");
+    cr_expect(fake_federation_logged(&federation, "; in use by a running fedlorad"));
+    cr_expect(fake_federation_logged(&federation, "in use, probably by the running service"));
+    cr_expect_eq(fake_federation_stop(&federation, SIGINT), 0);
     cr_expect_eq(fake_federation_try(&federation, "--set=server.ca=/nothing"), 2);
     cr_expect(fake_federation_logged(&federation, "/nothing: no such file"));
     cr_expect_eq(fake_federation_try(&federation, "--check"), 0);
