@@ -90,7 +90,7 @@ static err print_history(const run_status *s)
         TRY_OUT(e, reported ? table_cell(&t, "%.4g", r->update_norm) : table_cell(&t, "-"));
         TRY_OUT(e, reported ? table_cell(&t, "%.2g", r->error) : table_cell(&t, "-"));
         TRY_OUT(e, table_cell(&t, "%s", took));
-        TRY_OUT(e, table_cell(&t, "%s", size));
+        TRY_OUT(e, table_cell(&t, "%s", r->state_gone ? "removed" : size));
         TRY_OUT(e, evaluation_cells(&t, r->eval_rows, r->eval_loss, r->eval_accuracy));
     }
     e = table_print(&t);

@@ -81,6 +81,7 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
         r[i].round = row[i].round;
         r[i].state_digest = binary(&row[i].state);
         r[i].state_size = row[i].state.size;
+        r[i].state_gone = row[i].gone;
         r[i].updates = row[i].updates;
         r[i].took_ms = row[i].took_ms;
         r[i].aggregate_ms = row[i].aggregate_ms;

@@ -51,7 +51,7 @@ err store_blob_known(bool *out, struct store *store, const struct digest *digest
     TRY(db_number(&found, &store->db,
                   "SELECT EXISTS(SELECT 1 FROM updates WHERE digest=?1)"
                   " OR EXISTS(SELECT 1 FROM runs WHERE state=?1 OR frozen=?1 OR memory=?1)"
-                  " OR EXISTS(SELECT 1 FROM rounds WHERE state=?1)"
+                  " OR EXISTS(SELECT 1 FROM rounds WHERE state=?1 AND gone=0)"
                   " OR EXISTS(SELECT 1 FROM private_rounds WHERE noisy=?1)"
                   " OR EXISTS(SELECT 1 FROM pins WHERE digest=?1)",
                   "h", digest));
@@ -67,7 +67,7 @@ err store_blob_public(bool *out, struct store *store, int64_t run, const struct 
     TRY(db_number(
         &found, &store->db,
         "SELECT EXISTS(SELECT 1 FROM runs WHERE (?2=0 OR id=?2) AND (state=?1 OR frozen=?1))"
-        " OR EXISTS(SELECT 1 FROM rounds WHERE (?2=0 OR run=?2) AND state=?1)"
+        " OR EXISTS(SELECT 1 FROM rounds WHERE (?2=0 OR run=?2) AND state=?1 AND gone=0)"
         " OR (?2=0 AND EXISTS(SELECT 1 FROM pins WHERE digest=?1))",
         "hi", digest, run));
     *out = found != 0;
@@ -197,7 +197,7 @@ static err insert_start(struct db *db, int64_t run, const struct store_blob *sta
     TRY(db_run(db, "UPDATE runs SET state=?, state_size=?, frozen=?, frozen_size=? WHERE id=?",
                "hihii", &state->digest, (int64_t)state->size, blob_digest(frozen),
                (int64_t)frozen->size, run));
-    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'')", "ihi", run,
+    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'',0)", "ihi", run,
                   &state->digest, (int64_t)state->size);
 }
 
@@ -275,7 +275,7 @@ err store_receipts(struct store *store, const struct store_update *update, size_
 static err insert_round(struct db *db, const struct store_publish *p)
 {
     const struct store_round *r = &p->round;
-    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", "iihiiiiddddt", p->run,
+    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?,0)", "iihiiiiddddt", p->run,
                (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, (int64_t)r->updates,
                (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, 0.0, 0.0, 0.0, ""));
     TRY(db_run(db,
@@ -292,7 +292,8 @@ static err insert_round(struct db *db, const struct store_publish *p)
 
 /* Lists files to remove in `doomed` instead of removing them, so that a crash before their removal
  * forgets none of them, and none is removed before the commit. `keep` includes the new round, so
- * round - keep is the newest round whose state is given up. */
+ * round - keep is the newest round whose state is given up. Its digest stays, because a member or
+ * an auditor may have a copy of the state. */
 static err give_up_old(struct db *db, const struct store_publish *p)
 {
     int64_t round = p->round.round, state = round - (int64_t)p->keep;
@@ -303,9 +304,10 @@ static err give_up_old(struct db *db, const struct store_publish *p)
     TRY(db_run(db, "DELETE FROM updates WHERE run=? AND counted_in<=?", "ii", p->run, update));
     TRY(db_run(db,
                "INSERT OR IGNORE INTO doomed SELECT state FROM rounds"
-               " WHERE run=? AND round<=? AND state IS NOT NULL",
+               " WHERE run=? AND round<=? AND gone=0",
                "ii", p->run, state));
-    return db_run(db, "UPDATE rounds SET state=NULL WHERE run=? AND round<=?", "ii", p->run, state);
+    return db_run(db, "UPDATE rounds SET gone=1 WHERE run=? AND round<=? AND gone=0", "ii", p->run,
+                  state);
 }
 
 /* The noisy means of rounds up to this one: their states contain them, and no report needs them. */

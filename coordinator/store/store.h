@@ -82,7 +82,8 @@ struct store_update {
 
 struct store_round {
     uint32_t round;
-    struct store_blob state; /* that this round published; size 0 once it has been removed */
+    struct store_blob state; /* that this round published; size 0 if an old version forgot it */
+    bool gone;               /* its file has been given up */
     uint32_t updates;
     uint64_t took_ms, aggregate_ms;
     double train_loss;

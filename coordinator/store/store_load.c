@@ -198,6 +198,7 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     r->aggregate_ms = (uint64_t)db_query_int(q, 5);
     r->train_loss = db_query_num(q, 6);
     r->reported = db_query_int(q, 15) != 0;
+    r->gone = db_query_int(q, 16) != 0;
     r->update_norm = db_query_num(q, 7);
     r->error = db_query_num(q, 8);
     r->dropped = db_query_num(q, 9);
@@ -220,7 +221,7 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
         &q, &store->db,
         "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
         "update_norm,error,dropped,CASE WHEN ?2 THEN report ELSE '' END,r.round,n,l,a,"
-        "report<>''"
+        "report<>'',gone"
         " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
         "sum(rows*loss)/sum(rows) l,"
         "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"

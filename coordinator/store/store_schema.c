@@ -1,7 +1,7 @@
 /* The tables of the store, and how an older store gets them. */
 #include "coordinator/store/store.h"
 
-enum { STORE_VERSION = 5 };
+enum { STORE_VERSION = 6 };
 
 /* Version 1. A digest column names a blob; NULL means that there is none.
  *
@@ -9,7 +9,7 @@ enum { STORE_VERSION = 5 };
  *           `hold`: '', paused, stopped, failed
  * members   one row for each member of a run, with the figures of its newest update
  * updates   those that count in round `counted_in`; made_for: the round they were trained for
- * rounds    round 0 is the start; `state` is NULL once the state was given up
+ * rounds    round 0 is the start; `state` is NULL if a version before 6 gave the state up
  * events    for `run watch`, in the order of `sequence`, never deleted
  * pins      blobs that an operator uploaded and that no run names yet
  * doomed    blobs that were given up and whose files are still to be removed */
@@ -80,7 +80,16 @@ static const char schema_5[] = "CREATE INDEX IF NOT EXISTS reports_skipped ON ev
                                " WHERE event='report.skipped';"
                                "PRAGMA user_version = 5;";
 
-static const char *const schemas[STORE_VERSION] = {schema, schema_2, schema_3, schema_4, schema_5};
+/* Added by version 6: a state that was given up keeps its digest and has `gone` 1. Lookups by
+ * digest need the others only. */
+static const char schema_6[] =
+    "ALTER TABLE rounds ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE rounds SET gone=1 WHERE state IS NULL;"
+    "CREATE INDEX IF NOT EXISTS states_kept ON rounds(state) WHERE gone=0;"
+    "PRAGMA user_version = 6;";
+
+static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3,
+                                                   schema_4, schema_5, schema_6};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)

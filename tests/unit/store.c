@@ -141,6 +141,9 @@ static void expect_count_uses_index(const char *name)
     db_query_close(&q);
 }
 
+/* Undoes version 6, in which no row is changed and so none can be added twice. */
+#define WITHOUT_6 "DROP INDEX states_kept; ALTER TABLE rounds DROP COLUMN gone; "
+
 Test(store, opens_what_the_version_before_has_made)
 {
     begin();
@@ -149,33 +152,58 @@ Test(store, opens_what_the_version_before_has_made)
     struct store_member *member = NULL;
     struct arena arena = {0};
     size_t count;
-    ok(db_script(db, "ALTER TABLE members DROP COLUMN eval_rows; ALTER TABLE members DROP COLUMN"
-                     " pruned; ALTER TABLE runs DROP COLUMN memory; ALTER TABLE runs DROP COLUMN"
-                     " memory_size; DROP TABLE evaluations; DROP TABLE ledger; DROP TABLE"
-                     " private_rounds; DROP TABLE ledger_copies; PRAGMA user_version = 1;"));
+    ok(db_script(db, WITHOUT_6
+                 "ALTER TABLE members DROP COLUMN eval_rows; ALTER TABLE members DROP COLUMN"
+                 " pruned; ALTER TABLE runs DROP COLUMN memory; ALTER TABLE runs DROP COLUMN"
+                 " memory_size; DROP TABLE evaluations; DROP TABLE ledger; DROP TABLE"
+                 " private_rounds; DROP TABLE ledger_copies; PRAGMA user_version = 1;"));
     store_close(&store);
     ok(store_open(&store, dir));
     ok(store_members(&member, &count, &store, run, &arena));
     cr_assert_eq(count, 2);
     cr_expect(member[0].evaluation == NULL && member[0].eval_rows == 0);
     ok(db_script(&store.db,
-                 "DROP TABLE ledger; DROP TABLE private_rounds; DROP TABLE ledger_copies;"
-                 " PRAGMA user_version = 2;"));
+                 WITHOUT_6 "DROP TABLE ledger; DROP TABLE private_rounds; DROP TABLE ledger_copies;"
+                           " PRAGMA user_version = 2;"));
     store_close(&store);
     ok(store_open(&store, dir));
     struct store_private row = {.clip = 7};
     ok(store_private_load(&row, &store, run, 1));
     cr_expect(row.clip == 0 && row.noisy.size == 0);
-    ok(db_script(&store.db, "DROP TABLE ledger_copies; PRAGMA user_version = 3;"));
+    ok(db_script(&store.db, WITHOUT_6 "DROP TABLE ledger_copies; PRAGMA user_version = 3;"));
     store_close(&store);
     ok(store_open(&store, dir));
     struct bytes none = {.max = 1};
     ok(store_ledger_part(&none, &store, run, "a", 0));
     cr_expect_eq(none.size, 0);
-    ok(db_script(&store.db, "DROP INDEX reports_skipped; PRAGMA user_version = 4;"));
+    ok(db_script(&store.db, WITHOUT_6 "DROP INDEX reports_skipped; PRAGMA user_version = 4;"));
     store_close(&store);
     ok(store_open(&store, dir));
     expect_count_uses_index("reports_skipped");
+    arena_close(&arena);
+    end();
+}
+
+/* Earlier versions forgot the digest of a state together with its file. */
+Test(store, knows_which_states_a_version_before_has_given_up)
+{
+    begin();
+    int64_t run = add_run("r");
+    struct store_blob state = make_blob("state 0");
+    struct store_round *round = NULL;
+    struct arena arena = {0};
+    size_t count;
+    ok(store_started(&store, &(struct store_start){.run = run, .state = state}));
+    for (uint32_t i = 1; i <= 2; i++)
+        ok(publish(run, i, &state));
+    ok(db_script(&store.db, WITHOUT_6 "UPDATE rounds SET state=NULL WHERE round=1;"
+                                      " PRAGMA user_version = 5;"));
+    store_close(&store);
+    ok(store_open(&store, dir));
+    ok(store_rounds(&round, &count, &store, run, false, &arena));
+    cr_assert_eq(count, 2);
+    cr_expect(round[0].gone && round[0].state.size == 0);
+    cr_expect(!round[1].gone && digest_equal(&round[1].state.digest, &state.digest));
     arena_close(&arena);
     end();
 }
@@ -288,6 +316,26 @@ Test(store, publishes_a_private_state_with_its_ledger_line_or_not_at_all)
     end();
 }
 
+/* A state that is gone is still named, but it is no blob that the store has. */
+static void expect_digests(int64_t run, const struct store_blob state[5])
+{
+    struct store_round *round = NULL;
+    struct arena arena = {0};
+    size_t count;
+    bool known, may;
+    ok(store_rounds(&round, &count, &store, run, false, &arena));
+    cr_assert_eq(count, 4);
+    for (size_t i = 0; i < count; i++) {
+        const struct digest *digest = &state[i + 1].digest;
+        cr_expect(digest_equal(&round[i].state.digest, digest), "round %zu", i + 1);
+        cr_expect_eq(round[i].gone, i < 2, "round %zu", i + 1);
+        ok(store_blob_known(&known, &store, digest));
+        ok(store_blob_public(&may, &store, run, digest));
+        cr_expect(known == !round[i].gone && may == known, "round %zu", i + 1);
+    }
+    arena_close(&arena);
+}
+
 Test(store, gives_up_old_states_and_updates_and_nothing_else)
 {
     begin();
@@ -305,6 +353,7 @@ Test(store, gives_up_old_states_and_updates_and_nothing_else)
         for (uint32_t i = 0; i <= round; i++)
             cr_expect_eq(has_blob(&state[i]), i + 2 > round, "state %u after round %u", i, round);
     }
+    expect_digests(run, state);
     end();
 }
 
