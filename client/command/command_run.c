@@ -115,7 +115,7 @@ static err print_list(const Fedlora__V1__ListRunsReply *reply)
         TRY_OUT(e, table_cell(&t, "%s", s->config->method));
         TRY_OUT(e, table_cell(&t, "%s", s->phase));
         TRY_OUT(e, table_cell(&t, "%" PRIu32 "/%" PRIu32, s->round, s->config->rounds));
-        TRY_OUT(e, table_cell(&t, "%zu", s->config->n_members));
+        TRY_OUT(e, table_cell(&t, "%" PRIu32, s->member_count));
         TRY_OUT(e, table_cell(&t, "%s", s->waiting_for));
     }
     e = table_print(&t);
@@ -124,21 +124,53 @@ out:
     return e;
 }
 
-/* Runs are few (at most LIMIT_RUNS), so the list has no pages. */
-static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
+/* The next page is added to *all, whose array of runs is in the arena. The pages stay open until
+ * everything is printed. */
+static err add_page(Fedlora__V1__ListRunsReply *all, const Fedlora__V1__ListRunsReply *page,
+                    struct arena *arena)
+{
+    run_status **runs = NULL;
+    if (page->next && page->next <= all->next)
+        return err_make(ERR_INPUT, "the coordinator sent a page of its list again");
+    TRY(arena_take(&runs, arena, all->n_runs + page->n_runs, sizeof *runs));
+    if (all->n_runs) memcpy(runs, all->runs, all->n_runs * sizeof *runs);
+    if (page->n_runs) memcpy(runs + all->n_runs, page->runs, page->n_runs * sizeof *runs);
+    size_t count = all->n_runs + page->n_runs;
+    *all = *page;
+    all->runs = runs;
+    all->n_runs = count;
+    return ERR_NONE;
+}
+
+/* All pages, as one list. */
+enum { LIST_PAGES_MAX = 1024 };
+static err list_all(const struct run_command *o, struct rpc_client *client, struct arena *arena)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(list_runs),
                                                 &fedlora__v1__list_runs_reply__descriptor};
-    (void)arguments, (void)arena;
-    const struct run_command *o = options;
     Fedlora__V1__ListRunsRequest request = FEDLORA__V1__LIST_RUNS_REQUEST__INIT;
-    Fedlora__V1__ListRunsReply *reply = NULL;
+    Fedlora__V1__ListRunsReply *page[LIST_PAGES_MAX], all = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
+    size_t pages = 0;
+    err e;
+    do {
+        request.after = all.next;
+        TRY_OUT(e, remote_call(&page[pages], client, &method, &request.base, 0));
+        TRY_OUT(e, add_page(&all, page[pages++], arena));
+    } while (all.next && pages < LIST_PAGES_MAX);
+    e = o->common.json ? command_run_print_message(&all.base) : print_list(&all);
+out:
+    while (pages > 0)
+        message_free(page[--pages]);
+    return e;
+}
+
+static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    (void)arguments;
+    const struct run_command *o = options;
     struct rpc_client *client = NULL;
     TRY(remote_open(&client, &o->remote));
-    err e = remote_call(&reply, client, &method, &request.base, 0);
-    if (!err_is(e))
-        e = o->common.json ? command_run_print_message(&reply->base) : print_list(reply);
-    message_free(reply);
+    err e = list_all(o, client, arena);
     rpc_client_close(client);
     return e;
 }

@@ -73,6 +73,14 @@ static bool is_over(const struct run *run)
     return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
 }
 
+size_t serve_open_runs(const struct serve *s)
+{
+    size_t count = 0;
+    for (const struct run *run = s->runs; run; run = run->next)
+        count += !is_over(run);
+    return count;
+}
+
 /* For a member that names no run. Two open runs are an error rather than a guess. */
 static err only_open_run(struct run **out, size_t *member, const struct serve *s, const char *id)
 {

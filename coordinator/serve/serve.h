@@ -45,6 +45,7 @@ void serve_close(struct serve *s, uint64_t grace_ms);
 /* ---- for serve_*.c */
 struct serve *serve_of(struct rpc_call *call);
 struct run *serve_find_run(const struct serve *s, const char *name); /* or NULL */
+size_t serve_open_runs(const struct serve *s); /* runs that are neither finished nor stopped */
 err serve_no_run(const struct serve *s, const char *name);           /* why it was not found */
 /* Refuses the call. ERR_MACHINE is logged, and the peer is told to come back later. */
 void serve_refuse(struct rpc_call *call, err cause);
@@ -56,7 +57,8 @@ err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
 
-/* A RunStatus in the arena; `whole` with members and rounds. */
+/* A RunStatus in the arena; `whole` with members and rounds, else also without the configuration's
+ * members. */
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
 
 /* serve_methods.c: the handlers of all remote procedures, for rpc_server_open(). */

@@ -5,7 +5,11 @@
 
 #include <string.h>
 
-enum { WATCH_EVENTS_MAX = 256 };
+enum {
+    WATCH_EVENTS_MAX = 256,
+    LIST_BYTES_MAX = LIMIT_CHUNK_BYTES, /* of a page, so that it fits into one message */
+    LIST_ENTRY_BYTES = 8,               /* more than the tag and the size of an entry */
+};
 
 static void answer_status(struct rpc_call *call, struct run *run)
 {
@@ -28,8 +32,8 @@ static err create(struct run **out, struct rpc_call *call, const void *data, siz
     Fedlora__V1__RunConfig *config = NULL;
     struct run *run = NULL, **last = &s->runs;
     TRY(serve_check_admin(call));
-    if (s->run_count >= LIMIT_RUNS)
-        return err_make(ERR_LIMIT, "%d runs exist, the largest number that is kept", LIMIT_RUNS);
+    if (serve_open_runs(s) >= LIMIT_RUNS)
+        return err_make(ERR_LIMIT, "%d runs are open, the largest number", LIMIT_RUNS);
     TRY(message_unpack(&config, &fedlora__v1__run_config__descriptor, data, size));
     TRY(run_create(&run, &s->shop, config));
     while (*last)
@@ -66,30 +70,45 @@ static err fill_aside(Fedlora__V1__RunStatus **out, struct run_aside *aside, str
     return ERR_NONE;
 }
 
-/* Short statuses: with members and rounds of every run the reply could exceed one message. */
-static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call, struct arena *arena)
+/* First the runs that cannot be read, then the others in order of creation. Runs are only ever added
+ * at the end, so the number that a page ended with stays valid. Short statuses in pages, because a
+ * list of many runs could be larger than one message. */
+static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call,
+                const Fedlora__V1__ListRunsRequest *request, struct arena *arena)
 {
     struct serve *s = serve_of(call);
+    size_t asides = s->shop.asides, all = s->run_count + asides, n = request->after, bytes = 0;
+    struct run *run = s->runs;
     TRY(serve_check_admin(call));
-    TRY(arena_take(&reply->runs, arena, s->run_count + s->shop.asides, sizeof *reply->runs));
-    for (size_t i = 0; i < s->shop.asides; i++)
-        TRY(fill_aside(&reply->runs[reply->n_runs++], &s->shop.aside[i], arena));
-    for (struct run *run = s->runs; run; run = run->next)
-        TRY(serve_status(&reply->runs[reply->n_runs++], run, false, arena));
+    if (n >= all) return ERR_NONE;
+    TRY(arena_take(&reply->runs, arena, all - n, sizeof *reply->runs));
+    for (size_t i = asides; i < n; i++)
+        run = run->next;
+    for (; n < all && (!request->limit || reply->n_runs < request->limit); n++) {
+        Fedlora__V1__RunStatus *status = NULL;
+        TRY(n < asides ? fill_aside(&status, &s->shop.aside[n], arena)
+                       : serve_status(&status, run, false, arena));
+        bytes += fedlora__v1__run_status__get_packed_size(status) + LIST_ENTRY_BYTES;
+        if (reply->n_runs && bytes > LIST_BYTES_MAX) break;
+        reply->runs[reply->n_runs++] = status;
+        if (n >= asides) run = run->next;
+    }
+    reply->next = n < all ? (uint32_t)n : 0;
     return ERR_NONE;
 }
 
 static void list_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct arena arena = {0};
+    Fedlora__V1__ListRunsRequest *request = NULL;
     Fedlora__V1__ListRunsReply reply = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
-    (void)data;
-    (void)size;
-    err e = list(&reply, call, &arena);
+    err e = message_unpack(&request, &fedlora__v1__list_runs_request__descriptor, data, size);
+    if (!err_is(e)) e = list(&reply, call, request, &arena);
     if (err_is(e))
         serve_refuse(call, e);
     else
         serve_answer(call, &reply.base);
+    message_free(request);
     arena_close(&arena);
 }
 

@@ -150,6 +150,18 @@ static err say_privacy(char *text, struct run *run, struct arena *arena)
     return ERR_NONE;
 }
 
+/* Shares everything with the run but the list of members. */
+static err short_config(Fedlora__V1__RunConfig **out, const struct run *run, struct arena *arena)
+{
+    Fedlora__V1__RunConfig *config = NULL;
+    TRY(arena_take(&config, arena, 1, sizeof *config));
+    *config = *run->config;
+    config->n_members = 0;
+    config->members = NULL;
+    *out = config;
+    return ERR_NONE;
+}
+
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
 {
     Fedlora__V1__RunStatus *status = NULL;
@@ -161,6 +173,7 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     fedlora__v1__run_status__init(status);
     round_waiting_for(text, STATUS_TEXT_BYTES, &run->round, text_now_ms());
     status->config = run->config;
+    status->member_count = (uint32_t)run->round.members;
     status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
     status->round = round_under_way(&run->round);
     status->waiting_for = text;
@@ -168,6 +181,7 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     status->created_ms = run->created_ms;
     status->state_digest = binary(&run->newest.state);
     status->state_size = run->newest.state.size;
+    if (!whole) TRY(short_config(&status->config, run, arena));
     if (whole) {
         TRY(fill_members(status, run, arena));
         TRY(fill_history(status, run, arena));

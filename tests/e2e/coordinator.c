@@ -34,16 +34,76 @@ Test(coordinator, keeps_its_files_to_itself)
     end();
 }
 
-/* The stored configuration of r is no message any more. */
-static void break_run(void)
+/* Changes the store of a coordinator that is not running. */
+static void change_store(const char *sql)
 {
     sqlite3 *db = NULL;
     char path[SUPPORT_PATH_BYTES];
     snprintf(path, sizeof path, "%s/fedlora.db", federation.store);
     cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
-    cr_assert_eq(sqlite3_exec(db, "UPDATE runs SET config=x'0a' WHERE name='r'", NULL, NULL, NULL),
-                 SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK, "%s", sqlite3_errmsg(db));
     sqlite3_close(db);
+}
+
+static void restart(const char *sql)
+{
+    fake_federation_stop(&federation, SIGKILL);
+    change_store(sql);
+    ok(fake_federation_start(&federation));
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+}
+
+static void list_all(size_t runs, uint32_t limit)
+{
+    Fedlora__V1__ListRunsReply *page = NULL;
+    uint32_t after = 0;
+    size_t seen = 0;
+    do {
+        ok(fake_list(&page, &ops, after, limit));
+        cr_assert_leq(page->n_runs, limit);
+        for (size_t i = 0; i < page->n_runs; i++, seen++) {
+            const Fedlora__V1__RunStatus *s = page->runs[i];
+            char name[16] = "r";
+            if (seen) snprintf(name, sizeof name, seen < 1024 ? "r%04zu" : "s", seen);
+            cr_expect_str_eq(s->config->name, name);
+            cr_expect_eq(s->member_count, MEMBERS);
+            cr_expect_eq(s->config->n_members, 0);
+        }
+        after = page->next;
+        message_free(page);
+    } while (after);
+    cr_expect_eq(seen, runs);
+}
+
+/* 1,024 runs, the largest number that may be open at once. A name has five bytes after its tag. */
+Test(coordinator, lists_many_runs_in_pages_and_counts_the_open_ones)
+{
+    static const char *const clone =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1023)"
+        " INSERT INTO runs(name,config,created_ms,hold) SELECT printf('r%04d',i),"
+        " CAST(x'0a05'||CAST(printf('r%04d',i) AS BLOB)||substr(config,4) AS BLOB),created_ms,"
+        " 'stopped' FROM n,runs WHERE name='r'; INSERT INTO members(run,id) SELECT "
+        "runs.id,members.id"
+        " FROM runs,members WHERE run=1 AND name<>'r'";
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    static char *targets[] = {"q"};
+    begin("");
+    ok(create_run("flora", 0));
+    restart(clone);
+    config.name = "s";
+    config.method = "flora";
+    config.rounds = 1;
+    config.rank = 2;
+    config.targets = targets;
+    config.n_targets = 1;
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    list_all(1025, 300);
+    restart("UPDATE runs SET hold='' WHERE name<>'r'");
+    config.name = "t";
+    refused(fake_create_run(&ops, &config, MEMBERS), ERR_LIMIT, "1024 runs are open");
+    list_all(1025, 1025);
+    end();
 }
 
 Test(coordinator, sets_a_run_aside_that_it_cannot_read)
@@ -51,11 +111,8 @@ Test(coordinator, sets_a_run_aside_that_it_cannot_read)
     Fedlora__V1__RunStatus *status = NULL;
     begin("");
     ok(create_run("flora", 0));
-    fake_federation_stop(&federation, SIGKILL);
-    break_run();
-    ok(fake_federation_start(&federation));
-    fake_close(&ops);
-    open_member(&ops, "ops", 0);
+    /* The stored configuration of r is no message any more. */
+    restart("UPDATE runs SET config=x'0a' WHERE name='r'");
     refused(fake_status(&status, &ops, "r"), ERR_REFUSED, "run r cannot be read from the store");
     cr_expect(fake_federation_logged(&federation, "event=run.unreadable"));
     end();

@@ -427,6 +427,16 @@ err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, cons
                 &fedlora__v1__run_status__descriptor);
 }
 
+err fake_list(Fedlora__V1__ListRunsReply **page, struct fake_member *admin, uint32_t after,
+              uint32_t limit)
+{
+    Fedlora__V1__ListRunsRequest request = FEDLORA__V1__LIST_RUNS_REQUEST__INIT;
+    request.after = after;
+    request.limit = limit;
+    return call(page, admin, RPC_PATH_ADMIN(list_runs), &request.base,
+                &fedlora__v1__list_runs_reply__descriptor);
+}
+
 err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run)
 {
     for (int i = 0; i < 200; i++, usleep(50 * 1000)) {

@@ -78,6 +78,9 @@ err fake_create(struct fake_member *admin, const Fedlora__V1__RunConfig *config)
 err fake_create_run(struct fake_member *admin, const Fedlora__V1__RunConfig *config,
                     size_t members);
 err fake_status(Fedlora__V1__RunStatus **status, struct fake_member *admin, const char *run);
+/* One page of the list of runs. */
+err fake_list(Fedlora__V1__ListRunsReply **page, struct fake_member *admin, uint32_t after,
+              uint32_t limit);
 /* Waits until the last round of a finished run has its report: how many rounds have one, and how
  * many were skipped. */
 err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run);
