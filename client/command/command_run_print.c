@@ -33,6 +33,20 @@ static err evaluation_cells(struct table *t, uint64_t rows_seen, double loss, do
     return rows_seen && accuracy >= 0 ? table_cell(t, "%.4f", accuracy) : table_cell(t, "-");
 }
 
+/* "training 3/20", "sending 12.0 MB of 90.3 MB", or one word. */
+static void write_activity(char *out, size_t bytes, const Fedlora__V1__MemberStatus *m)
+{
+    char sent[32], size[32];
+    text_size(sent, sizeof sent, m->sending_bytes);
+    text_size(size, sizeof size, m->sending_size);
+    if (m->sending_size > 0)
+        snprintf(out, bytes, "sending %s of %s", sent, size);
+    else if (strcmp(m->doing, "training") == 0 && m->steps > 0)
+        snprintf(out, bytes, "training %" PRIu32 "/%" PRIu32, m->step, m->steps);
+    else
+        snprintf(out, bytes, "%.50s", m->doing);
+}
+
 /* A loss of 0 is not a measured loss: it means that the member has not trained yet, or that the run
  * is private and losses are not sent. */
 static err print_members(const run_status *s)
@@ -45,11 +59,8 @@ static err print_members(const run_status *s)
     TRY_OUT(e, table_row(&t, head));
     for (size_t i = 0; i < s->n_members; i++) {
         const Fedlora__V1__MemberStatus *m = s->members[i];
-        char activity[64], up[32], down[32];
-        if (strcmp(m->doing, "training") == 0 && m->steps > 0)
-            snprintf(activity, sizeof activity, "training %" PRIu32 "/%" PRIu32, m->step, m->steps);
-        else
-            snprintf(activity, sizeof activity, "%.50s", m->doing);
+        char activity[96], up[32], down[32];
+        write_activity(activity, sizeof activity, m);
         text_size(up, sizeof up, m->bytes_up);
         text_size(down, sizeof down, m->bytes_down);
         TRY_OUT(e, table_cell(&t, "%s", m->id));

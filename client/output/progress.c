@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 /* A terminal can be redrawn often; a log file should not fill with progress. */
-enum { PROGRESS_TERMINAL_MS = 100, PROGRESS_PLAIN_MS = 5000 };
+enum { PROGRESS_TERMINAL_MS = 100, PROGRESS_PLAIN_MS = 5000, PROGRESS_BYTES_MS = 30000 };
 
 /* shown_ms starts at the current time, so that short work prints no line but the last. */
 void progress_begin(struct progress *p, bool quiet, const char *what, const char *unit)
@@ -21,6 +21,12 @@ void progress_begin(struct progress *p, bool quiet, const char *what, const char
     p->terminal = isatty(STDERR_FILENO) == 1;
     p->shown_ms = p->begun_ms;
     snprintf(p->what, sizeof p->what, "%s", what);
+}
+
+void progress_begin_bytes(struct progress *p, bool quiet, const char *what)
+{
+    progress_begin(p, quiet, what, NULL);
+    p->bytes = true;
 }
 
 /* Columns of the terminal: from the kernel, else from COLUMNS (a terminal without a size), else 80.
@@ -72,9 +78,10 @@ void progress_fit(char out[PROGRESS_LINE_BYTES], const struct progress_parts *pa
 
 /* One column stays free: a line that fills the terminal moves the cursor to the next one, and \r
  * would then return to the wrong line. */
-static void draw(const struct progress *p, const struct progress_parts *parts)
+static void draw(struct progress *p, const struct progress_parts *parts)
 {
     char line[PROGRESS_LINE_BYTES];
+    p->drawn = true;
     progress_fit(line, parts, p->terminal ? terminal_width() - 1 : PROGRESS_LINE_BYTES - 1);
     if (p->terminal)
         fprintf(stderr, "\r%s\033[K", line); /* \033[K erases the rest of a longer line */
@@ -83,31 +90,54 @@ static void draw(const struct progress *p, const struct progress_parts *parts)
     fflush(stderr);
 }
 
+/* "3/12 (25 %)", or "3.1 MB of 9.8 MB (32 %)" of a transfer. */
+static void say_far(char *out, size_t bytes, const struct progress *p, uint64_t done,
+                    uint64_t total)
+{
+    char is[32], of[32];
+    snprintf(is, sizeof is, "%" PRIu64, done);
+    snprintf(of, sizeof of, "%" PRIu64, total);
+    if (p->bytes) text_size(is, sizeof is, done);
+    if (p->bytes) text_size(of, sizeof of, total);
+    if (total)
+        snprintf(out, bytes, "%s%s%s (%.0f %%)", is, p->bytes ? " of " : "/", of,
+                 100.0 * (double)done / (double)total);
+    else
+        snprintf(out, bytes, "%s", is);
+}
+
+static void say_rate(char *out, size_t bytes, const struct progress *p, double per_second)
+{
+    if (p->bytes) {
+        char size[32];
+        text_size(size, sizeof size, (uint64_t)per_second);
+        snprintf(out, bytes, "%s/s", size);
+    } else {
+        snprintf(out, bytes, "%.*f %s/s", per_second < 10 ? 1 : 0, per_second, p->unit);
+    }
+}
+
 /* Called after every step or batch, which may be thousands of times a second; the clock decides
- * whether a line is due. The time left assumes that the rest goes as fast as the part done. */
+ * whether a line is due. The time left assumes that the rest goes as fast as the part done. A
+ * transfer that was resumed has done only `units` in the time since it began. */
 void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t units,
                      const char *detail)
 {
     if (!p->enabled) return;
-    uint64_t now = text_now_ms(), spent = now - p->begun_ms;
-    uint64_t pause = p->terminal ? PROGRESS_TERMINAL_MS : PROGRESS_PLAIN_MS;
-    if (now - p->shown_ms < pause) return;
+    uint64_t now = text_now_ms(), spent = now - p->begun_ms, worked = p->bytes ? units : done;
+    uint64_t plain = p->bytes ? PROGRESS_BYTES_MS : PROGRESS_PLAIN_MS;
+    if (now - p->shown_ms < (p->terminal ? PROGRESS_TERMINAL_MS : plain)) return;
     p->shown_ms = now;
-    char far[64], rate[64], left[48], time[24];
+    char far[96], rate[64], left[48], time[24];
     struct progress_parts parts = {.what = p->what, .far = far, .detail = detail};
-    if (total)
-        snprintf(far, sizeof far, "%" PRIu64 "/%" PRIu64 " (%.0f %%)", done, total,
-                 100.0 * (double)done / (double)total);
-    else
-        snprintf(far, sizeof far, "%" PRIu64, done);
-    if (units && spent && p->unit) {
-        snprintf(rate, sizeof rate, "%.*f %s/s", units * 1000 / spent < 10 ? 1 : 0,
-                 (double)units * 1000 / (double)spent, p->unit);
+    say_far(far, sizeof far, p, done, total);
+    if (units && spent && (p->unit || p->bytes)) {
+        say_rate(rate, sizeof rate, p, (double)units * 1000 / (double)spent);
         parts.rate = rate;
     }
-    if (total && done && done <= total) {
+    if (total && worked && done <= total) {
         text_duration(time, sizeof time,
-                      (uint64_t)((double)spent * (double)(total - done) / (double)done));
+                      (uint64_t)((double)spent * (double)(total - done) / (double)worked));
         snprintf(left, sizeof left, "%s left", time);
         parts.left = left;
     }
@@ -118,9 +148,10 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t
 void progress_end(struct progress *p, const char *detail)
 {
     if (!p->enabled) return;
+    p->enabled = false;
+    if (p->bytes && !p->drawn) return;
     char time[24];
     text_duration(time, sizeof time, text_now_ms() - p->begun_ms);
     draw(p, &(struct progress_parts){.what = p->what, .detail = detail, .left = time});
     if (p->terminal) fputc('\n', stderr);
-    p->enabled = false;
 }

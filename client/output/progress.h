@@ -13,17 +13,23 @@ enum { PROGRESS_LINE_BYTES = 400 };
 
 struct progress {
     bool enabled, terminal;      /* terminal: redraw one line */
+    bool bytes;                  /* a transfer: print sizes */
+    bool drawn;                  /* a line was printed */
     char what[64];               /* name of the work: "training" */
     const char *unit;            /* of the rate: "tokens", "rows"; NULL: no rate */
     uint64_t begun_ms, shown_ms; /* times of the start and of the last line */
 };
 
 void progress_begin(struct progress *p, bool quiet, const char *what, const char *unit);
+/* Of a transfer: `done`, `total` and `units` are bytes. Elsewhere than on a terminal it has a line
+ * every 30 s, so a short transfer prints nothing. */
+void progress_begin_bytes(struct progress *p, bool quiet, const char *what);
 /* `done` of `total` (0: not known); `units` since the beginning give the rate; `detail`
  * ("loss 2.31") may be NULL. */
 void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t units,
                      const char *detail);
-/* Prints the last line with the time the work took; call it also after a failure. */
+/* Prints the last line with the time the work took, of a transfer only if it had lines before; call
+ * it also after a failure. */
 void progress_end(struct progress *p, const char *detail);
 
 /* The parts of a line, in the order in which they are printed; all but `what` may be NULL. */

@@ -71,12 +71,17 @@ err remote_health(bool *serving, const struct rpc_client_options *options)
 
 /* ---------------------------------------------------------------- down */
 
+static void tell(const struct remote_watch *watch, uint64_t begun, uint64_t done, uint64_t total)
+{
+    if (watch) watch->moved(watch->user, done, total, done - begun);
+}
+
 /* State of one download. */
 struct fetching {
     const struct remote_blob *blob;
     char part[LIMIT_PATH_BYTES]; /* kept after a failure, for the next attempt */
     int fd;                      /* of part, in append mode */
-    uint64_t have, total;        /* bytes; total 0: not announced yet */
+    uint64_t begun, have, total; /* bytes; begun: at the start; total 0: not announced yet */
     struct digest_stream digest;
 };
 
@@ -137,6 +142,7 @@ static err take_chunk(const void *message, size_t size, void *context)
     if (!err_is(e)) {
         digest_add(&f->digest, chunk->data.data, chunk->data.len);
         f->have += chunk->data.len;
+        tell(f->blob->watch, f->begun, f->have, f->total);
     }
     message_free(chunk);
     return e;
@@ -200,6 +206,7 @@ err remote_fetch(struct rpc_client *client, const struct remote_blob *blob)
         return err_make(ERR_INPUT, "%s: the path is too long", blob->path);
     err e;
     TRY_OUT(e, resume(&f));
+    f.begun = f.have;
     TRY_OUT(e, download(&f, client));
     e = finish_download(&f);
 out:
@@ -212,7 +219,9 @@ out:
 /* State of one upload: the file, the next byte, and how a part is packed. */
 struct sending {
     struct file_map file;
-    uint64_t at; /* offset of the next byte, at first the one that the coordinator asked for */
+    uint64_t begun; /* offset that the coordinator asked for */
+    uint64_t at;    /* offset of the next byte */
+    const struct remote_watch *watch;
     struct bytes *header; /* sent first */
     err (*pack)(struct bytes *message, const uint8_t *data, size_t size);
 };
@@ -232,6 +241,7 @@ static err next_part(struct bytes *message, bool *end, void *context)
     size_t size = left < REMOTE_PART_BYTES ? (size_t)left : REMOTE_PART_BYTES;
     TRY(s->pack(message, s->file.data + s->at, size));
     s->at += size;
+    tell(s->watch, s->begun, s->at, s->file.size);
     return ERR_NONE;
 }
 
@@ -277,14 +287,15 @@ static err check_offset(uint64_t received, const struct file_map *file, const ch
 /* SubmitOffset is asked first. If the update is durable already, the answer of an earlier attempt
  * was lost, and nothing is sent again: an update counts once, however often it is submitted. */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
-                  const Fedlora__V1__SubmitHeader *given, const char *path)
+                  const Fedlora__V1__SubmitHeader *given, const char *path,
+                  const struct remote_watch *watch)
 {
     static const struct remote_method ask = {RPC_PATH_FEDERATION(submit_offset),
                                              &fedlora__v1__submit_reply__descriptor};
     Fedlora__V1__SubmitHeader header = *given;
     Fedlora__V1__SubmitReply *have = NULL;
     struct bytes first = {.max = RPC_MESSAGE_BYTES}, received = {.max = RPC_MESSAGE_BYTES};
-    struct sending s = {.header = &first, .pack = pack_submit_data};
+    struct sending s = {.header = &first, .pack = pack_submit_data, .watch = watch};
     err e;
     TRY_OUT(e, file_map_open(&s.file, path));
     TRY_OUT(e, remote_call(&have, client, &ask, &header.base, 0));
@@ -294,7 +305,7 @@ err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
         have = NULL;
         goto out;
     }
-    s.at = header.offset = have->received;
+    s.begun = s.at = header.offset = have->received;
     Fedlora__V1__SubmitPart part = FEDLORA__V1__SUBMIT_PART__INIT;
     part.part_case = FEDLORA__V1__SUBMIT_PART__PART_HEADER;
     part.header = &header;
@@ -326,7 +337,7 @@ err remote_put(struct rpc_client *client, const struct digest *digest, const cha
     TRY_OUT(e, remote_call(&have, client, &ask, &header.base, 0));
     TRY_OUT(e, check_offset(have->received, &s.file, path));
     if (have->durable) goto out;
-    s.at = header.offset = have->received;
+    s.begun = s.at = header.offset = have->received;
     Fedlora__V1__PutPart part = FEDLORA__V1__PUT_PART__INIT;
     part.part_case = FEDLORA__V1__PUT_PART__PART_HEADER;
     part.header = &header;

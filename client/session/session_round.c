@@ -65,6 +65,35 @@ static uint64_t file_size(const char *path)
     return size;
 }
 
+/* One attempt of a transfer, as it is shown to the user. */
+struct transfer {
+    struct progress progress;
+    struct retry *retry; /* of a download; NULL: an upload */
+};
+
+/* Bytes that arrive are a success of the connection, long before the whole download is one. Bytes of
+ * an upload are not: the coordinator may refuse them all. */
+static void show_moved(void *user, uint64_t done, uint64_t total, uint64_t moved)
+{
+    struct transfer *t = user;
+    if (t->retry && moved) retry_ok(t->retry);
+    progress_update(&t->progress, done, total, moved, NULL);
+}
+
+static err fetch_once(struct session *s, const struct remote_blob *blob, const char *what)
+{
+    char title[64];
+    struct transfer t = {.retry = &s->retry};
+    const struct remote_watch watch = {show_moved, &t};
+    struct remote_blob watched = *blob;
+    watched.watch = &watch;
+    snprintf(title, sizeof title, "downloading the %s", what);
+    progress_begin_bytes(&t.progress, s->o->quiet, title);
+    err e = remote_fetch(s->client, &watched);
+    progress_end(&t.progress, err_is(e) ? "interrupted" : NULL);
+    return e;
+}
+
 /* Path of a blob, which is downloaded if no file with this digest exists. The file is hashed each
  * time: one that was damaged on disk is downloaded again instead of being trained from. */
 err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
@@ -79,7 +108,7 @@ err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const str
                                      .digest = *digest,
                                      .path = path};
     err e;
-    while (err_is(e = remote_fetch(s->client, &blob))) {
+    while (err_is(e = fetch_once(s, &blob, what))) {
         if (e.kind == ERR_STATE) return e; /* replaced by a newer blob: the task is out of date */
         TRY(session_round_retry(s, err_in(e, "downloading the %s", what)));
     }
@@ -208,6 +237,17 @@ static err charge_update(struct session *s, const struct session_update *update,
     return ERR_NONE;
 }
 
+static err submit_once(Fedlora__V1__SubmitReply **reply, struct session *s,
+                       const Fedlora__V1__SubmitHeader *header, const char *path)
+{
+    struct transfer t = {.retry = NULL};
+    const struct remote_watch watch = {show_moved, &t};
+    progress_begin_bytes(&t.progress, s->o->quiet, "sending the update");
+    err e = remote_submit(reply, s->client, header, path, &watch);
+    progress_end(&t.progress, err_is(e) ? "interrupted" : NULL);
+    return e;
+}
+
 /* Sends the update until the coordinator has stored it durably. In a run with privacy, the loss
  * and the time are left out of the header, because they depend on the data and are not accounted
  * for. */
@@ -232,7 +272,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
     }
     for (;;) {
         Fedlora__V1__SubmitReply *reply = NULL;
-        err e = remote_submit(&reply, s->client, &header, path);
+        err e = submit_once(&reply, s, &header, path);
         if (!err_is(e) && reply->durable) {
             retry_ok(&s->retry);
             count_upload(s, update, round, reply);

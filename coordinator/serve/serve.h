@@ -46,7 +46,7 @@ void serve_close(struct serve *s, uint64_t grace_ms);
 struct serve *serve_of(struct rpc_call *call);
 struct run *serve_find_run(const struct serve *s, const char *name); /* or NULL */
 size_t serve_open_runs(const struct serve *s); /* runs that are neither finished nor stopped */
-err serve_no_run(const struct serve *s, const char *name);           /* why it was not found */
+err serve_no_run(const struct serve *s, const char *name); /* why it was not found */
 /* Refuses the call. ERR_MACHINE is logged, and the peer is told to come back later. */
 void serve_refuse(struct rpc_call *call, err cause);
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);
@@ -56,6 +56,9 @@ err serve_check_admin(struct rpc_call *call);
 err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
+
+/* serve_submit.c: the bytes of a member's open upload; false: there is none. */
+bool serve_upload(uint64_t *received, uint64_t *size, const struct run_member *member);
 
 /* A RunStatus in the arena; `whole` with members and rounds, else also without the configuration's
  * members. */

@@ -116,6 +116,7 @@ static void fetch_more(struct rpc_call *call)
         if (d->run) {
             d->run->member[d->member].bytes_down += size;
             d->run->member[d->member].bytes_down_new += size;
+            run_apply_member(d->run, ROUND_ON_SEEN, d->member);
         }
     }
     bytes_close(&packed);

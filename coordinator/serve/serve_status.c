@@ -53,6 +53,7 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         m[i].eval_rows = is->evaluation.rows;
         m[i].eval_loss = is->evaluation.loss;
         m[i].eval_accuracy = is->evaluation.accuracy;
+        (void)serve_upload(&m[i].sending_bytes, &m[i].sending_size, is);
         out->members[i] = &m[i];
     }
     out->n_members = count;

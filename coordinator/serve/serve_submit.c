@@ -220,7 +220,18 @@ static err append(struct upload *u, const ProtobufCBinaryData *data)
                         LIMIT_CHUNK_BYTES);
     TRY(spool_append(&u->spool, data->data, data->len));
     u->job->resumed = u->spool.resumed;
+    /* A slow upload takes longer than limits.absent_after. */
+    if (u->run) run_apply_member(u->run, ROUND_ON_SEEN, u->member);
     return ERR_NONE;
+}
+
+bool serve_upload(uint64_t *received, uint64_t *size, const struct run_member *member)
+{
+    const struct upload *u = member->upload;
+    if (!u || u->ended || !u->job) return false;
+    *received = u->spool.received;
+    *size = u->spool.size;
+    return true;
 }
 
 /* After each message of an upload: asks for the next one, unless the call has been answered. */

@@ -222,6 +222,43 @@ Test(coordinator, goes_on_with_an_upload_where_it_broke_off)
     end();
 }
 
+static void *submit_main(void *hand)
+{
+    submit_task(hand);
+    return NULL;
+}
+
+/* It makes no other call, and takes several times as long as limits.absent_after. */
+Test(coordinator, shows_a_slow_upload_and_does_not_call_its_member_absent)
+{
+    struct hand h;
+    pthread_t thread;
+    Fedlora__V1__RunStatus *status = NULL;
+    begin("[limits]\nabsent_after = 500ms\n");
+    ok(create_run("flora", 0));
+    take_task(&h);
+    h.member.options.part_bytes = h.update.size / 20;
+    h.member.options.part_us = 150 * 1000;
+    cr_assert_eq(pthread_create(&thread, NULL, submit_main, &h), 0);
+    for (int i = 0; i < 40; i++, usleep(50 * 1000)) {
+        message_free(status);
+        ok(fake_status(&status, &ops, "r"));
+        if (!strcmp(status->members[1]->doing, "absent")) break;
+    }
+    const Fedlora__V1__MemberStatus *m = status->members[0];
+    cr_expect_str_eq(m->doing, "training");
+    cr_expect_eq(m->sending_size, h.update.size);
+    cr_expect(m->sending_bytes > 0 && m->sending_bytes < h.update.size);
+    cr_expect_str_eq(status->members[1]->doing, "absent");
+    message_free(status);
+    pthread_join(thread, NULL);
+    ok(fake_status(&status, &ops, "r"));
+    cr_expect_eq(status->members[0]->sending_size, 0, "it has been sent");
+    message_free(status);
+    drop_task(&h);
+    end();
+}
+
 Test(coordinator, takes_a_late_update_into_the_next_round)
 {
     struct hand hand[MEMBERS], again;

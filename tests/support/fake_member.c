@@ -240,6 +240,7 @@ err fake_offset(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
 struct sending {
     const Fedlora__V1__SubmitHeader *header;
     const struct bytes *update;
+    const struct fake_options *options;
     size_t at, end;
     bool header_sent;
 };
@@ -258,7 +259,9 @@ static err next_part(struct bytes *message, bool *end, void *context)
         *end = true;
         return ERR_NONE;
     }
-    size_t n = s->end - s->at < LIMIT_CHUNK_BYTES ? s->end - s->at : LIMIT_CHUNK_BYTES;
+    size_t most = s->options->part_bytes ? s->options->part_bytes : LIMIT_CHUNK_BYTES;
+    size_t n = s->end - s->at < most ? s->end - s->at : most;
+    usleep(s->options->part_us);
     part.part_case = FEDLORA__V1__SUBMIT_PART__PART_DATA;
     part.data = (ProtobufCBinaryData){n, s->update->data + s->at};
     s->at += n;
@@ -268,8 +271,11 @@ static err next_part(struct bytes *message, bool *end, void *context)
 err fake_submit(Fedlora__V1__SubmitReply **reply, struct fake_member *m,
                 const Fedlora__V1__SubmitHeader *header, const struct bytes *update, size_t most)
 {
-    struct sending s = {
-        .header = header, .update = update, .at = header->offset, .end = update->size};
+    struct sending s = {.header = header,
+                        .update = update,
+                        .options = &m->options,
+                        .at = header->offset,
+                        .end = update->size};
     if (most && s.end - s.at > most) s.end = s.at + most;
     struct bytes back = {.max = RPC_MESSAGE_BYTES};
     struct rpc_upload upload = {.path = RPC_PATH_FEDERATION(submit),

@@ -42,6 +42,29 @@ static void unknown_total(void)
     progress_update(&p, 7, 0, 0, NULL);
 }
 
+/* A short transfer, and one whose first 40 MB came 20 s ago, after 10 MB of an earlier attempt. */
+static void transfers(void)
+{
+    struct progress p;
+    progress_begin_bytes(&p, false, "sending the update");
+    p.shown_ms -= 20000;
+    p.begun_ms -= 20000;
+    progress_update(&p, 50000000, 90000000, 40000000, NULL);
+    progress_end(&p, NULL);
+    progress_begin_bytes(&p, false, "downloading the state");
+    p.shown_ms -= 40000;
+    p.begun_ms -= 40000;
+    progress_update(&p, 50000000, 90000000, 40000000, NULL);
+    progress_end(&p, "interrupted");
+}
+
+Test(progress, prints_sizes_of_transfers_that_take_long)
+{
+    capture(text, sizeof text, 2, transfers);
+    cr_expect_str_eq(text, "downloading the state  50.0 MB of 90.0 MB (56 %)  1.0 MB/s  40s left\n"
+                           "downloading the state  interrupted  40s\n");
+}
+
 Test(progress, is_a_plain_line_every_few_seconds)
 {
     capture(text, sizeof text, 2, many_updates);

@@ -254,7 +254,7 @@ static err submit(struct server *s)
     Fedlora__V1__SubmitReply *reply = NULL;
     header.size = sizeof blob;
     header.digest = (ProtobufCBinaryData){DIGEST_BYTES, blob_digest.byte};
-    err e = remote_submit(&reply, s->client, &header, s->path);
+    err e = remote_submit(&reply, s->client, &header, s->path, NULL);
     if (!err_is(e)) cr_assert(reply->durable);
     message_free(reply);
     return e;
