@@ -168,6 +168,12 @@ static err entries_place(struct safetensors *st, struct safetensors_entry *entry
                          const uint8_t *data, size_t size)
 {
     uint64_t end = 0;
+    for (size_t i = 0; i < count; i++)
+        if (strlen(entry[i].tensor.name) >= LIMIT_TENSOR_NAME_BYTES)
+            return err_make(ERR_INPUT,
+                            "InvalidHeaderDeserialization: tensor %.80s...: the name is longer "
+                            "than %d bytes",
+                            entry[i].tensor.name, LIMIT_TENSOR_NAME_BYTES - 1);
     if (count) qsort(entry, count, sizeof *entry, entry_by_range);
     TRY(entries_check(entry, count, &end));
     if (end != size)
@@ -190,6 +196,11 @@ static err entries_place(struct safetensors *st, struct safetensors_entry *entry
 static err header_parse(json_t **out, const uint8_t *text, size_t size)
 {
     json_error_t cause;
+    if (!safetensors_is_bounded((const char *)text, size))
+        return err_make(ERR_INPUT,
+                        "InvalidHeaderDeserialization: more values or longer names than %d tensors "
+                        "with names of at most %d bytes can have",
+                        LIMIT_TENSORS, LIMIT_TENSOR_NAME_BYTES - 1);
     json_t *header = json_loadb((const char *)text, size, JSON_REJECT_DUPLICATES, &cause);
     if (header) {
         *out = header;
@@ -201,16 +212,36 @@ static err header_parse(json_t **out, const uint8_t *text, size_t size)
                     cause.text);
 }
 
-err safetensors_parse(struct safetensors *out, const void *data, size_t size)
+/* From the first 8 bytes. */
+static err header_length(uint64_t *out, const uint8_t *p, uint64_t most)
 {
-    const uint8_t *p = data;
-    if (size < 8) return verdict("HeaderTooSmall", "expected at least 8 bytes");
     uint64_t length = 0;
     for (int i = 0; i < 8; i++)
         length |= (uint64_t)p[i] << (8 * i);
-    if (length > LIMIT_SAFETENSORS_HEADER)
-        return err_make(ERR_INPUT, "HeaderTooLarge: %" PRIu64 " bytes, expected at most %u", length,
-                        LIMIT_SAFETENSORS_HEADER);
+    if (length > most)
+        return err_make(ERR_INPUT, "HeaderTooLarge: %" PRIu64 " bytes, expected at most %" PRIu64,
+                        length, most);
+    *out = length;
+    return ERR_NONE;
+}
+
+err safetensors_check_header(const char *path, uint64_t most)
+{
+    struct file_map map = {0};
+    uint64_t length;
+    TRY(file_map_open(&map, path));
+    err e = map.size < 8 ? verdict("HeaderTooSmall", "expected at least 8 bytes")
+                         : header_length(&length, map.data, most);
+    file_map_close(&map);
+    return err_is(e) ? err_in(e, "%s", path) : e;
+}
+
+err safetensors_parse(struct safetensors *out, const void *data, size_t size)
+{
+    const uint8_t *p = data;
+    uint64_t length = 0;
+    if (size < 8) return verdict("HeaderTooSmall", "expected at least 8 bytes");
+    TRY(header_length(&length, p, LIMIT_SAFETENSORS_HEADER));
     if (length > size - 8)
         return err_make(ERR_INPUT,
                         "InvalidHeaderLength: a header of %" PRIu64 " bytes in a file of %zu",

@@ -39,6 +39,9 @@ struct safetensors {
 
 err safetensors_parse(struct safetensors *out, const void *data, size_t size);
 err safetensors_open(struct safetensors *out, const char *path); /* error text names the path */
+/* Reads the header's length and nothing else: ERR_INPUT if it is above `most` bytes. For files of
+ * peers, before they are opened, where the number and names of tensors are known. */
+err safetensors_check_header(const char *path, uint64_t most);
 void safetensors_close(struct safetensors *st);
 const struct tensor *safetensors_find(const struct safetensors *st, const char *name); /* or NULL */
 const char *safetensors_metadata(const struct safetensors *st, const char *key);       /* or NULL */

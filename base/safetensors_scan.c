@@ -156,3 +156,33 @@ bool safetensors_scan(struct safetensors *st, struct safetensors_entry **entry, 
     *count = n;
     return true;
 }
+
+/* An entry has one map, two lists, and commas before it (1), between its keys (2), dimensions and
+ * offsets. The map of metadata and the map of all entries are two more. A character of a name takes
+ * at most the 6 bytes of \u1234. */
+bool safetensors_is_bounded(const char *text, size_t size)
+{
+    enum { COMMAS = 1 + 2 + SAFETENSORS_DIMS_MAX - 1 + 1, ESCAPE_BYTES = 6 };
+    size_t maps = 0, lists = 0, commas = 0, depth = 0, from = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        char c = text[i];
+        if (quoted && c == '\\') {
+            i++;
+        } else if (c == '"') {
+            bool long_name =
+                quoted && depth == 1 && i - from > ESCAPE_BYTES * LIMIT_TENSOR_NAME_BYTES;
+            if (long_name) return false;
+            quoted = !quoted;
+            from = i;
+        } else if (!quoted) {
+            maps += c == '{';
+            lists += c == '[';
+            commas += c == ',';
+            depth += c == '{' || c == '[';
+            depth -= depth && (c == '}' || c == ']');
+        }
+    }
+    return maps <= LIMIT_TENSORS + 2 && lists <= 2 * LIMIT_TENSORS &&
+           commas <= (size_t)COMMAS * LIMIT_TENSORS;
+}

@@ -179,6 +179,46 @@ Test(safetensors, rejects_headers_that_lie)
     expect_reject("{}", "MetadataIncompleteBuffer");
 }
 
+/* Neither is a valid header, so the error shows whether it was parsed before it was refused. */
+Test(safetensors, refuses_a_header_of_too_many_values_or_long_names_before_it_is_parsed)
+{
+    static const char *const unit[] = {"[],", "{},", "1,"};
+    struct bytes header = {.max = 8 << 20};
+    struct safetensors st = {0};
+    for (size_t i = 0; i < sizeof unit / sizeof *unit; i++) {
+        bytes_clear(&header);
+        ok(bytes_append(&header, "\0\0\0\0\0\0\0\0{\"a\":[", 14));
+        for (int k = 0; k < 1000000; k++)
+            ok(bytes_append(&header, unit[i], strlen(unit[i])));
+        uint64_t length = header.size - 8;
+        memcpy(header.data, &length, sizeof length);
+        err e = safetensors_parse(&st, header.data, header.size);
+        cr_expect(strstr(e.text, "more values or longer names"), "%s", e.text);
+    }
+    bytes_clear(&header);
+    ok(bytes_append(&header, "\0\0\0\0\0\0\0\0{\"", 10));
+    for (int k = 0; k < 1 << 20; k++)
+        ok(bytes_append(&header, "n", 1));
+    ok(bytes_append(&header, "\"", 1));
+    uint64_t length = header.size - 8;
+    memcpy(header.data, &length, sizeof length);
+    err e = safetensors_parse(&st, header.data, header.size);
+    cr_expect(strstr(e.text, "more values or longer names"), "%s", e.text);
+    bytes_close(&header);
+}
+
+Test(safetensors, refuses_a_header_longer_than_the_caller_expects_unread)
+{
+    char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES];
+    support_dir_make(dir);
+    ok(file_join(path, sizeof path, dir, "x.safetensors"));
+    ok(file_write(path, "\20\0\0\0\0\0\0\0not a header", 20, false));
+    ok(safetensors_check_header(path, 16));
+    refused(safetensors_check_header(path, 15), ERR_INPUT,
+            "x.safetensors: HeaderTooLarge: 16 bytes, expected at most 15");
+    support_dir_remove(dir);
+}
+
 Test(safetensors, refuses_to_write_what_would_not_read_back)
 {
     struct bytes out = {.max = 4096};
