@@ -170,6 +170,18 @@ out:
     return e;
 }
 
+/* A tensor's entry is its name with a prefix and a suffix, dtype, shape and offsets: less than 192
+ * bytes besides the module's name. Three lists of the metadata (fedlora.modules, dropped and
+ * alpha_pattern) have an entry for each module, whose quotes are escaped. The rest are short texts.
+ * A name may double when it is escaped. */
+uint64_t adapter_file_header_most(size_t modules, size_t name_bytes)
+{
+    enum { ENTRY_BYTES = 192, LISTS = 3, LISTED_BYTES = 64, OTHER_BYTES = 1 << 16 };
+    uint64_t each = ADAPTER_FILE_ROLES * ENTRY_BYTES + LISTS * LISTED_BYTES;
+    uint64_t names = 2 * (ADAPTER_FILE_ROLES + LISTS);
+    return OTHER_BYTES + modules * each + name_bytes * names;
+}
+
 /* An adapter has hundreds of tensors of some tens of KiB. They are gathered into blocks, because
  * one write(2) for each costs more than the copy. */
 struct gather {

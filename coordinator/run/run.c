@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "coordinator/run/bounds.h"
 #include "coordinator/run/run_draw.h"
+#include "coordinator/run/run_shapes.h"
 #include "proto/message.h"
 
 #include <errno.h>
@@ -223,6 +224,7 @@ err run_train_task(struct run_train_task *out, struct run *run, size_t member)
 err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
 {
     struct round_place place;
+    struct run_sizes sizes;
     size_t m = job->member_index;
     /* A late gradient was taken at factors that have since been replaced, so it cannot be used. */
     uint32_t behind =
@@ -233,6 +235,8 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
     if (trained_round < round_under_way(&run->round) && !run_draw_has(run, m, trained_round))
         return err_make(ERR_STATE, "%s was not drawn for round %u; ask for the next task",
                         run->round.member[m].id, trained_round);
+    run_update_sizes(&sizes, run, m, trained_round);
+    job->header_max = sizes.header;
     job->method = run->method;
     job->state = run->newest.state.digest;
     job->update.run = run->id;

@@ -6,6 +6,7 @@
  * upload_done() frees it, whichever of the two ends first. */
 #include "base/text.h"
 #include "coordinator/run/bounds.h"
+#include "coordinator/run/run_shapes.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/store/spool.h"
 #include "proto/message.h"
@@ -75,6 +76,18 @@ static err check_size(const struct serve *s, const Fedlora__V1__SubmitHeader *h)
                     (unsigned long long)h->size, (unsigned long long)s->config->update_bytes_max);
 }
 
+/* Without shapes no round is open, and round_judge() refuses. */
+static err check_shapes(const Fedlora__V1__SubmitHeader *h, const struct run *run, size_t member)
+{
+    struct run_sizes most;
+    run_update_sizes(&most, run, member, h->round);
+    if (!run->modules || h->size <= most.file) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "an update of %llu bytes; the modules of run %s at rank %u need at most %llu",
+                    (unsigned long long)h->size, run->config->name, run->member[member].rank,
+                    (unsigned long long)most.file);
+}
+
 static err check_weight(const Fedlora__V1__SubmitHeader *h, const struct run *run, size_t member)
 {
     uint64_t most = run->member[member].examples;
@@ -106,6 +119,7 @@ static err judge(struct round_place *place, struct upload *u, struct rpc_call *c
     TRY(serve_digest(&digest, &h->digest));
     TRY(bounds_check(&h->base));
     TRY(check_size(serve_of(call), h));
+    TRY(check_shapes(h, u->run, u->member));
     TRY(check_weight(h, u->run, u->member));
     run_apply_member(u->run, ROUND_ON_SEEN, u->member);
     err e = round_judge(place, &u->run->round, u->member, h->round, &digest);

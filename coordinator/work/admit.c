@@ -48,9 +48,21 @@ static err read_rank(uint32_t *out, const char *path)
     return ERR_NONE;
 }
 
+/* Before anything is parsed, because a long header costs memory and time. */
+static err check_header(const struct admit_job *a)
+{
+    err e = safetensors_check_header(a->part, a->header_max);
+    if (e.kind != ERR_INPUT) return e;
+    return err_make(ERR_INPUT,
+                    "update: its header has more than the %llu bytes that the modules of this run "
+                    "can need",
+                    (unsigned long long)a->header_max);
+}
+
 static err check_update(struct admit_job *a, const char *data_dir)
 {
     struct adapter_file state = {0};
+    TRY(check_header(a));
     struct blob_path path = blob_path(data_dir, &a->state);
     err e = adapter_file_map(&state, path.text);
     /* If the coordinator's own state cannot be read, that is not the sender's fault. */

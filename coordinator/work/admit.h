@@ -3,7 +3,7 @@
  *
  *     1. the digest of the file
  *     2. unit example: the copy of the member's ledger accounts for it
- *     3. the checks of the method (method_check_update)
+ *     3. the length of the header, and then the checks of the method (method_check_update)
  *     4. the file is flushed and named: a blob
  *     5. the rows of the whole batch, in one commit
  *
@@ -27,6 +27,7 @@ struct admit_job {
     char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES];
     struct digest state;         /* of the state it was trained from */
     err damage;                  /* out: the state cannot be used any more, so the run fails */
+    uint64_t header_max;         /* bytes of the file's header, by the run's modules */
     struct method_expect expect; /* without state and member, which admit.c fills in */
     struct store_update update;  /* update.member is set from `member` */
     /* Unit example: the run's budget for the records of a member. The copy of the member's ledger

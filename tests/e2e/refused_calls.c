@@ -48,6 +48,19 @@ static void refuse_bad_bytes(struct hand *h)
     bytes_close(&bad);
 }
 
+/* The header is no JSON, so the error shows that it was refused unread. */
+static void refuse_long_header(struct hand *h)
+{
+    struct bytes bad = {.max = 1 << 20};
+    uint64_t length =
+        adapter_file_header_most(2, strlen(modules[0].name) + strlen(modules[1].name)) + 1;
+    ok(bytes_append(&bad, &length, sizeof length));
+    for (uint64_t i = 0; i < length; i++)
+        ok(bytes_append(&bad, "[", 1));
+    refuse_bytes(h, &bad, ERR_REFUSED, "update: its header has more than");
+    bytes_close(&bad);
+}
+
 static void refuse_bad_headers(struct hand *h)
 {
     Fedlora__V1__SubmitHeader good = h->header;
@@ -66,6 +79,9 @@ static void refuse_bad_headers(struct hand *h)
     h->header.size = 1ull << 50;
     refuse_header(h, ERR_REFUSED, "size is 1.12589991e+15, expected 1 to");
     h->header = good;
+    h->header.size = h->update.size + (1 << 20);
+    refuse_header(h, ERR_REFUSED, "bytes; the modules of run r at rank 2 need at most");
+    h->header = good;
     h->header.train_loss = INFINITY;
     refuse_header(h, ERR_REFUSED, "train_loss is inf");
     h->header = good;
@@ -82,6 +98,7 @@ Test(refused_calls, refuses_bad_updates_by_name_and_the_run_stays_intact)
     ok(create_run("flora", 0));
     take_task(&h);
     refuse_bad_bytes(&h);
+    refuse_long_header(&h);
     refuse_bad_headers(&h);
     ok(fake_submit(&reply, &h.member, &h.header, &h.update, 0));
     cr_expect(reply->durable);
