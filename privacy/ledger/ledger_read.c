@@ -234,7 +234,7 @@ static err read_line(struct reading *r, const char *text, size_t size)
 
 static err read_lines(struct reading *r, const char *text, size_t size)
 {
-    const char *end = text + size;
+    const char *end = size ? text + size : text; /* an empty text may be NULL */
     for (r->line = r->out->head.count + 1; text < end; r->line++) {
         const char *stop = memchr(text, '\n', (size_t)(end - text));
         if (!stop) return wrong(r, "no newline at the end: the line was cut off");
