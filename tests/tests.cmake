@@ -62,13 +62,13 @@ function(fedlora_criterion_test folder stem)
   fedlora_ctest(${folder} ${program} ${program})
 endfunction()
 
-# Fuzz targets: with driver.c, which mutates their seeds a fixed number of times, or with libFuzzer, which needs an
-# empty or old folder for its findings and the seeds: build/fuzz/test_fuzz_NAME FOLDER SEEDS-FOLDER.
+# Fuzz targets: with driver.c, which mutates their seeds a fixed number of times, or with libFuzzer
+# (tests/fuzz/campaign.sh).
 function(fedlora_fuzz_target stem)
   set(program test_fuzz_${stem})
   add_executable(${program} ${CMAKE_SOURCE_DIR}/tests/fuzz/${stem}.c)
   fedlora_link_all(${program})
-  target_compile_definitions(${program} PRIVATE FEDLORA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  target_compile_definitions(${program} PRIVATE FEDLORA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FUZZ_NAME="${stem}")
   target_compile_options(${program} PRIVATE -Wno-unused-but-set-variable) # sums whose only purpose is to read bytes
   if(FEDLORA_FUZZ)
     target_link_options(${program} PRIVATE -fsanitize=fuzzer)

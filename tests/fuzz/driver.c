@@ -1,7 +1,7 @@
 /* Runs a fuzz target on mutated seeds, the same ones every time, or on the files named on the
- * command line. With FUZZ_KEEP set, each mutation is first written to fuzz-crash.bin in the
- * working folder, so that the file holds the input of a crash. FUZZ_RUNS sets the number of
- * mutations of each seed. */
+ * command line. The empty input and the packed inputs of tests/fuzz/campaign.sh are not mutated.
+ * With FUZZ_KEEP set, each mutation is first written to fuzz-crash.bin in the working folder, so
+ * that the file holds the input of a crash. FUZZ_RUNS sets the number of mutations of each seed. */
 #include "base/rng.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -92,7 +92,7 @@ static void keep(const uint8_t *data, size_t size)
  * its end. */
 static void run_exact(const uint8_t *data, size_t size)
 {
-    uint8_t *exact = malloc(size > 0 ? size : 1);
+    uint8_t *exact = calloc(size > 0 ? size : 1, 1);
     if (exact == NULL) abort();
     memcpy(exact, data, size);
     LLVMFuzzerTestOneInput(exact, size);
@@ -117,11 +117,27 @@ static void run_seed(const char *name, const uint8_t *seed, size_t seed_size, ui
     printf("%s: %d mutations\n", name, runs);
 }
 
+/* tests/fuzz/pack.py: each input after its size in four bytes. */
+static int run_pack(const uint8_t *pack, size_t size)
+{
+    int inputs = 0;
+    for (size_t at = 0; at + 4 <= size; inputs++) {
+        uint32_t length;
+        memcpy(&length, pack + at, sizeof length);
+        at += sizeof length;
+        if (length > size - at) break;
+        run_exact(pack + at, length);
+        at += length;
+    }
+    return inputs;
+}
+
 int main(int argc, char **argv)
 {
     uint8_t *seed = malloc(SEED_BYTES_MAX), *work = malloc(SEED_BYTES_MAX + GROWTH * MUTATIONS_MAX);
     int seeds = 0;
     if (seed == NULL || work == NULL) return 1;
+    if (argc == 1) run_exact(seed, 0); /* the empty input */
     for (int i = 1; i < argc; i++)
         run_exact(seed, read_seed(seed, argv[i]));
     for (int i = 0; argc == 1 && fuzz_seeds[i] != NULL; i++) {
@@ -132,6 +148,10 @@ int main(int argc, char **argv)
         run_seed(fuzz_seeds[i], seed, size, work);
         seeds++;
     }
+    if (argc == 1)
+        printf("packed: %d inputs\n",
+               run_pack(seed, read_seed(seed, FEDLORA_SOURCE_DIR "/tests/fuzz/seeds/" FUZZ_NAME
+                                                                 ".pack")));
     free(seed);
     free(work);
     if (argc == 1 && seeds == 0) printf("no seeds\n");

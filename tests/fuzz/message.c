@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const fuzz_seeds[] = {"tests/fuzz/seeds/hello.bin", "tests/fuzz/seeds/run.bin",
-                                  "tests/fuzz/seeds/submit.bin", "tests/fuzz/seeds/identity.txt",
-                                  NULL};
+const char *const fuzz_seeds[] = {"tests/fuzz/seeds/hello.bin",    "tests/fuzz/seeds/run.bin",
+                                  "tests/fuzz/seeds/submit.bin",   "tests/fuzz/seeds/unknown.bin",
+                                  "tests/fuzz/seeds/identity.txt", NULL};
 const int fuzz_runs = 2000;
 
 static void must(err e)
