@@ -155,3 +155,11 @@ void progress_end(struct progress *p, const char *detail)
     draw(p, &(struct progress_parts){.what = p->what, .detail = detail, .left = time});
     if (p->terminal) fputc('\n', stderr);
 }
+
+/* The line of a terminal is erased first; the next update draws it again. */
+void progress_note(struct progress *p, const char *text)
+{
+    if (!p->enabled) return;
+    fprintf(stderr, "%s%s\n", p->terminal && p->drawn ? "\r\033[K" : "", text);
+    fflush(stderr);
+}

@@ -32,6 +32,9 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t
  * it also after a failure. */
 void progress_end(struct progress *p, const char *detail);
 
+/* Prints a line that is not about the progress, between two of its lines. */
+void progress_note(struct progress *p, const char *text);
+
 /* The parts of a line, in the order in which they are printed; all but `what` may be NULL. */
 struct progress_parts {
     const char *what, *far, *detail, *rate, *left; /* far: part done; left: time left */

@@ -28,8 +28,8 @@ err remote_call(void *reply /* Message ** */, struct rpc_client *client,
 /* The answer of the standard service grpc.health.v1 for the whole coordinator. */
 err remote_health(bool *serving, const struct rpc_client_options *options);
 
-/* Told of a transfer's progress in bytes: `done` of `total`, of which `moved` in this attempt. For an
- * upload these are bytes that the transport has taken. NULL: not told. */
+/* Gets a transfer's progress in bytes: `done` of `total`, of which `moved` in this attempt. For an
+ * upload these are bytes that the transport has taken. */
 struct remote_watch {
     void (*moved)(void *user, uint64_t done, uint64_t total, uint64_t moved);
     void *user;
@@ -39,15 +39,15 @@ struct remote_watch {
 struct remote_blob {
     const char *method; /* RPC_PATH_FEDERATION(fetch) or RPC_PATH_ADMIN(fetch_blob) */
     const char *run;
-    struct digest digest; /* names the blob and is checked at the end */
-    const char *path;     /* the file to create; PATH.part during the download */
-    const struct remote_watch *watch;
+    struct digest digest;             /* names the blob and is checked at the end */
+    const char *path;                 /* the file to create; PATH.part during the download */
+    const struct remote_watch *watch; /* NULL: none */
 };
 /* The file is complete and has the right digest, or ERR_INPUT and it is deleted. An existing file
  * at `path` is overwritten without being read. */
 err remote_fetch(struct rpc_client *client, const struct remote_blob *blob);
 
-/* Uploads an update. The fields of `header` are sent as given, except the offset, which the
+/* Uploads an update; `watch` may be NULL. The fields of `header` are sent as given, except the offset, which the
  * coordinator decides. *reply is for message_free(). */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
                   const Fedlora__V1__SubmitHeader *header, const char *path,

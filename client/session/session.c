@@ -35,6 +35,7 @@ static err hello_once(struct session *s)
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
     request.protocol = 1;
+    request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
     /* After the first answer the run is fixed, also if --run was not given. */
     if (s->result.run[0] != 0)
         request.run = s->result.run;
@@ -167,6 +168,7 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
     request.run = s->result.run; /* s->hello is replaced when the loop says hello again */
     request.wait_ms = SESSION_WAIT_MS;
+    request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
     err e;
     while (err_is(e = remote_call(out, s->client, &method, &request.base,
                                   SESSION_WAIT_MS + REMOTE_CALL_MS))) {

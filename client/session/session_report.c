@@ -6,6 +6,7 @@
 #include "client/session/session_report.h"
 
 #include "base/stop.h"
+#include "base/text.h"
 #include "client/session/remote.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
@@ -32,6 +33,10 @@ static void send_report(struct session_report *r, const Fedlora__V1__ReportReque
     if (reply->abandon && !atomic_load(&r->abandon)) {
         snprintf(r->reason, sizeof r->reason, "%s", reply->reason);
         atomic_store(&r->abandon, true);
+    } else if (!reply->abandon) {
+        pthread_mutex_lock(&r->lock);
+        snprintf(r->notice, sizeof r->notice, "%s", reply->reason);
+        pthread_mutex_unlock(&r->lock);
     }
     message_free(reply);
 }
@@ -95,7 +100,13 @@ static bool on_step(void *user, const struct train_step *step)
         r->loss = step->loss;
         r->tokens_per_second = r->seconds > 0 ? (double)r->tokens / r->seconds : 0;
     }
+    bool noticed = r->notice[0] != 0 && strcmp(r->notice, r->said) != 0;
+    if (noticed) memcpy(r->said, r->notice, sizeof r->said);
     pthread_mutex_unlock(&r->lock);
+    if (noticed) {
+        text_tame(r->said); /* it ends on a terminal */
+        progress_note(&r->progress, r->said);
+    }
     progress_update(&r->progress, step->step + 1, step->steps, r->tokens, detail);
     return !atomic_load(&r->abandon) && !stop_asked;
 }

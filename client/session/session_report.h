@@ -23,13 +23,15 @@ struct session_report { /* the caller sets the first group, and zero for the res
     uint64_t tokens;          /* since the start of the round; training thread only */
     double seconds;           /* time of these tokens */
     pthread_t thread;         /* sends the reports */
-    pthread_mutex_t lock;     /* guards the members from `ending` to `tokens_per_second` */
+    pthread_mutex_t lock;     /* guards the members from `ending` to `notice` */
     pthread_cond_t wake;      /* ends a pause of the reporting thread */
     bool running, ending;     /* running: the thread was created */
     uint32_t step, steps;
     double loss, tokens_per_second;
+    char notice[256];    /* the coordinator's newest text for the user; "": none */
     atomic_bool abandon; /* the coordinator has answered that the round is over */
     char reason[256];    /* why; set when abandon is */
+    char said[256];      /* the notice that was printed; training thread only */
 };
 
 /* Calls member_train() with these reports; `work` must have no on_step. ERR_STATE when the

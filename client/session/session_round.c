@@ -71,8 +71,8 @@ struct transfer {
     struct retry *retry; /* of a download; NULL: an upload */
 };
 
-/* Bytes that arrive are a success of the connection, long before the whole download is one. Bytes of
- * an upload are not: the coordinator may refuse them all. */
+/* Bytes that arrive are a success of the connection, long before the whole download is one. Bytes
+ * of an upload are not, because the coordinator may refuse them all. */
 static void show_moved(void *user, uint64_t done, uint64_t total, uint64_t moved)
 {
     struct transfer *t = user;

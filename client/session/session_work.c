@@ -12,13 +12,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* A description has about a kilobyte. A larger file was not written by this program. */
-enum { WORK_JSON_BYTES = 1 << 16, LOCK_BYTES = 32 };
+enum { WORK_JSON_BYTES = 1 << 16, LOCK_BYTES = 32, ID_TEXT_BYTES = 2 * SESSION_WORK_ID + 1 };
 
 /* One directory per federation and member id, so that one user can run several members. Relative
  * values of the environment variables are ignored, as the XDG convention requires. */
@@ -69,6 +70,29 @@ static err take_lock(struct session_work *work, const struct rpc_peer *self)
     return e;
 }
 
+/* The name of the machine is hashed too, because a work directory may be copied to another one. A
+ * file that cannot be read whole, for example after a full disk, is replaced. */
+static err name_session(struct session_work *work)
+{
+    char path[LIMIT_PATH_BYTES], text[ID_TEXT_BYTES + 256] = "", *kept = NULL;
+    size_t size = 0;
+    TRY(file_join(path, sizeof path, work->dir, "session"));
+    if (file_exists(path)) TRY(file_read_all(&kept, &size, path, WORK_JSON_BYTES));
+    bool whole = size == ID_TEXT_BYTES - 1;
+    if (whole) memcpy(text, kept, size);
+    free(kept);
+    if (!whole) {
+        uint8_t fresh[SESSION_WORK_ID];
+        randombytes_buf(fresh, sizeof fresh);
+        sodium_bin2hex(text, ID_TEXT_BYTES, fresh, sizeof fresh);
+        TRY(file_write(path, text, ID_TEXT_BYTES - 1, /*replace*/ true));
+    }
+    (void)gethostname(text + ID_TEXT_BYTES - 1, 255);
+    struct digest id = digest_of(text, strlen(text));
+    memcpy(work->id, id.byte, sizeof work->id);
+    return ERR_NONE;
+}
+
 /* Directories get mode 0700: updates are made from private data. */
 err session_work_open(struct session_work *out, const char *dir, const struct rpc_peer *self)
 {
@@ -79,8 +103,12 @@ err session_work_open(struct session_work *out, const char *dir, const struct rp
     TRY(file_make_dirs(work.blobs));
     TRY(file_make_dirs(work.updates));
     TRY(take_lock(&work, self));
-    *out = work;
-    return ERR_NONE;
+    err e = name_session(&work);
+    if (err_is(e))
+        session_work_close(&work);
+    else
+        *out = work;
+    return e;
 }
 
 void session_work_close(struct session_work *work)

@@ -2,6 +2,7 @@
  * finished updates until their round is published.
  *
  *   lock
+ *   session                            random text that names this directory
  *   blobs/DIGEST.safetensors
  *   updates/RUN.ROUND.safetensors      the update
  *   updates/RUN.ROUND.json             its description, written after it
@@ -17,7 +18,11 @@
 #include "base/lock.h"
 #include "proto/rpc.h"
 
+enum { SESSION_WORK_ID = 16 };
+
 struct session_work {
+    /* Names this machine and directory, also when the member is started again. */
+    uint8_t id[SESSION_WORK_ID];
     char dir[LIMIT_PATH_BYTES - 256], blobs[LIMIT_PATH_BYTES - 200],
         updates[LIMIT_PATH_BYTES - 200];
     struct lock lock;

@@ -456,7 +456,7 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
     if (m->counted_in && m->trained_round == trained_round) {
         char have[DIGEST_TEXT_BYTES];
         digest_text(have, &m->digest);
-        return err_make(ERR_INPUT,
+        return err_make(ERR_STATE,
                         "a second update of %s for round %u with another digest; the one held "
                         "is %.16s",
                         m->id, trained_round, have);

@@ -52,6 +52,7 @@ struct run_member {
     double train_loss;
     struct store_evaluation evaluation; /* its newest; rows 0: none */
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
+    void *session;                      /* serve_session.c: its machine, or NULL; freed here */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
                                            its privacy ledger; head.count 0: not read yet */
 };

@@ -68,8 +68,10 @@ void run_close(struct run *run)
 {
     if (!run) return;
     if (run->config) run_flush_counters(run);
-    for (size_t i = 0; run->member && i < run->round.members; i++)
+    for (size_t i = 0; run->member && i < run->round.members; i++) {
         ledger_close(&run->member[i].ledger);
+        free(run->member[i].session);
+    }
     close_lists(run);
     private_noise_ahead_close(run->noise_ahead);
     round_close(&run->round);

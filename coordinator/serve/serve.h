@@ -57,6 +57,20 @@ err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
 
+/* serve_session.c: one certificate on two machines. The machine that takes part in a run keeps its
+ * place, so that no work is lost; another one is refused until the first has been silent for
+ * limits.absent_after. A call without a session is never refused.
+ *
+ *     serve_session_check()    ERR_LIMIT: another machine is at work (`hello`: with its address, and
+ *                              both are logged); or ERR_STATE for a call other than Hello
+ *     serve_session_take()     this machine takes part from now on
+ *     serve_session_notice()   text for the machine that keeps its place; "": there is no other */
+err serve_session_check(struct rpc_call *call, struct run *run, size_t member,
+                        const ProtobufCBinaryData *session, bool hello);
+void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
+                        const ProtobufCBinaryData *session);
+void serve_session_notice(char *out, size_t bytes, const struct run *run, size_t member);
+
 /* serve_submit.c: the bytes of a member's open upload; false: there is none. */
 bool serve_upload(uint64_t *received, uint64_t *size, const struct run_member *member);
 

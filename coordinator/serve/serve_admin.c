@@ -70,9 +70,9 @@ static err fill_aside(Fedlora__V1__RunStatus **out, struct run_aside *aside, str
     return ERR_NONE;
 }
 
-/* First the runs that cannot be read, then the others in order of creation. Runs are only ever added
- * at the end, so the number that a page ended with stays valid. Short statuses in pages, because a
- * list of many runs could be larger than one message. */
+/* First the runs that cannot be read, then the others in order of creation. Runs are only ever
+ * added at the end, so the number that a page ended with stays valid. Short statuses in pages,
+ * because a list of many runs could be larger than one message. */
 static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call,
                 const Fedlora__V1__ListRunsRequest *request, struct arena *arena)
 {

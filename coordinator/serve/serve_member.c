@@ -22,7 +22,9 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
         return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, uses %d",
                         request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
     TRY(serve_member(&run, &m, call, request->run));
+    TRY(serve_session_check(call, run, m, &request->session, /*hello*/ true));
     TRY(run_hello(run, m, request));
+    serve_session_take(call, run, m, &request->session);
     run_hello_reply(reply, run, m);
     return ERR_NONE;
 }
@@ -102,12 +104,15 @@ static const char *drawn_reason(const struct run *run)
 
 /* The retry is short, because the long poll itself does the waiting; it only spaces out the
  * calls of members that ask without waiting. */
-static void answer_wait(struct run *run, struct rpc_call *call)
+static void answer_wait(struct run *run, size_t member, struct rpc_call *call)
 {
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
-    char reason[SERVE_REASON_BYTES];
-    if (run->round.rules.secret)
+    char reason[SERVE_REASON_BYTES], notice[SERVE_REASON_BYTES];
+    serve_session_notice(notice, sizeof notice, run, member);
+    if (*notice)
+        snprintf(reason, sizeof reason, "%s", notice);
+    else if (run->round.rules.secret)
         snprintf(reason, sizeof reason, "%s", drawn_reason(run));
     else
         round_waiting_for(reason, sizeof reason, &run->round, text_now_ms());
@@ -137,7 +142,7 @@ static bool answer_task(const struct serve_poll *poll, bool must)
     default:
         break;
     }
-    if (must) answer_wait(run, call);
+    if (must) answer_wait(run, member, call);
     return must;
 }
 
@@ -152,9 +157,13 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
     if (!err_is(e)) e = serve_member(&poll.run, &poll.member, call, request->run);
     if (!err_is(e) && !poll.run->round.member[poll.member].joined)
         e = err_make(ERR_STATE, "call Hello first");
+    if (!err_is(e))
+        e = serve_session_check(call, poll.run, poll.member, &request->session, /*hello*/ false);
     if (err_is(e)) {
         serve_refuse(call, e);
     } else {
+        if (!poll.run->member[poll.member].session)
+            serve_session_take(call, poll.run, poll.member, &request->session);
         run_apply_member(poll.run, ROUND_ON_SEEN, poll.member);
         uint64_t wait_ms =
             request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
@@ -170,7 +179,7 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
  * way to tell a training member that its round is over. If late updates count, the update is worth
  * finishing for some rounds more. */
 static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
-                  const Fedlora__V1__ReportRequest *request)
+                  const Fedlora__V1__ReportRequest *request, char notice[SERVE_REASON_BYTES])
 {
     struct run *run = NULL;
     size_t m = 0;
@@ -189,6 +198,8 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                                          .round = request->round,
                                          .step = request->step,
                                          .steps = request->steps});
+    serve_session_notice(notice, SERVE_REASON_BYTES, run, m);
+    reply->reason = notice;
     enum round_phase phase = round_phase(&run->round);
     bool over = phase == ROUND_FINISHED || phase == ROUND_STOPPED;
     uint32_t under_way = round_under_way(&run->round);
@@ -203,8 +214,9 @@ static void report_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__ReportRequest *request = NULL;
     Fedlora__V1__ReportReply reply = FEDLORA__V1__REPORT_REPLY__INIT;
+    char notice[SERVE_REASON_BYTES];
     err e = message_unpack(&request, &fedlora__v1__report_request__descriptor, data, size);
-    if (!err_is(e)) e = report(&reply, call, request);
+    if (!err_is(e)) e = report(&reply, call, request, notice);
     if (err_is(e))
         serve_refuse(call, e);
     else

@@ -259,6 +259,41 @@ Test(coordinator, shows_a_slow_upload_and_does_not_call_its_member_absent)
     end();
 }
 
+/* The one that takes part keeps its place until it has been silent for limits.absent_after. */
+Test(coordinator, lets_two_machines_with_one_certificate_lose_no_work)
+{
+    struct fake_member first, second;
+    Fedlora__V1__HelloReply *reply = NULL;
+    Fedlora__V1__Task *task = NULL;
+    begin("[limits]\nabsent_after = 2s\n");
+    ok(create_run("flora", 0));
+    open_member(&first, "m0", 2);
+    open_member(&second, "m0", 2);
+    first.options.session = "0123456789abcdef";
+    second.options.session = "fedcba9876543210";
+    hello(&first);
+    refused(fake_hello(&reply, &second), ERR_LIMIT,
+            "m0 takes part in run r from another machine or work directory");
+    cr_expect(fake_federation_logged(&federation, "event=member.twice run=r member=m0"));
+    ok(fake_next_task(&task, &first, 0));
+    cr_assert_eq(task->kind_case, FEDLORA__V1__TASK__KIND_WAIT);
+    cr_expect(strstr(task->wait->reason, "another machine"), "%s", task->wait->reason);
+    message_free(task);
+    refused(fake_next_task(&task, &second, 0), ERR_STATE, "from another machine");
+    for (int i = 0; i < 100 && err_is(fake_hello(&reply, &second)); i++)
+        usleep(100 * 1000);
+    cr_assert_not_null(reply, "the first one was silent for long");
+    message_free(reply);
+    cr_expect(fake_federation_logged(&federation, "event=member.moved run=r member=m0"));
+    refused(fake_next_task(&task, &first, 0), ERR_STATE, "from another machine");
+    refused(fake_hello(&reply, &first), ERR_LIMIT, "from another machine");
+    ok(fake_next_task(&task, &second, 0));
+    message_free(task);
+    fake_close(&first);
+    fake_close(&second);
+    end();
+}
+
 Test(coordinator, takes_a_late_update_into_the_next_round)
 {
     struct hand hand[MEMBERS], again;

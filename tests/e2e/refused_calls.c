@@ -111,7 +111,7 @@ Test(refused_calls, refuses_bad_updates_by_name_and_the_run_stays_intact)
     Fedlora__V1__TrainTask other = *h.task->train;
     other.alpha *= 2;
     ok(fake_update(&second, &h.member, &other));
-    refuse_bytes(&h, &second, ERR_REFUSED, "a second update of m0 for round 1 with another digest");
+    refuse_bytes(&h, &second, ERR_STATE, "a second update of m0 for round 1 with another digest");
     bytes_close(&second);
     drop_task(&h);
     run_everyone(0, 0);

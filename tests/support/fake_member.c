@@ -49,6 +49,12 @@ static err call(void *reply, struct fake_member *m, const char *path,
     return e;
 }
 
+static ProtobufCBinaryData session_of(const struct fake_member *m)
+{
+    uint8_t *session = (uint8_t *)(uintptr_t)m->options.session;
+    return (ProtobufCBinaryData){session ? 16 : 0, session};
+}
+
 err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
 {
     const struct fake_base *base = m->options.base;
@@ -72,6 +78,7 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.rank = m->options.rank;
     hello.examples = m->options.examples;
     hello.eval_rows = m->options.eval_rows;
+    hello.session = session_of(m);
     err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
     if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
@@ -85,6 +92,7 @@ err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wai
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
     request.run = (char *)(uintptr_t)m->options.run;
     request.wait_ms = wait_ms;
+    request.session = session_of(m);
     return call(task, m, RPC_PATH_FEDERATION(next_task), &request.base,
                 &fedlora__v1__task__descriptor);
 }

@@ -30,6 +30,7 @@ struct fake {
     const char *unit, *unit_again; /* of privacy, in the first answer to Hello and in later ones */
     /* received by the coordinator */
     atomic_int hellos, fetches, submits;
+    uint8_t session[16];
     struct bytes update;
     struct digest digest;
 };
@@ -62,8 +63,11 @@ static void hello_begin(struct rpc_call *call, const void *request, size_t size)
     cr_assert_eq(hello->examples, 4);
     cr_assert_eq(hello->n_modules, 7);
     cr_assert_eq(memcmp(hello->base_digest.data, f->base.byte, DIGEST_BYTES), 0);
+    cr_assert_eq(hello->session.len, sizeof f->session);
+    if (atomic_fetch_add(&f->hellos, 1) > 0)
+        cr_assert_eq(memcmp(f->session, hello->session.data, sizeof f->session), 0);
+    memcpy(f->session, hello->session.data, sizeof f->session);
     message_free(hello);
-    atomic_fetch_add(&f->hellos, 1);
     Fedlora__V1__HelloReply answer = FEDLORA__V1__HELLO_REPLY__INIT;
     Fedlora__V1__Training training = training_of(f);
     answer.run = (char *)(uintptr_t) "r";

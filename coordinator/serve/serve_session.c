@@ -1,0 +1,94 @@
+/* Two machines with one certificate. Calls carry the identity of the certificate only, so each
+ * machine names itself by 16 bytes that it keeps in its work directory: a member that is started
+ * again is the same machine. After a restart of the coordinator the first machine that calls keeps
+ * its place. */
+#include "base/text.h"
+#include "coordinator/serve/serve.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { SESSION_BYTES = 16, SESSION_LOG_MS = 60 * 1000, SESSION_NOTICE_MS = 120 * 1000 };
+
+struct machine {
+    uint8_t id[SESSION_BYTES];
+    char address[64], rival[64];
+    uint64_t rival_ms;  /* last refusal of another machine; 0: none */
+    uint64_t logged_ms; /* last line in the log about it */
+};
+
+static const char *address_of(const struct rpc_call *call)
+{
+    (void)call;
+    return "unknown address";
+}
+
+static bool is_named(const ProtobufCBinaryData *session)
+{
+    return session->len == SESSION_BYTES;
+}
+
+/* The other machine tries again for as long as it likes, so a line is logged once a minute. */
+static void note_rival(struct machine *has, const struct rpc_call *call, const struct run *run,
+                       size_t member, uint64_t now)
+{
+    snprintf(has->rival, sizeof has->rival, "%s", address_of(call));
+    has->rival_ms = now;
+    if (has->logged_ms && now - has->logged_ms < SESSION_LOG_MS) return;
+    has->logged_ms = now;
+    LOG(LOG_WARN, "member.twice", LOG_STR("run", run->config->name),
+        LOG_STR("member", run->round.member[member].id), LOG_STR("takes_part", has->address),
+        LOG_STR("refused", has->rival));
+}
+
+err serve_session_check(struct rpc_call *call, struct run *run, size_t member,
+                        const ProtobufCBinaryData *session, bool hello)
+{
+    struct machine *has = run->member[member].session;
+    const struct round_member *m = &run->round.member[member];
+    char ago[32], silent[32];
+    uint64_t now = text_now_ms(), absent_ms = run->round.rules.absent_ms;
+    if (!is_named(session) || !has || !memcmp(has->id, session->data, SESSION_BYTES))
+        return ERR_NONE;
+    if (!hello)
+        return err_make(ERR_STATE, "%s takes part in run %s from another machine (%s)", m->id,
+                        run->config->name, has->address);
+    uint64_t quiet = m->seen_ms && now > m->seen_ms ? now - m->seen_ms : 0;
+    if (!m->seen_ms || quiet > absent_ms) return ERR_NONE;
+    note_rival(has, call, run, member, now);
+    text_duration(ago, sizeof ago, quiet);
+    text_duration(silent, sizeof silent, absent_ms);
+    return err_make(ERR_LIMIT,
+                    "%s takes part in run %s from another machine or work directory (%s, seen %s "
+                    "ago): stop it, or wait until it has been silent for %s",
+                    m->id, run->config->name, has->address, ago, silent);
+}
+
+/* Without memory the member is not protected from a second machine, which is no reason to refuse
+ * it. */
+void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
+                        const ProtobufCBinaryData *session)
+{
+    struct run_member *m = &run->member[member];
+    struct machine *has = m->session;
+    if (!is_named(session)) return;
+    bool moved = has && memcmp(has->id, session->data, SESSION_BYTES) != 0;
+    if (moved)
+        LOG(LOG_WARN, "member.moved", LOG_STR("run", run->config->name),
+            LOG_STR("member", run->round.member[member].id), LOG_STR("from", has->address),
+            LOG_STR("to", address_of(call)));
+    if (!has) has = m->session = calloc(1, sizeof *has);
+    if (!has) return;
+    if (moved) has->rival_ms = 0;
+    memcpy(has->id, session->data, SESSION_BYTES);
+    snprintf(has->address, sizeof has->address, "%s", address_of(call));
+}
+
+void serve_session_notice(char *out, size_t bytes, const struct run *run, size_t member)
+{
+    const struct machine *has = run->member[member].session;
+    *out = 0;
+    if (!has || !has->rival_ms || text_now_ms() - has->rival_ms > SESSION_NOTICE_MS) return;
+    snprintf(out, bytes, "another machine (%s) also calls with this certificate, and is refused",
+             has->rival);
+}
