@@ -26,12 +26,17 @@ struct session {
     struct session_result result;   /* filled during the run */
     uint32_t submitted_round;       /* accepted in this process; 0: none */
     char wait_reason[512];          /* the last reason for waiting that was printed */
+    /* The last fault of the certificate's files that was printed, and when. */
+    char files_said[ERR_TEXT_BYTES];
+    uint64_t files_said_ms;
 };
 
 /* A note for the user on standard error, unless --quiet was given. */
 void session_round_note(const struct session *s, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* After a failed call: waits if a retry can help, else returns `cause`. */
+/* After a failed call: reads the certificate's files again, and waits if a retry can help, else
+ * returns `cause`. Files that cannot be used, and certificates that are not accepted any more, do
+ * not end a membership. */
 err session_round_retry(struct session *s, err cause);
 /* Path of a blob, downloaded unless it is there; `what` names it in errors. ERR_STATE: the blob was
  * replaced by a newer one. */

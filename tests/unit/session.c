@@ -11,7 +11,19 @@
 
 #define BASE FEDLORA_SOURCE_DIR "/tests/models/llama"
 
-enum task { TRAIN, WAIT, FINISHED, EVALUATE, OF_ANOTHER_RUN, SHORT_DIGEST, NOTHING, NOT_JOINED };
+enum task {
+    TRAIN,
+    WAIT,
+    FINISHED,
+    EVALUATE,
+    OF_ANOTHER_RUN,
+    SHORT_DIGEST,
+    NOTHING,
+    NOT_JOINED,
+    HALF_RENEWED, /* breaks the call off; the key is another certificate's from now on */
+    EXPIRED,      /* the same with a certificate that has ended */
+    RENEWED,      /* breaks the call off; both files are good again */
+};
 
 struct fake {
     struct rpc_server *server;
@@ -104,6 +116,15 @@ static void answer_train(struct fake *f, struct rpc_call *call, enum task kind)
     reply(call, &task.base);
 }
 
+static void copy_cert(const struct fake *f, const char *cert, const char *key)
+{
+    char command[512];
+    snprintf(command, sizeof command,
+             "cd %s && cp " FIXTURE_CERTS "/%s.pem a.pem && cp " FIXTURE_CERTS "/%s.key a.key",
+             f->dir, cert, key);
+    cr_assert_eq(system(command), 0);
+}
+
 static void next_begin(struct rpc_call *call, const void *request, size_t size)
 {
     (void)request, (void)size;
@@ -112,7 +133,13 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
     Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
-    if (kind == NOT_JOINED) {
+    if (kind >= HALF_RENEWED) {
+        copy_cert(f, kind == EXPIRED ? "expired" : "a",
+                  kind == EXPIRED        ? "expired"
+                  : kind == HALF_RENEWED ? "b"
+                                         : "a");
+        rpc_call_refuse(call, err_make(ERR_MACHINE, "no"));
+    } else if (kind == NOT_JOINED) {
         rpc_call_refuse(call, err_make(ERR_STATE, "call Hello first"));
     } else if (kind == EVALUATE) {
         Fedlora__V1__EvaluateTask evaluate = FEDLORA__V1__EVALUATE_TASK__INIT;
@@ -429,6 +456,24 @@ Test(session, keeps_the_last_state_where_the_user_wants_it)
     FIXTURE_OK(session_run(&r, &f.options));
     FIXTURE_OK(digest_of_file(&have, f.update_path));
     cr_assert(digest_equal(&have, &f.state));
+    finish(&f);
+}
+
+/* The second call after each fault is made with the certificate in memory, which still works. */
+Test(session, waits_for_a_certificate_that_can_be_used)
+{
+    static const enum task script[] = {HALF_RENEWED, WAIT, EXPIRED, RENEWED, FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    char cert[160], key[160];
+    start(&f, script);
+    copy_cert(&f, "a", "a");
+    snprintf(cert, sizeof cert, "%s/a.pem", f.dir);
+    snprintf(key, sizeof key, "%s/a.key", f.dir);
+    f.options.remote.cert = cert;
+    f.options.remote.key = key;
+    FIXTURE_OK(session_run(&r, &f.options));
+    cr_expect_str_eq(r.outcome, "finished");
     finish(&f);
 }
 
