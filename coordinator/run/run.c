@@ -258,7 +258,7 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
         job->epsilon = run->config->privacy->epsilon;
         job->delta = run->config->privacy->delta;
     }
-    TRY(work_push(run->shop->receipts, &job->job));
+    TRY(run_shop_admit(run->shop, job, run));
     run_apply(run, &(struct round_event){.kind = ROUND_ON_ADMIT,
                                          .now_ms = run_now_ms(run),
                                          .member = m,

@@ -15,7 +15,7 @@
 struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
     struct store *store; /* the loop thread's connection */
-    struct work *maths, *receipts;
+    struct work *maths, *receipts, *slow_receipts;
     const struct config *config;
     /* Tasks or events of the run have changed, so waiting calls may have an answer now. */
     void (*changed)(struct run *run, void *context);
@@ -32,10 +32,13 @@ struct run_aside {
     char name[LIMIT_NAME_BYTES];
     err why;
 };
-/* Opens the store at config->path and two workers. */
+/* Opens the store at config->path and the workers. */
 err run_shop_open(struct run_shop *shop);
 /* Takes back finished work, whose results are fed to the runs. Loop thread. */
 void run_shop_turn(struct run_shop *shop);
+/* Gives an upload to the worker for receipts of its kind. The run, or NULL for a blob of an operator,
+ * is its lane. */
+err run_shop_admit(struct run_shop *shop, struct admit_job *job, const struct run *run);
 /* Ends the workers; then the runs can be closed, and after them the store. A shop that could be
  * opened only in part, or was zeroed, is accepted. */
 void run_shop_stop(struct run_shop *shop);
@@ -54,7 +57,8 @@ struct run_member {
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
     void *session;                      /* serve_session.c: its machine, or NULL; freed here */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
-                                           its privacy ledger; head.count 0: not read yet */
+                                           its privacy ledger */
+    bool ledger_read;                   /* all of that copy, since the coordinator started */
 };
 
 struct run {
@@ -120,8 +124,9 @@ struct run_train_task {
 err run_train_task(struct run_train_task *out, struct run *run, size_t member);
 /* Whole lines of a member's own privacy ledger (unit example), from number `from` on, under the
  * name that its certificate gives to the federation. An empty part asks how many lines are held; a
- * part that does not continue at the next line is ignored, and *held says where to continue. So a
- * member that lost a reply can repeat its call. */
+ * part that does not continue at the next line is ignored, a long one is taken in part, and *held says
+ * where to continue. So a member that lost a reply can repeat its call. ERR_LIMIT: come back, because
+ * the copy is being read after a restart. */
 struct run_ledger_part {
     const char *federation;
     uint64_t from;

@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LINES_MAX = 1 << 16 };
+/* A line takes about 0.1 ms of the loop thread, for which all members wait, most of it for the
+ * signature. So a call takes this many lines, or reads this many bytes after a restart, and the
+ * caller comes again. */
+enum { LINES_MAX = 1 << 16, TAKEN_MAX = 64, READ_BYTES = 1 << 18 };
 
 static const char *name_of(char out[LIMIT_NAME_BYTES + 16], const char *member)
 {
@@ -13,28 +16,38 @@ static const char *name_of(char out[LIMIT_NAME_BYTES + 16], const char *member)
     return out;
 }
 
-/* After a restart the ledger is empty in memory: reads the copy from the store, in parts. Only
- * its head and the lines of the current call are kept (ledger_forget), because a ledger grows
- * for years. */
+/* After a restart the ledger is empty in memory: reads the next part of the copy from the store.
+ * Only its head and the lines of the current call are kept (ledger_forget), because a ledger grows
+ * for years. ERR_LIMIT: there is more to read. */
 static err load(struct run *run, size_t member)
 {
     struct run_member *m = &run->member[member];
     const char *id = run->round.member[member].id;
     char name[LIMIT_NAME_BYTES + 16];
-    err e = ERR_NONE;
-    if (m->ledger.head.count) return ERR_NONE;
-    for (;;) {
-        struct bytes part = {.max = LEDGER_PART_BYTES};
-        e = store_ledger_part(&part, run->shop->store, run->id, id, m->ledger.head.count);
-        bool more = !err_is(e) && part.size > 0;
-        if (more)
-            e = ledger_read_more(&m->ledger, (const char *)part.data, part.size, name_of(name, id));
-        bytes_close(&part);
-        if (!more || err_is(e)) break;
-    }
-    if (!err_is(e) && m->ledger.head.count) e = ledger_forget(&m->ledger);
+    struct bytes part = {.max = READ_BYTES};
+    if (m->ledger_read) return ERR_NONE;
+    err e = store_ledger_part(&part, run->shop->store, run->id, id, m->ledger.head.count);
+    bool any = !err_is(e) && part.size > 0;
+    if (any)
+        e = ledger_read_more(&m->ledger, (const char *)part.data, part.size, name_of(name, id));
+    if (!err_is(e) && any) e = ledger_forget(&m->ledger);
+    /* A part that is not full was the last one. */
+    m->ledger_read = !err_is(e) && part.size + LEDGER_LINE_BYTES < READ_BYTES;
+    bytes_close(&part);
     if (err_is(e)) ledger_close(&m->ledger);
-    return e;
+    if (err_is(e) || m->ledger_read) return e;
+    return err_make(ERR_LIMIT, "the copy of your ledger is being read from the disk; come back");
+}
+
+/* The first TAKEN_MAX lines. */
+static size_t bytes_taken(const ProtobufCBinaryData *lines)
+{
+    const char *text = (const char *)lines->data, *at = text, *end = at + lines->len, *stop = text;
+    for (int n = 0; n < TAKEN_MAX && stop && at < end; n++) {
+        stop = memchr(at, '\n', (size_t)(end - at));
+        at = stop ? stop + 1 : end;
+    }
+    return (size_t)(at - text);
 }
 
 /* Line 1 states the terms and has no entry. The ledger holds only its newest lines, so counting
@@ -69,33 +82,54 @@ static err describe(struct store_copy **out, size_t *count, const struct ledger 
     return ERR_NONE;
 }
 
-/* The lines are verified (hash chain and signature) before they are stored. If storing fails,
- * memory is ahead of the store, so the ledger is dropped and read again with the next call. */
+/* Back to the ledger of before a refused part. Its lines are in the arena until they are forgotten,
+ * otherwise a member could fill the memory with refused lines. */
+static void undo(struct ledger *ledger, struct ledger was, bool *read)
+{
+    was.arena = ledger->arena;
+    *ledger = was;
+    if (was.head.count && !err_is(ledger_forget(ledger))) return;
+    ledger_close(ledger);
+    *read = was.head.count == 0;
+}
+
+static err check_lines(const struct run *run, const struct ledger *ledger, const char *name)
+{
+    if (ledger->terms.unit != LEDGER_EXAMPLE || ledger->head.count > LINES_MAX)
+        return err_make(ERR_INPUT, "%s: expected unit example, and at most %d lines", name,
+                        LINES_MAX);
+    return ledger_check_simulated(ledger, run->shop->simulated, name);
+}
+
+/* The lines are verified (hash chain and signature) before they are stored. */
 static err take_lines(struct run *run, size_t member, const char *federation,
                       const ProtobufCBinaryData *lines)
 {
     struct run_member *m = &run->member[member];
+    struct ledger was = m->ledger;
     const char *id = run->round.member[member].id;
     char name[LIMIT_NAME_BYTES + 16], job[2 * LIMIT_NAME_BYTES];
     struct arena arena = {0};
     struct store_copy *copy = NULL;
     size_t count = 0;
     uint64_t first = m->ledger.head.count + 1;
-    err e = ERR_NONE;
-    TRY_OUT(e,
-            ledger_read_more(&m->ledger, (const char *)lines->data, lines->len, name_of(name, id)));
-    if (m->ledger.terms.unit != LEDGER_EXAMPLE || m->ledger.head.count > LINES_MAX)
-        e = err_make(ERR_INPUT, "%s: expected unit example, and at most %d lines", name, LINES_MAX);
-    if (!err_is(e)) e = ledger_check_simulated(&m->ledger, run->shop->simulated, name);
+    err e = ledger_read_more(&m->ledger, (const char *)lines->data, lines->len, name_of(name, id));
+    if (!err_is(e)) e = check_lines(run, &m->ledger, name);
     snprintf(job, sizeof job, "%s/%s", federation, run->config->name);
     if (!err_is(e)) e = describe(&copy, &count, &m->ledger, first, lines, job, &arena);
     if (!err_is(e)) {
         e = store_copies_add(run->shop->store, run->id, id, first, copy, count);
-        e = err_is(e) ? err_in(e, "%s", name) : ledger_forget(&m->ledger);
+        if (err_is(e)) e = err_in(e, "%s", name);
     }
-    if (err_is(e)) ledger_close(&m->ledger); /* and read again from the store */
-out:
     arena_close(&arena);
+    if (err_is(e)) {
+        undo(&m->ledger, was, &m->ledger_read);
+        return e;
+    }
+    e = ledger_forget(&m->ledger);
+    if (!err_is(e)) return e;
+    ledger_close(&m->ledger); /* and read again from the store */
+    m->ledger_read = false;
     return e;
 }
 
@@ -111,7 +145,8 @@ err run_take_ledger(const struct ledger_head **held, struct run *run, size_t mem
                         LEDGER_PART_BYTES);
     TRY(load(run, member));
     if (part->lines.len && part->from == run->member[member].ledger.head.count + 1)
-        TRY(take_lines(run, member, part->federation, &part->lines));
+        TRY(take_lines(run, member, part->federation,
+                       &(ProtobufCBinaryData){bytes_taken(&part->lines), part->lines.data}));
     *held = &run->member[member].ledger.head;
     return ERR_NONE;
 }

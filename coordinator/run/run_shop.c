@@ -6,9 +6,9 @@
 
 enum { RECEIPTS_QUEUE = 4 * LIMIT_MEMBERS };
 
-/* Two queues, because a receipt must not wait behind a long aggregation. Mathematics is done one
- * job at a time, because one job uses all threads. Receipts are done in batches, because one flush
- * of the disk serves a batch. */
+/* Three queues, because a receipt must not wait behind a long aggregation, or behind an admission
+ * that takes seconds. Mathematics is done one job at a time, because one job uses all threads.
+ * Receipts are done in batches, because one flush of the disk serves a batch. */
 static err open_workers(struct run_shop *shop)
 {
     struct work_options maths = {.name = "maths",
@@ -24,9 +24,20 @@ static err open_workers(struct run_shop *shop)
     receipts.name = "receipts";
     receipts.queue_max = RECEIPTS_QUEUE;
     receipts.batch_max = ADMIT_BATCH_MAX;
+    receipts.cost_max = ADMIT_QUICK_BYTES;
     receipts.run = admit_run;
+    struct work_options slow = receipts;
+    slow.name = "slow-receipts";
     TRY(work_open(&shop->maths, &maths));
-    return work_open(&shop->receipts, &receipts);
+    TRY(work_open(&shop->receipts, &receipts));
+    return work_open(&shop->slow_receipts, &slow);
+}
+
+err run_shop_admit(struct run_shop *shop, struct admit_job *job, const struct run *run)
+{
+    job->job.lane = run;
+    bool slow = admit_is_slow(job);
+    return work_push(slow ? shop->slow_receipts : shop->receipts, &job->job);
 }
 
 err run_shop_open(struct run_shop *shop)
@@ -45,14 +56,16 @@ err run_shop_open(struct run_shop *shop)
 void run_shop_turn(struct run_shop *shop)
 {
     work_take(shop->receipts);
+    work_take(shop->slow_receipts);
     work_take(shop->maths);
 }
 
 void run_shop_stop(struct run_shop *shop)
 {
     work_close(shop->receipts);
+    work_close(shop->slow_receipts);
     work_close(shop->maths);
-    shop->receipts = shop->maths = NULL;
+    shop->receipts = shop->slow_receipts = shop->maths = NULL;
 }
 
 void run_shop_close(struct run_shop *shop)

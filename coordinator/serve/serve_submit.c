@@ -292,7 +292,7 @@ static void upload_end(struct rpc_call *call)
     struct admit_job *job = u->job;
     job->owner = u;
     err e = u->run ? run_admit(u->run, job, u->round)
-                   : work_push(serve_of(call)->shop.receipts, &job->job);
+                   : run_shop_admit(&serve_of(call)->shop, job, NULL);
     if (err_is(e)) {
         refuse_upload(u, e);
         return;

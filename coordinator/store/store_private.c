@@ -141,7 +141,7 @@ err store_ledger_part(struct bytes *out, struct store *store, int64_t run, const
     err e = db_query_next(&row, &q);
     while (!err_is(e) && row) {
         const char *line = db_query_text(&q, 0);
-        if (out->size + strlen(line) > LEDGER_PART_BYTES) break;
+        if (out->size + strlen(line) > out->max) break;
         e = bytes_append(out, line, strlen(line));
         if (!err_is(e)) e = db_query_next(&row, &q);
     }

@@ -35,7 +35,17 @@ struct admit_job {
     double epsilon, delta;
 };
 
-enum { ADMIT_BATCH_MAX = 32, ADMIT_PINS_MAX = 64 };
+enum {
+    ADMIT_BATCH_MAX = 32,
+    ADMIT_PINS_MAX = 64,
+    ADMIT_KINDS_MAX = 4, /* of releases in a member's ledger for one run */
+};
+/* Bytes that are read and flushed within some tenths of a second. A batch has no more, except that
+ * one job may have; such a job belongs to a worker of its own (admit_is_slow). */
+#define ADMIT_QUICK_BYTES (64ull << 20)
+
+/* This job can take seconds: a large file, or the accounting of a ledger. Sets job.cost. */
+bool admit_is_slow(struct admit_job *job);
 
 /* work_options.run for a queue of admit_jobs. */
 void admit_run(struct work_job *batch, struct store *store);

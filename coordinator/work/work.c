@@ -53,6 +53,31 @@ static struct work_job *queue_take(struct queue *q)
     return job;
 }
 
+/* The queue has the first job of each lane, and each of these has the rest of its lane. There are
+ * at most as many lanes as runs, so the search is short. */
+static void lanes_add(struct queue *q, struct work_job *job)
+{
+    job->lane_next = NULL;
+    job->lane_last = job;
+    for (struct work_job *first = q->first; first; first = first->next) {
+        if (first->lane != job->lane) continue;
+        first->lane_last->lane_next = job;
+        first->lane_last = job;
+        return;
+    }
+    queue_add(q, job);
+}
+
+/* The next job of this lane waits behind those of all other lanes. */
+static struct work_job *lanes_take(struct queue *q)
+{
+    struct work_job *job = queue_take(q), *next = job ? job->lane_next : NULL;
+    if (!next) return job;
+    next->lane_last = job->lane_last;
+    queue_add(q, next);
+    return job;
+}
+
 static bool queue_remove(struct queue *q, struct work_job *job)
 {
     for (struct work_job **link = &q->first; *link; link = &(*link)->next) {
@@ -65,6 +90,19 @@ static bool queue_remove(struct queue *q, struct work_job *job)
     return false;
 }
 
+/* A job that costs more than a batch may is a batch of its own. */
+static void take_waiting(struct queue *batch, struct work *w)
+{
+    uint64_t cost = 0, most = w->options.cost_max;
+    for (size_t i = 0; i < w->options.batch_max && w->waiting.first; i++) {
+        uint64_t more = w->waiting.first->cost;
+        if (i && most && (cost >= most || more > most - cost)) break;
+        cost += more;
+        queue_add(batch, lanes_take(&w->waiting));
+        w->waiting_count--;
+    }
+}
+
 /* Waits for work. A background job is taken only if nothing else waits, and alone, so that a batch
  * can still be served by one flush. NULL when closing, although jobs may still wait: work_close()
  * returns them. */
@@ -75,10 +113,7 @@ static struct work_job *take_batch(struct work *w)
     pthread_mutex_lock(&w->lock);
     while (!w->waiting.first && !w->background.first && !w->closing)
         pthread_cond_wait(&w->changed, &w->lock);
-    for (size_t i = 0; i < w->options.batch_max && w->waiting.first && !w->closing; i++) {
-        queue_add(&batch, queue_take(&w->waiting));
-        w->waiting_count--;
-    }
+    if (!w->closing) take_waiting(&batch, w);
     if (!batch.first && !w->closing) {
         queue_add(&batch, queue_take(&w->background));
         w->background_count--;
@@ -163,7 +198,10 @@ static err push(struct work *w, struct work_job *job, struct queue *queue, size_
         job->work = w;
         job->in_background = queue == &w->background;
         atomic_store(&job->abandoned, false);
-        queue_add(queue, job);
+        if (job->in_background)
+            queue_add(queue, job);
+        else
+            lanes_add(queue, job);
         (*count)++;
         pthread_cond_signal(&w->changed);
     }
@@ -245,7 +283,7 @@ void work_close(struct work *w)
     if (!w->options.in_caller) pthread_join(w->thread, NULL);
     /* The thread is gone, so the queues need no lock any more. */
     struct work_job *job;
-    while ((job = queue_take(&w->waiting)) || (job = queue_take(&w->background))) {
+    while ((job = lanes_take(&w->waiting)) || (job = queue_take(&w->background))) {
         job->result = err_make(ERR_STOPPED, "the coordinator is stopping");
         queue_add(&w->finished, job);
     }

@@ -1,6 +1,7 @@
 /* A worker: a thread with its own connection to the store and a bounded queue. The loop thread
  * pushes jobs and takes them back with work_take(); in between a job belongs to the worker, which
- * runs jobs in order, in batches. One flush of the disk can serve a whole batch.
+ * runs them in batches. One flush of the disk can serve a whole batch. Jobs of one lane run in
+ * order, and lanes take turns, so that many jobs of one lane do not delay those of another.
  *
  * Background jobs (work_push_background) run one at a time, and only while nothing else waits. A
  * background job calls work_gives_way() often; when the answer is true it ends soon with
@@ -18,16 +19,20 @@ struct work_job {
     struct work_job *next;
     void (*done)(struct work_job *job); /* loop thread; the job is the owner's again */
     err result;
+    const void *lane; /* equal pointers, equal lanes; NULL is a lane as well */
+    uint64_t cost;    /* in the unit of work_options.cost_max */
     /* for work.c only */
     struct work *work;
     bool in_background;
     atomic_bool abandoned;
+    struct work_job *lane_next, *lane_last; /* last: only in the first waiting job of a lane */
 };
 
 struct work_options {
     const char *name; /* of the thread, at most 15 letters */
     const char *data_dir;
     size_t queue_max, batch_max;
+    uint64_t cost_max; /* of a batch of several jobs; 0: any */
     /* Worker thread: sets each job's `result`. */
     void (*run)(struct work_job *batch, struct store *store);
     void (*wake)(void *context); /* worker thread: a finished job can be taken */

@@ -63,8 +63,7 @@ static uint32_t skipped(struct run *run)
 
 static void close_all(struct run *run, struct run_shop *shop)
 {
-    work_close(shop->receipts);
-    work_close(shop->maths);
+    run_shop_stop(shop);
     run_close(run);
 }
 
@@ -140,8 +139,7 @@ static err stop_while_held(struct run_shop *shop)
         turn(&script, shop);
     while (!atomic_load(&seen))
         usleep(100);
-    work_close(shop->receipts);
-    work_close(shop->maths); /* returns, although nobody releases the report */
+    run_shop_stop(shop); /* returns, although nobody releases the report */
     cr_expect(!script.run->report);
     expect_reported(script.run, 1, false);
     cr_expect_eq(skipped(script.run), 1);

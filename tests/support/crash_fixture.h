@@ -257,8 +257,7 @@ static err coordinate(struct run_shop *shop)
     }
     while (script.run->report && text_now_ms() < until) /* a stop would drop the last report */
         if (!work_take(shop->maths)) usleep(100);
-    work_close(shop->receipts);
-    work_close(shop->maths);
+    run_shop_stop(shop);
     run_close(script.run);
     return e;
 }

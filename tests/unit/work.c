@@ -103,6 +103,46 @@ Test(work, refuses_what_its_queue_cannot_hold_and_returns_all_when_closed)
     support_dir_remove(dir);
 }
 
+/* Lane a pushes three jobs before lane b pushes its first, and the worker is busy meanwhile. */
+Test(work, lanes_take_turns_and_a_batch_stops_at_its_cost)
+{
+    static const char lane[] = "ab";
+    static const struct {
+        int lane;
+        uint64_t cost;
+    } pushed[] = {{0, 1}, {0, 60}, {0, 500}, {0, 40}, {1, 50}, {1, 40}};
+    static const int turns[] = {0, 1, 4, 2, 5, 3};
+    char dir[SUPPORT_PATH_BYTES];
+    struct counted job[6] = {0};
+    support_dir_make(dir);
+    struct work *w = NULL;
+    const struct work_options options = {.name = "test",
+                                         .data_dir = dir,
+                                         .queue_max = 8,
+                                         .batch_max = 8,
+                                         .cost_max = 110,
+                                         .run = run,
+                                         .wake = wake};
+    ok(work_open(&w, &options));
+    atomic_store(&hold, true);
+    for (int i = 0; i < 6; i++) {
+        job[i] = (struct counted){.number = i, .job.done = finished};
+        job[i].job.lane = &lane[pushed[i].lane];
+        job[i].job.cost = pushed[i].cost;
+        ok(work_push(w, &job[i].job));
+        while (i == 0 && atomic_load(&started) == 0)
+            usleep(100);
+    }
+    atomic_store(&hold, false);
+    while (done < 6)
+        work_take(w);
+    for (int i = 0; i < 6; i++)
+        cr_expect_eq(order[i], turns[i], "place %d has job %d", i, order[i]);
+    cr_expect_eq(atomic_load(&batches), 4, "the first; 60 + 50; 500; 40 + 40");
+    work_close(w);
+    support_dir_remove(dir);
+}
+
 static void wait_until_started(int count)
 {
     while (atomic_load(&started) < count)
