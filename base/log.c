@@ -2,9 +2,11 @@
 
 #include "base/text.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,8 @@ enum { LOG_LINE_BYTES = 4096 };
 /* Set once by log_init() before threads start, so reading them needs no lock. */
 static enum log_level log_least = LOG_INFO;
 static bool log_json;
+static atomic_uint_least64_t log_lost_lines;
+static atomic_int log_lost_why;
 static const char *const log_level_name[] = {"debug", "info", "warn", "error"};
 
 struct line {
@@ -158,6 +162,15 @@ void log_event(enum log_level level, const char *event, const struct log_field *
         format_logfmt(&l, field, count);
     }
     l.text[l.size++] = '\n';
-    ssize_t written = write(STDERR_FILENO, l.text, l.size);
-    (void)written; /* a failure could only be reported on the same descriptor */
+    /* A failure cannot be logged, but others can ask for it. */
+    if (write(STDERR_FILENO, l.text, l.size) < 0) {
+        atomic_store(&log_lost_why, errno);
+        atomic_fetch_add(&log_lost_lines, 1);
+    }
+}
+
+uint64_t log_lost(int *why)
+{
+    *why = atomic_load(&log_lost_why);
+    return atomic_load(&log_lost_lines);
 }

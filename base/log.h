@@ -30,6 +30,9 @@ struct log_field {
 
 /* Call once before threads start. Events below `least` are dropped. */
 void log_init(enum log_level least, bool json);
+/* The number of lines that could not be written, for example because the disk is full, and the
+ * errno of the last one. Any thread. */
+uint64_t log_lost(int *why);
 void log_event(enum log_level level, const char *event, const struct log_field *field,
                size_t count);
 

@@ -16,7 +16,10 @@ static err db_error(const struct db *db, int code)
     if (primary == SQLITE_BUSY || primary == SQLITE_LOCKED)
         return err_make(ERR_LIMIT, "%s: %s", db->path, text);
     err e = err_make(ERR_MACHINE, "%s: %s", db->path, text);
-    e.sys = primary == SQLITE_FULL ? ENOSPC : primary == SQLITE_NOMEM ? ENOMEM : EIO;
+    int sys = db->handle ? sqlite3_system_errno(db->handle) : 0;
+    bool full =
+        primary == SQLITE_FULL || (primary == SQLITE_IOERR && (sys == ENOSPC || sys == EDQUOT));
+    e.sys = full ? ENOSPC : primary == SQLITE_NOMEM ? ENOMEM : EIO;
     return e;
 }
 
@@ -190,6 +193,10 @@ err db_end(struct db *db, err e)
     /* A failed commit may leave the transaction open; other errors have rolled it back. */
     if (err_is(e) && !sqlite3_get_autocommit(db->handle))
         sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+    /* On a full disk the log of committed pages cannot grow, and it is emptied only after further
+     * commits. Emptying it now gives its room back. */
+    if (e.sys == ENOSPC)
+        sqlite3_wal_checkpoint_v2(db->handle, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     return e;
 }
 

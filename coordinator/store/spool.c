@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "coordinator/store/room.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { OWNER_TEXT_BYTES = 33 };
@@ -84,33 +84,21 @@ static bool is_other_part(const char *name, const char *path, const void *contex
     return !strncmp(name, mine->owner, strlen(mine->owner)) && strcmp(name, mine->name) != 0;
 }
 
-/* Checked before the first byte, so that uploads do not fill the disk that the database needs for
- * its commits. ERR_LIMIT, because the sender can try again when space is free. */
-static err check_room(const char *data_dir, uint64_t wanted, uint64_t reserve)
-{
-    struct statvfs fs;
-    if (statvfs(data_dir, &fs) != 0) return err_sys(errno, "%s", data_dir);
-    uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
-    if (wanted <= left && left - wanted >= reserve) return ERR_NONE;
-    char has[32], needs[32], keeps[32];
-    text_size(has, sizeof has, left);
-    text_size(needs, sizeof needs, wanted);
-    text_size(keeps, sizeof keeps, reserve);
-    err e = err_make(ERR_LIMIT,
-                     "the coordinator's disk is full: %s left, %s needed and %s kept free; "
-                     "come back later",
-                     has, needs, keeps);
-    e.sys = ENOSPC;
-    return e;
-}
-
-/* Older uploads of the same owner are removed first, because they can never be completed once a new
+/* The room is checked before the first byte and at each append, so that uploads do not fill the
+ * disk that the database needs for its commits.
+ *
+ * Older uploads of the same owner are removed first, because they can never be completed once a new
  * one has begun. The offset may be before the end of the file, because a client only counts bytes
  * that were confirmed to it. */
 err spool_open(struct spool *out, const char *data_dir, const struct spool_key *key,
                uint64_t offset, uint64_t reserve)
 {
-    struct spool s = {.fd = -1, .size = key->size, .received = offset, .resumed = offset > 0};
+    struct spool s = {.fd = -1,
+                      .size = key->size,
+                      .received = offset,
+                      .resumed = offset > 0,
+                      .reserve = reserve,
+                      .data_dir = data_dir};
     struct other_part mine;
     char digest[DIGEST_TEXT_BYTES];
     size_t removed;
@@ -118,7 +106,7 @@ err spool_open(struct spool *out, const char *data_dir, const struct spool_key *
     if (offset > here)
         return err_make(ERR_STATE, "the upload continues at byte %llu, not %llu",
                         (unsigned long long)here, (unsigned long long)offset);
-    TRY(check_room(data_dir, key->size - offset, reserve));
+    TRY(room_check(data_dir, key->size - offset, reserve));
     owner_text(mine.owner, key);
     digest_text(digest, &key->digest);
     snprintf(mine.name, sizeof mine.name, "%s.%s", mine.owner, digest);
@@ -146,6 +134,7 @@ err spool_append(struct spool *s, const void *data, size_t size)
     if (size > s->size - s->received)
         return err_make(ERR_INPUT, "the upload has more bytes than the %llu announced",
                         (unsigned long long)s->size);
+    if (s->reserve) TRY(room_check(s->data_dir, size, s->reserve));
     for (size_t left = size; left > 0;) {
         ssize_t n = file_disk.write(s->fd, p, left);
         if (n < 0 && errno == EINTR) continue;
@@ -170,15 +159,30 @@ void spool_close(struct spool *s)
     s->fd = -1;
 }
 
-/* Files named make.* belong to a worker that no longer exists. */
-static bool is_stale(const char *name, const char *path, const void *context)
+/* Files named make.* belong to a worker. */
+static bool is_makers(const char *name)
+{
+    return !strncmp(name, "make.", 5);
+}
+
+static bool is_old_part(const char *name, const char *path, const void *context)
 {
     const uint64_t *age_ms = context;
     struct stat st;
-    if (!strncmp(name, "make.", 5)) return true;
+    if (is_makers(name)) return false;
     if (stat(path, &st) != 0) return true;
     uint64_t now = text_wall_ms(), then = (uint64_t)st.st_mtime * 1000;
     return now > then && now - then > *age_ms;
+}
+
+static bool is_stale(const char *name, const char *path, const void *context)
+{
+    return is_makers(name) || is_old_part(name, path, context);
+}
+
+err spool_expire(size_t *removed, const char *data_dir, uint64_t age_ms)
+{
+    return spool_remove(removed, data_dir, is_old_part, &age_ms);
 }
 
 err spool_sweep(size_t *removed, const char *data_dir, uint64_t age_ms)

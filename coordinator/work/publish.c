@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "coordinator/store/room.h"
 #include "coordinator/work/weights.h"
 
 #include <malloc.h>
@@ -319,6 +320,8 @@ static err make_next(struct publish_job *p, struct store *store)
     struct method_next next = files(&made, p, store);
     uint64_t began = text_now_ms();
     err e = ERR_NONE;
+    /* The next state is about as large as this one. */
+    if (!p->trusts_disk) TRY_OUT(e, room_check(store->dir, p->from.state.size, 0));
     TRY_OUT(e, check_from(p, store));
     TRY_OUT(e, gather(p, store));
     malloc_trim(0); /* give back what the uploads' buffers left, before the sums need memory */

@@ -5,9 +5,12 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static char dir[SUPPORT_PATH_BYTES];
@@ -103,5 +106,49 @@ Test(spool, leaves_the_reserve_free)
     begin();
     refused(spool_open(&s, dir, &key, 0, 1ull << 62), ERR_LIMIT, "the coordinator's disk is full");
     cr_expect_eq(spool_received(dir, &key), 0);
+    support_dir_remove(dir);
+}
+
+Test(spool, leaves_the_reserve_free_while_an_upload_grows)
+{
+    struct spool s = {0};
+    begin();
+    ok(spool_open(&s, dir, &key, 0, 1));
+    ok(spool_append(&s, "ab", 2));
+    s.reserve = 1ull << 62; /* as if others had filled the disk meanwhile */
+    err e = spool_append(&s, "cd", 2);
+    cr_expect_eq(e.kind, ERR_LIMIT);
+    cr_expect_eq(e.sys, ENOSPC);
+    s.reserve = 1;
+    ok(spool_append(&s, "cd", 2));
+    cr_expect_eq(s.received, 4, "it goes on when there is room");
+    spool_close(&s);
+    support_dir_remove(dir);
+}
+
+static void write_old(char path[SUPPORT_PATH_BYTES + 32], const char *name, time_t age_s)
+{
+    const time_t then = time(NULL) - age_s;
+    const struct timespec times[2] = {{.tv_sec = then}, {.tv_sec = then}};
+    snprintf(path, SUPPORT_PATH_BYTES + 32, "%s/spool/%s", dir, name);
+    ok(file_write(path, "half", 4, true));
+    cr_assert_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+Test(spool, removes_what_nobody_continues_but_not_the_work_of_this_process)
+{
+    char old[SUPPORT_PATH_BYTES + 32], fresh[SUPPORT_PATH_BYTES + 32],
+        made[SUPPORT_PATH_BYTES + 32];
+    size_t removed = 0;
+    begin();
+    write_old(old, "a.old", 100);
+    write_old(fresh, "a.fresh", 10);
+    write_old(made, "make.1.state", 100);
+    ok(spool_expire(&removed, dir, 60000));
+    cr_expect_eq(removed, 1);
+    cr_expect(!file_exists(old) && file_exists(fresh) && file_exists(made));
+    ok(spool_sweep(&removed, dir, 60000));
+    cr_expect_eq(removed, 1);
+    cr_expect(file_exists(fresh) && !file_exists(made));
     support_dir_remove(dir);
 }
