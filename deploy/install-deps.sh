@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config      # build
   libgrpc-dev libprotobuf-c-dev protobuf-c-compiler # RPC and messages
-  libssl-dev libsodium-dev openssl                  # TLS, certificates, digests
+  libssl-dev libsodium-dev openssl libnghttp2-dev   # TLS, certificates, digests, HTTP/2 headers
   libdnnl-dev liblapacke-dev libopenblas-dev        # matrix products, QR and SVD
   libsqlite3-dev libjansson-dev libinih-dev         # state, JSON, configuration files
   libutf8proc-dev libpcre2-dev                      # tokenizers

@@ -45,8 +45,8 @@
 /* The largest message is one chunk with its framing. */
 enum { RPC_MESSAGE_BYTES = LIMIT_CHUNK_BYTES + 65536, RPC_SERIAL_BYTES = 48 };
 
-/* Limits the whole process to TLS 1.3, because gRPC 1.51 has no such option. Call it before any
- * thread is started and before any other use of TLS. Calling it again is harmless. */
+/* Limits the whole process to TLS 1.3, because gRPC 1.51 has no such option for clients. Call it
+ * before any thread is started and before any other use of TLS. Calling it again is harmless. */
 err rpc_init(void);
 
 enum rpc_role { RPC_CLIENT = 1, RPC_ADMIN = 2 }; /* also bits of rpc_method.roles */
@@ -76,6 +76,21 @@ struct rpc_method {
     void (*over)(struct rpc_call *call, bool answered); /* may be NULL; answered: reply sent */
 };
 
+/* An event of the server's front, for the log. Its texts end with the callback. */
+enum rpc_event_kind {
+    RPC_EVENT_HANDSHAKE,   /* a handshake failed: foreign authority, no certificate, TLS 1.2, ... */
+    RPC_EVENT_REFUSED,     /* a peer was cut off for what it did, and is refused for refused_ms */
+    RPC_EVENT_FULL,        /* no connection is free for a peer; it was told to come back */
+    RPC_EVENT_DESCRIPTORS, /* no descriptor is free; accepting pauses */
+};
+struct rpc_event {
+    enum rpc_event_kind kind;
+    const char *address, *reason;
+    const struct rpc_peer *peer; /* NULL before the identity is known */
+    uint64_t refused_ms;
+    uint64_t left_out; /* events of this peer that were not reported, since the last that was */
+};
+
 struct rpc_server_options {
     const char *listen;          /* "host:port", "[::1]:port"; port 0: any free one */
     const char *ca, *cert, *key; /* PEM files; only clients of this CA are let in */
@@ -86,14 +101,16 @@ struct rpc_server_options {
     /* Called in the polling thread before a handler runs; an error refuses the call. NULL: every
      * call is allowed. Not called for health checks. */
     err (*allow)(void *context, const struct rpc_peer *peer);
+    /* Called in a thread of the server, at most once a minute for each peer. NULL: not reported. */
+    void (*event)(void *context, const struct rpc_event *event);
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
     uint64_t call_ms;    /* longest life of any call, even with a later deadline; 0: 30 min */
     uint64_t stall_ms;   /* longest wait for the peer to send or take one message; 0: 60 s */
     size_t memory_bytes; /* for the buffers of all connections; 0: 64 MiB */
 };
 
-/* Binds, serves, and checks that TLS 1.2 is refused. ERR_MACHINE with EADDRINUSE: the port is in
- * use. */
+/* Raises the process's limit of descriptors, binds, and serves. ERR_MACHINE with EADDRINUSE: the
+ * port is in use. */
 err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *options);
 int rpc_server_port(const struct rpc_server *server);
 /* Waits at most timeout_ms for events, runs their callbacks, returns. */
@@ -110,7 +127,11 @@ void rpc_server_drain(struct rpc_server *server);
  * server. NULL is fine. */
 void rpc_server_close(struct rpc_server *server, uint64_t grace_ms);
 
+/* Ends all connections of an identity, with their calls; new ones are let in. Any thread. */
+err rpc_server_drop(struct rpc_server *server, enum rpc_role role, const char *id);
+
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call);
+const char *rpc_call_address(const struct rpc_call *call); /* of the peer, without the port */
 const struct rpc_method *rpc_call_method(const struct rpc_call *call);
 void *rpc_call_context(const struct rpc_call *call); /* rpc_server_options.context */
 /* The handler's own pointer; it frees the memory in its `over`. */

@@ -4,7 +4,6 @@
 
 #include "base/text.h"
 
-#include <grpc/grpc_security_constants.h>
 #include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
 #include <stdio.h>
@@ -110,21 +109,17 @@ void rpc_call_send(struct rpc_call *call, const void *message, size_t size)
 /* ---------------------------------------------------------------- identity and method */
 
 /* The identity comes from the certificate of this connection, never from the message. */
-static err peer_read(struct rpc_call *call)
+static err peer_read(struct rpc_call *call, const grpc_call_details *details)
 {
-    grpc_auth_context *context = grpc_call_auth_context(call->call);
-    if (context == NULL) return err_make(ERR_REFUSED, "a client certificate is needed");
-    grpc_auth_property_iterator it =
-        grpc_auth_context_find_properties_by_name(context, GRPC_X509_PEM_CERT_PROPERTY_NAME);
-    const grpc_auth_property *pem = grpc_auth_property_iterator_next(&it);
-    err e = pem == NULL ? err_make(ERR_REFUSED, "a client certificate is needed")
-                        : rpc_tls_identity(&call->peer, pem->value, pem->value_length);
-    grpc_auth_context_release(context);
-    const char *federation = call->server->federation;
-    if (!err_is(e) && federation != NULL && strcmp(federation, call->peer.federation) != 0)
-        e = err_make(ERR_REFUSED, "%s is of federation \"%s\"; this coordinator serves \"%s\"",
-                     call->peer.id, call->peer.federation, federation);
-    return e;
+    struct rpc_server *s = call->server;
+    char *authority = grpc_slice_to_c_string(details->host);
+    bool found = front_find(&call->peer, call->address, s->front, authority);
+    gpr_free(authority);
+    if (!found) return err_make(ERR_REFUSED, "the connection has ended");
+    if (s->federation != NULL && strcmp(s->federation, call->peer.federation) != 0)
+        return err_make(ERR_REFUSED, "%s is of federation \"%s\"; this coordinator serves \"%s\"",
+                        call->peer.id, call->peer.federation, s->federation);
+    return ERR_NONE;
 }
 
 /* A linear search, because there are about twenty methods. Methods of the server's owner get the
@@ -159,7 +154,7 @@ static void admit(struct rpc_call *call, const grpc_call_details *details)
                                        call->server->options.calls_max));
         return;
     }
-    err e = peer_read(call);
+    err e = peer_read(call, details);
     if (err_is(e)) {
         rpc_call_status(call, GRPC_STATUS_UNAUTHENTICATED, e.text);
         return;
@@ -331,6 +326,10 @@ void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms)
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call)
 {
     return &call->peer;
+}
+const char *rpc_call_address(const struct rpc_call *call)
+{
+    return call->address;
 }
 const struct rpc_method *rpc_call_method(const struct rpc_call *call)
 {

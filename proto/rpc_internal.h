@@ -2,7 +2,9 @@
 #ifndef PROTO_RPC_INTERNAL_H
 #define PROTO_RPC_INTERNAL_H
 
+#include "proto/front.h"
 #include "proto/rpc.h"
+#include "proto/rpc_tls.h"
 
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
@@ -23,17 +25,6 @@ void rpc_wire_start(void); /* grpc_init, quiet; paired with grpc_shutdown */
 err rpc_wire_split(char *host, size_t host_bytes, char port[6], const char *address,
                    const char *what);
 
-/* ---- rpc_tls.c */
-struct rpc_tls_pem {
-    char *ca, *cert, *key; /* file contents */
-};
-err rpc_tls_pem_read(struct rpc_tls_pem *out, const char *ca, const char *cert, const char *key);
-void rpc_tls_pem_close(struct rpc_tls_pem *pem);
-/* Identity and serial from a PEM certificate. */
-err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size);
-/* True if a TLS 1.2 handshake with host:port is possible; blocks at most timeout_ms. */
-bool rpc_tls_accepts_12(const char *host, const char *port, uint64_t timeout_ms);
-
 /* ---- rpc_server.c, rpc_call.c, rpc_health.c */
 enum rpc_tag_kind { RPC_TAG_READ, RPC_TAG_WRITE, RPC_TAG_STATUS, RPC_TAG_CLOSED };
 struct rpc_tag {
@@ -48,6 +39,7 @@ struct rpc_call {
     void *context, *state;
     grpc_call *call;
     struct rpc_peer peer;
+    char address[FRONT_ADDRESS];
     struct rpc_tag read, write, status, closed;
     grpc_byte_buffer *message; /* being read */
     int cancelled;             /* written by gRPC when `closed` completes */
@@ -77,9 +69,7 @@ struct rpc_server {
     grpc_call *wake_call;
     atomic_bool woken;
     struct bytes scratch; /* the message being delivered */
-    pthread_mutex_t pem_lock;
-    struct rpc_tls_pem pem;
-    bool pem_changed;
+    struct front *front;
 };
 
 /* Takes over the offered call, and refuses it if its peer or method is not allowed. */

@@ -88,44 +88,6 @@ static void release_sigpipe(const sigset_t *old)
     pthread_sigmask(SIG_SETMASK, old, NULL);
 }
 
-/* ---------------------------------------------------------------- TLS 1.2 must be refused */
-
-static void see_server_hello(int writing, int version, int type, const void *data, size_t size,
-                             SSL *ssl, void *seen)
-{
-    (void)version, (void)ssl;
-    if (!writing && type == SSL3_RT_HANDSHAKE && size > 0 &&
-        *(const uint8_t *)data == SSL3_MT_SERVER_HELLO)
-        *(bool *)seen = true;
-}
-
-bool rpc_tls_accepts_12(const char *host, const char *port, uint64_t timeout_ms)
-{
-    /* Without a certificate the handshake fails in any case. The server accepts the version if it
-     * has sent its hello. */
-    bool seen = false;
-    int fd = -1;
-    sigset_t old = hold_sigpipe();
-    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
-    SSL *ssl = NULL;
-    if (context == NULL || err_is(connect_to(&fd, host, port, timeout_ms))) goto out;
-    SSL_CTX_clear_options(context, SSL_OP_NO_TLSv1_2);
-    if (SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1 ||
-        SSL_CTX_set_max_proto_version(context, TLS1_2_VERSION) != 1 ||
-        (ssl = SSL_new(context)) == NULL || SSL_set_fd(ssl, fd) != 1)
-        goto out;
-    SSL_set_msg_callback(ssl, see_server_hello);
-    SSL_set_msg_callback_arg(ssl, &seen);
-    (void)SSL_connect(ssl);
-out:
-    SSL_free(ssl);
-    SSL_CTX_free(context);
-    if (fd >= 0) close(fd);
-    ERR_clear_error();
-    release_sigpipe(&old);
-    return seen;
-}
-
 /* ---------------------------------------------------------------- the client's probe */
 
 static void list_names(char *out, size_t bytes, X509 *cert)

@@ -1,62 +1,26 @@
-/* The server's loop: one completion queue, polled by one thread. gRPC does its handshakes, reads
- * and writes inside rpc_server_poll(), so a callback must be short. */
+/* The server's loop: one completion queue, polled by one thread. gRPC reads and writes inside
+ * rpc_server_poll(), so a callback must be short. Its connections come from the front (front.h), so
+ * gRPC itself never listens and knows nothing of TLS. */
 #include "proto/rpc_internal.h"
 
 #include "base/text.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
-#include <stdio.h>
+#include <grpc/grpc_posix.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 enum {
     SERVER_BATCH = 512, /* events run in one poll, so that the caller gets its turn */
     SERVER_SWEEP_MS = 500,
-    SERVER_SELF_CHECK_MS = 5000,
     SERVER_CLOSE_MS = 5000, /* for gRPC to end cancelled calls */
+    SERVER_LAST_MS = 250,   /* for the last statuses to reach their clients */
     SERVER_STREAMS = 16,    /* of one connection: a long poll, a report, a transfer, and room */
 };
 
 static gpr_timespec no_wait(void)
 {
     return rpc_wire_after(0);
-}
-
-/* ---------------------------------------------------------------- certificates */
-
-static grpc_ssl_certificate_config_reload_status
-certificates(void *user, grpc_ssl_server_certificate_config **out)
-{
-    struct rpc_server *s = user; /* may run on any of gRPC's threads */
-    grpc_ssl_certificate_config_reload_status status = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
-    pthread_mutex_lock(&s->pem_lock);
-    if (s->pem_changed) {
-        const grpc_ssl_pem_key_cert_pair pair = {.private_key = s->pem.key,
-                                                 .cert_chain = s->pem.cert};
-        *out = grpc_ssl_server_certificate_config_create(s->pem.ca, &pair, 1);
-        s->pem_changed = false;
-        status = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
-    }
-    pthread_mutex_unlock(&s->pem_lock);
-    return status;
-}
-
-err rpc_server_reload(struct rpc_server *s)
-{
-    TRY(rpc_tls_check(s->ca, s->cert, s->key, /*server*/ true, NULL));
-    struct rpc_tls_pem pem = {0};
-    TRY(rpc_tls_pem_read(&pem, s->ca, s->cert, s->key));
-    pthread_mutex_lock(&s->pem_lock);
-    struct rpc_tls_pem old = s->pem;
-    s->pem = pem;
-    s->pem_changed = true;
-    pthread_mutex_unlock(&s->pem_lock);
-    rpc_tls_pem_close(&old);
-    return ERR_NONE;
 }
 
 /* ---------------------------------------------------------------- opening */
@@ -102,88 +66,43 @@ static grpc_server *make_server(const struct rpc_server_options *o)
     return server;
 }
 
-/* gRPC reports only that it could not bind. A bind without gRPC finds the reason. */
-static err check_port(const char *host, const char *port, const char *listen_on)
+/* Any thread may add a connection. It has no TLS: the front has checked its client. */
+static void give(void *context, int fd)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE},
-                    *found = NULL;
-    int code = getaddrinfo(host, port, &hints, &found);
-    if (code != 0)
-        return err_make(ERR_INPUT, "listen = %s: %s: %s", listen_on, host, gai_strerror(code));
-    err e = ERR_NONE;
-    for (const struct addrinfo *a = found; a != NULL && !err_is(e); a = a->ai_next) {
-        int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol), yes = 1;
-        if (fd < 0) continue; /* for example, no IPv6 on this machine */
-        (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-        if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, 1) != 0)
-            e = errno == EADDRINUSE
-                    ? err_sys(EADDRINUSE, "cannot listen on %s: another program has this port",
-                              listen_on)
-                    : err_sys(errno, "cannot listen on %s", listen_on);
-        close(fd);
-    }
-    freeaddrinfo(found);
-    return e;
+    struct rpc_server *s = context;
+    grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
+    grpc_server_add_channel_from_fd(s->server, fd, plain);
+    grpc_server_credentials_release(plain);
 }
 
-static err bind_port(struct rpc_server *s)
+static err open_front(struct rpc_server *s)
 {
     char host[256], port[6];
     TRY(rpc_wire_split(host, sizeof host, port, s->listen, "listen"));
-    TRY(check_port(host, port, s->listen));
-    grpc_ssl_server_credentials_options *options =
-        grpc_ssl_server_credentials_create_options_using_config_fetcher(
-            GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, certificates, s);
-    grpc_server_credentials *credentials = grpc_ssl_server_credentials_create_with_options(options);
-    s->port = grpc_server_add_http2_port(s->server, s->listen, credentials);
-    grpc_server_credentials_release(credentials);
-    if (s->port == 0)
-        return err_make(ERR_MACHINE, "cannot listen on %s with the certificate %s", s->listen,
-                        s->cert);
+    const struct front_options options = {.listen = s->listen,
+                                          .host = host,
+                                          .port = port,
+                                          .ca = s->ca,
+                                          .cert = s->cert,
+                                          .key = s->key,
+                                          .streams_max = SERVER_STREAMS,
+                                          .give = give,
+                                          .give_context = s,
+                                          .event = s->options.event,
+                                          .event_context = s->options.context};
+    TRY(front_open(&s->front, &options));
+    s->port = front_port(s->front);
     return ERR_NONE;
 }
 
-struct self_check {
-    struct rpc_server *server;
-    char host[256], port[6];
-    bool accepted;
-    atomic_bool done;
-};
-
-static void *self_check_main(void *argument)
+err rpc_server_reload(struct rpc_server *s)
 {
-    struct self_check *check = argument;
-    check->accepted = rpc_tls_accepts_12(check->host, check->port, SERVER_SELF_CHECK_MS);
-    atomic_store(&check->done, true);
-    return NULL;
+    return front_reload(s->front, s->ca, s->cert, s->key);
 }
 
-/* A build of gRPC or OpenSSL that ignores rpc_init() must not serve. The handshake runs on another
- * thread, and only proceeds while this thread polls. */
-static err check_tls_12_refused(struct rpc_server *s)
+err rpc_server_drop(struct rpc_server *s, enum rpc_role role, const char *id)
 {
-    struct self_check check = {.server = s};
-    TRY(rpc_wire_split(check.host, sizeof check.host, check.port, s->listen, "listen"));
-    bool any = strcmp(check.host, "0.0.0.0") == 0 || strcmp(check.host, "::") == 0;
-    if (any)
-        snprintf(check.host, sizeof check.host, "%s", check.host[0] == '0' ? "127.0.0.1" : "::1");
-    snprintf(check.port, sizeof check.port, "%d", s->port);
-    pthread_t thread;
-    int code = pthread_create(&thread, NULL, self_check_main, &check);
-    if (code != 0) return err_sys(code, "cannot start a thread");
-    while (!atomic_load(&check.done)) {
-        grpc_event event = grpc_completion_queue_next(s->queue, rpc_wire_after(20), NULL);
-        REQUIRE(event.type == GRPC_QUEUE_TIMEOUT); /* no operation has been started yet */
-    }
-    pthread_join(thread, NULL);
-    if (check.accepted)
-        return err_make(ERR_MACHINE,
-                        "%s accepts TLS 1.2 although only TLS 1.3 is allowed: "
-                        "this OpenSSL or gRPC cannot be used",
-                        s->listen);
-    return ERR_NONE;
+    return front_drop(s->front, role, id);
 }
 
 static void offer_call(struct rpc_server *s)
@@ -220,10 +139,8 @@ err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *op
     TRY(rpc_init());
     struct rpc_server *s = calloc(1, sizeof *s);
     if (s == NULL) return err_sys(ENOMEM, "a server");
-    pthread_mutex_init(&s->pem_lock, NULL);
     err e;
     TRY_OUT(e, copy_options(s, options));
-    TRY_OUT(e, rpc_server_reload(s));
     rpc_wire_start();
     s->queue = grpc_completion_queue_create_for_next(NULL);
     s->wake_channel = grpc_lame_client_channel_create("fedlora:wake", GRPC_STATUS_UNAVAILABLE, "");
@@ -232,9 +149,8 @@ err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *op
                                             gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
     s->server = make_server(&s->options);
     grpc_server_register_completion_queue(s->server, s->queue, NULL);
-    TRY_OUT(e, bind_port(s));
     grpc_server_start(s->server);
-    TRY_OUT(e, check_tls_12_refused(s));
+    TRY_OUT(e, open_front(s));
     offer_call(s);
     *out = s;
     return ERR_NONE;
@@ -336,27 +252,48 @@ void rpc_server_drain(struct rpc_server *s)
     if (s->draining) return;
     s->draining = true;
     rpc_server_set_serving(s, false);
+    if (s->front != NULL) front_drain(s->front);
     grpc_server_shutdown_and_notify(s->server, s->queue, &s->shutdown_tag);
 }
 
-static void close_server(struct rpc_server *s, uint64_t grace_ms)
+static bool is_busy(const struct rpc_server *s)
+{
+    return s->call_count > 0 || s->offering || !s->is_shut;
+}
+
+static void poll_until_over(struct rpc_server *s, uint64_t ms)
+{
+    uint64_t end = text_now_ms() + ms;
+    while (is_busy(s) && text_now_ms() < end)
+        rpc_server_poll(s, 50);
+}
+
+/* Clients that do not read would keep their calls for long, so after the grace all sockets are
+ * shut. False: gRPC has not ended its calls even then, and may still use the server. */
+static bool close_server(struct rpc_server *s, uint64_t grace_ms)
 {
     rpc_server_drain(s);
     uint64_t end = text_now_ms() + grace_ms;
     while ((s->call_count > 0 || s->offering) && text_now_ms() < end)
         rpc_server_poll(s, 50);
     grpc_server_cancel_all_calls(s->server);
-    end = text_now_ms() + SERVER_CLOSE_MS;
-    while ((s->call_count > 0 || s->offering || !s->is_shut) && text_now_ms() < end)
-        rpc_server_poll(s, 50);
-    REQUIRE(s->call_count == 0 && s->is_shut); /* gRPC's own promise */
+    poll_until_over(s, SERVER_LAST_MS);
+    if (s->front != NULL) front_shut(s->front);
+    poll_until_over(s, SERVER_CLOSE_MS);
+    if (is_busy(s)) return false;
+    front_close(s->front);
+    s->front = NULL;
     grpc_server_destroy(s->server);
+    return true;
 }
 
 void rpc_server_close(struct rpc_server *s, uint64_t grace_ms)
 {
     if (s == NULL) return;
-    if (s->server != NULL) close_server(s, grace_ms);
+    if (s->server != NULL && !close_server(s, grace_ms)) {
+        front_close(s->front);
+        return; /* leaked, because gRPC may still write to it; the process ends next */
+    }
     if (s->queue != NULL) {
         grpc_call_unref(s->wake_call);
         grpc_channel_destroy(s->wake_channel);
@@ -367,9 +304,7 @@ void rpc_server_close(struct rpc_server *s, uint64_t grace_ms)
         grpc_completion_queue_destroy(s->queue);
         grpc_shutdown();
     }
-    rpc_tls_pem_close(&s->pem);
     bytes_close(&s->scratch);
-    pthread_mutex_destroy(&s->pem_lock);
     free(s->listen);
     free(s->ca);
     free(s->cert);

@@ -1,11 +1,12 @@
 /* Certificates: reads and checks the files, extracts identities, and limits the process to TLS
  * 1.3. */
-#include "proto/rpc_internal.h"
+#include "proto/rpc_tls.h"
 #include "proto/rpc_openssl.h"
 
 #include "base/file.h"
 #include "base/text.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,7 +93,7 @@ static X509 *parse_cert(const char *pem, size_t size)
     return cert;
 }
 
-static STACK_OF(X509) * parse_certs(const char *pem)
+STACK_OF(X509) * rpc_tls_certs(const char *pem)
 {
     BIO *bio = BIO_new_mem_buf(pem, -1);
     STACK_OF(X509) *list = sk_X509_new_null();
@@ -175,8 +176,8 @@ err rpc_tls_check(const char *ca, const char *cert, const char *key, bool server
     struct rpc_tls_pem pem = {0};
     TRY(rpc_tls_pem_read(&pem, ca, cert, key));
     struct chain_check check = {.ca_path = ca, .cert_path = cert, .server = server};
-    check.roots = parse_certs(pem.ca);
-    check.certs = parse_certs(pem.cert);
+    check.roots = rpc_tls_certs(pem.ca);
+    check.certs = rpc_tls_certs(pem.cert);
     err e = ERR_NONE;
     if (sk_X509_num(check.roots) < 1)
         e = err_make(ERR_INPUT, "%s: holds no certificate; expected the authority's", ca);
@@ -235,10 +236,8 @@ static void write_serial(char out[RPC_SERIAL_BYTES], X509 *cert)
     BN_free(number);
 }
 
-err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size)
+err rpc_tls_identity_of(struct rpc_peer *out, X509 *cert)
 {
-    X509 *cert = parse_cert(pem, size);
-    if (cert == NULL) return err_make(ERR_INPUT, "not a certificate in PEM form");
     GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
     struct rpc_peer peer = {0};
     int found = 0;
@@ -259,6 +258,14 @@ err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size)
         *out = peer;
     }
     GENERAL_NAMES_free(names);
+    return e;
+}
+
+err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size)
+{
+    X509 *cert = parse_cert(pem, size);
+    if (cert == NULL) return err_make(ERR_INPUT, "not a certificate in PEM form");
+    err e = rpc_tls_identity_of(out, cert);
     X509_free(cert);
     return e;
 }

@@ -210,6 +210,34 @@ static err allow(void *context, const struct rpc_peer *peer)
     return e;
 }
 
+/* Called by the server's own thread. */
+static void on_event(void *context, const struct rpc_event *event)
+{
+    static const struct {
+        enum log_level level;
+        const char *name;
+    } line[] = {
+        [RPC_EVENT_HANDSHAKE] = {LOG_WARN, "handshake.failed"},
+        [RPC_EVENT_REFUSED] = {LOG_WARN, "connection.refused"},
+        [RPC_EVENT_FULL] = {LOG_WARN, "connections.full"},
+        [RPC_EVENT_DESCRIPTORS] = {LOG_ERROR, "descriptors.short"},
+    };
+    const struct log_field field[] = {
+        LOG_STR("address", event->address),
+        LOG_STR("reason", event->reason),
+        LOG_INT("left_out", event->left_out),
+        LOG_STR("peer", event->peer ? event->peer->id : ""),
+        LOG_STR("role", event->peer && event->peer->role == RPC_ADMIN ? "admin" : "client"),
+        LOG_STR("serial", event->peer ? event->peer->serial : ""),
+        LOG_INT("refused_ms", event->refused_ms),
+    };
+    (void)context;
+    log_event(line[event->kind].level, line[event->kind].name, field,
+              event->kind == RPC_EVENT_REFUSED ? 7
+              : event->peer                    ? 6
+                                               : 3);
+}
+
 /* A burst of four seconds' calls, and at least one call, otherwise no call would be allowed. */
 static err open_rate(struct serve *s)
 {
@@ -233,7 +261,8 @@ static err open_server(struct serve *s)
                                          .method = method,
                                          .method_count = SERVE_METHODS,
                                          .context = s,
-                                         .allow = allow};
+                                         .allow = allow,
+                                         .event = on_event};
     struct rpc_server *server = NULL;
     TRY(rpc_server_open(&server, &options));
     s->server = server;
