@@ -203,11 +203,10 @@ static err check_settings(struct front_frame *f)
 {
     if (f->stream != 0) return fault("SETTINGS on a stream");
     if (f->flags & FLAG_ACK && f->left != 0) return fault("an acknowledgement with a payload");
-    if (f->flags & FLAG_ACK)
-        f->acknowledged = true;
-    else
-        f->has_settings = true;
-    return charge(f, FRONT_COST_SETTINGS, 1);
+    if (f->flags & FLAG_ACK) f->acknowledged = true;
+    bool first = !f->has_settings; /* every connection has one */
+    f->has_settings = true;
+    return first ? ERR_NONE : charge(f, FRONT_COST_SETTINGS, 1);
 }
 
 static err check_connection(struct front_frame *f, enum front_cost cost)
@@ -353,7 +352,10 @@ static void back_frame(struct front_frame *f)
     bool carries = type == FRAME_DATA || type == FRAME_HEADERS;
     f->back_left = read_24(f->back);
     f->back_size = 0;
+    bool asks = !(f->back[4] & FLAG_ACK); /* the client must answer */
     if (type == FRAME_DATA) front_budget_earn(f->budget, FRONT_COST_WINDOW, FRAME_WINDOW_EARNED);
+    if (type == FRAME_SETTINGS && asks) front_budget_earn(f->budget, FRONT_COST_SETTINGS, 1);
+    if (type == FRAME_PING && asks) front_budget_earn(f->budget, FRONT_COST_PING, 1);
     if (type == FRAME_RST_STREAM || (carries && f->back[4] & FLAG_END_STREAM))
         stream_end(f, read_31(f->back + 5));
 }

@@ -32,6 +32,8 @@ struct fixture {
     atomic_ulong bytes;
     atomic_bool upload_waits; /* parts are taken but no next one is asked for */
     struct rpc_call *holding;
+    atomic_int events; /* of the server's front */
+    char reason[256];  /* of the last one */
 };
 
 static inline struct fixture *fixture_of(struct rpc_call *call)
@@ -158,6 +160,13 @@ static inline void fixture_certs(void)
     cr_assert_eq(code, 0, "certificates could not be made");
 }
 
+static inline void fixture_event(void *context, const struct rpc_event *event)
+{
+    struct fixture *f = context;
+    snprintf(f->reason, sizeof f->reason, "%s: %s", event->address, event->reason);
+    atomic_fetch_add(&f->events, 1);
+}
+
 static inline struct rpc_server_options fixture_server_options(struct fixture *f,
                                                                const char *listen_on)
 {
@@ -169,7 +178,8 @@ static inline struct rpc_server_options fixture_server_options(struct fixture *f
                                        .method = fixture_method,
                                        .method_count =
                                            sizeof fixture_method / sizeof fixture_method[0],
-                                       .context = f};
+                                       .context = f,
+                                       .event = fixture_event};
 }
 
 static inline void *fixture_loop(void *argument)

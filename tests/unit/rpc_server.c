@@ -274,6 +274,82 @@ Test(rpc_server, closing_ends_held_calls_within_its_grace)
     rpc_client_close(client);
 }
 
+Test(rpc_server, connections_of_an_identity_can_be_dropped)
+{
+    struct fixture f = {0};
+    fixture_start(&f);
+    struct rpc_client *client = open_as(&f, "a"), *other = open_as(&f, "b");
+    pthread_t thread;
+    void *kind = NULL;
+    struct bytes reply = {.max = 100};
+    cr_assert_eq(pthread_create(&thread, NULL, hold_main, client), 0);
+    cr_assert(fixture_wait(&f.held, 1));
+    FIXTURE_OK(rpc_server_drop(f.server, RPC_ADMIN, "a"));
+    FIXTURE_OK(rpc_server_drop(f.server, RPC_CLIENT, "b"));
+    usleep(100000);
+    cr_expect_eq(atomic_load(&f.over), 0, "another role or id");
+    uint64_t start = text_now_ms();
+    FIXTURE_OK(rpc_server_drop(f.server, RPC_CLIENT, "a"));
+    pthread_join(thread, &kind);
+    cr_expect_eq((uintptr_t)kind, ERR_MACHINE);
+    cr_expect_lt(text_now_ms() - start, 2000, "not by its deadline");
+    cr_expect(fixture_wait(&f.over, 1));
+    (void)fixture_call(client, "/test.T/Echo", "may find the old connection", &reply).kind;
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "x", &reply));
+    bytes_close(&reply);
+    rpc_client_close(client);
+    rpc_client_close(other);
+    fixture_stop(&f);
+}
+
+struct sleeper {
+    struct rpc_client *client;
+    atomic_int parts;
+    atomic_bool wakes;
+};
+
+static err sleep_part(const void *message, size_t size, void *context)
+{
+    struct sleeper *s = context;
+    (void)message, (void)size;
+    atomic_fetch_add(&s->parts, 1);
+    while (!atomic_load(&s->wakes))
+        usleep(10000);
+    return ERR_NONE;
+}
+
+static void *sleeper_main(void *argument)
+{
+    struct sleeper *s = argument;
+    struct bytes request = {.max = 10};
+    int count = 100;
+    FIXTURE_OK(bytes_append(&request, &count, sizeof count));
+    const struct rpc_download download = {"/test.T/Download", &request, 60000, 60000,
+                                          sleep_part,         s};
+    (void)rpc_client_download(s->client, &download).kind;
+    bytes_close(&request);
+    return NULL;
+}
+
+Test(rpc_server, a_client_that_does_not_read_its_download_does_not_delay_closing)
+{
+    struct fixture f = {0};
+    pthread_t thread;
+    fixture_start(&f);
+    struct sleeper sleeper = {.client = open_as(&f, "a")};
+    cr_assert_eq(pthread_create(&thread, NULL, sleeper_main, &sleeper), 0);
+    cr_assert(fixture_wait(&sleeper.parts, 1));
+    usleep(200000);
+    cr_expect_lt(atomic_load(&f.sent), 50, "what the client does not take is not sent");
+    uint64_t start = text_now_ms();
+    fixture_stop(&f);
+    cr_expect_lt(text_now_ms() - start, 3000);
+    cr_expect_eq(atomic_load(&f.over), 1);
+    atomic_store(&sleeper.wakes, true);
+    pthread_join(thread, NULL);
+    rpc_client_close(sleeper.client);
+}
+
 /* ---------------------------------------------------------------- by openssl's own tool */
 
 static int run_tool(struct fixture *f, const char *arguments, char *output, size_t size)
@@ -299,6 +375,7 @@ Test(rpc_server, speaks_no_tls_1_2_whatever_the_peer_offers)
     char output[65536];
     fixture_start(&f);
     run_tool(&f, AS("a") "-tls1_2", output, sizeof output);
+    cr_assert(strstr(f.reason, ": it does not speak TLS 1.3") != NULL, "%s", f.reason);
     cr_assert(strstr(output, "protocol version") != NULL ||
                   strstr(output, "no peer certificate") != NULL,
               "%s", output);
@@ -323,8 +400,12 @@ Test(rpc_server, lets_only_clients_of_its_own_authority_in)
     struct fixture f = {0};
     fixture_start(&f);
     cr_assert(let_in(&f, AS("a")));
+    cr_assert_eq(atomic_load(&f.events), 0);
     cr_assert_not(let_in(&f, ""), "no certificate");
+    cr_assert_eq(atomic_load(&f.events), 1);
+    cr_assert(strstr(f.reason, ": it has no certificate") != NULL, "%s", f.reason);
     cr_assert_not(let_in(&f, AS("foreign/a")), "an unknown authority");
+    cr_assert_eq(atomic_load(&f.events), 1, "one a minute");
     cr_assert_not(let_in(&f, AS("wrong-use")), "not for clients");
     cr_assert_not(let_in(&f, AS("expired")), "expired");
     fixture_stop(&f);
