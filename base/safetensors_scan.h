@@ -16,9 +16,9 @@ struct safetensors_entry {
  * wrong, and nothing but st->arena was changed. Keys in ascending order have no duplicates. */
 bool safetensors_scan(struct safetensors *st, struct safetensors_entry **entry, size_t *count,
                       const char *text, size_t size);
-/* jansson needs up to 75 bytes of memory for a byte of text. So this counts first: false if the text
- * has more values, or longer names, than the header of LIMIT_TENSORS tensors. It says nothing else
- * about the text. */
+/* jansson needs up to 75 bytes of memory for a byte of text. So this counts first: false if the
+ * text has more values, or longer names, than the header of LIMIT_TENSORS tensors. It says nothing
+ * else about the text. */
 bool safetensors_is_bounded(const char *text, size_t size);
 /* DTYPE_NONE for an unknown name. */
 enum dtype safetensors_dtype(const char *name);

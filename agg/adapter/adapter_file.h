@@ -179,8 +179,8 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
 err adapter_file_bytes(uint64_t *bytes, uint64_t *values, const struct adapter_file_meta *meta,
                        const struct adapter_file_module *module, size_t count);
 
-/* An upper bound of the header of any file of `modules` modules, whose names have `name_bytes` bytes
- * together: for files of peers, before they are read (safetensors_check_header). */
+/* An upper bound of the header of any file of `modules` modules, whose names have `name_bytes`
+ * bytes together: for files of peers, before they are read (safetensors_check_header). */
 uint64_t adapter_file_header_most(size_t modules, size_t name_bytes);
 
 /* A directory that Hugging Face PEFT loads: A and B only (flatten.h folds R and the carry into

@@ -30,6 +30,7 @@ struct run_command {
     const char *output; /* export only */
     uint64_t retry_ms;  /* watch and export only */
     bool force;         /* export only */
+    bool forget_shapes; /* resume only */
 };
 
 #define AT(member) offsetof(struct run_command, member)
@@ -41,17 +42,19 @@ typedef Fedlora__V1__RunStatus run_status;
 /* ---------------------------------------------------------------- one call on one run */
 
 /* Every Admin call on one run has the same request and reply: its name and its new status. */
-static err call_run(run_status **out, struct rpc_client *client, const char *path, const char *name)
+static err call_run(run_status **out, struct rpc_client *client, const char *path, const char *name,
+                    bool forget_shapes)
 {
     const struct remote_method method = {path, &fedlora__v1__run_status__descriptor};
     Fedlora__V1__RunName request = FEDLORA__V1__RUN_NAME__INIT;
     request.run = (char *)(uintptr_t)name;
+    request.forget_shapes = forget_shapes;
     return remote_call(out, client, &method, &request.base, 0);
 }
 
 err command_run_get(run_status **out, struct rpc_client *client, const char *name)
 {
-    return call_run(out, client, RPC_PATH_ADMIN(get_run), name);
+    return call_run(out, client, RPC_PATH_ADMIN(get_run), name, false);
 }
 
 /* No retry: the operator sees the error and decides, and a repeated call could undo a decision of
@@ -61,7 +64,7 @@ static err act(const struct run_command *o, const struct option_list *arguments,
     struct rpc_client *client = NULL;
     run_status *status = NULL;
     TRY(remote_open(&client, &o->remote));
-    err e = call_run(&status, client, path, arguments->item[0]);
+    err e = call_run(&status, client, path, arguments->item[0], o->forget_shapes);
     if (!err_is(e)) e = command_run_print(status, o->common.json);
     message_free(status);
     rpc_client_close(client);
@@ -372,6 +375,14 @@ static const struct option_row watch_rows[] = {
      .value = "TIME",
      .help = "longest wait for a coordinator that does not answer"},
 };
+static const struct option_row resume_rows[] = {
+    REMOTE_OPTION_ROWS(AT(remote)),
+    {.flag = "forget-shapes",
+     .kind = OPTION_FLAG,
+     .at = AT(forget_shapes),
+     .help = "before the first published round: forget the shapes of the base that members agreed "
+             "on, and all that was made from them; members say again what they have"},
+};
 static const struct option_row export_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "output",
@@ -420,7 +431,7 @@ const struct command command_run_watch = RUN_COMMAND(
 const struct command command_run_pause =
     RUN_COMMAND("pause", "pause a run, so that no new round opens (operator)", rows, pause_run);
 const struct command command_run_resume =
-    RUN_COMMAND("resume", "continue a paused run (operator)", rows, resume_run);
+    RUN_COMMAND("resume", "continue a paused run (operator)", resume_rows, resume_run);
 const struct command command_run_stop =
     RUN_COMMAND("stop", "end a run early (operator)", rows, stop_run);
 const struct command command_run_export = {

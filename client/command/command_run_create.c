@@ -9,6 +9,7 @@
 #include "client/command/remote_json.h"
 #include "client/command/run_options.h"
 #include "client/session/remote.h"
+#include "client/session/session_describe.h"
 #include "engine/model/model.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
@@ -27,19 +28,24 @@ static const struct option_row rows[] = {
     REMOTE_OPTION_ROWS(offsetof(struct create_command, remote)),
 };
 
-/* Members compare this digest with their own copy of the base. An operator without a copy gives the
- * digest, and both at once would have to agree, so they exclude each other. */
-static err base_digest(struct digest *out, const struct run_options *o)
+/* Members compare the digest and the shapes with their own copy of the base. An operator without a
+ * copy gives the digest, and both at once would have to agree, so they exclude each other. Without
+ * shapes, members have to agree on them. */
+static err describe_base(Fedlora__V1__RunConfig *config, struct digest *digest,
+                         const struct run_options *o, struct arena *arena)
 {
     struct model model = {0};
     if ((o->base != NULL) == (o->base_digest != NULL))
         return err_make(ERR_INPUT, "run create: expected either --base PATH or --base-digest HEX");
+    config->base_digest = (ProtobufCBinaryData){DIGEST_BYTES, digest->byte};
     if (o->base_digest != NULL) {
-        err e = digest_parse(out, o->base_digest);
+        err e = digest_parse(digest, o->base_digest);
         return err_is(e) ? err_in(e, "--base-digest") : e;
     }
     TRY(model_open(&model, o->base));
-    err e = model_digest(out, &model);
+    err e = model_digest(digest, &model);
+    if (!err_is(e))
+        e = session_describe_modules(&config->modules, &config->n_modules, &model.arch, arena);
     model_close(&model);
     return e;
 }
@@ -79,8 +85,7 @@ static err create_run(void *options, const struct option_list *arguments, struct
         return err_make(ERR_INPUT, "--members is missing: expected ID,ID,...");
     config.name = (char *)(uintptr_t)arguments->item[0];
     TRY(run_options_config(&config, &o->run, arena));
-    err e = base_digest(&base, &o->run);
-    config.base_digest = (ProtobufCBinaryData){DIGEST_BYTES, base.byte};
+    err e = describe_base(&config, &base, &o->run, arena);
     if (!err_is(e)) e = remote_open(&client, &o->remote);
     if (!err_is(e)) e = create(client, &config, o);
     rpc_client_close(client);

@@ -61,8 +61,9 @@ const struct option_row run_options_rows[] = {
              "ID:rank=8:weight=2:alpha=16:rslora=yes:targets=q+v "
              "sets the "
              "values that differ from the run's, and ID:8:2 is short for rank 8 and weight 2"},
-    ROW_TEXT("base", "run.base", base, "PATH",
-             "base model; run create only computes its digest, and needs this or --base-digest"),
+    ROW_TEXT(
+        "base", "run.base", base, "PATH",
+        "base model; run create only reads its digest and shapes, and needs this or --base-digest"),
     ROW_TEXT(
         "base-digest", "run.base_digest", base_digest, "HEX",
         "digest of the base model, as fedlora inspect prints it; for run create instead of --base"),

@@ -6,10 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* All modules that could be adapted, with their shapes, by which the coordinator recognises a
- * member with a base of other dimensions. */
-static err list_modules(Fedlora__V1__ModuleShape ***out, size_t *count, const struct arch *arch,
-                        struct arena *arena)
+/* By the shapes the coordinator recognises a member with a base of other dimensions. */
+err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
+                             const struct arch *arch, struct arena *arena)
 {
     size_t n = (size_t)arch->layers * MODULE_KINDS;
     Fedlora__V1__ModuleShape **list = NULL, *shape = NULL;
@@ -68,5 +67,5 @@ err session_describe(Fedlora__V1__HelloRequest *out, const struct session_descri
     out->examples = about->examples;
     out->eval_rows = about->eval_rows;
     TRY(name_libraries(&out->libraries, about->device, arena));
-    return list_modules(&out->modules, &out->n_modules, about->arch, arena);
+    return session_describe_modules(&out->modules, &out->n_modules, about->arch, arena);
 }

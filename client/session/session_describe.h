@@ -16,5 +16,8 @@ void session_describe_of(struct session_describe *out, struct session_local *loc
 /* Fills in the message, which points into `about` and the arena. */
 err session_describe(Fedlora__V1__HelloRequest *out, const struct session_describe *about,
                      struct arena *arena);
+/* All modules of a base that could be adapted, with their shapes, in the arena. */
+err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
+                             const struct arch *arch, struct arena *arena);
 
 #endif

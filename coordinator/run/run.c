@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUN_MODULES_BYTES_MAX = 16 << 20 };
-
 uint64_t run_clock(void *context)
 {
     (void)context;
@@ -87,28 +85,6 @@ void run_tick(struct run *run, uint64_t now_ms)
         run_apply(run, &(struct round_event){.kind = ROUND_ON_TICK, .now_ms = now_ms});
 }
 
-/* The first hello decides the modules and their shapes for the whole run. They are durable
- * before they are used, because the start state is made from them. */
-static err learn_modules(struct run *run, const Fedlora__V1__HelloRequest *hello)
-{
-    Fedlora__V1__HelloRequest *modules = NULL;
-    struct bytes packed = {.max = RUN_MODULES_BYTES_MAX};
-    err e = run_config_modules(&modules, run->config, hello);
-    if (!err_is(e)) e = message_pack(&packed, &modules->base);
-    if (!err_is(e)) e = store_modules(run->shop->store, run->id, packed.data, packed.size);
-    bytes_close(&packed);
-    if (err_is(e)) {
-        message_free(modules);
-        return e;
-    }
-    run->modules = modules;
-    e = run_learn_members(run);
-    if (!err_is(e)) return e;
-    message_free(run->modules); /* the next hello is the first one again */
-    run->modules = NULL;
-    return e;
-}
-
 /* Every member must train on the same base weights, otherwise sums of updates mean nothing. */
 static err check_base(const struct run *run, const Fedlora__V1__HelloRequest *hello)
 {
@@ -137,10 +113,7 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     TRY(check_base(run, hello));
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
     if (m->pruned && m->pruned < rank) rank = m->pruned; /* a pruned rank stays */
-    if (run->modules)
-        TRY(run_config_same_modules(run->modules, hello));
-    else
-        TRY(learn_modules(run, hello));
+    TRY(run_shapes_said(run, member, hello));
     struct store_member row = {
         .id = r->id, .rank = rank, .examples = hello->examples, .libraries = hello->libraries};
     row.eval_rows = hello->eval_rows;
@@ -153,8 +126,8 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     r->evaluates = hello->eval_rows > 0;
     LOG(LOG_INFO, "member.hello", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
         LOG_INT("rank", rank), LOG_INT("examples", hello->examples));
-    /* Not only after learn_modules(), because an earlier hello may have failed after it. */
-    if (!run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
+    /* Not only after run_shapes_said(), because an earlier hello may have failed after it. */
+    if (run->modules && !run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
     run_apply_member(run, ROUND_ON_HELLO, member);
     return ERR_NONE;
 }

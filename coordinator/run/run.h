@@ -36,18 +36,27 @@ struct run_aside {
 err run_shop_open(struct run_shop *shop);
 /* Takes back finished work, whose results are fed to the runs. Loop thread. */
 void run_shop_turn(struct run_shop *shop);
-/* Gives an upload to the worker for receipts of its kind. The run, or NULL for a blob of an operator,
- * is its lane. */
+/* Gives an upload to the worker for receipts of its kind. The run, or NULL for a blob of an
+ * operator, is its lane. */
 err run_shop_admit(struct run_shop *shop, struct admit_job *job, const struct run *run);
 /* Ends the workers; then the runs can be closed, and after them the store. A shop that could be
  * opened only in part, or was zeroed, is accepted. */
 void run_shop_stop(struct run_shop *shop);
 void run_shop_close(struct run_shop *shop);
 
+/* A list of modules that members have said in Hello, while the run has no shapes (run_shapes.h). */
+struct run_proposal {
+    struct digest digest;
+    Fedlora__V1__HelloRequest *modules; /* NULL: a free place */
+    size_t members;                     /* that have said it last */
+};
+enum { RUN_PROPOSALS_MAX = 16 };
+
 struct run_member {
     uint32_t rank;
     uint32_t pruned;     /* the rank it has pruned itself to; 0: never */
-    const char **adapts; /* (adapts_count) sorted, of run->modules; NULL until those are known */
+    unsigned proposal;   /* its place in run.proposal, plus 1; 0: none */
+    const char **adapts; /* (adapts_count) sorted, of run->modules or of its proposal; or NULL */
     size_t adapts_count;
     bool adapts_shared; /* the list is that of all members without one of their own */
     uint64_t examples, eval_rows, bytes_up, bytes_down;
@@ -66,7 +75,8 @@ struct run {
     struct run_shop *shop;
     int64_t id;
     Fedlora__V1__RunConfig *config;
-    Fedlora__V1__HelloRequest *modules; /* NULL until the first hello */
+    Fedlora__V1__HelloRequest *modules; /* NULL until they are known */
+    struct run_proposal proposal[RUN_PROPOSALS_MAX];
     const struct method *method;
     struct method_options options;
     uint32_t rank_max; /* run_config_rank_max() */
@@ -124,9 +134,9 @@ struct run_train_task {
 err run_train_task(struct run_train_task *out, struct run *run, size_t member);
 /* Whole lines of a member's own privacy ledger (unit example), from number `from` on, under the
  * name that its certificate gives to the federation. An empty part asks how many lines are held; a
- * part that does not continue at the next line is ignored, a long one is taken in part, and *held says
- * where to continue. So a member that lost a reply can repeat its call. ERR_LIMIT: come back, because
- * the copy is being read after a restart. */
+ * part that does not continue at the next line is ignored, a long one is taken in part, and *held
+ * says where to continue. So a member that lost a reply can repeat its call. ERR_LIMIT: come back,
+ * because the copy is being read after a restart. */
 struct run_ledger_part {
     const char *federation;
     uint64_t from;
@@ -144,8 +154,11 @@ static inline uint64_t run_now_ms(const struct run *run)
 {
     return run->shop->now_ms(run->shop->context);
 }
-/* Once run->modules is known: fills each member's `adapts`. */
+/* Fills a member's `adapts` from `modules`, which must live as long as it is used. */
+err run_learn_member(struct run *run, size_t member, const Fedlora__V1__HelloRequest *modules);
+/* Once run->modules is known: the same for each member. */
 err run_learn_members(struct run *run);
+void run_forget_members(struct run *run);
 /* Gives work of this kind to the worker, for the round under way (run_work.c). */
 err run_push_work(struct run *run, enum publish_kind kind);
 /* The work could not be done: try again later, or fail the run. */

@@ -2,6 +2,7 @@
 #include "coordinator/run/run.h"
 
 #include "base/text.h"
+#include "coordinator/run/run_shapes.h"
 #include "proto/message.h"
 
 #include <errno.h>
@@ -48,7 +49,7 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
 }
 
 /* The shared list is freed once. */
-static void close_lists(struct run *run)
+void run_forget_members(struct run *run)
 {
     const char **shared = NULL;
     for (size_t i = 0; run->member && i < run->round.members; i++) {
@@ -59,6 +60,7 @@ static void close_lists(struct run *run)
             shared = m->adapts;
         m->adapts = NULL;
         m->adapts_count = 0;
+        m->adapts_shared = false;
     }
     free(shared);
 }
@@ -72,9 +74,10 @@ void run_close(struct run *run)
         ledger_close(&run->member[i].ledger);
         free(run->member[i].session);
     }
-    close_lists(run);
+    run_forget_members(run);
     private_noise_ahead_close(run->noise_ahead);
     round_close(&run->round);
+    run_shapes_close(run);
     message_free(run->config);
     message_free(run->modules);
     free(run->member);
@@ -87,18 +90,21 @@ static int by_name(const void *a, const void *b)
 }
 
 /* Sorted, because an update's modules are compared with this list in one pass. */
-static err learn_member(struct run *run, size_t member)
+err run_learn_member(struct run *run, size_t member, const Fedlora__V1__HelloRequest *modules)
 {
     struct run_member *m = &run->member[member];
-    const char *id = run->round.member[member].id;
-    size_t all = run->modules->n_modules;
-    m->adapts = calloc(all + 1, sizeof *m->adapts);
-    if (!m->adapts) return err_sys(ENOMEM, "the modules of %s", id);
+    const char *id = run->round.member[member].id, **list;
+    size_t all = modules->n_modules, count = 0;
+    list = calloc(all + 1, sizeof *list);
+    if (!list) return err_sys(ENOMEM, "the modules of %s", id);
     for (size_t k = 0; k < all; k++) {
-        const char *name = run->modules->modules[k]->name;
-        if (run_config_adapts(run->config, id, name)) m->adapts[m->adapts_count++] = name;
+        const char *name = modules->modules[k]->name;
+        if (run_config_adapts(run->config, id, name)) list[count++] = name;
     }
-    qsort(m->adapts, m->adapts_count, sizeof *m->adapts, by_name);
+    qsort(list, count, sizeof *list, by_name);
+    if (!m->adapts_shared) free(m->adapts);
+    m->adapts = list;
+    m->adapts_count = count;
     return ERR_NONE;
 }
 
@@ -110,16 +116,17 @@ err run_learn_members(struct run *run)
     for (size_t i = 0; i < run->round.members && !err_is(e); i++) {
         struct run_member *m = &run->member[i];
         REQUIRE(!m->adapts);
-        m->adapts_shared = !run_config_own_targets(run->config, run->round.member[i].id);
-        if (m->adapts_shared && first) {
+        bool shared = !run_config_own_targets(run->config, run->round.member[i].id);
+        if (shared && first) {
             m->adapts = first->adapts;
             m->adapts_count = first->adapts_count;
-            continue;
+        } else {
+            e = run_learn_member(run, i, run->modules);
+            if (shared) first = m;
         }
-        e = learn_member(run, i);
-        if (m->adapts_shared) first = m;
+        m->adapts_shared = shared;
     }
-    if (err_is(e)) close_lists(run);
+    if (err_is(e)) run_forget_members(run);
     return e;
 }
 
@@ -175,6 +182,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     TRY_OUT(e, message_pack(&packed, &config->base));
     TRY_OUT(e, run_init(&run, shop, config));
     config = NULL; /* owned by the run from here on */
+    TRY_OUT(e, run_shapes_given(run));
     row.name = run->config->name;
     row.config = packed.data;
     row.config_size = packed.size;
@@ -184,6 +192,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("method", run->config->method),
         LOG_INT("rounds", run->config->rounds), LOG_INT("members", run->round.members));
     run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = run_now_ms(run)});
+    if (run->modules) run_apply_member(run, ROUND_ON_SHAPES, 0);
     *out = run;
     run = NULL;
 out:
@@ -211,7 +220,8 @@ static err load_members(struct run *run)
                                              .bytes_up = row[i].bytes_up,
                                              .bytes_down = row[i].bytes_down,
                                              .train_loss = row[i].train_loss};
-        struct round_member was = {.joined = row[i].joined,
+        /* Without shapes a member has agreed to none, and must say Hello again. */
+        struct round_member was = {.joined = row[i].joined && run->modules,
                                    .trained_round = row[i].trained_round,
                                    .counted_in = row[i].counted_in,
                                    .digest = row[i].digest,
@@ -235,10 +245,10 @@ static enum round_phase hold_of(const char *text)
                                       : ROUND_WAITING;
 }
 
-/* Absent until the first hello. */
+/* Absent until members agree, unless the operator gave them. */
 static err load_modules(struct run *run, const struct store_run *was)
 {
-    if (!was->modules_size) return ERR_NONE;
+    if (run->config->n_modules || !was->modules_size) return run_shapes_given(run);
     return message_unpack(&run->modules, &fedlora__v1__hello_request__descriptor, was->modules,
                           was->modules_size);
 }
@@ -273,7 +283,7 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     /* A crash may have come between the last commit and the ledger's copy for auditors. */
     if (!err_is(e) && run_privacy_central(config))
         e = private_export(shop->store, run->id, config->name);
-    if (!err_is(e) && run->modules) e = run_learn_members(run);
+    if (!err_is(e) && run->modules && !config->n_modules) e = run_learn_members(run);
     if (err_is(e)) {
         run_close(run);
         return err_in(e, "run %s", was->name);

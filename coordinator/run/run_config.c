@@ -241,7 +241,7 @@ void run_config_options(struct method_options *out, const run_config_t *c)
 }
 
 /* "q" stands for "q_proj", as targets are usually written; a full name stands for one layer. */
-static bool target_matches(const char *target, const char *module)
+bool run_config_target_is(const char *target, const char *module)
 {
     if (!strcmp(target, module)) return true;
     const char *last = strrchr(module, '.');
@@ -253,119 +253,8 @@ static bool target_matches(const char *target, const char *module)
 bool run_config_targets(const run_config_t *c, const char *module)
 {
     for (size_t i = 0; i < c->n_targets; i++)
-        if (target_matches(c->targets[i], module)) return true;
+        if (run_config_target_is(c->targets[i], module)) return true;
     return c->n_targets == 0;
-}
-
-/* Names become tensor names with a suffix (".lora_A.weight", ".carry_A"), so room is left for
- * it. */
-static err check_module(const Fedlora__V1__ModuleShape *m)
-{
-    if (!*m->name || strlen(m->name) + 40 > LIMIT_TENSOR_NAME_BYTES)
-        return err_make(ERR_INPUT, "module \"%.80s\": the name is empty or too long", m->name);
-    if (!m->d_out || !m->d_in || m->d_out > LIMIT_DIMENSION || m->d_in > LIMIT_DIMENSION)
-        return err_make(ERR_INPUT, "module %s: shape (%u, %u)", m->name, m->d_out, m->d_in);
-    return ERR_NONE;
-}
-
-/* Searches from *at on and around to its start, and leaves *at after the match, so that two
- * lists in the same order are compared in one pass. */
-static const Fedlora__V1__ModuleShape *find_module(const Fedlora__V1__HelloRequest *hello,
-                                                   const char *name, size_t *at)
-{
-    for (size_t i = 0; i < hello->n_modules; i++) {
-        size_t k = (*at + i) % hello->n_modules;
-        if (strcmp(hello->modules[k]->name, name)) continue;
-        *at = k + 1;
-        return hello->modules[k];
-    }
-    return NULL;
-}
-
-/* A target that matches no module is most likely a spelling mistake; without this check the run
- * would train fewer modules than the operator believes. */
-static err every_target_names_one(const run_config_t *c, const Fedlora__V1__HelloRequest *hello)
-{
-    for (size_t t = 0; t < c->n_targets; t++) {
-        bool found = false;
-        for (size_t i = 0; i < hello->n_modules && !found; i++)
-            found = target_matches(c->targets[t], hello->modules[i]->name);
-        if (!found)
-            return err_make(ERR_INPUT, "target \"%s\" names no module of this base", c->targets[t]);
-    }
-    return ERR_NONE;
-}
-
-/* The same for a member's own targets, which must be among the modules of the run. */
-static err every_member_adapts(const run_config_t *c, const Fedlora__V1__HelloRequest *list)
-{
-    for (size_t m = 0; m < c->n_members; m++)
-        for (size_t t = 0; t < c->members[m]->n_targets; t++) {
-            const char *target = c->members[m]->targets[t];
-            bool found = false;
-            for (size_t i = 0; i < list->n_modules && !found; i++)
-                found = target_matches(target, list->modules[i]->name);
-            if (!found)
-                return err_make(ERR_INPUT, "member %s: target \"%s\" names no module of this run",
-                                c->members[m]->id, target);
-        }
-    return ERR_NONE;
-}
-
-static err add_module(Fedlora__V1__HelloRequest *list, const Fedlora__V1__ModuleShape *m)
-{
-    Fedlora__V1__ModuleShape *copy = malloc(sizeof *copy);
-    if (!copy) return err_sys(ENOMEM, "a module");
-    fedlora__v1__module_shape__init(copy);
-    list->modules[list->n_modules++] = copy;
-    copy->d_out = m->d_out;
-    copy->d_in = m->d_in;
-    return set_text(&copy->name, m->name);
-}
-
-/* Checks the hello as untrusted input first: names, shapes and their number. The list is a copy,
- * because the hello is freed after its call. */
-err run_config_modules(Fedlora__V1__HelloRequest **out, const run_config_t *c,
-                       const Fedlora__V1__HelloRequest *hello)
-{
-    for (size_t i = 0; i < hello->n_modules; i++) {
-        TRY(check_module(hello->modules[i]));
-        size_t from = 0;
-        if (find_module(hello, hello->modules[i]->name, &from) != hello->modules[i])
-            return err_make(ERR_INPUT, "module %s is named twice", hello->modules[i]->name);
-    }
-    TRY(every_target_names_one(c, hello));
-    Fedlora__V1__HelloRequest *list = malloc(sizeof *list);
-    if (!list) return err_sys(ENOMEM, "the modules");
-    fedlora__v1__hello_request__init(list);
-    list->modules = calloc(hello->n_modules, sizeof *list->modules);
-    err e = list->modules ? ERR_NONE : err_sys(ENOMEM, "the modules");
-    for (size_t i = 0; i < hello->n_modules && !err_is(e); i++)
-        if (run_config_targets(c, hello->modules[i]->name)) e = add_module(list, hello->modules[i]);
-    if (!err_is(e)) e = every_member_adapts(c, list);
-    if (err_is(e))
-        fedlora__v1__hello_request__free_unpacked(list, NULL);
-    else
-        *out = list;
-    return e;
-}
-
-/* A member's base may have further modules that the run does not adapt. */
-err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
-                            const Fedlora__V1__HelloRequest *hello)
-{
-    size_t at = 0;
-    for (size_t i = 0; i < modules->n_modules; i++) {
-        const Fedlora__V1__ModuleShape *m = modules->modules[i];
-        const Fedlora__V1__ModuleShape *is = find_module(hello, m->name, &at);
-        if (!is)
-            return err_make(ERR_INPUT, "module %s of this run is missing in your base", m->name);
-        if (is->d_out != m->d_out || is->d_in != m->d_in)
-            return err_make(ERR_INPUT,
-                            "module %s has shape (%u, %u) in your base, expected (%u, %u)", m->name,
-                            is->d_out, is->d_in, m->d_out, m->d_in);
-    }
-    return ERR_NONE;
 }
 
 /* NULL for the state, which is no member. The search goes by halves first, because large
@@ -391,7 +280,7 @@ bool run_config_adapts(const run_config_t *c, const char *member, const char *mo
 {
     const Fedlora__V1__MemberConfig *m = find_member(c, member);
     for (size_t i = 0; m && i < m->n_targets; i++)
-        if (target_matches(m->targets[i], module)) return true;
+        if (run_config_target_is(m->targets[i], module)) return true;
     return !m || m->n_targets == 0;
 }
 

@@ -4,6 +4,7 @@
 #define COORDINATOR_RUN_CONFIG_H
 
 #include "agg/round/method_options.h"
+#include "base/digest.h"
 #include "base/err.h"
 
 #include "fedlora.pb-c.h"
@@ -30,13 +31,16 @@ uint32_t run_config_late_rounds(const Fedlora__V1__RunConfig *config);
 /* Does a target name this module? A target is "q", "q_proj" or a full name; `module` is a full
  * name. Without targets every module is adapted. */
 bool run_config_targets(const Fedlora__V1__RunConfig *config, const char *module);
-/* The modules of the base that this run adapts, in a new message. ERR_INPUT: a target names no
- * module. */
+/* The modules of the base that this run adapts, in a new message. ERR_INPUT: a name, a shape or
+ * their number is wrong, or a target names no module. */
 err run_config_modules(Fedlora__V1__HelloRequest **out, const Fedlora__V1__RunConfig *config,
                        const Fedlora__V1__HelloRequest *hello);
-/* ERR_INPUT unless the member's base (`hello`) has all these modules, with the same shapes. */
+/* ERR_INPUT unless the member's base (`hello`) has all these modules, with the same shapes. The
+ * text names the first that differs, in `whose` ("your") base. */
 err run_config_same_modules(const Fedlora__V1__HelloRequest *modules,
-                            const Fedlora__V1__HelloRequest *hello);
+                            const Fedlora__V1__HelloRequest *hello, const char *whose);
+/* Equal for lists of the same names and shapes, in any order. */
+err run_config_modules_digest(struct digest *out, const Fedlora__V1__HelloRequest *modules);
 
 /* The rank of a member that offers `offered` (0: it takes any rank). ERR_INPUT: it cannot take
  * part. */
@@ -63,5 +67,8 @@ bool run_config_adapts(const Fedlora__V1__RunConfig *config, const char *member,
 bool run_config_own_targets(const Fedlora__V1__RunConfig *config, const char *member);
 /* The largest rank that the run gives to a member; at least 1. */
 uint32_t run_config_rank_max(const Fedlora__V1__RunConfig *config);
+
+/* ---- for run_config*.c only */
+bool run_config_target_is(const char *target, const char *module);
 
 #endif

@@ -1,5 +1,6 @@
 /* Calls of operators, except transfers of payloads (serve_fetch.c, serve_submit.c). */
 #include "base/text.h"
+#include "coordinator/run/run_shapes.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
 
@@ -119,11 +120,13 @@ static err find_named(struct run **out, struct rpc_call *call, const char *name)
     return *out ? ERR_NONE : serve_no_run(serve_of(call), name);
 }
 
-static err read_name(struct run **out, struct rpc_call *call, const void *data, size_t size)
+static err read_name(struct run **out, bool *forget_shapes, struct rpc_call *call, const void *data,
+                     size_t size)
 {
     Fedlora__V1__RunName *request = NULL;
     TRY(message_unpack(&request, &fedlora__v1__run_name__descriptor, data, size));
     err e = find_named(out, call, request->run);
+    *forget_shapes = request->forget_shapes;
     message_free(request);
     return e;
 }
@@ -131,7 +134,8 @@ static err read_name(struct run **out, struct rpc_call *call, const void *data, 
 static void get_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct run *run = NULL;
-    err e = read_name(&run, call, data, size);
+    bool forget;
+    err e = read_name(&run, &forget, call, data, size);
     if (err_is(e))
         serve_refuse(call, e);
     else
@@ -143,8 +147,10 @@ static void get_begin(struct rpc_call *call, const void *data, size_t size)
 static void hold(struct rpc_call *call, const void *data, size_t size, enum round_event_kind kind)
 {
     struct run *run = NULL;
-    err e = read_name(&run, call, data, size);
-    if (!err_is(e)) e = run_hold(run, kind);
+    bool forget = false;
+    err e = read_name(&run, &forget, call, data, size);
+    if (!err_is(e))
+        e = forget && kind == ROUND_ON_RESUME ? run_shapes_forget(run) : run_hold(run, kind);
     if (err_is(e))
         serve_refuse(call, e);
     else

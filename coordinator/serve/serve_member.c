@@ -1,6 +1,7 @@
 /* Calls of members, except transfers of payloads: Hello, NextTask, Report. */
 #include "base/text.h"
 #include "coordinator/run/bounds.h"
+#include "coordinator/run/run_shapes.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
 
@@ -115,7 +116,7 @@ static void answer_wait(struct run *run, size_t member, struct rpc_call *call)
     else if (run->round.rules.secret)
         snprintf(reason, sizeof reason, "%s", drawn_reason(run));
     else
-        round_waiting_for(reason, sizeof reason, &run->round, text_now_ms());
+        run_waiting_for(reason, sizeof reason, run);
     wait.retry_ms = SERVE_RETRY_MS;
     wait.reason = reason;
     task.kind_case = FEDLORA__V1__TASK__KIND_WAIT;
@@ -123,12 +124,17 @@ static void answer_wait(struct run *run, size_t member, struct rpc_call *call)
     serve_answer(call, &task.base);
 }
 
-/* A member without a task keeps waiting until its time is over. */
+/* A member without a task keeps waiting until its time is over. One that has said Hello with other
+ * shapes than the run's, while it waited, says it again and learns the reason. */
 static bool answer_task(const struct serve_poll *poll, bool must)
 {
     struct run *run = poll->run;
     struct rpc_call *call = poll->call;
     size_t member = poll->member;
+    if (!run->round.member[member].joined) {
+        serve_refuse(call, err_make(ERR_STATE, "call Hello first"));
+        return true;
+    }
     switch (round_task(&run->round, member)) {
     case ROUND_TASK_TRAIN:
         answer_train(run, member, call);

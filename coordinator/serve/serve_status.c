@@ -1,5 +1,6 @@
 /* A run's status for operators. */
 #include "base/text.h"
+#include "coordinator/run/run_shapes.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/work/weights.h"
 
@@ -151,14 +152,20 @@ static err say_privacy(char *text, struct run *run, struct arena *arena)
     return ERR_NONE;
 }
 
-/* Shares everything with the run but the list of members. */
-static err short_config(Fedlora__V1__RunConfig **out, const struct run *run, struct arena *arena)
+/* Shares everything with the run but the shapes of the base, which are long, and in a list of runs the
+ * members. */
+static err short_config(Fedlora__V1__RunConfig **out, const struct run *run, bool members,
+                        struct arena *arena)
 {
     Fedlora__V1__RunConfig *config = NULL;
     TRY(arena_take(&config, arena, 1, sizeof *config));
     *config = *run->config;
-    config->n_members = 0;
-    config->members = NULL;
+    config->n_modules = 0;
+    config->modules = NULL;
+    if (!members) {
+        config->n_members = 0;
+        config->members = NULL;
+    }
     *out = config;
     return ERR_NONE;
 }
@@ -172,8 +179,8 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     TRY(arena_take(&privacy, arena, STATUS_TEXT_BYTES, 1));
     TRY(say_privacy(privacy, run, arena));
     fedlora__v1__run_status__init(status);
-    round_waiting_for(text, STATUS_TEXT_BYTES, &run->round, text_now_ms());
-    status->config = run->config;
+    run_waiting_for(text, STATUS_TEXT_BYTES, run);
+    TRY(short_config(&status->config, run, whole, arena));
     status->member_count = (uint32_t)run->round.members;
     status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
     status->round = round_under_way(&run->round);
@@ -182,7 +189,6 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     status->created_ms = run->created_ms;
     status->state_digest = binary(&run->newest.state);
     status->state_size = run->newest.state.size;
-    if (!whole) TRY(short_config(&status->config, run, arena));
     if (whole) {
         TRY(fill_members(status, run, arena));
         TRY(fill_history(status, run, arena));

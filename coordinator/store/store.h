@@ -174,6 +174,9 @@ err store_forget_update(struct store *store, const struct store_update *update);
 /* For simulations that repeat an interrupted round: forgets the updates that count in rounds after
  * `published`. */
 err store_forget_updates(struct store *store, int64_t run, uint32_t published);
+/* For a run without a published round: as if no member had said hello. `keep_frozen`: its frozen
+ * factors were given by an operator. */
+err store_forget_shapes(struct store *store, int64_t run, bool keep_frozen);
 /* Removes the blobs that store_publish() has given up, unless a row names them again. */
 err store_trim(struct store *store);
 

@@ -88,10 +88,10 @@ static err check_update(struct admit_job *a, const char *data_dir)
     return e;
 }
 
-/* The epsilon of releases, as an upper bound. The small grid is off by some per cent after very many
- * releases, so it can prove that a promise is kept, or far from kept; between them the grid is as
- * fine as that of the member's own accounting. For promises above COARSE, where that takes seconds,
- * the cells grow with the promise, and `slack` is more than that costs. */
+/* The epsilon of releases, as an upper bound. The small grid is off by some per cent after very
+ * many releases, so it can show that a promise is kept, or far from kept. Between them the grid is
+ * as fine as that of the member's own accounting. For promises above `coarse`, where that takes
+ * seconds, the cells grow with the promise, and `slack` is more than that costs. */
 static err account(double *epsilon, double *slack, const struct admit_job *a,
                    const struct account_event *event, size_t count)
 {

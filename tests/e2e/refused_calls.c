@@ -140,12 +140,10 @@ Test(refused_calls, refuses_members_that_do_not_fit_by_name)
 {
     struct fake_base other = {digest_of("another base", 12), modules, 2};
     struct method_module wrong[2] = {modules[0], modules[1]};
-    struct fake_base shapes, lacking;
+    struct fake_base lacking;
     Fedlora__V1__Task *task = NULL;
     struct fake_member m;
     begin("");
-    wrong[0].d_in = 31;
-    shapes = (struct fake_base){base.digest, wrong, 2};
     lacking = (struct fake_base){base.digest, wrong, 1};
     ok(create_run("fedit", 0));
     open_member(&m, "m0", 8);
@@ -154,7 +152,6 @@ Test(refused_calls, refuses_members_that_do_not_fit_by_name)
     refuse_hello("m0", &base, 4, "needs rank 8 from every member, but rank 4 is offered");
     refuse_hello("m0", &lacking, 8, "target \"v_proj\" names no module");
     hello(&m);
-    refuse_hello("m1", &shapes, 8, "shape (48, 31) in your base, expected (48, 32)");
     refuse_hello("stranger", &base, 8, "stranger");
     refused(create_run("flora", 0), ERR_REFUSED, "a run named r exists already");
     refused(fake_create(&m, &(Fedlora__V1__RunConfig)FEDLORA__V1__RUN_CONFIG__INIT), ERR_REFUSED,
@@ -162,6 +159,126 @@ Test(refused_calls, refuses_members_that_do_not_fit_by_name)
     fake_close(&m);
     run_everyone(0, 8);
     expect_finished();
+    end();
+}
+
+/* ---- shapes of the base ---- */
+
+static struct method_module wrong_modules[2];
+static struct fake_base wrong_base;
+
+static void make_wrong(void)
+{
+    memcpy(wrong_modules, modules, sizeof wrong_modules);
+    wrong_modules[0].d_in = 31;
+    wrong_base = (struct fake_base){base.digest, wrong_modules, 2};
+}
+
+static void hello_of(const char *id, const struct fake_base *other)
+{
+    struct fake_member m;
+    open_member(&m, id, 8);
+    m.options.base = other;
+    hello(&m);
+    fake_close(&m);
+}
+
+static void expect_waiting_for(const char *part)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    ok(fake_status(&status, &ops, "r"));
+    cr_expect(strstr(status->waiting_for, part), "%s: %s", status->waiting_for, part);
+    message_free(status);
+}
+
+static void refuse_task(const char *id, const char *why)
+{
+    Fedlora__V1__Task *task = NULL;
+    struct fake_member m;
+    open_member(&m, id, 8);
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, why);
+    fake_close(&m);
+}
+
+Test(refused_calls, a_quorum_and_no_member_alone_decides_the_shapes_of_the_base)
+{
+    begin("");
+    make_wrong();
+    ok(create_run("fedit", 2));
+    hello_of("m0", &wrong_base);
+    hello_of("m1", &base);
+    expect_waiting_for(
+        "2 members with the same shapes of the base; 1 have said Hello with 2 modules "
+        "(m0); m1: module model.layers.0.self_attn.q_proj has shape (48, 32) in their "
+        "base, expected (48, 31)");
+    ok(fake_federation_kill(&federation, 1));
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+    refuse_task("m1", "call Hello first");
+    hello_of("m0", &wrong_base);
+    hello_of("m1", &base);
+    hello_of("m2", &base);
+    refuse_task("m0", "call Hello first");
+    refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
+    run_everyone(0, 8);
+    expect_finished();
+    refused(fake_forget_shapes(&ops, "r"), ERR_STATE, "has published 3 rounds of these shapes");
+    end();
+}
+
+Test(refused_calls, an_operator_forgets_wrong_shapes_before_the_first_round)
+{
+    begin("");
+    make_wrong();
+    ok(create_run("fedit", 1));
+    hello_of("m0", &wrong_base);
+    refuse_hello("m1", &base, 8, "shape (48, 32) in your base, expected (48, 31)");
+    for (int i = 0; i < 100; i++) { /* the start state is being made */
+        err e = fake_forget_shapes(&ops, "r");
+        if (!err_is(e)) break;
+        refused(e, ERR_LIMIT, "work under way");
+        usleep(20 * 1000);
+    }
+    refuse_task("m0", "call Hello first");
+    hello_of("m1", &base);
+    refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
+    end();
+}
+
+Test(refused_calls, an_operator_gives_the_shapes_of_the_base)
+{
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    Fedlora__V1__ModuleShape shape[2], *list[2] = {&shape[0], &shape[1]};
+    begin("");
+    make_wrong();
+    config.name = "r";
+    config.method = "fedit";
+    config.rounds = ROUNDS;
+    config.rank = 8;
+    config.modules = list;
+    config.n_modules = 2;
+    for (int i = 0; i < 2; i++) {
+        fedlora__v1__module_shape__init(&shape[i]);
+        shape[i].name = (char *)(uintptr_t)modules[i].name;
+        shape[i].d_out = 1 << 20;
+        shape[i].d_in = 1 << 20;
+    }
+    config.rank = 4096;
+    refused(fake_create_run(&ops, &config, MEMBERS), ERR_REFUSED,
+            "bytes at rank 4096, at most 2147483648 (limits.update_bytes)");
+    config.rank = 8;
+    for (int i = 0; i < 2; i++) {
+        shape[i].d_out = modules[i].d_out;
+        shape[i].d_in = modules[i].d_in;
+    }
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
+    ok(fake_federation_kill(&federation, 1));
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+    refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
+    refused(fake_forget_shapes(&ops, "r"), ERR_REFUSED, "the shapes that its operator gave");
+    hello_of("m0", &base);
     end();
 }
 

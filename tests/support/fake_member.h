@@ -88,5 +88,6 @@ err fake_list(Fedlora__V1__ListRunsReply **page, struct fake_member *admin, uint
  * many were skipped. */
 err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run);
 err fake_command(struct fake_member *admin, const char *path, const char *run);
+err fake_forget_shapes(struct fake_member *admin, const char *run);
 
 #endif
