@@ -1,11 +1,22 @@
 #include "agg/adapter/adapter_config.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include <math.h>
+#include <pcre2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PATTERN_KEYS_MAX = LIMIT_MODULES, PATTERN_TEXT_MAX = 1 << 20, EXPRESSION_BYTES = 1024 };
+enum {
+    PATTERN_KEYS_MAX = LIMIT_MODULES,
+    PATTERN_TEXT_MAX = 1 << 20,
+    /* Of keys that are no plain names. Together they bound the time of all modules to seconds. */
+    EXPRESSIONS_MAX = 32,
+    EXPRESSION_BYTES = 1024,
+    EXPRESSION_NESTING = 16,
+    EXPRESSION_STEPS = 5000, /* of one key on one name; common ones take some hundreds */
+    EXPRESSION_HEAP_KB = 256,
+};
 
 /* ---- patterns ---- */
 
@@ -25,44 +36,48 @@ static bool plain_matches(const char *key, const char *module)
     return true;
 }
 
-/* Python writes \d and (?: differently from POSIX; the rest of the syntax used in keys agrees. */
-static bool expression_text(char *out, size_t bytes, const char *key)
-{
-    static const struct {
-        const char *python, *posix;
-    } spelling[] = {{"\\d", "[0-9]"}, {"(?:", "("}};
-    size_t n = 0;
-    for (const char *p = key; *p;) {
-        const char *put = p;
-        size_t take = 1, size = 1;
-        for (size_t i = 0; i < sizeof spelling / sizeof *spelling; i++) {
-            size_t length = strlen(spelling[i].python);
-            if (strncmp(p, spelling[i].python, length) != 0) continue;
-            put = spelling[i].posix;
-            size = strlen(put);
-            take = length;
-        }
-        if (n + size + 1 > bytes) return false;
-        memcpy(out + n, put, size);
-        n += size;
-        p += take;
-    }
-    out[n] = 0;
-    return true;
-}
-
+/* PCRE2 reads Python's syntax, and refuses an expression whose repetitions take more than 64 KiB of
+ * its code. */
 static err key_compile(struct adapter_config_key *key, const char *where)
 {
-    char body[EXPRESSION_BYTES], whole[EXPRESSION_BYTES + 16];
-    if (!expression_text(body, sizeof body, key->text))
+    char whole[EXPRESSION_BYTES + 16];
+    int code = 0;
+    PCRE2_SIZE at;
+    if (strlen(key->text) > EXPRESSION_BYTES)
         return err_make(ERR_INPUT, "%s: a key is longer than %d bytes", where, EXPRESSION_BYTES);
-    snprintf(whole, sizeof whole, "^(.*\\.)?(%s)$", body);
-    if (regcomp(&key->compiled, whole, REG_EXTENDED | REG_NOSUB) != 0)
-        return err_make(ERR_INPUT,
-                        "%s: \"%.100s\" is not a regular expression that can be read here", where,
-                        key->text);
-    key->expression = true;
-    return ERR_NONE;
+    snprintf(whole, sizeof whole, "^(.*\\.)?(%s)$", key->text);
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    if (!context) return err_make(ERR_MACHINE, "%s: no memory for an expression", where);
+    pcre2_set_parens_nest_limit(context, EXPRESSION_NESTING);
+    key->expression = pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED,
+                                    PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C, &code, &at, context);
+    pcre2_compile_context_free(context);
+    if (key->expression) return ERR_NONE;
+    PCRE2_UCHAR why[120];
+    pcre2_get_error_message(code, why, sizeof why);
+    return err_make(ERR_INPUT,
+                    "%s: \"%.100s\" is not a regular expression that can be read here: %s", where,
+                    key->text, (const char *)why);
+}
+
+/* Only names of modules are matched, and their text is not checked elsewhere, so PCRE2 checks it. */
+static err key_matches(bool *out, const struct adapter_config_key *key, const char *module)
+{
+    pcre2_match_context *context = pcre2_match_context_create(NULL);
+    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+    int code = PCRE2_ERROR_NOMEMORY;
+    if (context && match) {
+        pcre2_set_match_limit(context, EXPRESSION_STEPS);
+        pcre2_set_heap_limit(context, EXPRESSION_HEAP_KB);
+        code = pcre2_match(key->expression, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, match,
+                           context);
+    }
+    pcre2_match_data_free(match);
+    pcre2_match_context_free(context);
+    *out = code >= 0;
+    if (code >= 0 || code == PCRE2_ERROR_NOMATCH) return ERR_NONE;
+    return err_make(ERR_INPUT, "\"%.100s\" takes more than %d steps on module %s", key->text,
+                    EXPRESSION_STEPS, module);
 }
 
 err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t *object,
@@ -74,6 +89,7 @@ err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t
     if (n > PATTERN_KEYS_MAX)
         return err_make(ERR_INPUT, "%s: %zu keys, expected at most %d", where, n, PATTERN_KEYS_MAX);
     TRY(arena_take(&out->key, arena, n, sizeof *out->key));
+    size_t found = 0;
     const char *text;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)object, text, value)
@@ -88,6 +104,9 @@ err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t
             if (!expressions)
                 return err_make(ERR_INPUT, "%s: \"%.100s\": expected (the end of) a module's name",
                                 where, text);
+            if (found++ == EXPRESSIONS_MAX)
+                return err_make(ERR_INPUT, "%s: more than %d keys are regular expressions", where,
+                                EXPRESSIONS_MAX);
             TRY(key_compile(key, where));
         }
         out->count++;
@@ -98,20 +117,26 @@ err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t
 void adapter_config_pattern_close(struct adapter_config_pattern *pattern)
 {
     for (size_t i = 0; i < pattern->count; i++)
-        if (pattern->key[i].expression) regfree(&pattern->key[i].compiled);
+        pcre2_code_free(pattern->key[i].expression);
     *pattern = (struct adapter_config_pattern){0};
 }
 
-double adapter_config_pattern_find(const struct adapter_config_pattern *pattern, const char *module,
-                                   double otherwise)
+err adapter_config_pattern_find(double *out, const struct adapter_config_pattern *pattern,
+                                const char *module, double otherwise)
 {
+    *out = otherwise;
     for (size_t i = 0; i < pattern->count; i++) {
         const struct adapter_config_key *key = &pattern->key[i];
-        bool found = key->expression ? regexec(&key->compiled, module, 0, NULL, 0) == 0
-                                     : plain_matches(key->text, module);
-        if (found) return key->value;
+        bool found = false;
+        if (key->expression)
+            TRY(key_matches(&found, key, module));
+        else
+            found = plain_matches(key->text, module);
+        if (!found) continue;
+        *out = key->value;
+        break;
     }
-    return otherwise;
+    return ERR_NONE;
 }
 
 /* ---- reading ---- */

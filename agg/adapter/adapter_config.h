@@ -6,21 +6,18 @@
  *
  * A pattern {"key": value, ...} follows PEFT: the first key, in the file's order, for which the
  * regular expression (.*\.)?(key)$ matches the whole module name. Keys of plain names ('.' matches
- * any character, as in PEFT) are matched here. Other expressions go to POSIX regcomp, and only if
- * the caller trusts the file (`expressions`), because a hostile expression can run for hours. */
+ * any character, as in PEFT) are matched here. Other expressions go to PCRE2, which bounds their
+ * length, nesting and steps, and only if the caller asks for it (`expressions`). */
 #ifndef AGG_ADAPTER_CONFIG_H
 #define AGG_ADAPTER_CONFIG_H
 
 #include "agg/adapter/adapter_file.h"
 #include "base/json.h"
 
-#include <regex.h>
-
 struct adapter_config_key {
     const char *text;
     double value;
-    bool expression;
-    regex_t compiled; /* only if `expression` */
+    struct pcre2_real_code_8 *expression; /* NULL: a plain name */
 };
 struct adapter_config_pattern {
     size_t count;
@@ -50,9 +47,9 @@ void adapter_config_close(struct adapter_config *config);
 err adapter_config_pattern_read(struct adapter_config_pattern *out, const json_t *object,
                                 bool expressions, const char *where, struct arena *arena);
 void adapter_config_pattern_close(struct adapter_config_pattern *pattern);
-/* The value for a module, or `otherwise`. */
-double adapter_config_pattern_find(const struct adapter_config_pattern *pattern, const char *module,
-                                   double otherwise);
+/* The value for a module, or `otherwise`. ERR_INPUT: an expression takes too many steps. */
+err adapter_config_pattern_find(double *out, const struct adapter_config_pattern *pattern,
+                                const char *module, double otherwise);
 
 /* The configuration of a PEFT directory with these modules (name, rank, alpha). */
 err adapter_config_write(struct bytes *out, const struct adapter_file_meta *meta,

@@ -240,13 +240,14 @@ static err module_scale(struct adapter_file_module *m, const struct adapter_file
 {
     if (m->rank == 0) return ERR_NONE;
     if (s->config) {
-        double r = adapter_config_pattern_find(&s->config->rank, m->name, s->config->r);
+        double r;
+        TRY(adapter_config_pattern_find(&r, &s->config->rank, m->name, s->config->r));
         if (r != m->rank)
             return err_make(ERR_INPUT, "tensor %s: rank %u, expected %g by adapter_config.json",
                             m->factor[ADAPTER_FILE_A].tensor->name, m->rank, r);
     }
     const struct adapter_config_pattern *alphas = s->config ? &s->config->alphas : &s->alphas;
-    m->alpha = adapter_config_pattern_find(alphas, m->name, meta->alpha);
+    TRY(adapter_config_pattern_find(&m->alpha, alphas, m->name, meta->alpha));
     double rank = m->rank;
     bool square = m->factor[ADAPTER_FILE_R].tensor != NULL;
     if (meta->kind == ADAPTER_FILE_FROZEN || meta->kind == ADAPTER_FILE_MEMORY ||
