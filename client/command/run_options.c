@@ -101,6 +101,10 @@ const struct option_row run_options_rows[] = {
                "weight given in --members"),
     ROW_NUM("weight-cap", "run.weight_cap", weight_cap, "0", 0, 1,
             "largest share of one member in the mean of a round, for example 0.3; 0: no limit"),
+    ROW_NUM(
+        "norm-bound", "run.norm_bound", norm_bound, "0", -1, 1e30,
+        "refuse an update whose norm is more than N times the median of its round; -1: never; 0: "
+        "1000, or never in fedlora simulate"),
     ROW_TEXT(
         "frozen", "run.frozen", frozen, "FILE",
         "file of frozen factors, for fed-sb and ffa; default: an orthonormal basis from the seed"),
@@ -224,6 +228,7 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct run_options *
     config->late = (char *)(uintptr_t)lates[o->late];
     config->weights = (char *)(uintptr_t)weights[o->weights];
     config->weight_cap = o->weight_cap;
+    config->norm_bound = o->norm_bound;
     config->carry_error = o->carry_error > 0 ? o->carry_error : -1; /* 0 on the wire: default */
     config->evaluate_every = (uint32_t)o->evaluate_every;
     config->report_every = (uint32_t)o->report_every;

@@ -13,7 +13,7 @@ struct run_options {
     const char *method, *members, *base, *base_digest, *targets, *frozen;
     struct option_list method_options;
     int64_t rounds, rank, cohort, over_select, quorum, late_rounds, evaluate_every, report_every;
-    double alpha, carry_error, weight_cap;
+    double alpha, carry_error, weight_cap, norm_bound;
     struct training_options training;
     uint64_t deadline_ms;
     int late, weights;

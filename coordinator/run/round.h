@@ -14,7 +14,8 @@
  * A round closes when the updates of all members are in, or as many as the cohort has members; or,
  * with at least `quorum` updates, once its deadline is past (at once if it has no deadline). It
  * never closes while an update is being made durable, so every admitted update is counted in
- * exactly one round. */
+ * exactly one round. A quorum of all members counts those whose update was refused, so that such a
+ * round waits for an operator, but not those that are gone or excused. */
 #ifndef COORDINATOR_ROUND_H
 #define COORDINATOR_ROUND_H
 
@@ -44,15 +45,24 @@ enum round_event_kind {
                            member, round, digest */
     ROUND_ON_RECEIPT,   /* that update is durable: member */
     ROUND_ON_REFUSAL,   /* that update was not admitted: member */
-    ROUND_ON_DAMAGE,    /* a durable update is no longer readable, and the next state was not made:
-                           member, digest */
+    ROUND_ON_DAMAGE,    /* a durable update is no longer readable, and the next state was not made;
+                           ROUND_ON_REOPEN follows: member, digest */
+    ROUND_ON_UNFIT,     /* a durable update was taken out of the round under way, which may wait for
+                           an operator without it; if the round was being aggregated,
+                           ROUND_ON_RECOUNT follows: member, digest, reason */
+    ROUND_ON_EXCUSE,    /* an operator closes the round under way without this member: member */
+    ROUND_ON_REOPEN,    /* the next state was not made; members have the whole deadline again */
+    ROUND_ON_RECOUNT,   /* the next state was not made; the round may close without the updates that
+                           were taken out of it */
+    ROUND_ON_LEAVE,     /* no round waits for the member any more: member */
+    ROUND_ON_RETURN,    /* rounds wait for it again: member */
     ROUND_ON_EVALUATED, /* a member's evaluation of a round's result is durable: member, round */
     ROUND_ON_STARTED,   /* state 0 is durable */
     ROUND_ON_PUBLISHED, /* the state of the round under way is durable */
     ROUND_ON_TROUBLE,   /* the work cannot be done now (disk full) and is tried again: reason */
     ROUND_ON_FAILURE,   /* the work cannot be done at all, so the run fails: reason */
     ROUND_ON_TICK,      /* time has passed */
-    ROUND_ON_PAUSE,
+    ROUND_ON_PAUSE,     /* reason; NULL: an operator paused the run */
     ROUND_ON_RESUME,
     ROUND_ON_STOP, /* reason; NULL: an operator stopped the run */
 };
@@ -77,7 +87,7 @@ enum round_action {
 
 struct round_rules {
     uint32_t rounds;
-    uint32_t quorum;      /* 0: all members, or the whole cohort */
+    uint32_t quorum;      /* 0: all members, or the whole cohort; see round_quorum() */
     uint64_t deadline_ms; /* of a round, from its opening; 0: none */
     uint32_t late_rounds; /* an update counts if it is at most this many rounds late; 0: never */
     bool drawn;           /* participants are drawn for each round (round_draw) */
@@ -93,6 +103,7 @@ struct round_rules {
     uint32_t evaluate_every; /* members evaluate every N-th round's result, and the last; 0: none */
 };
 
+enum { ROUND_REFUSAL_BYTES = 160 };
 struct round_member {
     char id[LIMIT_NAME_BYTES];
     bool joined;          /* has said hello to this run */
@@ -113,6 +124,11 @@ struct round_member {
 
     bool evaluates;     /* it has held-out rows */
     uint32_t evaluated; /* the newest round whose result it has evaluated */
+
+    bool gone;           /* dropped from the run or from the federation */
+    uint32_t refused_in; /* the newest round that its update was taken out of; 0: none */
+    uint32_t excused_in; /* the newest round that an operator closes without it; 0: none */
+    char refusal[ROUND_REFUSAL_BYTES]; /* the reason for refused_in */
 };
 
 /* How many members are in a state that decisions depend on, kept up to date by every event so that
@@ -120,14 +136,17 @@ struct round_member {
 struct round_counts {
     size_t updates[2];   /* durable and counted in that round */
     size_t admitting[2]; /* being made durable for that round */
-    size_t present;      /* joined, and seen since the coordinator started */
-    size_t drawn;        /* not left out of the round under way */
+    size_t present;      /* joined, seen since the coordinator started, and not gone */
+    size_t drawn;   /* take part in the round under way: not left out, excused or gone, or their
+                            update is in */
+    size_t refused; /* of these, members whose update was refused */
 };
 
 struct round {
     struct round_rules rules;
     size_t members;
-    struct round_member *member; /* (members), sorted by id; owned */
+    struct round_member *member; /* (members), sorted by id, then those added later; owned */
+    size_t *order;               /* (members) indices of the members, sorted by id; owned */
     struct round_counts counts;
     enum round_phase stage; /* waiting, training, aggregating or finished */
     enum round_phase hold;  /* paused, stopped or failed; ROUND_WAITING means no hold */
@@ -159,6 +178,14 @@ struct round_place {
  * number, or two equal ids. */
 err round_init(struct round *out, const struct round_rules *rules, const char *const *id,
                size_t ids);
+/* Adds a member at the end, so that the indices of the others stay. ERR_INPUT: it is one
+ * already. */
+err round_add(struct round *r, const char *id);
+/* Changes quorum, deadline_ms, late_rounds or rounds, from the round under way on unless it is
+ * being aggregated. A ROUND_ON_TICK must follow. */
+void round_set_rules(struct round *r, const struct round_rules *rules);
+/* Members whose update of the round under way was refused may send it again. */
+void round_forgive(struct round *r);
 void round_restore(struct round *r, const struct round_restored *was);
 void round_restore_member(struct round *r, size_t member, const struct round_member *was);
 void round_close(struct round *r);
@@ -182,6 +209,8 @@ bool round_find(size_t *member, const struct round *r, const char *id);
 enum round_phase round_phase(const struct round *r);
 const char *round_phase_name(enum round_phase phase);
 uint32_t round_under_way(const struct round *r); /* from 1; the last round if finished */
+/* The smallest number of updates that closes the round under way; at least 1. */
+size_t round_quorum(const struct round *r);
 /* The number of updates that closes the round under way before its deadline. */
 size_t round_wanted(const struct round *r);
 size_t round_updates(const struct round *r); /* durable and counted in the round under way */
@@ -191,8 +220,9 @@ size_t round_awaited(const struct round *r);
 /* Computes the counters by looking at every member. round.counts must equal the result at any
  * time. */
 struct round_counts round_recount(const struct round *r);
+bool round_is_drawn(const struct round *r);    /* its members are known */
 uint64_t round_wake_ms(const struct round *r); /* when the next tick is needed; 0: never */
-/* "absent", "not drawn", "waiting", "training" or "submitted". */
+/* "dropped", "absent", "not drawn", "refused", "waiting", "training" or "submitted". */
 const char *round_activity(const struct round *r, size_t member, uint64_t now_ms);
 /* "2 of 4 members: icu (training, step 12 of 40), lab (not seen for 3m00s)" */
 void round_waiting_for(char *out, size_t bytes, const struct round *r, uint64_t now_ms);

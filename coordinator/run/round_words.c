@@ -20,6 +20,8 @@ const char *round_activity(const struct round *r, size_t member, uint64_t now_ms
     enum round_phase phase = round_phase(r);
     bool open = r->stage == ROUND_TRAINING || r->stage == ROUND_AGGREGATING;
     if (open && m->counted_in >= round_under_way(r)) return "submitted";
+    if (m->gone) return "dropped";
+    if (open && m->refused_in == round_under_way(r)) return "refused";
     if (is_absent(r, m, now_ms)) return "absent";
     if (phase == ROUND_TRAINING && r->rules.cohort && m->not_drawn) return "not drawn";
     bool handed = m->task_round == round_under_way(r);
@@ -34,6 +36,8 @@ static void say_member(struct bytes *out, const struct round *r, const struct ro
     err e = bytes_printf(out, "%s (", m->id);
     if (m->admitting)
         e = bytes_printf(out, "update being checked)");
+    else if (m->refused_in == round_under_way(r))
+        e = bytes_printf(out, "update refused: %s)", m->refusal);
     else if (m->seen_ms == 0)
         e = bytes_printf(out,
                          m->joined ? "not seen since the coordinator started)" : "never seen)");
@@ -58,7 +62,8 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
     for (size_t i = 0; i < r->members; i++) {
         const struct round_member *m = &r->member[i];
         bool there = for_hello ? m->joined && m->seen_ms : m->counted_in >= round_under_way(r);
-        if (there || (!for_hello && m->not_drawn)) continue;
+        if (there || m->gone || (!for_hello && m->not_drawn)) continue;
+        if (!for_hello && m->excused_in == round_under_way(r)) continue;
         if (missing++ >= NAMED_MEMBERS_MAX) continue;
         e = bytes_printf(out, named++ ? ", " : ": ");
         if (for_hello)
@@ -83,8 +88,19 @@ static void say_training(struct bytes *out, const struct round *r, uint64_t now_
         e = bytes_printf(out, "%zu more of %zu updates, from %zu drawn members",
                          updates < cohort ? cohort - updates : 0, cohort, all);
     say_members(out, r, false, now_ms);
-    if (r->rules.quorum < (cohort ? cohort : r->members))
-        e = bytes_printf(out, "; quorum %u, %zu in", r->rules.quorum, updates);
+    if (round_quorum(r) < (cohort ? cohort : r->members))
+        e = bytes_printf(out, "; quorum %zu, %zu in", round_quorum(r), updates);
+    if (r->counts.refused && all - r->counts.refused < round_quorum(r))
+        e = bytes_printf(out,
+                         "; without the refused updates the quorum of %zu cannot be reached: an "
+                         "operator can close the round without a member (fedlora run drop-update), "
+                         "drop it (run member drop) or change the quorum (run set)",
+                         round_quorum(r));
+    else if (round_quorum(r) > all)
+        e = bytes_printf(out,
+                         "; only %zu members are left: an operator must lower the quorum of %zu "
+                         "(fedlora run set)",
+                         all, round_quorum(r));
     if (r->deadline_at_ms) {
         bool past = now_ms >= r->deadline_at_ms;
         text_duration(time, sizeof time,
@@ -104,7 +120,8 @@ void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t n
                          phase == ROUND_STOPPED && *r->reason ? ": " : "",
                          phase == ROUND_STOPPED ? r->reason : "");
     else if (phase == ROUND_PAUSED)
-        e = bytes_printf(&b, "an operator to resume the run");
+        e = bytes_printf(&b, "an operator to resume the run%s%s", *r->reason ? ": " : "",
+                         r->reason);
     else if (phase == ROUND_FAILED)
         e = bytes_printf(&b, "an operator: %s", r->reason);
     else if (r->retry_at_ms)
@@ -113,8 +130,8 @@ void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t n
         e = bytes_printf(&b, "the coordinator to combine %zu updates", round_updates(r));
     else if (phase == ROUND_TRAINING)
         say_training(&b, r, now_ms);
-    else if (round_present(r) < r->rules.quorum) {
-        e = bytes_printf(&b, "%zu more of %zu members to join", r->rules.quorum - round_present(r),
+    else if (round_present(r) < round_quorum(r)) {
+        e = bytes_printf(&b, "%zu more of %zu members to join", round_quorum(r) - round_present(r),
                          r->members);
         say_members(&b, r, true, now_ms);
     } else

@@ -225,7 +225,10 @@ static err load_members(struct run *run)
                                    .trained_round = row[i].trained_round,
                                    .counted_in = row[i].counted_in,
                                    .digest = row[i].digest,
-                                   .evaluates = row[i].eval_rows > 0};
+                                   .evaluates = row[i].eval_rows > 0,
+                                   .refused_in = row[i].refused_in,
+                                   .excused_in = row[i].excused_in};
+        snprintf(was.refusal, sizeof was.refusal, "%s", row[i].refusal);
         if (row[i].evaluation) {
             run->member[m].evaluation = *row[i].evaluation;
             was.evaluated = row[i].evaluation->round;

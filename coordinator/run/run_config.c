@@ -193,6 +193,7 @@ err run_config_complete(run_config_t *c)
     TRY(in_range("rank", c->rank, 0, LIMIT_RANK));
     TRY(in_range("alpha", c->alpha, 0, 1e6));
     TRY(in_range("weight_cap", c->weight_cap, 0, 1));
+    TRY(in_range("norm_bound", c->norm_bound, -1, 1e30));
     TRY(in_range("carry_error", c->carry_error, -1, 0.5));
     TRY(in_range("evaluate_every", c->evaluate_every, 0, LIMIT_ROUNDS));
     TRY(in_range("report_every", c->report_every, 1, LIMIT_ROUNDS));

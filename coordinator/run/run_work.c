@@ -3,6 +3,7 @@
  * needs. `done` callbacks run on the loop thread. */
 #include "coordinator/run/run.h"
 
+#include "agg/round/method_bound.h"
 #include "base/text.h"
 
 #include <errno.h>
@@ -64,6 +65,9 @@ static void set_weights(struct publish_job *job, const struct run *run)
     job->config = run->config;
     job->discounts_late = run->config->late_rounds > 0;
     job->weight_cap = run->config->weight_cap;
+    job->norm_bound = run->config->norm_bound;
+    /* Simulated attacks are studied with their whole effect, unless the experiment sets a bound. */
+    if (job->norm_bound == 0 && !run->shop->simulated) job->norm_bound = METHOD_BOUND_RATIO;
 }
 
 /* A full disk, a busy database or a stopping worker pass by themselves, so the work is tried
@@ -175,6 +179,28 @@ static void ask_again(struct run *run, const struct publish_job *job)
                                                  .member = member,
                                                  .digest = u->blob.digest});
     }
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_REOPEN, .now_ms = run_now_ms(run)});
+}
+
+/* Their rows are gone already. All are taken out before the round is judged again, because it may
+ * close at once. A simulation has no operator who could excuse a member. */
+static void refuse(struct run *run, const struct publish_job *job)
+{
+    for (size_t i = 0; i < job->refused_count; i++) {
+        const struct publish_refused *refused = &job->refused[i];
+        struct round_event event = {.kind = ROUND_ON_UNFIT,
+                                    .now_ms = run_now_ms(run),
+                                    .digest = refused->update.blob.digest,
+                                    .reason = refused->why};
+        LOG(LOG_WARN, "update.refused", LOG_STR("run", run->config->name),
+            LOG_STR("member", refused->update.member), LOG_INT("round", job->round),
+            LOG_STR("error", refused->why));
+        if (!round_find(&event.member, &run->round, refused->update.member)) continue;
+        run_apply(run, &event);
+        event.kind = ROUND_ON_EXCUSE;
+        if (run->shop->simulated) run_apply(run, &event);
+    }
+    run_apply(run, &(struct round_event){.kind = ROUND_ON_RECOUNT, .now_ms = run_now_ms(run)});
 }
 
 /* Everything here is durable already. The order of events matters: a stop that the privacy
@@ -190,6 +216,8 @@ static void publish_done(struct work_job *work)
         /* ERR_STOPPED: the work was not begun, and the next start asks for it again. */
         if (job->damaged_count)
             ask_again(run, job);
+        else if (job->refused_count)
+            refuse(run, job);
         else if (work->result.kind != ERR_STOPPED)
             run_work_failed(run, work->result);
         publish_close(job);

@@ -197,7 +197,7 @@ static err insert_start(struct db *db, int64_t run, const struct store_blob *sta
     TRY(db_run(db, "UPDATE runs SET state=?, state_size=?, frozen=?, frozen_size=? WHERE id=?",
                "hihii", &state->digest, (int64_t)state->size, blob_digest(frozen),
                (int64_t)frozen->size, run));
-    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'',0)", "ihi", run,
+    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'',0,0)", "ihi", run,
                   &state->digest, (int64_t)state->size);
 }
 
@@ -275,9 +275,10 @@ err store_receipts(struct store *store, const struct store_update *update, size_
 static err insert_round(struct db *db, const struct store_publish *p)
 {
     const struct store_round *r = &p->round;
-    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?,0)", "iihiiiiddddt", p->run,
-               (int64_t)r->round, &r->state.digest, (int64_t)r->state.size, (int64_t)r->updates,
-               (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss, 0.0, 0.0, 0.0, ""));
+    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?,0,?)", "iihiiiiddddtd",
+               p->run, (int64_t)r->round, &r->state.digest, (int64_t)r->state.size,
+               (int64_t)r->updates, (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss,
+               0.0, 0.0, 0.0, "", r->norm));
     TRY(db_run(db,
                "INSERT OR IGNORE INTO doomed SELECT memory FROM runs WHERE id=?1 AND memory IS NOT"
                " NULL UNION SELECT frozen FROM runs WHERE id=?1 AND frozen IS NOT NULL",

@@ -59,6 +59,8 @@ struct store_member {
     uint32_t trained_round, counted_in; /* of its newest update, like `digest` */
     struct digest digest;
     struct store_evaluation *evaluation; /* its newest; NULL: none */
+    uint32_t refused_in, excused_in;     /* the newest rounds without its update; see round.h */
+    const char *refusal;
 };
 
 struct store_evaluation { /* of a round's result; accuracy below 0: not reported */
@@ -90,6 +92,7 @@ struct store_round {
     bool reported; /* the report is made and stored: it and these three are set */
     double update_norm, error, dropped; /* a method without norms: NaN when stored, 0 when loaded */
     const char *report_json;
+    double norm; /* the median norm of its updates; 0: not measured. Written only */
     /* The mean of all members' evaluations, weighted by rows; rows 0: none. Loaded only. */
     struct store_evaluation evaluation;
 };
@@ -171,6 +174,18 @@ err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);
 err store_receipts(struct store *store, const struct store_update *update, size_t count);
 /* For an update whose file is damaged: as if it had never arrived. */
 err store_forget_update(struct store *store, const struct store_update *update);
+/* Takes the update out of its round, in which the member is not asked again. */
+err store_refuse_update(struct store *store, const struct store_update *update, const char *why);
+/* The same on an operator's order, also without an update: the round does not wait for it. */
+err store_excuse(struct store *store, int64_t run, uint32_t round, const char *member);
+/* Members whose update of this round was refused may send it again. */
+err store_forgive(struct store *store, int64_t run, uint32_t round);
+/* The median of the norms (store_round.norm) of the newest published rounds; 0: there are
+ * none. */
+err store_norm(double *out, struct store *store, int64_t run);
+/* Replaces the configuration of a run, and adds this member unless it is NULL or has a row. */
+err store_change(struct store *store, int64_t run, const struct store_run *with, const char *member,
+                 const struct store_event *event);
 /* For simulations that repeat an interrupted round: forgets the updates that count in rounds after
  * `published`. */
 err store_forget_updates(struct store *store, int64_t run, uint32_t published);

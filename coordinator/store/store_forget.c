@@ -13,6 +13,72 @@ err store_forget_updates(struct store *store, int64_t run, uint32_t published)
     return db_end(&store->db, e);
 }
 
+/* Between db_begin() and db_end(). */
+static err delete_update(struct db *db, const struct store_update *u)
+{
+    TRY(db_run(db, "DELETE FROM updates WHERE run=? AND counted_in=? AND member=?", "iit", u->run,
+               (int64_t)u->counted_in, u->member));
+    return db_run(db,
+                  "UPDATE members SET made_for=0, counted_in=0 WHERE run=? AND id=? AND digest=?",
+                  "ith", u->run, u->member, &u->blob.digest);
+}
+
+/* The file goes when nothing names it any more. */
+static err give_up(struct db *db, const struct store_update *u)
+{
+    TRY(db_run(db, "INSERT OR IGNORE INTO doomed VALUES(?)", "h", &u->blob.digest));
+    return delete_update(db, u);
+}
+
+err store_refuse_update(struct store *store, const struct store_update *u, const char *why)
+{
+    struct store_event event = {
+        .event = "update.refused", .text = why, .round = u->counted_in, .member = u->member};
+    TRY(db_begin(&store->db));
+    err e = give_up(&store->db, u);
+    if (!err_is(e))
+        e = db_run(&store->db, "UPDATE members SET refused_in=?, refusal=? WHERE run=? AND id=?",
+                   "itit", (int64_t)u->counted_in, why, u->run, u->member);
+    if (!err_is(e)) e = store_event_add(store, u->run, &event);
+    return db_end(&store->db, e);
+}
+
+static err find_update(struct store_update *out, bool *found, struct db *db)
+{
+    struct db_query q = {0};
+    TRY(db_query_open(&q, db,
+                      "SELECT digest FROM updates WHERE run=? AND counted_in=? AND member=?", "iit",
+                      out->run, (int64_t)out->counted_in, out->member));
+    err e = db_query_next(found, &q);
+    if (!err_is(e) && *found) *found = db_query_digest(&out->blob.digest, &q, 0);
+    db_query_close(&q);
+    return e;
+}
+
+err store_excuse(struct store *store, int64_t run, uint32_t round, const char *member)
+{
+    struct store_update u = {.run = run, .counted_in = round, .member = member};
+    struct store_event event = {.event = "update.dropped", .round = round, .member = member};
+    bool found = false;
+    TRY(db_begin(&store->db));
+    err e = find_update(&u, &found, &store->db);
+    if (!err_is(e) && found) e = give_up(&store->db, &u);
+    if (!err_is(e))
+        e = db_run(&store->db,
+                   "UPDATE members SET refused_in=?1, excused_in=?1 WHERE run=?2 AND id=?3", "iit",
+                   (int64_t)round, run, member);
+    if (!err_is(e)) e = store_event_add(store, run, &event);
+    return db_end(&store->db, e);
+}
+
+err store_forgive(struct store *store, int64_t run, uint32_t round)
+{
+    return db_run(
+        &store->db,
+        "UPDATE members SET refused_in=0 WHERE run=?1 AND refused_in=?2 AND excused_in<>?2", "ii",
+        run, (int64_t)round);
+}
+
 /* The rows go before the file: a crash in between leaves an update that is asked for again. */
 err store_forget_update(struct store *store, const struct store_update *u)
 {
@@ -21,12 +87,7 @@ err store_forget_update(struct store *store, const struct store_update *u)
                                 .round = u->counted_in,
                                 .member = u->member};
     TRY(db_begin(&store->db));
-    err e = db_run(&store->db, "DELETE FROM updates WHERE run=? AND counted_in=? AND member=?",
-                   "iit", u->run, (int64_t)u->counted_in, u->member);
-    if (!err_is(e))
-        e = db_run(&store->db,
-                   "UPDATE members SET made_for=0, counted_in=0 WHERE run=? AND id=? AND digest=?",
-                   "ith", u->run, u->member, &u->blob.digest);
+    err e = delete_update(&store->db, u);
     if (!err_is(e)) e = store_event_add(store, u->run, &event);
     TRY(db_end(&store->db, e));
     return blob_lose(store->dir, &u->blob.digest);

@@ -125,6 +125,9 @@ static err read_member(void *row, const struct db_query *q, struct arena *arena)
     (void)db_query_digest(&m->digest, q, 10);
     m->eval_rows = (uint64_t)db_query_int(q, 11);
     m->pruned = (uint32_t)db_query_int(q, 12);
+    m->refused_in = (uint32_t)db_query_int(q, 17);
+    m->excused_in = (uint32_t)db_query_int(q, 18);
+    TRY(copy_text(&m->refusal, q, 19, arena));
     if (db_query_int(q, 13) == 0) return ERR_NONE;
     TRY(arena_take(&m->evaluation, arena, 1, sizeof *m->evaluation));
     read_evaluation(m->evaluation, q, 13);
@@ -142,7 +145,8 @@ err store_members(struct store_member **out, size_t *count, struct store *store,
     TRY(db_query_open(
         &q, &store->db,
         "SELECT id,joined,rank,examples,libraries,bytes_up,bytes_down,train_loss,made_for,"
-        "counted_in,digest,eval_rows,pruned,v.round,v.rows,v.loss,v.accuracy FROM members m"
+        "counted_in,digest,eval_rows,pruned,v.round,v.rows,v.loss,v.accuracy,refused_in,excused_in,"
+        "refusal FROM members m"
         " LEFT JOIN evaluations v ON v.run=m.run AND v.member=m.id AND v.round="
         "(SELECT max(round) FROM evaluations WHERE run=m.run AND member=m.id)"
         " WHERE m.run=? ORDER BY id",

@@ -1,7 +1,7 @@
 /* The tables of the store, and how an older store gets them. */
 #include "coordinator/store/store.h"
 
-enum { STORE_VERSION = 6 };
+enum { STORE_VERSION = 7 };
 
 /* Version 1. A digest column names a blob; NULL means that there is none.
  *
@@ -88,8 +88,18 @@ static const char schema_6[] =
     "CREATE INDEX IF NOT EXISTS states_kept ON rounds(state) WHERE gone=0;"
     "PRAGMA user_version = 6;";
 
-static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3,
-                                                   schema_4, schema_5, schema_6};
+/* Added by version 7: the newest round that a member's update was taken out of, and why, and the
+ * newest round that an operator closes without it; the median norm of a round's updates, 0 where it
+ * was not measured. */
+static const char schema_7[] =
+    "ALTER TABLE members ADD COLUMN refused_in INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE members ADD COLUMN excused_in INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE members ADD COLUMN refusal TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE rounds ADD COLUMN norm REAL NOT NULL DEFAULT 0;"
+    "PRAGMA user_version = 7;";
+
+static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3, schema_4,
+                                                   schema_5, schema_6, schema_7};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)

@@ -3,7 +3,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/store/room.h"
-#include "coordinator/work/weights.h"
+#include "coordinator/work/publish_gather.h"
 
 #include <malloc.h>
 #include <math.h>
@@ -108,85 +108,6 @@ static err make_start(struct publish_job *p, struct store *store)
     make_path(path, store, p, "state");
     TRY(method_start(p->method, path, &start));
     return commit_start(p, store, path);
-}
-
-/* FedBuff's discount of stale updates (Nguyen et al. 2022, section 5): s rounds were published
- * between the state that the update was trained from and the one that it is added to. */
-static double discount_of(const struct publish_job *p, const struct store_update *u)
-{
-    uint32_t stale = u->counted_in - u->trained_round;
-    return p->discounts_late ? 1 / sqrt(1 + (double)stale) : 1;
-}
-
-/* The files that the round started from. Nobody can send them again. */
-static err check_from(const struct publish_job *p, const struct store *store)
-{
-    const struct publish_blobs *from = &p->from;
-    if (p->trusts_disk) return ERR_NONE;
-    TRY(blob_check(store->dir, &from->state.digest, "the state"));
-    if (from->frozen.size) TRY(blob_check(store->dir, &from->frozen.digest, "the frozen factors"));
-    if (from->memory.size)
-        TRY(blob_check(store->dir, &from->memory.digest, "the memory of the server's optimizer"));
-    return ERR_NONE;
-}
-
-/* Sorts damaged updates out, so that they can be asked for again. */
-static err check_updates(struct publish_job *p, struct store *store,
-                         const struct store_update *update, size_t count)
-{
-    struct store_update *damaged = NULL;
-    bool *intact = NULL;
-    err first = ERR_NONE;
-    if (p->trusts_disk) return ERR_NONE;
-    TRY(arena_take(&intact, &p->arena, count, sizeof *intact));
-    TRY(arena_take(&damaged, &p->arena, count, sizeof *damaged));
-#pragma omp parallel for num_threads(p->threads > 0 ? p->threads : 1) schedule(dynamic)
-    for (size_t i = 0; i < count; i++) {
-        err e = blob_intact(&intact[i], store->dir, &update[i].blob.digest);
-#pragma omp critical(check_updates)
-        if (err_is(e)) first = e;
-    }
-    TRY(first);
-    for (size_t i = 0; i < count; i++)
-        if (!intact[i]) {
-            TRY(store_forget_update(store, &update[i]));
-            damaged[p->damaged_count++] = update[i];
-        }
-    p->damaged = damaged;
-    if (!p->damaged_count) return ERR_NONE;
-    return err_make(ERR_STATE, "%zu damaged updates are asked for again", p->damaged_count);
-}
-
-/* The contributions of the round, sorted by member, and the members' mean loss under the same
- * weights. Paths and ids live in the job's arena, because the report needs them again. */
-static err gather(struct publish_job *p, struct store *store)
-{
-    struct store_update *update = NULL;
-    struct contribution *c = NULL;
-    size_t count = 0;
-    double sum = 0, loss = 0, *weight = NULL;
-    TRY(store_updates(&update, &count, store, p->run, p->round, &p->arena));
-    REQUIRE(count > 0 || p->terms.on);
-    TRY(check_updates(p, store, update, count));
-    TRY(arena_take(&c, &p->arena, count, sizeof *c));
-    TRY(arena_take(&weight, &p->arena, count, sizeof *weight));
-    for (size_t i = 0; i < count; i++)
-        weight[i] =
-            p->weight(p->config, update[i].member, update[i].examples) * discount_of(p, &update[i]);
-    weights_cap(weight, count, p->weight_cap);
-    for (size_t i = 0; i < count; i++) {
-        struct blob_path path = blob_path(store->dir, &update[i].blob.digest);
-        c[i] = (struct contribution){.member = update[i].member, .weight = weight[i]};
-        TRY(arena_text(&c[i].path, &p->arena, path.text, strlen(path.text)));
-        sum += c[i].weight;
-        loss += c[i].weight * update[i].train_loss;
-    }
-    p->contribution = c;
-    p->contributions = count;
-    p->result.updates = (uint32_t)count;
-    /* Under privacy the members' losses are not published; only a `struct release` leaves. */
-    p->result.train_loss = sum > 0 && !p->terms.on ? loss / sum : 0;
-    return ERR_NONE;
 }
 
 /* Paths of the files of one round: those that are read, and those that are made. */
@@ -322,13 +243,18 @@ static err make_next(struct publish_job *p, struct store *store)
     err e = ERR_NONE;
     /* The next state is about as large as this one. */
     if (!p->trusts_disk) TRY_OUT(e, room_check(store->dir, p->from.state.size, 0));
-    TRY_OUT(e, check_from(p, store));
-    TRY_OUT(e, gather(p, store));
+    TRY_OUT(e, publish_check_from(p, store));
+    TRY_OUT(e, publish_gather(p, store));
+    next.contribution = p->contribution;
+    next.count = p->contributions;
+    TRY_OUT(e, publish_bound(p, store, &next));
     malloc_trim(0); /* give back what the uploads' buffers left, before the sums need memory */
     if (p->terms.on) TRY_OUT(e, make_private(&round, p, store, next.state_path));
     next.contribution = p->contribution;
     next.count = p->contributions;
-    TRY_OUT(e, method_next(&p->report, p->method, made.next_state, &next));
+    e = method_next(&p->report, p->method, made.next_state, &next);
+    if (err_is(e)) e = publish_blame(p, store, made.next_state, &next, e);
+    if (err_is(e)) goto out;
     TRY_OUT(e, adopt_all(p, &made, store));
     uint64_t now = text_now_ms();
     p->result.round = p->round;

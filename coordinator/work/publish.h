@@ -26,6 +26,11 @@ struct publish_blobs {
     struct store_blob memory; /* of the server's optimizer */
 };
 
+struct publish_refused {
+    struct store_update update;
+    const char *why;
+};
+
 struct publish_job {
     struct work_job job; /* first: work.h's part */
     enum publish_kind kind;
@@ -44,6 +49,7 @@ struct publish_job {
     const void *config;
     double weight_cap;   /* largest share of one member; 0: no limit */
     bool discounts_late; /* the weight of an update s rounds late is times (1 + s)^-1/2 */
+    double norm_bound;   /* agg/round/method_bound.h: its ratio; 0: updates are not compared */
     double carry_error;
     int threads;
     uint64_t open_ms; /* the time that the round was open */
@@ -59,11 +65,15 @@ struct publish_job {
     /* out: updates of the round that are damaged, so that nothing was published. In the arena. */
     const struct store_update *damaged;
     size_t damaged_count;
+    /* out: the same for updates beyond the norm bound, and why. */
+    const struct publish_refused *refused;
+    size_t refused_count;
 
     struct publish_blobs from; /* in: the result that the round started from */
     struct publish_blobs made; /* out: the result; at the start: in, given frozen factors */
     struct store_round result; /* out */
 
+    const struct store_update *update; /* (contributions) their rows; PUBLISH_NEXT only */
     /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */
     const struct contribution *contribution;
     size_t contributions;

@@ -20,6 +20,7 @@ static inline void expect_counts(const struct round *r)
     }
     cr_assert_eq(r->counts.present, all.present);
     cr_assert_eq(r->counts.drawn, all.drawn);
+    cr_assert_eq(r->counts.refused, all.refused);
 }
 
 static inline unsigned tell(struct round *r, enum round_event_kind kind, uint64_t now,

@@ -352,6 +352,7 @@ static bool sim_damage(struct sim *s, uint32_t round)
         memmove(&s->update[i], &s->update[i + 1], (--s->updates - i) * sizeof u);
         sim_tell(s, (struct round_event){
                         .kind = ROUND_ON_DAMAGE, .member = u.member, .digest = u.digest});
+        sim_tell(s, (struct round_event){.kind = ROUND_ON_REOPEN});
         return true;
     }
     return false;
