@@ -47,8 +47,8 @@ struct remote_blob {
  * at `path` is overwritten without being read. */
 err remote_fetch(struct rpc_client *client, const struct remote_blob *blob);
 
-/* Uploads an update; `watch` may be NULL. The fields of `header` are sent as given, except the offset, which the
- * coordinator decides. *reply is for message_free(). */
+/* Uploads an update; `watch` may be NULL. The fields of `header` are sent as given, except the
+ * offset, which the coordinator decides. *reply is for message_free(). */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
                   const Fedlora__V1__SubmitHeader *header, const char *path,
                   const struct remote_watch *watch);

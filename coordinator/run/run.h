@@ -65,6 +65,7 @@ struct run_member {
     struct store_evaluation evaluation; /* its newest; rows 0: none */
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
     void *session;                      /* serve_session.c: its machine, or NULL; freed here */
+    bool told_end;                      /* serve_turn.c: it knows that the run is over */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
                                            its privacy ledger */
     bool ledger_read;                   /* all of that copy, since the coordinator started */
@@ -89,6 +90,8 @@ struct run {
     struct method_report_frozen report_frozen; /* used by the worker only, report after report */
     struct digest ledger_head; /* hash of the last line of the run's ledger, once it has started */
     uint32_t opened_saved;     /* the newest round whose opening is durable */
+    uint32_t woken_round;      /* serve.c: when members of all their runs were woken last, */
+    enum round_phase woken_in; /* it was at this round, in this phase */
     uint64_t created_ms;
 };
 

@@ -67,7 +67,7 @@ err serve_digest(struct digest *out, const ProtobufCBinaryData *data)
     return ERR_NONE;
 }
 
-static bool is_over(const struct run *run)
+bool serve_is_over(const struct run *run)
 {
     enum round_phase phase = round_phase(&run->round);
     return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
@@ -77,7 +77,7 @@ size_t serve_open_runs(const struct serve *s)
 {
     size_t count = 0;
     for (const struct run *run = s->runs; run; run = run->next)
-        count += !is_over(run);
+        count += !serve_is_over(run);
     return count;
 }
 
@@ -87,7 +87,7 @@ static err only_open_run(struct run **out, size_t *member, const struct serve *s
     struct run *found = NULL;
     for (struct run *run = s->runs; run; run = run->next) {
         size_t m;
-        if (is_over(run) || !round_find(&m, &run->round, id)) continue;
+        if (serve_is_over(run) || !round_find(&m, &run->round, id)) continue;
         if (found)
             return err_make(ERR_INPUT, "%s belongs to several open runs (%s, %s); name one (--run)",
                             id, found->config->name, run->config->name);
@@ -101,12 +101,18 @@ static err only_open_run(struct run **out, size_t *member, const struct serve *s
 
 /* The list of the federation is asked at every call, so that a member removed from the
  * configuration is refused after the next restart even in runs that name it. */
+err serve_check_member(struct rpc_call *call)
+{
+    const char *id = rpc_call_peer(call)->id;
+    if (config_allows(serve_of(call)->config, id)) return ERR_NONE;
+    return err_make(ERR_REFUSED, "%s is not listed among this federation's members", id);
+}
+
 err serve_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
 {
     const struct serve *s = serve_of(call);
     const char *id = rpc_call_peer(call)->id;
-    if (!config_allows(s->config, id))
-        return err_make(ERR_REFUSED, "%s is not listed among this federation's members", id);
+    TRY(serve_check_member(call));
     if (!*name) return only_open_run(out, member, s, id);
     struct run *run = serve_find_run(s, name);
     if (!run) return err_make(ERR_STATE, "there is no run %s", name);
@@ -169,11 +175,26 @@ static void answer_poll(struct serve_poll *p, bool must)
     if (!asked.answer(&asked, must)) p->call = asked.call;
 }
 
+/* A call that waits for any run of its member looks at all of them, so it is asked only if this run
+ * has a task for that member, or has another round or phase than when it was asked last. */
+static bool may_answer(const struct serve_poll *p, const struct run *run, bool news)
+{
+    size_t m;
+    if (p->run == run)
+        return !p->any || news || round_task(&run->round, p->member) != ROUND_TASK_WAIT;
+    return p->any && news && p->call && round_find(&m, &run->round, rpc_call_peer(p->call)->id);
+}
+
 static void run_changed(struct run *run, void *context)
 {
     struct serve *s = context;
+    enum round_phase phase = round_phase(&run->round);
+    uint32_t round = round_under_way(&run->round);
+    bool news = run->woken_round != round || run->woken_in != phase;
+    run->woken_round = round;
+    run->woken_in = phase;
     for (struct serve_poll *p = s->polls; p; p = p->next)
-        if (p->run == run) answer_poll(p, false);
+        if (may_answer(p, run, news)) answer_poll(p, false);
 }
 
 /* Answers the polls whose time is over; all of them while draining, so that members learn early
@@ -285,7 +306,7 @@ err serve_open(struct serve *out, const struct config *config)
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
     for (struct run *run = out->runs; run; run = run->next) {
-        if (!is_over(run))
+        if (!serve_is_over(run))
             LOG(LOG_INFO, "run.resumed", LOG_STR("run", run->config->name),
                 LOG_INT("round", round_under_way(&run->round)),
                 LOG_INT("updates", round_updates(&run->round)));

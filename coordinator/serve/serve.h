@@ -16,6 +16,7 @@ struct serve_poll { /* a call that waits for its run to change */
     struct rpc_call *call;
     struct run *run;
     size_t member;     /* of a NextTask */
+    bool any;          /* it waits for any run of the member; `run` is the one that came first */
     uint64_t after;    /* of a WatchRun: the last event seen */
     uint64_t until_ms; /* when it must be answered */
     /* Answers the call if there is something to answer, or with `must` in any case. True: it is
@@ -52,6 +53,13 @@ void serve_refuse(struct rpc_call *call, err cause);
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);
 /* The run of this name and the peer's index in it. "" is the only open run the peer belongs to. */
 err serve_member(struct run **run, size_t *member, struct rpc_call *call, const char *name);
+bool serve_is_over(const struct run *run); /* finished or stopped */
+/* serve_turn.c: like serve_member(), but "" is the run whose turn it is among all that the peer
+ * belongs to. With `ended` also one that has ended and whose end the member does not know yet.
+ * ERR_STATE: there is none. */
+err serve_turn(struct run **run, size_t *member, struct rpc_call *call, const char *name,
+               bool ended);
+err serve_check_member(struct rpc_call *call);
 err serve_check_admin(struct rpc_call *call);
 err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
@@ -61,14 +69,16 @@ void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls t
  * place, so that no work is lost; another one is refused until the first has been silent for
  * limits.absent_after. A call without a session is never refused.
  *
- *     serve_session_check()    ERR_LIMIT: another machine is at work (`hello`: with its address, and
- *                              both are logged); or ERR_STATE for a call other than Hello
- *     serve_session_take()     this machine takes part from now on
- *     serve_session_notice()   text for the machine that keeps its place; "": there is no other */
+ *     serve_session_check()      another machine takes part: ERR_LIMIT for Hello, and a line in the
+ *                                log; ERR_STATE for other calls
+ *     serve_session_take()       this machine takes part from now on
+ *     serve_session_notice()     text for the machine that keeps its place; "": there is no other
+ *     serve_session_elsewhere()  it has called for any of its runs within limits.absent_after */
 err serve_session_check(struct rpc_call *call, struct run *run, size_t member,
                         const ProtobufCBinaryData *session, bool hello);
 void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
                         const ProtobufCBinaryData *session);
+bool serve_session_elsewhere(const struct run *run, size_t member, uint64_t now);
 void serve_session_notice(char *out, size_t bytes, const struct run *run, size_t member);
 
 /* serve_submit.c: the bytes of a member's open upload; false: there is none. */

@@ -41,6 +41,7 @@ static err create(struct run **out, struct rpc_call *call, const void *data, siz
         last = &(*last)->next;
     *last = run;
     s->run_count++;
+    s->shop.changed(run, s); /* members that wait for any run may join it */
     *out = run;
     return ERR_NONE;
 }

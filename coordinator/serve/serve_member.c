@@ -22,7 +22,7 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     if (request->protocol != SERVE_PROTOCOL)
         return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, uses %d",
                         request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
-    TRY(serve_member(&run, &m, call, request->run));
+    TRY(serve_turn(&run, &m, call, request->run, /*ended*/ false));
     TRY(serve_session_check(call, run, m, &request->session, /*hello*/ true));
     TRY(run_hello(run, m, request));
     serve_session_take(call, run, m, &request->session);
@@ -81,7 +81,7 @@ static void answer_evaluate(struct run *run, struct rpc_call *call)
 }
 
 /* Also for a stopped run, whose members get the newest state and leave. */
-static void answer_finished(struct run *run, struct rpc_call *call)
+static void answer_finished(struct run *run, size_t member, struct rpc_call *call)
 {
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__FinishedTask finished = FEDLORA__V1__FINISHED_TASK__INIT;
@@ -93,6 +93,7 @@ static void answer_finished(struct run *run, struct rpc_call *call)
         finished.ledger_head = (ProtobufCBinaryData){DIGEST_BYTES, run->ledger_head.byte};
     task.kind_case = FEDLORA__V1__TASK__KIND_FINISHED;
     task.finished = &finished;
+    run->member[member].told_end = true;
     serve_answer(call, &task.base);
 }
 
@@ -143,7 +144,7 @@ static bool answer_task(const struct serve_poll *poll, bool must)
         answer_evaluate(run, call);
         return true;
     case ROUND_TASK_FINISHED:
-        answer_finished(run, call);
+        answer_finished(run, member, call);
         return true;
     default:
         break;
@@ -152,29 +153,67 @@ static bool answer_task(const struct serve_poll *poll, bool must)
     return must;
 }
 
-/* The coordinator bounds the wait, so that it knows how long it must keep a call. Before the first
- * Hello a member has no rank and no modules, so there is no task for it. */
+/* Before the first Hello a member has no rank and no modules, so there is no task for it. */
+static err check_joined(const struct serve_poll *poll)
+{
+    if (poll->run->round.member[poll->member].joined) return ERR_NONE;
+    return err_make(ERR_STATE, "call Hello first");
+}
+
+/* The same for a call about all runs of the member. An error is an answer: there is a run to join,
+ * or no run is left. */
+static bool answer_turn(const struct serve_poll *poll, bool must)
+{
+    struct serve_poll turn = *poll;
+    err e = serve_turn(&turn.run, &turn.member, poll->call, "", /*ended*/ true);
+    if (!err_is(e)) e = check_joined(&turn);
+    if (!err_is(e)) return answer_task(&turn, must);
+    serve_refuse(poll->call, e);
+    return true;
+}
+
+/* A call without a run is a sign of life in all runs in which this machine takes part. */
+static void see_member(struct rpc_call *call, const struct serve_poll *poll,
+                       const ProtobufCBinaryData *session)
+{
+    size_t m;
+    run_apply_member(poll->run, ROUND_ON_SEEN, poll->member);
+    for (struct run *run = serve_of(call)->runs; poll->any && run; run = run->next)
+        if (run != poll->run && !serve_is_over(run) &&
+            round_find(&m, &run->round, rpc_call_peer(call)->id) && run->round.member[m].joined &&
+            !err_is(serve_session_check(call, run, m, session, /*hello*/ false)))
+            run_apply_member(run, ROUND_ON_SEEN, m);
+}
+
+static err find_task(struct serve_poll *poll, const Fedlora__V1__NextTaskRequest *request)
+{
+    struct rpc_call *call = poll->call;
+    TRY(serve_turn(&poll->run, &poll->member, call, request->run, /*ended*/ true));
+    TRY(check_joined(poll));
+    TRY(serve_session_check(call, poll->run, poll->member, &request->session, /*hello*/ false));
+    if (!poll->run->member[poll->member].session)
+        serve_session_take(call, poll->run, poll->member, &request->session);
+    poll->any = !*request->run;
+    if (poll->any) poll->answer = answer_turn;
+    see_member(call, poll, &request->session);
+    return ERR_NONE;
+}
+
+/* The coordinator bounds the wait, so that it knows how long it must keep a call. */
 static void next_task_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct serve *s = serve_of(call);
     Fedlora__V1__NextTaskRequest *request = NULL;
     struct serve_poll poll = {.call = call, .answer = answer_task};
     err e = message_unpack(&request, &fedlora__v1__next_task_request__descriptor, data, size);
-    if (!err_is(e)) e = serve_member(&poll.run, &poll.member, call, request->run);
-    if (!err_is(e) && !poll.run->round.member[poll.member].joined)
-        e = err_make(ERR_STATE, "call Hello first");
-    if (!err_is(e))
-        e = serve_session_check(call, poll.run, poll.member, &request->session, /*hello*/ false);
+    if (!err_is(e)) e = find_task(&poll, request);
     if (err_is(e)) {
         serve_refuse(call, e);
     } else {
-        if (!poll.run->member[poll.member].session)
-            serve_session_take(call, poll.run, poll.member, &request->session);
-        run_apply_member(poll.run, ROUND_ON_SEEN, poll.member);
         uint64_t wait_ms =
             request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
         poll.until_ms = text_now_ms() + wait_ms;
-        if (!answer_task(&poll, wait_ms == 0 || s->draining)) serve_wait(s, &poll);
+        if (!poll.answer(&poll, wait_ms == 0 || s->draining)) serve_wait(s, &poll);
     }
     message_free(request);
 }

@@ -41,6 +41,29 @@ static void note_rival(struct machine *has, const struct rpc_call *call, const s
         LOG_STR("refused", has->rival));
 }
 
+/* The last call of the machine that takes part in this run, in any run, because a machine that
+ * trains for one run is silent in the others. 0: none since the coordinator started. */
+static uint64_t last_call(const struct serve *s, const struct run *run, size_t member)
+{
+    const struct machine *has = run->member[member].session, *other;
+    uint64_t seen_ms = run->round.member[member].seen_ms;
+    size_t m;
+    for (const struct run *r = s->runs; has && r; r = r->next) {
+        if (!round_find(&m, &r->round, run->round.member[member].id)) continue;
+        other = r->member[m].session;
+        if (other && !memcmp(other->id, has->id, SESSION_BYTES) &&
+            r->round.member[m].seen_ms > seen_ms)
+            seen_ms = r->round.member[m].seen_ms;
+    }
+    return seen_ms;
+}
+
+bool serve_session_elsewhere(const struct run *run, size_t member, uint64_t now)
+{
+    uint64_t seen_ms = last_call(run->shop->context, run, member);
+    return seen_ms && (now <= seen_ms || now - seen_ms <= run->round.rules.absent_ms);
+}
+
 err serve_session_check(struct rpc_call *call, struct run *run, size_t member,
                         const ProtobufCBinaryData *session, bool hello)
 {
@@ -53,8 +76,9 @@ err serve_session_check(struct rpc_call *call, struct run *run, size_t member,
     if (!hello)
         return err_make(ERR_STATE, "%s takes part in run %s from another machine (%s)", m->id,
                         run->config->name, has->address);
-    uint64_t quiet = m->seen_ms && now > m->seen_ms ? now - m->seen_ms : 0;
-    if (!m->seen_ms || quiet > absent_ms) return ERR_NONE;
+    uint64_t seen_ms = last_call(serve_of(call), run, member);
+    uint64_t quiet = now > seen_ms ? now - seen_ms : 0;
+    if (!seen_ms || quiet > absent_ms) return ERR_NONE;
     note_rival(has, call, run, member, now);
     text_duration(ago, sizeof ago, quiet);
     text_duration(silent, sizeof silent, absent_ms);

@@ -43,6 +43,8 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         m[i].rank = is->rank;
         m[i].examples = is->examples;
         m[i].doing = (char *)(uintptr_t)round_activity(&run->round, i, now);
+        if (!strcmp(m[i].doing, "absent") && serve_session_elsewhere(run, i, now))
+            m[i].doing = "in another run";
         m[i].last_round = r->counted_in;
         m[i].train_loss = is->train_loss;
         m[i].bytes_up = is->bytes_up;

@@ -259,6 +259,90 @@ Test(coordinator, shows_a_slow_upload_and_does_not_call_its_member_absent)
     end();
 }
 
+/* Does the next task of m0, which names no run; returns "r1" for the first round of r, or "r." when
+ * r is over. */
+static void next_turn(char out[8], struct fake_member *m)
+{
+    Fedlora__V1__Task *task = NULL;
+    struct bytes update = {.max = 1 << 20};
+    Fedlora__V1__SubmitHeader header;
+    Fedlora__V1__SubmitReply *reply = NULL;
+    struct digest digest;
+    for (int i = 0; i < 20 && (!task || task->kind_case == FEDLORA__V1__TASK__KIND_WAIT); i++) {
+        message_free(task);
+        ok(fake_next_task(&task, m, 500));
+    }
+    if (task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED) {
+        snprintf(out, 8, "%s.", task->finished->run);
+        message_free(task);
+        return;
+    }
+    cr_assert_eq(task->kind_case, FEDLORA__V1__TASK__KIND_TRAIN);
+    snprintf(out, 8, "%s%u", task->train->run, task->train->round);
+    ok(fake_update(&update, m, task->train));
+    m->options.run = task->train->run;
+    fake_header(&header, m, task->train->round, &update, &digest);
+    ok(fake_submit(&reply, m, &header, &update, 0));
+    m->options.run = "";
+    message_free(reply);
+    message_free(task);
+    bytes_close(&update);
+}
+
+static void hello_for_turns(struct fake_member *m, const char *run)
+{
+    Fedlora__V1__HelloReply *reply = NULL;
+    ok(fake_hello(&reply, m));
+    cr_expect_str_eq(reply->run, run);
+    message_free(reply);
+}
+
+/* Each round closes with the update of m0, so without turns one run would starve the other. */
+Test(coordinator, gives_a_member_that_names_no_run_its_runs_in_turn)
+{
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    Fedlora__V1__Task *task = NULL;
+    static char *targets[] = {"q", "v_proj"};
+    struct fake_member m;
+    struct bytes trained = {.max = 64}, ended = {.max = 16};
+    char turn[8];
+    begin("");
+    ok(create_run("flora", 1));
+    open_member(&m, "m0", 2);
+    m.options.run = "";
+    hello_for_turns(&m, "r");
+    config.name = "s";
+    config.method = "flora";
+    config.rounds = ROUNDS;
+    config.rank = 2;
+    config.quorum = 1;
+    config.targets = targets;
+    config.n_targets = 2;
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "call Hello first");
+    hello_for_turns(&m, "s");
+    for (int i = 0; i < 2 * ROUNDS + 2; i++) {
+        next_turn(turn, &m);
+        struct bytes *list = strchr(turn, '.') ? &ended : &trained;
+        ok(bytes_append(list, turn, strlen(turn)));
+        if (i != 1) continue;
+        ok(fake_federation_kill(&federation, 1));
+        fake_close(&m);
+        open_member(&m, "m0", 2);
+        m.options.run = "";
+        hello_for_turns(&m, "r");
+    }
+    cr_expect_eq(trained.size, 12);
+    cr_expect_eq(memcmp(trained.data, "r1s1r2s2r3s3", trained.size), 0, "%.12s", trained.data);
+    cr_expect_eq(ended.size, 4, "each of the two has ended once");
+    cr_expect_neq(ended.data[0], ended.data[2]);
+    bytes_close(&trained);
+    bytes_close(&ended);
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "no open run has m0 as a member");
+    fake_close(&m);
+    end();
+}
+
 /* The one that takes part keeps its place until it has been silent for limits.absent_after. */
 Test(coordinator, lets_two_machines_with_one_certificate_lose_no_work)
 {

@@ -1,0 +1,47 @@
+/* A member that names no run takes part in all open runs that it belongs to, one after the other.
+ * It gets the run whose round has waited for it for the longest time, so that no run starves
+ * another one, also after a restart of either side: rounds that are opened again count from the
+ * restart. */
+#include "coordinator/serve/serve.h"
+
+/* True if the run waits for the member, since *since. A run that it has not joined comes first,
+ * because joining takes one call and its other members may be waiting for it. So does the end of a
+ * run. The member must have called since the coordinator started: it asks for older ends itself. */
+static bool waits_for(uint64_t *since, const struct run *run, size_t member, bool ended)
+{
+    const struct round_member *m = &run->round.member[member];
+    *since = 0;
+    if (serve_is_over(run))
+        return ended && m->joined && m->seen_ms && !run->member[member].told_end;
+    if (!m->joined) return true;
+    *since = run->round.opened_ms;
+    enum round_task task = round_task(&run->round, member);
+    return task == ROUND_TASK_TRAIN || task == ROUND_TASK_EVALUATE;
+}
+
+err serve_turn(struct run **out, size_t *member, struct rpc_call *call, const char *name,
+               bool ended)
+{
+    const struct serve *s = serve_of(call);
+    const char *id = rpc_call_peer(call)->id;
+    struct run *first = NULL, *waiting = NULL;
+    size_t first_member = 0, waiting_member = 0, m;
+    uint64_t since, least = UINT64_MAX;
+    if (*name) return serve_member(out, member, call, name);
+    TRY(serve_check_member(call));
+    for (struct run *run = s->runs; run; run = run->next) {
+        if (!round_find(&m, &run->round, id)) continue;
+        if (waits_for(&since, run, m, ended) && since < least) {
+            waiting = run;
+            waiting_member = m;
+            least = since;
+        }
+        if (first || serve_is_over(run)) continue;
+        first = run;
+        first_member = m;
+    }
+    if (!waiting && !first) return err_make(ERR_STATE, "no open run has %s as a member", id);
+    *out = waiting ? waiting : first;
+    *member = waiting ? waiting_member : first_member;
+    return ERR_NONE;
+}
