@@ -1,4 +1,4 @@
-/* fedlora join: take part in a federated run until it ends. The work is done by session_run(); this
+/* fedlora join: take part in federated runs until they end. The work is done by session_run(); this
  * file reads the options and prints the result.
  *
  * Every option except --force can also be given in the file of --config, because a member usually
@@ -52,7 +52,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(run),
      .value = "NAME",
-     .help = "run to join; default: the only open run with this member"},
+     .help = "run to join; default: all open runs with this member, in turn, until all are over"},
     /* Offers of this machine. The coordinator decides the rank of the round from the offers of
      * all members, so 0 is the usual value. */
     {.flag = "rank",
@@ -122,7 +122,7 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(output),
      .value = "FILE",
-     .help = "file for the last state of the run"},
+     .help = "file for the last state of the run; without --run only one run is joined"},
     {.flag = "force",
      .kind = OPTION_FLAG,
      .at = AT(force),
@@ -178,6 +178,14 @@ static err print_result(const struct join_command *o, const struct session_resul
     return e;
 }
 
+/* Flushed at once, because the other runs of this member may take days. */
+static err on_end(void *user, const struct session_result *r)
+{
+    err e = print_result(user, r);
+    fflush(stdout);
+    return e;
+}
+
 /* The output path is checked now, because it is written only after the last round, hours later. */
 static err join_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
@@ -204,10 +212,11 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .checkpoint = o->checkpoint,
                                             .base_memory = (enum base_memory)o->base_memory,
                                             .quiet = o->common.quiet,
-                                            .force = o->force};
+                                            .force = o->force,
+                                            .ended = on_end,
+                                            .user = options};
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));
-    TRY(session_run(&result, &session));
-    return print_result(o, &result);
+    return session_run(&result, &session);
 }
 
 const struct command command_join = {

@@ -1,5 +1,5 @@
-/* A membership from hello to the end of the run: client/session/session.h. The tasks of a round are
- * in session_round.c. */
+/* A membership from hello to the end of its runs: client/session/session.h. The tasks of a round
+ * are in session_round.c, the list of runs in session_runs.c. */
 #include "client/session/session.h"
 
 #include "agg/adapter/state_whole.h"
@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "client/session/session_describe.h"
 #include "client/session/session_round.h"
+#include "client/session/session_runs.h"
 #include "client/session/session_task.h"
 #include "engine/member/member_optimizer.h"
 #include "proto/message.h"
@@ -24,10 +25,35 @@ enum {
 
 /* ---------------------------------------------------------------- hello */
 
-/* Reports the base, the data and the libraries of this member, and gets the run's configuration.
- * The answer must be about this member and, on a reconnect, about the same run with the same
- * privacy: a coordinator must not be able to weaken a promise later. */
-static err hello_once(struct session *s)
+/* The answer must be about this member and the run that was named (NULL: any). */
+static err check_answer(const struct session *s, const Fedlora__V1__HelloReply *reply,
+                        const char *run)
+{
+    if (reply->training != NULL && text_is_name(reply->run, LIMIT_NAME_BYTES - 1) &&
+        (run == NULL || strcmp(reply->run, run) == 0) &&
+        strcmp(reply->member, rpc_client_identity(s->client)->id) == 0)
+        return ERR_NONE;
+    return err_make(
+        ERR_INPUT, "the coordinator's answer to Hello is not valid: it may be a different version");
+}
+
+/* Takes over `reply` on success. A later answer must have the same privacy settings: a coordinator
+ * must not be able to weaken a promise later. */
+static err take_answer(struct session *s, Fedlora__V1__HelloReply *reply)
+{
+    struct session_run *known = session_runs_find(s, reply->run);
+    if (!known) return session_runs_add(s, reply);
+    TRY(session_privacy_same(known->hello, reply));
+    message_free(known->hello);
+    known->hello = reply;
+    known->over = false;
+    session_runs_use(s, known);
+    return ERR_NONE;
+}
+
+/* Reports the base, the data and the libraries of this member, and gets the configuration of this
+ * run, or with NULL of one that the coordinator chooses. It becomes the current run. */
+static err hello_once(struct session *s, const char *run)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(hello),
                                                 &fedlora__v1__hello_reply__descriptor};
@@ -36,11 +62,7 @@ static err hello_once(struct session *s)
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
     request.protocol = 1;
     request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
-    /* After the first answer the run is fixed, also if --run was not given. */
-    if (s->result.run[0] != 0)
-        request.run = s->result.run;
-    else if (s->o->run != NULL)
-        request.run = (char *)(uintptr_t)s->o->run;
+    if (run) request.run = (char *)(uintptr_t)run;
     struct session_describe about;
     session_describe_of(&about, &s->local);
     err e = session_describe(&request, &about, &arena);
@@ -48,33 +70,19 @@ static err hello_once(struct session *s)
     if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
     arena_close(&arena);
     if (err_is(e)) return e;
-    if (reply->training == NULL || !text_is_name(reply->run, LIMIT_NAME_BYTES - 1) ||
-        (s->result.run[0] != 0 && strcmp(reply->run, s->result.run) != 0) ||
-        strcmp(reply->member, rpc_client_identity(s->client)->id) != 0) {
-        message_free(reply);
-        return err_make(
-            ERR_INPUT,
-            "the coordinator's answer to Hello is not valid: it may be a different version");
-    }
-    if (s->hello) e = session_privacy_same(s->hello, reply);
-    if (err_is(e)) {
-        message_free(reply);
-        return e;
-    }
-    message_free(s->hello);
-    s->hello = reply;
-    return ERR_NONE;
+    e = check_answer(s, reply, run);
+    if (!err_is(e)) e = take_answer(s, reply);
+    if (err_is(e)) message_free(reply);
+    return e;
 }
 
 /* Repeats until an answer arrives or the retries are used up. */
-static err hello(struct session *s)
+static err hello(struct session *s, const char *run)
 {
     err e;
-    while (err_is(e = hello_once(s)))
+    while (err_is(e = hello_once(s, run)))
         TRY(session_round_retry(s, e));
     retry_ok(&s->retry);
-    snprintf(s->result.run, sizeof s->result.run, "%s", s->hello->run);
-    snprintf(s->result.member, sizeof s->result.member, "%s", s->hello->member);
     return ERR_NONE;
 }
 
@@ -86,14 +94,38 @@ static void print_joined(const struct session *s)
     session_round_note(s, "joined run %s as %s: %s, rank %u, %u rounds, %zu rows of data",
                        s->hello->run, s->hello->member, s->hello->method, s->hello->rank,
                        s->hello->rounds, s->local.data.count);
-    if (s->privacy.on)
-        session_round_note(s, "%s", s->privacy.ledger.says);
+    if (s->privacy->on)
+        session_round_note(s, "%s", s->privacy->ledger.says);
     else if (p)
         session_round_note(
             s,
             "privacy: unit %s, epsilon %.4g at delta %.3g; the coordinator sees this member's "
             "updates and adds the noise to their mean",
             p->unit, p->epsilon, p->delta);
+}
+
+/* Once for each run, after the first answer to Hello: compares its privacy with the limits of this
+ * member, and remembers the run until its end. */
+static err enter(struct session *s)
+{
+    if (s->now->entered) return ERR_NONE;
+    TRY(session_privacy_open(s->privacy, s->o, s->hello, rpc_client_identity(s->client),
+                             s->local.data.count));
+    TRY(session_work_mark(&s->work, s->now->name));
+    s->now->entered = true;
+    print_joined(s);
+    return ERR_NONE;
+}
+
+/* The data and the engine for the current run. */
+static err prepare(struct session *s)
+{
+    struct training_options training;
+    if (s->prepared == s->now) return ERR_NONE;
+    TRY(session_task_training(&training, s->hello->training));
+    TRY(session_local_prepare(&s->local, &training, s->privacy->on));
+    s->prepared = s->now;
+    return ERR_NONE;
 }
 
 /* ---------------------------------------------------------------- the loop */
@@ -126,7 +158,7 @@ static err write_output(struct session *s)
     struct digest digest;
     struct file_map map = {0};
     bool needed = false;
-    TRY(session_round_blob(state, s, &s->result.state, "last state"));
+    TRY(session_round_blob(state, s, &s->result->state, "last state"));
     if (has_kept(kept, s)) return state_whole_write_own(s->o->output, state, kept);
     TRY(state_whole_needs(&needed, &digest, state));
     if (needed) {
@@ -144,72 +176,169 @@ static err write_output(struct session *s)
 static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
 {
     char kept[LIMIT_PATH_BYTES];
-    snprintf(s->result.outcome, sizeof s->result.outcome, "%s", task->outcome);
+    struct session_result *result = s->result;
+    snprintf(result->outcome, sizeof result->outcome, "%s", task->outcome);
     if (task->state_digest.len == DIGEST_BYTES) {
-        memcpy(s->result.state.byte, task->state_digest.data, DIGEST_BYTES);
-        s->result.state_size = task->state_size;
+        memcpy(result->state.byte, task->state_digest.data, DIGEST_BYTES);
+        result->state_size = task->state_size;
         if (task->ledger_head.len == DIGEST_BYTES)
-            memcpy(s->result.ledger_head.byte, task->ledger_head.data, DIGEST_BYTES);
+            memcpy(result->ledger_head.byte, task->ledger_head.data, DIGEST_BYTES);
         if (s->o->output != NULL) TRY(write_output(s));
     }
+    result->charged = s->privacy->on;
+    if (result->charged) TRY(train_ledger_spent(&result->spent, &s->privacy->ledger));
     session_work_kept(kept, &s->work, s->hello->run);
     member_optimizer_drop(kept);
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
-    session_work_drop_blobs(&s->work, NULL, NULL);
+    session_runs_drop_blobs(s, NULL, NULL);
+    session_work_unmark(&s->work, s->now->name);
+    s->now->over = true;
+    s->last = s->now;
+    return s->o->ended ? s->o->ended(s->o->user, result) : ERR_NONE;
+}
+
+/* The run can no longer be served, because the coordinator does not have it, or has removed this
+ * member from it. */
+static void leave(struct session *s, struct session_run *run, err why)
+{
+    session_round_note(s, "run %s is left: %s", run->name, why.text);
+    session_work_unmark(&s->work, run->name);
+    run->over = true;
+}
+
+/* The coordinator refuses to name a task of `ask` (NULL: of any run). It may want to be greeted
+ * first, because a run was created or because it was restarted; or no run is left, *end. */
+static err greet(bool *end, struct session *s, struct session_run *ask)
+{
+    err e = hello_once(s, ask ? ask->name : NULL);
+    if (!err_is(e)) return enter(s);
+    if (ask && (e.kind == ERR_STATE || e.kind == ERR_REFUSED)) {
+        leave(s, ask, e);
+        return ERR_NONE;
+    }
+    if (!ask && e.kind == ERR_STATE && session_runs_any_open(s)) {
+        session_runs_ask_all(s);
+        return retry_sleep(SESSION_AGAIN_MS);
+    }
+    *end = !ask && e.kind == ERR_STATE && s->last;
+    return *end ? ERR_NONE : session_round_retry(s, e);
+}
+
+/* A member of one run says hello again to a coordinator that does not know it. */
+static err ask_again(bool *end, struct session *s, struct session_run *ask, err cause)
+{
+    if (!s->only && (cause.kind == ERR_STATE || (ask && cause.kind == ERR_REFUSED)))
+        return greet(end, s, ask);
+    TRY(session_round_retry(s, cause));
+    if (!s->only) session_runs_ask_all(s);
+    if (cause.kind != ERR_STATE) return ERR_NONE;
+    TRY(hello(s, s->now->name));
+    print_joined(s);
     return ERR_NONE;
 }
 
-/* A long poll: the coordinator answers when there is a task, or after SESSION_WAIT_MS. ERR_STATE
- * means that it does not know this member (it was restarted), so the member says hello again. */
+/* The run to ask by name; NULL: ask for a task of any run. */
+static struct session_run *run_to_ask(const struct session *s)
+{
+    if (s->only) return s->now;
+    struct session_run *run = s->runs;
+    while (run && (run->over || !run->ask))
+        run = run->next;
+    return run;
+}
+
+/* A long poll: the coordinator answers when there is a task, or after SESSION_WAIT_MS. *out stays
+ * NULL if no run is left. Of several runs, one that is asked by name is not waited for. */
 static err next_task(Fedlora__V1__Task **out, struct session *s)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(next_task),
                                                 &fedlora__v1__task__descriptor};
-    Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
-    request.run = s->result.run; /* s->hello is replaced when the loop says hello again */
-    request.wait_ms = SESSION_WAIT_MS;
-    request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
-    err e;
-    while (err_is(e = remote_call(out, s->client, &method, &request.base,
-                                  SESSION_WAIT_MS + REMOTE_CALL_MS))) {
-        TRY(session_round_retry(s, e));
-        if (e.kind == ERR_STATE) {
-            TRY(hello(s));
-            print_joined(s);
+    for (bool end = false; !end;) {
+        Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
+        Fedlora__V1__Task *task = NULL;
+        struct session_run *ask = run_to_ask(s);
+        bool by_the_way = ask && !s->only;
+        if (ask) request.run = ask->name;
+        request.wait_ms = by_the_way ? 0 : SESSION_WAIT_MS;
+        request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
+        err e =
+            remote_call(&task, s->client, &method, &request.base, SESSION_WAIT_MS + REMOTE_CALL_MS);
+        if (err_is(e)) {
+            TRY(ask_again(&end, s, ask, e));
+            continue;
         }
+        retry_ok(&s->retry);
+        if (by_the_way) ask->ask = false;
+        if (!by_the_way || task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) {
+            *out = task;
+            return ERR_NONE;
+        }
+        message_free(task);
     }
-    retry_ok(&s->retry);
     return ERR_NONE;
 }
 
-/* One task after another until the run has finished. A task that became out of date while it was
+/* The name in a task; "" in one that is about no run. */
+static const char *name_in(const Fedlora__V1__Task *task)
+{
+    switch (task->kind_case) {
+    case FEDLORA__V1__TASK__KIND_TRAIN:
+        return task->train->run;
+    case FEDLORA__V1__TASK__KIND_EVALUATE:
+        return task->evaluate->run;
+    case FEDLORA__V1__TASK__KIND_FINISHED:
+        return task->finished->run;
+    default:
+        return "";
+    }
+}
+
+/* Makes the run of a task the current one. One that an earlier process has joined is greeted. */
+static err turn_to(struct session *s, const char *name)
+{
+    if (s->only || !*name || strcmp(name, s->now->name) == 0) return ERR_NONE;
+    struct session_run *run = session_runs_find(s, name);
+    if (run) {
+        session_runs_use(s, run);
+    } else {
+        TRY(hello(s, name));
+        TRY(enter(s));
+    }
+    session_round_note(s, "working for run %s", name);
+    return ERR_NONE;
+}
+
+static err do_task(struct session *s, const Fedlora__V1__Task *task)
+{
+    switch (task->kind_case) {
+    case FEDLORA__V1__TASK__KIND_TRAIN:
+        TRY(prepare(s));
+        return session_round_train(s, task->train);
+    case FEDLORA__V1__TASK__KIND_WAIT:
+        return do_wait(s, task->wait);
+    case FEDLORA__V1__TASK__KIND_EVALUATE:
+        TRY(prepare(s));
+        return session_round_evaluate(s, task->evaluate);
+    case FEDLORA__V1__TASK__KIND_FINISHED:
+        return do_finished(s, task->finished);
+    default:
+        return err_make(ERR_INPUT,
+                        "the coordinator sent an unknown task: it may be a newer version");
+    }
+}
+
+/* One task after another until the runs have ended. A task that became out of date while it was
  * done is not an error of the member; it asks for the next one. */
 static err loop(struct session *s)
 {
     for (;;) {
         Fedlora__V1__Task *task = NULL;
         TRY(next_task(&task, s));
-        err e = ERR_NONE;
-        bool end = task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED;
+        if (!task) return ERR_NONE;
+        bool end = s->only && task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED;
         if (task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) s->wait_reason[0] = 0;
-        switch (task->kind_case) {
-        case FEDLORA__V1__TASK__KIND_TRAIN:
-            e = session_round_train(s, task->train);
-            break;
-        case FEDLORA__V1__TASK__KIND_WAIT:
-            e = do_wait(s, task->wait);
-            break;
-        case FEDLORA__V1__TASK__KIND_EVALUATE:
-            e = session_round_evaluate(s, task->evaluate);
-            break;
-        case FEDLORA__V1__TASK__KIND_FINISHED:
-            e = do_finished(s, task->finished);
-            break;
-        default:
-            e = err_make(ERR_INPUT,
-                         "the coordinator sent an unknown task: it may be a newer version");
-            break;
-        }
+        err e = turn_to(s, name_in(task));
+        if (!err_is(e)) e = do_task(s, task);
         message_free(task);
         if (e.kind == ERR_STATE) { /* the task is out of date; the next one is not */
             session_round_note(s, "%s", e.text);
@@ -220,29 +349,57 @@ static err loop(struct session *s)
     }
 }
 
+/* The runs that an earlier process has joined. Without --run they are asked first, because they may
+ * have ended meanwhile. */
+static err resume(struct session *s)
+{
+    struct arena arena = {0};
+    const char **name = NULL;
+    size_t count = 0;
+    err e = session_work_marked(&name, &count, &s->work, &arena);
+    for (size_t i = 0; i < count && !err_is(e) && !(s->only && s->runs); i++) {
+        while (err_is(e = hello_once(s, name[i])) && e.kind != ERR_STATE && e.kind != ERR_REFUSED)
+            TRY_OUT(e, session_round_retry(s, e));
+        if (err_is(e)) {
+            session_round_note(s, "run %s is left: %s", name[i], e.text);
+            session_work_unmark(&s->work, name[i]);
+            e = ERR_NONE;
+            continue;
+        }
+        retry_ok(&s->retry);
+        e = enter(s);
+        s->now->ask = true;
+    }
+out:
+    arena_close(&arena);
+    return e;
+}
+
+/* One run: the one that the user names, or with --output, which names one file, the first. */
+static err start(struct session *s)
+{
+    s->only = s->o->run || s->o->output;
+    if (!s->o->run) TRY(resume(s));
+    if (!s->now) TRY(hello(s, s->o->run));
+    TRY(enter(s));
+    return prepare(s);
+}
+
 /* The order refuses early what is cheap to check: certificates, the lock of the work directory, the
  * files, the coordinator's answer, the privacy plan. The engine comes last, because opening it
  * takes seconds and the memory of the whole model. */
 err session_run(struct session_result *out, const struct session_options *o)
 {
-    struct training_options training;
     struct session s = {.o = o, .retry = {.give_up_ms = o->retry_ms, .quiet = o->quiet}};
     err e;
     TRY_OUT(e, remote_open(&s.client, &o->remote));
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
     TRY_OUT(e, session_local_open(&s.local, o));
-    TRY_OUT(e, hello(&s));
-    TRY_OUT(e, session_privacy_open(&s.privacy, o, s.hello, rpc_client_identity(s.client),
-                                    s.local.data.count));
-    print_joined(&s);
-    TRY_OUT(e, session_task_training(&training, s.hello->training));
-    TRY_OUT(e, session_local_prepare(&s.local, &training, s.privacy.on));
+    TRY_OUT(e, start(&s));
     TRY_OUT(e, loop(&s));
-    s.result.charged = s.privacy.on;
-    if (s.privacy.on) TRY_OUT(e, train_ledger_spent(&s.result.spent, &s.privacy.ledger));
-    *out = s.result;
+    *out = s.last->result;
 out:
-    message_free(s.hello);
+    session_runs_close(&s);
     session_local_close(&s.local);
     session_work_close(&s.work);
     rpc_client_close(s.client);

@@ -1,9 +1,10 @@
-/* A member's part in a run, from joining to its end.
+/* A member's part in its runs, from joining to their end.
  *
  * The member says hello, then asks for tasks one after another (download the state, train, submit;
- * or evaluate) until the coordinator answers that the run has finished. It continues through
- * restarts of either side: downloads, finished updates and half-sent ones are kept in the work
- * directory. */
+ * or evaluate) until the coordinator answers that the run has finished. Without the name of a run
+ * it takes part in all open runs that it belongs to, in turn, until all are over. It continues
+ * through restarts of either side: downloads, finished updates and half-sent ones are kept in the
+ * work directory. */
 #ifndef CLIENT_SESSION_H
 #define CLIENT_SESSION_H
 
@@ -12,21 +13,22 @@
 #include "client/session/remote.h"
 #include "engine/train/train_ledger.h"
 
+struct session_result;
 /* Everything a user can choose about a membership. Strings are borrowed for the time of the
  * call. */
 struct session_options {
     struct remote_options remote;
     const char *base, *data; /* base model; training rows, JSON Lines */
     const char *eval_data;   /* held-out rows to evaluate states on; NULL: none */
-    const char *run;         /* NULL: the only open run with this member */
-    const char *work;        /* work directory; NULL: see session_work.h */
-    const char *output;      /* file for the last state; NULL: none */
-    uint32_t rank;           /* LoRA rank that this machine offers; 0: the rank the run asks for */
-    uint64_t memory;         /* bytes, reported to the coordinator; 0: not reported */
-    uint64_t retry_ms;       /* longest time without an answer of the coordinator */
-    const char *device;      /* "auto", "cpu", "cuda", "cuda:1" */
-    enum dtype precision;    /* DTYPE_NONE: the precision of the run */
-    int threads;             /* 0: all */
+    const char *run;         /* NULL: all open runs with this member, or with `output` one of them */
+    const char *work;     /* work directory; NULL: see session_work.h */
+    const char *output;   /* file for the last state; NULL: none */
+    uint32_t rank;        /* LoRA rank that this machine offers; 0: the rank the run asks for */
+    uint64_t memory;      /* bytes, reported to the coordinator; 0: not reported */
+    uint64_t retry_ms;    /* longest time without an answer of the coordinator */
+    const char *device;   /* "auto", "cpu", "cuda", "cuda:1" */
+    enum dtype precision; /* DTYPE_NONE: the precision of the run */
+    int threads;          /* 0: all */
     /* For runs with example-level privacy: this member's ledger and the key that signs it, and the
      * largest epsilon and delta it accepts, which are also the budget of a newly created ledger.
      * NULL and 0: not given. */
@@ -37,10 +39,13 @@ struct session_options {
     bool quiet;      /* print no notes and no progress */
     bool force;      /* replace an existing output file */
     enum base_memory base_memory;
+    /* Called at the end of each run, if it is set; an error ends the membership. */
+    err (*ended)(void *user, const struct session_result *result);
+    void *user;
 };
 
-/* The outcome, for the user. Byte counts and rounds are those of this process, not of the whole
- * run. */
+/* The outcome of a run, for the user. Byte counts and rounds are those of this process, not of the
+ * whole run. */
 struct session_result {
     char run[LIMIT_NAME_BYTES], member[LIMIT_NAME_BYTES];
     char outcome[32];    /* "finished", "stopped" or "failed" */
@@ -53,8 +58,8 @@ struct session_result {
     uint64_t bytes_up, bytes_down;   /* contents of updates and blobs, without framing */
 };
 
-/* Returns when the run has finished. ERR_REFUSED: the coordinator does not accept this member.
- * ERR_MACHINE: it did not answer for too long, or this machine failed. ERR_STOPPED: interrupted;
+/* Returns when all runs have ended; *out is the result of the last one. ERR_REFUSED: the coordinator
+ * does not accept this member. ERR_MACHINE: it did not answer for too long, or this machine failed. ERR_STOPPED: interrupted;
  * calling it again with the same work directory continues. */
 err session_run(struct session_result *out, const struct session_options *options);
 

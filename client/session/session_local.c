@@ -86,10 +86,15 @@ err session_local_prepare(struct session_local *local, const struct training_opt
                                       .seq = (uint32_t)t->seq,
                                       .no_eos = !t->eos};
     TRY(open_data(local, &data));
-    engine_close(local->engine);
-    local->engine = NULL;
-    TRY(engine_open(&local->engine, &local->model, &engine));
-    model_drop_pages(&local->model);
+    bool serves = local->engine && local->made.precision == engine.precision &&
+                  local->made.tokens >= engine.tokens;
+    if (!serves) {
+        engine_close(local->engine);
+        local->engine = NULL;
+        TRY(engine_open(&local->engine, &local->model, &engine));
+        model_drop_pages(&local->model);
+        local->made = engine;
+    }
     return private_examples ? train_private_check(local->engine) : ERR_NONE;
 }
 

@@ -19,12 +19,14 @@ struct session_local {
     struct tokenizer *tokenizer;       /* NULL if the base has none */
     struct dataset data, held_out;     /* held_out: count 0 without --eval-data */
     struct engine *engine;             /* NULL until session_local_prepare() */
+    struct engine_options made;        /* the options of the engine */
 };
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */
 err session_local_open(struct session_local *out, const struct session_options *options);
-/* Reads the data again with the run's options, and opens the engine. With `private_examples` the
- * precision is float32 unless the run or the user names one. */
+/* Reads the data again with the run's options, and opens the engine, unless an earlier run has
+ * opened one that serves this run too. With `private_examples` the precision is float32 unless the
+ * run or the user names one. */
 err session_local_prepare(struct session_local *local, const struct training_options *training,
                           bool private_examples);
 void session_local_close(struct session_local *local);

@@ -10,6 +10,7 @@
 #include "base/stop.h"
 #include "base/text.h"
 #include "client/session/session_report.h"
+#include "client/session/session_runs.h"
 #include "client/session/session_task.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
@@ -151,7 +152,7 @@ err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const str
         TRY(session_round_retry(s, err_in(e, "downloading the %s", what)));
     }
     retry_ok(&s->retry);
-    s->result.bytes_down += file_size(path);
+    s->result->bytes_down += file_size(path);
     return ERR_NONE;
 }
 
@@ -177,7 +178,7 @@ static err fetch_round(struct round_files *f, struct session *s, const ProtobufC
         digest_text(f->frozen_text, &f->frozen);
     }
     session_work_kept(f->kept_path, &s->work, s->hello->run);
-    session_work_drop_blobs(&s->work, &f->state, f->has_frozen ? &f->frozen : NULL);
+    session_runs_drop_blobs(s, &f->state, f->has_frozen ? &f->frozen : NULL);
     if (f->has_frozen) TRY(session_round_blob(f->frozen_path, s, &f->frozen, "frozen factors"));
     return session_round_blob(f->state_path, s, &f->state, "state");
 }
@@ -218,7 +219,7 @@ static err train_round(struct session_update *out, struct session *s,
                                       .data = &s->local.data,
                                       .round = &round,
                                       .training = &training,
-                                      .ledger = s->privacy.on ? &s->privacy.ledger : NULL,
+                                      .ledger = s->privacy->on ? &s->privacy->ledger : NULL,
                                       .checkpoint = s->o->checkpoint};
     err e = session_report_train(&result, &report, path, &work);
     if (e.kind == ERR_STATE)
@@ -232,9 +233,9 @@ static err train_round(struct session_update *out, struct session *s,
                                     .seconds = result.seconds};
     TRY(digest_of_file(&update.digest, path));
     update.size = file_size(path);
-    session_privacy_promise(update.promise, &s->privacy, task->round);
+    session_privacy_promise(update.promise, s->privacy, task->round);
     TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
-    s->result.rounds_trained++;
+    s->result->rounds_trained++;
     *out = update;
     return ERR_NONE;
 }
@@ -245,12 +246,12 @@ static void count_upload(struct session *s, const struct session_update *update,
                          const Fedlora__V1__SubmitReply *reply)
 {
     char size[32], late[64] = "";
-    s->result.bytes_up += update->size;
-    s->submitted_round = round;
+    s->result->bytes_up += update->size;
+    s->now->submitted_round = round;
     text_size(size, sizeof size, update->size);
     if (reply->counted_in > round)
         snprintf(late, sizeof late, "; it was late and counts in round %u", reply->counted_in);
-    if (s->privacy.on)
+    if (s->privacy->on)
         session_round_note(s, "round %u: update of %s charged and sent%s", round, size, late);
     else
         session_round_note(s, "round %u: update of %s sent, loss %.4f%s", round, size,
@@ -266,10 +267,10 @@ static err charge_update(struct session *s, const struct session_update *update,
 {
     struct digest given = {0};
     err e;
-    if (!s->privacy.on) return ERR_NONE;
+    if (!s->privacy->on) return ERR_NONE;
     if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
-    TRY(session_privacy_charge(&s->privacy, task->round, update, &given));
-    while (err_is(e = session_privacy_send_ledger(&s->privacy, s->client, s->hello->run)))
+    TRY(session_privacy_charge(s->privacy, task->round, update, &given));
+    while (err_is(e = session_privacy_send_ledger(s->privacy, s->client, s->hello->run)))
         TRY(session_round_retry(s, err_in(e, "sending the ledger")));
     retry_ok(&s->retry);
     return ERR_NONE;
@@ -337,12 +338,12 @@ err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task)
                         "the coordinator sent a task of a different run, expected run %s",
                         s->hello->run);
     TRY(take_digest(&state, &task->state_digest, "state"));
-    session_privacy_promise(promise, &s->privacy, task->round);
+    session_privacy_promise(promise, s->privacy, task->round);
     /* A late update can only count in this round, so updates of earlier rounds can be deleted. */
     session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
     /* The coordinator accepted the update of this round and asks for it again, for example after
      * its database was restored. The pause keeps the two from looping at full speed. */
-    bool repeated = s->submitted_round == task->round;
+    bool repeated = s->now->submitted_round == task->round;
     if (repeated) TRY(retry_sleep(SESSION_AGAIN_MS));
     err e = ERR_NONE;
     if (session_work_find(&update, &s->work, s->hello->run, task->round, &state) &&

@@ -13,19 +13,26 @@
 
 enum { SESSION_AGAIN_MS = 1000 }; /* shortest pause before the same task is done a second time */
 
-/* Everything of one membership. `hello` is the coordinator's answer to Hello, which describes the
- * run; it is replaced when the member reconnects. */
+/* Everything of one membership. The pointers of the second group belong to the current run
+ * (session_runs.h) and are NULL before the first answer to Hello. `hello` describes the run; it is
+ * replaced when the member reconnects. */
 struct session {
     const struct session_options *o;
-    struct session_local local;     /* base, data and engine */
-    struct session_work work;       /* the work directory, locked */
-    struct session_privacy privacy; /* must not move while open */
+    struct session_local local; /* base, data and engine */
+    struct session_work work;   /* the work directory, locked */
     struct rpc_client *client;
-    struct retry retry;             /* of all calls of this connection */
-    Fedlora__V1__HelloReply *hello; /* owned */
-    struct session_result result;   /* filled during the run */
-    uint32_t submitted_round;       /* accepted in this process; 0: none */
-    char wait_reason[512];          /* the last reason for waiting that was printed */
+    struct retry retry; /* of all calls of this connection */
+    bool only;          /* takes part in one run */
+    struct session_run *runs;
+
+    struct session_run *now;
+    Fedlora__V1__HelloReply *hello;
+    struct session_privacy *privacy;
+    struct session_result *result;
+
+    const struct session_run *last;     /* the run that ended last; NULL: none */
+    const struct session_run *prepared; /* the run that `local` was prepared for */
+    char wait_reason[512];              /* the last reason for waiting that was printed */
     /* The last fault of the certificate's files that was printed, and when. */
     char files_said[ERR_TEXT_BYTES];
     uint64_t files_said_ms;

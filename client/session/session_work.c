@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/text.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -242,21 +243,86 @@ void session_work_drop_updates(const struct session_work *work, const char *run,
     closedir(dir);
 }
 
-/* Compared by the digest in the name, so the .part file of a wanted blob is kept too. */
-void session_work_drop_blobs(const struct session_work *work, const struct digest *state,
-                             const struct digest *frozen)
+static bool is_kept(const char *name, const struct digest *keep, size_t count)
 {
-    char path[LIMIT_PATH_BYTES], keep[2][DIGEST_TEXT_BYTES] = {"-", "-"};
-    if (state != NULL) digest_text(keep[0], state);
-    if (frozen != NULL) digest_text(keep[1], frozen);
+    char text[DIGEST_TEXT_BYTES];
+    for (size_t i = 0; i < count; i++) {
+        digest_text(text, &keep[i]);
+        if (strncmp(name, text, DIGEST_TEXT_BYTES - 1) == 0) return true;
+    }
+    return false;
+}
+
+/* Compared by the digest in the name, so the .part file of a wanted blob is kept too. */
+void session_work_drop_blobs(const struct session_work *work, const struct digest *keep,
+                             size_t count)
+{
+    char path[LIMIT_PATH_BYTES];
     DIR *dir = opendir(work->blobs);
     if (dir == NULL) return;
     for (const struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         const char *name = entry->d_name;
-        if (name[0] == '.' || strncmp(name, keep[0], DIGEST_TEXT_BYTES - 1) == 0 ||
-            strncmp(name, keep[1], DIGEST_TEXT_BYTES - 1) == 0)
-            continue;
+        if (name[0] == '.' || is_kept(name, keep, count)) continue;
         if (!err_is(file_join(path, sizeof path, work->blobs, name))) (void)file_disk.unlink(path);
     }
     closedir(dir);
+}
+
+/* ---------------------------------------------------------------- marks */
+
+static const char mark_suffix[] = ".open";
+
+static void mark_path(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run)
+{
+    snprintf(out, LIMIT_PATH_BYTES, "%s/%s%s", work->dir, run, mark_suffix);
+}
+
+err session_work_mark(const struct session_work *work, const char *run)
+{
+    char path[LIMIT_PATH_BYTES];
+    mark_path(path, work, run);
+    return file_write(path, "", 0, /*replace*/ true);
+}
+
+void session_work_unmark(const struct session_work *work, const char *run)
+{
+    char path[LIMIT_PATH_BYTES];
+    mark_path(path, work, run);
+    (void)file_disk.unlink(path);
+}
+
+/* True if the file is a mark; `run` gets its run. */
+static bool read_mark(char run[LIMIT_NAME_BYTES], const char *name)
+{
+    size_t length = strlen(name), suffix = sizeof mark_suffix - 1;
+    if (length <= suffix || length - suffix >= LIMIT_NAME_BYTES ||
+        strcmp(name + length - suffix, mark_suffix) != 0)
+        return false;
+    snprintf(run, LIMIT_NAME_BYTES, "%.*s", (int)(length - suffix), name);
+    return text_is_name(run, LIMIT_NAME_BYTES - 1);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+err session_work_marked(const char ***out, size_t *count, const struct session_work *work,
+                        struct arena *arena)
+{
+    char run[LIMIT_NAME_BYTES];
+    const char **list = NULL;
+    size_t n = 0;
+    TRY(arena_take(&list, arena, LIMIT_RUNS, sizeof *list));
+    DIR *dir = opendir(work->dir);
+    if (dir == NULL) return err_sys(errno, "%s", work->dir);
+    err e = ERR_NONE;
+    for (const struct dirent *entry; n < LIMIT_RUNS && (entry = readdir(dir)) && !err_is(e);)
+        if (read_mark(run, entry->d_name)) e = arena_text(&list[n++], arena, run, strlen(run));
+    closedir(dir);
+    if (err_is(e)) return e;
+    qsort(list, n, sizeof *list, by_name);
+    *out = list;
+    *count = n;
+    return ERR_NONE;
 }

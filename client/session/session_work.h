@@ -6,6 +6,7 @@
  *   blobs/DIGEST.safetensors
  *   updates/RUN.ROUND.safetensors      the update
  *   updates/RUN.ROUND.json             its description, written after it
+ *   RUN.open                           this member takes part in the run
  *   RUN.kept.safetensors               factors that this member keeps (engine/member/member_kept.h)
  *
  * Everything in it may be deleted while no join runs. Blobs and updates are then downloaded or
@@ -13,6 +14,7 @@
 #ifndef CLIENT_SESSION_WORK_H
 #define CLIENT_SESSION_WORK_H
 
+#include "base/arena.h"
 #include "base/digest.h"
 #include "base/limits.h"
 #include "base/lock.h"
@@ -66,8 +68,16 @@ bool session_work_find(struct session_update *out, const struct session_work *wo
                        uint32_t round, const struct digest *state);
 /* Deletes the updates of this run from rounds before `round` (UINT32_MAX: all of them). */
 void session_work_drop_updates(const struct session_work *work, const char *run, uint32_t round);
-/* Deletes all blobs except these two (each may be NULL). */
-void session_work_drop_blobs(const struct session_work *work, const struct digest *state,
-                             const struct digest *frozen);
+/* Deletes all blobs except these. */
+void session_work_drop_blobs(const struct session_work *work, const struct digest *keep,
+                             size_t count);
+
+/* Remembers that this member takes part in the run, until it has the end of it. A member that was
+ * killed meanwhile finds the end of a run that way. */
+err session_work_mark(const struct session_work *work, const char *run);
+void session_work_unmark(const struct session_work *work, const char *run);
+/* The marked runs, sorted by name. */
+err session_work_marked(const char ***out, size_t *count, const struct session_work *work,
+                        struct arena *arena);
 
 #endif

@@ -42,6 +42,7 @@ struct fake {
     const char *unit, *unit_again; /* of privacy, in the first answer to Hello and in later ones */
     /* received by the coordinator */
     atomic_int hellos, fetches, submits;
+    bool over; /* FINISHED was sent, and the member does not know yet that no other run is open */
     uint8_t session[16];
     struct bytes update;
     struct digest digest;
@@ -75,6 +76,13 @@ static void hello_begin(struct rpc_call *call, const void *request, size_t size)
     cr_assert_eq(hello->examples, 4);
     cr_assert_eq(hello->n_modules, 7);
     cr_assert_eq(memcmp(hello->base_digest.data, f->base.byte, DIGEST_BYTES), 0);
+    bool over = f->over && !*hello->run;
+    f->over = false;
+    if (over) {
+        message_free(hello);
+        rpc_call_refuse(call, err_make(ERR_STATE, "no open run"));
+        return;
+    }
     cr_assert_eq(hello->session.len, sizeof f->session);
     if (atomic_fetch_add(&f->hellos, 1) > 0)
         cr_assert_eq(memcmp(f->session, hello->session.data, sizeof f->session), 0);
@@ -129,6 +137,10 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
 {
     (void)request, (void)size;
     struct fake *f = rpc_call_context(call);
+    if (f->over) {
+        rpc_call_refuse(call, err_make(ERR_STATE, "no open run"));
+        return;
+    }
     enum task kind = f->task[atomic_fetch_add(&f->next, 1)];
     Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
     Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
@@ -158,6 +170,7 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
                                             : FEDLORA__V1__TASK__KIND__NOT_SET;
         if (kind == WAIT) task.wait = &wait;
         if (kind == FINISHED) task.finished = &finished;
+        f->over = kind == FINISHED;
         reply(call, &task.base);
     } else {
         answer_train(f, call, kind);
@@ -484,6 +497,7 @@ static void refuses(const enum task *script, const char *member, bool spoil, con
     start(&f, script);
     f.member = member;
     f.spoil = spoil;
+    f.options.run = "r";
     err e = session_run(&r, &f.options);
     cr_assert_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
     cr_assert(strstr(e.text, text) != NULL, "\"%s\" does not say \"%s\"", e.text, text);

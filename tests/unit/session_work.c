@@ -120,7 +120,7 @@ Test(session_work, keeps_the_blobs_that_are_needed_and_half_of_them)
     }
     snprintf(part, sizeof part, "%s.part", path[1]);
     cr_assert_eq(file_write(part, "x", 1, true).kind, ERR_OK);
-    session_work_drop_blobs(&work, &digest[1], &digest[2]);
+    session_work_drop_blobs(&work, &digest[1], 2);
     cr_assert_not(file_exists(path[0]));
     cr_assert(file_exists(path[1]) && file_exists(path[2]) && file_exists(part));
     remove_all(&work);

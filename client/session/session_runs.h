@@ -1,0 +1,34 @@
+/* The runs that one `fedlora join` takes part in: one that the user names, or all open runs that
+ * the member belongs to. They share the connection, the base and the engine. One of them is the
+ * current one, whose parts the pointers in struct session lead to. */
+#ifndef CLIENT_SESSION_RUNS_H
+#define CLIENT_SESSION_RUNS_H
+
+#include "client/session/session_round.h"
+
+struct session_run {
+    struct session_run *next;
+    char name[LIMIT_NAME_BYTES];
+    Fedlora__V1__HelloReply *hello; /* the newest answer to Hello; owned */
+    struct session_privacy privacy; /* must not move while open */
+    struct session_result result;
+    uint32_t submitted_round; /* accepted in this process; 0: none */
+    struct digest blob[2];    /* state and frozen factors of its last task; zero: none */
+    bool entered;             /* its privacy is open, and it is marked in the work directory */
+    bool ask;  /* it is asked by name next, because it may have ended without our knowledge */
+    bool over; /* it has ended, or this member was removed from it */
+};
+
+struct session_run *session_runs_find(const struct session *s, const char *name); /* or NULL */
+/* Adds a run, which becomes the current one. Takes over `hello` on success. */
+err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello);
+void session_runs_use(struct session *s, struct session_run *run);
+bool session_runs_any_open(const struct session *s);
+/* After a broken connection any of them may have ended. */
+void session_runs_ask_all(struct session *s);
+/* Deletes the blobs that no run needs; these two are now those of the current run (NULL: none). */
+void session_runs_drop_blobs(struct session *s, const struct digest *state,
+                             const struct digest *frozen);
+void session_runs_close(struct session *s);
+
+#endif
