@@ -44,12 +44,12 @@ static err check_updates(struct publish_job *p, struct store *store,
         if (err_is(e)) first = e;
     }
     TRY(first);
+    p->damaged = damaged; /* also if the disk fails before all of them are forgotten */
     for (size_t i = 0; i < count; i++)
         if (!intact[i]) {
             TRY(store_forget_update(store, &update[i]));
             damaged[p->damaged_count++] = update[i];
         }
-    p->damaged = damaged;
     if (!p->damaged_count) return ERR_NONE;
     return err_make(ERR_STATE, "%zu damaged updates are asked for again", p->damaged_count);
 }
