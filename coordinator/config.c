@@ -262,9 +262,46 @@ err config_open(struct config *out, int argc, char **argv)
     return e;
 }
 
+/* Everything except the lists, as text. */
+static bool same_others(const struct config *a, const struct config *b)
+{
+    char is[1024], was[1024];
+    bool same = true;
+    for (size_t i = 0; i < table.count; i++) {
+        const char *key = rows[i].key;
+        if (!key || !strcmp(key, "federation.members") || !strcmp(key, "federation.admins"))
+            continue;
+        *is = *was = 0;
+        bool given = option_text(is, sizeof is, a, &rows[i]);
+        same = same && given == option_text(was, sizeof was, b, &rows[i]) && !strcmp(is, was);
+    }
+    return same;
+}
+
+err config_reread(struct config *config, bool *others, int argc, char **argv)
+{
+    struct config next = {0};
+    struct arena arena = {0};
+    TRY(config_open(&next, argc, argv));
+    err e = split_names(&next.allowed, next.members, "federation.members", &arena);
+    if (!err_is(e)) e = split_names(&next.admin_ids, next.admins, "federation.admins", &arena);
+    if (err_is(e)) {
+        arena_close(&arena);
+    } else {
+        arena_close(&config->reread);
+        config->reread = arena;
+        config->allowed = next.allowed;
+        config->admin_ids = next.admin_ids;
+        *others = !same_others(config, &next);
+    }
+    config_close(&next);
+    return e;
+}
+
 void config_close(struct config *config)
 {
     arena_close(&config->arena);
+    arena_close(&config->reread);
     *config = (struct config){0};
 }
 
@@ -296,8 +333,8 @@ static bool is_listed(const struct option_list *list, const char *id)
     return false;
 }
 
-/* Asked at every call of a member, so a name removed from the configuration is refused from the
- * next start on. */
+/* Asked at every call of a member, so a name removed from the configuration is refused as soon as
+ * that is read again. */
 bool config_allows(const struct config *config, const char *member)
 {
     return is_listed(&config->allowed, member);

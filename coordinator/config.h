@@ -28,12 +28,17 @@ struct config {
 
     struct option_list allowed, admin_ids; /* `members` and `admins`, split and checked */
     struct arena arena;
+    struct arena reread; /* holds those two after config_reread() */
 };
 
 /* Reads the arguments (without the program's name), then the file and --set. If help, version or
  * sample is set, nothing else is filled in. */
 err config_open(struct config *out, int argc, char **argv);
 void config_close(struct config *config);
+/* Reads the same arguments and the file again, and takes federation.members and federation.admins
+ * from them. *others: some other value has changed too, which needs a restart. On an error nothing
+ * has changed. */
+err config_reread(struct config *config, bool *others, int argc, char **argv);
 err config_help(struct bytes *out);
 err config_sample(struct bytes *out);
 bool config_allows(const struct config *config, const char *member);

@@ -67,11 +67,29 @@ static err check(const struct config *config)
     return e;
 }
 
+/* The lists of members and operators. With an error the old ones stay, so a bad edit does not cut
+ * members off. */
+static void reread_lists(struct serve *s, struct config *config, int argc, char **argv)
+{
+    bool others = false;
+    err e = config_reread(config, &others, argc, argv);
+    if (err_is(e)) {
+        LOG(LOG_ERROR, "config.not_reread", LOG_STR("error", e.text));
+        return;
+    }
+    LOG(LOG_INFO, "members.reread", LOG_INT("members", config->allowed.count));
+    if (others)
+        LOG(LOG_WARN, "config.needs_restart",
+            LOG_STR("reason", "values other than federation.members and federation.admins have "
+                              "changed in the file; they are not used before a restart"));
+    for (struct run *run = s->runs; run; run = run->next)
+        run_members_allowed(run);
+}
+
 /* SIGHUP. On an error the old certificates stay in use, so a bad renewal does not cut members
  * off. */
 static void reload(struct serve *s)
 {
-    reload_wanted = 0;
     err e = rpc_server_reload(s->server);
     if (err_is(e))
         LOG(LOG_ERROR, "certificates.not_reread", LOG_STR("error", e.text));
@@ -99,7 +117,7 @@ static err recover(const struct config *config)
 /* Order of the start: the key, so that a private run does not fail later; the folder and its lock;
  * recovery; then the service. `s` is static because its address must not change. The lock is
  * released last, when no thread uses the folder any more. */
-static err run_service(const struct config *config)
+static err run_service(struct config *config, int argc, char **argv)
 {
     static struct serve s;
     struct lock lock = {0};
@@ -115,7 +133,10 @@ static err run_service(const struct config *config)
         LOG_STR("data", config->path), LOG_INT("runs", s.run_count));
     while (!stop_wanted) {
         serve_step(&s, STEP_MS);
-        if (reload_wanted) reload(&s);
+        if (!reload_wanted) continue;
+        reload_wanted = 0;
+        reload(&s);
+        reread_lists(&s, config, argc, argv);
     }
     LOG(LOG_INFO, "fedlorad.stopping", LOG_INT("open_calls", rpc_server_calls(s.server)));
     serve_close(&s, GRACE_MS);
@@ -159,7 +180,8 @@ int main(int argc, char **argv)
     else {
         /* Before any thread exists and before --check uses TLS (proto/rpc.h). */
         e = rpc_init();
-        if (!err_is(e)) e = config.check ? check(&config) : run_service(&config);
+        if (!err_is(e))
+            e = config.check ? check(&config) : run_service(&config, argc - 1, argv + 1);
     }
     if (err_is(e)) fprintf(stderr, "fedlorad: %s\n", e.text);
     config_close(&config);

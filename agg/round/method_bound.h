@@ -1,16 +1,16 @@
-/* The bound on the norms of a round's updates: it finds updates so large that they would be most of
- * the mean, or overflow it. D_k is member k's change (agg/round/method_change.h), V_k its factors as
- * sent. An update is beyond the bound if for D_k or V_k
+/* The bound on the norms of a round's updates: it finds updates so large that they would be most
+ * of the mean, or overflow it. D_k is member k's change (agg/round/method_change.h), V_k its
+ * factors as sent. An update is beyond the bound if for D_k or V_k
  *
  *     its square overflows float32, in which members compute; in a module or in all
  *     ||.||_F of all modules  > ratio * m      m: the median over the members
  *     ||.||_F of a module     > ratio * max(the median over the members that sent it, m / sqrt(M))
  *
- * with M modules. V_k is compared because (B Q)(Q^-1 A) hides huge factors in an ordinary change,
- * and methods that average factors publish them. With fewer than METHOD_BOUND_LEAST updates left after
- * the first rule, a median says nothing: then m of D_k is `reference`, a norm of earlier rounds,
- * and the other comparisons are left out. Rounds that only find a basis compare V_k, the
- * gradients. */
+ * with M modules. V_k is compared because (B Q)(Q^-1 A) hides huge factors in an ordinary
+ * change, and methods that average factors publish them. With fewer than METHOD_BOUND_LEAST
+ * updates left after the first rule, a median says nothing: then m of D_k is `reference`, a norm
+ * of earlier rounds, and the other comparisons are left out. Rounds that only find a basis
+ * compare V_k, the gradients. */
 #ifndef AGG_METHOD_BOUND_H
 #define AGG_METHOD_BOUND_H
 

@@ -37,6 +37,9 @@ static const struct command *const commands[] = {
     &command_run_pause,
     &command_run_resume,
     &command_run_stop,
+    &command_run_set,
+    &command_run_member,
+    &command_run_drop_update,
     &command_run_export,
     &command_run_audit,
     &command_simulate_split, /* before "simulate", whose argument could be "split" */
@@ -177,7 +180,7 @@ static void print_overview(void)
         FEDLORA_VERSION);
     printf("usage: fedlora COMMAND [options]\n\n");
     for (size_t i = 0; i < COMMANDS; i++)
-        printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
+        printf("  %-16s %s\n", commands[i]->name, commands[i]->purpose);
     printf("\nfedlora COMMAND --help prints the options of a command.\n"
            "fedlora --version prints the version.\n");
 }
@@ -247,7 +250,7 @@ static err group_main(const char *group, int argc, char **argv)
         printf("usage: fedlora %s COMMAND [options]\n\n", group);
         for (size_t i = 0; i < COMMANDS; i++)
             if (in_group(commands[i], group))
-                printf("  %-14s %s\n", commands[i]->name, commands[i]->purpose);
+                printf("  %-16s %s\n", commands[i]->name, commands[i]->purpose);
         return ERR_NONE;
     }
     char near[TEXT_SUGGESTION_BYTES];

@@ -223,6 +223,34 @@ static bool is_about(enum round_event_kind kind)
            kind == ROUND_ON_LEAVE || kind == ROUND_ON_RETURN;
 }
 
+static void about_member(struct round *r, struct round_member *m, const struct round_event *event)
+{
+    switch (event->kind) {
+    case ROUND_ON_DAMAGE:
+        if (digest_equal(&m->digest, &event->digest)) m->counted_in = m->trained_round = 0;
+        break;
+    case ROUND_ON_UNFIT:
+        if (digest_equal(&m->digest, &event->digest)) m->counted_in = m->trained_round = 0;
+        m->refused_in = round_under_way(r);
+        snprintf(m->refusal, sizeof m->refusal, "%s", event->reason ? event->reason : "");
+        break;
+    case ROUND_ON_EXCUSE:
+        if (m->counted_in == round_under_way(r)) m->counted_in = m->trained_round = 0;
+        snprintf(m->refusal, sizeof m->refusal, "an operator dropped it");
+        m->excused_in = m->refused_in = round_under_way(r);
+        break;
+    case ROUND_ON_LEAVE:
+    case ROUND_ON_RETURN:
+        m->gone = event->kind == ROUND_ON_LEAVE;
+        break;
+    case ROUND_ON_EVALUATED:
+        if (event->round > m->evaluated) m->evaluated = event->round;
+        break;
+    default:
+        break;
+    }
+}
+
 /* Every call of a member shows that it is alive. Fields are changed only between the two calls
  * of count_member(). */
 static void member_event(struct round *r, const struct round_event *event)
@@ -263,25 +291,8 @@ static void member_event(struct round *r, const struct round_event *event)
     case ROUND_ON_REFUSAL:
         m->admitting = 0;
         break;
-    case ROUND_ON_DAMAGE:
-        if (digest_equal(&m->digest, &event->digest)) m->counted_in = m->trained_round = 0;
-        break;
-    case ROUND_ON_UNFIT:
-        if (digest_equal(&m->digest, &event->digest)) m->counted_in = m->trained_round = 0;
-        m->refused_in = round_under_way(r);
-        snprintf(m->refusal, sizeof m->refusal, "%s", event->reason ? event->reason : "");
-        break;
-    case ROUND_ON_EXCUSE:
-        m->excused_in = m->refused_in = round_under_way(r);
-        break;
-    case ROUND_ON_LEAVE:
-    case ROUND_ON_RETURN:
-        m->gone = event->kind == ROUND_ON_LEAVE;
-        break;
-    case ROUND_ON_EVALUATED:
-        if (event->round > m->evaluated) m->evaluated = event->round;
-        break;
     default:
+        about_member(r, m, event);
         break;
     }
     count_member(&r->counts, r, event->member, 1);

@@ -49,7 +49,7 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
     if (m->gone) return err_make(ERR_STATE, "%s does not take part in this run any more", m->id);
     if (trained_round == under_way && m->refused_in == under_way)
         return err_make(ERR_STATE, "the update of %s for round %u was refused: %s", m->id,
-                        trained_round, *m->refusal ? m->refusal : "an operator dropped it");
+                        trained_round, m->refusal);
     if (m->counted_in && m->trained_round == trained_round) {
         char have[DIGEST_TEXT_BYTES];
         digest_text(have, &m->digest);

@@ -93,6 +93,8 @@ struct run {
     uint32_t woken_round;      /* serve.c: when members of all their runs were woken last, */
     enum round_phase woken_in; /* it was at this round, in this phase */
     uint64_t created_ms;
+    /* Configurations that were replaced while a worker could still read them. */
+    struct run_retired *retired;
 };
 
 uint64_t run_clock(void *context); /* run_shop.now_ms of a service: the monotonic clock */
@@ -121,6 +123,19 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round);
 /* Applies the result of an admission. */
 void run_admitted(struct run *run, const struct admit_job *job);
 err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or stop */
+
+/* ---- changes of an open run (run_change.c). They are durable on success, and hold from the round
+ * under way on, or from the next one if that is being combined. ERR_INPUT: the reason why a method,
+ * the privacy or the other values do not allow it. */
+err run_set(struct run *run, char *const *assignment /* "key=value" */, size_t count);
+err run_member_add(struct run *run, const Fedlora__V1__MemberConfig *member);
+/* The member is not waited for and not served any more. An update of it that is in still counts. */
+err run_member_drop(struct run *run, const char *id);
+/* The round under way closes without this member, whose update, if it is in, is given up. */
+err run_drop_update(struct run *run, const char *id);
+/* After the list of the federation's members has changed. */
+void run_members_allowed(struct run *run);
+void run_retired_free(struct run *run);
 /* A member's evaluation of a round's result. ERR_INPUT: that round is not published. */
 err run_evaluated(struct run *run, size_t member, const struct store_evaluation *evaluation);
 void run_flush_counters(struct run *run);
@@ -162,6 +177,10 @@ err run_learn_member(struct run *run, size_t member, const Fedlora__V1__HelloReq
 /* Once run->modules is known: the same for each member. */
 err run_learn_members(struct run *run);
 void run_forget_members(struct run *run);
+/* Whether rounds do not wait for the member: it was dropped, or is not of the federation. */
+bool run_is_gone(const struct run *run, const char *id);
+void run_rules(struct round_rules *out, const struct run_shop *shop,
+               const Fedlora__V1__RunConfig *config);
 /* Gives work of this kind to the worker, for the round under way (run_work.c). */
 err run_push_work(struct run *run, enum publish_kind kind);
 /* The work could not be done: try again later, or fail the run. */

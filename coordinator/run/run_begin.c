@@ -11,10 +11,10 @@
 
 enum { RUN_CONFIG_BYTES_MAX = 16 << 20 };
 
-/* Takes `config` only on success. */
-static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
+void run_rules(struct round_rules *out, const struct run_shop *shop,
+               const Fedlora__V1__RunConfig *config)
 {
-    struct round_rules rules = {.rounds = config->rounds,
+    *out = (struct round_rules){.rounds = config->rounds,
                                 .quorum = config->quorum,
                                 .deadline_ms = config->deadline_ms,
                                 .late_rounds = run_config_late_rounds(config),
@@ -24,6 +24,18 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
                                 .evaluate_every = config->evaluate_every,
                                 .absent_ms = shop->config->absent_ms,
                                 .retry_ms = shop->config->retry_ms};
+}
+
+bool run_is_gone(const struct run *run, const char *id)
+{
+    return run_config_dropped(run->config, id) || !config_allows(run->shop->config, id);
+}
+
+/* Takes `config` only on success. */
+static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *config)
+{
+    struct round_rules rules;
+    run_rules(&rules, shop, config);
     struct run *run = calloc(1, sizeof *run);
     const char **id = calloc(config->n_members + 1, sizeof *id);
     err e = run && id ? ERR_NONE : err_sys(ENOMEM, "run %s", config->name);
@@ -78,6 +90,7 @@ void run_close(struct run *run)
     private_noise_ahead_close(run->noise_ahead);
     round_close(&run->round);
     run_shapes_close(run);
+    run_retired_free(run);
     message_free(run->config);
     message_free(run->modules);
     free(run->member);
@@ -291,6 +304,8 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
         run_close(run);
         return err_in(e, "run %s", was->name);
     }
+    for (size_t i = 0; i < run->round.members; i++)
+        run->round.member[i].gone = run_is_gone(run, run->round.member[i].id);
     struct round_restored restored = {.shapes_known = run->modules,
                                       .started = was->started,
                                       .published = was->published,

@@ -291,6 +291,20 @@ bool run_config_own_targets(const run_config_t *c, const char *member)
     return m && m->n_targets > 0;
 }
 
+bool run_config_dropped(const run_config_t *c, const char *member)
+{
+    const Fedlora__V1__MemberConfig *m = find_member(c, member);
+    return !m || m->dropped;
+}
+
+size_t run_config_left(const run_config_t *c)
+{
+    size_t left = 0;
+    for (size_t i = 0; i < c->n_members; i++)
+        left += !c->members[i]->dropped;
+    return left;
+}
+
 double run_config_weight(const run_config_t *c, const char *member, uint64_t examples)
 {
     const Fedlora__V1__MemberConfig *m = find_member(c, member);

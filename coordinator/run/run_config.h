@@ -65,6 +65,11 @@ bool run_config_adapts(const Fedlora__V1__RunConfig *config, const char *member,
                        const char *module);
 /* Does the configuration name modules for this member alone? */
 bool run_config_own_targets(const Fedlora__V1__RunConfig *config, const char *member);
+bool run_config_dropped(const Fedlora__V1__RunConfig *config, const char *member);
+size_t run_config_left(const Fedlora__V1__RunConfig *config); /* members that are not dropped */
+/* ERR_INPUT: a member's target names no module of the run. */
+err run_config_own_modules(const Fedlora__V1__RunConfig *config,
+                           const Fedlora__V1__HelloRequest *modules);
 /* The largest rank that the run gives to a member; at least 1. */
 uint32_t run_config_rank_max(const Fedlora__V1__RunConfig *config);
 

@@ -72,8 +72,7 @@ static err every_target_names_one(const Fedlora__V1__RunConfig *c,
 }
 
 /* The same for a member's own targets, which must be among the modules of the run. */
-static err every_member_adapts(const Fedlora__V1__RunConfig *c,
-                               const Fedlora__V1__HelloRequest *list)
+err run_config_own_modules(const Fedlora__V1__RunConfig *c, const Fedlora__V1__HelloRequest *list)
 {
     for (size_t m = 0; m < c->n_members; m++)
         for (size_t t = 0; t < c->members[m]->n_targets; t++) {
@@ -121,7 +120,7 @@ err run_config_modules(Fedlora__V1__HelloRequest **out, const Fedlora__V1__RunCo
     e = list->modules ? ERR_NONE : err_sys(ENOMEM, "the modules");
     for (size_t i = 0; i < hello->n_modules && !err_is(e); i++)
         if (run_config_targets(c, hello->modules[i]->name)) e = add_module(list, hello->modules[i]);
-    if (!err_is(e)) e = every_member_adapts(c, list);
+    if (!err_is(e)) e = run_config_own_modules(c, list);
     if (err_is(e))
         fedlora__v1__hello_request__free_unpacked(list, NULL);
     else

@@ -20,12 +20,27 @@ void run_draw_cohort(bool *drawn, const struct run_draw_cohort *of)
     }
 }
 
+/* Dropped members are not drawn, as if the run had been created without them. */
 static struct run_draw_cohort cohort_of(const struct run *run, uint32_t round)
 {
-    return (struct run_draw_cohort){.members = run->round.members,
-                                    .count = run->config->cohort + run->config->over_select,
+    size_t left = run_config_left(run->config);
+    size_t count = (size_t)run->config->cohort + run->config->over_select;
+    return (struct run_draw_cohort){.members = left,
+                                    .count = count < left ? count : left,
                                     .seed = run->config->seed,
                                     .round = round};
+}
+
+/* In order of their ids, whatever their indices are. */
+static void draw_publicly(bool *drawn, const struct run *run, bool *scratch)
+{
+    const struct round *r = &run->round;
+    const struct run_draw_cohort of = cohort_of(run, r->opened);
+    run_draw_cohort(scratch, &of);
+    for (size_t i = 0, k = 0; i < r->members; i++) {
+        size_t m = r->order[i];
+        drawn[m] = !run_config_dropped(run->config, r->member[m].id) && scratch[k++];
+    }
 }
 
 /* The seed of this round is derived from the one that the ledger's first line commits to, so an
@@ -53,30 +68,33 @@ err run_draw(struct run *run)
     struct cohort cohort = {.run = run->config->name,
                             .round = r->opened,
                             .q = run_privacy_sampling(run->config, &run->options, r->opened)};
-    const struct run_draw_cohort public = cohort_of(run, r->opened);
     err e = ERR_NONE;
-    bool *drawn = calloc(r->members, sizeof *drawn);
+    bool *drawn = calloc(2 * r->members, sizeof *drawn);
     if (!drawn) return err_sys(ENOMEM, "the members of run %s", run->config->name);
     if (r->rules.secret)
         e = draw_secretly(drawn, run, &cohort);
     else
-        run_draw_cohort(drawn, &public);
+        draw_publicly(drawn, run, drawn + r->members);
     if (!err_is(e)) round_draw(r, drawn, r->rules.secret && cohort.q < 1);
     free(drawn);
     return e;
 }
 
-/* The same stream as in run_draw_cohort(), up to the member. */
+/* The same stream as in run_draw_cohort(), up to the member. Members that were added or dropped
+ * since that round change the answer for it. */
 bool run_draw_has(const struct run *run, size_t member, uint32_t round)
 {
+    const struct round *r = &run->round;
     struct run_draw_cohort of = cohort_of(run, round);
     struct rng rng;
-    bool drawn = true;
-    if (!run->round.rules.cohort) return true;
+    if (!r->rules.cohort) return true;
     rng_init(&rng, "cohort", of.seed, "", of.round);
-    for (size_t i = 0; i <= member; i++) {
-        drawn = rng_below(&rng, of.members - i) < of.count;
+    for (size_t i = 0, k = 0; i < r->members; i++) {
+        size_t m = r->order[i];
+        bool dropped = run_config_dropped(run->config, r->member[m].id);
+        bool drawn = !dropped && rng_below(&rng, of.members - k++) < of.count;
+        if (m == member) return drawn;
         of.count -= drawn;
     }
-    return drawn;
+    return false;
 }

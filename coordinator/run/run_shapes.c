@@ -114,7 +114,7 @@ void run_shapes_close(struct run *run)
 static size_t wanted(const struct run *run)
 {
     size_t members = run->round.members, majority = members / 2 + 1;
-    if (!run->round.rules.secret) return run->round.rules.quorum;
+    if (!run->round.rules.secret) return round_quorum(&run->round);
     double rate = run->config->privacy->sampling;
     size_t drawn = (size_t)ceil((rate > 0 ? rate : 1) * (double)members);
     return drawn < majority ? drawn : majority;
@@ -197,7 +197,7 @@ static void send_back(struct run *run, size_t member, const char *why)
         LOG_STR("error", why));
     err e = store_event_add(run->shop->store, run->id, &event);
     (void)e; /* for people only */
-    round_restore_member(&run->round, member, &(struct round_member){.evaluates = was->evaluates});
+    round_restore_member(&run->round, member, &(struct round_member){.evaluates = was->evaluates, .gone = was->gone});
 }
 
 static void send_back_others(struct run *run, const Fedlora__V1__HelloRequest *modules)
@@ -234,7 +234,8 @@ static err agree(struct run *run, size_t k)
     run->modules = NULL;
     message_free(modules);
     for (size_t i = 0; i < run->round.members; i++)
-        round_restore_member(&run->round, i, &(struct round_member){0});
+        round_restore_member(&run->round, i,
+                             &(struct round_member){.gone = run->round.member[i].gone});
     return e;
 }
 
@@ -244,6 +245,18 @@ err run_shapes_said(struct run *run, size_t member, const Fedlora__V1__HelloRequ
     if (run->modules) return run_config_same_modules(run->modules, hello, "your");
     TRY(propose(&k, run, member, hello));
     return run->proposal[k].members < wanted(run) ? ERR_NONE : agree(run, k);
+}
+
+/* The others may agree without it. */
+void run_shapes_left(struct run *run, size_t member)
+{
+    withdraw(run, &run->member[member]);
+    for (size_t k = 0; k < RUN_PROPOSALS_MAX && !run->modules; k++) {
+        if (!run->proposal[k].modules || run->proposal[k].members < wanted(run)) continue;
+        err e = agree(run, k);
+        if (err_is(e)) return; /* the next Hello tries again */
+    }
+    if (run->modules && !run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
 }
 
 /* ---- for operators ---- */
@@ -290,7 +303,7 @@ void run_waiting_for(char *out, size_t bytes, const struct run *run)
     size_t lists = 0;
     const struct run_proposal *most = largest(run, &lists);
     bool held = run->round.hold != ROUND_WAITING;
-    if (held || !most || (lists == 1 && round_present(&run->round) < run->round.rules.quorum)) {
+    if (held || !most || (lists == 1 && round_present(&run->round) < round_quorum(&run->round))) {
         round_waiting_for(out, bytes, &run->round, run_now_ms(run));
         return;
     }

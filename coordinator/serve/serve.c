@@ -88,6 +88,7 @@ static err only_open_run(struct run **out, size_t *member, const struct serve *s
     for (struct run *run = s->runs; run; run = run->next) {
         size_t m;
         if (serve_is_over(run) || !round_find(&m, &run->round, id)) continue;
+        if (run_config_dropped(run->config, id)) continue;
         if (found)
             return err_make(ERR_INPUT, "%s belongs to several open runs (%s, %s); name one (--run)",
                             id, found->config->name, run->config->name);
@@ -118,6 +119,8 @@ err serve_member(struct run **out, size_t *member, struct rpc_call *call, const 
     if (!run) return err_make(ERR_STATE, "there is no run %s", name);
     if (!round_find(member, &run->round, id))
         return err_make(ERR_REFUSED, "%s is not a member of run %s", id, name);
+    if (run_config_dropped(run->config, id))
+        return err_make(ERR_REFUSED, "an operator has dropped %s from run %s", id, name);
     *out = run;
     return ERR_NONE;
 }

@@ -145,6 +145,14 @@ static void get_begin(struct rpc_call *call, const void *data, size_t size)
 
 /* The operator's answer is the status after the command, so that a script sees whether it took
  * effect. */
+static void answer_changed(struct rpc_call *call, struct run *run, err e)
+{
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        answer_status(call, run);
+}
+
 static void hold(struct rpc_call *call, const void *data, size_t size, enum round_event_kind kind)
 {
     struct run *run = NULL;
@@ -152,10 +160,7 @@ static void hold(struct rpc_call *call, const void *data, size_t size, enum roun
     err e = read_name(&run, &forget, call, data, size);
     if (!err_is(e))
         e = forget && kind == ROUND_ON_RESUME ? run_shapes_forget(run) : run_hold(run, kind);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        answer_status(call, run);
+    answer_changed(call, run, e);
 }
 static void pause_begin(struct rpc_call *call, const void *data, size_t size)
 {
@@ -168,6 +173,54 @@ static void resume_begin(struct rpc_call *call, const void *data, size_t size)
 static void stop_begin(struct rpc_call *call, const void *data, size_t size)
 {
     hold(call, data, size, ROUND_ON_STOP);
+}
+
+/* ---- changes ---- */
+
+static void set_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__RunChange *request = NULL;
+    struct run *run = NULL;
+    err e = message_unpack(&request, &fedlora__v1__run_change__descriptor, data, size);
+    if (!err_is(e)) e = find_named(&run, call, request->run);
+    if (!err_is(e)) e = run_set(run, request->set, request->n_set);
+    answer_changed(call, run, e);
+    message_free(request);
+}
+
+static err member_change(struct run **out, struct rpc_call *call,
+                         Fedlora__V1__MemberChange **request, const void *data, size_t size)
+{
+    TRY(message_unpack(request, &fedlora__v1__member_change__descriptor, data, size));
+    TRY(find_named(out, call, (*request)->run));
+    return (*request)->member ? ERR_NONE : err_make(ERR_INPUT, "no member is named");
+}
+static void add_member_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__MemberChange *request = NULL;
+    struct run *run = NULL;
+    err e = member_change(&run, call, &request, data, size);
+    if (!err_is(e)) e = run_member_add(run, request->member);
+    answer_changed(call, run, e);
+    message_free(request);
+}
+static void drop_member_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__MemberChange *request = NULL;
+    struct run *run = NULL;
+    err e = member_change(&run, call, &request, data, size);
+    if (!err_is(e)) e = run_member_drop(run, request->member->id);
+    answer_changed(call, run, e);
+    message_free(request);
+}
+static void drop_update_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__MemberChange *request = NULL;
+    struct run *run = NULL;
+    err e = member_change(&run, call, &request, data, size);
+    if (!err_is(e)) e = run_drop_update(run, request->member->id);
+    answer_changed(call, run, e);
+    message_free(request);
 }
 
 /* ---- watch ---- */
@@ -240,6 +293,10 @@ const struct rpc_method serve_admin_method[] = {
     {RPC_PATH_ADMIN(pause_run), RPC_UNARY, RPC_ADMIN, .begin = pause_begin},
     {RPC_PATH_ADMIN(resume_run), RPC_UNARY, RPC_ADMIN, .begin = resume_begin},
     {RPC_PATH_ADMIN(stop_run), RPC_UNARY, RPC_ADMIN, .begin = stop_begin},
+    {RPC_PATH_ADMIN(set_run), RPC_UNARY, RPC_ADMIN, .begin = set_begin},
+    {RPC_PATH_ADMIN(add_member), RPC_UNARY, RPC_ADMIN, .begin = add_member_begin},
+    {RPC_PATH_ADMIN(drop_member), RPC_UNARY, RPC_ADMIN, .begin = drop_member_begin},
+    {RPC_PATH_ADMIN(drop_update), RPC_UNARY, RPC_ADMIN, .begin = drop_update_begin},
     {RPC_PATH_ADMIN(watch_run), RPC_UNARY, RPC_ADMIN, .begin = watch_begin,
      .over = serve_poll_over},
 };

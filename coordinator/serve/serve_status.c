@@ -15,7 +15,7 @@ static err fill_shares(Fedlora__V1__RunStatus *out, const struct run *run, struc
     double *weight = NULL, sum = 0;
     TRY(arena_take(&weight, arena, out->n_members, sizeof *weight));
     for (size_t i = 0; i < out->n_members; i++)
-        if (run->round.member[i].joined)
+        if (run->round.member[i].joined && !run->round.member[i].gone)
             weight[i] =
                 run_config_weight(run->config, run->round.member[i].id, run->member[i].examples);
     weights_cap(weight, out->n_members, run->config->weight_cap);

@@ -65,8 +65,9 @@ err store_excuse(struct store *store, int64_t run, uint32_t round, const char *m
     if (!err_is(e) && found) e = give_up(&store->db, &u);
     if (!err_is(e))
         e = db_run(&store->db,
-                   "UPDATE members SET refused_in=?1, excused_in=?1 WHERE run=?2 AND id=?3", "iit",
-                   (int64_t)round, run, member);
+                   "UPDATE members SET refused_in=?1, excused_in=?1,"
+                   " refusal='an operator dropped it' WHERE run=?2 AND id=?3",
+                   "iit", (int64_t)round, run, member);
     if (!err_is(e)) e = store_event_add(store, run, &event);
     return db_end(&store->db, e);
 }

@@ -54,8 +54,9 @@ static err check_updates(struct publish_job *p, struct store *store,
     return err_make(ERR_STATE, "%zu damaged updates are asked for again", p->damaged_count);
 }
 
-/* The contributions of the round, sorted by member (the order of method_bound()), and the members'
- * mean loss under the same weights. Paths and ids live in the job's arena, because the report needs them again. */
+/* The contributions of the round, sorted by member (the order of method_bound()), and the
+ * members' mean loss under the same weights. Paths and ids live in the job's arena, because the
+ * report needs them again. */
 err publish_gather(struct publish_job *p, struct store *store)
 {
     struct store_update *update = NULL;
@@ -98,7 +99,8 @@ static err measure(struct method_bound **out, double *median, struct publish_job
 }
 
 /* Each refusal is durable by itself, so a crash in between leaves fewer updates to look at. The
- * round is then judged again by its quorum, on the loop thread. A private run clips every update instead, and must not publish what a norm reveals. */
+ * round is then judged again by its quorum, on the loop thread. A private run clips every update
+ * instead, and must not publish what a norm reveals. */
 err publish_bound(struct publish_job *p, struct store *store, const struct method_next *next)
 {
     struct method_bound *bound = NULL;

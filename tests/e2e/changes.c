@@ -2,6 +2,7 @@
  * that is open. */
 #include "tests/support/three_members.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 /* The member's update with every value replaced. */
@@ -29,7 +30,7 @@ static Fedlora__V1__RunStatus *expect_waiting(const char *part)
     Fedlora__V1__RunStatus *status = NULL;
     for (int i = 0; i < 200; i++, usleep(50 * 1000)) {
         message_free(status);
-        ok(fake_status(&status, &ops, "r"));
+        ok(fake_status(&status, &ops, run_name));
         if (strstr(status->waiting_for, part)) return status;
     }
     cr_assert(false, "waiting for \"%s\", expected \"%s\"", status->waiting_for, part);
@@ -83,4 +84,153 @@ Test(changes, an_update_far_beyond_the_others_is_refused_by_name_and_stays_so)
     cr_expect_eq(status->history[0]->updates, 2);
     message_free(status);
     end();
+}
+
+/* ---- operators */
+
+static err change_member(const char *path, const char *id, uint32_t rank)
+{
+    Fedlora__V1__MemberChange request = FEDLORA__V1__MEMBER_CHANGE__INIT;
+    Fedlora__V1__MemberConfig member = FEDLORA__V1__MEMBER_CONFIG__INIT;
+    member.id = (char *)(uintptr_t)id;
+    member.rank = rank;
+    request.run = (char *)(uintptr_t)run_name;
+    request.member = &member;
+    return fake_call(&ops, path, &request.base);
+}
+
+static err set(const char *assignment)
+{
+    Fedlora__V1__RunChange request = FEDLORA__V1__RUN_CHANGE__INIT;
+    char *list[] = {(char *)(uintptr_t)assignment};
+    request.run = (char *)(uintptr_t)run_name;
+    request.set = list;
+    request.n_set = 1;
+    return fake_call(&ops, RPC_PATH_ADMIN(set_run), &request.base);
+}
+
+static err create(size_t members, const char *method, double norm_bound)
+{
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    config.name = (char *)(uintptr_t)run_name;
+    config.method = (char *)(uintptr_t)method;
+    config.rounds = ROUNDS;
+    config.rank = 8;
+    config.norm_bound = norm_bound;
+    return fake_create_run(&ops, &config, members);
+}
+
+/* The first members take part until the run ends. */
+static struct digest join(int members)
+{
+    static struct fake_joining joining[MEMBERS];
+    for (int i = 0; i < members; i++) {
+        struct fake_options options = options_of(NULL, 2u << i);
+        fake_join_begin(&joining[i], i, &options);
+    }
+    for (int i = 0; i < members; i++) {
+        err e = fake_join_end(&joining[i]);
+        cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);
+        cr_expect(digest_equal(&joining[i].last, &joining[0].last));
+    }
+    return joining[0].last;
+}
+
+static void refuse_changes(void)
+{
+    refused(set("quorum=4"), ERR_REFUSED, "quorum 4 is more than the 3 members");
+    refused(set("rounds=0"), ERR_REFUSED, "rounds: 0, but the run is at round 1");
+    refused(set("quorums=1"), ERR_REFUSED, "did you mean quorum?");
+    refused(set("quorum"), ERR_REFUSED, "expected KEY=VALUE");
+    refused(set("weight_cap=2"), ERR_REFUSED, "weight_cap");
+    refused(change_member(RPC_PATH_ADMIN(add_member), "m1", 0), ERR_REFUSED,
+            "m1 is a member already");
+    refused(change_member(RPC_PATH_ADMIN(add_member), "stranger", 0), ERR_REFUSED,
+            "member stranger is not listed");
+    refused(change_member(RPC_PATH_ADMIN(drop_member), "m7", 0), ERR_REFUSED,
+            "m7 is not a member of run r");
+}
+
+/* A member that is added, asked, and dropped again leaves no trace in the bytes. */
+Test(changes, a_run_that_was_changed_ends_as_one_that_was_created_so)
+{
+    struct digest last[2];
+    struct hand h;
+    for (int changed = 0; changed < 2; changed++) {
+        begin("");
+        ok(create(2, "flora", 0));
+        if (changed) {
+            ok(change_member(RPC_PATH_ADMIN(add_member), "m2", 0));
+            refuse_changes();
+            again();
+            take_task(&h);
+            drop_task(&h);
+            open_hand(&h, "m2", 8);
+            ok(set("quorum=3"));
+            refused(change_member(RPC_PATH_ADMIN(drop_member), "m2", 0), ERR_REFUSED,
+                    "quorum 3 would be more than the 2 members left");
+            ok(set("quorum=2"));
+            ok(change_member(RPC_PATH_ADMIN(drop_member), "m2", 0));
+            again();
+            fake_close(&h.member);
+            open_member(&h.member, "m2", 8);
+            refuse_header(&h, ERR_REFUSED, "an operator has dropped m2 from run r");
+            drop_task(&h);
+        }
+        last[changed] = join(2);
+        fake_close(&ops);
+        open_member(&ops, "ops", 0);
+        refused(set("quorum=1"), ERR_STATE, "run r is finished, so it cannot be changed");
+        end();
+    }
+    cr_expect(digest_equal(&last[0], &last[1]));
+}
+
+/* Without a norm bound the combination itself fails, names the member, and goes on without it. */
+static void drop_the_update_that_fails(void)
+{
+    struct hand h;
+    run_name = "failing";
+    ok(create(3, "flexlora", -1));
+    take_task(&h);
+    send_huge(&h, 3e38F);
+    drop_task(&h);
+    train_and_send("m1", 4);
+    train_and_send("m2", 8);
+    message_free(expect_waiting("an operator: the update of m0 cannot be combined"));
+    again();
+    message_free(expect_waiting("the update of m0 cannot be combined"));
+    ok(change_member(RPC_PATH_ADMIN(drop_update), "m0", 0));
+    again();
+    ok(fake_command(&ops, RPC_PATH_ADMIN(resume_run), run_name));
+    join(3);
+}
+
+/* m2 is never seen; the quorum is all members. */
+static void wait_for_no_removed_member(void)
+{
+    char command[700];
+    struct hand h;
+    run_name = "removed";
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+    ok(create(3, "flora", 0));
+    take_task(&h); /* which needs all three */
+    drop_task(&h);
+    snprintf(command, sizeof command, "sed -i 's|^members = .*|members = m0,m1|' %s/fedlorad.ini",
+             federation.dir);
+    cr_assert_eq(system(command), 0);
+    kill(federation.coordinator, SIGHUP);
+    join(2);
+    cr_expect(fake_federation_logged(&federation, "event=member.removed run=removed member=m2"));
+    cr_expect(!fake_federation_logged(&federation, "event=config.needs_restart"));
+}
+
+Test(changes, a_run_goes_on_without_an_update_or_a_member)
+{
+    begin("");
+    drop_the_update_that_fails();
+    wait_for_no_removed_member();
+    end();
+    run_name = "r";
 }

@@ -467,12 +467,10 @@ err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const
     return err_make(ERR_MACHINE, "run %s: its last round has no report after 10 s", run);
 }
 
-err fake_command(struct fake_member *admin, const char *path, const char *run)
+err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request)
 {
-    Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
     Fedlora__V1__RunStatus *status = NULL;
-    name.run = (char *)(uintptr_t)run;
-    err e = call(&status, admin, path, &name.base, &fedlora__v1__run_status__descriptor);
+    err e = call(&status, admin, path, request, &fedlora__v1__run_status__descriptor);
     message_free(status);
     return e;
 }
@@ -487,4 +485,11 @@ err fake_forget_shapes(struct fake_member *admin, const char *run)
                  &fedlora__v1__run_status__descriptor);
     message_free(status);
     return e;
+}
+
+err fake_command(struct fake_member *admin, const char *path, const char *run)
+{
+    Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
+    name.run = (char *)(uintptr_t)run;
+    return fake_call(admin, path, &name.base);
 }

@@ -89,5 +89,7 @@ err fake_list(Fedlora__V1__ListRunsReply **page, struct fake_member *admin, uint
 err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run);
 err fake_command(struct fake_member *admin, const char *path, const char *run);
 err fake_forget_shapes(struct fake_member *admin, const char *run);
+/* Any call that is answered with a run's status. */
+err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request);
 
 #endif

@@ -21,13 +21,14 @@ static struct fake_base base;
 static struct fake_federation federation;
 static struct fake_member ops;
 static char dir[SUPPORT_PATH_BYTES];
+static const char *run_name = "r"; /* of the run that is created and that members take part in */
 
 static inline struct fake_options options_of(const char *id, uint32_t rank)
 {
     return (struct fake_options){.server = federation.address,
                                  .certs = federation.certs,
                                  .id = id,
-                                 .run = "r",
+                                 .run = run_name,
                                  .base = &base,
                                  .rank = rank,
                                  .examples = 10 + rank,
@@ -45,7 +46,7 @@ static inline err create_run(const char *method, uint32_t quorum)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
     static char *targets[] = {"q", "v_proj"};
-    config.name = "r";
+    config.name = (char *)(uintptr_t)run_name;
     config.method = (char *)(uintptr_t)method;
     config.rounds = ROUNDS;
     config.rank = 8;
