@@ -137,5 +137,7 @@ err session_report_train(struct train_result *out, struct session_report *r, con
     end(r);
     if (atomic_load(&r->abandon) && !stop_asked)
         e = err_make(ERR_STATE, "round %" PRIu32 ": the coordinator ended it early", r->round);
+    else
+        r->failed = e.kind == ERR_STATE; /* the only reason for which a trainer returns it */
     return e;
 }

@@ -32,11 +32,13 @@ struct session_report { /* the caller sets the first group, and zero for the res
     atomic_bool abandon; /* the coordinator has answered that the round is over */
     char reason[256];    /* why; set when abandon is */
     char said[256];      /* the notice that was printed; training thread only */
+    bool failed;         /* the training ended because its loss or a gradient is not finite */
 };
 
 /* Calls member_train() with these reports; `work` must have no on_step. ERR_STATE when the
  * coordinator answers that the round is over: `reason` has its text, and the update must not be
- * used. If no thread can be created, nothing is sent and training continues. */
+ * used; or when the training failed on its numbers (`failed`). If no thread can be created,
+ * nothing is sent and training continues. */
 err session_report_train(struct train_result *out, struct session_report *report, const char *path,
                          const struct member_train *work);
 

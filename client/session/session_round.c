@@ -15,12 +15,17 @@
 #include "proto/message.h"
 #include "proto/rpc_path.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { SESSION_FILES_SAY_MS = 60 * 1000, SESSION_FILES_MOST_MS = 10 * 1000 };
+enum {
+    SESSION_TRIES = 3,          /* of a round whose training fails on its numbers */
+    SESSION_TROUBLE_BYTES = 240 /* of the reason told to the coordinator */
+};
 
 void session_round_note(const struct session *s, const char *format, ...)
 {
@@ -194,6 +199,43 @@ static void name_files(struct member_round *round, const struct session *s,
     round->kept_path = f->kept_path;
 }
 
+/* The coordinator shows it to the operator. A refusal changes nothing for this member. */
+static err tell_failure(struct session *s, uint32_t round, const err *cause)
+{
+    static const struct remote_method method = {RPC_PATH_FEDERATION(report),
+                                                &fedlora__v1__report_reply__descriptor};
+    Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+    Fedlora__V1__ReportReply *reply = NULL;
+    char text[SESSION_TROUBLE_BYTES];
+    snprintf(text, sizeof text, "%.*s", SESSION_TROUBLE_BYTES - 1, cause->text);
+    request.run = s->hello->run;
+    request.round = round;
+    request.trouble = text;
+    err e;
+    while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0))) {
+        if (e.kind == ERR_STATE || e.kind == ERR_INPUT || e.kind == ERR_REFUSED) return ERR_NONE;
+        TRY(session_round_retry(s, err_in(e, "reporting a failed training")));
+    }
+    retry_ok(&s->retry);
+    message_free(reply);
+    return ERR_NONE;
+}
+
+/* A state or a learning rate that gives a loss of NaN or infinity does so again, but the
+ * operator may change the run meanwhile. So the task is asked for again, SESSION_TRIES times in
+ * all. In a run with privacy nothing is said, because no budget counts what a failure reveals. */
+static err training_failed(struct session *s, uint32_t round, err cause)
+{
+    s->now->failures++;
+    if (!s->hello->privacy) TRY(tell_failure(s, round, &cause));
+    if (s->now->failures < SESSION_TRIES)
+        return err_in(cause, "try %u of %d", s->now->failures, SESSION_TRIES);
+    return err_make(ERR_MACHINE,
+                    "%s; gave up after %d tries: the run's learning rate may be too high, or its "
+                    "state is damaged by another member's update; ask the operator",
+                    cause.text, SESSION_TRIES);
+}
+
 /* Trains one round and stores the update. The description of the update is written after the update
  * itself, see session_work.h. With privacy, neither the progress line nor the reports contain the
  * loss. An ERR_STATE means that the coordinator closed the round meanwhile. */
@@ -222,9 +264,11 @@ static err train_round(struct session_update *out, struct session *s,
                                       .ledger = s->privacy->on ? &s->privacy->ledger : NULL,
                                       .checkpoint = s->o->checkpoint};
     err e = session_report_train(&result, &report, path, &work);
+    if (report.failed) return training_failed(s, task->round, e);
     if (e.kind == ERR_STATE)
         session_round_note(s, "round %u: training stopped: %s", task->round, report.reason);
     if (err_is(e)) return e;
+    s->now->failures = 0;
     struct session_update update = {.state = files.state,
                                     .examples = s->local.data.count,
                                     .tokens = result.tokens,
@@ -383,7 +427,8 @@ err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *t
     request.run = s->hello->run;
     request.round = task->round;
     request.eval_rows = evaluation.rows;
-    request.eval_loss = evaluation.loss;
+    /* The coordinator refuses numbers that are not finite, and must learn of this one. */
+    request.eval_loss = evaluation.loss <= (double)FLT_MAX ? evaluation.loss : (double)FLT_MAX;
     request.eval_accuracy = evaluation.accuracy;
     Fedlora__V1__ReportReply *reply = NULL;
     err e;

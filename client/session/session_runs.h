@@ -13,6 +13,7 @@ struct session_run {
     struct session_privacy privacy; /* must not move while open */
     struct session_result result;
     uint32_t submitted_round; /* accepted in this process; 0: none */
+    unsigned failures;        /* trainings that failed on their numbers, one after another */
     struct digest blob[2];    /* state and frozen factors of its last task; zero: none */
     bool entered;             /* its privacy is open, and it is marked in the work directory */
     bool ask;  /* it is asked by name next, because it may have ended without our knowledge */

@@ -243,6 +243,11 @@ static void about_member(struct round *r, struct round_member *m, const struct r
     case ROUND_ON_RETURN:
         m->gone = event->kind == ROUND_ON_LEAVE;
         break;
+    case ROUND_ON_FAILING:
+        if (event->round != round_under_way(r) || m->refused_in == event->round) break;
+        m->failing_in = event->round;
+        snprintf(m->refusal, sizeof m->refusal, "%s", event->reason ? event->reason : "");
+        break;
     case ROUND_ON_EVALUATED:
         if (event->round > m->evaluated) m->evaluated = event->round;
         break;

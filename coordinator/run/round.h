@@ -56,6 +56,7 @@ enum round_event_kind {
                            were taken out of it */
     ROUND_ON_LEAVE,     /* no round waits for the member any more: member */
     ROUND_ON_RETURN,    /* rounds wait for it again: member */
+    ROUND_ON_FAILING,   /* a member's training of the round fails: member, round, reason */
     ROUND_ON_EVALUATED, /* a member's evaluation of a round's result is durable: member, round */
     ROUND_ON_STARTED,   /* state 0 is durable */
     ROUND_ON_PUBLISHED, /* the state of the round under way is durable */
@@ -128,7 +129,8 @@ struct round_member {
     bool gone;           /* dropped from the run or from the federation */
     uint32_t refused_in; /* the newest round that its update was taken out of; 0: none */
     uint32_t excused_in; /* the newest round that an operator closes without it; 0: none */
-    char refusal[ROUND_REFUSAL_BYTES]; /* the reason for refused_in */
+    uint32_t failing_in; /* the newest round whose training failed; 0: none. Not restored */
+    char refusal[ROUND_REFUSAL_BYTES]; /* the reason for refused_in, or for failing_in */
 };
 
 /* How many members are in a state that decisions depend on, kept up to date by every event so that

@@ -38,6 +38,8 @@ static void say_member(struct bytes *out, const struct round *r, const struct ro
         e = bytes_printf(out, "update being checked)");
     else if (m->refused_in == round_under_way(r))
         e = bytes_printf(out, "update refused: %s)", m->refusal);
+    else if (m->failing_in == round_under_way(r))
+        e = bytes_printf(out, "its training fails: %s)", m->refusal);
     else if (m->seen_ms == 0)
         e = bytes_printf(out,
                          m->joined ? "not seen since the coordinator started)" : "never seen)");

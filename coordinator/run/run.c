@@ -313,6 +313,7 @@ err run_evaluated(struct run *run, size_t member, const struct store_evaluation 
                                          .now_ms = run_now_ms(run),
                                          .member = member,
                                          .round = v->round});
+    run_diverge_evaluated(run);
     run->shop->changed(run, run->shop->context);
     return ERR_NONE;
 }

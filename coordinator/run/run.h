@@ -93,6 +93,9 @@ struct run {
     uint32_t woken_round;      /* serve.c: when members of all their runs were woken last, */
     enum round_phase woken_in; /* it was at this round, in this phase */
     uint64_t created_ms;
+    /* run_diverge.c: lowest losses so far, 0: none; norm of the state before, 0: not known. */
+    double loss_least, evaluated_least, state_norm;
+    bool diverged; /* it was paused for that once */
     /* Configurations that were replaced while a worker could still read them. */
     struct run_retired *retired;
 };
@@ -167,6 +170,9 @@ ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
 /* The answer to Hello of a member that has joined. The message points into the run. */
 void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member);
 
+/* The training of this round failed at the member, for this reason. */
+err run_failing(struct run *run, size_t member, uint32_t round, const char *reason);
+
 /* ---- for run*.c only */
 static inline uint64_t run_now_ms(const struct run *run)
 {
@@ -179,6 +185,12 @@ err run_learn_members(struct run *run);
 void run_forget_members(struct run *run);
 /* Whether rounds do not wait for the member: it was dropped, or is not of the federation. */
 bool run_is_gone(const struct run *run, const char *id);
+/* Pause the run once if the figure says that it diverges (run_diverge.c). Of a round that is about
+ * to be published, of the newest evaluations, and of a report. */
+void run_diverge_round(struct run *run, const struct publish_job *job);
+void run_diverge_evaluated(struct run *run);
+void run_diverge_state(struct run *run, uint32_t round, double norm);
+err run_diverge_load(struct run *run); /* after a restart */
 void run_rules(struct round_rules *out, const struct run_shop *shop,
                const Fedlora__V1__RunConfig *config);
 /* Gives work of this kind to the worker, for the round under way (run_work.c). */

@@ -300,6 +300,7 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     if (!err_is(e) && run_privacy_central(config))
         e = private_export(shop->store, run->id, config->name);
     if (!err_is(e) && run->modules && !config->n_modules) e = run_learn_members(run);
+    if (!err_is(e)) e = run_diverge_load(run);
     if (err_is(e)) {
         run_close(run);
         return err_in(e, "run %s", was->name);

@@ -123,6 +123,8 @@ static void report_done(struct work_job *work)
     const struct store_round *r = &job->result;
     /* The report of a newer round may be in its place already. */
     if (run->report == job) run->report = NULL;
+    if (!err_is(work->result) && job->report.measured)
+        run_diverge_state(run, r->round, job->report.total.state_norm);
     if (!err_is(work->result))
         LOG(LOG_INFO, "round.reported", LOG_STR("run", run->config->name),
             LOG_INT("round", r->round), LOG_NUM("update_norm", r->update_norm),
@@ -227,6 +229,7 @@ static void publish_done(struct work_job *work)
     run->newest = job->made;
     run->ledger_head = job->ledger_head;
     if (!is_start) log_published(run, job);
+    if (!is_start) run_diverge_round(run, job); /* before the next round can open */
     if (job->stop[0]) /* durable already; must come before the next round can open */
         run_apply(run, &(struct round_event){
                            .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});

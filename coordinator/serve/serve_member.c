@@ -237,6 +237,7 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                                            .accuracy = request->eval_accuracy};
         return run_evaluated(run, m, &v);
     }
+    if (*request->trouble) return run_failing(run, m, request->round, request->trouble);
     run_apply(run, &(struct round_event){.kind = ROUND_ON_STEP,
                                          .now_ms = text_now_ms(),
                                          .member = m,

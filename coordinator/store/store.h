@@ -183,6 +183,9 @@ err store_forgive(struct store *store, int64_t run, uint32_t round);
 /* The median of the norms (store_round.norm) of the newest published rounds; 0: there are
  * none. */
 err store_norm(double *out, struct store *store, int64_t run);
+/* The lowest training loss of a published round, and the lowest loss of its evaluations,
+ * weighted by rows; 0: there is none. */
+err store_losses(double *train, double *evaluated, struct store *store, int64_t run);
 /* Replaces the configuration of a run, and adds this member unless it is NULL or has a row. */
 err store_change(struct store *store, int64_t run, const struct store_run *with, const char *member,
                  const struct store_event *event);

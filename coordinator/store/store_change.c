@@ -1,4 +1,4 @@
-/* Changes of a run by an operator, and the norms that its updates are compared with. */
+/* Changes of a run by an operator, and earlier figures that new ones are compared with. */
 #include "coordinator/store/store.h"
 
 #include <stdlib.h>
@@ -45,4 +45,25 @@ err store_norm(double *out, struct store *store, int64_t run)
     qsort(norm, count, sizeof *norm, by_value);
     *out = count ? norm[(count - 1) / 2] : 0;
     return ERR_NONE;
+}
+
+static err first_number(double *out, struct store *store, const char *sql, int64_t run)
+{
+    struct db_query q = {0};
+    bool row = false;
+    TRY(db_query_open(&q, &store->db, sql, "i", run));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e)) *out = row ? db_query_num(&q, 0) : 0;
+    db_query_close(&q);
+    return e;
+}
+
+err store_losses(double *train, double *evaluated, struct store *store, int64_t run)
+{
+    TRY(first_number(train, store,
+                     "SELECT min(train_loss) FROM rounds WHERE run=? AND train_loss>0", run));
+    return first_number(evaluated, store,
+                        "SELECT min(l) FROM (SELECT sum(rows*loss)/sum(rows) l FROM evaluations"
+                        " WHERE run=? AND rows>0 GROUP BY round)",
+                        run);
 }

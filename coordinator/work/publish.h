@@ -72,6 +72,7 @@ struct publish_job {
     struct publish_blobs from; /* in: the result that the round started from */
     struct publish_blobs made; /* out: the result; at the start: in, given frozen factors */
     struct store_round result; /* out */
+    double loss_median;        /* out: of the members' training losses; 0: there are none */
 
     const struct store_update *update; /* (contributions) their rows; PUBLISH_NEXT only */
     /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */

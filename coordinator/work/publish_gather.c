@@ -5,6 +5,7 @@
 #include "coordinator/work/weights.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* FedBuff's discount of stale updates (Nguyen et al. 2022, section 5): s rounds were published
@@ -54,6 +55,25 @@ static err check_updates(struct publish_job *p, struct store *store,
     return err_make(ERR_STATE, "%zu damaged updates are asked for again", p->damaged_count);
 }
 
+static int by_loss(const void *a, const void *b)
+{
+    double x = ((const struct store_update *)a)->train_loss;
+    double y = ((const struct store_update *)b)->train_loss;
+    return (x > y) - (x < y);
+}
+
+/* Unlike the mean, one member that states a huge loss does not move it. */
+static err find_median(double *out, const struct store_update *update, size_t count,
+                       struct arena *arena)
+{
+    struct store_update *sorted = NULL;
+    TRY(arena_take(&sorted, arena, count, sizeof *sorted));
+    memcpy(sorted, update, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, by_loss);
+    *out = count ? sorted[(count - 1) / 2].train_loss : 0;
+    return ERR_NONE;
+}
+
 /* The contributions of the round, sorted by member (the order of method_bound()), and the
  * members' mean loss under the same weights. Paths and ids live in the job's arena, because the
  * report needs them again. */
@@ -79,6 +99,7 @@ err publish_gather(struct publish_job *p, struct store *store)
         sum += c[i].weight;
         loss += c[i].weight * update[i].train_loss;
     }
+    if (!p->terms.on) TRY(find_median(&p->loss_median, update, count, &p->arena));
     p->update = update;
     p->contribution = c;
     p->contributions = count;

@@ -226,9 +226,47 @@ static void wait_for_no_removed_member(void)
     cr_expect(!fake_federation_logged(&federation, "event=config.needs_restart"));
 }
 
+static void train_with_losses(const double loss[MEMBERS])
+{
+    struct hand hand[MEMBERS];
+    for (int i = 0; i < MEMBERS; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "m%d", i);
+        open_hand(&hand[i], id, 2u << i);
+        hand[i].header.train_loss = loss[i];
+    }
+    for (int i = 0; i < MEMBERS; i++) {
+        submit_task(&hand[i]);
+        drop_task(&hand[i]);
+    }
+}
+
+/* One member that states a huge loss does not pause the run; two of three do, once. */
+static void pause_once_when_losses_explode(void)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    struct hand h;
+    run_name = "diverging";
+    ok(create(3, "flora", 0));
+    take_task(&h);
+    drop_task(&h);
+    train_with_losses((const double[]){1e9, 2, 2});
+    train_with_losses((const double[]){100, 100, 2});
+    message_free(expect_waiting("training losses in round 2 is 100, and the lowest before it was"));
+    again();
+    status = expect_waiting("an operator to resume the run: the median");
+    cr_expect_str_eq(status->phase, "paused");
+    message_free(status);
+    ok(fake_command(&ops, RPC_PATH_ADMIN(resume_run), run_name));
+    train_with_losses((const double[]){1000, 1000, 1000});
+    status = expect_waiting("nothing: the run is finished");
+    message_free(status);
+}
+
 Test(changes, a_run_goes_on_without_an_update_or_a_member)
 {
     begin("");
+    pause_once_when_losses_explode();
     drop_the_update_that_fails();
     wait_for_no_removed_member();
     end();

@@ -67,4 +67,23 @@ second=$last_child
 wait_within 60 "$first" ann "$work/ann.log"
 wait_within 60 "$second" bob "$work/bob.log"
 [ "$(admin status r --json | report field phase)" = finished ] || fail "the run did not finish"
+# ---- a learning rate that is too high: the member says so and stops after three tries; once most members fail, the run pauses
+admin create hot --method flora --rounds 2 --members ann,bob --quorum 1 --base-digest "$digest" --targets q,v \
+  --steps 8 --batch 2 --seq 32 --lr 10 --weight-decay 1000 --precision f32 >"$work/admin.log" 2>&1 || fail_with "$work/admin.log" "create"
+# shellcheck disable=SC2046
+refused 1 'not finite; gave up after 3 tries: the run.s learning rate may be too high' \
+  $(join "$(as "$certs" ann)") --run hot --work "$work/hot"
+admin status hot >"$work/said" 2>&1
+grep -q 'ann (its training fails: .*not finite' "$work/said" || fail_with "$work/said" "status of a failing member"
+# shellcheck disable=SC2046
+spawn "$work/bob.log" $(join "$(as "$certs" bob)") --run hot --work "$work/hotter"
+for ((i = 0; i < 100; i++)); do
+  admin status hot >"$work/said" 2>&1
+  ! grep -q 'hot: flora, paused' "$work/said" || break
+  sleep 0.1
+done
+grep -q 'waiting for an operator to resume the run: the training of 2 of 2 members fails' "$work/said" ||
+  fail_with "$work/said" "a run whose members fail did not pause"
+admin resume hot >"$work/said" 2>&1 || fail_with "$work/said" "resume"
+kill "$last_child"
 echo "all refused with a reason, and the run finished"
