@@ -153,7 +153,9 @@ static err compare(struct norms *n, const struct method_bound_options *o)
             median[kind * c->state.count + i] =
                 median_of(n, &n->module[kind][i * c->count], METHOD_BOUND_LEAST);
     }
-    if (few) n->median[CHANGE] = o->reference;
+    for (int kind = 0; few && kind < KINDS; kind++)
+        n->median[kind] = median_of(n, n->all[kind], 2);
+    if (few && o->reference > 0) n->median[CHANGE] = o->reference;
     for (int kind = 0; kind < KINDS; kind++) {
         refuse_larger(n, n->all[kind], o->ratio * n->median[kind], NULL, what[kind]);
         for (size_t i = 0; i < c->state.count; i++) {

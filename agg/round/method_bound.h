@@ -8,8 +8,9 @@
  *
  * with M modules. V_k is compared because (B Q)(Q^-1 A) hides huge factors in an ordinary
  * change, and methods that average factors publish them. With fewer than METHOD_BOUND_LEAST
- * updates left after the first rule, a median says nothing: then m of D_k is `reference`, a norm
- * of earlier rounds, and the other comparisons are left out. Rounds that only find a basis
+ * updates left after the first rule a median says little: then m of D_k is `reference`, a norm of
+ * earlier rounds, and only the norms of all modules are compared. Without a reference m is the
+ * smaller norm of two. Rounds that only find a basis
  * compare V_k, the gradients. */
 #ifndef AGG_METHOD_BOUND_H
 #define AGG_METHOD_BOUND_H

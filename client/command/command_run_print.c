@@ -110,6 +110,21 @@ out:
     return e;
 }
 
+/* Values that an operator may have changed, unless all members are waited for without end. */
+static void print_rules(const Fedlora__V1__RunConfig *c)
+{
+    char time[32];
+    if (c->quorum == 0 && c->deadline_ms == 0) return;
+    printf("a round closes with ");
+    if (c->quorum)
+        printf("%" PRIu32 " updates", c->quorum);
+    else
+        printf("the updates of all");
+    text_duration(time, sizeof time, c->deadline_ms);
+    if (c->deadline_ms) printf(", after %s if all the others are not in", time);
+    printf("\n");
+}
+
 /* The first lines answer the usual questions: which run, in which phase, and what is it waiting
  * for. */
 err command_run_print(const run_status *s, bool json)
@@ -123,6 +138,7 @@ err command_run_print(const run_status *s, bool json)
     if (c->cohort)
         printf("cohort: %" PRIu32 " updates close a round, %" PRIu32 " of %zu members are drawn\n",
                c->cohort, c->cohort + c->over_select, c->n_members);
+    print_rules(c);
     if (s->privacy[0] != 0) printf("privacy: %s\n", s->privacy);
     if (s->n_members > 0) {
         printf("\n");

@@ -189,7 +189,7 @@ static void ask_again(struct run *run, const struct publish_job *job)
 static void refuse(struct run *run, const struct publish_job *job)
 {
     for (size_t i = 0; i < job->refused_count; i++) {
-        const struct publish_refused *refused = &job->refused[i];
+        const struct store_refusal *refused = &job->refused[i];
         struct round_event event = {.kind = ROUND_ON_UNFIT,
                                     .now_ms = run_now_ms(run),
                                     .digest = refused->update.blob.digest,

@@ -174,8 +174,13 @@ err store_reports_skipped(uint32_t *out, struct store *store, int64_t run);
 err store_receipts(struct store *store, const struct store_update *update, size_t count);
 /* For an update whose file is damaged: as if it had never arrived. */
 err store_forget_update(struct store *store, const struct store_update *update);
-/* Takes the update out of its round, in which the member is not asked again. */
-err store_refuse_update(struct store *store, const struct store_update *update, const char *why);
+struct store_refusal {
+    struct store_update update;
+    const char *why;
+};
+/* Takes these updates out of their round, in which their members are not asked again. All or
+ * none. */
+err store_refuse_updates(struct store *store, const struct store_refusal *refusal, size_t count);
 /* The same on an operator's order, also without an update: the round does not wait for it. */
 err store_excuse(struct store *store, int64_t run, uint32_t round, const char *member);
 /* Members whose update of this round was refused may send it again. */

@@ -30,16 +30,25 @@ static err give_up(struct db *db, const struct store_update *u)
     return delete_update(db, u);
 }
 
-err store_refuse_update(struct store *store, const struct store_update *u, const char *why)
+static err refuse(struct store *store, const struct store_refusal *refusal)
 {
-    struct store_event event = {
-        .event = "update.refused", .text = why, .round = u->counted_in, .member = u->member};
+    const struct store_update *u = &refusal->update;
+    struct store_event event = {.event = "update.refused",
+                                .text = refusal->why,
+                                .round = u->counted_in,
+                                .member = u->member};
+    TRY(give_up(&store->db, u));
+    TRY(db_run(&store->db, "UPDATE members SET refused_in=?, refusal=? WHERE run=? AND id=?",
+               "itit", (int64_t)u->counted_in, refusal->why, u->run, u->member));
+    return store_event_add(store, u->run, &event);
+}
+
+err store_refuse_updates(struct store *store, const struct store_refusal *refusal, size_t count)
+{
     TRY(db_begin(&store->db));
-    err e = give_up(&store->db, u);
-    if (!err_is(e))
-        e = db_run(&store->db, "UPDATE members SET refused_in=?, refusal=? WHERE run=? AND id=?",
-                   "itit", (int64_t)u->counted_in, why, u->run, u->member);
-    if (!err_is(e)) e = store_event_add(store, u->run, &event);
+    err e = ERR_NONE;
+    for (size_t i = 0; i < count && !err_is(e); i++)
+        e = refuse(store, &refusal[i]);
     return db_end(&store->db, e);
 }
 

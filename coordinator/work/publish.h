@@ -26,11 +26,6 @@ struct publish_blobs {
     struct store_blob memory; /* of the server's optimizer */
 };
 
-struct publish_refused {
-    struct store_update update;
-    const char *why;
-};
-
 struct publish_job {
     struct work_job job; /* first: work.h's part */
     enum publish_kind kind;
@@ -66,7 +61,7 @@ struct publish_job {
     const struct store_update *damaged;
     size_t damaged_count;
     /* out: the same for updates beyond the norm bound, and why. */
-    const struct publish_refused *refused;
+    const struct store_refusal *refused;
     size_t refused_count;
 
     struct publish_blobs from; /* in: the result that the round started from */

@@ -114,31 +114,36 @@ static err measure(struct method_bound **out, double *median, struct publish_job
 {
     struct method_bound_options options = {
         .ratio = p->norm_bound > 0 ? p->norm_bound : METHOD_BOUND_RATIO, .threads = p->threads};
-    TRY(store_norm(&options.reference, store, p->run));
+    /* Rounds that only find a basis have norms of gradients, which say nothing of changes. */
+    bool changes = p->round > method_setup_rounds(&p->options);
+    if (changes) TRY(store_norm(&options.reference, store, p->run));
     TRY(arena_take(out, &p->arena, next->count, sizeof **out));
-    return method_bound(*out, median, p->method, next, &options);
+    TRY(method_bound(*out, median, p->method, next, &options));
+    if (!changes) *median = 0;
+    return ERR_NONE;
 }
 
-/* Each refusal is durable by itself, so a crash in between leaves fewer updates to look at. The
- * round is then judged again by its quorum, on the loop thread. A private run clips every update
- * instead, and must not publish what a norm reveals. */
+/* All refusals are one transaction, so that a restart judges the same updates by the same
+ * medians. Then the round is judged by its quorum again, on the loop thread. A private run clips
+ * every update instead, and must not publish what a norm reveals. */
 err publish_bound(struct publish_job *p, struct store *store, const struct method_next *next)
 {
     struct method_bound *bound = NULL;
-    struct publish_refused *refused = NULL;
+    struct store_refusal *refused = NULL;
     if (p->norm_bound <= 0 || p->terms.on) return ERR_NONE;
     TRY(measure(&bound, &p->result.norm, p, store, next));
     TRY(arena_take(&refused, &p->arena, next->count, sizeof *refused));
-    p->refused = refused;
     for (size_t i = 0; i < next->count; i++) {
-        if (!*bound[i].why) continue;
         REQUIRE(!strcmp(p->update[i].member, next->contribution[i].member));
-        TRY(store_refuse_update(store, &p->update[i], bound[i].why));
-        refused[p->refused_count++] =
-            (struct publish_refused){.update = p->update[i], .why = bound[i].why};
+        if (*bound[i].why)
+            refused[p->refused_count++] =
+                (struct store_refusal){.update = p->update[i], .why = bound[i].why};
     }
+    p->refused = refused;
     if (!p->refused_count) return ERR_NONE;
-    return err_make(ERR_STATE, "%zu updates are refused", p->refused_count);
+    err e = store_refuse_updates(store, refused, p->refused_count);
+    if (err_is(e)) p->refused_count = 0;
+    return err_is(e) ? e : err_make(ERR_STATE, "%zu updates are refused", p->refused_count);
 }
 
 /* The first member without whose update the round can be combined. */

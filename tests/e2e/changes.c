@@ -109,9 +109,12 @@ static err set(const char *assignment)
     return fake_call(&ops, RPC_PATH_ADMIN(set_run), &request.base);
 }
 
+static uint32_t run_cohort; /* of runs that are created */
+
 static err create(size_t members, const char *method, double norm_bound)
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    config.cohort = run_cohort;
     config.name = (char *)(uintptr_t)run_name;
     config.method = (char *)(uintptr_t)method;
     config.rounds = ROUNDS;
@@ -181,6 +184,28 @@ Test(changes, a_run_that_was_changed_ends_as_one_that_was_created_so)
         fake_close(&ops);
         open_member(&ops, "ops", 0);
         refused(set("quorum=1"), ERR_STATE, "run r is finished, so it cannot be changed");
+        end();
+    }
+    cr_expect(digest_equal(&last[0], &last[1]));
+}
+
+/* The draws of the rounds are those of the smaller run too. */
+Test(changes, a_cohort_is_drawn_as_if_a_dropped_member_had_never_been)
+{
+    struct digest last[2];
+    for (size_t members = 2; members <= 3; members++) {
+        begin("");
+        run_cohort = 1;
+        ok(create(members, "flora", 0));
+        if (members == 3) {
+            struct fake_member first;
+            open_member(&first, "m1", 4); /* its hello opens round 1, for which members are drawn */
+            hello(&first);
+            fake_close(&first);
+            ok(change_member(RPC_PATH_ADMIN(drop_member), "m2", 0));
+        }
+        last[members - 2] = join(2);
+        run_cohort = 0;
         end();
     }
     cr_expect(digest_equal(&last[0], &last[1]));

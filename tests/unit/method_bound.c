@@ -146,6 +146,16 @@ Test(method_bound, few_updates_are_compared_with_earlier_rounds)
     check(&x, m, 1000, x.bound[0].norm / 1001);
     cr_expect(strstr(x.bound[0].why, "its change has norm"), "%s", x.bound[0].why);
     cr_expect_eq(x.median, 0, "nothing is left");
+    x.next.count = 2;
+    check(&x, m, 1000, 0);
+    double less = fmin(x.bound[0].norm, x.bound[1].norm);
+    double more = fmax(x.bound[0].norm, x.bound[1].norm);
+    for (size_t k = 0; k < 2; k++) {
+        check(&x, m, 1.001 * more / less, 0);
+        cr_expect_str_eq(x.bound[k].why, "", "the smaller of two is compared with");
+        check(&x, m, 0.999 * more / less, 0);
+        cr_expect_eq(*x.bound[k].why != 0, x.bound[k].norm == more, "%s", x.bound[k].why);
+    }
     x.next.count = MEMBERS;
     check(&x, m, 1000, norm / 1e9);
     cr_expect_str_eq(x.bound[0].why, "", "the round itself is enough");
