@@ -185,6 +185,8 @@ static err published(struct simulation *s)
     s->now.error = figures.error;
     s->now.cut = figures.cut;
     s->now.combine_s = figures.combine_s;
+    for (size_t i = 0; i < run->round.members; i++) /* by the norm bound, after it was counted */
+        s->now.updates -= run->round.member[i].refused_in == s->published;
     TRY(evaluate(s));
     end_early(s, &s->now);
     s->now.seconds = (double)(text_now_ms() - s->began_ms) / 1000;

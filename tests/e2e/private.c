@@ -296,6 +296,34 @@ static void refuse(const char *part)
     defaults();
 }
 
+/* Of a run whose ledger commits to a plan. */
+static void refuse_changes(void)
+{
+    static const char *const refused_values[] = {"quorum=2", "rounds=9", "weight_cap=0.5",
+                                                 "late_rounds=1", "norm_bound=5"};
+    Fedlora__V1__RunChange change = FEDLORA__V1__RUN_CHANGE__INIT;
+    Fedlora__V1__MemberChange member = FEDLORA__V1__MEMBER_CHANGE__INIT;
+    Fedlora__V1__MemberConfig m0 = FEDLORA__V1__MEMBER_CONFIG__INIT;
+    char *value[1];
+    change.run = member.run = "r";
+    change.set = value;
+    change.n_set = 1;
+    for (size_t i = 0; i < sizeof refused_values / sizeof *refused_values; i++) {
+        value[0] = (char *)(uintptr_t)refused_values[i];
+        refused(fake_call(&ops, RPC_PATH_ADMIN(set_run), &change.base), ERR_REFUSED,
+                "its ledger commits to a plan that counts on it");
+    }
+    value[0] = "deadline=0s";
+    refused(fake_call(&ops, RPC_PATH_ADMIN(set_run), &change.base), ERR_REFUSED,
+            "privacy: without a deadline");
+    value[0] = "deadline=2h";
+    ok(fake_call(&ops, RPC_PATH_ADMIN(set_run), &change.base));
+    m0.id = "m0";
+    member.member = &m0;
+    refused(fake_call(&ops, RPC_PATH_ADMIN(drop_member), &member.base), ERR_REFUSED,
+            "its ledger commits to the number of its members");
+}
+
 Test(private, refuses_promises_that_cannot_be_kept)
 {
     begin(true);
@@ -312,6 +340,7 @@ Test(private, refuses_promises_that_cannot_be_kept)
     for (int i = 0; i < 200 && !fake_federation_logged(&federation, "privacy: hopeless"); i++)
         usleep(20000);
     cr_expect(fake_federation_logged(&federation, "privacy: hopeless: the noise in the mean is "));
+    refuse_changes();
     defaults();
     method = "flora";
     refuse("privacy: flora sends every member's factors to all members");

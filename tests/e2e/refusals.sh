@@ -86,4 +86,32 @@ grep -q 'waiting for an operator to resume the run: the training of 2 of 2 membe
   fail_with "$work/said" "a run whose members fail did not pause"
 admin resume hot >"$work/said" 2>&1 || fail_with "$work/said" "resume"
 kill "$last_child"
+
+# ---- changes of an open run, as an operator types them
+# shellcheck disable=SC2046 # a command line made of words without blanks
+{
+  changed() { "$programs/fedlora" run "$@" $(as "$certs" ops) >"$work/said" 2>&1 || fail_with "$work/said" "run $*"; }
+  changed set hot quorum=2 deadline=90m
+  grep -q 'a round closes with 2 updates, after 1h30m if all the others are not in' "$work/said" ||
+    fail_with "$work/said" "run set"
+  refused 3 'quorum 2 would be more than the 1 members left: first fedlora run set hot quorum=1' \
+    "$programs/fedlora" run member drop hot bob $(as "$certs" ops)
+  refused 2 'expected add or drop' "$programs/fedlora" run member remove hot bob $(as "$certs" ops)
+  refused 3 'did you mean deadline' "$programs/fedlora" run set hot deadlines=3s $(as "$certs" ops)
+  changed set hot quorum=1
+  changed member drop hot bob
+  grep -qE '^bob +dropped ' "$work/said" || fail_with "$work/said" "run member drop"
+  changed member add hot bob:rank=2
+  changed drop-update hot ann
+  "$programs/fedlora" run watch hot $(as "$certs" ops) >"$work/watched" 2>&1 &
+  for ((i = 0; i < 100; i++)); do
+    ! grep -q update.dropped "$work/watched" || break
+    sleep 0.1
+  done
+  kill %%
+  for event in 'run.changed .*quorum=2 deadline=90m' 'member.dropped .* bob' 'member.added .* bob' 'update.dropped .* ann' \
+    'member.failing .* ann training' 'run.diverged'; do
+    grep -qE "$event" "$work/watched" || fail_with "$work/watched" "run watch lacks $event"
+  done
+}
 echo "all refused with a reason, and the run finished"

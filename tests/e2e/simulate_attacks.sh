@@ -46,6 +46,11 @@ holds flip1 'worst(state("flip1"), [2 * s - x for s, x in zip(state("clean1", "s
 holds flip1 'worst(state("flip1"), state("clean1")) > 1e-3 and all(u["attack"] == "sign-flip" for u in updates)'
 simulate "${one[@]}" -o scale1 --attack 'scale:3 100%'
 holds scale1 'worst(state("scale1"), [3 * x - 2 * s for s, x in zip(state("clean1", "start"), state("clean1"))]) < 1e-6'
+# Without a bound the whole effect of an attack is seen; a bound leaves its updates out.
+simulate "${one[@]}" -o huge --attack 'scale:1e6 20%'
+holds huge 'worst(state("huge"), state("clean1")) > 100 and rounds[0]["updates"] == 10'
+simulate "${one[@]}" -o bounded --attack 'scale:1e6 20%' --norm-bound 1000
+holds bounded 'worst(state("bounded"), state("clean1")) < 1 and rounds[0]["updates"] == 8'
 # Ten members' independent noise of 0.5: the mean's has a standard deviation of 0.5 / sqrt(10).
 simulate "${one[@]}" -o noise1 --attack 'noise:0.5 100%'
 holds noise1 '0.95 < (sum((x - y) ** 2 for x, y in zip(state("noise1"), state("clean1"))) / len(state("clean1")) / 0.025) ** 0.5 < 1.05'

@@ -114,7 +114,7 @@ Test(round, refuses_what_is_wrong_by_name)
     struct round r = open_run(&all_of_three, 3);
     cr_assert(!err_is(submit(&r, 10, 0, 1, 1)));
     err e = submit(&r, 10, 0, 1, 2);
-    cr_expect_eq(e.kind, ERR_INPUT);
+    cr_expect_eq(e.kind, ERR_STATE);
     cr_expect(strstr(e.text, "second update of icu for round 1"), "%s", e.text);
     e = submit(&r, 10, 1, 2, 2);
     cr_expect_eq(e.kind, ERR_INPUT);
