@@ -20,15 +20,15 @@ struct session_options {
     struct remote_options remote;
     const char *base, *data; /* base model; training rows, JSON Lines */
     const char *eval_data;   /* held-out rows to evaluate states on; NULL: none */
-    const char *run;         /* NULL: all open runs with this member, or with `output` one of them */
-    const char *work;     /* work directory; NULL: see session_work.h */
-    const char *output;   /* file for the last state; NULL: none */
-    uint32_t rank;        /* LoRA rank that this machine offers; 0: the rank the run asks for */
-    uint64_t memory;      /* bytes, reported to the coordinator; 0: not reported */
-    uint64_t retry_ms;    /* longest time without an answer of the coordinator */
-    const char *device;   /* "auto", "cpu", "cuda", "cuda:1" */
-    enum dtype precision; /* DTYPE_NONE: the precision of the run */
-    int threads;          /* 0: all */
+    const char *run;         /* NULL: all open runs, with `output` one of them */
+    const char *work;        /* work directory; NULL: see session_work.h */
+    const char *output;      /* file for the last state; NULL: none */
+    uint32_t rank;           /* LoRA rank that this machine offers; 0: the rank the run asks for */
+    uint64_t memory;         /* bytes, reported to the coordinator; 0: not reported */
+    uint64_t retry_ms;       /* longest time without an answer of the coordinator */
+    const char *device;      /* "auto", "cpu", "cuda", "cuda:1" */
+    enum dtype precision;    /* DTYPE_NONE: the precision of the run */
+    int threads;             /* 0: all */
     /* For runs with example-level privacy: this member's ledger and the key that signs it, and the
      * largest epsilon and delta it accepts, which are also the budget of a newly created ledger.
      * NULL and 0: not given. */
