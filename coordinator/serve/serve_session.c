@@ -17,12 +17,6 @@ struct machine {
     uint64_t logged_ms; /* last line in the log about it */
 };
 
-static const char *address_of(const struct rpc_call *call)
-{
-    (void)call;
-    return "unknown address";
-}
-
 static bool is_named(const ProtobufCBinaryData *session)
 {
     return session->len == SESSION_BYTES;
@@ -32,7 +26,7 @@ static bool is_named(const ProtobufCBinaryData *session)
 static void note_rival(struct machine *has, const struct rpc_call *call, const struct run *run,
                        size_t member, uint64_t now)
 {
-    snprintf(has->rival, sizeof has->rival, "%s", address_of(call));
+    snprintf(has->rival, sizeof has->rival, "%s", rpc_call_address(call));
     has->rival_ms = now;
     if (has->logged_ms && now - has->logged_ms < SESSION_LOG_MS) return;
     has->logged_ms = now;
@@ -100,12 +94,12 @@ void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
     if (moved)
         LOG(LOG_WARN, "member.moved", LOG_STR("run", run->config->name),
             LOG_STR("member", run->round.member[member].id), LOG_STR("from", has->address),
-            LOG_STR("to", address_of(call)));
+            LOG_STR("to", rpc_call_address(call)));
     if (!has) has = m->session = calloc(1, sizeof *has);
     if (!has) return;
     if (moved) has->rival_ms = 0;
     memcpy(has->id, session->data, SESSION_BYTES);
-    snprintf(has->address, sizeof has->address, "%s", address_of(call));
+    snprintf(has->address, sizeof has->address, "%s", rpc_call_address(call));
 }
 
 void serve_session_notice(char *out, size_t bytes, const struct run *run, size_t member)
