@@ -62,7 +62,10 @@ static err hello_once(struct session *s, const char *run)
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
     request.protocol = 1;
     request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
-    if (run) request.run = (char *)(uintptr_t)run;
+    if (run)
+        request.run = (char *)(uintptr_t)run;
+    else
+        request.without = session_runs_left(&request.n_without, s);
     struct session_describe about;
     session_describe_of(&about, &s->local);
     err e = session_describe(&request, &about, &arena);
@@ -197,13 +200,32 @@ static err do_finished(struct session *s, const Fedlora__V1__FinishedTask *task)
     return s->o->ended ? s->o->ended(s->o->user, result) : ERR_NONE;
 }
 
-/* The run can no longer be served, because the coordinator does not have it, or has removed this
- * member from it. */
+/* This member cannot take part in the run: its options or limits do not allow it, the coordinator
+ * refuses its updates, or does not have the run any more. The other runs go on, and the first such
+ * error is the result of the whole membership. */
 static void leave(struct session *s, struct session_run *run, err why)
 {
     session_round_note(s, "run %s is left: %s", run->name, why.text);
     session_work_unmark(&s->work, run->name);
-    run->over = true;
+    run->over = run->left = true;
+    if (!err_is(s->failed)) s->failed = why;
+}
+
+/* Errors that only concern the current run of several. */
+static err unless_left(struct session *s, err e)
+{
+    if (s->only || (e.kind != ERR_INPUT && e.kind != ERR_REFUSED)) return e;
+    leave(s, s->now, e);
+    return ERR_NONE;
+}
+
+/* A run that this member has never joined refuses it. It is not offered again for a while, and the
+ * text is printed once. */
+static void note_refusal(struct session *s, err why)
+{
+    if (strcmp(s->refused_said, why.text) == 0) return;
+    snprintf(s->refused_said, sizeof s->refused_said, "%s", why.text);
+    session_round_note(s, "another run cannot be joined: %s", why.text);
 }
 
 /* The coordinator refuses to name a task of `ask` (NULL: of any run). It may want to be greeted
@@ -211,16 +233,18 @@ static void leave(struct session *s, struct session_run *run, err why)
 static err greet(bool *end, struct session *s, struct session_run *ask)
 {
     err e = hello_once(s, ask ? ask->name : NULL);
-    if (!err_is(e)) return enter(s);
-    if (ask && (e.kind == ERR_STATE || e.kind == ERR_REFUSED)) {
+    bool none = e.kind == ERR_STATE || e.kind == ERR_REFUSED;
+    if (!err_is(e)) return unless_left(s, enter(s));
+    if (ask && none) {
         leave(s, ask, e);
         return ERR_NONE;
     }
-    if (!ask && e.kind == ERR_STATE && session_runs_any_open(s)) {
-        session_runs_ask_all(s);
+    if (none && e.kind == ERR_REFUSED && s->runs) note_refusal(s, e);
+    if (none && session_runs_any_open(s)) {
+        if (e.kind == ERR_STATE) session_runs_ask_all(s);
         return retry_sleep(SESSION_AGAIN_MS);
     }
-    *end = !ask && e.kind == ERR_STATE && s->last;
+    *end = none && (s->last || err_is(s->failed));
     return *end ? ERR_NONE : session_round_retry(s, e);
 }
 
@@ -258,7 +282,10 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
         Fedlora__V1__Task *task = NULL;
         struct session_run *ask = run_to_ask(s);
         bool by_the_way = ask && !s->only;
-        if (ask) request.run = ask->name;
+        if (ask)
+            request.run = ask->name;
+        else
+            request.without = session_runs_left(&request.n_without, s);
         request.wait_ms = by_the_way ? 0 : SESSION_WAIT_MS;
         request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
         err e =
@@ -293,7 +320,8 @@ static const char *name_in(const Fedlora__V1__Task *task)
     }
 }
 
-/* Makes the run of a task the current one. One that an earlier process has joined is greeted. */
+/* Makes the run of a task the current one. One that an earlier process has joined is greeted, and
+ * may refuse this process, for example because it has another base model. */
 static err turn_to(struct session *s, const char *name)
 {
     if (s->only || !*name || strcmp(name, s->now->name) == 0) return ERR_NONE;
@@ -301,7 +329,13 @@ static err turn_to(struct session *s, const char *name)
     if (run) {
         session_runs_use(s, run);
     } else {
-        TRY(hello(s, name));
+        err e = hello(s, name);
+        if (e.kind == ERR_INPUT || e.kind == ERR_REFUSED) {
+            TRY(session_runs_add_left(s, name));
+            leave(s, session_runs_find(s, name), e);
+            return err_make(ERR_STATE, "run %s cannot be continued", name);
+        }
+        TRY(e);
         TRY(enter(s));
     }
     session_round_note(s, "working for run %s", name);
@@ -336,9 +370,16 @@ static err loop(struct session *s)
         TRY(next_task(&task, s));
         if (!task) return ERR_NONE;
         bool end = s->only && task->kind_case == FEDLORA__V1__TASK__KIND_FINISHED;
+        bool named = *name_in(task) != 0;
+        const struct session_run *run = session_runs_find(s, name_in(task));
+        if (!s->only && run && run->left) { /* an older coordinator does not know `without` */
+            message_free(task);
+            return ERR_NONE;
+        }
         if (task->kind_case != FEDLORA__V1__TASK__KIND_WAIT) s->wait_reason[0] = 0;
         err e = turn_to(s, name_in(task));
         if (!err_is(e)) e = do_task(s, task);
+        if (named) e = unless_left(s, e);
         message_free(task);
         if (e.kind == ERR_STATE) { /* the task is out of date; the next one is not */
             session_round_note(s, "%s", e.text);
@@ -367,12 +408,23 @@ static err resume(struct session *s)
             continue;
         }
         retry_ok(&s->retry);
-        e = enter(s);
         s->now->ask = true;
+        e = unless_left(s, enter(s));
     }
 out:
     arena_close(&arena);
     return e;
+}
+
+/* Without the name of a run, the first one may refuse this member while another one takes it. */
+static err hello_first(struct session *s)
+{
+    err e = hello(s, s->o->run);
+    if (e.kind != ERR_REFUSED || s->o->run) return e;
+    err again = hello_once(s, NULL);
+    if (err_is(again)) return e;
+    note_refusal(s, e);
+    return ERR_NONE;
 }
 
 /* One run: the one that the user names, or with --output, which names one file, the first. */
@@ -380,9 +432,12 @@ static err start(struct session *s)
 {
     s->only = s->o->run || s->o->output;
     if (!s->o->run) TRY(resume(s));
-    if (!s->now) TRY(hello(s, s->o->run));
-    TRY(enter(s));
-    return prepare(s);
+    if (!session_runs_any_open(s)) TRY(err_is(s->failed) ? s->failed : hello_first(s));
+    for (struct session_run *run = s->runs; s->now->over && run; run = run->next)
+        if (!run->over) session_runs_use(s, run);
+    err e = enter(s);
+    if (!err_is(e)) e = prepare(s);
+    return unless_left(s, e);
 }
 
 /* The order refuses early what is cheap to check: certificates, the lock of the work directory, the
@@ -397,7 +452,8 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, session_local_open(&s.local, o));
     TRY_OUT(e, start(&s));
     TRY_OUT(e, loop(&s));
-    *out = s.last->result;
+    if (!err_is(s.failed)) *out = s.last->result;
+    e = s.failed;
 out:
     session_runs_close(&s);
     session_local_close(&s.local);

@@ -58,9 +58,11 @@ struct session_result {
     uint64_t bytes_up, bytes_down;   /* contents of updates and blobs, without framing */
 };
 
-/* Returns when all runs have ended; *out is the result of the last one. ERR_REFUSED: the coordinator
- * does not accept this member. ERR_MACHINE: it did not answer for too long, or this machine failed. ERR_STOPPED: interrupted;
- * calling it again with the same work directory continues. */
+/* Returns when all runs have ended; *out is the result of the last one. A run that this member
+ * cannot take part in is left, and its error returned after the end of the others. ERR_REFUSED: the
+ * coordinator does not accept this member. ERR_MACHINE: it did not answer for too long, or this
+ * machine failed. ERR_STOPPED: interrupted; calling it again with the same work directory
+ * continues. */
 err session_run(struct session_result *out, const struct session_options *options);
 
 #endif

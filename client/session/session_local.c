@@ -85,7 +85,8 @@ err session_local_prepare(struct session_local *local, const struct training_opt
                                       .vocab = local->model.arch.vocab,
                                       .seq = (uint32_t)t->seq,
                                       .no_eos = !t->eos};
-    TRY(open_data(local, &data));
+    bool same_data = local->engine && data.seq == local->seq && data.no_eos == local->no_eos;
+    if (!same_data) TRY(open_data(local, &data));
     bool serves = local->engine && local->made.precision == engine.precision &&
                   local->made.tokens >= engine.tokens;
     if (!serves) {
@@ -95,6 +96,8 @@ err session_local_prepare(struct session_local *local, const struct training_opt
         model_drop_pages(&local->model);
         local->made = engine;
     }
+    local->seq = data.seq;
+    local->no_eos = data.no_eos;
     return private_examples ? train_private_check(local->engine) : ERR_NONE;
 }
 

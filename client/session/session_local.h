@@ -19,7 +19,9 @@ struct session_local {
     struct tokenizer *tokenizer;       /* NULL if the base has none */
     struct dataset data, held_out;     /* held_out: count 0 without --eval-data */
     struct engine *engine;             /* NULL until session_local_prepare() */
-    struct engine_options made;        /* the options of the engine */
+    struct engine_options made;        /* the options of the engine, */
+    uint32_t seq;                      /* and those of the data, while there is an engine */
+    bool no_eos;
 };
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */

@@ -11,7 +11,10 @@
 
 #include "fedlora.pb-c.h"
 
-enum { SESSION_AGAIN_MS = 1000 }; /* shortest pause before the same task is done a second time */
+enum {
+    SESSION_AGAIN_MS = 1000, /* shortest pause before the same task is done a second time */
+    SESSION_LEFT_MAX = 64,
+};
 
 /* Everything of one membership. The pointers of the second group belong to the current run
  * (session_runs.h) and are NULL before the first answer to Hello. `hello` describes the run; it is
@@ -30,6 +33,9 @@ struct session {
     struct session_privacy *privacy;
     struct session_result *result;
 
+    char *left[SESSION_LEFT_MAX];       /* session_runs_left() */
+    char refused_said[ERR_TEXT_BYTES];  /* the last refusal of another run that was printed */
+    err failed;                         /* why a run was left first */
     const struct session_run *last;     /* the run that ended last; NULL: none */
     const struct session_run *prepared; /* the run that `local` was prepared for */
     char wait_reason[512];              /* the last reason for waiting that was printed */

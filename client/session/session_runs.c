@@ -15,18 +15,35 @@ struct session_run *session_runs_find(const struct session *s, const char *name)
     return run;
 }
 
-err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello)
+/* At the end of the list, so that runs are asked in the order in which they were joined. */
+static err append(struct session_run **out, struct session *s, const char *name)
 {
     struct session_run *run = calloc(1, sizeof *run), **last = &s->runs;
-    if (!run) return err_sys(ENOMEM, "run %s", hello->run);
-    snprintf(run->name, sizeof run->name, "%s", hello->run);
-    snprintf(run->result.run, sizeof run->result.run, "%s", hello->run);
-    snprintf(run->result.member, sizeof run->result.member, "%s", hello->member);
-    run->hello = hello;
+    if (!run) return err_sys(ENOMEM, "run %s", name);
+    snprintf(run->name, sizeof run->name, "%s", name);
     while (*last)
         last = &(*last)->next;
     *last = run;
+    *out = run;
+    return ERR_NONE;
+}
+
+err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello)
+{
+    struct session_run *run = NULL;
+    TRY(append(&run, s, hello->run));
+    snprintf(run->result.run, sizeof run->result.run, "%s", hello->run);
+    snprintf(run->result.member, sizeof run->result.member, "%s", hello->member);
+    run->hello = hello;
     session_runs_use(s, run);
+    return ERR_NONE;
+}
+
+err session_runs_add_left(struct session *s, const char *name)
+{
+    struct session_run *run = NULL;
+    TRY(append(&run, s, name));
+    run->over = run->left = true;
     return ERR_NONE;
 }
 
@@ -65,6 +82,16 @@ void session_runs_drop_blobs(struct session *s, const struct digest *state,
         for (size_t i = 0; i < 2 && !run->over; i++)
             keep[count++] = run->blob[i];
     session_work_drop_blobs(&s->work, keep, count);
+}
+
+/* The coordinator takes no longer list. A run that does not fit into it is offered again, and fails
+ * again. */
+char **session_runs_left(size_t *count, struct session *s)
+{
+    *count = 0;
+    for (struct session_run *run = s->runs; run && *count < SESSION_LEFT_MAX; run = run->next)
+        if (run->left) s->left[(*count)++] = run->name;
+    return s->left;
 }
 
 void session_runs_close(struct session *s)

@@ -17,12 +17,15 @@ struct session_run {
     struct digest blob[2];    /* state and frozen factors of its last task; zero: none */
     bool entered;             /* its privacy is open, and it is marked in the work directory */
     bool ask;  /* it is asked by name next, because it may have ended without our knowledge */
-    bool over; /* it has ended, or this member was removed from it */
+    bool over; /* it has ended, or is left */
+    bool left; /* this member cannot take part in it any more */
 };
 
 struct session_run *session_runs_find(const struct session *s, const char *name); /* or NULL */
 /* Adds a run, which becomes the current one. Takes over `hello` on success. */
 err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello);
+/* Adds a run that this member could not join; it does not become the current one. */
+err session_runs_add_left(struct session *s, const char *name);
 void session_runs_use(struct session *s, struct session_run *run);
 bool session_runs_any_open(const struct session *s);
 /* After a broken connection any of them may have ended. */
@@ -30,6 +33,8 @@ void session_runs_ask_all(struct session *s);
 /* Deletes the blobs that no run needs; these two are now those of the current run (NULL: none). */
 void session_runs_drop_blobs(struct session *s, const struct digest *state,
                              const struct digest *frozen);
+/* The names of the runs that are left, for a request; borrowed until the next call. */
+char **session_runs_left(size_t *count, struct session *s);
 void session_runs_close(struct session *s);
 
 #endif

@@ -28,6 +28,7 @@ static const struct bound bounds[] = {
     {HELLO,  "libraries",         0, TEXT_BYTES_MAX},
     {HELLO,  "eval_rows",         0, LIMIT_ROWS},
     {HELLO,  "session",           0, 16},
+    {HELLO,  "without",           0, BOUNDS_WITHOUT},
     {SUBMIT, "run",               0, LIMIT_NAME_BYTES},
     {SUBMIT, "round",             0, LIMIT_ROUNDS},
     {SUBMIT, "digest",            0, DIGEST_BYTES},

@@ -9,6 +9,9 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+/* Runs that a member may name which it cannot take part in. */
+enum { BOUNDS_WITHOUT = 64 };
+
 /* Of a number, of the bytes of a text, or of the entries of a list. */
 struct bound {
     const ProtobufCMessageDescriptor *message;

@@ -66,6 +66,7 @@ struct run_member {
     void *upload;                       /* serve_submit.c: the open upload, or NULL */
     void *session;                      /* serve_session.c: its machine, or NULL; freed here */
     bool told_end;                      /* serve_turn.c: it knows that the run is over */
+    uint64_t unfit_ms;                  /* serve_turn.c: its Hello was refused then; 0: never */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
                                            its privacy ledger */
     bool ledger_read;                   /* all of that copy, since the coordinator started */

@@ -140,6 +140,7 @@ void serve_wait(struct serve *s, const struct serve_poll *poll)
 {
     struct serve_poll *p = malloc(sizeof *p);
     if (!p) {
+        message_free(poll->request);
         serve_refuse(poll->call, err_sys(ENOMEM, "a waiting call"));
         return;
     }
@@ -165,6 +166,7 @@ void serve_poll_over(struct rpc_call *call, bool answered)
     else
         s->polls = p->next;
     if (p->next) p->next->previous = p->previous;
+    message_free(p->request);
     free(p);
 }
 

@@ -15,10 +15,11 @@ struct serve_poll { /* a call that waits for its run to change */
     struct serve_poll *next, *previous;
     struct rpc_call *call;
     struct run *run;
-    size_t member;     /* of a NextTask */
-    bool any;          /* it waits for any run of the member; `run` is the one that came first */
-    uint64_t after;    /* of a WatchRun: the last event seen */
-    uint64_t until_ms; /* when it must be answered */
+    size_t member; /* of a NextTask */
+    bool any;      /* it waits for any run of the member; `run` is the one that came first */
+    Fedlora__V1__NextTaskRequest *request; /* with `any`; owned by a waiting call */
+    uint64_t after;                        /* of a WatchRun: the last event seen */
+    uint64_t until_ms;                     /* when it must be answered */
     /* Answers the call if there is something to answer, or with `must` in any case. True: it is
      * answered. */
     bool (*answer)(const struct serve_poll *poll, bool must);
@@ -55,10 +56,15 @@ void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);
 err serve_member(struct run **run, size_t *member, struct rpc_call *call, const char *name);
 bool serve_is_over(const struct run *run); /* finished or stopped */
 /* serve_turn.c: like serve_member(), but "" is the run whose turn it is among all that the peer
- * belongs to. With `ended` also one that has ended and whose end the member does not know yet.
- * ERR_STATE: there is none. */
-err serve_turn(struct run **run, size_t *member, struct rpc_call *call, const char *name,
-               bool ended);
+ * belongs to. ERR_STATE: there is none. */
+struct serve_turn {
+    const char *name;
+    bool ended;     /* also a run that has ended and whose end it does not know yet */
+    char **without; /* not these runs */
+    size_t withouts;
+};
+err serve_turn(struct run **run, size_t *member, struct rpc_call *call,
+               const struct serve_turn *turn);
 err serve_check_member(struct rpc_call *call);
 err serve_check_admin(struct rpc_call *call);
 err serve_digest(struct digest *out, const ProtobufCBinaryData *data);

@@ -22,9 +22,14 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     if (request->protocol != SERVE_PROTOCOL)
         return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, uses %d",
                         request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
-    TRY(serve_turn(&run, &m, call, request->run, /*ended*/ false));
+    TRY(bounds_check(&request->base));
+    const struct serve_turn turn = {
+        .name = request->run, .without = request->without, .withouts = request->n_without};
+    TRY(serve_turn(&run, &m, call, &turn));
     TRY(serve_session_check(call, run, m, &request->session, /*hello*/ true));
-    TRY(run_hello(run, m, request));
+    err e = run_hello(run, m, request);
+    run->member[m].unfit_ms = e.kind == ERR_INPUT ? text_now_ms() : 0;
+    if (err_is(e)) return e;
     serve_session_take(call, run, m, &request->session);
     run_hello_reply(reply, run, m);
     return ERR_NONE;
@@ -160,14 +165,23 @@ static err check_joined(const struct serve_poll *poll)
     return err_make(ERR_STATE, "call Hello first");
 }
 
+static struct serve_turn turn_of(const Fedlora__V1__NextTaskRequest *request)
+{
+    return (struct serve_turn){.name = request->run,
+                               .ended = true,
+                               .without = request->without,
+                               .withouts = request->n_without};
+}
+
 /* The same for a call about all runs of the member. An error is an answer: there is a run to join,
  * or no run is left. */
 static bool answer_turn(const struct serve_poll *poll, bool must)
 {
-    struct serve_poll turn = *poll;
-    err e = serve_turn(&turn.run, &turn.member, poll->call, "", /*ended*/ true);
-    if (!err_is(e)) e = check_joined(&turn);
-    if (!err_is(e)) return answer_task(&turn, must);
+    struct serve_poll one = *poll;
+    const struct serve_turn turn = turn_of(poll->request);
+    err e = serve_turn(&one.run, &one.member, poll->call, &turn);
+    if (!err_is(e)) e = check_joined(&one);
+    if (!err_is(e)) return answer_task(&one, must);
     serve_refuse(poll->call, e);
     return true;
 }
@@ -185,16 +199,23 @@ static void see_member(struct rpc_call *call, const struct serve_poll *poll,
             run_apply_member(run, ROUND_ON_SEEN, m);
 }
 
-static err find_task(struct serve_poll *poll, const Fedlora__V1__NextTaskRequest *request)
+static err find_task(struct serve_poll *poll, Fedlora__V1__NextTaskRequest *request)
 {
     struct rpc_call *call = poll->call;
-    TRY(serve_turn(&poll->run, &poll->member, call, request->run, /*ended*/ true));
+    const struct serve_turn turn = turn_of(request);
+    if (request->n_without > BOUNDS_WITHOUT)
+        return err_make(ERR_INPUT, "without: %zu runs, at most %d", request->n_without,
+                        BOUNDS_WITHOUT);
+    TRY(serve_turn(&poll->run, &poll->member, call, &turn));
     TRY(check_joined(poll));
     TRY(serve_session_check(call, poll->run, poll->member, &request->session, /*hello*/ false));
     if (!poll->run->member[poll->member].session)
         serve_session_take(call, poll->run, poll->member, &request->session);
     poll->any = !*request->run;
-    if (poll->any) poll->answer = answer_turn;
+    if (poll->any) {
+        poll->answer = answer_turn;
+        poll->request = request;
+    }
     see_member(call, poll, &request->session);
     return ERR_NONE;
 }
@@ -213,7 +234,10 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
         uint64_t wait_ms =
             request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
         poll.until_ms = text_now_ms() + wait_ms;
-        if (!poll.answer(&poll, wait_ms == 0 || s->draining)) serve_wait(s, &poll);
+        if (!poll.answer(&poll, wait_ms == 0 || s->draining)) {
+            serve_wait(s, &poll);
+            if (poll.any) request = NULL; /* the waiting call's now */
+        }
     }
     message_free(request);
 }

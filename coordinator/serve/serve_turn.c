@@ -2,7 +2,23 @@
  * It gets the run whose round has waited for it for the longest time, so that no run starves
  * another one, also after a restart of either side: rounds that are opened again count from the
  * restart. */
+#include "base/text.h"
 #include "coordinator/serve/serve.h"
+
+#include <string.h>
+
+enum { TURN_UNFIT_MS = 60 * 1000 };
+
+/* False for a run that has refused the member lately, for example because of another base model. It
+ * may be started again with other options, so it is asked again from time to time. */
+static bool fits(const struct run *run, size_t member, const struct serve_turn *turn)
+{
+    uint64_t unfit_ms = run->member[member].unfit_ms;
+    for (size_t i = 0; i < turn->withouts; i++)
+        if (strcmp(turn->without[i], run->config->name) == 0) return false;
+    return run->round.member[member].joined || !unfit_ms ||
+           text_now_ms() - unfit_ms > TURN_UNFIT_MS;
+}
 
 /* True if the run waits for the member, since *since. A run that it has not joined comes first,
  * because joining takes one call and its other members may be waiting for it. So does the end of a
@@ -19,19 +35,19 @@ static bool waits_for(uint64_t *since, const struct run *run, size_t member, boo
     return task == ROUND_TASK_TRAIN || task == ROUND_TASK_EVALUATE;
 }
 
-err serve_turn(struct run **out, size_t *member, struct rpc_call *call, const char *name,
-               bool ended)
+err serve_turn(struct run **out, size_t *member, struct rpc_call *call,
+               const struct serve_turn *turn)
 {
     const struct serve *s = serve_of(call);
     const char *id = rpc_call_peer(call)->id;
     struct run *first = NULL, *waiting = NULL;
     size_t first_member = 0, waiting_member = 0, m;
     uint64_t since, least = UINT64_MAX;
-    if (*name) return serve_member(out, member, call, name);
+    if (*turn->name) return serve_member(out, member, call, turn->name);
     TRY(serve_check_member(call));
     for (struct run *run = s->runs; run; run = run->next) {
-        if (!round_find(&m, &run->round, id)) continue;
-        if (waits_for(&since, run, m, ended) && since < least) {
+        if (!round_find(&m, &run->round, id) || !fits(run, m, turn)) continue;
+        if (waits_for(&since, run, m, turn->ended) && since < least) {
             waiting = run;
             waiting_member = m;
             least = since;
@@ -40,7 +56,7 @@ err serve_turn(struct run **out, size_t *member, struct rpc_call *call, const ch
         first = run;
         first_member = m;
     }
-    if (!waiting && !first) return err_make(ERR_STATE, "no open run has %s as a member", id);
+    if (!waiting && !first) return err_make(ERR_STATE, "no open run that %s can take part in", id);
     *out = waiting ? waiting : first;
     *member = waiting ? waiting_member : first_member;
     return ERR_NONE;

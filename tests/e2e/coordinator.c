@@ -338,7 +338,41 @@ Test(coordinator, gives_a_member_that_names_no_run_its_runs_in_turn)
     cr_expect_neq(ended.data[0], ended.data[2]);
     bytes_close(&trained);
     bytes_close(&ended);
-    refused(fake_next_task(&task, &m, 0), ERR_STATE, "no open run has m0 as a member");
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "no open run that m0 can take part in");
+    fake_close(&m);
+    end();
+}
+
+/* The oldest run has another base model. */
+Test(coordinator, gives_a_member_no_turn_in_a_run_that_it_cannot_serve)
+{
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    Fedlora__V1__HelloReply *reply = NULL;
+    Fedlora__V1__Task *task = NULL;
+    static char *targets[] = {"q"};
+    static const struct fake_base other = {{{7}}, modules, 2};
+    struct fake_member m;
+    begin("");
+    config.name = "x";
+    config.method = "flora";
+    config.rounds = 1;
+    config.rank = 2;
+    config.targets = targets;
+    config.n_targets = 1;
+    ops.options.base = &other;
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    ops.options.base = &base;
+    ok(create_run("flora", 0));
+    open_member(&m, "m0", 2);
+    m.options.run = "";
+    refused(fake_hello(&reply, &m), ERR_REFUSED, "wrong base model");
+    hello_for_turns(&m, "r");
+    ok(fake_next_task(&task, &m, 0));
+    cr_expect_eq(task->kind_case, FEDLORA__V1__TASK__KIND_WAIT);
+    message_free(task);
+    m.options.without = (char *)(uintptr_t) "r";
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "no open run that m0 can take part in");
+    refused(fake_hello(&reply, &m), ERR_STATE, "no open run that m0 can take part in");
     fake_close(&m);
     end();
 }

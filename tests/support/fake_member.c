@@ -79,6 +79,8 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.examples = m->options.examples;
     hello.eval_rows = m->options.eval_rows;
     hello.session = session_of(m);
+    hello.without = &m->options.without;
+    hello.n_without = m->options.without != NULL;
     err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
     if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
@@ -93,6 +95,8 @@ err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wai
     request.run = (char *)(uintptr_t)m->options.run;
     request.wait_ms = wait_ms;
     request.session = session_of(m);
+    request.without = &m->options.without;
+    request.n_without = m->options.without != NULL;
     return call(task, m, RPC_PATH_FEDERATION(next_task), &request.base,
                 &fedlora__v1__task__descriptor);
 }

@@ -353,6 +353,7 @@ static void start(struct fake *f, const enum task *script)
                                                      .ca = FIXTURE_CERTS "/ca.pem",
                                                      .cert = FIXTURE_CERTS "/a.pem",
                                                      .key = FIXTURE_CERTS "/a.key"},
+                                          .run = "r",
                                           .base = BASE,
                                           .data = f->data,
                                           .work = f->work,
@@ -381,6 +382,7 @@ Test(session, trains_a_round_sends_it_and_ends_with_the_run)
     struct session_result r = {0};
     struct adapter_file state = {0};
     start(&f, script);
+    f.options.run = NULL;
     FIXTURE_OK(session_run(&r, &f.options));
     cr_assert_str_eq(r.run, "r");
     cr_assert_str_eq(r.outcome, "finished");
@@ -497,7 +499,6 @@ static void refuses(const enum task *script, const char *member, bool spoil, con
     start(&f, script);
     f.member = member;
     f.spoil = spoil;
-    f.options.run = "r";
     err e = session_run(&r, &f.options);
     cr_assert_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
     cr_assert(strstr(e.text, text) != NULL, "\"%s\" does not say \"%s\"", e.text, text);
