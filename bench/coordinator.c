@@ -1,27 +1,30 @@
 /* The coordinator under load: N members on this machine submit updates of SmolLM2-135M's shapes
- * over TLS, round after round, without training. Prints seconds per round, bytes, and the
- * peak memory of the coordinator.
+ * over TLS, round after round, without training. Prints seconds per round, bytes, the time of
+ * a report that one more connection sends all the while, and the peak memory of the coordinator.
  *
- *   bench_coordinator [--members 64] [--rank 32] [--rounds 2] [--method flora]
+ *   bench_coordinator [--members 64] [--rank 32] [--rounds 2] [--layers 30] [--method flora]
  *
- * Rank 32 on all seven projections is a 39 MB update. */
+ * Rank 32 on all seven projections of 30 layers is a 39 MB update. */
 #include "base/file.h"
 #include "base/text.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { LAYERS = 30, PROJECTIONS = 7, MODULES = LAYERS * PROJECTIONS, MEMBERS_MAX = 256 };
+enum { LAYERS = 30, PROJECTIONS = 7, MODULES = LAYERS * PROJECTIONS, MEMBERS_MAX = 2048 };
+enum { NUMBER_MEMBERS, NUMBER_RANK, NUMBER_ROUNDS, NUMBER_LAYERS, NUMBERS };
+enum { REPORT_PAUSE_US = 20000, REPORTS_MAX = 100000 };
 
 static struct method_module module[MODULES];
 static char names[MODULES][64];
 
-static void fill_base(struct fake_base *base)
+static void fill_base(struct fake_base *base, long layers)
 {
     static const struct {
         const char *name;
@@ -36,11 +39,11 @@ static void fill_base(struct fake_base *base)
         module[i] = (struct method_module){names[i], shape[i % PROJECTIONS].d_out,
                                            shape[i % PROJECTIONS].d_in};
     }
-    *base = (struct fake_base){digest_of("bench", 5), module, MODULES};
+    *base = (struct fake_base){digest_of("bench", 5), module, (size_t)layers * PROJECTIONS};
 }
 
 static err create(const struct fake_federation *f, const struct fake_base *base, const char *method,
-                  const long number[3])
+                  const long number[NUMBERS])
 {
     Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
     struct fake_member ops;
@@ -75,12 +78,59 @@ static err print_rounds(const struct fake_federation *f, const struct fake_base 
     return e;
 }
 
-static err bench(const char *dir, const char *method, const long number[3])
+struct reporter { /* a member that reports again and again */
+    struct fake_options options;
+    pthread_t thread;
+    atomic_bool ends;
+    size_t count;
+    double ms[REPORTS_MAX];
+};
+
+static int by_size(const void *a, const void *b)
 {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void *reporter_main(void *argument)
+{
+    struct reporter *r = argument;
+    struct fake_member m;
+    Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+    Fedlora__V1__HelloReply *reply = NULL;
+    request.round = 1;
+    if (err_is(fake_open(&m, &r->options))) return NULL;
+    err e = fake_hello(&reply, &m);
+    message_free(reply);
+    while (!err_is(e) && !atomic_load(&r->ends) && r->count < REPORTS_MAX) {
+        struct timespec from, to;
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        e = fake_report(&m, &request);
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        r->ms[r->count++] =
+            (double)(to.tv_sec - from.tv_sec) * 1e3 + (double)(to.tv_nsec - from.tv_nsec) / 1e6;
+        usleep(REPORT_PAUSE_US);
+    }
+    if (err_is(e)) fprintf(stderr, "reports: %s\n", e.text);
+    fake_close(&m);
+    return NULL;
+}
+
+static void print_reports(struct reporter *r)
+{
+    if (r->count == 0) return;
+    qsort(r->ms, r->count, sizeof r->ms[0], by_size);
+    printf("%zu reports: median %.2f ms, 99th percentile %.2f ms\n", r->count, r->ms[r->count / 2],
+           r->ms[r->count * 99 / 100]);
+}
+
+static err bench(const char *dir, const char *method, const long number[NUMBERS])
+{
+    static struct reporter reporter;
     static struct fake_joining joining[MEMBERS_MAX];
     struct fake_federation f = {0};
     struct fake_base base;
-    fill_base(&base);
+    fill_base(&base, number[NUMBER_LAYERS]);
     TRY(rpc_init());
     TRY(fake_federation_open(&f, dir, (int)number[0], "[log]\nlevel = warn\n"));
     TRY(fake_federation_start(&f));
@@ -93,7 +143,10 @@ static err bench(const char *dir, const char *method, const long number[3])
                                          .base = &base,
                                          .rank = (uint32_t)number[1],
                                          .examples = 100,
-                                         .give_up_ms = 60000};
+                                         .give_up_ms = 300000};
+    reporter.options = options;
+    reporter.options.id = "m0";
+    if (pthread_create(&reporter.thread, NULL, reporter_main, &reporter) != 0) goto out;
     for (long i = 0; i < number[0]; i++)
         fake_join_begin(&joining[i], (int)i, &options);
     for (long i = 0; i < number[0]; i++) {
@@ -102,9 +155,12 @@ static err bench(const char *dir, const char *method, const long number[3])
         up += joining[i].member.bytes_up;
         down += joining[i].member.bytes_down;
     }
+    atomic_store(&reporter.ends, true);
+    pthread_join(reporter.thread, NULL);
     if (err_is(e)) goto out;
     double seconds = (double)(text_now_ms() - began) / 1e3;
     e = print_rounds(&f, &base);
+    print_reports(&reporter);
     printf("%s, %ld members, rank %ld: %.2f s a round over TLS, %.1f MB up and %.1f MB down a "
            "member and "
            "round, coordinator's peak memory %.1f MB (VmHWM)\n",
@@ -119,15 +175,17 @@ out:
 
 int main(int argc, char **argv)
 {
-    long number[3] = {64, 32, 2};
-    const char *method = "flora", *flags[3] = {"--members", "--rank", "--rounds"};
+    long number[NUMBERS] = {64, 32, 2, LAYERS};
+    const char *method = "flora", *flags[NUMBERS] = {"--members", "--rank", "--rounds", "--layers"};
     char dir[512], command[600];
     for (int i = 1; i + 1 < argc; i += 2) {
-        for (int k = 0; k < 3; k++)
+        for (int k = 0; k < NUMBERS; k++)
             if (!strcmp(argv[i], flags[k])) number[k] = strtol(argv[i + 1], NULL, 10);
         if (!strcmp(argv[i], "--method")) method = argv[i + 1];
     }
-    if (number[0] < 1 || number[0] > MEMBERS_MAX || number[1] < 1 || number[2] < 1) return 2;
+    if (number[0] < 1 || number[0] > MEMBERS_MAX || number[1] < 1 || number[2] < 1 ||
+        number[NUMBER_LAYERS] < 1 || number[NUMBER_LAYERS] > LAYERS)
+        return 2;
     const char *root = getenv("TMPDIR");
     snprintf(dir, sizeof dir, "%.400s/fedlora-bench-XXXXXX", root ? root : "/tmp");
     if (!mkdtemp(dir)) return 1;

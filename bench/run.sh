@@ -6,6 +6,7 @@ usage() {
   cat <<'USAGE'
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
+       bench/run.sh load [options]           2,000 members at once with small updates: reports, memory
        bench/run.sh private [options]        training with example-level privacy, beside without
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression, reports
        bench/run.sh simulate [options]       fedlora simulate: processor time for each client, memory, beside peers
@@ -74,6 +75,10 @@ case "${1:-}" in
   coordinator)
     shift
     coordinator "$@" ;;
+  load)
+    shift
+    cmake --build "$bench/../build/release" --target bench_coordinator fedlorad >/dev/null
+    exec "$bench/../build/release/bench_coordinator" --members 2000 --rank 4 --layers 1 --rounds 2 --method fedit "$@" ;;
   private)
     shift
     build=$bench/../build/release

@@ -386,12 +386,7 @@ void front_conn_sweep(struct front_conn *c)
     } else if (c->phase == CONN_HANDSHAKE && now - c->born_ms > FRONT_HANDSHAKE_MS) {
         fail_handshake(c, "it did not finish the handshake in time");
     } else if (c->phase == CONN_WAITING && now - c->born_ms > 2 * FRONT_HANDSHAKE_MS) {
-        struct rpc_event event = {.kind = RPC_EVENT_FULL,
-                                  .address = c->address,
-                                  .peer = &c->peer,
-                                  .reason = "all connections are in use"};
-        front_pool_report(c->front, c->identity, &event);
-        front_conn_close(c);
+        front_pool_end_full(c);
     } else if (c->phase == CONN_OPEN) {
         sweep_open(c);
     }

@@ -89,8 +89,8 @@ struct front {
     size_t shaking_max, open_max;
     size_t paused; /* connections with read_at_ms */
     struct front_peers places, identities;
-    struct front_peer self; /* limits the lines about this machine */
-    uint64_t accept_at_ms;  /* 0: accepting */
+    struct front_peer self, full; /* limit the lines about descriptors, and about connections */
+    uint64_t accept_at_ms;        /* 0: accepting */
     /* Reports about all peers together, in the minute that began at reports_ms. */
     uint64_t reports_ms, reports, reports_left_out;
     uint64_t now_ms, swept_ms;
@@ -122,6 +122,7 @@ bool front_pool_room(struct front *front);
 void front_pool_admit(struct front_conn *conn);
 void front_pool_promote(struct front *front); /* gives free connections to those that wait */
 void front_pool_report(struct front *front, struct front_peer *peer, struct rpc_event *event);
+void front_pool_end_full(struct front_conn *conn); /* ends one that waited; reports it */
 /* Cuts the connection off for what its client did, and refuses its identity for a while. */
 void front_pool_refuse(struct front_conn *conn, const char *reason);
 

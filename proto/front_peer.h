@@ -24,6 +24,7 @@ struct front_peer {
     struct front_budget budget; /* of an identity */
     size_t connections;         /* that hold this entry */
     size_t handshakes;          /* those of an address that have no identity yet */
+    uint64_t served_ms;         /* a connection was last given to it; 0: never */
     uint64_t seen_ms, refused_until_ms, offence_ms;
     unsigned offences;
     /* The last line about this peer, and the events since then that were not reported. */

@@ -163,7 +163,7 @@ static void open_conn(struct front_conn *c)
     front_list_remove(&front->shaking, c);
     c->place->handshakes--;
     c->phase = CONN_OPEN;
-    c->open_ms = c->taken_ms = front->now_ms;
+    c->open_ms = c->taken_ms = c->identity->served_ms = front->now_ms;
     front_list_add(&front->open, c);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
         report_descriptors(front, c->address);
@@ -219,6 +219,31 @@ static void ask_to_leave(struct front *front)
     front_conn_turn(best, false);
 }
 
+void front_pool_end_full(struct front_conn *c)
+{
+    struct rpc_event event = {.kind = RPC_EVENT_FULL,
+                              .address = c->address,
+                              .peer = &c->peer,
+                              .reason = "all connections are in use"};
+    front_pool_report(c->front, &c->front->full, &event);
+    front_conn_close(c);
+}
+
+/* Of the connections that wait, the one whose identity was served longest ago, or most recently. So
+ * peers take turns, although each comes back as soon as it has left. */
+static struct front_conn *find_waiting(const struct front *front, bool longest)
+{
+    struct front_conn *best = NULL;
+    for (struct front_conn *c = front->shaking.first; c != NULL; c = c->next) {
+        if (c->phase != CONN_WAITING) continue;
+        uint64_t served = c->identity->served_ms;
+        if (best == NULL ||
+            (longest ? served < best->identity->served_ms : served >= best->identity->served_ms))
+            best = c;
+    }
+    return best;
+}
+
 void front_pool_admit(struct front_conn *c)
 {
     struct front *front = c->front;
@@ -238,26 +263,16 @@ void front_pool_admit(struct front_conn *c)
         open_conn(c);
         return;
     }
-    if (front->waiting >= front->shaking_max / 2) {
-        struct rpc_event event = {.kind = RPC_EVENT_FULL,
-                                  .address = c->address,
-                                  .peer = &c->peer,
-                                  .reason = "all connections are in use"};
-        front_pool_report(front, identity, &event);
-        front_conn_close(c);
-        return;
-    }
     c->phase = CONN_WAITING;
     front->waiting++;
-    ask_to_leave(front);
+    if (front->waiting <= front->shaking_max / 2)
+        ask_to_leave(front);
+    else
+        front_pool_end_full(find_waiting(front, /*longest*/ false));
 }
 
 void front_pool_promote(struct front *front)
 {
-    struct front_conn *next;
-    for (struct front_conn *c = front->shaking.first; c != NULL && front->waiting > 0; c = next) {
-        next = c->next;
-        if (front->open.count >= front->open_max) return;
-        if (c->phase == CONN_WAITING) open_conn(c);
-    }
+    while (front->waiting > 0 && front->open.count < front->open_max)
+        open_conn(find_waiting(front, /*longest*/ true));
 }

@@ -5,6 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A chain from a stranger is held in memory and verified before it is known to be of our authority,
+ * so it must be short: one certificate has about 700 bytes. */
+enum { TLS_DEPTH = 4, TLS_CHAIN_BYTES = 32768 };
+
 /* Writes the reason of the first certificate that does not verify. A certificate that verifies
  * needs an identity too, so that its owner learns of it by an alert in the handshake. */
 static int on_certificate(int ok, X509_STORE_CTX *store)
@@ -91,6 +95,8 @@ static bool set_rules(SSL_CTX *context)
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, on_certificate);
     SSL_CTX_set_alpn_select_cb(context, choose_h2, NULL);
     SSL_CTX_set_msg_callback(context, on_message);
+    SSL_CTX_set_verify_depth(context, TLS_DEPTH);
+    SSL_CTX_set_max_cert_list(context, TLS_CHAIN_BYTES);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY);

@@ -163,6 +163,12 @@ ATTACKS = {
 }
 
 
+def run_attack(name, connect, until):
+    """With low priority: a real attacker uses the processors of other machines."""
+    os.nice(19)
+    ATTACKS[name](connect, until)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", required=True)
@@ -193,8 +199,8 @@ def main():
         time.sleep(min(2, options.seconds))
         before, _ = honest.take()
         until, peak = time.monotonic() + options.seconds, [0.0]
-        attacking = [multiprocessing.Process(target=ATTACKS[name], args=(connector("evil-" + name), until), daemon=True)
-                     for name in names]
+        attacking = [multiprocessing.Process(target=run_attack, args=(name, connector("evil-" + name), until),
+                                             daemon=True) for name in names]
         for one in attacking:
             one.start()
         while any(one.is_alive() for one in attacking):

@@ -45,6 +45,7 @@ class Client:
         self.socket = context.wrap_socket(raw, server_hostname=host)
         self.stream = -1
         self.rest = b""
+        self.leaves = False  # the server has sent GOAWAY
         self.socket.sendall(PREFACE + frame(SETTINGS) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 24)))
 
     def next_stream(self):
@@ -63,6 +64,8 @@ class Client:
                     kind, flags = self.rest[3], self.rest[4]
                     stream = int.from_bytes(self.rest[5:9], "big")
                     payload, self.rest = self.rest[9:9 + size], self.rest[9 + size:]
+                    if kind == GOAWAY:
+                        self.leaves = True
                     if kind in (SETTINGS, PING) and not flags & ACK:
                         self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
                     return kind, flags, stream, payload

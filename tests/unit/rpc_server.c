@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -432,6 +433,35 @@ Test(rpc_server, silent_connections_block_nobody)
     FIXTURE_OK(fixture_call(client, "/test.T/Echo", "x", &reply));
     cr_assert_lt(text_now_ms() - start, 4000);
     for (size_t i = 0; i < 64; i++)
+        close(fd[i]);
+    bytes_close(&reply);
+    rpc_client_close(client);
+    fixture_stop(&f);
+}
+
+/* With 400 descriptors there is room for 50 handshakes, fewer than there are silent connections. */
+Test(rpc_server, silent_connections_give_way_when_descriptors_are_few)
+{
+    struct fixture f = {0};
+    int fd[150];
+    const struct rlimit limit = {.rlim_cur = 400, .rlim_max = 400};
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    fixture_start(&f);
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)rpc_server_port(f.server)),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (size_t i = 0; i < 150; i++) {
+        fd[i] = socket(AF_INET, SOCK_STREAM, 0);
+        cr_assert_eq(connect(fd[i], (struct sockaddr *)&to, sizeof to), 0);
+    }
+    struct rpc_client *client = open_as(&f, "a");
+    struct bytes reply = {.max = 100};
+    uint64_t start = text_now_ms();
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "x", &reply));
+    cr_assert_lt(text_now_ms() - start, 4000);
+    cr_assert_eq(atomic_load(&f.events), 1);
+    cr_assert(strstr(f.reason, "the oldest gave way") != NULL, "%s", f.reason);
+    for (size_t i = 0; i < 150; i++)
         close(fd[i]);
     bytes_close(&reply);
     rpc_client_close(client);
