@@ -32,18 +32,15 @@ static err flush_file(const char *path)
 }
 
 /* A crash between rename and the flush of the folder may lose the name, never the content under it;
- * no receipt was sent yet. A blob that exists already has the same content, because its name is its
- * digest. The folder is flushed then too: an earlier call may have failed before it did so. */
+ * no receipt was sent yet. A file that has the name already is replaced: its bytes may have been
+ * damaged on the disk since, and those of `part` have just been checked. */
 err blob_adopt(const char *data_dir, const char *part, const struct digest *digest)
 {
     struct blob_path path = blob_path(data_dir, digest);
     char folder[LIMIT_PATH_BYTES];
     TRY(file_join(folder, sizeof folder, data_dir, "blobs"));
-    if (!file_exists(path.text)) {
-        TRY(flush_file(part));
-        if (file_disk.rename(part, path.text) != 0) return err_sys(errno, "%s", path.text);
-    } else if (file_disk.unlink(part) != 0)
-        return err_sys(errno, "%s", part);
+    TRY(flush_file(part));
+    if (file_disk.rename(part, path.text) != 0) return err_sys(errno, "%s", path.text);
     return file_sync_dir(folder);
 }
 

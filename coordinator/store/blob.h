@@ -14,8 +14,8 @@ struct blob_path {
 /* DATA is at most LIMIT_PATH_BYTES - 128 bytes, which store_open() has checked. */
 struct blob_path blob_path(const char *data_dir, const struct digest *digest);
 /* Makes the file at `part` the blob, durably: flush the file, rename it, flush the folder. `part`
- * must be on the same file system; it need not be flushed. If the blob exists already, it is kept
- * and `part` is removed. */
+ * must be on the same file system; it need not be flushed. A blob that exists already is replaced,
+ * because its file may have been damaged since. */
 err blob_adopt(const char *data_dir, const char *part, const struct digest *digest);
 /* ERR_STATE: the blob does not exist (any more). */
 err blob_size(uint64_t *out, const char *data_dir, const struct digest *digest);
