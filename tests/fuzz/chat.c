@@ -2,6 +2,7 @@
  * the text, in order, and a refused message leaves nothing behind. The input is the template and,
  * each after a byte 0x1e, messages; the first byte of a message chooses its role. */
 #include "engine/tokens/chat.h"
+#include "base/text.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdlib.h>
@@ -56,6 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct chat_template c;
     struct chat_message message[MESSAGES];
+    if (!text_is_utf8(data, size)) return 0; /* texts come from JSON, whose reader checks that */
     char *text = malloc(size + 1);
     if (!text) abort();
     if (size) memcpy(text, data, size);
