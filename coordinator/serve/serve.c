@@ -324,13 +324,15 @@ out:
     return e;
 }
 
-/* The time until the first poll must be answered, or the first run needs a tick. */
+/* The time until the first poll must be answered, or the first run needs a tick. A deadline that
+ * has passed without a quorum stays in the past; its tick was given, and only an event of a member
+ * can close the round. */
 static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_t now)
 {
     uint64_t at = s->polls_at_ms;
     for (const struct run *run = s->runs; run; run = run->next) {
         uint64_t wanted = round_wake_ms(&run->round);
-        if (wanted && (!at || wanted < at)) at = wanted;
+        if (wanted > s->ticked_ms && (!at || wanted < at)) at = wanted;
     }
     if (!at) return timeout_ms;
     uint64_t left = at > now ? at - now : 0;
@@ -346,6 +348,7 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     uint64_t now = text_now_ms();
     for (struct run *run = s->runs; run; run = run->next)
         run_tick(run, now);
+    s->ticked_ms = now;
     end_polls(s, now);
 }
 

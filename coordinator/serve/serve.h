@@ -33,6 +33,7 @@ struct serve {
     struct run *runs; /* in order of creation */
     size_t run_count;
     struct serve_poll *polls;
+    uint64_t ticked_ms;   /* the time of the last ticks; 0: none yet */
     uint64_t polls_at_ms; /* earliest until_ms of all polls; 0: not known */
     bool draining;
 };

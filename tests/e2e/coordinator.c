@@ -34,6 +34,48 @@ Test(coordinator, keeps_its_files_to_itself)
     end();
 }
 
+static long cpu_ticks(void)
+{
+    char path[64], text[512] = "";
+    unsigned long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)federation.coordinator);
+    FILE *f = fopen(path, "r");
+    cr_assert(f && fread(text, 1, sizeof text - 1, f) > 0);
+    fclose(f);
+    const char *rest = strrchr(text, ')');
+    cr_assert(rest && sscanf(rest, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                             &system) == 2);
+    return (long)(user + system);
+}
+
+/* Its event loop once asked for a tick that was due since the deadline, again and again. */
+Test(coordinator, rests_while_a_round_waits_for_its_quorum_past_the_deadline)
+{
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    struct fake_member member[2];
+    begin("");
+    config.name = "r";
+    config.method = "flora";
+    config.rounds = ROUNDS;
+    config.rank = 8;
+    config.quorum = 2;
+    config.deadline_ms = 1;
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    for (int i = 0; i < 2; i++) {
+        Fedlora__V1__HelloReply *reply = NULL;
+        open_member(&member[i], i ? "m1" : "m0", 2);
+        ok(fake_hello(&reply, &member[i]));
+        message_free(reply);
+    }
+    usleep(100000);
+    long before = cpu_ticks();
+    usleep(1000000);
+    cr_expect_lt(cpu_ticks() - before, sysconf(_SC_CLK_TCK) / 25);
+    for (int i = 0; i < 2; i++)
+        fake_close(&member[i]);
+    end();
+}
+
 /* Changes the store of a coordinator that is not running. */
 static void change_store(const char *sql)
 {
