@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Flips one bit in a file of a stopped coordinator's store, in the middle of a run, and starts it again: in blobs of
+states, updates and frozen factors, uploads, the database and its log, and the ledger's copy.
+
+flips.py [--seconds N] [--seed N] [--kind KIND] [--file PART]
+
+Held: the run ends with the bytes of the undisturbed one; or fedlorad does not start, or the run fails, with a reason, and
+the run ends with those bytes once the bit is back and the run is resumed. Not held: other bytes, or no end.
+Without --seconds two bits are flipped, a short form for CI. --file takes only files whose path contains PART.
+"""
+import argparse
+import collections
+import os
+import random
+import subprocess
+import sys
+import time
+
+from federation import NAMES, Federation, Place, Wrong, report, undisturbed
+
+ROUNDS = 5
+
+
+def files(federation, part):
+    """All files of the store by kind."""
+    kinds = collections.defaultdict(list)
+    for folder, _, names in os.walk(federation.store):
+        for name in names:
+            path = os.path.join(folder, name)
+            kind = os.path.relpath(folder, federation.store) if folder != federation.store else name
+            if os.path.getsize(path) and part in path and not name.endswith((".lock", "-shm")):
+                kinds[kind].append(path)
+    return kinds
+
+
+def flip(path, at, bit):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def until(federation, wanted, seconds=120):
+    """Waits until wanted() or the members have ended."""
+    end = time.time() + seconds
+    while not wanted():
+        if time.time() > end:
+            raise Wrong(f"nothing happens for {seconds} s: {federation.tail()}")
+        if federation.joined():
+            return
+        time.sleep(0.01)
+
+
+def logged(federation, text):
+    with open(federation.log, "rb") as log:
+        return text in log.read()
+
+
+def repair(federation, place, wrong):
+    """The operator puts the bit back, after a message."""
+    federation.stop()
+    flip(*place)
+    if not federation.start():
+        raise Wrong(f"{wrong}; with the bit back fedlorad does not start: {federation.tail()}")
+    done = federation.admin("resume", "r")
+    if done.returncode:
+        raise Wrong(f"{wrong}; resume: {done.stderr.decode()}")
+
+
+def attack(place, kind, number, rnd, part):
+    """The kind of file, what happened, and the last state."""
+    federation = Federation(place, f"{kind}-{number}", kind, ROUNDS)
+    try:
+        federation.start()
+        failed = federation.create()
+        if failed:
+            raise Wrong("run create: " + failed)
+        for name in NAMES:
+            federation.join(name)
+        after = rnd.randrange(1, ROUNDS)
+        until(federation, lambda: logged(federation, b"event=round.closed run=r round=%d " % after))
+        time.sleep(rnd.random() * 0.2)
+        federation.stop()
+        found = files(federation, part)
+        if not found:
+            return "none", "no file", None
+        name = rnd.choice(sorted(found))
+        newest = sorted(found[name], key=os.path.getmtime)
+        path = rnd.choice(newest[-4:] if rnd.random() < 0.7 else newest)
+        where = (path, rnd.randrange(os.path.getsize(path)), rnd.randrange(8))
+        flip(*where)
+        outcome = "went on"
+        try:
+            if not federation.start():
+                outcome = "refused to start"
+                repair(federation, where, federation.tail())
+            else:
+                until(federation, lambda: logged(federation, b"event=run.failed") or logged(federation, b"event=run.unreadable"))
+                if logged(federation, b"event=run.failed") or logged(federation, b"event=run.unreadable"):
+                    outcome = "failed by name"
+                    repair(federation, where, "failed")
+        except Wrong as wrong:
+            raise Wrong(f"{os.path.relpath(path, federation.store)} byte {where[1]} bit {where[2]}: {wrong}")
+        federation.wait(120)
+        federation.stop()
+        if outcome == "went on" and os.path.exists(path):
+            flip(*where)  # an old file that nothing needed any more
+            state = federation_state(federation, where)
+        else:
+            state = federation.check()
+        return name, outcome, state
+    finally:
+        federation.close()
+
+
+def federation_state(federation, where):
+    """The check of all blobs, where the damaged file may have been replaced by a good one meanwhile."""
+    try:
+        return federation.check()
+    except Wrong:
+        flip(*where)
+        return federation.check()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kind", default="fed-sb")
+    parser.add_argument("--file", default="")
+    args = parser.parse_args()
+    rnd, place = random.Random(args.seed), Place()
+    part = args.file or ("" if args.seconds else "blobs")
+    tried = held = 0
+    begun, table = time.time(), collections.Counter()
+    try:
+        wanted = undisturbed(place, args.kind, ROUNDS)
+        while time.time() - begun < args.seconds or tried < 2:
+            tried += 1
+            try:
+                name, outcome, state = attack(place, args.kind, tried, rnd, part)
+                good = state == wanted or outcome == "no file"
+                held += good
+                table[name, outcome if good else "OTHER BYTES"] += 1
+            except (Wrong, subprocess.TimeoutExpired) as wrong:
+                table["?", "NOT HELD"] += 1
+                print(f"federation {tried}: {wrong}", flush=True)
+    finally:
+        place.close()
+    for (name, outcome), count in sorted(table.items()):
+        print(f"  {count:5d}  {name}: {outcome}")
+    report("flips", tried, held, "flipped bits")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
