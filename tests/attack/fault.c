@@ -5,8 +5,8 @@
  *     N       the N-th call of the process, from 1
  *     HOW     kill, killafter, or the number of the error
  *
- * With FEDLORA_FAULT_COUNT, a file, the counts of all calls are written there at the end. Calls that
- * write to sockets and pipes are not counted. */
+ * With FEDLORA_FAULT_COUNT, a file, the counts of all calls are written there at the end. Writes to
+ * sockets and pipes are not counted. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -6,12 +6,13 @@ flips.py [--seconds N] [--seed N] [--kind KIND] [--file PART]
 
 Held: the run ends with the bytes of the undisturbed one; or fedlorad does not start, or the run fails, with a reason, and
 the run ends with those bytes once the bit is back and the run is resumed. Not held: other bytes, or no end.
-Without --seconds two bits are flipped, a short form for CI. --file takes only files whose path contains PART.
+Without --seconds one bit is flipped, a short form for CI. --file takes only files whose path contains PART.
 """
 import argparse
 import collections
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -34,11 +35,21 @@ def files(federation, part):
 
 
 def flip(path, at, bit):
+    """Returns the byte before and after."""
     with open(path, "r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1 << bit]))
+    return byte, byte ^ 1 << bit
+
+
+def byte_at(path, at):
+    if not os.path.exists(path) or os.path.getsize(path) <= at:
+        return None
+    with open(path, "rb") as file:
+        file.seek(at)
+        return file.read(1)[0]
 
 
 def until(federation, wanted, seconds=120):
@@ -57,12 +68,16 @@ def logged(federation, text):
         return text in log.read()
 
 
-def repair(federation, place, wrong):
-    """The operator puts the bit back, after a message."""
+def repair(federation, copy, path, wrong):
+    """The operator restores the file, or after a refused start the whole store, from a backup, and resumes the run."""
     federation.stop()
-    flip(*place)
+    if path:
+        shutil.copy(os.path.join(copy, os.path.relpath(path, federation.store)), path)
+    else:
+        shutil.rmtree(federation.store)
+        shutil.copytree(copy, federation.store)
     if not federation.start():
-        raise Wrong(f"{wrong}; with the bit back fedlorad does not start: {federation.tail()}")
+        raise Wrong(f"{wrong}; with the backup fedlorad does not start: {federation.tail()}")
     done = federation.admin("resume", "r")
     if done.returncode:
         raise Wrong(f"{wrong}; resume: {done.stderr.decode()}")
@@ -89,38 +104,32 @@ def attack(place, kind, number, rnd, part):
         newest = sorted(found[name], key=os.path.getmtime)
         path = rnd.choice(newest[-4:] if rnd.random() < 0.7 else newest)
         where = (path, rnd.randrange(os.path.getsize(path)), rnd.randrange(8))
-        flip(*where)
+        copy = federation.dir + "/copy"
+        shutil.copytree(federation.store, copy)
+        _, flipped = flip(*where)
         outcome = "went on"
         try:
             if not federation.start():
                 outcome = "refused to start"
-                repair(federation, where, federation.tail())
+                repair(federation, copy, None, federation.tail())
             else:
                 until(federation, lambda: logged(federation, b"event=run.failed") or logged(federation, b"event=run.unreadable"))
-                if logged(federation, b"event=run.failed") or logged(federation, b"event=run.unreadable"):
+                if logged(federation, b"event=run.failed"):
                     outcome = "failed by name"
-                    repair(federation, where, "failed")
+                    repair(federation, copy, path, "failed")
+                elif logged(federation, b"event=run.unreadable"):
+                    outcome = "set aside by name"
+                    repair(federation, copy, None, "set aside")
+            federation.wait(120)
+            federation.stop()
+            if "/blobs/" in path and byte_at(*where[:2]) == flipped:
+                flip(*where)  # a file that nothing needed any more
+            state = federation.check()
         except Wrong as wrong:
             raise Wrong(f"{os.path.relpath(path, federation.store)} byte {where[1]} bit {where[2]}: {wrong}")
-        federation.wait(120)
-        federation.stop()
-        if outcome == "went on" and os.path.exists(path):
-            flip(*where)  # an old file that nothing needed any more
-            state = federation_state(federation, where)
-        else:
-            state = federation.check()
         return name, outcome, state
     finally:
         federation.close()
-
-
-def federation_state(federation, where):
-    """The check of all blobs, where the damaged file may have been replaced by a good one meanwhile."""
-    try:
-        return federation.check()
-    except Wrong:
-        flip(*where)
-        return federation.check()
 
 
 def main():
@@ -136,7 +145,7 @@ def main():
     begun, table = time.time(), collections.Counter()
     try:
         wanted = undisturbed(place, args.kind, ROUNDS)
-        while time.time() - begun < args.seconds or tried < 2:
+        while time.time() - begun < args.seconds or tried < 1:
             tried += 1
             try:
                 name, outcome, state = attack(place, args.kind, tried, rnd, part)
