@@ -134,7 +134,8 @@ static int run_pack(const uint8_t *pack, size_t size)
 
 int main(int argc, char **argv)
 {
-    uint8_t *seed = malloc(SEED_BYTES_MAX), *work = malloc(SEED_BYTES_MAX + GROWTH * MUTATIONS_MAX);
+    uint8_t *seed = calloc(1, SEED_BYTES_MAX),
+            *work = malloc(SEED_BYTES_MAX + GROWTH * MUTATIONS_MAX);
     int seeds = 0;
     if (seed == NULL || work == NULL) return 1;
     if (argc == 1) run_exact(seed, 0); /* the empty input */
