@@ -447,12 +447,13 @@ static void prepare(bool logs)
 static void report(void)
 {
     printf(
-        "%ld seeds, %ld events: %ld kills, %ld of them of the machine, %ld failed steps of the "
+        "RESULT seeds %ld %ld seeds, %ld events: %ld kills, %ld of them of the machine, %ld failed "
+        "steps of the "
         "disk, %ld calls lost, %ld doubled, %ld bits flipped on the disk, %ld uploads damaged "
         "on the way, %ld members gone and back, %ld jumps of the clock, %ld pauses and resumes\n",
-        totals.seeds, totals.events, totals.kills, totals.machine, shaky.failed, totals.lost,
-        totals.doubled, totals.flips, totals.wrong_bytes, totals.vanished, totals.jumps,
-        totals.pauses);
+        totals.seeds, totals.seeds, totals.events, totals.kills, totals.machine, shaky.failed,
+        totals.lost, totals.doubled, totals.flips, totals.wrong_bytes, totals.vanished,
+        totals.jumps, totals.pauses);
 }
 
 Test(seeds, no_fault_loses_an_update_or_changes_a_state)
