@@ -165,6 +165,7 @@ static err take_task(const struct message *call, struct message *reply)
 {
     struct run_train_task train;
     struct round *r = &w.run->round;
+    if (!r->member[call->member].joined) return err_make(ERR_STATE, "say hello first");
     run_apply_member(w.run, ROUND_ON_SEEN, call->member);
     reply->task = round_task(r, call->member);
     reply->round = reply->task == ROUND_TASK_TRAIN ? round_under_way(r) : r->published;
