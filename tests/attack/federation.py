@@ -232,7 +232,7 @@ def undisturbed(place, kind, rounds):
             raise Wrong("run create: " + failed)
         for name in NAMES:
             federation.join(name)
-        federation.wait(120)
+        federation.wait(600)
         federation.stop(signal.SIGTERM)
         return federation.check()
     finally:

@@ -5,7 +5,8 @@ states, updates and frozen factors, uploads, the database and its log, and the l
 flips.py [--seconds N] [--seed N] [--kind KIND] [--file PART]
 
 Held: the run ends with the bytes of the undisturbed one; or fedlorad does not start, or the run fails, with a reason, and
-the run ends with those bytes once the bit is back and the run is resumed. Not held: other bytes, or no end.
+the run ends with those bytes once the bit is back and the run is resumed; or members
+end because a download has another digest, and go on when the file is restored. Not held: other bytes, or no end.
 Without --seconds one bit is flipped, a short form for CI. --file takes only files whose path contains PART.
 """
 import argparse
@@ -101,7 +102,7 @@ def attack(place, kind, number, rnd, part):
         if not found:
             return "none", "no file", None
         name = rnd.choice(sorted(found))
-        newest = sorted(found[name], key=os.path.getmtime)
+        newest = sorted(found[sort], key=os.path.getmtime)
         path = rnd.choice(newest[-4:] if rnd.random() < 0.7 else newest)
         where = (path, rnd.randrange(os.path.getsize(path)), rnd.randrange(8))
         copy = federation.dir + "/copy"
@@ -113,21 +114,30 @@ def attack(place, kind, number, rnd, part):
                 outcome = "refused to start"
                 repair(federation, copy, None, federation.tail())
             else:
-                until(federation, lambda: logged(federation, b"event=run.failed") or logged(federation, b"event=run.unreadable"))
+                try:
+                    until(federation, lambda: logged(federation, b"event=run.failed") or logged(federation, b"event=run.unreadable"))
+                except Wrong as wrong:  # members check each download, and end
+                    if "has a different digest" not in str(wrong):
+                        raise
+                    outcome = "refused by members by name"
+                    repair(federation, copy, path, "refused")
+                    for name in NAMES:
+                        if federation.joins[name].poll() is not None:
+                            federation.join(name)
                 if logged(federation, b"event=run.failed"):
                     outcome = "failed by name"
                     repair(federation, copy, path, "failed")
                 elif logged(federation, b"event=run.unreadable"):
                     outcome = "set aside by name"
                     repair(federation, copy, None, "set aside")
-            federation.wait(120)
+            federation.wait(600)
             federation.stop()
             if "/blobs/" in path and byte_at(*where[:2]) == flipped:
                 flip(*where)  # a file that nothing needed any more
             state = federation.check()
         except Wrong as wrong:
             raise Wrong(f"{os.path.relpath(path, federation.store)} byte {where[1]} bit {where[2]}: {wrong}")
-        return name, outcome, state
+        return sort, outcome, state
     finally:
         federation.close()
 

@@ -68,7 +68,7 @@ def attack(place, kind, rounds, number, rnd, kills):
             raise Wrong("run create: " + failed)
         for name in NAMES:
             federation.join(name)
-        federation.wait(240, killer.tick)
+        federation.wait(600, killer.tick)
         federation.stop()
         return federation.check(), killer
     finally:

@@ -60,7 +60,7 @@ def attack(place, kind, number, env):
             nonlocal ended
             ended += restart(federation)
             time.sleep(0.02)
-        federation.wait(120, tick)
+        federation.wait(600, tick)
         ended += restart(federation)
         status = federation.stop(signal.SIGTERM)
         if status not in (0, -signal.SIGKILL):  # the fault may be a kill in the last step
