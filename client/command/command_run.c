@@ -271,10 +271,13 @@ static err watch_run(void *options, const struct option_list *arguments, struct 
 /* Downloads one blob. A broken connection is retried for --retry-for; remote_fetch() continues at
  * the byte where the last attempt stopped. */
 static err fetch_blob(const struct run_command *o, struct rpc_client *client, const char *run,
-                      const struct digest *digest, const char *path)
+                      const struct digest *digest, uint64_t size, const char *path)
 {
-    const struct remote_blob blob = {
-        .method = RPC_PATH_ADMIN(fetch_blob), .run = run, .digest = *digest, .path = path};
+    const struct remote_blob blob = {.method = RPC_PATH_ADMIN(fetch_blob),
+                                     .run = run,
+                                     .digest = *digest,
+                                     .path = path,
+                                     .size = size};
     struct retry retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet};
     err e;
     while (err_is(e = remote_fetch(client, &blob)))
@@ -296,7 +299,7 @@ static err make_whole(const struct run_command *o, struct rpc_client *client, co
     if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", path) >= sizeof frozen)
         return err_make(ERR_INPUT, "%s: the path is too long", path);
     /* In the directory of the output, so that the rename below stays in one file system. */
-    TRY(fetch_blob(o, client, run, &digest, frozen));
+    TRY(fetch_blob(o, client, run, &digest, /*size*/ 0, frozen));
     err e = state_whole_write(path, path, frozen, &digest);
     (void)file_disk.unlink(frozen);
     return e;
@@ -333,7 +336,7 @@ static err fetch_state(const struct run_command *o, struct rpc_client *client,
     memcpy(digest.byte, status->state_digest.data, DIGEST_BYTES);
     if ((size_t)snprintf(path, sizeof path, "%s.state", o->output) >= sizeof path)
         return err_make(ERR_INPUT, "%s: the path is too long", o->output);
-    TRY(fetch_blob(o, client, status->config->name, &digest, path));
+    TRY(fetch_blob(o, client, status->config->name, &digest, status->state_size, path));
     err e = make_whole(o, client, status->config->name, path);
     if (!err_is(e) && file_disk.rename(path, o->output) != 0)
         e = err_sys(errno, "%s: cannot rename the downloaded state", o->output);

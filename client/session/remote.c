@@ -120,25 +120,43 @@ static err resume(struct fetching *f)
     }
 }
 
+/* The part is of no use, so that only a new file can become complete. */
+static err begin_again(struct fetching *f)
+{
+    if (ftruncate(f->fd, 0) != 0) return err_sys(errno, "%s: cannot write", f->part);
+    digest_begin(&f->digest);
+    f->have = 0;
+    return ERR_NONE;
+}
+
 /* The size is announced with the first chunk and checked before anything is written, so a
- * coordinator cannot fill the disk. Chunks must be contiguous. A failure is ERR_MACHINE, because a
- * new attempt may help. */
+ * coordinator cannot fill the disk. Chunks must be contiguous. Their failure is ERR_MACHINE, because
+ * a new attempt may help. */
+static err check_chunk(const struct fetching *f, const Fedlora__V1__Chunk *chunk)
+{
+    const struct remote_blob *b = f->blob;
+    uint64_t most = b->size ? b->size : b->size_max ? b->size_max : LIMIT_BLOB_BYTES;
+    if (f->total > most || (b->size && f->total != b->size))
+        return err_make(
+            ERR_INPUT, "the coordinator announces a file of %llu bytes, expected %s%llu",
+            (unsigned long long)f->total, b->size ? "" : "at most ", (unsigned long long)most);
+    if (f->total == 0 || chunk->offset != f->have || chunk->data.len > f->total - f->have)
+        return err_make(ERR_MACHINE,
+                        "the coordinator sent bytes %llu to %llu of %llu, expected bytes from %llu",
+                        (unsigned long long)chunk->offset,
+                        (unsigned long long)(chunk->offset + chunk->data.len),
+                        (unsigned long long)f->total, (unsigned long long)f->have);
+    return ERR_NONE;
+}
+
 static err take_chunk(const void *message, size_t size, void *context)
 {
     struct fetching *f = context;
     Fedlora__V1__Chunk *chunk = NULL;
     TRY(message_unpack(&chunk, &fedlora__v1__chunk__descriptor, message, size));
-    err e = ERR_NONE;
     if (f->total == 0) f->total = chunk->total;
-    if (f->total == 0 || f->total > LIMIT_BLOB_BYTES || chunk->offset != f->have ||
-        chunk->data.len > f->total - f->have)
-        e = err_make(ERR_MACHINE,
-                     "the coordinator sent bytes %llu to %llu of %llu, expected bytes from %llu",
-                     (unsigned long long)chunk->offset,
-                     (unsigned long long)(chunk->offset + chunk->data.len),
-                     (unsigned long long)f->total, (unsigned long long)f->have);
-    else
-        e = write_all(f->fd, chunk->data.data, chunk->data.len, f->part);
+    err e = check_chunk(f, chunk);
+    if (!err_is(e)) e = write_all(f->fd, chunk->data.data, chunk->data.len, f->part);
     if (!err_is(e)) {
         digest_add(&f->digest, chunk->data.data, chunk->data.len);
         f->have += chunk->data.len;
@@ -206,6 +224,7 @@ err remote_fetch(struct rpc_client *client, const struct remote_blob *blob)
         return err_make(ERR_INPUT, "%s: the path is too long", blob->path);
     err e;
     TRY_OUT(e, resume(&f));
+    if (blob->size && f.have > blob->size) TRY_OUT(e, begin_again(&f));
     f.begun = f.have;
     TRY_OUT(e, download(&f, client));
     e = finish_download(&f);

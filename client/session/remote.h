@@ -42,8 +42,11 @@ struct remote_blob {
     struct digest digest;             /* names the blob and is checked at the end */
     const char *path;                 /* the file to create; PATH.part during the download */
     const struct remote_watch *watch; /* NULL: none */
+    uint64_t size;                    /* in bytes; 0: not known */
+    uint64_t size_max;                /* if it is not known; 0: LIMIT_BLOB_BYTES */
 };
-/* The file is complete and has the right digest, or ERR_INPUT and it is deleted. An existing file
+/* The file is complete and has the right digest, or ERR_INPUT and it is deleted. Nothing is written
+ * of a file of another size. An existing file
  * at `path` is overwritten without being read. */
 err remote_fetch(struct rpc_client *client, const struct remote_blob *blob);
 

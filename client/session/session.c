@@ -161,11 +161,11 @@ static err write_output(struct session *s)
     struct digest digest;
     struct file_map map = {0};
     bool needed = false;
-    TRY(session_round_blob(state, s, &s->result->state, "last state"));
+    TRY(session_round_blob(state, s, &s->result->state, s->result->state_size, "last state"));
     if (has_kept(kept, s)) return state_whole_write_own(s->o->output, state, kept);
     TRY(state_whole_needs(&needed, &digest, state));
     if (needed) {
-        TRY(session_round_blob(frozen, s, &digest, "frozen factors"));
+        TRY(session_round_blob(frozen, s, &digest, /*size*/ 0, "frozen factors"));
         return state_whole_write(s->o->output, state, frozen, &digest);
     }
     TRY(file_map_open(&map, state));

@@ -30,6 +30,29 @@ err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
     return ERR_NONE;
 }
 
+/* A carry has at most the rank of its product. The rank of a state's factors is the run's, which a
+ * member does not know; a rank above that of the product is of no use, except a small one, which is
+ * the same for all modules. */
+void session_describe_sizes(struct session_sizes *out, const struct arch *arch, uint32_t rank)
+{
+    enum { SMALL_RANK = 256 };
+    uint64_t names = 0, values = 0, n = (uint64_t)arch->layers * MODULE_KINDS;
+    for (uint64_t i = 0; i < n; i++) {
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        uint32_t d_out, d_in;
+        enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
+        model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
+        model_module_shape(&d_out, &d_in, arch, kind);
+        uint64_t product = d_out < d_in ? d_out : d_in;
+        uint64_t pair = rank > SMALL_RANK ? rank : SMALL_RANK;
+        if (pair < product) pair = product;
+        names += strlen(name);
+        values += (product + pair) * ((uint64_t)d_out + d_in) + pair * pair;
+    }
+    out->header = adapter_file_header_most(n, names);
+    out->file = sizeof(uint64_t) + out->header + sizeof(float) * values;
+}
+
 /* Equal bits are promised only for one processor type, one set of libraries and one number of GPUs,
  * so the run records those of each member. */
 static err name_libraries(char **out, const char *device, struct arena *arena)

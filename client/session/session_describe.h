@@ -19,5 +19,10 @@ err session_describe(Fedlora__V1__HelloRequest *out, const struct session_descri
 /* All modules of a base that could be adapted, with their shapes, in the arena. */
 err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
                              const struct arch *arch, struct arena *arena);
+/* Upper bounds of a state, or of frozen factors, for this base, in bytes. `rank` is this member's. */
+struct session_sizes {
+    uint64_t header, file;
+};
+void session_describe_sizes(struct session_sizes *out, const struct arch *arch, uint32_t rank);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "client/session/session_describe.h"
 #include "client/session/session_report.h"
 #include "client/session/session_runs.h"
 #include "client/session/session_task.h"
@@ -138,19 +139,34 @@ static err fetch_once(struct session *s, const struct remote_blob *blob, const c
     return e;
 }
 
+/* Before the file is opened anywhere, because parsing a long header takes memory. */
+static err check_header(const char *path, const struct session_sizes *most, const char *what)
+{
+    err e = safetensors_check_header(path, most->header);
+    return err_is(e) ? err_in(e, "the %s", what) : e;
+}
+
 /* Path of a blob, which is downloaded if no file with this digest exists. The file is hashed each
  * time: one that was damaged on disk is downloaded again instead of being trained from. */
 err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
-                       const char *what)
+                       uint64_t size, const char *what)
 {
     struct digest have;
+    struct session_sizes most;
+    session_describe_sizes(&most, &s->local.model.arch, s->hello->rank);
+    if (size > most.file)
+        return err_make(ERR_INPUT,
+                        "the %s has %" PRIu64 " bytes, at most %" PRIu64 " for this base", what,
+                        size, most.file);
     session_work_blob(path, &s->work, digest);
     if (file_exists(path) && !err_is(digest_of_file(&have, path)) && digest_equal(&have, digest))
-        return ERR_NONE;
+        return check_header(path, &most, what);
     const struct remote_blob blob = {.method = RPC_PATH_FEDERATION(fetch),
                                      .run = s->hello->run,
                                      .digest = *digest,
-                                     .path = path};
+                                     .path = path,
+                                     .size = size,
+                                     .size_max = most.file};
     err e;
     while (err_is(e = fetch_once(s, &blob, what))) {
         if (e.kind == ERR_STATE) return e; /* replaced by a newer blob: the task is out of date */
@@ -158,7 +174,7 @@ err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const str
     }
     retry_ok(&s->retry);
     s->result->bytes_down += file_size(path);
-    return ERR_NONE;
+    return check_header(path, &most, what);
 }
 
 /* ---------------------------------------------------------------- one round */
@@ -171,21 +187,27 @@ struct round_files {
         frozen_text[DIGEST_TEXT_BYTES];
 };
 
+/* Digests and sizes in a task. */
+struct announced {
+    ProtobufCBinaryData state, frozen;
+    uint64_t state_size, frozen_size;
+};
+
 /* Blobs of earlier rounds are deleted before the download, so that the disk holds one state and not
  * one per round. */
-static err fetch_round(struct round_files *f, struct session *s, const ProtobufCBinaryData *state,
-                       const ProtobufCBinaryData *frozen)
+static err fetch_round(struct round_files *f, struct session *s, const struct announced *is)
 {
-    TRY(take_digest(&f->state, state, "state"));
-    f->has_frozen = frozen->len != 0;
+    TRY(take_digest(&f->state, &is->state, "state"));
+    f->has_frozen = is->frozen.len != 0;
     if (f->has_frozen) {
-        TRY(take_digest(&f->frozen, frozen, "frozen factors"));
+        TRY(take_digest(&f->frozen, &is->frozen, "frozen factors"));
         digest_text(f->frozen_text, &f->frozen);
     }
     session_work_kept(f->kept_path, &s->work, s->hello->run);
     session_runs_drop_blobs(s, &f->state, f->has_frozen ? &f->frozen : NULL);
-    if (f->has_frozen) TRY(session_round_blob(f->frozen_path, s, &f->frozen, "frozen factors"));
-    return session_round_blob(f->state_path, s, &f->state, "state");
+    if (f->has_frozen)
+        TRY(session_round_blob(f->frozen_path, s, &f->frozen, is->frozen_size, "frozen factors"));
+    return session_round_blob(f->state_path, s, &f->state, is->state_size, "state");
 }
 
 /* The part of a round's description that only this machine knows. */
@@ -247,7 +269,9 @@ static err train_round(struct session_update *out, struct session *s,
     struct train_result result = {0};
     struct member_round round;
     struct training_options training;
-    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    const struct announced announced = {task->state_digest, task->frozen_digest, task->state_size,
+                                        task->frozen_size};
+    TRY(fetch_round(&files, s, &announced));
     TRY(session_task_round(&round, s->hello, task));
     TRY(session_task_training(&training, task->training));
     name_files(&round, s, &files);
@@ -415,7 +439,9 @@ err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *t
                         "round %u: the coordinator asks for an evaluation, which the run's privacy "
                         "does not allow",
                         task->round);
-    TRY(fetch_round(&files, s, &task->state_digest, &task->frozen_digest));
+    const struct announced announced = {task->state_digest, task->frozen_digest, task->state_size,
+                                        task->frozen_size};
+    TRY(fetch_round(&files, s, &announced));
     struct member_round round = {.run = s->hello->run,
                                  .member = s->hello->member,
                                  .method = s->hello->method,

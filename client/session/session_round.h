@@ -51,10 +51,11 @@ void session_round_note(const struct session *s, const char *format, ...)
  * returns `cause`. Files that cannot be used, and certificates that are not accepted any more, do
  * not end a membership. */
 err session_round_retry(struct session *s, err cause);
-/* Path of a blob, downloaded unless it is there; `what` names it in errors. ERR_STATE: the blob was
- * replaced by a newer one. */
+/* Path of a state or of frozen factors, downloaded unless they are there; `what` names them in
+ * errors. `size` as the coordinator announced it; 0: not known. ERR_STATE: the blob was replaced by
+ * a newer one. ERR_INPUT: its size or its header does not fit this member's base. */
 err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
-                       const char *what);
+                       uint64_t size, const char *what);
 /* Each does one task completely. ERR_STATE: the task is out of date; ask for the next one. */
 err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task);
 err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task);

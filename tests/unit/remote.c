@@ -197,6 +197,39 @@ static void check_file(const struct server *s)
     cr_assert_not(file_exists(part));
 }
 
+/* The server announces 3,000,000 bytes. */
+Test(remote, writes_nothing_of_a_file_of_another_size_than_expected)
+{
+    struct server s = {0};
+    char part[200];
+    start(&s);
+    struct remote_blob wanted = {.method = RPC_PATH_FEDERATION(fetch),
+                                 .run = "r",
+                                 .digest = blob_digest,
+                                 .path = s.path,
+                                 .size = 2999999};
+    snprintf(part, sizeof part, "%s.part", s.path);
+    err e = remote_fetch(s.client, &wanted);
+    cr_expect(e.kind == ERR_INPUT &&
+                  strstr(e.text, "announces a file of 3000000 bytes, expected 2999999"),
+              "%s", e.text);
+    wanted.size = 0;
+    wanted.size_max = 1000000;
+    e = remote_fetch(s.client, &wanted);
+    cr_expect(e.kind == ERR_INPUT && strstr(e.text, "expected at most 1000000"), "%s", e.text);
+    struct file_map map = {0};
+    FIXTURE_OK(file_map_open(&map, part));
+    cr_expect_eq(map.size, 0);
+    file_map_close(&map);
+    wanted.size = sizeof blob;
+    uint8_t *long_part = calloc(1, sizeof blob + 1);
+    FIXTURE_OK(file_write(part, long_part, sizeof blob + 1, true));
+    free(long_part);
+    FIXTURE_OK(remote_fetch(s.client, &wanted)); /* begins again */
+    check_file(&s);
+    finish(&s);
+}
+
 Test(remote, fetches_a_blob_whole)
 {
     struct server s = {0};

@@ -18,6 +18,7 @@ enum task {
     EVALUATE,
     OF_ANOTHER_RUN,
     SHORT_DIGEST,
+    HUGE_STATE,
     NOTHING,
     NOT_JOINED,
     HALF_RENEWED, /* breaks the call off; the key is another certificate's from now on */
@@ -113,7 +114,7 @@ static void answer_train(struct fake *f, struct rpc_call *call, enum task kind)
     train.run = (char *)(uintptr_t)(kind == OF_ANOTHER_RUN ? "other" : "r");
     train.round = 1;
     train.state_digest = (ProtobufCBinaryData){kind == SHORT_DIGEST ? 20 : 32, f->state.byte};
-    train.state_size = f->state_file.size;
+    train.state_size = kind == HUGE_STATE ? 1ull << 33 : f->state_file.size;
     train.factors = factors;
     train.n_factors = 2;
     train.rank = 2;
@@ -508,7 +509,8 @@ static void refuses(const enum task *script, const char *member, bool spoil, con
 Test(session, takes_no_nonsense_from_a_coordinator)
 {
     static const enum task train[] = {TRAIN}, other[] = {OF_ANOTHER_RUN}, cut[] = {SHORT_DIGEST},
-                           nothing[] = {NOTHING};
+                           nothing[] = {NOTHING}, huge[] = {HUGE_STATE};
+    refuses(huge, "a", false, "the state has 8589934592 bytes, at most");
     refuses(train, "b", false, "answer to Hello");
     refuses(other, "a", false, "expected run r");
     refuses(cut, "a", false, "20 bytes, expected 32");
