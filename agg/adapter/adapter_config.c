@@ -60,7 +60,7 @@ static err key_compile(struct adapter_config_key *key, const char *where)
                     key->text, (const char *)why);
 }
 
-/* Only names of modules are matched, and their text is not checked elsewhere, so PCRE2 checks it. */
+/* Names of modules come from the file, so PCRE2 checks that they are UTF-8. */
 static err key_matches(bool *out, const struct adapter_config_key *key, const char *module)
 {
     pcre2_match_context *context = pcre2_match_context_create(NULL);

@@ -130,8 +130,8 @@ static err begin_again(struct fetching *f)
 }
 
 /* The size is announced with the first chunk and checked before anything is written, so a
- * coordinator cannot fill the disk. Chunks must be contiguous. Their failure is ERR_MACHINE, because
- * a new attempt may help. */
+ * coordinator cannot fill the disk. Chunks must be contiguous. Their failure is ERR_MACHINE,
+ * because a new attempt may help. */
 static err check_chunk(const struct fetching *f, const Fedlora__V1__Chunk *chunk)
 {
     const struct remote_blob *b = f->blob;

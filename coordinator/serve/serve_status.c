@@ -154,8 +154,8 @@ static err say_privacy(char *text, struct run *run, struct arena *arena)
     return ERR_NONE;
 }
 
-/* Shares everything with the run but the shapes of the base, which are long, and in a list of runs the
- * members. */
+/* Shares everything with the run but the shapes of the base, which are long, and in a list of runs
+ * the members. */
 static err short_config(Fedlora__V1__RunConfig **out, const struct run *run, bool members,
                         struct arena *arena)
 {
