@@ -221,7 +221,9 @@ Test(refused_calls, a_quorum_and_no_member_alone_decides_the_shapes_of_the_base)
     refuse_task("m0", "call Hello first");
     refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
     run_everyone(0, 8);
-    expect_finished();
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+    expect_waiting_for("nothing: the run is finished");
     refused(fake_forget_shapes(&ops, "r"), ERR_STATE, "has published 3 rounds of these shapes");
     end();
 }
