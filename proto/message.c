@@ -83,6 +83,66 @@ err message_unpack(void *out, const ProtobufCMessageDescriptor *type, const void
     return ERR_NONE;
 }
 
+static bool take_varint(uint64_t *out, const uint8_t **at, const uint8_t *end)
+{
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64 && *at < end; shift += 7) {
+        uint8_t byte = *(*at)++;
+        value |= (uint64_t)(byte & 127) << shift;
+        *out = value;
+        if (byte < 128) return true;
+    }
+    return false;
+}
+
+/* The bytes of a field's value after its tag. */
+static bool take_length(uint64_t *out, unsigned wire_type, const uint8_t **at, const uint8_t *end)
+{
+    enum { VARINT, FIXED_64, LENGTH, FIXED_32 = 5 };
+    uint64_t value;
+    if (wire_type == VARINT) {
+        *out = 0;
+        return take_varint(&value, at, end);
+    }
+    if (wire_type == LENGTH && !take_varint(&value, at, end)) return false;
+    if (wire_type == FIXED_64 || wire_type == FIXED_32)
+        value = wire_type == FIXED_64 ? 8 : 4;
+    else if (wire_type != LENGTH)
+        return false;
+    *out = value;
+    return value <= (uint64_t)(end - *at);
+}
+
+/* Ends at bytes that are no field, which protobuf-c will refuse, or above `most`. The recursion is
+ * bounded, because no message of fedlora.proto contains itself. */
+static size_t count_fields(const ProtobufCMessageDescriptor *type, const uint8_t *at,
+                           const uint8_t *end, size_t most)
+{
+    size_t n = 0;
+    uint64_t tag, length;
+    while (at < end && n <= most) {
+        if (!take_varint(&tag, &at, end) || !take_length(&length, tag & 7, &at, end)) break;
+        n++;
+        const ProtobufCFieldDescriptor *field =
+            tag >> 3 <= UINT32_MAX
+                ? protobuf_c_message_descriptor_get_field(type, (unsigned)(tag >> 3))
+                : NULL;
+        if (field && field->type == PROTOBUF_C_TYPE_MESSAGE && (tag & 7) == 2 && n <= most)
+            n += count_fields(field->descriptor, at, at + length, most - n);
+        at += length;
+    }
+    return n;
+}
+
+err message_unpack_few(void *out, const ProtobufCMessageDescriptor *type, const void *data,
+                       size_t size, size_t fields_max)
+{
+    const uint8_t *at = data;
+    if (size && count_fields(type, at, at + size, fields_max) > fields_max)
+        return err_make(ERR_INPUT, "%s: more than %zu fields", type->name, fields_max);
+    return message_unpack(out, type, data, size);
+}
+
 void message_free(void *message)
 {
     if (message != NULL) protobuf_c_message_free_unpacked(message, NULL);

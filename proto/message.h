@@ -13,6 +13,12 @@ err message_pack(struct bytes *out, const ProtobufCMessage *message); /* appends
  * field is not UTF-8. Text fields that are absent are "", never NULL. */
 err message_unpack(void *out /* Message ** */, const ProtobufCMessageDescriptor *type,
                    const void *data, size_t size);
+/* The same for a message of a peer: ERR_INPUT before anything is allocated if it has more fields,
+ * counting those of messages within, than its type can need. A field of two bytes takes up to 150
+ * times as much memory when it is unpacked. */
+enum { MESSAGE_FEW = 64 }; /* for messages without lists */
+err message_unpack_few(void *out, const ProtobufCMessageDescriptor *type, const void *data,
+                       size_t size, size_t fields_max);
 void message_free(void *message); /* NULL is fine */
 
 #endif

@@ -8,7 +8,7 @@
 /* A line takes about 0.1 ms of the loop thread, for which all members wait, most of it for the
  * signature. So a call takes this many lines, or reads this many bytes after a restart, and the
  * caller comes again. */
-enum { LINES_MAX = 1 << 16, TAKEN_MAX = 64, READ_BYTES = 1 << 18 };
+enum { LINES_MAX = 1 << 16, TAKEN_MAX = 64, TAKEN_BYTES = 1 << 16, READ_BYTES = 1 << 18 };
 
 static const char *name_of(char out[LIMIT_NAME_BYTES + 16], const char *member)
 {
@@ -39,11 +39,11 @@ static err load(struct run *run, size_t member)
     return err_make(ERR_LIMIT, "the copy of your ledger is being read from the disk; come back");
 }
 
-/* The first TAKEN_MAX lines. */
+/* The first TAKEN_MAX lines, or fewer if they are long. */
 static size_t bytes_taken(const ProtobufCBinaryData *lines)
 {
     const char *text = (const char *)lines->data, *at = text, *end = at + lines->len, *stop = text;
-    for (int n = 0; n < TAKEN_MAX && stop && at < end; n++) {
+    for (int n = 0; n < TAKEN_MAX && at - text < TAKEN_BYTES && stop && at < end; n++) {
         stop = memchr(at, '\n', (size_t)(end - at));
         at = stop ? stop + 1 : end;
     }

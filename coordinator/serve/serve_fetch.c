@@ -66,7 +66,8 @@ static void fetch_begin(struct rpc_call *call, const void *data, size_t size)
         rpc_call_set_state(call, d);
     }
     if (!err_is(e))
-        e = message_unpack(&request, &fedlora__v1__fetch_request__descriptor, data, size);
+        e = message_unpack_few(&request, &fedlora__v1__fetch_request__descriptor, data, size,
+                               MESSAGE_FEW);
     if (!err_is(e)) e = find_fetched(d, call, request);
     if (err_is(e)) serve_refuse(call, e);
     message_free(request);

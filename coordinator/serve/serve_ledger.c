@@ -30,7 +30,8 @@ static void ledger_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__LedgerPart *part = NULL;
     Fedlora__V1__LedgerReply reply = FEDLORA__V1__LEDGER_REPLY__INIT;
-    err e = message_unpack(&part, &fedlora__v1__ledger_part__descriptor, data, size);
+    err e =
+        message_unpack_few(&part, &fedlora__v1__ledger_part__descriptor, data, size, MESSAGE_FEW);
     if (!err_is(e)) e = take(&reply, call, part);
     if (err_is(e)) {
         LOG(LOG_WARN, "ledger.refused", LOG_STR("member", rpc_call_peer(call)->id),
@@ -60,7 +61,8 @@ static err list_parties(Fedlora__V1__AuditReply *reply, struct run *run, struct 
 }
 
 /* Seeds of published rounds only, because a seed reveals who takes part. The whole seed is wiped,
- * because it reveals every later round. */
+ * because it reveals every later round. Each seed is a hash of the one after it, so the newest comes
+ * first: from the end of the run each would take a hash of every later round. */
 static err list_cohorts(Fedlora__V1__AuditReply *reply, struct run *run, uint64_t after,
                         struct arena *arena)
 {
@@ -72,15 +74,19 @@ static err list_cohorts(Fedlora__V1__AuditReply *reply, struct run *run, uint64_
     TRY(arena_take(&seed, arena, SEEDS_MAX, sizeof *seed));
     TRY(arena_take(&copy, arena, SEEDS_MAX, sizeof *copy));
     TRY(arena_take(&reply->cohorts, arena, SEEDS_MAX, sizeof *reply->cohorts));
-    for (uint64_t round = after + 1; round <= run->round.published; round++) {
-        size_t n = reply->n_cohorts;
-        if (n == SEEDS_MAX) break;
-        cohort_seed_before(&copy[n], &whole, &last, (uint32_t)round);
+    uint64_t published = run->round.published, count = after < published ? published - after : 0;
+    if (count > SEEDS_MAX) count = SEEDS_MAX;
+    for (uint64_t n = count; n-- > 0;) {
+        uint32_t round = (uint32_t)(after + 1 + n);
+        const struct cohort next = {.run = last.run, .round = round + 1, .q = 1};
+        bool newest = n + 1 == count;
+        cohort_seed_before(&copy[n], newest ? &whole : &copy[n + 1], newest ? &last : &next, round);
         fedlora__v1__cohort_seed__init(&seed[n]);
-        seed[n].round = (uint32_t)round;
+        seed[n].round = round;
         seed[n].seed = (ProtobufCBinaryData){sizeof copy[n].byte, copy[n].byte};
-        reply->cohorts[reply->n_cohorts++] = &seed[n];
+        reply->cohorts[n] = &seed[n];
     }
+    reply->n_cohorts = count;
     sodium_memzero(&whole, sizeof whole);
     return ERR_NONE;
 }

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+enum { HELLO_FIELDS_MAX = 4 * LIMIT_MODULES + MESSAGE_FEW };
 enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
 
 /* ---- Hello ---- */
@@ -39,7 +40,8 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__HelloRequest *request = NULL;
     Fedlora__V1__HelloReply reply = FEDLORA__V1__HELLO_REPLY__INIT;
-    err e = message_unpack(&request, &fedlora__v1__hello_request__descriptor, data, size);
+    err e = message_unpack_few(&request, &fedlora__v1__hello_request__descriptor, data, size,
+                               HELLO_FIELDS_MAX);
     if (!err_is(e)) e = hello(&reply, call, request);
     if (err_is(e)) {
         /* Most refusals come from a wrong setup (base, rank, version), which the operator must
@@ -226,7 +228,8 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
     struct serve *s = serve_of(call);
     Fedlora__V1__NextTaskRequest *request = NULL;
     struct serve_poll poll = {.call = call, .answer = answer_task};
-    err e = message_unpack(&request, &fedlora__v1__next_task_request__descriptor, data, size);
+    err e = message_unpack_few(&request, &fedlora__v1__next_task_request__descriptor, data, size,
+                               MESSAGE_FEW);
     if (!err_is(e)) e = find_task(&poll, request);
     if (err_is(e)) {
         serve_refuse(call, e);
@@ -285,7 +288,8 @@ static void report_begin(struct rpc_call *call, const void *data, size_t size)
     Fedlora__V1__ReportRequest *request = NULL;
     Fedlora__V1__ReportReply reply = FEDLORA__V1__REPORT_REPLY__INIT;
     char notice[SERVE_REASON_BYTES];
-    err e = message_unpack(&request, &fedlora__v1__report_request__descriptor, data, size);
+    err e = message_unpack_few(&request, &fedlora__v1__report_request__descriptor, data, size,
+                               MESSAGE_FEW);
     if (!err_is(e)) e = report(&reply, call, request, notice);
     if (err_is(e))
         serve_refuse(call, e);

@@ -133,7 +133,8 @@ static void offset_begin(struct rpc_call *call, const void *data, size_t size)
     struct upload u = {0};
     struct round_place place = {0};
     struct spool_key key;
-    err e = message_unpack(&h, &fedlora__v1__submit_header__descriptor, data, size);
+    err e =
+        message_unpack_few(&h, &fedlora__v1__submit_header__descriptor, data, size, MESSAGE_FEW);
     if (!err_is(e)) e = judge(&place, &u, call, h);
     if (err_is(e))
         serve_refuse(call, e);
@@ -262,7 +263,8 @@ static void submit_part(struct rpc_call *call, const void *message, size_t size)
     struct upload *u = rpc_call_state(call);
     Fedlora__V1__SubmitPart *part = NULL;
     if (!u || u->ended) return;
-    err e = message_unpack(&part, &fedlora__v1__submit_part__descriptor, message, size);
+    err e = message_unpack_few(&part, &fedlora__v1__submit_part__descriptor, message, size,
+                               MESSAGE_FEW);
     if (!err_is(e) && part->part_case == FEDLORA__V1__SUBMIT_PART__PART_DATA)
         e = append(u, &part->data);
     else if (!err_is(e) && part->part_case == FEDLORA__V1__SUBMIT_PART__PART_HEADER && !u->job)

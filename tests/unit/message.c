@@ -116,6 +116,33 @@ Test(message, does_not_look_into_the_other_parts_of_a_oneof)
     bytes_close(&packed);
 }
 
+/* Two bytes a field: a module without a name, and in it a field that is not known. */
+Test(message, counts_its_fields_before_it_is_unpacked)
+{
+    uint8_t flat[200], nested[201] = {0x2a, 0x80 | (198 & 127), 198 >> 7}; /* 99 fields */
+    Fedlora__V1__HelloRequest *hello = NULL;
+    const ProtobufCMessageDescriptor *type = &fedlora__v1__hello_request__descriptor;
+    for (size_t i = 0; i < sizeof flat; i += 2) {
+        flat[i] = 0x2a;
+        flat[i + 1] = 0;
+    }
+    for (size_t i = 3; i + 1 < sizeof nested; i += 2) {
+        nested[i] = 0x78; /* number 15, a varint */
+        nested[i + 1] = 1;
+    }
+    cr_expect_eq(message_unpack_few(&hello, type, flat, sizeof flat, 100).kind, ERR_OK);
+    cr_expect_eq(hello->n_modules, 100);
+    message_free(hello);
+    err e = message_unpack_few(&hello, type, flat, sizeof flat, 99);
+    cr_expect_eq(e.kind, ERR_INPUT);
+    cr_expect(strstr(e.text, "more than 99 fields"), "%s", e.text);
+    cr_expect_eq(message_unpack_few(&hello, type, nested, sizeof nested, 100).kind, ERR_OK);
+    cr_expect_eq(hello->n_modules, 1);
+    message_free(hello);
+    cr_expect_eq(message_unpack_few(&hello, type, nested, sizeof nested, 99).kind, ERR_INPUT);
+    cr_expect_eq(message_unpack_few(&hello, type, "\xff\xff", 2, 99).kind, ERR_INPUT, "no message");
+}
+
 Test(message, does_not_outgrow_its_buffer)
 {
     Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
