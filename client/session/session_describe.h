@@ -19,7 +19,7 @@ err session_describe(Fedlora__V1__HelloRequest *out, const struct session_descri
 /* All modules of a base that could be adapted, with their shapes, in the arena. */
 err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
                              const struct arch *arch, struct arena *arena);
-/* Upper bounds of a state, or of frozen factors, for this base, in bytes. `rank` is the member's. */
+/* Upper bounds in bytes of a state, or of frozen factors, for this base and a member's rank. */
 struct session_sizes {
     uint64_t header, file;
 };

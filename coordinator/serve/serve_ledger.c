@@ -61,8 +61,8 @@ static err list_parties(Fedlora__V1__AuditReply *reply, struct run *run, struct 
 }
 
 /* Seeds of published rounds only, because a seed reveals who takes part. The whole seed is wiped,
- * because it reveals every later round. Each seed is a hash of the one after it, so the newest comes
- * first: from the end of the run each would take a hash of every later round. */
+ * because it reveals every later round. Each seed is a hash of the one after it, so the newest
+ * comes first; otherwise each would take a hash of every later round of the run. */
 static err list_cohorts(Fedlora__V1__AuditReply *reply, struct run *run, uint64_t after,
                         struct arena *arena)
 {
