@@ -95,6 +95,7 @@ static void reload(struct serve *s)
         LOG(LOG_ERROR, "certificates.not_reread", LOG_STR("error", e.text));
     else
         LOG(LOG_INFO, "certificates.reread", LOG_STR("cert", s->config->cert));
+    s->watch.next_certificate_ms = 0;
 }
 
 /* Needs the lock, because it removes files that another process might be making. */

@@ -43,7 +43,11 @@
 #include <stdint.h>
 
 /* The largest message is one chunk with its framing. */
-enum { RPC_MESSAGE_BYTES = LIMIT_CHUNK_BYTES + 65536, RPC_SERIAL_BYTES = 48 };
+enum {
+    RPC_MESSAGE_BYTES = LIMIT_CHUNK_BYTES + 65536,
+    RPC_SERIAL_BYTES = 48,
+    RPC_ADDRESS_BYTES = 64
+};
 
 /* Limits the whole process to TLS 1.3, because gRPC 1.51 has no such option for clients. Call it
  * before any thread is started and before any other use of TLS. Calling it again is harmless. */
@@ -54,7 +58,9 @@ enum rpc_role { RPC_CLIENT = 1, RPC_ADMIN = 2 }; /* also bits of rpc_method.role
 struct rpc_peer {
     enum rpc_role role;
     char federation[LIMIT_NAME_BYTES], id[LIMIT_NAME_BYTES];
-    char serial[RPC_SERIAL_BYTES]; /* of the certificate, lower-case hex */
+    char serial[RPC_SERIAL_BYTES];   /* of the certificate, lower-case hex */
+    int64_t ends_s;                  /* when the certificate ends, since 1970; 0: not known */
+    char address[RPC_ADDRESS_BYTES]; /* "127.0.0.1", without the port; "": not known */
 };
 /* ERR_INPUT unless the URI is fl://FEDERATION/client/ID or fl://FEDERATION/admin/ID. */
 err rpc_peer_parse(struct rpc_peer *out, const char *uri);
@@ -103,6 +109,10 @@ struct rpc_server_options {
     err (*allow)(void *context, const struct rpc_peer *peer);
     /* Called in a thread of the server, at most once a minute for each peer. NULL: not reported. */
     void (*event)(void *context, const struct rpc_event *event);
+    /* Called in the polling thread after a call was refused before it reached a handler (no such
+     * method, wrong role or federation, `allow`). May be NULL. Unknown fields of `peer` are
+     * zero. */
+    void (*refused)(void *context, const struct rpc_peer *peer, const char *method, err why);
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
     uint64_t call_ms;    /* longest life of any call, even with a later deadline; 0: 30 min */
     uint64_t stall_ms;   /* longest wait for the peer to send or take one message; 0: 60 s */

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CALL_OPS_MAX = 3, CALL_BAD_TEXT = 400 };
+enum { CALL_OPS_MAX = 3 };
 
 static void start_batch(struct rpc_call *call, const grpc_op *op, size_t count, struct rpc_tag *tag)
 {
@@ -116,6 +116,7 @@ static err peer_read(struct rpc_call *call, const grpc_call_details *details)
     bool found = front_find(&call->peer, call->address, s->front, authority);
     gpr_free(authority);
     if (!found) return err_make(ERR_REFUSED, "the connection has ended");
+    snprintf(call->peer.address, sizeof call->peer.address, "%s", call->address);
     if (s->federation != NULL && strcmp(s->federation, call->peer.federation) != 0)
         return err_make(ERR_REFUSED, "%s is of federation \"%s\"; this coordinator serves \"%s\"",
                         call->peer.id, call->peer.federation, s->federation);
@@ -137,30 +138,46 @@ static const struct rpc_method *method_find(struct rpc_call *call, grpc_slice pa
     return NULL;
 }
 
+/* The end of a call that reaches no handler. */
+static void turn_away(struct rpc_call *call, grpc_status_code code, const char *method, err why)
+{
+    const struct rpc_server_options *o = &call->server->options;
+    rpc_call_status(call, code, why.text);
+    /* Without a name the connection has ended already. */
+    if (o->refused != NULL && call->peer.id[0] != 0)
+        o->refused(o->context, &call->peer, method, why);
+}
+
+static void turn_away_as(struct rpc_call *call, err why)
+{
+    turn_away(call, rpc_wire_status(why.kind), call->method->path, why);
+}
+
 /* The first checks, before any byte of the request is read. */
 static void admit(struct rpc_call *call, const grpc_call_details *details)
 {
-    char text[CALL_BAD_TEXT];
     call->method = method_find(call, details->method);
     if (call->method == NULL) {
         char *path = grpc_slice_to_c_string(details->method);
-        snprintf(text, sizeof text, "there is no method %.200s here", path);
+        err none = err_make(ERR_REFUSED, "there is no method %.200s here", path);
+        err unknown = peer_read(call, details); /* for the name only */
+        (void)unknown;
+        turn_away(call, GRPC_STATUS_UNIMPLEMENTED, "", none);
         gpr_free(path);
-        rpc_call_status(call, GRPC_STATUS_UNIMPLEMENTED, text);
-        return;
-    }
-    if (call->server->call_count > call->server->options.calls_max) {
-        rpc_call_refuse(call, err_make(ERR_LIMIT, "%zu calls are open already; try again later",
-                                       call->server->options.calls_max));
         return;
     }
     err e = peer_read(call, details);
     if (err_is(e)) {
-        rpc_call_status(call, GRPC_STATUS_UNAUTHENTICATED, e.text);
+        turn_away(call, GRPC_STATUS_UNAUTHENTICATED, call->method->path, e);
+        return;
+    }
+    if (call->server->call_count > call->server->options.calls_max) {
+        turn_away_as(call, err_make(ERR_LIMIT, "%zu calls are open already; try again later",
+                                    call->server->options.calls_max));
         return;
     }
     if ((call->method->roles & call->peer.role) == 0) {
-        rpc_call_refuse(
+        turn_away_as(
             call, err_make(ERR_REFUSED, "%s: only %s may call this; %s is %s", call->method->path,
                            call->peer.role == RPC_CLIENT ? "an admin" : "a client", call->peer.id,
                            call->peer.role == RPC_CLIENT ? "a client" : "an admin"));
@@ -169,7 +186,7 @@ static void admit(struct rpc_call *call, const grpc_call_details *details)
     const struct rpc_server_options *o = &call->server->options;
     bool ours = call->context == o->context;
     if (ours && o->allow != NULL && err_is(e = o->allow(o->context, &call->peer))) {
-        rpc_call_refuse(call, e);
+        turn_away_as(call, e);
         return;
     }
     if (call->method->shape == RPC_UPLOAD) {

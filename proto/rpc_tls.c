@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { TLS_FILE_BYTES = 1 << 20, TLS_DAY_SECONDS = 24 * 60 * 60 };
 
@@ -225,6 +226,13 @@ err rpc_peer_parse(struct rpc_peer *out, const char *uri)
     return ERR_NONE;
 }
 
+/* The certificate has passed the handshake, so its date is well-formed; 0 otherwise. */
+static int64_t end_of(X509 *cert)
+{
+    struct tm tm;
+    return ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) == 1 ? (int64_t)timegm(&tm) : 0;
+}
+
 static void write_serial(char out[RPC_SERIAL_BYTES], X509 *cert)
 {
     BIGNUM *number = ASN1_INTEGER_to_BN(X509_get0_serialNumber(cert), NULL);
@@ -255,6 +263,7 @@ err rpc_tls_identity_of(struct rpc_peer *out, X509 *cert)
     if (found > 1) e = err_make(ERR_INPUT, "the certificate has %d URI names; expected one", found);
     if (!err_is(e)) {
         write_serial(peer.serial, cert);
+        peer.ends_s = end_of(cert);
         *out = peer;
     }
     GENERAL_NAMES_free(names);

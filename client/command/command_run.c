@@ -104,6 +104,7 @@ static err print_list(const Fedlora__V1__ListRunsReply *reply)
 {
     struct table t;
     err e;
+    command_run_print_troubles(reply->troubles, reply->n_troubles);
     if (reply->n_runs == 0) {
         printf("no runs\n");
         return ERR_NONE;

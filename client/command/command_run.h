@@ -14,6 +14,8 @@ enum { COMMAND_RUN_CREATE_MS = 10 * 60 * 1000 };
 err command_run_get(Fedlora__V1__RunStatus **out, struct rpc_client *client, const char *name);
 /* Prints a message as JSON, with all of its fields. */
 err command_run_print_message(const ProtobufCMessage *message);
+/* One line each; before everything else of a status or a list. */
+void command_run_print_troubles(char *const *trouble, size_t count);
 /* Prints the whole status, as JSON or as tables. */
 err command_run_print(const Fedlora__V1__RunStatus *status, bool json);
 

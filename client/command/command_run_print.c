@@ -125,6 +125,12 @@ static void print_rules(const Fedlora__V1__RunConfig *c)
     printf("\n");
 }
 
+void command_run_print_troubles(char *const *trouble, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        printf("! %s\n", trouble[i]);
+}
+
 /* The first lines answer the usual questions: which run, in which phase, and what is it waiting
  * for. */
 err command_run_print(const run_status *s, bool json)
@@ -132,6 +138,7 @@ err command_run_print(const run_status *s, bool json)
     if (json) return command_run_print_message(&s->base);
     const Fedlora__V1__RunConfig *c = s->config;
     if (c == NULL) return err_make(ERR_INPUT, "the coordinator's answer contains no run");
+    command_run_print_troubles(s->troubles, s->n_troubles);
     printf("%s: %s, %s, round %" PRIu32 " of %" PRIu32 "\n", c->name, c->method, s->phase, s->round,
            c->rounds);
     if (s->waiting_for[0] != 0) printf("waiting for %s\n", s->waiting_for);

@@ -34,9 +34,15 @@ err run_save_opening(struct run *run)
     return ERR_NONE;
 }
 
-static void log_error(const struct run *run, const char *event, err e)
+/* A step that could not be done and is tried again. */
+static void step_failed(const struct run *run, const char *step, err e)
 {
-    LOG(LOG_ERROR, event, LOG_STR("run", run->config->name), LOG_STR("error", e.text));
+    char text[TROUBLE_TEXT_BYTES];
+    snprintf(text, sizeof text, "%s: %.440s", step, e.text);
+    const struct trouble_case c = {
+        .kind = TROUBLE_WORK_WAITS, .run = run->config->name, .text = text};
+    trouble_raise(run->shop->troubles, &c, run_now_ms(run));
+    trouble_of_disk(run->shop->troubles, e, run_now_ms(run));
 }
 
 /* Actions may feed further events, so this function is entered again from within. That is safe
@@ -46,11 +52,11 @@ void run_apply(struct run *run, const struct round_event *event)
     unsigned todo = round_apply(&run->round, event);
     if (todo & ROUND_DO_OPEN) {
         err e = run_save_opening(run); /* else tried again before the round is handed out */
-        if (err_is(e)) log_error(run, "round.not_saved", e);
+        if (err_is(e)) step_failed(run, "the round is not handed out yet", e);
         run_flush_counters(run);
         if (run->round.rules.secret) {
             e = run_push_work(run, PUBLISH_NOISE); /* else drawn at the round's end */
-            if (err_is(e)) log_error(run, "noise.not_drawn", e);
+            if (err_is(e)) step_failed(run, "the noise is drawn at the end of the round", e);
         }
         if (run->round.rules.drawn) {
             /* No other event may come that closes the round: its deadline is past and all members
@@ -240,15 +246,30 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
     return ERR_NONE;
 }
 
+/* An error of this machine is not the member's fault. */
+static void report_refused(const struct run *run, const struct admit_job *job)
+{
+    err why = job->job.result;
+    char peer[TROUBLE_PEER_BYTES], text[TROUBLE_TEXT_BYTES];
+    bool ours = why.kind == ERR_MACHINE || why.kind == ERR_STOPPED;
+    snprintf(peer, sizeof peer, "client/%s", job->member);
+    snprintf(text, sizeof text, "round %u: %.480s", job->update.trained_round, why.text);
+    const struct trouble_case c = {.kind = ours ? TROUBLE_CALL_FAILED : TROUBLE_UPDATE_REFUSED,
+                                   .run = run->config->name,
+                                   .peer = peer,
+                                   .address = run->member[job->member_index].address,
+                                   .text = text};
+    trouble_raise(run->shop->troubles, &c, run_now_ms(run));
+    trouble_of_disk(run->shop->troubles, why, run_now_ms(run));
+}
+
 /* The rows are committed when this runs; the fields here are copies for status replies. */
 void run_admitted(struct run *run, const struct admit_job *job)
 {
     size_t m = job->member_index;
     const struct store_update *u = &job->update;
     if (err_is(job->job.result)) {
-        LOG(LOG_WARN, "update.refused", LOG_STR("run", run->config->name),
-            LOG_STR("member", job->member), LOG_INT("round", u->trained_round),
-            LOG_STR("error", job->job.result.text));
+        report_refused(run, job);
         run_apply_member(run, ROUND_ON_REFUSAL, m);
         if (job->damage.kind == ERR_INPUT) run_work_failed(run, job->damage);
         return;
@@ -279,9 +300,10 @@ err run_hold(struct run *run, enum round_event_kind kind)
         return err_make(ERR_STATE, "run %s has failed: %s", run->config->name, run->round.reason);
     bool is_held = phase == ROUND_PAUSED || phase == ROUND_FAILED;
     if (kind == ROUND_ON_RESUME && !is_held) return ERR_NONE;
-    struct store_event event = {.event = word[1], .round = round_under_way(&run->round)};
+    struct store_event event = {
+        .event = word[1], .text = run->shop->by, .round = round_under_way(&run->round)};
     TRY(store_hold(run->shop->store, run->id, word[0], "", &event));
-    LOG(LOG_INFO, word[1], LOG_STR("run", run->config->name));
+    LOG(LOG_INFO, word[1], LOG_STR("run", run->config->name), LOG_STR("by", run->shop->by));
     run_apply_member(run, kind, 0);
     return ERR_NONE;
 }

@@ -9,6 +9,7 @@
 #include "coordinator/run/round.h"
 #include "coordinator/run/run_config.h"
 #include "coordinator/run/run_privacy.h"
+#include "coordinator/run/trouble.h"
 #include "coordinator/work/admit.h"
 #include "coordinator/work/publish.h"
 
@@ -16,6 +17,7 @@ struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
     struct store *store; /* the loop thread's connection */
     struct work *maths, *receipts, *slow_receipts;
+    struct troubles *troubles;
     const struct config *config;
     /* Tasks or events of the run have changed, so waiting calls may have an answer now. */
     void (*changed)(struct run *run, void *context);
@@ -23,6 +25,9 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     uint64_t (*now_ms)(void *context);
     void (*wake)(void *context); /* worker thread: run_shop_turn() has something to do */
     void *context;
+    /* The operator whose call is being handled, for events and the log: "admin/ops at
+     * 10.0.0.7:4711". Empty: none. */
+    char by[TROUBLE_BY_BYTES];
     /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
     bool simulated;
     struct run_aside *aside; /* (asides) runs of the store that cannot be loaded */
@@ -67,6 +72,8 @@ struct run_member {
     void *session;                      /* serve_session.c: its machine, or NULL; freed here */
     bool told_end;                      /* serve_turn.c: it knows that the run is over */
     uint64_t unfit_ms;                  /* serve_turn.c: its Hello was refused then; 0: never */
+    bool absent;                        /* serve_watch.c: a trouble says so */
+    char address[64];                   /* from which its last call came, or "" */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
                                            its privacy ledger */
     bool ledger_read;                   /* all of that copy, since the coordinator started */

@@ -197,13 +197,15 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     config = NULL; /* owned by the run from here on */
     TRY_OUT(e, run_shapes_given(run));
     row.name = run->config->name;
+    row.by = shop->by;
     row.config = packed.data;
     row.config_size = packed.size;
     TRY_OUT(e, add_to_store(run, &row));
     run->created_ms = row.created_ms;
     run->newest.frozen = row.frozen;
-    LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("method", run->config->method),
-        LOG_INT("rounds", run->config->rounds), LOG_INT("members", run->round.members));
+    LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("by", shop->by),
+        LOG_STR("method", run->config->method), LOG_INT("rounds", run->config->rounds),
+        LOG_INT("members", run->round.members));
     run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = run_now_ms(run)});
     if (run->modules) run_apply_member(run, ROUND_ON_SHAPES, 0);
     *out = run;

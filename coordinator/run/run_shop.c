@@ -45,7 +45,9 @@ err run_shop_open(struct run_shop *shop)
     struct store *store = calloc(1, sizeof *store);
     if (!store) return err_sys(ENOMEM, "the store");
     err e = store_open_with(store, shop->config->path, shop->simulated ? DB_UNFLUSHED : DB_FLUSHED);
+    if (!err_is(e)) e = troubles_open(&shop->troubles);
     if (err_is(e)) {
+        store_close(store);
         free(store);
         return e;
     }
@@ -74,7 +76,9 @@ void run_shop_close(struct run_shop *shop)
     store_close(shop->store);
     free(shop->store);
     free(shop->aside);
+    troubles_close(shop->troubles);
     shop->store = NULL;
+    shop->troubles = NULL;
     shop->aside = NULL;
     shop->asides = 0;
 }

@@ -78,10 +78,14 @@ void run_work_failed(struct run *run, err e)
     struct round_event event = {.now_ms = run_now_ms(run), .reason = e.text};
     bool passing = e.kind == ERR_MACHINE || e.kind == ERR_LIMIT || e.kind == ERR_STOPPED;
     event.kind = passing ? ROUND_ON_TROUBLE : ROUND_ON_FAILURE;
-    LOG(passing ? LOG_WARN : LOG_ERROR, passing ? "run.trouble" : "run.failed",
-        LOG_STR("run", run->config->name), LOG_INT("round", round_under_way(&run->round)),
-        LOG_STR("error", e.text));
-    if (!passing) {
+    if (passing) {
+        const struct trouble_case c = {
+            .kind = TROUBLE_WORK_WAITS, .run = run->config->name, .text = e.text};
+        trouble_raise(run->shop->troubles, &c, event.now_ms);
+        trouble_of_disk(run->shop->troubles, e, event.now_ms);
+    } else {
+        LOG(LOG_ERROR, "run.failed", LOG_STR("run", run->config->name),
+            LOG_INT("round", round_under_way(&run->round)), LOG_STR("error", e.text));
         struct store_event failed = {
             .event = "run.failed", .text = e.text, .round = round_under_way(&run->round)};
         /* If it cannot be stored, the next start tries the work and meets the same failure. */
@@ -226,6 +230,7 @@ static void publish_done(struct work_job *work)
         return;
     }
     log_privacy(run, job);
+    trouble_end(run->shop->troubles, TROUBLE_WORK_WAITS, run->config->name, NULL, event.now_ms);
     run->newest = job->made;
     run->ledger_head = job->ledger_head;
     if (!is_start) log_published(run, job);

@@ -200,6 +200,17 @@ void trouble_end(struct troubles *t, enum trouble_kind kind, const char *run, co
     if (r) drop(&t->group[kind], &rules[kind], r, now_ms);
 }
 
+void trouble_drop_run(struct troubles *t, const char *run)
+{
+    for (size_t kind = 0; t && kind < TROUBLE_KINDS; kind++)
+        for (size_t i = 0; t->group[kind].used && i < TROUBLE_ROWS; i++) {
+            struct row *r = &t->group[kind].row[i];
+            if (!r->used || strcmp(r->run, run) != 0) continue;
+            r->used = false;
+            t->group[kind].used--;
+        }
+}
+
 /* A last line says how often it was repeated after the one before. */
 static void expire(struct group *g, const struct rule *rule, struct row *r, uint64_t now_ms)
 {

@@ -4,8 +4,8 @@
  *
  * The kinds, with the names of their log events and the rule by which they end, are the table in
  * trouble.c. A trouble is identified by its kind, run and peer. Volume is bounded, whatever peers
- * do: TROUBLE_ROWS troubles and TROUBLE_LINES log lines a minute for each kind; more are counted and
- * logged as one number.
+ * do: TROUBLE_ROWS troubles and TROUBLE_LINES log lines a minute for each kind; more are counted
+ * and logged as one number.
  *
  * One owner (the loop thread). The time is an argument. */
 #ifndef COORDINATOR_TROUBLE_H
@@ -40,7 +40,8 @@ enum {
     TROUBLE_LINES = 60,
     TROUBLE_SHOWN = 16, /* in one status */
     TROUBLE_TEXT_BYTES = ERR_TEXT_BYTES,
-    TROUBLE_PEER_BYTES = 2 * LIMIT_NAME_BYTES
+    TROUBLE_PEER_BYTES = 2 * LIMIT_NAME_BYTES,
+    TROUBLE_BY_BYTES = TROUBLE_PEER_BYTES + 80 /* a peer and its address */
 };
 
 struct trouble_case { /* strings may be NULL, and are copied */
@@ -59,6 +60,8 @@ void trouble_raise(struct troubles *t, const struct trouble_case *c, uint64_t no
 /* It is over; nothing happens if there is none. A NULL peer means no peer. */
 void trouble_end(struct troubles *t, enum trouble_kind kind, const char *run, const char *peer,
                  uint64_t now_ms);
+/* Those of a run that is over; nothing is logged. */
+void trouble_drop_run(struct troubles *t, const char *run);
 /* Ends those whose time is over, and logs what was counted but not logged. About once a second. */
 void trouble_tick(struct troubles *t, uint64_t now_ms);
 /* ENOSPC or EDQUOT, in a file, the database or the log. */
@@ -68,8 +71,8 @@ void trouble_of_disk(struct troubles *t, err e, uint64_t now_ms);
 size_t trouble_count(const struct troubles *t, enum trouble_kind kind);
 /* When the newest trouble of this kind was raised last; 0: there is none. */
 uint64_t trouble_last_ms(const struct troubles *t, enum trouble_kind kind);
-/* The descriptions for a status, at most TROUBLE_SHOWN: those of the coordinator and of `run` (NULL: of all
- * runs). Pointers into the table, valid until the next call of any function. */
+/* The descriptions for a status, at most TROUBLE_SHOWN: those of the coordinator and of `run` (NULL:
+ * of all runs). Pointers into the table, valid until the next call of any function. */
 size_t trouble_list(const char **out, size_t most, struct troubles *t, const char *run);
 
 #endif

@@ -35,17 +35,27 @@ err serve_no_run(const struct serve *s, const char *name)
     return err_make(ERR_INPUT, "there is no run \"%.127s\"", name);
 }
 
-/* Errors of this machine are logged here, once, because only the operator can remove their cause.
- * The peer gets the text too, and a status that makes it try again. */
+/* After an error of this machine the peer gets its text, and a status that makes it try again. */
+void serve_refuse_only(struct rpc_call *call, err cause)
+{
+    if (cause.kind == ERR_MACHINE)
+        cause = err_in(cause, "the coordinator cannot do this now, come back later");
+    rpc_call_refuse(call, cause);
+}
+
 void serve_refuse(struct rpc_call *call, err cause)
 {
-    if (cause.kind == ERR_MACHINE) {
-        const struct rpc_peer *peer = rpc_call_peer(call);
-        LOG(LOG_ERROR, "call.failed", LOG_STR("call", rpc_call_method(call)->path),
-            LOG_STR("peer", peer->id), LOG_STR("error", cause.text));
-        cause = err_in(cause, "the coordinator cannot do this now, come back later");
-    }
-    rpc_call_refuse(call, cause);
+    struct serve *s = serve_of(call);
+    if (s->asking != call) s->asked = NULL;
+    serve_report(s, rpc_call_peer(call), rpc_call_method(call)->path, cause);
+    serve_refuse_only(call, cause);
+}
+
+void serve_about(struct rpc_call *call, const struct run *run)
+{
+    struct serve *s = serve_of(call);
+    s->asking = call;
+    s->asked = run;
 }
 
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply)
@@ -109,7 +119,7 @@ err serve_check_member(struct rpc_call *call)
     return err_make(ERR_REFUSED, "%s is not listed among this federation's members", id);
 }
 
-err serve_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
+static err find_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
 {
     const struct serve *s = serve_of(call);
     const char *id = rpc_call_peer(call)->id;
@@ -125,10 +135,28 @@ err serve_member(struct run **out, size_t *member, struct rpc_call *call, const 
     return ERR_NONE;
 }
 
+err serve_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
+{
+    struct run *run = NULL;
+    TRY(find_member(&run, member, call, name));
+    struct run_member *m = &run->member[*member];
+    snprintf(m->address, sizeof m->address, "%s", rpc_call_peer(call)->address);
+    serve_about(call, run);
+    *out = run;
+    return ERR_NONE;
+}
+
 err serve_check_admin(struct rpc_call *call)
 {
-    const char *id = rpc_call_peer(call)->id;
-    if (config_allows_admin(serve_of(call)->config, id)) return ERR_NONE;
+    const struct rpc_peer *peer = rpc_call_peer(call);
+    const char *id = peer->id;
+    struct serve *s = serve_of(call);
+    char name[TROUBLE_PEER_BYTES];
+    if (config_allows_admin(s->config, id)) {
+        snprintf(s->shop.by, sizeof s->shop.by, "%s at %s", serve_peer_name(name, peer),
+                 peer->address);
+        return ERR_NONE;
+    }
     return err_make(ERR_REFUSED, "%s is not listed among this federation's operators", id);
 }
 
@@ -225,15 +253,16 @@ static void wake(void *context)
     if (s->server) rpc_server_wake(s->server);
 }
 
-/* A member and an operator of the same name are different peers. */
+/* Before every call. */
 static err allow(void *context, const struct rpc_peer *peer)
 {
     struct serve *s = context;
-    char name[2 * LIMIT_NAME_BYTES];
-    snprintf(name, sizeof name, "%s/%s", peer->role == RPC_ADMIN ? "admin" : "client", peer->id);
-    err e = rate_take(&s->rate, name, text_now_ms());
-    if (err_is(e)) LOG(LOG_DEBUG, "call.refused", LOG_STR("peer", name), LOG_STR("error", e.text));
-    return e;
+    char name[TROUBLE_PEER_BYTES];
+    s->asking = NULL;
+    s->shop.by[0] = 0;
+    TRY(rate_take(&s->rate, serve_peer_name(name, peer), text_now_ms()));
+    serve_check_certificate(s, peer);
+    return ERR_NONE;
 }
 
 /* Called by the server's own thread. */
@@ -288,7 +317,8 @@ static err open_server(struct serve *s)
                                          .method_count = SERVE_METHODS,
                                          .context = s,
                                          .allow = allow,
-                                         .event = on_event};
+                                         .event = on_event,
+                                         .refused = serve_refused_early};
     struct rpc_server *server = NULL;
     TRY(rpc_server_open(&server, &options));
     s->server = server;
@@ -350,6 +380,7 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
         run_tick(run, now);
     s->ticked_ms = now;
     end_polls(s, now);
+    serve_watch(s, now);
 }
 
 /* Open calls wait for receipts, so the results of that worker are taken until the calls end.

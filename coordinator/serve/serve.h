@@ -25,6 +25,14 @@ struct serve_poll { /* a call that waits for its run to change */
     bool (*answer)(const struct serve_poll *poll, bool must);
 };
 
+/* The state of serve_watch(). */
+struct serve_watch {
+    uint64_t next_ms, next_sweep_ms, next_certificate_ms; /* 0: now */
+    char at[LIMIT_NAME_BYTES]; /* the next run to look at; "": the first */
+    bool disk_full;            /* the runs' events say so */
+    uint64_t log_lost;         /* lines, when it was looked at last */
+};
+
 struct serve {
     const struct config *config;
     struct rpc_server *server;
@@ -36,6 +44,12 @@ struct serve {
     uint64_t ticked_ms;   /* the time of the last ticks; 0: none yet */
     uint64_t polls_at_ms; /* earliest until_ms of all polls; 0: not known */
     bool draining;
+    struct serve_watch watch;
+    uint64_t promised; /* bytes that the open uploads have announced and not sent yet */
+    /* The run that this call is about, for its refusal. Handlers are not nested, so the newest is
+     * enough. */
+    const struct rpc_call *asking;
+    const struct run *asked;
 };
 
 /* The store must be recovered and the data folder locked (main.c). The struct must not move. */
@@ -50,8 +64,13 @@ struct serve *serve_of(struct rpc_call *call);
 struct run *serve_find_run(const struct serve *s, const char *name); /* or NULL */
 size_t serve_open_runs(const struct serve *s); /* runs that are neither finished nor stopped */
 err serve_no_run(const struct serve *s, const char *name); /* why it was not found */
-/* Refuses the call. ERR_MACHINE is logged, and the peer is told to come back later. */
+/* Refuses the call, and reports that as a trouble. After ERR_MACHINE the peer is told to come back
+ * later. */
 void serve_refuse(struct rpc_call *call, err cause);
+/* The same without the report, for a refusal that was reported already. */
+void serve_refuse_only(struct rpc_call *call, err cause);
+/* serve_refuse() names this run. Called by serve_member(). */
+void serve_about(struct rpc_call *call, const struct run *run);
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);
 /* The run of this name and the peer's index in it. "" is the only open run the peer belongs to. */
 err serve_member(struct run **run, size_t *member, struct rpc_call *call, const char *name);
@@ -94,6 +113,19 @@ bool serve_upload(uint64_t *received, uint64_t *size, const struct run_member *m
 /* A RunStatus in the arena; `whole` with members and rounds, else also without the configuration's
  * members. */
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
+
+/* Troubles of the coordinator and of `run` (NULL: of all runs), in the arena. */
+err serve_troubles(char ***out, size_t *count, struct troubles *t, const char *run,
+                   struct arena *arena);
+
+/* serve_trouble.c: refused calls, and certificates of peers that end soon. */
+void serve_report(struct serve *s, const struct rpc_peer *peer, const char *method, err cause);
+void serve_refused_early(void *context, const struct rpc_peer *peer, const char *method, err why);
+/* "client/north": a member and an operator of the same name are different peers. */
+const char *serve_peer_name(char out[TROUBLE_PEER_BYTES], const struct rpc_peer *peer);
+void serve_check_certificate(struct serve *s, const struct rpc_peer *peer);
+/* serve_watch.c. Called in each turn; looks at most once a second. */
+void serve_watch(struct serve *s, uint64_t now_ms);
 
 /* serve_methods.c: the handlers of all remote procedures, for rpc_server_open(). */
 enum { SERVE_METHODS = RPC_PATHS_FEDERATION + RPC_PATHS_ADMIN };

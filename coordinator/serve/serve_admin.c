@@ -82,6 +82,7 @@ static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call,
     size_t asides = s->shop.asides, all = s->run_count + asides, n = request->after, bytes = 0;
     struct run *run = s->runs;
     TRY(serve_check_admin(call));
+    TRY(serve_troubles(&reply->troubles, &reply->n_troubles, s->shop.troubles, NULL, arena));
     if (n >= all) return ERR_NONE;
     TRY(arena_take(&reply->runs, arena, all - n, sizeof *reply->runs));
     for (size_t i = asides; i < n; i++)

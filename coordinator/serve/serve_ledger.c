@@ -33,13 +33,10 @@ static void ledger_begin(struct rpc_call *call, const void *data, size_t size)
     err e =
         message_unpack_few(&part, &fedlora__v1__ledger_part__descriptor, data, size, MESSAGE_FEW);
     if (!err_is(e)) e = take(&reply, call, part);
-    if (err_is(e)) {
-        LOG(LOG_WARN, "ledger.refused", LOG_STR("member", rpc_call_peer(call)->id),
-            LOG_STR("error", e.text));
+    if (err_is(e))
         serve_refuse(call, e);
-    } else {
+    else
         serve_answer(call, &reply.base);
-    }
     message_free(part);
 }
 

@@ -43,15 +43,10 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
     err e = message_unpack_few(&request, &fedlora__v1__hello_request__descriptor, data, size,
                                HELLO_FIELDS_MAX);
     if (!err_is(e)) e = hello(&reply, call, request);
-    if (err_is(e)) {
-        /* Most refusals come from a wrong setup (base, rank, version), which the operator must
-         * see. */
-        LOG(LOG_WARN, "member.refused", LOG_STR("member", rpc_call_peer(call)->id),
-            LOG_STR("error", e.text));
+    if (err_is(e))
         serve_refuse(call, e);
-    } else {
+    else
         serve_answer(call, &reply.base);
-    }
     message_free(request);
 }
 

@@ -57,6 +57,7 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         m[i].eval_loss = is->evaluation.loss;
         m[i].eval_accuracy = is->evaluation.accuracy;
         (void)serve_upload(&m[i].sending_bytes, &m[i].sending_size, is);
+        m[i].address = (char *)(uintptr_t)is->address;
         out->members[i] = &m[i];
     }
     out->n_members = count;
@@ -172,6 +173,37 @@ static err short_config(Fedlora__V1__RunConfig **out, const struct run *run, boo
     return ERR_NONE;
 }
 
+err serve_troubles(char ***out, size_t *count, struct troubles *t, const char *run,
+                   struct arena *arena)
+{
+    const char *text[TROUBLE_SHOWN], *copy = NULL;
+    size_t n = trouble_list(text, TROUBLE_SHOWN, t, run);
+    char **list = NULL;
+    TRY(arena_take(&list, arena, n, sizeof *list));
+    for (size_t i = 0; i < n; i++) {
+        TRY(arena_text(&copy, arena, text[i], strlen(text[i])));
+        list[i] = (char *)(uintptr_t)copy;
+    }
+    *out = list;
+    *count = n;
+    return ERR_NONE;
+}
+
+/* The operator who paused or stopped the run, from the event. */
+static err say_who(char *text, const struct run *run)
+{
+    enum round_phase phase = round_phase(&run->round);
+    char who[TROUBLE_BY_BYTES] = "";
+    const char *event = phase == ROUND_PAUSED ? "run.paused" : "run.stopped";
+    size_t used = strlen(text);
+    if (phase != ROUND_PAUSED && phase != ROUND_STOPPED) return ERR_NONE;
+    TRY(store_last_event(who, sizeof who, run->shop->store, run->id, event));
+    if (!strncmp(who, "admin/", 6)) /* else it was the privacy budget */
+        snprintf(text + used, STATUS_TEXT_BYTES - used, " (%s by %s)", round_phase_name(phase),
+                 who);
+    return ERR_NONE;
+}
+
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
 {
     Fedlora__V1__RunStatus *status = NULL;
@@ -182,6 +214,7 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     TRY(say_privacy(privacy, run, arena));
     fedlora__v1__run_status__init(status);
     run_waiting_for(text, STATUS_TEXT_BYTES, run);
+    TRY(say_who(text, run));
     TRY(short_config(&status->config, run, whole, arena));
     status->member_count = (uint32_t)run->round.members;
     status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
@@ -195,6 +228,8 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
         TRY(fill_members(status, run, arena));
         TRY(fill_history(status, run, arena));
         TRY(store_reports_skipped(&status->reports_skipped, run->shop->store, run->id));
+        TRY(serve_troubles(&status->troubles, &status->n_troubles, run->shop->troubles,
+                           run->config->name, arena));
         shorten(status);
     }
     *out = status;

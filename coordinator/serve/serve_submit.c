@@ -20,6 +20,7 @@ struct upload {
     struct run *run;       /* NULL: an operator's blob */
     size_t member;
     struct spool spool;
+    uint64_t promised;     /* its part of serve.promised */
     struct admit_job *job; /* prepared by the header; NULL before it and once given away */
     uint32_t round;
     bool ended; /* answered, refused or given away: later messages are ignored */
@@ -58,7 +59,9 @@ static void upload_done(struct work_job *work)
     struct upload *u = job->owner;
     if (u->run) run_admitted(u->run, job);
     if (u->call) {
-        if (err_is(work->result))
+        if (err_is(work->result) && u->run)
+            serve_refuse_only(u->call, work->result); /* run_admitted() has reported it */
+        else if (err_is(work->result))
             serve_refuse(u->call, work->result);
         else
             answer_submit(u->call, job->update.blob.size, true, job->update.counted_in);
@@ -66,6 +69,14 @@ static void upload_done(struct work_job *work)
     }
     free(job);
     free(u);
+}
+
+/* Sets the bytes that this upload has announced and not sent yet. Each upload leaves the room that
+ * the others have been promised, so that none of them is refused halfway. */
+static void promise(struct upload *u, struct serve *s, uint64_t bytes)
+{
+    s->promised = s->promised - u->promised + bytes;
+    u->promised = bytes;
 }
 
 /* Limits are checked before the first byte is written. */
@@ -168,7 +179,9 @@ static void upload_begin(struct rpc_call *call, const void *data, size_t size)
 static void refuse_upload(struct upload *u, err e)
 {
     u->ended = true;
+    promise(u, serve_of(u->call), 0);
     spool_close(&u->spool);
+    serve_about(u->call, u->run);
     serve_refuse(u->call, e);
 }
 
@@ -190,11 +203,14 @@ static err begin_spool(struct upload *u, const struct spool_key *key, uint64_t o
     if (!job) return err_sys(ENOMEM, "an upload");
     /* Before the file is opened, because the old call must not write behind the new offset. */
     if (u->run) take_over(u);
-    err e = spool_open(&u->spool, s->shop.store->dir, key, offset, s->config->reserve_bytes);
+    err e = spool_open(&u->spool, s->shop.store->dir, key, offset,
+                       s->config->reserve_bytes + s->promised);
     if (err_is(e)) {
         free(job);
         return e;
     }
+    u->spool.reserve = s->config->reserve_bytes;
+    promise(u, s, key->size - offset);
     job->job.done = upload_done;
     job->member_index = u->member;
     job->resumed = u->spool.resumed;
@@ -234,6 +250,7 @@ static err append(struct upload *u, const ProtobufCBinaryData *data)
         return err_make(ERR_INPUT, "a chunk of %zu bytes, at most %u", data->len,
                         LIMIT_CHUNK_BYTES);
     TRY(spool_append(&u->spool, data->data, data->len));
+    promise(u, serve_of(u->call), u->spool.size - u->spool.received);
     u->job->resumed = u->spool.resumed;
     /* A slow upload takes longer than limits.absent_after. */
     if (u->run) run_apply_member(u->run, ROUND_ON_SEEN, u->member);
@@ -286,6 +303,7 @@ static void upload_end(struct rpc_call *call)
         return;
     }
     spool_close(&u->spool);
+    promise(u, serve_of(call), 0);
     if (u->spool.received < u->spool.size) {
         u->ended = true;
         answer_submit(call, u->spool.received, false, 0);
@@ -313,6 +331,7 @@ static void upload_over(struct rpc_call *call, bool answered)
     if (!u) return;
     if (u->run && slot_of(u)->upload == u) slot_of(u)->upload = NULL;
     spool_close(&u->spool);
+    promise(u, serve_of(call), 0);
     u->call = NULL;
     if (u->given) return;
     free(u->job);

@@ -41,7 +41,7 @@ err serve_turn(struct run **out, size_t *member, struct rpc_call *call,
     const struct serve *s = serve_of(call);
     const char *id = rpc_call_peer(call)->id;
     struct run *first = NULL, *waiting = NULL;
-    size_t first_member = 0, waiting_member = 0, m;
+    size_t m;
     uint64_t since, least = UINT64_MAX;
     if (*turn->name) return serve_member(out, member, call, turn->name);
     TRY(serve_check_member(call));
@@ -49,15 +49,10 @@ err serve_turn(struct run **out, size_t *member, struct rpc_call *call,
         if (!round_find(&m, &run->round, id) || !fits(run, m, turn)) continue;
         if (waits_for(&since, run, m, turn->ended) && since < least) {
             waiting = run;
-            waiting_member = m;
             least = since;
         }
-        if (first || serve_is_over(run)) continue;
-        first = run;
-        first_member = m;
+        if (!first && !serve_is_over(run)) first = run;
     }
     if (!waiting && !first) return err_make(ERR_STATE, "no open run that %s can take part in", id);
-    *out = waiting ? waiting : first;
-    *member = waiting ? waiting_member : first_member;
-    return ERR_NONE;
+    return serve_member(out, member, call, (waiting ? waiting : first)->config->name);
 }

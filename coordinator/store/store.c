@@ -119,7 +119,8 @@ err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
         e = db_run(db, "INSERT INTO members(run,id) VALUES(?,?)", "it", made, member[i]);
     if (!err_is(e) && run->frozen.size)
         e = db_run(db, "DELETE FROM pins WHERE digest=?", "h", &run->frozen.digest);
-    struct store_event event = {.event = "run.created", .text = run->name};
+    struct store_event event = {.event = "run.created",
+                                .text = run->by && *run->by ? run->by : run->name};
     if (!err_is(e)) e = insert_event(db, made, &event);
     e = db_end(db, e);
     if (!err_is(e)) *id = made;

@@ -41,6 +41,7 @@ struct store_run {
     uint32_t published, opened;
     bool started;              /* the start state exists */
     const char *hold, *reason; /* "", paused, stopped, failed */
+    const char *by;            /* the operator who creates it; written only, not loaded */
     uint64_t created_ms;       /* wall clock */
     struct store_blob state, frozen;
     struct store_blob memory; /* of the server's optimizer; never sent */

@@ -497,3 +497,12 @@ err fake_command(struct fake_member *admin, const char *path, const char *run)
     name.run = (char *)(uintptr_t)run;
     return fake_call(admin, path, &name.base);
 }
+
+/* The first ones, without waiting. */
+err fake_events(Fedlora__V1__WatchReply **reply, struct fake_member *admin, const char *run)
+{
+    Fedlora__V1__WatchRequest request = FEDLORA__V1__WATCH_REQUEST__INIT;
+    request.run = (char *)(uintptr_t)run;
+    return call(reply, admin, RPC_PATH_ADMIN(watch_run), &request.base,
+                &fedlora__v1__watch_reply__descriptor);
+}

@@ -92,5 +92,6 @@ err fake_command(struct fake_member *admin, const char *path, const char *run);
 err fake_forget_shapes(struct fake_member *admin, const char *run);
 /* Any call that is answered with a run's status. */
 err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request);
+err fake_events(Fedlora__V1__WatchReply **reply, struct fake_member *admin, const char *run);
 
 #endif

@@ -1,0 +1,72 @@
+/* Refused calls and certificates that end soon, as troubles for the operator. */
+#include "coordinator/serve/serve.h"
+
+#include "base/text.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { DAY_S = 24 * 60 * 60, CERTIFICATE_DAYS = 14 };
+
+const char *serve_peer_name(char out[TROUBLE_PEER_BYTES], const struct rpc_peer *peer)
+{
+    snprintf(out, TROUBLE_PEER_BYTES, "%s/%s", peer->role == RPC_ADMIN ? "admin" : "client",
+             peer->id);
+    return out;
+}
+
+/* A refusal for the moment (a round that has closed, a limit) is a part of ordinary work, and an
+ * operator has read the answer to a wrong command already, so neither is shown in a status. */
+static enum trouble_kind kind_of(err cause, const struct rpc_peer *peer)
+{
+    switch (cause.kind) {
+    case ERR_MACHINE:
+        return trouble_is_full_disk(cause) ? TROUBLE_CALL_LATER : TROUBLE_CALL_FAILED;
+    case ERR_REFUSED:
+        return TROUBLE_CALL_REFUSED;
+    case ERR_INPUT:
+        return peer->role == RPC_ADMIN ? TROUBLE_CALL_LATER : TROUBLE_CALL_REFUSED;
+    default:
+        return TROUBLE_CALL_LATER;
+    }
+}
+
+void serve_report(struct serve *s, const struct rpc_peer *peer, const char *method, err cause)
+{
+    char name[TROUBLE_PEER_BYTES];
+    const char *slash = strrchr(method, '/');
+    uint64_t now = text_now_ms();
+    const struct trouble_case c = {.kind = kind_of(cause, peer),
+                                   .run = s->asked ? s->asked->config->name : NULL,
+                                   .peer = *peer->id ? serve_peer_name(name, peer) : NULL,
+                                   .address = peer->address,
+                                   .call = slash ? slash + 1 : method,
+                                   .text = cause.text};
+    trouble_raise(s->shop.troubles, &c, now);
+    trouble_of_disk(s->shop.troubles, cause, now);
+}
+
+void serve_refused_early(void *context, const struct rpc_peer *peer, const char *method, err why)
+{
+    struct serve *s = context;
+    s->asked = NULL;
+    serve_report(s, peer, method, why);
+}
+
+/* At each call, because a connection may outlive many days. */
+void serve_check_certificate(struct serve *s, const struct rpc_peer *peer)
+{
+    char name[TROUBLE_PEER_BYTES], text[96];
+    uint64_t now = text_now_ms();
+    int64_t left = peer->ends_s - (int64_t)(text_wall_ms() / 1000);
+    serve_peer_name(name, peer);
+    if (!peer->ends_s || left > (int64_t)CERTIFICATE_DAYS * DAY_S) {
+        trouble_end(s->shop.troubles, TROUBLE_CERTIFICATE_ENDS, NULL, name, now);
+        return;
+    }
+    snprintf(text, sizeof text, "its certificate ends in %" PRId64 " days", left / DAY_S);
+    const struct trouble_case c = {
+        .kind = TROUBLE_CERTIFICATE_ENDS, .peer = name, .address = peer->address, .text = text};
+    trouble_raise(s->shop.troubles, &c, now);
+}

@@ -1,0 +1,211 @@
+/* The periodic look at everything that can go wrong without a call: the disk, the log, the
+ * certificate of this coordinator, members that are absent, rounds past their deadline, and uploads
+ * that nobody continues. */
+#include "coordinator/serve/serve.h"
+
+#include "base/text.h"
+#include "coordinator/store/room.h"
+#include "coordinator/store/spool.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    WATCH_MS = 1000,
+    WATCH_MEMBERS = 20000, /* looked at in one turn, some milliseconds of work */
+    WATCH_SWEEP_MS = 60 * 60 * 1000,
+    WATCH_SWEEP_FULL_MS = 60 * 1000,
+    WATCH_FULL_AGE_MS = 10 * 60 * 1000, /* uploads on a full disk: a member that is alive retries */
+    WATCH_CERTIFICATE_MS = 6 * 60 * 60 * 1000,
+    WATCH_CERTIFICATE_DAYS = 14,
+    WATCH_LOG_MS = 60 * 1000, /* without a lost line: the log works again */
+};
+
+static bool is_over(const struct run *run)
+{
+    enum round_phase phase = round_phase(&run->round);
+    return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
+}
+
+/* ---- disk ---- */
+
+/* `run watch` shows these events. On a full disk they may not be stored; the log has them. */
+static void tell_runs(struct serve *s, bool full)
+{
+    const char *text[TROUBLE_SHOWN] = {""};
+    struct store_event event = {.event = full ? "disk.full" : "disk.free"};
+    if (full) trouble_list(text, TROUBLE_SHOWN, s->shop.troubles, NULL); /* the disk is first */
+    event.text = text[0];
+    for (struct run *run = s->runs; run; run = run->next) {
+        if (is_over(run)) continue;
+        event.round = round_under_way(&run->round);
+        err e = store_event_add(s->shop.store, run->id, &event);
+        if (!err_is(e)) run->shop->changed(run, run->shop->context);
+    }
+    s->watch.disk_full = full;
+}
+
+/* The trouble ends when the reserve is free and nothing has failed for two of the pauses after
+ * which work is tried again. */
+static void watch_disk(struct serve *s, uint64_t now)
+{
+    const char *dir = s->config->path;
+    uint64_t left = 0, reserve = s->config->reserve_bytes;
+    char text[TROUBLE_TEXT_BYTES], has[32], keeps[32];
+    struct trouble_case full = {.kind = TROUBLE_DISK_FULL, .text = text};
+    err e = room_left(&left, dir);
+    bool low = !err_is(e) && (left < reserve || left == 0);
+    if (low) {
+        text_size(has, sizeof has, left);
+        text_size(keeps, sizeof keeps, reserve);
+        snprintf(text, sizeof text,
+                 "%.300s: %s left, %s are kept free (store.reserve); uploads wait for room", dir,
+                 has, keeps);
+        trouble_raise(s->shop.troubles, &full, now);
+    } else if (now - trouble_last_ms(s->shop.troubles, TROUBLE_DISK_FULL) >
+               2 * s->config->retry_ms) {
+        trouble_end(s->shop.troubles, TROUBLE_DISK_FULL, NULL, NULL, now);
+    }
+    bool is_full = trouble_count(s->shop.troubles, TROUBLE_DISK_FULL) > 0;
+    if (is_full != s->watch.disk_full) {
+        tell_runs(s, is_full);
+        s->watch.next_sweep_ms = now;
+    }
+}
+
+/* An upload that nobody continues goes at its age, and earlier if the disk is full. */
+static void watch_uploads(struct serve *s, uint64_t now)
+{
+    size_t removed = 0;
+    bool full = s->watch.disk_full;
+    uint64_t age = s->config->upload_age_ms;
+    if (full && age > WATCH_FULL_AGE_MS) age = WATCH_FULL_AGE_MS;
+    if (now < s->watch.next_sweep_ms) return;
+    s->watch.next_sweep_ms = now + (full ? WATCH_SWEEP_FULL_MS : WATCH_SWEEP_MS);
+    err e = spool_expire(&removed, s->config->path, age);
+    if (err_is(e))
+        LOG(LOG_WARN, "uploads.not_removed", LOG_STR("error", e.text));
+    else if (removed)
+        LOG(LOG_INFO, "uploads.removed", LOG_INT("files", removed), LOG_INT("older_than_ms", age));
+}
+
+/* ---- log, certificate ---- */
+
+static void watch_log(struct serve *s, uint64_t now)
+{
+    char text[128];
+    int why = 0;
+    uint64_t lost = log_lost(&why);
+    struct troubles *t = s->shop.troubles;
+    if (lost > s->watch.log_lost) {
+        snprintf(text, sizeof text, "%" PRIu64 " log lines could not be written: %s", lost,
+                 strerror(why));
+        trouble_raise(t, &(struct trouble_case){.kind = TROUBLE_LOG_LOST, .text = text}, now);
+    } else if (now - trouble_last_ms(t, TROUBLE_LOG_LOST) > WATCH_LOG_MS) {
+        trouble_end(t, TROUBLE_LOG_LOST, NULL, NULL, now);
+    }
+    s->watch.log_lost = lost;
+}
+
+static void watch_certificate(struct serve *s, uint64_t now)
+{
+    const struct config *c = s->config;
+    char text[TROUBLE_TEXT_BYTES];
+    int64_t days = 0;
+    if (now < s->watch.next_certificate_ms) return;
+    s->watch.next_certificate_ms = now + WATCH_CERTIFICATE_MS;
+    err e = rpc_tls_check(c->ca, c->cert, c->key, true, &days);
+    if (!err_is(e) && days >= WATCH_CERTIFICATE_DAYS) {
+        trouble_end(s->shop.troubles, TROUBLE_CERTIFICATE_ENDS, NULL, NULL, now);
+        return;
+    }
+    if (err_is(e))
+        snprintf(text, sizeof text, "%s", e.text);
+    else
+        snprintf(text, sizeof text,
+                 "%.300s, the certificate of this coordinator, ends in %" PRId64
+                 " days: replace it and send SIGHUP",
+                 c->cert, days);
+    trouble_raise(s->shop.troubles,
+                  &(struct trouble_case){.kind = TROUBLE_CERTIFICATE_ENDS, .text = text}, now);
+}
+
+/* ---- runs ---- */
+
+static void watch_round(struct run *run, uint64_t now)
+{
+    const struct round *r = &run->round;
+    struct troubles *t = run->shop->troubles;
+    const char *name = run->config->name;
+    char text[128], past[32];
+    bool late = round_phase(r) == ROUND_TRAINING && r->deadline_at_ms && now > r->deadline_at_ms &&
+                round_updates(r) < r->rules.quorum && !r->rules.secret;
+    if (!late) {
+        trouble_end(t, TROUBLE_ROUND_OVERDUE, name, NULL, now);
+        return;
+    }
+    text_duration(past, sizeof past, now - r->deadline_at_ms);
+    snprintf(text, sizeof text,
+             "round %u: the deadline passed %s ago with %zu updates of the quorum of %u",
+             round_under_way(r), past, round_updates(r), r->rules.quorum);
+    trouble_raise(
+        t, &(struct trouble_case){.kind = TROUBLE_ROUND_OVERDUE, .run = name, .text = text}, now);
+}
+
+/* Only members that have called since the start: after it, all others are on their way. */
+static void watch_member(struct run *run, size_t m, uint64_t now)
+{
+    struct run_member *member = &run->member[m];
+    const struct round_member *r = &run->round.member[m];
+    char peer[TROUBLE_PEER_BYTES], text[64], since[32];
+    bool absent = r->joined && r->seen_ms && !strcmp(round_activity(&run->round, m, now), "absent");
+    if (absent == member->absent) return;
+    member->absent = absent;
+    snprintf(peer, sizeof peer, "client/%s", r->id);
+    if (!absent) {
+        trouble_end(run->shop->troubles, TROUBLE_MEMBER_ABSENT, run->config->name, peer, now);
+        return;
+    }
+    text_duration(since, sizeof since, now - r->seen_ms);
+    snprintf(text, sizeof text, "not seen for %s", since);
+    const struct trouble_case c = {.kind = TROUBLE_MEMBER_ABSENT,
+                                   .run = run->config->name,
+                                   .peer = peer,
+                                   .address = member->address,
+                                   .text = text};
+    trouble_raise(run->shop->troubles, &c, now);
+}
+
+/* As many runs as one turn has time for; the next turn continues. By name, because a list changes
+ * between two turns. */
+static void watch_runs(struct serve *s, uint64_t now)
+{
+    size_t looked = 0;
+    struct run *run = *s->watch.at ? serve_find_run(s, s->watch.at) : NULL;
+    if (!run) run = s->runs;
+    for (; run && looked < WATCH_MEMBERS; run = run->next) {
+        looked += 1;
+        if (is_over(run)) {
+            trouble_drop_run(s->shop.troubles, run->config->name);
+            continue;
+        }
+        watch_round(run, now);
+        for (size_t m = 0; m < run->round.members; m++)
+            watch_member(run, m, now);
+        looked += run->round.members;
+    }
+    snprintf(s->watch.at, sizeof s->watch.at, "%s", run ? run->config->name : "");
+}
+
+void serve_watch(struct serve *s, uint64_t now)
+{
+    if (now < s->watch.next_ms) return;
+    s->watch.next_ms = now + WATCH_MS;
+    watch_disk(s, now);
+    watch_uploads(s, now);
+    watch_log(s, now);
+    watch_certificate(s, now);
+    watch_runs(s, now);
+    trouble_tick(s->shop.troubles, now);
+}

@@ -1,0 +1,192 @@
+/* A real fedlorad process over TLS: what it tells operators when something is wrong. */
+#include "base/file.h"
+#include "tests/support/three_members.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { DISK_BYTES = 2 << 20 };
+
+/* ---- status */
+
+/* Waits until the status of r has, or has not, a trouble with these words. */
+static void expect_trouble(const char *words, bool there)
+{
+    for (int i = 0; i < 100; i++, usleep(100 * 1000)) {
+        Fedlora__V1__RunStatus *status = NULL;
+        ok(fake_status(&status, &ops, "r"));
+        bool found = false;
+        for (size_t k = 0; k < status->n_troubles; k++)
+            found = found || strstr(status->troubles[k], words);
+        message_free(status);
+        if (found == there) return;
+    }
+    cr_assert(false, "\"%s\" is %s the status", words, there ? "not in" : "still in");
+}
+
+static size_t logged(const char *part)
+{
+    char *text = NULL;
+    size_t size, n = 0;
+    ok(file_read_all(&text, &size, federation.log, 64 << 20));
+    for (const char *at = text; (at = strstr(at, part)); at++)
+        n++;
+    free(text);
+    return n;
+}
+
+/* The journal of the run has this event with this text. */
+static void expect_event(const char *event, const char *words)
+{
+    Fedlora__V1__WatchReply *reply = NULL;
+    bool found = false;
+    ok(fake_events(&reply, &ops, "r"));
+    for (size_t i = 0; i < reply->n_events; i++)
+        found = found ||
+                (!strcmp(reply->events[i]->event, event) && strstr(reply->events[i]->text, words));
+    cr_expect(found, "no event %s with \"%s\"", event, words);
+    message_free(reply);
+}
+
+static void remove_blob(const ProtobufCBinaryData *name)
+{
+    char path[SUPPORT_PATH_BYTES + 256], text[DIGEST_TEXT_BYTES];
+    struct digest digest;
+    memcpy(digest.byte, name->data, DIGEST_BYTES);
+    digest_text(text, &digest);
+    snprintf(path, sizeof path, "%s/blobs/%s", federation.store, text);
+    cr_assert_eq(unlink(path), 0);
+}
+
+static void be_refused_as_stranger(void)
+{
+    struct fake_member m;
+    Fedlora__V1__HelloReply *reply = NULL;
+    open_member(&m, "stranger", 8);
+    for (int i = 0; i < 50; i++)
+        refused(fake_hello(&reply, &m), ERR_REFUSED, "not listed");
+    refused(fake_create(&m, &(Fedlora__V1__RunConfig)FEDLORA__V1__RUN_CONFIG__INIT), ERR_REFUSED,
+            "only an admin may call this");
+    fake_close(&m);
+}
+
+static void expect_paused_by(void)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    ok(fake_command(&ops, RPC_PATH_ADMIN(pause_run), "r"));
+    ok(fake_status(&status, &ops, "r"));
+    cr_expect(strstr(status->waiting_for, "(paused by admin/ops at 127.0.0.1"), "%s",
+              status->waiting_for);
+    message_free(status);
+    ok(fake_command(&ops, RPC_PATH_ADMIN(resume_run), "r"));
+    expect_event("run.created", "admin/ops at 127.0.0.1");
+    expect_event("run.paused", "admin/ops at 127.0.0.1");
+    cr_expect_eq(logged("event=run.paused run=r by=\"admin/ops at 127.0.0.1"), 1);
+}
+
+Test(troubles, names_who_was_refused_is_absent_and_did_what)
+{
+    struct hand h;
+    Fedlora__V1__ListRunsReply *list = NULL;
+    begin("[limits]\nabsent_after = 300ms");
+    ok(create_run("flora", 2));
+    be_refused_as_stranger();
+    expect_trouble("(51 times): client/stranger at 127.0.0.1:", true);
+    cr_expect_eq(logged("event=call.refused peer=client/stranger address=127.0.0.1 "), 1);
+    take_task(&h);
+    expect_trouble("member.absent since 20", true);
+    expect_trouble("run r: client/m1 at 127.0.0.1:", true);
+    refused(fake_fetch(NULL, &h.member, &h.header.digest, 0), ERR_STATE, "does not exist");
+    cr_expect_eq(logged("event=call.later run=r peer=client/m0 address=127.0.0.1 "), 1);
+    cr_expect_eq(logged("event=blob.missing"), 0, "nothing names the blob that it asked for");
+    h.header.train_loss = INFINITY;
+    refuse_header(&h, ERR_REFUSED, "train_loss");
+    expect_trouble("call.refused since", true);
+    cr_expect_eq(logged("event=call.refused run=r peer=client/m0 address=127.0.0.1 "), 1);
+    remove_blob(&h.task->train->state_digest);
+    refused(fake_fetch(NULL, &h.member, &h.task->train->state_digest, 0), ERR_STATE, "");
+    expect_trouble("blob.missing since", true);
+    ok(fake_list(&list, &ops));
+    cr_assert_gt(list->n_troubles, 2);
+    cr_expect(strstr(list->troubles[0], "blob.missing since"), "%s", list->troubles[0]);
+    message_free(list);
+    drop_task(&h);
+    expect_paused_by();
+    end();
+}
+
+/* ---- a full disk */
+
+/* A real small disk for the store; false if this user may not mount one. */
+static bool begin_small(void)
+{
+    char size[32];
+    base = (struct fake_base){digest_of("a base", 6), modules, 2};
+    support_dir_make(dir);
+    ok(rpc_init());
+    ok(fake_federation_open(&federation, dir, MEMBERS,
+                            "[store]\nreserve = 64kB\n[limits]\nretry_after = 300ms\n"));
+    snprintf(size, sizeof size, "size=%d,mode=0700", DISK_BYTES);
+    cr_assert_eq(mkdir(federation.store, 0700), 0);
+    if (mount("none", federation.store, "tmpfs", 0, size) != 0) {
+        support_dir_remove(dir);
+        return false;
+    }
+    ok(fake_federation_start(&federation));
+    open_member(&ops, "ops", 0);
+    return true;
+}
+
+static void fill_disk(void)
+{
+    static const char zeros[4096];
+    char path[700];
+    snprintf(path, sizeof path, "%s/junk", federation.store);
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    while (write(fd, zeros, sizeof zeros) > 0)
+        continue;
+    close(fd);
+}
+
+static void free_disk(void)
+{
+    char path[700];
+    snprintf(path, sizeof path, "%s/junk", federation.store);
+    cr_assert_eq(unlink(path), 0);
+}
+
+Test(troubles, a_full_disk_is_told_and_costs_time_only)
+{
+    struct fake_joining joining[MEMBERS];
+    begin("");
+    ok(create_run("flora", 0));
+    struct digest last = run_everyone(0, 0);
+    end();
+    if (!begin_small()) cr_skip("this user cannot mount a small disk");
+    ok(create_run("flora", 0));
+    expect_trouble("disk.full", false);
+    fill_disk();
+    for (int i = 0; i < MEMBERS; i++) {
+        struct fake_options options = options_of(NULL, 2u << i);
+        fake_join_begin(&joining[i], i, &options);
+    }
+    expect_trouble("disk.full since 20", true);
+    usleep(500 * 1000);
+    cr_expect_eq(logged("event=disk.full"), 1);
+    cr_expect_eq(logged("event=disk.free"), 0);
+    free_disk();
+    for (int i = 0; i < MEMBERS; i++) {
+        err e = fake_join_end(&joining[i]);
+        cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);
+        cr_expect(digest_equal(&joining[i].last, &last), "the same bytes as without");
+    }
+    expect_trouble("disk.full", false);
+    cr_expect_eq(logged("event=disk.free"), 1);
+    fake_close(&ops);
+    cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0, "a clean stop");
+    umount(federation.store);
+    support_dir_remove(dir);
+}
