@@ -26,6 +26,11 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      AT(check),
      .help = "check keys, files, certificates, address and disk, without starting"},
+    {.flag = "accept-copy",
+     .kind = OPTION_FLAG,
+     AT(accept_copy),
+     .help = "make this copy of the store, for example a restored backup, the one that members "
+             "accept; starts nothing"},
     {.flag = "sample",
      .kind = OPTION_FLAG,
      AT(sample),

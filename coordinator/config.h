@@ -24,7 +24,7 @@ struct config {
     /* command line only */
     const char *file;
     struct option_list set;
-    bool check, help, version, sample;
+    bool check, accept_copy, help, version, sample;
 
     struct option_list allowed, admin_ids; /* `members` and `admins`, split and checked */
     struct arena arena;

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
 
+#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -98,13 +99,31 @@ static void reload(struct serve *s)
     s->watch.next_certificate_ms = 0;
 }
 
+static err open_checked(struct store *store, const char *path)
+{
+    bool whole = false;
+    err e = store_open(store, path);
+    if (e.sys == EUCLEAN)
+        return err_make(ERR_INPUT, "%s; restore the database from a backup", e.text);
+    TRY(e);
+    e = store_check(&whole, store);
+    if (err_is(e))
+        store_close(store);
+    else if (!whole)
+        LOG(LOG_WARN, "store.checked_in_part", LOG_STR("path", path),
+            LOG_STR("says", "the database is large: the start did not wait for a whole check; "
+                            "`PRAGMA integrity_check` of sqlite3 makes one"));
+    return e;
+}
+
 /* Needs the lock, because it removes files that another process might be making. */
-static err recover(const struct config *config)
+static err recover(int64_t *migrated_from, const struct config *config)
 {
     struct store store = {0};
     struct store_recovered found = {0};
-    TRY(store_open(&store, config->path));
+    TRY(open_checked(&store, config->path));
     err e = store_recover(&found, &store, config->upload_age_ms);
+    *migrated_from = store.migrated_from;
     store_close(&store);
     if (!err_is(e) && found.removed)
         LOG(LOG_INFO, "store.recovered", LOG_STR("path", config->path),
@@ -115,6 +134,32 @@ static err recover(const struct config *config)
     return e;
 }
 
+static void report_migration(struct serve *s, int64_t from)
+{
+    char text[160];
+    if (!from) return;
+    snprintf(text, sizeof text,
+             "the tables of the store were those of version %lld and have been brought up to date; "
+             "an older fedlorad cannot read them any more",
+             (long long)from);
+    trouble_raise(s->shop.troubles, &(struct trouble_case){.kind = TROUBLE_MIGRATED, .text = text},
+                  text_now_ms());
+}
+
+/* --accept-copy */
+static err accept_copy(const struct config *config)
+{
+    struct lock lock = {0};
+    struct store store = {0};
+    TRY(lock_open(&lock, config->path));
+    err e = open_checked(&store, config->path);
+    if (!err_is(e)) e = store_epoch_accept(&store);
+    if (!err_is(e)) printf("%s is the copy that members accept from now on\n", config->path);
+    store_close(&store);
+    lock_close(&lock);
+    return e;
+}
+
 /* Order of the start: the key, so that a private run does not fail later; the folder and its lock;
  * recovery; then the service. `s` is static because its address must not change. The lock is
  * released last, when no thread uses the folder any more. */
@@ -122,16 +167,18 @@ static err run_service(struct config *config, int argc, char **argv)
 {
     static struct serve s;
     struct lock lock = {0};
+    int64_t migrated_from = 0;
     err e = ERR_NONE;
     TRY_OUT(e, config_check_ledger_key(config));
     TRY_OUT(e, file_make_dirs(config->path));
     TRY_OUT(e, lock_open(&lock, config->path));
-    TRY_OUT(e, recover(config));
+    TRY_OUT(e, recover(&migrated_from, config));
     TRY_OUT(e, serve_open(&s, config));
     LOG(LOG_INFO, "fedlorad.ready", LOG_STR("version", FEDLORA_VERSION),
         LOG_STR("listen", config->listen), LOG_INT("port", rpc_server_port(s.server)),
         LOG_STR("federation", config->federation), LOG_INT("members", config->allowed.count),
         LOG_STR("data", config->path), LOG_INT("runs", s.run_count));
+    report_migration(&s, migrated_from);
     while (!stop_wanted) {
         serve_step(&s, STEP_MS);
         if (!reload_wanted) continue;
@@ -182,7 +229,9 @@ int main(int argc, char **argv)
         /* Before any thread exists and before --check uses TLS (proto/rpc.h). */
         e = rpc_init();
         if (!err_is(e))
-            e = config.check ? check(&config) : run_service(&config, argc - 1, argv + 1);
+            e = config.check         ? check(&config)
+                : config.accept_copy ? accept_copy(&config)
+                                     : run_service(&config, argc - 1, argv + 1);
     }
     if (err_is(e)) fprintf(stderr, "fedlorad: %s\n", e.text);
     config_close(&config);

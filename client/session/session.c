@@ -66,6 +66,8 @@ static err hello_once(struct session *s, const char *run)
         request.run = (char *)(uintptr_t)run;
     else
         request.without = session_runs_left(&request.n_without, s);
+    uint8_t epoch[SESSION_WORK_EPOCH];
+    request.epoch = (ProtobufCBinaryData){session_work_epoch(epoch, &s->work), epoch};
     struct session_describe about;
     session_describe_of(&about, &s->local);
     err e = session_describe(&request, &about, &arena);
@@ -74,6 +76,7 @@ static err hello_once(struct session *s, const char *run)
     arena_close(&arena);
     if (err_is(e)) return e;
     e = check_answer(s, reply, run);
+    if (!err_is(e)) e = session_work_keep_epoch(&s->work, reply->epoch.data, reply->epoch.len);
     if (!err_is(e)) e = take_answer(s, reply);
     if (err_is(e)) message_free(reply);
     return e;

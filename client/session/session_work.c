@@ -138,6 +138,32 @@ void session_work_kept(char out[LIMIT_PATH_BYTES], const struct session_work *wo
     snprintf(out, LIMIT_PATH_BYTES, "%s/%s.kept.safetensors", work->dir, run);
 }
 
+/* A file of another size was not written by this program, or by a different version. */
+size_t session_work_epoch(uint8_t out[SESSION_WORK_EPOCH], const struct session_work *work)
+{
+    char path[LIMIT_PATH_BYTES], *data = NULL;
+    size_t size = 0;
+    err e = file_join(path, sizeof path, work->dir, "epoch");
+    if (!err_is(e)) e = file_read_all(&data, &size, path, SESSION_WORK_EPOCH);
+    if (err_is(e) || size != SESSION_WORK_EPOCH)
+        size = 0;
+    else
+        memcpy(out, data, size);
+    free(data);
+    return size;
+}
+
+/* Written only when it has changed, which is once in each start of the coordinator. */
+err session_work_keep_epoch(const struct session_work *work, const void *epoch, size_t size)
+{
+    char path[LIMIT_PATH_BYTES];
+    uint8_t have[SESSION_WORK_EPOCH];
+    if (size != SESSION_WORK_EPOCH) return ERR_NONE; /* an older coordinator sends none */
+    if (session_work_epoch(have, work) == size && !memcmp(have, epoch, size)) return ERR_NONE;
+    TRY(file_join(path, sizeof path, work->dir, "epoch"));
+    return file_write(path, epoch, size, /*replace*/ true);
+}
+
 /* The description has the name of the update, with another suffix. */
 static void note_path(char out[LIMIT_PATH_BYTES], const struct session_work *work, const char *run,
                       uint32_t round)

@@ -7,6 +7,7 @@
  *   updates/RUN.ROUND.safetensors      the update
  *   updates/RUN.ROUND.json             its description, written after it
  *   RUN.open                           this member takes part in the run
+ *   epoch                              from the coordinator's newest answer to Hello
  *   RUN.kept.safetensors               factors that this member keeps (engine/member/member_kept.h)
  *
  * Everything in it may be deleted while no join runs. Blobs and updates are then downloaded or
@@ -45,6 +46,12 @@ void session_work_update(char out[LIMIT_PATH_BYTES], const struct session_work *
  * engine/member/member_optimizer.h lie beside it. */
 void session_work_kept(char out[LIMIT_PATH_BYTES], const struct session_work *work,
                        const char *run);
+
+enum { SESSION_WORK_EPOCH = 32 };
+/* The coordinator's epoch, which the member sends with Hello, so that a coordinator on an old copy
+ * of its store finds out. Returns its size; 0: none is kept. */
+size_t session_work_epoch(uint8_t out[SESSION_WORK_EPOCH], const struct session_work *work);
+err session_work_keep_epoch(const struct session_work *work, const void *epoch, size_t size);
 
 enum { SESSION_WORK_PROMISE = 512 };
 

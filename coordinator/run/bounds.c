@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/limits.h"
+#include "coordinator/store/store.h"
 #include "fedlora.pb-c.h"
 
 #include <float.h>
@@ -28,6 +29,7 @@ static const struct bound bounds[] = {
     {HELLO,  "libraries",         0, TEXT_BYTES_MAX},
     {HELLO,  "eval_rows",         0, LIMIT_ROWS},
     {HELLO,  "session",           0, 16},
+    {HELLO,  "epoch",             0, STORE_EPOCH_BYTES},
     {HELLO,  "without",           0, BOUNDS_WITHOUT},
     {SUBMIT, "run",               0, LIMIT_NAME_BYTES},
     {SUBMIT, "round",             0, LIMIT_ROUNDS},

@@ -72,6 +72,7 @@ struct run_member {
     void *session;                      /* serve_session.c: its machine, or NULL; freed here */
     bool told_end;                      /* serve_turn.c: it knows that the run is over */
     uint64_t unfit_ms;                  /* serve_turn.c: its Hello was refused then; 0: never */
+    bool greeted;                       /* has said hello to this process */
     bool absent;                        /* serve_watch.c: a trouble says so */
     char address[64];                   /* from which its last call came, or "" */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of

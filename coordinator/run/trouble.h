@@ -71,8 +71,8 @@ void trouble_of_disk(struct troubles *t, err e, uint64_t now_ms);
 size_t trouble_count(const struct troubles *t, enum trouble_kind kind);
 /* When the newest trouble of this kind was raised last; 0: there is none. */
 uint64_t trouble_last_ms(const struct troubles *t, enum trouble_kind kind);
-/* The descriptions for a status, at most TROUBLE_SHOWN: those of the coordinator and of `run` (NULL:
- * of all runs). Pointers into the table, valid until the next call of any function. */
+/* The descriptions for a status, at most TROUBLE_SHOWN: those of the coordinator and of `run`
+ * (NULL: of all runs). Pointers into the table, valid until the next call of any function. */
 size_t trouble_list(const char **out, size_t most, struct troubles *t, const char *run);
 
 #endif

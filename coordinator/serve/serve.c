@@ -337,6 +337,7 @@ err serve_open(struct serve *out, const struct config *config)
                                   .now_ms = run_clock,
                                   .context = out};
     TRY_OUT(e, run_shop_open(&out->shop));
+    TRY_OUT(e, store_epoch_begin(&out->epoch, out->shop.store));
     TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));

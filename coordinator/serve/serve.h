@@ -44,6 +44,7 @@ struct serve {
     uint64_t ticked_ms;   /* the time of the last ticks; 0: none yet */
     uint64_t polls_at_ms; /* earliest until_ms of all polls; 0: not known */
     bool draining;
+    struct store_epoch epoch; /* of this start */
     struct serve_watch watch;
     uint64_t promised; /* bytes that the open uploads have announced and not sent yet */
     /* The run that this call is about, for its refusal. Handlers are not nested, so the newest is

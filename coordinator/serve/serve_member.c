@@ -12,6 +12,23 @@ enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
 
 /* ---- Hello ---- */
 
+/* A member that knows a newer start of this store shows that it is an old copy. It is refused, so
+ * that no work of it is lost; it retries until the right copy answers. */
+static err check_epoch(struct rpc_call *call, const Fedlora__V1__HelloRequest *request)
+{
+    struct serve *s = serve_of(call);
+    const struct rpc_peer *peer = rpc_call_peer(call);
+    char name[TROUBLE_PEER_BYTES];
+    err e = store_epoch_judge(s->shop.store, request->epoch.data, request->epoch.len);
+    if (e.kind != ERR_STATE) return e;
+    const struct trouble_case c = {.kind = TROUBLE_OLD_COPY,
+                                   .peer = serve_peer_name(name, peer),
+                                   .address = peer->address,
+                                   .text = e.text};
+    trouble_raise(s->shop.troubles, &c, text_now_ms());
+    return e;
+}
+
 /* The protocol version comes first, because with another version the other fields may mean
  * something else. The reply points into the run, which is safe because it is packed before this
  * thread continues. */
@@ -27,12 +44,15 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     const struct serve_turn turn = {
         .name = request->run, .without = request->without, .withouts = request->n_without};
     TRY(serve_turn(&run, &m, call, &turn));
+    TRY(check_epoch(call, request));
     TRY(serve_session_check(call, run, m, &request->session, /*hello*/ true));
     err e = run_hello(run, m, request);
     run->member[m].unfit_ms = e.kind == ERR_INPUT ? text_now_ms() : 0;
     if (err_is(e)) return e;
     serve_session_take(call, run, m, &request->session);
     run_hello_reply(reply, run, m);
+    run->member[m].greeted = true;
+    reply->epoch = (ProtobufCBinaryData){STORE_EPOCH_BYTES, serve_of(call)->epoch.byte};
     return ERR_NONE;
 }
 
@@ -155,10 +175,23 @@ static bool answer_task(const struct serve_poll *poll, bool must)
     return must;
 }
 
-/* Before the first Hello a member has no rank and no modules, so there is no task for it. */
+/* In any of its runs: the epoch in Hello is about the whole store. */
+static bool has_greeted(const struct serve_poll *poll)
+{
+    struct run_member *is = &poll->run->member[poll->member];
+    const char *id = poll->run->round.member[poll->member].id;
+    size_t m;
+    for (struct run *run = serve_of(poll->call)->runs; run && !is->greeted; run = run->next)
+        if (round_find(&m, &run->round, id)) is->greeted = run->member[m].greeted;
+    return is->greeted;
+}
+
+/* Before the first Hello a member has no rank and no modules, so there is no task for it. After a
+ * restart each member says Hello again, because its epoch may show that this is an old copy of the
+ * store. */
 static err check_joined(const struct serve_poll *poll)
 {
-    if (poll->run->round.member[poll->member].joined) return ERR_NONE;
+    if (poll->run->round.member[poll->member].joined && has_greeted(poll)) return ERR_NONE;
     return err_make(ERR_STATE, "call Hello first");
 }
 

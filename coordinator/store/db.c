@@ -19,7 +19,8 @@ static err db_error(const struct db *db, int code)
     int sys = db->handle ? sqlite3_system_errno(db->handle) : 0;
     bool full =
         primary == SQLITE_FULL || (primary == SQLITE_IOERR && (sys == ENOSPC || sys == EDQUOT));
-    e.sys = full ? ENOSPC : primary == SQLITE_NOMEM ? ENOMEM : EIO;
+    bool damaged = primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB;
+    e.sys = full ? ENOSPC : damaged ? EUCLEAN : primary == SQLITE_NOMEM ? ENOMEM : EIO;
     return e;
 }
 

@@ -1,8 +1,7 @@
 /* SQLite with this project's errors: one connection, for one thread. WAL and, unless it is opened
  * without that care, synchronous=FULL, so a transaction survives a power cut once db_end() has
- * returned without error. Errors are ERR_MACHINE
- * (ENOSPC if the disk or the database is full), or ERR_LIMIT if another connection held the lock
- * for too long.
+ * returned without error. Errors are ERR_MACHINE (ENOSPC if the disk or the database is full,
+ * EUCLEAN if it is damaged), or ERR_LIMIT if another connection held the lock for too long.
  *
  * Parameters of a statement are given by a format of one letter each:
  *

@@ -23,6 +23,7 @@
 
 struct store {
     struct db db;
+    int64_t migrated_from; /* the version of the tables that this opening replaced; 0: none */
     char dir[LIMIT_PATH_BYTES];
 };
 
@@ -116,6 +117,10 @@ struct store_recovered { /* numbers of files */
     size_t removed;      /* given up, or uploads that were not continued */
     size_t lost;         /* blobs that no row names, moved to DATA/lost */
 };
+/* Looks for damage of the database, for at most STORE_CHECK_MS; *whole: all of it was looked at.
+ * ERR_INPUT: it is damaged. Changes nothing. */
+enum { STORE_CHECK_MS = 30 * 1000 };
+err store_check(bool *whole, struct store *store);
 /* Moves blobs that no row names to DATA/lost, and removes uploads that were not continued for
  * upload_age_ms. Counts the reports that were lost with the last process as skipped. Must run
  * before any other thread uses DATA. */
@@ -260,6 +265,20 @@ err store_events(struct store_event **out, size_t *count, struct store *store, i
 
 /* The text of the newest event of this name; "" if there is none. */
 err store_last_event(char *out, size_t bytes, struct store *store, int64_t run, const char *event);
+
+/* ---- epochs (store_epoch.c): tell live copies of one store apart */
+enum { STORE_EPOCH_BYTES = 32 };
+struct store_epoch { /* opaque to members, who keep the newest and send it with Hello */
+    uint8_t byte[STORE_EPOCH_BYTES];
+};
+/* The epoch of this start. Once in each start, before a member is answered. */
+err store_epoch_begin(struct store_epoch *out, struct store *store);
+/* The epoch that a member has kept; size 0: none. ERR_STATE: it is newer than this store, or from
+ * a copy that was started beside it. */
+err store_epoch_judge(struct store *store, const void *epoch, size_t size);
+/* The operator says that this copy is the one in use: members that know others accept it, and the
+ * others are found to be old. */
+err store_epoch_accept(struct store *store);
 
 /* ---- an operator's blobs, kept until a run names them */
 err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max);

@@ -1,7 +1,7 @@
 /* The tables of the store, and how an older store gets them. */
 #include "coordinator/store/store.h"
 
-enum { STORE_VERSION = 7 };
+enum { STORE_VERSION = 8 };
 
 /* Version 1. A digest column names a blob; NULL means that there is none.
  *
@@ -98,8 +98,13 @@ static const char schema_7[] =
     "ALTER TABLE rounds ADD COLUMN norm REAL NOT NULL DEFAULT 0;"
     "PRAGMA user_version = 7;";
 
+/* Added by version 8: the epochs of the newest starts (store_epoch.c). */
+static const char schema_8[] = "CREATE TABLE IF NOT EXISTS epochs(start INTEGER PRIMARY KEY, epoch "
+                               "BLOB NOT NULL) WITHOUT ROWID;"
+                               "PRAGMA user_version = 8;";
+
 static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3, schema_4,
-                                                   schema_5, schema_6, schema_7};
+                                                   schema_5, schema_6, schema_7, schema_8};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)
@@ -129,5 +134,7 @@ err store_schema(struct store *store)
     err e = ERR_NONE;
     for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
         e = db_script(db, schemas[next]);
-    return db_end(db, e);
+    e = db_end(db, e);
+    if (!err_is(e)) store->migrated_from = version;
+    return e;
 }

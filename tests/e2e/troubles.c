@@ -109,12 +109,115 @@ Test(troubles, names_who_was_refused_is_absent_and_did_what)
     remove_blob(&h.task->train->state_digest);
     refused(fake_fetch(NULL, &h.member, &h.task->train->state_digest, 0), ERR_STATE, "");
     expect_trouble("blob.missing since", true);
-    ok(fake_list(&list, &ops));
+    ok(fake_list(&list, &ops, 0, 0));
     cr_assert_gt(list->n_troubles, 2);
     cr_expect(strstr(list->troubles[0], "blob.missing since"), "%s", list->troubles[0]);
     message_free(list);
     drop_task(&h);
     expect_paused_by();
+    end();
+}
+
+/* ---- certificates and deadlines */
+
+/* Makes a certificate of five days, for a member that no configuration lists. */
+static void make_short_certificate(void)
+{
+    char command[2 * SUPPORT_PATH_BYTES + 256];
+    snprintf(command, sizeof command,
+             "%s/deploy/make-certs.sh %s --days 5 short >%s/short.log 2>&1", FEDLORA_SOURCE_DIR,
+             federation.certs, dir);
+    cr_assert_eq(system(command), 0);
+}
+
+Test(troubles, names_certificates_that_end_soon_and_rounds_past_their_deadline)
+{
+    struct fake_member m;
+    struct hand h;
+    Fedlora__V1__HelloReply *reply = NULL;
+    begin("");
+    make_short_certificate();
+    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
+    config.name = "r";
+    config.method = "flora";
+    config.rounds = 1;
+    config.rank = 8;
+    config.quorum = 2;
+    config.deadline_ms = 100;
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    open_member(&m, "short", 8);
+    for (int i = 0; i < 5; i++)
+        refused(fake_hello(&reply, &m), ERR_REFUSED, "not listed");
+    fake_close(&m);
+    expect_trouble("client/short at 127.0.0.1:", true);
+    expect_trouble("its certificate ends in ", true);
+    cr_expect_eq(logged("event=certificate.ends peer=client/short"), 1);
+    take_task(&h);
+    expect_trouble("round.overdue since 20", true);
+    expect_trouble("with 0 updates of the quorum of 2", true);
+    cr_expect_eq(logged("event=round.overdue run=r"), 1);
+    submit_task(&h);
+    drop_task(&h);
+    open_hand(&h, "m1", 4);
+    submit_task(&h);
+    drop_task(&h);
+    expect_trouble("round.overdue", false);
+    end();
+}
+
+/* ---- two copies of a store */
+
+static void open_again(struct fake_member *m)
+{
+    struct fake_member was = *m;
+    fake_close(m);
+    ok(fake_open(m, &was.options));
+    memcpy(m->epoch, was.epoch, sizeof m->epoch);
+    m->epoch_size = was.epoch_size;
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+}
+
+static void shell(const char *command)
+{
+    char text[2 * SUPPORT_PATH_BYTES];
+    snprintf(text, sizeof text, "cd %s && %s", dir, command);
+    cr_assert_eq(system(text), 0, "%s", command);
+}
+
+static void start_again(struct fake_member *m, const char *first)
+{
+    cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0);
+    shell(first);
+    ok(fake_federation_start(&federation));
+    open_again(m);
+}
+
+Test(troubles, an_old_copy_of_the_store_serves_nobody_until_the_operator_says_so)
+{
+    struct fake_member m;
+    Fedlora__V1__HelloReply *reply = NULL;
+    Fedlora__V1__Task *task = NULL;
+    begin("");
+    ok(create_run("flora", 0));
+    open_member(&m, "m0", 2);
+    hello(&m);
+    start_again(&m, "cp -r store backup");
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "call Hello first");
+    hello(&m);
+    start_again(&m, "true");
+    hello(&m);
+    start_again(&m, "rm -r store && mv backup store");
+    refused(fake_hello(&reply, &m), ERR_STATE, "runs on an old copy of its store");
+    expect_trouble("store.old_copy since 20", true);
+    cr_expect_eq(logged("event=store.old_copy peer=client/m0 address=127.0.0.1 "), 1);
+    cr_expect_eq(fake_federation_try(&federation, "--accept-copy"), 1, "the store is in use");
+    cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0);
+    cr_expect_eq(fake_federation_try(&federation, "--accept-copy"), 0);
+    ok(fake_federation_start(&federation));
+    open_again(&m);
+    hello(&m);
+    fake_close(&m);
     end();
 }
 

@@ -81,9 +81,14 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.session = session_of(m);
     hello.without = &m->options.without;
     hello.n_without = m->options.without != NULL;
+    hello.epoch = (ProtobufCBinaryData){m->epoch_size, m->epoch};
     err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
     if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
+    if (!err_is(e) && (*reply)->epoch.len == sizeof m->epoch) {
+        memcpy(m->epoch, (*reply)->epoch.data, sizeof m->epoch);
+        m->epoch_size = sizeof m->epoch;
+    }
     free(shape);
     free(list);
     return e;
@@ -344,14 +349,15 @@ static err one_task(bool *finished, struct digest *last_state, struct fake_membe
  * reconnects. */
 static err again(struct fake_member *m)
 {
-    struct fake_options options = m->options;
-    uint64_t up = m->bytes_up, down = m->bytes_down;
+    struct fake_member was = *m;
     Fedlora__V1__HelloReply *reply = NULL;
     fake_close(m);
     usleep(FAKE_PAUSE_US);
-    TRY(fake_open(m, &options));
-    m->bytes_up = up;
-    m->bytes_down = down;
+    TRY(fake_open(m, &was.options));
+    m->bytes_up = was.bytes_up;
+    m->bytes_down = was.bytes_down;
+    memcpy(m->epoch, was.epoch, sizeof m->epoch);
+    m->epoch_size = was.epoch_size;
     err e = fake_hello(&reply, m);
     message_free(reply);
     return e;

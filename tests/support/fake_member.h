@@ -38,6 +38,10 @@ struct fake_member {
     struct rpc_client *client;
     char method[LIMIT_NAME_BYTES]; /* of the run, set by fake_hello() */
     uint64_t bytes_up, bytes_down;
+    /* From the newest answer to Hello, sent with the next one, also after fake_join() has connected
+     * again. */
+    uint8_t epoch[32];
+    size_t epoch_size;
 };
 
 err fake_open(struct fake_member *out, const struct fake_options *options);

@@ -162,6 +162,7 @@ Test(store, opens_what_the_version_before_has_made)
                  " private_rounds; DROP TABLE ledger_copies; PRAGMA user_version = 1;"));
     store_close(&store);
     ok(store_open(&store, dir));
+    cr_expect_eq(store.migrated_from, 1);
     ok(store_members(&member, &count, &store, run, &arena));
     cr_assert_eq(count, 2);
     cr_expect(member[0].evaluation == NULL && member[0].eval_rows == 0);

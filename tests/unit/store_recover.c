@@ -1,6 +1,7 @@
 /* The start of a coordinator: files that no row names, and rows without their database. */
 #include "tests/support/store_fixture.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 Test(store_recover, recovers_by_removing_what_no_row_names)
@@ -49,5 +50,38 @@ Test(store_recover, refuses_blobs_without_their_database_and_touches_none)
     for (int start = 0; start < 2; start++) /* the first one leaves an empty database */
         refused(store_open(&store, dir), ERR_INPUT, "restore the database that belongs to them");
     cr_expect(has_blob(&state));
+    support_dir_remove(dir);
+}
+
+static void overwrite(long at, size_t bytes)
+{
+    char path[SUPPORT_PATH_BYTES + 32];
+    snprintf(path, sizeof path, "%s/fedlora.db", dir);
+    FILE *file = fopen(path, "r+b");
+    cr_assert(file && fseek(file, at, SEEK_SET) == 0);
+    for (size_t i = 0; i < bytes; i++)
+        fputc(0x5a, file);
+    cr_assert_eq(fclose(file), 0);
+}
+
+Test(store_recover, finds_a_damaged_database_and_says_what_to_do)
+{
+    bool whole = false;
+    begin();
+    for (int i = 0; i < 50; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "r%d", i);
+        add_run(name);
+    }
+    ok(store_check(&whole, &store));
+    cr_expect(whole);
+    store_close(&store);
+    overwrite(5 * 4096, 3000); /* inside a table; the schema can still be read */
+    ok(store_open(&store, dir));
+    refused(store_check(&whole, &store), ERR_INPUT, "restore it from a backup");
+    store_close(&store);
+    overwrite(0, 200); /* no database at all */
+    err e = store_open(&store, dir);
+    cr_expect(err_is(e) && e.sys == EUCLEAN, "%s", e.text);
     support_dir_remove(dir);
 }
