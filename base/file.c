@@ -290,6 +290,42 @@ err file_sync_dir(const char *path)
     return e;
 }
 
+/* The mode of /tmp and its like is not changed, even by root. */
+err file_make_private(unsigned *was, const char *path)
+{
+    struct stat st;
+    *was = 0;
+    if (stat(path, &st) != 0) return errno == ENOENT ? ERR_NONE : err_sys(errno, "%s", path);
+    unsigned mode = st.st_mode & 07777, others = S_IRWXG | S_IRWXO;
+    bool shared = S_ISDIR(st.st_mode) && (mode & (S_ISVTX | S_IWOTH));
+    if (!(mode & others)) return ERR_NONE;
+    if (shared)
+        return err_make(ERR_INPUT,
+                        "%s: many users may write to this folder (mode %04o): expected a folder of "
+                        "its own",
+                        path, mode);
+    if (st.st_uid != geteuid())
+        return err_make(
+            ERR_INPUT,
+            "%s: other users may use it (mode %04o), and it belongs to user %u: expected "
+            "mode %04o, or an owner who is the user of this process",
+            path, mode, (unsigned)st.st_uid, mode & ~others);
+    if (chmod(path, mode & ~others) != 0) return err_sys(errno, "%s: changing its mode", path);
+    *was = mode;
+    return ERR_NONE;
+}
+
+err file_check_secret(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) return err_sys(errno, "%s", path);
+    unsigned refused = S_IRWXO | S_IRWXG, mode = st.st_mode & 07777;
+    if (st.st_uid == 0 && geteuid() != 0) refused &= ~(unsigned)S_IRGRP;
+    if (!S_ISREG(st.st_mode) || !(mode & refused)) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s: other users may read this key (mode %04o): expected mode 0600",
+                    path, mode);
+}
+
 /* lstat(), because a symbolic link exists even if its target does not. */
 bool file_exists(const char *path)
 {

@@ -99,6 +99,22 @@ static void reload(struct serve *s)
     s->watch.next_certificate_ms = 0;
 }
 
+/* A folder made by mkdir has mode 0755, and the database holds the seed of secret draws. */
+static err keep_private(const char *path)
+{
+    static const char *const names[] = {"", "fedlora.db", "fedlora.db-wal", "fedlora.db-shm"};
+    char file[LIMIT_PATH_BYTES];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        unsigned was = 0;
+        TRY(file_join(file, sizeof file, path, names[i]));
+        TRY(file_make_private(&was, *names[i] ? file : path));
+        if (was)
+            LOG(LOG_WARN, "store.made_private", LOG_STR("path", *names[i] ? file : path),
+                LOG_STR("says", "other users could read it"));
+    }
+    return ERR_NONE;
+}
+
 static err open_checked(struct store *store, const char *path)
 {
     bool whole = false;
@@ -171,6 +187,7 @@ static err run_service(struct config *config, int argc, char **argv)
     err e = ERR_NONE;
     TRY_OUT(e, config_check_ledger_key(config));
     TRY_OUT(e, file_make_dirs(config->path));
+    TRY_OUT(e, keep_private(config->path));
     TRY_OUT(e, lock_open(&lock, config->path));
     TRY_OUT(e, recover(&migrated_from, config));
     TRY_OUT(e, serve_open(&s, config));

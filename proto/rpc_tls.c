@@ -78,6 +78,7 @@ err rpc_tls_pem_read(struct rpc_tls_pem *out, const char *ca, const char *cert, 
     TRY_OUT(e, read_pem(&pem.ca, ca, "the authority's certificate"));
     TRY_OUT(e, read_pem(&pem.cert, cert, "a certificate"));
     TRY_OUT(e, read_pem(&pem.key, key, "a private key"));
+    TRY_OUT(e, file_check_secret(key));
     *out = pem;
     return ERR_NONE;
 out:

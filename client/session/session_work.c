@@ -94,15 +94,18 @@ static err name_session(struct session_work *work)
     return ERR_NONE;
 }
 
-/* Directories get mode 0700: updates are made from private data. */
+/* Directories get mode 0700, also one that the user has made, because updates are made from private
+ * data. */
 err session_work_open(struct session_work *out, const char *dir, const struct rpc_peer *self)
 {
     struct session_work work = {0};
+    unsigned was;
     TRY(choose_dir(work.dir, sizeof work.dir, dir, self));
     TRY(file_join(work.blobs, sizeof work.blobs, work.dir, "blobs"));
     TRY(file_join(work.updates, sizeof work.updates, work.dir, "updates"));
     TRY(file_make_dirs(work.blobs));
     TRY(file_make_dirs(work.updates));
+    TRY(file_make_private(&was, work.dir));
     TRY(take_lock(&work, self));
     err e = name_session(&work);
     if (err_is(e))

@@ -25,12 +25,23 @@ Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
 /* The database has the seed of secret draws. */
 Test(coordinator, keeps_its_files_to_itself)
 {
-    char path[SUPPORT_PATH_BYTES];
+    char path[SUPPORT_PATH_BYTES], key[SUPPORT_PATH_BYTES];
     struct stat st;
     begin("");
     snprintf(path, sizeof path, "%s/fedlora.db", federation.store);
     cr_assert_eq(stat(path, &st), 0);
     cr_expect_eq(st.st_mode & 077, 0, "mode %o", (unsigned)st.st_mode);
+    cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0);
+    cr_assert(chmod(path, 0644) == 0 && chmod(federation.store, 0755) == 0);
+    snprintf(key, sizeof key, "%s/server.key", federation.certs);
+    cr_assert_eq(chmod(key, 0644), 0);
+    cr_expect_eq(fake_federation_try(&federation, NULL), 2);
+    cr_expect(fake_federation_logged(&federation, "server.key: other users may read this key"));
+    cr_assert_eq(chmod(key, 0600), 0);
+    ok(fake_federation_start(&federation));
+    cr_expect(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
+    cr_expect(stat(federation.store, &st) == 0 && (st.st_mode & 0777) == 0700);
+    cr_expect(fake_federation_logged(&federation, "event=store.made_private"));
     end();
 }
 

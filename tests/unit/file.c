@@ -264,3 +264,42 @@ Test(file, joins_and_makes_folders)
     ok(file_make_dirs(out));
     cr_expect(file_is_dir(out));
 }
+
+static unsigned mode_of(const char *at)
+{
+    struct stat st;
+    cr_assert_eq(stat(at, &st), 0);
+    return st.st_mode & 07777;
+}
+
+Test(file, takes_from_others_what_is_private)
+{
+    unsigned was = 1;
+    ok(file_make_private(&was, "/nowhere/at/all"));
+    cr_assert_eq(chmod(dir, 0755), 0);
+    ok(file_make_private(&was, dir));
+    cr_expect_eq(was, 0755);
+    cr_expect_eq(mode_of(dir), 0700);
+    ok(file_make_private(&was, dir));
+    cr_expect_eq(was, 0, "nothing to change");
+    cr_assert_eq(chmod(dir, 01777), 0);
+    refused(file_make_private(&was, dir), ERR_INPUT, "many users may write to this folder");
+    cr_expect_eq(mode_of(dir), 01777, "as it was");
+    cr_assert_eq(chmod(dir, 0755), 0);
+    if (geteuid() == 0 && chown(dir, 12345, 12345) == 0) {
+        refused(file_make_private(&was, dir), ERR_INPUT, "it belongs to user 12345");
+        cr_assert_eq(chown(dir, 0, 0), 0);
+    }
+}
+
+Test(file, a_secret_that_others_may_read_is_refused)
+{
+    ok(file_write(path, "key", 3, false));
+    cr_assert_eq(chmod(path, 0600), 0);
+    ok(file_check_secret(path));
+    static const mode_t open_to_others[] = {0640, 0644, 0604, 0620};
+    for (size_t i = 0; i < sizeof open_to_others / sizeof *open_to_others; i++) {
+        cr_assert_eq(chmod(path, open_to_others[i]), 0);
+        refused(file_check_secret(path), ERR_INPUT, "expected mode 0600");
+    }
+}
