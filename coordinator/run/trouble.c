@@ -9,29 +9,36 @@
 #include <string.h>
 #include <time.h>
 
-enum { LINE_MS = 60 * 1000, SHORT_MS = 10 * 60 * 1000, LONG_MS = 60 * 60 * 1000 };
+enum {
+    LINE_MS = 60 * 1000,
+    SHORT_MS = 10 * 60 * 1000,
+    LONG_MS = 60 * 60 * 1000,
+    DAY_MS = 24 * 60 * 60 * 1000
+};
 
-/* The rule of each kind. `lasts_ms`: it ends by itself this long after it was raised last; 0: only
- * trouble_end() ends it, so it is logged once. `shown`: in a status. */
+/* The rule of each kind. `over` NULL: its end is not logged. `lasts_ms`: it ends by itself this long
+ * after it was raised last; 0: only trouble_end() ends it. `repeats`: each time counts, and is logged
+ * again after a minute. `shown`: in a status. */
 static const struct rule {
-    const char *event, *over; /* over NULL: its end is not logged */
+    const char *event, *over;
     enum log_level level;
     uint64_t lasts_ms;
-    bool shown;
+    bool repeats, shown;
 } rules[TROUBLE_KINDS] = {
-    [TROUBLE_DISK_FULL] = {"disk.full", "disk.free", LOG_ERROR, 0, true},
-    [TROUBLE_LOG_LOST] = {"log.lost", "log.back", LOG_ERROR, 0, true},
-    [TROUBLE_OLD_COPY] = {"store.old_copy", NULL, LOG_ERROR, LONG_MS, true},
-    [TROUBLE_BLOB_MISSING] = {"blob.missing", NULL, LOG_ERROR, LONG_MS, true},
-    [TROUBLE_WORK_WAITS] = {"run.trouble", "run.trouble_over", LOG_WARN, SHORT_MS, true},
-    [TROUBLE_CALL_FAILED] = {"call.failed", NULL, LOG_ERROR, SHORT_MS, true},
-    [TROUBLE_CERTIFICATE_ENDS] = {"certificate.ends", "certificate.renewed", LOG_WARN, 0, true},
-    [TROUBLE_ROUND_OVERDUE] = {"round.overdue", NULL, LOG_WARN, 0, true},
-    [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, 0, true},
-    [TROUBLE_UPDATE_REFUSED] = {"update.refused", NULL, LOG_WARN, SHORT_MS, true},
-    [TROUBLE_CALL_REFUSED] = {"call.refused", NULL, LOG_WARN, SHORT_MS, true},
-    [TROUBLE_CALL_LATER] = {"call.later", NULL, LOG_INFO, SHORT_MS, false},
-    [TROUBLE_MIGRATED] = {"store.migrated", NULL, LOG_WARN, LONG_MS, true},
+    [TROUBLE_DISK_FULL] = {"disk.full", "disk.free", LOG_ERROR, 0, false, true},
+    [TROUBLE_LOG_LOST] = {"log.lost", "log.back", LOG_ERROR, 0, false, true},
+    [TROUBLE_OLD_COPY] = {"store.old_copy", NULL, LOG_ERROR, LONG_MS, true, true},
+    [TROUBLE_BLOB_MISSING] = {"blob.missing", NULL, LOG_ERROR, LONG_MS, true, true},
+    [TROUBLE_WORK_WAITS] = {"run.trouble", "run.trouble_over", LOG_WARN, SHORT_MS, true, true},
+    [TROUBLE_CALL_FAILED] = {"call.failed", NULL, LOG_ERROR, SHORT_MS, true, true},
+    [TROUBLE_CERTIFICATE_ENDS] = {"certificate.ends", "certificate.renewed", LOG_WARN, DAY_MS,
+                                  false, true},
+    [TROUBLE_ROUND_OVERDUE] = {"round.overdue", NULL, LOG_WARN, 0, false, true},
+    [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, 0, false, true},
+    [TROUBLE_UPDATE_REFUSED] = {"update.refused", NULL, LOG_WARN, SHORT_MS, true, true},
+    [TROUBLE_CALL_REFUSED] = {"call.refused", NULL, LOG_WARN, SHORT_MS, true, true},
+    [TROUBLE_CALL_LATER] = {"call.later", NULL, LOG_INFO, SHORT_MS, true, false},
+    [TROUBLE_MIGRATED] = {"store.migrated", NULL, LOG_WARN, DAY_MS, false, true},
 };
 
 struct row {
@@ -82,7 +89,7 @@ static struct row *find(struct group *g, const char *run, const char *peer)
     return NULL;
 }
 
-/* A free row or, for kinds that end by themselves, the one that was raised longest ago. NULL: the
+/* A free row or, for kinds that repeat, the one that was raised longest ago. NULL: the
  * table has no place for one more. */
 static struct row *place(struct group *g, const struct rule *rule)
 {
@@ -92,7 +99,7 @@ static struct row *place(struct group *g, const struct rule *rule)
         if (!r->used) return r;
         if (!oldest || r->last_ms < oldest->last_ms) oldest = r;
     }
-    return rule->lasts_ms ? oldest : NULL;
+    return rule->repeats ? oldest : NULL;
 }
 
 /* Empty fields are left out of the line. */
@@ -142,13 +149,13 @@ static uint64_t last_line_of(const struct group *g, const char *peer)
 
 static void log_row(struct group *g, const struct rule *rule, struct row *r, uint64_t now_ms)
 {
-    uint64_t last = *r->peer && rule->lasts_ms ? last_line_of(g, r->peer) : r->logged_ms;
-    bool may = !last || (rule->lasts_ms && now_ms - last >= LINE_MS);
+    uint64_t last = *r->peer && rule->repeats ? last_line_of(g, r->peer) : r->logged_ms;
+    bool may = !last || (rule->repeats && now_ms - last >= LINE_MS);
     if (may && takes_line(g, rule, now_ms)) {
         write_line(rule, rule->event, r);
         r->logged_ms = now_ms;
         r->left_out = 0;
-    } else if (rule->lasts_ms) {
+    } else if (rule->repeats) {
         r->left_out++;
     }
 }
@@ -185,9 +192,8 @@ void trouble_raise(struct troubles *t, const struct trouble_case *c, uint64_t no
     log_row(g, rule, r, now_ms);
 }
 
-static void drop(struct group *g, const struct rule *rule, struct row *r, uint64_t now_ms)
+static void drop(struct group *g, struct row *r)
 {
-    if (rule->over && takes_line(g, rule, now_ms)) write_line(rule, rule->over, r);
     r->used = false;
     g->used--;
 }
@@ -197,17 +203,20 @@ void trouble_end(struct troubles *t, enum trouble_kind kind, const char *run, co
 {
     if (!t || !t->group[kind].used) return;
     struct row *r = find(&t->group[kind], or_empty(run), or_empty(peer));
-    if (r) drop(&t->group[kind], &rules[kind], r, now_ms);
+    if (!r) return;
+    const struct rule *rule = &rules[kind];
+    if (rule->over && takes_line(&t->group[kind], rule, now_ms)) write_line(rule, rule->over, r);
+    drop(&t->group[kind], r);
 }
 
+/* Kinds that repeat stay, because their rows bound the lines of a peer. */
 void trouble_drop_run(struct troubles *t, const char *run)
 {
     for (size_t kind = 0; t && kind < TROUBLE_KINDS; kind++)
-        for (size_t i = 0; t->group[kind].used && i < TROUBLE_ROWS; i++) {
+        for (size_t i = 0; !rules[kind].repeats && t->group[kind].used && i < TROUBLE_ROWS; i++) {
             struct row *r = &t->group[kind].row[i];
             if (!r->used || strcmp(r->run, run) != 0) continue;
-            r->used = false;
-            t->group[kind].used--;
+            drop(&t->group[kind], r);
         }
 }
 
@@ -215,7 +224,7 @@ void trouble_drop_run(struct troubles *t, const char *run)
 static void expire(struct group *g, const struct rule *rule, struct row *r, uint64_t now_ms)
 {
     if (r->left_out && takes_line(g, rule, now_ms)) write_line(rule, rule->event, r);
-    drop(g, rule, r, now_ms);
+    drop(g, r);
 }
 
 void trouble_tick(struct troubles *t, uint64_t now_ms)
@@ -263,7 +272,7 @@ static void say(char *out, size_t bytes, const struct row *r, const struct rule 
     time_t seconds = (time_t)(r->since_wall_ms / 1000);
     struct tm tm;
     if (gmtime_r(&seconds, &tm)) strftime(since, sizeof since, "%Y-%m-%d %H:%M:%S UTC", &tm);
-    if (rule->lasts_ms && r->count > 1)
+    if (rule->repeats && r->count > 1)
         snprintf(times, sizeof times, " (%llu times)", (unsigned long long)r->count);
     if (*r->peer)
         snprintf(whose, sizeof whose, "%s%s%s: ", r->peer, *r->address ? " at " : "", r->address);

@@ -60,7 +60,7 @@ void trouble_raise(struct troubles *t, const struct trouble_case *c, uint64_t no
 /* It is over; nothing happens if there is none. A NULL peer means no peer. */
 void trouble_end(struct troubles *t, enum trouble_kind kind, const char *run, const char *peer,
                  uint64_t now_ms);
-/* Those of a run that is over; nothing is logged. */
+/* The lasting ones of a run that is over (absent members and so on); nothing is logged. */
 void trouble_drop_run(struct troubles *t, const char *run);
 /* Ends those whose time is over, and logs what was counted but not logged. About once a second. */
 void trouble_tick(struct troubles *t, uint64_t now_ms);

@@ -33,21 +33,23 @@ static bool is_over(const struct run *run)
 /* `run watch` shows these events. On a full disk they may not be stored; the log has them. */
 static void tell_runs(struct serve *s, bool full)
 {
+    static int64_t id[LIMIT_RUNS];
+    size_t runs = 0;
     const char *text[TROUBLE_SHOWN] = {""};
     struct store_event event = {.event = full ? "disk.full" : "disk.free"};
     if (full) trouble_list(text, TROUBLE_SHOWN, s->shop.troubles, NULL); /* the disk is first */
     event.text = text[0];
-    for (struct run *run = s->runs; run; run = run->next) {
-        if (is_over(run)) continue;
-        event.round = round_under_way(&run->round);
-        err e = store_event_add(s->shop.store, run->id, &event);
-        if (!err_is(e)) run->shop->changed(run, run->shop->context);
-    }
+    for (struct run *run = s->runs; run && runs < LIMIT_RUNS; run = run->next)
+        if (!is_over(run)) id[runs++] = run->id;
+    err e = store_event_add_all(s->shop.store, id, runs, &event);
+    for (struct run *run = s->runs; run && !err_is(e); run = run->next)
+        run->shop->changed(run, run->shop->context);
     s->watch.disk_full = full;
 }
 
-/* The trouble ends when the reserve is free and nothing has failed for two of the pauses after
- * which work is tried again. */
+/* The trouble ends when the reserve and a quarter more are free, so that a disk at its reserve does
+ * not come and go, and when nothing has failed for two of the pauses after which work is tried
+ * again. */
 static void watch_disk(struct serve *s, uint64_t now)
 {
     const char *dir = s->config->path;
@@ -63,8 +65,9 @@ static void watch_disk(struct serve *s, uint64_t now)
                  "%.300s: %s left, %s are kept free (store.reserve); uploads wait for room", dir,
                  has, keeps);
         trouble_raise(s->shop.troubles, &full, now);
-    } else if (now - trouble_last_ms(s->shop.troubles, TROUBLE_DISK_FULL) >
-               2 * s->config->retry_ms) {
+    } else if (left - reserve >= reserve / 4 &&
+               now - trouble_last_ms(s->shop.troubles, TROUBLE_DISK_FULL) >
+                   2 * s->config->retry_ms) {
         trouble_end(s->shop.troubles, TROUBLE_DISK_FULL, NULL, NULL, now);
     }
     bool is_full = trouble_count(s->shop.troubles, TROUBLE_DISK_FULL) > 0;

@@ -90,6 +90,16 @@ err store_event_add(struct store *store, int64_t run, const struct store_event *
     return insert_event(&store->db, run, event);
 }
 
+err store_event_add_all(struct store *store, const int64_t *run, size_t runs,
+                        const struct store_event *event)
+{
+    TRY(db_begin(&store->db));
+    err e = ERR_NONE;
+    for (size_t i = 0; i < runs && !err_is(e); i++)
+        e = insert_event(&store->db, run[i], event);
+    return db_end(&store->db, e);
+}
+
 static const struct digest *blob_digest(const struct store_blob *blob)
 {
     return blob->size ? &blob->digest : NULL;

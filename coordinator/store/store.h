@@ -263,6 +263,9 @@ err store_event_add(struct store *store, int64_t run, const struct store_event *
 err store_events(struct store_event **out, size_t *count, struct store *store, int64_t run,
                  uint64_t after, size_t most, struct arena *arena);
 
+/* The same event for several runs: all or none, and one flush of the disk. */
+err store_event_add_all(struct store *store, const int64_t *run, size_t runs,
+                        const struct store_event *event);
 /* The text of the newest event of this name; "" if there is none. */
 err store_last_event(char *out, size_t bytes, struct store *store, int64_t run, const char *event);
 
