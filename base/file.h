@@ -54,8 +54,8 @@ err file_sync_dir(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 /* Takes the permissions of group and others away from a folder or file. If they have none, or the
- * path does not exist, nothing happens; *was is the mode it had (0: nothing was changed). ERR_INPUT:
- * it belongs to another user, or is a folder that many users write to. */
+ * path does not exist, nothing happens; *was is the mode it had (0: nothing was changed).
+ * ERR_INPUT: it belongs to another user, or is a folder that many users write to. */
 err file_make_private(unsigned *was, const char *path);
 /* ERR_INPUT if others may read this file, which holds a secret. The group may read it only if it
  * belongs to root, as files do that a service manager mounts for one user. */

@@ -16,9 +16,9 @@ enum {
     DAY_MS = 24 * 60 * 60 * 1000
 };
 
-/* The rule of each kind. `over` NULL: its end is not logged. `lasts_ms`: it ends by itself this long
- * after it was raised last; 0: only trouble_end() ends it. `repeats`: each time counts, and is logged
- * again after a minute. `shown`: in a status. */
+/* The rule of each kind. `over` NULL: its end is not logged. `lasts_ms`: it ends by itself this
+ * long after it was raised last; 0: only trouble_end() ends it. `repeats`: each time counts, and is
+ * logged again after a minute. `shown`: in a status. */
 static const struct rule {
     const char *event, *over;
     enum log_level level;

@@ -223,16 +223,23 @@ Test(troubles, an_old_copy_of_the_store_serves_nobody_until_the_operator_says_so
 
 /* ---- a full disk */
 
+/* Longer forms: FEDLORA_DISK_BYTES sets the size, FEDLORA_DISK_FILLS how often it is filled. */
+static long setting(const char *name, long fallback)
+{
+    const char *text = getenv(name);
+    return text ? strtol(text, NULL, 10) : fallback;
+}
+
 /* A real small disk for the store; false if this user may not mount one. */
 static bool begin_small(void)
 {
-    char size[32];
+    char size[64];
     base = (struct fake_base){digest_of("a base", 6), modules, 2};
     support_dir_make(dir);
     ok(rpc_init());
     ok(fake_federation_open(&federation, dir, MEMBERS,
                             "[store]\nreserve = 64kB\n[limits]\nretry_after = 300ms\n"));
-    snprintf(size, sizeof size, "size=%d,mode=0700", DISK_BYTES);
+    snprintf(size, sizeof size, "size=%ld,mode=0700", setting("FEDLORA_DISK_BYTES", DISK_BYTES));
     cr_assert_eq(mkdir(federation.store, 0700), 0);
     if (mount("none", federation.store, "tmpfs", 0, size) != 0) {
         support_dir_remove(dir);
@@ -276,18 +283,24 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
         struct fake_options options = options_of(NULL, 2u << i);
         fake_join_begin(&joining[i], i, &options);
     }
-    expect_trouble("disk.full since 20", true);
-    usleep(500 * 1000);
-    cr_expect_eq(logged("event=disk.full"), 1);
-    cr_expect_eq(logged("event=disk.free"), 0);
-    free_disk();
+    long fills = setting("FEDLORA_DISK_FILLS", 1);
+    for (long i = 1;; i++) {
+        expect_trouble("disk.full since 20", true);
+        usleep(500 * 1000);
+        cr_expect_eq(logged("event=disk.full"), i);
+        cr_expect_eq(logged("event=disk.free"), i - 1);
+        free_disk();
+        if (i == fills) break;
+        expect_trouble("disk.full", false);
+        fill_disk();
+    }
     for (int i = 0; i < MEMBERS; i++) {
         err e = fake_join_end(&joining[i]);
         cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);
         cr_expect(digest_equal(&joining[i].last, &last), "the same bytes as without");
     }
     expect_trouble("disk.full", false);
-    cr_expect_eq(logged("event=disk.free"), 1);
+    cr_expect_eq(logged("event=disk.free"), fills);
     fake_close(&ops);
     cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0, "a clean stop");
     umount(federation.store);
