@@ -130,8 +130,10 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     m->examples = hello->examples;
     m->eval_rows = hello->eval_rows;
     r->evaluates = hello->eval_rows > 0;
-    LOG(LOG_INFO, "member.hello", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
-        LOG_INT("rank", rank), LOG_INT("examples", hello->examples));
+    /* A member may say hello without end. */
+    if (changed || !m->greeted)
+        LOG(LOG_INFO, "member.hello", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
+            LOG_INT("rank", rank), LOG_INT("examples", hello->examples));
     /* Not only after run_shapes_said(), because an earlier hello may have failed after it. */
     if (run->modules && !run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
     run_apply_member(run, ROUND_ON_HELLO, member);
@@ -349,6 +351,7 @@ void run_flush_counters(struct run *run)
         if (!m->bytes_down_new) continue;
         err e =
             store_bytes_down(run->shop->store, run->id, run->round.member[i].id, m->bytes_down_new);
+        trouble_of_disk(run->shop->troubles, e, run_now_ms(run));
         if (err_is(e)) return;
         m->bytes_down_new = 0;
     }

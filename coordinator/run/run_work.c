@@ -117,7 +117,7 @@ static void skip_report(struct run *run, uint32_t round, const char *why)
         LOG_STR("reason", why));
     /* If it cannot be stored, the next start counts it. */
     err e = store_event_add(run->shop->store, run->id, &event);
-    (void)e;
+    trouble_of_disk(run->shop->troubles, e, run_now_ms(run));
 }
 
 static void report_done(struct work_job *work)
