@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,13 +93,17 @@ static pid_t spawn(const struct fake_federation *f, const char *option)
     _exit(127);
 }
 
+/* The start first tries the address and closes it again, which ends connections made just then. A
+ * server keeps them and waits for the first byte. */
 static bool listens(const struct fake_federation *f)
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)f->port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool yes = connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    struct pollfd ended = {.fd = fd, .events = POLLIN};
+    bool yes =
+        connect(fd, (struct sockaddr *)&address, sizeof address) == 0 && poll(&ended, 1, 20) == 0;
     close(fd);
     return yes;
 }
