@@ -341,6 +341,7 @@ err serve_open(struct serve *out, const struct config *config)
     TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
+    serve_check_blobs(out);
     for (struct run *run = out->runs; run; run = run->next) {
         if (!serve_is_over(run))
             LOG(LOG_INFO, "run.resumed", LOG_STR("run", run->config->name),

@@ -27,7 +27,7 @@ struct serve_poll { /* a call that waits for its run to change */
 
 /* The state of serve_watch(). */
 struct serve_watch {
-    uint64_t next_ms, next_sweep_ms, next_certificate_ms; /* 0: now */
+    uint64_t next_ms, next_sweep_ms, next_certificate_ms, next_blobs_ms; /* 0: now */
     char at[LIMIT_NAME_BYTES]; /* the next run to look at; "": the first */
     bool disk_full;            /* the runs' events say so */
     uint64_t log_lost;         /* lines, when it was looked at last */
@@ -88,6 +88,8 @@ err serve_turn(struct run **run, size_t *member, struct rpc_call *call,
                const struct serve_turn *turn);
 err serve_check_member(struct rpc_call *call);
 err serve_check_admin(struct rpc_call *call);
+/* A file that the database names is not on the disk. `run` may be NULL. */
+void serve_report_missing(struct serve *s, const struct run *run, const struct digest *digest);
 err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
@@ -125,7 +127,9 @@ void serve_refused_early(void *context, const struct rpc_peer *peer, const char 
 /* "client/north": a member and an operator of the same name are different peers. */
 const char *serve_peer_name(char out[TROUBLE_PEER_BYTES], const struct rpc_peer *peer);
 void serve_check_certificate(struct serve *s, const struct rpc_peer *peer);
-/* serve_watch.c. Called in each turn; looks at most once a second. */
+/* serve_watch.c. Before any work is pushed: are the files of all runs there? */
+void serve_check_blobs(struct serve *s);
+/* Called in each turn; looks at most once a second. */
 void serve_watch(struct serve *s, uint64_t now_ms);
 
 /* serve_methods.c: the handlers of all remote procedures, for rpc_server_open(). */

@@ -1,12 +1,10 @@
 /* Downloads of states and frozen factors, by members and operators, in chunks, from any byte. */
 #include "base/file.h"
-#include "base/text.h"
 #include "coordinator/serve/serve.h"
 #include "proto/message.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -21,17 +19,6 @@ struct download {
     struct run *run; /* NULL: an operator's */
     size_t member;
 };
-
-/* The database names it, so this is not a member that asks for an old state. */
-static void report_missing(struct serve *s, const struct run *run, const struct digest *digest)
-{
-    struct blob_path path = blob_path(s->shop.store->dir, digest);
-    char text[TROUBLE_TEXT_BYTES];
-    snprintf(text, sizeof text, "%.400s is not there: restore it from a backup", path.text);
-    const struct trouble_case c = {
-        .kind = TROUBLE_BLOB_MISSING, .run = run ? run->config->name : NULL, .text = text};
-    trouble_raise(s->shop.troubles, &c, text_now_ms());
-}
 
 /* Only states and frozen factors can be fetched. No peer, not even an operator, can read a member's
  * update. The file is opened here, so it can be read to its end even if the round that gives it up
@@ -57,7 +44,8 @@ static err find_fetched(struct download *d, struct rpc_call *call,
         return err_make(ERR_STATE, "blob %.16s does not exist (any more); ask for the next task",
                         name);
     e = blob_size(&d->size, s->shop.store->dir, &digest);
-    if (e.kind == ERR_STATE) report_missing(s, d->run, &digest);
+    /* The database names it, so this is not a member that asks for an old state. */
+    if (e.kind == ERR_STATE) serve_report_missing(s, d->run, &digest);
     TRY(e);
     if (request->offset > d->size)
         return err_make(ERR_INPUT, "offset %llu, but blob %.16s has %llu bytes",

@@ -54,6 +54,16 @@ void serve_refused_early(void *context, const struct rpc_peer *peer, const char 
     serve_report(s, peer, method, why);
 }
 
+void serve_report_missing(struct serve *s, const struct run *run, const struct digest *digest)
+{
+    struct blob_path path = blob_path(s->shop.store->dir, digest);
+    char text[TROUBLE_TEXT_BYTES];
+    snprintf(text, sizeof text, "%.400s is not there: restore it from a backup", path.text);
+    const struct trouble_case c = {
+        .kind = TROUBLE_BLOB_MISSING, .run = run ? run->config->name : NULL, .text = text};
+    trouble_raise(s->shop.troubles, &c, text_now_ms());
+}
+
 /* At each call, because a connection may outlive many days. */
 void serve_check_certificate(struct serve *s, const struct rpc_peer *peer)
 {

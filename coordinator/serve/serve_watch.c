@@ -19,6 +19,7 @@ enum {
     WATCH_FULL_AGE_MS = 10 * 60 * 1000, /* uploads on a full disk: a member that is alive retries */
     WATCH_CERTIFICATE_MS = 6 * 60 * 60 * 1000,
     WATCH_CERTIFICATE_DAYS = 14,
+    WATCH_BLOBS_MS = 10 * 60 * 1000,
     WATCH_LOG_MS = 60 * 1000, /* without a lost line: the log works again */
 };
 
@@ -136,6 +137,34 @@ static void watch_certificate(struct serve *s, uint64_t now)
 
 /* ---- runs ---- */
 
+static void check_blob(struct serve *s, const struct run *run, const struct store_blob *blob)
+{
+    uint64_t size = 0;
+    if (blob->size && blob_size(&size, s->config->path, &blob->digest).kind == ERR_STATE)
+        serve_report_missing(s, run, &blob->digest);
+}
+
+/* The files without which a run cannot continue or be exported. A missing update is found when its
+ * round closes, and asked for again. */
+void serve_check_blobs(struct serve *s)
+{
+    for (const struct run *run = s->runs; run; run = run->next) {
+        check_blob(s, run, &run->newest.state);
+        check_blob(s, run, &run->newest.frozen);
+        check_blob(s, run, &run->newest.memory);
+    }
+}
+
+/* Only states, because those of two rounds are kept. The worker may have replaced the others just
+ * now. */
+static void watch_states(struct serve *s, uint64_t now)
+{
+    if (now < s->watch.next_blobs_ms) return;
+    s->watch.next_blobs_ms = now + WATCH_BLOBS_MS;
+    for (const struct run *run = s->runs; run; run = run->next)
+        check_blob(s, run, &run->newest.state);
+}
+
 static void watch_round(struct run *run, uint64_t now)
 {
     const struct round *r = &run->round;
@@ -209,6 +238,7 @@ void serve_watch(struct serve *s, uint64_t now)
     watch_uploads(s, now);
     watch_log(s, now);
     watch_certificate(s, now);
+    watch_states(s, now);
     watch_runs(s, now);
     trouble_tick(s->shop.troubles, now);
 }

@@ -116,6 +116,12 @@ Test(troubles, names_who_was_refused_is_absent_and_did_what)
     message_free(list);
     drop_task(&h);
     expect_paused_by();
+    ok(fake_command(&ops, RPC_PATH_ADMIN(pause_run), "r"));
+    cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0);
+    ok(fake_federation_start(&federation));
+    fake_close(&ops);
+    open_member(&ops, "ops", 0);
+    expect_trouble("blob.missing since", true); /* found at the start, before anyone asks for it */
     end();
 }
 

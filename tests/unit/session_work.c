@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -123,5 +124,35 @@ Test(session_work, keeps_the_blobs_that_are_needed_and_half_of_them)
     session_work_drop_blobs(&work, &digest[1], 2);
     cr_assert_not(file_exists(path[0]));
     cr_assert(file_exists(path[1]) && file_exists(path[2]) && file_exists(part));
+    remove_all(&work);
+}
+
+Test(session_work, keeps_the_newest_epoch)
+{
+    uint8_t epoch[SESSION_WORK_EPOCH] = {1}, is[SESSION_WORK_EPOCH];
+    struct session_work work = open_new();
+    cr_expect_eq(session_work_epoch(is, &work), 0);
+    err e = session_work_keep_epoch(&work, epoch, sizeof epoch);
+    cr_assert_eq(e.kind, ERR_OK, "%s", e.text);
+    epoch[31] = 7;
+    e = session_work_keep_epoch(&work, epoch, sizeof epoch);
+    cr_assert_eq(e.kind, ERR_OK, "%s", e.text);
+    e = session_work_keep_epoch(&work, NULL, 0);
+    cr_assert_eq(e.kind, ERR_OK, "an older coordinator sends none");
+    cr_expect_eq(session_work_epoch(is, &work), sizeof is);
+    cr_expect_eq(memcmp(is, epoch, sizeof is), 0);
+    remove_all(&work);
+}
+
+Test(session_work, keeps_its_folder_from_other_users)
+{
+    struct session_work work = open_new();
+    struct stat st;
+    session_work_close(&work);
+    cr_assert_eq(chmod(dir, 0755), 0);
+    err e = session_work_open(&work, dir, &self);
+    cr_assert_eq(e.kind, ERR_OK, "%s", e.text);
+    cr_assert_eq(stat(dir, &st), 0);
+    cr_expect_eq(st.st_mode & 0777, 0700);
     remove_all(&work);
 }
