@@ -35,6 +35,7 @@ static const struct rule {
                                   false, true},
     [TROUBLE_ROUND_OVERDUE] = {"round.overdue", NULL, LOG_WARN, 0, false, true},
     [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, 0, false, true},
+    [TROUBLE_MEMBER_TWICE] = {"member.twice", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_UPDATE_REFUSED] = {"update.refused", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_CALL_REFUSED] = {"call.refused", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_CALL_LATER] = {"call.later", NULL, LOG_INFO, SHORT_MS, true, false},

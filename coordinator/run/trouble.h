@@ -28,6 +28,7 @@ enum trouble_kind {
     TROUBLE_CERTIFICATE_ENDS,
     TROUBLE_ROUND_OVERDUE,
     TROUBLE_MEMBER_ABSENT,
+    TROUBLE_MEMBER_TWICE, /* two machines call with one certificate */
     TROUBLE_UPDATE_REFUSED,
     TROUBLE_CALL_REFUSED,
     TROUBLE_CALL_LATER, /* refused for the moment; logged only */

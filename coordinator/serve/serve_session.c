@@ -8,13 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SESSION_BYTES = 16, SESSION_LOG_MS = 60 * 1000, SESSION_NOTICE_MS = 120 * 1000 };
+enum { SESSION_BYTES = 16, SESSION_NOTICE_MS = 120 * 1000 };
 
 struct machine {
     uint8_t id[SESSION_BYTES];
     char address[64], rival[64];
-    uint64_t rival_ms;  /* last refusal of another machine; 0: none */
-    uint64_t logged_ms; /* last line in the log about it */
+    uint64_t rival_ms; /* last refusal of another machine; 0: none */
 };
 
 static bool is_named(const ProtobufCBinaryData *session)
@@ -22,17 +21,20 @@ static bool is_named(const ProtobufCBinaryData *session)
     return session->len == SESSION_BYTES;
 }
 
-/* The other machine tries again for as long as it likes, so a line is logged once a minute. */
 static void note_rival(struct machine *has, const struct rpc_call *call, const struct run *run,
                        size_t member, uint64_t now)
 {
+    char peer[TROUBLE_PEER_BYTES], text[128];
     snprintf(has->rival, sizeof has->rival, "%s", rpc_call_address(call));
     has->rival_ms = now;
-    if (has->logged_ms && now - has->logged_ms < SESSION_LOG_MS) return;
-    has->logged_ms = now;
-    LOG(LOG_WARN, "member.twice", LOG_STR("run", run->config->name),
-        LOG_STR("member", run->round.member[member].id), LOG_STR("takes_part", has->address),
-        LOG_STR("refused", has->rival));
+    snprintf(peer, sizeof peer, "client/%s", run->round.member[member].id);
+    snprintf(text, sizeof text, "refused, because another machine takes part (%s)", has->address);
+    const struct trouble_case c = {.kind = TROUBLE_MEMBER_TWICE,
+                                   .run = run->config->name,
+                                   .peer = peer,
+                                   .address = has->rival,
+                                   .text = text};
+    trouble_raise(run->shop->troubles, &c, now);
 }
 
 /* The last call of the machine that takes part in this run, in any run, because a machine that

@@ -23,12 +23,6 @@ enum {
     WATCH_LOG_MS = 60 * 1000, /* without a lost line: the log works again */
 };
 
-static bool is_over(const struct run *run)
-{
-    enum round_phase phase = round_phase(&run->round);
-    return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
-}
-
 /* ---- disk ---- */
 
 /* `run watch` shows these events. On a full disk they may not be stored; the log has them. */
@@ -41,7 +35,7 @@ static void tell_runs(struct serve *s, bool full)
     if (full) trouble_list(text, TROUBLE_SHOWN, s->shop.troubles, NULL); /* the disk is first */
     event.text = text[0];
     for (struct run *run = s->runs; run && runs < LIMIT_RUNS; run = run->next)
-        if (!is_over(run)) id[runs++] = run->id;
+        if (!serve_is_over(run)) id[runs++] = run->id;
     err e = store_event_add_all(s->shop.store, id, runs, &event);
     for (struct run *run = s->runs; run && !err_is(e); run = run->next)
         run->shop->changed(run, run->shop->context);
@@ -218,7 +212,7 @@ static void watch_runs(struct serve *s, uint64_t now)
     if (!run) run = s->runs;
     for (; run && looked < WATCH_MEMBERS; run = run->next) {
         looked += 1;
-        if (is_over(run)) {
+        if (serve_is_over(run)) {
             trouble_drop_run(s->shop.troubles, run->config->name);
             continue;
         }

@@ -445,8 +445,8 @@ Test(coordinator, lets_two_machines_with_one_certificate_lose_no_work)
     hello(&first);
     refused(fake_hello(&reply, &second), ERR_LIMIT,
             "m0 takes part in run r from another machine or work directory (127.0.0.1, seen ");
-    cr_expect(fake_federation_logged(&federation, "event=member.twice run=r member=m0 "
-                                                  "takes_part=127.0.0.1 refused=127.0.0.1"));
+    cr_expect(fake_federation_logged(&federation, "event=member.twice run=r peer=client/m0 "
+                                                  "address=127.0.0.1 "));
     ok(fake_next_task(&task, &first, 0));
     cr_assert_eq(task->kind_case, FEDLORA__V1__TASK__KIND_WAIT);
     cr_expect(strstr(task->wait->reason, "another machine"), "%s", task->wait->reason);
