@@ -95,9 +95,9 @@ static void join(hello_t **modules, const config_t *config, const hello_t *hello
     must(hello->n_modules >= 1 && hello->n_modules <= LIMIT_MODULES);
     if (!*modules) {
         if (err_is(run_config_modules(modules, config, hello))) return;
-        must(!err_is(run_config_same_modules(*modules, hello)));
+        must(!err_is(run_config_same_modules(*modules, hello, "your")));
         must((*modules)->n_modules <= hello->n_modules);
-    } else if (err_is(run_config_same_modules(*modules, hello)))
+    } else if (err_is(run_config_same_modules(*modules, hello, "your")))
         return;
     for (size_t i = 0; i < config->n_members && i < 8; i++) {
         join_member(config, config->members[i]->id, hello);
