@@ -15,8 +15,11 @@ static void look(const struct adapter_config_pattern *pattern)
     static const char *const modules[] = {"model.layers.0.self_attn.q_proj",
                                           "model.layers.11.mlp.down_proj", "q_proj", "a", ""};
     for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
-        double value = adapter_config_pattern_find(pattern, modules[i], 3);
-        if (!(value > 0) || adapter_config_pattern_find(pattern, modules[i], 3) != value) abort();
+        double value = 0, again = 0;
+        err e = adapter_config_pattern_find(&value, pattern, modules[i], 3);
+        err f = adapter_config_pattern_find(&again, pattern, modules[i], 3);
+        if (e.kind != f.kind || (err_is(e) && e.kind != ERR_INPUT)) abort(); /* too many steps */
+        if (!err_is(e) && (!(value > 0) || again != value)) abort();
     }
 }
 
