@@ -14,7 +14,8 @@ static const char tensor_prefix[] = "base_model.model.";
 static const char *const role_suffix[ADAPTER_FILE_ROLES] = {
     ".lora_A.weight", ".lora_B.weight", ".lora_R.weight", ".carry_A.weight", ".carry_B.weight",
 };
-enum { METADATA_JSON_MAX = 1 << 22 };
+/* The longest text has a name of LIMIT_TENSOR_NAME_BYTES for each of LIMIT_MODULES. */
+enum { METADATA_BYTES_MAX = 1 << 21 };
 
 void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,
                               enum adapter_file_role role)
@@ -405,10 +406,21 @@ out:
     return e;
 }
 
+/* Some of the texts are JSON, which takes up to 75 times as much memory when it is parsed. */
+static err check_metadata(const struct safetensors *st)
+{
+    for (size_t i = 0; i < st->metadata_count; i++)
+        if (strlen(st->metadata[i].value) > METADATA_BYTES_MAX)
+            return err_make(ERR_INPUT, "metadata %.80s: %zu bytes, expected at most %d",
+                            st->metadata[i].key, strlen(st->metadata[i].value), METADATA_BYTES_MAX);
+    return ERR_NONE;
+}
+
 static err file_read(struct adapter_file *f, const char *path)
 {
     TRY(safetensors_open(&f->tensors, path));
-    err e = meta_read(&f->meta, &f->tensors);
+    err e = check_metadata(&f->tensors);
+    if (!err_is(e)) e = meta_read(&f->meta, &f->tensors);
     if (!err_is(e)) e = modules_read(f, NULL);
     return err_is(e) ? err_in(e, "%s", path) : e;
 }

@@ -310,7 +310,7 @@ Test(adapter_file, refuses_by_name_what_changes_the_function_in_other_ways)
 
 static err open_tensors(const struct tensor *t, size_t count, const struct metadata *m, size_t n)
 {
-    struct bytes b = {.max = 1 << 20};
+    struct bytes b = {.max = 4 << 20};
     struct adapter_file f = {0};
     ok(safetensors_write(&b, t, count, m, n));
     ok(file_write(at("t"), b.data, b.size, true));
@@ -325,6 +325,19 @@ static err open_tensors(const struct tensor *t, size_t count, const struct metad
         "base_model.model." name ".weight", DTYPE_F32, 2, {d0, d1}, (d0) * (d1), (d0) * (d1)*4,    \
             values                                                                                 \
     }
+
+/* The text is no JSON, so the error shows that it was refused before it was parsed. */
+Test(adapter_file, refuses_metadata_too_long_for_any_adapter)
+{
+    struct bytes text = {.max = 4 << 20};
+    for (int i = 0; i < 1 << 19; i++)
+        ok(bytes_append(&text, "[[[[", 4));
+    ok(bytes_append(&text, "[", 2));
+    const struct metadata modules[] = {{"fedlora.modules", (const char *)text.data}};
+    refused(open_tensors(NULL, 0, modules, 1), ERR_INPUT,
+            "metadata fedlora.modules: 2097153 bytes, expected at most 2097152");
+    bytes_close(&text);
+}
 
 Test(adapter_file, refuses_tensors_that_do_not_fit_together)
 {
