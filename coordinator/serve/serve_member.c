@@ -7,7 +7,11 @@
 
 #include <string.h>
 
-enum { HELLO_FIELDS_MAX = 4 * LIMIT_MODULES + MESSAGE_FEW };
+/* A module has three fields, and is one itself. */
+enum {
+    TASK_FIELDS_MAX = BOUNDS_WITHOUT + MESSAGE_FEW,
+    HELLO_FIELDS_MAX = 4 * LIMIT_MODULES + TASK_FIELDS_MAX,
+};
 enum { SERVE_PROTOCOL = 1, SERVE_RETRY_MS = 200, SERVE_REASON_BYTES = 480 };
 
 /* ---- Hello ---- */
@@ -257,7 +261,7 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
     Fedlora__V1__NextTaskRequest *request = NULL;
     struct serve_poll poll = {.call = call, .answer = answer_task};
     err e = message_unpack_few(&request, &fedlora__v1__next_task_request__descriptor, data, size,
-                               MESSAGE_FEW);
+                               TASK_FIELDS_MAX);
     if (!err_is(e)) e = find_task(&poll, request);
     if (err_is(e)) {
         serve_refuse(call, e);
