@@ -67,6 +67,15 @@ second=$last_child
 wait_within 60 "$first" ann "$work/ann.log"
 wait_within 60 "$second" bob "$work/bob.log"
 [ "$(admin status r --json | report field phase)" = finished ] || fail "the run did not finish"
+# ---- with --base the run has the shapes of the base before a member joins
+admin create shaped --method flora --rounds 2 --members ann,bob --base "$work/base" --targets q,v --steps 2 \
+  >"$work/admin.log" 2>&1 || fail_with "$work/admin.log" "create with --base"
+# shellcheck disable=SC2046
+{
+  refused '[123]' 'the shapes that its operator gave' \
+    "$programs/fedlora" run resume shaped --forget-shapes $(as "$certs" ops)
+  refused '[123]' 'has published 2 rounds' "$programs/fedlora" run resume r --forget-shapes $(as "$certs" ops)
+}
 # ---- a learning rate that is too high: the member says so and stops after three tries; once most members fail, the run pauses
 admin create hot --method flora --rounds 2 --members ann,bob --quorum 1 --base-digest "$digest" --targets q,v \
   --steps 8 --batch 2 --seq 32 --lr 10 --weight-decay 1000 --precision f32 >"$work/admin.log" 2>&1 || fail_with "$work/admin.log" "create"
