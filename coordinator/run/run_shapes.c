@@ -197,7 +197,8 @@ static void send_back(struct run *run, size_t member, const char *why)
         LOG_STR("error", why));
     err e = store_event_add(run->shop->store, run->id, &event);
     (void)e; /* for people only */
-    round_restore_member(&run->round, member, &(struct round_member){.evaluates = was->evaluates, .gone = was->gone});
+    round_restore_member(&run->round, member,
+                         &(struct round_member){.evaluates = was->evaluates, .gone = was->gone});
 }
 
 static void send_back_others(struct run *run, const Fedlora__V1__HelloRequest *modules)
@@ -348,7 +349,7 @@ static err may_forget(const struct run *run)
     return ERR_NONE;
 }
 
-/* The same members in the same order, so that indices stay. */
+/* The same members in the same order, so that indices stay. Those that are gone stay so. */
 static err begin_again(struct round *out, const struct round *was)
 {
     const char **id = calloc(was->members, sizeof *id);
@@ -357,7 +358,11 @@ static err begin_again(struct round *out, const struct round *was)
         id[i] = was->member[i].id;
     err e = round_init(out, &was->rules, id, was->members);
     free(id);
-    return e;
+    if (err_is(e)) return e;
+    for (size_t i = 0; i < was->members; i++)
+        out->member[i].gone = was->member[i].gone;
+    out->counts = round_recount(out);
+    return ERR_NONE;
 }
 
 err run_shapes_forget(struct run *run)
