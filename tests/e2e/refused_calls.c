@@ -183,6 +183,14 @@ static void hello_of(const char *id, const struct fake_base *other)
     fake_close(&m);
 }
 
+static err forget_shapes(void)
+{
+    Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
+    name.run = "r";
+    name.forget_shapes = true;
+    return fake_call(&ops, RPC_PATH_ADMIN(resume_run), &name.base);
+}
+
 static void expect_waiting_for(const char *part)
 {
     Fedlora__V1__RunStatus *status = NULL;
@@ -224,7 +232,7 @@ Test(refused_calls, a_quorum_and_no_member_alone_decides_the_shapes_of_the_base)
     fake_close(&ops);
     open_member(&ops, "ops", 0);
     expect_waiting_for("nothing: the run is finished");
-    refused(fake_forget_shapes(&ops, "r"), ERR_STATE, "has published 3 rounds of these shapes");
+    refused(forget_shapes(), ERR_STATE, "has published 3 rounds of these shapes");
     end();
 }
 
@@ -236,7 +244,7 @@ Test(refused_calls, an_operator_forgets_wrong_shapes_before_the_first_round)
     hello_of("m0", &wrong_base);
     refuse_hello("m1", &base, 8, "shape (48, 32) in your base, expected (48, 31)");
     for (int i = 0; i < 100; i++) { /* the start state is being made */
-        err e = fake_forget_shapes(&ops, "r");
+        err e = forget_shapes();
         if (!err_is(e)) break;
         refused(e, ERR_LIMIT, "work under way");
         usleep(20 * 1000);
@@ -279,7 +287,7 @@ Test(refused_calls, an_operator_gives_the_shapes_of_the_base)
     fake_close(&ops);
     open_member(&ops, "ops", 0);
     refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
-    refused(fake_forget_shapes(&ops, "r"), ERR_REFUSED, "the shapes that its operator gave");
+    refused(forget_shapes(), ERR_REFUSED, "the shapes that its operator gave");
     hello_of("m0", &base);
     end();
 }

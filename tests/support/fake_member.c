@@ -485,18 +485,6 @@ err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessag
     return e;
 }
 
-err fake_forget_shapes(struct fake_member *admin, const char *run)
-{
-    Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
-    Fedlora__V1__RunStatus *status = NULL;
-    name.run = (char *)(uintptr_t)run;
-    name.forget_shapes = true;
-    err e = call(&status, admin, RPC_PATH_ADMIN(resume_run), &name.base,
-                 &fedlora__v1__run_status__descriptor);
-    message_free(status);
-    return e;
-}
-
 err fake_command(struct fake_member *admin, const char *path, const char *run)
 {
     Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;

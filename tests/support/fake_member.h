@@ -93,7 +93,6 @@ err fake_list(Fedlora__V1__ListRunsReply **page, struct fake_member *admin, uint
  * many were skipped. */
 err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run);
 err fake_command(struct fake_member *admin, const char *path, const char *run);
-err fake_forget_shapes(struct fake_member *admin, const char *run);
 /* Any call that is answered with a run's status. */
 err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request);
 err fake_events(Fedlora__V1__WatchReply **reply, struct fake_member *admin, const char *run);
