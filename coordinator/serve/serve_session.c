@@ -8,7 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SESSION_BYTES = 16, SESSION_NOTICE_MS = 120 * 1000 };
+enum {
+    SESSION_BYTES = 16,
+    SESSION_NOTICE_MS = 120 * 1000,
+    SESSION_RUNS_MAX = 64, /* open runs that are searched, so that a status stays cheap */
+};
 
 struct machine {
     uint8_t id[SESSION_BYTES];
@@ -43,8 +47,10 @@ static uint64_t last_call(const struct serve *s, const struct run *run, size_t m
 {
     const struct machine *has = run->member[member].session, *other;
     uint64_t seen_ms = run->round.member[member].seen_ms;
-    size_t m;
-    for (const struct run *r = s->runs; has && r; r = r->next) {
+    size_t m, searched = 0;
+    for (const struct run *r = s->runs; has && r && searched < SESSION_RUNS_MAX; r = r->next) {
+        if (serve_is_over(r)) continue;
+        searched++;
         if (!round_find(&m, &r->round, run->round.member[member].id)) continue;
         other = r->member[m].session;
         if (other && !memcmp(other->id, has->id, SESSION_BYTES) &&

@@ -9,11 +9,13 @@
 
 enum { TURN_UNFIT_MS = 60 * 1000 };
 
-/* False for a run that has refused the member lately, for example because of another base model. It
- * may be started again with other options, so it is asked again from time to time. */
+/* False for a run from which the member was dropped, and for one that has refused it lately, for
+ * example because of another base model. The member may be started again with other options, so it
+ * is asked again from time to time. */
 static bool fits(const struct run *run, size_t member, const struct serve_turn *turn)
 {
     uint64_t unfit_ms = run->member[member].unfit_ms;
+    if (run->round.member[member].gone) return false;
     for (size_t i = 0; i < turn->withouts; i++)
         if (strcmp(turn->without[i], run->config->name) == 0) return false;
     return run->round.member[member].joined || !unfit_ms ||

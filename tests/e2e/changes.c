@@ -178,6 +178,10 @@ Test(changes, a_run_that_was_changed_ends_as_one_that_was_created_so)
             fake_close(&h.member);
             open_member(&h.member, "m2", 8);
             refuse_header(&h, ERR_REFUSED, "an operator has dropped m2 from run r");
+            Fedlora__V1__Task *task = NULL;
+            h.member.options.run = "";
+            refused(fake_next_task(&task, &h.member, 0), ERR_STATE,
+                    "no open run that m2 can take part in");
             drop_task(&h);
         }
         last[changed] = join(2);
