@@ -2,6 +2,8 @@
  * the run. */
 #include "tests/support/three_members.h"
 
+#include <unistd.h>
+
 /* Submits bytes other than the valid update, with the digest of these bytes. */
 static void refuse_bytes(struct hand *h, const struct bytes *bytes, enum err_kind kind,
                          const char *why)
@@ -347,5 +349,41 @@ Test(refused_calls, refuses_runs_that_make_no_sense_by_name)
             "there is no run \"q\"");
     ok(fake_command(&ops, RPC_PATH_ADMIN(stop_run), "r"));
     refused(fake_command(&ops, RPC_PATH_ADMIN(resume_run), "r"), ERR_STATE, "run r is stopped");
+    end();
+}
+
+/* The one that takes part keeps its place until it has been silent for limits.absent_after. */
+Test(refused_calls, lets_two_machines_with_one_certificate_lose_no_work)
+{
+    struct fake_member first, second;
+    Fedlora__V1__HelloReply *reply = NULL;
+    Fedlora__V1__Task *task = NULL;
+    begin("[limits]\nabsent_after = 2s\n");
+    ok(create_run("flora", 0));
+    open_member(&first, "m0", 2);
+    open_member(&second, "m0", 2);
+    first.options.session = "0123456789abcdef";
+    second.options.session = "fedcba9876543210";
+    hello(&first);
+    refused(fake_hello(&reply, &second), ERR_LIMIT,
+            "m0 takes part in run r from another machine or work directory (127.0.0.1, seen ");
+    cr_expect(fake_federation_logged(&federation, "event=member.twice run=r peer=client/m0 "
+                                                  "address=127.0.0.1 "));
+    ok(fake_next_task(&task, &first, 0));
+    cr_assert_eq(task->kind_case, FEDLORA__V1__TASK__KIND_WAIT);
+    cr_expect(strstr(task->wait->reason, "another machine"), "%s", task->wait->reason);
+    message_free(task);
+    refused(fake_next_task(&task, &second, 0), ERR_STATE, "from another machine");
+    for (int i = 0; i < 100 && err_is(fake_hello(&reply, &second)); i++)
+        usleep(100 * 1000);
+    cr_assert_not_null(reply, "the first one was silent for long");
+    message_free(reply);
+    cr_expect(fake_federation_logged(&federation, "event=member.moved run=r member=m0"));
+    refused(fake_next_task(&task, &first, 0), ERR_STATE, "from another machine");
+    refused(fake_hello(&reply, &first), ERR_LIMIT, "from another machine");
+    ok(fake_next_task(&task, &second, 0));
+    message_free(task);
+    fake_close(&first);
+    fake_close(&second);
     end();
 }
