@@ -228,7 +228,11 @@ static err load_members(struct run *run)
     for (size_t i = 0; i < count && !err_is(e); i++) {
         size_t m;
         if (!round_find(&m, &run->round, row[i].id)) continue;
-        run->member[m] = (struct run_member){.rank = row[i].rank,
+        struct run_member lists = run->member[m]; /* known already if the operator gave shapes */
+        run->member[m] = (struct run_member){.adapts = lists.adapts,
+                                             .adapts_count = lists.adapts_count,
+                                             .adapts_shared = lists.adapts_shared,
+                                             .rank = row[i].rank,
                                              .pruned = row[i].pruned,
                                              .examples = row[i].examples,
                                              .eval_rows = row[i].eval_rows,

@@ -291,6 +291,7 @@ Test(refused_calls, an_operator_gives_the_shapes_of_the_base)
     refuse_hello("m0", &wrong_base, 8, "shape (48, 31) in your base, expected (48, 32)");
     refused(forget_shapes(), ERR_REFUSED, "the shapes that its operator gave");
     hello_of("m0", &base);
+    run_everyone(1, 8); /* a run that was loaded again checks updates by these shapes */
     end();
 }
 
