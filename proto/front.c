@@ -139,7 +139,7 @@ static bool accept_one(struct front *front, int listener)
     if (fd < 0) return errno != EAGAIN; /* others are the faults of one client */
     write_address(address, place, &from);
     struct front_peer *peer = front_peers_take(&front->places, place, front->now_ms);
-    if (peer == NULL)
+    if (peer == NULL || front_peer_is_refused(peer, front->now_ms))
         close(fd);
     else
         front_conn_new(front, fd, peer, address);

@@ -30,6 +30,9 @@ const struct front_rule front_rule[FRONT_COSTS] = {
     [FRONT_COST_STRAY] = {"bytes for calls that are over", 64 << 20, 1 << 20, .waits = false},
     /* TLS 1.3 needs a new key after 16 million records. */
     [FRONT_COST_KEYS] = {"TLS key updates", 32, 1, .waits = false},
+    /* Several institutions may share an address, and a member whose certificate has expired tries
+     * again every few seconds. Those that break off are not counted, because networks do that. */
+    [FRONT_COST_HANDSHAKE] = {"refused handshakes", 200, 5, .waits = false},
 };
 
 void front_budget_fill(struct front_budget *budget, uint64_t now_ms)

@@ -20,6 +20,7 @@ enum front_cost {
     FRONT_COST_SMALL,
     FRONT_COST_STRAY, /* in bytes */
     FRONT_COST_KEYS,
+    FRONT_COST_HANDSHAKE, /* of an address; the others are of an identity */
     FRONT_COSTS
 };
 

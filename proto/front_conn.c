@@ -172,8 +172,11 @@ void front_conn_shake(struct front_conn *c)
         front_conn_close(c); /* a check whether the port is open is not worth a line */
     } else {
         char reason[FRONT_TLS_REASON];
-        front_tls_explain(reason, &c->notes);
+        bool is_refusal = front_tls_explain(reason, &c->notes);
+        struct front_peer *place = c->place;
+        struct front *front = c->front;
         fail_handshake(c, reason);
+        if (is_refusal) front_pool_charge_handshake(front, place);
     }
 }
 

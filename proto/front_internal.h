@@ -123,6 +123,8 @@ void front_pool_admit(struct front_conn *conn);
 void front_pool_promote(struct front *front); /* gives free connections to those that wait */
 void front_pool_report(struct front *front, struct front_peer *peer, struct rpc_event *event);
 void front_pool_end_full(struct front_conn *conn); /* ends one that waited; reports it */
+/* The address had a handshake refused; too many, and it is refused itself for a while. */
+void front_pool_charge_handshake(struct front *front, struct front_peer *place);
 /* Cuts the connection off for what its client did, and refuses its identity for a while. */
 void front_pool_refuse(struct front_conn *conn, const char *reason);
 

@@ -110,6 +110,18 @@ void front_pool_refuse(struct front_conn *c, const char *reason)
     }
 }
 
+void front_pool_charge_handshake(struct front *front, struct front_peer *place)
+{
+    front_budget_gain(&place->budget, front->now_ms);
+    if (front_budget_take(&place->budget, FRONT_COST_HANDSHAKE, 1)) return;
+    struct rpc_event event = {.kind = RPC_EVENT_REFUSED,
+                              .address = place->name,
+                              .reason = "too many handshakes that were refused",
+                              .refused_ms = front_peer_refuse(place, front->now_ms)};
+    place->reported = false; /* this line says more than the one before */
+    front_pool_report(front, place, &event);
+}
+
 /* ---------------------------------------------------------------- handshakes */
 
 /* The oldest handshake of the address with the most of them gives way, so one address cannot keep

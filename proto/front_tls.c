@@ -138,12 +138,13 @@ err front_tls_accept(SSL **out, SSL_CTX *context, int fd, struct front_tls_notes
     return ERR_NONE;
 }
 
-void front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes)
+bool front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes)
 {
     unsigned long code = ERR_peek_error();
     int reason = ERR_GET_REASON(code);
     bool is_ssl = ERR_GET_LIB(code) == ERR_LIB_SSL;
     const char *words = is_ssl ? ERR_reason_error_string(code) : NULL, *text = NULL;
+    bool is_refusal = true;
     if (notes->reason[0] != 0)
         text = notes->reason;
     else if (is_ssl && reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
@@ -153,11 +154,13 @@ void front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes 
     else if (is_ssl && (reason == SSL_R_HTTP_REQUEST || reason == SSL_R_WRONG_VERSION_NUMBER ||
                         reason == SSL_R_PACKET_LENGTH_TOO_LONG))
         text = "it does not speak TLS";
-    else if (is_ssl && reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
-        text = "it hung up in the handshake";
+    else if (words == NULL || reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+        is_refusal = false;
     else
-        text = words == NULL ? "it hung up in the handshake" : words;
+        text = words;
+    if (!is_refusal) text = "it hung up in the handshake";
     snprintf(out, FRONT_TLS_REASON, "%.*s", FRONT_TLS_REASON - 1, text);
     text_tame(out);
     ERR_clear_error();
+    return is_refusal;
 }

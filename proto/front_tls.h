@@ -15,7 +15,8 @@ struct front_tls_notes {
 };
 /* A connection's server side. The notes are written to until it is freed. */
 err front_tls_accept(SSL **out, SSL_CTX *context, int fd, struct front_tls_notes *notes);
-/* After a failed SSL_accept(): why it failed, in words, from OpenSSL's queue of errors. */
-void front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes);
+/* After a failed SSL_accept(): why it failed, in words, from OpenSSL's queue of errors. False: the
+ * client only broke off. */
+bool front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes);
 
 #endif

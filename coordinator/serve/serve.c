@@ -281,16 +281,16 @@ static void on_event(void *context, const struct rpc_event *event)
         LOG_STR("address", event->address),
         LOG_STR("reason", event->reason),
         LOG_INT("left_out", event->left_out),
+        LOG_INT("refused_ms", event->refused_ms),
         LOG_STR("peer", event->peer ? event->peer->id : ""),
         LOG_STR("role", event->peer && event->peer->role == RPC_ADMIN ? "admin" : "client"),
         LOG_STR("serial", event->peer ? event->peer->serial : ""),
-        LOG_INT("refused_ms", event->refused_ms),
     };
     (void)context;
     log_event(line[event->kind].level, line[event->kind].name, field,
-              event->kind == RPC_EVENT_REFUSED ? 7
-              : event->peer                    ? 6
-                                               : 3);
+              event->peer         ? 7
+              : event->refused_ms ? 4
+                                  : 3);
 }
 
 /* A burst of four seconds' calls, and at least one call, otherwise no call would be allowed. */

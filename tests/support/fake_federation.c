@@ -34,6 +34,13 @@ static int free_port(void)
 static err make_certs(const struct fake_federation *f, int members)
 {
     struct bytes command = {.max = 1 << 20};
+    const char *made = getenv("FEDLORA_CERTS");
+    if (made) {
+        TRY(bytes_printf(&command, "cp -r %s %s", made, f->certs));
+        int code = system((char *)command.data);
+        bytes_close(&command);
+        return code == 0 ? ERR_NONE : err_make(ERR_MACHINE, "%s cannot be copied", made);
+    }
     TRY(bytes_printf(&command, "%s/deploy/make-certs.sh %s --federation test --admin ops stranger",
                      FEDLORA_SOURCE_DIR, f->certs));
     for (int i = 0; i < members; i++)

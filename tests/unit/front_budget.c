@@ -18,6 +18,15 @@ Test(front_budget, a_bucket_empties_and_fills_again)
     cr_assert_float_eq(b.left[FRONT_COST_RESET], 200, 1e-9, "never above its burst");
 }
 
+Test(front_budget, every_rule_has_a_burst_and_a_rate)
+{
+    for (int i = 0; i < FRONT_COSTS; i++) {
+        cr_expect_gt(front_rule[i].burst, 0, "%d", i);
+        cr_expect_gt(front_rule[i].per_second, 0, "%d", i);
+        cr_expect_not_null(front_rule[i].what, "%d", i);
+    }
+}
+
 Test(front_budget, a_rule_that_waits_goes_into_debt)
 {
     struct front_budget b;
