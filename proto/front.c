@@ -97,11 +97,16 @@ static void write_address(char out[FRONT_ADDRESS], char place[FRONT_ADDRESS],
     (void)inet_ntop(AF_INET6, &six, place, FRONT_ADDRESS);
 }
 
+static void unwatch_listeners(struct front *front)
+{
+    for (size_t i = 0; i < front->listeners.count; i++)
+        (void)epoll_ctl(front->epoll, EPOLL_CTL_DEL, front->listeners.fd[i], NULL);
+}
+
 static void accept_later(struct front *front, uint64_t ms)
 {
     front->accept_at_ms = front->now_ms + ms;
-    for (size_t i = 0; i < front->listeners.count; i++)
-        (void)epoll_ctl(front->epoll, EPOLL_CTL_DEL, front->listeners.fd[i], NULL);
+    unwatch_listeners(front);
 }
 
 static bool accept_now(struct front *front)
@@ -215,6 +220,7 @@ static void take_requests(struct front *front)
         free(drops);
     }
     if (draining) {
+        unwatch_listeners(front);
         front_listen_close(&front->listeners);
         close_list(&front->shaking);
     }

@@ -54,6 +54,15 @@ static void watch_both(struct front_conn *c)
     watch(c->front->epoll, c->pipe, &c->pipe_wants, wants, tag | FRONT_TAG_PIPE);
 }
 
+/* close() alone would leave the descriptor registered while a process that was forked at this
+ * moment has a copy, and an event would name a connection that no longer exists. */
+static void close_watched(struct front *front, int fd)
+{
+    (void)epoll_ctl(front->epoll, EPOLL_CTL_DEL, fd, NULL);
+    (void)epoll_ctl(front->shaking_epoll, EPOLL_CTL_DEL, fd, NULL);
+    close(fd);
+}
+
 /* ---------------------------------------------------------------- begin and end */
 
 void front_conn_new(struct front *front, int fd, struct front_peer *place, const char *address)
@@ -101,8 +110,8 @@ void front_conn_close(struct front_conn *c)
     front_name_remove(c);
     SSL_free(c->ssl);
     ERR_clear_error();
-    if (c->pipe >= 0) close(c->pipe);
-    close(c->fd);
+    if (c->pipe >= 0) close_watched(front, c->pipe);
+    close_watched(front, c->fd);
     front_frame_close(&c->frame);
     bytes_close(&c->up);
     bytes_close(&c->down);
@@ -118,7 +127,7 @@ static void begin_linger(struct front_conn *c)
     front_name_remove(c);
     if (c->read_at_ms != 0) c->front->paused--;
     c->read_at_ms = 0;
-    close(c->pipe);
+    close_watched(c->front, c->pipe);
     c->pipe = -1;
     ERR_clear_error();
     (void)SSL_shutdown(c->ssl);
