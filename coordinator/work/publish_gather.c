@@ -146,7 +146,8 @@ err publish_bound(struct publish_job *p, struct store *store, const struct metho
     return err_is(e) ? e : err_make(ERR_STATE, "%zu updates are refused", p->refused_count);
 }
 
-/* The first member without whose update the round can be combined. */
+/* The first member without whose update the round can be combined. Other work, and the end of the
+ * service, do not wait for the search. */
 static err leave_one_out(const char **out, const struct publish_job *p, const char *path,
                          const struct method_next *next)
 {
@@ -159,6 +160,7 @@ static err leave_one_out(const char **out, const struct publish_job *p, const ch
     for (size_t i = 0; i < next->count && next->count <= TRIED_MEMBERS && fewer.count; i++) {
         struct method_report report = {0};
         size_t n = 0;
+        if (work_gives_way(&p->job)) break;
         for (size_t k = 0; k < next->count; k++)
             if (k != i) left[n++] = next->contribution[k];
         err e = method_next(&report, p->method, path, &fewer);

@@ -239,17 +239,22 @@ static void drop_the_update_that_fails(void)
 static void wait_for_no_removed_member(void)
 {
     char command[700];
-    struct hand h;
+    struct fake_member member;
     run_name = "removed";
     fake_close(&ops);
     open_member(&ops, "ops", 0);
     ok(create(3, "flora", 0));
-    take_task(&h); /* which needs all three */
-    drop_task(&h);
+    for (int i = 0; i < 2; i++) {
+        open_member(&member, i ? "m1" : "m0", 2u << i);
+        hello(&member);
+        fake_close(&member);
+    }
+    message_free(expect_waiting("1 more of 3 members to join: m2"));
     snprintf(command, sizeof command, "sed -i 's|^members = .*|members = m0,m1|' %s/fedlorad.ini",
              federation.dir);
     cr_assert_eq(system(command), 0);
     kill(federation.coordinator, SIGHUP);
+    message_free(expect_waiting("2 of 2 members: m0")); /* those two have agreed on the shapes */
     join(2);
     cr_expect(fake_federation_logged(&federation, "event=member.removed run=removed member=m2"));
     cr_expect(!fake_federation_logged(&federation, "event=config.needs_restart"));

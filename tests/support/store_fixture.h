@@ -50,4 +50,35 @@ static inline int64_t add_run(const char *name)
     return id;
 }
 
+static inline struct store_update make_update(int64_t run, const char *member, uint32_t round)
+{
+    char text[64];
+    snprintf(text, sizeof text, "update of %s for %u", member, round);
+    return (struct store_update){.run = run,
+                                 .member = member,
+                                 .trained_round = round,
+                                 .counted_in = round,
+                                 .blob = make_blob(text),
+                                 .examples = 7,
+                                 .train_loss = 0.5};
+}
+
+static inline err publish(int64_t run, uint32_t round, struct store_blob *state)
+{
+    char text[32];
+    snprintf(text, sizeof text, "state %u", round);
+    *state = make_blob(text);
+    struct store_publish p = {
+        .run = run,
+        .keep = 2,
+        .updates_keep = 1,
+        .round = {.round = round, .state = *state, .updates = 2, .report_json = "{}"}};
+    struct release *release = NULL;
+    ok(release_plain(&release, &state->digest));
+    p.release = release;
+    err e = store_publish(&store, &p);
+    release_close(release);
+    return e;
+}
+
 #endif
