@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "base/text.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define AT(field) .at = offsetof(struct config, field)
@@ -267,23 +268,25 @@ err config_open(struct config *out, int argc, char **argv)
     return e;
 }
 
-/* Everything except the lists, as text. */
-static bool same_others(const struct config *a, const struct config *b)
+/* The keys of values that differ, except the lists, separated by blanks. */
+static void list_others(char *out, size_t bytes, const struct config *a, const struct config *b)
 {
     char is[1024], was[1024];
-    bool same = true;
-    for (size_t i = 0; i < table.count; i++) {
+    size_t used = 0;
+    *out = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *key = rows[i].key;
         if (!key || !strcmp(key, "federation.members") || !strcmp(key, "federation.admins"))
             continue;
         *is = *was = 0;
         bool given = option_text(is, sizeof is, a, &rows[i]);
-        same = same && given == option_text(was, sizeof was, b, &rows[i]) && !strcmp(is, was);
+        if (given == option_text(was, sizeof was, b, &rows[i]) && !strcmp(is, was)) continue;
+        if (used < bytes)
+            used += (size_t)snprintf(out + used, bytes - used, "%s%s", used ? " " : "", key);
     }
-    return same;
 }
 
-err config_reread(struct config *config, bool *others, int argc, char **argv)
+err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv)
 {
     struct config next = {0};
     struct arena arena = {0};
@@ -297,7 +300,7 @@ err config_reread(struct config *config, bool *others, int argc, char **argv)
         config->reread = arena;
         config->allowed = next.allowed;
         config->admin_ids = next.admin_ids;
-        *others = !same_others(config, &next);
+        list_others(others, CONFIG_OTHERS_BYTES, config, &next);
     }
     config_close(&next);
     return e;

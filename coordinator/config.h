@@ -36,9 +36,10 @@ struct config {
 err config_open(struct config *out, int argc, char **argv);
 void config_close(struct config *config);
 /* Reads the same arguments and the file again, and takes federation.members and federation.admins
- * from them. *others: some other value has changed too, which needs a restart. On an error nothing
- * has changed. */
-err config_reread(struct config *config, bool *others, int argc, char **argv);
+ * from them. others: the keys of other values that have changed, which need a restart. On an error
+ * nothing has changed. */
+enum { CONFIG_OTHERS_BYTES = 256 };
+err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv);
 err config_help(struct bytes *out);
 err config_sample(struct bytes *out);
 bool config_allows(const struct config *config, const char *member);

@@ -72,17 +72,16 @@ static err check(const struct config *config)
  * members off. */
 static void reread_lists(struct serve *s, struct config *config, int argc, char **argv)
 {
-    bool others = false;
-    err e = config_reread(config, &others, argc, argv);
+    char others[CONFIG_OTHERS_BYTES] = "";
+    err e = config_reread(config, others, argc, argv);
     if (err_is(e)) {
         LOG(LOG_ERROR, "config.not_reread", LOG_STR("error", e.text));
         return;
     }
     LOG(LOG_INFO, "members.reread", LOG_INT("members", config->allowed.count));
-    if (others)
-        LOG(LOG_WARN, "config.needs_restart",
-            LOG_STR("reason", "values other than federation.members and federation.admins have "
-                              "changed in the file; they are not used before a restart"));
+    if (*others)
+        LOG(LOG_WARN, "config.needs_restart", LOG_STR("changed", others),
+            LOG_STR("reason", "these values of the file are not used before a restart"));
     for (struct run *run = s->runs; run; run = run->next)
         run_members_allowed(run);
 }

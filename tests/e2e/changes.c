@@ -250,14 +250,17 @@ static void wait_for_no_removed_member(void)
         fake_close(&member);
     }
     message_free(expect_waiting("1 more of 3 members to join: m2"));
-    snprintf(command, sizeof command, "sed -i 's|^members = .*|members = m0,m1|' %s/fedlorad.ini",
+    snprintf(command, sizeof command,
+             "sed -i 's|^members = .*|members = m0,m1|; s|^path = .*|&\\nreserve = 65MiB|'"
+             " %s/fedlorad.ini",
              federation.dir);
     cr_assert_eq(system(command), 0);
     kill(federation.coordinator, SIGHUP);
     message_free(expect_waiting("2 of 2 members: m0")); /* those two have agreed on the shapes */
     join(2);
     cr_expect(fake_federation_logged(&federation, "event=member.removed run=removed member=m2"));
-    cr_expect(!fake_federation_logged(&federation, "event=config.needs_restart"));
+    cr_expect(fake_federation_logged(&federation,
+                                     "event=config.needs_restart changed=store.reserve reason="));
 }
 
 static void train_with_losses(const double loss[MEMBERS])
