@@ -101,7 +101,7 @@ def attack(place, kind, number, rnd, part):
         found = files(federation, part)
         if not found:
             return "none", "no file", None
-        name = rnd.choice(sorted(found))
+        sort = rnd.choice(sorted(found))
         newest = sorted(found[sort], key=os.path.getmtime)
         path = rnd.choice(newest[-4:] if rnd.random() < 0.7 else newest)
         where = (path, rnd.randrange(os.path.getsize(path)), rnd.randrange(8))

@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     --inputs) number "$1" "${2:-}"; limit=("-runs=$2"); shift ;;
     --work) [ -n "${2:-}" ] || usage "--work needs a folder"; work=$2; shift ;;
     --no-build) build=no ;;
-    --pack) pack=yes ;;
+    --pack) pack=yes build=no ;;
     -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) usage "unknown option $1" ;;
     *) [ -e "tests/fuzz/$1.c" ] || usage "there is no target $1"; names+=("$1") ;;
