@@ -4,6 +4,7 @@
 #include "base/lock.h"
 #include "base/text.h"
 #include "coordinator/serve/serve.h"
+#include "coordinator/store/wal.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -117,6 +118,7 @@ static err keep_private(const char *path)
 static err open_checked(struct store *store, const char *path)
 {
     bool whole = false;
+    TRY(wal_check(path));
     err e = store_open(store, path);
     if (e.sys == EUCLEAN)
         return err_make(ERR_INPUT, "%s; restore the database from a backup", e.text);
