@@ -12,7 +12,7 @@
 enum {
     LINE_MS = 60 * 1000,
     SHORT_MS = 10 * 60 * 1000,
-    LONG_MS = 60 * 60 * 1000,
+    HOUR_MS = 60 * 60 * 1000,
     DAY_MS = 24 * 60 * 60 * 1000
 };
 
@@ -27,14 +27,14 @@ static const struct rule {
 } rules[TROUBLE_KINDS] = {
     [TROUBLE_DISK_FULL] = {"disk.full", "disk.free", LOG_ERROR, 0, false, true},
     [TROUBLE_LOG_LOST] = {"log.lost", "log.back", LOG_ERROR, 0, false, true},
-    [TROUBLE_OLD_COPY] = {"store.old_copy", NULL, LOG_ERROR, LONG_MS, true, true},
-    [TROUBLE_BLOB_MISSING] = {"blob.missing", NULL, LOG_ERROR, LONG_MS, true, true},
+    [TROUBLE_OLD_COPY] = {"store.old_copy", NULL, LOG_ERROR, HOUR_MS, true, true},
+    [TROUBLE_BLOB_MISSING] = {"blob.missing", NULL, LOG_ERROR, HOUR_MS, true, true},
     [TROUBLE_WORK_WAITS] = {"run.trouble", "run.trouble_over", LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_CALL_FAILED] = {"call.failed", NULL, LOG_ERROR, SHORT_MS, true, true},
     [TROUBLE_CERTIFICATE_ENDS] = {"certificate.ends", "certificate.renewed", LOG_WARN, DAY_MS,
                                   false, true},
     [TROUBLE_ROUND_OVERDUE] = {"round.overdue", NULL, LOG_WARN, 0, false, true},
-    [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, 0, false, true},
+    [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, HOUR_MS, false, true},
     [TROUBLE_MEMBER_TWICE] = {"member.twice", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_UPDATE_REFUSED] = {"update.refused", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_CALL_REFUSED] = {"call.refused", NULL, LOG_WARN, SHORT_MS, true, true},
@@ -191,6 +191,14 @@ void trouble_raise(struct troubles *t, const struct trouble_case *c, uint64_t no
     r->last_ms = now_ms;
     r->count++;
     log_row(g, rule, r, now_ms);
+}
+
+void trouble_lasts(struct troubles *t, enum trouble_kind kind, const char *run, const char *peer,
+                   uint64_t now_ms)
+{
+    if (!t || !t->group[kind].used) return;
+    struct row *r = find(&t->group[kind], or_empty(run), or_empty(peer));
+    if (r) r->last_ms = now_ms;
 }
 
 static void drop(struct group *g, struct row *r)

@@ -58,6 +58,9 @@ err troubles_open(struct troubles **out);
 void troubles_close(struct troubles *t);
 /* The trouble exists, or happened once more. NULL for `t` is accepted everywhere. */
 void trouble_raise(struct troubles *t, const struct trouble_case *c, uint64_t now_ms);
+/* It lasts, without being logged or counted again. Nothing happens if there is none. */
+void trouble_lasts(struct troubles *t, enum trouble_kind kind, const char *run, const char *peer,
+                   uint64_t now_ms);
 /* It is over; nothing happens if there is none. A NULL peer means no peer. */
 void trouble_end(struct troubles *t, enum trouble_kind kind, const char *run, const char *peer,
                  uint64_t now_ms);

@@ -186,9 +186,13 @@ static void watch_member(struct run *run, size_t m, uint64_t now)
     const struct round_member *r = &run->round.member[m];
     char peer[TROUBLE_PEER_BYTES], text[64], since[32];
     bool absent = r->joined && r->seen_ms && !strcmp(round_activity(&run->round, m, now), "absent");
+    if (!absent && !member->absent) return;
+    snprintf(peer, sizeof peer, "client/%s", r->id);
+    /* Without this it ends by itself, as for a member that was dropped from the run. */
+    if (absent && member->absent)
+        trouble_lasts(run->shop->troubles, TROUBLE_MEMBER_ABSENT, run->config->name, peer, now);
     if (absent == member->absent) return;
     member->absent = absent;
-    snprintf(peer, sizeof peer, "client/%s", r->id);
     if (!absent) {
         trouble_end(run->shop->troubles, TROUBLE_MEMBER_ABSENT, run->config->name, peer, now);
         return;

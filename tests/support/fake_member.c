@@ -354,10 +354,8 @@ static err again(struct fake_member *m)
     fake_close(m);
     usleep(FAKE_PAUSE_US);
     TRY(fake_open(m, &was.options));
-    m->bytes_up = was.bytes_up;
-    m->bytes_down = was.bytes_down;
-    memcpy(m->epoch, was.epoch, sizeof m->epoch);
-    m->epoch_size = was.epoch_size;
+    was.client = m->client;
+    *m = was;
     err e = fake_hello(&reply, m);
     message_free(reply);
     return e;
@@ -490,13 +488,4 @@ err fake_command(struct fake_member *admin, const char *path, const char *run)
     Fedlora__V1__RunName name = FEDLORA__V1__RUN_NAME__INIT;
     name.run = (char *)(uintptr_t)run;
     return fake_call(admin, path, &name.base);
-}
-
-/* The first ones, without waiting. */
-err fake_events(Fedlora__V1__WatchReply **reply, struct fake_member *admin, const char *run)
-{
-    Fedlora__V1__WatchRequest request = FEDLORA__V1__WATCH_REQUEST__INIT;
-    request.run = (char *)(uintptr_t)run;
-    return call(reply, admin, RPC_PATH_ADMIN(watch_run), &request.base,
-                &fedlora__v1__watch_reply__descriptor);
 }

@@ -95,6 +95,5 @@ err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const
 err fake_command(struct fake_member *admin, const char *path, const char *run);
 /* Any call that is answered with a run's status. */
 err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request);
-err fake_events(Fedlora__V1__WatchReply **reply, struct fake_member *admin, const char *run);
 
 #endif
