@@ -249,18 +249,19 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round)
 }
 
 /* An error of this machine is not the member's fault. */
-static void report_refused(const struct run *run, const struct admit_job *job)
+void run_report_refused(struct run *run, const char *member, uint32_t round, err why)
 {
-    err why = job->job.result;
     char peer[TROUBLE_PEER_BYTES], text[TROUBLE_TEXT_BYTES];
     bool ours = why.kind == ERR_MACHINE || why.kind == ERR_STOPPED;
-    snprintf(peer, sizeof peer, "client/%s", job->member);
-    snprintf(text, sizeof text, "round %u: %.480s", job->update.trained_round, why.text);
-    const struct trouble_case c = {.kind = ours ? TROUBLE_CALL_FAILED : TROUBLE_UPDATE_REFUSED,
-                                   .run = run->config->name,
-                                   .peer = peer,
-                                   .address = run->member[job->member_index].address,
-                                   .text = text};
+    size_t m = 0;
+    snprintf(peer, sizeof peer, "client/%s", member);
+    snprintf(text, sizeof text, "round %u: %.480s", round, why.text);
+    const struct trouble_case c = {
+        .kind = ours ? TROUBLE_CALL_FAILED : TROUBLE_UPDATE_REFUSED,
+        .run = run->config->name,
+        .peer = peer,
+        .address = round_find(&m, &run->round, member) ? run->member[m].address : NULL,
+        .text = text};
     trouble_raise(run->shop->troubles, &c, run_now_ms(run));
     trouble_of_disk(run->shop->troubles, why, run_now_ms(run));
 }
@@ -271,7 +272,7 @@ void run_admitted(struct run *run, const struct admit_job *job)
     size_t m = job->member_index;
     const struct store_update *u = &job->update;
     if (err_is(job->job.result)) {
-        report_refused(run, job);
+        run_report_refused(run, job->member, u->trained_round, job->job.result);
         run_apply_member(run, ROUND_ON_REFUSAL, m);
         if (job->damage.kind == ERR_INPUT) run_work_failed(run, job->damage);
         return;

@@ -204,6 +204,8 @@ void run_rules(struct round_rules *out, const struct run_shop *shop,
                const Fedlora__V1__RunConfig *config);
 /* Gives work of this kind to the worker, for the round under way (run_work.c). */
 err run_push_work(struct run *run, enum publish_kind kind);
+/* A trouble: an update of this member for `round` was refused. */
+void run_report_refused(struct run *run, const char *member, uint32_t round, err why);
 /* The work could not be done: try again later, or fail the run. */
 void run_work_failed(struct run *run, err e);
 

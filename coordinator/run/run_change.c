@@ -99,7 +99,7 @@ static err commit(struct run *run, struct change *c)
     run->rank_max = run_config_rank_max(run->config);
     LOG(LOG_INFO, c->event.event, LOG_STR("run", run->config->name),
         LOG_STR("member", c->member ? c->member : ""), LOG_INT("round", c->event.round),
-        LOG_STR("change", c->text));
+        LOG_STR("change", c->text), LOG_STR("by", run->shop->by));
     return ERR_NONE;
 }
 
@@ -410,7 +410,7 @@ err run_drop_update(struct run *run, const char *id)
                         run->config->name);
     TRY(store_excuse(run->shop->store, run->id, round, r->id));
     LOG(LOG_WARN, "update.dropped", LOG_STR("run", run->config->name), LOG_STR("member", r->id),
-        LOG_INT("round", round));
+        LOG_INT("round", round), LOG_STR("by", run->shop->by));
     run_apply_member(run, ROUND_ON_EXCUSE, m);
     run->shop->changed(run, run->shop->context);
     return ERR_NONE;

@@ -198,9 +198,8 @@ static void refuse(struct run *run, const struct publish_job *job)
                                     .now_ms = run_now_ms(run),
                                     .digest = refused->update.blob.digest,
                                     .reason = refused->why};
-        LOG(LOG_WARN, "update.refused", LOG_STR("run", run->config->name),
-            LOG_STR("member", refused->update.member), LOG_INT("round", job->round),
-            LOG_STR("error", refused->why));
+        run_report_refused(run, refused->update.member, job->round,
+                           err_make(ERR_INPUT, "%s", refused->why));
         if (!round_find(&event.member, &run->round, refused->update.member)) continue;
         run_apply(run, &event);
         event.kind = ROUND_ON_EXCUSE;

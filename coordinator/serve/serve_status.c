@@ -196,6 +196,8 @@ static err say_who(char *text, const struct run *run)
     char who[TROUBLE_BY_BYTES] = "";
     const char *event = phase == ROUND_PAUSED ? "run.paused" : "run.stopped";
     size_t used = strlen(text);
+    /* A run that was paused by itself has a reason. */
+    if (phase == ROUND_PAUSED && *run->round.reason) return ERR_NONE;
     if (phase != ROUND_PAUSED && phase != ROUND_STOPPED) return ERR_NONE;
     TRY(store_last_event(who, sizeof who, run->shop->store, run->id, event));
     if (!strncmp(who, "admin/", 6)) /* else it was the privacy budget */

@@ -68,7 +68,8 @@ Test(changes, an_update_far_beyond_the_others_is_refused_by_name_and_stays_so)
     cr_expect(strstr(status->waiting_for, "is too large for float32"), "%s", status->waiting_for);
     expect_doing(status, "m0", "refused");
     message_free(status);
-    cr_expect(fake_federation_logged(&federation, "event=update.refused run=r member=m0 round=1"));
+    cr_expect(fake_federation_logged(
+        &federation, "event=update.refused run=r peer=client/m0 address=127.0.0.1 "));
     again();
     fake_close(&h.member);
     open_member(&h.member, "m0", 2);
