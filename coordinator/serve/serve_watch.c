@@ -79,6 +79,7 @@ static void watch_uploads(struct serve *s, uint64_t now)
     bool full = s->watch.disk_full;
     uint64_t age = s->config->upload_age_ms;
     if (full && age > WATCH_FULL_AGE_MS) age = WATCH_FULL_AGE_MS;
+    if (full) db_give_room(&s->shop.store->db);
     if (now < s->watch.next_sweep_ms) return;
     s->watch.next_sweep_ms = now + (full ? WATCH_SWEEP_FULL_MS : WATCH_SWEEP_MS);
     err e = spool_expire(&removed, s->config->path, age);

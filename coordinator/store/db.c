@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Longer than the longest transaction of another thread on a slow disk. */
-enum { DB_BUSY_MS = 20000 };
+enum { DB_BUSY_MS = 20000, DB_GIVE_ROOM_MS = 100 };
 
 /* The kind tells the caller who acts next: a lock passes by itself, everything else needs the
  * operator. The errno makes a full disk recognizable to callers that free space. */
@@ -187,6 +187,14 @@ err db_begin(struct db *db)
     return db_run(db, "BEGIN IMMEDIATE", "");
 }
 
+/* Only a short wait for the other threads, because this is tried again. */
+void db_give_room(struct db *db)
+{
+    sqlite3_busy_timeout(db->handle, DB_GIVE_ROOM_MS);
+    sqlite3_wal_checkpoint_v2(db->handle, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_busy_timeout(db->handle, DB_BUSY_MS);
+}
+
 /* The result of the rollback is ignored, because the caller needs the first error. */
 err db_end(struct db *db, err e)
 {
@@ -196,8 +204,7 @@ err db_end(struct db *db, err e)
         sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
     /* On a full disk the log of committed pages cannot grow, and it is emptied only after further
      * commits. Emptying it now gives its room back. */
-    if (e.sys == ENOSPC)
-        sqlite3_wal_checkpoint_v2(db->handle, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    if (e.sys == ENOSPC) db_give_room(db);
     return e;
 }
 

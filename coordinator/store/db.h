@@ -39,6 +39,10 @@ err db_begin(struct db *db); /* takes the write lock */
 /* Commits if e is no error, else rolls back. Returns e, or the reason why the commit failed. */
 err db_end(struct db *db, err e);
 
+/* Empties the log of committed pages, which otherwise keeps up to 4 MB, as far as other connections
+ * allow it now. */
+void db_give_room(struct db *db);
+
 struct db_query {
     struct db *db;
     sqlite3_stmt *statement;
