@@ -76,8 +76,10 @@ for run in a b; do
   [ "$(grep -c "^run $run finished" "$work/ann.log")" -eq 2 ] || fail_with "$work/ann.log" "the end of run $run"
 done
 grep -q "^run c stopped" "$work/ann.log" || fail_with "$work/ann.log" "the end of run c was not told"
-[ "$(grep -c "^another run cannot be joined: wrong base model" "$work/ann.log")" -eq 2 ] ||
-  fail_with "$work/ann.log" "join does not say which run it cannot join, once in each process"
+# The coordinator offers it again after a minute or its restart, so the second process may end before it is told.
+told=$(grep -c "^another run cannot be joined: wrong base model" "$work/ann.log" || true)
+[ "$told" = 1 ] || [ "$told" = 2 ] ||
+  fail_with "$work/ann.log" "join said $told times which run it cannot join, expected once in each process"
 grep -q "^working for run b" "$work/ann.log" || fail_with "$work/ann.log" "join does not say for which run it works"
 stop_coordinator
 echo "runs in turn have the bytes that they have alone"
