@@ -1,6 +1,7 @@
 # Programs that check and measure a GPU, included by CMakeLists.txt; bench/gpu/pack.sh packs them for another machine.
 # They have the engine but not the CPU's kernels, so they need neither oneDNN nor BLAS, and they link the small
-# libraries statically. They are built with the tests, and tests/e2e/gpu_call.sh runs them on the shim.
+# libraries statically. They are built with the tests, and tests/e2e/gpu_call.sh runs them on the shim. The sanitizers
+# see the same sources in the tests themselves.
 set(FEDLORA_GPU_STATIC "")
 foreach(name IN ITEMS jansson sodium pcre2-8 utf8proc inih)
   find_library(FEDLORA_STATIC_${name} NAMES lib${name}.a ${name} REQUIRED)
@@ -10,7 +11,7 @@ endforeach()
 function(fedlora_gpu_program name)
   add_executable(${name} ${ARGN} bench/gpu/gpu.c bench/gpu/no_cpu.c)
   set(archives fedlora_engine fedlora_agg fedlora_privacy fedlora_kernels fedlora_base)
-  if(NOT FEDLORA_TESTS OR FEDLORA_THREADS OR FEDLORA_FUZZ)
+  if(NOT FEDLORA_TESTS OR FEDLORA_THREADS OR FEDLORA_FUZZ OR FEDLORA_SANITIZE)
     set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
   endif()
   add_dependencies(${name} ${archives})

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # bench/gpu: pack.sh makes a folder below 10 MB, and call.sh in it runs all checks on the shim in a short form with status
-# 0. A wrong digest, a kernel that fails and a missing library give status 1, and the parts after it still run. Under the
-# sanitizers the programs alone run.
+# 0. A wrong digest, a kernel that fails and a missing library give status 1, and the parts after it still run.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
@@ -10,15 +9,6 @@ shim=$programs/libfedlora_cuda_on_cpu.so
 [ -e "$shim" ] && [ -x "$programs/cuda_check" ] || skip "this build has no $(basename "$shim") or cuda_check"
 cd "$root"
 check() { FEDLORA_CUDA=$shim "$programs/cuda_check" "$@" >"$work/check.log" 2>&1; }
-python3 bench/make_base.py tiny "$work/tiny"
-
-if [[ "$programs" = *sanitize ]]; then
-  check digest "$work/digests" write || fail_with "$work/check.log" "digest"
-  check time tiny || fail_with "$work/check.log" "time"
-  FEDLORA_CUDA=$shim "$programs/bench_gpu" "$work/tiny" 2x9 recompute+q8_0 private --steps 1 >"$work/log" 2>&1 ||
-    fail_with "$work/log" "bench_gpu"
-  exit 0
-fi
 
 bench/gpu/pack.sh --build "$programs" --out "$work/gpu" >"$work/pack.log" 2>&1 || fail_with "$work/pack.log" "pack.sh"
 grep -q ' kB, needs GLIBC_' "$work/pack.log" || fail_with "$work/pack.log" "pack.sh does not print the size"

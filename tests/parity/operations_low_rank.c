@@ -120,7 +120,8 @@ static void device_integers(struct mat to, double *value, size_t n)
 
 static void run_long(void)
 {
-    enum { LONG = 2085, ROWS = 4096, K = 8, RANK = 2 }; /* 4,096 rows have the longest chunks */
+    /* 4,096 rows have the longest chunks. */
+    enum { LONG = 2085, ROWS = INSTRUMENTED ? 96 : 4096, K = 8, RANK = 2 };
     static const struct spec spec = {0, ROWS, RANK, 0, B, false};
     struct test_weight w = weight_of(ROWS, K, false, BOTH);
     struct factors f = factors_zero(&w, &spec, 1, 0, 0);
@@ -214,7 +215,7 @@ Test(operations_low_rank, dropout_masks_the_input_of_each_module)
 /* Masks of equal keys are equal; masks of other keys, modules or tokens are not. */
 Test(operations_low_rank, dropout_keeps_its_share_of_the_values)
 {
-    enum { TOKENS = 300, K = 64, N = TOKENS * K };
+    enum { TOKENS = INSTRUMENTED ? 50 : 300, K = 64, N = TOKENS * K };
     begin(DTYPE_F32);
     struct test_weight w = weight_of(8, K, false, BOTH);
     for (int i = 0; i < 3; i++) {
