@@ -38,18 +38,21 @@ static void check(struct checked *x, const struct method *m, double ratio, doubl
 static void multiply(unsigned member, float by, bool first)
 {
     struct adapter_file u = {0};
+    struct arena arena = {0};
     ok(adapter_file_open(&u, at("update", member)));
     for (size_t i = 0; i < (first ? 1 : u.count); i++)
         for (int r = 0; r < 3; r++) {
             struct adapter_file_factor *f = &u.module[i].factor[r];
             size_t n = (size_t)f->rows * f->cols;
-            float *x = n ? calloc(n, sizeof *x) : NULL;
+            float *x = NULL;
+            if (n) ok(arena_take(&x, &arena, n, sizeof *x));
             for (size_t j = 0; j < n; j++)
                 x[j] = fmaxf(-3e38F, fminf(3e38F, f->f32[j] * by));
-            if (n) f->f32 = x; /* the test's process is short */
+            if (n) f->f32 = x;
         }
     ok(adapter_file_write(at("many", member), &u.meta, u.module, u.count, true));
     adapter_file_close(&u);
+    arena_close(&arena);
     cr_assert_eq(rename(at("many", member), at("update", member)), 0);
 }
 
