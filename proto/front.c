@@ -58,15 +58,13 @@ void front_name_remove(struct front_conn *c)
     pthread_mutex_unlock(&front->lock);
 }
 
-bool front_find(struct rpc_peer *peer, char address[FRONT_ADDRESS], struct front *front,
-                const char *authority)
+bool front_find(struct rpc_peer *peer, struct front *front, const char *authority)
 {
     bool found = false;
     pthread_mutex_lock(&front->lock);
     for (struct front_conn *c = *bucket_of(front, authority); c != NULL && !found; c = c->name_next)
         if (strcmp(c->name, authority) == 0) {
             *peer = c->peer;
-            memcpy(address, c->address, FRONT_ADDRESS);
             found = true;
         }
     pthread_mutex_unlock(&front->lock);
@@ -77,7 +75,7 @@ bool front_find(struct rpc_peer *peer, char address[FRONT_ADDRESS], struct front
 
 /* The address as text, and the name of its limits: IPv6 hosts have 2^64 addresses, so these are
  * counted by network. */
-static void write_address(char out[FRONT_ADDRESS], char place[FRONT_ADDRESS],
+static void write_address(char out[RPC_ADDRESS_BYTES], char place[RPC_ADDRESS_BYTES],
                           const struct sockaddr_storage *from)
 {
     struct in6_addr six = ((const struct sockaddr_in6 *)from)->sin6_addr;
@@ -88,13 +86,13 @@ static void write_address(char out[FRONT_ADDRESS], char place[FRONT_ADDRESS],
         is_six = false;
     }
     if (is_six)
-        (void)inet_ntop(AF_INET6, &six, out, FRONT_ADDRESS);
+        (void)inet_ntop(AF_INET6, &six, out, RPC_ADDRESS_BYTES);
     else
-        (void)inet_ntop(AF_INET, &four, out, FRONT_ADDRESS);
-    memcpy(place, out, FRONT_ADDRESS);
+        (void)inet_ntop(AF_INET, &four, out, RPC_ADDRESS_BYTES);
+    memcpy(place, out, RPC_ADDRESS_BYTES);
     if (!is_six || IN6_IS_ADDR_LOOPBACK(&six)) return;
     memset(six.s6_addr + 8, 0, 8);
-    (void)inet_ntop(AF_INET6, &six, place, FRONT_ADDRESS);
+    (void)inet_ntop(AF_INET6, &six, place, RPC_ADDRESS_BYTES);
 }
 
 static void unwatch_listeners(struct front *front)
@@ -125,7 +123,7 @@ static bool accept_one(struct front *front, int listener)
 {
     struct sockaddr_storage from = {0};
     socklen_t size = sizeof from;
-    char address[FRONT_ADDRESS] = "", place[FRONT_ADDRESS] = "";
+    char address[RPC_ADDRESS_BYTES] = "", place[RPC_ADDRESS_BYTES] = "";
     if (!front_pool_room(front)) {
         accept_later(front, FRONT_ROOM_MS);
         return false;

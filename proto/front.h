@@ -15,8 +15,6 @@
 
 #include "proto/rpc.h"
 
-enum { FRONT_ADDRESS = 48 };
-
 struct front;
 
 struct front_options {
@@ -35,8 +33,7 @@ int front_port(const struct front *front);
 /* Uses other certificate files for new connections. On an error the old ones stay in use. */
 err front_reload(struct front *front, const char *ca, const char *cert, const char *key);
 /* False: the connection of this name has ended. */
-bool front_find(struct rpc_peer *peer, char address[FRONT_ADDRESS], struct front *front,
-                const char *authority);
+bool front_find(struct rpc_peer *peer, struct front *front, const char *authority);
 err front_drop(struct front *front, enum rpc_role role, const char *id);
 void front_drain(struct front *front); /* no `give` begins after it has returned */
 void front_shut(struct front *front);  /* drains, and ends all connections at once */

@@ -169,6 +169,7 @@ void front_conn_shake(struct front_conn *c)
     if (code == 1) {
         (void)epoll_ctl(c->front->shaking_epoll, EPOLL_CTL_DEL, c->fd, NULL);
         err e = rpc_tls_identity_of(&c->peer, SSL_get0_peer_certificate(c->ssl));
+        snprintf(c->peer.address, sizeof c->peer.address, "%s", c->address);
         if (err_is(e))
             fail_handshake(c, e.text);
         else

@@ -48,7 +48,7 @@ struct front_conn {
     size_t up_at, down_at;               /* those of them that it has taken */
     struct front_peer *place, *identity; /* counted there; identity: NULL in the handshake */
     struct rpc_peer peer;
-    char address[FRONT_ADDRESS], name[FRONT_FRAME_AUTHORITY];
+    char address[RPC_ADDRESS_BYTES], name[FRONT_FRAME_AUTHORITY];
     unsigned updates_seen;
     uint64_t born_ms;     /* accepted */
     uint64_t open_ms;     /* given to gRPC */

@@ -141,7 +141,6 @@ void rpc_server_close(struct rpc_server *server, uint64_t grace_ms);
 err rpc_server_drop(struct rpc_server *server, enum rpc_role role, const char *id);
 
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call);
-const char *rpc_call_address(const struct rpc_call *call); /* of the peer, without the port */
 const struct rpc_method *rpc_call_method(const struct rpc_call *call);
 void *rpc_call_context(const struct rpc_call *call); /* rpc_server_options.context */
 /* The handler's own pointer; it frees the memory in its `over`. */

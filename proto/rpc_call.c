@@ -113,10 +113,9 @@ static err peer_read(struct rpc_call *call, const grpc_call_details *details)
 {
     struct rpc_server *s = call->server;
     char *authority = grpc_slice_to_c_string(details->host);
-    bool found = front_find(&call->peer, call->address, s->front, authority);
+    bool found = front_find(&call->peer, s->front, authority);
     gpr_free(authority);
     if (!found) return err_make(ERR_REFUSED, "the connection has ended");
-    snprintf(call->peer.address, sizeof call->peer.address, "%s", call->address);
     if (s->federation != NULL && strcmp(s->federation, call->peer.federation) != 0)
         return err_make(ERR_REFUSED, "%s is of federation \"%s\"; this coordinator serves \"%s\"",
                         call->peer.id, call->peer.federation, s->federation);
@@ -343,10 +342,6 @@ void rpc_call_sweep(struct rpc_call *call, uint64_t now_ms)
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call)
 {
     return &call->peer;
-}
-const char *rpc_call_address(const struct rpc_call *call)
-{
-    return call->address;
 }
 const struct rpc_method *rpc_call_method(const struct rpc_call *call)
 {

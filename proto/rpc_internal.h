@@ -39,7 +39,6 @@ struct rpc_call {
     void *context, *state;
     grpc_call *call;
     struct rpc_peer peer;
-    char address[FRONT_ADDRESS];
     struct rpc_tag read, write, status, closed;
     grpc_byte_buffer *message; /* being read */
     int cancelled;             /* written by gRPC when `closed` completes */

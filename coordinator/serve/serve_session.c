@@ -29,7 +29,7 @@ static void note_rival(struct machine *has, const struct rpc_call *call, const s
                        size_t member, uint64_t now)
 {
     char peer[TROUBLE_PEER_BYTES], text[128];
-    snprintf(has->rival, sizeof has->rival, "%s", rpc_call_address(call));
+    snprintf(has->rival, sizeof has->rival, "%s", rpc_call_peer(call)->address);
     has->rival_ms = now;
     snprintf(peer, sizeof peer, "client/%s", run->round.member[member].id);
     snprintf(text, sizeof text, "refused, because another machine takes part (%s)", has->address);
@@ -102,12 +102,12 @@ void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
     if (moved)
         LOG(LOG_WARN, "member.moved", LOG_STR("run", run->config->name),
             LOG_STR("member", run->round.member[member].id), LOG_STR("from", has->address),
-            LOG_STR("to", rpc_call_address(call)));
+            LOG_STR("to", rpc_call_peer(call)->address));
     if (!has) has = m->session = calloc(1, sizeof *has);
     if (!has) return;
     if (moved) has->rival_ms = 0;
     memcpy(has->id, session->data, SESSION_BYTES);
-    snprintf(has->address, sizeof has->address, "%s", rpc_call_address(call));
+    snprintf(has->address, sizeof has->address, "%s", rpc_call_peer(call)->address);
 }
 
 void serve_session_notice(char *out, size_t bytes, const struct run *run, size_t member)

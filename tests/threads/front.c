@@ -150,7 +150,7 @@ int main(void)
     struct front *front = NULL;
     pthread_t echo;
     int done = 0;
-    char address[FRONT_ADDRESS], command[300];
+    char command[300];
     struct rpc_peer peer;
     signal(SIGPIPE, SIG_IGN);
     make_certs();
@@ -172,7 +172,7 @@ int main(void)
         CHECK(pthread_create(&client[i].thread, NULL, client_main, &client[i]) == 0);
     }
     for (int i = 0; i < 20; i++) {
-        CHECK(!front_find(&peer, address, front, "0123456789abcdef0123456789abcdef"));
+        CHECK(!front_find(&peer, front, "0123456789abcdef0123456789abcdef"));
         CHECK_OK(front_reload(front, ca, cert, key));
         if (i % 10 == 9) CHECK_OK(front_drop(front, RPC_CLIENT, "a"));
         usleep(5000);
