@@ -139,22 +139,15 @@ Test(coordinator, lists_many_runs_in_pages_and_counts_the_open_ones)
         " 'stopped' FROM n,runs WHERE name='r'; INSERT INTO members(run,id) SELECT "
         "runs.id,members.id"
         " FROM runs,members WHERE run=1 AND name<>'r'";
-    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
-    static char *targets[] = {"q"};
     begin("");
     ok(create_run("flora", 0));
     restart(clone);
-    config.name = "s";
-    config.method = "flora";
-    config.rounds = 1;
-    config.rank = 2;
-    config.targets = targets;
-    config.n_targets = 1;
-    ok(fake_create_run(&ops, &config, MEMBERS));
+    run_name = "s";
+    ok(create_run("flora", 0));
     list_all(1025, 300);
     restart("UPDATE runs SET hold='' WHERE name<>'r'");
-    config.name = "t";
-    refused(fake_create_run(&ops, &config, MEMBERS), ERR_LIMIT, "1024 runs are open");
+    run_name = "t";
+    refused(create_run("flora", 0), ERR_LIMIT, "1024 runs are open");
     list_all(1025, 1025);
     end();
 }
@@ -354,9 +347,7 @@ static void hello_for_turns(struct fake_member *m, const char *run)
 /* Each round closes with the update of m0, so without turns one run would starve the other. */
 Test(coordinator, gives_a_member_that_names_no_run_its_runs_in_turn)
 {
-    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
     Fedlora__V1__Task *task = NULL;
-    static char *targets[] = {"q", "v_proj"};
     struct fake_member m;
     struct bytes trained = {.max = 64}, ended = {.max = 16};
     char turn[8];
@@ -365,14 +356,8 @@ Test(coordinator, gives_a_member_that_names_no_run_its_runs_in_turn)
     open_member(&m, "m0", 2);
     m.options.run = "";
     hello_for_turns(&m, "r");
-    config.name = "s";
-    config.method = "flora";
-    config.rounds = ROUNDS;
-    config.rank = 2;
-    config.quorum = 1;
-    config.targets = targets;
-    config.n_targets = 2;
-    ok(fake_create_run(&ops, &config, MEMBERS));
+    run_name = "s";
+    ok(create_run("flora", 1));
     refused(fake_next_task(&task, &m, 0), ERR_STATE, "call Hello first");
     hello_for_turns(&m, "s");
     for (int i = 0; i < 2 * ROUNDS + 2; i++) {
@@ -399,21 +384,15 @@ Test(coordinator, gives_a_member_that_names_no_run_its_runs_in_turn)
 /* The oldest run has another base model. */
 Test(coordinator, gives_a_member_no_turn_in_a_run_that_it_cannot_serve)
 {
-    Fedlora__V1__RunConfig config = FEDLORA__V1__RUN_CONFIG__INIT;
     Fedlora__V1__HelloReply *reply = NULL;
     Fedlora__V1__Task *task = NULL;
-    static char *targets[] = {"q"};
     static const struct fake_base other = {{{7}}, modules, 2};
     struct fake_member m;
     begin("");
-    config.name = "x";
-    config.method = "flora";
-    config.rounds = 1;
-    config.rank = 2;
-    config.targets = targets;
-    config.n_targets = 1;
+    run_name = "x";
     ops.options.base = &other;
-    ok(fake_create_run(&ops, &config, MEMBERS));
+    ok(create_run("flora", 0));
+    run_name = "r";
     ops.options.base = &base;
     ok(create_run("flora", 0));
     open_member(&m, "m0", 2);
