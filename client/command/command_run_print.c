@@ -115,14 +115,15 @@ static void print_rules(const Fedlora__V1__RunConfig *c)
 {
     char time[32];
     if (c->quorum == 0 && c->deadline_ms == 0) return;
-    printf("a round closes with ");
-    if (c->quorum)
-        printf("%" PRIu32 " updates", c->quorum);
-    else
-        printf("the updates of all");
     text_duration(time, sizeof time, c->deadline_ms);
-    if (c->deadline_ms) printf(", after %s if all the others are not in", time);
-    printf("\n");
+    if (c->deadline_ms == 0)
+        printf("a round closes with its first %" PRIu32 " update%s\n", c->quorum,
+               c->quorum == 1 ? "" : "s");
+    else if (c->quorum == 0)
+        printf("a round closes with all updates; its deadline is %s\n", time);
+    else
+        printf("a round closes with all updates, or after %s with at least %" PRIu32 "\n", time,
+               c->quorum);
 }
 
 void command_run_print_troubles(char *const *trouble, size_t count)

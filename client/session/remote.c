@@ -188,18 +188,25 @@ static err download(struct fetching *f, struct rpc_client *client)
     return e;
 }
 
-/* The end of a download. A stream that ended early keeps its bytes for the next attempt. A complete
- * file with a wrong digest is deleted, because continuing it would never help. The file is flushed
- * before the rename and the directory after it, so that a power loss leaves a complete file or
- * none. */
-static err finish_download(struct fetching *f)
+/* Downloads what is missing. A stream that ended early keeps its bytes for the next attempt. */
+static err complete(struct digest *got, struct fetching *f, struct rpc_client *client)
 {
-    char expected[DIGEST_TEXT_BYTES];
+    f->begun = f->have;
+    TRY(download(f, client));
     if (f->total != 0 && f->have < f->total)
         return err_make(ERR_MACHINE, "the download ended after %llu of %llu bytes",
                         (unsigned long long)f->have, (unsigned long long)f->total);
-    struct digest got = digest_end(&f->digest);
-    if (!digest_equal(&got, &f->blob->digest)) {
+    *got = digest_end(&f->digest);
+    return ERR_NONE;
+}
+
+/* A complete file with a wrong digest is deleted, because continuing it would never help. The file
+ * is flushed before the rename and the directory after it, so that a power loss leaves a complete
+ * file or none. */
+static err finish_download(const struct fetching *f, const struct digest *got)
+{
+    char expected[DIGEST_TEXT_BYTES];
+    if (!digest_equal(got, &f->blob->digest)) {
         (void)file_disk.unlink(f->part);
         digest_text(expected, &f->blob->digest);
         return err_make(
@@ -225,9 +232,15 @@ err remote_fetch(struct rpc_client *client, const struct remote_blob *blob)
     err e;
     TRY_OUT(e, resume(&f));
     if (blob->size && f.have > blob->size) TRY_OUT(e, begin_again(&f));
-    f.begun = f.have;
-    TRY_OUT(e, download(&f, client));
-    e = finish_download(&f);
+    struct digest got;
+    TRY_OUT(e, complete(&got, &f, client));
+    /* Bytes of an earlier attempt may be damaged on this disk. Only a download in one piece shows
+     * that the coordinator has sent another file. */
+    if (f.begun > 0 && !digest_equal(&got, &blob->digest)) {
+        TRY_OUT(e, begin_again(&f));
+        TRY_OUT(e, complete(&got, &f, client));
+    }
+    e = finish_download(&f, &got);
 out:
     if (f.fd >= 0) (void)file_disk.close(f.fd);
     return e;

@@ -227,6 +227,10 @@ Test(remote, writes_nothing_of_a_file_of_another_size_than_expected)
     free(long_part);
     FIXTURE_OK(remote_fetch(s.client, &wanted)); /* begins again */
     check_file(&s);
+    cr_assert_eq(unlink(s.path), 0);
+    FIXTURE_OK(file_write(part, "damaged", 7, true));
+    FIXTURE_OK(remote_fetch(s.client, &wanted)); /* once more from the start */
+    check_file(&s);
     finish(&s);
 }
 
