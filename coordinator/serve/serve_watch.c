@@ -166,16 +166,17 @@ static void watch_round(struct run *run, uint64_t now)
     struct troubles *t = run->shop->troubles;
     const char *name = run->config->name;
     char text[128], past[32];
+    size_t quorum = round_quorum(r);
     bool late = round_phase(r) == ROUND_TRAINING && r->deadline_at_ms && now > r->deadline_at_ms &&
-                round_updates(r) < r->rules.quorum && !r->rules.secret;
+                round_updates(r) < quorum && !r->rules.secret;
     if (!late) {
         trouble_end(t, TROUBLE_ROUND_OVERDUE, name, NULL, now);
         return;
     }
     text_duration(past, sizeof past, now - r->deadline_at_ms);
     snprintf(text, sizeof text,
-             "round %u: the deadline passed %s ago with %zu updates of the quorum of %u",
-             round_under_way(r), past, round_updates(r), r->rules.quorum);
+             "round %u: the deadline passed %s ago with %zu updates of the quorum of %zu",
+             round_under_way(r), past, round_updates(r), quorum);
     trouble_raise(
         t, &(struct trouble_case){.kind = TROUBLE_ROUND_OVERDUE, .run = name, .text = text}, now);
 }

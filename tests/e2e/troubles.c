@@ -13,12 +13,12 @@ enum { DISK_BYTES = 2 << 20 };
 
 /* ---- status */
 
-/* Waits until the status of r has, or has not, a trouble with these words. */
+/* Waits until the status of the run has, or has not, a trouble with these words. */
 static void expect_trouble(const char *words, bool there)
 {
     for (int i = 0; i < 100; i++, usleep(100 * 1000)) {
         Fedlora__V1__RunStatus *status = NULL;
-        ok(fake_status(&status, &ops, "r"));
+        ok(fake_status(&status, &ops, run_name));
         bool found = false;
         for (size_t k = 0; k < status->n_troubles; k++)
             found = found || strstr(status->troubles[k], words);
@@ -183,6 +183,12 @@ Test(troubles, names_certificates_that_end_soon_and_rounds_past_their_deadline)
     submit_task(&h);
     drop_task(&h);
     expect_trouble("round.overdue", false);
+    config.name = (char *)(uintptr_t)(run_name = "all");
+    config.quorum = 0;
+    ok(fake_create_run(&ops, &config, MEMBERS));
+    take_task(&h);
+    expect_trouble("with 0 updates of the quorum of 3", true);
+    drop_task(&h);
     end();
 }
 
