@@ -23,6 +23,24 @@ void lowrank_end(int before)
     openblas_set_num_threads(before);
 }
 
+err lowrank_each(size_t count, int threads, err (*one)(void *context, size_t i), void *context)
+{
+    err failed = ERR_NONE;
+    size_t first = SIZE_MAX;
+    int before = lowrank_begin();
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t i = 0; i < count; i++) {
+        err e = one(context, i);
+#pragma omp critical(lowrank_each)
+        if (err_is(e) && i < first) {
+            failed = e;
+            first = i;
+        }
+    }
+    lowrank_end(before);
+    return failed;
+}
+
 size_t lowrank_total(const struct lowrank_stack *s)
 {
     size_t total = 0;

@@ -33,8 +33,9 @@ static double squares(const struct adapter_file_module *m)
     return sum;
 }
 
-static err measure(struct norms *n, size_t i)
+static err measure(void *context, size_t i)
 {
+    const struct norms *n = context;
     const struct method_cohort *c = n->cohort;
     double *change = &n->module[CHANGE][i * c->count], *factors = &n->module[FACTORS][i * c->count];
     struct method_view view = {0};
@@ -50,24 +51,6 @@ static err measure(struct norms *n, size_t i)
 out:
     method_view_close(&view, c);
     return e;
-}
-
-static err measure_all(struct norms *n, int threads)
-{
-    err failed = ERR_NONE;
-    size_t first = SIZE_MAX;
-    int before = lowrank_begin();
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (size_t i = 0; i < n->cohort->state.count; i++) {
-        err one = measure(n, i);
-#pragma omp critical(method_bound)
-        if (err_is(one) && i < first) {
-            failed = one;
-            first = i;
-        }
-    }
-    lowrank_end(before);
-    return failed;
 }
 
 /* Written so that NaN overflows too. */
@@ -186,11 +169,12 @@ err method_bound(struct method_bound *out, double *median, const struct method *
 {
     struct method_cohort c = {0};
     struct norms n = {.cohort = &c, .method = method, .out = out};
+    int threads = options->threads > 0 ? options->threads : omp_get_max_threads();
     err e = ERR_NONE;
     memset(out, 0, next->count * sizeof *out);
     TRY(method_cohort_open(&c, method, next, /*memory*/ false));
     TRY_OUT(e, take(&n));
-    TRY_OUT(e, measure_all(&n, options->threads > 0 ? options->threads : omp_get_max_threads()));
+    TRY_OUT(e, lowrank_each(c.state.count, threads, measure, &n));
     find_overflows(&n);
     TRY_OUT(e, compare(&n, options));
     for (size_t k = 0; k < c.count; k++)

@@ -71,8 +71,9 @@ static err find_basis(struct work *w, struct method_result *result,
     return e;
 }
 
-static err next_module(struct work *w, size_t i)
+static err next_module(void *context, size_t i)
 {
+    struct work *w = context;
     struct method_view view = {0};
     struct method_result result = {0};
     struct method_round round = w->round;
@@ -135,26 +136,6 @@ static double error_share(const struct method_next *next, uint32_t round)
     double t = round;
     if (next->rounds == 0) return next->carry_error * t / (t + 1);
     return next->carry_error * (t < next->rounds ? t / next->rounds : 1);
-}
-
-/* Every module, in parallel. The error is that of the first module that failed, whichever thread
- * finished first. */
-static err next_modules(struct work *w, int threads)
-{
-    err failed = ERR_NONE;
-    size_t first = SIZE_MAX;
-    int before = lowrank_begin();
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (size_t i = 0; i < w->cohort.state.count; i++) {
-        err one = next_module(w, i);
-#pragma omp critical(method_next)
-        if (err_is(one) && i < first) {
-            failed = one;
-            first = i;
-        }
-    }
-    lowrank_end(before);
-    return failed;
 }
 
 /* Applies a robust rule to the members' weights, before anything is summed. */
@@ -249,7 +230,7 @@ err method_next(struct method_report *report, const struct method *method, const
     TRY_OUT(e, open_files(&w, path, next));
     TRY_OUT(e, weigh(&w, threads));
     TRY_OUT(e, method_budget(&w.rank_max, method, c, &w.round, threads));
-    TRY_OUT(e, next_modules(&w, threads));
+    TRY_OUT(e, lowrank_each(w.cohort.state.count, threads, next_module, &w));
     TRY_OUT(e, sum_up(&made, &w));
     TRY_OUT(e, list_members(&made, &w));
     TRY_OUT(e, commit_files(&w, path, next));
