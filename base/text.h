@@ -35,6 +35,8 @@ void text_tame(char *text);
 /* Only letters, digits, '.', '_' and '-', 1 to bytes_max bytes, not starting with '.' or '-'. Names
  * of runs and members are checked with this, so that they are safe in paths and logs. */
 bool text_is_name(const char *text, size_t bytes_max);
+/* strcmp() of two elements of an array of strings, for qsort() and bsearch(). */
+int text_order(const void *a, const void *b);
 uint64_t text_now_ms(void);  /* monotonic clock */
 uint64_t text_wall_ms(void); /* since 1970, UTC */
 

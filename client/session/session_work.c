@@ -331,11 +331,6 @@ static bool read_mark(char run[LIMIT_NAME_BYTES], const char *name)
     return text_is_name(run, LIMIT_NAME_BYTES - 1);
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 err session_work_marked(const char ***out, size_t *count, const struct session_work *work,
                         struct arena *arena)
 {
@@ -350,7 +345,7 @@ err session_work_marked(const char ***out, size_t *count, const struct session_w
         if (read_mark(run, entry->d_name)) e = arena_text(&list[n++], arena, run, strlen(run));
     closedir(dir);
     if (err_is(e)) return e;
-    qsort(list, n, sizeof *list, by_name);
+    qsort(list, n, sizeof *list, text_order);
     *out = list;
     *count = n;
     return ERR_NONE;

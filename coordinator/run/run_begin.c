@@ -97,11 +97,6 @@ void run_close(struct run *run)
     free(run);
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 /* Sorted, because an update's modules are compared with this list in one pass. */
 err run_learn_member(struct run *run, size_t member, const Fedlora__V1__HelloRequest *modules)
 {
@@ -114,7 +109,7 @@ err run_learn_member(struct run *run, size_t member, const Fedlora__V1__HelloReq
         const char *name = modules->modules[k]->name;
         if (run_config_adapts(run->config, id, name)) list[count++] = name;
     }
-    qsort(list, count, sizeof *list, by_name);
+    qsort(list, count, sizeof *list, text_order);
     if (!m->adapts_shared) free(m->adapts);
     m->adapts = list;
     m->adapts_count = count;

@@ -21,17 +21,8 @@ struct sum {
 
 static bool adapts(const struct run_member *m, const char *module)
 {
-    size_t low = 0, high = m->adapts_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(m->adapts[middle], module);
-        if (order == 0) return true;
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return false;
+    return m->adapts_count > 0 &&
+           bsearch(&module, m->adapts, m->adapts_count, sizeof *m->adapts, text_order);
 }
 
 static struct sum sum_of(const struct run *run, const struct run_member *m)
