@@ -115,6 +115,20 @@ class Federation:
             time.sleep(0.01)
         raise Wrong(f"fedlorad is not ready after {seconds} s")
 
+    def restart(self):
+        if not self.start():
+            raise Wrong("fedlorad does not start again: " + self.tail())
+
+    def begin(self):
+        """The coordinator, the run and all members."""
+        if not self.start():
+            raise Wrong("fedlorad does not start: " + self.tail())
+        failed = self.create()
+        if failed:
+            raise Wrong("run create: " + failed)
+        for name in NAMES:
+            self.join(name)
+
     def stop(self, signal_number=signal.SIGKILL):
         if not self.process:
             return None
@@ -225,13 +239,7 @@ def undisturbed(place, kind, rounds):
     """The last state without an attack."""
     federation = Federation(place, kind + "-plain", kind, rounds)
     try:
-        if not federation.start():
-            raise Wrong("fedlorad does not start: " + federation.tail())
-        failed = federation.create()
-        if failed:
-            raise Wrong("run create: " + failed)
-        for name in NAMES:
-            federation.join(name)
+        federation.begin()
         federation.wait(600)
         federation.stop(signal.SIGTERM)
         return federation.check()

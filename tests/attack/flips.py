@@ -88,12 +88,7 @@ def attack(place, kind, number, rnd, part):
     """The kind of file, what happened, and the last state."""
     federation = Federation(place, f"{kind}-{number}", kind, ROUNDS)
     try:
-        federation.start()
-        failed = federation.create()
-        if failed:
-            raise Wrong("run create: " + failed)
-        for name in NAMES:
-            federation.join(name)
+        federation.begin()
         after = rnd.randrange(1, ROUNDS)
         until(federation, lambda: logged(federation, b"event=round.closed run=r round=%d " % after))
         time.sleep(rnd.random() * 0.2)

@@ -35,8 +35,7 @@ class Killer:
         self.coordinator += 1
         if self.rnd.random() < 0.2:
             time.sleep(self.rnd.random())
-        if not self.federation.start():
-            raise Wrong("fedlorad does not start again: " + self.federation.tail())
+        self.federation.restart()
 
     def tick(self):
         if self.left <= 0:
@@ -54,20 +53,13 @@ class Killer:
             self.coordinator += 1
             for name in NAMES:
                 self.kill_member(name)
-            if not self.federation.start():
-                raise Wrong("fedlorad does not start again: " + self.federation.tail())
-
+            self.federation.restart()
 
 def attack(place, kind, rounds, number, rnd, kills):
     federation = Federation(place, f"{kind}-{number}", kind, rounds)
     killer = Killer(federation, rnd, kills)
     try:
-        federation.start()
-        failed = federation.create()
-        if failed:
-            raise Wrong("run create: " + failed)
-        for name in NAMES:
-            federation.join(name)
+        federation.begin()
         federation.wait(600, killer.tick)
         federation.stop()
         return federation.check(), killer

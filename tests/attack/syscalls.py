@@ -40,8 +40,7 @@ def restart(federation):
     if federation.lives():
         return 0
     federation.process = None
-    if not federation.start():
-        raise Wrong("fedlorad does not start again: " + federation.tail())
+    federation.restart()
     return 1
 
 
