@@ -9,6 +9,8 @@
 #include "proto/message.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,57 +120,79 @@ static void go_on(struct run *run)
 
 /* ---- values ---- */
 
-static err set_int(uint32_t *out, const char *text, int64_t most)
-{
-    int64_t value = 0;
-    TRY(text_parse_int(&value, text, 0, most));
-    *out = (uint32_t)value;
-    return ERR_NONE;
-}
+enum value_type { VALUE_COUNT, VALUE_DURATION, VALUE_NUMBER, VALUE_TEXT };
 
-static err set_late(run_config_t *c, const char *text)
+/* The values that can change: a field of the configuration, and the least and the largest value. */
+/* clang-format off */
+static const struct value {
+    const char *key;
+    enum value_type type;
+    size_t at;
+    double least, most;
+} values[] = {
+    {"cohort",         VALUE_COUNT,    offsetof(run_config_t, cohort),         0, LIMIT_MEMBERS},
+    {"deadline",       VALUE_DURATION, offsetof(run_config_t, deadline_ms),    0, 0},
+    {"evaluate_every", VALUE_COUNT,    offsetof(run_config_t, evaluate_every), 0, LIMIT_ROUNDS},
+    {"late",           VALUE_TEXT,     offsetof(run_config_t, late),           0, 0},
+    {"late_rounds",    VALUE_COUNT,    offsetof(run_config_t, late_rounds),    0, LIMIT_ROUNDS},
+    {"norm_bound",     VALUE_NUMBER,   offsetof(run_config_t, norm_bound),    -1, 1e30},
+    {"over_select",    VALUE_COUNT,    offsetof(run_config_t, over_select),    0, LIMIT_MEMBERS},
+    {"quorum",         VALUE_COUNT,    offsetof(run_config_t, quorum),         0, LIMIT_POPULATION},
+    {"report_every",   VALUE_COUNT,    offsetof(run_config_t, report_every),   0, LIMIT_ROUNDS},
+    {"rounds",         VALUE_COUNT,    offsetof(run_config_t, rounds),         0, LIMIT_ROUNDS},
+    {"weight_cap",     VALUE_NUMBER,   offsetof(run_config_t, weight_cap),     0, 1},
+};
+/* clang-format on */
+enum { VALUES = sizeof values / sizeof *values };
+
+static err set_text(char **out, const char *text)
 {
     char *copy = strdup(text);
     if (!copy) return err_sys(ENOMEM, "a run's configuration");
-    if (c->late != protobuf_c_empty_string) free(c->late);
-    c->late = copy;
+    if (*out != protobuf_c_empty_string) free(*out);
+    *out = copy;
     return ERR_NONE;
 }
 
-static err set_value(run_config_t *c, const char *key, const char *text)
+static err set_value(run_config_t *c, const struct value *v, const char *text)
 {
-    if (!strcmp(key, "cohort")) return set_int(&c->cohort, text, LIMIT_MEMBERS);
-    if (!strcmp(key, "deadline")) return text_parse_duration_ms(&c->deadline_ms, text);
-    if (!strcmp(key, "evaluate_every")) return set_int(&c->evaluate_every, text, LIMIT_ROUNDS);
-    if (!strcmp(key, "late")) return set_late(c, text);
-    if (!strcmp(key, "late_rounds")) return set_int(&c->late_rounds, text, LIMIT_ROUNDS);
-    if (!strcmp(key, "norm_bound")) return text_parse_num(&c->norm_bound, text, -1, 1e30);
-    if (!strcmp(key, "over_select")) return set_int(&c->over_select, text, LIMIT_MEMBERS);
-    if (!strcmp(key, "quorum")) return set_int(&c->quorum, text, LIMIT_POPULATION);
-    if (!strcmp(key, "report_every")) return set_int(&c->report_every, text, LIMIT_ROUNDS);
-    if (!strcmp(key, "rounds")) return set_int(&c->rounds, text, LIMIT_ROUNDS);
-    return text_parse_num(&c->weight_cap, text, 0, 1);
+    void *field = (char *)c + v->at;
+    int64_t count = 0;
+    switch (v->type) {
+    case VALUE_COUNT:
+        TRY(text_parse_int(&count, text, (int64_t)v->least, (int64_t)v->most));
+        *(uint32_t *)field = (uint32_t)count;
+        return ERR_NONE;
+    case VALUE_DURATION:
+        return text_parse_duration_ms(field, text);
+    case VALUE_NUMBER:
+        return text_parse_num(field, text, v->least, v->most);
+    default:
+        return set_text(field, text);
+    }
 }
 
-static const char *const keys[] = {"cohort",       "deadline",   "evaluate_every", "late",
-                                   "late_rounds",  "norm_bound", "over_select",    "quorum",
-                                   "report_every", "rounds",     "weight_cap"};
+static err no_such_value(const char *key)
+{
+    const char *known[VALUES];
+    char near[TEXT_SUGGESTION_BYTES], list[CHANGE_TEXT_BYTES] = "";
+    for (size_t i = 0, n = 0; i < VALUES; i++) {
+        known[i] = values[i].key;
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", known[i],
+                              i + 2 < VALUES   ? ", "
+                              : i + 1 < VALUES ? " or "
+                                               : "");
+        REQUIRE(n < sizeof list);
+    }
+    return err_make(ERR_INPUT, "\"%.40s\" cannot be changed; expected %s%s", key, list,
+                    text_suggestion(near, key, known, VALUES));
+}
 
 /* Unit client: the plan counts on all these values; only the length of a round reveals nothing.
  * Unit example: each member has planned its noise for the number of rounds. */
 static err check_key(const struct run *run, const char *key)
 {
-    size_t known = sizeof keys / sizeof *keys;
-    char near[TEXT_SUGGESTION_BYTES];
-    bool found = false, is_harmless = !strcmp(key, "deadline") || !strcmp(key, "report_every");
-    for (size_t i = 0; i < known; i++)
-        found |= !strcmp(keys[i], key);
-    if (!found)
-        return err_make(ERR_INPUT,
-                        "\"%.40s\" cannot be changed; expected cohort, deadline, evaluate_every, "
-                        "late, late_rounds, norm_bound, over_select, quorum, report_every, rounds "
-                        "or weight_cap%s",
-                        key, text_suggestion(near, key, keys, known));
+    bool is_harmless = !strcmp(key, "deadline") || !strcmp(key, "report_every");
     if (run_privacy_central(run->config) && !is_harmless)
         return err_make(ERR_INPUT,
                         "%s: run %s has privacy of unit client, and its ledger commits to a plan "
@@ -193,8 +217,12 @@ static err assign(struct change *c, const struct run *run, const char *assignmen
     if (!equal || n == 0 || n >= sizeof key)
         return err_make(ERR_INPUT, "\"%.60s\": expected KEY=VALUE", assignment);
     snprintf(key, sizeof key, "%.*s", (int)n, assignment);
+    const struct value *v = values;
+    while (v < values + VALUES && strcmp(v->key, key) != 0)
+        v++;
+    if (v == values + VALUES) return no_such_value(key);
     TRY(check_key(run, key));
-    err e = set_value(c->config, key, equal + 1);
+    err e = set_value(c->config, v, equal + 1);
     if (err_is(e)) return err_in(e, "%s", key);
     size_t used = strlen(c->text);
     snprintf(c->text + used, sizeof c->text - used, "%s%.80s", used ? " " : "", assignment);

@@ -106,7 +106,9 @@ kill "$last_child"
   refused 3 'quorum 2 would be more than the 1 members left: first fedlora run set hot quorum=1' \
     "$programs/fedlora" run member drop hot bob $(as "$certs" ops)
   refused 2 'expected add or drop' "$programs/fedlora" run member remove hot bob $(as "$certs" ops)
-  refused 3 'did you mean deadline' "$programs/fedlora" run set hot deadlines=3s $(as "$certs" ops)
+  # The help has the list of the coordinator.
+  keys=$("$programs/fedlora" run set --help | tr '\n' ' ' | sed -n 's/.*KEY is \(.*\), with the meaning.*/\1/p')
+  refused 3 "cannot be changed; expected ${keys:?}; did you mean deadline" "$programs/fedlora" run set hot deadlines=3s $(as "$certs" ops)
   changed set hot quorum=1
   changed member drop hot bob
   grep -qE '^bob +dropped ' "$work/said" || fail_with "$work/said" "run member drop"
