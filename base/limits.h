@@ -22,6 +22,7 @@
 #define LIMIT_MEMBERS 10000       /* that take part in a round, or that a service lists */
 #define LIMIT_POPULATION 100000   /* members of a run; more than LIMIT_MEMBERS need a cohort */
 #define LIMIT_ROBUST_MEMBERS 2048 /* in a round whose robust rule compares all pairs */
+#define LIMIT_SESSION_BYTES 16    /* by which the machine of a member names itself */
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000
 #define LIMIT_BLOB_BYTES (16ull << 30)

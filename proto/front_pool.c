@@ -260,8 +260,8 @@ void front_pool_admit(struct front_conn *c)
 {
     struct front *front = c->front;
     char name[FRONT_PEER_NAME];
-    snprintf(name, sizeof name, "%s/%s/%s", c->peer.federation,
-             c->peer.role == RPC_ADMIN ? "admin" : "client", c->peer.id);
+    snprintf(name, sizeof name, "%s/%s/%s", c->peer.federation, rpc_role_name(c->peer.role),
+             c->peer.id);
     struct front_peer *identity = front_peers_take(&front->identities, name, front->now_ms);
     if (identity == NULL || front_peer_is_refused(identity, front->now_ms)) {
         if (identity != NULL) identity->left_out++; /* the refusal itself was reported */

@@ -46,7 +46,8 @@
 enum {
     RPC_MESSAGE_BYTES = LIMIT_CHUNK_BYTES + 65536,
     RPC_SERIAL_BYTES = 48,
-    RPC_ADDRESS_BYTES = 64
+    RPC_ADDRESS_BYTES = 64,
+    RPC_CERTIFICATE_DAYS = 14 /* a certificate that ends earlier is reported */
 };
 
 /* Limits the whole process to TLS 1.3, because gRPC 1.51 has no such option for clients. Call it
@@ -54,6 +55,7 @@ enum {
 err rpc_init(void);
 
 enum rpc_role { RPC_CLIENT = 1, RPC_ADMIN = 2 }; /* also bits of rpc_method.roles */
+const char *rpc_role_name(enum rpc_role role);   /* "client" or "admin", as in identities */
 
 struct rpc_peer {
     enum rpc_role role;

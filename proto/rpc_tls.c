@@ -206,6 +206,11 @@ static bool take_name(char out[LIMIT_NAME_BYTES], const char *text, const char *
     return text_is_name(out, LIMIT_NAME_BYTES - 1);
 }
 
+const char *rpc_role_name(enum rpc_role role)
+{
+    return role == RPC_ADMIN ? "admin" : "client";
+}
+
 err rpc_peer_parse(struct rpc_peer *out, const char *uri)
 {
     struct rpc_peer peer = {0};

@@ -49,8 +49,8 @@ struct lowrank_stack {
  * value returned. */
 int lowrank_begin(void);
 void lowrank_end(int before);
-/* one(context, i) for each i < count, on `threads` threads, between the two calls above. The error is
- * that of the smallest i that failed, whichever thread finished first. */
+/* one(context, i) for each i < count, on `threads` threads, between the two calls above. The error
+ * is that of the smallest i that failed, whichever thread finished first. */
 err lowrank_each(size_t count, int threads, err (*one)(void *context, size_t i), void *context);
 
 size_t lowrank_total(const struct lowrank_stack *s); /* R */

@@ -336,7 +336,6 @@ static void find_join_file(struct findings *f, const char *path, struct arena *a
 }
 
 /* Time enough for an operator to renew a certificate. */
-enum { DOCTOR_DAYS_LEFT = 14 };
 
 /* The TLS connection is checked first, by itself, because its errors are the most frequent and the
  * RPC library reports them only as "unavailable". Then the health service shows whether the
@@ -360,12 +359,12 @@ static void find_server(struct findings *f, const struct remote_options *o)
     struct finding *theirs = finding_add(f, "server certificate");
     snprintf(theirs->value, sizeof theirs->value, "for %.400s, %lld days left", r.server_names,
              (long long)r.server_days_left);
-    if (r.server_days_left < DOCTOR_DAYS_LEFT) theirs->problem = "the certificate expires soon";
+    if (r.server_days_left < RPC_CERTIFICATE_DAYS) theirs->problem = "the certificate expires soon";
     struct finding *ours = finding_add(f, "client certificate");
     snprintf(ours->value, sizeof ours->value, "%s %s of federation %s, %lld days left",
-             r.self.role == RPC_ADMIN ? "admin" : "client", r.self.id, r.self.federation,
+             rpc_role_name(r.self.role), r.self.id, r.self.federation,
              (long long)r.client_days_left);
-    if (r.client_days_left < DOCTOR_DAYS_LEFT) ours->problem = "the certificate expires soon";
+    if (r.client_days_left < RPC_CERTIFICATE_DAYS) ours->problem = "the certificate expires soon";
     struct finding *health = finding_add(f, "coordinator");
     bool serving = false;
     e = remote_health(&serving, &options);

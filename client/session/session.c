@@ -61,7 +61,7 @@ static err hello_once(struct session *s, const char *run)
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
     request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
     request.protocol = 1;
-    request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
+    request.session = (ProtobufCBinaryData){LIMIT_SESSION_BYTES, s->work.id};
     if (run)
         request.run = (char *)(uintptr_t)run;
     else
@@ -290,7 +290,7 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
         else
             request.without = session_runs_left(&request.n_without, s);
         request.wait_ms = by_the_way ? 0 : SESSION_WAIT_MS;
-        request.session = (ProtobufCBinaryData){SESSION_WORK_ID, s->work.id};
+        request.session = (ProtobufCBinaryData){LIMIT_SESSION_BYTES, s->work.id};
         err e =
             remote_call(&task, s->client, &method, &request.base, SESSION_WAIT_MS + REMOTE_CALL_MS);
         if (err_is(e)) {

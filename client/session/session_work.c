@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 /* A description has about a kilobyte. A larger file was not written by this program. */
-enum { WORK_JSON_BYTES = 1 << 16, LOCK_BYTES = 32, ID_TEXT_BYTES = 2 * SESSION_WORK_ID + 1 };
+enum { WORK_JSON_BYTES = 1 << 16, LOCK_BYTES = 32, ID_TEXT_BYTES = 2 * LIMIT_SESSION_BYTES + 1 };
 
 /* One directory per federation and member id, so that one user can run several members. Relative
  * values of the environment variables are ignored, as the XDG convention requires. */
@@ -83,7 +83,7 @@ static err name_session(struct session_work *work)
     if (whole) memcpy(text, kept, size);
     free(kept);
     if (!whole) {
-        uint8_t fresh[SESSION_WORK_ID];
+        uint8_t fresh[LIMIT_SESSION_BYTES];
         randombytes_buf(fresh, sizeof fresh);
         sodium_bin2hex(text, ID_TEXT_BYTES, fresh, sizeof fresh);
         TRY(file_write(path, text, ID_TEXT_BYTES - 1, /*replace*/ true));

@@ -21,11 +21,9 @@
 #include "base/lock.h"
 #include "proto/rpc.h"
 
-enum { SESSION_WORK_ID = 16 };
-
 struct session_work {
     /* Names this machine and directory, also when the member is started again. */
-    uint8_t id[SESSION_WORK_ID];
+    uint8_t id[LIMIT_SESSION_BYTES];
     char dir[LIMIT_PATH_BYTES - 256], blobs[LIMIT_PATH_BYTES - 200],
         updates[LIMIT_PATH_BYTES - 200];
     struct lock lock;

@@ -28,7 +28,7 @@ static const struct bound bounds[] = {
     {HELLO,  "examples",          0, LIMIT_ROWS},
     {HELLO,  "libraries",         0, TEXT_BYTES_MAX},
     {HELLO,  "eval_rows",         0, LIMIT_ROWS},
-    {HELLO,  "session",           0, 16},
+    {HELLO,  "session",           0, LIMIT_SESSION_BYTES},
     {HELLO,  "epoch",             0, STORE_EPOCH_BYTES},
     {HELLO,  "without",           0, BOUNDS_WITHOUT},
     {SUBMIT, "run",               0, LIMIT_NAME_BYTES},

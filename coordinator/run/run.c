@@ -254,7 +254,7 @@ void run_report_refused(struct run *run, const char *member, uint32_t round, err
     char peer[TROUBLE_PEER_BYTES], text[TROUBLE_TEXT_BYTES];
     bool ours = why.kind == ERR_MACHINE || why.kind == ERR_STOPPED;
     size_t m = 0;
-    snprintf(peer, sizeof peer, "client/%s", member);
+    trouble_member(peer, member);
     snprintf(text, sizeof text, "round %u: %.480s", round, why.text);
     const struct trouble_case c = {
         .kind = ours ? TROUBLE_CALL_FAILED : TROUBLE_UPDATE_REFUSED,

@@ -12,6 +12,7 @@
 #include "coordinator/run/trouble.h"
 #include "coordinator/work/admit.h"
 #include "coordinator/work/publish.h"
+#include "proto/rpc.h"
 
 struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
@@ -74,7 +75,7 @@ struct run_member {
     uint64_t unfit_ms;                  /* serve_turn.c: its Hello was refused then; 0: never */
     bool greeted;                       /* has said hello to this process */
     bool absent;                        /* serve_watch.c: a trouble says so */
-    char address[64];                   /* from which its last call came, or "" */
+    char address[RPC_ADDRESS_BYTES];    /* from which its last call came, or "" */
     struct ledger ledger;               /* run_ledger.c: head and newest lines of the copy of
                                            its privacy ledger */
     bool ledger_read;                   /* all of that copy, since the coordinator started */

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "proto/rpc.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -44,7 +45,7 @@ static const struct rule {
 
 struct row {
     bool used;
-    char run[LIMIT_NAME_BYTES], peer[TROUBLE_PEER_BYTES], address[64], call[64];
+    char run[LIMIT_NAME_BYTES], peer[TROUBLE_PEER_BYTES], address[RPC_ADDRESS_BYTES], call[64];
     char text[TROUBLE_TEXT_BYTES];
     uint64_t since_wall_ms, count;
     uint64_t last_ms, logged_ms;
@@ -63,6 +64,12 @@ struct troubles {
     struct group group[TROUBLE_KINDS];
     char says[TROUBLE_SHOWN][TROUBLE_TEXT_BYTES + 640]; /* the last answer of trouble_list() */
 };
+
+const char *trouble_member(char out[TROUBLE_PEER_BYTES], const char *id)
+{
+    snprintf(out, TROUBLE_PEER_BYTES, "%s/%s", rpc_role_name(RPC_CLIENT), id);
+    return out;
+}
 
 err troubles_open(struct troubles **out)
 {

@@ -53,6 +53,9 @@ struct trouble_case { /* strings may be NULL, and are copied */
     const char *text; /* the complete description */
 };
 
+/* The name of a member as a peer: "client/north". Returns out. */
+const char *trouble_member(char out[TROUBLE_PEER_BYTES], const char *id);
+
 struct troubles;
 err troubles_open(struct troubles **out);
 void troubles_close(struct troubles *t);

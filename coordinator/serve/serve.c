@@ -283,7 +283,7 @@ static void on_event(void *context, const struct rpc_event *event)
         LOG_INT("left_out", event->left_out),
         LOG_INT("refused_ms", event->refused_ms),
         LOG_STR("peer", event->peer ? event->peer->id : ""),
-        LOG_STR("role", event->peer && event->peer->role == RPC_ADMIN ? "admin" : "client"),
+        LOG_STR("role", rpc_role_name(event->peer ? event->peer->role : RPC_CLIENT)),
         LOG_STR("serial", event->peer ? event->peer->serial : ""),
     };
     (void)context;

@@ -9,20 +9,19 @@
 #include <string.h>
 
 enum {
-    SESSION_BYTES = 16,
     SESSION_NOTICE_MS = 120 * 1000,
     SESSION_RUNS_MAX = 64, /* open runs that are searched, so that a status stays cheap */
 };
 
 struct machine {
-    uint8_t id[SESSION_BYTES];
-    char address[64], rival[64];
+    uint8_t id[LIMIT_SESSION_BYTES];
+    char address[RPC_ADDRESS_BYTES], rival[RPC_ADDRESS_BYTES];
     uint64_t rival_ms; /* last refusal of another machine; 0: none */
 };
 
 static bool is_named(const ProtobufCBinaryData *session)
 {
-    return session->len == SESSION_BYTES;
+    return session->len == LIMIT_SESSION_BYTES;
 }
 
 static void note_rival(struct machine *has, const struct rpc_call *call, const struct run *run,
@@ -31,7 +30,7 @@ static void note_rival(struct machine *has, const struct rpc_call *call, const s
     char peer[TROUBLE_PEER_BYTES], text[128];
     snprintf(has->rival, sizeof has->rival, "%s", rpc_call_peer(call)->address);
     has->rival_ms = now;
-    snprintf(peer, sizeof peer, "client/%s", run->round.member[member].id);
+    trouble_member(peer, run->round.member[member].id);
     snprintf(text, sizeof text, "refused, because another machine takes part (%s)", has->address);
     const struct trouble_case c = {.kind = TROUBLE_MEMBER_TWICE,
                                    .run = run->config->name,
@@ -53,7 +52,7 @@ static uint64_t last_call(const struct serve *s, const struct run *run, size_t m
         searched++;
         if (!round_find(&m, &r->round, run->round.member[member].id)) continue;
         other = r->member[m].session;
-        if (other && !memcmp(other->id, has->id, SESSION_BYTES) &&
+        if (other && !memcmp(other->id, has->id, LIMIT_SESSION_BYTES) &&
             r->round.member[m].seen_ms > seen_ms)
             seen_ms = r->round.member[m].seen_ms;
     }
@@ -73,7 +72,7 @@ err serve_session_check(struct rpc_call *call, struct run *run, size_t member,
     const struct round_member *m = &run->round.member[member];
     char ago[32], silent[32];
     uint64_t now = text_now_ms(), absent_ms = run->round.rules.absent_ms;
-    if (!is_named(session) || !has || !memcmp(has->id, session->data, SESSION_BYTES))
+    if (!is_named(session) || !has || !memcmp(has->id, session->data, LIMIT_SESSION_BYTES))
         return ERR_NONE;
     if (!hello)
         return err_make(ERR_STATE, "%s takes part in run %s from another machine (%s)", m->id,
@@ -98,7 +97,7 @@ void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
     struct run_member *m = &run->member[member];
     struct machine *has = m->session;
     if (!is_named(session)) return;
-    bool moved = has && memcmp(has->id, session->data, SESSION_BYTES) != 0;
+    bool moved = has && memcmp(has->id, session->data, LIMIT_SESSION_BYTES) != 0;
     if (moved)
         LOG(LOG_WARN, "member.moved", LOG_STR("run", run->config->name),
             LOG_STR("member", run->round.member[member].id), LOG_STR("from", has->address),
@@ -106,7 +105,7 @@ void serve_session_take(struct rpc_call *call, struct run *run, size_t member,
     if (!has) has = m->session = calloc(1, sizeof *has);
     if (!has) return;
     if (moved) has->rival_ms = 0;
-    memcpy(has->id, session->data, SESSION_BYTES);
+    memcpy(has->id, session->data, LIMIT_SESSION_BYTES);
     snprintf(has->address, sizeof has->address, "%s", rpc_call_peer(call)->address);
 }
 

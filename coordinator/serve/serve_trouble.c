@@ -7,12 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DAY_S = 24 * 60 * 60, CERTIFICATE_DAYS = 14 };
+enum { DAY_S = 24 * 60 * 60 };
 
 const char *serve_peer_name(char out[TROUBLE_PEER_BYTES], const struct rpc_peer *peer)
 {
-    snprintf(out, TROUBLE_PEER_BYTES, "%s/%s", peer->role == RPC_ADMIN ? "admin" : "client",
-             peer->id);
+    snprintf(out, TROUBLE_PEER_BYTES, "%s/%s", rpc_role_name(peer->role), peer->id);
     return out;
 }
 
@@ -71,7 +70,7 @@ void serve_check_certificate(struct serve *s, const struct rpc_peer *peer)
     uint64_t now = text_now_ms();
     int64_t left = peer->ends_s - (int64_t)(text_wall_ms() / 1000);
     serve_peer_name(name, peer);
-    if (!peer->ends_s || left > (int64_t)CERTIFICATE_DAYS * DAY_S) {
+    if (!peer->ends_s || left > (int64_t)RPC_CERTIFICATE_DAYS * DAY_S) {
         trouble_end(s->shop.troubles, TROUBLE_CERTIFICATE_ENDS, NULL, name, now);
         return;
     }

@@ -18,7 +18,6 @@ enum {
     WATCH_SWEEP_FULL_MS = 60 * 1000,
     WATCH_FULL_AGE_MS = 10 * 60 * 1000, /* uploads on a full disk: a member that is alive retries */
     WATCH_CERTIFICATE_MS = 6 * 60 * 60 * 1000,
-    WATCH_CERTIFICATE_DAYS = 14,
     WATCH_BLOBS_MS = 10 * 60 * 1000,
     WATCH_LOG_MS = 60 * 1000, /* without a lost line: the log works again */
 };
@@ -115,7 +114,7 @@ static void watch_certificate(struct serve *s, uint64_t now)
     if (now < s->watch.next_certificate_ms) return;
     s->watch.next_certificate_ms = now + WATCH_CERTIFICATE_MS;
     err e = rpc_tls_check(c->ca, c->cert, c->key, true, &days);
-    if (!err_is(e) && days >= WATCH_CERTIFICATE_DAYS) {
+    if (!err_is(e) && days >= RPC_CERTIFICATE_DAYS) {
         trouble_end(s->shop.troubles, TROUBLE_CERTIFICATE_ENDS, NULL, NULL, now);
         return;
     }
@@ -189,7 +188,7 @@ static void watch_member(struct run *run, size_t m, uint64_t now)
     char peer[TROUBLE_PEER_BYTES], text[64], since[32];
     bool absent = r->joined && r->seen_ms && !strcmp(round_activity(&run->round, m, now), "absent");
     if (!absent && !member->absent) return;
-    snprintf(peer, sizeof peer, "client/%s", r->id);
+    trouble_member(peer, r->id);
     /* Without this it ends by itself, as for a member that was dropped from the run. */
     if (absent && member->absent)
         trouble_lasts(run->shop->troubles, TROUBLE_MEMBER_ABSENT, run->config->name, peer, now);
