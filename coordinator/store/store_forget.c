@@ -117,8 +117,8 @@ err store_forget_shapes(struct store *store, int64_t run, bool keep_frozen)
         "DELETE FROM updates WHERE run=?",
         "DELETE FROM rounds WHERE run=?",
         "UPDATE members SET joined=0, made_for=0, counted_in=0, digest=NULL, pruned=0 WHERE run=?",
-        "UPDATE runs SET modules=NULL, opened=0, hold='', reason='', state=NULL, state_size=NULL,"
-        " memory=NULL, memory_size=NULL WHERE id=?",
+        ("UPDATE runs SET modules=NULL, opened=0, hold='', reason='', state=NULL, state_size=NULL,"
+         " memory=NULL, memory_size=NULL WHERE id=?"),
         "INSERT OR IGNORE INTO doomed SELECT frozen FROM runs WHERE id=? AND frozen IS NOT NULL",
         "UPDATE runs SET frozen=NULL, frozen_size=NULL WHERE id=?",
     };

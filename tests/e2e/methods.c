@@ -24,6 +24,9 @@
 
 enum { JOIN_MS = 120000, POLL_US = 5000 };
 
+/* fedlorad answers 50 calls of a peer a second. */
+enum { STATUS_US = 25000 };
+
 static char dir[SUPPORT_PATH_BYTES];
 static struct fake_federation federation;
 static struct fake_member ops;
@@ -214,8 +217,8 @@ static void kill_in_every_round(const struct variant *v)
 {
     int kills = 0;
     for (uint32_t round = 1; round <= v->rounds; round++) {
-        for (int tries = 0; round_of(v->run) < round && tries < 4000; tries++)
-            usleep(POLL_US);
+        for (int tries = 0; round_of(v->run) < round && tries < 1000; tries++)
+            usleep(STATUS_US);
         if (round_of(v->run) == UINT32_MAX) break;
         usleep(20000 * round);
         fake_close(&ops);
