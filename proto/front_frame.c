@@ -111,7 +111,7 @@ static err strip(const uint8_t **at, size_t *size, uint8_t flags)
     size_t before = (flags & FLAG_PADDED ? 1 : 0) + (flags & FLAG_PRIORITY ? 5 : 0);
     size_t after = flags & FLAG_PADDED && *size > 0 ? (*at)[0] : 0;
     if (before + after > *size) return fault("a HEADERS frame with too much padding");
-    *at += before;
+    if (before > 0) *at += before; /* an empty payload has no address */
     *size -= before + after;
     return ERR_NONE;
 }
