@@ -71,7 +71,7 @@ static err decode(struct fields *out, struct front_header *header, const struct 
         int flags = 0;
         ssize_t used = nghttp2_hd_inflate_hd2(header->inflater, &nv, &flags, at, left, /*final*/ 1);
         if (used < 0) return err_make(ERR_INPUT, "headers that cannot be decoded");
-        at += used;
+        if (used > 0) at += used; /* an empty block has no address */
         left -= (size_t)used;
         if (flags & NGHTTP2_HD_INFLATE_EMIT) TRY(take_field(out, &nv));
         if (flags & NGHTTP2_HD_INFLATE_FINAL) break;
