@@ -38,7 +38,7 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
     struct low_rank_site l;
     const struct low_rank_site *low = pass_low_rank(&l, e, b, layer, SITE_DOWN, s->h[SITE_DOWN]);
     struct mat none = {0}, up = mat_at(s->gate_up, 0, a->d_ffn);
-    struct gate_shape gate = {b->tokens, a->d_ffn};
+    struct gate_shape gate = {b->tokens, a->d_ffn, a->activation};
     if (low && (b->checkpoint || !further)) be->gate(e->ctx, p->wide, s->gate_up, up, &gate);
     if (low && b->checkpoint) be->low_rank_shrink(e->ctx, low, p->wide, p->batch);
     if (low || further)

@@ -212,8 +212,12 @@ struct pass_heads pass_heads(const struct engine *e, const struct batch *b, uint
     const struct arch *a = &e->model->arch;
     size_t q = (size_t)a->heads * a->head_dim, k = (size_t)a->kv_heads * a->head_dim;
     struct pass_heads h = {.q = qkv, .k = mat_at(qkv, 0, q), .v = mat_at(qkv, 0, q + k)};
-    h.shape =
-        (struct attention_shape){a->heads, a->kv_heads, a->head_dim, e->model->layer[layer].window};
+    h.shape = (struct attention_shape){.heads = a->heads,
+                                       .kv_heads = a->kv_heads,
+                                       .head_dim = a->head_dim,
+                                       .window = e->model->layer[layer].window,
+                                       .scale = a->attention_scale,
+                                       .cap = a->attention_cap};
     h.rope = (struct rope_shape){.rows = b->tokens,
                                  .heads = a->heads + a->kv_heads,
                                  .head_dim = a->head_dim,
@@ -261,7 +265,7 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     low = pass_low_rank(&l, e, b, layer, SITE_GATE_UP, s->h[SITE_GATE_UP]);
     be->linear(e->ctx, s->gate_up, p->normed, w->gate_up, low, p->batch, rows, false);
     if (again) return;
-    struct gate_shape gate = {t, a->d_ffn};
+    struct gate_shape gate = {t, a->d_ffn, a->activation};
     be->gate(e->ctx, p->wide, s->gate_up, mat_at(s->gate_up, 0, a->d_ffn), &gate);
     low = pass_low_rank(&l, e, b, layer, SITE_DOWN, s->h[SITE_DOWN]);
     be->linear(e->ctx, p->resid, p->wide, w->down, low, p->batch, rows, true);

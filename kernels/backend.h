@@ -131,6 +131,7 @@ struct weight_source { /* W (n, k): parts one below the other */
     struct weight_part part[WEIGHT_PARTS_MAX];
     size_t parts;
     const float *bias; /* (n) host, read before weight_pack() returns; or NULL */
+    float cap;         /* of a head: logits become cap tanh(logit / cap); 0: they do not */
     unsigned products; /* BACKEND_FORWARD | ... */
 };
 
@@ -182,12 +183,15 @@ struct norm_shape { /* a row is `groups` vectors of `width` values, one after th
 };
 struct rope_shape {
     size_t rows, heads, head_dim;
-    const float *cos, *sin; /* (positions, head_dim / 2), device */
+    size_t rotary_dim;      /* leading values of a head that rotate; 0: head_dim */
+    const float *cos, *sin; /* (positions, rotary_dim / 2), device */
     bool back;              /* rotate by minus the angle, which is the transpose */
 };
 struct attention_shape {
     uint32_t heads, kv_heads, head_dim;
     uint32_t window; /* positions that a token sees, its own included; 0: all before it */
+    float scale;     /* of q k^T; 0: 1 / sqrt(head_dim) */
+    float cap;       /* scaled scores become cap tanh(score / cap); 0: they do not */
 };
 struct attention_tensors {
     struct mat q, k, v; /* (tokens, heads*head_dim), (tokens, kv_heads*head_dim) twice */
@@ -198,8 +202,13 @@ struct decode_row {          /* the cache of one sequence for one new token */
     struct mat keys, values; /* (capacity, kv_heads*head_dim) */
     uint32_t positions;      /* filled before this token, whose key and value become the next */
 };
+enum activation {
+    ACTIVATION_SILU,
+    ACTIVATION_GELU_TANH, /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+};
 struct gate_shape {
     size_t rows, width;
+    enum activation activation;
 };
 struct adamw {
     double lr, beta1, beta2, eps, weight_decay; /* formula of PyTorch: decoupled weight decay */
@@ -262,6 +271,9 @@ struct backend {
     /* to = scale * from, between any two types */
     void (*convert)(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                     size_t cols, float scale);
+    /* to += scale * from; `to` is float32 */
+    void (*add)(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols,
+                float scale);
 
     /* Copies between two contexts of one backend: to = from, and to += from. They run after all
      * that is queued in both contexts, and what is queued in both later runs after them. */
@@ -362,7 +374,7 @@ struct backend {
     void (*attention_decode)(struct backend_context *c, const struct attention_tensors *t,
                              const struct decode_row *row, size_t rows,
                              const struct attention_shape *s);
-    /* gate: h = silu(gate) * up. gate_back: sets dgate and dup from dh and then sets dh to h
+    /* gate: h = activation(gate) * up. gate_back: sets dgate and dup from dh and then sets dh to h
      * again. dgate may be gate, and dup may be up. */
     void (*gate)(struct backend_context *c, struct mat h, struct mat gate, struct mat up,
                  const struct gate_shape *s);

@@ -85,7 +85,7 @@ static void digest_rope(size_t heads, size_t hd)
     struct mat x = check_random(precision, TOKENS, heads * hd, reals);
     struct mat to = check_empty(DTYPE_F32, TOKENS, heads * hd);
     float *table = check_floats_device(LENGTH * hd, reals);
-    struct rope_shape s = {TOKENS, heads, hd, table, table + LENGTH * hd / 2, false};
+    struct rope_shape s = {TOKENS, heads, hd, 0, table, table + LENGTH * hd / 2, false};
     char name[NAME_BYTES];
     snprintf(name, sizeof name, "rope%zu", hd);
     gpu->rope(gpu_context, to, x, &s, b);
@@ -100,7 +100,7 @@ static void digest_gate(size_t rows, size_t width)
     struct mat both = check_random(precision, rows, 2 * width, (struct check_values){20.0f, false});
     struct mat h = check_empty(precision, rows, width),
                dh = check_random(precision, rows, width, reals);
-    struct gate_shape s = {rows, width};
+    struct gate_shape s = {rows, width, ACTIVATION_SILU};
     char name[NAME_BYTES];
     snprintf(name, sizeof name, "gate%zu", width);
     gpu->gate(gpu_context, h, both, mat_at(both, 0, width), &s);
@@ -297,7 +297,7 @@ static void digest_decode(const char *name, uint32_t heads, uint32_t hd, uint32_
     enum { SEQUENCES = 3 };
     size_t capacity = SEQUENCES * (size_t)step;
     size_t wide = (size_t)heads * hd, narrow = (size_t)heads / 2 * hd;
-    struct attention_shape s = {heads, heads / 2, hd, window};
+    struct attention_shape s = {heads, heads / 2, hd, window, 0, 0};
     struct decode_row row[SEQUENCES];
     struct attention_tensors t = {.q = check_random(precision, SEQUENCES, wide, reals),
                                   .k = check_random(precision, SEQUENCES, narrow, reals),

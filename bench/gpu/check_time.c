@@ -276,6 +276,7 @@ static void call_rope(void *user)
     struct rope_shape s = {l->tokens,
                            l->s->heads + l->s->kv,
                            l->s->hd,
+                           0,
                            l->table,
                            l->table + l->s->length * l->s->hd / 2,
                            false};
@@ -291,8 +292,8 @@ static struct attention_tensors views(const struct timed *l, struct mat qkv, str
 }
 static struct attention_shape heads_of(const struct timed *l)
 {
-    return (struct attention_shape){(uint32_t)l->s->heads, (uint32_t)l->s->kv, (uint32_t)l->s->hd,
-                                    0};
+    return (struct attention_shape){
+        (uint32_t)l->s->heads, (uint32_t)l->s->kv, (uint32_t)l->s->hd, 0, 0, 0};
 }
 static void call_attention(void *user)
 {
@@ -312,13 +313,13 @@ static void call_attention_back(void *user)
 static void call_gate(void *user)
 {
     const struct timed *l = user;
-    struct gate_shape s = {l->tokens, l->s->ffn};
+    struct gate_shape s = {l->tokens, l->s->ffn, ACTIVATION_SILU};
     gpu->gate(gpu_context, l->h, l->gate_up, mat_at(l->gate_up, 0, l->s->ffn), &s);
 }
 static void call_gate_back(void *user)
 {
     const struct timed *l = user;
-    struct gate_shape s = {l->tokens, l->s->ffn};
+    struct gate_shape s = {l->tokens, l->s->ffn, ACTIVATION_SILU};
     gpu->gate_back(gpu_context, l->dgate_up, mat_at(l->dgate_up, 0, l->s->ffn), l->h, l->gate_up,
                    mat_at(l->gate_up, 0, l->s->ffn), &s);
 }

@@ -49,14 +49,40 @@ struct rope {
     const float *factors;                     /* (head_dim / 2), only with ROPE_FACTORS */
 };
 
+/* The norms of a block f in x = x + f(x). */
+enum norm_places {
+    NORMS_BEFORE, /* x + f(norm(x)) */
+    NORMS_AFTER,  /* x + norm(f(x)): OLMo 2 */
+    NORMS_AROUND, /* x + norm(f(norm(x))): Gemma 2 and 3 */
+};
+enum qk_norm {
+    QK_NORM_NONE,
+    QK_NORM_HEAD,  /* RMS norm of each head's query and key before rotation: Qwen3, Gemma 3 */
+    QK_NORM_WHOLE, /* over all heads together: OLMo 2 */
+};
+
 struct arch {
     const struct family *family;
     uint32_t layers, d_model, heads, kv_heads, head_dim, d_ffn, vocab;
     uint32_t max_positions; /* as the model declares it; longer rows are not refused */
     float rms_eps;
     struct rope rope;
+    struct rope window_rope; /* of the layers with a window; equal to `rope` but in Gemma 3 */
     uint32_t window; /* positions that a layer with a window sees, its own included; 0: no window */
-    bool qkv_bias, o_bias, mlp_bias, qk_norm, tied;
+    bool qkv_bias, o_bias, mlp_bias, tied;
+    enum qk_norm qk_norm;
+    enum norm_places norms;
+    enum activation activation; /* of the gate */
+    bool fused;          /* modules qkv_proj and gate_up_proj in place of q, k, v, gate, up */
+    uint32_t rotary_dim; /* leading values of a head that rotate; 0: all */
+    /* Factors; 0 stands for the usual value. */
+    float embed_scale;     /* of the embedded tokens; usually 1 */
+    float residual_scale;  /* of a block's output before it is added; usually 1 */
+    float attention_scale; /* of q k^T; usually 1 / sqrt(head_dim) */
+    float
+        attention_cap; /* scores become cap tanh(score / cap) after attention_scale; 0: they do not */
+    float logit_scale; /* of the logits; usually 1 */
+    float logit_cap;   /* logits become cap tanh(logit / cap) after logit_scale; 0: they do not */
 };
 
 struct weight {       /* an absent weight has data NULL and rows and cols 0 */
@@ -65,14 +91,21 @@ struct weight {       /* an absent weight has data NULL and rows and cols 0 */
     uint32_t rows, cols; /* a vector of n values (norm, bias) is (n, 1) */
     uint32_t rope_heads; /* > 0: rows in the file are permuted for interleaved rotation, in so many
                             heads */
+    float
+        plus; /* added to each value of the file: 1 for the norms of Gemma in Hugging Face files */
 };
 
 struct layer {
     struct weight linear[MODULE_KINDS]; /* q (heads*head_dim, d_model) .. down (d_model, d_ffn) */
     struct weight bias[MODULE_KINDS];
     struct weight attn_norm, mlp_norm; /* (d_model, 1) */
-    struct weight q_norm, k_norm;      /* (head_dim, 1), with arch.qk_norm */
-    uint32_t window;                   /* 0: full causal attention; else arch.window */
+    struct weight q_norm, k_norm;      /* (head_dim, 1), or (heads head_dim, 1) and (kv_heads
+                                          head_dim, 1) with QK_NORM_WHOLE; with arch.qk_norm */
+    /* Norms of the blocks' outputs, with NORMS_AFTER and NORMS_AROUND. attn_norm and mlp_norm are
+     * absent with NORMS_AFTER. */
+    struct weight attn_out_norm, mlp_out_norm; /* (d_model, 1) */
+    uint32_t window;                           /* 0: full causal attention; else arch.window */
+    bool unrotated; /* q and k are not rotated: every fourth layer of SmolLM3 */
 };
 
 struct model_file; /* one mapped safetensors file */

@@ -105,7 +105,8 @@ void cpu_product(struct backend_context *c, struct mat out, struct mat a, struct
 void cpu_zero(struct backend_context *c, struct mat m, size_t rows, size_t cols);
 void cpu_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                  size_t cols, float scale);
-void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols);
+void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols,
+             float scale);
 void cpu_dropout(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                  size_t cols, const struct formula_mask *mask);
 void cpu_learned_take(struct backend_context *c, struct mat to, struct mat from,

@@ -219,6 +219,7 @@ const struct backend backend_cpu = {
     .copy_out = cpu_copy_in,
     .zero = cpu_zero,
     .convert = cpu_convert,
+    .add = cpu_add,
     .peer_copy = cpu_peer_copy,
     .peer_add = cpu_peer_add,
     .batch_open = cpu_batch_open,

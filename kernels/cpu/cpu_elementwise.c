@@ -35,7 +35,7 @@ void cpu_convert(struct backend_context *c, struct mat to, struct mat from, size
     cpu_count(c, OP_COPY, since);
 }
 
-CPU_CLONES static void add_row(struct mat to, struct mat from, size_t cols)
+CPU_CLONES static void add_row(struct mat to, struct mat from, size_t cols, float scale)
 {
     float in[CPU_CHUNK], old[CPU_CHUNK], out[CPU_CHUNK];
     for (size_t col = 0; col < cols; col += CPU_CHUNK) {
@@ -44,17 +44,18 @@ CPU_CLONES static void add_row(struct mat to, struct mat from, size_t cols)
         const float *z = cpu_row(old, to, 0, col, n);
         float *y = cpu_row_out(out, to, 0, col);
         for (size_t i = 0; i < n; i++)
-            y[i] = z[i] + x[i];
+            y[i] = z[i] + scale * x[i];
         cpu_row_done(to, 0, col, y, n);
     }
 }
 
-void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols)
+void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols,
+             float scale)
 {
     double since = cpu_clock();
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (size_t i = 0; i < rows; i++)
-        add_row(mat_at(to, i, 0), mat_at(from, i, 0), cols);
+        add_row(mat_at(to, i, 0), mat_at(from, i, 0), cols, scale);
     cpu_count(c, OP_COPY, since);
 }
 
@@ -74,7 +75,7 @@ void cpu_learned_add(struct backend_context *c, struct mat to, struct mat from,
     double since = cpu_clock();
     const uint32_t *index = b->rows.index + first;
     for (size_t i = 0; i < rows; i++)
-        add_row(mat_at(to, index[i], 0), mat_at(from, i, 0), cols);
+        add_row(mat_at(to, index[i], 0), mat_at(from, i, 0), cols, 1.0f);
     cpu_count(c, OP_COPY, since);
 }
 

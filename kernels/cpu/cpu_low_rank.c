@@ -300,7 +300,7 @@ static void back_input(struct backend_context *c, struct mat dx, struct mat g,
         p.k = m->rank;
         p.add = false;
         multiply(c, wide[0], own, a, p);
-        cpu_add(c, dx, masked(c, wide[1], wide[0], u, m, b), u->tokens, l->k);
+        cpu_add(c, dx, masked(c, wide[1], wide[0], u, m, b), u->tokens, l->k, 1.0f);
     }
 }
 
@@ -402,7 +402,7 @@ static void gradient_in_whole(struct backend_context *c, struct mat g, struct ma
             const struct low_rank_module *m = &l->factor[k].m;
             struct mat da = {part.gradient + m->a_at, DTYPE_F32, l->k};
             if (m->rank && (m->trains & LOW_RANK_A))
-                cpu_add(c, da, mat_at(all, m->col, 0), m->rank, l->k);
+                cpu_add(c, da, mat_at(all, m->col, 0), m->rank, l->k, 1.0f);
         }
     }
 }

@@ -463,6 +463,7 @@ extern const struct backend backend_cuda = {
     .copy_out = copy_out,
     .zero = cuda_zero,
     .convert = cuda_convert,
+    .add = cuda_add,
     .peer_copy = cuda_peer_copy,
     .peer_add = cuda_peer_add,
     .batch_open = batch_open,

@@ -269,6 +269,8 @@ void cuda_gate(struct backend_context *c, struct mat h, struct mat gate, struct 
 void cuda_gate_back(struct backend_context *c, struct mat dgate, struct mat dup, struct mat dh,
                     struct mat gate, struct mat up, const struct gate_shape *s);
 void cuda_zero(struct backend_context *c, struct mat m, size_t rows, size_t cols);
+void cuda_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols,
+              float scale);
 void cuda_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                   size_t cols, float scale);
 /* Both kinds of weights: packed, and as in the file. */

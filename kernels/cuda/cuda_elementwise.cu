@@ -98,7 +98,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS) copy_kernel(struct copy_
         load8(old, a.to, other, col, have);
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            v[i] = old[i] + v[i];
+            v[i] = old[i] + a.scale * v[i];
     } else {
 #pragma unroll
         for (int i = 0; i < 8; i++)
@@ -156,6 +156,18 @@ void cuda_learned_add(struct backend_context *c, struct mat to, struct mat from,
     a.index = b->index + first;
     a.rows = rows;
     a.cols = cols;
+    a.scale = 1;
+    a.add = true;
+    copy_launch(c, to, from, a);
+}
+
+void cuda_add(struct backend_context *c, struct mat to, struct mat from, size_t rows, size_t cols,
+              float scale)
+{
+    struct copy_args a = {};
+    a.rows = rows;
+    a.cols = cols;
+    a.scale = scale;
     a.add = true;
     copy_launch(c, to, from, a);
 }

@@ -22,6 +22,10 @@ enum { ROWS = 8, LENGTH = 24 };
       (struct backend_context * c, struct mat to, struct mat from, size_t rows, size_t cols,       \
        float scale),                                                                               \
       (c, to, from, rows, cols, scale))                                                            \
+    X(add,                                                                                         \
+      (struct backend_context * c, struct mat to, struct mat from, size_t rows, size_t cols,       \
+       float scale),                                                                               \
+      (c, to, from, rows, cols, scale))                                                            \
     X(batch_set,                                                                                   \
       (struct backend_context * c, struct backend_batch * b, const struct batch_rows *rows),       \
       (c, b, rows))                                                                                \

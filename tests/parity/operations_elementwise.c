@@ -139,7 +139,7 @@ static void check_rope(const struct rows_of_batch *r, size_t heads, size_t hd, e
         table[positions * half + i] = (float)sin(angle);
     }
     device_put(device, table, 2 * positions * half * sizeof *device);
-    struct rope_shape s = {rows, heads, hd, device, device + positions * half, back};
+    struct rope_shape s = {rows, heads, hd, 0, device, device + positions * half, back};
     double *x = memcpy(host_take(rows * cols, sizeof *x), from.x, rows * cols * sizeof *x);
     be->rope(c, to.m, from.m, &s, r->b);
     for (size_t i = 0; i < rows * cols; i++) {
@@ -182,7 +182,7 @@ static void check_gate(size_t rows, size_t width)
     for (size_t i = 0; i < 5 && i < rows * width; i++)
         both.x[i / width * 2 * width + i % width] = special[i];
     tensor_put(&both);
-    struct gate_shape s = {rows, width};
+    struct gate_shape s = {rows, width, ACTIVATION_SILU};
     struct mat gate = both.m, up = mat_at(both.m, 0, width);
     be->gate(c, h.m, gate, up, &s);
     for (size_t i = 0; i < rows * width; i++) {

@@ -170,8 +170,8 @@ static void check_attention(enum dtype type, size_t heads, size_t kv_heads, size
     struct heads h = {.start = {0, 37, 37, 150}};
     struct backend_batch batch = {.rows = {.tokens = 150, .rows = 3, .start = h.start}};
     size_t n = h.tokens = 150, wq = heads * hd, wk = kv_heads * hd;
-    h.s = (struct attention_shape){(uint32_t)heads, (uint32_t)kv_heads, (uint32_t)hd,
-                                   (uint32_t)window};
+    h.s = (struct attention_shape){
+        (uint32_t)heads, (uint32_t)kv_heads, (uint32_t)hd, (uint32_t)window, 0, 0};
     double *want[4], *all = calloc(n * (wq * 4 + wk * 4), sizeof *all);
     h.q = all, h.g = h.q + n * wq, h.k = h.g + n * wq, h.v = h.k + n * wk;
     want[0] = h.v + n * wk, want[1] = want[0] + n * wq, want[2] = want[1] + n * wq;
