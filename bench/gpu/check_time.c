@@ -273,12 +273,9 @@ static void call_norm_back(void *user)
 static void call_rope(void *user)
 {
     const struct timed *l = user;
-    struct rope_shape s = {l->tokens,
-                           l->s->heads + l->s->kv,
-                           l->s->hd,
-                           0,
-                           l->table,
-                           l->table + l->s->length * l->s->hd / 2,
+    struct rope_shape s = {l->tokens, l->s->heads + l->s->kv,
+                           l->s->hd,  0,
+                           l->table,  l->table + l->s->length * l->s->hd / 2,
                            false};
     gpu->rope(gpu_context, l->qkv, l->qkv, &s, l->batch);
 }

@@ -141,9 +141,9 @@ static void run_attention(void)
 {
     static const uint32_t length[] = {1, 65, 0, 2, 130}, short_rows[] = {7, 33};
     static const struct attention_shape shape[] = {
-        {2, 2, 8, 0}, {3, 1, 20, 0}, {4, 2, 64, 0},  {2, 1, 128, 0},
-        {4, 4, 8, 3}, {2, 1, 20, 1}, {3, 3, 64, 40}, {2, 1, 128, 64},
-        {1, 1, 6, 0}, {2, 1, 96, 0}, {2, 1, 96, 1},
+        {2, 2, 8, 0, 0, 0}, {3, 1, 20, 0, 0, 0}, {4, 2, 64, 0, 0, 0},  {2, 1, 128, 0, 0, 0},
+        {4, 4, 8, 3, 0, 0}, {2, 1, 20, 1, 0, 0}, {3, 3, 64, 40, 0, 0}, {2, 1, 128, 64, 0, 0},
+        {1, 1, 6, 0, 0, 0}, {2, 1, 96, 0, 0, 0}, {2, 1, 96, 1, 0, 0},
     };
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
         aligned = shape[i].head_dim % 32 == 0;
@@ -162,7 +162,7 @@ static void run_alone(void)
 {
     static const uint32_t length[] = {9, 65, 1, 130, 40};
     static const struct attention_shape shape[] = {
-        {4, 2, 64, 0}, {2, 1, 20, 33}, {2, 1, 96, 0}, {2, 1, 128, 70}};
+        {4, 2, 64, 0, 0, 0}, {2, 1, 20, 33, 0, 0}, {2, 1, 96, 0, 0, 0}, {2, 1, 128, 70, 0, 0}};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
         aligned = shape[i].head_dim % 32 == 0;
         struct call all = call_new(&shape[i], length, 5, NULL, 0);
@@ -248,8 +248,9 @@ static void check_decode(const struct attention_shape *s, const uint32_t filled[
 
 static void run_decode(void)
 {
-    static const struct attention_shape shape[] = {{2, 2, 8, 0},   {3, 1, 20, 0}, {4, 2, 64, 0},
-                                                   {2, 1, 128, 0}, {2, 1, 20, 1}, {4, 2, 64, 50}};
+    static const struct attention_shape shape[] = {{2, 2, 8, 0, 0, 0},  {3, 1, 20, 0, 0, 0},
+                                                   {4, 2, 64, 0, 0, 0}, {2, 1, 128, 0, 0, 0},
+                                                   {2, 1, 20, 1, 0, 0}, {4, 2, 64, 50, 0, 0}};
     static const uint32_t filled[SEQUENCES] = {0, 1, 63, 64, 130};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
         check_decode(&shape[i], filled);
@@ -262,7 +263,7 @@ Test(operations_attention, decode_appends_to_the_cache_and_attends_to_it)
 /* CUDA divides contexts of more than 512 positions; with a window of 600, from its first one on. */
 static void run_decode_long(void)
 {
-    static const struct attention_shape shape[] = {{2, 1, 20, 0}, {1, 1, 136, 600}};
+    static const struct attention_shape shape[] = {{2, 1, 20, 0, 0, 0}, {1, 1, 136, 600, 0, 0}};
     static const uint32_t filled[SEQUENCES] = {510, 3, 700, 1023, 1};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
         check_decode(&shape[i], filled);
@@ -278,7 +279,7 @@ Test(operations_attention, decode_attends_to_long_contexts)
 /* A sequence gives the same bits alone and beside longer ones. */
 static void run_decode_alone(void)
 {
-    const struct attention_shape s = {2, 1, 20, 0};
+    const struct attention_shape s = {2, 1, 20, 0, 0, 0};
     static const uint32_t filled[SEQUENCES] = {1100, 3, 511, 512, 600};
     struct decode_row row[SEQUENCES];
     struct tensor qkv = tensor_normal(precision, SEQUENCES, 80, 0, 1.0);
