@@ -182,7 +182,7 @@ Test(cuda_fault, sizes_beyond_those_of_the_kernels_are_refused)
     begin(DTYPE_BF16);
     struct mat m = {device_take(64), DTYPE_F32, 1 << 20};
     struct norm_shape wide = {1, 1, 1 << 20, 1e-5f};
-    struct attention_shape s = {4, 2, 320, 0};
+    struct attention_shape s = {4, 2, 320, 0, 0, 0};
     struct attention_tensors t = {m, m, m, m, m.data};
     struct rows_of_batch r = batch_flat(3);
     be->zero(c, m, (size_t)1 << 32, (size_t)1 << 10);
