@@ -92,6 +92,25 @@ Test(operations, convert_scales_between_any_two_types)
     end();
 }
 
+/* A device may round the product and the sum once. */
+Test(operations, add_scales_what_it_adds)
+{
+    static const size_t size[][2] = {{1, 1}, {5, 7}, {67, 1001}, {3, 2049}, {0, 3}};
+    static const float scale[] = {1.0f, -0.37f};
+    begin(DTYPE_F32);
+    for (size_t i = 0; i < 2 * sizeof size / sizeof size[0]; i++)
+        for (size_t k = 0; k < sizeof scale / sizeof scale[0]; k++) {
+            const size_t *s = size[i / 2];
+            struct tensor from = tensor_normal(types[i % 2], s[0], s[1], 5, 2.0);
+            struct tensor to = tensor_normal(DTYPE_F32, s[0], s[1], 2, 1.0);
+            be->add(c, to.m, from.m, s[0], s[1], scale[k]);
+            for (size_t j = 0; j < s[0] * s[1]; j++)
+                to.x[j] += from.x[j] * (double)scale[k];
+            tensor_near(&to, 1e-6, "add");
+        }
+    end();
+}
+
 static void run_nothing(void)
 {
     struct tensor x = tensor_normal(DTYPE_F32, 40, 24, 0, 1.0);
@@ -353,6 +372,7 @@ static const struct {
     ENTRY(copy_out, "copies_keep_bytes_at_any_place"),
     ENTRY(zero, "zero_stays_within_its_rows_and_columns"),
     ENTRY(convert, "convert_scales_between_any_two_types"),
+    ENTRY(add, "add_scales_what_it_adds"),
     ENTRY(peer_copy, "operations_peer: all tests"),
     ENTRY(peer_add, "operations_peer: all tests"),
     ENTRY(batch_open, "batches_select_the_learned_rows"),
