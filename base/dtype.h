@@ -35,9 +35,16 @@ enum dtype {
     DTYPE_Q4_0,
     DTYPE_Q4_1,
     DTYPE_Q5_0,
+    DTYPE_Q5_1,
     DTYPE_Q8_0,
+    DTYPE_Q2_K,
+    DTYPE_Q3_K,
     DTYPE_Q4_K,
+    DTYPE_Q5_K,
     DTYPE_Q6_K,
+    DTYPE_IQ4_NL,
+    DTYPE_IQ4_XS,
+    DTYPE_MXFP4,
     DTYPE_OTHER_BLOCK, /* a GGUF block format we can list and skip, not read */
     DTYPE_COUNT
 };

@@ -37,37 +37,47 @@ static void check_vector(const char *name, enum dtype t)
     cr_assert_eq(memcmp(got, expected, sizeof got), 0, "%s unaligned: bits differ", name);
 }
 
-Test(quant, f16_is_bit_exact_with_ggml)
+/* Tensors of llama.cpp. */
+static const struct {
+    const char *name;
+    enum dtype dtype;
+} vectors[] = {
+    {"f16", DTYPE_F16},       {"bf16", DTYPE_BF16},     {"q4_0", DTYPE_Q4_0}, {"q4_1", DTYPE_Q4_1},
+    {"q5_0", DTYPE_Q5_0},     {"q5_1", DTYPE_Q5_1},     {"q8_0", DTYPE_Q8_0}, {"q2_K", DTYPE_Q2_K},
+    {"q3_K", DTYPE_Q3_K},     {"q4_K", DTYPE_Q4_K},     {"q5_K", DTYPE_Q5_K}, {"q6_K", DTYPE_Q6_K},
+    {"iq4_nl", DTYPE_IQ4_NL}, {"iq4_xs", DTYPE_IQ4_XS},
+};
+Test(quant, tensors_have_the_bits_of_ggml)
 {
-    check_vector("f16", DTYPE_F16);
+    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++)
+        check_vector(vectors[i].name, vectors[i].dtype);
 }
-Test(quant, bf16_is_bit_exact_with_ggml)
+
+/* Random blocks of all block formats with the values of the package gguf; tests/oracle/quants.py
+ * has written the file. */
+Test(quant, random_blocks_have_the_bits_of_the_package_gguf)
 {
-    check_vector("bf16", DTYPE_BF16);
-}
-Test(quant, q4_0_is_bit_exact_with_ggml)
-{
-    check_vector("q4_0", DTYPE_Q4_0);
-}
-Test(quant, q4_1_is_bit_exact_with_ggml)
-{
-    check_vector("q4_1", DTYPE_Q4_1);
-}
-Test(quant, q5_0_is_bit_exact_with_ggml)
-{
-    check_vector("q5_0", DTYPE_Q5_0);
-}
-Test(quant, q8_0_is_bit_exact_with_ggml)
-{
-    check_vector("q8_0", DTYPE_Q8_0);
-}
-Test(quant, q4_k_is_bit_exact_with_ggml)
-{
-    check_vector("q4_K", DTYPE_Q4_K);
-}
-Test(quant, q6_k_is_bit_exact_with_ggml)
-{
-    check_vector("q6_K", DTYPE_Q6_K);
+    enum { RANDOM_VALUES = 512 };
+    static uint8_t block[RANDOM_VALUES * 4];
+    static float expected[RANDOM_VALUES], got[RANDOM_VALUES];
+    char name[9] = "";
+    int formats = 0;
+    FILE *f = fopen(FEDLORA_SOURCE_DIR "/tests/golden/quants.bin", "rb");
+    cr_assert_not_null(f);
+    for (; fread(name, 8, 1, f) == 1; formats++) {
+        enum dtype t = DTYPE_Q4_0;
+        size_t size = 0;
+        while (t < DTYPE_OTHER_BLOCK && strcmp(dtype_name(t), name) != 0)
+            t++;
+        cr_assert(quant_known(t), "%s", name);
+        cr_assert(dtype_bytes(&size, t, RANDOM_VALUES));
+        cr_assert_eq(fread(block, size, 1, f), 1);
+        cr_assert_eq(fread(expected, sizeof expected, 1, f), 1);
+        quant_to_f32(got, block, t, RANDOM_VALUES);
+        cr_expect_eq(memcmp(got, expected, sizeof got), 0, "%s: bits differ", name);
+    }
+    fclose(f);
+    cr_expect_eq(formats, DTYPE_OTHER_BLOCK - DTYPE_Q4_0, "every block format is in the file");
 }
 
 Test(quant, every_half_precision_number_is_its_value)
