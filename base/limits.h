@@ -10,6 +10,7 @@
 #define LIMIT_SAFETENSORS_HEADER 100000000u /* bytes; the maximum of the reference reader */
 #define LIMIT_JSON_BYTES (256u << 20)       /* tokenizer.json of a large vocabulary is tens of MB */
 #define LIMIT_GGUF_KV 65536
+#define LIMIT_GGUF_FILES 1024 /* of a split model */
 #define LIMIT_LAYERS 512
 #define LIMIT_MODULES (LIMIT_LAYERS * 7)
 #define LIMIT_RANK 4096

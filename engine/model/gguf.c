@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TENSOR_NAME_MAX = 64, DIMS_MAX = 4, ALIGNMENT_DEFAULT = 32, VERSION = 3 };
+enum { TENSOR_NAME_MAX = 64, DIMS_MAX = 4, ALIGNMENT_DEFAULT = 32 };
+enum { VERSION_OLDEST = 2, VERSION_NEWEST = 3 }; /* the same on little-endian machines */
 
 /* Tensor types of ggml with the values in a block and the bytes of a block. Missing numbers were
  * removed from ggml or never assigned. Types with DTYPE_OTHER_BLOCK are listed so that `fedlora
@@ -300,9 +301,13 @@ static err take_counts(struct gguf *g, struct cursor *c)
     if (memcmp(magic, "GGUF", 4) != 0)
         return err_make(ERR_INPUT, "not a GGUF file: it does not begin with \"GGUF\"");
     TRY(take_u32(&version, c, "the version"));
-    if (version != VERSION)
-        return err_make(ERR_INPUT, "GGUF version %u, expected %d%s", version, VERSION,
-                        (version & 0xffff) == 0 ? " (a big-endian file?)" : "");
+    if (version < VERSION_OLDEST || version > VERSION_NEWEST)
+        return err_make(ERR_INPUT, "GGUF version %u, expected %d or %d%s", version, VERSION_OLDEST,
+                        VERSION_NEWEST,
+                        (version & 0xffff) == 0
+                            ? " (a big-endian file; convert the model again for this machine)"
+                        : version == 1 ? " (a file of 2023; convert the model again)"
+                                       : "");
     TRY(take_u64(&tensors, c, "the tensor count"));
     TRY(take_u64(&kvs, c, "the key count"));
     if (tensors > LIMIT_TENSORS || kvs > LIMIT_GGUF_KV)
@@ -343,21 +348,43 @@ err gguf_parse(struct gguf *out, const void *data, size_t size, enum gguf_extent
     return e;
 }
 
-err gguf_open(struct gguf *out, const char *path, enum gguf_extent extent)
+/* The larger list comes from the arena of the first file and replaces the one there. */
+err gguf_join(struct gguf *g, const struct gguf *part, size_t parts)
 {
-    struct file_map map = {0};
-    TRY(file_map_open(&map, path));
-    err e = gguf_parse(out, map.data, map.size, extent);
-    if (err_is(e)) {
-        file_map_close(&map);
-        return err_in(e, "%s", path);
+    struct gguf all = *g;
+    for (size_t i = 0; i < parts; i++)
+        all.tensor_count += part[i].tensor_count;
+    if (all.tensor_count > LIMIT_TENSORS)
+        return err_make(ERR_INPUT, "%zu tensors in all files, at most %d are allowed",
+                        all.tensor_count, LIMIT_TENSORS);
+    err e;
+    TRY_OUT(e, arena_take(&all.tensor, &all.arena, all.tensor_count, sizeof *all.tensor));
+    TRY_OUT(e, arena_take(&all.part, &all.arena, parts, sizeof *all.part));
+    size_t at = g->tensor_count;
+    if (at > 0) memcpy(all.tensor, g->tensor, at * sizeof *all.tensor);
+    for (size_t i = 0; i < parts; i++) {
+        if (part[i].tensor_count > 0)
+            memcpy(all.tensor + at, part[i].tensor, part[i].tensor_count * sizeof *all.tensor);
+        at += part[i].tensor_count;
     }
-    out->map = map;
+    TRY_OUT(e, sort_tensors(&all));
+    if (parts > 0) memcpy(all.part, part, parts * sizeof *part);
+    all.parts = parts;
+    *g = all;
+out:
+    if (err_is(e)) g->arena = all.arena;
     return e;
+}
+
+const struct file_map *gguf_map(const struct gguf *g, size_t i)
+{
+    return i == 0 ? &g->map : i <= g->parts ? &g->part[i - 1].map : NULL;
 }
 
 void gguf_close(struct gguf *g)
 {
+    for (size_t i = 0; i < g->parts; i++)
+        gguf_close(&g->part[i]);
     file_map_close(&g->map);
     arena_close(&g->arena);
     *g = (struct gguf){0};

@@ -1,7 +1,11 @@
-/* GGUF v3 files, read from a memory map: typed key-value pairs, then tensors. Everything found in a
- * file points into the map or the arena and is valid until gguf_close(). The file is not trusted:
- * bytes that the reference loader (llama.cpp) rejects are ERR_INPUT here too, with a text that
- * names the place and the fault. Big-endian files and split models are not supported.
+/* GGUF files of version 2 or 3, read from a memory map: typed key-value pairs, then tensors.
+ * Everything found in a file points into the map or the arena and is valid until gguf_close(). The
+ * file is not trusted: bytes that the reference loader (llama.cpp) rejects are ERR_INPUT here too,
+ * with a text that names the place and the fault. Files of version 1 and big-endian files are
+ * refused.
+ *
+ * A model may be split into files NAME-00001-of-00003.gguf ...: the first one has the keys, each has
+ * some of the tensors. gguf_open() opens all of them by the name of any.
  *
  *   struct gguf g;
  *   TRY(gguf_open(&g, "model.gguf", GGUF_WITH_DATA));
@@ -66,16 +70,25 @@ struct gguf {
     size_t *kv_sorted, *tensor_sorted; /* indices sorted by name, for binary search */
     uint32_t alignment;                /* of tensors in the data section, bytes */
     size_t data_offset;                /* of the data section in the file */
+    /* (parts) the further files of a split model; their tensors are in `tensor`, their maps and
+     * arenas here */
+    struct gguf *part;
+    size_t parts;
 };
 
 /* GGUF_HEADER_ONLY also opens a file whose tensor data is cut off; tensors then have no data. */
 enum gguf_extent { GGUF_HEADER_ONLY, GGUF_WITH_DATA };
 
-/* Error texts name the path. */
+/* With all files of a split model. Error texts name the path. */
 err gguf_open(struct gguf *out, const char *path, enum gguf_extent extent);
 /* The same from bytes in memory, which must outlive *out. */
 err gguf_parse(struct gguf *out, const void *data, size_t size, enum gguf_extent extent);
 void gguf_close(struct gguf *g);
+/* Moves the tensors of further files into g, which then owns part[0 .. parts - 1]; the list stays
+ * the caller's. ERR_INPUT for a name that appears twice; then nothing has moved. */
+err gguf_join(struct gguf *g, const struct gguf *part, size_t parts);
+/* Map i of the file and its parts, or NULL after the last one. */
+const struct file_map *gguf_map(const struct gguf *g, size_t i);
 
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key);             /* or NULL */
 const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *name); /* or NULL */

@@ -109,8 +109,10 @@ err model_fill(const struct model_slot *slot, const void *data, enum dtype dtype
     bool plain = dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
     if (!quant_known(dtype) || (slot->vector && !plain))
         return err_make(ERR_INPUT, "type %s, expected %s", type_name,
-                        slot->vector ? "F32, F16 or BF16"
-                                     : "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K or Q6_K");
+                        slot->vector
+                            ? "F32, F16 or BF16"
+                            : "F32, F16, BF16, Q2_K to Q8_0, IQ4_NL, IQ4_XS or MXFP4; take "
+                              "another file of the model");
     *slot->weight =
         (struct weight){.data = data, .dtype = dtype, .rows = slot->rows, .cols = slot->cols};
     return ERR_NONE;
@@ -131,7 +133,8 @@ void model_drop_pages(const struct model *m)
         const struct file_map *map = &m->file[i].tensors.map;
         file_map_drop(map, 0, map->size);
     }
-    if (model_is_gguf(m)) file_map_drop(&m->gguf.map, 0, m->gguf.map.size);
+    for (size_t i = 0; model_is_gguf(m) && i <= m->gguf.parts; i++)
+        file_map_drop(gguf_map(&m->gguf, i), 0, gguf_map(&m->gguf, i)->size);
 }
 
 /* The weight does not say which file it came from, so the maps are searched for its address. */
@@ -141,8 +144,9 @@ void model_drop_weight(const struct model *m, const struct weight *w)
     const uint8_t *data = w->data;
     if (data == NULL) return;
     REQUIRE(dtype_bytes(&bytes, w->dtype, (size_t)w->rows * w->cols));
-    for (size_t i = 0; i <= m->file_count; i++) {
-        const struct file_map *map = i < m->file_count ? &m->file[i].tensors.map : &m->gguf.map;
+    for (size_t i = 0; i <= m->file_count + m->gguf.parts; i++) {
+        const struct file_map *map =
+            i < m->file_count ? &m->file[i].tensors.map : gguf_map(&m->gguf, i - m->file_count);
         if (map->data != NULL && data >= map->data && data < map->data + map->size)
             file_map_drop(map, (size_t)(data - map->data), bytes);
     }

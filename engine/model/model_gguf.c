@@ -23,16 +23,13 @@ static struct key key_of(const struct model *m, const char *name)
 static err read_family(struct model *m)
 {
     struct gguf_str type = {.data = "model", .size = 5}, name;
-    uint32_t split = 1;
     TRY(gguf_opt_str(&type, &m->gguf, "general.type"));
+    if (gguf_str_is(type, "adapter"))
+        return err_make(ERR_INPUT, "general.type \"adapter\": this is a LoRA adapter; give it with "
+                                   "--adapter, and its base model with --base");
     if (!gguf_str_is(type, "model"))
         return err_make(ERR_INPUT, "general.type \"%.*s\": expected model", (int)type.size,
                         type.data);
-    TRY(gguf_opt_u32(&split, &m->gguf, "split.count"));
-    if (split > 1)
-        return err_make(ERR_INPUT,
-                        "one of %u parts of a split model: merge them with llama-gguf-split first",
-                        split);
     TRY(gguf_get_str(&name, &m->gguf, "general.architecture"));
     m->arch.family = family_find_gguf(name);
     if (m->arch.family != NULL) return ERR_NONE;

@@ -77,8 +77,9 @@ def rope_factors(c):
     return np.array(out, dtype=np.float32)
 
 
-def write_gguf(path, kind, tensors, c):
-    w = gguf.GGUFWriter(path, c.model_type)
+def write_gguf(path, kind, tensors, c, most=0):
+    """`most` tensors in a file, with 0 all of them; the files of a split model get numbered names."""
+    w = gguf.GGUFWriter(path, c.model_type, split_max_tensors=most)
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     w.add_block_count(c.num_hidden_layers)
     w.add_context_length(c.max_position_embeddings)
@@ -181,6 +182,8 @@ def main():
             path = os.path.join(folder, f"{kind}.gguf")
             write_gguf(path, kind, tensors, config)
             compare_with_llama_cpp(path, model, {"f32": 1e-4, "f16": 0.003, "q8_0": 0.05}[kind])
+        if name == "llama":
+            write_gguf(os.path.join(folder, "split.gguf"), "f16", tensors, config, most=5)
         with open(os.path.join(folder, "expect.json"), "w") as f:
             json.dump({"digest": digest(tensors, config, rope, window)}, f, indent=1)
     old = os.path.join(HERE, "llama-bias", "config.json")  # one in the style before transformers 5
