@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include "base/file.h"
+#include "base/file_kind.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,7 +26,9 @@ err json_open(json_t **out, const char *path, size_t size_max)
     size_t size;
     TRY(file_read_all(&text, &size, path, size_max));
     err e = json_parse(out, text, size, path);
+    err kind = err_is(e) ? file_kind_refuse(FILE_KIND_JSON, text, size) : ERR_NONE;
     free(text);
+    if (err_is(kind)) return err_in(kind, "%s", path);
     return e;
 }
 

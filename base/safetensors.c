@@ -3,6 +3,7 @@
  * fuzzer. */
 #include "base/safetensors.h"
 
+#include "base/file_kind.h"
 #include "base/limits.h"
 #include "base/safetensors_scan.h"
 #include "base/text.h"
@@ -177,8 +178,9 @@ static err entries_place(struct safetensors *st, struct safetensors_entry *entry
     if (count) qsort(entry, count, sizeof *entry, entry_by_range);
     TRY(entries_check(entry, count, &end));
     if (end != size)
-        return err_make(ERR_INPUT, "MetadataIncompleteBuffer: %zu bytes of data, expected %" PRIu64,
-                        size, end);
+        return err_make(ERR_INPUT,
+                        "MetadataIncompleteBuffer: %zu bytes of data, expected %" PRIu64 "%s", size,
+                        end, size < end ? "; the file was cut short" : "");
     TRY(arena_take(&st->tensor, &st->arena, count, sizeof *st->tensor));
     for (size_t i = 0; i < count; i++) {
         st->tensor[i] = entry[i].tensor;
@@ -219,7 +221,9 @@ static err header_length(uint64_t *out, const uint8_t *p, uint64_t most)
     for (int i = 0; i < 8; i++)
         length |= (uint64_t)p[i] << (8 * i);
     if (length > most)
-        return err_make(ERR_INPUT, "HeaderTooLarge: %" PRIu64 " bytes, expected at most %" PRIu64,
+        return err_make(ERR_INPUT,
+                        "HeaderTooLarge: %" PRIu64 " bytes, expected at most %" PRIu64
+                        "; not a safetensors file, or a damaged one",
                         length, most);
     *out = length;
     return ERR_NONE;
@@ -240,11 +244,13 @@ err safetensors_parse(struct safetensors *out, const void *data, size_t size)
 {
     const uint8_t *p = data;
     uint64_t length = 0;
-    if (size < 8) return verdict("HeaderTooSmall", "expected at least 8 bytes");
+    if (size < 8)
+        return verdict("HeaderTooSmall", size ? "expected at least 8 bytes" : "the file is empty");
     TRY(header_length(&length, p, LIMIT_SAFETENSORS_HEADER));
     if (length > size - 8)
         return err_make(ERR_INPUT,
-                        "InvalidHeaderLength: a header of %" PRIu64 " bytes in a file of %zu",
+                        "InvalidHeaderLength: the header should have %" PRIu64
+                        " bytes, but the file has only %zu; it is damaged or was cut short",
                         length, size);
     if (!text_is_utf8(p + 8, length)) return verdict("InvalidHeader", "the header is not UTF-8");
     json_t *header = NULL;
@@ -267,6 +273,8 @@ err safetensors_parse(struct safetensors *out, const void *data, size_t size)
     return ERR_NONE;
 }
 
+/* The kind is looked at only after an error, because the first bytes of a good file are a length,
+ * which can be equal to the first bytes of any other format. */
 err safetensors_open(struct safetensors *out, const char *path)
 {
     struct file_map map = {0};
@@ -274,6 +282,8 @@ err safetensors_open(struct safetensors *out, const char *path)
     struct safetensors st = {0};
     err e = safetensors_parse(&st, map.data, map.size);
     if (err_is(e)) {
+        err kind = file_kind_refuse(FILE_KIND_SAFETENSORS, map.data, map.size);
+        if (map.size && err_is(kind)) e = kind;
         file_map_close(&map);
         return err_in(e, "%s", path);
     }

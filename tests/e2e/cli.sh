@@ -167,7 +167,7 @@ printf '"the cat"\nbare words\n' | "$fedlora" tokenize --base "$tokenizer" --jso
 says '^fedlora: standard input:2' err
 refused 'is not a token id' "$fedlora" tokenize --base "$tokenizer" --decode "1 two"
 refused 'chat template' "$fedlora" tokenize --base "$tokenizer" --chat hello
-refused 'HeaderTooLarge' "$fedlora" inspect "$tokenizer/tokenizer.json"
+refused 'is a JSON file, expected a safetensors file' "$fedlora" inspect "$tokenizer/tokenizer.json"
 
 status=0 # 1 where it finds a problem with this machine
 "$fedlora" doctor --json >"$work/out" 2>"$work/err" || status=$?
