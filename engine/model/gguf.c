@@ -1,6 +1,7 @@
 #include "engine/model/gguf.h"
 
 #include "base/bytes.h"
+#include "base/file_kind.h"
 #include "base/limits.h"
 
 #include <stdlib.h>
@@ -297,6 +298,7 @@ static err take_counts(struct gguf *g, struct cursor *c)
     const uint8_t *magic = NULL;
     uint32_t version;
     uint64_t tensors, kvs;
+    TRY(file_kind_refuse(FILE_KIND_GGUF, c->data, c->size));
     TRY(take_bytes(&magic, c, 4, "the magic number"));
     if (memcmp(magic, "GGUF", 4) != 0)
         return err_make(ERR_INPUT, "not a GGUF file: it does not begin with \"GGUF\"");

@@ -40,6 +40,13 @@ err model_config_read(struct model *m, const char *directory);
 err model_config_shapes(struct model *m, enum dtype *dtype, const char *path);
 /* The error for which model_config_read() would refuse this config.json. */
 err model_config_check(const char *path);
+/* "WHERE: the weights are quantised by METHOD ..." with what to give instead. base: the name of the
+ * model that they were made from, or NULL; a name without a slash is left out. */
+err model_refuse_quantised(const char *where, const char *method, const char *base);
+/* Refuses open files with tensors that only a method of quantisation writes. */
+err model_check_quantised(const struct model *m);
+/* The error for a directory without safetensors; says which other formats it has. */
+err model_refuse_formats(const char *directory);
 err model_hf_open(struct model *m);   /* m->path is a directory */
 err model_gguf_open(struct model *m); /* m->path is a file */
 

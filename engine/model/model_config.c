@@ -52,7 +52,7 @@ static err read_family(const struct family **out, const struct config *c)
  * Ignoring one would train and evaluate a different model without any sign of it. */
 static err refuse_unknown(const struct config *c)
 {
-    const char *act = "silu", *method = "unknown";
+    const char *act = "silu", *method = "unknown", *base = NULL;
     const json_t *quantization = json_object_get(c->root, "quantization_config");
     double rotary = 1;
     TRY(json_opt_str(&act, c->root, "hidden_act", c->where));
@@ -60,7 +60,8 @@ static err refuse_unknown(const struct config *c)
         return refuse(c, "hidden_act", act, "silu");
     if (quantization != NULL && !json_is_null(quantization)) {
         TRY(json_opt_str(&method, quantization, "quant_method", c->where));
-        return refuse(c, "quantization_config", method, "F32, F16 or BF16 weights without it");
+        TRY(json_opt_str(&base, c->root, "_name_or_path", c->where));
+        return model_refuse_quantised(c->where, method, base);
     }
     TRY(json_opt_num(&rotary, c->root, "partial_rotary_factor", c->where));
     if (rotary != 1)

@@ -93,11 +93,7 @@ static err open_files(struct model *m)
         TRY(arena_take(&m->file, &m->arena, 1, sizeof *m->file));
         return open_file(m, "model.safetensors");
     }
-    if (!file_exists(index_path))
-        return err_make(ERR_INPUT,
-                        "%s: contains neither model.safetensors nor model.safetensors.index.json "
-                        "(other formats of weights are not supported)",
-                        m->path);
+    if (!file_exists(index_path)) return model_refuse_formats(m->path);
     json_t *index = NULL;
     TRY(json_open(&index, index_path, INDEX_BYTES_MAX));
     err e = open_shards(m, index, index_path);
@@ -211,6 +207,7 @@ err model_hf_open(struct model *m)
     struct arena arena = {0};
     TRY(model_config_read(m, m->path));
     TRY(open_files(m));
+    TRY(model_check_quantised(m));
     err e = fill_all(m, &arena);
     arena_close(&arena);
     return e;
