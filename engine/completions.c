@@ -5,20 +5,63 @@
 #include <ctype.h>
 #include <string.h>
 
-/* White space at the ends is ignored, because a tokenizer may or may not attach a space to the
- * first token of an answer. */
-static bool equal_trimmed(const char *a, const char *b)
+/* The texts of the tokens that end an answer. */
+struct ends {
+    const char **text;
+    size_t count;
+};
+
+/* Tokens without a visible text cannot be seen at the end of a completion. */
+static err find_ends(struct ends *out, const struct tokenizer *t, const int32_t *id, size_t count,
+                     struct arena *arena)
 {
-    size_t n = strlen(a), m = strlen(b);
-    while (n && isspace((unsigned char)*a))
-        a++, n--;
-    while (m && isspace((unsigned char)*b))
-        b++, m--;
-    while (n && isspace((unsigned char)a[n - 1]))
-        n--;
-    while (m && isspace((unsigned char)b[m - 1]))
-        m--;
-    return n == m && memcmp(a, b, n) == 0;
+    struct bytes text = {.max = LIMIT_LINE_BYTES};
+    struct ends ends = {0};
+    err e = ERR_NONE;
+    TRY(arena_take(&ends.text, arena, count, sizeof *ends.text));
+    for (size_t i = 0; i < count && !err_is(e); i++) {
+        if (!tokenizer_token(t, id[i])) continue; /* the configuration may name ids beyond it */
+        bytes_clear(&text);
+        e = tokenizer_decode(&text, t, &id[i], 1, /*special*/ true);
+        if (err_is(e) || !text.size || isspace(text.data[text.size - 1])) continue;
+        e = arena_text(&ends.text[ends.count++], arena, (const char *)text.data, text.size);
+    }
+    bytes_close(&text);
+    if (!err_is(e)) *out = ends;
+    return e;
+}
+
+static bool ends_with(const char *text, size_t size, const char *end)
+{
+    size_t n = strlen(end);
+    return n <= size && memcmp(text + size - n, end, n) == 0;
+}
+
+/* White space at the ends is ignored, because a tokenizer may or may not attach a space to the
+ * first token of an answer. So are tokens that end an answer: rows that were rendered by another
+ * program contain them as text, while a generated answer never does. */
+static const char *trim(size_t *size, const char *text, const struct ends *ends)
+{
+    size_t n = strlen(text), i;
+    while (isspace((unsigned char)*text))
+        text++, n--;
+    do {
+        while (n && isspace((unsigned char)text[n - 1]))
+            n--;
+        for (i = 0; i < ends->count && !ends_with(text, n, ends->text[i]);)
+            i++;
+        if (i < ends->count) n -= strlen(ends->text[i]);
+    } while (i < ends->count);
+    *size = n;
+    return text;
+}
+
+static bool is_equal(const char *found, const char *expected, const struct ends *ends)
+{
+    size_t n, m;
+    found = trim(&n, found, ends);
+    expected = trim(&m, expected, ends);
+    return n == m && memcmp(found, expected, n) == 0;
 }
 
 /* A row needs at least one prompt token to generate from. */
@@ -54,6 +97,7 @@ size_t completions_wanted(const struct dataset *data)
 }
 
 struct batch { /* rows with completions: index, prompt, generated ids, their number */
+    struct ends ends;
     size_t *row;
     struct generate_prompt *prompt;
     int32_t **out;
@@ -94,7 +138,7 @@ static err judge(struct completions *c, const struct completions_task *t, const 
     size_t row = b->row[i];
     if (!err_is(e)) e = arena_text(&c->found[row], arena, found, strlen(found));
     if (!err_is(e)) {
-        c->correct[row] = equal_trimmed(found, t->data->row[row].completion);
+        c->correct[row] = is_equal(found, t->data->row[row].completion, &b->ends);
         c->right += c->correct[row];
     }
     bytes_close(&text);
@@ -115,6 +159,7 @@ err completions_measure(struct completions *out, const struct completions_task *
     if (c.asked > 0) {
         TRY(batch_make(&b, t->data, c.asked, arena));
         TRY(completions_stop_ids(&how.stop, &how.stops, t->model, t->tokenizer, arena));
+        TRY(find_ends(&b.ends, t->tokenizer, how.stop, how.stops, arena));
     }
     for (size_t at = 0; at < c.asked; at += SLICE) {
         size_t n = c.asked - at < SLICE ? c.asked - at : SLICE;

@@ -1,6 +1,6 @@
 /* Accuracy: greedy completions of the rows that have one, compared with the expected text. A
- * completion is correct if the two are equal after white space at both ends is removed. Every
- * accuracy that the program prints is computed here. */
+ * completion is correct if the two are equal without white space at both ends and without tokens
+ * that end an answer. Every accuracy that the program prints is computed here. */
 #ifndef ENGINE_COMPLETIONS_H
 #define ENGINE_COMPLETIONS_H
 
