@@ -99,9 +99,9 @@ err engine_gradients(double *nll, struct engine *e, const struct engine_row *row
                      const struct engine_pass_options *o);
 
 struct engine_evaluation {
-    double loss; /* mean over the learned tokens of all rows; 0 when there are none */
-    uint64_t tokens;
-    size_t rows;
+    double loss;     /* mean over the learned tokens of all rows; NAN when there are none */
+    uint64_t tokens; /* learned ones */
+    size_t rows;     /* rows with a learned token; the others have no loss */
 };
 struct engine_evaluate_options {
     const struct adapter *adapter; /* NULL: the base alone */

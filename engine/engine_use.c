@@ -2,6 +2,7 @@
 #include "engine/pass.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -250,7 +251,7 @@ err engine_evaluate(struct engine_evaluation *out, double *row_nll, struct engin
     enum { ROWS = 512 };
     struct engine_row *row = calloc(ROWS, sizeof *row);
     double *nll = calloc(ROWS, sizeof *nll), sum = 0.0;
-    struct engine_evaluation result = {.rows = data->count};
+    struct engine_evaluation result = {0};
     struct live live = {0};
     err er = row && nll ? ERR_NONE : err_sys(ENOMEM, "engine");
     for (size_t first = 0, n; first < data->count && !err_is(er); first += n) {
@@ -265,8 +266,9 @@ err engine_evaluate(struct engine_evaluation *out, double *row_nll, struct engin
         for (size_t i = 0; i < n; i++) {
             sum += nll[i];
             if (row_nll) row_nll[first + i] = nll[i];
-            for (uint32_t t = 1; t < row[i].count; t++)
-                result.tokens += row[i].label[t] != DATA_IGNORE;
+            size_t learned = engine_learned(row[i].label, row[i].count);
+            result.tokens += learned;
+            result.rows += learned > 0;
         }
         if (o->progress && !o->progress(o->user, first + n, data->count))
             er = err_make(ERR_STOPPED, "evaluation stopped after %zu rows", first + n);
@@ -274,7 +276,7 @@ err engine_evaluate(struct engine_evaluation *out, double *row_nll, struct engin
 out:
     live_close(&live, e);
     if (!err_is(er)) {
-        result.loss = result.tokens ? sum / (double)result.tokens : 0.0;
+        result.loss = result.tokens ? sum / (double)result.tokens : NAN;
         *out = result;
     }
     free(row);

@@ -148,14 +148,20 @@ static err write_logits(struct work *w)
     return e;
 }
 
+/* A loss over no token is null: 0 would look like a perfect result. */
+static json_t *loss_json(double loss, uint64_t tokens)
+{
+    return tokens ? json_real(loss) : json_null();
+}
+
 /* `line` is the line of the data file; it differs from `row` if the file has empty lines. */
 static json_t *row_json(const struct work *w, size_t i)
 {
     const struct data_row *row = &w->data.row[i];
     json_t *o =
-        json_pack("{s:I, s:I, s:I, s:I, s:f}", "row", (json_int_t)i, "line", (json_int_t)row->line,
+        json_pack("{s:I, s:I, s:I, s:I, s:o}", "row", (json_int_t)i, "line", (json_int_t)row->line,
                   "tokens", (json_int_t)row->learned, "length", (json_int_t)row->count, "loss",
-                  row->learned ? w->nll[i] / row->learned : 0.0);
+                  loss_json(w->nll[i] / row->learned, row->learned));
     if (o && w->done.found && w->done.found[i]) {
         json_object_set_new(o, "completion", json_string(w->done.found[i]));
         json_object_set_new(o, "expected", json_string(row->completion));
@@ -188,8 +194,8 @@ static err write_rows(const struct work *w)
  * because both change the meaning of the loss. */
 static err report(const struct work *w, const struct engine_evaluation *found)
 {
-    json_t *out = json_pack("{s:f, s:I, s:I}", "loss", found->loss, "tokens",
-                            (json_int_t)found->tokens, "rows", (json_int_t)found->rows);
+    json_t *out = json_pack("{s:o, s:I, s:I}", "loss", loss_json(found->loss, found->tokens),
+                            "tokens", (json_int_t)found->tokens, "rows", (json_int_t)found->rows);
     if (w->done.asked) {
         json_object_set_new(out, "accuracy",
                             json_real((double)w->done.right / (double)w->done.asked));

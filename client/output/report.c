@@ -46,7 +46,7 @@ static void shown_value(char *out, size_t bytes, const json_t *value)
         snprintf(out, bytes, "no");
         return;
     case JSON_NULL:
-        snprintf(out, bytes, "-");
+        snprintf(out, bytes, "none");
         return;
     case JSON_ARRAY:
         break;

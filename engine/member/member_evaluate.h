@@ -15,8 +15,9 @@ struct member_evaluate {
     void *user;
 };
 struct member_evaluation {
-    uint64_t rows;
-    double loss, accuracy; /* accuracy is negative where no row has a completion */
+    uint64_t rows;   /* with a learned token */
+    double loss;     /* mean over the learned tokens; NAN: there are none */
+    double accuracy; /* negative: no row has a completion */
 };
 err member_evaluate(struct member_evaluation *out, const struct member_evaluate *work);
 

@@ -54,6 +54,12 @@ struct dataset {
     size_t unlearned;         /* rows without a learned token; they are kept */
 };
 
+/* The number of rows that teach: those with a learned token. It is the weight of the data. */
+static inline size_t data_teaching(const struct dataset *data)
+{
+    return data->count - data->unlearned;
+}
+
 /* ERR_INPUT "FILE:LINE: ..." for a row that cannot be read; ERR_INPUT for a file without rows. */
 err data_open(struct dataset *out, const char *path, const struct data_options *options);
 void data_close(struct dataset *data);

@@ -39,6 +39,16 @@ void train_defaults(struct train_options *o)
     train_set(o, &defaults);
 }
 
+/* From the labels and not from data->unlearned, because the rows of a caller may come from
+ * elsewhere than a file. */
+size_t train_rows(uint32_t *index, const struct dataset *data)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < data->count; i++)
+        if (engine_learned(data->row[i].label, data->row[i].count)) index[n++] = (uint32_t)i;
+    return n;
+}
+
 uint64_t train_steps(const struct train_options *o, size_t rows)
 {
     if (o->steps) return o->steps;
@@ -122,6 +132,7 @@ void training_close(struct training *t)
     free(t->penalty);
     free(t->batch);
     free(t->row);
+    free(t->teach);
     free(t->order);
 }
 
@@ -135,7 +146,9 @@ err training_open(struct training *t)
     t->row = calloc((size_t)t->o->batch * (t->o->accumulate + 1), sizeof *t->row);
     t->batch = calloc(t->o->accumulate * training_devices(t), sizeof *t->batch);
     t->order = calloc(t->data->count, sizeof *t->order);
-    if (!t->row || !t->batch || !t->order) return err_sys(ENOMEM, "training");
+    t->teach = calloc(t->data->count, sizeof *t->teach);
+    if (!t->row || !t->batch || !t->order || !t->teach) return err_sys(ENOMEM, "training");
+    t->rows = train_rows(t->teach, t->data);
     TRY(e->be->memory_take(&t->value, e->ctx, bytes));
     TRY(e->be->memory_take(&t->first, e->ctx, bytes));
     TRY(e->be->memory_take(&t->second, e->ctx, bytes));
@@ -191,12 +204,12 @@ void train_order(uint32_t *order, size_t count, const struct train_options *o, u
 /* Batches run across the end of an epoch, so every step has the same number of rows. */
 const struct data_row *training_row(struct training *t, uint64_t number)
 {
-    uint64_t epoch = number / t->data->count + 1;
+    uint64_t epoch = number / t->rows + 1;
     if (t->epoch != epoch) {
-        train_order(t->order, t->data->count, t->o, epoch);
+        train_order(t->order, t->rows, t->o, epoch);
         t->epoch = epoch;
     }
-    return &t->data->row[t->order[number % t->data->count]];
+    return &t->data->row[t->teach[t->order[number % t->rows]]];
 }
 
 /* The largest sizes of all passes on a device. The order of the rows is known before the first

@@ -73,6 +73,10 @@ void train_defaults(struct train_options *o);
 /* Copies the options of local training, except those of the data and the engine (seq, eos,
  * precision). Other members of *o keep their values. */
 void train_set(struct train_options *o, const struct training_options *from);
+/* Fills in the indices of the rows with a learned token, and returns their number. Only these are
+ * trained on: a batch of other rows has no loss. With example-level privacy every row is a record
+ * and can be drawn, because the accounting counts all of them; its gradient is then zero. */
+size_t train_rows(uint32_t *index /* (data->count) */, const struct dataset *data);
 /* Number of optimizer steps: `steps`, or `epochs` over `rows` rows rounded up. */
 uint64_t train_steps(const struct train_options *o, size_t rows);
 /* Factor of lr at step t (from 0), by the formulas of transformers. */

@@ -8,7 +8,8 @@
 
 struct sums {
     struct engine_row *row; /* (batch) */
-    uint32_t *order;        /* (rows of the data) */
+    uint32_t *teach;        /* (rows of the data) indices of those with a learned token */
+    uint32_t *order;        /* (rows of the data) of `teach` */
     float *gradient;        /* (value_count) of one batch */
     double *sum;            /* (value_count) */
     double nll;
@@ -39,20 +40,19 @@ static err add_batch(struct sums *s, const struct adapter *ad, struct engine *e,
 static err add_rows(struct sums *s, const struct adapter *ad, struct engine *e,
                     const struct dataset *data, const struct train_gradient_options *o)
 {
-    size_t rows = o->rows && o->rows < data->count ? o->rows : data->count;
+    size_t all = train_rows(s->teach, data), rows = o->rows && o->rows < all ? o->rows : all;
     struct train_options order = {.seed = o->seed, .shuffle = o->shuffle};
-    train_order(s->order, data->count, &order, 1);
+    train_order(s->order, all, &order, 1);
     for (size_t first = 0, n; first < rows; first += n) {
         n = rows - first < o->batch ? rows - first : o->batch;
         for (size_t i = 0; i < n; i++) {
-            const struct data_row *r = &data->row[s->order[first + i]];
+            const struct data_row *r = &data->row[s->teach[s->order[first + i]]];
             s->row[i] = (struct engine_row){r->id, r->label, r->count, ad};
             s->learned += engine_learned(r->label, r->count);
         }
         TRY(add_batch(s, ad, e, n, o));
     }
-    if (!s->learned)
-        return err_make(ERR_INPUT, "gradient: the chosen %zu rows have no token to learn", rows);
+    if (!s->learned) return err_make(ERR_INPUT, "gradient: the data has no token to learn");
     return ERR_NONE;
 }
 
@@ -79,13 +79,16 @@ err train_gradient_run(struct train_gradient *out, const struct adapter *ad, str
         return err_make(ERR_INPUT, "gradient: the adapter has no values that train");
     if (!o->batch) return err_make(ERR_INPUT, "gradient: batch 0: expected at least 1");
     struct sums s = {.row = calloc(o->batch, sizeof *s.row),
+                     .teach = calloc(data->count + 1, sizeof *s.teach),
                      .order = calloc(data->count + 1, sizeof *s.order),
                      .gradient = calloc(ad->value_count, sizeof *s.gradient),
                      .sum = calloc(ad->value_count, sizeof *s.sum)};
-    err er = s.row && s.order && s.gradient && s.sum ? ERR_NONE : err_sys(ENOMEM, "gradient");
+    err er =
+        s.row && s.teach && s.order && s.gradient && s.sum ? ERR_NONE : err_sys(ENOMEM, "gradient");
     if (!err_is(er)) er = add_rows(&s, ad, e, data, o);
     if (!err_is(er)) er = finish(out, &s, ad->value_count);
     free(s.row);
+    free(s.teach);
     free(s.order);
     free(s.gradient);
     free(s.sum);

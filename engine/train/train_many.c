@@ -43,10 +43,11 @@ static err lane_open(struct lane *l, struct engine *e)
     const struct train_options *o = job->options;
     TRY(training_check(o, job->adapter, job->data));
     l->t = (struct training){.e = e, .adapter = job->adapter, .data = job->data, .o = o};
-    l->t.steps = train_steps(o, job->data->count);
     l->result.values = job->adapter->value_count;
     if (o->prune_gamma > 0.0) l->result.tail_before = train_tail(job->adapter, o->prune_gamma);
     TRY(training_open(&l->t));
+    if (!l->t.rows) return err_make(ERR_INPUT, "training: the data has no token to learn");
+    l->t.steps = train_steps(o, l->t.rows);
     return training_reserve_all(&l->t);
 }
 

@@ -28,7 +28,9 @@ struct training {
     struct training_peer *peer;               /* (e->peers) */
     struct batch *batch;                      /* (accumulate, devices) passes of one step */
     struct engine_row *row;                   /* (batch * accumulate) */
-    uint32_t *order;                          /* (rows) order of the rows in `epoch` */
+    uint32_t *teach;                          /* (rows) indices of the rows that are trained on */
+    size_t rows;                              /* their number: those with a learned token */
+    uint32_t *order;                          /* (rows) order of `teach` in `epoch` */
     uint64_t epoch;                           /* from 1; 0: `order` is not set */
     bool each_row;                            /* the caller keeps a gradient for each row */
     struct backend_record *record;            /* of the passes */
@@ -37,8 +39,8 @@ struct training {
 
 err training_check(const struct train_options *o, const struct adapter *ad,
                    const struct dataset *data);
-/* The caller sets e, adapter, data, o and steps before, and calls training_close() after a failure
- * too. */
+/* The caller sets e, adapter, data and o before, and calls training_close() after a failure too.
+ * `steps` is set before the first row is asked for. */
 err training_open(struct training *t);
 void training_close(struct training *t);
 /* Row number `number` of the training, counted over all epochs. */

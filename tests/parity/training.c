@@ -108,6 +108,50 @@ Test(training, gives_the_same_bytes_when_activations_are_recomputed)
     same_bytes(DTYPE_F32, true);
 }
 
+/* Rows without a learned token, an empty one and one of a single token among them, change neither
+ * the training nor the loss, and an evaluation does not count them. */
+Test(training, ignores_rows_that_teach_nothing)
+{
+    struct setup all, some;
+    struct adapter a, b;
+    struct train_options o;
+    struct train_result left, right;
+    struct engine_evaluation with, without;
+    setup_open(&all, "llama", DTYPE_F32, 1);
+    setup_open(&some, "llama", DTYPE_F32, 1);
+    for (uint32_t t = 0; t < LENGTH; t++)
+        all.label[1][t] = DATA_IGNORE;
+    some.data.count = 0;
+    for (size_t i = 0; i < ROWS; i++)
+        if (i == 0 || i > 3) some.data.row[some.data.count++] = some.row[i];
+    adapter_random(&a, &all, 5, false);
+    adapter_random(&b, &some, 5, false);
+    train_defaults(&o);
+    o.steps = 0;
+    o.epochs = 2;
+    o.batch = 2;
+    ok(train_run(&left, &a, all.engine, &all.data, &o));
+    ok(train_run(&right, &b, some.engine, &some.data, &o));
+    cr_expect_eq(left.steps, 3);
+    cr_expect_eq(left.tokens, right.tokens);
+    cr_expect(!memcmp(a.value, b.value, a.value_count * sizeof(float)));
+    const struct engine_evaluate_options how = {.adapter = &a};
+    ok(engine_evaluate(&with, NULL, all.engine, &all.data, &how));
+    ok(engine_evaluate(&without, NULL, some.engine, &some.data, &how));
+    cr_expect_eq(with.rows, 3);
+    cr_expect_eq(with.tokens, without.tokens);
+    cr_expect_float_eq(with.loss, without.loss, 1e-12);
+    all.data.row[0] = all.data.row[1];
+    all.data.count = 2;
+    ok(engine_evaluate(&with, NULL, all.engine, &all.data, &how));
+    cr_expect(with.rows == 0 && with.tokens == 0 && isnan(with.loss));
+    refused(train_run(&left, &a, all.engine, &all.data, &o), ERR_INPUT, "no token to learn");
+    adapter_close(&a);
+    adapter_close(&b);
+    setup_close(&all);
+    setup_close(&some);
+}
+
 /* Weights that stay in the file give the bytes of packed ones. */
 static void same_bytes_from_file(const char *model, enum dtype precision)
 {

@@ -48,7 +48,7 @@ Test(report, is_lines_and_tables_for_people)
                            "rope          \n"
                            "  theta base  1e-05\n"
                            "shape         3 4\n"
-                           "nothing       -\n"
+                           "nothing       none\n"
                            "\nmodules (5)\n"
                            "name       rank\n"
                            "down_proj     0\n"

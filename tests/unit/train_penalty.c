@@ -295,8 +295,9 @@ Test(train_penalty, refuses_a_gradient_of_nothing)
     struct train_gradient_options o = {.batch = 2, .rows = 1};
     setup_open(&s, ADAPTER_B);
     g.value = calloc(s.adapter.value_count, sizeof(float));
-    for (int t = 0; t < LENGTH; t++)
-        s.label[0][t] = DATA_IGNORE;
+    for (int i = 0; i < ROWS; i++)
+        for (int t = 0; t < LENGTH; t++)
+            s.label[i][t] = DATA_IGNORE;
     refused(train_gradient_run(&g, &s.adapter, s.engine, &s.data, &o), ERR_INPUT,
             "no token to learn");
     o.batch = 0;
