@@ -50,6 +50,7 @@ static const struct bound bounds[] = {
     {REPORT, "eval_loss",         0, FLT_MAX},
     {REPORT, "eval_accuracy",    -1, 1}, /* negative: these rows have none */
     {REPORT, "trouble",           0, 480},
+    {REPORT, "cannot_train",      0, 480},
 };
 /* clang-format on */
 enum { BOUNDS = sizeof bounds / sizeof *bounds };

@@ -36,6 +36,8 @@ static const struct rule {
                                   false, true},
     [TROUBLE_ROUND_OVERDUE] = {"round.overdue", NULL, LOG_WARN, 0, false, true},
     [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, HOUR_MS, false, true},
+    [TROUBLE_MEMBER_CANNOT_TRAIN] = {"member.cannot_train", "member.can_train", LOG_WARN, DAY_MS,
+                                     false, true},
     [TROUBLE_MEMBER_TWICE] = {"member.twice", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_UPDATE_REFUSED] = {"update.refused", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_CALL_REFUSED] = {"call.refused", NULL, LOG_WARN, SHORT_MS, true, true},

@@ -28,7 +28,8 @@ enum trouble_kind {
     TROUBLE_CERTIFICATE_ENDS,
     TROUBLE_ROUND_OVERDUE,
     TROUBLE_MEMBER_ABSENT,
-    TROUBLE_MEMBER_TWICE, /* two machines call with one certificate */
+    TROUBLE_MEMBER_CANNOT_TRAIN, /* it has no data to train from, and said so */
+    TROUBLE_MEMBER_TWICE,        /* two machines call with one certificate */
     TROUBLE_UPDATE_REFUSED,
     TROUBLE_CALL_REFUSED,
     TROUBLE_CALL_LATER, /* refused for the moment; logged only */

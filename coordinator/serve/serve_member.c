@@ -33,6 +33,17 @@ static err check_epoch(struct rpc_call *call, const Fedlora__V1__HelloRequest *r
     return e;
 }
 
+/* A member that joins can train again. It may have reported before it knew the name of a run. */
+static void end_cannot_train(struct rpc_call *call, const struct run *run)
+{
+    char name[TROUBLE_PEER_BYTES];
+    struct troubles *t = serve_of(call)->shop.troubles;
+    uint64_t now = text_now_ms();
+    trouble_member(name, rpc_call_peer(call)->id);
+    trouble_end(t, TROUBLE_MEMBER_CANNOT_TRAIN, NULL, name, now);
+    trouble_end(t, TROUBLE_MEMBER_CANNOT_TRAIN, run->config->name, name, now);
+}
+
 /* The protocol version comes first, because with another version the other fields may mean
  * something else. The reply points into the run, which is safe because it is packed before this
  * thread continues. */
@@ -56,6 +67,7 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     serve_session_take(call, run, m, &request->session);
     run_hello_reply(reply, run, m);
     run->member[m].greeted = true;
+    end_cannot_train(call, run);
     reply->epoch = (ProtobufCBinaryData){STORE_EPOCH_BYTES, serve_of(call)->epoch.byte};
     return ERR_NONE;
 }
@@ -279,16 +291,46 @@ static void next_task_begin(struct rpc_call *call, const void *data, size_t size
 
 /* ---- Report ---- */
 
-/* Two kinds of reports: an evaluation, or progress in a round. The reply to progress is the only
- * way to tell a training member that its round is over. If late updates count, the update is worth
- * finishing for some rounds more. */
+/* A member finds out before Hello that its data teaches nothing, and then knows no run unless its
+ * user names one. The trouble is shown in the status until the member joins a run. */
+static err cannot_train(struct rpc_call *call, const Fedlora__V1__ReportRequest *request)
+{
+    struct run *run = NULL;
+    size_t m;
+    char name[TROUBLE_PEER_BYTES];
+    const struct rpc_peer *peer = rpc_call_peer(call);
+    if (*request->run) TRY(serve_member(&run, &m, call, request->run));
+    TRY(serve_check_member(call));
+    if (run && run->config->privacy)
+        return err_make(ERR_INPUT,
+                        "run %s: a member's reason why it cannot train reveals something that the "
+                        "privacy budget does not count",
+                        run->config->name);
+    const struct trouble_case c = {.kind = TROUBLE_MEMBER_CANNOT_TRAIN,
+                                   .run = run ? run->config->name : NULL,
+                                   .peer = trouble_member(name, peer->id),
+                                   .address = peer->address,
+                                   .text = request->cannot_train};
+    trouble_raise(serve_of(call)->shop.troubles, &c, text_now_ms());
+    return ERR_NONE;
+}
+
+/* Three kinds of reports: an evaluation, a member that cannot train, or progress in a round. The
+ * reply to progress is the only way to tell a training member that its round is over. If late
+ * updates count, the update is worth finishing for some rounds more. */
 static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                   const Fedlora__V1__ReportRequest *request, char notice[SERVE_REASON_BYTES])
 {
     struct run *run = NULL;
     size_t m = 0;
     TRY(bounds_check(&request->base));
+    if (*request->cannot_train) return cannot_train(call, request);
     TRY(serve_member(&run, &m, call, request->run));
+    if (!request->eval_rows && request->eval_loss != 0)
+        return err_make(ERR_INPUT,
+                        "eval_loss %g over 0 rows: rows without a learned token have "
+                        "no loss",
+                        request->eval_loss);
     if (request->eval_rows) {
         const struct store_evaluation v = {.round = request->round,
                                            .rows = request->eval_rows,

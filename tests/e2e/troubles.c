@@ -102,6 +102,43 @@ static void expect_paused_by(void)
     cr_expect_eq(logged("event=run.paused run=r by=\"admin/ops at 127.0.0.1"), 1);
 }
 
+/* A member without a row that teaches says so before it joins. Once it joins, that is over. */
+static void expect_cannot_train(const char *run)
+{
+    struct fake_member m;
+    char long_text[600];
+    Fedlora__V1__ReportRequest report = FEDLORA__V1__REPORT_REQUEST__INIT;
+    Fedlora__V1__HelloReply *reply = NULL;
+    open_member(&m, "m2", 2);
+    m.options.run = run;
+    report.cannot_train = "none of 4 rows \x1b[31mteaches";
+    ok(fake_report(&m, &report));
+    expect_trouble("member.cannot_train since 20", true);
+    expect_trouble("client/m2 at 127.0.0.1: none of 4 rows ?[31mteaches", true);
+    memset(long_text, 'x', sizeof long_text - 1);
+    long_text[sizeof long_text - 1] = 0;
+    report.cannot_train = long_text;
+    refused(fake_report(&m, &report), ERR_REFUSED, "cannot_train is 599 bytes");
+    ok(fake_hello(&reply, &m));
+    message_free(reply);
+    expect_trouble("member.cannot_train", false);
+    report.cannot_train = "";
+    report.eval_loss = 1;
+    refused(fake_report(&m, &report), ERR_REFUSED, "over 0 rows");
+    fake_close(&m);
+}
+
+Test(troubles, names_members_that_cannot_train)
+{
+    begin("");
+    ok(create_run("flora", 2));
+    expect_cannot_train("r");
+    expect_cannot_train("");
+    cr_expect_eq(logged("event=member.cannot_train"), 2);
+    cr_expect_eq(logged("event=member.can_train"), 2);
+    end();
+}
+
 Test(troubles, names_who_was_refused_is_absent_and_did_what)
 {
     struct hand h;
