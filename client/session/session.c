@@ -79,7 +79,10 @@ static err hello_once(struct session *s, const char *run)
     if (!err_is(e)) e = session_work_keep_epoch(&s->work, reply->epoch.data, reply->epoch.len);
     if (!err_is(e)) e = take_answer(s, reply);
     if (err_is(e)) message_free(reply);
-    return e;
+    if (err_is(e)) return e;
+    s->now->told_examples = about.examples;
+    s->now->told_eval_rows = about.eval_rows;
+    return ERR_NONE;
 }
 
 /* Repeats until an answer arrives or the retries are used up. */
@@ -123,15 +126,37 @@ static err enter(struct session *s)
     return ERR_NONE;
 }
 
-/* The data and the engine for the current run. */
+/* ERR_INPUT if the data has nothing to train from. The coordinator is told, because its operators
+ * would else wait for this member; but not in a run with privacy, whose budget does not count what
+ * it reveals, and not by a member with a ledger. The path of the file stays here. */
+static err check_data(struct session *s)
+{
+    char reason[160];
+    const char *run = s->hello ? s->hello->run : s->o->run ? s->o->run : "";
+    err e = session_local_check(&s->local);
+    if (!err_is(e) || s->o->ledger || (s->hello && s->hello->privacy)) return e;
+    snprintf(reason, sizeof reason, "none of its %zu rows of training data has a token to learn",
+             s->local.data.count);
+    session_round_cannot_train(s, run, reason);
+    return e;
+}
+
+/* The data and the engine for the current run. Its options may cut rows, so that fewer of them
+ * teach than Hello said; the numbers are then reported again. */
 static err prepare(struct session *s)
 {
     struct training_options training;
-    if (s->prepared == s->now) return ERR_NONE;
-    TRY(session_task_training(&training, s->hello->training));
-    TRY(session_local_prepare(&s->local, &training, s->privacy->on));
-    s->prepared = s->now;
-    return ERR_NONE;
+    struct session_describe is;
+    if (s->prepared != s->now) {
+        TRY(session_task_training(&training, s->hello->training));
+        TRY(session_local_prepare(&s->local, &training, s->privacy->on));
+        s->prepared = s->now;
+        TRY(check_data(s));
+    }
+    session_describe_of(&is, &s->local);
+    if (is.examples == s->now->told_examples && is.eval_rows == s->now->told_eval_rows)
+        return ERR_NONE;
+    return hello(s, s->now->name);
 }
 
 /* ---------------------------------------------------------------- the loop */
@@ -453,6 +478,7 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, remote_open(&s.client, &o->remote));
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
     TRY_OUT(e, session_local_open(&s.local, o));
+    TRY_OUT(e, check_data(&s));
     TRY_OUT(e, start(&s));
     TRY_OUT(e, loop(&s));
     if (!err_is(s.failed)) *out = s.last->result;

@@ -75,8 +75,8 @@ void session_describe_of(struct session_describe *out, struct session_local *loc
                                      .base = &local->base,
                                      .rank = local->options->rank,
                                      .memory = local->options->memory,
-                                     .examples = local->data.count,
-                                     .eval_rows = local->held_out.count,
+                                     .examples = session_local_examples(local),
+                                     .eval_rows = data_teaching(&local->held_out),
                                      .device = local->options->device};
 }
 

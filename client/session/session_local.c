@@ -23,6 +23,7 @@ static err open_data(struct session_local *local, const struct data_options *how
     data_close(&local->held_out);
     local->data = data;
     local->held_out = held_out;
+    local->reads++;
     return ERR_NONE;
 }
 
@@ -54,6 +55,19 @@ void session_local_close(struct session_local *local)
     tokenizer_close(local->tokenizer);
     model_close(&local->model);
     *local = (struct session_local){0};
+}
+
+uint64_t session_local_examples(const struct session_local *local)
+{
+    return local->options->ledger ? local->data.count : data_teaching(&local->data);
+}
+
+err session_local_check(const struct session_local *local)
+{
+    if (data_teaching(&local->data)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: none of the %zu rows has a token to learn, so this member cannot train",
+                    local->options->data, local->data.count);
 }
 
 /* A precision that the run names is binding: members with different precisions would still combine,

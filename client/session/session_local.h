@@ -22,6 +22,7 @@ struct session_local {
     struct engine_options made;        /* the options of the engine, */
     uint32_t seq;                      /* and those of the data, while there is an engine */
     bool no_eos;
+    unsigned reads; /* number of times that the data was read */
 };
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */
@@ -32,6 +33,12 @@ err session_local_open(struct session_local *out, const struct session_options *
 err session_local_prepare(struct session_local *local, const struct training_options *training,
                           bool private_examples);
 void session_local_close(struct session_local *local);
+/* The number of rows of training data that this member reports, which is its weight: the rows that
+ * teach. With a ledger it is the number of all rows, because every row is a record there, and the
+ * number of rows that teach would say more about them. */
+uint64_t session_local_examples(const struct session_local *local);
+/* ERR_INPUT with the file if no row of the training data teaches. */
+err session_local_check(const struct session_local *local);
 
 /* Evaluates a state on the held-out rows. */
 err session_local_evaluate(struct member_evaluation *out, struct session_local *local,

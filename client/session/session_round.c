@@ -25,6 +25,7 @@
 enum { SESSION_FILES_SAY_MS = 60 * 1000, SESSION_FILES_MOST_MS = 10 * 1000 };
 enum {
     SESSION_TRIES = 3,          /* of a round whose training fails on its numbers */
+    SESSION_TELL_MS = 5000,     /* for a report that nothing depends on */
     SESSION_TROUBLE_BYTES = 240 /* of the reason told to the coordinator */
 };
 
@@ -243,6 +244,20 @@ static err tell_failure(struct session *s, uint32_t round, const err *cause)
     return ERR_NONE;
 }
 
+void session_round_cannot_train(struct session *s, const char *run, const char *reason)
+{
+    static const struct remote_method method = {RPC_PATH_FEDERATION(report),
+                                                &fedlora__v1__report_reply__descriptor};
+    Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
+    Fedlora__V1__ReportReply *reply = NULL;
+    char text[SESSION_TROUBLE_BYTES];
+    snprintf(text, sizeof text, "%s", reason);
+    request.run = (char *)(uintptr_t)run;
+    request.cannot_train = text;
+    (void)err_is(remote_call(&reply, s->client, &method, &request.base, SESSION_TELL_MS));
+    message_free(reply);
+}
+
 /* A state or a learning rate that gives a loss of NaN or infinity does so again, but the
  * operator may change the run meanwhile. So the task is asked for again, SESSION_TRIES times in
  * all. In a run with privacy nothing is said, because no budget counts what a failure reveals. */
@@ -294,7 +309,7 @@ static err train_round(struct session_update *out, struct session *s,
     if (err_is(e)) return e;
     s->now->failures = 0;
     struct session_update update = {.state = files.state,
-                                    .examples = s->local.data.count,
+                                    .examples = session_local_examples(&s->local),
                                     .tokens = result.tokens,
                                     .values = result.values,
                                     .train_loss = result.mean_loss,
@@ -370,7 +385,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
     header.size = update->size;
     /* The coordinator refuses more than this member's Hello has, which may have lost rows since the
      * update was trained. */
-    uint64_t rows = s->local.data.count;
+    uint64_t rows = session_local_examples(&s->local);
     header.examples = update->examples < rows ? update->examples : rows;
     if (!s->hello->privacy) {
         header.train_loss = update->train_loss;
@@ -449,6 +464,7 @@ err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *t
                                  .evaluates = true};
     name_files(&round, s, &files);
     TRY(session_local_evaluate(&evaluation, &s->local, &round));
+    if (evaluation.rows == 0) return ERR_NONE; /* no loss; Hello has said so */
     Fedlora__V1__ReportRequest request = FEDLORA__V1__REPORT_REQUEST__INIT;
     request.run = s->hello->run;
     request.round = task->round;

@@ -51,6 +51,9 @@ void session_round_note(const struct session *s, const char *format, ...)
  * returns `cause`. Files that cannot be used, and certificates that are not accepted any more, do
  * not end a membership. */
 err session_round_retry(struct session *s, err cause);
+/* Reports to the coordinator that this member cannot train in `run` ("": in any), so that operators
+ * see the reason. One attempt, whose failure is ignored: the user gets the reason anyway. */
+void session_round_cannot_train(struct session *s, const char *run, const char *reason);
 /* Path of a state or of frozen factors, downloaded unless they are there; `what` names them in
  * errors. `size` as the coordinator announced it; 0: not known. ERR_STATE: the blob was replaced by
  * a newer one. ERR_INPUT: its size or its header does not fit this member's base. */

@@ -12,10 +12,11 @@ struct session_run {
     Fedlora__V1__HelloReply *hello; /* the newest answer to Hello; owned */
     struct session_privacy privacy; /* must not move while open */
     struct session_result result;
-    uint32_t submitted_round; /* accepted in this process; 0: none */
-    unsigned failures;        /* trainings that failed on their numbers, one after another */
-    struct digest blob[2];    /* state and frozen factors of its last task; zero: none */
-    bool entered;             /* its privacy is open, and it is marked in the work directory */
+    uint64_t told_examples, told_eval_rows; /* in the newest Hello */
+    uint32_t submitted_round;               /* accepted in this process; 0: none */
+    unsigned failures;     /* trainings that failed on their numbers, one after another */
+    struct digest blob[2]; /* state and frozen factors of its last task; zero: none */
+    bool entered;          /* its privacy is open, and it is marked in the work directory */
     bool ask;  /* it is asked by name next, because it may have ended without our knowledge */
     bool over; /* it has ended, or is left */
     bool left; /* this member cannot take part in it any more */

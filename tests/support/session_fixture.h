@@ -47,6 +47,9 @@ struct fake {
     /* received by the coordinator */
     atomic_int hellos, fetches, submits;
     bool over; /* FINISHED was sent, and the member does not know yet that no other run is open */
+    uint64_t examples[2], eval_rows[2]; /* in the first Hello and in the newest later one */
+    uint64_t submitted;                 /* examples of the newest update */
+    char cannot_train[512];             /* "RUN: REASON" of the report; "": none came */
     uint8_t session[16];
     struct bytes update;
     struct digest digest;
@@ -77,7 +80,8 @@ static void hello_begin(struct rpc_call *call, const void *request, size_t size)
     Fedlora__V1__HelloRequest *hello = NULL;
     FIXTURE_OK(message_unpack(&hello, &fedlora__v1__hello_request__descriptor, request, size));
     cr_assert_eq(hello->protocol, 1);
-    cr_assert_eq(hello->examples, 4);
+    f->examples[atomic_load(&f->hellos) > 0] = hello->examples;
+    f->eval_rows[atomic_load(&f->hellos) > 0] = hello->eval_rows;
     cr_assert_eq(hello->n_modules, 7);
     cr_assert_eq(memcmp(hello->base_digest.data, f->base.byte, DIGEST_BYTES), 0);
     bool over = f->over && !*hello->run;
@@ -235,7 +239,7 @@ static void submit_part(struct rpc_call *call, const void *data, size_t size)
     Fedlora__V1__SubmitPart *part = NULL;
     FIXTURE_OK(message_unpack(&part, &fedlora__v1__submit_part__descriptor, data, size));
     if (part->part_case == FEDLORA__V1__SUBMIT_PART__PART_HEADER) {
-        cr_assert_eq(part->header->examples, 4);
+        f->submitted = part->header->examples;
         cr_assert_gt(part->header->train_loss, 0);
         memcpy(f->digest.byte, part->header->digest.data, DIGEST_BYTES);
     } else {
@@ -259,9 +263,15 @@ static void submit_end(struct rpc_call *call)
 
 static void report_begin(struct rpc_call *call, const void *request, size_t size)
 {
-    (void)request, (void)size;
+    struct fake *f = rpc_call_context(call);
+    Fedlora__V1__ReportRequest *report = NULL;
+    FIXTURE_OK(message_unpack(&report, &fedlora__v1__report_request__descriptor, request, size));
+    if (*report->cannot_train)
+        snprintf(f->cannot_train, sizeof f->cannot_train, "%s: %s", report->run,
+                 report->cannot_train);
+    message_free(report);
     Fedlora__V1__ReportReply answer = FEDLORA__V1__REPORT_REPLY__INIT;
-    answer.abandon = ((struct fake *)rpc_call_context(call))->abandon;
+    answer.abandon = f->abandon;
     answer.reason = (char *)(uintptr_t) "the round has closed";
     reply(call, &answer.base);
 }

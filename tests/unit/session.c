@@ -15,6 +15,7 @@ Test(session, trains_a_round_sends_it_and_ends_with_the_run)
     cr_assert_eq(r.rounds_trained, 1);
     cr_assert_eq(r.bytes_up, f.update.size);
     cr_assert_eq(r.bytes_down, f.state_file.size);
+    cr_assert(f.examples[0] == 4 && f.submitted == 4 && atomic_load(&f.hellos) == 1);
     FIXTURE_OK(file_write(f.update_path, f.update.data, f.update.size, true));
     FIXTURE_OK(adapter_file_map(&state, f.state_path));
     const struct method_expect expect = {
@@ -164,6 +165,81 @@ Test(session, lets_no_later_answer_take_privacy_back)
     err e = session_run(&r, &f.options);
     cr_assert(strstr(e.text, "asks for an evaluation, which the run's privacy does not allow"),
               "%s", e.text);
+    finish(&f);
+}
+
+/* Rows that teach, that do not, and `late` ones whose only learned token the run cuts off. */
+static void write_some_rows(const struct fake *f, int teach, int not, int late)
+{
+    struct bytes text = {.max = 10000};
+    for (int i = 0; i < teach; i++)
+        FIXTURE_OK(bytes_printf(&text, "{\"input_ids\":[5,6,7],\"labels\":[-100,6,7]}\n"));
+    for (int i = 0; i < not ; i++)
+        FIXTURE_OK(bytes_printf(&text, "{\"input_ids\":[5,6],\"labels\":[5,-100]}\n"));
+    for (int i = 0; i < late; i++)
+        FIXTURE_OK(bytes_printf(&text, "{\"input_ids\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,9],"
+                                       "\"labels\":[-100,-100,-100,-100,-100,-100,-100,-100,-100,"
+                                       "-100,-100,-100,-100,-100,-100,-100,9]}\n"));
+    FIXTURE_OK(file_write(f->data, text.data, text.size, true));
+    bytes_close(&text);
+}
+
+/* Hello comes before the run's options are known, so the number is corrected by a second one. */
+Test(session, reports_the_rows_that_teach_as_its_weight)
+{
+    static const enum task script[] = {TRAIN, FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    write_some_rows(&f, 3, 5, 2);
+    f.options.eval_data = f.data;
+    FIXTURE_OK(session_run(&r, &f.options));
+    cr_expect_eq(atomic_load(&f.hellos), 2);
+    cr_expect(f.examples[0] == 5 && f.examples[1] == 3, "%d, %d", (int)f.examples[0],
+              (int)f.examples[1]);
+    cr_expect(f.eval_rows[0] == 5 && f.eval_rows[1] == 3);
+    cr_expect_eq(f.submitted, 3);
+    finish(&f);
+}
+
+static void cannot_train(int not, int late, const char *run, const char *report, int hellos)
+{
+    static const enum task script[] = {TRAIN, FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    write_some_rows(&f, 0, not, late);
+    f.options.run = run;
+    err e = session_run(&r, &f.options);
+    cr_expect_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
+    cr_expect(strstr(e.text, "rows.jsonl: none of the 2 rows has a token to learn"), "%s", e.text);
+    cr_expect_eq(atomic_load(&f.hellos), hellos);
+    cr_expect_str_eq(f.cannot_train, report);
+    finish(&f);
+}
+
+Test(session, reports_that_it_cannot_train_and_does_not_join)
+{
+    cannot_train(2, 0, "r", "r: none of its 2 rows of training data has a token to learn", 0);
+    cannot_train(2, 0, NULL, ": none of its 2 rows of training data has a token to learn", 0);
+    cannot_train(1, 1, "r", "r: none of its 2 rows of training data has a token to learn", 1);
+}
+
+/* The budget of its records does not count what the report reveals about them. */
+Test(session, reports_nothing_about_the_data_that_a_ledger_protects)
+{
+    static const enum task script[] = {FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    write_some_rows(&f, 0, 2, 0);
+    f.options.ledger = "ledger.jsonl";
+    err e = session_run(&r, &f.options);
+    cr_expect_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
+    cr_expect_str_eq(f.cannot_train, "");
+    write_some_rows(&f, 3, 5, 0);
+    (void)err_is(session_run(&r, &f.options)); /* the run has no privacy, so the member leaves it */
+    cr_expect_eq(f.examples[0], 8);
     finish(&f);
 }
 
