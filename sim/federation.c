@@ -169,7 +169,7 @@ static err say_hello(struct federation *f)
         if (!round_find(&m, &f->run->round, member->id) || m != i)
             e = err_make(ERR_INPUT, "the run in this folder has no member %s", member->id);
         hello.rank = member->rank;
-        hello.examples = member->data.count;
+        hello.examples = federation_privacy_examples(f, i);
         if (!err_is(e)) e = run_hello(f->run, i, &hello);
     }
     arena_close(&arena);
@@ -459,7 +459,7 @@ err federation_submit(struct federation *f, const struct federation_task *task,
     snprintf(job->member, sizeof job->member, "%s", task->round.member);
     snprintf(job->run, sizeof job->run, "%s", f->run->config->name);
     job->update.blob = (struct store_blob){done->digest, done->size};
-    job->update.examples = done->data->count;
+    job->update.examples = federation_privacy_examples(f, task->member);
     job->update.train_loss = done->result.mean_loss;
     job->update.tokens = done->result.tokens;
     job->update.seconds = (double)seconds;

@@ -30,6 +30,12 @@ err federation_privacy_check(const Fedlora__V1__RunConfig *config)
     return e;
 }
 
+uint64_t federation_privacy_examples(const struct federation *f, size_t member)
+{
+    const struct dataset *data = &f->fleet->member[member].data;
+    return run_privacy_local(f->run->config) ? data->count : data_teaching(data);
+}
+
 static err keep_path(const char **out, struct federation *f, const char *folder, const char *name)
 {
     char path[LIMIT_PATH_BYTES];

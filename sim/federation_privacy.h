@@ -1,6 +1,6 @@
 /* Privacy of a simulated run: the ledgers, which lie in the simulation's folder and say that they
- * are simulated, and the key that signs them. No other ledger or key is ever opened. For sim/
- * federation.c only.
+ * are simulated, and the key that signs them. No other ledger or key is ever opened. For
+ * sim/federation.c, except federation_privacy_examples().
  *
  *     FOLDER/ledger.key, ledger.pub   made here; signs all ledgers of the simulation
  *     FOLDER/store/ledgers/RUN.jsonl  of the coordinator, unit client
@@ -26,5 +26,8 @@ err federation_privacy_charge(struct federation *f, const struct federation_task
                               struct pool_task *done);
 /* The coordinator has the update, or will never take it. */
 void federation_privacy_sent(const struct federation *f, const struct federation_task *task);
+/* The number of examples that a member reports, as a deployed one does: its records where they are
+ * protected, else its rows that teach. */
+uint64_t federation_privacy_examples(const struct federation *f, size_t member);
 
 #endif

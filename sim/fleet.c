@@ -293,6 +293,14 @@ static err hold_out(struct fleet_member *m, const struct fleet_options *o)
     return ERR_NONE;
 }
 
+/* Found now and not in the middle of a simulation. A member of a plan may have no rows. */
+static err check_teaches(const struct fleet_member *m)
+{
+    if (!m->data.count || data_teaching(&m->data)) return ERR_NONE;
+    return err_make(ERR_INPUT, "client %s: none of its %zu rows has a token to learn", m->id,
+                    m->data.count);
+}
+
 /* A rank of its class counts more than one of the list. */
 static err equip(struct fleet *f, const struct fleet_options *o)
 {
@@ -303,6 +311,7 @@ static err equip(struct fleet *f, const struct fleet_options *o)
         uint32_t own = f->devices.class[class[i]].rank;
         f->member[i].device = class[i];
         TRY(hold_out(&f->member[i], o));
+        TRY(check_teaches(&f->member[i]));
         f->member[i].rank = own ? own : o->ranks ? o->rank[i % o->ranks] : 0;
     }
     return ERR_NONE;

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "sim/cost_memory.h"
 #include "sim/fairness.h"
+#include "sim/federation_privacy.h"
 #include "sim/folder.h"
 #include "sim/page.h"
 #include "sim/simulation.h"
@@ -49,18 +50,19 @@ static err note_update(struct simulation *s, const struct event *e, enum results
     bool attacks = s->attack.is[e->task.member];
     bool private = s->federation.run->config->privacy != NULL; /* then no loss is told */
     const struct pool_task *sent = fate == RESULTS_LOST || fate == RESULTS_DROPPED ? NULL : e->done;
-    const struct results_update u = {.member = e->task.round.member,
-                                     .round = e->task.round.round,
-                                     .rank = e->task.round.rank,
-                                     .examples = m->data.count,
-                                     .from_ms = e->from_ms,
-                                     .at_ms = e->at_ms,
-                                     .fate = fate,
-                                     .loss = sent && !private ? sent->result.mean_loss : NAN,
-                                     .bytes = sent ? sent->size : 0,
-                                     .joules = device_joules(&s->fleet->devices, m->device, m->id,
-                                                             (uint64_t[]){e->from_ms, e->at_ms}),
-                                     .attack = attacks ? s->attack.attack->name : ""};
+    const struct results_update u = {
+        .member = e->task.round.member,
+        .round = e->task.round.round,
+        .rank = e->task.round.rank,
+        .examples = federation_privacy_examples(&s->federation, e->task.member),
+        .from_ms = e->from_ms,
+        .at_ms = e->at_ms,
+        .fate = fate,
+        .loss = sent && !private ? sent->result.mean_loss : NAN,
+        .bytes = sent ? sent->size : 0,
+        .joules =
+            device_joules(&s->fleet->devices, m->device, m->id, (uint64_t[]){e->from_ms, e->at_ms}),
+        .attack = attacks ? s->attack.attack->name : ""};
     s->now.joules += u.joules;
     if (e->start_ms > e->from_ms) s->now.bytes_down += e->task.down_bytes;
     s->now.updates += fate == RESULTS_COUNTED || fate == RESULTS_LATE;
