@@ -105,11 +105,30 @@ void lowrank_pair(float *B, float *A, const struct lowrank_stack *s)
     }
 }
 
+/* sum_j ||left_j|| ||right_j||: the sizes of the rank-one terms that are summed. Where they cancel,
+ * the rounding error of the sum is relative to these, not to the sum. */
+static double sizes(const double *left, const double *right, const struct lowrank_stack *s)
+{
+    size_t total = lowrank_total(s);
+    double sum = 0;
+    for (size_t j = 0; j < total; j++) {
+        double b = 0, a = 0;
+        for (size_t i = 0; i < s->m; i++)
+            b += left[j * s->m + i] * left[j * s->m + i];
+        for (size_t i = 0; i < s->n; i++)
+            a += right[j * s->n + i] * right[j * s->n + i];
+        sum += sqrt(b) * sqrt(a);
+    }
+    return sum;
+}
+
 /* ---- dense ---- */
 
 /* out (m, n) row-major += the terms from `from` to `to`, in panels of about PANEL ranks: wide
- * enough for efficient products, and memory does not grow with the number of terms. */
-static err add_terms(double *out, const struct lowrank_stack *s, size_t from, size_t to)
+ * enough for efficient products, and memory does not grow with the number of terms. *size (may be
+ * NULL) += their sizes. */
+static err add_terms(double *out, double *size, const struct lowrank_stack *s, size_t from,
+                     size_t to)
 {
     enum { PANEL = 128 };
     double *left = NULL, *right = NULL;
@@ -123,6 +142,7 @@ static err add_terms(double *out, const struct lowrank_stack *s, size_t from, si
         if (!err_is(e)) e = matrix_take(&right, s->n, ranks);
         if (!err_is(e)) {
             gather(left, right, &panel);
+            if (size) *size += sizes(left, right, &panel);
             /* Row-major out = column-major out^T (n, m) += right left^T. */
             cblas_dgemm(CblasColMajor, CblasNoTrans, CblasTrans, (int)s->n, (int)s->m, (int)ranks,
                         1, right, (int)s->n, left, (int)s->m, /*beta*/ 1, out, (int)s->n);
@@ -138,7 +158,7 @@ static err add_terms(double *out, const struct lowrank_stack *s, size_t from, si
 
 err lowrank_add_dense(double *out, const struct lowrank_stack *s)
 {
-    return add_terms(out, s, 0, s->count);
+    return add_terms(out, NULL, s, 0, s->count);
 }
 
 /* Scaled against underflow and overflow. Summed in plain order, so that the bits are the same on
@@ -187,7 +207,7 @@ static void core(double *p, const double *tb, const double *ta, const size_t k[2
 struct reduced {
     double *left, *right, *tau_left, *tau_right, *p;
     size_t k[2];
-    double head_norm;
+    double head_norm, size;
 };
 
 static void reduced_close(struct reduced *r)
@@ -217,6 +237,7 @@ static err reduce(struct reduced *out, const struct lowrank_stack *s, size_t hea
     TRY_OUT(e, matrix_take(&tb, r.k[0], total));
     TRY_OUT(e, matrix_take(&ta, r.k[1], total));
     gather(r.left, r.right, s);
+    r.size = sizes(r.left, r.right, s);
     TRY_OUT(e, qr(r.left, r.tau_left, s->m, total));
     TRY_OUT(e, qr(r.right, r.tau_right, s->n, total));
     triangle(tb, r.k[0], r.left, s->m, total);
@@ -380,16 +401,16 @@ static err svd_dense(struct lowrank_svd *svd, const struct lowrank_stack *s, siz
     err e = ERR_NONE;
     svd->dense = true;
     TRY_OUT(e, matrix_take(&x, m, n));
-    TRY_OUT(e, add_terms(x, s, 0, head));
+    TRY_OUT(e, add_terms(x, &svd->noise, s, 0, head));
     svd->head_norm = norm_of(x, m * n);
-    TRY_OUT(e, add_terms(x, s, head, s->count));
+    TRY_OUT(e, add_terms(x, &svd->noise, s, head, s->count));
     TRY_OUT(e, check_norm(norm_of(x, m * n)));
     TRY_OUT(e, matrix_take(&vt, k, m));
     TRY_OUT(e, matrix_take(&svd->right, n, k));
     TRY_OUT(e, svd_fast(&again, svd->right, svd->sigma, vt, x, size));
     if (again) {
         memset(x, 0, m * n * sizeof *x);
-        TRY_OUT(e, add_terms(x, s, 0, s->count));
+        TRY_OUT(e, add_terms(x, NULL, s, 0, s->count));
         TRY_OUT(e, svd_slow(svd->right, svd->sigma, vt, x, size));
     }
     free(x);
@@ -419,6 +440,7 @@ static err svd_factored(struct lowrank_svd *svd, const struct lowrank_stack *s, 
     if (again) TRY_OUT(e, svd_slow(svd->core_left, svd->sigma, vt, r.p, r.k));
     transpose(svd->core_right, vt, svd->k, r.k[1]);
     svd->head_norm = r.head_norm;
+    svd->noise = r.size;
     svd->left = r.left;
     svd->right = r.right;
     svd->tau_left = r.tau_left;
@@ -446,6 +468,7 @@ err lowrank_svd_open(struct lowrank_svd *out, const struct lowrank_stack *s, siz
         if (err_is(e)) goto out;
     }
     svd.norm = norm_of(svd.sigma, svd.k);
+    svd.noise *= 0x1p-52 * (s->m > s->n ? s->m : s->n);
     *out = svd;
     return ERR_NONE;
 out:

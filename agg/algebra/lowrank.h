@@ -74,6 +74,7 @@ struct lowrank_svd {
     uint32_t m, n, k; /* k = min(m, n, R): singular values held */
     double *sigma;    /* (k), decreasing */
     double norm;      /* ||S||_F */
+    double noise;     /* rounding of S: 2^-52 max(m, n) sum ||c b|| ||a|| over all R ranks */
     double head_norm; /* ||sum of the first `head` terms||_F */
     bool dense;
     double *left;  /* dense: (m, k) column-major; else reflectors of Q_B (m, R) */
@@ -85,7 +86,8 @@ err lowrank_svd_open(struct lowrank_svd *out, const struct lowrank_stack *s, siz
 void lowrank_svd_close(struct lowrank_svd *svd);
 
 /* Cut after the smallest q that meets all conditions below, but at most rank_max. Without a
- * condition everything is kept, except singular values that are zero up to rounding. */
+ * condition everything is kept, except singular values that are zero up to the rounding of the
+ * terms, which may be far larger than their sum. */
 struct lowrank_cut {
     uint32_t rank_max; /* 0: no bound */
     double error;      /* tail <= error * ||S|| - spent; 0: no condition */

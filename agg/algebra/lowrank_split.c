@@ -16,7 +16,7 @@ void lowrank_cut(uint32_t *q, double *tail, const struct lowrank_svd *svd,
     const double *s = svd->sigma;
     double error = cut->error > 0 ? cut->error * svd->norm - cut->spent : INFINITY;
     double energy = cut->energy > 0 ? (1 - cut->energy) * svd->norm * svd->norm : INFINITY;
-    double zero = svd->k ? s[0] * 0x1p-52 * MAX(svd->m, svd->n) : 0;
+    double zero = svd->k ? fmax(s[0] * 0x1p-52 * MAX(svd->m, svd->n), svd->noise) : 0;
     double sum = 0; /* tail of squares, summed from the smallest up so that tiny tails are exact */
     bool asked = cut->error > 0 || cut->energy > 0;
     uint32_t keep = svd->k;

@@ -84,26 +84,42 @@ static err check_file(const struct adapter_file *f)
     return ERR_NONE;
 }
 
-static err open_files(struct combine *c, const struct combine_options *o)
+/* Weights above zero are shares of their sum. With a negative one the sum says nothing (it may be
+ * zero), so all are used as they are given: task arithmetic. */
+static err shares(struct combine *c, const struct combine_options *o)
 {
     double sum = 0;
-    TRY(arena_take(&c->file, &c->arena, o->count, sizeof *c->file));
-    TRY(arena_take(&c->p, &c->arena, o->count, sizeof *c->p));
-    TRY(arena_take(&c->share, &c->arena, o->count, sizeof *c->share));
+    bool negative = false;
     for (size_t k = 0; k < o->count; k++) {
         double w = o->weight ? o->weight[k] : 1;
-        if (!(w > 0) || !isfinite(w))
-            return err_make(ERR_INPUT, "%s: weight %g, expected a number above zero", o->path[k],
-                            w);
-        TRY(adapter_file_map_whole(&c->file[k], o->path[k]));
-        c->file_count++;
-        TRY(check_file(&c->file[k]));
+        if (w == 0 || !isfinite(w))
+            return err_make(ERR_INPUT, "%s: weight %g, expected a number other than zero",
+                            o->path[k], w);
+        negative = negative || w < 0;
         c->p[k] = w;
         sum += w;
     }
     if (!isfinite(sum)) return err_make(ERR_INPUT, "the sum of the weights is not finite");
+    if (negative && (!combine_sums(o->method) || c->options.robust != METHOD_ROBUST_NONE))
+        return err_make(ERR_INPUT,
+                        "a negative weight needs a method that adds changes (flora, florist, "
+                        "flexlora), without a robust rule");
     for (size_t k = 0; k < o->count; k++)
-        c->share[k] = c->p[k] /= sum;
+        c->share[k] = c->p[k] /= negative ? 1 : sum;
+    return ERR_NONE;
+}
+
+static err open_files(struct combine *c, const struct combine_options *o)
+{
+    TRY(arena_take(&c->file, &c->arena, o->count, sizeof *c->file));
+    TRY(arena_take(&c->p, &c->arena, o->count, sizeof *c->p));
+    TRY(arena_take(&c->share, &c->arena, o->count, sizeof *c->share));
+    TRY(shares(c, o));
+    for (size_t k = 0; k < o->count; k++) {
+        TRY(adapter_file_map_whole(&c->file[k], o->path[k]));
+        c->file_count++;
+        TRY(check_file(&c->file[k]));
+    }
     return ERR_NONE;
 }
 
@@ -166,7 +182,11 @@ static err agree(struct combine *c, const struct combine_options *o)
         if (differ(m->task_type, first->task_type))
             return err_make(ERR_INPUT, "%s: task_type %s, %s has %s", path, m->task_type, other,
                             first->task_type);
-        /* Base paths are local names. Keep the field only if every adapter has the same value. */
+        if (differ(m->base_path, first->base_path) && !o->any_base)
+            return err_make(ERR_INPUT,
+                            "%s: base_model_name_or_path \"%s\", but %s has \"%s\"; --force "
+                            "combines them if both name the same model",
+                            path, m->base_path, other, first->base_path);
         if (strcmp(m->base_path, first->base_path) != 0) c->meta.base_path = "";
     }
     return ERR_NONE;

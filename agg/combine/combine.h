@@ -1,7 +1,7 @@
 /* Combines finished adapters into one, without a coordinator: PEFT directories of any ranks, scales
  * and target modules. The exact result is the weighted sum of the changes to W0:
  *
- *     exact = sum_k p_k s_k B_k A_k      p_k = w_k / sum w
+ *     exact = sum_k p_k s_k B_k A_k      p_k = w_k / sum w; p_k = w_k if a weight is negative
  *
  * An adapter without a module adds 0 to it. The method's row (`aggregate` in agg/round/method.h)
  * says how it is combined:
@@ -30,11 +30,12 @@ struct combine_options {
     const struct method *method;
     const struct method_options *options; /* NULL: the defaults */
     const char *const *path; /* (count) PEFT directories, or states that have A and B */
-    const double *weight;    /* (count) > 0, any unit; NULL: all the same */
+    const double *weight;    /* (count) not 0, any unit; NULL: all the same */
     size_t count;
     struct lowrank_cut cut; /* of each module; only with SUM */
     bool stack;          /* the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
     uint64_t bytes;      /* largest size of the result (agg/algebra/budget.h); 0: no limit */
+    bool any_base;       /* combine also adapters whose base_model_name_or_path differ */
     bool compare;        /* report how far the adapters agree */
     const char *scratch; /* path prefix: SCRATCH.scratch.part is made, and removed at the end */
     /* NULL, or called after each module, by one thread at a time; an error stops the work. */
@@ -56,7 +57,7 @@ struct combine {
     bool stack;
     bool cut_to_sent; /* each module is cut to the largest rank that an adapter has there */
     struct adapter_file *file; /* (file_count) the adapters read */
-    double *share, *p;         /* (file_count) w_k / sum w before and after the robust rule */
+    double *share, *p;         /* (file_count) p_k before and after the robust rule */
     size_t file_count;
     /* With `compare`: (count + 1) the cosines of agg/round/method_diagnose.h over all pairs of
      * adapters, of each module and last of all; no other field is set. Otherwise NULL. */
@@ -70,10 +71,14 @@ err combine_open(struct combine *out, const struct combine_options *options);
 err combine_write(const struct combine *c, const char *dir, bool replace);
 void combine_close(struct combine *c);
 
-/* An independent check: recomputes module i by plain loops in float64, row by row, and gives
- * ||result - exact||_F and ||exact||_F. `result` is the written adapter, read back (NULL:
- * c->module). */
-err combine_verify(double *error, double *norm, const struct combine *c, size_t i,
+/* An independent check: recomputes module i by plain loops in float64, row by row. `result` is the
+ * written adapter, read back (NULL: c->module). */
+struct combine_verified {
+    double error; /* ||result - exact||_F */
+    double norm;  /* ||exact||_F */
+    double noise; /* bound of the rounding of both, from the norms of all factors */
+};
+err combine_verify(struct combine_verified *out, const struct combine *c, size_t i,
                    const struct adapter_file *result);
 /* The largest |result - mean| of tensor i that is saved whole, divided by the largest |mean|. */
 err combine_verify_saved(double *error, const struct combine *c, size_t i,

@@ -105,6 +105,8 @@ static err product(struct method_result *out, const struct work *w, const struct
     err e = ERR_NONE;
     TRY(lowrank_svd_open(&svd, &w->stack, w->stack.count));
     lowrank_cut(&q, &tail, &svd, cut);
+    /* Adapters that cancel: the sum is zero up to its rounding. */
+    if (svd.norm <= svd.noise) svd.norm = tail = 0;
     uint32_t rank = q ? q : 1;
     TRY_OUT(e, method_result_take(&B, out, ADAPTER_FILE_B, svd.m, rank));
     TRY_OUT(e, method_result_take(&A, out, ADAPTER_FILE_A, rank, svd.n));
@@ -123,23 +125,38 @@ out:
     return e;
 }
 
-/* The stack itself, the same as PEFT's "cat". Its norm is computed from Gram products. */
+/* ||S||_F from Gram products, which are fast, but useless for terms that cancel. */
+static err stack_norm(double *out, const struct lowrank_stack *s)
+{
+    double square, one, largest = 0;
+    TRY(lowrank_inner(&square, s, s));
+    for (size_t k = 0; k < s->count; k++) {
+        struct lowrank_stack term = {.m = s->m, .n = s->n, .term = &s->term[k], .count = 1};
+        TRY(lowrank_inner(&one, &term, &term));
+        largest = fmax(largest, one);
+    }
+    if (square < 1e-6 * largest) return lowrank_norm(out, s);
+    *out = sqrt(square);
+    return ERR_NONE;
+}
+
+/* The stack itself, the same as PEFT's "cat". */
 static err stacked(struct method_result *out, const struct work *w)
 {
     size_t total = lowrank_total(&w->stack);
     float *A, *B;
-    double square;
+    double norm;
     if (total > LIMIT_RANK)
         return err_make(ERR_INPUT, "module %s: a stack of rank %zu, expected at most %d", w->name,
                         total, LIMIT_RANK);
     TRY(method_result_take(&B, out, ADAPTER_FILE_B, w->stack.m, (uint32_t)total));
     TRY(method_result_take(&A, out, ADAPTER_FILE_A, (uint32_t)total, w->stack.n));
     lowrank_pair(B, A, &w->stack);
-    TRY(lowrank_inner(&square, &w->stack, &w->stack));
+    TRY(stack_norm(&norm, &w->stack));
     out->module.rank = out->row.rank = (uint32_t)total;
     out->module.alpha = (double)total;
     out->module.scale = 1;
-    out->row.update_norm = out->row.state_norm = sqrt(fmax(0, square));
+    out->row.update_norm = out->row.state_norm = norm;
     return ERR_NONE;
 }
 

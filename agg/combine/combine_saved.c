@@ -32,6 +32,27 @@ static err same_tensor(const struct adapter_file *f, const struct adapter_file *
                     f->path, t->name, first->path);
 }
 
+static double whole(const struct combine *c)
+{
+    double sum = 0;
+    for (size_t k = 0; k < c->file_count; k++)
+        sum += c->p[k];
+    return sum;
+}
+
+/* Weights that are no shares of 1 would scale the tensor itself. The change of a tensor saved whole
+ * cannot be scaled, because its value in the base is in no adapter. */
+static err check_whole(const struct combine *c)
+{
+    for (size_t k = 0; k < c->file_count; k++)
+        if (c->share[k] < 0 && fabs(whole(c) - 1) > 1e-9)
+            return err_make(ERR_INPUT,
+                            "%s: %s is saved whole, so with a negative weight the weights must sum "
+                            "to 1, not %g",
+                            c->file[0].path, c->saved[0].name, whole(c));
+    return ERR_NONE;
+}
+
 err combine_saved_list(struct combine *c)
 {
     const struct adapter_file *first = &c->file[0];
@@ -62,7 +83,7 @@ err combine_saved_list(struct combine *c)
         t->size = t->count * sizeof(float);
         c->saved[i] = (struct adapter_file_saved){first->saved[i].name, t};
     }
-    return ERR_NONE;
+    return c->saved_count ? check_whole(c) : ERR_NONE;
 }
 
 /* sum (n) += p_k x, for the values in `range` of tensor i of adapter k. */
@@ -80,14 +101,6 @@ static err add_block(double *sum, float *x, const struct combine *c, size_t k, s
     for (size_t j = 0; j < n; j++)
         sum[j] += c->p[k] * (double)x[j];
     return ERR_NONE;
-}
-
-static double whole(const struct combine *c)
-{
-    double sum = 0;
-    for (size_t k = 0; k < c->file_count; k++)
-        sum += c->p[k];
-    return sum;
 }
 
 /* The mean of the values in `range`; x and sum have room for BLOCK values. */

@@ -30,6 +30,17 @@ static void add_row(double *sum, const struct pair *p, size_t row, size_t n)
     }
 }
 
+/* ||c B||_F ||A||_F, for the rounding of sums in which terms cancel. */
+static double size_of(const struct pair *p, const struct adapter_file_module *m)
+{
+    double a = 0, b = 0;
+    for (size_t j = 0; j < (size_t)p->r * m->d_in; j++)
+        a += (double)p->A[j] * (double)p->A[j];
+    for (size_t j = 0; j < (size_t)m->d_out * p->r; j++)
+        b += (double)p->B[j] * (double)p->B[j];
+    return fabs(p->c) * sqrt(a) * sqrt(b);
+}
+
 static double square_sum(const double *x, size_t n)
 {
     double sum = 0;
@@ -65,14 +76,14 @@ static err rows_of(double *square, const struct pair *pair, size_t count,
     return short_of_memory ? err_make(ERR_MACHINE, "no memory for module %s", m->name) : ERR_NONE;
 }
 
-err combine_verify(double *error, double *norm, const struct combine *c, size_t i,
+err combine_verify(struct combine_verified *out, const struct combine *c, size_t i,
                    const struct adapter_file *result)
 {
     const struct adapter_file_module *m = &c->module[i];
     const struct adapter_file_module *got = result ? adapter_file_find(result, m->name) : m;
     struct arena arena = {0};
     struct pair *pair;
-    double *square, sums[2] = {0};
+    double *square, sums[2] = {0}, size = 0;
     size_t count = 0;
     err e = ERR_NONE;
     if (!got) return err_make(ERR_INPUT, "%s: module %s is missing", result->path, m->name);
@@ -80,15 +91,19 @@ err combine_verify(double *error, double *norm, const struct combine *c, size_t 
     TRY_OUT(e, arena_take(&square, &arena, 2 * (size_t)m->d_out, sizeof *square));
     for (size_t k = 0; k < c->file_count; k++) {
         const struct adapter_file_module *x = adapter_file_find(&c->file[k], m->name);
-        if (x && x->rank) TRY_OUT(e, pair_of(&pair[count++], x, c->p[k], &arena));
+        if (!x || !x->rank) continue;
+        TRY_OUT(e, pair_of(&pair[count], x, c->p[k], &arena));
+        size += size_of(&pair[count++], m);
     }
     TRY_OUT(e, pair_of(&pair[count++], got, -1, &arena));
     TRY_OUT(e, rows_of(square, pair, count, m));
     for (size_t row = 0; row < m->d_out; row++)
         for (int s = 0; s < 2; s++)
             sums[s] += square[2 * row + (size_t)s];
-    *norm = sqrt(sums[0]);
-    *error = sqrt(sums[1]);
+    *out = (struct combine_verified){.norm = sqrt(sums[0]),
+                                     .error = sqrt(sums[1]),
+                                     .noise = size * 0x1p-52 *
+                                              (m->d_out > m->d_in ? m->d_out : m->d_in)};
 out:
     for (size_t k = 0; k < c->file_count; k++)
         adapter_file_drop(&c->file[k]);

@@ -29,7 +29,8 @@ static const struct option_row rows[] = {
      .kind = OPTION_TEXT,
      .at = AT(weights),
      .value = "3,1,2",
-     .help = "one weight per directory, in any unit; default: equal weights"},
+     .help = "one weight per adapter, divided by their sum; with a negative weight all are used as "
+             "given, to subtract adapters (task arithmetic); default: equal weights"},
     {.flag = "output",
      .letter = 'o',
      .kind = OPTION_TEXT,
@@ -69,7 +70,11 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(verify),
      .help = "recompute each module densely and compare it with the written result"},
-    COMMAND_ROW_FORCE(AT(force)),
+    {.flag = "force",
+     .letter = 'f',
+     .kind = OPTION_FLAG,
+     .at = AT(force),
+     .help = "replace an existing output; also combine adapters that name different bases"},
 };
 
 /* "3,1,2": exactly one number per directory, so that a forgotten weight is an error and not a 0. */
@@ -86,7 +91,7 @@ static err parse_weights(double **out, const char *text, size_t count, struct ar
                             text, count);
         memcpy(one, p, n);
         one[n] = 0;
-        err e = text_parse_num(&weight[k], one, 0, 1e300);
+        err e = text_parse_num(&weight[k], one, -1e300, 1e300);
         if (err_is(e)) return err_in(e, "--weights");
         p += n + 1;
     }
@@ -107,6 +112,7 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
         .cut = {.rank_max = (uint32_t)o->rank, .error = o->error, .energy = o->energy},
         .bytes = o->bytes,
         .stack = o->stack,
+        .any_base = o->force,
         .compare = o->compare,
         .threads = (int)o->common.threads};
     c.method = method_find(o->method);
@@ -134,18 +140,21 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
 }
 
 /* The written module is read back and compared with the dense weighted sum. The error found must
- * also agree with the error reported, except for rounding: 1 % of it and 1e-6 of the module's
- * norm. */
+ * also agree with the error reported, except for rounding: 1 % of it, 1e-6 of the module's norm, and
+ * the rounding of the sum, which is larger where adapters cancel. Values within that rounding are
+ * reported as 0. */
 static err verify_module(struct aggregate_checked *v, const struct combine *c, size_t i,
                          const struct adapter_file *written)
 {
     const struct method_report_row *row = &c->report.row[i];
-    double norm;
+    struct combine_verified x;
     TRY(stop_check());
-    TRY(combine_verify(&v->error[i], &norm, c, i, written));
+    TRY(combine_verify(&x, c, i, written));
+    v->error[i] = x.error <= x.noise ? 0 : x.error;
     v->total = hypot(v->total, v->error[i]);
-    v->norm = hypot(v->norm, norm);
-    if (fabs(v->error[i] - row->error) <= 0.01 * row->error + 1e-6 * norm) return ERR_NONE;
+    v->norm = hypot(v->norm, x.norm <= x.noise ? 0 : x.norm);
+    double tolerance = 0.01 * row->error + 1e-6 * x.norm + x.noise;
+    if (fabs(x.error - row->error) <= tolerance) return ERR_NONE;
     return err_make(ERR_MACHINE,
                     "%s: module %s: the dense recomputation has error %.6g, but %.6g was reported",
                     written->path, row->module, v->error[i], row->error);

@@ -79,10 +79,10 @@ static struct combine opened(const char *word)
     ok(method_options_parse(&rule, o.method, &word, 1));
     ok(combine_open(&c, &o));
     for (size_t i = 0; i < c.count; i++) { /* the report is of what the rule left */
-        double error, norm;
-        ok(combine_verify(&error, &norm, &c, i, NULL));
-        cr_expect(fabs(norm - c.report.row[i].update_norm) < 1e-12 * norm);
-        cr_expect_lt(error, 1e-6 * norm);
+        struct combine_verified v;
+        ok(combine_verify(&v, &c, i, NULL));
+        cr_expect(fabs(v.norm - c.report.row[i].update_norm) < 1e-12 * v.norm);
+        cr_expect_lt(v.error, 1e-6 * v.norm);
     }
     return c;
 }
