@@ -1,5 +1,7 @@
 #include "agg/adapter/adapter_config.h"
 
+#include "agg/adapter/adapter_names.h"
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <math.h>
 #include <pcre2.h>
@@ -166,13 +168,12 @@ static err refuse_changed_base(const json_t *config, const char *path)
         path, json_string_value(value));
 }
 
-/* Refuses settings that make the adapter another function than W0 + scale B A. */
+/* Refuses settings that make the adapter another function than the one in adapter_file.h. */
 static err refuse_others(const json_t *config, const char *path)
 {
     static const struct {
         const char *key, *what;
     } other[] = {
-        {"use_dora", "DoRA"},
         {"use_qalora", "QALoRA"},
         {"use_bdlora", "BD-LoRA"},
         {"lora_bias", "a bias on B"},
@@ -261,6 +262,7 @@ static err config_read(struct adapter_config *c, const json_t *config, const cha
                         c->alpha);
     TRY(json_opt_bool(&c->rslora, config, "use_rslora", path));
     TRY(json_opt_bool(&c->fan_in_fan_out, config, "fan_in_fan_out", path));
+    TRY(json_opt_bool(&c->dora, config, "use_dora", path));
     TRY(patterns_read(c, config, path));
     TRY(saved_read(c, config, path));
     const char *base = "", *task = "";
@@ -320,15 +322,22 @@ static double commonest(const struct adapter_file_module *module, size_t count, 
 
 /* Keys are whole module names, so each matches its own module. That '.' matches any character does
  * no harm, because no two modules of a model differ only in a dot. */
-static err pattern_make(json_t *object, const struct adapter_file_module *module, size_t count,
-                        bool alpha, double usual)
+static err pattern_make(json_t *object, const struct adapter_file_meta *meta,
+                        const struct adapter_file_module *module, size_t count, bool alpha)
 {
+    char name[LIMIT_TENSOR_NAME_BYTES];
+    double usual = commonest(module, count, alpha);
     for (size_t i = 0; i < count; i++) {
         double value = alpha ? module[i].alpha : module[i].rank;
         if (value == usual) continue;
         json_t *number = value == floor(value) && value < 1e15 ? json_integer((json_int_t)value)
                                                                : json_real(value);
-        if (!number || json_object_set_new(object, module[i].name, number) != 0)
+        err e = adapter_name_rooted(name, module[i].name, meta->root);
+        if (err_is(e)) {
+            json_decref(number);
+            return e;
+        }
+        if (!number || json_object_set_new(object, name, number) != 0)
             return err_make(ERR_MACHINE, "no memory for a configuration");
     }
     return ERR_NONE;
@@ -342,8 +351,13 @@ static err config_pack(json_t *config, const struct adapter_file_meta *meta,
     bool ok = json_object_set_new(config, "target_modules", targets) == 0;
     ok = json_object_set_new(config, "rank_pattern", ranks) == 0 && ok;
     ok = json_object_set_new(config, "alpha_pattern", alphas) == 0 && ok;
-    for (size_t i = 0; ok && i < count; i++)
-        ok = json_array_append_new(targets, json_string(module[i].name)) == 0;
+    bool dora = false;
+    for (size_t i = 0; ok && i < count; i++) {
+        char name[LIMIT_TENSOR_NAME_BYTES];
+        TRY(adapter_name_rooted(name, module[i].name, meta->root));
+        ok = json_array_append_new(targets, json_string(name)) == 0;
+        dora = dora || module[i].magnitude.f32;
+    }
     bool named = meta->base_path && *meta->base_path;
     ok = json_object_set_new(config, "base_model_name_or_path",
                              named ? json_string(meta->base_path) : json_null()) == 0 &&
@@ -357,7 +371,7 @@ static err config_pack(json_t *config, const struct adapter_file_meta *meta,
         json_pack("{s:s, s:s, s:s, s:i, s:f, s:b, s:b, s:b, s:b, s:b, s:f, s:b, s:{}}", "peft_type",
                   "LORA", "task_type", meta->task_type ? meta->task_type : "CAUSAL_LM", "bias",
                   meta->bias && *meta->bias ? meta->bias : "none", "r", (int)rank, "lora_alpha",
-                  alpha, "use_rslora", (int)meta->rslora, "use_dora", 0, "fan_in_fan_out",
+                  alpha, "use_rslora", (int)meta->rslora, "use_dora", (int)dora, "fan_in_fan_out",
                   (int)meta->fan_in_fan_out, "inference_mode", 1, "lora_bias", 0, "lora_dropout",
                   0.0, "init_lora_weights", 1, "loftq_config");
     ok = ok && values && json_object_update(config, values) == 0;
@@ -372,8 +386,8 @@ static err config_pack(json_t *config, const struct adapter_file_meta *meta,
     if (ok && alpha == floor(alpha) && alpha < 1e15)
         ok = json_object_set_new(config, "lora_alpha", json_integer((json_int_t)alpha)) == 0;
     if (!ok) return err_make(ERR_MACHINE, "no memory for a configuration");
-    TRY(pattern_make(ranks, module, count, false, rank));
-    return pattern_make(alphas, module, count, true, alpha);
+    TRY(pattern_make(ranks, meta, module, count, false));
+    return pattern_make(alphas, meta, module, count, true);
 }
 
 err adapter_config_write(struct bytes *out, const struct adapter_file_meta *meta,

@@ -1,7 +1,7 @@
 /* PEFT's adapter_config.json. It fixes the rank and scale of each module, and the tensors that are
  * saved whole in addition to A and B (modules_to_save, trained biases). A setting that makes the
- * adapter another function than W0 + scale B A is refused by name: DoRA, other adapter types, bases
- * that the initialisation changed. The targets (target_modules, exclude_modules,
+ * adapter another function is refused by name: other adapter types, bases that the initialisation
+ * changed. The targets (target_modules, exclude_modules,
  * layers_to_transform, layers_pattern) are not read, because the tensors show them.
  *
  * A pattern {"key": value, ...} follows PEFT: the first key, in the file's order, for which the
@@ -27,7 +27,7 @@ struct adapter_config_pattern {
 struct adapter_config {
     uint32_t r;
     double alpha;
-    bool rslora, fan_in_fan_out;
+    bool rslora, fan_in_fan_out, dora;
     struct adapter_config_pattern rank, alphas;
     const char *alpha_text;     /* the alpha pattern as canonical JSON */
     const char *target_modules; /* as JSON */

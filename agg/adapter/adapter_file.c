@@ -1,6 +1,8 @@
 #include "agg/adapter/adapter_file.h"
 
 #include "agg/adapter/adapter_config.h"
+#include "agg/adapter/adapter_file_parts.h"
+#include "agg/adapter/adapter_names.h"
 #include "agg/adapter/adapter_saved.h"
 #include "base/json.h"
 #include "base/text.h"
@@ -10,55 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char tensor_prefix[] = "base_model.model.";
-static const char *const role_suffix[ADAPTER_FILE_ROLES] = {
-    ".lora_A.weight", ".lora_B.weight", ".lora_R.weight", ".carry_A.weight", ".carry_B.weight",
-};
 /* The longest text has a name of LIMIT_TENSOR_NAME_BYTES for each of LIMIT_MODULES. */
 enum { METADATA_BYTES_MAX = 1 << 21 };
 
-void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,
-                              enum adapter_file_role role)
-{
-    const char *part[] = {tensor_prefix, module, role_suffix[role]};
-    size_t used = 0;
-    for (int i = 0; i < 3; i++) {
-        size_t n = strlen(part[i]);
-        REQUIRE(n < LIMIT_TENSOR_NAME_BYTES - used);
-        memcpy(out + used, part[i], n);
-        used += n;
-    }
-    out[used] = 0;
-}
-
-/* ---- from tensors to modules ---- */
-
-static err name_split(const char **module, size_t *length, enum adapter_file_role *role,
-                      const char *name)
-{
-    size_t n = strlen(name), p = sizeof tensor_prefix - 1;
-    if (n < LIMIT_TENSOR_NAME_BYTES && strncmp(name, tensor_prefix, p) == 0) {
-        for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
-            size_t s = strlen(role_suffix[r]);
-            if (n <= p + s || strcmp(name + n - s, role_suffix[r]) != 0) continue;
-            *module = name + p;
-            *length = n - p - s;
-            *role = (enum adapter_file_role)r;
-            return ERR_NONE;
-        }
-    }
-    bool lora = strstr(name, "lora_") || strstr(name, "carry_");
-    const char *what = strstr(name, "lora_magnitude_vector") ? " (DoRA is not supported)"
-                       : strstr(name, "lora_embedding") ? " (adapted embeddings are not supported)"
-                       : !lora ? " (modules_to_save and bias do not list it as saved whole)"
-                               : "";
-    return err_make(ERR_INPUT,
-                    "tensor %.200s: expected %s<module>.lora_A.weight, lora_B, lora_R, carry_A or "
-                    "carry_B%s",
-                    name, tensor_prefix, what);
-}
-
-static int module_by_name(const void *a, const void *b)
+int adapter_file_by_name(const void *a, const void *b)
 {
     return strcmp(((const struct adapter_file_module *)a)->name,
                   ((const struct adapter_file_module *)b)->name);
@@ -69,89 +26,7 @@ const struct adapter_file_module *adapter_file_find(const struct adapter_file *f
 {
     struct adapter_file_module key = {.name = module};
     if (!file->count) return NULL;
-    return bsearch(&key, file->module, file->count, sizeof key, module_by_name);
-}
-
-static err factor_of(struct adapter_file_factor *out, const struct tensor *t)
-{
-    if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_F16 && t->dtype != DTYPE_BF16)
-        return err_make(ERR_INPUT, "tensor %s: dtype %s, expected F32, F16 or BF16", t->name,
-                        dtype_name(t->dtype));
-    if (t->dims != 2 || t->shape[0] < 1 || t->shape[1] < 1 || t->shape[0] > LIMIT_DIMENSION ||
-        t->shape[1] > LIMIT_DIMENSION)
-        return err_make(ERR_INPUT, "tensor %s: expected two dimensions of 1 to %d", t->name,
-                        LIMIT_DIMENSION);
-    out->rows = (uint32_t)t->shape[0];
-    out->cols = (uint32_t)t->shape[1];
-    out->tensor = t;
-    if (t->dtype == DTYPE_F32 && (uintptr_t)t->data % sizeof(float) == 0) out->f32 = t->data;
-    return ERR_NONE;
-}
-
-/* Adds the modules of fedlora.modules, {"name":[d_out,d_in],...}; some have no tensor yet. */
-static err listed_modules(struct adapter_file *f, const json_t *map, size_t room)
-{
-    const char *name;
-    json_t *shape;
-    if (!json_is_object(map)) return err_make(ERR_INPUT, "fedlora.modules: expected a map");
-    json_object_foreach((json_t *)(uintptr_t)map, name, shape)
-    {
-        json_int_t d_out = json_integer_value(json_array_get(shape, 0));
-        json_int_t d_in = json_integer_value(json_array_get(shape, 1));
-        if (json_array_size(shape) != 2 || d_out < 1 || d_in < 1 || d_out > LIMIT_DIMENSION ||
-            d_in > LIMIT_DIMENSION ||
-            strlen(name) + sizeof tensor_prefix + 20 > LIMIT_TENSOR_NAME_BYTES)
-            return err_make(ERR_INPUT, "fedlora.modules: %.200s: expected [d_out, d_in]", name);
-        REQUIRE(f->count < room);
-        struct adapter_file_module *m = &f->module[f->count++];
-        m->d_out = (uint32_t)d_out;
-        m->d_in = (uint32_t)d_in;
-        TRY(arena_text(&m->name, &f->arena, name, strlen(name)));
-    }
-    return ERR_NONE;
-}
-
-/* Makes one module for each tensor, sorts them, and merges those of one name. */
-static err modules_gather(struct adapter_file *f, const struct adapter_config *config)
-{
-    const char *text = safetensors_metadata(&f->tensors, "fedlora.modules");
-    json_t *map = NULL;
-    if (text) TRY(json_parse(&map, text, strlen(text), "fedlora.modules"));
-    size_t room = f->tensors.count + (json_is_object(map) ? json_object_size(map) : 0);
-    err e = arena_take(&f->module, &f->arena, room, sizeof *f->module);
-    if (!err_is(e) && map) e = listed_modules(f, map, room);
-    json_decref(map);
-    if (err_is(e)) return e;
-    for (size_t i = 0; i < f->tensors.count; i++) {
-        const struct tensor *t = &f->tensors.tensor[i];
-        const char *name = NULL;
-        size_t length = 0;
-        enum adapter_file_role role = ADAPTER_FILE_A;
-        if (config && adapter_saved_is(config, t->name)) {
-            TRY(adapter_saved_add(f, t));
-            continue;
-        }
-        TRY(name_split(&name, &length, &role, t->name));
-        struct adapter_file_module *m = &f->module[f->count++];
-        TRY(arena_text(&m->name, &f->arena, name, length));
-        TRY(factor_of(&m->factor[role], t));
-    }
-    if (f->count) qsort(f->module, f->count, sizeof *f->module, module_by_name);
-    size_t kept = 0;
-    for (size_t i = 0; i < f->count; i++) {
-        struct adapter_file_module *m = &f->module[i];
-        if (kept == 0 || strcmp(f->module[kept - 1].name, m->name) != 0) {
-            f->module[kept++] = *m;
-            continue;
-        }
-        struct adapter_file_module *into = &f->module[kept - 1];
-        for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
-            if (m->factor[r].tensor) into->factor[r] = m->factor[r];
-        if (m->d_out) into->d_out = m->d_out;
-        if (m->d_in) into->d_in = m->d_in;
-    }
-    f->count = kept;
-    return adapter_saved_sort(f);
+    return bsearch(&key, file->module, file->count, sizeof key, adapter_file_by_name);
 }
 
 /* ---- shapes ---- */
@@ -187,9 +62,26 @@ static err module_shapes(struct adapter_file_module *m)
         TRY(side(&m->rank, r->rows, "rank", r));
         TRY(side(&m->rank, r->cols, "rank", r));
     }
+    if (m->magnitude.tensor) TRY(side(&m->d_out, m->magnitude.rows, "d_out", &m->magnitude));
     if (m->rank > LIMIT_RANK)
         return err_make(ERR_INPUT, "module %s: rank %u, expected at most %d", m->name, m->rank,
                         LIMIT_RANK);
+    return ERR_NONE;
+}
+
+/* use_dora and the magnitudes must agree, or the adapter would be another function. */
+static err module_dora(const struct adapter_file_module *m, const struct adapter_config *config)
+{
+    if (m->magnitude.tensor && (!config->dora || m->embedding || !m->rank))
+        return err_make(ERR_INPUT, "tensor %s: %s", m->magnitude.tensor->name,
+                        m->embedding ? "DoRA of an embedding is not supported"
+                        : m->rank    ? "use_dora is not set in adapter_config.json"
+                                     : "the module has no lora_A and lora_B");
+    if (config->dora && m->rank && !m->magnitude.tensor && !m->embedding)
+        return err_make(ERR_INPUT,
+                        "tensor " ADAPTER_FILE_PREFIX
+                        "%s.lora_magnitude_vector is missing (use_dora)",
+                        m->name);
     return ERR_NONE;
 }
 
@@ -239,16 +131,19 @@ struct scales {
 static err module_scale(struct adapter_file_module *m, const struct adapter_file_meta *meta,
                         const struct scales *s)
 {
-    if (m->rank == 0) return ERR_NONE;
+    if (m->rank == 0) return s->config ? module_dora(m, s->config) : ERR_NONE;
+    char name[LIMIT_TENSOR_NAME_BYTES];
+    TRY(adapter_name_rooted(name, m->name, s->config ? meta->root : NULL));
     if (s->config) {
         double r;
-        TRY(adapter_config_pattern_find(&r, &s->config->rank, m->name, s->config->r));
+        TRY(module_dora(m, s->config));
+        TRY(adapter_config_pattern_find(&r, &s->config->rank, name, s->config->r));
         if (r != m->rank)
             return err_make(ERR_INPUT, "tensor %s: rank %u, expected %g by adapter_config.json",
                             m->factor[ADAPTER_FILE_A].tensor->name, m->rank, r);
     }
     const struct adapter_config_pattern *alphas = s->config ? &s->config->alphas : &s->alphas;
-    TRY(adapter_config_pattern_find(&m->alpha, alphas, m->name, meta->alpha));
+    TRY(adapter_config_pattern_find(&m->alpha, alphas, name, meta->alpha));
     double rank = m->rank;
     bool square = m->factor[ADAPTER_FILE_R].tensor != NULL;
     if (meta->kind == ADAPTER_FILE_FROZEN || meta->kind == ADAPTER_FILE_MEMORY ||
@@ -365,7 +260,7 @@ static err modules_read(struct adapter_file *f, const struct adapter_config *con
     if (pattern)
         TRY_OUT(e, adapter_config_pattern_read(&scales.alphas, pattern, false,
                                                "fedlora.alpha_pattern", &f->arena));
-    TRY_OUT(e, modules_gather(f, config));
+    TRY_OUT(e, adapter_file_gather(f, config));
     for (size_t i = 0; i < f->count; i++) {
         TRY_OUT(e, module_shapes(&f->module[i]));
         TRY_OUT(e, module_pairs(&f->module[i], &f->meta));
@@ -392,8 +287,11 @@ static err directory_read(struct adapter_file *f, const char *path)
     if (!file_exists(name)) {
         TRY_OUT(e, file_join(name, sizeof name, path, "adapter_model.bin"));
         e = err_make(ERR_INPUT, "%s: no PEFT adapter: adapter_model.safetensors is missing%s", path,
-                     file_exists(name) ? " (reading adapter_model.bin can run code; save the "
-                                         "adapter with safe_serialization)"
+                     file_exists(name) ? " ; reading adapter_model.bin can run code, so convert "
+                                         "it in its directory: python3 -c \"import torch, "
+                                         "safetensors.torch as s; "
+                                         "s.save_file(torch.load('adapter_model.bin', 'cpu', "
+                                         "weights_only=True), 'adapter_model.safetensors')\""
                                        : "");
         goto out;
     }
@@ -454,23 +352,48 @@ err adapter_file_map(struct adapter_file *out, const char *path)
     return e;
 }
 
+static err values_read(struct adapter_file *f)
+{
+    for (size_t i = 0; i < f->count; i++) {
+        struct adapter_file_module *m = &f->module[i];
+        for (int r = 0; r < ADAPTER_FILE_ROLES; r++)
+            if (m->factor[r].tensor)
+                TRY(adapter_file_f32(&m->factor[r].f32, &m->factor[r], &f->arena));
+        if (m->magnitude.tensor) TRY(adapter_file_f32(&m->magnitude.f32, &m->magnitude, &f->arena));
+        TRY(adapter_file_check_finite(f, m));
+    }
+    return ERR_NONE;
+}
+
+err adapter_file_open_whole(struct adapter_file *out, const char *path)
+{
+    struct adapter_file f = {0};
+    TRY(adapter_file_map_whole(&f, path));
+    err e = values_read(&f);
+    if (err_is(e))
+        adapter_file_close(&f);
+    else
+        *out = f;
+    return e;
+}
+
 err adapter_file_open(struct adapter_file *out, const char *path)
 {
     struct adapter_file f = {0};
-    err e = ERR_NONE;
     TRY(adapter_file_map(&f, path));
-    for (size_t i = 0; i < f.count; i++) {
-        for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
-            struct adapter_file_factor *x = &f.module[i].factor[r];
-            if (x->tensor) TRY_OUT(e, adapter_file_f32(&x->f32, x, &f.arena));
-        }
-        TRY_OUT(e, adapter_file_check_finite(&f, &f.module[i]));
-    }
-    *out = f;
-    return ERR_NONE;
-out:
-    adapter_file_close(&f);
+    err e = values_read(&f);
+    if (err_is(e))
+        adapter_file_close(&f);
+    else
+        *out = f;
     return e;
+}
+
+bool adapter_file_is_dora(const struct adapter_file *file)
+{
+    for (size_t i = 0; i < file->count; i++)
+        if (file->module[i].magnitude.tensor) return true;
+    return false;
 }
 
 void adapter_file_close(struct adapter_file *file)

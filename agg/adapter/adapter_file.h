@@ -12,7 +12,7 @@
  *     A (r, d_in)   B (d_out, r)   R (r, r)   carry_A (c, d_in)   carry_B (d_out, c)
  *
  * Module names have no prefix "base_model.model." ("model.layers.0.self_attn.q_proj"); the tensor
- * names on disk have it. A wrong shape, pairing, type, value or scale is ERR_INPUT and names the
+ * names on disk have it, and those of a PEFT directory may have others (adapter_names.h). A wrong shape, pairing, type, value or scale is ERR_INPUT and names the
  * file, the tensor, and what was expected. The struct borrows the mapped file until
  * adapter_file_close(). One struct can be read by several threads at once.
  *
@@ -77,12 +77,17 @@ struct adapter_file_module {
     uint32_t carry_rank;
     double alpha, scale; /* 0 without A, B, R; the carry has scale 1 */
     struct adapter_file_factor factor[ADAPTER_FILE_ROLES];
+    /* PEFT only. The LoRA of an embedding has A (r, vocabulary) and B (d_model, r), so that B A is
+     * the transposed change. */
+    bool embedding;
+    /* DoRA: m (d_out, 1). The weight is m (W0 + scale B A) / ||W0 + scale B A||, by rows. */
+    struct adapter_file_factor magnitude;
 };
 
-/* PEFT: a tensor saved whole in addition to A and B (modules_to_save, trained biases). It replaces
- * the base's tensor. */
+/* PEFT: a tensor saved whole in addition to A and B (modules_to_save, trained biases, embeddings and
+ * heads after a change of the vocabulary). It replaces the base's tensor. */
 struct adapter_file_saved {
-    const char *name; /* without "base_model.model." and ".base_layer" */
+    const char *name; /* without PEFT's prefix and ".base_layer": "lm_head.weight" */
     const struct tensor *tensor;
 };
 
@@ -100,6 +105,7 @@ struct adapter_file_meta { /* texts are never NULL: "" when absent */
     const char *task_type;       /* PEFT; writing, NULL: CAUSAL_LM */
     const char *bias;            /* PEFT: none, lora_only or all; "" is none */
     const char *modules_to_save; /* PEFT: JSON list */
+    const char *root;            /* PEFT: adapter_names.h; NULL is "model." */
     const char *modules;         /* JSON, of a state: all modules, also those without tensors */
     const char *dropped;         /* JSON, of a state */
     const char *options;         /* JSON, of a state: agg/round/method_options.h */
@@ -124,7 +130,10 @@ err adapter_file_open(struct adapter_file *out, const char *path);
 /* The same without reading values. Factors of other types, or unaligned ones, have f32 NULL. For
  * the coordinator, which reads values once, module by module. */
 err adapter_file_map(struct adapter_file *out, const char *path);
-/* The same, but a PEFT directory may have tensors saved whole, which the functions above refuse. */
+/* The same two, but a PEFT directory may have more than A and B of modules: tensors saved whole,
+ * the LoRA of an embedding, magnitudes (DoRA). The functions above refuse these. The values of
+ * tensors saved whole are not read. */
+err adapter_file_open_whole(struct adapter_file *out, const char *path);
 err adapter_file_map_whole(struct adapter_file *out, const char *path);
 void adapter_file_close(struct adapter_file *file);
 
@@ -154,6 +163,9 @@ size_t adapter_file_first_bad(const float *x, size_t n);
 /* Drops the file's pages from memory; they are read from disk again when used. All pages, because
  * the kernel also reads an unknown number of pages around those that were used. */
 void adapter_file_drop(const struct adapter_file *file);
+
+/* True if the magnitudes of DoRA scale a module. */
+bool adapter_file_is_dora(const struct adapter_file *file);
 
 /* "base_model.model.<module>.lora_A.weight" */
 void adapter_file_tensor_name(char out[LIMIT_TENSOR_NAME_BYTES], const char *module,

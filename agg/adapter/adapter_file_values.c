@@ -45,8 +45,9 @@ err adapter_file_check_finite(const struct adapter_file *file,
 {
     struct arena scratch = {0};
     err e = ERR_NONE;
-    for (int r = 0; r < ADAPTER_FILE_ROLES && !err_is(e); r++) {
-        const struct adapter_file_factor *x = &module->factor[r];
+    for (int r = 0; r <= ADAPTER_FILE_ROLES && !err_is(e); r++) {
+        const struct adapter_file_factor *x =
+            r < ADAPTER_FILE_ROLES ? &module->factor[r] : &module->magnitude;
         const float *values;
         if (!x->tensor) continue;
         e = adapter_file_f32(&values, x, &scratch);

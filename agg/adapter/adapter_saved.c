@@ -1,10 +1,18 @@
 #include "agg/adapter/adapter_saved.h"
 
+#include "agg/adapter/adapter_names.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char prefix[] = "base_model.model.", wrapped[] = ".base_layer.bias", bias[] = ".bias";
+static const char prefix[] = "base_model.model.", bias[] = ".bias";
+
+/* Names of embeddings and heads. PEFT saves them whole without a setting. */
+static const char *const vocabulary[] = {
+    "embed_tokens.weight", "lm_head.weight",   "lm_head.bias",           "wte.weight",
+    "embed_in.weight",     "embed_out.weight", "word_embeddings.weight",
+};
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -21,37 +29,33 @@ static bool lies_in(const char *name, const char *key)
     return false;
 }
 
-bool adapter_saved_is(const struct adapter_config *config, const char *tensor_name)
+static bool is_vocabulary(const char *name)
 {
-    if (strncmp(tensor_name, prefix, sizeof prefix - 1) != 0 || strstr(tensor_name, ".lora_"))
-        return false;
-    const char *name = tensor_name + sizeof prefix - 1;
-    if (strcmp(config->bias, "none") != 0 && ends_with(name, bias)) return true;
-    for (size_t i = 0; i < config->save_count; i++)
-        if (lies_in(name, config->save[i])) return true;
+    for (size_t i = 0; i < sizeof vocabulary / sizeof *vocabulary; i++) {
+        size_t n = strlen(name), k = strlen(vocabulary[i]);
+        if (ends_with(name, vocabulary[i]) && (n == k || name[n - k - 1] == '.')) return true;
+    }
     return false;
 }
 
-err adapter_saved_add(struct adapter_file *file, const struct tensor *t)
+bool adapter_saved_is(const struct adapter_config *config, const char *name)
 {
-    const char *name = t->name + sizeof prefix - 1;
-    size_t n = strlen(name);
+    if (strcmp(config->bias, "none") != 0 && ends_with(name, bias)) return true;
+    for (size_t i = 0; i < config->save_count; i++)
+        if (lies_in(name, config->save[i])) return true;
+    return is_vocabulary(name);
+}
+
+err adapter_saved_add(struct adapter_file *file, const char *name, const struct tensor *t)
+{
     if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_F16 && t->dtype != DTYPE_BF16)
         return err_make(ERR_INPUT, "tensor %s: dtype %s, expected F32, F16 or BF16", t->name,
                         dtype_name(t->dtype));
-    if (n + sizeof prefix + sizeof wrapped > LIMIT_TENSOR_NAME_BYTES || t->count == 0)
-        return err_make(ERR_INPUT, "tensor %.200s: %s", t->name,
-                        t->count ? "the name is too long" : "has no values");
+    if (t->count == 0) return err_make(ERR_INPUT, "tensor %.200s: has no values", t->name);
     if (!file->saved)
         TRY(arena_take(&file->saved, &file->arena, file->tensors.count, sizeof *file->saved));
     struct adapter_file_saved *s = &file->saved[file->saved_count];
-    if (ends_with(name, wrapped)) {
-        char plain[LIMIT_TENSOR_NAME_BYTES];
-        snprintf(plain, sizeof plain, "%.*s%s", (int)(n - (sizeof wrapped - 1)), name, bias);
-        TRY(arena_text(&s->name, &file->arena, plain, strlen(plain)));
-    } else {
-        TRY(arena_text(&s->name, &file->arena, name, n));
-    }
+    TRY(arena_text(&s->name, &file->arena, name, strlen(name)));
     s->tensor = t;
     file->saved_count++;
     return ERR_NONE;
@@ -85,19 +89,34 @@ err adapter_saved_refuse(const struct adapter_file *file)
     if (strcmp(file->meta.bias, "none") != 0)
         return err_make(ERR_INPUT, "%s: bias \"%s\" is not supported here; expected none",
                         file->path, file->meta.bias);
+    if (file->saved_count)
+        return err_make(ERR_INPUT, "%s: %s is saved whole, which is not supported here", file->path,
+                        file->saved[0].name);
+    for (size_t i = 0; i < file->count; i++)
+        if (file->module[i].embedding || file->module[i].magnitude.tensor)
+            return err_make(ERR_INPUT, "%s: module %s: %s is not supported here", file->path,
+                            file->module[i].name,
+                            file->module[i].embedding ? "the LoRA of an embedding" : "DoRA");
     return ERR_NONE;
 }
 
+/* PEFT keeps the base's tensors of an adapted layer in base_layer. */
 err adapter_saved_tensor_name(const char **out, struct arena *arena, const char *name,
-                              const struct adapter_file_module *module, size_t count)
+                              const struct adapter_file_peft *what)
 {
-    char full[LIMIT_TENSOR_NAME_BYTES];
-    size_t n = strlen(name), k = n - (sizeof bias - 1);
+    char rooted[LIMIT_TENSOR_NAME_BYTES], full[LIMIT_TENSOR_NAME_BYTES];
+    const char *dot = strrchr(name, '.');
+    size_t k = dot ? (size_t)(dot - name) : strlen(name);
     bool adapted = false;
-    for (size_t i = 0; i < count && ends_with(name, bias) && !adapted; i++)
-        adapted = strlen(module[i].name) == k && strncmp(module[i].name, name, k) == 0;
-    int size = adapted ? snprintf(full, sizeof full, "%s%.*s%s", prefix, (int)k, name, wrapped)
-                       : snprintf(full, sizeof full, "%s%s", prefix, name);
+    for (size_t i = 0; i < what->count && dot && !adapted; i++) {
+        const char *module = what->module[i].name;
+        adapted = strlen(module) == k && strncmp(module, name, k) == 0;
+    }
+    TRY(adapter_name_rooted(rooted, name, what->meta->root));
+    dot = strrchr(rooted, '.');
+    k = dot ? (size_t)(dot - rooted) : strlen(rooted);
+    int size = snprintf(full, sizeof full, "%s%.*s%s%s", prefix, (int)k, rooted,
+                        adapted ? ".base_layer" : "", rooted + k);
     if (size < 0 || size >= (int)sizeof full)
         return err_make(ERR_INPUT, "tensor %.200s: the name is too long", name);
     return arena_text(out, arena, full, (size_t)size);

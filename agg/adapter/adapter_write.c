@@ -1,6 +1,7 @@
 /* Writing of adapter files; contract in adapter_file.h. */
 #include "agg/adapter/adapter_config.h"
 #include "agg/adapter/adapter_file.h"
+#include "agg/adapter/adapter_names.h"
 #include "agg/adapter/adapter_saved.h"
 #include "base/file.h"
 
@@ -88,12 +89,9 @@ static err check_values(const struct listing *l, const struct tensor *t)
     return ERR_NONE;
 }
 
-static err list_factor(struct listing *l, const char *module, enum adapter_file_role role,
-                       const struct adapter_file_factor *x)
+static err list_factor(struct listing *l, const char *name, const struct adapter_file_factor *x)
 {
-    char name[LIMIT_TENSOR_NAME_BYTES];
     struct tensor *t = &l->tensor[l->count];
-    adapter_file_tensor_name(name, module, role);
     TRY(arena_text(&t->name, &l->arena, name, strlen(name)));
     t->dtype = DTYPE_F32;
     t->dims = 2;
@@ -106,17 +104,25 @@ static err list_factor(struct listing *l, const char *module, enum adapter_file_
     return x->f32 ? check_values(l, t) : ERR_NONE;
 }
 
+/* Room for a prefix and an ending. */
+static err check_name(const char *module)
+{
+    if (strlen(module) + 48 <= LIMIT_TENSOR_NAME_BYTES) return ERR_NONE;
+    return err_make(ERR_INPUT, "module %.100s...: the name is too long", module);
+}
+
 static err list_modules(struct listing *l, const struct adapter_file_module *module, size_t count,
                         int roles)
 {
     TRY(arena_take(&l->tensor, &l->arena, count * ADAPTER_FILE_ROLES + l->more, sizeof *l->tensor));
+    char name[LIMIT_TENSOR_NAME_BYTES];
     for (size_t i = 0; i < count; i++) {
-        if (strlen(module[i].name) + 40 > LIMIT_TENSOR_NAME_BYTES)
-            return err_make(ERR_INPUT, "module %.100s...: the name is too long", module[i].name);
-        for (int r = 0; r < roles; r++)
-            if (module[i].factor[r].f32)
-                TRY(list_factor(l, module[i].name, (enum adapter_file_role)r,
-                                &module[i].factor[r]));
+        TRY(check_name(module[i].name));
+        for (int r = 0; r < roles; r++) {
+            if (!module[i].factor[r].f32) continue;
+            adapter_file_tensor_name(name, module[i].name, (enum adapter_file_role)r);
+            TRY(list_factor(l, name, &module[i].factor[r]));
+        }
     }
     return ERR_NONE;
 }
@@ -135,10 +141,13 @@ err adapter_file_write_bytes(struct bytes *out, const struct adapter_file_meta *
 /* The names of the module's factors, whose values need not exist. */
 static err list_shapes(struct listing *l, const struct adapter_file_module *module)
 {
+    char name[LIMIT_TENSOR_NAME_BYTES];
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
         struct adapter_file_factor shape = module->factor[r];
         shape.f32 = NULL;
-        if (shape.rows) TRY(list_factor(l, module->name, (enum adapter_file_role)r, &shape));
+        if (!shape.rows) continue;
+        adapter_file_tensor_name(name, module->name, (enum adapter_file_role)r);
+        TRY(list_factor(l, name, &shape));
     }
     return ERR_NONE;
 }
@@ -273,13 +282,36 @@ static void remove_adapter(const char *dir)
     rmdir(dir);
 }
 
+/* A, B and the magnitude, by PEFT's names. */
+static err list_peft(struct listing *l, const struct adapter_file_peft *w)
+{
+    static const char *const ending[2][2] = {{"lora_A.weight", "lora_B.weight"},
+                                             {"lora_embedding_A", "lora_embedding_B"}};
+    char rooted[LIMIT_TENSOR_NAME_BYTES], name[LIMIT_TENSOR_NAME_BYTES + 64];
+    TRY(arena_take(&l->tensor, &l->arena, w->count * 3 + l->more, sizeof *l->tensor));
+    for (size_t i = 0; i < w->count; i++) {
+        const struct adapter_file_module *m = &w->module[i];
+        TRY(adapter_name_rooted(rooted, m->name, w->meta->root));
+        TRY(check_name(rooted));
+        for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++) {
+            snprintf(name, sizeof name, "base_model.model.%s.%s", rooted, ending[m->embedding][r]);
+            TRY(list_factor(l, name, &m->factor[r]));
+        }
+        if (!m->magnitude.f32) continue;
+        snprintf(name, sizeof name, "base_model.model.%s.lora_magnitude_vector", rooted);
+        TRY(list_factor(l, name, &m->magnitude));
+        l->tensor[l->count - 1].dims = 1;
+    }
+    return ERR_NONE;
+}
+
 /* Tensor names follow PEFT, in which an adapted layer has its bias in base_layer. */
 static err list_saved(struct listing *l, const struct adapter_file_peft *w)
 {
     for (size_t i = 0; i < w->saved_count; i++) {
         struct tensor *t = &l->tensor[l->count];
         *t = *w->saved[i].tensor;
-        TRY(adapter_saved_tensor_name(&t->name, &l->arena, w->saved[i].name, w->module, w->count));
+        TRY(adapter_saved_tensor_name(&t->name, &l->arena, w->saved[i].name, w));
         REQUIRE(t->dtype == DTYPE_F32);
         l->count++;
         TRY(check_values(l, t));
@@ -294,7 +326,7 @@ static err fill_directory(const char *dir, const struct adapter_file_peft *w)
     struct listing l = {.from = w->from, .more = w->saved_count};
     err e = ERR_NONE;
     put(&l, "format", "pt");
-    TRY_OUT(e, list_modules(&l, w->module, w->count, ADAPTER_FILE_R));
+    TRY_OUT(e, list_peft(&l, w));
     TRY_OUT(e, list_saved(&l, w));
     TRY_OUT(e, adapter_config_write(&text, w->meta, w->module, w->count));
     snprintf(name, sizeof name, "%s/%s", dir, peft_files[1]);

@@ -80,6 +80,11 @@ static err check_file(const struct adapter_file *f)
             (m->rank && (!m->factor[ADAPTER_FILE_A].tensor || !m->factor[ADAPTER_FILE_B].tensor)))
             return err_make(ERR_INPUT, "%s: module %s: expected A and B only; export it first",
                             f->path, m->name);
+        if (m->magnitude.tensor)
+            return err_make(ERR_INPUT,
+                            "%s: use_dora: the change of a DoRA adapter depends on the base; fold "
+                            "each adapter into its base with export --as merged",
+                            f->path);
     }
     return ERR_NONE;
 }
@@ -146,7 +151,8 @@ static err list_modules(struct combine *c)
         const struct adapter_file_module *last = &c->module[kept - (kept > 0)];
         if (kept == 0 || strcmp(last->name, m->name) != 0)
             c->module[kept++] = *m;
-        else if (last->d_out != m->d_out || last->d_in != m->d_in)
+        else if (last->d_out != m->d_out || last->d_in != m->d_in ||
+                 last->embedding != m->embedding)
             return err_make(ERR_INPUT,
                             "module %s is (%u, %u) in one adapter and (%u, %u) in another", m->name,
                             last->d_out, last->d_in, m->d_out, m->d_in);
@@ -166,6 +172,7 @@ static err agree(struct combine *c, const struct combine_options *o)
     const struct adapter_file_meta *first = &c->file[0].meta;
     c->meta = (struct adapter_file_meta){.fan_in_fan_out = first->fan_in_fan_out,
                                          .base_path = first->base_path,
+                                         .root = first->root,
                                          .task_type = first->task_type};
     bool sums = combine_sums(o->method);
     if (!sums) c->meta.rslora = first->rslora;
@@ -179,6 +186,8 @@ static err agree(struct combine *c, const struct combine_options *o)
         if (!sums && m->rslora != first->rslora)
             return err_make(ERR_INPUT, "%s: rslora differs from %s's; %s needs one scale for all",
                             path, other, o->method->name);
+        /* Names are written as the adapters have them, or plainly if they differ. */
+        if (m->root != first->root) c->meta.root = NULL;
         if (differ(m->task_type, first->task_type))
             return err_make(ERR_INPUT, "%s: task_type %s, %s has %s", path, m->task_type, other,
                             first->task_type);

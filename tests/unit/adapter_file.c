@@ -260,7 +260,8 @@ Test(adapter_file, refuses_by_name_what_changes_the_function_in_other_ways)
         const char *config, *part;
     } bad[] = {
         {"{\"peft_type\":\"IA3\",\"r\":2,\"lora_alpha\":4}", "IA3"},
-        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"use_dora\":true}", "DoRA"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"use_dora\":true}",
+         "lora_magnitude_vector is missing (use_dora)"},
         {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"bias\":\"all\"}", "bias"},
         {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"lora_bias\":true}", "lora_bias"},
         {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"modules_to_save\":[\"x\"]}",
@@ -357,9 +358,10 @@ Test(adapter_file, refuses_tensors_that_do_not_fit_together)
     const struct tensor square[] = {T("q.lora_R", 2, 3)};
     refused(open_tensors(square, 1, update, 2), ERR_INPUT, "shape (2, 3), expected rank 2");
     const struct tensor name[] = {T("q.lora_magnitude_vector", 2, 3)};
-    refused(open_tensors(name, 1, update, 2), ERR_INPUT, "DoRA");
+    refused(open_tensors(name, 1, update, 2), ERR_INPUT,
+            "expected base_model.model.<module>.lora_A");
     const struct tensor embedding[] = {T("embed.lora_embedding_A", 2, 3)};
-    refused(open_tensors(embedding, 1, update, 2), ERR_INPUT, "embeddings are not supported");
+    refused(open_tensors(embedding, 1, update, 2), ERR_INPUT, "expected base_model.model.<module>");
     const struct tensor kernel[] = {
         {"base_model.model.conv.lora_A.weight", DTYPE_F32, 4, {2, 2, 3, 3}, 36, 144, values}};
     refused(open_tensors(kernel, 1, update, 2), ERR_INPUT, "two dimensions");

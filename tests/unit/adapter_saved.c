@@ -96,13 +96,35 @@ Test(adapter_saved, who_knows_a_and_b_only_refuses_them_by_name)
 Test(adapter_saved, a_tensor_no_setting_speaks_of_is_refused)
 {
     const struct tensor t = tensor("", 2, 3, 4);
-    const struct adapter_file_saved saved = {"embed_tokens.weight", &t};
+    const struct adapter_file_saved saved = {"model.final.weight", &t};
     struct adapter_file f = {0};
     ok(write(&saved, 1));
     refused(adapter_file_map_whole(&f, at("peft")), ERR_INPUT,
-            "tensor base_model.model.embed_tokens.weight: expected");
+            "tensor base_model.model.model.final.weight: expected");
     refused(adapter_file_map_whole(&f, at("peft")), ERR_INPUT,
             "(modules_to_save and bias do not list it as saved whole)");
+}
+
+/* After a change of the vocabulary PEFT saves both without a setting. */
+Test(adapter_saved, embeddings_and_heads_need_no_setting)
+{
+    const struct tensor t[] = {tensor("", 2, 3, 4), tensor("", 2, 3, 4)};
+    const struct adapter_file_saved saved[] = {{"lm_head.weight", &t[0]},
+                                               {"model.embed_tokens.weight", &t[1]}};
+    const struct adapter_file_peft what = {.meta = &(struct adapter_file_meta){.root = NULL},
+                                           .module = &module,
+                                           .count = 1,
+                                           .saved = saved,
+                                           .saved_count = 2,
+                                           .replace = true};
+    struct adapter_file f = {0};
+    ok(adapter_file_save_peft(at("peft"), &what));
+    ok(adapter_file_open_whole(&f, at("peft")));
+    cr_assert_eq(f.saved_count, 2);
+    cr_expect_str_eq(f.saved[0].name, "lm_head.weight");
+    cr_expect_str_eq(f.saved[1].name, "model.embed_tokens.weight");
+    adapter_file_close(&f);
+    refused(adapter_file_open(&f, at("peft")), ERR_INPUT, "lm_head.weight is saved whole");
 }
 
 Test(adapter_saved, values_that_are_not_finite_are_not_written)
