@@ -105,14 +105,17 @@ static err match_at(struct added_matches *out, const struct added *a, const char
     return ERR_NONE;
 }
 
-/* Letters, marks, decimal digits, letter numbers and connectors: close to the \w of Rust's regular
- * expressions, which Hugging Face uses. */
+/* As \w of Rust's regular expressions, which Hugging Face uses: alphabetic characters, marks, decimal
+ * digits, connectors and the two joiners. All alphabetic characters are letters, letter numbers or
+ * marks, except for the circled and squared Latin letters, whose category is So. */
 static bool is_word(uint32_t c)
 {
-    if (c == '_') return true;
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    if (k == UTF8PROC_CATEGORY_SO)
+        return (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+               (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
     return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ND) || k == UTF8PROC_CATEGORY_NL ||
-           k == UTF8PROC_CATEGORY_PC;
+           k == UTF8PROC_CATEGORY_PC || c == 0x200C || c == 0x200D;
 }
 
 /* The character that ends at `at`, and its size. The text is valid UTF-8. */

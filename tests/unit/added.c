@@ -96,3 +96,36 @@ Test(added, single_words_stand_alone)
           false, "1:0-3 1:22-25 ");
     added_close(&a);
 }
+
+/* The characters of each list on both sides of the token; tokenizers 0.23.3 gives the same for all
+ * characters of Unicode 14. */
+Test(added, words_have_joiners_marks_and_circled_letters)
+{
+    static const char *const word[] = {
+        "\u200c", "\u200d",     "\u0301",     "\u20dd",     "\u203f",     "\u2160", "\u24b6",
+        "\u24e9", "\U0001f130", "\U0001f149", "\U0001f150", "\U0001f189", "\u0660", "\u65e5",
+    };
+    static const char *const other[] = {
+        "\u200b",     "\u2060",     "\ufeff",     "\u00bd",     "\u2460", "\u24ea", "\u24b5",
+        "\U0001f12f", "\U0001f14a", "\U0001f16a", "\U0001f18a", "\u00a0", "\u00ad", "\U0001f44d",
+    };
+    struct added a = {0};
+    char text[64], want[64];
+    put(&a, "cat", 1, (struct added_token){.single_word = true});
+    added_seal(&a);
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) {
+        (void)snprintf(text, sizeof text, "cat%s cat", word[i]);
+        (void)snprintf(want, sizeof want, "1:%zu-%zu ", strlen(word[i]) + 4, strlen(word[i]) + 7);
+        check(&a, text, false, want);
+        (void)snprintf(text, sizeof text, "%scat", word[i]);
+        check(&a, text, false, "");
+    }
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        (void)snprintf(text, sizeof text, "cat%s", other[i]);
+        check(&a, text, false, "1:0-3 ");
+        (void)snprintf(text, sizeof text, "%scat", other[i]);
+        (void)snprintf(want, sizeof want, "1:%zu-%zu ", strlen(other[i]), strlen(other[i]) + 3);
+        check(&a, text, false, want);
+    }
+    added_close(&a);
+}
