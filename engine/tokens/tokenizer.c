@@ -1,6 +1,6 @@
 /* Encoding goes through these steps: added tokens in the original text; between them the
  * normaliser; added tokens in the normalised text; between them the pre-tokenizer; byte pair
- * encoding of each word. Decoding joins the bytes of the tokens and repairs them to valid UTF-8. */
+ * encoding or the best unigram path of each word. Decoding joins the bytes of the tokens and repairs them to valid UTF-8. */
 #include "engine/tokens/tokenizer_parts.h"
 
 #include "base/file.h"
@@ -118,6 +118,7 @@ static void scratch_free(struct tokenizer_scratch *s)
     added_matches_close(&s->normal);
     split_scratch_close(&s->split);
     bpe_scratch_close(&s->bpe);
+    unigram_scratch_close(&s->unigram);
     free(s);
 }
 
@@ -163,6 +164,7 @@ void tokenizer_close(struct tokenizer *t)
     added_close(&t->normal);
     split_close(&t->split);
     bpe_close(&t->bpe);
+    unigram_close(&t->unigram);
     arena_close(&t->arena);
     free(t);
 }
@@ -185,6 +187,15 @@ static err encode_part(struct encoding *e, const struct piece *word, uint32_t be
     return ERR_NONE;
 }
 
+static err encode_unigram(struct encoding *e, const struct piece *word)
+{
+    struct unigram_scratch *u = &e->s->unigram;
+    TRY(unigram_encode(u, &e->t->unigram, word->text, word->size));
+    for (size_t i = 0; i < u->count; i++)
+        TRY(tokens_push(e->out, u->id[i], piece_origin(word, u->start[i])));
+    return ERR_NONE;
+}
+
 /* If no symbol crosses the start of a marked word (words_by_mark), long text is cut before its
  * marks. The ids are the same, but the time is linear in the text and most words come from the
  * cache. SentencePiece tokenizers treat the whole text as one word, so this matters for every text
@@ -193,6 +204,7 @@ static err encode_word(void *object, const struct piece *word)
 {
     static const char mark[] = "\xE2\x96\x81";
     struct encoding *e = object;
+    if (e->t->unigram.count > 0) return encode_unigram(e, word);
     if (!e->t->bpe.words_by_mark) return encode_part(e, word, 0, word->size);
     uint32_t begin = 0, at = 0;
     while (at < word->size) {

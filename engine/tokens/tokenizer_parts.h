@@ -8,6 +8,7 @@
 #include "engine/tokens/normalize.h"
 #include "engine/tokens/split.h"
 #include "engine/tokens/tokenizer.h"
+#include "engine/tokens/unigram.h"
 
 #include <pthread.h>
 
@@ -26,6 +27,7 @@ struct tokenizer_scratch { /* working memory of one call of tokenizer_encode(), 
     struct added_matches raw, normal;
     struct split_scratch split;
     struct bpe_scratch bpe;
+    struct unigram_scratch unigram;
 };
 
 struct tokenizer {
@@ -40,7 +42,8 @@ struct tokenizer {
     struct normalize normalize;
     struct split split;
     struct bpe bpe;
-    bool strip_space; /* decoding removes one space at the start of a text */
+    struct unigram unigram; /* used instead of bpe if it has tokens */
+    bool strip_space;       /* decoding removes one space at the start of a text */
     pthread_mutex_t lock;
     struct tokenizer_scratch *idle; /* list of unused ones; guarded by lock */
 };
@@ -48,6 +51,8 @@ struct tokenizer {
 /* Fill a zeroed tokenizer whose mutex is initialised. On failure the caller closes it. */
 err vocab_hf_read(struct tokenizer *t, const char *dir);
 err vocab_gguf_read(struct tokenizer *t, const char *path);
+/* Fills t->unigram and the texts of the tokens from the `model` of a tokenizer.json. */
+err unigram_read(struct tokenizer *t, const json_t *model);
 /* Makes room for the ids 0 .. vocab - 1. */
 err tokenizer_make_room(struct tokenizer *t, size_t vocab);
 /* Appends the bytes of a token written in byte-level letters. Returns false, with *out unchanged,

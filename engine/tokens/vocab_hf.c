@@ -213,6 +213,17 @@ static err refuse_affixes(const json_t *model)
     return ERR_NONE;
 }
 
+/* The texts that unigram_read() has set are decoded like those of BPE. */
+static err read_unigram(struct reading *r, const json_t *model)
+{
+    if (r->t->split.byte_level)
+        return err_make(ERR_INPUT, "model Unigram after ByteLevel is not supported");
+    TRY(unigram_read(r->t, model));
+    for (size_t id = 0; id < r->t->vocab; id++)
+        if (r->t->token[id].text) TRY(read_bytes(&r->t->token[id], r));
+    return ERR_NONE;
+}
+
 /* Very old files have no `type`; a list of merges shows that they are BPE. A merge may only join to
  * a token of the vocabulary, as in the reference, which is checked by counting symbols: a new
  * symbol means an unknown token. */
@@ -223,8 +234,9 @@ static err read_model(struct reading *r, const json_t *model, const json_t *adde
     size_t size, i;
     json_t *merges = json_object_get(model, "merges"), *item;
     TRY(json_opt_str(&type, model, "type", "model"));
+    if (type && strcmp(type, "Unigram") == 0) return read_unigram(r, model);
     if (type ? strcmp(type, "BPE") != 0 : !json_is_array(merges))
-        return err_make(ERR_INPUT, "model %s is not supported (only BPE is)",
+        return err_make(ERR_INPUT, "model %s is not supported (BPE and Unigram are)",
                         type ? type : "without type or merges");
     TRY(refuse_affixes(model));
     TRY(json_opt_bool(&b->byte_fallback, model, "byte_fallback", "model"));
@@ -248,7 +260,8 @@ static err read_model(struct reading *r, const json_t *model, const json_t *adde
     return ERR_NONE;
 }
 
-/* A token with `normalized` (the default for tokens that are not special) is compared with
+/* Decoders work on added tokens too: Gemma has runs of marks among them, which stand for spaces.
+ * A token with `normalized` (the default for tokens that are not special) is compared with
  * normalised text, so its own text is normalised here as well. */
 static err read_added_token(struct reading *r, const json_t *json)
 {
@@ -268,12 +281,11 @@ static err read_added_token(struct reading *r, const json_t *json)
     TRY(tokenizer_make_room(r->t, (size_t)id + 1));
     struct tokenizer_token *token = &r->t->token[id];
     TRY(text_of(&token->text, r, content));
-    token->bytes = token->text;
-    token->size = (uint32_t)strlen(content);
+    TRY(read_bytes(token, r));
     token->special = a.special;
     a.id = (int32_t)id;
     a.text = token->text;
-    a.size = token->size;
+    a.size = (uint32_t)strlen(content);
     if (!normalized) return added_put(&r->t->raw, &a);
     struct normalize_buffers buffers = {0};
     struct piece in = {.text = a.text, .size = a.size}, out;
@@ -303,7 +315,10 @@ static err read_tokenizer(struct reading *r, const json_t *root)
     added_seal(&t->raw);
     added_seal(&t->normal);
     (void)snprintf(t->kind, sizeof t->kind, "%s",
-                   t->bpe.bytes           ? "byte-level BPE (tokenizer.json)"
+                   t->unigram.count > 0   ? t->unigram.byte_fallback
+                                                ? "Unigram with byte fallback (tokenizer.json)"
+                                                : "Unigram (tokenizer.json)"
+                   : t->bpe.bytes         ? "byte-level BPE (tokenizer.json)"
                    : t->bpe.byte_fallback ? "BPE with byte fallback (tokenizer.json)"
                                           : "BPE (tokenizer.json)");
     return ERR_NONE;

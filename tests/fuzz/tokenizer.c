@@ -13,6 +13,7 @@ const char *const fuzz_seeds[] = {"tests/golden/tokenizer/gpt2/tokenizer.json",
                                   "tests/golden/tokenizer/mistral/tokenizer.json",
                                   "tests/golden/tokenizer/qwen2/tokenizer.json",
                                   "tests/fuzz/seeds/tokenizer.json",
+                                  "tests/fuzz/seeds/tokenizer_unigram.json",
                                   NULL};
 const int fuzz_runs = 120;
 

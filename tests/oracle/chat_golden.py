@@ -1,9 +1,10 @@
-"""Writes tests/golden/chat/cases.json and expressions.json with jinja2, called as transformers calls it.
+#!/usr/bin/env python3
+"""tests/golden/chat/cases.json and expressions.json are what jinja2 renders, called as transformers calls it.
 
-    python tests/oracle/chat_golden.py        # needs transformers and jinja2; --check: compare, write nothing
+    python tests/oracle/chat_golden.py --write     # makes the files; without --write they are compared
 
-cases.json renders every tests/golden/chat/*.jinja for every conversation. A case has "text", or "error" where the
-template calls raise_exception, or "fails" where jinja2 raises an error of its own, whose wording is not compared. "spans" are the
+cases.json has every tests/golden/chat/*.jinja with every conversation. A case has "text", or "error" where the template
+calls raise_exception, or "fails" where jinja2 raises an error of its own, whose wording is not compared. "spans" are the
 parts inside {% generation %} in bytes of UTF-8. strftime_now prints 2024-07-26, so that the files are the same every day.
 """
 
@@ -12,14 +13,15 @@ import json
 import os
 import sys
 
-import jinja2
-import transformers
-from transformers.utils import chat_template_utils
+import oracle
 
-from chat_expressions import EXPRESSIONS, VARIABLES
+jinja2, transformers = oracle.need("jinja2", "transformers")
+from transformers.utils import chat_template_utils  # noqa: E402
 
 ABOUT = f"made by tests/oracle/chat_golden.py with transformers {transformers.__version__}, jinja2 {jinja2.__version__}"
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "chat")
+FOLDER = os.path.join(oracle.ROOT, "tests", "golden", "chat")
+sys.path.insert(0, FOLDER)
+from expressions import EXPRESSIONS, REFUSED, VARIABLES  # noqa: E402
 
 
 class Fixed(datetime.datetime):
@@ -140,11 +142,12 @@ def cases():
 
 
 def expressions():
-    """Each small template sees the variables of VARIABLES in chat_expressions.py and one short conversation."""
+    """Each small template sees VARIABLES and one short conversation."""
     made = []
     for template in EXPRESSIONS:
         messages = CONVERSATIONS["turns"][0]
-        made.append({"template": template, **render(template, messages, None, False, VARIABLES)})
+        made.append({"template": template, **render(template, messages, None, False, VARIABLES),
+                     **({"refused": True} if template in REFUSED else {})})
     return {"about": ABOUT, "variables": VARIABLES, "messages": CONVERSATIONS["turns"][0], "cases": made}
 
 
@@ -155,19 +158,25 @@ def rows(made):
     return "{\n" + ",\n".join(lines) + ',\n "cases": [\n' + body + "\n ]\n}\n"
 
 
+def compared(made):
+    """What must be the same with every version of Python and of the packages."""
+    return [{k: v if k != "fails" else True for k, v in case.items()} for case in made["cases"]]
+
+
 def main():
     bad = 0
     for name, made in (("cases.json", cases()), ("expressions.json", expressions())):
-        path, text = os.path.join(FOLDER, name), rows(made)
-        if "--check" in sys.argv:
-            same = os.path.exists(path) and open(path, encoding="utf8").read() == text
-            print(f"{name}: {'the same' if same else 'DIFFERS'}")
-            bad += not same
-        else:
+        path = os.path.join(FOLDER, name)
+        if "--write" in sys.argv:
             with open(path, "w", encoding="utf8") as file:
-                file.write(text)
-            print(f"{name}: {len(made['cases'])} cases, {len(text.encode())} bytes")
-    return bad
+                file.write(rows(made))
+            print(f"{name}: {len(made['cases'])} cases, {os.path.getsize(path)} bytes")
+            continue
+        with open(path, encoding="utf8") as file:
+            differ = [c for c, d in zip(compared(made), compared(json.load(file)), strict=True) if c != d]
+        print(f"{name}: {len(made['cases'])} cases, {len(differ)} differ", *differ[:3], sep="\n  ")
+        bad += len(differ)
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

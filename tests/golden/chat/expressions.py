@@ -196,3 +196,6 @@ EXPRESSIONS = [
     "{{ messages | length }}{{ tools }}{{ documents }}{{ add_generation_prompt }}{{ tools is defined }}",
     "{{ tools is none }} {{ not tools }} {{ messages[0] }} {{ messages[-1]['content'] }} {{ messages[0].content.upper() }}",
 ]
+
+# Rendered by jinja2, refused by name here.
+REFUSED = set()
