@@ -45,6 +45,33 @@ FORMULA float formula_exp(float x)
     return x < -87.0f ? 0.0f : p * two.f;
 }
 
+/* tanh(x) with a relative error of about 2e-7: an odd polynomial near 0 (Cephes, tanhf), where 1 -
+ * 2 / (e^2x + 1) would lose its leading bits. */
+FORMULA float formula_tanh(float x)
+{
+    float positive = x < 0.0f ? -x : x, z = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    p = p * z * x + x;
+    float far = 1.0f - 2.0f / (formula_exp(2.0f * positive) + 1.0f);
+    return positive < 0.625f ? p : x < 0.0f ? -far : far;
+}
+
+/* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), the approximation of GELU, and its derivative.
+ * With z = 2 sqrt(2 / pi) (x + 0.044715 x^3) this is x sigmoid(z), which keeps the leading bits of
+ * small results and needs no tanh. The derivative is s + x s (1 - s) dz/dx, s = sigmoid(z). */
+FORMULA float formula_gelu(float *derivative, float x)
+{
+    float z = 1.59576912f * (x + 0.044715f * x * x * x);
+    float e = formula_exp(-z), s = 1.0f / (1.0f + e);
+    float dz = 1.59576912f * (1.0f + 0.134145f * x * x);
+    *derivative = s + x * s * (e * s) * dz; /* 1 - s would lose bits where s is near 1 */
+    return x * s;
+}
+
 /* float32 of the float16 with the bits h: the same value as f32_from_f16(), but without branches,
  * so that loops over it become vector code: the exponent is shifted into place, the value is
  * multiplied by 2^112, and infinities and NaNs are restored. */
