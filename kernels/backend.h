@@ -21,6 +21,7 @@
 #include "base/dtype.h"
 #include "base/err.h"
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -131,7 +132,9 @@ struct weight_source { /* W (n, k): parts one below the other */
     struct weight_part part[WEIGHT_PARTS_MAX];
     size_t parts;
     const float *bias; /* (n) host, read before weight_pack() returns; or NULL */
-    float cap;         /* of a head: logits become cap tanh(logit / cap); 0: they do not */
+    /* Of a head: logits become cap tanh(logit / cap), in head_loss() and linear(); 0: they do
+     * not. */
+    float cap;
     unsigned products; /* BACKEND_FORWARD | ... */
 };
 
@@ -187,12 +190,20 @@ struct rope_shape {
     const float *cos, *sin; /* (positions, rotary_dim / 2), device */
     bool back;              /* rotate by minus the angle, which is the transpose */
 };
+static inline size_t rope_dim(const struct rope_shape *s)
+{
+    return s->rotary_dim ? s->rotary_dim : s->head_dim;
+}
 struct attention_shape {
     uint32_t heads, kv_heads, head_dim;
     uint32_t window; /* positions that a token sees, its own included; 0: all before it */
     float scale;     /* of q k^T; 0: 1 / sqrt(head_dim) */
     float cap;       /* scaled scores become cap tanh(score / cap); 0: they do not */
 };
+static inline float attention_scale(const struct attention_shape *s)
+{
+    return s->scale != 0.0f ? s->scale : 1.0f / sqrtf((float)s->head_dim);
+}
 struct attention_tensors {
     struct mat q, k, v; /* (tokens, heads*head_dim), (tokens, kv_heads*head_dim) twice */
     struct mat out;     /* (tokens, heads*head_dim) */

@@ -67,6 +67,7 @@ struct linear_rows {
 };
 enum { CPU_SHARE = 128 }; /* most rows of one thread at once */
 void cpu_weight_shape(size_t *n, size_t *k, const struct backend_weight *w);
+float cpu_weight_cap(const struct backend_weight *w);
 size_t cpu_weight_slices(const struct backend_weight *w);
 void cpu_weight_slice(size_t *first, size_t *count, const struct backend_weight *w, size_t slice);
 void cpu_linear_slice(struct backend_context *c, struct mat y, struct mat x,
@@ -109,6 +110,9 @@ void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t r
              float scale);
 void cpu_dropout(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                  size_t cols, const struct formula_mask *mask);
+/* n values x become cap tanh(scale x / cap), which has the derivative scale (1 - (result /
+ * cap)^2). */
+void cpu_cap(float *x, size_t n, float scale, float cap);
 void cpu_learned_take(struct backend_context *c, struct mat to, struct mat from,
                       const struct backend_batch *b, size_t first, size_t rows, size_t cols);
 void cpu_learned_add(struct backend_context *c, struct mat to, struct mat from,

@@ -4,6 +4,10 @@
  * of a block against all keys that it sees, which are in memory at the same time.
  *
  *   forward    S = Q K^T, P = softmax(scale S), O = P V; lse = log(sum exp) is kept
+ *
+ * With a cap, scale S is capped in place before both softmax and its gradient, and dS^T gets the
+ * factor 1 - (capped / cap)^2.
+ *
  *   backward   transposed, one query per column: P^T = exp(scale K Q^T - lse), dP^T = V dO^T,
  *              dS^T = scale P^T (dP^T - rowsum(O dO)); dV += P^T dO,
  *              dK += dS^T Q, dQ^T = K^T dS^T */
@@ -146,8 +150,10 @@ static void forward_block(const struct job *j, size_t head, size_t q0)
     for (size_t i = 0; i < rows; i++) {
         struct mat weight = {j->weight, j->type, j->depth};
         float *lse = j->t->lse + (j->first + q0 + i) * j->s->heads + head;
-        sum[i] = softmax_row(mat_at(weight, i, 0), j->score + i * j->depth, window_start(j, q0 + i),
-                             q0 + i + 1, begin, end, j->scale, lse);
+        float *score = j->score + i * j->depth;
+        if (j->s->cap > 0.0f) cpu_cap(score + begin, end - begin, j->scale, j->s->cap);
+        sum[i] = softmax_row(mat_at(weight, i, 0), score, window_start(j, q0 + i), q0 + i + 1,
+                             begin, end, j->s->cap > 0.0f ? 1.0f : j->scale, lse);
     }
     forward_values(j, mat_at(head_of(j->t->out, j, head), q0, 0), rows, sum, begin, end);
 }
@@ -179,11 +185,13 @@ struct column { /* values per query of a block, one query per lane, for the tran
     int32_t first[QUERIES], last[QUERIES]; /* keys seen */
 };
 
-/* Turns scores and their gradients, of one key against the queries of a block, into P and dS. */
+/* Turns scores and their gradients, of one key against the queries of a block, into P and dS. With
+ * a cap the scores are capped already. */
 CPU_CLONES static void backward_rows(struct mat weight, struct mat dweight, const float *score,
-                                     const float *dscore, size_t begin, size_t rows, float scale,
-                                     const struct column *c)
+                                     const float *dscore, size_t begin, size_t rows,
+                                     const struct job *j, const struct column *c)
 {
+    float cap = j->s->cap, scale = cap > 0.0f ? 1.0f : j->scale;
     for (size_t r = 0; r < rows; r++) {
         float p[QUERIES], ds[QUERIES];
         const float *s = score + r * QUERIES, *d = dscore + r * QUERIES;
@@ -191,8 +199,10 @@ CPU_CLONES static void backward_rows(struct mat weight, struct mat dweight, cons
         for (int i = 0; i < QUERIES; i++) {
             float e = formula_exp(s[i] * scale - c->lse[i]);
             p[i] = key >= c->first[i] && key <= c->last[i] ? e : 0.0f;
-            ds[i] = p[i] * (d[i] - c->mean[i]) * scale;
+            ds[i] = p[i] * (d[i] - c->mean[i]) * j->scale;
         }
+        for (int i = 0; i < QUERIES && cap > 0.0f; i++)
+            ds[i] *= 1.0f - s[i] / cap * (s[i] / cap);
         float *to = cpu_row_out(p, weight, r, 0);
         if (to != p) memcpy(to, p, sizeof p);
         cpu_row_done(weight, r, 0, p, QUERIES);
@@ -307,7 +317,8 @@ static void backward_block(const struct job *j, size_t head, size_t q0, struct t
     struct column column;
     fill_columns(&column, j, head, q0, rows);
     struct mat weight = {j->weight, j->type, QUERIES}, dweight = {j->dweight, j->type, QUERIES};
-    backward_rows(weight, dweight, j->score, j->dscore, begin, keys, j->scale, &column);
+    if (j->s->cap > 0.0f) cpu_cap(j->score, keys * QUERIES, j->scale, j->s->cap);
+    backward_rows(weight, dweight, j->score, j->dscore, begin, keys, j, &column);
     accumulate(j, j->dv, j->weight, gn, begin, keys);
     accumulate(j, j->dk, j->dweight, qn, begin, keys);
     query_gradient(j, head, q0, rows, begin, keys);
@@ -344,7 +355,7 @@ static void job_shape(struct job *j, const struct backend_context *c, size_t tok
     j->hd = j->s->head_dim;
     j->hd_depth = tile_depth(j->hd);
     j->hd_wide = round_up(j->hd, TILE_WIDTH);
-    j->scale = 1.0f / sqrtf((float)j->hd);
+    j->scale = attention_scale(j->s);
 }
 
 static void run_jobs(struct backend_context *c, const struct attention_tensors *grad,

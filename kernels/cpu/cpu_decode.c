@@ -45,12 +45,14 @@ static void decode_one(float *score, struct mat out, struct mat q, const struct 
     size_t hd = s->head_dim, kv = head / (s->heads / s->kv_heads);
     size_t positions = (size_t)row->positions + 1; /* with the new one */
     size_t from = s->window && positions > s->window ? positions - s->window : 0;
-    float scale = 1.0f / sqrtf((float)hd);
+    float scale = attention_scale(s);
     const float *x = cpu_row(qs, q, i, head * hd, hd);
     for (size_t j = from; j < positions; j++) {
         dots(score + j, x, cpu_row(buffer, row->keys, j, kv * hd, hd), 1, hd);
+        if (s->cap > 0.0f) cpu_cap(score + j, 1, scale, s->cap);
         max = score[j] > max ? score[j] : max;
     }
+    if (s->cap > 0.0f) scale = 1.0f; /* the scores are scaled and capped already */
     exponentials(score + from, positions - from, scale, max * scale);
     for (size_t j = from; j < positions; j++) {
         sum += score[j];

@@ -59,6 +59,14 @@ void cpu_add(struct backend_context *c, struct mat to, struct mat from, size_t r
     cpu_count(c, OP_COPY, since);
 }
 
+/* x becomes cap tanh(x scale / cap). */
+CPU_CLONES void cpu_cap(float *x, size_t n, float scale, float cap)
+{
+    float inside = scale / cap;
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap * formula_tanh(x[i] * inside);
+}
+
 void cpu_learned_take(struct backend_context *c, struct mat to, struct mat from,
                       const struct backend_batch *b, size_t first, size_t rows, size_t cols)
 {

@@ -9,7 +9,12 @@
  * exact.
  *
  *   sum = sum_v e_v        nll = log(sum) + power log 2 - z_target
- *   dz_v = (e_v - [v is target] sum) / sum */
+ *   dz_v = (e_v - [v is target] sum) / sum
+ *
+ * With a cap, z are the capped logits. The gradient of those before the cap has the factor slope_v
+ * = 1 - (z_v / cap)^2, so e_v slope_v is kept in place of e_v, and
+ *
+ *   dz_v = (e_v slope_v - [v is target] slope_v sum) / sum */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/cpu_vector.h"
 
@@ -22,7 +27,7 @@ enum { STORE_BYTES = 32 << 20, SHARES = 2 };
 
 struct line { /* state of one row between slices */
     double sum;
-    float target_logit, target_e; /* target_e is relative to 2^target_power */
+    float target_logit, target_e; /* target_e is relative to 2^target_power, as it is kept */
     int32_t power, target_power;
 };
 struct head {
@@ -32,6 +37,7 @@ struct head {
     struct mat hidden, dhidden; /* (rows, d) of this block; dhidden.data NULL: the loss alone */
     size_t first, rows;         /* the learned tokens of this block */
     size_t vocab, width, slices, widest, share;
+    float cap;            /* of the logits; 0: none */
     enum dtype type;      /* of the kept exponentials */
     char *kept;           /* for each share, for each slice: (share, count) */
     float *logits;        /* (share, widest) per thread; not used if float32 is kept */
@@ -68,15 +74,23 @@ CPU_CLONES static float largest(const float *x, size_t n)
     return max;
 }
 
-/* to = exp(x) / 2^power; `to` may be x. Returns their sum: float sums of 1024 values, added in
- * double. */
-CPU_CLONES static double exponentials(struct mat to, float *x, size_t n, int32_t power)
+static float slope_of(float capped, float cap)
 {
+    return cap > 0.0f ? 1.0f - capped / cap * (capped / cap) : 1.0f;
+}
+
+/* to = exp(x) / 2^power, times the slopes with a cap; `to` may be x. Returns the sum of the
+ * exponentials: float sums of 1024 values, added in double. */
+CPU_CLONES static double exponentials(struct mat to, float *x, size_t n, int32_t power, float cap)
+{
+    float slope[CPU_CHUNK];
     double sum = 0.0;
     for (size_t first = 0; first < n; first += CPU_CHUNK) {
         size_t count = n - first < CPU_CHUNK ? n - first : CPU_CHUNK, i = 0;
         float lane[CPU_LANES] = {0};
         float *y = x + first;
+        for (size_t k = 0; k < count && cap > 0.0f; k++)
+            slope[k] = 1.0f - y[k] / cap * (y[k] / cap);
         for (size_t k = 0; k < count; k++)
             y[k] = cpu_exp_scaled(y[k], power);
         for (; i + CPU_LANES <= count; i += CPU_LANES)
@@ -85,6 +99,8 @@ CPU_CLONES static double exponentials(struct mat to, float *x, size_t n, int32_t
         for (int j = 0; i < count; i++, j++)
             lane[j] += y[i];
         sum += (double)cpu_lanes_sum(lane);
+        for (size_t k = 0; k < count && cap > 0.0f; k++)
+            y[k] *= slope[k];
         if (to.data) cpu_row_done(to, 0, first, y, count);
     }
     return sum;
@@ -118,9 +134,10 @@ static void take_slice(const struct head *h, size_t row, size_t slice, struct ma
     size_t target = (size_t)h->batch->rows.target[h->first + row]; /* -1 is in no slice */
     cpu_weight_slice(&first, &count, h->w, slice);
     bool here = target >= first && target < first + count;
+    if (h->cap > 0.0f) cpu_cap(x, count, 1.0f, h->cap);
     int32_t power = power_of(largest(x, count), slice ? l->power : -1000000);
     if (here) l->target_logit = x[target - first];
-    double sum = exponentials(kept, x, count, power);
+    double sum = exponentials(kept, x, count, power, h->cap);
     if (here) {
         l->target_e = x[target - first];
         l->target_power = power;
@@ -161,7 +178,7 @@ static bool backward_share(const struct head *h, size_t share, size_t slice)
         if (target < first || target >= first + count) continue;
         float e = ldexpf(l->target_e, l->target_power - l->power);
         float buffer, *to = cpu_row_out(&buffer, kept, i, target - first);
-        *to = (float)((double)e - l->sum);
+        *to = (float)((double)e - (double)slope_of(l->target_logit, h->cap) * l->sum);
         cpu_row_done(kept, i, target - first, to, 1);
     }
     return cpu_slice_run(h->c, mat_at(h->dhidden, row, 0), kept, h->w, slice, &r);
@@ -280,6 +297,7 @@ void cpu_head_loss(struct backend_context *c, struct mat dhidden, struct mat hid
 {
     double since = cpu_clock();
     struct head h = {.c = c, .w = w, .batch = b, .type = c->precision};
+    h.cap = cpu_weight_cap(w);
     size_t block = rows ? head_open(&h, rows, dhidden.data != NULL) : 0;
     for (size_t row = 0; block && row < rows && !err_is(c->first); row += block) {
         h.first = first + row;

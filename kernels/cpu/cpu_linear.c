@@ -96,6 +96,9 @@ void cpu_dense(struct backend_context *c, struct mat y, struct mat x,
             cpu_convert(c, mat_at(y, 0, p->first), part, rows, p->shape.n, 1.0f);
         }
     }
+    REQUIRE(w->source.cap == 0.0f || y.type == DTYPE_F32);
+    for (size_t i = 0; w->source.cap > 0.0f && i < rows; i++)
+        cpu_cap(mat_at(y, i, 0).data, w->source.n, 1.0f, w->source.cap);
     cpu_count(c, OP_LINEAR, since);
 }
 

@@ -93,7 +93,7 @@ CPU_CLONES static void rope_row(struct mat to, struct mat from, const struct rop
                                 const float *restrict cosine, const float *restrict sine)
 {
     float in[CPU_CHUNK], out[CPU_CHUNK];
-    size_t half = s->head_dim / 2;
+    size_t half = rope_dim(s) / 2, rotary = 2 * half;
     float sign = s->back ? -1.0f : 1.0f;
     for (size_t h = 0; h < s->heads; h++) {
         size_t col = h * s->head_dim;
@@ -103,6 +103,7 @@ CPU_CLONES static void rope_row(struct mat to, struct mat from, const struct rop
             rotated[i] = x[i] * cosine[i] - x[i + half] * (sign * sine[i]);
             rotated[i + half] = x[i + half] * cosine[i] + x[i] * (sign * sine[i]);
         }
+        memcpy(rotated + rotary, x + rotary, (s->head_dim - rotary) * sizeof(float));
         float *y = cpu_row_out(out, to, 0, col);
         memcpy(y, rotated, s->head_dim * sizeof(float));
         cpu_row_done(to, 0, col, y, s->head_dim);
@@ -112,9 +113,9 @@ CPU_CLONES static void rope_row(struct mat to, struct mat from, const struct rop
 void cpu_rope(struct backend_context *c, struct mat to, struct mat from, const struct rope_shape *s,
               const struct backend_batch *b)
 {
-    REQUIRE(s->head_dim <= CPU_CHUNK);
+    REQUIRE(s->head_dim <= CPU_CHUNK && rope_dim(s) <= s->head_dim);
     double since = cpu_clock();
-    size_t half = s->head_dim / 2;
+    size_t half = rope_dim(s) / 2;
     const uint32_t *position = b->rows.position;
 #pragma omp parallel for num_threads(c->threads) schedule(static) if (s->rows > 8)
     for (size_t i = 0; i < s->rows; i++)
@@ -123,15 +124,41 @@ void cpu_rope(struct backend_context *c, struct mat to, struct mat from, const s
     cpu_count(c, OP_ROPE, since);
 }
 
-CPU_CLONES static void gate_row(struct mat h, struct mat gate, struct mat up, size_t width)
+CPU_INLINE float silu(float *derivative, float x) /* s + x s (1 - s), s = sigmoid(x) */
+{
+    float s = 1.0f / (1.0f + formula_exp(-x)), y = x * s;
+    *derivative = s + y * (1.0f - s);
+    return y;
+}
+
+CPU_INLINE float activate(float *derivative, float x, enum activation activation)
+{
+    return activation == ACTIVATION_SILU ? silu(derivative, x) : formula_gelu(derivative, x);
+}
+
+/* h of n values. The activation is a constant in each call, so that every loop becomes vector code
+ * without a branch. */
+CPU_INLINE void gate_values(float *h, const float *g, const float *u, size_t n,
+                            enum activation activation)
+{
+    for (size_t i = 0; i < n; i++) {
+        float slope;
+        h[i] = activate(&slope, g[i], activation) * u[i];
+    }
+}
+
+CPU_CLONES static void gate_row(struct mat h, struct mat gate, struct mat up,
+                                const struct gate_shape *s)
 {
     float gates[CPU_CHUNK], ups[CPU_CHUNK], out[CPU_CHUNK];
-    for (size_t col = 0; col < width; col += CPU_CHUNK) {
-        size_t n = width - col < CPU_CHUNK ? width - col : CPU_CHUNK;
+    for (size_t col = 0; col < s->width; col += CPU_CHUNK) {
+        size_t n = s->width - col < CPU_CHUNK ? s->width - col : CPU_CHUNK;
         const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
         float *y = cpu_row_out(out, h, 0, col);
-        for (size_t i = 0; i < n; i++)
-            y[i] = g[i] * (1.0f / (1.0f + formula_exp(-g[i]))) * u[i];
+        if (s->activation == ACTIVATION_SILU)
+            gate_values(y, g, u, n, ACTIVATION_SILU);
+        else
+            gate_values(y, g, u, n, ACTIVATION_GELU_TANH);
         cpu_row_done(h, 0, col, y, n);
     }
 }
@@ -142,27 +169,35 @@ void cpu_gate(struct backend_context *c, struct mat h, struct mat gate, struct m
     double since = cpu_clock();
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (size_t i = 0; i < s->rows; i++)
-        gate_row(mat_at(h, i, 0), mat_at(gate, i, 0), mat_at(up, i, 0), s->width);
+        gate_row(mat_at(h, i, 0), mat_at(gate, i, 0), mat_at(up, i, 0), s);
     cpu_count(c, OP_GATE, since);
 }
 
-/* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
+CPU_INLINE void gate_gradients(float *dg, float *du, float *h, const float *d, const float *g,
+                               const float *u, size_t n, enum activation activation)
+{
+    for (size_t i = 0; i < n; i++) {
+        float slope;
+        float active = activate(&slope, g[i], activation);
+        dg[i] = d[i] * u[i] * slope;
+        du[i] = d[i] * active;
+        h[i] = active * u[i];
+    }
+}
+
 CPU_CLONES static void gate_back_row(struct mat dgate, struct mat dup, struct mat dh,
-                                     struct mat gate, struct mat up, size_t width)
+                                     struct mat gate, struct mat up, const struct gate_shape *s)
 {
     float gates[CPU_CHUNK], ups[CPU_CHUNK], dhs[CPU_CHUNK], dgs[CPU_CHUNK], dus[CPU_CHUNK];
     float hs[CPU_CHUNK];
-    for (size_t col = 0; col < width; col += CPU_CHUNK) {
-        size_t n = width - col < CPU_CHUNK ? width - col : CPU_CHUNK;
+    for (size_t col = 0; col < s->width; col += CPU_CHUNK) {
+        size_t n = s->width - col < CPU_CHUNK ? s->width - col : CPU_CHUNK;
         const float *g = cpu_row(gates, gate, 0, col, n), *u = cpu_row(ups, up, 0, col, n);
         const float *d = cpu_row(dhs, dh, 0, col, n);
-        for (size_t i = 0; i < n; i++) {
-            float s = 1.0f / (1.0f + formula_exp(-g[i]));
-            float silu = g[i] * s;
-            dgs[i] = d[i] * u[i] * (s + silu * (1.0f - s));
-            dus[i] = d[i] * silu;
-            hs[i] = silu * u[i];
-        }
+        if (s->activation == ACTIVATION_SILU)
+            gate_gradients(dgs, dus, hs, d, g, u, n, ACTIVATION_SILU);
+        else
+            gate_gradients(dgs, dus, hs, d, g, u, n, ACTIVATION_GELU_TANH);
         cpu_row_put(dgate, 0, col, dgs, n);
         cpu_row_put(dup, 0, col, dus, n);
         cpu_row_put(dh, 0, col, hs, n);
@@ -176,7 +211,7 @@ void cpu_gate_back(struct backend_context *c, struct mat dgate, struct mat dup, 
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (size_t i = 0; i < s->rows; i++)
         gate_back_row(mat_at(dgate, i, 0), mat_at(dup, i, 0), mat_at(dh, i, 0), mat_at(gate, i, 0),
-                      mat_at(up, i, 0), s->width);
+                      mat_at(up, i, 0), s);
     cpu_count(c, OP_GATE, since);
 }
 

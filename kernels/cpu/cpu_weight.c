@@ -125,6 +125,10 @@ void cpu_weight_shape(size_t *n, size_t *k, const struct backend_weight *w)
     *n = w->source.n;
     *k = w->source.k;
 }
+float cpu_weight_cap(const struct backend_weight *w)
+{
+    return w->source.cap;
+}
 size_t cpu_weight_slices(const struct backend_weight *w)
 {
     return w->slices;

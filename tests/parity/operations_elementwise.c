@@ -84,6 +84,7 @@ static void run_norms(void)
         {{3, 1, 1025, 1e-5f}, DTYPE_F32, DTYPE_NONE, true, true, false, 1.0},
         {{2, 1, 4100, 1e-5f}, DTYPE_F32, DTYPE_NONE, true, false, false, 100.0},
         {{12, 1, 333, 1e-5f}, DTYPE_F32, DTYPE_F32, false, true, true, 1.0},
+        {{33, 1, 96, 1e-6f}, DTYPE_NONE, DTYPE_NONE, false, true, true, 1.0},
         {{21, 3, 20, 1e-6f}, DTYPE_NONE, DTYPE_NONE, false, true, true, 1.0},
         {{10, 5, 128, 1e-6f}, DTYPE_NONE, DTYPE_NONE, false, true, true, 1.0},
     };
@@ -125,10 +126,14 @@ Test(operations_elementwise, a_norm_does_not_depend_on_other_rows)
 }
 
 /* ---- rotation ---- */
-static void check_rope(const struct rows_of_batch *r, size_t heads, size_t hd, enum dtype type,
+struct rope_case {
+    size_t heads, head_dim, rotary; /* rotary 0: all of the head */
+};
+static void check_rope(const struct rows_of_batch *r, const struct rope_case *k, enum dtype type,
                        bool within, bool back)
 {
-    size_t rows = r->now.tokens, half = hd / 2, positions = 200, cols = heads * hd;
+    size_t heads = k->heads, hd = k->head_dim, half = (k->rotary ? k->rotary : hd) / 2;
+    size_t rows = r->now.tokens, positions = 200, cols = heads * hd;
     struct tensor from = tensor_normal(precision, rows, cols, 4, 1.0);
     struct tensor to = within ? from : tensor_new(type, rows, cols, 3);
     float *table = host_take(2 * positions * half, sizeof *table);
@@ -139,15 +144,16 @@ static void check_rope(const struct rows_of_batch *r, size_t heads, size_t hd, e
         table[positions * half + i] = (float)sin(angle);
     }
     device_put(device, table, 2 * positions * half * sizeof *device);
-    struct rope_shape s = {rows, heads, hd, 0, device, device + positions * half, back};
+    struct rope_shape s = {rows, heads, hd, k->rotary, device, device + positions * half, back};
     double *x = memcpy(host_take(rows * cols, sizeof *x), from.x, rows * cols * sizeof *x);
     be->rope(c, to.m, from.m, &s, r->b);
     for (size_t i = 0; i < rows * cols; i++) {
         size_t j = i % cols % hd, at = r->position[i / cols] * half + j % half;
         double cosine = (double)table[at], sine = (double)table[positions * half + at];
         if (back) sine = -sine;
-        to.x[i] =
-            j < half ? x[i] * cosine - x[i + half] * sine : x[i] * cosine + x[i - half] * sine;
+        to.x[i] = j >= 2 * half ? x[i]
+                  : j < half    ? x[i] * cosine - x[i + half] * sine
+                                : x[i] * cosine + x[i - half] * sine;
     }
     tensor_near(&to, near_of(to.m.type), back ? "rope back" : "rope");
 }
@@ -155,16 +161,17 @@ static void check_rope(const struct rows_of_batch *r, size_t heads, size_t hd, e
 static void run_rope(void)
 {
     static const uint32_t length[] = {1, 150, 2, 9};
-    static const size_t shape[][2] = {{1, 2}, {3, 6}, {5, 20}, {4, 64}, {3, 128}};
+    static const struct rope_case shape[] = {{1, 2, 0},   {3, 6, 0},    {5, 20, 0},  {4, 64, 0},
+                                             {3, 128, 0}, {3, 128, 96}, {5, 20, 10}, {2, 64, 16}};
     struct rows_of_batch r = batch_of(length, 4, 1);
     for (uint32_t t = r.start[2]; t < r.start[3]; t++)
         r.position[t] += 190; /* as for a new token behind a cache */
     rows_set(&r);
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
-        for (int back = 0; back < 2; back++) {
-            check_rope(&r, shape[i][0], shape[i][1], precision, true, back);
-            check_rope(&r, shape[i][0], shape[i][1], precision, false, back);
-            check_rope(&r, shape[i][0], shape[i][1], DTYPE_F32, false, back);
+        for (int back = 0; back < 2 && (SWITCHES || !shape[i].rotary); back++) {
+            check_rope(&r, &shape[i], precision, true, back);
+            check_rope(&r, &shape[i], precision, false, back);
+            check_rope(&r, &shape[i], DTYPE_F32, false, back);
         }
 }
 Test(operations_elementwise, rope_rotates_forward_and_back)
@@ -173,7 +180,20 @@ Test(operations_elementwise, rope_rotates_forward_and_back)
 }
 
 /* ---- the gated unit ---- */
-static void check_gate(size_t rows, size_t width)
+static double plain_activation(double *slope, double x, enum activation kind)
+{
+    if (kind == ACTIVATION_SILU) {
+        double s = 1.0 / (1.0 + exp(-x));
+        *slope = s + x * s * (1.0 - s);
+        return x * s;
+    }
+    double root = sqrt(2.0 / acos(-1.0)), t = tanh(root * (x + 0.044715 * x * x * x));
+    double inner = root * (1.0 + 3.0 * 0.044715 * x * x);
+    *slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner;
+    return 0.5 * x * (1.0 + t);
+}
+
+static void check_gate(size_t rows, size_t width, enum activation kind)
 {
     struct tensor both = tensor_normal(precision, rows, 2 * width, 3, 2.0); /* gate | up */
     struct tensor h = tensor_new(precision, rows, width, 1);
@@ -182,15 +202,15 @@ static void check_gate(size_t rows, size_t width)
     for (size_t i = 0; i < 5 && i < rows * width; i++)
         both.x[i / width * 2 * width + i % width] = special[i];
     tensor_put(&both);
-    struct gate_shape s = {rows, width, ACTIVATION_SILU};
+    struct gate_shape s = {rows, width, kind};
     struct mat gate = both.m, up = mat_at(both.m, 0, width);
     be->gate(c, h.m, gate, up, &s);
     for (size_t i = 0; i < rows * width; i++) {
         double *g = both.x + i / width * 2 * width + i % width, u = g[width];
-        double sigmoid = 1.0 / (1.0 + exp(-*g)), silu = *g * sigmoid, d = dh.x[i];
-        h.x[i] = silu * u;
-        g[0] = d * u * (sigmoid + silu * (1.0 - sigmoid));
-        g[width] = d * silu;
+        double slope, active = plain_activation(&slope, *g, kind), d = dh.x[i];
+        h.x[i] = active * u;
+        g[0] = d * u * slope;
+        g[width] = d * active;
     }
     tensor_near(&h, near_of(precision), "gate");
     struct tensor apart[2] = {tensor_new(precision, rows, width, 1),
@@ -212,8 +232,10 @@ static void check_gate(size_t rows, size_t width)
 static void run_gate(void)
 {
     static const size_t size[][2] = {{1, 1}, {3, 5}, {65, 96}, {7, 1500}};
-    for (size_t i = 0; i < sizeof size / sizeof size[0]; i++)
-        check_gate(size[i][0], size[i][1]);
+    for (size_t i = 0; i < sizeof size / sizeof size[0]; i++) {
+        check_gate(size[i][0], size[i][1], ACTIVATION_SILU);
+        if (SWITCHES) check_gate(size[i][0], size[i][1], ACTIVATION_GELU_TANH);
+    }
 }
 Test(operations_elementwise, gate_and_its_gradient)
 {

@@ -116,6 +116,7 @@ struct head_case {
     double scale; /* of the hidden values */
     unsigned products;
     bool scales; /* each learned token has its own gradient_scale */
+    float cap;
 };
 
 /* nll and dhidden of one learned token. */
@@ -124,13 +125,17 @@ static double plain_loss(double *dhidden, const double *hidden, const struct tes
 {
     double *z = calloc(w->n, sizeof *z), most = -INFINITY, sum = 0.0, nll;
     add_product(z, hidden, w->x, 1, w->n, w->k);
+    for (size_t v = 0; v < w->n && w->cap > 0.0; v++)
+        z[v] = w->cap * tanh(z[v] / w->cap);
     for (size_t v = 0; v < w->n; v++)
         most = fmax(most, z[v]);
     for (size_t v = 0; v < w->n; v++)
         sum += exp(z[v] - most);
     nll = log(sum) + most - z[target];
-    for (size_t v = 0; v < w->n; v++)
-        z[v] = scale * (exp(z[v] - most) / sum - (v == target));
+    for (size_t v = 0; v < w->n; v++) {
+        double slope = w->cap > 0.0 ? 1.0 - pow(z[v] / w->cap, 2.0) : 1.0;
+        z[v] = scale * slope * (exp(z[v] - most) / sum - (v == target));
+    }
     add_product_back(dhidden, z, w->x, 1, w->n, w->k);
     free(z);
     return nll;
@@ -140,7 +145,9 @@ static double plain_loss(double *dhidden, const double *hidden, const struct tes
 static void check_head(const struct head_case *h)
 {
     enum { BLOCK = 29 };
+    weight_cap = h->cap;
     struct test_weight w = weight_of(h->vocab, h->width, false, h->products);
+    weight_cap = 0.0f;
     struct rows_of_batch r = batch_of(&h->tokens, 1, (uint32_t)h->vocab);
     size_t learned = r.now.learned, d = h->width;
     double *nll = host_take(learned, sizeof *nll), *want = host_take(learned, sizeof *want);
@@ -169,18 +176,21 @@ static void check_head(const struct head_case *h)
 static void run_heads(void)
 {
     static const struct head_case all[] = {
-        {5, 7, 1, 1.0, HEAD, false},
-        {5, 24, 100, 1.0, HEAD, false},
-        {5, 24, 100, 1.0, HEAD, true},
-        {1000, 33, SMALL ? 20 : 200, 1.0, HEAD | BACKEND_EMBED, false},
-        {1000, 24, SMALL ? 20 : 60, 1e4, HEAD, false},
-        {1000, 64, SMALL ? 20 : 120, 1.0, HEAD, true},
-        {1537, 64, SMALL ? 12 : 60, 1e-3, HEAD | BACKEND_KEEP, false},
-        {50000, 24, SMALL ? 9 : 50, 3.0, HEAD, false},
-        {50000, 8, SMALL ? 3 : 9, 1e3, HEAD, false},
+        {5, 7, 1, 1.0, HEAD, false, 0},
+        {5, 24, 100, 1.0, HEAD, false, 0},
+        {5, 24, 100, 1.0, HEAD, true, 0},
+        {1000, 33, SMALL ? 20 : 200, 1.0, HEAD | BACKEND_EMBED, false, 0},
+        {1000, 24, SMALL ? 20 : 60, 1e4, HEAD, false, 0},
+        {1000, 64, SMALL ? 20 : 120, 1.0, HEAD, true, 0},
+        {1537, 64, SMALL ? 12 : 60, 1e-3, HEAD | BACKEND_KEEP, false, 0},
+        {50000, 24, SMALL ? 9 : 50, 3.0, HEAD, false, 0},
+        {50000, 8, SMALL ? 3 : 9, 1e3, HEAD, false, 0},
+        {5, 24, 100, 1.0, HEAD, true, 3.0f},
+        {1000, 33, SMALL ? 20 : 60, 2.0, HEAD, false, 5.0f},
+        {50000, 24, SMALL ? 9 : 40, 3.0, HEAD, false, 8.0f},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        check_head(&all[i]);
+        if (SWITCHES || all[i].cap == 0.0f) check_head(&all[i]);
 }
 Test(operations_linear, head_loss_gives_the_likelihood_and_its_gradient)
 {
@@ -226,12 +236,14 @@ Test(operations_linear, head_loss_gives_zeros_where_there_is_no_target)
 }
 
 /* Without gradient, and with the logits themselves by linear(). */
-static void run_head_alone(void)
+static void check_head_alone(size_t vocab, float cap)
 {
     static const uint32_t length[] = {5, 12};
-    size_t vocab = SMALL ? 2000 : 40000, d = 20;
+    size_t d = 20;
     struct part_kind part = {DTYPE_BF16, (uint32_t)vocab, 0};
+    weight_cap = cap;
     struct test_weight w = weight_of_parts(&part, 1, d, false, HEAD);
+    weight_cap = 0.0f;
     struct rows_of_batch r = batch_of(length, 2, (uint32_t)vocab);
     size_t learned = r.now.learned;
     struct tensor hidden = tensor_normal(precision, learned, d, 0, 1.0);
@@ -250,7 +262,14 @@ static void run_head_alone(void)
     y.free_cols = true;
     be->linear(c, y.m, hidden.m, w.w, NULL, r.b, learned, false);
     add_product(y.x, hidden.x, w.x, learned, vocab, d);
+    for (size_t i = 0; cap > 0.0f && i < learned * vocab; i++)
+        y.x[i] = w.cap * tanh(y.x[i] / w.cap);
     tensor_sums(&y, DTYPE_F32, "logits");
+}
+static void run_head_alone(void)
+{
+    check_head_alone(SMALL ? 2000 : 40000, 0.0f);
+    if (SWITCHES) check_head_alone(900, 2.5f);
 }
 Test(operations_linear, head_loss_needs_no_gradient)
 {

@@ -383,7 +383,14 @@ struct test_weight {
     size_t n, k;
     double *x;   /* (n, k) in the order of the operations, rounded to the precision */
     float *bias; /* (n), or NULL */
+    double cap;  /* of the logits; 0: none */
 };
+static float weight_cap; /* of the weights that are made next */
+#ifdef OPERATIONS_CUDA
+enum { SWITCHES = 0 }; /* the device has no caps, no GELU and no partial rotation yet */
+#else
+enum { SWITCHES = 1 };
+#endif
 
 /* Random bytes of a file type; the scales of blocks are set so that values stay below about 1. */
 static inline void fill_part(uint8_t *out, enum dtype t, size_t n)
@@ -427,8 +434,8 @@ static inline size_t file_row(const struct part_kind *p, size_t row)
 static inline struct test_weight weight_of_parts(const struct part_kind *part, size_t parts,
                                                  size_t k, bool bias, unsigned products)
 {
-    struct weight_source s = {.k = k, .parts = parts, .products = products};
-    struct test_weight w = {.k = k};
+    struct weight_source s = {.k = k, .parts = parts, .cap = weight_cap, .products = products};
+    struct test_weight w = {.k = k, .cap = (double)weight_cap};
     for (size_t i = 0; i < parts; i++)
         w.n += part[i].rows;
     s.n = w.n;
