@@ -76,6 +76,15 @@ static void add_scaled(double *to, const double *x, double scale, size_t n)
         to[i] += scale * x[i];
 }
 
+/* The score of a product q k^T, and its derivative. */
+static double score_of(const struct attention_shape *s, double product, double *slope)
+{
+    double scale = s->scale != 0.0f ? (double)s->scale : 1.0 / sqrt((double)s->head_dim);
+    double cap = (double)s->cap, t = cap != 0.0 ? tanh(product * scale / cap) : 0.0;
+    *slope = scale * (1.0 - t * t);
+    return cap != 0.0 ? cap * t : product * scale;
+}
+
 /* The query at token t of the row that starts at `start`, for one head. */
 static void plain_query(const struct call *a, size_t start, size_t t, size_t head)
 {
@@ -86,9 +95,11 @@ static void plain_query(const struct call *a, size_t start, size_t t, size_t hea
     const double *x = a->qkv.x, *q = x + t * all + head * hd,
                  *g = a->dout.x + t * a->wide + head * hd;
     double *dx = a->dqkv.x, *out = a->out.x + t * a->wide + head * hd;
-    double p[256], most = -INFINITY, sum = 0.0, mean = 0.0, root = sqrt((double)hd);
-    for (size_t j = from; j <= t; j++)
-        most = fmax(most, p[j - from] = dot(q, x + j * all + at_k, hd) / root);
+    double p[256], slope[256], most = -INFINITY, sum = 0.0, mean = 0.0;
+    for (size_t j = from; j <= t; j++) {
+        p[j - from] = score_of(&a->s, dot(q, x + j * all + at_k, hd), &slope[j - from]);
+        most = fmax(most, p[j - from]);
+    }
     for (size_t j = from; j <= t; j++)
         sum += p[j - from] = exp(p[j - from] - most);
     a->lse.x[t * a->s.heads + head] = most + log(sum);
@@ -99,7 +110,8 @@ static void plain_query(const struct call *a, size_t start, size_t t, size_t hea
         mean += p[j - from] * dot(g, x + j * all + at_v, hd);
     }
     for (size_t j = from; j <= t; j++) {
-        double ds = p[j - from] * (dot(g, x + j * all + at_v, hd) - mean) / root;
+        double ds = p[j - from] * (dot(g, x + j * all + at_v, hd) - mean);
+        ds *= slope[j - from];
         add_scaled(dx + t * all + head * hd, x + j * all + at_k, ds, hd);
         add_scaled(dx + j * all + at_k, q, ds, hd);
     }
@@ -141,9 +153,25 @@ static void run_attention(void)
 {
     static const uint32_t length[] = {1, 65, 0, 2, 130}, short_rows[] = {7, 33};
     static const struct attention_shape shape[] = {
-        {2, 2, 8, 0, 0, 0}, {3, 1, 20, 0, 0, 0}, {4, 2, 64, 0, 0, 0},  {2, 1, 128, 0, 0, 0},
-        {4, 4, 8, 3, 0, 0}, {2, 1, 20, 1, 0, 0}, {3, 3, 64, 40, 0, 0}, {2, 1, 128, 64, 0, 0},
-        {1, 1, 6, 0, 0, 0}, {2, 1, 96, 0, 0, 0}, {2, 1, 96, 1, 0, 0},
+        {2, 2, 8, 0, 0, 0},
+        {3, 1, 20, 0, 0, 0},
+        {4, 2, 64, 0, 0, 0},
+        {2, 1, 128, 0, 0, 0},
+        {4, 4, 8, 3, 0, 0},
+        {2, 1, 20, 1, 0, 0},
+        {3, 3, 64, 40, 0, 0},
+        {2, 1, 128, 64, 0, 0},
+        {1, 1, 6, 0, 0, 0},
+        {2, 1, 96, 0, 0, 0},
+        {2, 1, 96, 1, 0, 0},
+        /* with a scale, a cap, or both; scores of normal q and k are near scale sqrt(head_dim) */
+        {2, 1, 20, 0, 0.4f, 0},
+        {2, 2, 20, 3, 0, 1.5f},
+        {3, 1, 136, 40, 0.2f, 2.0f},
+        {2, 2, 64, 0, 0, 1.5f},
+        {2, 1, 96, 0, 0.2f, 3.0f},
+        {1, 1, 128, 70, 0.15f, 2.0f},
+        {2, 1, 64, 9, 0.05f, 0},
     };
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
         aligned = shape[i].head_dim % 32 == 0;
@@ -161,8 +189,10 @@ Test(operations_attention, attention_and_its_gradient_follow_the_definition)
 static void run_alone(void)
 {
     static const uint32_t length[] = {9, 65, 1, 130, 40};
-    static const struct attention_shape shape[] = {
-        {4, 2, 64, 0, 0, 0}, {2, 1, 20, 33, 0, 0}, {2, 1, 96, 0, 0, 0}, {2, 1, 128, 70, 0, 0}};
+    static const struct attention_shape shape[] = {{4, 2, 64, 0, 0, 0},
+                                                   {2, 1, 20, 33, 0, 0},
+                                                   {2, 1, 96, 0, 0.2f, 2.0f},
+                                                   {2, 1, 128, 70, 0, 0}};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
         aligned = shape[i].head_dim % 32 == 0;
         struct call all = call_new(&shape[i], length, 5, NULL, 0);
@@ -204,7 +234,8 @@ static void plain_decode(double *out, const struct cache *cache, const double *q
         size_t at = head / (s->heads / s->kv_heads) * hd, cols = cache->keys.cols;
         double p[POSITIONS_MOST], most = -INFINITY, sum = 0.0;
         for (size_t j = from; j < positions; j++) {
-            p[j] = dot(q + head * hd, cache->keys.x + j * cols + at, hd) / sqrt((double)hd);
+            double slope, product = dot(q + head * hd, cache->keys.x + j * cols + at, hd);
+            p[j] = score_of(s, product, &slope);
             most = fmax(most, p[j]);
         }
         for (size_t j = from; j < positions; j++)
@@ -248,9 +279,9 @@ static void check_decode(const struct attention_shape *s, const uint32_t filled[
 
 static void run_decode(void)
 {
-    static const struct attention_shape shape[] = {{2, 2, 8, 0, 0, 0},  {3, 1, 20, 0, 0, 0},
-                                                   {4, 2, 64, 0, 0, 0}, {2, 1, 128, 0, 0, 0},
-                                                   {2, 1, 20, 1, 0, 0}, {4, 2, 64, 50, 0, 0}};
+    static const struct attention_shape shape[] = {
+        {2, 2, 8, 0, 0, 0},  {3, 1, 20, 0, 0, 0},  {4, 2, 64, 0, 0, 0},      {2, 1, 128, 0, 0, 0},
+        {2, 1, 20, 1, 0, 0}, {4, 2, 64, 50, 0, 0}, {2, 1, 20, 0, 0.4f, 1.5f}};
     static const uint32_t filled[SEQUENCES] = {0, 1, 63, 64, 130};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
         check_decode(&shape[i], filled);
@@ -263,7 +294,8 @@ Test(operations_attention, decode_appends_to_the_cache_and_attends_to_it)
 /* CUDA divides contexts of more than 512 positions; with a window of 600, from its first one on. */
 static void run_decode_long(void)
 {
-    static const struct attention_shape shape[] = {{2, 1, 20, 0, 0, 0}, {1, 1, 136, 600, 0, 0}};
+    static const struct attention_shape shape[] = {{2, 1, 20, 0, 0, 0},
+                                                   {1, 1, 136, 600, 0.2f, 2.0f}};
     static const uint32_t filled[SEQUENCES] = {510, 3, 700, 1023, 1};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
         check_decode(&shape[i], filled);
