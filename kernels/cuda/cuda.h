@@ -285,6 +285,8 @@ void cuda_learned_add(struct backend_context *c, struct mat to, struct mat from,
 enum { CUDA_HEAD_DIM_MAX = 256 };
 /* False, with a recorded failure, for a shape without kernels. */
 bool cuda_attention_known(struct backend_context *c, const struct attention_shape *s);
+/* Scores are scale q k^T, and *inner is 0; or with a cap they are scale tanh(*inner q k^T). */
+float cuda_attention_scale(float *inner, const struct attention_shape *s);
 void cuda_attention(struct backend_context *c, const struct attention_tensors *t,
                     const struct attention_shape *s, const struct backend_batch *b);
 void cuda_attention_back(struct backend_context *c, const struct attention_tensors *grad,

@@ -14,6 +14,12 @@ bool cuda_attention_known(struct backend_context *c, const struct attention_shap
     return known;
 }
 
+float cuda_attention_scale(float *inner, const struct attention_shape *s)
+{
+    *inner = s->cap > 0.0f ? attention_scale(s) / s->cap : 0.0f;
+    return s->cap > 0.0f ? s->cap : attention_scale(s);
+}
+
 static struct attention_args args_of(const struct attention_tensors *t,
                                      const struct attention_shape *s, const struct backend_batch *b)
 {
@@ -30,7 +36,7 @@ static struct attention_args args_of(const struct attention_tensors *t,
     a.kv_heads = s->kv_heads;
     a.head_dim = s->head_dim;
     a.window = s->window;
-    a.scale = 1.0f / sqrtf((float)s->head_dim);
+    a.scale = cuda_attention_scale(&a.inner, s);
     return a;
 }
 

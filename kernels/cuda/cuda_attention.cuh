@@ -5,6 +5,7 @@
  *              scaled down when a larger score appears
  *   backward   P = exp(scale S - lse), dP = dO V^T, dS = scale P (dP - rowsum(O dO));
  *              dQ = dS K, dK = dS^T Q, dV = P^T dO
+ *   with a cap, S becomes tanh(inner S), and dS has the factor inner (1 - tanh^2)
  *
  * A block has a tile of queries of a head (forward and dQ) or of keys of a key-value head (dK and
  * dV), so that each result has one writer. Tiles are counted from the first token of the row, and
@@ -22,7 +23,7 @@ struct attention_args {
     float *lse, *delta;            /* (tokens, heads); delta = rowsum(O dO) */
     const uint32_t *start;         /* (rows + 1) */
     unsigned tokens, rows, heads, kv_heads, head_dim, window;
-    float scale;
+    float scale, inner; /* as cuda_attention_scale() gives them */
 };
 typedef void attention_kernel(struct attention_args);
 
@@ -82,5 +83,10 @@ static __device__ __forceinline__ unsigned end_query(const struct attention_args
                                                      const struct place &p, unsigned last)
 {
     return a.window && p.tokens - last > a.window ? last + a.window : p.tokens;
+}
+/* The factor that a cap gives to the gradient of a score, whose tanh() is t. */
+static __device__ __forceinline__ float cap_slope(const struct attention_args &a, float t)
+{
+    return (1.0f - t * t) * a.inner;
 }
 #endif

@@ -91,6 +91,13 @@ static __device__ __forceinline__ void scores(float s[4][4], float *stage, const
     }
 }
 
+static __device__ __forceinline__ void cap_scores(float s[4][4], const struct attention_args &a)
+{
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        s[i / 4][i % 4] = formula_tanh(s[i / 4][i % 4] * a.inner);
+}
+
 /* Four values of weights (column of the scores, rows y .. y + 3) in shared memory. Groups of four
  * are exchanged within a column, so that neighbouring threads write to different banks. */
 static __device__ __forceinline__ float4 *weight_at(float *weights, unsigned column, unsigned y)
@@ -185,6 +192,7 @@ static __global__ void __launch_bounds__(THREADS, COLS > 2 ? 1 : 2)
     for (unsigned at = first_key<TILE>(a, p.at); at < p.at + q.have; at += TILE) {
         float s[4][4];
         scores(s, stage, q, tile_of(a.k, a, p, at, kv));
+        if (a.inner > 0.0f) cap_scores(s, a);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float largest = top[i];
@@ -268,19 +276,48 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
         float s[4][4], dp[4][4];
         scores(s, stage, q, k);
         scores(dp, stage, dout, v); /* its barriers also order row_means() before the next lines */
+        if (a.inner > 0.0f) cap_scores(s, a);
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 bool seen = y + i < q.have && sees(a, p.at + y + i, at + x + j);
                 float weight = seen ? formula_exp(s[i][j] * a.scale - lse[i]) : 0.0f;
-                s[i][j] = weight * (dp[i][j] - mean[y + i]) * a.scale;
+                dp[i][j] = weight * (dp[i][j] - mean[y + i]) * a.scale;
             }
-        store_weights(weights, s);
+#pragma unroll
+        for (int i = 0; i < 16 && a.inner > 0.0f; i++)
+            dp[i / 4][i % 4] *= cap_slope(a, s[i / 4][i % 4]);
+        store_weights(weights, dp);
         accumulate<COLS>(dq, weights, stage, k, q.have);
     }
     float factor[4] = {1.0f, 1.0f, 1.0f, 1.0f};
     store_part<COLS>(tile_of(a.dq, a, p, p.at, head), dq, factor);
+}
+
+/* Scores and dP of a tile of keys (rows) and one of queries become P and dS. */
+struct pair { /* of tiles: their first tokens in the row */
+    unsigned head, query, key;
+};
+template <bool CAP>
+static __device__ __forceinline__ void key_weights(float s[4][4], float ds[4][4],
+                                                   const struct attention_args &a,
+                                                   const struct tile &q, struct pair at)
+{
+    unsigned x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        bool there = x + j < q.have;
+        size_t of = (q.token + x + j) * a.heads + at.head;
+        float lse = there ? a.lse[of] : 0.0f, mean = there ? a.delta[of] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            bool seen = there && sees(a, at.query + x + j, at.key + y + i);
+            float slope = CAP ? a.scale * cap_slope(a, s[i][j]) : a.scale;
+            s[i][j] = seen ? formula_exp(s[i][j] * a.scale - lse) : 0.0f;
+            ds[i][j] = s[i][j] * (ds[i][j] - mean) * slope;
+        }
+    }
 }
 
 /* Rows of the tiles are keys and columns are queries, so that the sums over queries run over the
@@ -296,7 +333,6 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
     struct place p;
     if (!find_place<TILE>(&p, a, blockIdx.x)) return;
     unsigned kv = blockIdx.y, group = a.heads / a.kv_heads;
-    unsigned x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;
     struct tile k = tile_of(a.k, a, p, p.at, kv), v = tile_of(a.v, a, p, p.at, kv);
     unsigned last = p.at + k.have - 1, end = end_query(a, p, last);
     float dk[COLS][4][4] = {}, dv[COLS][4][4] = {};
@@ -306,17 +342,11 @@ static __global__ void __launch_bounds__(THREADS, COLS > 1 ? 1 : 2)
             float s[4][4], ds[4][4];
             scores(s, stage, k, q);
             scores(ds, stage, v, dout);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                bool there = x + j < q.have;
-                size_t of = (q.token + x + j) * a.heads + head;
-                float lse = there ? a.lse[of] : 0.0f, mean = there ? a.delta[of] : 0.0f;
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    bool seen = there && sees(a, at + x + j, p.at + y + i);
-                    s[i][j] = seen ? formula_exp(s[i][j] * a.scale - lse) : 0.0f;
-                    ds[i][j] = s[i][j] * (ds[i][j] - mean) * a.scale;
-                }
+            if (a.inner > 0.0f) {
+                cap_scores(s, a);
+                key_weights<true>(s, ds, a, q, {head, at, p.at});
+            } else {
+                key_weights<false>(s, ds, a, q, {head, at, p.at});
             }
             store_weights(weights, s);
             accumulate<COLS>(dv, weights, stage, dout, k.have);

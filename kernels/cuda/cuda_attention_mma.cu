@@ -92,6 +92,18 @@ static __device__ __forceinline__ void scores(float s[GROUPS][PART / 8][4], bf16
         }
     }
 }
+/* An error of 2^-22 of the cap is enough here, because P is rounded to bfloat16. */
+template <int GROUPS>
+static __device__ __forceinline__ void cap_scores(float s[GROUPS][PART / 8][4],
+                                                  const struct attention_args &a)
+{
+#pragma unroll
+    for (unsigned i = 0; i < GROUPS * PART / 2; i++) {
+        float *x = &s[i / (PART / 2)][i / 4 % (PART / 8)][i % 4];
+        float e = exp2f_fast(*x * (a.inner * (2.0f * LOG2_E)));
+        *x = 1.0f - 2.0f * reciprocal_fast(e + 1.0f);
+    }
+}
 /* out += s (16 GROUPS, 32), rounded to bfloat16, times 32 rows of `right`. */
 template <unsigned HD, int GROUPS>
 static __device__ __forceinline__ void accumulate(float out[GROUPS][HD / 8][4],
@@ -222,6 +234,7 @@ static __global__ void __launch_bounds__(THREADS, 2) forward_kernel(struct atten
             if (!any_seen(a, first, 32, at + part, PART)) continue;
             float s[2][PART / 8][4];
             scores<HD, 2>(s, queries, mine, keys + part * HD);
+            if (a.inner > 0.0f) cap_scores<2>(s, a);
             bool some = any_hidden(a, first, 32, at + part, PART);
 #pragma unroll
             for (int g = 0; g < 2; g++) {
@@ -306,6 +319,7 @@ static __global__ void __launch_bounds__(THREADS, 2) query_gradient_kernel(struc
             float s[1][PART / 8][4], ds[1][PART / 8][4];
             scores<HD, 1>(s, queries, mine, keys + part * HD);
             scores<HD, 1>(ds, douts, mine, keys + (TILE + part) * HD);
+            if (a.inner > 0.0f) cap_scores<1>(s, a);
             bool some = any_hidden(a, first, 16, at + part, PART);
 #pragma unroll
             for (unsigned i = 0; i < PART / 2; i++) {
@@ -315,6 +329,9 @@ static __global__ void __launch_bounds__(THREADS, 2) query_gradient_kernel(struc
                 *d = exp2f_fast(x) * (*d - mean[mine + lane / 4 + half * 8]) * a.scale;
                 if (some && !sees(a, row + half * 8, key)) *d = 0.0f;
             }
+#pragma unroll
+            for (unsigned i = 0; i < PART / 2 && a.inner > 0.0f; i++)
+                ds[0][i / 4][i % 4] *= cap_slope(a, s[0][i / 4][i % 4]);
             accumulate<HD, 1>(dq, ds, keys + part * HD);
         }
         __syncthreads(); /* the buffer is free */
@@ -336,6 +353,28 @@ static __device__ __forceinline__ void load_sums(float *lse, float *mean,
         lse[i] = valid ? a.lse[of] * LOG2_E : 0.0f;
     else
         mean[i] = valid ? a.delta[of] : 0.0f;
+}
+
+/* Scores and dP of 16 keys (rows) and 32 queries become P and dS. */
+struct pairs {
+    const float *lse, *mean;     /* (32) */
+    unsigned query, key, tokens; /* the first of each in the row, and the end of the row */
+    bool some;                   /* are not seen */
+};
+template <bool CAP>
+static __device__ __forceinline__ void key_weights(float s[PART / 8][4], float ds[PART / 8][4],
+                                                   const struct attention_args &a,
+                                                   const struct pairs &p)
+{
+#pragma unroll
+    for (unsigned i = 0; i < PART / 2; i++) {
+        unsigned of = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2, query = p.query + of;
+        float *w = &s[i / 4][i % 4], *d = &ds[i / 4][i % 4];
+        float slope = CAP ? a.scale * cap_slope(a, *w) : a.scale;
+        *w = exp2f_fast(multiply_add(*w, a.scale * LOG2_E, -p.lse[of]));
+        if (p.some && (query >= p.tokens || !sees(a, query, p.key + i / 2 % 2 * 8))) *w = 0.0f;
+        *d = *w * (*d - p.mean[of]) * slope;
+    }
 }
 
 /* Rows of the products are keys and columns are queries, so that the sums over queries need no
@@ -379,14 +418,18 @@ static __global__ void __launch_bounds__(THREADS, 2) key_gradient_kernel(struct 
             float s[1][PART / 8][4], ds[1][PART / 8][4];
             scores<HD, 1>(s, keys, mine, queries + part * HD);
             scores<HD, 1>(ds, values, mine, douts + part * HD);
-            bool some = at + part + PART > p.tokens || any_hidden(a, at + part, PART, first, 16);
-#pragma unroll
-            for (unsigned i = 0; i < PART / 2; i++) {
-                unsigned of = part + i / 4 * 8 + lane % 4 * 2 + i % 2, query = at + of;
-                float *w = &s[0][i / 4][i % 4], *d = &ds[0][i / 4][i % 4];
-                *w = exp2f_fast(multiply_add(*w, a.scale * LOG2_E, -lses[turn * TILE + of]));
-                if (some && (query >= p.tokens || !sees(a, query, row + i / 2 % 2 * 8))) *w = 0.0f;
-                *d = *w * (*d - means[turn * TILE + of]) * a.scale;
+            struct pairs of = {lses + turn * TILE + part,
+                               means + turn * TILE + part,
+                               at + part,
+                               row,
+                               p.tokens,
+                               false};
+            of.some = at + part + PART > p.tokens || any_hidden(a, at + part, PART, first, 16);
+            if (a.inner > 0.0f) {
+                cap_scores<1>(s, a);
+                key_weights<true>(s[0], ds[0], a, of);
+            } else {
+                key_weights<false>(s[0], ds[0], a, of);
             }
             accumulate<HD, 1>(dv, s, douts + part * HD);
             accumulate<HD, 1>(dk, ds, queries + part * HD);

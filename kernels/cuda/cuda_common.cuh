@@ -98,6 +98,14 @@ static __device__ __forceinline__ float exp2f_fast(float x)
     return y;
 }
 
+/* 1 / x; error below one unit in the last place. */
+static __device__ __forceinline__ float reciprocal_fast(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Rounds to nearest even; the first argument becomes the lower half. */
 static __device__ __forceinline__ unsigned pack_bf16(float low, float high)
 {

@@ -16,7 +16,7 @@ struct decode_args {
     struct rows8 q, k, v, out; /* (rows, ...) */
     struct decode_row row[ROWS];
     unsigned rows, heads, kv_heads, head_dim, window;
-    float scale;
+    float scale, inner; /* as cuda_attention_scale() gives them */
     /* (rows, heads, spans, head_dim + 2): sums of weighted values, the largest score, the sum of
      * the weights; for rows of more than one span. */
     float *part;
@@ -92,7 +92,9 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(struct decode_ar
     float out[CUDA_HEAD_DIM_MAX / THREADS] = {}, top = -INFINITY, sum = 0.0f;
     for (unsigned at = from; at < end; at += THREADS) {
         unsigned key = at + threadIdx.x, count = end - at < THREADS ? end - at : THREADS;
-        float s = key < end ? key_dot(q, keys, key, first, hd) * a.scale : -INFINITY;
+        float s = key < end ? key_dot(q, keys, key, first, hd) : 0.0f;
+        if (a.inner > 0.0f) s = formula_tanh(s * a.inner);
+        s = key < end ? s * a.scale : -INFINITY;
         float largest = warp_max(s);
         if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = largest;
         __syncthreads();
@@ -160,7 +162,7 @@ void cuda_attention_decode(struct backend_context *c, const struct attention_ten
     a.kv_heads = s->kv_heads;
     a.head_dim = s->head_dim;
     a.window = s->window;
-    a.scale = 1.0f / sqrtf((float)s->head_dim);
+    a.scale = cuda_attention_scale(&a.inner, s);
     double since = cuda_begin(c);
     for (size_t first = 0; first < rows; first += ROWS) {
         a.rows = (unsigned)(rows - first < ROWS ? rows - first : ROWS);

@@ -184,6 +184,10 @@ static inline float exp2f_fast(float x)
     float y = exp2f(x);
     return y < 0x1p-126f ? 0.0f : y;
 }
+static inline float reciprocal_fast(float x)
+{
+    return 1.0f / x;
+}
 static inline void ldmatrix_x4(unsigned r[4], const void *row, bool transposed = false)
 {
     unsigned lane = threadIdx.x & 31;
