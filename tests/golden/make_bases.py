@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""Makes tests/golden/bases: a small random model of each family whose block differs from Llama's, and of each rope
+scaling, with a PEFT adapter and the numbers that PyTorch and PEFT give for them in float32 on one CPU thread. Files
+and contents are those of tests/golden/cases. The weights are BF16 in the files and computed with in float32.
+
+Each case is computed in float64 as well, and the differences are printed and checked: only a well conditioned case
+can show an error. Every switch matters: a run with it off must give other logits (`off` of a case).
+
+transformers keeps the frequencies of the longest row that it has seen with dynamic scaling, so they are made new
+before each row here: a row's numbers then depend on nothing but the row.
+
+rope.json holds the frequencies and the factor of cos and sin that transformers' functions give for the kinds of
+scaling, with rows of different lengths.
+
+usage: make_bases.py [CASE...]     needs torch, transformers, peft, safetensors; replaces existing cases
+"""
+
+import copy
+import json
+import math
+import os
+import random
+import shutil
+import sys
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, get_scheduler
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from make_cases import ALL, HYPER, ROWS, STEPS
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bases")
+VOCAB, LOGITS = 47, 4
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+BASE = {
+    "vocab_size": VOCAB, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "rms_norm_eps": 1e-5,
+}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 300.0, "original_max_position_embeddings": 16}
+# `norm`: the middle of the norms' weights in the file; Gemma's computes with 1 + weight.
+CASES = {
+    "gemma2": {
+        "type": "gemma2", "norm": 0.0,
+        "config": {"head_dim": 8, "query_pre_attn_scalar": 11, "sliding_window": 5, "attn_logit_softcapping": 1.5,
+                   "final_logit_softcapping": 4.0, "tie_word_embeddings": True},
+        "off": [{"attn_logit_softcapping": None}, {"final_logit_softcapping": None}, {"sliding_window": 64},
+                {"query_pre_attn_scalar": 8}, {"hidden_activation": "silu"}],
+    },
+    "gemma3": {
+        "type": "gemma3_text", "norm": 0.0,
+        "config": {"head_dim": 8, "query_pre_attn_scalar": 13, "sliding_window": 6, "tie_word_embeddings": True,
+                   "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                   "rope_parameters": {
+                       "full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 3000.0},
+                       "sliding_attention": {"rope_type": "default", "rope_theta": 40.0}}},
+        "off": [{"sliding_window": 64}, {"query_pre_attn_scalar": 8}, {"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 3000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0}}}],
+    },
+    "phi3": {
+        "type": "phi3", "modules": FUSED,
+        "config": {"tie_word_embeddings": False, "hidden_size": 32, "original_max_position_embeddings": 16,
+                   "rope_parameters": {**LONGROPE, "short_factor": [1.0, 1.3, 2.0, 2.5],
+                                       "long_factor": [1.5, 4.0, 7.0, 9.0]}},
+        "off": [{"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}],
+    },
+    "phi4-mini": {
+        "type": "phi3", "modules": FUSED,
+        "config": {"tie_word_embeddings": True, "hidden_size": 32, "original_max_position_embeddings": 16,
+                   "sliding_window": 7,
+                   "rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.75, "short_factor": [1.0, 1.1, 1.2],
+                                       "long_factor": [1.0, 3.5, 5.0]}},
+        "off": [{"sliding_window": None}],
+    },
+    "granite": {
+        "type": "granite",
+        "config": {"tie_word_embeddings": True, "embedding_multiplier": 6.0, "logits_scaling": 3.0,
+                   "residual_multiplier": 0.3, "attention_multiplier": 0.7, "head_dim": 6},
+        "off": [{"embedding_multiplier": 1.0}, {"logits_scaling": 1.0}, {"residual_multiplier": 1.0},
+                {"attention_multiplier": 6**-0.5}],
+    },
+    "olmo2": {
+        "type": "olmo2",
+        "config": {"tie_word_embeddings": False},
+        "off": [],
+    },
+    "smollm3": {
+        "type": "smollm3",
+        "config": {"tie_word_embeddings": True, "num_hidden_layers": 4, "intermediate_size": 20},
+        "off": [{"no_rope_layers": [1, 1, 1, 1]}],
+    },
+    "llama-yarn": {
+        "type": "llama",
+        "config": {"tie_word_embeddings": True, "head_dim": 12, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16,
+            "beta_fast": 4.0, "beta_slow": 1.0}},
+        "off": [{"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}],
+    },
+    "llama-longrope": {
+        "type": "llama",
+        "config": {"tie_word_embeddings": True, "rope_parameters": {
+            **LONGROPE, "factor": 5.0, "short_factor": [1.0, 1.5, 2.5], "long_factor": [2.0, 5.0, 11.0]}},
+        "off": [{"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}],
+    },
+    "llama-dynamic": {
+        "type": "llama",
+        "config": {"tie_word_embeddings": True, "max_position_embeddings": 16, "rope_parameters": {
+            "rope_type": "dynamic", "rope_theta": 200.0, "factor": 3.0}},
+        "off": [{"rope_parameters": {"rope_type": "default", "rope_theta": 200.0}}],
+    },
+}
+ROPES = {
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
+    "partial": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 1.0, "partial_rotary_factor": 0.75},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768},
+    "yarn betas": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "original_max_position_embeddings": 4096,
+                   "beta_fast": 24.0, "beta_slow": 2.0, "truncate": False, "attention_factor": 0.75},
+    "yarn mscale": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 40.0, "original_max_position_embeddings": 4096,
+                    "mscale": 0.707, "mscale_all_dim": 1.3, "partial_rotary_factor": 0.5},
+    "longrope": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 4096,
+                 "short_factor": [1.0 + i / 7 for i in range(16)], "long_factor": [1.0 + 3.7 * i for i in range(16)]},
+    "longrope factors": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 4096,
+                         "factor": 9.0, "attention_factor": 1.25,
+                         "short_factor": [1.0 + i / 7 for i in range(16)],
+                         "long_factor": [1.0 + 3.7 * i for i in range(16)]},
+}
+
+
+def config_of(case):
+    return AutoConfig.for_model(case["type"], **copy.deepcopy({**BASE, **case["config"]}))
+
+
+def make_base(case, folder):
+    model = AutoModelForCausalLM.from_config(config_of(case), dtype=torch.float32)
+    middle = case.get("norm", 1.0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.uniform_(middle - 0.5, middle + 0.5)
+            else:
+                p.normal_(0.0, 0.6 if "embed" in name else 1.2 / math.sqrt(p.shape[-1]))
+    model.bfloat16().save_pretrained(folder)
+    if os.path.exists(os.path.join(folder, "generation_config.json")):
+        os.remove(os.path.join(folder, "generation_config.json"))
+
+
+def add_adapter(case, folder):
+    lora = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=case.get("modules", ALL))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), lora)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name:
+                p.normal_(0.0, 0.2)
+    model.peft_config["default"].base_model_name_or_path = f"tests/golden/bases/{os.path.basename(folder)}"
+    model.save_pretrained(os.path.join(folder, "adapter"))
+    readme = os.path.join(folder, "adapter", "README.md")
+    if os.path.exists(readme):
+        os.remove(readme)
+
+
+def load(folder, dtype, config=None):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, config=config, attn_implementation="eager")
+    model = PeftModel.from_pretrained(model, os.path.join(folder, "adapter"), is_trainable=True)
+    return model.to(dtype)
+
+
+def make_rows(folder):
+    rows = []
+    for count in (24, 11, 16, 30, 7, 19, 27, 17):
+        ids = [random.randrange(3, VOCAB) for _ in range(count)]
+        start = random.randrange(1, count // 2)
+        rows.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
+    rows[5]["labels"][-3] = -100  # a hole
+    with open(os.path.join(folder, "rows.jsonl"), "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return rows
+
+
+def logits_of(model, row):
+    inner = model.base_model.model.model
+    if getattr(inner.rotary_emb, "rope_type", "") == "dynamic":
+        inner.rotary_emb = type(inner.rotary_emb)(inner.config)
+    return model(torch.tensor([row["input_ids"]]), use_cache=False).logits[0]
+
+
+def losses_of(model, rows):
+    total, count = 0.0, 0
+    for row in rows:
+        labels = torch.tensor(row["labels"])[1:]
+        total = total + torch.nn.functional.cross_entropy(
+            logits_of(model, row)[:-1], labels, ignore_index=-100, reduction="sum")
+        count += int((labels != -100).sum())
+    return total / count, count
+
+
+def train(model, trained, rows, expect):
+    optimizer = torch.optim.AdamW([p for _, p in trained], lr=HYPER["lr"], betas=(0.9, 0.999),
+                                  eps=1e-8, weight_decay=0.01)
+    schedule = get_scheduler("linear", optimizer, HYPER["warmup"], STEPS)
+    expect["losses"], expect["grad_norms"] = [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss, _ = losses_of(model, [rows[(2 * step + i) % ROWS] for i in range(2)])
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in trained], HYPER["clip"])
+        optimizer.step()
+        schedule.step()
+        expect["losses"].append(loss.item())
+        expect["grad_norms"].append(norm.item())
+
+
+def compute(name, folder, rows, dtype):
+    model, tensors = load(folder, dtype), {}
+    trained = [(n.replace(".default", ""), p) for n, p in model.named_parameters() if p.requires_grad]
+    with torch.no_grad():
+        for i, row in enumerate(rows[:LOGITS]):
+            tensors[f"logits.{i}"] = logits_of(model, row).clone()
+        loss, count = losses_of(model, rows)
+    expect = {"case": name, "hyper": HYPER, "logits": LOGITS, "eval_loss": loss.item(), "eval_tokens": count}
+    loss, _ = losses_of(model, rows[:2])
+    loss.backward()
+    expect["first_batch_loss"] = loss.item()
+    for n, p in trained:
+        tensors[f"grad.{n}"] = p.grad.clone()
+    train(model, trained, rows, expect)
+    for n, p in trained:
+        tensors[f"after.{n}"] = p.detach().clone()
+    return expect, tensors
+
+
+def distance(x, y, largest=False):
+    x, y = x.double(), y.double()
+    return float((x - y).abs().max() / y.abs().max() if largest else (x - y).norm() / y.norm())
+
+
+def check_conditioning(name, single, double):
+    worst = {part: max(distance(single[n], double[n], part == "logits") for n in single if n.startswith(part + "."))
+             for part in ("logits", "grad", "after")}
+    print(f"  float32 against float64: {worst}")
+    assert worst["logits"] < 4e-6 and worst["grad"] < 8e-6 and worst["after"] < 4e-5, name
+
+
+def check_switches(case, folder, rows, tensors):
+    for change in case["off"]:
+        values = dict(change)
+        config = AutoConfig.from_pretrained(folder)
+        for key, value in values.items():
+            setattr(config, key, value)
+        with torch.no_grad():
+            other = load(folder, torch.float32, config)
+            moved = max(distance(logits_of(other, rows[i]), tensors[f"logits.{i}"], True) for i in range(LOGITS))
+        print(f"  {list(values)[0]}: {moved:.2g}")
+        assert moved > 1e-3, change
+
+
+def make(name, case):
+    folder = os.path.join(HERE, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    torch.manual_seed(sum(map(ord, name)))
+    random.seed(name)
+    make_base(case, folder)
+    add_adapter(case, folder)
+    rows = make_rows(folder)
+    expect, tensors = compute(name, folder, rows, torch.float32)
+    print(f"{name}: loss {expect['eval_loss']:.4f}, after training {expect['losses'][-1]:.4f}")
+    check_conditioning(name, tensors, compute(name, folder, rows, torch.float64)[1])
+    check_switches(case, folder, rows, tensors)
+    save_file(tensors, os.path.join(folder, "expect.safetensors"))
+    with open(os.path.join(folder, "expect.json"), "w", encoding="utf-8") as file:
+        json.dump(expect, file, indent=1)
+        file.write("\n")
+
+
+def make_ropes():
+    out = {}
+    for name, rope in ROPES.items():
+        config = LlamaConfig(hidden_size=128, num_attention_heads=4, head_dim=32, max_position_embeddings=8192)
+        config.rope_parameters = dict(rope)
+        out[name] = {"rope_parameters": rope, "rows": []}
+        for positions in (5, 4096, 4097, 9000):
+            length = torch.tensor(positions) if positions > 8192 else positions
+            freq, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu", seq_len=length)
+            out[name]["rows"].append({"positions": positions, "factor": float(factor), "frequencies": freq.tolist()})
+    with open(os.path.join(HERE, "rope.json"), "w", encoding="utf-8") as file:
+        json.dump(out, file)
+        file.write("\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for case_name in sys.argv[1:] or CASES:
+        make(case_name, CASES[case_name])
+    make_ropes()
