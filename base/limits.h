@@ -15,10 +15,12 @@
 #define LIMIT_MODULES (LIMIT_LAYERS * 7)
 #define LIMIT_RANK 4096
 #define LIMIT_VOCAB (1u << 20)
-#define LIMIT_SEQUENCE (1u << 17)    /* tokens of one row */
-#define LIMIT_DIMENSION (1u << 20)   /* any side of a weight */
-#define LIMIT_LINE_BYTES (16u << 20) /* one line of a data file */
-#define LIMIT_TEXT_BYTES (1u << 30)  /* one text given to a tokenizer */
+#define LIMIT_SEQUENCE (1u << 17)         /* tokens of one row */
+#define LIMIT_DIMENSION (1u << 20)        /* any side of a weight */
+#define LIMIT_LINE_BYTES (16u << 20)      /* one line of a data file */
+#define LIMIT_UNPACKED_BYTES (1ull << 36) /* a data file out of gzip */
+#define LIMIT_JSON_DEPTH 4096             /* nested lists and objects in a value that is skipped */
+#define LIMIT_TEXT_BYTES (1u << 30)       /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
 #define LIMIT_MEMBERS 10000       /* that take part in a round, or that a service lists */
 #define LIMIT_POPULATION 100000   /* members of a run; more than LIMIT_MEMBERS need a cohort */

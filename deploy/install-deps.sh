@@ -9,6 +9,7 @@ packages=(
   libdnnl-dev liblapacke-dev libopenblas-dev        # matrix products, QR and SVD
   libsqlite3-dev libjansson-dev libinih-dev         # state, JSON, configuration files
   libutf8proc-dev libpcre2-dev                      # tokenizers
+  zlib1g-dev                                        # data files compressed by gzip
   libcriterion-dev clang-format                     # tests, lint
   libopenmpi-dev openmpi-bin                        # fedlora-mpi; everything else is built without it
   python3 python3-pip unzip                         # lint, scripts, fetching the demo's base model from PyPI

@@ -1,17 +1,25 @@
-/* Training and evaluation rows from a JSON Lines file, tokenised once when the file is read.
+/* Training and evaluation rows from a data file, tokenised once when the file is read.
  *
- * The form of a row is the first of these that fits:
+ * The file holds one JSON object in each line or one JSON list of objects, either of them also
+ * compressed by gzip (data_file.h). The form of a row is the first of these that fits; null counts
+ * as absent:
  *
- *   {"input_ids", "labels"}   already tokenised; -100 is not learned; without labels all is learned
- *   {"messages"}              rendered by the model's chat template; assistant turns are learned
- *   {"prompt", "completion"}  one text; tokens whose first byte lies in the completion are learned
- *   {"text", "label"}         prompt: the text without spaces at its end; completion: a space (none
- *                             after a line break) and the label
- *   {"text"}                  all tokens are learned
+ *   {"input_ids", "labels"}            already tokenised; -100 is not learned; without labels all
+ *                                      is learned; masks leave out more (data_member.h)
+ *   {"messages"}, {"conversations"}    rendered by the model's chat template; assistant turns are
+ *                                      learned
+ *   {"prompt", "completion"}           one text; tokens whose first byte lies in the completion are
+ *                                      learned. If both are lists of messages, they are one
+ *                                      conversation, of which the completion's turns are learned
+ *   {"instruction", "input", "output"} prompt: Stanford's prompt for Alpaca; completion: output
+ *   {"text", "label"}                  prompt: the text without spaces at its end; completion: a
+ *                                      space (none after a line break) and the label
+ *   {"text"}                           all tokens are learned
  *
- * Other members are ignored. The end-of-sequence token is appended and learned, except after
- * input_ids and after messages, whose turns already end with a token of the template. Rows longer
- * than `seq` are cut at the end. Blank lines are skipped. */
+ * Members of a known meaning that cannot be honoured are refused (data_member.h). Other members are
+ * ignored. The end-of-sequence token is appended and learned, except after input_ids, after
+ * messages, whose turns already end with a token of the template, and after a text that ends with
+ * such a token. Rows longer than `seq` are cut at the end. Blank lines are skipped. */
 #ifndef ENGINE_DATA_H
 #define ENGINE_DATA_H
 
@@ -32,8 +40,9 @@ struct data_row {
     uint32_t count;
     uint32_t learned; /* learned tokens after position 0, which nothing predicts */
     uint32_t prompt;  /* tokens before the first learned one; evaluation generates from these */
-    uint32_t line;    /* number of the line in the file, from 1 */
+    uint32_t line;    /* number of the line in the file, from 1, where the row starts */
     const char *completion; /* the text that generation should give, or NULL */
+    const char *by;         /* the value of the member data_options.by, or NULL */
 };
 
 struct data_options {
@@ -41,7 +50,16 @@ struct data_options {
     size_t vocab;                      /* ids must be smaller; 0: the size of the tokenizer */
     uint32_t seq;                      /* largest number of tokens in a row; 0: LIMIT_SEQUENCE */
     bool no_eos;
-    bool bos; /* put the bos token before text rows; messages have their own */
+    bool bos;       /* put the bos token before text rows that do not start with it; messages have
+                       their own */
+    bool split;     /* encode prompt and completion apart, so no token lies in both */
+    const char *by; /* a member whose text or integer every row has and keeps; NULL: none */
+};
+
+/* Rows of one kind, and the line of the first of them. */
+struct data_kind {
+    size_t rows;
+    uint32_t line;
 };
 
 struct dataset {
@@ -49,9 +67,14 @@ struct dataset {
     struct data_row *row;
     size_t count;
     size_t capacity;
-    uint64_t tokens, learned; /* sums over rows */
-    size_t cut;               /* rows that were longer than seq */
-    size_t unlearned;         /* rows without a learned token; they are kept */
+    uint64_t tokens, learned;          /* sums over rows */
+    size_t cut;                        /* rows that were longer than seq */
+    size_t unlearned;                  /* rows without a learned token; they are kept */
+    uint32_t cut_line, unlearned_line; /* the first line of these rows; 0: there is none */
+    uint32_t longest, longest_line;    /* tokens of the longest row before it was cut; its line */
+    struct data_kind joined;  /* a token lies in both prompt and completion and is not learned */
+    struct data_kind has_eos; /* the text ends an answer itself, so no eos was appended */
+    struct data_kind has_bos; /* the text starts with the bos token, so none was put first */
 };
 
 /* The number of rows that teach: those with a learned token. It is the weight of the data. */

@@ -129,6 +129,43 @@ Test(data, tokenised_rows_are_taken_as_they_are)
     data_close(&d);
 }
 
+/* TRL's rows that are tokenised already, with padding of a collator. */
+Test(data, masks_choose_what_is_learned)
+{
+    static const char rows[] =
+        "{\"input_ids\":[1,2,3,4],\"completion_mask\":[0,0,1,1]}\n"
+        "{\"input_ids\":[1,2,3,4],\"assistant_masks\":[0,1,1,0],\"labels\":[1,2,-100,4]}\n"
+        "{\"input_ids\":[0,0,3,4,5,0],\"attention_mask\":[0,0,1,1,1,0],"
+        "\"labels\":[-100,-100,-100,4,5,-100],\"position_ids\":[0,0,0,1,2,2]}\n"
+        "{\"input_ids\":[1,2],\"completion_mask\":null,\"attention_mask\":[1,1],"
+        "\"token_type_ids\":[0,0],\"length\":2}\n";
+    struct dataset d;
+    ok(read_rows(&d, rows, &(struct data_options){.vocab = 6}));
+    static const int32_t want[][4] = {
+        {-100, -100, 3, 4}, {-100, 2, -100, -100}, {-100, 4, 5}, {1, 2}};
+    static const uint32_t count[] = {4, 4, 3, 2};
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(d.row[i].count, count[i]);
+        cr_assert_arr_eq(d.row[i].label, want[i], count[i] * sizeof(int32_t), "row %zu", i);
+    }
+    cr_assert_eq(d.row[2].id[0], 3);
+    cr_assert_eq(d.row[2].prompt, 1);
+    data_close(&d);
+}
+
+Test(data, null_is_absent)
+{
+    struct dataset d;
+    ok(read_rows(
+        &d,
+        "{\"messages\":null,\"prompt\":\"a\",\"completion\":\"b\",\"text\":null}\n"
+        "{\"input_ids\":null,\"prompt\":null,\"text\":\"a\",\"label\":null,\"tools\":null}\n",
+        &(struct data_options){.tokenizer = t}));
+    cr_assert_str_eq(d.row[0].completion, "b");
+    cr_assert_null(d.row[1].completion);
+    data_close(&d);
+}
+
 Test(data, long_rows_are_cut_and_counted)
 {
     struct dataset d;
@@ -137,7 +174,12 @@ Test(data, long_rows_are_cut_and_counted)
                  "{\"input_ids\":[1,2,3,4],\"labels\":[-100,-100,-100,4]}\n",
                  &(struct data_options){.vocab = 6, .seq = 3}));
     cr_assert_eq(d.cut, 2);
+    cr_assert_eq(d.cut_line, 1);
     cr_assert_eq(d.unlearned, 1);
+    cr_assert_eq(d.unlearned_line, 3);
+    cr_assert_eq(data_teaching(&d), 2);
+    cr_assert_eq(d.longest, 4);
+    cr_assert_eq(d.longest_line, 1);
     cr_assert_eq(d.row[0].count, 3);
     cr_assert_eq(d.tokens, 9);
     cr_assert_eq(d.learned, 4);
@@ -179,6 +221,24 @@ Test(data, refuses_bad_rows_by_file_line_and_reason)
         {"{\"input_ids\":[1,1.5]}\n", "\"input_ids\"[1]"},
         {"{\"input_ids\":[1,2],\"labels\":[1,-1]}\n", "\"labels\"[1]"},
         {"{\"input_ids\":[]}\n", "\"input_ids\": expected"},
+        {"{\"input_ids\":[1,2],\"completion_mask\":[1]}\n", "\"completion_mask\": expected a list"},
+        {"{\"input_ids\":[1,2],\"assistant_masks\":[1,2]}\n", "\"assistant_masks\"[1]: expected 0"},
+        {"{\"input_ids\":[1,2,3],\"attention_mask\":[1,0,1]}\n",
+         "\"attention_mask\"[1]: 0 between"},
+        {"{\"input_ids\":[1,2],\"attention_mask\":[0,0]}\n", "\"attention_mask\": all of it is 0"},
+        {"{\"input_ids\":[1,2],\"position_ids\":[0,0]}\n", "\"position_ids\"[1]: expected 1"},
+        {"{\"input_ids\":[1,2],\"seq_lengths\":[1,1]}\n", "\"seq_lengths\" cannot be honoured"},
+        {"{\"text\":\"a\",\"labels\":[-100]}\n", "\"labels\" cannot be honoured"},
+        {"{\"text\":\"a\",\"attention_mask\":[1]}\n", "\"attention_mask\" cannot be honoured"},
+        {"{\"text\":\"a\",\"images\":[\"x.png\"]}\n", "\"images\" cannot be honoured: only text"},
+        {"{\"text\":\"a\",\"tools\":[{}]}\n",
+         "\"tools\" cannot be honoured: it belongs to messages"},
+        {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":true}\n",
+         "\"label\" cannot be honoured"},
+        {"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}\n", "rows of preferences"},
+        {"{\"instruction\":\"a\",\"output\":\"b\",\"history\":[[\"c\",\"d\"]]}\n", "\"history\""},
+        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"completion\":\"b\"}\n",
+         "\"prompt\": expected a string"},
         {"", "holds no rows"},
         {"\n\n", "holds no rows"},
     };
@@ -253,5 +313,91 @@ Test(data, learns_the_assistants_turns_of_a_chat)
     refused(read_rows(&d, "{\"messages\":[{\"role\":\"user\"}]}\n",
                       &(struct data_options){.tokenizer = chat}),
             ERR_INPUT, "message 1: expected a role and a content");
+    tokenizer_close(chat);
+}
+
+/* The same conversation in every form; what is learned follows the form. */
+Test(data, conversations_have_several_forms)
+{
+    static const struct {
+        const char *row, *learned;
+    } cases[] = {
+        {"{\"messages\":[{\"role\":\"system\",\"content\":\"Be.\"},"
+         "{\"role\":\"user\",\"content\":\"Hi\"},"
+         "{\"role\":\"assistant\",\"content\":\"A.\"},{\"role\":\"user\",\"content\":\"?\"},"
+         "{\"role\":\"assistant\",\"content\":\"B.\"}]}\n",
+         "A.<|im_end|>B.<|im_end|>"},
+        {"{\"conversations\":[{\"from\":\"system\",\"value\":\"Be.\"},"
+         "{\"from\":\"human\",\"value\":\"Hi\"},{\"from\":\"gpt\",\"value\":\"A.\"},"
+         "{\"from\":\"human\",\"value\":\"?\"},{\"from\":\"gpt\",\"value\":\"B.\"}]}\n",
+         "A.<|im_end|>B.<|im_end|>"},
+        {"{\"system\":\"Be.\",\"conversations\":["
+         "{\"from\":\"human\",\"value\":\"Hi\"},{\"from\":\"gpt\",\"value\":\"A.\",\"weight\":0},"
+         "{\"from\":\"human\",\"value\":\"?\"},{\"from\":\"gpt\",\"value\":\"B.\",\"weight\":1}],"
+         "\"tools\":[]}\n",
+         "B.<|im_end|>"},
+        {"{\"prompt\":[{\"role\":\"system\",\"content\":\"Be.\"},"
+         "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"H\"},"
+         "{\"type\":\"text\",\"text\":\"i\",\"image\":null}]},"
+         "{\"role\":\"assistant\",\"content\":\"A.\"},{\"role\":\"user\",\"content\":\"?\"}],"
+         "\"completion\":[{\"role\":\"assistant\",\"content\":\"B.\",\"tool_calls\":null}]}\n",
+         "B.<|im_end|>"},
+        {"{\"messages\":[{\"role\":\"system\",\"content\":\"Be.\"},"
+         "{\"role\":\"user\",\"content\":\"Hi\",\"weight\":1},"
+         "{\"role\":\"assistant\",\"content\":\"A.\",\"train\":false},"
+         "{\"role\":\"user\",\"content\":\"?\"},"
+         "{\"role\":\"assistant\",\"content\":\"B.\",\"loss\":true,\"x\":1}]}\n",
+         "B.<|im_end|>"},
+    };
+    struct dataset first, d;
+    struct tokenizer *chat = open_chat();
+    const struct data_options o = {.tokenizer = chat};
+    ok(read_rows(&first, cases[0].row, &o));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ok(read_rows(&d, cases[i].row, &o));
+        check_learned(&d.row[0], cases[i].learned);
+        cr_assert_eq(d.row[0].count, first.row[0].count);
+        cr_assert_arr_eq(d.row[0].id, first.row[0].id, d.row[0].count * sizeof(int32_t));
+        data_close(&d);
+    }
+    data_close(&first);
+    tokenizer_close(chat);
+}
+
+#define USER "{\"role\":\"user\",\"content\":\"Hi\"},"
+Test(data, messages_that_cannot_be_honoured_are_refused_by_name)
+{
+    static const struct {
+        const char *text, *part;
+    } cases[] = {
+        {"{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.5}]}\n",
+         ":1: \"messages\": message 2: \"weight\" cannot be honoured: expected 0 or 1"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\",\"train\":true}]}\n",
+         "message 1: \"train\" cannot be honoured: only the assistant's"},
+        {"{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}\n",
+         "message 2: \"tool_calls\" cannot be honoured"},
+        {"{\"messages\":[" USER
+         "{\"role\":\"assistant\",\"content\":\"a\",\"reasoning_content\":\"b\"}]}\n",
+         "message 2: \"reasoning_content\" cannot be honoured"},
+        {"{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":null}]}\n",
+         "message 2: expected a role and a content"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}\n",
+         "message 1: \"content\" has a part of type image_url: only text is read"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"images\":[1]}]}\n",
+         "message 1: \"images\" cannot be honoured"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{\"type\":\"x\"}]}\n",
+         "\"tools\" cannot be honoured: the chat template"},
+        {"{\"conversations\":[{\"from\":\"narrator\",\"value\":\"a\"}]}\n",
+         "\"conversations\": message 1: \"from\" is narrator"},
+        {"{\"conversations\":[3]}\n", "message 1: expected a role"},
+        {"{\"system\":\"a\",\"messages\":[{\"role\":\"system\",\"content\":\"b\"}]}\n",
+         "\"system\" cannot be honoured"},
+        {"{\"prompt\":[],\"completion\":[]}\n", "\"prompt\": expected a list of messages"},
+    };
+    struct dataset d;
+    struct tokenizer *chat = open_chat();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refused(read_rows(&d, cases[i].text, &(struct data_options){.tokenizer = chat}), ERR_INPUT,
+                cases[i].part);
     tokenizer_close(chat);
 }
