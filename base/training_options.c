@@ -1,6 +1,7 @@
 #include "base/training_options.h"
 
 const char *const training_schedules[] = {"constant", "linear", "cosine", NULL};
+const char *const training_boundaries[] = {"merge", "split", NULL};
 const char *const training_precisions[] = {"auto", "f32", "bf16", NULL};
 
 enum dtype training_dtype(int precision)

@@ -18,8 +18,11 @@ enum training_precision {
     TRAINING_PRECISION_F32,
     TRAINING_PRECISION_BF16
 };
+/* Prompt and completion as one text, or apart. */
+enum training_boundary { TRAINING_BOUNDARY_MERGE, TRAINING_BOUNDARY_SPLIT };
 extern const char *const training_schedules[];  /* names in the order of the enum, then NULL */
 extern const char *const training_precisions[]; /* names in the order of the enum, then NULL */
+extern const char *const training_boundaries[]; /* names in the order of the enum, then NULL */
 /* The type of an enum training_precision; DTYPE_NONE for auto. */
 enum dtype training_dtype(int precision);
 
@@ -37,7 +40,8 @@ struct training_options {
     int64_t seed;
     int schedule;  /* enum training_schedule */
     int precision; /* enum training_precision */
-    bool shuffle, eos;
+    int boundary;  /* enum training_boundary */
+    bool shuffle, eos, bos;
     bool keep_optimizer; /* in a run: engine/member/member_optimizer.h */
 };
 
@@ -47,7 +51,8 @@ struct training_options {
 /* clang-format off */
 #define TRAINING_ROW(at_, member_) .at = (at_) + offsetof(struct training_options, member_)
 
-/* `fedlora eval` has the rows SEQ and EOS too, so their at_ is the offset of the member itself. */
+/* `fedlora eval` has the rows of the data too (SEQ, EOS, BOS, BOUNDARY), so their at_ is the offset
+ * of the member itself. */
 #define TRAINING_ROW_SEQ(at_) {.at = (at_), .flag = "seq", .key = "train.seq",                     \
      .kind = OPTION_INT, .fallback = "1024", .least = 1, .most = LIMIT_SEQUENCE,                   \
      .help = "largest number of tokens in a row; longer rows are cut"}
@@ -59,6 +64,14 @@ struct training_options {
 #define TRAINING_ROW_EOS(at_) {.at = (at_), .flag = "eos", .key = "train.eos",                     \
      .kind = OPTION_FLAG, .fallback = "yes",                                                       \
      .help = "do not append the end-of-sequence token to the learned tokens"}
+#define TRAINING_ROW_BOS(at_) {.at = (at_), .flag = "bos", .key = "train.bos",                     \
+     .kind = OPTION_FLAG, .fallback = "no",                                                        \
+     .help = "put the beginning-of-sequence token before rows of text, and before prompts, that "  \
+             "do not start with it"}
+#define TRAINING_ROW_BOUNDARY(at_) {.at = (at_), .flag = "boundary", .key = "train.boundary",      \
+     .kind = OPTION_CHOICE, .fallback = "merge", .choices = training_boundaries,                   \
+     .help = "merge: tokenise prompt and completion as one text; split: each on its own, so that " \
+             "no token holds parts of both"}
 /* Only a run has rounds. */
 #define TRAINING_ROW_KEEP_OPTIMIZER(at_) {TRAINING_ROW(at_, keep_optimizer),                       \
      .flag = "keep-optimizer", .key = "train.keep_optimizer", .kind = OPTION_FLAG,                 \
@@ -107,7 +120,9 @@ struct training_options {
     {TRAINING_ROW(at_, shuffle), .flag = "shuffle", .key = "train.shuffle", .kind = OPTION_FLAG,   \
      .fallback = "yes",                                                                            \
      .help = "read rows in file order, starting over at the end of the file"},                     \
-    TRAINING_ROW_EOS((at_) + offsetof(struct training_options, eos))
+    TRAINING_ROW_EOS((at_) + offsetof(struct training_options, eos)),                              \
+    TRAINING_ROW_BOS((at_) + offsetof(struct training_options, bos)),                              \
+    TRAINING_ROW_BOUNDARY((at_) + offsetof(struct training_options, boundary))
 /* clang-format on */
 
 /* All rows, lr, seed and precision included; `at` counts from a struct training_options. */

@@ -1,7 +1,6 @@
 #include "sim/fleet.h"
 
 #include "base/file.h"
-#include "base/json.h"
 #include "base/rng.h"
 #include "base/text.h"
 
@@ -34,28 +33,6 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The value of the field as a text in the arena. */
-static err label_of(const char **out, const char *line, size_t size, const char *by,
-                    struct arena *arena)
-{
-    json_t *object = NULL;
-    char number[32];
-    TRY(json_parse(&object, line, size, "row"));
-    const json_t *value = json_object_get(object, by);
-    const char *text = json_string_value(value);
-    if (json_is_integer(value)) {
-        snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
-        text = number;
-    }
-    err e = ERR_NONE;
-    if (text)
-        e = arena_text(out, arena, text, strlen(text));
-    else
-        e = err_make(ERR_INPUT, "no field \"%s\" with a text or an integer", by);
-    json_decref(object);
-    return e;
-}
-
 /* The start of line number n (from 1); lines are asked in ascending order. */
 struct lines {
     const char *at, *end;
@@ -73,23 +50,6 @@ static const char *line_at(size_t *size, struct lines *l, uint32_t number)
     return l->at;
 }
 
-static err read_labels(const char **text, const struct fleet_options *o, const struct dataset *data,
-                       struct arena *arena)
-{
-    struct file_map map = {0};
-    TRY(file_map_open(&map, o->train));
-    struct lines lines = {(const char *)map.data, (const char *)map.data + map.size, 1};
-    err e = ERR_NONE;
-    for (size_t i = 0; i < data->count && !err_is(e); i++) {
-        size_t size;
-        const char *line = line_at(&size, &lines, data->row[i].line);
-        e = label_of(&text[i], line, size, o->by, arena);
-        if (err_is(e)) e = err_in(e, "%s:%u", o->train, data->row[i].line);
-    }
-    file_map_close(&map);
-    return e;
-}
-
 static size_t find_label(const struct labels *l, const char *text)
 {
     const char **found = bsearch(&text, l->name, l->count, sizeof *l->name, by_text);
@@ -100,13 +60,10 @@ static err open_labels(struct labels *out, const struct fleet_options *o,
                        const struct dataset *data, struct arena *arena)
 {
     struct labels l = {0};
-    const char **text = NULL;
     TRY(arena_take(&l.row, arena, data->count + 1, sizeof *l.row));
-    TRY(arena_take(&text, arena, data->count + 1, sizeof *text));
     TRY(arena_take(&l.name, arena, data->count + 1, sizeof *l.name));
-    if (o->by) TRY(read_labels(text, o, data, arena));
     for (size_t i = 0; i < data->count; i++)
-        l.name[i] = text[i] = o->by ? text[i] : "";
+        l.name[i] = o->by ? data->row[i].by : "";
     qsort(l.name, data->count, sizeof *l.name, by_text);
     for (size_t i = 0; i < data->count; i++)
         if (!l.count || strcmp(l.name[l.count - 1], l.name[i]) != 0) l.name[l.count++] = l.name[i];
@@ -114,7 +71,7 @@ static err open_labels(struct labels *out, const struct fleet_options *o,
         return err_make(ERR_INPUT, "%s: the field \"%s\" has %zu values, expected at most %d",
                         o->train, o->by, l.count, LABELS_MAX);
     for (size_t i = 0; i < data->count; i++)
-        l.row[i] = (uint32_t)find_label(&l, text[i]);
+        l.row[i] = (uint32_t)find_label(&l, o->by ? data->row[i].by : "");
     *out = l;
     return ERR_NONE;
 }
@@ -195,10 +152,15 @@ static err deal(struct fleet *f, const struct fleet_options *o)
 /* ---- files ---- */
 
 static err open_rows(struct dataset *out, const struct fleet *f, const struct fleet_options *o,
-                     const char *path)
+                     const char *path, const char *by)
 {
-    const struct data_options how = {
-        .tokenizer = f->tokenizer, .vocab = f->model.arch.vocab, .seq = o->seq, .no_eos = !o->eos};
+    const struct data_options how = {.tokenizer = f->tokenizer,
+                                     .vocab = f->model.arch.vocab,
+                                     .seq = o->seq,
+                                     .no_eos = !o->eos,
+                                     .bos = o->bos,
+                                     .split = o->split_rows,
+                                     .by = by};
     return data_open(out, path, &how);
 }
 
@@ -251,7 +213,7 @@ static err open_folder(struct fleet *f, const struct fleet_options *o)
         snprintf(f->member[i].id, LIMIT_NAME_BYTES, "%s", name[i]);
         TRY(member_path(path, o->train, f->member[i].id));
         if (!f->borrows) {
-            TRY(open_rows(&f->file[i], f, o, path));
+            TRY(open_rows(&f->file[i], f, o, path, NULL));
             f->files++;
         }
         TRY(view(&f->member[i].data, &f->file[i], NULL, f->file[i].count));
@@ -263,7 +225,7 @@ static err open_file(struct fleet *f, const struct fleet_options *o)
 {
     if (f->borrows) return deal(f, o);
     if (!(f->file = calloc(1, sizeof *f->file))) return err_sys(ENOMEM, "members");
-    TRY(open_rows(&f->file[0], f, o, o->train));
+    TRY(open_rows(&f->file[0], f, o, o->train, o->by));
     f->files = 1;
     return deal(f, o);
 }
@@ -390,7 +352,7 @@ err fleet_open(struct fleet *out, const struct fleet_options *o)
     digest_text(f.base_text, &f.base);
     if (!f.borrows) TRY_OUT(e, open_tokenizer(&f, o));
     TRY_OUT(e, open_members(&f, o));
-    if (o->test && !f.borrows) TRY_OUT(e, open_rows(&f.test, &f, o, o->test));
+    if (o->test && !f.borrows) TRY_OUT(e, open_rows(&f.test, &f, o, o->test, NULL));
     TRY_OUT(e, equip(&f, o));
     *out = f;
     return ERR_NONE;
@@ -437,6 +399,18 @@ static err write_member(const struct fleet_member *m, const struct file_map *map
     return e;
 }
 
+/* The members' files are made of the lines of the file, so it must have one row in each. */
+static err check_lines(const struct file_map *map, const char *path)
+{
+    const unsigned char *at = map->data, *end = at + map->size;
+    if (map->size >= 3 && memcmp(at, "\xEF\xBB\xBF", 3) == 0) at += 3;
+    while (at < end && strchr(" \t\r\n", *at) && *at)
+        at++;
+    if (at == end || (*at != '[' && *at != 0x1f)) return ERR_NONE;
+    return err_make(ERR_INPUT, "%s: is %s, expected JSON Lines to split", path,
+                    *at == '[' ? "one JSON list" : "compressed");
+}
+
 err fleet_write(const struct fleet *f, const struct fleet_options *o, const char *dir)
 {
     struct file_map map = {0};
@@ -444,7 +418,7 @@ err fleet_write(const struct fleet *f, const struct fleet_options *o, const char
         return err_make(ERR_INPUT, "%s: already has one file for each member", o->train);
     TRY(file_make_dirs(dir));
     TRY(file_map_open(&map, o->train));
-    err e = ERR_NONE;
+    err e = check_lines(&map, o->train);
     for (size_t i = 0; i < f->members && !err_is(e); i++)
         e = write_member(&f->member[i], &map, dir);
     file_map_close(&map);

@@ -19,7 +19,7 @@ struct eval_command {
     struct command_common common;
     const char *base, *data, *adapter, *state, *logits, *per_row;
     int64_t seq, batch_tokens; /* batch_tokens 0: the default of the engine */
-    int base_memory;
+    int base_memory, boundary;
     bool eos, bos, accuracy, force;
 };
 
@@ -52,7 +52,8 @@ static const struct option_row rows[] = {
      .help = "measure the loss only; generate no completions to measure the accuracy"},
     TRAINING_ROW_EOS(AT(eos)),
     SETUP_ROW_BASE_MEMORY(AT(base_memory), NULL),
-    SETUP_ROW_BOS(AT(bos)),
+    TRAINING_ROW_BOS(AT(bos)),
+    TRAINING_ROW_BOUNDARY(AT(boundary)),
     /* Extra outputs, for comparisons with other programs. */
     {.flag = "logits",
      .kind = OPTION_TEXT,
@@ -223,7 +224,7 @@ static err open_all(struct work *w)
                                                       .base_memory = o->base_memory,
                                                       .inference = true}));
     TRY(setup_data(&w->data, &w->setup,
-                   &(struct setup_data_options){o->data, o->seq, o->eos, o->bos}));
+                   &(struct setup_data_options){o->data, o->seq, o->eos, o->bos, o->boundary}));
     return arena_take(&w->nll, &w->arena, w->data.count, sizeof *w->nll);
 }
 

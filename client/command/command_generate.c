@@ -19,7 +19,7 @@ struct generate_command {
     const char *base, *adapter, *state, *prompt, *system;
     int64_t tokens;
     double temperature, top_p;
-    bool chat, special;
+    bool chat, special, bos;
     int base_memory;
 };
 
@@ -70,6 +70,7 @@ static const struct option_row rows[] = {
              "tokens"},
     SETUP_ROW_BASE_MEMORY(AT(base_memory), NULL),
     {.flag = "special", .kind = OPTION_FLAG, .at = AT(special), .help = "print special tokens too"},
+    TRAINING_ROW_BOS(AT(bos)),
 };
 
 /* Everything that is open, and the text so far. */
@@ -142,8 +143,9 @@ static err read_prompt(struct work *w)
  * the text; without any token the model has nothing to continue. */
 static err encode_prompt(struct work *w)
 {
-    TRY(tokenizer_encode(&w->tokens, w->setup.tokenizer, (const char *)w->prompt.data,
-                         w->prompt.size, true));
+    const struct tokenizer *t = w->setup.tokenizer;
+    TRY(tokenizer_encode(&w->tokens, t, (const char *)w->prompt.data, w->prompt.size, true));
+    if (w->o->bos && !w->o->chat) TRY(tokenizer_begin(&w->tokens, t, NULL));
     if (w->tokens.count) return ERR_NONE;
     char text[64];
     const char *first = tokenizer_token(w->setup.tokenizer, tokenizer_bos(w->setup.tokenizer));

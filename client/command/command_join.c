@@ -18,7 +18,7 @@ struct join_command {
     int64_t rank;
     uint64_t memory, retry_ms;
     int base_memory;
-    bool checkpoint, force;
+    bool checkpoint, force, bos;
 };
 
 #define AT(member) offsetof(struct join_command, member)
@@ -109,6 +109,12 @@ static const struct option_row rows[] = {
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
     SETUP_ROW_BASE_MEMORY(AT(base_memory), "join.base_memory"),
+    {.flag = "bos",
+     .key = "join.bos",
+     .kind = OPTION_FLAG,
+     .at = AT(bos),
+     .help = "put the beginning-of-sequence token before rows of text, also if the run does not "
+             "ask for it"},
     {.flag = "work",
      .key = "join.work",
      .kind = OPTION_TEXT,
@@ -213,6 +219,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .base_memory = (enum base_memory)o->base_memory,
                                             .quiet = o->common.quiet,
                                             .force = o->force,
+                                            .bos = o->bos,
                                             .ended = on_end,
                                             .user = options};
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));

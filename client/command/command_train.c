@@ -27,7 +27,7 @@ struct train_command {
     int64_t rank;
     double alpha;
     struct training_options training;
-    bool rslora, checkpoint, bos, profile, force;
+    bool rslora, checkpoint, profile, force;
     int privacy, base_memory;
     double epsilon, delta, noise, clip_norm, sampling;
     const char *ledger, *ledger_key;
@@ -144,8 +144,7 @@ static const struct option_row rows[] = {
      .at = AT(ledger_key),
      .value = "FILE",
      .help = "Ed25519 private key (PEM, mode 0600) that signs the ledger"},
-    /* Details of the data and reports. */
-    SETUP_ROW_BOS(AT(bos)),
+    /* Reports. */
     {.flag = "log",
      .kind = OPTION_TEXT,
      .at = AT(log),
@@ -275,8 +274,9 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                /* DP-SGD needs each record's gradient to be independent of the other records of
                 * its step. In bfloat16 only a GPU can promise that, see train_private_check(). */
                .f32 = o->privacy != 0}));
-    TRY(setup_data(
-        data, s, &(struct setup_data_options){o->data, o->training.seq, o->training.eos, o->bos}));
+    TRY(setup_data(data, s,
+                   &(struct setup_data_options){o->data, o->training.seq, o->training.eos,
+                                                o->training.bos, o->training.boundary}));
     if (data->cut)
         command_note(&o->common, "%s: %zu rows were cut to %lld tokens", o->data, data->cut,
                      (long long)o->training.seq);

@@ -106,6 +106,7 @@ err setup_data(struct dataset *out, const struct setup *s, const struct setup_da
         .seq = (uint32_t)o->seq,
         .no_eos = !o->eos,
         .bos = o->bos,
+        .split = o->boundary == TRAINING_BOUNDARY_SPLIT,
     };
     err e = data_open(out, o->path, &options);
     if (!err_is(e) || s->tokenizer || !strstr(e.text, "no tokenizer")) return e;

@@ -38,11 +38,6 @@
                 "converted at each use, which is slower and takes less memory; auto: packed if "   \
                 "they fit"                                                                         \
     }
-#define SETUP_ROW_BOS(at_)                                                                         \
-    {                                                                                              \
-        .flag = "bos", .kind = OPTION_FLAG, .at = (at_),                                           \
-        .help = "prepend the beginning-of-sequence token to text rows"                             \
-    }
 
 /* The inputs named on the command line, and the needs of the command. */
 struct setup_options {
@@ -80,6 +75,7 @@ struct setup_data_options {
     const char *path; /* JSON Lines */
     int64_t seq;      /* 0: LIMIT_SEQUENCE */
     bool eos, bos;    /* add these tokens to text rows */
+    int boundary;     /* enum training_boundary */
 };
 /* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. */
 err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o);

@@ -75,7 +75,9 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
                   .seed = (uint64_t)o->run.common.seed},
         .devices = {.jitter = o->jitter, .seed = (uint64_t)o->run.common.seed},
         .seq = (uint32_t)o->run.training.seq,
-        .eos = o->run.training.eos};
+        .eos = o->run.training.eos,
+        .bos = o->run.training.bos,
+        .split_rows = o->run.training.boundary == TRAINING_BOUNDARY_SPLIT};
     TRY(check_split(o));
     err e = devices_parse(&f.devices, &o->classes);
     if (err_is(e)) return err_in(e, "--class");

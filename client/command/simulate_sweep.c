@@ -128,7 +128,8 @@ static err open_fleet(struct fleet *out, struct sweep_run *s, const struct fleet
     const struct fleet_options *had = &s->source_options;
     struct fleet_options how = *o;
     bool same = had->base && same_text(had->base, o->base) && same_text(had->train, o->train) &&
-                same_text(had->test, o->test) && had->seq == o->seq && had->eos == o->eos;
+                same_text(had->test, o->test) && had->seq == o->seq && had->eos == o->eos &&
+                had->bos == o->bos && had->split_rows == o->split_rows && same_text(had->by, o->by);
     if (!same) {
         fleet_close(&s->source);
         s->source_options = (struct fleet_options){0};

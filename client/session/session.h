@@ -38,6 +38,7 @@ struct session_options {
     bool checkpoint; /* recompute activations: less memory, slower */
     bool quiet;      /* print no notes and no progress */
     bool force;      /* replace an existing output file */
+    bool bos; /* put the bos token before rows of text, also if the run does not ask for it */
     enum base_memory base_memory;
     /* Called at the end of each run, if it is set; an error ends the membership. */
     err (*ended)(void *user, const struct session_result *result);

@@ -83,8 +83,8 @@ static err choose_precision(enum dtype *out, const struct session_options *o, in
     return ERR_NONE;
 }
 
-/* The length of a row and the end-of-sequence token are options of the run, so the data is read
- * again. */
+/* The length of a row, its first and last token and the boundary of its prompt are options of the
+ * run, so the data is read again. */
 err session_local_prepare(struct session_local *local, const struct training_options *t,
                           bool private_examples)
 {
@@ -98,8 +98,12 @@ err session_local_prepare(struct session_local *local, const struct training_opt
     const struct data_options data = {.tokenizer = local->tokenizer,
                                       .vocab = local->model.arch.vocab,
                                       .seq = (uint32_t)t->seq,
-                                      .no_eos = !t->eos};
-    bool same_data = local->engine && data.seq == local->seq && data.no_eos == local->no_eos;
+                                      .no_eos = !t->eos,
+                                      .bos = t->bos || o->bos,
+                                      .split = t->boundary == TRAINING_BOUNDARY_SPLIT};
+    const struct data_options *had = &local->read;
+    bool same_data = local->engine && data.seq == had->seq && data.no_eos == had->no_eos &&
+                     data.bos == had->bos && data.split == had->split;
     if (!same_data) TRY(open_data(local, &data));
     bool serves = local->engine && local->made.precision == engine.precision &&
                   local->made.tokens >= engine.tokens;
@@ -110,8 +114,7 @@ err session_local_prepare(struct session_local *local, const struct training_opt
         model_drop_pages(&local->model);
         local->made = engine;
     }
-    local->seq = data.seq;
-    local->no_eos = data.no_eos;
+    local->read = data;
     return private_examples ? train_private_check(local->engine) : ERR_NONE;
 }
 

@@ -20,9 +20,8 @@ struct session_local {
     struct dataset data, held_out;     /* held_out: count 0 without --eval-data */
     struct engine *engine;             /* NULL until session_local_prepare() */
     struct engine_options made;        /* the options of the engine, */
-    uint32_t seq;                      /* and those of the data, while there is an engine */
-    bool no_eos;
-    unsigned reads; /* number of times that the data was read */
+    struct data_options read;          /* and those of the data, while there is an engine */
+    unsigned reads;                    /* number of times that the data was read */
 };
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */

@@ -148,10 +148,10 @@ static err encode_apart(struct data_reader *r, size_t begin)
 
 /* Whether one token holds both the end of the prompt and the start of the completion. It is not
  * learned, and when the model answers the prompt alone, the prompt ends with another token. */
-static bool is_joined(const struct data_reader *r, size_t from, size_t begin)
+static bool is_joined(const struct data_reader *r, size_t begin)
 {
     if (begin == 0 || begin >= r->text.size) return false;
-    for (size_t i = from; i < r->tokens.count; i++)
+    for (size_t i = 0; i < r->tokens.count; i++)
         if (r->tokens.start[i] >= begin) return r->tokens.start[i] != begin;
     return true;
 }
@@ -176,22 +176,17 @@ static err encode(size_t *from, size_t *to, struct data_reader *r, const struct 
     const struct tokenizer *t = r->o->tokenizer;
     struct tokens *k = &r->tokens;
     const char *text = r->text.data ? (const char *)r->text.data : "";
-    int32_t bos = how->messages || !r->o->bos ? -1 : tokenizer_bos(t);
     size_t begin = how->pair ? r->spans.span[0].begin : 0;
-    if (bos >= 0) TRY(tokens_push(k, bos, 0));
-    *from = k->count;
+    bool had = false;
     if (r->o->split && begin > 0 && begin < r->text.size)
         TRY(encode_apart(r, begin));
     else
         TRY(tokenizer_encode(k, t, text, r->text.size, true));
-    if (how->pair && is_joined(r, *from, begin)) count_kind(&r->data->joined, (uint32_t)r->line);
-    if (bos >= 0 && k->count > 1 && k->id[1] == bos) {
-        memmove(k->id, k->id + 1, (k->count - 1) * sizeof *k->id);
-        memmove(k->start, k->start + 1, (k->count - 1) * sizeof *k->start);
-        k->count--;
-        *from = 0;
-        count_kind(&r->data->has_bos, (uint32_t)r->line);
-    }
+    if (how->pair && is_joined(r, begin)) count_kind(&r->data->joined, (uint32_t)r->line);
+    size_t count = k->count;
+    if (r->o->bos && !how->messages) TRY(tokenizer_begin(k, t, &had));
+    if (had) count_kind(&r->data->has_bos, (uint32_t)r->line);
+    *from = k->count - count;
     *to = k->count;
     if (how->messages || r->o->no_eos) return ERR_NONE;
     if (tokenizer_eos(t) < 0)

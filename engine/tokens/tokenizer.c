@@ -294,6 +294,20 @@ out:
     return e;
 }
 
+/* The list grows at its end first, so that a failure leaves it as it was. */
+err tokenizer_begin(struct tokens *tokens, const struct tokenizer *t, bool *had)
+{
+    bool there = t->bos >= 0 && tokens->count > 0 && tokens->id[0] == t->bos;
+    if (had) *had = there;
+    if (t->bos < 0 || there) return ERR_NONE;
+    TRY(tokens_push(tokens, t->bos, 0));
+    memmove(tokens->id + 1, tokens->id, (tokens->count - 1) * sizeof *tokens->id);
+    memmove(tokens->start + 1, tokens->start, (tokens->count - 1) * sizeof *tokens->start);
+    tokens->id[0] = t->bos;
+    tokens->start[0] = 0;
+    return ERR_NONE;
+}
+
 static err put_replacement(struct bytes *out)
 {
     return bytes_append(out, "\xEF\xBF\xBD", 3);

@@ -42,6 +42,10 @@ void tokenizer_close(struct tokenizer *t); /* accepts NULL */
 err tokenizer_encode(struct tokens *out, const struct tokenizer *t, const char *text, size_t bytes,
                      bool special);
 
+/* Puts the bos token first unless it is there already or the tokenizer has none. *had (may be NULL):
+ * it was there. */
+err tokenizer_begin(struct tokens *tokens, const struct tokenizer *t, bool *had);
+
 /* Appends the text of ids. It is always valid UTF-8: other bytes become U+FFFD. Special tokens are
  * included only with `special`. The space that some tokenizers put before a text is removed again.
  * ERR_INPUT for an id outside the vocabulary. */

@@ -70,8 +70,8 @@ struct train_result {
 
 /* The defaults of base/training_options.h. */
 void train_defaults(struct train_options *o);
-/* Copies the options of local training, except those of the data and the engine (seq, eos,
- * precision). Other members of *o keep their values. */
+/* Copies the options of local training, except those of the data and the engine (seq, eos, bos,
+ * boundary, precision). Other members of *o keep their values. */
 void train_set(struct train_options *o, const struct training_options *from);
 /* Fills in the indices of the rows with a learned token, and returns their number. Only these are
  * trained on: a batch of other rows has no loss. With example-level privacy every row is a record

@@ -202,3 +202,17 @@ run 0 "$fedlora" eval --base "$work/stories" --adapter "$work/cat" --data "$work
 holds 'd["accuracy"] == 1 and d["completions"] == 8'
 run 0 "$fedlora" eval --base "$work/stories" --data "$work/cat.jsonl" --precision f32 --json --quiet --no-eos
 holds 'd["accuracy"] == 0'
+# With the space in the prompt its token would hold the first letter of the answer too.
+sed 's/:","completion":" /: ","completion":"/' "$work/cat.jsonl" >"$work/spaced.jsonl"
+tokens() { # OPTION...
+  run 0 "$fedlora" eval --base "$work/stories" --data "$work/spaced.jsonl" --no-accuracy --json --quiet "$@"
+  report field tokens <"$work/out"
+}
+[ "$(tokens --boundary split)" -gt "$(tokens)" ] || fail "--boundary split learns no more than merge"
+prompt() { # OPTION...
+  run 0 "$fedlora" generate --base "$work/stories" --tokens 1 --json --quiet "$@"
+  report field prompt_tokens <"$work/out"
+}
+n=$(prompt --prompt 'Once')
+[ "$(prompt --bos --prompt 'Once')" = $((n + 1)) ] || fail "--bos puts no token before a prompt"
+[ "$(prompt --bos --prompt '<s>Once')" = $((n + 1)) ] || fail "--bos puts a second token before a prompt"

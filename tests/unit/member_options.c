@@ -71,7 +71,7 @@ Test(member_options, a_gradient_pass_sees_the_same_rows_in_every_round)
     cr_assert_eq(second.rows, 0, "all");
 }
 
-/* seq and eos belong to the data, precision to the engine, and kept moments to the member's files;
+/* seq, eos, bos and boundary belong to the data, precision to the engine, and kept moments to the member's files;
  * the seed is the order's key. */
 Test(member_options, every_other_option_of_training_reaches_the_optimizer)
 {
@@ -82,7 +82,8 @@ Test(member_options, every_other_option_of_training_reaches_the_optimizer)
         struct train_options before, after;
         bool elsewhere = strcmp(row->flag, "seq") == 0 || strcmp(row->flag, "eos") == 0 ||
                          strcmp(row->flag, "precision") == 0 || strcmp(row->flag, "seed") == 0 ||
-                         strcmp(row->flag, "keep-optimizer") == 0;
+                         strcmp(row->flag, "keep-optimizer") == 0 ||
+                         strcmp(row->flag, "bos") == 0 || strcmp(row->flag, "boundary") == 0;
         training_options_defaults(&t);
         OK(member_options_train(&before, &t, &round));
         void *at = (char *)&t + row->at;

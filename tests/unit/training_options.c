@@ -18,7 +18,8 @@ Test(training_options, every_default_lies_in_its_range)
     cr_expect_eq(o.beta2, 0.999);
     cr_expect_eq(o.eps, 1e-8);
     cr_expect_eq(o.clip, 1);
-    cr_expect(o.shuffle && o.eos);
+    cr_expect(o.shuffle && o.eos && !o.bos);
+    cr_expect_eq(o.boundary, TRAINING_BOUNDARY_MERGE);
     cr_expect_eq(o.precision, TRAINING_PRECISION_AUTO);
 }
 
@@ -27,6 +28,8 @@ Test(training_options, names_stand_in_the_order_of_their_enumerations)
     cr_expect_str_eq(training_schedules[TRAINING_CONSTANT], "constant");
     cr_expect_str_eq(training_schedules[TRAINING_LINEAR], "linear");
     cr_expect_str_eq(training_schedules[TRAINING_COSINE], "cosine");
+    cr_expect_str_eq(training_boundaries[TRAINING_BOUNDARY_MERGE], "merge");
+    cr_expect_str_eq(training_boundaries[TRAINING_BOUNDARY_SPLIT], "split");
     cr_expect_str_eq(training_precisions[TRAINING_PRECISION_AUTO], "auto");
     cr_expect_str_eq(training_precisions[TRAINING_PRECISION_F32], "f32");
     cr_expect_str_eq(training_precisions[TRAINING_PRECISION_BF16], "bf16");

@@ -50,7 +50,7 @@ Test(training_wire, carries_every_option)
         if (row->kind == OPTION_FLAG) *(bool *)at = !*(bool *)at;
         if (row->kind == OPTION_INT) *(int64_t *)at += 1 + (int64_t)i;
         if (row->kind == OPTION_NUM) *(double *)at = row->least + 0.0078125 * (double)(i + 1);
-        if (row->kind == OPTION_CHOICE) *(int *)at = 2;
+        if (row->kind == OPTION_CHOICE) *(int *)at = row->choices[2] ? 2 : 1;
     }
     OK(training_wire_make(&message, &sent));
     OK(message_pack(&packed, &message->base));
