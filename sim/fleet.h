@@ -28,8 +28,8 @@ struct fleet_options {
     /* Only to plan: the base may be a config.json alone (model_open_shapes()), and without `train`
      * the members have no rows. */
     bool shapes;
-    /* An open fleet of the same base, rows and options of reading them, whose model and rows are borrowed; it must
-     * stay open. NULL: they are read. */
+    /* An open fleet of the same base, rows and options of reading them, whose model and rows are
+     * borrowed; it must stay open. NULL: they are read. */
     const struct fleet *from;
     double held_out; /* part of each member's rows that it does not train on; 0: none */
 };

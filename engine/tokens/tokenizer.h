@@ -42,8 +42,8 @@ void tokenizer_close(struct tokenizer *t); /* accepts NULL */
 err tokenizer_encode(struct tokens *out, const struct tokenizer *t, const char *text, size_t bytes,
                      bool special);
 
-/* Puts the bos token first unless it is there already or the tokenizer has none. *had (may be NULL):
- * it was there. */
+/* Puts the bos token first, unless it is there already (*had, which may be NULL, is then true) or
+ * the tokenizer has none. */
 err tokenizer_begin(struct tokens *tokens, const struct tokenizer *t, bool *had);
 
 /* Appends the text of ids. It is always valid UTF-8: other bytes become U+FFFD. Special tokens are

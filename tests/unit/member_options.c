@@ -71,8 +71,8 @@ Test(member_options, a_gradient_pass_sees_the_same_rows_in_every_round)
     cr_assert_eq(second.rows, 0, "all");
 }
 
-/* seq, eos, bos and boundary belong to the data, precision to the engine, and kept moments to the member's files;
- * the seed is the order's key. */
+/* seq, eos, bos and boundary belong to the data, precision to the engine, and kept moments to the
+ * member's files; the seed is the order's key. */
 Test(member_options, every_other_option_of_training_reaches_the_optimizer)
 {
     const struct member_round round = {.run = "r", .member = "ann", .round = 1, .seed = 5};
