@@ -47,7 +47,7 @@ static void open_adapter(struct adapter *ad, const struct arch *a, uint32_t rank
     struct rng rng;
     size_t count = 0;
     for (uint32_t layer = 0; layer < a->layers; layer++)
-        for (int kind = 0; kind < MODULE_KINDS; kind++)
+        for (int kind = 0; kind < MODULE_UNFUSED; kind++)
             spec[count++] = (struct adapter_spec){.layer = layer,
                                                   .kind = (enum module_kind)kind,
                                                   .rank = rank,

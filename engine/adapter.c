@@ -32,6 +32,7 @@ static err plan_modules(struct adapter *ad, const struct arch *a, const struct a
         if (s->layer >= a->layers)
             return err_make(ERR_INPUT, "layer %u: the base has %u layers", s->layer, a->layers);
         model_module_name(name, s->layer, s->kind);
+        TRY(model_check_module(a, s->kind));
         if (s->rank > LIMIT_RANK || s->carry_rank > LIMIT_DIMENSION)
             return err_make(ERR_INPUT, "%s: rank %u, carry rank %u: at most %u", name, s->rank,
                             s->carry_rank, LIMIT_RANK);
@@ -178,6 +179,7 @@ static err spec_of_file(struct adapter_spec *spec, const struct arch *a,
         const struct adapter_file_module *m = &file->module[i];
         uint32_t d_out, d_in;
         err e = model_module_parse(&spec[i].layer, &spec[i].kind, m->name);
+        if (!err_is(e)) e = model_check_module(a, spec[i].kind);
         if (err_is(e)) return err_in(e, "%s", file->path);
         model_module_shape(&d_out, &d_in, a, spec[i].kind);
         if (spec[i].layer >= a->layers || (m->d_out && m->d_out != d_out) ||

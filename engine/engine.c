@@ -63,9 +63,11 @@ static err pack_modules(struct backend_weight **out, struct engine *e, uint32_t 
 static err pack_layer(struct engine *e, uint32_t layer, unsigned products)
 {
     struct engine_layer *w = &e->layer[layer];
-    TRY(pack_modules(&w->qkv, e, layer, MODULE_Q, 3, products));
+    bool fused = e->model->arch.fused;
+    TRY(pack_modules(&w->qkv, e, layer, fused ? MODULE_QKV : MODULE_Q, fused ? 1 : 3, products));
     TRY(pack_modules(&w->o, e, layer, MODULE_O, 1, products));
-    TRY(pack_modules(&w->gate_up, e, layer, MODULE_GATE, 2, products));
+    TRY(pack_modules(&w->gate_up, e, layer, fused ? MODULE_GATE_UP : MODULE_GATE, fused ? 1 : 2,
+                     products));
     return pack_modules(&w->down, e, layer, MODULE_DOWN, 1, products);
 }
 
@@ -126,7 +128,7 @@ err engine_reserve_positions(struct engine *e, size_t positions)
     float *table = malloc((2 * positions + 1) * half * sizeof(float)), *cosine, *sine;
     if (!table) return err_sys(ENOMEM, "engine: %zu positions", positions);
     float *frequency = table + 2 * positions * half;
-    model_rope_frequencies(frequency, &e->model->arch);
+    model_rope_frequencies(frequency, &e->model->arch.rope, e->model->arch.head_dim, 0);
     for (size_t p = 0; p < positions; p++)
         for (size_t i = 0; i < half; i++) {
             float angle = (float)p * frequency[i];

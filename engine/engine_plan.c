@@ -28,8 +28,14 @@ static void add_weight(struct backend_weight_bytes *sum, const struct engine *e,
     if (one.scratch > sum->scratch) sum->scratch = one.scratch;
 }
 
-/* Modules that are one weight, in the order of enum module_kind. */
-static const size_t stack_parts[SITES] = {3, 1, 2, 1};
+/* Modules that are one weight: the first, and how many. */
+static const struct stacked {
+    enum module_kind first;
+    size_t parts;
+} stacked[2][SITES] = {
+    {{MODULE_Q, 3}, {MODULE_O, 1}, {MODULE_GATE, 2}, {MODULE_DOWN, 1}},
+    {{MODULE_QKV, 1}, {MODULE_O, 1}, {MODULE_GATE_UP, 1}, {MODULE_DOWN, 1}}, /* fused */
+};
 
 static struct backend_weight_bytes weights(const struct engine *e, enum base_memory memory)
 {
@@ -39,9 +45,10 @@ static struct backend_weight_bytes weights(const struct engine *e, enum base_mem
     bool tied = m->head.data == m->embed.data;
     if (memory == BASE_FILE) products |= BACKEND_KEEP;
     for (uint32_t i = 0; i < m->arch.layers; i++)
-        for (size_t site = 0, first = 0; site < SITES; first += stack_parts[site++]) {
-            struct weight_source s = source_of(&m->layer[i].linear[first], &m->layer[i].bias[first],
-                                               stack_parts[site], products);
+        for (size_t site = 0; site < SITES; site++) {
+            const struct stacked *k = &stacked[m->arch.fused][site];
+            struct weight_source s = source_of(&m->layer[i].linear[k->first],
+                                               &m->layer[i].bias[k->first], k->parts, products);
             add_weight(&sum, e, &s);
         }
     struct weight_source head =

@@ -5,9 +5,20 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* First module of each site; the modules of a site follow each other in enum module_kind. */
-static const enum module_kind site_first[SITES + 1] = {MODULE_Q, MODULE_O, MODULE_GATE, MODULE_DOWN,
-                                                       MODULE_KINDS};
+/* The modules of each site, in the order of the rows of its weight. */
+static const struct {
+    enum site site;
+    enum module_kind kind;
+    uint32_t
+        place; /* in the layer, for the mask of dropout; those of a fused base are free there */
+} site_modules[] = {
+    {SITE_QKV, MODULE_Q, 0},      {SITE_QKV, MODULE_K, 1},
+    {SITE_QKV, MODULE_V, 2},      {SITE_QKV, MODULE_QKV, 0},
+    {SITE_O, MODULE_O, 3},        {SITE_GATE_UP, MODULE_GATE, 4},
+    {SITE_GATE_UP, MODULE_UP, 5}, {SITE_GATE_UP, MODULE_GATE_UP, 4},
+    {SITE_DOWN, MODULE_DOWN, 6},
+};
+enum { PLACES = 7 }; /* of a layer */
 
 static struct backend_weight *site_weight(const struct engine_layer *w, enum site site)
 {
@@ -31,20 +42,24 @@ static void site_plan(struct site_factors *s, const struct adapter *ad, const st
                       uint32_t layer, enum site site)
 {
     uint32_t d_out, d_in, row = 0;
-    for (int kind = site_first[site]; kind < (int)site_first[site + 1]; kind++, row += d_out) {
-        model_module_shape(&d_out, &d_in, arch, (enum module_kind)kind);
-        const struct adapter_module *m = adapter_find(ad, layer, (enum module_kind)kind);
+    for (size_t k = 0; k < sizeof site_modules / sizeof *site_modules; k++) {
+        enum module_kind kind = site_modules[k].kind;
+        if (site_modules[k].site != site || !model_has_module(arch, kind)) continue;
+        uint32_t first = row;
+        model_module_shape(&d_out, &d_in, arch, kind);
+        row += d_out;
+        const struct adapter_module *m = adapter_find(ad, layer, kind);
         if (!m || m->rank + m->carry_rank == 0) continue;
         uint32_t i = s->count++;
         s->module[i] = m;
-        s->shape[i] = (struct low_rank_module){.row = row,
+        s->shape[i] = (struct low_rank_module){.row = first,
                                                .rows = d_out,
                                                .col = s->width,
                                                .rank = m->rank,
                                                .width = m->rank + m->carry_rank,
                                                .scale = m->scale,
                                                .small = m->r != NULL,
-                                               .place = layer * MODULE_KINDS + (uint32_t)kind};
+                                               .place = layer * PLACES + site_modules[k].place};
         place_trained(&s->shape[i], m, ad);
         s->width += s->shape[i].width;
         if (m->carry_borrowed) s->carry_a[i] = m->carry_a, s->carry_b[i] = m->carry_b;

@@ -89,9 +89,9 @@ static void open_adapter(struct adapter *ad, const struct arch *a, bool hidden)
     }
     static struct adapter_spec spec[LIMIT_MODULES];
     size_t count = 0;
-    for (uint32_t i = 0; i < a->layers * MODULE_KINDS; i++)
-        spec[count++] = (struct adapter_spec){.layer = i / MODULE_KINDS,
-                                              .kind = (enum module_kind)(i % MODULE_KINDS),
+    for (uint32_t i = 0; i < a->layers * MODULE_UNFUSED; i++)
+        spec[count++] = (struct adapter_spec){.layer = i / MODULE_UNFUSED,
+                                              .kind = (enum module_kind)(i % MODULE_UNFUSED),
                                               .rank = RANK_PRIVATE,
                                               .small_matrix = true,
                                               .scale = 1.0};
@@ -109,8 +109,8 @@ static void *quantise(struct model *m)
 {
     enum { BLOCK = 34 };
     size_t most = 0;
-    for (uint32_t i = 0; i < m->arch.layers * MODULE_KINDS; i++) {
-        const struct weight *w = &m->layer[i / MODULE_KINDS].linear[i % MODULE_KINDS];
+    for (uint32_t i = 0; i < m->arch.layers * MODULE_UNFUSED; i++) {
+        const struct weight *w = &m->layer[i / MODULE_UNFUSED].linear[i % MODULE_UNFUSED];
         if ((size_t)w->rows * w->cols > most) most = (size_t)w->rows * w->cols;
         if (w->cols % 32) must(err_make(ERR_INPUT, "q8_0: %u columns", w->cols));
     }
@@ -121,8 +121,8 @@ static void *quantise(struct model *m)
         x = x * 1664525u + 1013904223u;
         pool[i] = i % BLOCK == 0 ? 0x8e : i % BLOCK == 1 ? 0x0a : (uint8_t)(x >> 24);
     }
-    for (uint32_t i = 0; i < m->arch.layers * MODULE_KINDS; i++) {
-        struct weight *w = &m->layer[i / MODULE_KINDS].linear[i % MODULE_KINDS];
+    for (uint32_t i = 0; i < m->arch.layers * MODULE_UNFUSED; i++) {
+        struct weight *w = &m->layer[i / MODULE_UNFUSED].linear[i % MODULE_UNFUSED];
         w->data = pool;
         w->dtype = DTYPE_Q8_0;
         w->rope_heads = 0;

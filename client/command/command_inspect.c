@@ -37,10 +37,11 @@ struct sums {
     json_t *tensors;
 };
 
-/* A weight without data is optional and absent in this model, such as a bias. */
-static void add_weight(struct sums *s, const char *name, const struct weight *w)
+/* Names are those of Hugging Face also for a GGUF, so that two formats of one model can be
+ * compared. */
+static void add_weight(void *user, const char *name, const struct weight *w)
 {
-    if (!w->data) return;
+    struct sums *s = user;
     s->parameters += (uint64_t)w->rows * w->cols;
     s->count[w->dtype]++;
     json_t *shape = w->cols == 1 ? json_pack("[i]", (int)w->rows)
@@ -49,44 +50,47 @@ static void add_weight(struct sums *s, const char *name, const struct weight *w)
                                                 dtype_name(w->dtype), "shape", shape));
 }
 
-/* Names are those of Hugging Face also for a GGUF, so that two formats of one model can be
- * compared. */
-static void add_layer(struct sums *s, uint32_t index, const struct layer *l)
-{
-    char name[LIMIT_TENSOR_NAME_BYTES], full[LIMIT_TENSOR_NAME_BYTES + 16];
-    for (int kind = 0; kind < MODULE_KINDS; kind++) {
-        model_module_name(name, index, (enum module_kind)kind);
-        snprintf(full, sizeof full, "%s.weight", name);
-        add_weight(s, full, &l->linear[kind]);
-        snprintf(full, sizeof full, "%s.bias", name);
-        add_weight(s, full, &l->bias[kind]);
-    }
-    const struct {
-        const char *name;
-        const struct weight *w;
-    } norm[] = {{"input_layernorm", &l->attn_norm},
-                {"post_attention_layernorm", &l->mlp_norm},
-                {"self_attn.q_norm", &l->q_norm},
-                {"self_attn.k_norm", &l->k_norm}};
-    for (size_t i = 0; i < sizeof norm / sizeof *norm; i++) {
-        snprintf(full, sizeof full, "model.layers.%u.%s.weight", index, norm[i].name);
-        add_weight(s, full, norm[i].w);
-    }
-}
-
 /* Only the fields that the kind of scaling uses. */
 static json_t *rope_json(const struct rope *r)
 {
-    static const char *const name[] = {"default", "linear", "llama3", "factors"};
+    static const char *const name[] = {"default", "linear",   "llama3", "factors",
+                                       "yarn",    "longrope", "dynamic"};
     json_t *o = json_pack("{s:s, s:f}", "kind", name[r->kind], "theta", r->theta);
-    if (r->kind == ROPE_LINEAR || r->kind == ROPE_LLAMA3)
-        json_object_set_new(o, "factor", json_real(r->factor));
+    if (r->factor > 0) json_object_set_new(o, "factor", json_real(r->factor));
     if (r->kind == ROPE_LLAMA3) {
         json_object_set_new(o, "low_freq_factor", json_real(r->low_freq_factor));
         json_object_set_new(o, "high_freq_factor", json_real(r->high_freq_factor));
-        json_object_set_new(o, "original_positions", json_integer(r->original_positions));
     }
+    if (r->kind == ROPE_YARN) {
+        json_object_set_new(o, "beta_fast", json_real(r->beta_fast));
+        json_object_set_new(o, "beta_slow", json_real(r->beta_slow));
+    }
+    if (r->attention_factor > 0)
+        json_object_set_new(o, "attention_factor", json_real((double)r->attention_factor));
+    if (r->original_positions > 0)
+        json_object_set_new(o, "original_positions", json_integer(r->original_positions));
     return o;
+}
+
+/* Switches that are not the usual ones. */
+static void add_switches(json_t *out, const struct arch *a)
+{
+    const struct {
+        const char *key;
+        float value;
+    } factor[] = {{"embed_scale", a->embed_scale},         {"residual_scale", a->residual_scale},
+                  {"attention_scale", a->attention_scale}, {"attention_cap", a->attention_cap},
+                  {"logit_scale", a->logit_scale},         {"logit_cap", a->logit_cap}};
+    if (a->rotary_dim > 0) json_object_set_new(out, "rotary_dim", json_integer(a->rotary_dim));
+    if (a->fused) json_object_set_new(out, "fused", json_true());
+    if (a->norms != NORMS_BEFORE)
+        json_object_set_new(out, "norms",
+                            json_string(a->norms == NORMS_AFTER ? "after" : "around"));
+    if (a->activation == ACTIVATION_GELU_TANH)
+        json_object_set_new(out, "activation", json_string("gelu_tanh"));
+    for (size_t i = 0; i < sizeof factor / sizeof *factor; i++)
+        if (factor[i].value != 0)
+            json_object_set_new(out, factor[i].key, json_real((double)factor[i].value));
 }
 
 /* The keys are the names of struct arch. Two bases with equal values here can still differ in their
@@ -108,7 +112,8 @@ static void add_arch(json_t *out, const struct arch *a)
     json_object_set_new(out, "rms_eps", json_real((double)a->rms_eps));
     json_object_set_new(out, "tied", json_boolean(a->tied));
     json_object_set_new(out, "qkv_bias", json_boolean(a->qkv_bias));
-    json_object_set_new(out, "qk_norm", json_boolean(a->qk_norm));
+    json_object_set_new(out, "qk_norm", json_boolean(a->qk_norm != QK_NORM_NONE));
+    add_switches(out, a);
 }
 
 /* A base without a usable tokenizer can still be trained on rows of token ids, so the reason is
@@ -152,11 +157,8 @@ static err inspect_base(json_t *out, const struct inspect_command *o, const char
     json_object_set_new(out, "path", json_string(path));
     json_object_set_new(out, "format", json_string(model_is_gguf(&m) ? "GGUF" : "Hugging Face"));
     add_arch(out, &m.arch);
-    add_weight(&s, "model.embed_tokens.weight", &m.embed);
-    for (uint32_t i = 0; i < m.arch.layers; i++)
-        add_layer(&s, i, &m.layer[i]);
-    add_weight(&s, "model.norm.weight", &m.final_norm);
-    if (!m.arch.tied) add_weight(&s, "lm_head.weight", &m.head);
+    if (m.images) json_object_set_new(out, "image_tensors_not_used", json_integer(m.image_tensors));
+    err e = model_each_weight(&m, add_weight, &s);
     json_t *types = json_object();
     for (int t = 0; t < DTYPE_COUNT; t++)
         if (s.count[t])
@@ -165,7 +167,7 @@ static err inspect_base(json_t *out, const struct inspect_command *o, const char
     json_object_set_new(out, "parameters", json_integer((json_int_t)s.parameters));
     json_object_set_new(out, "tensors_by_dtype", types);
     add_tokenizer(out, path);
-    err e = o->digest ? digest_add_model(out, &m) : ERR_NONE;
+    if (o->digest && !err_is(e)) e = digest_add_model(out, &m);
     if (model_is_gguf(&m)) inspect_gguf_add(out, &m.gguf, false);
     json_object_set_new(out, "tensors", s.tensors);
     model_close(&m);

@@ -18,6 +18,7 @@ static err check_module(const struct adapter_file_module *m, const struct arch *
     if (layer >= a->layers)
         return err_make(ERR_INPUT, "module %s: not in the base, which has %u layers", m->name,
                         a->layers);
+    TRY(model_check_module(a, kind));
     model_module_shape(&d_out, &d_in, a, kind);
     if (m->d_out != d_out || m->d_in != d_in)
         return err_make(ERR_INPUT, "module %s: shape (%u, %u), expected (%u, %u) as in the base",

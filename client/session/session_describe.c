@@ -14,11 +14,14 @@ err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
     Fedlora__V1__ModuleShape **list = NULL, *shape = NULL;
     TRY(arena_take(&list, arena, n, sizeof(Fedlora__V1__ModuleShape *)));
     TRY(arena_take(&shape, arena, n, sizeof *shape));
-    for (size_t i = 0; i < n; i++) {
-        enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
+    *count = 0;
+    for (size_t k = 0; k < n; k++) {
+        enum module_kind kind = (enum module_kind)(k % MODULE_KINDS);
         char name[LIMIT_TENSOR_NAME_BYTES];
         const char *kept = NULL;
-        model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
+        if (!model_has_module(arch, kind)) continue;
+        size_t i = (*count)++;
+        model_module_name(name, (uint32_t)(k / MODULE_KINDS), kind);
         TRY(arena_text(&kept, arena, name, strlen(name)));
         shape[i] = (Fedlora__V1__ModuleShape)FEDLORA__V1__MODULE_SHAPE__INIT;
         shape[i].name = (char *)(uintptr_t)kept;
@@ -26,7 +29,6 @@ err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
         list[i] = &shape[i];
     }
     *out = list;
-    *count = n;
     return ERR_NONE;
 }
 
@@ -36,11 +38,13 @@ err session_describe_modules(Fedlora__V1__ModuleShape ***out, size_t *count,
 void session_describe_sizes(struct session_sizes *out, const struct arch *arch, uint32_t rank)
 {
     enum { SMALL_RANK = 256 };
-    uint64_t names = 0, values = 0, n = (uint64_t)arch->layers * MODULE_KINDS;
+    uint64_t names = 0, values = 0, modules = 0, n = (uint64_t)arch->layers * MODULE_KINDS;
     for (uint64_t i = 0; i < n; i++) {
         char name[LIMIT_TENSOR_NAME_BYTES];
         uint32_t d_out, d_in;
         enum module_kind kind = (enum module_kind)(i % MODULE_KINDS);
+        if (!model_has_module(arch, kind)) continue;
+        modules++;
         model_module_name(name, (uint32_t)(i / MODULE_KINDS), kind);
         model_module_shape(&d_out, &d_in, arch, kind);
         uint64_t product = d_out < d_in ? d_out : d_in;
@@ -49,7 +53,7 @@ void session_describe_sizes(struct session_sizes *out, const struct arch *arch, 
         names += strlen(name);
         values += (product + pair) * ((uint64_t)d_out + d_in) + pair * pair;
     }
-    out->header = adapter_file_header_most(n, names);
+    out->header = adapter_file_header_most(modules, names);
     out->file = sizeof(uint64_t) + out->header + sizeof(float) * values;
 }
 

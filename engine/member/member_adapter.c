@@ -51,6 +51,7 @@ static err module_spec(struct adapter_spec *out, const struct adapter_file_modul
     uint32_t layer = 0, d_out = 0, d_in = 0;
     enum module_kind kind = MODULE_Q;
     TRY(model_module_parse(&layer, &kind, m->name));
+    TRY(model_check_module(arch, kind));
     model_module_shape(&d_out, &d_in, arch, kind);
     if (layer >= arch->layers || m->d_out != d_out || m->d_in != d_in)
         return err_make(ERR_INPUT, "the state's module %s is (%u, %u), this base's is (%u, %u)",

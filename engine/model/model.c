@@ -11,38 +11,9 @@ void weight_rows_f32(float *out, const struct weight *w, uint32_t row, uint32_t 
 {
     struct weight_part part = weight_part(w);
     weight_part_rows(out, &part, w->cols, row, n);
-}
-
-/* Frequency i is theta^(-2 i / head_dim), then scaled. The order of operations and the float32
- * rounding follow transformers; only the power itself is computed in double. It matters because an
- * angle is position times frequency: at position 100,000 one unit in the last place of a frequency
- * near 1 is already 0.006 radians.
- *
- * llama3 scaling (Llama 3.1) depends on the wavelength w = 2 pi / f. Frequencies with
- * w > original / low are divided by `factor`, those with w < original / high are kept, and the
- * others are interpolated with smooth = (original / w - low) / (high - low). */
-void model_rope_frequencies(float *out, const struct arch *a)
-{
-    const struct rope *r = &a->rope;
-    for (uint32_t i = 0; i < a->head_dim / 2; i++) {
-        float exponent = (float)(2 * i) / (float)a->head_dim;
-        float f = 1.0f / (float)pow(r->theta, (double)exponent);
-        if (r->kind == ROPE_LINEAR) f /= (float)r->factor;
-        if (r->kind == ROPE_FACTORS) f /= r->factors[i];
-        if (r->kind == ROPE_LLAMA3) {
-            float original = (float)r->original_positions;
-            float wavelength = (float)(2 * M_PI) / f;
-            bool longer = wavelength > (float)(r->original_positions / r->low_freq_factor);
-            bool shorter = wavelength < (float)(r->original_positions / r->high_freq_factor);
-            float smooth = (original / wavelength - (float)r->low_freq_factor) /
-                           (float)(r->high_freq_factor - r->low_freq_factor);
-            if (longer)
-                f = f / (float)r->factor;
-            else if (!shorter)
-                f = (1.0f - smooth) * f / (float)r->factor + smooth * f;
-        }
-        out[i] = f;
-    }
+    if (w->plus == 0) return;
+    for (size_t i = 0; i < (size_t)n * w->cols; i++)
+        out[i] += w->plus;
 }
 
 static err check_side(const char *name, uint64_t value, uint64_t most)
@@ -52,22 +23,24 @@ static err check_side(const char *name, uint64_t value, uint64_t most)
                     (unsigned long long)most);
 }
 
-/* Comparisons are written so that NaN fails them. */
-static err check_rope(const struct rope *r)
+/* A factor of 0 would stand for the usual value, and a negative one turns a function around. */
+static err check_factors(const struct arch *a)
 {
-    if (!(isfinite(r->theta) && r->theta > 0))
-        return err_make(ERR_INPUT, "rope_theta is %g, expected a positive number", r->theta);
-    bool scaled = r->kind == ROPE_LINEAR || r->kind == ROPE_LLAMA3;
-    if (scaled && !(isfinite(r->factor) && r->factor > 0))
-        return err_make(ERR_INPUT, "rope scaling factor is %g, expected a positive number",
-                        r->factor);
-    if (r->kind == ROPE_LLAMA3 &&
-        !(r->low_freq_factor > 0 && r->high_freq_factor > r->low_freq_factor &&
-          isfinite(r->high_freq_factor) && r->original_positions > 0))
-        return err_make(ERR_INPUT,
-                        "llama3 rope scaling: expected 0 < low_freq_factor (%g) < "
-                        "high_freq_factor (%g), and positions of the original (%u)",
-                        r->low_freq_factor, r->high_freq_factor, r->original_positions);
+    const struct {
+        const char *name;
+        float value;
+    } factor[] = {
+        {"factor of the embedded tokens", a->embed_scale},
+        {"factor of a block's output", a->residual_scale},
+        {"factor of attention scores", a->attention_scale},
+        {"cap of attention scores", a->attention_cap},
+        {"factor of logits", a->logit_scale},
+        {"cap of logits", a->logit_cap},
+    };
+    for (size_t i = 0; i < sizeof factor / sizeof *factor; i++)
+        if (!(isfinite(factor[i].value) && factor[i].value >= 0))
+            return err_make(ERR_INPUT, "%s is %g, expected a positive number", factor[i].name,
+                            (double)factor[i].value);
     return ERR_NONE;
 }
 
@@ -87,13 +60,18 @@ err model_check_arch(const struct arch *a)
     if (a->heads % a->kv_heads != 0)
         return err_make(ERR_INPUT, "%u heads over %u key/value heads: expected a multiple",
                         a->heads, a->kv_heads);
-    if (a->head_dim % 2 != 0)
+    if (model_rotated(a) == a->head_dim && a->head_dim % 2 != 0)
         return err_make(ERR_INPUT, "head dimension %u is odd, so it cannot be rotated",
                         a->head_dim);
+    if (model_rotated(a) % 2 != 0 || model_rotated(a) > a->head_dim)
+        return err_make(ERR_INPUT, "%u values of a head of %u rotate: expected an even number",
+                        model_rotated(a), a->head_dim);
     if (!(isfinite(a->rms_eps) && a->rms_eps > 0 && a->rms_eps < 1))
         return err_make(ERR_INPUT, "rms_norm_eps is %g, expected a small positive number",
                         (double)a->rms_eps);
-    return check_rope(&a->rope);
+    TRY(check_factors(a));
+    TRY(model_check_rope(&a->rope, model_rotated(a)));
+    return model_check_rope(&a->window_rope, model_rotated(a));
 }
 
 err model_take_layers(struct model *m)

@@ -1,8 +1,9 @@
 /* A base model: its architecture and its weights. Weights stay in the memory-mapped files and are
  * not copied. A model is a Hugging Face directory (config.json of either style, with
  * model.safetensors or its shards) or one GGUF v3 file. The families are in family.c: Llama 2, 3
- * and 3.x, SmolLM2, TinyLlama, Mistral, Qwen2, Qwen2.5 and Qwen3. Any other model is refused by
- * name with ERR_INPUT.
+ * and 3.x, SmolLM2 and 3, TinyLlama, Mistral, Qwen2, Qwen2.5 and Qwen3, Gemma 2 and the text part
+ * of Gemma 3, Phi-3 and Phi-4, Granite 3 and OLMo 2. Any other model is refused by name with
+ * ERR_INPUT.
  *
  * After model_open() everything is checked: shapes agree with `arch`, types can be computed with,
  * and every tensor of the file is either used or known to be unnecessary. A model is immutable and
@@ -22,6 +23,9 @@
 #include "engine/model/gguf.h"
 #include "kernels/backend.h"
 
+/* Modules of a layer. A base has either q, k, v, gate and up or, if it is fused, qkv and gate_up in
+ * their place. The order is that of the modules in an adapter's memory and in its masks, so new
+ * kinds come last. */
 enum module_kind {
     MODULE_Q,
     MODULE_K,
@@ -30,35 +34,34 @@ enum module_kind {
     MODULE_GATE,
     MODULE_UP,
     MODULE_DOWN,
+    MODULE_QKV,     /* q, k and v, one below the other */
+    MODULE_GATE_UP, /* gate, then up */
     MODULE_KINDS
 };
+enum { MODULE_UNFUSED = MODULE_QKV }; /* kinds before this one are those of a base without fusion */
 enum rope_kind {
     ROPE_DEFAULT,
-    ROPE_LINEAR,  /* all frequencies are divided by `factor` */
-    ROPE_LLAMA3,  /* low frequencies are divided by `factor`, high ones kept, smoothed between */
-    ROPE_FACTORS, /* frequency i is divided by factors[i]: rope_freqs.weight of a GGUF file */
+    ROPE_LINEAR,   /* all frequencies are divided by `factor` */
+    ROPE_LLAMA3,   /* low frequencies are divided by `factor`, high ones kept, smoothed between */
+    ROPE_FACTORS,  /* frequency i is divided by factors[i]: rope_freqs.weight of a GGUF file */
+    ROPE_YARN,     /* low frequencies are divided by `factor`, high ones kept, a ramp between */
+    ROPE_LONGROPE, /* frequency i is divided by factors[i], and by long_factors[i] in rows longer
+                      than original_positions */
+    ROPE_DYNAMIC,  /* theta grows with the length of rows longer than original_positions */
 };
 enum { MODEL_EOS_MAX = 8 };
 
 struct rope {
     enum rope_kind kind;
     double theta;
-    double factor;                            /* linear, llama3 */
+    double factor;                            /* linear, llama3, yarn, dynamic */
     double low_freq_factor, high_freq_factor; /* llama3 */
-    uint32_t original_positions;              /* llama3 */
-    const float *factors;                     /* (head_dim / 2), only with ROPE_FACTORS */
-};
-
-/* The norms of a block f in x = x + f(x). */
-enum norm_places {
-    NORMS_BEFORE, /* x + f(norm(x)) */
-    NORMS_AFTER,  /* x + norm(f(x)): OLMo 2 */
-    NORMS_AROUND, /* x + norm(f(norm(x))): Gemma 2 and 3 */
-};
-enum qk_norm {
-    QK_NORM_NONE,
-    QK_NORM_HEAD,  /* RMS norm of each head's query and key before rotation: Qwen3, Gemma 3 */
-    QK_NORM_WHOLE, /* over all heads together: OLMo 2 */
+    double beta_fast, beta_slow;              /* yarn: rotations at the two ends of the ramp */
+    bool untruncated;                         /* yarn: the ends of the ramp are not rounded */
+    float attention_factor;                   /* yarn, longrope: of cos and sin; 0: 1 */
+    uint32_t original_positions;              /* llama3, yarn, longrope, dynamic */
+    const float *factors;                     /* (rotated / 2): factors, longrope */
+    const float *long_factors;                /* (rotated / 2): longrope */
 };
 
 struct arch {
@@ -122,6 +125,8 @@ struct model {
     struct gguf gguf; /* the open file of a GGUF model; zeroed for a directory */
     struct model_file *file;
     size_t file_count;
+    bool images;            /* the files hold a part that reads images too, which is not used */
+    uint32_t image_tensors; /* of that part */
     struct arena arena;
 };
 
@@ -143,6 +148,11 @@ static inline struct weight_part weight_part(const struct weight *w)
 {
     return (struct weight_part){w->data, w->dtype, w->rows, w->rope_heads};
 }
+/* Calls each() for every weight that the files hold, with its Hugging Face name, in order of
+ * names. */
+err model_each_weight(const struct model *m,
+                      void (*each)(void *user, const char *name, const struct weight *w),
+                      void *user);
 /* Rows row .. row + n - 1 as float32, in the row order of Hugging Face. */
 void weight_rows_f32(float *out /* (n, cols) */, const struct weight *w, uint32_t row, uint32_t n);
 
@@ -165,6 +175,20 @@ void weight_rows_f32(float *out /* (n, cols) */, const struct weight *w, uint32_
  *   rope=linear theta=T factor=F
  *   rope=llama3 theta=T factor=F low=L high=H original=N
  *   rope=factors theta=T HEX              HEX: BLAKE2b-256 of the float32 factors
+ *   rope=yarn theta=T factor=F fast=A slow=B truncate=1 attention=S original=N
+ *   rope=longrope theta=T attention=S original=N HEX HEX
+ *   rope=dynamic theta=T factor=F original=N
+ *
+ * Then come those of the following lines whose value is not the usual one, in this order:
+ *
+ *   window_rope=default theta=T           as above, of the layers with a window
+ *   unrotated=0,0,0,1                     by layer
+ *   rotated=96                            values of a head that rotate
+ *   norms=after | norms=around
+ *   qk_norm=whole
+ *   activation=gelu_tanh
+ *   embed_scale=S | residual_scale=S | attention_scale=S | logit_scale=S
+ *   attention_cap=C | logit_cap=C
  *
  * Then comes one line per tensor in order of name (strcmp): the Hugging Face name, the shape, and
  * BLAKE2b-256 of its float32 values (little-endian, row-major, Hugging Face row order). A tied head
@@ -173,10 +197,30 @@ void weight_rows_f32(float *out /* (n, cols) */, const struct weight *w, uint32_
  * hashed in parallel. */
 err model_digest(struct digest *out, const struct model *m);
 
-/* Rotation frequencies in radians per position, with the float32 rounding of transformers. */
-void model_rope_frequencies(float *out /* (head_dim / 2) */, const struct arch *a);
+/* Values of a head that rotate. */
+static inline uint32_t model_rotated(const struct arch *a)
+{
+    return a->rotary_dim > 0 ? a->rotary_dim : a->head_dim;
+}
+/* Rotation frequencies in radians per position for a row of `positions` tokens, with the float32
+ * rounding of transformers. Returns the factor of cos and sin.
+ *
+ * Longrope and dynamic scaling depend on the row's own length. transformers takes the longest row
+ * of a batch, or even of earlier batches; here a row's result never depends on other rows. Rows
+ * with the same model_rope_variant() have the same frequencies: 0 for all kinds but those two. */
+float model_rope_frequencies(float *out /* (rotated / 2) */, const struct rope *r, uint32_t rotated,
+                             uint32_t positions);
+uint32_t model_rope_variant(const struct rope *r, uint32_t positions);
 
-/* Shape (d_out, d_in) of a module's weight. */
+/* Whether the base has such modules: q, k, v, gate and up, or the fused ones. */
+static inline bool model_has_module(const struct arch *a, enum module_kind kind)
+{
+    if (kind == MODULE_QKV || kind == MODULE_GATE_UP) return a->fused;
+    return !a->fused || kind == MODULE_O || kind == MODULE_DOWN;
+}
+/* ERR_INPUT with the module to use, for one that the base does not have. */
+err model_check_module(const struct arch *a, enum module_kind kind);
+/* Shape (d_out, d_in) of a module's weight, also of one that the base does not have. */
 void model_module_shape(uint32_t *d_out, uint32_t *d_in, const struct arch *a,
                         enum module_kind kind);
 /* "model.layers.3.self_attn.q_proj" */

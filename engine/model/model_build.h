@@ -19,11 +19,13 @@ struct model_slot {
     struct weight *weight;
     uint32_t rows, cols;
     bool vector;         /* one-dimensional in files, (rows, 1) here */
+    bool norm;           /* a vector that family.norm_plus is for */
     uint32_t rope_heads; /* heads whose rows GGUF files may permute; 0: never permuted */
 };
 
 /* Checks that the sizes are within the limits and fit each other. Error texts name the field. */
 err model_check_arch(const struct arch *a);
+err model_check_rope(const struct rope *r, uint32_t rotated);
 /* Allocates m->layer in m->arena with all weights absent. */
 err model_take_layers(struct model *m);
 /* All slots of m->arch sorted by name, without lm_head.weight if tied. They point into m. */
@@ -49,5 +51,15 @@ err model_check_quantised(const struct model *m);
 err model_refuse_formats(const char *directory);
 err model_hf_open(struct model *m);   /* m->path is a directory */
 err model_gguf_open(struct model *m); /* m->path is a file */
+
+/* A key with the prefix of the architecture, such as "llama.block_count". */
+struct gguf_key {
+    char text[96];
+};
+struct gguf_key gguf_key_of(const struct model *m, const char *name);
+/* arch.rope and window_rope from the keys; then, once the sizes are checked, from the tensors of
+ * factors. */
+err gguf_read_rope(struct model *m);
+err gguf_read_rope_factors(struct model *m);
 
 #endif

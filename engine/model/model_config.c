@@ -1,26 +1,19 @@
-/* Reads config.json of a Hugging Face directory into struct arch, in the style before transformers
- * 5 (rope_theta and rope_scaling) and since then (rope_parameters). Absent fields have the defaults
+/* Reads config.json of a Hugging Face directory into struct arch. Absent fields have the defaults
  * of the family's configuration class in transformers. */
-#include "base/json.h"
-#include "engine/model/model_build.h"
+#include "engine/model/model_config.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CONFIG_BYTES_MAX (4u << 20)
 
-struct config {
-    const json_t *root;
-    const char *where; /* the file's path, for errors */
-};
-
-static err refuse(const struct config *c, const char *key, const char *value, const char *expected)
+err config_refuse(const struct config *c, const char *key, const char *value, const char *expected)
 {
     return err_make(ERR_INPUT, "%s: %s \"%s\": expected %s", c->where, key, value, expected);
 }
 
-/* Absent or null leaves *out unchanged. */
-static err opt_u32(uint32_t *out, const struct config *c, const char *key)
+err config_opt_u32(uint32_t *out, const struct config *c, const char *key)
 {
     int64_t value = *out;
     TRY(json_opt_int(&value, c->root, key, 0, UINT32_MAX, c->where));
@@ -28,74 +21,141 @@ static err opt_u32(uint32_t *out, const struct config *c, const char *key)
     return ERR_NONE;
 }
 
-static err get_u32(uint32_t *out, const struct config *c, const char *key)
+/* A size with a default of the family; without one (0) the key is required. */
+static err get_u32(uint32_t *out, const struct config *c, const char *key, uint32_t by_default)
 {
-    int64_t value;
-    TRY(json_get_int(&value, c->root, key, 0, UINT32_MAX, c->where));
+    int64_t value = by_default;
+    if (by_default > 0)
+        TRY(json_opt_int(&value, c->root, key, 0, UINT32_MAX, c->where));
+    else
+        TRY(json_get_int(&value, c->root, key, 0, UINT32_MAX, c->where));
     *out = (uint32_t)value;
     return ERR_NONE;
 }
 
-static err read_family(const struct family **out, const struct config *c)
+/* The description of the language model: the whole file, or text_config in the file of a model that
+ * also reads images. */
+static err read_family(const struct family **out, struct config *c)
 {
     const char *type = NULL;
     char known[FAMILY_LIST_BYTES];
     TRY(json_get_str(&type, c->root, "model_type", c->where));
     family_list(known);
-    const struct family *found = family_find(type);
-    if (found == NULL) return refuse(c, "model_type", type, known);
-    *out = found;
+    const struct family *found = family_find(type), *inside = family_find_wrapper(type);
+    if (found == NULL && inside == NULL) return config_refuse(c, "model_type", type, known);
+    *out = found != NULL ? found : inside;
+    if (found != NULL) return ERR_NONE;
+    const json_t *text = json_object_get(c->root, "text_config");
+    if (!json_is_object(text))
+        return err_make(ERR_INPUT, "%s: text_config: expected an object in a \"%s\" model",
+                        c->where, type);
+    type = inside->model_type;
+    TRY(json_opt_str(&type, text, "model_type", c->where));
+    if (strcmp(type, inside->model_type) != 0)
+        return config_refuse(c, "text_config: model_type", type, inside->model_type);
+    c->root = text;
     return ERR_NONE;
 }
 
-/* Refuses settings that change the computed function and that the engine does not implement.
- * Ignoring one would train and evaluate a different model without any sign of it. */
-static err refuse_unknown(const struct config *c)
+/* Keys that change the function in the families that know them, or in models with code of their
+ * own. transformers ignores them in any other family, but such a file was made for a model that
+ * does not. */
+static err refuse_foreign(const struct family *f, const struct config *c)
 {
-    const char *act = "silu", *method = "unknown", *base = NULL;
-    const json_t *quantization = json_object_get(c->root, "quantization_config");
-    double rotary = 1;
-    TRY(json_opt_str(&act, c->root, "hidden_act", c->where));
-    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-        return refuse(c, "hidden_act", act, "silu");
-    if (quantization != NULL && !json_is_null(quantization)) {
-        TRY(json_opt_str(&method, quantization, "quant_method", c->where));
-        TRY(json_opt_str(&base, c->root, "_name_or_path", c->where));
-        return model_refuse_quantised(c->where, method, base);
+    const struct {
+        const char *key;
+        bool known;
+        double neutral;
+    } key[] = {
+        {"attn_logit_softcapping", f->caps, 0},
+        {"final_logit_softcapping", f->caps, 0},
+        {"embedding_multiplier", f->multipliers, 1},
+        {"residual_multiplier", f->multipliers, 1},
+        {"logits_scaling", f->multipliers, 1},
+        {"logit_scale", false, 1},
+        {"scale_emb", false, 1},
+        {"scale_depth", false, 1},
+        {"clip_qkv", false, 0},
+        {"use_bidirectional_attention", false, 0},
+        {"qk_layernorm", false, 0},
+        {"use_qk_norm", f->qk_norm != QK_NORM_NONE, 0},
+        {"attention_chunk_size", false, 0},
+        {"num_experts", false, 0},
+        {"num_local_experts", false, 0},
+        {"n_routed_experts", false, 0},
+        {"kv_lora_rank", false, 0},
+    };
+    for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
+        const json_t *value = json_object_get(c->root, key[i].key);
+        double number = json_is_true(value) ? 1 : json_number_value(value);
+        if (key[i].known || value == NULL || json_is_null(value) || number == key[i].neutral)
+            continue;
+        return err_make(ERR_INPUT,
+                        "%s: %s changes the function of the model, and a \"%s\" model has no such "
+                        "part: this base is not supported",
+                        c->where, key[i].key, f->model_type);
     }
-    TRY(json_opt_num(&rotary, c->root, "partial_rotary_factor", c->where));
-    if (rotary != 1)
-        return err_make(ERR_INPUT, "%s: partial_rotary_factor %g: expected 1", c->where, rotary);
     return ERR_NONE;
+}
+
+static err refuse_quantised(const struct config *c)
+{
+    const char *method = "unknown", *base = NULL;
+    const json_t *quantization = json_object_get(c->root, "quantization_config");
+    if (quantization == NULL || json_is_null(quantization)) return ERR_NONE;
+    TRY(json_opt_str(&method, quantization, "quant_method", c->where));
+    TRY(json_opt_str(&base, c->root, "_name_or_path", c->where));
+    return model_refuse_quantised(c->where, method, base);
+}
+
+static err read_activation(struct arch *a, const struct config *c)
+{
+    static const struct {
+        const char *name;
+        enum activation activation;
+    } known[] = {{"silu", ACTIVATION_SILU},
+                 {"swish", ACTIVATION_SILU},
+                 {"gelu_pytorch_tanh", ACTIVATION_GELU_TANH}};
+    const char *key = a->family->activation_key ? a->family->activation_key : "hidden_act";
+    const char *name = NULL;
+    a->activation = a->family->activation;
+    TRY(json_opt_str(&name, c->root, key, c->where));
+    for (size_t i = 0; name != NULL && i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i].name) == 0) {
+            a->activation = known[i].activation;
+            return ERR_NONE;
+        }
+    return name == NULL ? ERR_NONE : config_refuse(c, key, name, "silu or gelu_pytorch_tanh");
 }
 
 /* hidden_size must be a multiple of the number of heads only if the head dimension is derived from
  * it; Qwen3 and some Llama models state head_dim on its own. */
 static err read_shape(struct arch *a, const struct config *c)
 {
-    TRY(get_u32(&a->layers, c, "num_hidden_layers"));
-    TRY(get_u32(&a->d_model, c, "hidden_size"));
-    TRY(get_u32(&a->d_ffn, c, "intermediate_size"));
-    TRY(get_u32(&a->heads, c, "num_attention_heads"));
-    TRY(get_u32(&a->vocab, c, "vocab_size"));
+    const struct family_defaults *d = &a->family->by_default;
+    TRY(get_u32(&a->layers, c, "num_hidden_layers", d->layers));
+    TRY(get_u32(&a->d_model, c, "hidden_size", d->d_model));
+    TRY(get_u32(&a->d_ffn, c, "intermediate_size", d->d_ffn));
+    TRY(get_u32(&a->heads, c, "num_attention_heads", d->heads));
+    TRY(get_u32(&a->vocab, c, "vocab_size", d->vocab));
     if (a->heads == 0 || a->layers > LIMIT_LAYERS)
         return err_make(ERR_INPUT, "%s: %u heads in %u layers: expected 1 or more in at most %d",
                         c->where, a->heads, a->layers, LIMIT_LAYERS);
     /* An explicit null means as many key/value heads as heads; an absent key means the default of
      * the class. */
     a->kv_heads = a->heads;
-    if (json_object_get(c->root, "num_key_value_heads") == NULL && a->family->kv_heads > 0)
-        a->kv_heads = a->family->kv_heads;
-    TRY(opt_u32(&a->kv_heads, c, "num_key_value_heads"));
-    a->head_dim = a->family->head_dim > 0 ? a->family->head_dim : a->d_model / a->heads;
-    TRY(opt_u32(&a->head_dim, c, "head_dim"));
-    if (json_object_get(c->root, "head_dim") == NULL && a->family->head_dim == 0 &&
+    if (json_object_get(c->root, "num_key_value_heads") == NULL && d->kv_heads > 0)
+        a->kv_heads = d->kv_heads;
+    TRY(config_opt_u32(&a->kv_heads, c, "num_key_value_heads"));
+    a->head_dim = d->head_dim > 0 ? d->head_dim : a->d_model / a->heads;
+    TRY(config_opt_u32(&a->head_dim, c, "head_dim"));
+    if (json_object_get(c->root, "head_dim") == NULL && d->head_dim == 0 &&
         a->d_model % a->heads != 0)
         return err_make(ERR_INPUT, "%s: hidden_size %u is no multiple of num_attention_heads %u",
                         c->where, a->d_model, a->heads);
-    a->max_positions = 2048;
-    TRY(opt_u32(&a->max_positions, c, "max_position_embeddings"));
-    double eps = 1e-6;
+    a->max_positions = d->max_positions > 0 ? d->max_positions : 2048;
+    TRY(config_opt_u32(&a->max_positions, c, "max_position_embeddings"));
+    double eps = d->rms_eps > 0 ? d->rms_eps : 1e-6;
     TRY(json_opt_num(&eps, c->root, "rms_norm_eps", c->where));
     a->rms_eps = (float)eps;
     return ERR_NONE;
@@ -113,6 +173,7 @@ static err read_switches(struct arch *a, const struct config *c)
 {
     const struct family *f = a->family;
     bool attention = false, mlp = false;
+    a->tied = f->by_default.tied;
     TRY(json_opt_bool(&a->tied, c->root, "tie_word_embeddings", c->where));
     TRY(json_opt_bool(&attention, c->root, "attention_bias", c->where));
     TRY(json_opt_bool(&mlp, c->root, "mlp_bias", c->where));
@@ -120,103 +181,55 @@ static err read_switches(struct arch *a, const struct config *c)
     a->o_bias = has_bias(f->o_bias, attention);
     a->mlp_bias = has_bias(f->mlp_bias, mlp);
     a->qk_norm = f->qk_norm;
+    a->norms = f->norms;
+    a->fused = f->fused;
+    return read_activation(a, c);
+}
+
+/* A factor of struct arch: 0 where it is the usual value, so that a file that states this value and
+ * one that does not describe the same model. */
+static err get_factor(float *out, const struct config *c, const char *key, double by_default,
+                      double usual)
+{
+    double value = by_default;
+    TRY(json_opt_num(&value, c->root, key, c->where));
+    if (!(isfinite(value) && value > 0))
+        return err_make(ERR_INPUT, "%s: %s is %g, expected a positive number", c->where, key,
+                        value);
+    *out = (float)value == (float)usual ? 0 : (float)value;
     return ERR_NONE;
 }
 
-/* The factors have no defaults in transformers, so a missing one is an error; the original length
- * has one. */
-static err read_llama3(struct rope *r, const json_t *rope, const struct config *c)
+/* A cap that is null is off; one that is absent has the default of the class. */
+static err get_cap(float *out, const struct config *c, const char *key, double by_default)
 {
-    int64_t original = 0;
-    r->kind = ROPE_LLAMA3;
-    TRY(json_get_num(&r->factor, rope, "factor", c->where));
-    TRY(json_get_num(&r->low_freq_factor, rope, "low_freq_factor", c->where));
-    TRY(json_get_num(&r->high_freq_factor, rope, "high_freq_factor", c->where));
-    /* Without original_max_position_embeddings transformers uses the limit of the model. */
-    TRY(json_opt_int(&original, c->root, "max_position_embeddings", 1, UINT32_MAX, c->where));
-    TRY(json_opt_int(&original, rope, "original_max_position_embeddings", 1, UINT32_MAX, c->where));
-    r->original_positions = (uint32_t)original;
-    return ERR_NONE;
+    const json_t *given = json_object_get(c->root, key);
+    if ((given == NULL && by_default == 0) || (given != NULL && json_is_null(given)))
+        return ERR_NONE;
+    return get_factor(out, c, key, by_default, 0);
 }
 
-/* The old style has rope_theta and rope_scaling side by side, the new one has rope_parameters with
- * both. If a file has both styles, rope_parameters is read for the scaling only if rope_scaling
- * is empty. Frequencies that differ between layers (Gemma 3) are refused, because struct arch has
- * one set for all layers. */
-static err read_rope(struct rope *r, const struct config *c)
+static err read_factors(struct arch *a, const struct config *c)
 {
-    const json_t *rope = json_object_get(c->root, "rope_scaling");
-    const char *type = "default";
-    double rotary = 1;
-    r->theta = 10000;
-    TRY(json_opt_num(&r->theta, c->root, "rope_theta", c->where));
-    if (!json_is_object(rope) || json_object_size(rope) == 0)
-        rope = json_object_get(c->root, "rope_parameters");
-    if (rope == NULL || json_is_null(rope)) return ERR_NONE;
-    if (!json_is_object(rope))
-        return err_make(ERR_INPUT, "%s: rope_parameters: expected an object", c->where);
-    if (json_is_object(json_object_get(rope, "full_attention")) ||
-        json_is_object(json_object_get(rope, "sliding_attention")))
-        return err_make(ERR_INPUT, "%s: rope_parameters differ by layer: expected one for all",
-                        c->where);
-    TRY(json_opt_num(&r->theta, rope, "rope_theta", c->where));
-    TRY(json_opt_num(&rotary, rope, "partial_rotary_factor", c->where));
-    if (rotary != 1)
-        return err_make(ERR_INPUT, "%s: partial_rotary_factor %g: expected 1", c->where, rotary);
-    TRY(json_opt_str(&type, rope, "type", c->where));
-    TRY(json_opt_str(&type, rope, "rope_type", c->where));
-    if (strcmp(type, "default") == 0) return ERR_NONE;
-    if (strcmp(type, "llama3") == 0) return read_llama3(r, rope, c);
-    if (strcmp(type, "linear") != 0)
-        return refuse(c, "rope_type", type, "default, linear or llama3");
-    r->kind = ROPE_LINEAR;
-    return json_get_num(&r->factor, rope, "factor", c->where);
-}
-
-/* The layers with a window when there are no layer_types: all of them, or with a switch those from
- * max_window_layers on (28 in transformers' classes). */
-static err windows_by_default(struct model *m, const struct config *c)
-{
-    uint32_t first = 0;
-    if (m->arch.family->window == FAMILY_WINDOW_SWITCHED) {
-        first = 28;
-        TRY(opt_u32(&first, c, "max_window_layers"));
+    const struct family *f = a->family;
+    double usual = 1 / sqrt((double)a->head_dim), scalar = 256;
+    if (f->embed_by_width) a->embed_scale = (float)sqrt((double)a->d_model);
+    if (f->caps) {
+        TRY(json_opt_num(&scalar, c->root, "query_pre_attn_scalar", c->where));
+        if (!(isfinite(scalar) && scalar > 0))
+            return err_make(ERR_INPUT, "%s: query_pre_attn_scalar is %g, expected more than 0",
+                            c->where, scalar);
+        a->attention_scale = scalar == a->head_dim ? 0 : (float)(1 / sqrt(scalar));
+        TRY(get_cap(&a->attention_cap, c, "attn_logit_softcapping", f->by_default.attention_cap));
+        TRY(get_cap(&a->logit_cap, c, "final_logit_softcapping", f->by_default.logit_cap));
     }
-    for (uint32_t i = first; i < m->arch.layers; i++)
-        m->layer[i].window = m->arch.window;
-    return ERR_NONE;
-}
-
-/* layer_types names the layers with a window one by one; only families with a switch have it. A
- * layer_types entry other than full_attention and sliding_attention would be another kind of
- * attention, so it is refused. */
-static err read_windows(struct model *m, const struct config *c)
-{
-    struct arch *a = &m->arch;
-    bool switched = a->family->window == FAMILY_WINDOW_SWITCHED, used = !switched;
-    if (a->family->window == FAMILY_WINDOW_NEVER) return ERR_NONE;
-    if (switched) TRY(json_opt_bool(&used, c->root, "use_sliding_window", c->where));
-    if (used) {
-        const json_t *given = json_object_get(c->root, "sliding_window");
-        a->window = given != NULL && json_is_null(given) ? 0 : 4096;
-        TRY(opt_u32(&a->window, c, "sliding_window"));
-    }
-    const json_t *types = json_object_get(c->root, "layer_types");
-    if (types == NULL || json_is_null(types) || !switched) return windows_by_default(m, c);
-    if (json_array_size(types) != a->layers)
-        return err_make(ERR_INPUT, "%s: layer_types: expected a list of %u", c->where, a->layers);
-    for (uint32_t i = 0; i < a->layers; i++) {
-        const char *type = json_string_value(json_array_get(types, i));
-        bool sliding = type != NULL && strcmp(type, "sliding_attention") == 0;
-        if (!sliding && (type == NULL || strcmp(type, "full_attention") != 0))
-            return refuse(c, "layer_types", type ? type : "?",
-                          "full_attention or sliding_attention");
-        if (sliding && a->window == 0)
-            return err_make(ERR_INPUT,
-                            "%s: layer_types has sliding_attention, but sliding_window is off",
-                            c->where);
-        m->layer[i].window = sliding ? a->window : 0;
-    }
+    if (!f->multipliers) return ERR_NONE;
+    float scaling = 0;
+    TRY(get_factor(&a->embed_scale, c, "embedding_multiplier", 1, 1));
+    TRY(get_factor(&a->residual_scale, c, "residual_multiplier", 1, 1));
+    TRY(get_factor(&a->attention_scale, c, "attention_multiplier", 1, usual));
+    TRY(get_factor(&scaling, c, "logits_scaling", 1, 1));
+    a->logit_scale = scaling == 0 ? 0 : 1 / scaling;
     return ERR_NONE;
 }
 
@@ -263,21 +276,34 @@ static err read_generation(struct model *m, const char *directory)
     return ERR_NONE;
 }
 
-/* The windows come last: they need the number of layers and the layers themselves, which are
- * allocated only after the sizes have been checked against the limits. */
-static err read_root(struct model *m, const struct config *c)
+/* A model with images states some settings of the whole beside text_config. */
+static err read_outer(struct model *m, const struct config *outer, const struct config *c)
 {
+    if (outer->root == c->root) return ERR_NONE;
+    TRY(refuse_quantised(outer));
+    return json_opt_bool(&m->arch.tied, outer->root, "tie_word_embeddings", c->where);
+}
+
+/* The layers come last: they are allocated only after the sizes have been checked against the
+ * limits. */
+static err read_root(struct model *m, const struct config *outer)
+{
+    struct config inner = *outer, *c = &inner;
     if (!json_is_object(c->root)) return err_make(ERR_INPUT, "%s: expected an object", c->where);
     TRY(read_family(&m->arch.family, c));
-    TRY(refuse_unknown(c));
+    TRY(refuse_quantised(c));
+    TRY(refuse_foreign(m->arch.family, c));
     TRY(read_shape(&m->arch, c));
     TRY(read_switches(&m->arch, c));
-    TRY(read_rope(&m->arch.rope, c));
+    TRY(read_outer(m, outer, c));
+    TRY(read_factors(&m->arch, c));
+    TRY(config_read_rope(m, c));
     err e = model_check_arch(&m->arch);
     if (err_is(e)) return err_in(e, "%s", c->where);
     TRY(model_take_layers(m));
-    TRY(read_windows(m, c));
-    read_tokens(m, c->root);
+    TRY(config_read_layers(m, c));
+    read_tokens(m, outer->root);
+    if (outer->root != c->root) read_tokens(m, c->root);
     return ERR_NONE;
 }
 
@@ -328,18 +354,20 @@ static err read_dtype(enum dtype *out, const struct config *c)
     return ERR_NONE;
 }
 
-static err read_sizes(struct model *m, enum dtype *dtype, const struct config *c)
+static err read_sizes(struct model *m, enum dtype *dtype, struct config *c)
 {
     const char *type = "";
     struct arch *a = &m->arch;
     if (!json_is_object(c->root)) return err_make(ERR_INPUT, "%s: expected an object", c->where);
     TRY(json_get_str(&type, c->root, "model_type", c->where));
-    a->family = family_find(type);
-    if (!a->family) a->family = &other_family;
+    if (family_find(type) || family_find_wrapper(type))
+        TRY(read_family(&a->family, c));
+    else
+        a->family = &other_family;
     TRY(refuse_experts(c));
     TRY(read_shape(a, c));
     TRY(read_switches(a, c));
-    a->rope = (struct rope){.theta = 10000};
+    a->rope = a->window_rope = (struct rope){.theta = 10000};
     err e = model_check_arch(a);
     if (err_is(e)) return err_in(e, "%s", c->where);
     return read_dtype(dtype, c);
@@ -360,7 +388,8 @@ err model_config_shapes(struct model *m, enum dtype *dtype, const char *path)
 {
     json_t *root = NULL;
     TRY(json_open(&root, path, CONFIG_BYTES_MAX));
-    err e = read_sizes(m, dtype, &(struct config){.root = root, .where = path});
+    struct config c = {.root = root, .where = path};
+    err e = read_sizes(m, dtype, &c);
     json_decref(root);
     return e;
 }

@@ -1,6 +1,7 @@
 /* model_digest(), the identity of a base model. model.h defines the hashed text. */
 #include "engine/model/model_build.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,31 +60,97 @@ static void add_line(struct digest_stream *s, const struct model_slot *slot, con
     digest_add(s, line, (size_t)n);
 }
 
+__attribute__((format(printf, 2, 3))) static void add_text(struct digest_stream *s,
+                                                           const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    REQUIRE(n >= 0 && (size_t)n < sizeof text);
+    digest_add(s, text, (size_t)n);
+}
+
+static void factors_text(char out[DIGEST_TEXT_BYTES], const float *factor, uint32_t n)
+{
+    struct digest d = digest_of(factor, sizeof *factor * n);
+    digest_text(out, &d);
+}
+
 /* Reals go through float32 first: a GGUF file stores float32, and config.json the decimal it came
  * from. */
-static int rope_text(char *out, size_t bytes, const struct arch *a)
+static void add_rope(struct digest_stream *s, const char *name, const struct rope *r,
+                     uint32_t rotated)
 {
-    const struct rope *r = &a->rope;
-    double theta = (double)(float)r->theta, factor = (double)(float)r->factor;
-    char hex[DIGEST_TEXT_BYTES];
-    struct digest d;
-    switch (r->kind) {
-    case ROPE_DEFAULT:
-        return snprintf(out, bytes, "rope=default theta=%.9g\n", theta);
-    case ROPE_LINEAR:
-        return snprintf(out, bytes, "rope=linear theta=%.9g factor=%.9g\n", theta, factor);
-    case ROPE_LLAMA3:
-        return snprintf(out, bytes,
-                        "rope=llama3 theta=%.9g factor=%.9g low=%.9g high=%.9g original=%u\n",
-                        theta, factor, (double)(float)r->low_freq_factor,
-                        (double)(float)r->high_freq_factor, r->original_positions);
-    case ROPE_FACTORS:
-        d = digest_of(r->factors, sizeof *r->factors * (a->head_dim / 2));
-        digest_text(hex, &d);
-        return snprintf(out, bytes, "rope=factors theta=%.9g %s\n", theta, hex);
+    static const char *const kinds[] = {
+        [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3",
+        [ROPE_FACTORS] = "factors", [ROPE_YARN] = "yarn",     [ROPE_LONGROPE] = "longrope",
+        [ROPE_DYNAMIC] = "dynamic",
+    };
+    double factor = (double)(float)r->factor;
+    double attention = r->attention_factor > 0 ? (double)r->attention_factor : 1;
+    char hex[DIGEST_TEXT_BYTES], other[DIGEST_TEXT_BYTES];
+    add_text(s, "%s=%s theta=%.9g", name, kinds[r->kind], (double)(float)r->theta);
+    if (r->kind == ROPE_LINEAR) add_text(s, " factor=%.9g", factor);
+    if (r->kind == ROPE_LLAMA3)
+        add_text(s, " factor=%.9g low=%.9g high=%.9g original=%u", factor,
+                 (double)(float)r->low_freq_factor, (double)(float)r->high_freq_factor,
+                 r->original_positions);
+    if (r->kind == ROPE_FACTORS) {
+        factors_text(hex, r->factors, rotated / 2);
+        add_text(s, " %s", hex);
     }
-    REQUIRE(!"rope kind");
-    return 0;
+    if (r->kind == ROPE_YARN)
+        add_text(s, " factor=%.9g fast=%.9g slow=%.9g truncate=%d attention=%.9g original=%u",
+                 factor, (double)(float)r->beta_fast, (double)(float)r->beta_slow, !r->untruncated,
+                 attention, r->original_positions);
+    if (r->kind == ROPE_LONGROPE) {
+        factors_text(hex, r->factors, rotated / 2);
+        factors_text(other, r->long_factors, rotated / 2);
+        add_text(s, " attention=%.9g original=%u %s %s", attention, r->original_positions, hex,
+                 other);
+    }
+    if (r->kind == ROPE_DYNAMIC)
+        add_text(s, " factor=%.9g original=%u", factor, r->original_positions);
+    add_text(s, "\n");
+}
+
+/* Layers with a window may rotate by other frequencies; without such layers these are not used. */
+static bool rotates_apart(const struct model *m)
+{
+    const struct rope *r = &m->arch.rope, *w = &m->arch.window_rope;
+    bool windows = false;
+    for (uint32_t i = 0; i < m->arch.layers; i++)
+        windows = windows || (m->layer[i].window > 0 && !m->layer[i].unrotated);
+    return windows && (r->kind != w->kind || r->theta != w->theta || r->factor != w->factor);
+}
+
+/* The lines of switches that are not the usual ones. The models that had an identity before there
+ * were such switches have none of them. */
+static void add_switches(struct digest_stream *s, const struct model *m)
+{
+    const struct arch *a = &m->arch;
+    const struct {
+        const char *name;
+        float value;
+    } factor[] = {{"embed_scale", a->embed_scale},         {"residual_scale", a->residual_scale},
+                  {"attention_scale", a->attention_scale}, {"logit_scale", a->logit_scale},
+                  {"attention_cap", a->attention_cap},     {"logit_cap", a->logit_cap}};
+    bool unrotated = false;
+    if (rotates_apart(m)) add_rope(s, "window_rope", &a->window_rope, model_rotated(a));
+    for (uint32_t i = 0; i < a->layers; i++)
+        unrotated = unrotated || m->layer[i].unrotated;
+    for (uint32_t i = 0; i < a->layers && unrotated; i++)
+        add_text(s, "%s%d%s", i == 0 ? "unrotated=" : ",", m->layer[i].unrotated,
+                 i + 1 == a->layers ? "\n" : "");
+    if (model_rotated(a) != a->head_dim) add_text(s, "rotated=%u\n", a->rotary_dim);
+    if (a->norms == NORMS_AFTER) add_text(s, "norms=after\n");
+    if (a->norms == NORMS_AROUND) add_text(s, "norms=around\n");
+    if (a->qk_norm == QK_NORM_WHOLE) add_text(s, "qk_norm=whole\n");
+    if (a->activation == ACTIVATION_GELU_TANH) add_text(s, "activation=gelu_tanh\n");
+    for (size_t i = 0; i < sizeof factor / sizeof *factor; i++)
+        if (factor[i].value != 0) add_text(s, "%s=%.9g\n", factor[i].name, (double)factor[i].value);
 }
 
 /* The architecture lines. Windows are listed for each layer, because two models may differ only in
@@ -91,20 +158,16 @@ static int rope_text(char *out, size_t bytes, const struct arch *a)
 static void add_config(struct digest_stream *s, const struct model *m)
 {
     const struct arch *a = &m->arch;
-    char text[512];
-    int n =
-        snprintf(text, sizeof text,
-                 "fedlora base 1\nlayers=%u d_model=%u heads=%u kv_heads=%u head_dim=%u d_ffn=%u "
-                 "vocab=%u\nrms_eps=%.9g\n",
-                 a->layers, a->d_model, a->heads, a->kv_heads, a->head_dim, a->d_ffn, a->vocab,
-                 (double)a->rms_eps);
-    digest_add(s, text, (size_t)n);
-    digest_add(s, text, (size_t)rope_text(text, sizeof text, a));
-    for (uint32_t i = 0; i < a->layers; i++) {
-        n = snprintf(text, sizeof text, "%s%u", i == 0 ? "windows=" : ",", m->layer[i].window);
-        digest_add(s, text, (size_t)n);
-    }
-    digest_add(s, "\n", 1);
+    add_text(s,
+             "fedlora base 1\nlayers=%u d_model=%u heads=%u kv_heads=%u head_dim=%u d_ffn=%u "
+             "vocab=%u\nrms_eps=%.9g\n",
+             a->layers, a->d_model, a->heads, a->kv_heads, a->head_dim, a->d_ffn, a->vocab,
+             (double)a->rms_eps);
+    add_rope(s, "rope", &a->rope, model_rotated(a));
+    for (uint32_t i = 0; i < a->layers; i++)
+        add_text(s, "%s%u", i == 0 ? "windows=" : ",", m->layer[i].window);
+    add_text(s, "\n");
+    add_switches(s, m);
 }
 
 /* The list of slots is sorted by name, which gives the order of the lines. */

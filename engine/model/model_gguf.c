@@ -7,15 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { HEAD_DIM_MAX = 4096 }; /* largest head dimension with rope_freqs.weight */
-
-/* A key with the prefix of the architecture, such as "llama.block_count". */
-struct key {
-    char text[96];
-};
-static struct key key_of(const struct model *m, const char *name)
+struct gguf_key gguf_key_of(const struct model *m, const char *name)
 {
-    struct key k;
+    struct gguf_key k;
     snprintf(k.text, sizeof k.text, "%s.%s", m->arch.family->gguf, name);
     return k;
 }
@@ -41,12 +35,12 @@ static err read_family(struct model *m)
 
 static err get_u32(uint32_t *out, const struct model *m, const char *name)
 {
-    return gguf_get_u32(out, &m->gguf, key_of(m, name).text);
+    return gguf_get_u32(out, &m->gguf, gguf_key_of(m, name).text);
 }
 
 static err opt_u32(uint32_t *out, const struct model *m, const char *name)
 {
-    return gguf_opt_u32(out, &m->gguf, key_of(m, name).text);
+    return gguf_opt_u32(out, &m->gguf, gguf_key_of(m, name).text);
 }
 
 /* The vocabulary size is the number of rows of the embedding: no key is required to state it. Heads
@@ -65,9 +59,10 @@ static err read_shape(struct model *m)
     a->kv_heads = a->heads;
     TRY(opt_u32(&a->kv_heads, m, "attention.head_count_kv"));
     TRY(opt_u32(&a->max_positions, m, "context_length"));
-    TRY(gguf_get_f32(&a->rms_eps, &m->gguf, key_of(m, "attention.layer_norm_rms_epsilon").text));
+    TRY(gguf_get_f32(&a->rms_eps, &m->gguf,
+                     gguf_key_of(m, "attention.layer_norm_rms_epsilon").text));
     if (a->heads == 0)
-        return err_make(ERR_INPUT, "key %s is 0", key_of(m, "attention.head_count").text);
+        return err_make(ERR_INPUT, "key %s is 0", gguf_key_of(m, "attention.head_count").text);
     a->head_dim = a->d_model / a->heads;
     TRY(opt_u32(&a->head_dim, m, "attention.key_length"));
     uint32_t value_dim = a->head_dim, rotated = a->head_dim, experts = 0;
@@ -76,11 +71,13 @@ static err read_shape(struct model *m)
     TRY(opt_u32(&experts, m, "expert_count"));
     if (experts > 0)
         return err_make(ERR_INPUT, "a mixture of %u experts: expected a dense model", experts);
-    if (value_dim != a->head_dim || rotated != a->head_dim)
+    if (value_dim != a->head_dim || rotated == 0 ||
+        (a->family->partial ? rotated > a->head_dim : rotated != a->head_dim))
         return err_make(
             ERR_INPUT,
             "head dimension %u, value dimension %u, rotated dimension %u: expected all equal",
             a->head_dim, value_dim, rotated);
+    a->rotary_dim = rotated == a->head_dim ? 0 : rotated;
     return ERR_NONE;
 }
 
@@ -97,112 +94,96 @@ static void read_switches(struct model *m)
 {
     struct arch *a = &m->arch;
     a->tied = gguf_find_tensor(&m->gguf, "output.weight") == NULL;
-    a->qkv_bias = a->family->qkv_bias == FAMILY_BIAS_ALWAYS || has_bias(m, MODULE_Q);
+    a->qkv_bias = a->family->qkv_bias == FAMILY_BIAS_ALWAYS ||
+                  has_bias(m, a->family->fused ? MODULE_QKV : MODULE_Q);
     a->o_bias = a->family->o_bias == FAMILY_BIAS_ALWAYS || has_bias(m, MODULE_O);
     a->mlp_bias = a->family->mlp_bias == FAMILY_BIAS_ALWAYS || has_bias(m, MODULE_GATE);
     a->qk_norm = a->family->qk_norm;
+    a->norms = a->family->norms;
+    a->activation = a->family->activation;
+    a->fused = a->family->fused;
 }
 
-/* GGUF files contain the factors of llama3 scaling (rope_freqs.weight) but not its parameters. The
- * Llama models use low = 1 and high = 4, so the parameters can be found again: `factor` is the
- * largest factor, and the original length is a power of two that is tried out. Using parameters
- * gives the exact rounding of transformers, and the base gets the same digest as its Hugging Face
- * directory. The tolerance of 1e-5 is larger than the float32 rounding of the factors and much
- * smaller than the difference to the next candidate length. */
-static bool recover_llama3(struct rope *r, const struct arch *a)
+/* A factor whose usual value is 1 is 0 in struct arch where it is that. */
+static err opt_factor(float *out, const struct model *m, const char *name, float usual)
 {
-    uint32_t n = a->head_dim / 2;
-    struct arch plain = *a, scaled = *a;
-    struct rope guess = {.kind = ROPE_LLAMA3,
-                         .theta = r->theta,
-                         .factor = 1,
-                         .low_freq_factor = 1,
-                         .high_freq_factor = 4};
-    plain.rope = (struct rope){.kind = ROPE_DEFAULT, .theta = r->theta};
-    for (uint32_t i = 0; i < n; i++)
-        if ((double)r->factors[i] > guess.factor) guess.factor = (double)r->factors[i];
-    for (uint32_t original = 16; original <= 1u << 20; original *= 2) {
-        guess.original_positions = original;
-        scaled.rope = guess;
-        float base[HEAD_DIM_MAX / 2], wanted[HEAD_DIM_MAX / 2];
-        model_rope_frequencies(base, &plain);
-        model_rope_frequencies(wanted, &scaled);
-        uint32_t equal = 0;
-        while (equal < n && fabsf(base[equal] / r->factors[equal] / wanted[equal] - 1) < 1e-5f)
-            equal++;
-        if (equal < n) continue;
-        *r = guess;
-        return true;
-    }
-    return false;
-}
-
-/* Factors that are all 1 change nothing and are dropped, so that such a file has the identity of an
- * unscaled model. Other factors that are not those of llama3 (longrope) are used as they are. */
-static err read_rope_factors(struct model *m)
-{
-    struct rope *r = &m->arch.rope;
-    const struct gguf_tensor *t = gguf_find_tensor(&m->gguf, "rope_freqs.weight");
-    uint32_t n = m->arch.head_dim / 2;
-    if (t == NULL) return ERR_NONE;
-    if (t->dtype != DTYPE_F32 || t->ne[1] * t->ne[2] * t->ne[3] != 1 || t->ne[0] != n ||
-        n > HEAD_DIM_MAX / 2)
-        return err_make(ERR_INPUT, "tensor rope_freqs.weight: expected %u values of F32", n);
-    if (r->kind != ROPE_DEFAULT)
-        return err_make(ERR_INPUT,
-                        "tensor rope_freqs.weight: not possible together with linear rope scaling");
-    float *factors;
-    TRY(arena_take(&factors, &m->arena, n, sizeof *factors));
-    memcpy(factors, t->data, n * sizeof *factors);
-    bool ones = true;
-    for (uint32_t i = 0; i < n; i++) {
-        if (!(isfinite(factors[i]) && factors[i] > 0))
-            return err_make(ERR_INPUT, "tensor rope_freqs.weight: expected positive numbers");
-        ones = ones && factors[i] == 1;
-    }
-    if (ones) return ERR_NONE;
-    r->factors = factors;
-    if (!recover_llama3(r, &m->arch)) r->kind = ROPE_FACTORS;
+    float value = usual;
+    TRY(gguf_opt_f32(&value, &m->gguf, gguf_key_of(m, name).text));
+    *out = value == usual ? 0 : value;
     return ERR_NONE;
 }
 
-/* rope.scale_linear is the name that old converters wrote. A factor of 0 or 1 means no scaling. */
-static err read_rope(struct model *m)
+/* llama.cpp has no key for Gemma's factor of the scores: it is 1 / sqrt(head dimension), but in the
+ * largest model of each generation, which it knows by the number of layers, 1 / sqrt(hidden size /
+ * heads). */
+static float gemma_scale(const struct arch *a)
 {
-    struct rope *r = &m->arch.rope;
-    struct gguf_str type = {.data = "none", .size = 4};
-    float theta = 10000, factor = 1;
-    TRY(gguf_opt_f32(&theta, &m->gguf, key_of(m, "rope.freq_base").text));
-    TRY(gguf_opt_str(&type, &m->gguf, key_of(m, "rope.scaling.type").text));
-    TRY(gguf_opt_f32(&factor, &m->gguf, key_of(m, "rope.scale_linear").text));
-    r->theta = (double)theta;
-    if (!gguf_str_is(type, "none") && !gguf_str_is(type, "linear"))
-        return err_make(ERR_INPUT, "%s \"%.*s\": expected none or linear",
-                        key_of(m, "rope.scaling.type").text, (int)(type.size < 64 ? type.size : 64),
-                        type.data);
-    if (gguf_str_is(type, "linear"))
-        TRY(gguf_get_f32(&factor, &m->gguf, key_of(m, "rope.scaling.factor").text));
-    if (factor == 1 || factor == 0) return ERR_NONE;
-    r->kind = ROPE_LINEAR;
-    r->factor = (double)factor;
+    bool largest = a->layers == (a->qk_norm == QK_NORM_NONE ? 46 : 62);
+    uint32_t part = a->d_model / a->heads;
+    return largest && part != a->head_dim ? (float)(1 / sqrt((double)part)) : 0;
+}
+
+/* Absent caps have llama.cpp's values, which are those of transformers. logit_scale of a file
+ * divides. */
+static err read_factors(struct model *m)
+{
+    struct arch *a = &m->arch;
+    const struct family *f = a->family;
+    if (f->embed_by_width) a->embed_scale = (float)sqrt((double)a->d_model);
+    if (f->caps) {
+        a->attention_scale = gemma_scale(a);
+        a->attention_cap = (float)f->by_default.attention_cap;
+        a->logit_cap = (float)f->by_default.logit_cap;
+        if (a->attention_cap > 0)
+            TRY(gguf_opt_f32(&a->attention_cap, &m->gguf,
+                             gguf_key_of(m, "attn_logit_softcapping").text));
+        TRY(gguf_opt_f32(&a->logit_cap, &m->gguf, gguf_key_of(m, "final_logit_softcapping").text));
+    }
+    if (!f->multipliers) return ERR_NONE;
+    float usual = (float)(1 / sqrt((double)a->head_dim)), scaling = 0;
+    TRY(opt_factor(&a->embed_scale, m, "embedding_scale", 1));
+    TRY(opt_factor(&a->residual_scale, m, "residual_scale", 1));
+    TRY(opt_factor(&a->attention_scale, m, "attention.scale", usual));
+    TRY(opt_factor(&scaling, m, "logit_scale", 1));
+    a->logit_scale = scaling == 0 ? 0 : 1 / scaling;
+    return ERR_NONE;
+}
+
+/* A file states the width of the windows, and newer ones that each n-th layer has none. The number
+ * of unrotated layers is fixed in llama.cpp. */
+static err read_layers(struct model *m)
+{
+    const struct family *f = m->arch.family;
+    uint32_t every = f->by_default.window_every;
+    m->arch.window = f->window == FAMILY_WINDOW_PATTERN ? f->by_default.window : 0;
+    TRY(opt_u32(&m->arch.window, m, "attention.sliding_window"));
+    if (f->window == FAMILY_WINDOW_PATTERN)
+        TRY(opt_u32(&every, m, "attention.sliding_window_pattern"));
+    if (f->window == FAMILY_WINDOW_PATTERN && every == 0)
+        return err_make(ERR_INPUT, "key %s is 0",
+                        gguf_key_of(m, "attention.sliding_window_pattern").text);
+    for (uint32_t i = 0; i < m->arch.layers; i++) {
+        bool full = f->window == FAMILY_WINDOW_PATTERN && (i + 1) % every == 0;
+        m->layer[i].window = full ? 0 : m->arch.window;
+        m->layer[i].unrotated = f->unrotated && (i + 1) % 4 == 0;
+    }
     return ERR_NONE;
 }
 
 /* Order matters: the rotation needs the head dimension, and the factors are read only after the
- * sizes have passed the limits, because they are copied into arrays of HEAD_DIM_MAX. */
+ * sizes have passed the limits, because they are copied into arrays of a fixed size. */
 static err read_arch(struct model *m)
 {
     TRY(read_family(m));
     TRY(read_shape(m));
     read_switches(m);
-    TRY(read_rope(m));
+    TRY(read_factors(m));
+    TRY(gguf_read_rope(m));
     TRY(model_check_arch(&m->arch));
-    TRY(read_rope_factors(m));
-    TRY(opt_u32(&m->arch.window, m, "attention.sliding_window"));
+    TRY(gguf_read_rope_factors(m));
+    TRY(model_check_rope(&m->arch.rope, model_rotated(&m->arch)));
     TRY(model_take_layers(m));
-    for (uint32_t i = 0; i < m->arch.layers; i++)
-        m->layer[i].window = m->arch.window;
-    return ERR_NONE;
+    return read_layers(m);
 }
 
 /* Ids that are wrong or out of range count as absent here; opening the tokenizer reports them. Up
@@ -247,11 +228,14 @@ static err fill_slot(const struct model *m, const struct model_slot *slot)
     return ERR_NONE;
 }
 
-/* rope_freqs.weight has been read with the rotation; attn_rot_embd.weight is a buffer of very old
- * converters. */
+/* The factors of frequencies have been read with the rotation; attn_rot_embd.weight is a buffer of
+ * very old converters. */
 static bool is_ignored(const char *name)
 {
-    return strcmp(name, "rope_freqs.weight") == 0 || strstr(name, ".attn_rot_embd.weight") != NULL;
+    return strcmp(name, "rope_freqs.weight") == 0 ||
+           strcmp(name, "rope_factors_long.weight") == 0 ||
+           strcmp(name, "rope_factors_short.weight") == 0 ||
+           strstr(name, ".attn_rot_embd.weight") != NULL;
 }
 
 /* As in model_hf.c a tensor that is not used is an error, because it means that the model computes

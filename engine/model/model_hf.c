@@ -14,11 +14,41 @@ struct found {
     const char *file;
 };
 
-/* Files saved from the base class (LlamaModel instead of LlamaForCausalLM) have names without the
- * prefix "model.". */
-static const char *file_name_of(const char *name, bool bare)
+/* The names that a file has for "model." and "lm_head.". */
+struct naming {
+    const char *model, *head;
+    bool images; /* beside the language model there is a part that reads images */
+};
+
+/* The first is the usual one. Files saved from the base class (LlamaModel instead of
+ * LlamaForCausalLM) have no prefix. Models with images have either of the last two, by the version
+ * of transformers. */
+static const struct naming namings[] = {
+    {"model.", "lm_head.", false},
+    {"", "lm_head.", false},
+    {"model.language_model.", "lm_head.", true},
+    {"language_model.model.", "language_model.lm_head.", true},
+};
+
+/* The name in the file of a tensor with this usual name. */
+static void file_name_of(char out[LIMIT_TENSOR_NAME_BYTES + 32], const char *name,
+                         const struct naming *n)
 {
-    return bare && strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+    bool head = strncmp(name, "lm_head.", 8) == 0;
+    snprintf(out, LIMIT_TENSOR_NAME_BYTES + 32, "%s%s", head ? n->head : n->model,
+             name + (head ? 8 : 6));
+}
+
+/* The reverse; false for a name that is not of the language model. */
+static bool usual_name_of(char out[LIMIT_TENSOR_NAME_BYTES + 32], const char *name,
+                          const struct naming *n)
+{
+    size_t head = strlen(n->head), model = strlen(n->model);
+    bool is_head = strncmp(name, n->head, head) == 0;
+    if (!is_head && strncmp(name, n->model, model) != 0) return false;
+    snprintf(out, LIMIT_TENSOR_NAME_BYTES + 32, "%s%s", is_head ? "lm_head." : "model.",
+             name + (is_head ? head : model));
+    return true;
 }
 
 /* Linear in the number of shards, which is small; within a shard the search is binary. */
@@ -29,6 +59,21 @@ static struct found find_tensor(const struct model *m, const char *name)
         if (t != NULL) return (struct found){.tensor = t, .file = m->file[i].name};
     }
     return (struct found){0};
+}
+
+static struct found find_usual(const struct model *m, const char *name, const struct naming *n)
+{
+    char full[LIMIT_TENSOR_NAME_BYTES + 32];
+    file_name_of(full, name, n);
+    return find_tensor(m, full);
+}
+
+/* By the final norm, which every model has. */
+static const struct naming *find_naming(const struct model *m)
+{
+    for (size_t i = 0; i < sizeof namings / sizeof *namings; i++)
+        if (find_usual(m, "model.norm.weight", &namings[i]).tensor != NULL) return &namings[i];
+    return &namings[0];
 }
 
 /* Shard names come from the index, which is not trusted: a name with a slash could point outside of
@@ -125,6 +170,7 @@ static err fill_slot(const struct model *m, const struct model_slot *slot, const
         e = err_make(ERR_INPUT, "shape %s, expected %s", has, wants);
     } else {
         e = model_fill(slot, t->data, t->dtype, dtype_name(t->dtype));
+        if (!err_is(e) && slot->norm) slot->weight->plus = m->arch.family->norm_plus;
     }
     return err_is(e) ? err_in(e, "%s/%s: tensor %s", m->path, f->file, t->name) : e;
 }
@@ -132,11 +178,10 @@ static err fill_slot(const struct model *m, const struct model_slot *slot, const
 /* tie_word_embeddings may be set although the file has an lm_head that differs from the embedding.
  * transformers 5 ties the two only if they are equal; here the bytes decide in the same way. A file
  * that has just one of the two is handled in fill_all(). */
-static void decide_tied_head(struct model *m, bool bare)
+static void decide_tied_head(struct model *m, const struct naming *n)
 {
-    const struct tensor *head = find_tensor(m, "lm_head.weight").tensor;
-    const struct tensor *embed =
-        find_tensor(m, file_name_of("model.embed_tokens.weight", bare)).tensor;
+    const struct tensor *head = find_usual(m, "lm_head.weight", n).tensor;
+    const struct tensor *embed = find_usual(m, "model.embed_tokens.weight", n).tensor;
     if (!m->arch.tied || head == NULL || embed == NULL) return;
     m->arch.tied = head->dtype == embed->dtype && head->size == embed->size &&
                    (head->size == 0 || memcmp(head->data, embed->data, head->size) == 0);
@@ -144,12 +189,23 @@ static void decide_tied_head(struct model *m, bool bare)
 
 /* Tensors that do not enter the computation: rotary_emb.inv_freq buffers, which old versions of
  * transformers saved, and a second copy of a tied head. */
-static bool is_ignored(const struct model *m, const char *name)
+static bool is_ignored(const struct model *m, const char *name, const struct naming *n)
 {
     static const char inv_freq[] = "rotary_emb.inv_freq";
     size_t size = strlen(name), ending = sizeof inv_freq - 1;
     if (size >= ending && strcmp(name + size - ending, inv_freq) == 0) return true;
-    return m->arch.tied && strcmp(name, "lm_head.weight") == 0;
+    size_t head = strlen(n->head);
+    return m->arch.tied && strncmp(name, n->head, head) == 0 && strcmp(name + head, "weight") == 0;
+}
+
+/* The tensors of the part that reads images, which only a model with such a part may have. */
+static bool is_of_images(const char *name, const struct naming *n)
+{
+    static const char *const part[] = {"vision_tower.", "multi_modal_projector."};
+    const char *at = strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        if (n->images && strncmp(at, part[i], strlen(part[i])) == 0) return true;
+    return false;
 }
 
 static int compare_name(const void *key, const void *slot)
@@ -159,18 +215,19 @@ static int compare_name(const void *key, const void *slot)
 
 /* A tensor that no slot uses means that the description in config.json is incomplete, for example a
  * bias that it does not mention. Ignoring the tensor would compute another function. */
-static err check_extra(const struct model *m, const struct model_slot *slot, size_t count,
-                       bool bare)
+static err check_extra(struct model *m, const struct model_slot *slot, size_t count,
+                       const struct naming *n)
 {
     for (size_t f = 0; f < m->file_count; f++) {
         const struct safetensors *st = &m->file[f].tensors;
         for (size_t i = 0; i < st->count; i++) {
-            char full[LIMIT_TENSOR_NAME_BYTES + 8];
+            char full[LIMIT_TENSOR_NAME_BYTES + 32];
             const char *name = st->tensor[i].name;
-            bool prefixed = bare && strcmp(name, "lm_head.weight") != 0;
-            snprintf(full, sizeof full, "%s%s", prefixed ? "model." : "", name);
-            if (bsearch(full, slot, count, sizeof *slot, compare_name) == NULL &&
-                !is_ignored(m, name))
+            bool images = is_of_images(name, n);
+            m->image_tensors += images;
+            if (images || is_ignored(m, name, n)) continue;
+            if (!usual_name_of(full, name, n) ||
+                bsearch(full, slot, count, sizeof *slot, compare_name) == NULL)
                 return err_make(ERR_INPUT,
                                 "%s/%s: tensor %s is not part of a %s model as config.json "
                                 "describes it",
@@ -185,19 +242,19 @@ static err fill_all(struct model *m, struct arena *arena)
 {
     struct model_slot *slot;
     size_t count;
-    bool bare = find_tensor(m, "model.norm.weight").tensor == NULL &&
-                find_tensor(m, "norm.weight").tensor != NULL;
-    decide_tied_head(m, bare);
+    const struct naming *n = find_naming(m);
+    decide_tied_head(m, n);
     TRY(model_slots(&slot, &count, m, arena));
     for (size_t i = 0; i < count; i++) {
-        struct found f = find_tensor(m, file_name_of(slot[i].name, bare));
+        struct found f = find_usual(m, slot[i].name, n);
         if (f.tensor == NULL && slot[i].weight == &m->embed && m->arch.tied)
-            f = find_tensor(m, "lm_head.weight");
+            f = find_usual(m, "lm_head.weight", n);
         if (f.tensor == NULL)
             return err_make(ERR_INPUT, "%s: tensor %s is missing", m->path, slot[i].name);
         TRY(fill_slot(m, &slot[i], &f));
     }
-    return check_extra(m, slot, count, bare);
+    m->images = n->images;
+    return check_extra(m, slot, count, n);
 }
 
 /* The configuration comes first, because it determines which tensors must exist. The list of slots

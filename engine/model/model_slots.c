@@ -1,7 +1,7 @@
-/* The tensors of an architecture, with their names in both file formats. The names are the same in
- * all families. */
+/* The tensors of an architecture, with their names in both file formats. */
 #include "engine/model/model_build.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +16,8 @@ static const struct module_row {
     [MODULE_GATE] = {"gate_proj", "mlp", "ffn_gate"},
     [MODULE_UP] = {"up_proj", "mlp", "ffn_up"},
     [MODULE_DOWN] = {"down_proj", "mlp", "ffn_down"},
+    [MODULE_QKV] = {"qkv_proj", "self_attn", "attn_qkv"},
+    [MODULE_GATE_UP] = {"gate_up_proj", "mlp", "ffn_up"}, /* llama.cpp has no name for both */
 };
 _Static_assert(sizeof modules / sizeof *modules == MODULE_KINDS, "a row for each module");
 
@@ -26,10 +28,33 @@ struct tensor_names {
 static const struct tensor_names embed_names = {"model.embed_tokens", "token_embd"};
 static const struct tensor_names final_norm_names = {"model.norm", "output_norm"};
 static const struct tensor_names head_names = {"lm_head", "output"};
-static const struct tensor_names attn_norm_names = {"input_layernorm", "attn_norm"};
-static const struct tensor_names mlp_norm_names = {"post_attention_layernorm", "ffn_norm"};
 static const struct tensor_names q_norm_names = {"self_attn.q_norm", "attn_q_norm"};
 static const struct tensor_names k_norm_names = {"self_attn.k_norm", "attn_k_norm"};
+
+/* Norms of the width d_model of a layer, by the places of norms: the same Hugging Face name is the
+ * norm before the MLP in most families and that of the attention's output in others. */
+static const struct norm_row {
+    enum norm_places places;
+    size_t weight; /* its offset in struct layer */
+    struct tensor_names names;
+} norm_rows[] = {
+    {NORMS_BEFORE, offsetof(struct layer, attn_norm), {"input_layernorm", "attn_norm"}},
+    {NORMS_BEFORE, offsetof(struct layer, mlp_norm), {"post_attention_layernorm", "ffn_norm"}},
+    {NORMS_AROUND, offsetof(struct layer, attn_norm), {"input_layernorm", "attn_norm"}},
+    {NORMS_AROUND,
+     offsetof(struct layer, attn_out_norm),
+     {"post_attention_layernorm", "post_attention_norm"}},
+    {NORMS_AROUND, offsetof(struct layer, mlp_norm), {"pre_feedforward_layernorm", "ffn_norm"}},
+    {NORMS_AROUND,
+     offsetof(struct layer, mlp_out_norm),
+     {"post_feedforward_layernorm", "post_ffw_norm"}},
+    {NORMS_AFTER,
+     offsetof(struct layer, attn_out_norm),
+     {"post_attention_layernorm", "post_attention_norm"}},
+    {NORMS_AFTER,
+     offsetof(struct layer, mlp_out_norm),
+     {"post_feedforward_layernorm", "post_ffw_norm"}},
+};
 
 const char *model_module_short(enum module_kind kind)
 {
@@ -47,13 +72,34 @@ void model_module_shape(uint32_t *d_out, uint32_t *d_in, const struct arch *a,
                         enum module_kind kind)
 {
     uint32_t attention = a->heads * a->head_dim, keys = a->kv_heads * a->head_dim;
-    const uint32_t out[MODULE_KINDS] = {attention, keys,     keys,      a->d_model,
-                                        a->d_ffn,  a->d_ffn, a->d_model};
-    const uint32_t in[MODULE_KINDS] = {a->d_model, a->d_model, a->d_model, attention,
-                                       a->d_model, a->d_model, a->d_ffn};
+    const uint32_t sides[MODULE_KINDS][2] = {
+        [MODULE_Q] = {attention, a->d_model},
+        [MODULE_K] = {keys, a->d_model},
+        [MODULE_V] = {keys, a->d_model},
+        [MODULE_O] = {a->d_model, attention},
+        [MODULE_GATE] = {a->d_ffn, a->d_model},
+        [MODULE_UP] = {a->d_ffn, a->d_model},
+        [MODULE_DOWN] = {a->d_model, a->d_ffn},
+        [MODULE_QKV] = {attention + 2 * keys, a->d_model},
+        [MODULE_GATE_UP] = {2 * a->d_ffn, a->d_model},
+    };
     REQUIRE(kind < MODULE_KINDS);
-    *d_out = out[kind];
-    *d_in = in[kind];
+    *d_out = sides[kind][0];
+    *d_in = sides[kind][1];
+}
+
+err model_check_module(const struct arch *a, enum module_kind kind)
+{
+    static const struct {
+        const char *has, *instead;
+    } text[2][2] = {
+        {{"q_proj, k_proj and v_proj", "qkv_proj"}, {"gate_proj and up_proj", "gate_up_proj"}},
+        {{"qkv_proj", "q_proj, k_proj and v_proj"}, {"gate_up_proj", "gate_proj and up_proj"}}};
+    if (model_has_module(a, kind)) return ERR_NONE;
+    bool mlp = kind == MODULE_GATE || kind == MODULE_UP || kind == MODULE_GATE_UP;
+    return err_make(ERR_INPUT, "%s: the base has %s in place of %s; name %s", modules[kind].hf,
+                    text[!a->fused][mlp].instead, text[!a->fused][mlp].has,
+                    text[!a->fused][mlp].instead);
 }
 
 void model_module_name(char out[LIMIT_TENSOR_NAME_BYTES], uint32_t layer, enum module_kind kind)
@@ -119,7 +165,7 @@ static void add_named(struct slot_list *list, struct weight *weight, uint32_t ro
                       struct tensor_names names)
 {
     struct model_slot *s = add_slot(list, weight, rows, cols);
-    s->vector = cols == 1;
+    s->vector = s->norm = cols == 1;
     snprintf(s->name, sizeof s->name, "%s.weight", names.hf);
     snprintf(s->gguf, sizeof s->gguf, "%s.weight", names.gguf);
 }
@@ -132,7 +178,8 @@ static void add_module(struct slot_list *list, struct model *m, uint32_t layer, 
     const struct arch *a = &m->arch;
     uint32_t d_out, d_in, heads = k == MODULE_Q ? a->heads : k == MODULE_K ? a->kv_heads : 0;
     model_module_shape(&d_out, &d_in, a, k);
-    bool biased = k <= MODULE_V ? a->qkv_bias : k == MODULE_O ? a->o_bias : a->mlp_bias;
+    bool qkv = k <= MODULE_V || k == MODULE_QKV;
+    bool biased = qkv ? a->qkv_bias : k == MODULE_O ? a->o_bias : a->mlp_bias;
     for (int b = 0; b <= biased; b++) {
         struct weight *w = b ? &m->layer[layer].bias[k] : &m->layer[layer].linear[k];
         const char *ending = b ? "bias" : "weight";
@@ -150,7 +197,7 @@ static void add_norm(struct slot_list *list, struct weight *w, uint32_t layer, u
                      struct tensor_names names)
 {
     struct model_slot *s = add_slot(list, w, n, 1);
-    s->vector = true;
+    s->vector = s->norm = true;
     snprintf(s->name, sizeof s->name, "model.layers.%u.%s.weight", layer, names.hf);
     snprintf(s->gguf, sizeof s->gguf, "blk.%u.%s.weight", layer, names.gguf);
 }
@@ -160,12 +207,15 @@ static void add_layer(struct slot_list *list, struct model *m, uint32_t i)
     const struct arch *a = &m->arch;
     struct layer *l = &m->layer[i];
     for (int k = 0; k < MODULE_KINDS; k++)
-        add_module(list, m, i, (enum module_kind)k);
-    add_norm(list, &l->attn_norm, i, a->d_model, attn_norm_names);
-    add_norm(list, &l->mlp_norm, i, a->d_model, mlp_norm_names);
-    if (!a->qk_norm) return;
-    add_norm(list, &l->q_norm, i, a->head_dim, q_norm_names);
-    add_norm(list, &l->k_norm, i, a->head_dim, k_norm_names);
+        if (model_has_module(a, (enum module_kind)k)) add_module(list, m, i, (enum module_kind)k);
+    for (size_t n = 0; n < sizeof norm_rows / sizeof *norm_rows; n++)
+        if (norm_rows[n].places == a->norms)
+            add_norm(list, (struct weight *)((char *)l + norm_rows[n].weight), i, a->d_model,
+                     norm_rows[n].names);
+    if (a->qk_norm == QK_NORM_NONE) return;
+    bool whole = a->qk_norm == QK_NORM_WHOLE;
+    add_norm(list, &l->q_norm, i, a->head_dim * (whole ? a->heads : 1), q_norm_names);
+    add_norm(list, &l->k_norm, i, a->head_dim * (whole ? a->kv_heads : 1), k_norm_names);
 }
 
 /* strcmp() order is part of the identity of a base (model_digest() of model.h), and model_hf.c
@@ -175,12 +225,12 @@ static int compare_slots(const void *a, const void *b)
     return strcmp(((const struct model_slot *)a)->name, ((const struct model_slot *)b)->name);
 }
 
-/* 3 tensors outside of layers; in each layer a weight and a bias for each module and 4 norms. A
+/* 3 tensors outside of layers; in each layer a weight and a bias for each module and 6 norms. A
  * tied head has no slot: it is a view of the embedding. */
 err model_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena)
 {
     const struct arch *a = &m->arch;
-    struct slot_list list = {.room = 3 + (size_t)a->layers * (2 * MODULE_KINDS + 4)};
+    struct slot_list list = {.room = 3 + (size_t)a->layers * (2 * MODULE_KINDS + 6)};
     TRY(arena_take(&list.slot, arena, list.room, sizeof *list.slot));
     add_named(&list, &m->embed, a->vocab, a->d_model, embed_names);
     add_named(&list, &m->final_norm, a->d_model, 1, final_norm_names);
@@ -191,4 +241,19 @@ err model_slots(struct model_slot **out, size_t *count, struct model *m, struct 
     *out = list.slot;
     *count = list.count;
     return ERR_NONE;
+}
+
+/* The slots point into the model so that they can be filled; here they are only read. */
+err model_each_weight(const struct model *m,
+                      void (*each)(void *user, const char *name, const struct weight *w),
+                      void *user)
+{
+    struct arena arena = {0};
+    struct model_slot *slot;
+    size_t count = 0;
+    err e = model_slots(&slot, &count, (struct model *)(uintptr_t)m, &arena);
+    for (size_t i = 0; i < count; i++)
+        each(user, slot[i].name, slot[i].weight);
+    arena_close(&arena);
+    return e;
 }

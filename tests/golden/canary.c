@@ -43,7 +43,7 @@ static void trial_open(struct trial *s, uint64_t seed)
     struct engine_options o = {.device = "cpu", .precision = DTYPE_F32, .threads = 1};
     ok(engine_open(&s->engine, &s->model, &o));
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
-        for (int kind = 0; kind < MODULE_KINDS; kind++)
+        for (int kind = 0; kind < MODULE_UNFUSED; kind++)
             spec[count++] = (struct adapter_spec){
                 .layer = layer, .kind = (enum module_kind)kind, .rank = RANK, .scale = 1};
     ok(adapter_open(&s->adapter, &s->model.arch, spec, count, ADAPTER_A | ADAPTER_B));

@@ -33,7 +33,7 @@ static void client_adapter(struct client *c, const struct setup *s, size_t numbe
     uint32_t rank = 1 + rng_below(rng, 12);
     size_t count = 0;
     for (uint32_t layer = number == 1 ? arch->layers - 1 : 0; layer < arch->layers; layer++)
-        for (int kind = 0; kind < MODULE_KINDS; kind++)
+        for (int kind = 0; kind < MODULE_UNFUSED; kind++)
             if (number == 0 || rng_below(rng, 4) || kind == MODULE_UP)
                 spec[count++] = (struct adapter_spec){.layer = layer,
                                                       .kind = (enum module_kind)kind,

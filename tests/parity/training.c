@@ -35,7 +35,7 @@ static void adapter_random(struct adapter *ad, const struct setup *s, uint32_t r
     struct adapter_spec spec[LIMIT_MODULES];
     size_t count = 0;
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
-        for (int kind = 0; kind < MODULE_KINDS; kind++)
+        for (int kind = 0; kind < MODULE_UNFUSED; kind++)
             if (!small || kind != MODULE_K)
                 spec[count++] = (struct adapter_spec){.layer = layer,
                                                       .kind = (enum module_kind)kind,

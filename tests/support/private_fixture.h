@@ -35,7 +35,7 @@ static inline void setup_open(struct setup *s, unsigned trains)
     setup_model(s, "llama");
     setup_engine(s, DTYPE_F32, 2);
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
-        for (int kind = 0; kind < MODULE_KINDS; kind++)
+        for (int kind = 0; kind < MODULE_UNFUSED; kind++)
             spec[count++] =
                 (struct adapter_spec){.layer = layer,
                                       .kind = (enum module_kind)kind,

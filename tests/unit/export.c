@@ -20,14 +20,14 @@ struct fixture {
     struct flatten delta;
 };
 
-static float values[MODULE_KINDS][2][RANK * SIDE_MAX];
+static float values[MODULE_UNFUSED][2][RANK * SIDE_MAX];
 
 static void write_adapter(const char *dir, const struct arch *a, double scale)
 {
-    struct adapter_file_module module[MODULE_KINDS] = {{0}};
-    char name[MODULE_KINDS][LIMIT_TENSOR_NAME_BYTES];
+    struct adapter_file_module module[MODULE_UNFUSED] = {{0}};
+    char name[MODULE_UNFUSED][LIMIT_TENSOR_NAME_BYTES];
     struct adapter_file_meta meta = {.kind = ADAPTER_FILE_PEFT};
-    for (int k = 0; k < MODULE_KINDS; k++) {
+    for (int k = 0; k < MODULE_UNFUSED; k++) {
         struct rng rng;
         uint32_t d_out, d_in, rank = k == MODULE_Q ? RANK : 2;
         model_module_shape(&d_out, &d_in, a, (enum module_kind)k);
@@ -42,7 +42,7 @@ static void write_adapter(const char *dir, const struct arch *a, double scale)
         module[k].factor[ADAPTER_FILE_B] =
             (struct adapter_file_factor){.f32 = values[k][1], .rows = d_out, .cols = rank};
     }
-    ok(adapter_file_write_peft(dir, &meta, module, MODULE_KINDS, true));
+    ok(adapter_file_write_peft(dir, &meta, module, MODULE_UNFUSED, true));
 }
 
 static void open_fixture(struct fixture *f, const char *base, double scale)
@@ -57,7 +57,7 @@ static void open_fixture(struct fixture *f, const char *base, double scale)
     write_adapter(path, &f->base.arch, scale);
     ok(adapter_file_open(&f->file, path));
     ok(flatten_open(&f->delta, &f->file, &(struct lowrank_cut){0}, 1));
-    cr_assert_eq(f->delta.count, MODULE_KINDS);
+    cr_assert_eq(f->delta.count, MODULE_UNFUSED);
 }
 
 static void close_fixture(struct fixture *f)
@@ -98,7 +98,7 @@ Test(export, a_merged_model_is_the_base_plus_the_change)
                          &(struct export_merged_options){
                              .type = DTYPE_F32, .note = note, .note_bytes = sizeof note}));
         ok(model_open(&merged, out));
-        for (int k = 0; k < MODULE_KINDS; k++) {
+        for (int k = 0; k < MODULE_UNFUSED; k++) {
             const struct weight *w = &f.base.layer[0].linear[k], *v = &merged.layer[0].linear[k];
             float before[SIDE_MAX], after[SIDE_MAX];
             cr_assert(w->rows == v->rows && w->cols == v->cols);
@@ -206,7 +206,7 @@ Test(export, a_gguf_adapter_holds_the_same_change)
         ok(gguf_get_str(&text, &g, "adapter.type"));
         cr_assert(gguf_str_is(text, "lora"));
         ok(gguf_get_f32(&alpha, &g, "adapter.lora.alpha"));
-        for (int k = 0; k < MODULE_KINDS; k++)
+        for (int k = 0; k < MODULE_UNFUSED; k++)
             check_gguf(&f, &g, (enum module_kind)k, alpha);
         gguf_close(&g);
         close_fixture(&f);
@@ -224,7 +224,7 @@ Test(export, a_peft_directory_gives_the_change_back)
     refused(export_peft(out, &f.delta, NULL, false), ERR_INPUT, "exists");
     ok(adapter_file_open(&again, out));
     cr_assert_str_eq(again.meta.base_path, "somewhere/base");
-    for (int k = 0; k < MODULE_KINDS; k++) {
+    for (int k = 0; k < MODULE_UNFUSED; k++) {
         char name[LIMIT_TENSOR_NAME_BYTES];
         model_module_name(name, 0, (enum module_kind)k);
         const struct adapter_file_module *m = adapter_file_find(&again, name);

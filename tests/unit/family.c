@@ -22,7 +22,7 @@ Test(family, every_row_is_complete_and_found_by_its_names)
         cr_expect_eq(shared->gguf_permutes, f->gguf_permutes, "%s: one GGUF name, two row orders",
                      f->model_type);
     }
-    cr_expect_null(family_find("gemma2"));
+    cr_expect_null(family_find("gemma3n"));
     cr_expect_null(family_find_gguf((struct gguf_str){.data = "llamas", .size = 6}));
 }
 
@@ -50,7 +50,7 @@ Test(family, a_window_turns_a_llama_file_into_mistral_and_nothing_else)
 /* The test model whose tensors a family's defaults describe. */
 static const char *folder_of(const struct family *f)
 {
-    if (f->qk_norm) return "qwen3";
+    if (f->qk_norm == QK_NORM_HEAD) return "qwen3";
     return f->qkv_bias == FAMILY_BIAS_ALWAYS ? "qwen2" : "llama";
 }
 
@@ -63,12 +63,19 @@ static void open_digest(struct digest *out, const char *dir, const struct family
     model_close(&m);
 }
 
+/* Families whose block is Llama's, so that a file of one can describe a model of another. */
+static bool is_plain(const struct family *f)
+{
+    return f->norms == NORMS_BEFORE && !f->fused && !f->multipliers && !f->unrotated;
+}
+
 /* The digest of a base holds everything that enters its forward pass but not the name of its
  * family, so a renamed model must keep it. */
 Test(family, a_model_renamed_to_any_family_opens_as_it_and_computes_the_same)
 {
     for (size_t i = 0; family_at(i) != NULL; i++) {
         const struct family *f = family_at(i);
+        if (!is_plain(f)) continue;
         char dir[SUPPORT_PATH_BYTES], from[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES],
             to[SUPPORT_PATH_BYTES], name[64];
         struct digest original, renamed;

@@ -54,13 +54,12 @@ Test(model_gguf, a_gguf_that_is_no_whole_model_of_a_known_kind_is_refused_by_nam
     GGUF_REFUSED("general.type \"adapter\": expected model", TEXT("general.type", "adapter"),
                  TEXT("general.architecture", "llama"));
     GGUF_REFUSED("one of 3 parts of a split model", NUMBER("split.count", 3), SHAPE);
-    GGUF_REFUSED("general.architecture \"gemma3\": expected llama",
-                 TEXT("general.architecture", "gemma3"));
+    GGUF_REFUSED("general.architecture \"gemma3n\": expected llama",
+                 TEXT("general.architecture", "gemma3n"));
     GGUF_REFUSED("key general.architecture is missing", TEXT("general.name", "x"));
     GGUF_REFUSED("key llama.block_count is missing", TEXT("general.architecture", "llama"));
     GGUF_REFUSED("a mixture of 4 experts", SHAPE, NUMBER("llama.expert_count", 4));
-    GGUF_REFUSED("\"yarn\": expected none or linear", SHAPE,
-                 TEXT("llama.rope.scaling.type", "yarn"));
+    GGUF_REFUSED("\"ntk\": expected none, linear", SHAPE, TEXT("llama.rope.scaling.type", "ntk"));
     GGUF_REFUSED("rotated dimension 2: expected all equal", SHAPE,
                  NUMBER("llama.rope.dimension_count", 2));
     GGUF_REFUSED("key/value heads is 0", SHAPE, NUMBER("llama.attention.head_count_kv", 0));
@@ -111,7 +110,7 @@ Test(model_gguf, frequency_factors_are_llama3s_or_their_own)
     write_model(path, (const float[]){3, 5}, 0); /* llama3 never scales the fastest */
     ok(model_open(&m, path));
     cr_assert_eq(m.arch.rope.kind, ROPE_FACTORS);
-    model_rope_frequencies(f, &m.arch);
+    model_rope_frequencies(f, &m.arch.rope, m.arch.head_dim, 0);
     cr_assert(fabs((double)f[0] - 1.0 / 3) < 1e-7 && fabs((double)f[1] - 0.01 / 5) < 1e-9);
     ok(model_digest(&own, &m));
     refused(export_merged(merged, &nothing, &m, &options), ERR_INPUT,
@@ -136,7 +135,7 @@ Test(model_gguf, frequency_factors_are_llama3s_or_their_own)
     ok(model_open(&m, path));
     cr_assert_eq(m.arch.rope.kind, ROPE_LLAMA3);
     cr_assert_eq(m.arch.rope.factor, 8);
-    model_rope_frequencies(f, &m.arch);
+    model_rope_frequencies(f, &m.arch.rope, m.arch.head_dim, 0);
     cr_assert(f[0] == 1 && fabs((double)f[1] - 0.01 / 8) < 1e-9);
     model_close(&m);
 

@@ -19,7 +19,7 @@ static void setup_open(struct setup *s, unsigned trains)
     setup_model(s, "llama");
     setup_engine(s, DTYPE_F32, 2);
     for (uint32_t layer = 0; layer < s->model.arch.layers; layer++)
-        for (int kind = 0; kind < MODULE_KINDS; kind += 2)
+        for (int kind = 0; kind < MODULE_UNFUSED; kind += 2)
             spec[count++] = (struct adapter_spec){
                 .layer = layer, .kind = (enum module_kind)kind, .rank = RANK, .scale = 0.7};
     ok(adapter_open(&s->adapter, &s->model.arch, spec, count, trains));
