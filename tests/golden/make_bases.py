@@ -9,7 +9,8 @@ can show an error. Every switch matters: a run with it off must give other logit
 transformers keeps the frequencies of the longest row that it has seen with dynamic scaling, so they are made new
 before each row here: a row's numbers then depend on nothing but the row.
 
-rope.json holds the frequencies and the factor of cos and sin that transformers' functions give for the kinds of
+defaults.json holds what transformers' configuration classes make of a file with few keys, and of the style before
+version 5. rope.json holds the frequencies and the factor of cos and sin that transformers' functions give for the kinds of
 scaling, with rows of different lengths.
 
 usage: make_bases.py [CASE...]     needs torch, transformers, peft, safetensors; replaces existing cases
@@ -291,8 +292,75 @@ def make_ropes():
         file.write("\n")
 
 
+# Files with few keys; those of Gemma 3 are as in the published 1B and 4B models.
+SPARSE = {
+    "gemma2": {"model_type": "gemma2"},
+    "gemma3_text": {"model_type": "gemma3_text", "num_hidden_layers": 7, "hidden_size": 1152, "sliding_window": 512,
+                    "sliding_window_pattern": 3, "rope_theta": 2e6, "rope_local_base_freq": 20000.0,
+                    "num_key_value_heads": 1, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+    "gemma3": {"model_type": "gemma3", "text_config": {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}},
+    "phi3": {"model_type": "phi3"},
+    "phi3 long": {"model_type": "phi3", "max_position_embeddings": 131072, "original_max_position_embeddings": 2048,
+                "rope_scaling": {"type": "longrope", "short_factor": [1.1] * 48, "long_factor": [2.5] * 48}},
+    "phi3 partial": {"model_type": "phi3", "partial_rotary_factor": 0.75, "num_attention_heads": 24,
+                     "num_key_value_heads": 8, "sliding_window": 262144, "tie_word_embeddings": True},
+    "granite": {"model_type": "granite"},
+    "olmo2": {"model_type": "olmo2"},
+    "smollm3": {"model_type": "smollm3"},
+    "smollm3 window": {"model_type": "smollm3", "num_hidden_layers": 6, "no_rope_layer_interval": 3,
+                       "use_sliding_window": True, "sliding_window": 100},
+    "smollm3 list": {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layers": [0, 1, 1, 0, 1]},
+}
+
+
+def scaling_of(c):
+    """The factor of the scores, by the family's own code."""
+    if hasattr(c, "query_pre_attn_scalar"):
+        return c.query_pre_attn_scalar ** -0.5
+    if hasattr(c, "attention_multiplier"):
+        return c.attention_multiplier
+    return (getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads) ** -0.5
+
+
+def make_defaults():
+    out = {}
+    for name, given in SPARSE.items():
+        values = copy.deepcopy(given)
+        whole = AutoConfig.for_model(values.pop("model_type"), **values)
+        c = getattr(whole, "text_config", whole)
+        types = getattr(c, "layer_types", None) or ["full_attention"] * c.num_hidden_layers
+        if c.model_type == "phi3":
+            types = ["sliding_attention" if c.sliding_window else "full_attention"] * c.num_hidden_layers
+        rope = c.rope_parameters
+        full, window = rope.get("full_attention", rope), rope.get("sliding_attention", rope)
+        rotated = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        out[name] = {"config": given, "expect": {
+            "layers": c.num_hidden_layers, "d_model": c.hidden_size, "d_ffn": c.intermediate_size,
+            "heads": c.num_attention_heads, "kv_heads": c.num_key_value_heads, "head_dim": rotated,
+            "rotated": int(rotated * full.get("partial_rotary_factor", 1.0)),
+            "vocab": c.vocab_size, "max_positions": c.max_position_embeddings, "rms_eps": c.rms_norm_eps,
+            "tied": bool(whole.tie_word_embeddings), "kind": full["rope_type"], "theta": full["rope_theta"],
+            "factor": full.get("factor") or 0, "window_kind": window["rope_type"],
+            "window_theta": window["rope_theta"],
+            "original": full["original_max_position_embeddings"] if full["rope_type"] == "longrope" else 0,
+            "windows": [c.sliding_window if t == "sliding_attention" else 0 for t in types],
+            "unrotated": [not r for r in getattr(c, "no_rope_layers", [1] * c.num_hidden_layers)][:len(types)],
+            "attention_scale": scaling_of(c),
+            "attention_cap": getattr(c, "attn_logit_softcapping", None) or 0,
+            "logit_cap": getattr(c, "final_logit_softcapping", None) or 0,
+            "activation": getattr(c, "hidden_activation", getattr(c, "hidden_act", None)),
+        }}
+    with open(os.path.join(HERE, "defaults.json"), "w", encoding="utf-8") as file:
+        json.dump(out, file)
+        file.write("\n")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for case_name in sys.argv[1:] or CASES:
-        make(case_name, CASES[case_name])
+        if case_name in CASES:
+            make(case_name, CASES[case_name])
     make_ropes()
+    make_defaults()
