@@ -82,7 +82,7 @@ static err read_longrope(struct model *m, const float *in_short, const float *in
 
 /* Factors that are all 1 change nothing and are dropped, so that such a file has the identity of an
  * unscaled model. Other factors that are not those of llama3 are used as they are. */
-err gguf_read_rope_factors(struct model *m)
+static err read_factors(struct model *m)
 {
     struct rope *r = &m->arch.rope;
     const float *in_short, *in_long;
@@ -104,6 +104,17 @@ err gguf_read_rope_factors(struct model *m)
     if (ones) return ERR_NONE;
     r->factors = factors;
     if (!recover_llama3(r, &m->arch)) r->kind = ROPE_FACTORS;
+    return ERR_NONE;
+}
+
+err gguf_read_rope_factors(struct model *m)
+{
+    struct gguf_str type = {.data = "none", .size = 4};
+    TRY(read_factors(m));
+    TRY(gguf_opt_str(&type, &m->gguf, gguf_key_of(m, "rope.scaling.type").text));
+    if (gguf_str_is(type, "longrope") && m->arch.rope.kind != ROPE_LONGROPE)
+        return err_make(ERR_INPUT, "tensor rope_factors_long.weight is missing");
+    if (m->arch.family->by_default.window_theta == 0) m->arch.window_rope = m->arch.rope;
     return ERR_NONE;
 }
 

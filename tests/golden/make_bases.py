@@ -13,7 +13,11 @@ defaults.json holds what transformers' configuration classes make of a file with
 version 5. rope.json holds the frequencies and the factor of cos and sin that transformers' functions give for the kinds of
 scaling, with rows of different lengths.
 
-usage: make_bases.py [CASE...]     needs torch, transformers, peft, safetensors; replaces existing cases
+Each model is also in bf16.gguf, with the names, keys and tensors that llama.cpp's converters write; the names are
+those of the gguf package. llama.cpp has no key for Gemma's query_pre_attn_scalar, so these two files hold the models
+with the usual one, the head dimension. There is no such file for dynamic scaling.
+
+usage: make_bases.py [CASE...]     needs torch, gguf, transformers, peft, safetensors; replaces existing cases
 """
 
 import copy
@@ -24,9 +28,11 @@ import random
 import shutil
 import sys
 
+import gguf
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, get_scheduler
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -292,6 +298,95 @@ def make_ropes():
         file.write("\n")
 
 
+def gguf_factors(w, c, rope):
+    """The keys of the rotation; returns the tensors of factors."""
+    kind = rope["rope_type"]
+    w.add_rope_freq_base(rope["rope_theta"])
+    if kind == "linear":
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(rope["factor"])
+    if kind in ("yarn", "longrope"):
+        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if c.model_type != "phi3":
+            w.add_rope_scaling_type(gguf.RopeScalingType(kind))
+    if kind == "yarn":
+        w.add_rope_scaling_factor(rope["factor"])
+        w.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        w.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    if kind != "longrope":
+        return {}
+    original = rope["original_max_position_embeddings"]
+    scale = rope.get("factor") or c.max_position_embeddings / original
+    w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
+    return {f"rope_factors_{n}.weight": np.array(rope[f"{n}_factor"], dtype=np.float32) for n in ("long", "short")}
+
+
+def gguf_switches(w, c):
+    if c.model_type.startswith("gemma"):
+        w.add_key_length(c.head_dim)
+        w.add_value_length(c.head_dim)
+        w.add_sliding_window(c.sliding_window)
+    if c.model_type == "gemma2":
+        w.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        w.add_final_logit_softcapping(c.final_logit_softcapping)
+    if c.model_type == "gemma3_text":
+        w.add_sliding_window_pattern(2)
+        w.add_float32("gemma3.rope.freq_base_swa", c.rope_parameters["sliding_attention"]["rope_theta"])
+    if c.model_type == "phi3":
+        w.add_sliding_window(c.sliding_window or 0)
+    if c.model_type == "granite":
+        w.add_attention_scale(c.attention_multiplier)
+        w.add_embedding_scale(c.embedding_multiplier)
+        w.add_residual_scale(c.residual_multiplier)
+        w.add_logit_scale(c.logits_scaling)
+
+
+def gguf_rows(name, x, c):
+    """Rows of q and k in the order of the families that llama.cpp rotates in neighbouring pairs."""
+    heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-2])
+    if heads is None or c.model_type not in ("llama", "granite", "smollm3"):
+        return x
+    return x.reshape(heads, 2, x.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(x.shape)
+
+
+def make_gguf(name):
+    folder = os.path.join(HERE, name)
+    c = AutoConfig.from_pretrained(folder)
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    if rope["rope_type"] == "dynamic":
+        return
+    arch = {"gemma3_text": "gemma3"}.get(c.model_type, c.model_type)
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    w = gguf.GGUFWriter(os.path.join(folder, "bf16.gguf"), arch)
+    w.add_block_count(c.num_hidden_layers)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_head_count(c.num_attention_heads)
+    w.add_head_count_kv(c.num_key_value_heads)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    w.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    if arch == "llama":
+        w.add_key_length(head_dim)
+        w.add_value_length(head_dim)
+    w.add_tokenizer_model("no_vocab")
+    gguf_switches(w, c)
+    for key, value in gguf_factors(w, c, rope).items():
+        w.add_tensor(key, value)
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), c.num_hidden_layers)
+    for key, value in load_file(os.path.join(folder, "model.safetensors")).items():
+        x = value.float().numpy()
+        if "norm" in key and arch.startswith("gemma"):
+            x = x + np.float32(1)
+        x = np.ascontiguousarray(gguf_rows(key, x, c))
+        kind = gguf.GGMLQuantizationType.F32 if x.ndim == 1 else gguf.GGMLQuantizationType.BF16
+        w.add_tensor(names.get_name(key, (".weight",)), gguf.quants.quantize(x, kind), raw_dtype=kind)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 # Files with few keys; those of Gemma 3 are as in the published 1B and 4B models.
 SPARSE = {
     "gemma2": {"model_type": "gemma2"},
@@ -362,5 +457,7 @@ if __name__ == "__main__":
     for case_name in sys.argv[1:] or CASES:
         if case_name in CASES:
             make(case_name, CASES[case_name])
+    for case_name in CASES:
+        make_gguf(case_name)
     make_ropes()
     make_defaults()
