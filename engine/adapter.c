@@ -102,26 +102,44 @@ out:
     return e;
 }
 
-/* A target is a short name ("q" or "q_proj") for all layers, or the full name of one module. */
+/* The modules of one kind in all layers. */
+static err add_kind(struct adapter_spec *spec, size_t *count, const struct arch *a,
+                    enum module_kind kind)
+{
+    TRY(model_check_module(a, kind));
+    if (*count + a->layers > LIMIT_MODULES)
+        return err_make(ERR_INPUT, "targets: %s: too many modules", model_module_short(kind));
+    for (uint32_t layer = 0; layer < a->layers; layer++)
+        spec[(*count)++] = (struct adapter_spec){.layer = layer, .kind = kind};
+    return ERR_NONE;
+}
+
+/* "q" stands for "q_proj". */
+static bool is_short_name(const char *word, enum module_kind kind)
+{
+    const char *name = model_module_short(kind);
+    size_t stem = strlen(name) - strlen("_proj");
+    return strcmp(word, name) == 0 || (strlen(word) == stem && strncmp(word, name, stem) == 0);
+}
+
+/* A target is a short name for all layers, the full name of one module, or PEFT's word for all
+ * modules of the base. */
 static err add_target(struct adapter_spec *spec, size_t *count, const struct arch *a,
                       const char *word)
 {
+    bool all = strcmp(word, "all-linear") == 0;
     for (int kind = 0; kind < MODULE_KINDS; kind++) {
-        const char *name = model_module_short((enum module_kind)kind);
-        size_t stem = strcspn(name, "_");
-        if (strcmp(word, name) && (strlen(word) != stem || strncmp(word, name, stem))) continue;
-        if (*count + a->layers > LIMIT_MODULES)
-            return err_make(ERR_INPUT, "targets: %s: too many modules", word);
-        for (uint32_t layer = 0; layer < a->layers; layer++)
-            spec[(*count)++] =
-                (struct adapter_spec){.layer = layer, .kind = (enum module_kind)kind};
-        return ERR_NONE;
+        if (all && model_has_module(a, (enum module_kind)kind))
+            TRY(add_kind(spec, count, a, (enum module_kind)kind));
+        if (!all && is_short_name(word, (enum module_kind)kind))
+            return add_kind(spec, count, a, (enum module_kind)kind);
     }
+    if (all) return ERR_NONE;
     struct adapter_spec one = {0};
     err e = model_module_parse(&one.layer, &one.kind, word);
     if (err_is(e))
-        return err_make(ERR_INPUT, "target %s: expected q, k, v, o, gate, up, down or a full name",
-                        word);
+        return err_make(ERR_INPUT, "target %s: expected %s, all-linear or a full name", word,
+                        a->fused ? "qkv, o, gate_up, down" : "q, k, v, o, gate, up, down");
     if (*count >= LIMIT_MODULES) return err_make(ERR_INPUT, "targets: too many modules");
     spec[(*count)++] = one;
     return ERR_NONE;

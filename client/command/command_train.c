@@ -79,7 +79,7 @@ static const struct option_row rows[] = {
     {.flag = "targets",
      .kind = OPTION_TEXT,
      .at = AT(targets),
-     .fallback = "q,k,v,o,gate,up,down",
+     .fallback = "all-linear",
      .value = "LIST",
      .help = "modules that a new adapter changes: short or full names, separated by commas"},
     TRAINING_ROW_LR(AT(training), TRAINING_LR, "learning rate"),

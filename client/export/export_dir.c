@@ -97,6 +97,26 @@ static const char *type_name(enum dtype type)
     return type == DTYPE_F32 ? "float32" : "bfloat16";
 }
 
+/* A base with a part for images is exported as its text part: text_config becomes the whole file,
+ * with the ids of the tokens that stand beside it. */
+static err text_part(json_t **config, const struct model *base)
+{
+    static const char *const keys[] = {"bos_token_id", "eos_token_id", "pad_token_id", "dtype",
+                                       "torch_dtype"};
+    json_t *text = json_deep_copy(json_object_get(*config, "text_config"));
+    if (text == NULL) return err_make(ERR_MACHINE, "no memory for config.json");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_t *value = json_object_get(*config, keys[i]);
+        if (value != NULL && json_object_get(text, keys[i]) == NULL)
+            json_object_set(text, keys[i], value);
+    }
+    json_object_set_new(text, "model_type", json_string(base->arch.family->model_type));
+    json_object_set_new(text, "architectures", json_pack("[s]", base->arch.family->hf_class));
+    json_decref(*config);
+    *config = text;
+    return ERR_NONE;
+}
+
 /* The base's own file with two changes: the type, under the key that the file uses (transformers 5
  * renamed torch_dtype to dtype), and tied embeddings, which older files leave to a default. */
 static err config_of_directory(json_t **out, const struct model *base, enum dtype type)
@@ -105,6 +125,13 @@ static err config_of_directory(json_t **out, const struct model *base, enum dtyp
     json_t *config = NULL;
     TRY(file_join(path, sizeof path, base->path, "config.json"));
     TRY(json_open(&config, path, LIMIT_JSON_BYTES));
+    if (base->images) {
+        err e = text_part(&config, base);
+        if (err_is(e)) {
+            json_decref(config);
+            return e;
+        }
+    }
     const char *key = json_object_get(config, "dtype") != NULL ? "dtype" : "torch_dtype";
     json_object_set_new(config, key, json_string(type_name(type)));
     json_object_set_new(config, "tie_word_embeddings", json_boolean(base->arch.tied));
@@ -112,110 +139,12 @@ static err config_of_directory(json_t **out, const struct model *base, enum dtyp
     return ERR_NONE;
 }
 
-/* The keys rope_theta and rope_scaling of transformers 4, which version 5 reads too. */
-static err config_rope(json_t *config, const struct rope *r)
-{
-    json_t *scaling = json_null();
-    if (r->kind == ROPE_FACTORS)
-        return err_make(
-            ERR_INPUT, "the base has a tensor rope_freqs.weight, which config.json cannot express");
-    if (r->kind == ROPE_LINEAR)
-        scaling = json_pack("{s:s, s:f}", "rope_type", "linear", "factor", r->factor);
-    if (r->kind == ROPE_LLAMA3)
-        scaling = json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", r->factor,
-                            "low_freq_factor", r->low_freq_factor, "high_freq_factor",
-                            r->high_freq_factor, "original_max_position_embeddings",
-                            (json_int_t)r->original_positions);
-    json_object_set_new(config, "rope_theta", json_real(r->theta));
-    json_object_set_new(config, "rope_scaling", scaling);
-    return ERR_NONE;
-}
-
-/* One id, a list of ids, or null, as Hugging Face writes it. */
-static json_t *eos_json(const struct model *m)
-{
-    if (m->eos_count == 0) return json_null();
-    if (m->eos_count == 1) return json_integer(m->eos[0]);
-    json_t *list = json_array();
-    for (uint32_t i = 0; i < m->eos_count; i++)
-        json_array_append_new(list, json_integer(m->eos[i]));
-    return list;
-}
-
-/* A float32 of a GGUF as the decimal that it was made from: the shortest one that reads back as the
- * same float. 1e-5 would otherwise be printed as 9.99999975e-06. */
-static double shortest(float x)
-{
-    char text[32];
-    for (int digits = 1; digits < 9; digits++) {
-        (void)snprintf(text, sizeof text, "%.*g", digits, (double)x);
-        if (strtof(text, NULL) == x) return strtod(text, NULL);
-    }
-    return (double)x;
-}
-
-static bool bias_fits(enum family_bias rule, bool present)
-{
-    return rule == FAMILY_BIAS_OPTIONAL || present == (rule == FAMILY_BIAS_ALWAYS);
-}
-
-/* config.json has one key for all biases of attention, so q, k, v and o must agree where both
- * follow it. */
-static bool biases_fit(const struct family *f, const struct arch *a)
-{
-    bool one_key = f->qkv_bias == FAMILY_BIAS_OPTIONAL && f->o_bias == FAMILY_BIAS_OPTIONAL;
-    return bias_fits(f->qkv_bias, a->qkv_bias) && bias_fits(f->o_bias, a->o_bias) &&
-           bias_fits(f->mlp_bias, a->mlp_bias) && (!one_key || a->qkv_bias == a->o_bias);
-}
-
-/* Each key has its name in the configuration classes of transformers. Settings that these classes
- * cannot express are refused, because a loader would compute another function without an error.
- * Families with a switch get max_window_layers 0, which gives every layer the window. */
-static err config_of_gguf(json_t **out, const struct model *m, enum dtype type)
-{
-    const struct arch *a = &m->arch;
-    const struct family *family = a->window > 0 ? family_with_window(a->family) : a->family;
-    if (family == NULL)
-        return err_make(ERR_INPUT, "config.json has no sliding window for %s models",
-                        a->family->model_type);
-    if (!biases_fit(family, a))
-        return err_make(ERR_INPUT, "the base has biases that config.json cannot express");
-    json_t *config = json_pack(
-        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:s}",
-        "architectures", family->hf_class, "model_type", family->model_type, "hidden_size",
-        (json_int_t)a->d_model, "intermediate_size", (json_int_t)a->d_ffn, "num_hidden_layers",
-        (json_int_t)a->layers, "num_attention_heads", (json_int_t)a->heads, "num_key_value_heads",
-        (json_int_t)a->kv_heads, "head_dim", (json_int_t)a->head_dim, "vocab_size",
-        (json_int_t)a->vocab, "max_position_embeddings", (json_int_t)a->max_positions,
-        "rms_norm_eps", shortest(a->rms_eps), "hidden_act", "silu", "tie_word_embeddings", a->tied,
-        "attention_bias", family->qkv_bias == FAMILY_BIAS_OPTIONAL && a->qkv_bias, "mlp_bias",
-        a->mlp_bias, "torch_dtype", type_name(type));
-    if (config == NULL) return err_make(ERR_MACHINE, "no memory for config.json");
-    if (m->bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(m->bos));
-    if (m->pad >= 0) json_object_set_new(config, "pad_token_id", json_integer(m->pad));
-    json_object_set_new(config, "eos_token_id", eos_json(m));
-    if (family->window != FAMILY_WINDOW_NEVER)
-        json_object_set_new(config, "sliding_window",
-                            a->window > 0 ? json_integer(a->window) : json_null());
-    if (family->window == FAMILY_WINDOW_SWITCHED) {
-        json_object_set_new(config, "use_sliding_window", json_boolean(a->window > 0));
-        json_object_set_new(config, "max_window_layers",
-                            json_integer(a->window > 0 ? 0 : a->layers));
-    }
-    err e = config_rope(config, &a->rope);
-    if (err_is(e))
-        json_decref(config);
-    else
-        *out = config;
-    return e;
-}
-
 /* float32 values of a GGUF need 9 significant digits to be exact; numbers copied from a directory's
  * config.json are doubles and need 17. */
 err export_config(const char *dir, const struct model *base, enum dtype type)
 {
     json_t *config = NULL;
-    TRY(model_is_gguf(base) ? config_of_gguf(&config, base, type)
+    TRY(model_is_gguf(base) ? export_config_of_gguf(&config, base, type_name(type))
                             : config_of_directory(&config, base, type));
     err e = write_json(dir, "config.json", config, model_is_gguf(base) ? 9 : 17);
     json_decref(config);

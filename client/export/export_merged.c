@@ -73,6 +73,17 @@ static err append_rows(struct merge *m, size_t count)
     return file_out_append(&m->file, m->low, count * sizeof *m->low);
 }
 
+/* Norms of Gemma are written as their distance from 1, as its Hugging Face files have them. The
+ * values of such a file are copied, because 1 + w is rounded. */
+static float read_rows(float *out, const struct merge *m, const struct model_slot *slot,
+                       uint32_t row, uint32_t n)
+{
+    struct weight w = *slot->weight;
+    w.plus = 0;
+    weight_rows_f32(out, &w, row, n);
+    return slot->norm && model_is_gguf(m->base) ? m->base->arch.family->norm_plus : 0;
+}
+
 /* The pages of the base are dropped after each weight, or a large model would fill the page cache
  * of the process. */
 static err append_weight(struct merge *m, const struct model_slot *slot)
@@ -82,7 +93,9 @@ static err append_weight(struct merge *m, const struct model_slot *slot)
     uint32_t step = CHUNK_VALUES / w->cols;
     for (uint32_t row = 0; row < w->rows; row += step) {
         uint32_t n = w->rows - row < step ? w->rows - row : step;
-        weight_rows_f32(m->rows, w, row, n);
+        float plus = read_rows(m->rows, m, slot, row, n);
+        for (size_t i = 0; i < (size_t)n * w->cols && plus != 0; i++)
+            m->rows[i] -= plus;
         if (module != NULL) TRY(add_delta(m, module, row, n));
         TRY(append_rows(m, (size_t)n * w->cols));
     }

@@ -241,10 +241,11 @@ void run_config_options(struct method_options *out, const run_config_t *c)
     REQUIRE(!err_is(e)); /* run_config_complete() has parsed them */
 }
 
-/* "q" stands for "q_proj", as targets are usually written; a full name stands for one layer. */
+/* "q" stands for "q_proj", as targets are usually written; a full name stands for one layer, and
+ * PEFT's word "all-linear" for all modules. */
 bool run_config_target_is(const char *target, const char *module)
 {
-    if (!strcmp(target, module)) return true;
+    if (!strcmp(target, module) || !strcmp(target, "all-linear")) return true;
     const char *last = strrchr(module, '.');
     last = last ? last + 1 : module;
     size_t n = strlen(target);

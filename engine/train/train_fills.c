@@ -23,7 +23,7 @@ struct trial {
 
 static err trial_open(struct trial *t, struct engine *e)
 {
-    const struct adapter_fresh fresh = {.targets = "q,k,v,o,gate,up,down", .rank = 4, .alpha = 4.0};
+    const struct adapter_fresh fresh = {.targets = "all-linear", .rank = 4, .alpha = 4.0};
     struct rng rng;
     rng_init(&rng, "fills", 1, "tokens", 0);
     for (size_t i = 0; i < LENGTH; i++)

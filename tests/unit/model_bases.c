@@ -1,6 +1,7 @@
 /* Descriptions of Gemma, Phi-3, Granite, OLMo 2 and SmolLM3 against transformers: the files of
  * tests/golden/bases, made by make_bases.py. */
 #include "base/json.h"
+#include "client/export/export.h"
 #include "engine/model/model_build.h"
 #include "tests/support/support.h"
 
@@ -299,6 +300,24 @@ Test(model_bases, settings_that_are_not_computed_are_refused_by_name)
     }
 }
 
+/* The merged model of an adapter that changes nothing. */
+static void check_merged(const char *base, const struct digest *wanted)
+{
+    char dir[SUPPORT_PATH_BYTES], out[SUPPORT_PATH_BYTES], note[256] = "";
+    struct digest got;
+    struct model m = {0};
+    support_dir_make(dir);
+    ok(file_join(out, sizeof out, dir, "merged"));
+    ok(model_open(&m, base));
+    ok(export_merged(out, &(struct flatten){0}, &m,
+                     &(struct export_merged_options){
+                         .type = DTYPE_F32, .note = note, .note_bytes = sizeof note}));
+    open_digest(&got, out);
+    cr_expect(digest_equal(&got, wanted), "%s", base);
+    model_close(&m);
+    support_dir_remove(dir);
+}
+
 /* bf16.gguf of the golden models. llama.cpp has no key for Gemma's factor of the scores, so these
  * files are of the models with the usual one. */
 Test(model_bases, a_directory_and_its_gguf_are_one_base)
@@ -316,6 +335,8 @@ Test(model_bases, a_directory_and_its_gguf_are_one_base)
         open_digest(&a, dir);
         open_digest(&b, file);
         cr_expect(digest_equal(&a, &b), "%s", names[i]);
+        check_merged(dir, &a);
+        check_merged(file, &a);
         support_dir_remove(dir);
     }
 }
@@ -395,6 +416,12 @@ Test(model_bases, the_text_part_of_a_model_with_images_is_the_model_without_them
         cr_expect(digest_equal(&a, &b), "%s", names[i][0]);
         ok(model_open(&m, dir));
         cr_expect(m.images && m.image_tensors == 2);
+        char merged[SUPPORT_PATH_BYTES];
+        ok(file_join(merged, sizeof merged, dir, "merged"));
+        ok(export_merged(merged, &(struct flatten){0}, &m,
+                         &(struct export_merged_options){.type = DTYPE_F32}));
+        open_digest(&b, merged);
+        cr_expect(digest_equal(&a, &b), "%s: as its text part", names[i][0]);
         model_close(&m);
         support_dir_remove(dir);
     }
