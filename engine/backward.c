@@ -2,7 +2,8 @@
  * gradient of the loss with respect to x; p->dresid (T, d_model) is the gradient of the residual
  * stream, which each block reads and adds to:
  *
- *   dy     = gradient of a block's output = dresid (both addends of the residual sum get it)
+ *   dy     = gradient of a block's output = dresid (both addends of the residual sum get it),
+ *            then back through the norm and the factor of the output, if there are any
  *   dx     = dy W, and the adapter's part
  *   dresid += norm_back(dx), which also writes the dy of the block before
  *
@@ -23,12 +24,30 @@ static bool wanted_below(const struct batch *b, uint32_t layer, enum site site)
     return false;
 }
 
-/* Site down: y = h W_down^T with h = silu(gate) * up. Computes dh = dy W_down and then the
+/* p->dy has the gradient of the stream and gets that of the product whose norm or multiple was added
+ * to the stream. */
+static void back_block_output(struct engine *e, const struct batch *b, uint32_t layer,
+                              struct saved *s, enum block block)
+{
+    const struct arch *a = &e->model->arch;
+    struct pass *p = &e->pass;
+    const float *weight = e->layer[layer].out_norm[block];
+    struct norm_shape norm = {b->tokens, 1, a->d_model, a->rms_eps};
+    struct mat none = {0};
+    float scale = pass_residual_scale(e);
+    if (weight)
+        e->be->norm_back(e->ctx, p->dy, none, p->dy, s->out[block], s->inv_out[block], weight,
+                         &norm, true);
+    if (scale != 1.0f) e->be->convert(e->ctx, p->dy, p->dy, b->tokens, a->d_model, scale);
+}
+
+/* Site down: y = h W_down^T with h = activation(gate) * up. Computes dh = dy W_down and then the
  * gradients of gate and up, which are stored in their places.
  *
  * h itself is not kept after the forward pass, because (T, d_ffn) is the widest tensor. gate_back()
  * recomputes it into p->dwide as a by-product. It is recomputed before that only if checkpointing
- * needs H for the adapter, or if only the adapter's gradient is wanted. */
+ * needs H for the adapter, or if only the adapter's gradient is wanted. With a norm of the output
+ * checkpointing has computed H already. */
 static void back_down(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                       bool further)
 {
@@ -39,8 +58,10 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
     const struct low_rank_site *low = pass_low_rank(&l, e, b, layer, SITE_DOWN, s->h[SITE_DOWN]);
     struct mat none = {0}, up = mat_at(s->gate_up, 0, a->d_ffn);
     struct gate_shape gate = {b->tokens, a->d_ffn, a->activation};
-    if (low && (b->checkpoint || !further)) be->gate(e->ctx, p->wide, s->gate_up, up, &gate);
-    if (low && b->checkpoint) be->low_rank_shrink(e->ctx, low, p->wide, p->batch);
+    bool again = b->checkpoint && !e->layer[layer].out_norm[BLOCK_MLP];
+    if (low || further) back_block_output(e, b, layer, s, BLOCK_MLP);
+    if (low && (again || !further)) be->gate(e->ctx, p->wide, s->gate_up, up, &gate);
+    if (low && again) be->low_rank_shrink(e->ctx, low, p->wide, p->batch);
     if (low || further)
         be->linear_back(e->ctx, further ? p->dwide : none, p->dy, e->layer[layer].down, low,
                         p->batch, b->tokens);
@@ -48,12 +69,12 @@ static void back_down(struct engine *e, const struct batch *b, uint32_t layer, s
     if (low) be->low_rank_gradient(e->ctx, low, p->dy, further ? p->dwide : p->wide, p->batch);
 }
 
-/* A site whose input is a norm of x: q, k, v or gate, up. The normed input is computed again and
- * not kept, since it is one pass over (T, d_model). */
+/* A site whose input is a norm of x, or x itself: q, k, v or gate, up. The normed input is computed
+ * again and not kept, since it is one pass over (T, d_model). */
 struct normed_site {
     enum site site;
     const struct backend_weight *w;
-    const float *norm; /* its weight */
+    const float *norm; /* its weight; NULL: x itself */
     struct mat dy, x;
     float *inv;
 };
@@ -70,11 +91,19 @@ static void back_normed(struct engine *e, const struct batch *b, uint32_t layer,
     if (low || further)
         be->linear_back(e->ctx, further ? p->dx : none, n->dy, n->w, low, p->batch, b->tokens);
     if (low) {
-        be->norm(e->ctx, p->normed, n->inv, none, n->x, n->norm, &norm);
+        if (n->norm)
+            be->norm(e->ctx, p->normed, n->inv, none, n->x, n->norm, &norm);
+        else /* p->normed has room for the low-rank part, n->x does not */
+            be->convert(e->ctx, p->normed, n->x, b->tokens, a->d_model, 1.0f);
         be->low_rank_gradient(e->ctx, low, n->dy, p->normed, p->batch);
     }
-    if (further)
+    if (!further) return;
+    if (n->norm) {
         be->norm_back(e->ctx, p->dresid, p->dy, p->dx, n->x, n->inv, n->norm, &norm, false);
+    } else {
+        be->add(e->ctx, p->dresid, p->dx, b->tokens, a->d_model, 1.0f);
+        be->convert(e->ctx, p->dy, p->dresid, b->tokens, a->d_model, 1.0f);
+    }
 }
 
 /* Site gate and up: s->gate_up holds the gradients of both outputs now. */
@@ -82,7 +111,8 @@ static void back_gate_up(struct engine *e, const struct batch *b, uint32_t layer
                          bool further)
 {
     const struct engine_layer *w = &e->layer[layer];
-    struct normed_site n = {SITE_GATE_UP, w->gate_up, w->mlp_norm, s->gate_up, s->x2, s->inv2};
+    struct normed_site n = {SITE_GATE_UP, w->gate_up, w->norm[BLOCK_MLP],
+                            s->gate_up,   s->x2,      s->inv2};
     back_normed(e, b, layer, s, &n, further);
 }
 
@@ -95,6 +125,7 @@ static void back_o(struct engine *e, const struct batch *b, uint32_t layer, stru
     struct low_rank_site l;
     const struct low_rank_site *low = pass_low_rank(&l, e, b, layer, SITE_O, s->h[SITE_O]);
     struct mat none = {0};
+    if (low || further) back_block_output(e, b, layer, s, BLOCK_ATTENTION);
     if (low || further)
         e->be->linear_back(e->ctx, further ? p->datt : none, p->dy, e->layer[layer].o, low,
                            p->batch, b->tokens);
@@ -113,13 +144,13 @@ static void back_attend(struct engine *e, const struct batch *b, uint32_t layer,
     struct attention_tensors grad = {dh.q, dh.k, dh.v, p->datt, NULL};
     e->be->attention_back(e->ctx, &grad, &t, &h.shape, p->batch);
     h.rope.back = true;
-    e->be->rope(e->ctx, p->dqkv, p->dqkv, &h.rope, p->batch);
+    if (!e->model->layer[layer].unrotated) e->be->rope(e->ctx, p->dqkv, p->dqkv, &h.rope, p->batch);
     if (!a->qk_norm) return;
     struct mat none = {0};
-    struct norm_shape norm = {b->tokens, a->heads, a->head_dim, a->rms_eps};
+    struct norm_shape norm = pass_head_norm(e, b, a->heads);
     e->be->norm_back(e->ctx, p->dqkv, none, p->dqkv, s->raw, s->inv_q, e->layer[layer].q_norm,
                      &norm, true);
-    norm.groups = a->kv_heads;
+    norm = pass_head_norm(e, b, a->kv_heads);
     size_t q = (size_t)a->heads * a->head_dim;
     e->be->norm_back(e->ctx, dh.k, none, dh.k, mat_at(s->raw, 0, q), s->inv_k,
                      e->layer[layer].k_norm, &norm, true);
@@ -131,7 +162,7 @@ static void back_qkv(struct engine *e, const struct batch *b, uint32_t layer, st
                      bool further)
 {
     const struct engine_layer *w = &e->layer[layer];
-    struct normed_site n = {SITE_QKV,          w->qkv, w->attn_norm, e->pass.dqkv,
+    struct normed_site n = {SITE_QKV,          w->qkv, w->norm[BLOCK_ATTENTION], e->pass.dqkv,
                             e->pass.x1[layer], s->inv1};
     back_normed(e, b, layer, s, &n, further);
 }

@@ -13,18 +13,25 @@
  * the last layer for rows of any length. */
 enum { LEARNED_BLOCK = 1024 };
 
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
 /* Weights with the same input are stacked, so that one product computes them all and x is read
  * once: q, k and v; gate and up. */
 struct stack {
     const struct weight *part[WEIGHT_PARTS_MAX], *bias[WEIGHT_PARTS_MAX];
     size_t parts;
+    float cap; /* of the head */
 };
 
 /* If any part has a bias, the bias of the stack is zero for the parts without one. */
 static err pack(struct backend_weight **out, struct engine *e, const struct stack *s,
                 unsigned products)
 {
-    struct weight_source source = {.k = s->part[0]->cols, .parts = s->parts, .products = products};
+    struct weight_source source = {
+        .k = s->part[0]->cols, .parts = s->parts, .cap = s->cap, .products = products};
     bool any = false;
     for (size_t i = 0; i < s->parts; i++) {
         source.part[i] = weight_part(s->part[i]);
@@ -75,7 +82,8 @@ static err pack_layer(struct engine *e, uint32_t layer, unsigned products)
 static err pack_vocabulary(struct engine *e, unsigned products)
 {
     const struct model *m = e->model;
-    struct stack head = {.part = {&m->head}, .parts = 1}, embed = {.part = {&m->embed}, .parts = 1};
+    struct stack head = {.part = {&m->head}, .parts = 1, .cap = m->arch.logit_cap};
+    struct stack embed = {.part = {&m->embed}, .parts = 1};
     bool tied = m->head.data == m->embed.data;
     TRY(pack(&e->head, e, &head, products | BACKEND_HEAD | (tied ? BACKEND_EMBED : 0)));
     if (tied) e->embed = e->head;
@@ -84,34 +92,58 @@ static err pack_vocabulary(struct engine *e, unsigned products)
 
 /* Norm weights stay float32 in every precision: they are few, and a rounded factor would change
  * every value of a row in the same direction. Each starts at a multiple of 64 bytes. */
-static float *place_norm(struct engine *e, float **at, const struct weight *w)
+static float *place_norm(struct engine *e, float **at, const struct weight *w, float scale)
 {
     if (!w->data) return NULL;
     float *mine = *at, *host = malloc(w->rows * sizeof(float));
     REQUIRE(host);
     weight_rows_f32(host, w, 0, w->rows);
+    for (uint32_t i = 0; i < w->rows; i++)
+        host[i] *= scale;
     e->be->copy_in(e->ctx, mine, host, w->rows * sizeof(float));
     free(host);
     *at += (w->rows + 15) / 16 * 16;
     return mine;
 }
 
-/* All norm weights are one block: the final norm and up to four per layer, each rounded up to 16
- * floats. */
+enum { LAYER_NORMS = 6 };
+static void layer_norms(const struct weight *out[LAYER_NORMS], const struct layer *m)
+{
+    const struct weight *all[LAYER_NORMS] = {&m->attn_norm,    &m->mlp_norm, &m->attn_out_norm,
+                                             &m->mlp_out_norm, &m->q_norm,   &m->k_norm};
+    memcpy(out, all, sizeof all);
+}
+
+size_t engine_norm_bytes(const struct model *m)
+{
+    size_t floats = round_up(m->final_norm.rows, 16);
+    for (uint32_t i = 0; i < m->arch.layers; i++) {
+        const struct weight *norm[LAYER_NORMS];
+        layer_norms(norm, &m->layer[i]);
+        for (int k = 0; k < LAYER_NORMS; k++)
+            floats += round_up(norm[k]->rows, 16);
+    }
+    return floats * sizeof(float);
+}
+
+/* All norm weights are one block, each rounded up to 16 floats. The scale of the logits is in the
+ * weight of the final norm, where it costs nothing. */
 static err place_norms(struct engine *e)
 {
-    const struct arch *a = &e->model->arch;
-    size_t d = (a->d_model + 15) / 16 * 16, hd = (a->head_dim + 15) / 16 * 16;
-    size_t count = d + a->layers * (2 * d + 2 * hd);
-    TRY(e->be->memory_take(&e->norms, e->ctx, count * sizeof(float)));
+    const struct model *m = e->model;
+    float scale = m->arch.logit_scale != 0.0f ? m->arch.logit_scale : 1.0f;
+    TRY(e->be->memory_take(&e->norms, e->ctx, engine_norm_bytes(m)));
     float *at = e->norms;
-    e->final_norm = place_norm(e, &at, &e->model->final_norm);
-    for (uint32_t i = 0; i < a->layers; i++) {
-        const struct layer *m = &e->model->layer[i];
-        e->layer[i].attn_norm = place_norm(e, &at, &m->attn_norm);
-        e->layer[i].mlp_norm = place_norm(e, &at, &m->mlp_norm);
-        e->layer[i].q_norm = place_norm(e, &at, &m->q_norm);
-        e->layer[i].k_norm = place_norm(e, &at, &m->k_norm);
+    e->final_norm = place_norm(e, &at, &m->final_norm, scale);
+    for (uint32_t i = 0; i < m->arch.layers; i++) {
+        const struct weight *norm[LAYER_NORMS];
+        struct engine_layer *w = &e->layer[i];
+        float **to[LAYER_NORMS] = {
+            &w->norm[BLOCK_ATTENTION], &w->norm[BLOCK_MLP], &w->out_norm[BLOCK_ATTENTION],
+            &w->out_norm[BLOCK_MLP],   &w->q_norm,          &w->k_norm};
+        layer_norms(norm, &m->layer[i]);
+        for (int k = 0; k < LAYER_NORMS; k++)
+            *to[k] = place_norm(e, &at, norm[k], 1.0f);
     }
     return ERR_NONE;
 }
@@ -323,6 +355,11 @@ static void place_saved(struct saved *s, const struct engine *e, const struct pa
     s->inv_q = take_floats(memory, at, a->qk_norm ? t * a->heads : 0);
     s->inv_k = take_floats(memory, at, a->qk_norm ? t * a->kv_heads : 0);
     s->lse = take_floats(memory, at, t * a->heads);
+    for (int i = 0; i < BLOCKS; i++) {
+        size_t rows = a->norms != NORMS_BEFORE ? t : 0;
+        s->out[i] = mat_take(memory, at, type, rows, a->d_model);
+        s->inv_out[i] = take_floats(memory, at, rows);
+    }
 }
 
 static uint32_t wider(uint32_t a, uint32_t b)
@@ -377,11 +414,6 @@ bool pass_fits(const struct engine *e, const struct pass_size *want)
     for (int i = 0; i < SITES; i++)
         fits = fits && have->site_width[i] >= want->site_width[i];
     return fits;
-}
-
-static size_t round_up(size_t n, size_t to)
-{
-    return (n + to - 1) / to * to;
 }
 
 /* Tokens and learned tokens are rounded up to BACKEND_ROWS, as linear() requires of its buffers.

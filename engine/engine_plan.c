@@ -69,9 +69,8 @@ void engine_plan_weights(struct engine_plan_weights *out, const struct engine *e
 static uint64_t table_bytes(const struct engine *e, const struct pass_size *s)
 {
     const struct arch *a = &e->model->arch;
-    uint64_t norms = a->d_model + (uint64_t)a->layers * 2 * ((uint64_t)a->d_model + a->head_dim);
     uint64_t angles = (uint64_t)(s->positions + 255) / 256 * 256 * a->head_dim;
-    return (norms + angles) * sizeof(float);
+    return engine_norm_bytes(e->model) + angles * sizeof(float);
 }
 
 static uint64_t scratch_bytes(const struct engine *e, const struct pass_size *s, bool each_row)

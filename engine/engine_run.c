@@ -9,7 +9,6 @@ static void queue(void *user)
 {
     const struct work *w = user;
     struct engine *e = w->e;
-    e->be->embed(e->ctx, e->pass.resid, e->embed, e->pass.batch);
     forward_layers(e, w->b);
     if (!w->b->target) return;
     forward_loss(e, w->b);

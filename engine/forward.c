@@ -1,10 +1,12 @@
 /* The forward pass. Row vectors x of a token go through each layer as
  *
- *   n1 = norm(x)            q, k, v = n1 W_qkv^T + b       q, k normed (Qwen3), then rotated
+ *   n1 = norm(x)            q, k, v = n1 W_qkv^T + b       q, k normed and rotated
  *   x  = x + attention(q, k, v) W_o^T + b
- *   n2 = norm(x)            x = x + (silu(n2 W_gate^T) * (n2 W_up^T)) W_down^T
+ *   n2 = norm(x)            x = x + (activation(n2 W_gate^T) * (n2 W_up^T)) W_down^T
  *
- * with the low-rank part of the adapter added to each product. */
+ * with the low-rank part of the adapter added to each product. Families differ by the switches of
+ * struct arch: norms before, after or around a block, norms of q and k, layers without rotation,
+ * and factors and caps. */
 #include "engine/pass.h"
 
 #include <errno.h>
@@ -141,8 +143,18 @@ const struct low_rank_site *pass_low_rank(struct low_rank_site *out, const struc
     return any ? out : NULL;
 }
 
-/* Norms over each head, before rotation (Qwen3). The values before the norm are copied to s->raw,
- * because the backward pass needs the input of the norm. q has `heads` groups and k `kv_heads`. */
+struct norm_shape pass_head_norm(const struct engine *e, const struct batch *b, uint32_t heads)
+{
+    const struct arch *a = &e->model->arch;
+    bool whole = a->qk_norm == QK_NORM_WHOLE;
+    return (struct norm_shape){.rows = b->tokens,
+                               .groups = whole ? 1 : heads,
+                               .width = (size_t)a->head_dim * (whole ? heads : 1),
+                               .eps = a->rms_eps};
+}
+
+/* The values before the norm are copied to s->raw, because the backward pass needs the input of the
+ * norm. */
 static void qk_norms(struct engine *e, const struct batch *b, const struct engine_layer *w,
                      struct saved *s)
 {
@@ -150,9 +162,9 @@ static void qk_norms(struct engine *e, const struct batch *b, const struct engin
     size_t q = (size_t)a->heads * a->head_dim, k = (size_t)a->kv_heads * a->head_dim;
     struct mat none = {0};
     e->be->convert(e->ctx, s->raw, s->qkv, b->tokens, q + k, 1.0f);
-    struct norm_shape shape = {b->tokens, a->heads, a->head_dim, a->rms_eps};
+    struct norm_shape shape = pass_head_norm(e, b, a->heads);
     e->be->norm(e->ctx, s->qkv, s->inv_q, none, s->raw, w->q_norm, &shape);
-    shape.groups = a->kv_heads;
+    shape = pass_head_norm(e, b, a->kv_heads);
     e->be->norm(e->ctx, mat_at(s->qkv, 0, q), s->inv_k, none, mat_at(s->raw, 0, q), w->k_norm,
                 &shape);
 }
@@ -221,6 +233,7 @@ struct pass_heads pass_heads(const struct engine *e, const struct batch *b, uint
     h.rope = (struct rope_shape){.rows = b->tokens,
                                  .heads = a->heads + a->kv_heads,
                                  .head_dim = a->head_dim,
+                                 .rotary_dim = a->rotary_dim,
                                  .cos = e->cosine,
                                  .sin = e->sine};
     return h;
@@ -231,13 +244,60 @@ static void attend(struct engine *e, const struct batch *b, uint32_t layer, stru
     struct pass_heads h = pass_heads(e, b, layer, s->qkv);
     struct attention_tensors t = {h.q, h.k, h.v, s->att, s->lse};
     if (e->model->arch.qk_norm) qk_norms(e, b, &e->layer[layer], s);
-    e->be->rope(e->ctx, s->qkv, s->qkv, &h.rope, e->pass.batch);
+    if (!e->model->layer[layer].unrotated)
+        e->be->rope(e->ctx, s->qkv, s->qkv, &h.rope, e->pass.batch);
     if (b->decode) {
         attend_caches(e, b, layer, &t, &h.shape);
         return;
     }
     if (b->cache) fill_caches(e, b, layer, &t);
     e->be->attention(e->ctx, &t, &h.shape, e->pass.batch);
+}
+
+/* p->normed = the input of a block: the norm of the stream, or without such a norm the stream itself
+ * in the precision of the engine. `copy` = the stream unless its data is NULL. */
+static void block_input(struct engine *e, const struct batch *b, const float *weight, float *inv,
+                        struct mat copy)
+{
+    const struct arch *a = &e->model->arch;
+    struct pass *p = &e->pass;
+    struct norm_shape norm = {b->tokens, 1, a->d_model, a->rms_eps};
+    if (weight) {
+        e->be->norm(e->ctx, p->normed, inv, copy, p->resid, weight, &norm);
+        return;
+    }
+    e->be->convert(e->ctx, p->normed, p->resid, b->tokens, a->d_model, 1.0f);
+    if (copy.data) e->be->convert(e->ctx, copy, p->resid, b->tokens, a->d_model, 1.0f);
+}
+
+/* The last product of a block, y = x W^T. */
+struct block_output {
+    enum block block;
+    enum site site;
+    struct mat x;
+    const struct backend_weight *w;
+    size_t rows;
+};
+
+/* resid += y, or scale y, or scale norm(y). Only the first of them is one operation. */
+static void add_block(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
+                      const struct block_output *o)
+{
+    const struct arch *a = &e->model->arch;
+    struct pass *p = &e->pass;
+    const float *weight = e->layer[layer].out_norm[o->block];
+    struct low_rank_site l;
+    const struct low_rank_site *low = pass_low_rank(&l, e, b, layer, o->site, s->h[o->site]);
+    float scale = pass_residual_scale(e);
+    if (!weight && scale == 1.0f) {
+        e->be->linear(e->ctx, p->resid, o->x, o->w, low, p->batch, o->rows, true);
+        return;
+    }
+    struct norm_shape norm = {b->tokens, 1, a->d_model, a->rms_eps};
+    struct mat y = weight ? s->out[o->block] : p->normed, none = {0};
+    e->be->linear(e->ctx, y, o->x, o->w, low, p->batch, o->rows, false);
+    if (weight) e->be->norm(e->ctx, p->normed, s->inv_out[o->block], none, y, weight, &norm);
+    e->be->add(e->ctx, p->resid, p->normed, b->tokens, a->d_model, scale);
 }
 
 /* In training very short batches are padded to BACKEND_FEW rows: below that the backend may sum in
@@ -252,27 +312,38 @@ void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, stru
     struct pass *p = &e->pass;
     struct low_rank_site l;
     const struct low_rank_site *low = pass_low_rank(&l, e, b, layer, SITE_QKV, s->h[SITE_QKV]);
-    size_t t = b->tokens, d = a->d_model;
-    size_t rows = b->backward && t < BACKEND_FEW ? BACKEND_FEW : t;
+    size_t t = b->tokens, rows = b->backward && t < BACKEND_FEW ? BACKEND_FEW : t;
     struct mat none = {0}, x1 = b->backward && !again && layer >= b->lowest ? p->x1[layer] : none;
-    struct norm_shape norm = {t, 1, d, a->rms_eps};
-    be->norm(e->ctx, p->normed, s->inv1, x1, p->resid, w->attn_norm, &norm);
+    block_input(e, b, w->norm[BLOCK_ATTENTION], s->inv1, x1);
     be->linear(e->ctx, s->qkv, p->normed, w->qkv, low, p->batch, rows, false);
     attend(e, b, layer, s);
-    low = pass_low_rank(&l, e, b, layer, SITE_O, s->h[SITE_O]);
-    be->linear(e->ctx, p->resid, s->att, w->o, low, p->batch, rows, true);
-    be->norm(e->ctx, p->normed, s->inv2, b->backward ? s->x2 : none, p->resid, w->mlp_norm, &norm);
+    struct block_output attention = {BLOCK_ATTENTION, SITE_O, s->att, w->o, rows};
+    add_block(e, b, layer, s, &attention);
+    block_input(e, b, w->norm[BLOCK_MLP], s->inv2, b->backward ? s->x2 : none);
     low = pass_low_rank(&l, e, b, layer, SITE_GATE_UP, s->h[SITE_GATE_UP]);
     be->linear(e->ctx, s->gate_up, p->normed, w->gate_up, low, p->batch, rows, false);
-    if (again) return;
+    if (again && !w->out_norm[BLOCK_MLP]) return;
     struct gate_shape gate = {t, a->d_ffn, a->activation};
     be->gate(e->ctx, p->wide, s->gate_up, mat_at(s->gate_up, 0, a->d_ffn), &gate);
-    low = pass_low_rank(&l, e, b, layer, SITE_DOWN, s->h[SITE_DOWN]);
-    be->linear(e->ctx, p->resid, p->wide, w->down, low, p->batch, rows, true);
+    struct block_output mlp = {BLOCK_MLP, SITE_DOWN, p->wide, w->down, rows};
+    add_block(e, b, layer, s, &mlp);
+}
+
+/* Gemma and Granite scale the embedded tokens. In bfloat16 the scale is rounded, as such models
+ * were trained with a scale of the type of the embedding. */
+static void embed(struct engine *e, const struct batch *b)
+{
+    const struct arch *a = &e->model->arch;
+    float scale = a->embed_scale;
+    struct mat x = e->pass.resid;
+    e->be->embed(e->ctx, x, e->embed, e->pass.batch);
+    if (engine_precision(e) == DTYPE_BF16) scale = f32_from_bf16(bf16_from_f32(scale));
+    if (scale != 0.0f && scale != 1.0f) e->be->convert(e->ctx, x, x, b->tokens, a->d_model, scale);
 }
 
 void forward_layers(struct engine *e, const struct batch *b)
 {
+    embed(e, b);
     bool shared = !b->backward || b->checkpoint;
     for (uint32_t layer = 0; layer < e->model->arch.layers; layer++)
         forward_layer(e, b, layer, &e->pass.layer[shared ? 0 : layer], false);

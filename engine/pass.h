@@ -12,9 +12,15 @@
 #include "engine/engine.h"
 #include "engine/factors.h"
 
+/* A layer adds the outputs of two blocks to the stream. */
+enum block { BLOCK_ATTENTION, BLOCK_MLP, BLOCKS };
+
+/* Norms are on the device; NULL where the model has none. */
 struct engine_layer {
     struct backend_weight *qkv, *o, *gate_up, *down;
-    float *attn_norm, *mlp_norm, *q_norm, *k_norm; /* (d_model) twice, (head_dim) twice; device */
+    float *norm[BLOCKS];     /* (d_model) of a block's input */
+    float *out_norm[BLOCKS]; /* (d_model) of a block's output */
+    float *q_norm, *k_norm;  /* (head_dim), or (heads head_dim) and (kv_heads head_dim) */
 };
 
 struct saved {      /* of one layer; T tokens */
@@ -25,6 +31,9 @@ struct saved {      /* of one layer; T tokens */
     struct mat gate_up;                       /* (T, 2 d_ffn) */
     struct mat h[SITES];                      /* (T, width of the site) the low-rank part's H */
     float *inv1, *inv2, *inv_q, *inv_k, *lse; /* (T), (T), (T, heads), (T, kv_heads), (T, heads) */
+    /* The blocks' outputs before their norms, and 1 / rms of them; only with such norms. */
+    struct mat out[BLOCKS]; /* (T, d_model) */
+    float *inv_out[BLOCKS]; /* (T) */
 };
 
 struct pass_size { /* what the working memory has to hold */
@@ -43,7 +52,7 @@ struct pass { /* the engine's working memory */
     struct mat resid;                    /* (T, d_model) float32 */
     struct mat dresid;                   /* (T, d_model) float32 */
     struct mat normed;                   /* (T, d_model) */
-    struct mat wide;                     /* (T, d_ffn) silu(gate) * up */
+    struct mat wide;                     /* (T, d_ffn) activation(gate) * up */
     struct mat dwide;                    /* (T, d_ffn) */
     struct mat dqkv;                     /* (T, qkv) */
     struct mat datt;                     /* (T, heads head_dim) */
@@ -155,6 +164,7 @@ size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it
 /* Sets the sizes to those with what batch_pad() adds; the learned tokens of one head_loss(). */
 size_t pass_filled(struct pass_size *s, const struct engine *e);
 void pass_size_widths(struct pass_size *s, const struct factors *f); /* site_width at least f's */
+size_t engine_norm_bytes(const struct model *m); /* of all norms on the device */
 /* Makes the tables of rotation angles cover `positions` positions. */
 err engine_reserve_positions(struct engine *e, size_t positions);
 /* Attention of one layer: its shape, the views of q, k and v in `qkv`, and their rotation. */
@@ -165,16 +175,24 @@ struct pass_heads {
 };
 struct pass_heads pass_heads(const struct engine *e, const struct batch *b, uint32_t layer,
                              struct mat qkv);
+/* The shape of the norm of q (heads) or k (kv_heads). */
+struct norm_shape pass_head_norm(const struct engine *e, const struct batch *b, uint32_t heads);
+/* The factor of a block's output before it is added to the stream. */
+static inline float pass_residual_scale(const struct engine *e)
+{
+    float scale = e->model->arch.residual_scale;
+    return scale != 0.0f ? scale : 1.0f;
+}
 /* The low-rank part of one site for the whole batch, with H kept in h; NULL if no segment has a
  * module there. */
 const struct low_rank_site *pass_low_rank(struct low_rank_site *out, const struct engine *e,
                                           const struct batch *b, uint32_t layer, enum site site,
                                           struct mat h);
 /* Runs one layer from resid to resid and fills `s`. Recomputation (`again`) stops before the last
- * product, because nothing after it is needed. */
+ * product, unless the backward pass needs its result for a norm. */
 void forward_layer(struct engine *e, const struct batch *b, uint32_t layer, struct saved *s,
                    bool again);
-void forward_layers(struct engine *e, const struct batch *b);
+void forward_layers(struct engine *e, const struct batch *b); /* from the embedding on */
 /* The loss of each learned token; with b->backward also sets dresid. */
 void forward_loss(struct engine *e, const struct batch *b);
 void backward_layers(struct engine *e, const struct batch *b);
