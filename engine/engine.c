@@ -4,7 +4,6 @@
 #include "engine/engine_plan.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,39 +147,6 @@ static err place_norms(struct engine *e)
     return ERR_NONE;
 }
 
-/* Tables cos(p f_i) and sin(p f_i), each (positions, head_dim / 2), grown in steps of 256 positions
- * as longer rows come. The angle is the float32 product of position and frequency, as in PyTorch;
- * only the cosine of that rounded angle is computed in double. On failure the old tables stay in
- * use. */
-err engine_reserve_positions(struct engine *e, size_t positions)
-{
-    if (positions <= e->positions) return ERR_NONE;
-    size_t half = e->model->arch.head_dim / 2;
-    positions = (positions + 255) / 256 * 256;
-    float *table = malloc((2 * positions + 1) * half * sizeof(float)), *cosine, *sine;
-    if (!table) return err_sys(ENOMEM, "engine: %zu positions", positions);
-    float *frequency = table + 2 * positions * half;
-    model_rope_frequencies(frequency, &e->model->arch.rope, e->model->arch.head_dim, 0);
-    for (size_t p = 0; p < positions; p++)
-        for (size_t i = 0; i < half; i++) {
-            float angle = (float)p * frequency[i];
-            table[p * half + i] = (float)cos((double)angle);
-            table[(positions + p) * half + i] = (float)sin((double)angle);
-        }
-    size_t bytes = positions * half * sizeof(float);
-    err er = e->be->memory_take(&cosine, e->ctx, 2 * bytes);
-    if (!err_is(er)) {
-        sine = cosine + positions * half;
-        e->be->copy_in(e->ctx, cosine, table, 2 * bytes);
-        if (e->cosine) e->be->memory_give(e->ctx, e->cosine);
-        e->cosine = cosine;
-        e->sine = sine;
-        e->positions = positions;
-    }
-    free(table);
-    return er;
-}
-
 /* `layer` and `x1` are arrays of views; the tensors are in `memory`. */
 static void pass_close(struct engine *e)
 {
@@ -214,7 +180,7 @@ void engine_close(struct engine *e)
     if (e->ctx) {
         pass_close(e);
         if (!e->shared) weights_close(e);
-        if (e->cosine) e->be->memory_give(e->ctx, e->cosine);
+        engine_close_angles(e);
         e->be->close(e->ctx);
     }
     if (!e->shared) free(e->layer);

@@ -68,9 +68,7 @@ void engine_plan_weights(struct engine_plan_weights *out, const struct engine *e
 /* Norm weights and the tables of rotation angles. */
 static uint64_t table_bytes(const struct engine *e, const struct pass_size *s)
 {
-    const struct arch *a = &e->model->arch;
-    uint64_t angles = (uint64_t)(s->positions + 255) / 256 * 256 * a->head_dim;
-    return engine_norm_bytes(e->model) + angles * sizeof(float);
+    return engine_norm_bytes(e->model) + engine_angle_bytes(e, s);
 }
 
 static uint64_t scratch_bytes(const struct engine *e, const struct pass_size *s, bool each_row)

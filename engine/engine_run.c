@@ -61,10 +61,12 @@ err pass_run(struct engine *e, struct batch *b)
         pass_size_widths(&size, b->segment[i].factors);
     TRY(pass_reserve(e, &size));
     if (!b->tokens) return ERR_NONE;
+    uint32_t *position;
+    TRY(engine_place_rows(&position, e, b));
     struct batch_rows rows = {.tokens = b->tokens, .rows = b->rows, .learned = b->learned};
     rows.id = b->id;
     rows.start = b->start;
-    rows.position = b->position;
+    rows.position = position;
     rows.index = b->index;
     rows.target = b->target;
     rows.gradient_scale = (float)b->scale;

@@ -230,12 +230,9 @@ struct pass_heads pass_heads(const struct engine *e, const struct batch *b, uint
                                        .window = e->model->layer[layer].window,
                                        .scale = a->attention_scale,
                                        .cap = a->attention_cap};
-    h.rope = (struct rope_shape){.rows = b->tokens,
-                                 .heads = a->heads + a->kv_heads,
-                                 .head_dim = a->head_dim,
-                                 .rotary_dim = a->rotary_dim,
-                                 .cos = e->cosine,
-                                 .sin = e->sine};
+    h.rope = engine_rotation(e, layer);
+    h.rope.rows = b->tokens;
+    h.rope.heads = a->heads + a->kv_heads;
     return h;
 }
 

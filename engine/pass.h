@@ -63,6 +63,20 @@ struct pass { /* the engine's working memory */
     float *inv;                          /* (T) scratch */
 };
 
+/* Tables of rotation angles, see engine_rope.c. */
+struct angle_part {
+    uint32_t variant[2]; /* model_rope_variant() of arch.rope and arch.window_rope */
+    uint32_t positions;  /* of a row with these frequencies */
+    size_t first, rows;  /* its rows in the tables */
+};
+struct angles {
+    float *memory; /* cos and sin for each table, each (rows, rotated / 2); device */
+    size_t tables; /* 2 if layers with a window rotate by angles of their own */
+    size_t rows, used;
+    struct angle_part *part; /* (parts) the first one is for rows of ordinary length */
+    size_t parts;
+};
+
 struct engine {
     const struct model *model;
     const struct engine *shared; /* the engine that owns the weights; NULL: this one */
@@ -71,9 +85,8 @@ struct engine {
     struct engine_layer *layer;          /* (layers) */
     struct backend_weight *head, *embed; /* the same one if they are tied */
     float *final_norm;
-    float *norms;         /* the memory of all norms */
-    float *cosine, *sine; /* (positions, head_dim / 2) */
-    size_t positions;
+    float *norms; /* the memory of all norms */
+    struct angles angles;
     bool inference;               /* forward passes only */
     enum base_memory base_memory; /* BASE_PACKED or BASE_FILE */
     struct pass pass;
@@ -165,8 +178,15 @@ size_t pass_bytes(const struct engine *e, const struct pass_size *s); /* that it
 size_t pass_filled(struct pass_size *s, const struct engine *e);
 void pass_size_widths(struct pass_size *s, const struct factors *f); /* site_width at least f's */
 size_t engine_norm_bytes(const struct model *m); /* of all norms on the device */
-/* Makes the tables of rotation angles cover `positions` positions. */
+/* Makes the tables of rotation angles cover `positions` positions of ordinary rows. */
 err engine_reserve_positions(struct engine *e, size_t positions);
+/* Makes the tables cover the rows of a batch. *out (tokens): the row of each token in the tables,
+ * which is its position in ordinary rows; in the batch's arena. */
+err engine_place_rows(uint32_t **out, struct engine *e, struct batch *b);
+/* The rotation in a layer; the caller sets rows, heads and back. */
+struct rope_shape engine_rotation(const struct engine *e, uint32_t layer);
+uint64_t engine_angle_bytes(const struct engine *e, const struct pass_size *s);
+void engine_close_angles(struct engine *e);
 /* Attention of one layer: its shape, the views of q, k and v in `qkv`, and their rotation. */
 struct pass_heads {
     struct attention_shape shape;
