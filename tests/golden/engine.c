@@ -1,5 +1,5 @@
 /* The engine against PyTorch and PEFT: the cases of ../shared/golden and of
- * tests/golden/cases (made by make_cases.py). Tolerances: logits 1e-5 of the
+ * tests/golden/cases (made by make_cases.py) and tests/golden/bases (make_bases.py). Tolerances: logits 1e-5 of the
  * largest, gradients 2e-5 and trained tensors 1e-4 in the Frobenius norm, losses of twenty steps
  * 1e-5. */
 #include "engine/engine.h"
@@ -286,3 +286,20 @@ OWN(agrees_with_peft_on_patterns_by_whole_names, "qwen2-pattern")
 OWN(agrees_with_the_definition_on_a_carry_without_adapter, "qwen3-carry")
 OWN(agrees_with_the_definition_on_a_carry_beside_the_small_matrix, "llama3-small")
 OWN(agrees_with_the_definition_on_linear_rope_scaling, "llama-linear")
+
+#define BASE(test, name)                                                                           \
+    Test(engine, test)                                                                             \
+    {                                                                                              \
+        if (strcmp(support_device(), "cpu")) cr_skip_test("the device lacks the switches");        \
+        check_case("tests/golden/bases", name);                                                    \
+    }
+BASE(agrees_with_peft_on_soft_caps_and_four_norms, "gemma2")
+BASE(agrees_with_peft_on_two_rotations_and_head_norms, "gemma3")
+BASE(agrees_with_peft_on_multipliers, "granite")
+BASE(agrees_with_peft_on_norms_after_blocks, "olmo2")
+BASE(agrees_with_peft_on_fused_modules, "phi3")
+BASE(agrees_with_peft_on_partial_rotation, "phi4-mini")
+BASE(agrees_with_peft_on_layers_without_rotation, "smollm3")
+BASE(agrees_with_peft_on_yarn, "llama-yarn")
+BASE(agrees_with_peft_on_longrope, "llama-longrope")
+BASE(agrees_with_peft_on_dynamic_rope, "llama-dynamic")
