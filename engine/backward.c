@@ -24,8 +24,8 @@ static bool wanted_below(const struct batch *b, uint32_t layer, enum site site)
     return false;
 }
 
-/* p->dy has the gradient of the stream and gets that of the product whose norm or multiple was added
- * to the stream. */
+/* p->dy has the gradient of the stream and gets that of the product whose norm or multiple was
+ * added to the stream. */
 static void back_block_output(struct engine *e, const struct batch *b, uint32_t layer,
                               struct saved *s, enum block block)
 {

@@ -251,8 +251,8 @@ static void attend(struct engine *e, const struct batch *b, uint32_t layer, stru
     e->be->attention(e->ctx, &t, &h.shape, e->pass.batch);
 }
 
-/* p->normed = the input of a block: the norm of the stream, or without such a norm the stream itself
- * in the precision of the engine. `copy` = the stream unless its data is NULL. */
+/* p->normed = the input of a block: the norm of the stream, or without such a norm the stream
+ * itself in the precision of the engine. `copy` = the stream unless its data is NULL. */
 static void block_input(struct engine *e, const struct batch *b, const float *weight, float *inv,
                         struct mat copy)
 {
