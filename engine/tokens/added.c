@@ -105,9 +105,9 @@ static err match_at(struct added_matches *out, const struct added *a, const char
     return ERR_NONE;
 }
 
-/* As \w of Rust's regular expressions, which Hugging Face uses: alphabetic characters, marks, decimal
- * digits, connectors and the two joiners. All alphabetic characters are letters, letter numbers or
- * marks, except for the circled and squared Latin letters, whose category is So. */
+/* As \w of Rust's regular expressions, which Hugging Face uses: alphabetic characters, marks,
+ * decimal digits, connectors and the two joiners. All alphabetic characters are letters, letter
+ * numbers or marks, except for the circled and squared Latin letters, whose category is So. */
 static bool is_word(uint32_t c)
 {
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);

@@ -173,7 +173,7 @@ static err emit_unknown(struct unigram_scratch *s, const struct unigram *u, cons
     return ERR_NONE;
 }
 
-/* Turns the path around: afterwards place[start].start is the end of the token that starts there. */
+/* Turns the path around: place[start].start becomes the end of the token that starts there. */
 static void turn_path(struct unigram_place *place, uint32_t size)
 {
     uint32_t end = size, next = UINT32_MAX;

@@ -1,5 +1,5 @@
-/* Unigram tokenizers (SentencePiece): of all ways to cut a word into tokens the one with the highest
- * sum of scores is taken.
+/* Unigram tokenizers (SentencePiece): of all ways to cut a word into tokens the one with the
+ * highest sum of scores is taken.
  *
  * best[0] = 0;  best[end] = max over tokens word[start .. end) of best[start] + score(token)
  *
@@ -36,7 +36,7 @@ struct unigram {                 /* a zeroed one is empty and is valid for unigr
     int32_t unknown;    /* id, or -1: unknown text without byte tokens is an error */
 };
 
-/* The text must not be empty. Of two tokens with the same text the one with the higher id counts. */
+/* The text must not be empty. Of tokens with the same text the one with the highest id counts. */
 err unigram_add(struct unigram *u, const struct unigram_token *token);
 void unigram_seal(struct unigram *u);
 void unigram_close(struct unigram *u);

@@ -1,4 +1,4 @@
-/* Reads the model of a tokenizer.json of type Unigram: its vocabulary is a list of [text, score]. */
+/* Reads a Unigram model of a tokenizer.json. Its vocabulary is a list of [text, score]. */
 #include "engine/tokens/tokenizer_parts.h"
 
 #include "base/json.h"

@@ -7,14 +7,11 @@
 
 #include <string.h>
 
-const char *const fuzz_seeds[] = {"tests/golden/tokenizer/gpt2/tokenizer.json",
-                                  "tests/golden/tokenizer/llama2/tokenizer.json",
-                                  "tests/golden/tokenizer/llama3/tokenizer.json",
-                                  "tests/golden/tokenizer/mistral/tokenizer.json",
-                                  "tests/golden/tokenizer/qwen2/tokenizer.json",
-                                  "tests/fuzz/seeds/tokenizer.json",
-                                  "tests/fuzz/seeds/tokenizer_unigram.json",
-                                  NULL};
+const char *const fuzz_seeds[] = {
+    "tests/golden/tokenizer/gpt2/tokenizer.json",   "tests/golden/tokenizer/llama2/tokenizer.json",
+    "tests/golden/tokenizer/llama3/tokenizer.json", "tests/golden/tokenizer/mistral/tokenizer.json",
+    "tests/golden/tokenizer/qwen2/tokenizer.json",  "tests/fuzz/seeds/tokenizer.json",
+    "tests/fuzz/seeds/tokenizer_unigram.json",      NULL};
 const int fuzz_runs = 120;
 
 static void check_text(const struct tokenizer *t, const char *text, bool special)

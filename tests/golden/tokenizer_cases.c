@@ -255,8 +255,8 @@ Test(tokenizer_cases, every_part_of_a_tokenizer_file_agrees_with_hugging_face)
     cr_assert_gt(check_variants("variants.json"), 30);
 }
 
-/* Unigram, Gemma, Phi, Granite, OLMo 2, SmolLM3, Tekken, DeepSeek: tests/oracle/tokenizer_families.py
- * makes the file. */
+/* Unigram, Gemma, Phi, Granite, OLMo 2, SmolLM3, Tekken and DeepSeek.
+ * tests/oracle/tokenizer_families.py makes the file. */
 Test(tokenizer_cases, tokenizers_of_public_families_agree_with_hugging_face)
 {
     cr_assert_gt(check_variants("families.json"), 12);

@@ -159,7 +159,7 @@ def rows(made):
 
 
 def compared(made):
-    """What must be the same with every version of Python and of the packages."""
+    """The cases without the wording of errors, which depends on the versions of the packages."""
     return [{k: v if k != "fails" else True for k, v in case.items()} for case in made["cases"]]
 
 
