@@ -33,7 +33,7 @@ allowed() {
     coordinator/run) echo "coordinator coordinator/store coordinator/work $agg $privacy proto base" ;;
     coordinator/serve) echo "coordinator coordinator/store coordinator/work coordinator/run $agg $privacy proto base" ;;
     coordinator) echo "coordinator/store coordinator/work coordinator/run coordinator/serve $agg $privacy proto base" ;;
-    client/export) echo "engine/model engine agg/algebra agg/adapter base" ;;
+    client/export) echo "engine/model engine/tokens engine agg/algebra agg/adapter base" ;;
     client/session) echo "$engine client/output kernels $agg $privacy proto base" ;;
     client/command) echo "sim $engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
     client) echo client/command ;;

@@ -1,11 +1,12 @@
 /* tokenizer.json and tokenizer_config.json from a GGUF's keys.
  *
  * A GGUF stores a vocabulary and the name of a pre-tokenizer, while tokenizer.json describes each
- * step (normalizer, pre-tokenizer, model, decoder). The steps are known for byte-level BPE of
- * GPT-2, SmolLM, StarCoder, Llama 3 and Qwen 2, and for SentencePiece BPE. Others are refused. */
+ * step (normalizer, pre-tokenizer, model, decoder). The steps are known for the byte-level BPE of
+ * the families in pre_rows[], and for SentencePiece BPE. Others are refused. */
 #include "base/file.h"
 #include "base/json.h"
 #include "client/export/export_parts.h"
+#include "engine/tokens/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@ enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER };
 /* U+2581, by which SentencePiece stands for a space. */
 #define MARK "\xE2\x96\x81"
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define TAIL "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /* The regular expressions of the original tokenizer.json files. */
@@ -24,6 +27,12 @@ static const char llama3_pattern[] =
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL;
 static const char qwen2_pattern[] =
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL;
+static const char o200k_pattern[] =
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER
+    "+" LOWER "*" CONTRACTIONS "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL;
+static const char tekken_pattern[] =
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER
+    "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL;
 
 /* How each pre-tokenizer name of a GGUF (tokenizer.ggml.pre) is expressed. */
 static const struct pre_row {
@@ -40,6 +49,11 @@ static const struct pre_row {
     {.name = "llama-v3", .pattern = llama3_pattern, .ignore_merges = true},
     {.name = "llama3", .pattern = llama3_pattern, .ignore_merges = true},
     {.name = "qwen2", .pattern = qwen2_pattern, .nfc = true},
+    {.name = "deepseek-r1-qwen", .pattern = qwen2_pattern},
+    {.name = "dbrx", .pattern = llama3_pattern},      /* OLMo 2, Phi-4 */
+    {.name = "smaug-bpe", .pattern = llama3_pattern}, /* SmolLM3 */
+    {.name = "gpt-4o", .pattern = o200k_pattern},     /* Phi-4-mini */
+    {.name = "tekken", .pattern = tekken_pattern, .ignore_merges = true},
 };
 
 /* The arrays of the GGUF, borrowed from its map, and the arena of their lists. */
@@ -88,12 +102,15 @@ static bool is_added(const struct vocab *v, size_t id)
 /* A user-defined token is not "special", so that decoders print it. */
 static err added_json(json_t *list, const struct vocab *v)
 {
+    bool strips = false;
+    TRY(tokenizer_gguf_strips(&strips, v->g));
     for (size_t id = 0; id < v->count; id++) {
         if (!is_added(v, id)) continue;
-        json_t *token =
-            json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
-                      text_json(v->text[id]), "single_word", 0, "lstrip", 0, "rstrip", 0,
-                      "normalized", 0, "special", v->type[id] != TYPE_USER);
+        json_t *text = text_json(v->text[id]);
+        bool rstrip = strips && text != NULL && tokenizer_strips(json_string_value(text));
+        json_t *token = json_pack("{s:I, s:o, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id,
+                                  "content", text, "single_word", 0, "lstrip", 0, "rstrip", rstrip,
+                                  "normalized", 0, "special", v->type[id] != TYPE_USER);
         if (token == NULL || json_array_append_new(list, token) != 0)
             return err_make(ERR_INPUT, "token %zu is not UTF-8", id);
     }

@@ -1,7 +1,7 @@
 /* Encoding goes through these steps: added tokens in the original text; between them the
  * normaliser; added tokens in the normalised text; between them the pre-tokenizer; byte pair
- * encoding or the best unigram path of each word. Decoding joins the bytes of the tokens and repairs
- * them to valid UTF-8. */
+ * encoding or the best unigram path of each word. Decoding joins the bytes of the tokens and
+ * repairs them to valid UTF-8. */
 #include "engine/tokens/tokenizer_parts.h"
 
 #include "base/file.h"

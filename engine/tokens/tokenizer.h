@@ -36,6 +36,12 @@ err tokenizer_open(struct tokenizer **out, const char *base_path);
 err tokenizer_open_if_any(struct tokenizer **out, const char *base_path);
 void tokenizer_close(struct tokenizer *t); /* accepts NULL */
 
+/* Whether special tokens of a GGUF's vocabulary take the white space behind them, as in Phi-3; then
+ * tokenizer_strips() tells which of them do. */
+struct gguf;
+err tokenizer_gguf_strips(bool *out, const struct gguf *g);
+bool tokenizer_strips(const char *token);
+
 /* Appends the ids of `text`, at most LIMIT_TEXT_BYTES long; on failure *out is unchanged. With
  * `special`, special tokens written in the text become their ids, else they are ordinary text.
  * Added tokens that are not special are found in both cases. */

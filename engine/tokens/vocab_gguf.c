@@ -245,21 +245,30 @@ static err read_special(struct reading *r)
     return ERR_NONE;
 }
 
-/* The special tokens of Phi-3 take the white space behind them. The file does not say so, and
- * llama.cpp recognises the model by its name. */
-static err apply_phi3(struct reading *r)
+/* The file does not say so, and llama.cpp recognises the model by its name. */
+err tokenizer_gguf_strips(bool *out, const struct gguf *g)
 {
     struct gguf_str name = {0};
     char lower[128] = {0};
-    TRY(gguf_opt_str(&name, &r->gguf, "general.name"));
+    TRY(gguf_opt_str(&name, g, "general.name"));
     for (size_t i = 0; i < name.size && i < sizeof lower - 1; i++)
         lower[i] = (char)tolower((unsigned char)name.data[i]);
-    if (!strstr(lower, "phi-3") && !strstr(lower, "phi3")) return ERR_NONE;
-    for (size_t i = 0; i < r->t->raw.count; i++) {
-        struct added_token *a = &r->t->raw.token[i];
-        a->rstrip = strcmp(a->text, "<unk>") != 0 && strcmp(a->text, "<s>") != 0 &&
-                    strcmp(a->text, "<|endoftext|>") != 0;
-    }
+    *out = strstr(lower, "phi-3") || strstr(lower, "phi3");
+    return ERR_NONE;
+}
+
+bool tokenizer_strips(const char *token)
+{
+    return strcmp(token, "<unk>") != 0 && strcmp(token, "<s>") != 0 &&
+           strcmp(token, "<|endoftext|>") != 0;
+}
+
+static err apply_phi3(struct reading *r)
+{
+    bool strips = false;
+    TRY(tokenizer_gguf_strips(&strips, &r->gguf));
+    for (size_t i = 0; i < r->t->raw.count && strips; i++)
+        r->t->raw.token[i].rstrip = tokenizer_strips(r->t->raw.token[i].text);
     return ERR_NONE;
 }
 
