@@ -144,7 +144,7 @@ def cases():
 def expressions():
     """Each small template sees VARIABLES and one short conversation."""
     made = []
-    for template in EXPRESSIONS:
+    for template in EXPRESSIONS + REFUSED:
         messages = CONVERSATIONS["turns"][0]
         made.append({"template": template, **render(template, messages, None, False, VARIABLES),
                      **({"refused": True} if template in REFUSED else {})})
