@@ -83,6 +83,7 @@ struct backend_weight {
     struct backend_context *context;
     uint64_t number; /* of this weight in the process, never used again */
     size_t n, k;
+    float cap;         /* of a head: see struct weight_source */
     struct mat packed; /* (n, k) in the precision, or data NULL */
     size_t margin;     /* CUDA_MARGIN or 0 */
     /* Taken and given back by atomic exchanges, because contexts may share a weight. */
@@ -273,6 +274,8 @@ void cuda_add(struct backend_context *c, struct mat to, struct mat from, size_t 
               float scale);
 void cuda_convert(struct backend_context *c, struct mat to, struct mat from, size_t rows,
                   size_t cols, float scale);
+/* m becomes cap tanh(m / cap). A part of an operation, without cuda_begin(). */
+void cuda_cap(struct backend_context *c, struct mat m, size_t rows, size_t cols, float cap);
 /* Both kinds of weights: packed, and as in the file. */
 void cuda_embed(struct backend_context *c, struct mat to, const struct backend_weight *w,
                 const struct backend_batch *b);

@@ -6,8 +6,29 @@ struct gate_args {
     struct rows8 h, gate, up; /* with gate_back: h is dh, which becomes h */
     struct rows8 dgate, dup;  /* gate_back */
     size_t rows, width;
+    enum activation activation;
 };
 
+/* The activation, and its derivative. */
+template <enum activation A>
+static __device__ __forceinline__ float activate(float *derivative, float g)
+{
+    if (A == ACTIVATION_GELU_TANH) return formula_gelu(derivative, g);
+    float s = 1.0f / (1.0f + formula_exp(-g)), silu = g * s;
+    *derivative = s + silu * (1.0f - s);
+    return silu;
+}
+
+/* The activation is constant in the loops over values, so that they take no more registers than
+ * with SiLU alone. */
+template <enum activation A>
+static __device__ __forceinline__ void gated(float h[8], const float g[8], const float u[8])
+{
+    float derivative;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        h[i] = activate<A>(&derivative, g[i]) * u[i];
+}
 static __global__ void __launch_bounds__(GROUP_THREADS) gate_kernel(struct gate_args a)
 {
     size_t row, col;
@@ -15,32 +36,40 @@ static __global__ void __launch_bounds__(GROUP_THREADS) gate_kernel(struct gate_
     float g[8], u[8], h[8];
     load8(g, a.gate, row, col, a.width - col);
     load8(u, a.up, row, col, a.width - col);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        h[i] = g[i] * (1.0f / (1.0f + formula_exp(-g[i]))) * u[i];
+    if (a.activation == ACTIVATION_SILU)
+        gated<ACTIVATION_SILU>(h, g, u);
+    else
+        gated<ACTIVATION_GELU_TANH>(h, g, u);
     store8(a.h, row, col, a.width - col, h);
 }
 
-/* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
+/* g, u and d become dgate, dup and h. */
+template <enum activation A>
+static __device__ __forceinline__ void gated_back(float g[8], float u[8], float d[8])
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float derivative, y = activate<A>(&derivative, g[i]), dh = d[i];
+        g[i] = dh * u[i] * derivative;
+        d[i] = y * u[i];
+        u[i] = dh * y;
+    }
+}
 static __global__ void __launch_bounds__(GROUP_THREADS) gate_back_kernel(struct gate_args a)
 {
     size_t row, col;
     if (!group_place(&row, &col, a.rows, a.width)) return;
-    float g[8], u[8], d[8], dgate[8], dup[8], h[8];
+    float g[8], u[8], d[8];
     load8(g, a.gate, row, col, a.width - col);
     load8(u, a.up, row, col, a.width - col);
     load8(d, a.h, row, col, a.width - col);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        float s = 1.0f / (1.0f + formula_exp(-g[i]));
-        float silu = g[i] * s;
-        dgate[i] = d[i] * u[i] * (s + silu * (1.0f - s));
-        dup[i] = d[i] * silu;
-        h[i] = silu * u[i];
-    }
-    store8(a.dgate, row, col, a.width - col, dgate);
-    store8(a.dup, row, col, a.width - col, dup);
-    store8(a.h, row, col, a.width - col, h);
+    if (a.activation == ACTIVATION_SILU)
+        gated_back<ACTIVATION_SILU>(g, u, d);
+    else
+        gated_back<ACTIVATION_GELU_TANH>(g, u, d);
+    store8(a.dgate, row, col, a.width - col, g);
+    store8(a.dup, row, col, a.width - col, u);
+    store8(a.h, row, col, a.width - col, d);
 }
 
 static void gate_launch(struct backend_context *c, void (*kernel)(struct gate_args),
@@ -50,6 +79,7 @@ static void gate_launch(struct backend_context *c, void (*kernel)(struct gate_ar
     if (!group_grid(&grid, c, s->rows, s->width)) return;
     a.rows = s->rows;
     a.width = s->width;
+    a.activation = s->activation;
     double since = cuda_begin(c);
     launch(kernel, grid, dim3(GROUP_THREADS), 0, c->stream, a);
     cuda_done(c, OP_GATE, since);
@@ -170,6 +200,25 @@ void cuda_add(struct backend_context *c, struct mat to, struct mat from, size_t 
     a.scale = scale;
     a.add = true;
     copy_launch(c, to, from, a);
+}
+
+static __global__ void __launch_bounds__(GROUP_THREADS)
+    cap_kernel(struct rows8 m, size_t rows, size_t cols, float cap)
+{
+    size_t row, col;
+    if (!group_place(&row, &col, rows, cols)) return;
+    float v[8];
+    load8(v, m, row, col, cols - col);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = cap * formula_tanh(v[i] / cap);
+    store8(m, row, col, cols - col, v);
+}
+void cuda_cap(struct backend_context *c, struct mat m, size_t rows, size_t cols, float cap)
+{
+    dim3 grid;
+    if (!group_grid(&grid, c, rows, cols)) return;
+    launch(cap_kernel, grid, dim3(GROUP_THREADS), 0, c->stream, rows8_of(m, 8), rows, cols, cap);
 }
 
 /* The caller guarantees that ids are below n. */

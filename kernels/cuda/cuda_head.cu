@@ -5,6 +5,8 @@
  *   e_v = exp(z_v - max)    sum = sum_v e_v    nll = log(sum) + max - z_target
  *   dz_v = (e_v / sum - [v is target]) * gradient_scale
  *
+ * With a cap, z are the capped logits, and dz_v has the factor 1 - (z_v / cap)^2.
+ *
  * All of a row is one sum in a fixed order, so it does not depend on the other rows. A row with the
  * target -1 only fills the batch: its nll and dz are zeros. */
 #include "kernels/cuda/cuda_vector.cuh"
@@ -19,10 +21,11 @@ enum { SLICE = 4096 };
 struct head_args {
     float *logits; /* (rows, ld) */
     size_t vocab, ld;
-    bool back, narrow;     /* write dz; as bfloat16, into the first half of the row */
-    const int32_t *target; /* (rows) or -1 */
-    double *nll;           /* (rows) */
+    bool back, narrow;           /* write dz; as bfloat16, into the first half of the row */
+    const int32_t *target;       /* (rows) or -1 */
+    double *nll;                 /* (rows) */
     const float *gradient_scale; /* (rows) */
+    float cap;
 };
 
 static __device__ __forceinline__ float block_max(float v)
@@ -48,6 +51,7 @@ static __device__ __forceinline__ void write_gradient(const struct head_args &a,
             size_t v = first + i * HEAD_THREADS + threadIdx.x;
             float e = v < a.vocab ? formula_exp(z[v] - max) : 0.0f;
             dz[i] = v == target ? (float)(((double)e - sum) * factor) : e * (float)factor;
+            if (a.cap > 0.0f && v < a.vocab) dz[i] *= 1.0f - z[v] / a.cap * (z[v] / a.cap);
         }
         __syncthreads();
         for (unsigned i = 0; i < HEAD_EACH; i++) {
@@ -80,6 +84,8 @@ __global__ void __launch_bounds__(HEAD_THREADS) head_kernel(struct head_args a)
         if (a.back) write_zeros(a, z);
         return;
     }
+    for (size_t v = threadIdx.x; v < a.vocab && a.cap > 0.0f; v += HEAD_THREADS)
+        z[v] = a.cap * formula_tanh(z[v] / a.cap);
     for (size_t v = threadIdx.x; v < a.vocab; v += HEAD_THREADS)
         max = fmaxf(max, z[v]);
     max = block_max(max);
@@ -132,9 +138,15 @@ void cuda_head_loss(struct backend_context *c, struct mat dhidden, struct mat hi
         struct mat dz = {logits, c->precision, narrow ? 2 * ld : ld};
         struct cuda_product forward = {n, false, false, 0, 0};
         cuda_multiply(c, z, mat_at(hidden, row, 0), w, &forward);
-        struct head_args a = {
-            logits,    w->n, ld, back, narrow, b->target + first + row, b->nll + first + row,
-            b->gradient_scale + first + row};
+        struct head_args a = {logits,
+                              w->n,
+                              ld,
+                              back,
+                              narrow,
+                              b->target + first + row,
+                              b->nll + first + row,
+                              b->gradient_scale + first + row,
+                              w->cap};
         launch(head_kernel, dim3((unsigned)n), dim3(HEAD_THREADS), 0, c->stream, a);
         if (back) multiply_back(c, mat_at(dhidden, row, 0), dz, w, n);
     }

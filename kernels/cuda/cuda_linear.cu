@@ -15,6 +15,7 @@ void cuda_linear(struct backend_context *c, struct mat y, struct mat x,
     struct cuda_applied low = cuda_low_rank_forward(c, y, x, w, l, b, rows, add);
     struct cuda_product p = {rows, false, add || low.set, 0, 0, low.margin};
     cuda_multiply(c, y, x, w, &p);
+    if (w->cap > 0.0f) cuda_cap(c, y, rows, w->n, w->cap);
     cuda_done(c, OP_LINEAR, since);
 }
 
@@ -171,6 +172,7 @@ err cuda_weight_pack(struct backend_weight **out, struct backend_context *c,
     w->number = __atomic_add_fetch(&weights, 1, __ATOMIC_RELAXED);
     w->n = s->n;
     w->k = s->k;
+    w->cap = s->cap;
     w->parts = s->parts;
     for (size_t i = 0; i < s->parts; i++) {
         w->part[i] = s->part[i];

@@ -173,7 +173,8 @@ void cuda_norm_back(struct backend_context *c, struct mat dx, struct mat narrow,
 struct rope_args {
     struct rows8 to, from, cosine, sine; /* cosine, sine (positions, half) */
     const uint32_t *position;            /* (rows) */
-    unsigned rows, heads, half;          /* half = head_dim / 2 */
+    unsigned rows, heads, head_dim, half;
+    unsigned rest; /* values behind the 2 half that rotate, to copy from each head; 0 in place */
     float sign;
 };
 
@@ -186,7 +187,7 @@ static __global__ void __launch_bounds__(32 * WARPS) rope_kernel(struct rope_arg
     size_t position = a.position[row];
     for (unsigned i = threadIdx.x % 32; i < a.heads * groups; i += 32) {
         unsigned at = i % groups * 8, have = a.half - at;
-        size_t col = (size_t)(i / groups) * 2 * a.half + at;
+        size_t col = (size_t)(i / groups) * a.head_dim + at;
         float x[8], y[8], cosine[8], sine[8], left[8], right[8];
         load8(x, a.from, row, col, have);
         load8(y, a.from, row, col + a.half, have);
@@ -200,22 +201,33 @@ static __global__ void __launch_bounds__(32 * WARPS) rope_kernel(struct rope_arg
         store8(a.to, row, col, have, left);
         store8(a.to, row, col + a.half, have, right);
     }
+    groups = (a.rest + 7) / 8;
+    for (unsigned i = threadIdx.x % 32; i < a.heads * groups; i += 32) {
+        unsigned at = i % groups * 8;
+        size_t col = (size_t)(i / groups) * a.head_dim + 2 * a.half + at;
+        float x[8];
+        load8(x, a.from, row, col, a.rest - at);
+        store8(a.to, row, col, a.rest - at, x);
+    }
 }
 
 void cuda_rope(struct backend_context *c, struct mat to, struct mat from,
                const struct rope_shape *s, const struct backend_batch *b)
 {
-    size_t half = s->head_dim / 2;
+    size_t half = rope_dim(s) / 2;
     struct rope_args a = {};
+    REQUIRE(2 * half <= s->head_dim);
     if (s->rows == 0 || s->heads == 0 || half == 0) return;
-    a.to = rows8_of(to, half);
-    a.from = rows8_of(from, half);
+    a.to = rows8_of(to, half | s->head_dim);
+    a.from = rows8_of(from, half | s->head_dim);
     a.cosine = rows8_of({const_cast<float *>(s->cos), DTYPE_F32, half}, half);
     a.sine = rows8_of({const_cast<float *>(s->sin), DTYPE_F32, half}, half);
     a.position = b->position;
     a.rows = (unsigned)s->rows;
     a.heads = (unsigned)s->heads;
+    a.head_dim = (unsigned)s->head_dim;
     a.half = (unsigned)half;
+    a.rest = to.data == from.data ? 0 : (unsigned)(s->head_dim - 2 * half);
     a.sign = s->back ? -1.0f : 1.0f;
     double since = cuda_begin(c);
     launch(rope_kernel, dim3((a.rows + WARPS - 1) / WARPS), dim3(32 * WARPS), 0, c->stream, a);

@@ -386,11 +386,6 @@ struct test_weight {
     double cap;  /* of the logits; 0: none */
 };
 static float weight_cap; /* of the weights that are made next */
-#ifdef OPERATIONS_CUDA
-enum { SWITCHES = 0 }; /* the device has no caps, no GELU and no partial rotation yet */
-#else
-enum { SWITCHES = 1 };
-#endif
 
 /* Random bytes of a file type; the scales of blocks are set so that values stay below about 1. */
 static inline void fill_part(uint8_t *out, enum dtype t, size_t n)
