@@ -214,6 +214,10 @@ struct rpc_download {
 };
 err rpc_client_download(struct rpc_client *client, const struct rpc_download *download);
 
+/* The way of calls to a server, for people: "direct", or through which proxy and which variable
+ * names it. ERR_INPUT: `server` is not HOST:PORT, or a variable cannot be used. */
+err rpc_client_route(char *out, size_t bytes, const char *server);
+
 /* ---------------------------------------------------------------- TLS by itself */
 struct rpc_tls_report {
     char version[16], cipher[64];
@@ -222,7 +226,8 @@ struct rpc_tls_report {
     struct rpc_peer self;
     int64_t connect_ms;
 };
-/* One handshake by OpenSSL itself, because gRPC hides why a connection fails. For `fedlora doctor`,
+/* One handshake by OpenSSL itself, because gRPC hides why a connection fails. It takes the way of
+ * the calls, through a proxy if there is one. For `fedlora doctor`,
  * and after a failed call. */
 err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *options);
 /* ERR_INPUT, naming the file, unless cert and key are a pair and cert is valid now, signed by this

@@ -2,6 +2,7 @@
  * an interrupt, the deadline and a stall are all noticed. Every call is cancelled if necessary
  * and drained before the function returns, so nothing of it is left behind. */
 #include "proto/rpc_internal.h"
+#include "proto/rpc_proxy.h"
 
 #include "base/digest.h"
 #include "base/text.h"
@@ -23,7 +24,8 @@ struct rpc_client {
     struct rpc_client_options options;
     char *server, *ca, *cert, *key;
     struct rpc_peer self;
-    struct digest files; /* digest of the three files in use */
+    struct digest files;    /* digest of the three files in use */
+    struct rpc_proxy proxy; /* on the way to the server */
     grpc_channel *channel;
 };
 
@@ -50,10 +52,20 @@ static grpc_arg arg_int(const char *key, int value)
         .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
 }
 
-static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *pem)
+static grpc_arg arg_text(const char *key, const char *value)
 {
-    bool local = strncmp(server, "localhost:", 10) == 0 || strncmp(server, "127.", 4) == 0 ||
-                 strncmp(server, "[::1]", 5) == 0;
+    return (grpc_arg){.type = GRPC_ARG_STRING,
+                      .key = (char *)(uintptr_t)key,
+                      .value.string = (char *)(uintptr_t)value};
+}
+
+/* Through a proxy the channel leads to the proxy, where gRPC's handshaker asks for a tunnel to the
+ * server (these are the arguments that gRPC's own proxy mapper would set). The authority is the
+ * server's, so the certificate is checked against its name. */
+static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *pem,
+                                  const struct rpc_proxy *proxy)
+{
+    char header[sizeof proxy->credentials + 32];
     const grpc_arg args[] = {
         arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
         arg_int(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
@@ -69,13 +81,23 @@ static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *
         arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
         arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
         arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, local ? 0 : 1),
+        arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, 0), /* rpc_proxy.h decides */
+        /* From here on only with a proxy, the last one only with credentials. */
+        arg_text(GRPC_ARG_DEFAULT_AUTHORITY, server),
+        arg_text("grpc.http_connect_server", server),
+        arg_text("grpc.http_connect_headers", header),
     };
-    const grpc_channel_args list = {.num_args = sizeof args / sizeof args[0],
-                                    .args = (grpc_arg *)(uintptr_t)args};
+    size_t count = sizeof args / sizeof args[0] - 1;
+    if (!proxy->variable)
+        count -= 2;
+    else if (*proxy->credentials)
+        count++;
+    snprintf(header, sizeof header, "Proxy-Authorization:Basic %s", proxy->credentials);
+    const grpc_channel_args list = {.num_args = count, .args = (grpc_arg *)(uintptr_t)args};
     grpc_ssl_pem_key_cert_pair pair = {.private_key = pem->key, .cert_chain = pem->cert};
     grpc_channel_credentials *credentials = grpc_ssl_credentials_create(pem->ca, &pair, NULL, NULL);
-    grpc_channel *channel = grpc_channel_create(server, credentials, &list);
+    const char *target = proxy->variable ? proxy->name : server;
+    grpc_channel *channel = grpc_channel_create(target, credentials, &list);
     grpc_channel_credentials_release(credentials);
     return channel;
 }
@@ -118,7 +140,9 @@ err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
 {
     char host[256], port[6];
     TRY(rpc_init());
+    struct rpc_proxy proxy;
     TRY(rpc_wire_split(host, sizeof host, port, o->server, "--server"));
+    TRY(rpc_proxy_find(&proxy, host, port));
     struct rpc_tls_pem pem = {0};
     struct rpc_peer self;
     TRY(read_files(&pem, &self, o));
@@ -129,7 +153,8 @@ err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
     c->self = self;
     c->files = digest_files(&pem);
     rpc_wire_start();
-    c->channel = make_channel(c->server, &pem);
+    c->proxy = proxy;
+    c->channel = make_channel(c->server, &pem, &c->proxy);
     *out = c;
     c = NULL;
 out:
@@ -149,7 +174,7 @@ err rpc_client_reload(bool *changed, struct rpc_client *c)
                 strcmp(self.id, c->self.id) == 0;
     if (others && same) {
         grpc_channel_destroy(c->channel);
-        c->channel = make_channel(c->server, &pem);
+        c->channel = make_channel(c->server, &pem, &c->proxy);
         c->self = self;
         c->files = files;
     }

@@ -2,6 +2,7 @@
  * finds out which side refused and why. */
 #include "proto/rpc_internal.h"
 #include "proto/rpc_openssl.h"
+#include "proto/rpc_proxy.h"
 
 #include "base/text.h"
 
@@ -220,9 +221,20 @@ static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const 
     return ERR_NONE;
 }
 
+/* A socket whose bytes reach the server, by the route of the calls. */
+static err connect_by(int *out, const struct rpc_proxy *proxy, const char *host, const char *port,
+                      const char *server)
+{
+    if (!proxy->variable) return connect_to(out, host, port, PROBE_MS);
+    err e = connect_to(out, proxy->host, proxy->port, PROBE_MS);
+    if (err_is(e)) return err_make(e.kind, "%s (the proxy that %s names)", e.text, proxy->variable);
+    return rpc_proxy_tunnel(*out, proxy, server, PROBE_MS);
+}
+
 static err probe_once(struct rpc_tls_report *out, bool *hung_up, const struct rpc_client_options *o)
 {
     char host[256], port[6];
+    struct rpc_proxy proxy;
     SSL_CTX *context = NULL;
     SSL *ssl = NULL;
     int fd = -1;
@@ -230,14 +242,19 @@ static err probe_once(struct rpc_tls_report *out, bool *hung_up, const struct rp
     err e;
     *hung_up = false;
     TRY(rpc_wire_split(host, sizeof host, port, o->server, "server"));
+    TRY(rpc_proxy_find(&proxy, host, port));
     TRY_OUT(e, prepare(&context, o));
-    TRY_OUT(e, connect_to(&fd, host, port, PROBE_MS));
+    TRY_OUT(e, connect_by(&fd, &proxy, host, port, o->server));
     ssl = SSL_new(context);
     if (ssl == NULL || SSL_set_fd(ssl, fd) != 1) {
         e = err_make(ERR_MACHINE, "out of memory");
         goto out;
     }
-    TRY_OUT(e, handshake(out, hung_up, ssl, host, o));
+    e = handshake(out, hung_up, ssl, host, o);
+    if (err_is(e) && proxy.variable)
+        e = err_make(e.kind, "%s (through the proxy %s, from %s)", e.text, proxy.name,
+                     proxy.variable);
+    TRY_OUT(e, e);
     out->connect_ms = (int64_t)(text_now_ms() - start);
 out:
     SSL_free(ssl);

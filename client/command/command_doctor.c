@@ -345,6 +345,12 @@ static void find_server(struct findings *f, const struct remote_options *o)
     struct rpc_tls_report r;
     const struct rpc_client_options options = {
         .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &stop_asked};
+    struct finding *proxy = finding_add(f, "proxy");
+    err route = rpc_client_route(proxy->value, sizeof proxy->value, o->server);
+    if (err_is(route)) {
+        snprintf(proxy->value, sizeof proxy->value, "%s", route.text);
+        proxy->problem = "no call can be made";
+    }
     struct finding *server = finding_add(f, "server");
     /* On failure the other findings about the server are left out, because none of them can be
      * known. */
