@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "client/command/command.h"
 #include "client/command/setup.h"
+#include "client/output/data_report.h"
 #include "client/output/progress.h"
 #include "client/output/report.h"
 #include "engine/completions.h"
@@ -206,6 +207,7 @@ static err report(const struct work *w, const struct engine_evaluation *found)
     if (w->data.cut) json_object_set_new(out, "rows_cut", json_integer((json_int_t)w->data.cut));
     json_object_set_new(out, "precision",
                         json_string(dtype_name(engine_precision(w->setup.engine))));
+    if (w->o->common.json) json_object_set_new(out, "data", data_report_json(&w->data));
     return report_print(out, &(struct report_options){.json = w->o->common.json});
 }
 

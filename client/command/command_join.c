@@ -179,6 +179,7 @@ static err print_result(const struct join_command *o, const struct session_resul
     if (all != NULL && *head) json_object_set_new(all, "ledger_head", json_string(head));
     if (all != NULL && r->charged)
         json_object_update_new(all, train_ledger_json(&r->spent, o->ledger));
+    if (all != NULL && r->data != NULL) json_object_update(all, r->data);
     err e = all != NULL ? report_json(all) : err_make(ERR_MACHINE, "no memory for the result");
     json_decref(all);
     return e;

@@ -8,6 +8,7 @@
 #include "client/command/command.h"
 #include "client/command/setup.h"
 #include "client/export/adapter_save.h"
+#include "client/output/data_report.h"
 #include "client/output/progress.h"
 #include "client/output/report.h"
 #include "engine/train/train.h"
@@ -231,7 +232,7 @@ static json_t *profile_json(const struct engine *engine)
 
 /* The result of the command. With privacy, every number that depends on the records is left out of
  * the report, and what the ledger has spent is added. */
-static err report(const struct train_command *o, const struct setup *s,
+static err report(const struct train_command *o, const struct setup *s, const struct dataset *data,
                   const struct train_result *r, const struct train_ledger *ledger)
 {
     struct train_ledger_spent spent;
@@ -252,6 +253,7 @@ static err report(const struct train_command *o, const struct setup *s,
     json_object_set_new(out, "device", json_string(engine_device(s->engine)));
     json_object_set_new(out, "precision", json_string(dtype_name(engine_precision(s->engine))));
     if (o->privacy) json_object_update_new(out, train_ledger_json(&spent, o->ledger));
+    if (o->common.json && !o->privacy) json_object_set_new(out, "data", data_report_json(data));
     if (o->profile) json_object_set_new(out, "profile", profile_json(s->engine));
     return report_print(out, &(struct report_options){.json = o->common.json});
 }
@@ -277,9 +279,8 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
     TRY(setup_data(data, s,
                    &(struct setup_data_options){o->data, o->training.seq, o->training.eos,
                                                 o->training.bos, o->training.boundary}));
-    if (data->cut)
-        command_note(&o->common, "%s: %zu rows were cut to %lld tokens", o->data, data->cut,
-                     (long long)o->training.seq);
+    TRY(data_report_check(
+        &(struct data_report){.data = data, .path = o->data, .seq = (uint32_t)o->training.seq}));
     if (s->adapted) return ERR_NONE;
     struct adapter_fresh fresh = {
         .targets = o->targets,
@@ -394,7 +395,7 @@ static err train_command_run(void *options, const struct option_list *arguments,
     struct adapter_save_options save = {
         .path = o->output, .base = o->base, .replace = o->force, .threads = (int)o->common.threads};
     TRY_OUT(e, adapter_save_peft(&s.adapter, &save));
-    e = report(o, &s, &result, &ledger);
+    e = report(o, &s, &data, &result, &ledger);
 out:
     if (w.log && fclose(w.log) != 0 && !err_is(e)) e = err_sys(errno, "%s", o->log);
     data_close(&data);

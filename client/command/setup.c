@@ -1,6 +1,7 @@
 #include "client/command/setup.h"
 
 #include "base/text.h"
+#include "client/output/data_report.h"
 
 #include <string.h>
 
@@ -49,6 +50,7 @@ err setup_open(struct setup *out, const struct setup_options *o)
     if (o->text) TRY_OUT(e, setup_need_tokenizer(&s));
     TRY_OUT(e, open_adapter(&s, o));
     TRY_OUT(e, stop_check());
+    s.quiet = o->common->quiet;
     *out = s; /* moved first, because the engine keeps the address of the model */
     e = engine_open(&out->engine, &out->model, &options);
     if (err_is(e)) {
@@ -109,6 +111,8 @@ err setup_data(struct dataset *out, const struct setup *s, const struct setup_da
         .split = o->boundary == TRAINING_BOUNDARY_SPLIT,
     };
     err e = data_open(out, o->path, &options);
+    if (!err_is(e) && !s->quiet)
+        data_report_print(&(struct data_report){.data = out, .path = o->path, .seq = options.seq});
     if (!err_is(e) || s->tokenizer || !strstr(e.text, "no tokenizer")) return e;
     return err_make(e.kind, "%s (the tokenizer of the base cannot be used: %.160s)", e.text,
                     s->no_tokenizer.text);

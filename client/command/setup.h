@@ -61,6 +61,7 @@ struct setup {
     struct engine *engine;
     struct adapter adapter; /* open only if `adapted` */
     bool adapted;           /* --adapter or --state was given */
+    bool quiet;             /* print no notes */
 };
 
 /* *out must not move while it is open: the engine keeps the address of the model in it. */
@@ -77,7 +78,8 @@ struct setup_data_options {
     bool eos, bos;    /* add these tokens to text rows */
     int boundary;     /* enum training_boundary */
 };
-/* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. */
+/* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. Prints the report
+ * of client/output/data_report.h. */
 err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o);
 
 #endif

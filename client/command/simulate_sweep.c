@@ -135,6 +135,7 @@ static err open_fleet(struct fleet *out, struct sweep_run *s, const struct fleet
         s->source_options = (struct fleet_options){0};
         TRY(fleet_open(&s->source, o));
         s->source_options = *o;
+        if (!s->o->run.common.quiet) simulate_view_data(&s->source, o);
     }
     how.from = &s->source;
     return fleet_open(out, &how);

@@ -1,8 +1,11 @@
 #include "client/command/simulate_view.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/text.h"
+#include "client/output/data_report.h"
 #include "client/output/progress.h"
+#include "client/output/report.h"
 #include "client/output/table.h"
 #include "sim/reference.h"
 
@@ -97,20 +100,39 @@ static err begin_table(struct view *v)
     return table_row(&v->table, head);
 }
 
+/* The rows of all clients, as one member would report them. */
+static struct dataset sum_of(const struct fleet *fleet)
+{
+    struct dataset sum = {0};
+    for (size_t i = 0; i < fleet->files; i++)
+        data_report_add(&sum, &fleet->file[i]);
+    return sum;
+}
+
+/* The file of the simulation's result, with the numbers of the data unless they are protected. */
+static err print_json(const struct view *v, const char *dir)
+{
+    char path[LIMIT_PATH_BYTES], *text = NULL;
+    size_t size = 0;
+    json_t *result = NULL;
+    TRY(file_join(path, sizeof path, dir, "result.json"));
+    TRY(file_read_all(&text, &size, path, 1 << 20));
+    err e = json_parse(&result, text, size, path);
+    free(text);
+    TRY(e);
+    const struct dataset sum = sum_of(v->show->fleet);
+    if (!v->o->run.privacy) json_object_set_new(result, "data", data_report_json(&sum));
+    e = report_json(result);
+    json_decref(result);
+    return e;
+}
+
 /* The table is left out if this call had nothing left to do. */
 static err print_result(const struct view *v, const struct simulate_result *r, const char *dir)
 {
-    char digest[DIGEST_TEXT_BYTES], path[LIMIT_PATH_BYTES];
+    char digest[DIGEST_TEXT_BYTES];
     digest_text(digest, &r->state);
-    if (v->o->run.common.json) {
-        char *text = NULL;
-        size_t size = 0;
-        TRY(file_join(path, sizeof path, dir, "result.json"));
-        TRY(file_read_all(&text, &size, path, 1 << 20));
-        fwrite(text, 1, size, stdout);
-        free(text);
-        return ERR_NONE;
-    }
+    if (v->o->run.common.json) return print_json(v, dir);
     if (v->updates) TRY(table_print(&v->table));
     printf("state %.16s in %s\n", digest, r->state_path);
     if (r->crashes)
@@ -135,6 +157,20 @@ static void introduce(const struct simulate_show *show, size_t workers)
     command_note(&o->run.common, "%zu clients, %s, %" PRId64 " rounds, %zu workers",
                  show->fleet->members, o->run.method, o->run.rounds, workers);
     if (!o->run.common.quiet) fputs(show->fleet->histogram, stderr);
+}
+
+void simulate_view_data(const struct fleet *fleet, const struct fleet_options *o)
+{
+    struct dataset sum = sum_of(fleet);
+    struct data_report report = {.data = fleet->files == 1 ? &fleet->file[0] : &sum,
+                                 .path = o->train,
+                                 .seq = o->seq,
+                                 .without_lines = fleet->files != 1};
+    if (fleet->files) data_report_print(&report);
+    report.data = &fleet->test;
+    report.path = o->test;
+    report.without_lines = false;
+    if (fleet->test.count) data_report_print(&report);
 }
 
 err simulate_show(const struct simulate_show *show)

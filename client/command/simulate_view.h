@@ -13,6 +13,8 @@ struct simulate_show {
      * NULL: a simulation alone. */
     const char *cell, *label;
 };
+/* Prints the reports about the rows of all clients and about the test set. */
+void simulate_view_data(const struct fleet *fleet, const struct fleet_options *options);
 /* Runs the simulation in its folder and prints its result; what a call before this one has done is
  * not done again. */
 err simulate_show(const struct simulate_show *show);

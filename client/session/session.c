@@ -133,7 +133,7 @@ static err check_data(struct session *s)
 {
     char reason[160];
     const char *run = s->hello ? s->hello->run : s->o->run ? s->o->run : "";
-    err e = session_local_check(&s->local);
+    err e = session_local_check(&s->local, s->hello ? s->hello->run : NULL);
     if (!err_is(e) || s->o->ledger || (s->hello && s->hello->privacy)) return e;
     snprintf(reason, sizeof reason, "none of its %zu rows of training data has a token to learn",
              s->local.data.count);
@@ -151,6 +151,8 @@ static err prepare(struct session *s)
         TRY(session_task_training(&training, s->hello->training));
         TRY(session_local_prepare(&s->local, &training, s->privacy->on));
         s->prepared = s->now;
+        if (!s->now->data) s->now->data = session_local_report(&s->local, s->hello->run);
+        if (!s->hello->privacy) s->result->data = s->now->data;
         TRY(check_data(s));
     }
     session_describe_of(&is, &s->local);
@@ -481,7 +483,10 @@ err session_run(struct session_result *out, const struct session_options *o)
     TRY_OUT(e, check_data(&s));
     TRY_OUT(e, start(&s));
     TRY_OUT(e, loop(&s));
-    if (!err_is(s.failed)) *out = s.last->result;
+    if (!err_is(s.failed)) {
+        *out = s.last->result;
+        out->data = NULL;
+    }
     e = s.failed;
 out:
     session_runs_close(&s);

@@ -13,6 +13,8 @@
 #include "client/session/remote.h"
 #include "engine/train/train_ledger.h"
 
+#include <jansson.h>
+
 struct session_result;
 /* Everything a user can choose about a membership. Strings are borrowed for the time of the
  * call. */
@@ -57,6 +59,9 @@ struct session_result {
     bool charged;                    /* the run has example-level privacy; `spent` is set */
     struct train_ledger_spent spent; /* totals of this member's ledger */
     uint64_t bytes_up, bytes_down;   /* contents of updates and blobs, without framing */
+    /* "data" and "eval_data": client/output/data_report.h. NULL in a run with privacy, and after
+     * `ended`, because it is borrowed. */
+    json_t *data;
 };
 
 /* Returns when all runs have ended; *out is the result of the last one. A run that this member

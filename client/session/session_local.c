@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/stop.h"
+#include "client/output/data_report.h"
 #include "engine/train/train_private.h"
 
 #include <stdio.h>
@@ -23,7 +24,6 @@ static err open_data(struct session_local *local, const struct data_options *how
     data_close(&local->held_out);
     local->data = data;
     local->held_out = held_out;
-    local->reads++;
     return ERR_NONE;
 }
 
@@ -62,12 +62,31 @@ uint64_t session_local_examples(const struct session_local *local)
     return local->options->ledger ? local->data.count : data_teaching(&local->data);
 }
 
-err session_local_check(const struct session_local *local)
+static struct data_report report_of(const struct session_local *local, const char *run)
 {
-    if (data_teaching(&local->data)) return ERR_NONE;
-    return err_make(ERR_INPUT,
-                    "%s: none of the %zu rows has a token to learn, so this member cannot train",
-                    local->options->data, local->data.count);
+    return (struct data_report){
+        .data = &local->data, .path = local->options->data, .seq = local->read.seq, .run = run};
+}
+
+json_t *session_local_report(const struct session_local *local, const char *run)
+{
+    const struct session_options *o = local->options;
+    const struct data_report data = report_of(local, run);
+    struct data_report held_out = data;
+    json_t *out = json_object();
+    held_out.data = &local->held_out;
+    held_out.path = o->eval_data;
+    if (!o->quiet) data_report_print(&data);
+    if (!o->quiet && o->eval_data) data_report_print(&held_out);
+    json_object_set_new(out, "data", data_report_json(data.data));
+    if (o->eval_data) json_object_set_new(out, "eval_data", data_report_json(held_out.data));
+    return out;
+}
+
+err session_local_check(const struct session_local *local, const char *run)
+{
+    const struct data_report report = report_of(local, run);
+    return data_report_check(&report);
 }
 
 /* A precision that the run names is binding: members with different precisions would still combine,

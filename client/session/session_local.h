@@ -9,6 +9,7 @@
 #include "engine/tokens/data.h"
 
 #include "fedlora.pb-c.h"
+#include <jansson.h>
 
 /* A zeroed struct is closed. */
 struct session_local {
@@ -21,7 +22,6 @@ struct session_local {
     struct engine *engine;             /* NULL until session_local_prepare() */
     struct engine_options made;        /* the options of the engine, */
     struct data_options read;          /* and those of the data, while there is an engine */
-    unsigned reads;                    /* number of times that the data was read */
 };
 
 /* Opens the base, its digest, the tokenizer and the data, but not the engine. */
@@ -36,8 +36,11 @@ void session_local_close(struct session_local *local);
  * teach. With a ledger it is the number of all rows, because every row is a record there, and the
  * number of rows that teach would say more about them. */
 uint64_t session_local_examples(const struct session_local *local);
-/* ERR_INPUT with the file if no row of the training data teaches. */
-err session_local_check(const struct session_local *local);
+/* The reports about the training data and the held-out rows as the run reads them: on standard
+ * error unless the member is quiet, and as an object ("data", "eval_data"). NULL: no memory. */
+json_t *session_local_report(const struct session_local *local, const char *run);
+/* ERR_INPUT with the file if no row of the training data teaches. `run` NULL: none is known yet. */
+err session_local_check(const struct session_local *local, const char *run);
 
 /* Evaluates a state on the held-out rows. */
 err session_local_evaluate(struct member_evaluation *out, struct session_local *local,

@@ -99,6 +99,7 @@ void session_runs_close(struct session *s)
     for (struct session_run *run = s->runs, *next; run; run = next) {
         next = run->next;
         message_free(run->hello);
+        json_decref(run->data);
         free(run);
     }
     s->runs = s->now = NULL;

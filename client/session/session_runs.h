@@ -12,6 +12,7 @@ struct session_run {
     Fedlora__V1__HelloReply *hello; /* the newest answer to Hello; owned */
     struct session_privacy privacy; /* must not move while open */
     struct session_result result;
+    json_t *data;                           /* the data reports; NULL: not printed yet */
     uint64_t told_examples, told_eval_rows; /* in the newest Hello */
     uint32_t submitted_round;               /* accepted in this process; 0: none */
     unsigned failures;     /* trainings that failed on their numbers, one after another */

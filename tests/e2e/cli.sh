@@ -115,10 +115,20 @@ says '^training ' err
 # ---- eval, inspect
 run 0 "$fedlora" eval --base "$base" --data "$rows" --precision f32 --json --quiet
 holds 'd["rows"] == 12 and d["tokens"] > 0 and "accuracy" not in d'
+holds 'd["data"]["rows"] == 12 and d["data"]["learned"] == d["tokens"] and d["data"]["rows_unlearned"] == 0'
+[ ! -s "$work/err" ] || fail_with "$work/err" "--quiet printed"
 alone=$(report field loss <"$work/out")
 run 0 "$fedlora" eval --base "$base" --adapter "$work/lora" --data "$rows" --precision f32 --json --quiet \
   --logits "$work/logits.safetensors" --per-row "$work/rows.out"
 holds "d['loss'] < $alone"
+for _ in 1 2; do echo '{"input_ids": [5, 6, 7], "labels": [-100, -100, -100]}'; done >"$work/none.jsonl"
+run 0 "$fedlora" eval --base "$base" --data "$work/none.jsonl" --json
+holds 'd["loss"] is None and d["rows"] == 0 and d["tokens"] == 0 and d["data"]["rows_unlearned"] == 2'
+says 'warning: .*none.jsonl:1: 2 of 2 rows have no token to learn and do not count' err
+run 0 "$fedlora" eval --base "$base" --data "$work/none.jsonl" -q
+says '^loss +none$' out
+refused 'none.jsonl:1: none of the 2 rows has a token to learn: all labels are -100' \
+  "${train[@]}" --data "$work/none.jsonl" -o "$work/x"
 [ "$(wc -l <"$work/rows.out")" -eq 12 ] || fail "--per-row has not a line a row"
 refused "$work/logits.safetensors: exists already" "$fedlora" eval --base "$base" --data "$rows" \
   --logits "$work/logits.safetensors"

@@ -28,6 +28,8 @@ python3 "$root/tests/e2e/tiny.py" model "$work/base"
 python3 "$root/tests/e2e/tiny.py" model "$work/other" --seed 2
 python3 "$root/tests/e2e/tiny.py" rows "$work/rows.jsonl"
 sed '3s/.*/{"prompt": "half a row"}/' "$work/rows.jsonl" >"$work/bad.jsonl"
+for ((i = 0; i < 4; i++)); do echo '{"input_ids": [5, 6, 7], "labels": [-100, -100, -100]}'; done >"$work/none.jsonl"
+cat "$work/none.jsonl" <(head -3 "$work/rows.jsonl") "$work/none.jsonl" >"$work/mixed.jsonl"
 member_list=ann,bob
 make_certs ann bob mallory
 "$root/deploy/make-certs.sh" "$work/elsewhere" --federation elsewhere ann >/dev/null
@@ -44,6 +46,7 @@ certs=$work/certs
   refused '[123]' 'certificate|authority' $(join "$(as "$work/elsewhere" ann)")
   refused '[23]' 'base' $(join "$(as "$certs" ann)" --base "$work/other")
   refused 2 'bad.jsonl:3' $(join "$(as "$certs" ann)" --data "$work/bad.jsonl")
+  refused 2 'none.jsonl:1: none of the 4 rows has a token to learn' $(join "$(as "$certs" ann)" --data "$work/none.jsonl")
   refused 3 'admin|operator' "$programs/fedlora" run list $(as "$certs" ann)
   refused 3 'client|member' $(join "$(as "$certs" ops)")
   refused '[23]' 'nothing' "$programs/fedlora" run status nothing $(as "$certs" ops)
@@ -58,15 +61,38 @@ ann=(-cert "$certs/ann.pem" -key "$certs/ann.key")
 handshake -tls1_3 "${ann[@]}" >"$work/said" 2>&1 || fail_with "$work/said" "TLS 1.3 with a certificate"
 if handshake -tls1_2 "${ann[@]}" >"$work/said" 2>&1; then fail "TLS 1.2 was accepted"; fi
 
+# ---- operators see the member that has nothing to train from, until it joins with other rows
+admin status r >"$work/said"
+grep -q 'member.cannot_train since .*: run r: client/ann at 127.*: none of its 4 rows of training data' "$work/said" ||
+  fail_with "$work/said" "status of a member that cannot train"
 # shellcheck disable=SC2046
-spawn "$work/ann.log" $(join "$(as "$certs" ann)")
+spawn "$work/ann.log" $(join "$(as "$certs" ann)" --data "$work/mixed.jsonl" --eval-data "$work/mixed.jsonl" --json)
 first=$last_child
 # shellcheck disable=SC2046
-spawn "$work/bob.log" $(join "$(as "$certs" bob)")
+spawn "$work/bob.log" $(join "$(as "$certs" bob)" --eval-data "$work/none.jsonl")
 second=$last_child
 wait_within 60 "$first" ann "$work/ann.log"
 wait_within 60 "$second" bob "$work/bob.log"
 [ "$(admin status r --json | report field phase)" = finished ] || fail "the run did not finish"
+
+# ---- rows without a token to learn are neither weight nor evaluation, and each side is told
+admin status r --json >"$work/said"
+python3 - "$work/said" "$work/ann.log" <<'PY' || fail_with "$work/said" "rows that teach nothing count"
+import json, sys
+status = json.load(open(sys.argv[1]))
+ann, bob = status["members"]
+assert not any("cannot_train" in t for t in status["troubles"]), status["troubles"]
+assert ann["examples"] == 3 and bob["examples"] > 3 and ann["eval_rows"] == 3 and bob["eval_rows"] == 0, (ann, bob)
+last = status["history"][-1]
+assert last["eval_rows"] == 3 and last["eval_loss"] == ann["eval_loss"] > 0, last
+joined = json.loads([s for s in open(sys.argv[2]) if s.startswith("{")][-1])
+data = joined["data"]
+assert data["rows"] == 11 and data["rows_unlearned"] == 8 and data["rows_unlearned_line"] == 1, data
+assert data["learned"] > 0 and joined["eval_data"] == data, joined
+PY
+grep -q 'mixed.jsonl: 11 rows, ' "$work/ann.log" || fail_with "$work/ann.log" "the data report"
+grep -q 'warning: .*none.jsonl:1: 4 of 4 rows have no token to learn and do not count' "$work/bob.log" ||
+  fail_with "$work/bob.log" "the report about held-out rows"
 # ---- with --base the run has the shapes of the base before a member joins
 admin create shaped --method flora --rounds 2 --members ann,bob --base "$work/base" --targets q,v --steps 2 \
   >"$work/admin.log" 2>&1 || fail_with "$work/admin.log" "create with --base"
