@@ -9,6 +9,7 @@
 #include "client/export/export.h"
 #include "client/output/report.h"
 #include "client/output/table.h"
+#include "engine/adapted.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -169,41 +170,68 @@ static const char *base_path(const struct export_command *o, const struct adapte
     return named != NULL && *named != 0 && file_exists(named) ? named : NULL;
 }
 
+/* Parts besides A and B of the decoder's modules. PEFT takes them as they are, so they cannot be cut;
+ * a merged model has them folded into its weights; a GGUF adapter has no place for them. */
+static err check_parts(const struct export_command *o, const struct adapter_file *file)
+{
+    const char *part = adapted_part(file);
+    if (!part || o->as == EXPORT_MERGED) return ERR_NONE;
+    if (o->as == EXPORT_GGUF)
+        return err_make(
+            ERR_INPUT,
+            "%s: %s: a GGUF adapter holds only A and B of the decoder's modules; export "
+            "--as merged and convert that model",
+            file->path, part);
+    if (o->rank > 0 || o->error > 0)
+        return err_make(ERR_INPUT,
+                        "%s: %s: --rank and --error need an adapter of A and B of the decoder's "
+                        "modules only",
+                        file->path, part);
+    return ERR_NONE;
+}
+
 /* The base is opened whenever it is known to be needed or was given: with --as peft it only checks
  * that modules, shapes and digest match, which catches an adapter of another model before a user
  * loads it. PEFT resolves the base's path from its own working directory, so the path is recorded
  * as an absolute one. */
-static err write_it(struct result *r, const struct adapter_file *file)
+static err write_it(struct result *r, const struct model *base, const struct adapter_file *file)
 {
     const struct export_command *o = r->o;
     const char *path = base_path(o, file);
-    struct model base = {0};
+    bool whole_parts = adapted_part(file) != NULL;
     err e = ERR_NONE;
-    if (path == NULL && o->as != EXPORT_PEFT)
-        return err_make(ERR_INPUT,
-                        "--as %s: expected --base, the model that the adapter was trained on",
-                        as_names[o->as]);
-    /* PEFT needs no weights of the base, only its path. */
-    bool need = o->as != EXPORT_PEFT || o->base != NULL;
-    if (need) {
-        TRY(model_open(&base, path));
-        TRY_OUT(e, export_check_base(r->delta, &base, file->meta.base));
-    }
+    if (base->path[0] && !whole_parts) TRY(export_check_base(r->delta, base, file->meta.base));
     const struct export_merged_options merged = {.type = o->type == 0 ? DTYPE_F32 : DTYPE_BF16,
                                                  .replace = o->force,
                                                  .note = r->note,
                                                  .note_bytes = sizeof r->note};
     /* PEFT looks for the base from wherever it runs. */
     char *whole = path != NULL ? realpath(path, NULL) : NULL;
-    if (o->as == EXPORT_PEFT)
-        e = export_peft(o->output, r->delta, whole != NULL ? whole : path, o->force);
+    const char *recorded = whole != NULL ? whole : path;
+    if (o->as == EXPORT_PEFT && whole_parts)
+        e = export_peft_whole(o->output, file, recorded, o->force);
+    else if (o->as == EXPORT_PEFT)
+        e = export_peft(o->output, r->delta, recorded, o->force);
+    else if (o->as == EXPORT_GGUF)
+        e = export_gguf(o->output, r->delta, base, o->force);
+    else
+        e = export_merged(o->output, r->delta, base, &merged);
     free(whole);
-    if (err_is(e)) goto out;
-    if (o->as == EXPORT_GGUF) TRY_OUT(e, export_gguf(o->output, r->delta, &base, o->force));
-    if (o->as == EXPORT_MERGED) TRY_OUT(e, export_merged(o->output, r->delta, &base, &merged));
-out:
-    model_close(&base);
     return e;
+}
+
+/* PEFT needs no weights of the base, only its path. */
+static err open_base(struct model *base, const struct export_command *o, struct adapter_file *file)
+{
+    const char *path = base_path(o, file);
+    if (path == NULL && o->as != EXPORT_PEFT)
+        return err_make(ERR_INPUT,
+                        "--as %s: expected --base, the model that the adapter was trained on",
+                        as_names[o->as]);
+    TRY(check_parts(o, file));
+    if (o->as == EXPORT_PEFT && o->base == NULL) return ERR_NONE;
+    TRY(model_open(base, path));
+    return o->as == EXPORT_MERGED ? adapted_fold(base, file) : ERR_NONE;
 }
 
 /* A state of fed-sb or ffa keeps its frozen factors in a file of their own, because they are the
@@ -229,7 +257,7 @@ static err open_frozen(struct adapter_file *file, struct adapter_file *frozen, c
 static err open_whole(struct adapter_file *file, struct adapter_file *other, const char *path,
                       const struct export_command *o)
 {
-    TRY(adapter_file_open(file, path));
+    TRY(adapter_file_open_whole(file, path));
     if (o->kept && o->frozen)
         return err_make(ERR_INPUT, "--frozen and --kept exclude each other: no method has both");
     if (!o->kept) return open_frozen(file, other, path, o->frozen);
@@ -245,6 +273,8 @@ static err export_run(void *options, const struct option_list *arguments, struct
     struct result r = {.o = options};
     struct adapter_file file = {0}, other = {0};
     struct flatten delta = {0};
+    struct model base = {0};
+    bool folded = false;
     /* Both 0: an exact result. */
     struct lowrank_cut cut = {.rank_max = (uint32_t)r.o->rank, .error = r.o->error};
     err e;
@@ -252,17 +282,20 @@ static err export_run(void *options, const struct option_list *arguments, struct
         return err_make(ERR_INPUT, "--rank and --error exclude each other: give only one");
     TRY(command_check_output(r.o->output, r.o->force));
     TRY_OUT(e, open_whole(&file, &other, arguments->item[0], r.o));
+    folded = adapted_part(&file) != NULL;
+    TRY_OUT(e, open_base(&base, r.o, &file));
     TRY_OUT(e, flatten_open(&delta, &file, &cut, (int)r.o->common.threads));
-    if (delta.count == 0) {
+    if (delta.count == 0 && !folded) {
         e = err_make(ERR_INPUT, "%s: contains no change of the base model", arguments->item[0]);
         goto out;
     }
     r.delta = &delta;
-    TRY_OUT(e, write_it(&r, &file));
+    TRY_OUT(e, write_it(&r, &base, &file));
     r.bytes = bytes_of(r.o->output);
     e = r.o->common.json ? print_json(&r) : print_text(&r);
 out:
     flatten_close(&delta);
+    model_close(&base);
     adapter_file_close(&file);
     adapter_file_close(&other);
     return e;

@@ -1,19 +1,48 @@
 #include "client/command/setup.h"
 
+#include "base/file.h"
 #include "base/text.h"
 #include "client/output/data_report.h"
+#include "engine/adapted.h"
 
 #include <string.h>
 
-/* adapter_open_path() distinguishes an adapter directory from a state file, so --adapter and
- * --state differ only in the documentation. Neither means that the base is used alone. */
+/* An adapter that resizes the vocabulary belongs to a tokenizer with other tokens, which PEFT users
+ * save beside it. */
+static err resized_tokenizer(struct setup *s, const char *path)
+{
+    char file[LIMIT_PATH_BYTES];
+    if (file_is_dir(path)) {
+        TRY(file_join(file, sizeof file, path, "tokenizer.json"));
+        if (file_exists(file)) {
+            struct tokenizer *own = NULL;
+            TRY(tokenizer_open(&own, path));
+            tokenizer_close(s->tokenizer);
+            s->tokenizer = own;
+        }
+    }
+    if (!s->tokenizer || tokenizer_vocab(s->tokenizer) <= s->model.arch.vocab) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: its vocabulary has %u tokens, but the tokenizer has %zu; put the "
+                    "tokenizer.json that the adapter was trained with into its directory",
+                    path, s->model.arch.vocab, tokenizer_vocab(s->tokenizer));
+}
+
+/* The reader distinguishes an adapter directory from a state file, so --adapter and --state differ
+ * only in the documentation. Neither means that the base is used alone. Training changes only A and
+ * B, so it refuses adapters with other parts, which its result would not have. */
 static err open_adapter(struct setup *s, const struct setup_options *o)
 {
     const char *path = o->adapter ? o->adapter : o->state;
+    uint32_t vocab = s->model.arch.vocab;
     if (!path) return ERR_NONE;
-    TRY(adapter_open_path(&s->adapter, &s->model.arch, path, 0));
-    s->adapted = true;
-    return ERR_NONE;
+    if (!o->inference) {
+        TRY(adapter_open_path(&s->adapter, &s->model.arch, path, 0));
+        s->adapted = true;
+        return ERR_NONE;
+    }
+    TRY(adapted_open(&s->adapter, &s->adapted, &s->model, path));
+    return s->model.arch.vocab != vocab ? resized_tokenizer(s, path) : ERR_NONE;
 }
 
 /* A precision on the command line wins. Otherwise the command may ask for float32, and DTYPE_NONE

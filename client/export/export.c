@@ -49,6 +49,46 @@ err export_peft(const char *dir, const struct flatten *delta, const char *base_p
     return adapter_file_write_peft(dir, &meta, delta->module, delta->count, replace);
 }
 
+/* Copies as float32, which the writer expects. */
+static err saved_f32(struct adapter_file_saved *out, const struct adapter_file *file,
+                     struct arena *arena)
+{
+    for (size_t i = 0; i < file->saved_count; i++) {
+        struct tensor *t;
+        float *values;
+        TRY(arena_take(&t, arena, 1, sizeof *t));
+        *t = *file->saved[i].tensor;
+        TRY(arena_take(&values, arena, t->count, sizeof *values));
+        TRY(dtype_to_f32(values, t->data, t->dtype, t->count));
+        t->dtype = DTYPE_F32;
+        t->size = t->count * sizeof *values;
+        t->data = values;
+        out[i] = (struct adapter_file_saved){file->saved[i].name, t};
+    }
+    return ERR_NONE;
+}
+
+err export_peft_whole(const char *dir, const struct adapter_file *file, const char *base_path,
+                      bool replace)
+{
+    struct arena arena = {0};
+    struct adapter_file_saved *saved;
+    struct adapter_file_meta meta = file->meta;
+    err e;
+    if (base_path) meta.base_path = base_path;
+    TRY_OUT(e, arena_take(&saved, &arena, file->saved_count, sizeof *saved));
+    TRY_OUT(e, saved_f32(saved, file, &arena));
+    e = adapter_file_save_peft(dir, &(struct adapter_file_peft){.meta = &meta,
+                                                                .module = file->module,
+                                                                .count = file->count,
+                                                                .saved = saved,
+                                                                .saved_count = file->saved_count,
+                                                                .replace = replace});
+out:
+    arena_close(&arena);
+    return e;
+}
+
 /* Row order of a Llama GGUF, whose rotary embedding pairs neighbouring rows: pair j of a head is
  * rows 2j and 2j + 1, where Hugging Face has rows j and j + head_dim / 2. engine/model/model.c has
  * the inverse. */

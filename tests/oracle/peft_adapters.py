@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Adapters with more than A and B of the decoder's modules, made and evaluated by PEFT.
+
+Each is trained (its values are random) over a model of tests/models: embeddings and head saved after a change of the
+vocabulary, LoRA on embedding and head, DoRA, whole modules and biases. `fedlora eval --logits` and a model made by
+`fedlora export --as merged` must give PEFT's logits, and the mean of two adapters by `fedlora aggregate` the logits
+of the mean of PEFT's merged weights. With --golden DIR it writes the adapters and the logits, which
+tests/unit/adapted.c reads (tests/golden/peft).
+"""
+
+import json
+import os
+import sys
+
+import oracle
+
+torch, transformers, peft, safetensors = oracle.need("torch", "transformers", "peft", "safetensors")
+from safetensors.torch import load_file, save_file  # noqa: E402  (only where safetensors is there)
+
+MODELS = os.path.join(oracle.ROOT, "tests", "models")
+IDS = [1, 5, 9, 30, 39, 12, 7, 3]
+CASES = {
+    # name: base, rows added to the vocabulary, configuration
+    "resized": ("qwen3", 5, dict(r=2, lora_alpha=6, target_modules=["q_proj", "down_proj"])),
+    "resized-tied": ("llama", 3, dict(r=2, lora_alpha=6, target_modules=["v_proj"])),
+    "vocabulary": ("qwen3", 0, dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "lm_head", "o_proj"])),
+    "dora": ("llama", 0, dict(r=3, lora_alpha=5, use_dora=True, use_rslora=True,
+                              target_modules=["q_proj", "k_proj", "down_proj"])),
+    "dora2": ("llama", 0, dict(r=2, lora_alpha=7, use_dora=True, target_modules=["q_proj", "down_proj"])),
+    "plain": ("llama", 0, dict(r=2, lora_alpha=3, target_modules=["q_proj", "o_proj"])),
+    "saved": ("llama-bias", 0, dict(r=2, lora_alpha=6, bias="all", target_modules=["q_proj", "up_proj"],
+                                    modules_to_save=["norm", "embed_tokens"])),
+}
+
+
+def model_of(name, rows=0):
+    model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(MODELS, name), dtype=torch.float32)
+    if rows:
+        model.resize_token_embeddings(model.config.vocab_size + rows, mean_resizing=False)
+    return model.eval()
+
+
+def logits(model, rows):
+    ids = IDS[:-1] + [40 + rows - 1] if rows else IDS
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0].contiguous()
+
+
+def make(folder, name, seed):
+    base, rows, config = CASES[name]
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(model_of(base, rows), peft.LoraConfig(task_type="CAUSAL_LM", **config))
+    for key, parameter in model.named_parameters():
+        if "lora_magnitude" in key:
+            parameter.data *= 1 + 0.3 * torch.rand_like(parameter)
+        elif parameter.requires_grad or (rows and "lora" not in key and ("embed" in key or "lm_head" in key)):
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    for extra in ("README.md",):
+        if os.path.exists(os.path.join(folder, extra)):
+            os.remove(os.path.join(folder, extra))
+    # What the program must give is what PEFT gives of the saved files.
+    again = peft.PeftModel.from_pretrained(model_of(base, rows), folder).eval()
+    return again, rows
+
+
+def golden(target):
+    for seed, name in enumerate(CASES):
+        folder = os.path.join(target, name)
+        model, rows = make(folder, name, seed)
+        save_file({"logits": logits(model, rows)}, os.path.join(folder, "expect.safetensors"))
+        config = os.path.join(folder, "adapter_config.json")
+        with open(config) as f:
+            values = json.load(f)
+        values["base_model_name_or_path"] = CASES[name][0]
+        with open(config, "w") as f:
+            json.dump(values, f, indent=1, sort_keys=True)
+            f.write("\n")
+    mean = {}
+    for name, weight in (("dora", 0.5), ("dora2", 0.3), ("plain", 0.2)):
+        model = peft.PeftModel.from_pretrained(model_of("llama"), os.path.join(target, name)).merge_and_unload()
+        for key, value in model.state_dict().items():
+            mean[key] = mean.get(key, 0) + weight * value.double()
+    model = model_of("llama")
+    model.load_state_dict({k: v.float() for k, v in mean.items()})
+    save_file({"logits": logits(model, 0)}, os.path.join(target, "dora-mean.safetensors"))
+
+
+def main():
+    if len(sys.argv) == 3 and sys.argv[1] == "--golden":
+        golden(sys.argv[2])
+        return
+    with oracle.work_folder() as work:
+        for seed, name in enumerate(CASES):
+            folder, base = os.path.join(work, name), os.path.join(MODELS, CASES[name][0])
+            model, rows = make(folder, name, seed)
+            want = logits(model, rows)
+            ids = IDS[:-1] + [40 + rows - 1] if rows else IDS
+            data, out, merged = (os.path.join(work, name + end) for end in (".jsonl", ".logits", ".merged"))
+            with open(data, "w") as f:
+                f.write(json.dumps({"input_ids": ids}) + "\n")
+            common = ("--data", data, "--no-accuracy", "--precision", "f32", "--logits")
+            oracle.fedlora("eval", "--base", base, "--adapter", folder, *common, out)
+            (got,) = load_file(out).values()
+            oracle.check(f"{name}: eval", oracle.relative_difference(got, want), 1e-5)
+            oracle.fedlora("export", folder, "--as", "merged", "--base", base, "-o", merged)
+            whole = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+            oracle.check(f"{name}: merged", oracle.relative_difference(logits(whole, rows), want), 1e-5)
+
+
+if __name__ == "__main__":
+    main()

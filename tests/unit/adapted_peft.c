@@ -1,0 +1,162 @@
+/* Adapters with more than A and B of the decoder's modules, against the logits of PEFT
+ * (tests/golden/peft, made by tests/oracle/peft_adapters.py): applied to the open model, merged
+ * into a new one, and written again by the exporter. */
+#include "engine/adapted.h"
+
+#include "client/export/export.h"
+#include "engine/engine.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TOKENS = 8, VOCAB_MOST = 64 };
+
+static char dir[SUPPORT_PATH_BYTES];
+
+static void begin(void)
+{
+    support_dir_make(dir);
+}
+
+static void end(void)
+{
+    support_dir_remove(dir);
+}
+TestSuite(adapted, .init = begin, .fini = end);
+
+static const struct {
+    const char *name, *base;
+    uint32_t vocab;
+} cases[] = {
+    {"resized", "qwen3", 45},    {"resized-tied", "llama", 43}, {"vocabulary", "qwen3", 40},
+    {"dora", "llama", 40},       {"dora2", "llama", 40},        {"plain", "llama", 40},
+    {"saved", "llama-bias", 40},
+};
+enum { CASES = sizeof cases / sizeof *cases };
+
+static const char *golden(const char *name)
+{
+    static char path[SUPPORT_PATH_BYTES];
+    char part[128];
+    snprintf(part, sizeof part, "tests/golden/peft/%s", name);
+    support_source(path, sizeof path, part);
+    return path;
+}
+
+static const char *base_of(int i)
+{
+    static char path[SUPPORT_PATH_BYTES];
+    char part[128];
+    snprintf(part, sizeof part, "tests/models/%s", cases[i].base);
+    support_source(path, sizeof path, part);
+    return path;
+}
+
+/* The logits of the model with the adapter (NULL: alone) must be those of case i. */
+static void expect_logits(int i, const struct model *m, const struct adapter *ad, const char *what)
+{
+    struct safetensors expect = {0};
+    struct engine *engine = NULL;
+    char path[SUPPORT_PATH_BYTES];
+    float got[TOKENS * VOCAB_MOST];
+    /* the last token is one that was added */
+    const int32_t id[TOKENS] = {1,  5,  9, 30,
+                                39, 12, 7, cases[i].vocab > 40 ? (int32_t)cases[i].vocab - 1 : 3};
+    const struct engine_row row = {.id = id, .count = TOKENS, .adapter = ad};
+    ok(file_join(path, sizeof path, golden(cases[i].name), "expect.safetensors"));
+    ok(safetensors_open(&expect, path));
+    const struct tensor *want = safetensors_find(&expect, "logits");
+    cr_assert_eq(m->arch.vocab, cases[i].vocab, "%s", cases[i].name);
+    cr_assert_eq(want->count, TOKENS * m->arch.vocab);
+    ok(engine_open(&engine, m,
+                   &(struct engine_options){
+                       .device = "cpu", .precision = DTYPE_F32, .inference = true, .threads = 1}));
+    ok(engine_logits(got, engine, &row));
+    double off = support_distance(got, want->data, want->count);
+    cr_expect_lt(off, 1e-5, "%s, %s: %g", cases[i].name, what, off);
+    engine_close(engine);
+    safetensors_close(&expect);
+}
+
+static void apply(int i, const char *adapter, const char *what)
+{
+    struct model m = {0};
+    struct adapter ad = {0};
+    bool left = false;
+    ok(model_open(&m, base_of(i)));
+    ok(adapted_open(&ad, &left, &m, adapter));
+    expect_logits(i, &m, left ? &ad : NULL, what);
+    adapter_close(&ad);
+    model_close(&m);
+}
+
+Test(adapted, gives_the_logits_of_peft)
+{
+    for (int i = 0; i < CASES; i++)
+        apply(i, golden(cases[i].name), "applied");
+}
+
+Test(adapted, merged_models_give_the_same)
+{
+    for (int i = 0; i < CASES; i++) {
+        struct model m = {0};
+        struct adapter_file file = {0};
+        struct flatten delta = {0};
+        char out[SUPPORT_PATH_BYTES];
+        const struct export_merged_options how = {.type = DTYPE_F32};
+        ok(file_join(out, sizeof out, dir, cases[i].name));
+        ok(model_open(&m, base_of(i)));
+        ok(adapter_file_open_whole(&file, golden(cases[i].name)));
+        ok(adapted_fold(&m, &file));
+        ok(flatten_open(&delta, &file, &(struct lowrank_cut){0}, 1));
+        ok(export_merged(out, &delta, &m, &how));
+        flatten_close(&delta);
+        adapter_file_close(&file);
+        model_close(&m);
+        ok(model_open(&m, out));
+        expect_logits(i, &m, NULL, "merged");
+        model_close(&m);
+    }
+}
+
+Test(adapted, written_as_peft_again_they_give_the_same)
+{
+    for (int i = 0; i < CASES; i++) {
+        struct adapter_file file = {0};
+        char out[SUPPORT_PATH_BYTES];
+        ok(file_join(out, sizeof out, dir, cases[i].name));
+        ok(adapter_file_open_whole(&file, golden(cases[i].name)));
+        ok(export_peft_whole(out, &file, NULL, false));
+        adapter_file_close(&file);
+        apply(i, out, "written again");
+    }
+}
+
+Test(adapted, refuses_parts_that_the_base_does_not_have)
+{
+    struct model m = {0};
+    struct adapter ad = {0};
+    bool left = false;
+    ok(model_open(&m, base_of(0)));
+    refused(adapted_open(&ad, &left, &m, golden("saved")), ERR_INPUT,
+            "tensor base_model.model.model.layers.0.mlp.down_proj.bias: the base has no tensor "
+            "model.layers.0.mlp.down_proj.bias");
+    model_close(&m);
+    ok(model_open(&m, base_of(1)));
+    refused(adapted_open(&ad, &left, &m, golden("resized")), ERR_INPUT, "here (32, 32)");
+    model_close(&m);
+}
+
+/* Training would leave the other parts out of its result. */
+Test(adapted, are_not_opened_by_those_who_apply_a_and_b_only)
+{
+    struct adapter_file file = {0};
+    for (int i = 0; i < CASES; i++) {
+        if (strcmp(cases[i].name, "plain") == 0) continue;
+        cr_expect_eq(adapter_file_open(&file, golden(cases[i].name)).kind, ERR_INPUT, "%s",
+                     cases[i].name);
+    }
+}
