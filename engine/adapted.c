@@ -1,5 +1,6 @@
 #include "engine/adapted.h"
 
+#include "engine/adapter_gguf.h"
 #include "engine/model/model_build.h"
 
 #include <errno.h>
@@ -260,12 +261,25 @@ err adapted_fold(struct model *model, struct adapter_file *file)
     return e;
 }
 
+/* A GGUF adapter goes with a GGUF base, as in llama.cpp. With a directory it is probably a mistake,
+ * so it is converted only by the command for that. */
+static err open_file(struct adapter_file *out, const struct model *model, const char *path)
+{
+    if (!adapter_gguf_is(path)) return adapter_file_open_whole(out, path);
+    if (model_is_gguf(model)) return adapter_gguf_open(out, path, model);
+    return err_make(
+        ERR_INPUT,
+        "%s: is a GGUF adapter, which goes with a GGUF base; for %s convert it: fedlora "
+        "export %s --as peft --base %s -o DIR",
+        path, model->path, path, model->path);
+}
+
 /* struct adapter_file is several kilobytes large, so it is not on the stack. */
 err adapted_open(struct adapter *out, bool *left, struct model *model, const char *path)
 {
     struct adapter_file *file = calloc(1, sizeof *file);
     if (!file) return err_sys(ENOMEM, "%s", path);
-    err e = adapter_file_open_whole(file, path);
+    err e = open_file(file, model, path);
     if (!err_is(e) && adapter_file_needs_frozen(file))
         e = err_make(ERR_INPUT, "%s: needs its file of frozen factors (%s)", path,
                      file->meta.frozen);

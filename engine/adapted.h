@@ -24,7 +24,8 @@ const char *adapted_part(const struct adapter_file *file);
  * engine is opened on the model. On an error the model must be closed. */
 err adapted_fold(struct model *model, struct adapter_file *file);
 
-/* Opens a PEFT directory or state for inference with the model: folds what must be folded.
+/* Opens a PEFT directory, a state, or for a GGUF model an adapter of llama.cpp, for inference with
+ * the model: folds the parts that must be folded.
  * *left is false if no adapter remains, because everything was folded; *out is then untouched. */
 err adapted_open(struct adapter *out, bool *left, struct model *model, const char *path);
 

@@ -10,6 +10,7 @@
 #include "client/output/report.h"
 #include "client/output/table.h"
 #include "engine/adapted.h"
+#include "engine/adapter_gguf.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -230,7 +231,7 @@ static err open_base(struct model *base, const struct export_command *o, struct 
                         as_names[o->as]);
     TRY(check_parts(o, file));
     if (o->as == EXPORT_PEFT && o->base == NULL) return ERR_NONE;
-    TRY(model_open(base, path));
+    if (!base->path[0]) TRY(model_open(base, path)); /* a GGUF adapter needed it already */
     return o->as == EXPORT_MERGED ? adapted_fold(base, file) : ERR_NONE;
 }
 
@@ -254,9 +255,17 @@ static err open_frozen(struct adapter_file *file, struct adapter_file *frozen, c
 }
 
 /* A state of fedsa has the model of a member only with the factors that this member keeps. */
-static err open_whole(struct adapter_file *file, struct adapter_file *other, const char *path,
-                      const struct export_command *o)
+static err open_whole(struct adapter_file *file, struct adapter_file *other, struct model *base,
+                      const char *path, const struct export_command *o)
 {
+    if (adapter_gguf_is(path)) {
+        if (o->base == NULL)
+            return err_make(
+                ERR_INPUT, "%s: is a GGUF adapter: expected --base, the model that it was made for",
+                path);
+        TRY(model_open(base, o->base));
+        return adapter_gguf_open(file, path, base);
+    }
     TRY(adapter_file_open_whole(file, path));
     if (o->kept && o->frozen)
         return err_make(ERR_INPUT, "--frozen and --kept exclude each other: no method has both");
@@ -281,7 +290,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
     if (r.o->rank > 0 && r.o->error > 0)
         return err_make(ERR_INPUT, "--rank and --error exclude each other: give only one");
     TRY(command_check_output(r.o->output, r.o->force));
-    TRY_OUT(e, open_whole(&file, &other, arguments->item[0], r.o));
+    TRY_OUT(e, open_whole(&file, &other, &base, arguments->item[0], r.o));
     folded = adapted_part(&file) != NULL;
     TRY_OUT(e, open_base(&base, r.o, &file));
     TRY_OUT(e, flatten_open(&delta, &file, &cut, (int)r.o->common.threads));
@@ -304,8 +313,8 @@ out:
 const struct command command_export = {
     .name = "export",
     .purpose = "convert an adapter or state to PEFT or GGUF, or merge it into its base",
-    .usage =
-        "STATE|ADAPTER-DIR -o PATH [--as peft|gguf|merged] [--rank N | --error E] [--base PATH]",
+    .usage = "STATE|ADAPTER-DIR|ADAPTER.gguf -o PATH [--as peft|gguf|merged] [--rank N | --error "
+             "E] [--base PATH]",
     .example = "fedlora export state.safetensors --as peft -o adapter --rank 16",
     .rows = rows,
     .row_count = sizeof rows / sizeof rows[0],

@@ -3,6 +3,7 @@
 
 #include "agg/adapter/adapter_file.h"
 #include "base/file.h"
+#include "engine/adapter_gguf.h"
 #include "engine/model/gguf_write.h"
 
 #include <stdio.h>
@@ -89,15 +90,6 @@ out:
     return e;
 }
 
-/* Row order of a Llama GGUF, whose rotary embedding pairs neighbouring rows: pair j of a head is
- * rows 2j and 2j + 1, where Hugging Face has rows j and j + head_dim / 2. engine/model/model.c has
- * the inverse. */
-static uint32_t hf_row(uint32_t file_row, uint32_t head_dim)
-{
-    uint32_t head = file_row / head_dim, t = file_row % head_dim;
-    return head * head_dim + t % 2 * (head_dim / 2) + t / 2;
-}
-
 /* B in the file's row order (head_dim 0: unchanged) times `scale`. The flattened factors are shared
  * with other formats, so the result is a copy. */
 static err scaled_b(const float **out, const struct adapter_file_module *m, uint32_t head_dim,
@@ -107,7 +99,8 @@ static err scaled_b(const float **out, const struct adapter_file_module *m, uint
     float *to;
     TRY(arena_take(&to, arena, (size_t)m->d_out * m->rank, sizeof *to));
     for (uint32_t row = 0; row < m->d_out; row++) {
-        const float *from = b + (size_t)(head_dim > 0 ? hf_row(row, head_dim) : row) * m->rank;
+        const float *from =
+            b + (size_t)(head_dim > 0 ? adapter_gguf_row(row, head_dim) : row) * m->rank;
         for (uint32_t i = 0; i < m->rank; i++)
             to[(size_t)row * m->rank + i] = from[i] * scale;
     }

@@ -64,6 +64,43 @@ def make(folder, name, seed):
     return again, rows
 
 
+GGUF_NAMES = {"self_attn.q_proj": "attn_q", "self_attn.o_proj": "attn_output"}
+
+
+def write_gguf(folder, path, architecture, heads):
+    """The adapter as convert_lora_to_gguf.py of llama.cpp writes it: rows of q permuted for llama, A of an
+    embedding transposed, tensors in half precision or float32."""
+    import gguf
+    import numpy as np
+
+    with open(os.path.join(folder, "adapter_config.json")) as f:
+        config = json.load(f)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(config["lora_alpha"]))
+    for key, value in load_file(os.path.join(folder, "adapter_model.safetensors")).items():
+        module, _, kind = key.removeprefix("base_model.model.").partition(".lora_")
+        if not kind:
+            continue
+        x = value.numpy()
+        factor = "a" if "A" in kind else "b"
+        if module == "lm_head":
+            name = "output"
+        elif module == "model.embed_tokens":
+            name, x = "token_embd", x.T if factor == "a" else x
+        else:
+            _, _, layer, rest = module.split(".", 3)
+            name = f"blk.{layer}.{GGUF_NAMES[rest]}"
+            if heads and rest == "self_attn.q_proj" and factor == "b":
+                x = x.reshape(heads, 2, x.shape[0] // heads // 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
+        writer.add_tensor(f"{name}.weight.lora_{factor}", np.ascontiguousarray(x))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def golden(target):
     for seed, name in enumerate(CASES):
         folder = os.path.join(target, name)
@@ -76,6 +113,8 @@ def golden(target):
         with open(config, "w") as f:
             json.dump(values, f, indent=1, sort_keys=True)
             f.write("\n")
+    write_gguf(os.path.join(target, "plain"), os.path.join(target, "plain.gguf"), "llama", 4)
+    write_gguf(os.path.join(target, "vocabulary"), os.path.join(target, "vocabulary.gguf"), "qwen3", 0)
     mean = {}
     for name, weight in (("dora", 0.5), ("dora2", 0.3), ("plain", 0.2)):
         model = peft.PeftModel.from_pretrained(model_of("llama"), os.path.join(target, name)).merge_and_unload()

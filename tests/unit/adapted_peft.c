@@ -4,6 +4,7 @@
 #include "engine/adapted.h"
 
 #include "client/export/export.h"
+#include "engine/adapter_gguf.h"
 #include "engine/engine.h"
 #include "tests/support/support.h"
 
@@ -148,6 +149,47 @@ Test(adapted, refuses_parts_that_the_base_does_not_have)
     ok(model_open(&m, base_of(1)));
     refused(adapted_open(&ad, &left, &m, golden("resized")), ERR_INPUT, "here (32, 32)");
     model_close(&m);
+}
+
+/* Written by gguf-py as llama.cpp's converter does: rows permuted, A of an embedding transposed. */
+Test(adapted, adapters_of_llama_cpp_are_those_of_peft)
+{
+    static const struct {
+        const char *peft, *gguf, *base;
+    } pair[] = {{"plain", "plain.gguf", "llama"}, {"vocabulary", "vocabulary.gguf", "qwen3"}};
+    for (int i = 0; i < 2; i++) {
+        struct model m = {0};
+        struct adapter_file want = {0}, got = {0};
+        char base[SUPPORT_PATH_BYTES], part[128];
+        snprintf(part, sizeof part, "tests/models/%s", pair[i].base);
+        support_source(base, sizeof base, part);
+        ok(model_open(&m, base));
+        ok(adapter_file_open_whole(&want, golden(pair[i].peft)));
+        cr_expect(adapter_gguf_is(golden(pair[i].gguf)));
+        ok(adapter_gguf_open(&got, golden(pair[i].gguf), &m));
+        cr_assert_eq(got.count, want.count);
+        for (size_t k = 0; k < want.count; k++) {
+            const struct adapter_file_module *x = &got.module[k], *y = &want.module[k];
+            cr_expect_str_eq(x->name, y->name);
+            cr_expect_eq(x->embedding, y->embedding);
+            cr_expect_eq(x->scale, y->scale);
+            for (int r = 0; r < 2; r++) {
+                cr_assert_eq(x->factor[r].rows, y->factor[r].rows, "%s", y->name);
+                cr_assert_eq(x->factor[r].cols, y->factor[r].cols);
+                cr_expect_arr_eq(x->factor[r].f32, y->factor[r].f32,
+                                 y->factor[r].rows * y->factor[r].cols * sizeof(float), "%s",
+                                 y->name);
+            }
+        }
+        adapter_file_close(&want);
+        adapter_file_close(&got);
+        struct adapter ad = {0};
+        bool left = false;
+        refused(adapted_open(&ad, &left, &m, golden(pair[i].gguf)), ERR_INPUT,
+                "is a GGUF adapter, which goes with a GGUF base; for ");
+        refused(adapter_gguf_open(&got, golden(pair[!i].gguf), &m), ERR_INPUT, "but the base is");
+        model_close(&m);
+    }
 }
 
 /* Training would leave the other parts out of its result. */
