@@ -19,6 +19,10 @@ LLAMA3 = dict(rope_type="llama3", rope_theta=2000.0, factor=4.0, low_freq_factor
               original_max_position_embeddings=24)
 LINEAR = dict(rope_type="linear", rope_theta=500.0, factor=3.0)
 PLAIN = dict(rope_type="default", rope_theta=20000.0)
+YARN = dict(rope_type="yarn", rope_theta=300.0, factor=3.0, original_max_position_embeddings=24, beta_fast=3.0)
+LONG = dict(rope_type="longrope", rope_theta=300.0, original_max_position_embeddings=16,
+            short_factor=[1.0, 1.2, 1.5, 2.0, 2.2, 3.0], long_factor=[1.3, 2.0, 4.0, 7.0, 9.0, 12.0])
+PHI = dict(pad_token_id=0, original_max_position_embeddings=16)
 F16, BF16 = torch.float16, torch.bfloat16
 MIXED = ["full_attention", "sliding_attention", "full_attention"]
 
@@ -40,6 +44,21 @@ CASES = [
     ("qwen3", dict(head_dim=24, attention_bias=True, rope_parameters=PLAIN), dict(old=True)),
     ("qwen3", dict(head_dim=8, use_sliding_window=True, sliding_window=6, max_window_layers=2,
                    tie_word_embeddings=True, rope_parameters=LINEAR), dict(type=F16, shard="25KB")),
+    ("llama", dict(rope_parameters=YARN | dict(truncate=False, mscale=0.7, mscale_all_dim=1.3)), dict(old=True)),
+    ("qwen3", dict(head_dim=16, rope_parameters=YARN), dict(type=BF16)),
+    ("gemma2", dict(head_dim=20, attention_bias=True, sliding_window=6, query_pre_attn_scalar=24, layer_types=MIXED,
+                    attn_logit_softcapping=2.0, rope_parameters=PLAIN), dict(old=True)),
+    ("gemma2", dict(head_dim=12, attn_logit_softcapping=None, final_logit_softcapping=None, sliding_window=3),
+     dict(type=BF16, shard="30KB")),
+    ("gemma3_text", dict(head_dim=16, query_pre_attn_scalar=9, sliding_window=5, num_hidden_layers=7,
+                         final_logit_softcapping=3.0), dict(type=BF16)),
+    ("phi3", dict(sliding_window=5, rope_parameters=PLAIN | dict(partial_rotary_factor=0.5), **PHI), dict()),
+    ("phi3", dict(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=LONG, **PHI), dict(old=True)),
+    ("granite", dict(attention_bias=True, mlp_bias=True, attention_multiplier=0.4, logits_scaling=5.0,
+                     embedding_multiplier=3.0, residual_multiplier=0.5), dict(type=F16)),
+    ("olmo2", dict(attention_bias=True, num_key_value_heads=1, rope_parameters=LINEAR, pad_token_id=0), dict()),
+    ("smollm3", dict(no_rope_layer_interval=2, use_sliding_window=True, sliding_window=6, attention_bias=True,
+                     rope_parameters=YARN, pad_token_id=0), dict()),
 ]
 
 
