@@ -9,6 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* An absent key would mean the default of the class, which is a token of another model. */
+static json_t *id_json(int32_t id)
+{
+    return id >= 0 ? json_integer(id) : json_null();
+}
+
 /* One id, a list of ids, or null, as Hugging Face writes it. */
 static json_t *eos_json(const struct model *m)
 {
@@ -191,8 +197,8 @@ err export_config_of_gguf(json_t **out, const struct model *m, const char *type)
         a->tied, "attention_bias", family->qkv_bias == FAMILY_BIAS_OPTIONAL && a->qkv_bias,
         "mlp_bias", a->mlp_bias, "torch_dtype", type);
     if (config == NULL) return err_make(ERR_MACHINE, "no memory for config.json");
-    if (m->bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(m->bos));
-    if (m->pad >= 0) json_object_set_new(config, "pad_token_id", json_integer(m->pad));
+    json_object_set_new(config, "bos_token_id", id_json(m->bos));
+    json_object_set_new(config, "pad_token_id", id_json(m->pad));
     json_object_set_new(config, "eos_token_id", eos_json(m));
     add_factors(config, a);
     add_layers(config, m, family);
