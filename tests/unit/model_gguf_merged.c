@@ -51,8 +51,8 @@ static void gguf_refused(const struct gguf_write_kv *kv, size_t kv_count, const 
 
 Test(model_gguf, a_gguf_that_is_no_whole_model_of_a_known_kind_is_refused_by_name)
 {
-    GGUF_REFUSED("general.type \"adapter\": expected model", TEXT("general.type", "adapter"),
-                 TEXT("general.architecture", "llama"));
+    GGUF_REFUSED("general.type \"adapter\": this is a LoRA adapter",
+                 TEXT("general.type", "adapter"), TEXT("general.architecture", "llama"));
     GGUF_REFUSED("one of 3 parts of a split model", NUMBER("split.count", 3), SHAPE);
     GGUF_REFUSED("general.architecture \"gemma3n\": expected llama",
                  TEXT("general.architecture", "gemma3n"));
