@@ -53,7 +53,7 @@ Test(model_gguf, a_gguf_that_is_no_whole_model_of_a_known_kind_is_refused_by_nam
 {
     GGUF_REFUSED("general.type \"adapter\": this is a LoRA adapter",
                  TEXT("general.type", "adapter"), TEXT("general.architecture", "llama"));
-    GGUF_REFUSED("one of 3 parts of a split model", NUMBER("split.count", 3), SHAPE);
+    GGUF_REFUSED("file 1 of a model that is split into 3", NUMBER("split.count", 3), SHAPE);
     GGUF_REFUSED("general.architecture \"gemma3n\": expected llama",
                  TEXT("general.architecture", "gemma3n"));
     GGUF_REFUSED("key general.architecture is missing", TEXT("general.name", "x"));
