@@ -58,7 +58,7 @@ err adapter_open(struct adapter *out, const struct arch *a, const struct adapter
 
 struct adapter_file; /* agg/adapter/adapter_file.h */
 struct adapter_fresh {
-    /* Short names for all layers ("q,k,v,o,gate,up,down"), "all-linear" for all modules of the base,
+    /* Short names for all layers ("q,k,v,o,gate,up,down"), "all-linear" for all modules of a base,
      * or full names of single modules ("model.layers.0.mlp.up_proj"), separated by commas. */
     const char *targets;
     uint32_t rank;

@@ -125,7 +125,7 @@ static json_t *cap_json(float cap)
     return cap > 0 ? json_real(shortest(cap)) : json_null();
 }
 
-/* query_pre_attn_scalar is a whole number in transformers; the factor of a GGUF follows from one. */
+/* query_pre_attn_scalar is a whole number in transformers; a GGUF's factor follows from one. */
 static void add_factors(json_t *config, const struct arch *a)
 {
     const struct family *f = a->family;

@@ -38,7 +38,7 @@ enum module_kind {
     MODULE_GATE_UP, /* gate, then up */
     MODULE_KINDS
 };
-enum { MODULE_UNFUSED = MODULE_QKV }; /* kinds before this one are those of a base without fusion */
+enum { MODULE_UNFUSED = MODULE_QKV }; /* the kinds before are those of a base without fusion */
 enum rope_kind {
     ROPE_DEFAULT,
     ROPE_LINEAR,   /* all frequencies are divided by `factor` */

@@ -8,12 +8,13 @@
 
 #define CONFIG_BYTES_MAX (4u << 20)
 
-err config_refuse(const struct config *c, const char *key, const char *value, const char *expected)
+err config_refuse(const struct model_config *c, const char *key, const char *value,
+                  const char *expected)
 {
     return err_make(ERR_INPUT, "%s: %s \"%s\": expected %s", c->where, key, value, expected);
 }
 
-err config_opt_u32(uint32_t *out, const struct config *c, const char *key)
+err config_opt_u32(uint32_t *out, const struct model_config *c, const char *key)
 {
     int64_t value = *out;
     TRY(json_opt_int(&value, c->root, key, 0, UINT32_MAX, c->where));
@@ -22,7 +23,8 @@ err config_opt_u32(uint32_t *out, const struct config *c, const char *key)
 }
 
 /* A size with a default of the family; without one (0) the key is required. */
-static err get_u32(uint32_t *out, const struct config *c, const char *key, uint32_t by_default)
+static err get_u32(uint32_t *out, const struct model_config *c, const char *key,
+                   uint32_t by_default)
 {
     int64_t value = by_default;
     if (by_default > 0)
@@ -35,7 +37,7 @@ static err get_u32(uint32_t *out, const struct config *c, const char *key, uint3
 
 /* The description of the language model: the whole file, or text_config in the file of a model that
  * also reads images. */
-static err read_family(const struct family **out, struct config *c)
+static err read_family(const struct family **out, struct model_config *c)
 {
     const char *type = NULL;
     char known[FAMILY_LIST_BYTES];
@@ -60,7 +62,7 @@ static err read_family(const struct family **out, struct config *c)
 /* Keys that change the function in the families that know them, or in models with code of their
  * own. transformers ignores them in any other family, but such a file was made for a model that
  * does not. */
-static err refuse_foreign(const struct family *f, const struct config *c)
+static err refuse_foreign(const struct family *f, const struct model_config *c)
 {
     const struct {
         const char *key;
@@ -98,7 +100,7 @@ static err refuse_foreign(const struct family *f, const struct config *c)
     return ERR_NONE;
 }
 
-static err refuse_quantised(const struct config *c)
+static err refuse_quantised(const struct model_config *c)
 {
     const char *method = "unknown", *base = NULL;
     const json_t *quantization = json_object_get(c->root, "quantization_config");
@@ -108,7 +110,7 @@ static err refuse_quantised(const struct config *c)
     return model_refuse_quantised(c->where, method, base);
 }
 
-static err read_activation(struct arch *a, const struct config *c)
+static err read_activation(struct arch *a, const struct model_config *c)
 {
     static const struct {
         const char *name;
@@ -130,7 +132,7 @@ static err read_activation(struct arch *a, const struct config *c)
 
 /* hidden_size must be a multiple of the number of heads only if the head dimension is derived from
  * it; Qwen3 and some Llama models state head_dim on its own. */
-static err read_shape(struct arch *a, const struct config *c)
+static err read_shape(struct arch *a, const struct model_config *c)
 {
     const struct family_defaults *d = &a->family->by_default;
     TRY(get_u32(&a->layers, c, "num_hidden_layers", d->layers));
@@ -169,7 +171,7 @@ static bool has_bias(enum family_bias rule, bool configured)
 
 /* transformers ignores attention_bias and mlp_bias where the model class has no such option, so
  * they are ignored here as well. */
-static err read_switches(struct arch *a, const struct config *c)
+static err read_switches(struct arch *a, const struct model_config *c)
 {
     const struct family *f = a->family;
     bool attention = false, mlp = false;
@@ -188,7 +190,7 @@ static err read_switches(struct arch *a, const struct config *c)
 
 /* A factor of struct arch: 0 where it is the usual value, so that a file that states this value and
  * one that does not describe the same model. */
-static err get_factor(float *out, const struct config *c, const char *key, double by_default,
+static err get_factor(float *out, const struct model_config *c, const char *key, double by_default,
                       double usual)
 {
     double value = by_default;
@@ -201,7 +203,7 @@ static err get_factor(float *out, const struct config *c, const char *key, doubl
 }
 
 /* A cap that is null is off; one that is absent has the default of the class. */
-static err get_cap(float *out, const struct config *c, const char *key, double by_default)
+static err get_cap(float *out, const struct model_config *c, const char *key, double by_default)
 {
     const json_t *given = json_object_get(c->root, key);
     if ((given == NULL && by_default == 0) || (given != NULL && json_is_null(given)))
@@ -209,7 +211,7 @@ static err get_cap(float *out, const struct config *c, const char *key, double b
     return get_factor(out, c, key, by_default, 0);
 }
 
-static err read_factors(struct arch *a, const struct config *c)
+static err read_factors(struct arch *a, const struct model_config *c)
 {
     const struct family *f = a->family;
     double usual = 1 / sqrt((double)a->head_dim), scalar = 256;
@@ -277,7 +279,8 @@ static err read_generation(struct model *m, const char *directory)
 }
 
 /* A model with images states some settings of the whole beside text_config. */
-static err read_outer(struct model *m, const struct config *outer, const struct config *c)
+static err read_outer(struct model *m, const struct model_config *outer,
+                      const struct model_config *c)
 {
     if (outer->root == c->root) return ERR_NONE;
     TRY(refuse_quantised(outer));
@@ -286,9 +289,9 @@ static err read_outer(struct model *m, const struct config *outer, const struct 
 
 /* The layers come last: they are allocated only after the sizes have been checked against the
  * limits. */
-static err read_root(struct model *m, const struct config *outer)
+static err read_root(struct model *m, const struct model_config *outer)
 {
-    struct config inner = *outer, *c = &inner;
+    struct model_config inner = *outer, *c = &inner;
     if (!json_is_object(c->root)) return err_make(ERR_INPUT, "%s: expected an object", c->where);
     TRY(read_family(&m->arch.family, c));
     TRY(refuse_quantised(c));
@@ -319,7 +322,7 @@ err model_config_read(struct model *m, const char *directory)
             "%s: contains no config.json; a base model is a Hugging Face directory or a .gguf file",
             directory);
     TRY(json_open(&root, path, CONFIG_BYTES_MAX));
-    err e = read_root(m, &(struct config){.root = root, .where = path});
+    err e = read_root(m, &(struct model_config){.root = root, .where = path});
     json_decref(root);
     if (err_is(e)) return e;
     return read_generation(m, directory);
@@ -332,7 +335,7 @@ err model_config_read(struct model *m, const char *directory)
 static const struct family other_family = {.model_type = "", .hf_class = "", .gguf = ""};
 
 /* Experts multiply the weights of the feed-forward blocks, which these sizes do not tell. */
-static err refuse_experts(const struct config *c)
+static err refuse_experts(const struct model_config *c)
 {
     static const char *const keys[] = {"num_experts", "num_local_experts", "n_routed_experts"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -345,7 +348,7 @@ static err refuse_experts(const struct config *c)
     return ERR_NONE;
 }
 
-static err read_dtype(enum dtype *out, const struct config *c)
+static err read_dtype(enum dtype *out, const struct model_config *c)
 {
     const char *name = "bfloat16";
     TRY(json_opt_str(&name, c->root, "torch_dtype", c->where));
@@ -354,7 +357,7 @@ static err read_dtype(enum dtype *out, const struct config *c)
     return ERR_NONE;
 }
 
-static err read_sizes(struct model *m, enum dtype *dtype, struct config *c)
+static err read_sizes(struct model *m, enum dtype *dtype, struct model_config *c)
 {
     const char *type = "";
     struct arch *a = &m->arch;
@@ -378,7 +381,7 @@ err model_config_check(const char *path)
     struct model m = {.bos = -1, .pad = -1};
     json_t *root = NULL;
     TRY(json_open(&root, path, CONFIG_BYTES_MAX));
-    err e = read_root(&m, &(struct config){.root = root, .where = path});
+    err e = read_root(&m, &(struct model_config){.root = root, .where = path});
     json_decref(root);
     arena_close(&m.arena);
     return e;
@@ -388,7 +391,7 @@ err model_config_shapes(struct model *m, enum dtype *dtype, const char *path)
 {
     json_t *root = NULL;
     TRY(json_open(&root, path, CONFIG_BYTES_MAX));
-    struct config c = {.root = root, .where = path};
+    struct model_config c = {.root = root, .where = path};
     err e = read_sizes(m, dtype, &c);
     json_decref(root);
     return e;

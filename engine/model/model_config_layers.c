@@ -5,7 +5,7 @@
 
 /* no_rope_layers has a 1 for each layer that rotates. SmolLM3 leaves it out or states it; the list
  * may be longer than the model. */
-static err read_unrotated(struct model *m, const struct config *c)
+static err read_unrotated(struct model *m, const struct model_config *c)
 {
     const json_t *list = json_object_get(c->root, "no_rope_layers");
     uint32_t every = 4;
@@ -28,7 +28,7 @@ static err read_unrotated(struct model *m, const struct config *c)
 }
 
 /* The layers with a window when there are no layer_types. */
-static err windows_by_default(struct model *m, const struct config *c)
+static err windows_by_default(struct model *m, const struct model_config *c)
 {
     const struct family *f = m->arch.family;
     uint32_t first = 0, every = f->by_default.window_every;
@@ -52,7 +52,7 @@ static err windows_by_default(struct model *m, const struct config *c)
 }
 
 /* The width of the windows, 0 if they are off. */
-static err read_width(struct arch *a, const struct config *c)
+static err read_width(struct arch *a, const struct model_config *c)
 {
     const struct family *f = a->family;
     bool switched = f->window == FAMILY_WINDOW_SWITCHED || f->window == FAMILY_WINDOW_UNROTATED;
@@ -66,7 +66,7 @@ static err read_width(struct arch *a, const struct config *c)
 
 /* layer_types names the layers with a window one by one. An entry other than full_attention and
  * sliding_attention would be another kind of attention, so it is refused. */
-err config_read_layers(struct model *m, const struct config *c)
+err config_read_layers(struct model *m, const struct model_config *c)
 {
     struct arch *a = &m->arch;
     TRY(read_unrotated(m, c));

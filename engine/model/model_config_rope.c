@@ -4,9 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Where one set of parameters is read from. */
+/* The place from which one set of parameters is read. */
 struct source {
-    const struct config *c;
+    const struct model_config *c;
     const json_t *rope; /* rope_scaling or rope_parameters; NULL: there is none */
     struct arena *arena;
     uint32_t rotated, max_positions;
@@ -187,7 +187,7 @@ static err read_kind(struct rope *r, const struct source *s)
 }
 
 /* A family without partial rotation computes with whole heads, so a part would be another model. */
-static err read_rotated(struct arch *a, const struct config *c, const json_t *rope)
+static err read_rotated(struct arch *a, const struct model_config *c, const json_t *rope)
 {
     double part = 1;
     TRY(json_opt_num(&part, c->root, "partial_rotary_factor", c->where));
@@ -205,7 +205,7 @@ static err read_rotated(struct arch *a, const struct config *c, const json_t *ro
 
 /* The two sets of a family whose layers with a window rotate by other frequencies. In the old style
  * rope_scaling is for the other layers. */
-static err find_pair(const json_t **full, const json_t **window, const struct config *c)
+static err find_pair(const json_t **full, const json_t **window, const struct model_config *c)
 {
     const json_t *both = json_object_get(c->root, "rope_parameters");
     *full = *window = NULL;
@@ -226,7 +226,7 @@ static err find_pair(const json_t **full, const json_t **window, const struct co
 
 /* If a file has both styles, rope_parameters is read for the scaling only if rope_scaling is
  * empty. */
-static err find_one(const json_t **out, const struct config *c)
+static err find_one(const json_t **out, const struct model_config *c)
 {
     const json_t *rope = json_object_get(c->root, "rope_scaling");
     if (!json_is_object(rope) || json_object_size(rope) == 0)
@@ -242,7 +242,7 @@ static err find_one(const json_t **out, const struct config *c)
     return ERR_NONE;
 }
 
-err config_read_rope(struct model *m, const struct config *c)
+err config_read_rope(struct model *m, const struct model_config *c)
 {
     struct arch *a = &m->arch;
     const struct family_defaults *d = &a->family->by_default;

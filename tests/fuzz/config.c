@@ -7,14 +7,19 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-const char *const fuzz_seeds[] = {
-    "tests/models/llama/config.json", "tests/models/llama-bias/config.json",
-    "tests/models/qwen2/config.json", "tests/models/qwen3/config.json",
-    "tests/golden/bases/gemma2/config.json", "tests/golden/bases/gemma3/config.json",
-    "tests/golden/bases/phi4-mini/config.json", "tests/golden/bases/granite/config.json",
-    "tests/golden/bases/olmo2/config.json", "tests/golden/bases/smollm3/config.json",
-    "tests/golden/bases/llama-yarn/config.json", "tests/golden/bases/llama-dynamic/config.json",
-    NULL};
+const char *const fuzz_seeds[] = {"tests/models/llama/config.json",
+                                  "tests/models/llama-bias/config.json",
+                                  "tests/models/qwen2/config.json",
+                                  "tests/models/qwen3/config.json",
+                                  "tests/golden/bases/gemma2/config.json",
+                                  "tests/golden/bases/gemma3/config.json",
+                                  "tests/golden/bases/phi4-mini/config.json",
+                                  "tests/golden/bases/granite/config.json",
+                                  "tests/golden/bases/olmo2/config.json",
+                                  "tests/golden/bases/smollm3/config.json",
+                                  "tests/golden/bases/llama-yarn/config.json",
+                                  "tests/golden/bases/llama-dynamic/config.json",
+                                  NULL};
 const int fuzz_runs = 500;
 
 static char folder[256], config[512], weights[512];
