@@ -19,23 +19,9 @@ static size_t steps(size_t positions)
     return (positions + STEP - 1) / STEP * STEP;
 }
 
-static bool same_rope(const struct rope *x, const struct rope *y)
+static size_t tables_of(const struct engine *e)
 {
-    return x->kind == y->kind && x->theta == y->theta && x->factor == y->factor &&
-           x->low_freq_factor == y->low_freq_factor && x->high_freq_factor == y->high_freq_factor &&
-           x->beta_fast == y->beta_fast && x->beta_slow == y->beta_slow &&
-           x->untruncated == y->untruncated && x->attention_factor == y->attention_factor &&
-           x->original_positions == y->original_positions && x->factors == y->factors &&
-           x->long_factors == y->long_factors;
-}
-
-/* One table for all layers, or a second one for the layers with a window. */
-static size_t tables_of(const struct model *m)
-{
-    bool windows = false;
-    for (uint32_t i = 0; i < m->arch.layers; i++)
-        windows = windows || m->layer[i].window > 0;
-    return windows && !same_rope(&m->arch.rope, &m->arch.window_rope) ? 2 : 1;
+    return model_rotates_apart(e->model) ? 2 : 1;
 }
 
 static const struct rope *rope_of(const struct engine *e, size_t table)
@@ -114,7 +100,7 @@ static err append(struct engine *e, struct angles *a, const struct angle_part *w
 /* Makes new tables of these parts alone. On failure the old tables stay in use. */
 static err replace(struct engine *e, const struct angle_part *want, size_t wants)
 {
-    struct angles a = {.tables = tables_of(e->model)};
+    struct angles a = {.tables = tables_of(e)};
     for (size_t i = 0; i < wants; i++)
         a.rows += want[i].rows;
     TRY(e->be->memory_take(&a.memory, e->ctx, 2 * a.tables * a.rows * half_of(e) * sizeof(float)));
@@ -137,7 +123,7 @@ uint64_t engine_angle_bytes(const struct engine *e, const struct pass_size *s)
 {
     struct angle_part longest = part_for(e, s->positions);
     uint64_t rows = steps(s->positions) + (is_ordinary(&longest) ? 0 : s->tokens);
-    return rows * tables_of(e->model) * 2 * half_of(e) * sizeof(float);
+    return rows * tables_of(e) * 2 * half_of(e) * sizeof(float);
 }
 
 err engine_reserve_positions(struct engine *e, size_t positions)

@@ -1,4 +1,8 @@
-/* Text generation, greedy or sampled, with a cache of keys and values per sequence. */
+/* Text generation, greedy or sampled, with a cache of keys and values per sequence.
+ *
+ * With longrope and dynamic rotation the frequencies depend on the length of a row. All tokens of a
+ * sequence have those of its prompt and its largest number of new tokens together, so that the keys
+ * in the cache agree. */
 #ifndef ENGINE_GENERATE_H
 #define ENGINE_GENERATE_H
 

@@ -212,6 +212,9 @@ float model_rope_frequencies(float *out /* (rotated / 2) */, const struct rope *
                              uint32_t positions);
 uint32_t model_rope_variant(const struct rope *r, uint32_t positions);
 
+/* Whether layers with a window rotate by other frequencies than the others. */
+bool model_rotates_apart(const struct model *m);
+
 /* Whether the base has such modules: q, k, v, gate and up, or the fused ones. */
 static inline bool model_has_module(const struct arch *a, enum module_kind kind)
 {

@@ -116,16 +116,6 @@ static void add_rope(struct digest_stream *s, const char *name, const struct rop
     add_text(s, "\n");
 }
 
-/* Layers with a window may rotate by other frequencies; without such layers these are not used. */
-static bool rotates_apart(const struct model *m)
-{
-    const struct rope *r = &m->arch.rope, *w = &m->arch.window_rope;
-    bool windows = false;
-    for (uint32_t i = 0; i < m->arch.layers; i++)
-        windows = windows || (m->layer[i].window > 0 && !m->layer[i].unrotated);
-    return windows && (r->kind != w->kind || r->theta != w->theta || r->factor != w->factor);
-}
-
 /* The lines of switches that are not the usual ones. The models that had an identity before there
  * were such switches have none of them. */
 static void add_switches(struct digest_stream *s, const struct model *m)
@@ -138,7 +128,7 @@ static void add_switches(struct digest_stream *s, const struct model *m)
                   {"attention_scale", a->attention_scale}, {"logit_scale", a->logit_scale},
                   {"attention_cap", a->attention_cap},     {"logit_cap", a->logit_cap}};
     bool unrotated = false;
-    if (rotates_apart(m)) add_rope(s, "window_rope", &a->window_rope, model_rotated(a));
+    if (model_rotates_apart(m)) add_rope(s, "window_rope", &a->window_rope, model_rotated(a));
     for (uint32_t i = 0; i < a->layers; i++)
         unrotated = unrotated || m->layer[i].unrotated;
     for (uint32_t i = 0; i < a->layers && unrotated; i++)

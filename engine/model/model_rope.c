@@ -86,6 +86,24 @@ uint32_t model_rope_variant(const struct rope *r, uint32_t positions)
     return r->kind == ROPE_LONGROPE ? 1 : r->kind == ROPE_DYNAMIC ? positions : 0;
 }
 
+static bool same_rope(const struct rope *x, const struct rope *y)
+{
+    return x->kind == y->kind && x->theta == y->theta && x->factor == y->factor &&
+           x->low_freq_factor == y->low_freq_factor && x->high_freq_factor == y->high_freq_factor &&
+           x->beta_fast == y->beta_fast && x->beta_slow == y->beta_slow &&
+           x->untruncated == y->untruncated && x->attention_factor == y->attention_factor &&
+           x->original_positions == y->original_positions && x->factors == y->factors &&
+           x->long_factors == y->long_factors;
+}
+
+bool model_rotates_apart(const struct model *m)
+{
+    bool windows = false;
+    for (uint32_t i = 0; i < m->arch.layers; i++)
+        windows = windows || (m->layer[i].window > 0 && !m->layer[i].unrotated);
+    return windows && !same_rope(&m->arch.rope, &m->arch.window_rope);
+}
+
 static bool positive(double value)
 {
     return isfinite(value) && value > 0;

@@ -1,7 +1,7 @@
 /* The engine against PyTorch and PEFT: the cases of ../shared/golden, of tests/golden/cases (made
- * by make_cases.py) and of tests/golden/bases (made by make_bases.py). Tolerances: logits 1e-5 of the
- * largest, gradients 2e-5 and trained tensors 1e-4 in the Frobenius norm, losses of twenty steps
- * 1e-5. */
+ * by make_cases.py) and of tests/golden/bases (made by make_bases.py). Tolerances: logits 1e-5 of
+ * the largest, gradients 2e-5 and trained tensors 1e-4 in the Frobenius norm, losses of twenty
+ * steps 1e-5. */
 #include "engine/engine.h"
 #include "agg/adapter/adapter_file.h"
 #include "base/json.h"

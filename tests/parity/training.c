@@ -198,6 +198,8 @@ Test(training, gives_the_same_bytes_from_the_file)
         same_bytes_from_file(model[i], DTYPE_F32);
         if (cpu_can_bf16()) same_bytes_from_file(model[i], DTYPE_BF16);
     }
+    for (size_t i = 0; i < bases_count(); i += 4) /* caps, fused modules and long rows */
+        same_bytes_from_file(bases[i], DTYPE_F32);
 }
 
 static void rows_of(struct engine_row *row, struct setup *s, const struct adapter *ad)
