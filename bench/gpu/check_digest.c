@@ -78,16 +78,16 @@ static void digest_norm(const char *name, const struct norm_shape *s, bool set)
 }
 
 /* The tables are any numbers, because sines would depend on the machine's library. */
-static void digest_rope(size_t heads, size_t hd)
+static void digest_rope(size_t heads, size_t hd, size_t rotary)
 {
     enum { ROWS = 3, LENGTH = 19, TOKENS = ROWS * LENGTH };
     struct backend_batch *b = check_batch(ROWS, LENGTH, 10, 0.0f);
     struct mat x = check_random(precision, TOKENS, heads * hd, reals);
     struct mat to = check_empty(DTYPE_F32, TOKENS, heads * hd);
     float *table = check_floats_device(LENGTH * hd, reals);
-    struct rope_shape s = {TOKENS, heads, hd, 0, table, table + LENGTH * hd / 2, false};
+    struct rope_shape s = {TOKENS, heads, hd, rotary, table, table + LENGTH * hd / 2, false};
     char name[NAME_BYTES];
-    snprintf(name, sizeof name, "rope%zu", hd);
+    snprintf(name, sizeof name, rotary ? "rope%zu+part" : "rope%zu", hd);
     gpu->rope(gpu_context, to, x, &s, b);
     add_tensor(name, "to", to, TOKENS, heads * hd);
     s.back = true;
@@ -95,14 +95,14 @@ static void digest_rope(size_t heads, size_t hd)
     add_tensor(name, "back", x, TOKENS, heads * hd);
 }
 
-static void digest_gate(size_t rows, size_t width)
+static void digest_gate(size_t rows, size_t width, enum activation activation)
 {
     struct mat both = check_random(precision, rows, 2 * width, (struct check_values){20.0f, false});
     struct mat h = check_empty(precision, rows, width),
                dh = check_random(precision, rows, width, reals);
-    struct gate_shape s = {rows, width, ACTIVATION_SILU};
+    struct gate_shape s = {rows, width, activation};
     char name[NAME_BYTES];
-    snprintf(name, sizeof name, "gate%zu", width);
+    snprintf(name, sizeof name, activation == ACTIVATION_SILU ? "gate%zu" : "gate%zu+gelu", width);
     gpu->gate(gpu_context, h, both, mat_at(both, 0, width), &s);
     add_tensor(name, "h", h, rows, width);
     gpu->gate_back(gpu_context, both, mat_at(both, 0, width), dh, both, mat_at(both, 0, width), &s);
@@ -120,11 +120,15 @@ static void digest_type(enum dtype type, unsigned keep)
         uint16_t half;              /* the scales */
         size_t high;                /* without scales: the byte that has the exponent */
         uint8_t set;                /* and bits of it, so that values lie near 1 */
-    } kind[] = {{DTYPE_F32, 4, 0, 0, 0, 3, 0x38},         {DTYPE_F16, 2, 0, 0, 0, 1, 0x30},
-                {DTYPE_BF16, 2, 0, 0, 0, 1, 0x38},        {DTYPE_Q4_0, 18, 0, 0, 0x2c11, 0, 0},
-                {DTYPE_Q4_1, 20, 0, 2, 0x2c22, 0, 0},     {DTYPE_Q5_0, 22, 0, 0, 0x2833, 0, 0},
-                {DTYPE_Q8_0, 34, 0, 0, 0x1c44, 0, 0},     {DTYPE_Q4_K, 144, 0, 2, 0x1055, 0, 0},
-                {DTYPE_Q6_K, 210, 208, 208, 0x0866, 0, 0}};
+    } kind[] = {
+        {DTYPE_F32, 4, 0, 0, 0, 3, 0x38},          {DTYPE_F16, 2, 0, 0, 0, 1, 0x30},
+        {DTYPE_BF16, 2, 0, 0, 0, 1, 0x38},         {DTYPE_Q4_0, 18, 0, 0, 0x2c11, 0, 0},
+        {DTYPE_Q4_1, 20, 0, 2, 0x2c22, 0, 0},      {DTYPE_Q5_0, 22, 0, 0, 0x2833, 0, 0},
+        {DTYPE_Q5_1, 24, 0, 2, 0x2833, 0, 0},      {DTYPE_Q8_0, 34, 0, 0, 0x1c44, 0, 0},
+        {DTYPE_Q2_K, 84, 80, 82, 0x2011, 0, 0},    {DTYPE_Q3_K, 110, 108, 108, 0x1c22, 0, 0},
+        {DTYPE_Q4_K, 144, 0, 2, 0x1055, 0, 0},     {DTYPE_Q5_K, 176, 0, 2, 0x0c77, 0, 0},
+        {DTYPE_Q6_K, 210, 208, 208, 0x0866, 0, 0}, {DTYPE_IQ4_NL, 18, 0, 0, 0x1c88, 0, 0},
+        {DTYPE_IQ4_XS, 136, 0, 0, 0x0899, 0, 0},   {DTYPE_MXFP4, 17, 0, 0, 0, 0, 0x78}};
     enum { ROWS = 40, COLS = 256 };
     static uint8_t data[4 * ROWS * COLS];
     struct backend_batch *b = check_batch(2, 31, ROWS, 0.0f);
@@ -246,7 +250,7 @@ static void digest_linear(const struct linear_case *c)
 }
 
 /* W is the identity, so the gradient of the hidden states is that of the logits. */
-static void digest_head(void)
+static void digest_head(const char *name, float cap)
 {
     enum { TOKENS = 45, D = 96 };
     struct backend_batch *b = check_batch(1, TOKENS, D, 0.0f);
@@ -256,6 +260,7 @@ static void digest_head(void)
         identity[i * D + i] = 1.0f;
     s.part[0] = (struct weight_part){identity, DTYPE_F32, D, 0};
     s.products = BACKEND_FORWARD | BACKEND_BACKWARD | BACKEND_HEAD;
+    s.cap = cap;
     struct backend_weight *w = NULL;
     check_must(gpu->weight_pack(&w, gpu_context, &s));
     struct mat hidden = check_random(precision, TOKENS, D, (struct check_values){6.0f, true});
@@ -267,8 +272,8 @@ static void digest_head(void)
     check_must(gpu->check(gpu_context));
     for (size_t i = 0; i < TOKENS; i++)
         rounded[i] = (float)nll[i];
-    add("head", "nll", rounded, sizeof rounded);
-    add_tensor("head", "dlogits", back, TOKENS, D);
+    add(name, "nll", rounded, sizeof rounded);
+    add_tensor(name, "dlogits", back, TOKENS, D);
     gpu->weight_close(w);
 }
 
@@ -291,13 +296,11 @@ static void digest_adamw(double prox, double clip)
 }
 
 /* Sequence i has step * i positions. */
-static void digest_decode(const char *name, uint32_t heads, uint32_t hd, uint32_t window,
-                          uint32_t step)
+static void digest_decode(const char *name, const struct attention_shape *s, uint32_t step)
 {
     enum { SEQUENCES = 3 };
     size_t capacity = SEQUENCES * (size_t)step;
-    size_t wide = (size_t)heads * hd, narrow = (size_t)heads / 2 * hd;
-    struct attention_shape s = {heads, heads / 2, hd, window, 0, 0};
+    size_t wide = (size_t)s->heads * s->head_dim, narrow = (size_t)s->kv_heads * s->head_dim;
     struct decode_row row[SEQUENCES];
     struct attention_tensors t = {.q = check_random(precision, SEQUENCES, wide, reals),
                                   .k = check_random(precision, SEQUENCES, narrow, reals),
@@ -306,15 +309,13 @@ static void digest_decode(const char *name, uint32_t heads, uint32_t hd, uint32_
     for (uint32_t i = 0; i < SEQUENCES; i++)
         row[i] = (struct decode_row){check_random(precision, capacity, narrow, reals),
                                      check_random(precision, capacity, narrow, reals), step * i};
-    gpu->attention_decode(gpu_context, &t, row, SEQUENCES, &s);
+    gpu->attention_decode(gpu_context, &t, row, SEQUENCES, s);
     add_tensor(name, "out", t.out, SEQUENCES, wide);
     add_tensor(name, "keys", row[1].keys, capacity, narrow);
 }
 
 static void digest_all(enum dtype type)
 {
-    static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1,
-                                       DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
     static const struct linear_case linear[] = {
         {"linear", SIMT_PART, 2, 41, 0.0f, false, false},
         {"linear+dropout", SIMT_PART, 2, 41, 0.5f, false, false},
@@ -335,23 +336,28 @@ static void digest_all(enum dtype type)
     digest_norm("norm4100", &(struct norm_shape){3, 1, 4100, 1e-5f}, false);
     digest_norm("norm20", &(struct norm_shape){21, 3, 20, 1e-6f}, true);
     digest_norm("norm128", &(struct norm_shape){10, 5, 128, 1e-6f}, true);
-    digest_rope(5, 20);
-    digest_rope(3, 128);
-    digest_gate(7, 1500);
-    digest_gate(3, 5);
+    digest_rope(5, 20, 0);
+    digest_rope(3, 128, 0);
+    digest_rope(3, 128, 96);
+    digest_gate(7, 1500, ACTIVATION_SILU);
+    digest_gate(3, 5, ACTIVATION_SILU);
+    digest_gate(7, 1500, ACTIVATION_GELU_TANH);
     check_free();
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        for (unsigned keep = 0; keep <= BACKEND_KEEP; keep += BACKEND_KEEP)
-            digest_type(types[i], keep);
+    for (int t = 0; t < DTYPE_COUNT; t++)
+        for (unsigned keep = 0; keep <= BACKEND_KEEP && quant_known((enum dtype)t);
+             keep += BACKEND_KEEP)
+            digest_type((enum dtype)t, keep);
     check_free();
     for (size_t i = 0; i < sizeof linear / sizeof linear[0]; i++)
         digest_linear(&linear[i]);
-    digest_head();
+    digest_head("head", 0.0f);
+    digest_head("head+cap", 7.0f);
     digest_adamw(0.25, 0.0);
     digest_adamw(0.0, 1.0);
-    digest_decode("decode64", 4, 64, 0, 70);
-    digest_decode("decode20", 2, 20, 33, 70);
-    digest_decode("decode+long", 2, 20, 0, 600);
+    digest_decode("decode64", &(struct attention_shape){4, 2, 64, 0, 0, 0}, 70);
+    digest_decode("decode20", &(struct attention_shape){2, 1, 20, 33, 0, 0}, 70);
+    digest_decode("decode+long", &(struct attention_shape){2, 1, 20, 0, 0, 0}, 600);
+    digest_decode("decode+cap", &(struct attention_shape){2, 1, 20, 0, 0.4f, 1.5f}, 70);
     check_free();
 }
 

@@ -6,7 +6,7 @@
 struct quant_args {
     struct rows8 to;
     const uint8_t *data;
-    size_t stride; /* bytes of a row */
+    size_t stride, bytes256; /* bytes of a row, and of 256 values */
     enum dtype type;
     bool aligned;      /* rows of float32, float16 or bfloat16 start at multiples of 16 bytes */
     bool narrow;       /* round to bfloat16 first, as a packed weight has its values */
@@ -17,7 +17,8 @@ struct quant_args {
     uint32_t first, part_rows, rope_heads;
 };
 
-/* Blocks start at even addresses, so two bytes is the widest load that all formats allow. */
+/* Blocks of all formats but MXFP4 start at even addresses, so two bytes is the widest load that
+ * these allow. */
 static __device__ __forceinline__ uint32_t load2(const uint8_t *p)
 {
     return *reinterpret_cast<const uint16_t *>(p);
@@ -37,6 +38,19 @@ static __device__ __forceinline__ void load_eight(uint32_t word[2], const uint8_
     word[0] = load4(p);
     word[1] = load4(p + 4);
 }
+
+/* Four bits as an index of sixteen values of a signed byte, the first eight of which are in `low`.
+ * A table in memory would need a stack frame. */
+struct values16 {
+    uint64_t low, high;
+};
+static __device__ __forceinline__ float value_of(struct values16 t, int index)
+{
+    uint64_t half = index < 8 ? t.low : t.high;
+    return (float)(int8_t)(half >> index % 8 * 8 & 255u);
+}
+static constexpr struct values16 IQ4_VALUES = {0xf6eaddcfbfad9881, 0x7159453526190d01};
+static constexpr struct values16 MXFP4_VALUES = {0x0c08060403020100, 0xf4f8fafcfdfeff00};
 
 /* Values [at, at + 8) of a block of 32; `at` is a multiple of 8. The upper half of the block is in
  * the upper nibbles of the same 16 bytes. */
@@ -69,6 +83,17 @@ static __device__ __forceinline__ void block_q5_0(float v[8], const uint8_t *blo
         v[i] = (float)(value - 16) * d;
     }
 }
+static __device__ __forceinline__ void block_q5_1(float v[8], const uint8_t *block, unsigned at)
+{
+    float d = formula_half(load2(block)), m = formula_half(load2(block + 2));
+    uint32_t fifth = load4(block + 4) >> at, q[2];
+    load_eight(q, block + 8 + at % 16);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int value = nibble(q, i, at / 16 * 4) | (int)((fifth >> i & 1u) << 4);
+        v[i] = (float)value * d + m;
+    }
+}
 static __device__ __forceinline__ void block_q8_0(float v[8], const uint8_t *block, unsigned at)
 {
     float d = formula_half(load2(block));
@@ -79,13 +104,59 @@ static __device__ __forceinline__ void block_q8_0(float v[8], const uint8_t *blo
         v[i] = (float)(int8_t)(q[i / 4] >> 8 * (i % 4) & 255u) * d;
 }
 
+static __device__ __forceinline__ void block_iq4_nl(float v[8], const uint8_t *block, unsigned at)
+{
+    float d = formula_half(load2(block));
+    uint32_t q[2];
+    load_eight(q, block + 2 + at % 16);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = d * value_of(IQ4_VALUES, nibble(q, i, at / 16 * 4));
+}
+/* The scale is 2^(e - 128), whose smallest values are subnormal. */
+static __device__ __forceinline__ void block_mxfp4(float v[8], const uint8_t *block, unsigned at)
+{
+    uint32_t e = block[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
+    float d = __uint_as_float(bits);
+#pragma unroll
+    for (unsigned i = 0; i < 8; i++)
+        v[i] = d * value_of(MXFP4_VALUES, block[1 + at % 16 + i] >> at / 16 * 4 & 15);
+}
+
 /* Values [at, at + 8) of a block of 256. */
-static __device__ __forceinline__ void block_q4_k(float v[8], const uint8_t *block, unsigned at)
+static __device__ __forceinline__ void block_q2_k(float v[8], const uint8_t *block, unsigned at)
+{
+    unsigned scale = block[at / 16], shift = at % 128 / 32 * 2;
+    float d = formula_half(load2(block + 80)) * (float)(scale & 15u);
+    float less = formula_half(load2(block + 82)) * (float)(scale >> 4);
+    uint32_t q[2];
+    load_eight(q, block + 16 + at / 128 * 32 + at % 32);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = d * (float)(nibble(q, i, (int)shift) & 3) - less;
+}
+static __device__ __forceinline__ void block_q3_k(float v[8], const uint8_t *block, unsigned at)
+{
+    const uint8_t *s = block + 96;
+    unsigned j = at / 16, part = at / 32; /* j: number of the scale */
+    int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4;
+    int scale = (low | (s[8 + j % 4] >> 2 * (j / 4) & 3) << 4) - 32;
+    float d = formula_half(load2(block + 108)) * (float)scale;
+    uint32_t q[2], third[2];
+    load_eight(q, block + 32 + part / 4 * 32 + at % 32);
+    load_eight(third, block + at % 32);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int pair = nibble(q, i, (int)(2 * (part % 4))) & 3;
+        v[i] = d * (float)(pair - (nibble(third, i, (int)part) & 1 ? 0 : 4));
+    }
+}
+/* d times scale number j of eight, and dmin times the minimum, of Q4_K and Q5_K. */
+static __device__ __forceinline__ float scale_min(float *less, const uint8_t *block, unsigned j)
 {
     float d = formula_half(load2(block)), dmin = formula_half(load2(block + 2));
     const uint8_t *s = block + 4;
-    unsigned j = at / 32; /* number of the scale */
-    uint32_t scale, min, q[2];
+    uint32_t scale, min;
     if (j < 4) {
         scale = s[j] & 63u;
         min = s[j + 4] & 63u;
@@ -93,12 +164,43 @@ static __device__ __forceinline__ void block_q4_k(float v[8], const uint8_t *blo
         scale = (s[j + 4] & 15u) | (uint32_t)(s[j - 4] >> 6) << 4;
         min = (uint32_t)(s[j + 4] >> 4) | (uint32_t)(s[j] >> 6) << 4;
     }
-    d = d * (float)scale;
-    float less = dmin * (float)min;
+    *less = dmin * (float)min;
+    return d * (float)scale;
+}
+static __device__ __forceinline__ void block_q4_k(float v[8], const uint8_t *block, unsigned at)
+{
+    unsigned j = at / 32;
+    float less, d = scale_min(&less, block, j);
+    uint32_t q[2];
     load_eight(q, block + 16 + j / 2 * 32 + at % 32);
 #pragma unroll
     for (int i = 0; i < 8; i++)
         v[i] = d * (float)nibble(q, i, j % 2 * 4) - less;
+}
+static __device__ __forceinline__ void block_q5_k(float v[8], const uint8_t *block, unsigned at)
+{
+    unsigned j = at / 32;
+    float less, d = scale_min(&less, block, j);
+    uint32_t q[2], fifth[2];
+    load_eight(q, block + 48 + j / 2 * 32 + at % 32);
+    load_eight(fifth, block + 16 + at % 32);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int value = nibble(q, i, j % 2 * 4) | (nibble(fifth, i, (int)j) & 1) << 4;
+        v[i] = d * (float)value - less;
+    }
+}
+static __device__ __forceinline__ void block_iq4_xs(float v[8], const uint8_t *block, unsigned at)
+{
+    unsigned part = at / 32;
+    int low = block[4 + part / 2] >> 4 * (part % 2) & 15;
+    int scale = (low | (int)(load2(block + 2) >> 2 * part & 3u) << 4) - 32;
+    float d = formula_half(load2(block)) * (float)scale;
+    uint32_t q[2];
+    load_eight(q, block + 8 + part * 16 + at % 16);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = d * value_of(IQ4_VALUES, nibble(q, i, at % 32 / 16 * 4));
 }
 static __device__ __forceinline__ void block_q6_k(float v[8], const uint8_t *block, unsigned at)
 {
@@ -143,27 +245,27 @@ static __global__ void __launch_bounds__(GROUP_THREADS) quant_kernel(struct quan
     if (row >= a.part_rows) return;
     size_t at = formula_file_row(row, a.part_rows, a.rope_heads);
     const uint8_t *from = a.data + at * a.stride;
-    unsigned in32 = col % 32, in256 = col % 256;
     float v[8];
     switch (a.type) {
-    case DTYPE_Q4_0:
-        block_q4_0(v, from + col / 32 * 18, in32);
+#define BLOCKS(type, name, values)                                                                 \
+    case DTYPE_##type:                                                                             \
+        block_##name(v, from + col / values * (a.bytes256 * values / 256),                         \
+                     (unsigned)(col % values));                                                    \
         break;
-    case DTYPE_Q4_1:
-        block_q4_1(v, from + col / 32 * 20, in32);
-        break;
-    case DTYPE_Q5_0:
-        block_q5_0(v, from + col / 32 * 22, in32);
-        break;
-    case DTYPE_Q8_0:
-        block_q8_0(v, from + col / 32 * 34, in32);
-        break;
-    case DTYPE_Q4_K:
-        block_q4_k(v, from + col / 256 * 144, in256);
-        break;
-    case DTYPE_Q6_K:
-        block_q6_k(v, from + col / 256 * 210, in256);
-        break;
+        BLOCKS(Q4_0, q4_0, 32)
+        BLOCKS(Q4_1, q4_1, 32)
+        BLOCKS(Q5_0, q5_0, 32)
+        BLOCKS(Q5_1, q5_1, 32)
+        BLOCKS(Q8_0, q8_0, 32)
+        BLOCKS(Q2_K, q2_k, 256)
+        BLOCKS(Q3_K, q3_k, 256)
+        BLOCKS(Q4_K, q4_k, 256)
+        BLOCKS(Q5_K, q5_k, 256)
+        BLOCKS(Q6_K, q6_k, 256)
+        BLOCKS(IQ4_NL, iq4_nl, 32)
+        BLOCKS(IQ4_XS, iq4_xs, 256)
+        BLOCKS(MXFP4, mxfp4, 32)
+#undef BLOCKS
     default:
         plain(v, a, at, col, a.k - col);
     }
@@ -177,6 +279,7 @@ static void quant_launch(struct backend_context *c, struct mat to, const void *d
 {
     dim3 grid;
     if (!group_grid(&grid, c, a.rows, a.k)) return;
+    REQUIRE(dtype_bytes(&a.bytes256, part->type, 256));
     REQUIRE(dtype_bytes(&a.stride, part->type, a.k) && (uintptr_t)device_bytes % 2 == 0);
     a.to = rows8_of(to, 8);
     a.data = static_cast<const uint8_t *>(device_bytes);

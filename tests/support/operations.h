@@ -387,6 +387,13 @@ struct test_weight {
 };
 static float weight_cap; /* of the weights that are made next */
 
+static inline size_t file_types(enum dtype out[DTYPE_COUNT])
+{
+    size_t n = 0;
+    for (enum dtype t = DTYPE_NONE; t < DTYPE_COUNT; t++)
+        if (quant_known(t)) out[n++] = t;
+    return n;
+}
 /* Random bytes of a file type; the scales of blocks are set so that values stay below about 1. */
 static inline void fill_part(uint8_t *out, enum dtype t, size_t n)
 {
@@ -394,9 +401,12 @@ static inline void fill_part(uint8_t *out, enum dtype t, size_t n)
         enum dtype type;
         size_t block, at, second; /* places of the scale, and of the minimum */
         uint16_t scale;
-    } kind[] = {{DTYPE_Q4_0, 18, 0, 0, 0x2c00},  {DTYPE_Q4_1, 20, 0, 2, 0x2c00},
-                {DTYPE_Q5_0, 22, 0, 0, 0x2800},  {DTYPE_Q8_0, 34, 0, 0, 0x1c00},
-                {DTYPE_Q4_K, 144, 0, 2, 0x1000}, {DTYPE_Q6_K, 210, 208, 208, 0x0800}};
+    } kind[] = {{DTYPE_Q4_0, 18, 0, 0, 0x2c00},      {DTYPE_Q4_1, 20, 0, 2, 0x2c00},
+                {DTYPE_Q5_0, 22, 0, 0, 0x2800},      {DTYPE_Q5_1, 24, 0, 2, 0x2800},
+                {DTYPE_Q8_0, 34, 0, 0, 0x1c00},      {DTYPE_Q2_K, 84, 80, 82, 0x2000},
+                {DTYPE_Q3_K, 110, 108, 108, 0x1c00}, {DTYPE_Q4_K, 144, 0, 2, 0x1000},
+                {DTYPE_Q5_K, 176, 0, 2, 0x0c00},     {DTYPE_Q6_K, 210, 208, 208, 0x0800},
+                {DTYPE_IQ4_NL, 18, 0, 0, 0x1c00},    {DTYPE_IQ4_XS, 136, 0, 0, 0x0800}};
     struct rng *rng = next_rng();
     size_t bytes;
     cr_assert(dtype_bytes(&bytes, t, n));
@@ -408,6 +418,8 @@ static inline void fill_part(uint8_t *out, enum dtype t, size_t n)
                 uint16_t h = (uint16_t)(kind[i].scale | (rng_u32(rng) & 0x3ff));
                 memcpy(out + at + (side ? kind[i].second : kind[i].at), &h, 2);
             }
+    for (size_t at = 0; t == DTYPE_MXFP4 && at < bytes; at += 17) /* 2^(e - 128), some subnormal */
+        out[at] = (uint8_t)(rng_below(rng, 3) ? 121 + rng_below(rng, 4) : rng_below(rng, 3));
     for (size_t i = 0; i < n; i++) {
         float x = (float)(rng_normal(rng) * 0.3);
         uint16_t bf16 = bf16_from_f32(x);
