@@ -91,6 +91,7 @@ doctor fed.example.org "http_proxy=http://127.0.0.1:$closed" no_proxy=other,.exa
 says '^ok +proxy +none: no_proxy excludes fed\.example\.org'
 says '^! +server .*the name cannot be looked up'
 if [ -n "$address" ]; then
+  list "$address" "$with" || fail_with "$work/said" "an address through the proxy"
   list "$address" "http_proxy=http://127.0.0.1:$closed" && fail "the proxy refuses"
   before=$(requests closed)
   list "$address" "http_proxy=http://127.0.0.1:$closed" no_proxy="${address%%.*}.0.0.0/8" ||
