@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A tiny random Llama and rows for it, for tests of whole programs: standard library only.
 
-tiny.py model DIR [--seed N]                    a Hugging Face directory, no tokenizer
+tiny.py model DIR [--seed N] [--vocab N]        a Hugging Face directory, no tokenizer
 tiny.py rows FILE --rows N [--seed N]           {"input_ids", "labels"}; a pattern a model can learn
 
 The rows of one seed repeat one short sequence from different starts, so a few steps of training
@@ -18,9 +18,9 @@ import struct
 VOCAB, HIDDEN, FFN, LAYERS, HEADS, KV_HEADS = 64, 32, 48, 2, 4, 2
 
 
-def tensor_shapes():
+def tensor_shapes(vocab):
     kv = HIDDEN // HEADS * KV_HEADS
-    yield "model.embed_tokens.weight", (VOCAB, HIDDEN)
+    yield "model.embed_tokens.weight", (vocab, HIDDEN)
     for i in range(LAYERS):
         layer = f"model.layers.{i}."
         yield layer + "input_layernorm.weight", (HIDDEN,)
@@ -33,14 +33,14 @@ def tensor_shapes():
         yield layer + "mlp.up_proj.weight", (FFN, HIDDEN)
         yield layer + "mlp.down_proj.weight", (HIDDEN, FFN)
     yield "model.norm.weight", (HIDDEN,)
-    yield "lm_head.weight", (VOCAB, HIDDEN)
+    yield "lm_head.weight", (vocab, HIDDEN)
 
 
-def write_model(folder, seed):
+def write_model(folder, seed, vocab):
     rng = random.Random(seed)
     os.makedirs(folder, exist_ok=True)
     header, data = {}, b""
-    for name, shape in sorted(tensor_shapes()):
+    for name, shape in sorted(tensor_shapes(vocab)):
         count = shape[0] * (shape[1] if len(shape) == 2 else 1)
         norm = len(shape) == 1
         values = [1.0 if norm else rng.gauss(0, 0.15) for _ in range(count)]
@@ -58,7 +58,7 @@ def write_model(folder, seed):
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": VOCAB,
+        "vocab_size": vocab,
         "hidden_size": HIDDEN,
         "intermediate_size": FFN,
         "num_hidden_layers": LAYERS,
@@ -93,9 +93,10 @@ def main():
     parser.add_argument("path")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--vocab", type=int, default=VOCAB)
     options = parser.parse_args()
     if options.what == "model":
-        write_model(options.path, options.seed)
+        write_model(options.path, options.seed, options.vocab)
     else:
         write_rows(options.path, options.rows, options.seed)
 
