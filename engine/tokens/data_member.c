@@ -42,6 +42,7 @@ static const struct member of_row[] = {
     {"history",              ALL & ~DATA_ALPACA,     "earlier turns are read as messages only"},
     {"text",                 DATA_TEXT | DATA_LABELLED, NULL},
     {"label",                DATA_LABELLED,          NULL},
+    {"functions",            0,                      "expected \"tools\" in its place"},
     {"images",               0,                      NOT_TEXT},
     {"image",                0,                      NOT_TEXT},
     {"videos",               0,                      NOT_TEXT},

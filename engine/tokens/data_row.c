@@ -50,15 +50,10 @@ static err put_completion(struct data_reader *r, const char *between, const char
     return data_put_text(r, &(struct data_text){.pair = true, .completion = completion});
 }
 
-/* Nothing is put between the two parts: the prompt contains its own separator. A label that is true
- * or false belongs to methods that learn from bad answers too, and such an answer must not be
- * learned as a good one. */
+/* Nothing is put between the two parts: the prompt contains its own separator. */
 static err read_pair(struct data_reader *r, const json_t *row)
 {
     const char *prompt = NULL, *completion = NULL;
-    if (json_is_boolean(json_object_get(row, "label")))
-        return err_make(ERR_INPUT, "\"label\" cannot be honoured: rows with good and bad answers "
-                                   "are not read: keep the good ones, without \"label\"");
     TRY(find_text(&prompt, row, "prompt"));
     TRY(find_text(&completion, row, "completion"));
     TRY(append(r, prompt));
@@ -253,8 +248,9 @@ static const struct form {
     {DATA_IDS,      "input_ids",   NULL,            false, JSON_NULL,  read_ids},
     {DATA_CHAT,     "messages",    "conversations", false, JSON_NULL,  data_read_chat},
     {DATA_CHAT,     "prompt",      "completion",    true,  JSON_ARRAY, data_read_chat},
-    {DATA_PAIR,     "prompt",      "completion",    false, JSON_NULL,  read_pair},
+    {DATA_PAIR,     "prompt",      "completion",    true,  JSON_NULL,  read_pair},
     {DATA_ALPACA,   "instruction", "output",        true,  JSON_NULL,  read_alpaca},
+    {DATA_PAIR,     "prompt",      "completion",    false, JSON_NULL,  read_pair}, /* an error */
     {DATA_LABELLED, "label",       "text",          true,  JSON_NULL,  read_labelled},
     {DATA_TEXT,     "text",        NULL,            false, JSON_NULL,  read_text},
     /* clang-format on */
@@ -276,6 +272,20 @@ static err no_form(const json_t *row)
     if (data_member(row, "chosen") || data_member(row, "rejected"))
         return needs_what("\"chosen\" and \"rejected\": rows of preferences are not read");
     return needs_key("prompt");
+}
+
+/* Methods that learn from bad answers too mark those with false; here such an answer would be
+ * learned as a good one. */
+static err check_good(const json_t *row, enum data_form form)
+{
+    static const char *const names[] = {"label", "kto_tag"};
+    for (size_t i = 0; i < 2 && (form & (DATA_PAIR | DATA_CHAT | DATA_ALPACA)); i++)
+        if (json_is_false(json_object_get(row, names[i])))
+            return err_make(ERR_INPUT,
+                            "\"%s\" cannot be honoured: it marks a bad answer; keep the good rows "
+                            "only",
+                            names[i]);
+    return ERR_NONE;
 }
 
 /* r->by is a text of the row, or a number in `number`. */
@@ -310,6 +320,7 @@ err data_read_row(struct data_reader *r, const json_t *row)
             return err_make(ERR_INPUT,
                             "\"input_ids\" is missing, and there is no tokenizer for text");
         TRY(data_member_check_row(row, f->form));
+        TRY(check_good(row, f->form));
         return f->read(r, row);
     }
     if (!r->o->tokenizer)

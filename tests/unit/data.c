@@ -233,7 +233,7 @@ Test(data, refuses_bad_rows_by_file_line_and_reason)
         {"{\"text\":\"a\",\"images\":[\"x.png\"]}\n", "\"images\" cannot be honoured: only text"},
         {"{\"text\":\"a\",\"tools\":[{}]}\n",
          "\"tools\" cannot be honoured: it belongs to messages"},
-        {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":true}\n",
+        {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":false}\n",
          "\"label\" cannot be honoured"},
         {"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}\n", "rows of preferences"},
         {"{\"instruction\":\"a\",\"output\":\"b\",\"history\":[[\"c\",\"d\"]]}\n", "\"history\""},

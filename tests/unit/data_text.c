@@ -128,7 +128,7 @@ Test(data_text, alpaca_has_the_prompts_of_stanford)
     static const char rows[] =
         "{\"instruction\":\"Say it.\",\"input\":\"\",\"output\":\"Yes.\",\"text\":\"x\"}\n"
         "{\"instruction\":\"Say it.\",\"input\":\"word\",\"output\":\"Yes.\",\"history\":[]}\n"
-        "{\"instruction\":\"Say it.\",\"input\":null,\"output\":\"Yes.\"}\n";
+        "{\"instruction\":\"Say it.\",\"input\":null,\"output\":\"Yes.\",\"prompt\":\"x\"}\n";
     static const char *const prompts[] = {
         "Below is an instruction that describes a task. Write a response that appropriately "
         "completes the request.\n\n### Instruction:\nSay it.\n\n### Response:\n",
