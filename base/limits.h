@@ -22,11 +22,6 @@
 #define LIMIT_JSON_DEPTH 4096             /* nested lists and objects in a value that is skipped */
 #define LIMIT_TEXT_BYTES (1u << 30)       /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
-#define LIMIT_TEMPLATE_BYTES (1u << 20)    /* a chat template */
-#define LIMIT_TEMPLATE_DEPTH 100           /* nesting of its brackets, statements and macro calls */
-#define LIMIT_TEMPLATE_NAMES 4096          /* variables and members in it */
-#define LIMIT_TEMPLATE_STEPS 100000000u    /* of its program for one conversation: seconds */
-#define LIMIT_TEMPLATE_MEMORY (256u << 20) /* bytes of its values */
 #define LIMIT_MEMBERS 10000       /* that take part in a round, or that a service lists */
 #define LIMIT_POPULATION 100000   /* members of a run; more than LIMIT_MEMBERS need a cohort */
 #define LIMIT_ROBUST_MEMBERS 2048 /* in a round whose robust rule compares all pairs */
@@ -39,5 +34,12 @@
 #define LIMIT_PLD_CELLS (1u << 22) /* points of an accountant's grid of privacy losses */
 #define LIMIT_PRV_CELLS (1u << 24)
 #define LIMIT_ACCOUNT_STEPS 1000000000ull /* releases of one kind */
+
+/* A chat template and one rendering of it. */
+#define LIMIT_TEMPLATE_BYTES (1u << 20)    /* a chat template */
+#define LIMIT_TEMPLATE_DEPTH 100           /* nesting of its brackets, statements and macro calls */
+#define LIMIT_TEMPLATE_NAMES 4096          /* variables and members in it */
+#define LIMIT_TEMPLATE_STEPS 100000000u    /* of its program for one conversation: seconds */
+#define LIMIT_TEMPLATE_MEMORY (256u << 20) /* bytes of its values */
 
 #endif

@@ -160,6 +160,7 @@ static err open_rows(struct dataset *out, const struct fleet *f, const struct fl
                                      .no_eos = !o->eos,
                                      .bos = o->bos,
                                      .split = o->split_rows,
+                                     .template = o->template,
                                      .by = by};
     return data_open(out, path, &how);
 }

@@ -15,9 +15,10 @@ struct fleet_options {
     /* JSON Lines. A folder has one file for each member, whose name is the member's, as in a
      * deployed federation; the rows of one file are dealt by `split`. */
     const char *train;
-    const char *test;   /* held-out rows; NULL: none */
-    const char *frozen; /* frozen factors that are given to the run; NULL: none */
-    const char *by;     /* the field with the label of a row; NULL: no labels */
+    const char *test;     /* held-out rows; NULL: none */
+    const char *frozen;   /* frozen factors that are given to the run; NULL: none */
+    const char *by;       /* the field with the label of a row; NULL: no labels */
+    const char *template; /* chat template: a built-in name or a file; NULL: the base's own */
     struct deal_options split;
     const uint32_t *rank; /* (ranks) offered by the members in turn; 0: the rank of the run */
     size_t ranks;

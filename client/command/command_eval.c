@@ -21,6 +21,7 @@ struct eval_command {
     const char *base, *data, *adapter, *state, *logits, *per_row;
     int64_t seq, batch_tokens; /* batch_tokens 0: the default of the engine */
     int base_memory, boundary;
+    const char *template;
     bool eos, bos, accuracy, force;
 };
 
@@ -55,6 +56,7 @@ static const struct option_row rows[] = {
     SETUP_ROW_BASE_MEMORY(AT(base_memory), NULL),
     TRAINING_ROW_BOS(AT(bos)),
     TRAINING_ROW_BOUNDARY(AT(boundary)),
+    SETUP_ROW_TEMPLATE(AT(template), NULL),
     /* Extra outputs, for comparisons with other programs. */
     {.flag = "logits",
      .kind = OPTION_TEXT,
@@ -225,8 +227,9 @@ static err open_all(struct work *w)
                                                       .state = o->state,
                                                       .base_memory = o->base_memory,
                                                       .inference = true}));
-    TRY(setup_data(&w->data, &w->setup,
-                   &(struct setup_data_options){o->data, o->seq, o->eos, o->bos, o->boundary}));
+    TRY(setup_data(
+        &w->data, &w->setup,
+        &(struct setup_data_options){o->data, o->seq, o->eos, o->bos, o->boundary, o->template}));
     return arena_take(&w->nll, &w->arena, w->data.count, sizeof *w->nll);
 }
 

@@ -16,7 +16,7 @@
 
 struct generate_command {
     struct command_common common;
-    const char *base, *adapter, *state, *prompt, *system;
+    const char *base, *adapter, *state, *prompt, *system, *template;
     int64_t tokens;
     double temperature, top_p;
     bool chat, special, bos;
@@ -44,6 +44,7 @@ static const struct option_row rows[] = {
      .at = AT(system),
      .value = "TEXT",
      .help = "system message for --chat; default: the one of the chat template"},
+    SETUP_ROW_TEMPLATE(AT(template), NULL),
     {.flag = "tokens",
      .letter = 'n',
      .kind = OPTION_INT,
@@ -106,6 +107,27 @@ static bool on_token(void *user, int32_t id)
     return !err_is(w->failed) && !stop_asked;
 }
 
+/* One turn of the user, and the system message if there is one. */
+static err render_chat(struct work *w, const char *text)
+{
+    const struct generate_command *o = w->o;
+    struct chat *chat = NULL;
+    json_t *messages = json_array();
+    if (o->system)
+        json_array_append_new(messages,
+                              json_pack("{s:s, s:s}", "role", "system", "content", o->system));
+    json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", text));
+    err e = json_array_size(messages) == (o->system ? 2 : 1)
+                ? chat_open(&chat, w->setup.tokenizer, o->template)
+                : err_make(ERR_INPUT, "--chat: the text is not valid UTF-8");
+    if (!err_is(e))
+        e = chat_render(&w->prompt, NULL, chat,
+                        &(struct chat_input){.messages = messages, .generate = true});
+    chat_close(chat);
+    json_decref(messages);
+    return e;
+}
+
 /* A trailing newline of standard input is removed for --chat only: `echo text |` adds one, which a
  * chat template does not expect. Without --chat the input is continued exactly as it is. */
 static err read_prompt(struct work *w)
@@ -127,13 +149,7 @@ static err read_prompt(struct work *w)
     if (!o->chat) {
         e = bytes_append(&w->prompt, text, size);
     } else {
-        struct chat_template chat = {0};
-        struct chat_message message[2] = {{"system", o->system}, {"user", text}};
-        struct chat_options how = {.generate = true};
-        e = chat_find(&chat, w->setup.tokenizer);
-        if (!err_is(e))
-            e = chat_render(&w->prompt, NULL, &chat, o->system ? message : message + 1,
-                            o->system ? 2 : 1, &how);
+        e = render_chat(w, text);
     }
     free(input);
     return e;

@@ -121,7 +121,7 @@ static void add_arch(json_t *out, const struct arch *a)
 static void add_tokenizer(json_t *out, const char *path)
 {
     struct tokenizer *t = NULL;
-    struct chat_template chat = {0};
+    struct chat *chat = NULL;
     err e = tokenizer_open(&t, path);
     if (err_is(e)) {
         json_object_set_new(out, "tokenizer", json_null());
@@ -129,9 +129,10 @@ static void add_tokenizer(json_t *out, const char *path)
         return;
     }
     json_object_set_new(out, "tokenizer", json_string(tokenizer_kind(t)));
-    e = chat_find(&chat, t);
-    json_object_set_new(out, "chat_template", err_is(e) ? json_null() : json_string(chat.name));
-    if (err_is(e) && tokenizer_template(t))
+    e = chat_open(&chat, t, NULL);
+    json_object_set_new(out, "chat_template", err_is(e) ? json_null() : json_string("own"));
+    chat_close(chat);
+    if (err_is(e) && tokenizer_template(t, "default"))
         json_object_set_new(out, "chat_template_problem", json_string(e.text));
     tokenizer_close(t);
 }

@@ -13,7 +13,7 @@
 struct join_command {
     struct command_common common;
     struct remote_options remote;
-    const char *base, *data, *eval_data, *run, *work, *output, *ledger, *ledger_key;
+    const char *base, *data, *eval_data, *run, *work, *output, *ledger, *ledger_key, *template;
     double epsilon, delta;
     int64_t rank;
     uint64_t memory, retry_ms;
@@ -109,6 +109,7 @@ static const struct option_row rows[] = {
      .at = AT(checkpoint),
      .help = "recompute activations in the backward pass: less memory, slower"},
     SETUP_ROW_BASE_MEMORY(AT(base_memory), "join.base_memory"),
+    SETUP_ROW_TEMPLATE(AT(template), "join.template"),
     {.flag = "bos",
      .key = "join.bos",
      .kind = OPTION_FLAG,
@@ -221,6 +222,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .quiet = o->common.quiet,
                                             .force = o->force,
                                             .bos = o->bos,
+                                            .template = o->template,
                                             .ended = on_end,
                                             .user = options};
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));

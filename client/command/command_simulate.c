@@ -1,5 +1,6 @@
 /* fedlora simulate: a whole federation in this process, in virtual time (sim/simulate.h). */
 #include "client/command/method_help.h"
+#include "client/command/setup.h"
 #include "client/command/simulate_plan.h"
 #include "client/command/simulate_sweep.h"
 
@@ -31,6 +32,7 @@ static const struct option_row rows[] = {
      .at = AT(by),
      .value = "FIELD",
      .help = "field of a row with its label, for --split field, dirichlet and shards"},
+    SETUP_ROW_TEMPLATE(AT(template), "data.template"),
     {.flag = "split-alpha",
      .key = "data.alpha",
      .kind = OPTION_NUM,

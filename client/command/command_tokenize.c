@@ -6,6 +6,8 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "client/command/command.h"
+#include "client/command/marked.h"
+#include "client/command/setup.h"
 #include "client/output/report.h"
 #include "engine/tokens/chat.h"
 #include "engine/tokens/tokenizer.h"
@@ -17,9 +19,9 @@
 
 struct tokenize_command {
     struct command_common common;
-    const char *base;
+    const char *base, *template;
     int special; /* 0: no, 1: yes */
-    bool chat, decode, prompt;
+    bool chat, decode, prompt, show;
 };
 
 static const char *const no_yes[] = {"no", "yes", NULL};
@@ -43,8 +45,14 @@ static const struct option_row rows[] = {
     {.flag = "chat",
      .kind = OPTION_FLAG,
      .at = AT(chat),
-     .help = "read each input as a conversation, a JSON list of {\"role\",\"content\"} or one user "
-             "message, and apply the model's chat template"},
+     .help = "read each input as a conversation, a JSON list of {\"role\",\"content\"}, an object "
+             "with \"messages\" or one user message, and apply the chat template"},
+    SETUP_ROW_TEMPLATE(AT(template), NULL),
+    {.flag = "show",
+     .kind = OPTION_FLAG,
+     .at = AT(show),
+     .help = "with --chat, print the text of the conversation with its learned parts marked, in "
+             "place of token ids"},
     {.flag = "generation-prompt",
      .kind = OPTION_FLAG,
      .at = AT(prompt),
@@ -60,8 +68,8 @@ static const struct option_row rows[] = {
 struct work {
     const struct tokenize_command *o;
     struct tokenizer *tokenizer;
-    struct chat_template chat; /* with --chat */
-    json_t *results;           /* with --json: what is printed at the end */
+    struct chat *chat; /* with --chat */
+    json_t *results;   /* with --json: what is printed at the end */
 };
 
 /* ---- one input ---- */
@@ -87,39 +95,63 @@ static err add_ids(struct work *w, const char *text, size_t size)
     return e;
 }
 
-static err chat_message_read(struct chat_message *out, const json_t *value, const char *where)
+/* With --json the parts are given by their text; else they are marked in the text. */
+static err show_chat(struct work *w, const struct bytes *text, const struct chat_spans *spans)
 {
-    TRY(json_get_str(&out->role, value, "role", where));
-    return json_get_str(&out->content, value, "content", where);
+    const char *data = (const char *)text->data;
+    if (!w->results) {
+        struct bytes marked = {.max = 8 * (size_t)LIMIT_LINE_BYTES};
+        err e = marked_text(&marked, data, text->size, spans);
+        if (!err_is(e)) printf("%s\n", (const char *)marked.data);
+        bytes_close(&marked);
+        return e;
+    }
+    json_t *learned = json_array();
+    for (size_t i = 0; i < spans->count; i++) {
+        struct chat_span s = spans->span[i];
+        json_array_append_new(learned, json_stringn(data + s.begin, s.end - s.begin));
+    }
+    json_array_append_new(
+        w->results,
+        json_pack("{s:o, s:o}", "text", json_stringn(data, text->size), "learned", learned));
+    return ERR_NONE;
+}
+
+static err render_chat(struct work *w, const struct chat_input *input, const char *where)
+{
+    struct bytes text = {.max = LIMIT_LINE_BYTES};
+    struct chat_spans spans = {0};
+    err e = chat_render(&text, w->o->show ? &spans : NULL, w->chat, input);
+    if (err_is(e))
+        e = err_in(e, "%s", where);
+    else
+        e = w->o->show ? show_chat(w, &text, &spans)
+                       : add_ids(w, (const char *)text.data, text.size);
+    chat_spans_close(&spans);
+    bytes_close(&text);
+    return e;
 }
 
 /* A conversation is a list of messages, an object with "messages" as in a data file, or one string,
  * which is a single user message. */
-static err add_chat(struct work *w, const json_t *list, const char *where)
+static err add_chat(struct work *w, const json_t *value, const char *where)
 {
     /* Bounds the memory for a list of unknown size. */
     enum { MESSAGES_MAX = 4096 };
-    const json_t *messages = json_is_object(list) ? json_object_get(list, "messages") : list;
-    size_t count = json_array_size(messages);
-    struct chat_message one = {"user", json_string_value(list)}, *message = NULL;
-    struct bytes text = {.max = LIMIT_LINE_BYTES};
-    struct chat_options options = {.generate = w->o->prompt};
-    err e = ERR_NONE;
-    if (json_is_string(list)) {
-        e = chat_render(&text, NULL, &w->chat, &one, 1, &options);
-    } else if (count == 0 || count > MESSAGES_MAX) {
-        e = err_make(ERR_INPUT, "%s: expected a string or a list of 1 to %d messages", where,
-                     MESSAGES_MAX);
-    } else {
-        message = calloc(count, sizeof *message);
-        if (!message) e = err_make(ERR_MACHINE, "no memory for %zu messages", count);
-        for (size_t i = 0; i < count && !err_is(e); i++)
-            e = chat_message_read(&message[i], json_array_get(messages, i), where);
-        if (!err_is(e)) e = chat_render(&text, NULL, &w->chat, message, count, &options);
-    }
-    if (!err_is(e)) e = add_ids(w, (const char *)text.data, text.size);
-    free(message);
-    bytes_close(&text);
+    const json_t *given = json_is_object(value) ? json_object_get(value, "messages") : value;
+    json_t *one =
+        json_is_string(value) ? json_pack("[{s:s, s:O}]", "role", "user", "content", value) : NULL;
+    struct chat_input input = {.messages = one ? one : given,
+                               .tools = json_object_get(value, "tools"),
+                               .documents = json_object_get(value, "documents"),
+                               .variables = json_object_get(value, "chat_template_kwargs"),
+                               .generate = w->o->prompt && !w->o->show};
+    size_t count = json_array_size(input.messages);
+    err e = count > 0 && count <= MESSAGES_MAX
+                ? render_chat(w, &input, where)
+                : err_make(ERR_INPUT, "%s: expected a string or a list of 1 to %d messages", where,
+                           MESSAGES_MAX);
+    json_decref(one);
     return e;
 }
 
@@ -259,7 +291,9 @@ static err tokenize_run(void *options, const struct option_list *texts, struct a
     err e = ERR_NONE;
     bool joined = false;
     TRY_OUT(e, tokenizer_open(&w.tokenizer, w.o->base));
-    if (w.o->chat) TRY_OUT(e, chat_find(&w.chat, w.tokenizer));
+    const struct command_given given[] = {{"show", w.o->show}, {"template", w.o->template != NULL}};
+    if (!w.o->chat) TRY_OUT(e, command_check_unused(given, 2, "--chat"));
+    if (w.o->chat) TRY_OUT(e, chat_open(&w.chat, w.tokenizer, w.o->template));
     if (w.o->common.json) w.results = json_array();
     TRY_OUT(e, join_numbers(&w, texts, &joined));
     for (size_t i = 0; i < texts->count && !joined; i++)
@@ -268,6 +302,7 @@ static err tokenize_run(void *options, const struct option_list *texts, struct a
     if (w.results) e = report_json(w.results);
 out:
     json_decref(w.results);
+    chat_close(w.chat);
     tokenizer_close(w.tokenizer);
     return e;
 }

@@ -6,6 +6,7 @@
  * one. */
 #include "base/file.h"
 #include "client/command/command.h"
+#include "client/command/marked.h"
 #include "client/command/setup.h"
 #include "client/export/adapter_save.h"
 #include "client/output/data_report.h"
@@ -31,7 +32,8 @@ struct train_command {
     bool rslora, checkpoint, profile, force;
     int privacy, base_memory;
     double epsilon, delta, noise, clip_norm, sampling;
-    const char *ledger, *ledger_key;
+    const char *ledger, *ledger_key, *template;
+    int64_t show_rows;
 };
 
 /* Rows in groups: inputs and output, the new adapter, the optimizer, privacy, and the rest. */
@@ -145,7 +147,15 @@ static const struct option_row rows[] = {
      .at = AT(ledger_key),
      .value = "FILE",
      .help = "Ed25519 private key (PEM, mode 0600) that signs the ledger"},
-    /* Reports. */
+    /* Details of the data and reports. */
+    SETUP_ROW_TEMPLATE(AT(template), NULL),
+    {.flag = "show-rows",
+     .kind = OPTION_INT,
+     .at = AT(show_rows),
+     .fallback = "0",
+     .least = 0,
+     .most = 1000000,
+     .help = "print this many rows as they are trained, with the learned part marked"},
     {.flag = "log",
      .kind = OPTION_TEXT,
      .at = AT(log),
@@ -278,9 +288,12 @@ static err open_all(struct setup *s, struct dataset *data, const struct train_co
                .f32 = o->privacy != 0}));
     TRY(setup_data(data, s,
                    &(struct setup_data_options){o->data, o->training.seq, o->training.eos,
-                                                o->training.bos, o->training.boundary}));
+                                                o->training.bos, o->training.boundary,
+                                                o->template}));
     TRY(data_report_check(
         &(struct data_report){.data = data, .path = o->data, .seq = (uint32_t)o->training.seq}));
+    if (o->show_rows > 0 && s->tokenizer)
+        TRY(marked_rows(data, (size_t)o->show_rows, s->tokenizer));
     if (s->adapted) return ERR_NONE;
     struct adapter_fresh fresh = {
         .targets = o->targets,

@@ -138,6 +138,7 @@ err setup_data(struct dataset *out, const struct setup *s, const struct setup_da
         .no_eos = !o->eos,
         .bos = o->bos,
         .split = o->boundary == TRAINING_BOUNDARY_SPLIT,
+        .template = o->template,
     };
     err e = data_open(out, o->path, &options);
     if (!err_is(e) && !s->quiet)

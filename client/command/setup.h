@@ -39,6 +39,13 @@
                 "they fit"                                                                         \
     }
 
+#define SETUP_ROW_TEMPLATE(at_, key_)                                                              \
+    {                                                                                              \
+        .flag = "template", .key = (key_), .kind = OPTION_TEXT, .at = (at_), .value = "FILE|NAME", \
+        .help = "chat template for messages: a Jinja file, or one of " CHAT_NAMES                  \
+                "; default: the model's own"                                                       \
+    }
+
 /* The inputs named on the command line, and the needs of the command. */
 struct setup_options {
     const struct command_common *common;
@@ -73,10 +80,11 @@ const struct adapter *setup_adapter(const struct setup *s);
 err setup_need_tokenizer(const struct setup *s);
 /* A data file and how its rows are read. */
 struct setup_data_options {
-    const char *path; /* JSON Lines */
-    int64_t seq;      /* 0: LIMIT_SEQUENCE */
-    bool eos, bos;    /* add these tokens to text rows */
-    int boundary;     /* enum training_boundary */
+    const char *path;     /* JSON Lines */
+    int64_t seq;          /* 0: LIMIT_SEQUENCE */
+    bool eos, bos;        /* add these tokens to text rows */
+    int boundary;         /* enum training_boundary */
+    const char *template; /* as data_options.template */
 };
 /* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. Prints the report
  * of client/output/data_report.h. */

@@ -67,6 +67,7 @@ err simulate_fleet_options(struct fleet_options *out, const struct simulate_comm
         .test = has_test(o) ? o->test : NULL,
         .frozen = o->run.frozen,
         .by = o->by && *o->by ? o->by : NULL,
+        .template = o->template && *o->template ? o->template : NULL,
         .split = {.kind = (enum deal_kind)o->split,
                   .members = (size_t)o->clients,
                   .alpha = o->split_alpha,
@@ -164,9 +165,10 @@ err simulate_settings(char **out, const struct simulate_command *o,
     TRY(remote_json(&all, &config->base));
     json_object_del(all, "base_digest");
     json_object_del(all, "members");
-    json_t *own = json_pack("{s:s,s:s,s:s,s:s*,s:f,s:f,s:f}", "base", o->run.base, "data", o->train,
-                            "split", deal_kinds[o->split], "by", o->by, "split_alpha",
-                            o->split_alpha, "size_sigma", o->size_sigma, "jitter", o->jitter);
+    json_t *own =
+        json_pack("{s:s,s:s,s:s,s:s*,s:s*,s:f,s:f,s:f}", "base", o->run.base, "data", o->train,
+                  "split", deal_kinds[o->split], "by", o->by, "template", o->template,
+                  "split_alpha", o->split_alpha, "size_sigma", o->size_sigma, "jitter", o->jitter);
     bool good = own && json_object_update(all, own) == 0;
     if (o->trace) good = json_object_set_new(all, "trace", json_string(o->trace)) == 0 && good;
     if (o->attack) good = json_object_set_new(all, "attack", json_string(o->attack)) == 0 && good;

@@ -16,6 +16,7 @@ struct simulate_command {
     const char *test;     /* held-out rows of nobody */
     const char *held_out; /* rows of each member that it does not train on: a number or a part */
     const char *by;       /* the field of a row with its label */
+    const char *template; /* chat template: a built-in name or a file */
     int split;            /* enum deal_kind */
     int64_t shards;       /* of each member */
     double split_alpha;   /* Dirichlet */

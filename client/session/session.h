@@ -36,10 +36,11 @@ struct session_options {
      * NULL and 0: not given. */
     const char *ledger, *ledger_key;
     double epsilon, delta;
-    bool simulated;  /* the ledger is one of a simulation */
-    bool checkpoint; /* recompute activations: less memory, slower */
-    bool quiet;      /* print no notes and no progress */
-    bool force;      /* replace an existing output file */
+    bool simulated;       /* the ledger is one of a simulation */
+    bool checkpoint;      /* recompute activations: less memory, slower */
+    bool quiet;           /* print no notes and no progress */
+    bool force;           /* replace an existing output file */
+    const char *template; /* chat template: a built-in name or a file; NULL: the base's own */
     bool bos; /* put the bos token before rows of text, also if the run does not ask for it */
     enum base_memory base_memory;
     /* Called at the end of each run, if it is set; an error ends the membership. */

@@ -37,7 +37,8 @@ err session_local_open(struct session_local *out, const struct session_options *
     TRY_OUT(e, model_open(&local.model, o->base));
     TRY_OUT(e, tokenizer_open_if_any(&local.tokenizer, o->base));
     TRY_OUT(e, open_data(&local, &(struct data_options){.tokenizer = local.tokenizer,
-                                                        .vocab = local.model.arch.vocab}));
+                                                        .vocab = local.model.arch.vocab,
+                                                        .template = o->template}));
     TRY_OUT(e, model_digest(&local.base, &local.model));
     digest_text(local.base_text, &local.base);
     *out = local;
@@ -119,6 +120,7 @@ err session_local_prepare(struct session_local *local, const struct training_opt
                                       .seq = (uint32_t)t->seq,
                                       .no_eos = !t->eos,
                                       .bos = t->bos || o->bos,
+                                      .template = o->template,
                                       .split = t->boundary == TRAINING_BOUNDARY_SPLIT};
     const struct data_options *had = &local->read;
     bool same_data = local->engine && data.seq == had->seq && data.no_eos == had->no_eos &&

@@ -1,17 +1,15 @@
-/* Renders messages by the rules of each family. Each render function repeats what the published
- * Jinja template prints for plain messages, including its odd spaces: a model has seen exactly this
- * text in training. tests/golden compares them with transformers. */
-#include "engine/tokens/chat.h"
+/* Opens chat templates and renders messages with them. */
+#include "engine/tokens/chat_parts.h"
 
-#include "engine/tokens/piece.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* The date that the template of Llama 3.1 prints when it is given none. */
-static const char default_date[] = "26 Jul 2024";
+#include <time.h>
 
 void chat_spans_close(struct chat_spans *spans)
 {
@@ -19,344 +17,213 @@ void chat_spans_close(struct chat_spans *spans)
     *spans = (struct chat_spans){0};
 }
 
-struct text {
-    const char *at;
-    size_t size;
-};
+/* ---- opening ---- */
 
-struct render { /* arguments of one call of chat_render() */
-    struct bytes *out;
-    struct chat_spans *spans;
-    const struct chat_template *c;
-    const struct chat_message *message;
-    size_t count;
-    const struct chat_options *options;
-};
-
-static err say(struct render *r, const char *text)
+static err add_end(struct chat *c, const char *text)
 {
-    return bytes_append(r->out, text, strlen(text));
-}
-/* `out` has a maximum size; a longer text is an error of bytes_append(). */
-static err say_part(struct render *r, struct text t)
-{
-    return bytes_append(r->out, t.at, t.size);
+    for (size_t i = 0; i < c->ends; i++)
+        if (strcmp(c->end[i], text) == 0) return ERR_NONE;
+    if (c->ends == CHAT_ENDS || !*text) return ERR_NONE;
+    c->end[c->ends] = strdup(text);
+    return c->end[c->ends++] ? ERR_NONE : err_sys(ENOMEM, "chat template");
 }
 
-static struct text whole(const char *text)
+static err parse(struct jinja **out, const char *text, size_t size, const char *name)
 {
-    return (struct text){text, strlen(text)};
+    err e = jinja_open(out, text, size);
+    return err_is(e) ? err_in(e, "chat template %s", name) : e;
 }
 
-/* As strip() of Python and trim of Jinja: white space and the separators U+001C to U+001F. */
-static struct text trim(struct text t)
+/* The template of the model itself. */
+static err open_own(struct chat *c, const struct tokenizer *t)
 {
-    uint32_t n;
-    for (; t.size > 0; t.at += n, t.size -= n) {
-        uint32_t c = piece_char(t.at, &n);
-        if (!piece_space(c) && !(c >= 0x1C && c <= 0x1F)) break;
-    }
-    while (t.size > 0) {
-        size_t last = t.size - 1;
-        while (last > 0 && ((uint8_t)t.at[last] & 0xC0) == 0x80)
-            last--;
-        uint32_t c = piece_char(t.at + last, &n);
-        if (!piece_space(c) && !(c >= 0x1C && c <= 0x1F)) break;
-        t.size = last;
-    }
-    return t;
+    const char *plain = tokenizer_template(t, "default");
+    const char *tools = tokenizer_template(t, "tool_use");
+    (void)snprintf(c->name, sizeof c->name, "of the model");
+    if (!plain && !tools)
+        return err_make(ERR_INPUT, "the model has no chat template, so it cannot read messages; "
+                                   "name one with --template, or use rows with prompt and "
+                                   "completion");
+    if (!plain) plain = tools;
+    TRY(parse(&c->plain, plain, strlen(plain), c->name));
+    return tools && tools != plain ? parse(&c->tools, tools, strlen(tools), "tool_use") : ERR_NONE;
 }
 
-/* Removes line feeds only, as strip("\n") and lstrip("\n") in the template of Qwen3. */
-static struct text trim_lines(struct text t, bool left, bool right)
+/* A text that is neither a name nor a file is most likely a misspelt name. */
+static err open_choice(struct chat *c, const char *choice)
 {
-    while (left && t.size > 0 && *t.at == '\n')
-        t.at++, t.size--;
-    while (right && t.size > 0 && t.at[t.size - 1] == '\n')
-        t.size--;
-    return t;
+    char suggestion[TEXT_SUGGESTION_BYTES], *text = NULL;
+    const char *builtin = chat_builtin(choice);
+    const char *const *names = chat_names();
+    const char *slash = strrchr(choice, '/');
+    size_t size = 0, count = 0;
+    (void)snprintf(c->name, sizeof c->name, "%s", slash && slash[1] ? slash + 1 : choice);
+    if (builtin) return parse(&c->plain, builtin, strlen(builtin), c->name);
+    while (names[count])
+        count++;
+    if (!file_exists(choice))
+        return err_make(ERR_INPUT,
+                        "--template %s: neither a file nor a built-in template (" CHAT_NAMES ")%s",
+                        choice, text_suggestion(suggestion, choice, names, count));
+    TRY(file_read_all(&text, &size, choice, LIMIT_TEMPLATE_BYTES));
+    err e = parse(&c->plain, text, size, c->name);
+    free(text);
+    return e;
 }
 
-/* The span ends at the current end of the text. */
-static err add_span(struct render *r, size_t begin)
+/* A vocabulary writes tokens that end an answer as they stand in a text, because they are special
+ * tokens. */
+static err find_ends(struct chat *c, const struct tokenizer *t)
 {
-    struct chat_spans *s = r->spans;
-    if (!s) return ERR_NONE;
-    if (s->count == s->capacity) {
-        size_t capacity = s->capacity ? 2 * s->capacity : 8;
-        struct chat_span *grown = realloc(s->span, capacity * sizeof *grown);
-        if (!grown) return err_sys(ENOMEM, "chat");
-        s->span = grown;
-        s->capacity = capacity;
-    }
-    s->span[s->count++] = (struct chat_span){begin, r->out->size};
-    return ERR_NONE;
-}
-
-/* False also beyond the last message, so callers need not check the count. */
-static bool is_role(const struct render *r, size_t i, const char *role)
-{
-    return i < r->count && strcmp(r->message[i].role, role) == 0;
-}
-
-/* A turn <before>content<after>. The span of an answer is the content and the token that closes it,
- * so the model learns to stop. */
-static err say_turn(struct render *r, const char *before, struct text content, const char *after,
-                    bool answer)
-{
-    TRY(say(r, before));
-    size_t begin = r->out->size;
-    TRY(say_part(r, content));
-    TRY(say(r, after));
-    return answer ? add_span(r, begin) : ERR_NONE;
-}
-
-/* The line feed after <|im_end|> does not belong to the span: generation has stopped before it. */
-static err render_chatml(struct render *r)
-{
-    char before[64];
-    if (r->c->says_bos) TRY(say(r, r->c->bos));
-    if (!is_role(r, 0, "system") && *r->c->system)
-        TRY(say_turn(r, "<|im_start|>system\n", whole(r->c->system), "<|im_end|>\n", false));
-    for (size_t i = 0; i < r->count; i++) {
-        (void)snprintf(before, sizeof before, "<|im_start|>%s\n", r->message[i].role);
-        TRY(say_turn(r, before, whole(r->message[i].content), "<|im_end|>",
-                     is_role(r, i, "assistant")));
-        TRY(say(r, "\n"));
-    }
-    return r->options->generate ? say(r, "<|im_start|>assistant\n") : ERR_NONE;
-}
-
-static bool starts_with(struct text t, const char *part)
-{
-    return t.size >= strlen(part) && memcmp(t.at, part, strlen(part)) == 0;
-}
-
-static bool ends_with(struct text t, const char *part)
-{
-    size_t n = strlen(part);
-    return t.size >= n && memcmp(t.at + t.size - n, part, n) == 0;
-}
-
-/* The last user turn that is not the answer of a tool. The template prints thoughts only in answers
- * behind it. */
-static size_t last_question(const struct render *r)
-{
-    for (size_t i = r->count; i-- > 0;) {
-        struct text t = whole(r->message[i].content);
-        bool tool = starts_with(t, "<tool_response>") && ends_with(t, "</tool_response>");
-        if (is_role(r, i, "user") && !tool) return i;
-    }
-    return r->count - 1;
-}
-
-/* The thought is the text between the last <think> before the first </think> and this </think>; the
- * answer is the text behind the last </think>. The template finds them with split() in the same
- * way. */
-static void part_thought(struct text *thought, struct text *answer, const char *content)
-{
-    static const char open[] = "<think>", close[] = "</think>";
-    const char *first = strstr(content, close), *last = first, *start = content;
-    *thought = (struct text){content, 0};
-    *answer = whole(content);
-    if (!first) return;
-    for (const char *next; (next = strstr(last + 1, close)) != NULL;)
-        last = next;
-    for (const char *next; (next = strstr(start, open)) != NULL && next < first;)
-        start = next + strlen(open);
-    *thought = trim_lines((struct text){start, (size_t)(first - start)}, true, true);
-    *answer = trim_lines(whole(last + strlen(close)), true, false);
-}
-
-/* The last answer gets a pair of think marks even without a thought, as the template prints
- * them. */
-static err render_qwen3_answer(struct render *r, size_t i, size_t question)
-{
-    struct text thought, answer;
-    part_thought(&thought, &answer, r->message[i].content);
-    TRY(say(r, "<|im_start|>assistant\n"));
-    size_t begin = r->out->size;
-    if (i > question && (i + 1 == r->count || thought.size > 0)) {
-        TRY(say(r, "<think>\n"));
-        TRY(say_part(r, thought));
-        TRY(say(r, "\n</think>\n\n"));
-        answer = trim_lines(answer, true, false);
-    }
-    TRY(say_part(r, answer));
-    TRY(say(r, "<|im_end|>"));
-    TRY(add_span(r, begin));
-    return say(r, "\n");
-}
-
-/* The template of Qwen3 has no default system turn. */
-static err render_qwen3(struct render *r)
-{
-    char before[64];
-    size_t question = last_question(r);
-    for (size_t i = 0; i < r->count; i++) {
-        if (is_role(r, i, "assistant")) {
-            TRY(render_qwen3_answer(r, i, question));
-            continue;
-        }
-        (void)snprintf(before, sizeof before, "<|im_start|>%s\n", r->message[i].role);
-        TRY(say_turn(r, before, whole(r->message[i].content), "<|im_end|>\n", false));
-    }
-    if (!r->options->generate) return ERR_NONE;
-    TRY(say(r, "<|im_start|>assistant\n"));
-    return r->c->open_thought ? say(r, "<think>\n") : ERR_NONE;
-}
-
-/* Llama 3.1 and later always print a system turn with two dates, into which the system message of
- * the caller is put. */
-static err render_llama3(struct render *r)
-{
-    char before[80];
-    size_t i = 0;
-    TRY(say(r, r->c->bos));
-    if (r->c->dated) {
-        TRY(say(r, "<|start_header_id|>system<|end_header_id|>\n\n"
-                   "Cutting Knowledge Date: December 2023\nToday Date: "));
-        TRY(say(r, r->options->date ? r->options->date : default_date));
-        TRY(say(r, "\n\n"));
-        if (is_role(r, 0, "system")) TRY(say_part(r, trim(whole(r->message[i++].content))));
-        TRY(say(r, "<|eot_id|>"));
-    }
-    for (; i < r->count; i++) {
-        (void)snprintf(before, sizeof before, "<|start_header_id|>%s<|end_header_id|>\n\n",
-                       r->message[i].role);
-        TRY(say_turn(r, before, trim(whole(r->message[i].content)), "<|eot_id|>",
-                     is_role(r, i, "assistant")));
-    }
-    bool open = r->options->generate || r->c->always_generate;
-    return open ? say(r, "<|start_header_id|>assistant<|end_header_id|>\n\n") : ERR_NONE;
-}
-
-/* The templates of Llama 2 and Mistral raise an exception for other orders. */
-static err check_alternation(const struct render *r, size_t first)
-{
-    for (size_t i = first; i < r->count; i++)
-        if (is_role(r, i, "user") != ((i - first) % 2 == 0) || is_role(r, i, "system"))
-            return err_make(ERR_INPUT,
-                            "message %zu has role %.20s: this model's turns must alternate user, "
-                            "assistant, user, ...",
-                            i + 1, r->message[i].role);
-    return ERR_NONE;
-}
-
-/* The system message becomes part of the first user turn, between <<SYS>> and <</SYS>>. The
- * template strips the joined text, so leading white space of the user's message survives behind the
- * markers and only the end is stripped; if the message is empty, the line feeds behind the marker
- * go too. */
-static err render_llama2(struct render *r)
-{
-    size_t first = is_role(r, 0, "system") ? 1 : 0;
-    TRY(check_alternation(r, first));
-    for (size_t i = first; i < r->count; i++) {
-        struct text content = whole(r->message[i].content);
-        if (is_role(r, i, "assistant")) {
-            size_t begin = r->out->size;
-            TRY(say(r, " "));
-            TRY(say_part(r, trim(content)));
-            TRY(say(r, " "));
-            TRY(say(r, r->c->eos));
-            TRY(add_span(r, begin));
-            continue;
-        }
-        TRY(say(r, r->c->bos));
-        TRY(say(r, "[INST] "));
-        if (i == first && first == 1) {
-            TRY(say(r, "<<SYS>>\n"));
-            TRY(say(r, r->message[0].content));
-            TRY(say(r, "\n<</SYS>>\n\n"));
-            struct text t = trim(content);
-            if (t.size == 0)
-                r->out->size -= 2;
-            else
-                t = (struct text){content.at, (size_t)(t.at + t.size - content.at)};
-            TRY(say_part(r, t));
-        } else {
-            TRY(say_part(r, trim(content)));
-        }
-        TRY(say(r, " [/INST]"));
+    for (size_t id = 0; id < tokenizer_vocab(t); id++) {
+        const char *text = tokenizer_ends(t, (int32_t)id) ? tokenizer_token(t, (int32_t)id) : NULL;
+        if (text) TRY(add_end(c, text));
     }
     return ERR_NONE;
 }
 
-/* Versions differ in their spaces and in the place of the system message: before the first or the
- * last user message. chat_find.c reads these details from the template. */
-static err render_mistral(struct render *r)
+err chat_open(struct chat **out, const struct tokenizer *t, const char *choice)
 {
-    const struct chat_template *c = r->c;
-    size_t first = is_role(r, 0, "system") ? 1 : 0;
-    if (first == 1 && c->no_system)
-        return err_make(
-            ERR_INPUT,
-            "message 1 has role system: this model's template does not allow system messages");
-    TRY(check_alternation(r, first));
-    TRY(say(r, c->bos));
-    for (size_t i = first; i < r->count; i++) {
-        struct text content = whole(r->message[i].content);
-        if (is_role(r, i, "assistant")) {
-            size_t begin = r->out->size;
-            TRY(say(r, c->answer_before));
-            TRY(say_part(r, c->trim_answer ? trim(content) : content));
-            TRY(say(r, c->eos));
-            TRY(add_span(r, begin));
-            TRY(say(r, c->answer_after));
-            continue;
-        }
-        TRY(say(r, c->user_before));
-        if (first == 1 && (c->system_last ? i + 1 == r->count : i == first)) {
-            TRY(say(r, r->message[0].content));
-            TRY(say(r, "\n\n"));
-        }
-        TRY(say_turn(r, "", content, c->user_after, false));
+    struct chat *c = calloc(1, sizeof *c);
+    if (!c) return err_sys(ENOMEM, "chat template");
+    err e;
+    c->specials = json_deep_copy(tokenizer_specials(t));
+    TRY_OUT(e, c->specials ? ERR_NONE : err_sys(ENOMEM, "chat template"));
+    TRY_OUT(e, choice ? open_choice(c, choice) : open_own(c, t));
+    TRY_OUT(e, find_ends(c, t));
+    *out = c;
+    c = NULL;
+out:
+    chat_close(c);
+    return e;
+}
+
+err chat_open_text(struct chat **out, const char *jinja, size_t size, const json_t *specials)
+{
+    struct chat *c = calloc(1, sizeof *c);
+    if (!c) return err_sys(ENOMEM, "chat template");
+    const char *eos = json_string_value(json_object_get(specials, "eos_token"));
+    const char *eot = json_string_value(json_object_get(specials, "eot_token"));
+    err e;
+    (void)snprintf(c->name, sizeof c->name, "given as text");
+    c->specials = specials ? json_deep_copy(specials) : json_object();
+    TRY_OUT(e, c->specials ? ERR_NONE : err_sys(ENOMEM, "chat template"));
+    TRY_OUT(e, jinja_open(&c->plain, jinja, size));
+    if (eos) TRY_OUT(e, add_end(c, eos));
+    if (eot) TRY_OUT(e, add_end(c, eot));
+    *out = c;
+    c = NULL;
+out:
+    chat_close(c);
+    return e;
+}
+
+void chat_close(struct chat *c)
+{
+    if (!c) return;
+    jinja_close(c->plain);
+    jinja_close(c->tools);
+    json_decref(c->specials);
+    for (size_t i = 0; i < c->ends; i++)
+        free(c->end[i]);
+    free(c);
+}
+
+const char *chat_name(const struct chat *c)
+{
+    return c->name;
+}
+
+bool chat_mentions(const struct chat *c, const char *name)
+{
+    return jinja_mentions(c->plain, name) || (c->tools && jinja_mentions(c->tools, name));
+}
+
+/* ---- rendering ---- */
+
+/* "26 Jul 2024" in seconds since 1970; the default for other forms is that day too. */
+static int64_t read_date(const char *date)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct tm tm = {.tm_mday = 26, .tm_mon = 6, .tm_year = 124};
+    int day = 0, year = 0;
+    char month[4] = "";
+    if (date && sscanf(date, "%2d %3s %4d", &day, month, &year) == 3) {
+        const char *at = strstr(months, month);
+        if (at) tm.tm_mon = (int)(at - months) / 3;
+        tm.tm_mday = day;
+        tm.tm_year = year - 1900;
     }
+    return (int64_t)timegm(&tm);
+}
+
+static err set(json_t *variables, const char *name, const json_t *value)
+{
+    json_t *kept = value ? json_incref((json_t *)value) : json_null();
+    return json_object_set_new(variables, name, kept) == 0 ? ERR_NONE
+                                                           : err_sys(ENOMEM, "chat template");
+}
+
+/* transformers gives tools and documents to a template even if there are none. */
+static err fill_variables(struct chat_work *w)
+{
+    const struct chat_input *in = w->in;
+    w->variables = json_copy(w->c->specials);
+    if (!w->variables) return err_sys(ENOMEM, "chat template");
+    TRY(set(w->variables, "tools", in->tools));
+    TRY(set(w->variables, "documents", in->documents));
+    if (in->date)
+        TRY(json_object_set_new(w->variables, "date_string", json_string(in->date)) == 0
+                ? ERR_NONE
+                : err_make(ERR_INPUT, "the date is not UTF-8"));
+    if (in->variables && json_object_update(w->variables, (json_t *)in->variables) != 0)
+        return err_sys(ENOMEM, "chat template");
     return ERR_NONE;
 }
 
-/* The closing token is the eos of the model. */
-static err render_zephyr(struct render *r)
+err chat_text(struct bytes *out, struct jinja_spans *spans, struct chat_work *w,
+              const json_t *messages, bool generate)
 {
-    char before[64];
-    for (size_t i = 0; i < r->count; i++) {
-        (void)snprintf(before, sizeof before, "<|%s|>\n", r->message[i].role);
-        TRY(say_turn(r, before, whole(r->message[i].content), r->c->eos,
-                     is_role(r, i, "assistant")));
-        TRY(say(r, "\n"));
-    }
-    return r->options->generate ? say(r, "<|assistant|>\n") : ERR_NONE;
+    TRY(set(w->variables, "messages", messages));
+    TRY(set(w->variables, "add_generation_prompt", generate ? json_true() : json_false()));
+    err e = jinja_render(out, spans, w->program, w->variables, &w->options);
+    if (!err_is(e) || strncmp(e.text, "line ", 5) != 0) return e;
+    return err_make(e.kind, "chat template, %.450s", e.text);
 }
 
-/* Roles are checked for all families first. Turns of tools are refused, since their text depends on
- * parts of the template that are not repeated here. */
-static err check_roles(const struct render *r)
+/* A list of objects with a role, because everything else depends on the template. */
+static err check_messages(const json_t *messages)
 {
-    if (r->count == 0) return err_make(ERR_INPUT, "messages are empty");
-    for (size_t i = 0; i < r->count; i++)
-        if (!is_role(r, i, "system") && !is_role(r, i, "user") && !is_role(r, i, "assistant"))
-            return err_make(ERR_INPUT,
-                            "message %zu has role %.20s: expected system, user or assistant", i + 1,
-                            r->message[i].role);
+    size_t count = json_array_size(messages);
+    if (count == 0) return err_make(ERR_INPUT, "messages are empty");
+    for (size_t i = 0; i < count; i++)
+        if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
+            return err_make(ERR_INPUT, "message %zu: expected a role", i + 1);
     return ERR_NONE;
 }
 
-/* A failed call cuts *out and *spans back to their old lengths. */
-err chat_render(struct bytes *out, struct chat_spans *spans, const struct chat_template *c,
-                const struct chat_message *message, size_t count,
-                const struct chat_options *options)
+err chat_render(struct bytes *out, struct chat_spans *spans, const struct chat *c,
+                const struct chat_input *input)
 {
-    static err (*const families[])(struct render *) = {
-        [CHAT_CHATML] = render_chatml,   [CHAT_QWEN3] = render_qwen3,
-        [CHAT_LLAMA2] = render_llama2,   [CHAT_LLAMA3] = render_llama3,
-        [CHAT_MISTRAL] = render_mistral, [CHAT_ZEPHYR] = render_zephyr,
-    };
-    struct render r = {out, spans, c, message, count, options};
-    size_t size = out->size, had = spans ? spans->count : 0;
-    err e = check_roles(&r);
-    if (!err_is(e)) e = families[c->family](&r);
-    if (!err_is(e)) return e;
-    out->size = size;
-    if (spans) spans->count = had;
+    bool tools = input->tools && !json_is_null(input->tools);
+    struct jinja_spans tagged = {0};
+    struct chat_work w = {.c = c,
+                          .in = input,
+                          .program = tools && c->tools ? c->tools : c->plain,
+                          .steps = LIMIT_TEMPLATE_STEPS};
+    size_t begin = out->size, had = spans ? spans->count : 0;
+    err e;
+    w.options = (struct jinja_options){.now = read_date(input->date), .steps_left = &w.steps};
+    TRY_OUT(e, check_messages(input->messages));
+    TRY_OUT(e, fill_variables(&w));
+    TRY_OUT(e, chat_text(out, spans ? &tagged : NULL, &w, input->messages, input->generate));
+    if (spans) e = chat_learned(spans, &w, out, begin, &tagged);
+out:
+    jinja_spans_close(&tagged);
+    json_decref(w.variables);
+    if (err_is(e)) {
+        out->size = begin;
+        if (spans) spans->count = had;
+    }
     return e;
 }

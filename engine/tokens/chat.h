@@ -1,10 +1,9 @@
 /* Chat templates: from messages to the text that the model was trained on, with the places of the
  * assistant's turns.
  *
- * A model carries its template as a Jinja program. The program is not executed. It is recognised by
- * texts that it contains and rendered by fixed rules of its family, which give the same text for
- * plain messages with the roles system, user and assistant, without tools and images. A template
- * that is not recognised is refused. */
+ * A template is a Jinja program (jinja.h). Messages are handed to it as they are in the data file,
+ * with all their members, as transformers does. A template that cannot be interpreted, or that
+ * refuses the messages, is an error; the text is never approximated. */
 #ifndef ENGINE_CHAT_H
 #define ENGINE_CHAT_H
 
@@ -12,65 +11,65 @@
 #include "base/err.h"
 #include "engine/tokens/tokenizer.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
-enum chat_family {
-    CHAT_CHATML,  /* <|im_start|>user ... <|im_end|>: SmolLM2, Qwen2, Qwen2.5, many others */
-    CHAT_QWEN3,   /* as chatml, with the thinking before the last answers */
-    CHAT_LLAMA2,  /* [INST] <<SYS>> */
-    CHAT_LLAMA3,  /* <|start_header_id|>; 3.1 and later add a system turn with dates */
-    CHAT_MISTRAL, /* [INST] without <<SYS>> */
-    CHAT_ZEPHYR,  /* <|user|>, turns end with eos: TinyLlama */
-};
+struct chat; /* a template with the special tokens of a tokenizer; immutable, so threads share it */
 
-enum { CHAT_SYSTEM_BYTES = 1024, CHAT_TOKEN_BYTES = 64 };
+/* The template named by `choice`: a built-in name (chat_names()) or the path of a Jinja file; NULL:
+ * the model's own, and with tools its template "tool_use" if it has one. ERR_INPUT if there is
+ * none or if it cannot be parsed. `t` is borrowed until chat_close(). */
+err chat_open(struct chat **out, const struct tokenizer *t, const char *choice);
+/* For tests and fuzzing: a template from text. `specials` has texts by name (bos_token, eos_token,
+ * ...) and may be NULL; the texts of eos_token and eot_token end an answer. */
+err chat_open_text(struct chat **out, const char *jinja, size_t size, const json_t *specials);
+void chat_close(struct chat *c); /* accepts NULL */
 
-struct chat_template {
-    const char *name; /* "smollm2", "qwen2.5", "llama3.1", ... */
-    enum chat_family family;
-    char system[CHAT_SYSTEM_BYTES]; /* system turn for messages without one; empty: none */
-    char bos[CHAT_TOKEN_BYTES], eos[CHAT_TOKEN_BYTES]; /* as text; empty: the model has none */
-    bool says_bos;                                     /* chatml: the text begins with bos */
-    bool dated;                                        /* llama3: the system turn with dates */
-    bool always_generate; /* the text always ends with an open assistant turn (the first llama3) */
-    bool open_thought;    /* qwen3: an open assistant turn starts with <think> */
-    const char *user_before, *user_after, *answer_before, *answer_after; /* mistral */
-    bool trim_answer, system_last, no_system;                            /* mistral */
-};
-
-struct chat_message {
-    const char *role, *content; /* UTF-8, zero-terminated */
-};
+/* "the model's own", "chatml", "template.jinja": for reports. */
+const char *chat_name(const struct chat *c);
+/* Names of the built-in templates, ended by NULL, and the same in one text for help and errors. */
+const char *const *chat_names(void);
+#define CHAT_NAMES "chatml, llama2, llama3, mistral, zephyr, gemma, phi3, alpaca, vicuna"
+/* Whether the template mentions this member of messages or variable (tool_calls, tools,
+ * reasoning_content, ...). If it does not, the member cannot reach the text. */
+bool chat_mentions(const struct chat *c, const char *name);
 
 struct chat_span { /* bytes [begin, end) of the rendered text */
     size_t begin, end;
 };
 
-/* The assistant's turns, each from its first byte to the end of the token that closes it. A zeroed
- * one is valid; chat_spans_close() frees it. */
+/* The learned parts, in order. A zeroed one is valid; chat_spans_close() frees it. */
 struct chat_spans {
     struct chat_span *span;
     size_t count, capacity;
+    /* Set, and never cleared: */
+    bool earlier_changed; /* the template writes earlier turns otherwise once later ones follow, as
+                             Qwen3's drops their thinking */
+    bool left_out;        /* the template leaves out a message of the system or the user */
 };
 void chat_spans_close(struct chat_spans *spans);
 
-struct chat_options {
-    bool generate;    /* end with an open assistant turn (add_generation_prompt) */
-    const char *date; /* for templates that print the date; NULL: "26 Jul 2024", so that the same
-                         messages give the same text every day */
+struct chat_input {
+    const json_t *messages;  /* list of objects, at least one; given to the template unchanged */
+    const json_t *tools;     /* NULL or null: none */
+    const json_t *documents; /* NULL or null: none */
+    const json_t *variables; /* NULL, or an object of further variables (enable_thinking, ...) */
+    const bool *unlearned;   /* (messages) assistant turns that are not learned; NULL: none */
+    bool generate;           /* end with an open assistant turn (add_generation_prompt) */
+    const char *date; /* "26 Jul 2024" is the default, so that the same messages give the same text
+                         every day */
 };
 
-/* The template of this model. ERR_INPUT if it has none or one that is not recognised. */
-err chat_find(struct chat_template *out, const struct tokenizer *t);
-/* Recognises a Jinja text; bos and eos stay empty. */
-err chat_recognise(struct chat_template *out, const char *jinja);
-
-/* Appends the text to *out and the assistant's turns to *spans (may be NULL). ERR_INPUT naming the
- * message if the model's template would raise an error too: an unknown role, or turns that do not
- * alternate. On failure *out and *spans are unchanged. */
-err chat_render(struct bytes *out, struct chat_spans *spans, const struct chat_template *c,
-                const struct chat_message *message, size_t count,
-                const struct chat_options *options);
+/* Appends the text to *out and the learned parts to *spans (may be NULL).
+ *
+ * Learned is the text inside {% generation %} if the template has it. Otherwise it is, for each
+ * assistant turn, the text that the turn adds to the text before it with its generation prompt, up
+ * to the token that ends the turn.
+ *
+ * ERR_INPUT if the template refuses the messages, or naming the message whose turn cannot be found
+ * in the text. On failure *out and *spans are unchanged. */
+err chat_render(struct bytes *out, struct chat_spans *spans, const struct chat *c,
+                const struct chat_input *input);
 
 #endif

@@ -246,7 +246,10 @@ err data_open(struct dataset *out, const char *path, const struct data_options *
     err e = data_file_read(path, &sink);
     if (!err_is(e) && data.count == 0) e = err_make(ERR_INPUT, "%s: holds no rows", path);
     bytes_close(&r.text);
+    data.earlier_changed = r.spans.earlier_changed;
+    data.left_out = r.spans.left_out;
     chat_spans_close(&r.spans);
+    chat_close(r.chat);
     tokens_close(&r.tokens);
     tokens_close(&r.completion);
     if (err_is(e)) {

@@ -50,10 +50,11 @@ struct data_options {
     size_t vocab;                      /* ids must be smaller; 0: the size of the tokenizer */
     uint32_t seq;                      /* largest number of tokens in a row; 0: LIMIT_SEQUENCE */
     bool no_eos;
-    bool bos;       /* put the bos token before text rows that do not start with it; messages have
+    bool bos; /* put the bos token before text rows that do not start with it; messages have
                        their own */
-    bool split;     /* encode prompt and completion apart, so no token lies in both */
-    const char *by; /* a member whose text or integer every row has and keeps; NULL: none */
+    const char *template; /* chat template: a built-in name or a file; NULL: the model's own */
+    bool split;           /* encode prompt and completion apart, so no token lies in both */
+    const char *by;       /* a member whose text or integer every row has and keeps; NULL: none */
 };
 
 /* Rows of one kind, and the line of the first of them. */
@@ -74,7 +75,8 @@ struct dataset {
     uint32_t longest, longest_line;    /* tokens of the longest row before it was cut; its line */
     struct data_kind joined;  /* a token lies in both prompt and completion and is not learned */
     struct data_kind has_eos; /* the text ends an answer itself, so no eos was appended */
-    struct data_kind has_bos; /* the text starts with the bos token, so none was put first */
+    bool earlier_changed, left_out; /* by the chat template: as in struct chat_spans */
+    struct data_kind has_bos;       /* the text starts with the bos token, so none was put first */
 };
 
 /* The number of rows that teach: those with a learned token. It is the weight of the data. */

@@ -229,65 +229,56 @@ static err read_conversation(struct conversation *c, const json_t *row)
 
 /* ---- the text ---- */
 
-/* Members of messages and rows that templates print, and cannot be honoured if the template of the
- * model does not. */
-static err check_printed(const json_t *object, const char *const *names, size_t count)
+/* Members of messages and rows that templates print, and cannot be honoured if the template does
+ * not mention them. */
+static err check_printed(const struct chat *chat, const json_t *object, const char *const *names,
+                         size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        if (!data_member_empty(object, names[i]))
+        if (!data_member_empty(object, names[i]) && !chat_mentions(chat, names[i]))
             return err_make(ERR_INPUT,
-                            "\"%s\" cannot be honoured: the chat template of the model does not "
-                            "print it",
+                            "\"%s\" cannot be honoured: the chat template does not print it",
                             names[i]);
     return ERR_NONE;
 }
 
-static err check_messages(const struct conversation *c, const json_t *row)
+static err check_messages(const struct chat *chat, const struct conversation *c, const json_t *row)
 {
     static const char *const of_message[] = {"tool_calls", "reasoning_content", "reasoning",
                                              "thinking"};
     static const char *const of_row[] = {"tools", "documents"};
-    TRY(check_printed(row, of_row, 2));
+    TRY(check_printed(chat, row, of_row, 2));
     for (size_t i = 0; i < json_array_size(c->messages); i++) {
-        err e = check_printed(json_array_get(c->messages, i), of_message, 4);
+        err e = check_printed(chat, json_array_get(c->messages, i), of_message, 4);
         if (err_is(e)) return err_in(e, "message %zu", i + 1);
     }
     return ERR_NONE;
 }
 
-/* The template is recognised only when the first row has messages, so models without one can train
- * on other rows. */
-static err render(struct data_reader *r, const struct conversation *c)
+static err render(struct data_reader *r, const struct conversation *c, const json_t *row)
 {
-    size_t count = json_array_size(c->messages), kept = 0, answer = 0;
-    struct chat_message *message = calloc(count, sizeof *message);
-    if (!message) return no_memory();
-    for (size_t i = 0; i < count; i++) {
-        const json_t *m = json_array_get(c->messages, i);
-        message[i] = (struct chat_message){json_string_value(json_object_get(m, "role")),
-                                           json_string_value(json_object_get(m, "content"))};
-    }
-    err e = chat_render(&r->text, &r->spans, &r->chat, message, count, &(struct chat_options){0});
-    for (size_t i = 0; i < count && !err_is(e); i++) {
-        if (strcmp(message[i].role, "assistant") != 0) continue;
-        if (!c->unlearned[i]) r->spans.span[kept++] = r->spans.span[answer];
-        answer++;
-    }
-    if (!err_is(e)) r->spans.count = kept;
-    free(message);
-    return e;
+    const json_t *variables = data_member(row, "chat_template_kwargs");
+    if (variables && !json_is_object(variables))
+        return err_make(ERR_INPUT, "\"chat_template_kwargs\": expected an object");
+    TRY(check_messages(r->chat, c, row));
+    bytes_clear(&r->text);
+    r->spans.count = 0;
+    return chat_render(&r->text, &r->spans, r->chat,
+                       &(struct chat_input){.messages = c->messages,
+                                            .tools = data_member(row, "tools"),
+                                            .documents = data_member(row, "documents"),
+                                            .variables = variables,
+                                            .unlearned = c->unlearned});
 }
 
+/* The template is opened only when the first row has messages, so models without one can train on
+ * other rows. */
 err data_read_chat(struct data_reader *r, const json_t *row)
 {
     struct conversation c = {0};
     err e = read_conversation(&c, row);
-    if (!err_is(e) && !r->chat_ready) e = chat_find(&r->chat, r->o->tokenizer);
-    if (!err_is(e)) {
-        r->chat_ready = true;
-        e = check_messages(&c, row);
-    }
-    if (!err_is(e)) e = render(r, &c);
+    if (!err_is(e) && !r->chat) e = chat_open(&r->chat, r->o->tokenizer, r->o->template);
+    if (!err_is(e)) e = render(r, &c, row);
     if (!err_is(e)) e = data_put_text(r, &(struct data_text){.messages = true});
     conversation_close(&c);
     return e;

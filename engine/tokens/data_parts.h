@@ -13,8 +13,7 @@ struct data_reader {
     const struct data_options *o;
     struct dataset *data;
     size_t vocab, seq;
-    bool chat_ready;
-    struct chat_template chat;
+    struct chat *chat;        /* opened by the first row with messages */
     struct bytes text;        /* of the current row */
     struct chat_spans spans;  /* learned parts of `text` */
     struct tokens tokens;     /* of the current row */

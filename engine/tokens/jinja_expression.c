@@ -311,7 +311,7 @@ static err read_unary(struct jinja_node **out, struct jinja_reading *p, bool fil
     return ERR_NONE;
 }
 
-/* Levels from the loosest: + -, ~, * / // %, **. All of them group from the left, as jinja2's do. */
+/* Levels from the loosest: + -, ~, * / // %, **. All of them group from the left, as in jinja2. */
 enum { LEVEL_SUM, LEVEL_CONCAT, LEVEL_PRODUCT, LEVEL_POWER, LEVEL_UNARY };
 static const struct {
     const char *text;

@@ -38,7 +38,8 @@ static err get_attribute(struct jinja_value *out, struct jinja_run *r,
     return ERR_NONE;
 }
 
-/* What sort, unique, min, max and dictsort compare: an attribute, texts in lower case. */
+/* The key by which sort, unique, min, max and dictsort compare items. Texts are compared in lower
+ * case unless `case_sensitive` is set. */
 struct ordering {
     const struct jinja_value *attribute; /* NULL: the item itself */
     bool case_sensitive;
@@ -68,7 +69,7 @@ static err read_ordering(struct ordering *out, struct jinja_run *r, const struct
     return sensitive ? jinja_truth(&out->case_sensitive, r, sensitive) : ERR_NONE;
 }
 
-/* Sorts items by keys with a stable merge, so that equal items keep their order, also in reverse. */
+/* Sorts items by keys with a stable merge: equal items keep their order, also in reverse. */
 static err sort_by(struct jinja_value *item, struct jinja_value *key, struct jinja_run *r,
                    size_t count, bool reverse)
 {

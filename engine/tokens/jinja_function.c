@@ -82,8 +82,8 @@ static err call_raise(struct jinja_value *out, struct jinja_run *r, const struct
                     text.text.size < 400 ? (int)text.text.size : 400, text.text.data);
 }
 
-/* One directive of strftime() in the C locale, with `plain` without leading zeros. Returns false for
- * a directive that differs between systems or is rare. */
+/* One directive of strftime() in the C locale; `plain`: without leading zeros. Returns false for a
+ * directive that differs between systems or is rare. */
 static bool put_date(char *out, size_t size, const struct tm *tm, char directive, bool plain)
 {
     static const char *const days[] = {"Sunday",   "Monday", "Tuesday", "Wednesday",

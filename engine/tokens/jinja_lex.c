@@ -1,4 +1,4 @@
-/* Splits a template into tokens by the rules of jinja2's lexer, including its rules for white space:
+/* Splits a template into tokens by the rules of jinja2's lexer, with its rules for white space:
  * trim_blocks removes the line feed behind a block, lstrip_blocks removes spaces between the start
  * of a line and a block, and the signs - and + override both. */
 #include "base/limits.h"

@@ -1,5 +1,5 @@
-/* The inside of the interpreter, shared by jinja*.c only: the tree of a parsed template, values, and
- * the state of one rendering. */
+/* The inside of the interpreter, shared by jinja*.c only: the tree of a parsed template, values,
+ * and the state of one rendering. */
 #ifndef ENGINE_JINJA_PARTS_H
 #define ENGINE_JINJA_PARTS_H
 
@@ -330,7 +330,7 @@ err jinja_filter_call(struct jinja_value *out, struct jinja_run *r,
 /* The argument `name` of a call, or the one at `position`; NULL: not given. */
 const struct jinja_value *jinja_given(const struct jinja_run *r, const struct jinja_call *call,
                                       size_t position, const char *name);
-/* ERR_INPUT for an argument beyond `most` or with a name that is not in `names` (ends with NULL). */
+/* ERR_INPUT for an argument beyond `most`, or with a name not in `names`, which ends with NULL. */
 err jinja_check(const struct jinja_run *r, const struct jinja_call *call, size_t most,
                 const char *const *names);
 

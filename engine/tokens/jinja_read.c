@@ -1,7 +1,7 @@
 /* Parses the statements of a template. Expressions are in jinja_expression.c.
  *
- * A statement of jinja2 that a chat template has no use for (include, block, import, ...) is refused
- * by name. */
+ * A statement of jinja2 that a chat template has no use for (include, block, import, ...) is
+ * refused by name. */
 #include "engine/tokens/jinja_read.h"
 
 #include "base/limits.h"

@@ -69,7 +69,7 @@ void jinja_float_text(char out[40], double value)
     do {
         (void)snprintf(digits, sizeof digits, "%.*e", precision, value);
     } while (strtod(digits, NULL) != value && precision++ < 17);
-    exponent = atoi(strchr(digits, 'e') + 1);
+    exponent = (int)strtol(strchr(digits, 'e') + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
         (void)snprintf(out, 40, "%s", digits); /* C writes the exponent as Python does */
         return;

@@ -166,6 +166,8 @@ void tokenizer_close(struct tokenizer *t)
     split_close(&t->split);
     bpe_close(&t->bpe);
     unigram_close(&t->unigram);
+    json_decref(t->templates);
+    json_decref(t->specials);
     arena_close(&t->arena);
     free(t);
 }
@@ -413,9 +415,13 @@ int32_t tokenizer_eos(const struct tokenizer *t)
 {
     return t->eos;
 }
-const char *tokenizer_template(const struct tokenizer *t)
+const char *tokenizer_template(const struct tokenizer *t, const char *name)
 {
-    return t->template;
+    return json_string_value(json_object_get(t->templates, name));
+}
+const json_t *tokenizer_specials(const struct tokenizer *t)
+{
+    return t->specials;
 }
 
 /* An id outside the vocabulary, such as a padding row of the embedding, has no text and no

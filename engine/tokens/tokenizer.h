@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -81,7 +82,10 @@ bool tokenizer_ends(const struct tokenizer *t, int32_t id);
 /* The token as the vocabulary writes it ("Ġthe", "▁the", "<|im_end|>"), or NULL. */
 const char *tokenizer_token(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_find(const struct tokenizer *t, const char *token); /* -1: none */
-/* The chat template of the model as Jinja text, or NULL. chat.h recognises it. */
-const char *tokenizer_template(const struct tokenizer *t);
+/* A chat template of the model as Jinja text, or NULL: "default", "tool_use", ... (chat.h). */
+const char *tokenizer_template(const struct tokenizer *t, const char *name);
+/* An object with the texts of special tokens by the names that chat templates use for them:
+ * bos_token, eos_token, ... Borrowed. */
+const json_t *tokenizer_specials(const struct tokenizer *t);
 
 #endif

@@ -12,6 +12,8 @@
 
 #include <pthread.h>
 
+struct gguf;
+
 struct tokenizer_token {
     const char *text;  /* as the vocabulary writes it; NULL: no such id */
     const char *bytes; /* its text when decoded */
@@ -36,9 +38,10 @@ struct tokenizer {
     struct tokenizer_token *token; /* (vocab) */
     size_t vocab;
     int32_t bos, eos;
-    const char *template; /* Jinja, or NULL */
-    struct added raw;     /* added tokens found in the original text */
-    struct added normal;  /* added tokens found in the normalised text */
+    json_t *templates;   /* texts of chat templates by name; NULL: none */
+    json_t *specials;    /* texts of special tokens by name; NULL: none */
+    struct added raw;    /* added tokens found in the original text */
+    struct added normal; /* added tokens found in the normalised text */
     struct normalize normalize;
     struct split split;
     struct bpe bpe;
@@ -53,6 +56,10 @@ err vocab_hf_read(struct tokenizer *t, const char *dir);
 err vocab_gguf_read(struct tokenizer *t, const char *path);
 /* Fills t->unigram and the texts of the tokens from the `model` of a tokenizer.json. */
 err unigram_read(struct tokenizer *t, const json_t *model);
+/* Reads the chat templates and the names of special tokens beside a tokenizer.json, or from a
+ * GGUF, once the vocabulary, bos and eos are known. */
+err vocab_template_read_hf(struct tokenizer *t, const char *dir);
+err vocab_template_read_gguf(struct tokenizer *t, const struct gguf *g);
 /* Makes room for the ids 0 .. vocab - 1. */
 err tokenizer_make_room(struct tokenizer *t, size_t vocab);
 /* Appends the bytes of a token written in byte-level letters. Returns false, with *out unchanged,

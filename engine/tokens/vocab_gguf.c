@@ -239,10 +239,7 @@ static err read_special(struct reading *r)
     if (bos < t->vocab) t->bos = (int32_t)bos;
     if (eos < t->vocab) t->eos = (int32_t)eos;
     if (end < t->vocab) t->token[end].ends = true;
-    struct gguf_str template = {0};
-    TRY(gguf_opt_str(&template, &r->gguf, "tokenizer.chat_template"));
-    if (template.data) TRY(arena_text(&t->template, &t->arena, template.data, template.size));
-    return ERR_NONE;
+    return vocab_template_read_gguf(t, &r->gguf);
 }
 
 /* The file does not say so, and llama.cpp recognises the model by its name. */

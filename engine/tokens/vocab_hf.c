@@ -360,35 +360,6 @@ static void use_ids(struct tokenizer *t, const json_t *config)
     json_array_foreach(eos, i, item) use_end(t, item);
 }
 
-/* chat_template is a string, or a list of objects {name, template}, of which the one named
- * "default" is used. A template from chat_template.jinja counts before both. */
-static err use_template(struct reading *r, const json_t *config)
-{
-    const json_t *value = json_object_get(config, "chat_template"), *item;
-    const char *text = json_string_value(value);
-    size_t i;
-    json_array_foreach(value, i, item)
-    {
-        const char *name = json_string_value(json_object_get(item, "name"));
-        if (name && strcmp(name, "default") == 0)
-            text = json_string_value(json_object_get(item, "template"));
-    }
-    return text && !r->t->template ? text_of(&r->t->template, r, text) : ERR_NONE;
-}
-
-/* transformers 5 writes the template to a file of its own. */
-static err read_jinja(struct reading *r)
-{
-    char path[LIMIT_PATH_BYTES], *text;
-    size_t size;
-    TRY(file_join(path, sizeof path, r->dir, "chat_template.jinja"));
-    if (!file_exists(path)) return ERR_NONE;
-    TRY(file_read_all(&text, &size, path, CONFIG_BYTES_MAX));
-    err e = arena_text(&r->t->template, &r->t->arena, text, size);
-    free(text);
-    return e;
-}
-
 /* Reads the files other than tokenizer.json in the order of their rank: a value from an earlier
  * file is kept. Names come before ids, because ids of config.json are often those of the base model
  * and not of the chat model. */
@@ -396,7 +367,6 @@ static err read_beside(struct reading *r)
 {
     static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json",
                                         "generation_config.json", "config.json"};
-    TRY(read_jinja(r));
     for (int i = 0; i < 4; i++) {
         json_t *config = NULL;
         TRY(open_json(&config, r->dir, files[i], false));
@@ -405,11 +375,9 @@ static err read_beside(struct reading *r)
             use_names(r->t, config);
         else
             use_ids(r->t, config);
-        err e = i == 0 ? use_template(r, config) : ERR_NONE;
         json_decref(config);
-        if (err_is(e)) return e;
     }
-    return ERR_NONE;
+    return vocab_template_read_hf(r->t, r->dir);
 }
 
 /* Errors in tokenizer.json name the file; the readers themselves name only keys. */

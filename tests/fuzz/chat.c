@@ -1,5 +1,5 @@
-/* An untrusted chat template is refused, or messages are rendered: the places of the answers lie in
- * the text, in order, and a refused message leaves nothing behind. The input is the template and,
+/* An untrusted chat template is refused, or messages are rendered: the learned parts lie in the
+ * text, in order, and a refused message leaves nothing behind. The input is the template and,
  * each after a byte 0x1e, messages; the first byte of a message chooses its role. */
 #include "engine/tokens/chat.h"
 #include "base/text.h"
@@ -15,18 +15,18 @@ const int fuzz_runs = 4000;
 
 enum { MESSAGES = 8 };
 
-static size_t read_messages(struct chat_message *out, char *text)
+static json_t *read_messages(char *text)
 {
     static const char *const roles[] = {"system", "user", "assistant", "tool"};
-    size_t count = 0;
-    for (char *at = text; at && count < MESSAGES; count++) {
+    json_t *list = json_array();
+    for (char *at = text; at && json_array_size(list) < MESSAGES;) {
         char *next = strchr(at, 0x1e);
         if (next) *next++ = 0;
-        const char *role = roles[(unsigned char)*at % 4];
-        out[count] = (struct chat_message){.role = role, .content = *at ? at + 1 : at};
+        const char *role = roles[(unsigned char)*at % 4], *content = *at ? at + 1 : at;
+        json_array_append_new(list, json_pack("{s:s, s:s}", "role", role, "content", content));
         at = next;
     }
-    return count;
+    return list;
 }
 
 static void check_spans(const struct chat_spans *spans, size_t size)
@@ -39,13 +39,13 @@ static void check_spans(const struct chat_spans *spans, size_t size)
     }
 }
 
-static void render(const struct chat_template *c, const struct chat_message *message, size_t count)
+static void render(const struct chat *c, const json_t *messages)
 {
     for (int generate = 0; generate < 2; generate++) {
         struct bytes text = {.max = 1 << 20};
         struct chat_spans spans = {0};
-        const struct chat_options options = {.generate = generate};
-        err e = chat_render(&text, &spans, c, message, count, &options);
+        const struct chat_input input = {.messages = messages, .generate = generate};
+        err e = chat_render(&text, &spans, c, &input);
         if (err_is(e) && (text.size || spans.count)) abort();
         check_spans(&spans, text.size);
         chat_spans_close(&spans);
@@ -55,17 +55,20 @@ static void render(const struct chat_template *c, const struct chat_message *mes
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct chat_template c;
-    struct chat_message message[MESSAGES];
+    struct chat *c = NULL;
     if (!text_is_utf8(data, size)) return 0; /* texts come from JSON, whose reader checks that */
     char *text = malloc(size + 1);
     if (!text) abort();
     if (size) memcpy(text, data, size);
     text[size] = 0;
-    char *messages = strchr(text, 0x1e);
-    if (messages) *messages++ = 0;
-    size_t count = messages ? read_messages(message, messages) : 0;
-    if (!err_is(chat_recognise(&c, text))) render(&c, message, count);
+    char *at = strchr(text, 0x1e);
+    if (at) *at++ = 0;
+    json_t *messages = read_messages(at);
+    json_t *specials = json_pack("{s:s, s:s}", "bos_token", "<s>", "eos_token", "</s>");
+    if (!err_is(chat_open_text(&c, text, strlen(text), specials))) render(c, messages);
+    chat_close(c);
+    json_decref(messages);
+    json_decref(specials);
     free(text);
     return 0;
 }

@@ -138,16 +138,18 @@ Test(tokenizer_cases, llama2_file_agrees_with_llama_cpp)
 
 /* The spans cover as many turns as there are, and each ends with the token that ends a turn. */
 static void check_spans(const struct chat_spans *spans, const struct bytes *text,
-                        const struct chat_message *message, size_t count, const char *end)
+                        const json_t *messages, const char *end)
 {
-    size_t answers = 0;
-    for (size_t i = 0; i < count; i++)
-        answers += strcmp(message[i].role, "assistant") == 0;
+    size_t answers = 0, i;
+    json_t *item;
+    json_array_foreach(messages, i, item) answers +=
+        strcmp(json_string_value(json_object_get(item, "role")), "assistant") == 0;
     cr_assert_eq(spans->count, answers);
-    for (size_t i = 0; i < spans->count; i++) {
+    for (i = 0; i < spans->count; i++) {
         struct chat_span s = spans->span[i];
         cr_assert(s.begin < s.end && s.end <= text->size);
-        cr_assert(memcmp(text->data + s.end - strlen(end), end, strlen(end)) == 0);
+        cr_assert(memcmp(text->data + s.end - strlen(end), end, strlen(end)) == 0,
+                  "%s: learned to byte %zu", (char *)text->data, s.end);
         cr_assert_null(memmem(text->data + s.begin, s.end - s.begin - 1, end, strlen(end)));
     }
 }
@@ -157,37 +159,30 @@ static void check_chat(const json_t *templates, const json_t *one)
     const char *name = json_string_value(json_object_get(one, "template"));
     const char *jinja = json_string_value(json_object_get(templates, name));
     const char *want = json_string_value(json_object_get(one, "rendered"));
-    const json_t *list = json_object_get(one, "messages"), *item;
-    struct chat_template c;
-    struct chat_message message[8];
+    const char *end = strstr(jinja, "<|im_end|>")   ? "<|im_end|>"
+                      : strstr(jinja, "<|eot_id|>") ? "<|eot_id|>"
+                                                    : "</s>";
+    json_t *specials =
+        json_pack("{s:s, s:s, s:s}", "bos_token", "<s>", "eos_token", "</s>", "eot_token", end);
+    struct chat *c;
     struct chat_spans spans = {0};
     struct bytes text = {.max = 1 << 16};
-    size_t i;
-    ok(chat_recognise(&c, jinja));
-    (void)snprintf(c.bos, sizeof c.bos, "<s>");
-    (void)snprintf(c.eos, sizeof c.eos, "</s>");
-    json_array_foreach(list, i, item)
-    {
-        message[i].role = json_string_value(json_object_get(item, "role"));
-        message[i].content = json_string_value(json_object_get(item, "content"));
-    }
-    struct chat_options options = {.generate = json_is_true(json_object_get(one, "generate"))};
-    err e = chat_render(&text, &spans, &c, message, i, &options);
+    ok(chat_open_text(&c, jinja, strlen(jinja), specials));
+    const struct chat_input input = {.messages = json_object_get(one, "messages"),
+                                     .generate = json_is_true(json_object_get(one, "generate"))};
+    err e = chat_render(&text, &spans, c, &input);
     if (!want) {
         cr_assert_eq(e.kind, ERR_INPUT, "%s: the template refuses", name);
         cr_assert(text.size == 0 && spans.count == 0);
     } else {
         ok(e);
-        ok(bytes_append(&text, "", 1));
-        text.size--;
         cr_assert_str_eq((char *)text.data, want, "%s", name);
-        check_spans(&spans, &text, message, i,
-                    c.family <= CHAT_QWEN3    ? "<|im_end|>"
-                    : c.family == CHAT_LLAMA3 ? "<|eot_id|>"
-                                              : "</s>");
+        check_spans(&spans, &text, input.messages, end);
     }
+    json_decref(specials);
     chat_spans_close(&spans);
     bytes_close(&text);
+    chat_close(c);
 }
 
 Test(tokenizer_cases, chats_are_rendered_as_the_models_own_templates_do)

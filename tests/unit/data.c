@@ -274,7 +274,8 @@ static struct tokenizer *open_chat(void)
 {
     static const char jinja[] = "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + "
                                 "m['content'] + '<|im_end|>' + "
-                                "'\\n'}}{% endfor %}";
+                                "'\\n'}}{% endfor %}{% if add_generation_prompt %}"
+                                "{{ '<|im_start|>assistant\\n' }}{% endif %}";
     char from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES + 32];
     static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
     for (int i = 0; i < 2; i++) {
@@ -307,9 +308,10 @@ Test(data, learns_the_assistants_turns_of_a_chat)
     check_learned(&d.row[0], "Hello!<|im_end|>Bye.<|im_end|>");
     cr_assert_eq(d.row[0].label[d.row[0].count - 1], DATA_IGNORE, "the line end after a turn");
     data_close(&d);
-    refused(read_rows(&d, "{\"messages\":[{\"role\":\"tool\",\"content\":\"Hi\"}]}\n",
-                      &(struct data_options){.tokenizer = chat}),
-            ERR_INPUT, ":1: message 1 has role tool");
+    ok(read_rows(&d, "{\"messages\":[{\"role\":\"tool\",\"content\":\"Hi\"}]}\n",
+                 &(struct data_options){.tokenizer = chat}));
+    cr_assert_eq(d.row[0].learned, 0, "the template prints any role");
+    data_close(&d);
     refused(read_rows(&d, "{\"messages\":[{\"role\":\"user\"}]}\n",
                       &(struct data_options){.tokenizer = chat}),
             ERR_INPUT, "message 1: expected a role and a content");
