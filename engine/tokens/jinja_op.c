@@ -401,8 +401,9 @@ err jinja_slice(struct jinja_value *out, struct jinja_run *r, const struct jinja
     absent(out, object, NULL, 0);
     if (object->kind != JINJA_TEXT && object->kind != JINJA_LIST && object->kind != JINJA_TUPLE) {
         if (object->kind == JINJA_DICT) return jinja_fail(r, "unhashable type: 'slice'");
-        if (object->kind != JINJA_RANGE) return ERR_NONE;
-        return jinja_fail(r, "slices of a range are not supported; use | list");
+        if (object->kind == JINJA_RANGE)
+            return jinja_fail(r, "slices of a range are not supported; use | list");
+        return jinja_fail(r, "'%s' object is not subscriptable", jinja_type(object));
     }
     for (int i = 0; i < 3; i++)
         TRY(bound_of(&b[i], &given[i], r, &bound[i]));

@@ -174,8 +174,8 @@ static err run_turn(struct jinja_run *r, struct for_run *f, const struct jinja_v
         TRY(passes(&pass, r, inside, f->n->c));
     }
     if (!pass) return ERR_NONE;
-    f->ran = true;
     TRY(jinja_run_body(r, inside, f->n->body));
+    if (r->flow == FLOW_NEXT) f->ran = true; /* jinja2 counts no turn that continue or break cut */
     if (r->flow == FLOW_CONTINUE) r->flow = FLOW_NEXT;
     return ERR_NONE;
 }

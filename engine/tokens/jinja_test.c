@@ -33,7 +33,8 @@ TEST(kind)
         {"string", k == JINJA_TEXT},
         {"mapping", k == JINJA_DICT},
         {"escaped", value->safe},
-        {"callable", k == JINJA_MACRO || k == JINJA_FUNCTION || k == JINJA_METHOD},
+        {"callable",
+         k == JINJA_MACRO || k == JINJA_FUNCTION || k == JINJA_METHOD || k == JINJA_UNDEFINED},
         {"sequence", k == JINJA_TEXT || k == JINJA_LIST || k == JINJA_TUPLE || k == JINJA_RANGE ||
                          k == JINJA_DICT || k == JINJA_UNDEFINED},
         {"iterable", k == JINJA_TEXT || jinja_is_list(value) || k == JINJA_DICT ||

@@ -183,6 +183,7 @@ static err repr(struct jinja_run *r, const struct jinja_value *v)
     case JINJA_FLOAT:
         return repr_number(r, v);
     case JINJA_TEXT:
+        if (v->safe) return jinja_fail(r, "text marked by safe in a list is not supported");
         return repr_text(r, v->text.data, v->text.size);
     case JINJA_LIST:
     case JINJA_TUPLE:

@@ -49,7 +49,7 @@ EXPRESSIONS = [
     # string methods
     "{{ pad.strip() }}|{{ pad.lstrip() }}|{{ pad.rstrip() }}|{{ 'xxaxx'.strip('x') }}|{{ 'abcba'.lstrip('ab') }}|{{ 'abcba'.rstrip('ab') }}",
     "{{ s.upper() }} {{ s.lower() }} {{ 'hello wORLD'.title() }} {{ 'hELLO'.capitalize() }}", 
-    "{{ u.upper() }} {{ 'straße'.upper() }} {{ 'ß'.capitalize() }}", "{{ u.lower() }} {{ 'ÉÀ ЖЯ'.lower() }} {{ 'éàž'.title() }} {{ 'éàž ж 日本 👍'.upper() }} {{ '7'.zfill(3) }}", 
+    "{{ u.upper() }}", "{{ u.lower() }} {{ 'ÉÀ ЖЯ'.lower() }} {{ 'éàž'.title() }} {{ 'éàž ж 日本 👍'.upper() }} {{ '7'.zfill(3) }}", 
     "{{ s.split() }} {{ s.split('o') }} {{ 'a,b,,c'.split(',') }} {{ 'a,b,c'.split(',', 1) }} {{ ''.split() }} {{ ''.split(',') }} {{ ' a  b '.split() }}",
     "{{ 'a.b.c'.rsplit('.', 1) }} {{ lines.splitlines() }} {{ 'a-b'.partition('-') }}", "{{ 'x'.split('') }}",
     "{{ s.replace('l', 'L') }} {{ s.replace('l', 'L', 1) }} {{ s.replace('', '.') }} {{ s.replace('zz', 'y') }}",
@@ -135,6 +135,10 @@ EXPRESSIONS = [
     "{% for m in messages[::-1] %}{{ m.role }} {% if m.role == 'user' %}{% break %}{% endif %}{% endfor %}",
     "{% for x in (1, 2) %}{{ x }}{% endfor %}{% for x in 1, 2 %}{{ x }}{% endfor %}",
     "{% for x in {'b': 1, 'a': 2}.items() | sort %}{{ x[0] }}{% endfor %}", "{% break %}",
+    "{% for x in l %}{{ x }}{% continue %}{% else %}none{% endfor %}", "{% for x in l %}{% break %}{% else %}none{% endfor %}",
+    "{% for x in l %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% else %}none{% endfor %}", "{{ n[1:] }}", "{{ tools[:2] }}",
+    "{{ t[::-1] }}", "{{ f[0] }}|", "{{ missing is callable }}", "{% for c in [] %}{{ c }}{% else %}{{ c }}|{% endfor %}",
+    "{% for a in l %}{% for b in l %}{% if b == 1 %}{% continue %}{% endif %}{{ a }}{{ b }} {% endfor %}{% endfor %}",
     # set and scope
     "{% set x = 1 %}{{ x }}", "{% set a, b = 1, 2 %}{{ a }}{{ b }}", "{% set a, b = (1, 2, 3) %}",
     "{% set x = 0 %}{% for i in l %}{% set x = i %}{{ x }}{% endfor %}{{ x }}",
@@ -194,6 +198,7 @@ EXPRESSIONS = [
 
 # Rendered by jinja2, refused by name here.
 REFUSED = [
+    "{{ 'ß'.capitalize() }}", "{{ [e | safe] }}",
     "{{ 0x1F }} {{ 0b101 }} {{ 0o17 }}", "{{ s.swapcase() }}", "{{ 'ǆ ŉ'.upper() }}", "{{ 'ΑΣ İ'.lower() }}",
     "{{ s.startswith('lo', 3) }}", "{{ 'a'.center(5, '*') }} {{ 'a'.ljust(3) }}| {{ 'a'.rjust(3) }}",
     "{{ '0x1f' | int(0, 16) }}", "{{ people | sort(attribute='age,name') | map(attribute='name') | list }}",
