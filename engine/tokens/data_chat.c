@@ -1,6 +1,7 @@
 /* Rows with messages: OpenAI's form (role, content), ShareGPT's (from, value) and TRL's lists of
  * messages as prompt and completion. All become one list of messages with the members of OpenAI's
  * form, which the chat template of the model gets unchanged. */
+#include "base/json.h"
 #include "base/limits.h"
 #include "engine/tokens/data_member.h"
 #include "engine/tokens/data_parts.h"
@@ -13,6 +14,7 @@ struct conversation {
     json_t *messages; /* list of objects with role, content, and what a template may read */
     bool *unlearned;  /* (messages) */
     size_t capacity;
+    json_t *tools; /* NULL: none */
 };
 
 static err no_memory(void)
@@ -23,6 +25,7 @@ static err no_memory(void)
 static void conversation_close(struct conversation *c)
 {
     json_decref(c->messages);
+    json_decref(c->tools);
     free(c->unlearned);
 }
 
@@ -227,6 +230,20 @@ static err read_conversation(struct conversation *c, const json_t *row)
     return ERR_NONE;
 }
 
+/* Tables cannot hold lists of different objects, so data sets also have the tools as JSON text. */
+static err read_tools(struct conversation *c, const json_t *row)
+{
+    const json_t *tools = data_member(row, "tools");
+    if (data_member_empty(row, "tools")) return ERR_NONE;
+    if (json_is_string(tools))
+        TRY(json_parse(&c->tools, json_string_value(tools), json_string_length(tools),
+                       "\"tools\""));
+    else
+        c->tools = json_incref((json_t *)tools);
+    if (json_is_array(c->tools)) return ERR_NONE;
+    return err_make(ERR_INPUT, "\"tools\": expected a list, or a list as JSON text");
+}
+
 /* ---- the text ---- */
 
 /* Members of messages and rows that templates print, and cannot be honoured if the template does
@@ -255,20 +272,43 @@ static err check_messages(const struct chat *chat, const struct conversation *c,
     return ERR_NONE;
 }
 
+/* Some templates mention calls, but print them only beside an absent content. The name of a
+ * function stands in the text as it is or as in a JSON string. */
+static err check_calls_printed(const struct bytes *text, const json_t *message)
+{
+    const json_t *calls = json_object_get(message, "tool_calls");
+    for (size_t i = 0; i < json_array_size(calls); i++) {
+        const json_t *call = json_array_get(calls, i), *inner = json_object_get(call, "function");
+        const char *name = json_string_value(json_object_get(inner ? inner : call, "name"));
+        if (name && !memmem(text->data, text->size, name, strlen(name)))
+            return err_make(ERR_INPUT, "\"tool_calls\" cannot be honoured: the chat template does "
+                                       "not print them here");
+    }
+    return ERR_NONE;
+}
+
 static err render(struct data_reader *r, const struct conversation *c, const json_t *row)
 {
     const json_t *variables = data_member(row, "chat_template_kwargs");
+    const json_t *documents = data_member(row, "documents");
     if (variables && !json_is_object(variables))
         return err_make(ERR_INPUT, "\"chat_template_kwargs\": expected an object");
+    if (documents && !json_is_array(documents))
+        return err_make(ERR_INPUT, "\"documents\": expected a list");
     TRY(check_messages(r->chat, c, row));
     bytes_clear(&r->text);
     r->spans.count = 0;
-    return chat_render(&r->text, &r->spans, r->chat,
-                       &(struct chat_input){.messages = c->messages,
-                                            .tools = data_member(row, "tools"),
-                                            .documents = data_member(row, "documents"),
-                                            .variables = variables,
-                                            .unlearned = c->unlearned});
+    TRY(chat_render(&r->text, &r->spans, r->chat,
+                    &(struct chat_input){.messages = c->messages,
+                                         .tools = c->tools,
+                                         .documents = documents,
+                                         .variables = variables,
+                                         .unlearned = c->unlearned}));
+    for (size_t i = 0; r->text.data && i < json_array_size(c->messages); i++) {
+        err e = check_calls_printed(&r->text, json_array_get(c->messages, i));
+        if (err_is(e)) return err_in(e, "message %zu", i + 1);
+    }
+    return ERR_NONE;
 }
 
 /* The template is opened only when the first row has messages, so models without one can train on
@@ -277,6 +317,7 @@ err data_read_chat(struct data_reader *r, const json_t *row)
 {
     struct conversation c = {0};
     err e = read_conversation(&c, row);
+    if (!err_is(e)) e = read_tools(&c, row);
     if (!err_is(e) && !r->chat) e = chat_open(&r->chat, r->o->tokenizer, r->o->template);
     if (!err_is(e)) e = render(r, &c, row);
     if (!err_is(e)) e = data_put_text(r, &(struct data_text){.messages = true});

@@ -1,0 +1,141 @@
+/* Members of conversations that only a chat template can honour. */
+#include "base/file.h"
+#include "engine/tokens/data.h"
+#include "tests/support/support.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES + 16];
+
+static void setup(void)
+{
+    support_dir_make(dir);
+    (void)snprintf(path, sizeof path, "%s/rows.jsonl", dir);
+}
+static void teardown(void)
+{
+    support_dir_remove(dir);
+}
+TestSuite(data_chat, .init = setup, .fini = teardown);
+
+/* Prints tools, calls, reasoning and every role. */
+static const char all[] =
+    "{% if tools %}<s>{{ tools | tojson }}</s>{% endif %}{% if hint %}{{ hint }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+/* Mentions calls, but prints them only beside an absent content, as some published templates do;
+ * prints nothing of roles that it does not know. */
+static const char some[] =
+    "{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}<|im_start|>"
+    "assistant\n{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}<|im_end|>\n"
+    "{% elif m.role in ['user', 'assistant'] %}<|im_start|>{{ m.role }}\n{{ m.content "
+    "}}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+static struct tokenizer *open_chat(const char *jinja)
+{
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
+    char from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES + 32];
+    struct tokenizer *t;
+    for (int i = 0; i < 2; i++) {
+        char part[128], *text;
+        size_t size;
+        (void)snprintf(part, sizeof part, "tests/golden/tokenizer/smollm2/%s", files[i]);
+        support_source(from, sizeof from, part);
+        (void)snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        ok(file_read_all(&text, &size, from, 1 << 20));
+        ok(file_write(to, text, size, true));
+        free(text);
+    }
+    (void)snprintf(to, sizeof to, "%s/chat_template.jinja", dir);
+    ok(file_write(to, jinja, strlen(jinja), true));
+    ok(tokenizer_open(&t, dir));
+    return t;
+}
+
+static err read_row(struct dataset *out, const struct tokenizer *t, const char *row)
+{
+    ok(file_write(path, row, strlen(row), true));
+    return data_open(out, path, &(struct data_options){.tokenizer = t});
+}
+
+/* All of the row as text, its learned parts in braces. */
+static void check_row(const struct tokenizer *t, const char *row, const char *want)
+{
+    struct dataset d;
+    struct bytes text = {.max = 4096};
+    err e = read_row(&d, t, row);
+    cr_assert_not(err_is(e), "%s: %s", row, e.text);
+    for (uint32_t i = 0; i < d.row[0].count; i++) {
+        bool in = d.row[0].label[i] != DATA_IGNORE;
+        bool was = i > 0 && d.row[0].label[i - 1] != DATA_IGNORE;
+        if (in != was) ok(bytes_append(&text, in ? "{" : "}", 1));
+        ok(tokenizer_decode(&text, t, &d.row[0].id[i], 1, true));
+    }
+    cr_expect_str_eq((char *)text.data, want);
+    bytes_close(&text);
+    data_close(&d);
+}
+
+#define USER "{\"role\":\"user\",\"content\":\"Hi\"},"
+#define CALL                                                                                       \
+    "\"tool_calls\":[{\"type\":\"function\",\"function\":{\"name\":\"now\",\"arguments\":{}}}]"
+
+Test(data_chat, tools_and_calls_reach_the_template)
+{
+    struct tokenizer *t = open_chat(all);
+    check_row(t, "{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":null," CALL "}]}",
+              "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+              "{{\"name\": \"now\", \"arguments\": {}}<|im_end|>}\n");
+    check_row(t,
+              "{\"messages\":[" USER "{\"role\":\"assistant\"," CALL ",\"weight\":0},"
+              "{\"role\":\"tool\",\"content\":\"noon\"},"
+              "{\"role\":\"assistant\",\"content\":\"It is noon.\",\"reasoning_content\":\"so\"}]}",
+              "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+              "{\"name\": \"now\", \"arguments\": {}}<|im_end|>\n<|im_start|>tool\nnoon<|im_end|>\n"
+              "<|im_start|>assistant\n{(so)It is noon.<|im_end|>}\n");
+    static const char want[] = "<s>[{\"name\": \"now\"}]</s>!<|im_start|>user\nHi<|im_end|>\n"
+                               "<|im_start|>assistant\n{Yes<|im_end|>}\n";
+#define ROW(tools_)                                                                                \
+    "{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"Yes\"}],\"tools\":" tools_       \
+    ",\"chat_template_kwargs\":{\"hint\":\"!\"}}"
+    check_row(t, ROW("[{\"name\":\"now\"}]"), want);
+    check_row(t, ROW("\"[{\\\"name\\\":\\\"now\\\"}]\""), want);
+    tokenizer_close(t);
+}
+
+Test(data_chat, what_a_template_does_not_print_is_refused_by_name)
+{
+    static const struct {
+        const char *row, *part;
+    } cases[] = {
+        {"{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"\"," CALL "}]}",
+         ":1: message 2: \"tool_calls\" cannot be honoured"},
+        {"{\"messages\":[{\"role\":\"developer\",\"content\":\"Be kind.\"}," USER
+         "{\"role\":\"assistant\",\"content\":\"Yes\"}]}",
+         ":1: message 1: the chat template leaves out this message of role developer"},
+        {"{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"Yes\"}],\"tools\":[{}]}",
+         ":1: \"tools\" cannot be honoured"},
+        {"{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"Yes\"}],\"tools\":\"[\"}",
+         ":1: \"tools\""},
+        {"{\"messages\":[" USER
+         "{\"role\":\"assistant\",\"content\":\"Yes\"}],\"documents\":{\"a\":1}}",
+         ":1: \"documents\""},
+        {"{\"messages\":[" USER
+         "{\"role\":\"assistant\",\"content\":\"Yes\"}],\"chat_template_kwargs\":[1]}",
+         ":1: \"chat_template_kwargs\": expected an object"},
+    };
+    struct tokenizer *t = open_chat(some);
+    struct dataset d;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refused(read_row(&d, t, cases[i].row), ERR_INPUT, cases[i].part);
+    check_row(t, "{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":null," CALL "}]}",
+              "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+              "{{\"name\": \"now\", \"arguments\": {}}<|im_end|>}\n");
+    tokenizer_close(t);
+}
