@@ -1,6 +1,7 @@
 #include "engine/tokens/data_file.h"
 
 #include "base/bytes.h"
+#include "base/file_kind.h"
 #include "base/limits.h"
 
 #include <errno.h>
@@ -131,7 +132,8 @@ static void source_close(struct source *s)
     "csv.DictReader(open(sys.argv[1], encoding=\"utf-8-sig\", newline=\"\")" how_                  \
     ")]' IN > OUT.jsonl"
 
-/* A kind is known by its first bytes, or by the end of the file's name if it has no such bytes. */
+/* Kinds that a command converts. A kind is known by its first bytes, or by the end of the file's
+ * name if it has no such bytes. Other kinds are named by base/file_kind.h. */
 static const struct kind {
     const char *start;
     size_t size;
@@ -150,8 +152,6 @@ static const struct kind {
     {"\xfd" "7zXZ", 5, NULL, "a file compressed by xz", "unxz -k IN"},
     {"\xff\xfe", 2, NULL, "UTF-16 text", "iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
     {"\xfe\xff", 2, NULL, "UTF-16 text", "iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
-    {"version https://git-lfs", 23, NULL, "a Git LFS pointer and not the file itself",
-     "git lfs pull"},
     {"", 0, ".csv", "a CSV file", BY_CSV("")},
     {"", 0, ".tsv", "a file of values separated by tabs", BY_CSV(", delimiter=\"\\t\"")},
     /* clang-format on */
@@ -177,7 +177,8 @@ static err check_kind(const struct source *s, const char *block, size_t count, c
         return err_make(ERR_INPUT, "%s: is %s, expected JSON Lines; convert it: %s", s->path,
                         k->what, k->convert);
     }
-    return ERR_NONE;
+    err e = count ? file_kind_refuse(FILE_KIND_JSON, block, count) : ERR_NONE;
+    return err_is(e) ? err_in(e, "%s", s->path) : e;
 }
 
 /* ---- rows ---- */

@@ -159,6 +159,8 @@ Test(data_file, other_kinds_are_refused_with_a_conversion)
         {"a.jsonl.bz2", "BZh9", "bunzip2"},
         {"a.jsonl", "\xff\xfe{", "iconv"},
         {"a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"},
+        {"a.jsonl", "GGUF\3", "a.jsonl: is a GGUF file"},
+        {"a.jsonl", "<html>\n", "a.jsonl: is an HTML"},
         {"a.CSV", "prompt,completion\n", "csv.DictReader"},
         {"a.tsv", "prompt\tcompletion\n", "delimiter=\"\\t\""},
     };
