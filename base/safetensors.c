@@ -244,8 +244,7 @@ err safetensors_parse(struct safetensors *out, const void *data, size_t size)
 {
     const uint8_t *p = data;
     uint64_t length = 0;
-    if (size < 8)
-        return verdict("HeaderTooSmall", size ? "expected at least 8 bytes" : "the file is empty");
+    if (size < 8) return verdict("HeaderTooSmall", size ? "expected 8 bytes" : "the file is empty");
     TRY(header_length(&length, p, LIMIT_SAFETENSORS_HEADER));
     if (length > size - 8)
         return err_make(ERR_INPUT,

@@ -16,17 +16,17 @@
 #include "agg/adapter/adapter_file.h"
 #include "engine/adapter.h"
 
-/* The first part of the adapter that must be folded ("lm_head.weight"), or NULL: an ordinary one. */
+/* The first part of the adapter that must be folded ("lm_head.weight"), or NULL. */
 const char *adapted_part(const struct adapter_file *file);
 
-/* Folds these parts and takes them out of `file`, which is then an ordinary adapter, perhaps without
- * any module. The file must be open with its values (adapter_file_open_whole()). Call it before an
- * engine is opened on the model. On an error the model must be closed. */
+/* Folds these parts and takes them out of `file`, which is then an ordinary adapter, perhaps
+ * without any module. The file must be open with its values (adapter_file_open_whole()). Call it
+ * before an engine is opened on the model. On an error the model must be closed. */
 err adapted_fold(struct model *model, struct adapter_file *file);
 
-/* Opens a PEFT directory, a state, or for a GGUF model an adapter of llama.cpp, for inference with
- * the model: folds the parts that must be folded.
- * *left is false if no adapter remains, because everything was folded; *out is then untouched. */
+/* Opens a PEFT directory, a state, or for a GGUF model an adapter of llama.cpp, for inference
+ * with the model: folds the parts that must be folded. *left is false if no adapter
+ * remains, because everything was folded; *out is then untouched. */
 err adapted_open(struct adapter *out, bool *left, struct model *model, const char *path);
 
 #endif

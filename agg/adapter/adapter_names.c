@@ -26,7 +26,7 @@ static const struct ending {
     {".lora_magnitude_vector", ADAPTER_NAME_MAGNITUDE},
 };
 
-/* Where the decoder is inside of the model; the first match counts. */
+/* The place of the decoder inside of the model; the first match counts. */
 static const char *const roots[] = {
     "model.language_model.model.", "model.language_model.", "language_model.model.", "language_model.",
     "model.", "",

@@ -76,8 +76,9 @@ static void put_meta(struct listing *l, const struct adapter_file_meta *meta)
 
 static void drop(const struct listing *l, const struct tensor *t)
 {
-    if (l->from && t->size)
-        file_map_drop(l->from, (size_t)((const uint8_t *)t->data - l->from->data), t->size);
+    const uint8_t *at = t->data;
+    if (l->from && t->size && at >= l->from->data && at < l->from->data + l->from->size)
+        file_map_drop(l->from, (size_t)(at - l->from->data), t->size);
 }
 
 static err check_values(const struct listing *l, const struct tensor *t)

@@ -80,11 +80,6 @@ static err check_file(const struct adapter_file *f)
             (m->rank && (!m->factor[ADAPTER_FILE_A].tensor || !m->factor[ADAPTER_FILE_B].tensor)))
             return err_make(ERR_INPUT, "%s: module %s: expected A and B only; export it first",
                             f->path, m->name);
-        if (m->magnitude.tensor)
-            return err_make(ERR_INPUT,
-                            "%s: use_dora: the change of a DoRA adapter depends on the base; fold "
-                            "each adapter into its base with export --as merged",
-                            f->path);
     }
     return ERR_NONE;
 }
@@ -121,7 +116,8 @@ static err open_files(struct combine *c, const struct combine_options *o)
     TRY(arena_take(&c->share, &c->arena, o->count, sizeof *c->share));
     TRY(shares(c, o));
     for (size_t k = 0; k < o->count; k++) {
-        TRY(adapter_file_map_whole(&c->file[k], o->path[k]));
+        TRY(o->open ? o->open(o->base, &c->file[k], o->path[k])
+                    : adapter_file_map_whole(&c->file[k], o->path[k]));
         c->file_count++;
         TRY(check_file(&c->file[k]));
     }
@@ -299,6 +295,7 @@ err combine_open(struct combine *out, const struct combine_options *options)
     TRY_OUT(e, open_files(&c, options));
     TRY_OUT(e, agree(&c, options));
     TRY_OUT(e, list_modules(&c));
+    TRY_OUT(e, combine_dora_list(&c, options));
     TRY_OUT(e, combine_saved_list(&c));
     int before = lowrank_begin();
     e = combine_results(&c, options);

@@ -13,6 +13,9 @@
  * Robust rules (agg/round/method_robust.h) look at s_k B_k A_k over all modules and change p_k.
  * Weight that they remove is dropped. The report is then of sum_k p_k s_k B_k A_k.
  *
+ * The change of a DoRA adapter depends on the base. Its mean, also with plain adapters, is a DoRA
+ * adapter, exact at the same rank (combine_dora.c).
+ *
  * Tensors saved whole (modules_to_save, biases) are averaged, sum_k p_k x_k / sum_k p_k. Every
  * adapter must have them, with the same shapes.
  *
@@ -33,10 +36,16 @@ struct combine_options {
     const double *weight;    /* (count) not 0, any unit; NULL: all the same */
     size_t count;
     struct lowrank_cut cut; /* of each module; only with SUM */
-    bool stack;          /* the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
-    uint64_t bytes;      /* largest size of the result (agg/algebra/budget.h); 0: no limit */
-    bool any_base;       /* combine also adapters whose base_model_name_or_path differ */
-    bool compare;        /* report how far the adapters agree */
+    bool stack;     /* the stack [c_1 B_1 | ...], [A_1; ...] itself, of rank sum r_k: no SVD */
+    uint64_t bytes; /* largest size of the result (agg/algebra/budget.h); 0: no limit */
+    bool any_base;  /* combine also adapters whose base_model_name_or_path differ */
+    bool compare;   /* report how far the adapters agree */
+    /* NULL, or opens an adapter in place of adapter_file_map_whole(), for other formats. */
+    err (*open)(void *base, struct adapter_file *out, const char *path);
+    /* NULL, or reads rows of a module's W0 (n, d_in), which DoRA needs. Several threads call it. */
+    err (*base_rows)(float *out, void *base, const struct adapter_file_module *module, uint32_t row,
+                     uint32_t n);
+    void *base;
     const char *scratch; /* path prefix: SCRATCH.scratch.part is made, and removed at the end */
     /* NULL, or called after each module, by one thread at a time; an error stops the work. */
     err (*step)(void *context, size_t done, size_t of);
@@ -55,6 +64,10 @@ struct combine {
     struct lowrank_cut cut; /* as asked, else the method's own */
     uint64_t bytes;
     bool stack;
+    bool dora; /* the result has magnitudes */
+    err (*base_rows)(float *out, void *base, const struct adapter_file_module *module, uint32_t row,
+                     uint32_t n);
+    void *base;
     bool cut_to_sent; /* each module is cut to the largest rank that an adapter has there */
     struct adapter_file *file; /* (file_count) the adapters read */
     double *share, *p;         /* (file_count) p_k before and after the robust rule */

@@ -19,6 +19,7 @@ struct work {
         *present;  /* (file_count); NULL: the adapter lacks the module */
     size_t *owner; /* (terms) the adapter of each */
     uint32_t rank_most;
+    double *d; /* (d_out) combine_dora.c; NULL: no adapter has magnitudes */
     struct lowrank_term *term;
     struct lowrank_stack stack;
 };
@@ -50,13 +51,18 @@ static err work_open(struct work *w, const struct combine *c, size_t i)
         w->stack.done = term_done;
         w->stack.context = w;
     }
+    if (c->dora) TRY(arena_take(&w->d, &w->arena, w->stack.m, sizeof *w->d));
+    for (uint32_t row = 0; c->dora && row < w->stack.m; row++)
+        w->d[row] = 1;
     for (size_t k = 0; k < n; k++) {
         const struct adapter_file_module *m = adapter_file_find(&c->file[k], c->module[i].name);
+        const struct combine_dora_term dora = {.p = c->p[k], .arena = &w->arena};
         if (!m || !m->rank) continue;
         w->copy[k] = *m;
         for (int r = ADAPTER_FILE_A; r <= ADAPTER_FILE_B; r++)
             TRY(adapter_file_f32(&w->copy[k].factor[r].f32, &m->factor[r], &w->arena));
         TRY(adapter_file_check_finite(&c->file[k], &w->copy[k]));
+        if (m->magnitude.tensor) TRY(combine_dora_scale(&w->copy[k], w->d, c, i, &dora));
         if (n > HELD_ADAPTERS) adapter_file_drop(&c->file[k]);
         if (m->rank > w->rank_most) w->rank_most = m->rank;
         w->present[k] = &w->copy[k];
@@ -220,6 +226,7 @@ err combine_module(struct method_result *out, const struct combine *c,
         e = c->stack                  ? stacked(out, &w)
             : combine_sums(o->method) ? product(out, &w, &cut)
                                       : factors(out, &w, o->method);
+    if (!err_is(e) && c->dora) e = combine_dora_result(out, c, i, w.d);
     out->row.sent = (uint32_t)w.stack.count;
     out->row.module = c->report.row[i].module;
     work_close(&w);

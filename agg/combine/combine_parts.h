@@ -19,6 +19,20 @@ err combine_gram(double *gram, const struct combine *c, const struct combine_opt
  * c->compared. */
 err combine_robust(struct combine *c, const struct combine_options *o, int threads);
 
+/* Decides whether the result is a DoRA adapter, and makes room for its magnitudes. ERR_INPUT for
+ * what cannot be combined with DoRA. */
+err combine_dora_list(struct combine *c, const struct combine_options *o);
+struct combine_dora_term {
+    double p; /* weight of the adapter */
+    struct arena *arena;
+};
+/* Scales the rows of B of an adapter with magnitudes by g, and adds p (g - 1) to d (d_out). */
+err combine_dora_scale(struct adapter_file_module *m, double *d, const struct combine *c, size_t i,
+                       const struct combine_dora_term *term);
+/* Turns the result's (B, A), whose product is S, into those of DoRA, and sets the magnitudes. */
+err combine_dora_result(struct method_result *out, const struct combine *c, size_t i,
+                        const double *d);
+
 /* Lists the tensors saved whole. ERR_INPUT unless every adapter has them with the same shapes and
  * the same `bias`. */
 err combine_saved_list(struct combine *c);

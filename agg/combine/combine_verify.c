@@ -5,32 +5,57 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct pair { /* c B A, widened */
-    double c;
-    const float *A, *B;
+struct pair { /* p times the change of an adapter, its factors widened */
+    double p, s;
+    const float *A, *B, *m; /* m: magnitudes, or NULL */
     uint32_t r;
 };
 
-static err pair_of(struct pair *out, const struct adapter_file_module *m, double c,
+static err pair_of(struct pair *out, const struct adapter_file_module *m, double p,
                    struct arena *arena)
 {
-    out->c = c * m->scale;
+    out->p = p;
+    out->s = m->scale;
     out->r = m->rank;
+    out->m = NULL;
+    if (m->magnitude.rows) TRY(adapter_file_f32(&out->m, &m->magnitude, arena));
     TRY(adapter_file_f32(&out->A, &m->factor[ADAPTER_FILE_A], arena));
     return adapter_file_f32(&out->B, &m->factor[ADAPTER_FILE_B], arena);
 }
 
-/* sum (n) += row `row` of c B A */
-static void add_row(double *sum, const struct pair *p, size_t row, size_t n)
+/* v (n) += c B[row] A */
+static void add_product(double *v, double c, const struct pair *p, size_t row, size_t n)
 {
     for (size_t l = 0; l < p->r; l++) {
-        double b = p->c * (double)p->B[row * p->r + l];
+        double b = c * (double)p->B[row * p->r + l];
         for (size_t j = 0; j < n; j++)
-            sum[j] += b * (double)p->A[l * n + j];
+            v[j] += b * (double)p->A[l * n + j];
     }
 }
 
-/* ||c B||_F ||A||_F, for the rounding of sums in which terms cancel. */
+struct lines { /* of one row, each (n) */
+    double *sum, *v;
+    float *base; /* W0; not set if no adapter has magnitudes */
+};
+
+/* sum += p (W' - W0) of one row, with W' = W0 + s B A, or m (W0 + s B A) / ||W0 + s B A||. */
+static void add_row(struct lines *x, const struct pair *p, size_t row, size_t n)
+{
+    if (!p->m) {
+        add_product(x->sum, p->p * p->s, p, row, n);
+        return;
+    }
+    double square = 0;
+    for (size_t j = 0; j < n; j++)
+        x->v[j] = (double)x->base[j];
+    add_product(x->v, p->s, p, row, n);
+    for (size_t j = 0; j < n; j++)
+        square += x->v[j] * x->v[j];
+    for (size_t j = 0; j < n; j++)
+        x->sum[j] += p->p * ((double)p->m[row] / sqrt(square) * x->v[j] - (double)x->base[j]);
+}
+
+/* |p s| ||B||_F ||A||_F, for the rounding of sums in which terms cancel. */
 static double size_of(const struct pair *p, const struct adapter_file_module *m)
 {
     double a = 0, b = 0;
@@ -38,7 +63,7 @@ static double size_of(const struct pair *p, const struct adapter_file_module *m)
         a += (double)p->A[j] * (double)p->A[j];
     for (size_t j = 0; j < (size_t)m->d_out * p->r; j++)
         b += (double)p->B[j] * (double)p->B[j];
-    return fabs(p->c) * sqrt(a) * sqrt(b);
+    return fabs(p->p * p->s) * sqrt(a) * sqrt(b);
 }
 
 static double square_sum(const double *x, size_t n)
@@ -49,31 +74,46 @@ static double square_sum(const double *x, size_t n)
     return sum;
 }
 
-/* Squares of both norms, row by row: (m, 2). The last pair is the result, with c < 0. */
-static err rows_of(double *square, const struct pair *pair, size_t count,
-                   const struct adapter_file_module *m)
+static err lines_take(struct lines *out, struct arena *arena, size_t n)
 {
-    bool short_of_memory = false;
+    TRY(arena_take(&out->sum, arena, n, sizeof *out->sum));
+    TRY(arena_take(&out->v, arena, n, sizeof *out->v));
+    return arena_take(&out->base, arena, n, sizeof *out->base);
+}
+
+/* Squares of both norms of one row. The last pair is the result, with p < 0. */
+static err one_row(double square[2], struct lines *x, const struct combine *c, size_t i,
+                   const struct pair *pair, size_t count, size_t row)
+{
+    size_t n = c->module[i].d_in;
+    if (c->dora) TRY(c->base_rows(x->base, c->base, &c->module[i], (uint32_t)row, 1));
+    memset(x->sum, 0, n * sizeof *x->sum);
+    for (size_t k = 0; k + 1 < count; k++)
+        add_row(x, &pair[k], row, n);
+    square[0] = square_sum(x->sum, n);
+    add_row(x, &pair[count - 1], row, n);
+    square[1] = square_sum(x->sum, n);
+    return ERR_NONE;
+}
+
+/* square (m, 2), row by row. */
+static err rows_of(double *square, const struct combine *c, size_t i, const struct pair *pair,
+                   size_t count)
+{
+    err failed = ERR_NONE;
 #pragma omp parallel
     {
-        double *sum = malloc(m->d_in * sizeof *sum);
-        if (!sum) {
-#pragma omp atomic write
-            short_of_memory = true;
-        }
+        struct arena arena = {0};
+        struct lines x = {0};
+        err e = lines_take(&x, &arena, c->module[i].d_in);
 #pragma omp for
-        for (size_t row = 0; row < m->d_out; row++) {
-            if (!sum) continue;
-            memset(sum, 0, m->d_in * sizeof *sum);
-            for (size_t k = 0; k + 1 < count; k++)
-                add_row(sum, &pair[k], row, m->d_in);
-            square[2 * row] = square_sum(sum, m->d_in);
-            add_row(sum, &pair[count - 1], row, m->d_in);
-            square[2 * row + 1] = square_sum(sum, m->d_in);
-        }
-        free(sum);
+        for (size_t row = 0; row < c->module[i].d_out; row++)
+            if (!err_is(e)) e = one_row(square + 2 * row, &x, c, i, pair, count, row);
+#pragma omp critical(combine_verify)
+        if (err_is(e)) failed = e;
+        arena_close(&arena);
     }
-    return short_of_memory ? err_make(ERR_MACHINE, "no memory for module %s", m->name) : ERR_NONE;
+    return failed;
 }
 
 err combine_verify(struct combine_verified *out, const struct combine *c, size_t i,
@@ -96,7 +136,7 @@ err combine_verify(struct combine_verified *out, const struct combine *c, size_t
         size += size_of(&pair[count++], m);
     }
     TRY_OUT(e, pair_of(&pair[count++], got, -1, &arena));
-    TRY_OUT(e, rows_of(square, pair, count, m));
+    TRY_OUT(e, rows_of(square, c, i, pair, count));
     for (size_t row = 0; row < m->d_out; row++)
         for (int s = 0; s < 2; s++)
             sums[s] += square[2 * row + (size_t)s];

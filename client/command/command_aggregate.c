@@ -7,6 +7,8 @@
 #include "client/command/command_aggregate.h"
 #include "base/text.h"
 #include "client/command/method_help.h"
+#include "engine/adapter_gguf.h"
+#include "engine/model/model_build.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,6 +33,12 @@ static const struct option_row rows[] = {
      .value = "3,1,2",
      .help = "one weight per adapter, divided by their sum; with a negative weight all are used as "
              "given, to subtract adapters (task arithmetic); default: equal weights"},
+    {.flag = "base",
+     .letter = 'b',
+     .kind = OPTION_TEXT,
+     .at = AT(base),
+     .value = "PATH",
+     .help = "base model of the adapters; only DoRA and GGUF adapters need it"},
     {.flag = "output",
      .letter = 'o',
      .kind = OPTION_TEXT,
@@ -140,9 +148,9 @@ static err options_read(struct combine_options *out, const struct aggregate_comm
 }
 
 /* The written module is read back and compared with the dense weighted sum. The error found must
- * also agree with the error reported, except for rounding: 1 % of it, 1e-6 of the module's norm, and
- * the rounding of the sum, which is larger where adapters cancel. Values within that rounding are
- * reported as 0. */
+ * also agree with the error reported, except for rounding: 1 % of it, 1e-6 of the module's norm,
+ * and the rounding of the sum, which is larger where adapters cancel. Values within that rounding
+ * are reported as 0. */
 static err verify_module(struct aggregate_checked *v, const struct combine *c, size_t i,
                          const struct adapter_file *written)
 {
@@ -200,6 +208,55 @@ struct aggregate_shown {
     bool quiet, begun;
 };
 
+/* The base of DoRA and GGUF adapters. */
+struct aggregate_base {
+    struct model model;
+    struct model_slot *slot; /* (slots) */
+    size_t slots;
+    struct arena arena;
+};
+
+static err base_open(struct aggregate_base *b, const char *path)
+{
+    TRY(model_open(&b->model, path));
+    return model_slots(&b->slot, &b->slots, &b->model, &b->arena);
+}
+
+static void base_close(struct aggregate_base *b)
+{
+    model_close(&b->model);
+    arena_close(&b->arena);
+}
+
+static err open_adapter(void *base, struct adapter_file *out, const char *path)
+{
+    struct aggregate_base *b = base;
+    if (!adapter_gguf_is(path)) return adapter_file_map_whole(out, path);
+    if (b->slots) return adapter_gguf_open(out, path, &b->model);
+    return err_make(ERR_INPUT,
+                    "%s: is a GGUF adapter: expected --base, the model that it was made for", path);
+}
+
+/* Rows in the order of Hugging Face, as A and B have them. A tied head is the embedding. */
+static err base_rows(float *out, void *base, const struct adapter_file_module *m, uint32_t row,
+                     uint32_t n)
+{
+    const struct aggregate_base *b = base;
+    const struct weight *w = strcmp(m->name, "lm_head") == 0 ? &b->model.head : NULL;
+    size_t k = strlen(m->name);
+    for (size_t i = 0; i < b->slots && !w; i++) {
+        const char *name = b->slot[i].name;
+        if (strncmp(name, m->name, k) == 0 && strcmp(name + k, ".weight") == 0)
+            w = b->slot[i].weight;
+    }
+    if (!w) return err_make(ERR_INPUT, "module %s: the base has no such module", m->name);
+    if (w->rows != m->d_out || w->cols != m->d_in)
+        return err_make(ERR_INPUT, "module %s: shape (%u, %u), expected (%u, %u) as in the base",
+                        m->name, m->d_out, m->d_in, w->rows, w->cols);
+    weight_rows_f32(out, w, row, n);
+    return ERR_NONE;
+}
+
 /* Called after each module; an error ends the combination. */
 static err show_step(void *context, size_t done, size_t of)
 {
@@ -218,25 +275,32 @@ static err aggregate_run(void *options, const struct option_list *arguments, str
     struct combine c = {0};
     struct aggregate_checked v = {0};
     struct aggregate_shown shown = {.quiet = o->common.quiet};
+    struct aggregate_base base = {0};
+    err e;
     TRY(command_check_output(o->output, o->force));
     TRY(options_read(&how, o, arguments, arena));
+    if (o->base) TRY_OUT(e, base_open(&base, o->base));
     how.step = show_step;
     how.context = &shown;
-    err e = combine_open(&c, &how);
+    how.open = open_adapter;
+    how.base_rows = o->base ? base_rows : NULL;
+    how.base = &base;
+    e = combine_open(&c, &how);
     if (shown.begun) progress_end(&shown.progress, NULL);
-    if (err_is(e)) return e;
+    if (err_is(e)) goto out;
     TRY_OUT(e, combine_write(&c, o->output, o->force));
     if (o->verify) TRY_OUT(e, verify(&v, o, &c, arena));
     e = o->common.json ? aggregate_print_json(o, &c, &v) : aggregate_print_text(o, &c, &v);
 out:
     combine_close(&c);
+    base_close(&base);
     return e;
 }
 
 const struct command command_aggregate = {
     .name = "aggregate",
     .purpose = "combine PEFT adapters of any ranks into one, and report the error",
-    .usage = "ADAPTER-DIR... -o DIR [--method M] [--weights W,W,...] [--rank N | --error E | "
+    .usage = "ADAPTER... -o DIR [--method M] [--weights W,W,...] [--rank N | --error E | "
              "--energy T | --bytes SIZE | --stack] [--option KEY=VALUE]",
     .example = "fedlora aggregate site-a site-b site-c --weights 300,120,80 --rank 16 -o merged",
     .rows = rows,

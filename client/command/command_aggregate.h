@@ -10,6 +10,7 @@
 struct aggregate_command {
     struct command_common common;
     const char *method, *weights, *output; /* weights: as given, NULL: equal weights */
+    const char *base;                      /* NULL: none */
     int64_t rank;                          /* 0: no limit, as for the next three */
     double error, energy;                  /* relative to each module */
     uint64_t bytes;                        /* of all modules together */

@@ -171,8 +171,9 @@ static const char *base_path(const struct export_command *o, const struct adapte
     return named != NULL && *named != 0 && file_exists(named) ? named : NULL;
 }
 
-/* Parts besides A and B of the decoder's modules. PEFT takes them as they are, so they cannot be cut;
- * a merged model has them folded into its weights; a GGUF adapter has no place for them. */
+/* Parts besides A and B of the decoder's modules. PEFT takes them as they are, so they cannot be
+ * cut. A merged model has them folded into its weights, and a GGUF adapter has no place for
+ * them. */
 static err check_parts(const struct export_command *o, const struct adapter_file *file)
 {
     const char *part = adapted_part(file);

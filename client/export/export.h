@@ -16,8 +16,8 @@ err export_check_base(const struct flatten *delta, const struct model *base, con
  * `base_path` is recorded as base_model_name_or_path; may be NULL. */
 err export_peft(const char *dir, const struct flatten *delta, const char *base_path, bool replace);
 
-/* The same for an adapter with other parts than A and B of modules (tensors saved whole, the LoRA of
- * an embedding, DoRA), opened with its values: all its parts as they are, in float32. */
+/* The same for an adapter with other parts than A and B of modules (tensors saved whole, the LoRA
+ * of an embedding, DoRA), opened with its values: all its parts as they are, in float32. */
 err export_peft_whole(const char *dir, const struct adapter_file *file, const char *base_path,
                       bool replace);
 

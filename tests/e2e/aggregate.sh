@@ -50,7 +50,17 @@ refused "needs one scale" fedlora aggregate --method fedit "$golden"/{a,b}
 mkdir "$work/dora"
 sed 's/"use_dora": false/"use_dora": true/' "$golden/a/adapter_config.json" >"$work/dora/adapter_config.json"
 cp "$golden/a/adapter_model.safetensors" "$work/dora"
-refused "DoRA" fedlora aggregate "$golden/b" "$work/dora"
+refused "is missing (use_dora)" fedlora aggregate "$golden/b" "$work/dora"
+peft=$root/tests/golden/peft tiny=$root/tests/models/llama
+refused "expected --base" fedlora aggregate "$peft/dora" "$peft/plain"
+fedlora aggregate "$peft"/{dora,dora2,plain} --base "$tiny" -f -o "$work/dora-mean" --verify --json >"$work/result"
+holds "$(field verified_relative_error) < 1e-6" "the mean of DoRA adapters"
+refused "is a GGUF adapter: expected --base" fedlora aggregate "$peft/plain.gguf"
+fedlora aggregate "$peft"/plain{,.gguf} --weights 1,-1 --base "$tiny" -o "$work/none" --verify --json >"$work/result"
+holds "$(field norm) == 0 and $(field rank_most) == 1" "an adapter minus itself, in two formats"
+refused 'base_model_name_or_path "qwen3", but ' fedlora aggregate "$peft"/{plain,vocabulary}
+fedlora aggregate "$peft"/{resized,resized} -o "$work/resized" --verify --json >"$work/result"
+holds "$(field verified_relative_error) < 1e-6" "adapters with saved embeddings"
 
 # broken NAME SED: adapter a with its configuration changed.
 broken() {

@@ -59,7 +59,7 @@ def make(folder, name, seed):
     for extra in ("README.md",):
         if os.path.exists(os.path.join(folder, extra)):
             os.remove(os.path.join(folder, extra))
-    # What the program must give is what PEFT gives of the saved files.
+    # The saved files are the reference, so PEFT loads them again.
     again = peft.PeftModel.from_pretrained(model_of(base, rows), folder).eval()
     return again, rows
 

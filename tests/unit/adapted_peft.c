@@ -3,12 +3,14 @@
  * into a new one, and written again by the exporter. */
 #include "engine/adapted.h"
 
+#include "agg/combine/combine.h"
 #include "client/export/export.h"
 #include "engine/adapter_gguf.h"
 #include "engine/engine.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +38,7 @@ static const struct {
     {"dora", "llama", 40},       {"dora2", "llama", 40},        {"plain", "llama", 40},
     {"saved", "llama-bias", 40},
 };
-enum { CASES = sizeof cases / sizeof *cases };
+enum { CASES = sizeof cases / sizeof *cases, DORA = 3 };
 
 static const char *golden(const char *name)
 {
@@ -56,18 +58,18 @@ static const char *base_of(int i)
     return path;
 }
 
-/* The logits of the model with the adapter (NULL: alone) must be those of case i. */
-static void expect_logits(int i, const struct model *m, const struct adapter *ad, const char *what)
+/* The logits of the model with the adapter (NULL: alone) must be those in the file `path`, which is
+ * case i's. */
+static void expect_file(int i, const struct model *m, const struct adapter *ad, const char *what,
+                        const char *path)
 {
     struct safetensors expect = {0};
     struct engine *engine = NULL;
-    char path[SUPPORT_PATH_BYTES];
     float got[TOKENS * VOCAB_MOST];
     /* the last token is one that was added */
     const int32_t id[TOKENS] = {1,  5,  9, 30,
                                 39, 12, 7, cases[i].vocab > 40 ? (int32_t)cases[i].vocab - 1 : 3};
     const struct engine_row row = {.id = id, .count = TOKENS, .adapter = ad};
-    ok(file_join(path, sizeof path, golden(cases[i].name), "expect.safetensors"));
     ok(safetensors_open(&expect, path));
     const struct tensor *want = safetensors_find(&expect, "logits");
     cr_assert_eq(m->arch.vocab, cases[i].vocab, "%s", cases[i].name);
@@ -82,16 +84,32 @@ static void expect_logits(int i, const struct model *m, const struct adapter *ad
     safetensors_close(&expect);
 }
 
-static void apply(int i, const char *adapter, const char *what)
+static void expect_logits(int i, const struct model *m, const struct adapter *ad, const char *what)
+{
+    char path[SUPPORT_PATH_BYTES];
+    ok(file_join(path, sizeof path, golden(cases[i].name), "expect.safetensors"));
+    expect_file(i, m, ad, what, path);
+}
+
+static void apply_expecting(int i, const char *adapter, const char *what, const char *expect)
 {
     struct model m = {0};
     struct adapter ad = {0};
+    char wanted[SUPPORT_PATH_BYTES];
     bool left = false;
+    snprintf(wanted, sizeof wanted, "%s", expect);
     ok(model_open(&m, base_of(i)));
     ok(adapted_open(&ad, &left, &m, adapter));
-    expect_logits(i, &m, left ? &ad : NULL, what);
+    expect_file(i, &m, left ? &ad : NULL, what, wanted);
     adapter_close(&ad);
     model_close(&m);
+}
+
+static void apply(int i, const char *adapter, const char *what)
+{
+    char expect[SUPPORT_PATH_BYTES];
+    ok(file_join(expect, sizeof expect, golden(cases[i].name), "expect.safetensors"));
+    apply_expecting(i, adapter, what, expect);
 }
 
 Test(adapted, gives_the_logits_of_peft)
@@ -190,6 +208,58 @@ Test(adapted, adapters_of_llama_cpp_are_those_of_peft)
         refused(adapter_gguf_open(&got, golden(pair[!i].gguf), &m), ERR_INPUT, "but the base is");
         model_close(&m);
     }
+}
+
+/* The base's rows, which DoRA needs, for the layers of the golden adapters. */
+static err rows_of(float *out, void *base, const struct adapter_file_module *m, uint32_t row,
+                   uint32_t n)
+{
+    const struct model *model = base;
+    uint32_t layer;
+    enum module_kind kind;
+    TRY(model_module_parse(&layer, &kind, m->name));
+    weight_rows_f32(out, &model->layer[layer].linear[kind], row, n);
+    return ERR_NONE;
+}
+
+/* dora-mean.safetensors: PEFT merged each adapter into the base, and the weights were averaged. */
+Test(adapted, the_mean_of_dora_adapters_is_an_exact_dora_adapter)
+{
+    static char path[3][SUPPORT_PATH_BYTES];
+    static const char *const paths[] = {path[0], path[1], path[2]};
+    static const char *const names[] = {"dora", "dora2", "plain"};
+    static const double weight[] = {5, 3, 2};
+    struct model m = {0};
+    struct combine c = {0};
+    struct adapter_file written = {0};
+    char out[SUPPORT_PATH_BYTES], scratch[SUPPORT_PATH_BYTES];
+    for (int k = 0; k < 3; k++)
+        snprintf(path[k], sizeof path[k], "%s", golden(names[k]));
+    ok(file_join(out, sizeof out, dir, "mean"));
+    ok(file_join(scratch, sizeof scratch, dir, "scratch"));
+    ok(model_open(&m, base_of(DORA)));
+    struct combine_options o = {.method = method_find("flora"),
+                                .path = paths,
+                                .weight = weight,
+                                .count = 3,
+                                .scratch = scratch};
+    refused(combine_open(&c, &o), ERR_INPUT, "depends on the base: expected --base");
+    o.base_rows = rows_of;
+    o.base = &m;
+    ok(combine_open(&c, &o));
+    ok(combine_write(&c, out, false));
+    ok(adapter_file_map_whole(&written, out));
+    for (size_t i = 0; i < c.count; i++) {
+        struct combine_verified v;
+        ok(combine_verify(&v, &c, i, &written));
+        cr_expect_lt(v.error, 1e-6 * v.norm, "%s: %g", c.module[i].name, v.error / v.norm);
+        cr_expect(fabs(v.norm - c.report.row[i].update_norm) < 1e-6 * v.norm);
+    }
+    cr_expect_eq(c.report.total.rank, 7); /* of q: 3, 2 and 2 */
+    adapter_file_close(&written);
+    combine_close(&c);
+    model_close(&m);
+    apply_expecting(DORA, out, "mean", golden("dora-mean.safetensors"));
 }
 
 /* Training would leave the other parts out of its result. */

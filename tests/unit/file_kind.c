@@ -1,4 +1,4 @@
-/* First bytes as the programs write them: git-lfs's pointer of its specification, files made by
+/* First bytes as the programs write them: a pointer of git-lfs, files made by
  * torch.save(), gzip, zstd, xz, tar, NumPy and h5py. */
 #include "base/file_kind.h"
 
