@@ -14,8 +14,8 @@ bool adapter_gguf_is(const char *path);
 err adapter_gguf_open(struct adapter_file *out, const char *path, const struct model *base);
 
 /* Row order of a Llama GGUF, whose rotary embedding pairs neighbouring rows: pair j of a head is
- * rows 2j and 2j + 1, where Hugging Face has rows j and j + head_dim / 2. Returns the row of Hugging
- * Face that is at this row of the file; engine/model/model.c has the inverse. */
+ * rows 2j and 2j + 1, where Hugging Face has rows j and j + head_dim / 2. Returns the row of
+ * Hugging Face that is at this row of the file; engine/model/model.c has the inverse. */
 uint32_t adapter_gguf_row(uint32_t file_row, uint32_t head_dim);
 
 #endif
