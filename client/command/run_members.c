@@ -62,6 +62,8 @@ static err set_key(member_t *m, const char *key, char *value, struct arena *aren
     if (strcmp(key, "rank") == 0) return set_rank(m, value);
     if (strcmp(key, "weight") == 0) return set_number(&m->weight, key, value);
     if (strcmp(key, "alpha") == 0) return set_number(&m->alpha, key, value);
+    if (strcmp(key, "targets") == 0 && strcmp(value, "all-linear") == 0)
+        return ERR_NONE; /* no list: all modules of the run */
     if (strcmp(key, "targets") == 0)
         return run_members_split(&m->targets, &m->n_targets, value, &plus, arena);
     if (strcmp(key, "rslora") == 0) {

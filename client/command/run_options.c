@@ -5,6 +5,8 @@
 #include "proto/message.h"
 #include "proto/training_wire.h"
 
+#include <string.h>
+
 /* The names of the choices are also their values in the RunConfig message. */
 static const char *const lates[] = {"refuse", "next", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
@@ -75,7 +77,7 @@ const struct option_row run_options_rows[] = {
              "scale adapters by alpha / sqrt(rank) instead of alpha / rank"),
     ROW_TEXT("targets", "run.targets", targets, "q,k,v,...",
              "modules to adapt, separated by commas: q, k, v, o, gate, up, down or full names; "
-             "default: all of these"),
+             "all-linear, which is the default: all of these"),
     /* The members of a round, when it closes, and how its updates are weighted. */
     ROW_INT("cohort", "run.cohort", cohort, "0", 0, LIMIT_MEMBERS,
             "number of members drawn for each round, whose updates close it; 0: all members"),
@@ -212,8 +214,10 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct run_options *
 {
     /* Targets of the run are separated by commas, those of one member by '+', see run_members.c. */
     static const struct run_members_split comma = {',', "targets"};
+    /* PEFT's name for all modules, which is what an empty list means. */
+    bool all = o->targets != NULL && strcmp(o->targets, "all-linear") == 0;
     if (o->members != NULL) TRY(run_members_parse(config, o->members, arena));
-    if (o->targets != NULL)
+    if (o->targets != NULL && !all)
         TRY(run_members_split(&config->targets, &config->n_targets, o->targets, &comma, arena));
     config->method = (char *)(uintptr_t)o->method;
     config->rounds = (uint32_t)o->rounds;

@@ -48,6 +48,14 @@ Test(run_members, reads_what_else_may_differ)
     arena_close(&arena);
 }
 
+Test(run_members, all_linear_is_a_member_without_a_list)
+{
+    parse("a:rank=8:targets=all-linear");
+    cr_expect_eq(config.members[0]->rank, 8);
+    cr_expect_eq(config.members[0]->n_targets, 0);
+    arena_close(&arena);
+}
+
 Test(run_members, refuses_what_it_cannot_read_and_names_it)
 {
     refuses("a,,b", "empty part");
