@@ -314,9 +314,20 @@ static err check_metadata(const struct safetensors *st)
     return ERR_NONE;
 }
 
+/* The file of a PEFT adapter says neither rank nor scale, which are in the configuration beside
+ * it. */
+static err check_alone(const struct safetensors *st, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    if (safetensors_metadata(st, "fedlora.kind") || strcmp(name, "adapter_model.safetensors") != 0)
+        return ERR_NONE;
+    return err_make(ERR_INPUT, "%s: is a part of a PEFT adapter: expected the directory", path);
+}
+
 static err file_read(struct adapter_file *f, const char *path)
 {
     TRY(safetensors_open(&f->tensors, path));
+    TRY(check_alone(&f->tensors, path));
     err e = check_metadata(&f->tensors);
     if (!err_is(e)) e = meta_read(&f->meta, &f->tensors);
     if (!err_is(e)) e = modules_read(f, NULL);

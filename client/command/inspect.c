@@ -230,13 +230,24 @@ static void ranks_add(json_t *out, const struct adapter_file *file)
     json_object_set_new(out, "parameters", json_integer((json_int_t)values));
 }
 
+/* Parts that few adapters have, so the keys are absent without them. */
+static void parts_add(json_t *out, const struct adapter_file *file)
+{
+    json_t *saved = json_array();
+    if (adapter_file_is_dora(file)) json_object_set_new(out, "dora", json_true());
+    for (size_t i = 0; i < file->saved_count; i++)
+        json_array_append_new(saved, json_string(file->saved[i].name));
+    if (file->saved_count) json_object_set(out, "saved", saved);
+    json_decref(saved);
+}
+
 /* Only states and updates belong to a run, so only they have its fields. The list of modules comes
  * last, because it is the longest part. */
 err inspect_adapter(json_t *out, const char *path, bool digest)
 {
     static const char *const kind[] = {"adapter", "state", "update", "frozen"};
     struct adapter_file file = {0};
-    TRY(adapter_file_open(&file, path));
+    TRY(adapter_file_open_whole(&file, path));
     json_object_set_new(out, "kind", json_string(kind[file.meta.kind]));
     json_object_set_new(out, "path", json_string(path));
     if (file.meta.kind == ADAPTER_FILE_STATE || file.meta.kind == ADAPTER_FILE_UPDATE) {
@@ -248,6 +259,7 @@ err inspect_adapter(json_t *out, const char *path, bool digest)
     json_object_set_new(out, "module_count", json_integer((json_int_t)file.count));
     ranks_add(out, &file);
     words_add(out, &file);
+    parts_add(out, &file);
     json_t *modules = json_array();
     for (size_t i = 0; i < file.count; i++)
         json_array_append_new(modules, module_json(&file.module[i]));

@@ -304,6 +304,8 @@ Test(adapter_file, refuses_by_name_what_changes_the_function_in_other_ways)
                         "\"exclude_modules\":[\"k\"],\"layers_to_transform\":[0]}"));
     struct adapter_file f = {0};
     refused(adapter_file_open(&f, dir), ERR_INPUT, "adapter_config.json is missing");
+    refused(adapter_file_open(&f, at("peft/adapter_model.safetensors")), ERR_INPUT,
+            "is a part of a PEFT adapter: expected the directory");
     cr_assert_eq(rename(at("peft/adapter_model.safetensors"), at("peft/adapter_model.bin")), 0);
     refused(adapter_file_open(&f, at("peft")), ERR_INPUT, "reading adapter_model.bin can run code");
     refused(adapter_file_open(&f, at("nothing")), ERR_INPUT, "no such file");

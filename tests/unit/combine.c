@@ -397,6 +397,21 @@ Test(combine, adapters_that_cancel_are_zero_and_nearly_cancelling_ones_are_not)
     c = difference(golden[0], -1, true);
     cr_expect_lt(c.report.total.update_norm, 1e-14);
     combine_close(&c);
+    /* a new adapter, whose B is zero, adds nothing */
+    struct adapter_file_module zero = {.name = "model.layers.0.self_attn.q_proj", .rank = 1};
+    float none[64] = {0};
+    zero.alpha = 1;
+    zero.factor[0] = (struct adapter_file_factor){.f32 = none, .rows = 1, .cols = 24};
+    zero.factor[1] = (struct adapter_file_factor){.f32 = none, .rows = 24, .cols = 1};
+    ok(adapter_file_write_peft(at("zero"), &(struct adapter_file_meta){0}, &zero, 1, true));
+    const char *const both[] = {golden[0], at("zero")};
+    struct combine_options o = options("flora");
+    o.path = both;
+    o.count = 2;
+    o.weight = NULL;
+    c = checked(&o);
+    cr_expect_eq(c.report.total.rank, 4);
+    combine_close(&c);
     c = difference(golden[0], -0.5, false);
     double half = c.report.total.update_norm;
     combine_close(&c);
