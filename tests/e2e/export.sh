@@ -40,6 +40,26 @@ cut=$(fedlora export "$work/adapter" --as peft -o "$work/cut" --rank 1 --json | 
 python3 -c "raise SystemExit(not 0 < $cut < 1)" || fail "cut to rank 1: relative error $cut"
 [ "$(loss --base "$base" --adapter "$work/cut")" != "$wanted" ] || fail "a cut that changes nothing"
 
+# Into PEFT again, and used directly with a GGUF base.
+fedlora export "$work/adapter.gguf" --as peft --base "$base" -o "$work/back" >"$work/log" 2>&1 || fail_with "$work/log" "back"
+near "$(loss --base "$base" --adapter "$work/back")" "$wanted" "from GGUF to PEFT"
+near "$(loss --base "$base/f32.gguf" --adapter "$work/adapter.gguf")" "$wanted" "a GGUF adapter on a GGUF base"
+refused "goes with a GGUF base; for" fedlora eval --base "$base" --adapter "$work/adapter.gguf" --data "$work/rows.jsonl"
+
+# Other parts than A and B (tests/unit/adapted_peft.c has PEFT's numbers).
+for one in resized-tied dora; do
+  for to in peft merged; do
+    fedlora export "$root/tests/golden/peft/$one" --as $to --base "$base" -o "$work/$one-$to" >"$work/log" 2>&1 ||
+      fail_with "$work/log" "export of $one"
+  done
+  whole=$(loss --base "$base" --adapter "$root/tests/golden/peft/$one")
+  near "$(loss --base "$base" --adapter "$work/$one-peft")" "$whole" "$one as PEFT"
+  near "$(loss --base "$work/$one-merged")" "$whole" "$one merged"
+  refused "holds only A and B" fedlora export "$root/tests/golden/peft/$one" --as gguf --base "$base" -o "$work/x"
+  refused "not supported here" fedlora train --base "$base" --adapter "$root/tests/golden/peft/$one" \
+    --data "$work/rows.jsonl" -o "$work/x" --steps 1
+done
+
 sed 's/"base_model_name_or_path": .*/"base_model_name_or_path": null,/' "$work/peft/adapter_config.json" >"$work/config"
 cp "$work/config" "$work/peft/adapter_config.json"
 refused "expected --base" fedlora export "$work/peft" --as gguf -o "$work/none.gguf"
