@@ -38,6 +38,35 @@ static bool plain_matches(const char *key, const char *module)
     return true;
 }
 
+/* Python reads some texts that PCRE2 accepts otherwise, or not at all: escapes that only Perl has,
+ * POSIX classes, which Python takes as a set of characters, and "{,3}", which PCRE2 takes as plain
+ * text. Returns the first of them, or NULL. */
+static const char *other_than_python(const char *key)
+{
+    bool set = false; /* inside of [] */
+    for (const char *p = key; *p; p++) {
+        if (*p == '\\') {
+            bool letter = (p[1] >= 'a' && p[1] <= 'z') || (p[1] >= 'A' && p[1] <= 'Z');
+            if (letter && !strchr("AbBdDsSwWZafnrtvxuU", p[1])) return p;
+            if (p[1] == 'x' && p[2] == '{') return p;
+            p += p[1] != 0;
+        } else if (set) {
+            if (*p == '[' && (p[1] == ':' || p[1] == '.' || p[1] == '=')) return p;
+            set = *p != ']';
+        } else if (*p == '[') {
+            set = true;
+            p += p[1] == '^';
+            p += p[1] == ']'; /* as the first of a set it is a character */
+        } else if (*p == '{' && p[1] == ',') {
+            return p;
+        } else if (*p == '(' &&
+                   (p[1] == '*' || (p[1] == '?' && strchr("|R&+0123456789'C", p[2])))) {
+            return p;
+        }
+    }
+    return NULL;
+}
+
 /* PCRE2 reads Python's syntax, and refuses an expression whose repetitions take more than 64 KiB of
  * its code. */
 static err key_compile(struct adapter_config_key *key, const char *where)
@@ -47,6 +76,12 @@ static err key_compile(struct adapter_config_key *key, const char *where)
     PCRE2_SIZE at;
     if (strlen(key->text) > EXPRESSION_BYTES)
         return err_make(ERR_INPUT, "%s: a key is longer than %d bytes", where, EXPRESSION_BYTES);
+    const char *other = other_than_python(key->text);
+    if (other)
+        return err_make(ERR_INPUT,
+                        "%s: \"%.100s\" is not a regular expression that can be read here: Python "
+                        "reads \"%.10s\" otherwise",
+                        where, key->text, other);
     snprintf(whole, sizeof whole, "^(.*\\.)?(%s)$", key->text);
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (!context) return err_make(ERR_MACHINE, "%s: no memory for an expression", where);

@@ -212,6 +212,9 @@ Test(adapter_file, matches_pattern_keys_as_peft_does)
                {"\"(?:mod\\\\w+.)?q\":2", true},
                {"\"(?!q)q\":2", false},
                {"\"model.[a-q]\":2", true},
+               {"\"model.[]a-q[]\":2", true},
+               {"\"model.[^]a:{,]\":2", true},
+               {"\"[\\\\w.]+\\\\.q\\\\Z\":2", true},
                {"\"\\\\d\":2", false}};
     for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
         char text[256];
@@ -233,6 +236,10 @@ Test(adapter_file, bounds_the_expressions_of_pattern_keys)
         {"((((((((((((((((((q))))))))))))))))))", "parentheses"},
         {"(.*)*(.*)*(.*)*(.*)*(.*)*[0-9]", "takes more than 5000 steps on module"},
         {"[a-z", "missing terminating ]"},
+        {"[[:alpha:]]+q", "Python reads \"[:alpha:]]\" otherwise"},
+        {"q{,2}", "Python reads \"{,2}\" otherwise"},
+        {"model\\\\hq", "Python reads \"\\hq\" otherwise"},
+        {"(?R)q", "Python reads \"(?R)q\" otherwise"},
     };
     struct bytes text = {.max = 1 << 16};
     for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
