@@ -104,6 +104,9 @@ static const struct plan_case cases[] = {
     {"llama-bias", DTYPE_BF16, BASE_PACKED, false, 4, 120, 4},
     {"qwen3", DTYPE_F32, BASE_PACKED, false, 2, 100, 4},
     {"qwen3", DTYPE_BF16, BASE_PACKED, false, 4, 100, 4},
+    {"../golden/bases/gemma2", DTYPE_BF16, BASE_PACKED, false, 2, 100, 4},
+    {"../golden/bases/gemma3", DTYPE_F32, BASE_PACKED, true, 2, 60, 4},
+    {"../golden/bases/olmo2", DTYPE_BF16, BASE_PACKED, true, 2, 60, 4},
 };
 
 Test(memory_plan, counts_what_a_step_takes)

@@ -21,8 +21,8 @@ static const char *const bases[] = {BASES "gemma2",  BASES "gemma3",         BAS
                                     BASES "smollm3", BASES "llama-longrope", BASES "llama-dynamic"};
 static size_t bases_count(void)
 {
-    bool cpu = !strcmp(support_device(), "cpu"); /* other devices lack the switches */
-    return cpu ? sizeof bases / sizeof *bases : 0;
+    bool cpu = !strcmp(support_device(), "cpu"); /* other devices are emulated */
+    return cpu ? sizeof bases / sizeof *bases : 1;
 }
 
 static enum base_memory base_memory; /* of the engines that setup_open() opens */
