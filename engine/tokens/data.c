@@ -147,13 +147,23 @@ static err encode_apart(struct data_reader *r, size_t begin)
 }
 
 /* Whether one token holds both the end of the prompt and the start of the completion. It is not
- * learned, and when the model answers the prompt alone, the prompt ends with another token. */
-static bool is_joined(const struct data_reader *r, size_t begin)
+ * learned, and when the model answers the prompt alone, the prompt ends with another token. Where
+ * no token starts with the completion, its first bytes belong to the token before, or they are
+ * white space that the tokenizer drops; the length of that token tells which. */
+static err find_joined(bool *out, const struct data_reader *r, size_t begin)
 {
-    if (begin == 0 || begin >= r->text.size) return false;
-    for (size_t i = 0; i < r->tokens.count; i++)
-        if (r->tokens.start[i] >= begin) return r->tokens.start[i] != begin;
-    return true;
+    const struct tokens *k = &r->tokens;
+    struct bytes text = {.max = LIMIT_LINE_BYTES};
+    size_t i = 0;
+    *out = false;
+    if (begin == 0 || begin >= r->text.size) return ERR_NONE;
+    while (i < k->count && k->start[i] < begin)
+        i++;
+    if (i == 0 || (i < k->count && k->start[i] == begin)) return ERR_NONE;
+    err e = tokenizer_decode(&text, r->o->tokenizer, &k->id[i - 1], 1, true);
+    *out = !err_is(e) && k->start[i - 1] + text.size > begin;
+    bytes_close(&text);
+    return e;
 }
 
 /* Whether the text ends an answer itself, so that another end would be learned twice. White space
@@ -177,12 +187,13 @@ static err encode(size_t *from, size_t *to, struct data_reader *r, const struct 
     struct tokens *k = &r->tokens;
     const char *text = r->text.data ? (const char *)r->text.data : "";
     size_t begin = how->pair ? r->spans.span[0].begin : 0;
-    bool had = false;
+    bool had = false, joined = false;
     if (r->o->split && begin > 0 && begin < r->text.size)
         TRY(encode_apart(r, begin));
     else
         TRY(tokenizer_encode(k, t, text, r->text.size, true));
-    if (how->pair && is_joined(r, begin)) count_kind(&r->data->joined, (uint32_t)r->line);
+    if (how->pair) TRY(find_joined(&joined, r, begin));
+    if (joined) count_kind(&r->data->joined, (uint32_t)r->line);
     size_t count = k->count;
     if (r->o->bos && !how->messages) TRY(tokenizer_begin(k, t, &had));
     if (had) count_kind(&r->data->has_bos, (uint32_t)r->line);

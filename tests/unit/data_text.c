@@ -1,5 +1,6 @@
 /* Prompts and completions as tokens, and tokens that a text has already. */
 #include "base/file.h"
+#include "base/json.h"
 #include "engine/tokens/data.h"
 #include "tests/support/support.h"
 
@@ -81,6 +82,42 @@ Test(data_text, a_prompt_and_its_completion_are_one_text_or_two)
         data_close(&apart);
         tokenizer_close(t);
     }
+}
+
+/* A tokenizer that drops white space between words. */
+static struct tokenizer *open_spaceless(void)
+{
+    char from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES + 32];
+    json_t *base;
+    struct tokenizer *t;
+    support_source(from, sizeof from, "tests/golden/tokenizer/smollm2/tokenizer.json");
+    ok(json_open(&base, from, 1 << 20));
+    json_object_set_new(base, "pre_tokenizer",
+                        json_pack("{s:s, s:[{s:s}, {s:s, s:b, s:b, s:b}]}", "type", "Sequence",
+                                  "pretokenizers", "type", "WhitespaceSplit", "type", "ByteLevel",
+                                  "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0));
+    (void)snprintf(to, sizeof to, "%s/tokenizer.json", dir);
+    cr_assert_eq(json_dump_file(base, to, 0), 0);
+    json_decref(base);
+    ok(tokenizer_open(&t, dir));
+    return t;
+}
+
+Test(data_text, dropped_white_space_joins_nothing)
+{
+    struct tokenizer *t = open_spaceless();
+    struct dataset d;
+    ok(read_rows(&d,
+                 "{\"prompt\":\"it is\",\"completion\":\"  the end\"}\n"
+                 "{\"prompt\":\"it is \",\"completion\":\"the end\"}\n"
+                 "{\"prompt\":\"one wo\",\"completion\":\"rd\"}\n",
+                 &(struct data_options){.tokenizer = t, .no_eos = true}));
+    cr_assert_eq(d.joined.rows, 1);
+    cr_assert_eq(d.joined.line, 3);
+    cr_assert_eq(d.row[0].learned, d.row[1].learned);
+    cr_assert(d.row[0].learned > 0);
+    data_close(&d);
+    tokenizer_close(t);
 }
 
 Test(data_text, the_end_token_is_learned_once)
