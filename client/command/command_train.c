@@ -47,8 +47,8 @@ static const struct option_row rows[] = {
      .required = true,
      .at = AT(data),
      .value = "FILE",
-     .help = "training data, JSON Lines; rows with prompt and completion, messages, text, text and "
-             "label, or input_ids and labels"},
+     .help = "training data, JSON Lines or a JSON list, also as .gz; rows with prompt and "
+             "completion, messages, text, text and label, or input_ids and labels"},
     {.flag = "output",
      .letter = 'o',
      .kind = OPTION_TEXT,
