@@ -60,7 +60,7 @@ static err take_round(struct member_round *out, struct farm_reader *in, struct a
     return ERR_NONE;
 }
 
-/* The rows without their completions, which training does not read. */
+/* The rows without their texts, which training does not read. */
 static err put_rows(struct bytes *b, const struct dataset *d)
 {
     TRY(bytes_append(b, d, sizeof *d));
@@ -89,7 +89,7 @@ static err take_rows(struct dataset *out, struct farm_reader *in, struct arena *
     for (size_t i = 0; i < out->count; i++) {
         struct data_row *row = &out->row[i];
         TRY(farm_take(row, in, sizeof *row));
-        row->completion = NULL;
+        row->completion = row->by = NULL;
         TRY(take_ids(&row->id, in, row->count, arena));
         TRY(take_ids(&row->label, in, row->count, arena));
     }
