@@ -26,6 +26,12 @@ static err fill_shares(Fedlora__V1__RunStatus *out, const struct run *run, struc
     return ERR_NONE;
 }
 
+/* Over no rows there is nothing to measure: null in JSON, because 0 would look like a result. */
+static double measured(uint64_t rows, double value)
+{
+    return rows ? value : NAN;
+}
+
 /* Stores pointers into the run, because the reply is packed before this thread does anything
  * else. */
 static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
@@ -54,8 +60,8 @@ static err fill_members(Fedlora__V1__RunStatus *out, struct run *run, struct are
         m[i].steps = r->steps;
         m[i].eval_round = is->evaluation.round;
         m[i].eval_rows = is->evaluation.rows;
-        m[i].eval_loss = is->evaluation.loss;
-        m[i].eval_accuracy = is->evaluation.accuracy;
+        m[i].eval_loss = measured(is->evaluation.rows, is->evaluation.loss);
+        m[i].eval_accuracy = measured(is->evaluation.rows, is->evaluation.accuracy);
         (void)serve_upload(&m[i].sending_bytes, &m[i].sending_size, is);
         m[i].address = (char *)(uintptr_t)is->address;
         out->members[i] = &m[i];
@@ -96,8 +102,8 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
         r[i].error = reported ? row[i].error : NAN;
         r[i].dropped = reported ? row[i].dropped : NAN;
         r[i].eval_rows = row[i].evaluation.rows;
-        r[i].eval_loss = row[i].evaluation.loss;
-        r[i].eval_accuracy = row[i].evaluation.accuracy;
+        r[i].eval_loss = measured(row[i].evaluation.rows, row[i].evaluation.loss);
+        r[i].eval_accuracy = measured(row[i].evaluation.rows, row[i].evaluation.accuracy);
         r[i].report_json = (char *)(uintptr_t)row[i].report_json;
         out->history[i] = &r[i];
     }
