@@ -13,8 +13,8 @@
  *                   10.0.0.0/8  fd00::/8       a network, for a host that is given by its address
  *                 each but the last optionally with :PORT
  *
- * For proto/rpc*.c only; rpc_client_route() is in rpc.h. Errors and logs name HOST:PORT of the proxy
- * and the variable, never USER and PASSWORD. */
+ * For proto/rpc*.c only; rpc_client_route() is in rpc.h. Errors and logs name HOST:PORT of the
+ * proxy and the variable, never USER and PASSWORD. */
 #ifndef PROTO_RPC_PROXY_H
 #define PROTO_RPC_PROXY_H
 

@@ -6,9 +6,9 @@
 #include "base/json.h"
 #include "client/command/command.h"
 #include "client/command/setup.h"
-#include "client/output/data_report.h"
 #include "client/output/progress.h"
 #include "client/output/report.h"
+#include "client/session/data_report.h"
 #include "engine/completions.h"
 
 #include <inttypes.h>

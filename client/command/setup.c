@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "client/output/data_report.h"
+#include "client/session/data_report.h"
 #include "engine/adapted.h"
 
 #include <string.h>

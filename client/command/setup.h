@@ -87,7 +87,7 @@ struct setup_data_options {
     const char *template; /* as data_options.template */
 };
 /* Rows of token ids (input_ids) are accepted even if the base has no tokenizer. Prints the report
- * of client/output/data_report.h. */
+ * of client/session/data_report.h. */
 err setup_data(struct dataset *out, const struct setup *s, const struct setup_data_options *o);
 
 #endif

@@ -3,10 +3,10 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/text.h"
-#include "client/output/data_report.h"
 #include "client/output/progress.h"
 #include "client/output/report.h"
 #include "client/output/table.h"
+#include "client/session/data_report.h"
 #include "sim/reference.h"
 
 #include <inttypes.h>

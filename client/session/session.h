@@ -60,7 +60,7 @@ struct session_result {
     bool charged;                    /* the run has example-level privacy; `spent` is set */
     struct train_ledger_spent spent; /* totals of this member's ledger */
     uint64_t bytes_up, bytes_down;   /* contents of updates and blobs, without framing */
-    /* "data" and "eval_data": client/output/data_report.h. NULL in a run with privacy, and after
+    /* "data" and "eval_data": client/session/data_report.h. NULL in a run with privacy, and after
      * `ended`, because it is borrowed. */
     json_t *data;
 };

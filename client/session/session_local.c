@@ -3,7 +3,7 @@
 
 #include "base/file.h"
 #include "base/stop.h"
-#include "client/output/data_report.h"
+#include "client/session/data_report.h"
 #include "engine/train/train_private.h"
 
 #include <stdio.h>

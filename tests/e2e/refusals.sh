@@ -84,6 +84,7 @@ ann, bob = status["members"]
 assert not any("cannot_train" in t for t in status["troubles"]), status["troubles"]
 assert ann["examples"] == 3 and bob["examples"] > 3 and ann["eval_rows"] == 3 and bob["eval_rows"] == 0, (ann, bob)
 last = status["history"][-1]
+assert bob["eval_loss"] is None and bob["eval_accuracy"] is None, bob
 assert last["eval_rows"] == 3 and last["eval_loss"] == ann["eval_loss"] > 0, last
 joined = json.loads([s for s in open(sys.argv[2]) if s.startswith("{")][-1])
 data = joined["data"]

@@ -1,4 +1,4 @@
-#include "client/output/data_report.h"
+#include "client/session/data_report.h"
 
 #include "base/json.h"
 #include "base/limits.h"
@@ -52,7 +52,7 @@ Test(data_report, names_the_first_line_of_each_kind_and_what_helps)
     report.run = "triage"; /* a member cannot change these options */
     capture(text, sizeof text, 2, print);
     cr_expect(strstr(text, "run triage reads 512 tokens of a row"), "%s", text);
-    cr_expect(strstr(text, "or run triage needs boundary = split"), "%s", text);
+    cr_expect(strstr(text, "or ask for a run with --boundary split instead of triage"), "%s", text);
     report.run = NULL;
     report.without_lines = true;
     d.longest = LIMIT_SEQUENCE + 1;

@@ -212,7 +212,8 @@ static void cannot_train(int not, int late, const char *run, const char *report,
     f.options.run = run;
     err e = session_run(&r, &f.options);
     cr_expect_eq(e.kind, ERR_INPUT, "%d: %s", e.kind, e.text);
-    cr_expect(strstr(e.text, "rows.jsonl:1: none of the 2 rows has a token to learn"), "%s", e.text);
+    cr_expect(strstr(e.text, "rows.jsonl:1: none of the 2 rows has a token to learn"), "%s",
+              e.text);
     cr_expect_eq(atomic_load(&f.hellos), hellos);
     cr_expect_str_eq(f.cannot_train, report);
     finish(&f);

@@ -1,4 +1,4 @@
-#include "client/output/data_report.h"
+#include "client/session/data_report.h"
 
 #include "base/limits.h"
 
@@ -36,7 +36,9 @@ static void say_longer(char out[REMEDY_BYTES], const struct data_report *r)
         snprintf(out, REMEDY_BYTES, "shorten these rows");
     else if (r->run)
         snprintf(out, REMEDY_BYTES,
-                 "run %s reads %" PRIu32 " tokens of a row (--seq of run create)", r->run, r->seq);
+                 "run %s reads %" PRIu32
+                 " tokens of a row; its operator can create a run with a larger --seq",
+                 r->run, r->seq);
     else
         snprintf(out, REMEDY_BYTES, "--seq %" PRIu32 " reads them whole", r->data->longest);
 }
@@ -70,7 +72,8 @@ static void warn_joined(const struct data_report *r)
     const struct data_kind *joined = &r->data->joined;
     char remedy[REMEDY_BYTES];
     if (r->run)
-        snprintf(remedy, sizeof remedy, "or run %s needs boundary = split (run create)", r->run);
+        snprintf(remedy, sizeof remedy, "or ask for a run with --boundary split instead of %s",
+                 r->run);
     else
         snprintf(remedy, sizeof remedy, "or use --boundary split");
     warn(r, joined->line,
