@@ -83,7 +83,7 @@ static err keep(struct flatten *f, const struct flat *flat, const struct adapter
 err flatten_open(struct flatten *out, const struct adapter_file *file,
                  const struct lowrank_cut *cut, int threads)
 {
-    struct flatten f = {0};
+    struct flatten f = {.root = file->meta.root};
     struct flat *flat = NULL;
     err e = ERR_NONE;
     if (adapter_file_needs_frozen(file))

@@ -12,6 +12,7 @@ struct flatten {
     struct adapter_file_module *module; /* only A and B; alpha = rank, scale 1; sorted by name */
     double *norm, *tail;                /* (count): norm before the cut, and norm cut off */
     double norm_total, tail_total;      /* roots of the sums of squares */
+    const char *root; /* of the file's names: adapter_file_meta.root; static or NULL */
     struct arena arena;
 };
 /* Modules without any factor are left out. `file` must be joined with its frozen factors if it

@@ -210,10 +210,12 @@ static err write_it(struct result *r, const struct model *base, const struct ada
     /* PEFT looks for the base from wherever it runs. */
     char *whole = path != NULL ? realpath(path, NULL) : NULL;
     const char *recorded = whole != NULL ? whole : path;
+    struct flatten named = *r->delta; /* PEFT finds modules by the names of the whole model */
+    if (base->images) named.root = MODEL_IMAGES_ROOT;
     if (o->as == EXPORT_PEFT && whole_parts)
         e = export_peft_whole(o->output, file, recorded, o->force);
     else if (o->as == EXPORT_PEFT)
-        e = export_peft(o->output, r->delta, recorded, o->force);
+        e = export_peft(o->output, &named, recorded, o->force);
     else if (o->as == EXPORT_GGUF)
         e = export_gguf(o->output, r->delta, base, o->force);
     else

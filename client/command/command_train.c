@@ -405,8 +405,11 @@ static err train_command_run(void *options, const struct option_list *arguments,
     if (e.kind == ERR_STOPPED)
         e = err_make(ERR_STOPPED, "interrupted; %s was not written", o->output);
     if (err_is(e)) goto out;
-    struct adapter_save_options save = {
-        .path = o->output, .base = o->base, .replace = o->force, .threads = (int)o->common.threads};
+    struct adapter_save_options save = {.path = o->output,
+                                        .base = o->base,
+                                        .root = s.model.images ? MODEL_IMAGES_ROOT : NULL,
+                                        .replace = o->force,
+                                        .threads = (int)o->common.threads};
     TRY_OUT(e, adapter_save_peft(&s.adapter, &save));
     e = report(o, &s, &data, &result, &ledger);
 out:

@@ -117,6 +117,7 @@ err adapter_save_peft(const struct adapter *ad, const struct adapter_save_option
     if (!plain) TRY_OUT(e, flatten_open(&flat, &file, &exact, o->threads));
     whole = o->base ? realpath(o->base, NULL) : NULL;
     file.meta.base_path = whole ? whole : o->base;
+    file.meta.root = o->root;
     e = adapter_file_write_peft(o->path, &file.meta, plain ? file.module : flat.module,
                                 plain ? file.count : flat.count, o->replace);
     if (!plain && !err_is(e)) e = save_state(&file, o);

@@ -8,6 +8,7 @@
 struct adapter_save_options {
     const char *path;
     const char *base; /* recorded as base_model_name_or_path, by its whole path; may be NULL */
+    const char *root; /* of the names: adapter_names.h; NULL is "model." */
     bool replace;
     int threads;
 };

@@ -46,7 +46,8 @@ err export_check_base(const struct flatten *delta, const struct model *base, con
 
 err export_peft(const char *dir, const struct flatten *delta, const char *base_path, bool replace)
 {
-    struct adapter_file_meta meta = {.kind = ADAPTER_FILE_PEFT, .base_path = base_path};
+    struct adapter_file_meta meta = {
+        .kind = ADAPTER_FILE_PEFT, .base_path = base_path, .root = delta->root};
     return adapter_file_write_peft(dir, &meta, delta->module, delta->count, replace);
 }
 

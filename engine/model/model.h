@@ -82,10 +82,9 @@ struct arch {
     float embed_scale;     /* of the embedded tokens; usually 1 */
     float residual_scale;  /* of a block's output before it is added; usually 1 */
     float attention_scale; /* of q k^T; usually 1 / sqrt(head_dim) */
-    float
-        attention_cap; /* scores become cap tanh(score / cap) after attention_scale; 0: they do not */
-    float logit_scale; /* of the logits; usually 1 */
-    float logit_cap;   /* logits become cap tanh(logit / cap) after logit_scale; 0: they do not */
+    float attention_cap;   /* scaled scores become cap tanh(score / cap); 0: they do not */
+    float logit_scale;     /* of the logits; usually 1 */
+    float logit_cap; /* logits become cap tanh(logit / cap) after logit_scale; 0: they do not */
 };
 
 struct weight {       /* an absent weight has data NULL and rows and cols 0 */
@@ -110,6 +109,9 @@ struct layer {
     uint32_t window;                           /* 0: full causal attention; else arch.window */
     bool unrotated; /* q and k are not rotated: every fourth layer of SmolLM3 */
 };
+
+/* The name of the language model in transformers' class of a model with `images`. */
+#define MODEL_IMAGES_ROOT "model.language_model."
 
 struct model_file; /* one mapped safetensors file */
 struct model {

@@ -96,6 +96,35 @@ def check_base(work, name, base, plain):
     compare(f"{kind}: GGUF LoRA", ours, logits_of(add_gguf_lora(load(plain), lora), rows))
 
 
+def check_images(work):
+    """Gemma 3 inside the class that reads images too: its names, and rows without images."""
+    torch.manual_seed(5)
+    text = dict(vocab_size=47, hidden_size=24, intermediate_size=28, num_hidden_layers=3, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=8, sliding_window=6, initializer_range=0.4, sliding_window_pattern=2)
+    vision = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8,
+                  patch_size=4)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4,
+                                       image_token_index=46, boi_token_index=45, eoi_token_index=44)
+    folder, adapter, again, merged = (os.path.join(work, n) for n in ("images", "images.1", "images.2", "images.3"))
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    rows = [row for row in rows_of(os.path.join(CASES, "gemma3"))]
+    for row in rows:
+        row["input_ids"] = [i % 44 for i in row["input_ids"]]
+        row["labels"] = [i % 44 if i >= 0 else i for i in row["labels"]]
+    data = os.path.join(work, "rows.jsonl")
+    with open(data, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    oracle.fedlora("train", "--base", folder, "--data", data, "-o", adapter, "--rank", 3, "--steps", 6, "--batch", 3,
+                   "--lr", 0.05, "--precision", "f32", "--seq", 64)
+    ours = eval_logits(work, folder, data, adapter)
+    oracle.fedlora("export", adapter, "--base", folder, "--as", "peft", "-o", again)
+    oracle.fedlora("export", adapter, "--base", folder, "--as", "merged", "--type", "f32", "-o", merged)
+    whole = lambda: transformers.Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    for name, path in (("trained", adapter), ("exported", again)):
+        compare(f"gemma3 with images, {name}: PEFT", ours, logits_of(peft.PeftModel.from_pretrained(whole(), path), rows))
+    compare("gemma3 with images: merged", ours, logits_of(load(merged), rows))
+
+
 def usual_scale(work, name):
     """Gemma with the factor of the scores that its GGUF holds."""
     folder = os.path.join(work, f"{name}-usual")
@@ -112,6 +141,7 @@ def usual_scale(work, name):
 def main():
     torch.set_num_threads(1)
     with oracle.work_folder() as work:
+        check_images(work)
         for folder in sorted(glob.glob(os.path.join(CASES, "*", ""))):
             name, file = os.path.basename(folder[:-1]), os.path.join(folder, "bf16.gguf")
             check_base(work, name, folder, folder)

@@ -425,6 +425,40 @@ Test(model_bases, the_text_part_of_a_model_with_images_is_the_model_without_them
         model_close(&m);
         support_dir_remove(dir);
     }
+}
+
+/* The names that PEFT needs are those of the whole model, although the text part alone is
+ * trained. */
+Test(model_bases, an_adapter_of_a_model_with_images_keeps_its_names)
+{
+    static float values[2] = {1, 2};
+    char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES], name[LIMIT_TENSOR_NAME_BYTES];
+    struct adapter_file file = {0};
+    model_module_name(name, 1, MODULE_O);
+    struct adapter_file_module module = {
+        .name = name, .d_out = 2, .d_in = 2, .rank = 1, .alpha = 1, .scale = 1};
+    module.factor[ADAPTER_FILE_A] = (struct adapter_file_factor){.f32 = values, 1, 2};
+    module.factor[ADAPTER_FILE_B] = (struct adapter_file_factor){.f32 = values, 2, 1};
+    const struct flatten delta = {.module = &module, .count = 1, .root = MODEL_IMAGES_ROOT};
+    support_dir_make(dir);
+    ok(file_join(path, sizeof path, dir, "adapter"));
+    ok(export_peft(path, &delta, NULL, false));
+    ok(file_join(path, sizeof path, path, "adapter_model.safetensors"));
+    struct safetensors st = {0};
+    ok(safetensors_open(&st, path));
+    cr_expect_not_null(safetensors_find(
+        &st, "base_model.model.model.language_model.layers.1.self_attn.o_proj.lora_A.weight"));
+    safetensors_close(&st);
+    ok(file_join(path, sizeof path, dir, "adapter"));
+    ok(adapter_file_open(&file, path));
+    cr_expect_str_eq(file.module[0].name, name);
+    cr_expect_str_eq(file.meta.root, MODEL_IMAGES_ROOT);
+    adapter_file_close(&file);
+    support_dir_remove(dir);
+}
+
+Test(model_bases, tensors_that_are_neither_of_text_nor_of_images_are_refused)
+{
     char dir[SUPPORT_PATH_BYTES];
     struct model m = {0};
     wrap(dir, "model.language_model.", "model.audio_tower.");
