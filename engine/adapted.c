@@ -77,8 +77,8 @@ static err saved_shape(const struct fold *f, const struct model_slot *s, const s
                     f->file->path, t->name, s->rows, s->cols);
 }
 
-/* The norms of Gemma are stored less 1 by Hugging Face, which `plus` of the weight says. A GGUF
- * stores them whole. */
+/* The norms of Gemma are stored less 1 by Hugging Face, also where the base is a GGUF, which stores
+ * them whole. */
 static err fold_saved(struct fold *f, const struct adapter_file_saved *saved)
 {
     const struct tensor *t = saved->tensor;
@@ -95,7 +95,7 @@ static err fold_saved(struct fold *f, const struct adapter_file_saved *saved)
                                  .dtype = t->dtype,
                                  .rows = (uint32_t)t->shape[0],
                                  .cols = s->cols,
-                                 .plus = s->weight->plus};
+                                 .plus = s->norm ? f->model->arch.family->norm_plus : 0};
     return ERR_NONE;
 }
 

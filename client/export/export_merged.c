@@ -81,7 +81,7 @@ static float read_rows(float *out, const struct merge *m, const struct model_slo
     struct weight w = *slot->weight;
     w.plus = 0;
     weight_rows_f32(out, &w, row, n);
-    return slot->norm && model_is_gguf(m->base) ? m->base->arch.family->norm_plus : 0;
+    return slot->norm ? m->base->arch.family->norm_plus - slot->weight->plus : 0;
 }
 
 /* The pages of the base are dropped after each weight, or a large model would fill the page cache
