@@ -95,6 +95,9 @@ err setup_open(struct setup *out, const struct setup_options *o)
             "%s: packed weights do not fit into the free memory, so they stay in the file, "
             "which is slower",
             o->base);
+    if (out->model.images)
+        command_note(o->common, "%s: the part that reads images (%u tensors) is not used", o->base,
+                     out->model.image_tensors);
     if (*engine_no_gpu(out->engine) && backend_expects_gpu())
         command_note(o->common, "the CPU is used, because %s", engine_no_gpu(out->engine));
     if (o->common->verbose)

@@ -1,6 +1,7 @@
 #include "engine/model/family.h"
 
 #include "base/json.h"
+#include "engine/adapter.h"
 #include "engine/model/model.h"
 #include "tests/support/support.h"
 
@@ -98,4 +99,42 @@ Test(family, a_model_renamed_to_any_family_opens_as_it_and_computes_the_same)
         cr_expect(digest_equal(&original, &renamed), "%s", f->model_type);
         support_dir_remove(dir);
     }
+}
+
+/* ---- modules ---- */
+
+static size_t modules_of(const struct model *m, const char *targets)
+{
+    struct adapter adapter = {0};
+    const struct adapter_fresh fresh = {.targets = targets, .rank = 2, .alpha = 2};
+    ok(adapter_open_fresh(&adapter, &m->arch, &fresh));
+    size_t count = adapter.count;
+    adapter_close(&adapter);
+    return count;
+}
+
+static void no_modules(const struct model *m, const char *targets, const char *part)
+{
+    struct adapter adapter = {0};
+    const struct adapter_fresh fresh = {.targets = targets, .rank = 2, .alpha = 2};
+    refused(adapter_open_fresh(&adapter, &m->arch, &fresh), ERR_INPUT, part);
+}
+
+Test(family, targets_are_modules_that_the_base_has)
+{
+    char path[SUPPORT_PATH_BYTES];
+    struct model phi = {0}, gemma = {0};
+    support_source(path, sizeof path, "tests/golden/bases/phi3");
+    ok(model_open(&phi, path));
+    support_source(path, sizeof path, "tests/golden/bases/gemma2");
+    ok(model_open(&gemma, path));
+    cr_expect_eq(modules_of(&phi, "all-linear"), 3 * 4);
+    cr_expect_eq(modules_of(&gemma, "all-linear"), 3 * 7);
+    cr_expect_eq(modules_of(&phi, "qkv,gate_up_proj,model.layers.1.mlp.down_proj"), 3 + 3 + 1);
+    no_modules(&phi, "v", "has qkv_proj in place of q_proj, k_proj and v_proj");
+    no_modules(&phi, "model.layers.0.mlp.up_proj", "has gate_up_proj in place of");
+    no_modules(&gemma, "gate_up", "has gate_proj and up_proj in place of gate_up_proj");
+    no_modules(&phi, "all", "expected qkv, o, gate_up, down, all-linear or a full name");
+    model_close(&phi);
+    model_close(&gemma);
 }
