@@ -125,7 +125,8 @@ static err config_of_directory(json_t **out, const struct model *base, enum dtyp
     json_t *config = NULL;
     TRY(file_join(path, sizeof path, base->path, "config.json"));
     TRY(json_open(&config, path, LIMIT_JSON_BYTES));
-    if (base->images) {
+    const char *family = json_string_value(json_object_get(config, "model_type"));
+    if (family != NULL && family_find_wrapper(family) != NULL) {
         err e = text_part(&config, base);
         if (err_is(e)) {
             json_decref(config);

@@ -157,6 +157,11 @@ static err read_layers(struct model *m)
     uint32_t every = f->by_default.window_every;
     m->arch.window = f->window == FAMILY_WINDOW_PATTERN ? f->by_default.window : 0;
     TRY(opt_u32(&m->arch.window, m, "attention.sliding_window"));
+    /* OLMo 3 has the architecture of OLMo 2, with windows and two kinds of rotation. */
+    bool known = family_with_window(f) != NULL && f->window != FAMILY_WINDOW_UNROTATED;
+    if (m->arch.window > 0 && !known)
+        return err_make(ERR_INPUT, "%s is %u: windows of %s models are not supported",
+                        gguf_key_of(m, "attention.sliding_window").text, m->arch.window, f->gguf);
     if (f->window == FAMILY_WINDOW_PATTERN)
         TRY(opt_u32(&every, m, "attention.sliding_window_pattern"));
     if (f->window == FAMILY_WINDOW_PATTERN && every == 0)

@@ -38,11 +38,11 @@ static void gguf_refused(const struct gguf_write_kv *kv, size_t kv_count, const 
     {                                                                                              \
         .key = (k), .kind = GGUF_WRITE_F32, .f32 = (v)                                             \
     }
-#define SHAPE                                                                                      \
-    TEXT("general.architecture", "llama"), NUMBER("llama.block_count", 1),                         \
-        NUMBER("llama.embedding_length", 8), NUMBER("llama.feed_forward_length", 8),               \
-        NUMBER("llama.attention.head_count", 2),                                                   \
-        REAL("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+#define SHAPE_OF(a)                                                                                \
+    TEXT("general.architecture", a), NUMBER(a ".block_count", 1),                                  \
+        NUMBER(a ".embedding_length", 8), NUMBER(a ".feed_forward_length", 8),                     \
+        NUMBER(a ".attention.head_count", 2), REAL(a ".attention.layer_norm_rms_epsilon", 1e-5f)
+#define SHAPE SHAPE_OF("llama")
 #define GGUF_REFUSED(part, ...)                                                                    \
     gguf_refused((const struct gguf_write_kv[]){__VA_ARGS__},                                      \
                  sizeof((const struct gguf_write_kv[]){__VA_ARGS__}) /                             \
@@ -60,6 +60,15 @@ Test(model_gguf, a_gguf_that_is_no_whole_model_of_a_known_kind_is_refused_by_nam
     GGUF_REFUSED("key llama.block_count is missing", TEXT("general.architecture", "llama"));
     GGUF_REFUSED("a mixture of 4 experts", SHAPE, NUMBER("llama.expert_count", 4));
     GGUF_REFUSED("\"ntk\": expected none, linear", SHAPE, TEXT("llama.rope.scaling.type", "ntk"));
+    GGUF_REFUSED("rope_factors_long.weight is missing", SHAPE,
+                 TEXT("llama.rope.scaling.type", "longrope"));
+    GGUF_REFUSED("windows of olmo2 models are not supported", SHAPE_OF("olmo2"),
+                 NUMBER("olmo2.attention.sliding_window", 4096));
+    GGUF_REFUSED("sliding_window_pattern is 0", SHAPE_OF("gemma2"),
+                 NUMBER("gemma2.attention.sliding_window_pattern", 0));
+    GGUF_REFUSED("cap of logits", SHAPE_OF("gemma2"), REAL("gemma2.final_logit_softcapping", -3));
+    GGUF_REFUSED("factor of a block", SHAPE_OF("granite"), REAL("granite.residual_scale", -1));
+    GGUF_REFUSED("rotated dimension 6", SHAPE_OF("phi3"), NUMBER("phi3.rope.dimension_count", 6));
     GGUF_REFUSED("rotated dimension 2: expected all equal", SHAPE,
                  NUMBER("llama.rope.dimension_count", 2));
     GGUF_REFUSED("key/value heads is 0", SHAPE, NUMBER("llama.attention.head_count_kv", 0));
