@@ -137,8 +137,7 @@ static err config_of_directory(json_t **out, const struct model *base, enum dtyp
     json_object_set_new(config, key, json_string(type_name(type)));
     json_object_set_new(config, "tie_word_embeddings", json_boolean(base->arch.tied));
     /* An adapter may have resized the vocabulary. */
-    if (json_object_get(config, "vocab_size"))
-        json_object_set_new(config, "vocab_size", json_integer((json_int_t)base->arch.vocab));
+    json_object_set_new(config, "vocab_size", json_integer((json_int_t)base->arch.vocab));
     *out = config;
     return ERR_NONE;
 }
