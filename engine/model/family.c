@@ -41,6 +41,9 @@ static const struct family families[] = {
         .window = FAMILY_WINDOW_SWITCHED,
         .by_default = {.kv_heads = 32, .head_dim = 128, .window = 4096},
     },
+    /* Gemma 2: every second layer has a window, from the first one on. Its largest model divides
+     * the scores by another number than the root of the head dimension (query_pre_attn_scalar).
+     * Norms are stored as their distance from 1. */
     {
         .model_type = "gemma2",
         .hf_class = "Gemma2ForCausalLM",
@@ -68,6 +71,9 @@ static const struct family families[] = {
                        .logit_cap = 30,
                        .tied = true},
     },
+    /* Gemma 3: five of six layers have a window and rotate by frequencies of their own, which no
+     * scaling changes. The published 4B, 12B and 27B models and MedGemma also read images, and
+     * their text_config leaves out most of its keys, so the defaults below are needed. */
     {
         .model_type = "gemma3_text",
         .wrapper = "gemma3", /* with a vision part, which is not read */
@@ -97,6 +103,8 @@ static const struct family families[] = {
                        .window_theta = 1e4,
                        .tied = true},
     },
+    /* Phi-3: q, k and v are one module, gate and up another, and PEFT adapts them as such. The
+     * models with 128k positions use longrope; Phi-4-mini rotates three quarters of a head. */
     {
         .model_type = "phi3", /* Phi-3, Phi-3.5, Phi-4 and Phi-4-mini */
         .hf_class = "Phi3ForCausalLM",
@@ -113,6 +121,8 @@ static const struct family families[] = {
                        .original_positions = 4096,
                        .rms_eps = 1e-5},
     },
+    /* Granite 3: the block is Llama's, with factors of the embedding, of each block's output, of
+     * the scores and of the logits. */
     {
         .model_type = "granite", /* Granite 3, dense */
         .hf_class = "GraniteForCausalLM",
@@ -124,6 +134,8 @@ static const struct family families[] = {
         .multipliers = true,
         .by_default = {.layers = 32, .d_model = 4096, .d_ffn = 11008, .heads = 32, .vocab = 32000},
     },
+    /* OLMo 2: a block reads the residual stream without a norm, and its output has one. The norms
+     * of q and k are over all heads together, so their weights are as wide as the projection. */
     {
         .model_type = "olmo2",
         .hf_class = "Olmo2ForCausalLM",
@@ -139,6 +151,7 @@ static const struct family families[] = {
                        .vocab = 50304,
                        .rms_eps = 1e-5},
     },
+    /* SmolLM3: every fourth layer does not rotate. */
     {
         .model_type = "smollm3",
         .hf_class = "SmolLM3ForCausalLM",
