@@ -17,6 +17,7 @@
 #define LIMIT_VOCAB (1u << 20)
 #define LIMIT_SEQUENCE (1u << 17)         /* tokens of one row */
 #define LIMIT_DIMENSION (1u << 20)        /* any side of a weight */
+#define LIMIT_HEAD_DIM 1024               /* values of one head of attention */
 #define LIMIT_LINE_BYTES (16u << 20)      /* one line of a data file */
 #define LIMIT_UNPACKED_BYTES (1ull << 36) /* a data file out of gzip */
 #define LIMIT_JSON_DEPTH 4096             /* nested lists and objects in a value that is skipped */

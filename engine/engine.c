@@ -206,6 +206,9 @@ static err choose_memory(struct engine *e, const struct engine_options *o)
  * file format to float32 and then to the layout of the backend. */
 err engine_open_one(struct engine **out, const struct model *m, const struct engine_options *o)
 {
+    if (m->arch.head_dim > LIMIT_HEAD_DIM)
+        return err_make(ERR_INPUT, "%s: head dimension is %u, expected 1 to %u", m->path,
+                        m->arch.head_dim, LIMIT_HEAD_DIM);
     struct engine *e = calloc(1, sizeof *e);
     if (!e) return err_sys(ENOMEM, "engine");
     struct backend_options options = {

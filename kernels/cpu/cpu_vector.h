@@ -4,6 +4,7 @@
 #ifndef KERNELS_CPU_CPU_VECTOR_H
 #define KERNELS_CPU_CPU_VECTOR_H
 
+#include "base/limits.h"
 #include "kernels/backend.h"
 #include "kernels/formula.h"
 
@@ -13,6 +14,7 @@
 #define CPU_INLINE static inline __attribute__((always_inline))
 
 enum { CPU_CHUNK = 1024, CPU_LANES = 16 };
+_Static_assert(CPU_CHUNK >= LIMIT_HEAD_DIM, "a head fits into a chunk");
 
 CPU_INLINE uint16_t cpu_bf16(float x) /* rounds to nearest even; a NaN stays a NaN */
 {

@@ -19,6 +19,14 @@ static void open_engine(enum base_memory memory)
     ok(engine_open(&engine, &model, &o));
 }
 
+Test(engine_plan, refuses_heads_that_no_kernel_can_hold)
+{
+    struct model wide = {.arch = {.head_dim = 2048, .layers = 1}};
+    struct engine_options o = {.device = "cpu", .precision = DTYPE_F32, .threads = 1};
+    refused(engine_open(&engine, &wide, &o), ERR_INPUT,
+            "head dimension is 2048, expected 1 to 1024");
+}
+
 static void close_engine(void)
 {
     engine_close(engine);
