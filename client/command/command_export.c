@@ -79,6 +79,7 @@ static const struct option_row rows[] = {
 struct result {
     const struct export_command *o;
     const struct flatten *delta;
+    uint32_t vocab; /* of the base, before an adapter has resized it */
     uint64_t bytes;
     char note[512];
 };
@@ -203,7 +204,14 @@ static err write_it(struct result *r, const struct model *base, const struct ada
     bool whole_parts = adapted_part(file) != NULL;
     err e = ERR_NONE;
     if (base->path[0] && !whole_parts) TRY(export_check_base(r->delta, base, file->meta.base));
-    const struct export_merged_options merged = {.type = o->type == 0 ? DTYPE_F32 : DTYPE_BF16,
+    char own[LIMIT_PATH_BYTES];
+    bool resized = base->arch.vocab != r->vocab, has_own = false;
+    if (resized && file_is_dir(file->path)) {
+        TRY(file_join(own, sizeof own, file->path, "tokenizer.json"));
+        has_own = file_exists(own);
+    }
+    const struct export_merged_options merged = {.tokenizer = has_own ? file->path : NULL,
+                                                 .type = o->type == 0 ? DTYPE_F32 : DTYPE_BF16,
                                                  .replace = o->force,
                                                  .note = r->note,
                                                  .note_bytes = sizeof r->note};
@@ -220,13 +228,19 @@ static err write_it(struct result *r, const struct model *base, const struct ada
         e = export_gguf(o->output, r->delta, base, o->force);
     else
         e = export_merged(o->output, r->delta, base, &merged);
+    if (resized && !has_own)
+        (void)snprintf(r->note + strlen(r->note), sizeof r->note - strlen(r->note),
+                       "%sthe vocabulary has %u tokens, and the tokenizer is that of the base with "
+                       "%u",
+                       r->note[0] ? "; " : "", base->arch.vocab, r->vocab);
     free(whole);
     return e;
 }
 
 /* PEFT needs no weights of the base, only its path. */
-static err open_base(struct model *base, const struct export_command *o, struct adapter_file *file)
+static err open_base(struct model *base, struct result *r, struct adapter_file *file)
 {
+    const struct export_command *o = r->o;
     const char *path = base_path(o, file);
     if (path == NULL && o->as != EXPORT_PEFT)
         return err_make(ERR_INPUT,
@@ -235,6 +249,7 @@ static err open_base(struct model *base, const struct export_command *o, struct 
     TRY(check_parts(o, file));
     if (o->as == EXPORT_PEFT && o->base == NULL) return ERR_NONE;
     if (!base->path[0]) TRY(model_open(base, path)); /* a GGUF adapter needed it already */
+    r->vocab = base->arch.vocab;
     return o->as == EXPORT_MERGED ? adapted_fold(base, file) : ERR_NONE;
 }
 
@@ -295,7 +310,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
     TRY(command_check_output(r.o->output, r.o->force));
     TRY_OUT(e, open_whole(&file, &other, &base, arguments->item[0], r.o));
     folded = adapted_part(&file) != NULL;
-    TRY_OUT(e, open_base(&base, r.o, &file));
+    TRY_OUT(e, open_base(&base, &r, &file));
     TRY_OUT(e, flatten_open(&delta, &file, &cut, (int)r.o->common.threads));
     if (delta.count == 0 && !folded) {
         e = err_make(ERR_INPUT, "%s: contains no change of the base model", arguments->item[0]);

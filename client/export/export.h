@@ -38,10 +38,11 @@ err export_gguf(const char *path, const struct flatten *delta, const struct mode
  * (may be NULL) gets a sentence about parts that a loader will miss, or "". One weight is in memory
  * at a time. */
 struct export_merged_options {
-    enum dtype type;   /* DTYPE_F32 or DTYPE_BF16 */
-    bool replace;      /* replace an existing directory */
-    char *note;        /* or NULL */
-    size_t note_bytes; /* room in note */
+    enum dtype type;       /* DTYPE_F32 or DTYPE_BF16 */
+    bool replace;          /* replace an existing directory */
+    const char *tokenizer; /* directory of another tokenizer than the base's; NULL: the base's */
+    char *note;            /* or NULL */
+    size_t note_bytes;     /* room in note */
 };
 err export_merged(const char *dir, const struct flatten *delta, const struct model *base,
                   const struct export_merged_options *options);

@@ -166,6 +166,7 @@ static err fill(const char *dir, const struct flatten *delta, const struct model
 {
     TRY(merge_weights(dir, delta, base, o->type));
     TRY(export_config(dir, base, o->type));
+    if (o->tokenizer != NULL) return export_copy_tokenizer(dir, o->tokenizer);
     if (!model_is_gguf(base)) return export_copy_tokenizer(dir, base->path);
     err e = export_tokenizer(dir, &base->gguf);
     if (e.kind != ERR_INPUT) return e;
