@@ -17,24 +17,25 @@ import oracle
 torch, transformers, peft, safetensors = oracle.need("torch", "transformers", "peft", "safetensors")
 from safetensors.torch import load_file, save_file  # noqa: E402  (only where safetensors is there)
 
-MODELS = os.path.join(oracle.ROOT, "tests", "models")
+TESTS = os.path.join(oracle.ROOT, "tests")
 IDS = [1, 5, 9, 30, 39, 12, 7, 3]
 CASES = {
-    # name: base, rows added to the vocabulary, configuration
-    "resized": ("qwen3", 5, dict(r=2, lora_alpha=6, target_modules=["q_proj", "down_proj"])),
-    "resized-tied": ("llama", 3, dict(r=2, lora_alpha=6, target_modules=["v_proj"])),
-    "vocabulary": ("qwen3", 0, dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "lm_head", "o_proj"])),
-    "dora": ("llama", 0, dict(r=3, lora_alpha=5, use_dora=True, use_rslora=True,
+    # name: base in tests/, rows added to the vocabulary, configuration
+    "resized": ("models/qwen3", 5, dict(r=2, lora_alpha=6, target_modules=["q_proj", "down_proj"])),
+    "resized-tied": ("models/llama", 3, dict(r=2, lora_alpha=6, target_modules=["v_proj"])),
+    "vocabulary": ("models/qwen3", 0, dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "lm_head", "o_proj"])),
+    "dora": ("models/llama", 0, dict(r=3, lora_alpha=5, use_dora=True, use_rslora=True,
                               target_modules=["q_proj", "k_proj", "down_proj"])),
-    "dora2": ("llama", 0, dict(r=2, lora_alpha=7, use_dora=True, target_modules=["q_proj", "down_proj"])),
-    "plain": ("llama", 0, dict(r=2, lora_alpha=3, target_modules=["q_proj", "o_proj"])),
-    "saved": ("llama-bias", 0, dict(r=2, lora_alpha=6, bias="all", target_modules=["q_proj", "up_proj"],
+    "dora2": ("models/llama", 0, dict(r=2, lora_alpha=7, use_dora=True, target_modules=["q_proj", "down_proj"])),
+    "plain": ("models/llama", 0, dict(r=2, lora_alpha=3, target_modules=["q_proj", "o_proj"])),
+    "saved": ("models/llama-bias", 0, dict(r=2, lora_alpha=6, bias="all", target_modules=["q_proj", "up_proj"],
                                     modules_to_save=["norm", "embed_tokens"])),
+    "gemma": ("golden/bases/gemma3", 0, dict(r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["norm"])),
 }
 
 
 def model_of(name, rows=0):
-    model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(MODELS, name), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(TESTS, name), dtype=torch.float32)
     if rows:
         model.resize_token_embeddings(model.config.vocab_size + rows, mean_resizing=False)
     return model.eval()
@@ -109,7 +110,8 @@ def golden(target):
         config = os.path.join(folder, "adapter_config.json")
         with open(config) as f:
             values = json.load(f)
-        values["base_model_name_or_path"] = CASES[name][0]
+        values["base_model_name_or_path"] = os.path.basename(CASES[name][0])
+        values["target_modules"].sort()
         with open(config, "w") as f:
             json.dump(values, f, indent=1, sort_keys=True)
             f.write("\n")
@@ -117,10 +119,10 @@ def golden(target):
     write_gguf(os.path.join(target, "vocabulary"), os.path.join(target, "vocabulary.gguf"), "qwen3", 0)
     mean = {}
     for name, weight in (("dora", 0.5), ("dora2", 0.3), ("plain", 0.2)):
-        model = peft.PeftModel.from_pretrained(model_of("llama"), os.path.join(target, name)).merge_and_unload()
+        model = peft.PeftModel.from_pretrained(model_of("models/llama"), os.path.join(target, name)).merge_and_unload()
         for key, value in model.state_dict().items():
             mean[key] = mean.get(key, 0) + weight * value.double()
-    model = model_of("llama")
+    model = model_of("models/llama")
     model.load_state_dict({k: v.float() for k, v in mean.items()})
     save_file({"logits": logits(model, 0)}, os.path.join(target, "dora-mean.safetensors"))
 
@@ -131,7 +133,7 @@ def main():
         return
     with oracle.work_folder() as work:
         for seed, name in enumerate(CASES):
-            folder, base = os.path.join(work, name), os.path.join(MODELS, CASES[name][0])
+            folder, base = os.path.join(work, name), os.path.join(TESTS, CASES[name][0])
             model, rows = make(folder, name, seed)
             want = logits(model, rows)
             ids = IDS[:-1] + [40 + rows - 1] if rows else IDS

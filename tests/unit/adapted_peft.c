@@ -30,14 +30,22 @@ static void end(void)
 }
 TestSuite(adapted, .init = begin, .fini = end);
 
+/* clang-format off */
 static const struct {
     const char *name, *base;
     uint32_t vocab;
+    int32_t last; /* the last token: one that was added, where some were */
 } cases[] = {
-    {"resized", "qwen3", 45},    {"resized-tied", "llama", 43}, {"vocabulary", "qwen3", 40},
-    {"dora", "llama", 40},       {"dora2", "llama", 40},        {"plain", "llama", 40},
-    {"saved", "llama-bias", 40},
+    {"resized",      "models/qwen3",        45, 44},
+    {"resized-tied", "models/llama",        43, 42},
+    {"vocabulary",   "models/qwen3",        40, 3},
+    {"dora",         "models/llama",        40, 3},
+    {"dora2",        "models/llama",        40, 3},
+    {"plain",        "models/llama",        40, 3},
+    {"saved",        "models/llama-bias",   40, 3},
+    {"gemma",        "golden/bases/gemma3", 47, 3}, /* norms that are stored less 1 */
 };
+/* clang-format on */
 enum { CASES = sizeof cases / sizeof *cases, DORA = 3 };
 
 static const char *golden(const char *name)
@@ -53,7 +61,7 @@ static const char *base_of(int i)
 {
     static char path[SUPPORT_PATH_BYTES];
     char part[128];
-    snprintf(part, sizeof part, "tests/models/%s", cases[i].base);
+    snprintf(part, sizeof part, "tests/%s", cases[i].base);
     support_source(path, sizeof path, part);
     return path;
 }
@@ -66,9 +74,7 @@ static void expect_file(int i, const struct model *m, const struct adapter *ad, 
     struct safetensors expect = {0};
     struct engine *engine = NULL;
     float got[TOKENS * VOCAB_MOST];
-    /* the last token is one that was added */
-    const int32_t id[TOKENS] = {1,  5,  9, 30,
-                                39, 12, 7, cases[i].vocab > 40 ? (int32_t)cases[i].vocab - 1 : 3};
+    const int32_t id[TOKENS] = {1, 5, 9, 30, 39, 12, 7, cases[i].last};
     const struct engine_row row = {.id = id, .count = TOKENS, .adapter = ad};
     ok(safetensors_open(&expect, path));
     const struct tensor *want = safetensors_find(&expect, "logits");
@@ -79,7 +85,7 @@ static void expect_file(int i, const struct model *m, const struct adapter *ad, 
                        .device = "cpu", .precision = DTYPE_F32, .inference = true, .threads = 1}));
     ok(engine_logits(got, engine, &row));
     double off = support_distance(got, want->data, want->count);
-    cr_expect_lt(off, 1e-5, "%s, %s: %g", cases[i].name, what, off);
+    cr_expect_lt(off, 1e-5, "%s on %s, %s: %g", cases[i].name, cases[i].base, what, off);
     engine_close(engine);
     safetensors_close(&expect);
 }
@@ -126,7 +132,9 @@ Test(adapted, merged_models_give_the_same)
         struct flatten delta = {0};
         char out[SUPPORT_PATH_BYTES];
         const struct export_merged_options how = {.type = DTYPE_F32};
-        ok(file_join(out, sizeof out, dir, cases[i].name));
+        char name[32];
+        snprintf(name, sizeof name, "%d", i);
+        ok(file_join(out, sizeof out, dir, name));
         ok(model_open(&m, base_of(i)));
         ok(adapter_file_open_whole(&file, golden(cases[i].name)));
         ok(adapted_fold(&m, &file));
@@ -146,7 +154,9 @@ Test(adapted, written_as_peft_again_they_give_the_same)
     for (int i = 0; i < CASES; i++) {
         struct adapter_file file = {0};
         char out[SUPPORT_PATH_BYTES];
-        ok(file_join(out, sizeof out, dir, cases[i].name));
+        char name[32];
+        snprintf(name, sizeof name, "%d", i);
+        ok(file_join(out, sizeof out, dir, name));
         ok(adapter_file_open_whole(&file, golden(cases[i].name)));
         ok(export_peft_whole(out, &file, NULL, false));
         adapter_file_close(&file);
@@ -208,6 +218,29 @@ Test(adapted, adapters_of_llama_cpp_are_those_of_peft)
         refused(adapter_gguf_open(&got, golden(pair[!i].gguf), &m), ERR_INPUT, "but the base is");
         model_close(&m);
     }
+}
+
+/* A GGUF of Gemma stores norms whole, and Hugging Face and PEFT store them less 1. */
+Test(adapted, norms_of_gemma_are_the_same_on_a_gguf_base)
+{
+    static const char *const bases[] = {"tests/golden/bases/gemma3",
+                                        "tests/golden/bases/gemma3/bf16.gguf"};
+    float norm[2][24];
+    for (int i = 0; i < 2; i++) {
+        struct model m = {0};
+        struct adapter_file file = {0};
+        char path[SUPPORT_PATH_BYTES];
+        support_source(path, sizeof path, bases[i]);
+        ok(model_open(&m, path));
+        ok(adapter_file_open_whole(&file, golden("gemma")));
+        ok(adapted_fold(&m, &file));
+        cr_assert_eq(m.final_norm.rows, 24);
+        for (uint32_t k = 0; k < 24; k++)
+            weight_rows_f32(&norm[i][k], &m.final_norm, k, 1);
+        adapter_file_close(&file);
+        model_close(&m);
+    }
+    cr_expect_arr_eq(norm[0], norm[1], sizeof norm[0]);
 }
 
 /* The base's rows, which DoRA needs, for the layers of the golden adapters. */
