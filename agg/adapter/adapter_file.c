@@ -287,7 +287,7 @@ static err directory_read(struct adapter_file *f, const char *path)
     if (!file_exists(name)) {
         TRY_OUT(e, file_join(name, sizeof name, path, "adapter_model.bin"));
         e = err_make(ERR_INPUT, "%s: no PEFT adapter: adapter_model.safetensors is missing%s", path,
-                     file_exists(name) ? " ; reading adapter_model.bin can run code, so convert "
+                     file_exists(name) ? "; reading adapter_model.bin can run code, so convert "
                                          "it in its directory: python3 -c \"import torch, "
                                          "safetensors.torch as s; "
                                          "s.save_file(torch.load('adapter_model.bin', 'cpu', "
