@@ -47,7 +47,7 @@ Test(method_check, an_update_that_is_not_what_was_asked_is_refused_by_name)
     x = good, x.modules = 2;
     refused(check(&x), ERR_INPUT, "module layers.0.k_proj is missing");
     ok(file_write(at("update", 0), "{}", 2, true));
-    refused(check(NULL), ERR_INPUT, "update: HeaderTooSmall");
+    refused(check(NULL), ERR_INPUT, "update: is a JSON file, expected a safetensors file");
     char *bytes;
     size_t size;
     send(at("update", 0), &good);
