@@ -33,6 +33,19 @@ CASES = {
     "gemma": ("golden/bases/gemma3", 0, dict(r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["norm"])),
 }
 
+# Without golden files: tied models, of which one matrix is changed, and other families.
+MORE = {
+    "tied-embedding": ("models/llama", 0, dict(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])),
+    "tied-head": ("models/llama", 0, dict(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])),
+    "tied-lora": ("models/llama", 0, dict(r=2, target_modules=["q_proj", "embed_tokens"])),
+    "tied-head-lora": ("models/llama", 0, dict(r=2, target_modules=["q_proj", "lm_head"])),
+    "biases": ("models/llama-bias", 0, dict(r=2, bias="lora_only", target_modules=["q_proj", "down_proj"])),
+    "gemma-lora": ("golden/bases/gemma3", 0, dict(r=2, target_modules=["q_proj", "embed_tokens"])),
+    "gemma-dora": ("golden/bases/gemma3", 0, dict(r=2, use_dora=True, target_modules=["q_proj", "o_proj"])),
+    "phi3-dora": ("golden/bases/phi3", 0, dict(r=2, use_dora=True, target_modules=["qkv_proj", "gate_up_proj"])),
+    "granite": ("golden/bases/granite", 0, dict(r=2, target_modules=["embed_tokens", "lm_head"])),
+}
+
 
 def model_of(name, rows=0):
     model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(TESTS, name), dtype=torch.float32)
@@ -48,7 +61,7 @@ def logits(model, rows):
 
 
 def make(folder, name, seed):
-    base, rows, config = CASES[name]
+    base, rows, config = (CASES | MORE)[name]
     torch.manual_seed(seed)
     model = peft.get_peft_model(model_of(base, rows), peft.LoraConfig(task_type="CAUSAL_LM", **config))
     for key, parameter in model.named_parameters():
@@ -132,8 +145,8 @@ def main():
         golden(sys.argv[2])
         return
     with oracle.work_folder() as work:
-        for seed, name in enumerate(CASES):
-            folder, base = os.path.join(work, name), os.path.join(TESTS, CASES[name][0])
+        for seed, (name, (base, _, _)) in enumerate((CASES | MORE).items()):
+            folder, base = os.path.join(work, name), os.path.join(TESTS, base)
             model, rows = make(folder, name, seed)
             want = logits(model, rows)
             ids = IDS[:-1] + [40 + rows - 1] if rows else IDS
