@@ -2,9 +2,9 @@
 """Adapters with more than A and B of the decoder's modules, made and evaluated by PEFT.
 
 Each is trained (its values are random) over a model of tests/models: embeddings and head saved after a change of the
-vocabulary, LoRA on embedding and head, DoRA, whole modules and biases. `fedlora eval --logits` and a model made by
-`fedlora export --as merged` must give PEFT's logits, and the mean of two adapters by `fedlora aggregate` the logits
-of the mean of PEFT's merged weights. With --golden DIR it writes the adapters and the logits, which
+vocabulary, LoRA on embedding and head, DoRA, whole modules and biases. `fedlora eval --logits`, a model made by
+`fedlora export --as merged`, and the mean of the adapter with itself by `fedlora aggregate`, loaded by PEFT, must give
+PEFT's logits. With --golden DIR it writes the adapters and the logits, which
 tests/unit/adapted.c reads (tests/golden/peft).
 """
 
@@ -145,8 +145,8 @@ def main():
         golden(sys.argv[2])
         return
     with oracle.work_folder() as work:
-        for seed, (name, (base, _, _)) in enumerate((CASES | MORE).items()):
-            folder, base = os.path.join(work, name), os.path.join(TESTS, base)
+        for seed, (name, (model_name, _, _)) in enumerate((CASES | MORE).items()):
+            folder, base = os.path.join(work, name), os.path.join(TESTS, model_name)
             model, rows = make(folder, name, seed)
             want = logits(model, rows)
             ids = IDS[:-1] + [40 + rows - 1] if rows else IDS
@@ -160,6 +160,11 @@ def main():
             oracle.fedlora("export", folder, "--as", "merged", "--base", base, "-o", merged)
             whole = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
             oracle.check(f"{name}: merged", oracle.relative_difference(logits(whole, rows), want), 1e-5)
+            # The mean of an adapter with itself is the adapter, also for PEFT.
+            mean = os.path.join(work, name + ".mean")
+            oracle.fedlora("aggregate", folder, folder, "--base", base, "-o", mean, "--verify")
+            ours = peft.PeftModel.from_pretrained(model_of(model_name, rows), mean)
+            oracle.check(f"{name}: mean", oracle.relative_difference(logits(ours.eval(), rows), want), 1e-5)
 
 
 if __name__ == "__main__":
