@@ -82,6 +82,22 @@ static void warn_joined(const struct data_report *r)
          joined->rows, r->data->count, plural(r->data->count), remedy);
 }
 
+/* Both are the template's own text, which its user may not expect. */
+static void warn_templates(const struct data_report *r)
+{
+    const struct data_kind *rewritten = &r->data->rewritten, *left_out = &r->data->left_out;
+    if (rewritten->rows)
+        warn(r, rewritten->line,
+             "in %zu of %zu %s the chat template changes earlier turns, as by leaving out their "
+             "thinking, and they are learned so: give each answer a row that ends with it",
+             rewritten->rows, r->data->count, plural(r->data->count));
+    if (left_out->rows)
+        warn(r, left_out->line,
+             "in %zu of %zu %s the chat template leaves out the system text or a message of the "
+             "user: put it into another message, or use another --template",
+             left_out->rows, r->data->count, plural(r->data->count));
+}
+
 void data_report_print(const struct data_report *r)
 {
     const struct dataset *d = r->data;
@@ -103,6 +119,7 @@ void data_report_print(const struct data_report *r)
              remedy);
     }
     if (d->joined.rows) warn_joined(r);
+    warn_templates(r);
 }
 
 json_t *data_report_json(const struct dataset *d)
@@ -122,6 +139,8 @@ json_t *data_report_json(const struct dataset *d)
         {"rows_cut_line", d->cut_line},
         {"rows_joined", d->joined.rows},
         {"rows_joined_line", d->joined.line},
+        {"rows_rewritten", d->rewritten.rows},
+        {"rows_left_out", d->left_out.rows},
         {"rows_with_eos", d->has_eos.rows},
         {"rows_with_bos", d->has_bos.rows},
     };
@@ -149,6 +168,8 @@ void data_report_add(struct dataset *sum, const struct dataset *d)
     sum->unlearned += d->unlearned;
     sum->cut += d->cut;
     sum->joined.rows += d->joined.rows;
+    sum->rewritten.rows += d->rewritten.rows;
+    sum->left_out.rows += d->left_out.rows;
     sum->has_eos.rows += d->has_eos.rows;
     sum->has_bos.rows += d->has_bos.rows;
     if (d->longest > sum->longest) sum->longest = d->longest;

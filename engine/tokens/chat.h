@@ -43,7 +43,7 @@ struct chat_span { /* bytes [begin, end) of the rendered text */
 struct chat_spans {
     struct chat_span *span;
     size_t count, capacity;
-    /* Set, and never cleared: */
+    /* Set, and never cleared here: */
     bool earlier_changed; /* the template writes earlier turns otherwise once later ones follow, as
                              Qwen3's drops their thinking */
     bool left_out;        /* the template leaves out a message of the system or the user */

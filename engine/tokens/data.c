@@ -215,6 +215,9 @@ err data_put_text(struct data_reader *r, const struct data_text *how)
     const struct tokens *k = &r->tokens;
     size_t from, to, s = 0;
     TRY(encode(&from, &to, r, how));
+    if (how->messages && r->spans.earlier_changed)
+        count_kind(&r->data->rewritten, (uint32_t)r->line);
+    if (how->messages && r->spans.left_out) count_kind(&r->data->left_out, (uint32_t)r->line);
     int32_t *label = malloc((k->count + 1) * sizeof *label);
     if (!label) return err_sys(ENOMEM, "row of %zu tokens", k->count);
     for (size_t i = 0; i < k->count; i++) {
@@ -257,8 +260,6 @@ err data_open(struct dataset *out, const char *path, const struct data_options *
     err e = data_file_read(path, &sink);
     if (!err_is(e) && data.count == 0) e = err_make(ERR_INPUT, "%s: holds no rows", path);
     bytes_close(&r.text);
-    data.earlier_changed = r.spans.earlier_changed;
-    data.left_out = r.spans.left_out;
     chat_spans_close(&r.spans);
     chat_close(r.chat);
     tokens_close(&r.tokens);

@@ -73,10 +73,11 @@ struct dataset {
     size_t unlearned;                  /* rows without a learned token; they are kept */
     uint32_t cut_line, unlearned_line; /* the first line of these rows; 0: there is none */
     uint32_t longest, longest_line;    /* tokens of the longest row before it was cut; its line */
-    struct data_kind joined;  /* a token lies in both prompt and completion and is not learned */
-    struct data_kind has_eos; /* the text ends an answer itself, so no eos was appended */
-    bool earlier_changed, left_out; /* by the chat template: as in struct chat_spans */
-    struct data_kind has_bos;       /* the text starts with the bos token, so none was put first */
+    struct data_kind joined;    /* a token lies in both prompt and completion and is not learned */
+    struct data_kind has_eos;   /* the text ends an answer itself, so no eos was appended */
+    struct data_kind rewritten; /* the chat template writes turns otherwise once others follow */
+    struct data_kind left_out;  /* the chat template leaves out a message of the system or user */
+    struct data_kind has_bos;   /* the text starts with the bos token, so none was put first */
 };
 
 /* The number of rows that teach: those with a learned token. It is the weight of the data. */

@@ -298,6 +298,7 @@ static err render(struct data_reader *r, const struct conversation *c, const jso
     TRY(check_messages(r->chat, c, row));
     bytes_clear(&r->text);
     r->spans.count = 0;
+    r->spans.earlier_changed = r->spans.left_out = false;
     TRY(chat_render(&r->text, &r->spans, r->chat,
                     &(struct chat_input){.messages = c->messages,
                                          .tools = c->tools,

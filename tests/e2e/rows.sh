@@ -36,6 +36,20 @@ command=$(sed 's/.*convert it: //; s/ IN > OUT.jsonl//' "$work/said")
 sh -c "$command '$work/rows.csv'" >"$work/converted.jsonl"
 [ "$(evaluated "$work/converted.jsonl")" = "$lines" ] || fail "the converted CSV file has other rows"
 
+# Messages with a template of another family: shown by tokenize and train, and refused by the line of the template.
+chat='[{"role": "user", "content": "it is"}, {"role": "assistant", "content": "the end"}]'
+printf '{"messages": %s}\n' "$chat" >"$work/chat.jsonl"
+echo '{% for m in messages %}{{ m.role ~ ":" ~ m.content | trim ~ eos_token }}{% endfor %}{{ "assistant:" if add_generation_prompt }}' \
+  >"$work/own.jinja"
+shown=$("$programs/fedlora" tokenize --base "$work/base" --chat --template "$work/own.jinja" --show -- "$chat")
+[ "$shown" = "user:it is<|im_end|>assistant:⟦the end<|im_end|>⟧" ] || fail "tokenize --show: $shown"
+"$programs/fedlora" train --base "$work/base" --data "$work/chat.jsonl" --template "$work/own.jinja" --show-rows 1 --steps 1 \
+  --rank 1 -o "$work/shown" >"$work/train.log" 2>&1 || fail_with "$work/train.log" "train --show-rows"
+grep -qF "assistant:⟦the end<|im_end|>⟧" "$work/train.log" || fail_with "$work/train.log" "the row is not shown"
+printf 'x\n{%% include "y" %%}' >"$work/bad.jinja"
+expect_refusal 2 "line 2: the statement \"include\" is not supported" "$programs/fedlora" eval --base "$work/base" \
+  --data "$work/chat.jsonl" --template "$work/bad.jinja"
+
 # The member evaluates the state, which hardly differs from the base, on rows that are read as the run says.
 split=$(evaluated "$work/rows.jsonl" --bos --boundary split)
 [ "$split" != "$lines" ] || fail "the options change nothing"

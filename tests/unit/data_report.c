@@ -49,6 +49,11 @@ Test(data_report, names_the_first_line_of_each_kind_and_what_helps)
          "warning: notes.jsonl:2: in 8 of 12 rows the completion starts inside a token of the "
          "prompt, which is not learned: move the space at the end of the prompt to the completion, "
          "or use --boundary split\n");
+    d = (struct dataset){.count = 3, .rewritten = {2, 1}, .left_out = {1, 3}};
+    capture(text, sizeof text, 2, print);
+    cr_expect(strstr(text, "warning: notes.jsonl:1: in 2 of 3 rows the chat template changes"));
+    cr_expect(strstr(text, "warning: notes.jsonl:3: in 1 of 3 rows the chat template leaves out"));
+    d = (struct dataset){.count = 12, .longest = 700, .cut = 3, .cut_line = 5, .joined = {8, 2}};
     report.run = "triage"; /* a member cannot change these options */
     capture(text, sizeof text, 2, print);
     cr_expect(strstr(text, "run triage reads 512 tokens of a row"), "%s", text);
@@ -74,7 +79,8 @@ Test(data_report, adds_files_and_writes_the_numbers_as_json)
 {
     static const char wanted[] =
         "{\"learned\":7,\"longest\":9,\"longest_line\":0,\"rows\":5,\"rows_cut\":1,"
-        "\"rows_cut_line\":0,\"rows_joined\":2,\"rows_joined_line\":0,\"rows_unlearned\":3,"
+        "\"rows_cut_line\":0,\"rows_joined\":2,\"rows_joined_line\":0,\"rows_left_out\":0,"
+        "\"rows_rewritten\":3,\"rows_unlearned\":3,"
         "\"rows_unlearned_line\":0,\"rows_with_bos\":0,\"rows_with_eos\":4,\"tokens\":30}";
     const struct dataset a = {.count = 2,
                               .tokens = 10,
@@ -83,6 +89,7 @@ Test(data_report, adds_files_and_writes_the_numbers_as_json)
                               .longest = 9,
                               .unlearned = 1,
                               .unlearned_line = 3,
+                              .rewritten = {3, 1},
                               .has_eos = {4, 1}};
     const struct dataset b = {
         .count = 3, .tokens = 20, .learned = 4, .unlearned = 2, .longest = 8, .joined = {2, 6}};
