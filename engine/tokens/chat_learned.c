@@ -290,8 +290,8 @@ static bool is_answer(const json_t *message)
 }
 
 /* A template may ignore a role that it does not know, so the message would be left out silently.
- * Its longest word must be in the text, because a template may trim or escape the rest. Templates of
- * Mistral leave out the system text when an answer is last, which is reported and not refused. */
+ * Its longest word must be in the text, because a template may trim or escape the rest. Templates
+ * of Mistral leave out the system text when an answer is last, which is reported, not refused. */
 static err check_printed(const struct search *s, const json_t *message, size_t i)
 {
     const json_t *content = json_object_get(message, "content");
