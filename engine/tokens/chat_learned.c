@@ -216,7 +216,7 @@ static err not_found(size_t i)
 static size_t closing(const struct chat *c, struct text behind)
 {
     size_t space = 0;
-    while (space < behind.size && strchr(" \t\r\n", behind.at[space]))
+    while (space < behind.size && behind.at[space] && strchr(" \t\r\n", behind.at[space]))
         space++;
     for (size_t i = 0; i < c->ends; i++) {
         struct text end = {c->end[i], strlen(c->end[i])};
@@ -249,6 +249,25 @@ static err take_moved(struct search *s, const struct turn *t, size_t i)
     return add_span(s, begin, end);
 }
 
+/* Without Q, which saves a rendering of the conversation: the whole text continues P by the content
+ * and a token that ends an answer. */
+static err take_plain(bool *taken, struct search *s, const json_t *message)
+{
+    const json_t *value = json_object_get(message, "content");
+    struct text p = text_of(&s->p), content = {json_string_value(value), json_string_length(value)};
+    *taken = false;
+    if (!content.at || !starts_with(s->whole, p)) return ERR_NONE;
+    content = trim(content);
+    size_t begin = p.size;
+    while (begin < s->whole.size && s->whole.at[begin] && strchr(" \t\r\n", s->whole.at[begin]))
+        begin++;
+    if (content.size == 0 || !starts_with(from(s->whole, begin), content)) return ERR_NONE;
+    size_t close = closing(s->w->c, from(s->whole, begin + content.size));
+    if (close == 0) return ERR_NONE;
+    *taken = true;
+    return add_span(s, p.size, begin + content.size + close);
+}
+
 static err find_turn(struct search *s, size_t i)
 {
     const struct chat_input *in = s->w->in;
@@ -258,6 +277,10 @@ static err find_turn(struct search *s, size_t i)
     bytes_clear(&s->p);
     bytes_clear(&s->q);
     err e = chat_text(&s->p, NULL, s->w, s->before, true);
+    if (!err_is(e)) {
+        TRY(take_plain(&found, s, message));
+        if (found) return ERR_NONE;
+    }
     if (!err_is(e) && last) {
         e = bytes_append(&s->q, s->whole.at, s->whole.size);
     } else if (!err_is(e)) {

@@ -122,7 +122,7 @@ Test(chat, turns_that_are_rewritten_later_are_found_and_reported)
     ok(chat_render(&text, &spans, c, &(struct chat_input){.messages = one}));
     cr_expect(!spans.earlier_changed && spans.count == 1);
     json_decref(one);
-    one = parse(FOUR);
+    one = parse("[" USER("a") "," ANSWER("<think>x</think>b") "," USER("c") "," ANSWER("d") "]");
     ok(chat_render(&text, &spans, c, &(struct chat_input){.messages = one}));
     cr_expect(spans.earlier_changed && spans.count == 3);
     json_decref(one);
