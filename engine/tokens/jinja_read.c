@@ -398,7 +398,7 @@ static err missing_end(const struct jinja_reading *p, const struct jinja_node *o
                        const char *const *ends)
 {
     const char *const *last = ends;
-    while (last[1])
+    while (last[1] && strncmp(*last, "end", 3) != 0)
         last++;
     return err_make(ERR_INPUT, "line %u: a statement has no end: expected {%% %s %%}",
                     owner ? owner->line : p->at->line, *last);
