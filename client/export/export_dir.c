@@ -36,11 +36,17 @@ err export_dir_begin(char part[LIMIT_PATH_BYTES], const char *dir, bool replace)
     return mkdir(part, 0777) == 0 ? ERR_NONE : err_sys(errno, "%s", part);
 }
 
-/* Only plain files are removed, because nothing else was created in it. */
+/* The only folder in a model's directory: chat templates with other names than "default". */
+static const char templates[] = "additional_chat_templates";
+
+/* Only plain files and the folder of templates are removed, because nothing else was created. */
 void export_dir_abandon(const char *part)
 {
+    char folder[LIMIT_PATH_BYTES];
     DIR *d = opendir(part);
     if (d == NULL) return;
+    if (!strstr(part, templates) && !err_is(file_join(folder, sizeof folder, part, templates)))
+        export_dir_abandon(folder);
     for (struct dirent *entry; (entry = readdir(d)) != NULL;)
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             (void)unlinkat(dirfd(d), entry->d_name, 0);
@@ -169,6 +175,22 @@ static err copy_file(const char *dir, const char *from, const char *name)
     return e;
 }
 
+static err copy_templates(const char *dir, const char *from)
+{
+    char source[LIMIT_PATH_BYTES], target[LIMIT_PATH_BYTES];
+    TRY(file_join(source, sizeof source, from, templates));
+    TRY(file_join(target, sizeof target, dir, templates));
+    DIR *d = opendir(source);
+    if (d == NULL) return ERR_NONE;
+    err e = mkdir(target, 0777) == 0 ? ERR_NONE : err_sys(errno, "%s", target);
+    for (struct dirent *entry; !err_is(e) && (entry = readdir(d)) != NULL;) {
+        const char *end = strrchr(entry->d_name, '.');
+        if (end && strcmp(end, ".jinja") == 0) e = copy_file(target, source, entry->d_name);
+    }
+    closedir(d);
+    return err_is(e) ? e : file_sync_dir(target);
+}
+
 /* All names that transformers and llama.cpp look for, in several generations of file layouts. */
 err export_copy_tokenizer(const char *dir, const char *from)
 {
@@ -184,5 +206,5 @@ err export_copy_tokenizer(const char *dir, const char *from)
                                         "generation_config.json"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         TRY(copy_file(dir, from, names[i]));
-    return ERR_NONE;
+    return copy_templates(dir, from);
 }

@@ -365,7 +365,7 @@ static err add_token_name(json_t *config, const struct vocab *v, const char *key
  * own. */
 static err fill_config(json_t *config, const struct vocab *v)
 {
-    struct gguf_str template = {0};
+    struct gguf_str template = {0}, tools = {0};
     json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
     json_object_set_new(config, "clean_up_tokenization_spaces", json_false());
     TRY(add_token_name(config, v, "bos_token", "tokenizer.ggml.bos_token_id"));
@@ -373,7 +373,14 @@ static err fill_config(json_t *config, const struct vocab *v)
     TRY(add_token_name(config, v, "unk_token", "tokenizer.ggml.unknown_token_id"));
     TRY(add_token_name(config, v, "pad_token", "tokenizer.ggml.padding_token_id"));
     TRY(gguf_opt_str(&template, v->g, "tokenizer.chat_template"));
-    if (template.data != NULL) json_object_set_new(config, "chat_template", text_json(template));
+    TRY(gguf_opt_str(&tools, v->g, "tokenizer.chat_template.tool_use"));
+    if (template.data != NULL && tools.data != NULL) /* a list, as transformers names them */
+        json_object_set_new(config, "chat_template",
+                            json_pack("[{s:s, s:o}, {s:s, s:o}]", "name", "default", "template",
+                                      text_json(template), "name", "tool_use", "template",
+                                      text_json(tools)));
+    else if (template.data != NULL)
+        json_object_set_new(config, "chat_template", text_json(template));
     return ERR_NONE;
 }
 

@@ -207,3 +207,36 @@ Test(export_tokenizer, a_kind_without_a_known_form_is_refused_by_name)
     gguf_close(&g);
     support_dir_remove(dir);
 }
+
+/* A template is copied as it is, and with it those of other names; an abandoned copy leaves
+ * nothing. */
+Test(export_tokenizer, chat_templates_are_copied_as_they_are)
+{
+    static const char text[] = "{# kept #}{{ messages }}\r\n";
+    char dir[SUPPORT_PATH_BYTES], from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES],
+        path[SUPPORT_PATH_BYTES + 64];
+    static const char *const files[] = {"chat_template.jinja",
+                                        "additional_chat_templates/tool_use.jinja"};
+    support_dir_make(dir);
+    ok(file_join(from, sizeof from, dir, "from"));
+    ok(file_join(to, sizeof to, dir, "to"));
+    (void)snprintf(path, sizeof path, "%s/additional_chat_templates", from);
+    ok(file_make_dirs(path));
+    ok(file_make_dirs(to));
+    for (int i = 0; i < 2; i++) {
+        ok(file_join(path, sizeof path, from, files[i]));
+        ok(file_write(path, text, sizeof text - 1, true));
+    }
+    ok(export_copy_tokenizer(to, from));
+    for (int i = 0; i < 2; i++) {
+        char *copy;
+        size_t size;
+        ok(file_join(path, sizeof path, to, files[i]));
+        ok(file_read_all(&copy, &size, path, 1000));
+        cr_expect_str_eq(copy, text, "%s", files[i]);
+        free(copy);
+    }
+    export_dir_abandon(to);
+    cr_expect(!file_exists(to));
+    support_dir_remove(dir);
+}
