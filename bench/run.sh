@@ -11,6 +11,7 @@ usage: bench/run.sh train [options]          training speed and memory, beside P
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression, reports
        bench/run.sh simulate [options]       fedlora simulate: processor time for each client, memory, beside peers
        bench/run.sh tokenize TEXT BASE...    tokenizers: opening, tokens a second
+       bench/run.sh chats TEXT BASE TEMPLATE...  rendering 100,000 conversations, beside tokenising alone
        bench/run.sh noise [COORDINATES]      exact privacy noise: seconds on one core
        bench/run.sh account                  privacy accountants: seconds, and the longest published rows
        bench/run.sh gpu [options]            a GPU of this machine: checks, then training beside PEFT (7 minutes)
@@ -114,6 +115,11 @@ case "${1:-}" in
     build=$bench/../build/release
     cmake --build "$build" --target bench_tokenize >/dev/null
     "$build/bench_tokenize" "$@" ;;
+  chats) # a template is a file, a name, or "-", the base's own
+    shift
+    build=$bench/../build/release
+    cmake --build "$build" --target bench_tokenize >/dev/null
+    "$build/bench_tokenize" --chats 100000 "$1" "$2" "${@:3}" ;;
   noise)
     shift
     build=$bench/../build/release
