@@ -2,6 +2,7 @@
  * which tests/oracle/chat_golden.py makes. A case has "text"; or "error", the text that the
  * template gives to raise_exception; or "fails", an error of jinja2 itself, whose wording is not
  * compared. An expression with "refused" is rendered by jinja2 but not implemented here. */
+#include "engine/tokens/chat.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/tokens/jinja.h"
@@ -135,6 +136,74 @@ Test(chat, renders_public_templates_as_jinja2_does)
     jinja_close(j);
     cr_assert_eq(bad, 0, "%zu of %zu cases differ", bad, i);
     cr_assert_geq(i, 30 * 6);
+    json_decref(root);
+}
+
+/* The same conversations as rows of data: the same text, and what the template marks is learned. */
+static size_t check_row(const json_t *one, const struct chat *c, const json_t *conversation,
+                        const char *name)
+{
+    struct bytes out = {.max = 1 << 20}, plain = {.max = 1 << 20};
+    struct chat_spans spans = {0};
+    const json_t *variables = json_object_get(conversation, "variables");
+    const json_t *want = json_object_get(one, "spans");
+    const char *text = json_string_value(json_object_get(one, "text"));
+    const struct chat_input input = {
+        .messages = json_object_get(conversation, "messages"),
+        .tools = json_object_get(conversation, "tools"),
+        .documents = json_object_get(variables, "documents"),
+        .variables = variables,
+        .generate = json_is_true(json_object_get(conversation, "add_generation_prompt"))};
+    err e = chat_render(&plain, NULL, c, &input);
+    size_t bad =
+        text ? err_is(e) || plain.size != strlen(text) || memcmp(plain.data, text, plain.size) != 0
+             : e.kind != ERR_INPUT;
+    e = chat_render(&out, &spans, c, &input);
+    if (err_is(e)) /* a turn that is not in the text is refused, never left out */
+        bad += e.kind != ERR_INPUT || out.size != 0 || spans.count != 0;
+    else if (text)
+        bad += out.size != strlen(text) || memcmp(out.data, text, out.size) != 0;
+    for (size_t i = 0; want && !err_is(e) && i < spans.count; i++) {
+        const json_t *span = json_array_get(want, i);
+        bad += spans.span[i].begin != (size_t)json_integer_value(json_array_get(span, 0)) ||
+               spans.span[i].end != (size_t)json_integer_value(json_array_get(span, 1));
+    }
+    if (want && !err_is(e)) bad += spans.count != json_array_size(want);
+    if (bad) (void)fprintf(stderr, "%s: %s\n", name, err_is(e) ? e.text : "another text or span");
+    chat_spans_close(&spans);
+    bytes_close(&plain);
+    bytes_close(&out);
+    return bad != 0;
+}
+
+Test(chat, renders_rows_of_data_as_jinja2_does)
+{
+    json_t *root = open_cases("cases.json"), *one;
+    const json_t *conversations = json_object_get(root, "conversations");
+    const char *opened = "";
+    struct chat *c = NULL;
+    size_t i, bad = 0;
+    json_array_foreach(json_object_get(root, "cases"), i, one)
+    {
+        char name[128], *text = NULL, path[SUPPORT_PATH_BYTES];
+        size_t size;
+        const char *template = json_string_value(json_object_get(one, "template"));
+        const char *conversation = json_string_value(json_object_get(one, "conversation"));
+        if (strcmp(template, opened) != 0) {
+            chat_close(c);
+            (void)snprintf(name, sizeof name, "tests/golden/chat/%s.jinja", template);
+            support_source(path, sizeof path, name);
+            ok(file_read_all(&text, &size, path, 1 << 20));
+            ok(chat_open_text(&c, text, size,
+                              json_object_get(json_object_get(root, "templates"), template)));
+            free(text);
+            opened = template;
+        }
+        (void)snprintf(name, sizeof name, "%s, %s", template, conversation);
+        bad += check_row(one, c, json_object_get(conversations, conversation), name);
+    }
+    chat_close(c);
+    cr_assert_eq(bad, 0, "%zu of %zu cases differ", bad, i);
     json_decref(root);
 }
 
