@@ -380,11 +380,31 @@ static err read_beside(struct reading *r)
     return vocab_template_read_hf(r->t, r->dir);
 }
 
+/* Files of slow tokenizers leave out steps that only code of transformers knows. */
+static err refuse_old_form(const char *dir)
+{
+    static const char *const names[] = {"tokenizer.model", "spiece.model", "vocab.json",
+                                        "vocab.txt"};
+    char path[LIMIT_PATH_BYTES];
+    TRY(file_join(path, sizeof path, dir, "tokenizer.json"));
+    if (file_exists(path)) return ERR_NONE;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        TRY(file_join(path, sizeof path, dir, names[i]));
+        if (file_exists(path))
+            return err_make(ERR_INPUT,
+                            "%s: expected tokenizer.json beside it; write it with transformers: "
+                            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                            path);
+    }
+    return ERR_NONE;
+}
+
 /* Errors in tokenizer.json name the file; the readers themselves name only keys. */
 err vocab_hf_read(struct tokenizer *t, const char *dir)
 {
     struct reading r = {.t = t, .dir = dir, .letters = {.max = 1 << 20}};
     json_t *root = NULL;
+    TRY(refuse_old_form(dir));
     TRY(open_json(&root, dir, "tokenizer.json", true));
     err e = read_tokenizer(&r, root);
     json_decref(root);

@@ -130,3 +130,15 @@ Test(vocab_hf, changed_gguf_sentencepiece_files_are_refused_or_work, .timeout = 
 {
     run("tests/golden/tokenizer/llama2.gguf", "model.gguf", seed_of_run());
 }
+
+Test(vocab_hf, a_directory_with_another_form_of_tokenizer_is_refused_with_the_remedy)
+{
+    char dir[SUPPORT_PATH_BYTES], path[SUPPORT_PATH_BYTES];
+    struct tokenizer *t = NULL;
+    support_dir_make(dir);
+    refused(tokenizer_open(&t, dir), ERR_INPUT, "tokenizer.json");
+    ok(file_join(path, sizeof path, dir, "tokenizer.model"));
+    ok(file_write(path, "x", 1, false));
+    refused(tokenizer_open(&t, dir), ERR_INPUT, "tokenizer.model: expected tokenizer.json beside");
+    support_dir_remove(dir);
+}
