@@ -49,10 +49,10 @@ static void say_unlearned(char out[REMEDY_BYTES], const struct data_report *r)
     char longer[REMEDY_BYTES];
     say_longer(longer, r);
     if (r->data->cut)
-        snprintf(out, REMEDY_BYTES, "their answers were cut off, or all labels are -100; %.150s",
+        snprintf(out, REMEDY_BYTES, "the answer was cut off, or all labels are -100; %.150s",
                  longer);
     else
-        snprintf(out, REMEDY_BYTES, "all labels are -100, or they end with the user's turn");
+        snprintf(out, REMEDY_BYTES, "all labels are -100, or the row ends with the user's turn");
 }
 
 static void warn(const struct data_report *r, uint32_t line, const char *format, ...)

@@ -43,8 +43,8 @@ Test(data_report, names_the_first_line_of_each_kind_and_what_helps)
                         .joined = {8, 2}};
     report = (struct data_report){.data = &d, .path = "notes.jsonl", .seq = 512};
     says("notes.jsonl: 12 rows, 345 tokens, 120 of them learned; the longest row has 700\n"
-         "warning: notes.jsonl:7: 1 of 12 rows has no token to learn and does not count: their "
-         "answers were cut off, or all labels are -100; --seq 700 reads them whole\n"
+         "warning: notes.jsonl:7: 1 of 12 rows has no token to learn and does not count: the "
+         "answer was cut off, or all labels are -100; --seq 700 reads them whole\n"
          "warning: notes.jsonl:5: 3 of 12 rows were cut to 512 tokens: --seq 700 reads them whole\n"
          "warning: notes.jsonl:2: in 8 of 12 rows the completion starts inside a token of the "
          "prompt, which is not learned: move the space at the end of the prompt to the completion, "
@@ -71,8 +71,8 @@ Test(data_report, refuses_a_file_without_a_row_that_teaches)
     const struct dataset d = {.count = 2, .unlearned = 2, .unlearned_line = 4};
     report = (struct data_report){.data = &d, .path = "notes.jsonl"};
     refused(data_report_check(&report), ERR_INPUT,
-            "notes.jsonl:4: none of the 2 rows has a token to learn: all labels are -100, or they "
-            "end with the user's turn");
+            "notes.jsonl:4: none of the 2 rows has a token to learn: all labels are -100, or the "
+            "row ends with the user's turn");
 }
 
 Test(data_report, adds_files_and_writes_the_numbers_as_json)
