@@ -46,7 +46,7 @@ Test(tokenizer, says_what_it_is)
     cr_assert_eq(tokenizer_find(t, "no such token"), -1);
     cr_assert_null(tokenizer_token(t, -1));
     cr_assert_null(tokenizer_token(t, (int32_t)tokenizer_vocab(t)));
-    cr_assert_null(tokenizer_template(t, NULL));
+    cr_assert_null(tokenizer_template(t, "default"));
     tokenizer_close(t);
     t = open_case("llama2.gguf");
     cr_assert_str_eq(tokenizer_kind(t), "BPE by SentencePiece scores, byte fallback");
