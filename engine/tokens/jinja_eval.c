@@ -270,7 +270,6 @@ static err eval_concat(struct jinja_value *out, struct jinja_run *r,
     for (const struct jinja_node *one = n->a; one; one = one->next) {
         TRY(jinja_eval(&part, r, scope, one));
         r->line = n->line;
-        if (part.safe) return jinja_fail(r, "~ with text marked by safe is not supported");
         TRY(jinja_print(r, &part));
     }
     return jinja_captured(out, r, mark);

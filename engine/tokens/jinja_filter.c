@@ -141,20 +141,10 @@ static err filter_safe(struct jinja_value *out, struct jinja_run *r,
 static err filter_escape(struct jinja_value *out, struct jinja_run *r,
                          const struct jinja_value *value, const struct jinja_call *call)
 {
-    static const char from[] = "&<>'\"";
-    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
     struct jinja_value text;
     TRY(jinja_check(r, call, 0, no_names));
     TRY(jinja_str(&text, r, value));
-    size_t mark = jinja_capture(r);
-    for (size_t i = 0; i < text.text.size; i++) {
-        char c = text.text.data[i];
-        const char *found = c && !text.safe ? strchr(from, c) : NULL;
-        TRY(found ? jinja_say(r, to[found - from], strlen(to[found - from])) : jinja_say(r, &c, 1));
-    }
-    TRY(jinja_captured(out, r, mark));
-    out->safe = true;
-    return ERR_NONE;
+    return jinja_string_escape(out, r, &text);
 }
 
 /* The first line is indented with `first`, empty lines with `blank`. */

@@ -2,6 +2,7 @@
  * is refused. */
 #include "base/limits.h"
 #include "engine/tokens/jinja_parts.h"
+#include "engine/tokens/jinja_string.h"
 
 #include <math.h>
 #include <string.h>
@@ -130,18 +131,24 @@ static err of_numbers(struct jinja_value *out, const struct jinja_run *r, enum j
 
 /* ---- texts and lists ---- */
 
+/* A text that is added to a safe one is escaped, as Markup does. */
 static err join(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *a,
                 const struct jinja_value *b)
 {
     char *text;
-    size_t size = a->text.size + b->text.size;
-    if (a->safe || b->safe)
-        return jinja_fail(r, "joining texts marked by safe or escape is not supported");
+    struct jinja_value left = *a, right = *b;
+    bool safe = a->safe || b->safe;
+    if (safe) {
+        TRY(jinja_string_escape(&left, r, a));
+        TRY(jinja_string_escape(&right, r, b));
+    }
+    size_t size = left.text.size + right.text.size;
     TRY(jinja_take(&text, r, size + 1, 1));
-    memcpy(text, a->text.data, a->text.size);
-    memcpy(text + a->text.size, b->text.data, b->text.size);
+    memcpy(text, left.text.data, left.text.size);
+    memcpy(text + left.text.size, right.text.data, right.text.size);
     text[size] = 0;
     *out = jinja_text(text, size);
+    out->safe = safe;
     return ERR_NONE;
 }
 

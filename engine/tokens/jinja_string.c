@@ -141,6 +141,21 @@ err jinja_string_is(bool *out, struct jinja_run *r, const struct jinja_value *v,
     return ERR_NONE;
 }
 
+err jinja_string_escape(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *v)
+{
+    static const char from[] = "&<>'\"";
+    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+    size_t mark = jinja_capture(r);
+    for (size_t i = 0; i < v->text.size; i++) {
+        char c = v->text.data[i];
+        const char *found = c && !v->safe ? strchr(from, c) : NULL;
+        TRY(found ? jinja_say(r, to[found - from], strlen(to[found - from])) : jinja_say(r, &c, 1));
+    }
+    TRY(jinja_captured(out, r, mark));
+    out->safe = true;
+    return ERR_NONE;
+}
+
 /* Runs of \w, as the regular expressions of Python have it. */
 size_t jinja_string_words(const struct jinja_value *v)
 {

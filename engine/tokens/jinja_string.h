@@ -16,6 +16,9 @@ err jinja_string_case(struct jinja_value *out, struct jinja_run *r, const struct
 /* `what`: "upper", "lower", "alpha", "alnum", "ascii", "digit", "decimal" or "space". */
 err jinja_string_is(bool *out, struct jinja_run *r, const struct jinja_value *v, const char *what);
 
+/* The text marked as safe, with the special characters of HTML replaced unless it was safe. */
+err jinja_string_escape(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *v);
+
 size_t jinja_string_words(const struct jinja_value *v);
 
 /* The first or the last place of `part`, or NULL. */

@@ -92,3 +92,27 @@ Test(jinja, a_construct_that_is_not_known_is_refused_by_name_and_line)
            "inside a macro");
     ok(render("{% if false %}{{ s | truncate(2) }}{% endif %}", 1000, 100));
 }
+
+/* The texts are jinja2's: only + escapes, because the settings of transformers do not. */
+Test(jinja, text_marked_as_safe_escapes_what_is_added_to_it)
+{
+    static const struct {
+        const char *template, *text;
+    } cases[] = {
+        {"{{ ({'a': '<'} | tojson | safe) + '\\n<' }}", "{\"a\": \"<\"}\n&lt;"},
+        {"{{ '<b>' + ('<i>' | safe) + '&' }}", "&lt;b&gt;<i>&amp;"},
+        {"{{ ('<i>' | safe) ~ '<b>' }}", "<i><b>"},
+        {"{{ ('<' | e) + ('>' | e) }}", "&lt;&gt;"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct jinja *j;
+        struct bytes out = {.max = 1000};
+        json_t *none = json_object();
+        ok(jinja_open(&j, cases[i].template, strlen(cases[i].template)));
+        ok(jinja_render(&out, NULL, j, none, &(struct jinja_options){0}));
+        cr_expect_str_eq((char *)out.data, cases[i].text);
+        json_decref(none);
+        bytes_close(&out);
+        jinja_close(j);
+    }
+}
