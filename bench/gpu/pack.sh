@@ -36,6 +36,9 @@ else
   echo "no libfedlora_cuda.so in $build (nvcc is not installed): rebuild.sh has to make it"
 fi
 cp -r "$root/tests/golden/cases" "$out/tests/golden/"
+mkdir "$out/tests/golden/bases" # three of them have all switches
+cp -r "$root"/tests/golden/bases/{gemma2,olmo2,phi4-mini} "$out/tests/golden/bases/"
+rm -f "$out"/tests/golden/bases/*/*.gguf
 mkdir "$out/tests/models"
 cp -r "$root/tests/models/llama" "$out/tests/models/"
 cp "$root"/bench/gpu/{call.sh,rebuild.sh,floors.py} "$root"/bench/{make_base.py,peft_train.py} "$out"
