@@ -13,6 +13,7 @@ err jinja_enter(struct jinja_run *r)
     return ERR_NONE;
 }
 
+/* Inner scopes hide outer ones. A name that is nowhere is undefined, which is no error yet. */
 static void find_name(struct jinja_value *out, const struct jinja_run *r,
                       const struct jinja_scope *scope, uint32_t name)
 {
@@ -38,6 +39,7 @@ static err eval_list(struct jinja_value *out, struct jinja_run *r, const struct 
     return ERR_NONE;
 }
 
+/* Keys and values follow each other in the list. */
 static err eval_dict(struct jinja_value *out, struct jinja_run *r, const struct jinja_scope *scope,
                      const struct jinja_node *n)
 {
@@ -146,6 +148,7 @@ err jinja_call_macro(struct jinja_value *out, struct jinja_run *r, const struct 
     return jinja_run_captured(out, r, scope, n->body);
 }
 
+/* Python calls whatever the expression gives; the kind decides here. */
 static err call_value(struct jinja_value *out, struct jinja_run *r,
                       const struct jinja_value *function, const struct jinja_call *call)
 {
@@ -188,6 +191,7 @@ static err eval_call(struct jinja_value *out, struct jinja_run *r, const struct 
 
 /* ---- filters and tests ---- */
 
+/* The value is evaluated before the arguments, and the arguments from the left. */
 static err eval_filter(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_scope *scope, const struct jinja_node *n)
 {
@@ -313,6 +317,7 @@ static err eval_not(struct jinja_value *out, struct jinja_run *r, const struct j
     return ERR_NONE;
 }
 
+/* Only the chosen side is evaluated. */
 static err eval_choice(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_scope *scope, const struct jinja_node *n)
 {

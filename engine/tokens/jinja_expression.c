@@ -201,12 +201,14 @@ static err read_member(struct jinja_node **n, struct jinja_reading *p)
     return ERR_NONE;
 }
 
+/* Arguments are a list in `b`, as those of filters and tests. */
 static err read_call(struct jinja_node **n, struct jinja_reading *p)
 {
     TRY(join(n, p, NODE_CALL, *n, NULL));
     return read_arguments(*n, p);
 }
 
+/* Members, keys and calls bind closer than any operator. */
 static err read_postfix(struct jinja_node **n, struct jinja_reading *p)
 {
     for (;;) {
@@ -393,6 +395,7 @@ static err read_comparison(struct jinja_node **out, struct jinja_reading *p)
     return ERR_NONE;
 }
 
+/* Counted instead of nested, so that the parser needs no deep stack for them. */
 static err read_not(struct jinja_node **out, struct jinja_reading *p)
 {
     size_t count = 0;
@@ -404,6 +407,7 @@ static err read_not(struct jinja_node **out, struct jinja_reading *p)
     return ERR_NONE;
 }
 
+/* The right operand of `and` and `or` is evaluated only if it decides. */
 static err read_and(struct jinja_node **out, struct jinja_reading *p)
 {
     struct jinja_node *right;
@@ -426,6 +430,7 @@ static err read_or(struct jinja_node **out, struct jinja_reading *p)
     return ERR_NONE;
 }
 
+/* "a if b else c" groups from the right; without else the value is undefined. */
 err jinja_read_expression(struct jinja_node **out, struct jinja_reading *p)
 {
     struct jinja_node *n, *test;

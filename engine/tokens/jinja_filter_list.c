@@ -117,6 +117,7 @@ static err flag(bool *out, struct jinja_run *r, const struct jinja_value *v)
     return v ? jinja_truth(out, r, v) : ERR_NONE;
 }
 
+/* Gives a list, unlike most filters of sequences. */
 JINJA_FILTER(sort)
 {
     static const char *const names[] = {"reverse", "case_sensitive", "attribute", NULL};
@@ -148,6 +149,7 @@ JINJA_FILTER(dictsort)
     return sorted(out, r, pairs.list, &how, reverse);
 }
 
+/* The first of equal items is kept. */
 JINJA_FILTER(unique)
 {
     static const char *const names[] = {"case_sensitive", "attribute", NULL};
@@ -215,6 +217,7 @@ JINJA_FILTER(first)
     return ERR_NONE;
 }
 
+/* Reads from the end, which a generator does not allow. */
 JINJA_FILTER(last)
 {
     struct jinja_list *items;
@@ -332,6 +335,7 @@ JINJA_FILTER(slice)
 
 /* ---- every item ---- */
 
+/* An undefined item or value gives an empty text. */
 JINJA_FILTER(join)
 {
     static const char *const names[] = {"d", "attribute", NULL};
@@ -352,6 +356,7 @@ JINJA_FILTER(join)
     return jinja_captured(out, r, mark);
 }
 
+/* Starts from 0, so lists need `start=[]`, as in Python. */
 JINJA_FILTER(sum)
 {
     static const char *const names[] = {"attribute", "start", NULL};
@@ -382,6 +387,7 @@ static struct jinja_call rest_of(const struct jinja_call *call, size_t skip, con
     return rest;
 }
 
+/* map(attribute="a") reads a member of each item; map("name", ...) applies a filter to it. */
 JINJA_FILTER(map)
 {
     const struct jinja_value *attribute = jinja_given(r, call, JINJA_ARGUMENTS, "attribute");

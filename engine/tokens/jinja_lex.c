@@ -102,6 +102,7 @@ static size_t tag_end(const struct lexer *l, size_t at, const char *close, bool 
     return l->s[at] == '+' && trim ? at + 1 + n : 0;
 }
 
+/* lstrip_blocks has to know whether the text behind a tag starts a line. */
 static void close_tag(struct lexer *l, size_t end)
 {
     move_to(l, end);
@@ -154,6 +155,8 @@ static size_t skip_fraction(const struct lexer *l, size_t at)
     return end;
 }
 
+/* A digit behind a dot is an index ("x.0.1"), so no fraction is read there. Underscores between
+ * digits have no meaning. */
 static err lex_number(struct lexer *l)
 {
     char text[64], *stop;
@@ -179,6 +182,7 @@ static err lex_number(struct lexer *l)
     return emit(l, TOKEN_INT, jinja_int(whole));
 }
 
+/* Writes UTF-8 and returns its length. */
 static size_t put_char(char *out, uint32_t c)
 {
     if (c < 0x80) return out[0] = (char)c, 1;
@@ -265,6 +269,8 @@ static err lex_text(struct lexer *l)
     return ERR_NONE;
 }
 
+/* Names are ASCII here. Python also allows letters of other scripts, which are refused as an
+ * unexpected character. */
 static err lex_name(struct lexer *l)
 {
     size_t end = l->at;

@@ -51,6 +51,7 @@ void jinja_free(struct jinja_run *r)
     }
 }
 
+/* Work that depends on the size of a value counts as several steps. */
 err jinja_step(struct jinja_run *r, uint64_t steps)
 {
     if (*r->steps < steps)
@@ -93,6 +94,7 @@ struct jinja_value jinja_word(const char *text)
     return jinja_text(text, strlen(text));
 }
 
+/* Copies end with a zero byte, so that C functions can read them. Other texts may not. */
 err jinja_text_copy(struct jinja_value *out, struct jinja_run *r, const char *data, size_t size)
 {
     char *text = NULL;
@@ -151,6 +153,8 @@ err jinja_dict(struct jinja_value *out, struct jinja_run *r, size_t room)
     return ERR_NONE;
 }
 
+/* A linear search, because dicts of messages have few keys. jinja_get() counts steps for larger
+ * ones. */
 struct jinja_value *jinja_find(const struct jinja_dict *dict, const char *key, size_t size)
 {
     for (size_t i = 0; i < dict->count; i++) {

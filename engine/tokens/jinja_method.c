@@ -157,6 +157,7 @@ static err call_split(struct jinja_value *out, struct jinja_run *r, const struct
         &(struct jinja_split){.most = most ? most->whole : -1, .right = call->what[0] == 'r'});
 }
 
+/* Python knows more line ends than "\n": see is_line_end() in jinja_string.c. */
 static err call_splitlines(struct jinja_value *out, struct jinja_run *r,
                            const struct jinja_value *self, const struct jinja_call *call)
 {
@@ -168,6 +169,7 @@ static err call_splitlines(struct jinja_value *out, struct jinja_run *r,
     return jinja_string_lines(out, r, self, keeps);
 }
 
+/* Without the separator the whole text is first, or last for rpartition(). */
 static err call_partition(struct jinja_value *out, struct jinja_run *r,
                           const struct jinja_value *self, const struct jinja_call *call)
 {
@@ -219,6 +221,7 @@ static err call_remove(struct jinja_value *out, struct jinja_run *r, const struc
     return ERR_NONE;
 }
 
+/* Unlike the filter, the method takes only strings. */
 static err call_join(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                      const struct jinja_call *call)
 {
@@ -268,6 +271,7 @@ static err call_just(struct jinja_value *out, struct jinja_run *r, const struct 
 
 /* ---- dicts, lists, loops ---- */
 
+/* A view is a copy here, which is the same because dicts are immutable. */
 static err call_view(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                      const struct jinja_call *call)
 {
@@ -332,6 +336,7 @@ static err call_list_find(struct jinja_value *out, struct jinja_run *r,
     return ERR_NONE;
 }
 
+/* loop.cycle() gives its arguments in turn. */
 static err call_cycle(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                       const struct jinja_call *call)
 {

@@ -152,6 +152,7 @@ static err join(struct jinja_value *out, struct jinja_run *r, const struct jinja
     return ERR_NONE;
 }
 
+/* A new list, because the operands may be used elsewhere. */
 static err join_lists(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *a,
                       const struct jinja_value *b)
 {
@@ -239,6 +240,8 @@ err jinja_compare(bool *out, struct jinja_run *r, enum jinja_op op, const struct
 
 /* ---- members ---- */
 
+/* jinja2 gives an undefined value for an absent member; only its use is an error, which names the
+ * member. */
 static void absent(struct jinja_value *out, const struct jinja_value *object, const char *name,
                    size_t size)
 {
@@ -282,6 +285,7 @@ static err loop_member(struct jinja_value *out, struct jinja_run *r, const struc
     return ERR_NONE;
 }
 
+/* A method is a value of its own: {% set f = text.strip %} is allowed. */
 static err bind_method(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_value *object, const struct jinja_method_row *row)
 {
@@ -316,6 +320,7 @@ err jinja_attribute(struct jinja_value *out, struct jinja_run *r, const struct j
     return ERR_NONE;
 }
 
+/* The index counts code points. */
 static err text_at(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *object,
                    int64_t at)
 {

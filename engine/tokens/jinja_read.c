@@ -196,6 +196,7 @@ static err read_rest(struct jinja_reading *p, struct jinja_node *owner, const ch
     return ERR_NONE;
 }
 
+/* A body uses a name if this count grows while the body is read. */
 static uint32_t uses_of(const struct jinja_reading *p, uint32_t name)
 {
     return p->j->name[name].uses;
@@ -260,6 +261,7 @@ static err read_if(struct jinja_node *n, struct jinja_reading *p)
     }
 }
 
+/* Without "=" the value is the text up to {% endset %}, through filters if some are given. */
 static err read_set(struct jinja_node *n, struct jinja_reading *p)
 {
     TRY(read_target(&n->a, p, true, NULL));
@@ -333,6 +335,7 @@ static err read_filter_block(struct jinja_node *n, struct jinja_reading *p)
     return read_rest(p, n, "endfilter");
 }
 
+/* Targets and values are two lists of the same length. */
 static err read_with(struct jinja_node *n, struct jinja_reading *p)
 {
     struct jinja_node **target = &n->a, **value = &n->b;
@@ -348,6 +351,7 @@ static err read_with(struct jinja_node *n, struct jinja_reading *p)
     return read_rest(p, n, "endwith");
 }
 
+/* The flag decides how learned text is found, also if the tag is in a branch that never runs. */
 static err read_generation(struct jinja_node *n, struct jinja_reading *p)
 {
     p->j->generation = true;
@@ -394,6 +398,7 @@ static bool at_any(const struct jinja_reading *p, const char *const *names)
     return false;
 }
 
+/* Names the line where the statement starts, because the end of the template is no help. */
 static err missing_end(const struct jinja_reading *p, const struct jinja_node *owner,
                        const char *const *ends)
 {

@@ -50,6 +50,7 @@ static const struct jinja_value *find_bound(const struct jinja_scope *scope, uin
     return NULL;
 }
 
+/* A tuple of targets takes as many values; a target "a.b" changes a namespace. */
 static err assign(struct jinja_run *r, struct jinja_scope *scope, const struct jinja_node *target,
                   const struct jinja_value *value)
 {
@@ -83,6 +84,7 @@ static err run_set(struct jinja_run *r, struct jinja_scope *scope, const struct 
     return assign(r, scope, n->a, &value);
 }
 
+/* Variables set inside of the block end with it. */
 static err run_set_block(struct jinja_run *r, struct jinja_scope *scope, const struct jinja_node *n)
 {
     struct jinja_value value, filtered;
@@ -238,6 +240,7 @@ static err make_macro(struct jinja_value *out, struct jinja_run *r, const struct
     return ERR_NONE;
 }
 
+/* A macro sees the variables around its definition, with the values they have when it runs. */
 static err run_macro(struct jinja_run *r, struct jinja_scope *scope, const struct jinja_node *n)
 {
     struct jinja_value macro;

@@ -50,6 +50,7 @@ double jinja_real(const struct jinja_value *v)
     return v->kind == JINJA_FLOAT ? v->real : (double)whole_of(v);
 }
 
+/* The depth of lists is bounded where they are made, so the recursion ends. */
 static bool equal_lists(const struct jinja_list *a, const struct jinja_list *b)
 {
     if (a->count != b->count) return false;
@@ -58,6 +59,7 @@ static bool equal_lists(const struct jinja_list *a, const struct jinja_list *b)
     return true;
 }
 
+/* The order of the keys does not matter. */
 static bool equal_dicts(const struct jinja_dict *a, const struct jinja_dict *b)
 {
     if (a->count != b->count) return false;
@@ -213,6 +215,7 @@ err jinja_items(struct jinja_list **out, struct jinja_run *r, const struct jinja
     return ERR_NONE;
 }
 
+/* The length of a text is in code points. */
 err jinja_length(size_t *out, struct jinja_run *r, const struct jinja_value *v)
 {
     if (v->kind == JINJA_TEXT)
@@ -228,6 +231,7 @@ err jinja_length(size_t *out, struct jinja_run *r, const struct jinja_value *v)
     return v->kind == JINJA_TEXT ? jinja_step(r, v->text.size / 64) : ERR_NONE;
 }
 
+/* For a text, "in" looks for a part; for a dict, for a key. */
 err jinja_contains(bool *out, struct jinja_run *r, const struct jinja_value *container,
                    const struct jinja_value *item)
 {
