@@ -28,7 +28,6 @@ static size_t round_up(size_t bytes, size_t to)
 }
 
 /* ---- Failures */
-
 void cuda_fail(struct backend_context *c, err e)
 {
     if (!err_is(c->first)) c->first = e;
