@@ -37,7 +37,7 @@ static err read_rows(struct dataset *out, const char *text, const struct data_op
     return data_open(out, path, o);
 }
 
-/* From tests/oracle/boundary.py, by Hugging Face tokenizers. */
+/* From tests/golden/make_boundary.py, by Hugging Face tokenizers. */
 static const struct boundary {
     const char *tokenizer, *prompt, *completion;
     int32_t merged[8], apart[8];

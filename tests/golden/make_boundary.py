@@ -4,7 +4,7 @@ space that Llama 2 puts before a text is switched off for it. Needs the PyPI pac
 import json, os
 from tokenizers import Tokenizer
 
-root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../golden/tokenizer")
+root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizer")
 rows = [("smollm2", "it is ", "the end"), ("smollm2", "one wo", "rd"), ("llama2", "it is ", "the end"), ("llama2", "one wo", "rd"), ("llama2", "it is", " so")]
 for name, prompt, completion in rows:
     whole = Tokenizer.from_file(f"{root}/{name}/tokenizer.json")

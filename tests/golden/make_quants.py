@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/quants.bin with the package gguf: blocks of random bits of each block format and their values.
 
-    python3 -m venv v && v/bin/pip install gguf && v/bin/python tests/oracle/quants.py tests/golden/quants.bin
+    python3 -m venv v && v/bin/pip install gguf && v/bin/python tests/golden/make_quants.py tests/golden/quants.bin
 
 For each format: its name (8 bytes, filled with zeros), 512 values in blocks, 512 float32."""
 import sys
