@@ -6,28 +6,32 @@
 #include <string.h>
 #include <strings.h>
 
-/* clang-format off */
 static const struct kind {
     const char *name, *remedy; /* the remedy "" if the name is enough */
 } kinds[FILE_KINDS] = {
-    [FILE_KIND_UNKNOWN]     = {"a file of unknown kind", ""},
-    [FILE_KIND_EMPTY]       = {"an empty file", "copy or download it again"},
-    [FILE_KIND_LFS]         = {"a Git LFS pointer", "fetch the file itself: run `git lfs pull` in its directory"},
-    [FILE_KIND_HTML]        = {"an HTML or XML page", "probably a login or error page that was saved; download the file again"},
-    [FILE_KIND_ZIP]         = {"a zip archive, as PyTorch saves .bin and .pt files", "convert it with safetensors.torch.save_file in Python"},
-    [FILE_KIND_PICKLE]      = {"a Python pickle, as old PyTorch saves .bin and .pt files", "convert it with safetensors.torch.save_file in Python"},
-    [FILE_KIND_GGUF]        = {"a GGUF file", ""},
-    [FILE_KIND_GGML]        = {"a GGML file of the time before GGUF", "convert the original model again"},
+    [FILE_KIND_UNKNOWN] = {"a file of unknown kind", ""},
+    [FILE_KIND_EMPTY] = {"an empty file", "copy or download it again"},
+    [FILE_KIND_LFS] = {"a Git LFS pointer",
+                       "fetch the file itself: run `git lfs pull` in its directory"},
+    [FILE_KIND_HTML] = {"an HTML or XML page",
+                        "probably a login or error page that was saved; download the file again"},
+    [FILE_KIND_ZIP] = {"a zip archive, as PyTorch saves .bin and .pt files",
+                       "convert it with safetensors.torch.save_file in Python"},
+    [FILE_KIND_PICKLE] = {"a Python pickle, as old PyTorch saves .bin and .pt files",
+                          "convert it with safetensors.torch.save_file in Python"},
+    [FILE_KIND_GGUF] = {"a GGUF file", ""},
+    [FILE_KIND_GGML] = {"a GGML file of the time before GGUF", "convert the original model again"},
     [FILE_KIND_SAFETENSORS] = {"a safetensors file", ""},
-    [FILE_KIND_GZIP]        = {"a gzip file", "unpack it with gunzip"},
-    [FILE_KIND_ZSTD]        = {"a zstd file", "unpack it with unzstd"},
-    [FILE_KIND_XZ]          = {"an xz file", "unpack it with unxz"},
-    [FILE_KIND_TAR]         = {"a tar archive", "unpack it with tar"},
-    [FILE_KIND_HDF5]        = {"an HDF5 file, as TensorFlow saves .h5 files", "save the model with transformers and safetensors"},
-    [FILE_KIND_NUMPY]       = {"a NumPy file", ""},
-    [FILE_KIND_PARQUET]     = {"a Parquet file", ""},
-    [FILE_KIND_UTF16]       = {"UTF-16 text", "save it as UTF-8"},
-    [FILE_KIND_JSON]        = {"a JSON file", ""},
+    [FILE_KIND_GZIP] = {"a gzip file", "unpack it with gunzip"},
+    [FILE_KIND_ZSTD] = {"a zstd file", "unpack it with unzstd"},
+    [FILE_KIND_XZ] = {"an xz file", "unpack it with unxz"},
+    [FILE_KIND_TAR] = {"a tar archive", "unpack it with tar"},
+    [FILE_KIND_HDF5] = {"an HDF5 file, as TensorFlow saves .h5 files",
+                        "save the model with transformers and safetensors"},
+    [FILE_KIND_NUMPY] = {"a NumPy file", ""},
+    [FILE_KIND_PARQUET] = {"a Parquet file", ""},
+    [FILE_KIND_UTF16] = {"UTF-16 text", "save it as UTF-8"},
+    [FILE_KIND_JSON] = {"a JSON file", ""},
 };
 
 static const struct magic {
@@ -35,24 +39,25 @@ static const struct magic {
     uint8_t size;
     const char *bytes;
 } magics[] = {
-    {FILE_KIND_ZIP,     4, "PK\x03\x04"},
-    {FILE_KIND_ZIP,     4, "PK\x05\x06"},
-    {FILE_KIND_GGUF,    4, "GGUF"},
-    {FILE_KIND_GGUF,    4, "FUGG"}, /* of a big-endian machine */
-    {FILE_KIND_GGML,    4, "lmgg"}, /* magic numbers of 32 bits, little-endian */
-    {FILE_KIND_GGML,    4, "fmgg"},
-    {FILE_KIND_GGML,    4, "tjgg"},
-    {FILE_KIND_GGML,    4, "algg"},
-    {FILE_KIND_GZIP,    3, "\x1f\x8b\x08"},
-    {FILE_KIND_ZSTD,    4, "\x28\xb5\x2f\xfd"},
-    {FILE_KIND_XZ,      6, "\xfd" "7zXZ\0"},
-    {FILE_KIND_HDF5,    8, "\x89HDF\r\n\x1a\n"},
-    {FILE_KIND_NUMPY,   6, "\x93NUMPY"},
+    {FILE_KIND_ZIP, 4, "PK\x03\x04"},
+    {FILE_KIND_ZIP, 4, "PK\x05\x06"},
+    {FILE_KIND_GGUF, 4, "GGUF"},
+    {FILE_KIND_GGUF, 4, "FUGG"}, /* of a big-endian machine */
+    {FILE_KIND_GGML, 4, "lmgg"}, /* magic numbers of 32 bits, little-endian */
+    {FILE_KIND_GGML, 4, "fmgg"},
+    {FILE_KIND_GGML, 4, "tjgg"},
+    {FILE_KIND_GGML, 4, "algg"},
+    {FILE_KIND_GZIP, 3, "\x1f\x8b\x08"},
+    {FILE_KIND_ZSTD, 4, "\x28\xb5\x2f\xfd"},
+    {FILE_KIND_XZ, 6,
+     "\xfd"
+     "7zXZ\0"},
+    {FILE_KIND_HDF5, 8, "\x89HDF\r\n\x1a\n"},
+    {FILE_KIND_NUMPY, 6, "\x93NUMPY"},
     {FILE_KIND_PARQUET, 4, "PAR1"},
-    {FILE_KIND_UTF16,   2, "\xff\xfe"},
-    {FILE_KIND_UTF16,   2, "\xfe\xff"},
+    {FILE_KIND_UTF16, 2, "\xff\xfe"},
+    {FILE_KIND_UTF16, 2, "\xfe\xff"},
 };
-/* clang-format on */
 
 /* A length that a reader would accept, and the brace that every header begins with. */
 static bool is_safetensors(const uint8_t *p, size_t size)

@@ -1,7 +1,7 @@
 /* Names the kind of a file by its first bytes, for files that turn out not to be of the format that
  * is read: a Git LFS pointer, a saved error page, a PyTorch file. Pure. Readers call
- * file_kind_refuse() when their own check of the first bytes has failed, so that users read what the
- * file is and what to do instead of a number that was read from text. */
+ * file_kind_refuse() when their own check of the first bytes has failed, so that users read what
+ * the file is and what to do instead of a number that was read from text. */
 #ifndef BASE_FILE_KIND_H
 #define BASE_FILE_KIND_H
 

@@ -103,9 +103,9 @@ CLONES static void from_q8_0(float *out, const uint8_t *data, size_t n)
     }
 }
 
-/* 16 bytes with the 4 bits of a scale and of a minimum for 16 values each, 64 bytes of bit pairs, d,
- * dmin (f16). 32 bytes hold 128 values: those of bits 0 and 1 first, then those of bits 2 and 3, ...
- * x = (d sc) q - (dmin m) */
+/* 16 bytes with the 4 bits of a scale and of a minimum for 16 values each, 64 bytes of bit pairs,
+ * d, dmin (f16). 32 bytes hold 128 values: those of bits 0 and 1 first, then those of bits 2 and 3,
+ * ... x = (d sc) q - (dmin m) */
 CLONES static void from_q2_k(float *out, const uint8_t *data, size_t n)
 {
     for (size_t b = 0; b < n / SUPER; b++, data += 84) {

@@ -12,9 +12,10 @@
  *     A (r, d_in)   B (d_out, r)   R (r, r)   carry_A (c, d_in)   carry_B (d_out, c)
  *
  * Module names have no prefix "base_model.model." ("model.layers.0.self_attn.q_proj"); the tensor
- * names on disk have it, and those of a PEFT directory may have others (adapter_names.h). A wrong shape, pairing, type, value or scale is ERR_INPUT and names the
- * file, the tensor, and what was expected. The struct borrows the mapped file until
- * adapter_file_close(). One struct can be read by several threads at once.
+ * names on disk have it, and those of a PEFT directory may have others (adapter_names.h). A wrong
+ * shape, pairing, type, value or scale is ERR_INPUT and names the file, the tensor, and what was
+ * expected. The struct borrows the mapped file until adapter_file_close(). One struct can be read
+ * by several threads at once.
  *
  * Metadata of Fedlora's own files:
  *
@@ -84,8 +85,8 @@ struct adapter_file_module {
     struct adapter_file_factor magnitude;
 };
 
-/* PEFT: a tensor saved whole in addition to A and B (modules_to_save, trained biases, embeddings and
- * heads after a change of the vocabulary). It replaces the base's tensor. */
+/* PEFT: a tensor saved whole in addition to A and B (modules_to_save, trained biases, embeddings
+ * and heads after a change of the vocabulary). It replaces the base's tensor. */
 struct adapter_file_saved {
     const char *name; /* without PEFT's prefix and ".base_layer": "lm_head.weight" */
     const struct tensor *tensor;

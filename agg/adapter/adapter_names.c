@@ -28,8 +28,8 @@ static const struct ending {
 
 /* The place of the decoder inside of the model; the first match counts. */
 static const char *const roots[] = {
-    "model.language_model.model.", "model.language_model.", "language_model.model.", "language_model.",
-    "model.", "",
+    "model.language_model.model.", "model.language_model.", "language_model.model.",
+    "language_model.", "model.", "",
 };
 /* clang-format on */
 

@@ -1,7 +1,8 @@
-/* Names of the tensors of a PEFT adapter, as PEFT and other programs write them. Wrappers around the
- * model leave their names in them (PEFT, torch.compile, DDP, FSDP), some programs keep PEFT's name
- * of the adapter ("lora_A.default.weight"), and multimodal models have the language model inside.
- * All spellings are read to one name per module ("model.layers.0.self_attn.q_proj"). Pure. */
+/* Names of the tensors of a PEFT adapter, as PEFT and other programs write them. Wrappers around
+ * the model leave their names in them (PEFT, torch.compile, DDP, FSDP), some programs keep PEFT's
+ * name of the adapter ("lora_A.default.weight"), and multimodal models have the language model
+ * inside. All spellings are read to one name per module ("model.layers.0.self_attn.q_proj").
+ * Pure. */
 #ifndef AGG_ADAPTER_NAMES_H
 #define AGG_ADAPTER_NAMES_H
 

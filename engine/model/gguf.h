@@ -4,8 +4,8 @@
  * with a text that names the place and the fault. Files of version 1 and big-endian files are
  * refused.
  *
- * A model may be split into files NAME-00001-of-00003.gguf ...: the first one has the keys, each has
- * some of the tensors. gguf_open() opens all of them by the name of any.
+ * A model may be split into files NAME-00001-of-00003.gguf ...: the first one has the keys, each
+ * has some of the tensors. gguf_open() opens all of them by the name of any.
  *
  *   struct gguf g;
  *   TRY(gguf_open(&g, "model.gguf", GGUF_WITH_DATA));

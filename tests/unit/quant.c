@@ -53,8 +53,8 @@ Test(quant, tensors_have_the_bits_of_ggml)
         check_vector(vectors[i].name, vectors[i].dtype);
 }
 
-/* Random blocks of all block formats with the values of the package gguf; tests/golden/make_quants.py
- * has written the file. */
+/* Random blocks of all block formats with the values of the package gguf.
+ * tests/golden/make_quants.py has written the file. */
 Test(quant, random_blocks_have_the_bits_of_the_package_gguf)
 {
     enum { RANDOM_VALUES = 512 };
