@@ -37,7 +37,7 @@ Test(method, flora_carries_the_exact_weighted_sum_of_mixed_ranks_and_scales)
     }
     struct bytes json = {.max = 1 << 20};
     ok(method_report_json(&json, &report));
-    cr_expect(strstr((char *)json.data, "\"module\":\"layers.0.k_proj\""));
+    cr_expect(strstr((char *)json.data, "\"module\":\"model.layers.0.k_proj\""));
     bytes_close(&json);
     method_report_close(&report);
 }
@@ -92,7 +92,7 @@ Test(method, carry_error_bounds_what_is_dropped_and_is_reported)
     struct adapter_file f = {0};
     cr_expect_gt(cut.total.dropped, 0);
     ok(adapter_file_open(&f, at("state", 3)));
-    cr_expect(strstr(f.meta.dropped, "layers.0.q_proj"));
+    cr_expect(strstr(f.meta.dropped, "model.layers.0.q_proj"));
     cr_expect_eq(f.meta.round, 2);
     adapter_file_close(&f);
     method_report_close(&exact);
@@ -483,7 +483,7 @@ Test(method, bases_of_fed_sb_never_exceed_a_modules_size)
     struct method_start s = frozen_start(12);
     struct adapter_file f = {0};
     ok(adapter_file_open(&f, s.frozen_path));
-    cr_expect_eq(f.module[0].rank, 8); /* layers.0.k_proj is 8 x 24 */
+    cr_expect_eq(f.module[0].rank, 8); /* model.layers.0.k_proj is 8 x 24 */
     cr_expect_eq(f.module[1].rank, 12);
     ok(method_start(method_find("fed-sb"), at("state", 1), &s));
     adapter_file_close(&f);

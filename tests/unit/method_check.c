@@ -32,7 +32,7 @@ Test(method_check, an_update_that_is_not_what_was_asked_is_refused_by_name)
     refused(check(&x), ERR_STATE, "round 4, expected round");
     x = good, x.rank = 8;
     refused(check(&x), ERR_INPUT,
-            "update: tensor base_model.model.layers.0.k_proj.lora_A.weight: shape (8, 24), "
+            "update: tensor base_model.model.model.layers.0.k_proj.lora_A.weight: shape (8, 24), "
             "expected (4, 24)");
     x = good, x.alpha = 9;
     refused(check(&x), ERR_INPUT, "alpha 9, expected 8");
@@ -45,7 +45,7 @@ Test(method_check, an_update_that_is_not_what_was_asked_is_refused_by_name)
     x = good, x.frozen = "abc";
     refused(check(&x), ERR_INPUT, "fedlora.frozen is abc, expected none");
     x = good, x.modules = 2;
-    refused(check(&x), ERR_INPUT, "module layers.0.k_proj is missing");
+    refused(check(&x), ERR_INPUT, "module model.layers.0.k_proj is missing");
     ok(file_write(at("update", 0), "{}", 2, true));
     refused(check(NULL), ERR_INPUT, "update: is a JSON file, expected a safetensors file");
     char *bytes;

@@ -293,7 +293,7 @@ Test(tokenizer, refuses_what_it_does_not_know_by_name)
     check_refused(NULL, "tokenizer.json");
     check_refused("{", "tokenizer.json");
     check_refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model WordPiece");
-    check_refused("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model Unigram");
+    check_refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model WordPiece");
     check_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}",
                   "merges[0]");
     check_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"ab\"]}}",
