@@ -19,6 +19,8 @@ void chat_spans_close(struct chat_spans *spans)
 
 /* ---- opening ---- */
 
+/* More ends than CHAT_ENDS are ignored. A vocabulary names a handful, and a missing one only moves
+ * the end of a learned turn. An empty text would end every turn at its start. */
 static err add_end(struct chat *c, const char *text)
 {
     for (size_t i = 0; i < c->ends; i++)
@@ -181,6 +183,8 @@ static err fill_variables(struct chat_work *w)
     return ERR_NONE;
 }
 
+/* The steps that are left are shared, so the many renderings that chat_learned() needs cannot take
+ * longer together than one template may. */
 err chat_text(struct bytes *out, struct jinja_spans *spans, struct chat_work *w,
               const json_t *messages, bool generate)
 {

@@ -47,6 +47,7 @@ static size_t common_start(struct text a, struct text b)
     return n;
 }
 
+/* Whole characters only, so that a span never cuts one. */
 static size_t common_end(struct text a, struct text b)
 {
     size_t n = 0, most = a.size < b.size ? a.size : b.size;

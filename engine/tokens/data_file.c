@@ -29,6 +29,8 @@ struct source {
     z_stream z;
 };
 
+/* A signal may interrupt a read, which is then repeated. `end` remembers the end of the file, so
+ * that a terminal or a pipe is not read again behind it. */
 static err fill(struct source *s)
 {
     if (s->at < s->count || s->end) return ERR_NONE;

@@ -63,6 +63,7 @@ static bool skip_digits(struct scan *s)
     return s->at > begin;
 }
 
+/* The grammar of JSON and not that of strtod(), which would accept "01", "1." and "0x1". */
 static bool skip_number(struct scan *s)
 {
     if (*s->at == '-') s->at++;

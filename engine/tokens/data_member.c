@@ -91,6 +91,8 @@ const json_t *data_member(const json_t *object, const char *name)
     return json_is_null(value) ? NULL : value;
 }
 
+/* Tables write every column in every row, so an empty member asks for nothing and need not be
+ * refused. A number is never empty, not even 0. */
 bool data_member_empty(const json_t *object, const char *name)
 {
     const json_t *value = data_member(object, name);

@@ -256,6 +256,7 @@ static const struct form {
     /* clang-format on */
 };
 
+/* `type` tells lists of messages from texts, which have the same keys. */
 static bool fits(const struct form *f, const json_t *row)
 {
     const json_t *key = data_member(row, f->key);

@@ -205,6 +205,8 @@ static err eval_filter(struct jinja_value *out, struct jinja_run *r,
     return jinja_filter_call(out, r, row, &value, &call);
 }
 
+/* The tree of "a | f | g" has g at its root, so the inner filters are applied first, by recursion.
+ * Blocks have no node for their text, and the innermost filter gets `value` in its place. */
 err jinja_eval_filters(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_scope *scope, const struct jinja_node *n,
                        const struct jinja_value *value)
@@ -250,6 +252,8 @@ static err eval_logic(struct jinja_value *out, struct jinja_run *r, const struct
     return jinja_eval(out, r, scope, n->b);
 }
 
+/* -x is 0 - x for whole numbers, which detects the one overflow, -INT64_MIN. Floats are
+ * negated instead, because 0 - 0.0 is 0.0 and not -0.0. */
 static err eval_sign(struct jinja_value *out, struct jinja_run *r, const struct jinja_scope *scope,
                      const struct jinja_node *n)
 {
@@ -266,6 +270,7 @@ static err eval_sign(struct jinja_value *out, struct jinja_run *r, const struct 
     return ERR_NONE;
 }
 
+/* `~` joins the texts of any values, unlike +, and the result is never marked as safe. */
 static err eval_concat(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_scope *scope, const struct jinja_node *n)
 {

@@ -129,6 +129,8 @@ static err filter_string(struct jinja_value *out, struct jinja_run *r,
     return jinja_str(out, r, value);
 }
 
+/* Templates of chats are rendered without autoescape, so the mark changes later filters and joins
+ * only. Filters that would have to keep it are refused: see the column `safe` of the table. */
 static err filter_safe(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_value *value, const struct jinja_call *call)
 {
@@ -222,6 +224,7 @@ static err filter_tojson(struct jinja_value *out, struct jinja_run *r,
 
 /* ---- any value ---- */
 
+/* Undefined values only, unless `boolean` is true: an empty text or none stays as it is. */
 static err filter_default(struct jinja_value *out, struct jinja_run *r,
                           const struct jinja_value *value, const struct jinja_call *call)
 {
@@ -277,6 +280,8 @@ static bool read_number(double *out, int64_t *whole, bool *is_whole, const struc
     return *end == 0 && end > text;
 }
 
+/* A text that is no number gives the default and not an error. "42.9" counts as a number and is cut
+ * to 42. */
 static err filter_int(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *value,
                       const struct jinja_call *call)
 {
@@ -324,6 +329,7 @@ static err filter_float(struct jinja_value *out, struct jinja_run *r,
     return ERR_NONE;
 }
 
+/* Adding 0 turns true into 1 and -0.0 into 0.0, as Python's abs() does. */
 static err filter_abs(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *value,
                       const struct jinja_call *call)
 {

@@ -10,6 +10,8 @@ static const char *const no_names[] = {NULL};
 
 /* ---- attributes: "a.b.0" ---- */
 
+/* A part that is a number is an index. `other` replaces an undefined value after each part and not
+ * only after the last one, as in jinja2. */
 static err get_attribute(struct jinja_value *out, struct jinja_run *r,
                          const struct jinja_value *item, const struct jinja_value *path,
                          const struct jinja_value *other)

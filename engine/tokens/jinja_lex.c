@@ -36,6 +36,7 @@ static err emit(struct lexer *l, enum jinja_token_kind kind, struct jinja_value 
     return ERR_NONE;
 }
 
+/* Counts the line feeds on the way. Code that sets l->at itself has read a token without any. */
 static void move_to(struct lexer *l, size_t at)
 {
     for (; l->at < at; l->at++)
@@ -59,6 +60,7 @@ static size_t skip_space(const struct lexer *l, size_t at)
 
 /* ---- text between tags ---- */
 
+/* Goes back over whole characters, since white space may be a character of several bytes. */
 static size_t strip_right(const char *s, size_t size)
 {
     while (size > 0) {

@@ -105,6 +105,8 @@ err jinja_text_copy(struct jinja_value *out, struct jinja_run *r, const char *da
     return ERR_NONE;
 }
 
+/* `room` is an estimate: jinja_push() grows the list. Outgrown memory is not given back before the
+ * rendering ends, so it counts against LIMIT_TEMPLATE_MEMORY too. */
 err jinja_list(struct jinja_value *out, struct jinja_run *r, enum jinja_kind kind, size_t room)
 {
     struct jinja_list *list = NULL;

@@ -64,6 +64,7 @@ static err call_is(struct jinja_value *out, struct jinja_run *r, const struct ji
 
 /* ---- texts: searching ---- */
 
+/* Python gives these parameters no names, so an argument is found by its place alone. */
 static err need_text(const struct jinja_run *r, const struct jinja_call *call, size_t at)
 {
     if (call->count <= at)
@@ -120,6 +121,7 @@ static err call_find(struct jinja_value *out, struct jinja_run *r, const struct 
     return ERR_NONE;
 }
 
+/* Occurrences that do not overlap. An empty part occurs before every code point and at the end. */
 static err call_count(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                       const struct jinja_call *call)
 {

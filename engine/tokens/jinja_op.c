@@ -19,6 +19,9 @@ static err by_zero(const struct jinja_run *r)
 
 /* ---- numbers ---- */
 
+/* Squares `a` for each bit of the exponent. The last square is computed but not multiplied, so an
+ * overflow of a square counts only when a later bit uses it. A negative exponent gives a float, as
+ * in Python. */
 static err power(struct jinja_value *out, const struct jinja_run *r, int64_t a, int64_t b)
 {
     int64_t result = 1;
@@ -121,6 +124,7 @@ static int64_t whole_of(const struct jinja_value *v)
     return v->kind == JINJA_BOOL ? v->truth : v->whole;
 }
 
+/* Division with / gives a float even for whole numbers, as in Python 3. */
 static err of_numbers(struct jinja_value *out, const struct jinja_run *r, enum jinja_op op,
                       const struct jinja_value *a, const struct jinja_value *b)
 {
@@ -194,6 +198,8 @@ static bool can_repeat(const struct jinja_value *v)
     return (v->kind == JINJA_TEXT && !v->safe) || v->kind == JINJA_LIST || v->kind == JINJA_TUPLE;
 }
 
+/* Undefined operands are tested first, because each operator of jinja2's Undefined raises an error
+ * that names the variable, whatever the other operand is. */
 err jinja_binary(struct jinja_value *out, struct jinja_run *r, enum jinja_op op,
                  const struct jinja_value *a, const struct jinja_value *b)
 {

@@ -86,6 +86,8 @@ err jinja_node_over(struct jinja_node *n, const struct jinja_node *child)
                                                        n->line, LIMIT_TEMPLATE_DEPTH);
 }
 
+/* Names become numbers, so that a running template compares no texts to find a variable. A linear
+ * search is enough for LIMIT_TEMPLATE_NAMES, because each token is looked up once. */
 err jinja_intern(uint32_t *out, struct jinja_reading *p, const char *text, size_t size)
 {
     struct jinja *j = p->j;

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Binds in the given scope even if an outer one has the name: {% set %} in a loop does not change
+ * the variable outside, and templates use namespace() for that. */
 err jinja_bind(struct jinja_run *r, struct jinja_scope *scope, uint32_t name,
                const struct jinja_value *value)
 {
@@ -215,6 +217,8 @@ static err run_for(struct jinja_run *r, struct jinja_scope *scope, const struct 
 
 /* ---- the other statements ---- */
 
+/* An elif is an `if` alone in `other`. The loop follows such a chain without recursion. {% if %}
+ * opens no scope, so a variable that is set inside of it lasts beyond its end. */
 static err run_if(struct jinja_run *r, struct jinja_scope *scope, const struct jinja_node *n)
 {
     for (;;) {
@@ -230,6 +234,8 @@ static err run_if(struct jinja_run *r, struct jinja_scope *scope, const struct j
     }
 }
 
+/* The macro keeps a pointer to its scope. Scopes live as long as the rendering, so a macro may be
+ * called after the block that defined it has ended. */
 static err make_macro(struct jinja_value *out, struct jinja_run *r, const struct jinja_scope *scope,
                       const struct jinja_node *n)
 {
@@ -384,6 +390,7 @@ void jinja_spans_close(struct jinja_spans *spans)
     *spans = (struct jinja_spans){0};
 }
 
+/* Not in the memory of a rendering, because the caller keeps the spans after it. */
 err jinja_spans_add(struct jinja_spans *spans, size_t begin, size_t end)
 {
     if (spans->count == spans->capacity) {

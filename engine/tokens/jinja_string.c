@@ -8,6 +8,8 @@
 
 /* ---- stripping ---- */
 
+/* A set is a text of single characters. UTF-8 cannot match in the middle of another character, so
+ * searching bytes is enough. */
 static bool in_set(uint32_t c, const char *at, uint32_t n, const struct jinja_value *set)
 {
     return set ? memmem(set->text.data, set->text.size, at, n) != NULL : jinja_space(c);
@@ -74,6 +76,8 @@ static bool is_final(const char *data, size_t size, size_t at, uint32_t n)
     return at + n >= size || !is_cased(piece_char(data + at + n, &m));
 }
 
+/* Only pairs of one letter each are known here, because utf8proc maps one code point to one.
+ * is_special() lists the others. */
 static err put_case(struct jinja_run *r, uint32_t c, bool upper, enum jinja_case how)
 {
     utf8proc_uint8_t out[4];

@@ -61,6 +61,7 @@ static err remainder_of(struct jinja_value *out, struct jinja_run *r,
     return jinja_binary(out, r, OP_MOD, value, by);
 }
 
+/* A float is allowed: 3.0 is odd, and 2.5 is neither odd nor even. */
 TEST(odd)
 {
     static const char *const no_names[] = {NULL};

@@ -43,6 +43,8 @@ static err say(struct jinja_run *r, const char *text)
     return bytes_append(r->out, text, strlen(text));
 }
 
+/* Captured text is appended to the output buffer and cut off again, so printing needs no second
+ * path. Captures nest, because each keeps the size that the buffer had at its start. */
 size_t jinja_capture(struct jinja_run *r)
 {
     r->captures++;
@@ -97,6 +99,8 @@ static bool is_printable(uint32_t c)
     }
 }
 
+/* Python prefers single quotes. It takes double ones only for a text that has single quotes and no
+ * double ones. */
 static err repr_text(struct jinja_run *r, const char *data, size_t size)
 {
     bool one = memchr(data, '\'', size) != NULL, two = memchr(data, '"', size) != NULL;
@@ -153,6 +157,8 @@ static err repr_dict(struct jinja_run *r, const struct jinja_dict *dict)
     return say(r, "}");
 }
 
+/* A list keeps the start and the step only, and the end of a range with a step is not known from
+ * them: range(0, 3, 2) and range(0, 4, 2) have the same items. */
 static err repr_range(struct jinja_run *r, const struct jinja_list *list)
 {
     int64_t end = list->from + (int64_t)list->count * list->by;
@@ -219,6 +225,8 @@ err jinja_str(struct jinja_value *out, struct jinja_run *r, const struct jinja_v
 
 /* ---- JSON ---- */
 
+/* JSON writes a code point above U+FFFF as two UTF-16 surrogates, with 10 bits of
+ * c - 0x10000 in each. */
 static err json_escape(struct jinja_run *r, uint32_t c)
 {
     char out[16];
@@ -281,6 +289,7 @@ static err json_key(struct jinja_run *r, const struct jinja_value *key,
     return json_text(r, &text, how->ascii);
 }
 
+/* Bytes of UTF-8 sort like code points. Keys are unique, so the unstable qsort() is enough. */
 static int compare_entries(const void *a, const void *b)
 {
     const struct jinja_value *x = &((const struct jinja_entry *)a)->key;

@@ -20,6 +20,8 @@ const char *jinja_type(const struct jinja_value *v)
     return names[v->kind];
 }
 
+/* The message of jinja2: a lookup in an object names the object's type, a bare name only itself. An
+ * index that is out of range has no name. */
 err jinja_undefined(const struct jinja_run *r, const struct jinja_value *v)
 {
     const struct jinja_value owner = {.kind = v->of};
@@ -30,6 +32,7 @@ err jinja_undefined(const struct jinja_run *r, const struct jinja_value *v)
                       v->text.data);
 }
 
+/* Relies on the order of enum jinja_kind: all kinds that use `list` stand next to each other. */
 bool jinja_is_list(const struct jinja_value *v)
 {
     return v->kind >= JINJA_LIST && v->kind <= JINJA_STREAM;
@@ -40,6 +43,7 @@ bool jinja_is_number(const struct jinja_value *v)
     return v->kind == JINJA_INT || v->kind == JINJA_FLOAT || v->kind == JINJA_BOOL;
 }
 
+/* A Python bool is a whole number: true + true is 2. */
 static int64_t whole_of(const struct jinja_value *v)
 {
     return v->kind == JINJA_BOOL ? v->truth : v->whole;
@@ -115,6 +119,9 @@ static int order_texts(const struct jinja_value *a, const struct jinja_value *b)
     return order ? order : (a->text.size > b->text.size) - (a->text.size < b->text.size);
 }
 
+/* Lists are ordered by their first pair of items that differ. Equal pairs before it may be of a
+ * kind without an order, such as none. NaN is refused, because the result of a sort would then
+ * depend on the algorithm. */
 err jinja_order(int *out, struct jinja_run *r, const struct jinja_value *a,
                 const struct jinja_value *b)
 {
@@ -176,6 +183,7 @@ err jinja_truth(bool *out, struct jinja_run *r, const struct jinja_value *v)
     return ERR_NONE;
 }
 
+/* One text for each code point. They borrow from `v`, so only the list costs memory. */
 static err text_items(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *v)
 {
     TRY(jinja_list(out, r, JINJA_LIST, jinja_characters(v->text.data, v->text.size)));
@@ -188,6 +196,8 @@ static err text_items(struct jinja_value *out, struct jinja_run *r, const struct
     return ERR_NONE;
 }
 
+/* A stream hands over its unread items and is left empty, like a Python generator. Lists, tuples,
+ * ranges and views are returned as they are, so callers must not change the items. */
 err jinja_items(struct jinja_list **out, struct jinja_run *r, const struct jinja_value *v)
 {
     struct jinja_value made;
