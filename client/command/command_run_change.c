@@ -33,6 +33,8 @@ static err change(const struct change_command *o, const char *path, const Protob
     return e;
 }
 
+/* KEY=VALUE is passed on as text. The coordinator knows the keys that may change in an open
+ * run, so a newer coordinator can allow more keys without a new client. */
 static err set_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     Fedlora__V1__RunChange request = FEDLORA__V1__RUN_CHANGE__INIT;
@@ -76,6 +78,7 @@ static err member_run(void *o, const struct option_list *arguments, struct arena
                          list.members[0]);
 }
 
+/* Only the id is read, because a member has at most one update in the round under way. */
 static err drop_update(void *o, const struct option_list *arguments, struct arena *arena)
 {
     Fedlora__V1__MemberConfig member = FEDLORA__V1__MEMBER_CONFIG__INIT;

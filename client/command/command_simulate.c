@@ -248,6 +248,8 @@ static err simulate_main(void *options, const struct option_list *arguments, str
     return simulate_sweep(o, arguments, arena);
 }
 
+/* Deals the rows with the options and the seed of `fedlora simulate`, so the files that --write
+ * leaves for `fedlora join` hold the rows of the simulated clients. */
 static err split_main(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct simulate_command *o = options;
@@ -292,6 +294,7 @@ const struct command command_simulate_split = {
     .run = split_main,
 };
 
+/* Needs no training data, unlike the other verbs, because costs follow from shapes and counts. */
 static err plan_main(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct simulate_command *o = options;

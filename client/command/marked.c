@@ -7,9 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Marks before and after learned text: the brackets U+27E6 and U+27E7 in UTF-8, and the terminal's
+ * sequences for reversed colours and for its normal ones. */
 static const char *const brackets[2] = {"\xE2\x9F\xA6", "\xE2\x9F\xA7"};
 static const char *const colours[2] = {"\x1b[7m", "\x1b[0m"};
 
+/* Copies first and then replaces in the copy, since `text` is borrowed. An escape byte from a data
+ * file would otherwise let the file move the cursor or recolour the terminal. The marks do not pass
+ * through here, because they hold such a byte themselves. */
 static err put(struct bytes *out, const char *text, size_t size)
 {
     TRY(bytes_append(out, text, size));
@@ -27,6 +32,7 @@ static err put_marked(struct bytes *out, const char *text, size_t size, const ch
     return bytes_append(out, marks[1], strlen(marks[1]));
 }
 
+/* Spans are in order and do not overlap, so one pass over the text is enough. */
 err marked_text(struct bytes *out, const char *text, size_t size, const struct chat_spans *spans)
 {
     const char *const *marks = isatty(STDOUT_FILENO) ? colours : brackets;
@@ -52,6 +58,8 @@ static err decode(struct bytes *out, const struct data_row *row, const struct to
     return tokenizer_stream_end(out, &stream);
 }
 
+/* A mark stands where learned tokens begin or end, so each such stretch is decoded on its own. Rows
+ * of input_ids may decode to more text than their line of the file has, hence the larger limit. */
 static err put_row(struct bytes *out, const struct data_row *row, const struct tokenizer *t)
 {
     const char *const *marks = isatty(STDERR_FILENO) ? colours : brackets;
@@ -70,6 +78,8 @@ static err put_row(struct bytes *out, const struct data_row *row, const struct t
     return e;
 }
 
+/* A row is built completely before it is printed, so an error in it leaves no half-open mark on the
+ * terminal. */
 err marked_rows(const struct dataset *data, size_t count, const struct tokenizer *t)
 {
     struct bytes out = {.max = 32 * (size_t)LIMIT_LINE_BYTES};

@@ -33,6 +33,7 @@ static err take_ranks(struct fleet_options *f, const char *text, struct arena *a
     return ERR_NONE;
 }
 
+/* All verbs share one table of options, so an option of another verb must be refused by hand. */
 err simulate_check_verb(const struct simulate_command *o, enum simulate_verb verb)
 {
     const struct command_given split[] = {{"write", o->write != NULL}};
@@ -43,6 +44,7 @@ err simulate_check_verb(const struct simulate_command *o, enum simulate_verb ver
     return err_make(ERR_INPUT, "--data is missing: expected training data, a file or a folder");
 }
 
+/* An empty text counts as absent, so that one cell of a sweep can turn the option off. */
 static bool has_test(const struct simulate_command *o)
 {
     return o->test && *o->test;
@@ -139,6 +141,8 @@ err simulate_check_ranks(const struct fleet_options *f, const struct simulate_co
                   : err_make(ERR_INPUT, "--rank or --ranks is missing: expected LoRA ranks");
 }
 
+/* "configs/tiny.ini" gives "tiny". A name that begins with a dot keeps it. A name that is too long
+ * becomes empty and is refused below, since a cut name could be that of another run. */
 err simulate_run_name(char out[LIMIT_NAME_BYTES], const struct simulate_command *o,
                       const struct option_list *arguments)
 {
@@ -158,6 +162,8 @@ err simulate_run_name(char out[LIMIT_NAME_BYTES], const struct simulate_command 
                     name);
 }
 
+/* The settings are kept with the results and name every choice that made them. The base is named by
+ * its path and the fleet makes its own members, so the run's digest and members are left out. */
 err simulate_settings(char **out, const struct simulate_command *o,
                       const Fedlora__V1__RunConfig *config)
 {

@@ -26,6 +26,8 @@ const char *chart_color(size_t n)
     return colors[n % CHART_COLORS];
 }
 
+/* Names of members and runs come from other machines, and the picture is opened in a browser, so no
+ * character may end an attribute or start a tag. */
 err chart_text(struct bytes *out, const char *text)
 {
     for (; *text; text++) {
@@ -52,6 +54,7 @@ static double place_of(const struct axis *a, double value)
     return a->log ? log10(value) : value;
 }
 
+/* A value without a place is left out: NaN, infinity, and on a logarithmic axis 0 and below. */
 static void axis_add(struct axis *a, double value)
 {
     value = place_of(a, value);
@@ -115,6 +118,7 @@ static err begin(struct bytes *out, int height, const char *title, const char *s
     return subtitle ? put_text(out, LEFT, 49, " fill=\"#555\"", subtitle) : ERR_NONE;
 }
 
+/* An estimate from the number of bytes, because an SVG does not know the reader's font. */
 static double legend_width(const char *name)
 {
     return name ? LEGEND_BOX + LEGEND_LETTER * (double)strlen(name) : 0;

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A remedy holds a run's name and a sentence. A place holds the 1000 bytes of a path that are shown
+ * and a line number. Longer texts are cut, because a report must not fail. */
 enum { REMEDY_BYTES = 256, PLACE_BYTES = 1100 };
 
 /* FILE:LINE, or FILE alone for a sum over several files. */
@@ -24,6 +26,8 @@ static const char *plural(uint64_t n)
     return n == 1 ? "row" : "rows";
 }
 
+/* "1 of 5 rows has", "2 of 5 rows have": the verb agrees with the first number, the noun with the
+ * second. */
 static const char *verb(uint64_t n, const char *one, const char *many)
 {
     return n == 1 ? one : many;
@@ -67,6 +71,7 @@ static void warn(const struct data_report *r, uint32_t line, const char *format,
     fprintf(stderr, "warning: %s: %s\n", place_of(place, r, line), text);
 }
 
+/* A run decides --boundary for all its members, so a member can only ask for another run. */
 static void warn_joined(const struct data_report *r)
 {
     const struct data_kind *joined = &r->data->joined;
@@ -98,6 +103,8 @@ static void warn_templates(const struct data_report *r)
              left_out->rows, r->data->count, plural(r->data->count));
 }
 
+/* The warnings are ordered by the loss: rows that teach nothing, rows that were cut, tokens that
+ * are not learned, and texts that the template altered. */
 void data_report_print(const struct data_report *r)
 {
     const struct dataset *d = r->data;
@@ -122,6 +129,7 @@ void data_report_print(const struct data_report *r)
     warn_templates(r);
 }
 
+/* The keys are read by scripts, so every key is present even if its number is 0. */
 json_t *data_report_json(const struct dataset *d)
 {
     const struct {
@@ -150,6 +158,8 @@ json_t *data_report_json(const struct dataset *d)
     return out;
 }
 
+/* Without a learned token the loss has no term, and the weight of the data is 0 rows. This is an
+ * error and not a warning, because training would take its time and change nothing. */
 err data_report_check(const struct data_report *r)
 {
     const struct dataset *d = r->data;
@@ -160,6 +170,8 @@ err data_report_check(const struct data_report *r)
                     place_of(place, r, d->unlearned_line), d->count, plural(d->count), remedy);
 }
 
+/* Lengths are not added, because the longest row of all files decides the --seq that cuts none. A
+ * line means nothing without its file, so the sum has no lines. */
 void data_report_add(struct dataset *sum, const struct dataset *d)
 {
     sum->count += d->count;

@@ -28,6 +28,7 @@ static err append(struct session_run **out, struct session *s, const char *name)
     return ERR_NONE;
 }
 
+/* The run owns `hello` from here on. A failed append leaves it with the caller. */
 err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello)
 {
     struct session_run *run = NULL;
@@ -39,6 +40,7 @@ err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello)
     return ERR_NONE;
 }
 
+/* Keeps the name of a run that refuses this member, so that the next Hello asks for other runs. */
 err session_runs_add_left(struct session *s, const char *name)
 {
     struct session_run *run = NULL;
@@ -47,6 +49,8 @@ err session_runs_add_left(struct session *s, const char *name)
     return ERR_NONE;
 }
 
+/* The session points into the current run, so that code for one run need not know of the others.
+ * These pointers must change together. */
 void session_runs_use(struct session *s, struct session_run *run)
 {
     s->now = run;
