@@ -20,7 +20,9 @@ static err put(struct bytes *out, const char *text, size_t size)
     TRY(bytes_append(out, text, size));
     for (size_t i = out->size - size; i < out->size; i++) {
         uint8_t c = out->data[i];
-        if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) out->data[i] = '?';
+        bool control = i > out->size - size && out->data[i - 1] == 0xC2 && c < 0xA0; /* C1 */
+        if (control) out->data[i - 1] = '?';
+        if (control || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) out->data[i] = '?';
     }
     return ERR_NONE;
 }
