@@ -150,9 +150,11 @@ static int64_t read_date(const char *date)
     struct tm tm = {.tm_mday = 26, .tm_mon = 6, .tm_year = 124};
     int day = 0, year = 0;
     char month[4] = "";
-    if (date && sscanf(date, "%2d %3s %4d", &day, month, &year) == 3) {
-        const char *at = strstr(months, month);
-        if (at) tm.tm_mon = (int)(at - months) / 3;
+    const char *at = NULL;
+    if (date && sscanf(date, "%2d %3[A-Za-z] %4d", &day, month, &year) == 3)
+        at = strstr(months, month);
+    if (at && strlen(month) == 3) {
+        tm.tm_mon = (int)(at - months) / 3;
         tm.tm_mday = day;
         tm.tm_year = year - 1900;
     }
