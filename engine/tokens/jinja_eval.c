@@ -63,6 +63,7 @@ static err eval_attribute(struct jinja_value *out, struct jinja_run *r,
     TRY(jinja_eval(&object, r, scope, n->a));
     const struct jinja_name *name = &r->program->name[n->name];
     if (object.kind == JINJA_DICT && !n->uses) {
+        TRY(jinja_step(r, object.dict->count / 16));
         const struct jinja_value *found = jinja_find(object.dict, name->text, name->size);
         if (found) {
             *out = *found;

@@ -357,14 +357,19 @@ static err filter_round(struct jinja_value *out, struct jinja_run *r,
         return jinja_fail(r, "round: expected a whole precision");
     if (precision) digits = precision->whole;
     if (digits < 0 || digits > 17) return jinja_fail(r, "round: expected a precision of 0 to 17");
-    const char *how = method && method->kind == JINJA_TEXT ? method->text.data : "common";
+    static const char *const methods[] = {"common", "ceil", "floor"};
+    size_t how = 0;
+    if (method && method->kind != JINJA_TEXT) how = 3;
+    while (method && how < 3 &&
+           (strlen(methods[how]) != method->text.size ||
+            memcmp(methods[how], method->text.data, method->text.size) != 0))
+        how++;
+    if (how == 3) return jinja_fail(r, "round: method must be common, ceil or floor");
     double scale = pow(10, (double)digits), real = jinja_real(value);
-    if (strncmp(how, "ceil", 4) == 0) {
+    if (how == 1) {
         *out = jinja_float(ceil(real * scale) / scale);
-    } else if (strncmp(how, "floor", 5) == 0) {
+    } else if (how == 2) {
         *out = jinja_float(floor(real * scale) / scale);
-    } else if (strncmp(how, "common", 6) != 0) {
-        return jinja_fail(r, "round: method must be common, ceil or floor");
     } else if (value->kind != JINJA_FLOAT) {
         *out = jinja_int(value->kind == JINJA_BOOL ? value->truth : value->whole);
     } else {

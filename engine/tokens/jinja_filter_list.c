@@ -140,11 +140,12 @@ JINJA_FILTER(dictsort)
     const struct jinja_value *by = jinja_given(r, call, 1, "by");
     struct jinja_value pairs, position = jinja_int(0), value_word = jinja_word("value");
     struct ordering how = {.attribute = &position};
-    bool reverse;
+    bool reverse, by_value = false;
     TRY(jinja_check(r, call, 3, names));
     TRY(flag(&how.case_sensitive, r, jinja_given(r, call, 0, "case_sensitive")));
     TRY(flag(&reverse, r, jinja_given(r, call, 2, "reverse")));
-    if (by && jinja_equal(by, &value_word)) position = jinja_int(1);
+    if (by) TRY(jinja_equal(&by_value, r, by, &value_word));
+    if (by_value) position = jinja_int(1);
     if (value->kind != JINJA_DICT)
         return jinja_fail(r, "dictsort: expected a dict, not %s", jinja_type(value));
     TRY(jinja_filter_items(&pairs, r, value, &(struct jinja_call){.what = call->what}));
@@ -165,11 +166,10 @@ JINJA_FILTER(unique)
     TRY(jinja_list(&seen, r, JINJA_LIST, items->count));
     for (size_t i = 0; i < items->count; i++) {
         TRY(order_key(&key, r, &items->item[i], &how));
-        TRY(jinja_step(r, seen.list->count));
-        size_t k = 0;
-        while (k < seen.list->count && !jinja_equal(&seen.list->item[k], &key))
-            k++;
-        if (k < seen.list->count) continue;
+        bool again = false;
+        for (size_t k = 0; k < seen.list->count && !again; k++)
+            TRY(jinja_equal(&again, r, &seen.list->item[k], &key));
+        if (again) continue;
         TRY(jinja_push(r, &seen, &key));
         TRY(jinja_push(r, out, &items->item[i]));
     }

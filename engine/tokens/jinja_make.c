@@ -180,8 +180,11 @@ err jinja_get(struct jinja_value **out, struct jinja_run *r, const struct jinja_
     }
     if (key->kind == JINJA_LIST || key->kind == JINJA_DICT)
         return jinja_fail(r, "unhashable type: '%s'", key->kind == JINJA_LIST ? "list" : "dict");
-    for (size_t i = 0; i < d->count; i++)
-        if (jinja_equal(&d->entry[i].key, key)) *out = &d->entry[i].value;
+    for (size_t i = 0; i < d->count; i++) {
+        bool same;
+        TRY(jinja_equal(&same, r, &d->entry[i].key, key));
+        if (same) *out = &d->entry[i].value;
+    }
     return ERR_NONE;
 }
 

@@ -114,7 +114,8 @@ static err call_find(struct jinja_value *out, struct jinja_run *r, const struct 
     TRY(jinja_step(r, self->text.size / 16));
     const struct jinja_value *part = &call->argument[0].value;
     bool right = call->what[0] == 'r', index = strstr(call->what, "index") != NULL;
-    const char *at = jinja_string_find(self, part, right);
+    const char *at;
+    TRY(jinja_string_find(&at, r, self, part, right));
     if (!at && index) return jinja_fail(r, "substring not found");
     *out = jinja_int(at ? (int64_t)jinja_characters(self->text.data, (size_t)(at - self->text.data))
                         : -1);
@@ -133,7 +134,9 @@ static err call_count(struct jinja_value *out, struct jinja_run *r, const struct
     struct jinja_value rest = *self;
     if (part->text.size == 0)
         count = (int64_t)jinja_characters(self->text.data, self->text.size) + 1;
-    for (const char *at; part->text.size && (at = jinja_string_find(&rest, part, false)); count++) {
+    for (const char *at; part->text.size > 0; count++) {
+        TRY(jinja_string_find(&at, r, &rest, part, false));
+        if (!at) break;
         const char *next = at + part->text.size;
         rest = jinja_text(next, (size_t)(rest.text.data + rest.text.size - next));
     }
@@ -180,7 +183,8 @@ static err call_partition(struct jinja_value *out, struct jinja_run *r,
     const struct jinja_value *by = &call->argument[0].value;
     bool right = call->what[0] == 'r';
     if (by->text.size == 0) return jinja_fail(r, "%s: empty separator", call->what);
-    const char *at = jinja_string_find(self, by, right);
+    const char *at;
+    TRY(jinja_string_find(&at, r, self, by, right));
     struct jinja_value part[3] = {*self, jinja_word(""), jinja_word("")};
     if (at) {
         const char *next = at + by->text.size;
@@ -325,9 +329,10 @@ static err call_list_find(struct jinja_value *out, struct jinja_run *r,
     if (call->count != 1) return jinja_fail(r, "%s: expected one argument", call->what);
     bool count = call->what[0] == 'c';
     int64_t found = 0;
-    TRY(jinja_step(r, self->list->count));
     for (size_t i = 0; i < self->list->count; i++) {
-        if (!jinja_equal(&self->list->item[i], &call->argument[0].value)) continue;
+        bool same;
+        TRY(jinja_equal(&same, r, &self->list->item[i], &call->argument[0].value));
+        if (!same) continue;
         found++;
         if (count) continue;
         *out = jinja_int((int64_t)i);

@@ -101,6 +101,8 @@ static err of_floats(struct jinja_value *out, const struct jinja_run *r, enum ji
     case OP_POW:
         if (a < 0 && b != floor(b)) return jinja_fail(r, "complex numbers are not supported");
         result = pow(a, b);
+        if (isinf(result) && isfinite(a) && isfinite(b))
+            return jinja_fail(r, "the power is too large"); /* Python raises an error too */
         break;
     default: { /* as float_divmod() of Python */
         double rest = fmod(a, b), quotient = (a - rest) / b;
@@ -227,7 +229,8 @@ err jinja_compare(bool *out, struct jinja_run *r, enum jinja_op op, const struct
     int order = 0;
     TRY(jinja_step(r, 1));
     if (op == OP_EQ || op == OP_NE) {
-        *out = jinja_equal(a, b) == (op == OP_EQ);
+        TRY(jinja_equal(out, r, a, b));
+        *out = *out == (op == OP_EQ);
         return ERR_NONE;
     }
     if (op == OP_IN || op == OP_NOT_IN) {
@@ -268,10 +271,8 @@ static err loop_member(struct jinja_value *out, struct jinja_run *r, const struc
         {"length", count}, {"depth", 1},  {"revindex0", count - i - 1},
         {"depth0", 0},
     };
-    const struct jinja_value text = jinja_text(name, size);
     for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {
-        const struct jinja_value one = jinja_word(numbers[k].name);
-        if (!jinja_equal(&text, &one)) continue;
+        if (strlen(numbers[k].name) != size || memcmp(name, numbers[k].name, size) != 0) continue;
         *out = jinja_int((int64_t)numbers[k].value);
         return ERR_NONE;
     }

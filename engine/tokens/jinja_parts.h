@@ -275,7 +275,8 @@ err jinja_undefined(const struct jinja_run *r, const struct jinja_value *v); /* 
 bool jinja_is_list(const struct jinja_value *v); /* anything with items in `list` */
 bool jinja_is_number(const struct jinja_value *v);
 double jinja_real(const struct jinja_value *v);
-bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b);
+err jinja_equal(bool *out, struct jinja_run *r, const struct jinja_value *a,
+                const struct jinja_value *b);
 /* < 0, 0, > 0; an error if Python cannot order them. */
 err jinja_order(int *out, struct jinja_run *r, const struct jinja_value *a,
                 const struct jinja_value *b);

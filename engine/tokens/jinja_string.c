@@ -179,15 +179,20 @@ size_t jinja_string_words(const struct jinja_value *v)
 
 /* ---- searching and splitting ---- */
 
-const char *jinja_string_find(const struct jinja_value *v, const struct jinja_value *part,
-                              bool right)
+/* From the left memmem() takes linear time. From the right each place may take the whole length of
+ * the part, so this work counts as steps. */
+err jinja_string_find(const char **out, struct jinja_run *r, const struct jinja_value *v,
+                      const struct jinja_value *part, bool right)
 {
     const char *data = v->text.data;
-    size_t size = v->text.size, n = part->text.size;
-    if (!right) return memmem(data, size, part->text.data, n);
-    for (size_t i = size >= n ? size - n + 1 : 0; i-- > 0;)
-        if (memcmp(data + i, part->text.data, n) == 0) return data + i;
-    return NULL;
+    size_t size = v->text.size, n = part->text.size, i = size >= n ? size - n + 1 : 0;
+    *out = NULL;
+    if (!right) *out = memmem(data, size, part->text.data, n);
+    while (right && !*out && i-- > 0) {
+        TRY(jinja_step(r, n / 64 + (i % 64 == 0)));
+        if (memcmp(data + i, part->text.data, n) == 0) *out = data + i;
+    }
+    return ERR_NONE;
 }
 
 static err push_part(struct jinja_run *r, const struct jinja_value *list, const char *at,
@@ -247,7 +252,7 @@ static err split_text(struct jinja_value *out, struct jinja_run *r, const struct
     for (int64_t cuts = 0; how->most < 0 || cuts < how->most; cuts++) {
         struct jinja_value rest = jinja_text(begin, (size_t)(end - begin));
         TRY(jinja_step(r, how->right ? 1 : rest.text.size / 1024));
-        at = jinja_string_find(&rest, by, how->right);
+        TRY(jinja_string_find(&at, r, &rest, by, how->right));
         if (!at) break;
         if (how->right) {
             TRY(push_part(r, out, at + by->text.size, end));

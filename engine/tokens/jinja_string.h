@@ -21,9 +21,9 @@ err jinja_string_escape(struct jinja_value *out, struct jinja_run *r, const stru
 
 size_t jinja_string_words(const struct jinja_value *v);
 
-/* The first or the last place of `part`, or NULL. */
-const char *jinja_string_find(const struct jinja_value *v, const struct jinja_value *part,
-                              bool right);
+/* *out: the first or, with `right`, the last place of `part`, or NULL. */
+err jinja_string_find(const char **out, struct jinja_run *r, const struct jinja_value *v,
+                      const struct jinja_value *part, bool right);
 
 struct jinja_split {
     int64_t most; /* cuts; negative: no limit */

@@ -69,8 +69,7 @@ TEST(odd)
     struct jinja_value rest;
     TRY(jinja_check(r, call, 0, no_names));
     TRY(remainder_of(&rest, r, value, &two));
-    *out = jinja_equal(&rest, &one);
-    return ERR_NONE;
+    return jinja_equal(out, r, &rest, &one);
 }
 
 TEST(divisible)
@@ -79,8 +78,7 @@ TEST(divisible)
     struct jinja_value rest;
     TRY(one_argument(&by, r, call));
     TRY(remainder_of(&rest, r, value, by));
-    *out = jinja_equal(&rest, &zero);
-    return ERR_NONE;
+    return jinja_equal(out, r, &rest, &zero);
 }
 
 TEST(compare)
@@ -109,7 +107,7 @@ TEST(same)
     *out = false;
     if (k != other->kind) return ERR_NONE;
     if (k == JINJA_NONE || k == JINJA_BOOL)
-        *out = jinja_equal(value, other);
+        TRY(jinja_equal(out, r, value, other));
     else if (jinja_is_list(value) || k == JINJA_DICT || k == JINJA_NAMESPACE)
         *out = value->list == other->list;
     else

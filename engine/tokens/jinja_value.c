@@ -55,30 +55,32 @@ double jinja_real(const struct jinja_value *v)
 }
 
 /* The depth of lists is bounded where they are made, so the recursion ends. */
-static bool equal_lists(const struct jinja_list *a, const struct jinja_list *b)
+static err equal_lists(bool *out, struct jinja_run *r, const struct jinja_list *a,
+                       const struct jinja_list *b)
 {
-    if (a->count != b->count) return false;
-    for (size_t i = 0; i < a->count; i++)
-        if (!jinja_equal(&a->item[i], &b->item[i])) return false;
-    return true;
+    *out = a->count == b->count;
+    for (size_t i = 0; i < a->count && *out; i++)
+        TRY(jinja_equal(out, r, &a->item[i], &b->item[i]));
+    return ERR_NONE;
 }
 
 /* The order of the keys does not matter. */
-static bool equal_dicts(const struct jinja_dict *a, const struct jinja_dict *b)
+static err equal_dicts(bool *out, struct jinja_run *r, const struct jinja_dict *a,
+                       const struct jinja_dict *b)
 {
-    if (a->count != b->count) return false;
-    for (size_t i = 0; i < a->count; i++) {
+    *out = a->count == b->count;
+    for (size_t i = 0; i < a->count && *out; i++) {
+        bool same = false;
         size_t k = 0;
-        while (k < b->count && !jinja_equal(&a->entry[i].key, &b->entry[k].key))
-            k++;
-        if (k == b->count || !jinja_equal(&a->entry[i].value, &b->entry[k].value)) return false;
+        for (; k < b->count && !same; k++)
+            TRY(jinja_equal(&same, r, &a->entry[i].key, &b->entry[k].key));
+        *out = same;
+        if (same) TRY(jinja_equal(out, r, &a->entry[i].value, &b->entry[k - 1].value));
     }
-    return true;
+    return ERR_NONE;
 }
 
-/* Values cannot contain themselves, since lists and dicts are immutable and a namespace is compared
- * by its address. */
-bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b)
+static bool equal_single(const struct jinja_value *a, const struct jinja_value *b)
 {
     if (jinja_is_number(a) && jinja_is_number(b)) {
         if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT) return whole_of(a) == whole_of(b);
@@ -92,15 +94,24 @@ bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b)
     case JINJA_TEXT:
         return a->text.size == b->text.size &&
                memcmp(a->text.data, b->text.data, a->text.size) == 0;
-    case JINJA_LIST:
-    case JINJA_TUPLE:
-    case JINJA_RANGE:
-        return equal_lists(a->list, b->list);
-    case JINJA_DICT:
-        return equal_dicts(a->dict, b->dict);
     default:
         return a->list == b->list;
     }
+}
+
+/* Values cannot contain themselves, since lists and dicts are immutable and a namespace is compared
+ * by its address. But lists that hold one list twice, level by level, have exponentially many items,
+ * so each comparison of two items counts as a step. */
+err jinja_equal(bool *out, struct jinja_run *r, const struct jinja_value *a,
+                const struct jinja_value *b)
+{
+    TRY(jinja_step(r, 1));
+    if (a->kind == b->kind && a->kind == JINJA_DICT) return equal_dicts(out, r, a->dict, b->dict);
+    if (a->kind == b->kind &&
+        (a->kind == JINJA_LIST || a->kind == JINJA_TUPLE || a->kind == JINJA_RANGE))
+        return equal_lists(out, r, a->list, b->list);
+    *out = equal_single(a, b);
+    return ERR_NONE;
 }
 
 static int order_numbers(const struct jinja_value *a, const struct jinja_value *b)
@@ -137,7 +148,9 @@ err jinja_order(int *out, struct jinja_run *r, const struct jinja_value *a,
     } else if (a->kind == b->kind && (a->kind == JINJA_LIST || a->kind == JINJA_TUPLE)) {
         const struct jinja_list *x = a->list, *y = b->list;
         for (size_t i = 0; i < x->count && i < y->count; i++) {
-            if (jinja_equal(&x->item[i], &y->item[i])) continue;
+            bool same;
+            TRY(jinja_equal(&same, r, &x->item[i], &y->item[i]));
+            if (same) continue;
             return jinja_order(out, r, &x->item[i], &y->item[i]);
         }
         *out = (x->count > y->count) - (x->count < y->count);
@@ -267,7 +280,7 @@ err jinja_contains(bool *out, struct jinja_run *r, const struct jinja_value *con
     TRY(jinja_items(&list, r, container));
     bool found = false;
     for (size_t i = 0; i < list->count && !found; i++)
-        found = jinja_equal(&list->item[i], item);
+        TRY(jinja_equal(&found, r, &list->item[i], item));
     *out = found;
     return ERR_NONE;
 }

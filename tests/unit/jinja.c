@@ -52,6 +52,13 @@ Test(jinja, steps_memory_output_and_depth_are_bounded)
            "{% endfor %}",
            ERR_LIMIT, "the template's values need more than");
     expect("{{ s * 1000000000 }}", ERR_INPUT, "line 1: a whole number");
+    /* lists that share their items have 2^60 of them */
+    expect("{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
+           "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+           "{{ ns.a == ns.b }}",
+           ERR_LIMIT, "the template needs more than");
+    expect("{% set a = 'a' * 1000000 %}{% set b = 'a' * 500000 %}{{ a.rfind(b + 'b') }}", ERR_LIMIT,
+           "the template needs more than");
     expect("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", ERR_INPUT, "nested deeper");
     expect("{% set ns = namespace(x=[]) %}{% for i in range(300) %}{% set ns.x = [ns.x] %}"
            "{% endfor %}{{ ns.x }}",
@@ -88,6 +95,8 @@ Test(jinja, a_construct_that_is_not_known_is_refused_by_name_and_line)
     expect("{% for x in s %}", ERR_INPUT, "line 1: a statement has no end: expected {% endfor %}");
     expect("{% break %}", ERR_INPUT, "line 1: \"break\" outside of a loop");
     expect("{{ 9223372036854775807 + 1 }}", ERR_INPUT, "needs more than 64 bits");
+    expect("{{ 10.0 ** 400 }}", ERR_INPUT, "line 1: the power is too large");
+    expect("{{ 1.5 | round(0, 'ceiling') }}", ERR_INPUT, "common, ceil or floor");
     expect("{% macro f() %}{% generation %}{% endgeneration %}{% endmacro %}{{ f() }}", ERR_INPUT,
            "inside a macro");
     ok(render("{% if false %}{{ s | truncate(2) }}{% endif %}", 1000, 100));
