@@ -7,12 +7,47 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Appends ".0" to whole numbers of 19 and more digits, which may not fit into 64 bits. transformers
+ * writes 10^30 for a length without a limit. Such a number becomes a real, and a key that needs a
+ * whole number still refuses it. NULL without memory. */
+static char *with_reals(const char *text, size_t size, size_t *out_size)
+{
+    char *copy = malloc(size + size / 19 * 2 + 3);
+    size_t used = 0, digits = 0;
+    bool quoted = false, whole = false;
+    for (size_t i = 0; copy && i <= size; i++) {
+        char c = i < size ? text[i] : 0;
+        bool digit = !quoted && c >= '0' && c <= '9';
+        if (digit && digits++ == 0) whole = i == 0 || !strchr(".eE+", text[i - 1]);
+        if (!digit) {
+            if (digits >= 19 && whole && c != '.' && c != 'e' && c != 'E') {
+                memcpy(copy + used, ".0", 2);
+                used += 2;
+            }
+            digits = 0;
+        }
+        if (i == size) break;
+        copy[used++] = c;
+        if (quoted && c == '\\' && i + 1 < size)
+            copy[used++] = text[++i];
+        else if (c == '"')
+            quoted = !quoted;
+    }
+    *out_size = used;
+    return copy;
+}
+
 /* Duplicate keys are refused, because two readers could take different values from the same
  * file. */
 err json_parse(json_t **out, const char *text, size_t size, const char *what)
 {
     json_error_t cause;
     json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &cause);
+    if (!value && json_error_code(&cause) == json_error_numeric_overflow) {
+        char *copy = with_reals(text, size, &size);
+        if (copy) value = json_loadb(copy, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &cause);
+        free(copy);
+    }
     if (!value)
         return err_make(ERR_INPUT, "%s:%d:%d: not JSON: %s", what, cause.line, cause.column,
                         cause.text);

@@ -31,6 +31,29 @@ Test(json, says_where_it_broke)
     support_dir_remove(dir);
 }
 
+/* transformers writes 10^30 for a length without a limit. */
+Test(json, whole_numbers_beyond_64_bits_are_reals)
+{
+    static const char text[] =
+        "{\"model_max_length\": 1000000000000000019884624838656, \"a\": -99999999999999999999,"
+        " \"b\": [123456789012345678901e2, 0.1234567890123456789012, 9223372036854775807],"
+        " \"text\": \"say \\\"99999999999999999999\\\"\"}";
+    json_t *value = NULL;
+    int64_t whole;
+    ok(json_parse(&value, text, strlen(text), "t"));
+    cr_expect_eq(json_real_value(json_object_get(value, "model_max_length")), 1e30);
+    cr_expect_eq(json_real_value(json_object_get(value, "a")), -1e20);
+    const json_t *b = json_object_get(value, "b");
+    cr_expect_eq(json_real_value(json_array_get(b, 0)), 123456789012345678901e2);
+    cr_expect_eq(json_real_value(json_array_get(b, 1)), 0.1234567890123456789012);
+    cr_expect_eq(json_number_value(json_array_get(b, 2)), 9223372036854775807.0);
+    cr_expect_str_eq(json_string_value(json_object_get(value, "text")),
+                     "say \"99999999999999999999\"");
+    refused(json_get_int(&whole, value, "model_max_length", 0, INT64_MAX, "t"), ERR_INPUT,
+            "t: model_max_length: expected a whole number");
+    json_decref(value);
+}
+
 Test(json, required_and_optional_members)
 {
     json_t *o = parse(
