@@ -222,7 +222,9 @@ static err read_factors(struct arch *a, const struct model_config *c)
             return err_make(ERR_INPUT, "%s: query_pre_attn_scalar is %g, expected more than 0",
                             c->where, scalar);
         a->attention_scale = scalar == a->head_dim ? 0 : (float)(1 / sqrt(scalar));
-        TRY(get_cap(&a->attention_cap, c, "attn_logit_softcapping", f->by_default.attention_cap));
+        if (f->by_default.attention_cap > 0) /* Gemma 3 has the key, but its class ignores it */
+            TRY(get_cap(&a->attention_cap, c, "attn_logit_softcapping",
+                        f->by_default.attention_cap));
         TRY(get_cap(&a->logit_cap, c, "final_logit_softcapping", f->by_default.logit_cap));
     }
     if (!f->multipliers) return ERR_NONE;
