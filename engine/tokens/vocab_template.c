@@ -151,7 +151,8 @@ static err make_lists(struct tokenizer *t)
 }
 
 /* Directories without tokenizer_config.json still name the ends in generation_config.json, so bos
- * and eos of the tokenizer are used where no file names the tokens. */
+ * and eos of the tokenizer are used there. A tokenizer_config.json that does not name them leaves
+ * them undefined, as in transformers. */
 err vocab_template_read_hf(struct tokenizer *t, const char *dir)
 {
     json_t *config = NULL, *map = NULL, *seen = json_object();
@@ -163,8 +164,11 @@ err vocab_template_read_hf(struct tokenizer *t, const char *dir)
     TRY_OUT(e, read_specials(t, config, seen));
     TRY_OUT(e, read_specials(t, map, seen));
     TRY_OUT(e, read_extra(t, config));
-    if (!json_object_get(seen, "bos_token")) TRY_OUT(e, put_token(t, "bos_token", t->bos));
-    if (!json_object_get(seen, "eos_token")) TRY_OUT(e, put_token(t, "eos_token", t->eos));
+    bool named = config != NULL;
+    if (!named && !json_object_get(seen, "bos_token"))
+        TRY_OUT(e, put_token(t, "bos_token", t->bos));
+    if (!named && !json_object_get(seen, "eos_token"))
+        TRY_OUT(e, put_token(t, "eos_token", t->eos));
     e = read_templates(t, dir, config);
 out:
     json_decref(config);
