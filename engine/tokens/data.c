@@ -146,19 +146,20 @@ static err encode_apart(struct data_reader *r, size_t begin)
     return ERR_NONE;
 }
 
-/* Whether one token holds both the end of the prompt and the start of the completion. It is not
- * learned, and when the model answers the prompt alone, the prompt ends with another token. Where
- * no token starts with the completion, its first bytes belong to the token before, or they are
- * white space that the tokenizer drops; the length of that token tells which. */
-static err find_joined(bool *out, const struct data_reader *r, size_t begin)
+/* Whether one token holds both the byte before `begin` and that at it, such as the end of the prompt
+ * and the start of the completion. The search starts at token *at, which becomes the one behind.
+ * Where no token starts at `begin`, its byte belongs to the token before, or it is white space that
+ * the tokenizer drops; the length of that token tells which. */
+static err find_joined(bool *out, size_t *at, const struct data_reader *r, size_t begin)
 {
     const struct tokens *k = &r->tokens;
     struct bytes text = {.max = LIMIT_LINE_BYTES};
-    size_t i = 0;
+    size_t i = *at;
     *out = false;
     if (begin == 0 || begin >= r->text.size) return ERR_NONE;
     while (i < k->count && k->start[i] < begin)
         i++;
+    *at = i;
     if (i == 0 || (i < k->count && k->start[i] == begin)) return ERR_NONE;
     err e = tokenizer_decode(&text, r->o->tokenizer, &k->id[i - 1], 1, true);
     *out = !err_is(e) && k->start[i - 1] + text.size > begin;
@@ -192,7 +193,10 @@ static err encode(size_t *from, size_t *to, struct data_reader *r, const struct 
         TRY(encode_apart(r, begin));
     else
         TRY(tokenizer_encode(k, t, text, r->text.size, true));
-    if (how->pair) TRY(find_joined(&joined, r, begin));
+    size_t at = 0;
+    /* The token is not learned, and when the model answers the prompt alone, the prompt ends with
+     * another one. */
+    if (how->pair) TRY(find_joined(&joined, &at, r, begin));
     if (joined) count_kind(&r->data->joined, (uint32_t)r->line);
     size_t count = k->count;
     if (r->o->bos && !how->messages) TRY(tokenizer_begin(k, t, &had));
@@ -204,6 +208,19 @@ static err encode(size_t *from, size_t *to, struct data_reader *r, const struct 
         return err_make(ERR_INPUT, "the tokenizer has no end-of-sequence token; use --no-eos");
     if (!ends_itself(r, *from)) return tokens_push(k, tokenizer_eos(t), (uint32_t)r->text.size);
     count_kind(&r->data->has_eos, (uint32_t)r->line);
+    return ERR_NONE;
+}
+
+/* The token that holds the first byte of an assistant's turn is learned, as the masks of
+ * transformers have it, even if it starts with the space before the turn. */
+static err learn_first_tokens(int32_t *label, const struct data_reader *r, size_t from)
+{
+    size_t at = from;
+    for (size_t s = 0; s < r->spans.count; s++) {
+        bool joined;
+        TRY(find_joined(&joined, &at, r, r->spans.span[s].begin));
+        if (joined && at > from) label[at - 1] = r->tokens.id[at - 1];
+    }
     return ERR_NONE;
 }
 
@@ -227,7 +244,8 @@ err data_put_text(struct data_reader *r, const struct data_text *how)
             i >= to || (i >= from && s < r->spans.count && k->start[i] >= r->spans.span[s].begin);
         label[i] = in ? k->id[i] : DATA_IGNORE;
     }
-    err e = data_put_row(r, label, how->completion);
+    err e = how->messages ? learn_first_tokens(label, r, from) : ERR_NONE;
+    if (!err_is(e)) e = data_put_row(r, label, how->completion);
     free(label);
     return e;
 }

@@ -66,12 +66,24 @@ static const struct sender {
     {"function_response", "tool"},
 };
 
+/* Templates take other names of the assistant for a role of their own or print them as they are,
+ * and the turn would not be learned. */
+static err check_role(const char *role)
+{
+    bool same = strcmp(role, "assistant") == 0, other = strcasecmp(role, "assistant") == 0;
+    for (size_t i = 0; i < sizeof senders / sizeof *senders; i++)
+        other = other || (strcmp(senders[i].role, "assistant") == 0 &&
+                          strcasecmp(senders[i].from, role) == 0);
+    if (same || !other) return ERR_NONE;
+    return err_make(ERR_INPUT, "the role is \"%.40s\": expected \"assistant\"", role);
+}
+
 static err find_role(const char **out, const json_t *m)
 {
     const json_t *role = data_member(m, "role"), *from = data_member(m, "from");
     if (json_is_string(role)) {
         *out = json_string_value(role);
-        return ERR_NONE;
+        return check_role(*out);
     }
     if (role || !json_is_string(from))
         return err_make(ERR_INPUT, "expected a role and a content, both strings");

@@ -35,10 +35,14 @@ static const struct member of_row[] = {
     {"chat_template_kwargs", DATA_CHAT,              OF_CHAT},
     {"system",               DATA_CHAT | DATA_IDS,   "a system text is read with messages or "
                                                      "conversations only: put it into the prompt"},
+    {"system_prompt",        0,                      "put it into the messages or into the "
+                                                     "prompt"},
     {"documents",            DATA_CHAT,              OF_CHAT},
     {"instruction",          DATA_ALPACA,            NULL},
     {"input",                DATA_ALPACA,            NULL},
     {"output",               DATA_ALPACA,            NULL},
+    {"context",              ALL & ~DATA_ALPACA,     "expected the context of an instruction in "
+                                                     "\"input\""},
     {"history",              ALL & ~DATA_ALPACA,     "earlier turns are read as messages only"},
     {"text",                 DATA_TEXT | DATA_LABELLED, NULL},
     {"label",                DATA_LABELLED,          NULL},

@@ -275,17 +275,28 @@ static err no_form(const json_t *row)
     return needs_key("prompt");
 }
 
+/* Rows converted from a table have the text "False". */
+static bool is_false(const json_t *value)
+{
+    const char *text = json_string_value(value);
+    return json_is_false(value) || (text && strcasecmp(text, "false") == 0);
+}
+
 /* Methods that learn from bad answers too mark those with false; here such an answer would be
  * learned as a good one. */
 static err check_good(const json_t *row, enum data_form form)
 {
     static const char *const names[] = {"label", "kto_tag"};
     for (size_t i = 0; i < 2 && (form & (DATA_PAIR | DATA_CHAT | DATA_ALPACA)); i++)
-        if (json_is_false(json_object_get(row, names[i])))
+        if (is_false(json_object_get(row, names[i])))
             return err_make(ERR_INPUT,
                             "\"%s\" cannot be honoured: it marks a bad answer; keep the good rows "
                             "only",
                             names[i]);
+    /* Other numbers are a column of their own: the weight of a patient. */
+    const json_t *weight = json_object_get(row, "weight");
+    if (json_is_number(weight) && json_number_value(weight) == 0)
+        return err_make(ERR_INPUT, "\"weight\" of 0 cannot be honoured: leave the row out");
     return ERR_NONE;
 }
 

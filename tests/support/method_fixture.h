@@ -18,8 +18,9 @@
 
 enum { MODULES = 3, MEMBERS = 4, OUT = 24, IN = 40, SIZE = OUT * IN };
 
-static const struct method_module modules[MODULES] = {
-    {"model.layers.1.v_proj", 16, 40}, {"model.layers.0.q_proj", OUT, IN}, {"model.layers.0.k_proj", 8, 24}};
+static const struct method_module modules[MODULES] = {{"model.layers.1.v_proj", 16, 40},
+                                                      {"model.layers.0.q_proj", OUT, IN},
+                                                      {"model.layers.0.k_proj", 8, 24}};
 static const char base[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 static char dir[SUPPORT_PATH_BYTES];

@@ -109,6 +109,45 @@ Test(data_chat, tools_and_calls_reach_the_template)
     tokenizer_close(t);
 }
 
+/* The masks of transformers hold the token of the first character of a turn, here that of the space
+ * and the word. */
+Test(data_chat, the_first_token_of_a_turn_is_learned_with_the_space_before_it)
+{
+    static const char tagged[] =
+        "{% for m in messages %}{% if m.role == 'assistant' %}assistant: {% generation %}"
+        "{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}\n{% endif %}"
+        "{% endfor %}";
+    static const char plain[] =
+        "{% for m in messages %}{% if m.role == 'assistant' %}assistant: {{ m.content }}<|im_end|>"
+        "{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}";
+    static const char *const templates[] = {tagged, plain};
+    for (int i = 0; i < 2; i++) {
+        struct tokenizer *t = open_chat(templates[i]);
+        check_row(t, "{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"the king\"}]}",
+                  "Hi\nassistant:{ the king<|im_end|>");
+        tokenizer_close(t);
+    }
+}
+
+/* As in transformers; without a tokenizer_config.json the ids of the model name them. */
+Test(data_chat, special_tokens_that_the_files_do_not_name_are_undefined)
+{
+    char config[SUPPORT_PATH_BYTES + 32];
+    struct tokenizer *t = open_chat(some);
+    cr_expect_str_eq(json_string_value(json_object_get(tokenizer_specials(t), "bos_token")),
+                     "<|im_start|>");
+    tokenizer_close(t);
+    (void)snprintf(config, sizeof config, "%s/tokenizer_config.json", dir);
+    ok(file_write(config, "{\"eos_token\":\"<|im_end|>\"}", 26, true));
+    (void)snprintf(config, sizeof config, "%s/config.json", dir);
+    ok(file_write(config, "{\"bos_token_id\":1}", 18, true));
+    ok(tokenizer_open(&t, dir));
+    cr_expect_null(json_object_get(tokenizer_specials(t), "bos_token"));
+    cr_expect_not_null(json_object_get(tokenizer_specials(t), "eos_token"));
+    tokenizer_close(t);
+}
+
 Test(data_chat, what_a_template_does_not_print_is_refused_by_name)
 {
     static const struct {
