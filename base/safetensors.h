@@ -2,9 +2,9 @@
  * Reading borrows the caller's bytes (a memory map) and rejects every file that the reference
  * reader (huggingface/safetensors) rejects; an error's text begins with the name that reader gives
  * to the mistake (HeaderTooLarge, InvalidOffset, ...), except that safetensors_open() names a file
- * of another known kind by its kind. Writing is canonical: names and metadata are sorted, the header
- * is padded with spaces to a multiple of 8 bytes, and nothing depends on time. The same content is
- * therefore always the same bytes. */
+ * of another known kind by its kind. Writing is canonical: names and metadata are sorted, the
+ * header is padded with spaces to a multiple of 8 bytes, and nothing depends on time. The same
+ * content is therefore always the same bytes. */
 #ifndef BASE_SAFETENSORS_H
 #define BASE_SAFETENSORS_H
 

@@ -146,8 +146,8 @@ static err encode_apart(struct data_reader *r, size_t begin)
     return ERR_NONE;
 }
 
-/* Whether one token holds both the byte before `begin` and that at it, such as the end of the prompt
- * and the start of the completion. The search starts at token *at, which becomes the one behind.
+/* Whether one token holds both the byte before `begin` and that at it, such as the end of the
+ * prompt and the start of the completion. The search starts at token *at, which becomes the one behind.
  * Where no token starts at `begin`, its byte belongs to the token before, or it is white space that
  * the tokenizer drops; the length of that token tells which. */
 static err find_joined(bool *out, size_t *at, const struct data_reader *r, size_t begin)

@@ -100,8 +100,8 @@ static bool equal_single(const struct jinja_value *a, const struct jinja_value *
 }
 
 /* Values cannot contain themselves, since lists and dicts are immutable and a namespace is compared
- * by its address. But lists that hold one list twice, level by level, have exponentially many items,
- * so each comparison of two items counts as a step. */
+ * by its address. But lists that hold one list twice, level by level, have exponentially many
+ * items, so each comparison of two items counts as a step. */
 err jinja_equal(bool *out, struct jinja_run *r, const struct jinja_value *a,
                 const struct jinja_value *b)
 {
