@@ -161,6 +161,9 @@ err adapter_file_f32(const float **out, const struct adapter_file_factor *factor
                      struct arena *arena);
 /* Index of the first value that is not finite, or n. */
 size_t adapter_file_first_bad(const float *x, size_t n);
+/* ERR_INPUT "tensor NAME: value I is NaN, expected finite numbers" for the first of the values x[0]
+ * .. x[n - 1] that is not finite; x[0] is value `first` of the tensor. */
+err adapter_file_finite(const float *x, size_t n, const char *tensor, size_t first);
 /* Drops the file's pages from memory; they are read from disk again when used. All pages, because
  * the kernel also reads an unknown number of pages around those that were used. */
 void adapter_file_drop(const struct adapter_file *file);

@@ -40,6 +40,14 @@ size_t adapter_file_first_bad(const float *x, size_t n)
     return n;
 }
 
+err adapter_file_finite(const float *x, size_t n, const char *tensor, size_t first)
+{
+    size_t bad = adapter_file_first_bad(x, n);
+    if (bad == n) return ERR_NONE;
+    return err_make(ERR_INPUT, "tensor %s: value %zu is %s, expected finite numbers", tensor,
+                    first + bad, isnan(x[bad]) ? "NaN" : "infinite");
+}
+
 err adapter_file_check_finite(const struct adapter_file *file,
                               const struct adapter_file_module *module)
 {
@@ -52,10 +60,8 @@ err adapter_file_check_finite(const struct adapter_file *file,
         if (!x->tensor) continue;
         e = adapter_file_f32(&values, x, &scratch);
         if (err_is(e)) break;
-        size_t bad = adapter_file_first_bad(values, x->tensor->count);
-        if (bad < x->tensor->count)
-            e = err_make(ERR_INPUT, "%s: tensor %s: value %zu is %s, expected finite numbers",
-                         file->path, x->tensor->name, bad, isnan(values[bad]) ? "NaN" : "infinite");
+        e = adapter_file_finite(values, x->tensor->count, x->tensor->name, 0);
+        if (err_is(e)) e = err_in(e, "%s", file->path);
     }
     arena_close(&scratch);
     return e;

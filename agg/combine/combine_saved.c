@@ -94,10 +94,8 @@ static err add_block(double *sum, float *x, const struct combine *c, size_t k, s
     const struct tensor *t = f->saved[i].tensor;
     size_t at = range[0], n = range[1] - at;
     TRY(dtype_to_f32(x, (const char *)t->data + at * value_bytes(t), t->dtype, n));
-    size_t bad = adapter_file_first_bad(x, n);
-    if (bad < n)
-        return err_make(ERR_INPUT, "%s: tensor %s: value %zu is %s, expected finite numbers",
-                        f->path, t->name, at + bad, isnan(x[bad]) ? "NaN" : "infinite");
+    err e = adapter_file_finite(x, n, t->name, at);
+    if (err_is(e)) return err_in(e, "%s", f->path);
     for (size_t j = 0; j < n; j++)
         sum[j] += c->p[k] * (double)x[j];
     return ERR_NONE;

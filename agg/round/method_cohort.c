@@ -316,11 +316,9 @@ err method_view_finite(const struct adapter_file_module *m)
     for (int r = 0; r < ADAPTER_FILE_ROLES; r++) {
         const struct adapter_file_factor *x = &m->factor[r];
         char name[LIMIT_TENSOR_NAME_BYTES];
-        size_t n = (size_t)x->rows * x->cols, bad = x->f32 ? adapter_file_first_bad(x->f32, n) : n;
-        if (bad == n) continue;
+        if (!x->f32) continue;
         adapter_file_tensor_name(name, m->name, (enum adapter_file_role)r);
-        return err_make(ERR_INPUT, "tensor %s: value %zu is %s, expected finite numbers", name, bad,
-                        isnan(x->f32[bad]) ? "NaN" : "infinite");
+        TRY(adapter_file_finite(x->f32, (size_t)x->rows * x->cols, name, 0));
     }
     return ERR_NONE;
 }
