@@ -13,35 +13,10 @@ static const char embed_name[] = "model.embed_tokens.weight", head_name[] = "lm_
 struct fold {
     struct model *model;
     struct adapter_file *file;
-    struct model_slot *slot; /* (slots), by name; "lm_head.weight" also for tied models */
+    struct model_slot *slot; /* (slots) */
     size_t slots;
     struct arena arena;
 };
-
-/* A tied head has no slot of its own. It gets one, so that an adapter can change it alone. */
-static err list_slots(struct fold *f)
-{
-    struct model_slot *found;
-    TRY(model_slots(&found, &f->slots, f->model, &f->arena));
-    TRY(arena_take(&f->slot, &f->arena, f->slots + 1, sizeof *f->slot));
-    memcpy(f->slot, found, f->slots * sizeof *found);
-    if (!f->model->arch.tied) return ERR_NONE;
-    struct model_slot *head = &f->slot[f->slots++];
-    head->weight = &f->model->head;
-    head->rows = f->model->arch.vocab;
-    head->cols = f->model->arch.d_model;
-    memcpy(head->name, head_name, sizeof head_name);
-    return ERR_NONE;
-}
-
-static struct model_slot *find_slot(const struct fold *f, const char *module, const char *ending)
-{
-    size_t n = strlen(module);
-    for (size_t i = 0; i < f->slots; i++)
-        if (strncmp(f->slot[i].name, module, n) == 0 && strcmp(f->slot[i].name + n, ending) == 0)
-            return &f->slot[i];
-    return NULL;
-}
 
 static bool is_vocabulary(const struct model_slot *s)
 {
@@ -58,10 +33,8 @@ static err check_finite(const struct fold *f, const struct tensor *t)
     for (size_t at = 0; at < t->count; at += BLOCK) {
         size_t n = t->count - at < BLOCK ? t->count - at : BLOCK;
         TRY(dtype_to_f32(x, (const char *)t->data + at * each, t->dtype, n));
-        size_t bad = adapter_file_first_bad(x, n);
-        if (bad < n)
-            return err_make(ERR_INPUT, "%s: tensor %s: value %zu is %s, expected finite numbers",
-                            f->file->path, t->name, at + bad, isnan(x[bad]) ? "NaN" : "infinite");
+        err e = adapter_file_finite(x, n, t->name, at);
+        if (err_is(e)) return err_in(e, "%s", f->file->path);
     }
     return ERR_NONE;
 }
@@ -82,7 +55,7 @@ static err saved_shape(const struct fold *f, const struct model_slot *s, const s
 static err fold_saved(struct fold *f, const struct adapter_file_saved *saved)
 {
     const struct tensor *t = saved->tensor;
-    struct model_slot *s = find_slot(f, saved->name, "");
+    struct model_slot *s = model_slot_find(f->slot, f->slots, saved->name, "");
     char *copy;
     if (!s)
         return err_make(ERR_INPUT, "%s: tensor %s: the base has no tensor %s", f->file->path,
@@ -201,7 +174,7 @@ static err fold_rows(float *x, const struct weight *w, const struct adapter_file
 
 static err fold_module(struct fold *f, const struct adapter_file_module *m)
 {
-    struct model_slot *s = find_slot(f, m->name, ".weight");
+    struct model_slot *s = model_slot_find(f->slot, f->slots, m->name, ".weight");
     float *x;
     if (!s)
         return err_make(ERR_INPUT, "%s: module %s: the base has no such module", f->file->path,
@@ -227,7 +200,7 @@ static err fold_all(struct fold *f)
 {
     const struct weight embed = f->model->embed;
     size_t kept = 0;
-    TRY(list_slots(f));
+    TRY(model_slots_with_head(&f->slot, &f->slots, f->model, &f->arena));
     for (size_t i = 0; i < f->file->saved_count; i++)
         TRY(fold_saved(f, &f->file->saved[i]));
     TRY(set_vocabulary(f, &embed));

@@ -121,11 +121,7 @@ static err read_tensor(struct reading *r, const struct gguf_tensor *t)
     TRY(read_values(x, r, &w, permuted ? a->head_dim : 0, m->embedding && !is_b));
     struct tensor *named = (struct tensor *)(uintptr_t)x->tensor;
     TRY(arena_text(&named->name, &r->file->arena, t->name, strlen(t->name)));
-    size_t bad = adapter_file_first_bad(x->f32, x->tensor->count);
-    if (bad < x->tensor->count)
-        return err_make(ERR_INPUT, "tensor %s: value %zu is %s, expected finite numbers", t->name,
-                        bad, isnan(x->f32[bad]) ? "NaN" : "infinite");
-    return ERR_NONE;
+    return adapter_file_finite(x->f32, x->tensor->count, t->name, 0);
 }
 
 static err finish_modules(struct reading *r)
@@ -146,25 +142,6 @@ static err finish_modules(struct reading *r)
     if (!r->file->count) return err_make(ERR_INPUT, "has no adapted module");
     /* The name is the first field of a module. */
     qsort(r->file->module, r->file->count, sizeof *r->file->module, text_order);
-    return ERR_NONE;
-}
-
-/* A tied head is a tensor of its own in an adapter. */
-static err list_slots(struct reading *r)
-{
-    struct model_slot *found;
-    const struct arch *a = &r->base->arch;
-    /* model_slots() gives places to fill; here they are only read. */
-    TRY(model_slots(&found, &r->slots, (struct model *)(uintptr_t)r->base, &r->arena));
-    TRY(arena_take(&r->slot, &r->arena, r->slots + 1, sizeof *r->slot));
-    memcpy(r->slot, found, r->slots * sizeof *found);
-    if (!a->tied) return ERR_NONE;
-    struct model_slot *head = &r->slot[r->slots++];
-    *head = (struct model_slot){.name = "lm_head.weight",
-                                .gguf = "output.weight",
-                                .weight = (struct weight *)(uintptr_t)&r->base->head,
-                                .rows = a->vocab,
-                                .cols = a->d_model};
     return ERR_NONE;
 }
 
@@ -196,7 +173,8 @@ static err read_all(struct reading *r, const struct gguf *g)
 {
     struct adapter_file_meta *meta = &r->file->meta;
     TRY(check_keys(r, g));
-    TRY(list_slots(r));
+    /* The slots are places to fill; here they are only read. */
+    TRY(model_slots_with_head(&r->slot, &r->slots, (struct model *)(uintptr_t)r->base, &r->arena));
     *meta =
         (struct adapter_file_meta){.kind = ADAPTER_FILE_PEFT, .run = "", .method = "", .base = ""};
     meta->frozen = meta->member = meta->alpha_pattern = meta->target_modules = "";

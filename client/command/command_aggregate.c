@@ -219,7 +219,7 @@ struct aggregate_base {
 static err base_open(struct aggregate_base *b, const char *path)
 {
     TRY(model_open(&b->model, path));
-    return model_slots(&b->slot, &b->slots, &b->model, &b->arena);
+    return model_slots_with_head(&b->slot, &b->slots, &b->model, &b->arena);
 }
 
 static void base_close(struct aggregate_base *b)
@@ -237,19 +237,14 @@ static err open_adapter(void *base, struct adapter_file *out, const char *path)
                     "%s: is a GGUF adapter: expected --base, the model that it was made for", path);
 }
 
-/* Rows in the order of Hugging Face, as A and B have them. A tied head is the embedding. */
+/* Rows in the order of Hugging Face, as A and B have them. */
 static err base_rows(float *out, void *base, const struct adapter_file_module *m, uint32_t row,
                      uint32_t n)
 {
     const struct aggregate_base *b = base;
-    const struct weight *w = strcmp(m->name, "lm_head") == 0 ? &b->model.head : NULL;
-    size_t k = strlen(m->name);
-    for (size_t i = 0; i < b->slots && !w; i++) {
-        const char *name = b->slot[i].name;
-        if (strncmp(name, m->name, k) == 0 && strcmp(name + k, ".weight") == 0)
-            w = b->slot[i].weight;
-    }
-    if (!w) return err_make(ERR_INPUT, "module %s: the base has no such module", m->name);
+    const struct model_slot *s = model_slot_find(b->slot, b->slots, m->name, ".weight");
+    if (!s) return err_make(ERR_INPUT, "module %s: the base has no such module", m->name);
+    const struct weight *w = s->weight;
     if (w->rows != m->d_out || w->cols != m->d_in)
         return err_make(ERR_INPUT, "module %s: shape (%u, %u), expected (%u, %u) as in the base",
                         m->name, m->d_out, m->d_in, w->rows, w->cols);

@@ -30,6 +30,12 @@ err model_check_rope(const struct rope *r, uint32_t rotated);
 err model_take_layers(struct model *m);
 /* All slots of m->arch sorted by name, without lm_head.weight if tied. They point into m. */
 err model_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena);
+/* The same with lm_head.weight also if tied, for adapters, which can change the head alone. */
+err model_slots_with_head(struct model_slot **out, size_t *count, struct model *m,
+                          struct arena *arena);
+/* The slot with the name of `module` and `ending`, such as ".weight"; NULL: there is none. */
+struct model_slot *model_slot_find(struct model_slot *slot, size_t count, const char *module,
+                                   const char *ending);
 /* Fills a slot whose shape the caller has checked. ERR_INPUT for a type that cannot be computed
  * with. */
 err model_fill(const struct model_slot *slot, const void *data, enum dtype dtype,

@@ -208,14 +208,9 @@ static bool is_of_images(const char *name, const struct naming *n)
     return false;
 }
 
-static int compare_name(const void *key, const void *slot)
-{
-    return strcmp(key, ((const struct model_slot *)slot)->name);
-}
-
 /* A tensor that no slot uses means that the description in config.json is incomplete, for example a
  * bias that it does not mention. Ignoring the tensor would compute another function. */
-static err check_extra(struct model *m, const struct model_slot *slot, size_t count,
+static err check_extra(struct model *m, struct model_slot *slot, size_t count,
                        const struct naming *n)
 {
     for (size_t f = 0; f < m->file_count; f++) {
@@ -226,8 +221,7 @@ static err check_extra(struct model *m, const struct model_slot *slot, size_t co
             bool images = is_of_images(name, n);
             m->image_tensors += images;
             if (images || is_ignored(m, name, n)) continue;
-            if (!usual_name_of(full, name, n) ||
-                bsearch(full, slot, count, sizeof *slot, compare_name) == NULL)
+            if (!usual_name_of(full, name, n) || !model_slot_find(slot, count, full, ""))
                 return err_make(ERR_INPUT,
                                 "%s/%s: tensor %s is not part of a %s model as config.json "
                                 "describes it",

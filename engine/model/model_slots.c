@@ -218,29 +218,50 @@ static void add_layer(struct slot_list *list, struct model *m, uint32_t i)
     add_norm(list, &l->k_norm, i, a->head_dim * (whole ? a->kv_heads : 1), k_norm_names);
 }
 
-/* strcmp() order is part of the identity of a base (model_digest() of model.h), and model_hf.c
- * searches the slots by it. */
+/* strcmp() order is part of the identity of a base (model_digest() of model.h), and
+ * model_slot_find() searches the slots by it. */
 static int compare_slots(const void *a, const void *b)
 {
     return strcmp(((const struct model_slot *)a)->name, ((const struct model_slot *)b)->name);
 }
 
-/* 3 tensors outside of layers; in each layer a weight and a bias for each module and 6 norms. A
- * tied head has no slot: it is a view of the embedding. */
-err model_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena)
+/* 3 tensors outside of layers; in each layer a weight and a bias for each module and 6 norms. */
+static err make_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena,
+                      bool head)
 {
     const struct arch *a = &m->arch;
     struct slot_list list = {.room = 3 + (size_t)a->layers * (2 * MODULE_KINDS + 6)};
     TRY(arena_take(&list.slot, arena, list.room, sizeof *list.slot));
     add_named(&list, &m->embed, a->vocab, a->d_model, embed_names);
     add_named(&list, &m->final_norm, a->d_model, 1, final_norm_names);
-    if (!a->tied) add_named(&list, &m->head, a->vocab, a->d_model, head_names);
+    if (head) add_named(&list, &m->head, a->vocab, a->d_model, head_names);
     for (uint32_t i = 0; i < a->layers; i++)
         add_layer(&list, m, i);
     qsort(list.slot, list.count, sizeof *list.slot, compare_slots);
     *out = list.slot;
     *count = list.count;
     return ERR_NONE;
+}
+
+/* A tied head is a view of the embedding, so no file needs to have it. */
+err model_slots(struct model_slot **out, size_t *count, struct model *m, struct arena *arena)
+{
+    return make_slots(out, count, m, arena, !m->arch.tied);
+}
+
+err model_slots_with_head(struct model_slot **out, size_t *count, struct model *m,
+                          struct arena *arena)
+{
+    return make_slots(out, count, m, arena, true);
+}
+
+struct model_slot *model_slot_find(struct model_slot *slot, size_t count, const char *module,
+                                   const char *ending)
+{
+    struct model_slot key;
+    int size = snprintf(key.name, sizeof key.name, "%s%s", module, ending);
+    if (size < 0 || (size_t)size >= sizeof key.name) return NULL;
+    return bsearch(&key, slot, count, sizeof *slot, compare_slots);
 }
 
 /* The slots point into the model so that they can be filled; here they are only read. */
