@@ -231,12 +231,26 @@ bool text_is_utf8(const void *data, size_t size)
     return true;
 }
 
+bool text_ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
+size_t text_control(const char *text, size_t size)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    if (size == 0) return 0;
+    if (p[0] < 0x20 || p[0] == 0x7f) return 1;
+    return size > 1 && p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f ? 2 : 0; /* U+0080 to U+009F */
+}
+
 /* The number of bytes of the character at p that must not be shown as it is; 0: it is harmless. */
 static size_t wild_bytes(const unsigned char *p, bool utf8)
 {
-    if (p[0] < 0x20 || p[0] == 0x7f) return 1;
+    size_t control = text_control((const char *)p, utf8 ? 2 : 1);
+    if (control) return control;
     if (!utf8) return p[0] >= 0x80;
-    if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f) return 2; /* U+0080 to U+009F */
     if (p[0] != 0xe2) return 0;
     bool marks = p[1] == 0x80 && (p[2] == 0x8e || p[2] == 0x8f); /* U+200E, U+200F */
     bool lines = p[1] == 0x80 && p[2] >= 0xa8 && p[2] <= 0xae;   /* U+2028 to U+202E */

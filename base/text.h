@@ -27,6 +27,9 @@ enum { TEXT_SUGGESTION_BYTES = 160 };
 const char *text_suggestion(char out[TEXT_SUGGESTION_BYTES], const char *word,
                             const char *const *words, size_t count);
 bool text_is_utf8(const void *data, size_t size);
+bool text_ends_with(const char *text, const char *end);
+/* The bytes of the control character (C0, DEL or C1) of UTF-8 that starts at text[0]; 0: none. */
+size_t text_control(const char *text, size_t size);
 /* Makes text from another machine harmless on a terminal and in a log: line ends and tabs become
  * spaces, and control characters (C0, DEL, C1) and those that change the direction of writing
  * (Unicode TR 36) become '?', as do all bytes above 127 if the text is not UTF-8. It does not

@@ -1,6 +1,7 @@
 #include "agg/adapter/adapter_saved.h"
 
 #include "agg/adapter/adapter_names.h"
+#include "base/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,12 +14,6 @@ static const char *const vocabulary[] = {
     "embed_tokens.weight", "lm_head.weight",   "lm_head.bias",           "wte.weight",
     "embed_in.weight",     "embed_out.weight", "word_embeddings.weight",
 };
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && strcmp(text + n - k, end) == 0;
-}
 
 /* The tensor belongs to a module whose name ends with `key`; the same comparison as in PEFT. */
 static bool lies_in(const char *name, const char *key)
@@ -33,14 +28,14 @@ static bool is_vocabulary(const char *name)
 {
     for (size_t i = 0; i < sizeof vocabulary / sizeof *vocabulary; i++) {
         size_t n = strlen(name), k = strlen(vocabulary[i]);
-        if (ends_with(name, vocabulary[i]) && (n == k || name[n - k - 1] == '.')) return true;
+        if (text_ends_with(name, vocabulary[i]) && (n == k || name[n - k - 1] == '.')) return true;
     }
     return false;
 }
 
 bool adapter_saved_is(const struct adapter_config *config, const char *name)
 {
-    if (strcmp(config->bias, "none") != 0 && ends_with(name, bias)) return true;
+    if (strcmp(config->bias, "none") != 0 && text_ends_with(name, bias)) return true;
     for (size_t i = 0; i < config->save_count; i++)
         if (lies_in(name, config->save[i])) return true;
     return is_vocabulary(name);

@@ -1,6 +1,7 @@
 #include "client/command/marked.h"
 
 #include "base/limits.h"
+#include "base/text.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,11 +19,10 @@ static const char *const colours[2] = {"\x1b[7m", "\x1b[0m"};
 static err put(struct bytes *out, const char *text, size_t size)
 {
     TRY(bytes_append(out, text, size));
-    for (size_t i = out->size - size; i < out->size; i++) {
-        uint8_t c = out->data[i];
-        bool control = i > out->size - size && out->data[i - 1] == 0xC2 && c < 0xA0; /* C1 */
-        if (control) out->data[i - 1] = '?';
-        if (control || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) out->data[i] = '?';
+    char *copy = (char *)out->data + out->size - size;
+    for (size_t i = 0; i < size; i++) {
+        size_t control = text_control(copy + i, size - i);
+        if (control && copy[i] != '\n' && copy[i] != '\t') memset(copy + i, '?', control);
     }
     return ERR_NONE;
 }

@@ -1,6 +1,7 @@
 /* Reads the weights of a Hugging Face directory: model.safetensors, or the shards that
  * model.safetensors.index.json lists. */
 #include "base/json.h"
+#include "base/text.h"
 #include "engine/model/model_build.h"
 
 #include <stdio.h>
@@ -191,9 +192,7 @@ static void decide_tied_head(struct model *m, const struct naming *n)
  * transformers saved, and a second copy of a tied head. */
 static bool is_ignored(const struct model *m, const char *name, const struct naming *n)
 {
-    static const char inv_freq[] = "rotary_emb.inv_freq";
-    size_t size = strlen(name), ending = sizeof inv_freq - 1;
-    if (size >= ending && strcmp(name + size - ending, inv_freq) == 0) return true;
+    if (text_ends_with(name, "rotary_emb.inv_freq")) return true;
     size_t head = strlen(n->head);
     return m->arch.tied && strncmp(name, n->head, head) == 0 && strcmp(name + head, "weight") == 0;
 }

@@ -1,3 +1,4 @@
+#include "base/text.h"
 #include "engine/model/model_build.h"
 
 #include <string.h>
@@ -50,7 +51,7 @@ err model_open_shapes(struct model *out, err *why, const char *path)
     char file[LIMIT_PATH_BYTES];
     enum dtype dtype = DTYPE_BF16;
     size_t n = strlen(path);
-    bool is_json = n >= 5 && !strcmp(path + n - 5, ".json");
+    bool is_json = text_ends_with(path, ".json");
     *why = ERR_NONE;
     if (!is_json && !file_is_dir(path)) return model_open(out, path);
     if (n >= sizeof m.path) return err_make(ERR_INPUT, "%s: the path is too long", path);

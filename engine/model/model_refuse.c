@@ -1,5 +1,6 @@
 /* Says of a Hugging Face directory whose weights cannot be read what it holds and what to give
  * instead. */
+#include "base/text.h"
 #include "engine/model/model_build.h"
 
 #include <dirent.h>
@@ -38,19 +39,13 @@ static const struct {
     {".weight_scales", "MXFP4"},
 };
 
-static bool ends_with(const char *text, const char *ending)
-{
-    size_t n = strlen(text), e = strlen(ending);
-    return n >= e && strcmp(text + n - e, ending) == 0;
-}
-
 err model_check_quantised(const struct model *m)
 {
     for (size_t f = 0; f < m->file_count; f++) {
         const struct safetensors *st = &m->file[f].tensors;
         for (size_t i = 0; i < st->count; i++)
             for (size_t k = 0; k < sizeof marks / sizeof marks[0]; k++)
-                if (ends_with(st->tensor[i].name, marks[k].ending)) {
+                if (text_ends_with(st->tensor[i].name, marks[k].ending)) {
                     char where[LIMIT_PATH_BYTES + 2 * LIMIT_NAME_BYTES];
                     snprintf(where, sizeof where, "%s/%s: tensor %s", m->path, m->file[f].name,
                              st->tensor[i].name);
@@ -68,7 +63,7 @@ static bool find_file(char out[LIMIT_NAME_BYTES], const char *directory, const c
     bool found = false;
     if (!dir) return false;
     for (const struct dirent *d; (d = readdir(dir));)
-        if (ends_with(d->d_name, ending) && strlen(d->d_name) < LIMIT_NAME_BYTES &&
+        if (text_ends_with(d->d_name, ending) && strlen(d->d_name) < LIMIT_NAME_BYTES &&
             (!found || strcmp(d->d_name, out) < 0)) {
             memcpy(out, d->d_name, strlen(d->d_name) + 1);
             found = true;

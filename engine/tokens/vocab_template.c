@@ -62,8 +62,7 @@ static err read_folder(struct tokenizer *t, const char *dir)
     err e = ERR_NONE;
     for (struct dirent *entry; !err_is(e) && (entry = readdir(folder)) != NULL;) {
         size_t size = strlen(entry->d_name);
-        if (size < sizeof suffix || size >= sizeof name ||
-            strcmp(entry->d_name + size - (sizeof suffix - 1), suffix) != 0)
+        if (size < sizeof suffix || size >= sizeof name || !text_ends_with(entry->d_name, suffix))
             continue;
         if (json_object_size(t->templates) >= TEMPLATES_MAX) break;
         (void)snprintf(name, sizeof name, "%.*s", (int)(size - (sizeof suffix - 1)), entry->d_name);

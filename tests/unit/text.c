@@ -206,3 +206,24 @@ Test(text, names_are_safe_in_paths)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         cr_expect(!text_is_name(bad[i], 64), "%s", bad[i]);
 }
+
+Test(text, ends_and_control_characters_are_found)
+{
+    static const struct {
+        const char *text;
+        size_t size, control;
+    } cases[] = {{"\n", 1, 1},
+                 {"\x7f", 1, 1},
+                 {"a", 1, 0},
+                 {"", 0, 0},
+                 {"\xc2\x9b"
+                  "31m",
+                  5, 2},
+                 {"\xc2\xa0", 2, 0},
+                 {"\xc2", 1, 0},
+                 {"\xe2\x80\x8e", 3, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        cr_expect_eq(text_control(cases[i].text, cases[i].size), cases[i].control, "case %zu", i);
+    cr_expect(text_ends_with("a.json", ".json") && text_ends_with("a", ""));
+    cr_expect(!text_ends_with("json", ".json") && !text_ends_with("a.json5", ".json"));
+}
