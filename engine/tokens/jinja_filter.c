@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const no_names[] = {NULL};
-
 /* ---- arguments ---- */
 
 const struct jinja_value *jinja_given(const struct jinja_run *r, const struct jinja_call *call,
@@ -26,6 +24,21 @@ const struct jinja_value *jinja_given(const struct jinja_run *r, const struct ji
     return NULL;
 }
 
+const struct jinja_value *jinja_given_some(const struct jinja_run *r, const struct jinja_call *call,
+                                           size_t position, const char *name)
+{
+    const struct jinja_value *v = jinja_given(r, call, position, name);
+    return v && v->kind != JINJA_NONE ? v : NULL;
+}
+
+err jinja_flag(bool *out, struct jinja_run *r, const struct jinja_call *call, size_t position,
+               const char *name)
+{
+    const struct jinja_value *v = jinja_given(r, call, position, name);
+    *out = false;
+    return v ? jinja_truth(out, r, v) : ERR_NONE;
+}
+
 err jinja_check(const struct jinja_run *r, const struct jinja_call *call, size_t most,
                 const char *const *names)
 {
@@ -36,18 +49,13 @@ err jinja_check(const struct jinja_run *r, const struct jinja_call *call, size_t
             continue;
         }
         const char *const *known = names;
-        while (*known && strcmp(*known, r->program->name[name].text) != 0)
+        while (known && *known && strcmp(*known, r->program->name[name].text) != 0)
             known++;
-        if (!*known)
+        if (!known || !*known)
             return jinja_fail(r, "%s: unexpected argument '%.60s'", call->what,
                               r->program->name[name].text);
     }
     return ERR_NONE;
-}
-
-static err flag(bool *out, struct jinja_run *r, const struct jinja_value *v)
-{
-    return v ? jinja_truth(out, r, v) : ERR_NONE;
 }
 
 /* ---- texts ---- */
@@ -56,7 +64,7 @@ static err filter_case(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_value *value, const struct jinja_call *call)
 {
     struct jinja_value text;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_str(&text, r, value));
     return jinja_string_case(out, r, &text,
                              call->what[0] == 'u'   ? JINJA_UPPER
@@ -69,7 +77,7 @@ static err filter_title(struct jinja_value *out, struct jinja_run *r,
                         const struct jinja_value *value, const struct jinja_call *call)
 {
     struct jinja_value text, word;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_str(&text, r, value));
     size_t mark = jinja_capture(r), at = 0, size = text.text.size;
     const char *data = text.text.data;
@@ -93,10 +101,9 @@ static err filter_trim(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_value *value, const struct jinja_call *call)
 {
     static const char *const names[] = {"chars", NULL};
-    const struct jinja_value *set = jinja_given(r, call, 0, "chars");
+    const struct jinja_value *set = jinja_given_some(r, call, 0, "chars");
     struct jinja_value text;
     TRY(jinja_check(r, call, 1, names));
-    if (set && set->kind == JINJA_NONE) set = NULL;
     if (set && set->kind != JINJA_TEXT) return jinja_fail(r, "trim: expected a str");
     TRY(jinja_str(&text, r, value));
     TRY(jinja_step(r, text.text.size / 64));
@@ -110,11 +117,10 @@ static err filter_replace(struct jinja_value *out, struct jinja_run *r,
     static const char *const names[] = {"old", "new", "count", NULL};
     const struct jinja_value *from = jinja_given(r, call, 0, "old");
     const struct jinja_value *to = jinja_given(r, call, 1, "new");
-    const struct jinja_value *most = jinja_given(r, call, 2, "count");
+    const struct jinja_value *most = jinja_given_some(r, call, 2, "count");
     struct jinja_value text, old, new;
     TRY(jinja_check(r, call, 3, names));
     if (!from || !to) return jinja_fail(r, "replace: expected two arguments");
-    if (most && most->kind == JINJA_NONE) most = NULL;
     if (most && most->kind != JINJA_INT) return jinja_fail(r, "replace: expected a whole count");
     TRY(jinja_str(&text, r, value));
     TRY(jinja_str(&old, r, from));
@@ -125,7 +131,7 @@ static err filter_replace(struct jinja_value *out, struct jinja_run *r,
 static err filter_string(struct jinja_value *out, struct jinja_run *r,
                          const struct jinja_value *value, const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     return jinja_str(out, r, value);
 }
 
@@ -134,7 +140,7 @@ static err filter_string(struct jinja_value *out, struct jinja_run *r,
 static err filter_safe(struct jinja_value *out, struct jinja_run *r,
                        const struct jinja_value *value, const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_str(out, r, value));
     out->safe = true;
     return ERR_NONE;
@@ -144,7 +150,7 @@ static err filter_escape(struct jinja_value *out, struct jinja_run *r,
                          const struct jinja_value *value, const struct jinja_call *call)
 {
     struct jinja_value text;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_str(&text, r, value));
     return jinja_string_escape(out, r, &text);
 }
@@ -158,8 +164,8 @@ static err filter_indent(struct jinja_value *out, struct jinja_run *r,
     bool first = false, blank = false;
     struct jinja_value lines, ended, pad = jinja_word("    ");
     TRY(jinja_check(r, call, 3, names));
-    TRY(flag(&first, r, jinja_given(r, call, 1, "first")));
-    TRY(flag(&blank, r, jinja_given(r, call, 2, "blank")));
+    TRY(jinja_flag(&first, r, call, 1, "first"));
+    TRY(jinja_flag(&blank, r, call, 2, "blank"));
     if (width && width->kind != JINJA_INT && width->kind != JINJA_TEXT)
         return jinja_fail(r, "indent: expected a width or a str");
     if (width && width->kind == JINJA_TEXT) pad = *width;
@@ -181,7 +187,7 @@ static err filter_wordcount(struct jinja_value *out, struct jinja_run *r,
                             const struct jinja_value *value, const struct jinja_call *call)
 {
     struct jinja_value text;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_str(&text, r, value));
     TRY(jinja_step(r, text.text.size / 16));
     *out = jinja_int((int64_t)jinja_string_words(&text));
@@ -194,13 +200,13 @@ static err filter_tojson(struct jinja_value *out, struct jinja_run *r,
                          const struct jinja_value *value, const struct jinja_call *call)
 {
     static const char *const names[] = {"ensure_ascii", "indent", "separators", "sort_keys", NULL};
-    const struct jinja_value *indent = jinja_given(r, call, 1, "indent");
-    const struct jinja_value *separators = jinja_given(r, call, 2, "separators");
+    const struct jinja_value *indent = jinja_given_some(r, call, 1, "indent");
+    const struct jinja_value *separators = jinja_given_some(r, call, 2, "separators");
     struct jinja_json how = {.item_separator = jinja_word(", "), .key_separator = jinja_word(": ")};
     TRY(jinja_check(r, call, 4, names));
-    TRY(flag(&how.ascii, r, jinja_given(r, call, 0, "ensure_ascii")));
-    TRY(flag(&how.sort, r, jinja_given(r, call, 3, "sort_keys")));
-    if (indent && indent->kind != JINJA_NONE) {
+    TRY(jinja_flag(&how.ascii, r, call, 0, "ensure_ascii"));
+    TRY(jinja_flag(&how.sort, r, call, 3, "sort_keys"));
+    if (indent) {
         struct jinja_value pad = *indent, one = jinja_word(" ");
         if (indent->kind == JINJA_INT) TRY(jinja_binary(&pad, r, OP_MUL, &one, indent));
         if (pad.kind != JINJA_TEXT)
@@ -209,7 +215,7 @@ static err filter_tojson(struct jinja_value *out, struct jinja_run *r,
         how.indent = pad.text.data;
         how.item_separator = jinja_word(",");
     }
-    if (separators && separators->kind != JINJA_NONE) {
+    if (separators) {
         const struct jinja_list *pair = jinja_is_list(separators) ? separators->list : NULL;
         if (!pair || pair->count != 2 || pair->item[0].kind != JINJA_TEXT ||
             pair->item[1].kind != JINJA_TEXT)
@@ -232,7 +238,7 @@ static err filter_default(struct jinja_value *out, struct jinja_run *r,
     const struct jinja_value *other = jinja_given(r, call, 0, "default_value");
     bool boolean = false, truth = true;
     TRY(jinja_check(r, call, 2, names));
-    TRY(flag(&boolean, r, jinja_given(r, call, 1, "boolean")));
+    TRY(jinja_flag(&boolean, r, call, 1, "boolean"));
     if (boolean) TRY(jinja_truth(&truth, r, value));
     bool replace = value->kind == JINJA_UNDEFINED || !truth;
     *out = !replace ? *value : other ? *other : jinja_word("");
@@ -243,7 +249,7 @@ static err filter_length(struct jinja_value *out, struct jinja_run *r,
                          const struct jinja_value *value, const struct jinja_call *call)
 {
     size_t length;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_length(&length, r, value));
     *out = jinja_int((int64_t)length);
     return ERR_NONE;
@@ -298,7 +304,7 @@ static err filter_int(struct jinja_value *out, struct jinja_run *r, const struct
         if (!read_number(&real, &whole, &is_whole, value)) return ERR_NONE;
     } else if (value->kind == JINJA_INT || value->kind == JINJA_BOOL) {
         is_whole = true;
-        whole = value->kind == JINJA_BOOL ? value->truth : value->whole;
+        whole = jinja_whole(value);
     } else if (value->kind == JINJA_FLOAT) {
         real = value->real;
         if (isnan(real) || isinf(real)) return ERR_NONE;
@@ -335,7 +341,7 @@ static err filter_abs(struct jinja_value *out, struct jinja_run *r, const struct
 {
     const struct jinja_value zero = jinja_int(0);
     int order = 0;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_order(&order, r, value, &zero));
     if (order < 0) return jinja_binary(out, r, OP_SUB, &zero, value);
     return jinja_binary(out, r, OP_ADD, &zero, value);
@@ -371,7 +377,7 @@ static err filter_round(struct jinja_value *out, struct jinja_run *r,
     } else if (how == 2) {
         *out = jinja_float(floor(real * scale) / scale);
     } else if (value->kind != JINJA_FLOAT) {
-        *out = jinja_int(value->kind == JINJA_BOOL ? value->truth : value->whole);
+        *out = jinja_int(jinja_whole(value));
     } else {
         (void)snprintf(text, sizeof text, "%.*f", (int)digits, real);
         *out = jinja_float(strtod(text, NULL));

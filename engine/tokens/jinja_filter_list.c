@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-static const char *const no_names[] = {NULL};
-
 /* ---- attributes: "a.b.0" ---- */
 
 /* A part that is a number is an index. `other` replaces an undefined value after each part and not
@@ -60,15 +58,12 @@ static err order_key(struct jinja_value *out, struct jinja_run *r, const struct 
 static err read_ordering(struct ordering *out, struct jinja_run *r, const struct jinja_call *call,
                          size_t position)
 {
-    const struct jinja_value *sensitive = jinja_given(r, call, position, "case_sensitive");
-    const struct jinja_value *attribute = jinja_given(r, call, position + 1, "attribute");
-    if (attribute && attribute->kind == JINJA_NONE) attribute = NULL;
+    const struct jinja_value *attribute = jinja_given_some(r, call, position + 1, "attribute");
     if (attribute && attribute->kind == JINJA_TEXT &&
         memchr(attribute->text.data, ',', attribute->text.size))
         return jinja_fail(r, "%s: several attributes are not supported", call->what);
     out->attribute = attribute;
-    out->case_sensitive = false;
-    return sensitive ? jinja_truth(&out->case_sensitive, r, sensitive) : ERR_NONE;
+    return jinja_flag(&out->case_sensitive, r, call, position, "case_sensitive");
 }
 
 /* Sorts items by keys with a stable merge: equal items keep their order, also in reverse. */
@@ -113,12 +108,6 @@ static err sorted(struct jinja_value *out, struct jinja_run *r, const struct jin
     return sort_by(out->list->item, key, r, items->count, reverse);
 }
 
-static err flag(bool *out, struct jinja_run *r, const struct jinja_value *v)
-{
-    *out = false;
-    return v ? jinja_truth(out, r, v) : ERR_NONE;
-}
-
 /* Gives a list, unlike most filters of sequences. */
 JINJA_FILTER(sort)
 {
@@ -127,7 +116,7 @@ JINJA_FILTER(sort)
     struct ordering how;
     bool reverse;
     TRY(jinja_check(r, call, 3, names));
-    TRY(flag(&reverse, r, jinja_given(r, call, 0, "reverse")));
+    TRY(jinja_flag(&reverse, r, call, 0, "reverse"));
     TRY(read_ordering(&how, r, call, 1));
     TRY(jinja_items(&items, r, value));
     return sorted(out, r, items, &how, reverse);
@@ -142,8 +131,8 @@ JINJA_FILTER(dictsort)
     struct ordering how = {.attribute = &position};
     bool reverse, by_value = false;
     TRY(jinja_check(r, call, 3, names));
-    TRY(flag(&how.case_sensitive, r, jinja_given(r, call, 0, "case_sensitive")));
-    TRY(flag(&reverse, r, jinja_given(r, call, 2, "reverse")));
+    TRY(jinja_flag(&how.case_sensitive, r, call, 0, "case_sensitive"));
+    TRY(jinja_flag(&reverse, r, call, 2, "reverse"));
     if (by) TRY(jinja_equal(&by_value, r, by, &value_word));
     if (by_value) position = jinja_int(1);
     if (value->kind != JINJA_DICT)
@@ -208,7 +197,7 @@ JINJA_FILTER(minmax)
 JINJA_FILTER(first)
 {
     struct jinja_list *items;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     *out = nothing();
     if (value->kind == JINJA_STREAM) { /* takes one item and leaves the rest */
         if (value->list->next < value->list->count) *out = value->list->item[value->list->next++];
@@ -223,7 +212,7 @@ JINJA_FILTER(first)
 JINJA_FILTER(last)
 {
     struct jinja_list *items;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     if (value->kind == JINJA_STREAM) return jinja_fail(r, "'generator' object is not reversible");
     TRY(jinja_items(&items, r, value));
     *out = items->count > 0 ? items->item[items->count - 1] : nothing();
@@ -242,7 +231,7 @@ static err copy_items(struct jinja_value *out, struct jinja_run *r, enum jinja_k
 JINJA_FILTER(list)
 {
     struct jinja_list *items;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_items(&items, r, value));
     return copy_items(out, r, JINJA_LIST, items);
 }
@@ -250,7 +239,7 @@ JINJA_FILTER(list)
 JINJA_FILTER(items)
 {
     struct jinja_value view;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     if (value->kind == JINJA_UNDEFINED) return jinja_list(out, r, JINJA_STREAM, 0);
     if (value->kind != JINJA_DICT)
         return jinja_fail(r, "items: can only get item pairs from a mapping, not %s",
@@ -263,7 +252,7 @@ JINJA_FILTER(items)
 JINJA_FILTER(reverse)
 {
     struct jinja_list *items;
-    TRY(jinja_check(r, call, 0, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     TRY(jinja_items(&items, r, value));
     /* reversed() refuses a generator, and jinja2 then makes a list. */
     TRY(jinja_list(out, r, value->kind == JINJA_STREAM ? JINJA_LIST : JINJA_STREAM, items->count));
@@ -291,7 +280,7 @@ static err whole_argument(size_t *out, struct jinja_run *r, const struct jinja_c
 JINJA_FILTER(batch)
 {
     static const char *const names[] = {"linecount", "fill_with", NULL};
-    const struct jinja_value *fill = jinja_given(r, call, 1, "fill_with");
+    const struct jinja_value *fill = jinja_given_some(r, call, 1, "fill_with");
     struct jinja_list *items;
     struct jinja_value line;
     size_t n = 0;
@@ -302,7 +291,7 @@ JINJA_FILTER(batch)
     for (size_t i = 0; i < items->count; i += n) {
         TRY(jinja_list(&line, r, JINJA_LIST, 4));
         for (size_t k = i; k < i + n; k++) {
-            if (k >= items->count && (!fill || fill->kind == JINJA_NONE)) break;
+            if (k >= items->count && !fill) break;
             TRY(jinja_push(r, &line, k < items->count ? &items->item[k] : fill));
         }
         TRY(jinja_push(r, out, &line));
@@ -314,7 +303,7 @@ JINJA_FILTER(batch)
 JINJA_FILTER(slice)
 {
     static const char *const names[] = {"slices", "fill_with", NULL};
-    const struct jinja_value *fill = jinja_given(r, call, 1, "fill_with");
+    const struct jinja_value *fill = jinja_given_some(r, call, 1, "fill_with");
     struct jinja_list *items;
     struct jinja_value part;
     size_t n = 0, at = 0;
@@ -328,8 +317,7 @@ JINJA_FILTER(slice)
         TRY(jinja_list(&part, r, JINJA_LIST, length));
         for (size_t k = 0; k < length; k++)
             TRY(jinja_push(r, &part, &items->item[at++]));
-        if (fill && fill->kind != JINJA_NONE && i >= items->count % n)
-            TRY(jinja_push(r, &part, fill));
+        if (fill && i >= items->count % n) TRY(jinja_push(r, &part, fill));
         TRY(jinja_push(r, out, &part));
     }
     return ERR_NONE;
@@ -342,10 +330,9 @@ JINJA_FILTER(join)
 {
     static const char *const names[] = {"d", "attribute", NULL};
     const struct jinja_value *by = jinja_given(r, call, 0, "d");
-    const struct jinja_value *attribute = jinja_given(r, call, 1, "attribute");
+    const struct jinja_value *attribute = jinja_given_some(r, call, 1, "attribute");
     struct jinja_list *items;
     TRY(jinja_check(r, call, 2, names));
-    if (attribute && attribute->kind == JINJA_NONE) attribute = NULL;
     TRY(jinja_items(&items, r, value));
     size_t mark = jinja_capture(r);
     for (size_t i = 0; i < items->count; i++) {
@@ -362,12 +349,11 @@ JINJA_FILTER(join)
 JINJA_FILTER(sum)
 {
     static const char *const names[] = {"attribute", "start", NULL};
-    const struct jinja_value *attribute = jinja_given(r, call, 0, "attribute");
+    const struct jinja_value *attribute = jinja_given_some(r, call, 0, "attribute");
     const struct jinja_value *start = jinja_given(r, call, 1, "start");
     struct jinja_list *items;
     struct jinja_value total = start ? *start : jinja_int(0);
     TRY(jinja_check(r, call, 2, names));
-    if (attribute && attribute->kind == JINJA_NONE) attribute = NULL;
     if (total.kind == JINJA_TEXT) return jinja_fail(r, "sum() can't sum strings");
     TRY(jinja_items(&items, r, value));
     for (size_t i = 0; i < items->count; i++) {
@@ -393,7 +379,7 @@ static struct jinja_call rest_of(const struct jinja_call *call, size_t skip, con
 JINJA_FILTER(map)
 {
     const struct jinja_value *attribute = jinja_given(r, call, JINJA_ARGUMENTS, "attribute");
-    const struct jinja_value *other = jinja_given(r, call, JINJA_ARGUMENTS, "default");
+    const struct jinja_value *other = jinja_given_some(r, call, JINJA_ARGUMENTS, "default");
     const struct jinja_value *name = jinja_given(r, call, 0, NULL);
     static const char *const names[] = {"attribute", "default", NULL};
     const struct jinja_filter_row *row = NULL;
@@ -409,7 +395,6 @@ JINJA_FILTER(map)
         TRY(jinja_check(r, call, 0, names));
         if (!attribute) return jinja_fail(r, "map requires a filter argument");
     }
-    if (other && other->kind == JINJA_NONE) other = NULL;
     const struct jinja_call rest = rest_of(call, 1, row ? row->name : "map");
     TRY(jinja_items(&items, r, value));
     TRY(jinja_list(out, r, JINJA_STREAM, items->count));

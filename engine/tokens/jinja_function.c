@@ -6,15 +6,13 @@
 #include <string.h>
 #include <time.h>
 
-static const char *const no_names[] = {NULL};
-
 /* The sandbox of jinja2 has the same bound. */
 enum { RANGE_MAX = 100000 };
 
 static err call_range(struct jinja_value *out, struct jinja_run *r, const struct jinja_call *call)
 {
     int64_t bound[3] = {0, 0, 1};
-    TRY(jinja_check(r, call, 3, no_names));
+    TRY(jinja_check(r, call, 3, NULL));
     if (call->count == 0) return jinja_fail(r, "range expected at least 1 argument, got 0");
     for (size_t i = 0; i < call->count; i++) {
         const struct jinja_value *v = &call->argument[i].value;
@@ -22,7 +20,7 @@ static err call_range(struct jinja_value *out, struct jinja_run *r, const struct
         if (v->kind != JINJA_INT && v->kind != JINJA_BOOL)
             return jinja_fail(r, "range: '%s' object cannot be interpreted as an integer",
                               jinja_type(v));
-        bound[call->count == 1 ? 1 : i] = v->kind == JINJA_BOOL ? v->truth : v->whole;
+        bound[call->count == 1 ? 1 : i] = jinja_whole(v);
     }
     if (bound[2] == 0) return jinja_fail(r, "range() arg 3 must not be zero");
     /* In double, so that bounds far apart cannot overflow; the counts that matter are small. */

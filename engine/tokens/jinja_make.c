@@ -117,6 +117,21 @@ err jinja_list(struct jinja_value *out, struct jinja_run *r, enum jinja_kind kin
     return ERR_NONE;
 }
 
+/* Makes room for one more item of a full list. */
+static err grow(void *items /* T ** */, struct jinja_run *r, size_t *capacity, size_t count,
+                size_t size)
+{
+    void *grown, *old;
+    if (count < *capacity) return ERR_NONE;
+    size_t more = *capacity ? 2 * *capacity : 4;
+    TRY(jinja_take(&grown, r, more, size));
+    memcpy(&old, items, sizeof old);
+    if (count) memcpy(grown, old, count * size);
+    memcpy(items, &grown, sizeof grown);
+    *capacity = more;
+    return ERR_NONE;
+}
+
 /* Raises *depth above the depth of `item`. */
 static err put_over(size_t *depth, struct jinja_run *r, const struct jinja_value *item)
 {
@@ -133,14 +148,7 @@ err jinja_push(struct jinja_run *r, const struct jinja_value *v, const struct ji
 {
     struct jinja_list *list = v->list;
     TRY(put_over(&list->depth, r, item));
-    if (list->count == list->capacity) {
-        struct jinja_value *grown;
-        size_t capacity = list->capacity ? 2 * list->capacity : 4;
-        TRY(jinja_take(&grown, r, capacity, sizeof *grown));
-        if (list->count) memcpy(grown, list->item, list->count * sizeof *grown);
-        list->item = grown;
-        list->capacity = capacity;
-    }
+    TRY(grow(&list->item, r, &list->capacity, list->count, sizeof *list->item));
     list->item[list->count++] = *item;
     return ERR_NONE;
 }
@@ -200,14 +208,7 @@ err jinja_put(struct jinja_run *r, const struct jinja_value *dict, const struct 
         *old = *value;
         return ERR_NONE;
     }
-    if (d->count == d->capacity) {
-        struct jinja_entry *grown;
-        size_t capacity = d->capacity ? 2 * d->capacity : 4;
-        TRY(jinja_take(&grown, r, capacity, sizeof *grown));
-        if (d->count) memcpy(grown, d->entry, d->count * sizeof *grown);
-        d->entry = grown;
-        d->capacity = capacity;
-    }
+    TRY(grow(&d->entry, r, &d->capacity, d->count, sizeof *d->entry));
     d->entry[d->count++] = (struct jinja_entry){*key, *value};
     return ERR_NONE;
 }

@@ -7,8 +7,6 @@
 #include <string.h>
 
 #define KIND(k) (1u << (k))
-enum { ARGS_NONE = 0 };
-static const char *const no_names[] = {NULL};
 
 /* ---- texts: stripping and cases ---- */
 
@@ -16,9 +14,8 @@ static const char *const no_names[] = {NULL};
 static err strip(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                  const struct jinja_call *call, int sides)
 {
-    const struct jinja_value *set = jinja_given(r, call, 0, NULL);
-    TRY(jinja_check(r, call, 1, no_names));
-    if (set && set->kind == JINJA_NONE) set = NULL;
+    const struct jinja_value *set = jinja_given_some(r, call, 0, NULL);
+    TRY(jinja_check(r, call, 1, NULL));
     if (set && set->kind != JINJA_TEXT)
         return jinja_fail(r, "%s arg must be None or str", call->what);
     TRY(jinja_step(r, self->text.size / 64));
@@ -44,7 +41,7 @@ static err call_rstrip(struct jinja_value *out, struct jinja_run *r, const struc
 static err call_case(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                      const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, ARGS_NONE, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     enum jinja_case how = strcmp(call->what, "upper") == 0        ? JINJA_UPPER
                           : strcmp(call->what, "lower") == 0      ? JINJA_LOWER
                           : strcmp(call->what, "capitalize") == 0 ? JINJA_CAPITALIZE
@@ -55,7 +52,7 @@ static err call_case(struct jinja_value *out, struct jinja_run *r, const struct 
 static err call_is(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                    const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, ARGS_NONE, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     bool is;
     TRY(jinja_string_is(&is, r, self, call->what + 2));
     *out = jinja_bool(is);
@@ -88,7 +85,7 @@ static err call_ends(struct jinja_value *out, struct jinja_run *r, const struct 
                      const struct jinja_call *call)
 {
     bool end = call->what[0] == 'e', found = false;
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     const struct jinja_value *part = jinja_given(r, call, 0, NULL);
     if (part && part->kind == JINJA_TUPLE) {
         for (size_t i = 0; i < part->list->count; i++) {
@@ -110,7 +107,7 @@ static err call_find(struct jinja_value *out, struct jinja_run *r, const struct 
                      const struct jinja_call *call)
 {
     TRY(need_text(r, call, 0));
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     TRY(jinja_step(r, self->text.size / 16));
     const struct jinja_value *part = &call->argument[0].value;
     bool right = call->what[0] == 'r', index = strstr(call->what, "index") != NULL;
@@ -127,7 +124,7 @@ static err call_count(struct jinja_value *out, struct jinja_run *r, const struct
                       const struct jinja_call *call)
 {
     TRY(need_text(r, call, 0));
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     TRY(jinja_step(r, self->text.size / 16));
     const struct jinja_value *part = &call->argument[0].value;
     int64_t count = 0;
@@ -150,10 +147,9 @@ static err call_split(struct jinja_value *out, struct jinja_run *r, const struct
                       const struct jinja_call *call)
 {
     static const char *const names[] = {"sep", "maxsplit", NULL};
-    const struct jinja_value *by = jinja_given(r, call, 0, "sep");
+    const struct jinja_value *by = jinja_given_some(r, call, 0, "sep");
     const struct jinja_value *most = jinja_given(r, call, 1, "maxsplit");
     TRY(jinja_check(r, call, 2, names));
-    if (by && by->kind == JINJA_NONE) by = NULL;
     if (by && by->kind != JINJA_TEXT) return jinja_fail(r, "split: must be str or None");
     if (by && by->text.size == 0) return jinja_fail(r, "split: empty separator");
     if (most && most->kind != JINJA_INT) return jinja_fail(r, "split: maxsplit must be an integer");
@@ -167,10 +163,9 @@ static err call_splitlines(struct jinja_value *out, struct jinja_run *r,
                            const struct jinja_value *self, const struct jinja_call *call)
 {
     static const char *const names[] = {"keepends", NULL};
-    const struct jinja_value *keep = jinja_given(r, call, 0, "keepends");
     bool keeps = false;
     TRY(jinja_check(r, call, 1, names));
-    if (keep) TRY(jinja_truth(&keeps, r, keep));
+    TRY(jinja_flag(&keeps, r, call, 0, "keepends"));
     return jinja_string_lines(out, r, self, keeps);
 }
 
@@ -179,7 +174,7 @@ static err call_partition(struct jinja_value *out, struct jinja_run *r,
                           const struct jinja_value *self, const struct jinja_call *call)
 {
     TRY(need_text(r, call, 0));
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     const struct jinja_value *by = &call->argument[0].value;
     bool right = call->what[0] == 'r';
     if (by->text.size == 0) return jinja_fail(r, "%s: empty separator", call->what);
@@ -217,7 +212,7 @@ static err call_remove(struct jinja_value *out, struct jinja_run *r, const struc
                        const struct jinja_call *call)
 {
     TRY(need_text(r, call, 0));
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     bool end = call->what[6] == 's'; /* removesuffix */
     const struct jinja_value *part = &call->argument[0].value;
     *out = *self;
@@ -232,7 +227,7 @@ static err call_join(struct jinja_value *out, struct jinja_run *r, const struct 
                      const struct jinja_call *call)
 {
     struct jinja_list *items;
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     if (call->count != 1) return jinja_fail(r, "join: expected one argument");
     if (call->argument[0].value.kind == JINJA_UNDEFINED) /* not a list in Python */
         return jinja_undefined(r, &call->argument[0].value);
@@ -256,7 +251,7 @@ static err call_just(struct jinja_value *out, struct jinja_run *r, const struct 
     const struct jinja_value *fill = jinja_given(r, call, 1, NULL);
     bool zeros = call->what[0] == 'z';
     struct jinja_value blank = jinja_word(zeros ? "0" : " ");
-    TRY(jinja_check(r, call, zeros ? 1 : 2, no_names));
+    TRY(jinja_check(r, call, zeros ? 1 : 2, NULL));
     if (!width || width->kind != JINJA_INT)
         return jinja_fail(r, "%s: expected a width", call->what);
     if (!fill) fill = &blank;
@@ -281,7 +276,7 @@ static err call_just(struct jinja_value *out, struct jinja_run *r, const struct 
 static err call_view(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                      const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, ARGS_NONE, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     bool keys = call->what[0] == 'k', values = call->what[0] == 'v';
     TRY(jinja_step(r, self->dict->count));
     TRY(jinja_list(out, r, JINJA_VIEW, self->dict->count));
@@ -307,7 +302,7 @@ static err call_get(struct jinja_value *out, struct jinja_run *r, const struct j
     const struct jinja_value *key = jinja_given(r, call, 0, NULL);
     const struct jinja_value *other = jinja_given(r, call, 1, NULL);
     struct jinja_value *found;
-    TRY(jinja_check(r, call, 2, no_names));
+    TRY(jinja_check(r, call, 2, NULL));
     if (!key) return jinja_fail(r, "get: expected at least 1 argument, got 0");
     TRY(jinja_get(&found, r, self, key));
     *out = found ? *found : other ? *other : (struct jinja_value){.kind = JINJA_NONE};
@@ -317,7 +312,7 @@ static err call_get(struct jinja_value *out, struct jinja_run *r, const struct j
 static err call_copy(struct jinja_value *out, struct jinja_run *r, const struct jinja_value *self,
                      const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, ARGS_NONE, no_names));
+    TRY(jinja_check(r, call, 0, NULL));
     *out = *self; /* both are immutable */
     return ERR_NONE;
 }
@@ -325,7 +320,7 @@ static err call_copy(struct jinja_value *out, struct jinja_run *r, const struct 
 static err call_list_find(struct jinja_value *out, struct jinja_run *r,
                           const struct jinja_value *self, const struct jinja_call *call)
 {
-    TRY(jinja_check(r, call, 1, no_names));
+    TRY(jinja_check(r, call, 1, NULL));
     if (call->count != 1) return jinja_fail(r, "%s: expected one argument", call->what);
     bool count = call->what[0] == 'c';
     int64_t found = 0;

@@ -121,17 +121,12 @@ static err of_floats(struct jinja_value *out, const struct jinja_run *r, enum ji
     return ERR_NONE;
 }
 
-static int64_t whole_of(const struct jinja_value *v)
-{
-    return v->kind == JINJA_BOOL ? v->truth : v->whole;
-}
-
 /* Division with / gives a float even for whole numbers, as in Python 3. */
 static err of_numbers(struct jinja_value *out, const struct jinja_run *r, enum jinja_op op,
                       const struct jinja_value *a, const struct jinja_value *b)
 {
     if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT && op != OP_DIV)
-        return of_integers(out, r, op, whole_of(a), whole_of(b));
+        return of_integers(out, r, op, jinja_whole(a), jinja_whole(b));
     return of_floats(out, r, op, jinja_real(a), jinja_real(b));
 }
 
@@ -215,8 +210,8 @@ err jinja_binary(struct jinja_value *out, struct jinja_run *r, enum jinja_op op,
         if (a->kind == JINJA_TEXT) return join(out, r, a, b);
         if (a->kind == JINJA_LIST || a->kind == JINJA_TUPLE) return join_lists(out, r, a, b);
     }
-    if (op == OP_MUL && can_repeat(a) && whole_b) return repeat(out, r, a, whole_of(b));
-    if (op == OP_MUL && can_repeat(b) && whole_a) return repeat(out, r, b, whole_of(a));
+    if (op == OP_MUL && can_repeat(a) && whole_b) return repeat(out, r, a, jinja_whole(b));
+    if (op == OP_MUL && can_repeat(b) && whole_a) return repeat(out, r, b, jinja_whole(a));
     if (op == OP_MOD && a->kind == JINJA_TEXT)
         return jinja_fail(r, "formatting with %% is not supported");
     return jinja_fail(r, "unsupported operand types for %s: '%s' and '%s'", signs[op],
@@ -359,10 +354,10 @@ err jinja_item(struct jinja_value *out, struct jinja_run *r, const struct jinja_
             return ERR_NONE;
         }
     } else if (whole && object->kind == JINJA_TEXT) {
-        return text_at(out, r, object, whole_of(key));
+        return text_at(out, r, object, jinja_whole(key));
     } else if (whole && (object->kind == JINJA_LIST || object->kind == JINJA_TUPLE ||
                          object->kind == JINJA_RANGE)) {
-        int64_t at = whole_of(key), count = (int64_t)object->list->count;
+        int64_t at = jinja_whole(key), count = (int64_t)object->list->count;
         if (at < 0) at += count;
         if (at >= 0 && at < count) *out = object->list->item[at];
         return ERR_NONE;
@@ -380,7 +375,7 @@ static err bound_of(int64_t *out, bool *given, struct jinja_run *r, const struct
     if (!*given) return ERR_NONE;
     if (v->kind != JINJA_INT && v->kind != JINJA_BOOL)
         return jinja_fail(r, "slice indices must be integers or None");
-    *out = whole_of(v);
+    *out = jinja_whole(v);
     return ERR_NONE;
 }
 

@@ -275,6 +275,7 @@ err jinja_undefined(const struct jinja_run *r, const struct jinja_value *v); /* 
 bool jinja_is_list(const struct jinja_value *v); /* anything with items in `list` */
 bool jinja_is_number(const struct jinja_value *v);
 double jinja_real(const struct jinja_value *v);
+int64_t jinja_whole(const struct jinja_value *v); /* of a whole number or a bool */
 err jinja_equal(bool *out, struct jinja_run *r, const struct jinja_value *a,
                 const struct jinja_value *b);
 /* < 0, 0, > 0; an error if Python cannot order them. */
@@ -331,7 +332,14 @@ err jinja_filter_call(struct jinja_value *out, struct jinja_run *r,
 /* The argument `name` of a call, or the one at `position`; NULL: not given. */
 const struct jinja_value *jinja_given(const struct jinja_run *r, const struct jinja_call *call,
                                       size_t position, const char *name);
-/* ERR_INPUT for an argument beyond `most`, or with a name not in `names`, which ends with NULL. */
+/* The same; NULL also if it is none. */
+const struct jinja_value *jinja_given_some(const struct jinja_run *r, const struct jinja_call *call,
+                                           size_t position, const char *name);
+/* Whether the argument is true; false if it is not given. */
+err jinja_flag(bool *out, struct jinja_run *r, const struct jinja_call *call, size_t position,
+               const char *name);
+/* ERR_INPUT for an argument beyond `most`, or with a name not in `names`, which ends with NULL.
+ * NULL: no argument has a name. */
 err jinja_check(const struct jinja_run *r, const struct jinja_call *call, size_t most,
                 const char *const *names);
 

@@ -44,14 +44,14 @@ bool jinja_is_number(const struct jinja_value *v)
 }
 
 /* A Python bool is a whole number: true + true is 2. */
-static int64_t whole_of(const struct jinja_value *v)
+int64_t jinja_whole(const struct jinja_value *v)
 {
     return v->kind == JINJA_BOOL ? v->truth : v->whole;
 }
 
 double jinja_real(const struct jinja_value *v)
 {
-    return v->kind == JINJA_FLOAT ? v->real : (double)whole_of(v);
+    return v->kind == JINJA_FLOAT ? v->real : (double)jinja_whole(v);
 }
 
 /* The depth of lists is bounded where they are made, so the recursion ends. */
@@ -83,7 +83,8 @@ static err equal_dicts(bool *out, struct jinja_run *r, const struct jinja_dict *
 static bool equal_single(const struct jinja_value *a, const struct jinja_value *b)
 {
     if (jinja_is_number(a) && jinja_is_number(b)) {
-        if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT) return whole_of(a) == whole_of(b);
+        if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT)
+            return jinja_whole(a) == jinja_whole(b);
         return jinja_real(a) == jinja_real(b);
     }
     if (a->kind != b->kind) return false;
@@ -117,7 +118,7 @@ err jinja_equal(bool *out, struct jinja_run *r, const struct jinja_value *a,
 static int order_numbers(const struct jinja_value *a, const struct jinja_value *b)
 {
     if (a->kind != JINJA_FLOAT && b->kind != JINJA_FLOAT)
-        return (whole_of(a) > whole_of(b)) - (whole_of(a) < whole_of(b));
+        return (jinja_whole(a) > jinja_whole(b)) - (jinja_whole(a) < jinja_whole(b));
     double x = jinja_real(a), y = jinja_real(b);
     return (x > y) - (x < y);
 }
