@@ -1,6 +1,7 @@
 #include "sim/simulation.h"
 
 #include "base/file.h"
+#include "base/list.h"
 #include "sim/cost_rounds.h"
 #include "sim/flight.h"
 
@@ -27,13 +28,7 @@ static err add_event(struct simulation *s, const struct event *e)
         s->events -= s->next;
         s->next = 0;
     }
-    if (s->events == s->capacity) {
-        size_t more = s->capacity ? 2 * s->capacity : 64;
-        struct event *grown = realloc(s->event, more * sizeof *grown);
-        if (!grown) return err_sys(ENOMEM, "simulation");
-        s->event = grown;
-        s->capacity = more;
-    }
+    TRY(list_grow(&s->event, &s->capacity, s->events + 1, sizeof *s->event));
     s->event[s->events++] = *e;
     return ERR_NONE;
 }

@@ -2,23 +2,21 @@
  * by narrowing one range of the list byte by byte. */
 #include "engine/tokens/added.h"
 
+#include "base/list.h"
 #include "engine/tokens/piece.h"
+#include "engine/tokens/sorted.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
+SORTED_ITEM(struct added_token);
+
 err added_put(struct added *a, const struct added_token *token)
 {
     REQUIRE(token->size > 0);
-    if (a->count == a->capacity) {
-        size_t capacity = a->capacity ? 2 * a->capacity : 64;
-        struct added_token *grown = realloc(a->token, capacity * sizeof *grown);
-        if (!grown) return err_sys(ENOMEM, "added tokens");
-        a->token = grown;
-        a->capacity = capacity;
-    }
+    TRY(list_grow(&a->token, &a->capacity, a->count + 1, sizeof *a->token));
     a->token[a->count++] = *token;
     return ERR_NONE;
 }
@@ -27,10 +25,8 @@ err added_put(struct added *a, const struct added_token *token)
 static int compare_text(const void *left, const void *right)
 {
     const struct added_token *a = left, *b = right;
-    int order = memcmp(a->text, b->text, a->size < b->size ? a->size : b->size);
-    if (order != 0) return order;
-    if (a->size != b->size) return a->size < b->size ? -1 : 1;
-    return a->id < b->id ? -1 : a->id > b->id;
+    int order = sorted_compare(left, right);
+    return order ? order : (a->id > b->id) - (a->id < b->id);
 }
 
 void added_seal(struct added *a)
@@ -55,37 +51,9 @@ void added_matches_close(struct added_matches *m)
 /* `index` is an index in a->token until accept() replaces it by the id of the token. */
 static err put_match(struct added_matches *m, uint32_t begin, uint32_t end, int32_t index)
 {
-    if (m->count == m->capacity) {
-        size_t capacity = m->capacity ? 2 * m->capacity : 64;
-        struct added_match *grown = realloc(m->match, capacity * sizeof *grown);
-        if (!grown) return err_sys(ENOMEM, "added tokens");
-        m->match = grown;
-        m->capacity = capacity;
-    }
+    TRY(list_grow(&m->match, &m->capacity, m->count + 1, sizeof *m->match));
     m->match[m->count++] = (struct added_match){.begin = begin, .end = end, .id = index};
     return ERR_NONE;
-}
-
-/* Narrows the range [*lo, *hi) of sorted tokens, which agree in their first `depth` bytes, to those
- * whose next byte is c. A token that ends before counts as having byte -1, so it sorts first. */
-static void narrow(const struct added *a, size_t *lo, size_t *hi, uint32_t depth, uint8_t c)
-{
-    size_t bound[2];
-    for (int side = 0; side < 2; side++) { /* first with byte >= c, then first with byte > c */
-        size_t low = *lo, high = *hi;
-        while (low < high) {
-            size_t middle = low + (high - low) / 2;
-            const struct added_token *t = &a->token[middle];
-            int byte = t->size > depth ? (uint8_t)t->text[depth] : -1;
-            if (byte < c + side)
-                low = middle + 1;
-            else
-                high = middle;
-        }
-        bound[side] = low;
-    }
-    *lo = bound[0];
-    *hi = bound[1];
 }
 
 /* Appends the tokens that start at `at`: only the longest with ADDED_LEFTMOST, all of them with
@@ -96,7 +64,7 @@ static err match_at(struct added_matches *out, const struct added *a, const char
     size_t lo = 0, hi = a->count;
     bool found = false;
     for (uint32_t depth = 0; at + depth < size && lo < hi; depth++) {
-        narrow(a, &lo, &hi, depth, (uint8_t)text[at + depth]);
+        sorted_narrow(a->token, sizeof *a->token, &lo, &hi, depth, (uint8_t)text[at + depth]);
         if (lo == hi || a->token[lo].size != depth + 1) continue;
         if (found && a->order == ADDED_LEFTMOST) out->count--;
         found = true;

@@ -3,6 +3,7 @@
  * short ones. */
 #include "engine/tokens/bpe.h"
 
+#include "base/list.h"
 #include "engine/tokens/bpe_table.h"
 
 #include <errno.h>
@@ -177,8 +178,8 @@ static err emit(struct bpe_scratch *s, int32_t token, uint32_t start)
 {
     if (s->count == s->capacity) {
         size_t capacity = s->capacity;
-        TRY(bpe_table_grow((void **)&s->id, &capacity, s->count + 1, sizeof *s->id));
-        TRY(bpe_table_grow((void **)&s->start, &s->capacity, s->count + 1, sizeof *s->start));
+        TRY(list_grow(&s->id, &capacity, s->count + 1, sizeof *s->id));
+        TRY(list_grow(&s->start, &s->capacity, s->count + 1, sizeof *s->start));
     }
     s->id[s->count] = token;
     s->start[s->count++] = start;
@@ -200,7 +201,7 @@ static err push_job(struct bpe_scratch *s, const struct bpe *b, uint32_t at)
     if (left == BPE_NONE || right == BPE_NONE) return ERR_NONE;
     const struct bpe_pair *pair = bpe_table_pair(b, left, right);
     if (pair->left == BPE_NONE) return ERR_NONE;
-    TRY(bpe_table_grow((void **)&s->heap, &s->heap_capacity, s->heap_count + 1, sizeof *s->heap));
+    TRY(list_grow(&s->heap, &s->heap_capacity, s->heap_count + 1, sizeof *s->heap));
     struct bpe_job job = {pair->rank, at, left, right, pair->joined};
     size_t i = s->heap_count++;
     for (size_t up; i > 0 && job_before(&job, &s->heap[up = (i - 1) / 2]); i = up)
@@ -233,8 +234,7 @@ struct starting { /* a word that is being divided into nodes */
 /* Appends a node to the list. */
 static err put_node(struct starting *w, uint32_t symbol, uint32_t start)
 {
-    TRY(bpe_table_grow((void **)&w->s->node, &w->s->node_capacity, w->count + 1,
-                       sizeof *w->s->node));
+    TRY(list_grow(&w->s->node, &w->s->node_capacity, w->count + 1, sizeof *w->s->node));
     w->s->node[w->count] = (struct bpe_node){
         .symbol = symbol,
         .start = start,

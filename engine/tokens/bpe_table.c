@@ -1,6 +1,7 @@
 #include "engine/tokens/bpe_table.h"
 
 #include "base/limits.h"
+#include "base/list.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,19 +23,6 @@ uint64_t bpe_table_hash(const char *text, size_t size)
     h ^= h >> 29;
     h *= 0xC4CEB9FE1A85EC53u;
     return h ^ h >> 32;
-}
-
-err bpe_table_grow(void **array, size_t *capacity, size_t need, size_t size)
-{
-    if (need <= *capacity) return ERR_NONE;
-    size_t wanted = *capacity ? *capacity : 64;
-    while (wanted < need)
-        wanted *= 2;
-    void *grown = realloc(*array, wanted * size);
-    if (!grown) return err_sys(ENOMEM, "tokenizer: %zu bytes", wanted * size);
-    *array = grown;
-    *capacity = wanted;
-    return ERR_NONE;
 }
 
 /* The slot that holds this text, or the free one where it belongs. The table is never more than
@@ -81,8 +69,8 @@ err bpe_table_symbol(uint32_t *out, struct bpe *b, const char *text, size_t size
     if (found != BPE_NONE) return *out = found, ERR_NONE;
     if (b->count >= 4 * (size_t)LIMIT_VOCAB || b->text_size + size > UINT32_MAX / 2)
         return err_make(ERR_INPUT, "vocabulary: more than %u symbols", 4 * LIMIT_VOCAB);
-    TRY(bpe_table_grow((void **)&b->symbol, &b->capacity, b->count + 1, sizeof *b->symbol));
-    TRY(bpe_table_grow((void **)&b->text, &b->text_capacity, b->text_size + size + 1, 1));
+    TRY(list_grow(&b->symbol, &b->capacity, b->count + 1, sizeof *b->symbol));
+    TRY(list_grow(&b->text, &b->text_capacity, b->text_size + size + 1, 1));
     TRY(grow_slots(b));
     memcpy(b->text + b->text_size, text, size);
     b->symbol[b->count] =

@@ -8,8 +8,6 @@
 enum { BPE_TABLE_TOKEN_BYTES = 4096 }; /* longest token; bounds buffers on the stack */
 
 uint64_t bpe_table_hash(const char *text, size_t size);
-/* Makes room for `need` elements of `size` bytes in an array, doubling its capacity. */
-err bpe_table_grow(void **array, size_t *capacity, size_t need, size_t size);
 
 /* The symbol with this text, or BPE_NONE. */
 uint32_t bpe_table_find(const struct bpe *b, const char *text, size_t size);

@@ -9,11 +9,11 @@
 #include "engine/tokens/chat_parts.h"
 
 #include "base/limits.h"
+#include "base/list.h"
 #include "engine/tokens/piece.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct text {
@@ -81,13 +81,7 @@ static struct text trim(struct text t)
 static err add_span(struct search *s, size_t begin, size_t end)
 {
     struct chat_spans *list = s->spans;
-    if (list->count == list->capacity) {
-        size_t capacity = list->capacity ? 2 * list->capacity : 8;
-        struct chat_span *grown = realloc(list->span, capacity * sizeof *grown);
-        if (!grown) return err_sys(ENOMEM, "chat");
-        list->span = grown;
-        list->capacity = capacity;
-    }
+    TRY(list_grow(&list->span, &list->capacity, list->count + 1, sizeof *list->span));
     list->span[list->count++] = (struct chat_span){s->offset + begin, s->offset + end};
     return ERR_NONE;
 }

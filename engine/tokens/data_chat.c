@@ -3,6 +3,7 @@
  * form, which the chat template of the model gets unchanged. */
 #include "base/json.h"
 #include "base/limits.h"
+#include "base/list.h"
 #include "engine/tokens/data_member.h"
 #include "engine/tokens/data_parts.h"
 
@@ -33,13 +34,8 @@ static void conversation_close(struct conversation *c)
 static err add(struct conversation *c, json_t *message, bool unlearned)
 {
     size_t count = json_array_size(c->messages);
-    if (count == c->capacity) {
-        size_t capacity = c->capacity ? 2 * c->capacity : 16;
-        bool *grown = realloc(c->unlearned, capacity * sizeof *grown);
-        if (!grown) return json_decref(message), no_memory();
-        c->unlearned = grown;
-        c->capacity = capacity;
-    }
+    err e = list_grow(&c->unlearned, &c->capacity, count + 1, sizeof *c->unlearned);
+    if (err_is(e)) return json_decref(message), e;
     if (json_array_append_new(c->messages, message) != 0) return no_memory();
     c->unlearned[count] = unlearned;
     return ERR_NONE;

@@ -3,6 +3,7 @@
 #include "engine/tokens/jinja_run.h"
 
 #include "base/limits.h"
+#include "base/list.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -393,13 +394,7 @@ void jinja_spans_close(struct jinja_spans *spans)
 /* Not in the memory of a rendering, because the caller keeps the spans after it. */
 err jinja_spans_add(struct jinja_spans *spans, size_t begin, size_t end)
 {
-    if (spans->count == spans->capacity) {
-        size_t capacity = spans->capacity ? 2 * spans->capacity : 8;
-        struct jinja_span *grown = realloc(spans->span, capacity * sizeof *grown);
-        if (!grown) return err_sys(ENOMEM, "chat template");
-        spans->span = grown;
-        spans->capacity = capacity;
-    }
+    TRY(list_grow(&spans->span, &spans->capacity, spans->count + 1, sizeof *spans->span));
     spans->span[spans->count++] = (struct jinja_span){begin, end};
     return ERR_NONE;
 }

@@ -2,11 +2,15 @@
  * text, so the tokens that start at a place are found by narrowing one range byte by byte. */
 #include "engine/tokens/unigram.h"
 
+#include "base/list.h"
 #include "engine/tokens/bpe_table.h"
 #include "engine/tokens/piece.h"
+#include "engine/tokens/sorted.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+SORTED_ITEM(struct unigram_token);
 
 enum { UNKNOWN = -1 }; /* the token of a place that unknown text ends at */
 #define UNKNOWN_PENALTY 10.0
@@ -24,7 +28,7 @@ err unigram_add(struct unigram *u, const struct unigram_token *token)
     if (token->size > BPE_TABLE_TOKEN_BYTES)
         return err_make(ERR_INPUT, "token %d has %u bytes, at most %d are supported", token->id,
                         token->size, BPE_TABLE_TOKEN_BYTES);
-    TRY(bpe_table_grow((void **)&u->token, &u->capacity, u->count + 1, sizeof *u->token));
+    TRY(list_grow(&u->token, &u->capacity, u->count + 1, sizeof *u->token));
     u->token[u->count++] = *token;
     return ERR_NONE;
 }
@@ -33,37 +37,8 @@ err unigram_add(struct unigram *u, const struct unigram_token *token)
 static int compare_text(const void *left, const void *right)
 {
     const struct unigram_token *a = left, *b = right;
-    int order = memcmp(a->text, b->text, a->size < b->size ? a->size : b->size);
-    if (order != 0) return order;
-    if (a->size != b->size) return a->size < b->size ? -1 : 1;
-    return (a->id < b->id) - (a->id > b->id);
-}
-
-static bool same_text(const struct unigram_token *a, const struct unigram_token *b)
-{
-    return a->size == b->size && memcmp(a->text, b->text, a->size) == 0;
-}
-
-/* Narrows the range [*lo, *hi) of tokens, which agree in their first `depth` bytes, to those whose
- * next byte is c. A token that ends before sorts first. */
-static void narrow(const struct unigram *u, size_t *lo, size_t *hi, uint32_t depth, uint8_t c)
-{
-    size_t bound[2];
-    for (int side = 0; side < 2; side++) { /* first with byte >= c, then first with byte > c */
-        size_t low = *lo, high = *hi;
-        while (low < high) {
-            size_t middle = low + (high - low) / 2;
-            const struct unigram_token *t = &u->token[middle];
-            int byte = t->size > depth ? (uint8_t)t->text[depth] : -1;
-            if (byte < c + side)
-                low = middle + 1;
-            else
-                high = middle;
-        }
-        bound[side] = low;
-    }
-    *lo = bound[0];
-    *hi = bound[1];
+    int order = sorted_compare(left, right);
+    return order ? order : (a->id < b->id) - (a->id > b->id);
 }
 
 /* The id of the token with exactly this text, or -1. */
@@ -71,7 +46,7 @@ static int32_t find(const struct unigram *u, const char *text, uint32_t size)
 {
     size_t lo = u->first[(uint8_t)text[0]], hi = u->first[(uint8_t)text[0] + 1];
     for (uint32_t depth = 1; depth < size && lo < hi; depth++)
-        narrow(u, &lo, &hi, depth, (uint8_t)text[depth]);
+        sorted_narrow(u->token, sizeof *u->token, &lo, &hi, depth, (uint8_t)text[depth]);
     return lo < hi && u->token[lo].size == size ? u->token[lo].id : -1;
 }
 
@@ -86,7 +61,7 @@ void unigram_seal(struct unigram *u)
     u->unknown_score = lowest - UNKNOWN_PENALTY;
     if (u->count > 1) qsort(u->token, u->count, sizeof *u->token, compare_text);
     for (size_t i = 0; i < u->count; i++)
-        if (kept == 0 || !same_text(&u->token[kept - 1], &u->token[i]))
+        if (kept == 0 || sorted_compare(&u->token[kept - 1], &u->token[i]) != 0)
             u->token[kept++] = u->token[i];
     u->count = kept;
     for (size_t c = 0, i = 0; c <= 256; c++) {
@@ -137,7 +112,7 @@ static void extend(struct unigram_place *place, const struct unigram *u, const c
             single = single || depth == one;
         }
         if (at + depth == size) break;
-        narrow(u, &lo, &hi, depth, (uint8_t)word[at + depth]);
+        sorted_narrow(u->token, sizeof *u->token, &lo, &hi, depth, (uint8_t)word[at + depth]);
     }
     if (!single) offer(place, at, at + one, UNKNOWN, u->unknown_score);
 }
@@ -146,8 +121,8 @@ static err emit(struct unigram_scratch *s, int32_t id, uint32_t start)
 {
     if (s->count == s->capacity) {
         size_t capacity = s->capacity;
-        TRY(bpe_table_grow((void **)&s->id, &capacity, s->count + 1, sizeof *s->id));
-        TRY(bpe_table_grow((void **)&s->start, &s->capacity, s->count + 1, sizeof *s->start));
+        TRY(list_grow(&s->id, &capacity, s->count + 1, sizeof *s->id));
+        TRY(list_grow(&s->start, &s->capacity, s->count + 1, sizeof *s->start));
     }
     s->id[s->count] = id;
     s->start[s->count++] = start;
@@ -201,7 +176,7 @@ err unigram_encode(struct unigram_scratch *s, const struct unigram *u, const cha
 {
     s->count = 0;
     if (size == 0) return ERR_NONE;
-    TRY(bpe_table_grow((void **)&s->place, &s->places, (size_t)size + 1, sizeof *s->place));
+    TRY(list_grow(&s->place, &s->places, (size_t)size + 1, sizeof *s->place));
     for (uint32_t i = 0; i <= size; i++)
         s->place[i].start = UINT32_MAX;
     s->place[0].score = 0;
