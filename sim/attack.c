@@ -127,9 +127,7 @@ static err swap_answers(struct dataset *out, const struct dataset *own, struct r
         struct data_row *row = &d.row[order[i]];
         TRY(join_rows(row, &own->row[order[i]], &own->row[order[(i + 1) % own->count]], most,
                       arena));
-        d.tokens += row->count;
-        d.learned += row->learned;
-        d.unlearned += row->learned == 0;
+        data_count(&d, row, row->count);
     }
     *out = d;
     return ERR_NONE;

@@ -85,9 +85,7 @@ static err view(struct dataset *out, const struct dataset *all, const uint32_t *
     if (!d.row) return err_sys(ENOMEM, "members");
     for (size_t i = 0; i < count; i++) {
         d.row[i] = all->row[row ? row[i] : i];
-        d.tokens += d.row[i].count;
-        d.learned += d.row[i].learned;
-        d.unlearned += d.row[i].learned == 0;
+        data_count(&d, &d.row[i], d.row[i].count);
     }
     *out = d;
     return ERR_NONE;

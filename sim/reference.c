@@ -131,7 +131,7 @@ static err pool_rows(struct dataset *out, const struct fleet *f)
         all.count += d->count;
         all.tokens += d->tokens;
         all.learned += d->learned;
-        all.unlearned += d->unlearned;
+        all.unlearned.rows += d->unlearned.rows;
     }
     *out = all;
     return ERR_NONE;

@@ -206,7 +206,8 @@ static err report(const struct work *w, const struct engine_evaluation *found)
         json_object_set_new(out, "correct", json_integer((json_int_t)w->done.right));
         json_object_set_new(out, "completions", json_integer((json_int_t)w->done.asked));
     }
-    if (w->data.cut) json_object_set_new(out, "rows_cut", json_integer((json_int_t)w->data.cut));
+    if (w->data.cut.rows)
+        json_object_set_new(out, "rows_cut", json_integer((json_int_t)w->data.cut.rows));
     json_object_set_new(out, "precision",
                         json_string(dtype_name(engine_precision(w->setup.engine))));
     if (w->o->common.json) json_object_set_new(out, "data", data_report_json(&w->data));

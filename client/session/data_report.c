@@ -52,7 +52,7 @@ static void say_unlearned(char out[REMEDY_BYTES], const struct data_report *r)
 {
     char longer[REMEDY_BYTES];
     say_longer(longer, r);
-    if (r->data->cut)
+    if (r->data->cut.rows)
         snprintf(out, REMEDY_BYTES, "the answer was cut off, or all labels are -100; %.150s",
                  longer);
     else
@@ -113,17 +113,17 @@ void data_report_print(const struct data_report *r)
             "%s: %zu %s, %" PRIu64 " tokens, %" PRIu64
             " of them learned; the longest row has %" PRIu32 "\n",
             r->path, d->count, plural(d->count), d->tokens, d->learned, d->longest);
-    if (d->unlearned) {
+    if (d->unlearned.rows) {
         say_unlearned(remedy, r);
-        warn(r, d->unlearned_line, "%zu of %zu %s %s no token to learn and %s not count: %s",
-             d->unlearned, d->count, plural(d->count), verb(d->unlearned, "has", "have"),
-             verb(d->unlearned, "does", "do"), remedy);
+        warn(r, d->unlearned.line, "%zu of %zu %s %s no token to learn and %s not count: %s",
+             d->unlearned.rows, d->count, plural(d->count), verb(d->unlearned.rows, "has", "have"),
+             verb(d->unlearned.rows, "does", "do"), remedy);
     }
-    if (d->cut) {
+    if (d->cut.rows) {
         say_longer(remedy, r);
-        warn(r, d->cut_line, "%zu of %zu %s %s cut to %" PRIu32 " tokens: %s", d->cut, d->count,
-             plural(d->count), verb(d->cut, "was", "were"), r->seq ? r->seq : LIMIT_SEQUENCE,
-             remedy);
+        warn(r, d->cut.line, "%zu of %zu %s %s cut to %" PRIu32 " tokens: %s", d->cut.rows,
+             d->count, plural(d->count), verb(d->cut.rows, "was", "were"),
+             r->seq ? r->seq : LIMIT_SEQUENCE, remedy);
     }
     if (d->joined.rows) warn_joined(r);
     warn_templates(r);
@@ -141,10 +141,10 @@ json_t *data_report_json(const struct dataset *d)
         {"learned", d->learned},
         {"longest", d->longest},
         {"longest_line", d->longest_line},
-        {"rows_unlearned", d->unlearned},
-        {"rows_unlearned_line", d->unlearned_line},
-        {"rows_cut", d->cut},
-        {"rows_cut_line", d->cut_line},
+        {"rows_unlearned", d->unlearned.rows},
+        {"rows_unlearned_line", d->unlearned.line},
+        {"rows_cut", d->cut.rows},
+        {"rows_cut_line", d->cut.line},
         {"rows_joined", d->joined.rows},
         {"rows_joined_line", d->joined.line},
         {"rows_rewritten", d->rewritten.rows},
@@ -167,7 +167,7 @@ err data_report_check(const struct data_report *r)
     if (data_teaching(d)) return ERR_NONE;
     say_unlearned(remedy, r);
     return err_make(ERR_INPUT, "%s: none of the %zu %s has a token to learn: %s",
-                    place_of(place, r, d->unlearned_line), d->count, plural(d->count), remedy);
+                    place_of(place, r, d->unlearned.line), d->count, plural(d->count), remedy);
 }
 
 /* Lengths are not added, because the longest row of all files decides the --seq that cuts none. A
@@ -177,8 +177,8 @@ void data_report_add(struct dataset *sum, const struct dataset *d)
     sum->count += d->count;
     sum->tokens += d->tokens;
     sum->learned += d->learned;
-    sum->unlearned += d->unlearned;
-    sum->cut += d->cut;
+    sum->unlearned.rows += d->unlearned.rows;
+    sum->cut.rows += d->cut.rows;
     sum->joined.rows += d->joined.rows;
     sum->rewritten.rows += d->rewritten.rows;
     sum->left_out.rows += d->left_out.rows;

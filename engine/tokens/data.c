@@ -34,12 +34,12 @@ static void count_kind(struct data_kind *k, uint32_t line)
     if (k->rows++ == 0) k->line = line;
 }
 
-static void count_row(struct dataset *d, const struct data_row *row, size_t whole)
+void data_count(struct dataset *d, const struct data_row *row, size_t whole)
 {
     d->tokens += row->count;
     d->learned += row->learned;
-    if (whole > row->count && d->cut++ == 0) d->cut_line = row->line;
-    if (row->learned == 0 && d->unlearned++ == 0) d->unlearned_line = row->line;
+    if (whole > row->count) count_kind(&d->cut, row->line);
+    if (row->learned == 0) count_kind(&d->unlearned, row->line);
     if (whole > d->longest) {
         d->longest = (uint32_t)whole;
         d->longest_line = row->line;
@@ -77,7 +77,7 @@ err data_put_row(struct data_reader *r, const int32_t *label, const char *comple
                              .completion = kept,
                              .by = by};
     d->count++;
-    count_row(d, row, r->tokens.count);
+    data_count(d, row, r->tokens.count);
     return ERR_NONE;
 }
 
@@ -147,8 +147,8 @@ static err encode_apart(struct data_reader *r, size_t begin)
 }
 
 /* Whether one token holds both the byte before `begin` and that at it, such as the end of the
- * prompt and the start of the completion. The search starts at token *at, which becomes the one behind.
- * Where no token starts at `begin`, its byte belongs to the token before, or it is white space that
+ * prompt and the start of the completion. The search starts at token *at, which becomes the one
+ * behind. Where no token starts at `begin`, its byte belongs to the token before, or it is white space that
  * the tokenizer drops; the length of that token tells which. */
 static err find_joined(bool *out, size_t *at, const struct data_reader *r, size_t begin)
 {

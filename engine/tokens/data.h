@@ -57,7 +57,7 @@ struct data_options {
     const char *by;       /* a member whose text or integer every row has and keeps; NULL: none */
 };
 
-/* Rows of one kind, and the line of the first of them. */
+/* Rows of one kind, and the line of the first of them; 0: there is none. */
 struct data_kind {
     size_t rows;
     uint32_t line;
@@ -68,11 +68,10 @@ struct dataset {
     struct data_row *row;
     size_t count;
     size_t capacity;
-    uint64_t tokens, learned;          /* sums over rows */
-    size_t cut;                        /* rows that were longer than seq */
-    size_t unlearned;                  /* rows without a learned token; they are kept */
-    uint32_t cut_line, unlearned_line; /* the first line of these rows; 0: there is none */
-    uint32_t longest, longest_line;    /* tokens of the longest row before it was cut; its line */
+    uint64_t tokens, learned;       /* sums over rows */
+    uint32_t longest, longest_line; /* tokens of the longest row before it was cut; its line */
+    struct data_kind cut;           /* longer than seq */
+    struct data_kind unlearned;     /* without a learned token; they are kept */
     struct data_kind joined;    /* a token lies in both prompt and completion and is not learned */
     struct data_kind has_eos;   /* the text ends an answer itself, so no eos was appended */
     struct data_kind rewritten; /* the chat template writes turns otherwise once others follow */
@@ -83,8 +82,12 @@ struct dataset {
 /* The number of rows that teach: those with a learned token. It is the weight of the data. */
 static inline size_t data_teaching(const struct dataset *data)
 {
-    return data->count - data->unlearned;
+    return data->count - data->unlearned.rows;
 }
+
+/* Adds the row to the sums and kinds of *data, but not to its list. `whole`: its tokens before it was
+ * cut. */
+void data_count(struct dataset *data, const struct data_row *row, size_t whole);
 
 /* ERR_INPUT "FILE:LINE: ..." for a row that cannot be read; ERR_INPUT for a file without rows. */
 err data_open(struct dataset *out, const char *path, const struct data_options *options);

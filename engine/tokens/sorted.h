@@ -32,8 +32,8 @@ static inline int sorted_compare(const void *left, const void *right)
     return order ? order : (a.size > b.size) - (a.size < b.size);
 }
 
-/* Narrows the range [*lo, *hi) of items of `stride` bytes, which agree in their first `depth` bytes,
- * to those whose next byte is c. A text that ends before counts as having byte -1. */
+/* Narrows the range [*lo, *hi) of items of `stride` bytes, which agree in their first `depth`
+ * bytes, to those whose next byte is c. A text that ends before counts as having byte -1. */
 static inline void sorted_narrow(const void *list, size_t stride, size_t *lo, size_t *hi,
                                  uint32_t depth, uint8_t c)
 {

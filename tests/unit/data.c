@@ -123,7 +123,7 @@ Test(data, tokenised_rows_are_taken_as_they_are)
     cr_assert_eq(d.row[0].learned, 1);
     cr_assert_eq(d.row[1].learned, 1);
     cr_assert_eq(d.row[1].label[0], 4);
-    cr_assert_eq(d.unlearned, 1);
+    cr_assert_eq(d.unlearned.rows, 1);
     cr_assert_eq(d.row[2].prompt, 2);
     cr_assert_eq(d.row[2].line, 3);
     data_close(&d);
@@ -173,10 +173,10 @@ Test(data, long_rows_are_cut_and_counted)
                  "{\"input_ids\":[1,2,3,4]}\n{\"input_ids\":[1,2,3]}\n"
                  "{\"input_ids\":[1,2,3,4],\"labels\":[-100,-100,-100,4]}\n",
                  &(struct data_options){.vocab = 6, .seq = 3}));
-    cr_assert_eq(d.cut, 2);
-    cr_assert_eq(d.cut_line, 1);
-    cr_assert_eq(d.unlearned, 1);
-    cr_assert_eq(d.unlearned_line, 3);
+    cr_assert_eq(d.cut.rows, 2);
+    cr_assert_eq(d.cut.line, 1);
+    cr_assert_eq(d.unlearned.rows, 1);
+    cr_assert_eq(d.unlearned.line, 3);
     cr_assert_eq(data_teaching(&d), 2);
     cr_assert_eq(d.longest, 4);
     cr_assert_eq(d.longest_line, 1);

@@ -36,10 +36,8 @@ Test(data_report, names_the_first_line_of_each_kind_and_what_helps)
                         .tokens = 345,
                         .learned = 120,
                         .longest = 700,
-                        .cut = 3,
-                        .cut_line = 5,
-                        .unlearned = 1,
-                        .unlearned_line = 7,
+                        .cut = {3, 5},
+                        .unlearned = {1, 7},
                         .joined = {8, 2}};
     report = (struct data_report){.data = &d, .path = "notes.jsonl", .seq = 512};
     says("notes.jsonl: 12 rows, 345 tokens, 120 of them learned; the longest row has 700\n"
@@ -53,7 +51,7 @@ Test(data_report, names_the_first_line_of_each_kind_and_what_helps)
     capture(text, sizeof text, 2, print);
     cr_expect(strstr(text, "warning: notes.jsonl:1: in 2 of 3 rows the chat template changes"));
     cr_expect(strstr(text, "warning: notes.jsonl:3: in 1 of 3 rows the chat template leaves out"));
-    d = (struct dataset){.count = 12, .longest = 700, .cut = 3, .cut_line = 5, .joined = {8, 2}};
+    d = (struct dataset){.count = 12, .longest = 700, .cut = {3, 5}, .joined = {8, 2}};
     report.run = "triage"; /* a member cannot change these options */
     capture(text, sizeof text, 2, print);
     cr_expect(strstr(text, "run triage reads 512 tokens of a row"), "%s", text);
@@ -68,7 +66,7 @@ Test(data_report, names_the_first_line_of_each_kind_and_what_helps)
 
 Test(data_report, refuses_a_file_without_a_row_that_teaches)
 {
-    const struct dataset d = {.count = 2, .unlearned = 2, .unlearned_line = 4};
+    const struct dataset d = {.count = 2, .unlearned = {2, 4}};
     report = (struct data_report){.data = &d, .path = "notes.jsonl"};
     refused(data_report_check(&report), ERR_INPUT,
             "notes.jsonl:4: none of the 2 rows has a token to learn: all labels are -100, or the "
@@ -85,14 +83,17 @@ Test(data_report, adds_files_and_writes_the_numbers_as_json)
     const struct dataset a = {.count = 2,
                               .tokens = 10,
                               .learned = 3,
-                              .cut = 1,
+                              .cut = {.rows = 1},
                               .longest = 9,
-                              .unlearned = 1,
-                              .unlearned_line = 3,
+                              .unlearned = {1, 3},
                               .rewritten = {3, 1},
                               .has_eos = {4, 1}};
-    const struct dataset b = {
-        .count = 3, .tokens = 20, .learned = 4, .unlearned = 2, .longest = 8, .joined = {2, 6}};
+    const struct dataset b = {.count = 3,
+                              .tokens = 20,
+                              .learned = 4,
+                              .unlearned = {.rows = 2},
+                              .longest = 8,
+                              .joined = {2, 6}};
     struct dataset sum = {0};
     struct bytes out = {.max = 4096};
     data_report_add(&sum, &a);
