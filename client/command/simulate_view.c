@@ -112,17 +112,13 @@ static struct dataset sum_of(const struct fleet *fleet)
 /* The file of the simulation's result, with the numbers of the data unless they are protected. */
 static err print_json(const struct view *v, const char *dir)
 {
-    char path[LIMIT_PATH_BYTES], *text = NULL;
-    size_t size = 0;
+    char path[LIMIT_PATH_BYTES];
     json_t *result = NULL;
     TRY(file_join(path, sizeof path, dir, "result.json"));
-    TRY(file_read_all(&text, &size, path, 1 << 20));
-    err e = json_parse(&result, text, size, path);
-    free(text);
-    TRY(e);
+    TRY(json_open(&result, path, 1 << 20));
     const struct dataset sum = sum_of(v->show->fleet);
     if (!v->o->run.privacy) json_object_set_new(result, "data", data_report_json(&sum));
-    e = report_json(result);
+    err e = report_json(result);
     json_decref(result);
     return e;
 }

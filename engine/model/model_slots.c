@@ -31,29 +31,26 @@ static const struct tensor_names head_names = {"lm_head", "output"};
 static const struct tensor_names q_norm_names = {"self_attn.q_norm", "attn_q_norm"};
 static const struct tensor_names k_norm_names = {"self_attn.k_norm", "attn_k_norm"};
 
-/* Norms of the width d_model of a layer, by the places of norms: the same Hugging Face name is the
- * norm before the MLP in most families and that of the attention's output in others. */
+/* Norms of the width d_model of a layer. The same Hugging Face name is the norm before the MLP in
+ * most families and that of the attention's output in others. */
+#define IN(places_) (1u << (places_))
 static const struct norm_row {
-    enum norm_places places;
-    size_t weight; /* its offset in struct layer */
+    unsigned places; /* IN() each of them */
+    size_t weight;   /* its offset in struct layer */
     struct tensor_names names;
 } norm_rows[] = {
-    {NORMS_BEFORE, offsetof(struct layer, attn_norm), {"input_layernorm", "attn_norm"}},
-    {NORMS_BEFORE, offsetof(struct layer, mlp_norm), {"post_attention_layernorm", "ffn_norm"}},
-    {NORMS_AROUND, offsetof(struct layer, attn_norm), {"input_layernorm", "attn_norm"}},
-    {NORMS_AROUND,
-     offsetof(struct layer, attn_out_norm),
+    /* clang-format off */
+    {IN(NORMS_BEFORE) | IN(NORMS_AROUND), offsetof(struct layer, attn_norm),
+     {"input_layernorm", "attn_norm"}},
+    {IN(NORMS_BEFORE), offsetof(struct layer, mlp_norm),
+     {"post_attention_layernorm", "ffn_norm"}},
+    {IN(NORMS_AROUND), offsetof(struct layer, mlp_norm),
+     {"pre_feedforward_layernorm", "ffn_norm"}},
+    {IN(NORMS_AROUND) | IN(NORMS_AFTER), offsetof(struct layer, attn_out_norm),
      {"post_attention_layernorm", "post_attention_norm"}},
-    {NORMS_AROUND, offsetof(struct layer, mlp_norm), {"pre_feedforward_layernorm", "ffn_norm"}},
-    {NORMS_AROUND,
-     offsetof(struct layer, mlp_out_norm),
+    {IN(NORMS_AROUND) | IN(NORMS_AFTER), offsetof(struct layer, mlp_out_norm),
      {"post_feedforward_layernorm", "post_ffw_norm"}},
-    {NORMS_AFTER,
-     offsetof(struct layer, attn_out_norm),
-     {"post_attention_layernorm", "post_attention_norm"}},
-    {NORMS_AFTER,
-     offsetof(struct layer, mlp_out_norm),
-     {"post_feedforward_layernorm", "post_ffw_norm"}},
+    /* clang-format on */
 };
 
 const char *model_module_short(enum module_kind kind)
@@ -209,7 +206,7 @@ static void add_layer(struct slot_list *list, struct model *m, uint32_t i)
     for (int k = 0; k < MODULE_KINDS; k++)
         if (model_has_module(a, (enum module_kind)k)) add_module(list, m, i, (enum module_kind)k);
     for (size_t n = 0; n < sizeof norm_rows / sizeof *norm_rows; n++)
-        if (norm_rows[n].places == a->norms)
+        if (norm_rows[n].places & IN(a->norms))
             add_norm(list, (struct weight *)((char *)l + norm_rows[n].weight), i, a->d_model,
                      norm_rows[n].names);
     if (a->qk_norm == QK_NORM_NONE) return;

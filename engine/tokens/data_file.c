@@ -134,28 +134,28 @@ static void source_close(struct source *s)
     "csv.DictReader(open(sys.argv[1], encoding=\"utf-8-sig\", newline=\"\")" how_                  \
     ")]' IN > OUT.jsonl"
 
-/* Kinds that a command converts. A kind is known by its first bytes, or by the end of the file's
- * name if it has no such bytes. Other kinds are named by base/file_kind.h. */
+/* Kinds that a command converts. Those that only data has are known by their first bytes or by the
+ * end of the file's name. Kinds without a command are named by base/file_kind.h. */
 static const struct kind {
-    const char *start;
-    size_t size;
-    const char *name, *what, *convert;
+    enum file_kind kind; /* FILE_KIND_UNKNOWN: by `start` */
+    const char *start;   /* "": by `name` alone */
+    const char *name;    /* NULL: any */
+    const char *what, *convert;
 } kinds[] = {
     /* clang-format off */
-    {"PAR1", 4, NULL, "a Parquet file", BY_PANDAS("read_parquet")},
-    {"ARROW1", 6, NULL, "an Arrow file", BY_PANDAS("read_feather")},
-    {"\xff\xff\xff\xff", 4, NULL, "an Arrow stream",
+    {FILE_KIND_PARQUET, "", NULL, "a Parquet file", BY_PANDAS("read_parquet")},
+    {FILE_KIND_UNKNOWN, "ARROW1", NULL, "an Arrow file", BY_PANDAS("read_feather")},
+    {FILE_KIND_UNKNOWN, "\xff\xff\xff\xff", NULL, "an Arrow stream",
      "python3 -c 'import datasets, sys; datasets.Dataset.from_file(sys.argv[1])"
      ".to_json(sys.argv[2])' IN OUT.jsonl"},
-    {"PK\3\4", 4, ".xlsx", "an Excel workbook", BY_PANDAS("read_excel")},
-    {"PK\3\4", 4, NULL, "a zip archive", "unzip IN"},
-    {"\x28\xb5\x2f\xfd", 4, NULL, "a file compressed by zstd", "zstd -d IN -o OUT.jsonl"},
-    {"BZh", 3, NULL, "a file compressed by bzip2", "bunzip2 -k IN"},
-    {"\xfd" "7zXZ", 5, NULL, "a file compressed by xz", "unxz -k IN"},
-    {"\xff\xfe", 2, NULL, "UTF-16 text", "iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
-    {"\xfe\xff", 2, NULL, "UTF-16 text", "iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
-    {"", 0, ".csv", "a CSV file", BY_CSV("")},
-    {"", 0, ".tsv", "a file of values separated by tabs", BY_CSV(", delimiter=\"\\t\"")},
+    {FILE_KIND_ZIP, "", ".xlsx", "an Excel workbook", BY_PANDAS("read_excel")},
+    {FILE_KIND_ZIP, "", NULL, "a zip archive", "unzip IN"},
+    {FILE_KIND_ZSTD, "", NULL, "a file compressed by zstd", "zstd -d IN -o OUT.jsonl"},
+    {FILE_KIND_UNKNOWN, "BZh", NULL, "a file compressed by bzip2", "bunzip2 -k IN"},
+    {FILE_KIND_XZ, "", NULL, "a file compressed by xz", "unxz -k IN"},
+    {FILE_KIND_UTF16, "", NULL, "UTF-16 text", "iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
+    {FILE_KIND_UNKNOWN, "", ".csv", "a CSV file", BY_CSV("")},
+    {FILE_KIND_UNKNOWN, "", ".tsv", "a file of values separated by tabs", BY_CSV(", delimiter=\"\\t\"")},
     /* clang-format on */
 };
 
@@ -169,13 +169,17 @@ static bool ends_with(const char *text, size_t size, const char *end)
  * read all the same. */
 static err check_kind(const struct source *s, const char *block, size_t count, char first)
 {
+    enum file_kind kind = file_kind_of(block, count);
     size_t name = strlen(s->path);
+    bool json = first == '{' || first == '[';
     if (s->gzip && ends_with(s->path, name, ".gz")) name -= 3;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         const struct kind *k = &kinds[i];
-        if (count < k->size || memcmp(block, k->start, k->size) != 0) continue;
-        if (k->name && !ends_with(s->path, name, k->name)) continue;
-        if (k->size == 0 && (first == '{' || first == '[')) continue;
+        size_t n = strlen(k->start);
+        bool is = k->kind != FILE_KIND_UNKNOWN ? k->kind == kind
+                  : n > 0                      ? count >= n && memcmp(block, k->start, n) == 0
+                                               : !json;
+        if (!is || (k->name && !ends_with(s->path, name, k->name))) continue;
         return err_make(ERR_INPUT, "%s: is %s, expected JSON Lines; convert it: %s", s->path,
                         k->what, k->convert);
     }

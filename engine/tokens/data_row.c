@@ -328,9 +328,7 @@ err data_read_row(struct data_reader *r, const json_t *row)
         if (f->form == DATA_PAIR && !data_member(row, "completion") &&
             (data_member(row, "chosen") || data_member(row, "rejected")))
             return no_form(row);
-        if (f->form != DATA_IDS && !r->o->tokenizer)
-            return err_make(ERR_INPUT,
-                            "\"input_ids\" is missing, and there is no tokenizer for text");
+        if (f->form != DATA_IDS && !r->o->tokenizer) break;
         TRY(data_member_check_row(row, f->form));
         TRY(check_good(row, f->form));
         return f->read(r, row);
