@@ -56,17 +56,16 @@ static err open_choice(struct chat *c, const char *choice)
 {
     char suggestion[TEXT_SUGGESTION_BYTES], *text = NULL;
     const char *builtin = chat_builtin(choice);
-    const char *const *names = chat_names();
+    const char *names[CHAT_BUILTINS];
     const char *slash = strrchr(choice, '/');
-    size_t size = 0, count = 0;
+    size_t size = 0;
     (void)snprintf(c->name, sizeof c->name, "%s", slash && slash[1] ? slash + 1 : choice);
     if (builtin) return parse(&c->plain, builtin, strlen(builtin), c->name);
-    while (names[count])
-        count++;
+    chat_names(names);
     if (!file_exists(choice))
         return err_make(ERR_INPUT,
                         "--template %s: neither a file nor a built-in template (" CHAT_NAMES ")%s",
-                        choice, text_suggestion(suggestion, choice, names, count));
+                        choice, text_suggestion(suggestion, choice, names, CHAT_BUILTINS));
     TRY(file_read_all(&text, &size, choice, LIMIT_TEMPLATE_BYTES));
     err e = parse(&c->plain, text, size, c->name);
     free(text);

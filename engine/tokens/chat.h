@@ -28,8 +28,9 @@ void chat_close(struct chat *c); /* accepts NULL */
 
 /* "the model's own", "chatml", "template.jinja": for reports. */
 const char *chat_name(const struct chat *c);
-/* Names of the built-in templates, ended by NULL, and the same in one text for help and errors. */
-const char *const *chat_names(void);
+/* Names of the built-in templates, and the same in one text for help and errors. */
+enum { CHAT_BUILTINS = 9 };
+void chat_names(const char *out[CHAT_BUILTINS]);
 #define CHAT_NAMES "chatml, llama2, llama3, mistral, zephyr, gemma, phi3, alpaca, vicuna"
 /* Whether the template mentions this member of messages or variable (tool_calls, tools,
  * reasoning_content, ...). If it does not, the member cannot reach the text. */

@@ -66,19 +66,17 @@ static const struct builtin {
      "{%- if message.role == 'user' -%}{{- 'USER: ' + message.content + ' ASSISTANT:' -}}"
      "{%- else -%}{{- ' ' + message.content + eos_token -}}{%- endif -%}{%- endfor -%}"},
 };
-enum { BUILTINS = sizeof builtins / sizeof *builtins };
+_Static_assert(sizeof builtins / sizeof *builtins == CHAT_BUILTINS, "the number of rows");
 
 const char *chat_builtin(const char *name)
 {
-    for (size_t i = 0; i < BUILTINS; i++)
+    for (size_t i = 0; i < CHAT_BUILTINS; i++)
         if (strcmp(builtins[i].name, name) == 0) return builtins[i].text;
     return NULL;
 }
 
-const char *const *chat_names(void)
+void chat_names(const char *out[CHAT_BUILTINS])
 {
-    static const char *names[BUILTINS + 1];
-    for (size_t i = 0; i < BUILTINS; i++)
-        names[i] = builtins[i].name;
-    return names;
+    for (size_t i = 0; i < CHAT_BUILTINS; i++)
+        out[i] = builtins[i].name;
 }

@@ -193,7 +193,9 @@ Test(chat, built_in_templates_have_the_names_of_the_help_and_render)
     support_source(path, sizeof path, "tests/golden/tokenizer/gpt2");
     ok(tokenizer_open(&t, path));
     json_t *list = parse("[{\"role\":\"system\",\"content\":\"s\"}," USER("a") "," ANSWER("b") "]");
-    for (const char *const *name = chat_names(); *name; name++) {
+    const char *all[CHAT_BUILTINS];
+    chat_names(all);
+    for (const char *const *name = all; name < all + CHAT_BUILTINS; name++) {
         struct chat *c;
         struct bytes text = {.max = 1 << 16};
         struct chat_spans spans = {0};
