@@ -147,9 +147,9 @@ static err encode_apart(struct data_reader *r, size_t begin)
 }
 
 /* Whether one token holds both the byte before `begin` and that at it, such as the end of the
- * prompt and the start of the completion. The search starts at token *at, which becomes the one
- * behind. Where no token starts at `begin`, its byte belongs to the token before, or it is white space that
- * the tokenizer drops; the length of that token tells which. */
+ * prompt and the start of the completion. The search starts at token *at, which becomes the first
+ * one from `begin` on. Where none starts at `begin`, its byte belongs to the token before, or it is
+ * white space that the tokenizer drops; the length of that token tells which. */
 static err find_joined(bool *out, size_t *at, const struct data_reader *r, size_t begin)
 {
     const struct tokens *k = &r->tokens;

@@ -85,8 +85,8 @@ static inline size_t data_teaching(const struct dataset *data)
     return data->count - data->unlearned.rows;
 }
 
-/* Adds the row to the sums and kinds of *data, but not to its list. `whole`: its tokens before it was
- * cut. */
+/* Adds the row to the sums and kinds of *data, but not to its list. `whole`: its tokens before it
+ * was cut. */
 void data_count(struct dataset *data, const struct data_row *row, size_t whole);
 
 /* ERR_INPUT "FILE:LINE: ..." for a row that cannot be read; ERR_INPUT for a file without rows. */

@@ -155,7 +155,8 @@ static const struct kind {
     {FILE_KIND_XZ, "", NULL, "a file compressed by xz", "unxz -k IN"},
     {FILE_KIND_UTF16, "", NULL, "UTF-16 text", "iconv -f UTF-16 -t UTF-8 IN > OUT.jsonl"},
     {FILE_KIND_UNKNOWN, "", ".csv", "a CSV file", BY_CSV("")},
-    {FILE_KIND_UNKNOWN, "", ".tsv", "a file of values separated by tabs", BY_CSV(", delimiter=\"\\t\"")},
+    {FILE_KIND_UNKNOWN, "", ".tsv", "a file of values separated by tabs",
+     BY_CSV(", delimiter=\"\\t\"")},
     /* clang-format on */
 };
 

@@ -12,64 +12,62 @@
 
 #define Q "model.layers.0.self_attn.q_proj"
 
+static const struct {
+    const char *tensor;
+    enum adapter_name_part part;
+    const char *module, *root;
+} spellings[] = {
+    {"base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
+    {"base_model.model." Q ".lora_B.default.weight", ADAPTER_NAME_B, Q, "model."},
+    {"module.base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
+    {"_orig_mod.base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
+    {"base_model.model._orig_mod." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
+    {"base_model.model.model.layers.0._orig_mod.self_attn.q_proj.lora_A.weight", ADAPTER_NAME_A, Q,
+     "model."},
+    {"_fsdp_wrapped_module.base_model.model.model.layers.0._checkpoint_wrapped_module.self_"
+     "attn."
+     "q_proj.lora_A.weight",
+     ADAPTER_NAME_A, Q, "model."},
+    {"base_model.model.base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
+    {Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
+    {"base_model.model.layers.0.self_attn.q_proj.lora_A.weight", ADAPTER_NAME_A, Q, ""},
+    {"base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
+     ADAPTER_NAME_A, Q, "model.language_model."},
+    {"base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight",
+     ADAPTER_NAME_A, Q, "language_model.model."},
+    {"base_model.model.lm_head.lora_B.weight", ADAPTER_NAME_B, "lm_head", NULL},
+    {"base_model.model.model.embed_tokens.lora_embedding_A", ADAPTER_NAME_EMBEDDING_A,
+     "model.embed_tokens", "model."},
+    {"base_model.model.model.embed_tokens.lora_embedding_B.default", ADAPTER_NAME_EMBEDDING_B,
+     "model.embed_tokens", "model."},
+    {"base_model.model." Q ".lora_magnitude_vector", ADAPTER_NAME_MAGNITUDE, Q, "model."},
+    {"base_model.model." Q ".lora_magnitude_vector.weight", ADAPTER_NAME_MAGNITUDE, Q, "model."},
+    {"base_model.model." Q ".lora_magnitude_vector.default.weight", ADAPTER_NAME_MAGNITUDE, Q,
+     "model."},
+    {"base_model.model." Q ".base_layer.bias", ADAPTER_NAME_WHOLE, Q ".bias", "model."},
+    {"base_model.model.lm_head.modules_to_save.default.weight", ADAPTER_NAME_WHOLE,
+     "lm_head.weight", NULL},
+    {"base_model.model.lm_head.modules_to_save.weight", ADAPTER_NAME_WHOLE, "lm_head.weight", NULL},
+    {"base_model.model.lm_head.original_module.weight", ADAPTER_NAME_COPY,
+     "lm_head.original_module.weight", NULL},
+    {"base_model.model.language_model.lm_head.weight", ADAPTER_NAME_WHOLE, "lm_head.weight", NULL},
+    /* other families keep their names */
+    {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight", ADAPTER_NAME_A,
+     "transformer.h.0.attn.c_attn", NULL},
+    {"base_model.model.gpt_module.q.lora_A.weight", ADAPTER_NAME_A, "gpt_module.q", NULL},
+};
+
 Test(adapter_names, reads_all_spellings_to_one_name)
 {
-    static const struct {
-        const char *tensor;
-        enum adapter_name_part part;
-        const char *module, *root;
-    } cases[] = {
-        {"base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
-        {"base_model.model." Q ".lora_B.default.weight", ADAPTER_NAME_B, Q, "model."},
-        {"module.base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
-        {"_orig_mod.base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
-        {"base_model.model._orig_mod." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
-        {"base_model.model.model.layers.0._orig_mod.self_attn.q_proj.lora_A.weight", ADAPTER_NAME_A,
-         Q, "model."},
-        {"_fsdp_wrapped_module.base_model.model.model.layers.0._checkpoint_wrapped_module.self_"
-         "attn."
-         "q_proj.lora_A.weight",
-         ADAPTER_NAME_A, Q, "model."},
-        {"base_model.model.base_model.model." Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
-        {Q ".lora_A.weight", ADAPTER_NAME_A, Q, "model."},
-        {"base_model.model.layers.0.self_attn.q_proj.lora_A.weight", ADAPTER_NAME_A, Q, ""},
-        {"base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
-         ADAPTER_NAME_A, Q, "model.language_model."},
-        {"base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight",
-         ADAPTER_NAME_A, Q, "language_model.model."},
-        {"base_model.model.lm_head.lora_B.weight", ADAPTER_NAME_B, "lm_head", NULL},
-        {"base_model.model.model.embed_tokens.lora_embedding_A", ADAPTER_NAME_EMBEDDING_A,
-         "model.embed_tokens", "model."},
-        {"base_model.model.model.embed_tokens.lora_embedding_B.default", ADAPTER_NAME_EMBEDDING_B,
-         "model.embed_tokens", "model."},
-        {"base_model.model." Q ".lora_magnitude_vector", ADAPTER_NAME_MAGNITUDE, Q, "model."},
-        {"base_model.model." Q ".lora_magnitude_vector.weight", ADAPTER_NAME_MAGNITUDE, Q,
-         "model."},
-        {"base_model.model." Q ".lora_magnitude_vector.default.weight", ADAPTER_NAME_MAGNITUDE, Q,
-         "model."},
-        {"base_model.model." Q ".base_layer.bias", ADAPTER_NAME_WHOLE, Q ".bias", "model."},
-        {"base_model.model.lm_head.modules_to_save.default.weight", ADAPTER_NAME_WHOLE,
-         "lm_head.weight", NULL},
-        {"base_model.model.lm_head.modules_to_save.weight", ADAPTER_NAME_WHOLE, "lm_head.weight",
-         NULL},
-        {"base_model.model.lm_head.original_module.weight", ADAPTER_NAME_COPY,
-         "lm_head.original_module.weight", NULL},
-        {"base_model.model.language_model.lm_head.weight", ADAPTER_NAME_WHOLE, "lm_head.weight",
-         NULL},
-        /* other families keep their names */
-        {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight", ADAPTER_NAME_A,
-         "transformer.h.0.attn.c_attn", NULL},
-        {"base_model.model.gpt_module.q.lora_A.weight", ADAPTER_NAME_A, "gpt_module.q", NULL},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t i = 0; i < sizeof spellings / sizeof *spellings; i++) {
         struct adapter_name n;
-        ok(adapter_name_read(&n, cases[i].tensor));
-        cr_expect_eq(n.part, cases[i].part, "%s", cases[i].tensor);
-        cr_expect_str_eq(n.module, cases[i].module, "%s", cases[i].tensor);
-        if (cases[i].root)
-            cr_expect(n.root && !strcmp(n.root, cases[i].root), "%s", cases[i].tensor);
+        ok(adapter_name_read(&n, spellings[i].tensor));
+        cr_expect_eq(n.part, spellings[i].part, "%s", spellings[i].tensor);
+        cr_expect_str_eq(n.module, spellings[i].module, "%s", spellings[i].tensor);
+        if (spellings[i].root)
+            cr_expect(n.root && !strcmp(n.root, spellings[i].root), "%s", spellings[i].tensor);
         else
-            cr_expect_null(n.root, "%s", cases[i].tensor);
+            cr_expect_null(n.root, "%s", spellings[i].tensor);
         char back[LIMIT_TENSOR_NAME_BYTES];
         ok(adapter_name_rooted(back, n.module, n.root));
         if (n.part == ADAPTER_NAME_A && n.root && !strcmp(n.root, "model.language_model."))

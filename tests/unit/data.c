@@ -1,7 +1,7 @@
 #include "engine/tokens/data.h"
 #include "base/file.h"
 #include "base/limits.h"
-#include "tests/support/support.h"
+#include "tests/support/chat_fixture.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -196,64 +196,62 @@ Test(data, marks_windows_line_ends_and_blank_lines_are_no_rows)
     data_close(&d);
 }
 
+static const struct {
+    const char *text, *part;
+} bad_rows[] = {
+    {"{\"text\":\"a\"}\n{\"completion\":\"b\"}\n",
+     "rows.jsonl:2: \"prompt\" is missing; a row needs prompt and completion, messages, text, "
+     "or "
+     "input_ids and labels"},
+    {"{\"prompt\":\"b\"}\n", ":1: \"completion\" is missing"},
+    {"{}\n", ":1: \"prompt\" is missing"},
+    {"[1]\n", ":1: expected an object"},
+    {"{\"text\":\"a\"}\n{\"text\": \"b\",, }\n", ":2:"},
+    {"{\"text\":\"a\xff\"}\n", "not JSON"},
+    {"{\"text\":\"a\"} {\"text\":\"b\"}\n", "not JSON"},
+    {"{\"text\":7}\n", "\"text\": expected a string"},
+    {"{\"prompt\":\"a\",\"completion\":[]}\n", "\"completion\": expected a string"},
+    {"{\"prompt\":null,\"completion\":\"a\"}\n", "\"prompt\" is missing"},
+    {"{\"messages\":[]}\n", "\"messages\": expected a list"},
+    {"{\"input_ids\":[1,2],\"labels\":[1]}\n", "\"labels\": expected a list of 2"},
+    {"{\"input_ids\":[1,99999]}\n", "\"input_ids\"[1]: expected a token id below"},
+    {"{\"input_ids\":[1,-100]}\n", "\"input_ids\"[1]"},
+    {"{\"input_ids\":[1,1.5]}\n", "\"input_ids\"[1]"},
+    {"{\"input_ids\":[1,2],\"labels\":[1,-1]}\n", "\"labels\"[1]"},
+    {"{\"input_ids\":[]}\n", "\"input_ids\": expected"},
+    {"{\"input_ids\":[1,2],\"completion_mask\":[1]}\n", "\"completion_mask\": expected a list"},
+    {"{\"input_ids\":[1,2],\"assistant_masks\":[1,2]}\n", "\"assistant_masks\"[1]: expected 0"},
+    {"{\"input_ids\":[1,2,3],\"attention_mask\":[1,0,1]}\n", "\"attention_mask\"[1]: 0 between"},
+    {"{\"input_ids\":[1,2],\"attention_mask\":[0,0]}\n", "\"attention_mask\": all of it is 0"},
+    {"{\"input_ids\":[1,2],\"position_ids\":[0,0]}\n", "\"position_ids\"[1]: expected 1"},
+    {"{\"input_ids\":[1,2],\"seq_lengths\":[1,1]}\n", "\"seq_lengths\" cannot be honoured"},
+    {"{\"text\":\"a\",\"labels\":[-100]}\n", "\"labels\" cannot be honoured"},
+    {"{\"text\":\"a\",\"attention_mask\":[1]}\n", "\"attention_mask\" cannot be honoured"},
+    {"{\"text\":\"a\",\"images\":[\"x.png\"]}\n", "\"images\" cannot be honoured: only text"},
+    {"{\"text\":\"a\",\"tools\":[{}]}\n", "\"tools\" cannot be honoured: it belongs to messages"},
+    {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":false}\n", "\"label\" cannot be honoured"},
+    {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":\"False\"}\n",
+     "\"label\" cannot be honoured"},
+    {"{\"prompt\":\"a\",\"completion\":\"b\",\"weight\":0}\n",
+     "\"weight\" of 0 cannot be honoured"},
+    {"{\"prompt\":\"a\",\"completion\":\"b\",\"system_prompt\":\"c\"}\n",
+     "\"system_prompt\" cannot be honoured"},
+    {"{\"instruction\":\"a\",\"output\":\"b\",\"context\":\"c\"}\n",
+     "\"context\" cannot be honoured"},
+    {"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}\n", "rows of preferences"},
+    {"{\"instruction\":\"a\",\"output\":\"b\",\"history\":[[\"c\",\"d\"]]}\n", "\"history\""},
+    {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"completion\":\"b\"}\n",
+     "\"prompt\": expected a string"},
+    {"", "holds no rows"},
+    {"\n\n", "holds no rows"},
+};
+
 Test(data, refuses_bad_rows_by_file_line_and_reason)
 {
-    static const struct {
-        const char *text, *part;
-    } cases[] = {
-        {"{\"text\":\"a\"}\n{\"completion\":\"b\"}\n",
-         "rows.jsonl:2: \"prompt\" is missing; a row needs prompt and completion, messages, text, "
-         "or "
-         "input_ids and labels"},
-        {"{\"prompt\":\"b\"}\n", ":1: \"completion\" is missing"},
-        {"{}\n", ":1: \"prompt\" is missing"},
-        {"[1]\n", ":1: expected an object"},
-        {"{\"text\":\"a\"}\n{\"text\": \"b\",, }\n", ":2:"},
-        {"{\"text\":\"a\xff\"}\n", "not JSON"},
-        {"{\"text\":\"a\"} {\"text\":\"b\"}\n", "not JSON"},
-        {"{\"text\":7}\n", "\"text\": expected a string"},
-        {"{\"prompt\":\"a\",\"completion\":[]}\n", "\"completion\": expected a string"},
-        {"{\"prompt\":null,\"completion\":\"a\"}\n", "\"prompt\" is missing"},
-        {"{\"messages\":[]}\n", "\"messages\": expected a list"},
-        {"{\"input_ids\":[1,2],\"labels\":[1]}\n", "\"labels\": expected a list of 2"},
-        {"{\"input_ids\":[1,99999]}\n", "\"input_ids\"[1]: expected a token id below"},
-        {"{\"input_ids\":[1,-100]}\n", "\"input_ids\"[1]"},
-        {"{\"input_ids\":[1,1.5]}\n", "\"input_ids\"[1]"},
-        {"{\"input_ids\":[1,2],\"labels\":[1,-1]}\n", "\"labels\"[1]"},
-        {"{\"input_ids\":[]}\n", "\"input_ids\": expected"},
-        {"{\"input_ids\":[1,2],\"completion_mask\":[1]}\n", "\"completion_mask\": expected a list"},
-        {"{\"input_ids\":[1,2],\"assistant_masks\":[1,2]}\n", "\"assistant_masks\"[1]: expected 0"},
-        {"{\"input_ids\":[1,2,3],\"attention_mask\":[1,0,1]}\n",
-         "\"attention_mask\"[1]: 0 between"},
-        {"{\"input_ids\":[1,2],\"attention_mask\":[0,0]}\n", "\"attention_mask\": all of it is 0"},
-        {"{\"input_ids\":[1,2],\"position_ids\":[0,0]}\n", "\"position_ids\"[1]: expected 1"},
-        {"{\"input_ids\":[1,2],\"seq_lengths\":[1,1]}\n", "\"seq_lengths\" cannot be honoured"},
-        {"{\"text\":\"a\",\"labels\":[-100]}\n", "\"labels\" cannot be honoured"},
-        {"{\"text\":\"a\",\"attention_mask\":[1]}\n", "\"attention_mask\" cannot be honoured"},
-        {"{\"text\":\"a\",\"images\":[\"x.png\"]}\n", "\"images\" cannot be honoured: only text"},
-        {"{\"text\":\"a\",\"tools\":[{}]}\n",
-         "\"tools\" cannot be honoured: it belongs to messages"},
-        {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":false}\n",
-         "\"label\" cannot be honoured"},
-        {"{\"prompt\":\"a\",\"completion\":\"b\",\"label\":\"False\"}\n",
-         "\"label\" cannot be honoured"},
-        {"{\"prompt\":\"a\",\"completion\":\"b\",\"weight\":0}\n",
-         "\"weight\" of 0 cannot be honoured"},
-        {"{\"prompt\":\"a\",\"completion\":\"b\",\"system_prompt\":\"c\"}\n",
-         "\"system_prompt\" cannot be honoured"},
-        {"{\"instruction\":\"a\",\"output\":\"b\",\"context\":\"c\"}\n",
-         "\"context\" cannot be honoured"},
-        {"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}\n", "rows of preferences"},
-        {"{\"instruction\":\"a\",\"output\":\"b\",\"history\":[[\"c\",\"d\"]]}\n", "\"history\""},
-        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"completion\":\"b\"}\n",
-         "\"prompt\": expected a string"},
-        {"", "holds no rows"},
-        {"\n\n", "holds no rows"},
-    };
     struct dataset d = {.count = 77};
     struct data_options o = {.tokenizer = t};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        refused(read_rows(&d, cases[i].text, &o), ERR_INPUT, cases[i].part);
+    for (size_t i = 0; i < sizeof bad_rows / sizeof *bad_rows; i++)
+        refused(read_rows(&d, bad_rows[i].text, &o), ERR_INPUT, bad_rows[i].part);
     cr_assert_eq(d.count, 77, "untouched on failure");
     refused(data_open(&d, dir, &o), ERR_INPUT, "is a directory");
     refused(data_open(&d, "no/such/file", &o), ERR_INPUT, "no/such/file");
@@ -280,27 +278,10 @@ Test(data, a_line_has_a_bound)
 /* A chat model: the same vocabulary with a template beside it. */
 static struct tokenizer *open_chat(void)
 {
-    static const char jinja[] = "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + "
-                                "m['content'] + '<|im_end|>' + "
-                                "'\\n'}}{% endfor %}{% if add_generation_prompt %}"
-                                "{{ '<|im_start|>assistant\\n' }}{% endif %}";
-    char from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES + 32];
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
-    for (int i = 0; i < 2; i++) {
-        char part[128], *text;
-        size_t size;
-        (void)snprintf(part, sizeof part, "tests/golden/tokenizer/smollm2/%s", files[i]);
-        support_source(from, sizeof from, part);
-        (void)snprintf(to, sizeof to, "%s/%s", dir, files[i]);
-        ok(file_read_all(&text, &size, from, 1 << 20));
-        ok(file_write(to, text, size, true));
-        free(text);
-    }
-    (void)snprintf(to, sizeof to, "%s/chat_template.jinja", dir);
-    ok(file_write(to, jinja, sizeof jinja - 1, true));
-    struct tokenizer *chat;
-    ok(tokenizer_open(&chat, dir));
-    return chat;
+    return chat_fixture_open(dir, "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + "
+                                  "m['content'] + '<|im_end|>' + "
+                                  "'\\n'}}{% endfor %}{% if add_generation_prompt %}"
+                                  "{{ '<|im_start|>assistant\\n' }}{% endif %}");
 }
 
 Test(data, learns_the_assistants_turns_of_a_chat)

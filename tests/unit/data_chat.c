@@ -1,7 +1,7 @@
 /* Members of conversations that only a chat template can honour. */
 #include "base/file.h"
 #include "engine/tokens/data.h"
-#include "tests/support/support.h"
+#include "tests/support/chat_fixture.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -37,27 +37,6 @@ static const char some[] =
     "}}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-static struct tokenizer *open_chat(const char *jinja)
-{
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
-    char from[SUPPORT_PATH_BYTES], to[SUPPORT_PATH_BYTES + 32];
-    struct tokenizer *t;
-    for (int i = 0; i < 2; i++) {
-        char part[128], *text;
-        size_t size;
-        (void)snprintf(part, sizeof part, "tests/golden/tokenizer/smollm2/%s", files[i]);
-        support_source(from, sizeof from, part);
-        (void)snprintf(to, sizeof to, "%s/%s", dir, files[i]);
-        ok(file_read_all(&text, &size, from, 1 << 20));
-        ok(file_write(to, text, size, true));
-        free(text);
-    }
-    (void)snprintf(to, sizeof to, "%s/chat_template.jinja", dir);
-    ok(file_write(to, jinja, strlen(jinja), true));
-    ok(tokenizer_open(&t, dir));
-    return t;
-}
-
 static err read_row(struct dataset *out, const struct tokenizer *t, const char *row)
 {
     ok(file_write(path, row, strlen(row), true));
@@ -88,7 +67,7 @@ static void check_row(const struct tokenizer *t, const char *row, const char *wa
 
 Test(data_chat, tools_and_calls_reach_the_template)
 {
-    struct tokenizer *t = open_chat(all);
+    struct tokenizer *t = chat_fixture_open(dir, all);
     check_row(t, "{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":null," CALL "}]}",
               "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
               "{{\"name\": \"now\", \"arguments\": {}}<|im_end|>}\n");
@@ -123,7 +102,7 @@ Test(data_chat, the_first_token_of_a_turn_is_learned_with_the_space_before_it)
         "{% if add_generation_prompt %}assistant: {% endif %}";
     static const char *const templates[] = {tagged, plain};
     for (int i = 0; i < 2; i++) {
-        struct tokenizer *t = open_chat(templates[i]);
+        struct tokenizer *t = chat_fixture_open(dir, templates[i]);
         check_row(t, "{\"messages\":[" USER "{\"role\":\"assistant\",\"content\":\"the king\"}]}",
                   "Hi\nassistant:{ the king<|im_end|>");
         tokenizer_close(t);
@@ -134,7 +113,7 @@ Test(data_chat, the_first_token_of_a_turn_is_learned_with_the_space_before_it)
 Test(data_chat, special_tokens_that_the_files_do_not_name_are_undefined)
 {
     char config[SUPPORT_PATH_BYTES + 32];
-    struct tokenizer *t = open_chat(some);
+    struct tokenizer *t = chat_fixture_open(dir, some);
     cr_expect_str_eq(json_string_value(json_object_get(tokenizer_specials(t), "bos_token")),
                      "<|im_start|>");
     tokenizer_close(t);
@@ -169,7 +148,7 @@ Test(data_chat, what_a_template_does_not_print_is_refused_by_name)
          "{\"role\":\"assistant\",\"content\":\"Yes\"}],\"chat_template_kwargs\":[1]}",
          ":1: \"chat_template_kwargs\": expected an object"},
     };
-    struct tokenizer *t = open_chat(some);
+    struct tokenizer *t = chat_fixture_open(dir, some);
     struct dataset d;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         refused(read_row(&d, t, cases[i].row), ERR_INPUT, cases[i].part);
