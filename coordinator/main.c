@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/lock.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/store/wal.h"
 
@@ -207,7 +208,7 @@ static err run_service(struct config *config, int argc, char **argv)
     TRY_OUT(e, lock_open(&lock, config->path));
     TRY_OUT(e, recover(&migrated_from, config));
     TRY_OUT(e, serve_open(&s, config));
-    LOG(LOG_INFO, "fedlorad.ready", LOG_STR("version", FEDLORA_VERSION),
+    LOG(LOG_INFO, "fedlorad.ready", LOG_STR("version", version_text()),
         LOG_STR("listen", config->listen), LOG_INT("port", rpc_server_port(s.server)),
         LOG_STR("federation", config->federation), LOG_INT("members", config->allowed.count),
         LOG_STR("data", config->path), LOG_INT("runs", s.run_count));
@@ -253,7 +254,7 @@ int main(int argc, char **argv)
     }
     log_init((enum log_level)config.log_level, config.log_json);
     if (config.version)
-        printf("fedlorad %s\n", FEDLORA_VERSION);
+        printf("fedlorad %s, store %d\n", version_text(), VERSION_STORE);
     else if (config.help)
         e = help();
     else if (config.sample)

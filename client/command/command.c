@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "client/command/command_run.h"
 #include "client/command/run_options.h"
 
@@ -419,7 +420,7 @@ static err dispatch(int argc, char **argv)
         return ERR_NONE;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        printf("fedlora %s\n", FEDLORA_VERSION);
+        printf("fedlora %s, store %d\n", version_text(), VERSION_STORE);
         return ERR_NONE;
     }
     int words = 0;

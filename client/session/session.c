@@ -6,6 +6,7 @@
 #include "agg/round/method.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "client/session/session_describe.h"
 #include "client/session/session_round.h"
 #include "client/session/session_runs.h"
@@ -59,7 +60,9 @@ static err hello_once(struct session *s, const char *run)
                                                 &fedlora__v1__hello_reply__descriptor};
     struct arena arena = {0};
     Fedlora__V1__HelloRequest request = FEDLORA__V1__HELLO_REQUEST__INIT;
-    request.software = (char *)(uintptr_t) "fedlora " FEDLORA_VERSION;
+    char software[80];
+    snprintf(software, sizeof software, "fedlora %s", version_text());
+    request.software = software;
     request.protocol = 1;
     request.session = (ProtobufCBinaryData){LIMIT_SESSION_BYTES, s->work.id};
     if (run)

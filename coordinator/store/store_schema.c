@@ -1,7 +1,8 @@
 /* The tables of the store, and how an older store gets them. */
+#include "base/version.h"
 #include "coordinator/store/store.h"
 
-enum { STORE_VERSION = 8 };
+enum { STORE_VERSION = VERSION_STORE };
 
 /* Version 1. A digest column names a blob; NULL means that there is none.
  *

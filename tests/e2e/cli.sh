@@ -32,7 +32,10 @@ says() { grep -qE -- "$1" "$work/$2" || fail_with "$work/$2" "expected $1 on sta
 
 # ---- every command explains itself
 run 0 "$fedlora" --version
-says '^fedlora [0-9]+\.[0-9]+\.[0-9]+$' out
+says '^fedlora [0-9]+\.[0-9]+\.[0-9]+\+(g[0-9a-f]{9,}(\.dirty)?|unknown), store [0-9]+$' out
+build=$(sed 's/^fedlora //' "$work/out")
+run 0 "$fedlora"d --version
+says "^fedlorad ${build//+/\\+}$" out
 run 0 "$fedlora" --help
 mapfile -t commands < <(sed -nE 's/^  ([a-z]+( [a-z]+)?)  +.*/\1/p' "$work/out")
 [ ${#commands[@]} -ge 12 ] || fail "--help lists ${#commands[@]} commands"
