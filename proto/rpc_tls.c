@@ -239,7 +239,7 @@ static int64_t end_of(X509 *cert)
     return ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) == 1 ? (int64_t)timegm(&tm) : 0;
 }
 
-static void write_serial(char out[RPC_SERIAL_BYTES], X509 *cert)
+void rpc_tls_serial(char out[RPC_SERIAL_BYTES], X509 *cert)
 {
     BIGNUM *number = ASN1_INTEGER_to_BN(X509_get0_serialNumber(cert), NULL);
     char *hex = number == NULL ? NULL : BN_bn2hex(number);
@@ -268,7 +268,7 @@ err rpc_tls_identity_of(struct rpc_peer *out, X509 *cert)
     }
     if (found > 1) e = err_make(ERR_INPUT, "the certificate has %d URI names; expected one", found);
     if (!err_is(e)) {
-        write_serial(peer.serial, cert);
+        rpc_tls_serial(peer.serial, cert);
         peer.ends_s = end_of(cert);
         *out = peer;
     }

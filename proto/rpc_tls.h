@@ -12,6 +12,7 @@ err rpc_tls_pem_read(struct rpc_tls_pem *out, const char *ca, const char *cert, 
 void rpc_tls_pem_close(struct rpc_tls_pem *pem);
 /* All certificates of a PEM text, in their order; the caller frees the list. */
 STACK_OF(X509) * rpc_tls_certs(const char *pem);
+void rpc_tls_serial(char out[RPC_SERIAL_BYTES], X509 *cert); /* lower-case hex */
 /* Identity and serial from a certificate, or from one in PEM form. */
 err rpc_tls_identity_of(struct rpc_peer *out, X509 *cert);
 err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size);
