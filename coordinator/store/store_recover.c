@@ -31,7 +31,8 @@ static err recover_reports(struct db *db)
         e = db_run(db,
                    "INSERT INTO events(run,wall_ms,event,text,round,member)"
                    " SELECT r.run,?,'report.skipped','the coordinator ended before it was done',"
-                   "r.round,'' FROM rounds r WHERE r.round>0 AND r.report='' AND NOT EXISTS("
+                   "r.round,'' FROM rounds r JOIN runs ON runs.id=r.run WHERE r.round>runs.began"
+                   " AND r.report='' AND r.report_z IS NULL AND NOT EXISTS("
                    "SELECT 1 FROM events WHERE event='report.skipped' AND run=r.run"
                    " AND round=r.round)",
                    "i", (int64_t)text_wall_ms());
