@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "coordinator/store/store_files.h"
 
 #include <string.h>
 
@@ -13,8 +14,7 @@ err store_open_with(struct store *out, const char *dir, enum db_care care)
 {
     struct store store = {0};
     char path[LIMIT_PATH_BYTES];
-    /* Room for "/spool/", an owner and a digest. */
-    if (strlen(dir) + 128 >= sizeof store.dir)
+    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir)
         return err_make(ERR_INPUT, "%.80s...: the path is too long", dir);
     memcpy(store.dir, dir, strlen(dir) + 1);
     TRY(file_join(path, sizeof path, dir, "blobs"));
@@ -42,8 +42,8 @@ void store_close(struct store *store)
     *store = (struct store){0};
 }
 
-/* Every table that names a blob. A table that is missing here would lose its files at the next
- * start. */
+/* Every table that names a blob, as in store_files.c. A table that is missing here would lose its
+ * files at the next start. */
 err store_blob_known(bool *out, struct store *store, const struct digest *digest)
 {
     int64_t found = 0;
@@ -280,7 +280,7 @@ static err forget_doomed(struct db *db, const struct digest *digest, size_t coun
  * error. In batches, because each commit waits for the disk and the next round waits for this. A
  * newer row may name the same content again (frozen factors mostly do), so each digest is looked up
  * first. */
-err store_trim(struct store *store)
+static err trim(struct store *store)
 {
     struct digest digest[STORE_TRIM_BATCH];
     for (;;) {
@@ -294,4 +294,18 @@ err store_trim(struct store *store)
         }
         TRY(forget_doomed(&store->db, digest, count));
     }
+}
+
+/* A backup copies the files of an earlier moment, so they stay until it is done. */
+err store_trim(struct store *store)
+{
+    struct lock backup = {0};
+    int64_t any = 0;
+    bool free = false;
+    TRY(db_number(&any, &store->db, "SELECT EXISTS(SELECT 1 FROM doomed)", ""));
+    if (!any) return ERR_NONE;
+    TRY(store_files_free(&free, &backup, store->dir));
+    err e = free ? trim(store) : ERR_NONE;
+    lock_close(&backup);
+    return e;
 }

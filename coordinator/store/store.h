@@ -108,9 +108,13 @@ struct store_event {
 err store_open(struct store *out, const char *dir); /* creates missing folders and tables */
 /* For simulations, which lose only time in a power cut. */
 err store_open_with(struct store *out, const char *dir, enum db_care care);
+/* Beside a service that may be running on the store: nothing is created, and tables of another
+ * version are ERR_INPUT. */
+err store_open_beside(struct store *out, const char *dir);
 void store_close(struct store *store);
-/* For store.c only. Brings the tables to this version. ERR_INPUT: a newer version made them, or
- * there are none, but blobs. */
+enum { STORE_PATH_ROOM = 128 }; /* that DIR leaves for "/spool/", an owner and a digest */
+/* For store.c only. Brings the tables to this version, and keeps a copy of the database of an older
+ * one as fedlora.db.vN. ERR_INPUT: a newer version made them, or there are none, but blobs. */
 err store_schema(struct store *store);
 
 struct store_recovered { /* numbers of files */

@@ -2,6 +2,7 @@
 #include "base/text.h"
 #include "coordinator/store/spool.h"
 #include "coordinator/store/store.h"
+#include "coordinator/store/store_files.h"
 
 #include <errno.h>
 #include <string.h>
@@ -16,6 +17,22 @@ static err fate_of(enum blob_fate *out, const struct digest *digest, void *conte
                   digest));
     *out = used ? BLOB_USED : doomed ? BLOB_DOOMED : BLOB_UNKNOWN;
     return ERR_NONE;
+}
+
+/* While a backup is made its files stay, and their rows in `doomed` too. Without the file of the
+ * lock, for which a full disk may have no room, only a first backup that begins just now is not
+ * noticed. */
+static err sweep_blobs(struct blob_sweep *sweep, struct store *store)
+{
+    struct lock backup = {0};
+    bool free = false;
+    err begun = store_files_begin(store->dir);
+    (void)begun;
+    TRY(store_files_free(&free, &backup, store->dir));
+    err e = free ? blob_sweep(sweep) : ERR_NONE;
+    if (!err_is(e) && free) e = db_run(&store->db, "DELETE FROM doomed", "");
+    lock_close(&backup);
+    return e;
 }
 
 /* Reports are not made after a restart, so those of published rounds that are neither stored nor
@@ -84,9 +101,8 @@ err store_recover(struct store_recovered *out, struct store *store, uint64_t upl
     size_t parts = 0;
     struct blob_sweep sweep = {.data_dir = store->dir, .fate = fate_of, .context = store};
     TRY(recover_reports(&store->db));
-    TRY(blob_sweep(&sweep));
+    TRY(sweep_blobs(&sweep, store));
     TRY(spool_sweep(&parts, store->dir, upload_age_ms));
-    TRY(db_run(&store->db, "DELETE FROM doomed", ""));
     *out = (struct store_recovered){.removed = sweep.removed + parts, .lost = sweep.lost};
     return ERR_NONE;
 }

@@ -1,6 +1,11 @@
 /* The tables of the store, and how an older store gets them. */
+#include "base/file.h"
 #include "base/version.h"
 #include "coordinator/store/store.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 enum { STORE_VERSION = VERSION_STORE };
 
@@ -142,6 +147,39 @@ static err refuse_strange_blobs(const struct store *store)
                     store->db.path, store->dir);
 }
 
+/* The database as it was before an upgrade, because the older fedlorad cannot read the new tables. A
+ * copy that a crash has interrupted has another name. */
+static err keep_copy(struct store *store, int64_t version)
+{
+    char path[LIMIT_PATH_BYTES + 32], part[sizeof path + 8];
+    snprintf(path, sizeof path, "%s.v%d", store->db.path, (int)version);
+    snprintf(part, sizeof part, "%s.part", path);
+    if (file_disk.unlink(part) != 0 && errno != ENOENT) return err_sys(errno, "%s", part);
+    err e = db_copy(&store->db, part);
+    if (!err_is(e) && file_disk.rename(part, path) != 0) e = err_sys(errno, "%s", path);
+    if (!err_is(e)) e = file_sync_dir(store->dir);
+    return err_is(e) ? err_in(e, "the copy of the database before its upgrade") : e;
+}
+
+/* Names the newest copy that this version can read. */
+static err newer(const struct store *store, int64_t version)
+{
+    char path[LIMIT_PATH_BYTES + 32] = "", advice[LIMIT_PATH_BYTES + 160];
+    for (int v = STORE_VERSION; v > 0; v--) {
+        snprintf(path, sizeof path, "%s.v%d", store->db.path, v);
+        if (file_exists(path)) break;
+        *path = 0;
+    }
+    snprintf(advice, sizeof advice,
+             *path ? "put %.300s, the copy from before the upgrade, in its place"
+                   : "restore a backup from before the upgrade%.0s",
+             path);
+    return err_make(ERR_INPUT,
+                    "%.300s: made by a newer fedlorad (version %d, this one knows %d): start the "
+                    "newer one, or %s (docs/operating.md, \"Downgrade\")",
+                    store->db.path, (int)version, STORE_VERSION, advice);
+}
+
 /* All missing versions in one transaction: a crash leaves the old version. A newer database is
  * refused, because this version would not keep its rows consistent. */
 err store_schema(struct store *store)
@@ -149,16 +187,39 @@ err store_schema(struct store *store)
     struct db *db = &store->db;
     int64_t version = 0;
     TRY(db_number(&version, db, "PRAGMA user_version", ""));
-    if (version > STORE_VERSION)
-        return err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %d, this one knows %d)",
-                        db->path, (int)version, STORE_VERSION);
+    if (version > STORE_VERSION) return newer(store, version);
     if (version == STORE_VERSION) return ERR_NONE;
-    if (!version) TRY(refuse_strange_blobs(store));
+    TRY(version ? keep_copy(store, version) : refuse_strange_blobs(store));
     TRY(db_begin(db));
     err e = ERR_NONE;
     for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
         e = db_script(db, schemas[next]);
     e = db_end(db, e);
     if (!err_is(e)) store->migrated_from = version;
+    return e;
+}
+
+/* The tables are not changed, because the service that runs on them may be an older one. */
+err store_open_beside(struct store *out, const char *dir)
+{
+    struct store store = {0};
+    char path[LIMIT_PATH_BYTES];
+    int64_t version = 0;
+    TRY(file_join(path, sizeof path, dir, "fedlora.db"));
+    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir || !file_exists(path))
+        return err_make(ERR_INPUT, "%.300s: expected the folder of a store (store.path)", dir);
+    memcpy(store.dir, dir, strlen(dir) + 1);
+    TRY(db_open(&store.db, path, DB_FLUSHED));
+    err e = db_number(&version, &store.db, "PRAGMA user_version", "");
+    if (!err_is(e) && version != STORE_VERSION)
+        e = err_make(
+            ERR_INPUT,
+            "%.300s has version %d, this fedlorad uses %d: use the fedlorad of the running "
+            "service, or start this one first, which upgrades it",
+            path, (int)version, STORE_VERSION);
+    if (err_is(e))
+        store_close(&store);
+    else
+        *out = store;
     return e;
 }
