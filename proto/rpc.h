@@ -169,6 +169,8 @@ struct rpc_client;
 struct rpc_client_options {
     const char *server;          /* "host:port"; the name must be in the server's certificate */
     const char *ca, *cert, *key; /* PEM files; only this CA is trusted */
+    /* PEM text instead of the three files: the client shows no certificate and trusts this root. */
+    const char *root;
     /* NULL, or set to non-zero by a signal handler: calls end with ERR_STOPPED. */
     const volatile sig_atomic_t *stop;
 };

@@ -15,8 +15,7 @@
 
 enum {
     CLIENT_CONNECT_MS = 1500,
-    CLIENT_SLICE_MS = 50,      /* how late an interrupt may be seen */
-    CLIENT_RECONNECT_MS = 200, /* the callers of this file back off */
+    CLIENT_SLICE_MS = 50, /* how late an interrupt may be seen */
     CLIENT_OPS_MAX = 6,
 };
 
@@ -46,78 +45,29 @@ struct talk {
 
 /* ---------------------------------------------------------------- the client */
 
-static grpc_arg arg_int(const char *key, int value)
-{
-    return (grpc_arg){
-        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
-}
-
-static grpc_arg arg_text(const char *key, const char *value)
-{
-    return (grpc_arg){.type = GRPC_ARG_STRING,
-                      .key = (char *)(uintptr_t)key,
-                      .value.string = (char *)(uintptr_t)value};
-}
-
-/* Through a proxy the channel leads to the proxy, where gRPC's handshaker asks for a tunnel to the
- * server (these are the arguments that gRPC's own proxy mapper would set). The authority is the
- * server's, so the certificate is checked against its name. */
-static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *pem,
-                                  const struct rpc_proxy *proxy)
-{
-    char header[sizeof proxy->credentials + 32];
-    const grpc_arg args[] = {
-        arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
-        arg_int(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
-        arg_int(GRPC_ARG_MAX_METADATA_SIZE, 8192),
-        arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, 120 * 1000),
-        arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000),
-        arg_int(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
-        arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MS),
-        arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000),
-        /* No retries, which would buffer each message twice: transfers resume by offset. */
-        arg_int(GRPC_ARG_ENABLE_RETRIES, 0),
-        arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
-        arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
-        arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
-        arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, 0), /* rpc_proxy.h decides */
-        /* From here on only with a proxy, the last one only with credentials. */
-        arg_text(GRPC_ARG_DEFAULT_AUTHORITY, server),
-        arg_text("grpc.http_connect_server", server),
-        arg_text("grpc.http_connect_headers", header),
-    };
-    size_t count = sizeof args / sizeof args[0] - 1;
-    if (!proxy->variable)
-        count -= 2;
-    else if (*proxy->credentials)
-        count++;
-    snprintf(header, sizeof header, "Proxy-Authorization:Basic %s", proxy->credentials);
-    const grpc_channel_args list = {.num_args = count, .args = (grpc_arg *)(uintptr_t)args};
-    grpc_ssl_pem_key_cert_pair pair = {.private_key = pem->key, .cert_chain = pem->cert};
-    grpc_channel_credentials *credentials = grpc_ssl_credentials_create(pem->ca, &pair, NULL, NULL);
-    const char *target = proxy->variable ? proxy->name : server;
-    grpc_channel *channel = grpc_channel_create(target, credentials, &list);
-    grpc_channel_credentials_release(credentials);
-    return channel;
-}
-
 static err copy_options(struct rpc_client *c, const struct rpc_client_options *o)
 {
-    c->server = strdup(o->server);
-    c->ca = strdup(o->ca);
-    c->cert = strdup(o->cert);
-    c->key = strdup(o->key);
-    if (!c->server || !c->ca || !c->cert || !c->key) return err_sys(ENOMEM, "the client's options");
-    c->options = (struct rpc_client_options){c->server, c->ca, c->cert, c->key, o->stop};
-    return ERR_NONE;
+    c->options.stop = o->stop;
+    c->options.server = c->server = strdup(o->server);
+    bool done = c->server != NULL;
+    if (o->root == NULL) {
+        c->options.ca = c->ca = strdup(o->ca);
+        c->options.cert = c->cert = strdup(o->cert);
+        c->options.key = c->key = strdup(o->key);
+        done = done && c->ca && c->cert && c->key;
+    }
+    return done ? ERR_NONE : err_sys(ENOMEM, "the client's options");
 }
 
-/* The contents of the files, and the identity in them. The caller closes `pem` with
- * rpc_tls_pem_close(). */
+/* The contents of the files, and the identity in them; of a client without a certificate the root
+ * alone. The caller closes `pem` with rpc_tls_pem_close(). */
 static err read_files(struct rpc_tls_pem *pem, struct rpc_peer *self,
                       const struct rpc_client_options *o)
 {
+    if (o->root != NULL) {
+        pem->ca = strdup(o->root);
+        return pem->ca ? ERR_NONE : err_sys(ENOMEM, "the root");
+    }
     TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, NULL));
     TRY(rpc_tls_pem_read(pem, o->ca, o->cert, o->key));
     err e = rpc_tls_identity(self, pem->cert, strlen(pem->cert));
@@ -144,17 +94,17 @@ err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
     TRY(rpc_wire_split(host, sizeof host, port, o->server, "--server"));
     TRY(rpc_proxy_find(&proxy, host, port));
     struct rpc_tls_pem pem = {0};
-    struct rpc_peer self;
+    struct rpc_peer self = {0};
     TRY(read_files(&pem, &self, o));
     struct rpc_client *c = calloc(1, sizeof *c);
     err e = c == NULL ? err_sys(ENOMEM, "a client") : ERR_NONE;
     if (err_is(e)) goto out;
     TRY_OUT(e, copy_options(c, o));
     c->self = self;
-    c->files = digest_files(&pem);
+    if (o->root == NULL) c->files = digest_files(&pem);
     rpc_wire_start();
     c->proxy = proxy;
-    c->channel = make_channel(c->server, &pem, &c->proxy);
+    c->channel = rpc_channel_open(c->server, &pem, &c->proxy);
     *out = c;
     c = NULL;
 out:
@@ -165,6 +115,7 @@ out:
 
 err rpc_client_reload(bool *changed, struct rpc_client *c)
 {
+    REQUIRE(c->cert != NULL); /* a client without files has none to read */
     struct rpc_tls_pem pem = {0};
     struct rpc_peer self;
     TRY(read_files(&pem, &self, &c->options));
@@ -174,7 +125,7 @@ err rpc_client_reload(bool *changed, struct rpc_client *c)
                 strcmp(self.id, c->self.id) == 0;
     if (others && same) {
         grpc_channel_destroy(c->channel);
-        c->channel = make_channel(c->server, &pem, &c->proxy);
+        c->channel = rpc_channel_open(c->server, &pem, &c->proxy);
         c->self = self;
         c->files = files;
     }
@@ -305,7 +256,8 @@ static err talk_result(struct talk *t)
     memcpy(text, GRPC_SLICE_START_PTR(t->details), size);
     text[size] = 0;
     text_tame(text); /* it ends on a terminal */
-    if (t->code != GRPC_STATUS_UNAVAILABLE) return rpc_wire_err(t->code, text);
+    if (t->code != GRPC_STATUS_UNAVAILABLE || t->client->cert == NULL)
+        return rpc_wire_err(t->code, text);
     /* The text may be gRPC's own, which does not name the cause, so a probe looks for it. */
     struct rpc_tls_report report;
     err cause = rpc_tls_probe(&report, &t->client->options);

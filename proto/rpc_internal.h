@@ -25,6 +25,12 @@ void rpc_wire_start(void); /* grpc_init, quiet; paired with grpc_shutdown */
 err rpc_wire_split(char *host, size_t host_bytes, char port[6], const char *address,
                    const char *what);
 
+/* ---- rpc_channel.c */
+struct rpc_proxy;
+/* Without pem->cert the client shows no certificate. */
+grpc_channel *rpc_channel_open(const char *server, const struct rpc_tls_pem *pem,
+                               const struct rpc_proxy *proxy);
+
 /* ---- rpc_server.c, rpc_call.c, rpc_health.c */
 enum rpc_tag_kind { RPC_TAG_READ, RPC_TAG_WRITE, RPC_TAG_STATUS, RPC_TAG_CLOSED };
 struct rpc_tag {
