@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <grpc/support/alloc.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@ enum {
     CLIENT_SLICE_MS = 50, /* how late an interrupt may be seen */
     CLIENT_OPS_MAX = 6,
 };
+#define CLIENT_NO_CLOCK LLONG_MIN
 
 struct rpc_client {
     struct rpc_client_options options;
@@ -26,6 +28,7 @@ struct rpc_client {
     struct digest files;    /* digest of the three files in use */
     struct rpc_proxy proxy; /* on the way to the server */
     grpc_channel *channel;
+    atomic_llong ahead_ms; /* of the server's clock; CLIENT_NO_CLOCK: not known */
 };
 
 /* One call. `waiting`: the tags, as bits, of batches that have not completed. */
@@ -36,6 +39,7 @@ struct talk {
     grpc_call *call;
     unsigned waiting, failed;
     uint64_t stall_ms, moved_ms;
+    int64_t asked_ms; /* wall clock */
     grpc_metadata_array start, trailer;
     grpc_status_code code;
     grpc_slice details;
@@ -101,6 +105,7 @@ err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
     if (err_is(e)) goto out;
     TRY_OUT(e, copy_options(c, o));
     c->self = self;
+    atomic_init(&c->ahead_ms, CLIENT_NO_CLOCK);
     if (o->root == NULL) c->files = digest_files(&pem);
     rpc_wire_start();
     c->proxy = proxy;
@@ -162,6 +167,14 @@ const struct rpc_peer *rpc_client_identity(const struct rpc_client *c)
     return &c->self;
 }
 
+bool rpc_client_clock(int64_t *ahead_ms, const struct rpc_client *c)
+{
+    long long ahead = atomic_load(&c->ahead_ms);
+    if (ahead == CLIENT_NO_CLOCK) return false;
+    *ahead_ms = ahead;
+    return true;
+}
+
 /* ---------------------------------------------------------------- one call */
 
 static bool is_stopped(const struct rpc_client *c)
@@ -197,7 +210,10 @@ static void talk_open(struct talk *t, struct rpc_client *c, const char *path, ui
                       uint64_t stall_ms)
 {
     reconnect(c);
-    *t = (struct talk){.client = c, .stall_ms = stall_ms, .details = grpc_empty_slice()};
+    *t = (struct talk){.client = c,
+                       .stall_ms = stall_ms,
+                       .asked_ms = (int64_t)text_wall_ms(),
+                       .details = grpc_empty_slice()};
     t->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_metadata_array_init(&t->start);
     grpc_metadata_array_init(&t->trailer);
@@ -323,11 +339,29 @@ static bool take_received(struct bytes *out, struct talk *t)
     return ok;
 }
 
+/* The server read its clock between our question and its answer; half of the way is the best
+ * guess. */
+static void note_clock(struct talk *t)
+{
+    for (size_t i = 0; i < t->start.count; i++) {
+        const grpc_metadata *m = &t->start.metadata[i];
+        char text[24];
+        int64_t theirs = 0, now = (int64_t)text_wall_ms();
+        size_t size = GRPC_SLICE_LENGTH(m->value);
+        if (grpc_slice_str_cmp(m->key, RPC_CLOCK_KEY) != 0 || size >= sizeof text) continue;
+        memcpy(text, GRPC_SLICE_START_PTR(m->value), size);
+        text[size] = 0;
+        if (err_is(text_parse_int(&theirs, text, 0, INT64_MAX / 2))) continue;
+        atomic_store(&t->client->ahead_ms, theirs - t->asked_ms - (now - t->asked_ms) / 2);
+    }
+}
+
 /* The reply is appended to *out only if the whole call succeeded. */
 static err finish_with_reply(struct bytes *out, struct talk *t)
 {
     struct bytes reply = {.max = out->max > out->size ? out->max - out->size : 0};
     talk_wait(t, TAG_DONE);
+    note_clock(t);
     bool has = take_received(&reply, t);
     const char *server = t->client->server;
     err e = talk_close(t);
