@@ -76,8 +76,7 @@ enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD, RPC_CHAT };
 struct rpc_method {
     const char *path; /* proto/rpc_path.h */
     enum rpc_shape shape;
-    unsigned roles;  /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
-    bool tells_time; /* the answer also has the server's time, for rpc_client_clock() */
+    unsigned roles; /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
     void (*begin)(struct rpc_call *call, const void *request, size_t size); /* upload: NULL, 0 */
     void (*part)(struct rpc_call *call, const void *message, size_t size);  /* upload only */
     void (*end)(struct rpc_call *call);                 /* upload only: the peer has sent all */
@@ -116,6 +115,9 @@ struct rpc_server_options {
      * method, wrong role or federation, `allow`). May be NULL. Unknown fields of `peer` are
      * zero. */
     void (*refused)(void *context, const struct rpc_peer *peer, const char *method, err why);
+    /* Asked before each reply of a handler is sent. True: the reply is held until
+     * rpc_server_release(). NULL: none is held. */
+    bool (*holds)(void *context);
     size_t calls_max;    /* open calls; 0: 4 * LIMIT_MEMBERS; more get RESOURCE_EXHAUSTED */
     uint64_t call_ms;    /* longest life of any call, even with a later deadline; 0: 30 min */
     uint64_t stall_ms;   /* longest wait for the peer to send or take one message; 0: 60 s */
@@ -130,6 +132,9 @@ int rpc_server_port(const struct rpc_server *server);
 void rpc_server_poll(struct rpc_server *server, uint64_t timeout_ms);
 void rpc_server_wake(struct rpc_server *server);          /* any thread: ends a waiting poll */
 size_t rpc_server_calls(const struct rpc_server *server); /* open now */
+/* Sends the replies that are held. With an error, which must be temporary, each of these calls is
+ * refused with it instead. */
+void rpc_server_release(struct rpc_server *server, err e);
 /* Sets the status that grpc.health.v1 answers, for "" and every service. Initially not serving. */
 void rpc_server_set_serving(struct rpc_server *server, bool serving);
 /* Reads the certificate files again, for new connections. On an error the old ones stay in use. */
@@ -170,8 +175,6 @@ struct rpc_client;
 struct rpc_client_options {
     const char *server;          /* "host:port"; the name must be in the server's certificate */
     const char *ca, *cert, *key; /* PEM files; only this CA is trusted */
-    /* PEM text instead of the three files: the client shows no certificate and trusts this root. */
-    const char *root;
     /* NULL, or set to non-zero by a signal handler: calls end with ERR_STOPPED. */
     const volatile sig_atomic_t *stop;
 };
@@ -186,9 +189,6 @@ void rpc_client_close(struct rpc_client *client); /* no call may be under way; N
 err rpc_client_reload(bool *changed, struct rpc_client *client);
 /* The identity in this client's certificate. */
 const struct rpc_peer *rpc_client_identity(const struct rpc_client *client);
-/* How far the server's clock is ahead of this machine's, by the last answer that told the time.
- * False: no answer did. */
-bool rpc_client_clock(int64_t *ahead_ms, const struct rpc_client *client);
 
 /* Errors of all calls:
  *

@@ -29,19 +29,10 @@ static void read_next(struct rpc_call *call)
     start_batch(call, &op, 1, &call->read);
 }
 
-/* The time is short enough to lie inside its slice, so there is no memory to free. */
 static grpc_op op_start(struct rpc_call *call)
 {
-    char text[24];
-    grpc_op op = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     call->sent_start = true;
-    if (call->method == NULL || !call->method->tells_time) return op;
-    snprintf(text, sizeof text, "%llu", (unsigned long long)text_wall_ms());
-    call->clock = (grpc_metadata){.key = grpc_slice_from_static_string(RPC_CLOCK_KEY),
-                                  .value = grpc_slice_from_copied_string(text)};
-    op.data.send_initial_metadata.count = 1;
-    op.data.send_initial_metadata.metadata = &call->clock;
-    return op;
+    return (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA};
 }
 
 static grpc_op op_message(grpc_byte_buffer *buffer)
@@ -49,25 +40,37 @@ static grpc_op op_message(grpc_byte_buffer *buffer)
     return (grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer};
 }
 
+/* Gives the reply to gRPC, which may be later than its handler made it. */
+static void start_reply(struct rpc_call *call, struct rpc_reply *reply)
+{
+    grpc_op op[CALL_OPS_MAX] = {0};
+    size_t count = 0;
+    if (!call->sent_start) op[count++] = op_start(call);
+    if (reply->message != NULL) op[count++] = op_message(reply->message);
+    if (reply->ends)
+        op[count++] = (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
+                                .data.send_status_from_server = {
+                                    .status = reply->code, .status_details = &reply->details}};
+    call->waits_ms = text_now_ms();
+    start_batch(call, op, count, reply->ends ? &call->status : &call->write);
+    rpc_reply_drop(reply);
+}
+
 /* Ends the call: an optional reply, then the status. The first answer counts; later ones are
  * ignored. */
 static void answer(struct rpc_call *call, grpc_byte_buffer *reply, grpc_status_code code,
                    const char *text)
 {
-    if (call->answered || call->is_closed) return;
-    call->answered = true;
-    grpc_op op[CALL_OPS_MAX] = {0};
-    size_t count = 0;
-    if (!call->sent_start) op[count++] = op_start(call);
-    if (reply != NULL) op[count++] = op_message(reply);
-    grpc_slice details = grpc_slice_from_copied_string(text);
-    op[count++] =
-        (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
-                  .data.send_status_from_server = {.status = code, .status_details = &details}};
-    call->finishing = true;
-    call->waits_ms = text_now_ms();
-    start_batch(call, op, count, &call->status);
-    grpc_slice_unref(details);
+    if (call->answered || call->is_closed) {
+        if (reply != NULL) grpc_byte_buffer_destroy(reply);
+        return;
+    }
+    call->answered = call->finishing = true;
+    call->last = (struct rpc_reply){.message = reply,
+                                    .ends = true,
+                                    .code = code,
+                                    .details = grpc_slice_from_copied_string(text)};
+    if (!rpc_hold(call, &call->last)) start_reply(call, &call->last);
 }
 
 void rpc_call_status(struct rpc_call *call, grpc_status_code code, const char *text)
@@ -77,9 +80,7 @@ void rpc_call_status(struct rpc_call *call, grpc_status_code code, const char *t
 
 void rpc_call_answer(struct rpc_call *call, const void *reply, size_t size)
 {
-    grpc_byte_buffer *buffer = rpc_wire_buffer(reply, size);
-    answer(call, buffer, GRPC_STATUS_OK, "");
-    grpc_byte_buffer_destroy(buffer);
+    answer(call, rpc_wire_buffer(reply, size), GRPC_STATUS_OK, "");
 }
 
 void rpc_call_refuse(struct rpc_call *call, err cause)
@@ -104,15 +105,33 @@ void rpc_call_send(struct rpc_call *call, const void *message, size_t size)
     bool streams = call->method->shape == RPC_DOWNLOAD || call->method->shape == RPC_CHAT;
     REQUIRE(streams && !call->writing);
     if (call->answered || call->is_closed) return;
-    grpc_op op[CALL_OPS_MAX] = {0};
-    size_t count = 0;
-    if (!call->sent_start) op[count++] = op_start(call);
-    grpc_byte_buffer *buffer = rpc_wire_buffer(message, size);
-    op[count++] = op_message(buffer);
     call->writing = true;
-    call->waits_ms = text_now_ms();
-    start_batch(call, op, count, &call->write);
-    grpc_byte_buffer_destroy(buffer);
+    call->part = (struct rpc_reply){.message = rpc_wire_buffer(message, size)};
+    if (!rpc_hold(call, &call->part)) start_reply(call, &call->part);
+}
+
+/* The call's own batches are counted while its reply is held, so that it is not freed. */
+void rpc_call_release(struct rpc_call *call, err e)
+{
+    if (call->part.held) {
+        call->pending--;
+        if (err_is(e)) {
+            rpc_reply_drop(&call->part);
+            call->writing = false;
+        } else {
+            start_reply(call, &call->part);
+        }
+    }
+    if (err_is(e) && !call->answered && !call->is_closed) rpc_call_refuse(call, e);
+    if (!call->last.held) return;
+    call->pending--;
+    if (err_is(e)) {
+        rpc_reply_drop(&call->last);
+        call->last = (struct rpc_reply){.ends = true,
+                                        .code = rpc_wire_status(e.kind),
+                                        .details = grpc_slice_from_copied_string(e.text)};
+    }
+    start_reply(call, &call->last);
 }
 
 /* ---------------------------------------------------------------- identity and method */

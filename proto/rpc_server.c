@@ -273,6 +273,8 @@ static void poll_until_over(struct rpc_server *s, uint64_t ms)
 static bool close_server(struct rpc_server *s, uint64_t grace_ms)
 {
     rpc_server_drain(s);
+    s->options.holds = NULL; /* the owner releases nothing any more */
+    rpc_server_release(s, s->held ? err_make(ERR_MACHINE, "the server is closing") : ERR_NONE);
     uint64_t end = text_now_ms() + grace_ms;
     while ((s->call_count > 0 || s->offering) && text_now_ms() < end)
         rpc_server_poll(s, 50);
