@@ -94,12 +94,10 @@ static const struct option_row rows[] = {
      .kind = OPTION_INT,
      AT(keep_updates),
      .fallback = "1",
-     .least = 0,
+     .least = 1,
      .most = LIMIT_ROUNDS,
      .value = "N",
-     .help = "published rounds whose updates are kept, including the newest; 0: they are removed "
-             "as soon as "
-             "the state that counts them is published"},
+     .help = "published rounds whose updates are kept, including the newest"},
     {.key = "store.reserve",
      .kind = OPTION_SIZE,
      AT(reserve_bytes),
@@ -118,6 +116,12 @@ static const struct option_row rows[] = {
      AT(ledger_key),
      .value = "FILE",
      .help = "Ed25519 key (PEM, mode 0600) that signs privacy ledgers; needed for private runs"},
+    {.key = "audit.key",
+     .kind = OPTION_TEXT,
+     AT(audit_key),
+     .value = "FILE",
+     .help = "Ed25519 key (PEM, mode 0600) that signs the audit log; made if it does not exist; "
+             "default: audit/audit.key in the data folder"},
     {.flag = "federation",
      .key = "federation.name",
      .kind = OPTION_TEXT,

@@ -15,6 +15,7 @@ struct config {
     int64_t keep_states, keep_updates;
     uint64_t reserve_bytes, upload_age_ms;
     const char *ledger_key;                    /* [privacy]; NULL: private runs are refused */
+    const char *audit_key;                     /* [audit]; NULL: DATA/audit/audit.key */
     const char *federation, *members, *admins; /* [federation]; lists as written, with commas */
     uint64_t update_bytes_max;                 /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;

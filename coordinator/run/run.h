@@ -5,6 +5,7 @@
 #ifndef COORDINATOR_RUN_H
 #define COORDINATOR_RUN_H
 
+#include "coordinator/audit/audit.h"
 #include "coordinator/config.h"
 #include "coordinator/run/round.h"
 #include "coordinator/run/run_config.h"
@@ -19,6 +20,7 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     struct store *store; /* the loop thread's connection */
     struct work *maths, *receipts, *slow_receipts;
     struct troubles *troubles;
+    struct audit *audit; /* NULL: a simulation */
     const struct config *config;
     /* Tasks or events of the run have changed, so waiting calls may have an answer now. */
     void (*changed)(struct run *run, void *context);

@@ -28,6 +28,7 @@ static const struct rule {
 } rules[TROUBLE_KINDS] = {
     [TROUBLE_DISK_FULL] = {"disk.full", "disk.free", LOG_ERROR, 0, false, true},
     [TROUBLE_LOG_LOST] = {"log.lost", "log.back", LOG_ERROR, 0, false, true},
+    [TROUBLE_AUDIT] = {"audit.waits", "audit.back", LOG_ERROR, 0, false, true},
     [TROUBLE_OLD_COPY] = {"store.old_copy", NULL, LOG_ERROR, HOUR_MS, true, true},
     [TROUBLE_BLOB_MISSING] = {"blob.missing", NULL, LOG_ERROR, HOUR_MS, true, true},
     [TROUBLE_WORK_WAITS] = {"run.trouble", "run.trouble_over", LOG_WARN, SHORT_MS, true, true},

@@ -21,6 +21,7 @@
 enum trouble_kind {
     TROUBLE_DISK_FULL,
     TROUBLE_LOG_LOST, /* log lines cannot be written */
+    TROUBLE_AUDIT,    /* lines of the audit log cannot be written */
     TROUBLE_OLD_COPY,
     TROUBLE_BLOB_MISSING,
     TROUBLE_WORK_WAITS,  /* a step of a run failed and is tried again */

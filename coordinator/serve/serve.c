@@ -1,6 +1,7 @@
 #include "coordinator/serve/serve.h"
 
 #include "base/text.h"
+#include "base/version.h"
 #include "proto/message.h"
 
 #include <errno.h>
@@ -47,6 +48,8 @@ void serve_refuse(struct rpc_call *call, err cause)
 {
     struct serve *s = serve_of(call);
     if (s->asking != call) s->asked = NULL;
+    if (cause.kind == ERR_REFUSED)
+        serve_audit_denied(s, rpc_call_peer(call), NULL, rpc_call_method(call)->path, cause.text);
     serve_report(s, rpc_call_peer(call), rpc_call_method(call)->path, cause);
     serve_refuse_only(call, cause);
 }
@@ -268,6 +271,7 @@ static err allow(void *context, const struct rpc_peer *peer)
 /* Called by the server's own thread. */
 static void on_event(void *context, const struct rpc_event *event)
 {
+    static const struct rpc_peer unknown;
     static const struct {
         enum log_level level;
         const char *name;
@@ -277,6 +281,10 @@ static void on_event(void *context, const struct rpc_event *event)
         [RPC_EVENT_FULL] = {LOG_WARN, "connections.full"},
         [RPC_EVENT_DESCRIPTORS] = {LOG_ERROR, "descriptors.short"},
     };
+    const struct serve *s = context;
+    if (event->kind == RPC_EVENT_HANDSHAKE || event->kind == RPC_EVENT_REFUSED)
+        serve_audit_denied(s, event->peer ? event->peer : &unknown, event->address,
+                           line[event->kind].name, event->reason);
     const struct log_field field[] = {
         LOG_STR("address", event->address),
         LOG_STR("reason", event->reason),
@@ -286,7 +294,6 @@ static void on_event(void *context, const struct rpc_event *event)
         LOG_STR("role", rpc_role_name(event->peer ? event->peer->role : RPC_CLIENT)),
         LOG_STR("serial", event->peer ? event->peer->serial : ""),
     };
-    (void)context;
     log_event(line[event->kind].level, line[event->kind].name, field,
               event->peer         ? 7
               : event->refused_ms ? 4
@@ -317,6 +324,7 @@ static err open_server(struct serve *s)
                                          .method_count = SERVE_METHODS,
                                          .context = s,
                                          .allow = allow,
+                                         .holds = serve_audit_holds,
                                          .event = on_event,
                                          .refused = serve_refused_early};
     struct rpc_server *server = NULL;
@@ -337,6 +345,7 @@ err serve_open(struct serve *out, const struct config *config)
                                   .now_ms = run_clock,
                                   .context = out};
     TRY_OUT(e, run_shop_open(&out->shop));
+    TRY_OUT(e, audit_open(&out->shop.audit, config->path, config->audit_key));
     TRY_OUT(e, store_epoch_begin(&out->epoch, out->shop.store));
     TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
@@ -349,6 +358,9 @@ err serve_open(struct serve *out, const struct config *config)
                 LOG_INT("updates", round_updates(&run->round)));
         run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
     }
+    AUDIT(out->shop.audit, NULL, "service.started", "", "ok", LOG_STR("version", version_text()),
+          LOG_INT("runs", out->run_count));
+    serve_audit_turn(out);
     rpc_server_set_serving(out->server, true);
     return e;
 out:
@@ -383,6 +395,7 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     s->ticked_ms = now;
     end_polls(s, now);
     serve_watch(s, now);
+    serve_audit_turn(s);
 }
 
 /* Open calls wait for receipts, so the results of that worker are taken until the calls end.
@@ -393,13 +406,17 @@ void serve_close(struct serve *s, uint64_t grace_ms)
     uint64_t until = text_now_ms() + grace_ms;
     s->draining = true;
     if (s->server) {
+        AUDIT(s->shop.audit, NULL, "service.stopped", "", "ok",
+              LOG_INT("open_calls", rpc_server_calls(s->server)));
         rpc_server_set_serving(s->server, false);
         rpc_server_drain(s->server);
         end_polls(s, text_now_ms());
+        serve_audit_turn(s);
         while (rpc_server_calls(s->server) > 0 && text_now_ms() < until) {
             rpc_server_poll(s->server, SERVE_STEP_MS / 10);
             work_take(s->shop.receipts);
             end_polls(s, text_now_ms());
+            serve_audit_turn(s);
         }
     }
     run_shop_stop(&s->shop);
@@ -411,6 +428,7 @@ void serve_close(struct serve *s, uint64_t grace_ms)
         run_close(run);
     }
     rate_close(&s->rate);
+    audit_close(s->shop.audit);
     run_shop_close(&s->shop);
     *s = (struct serve){0};
 }

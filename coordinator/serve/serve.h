@@ -127,6 +127,16 @@ void serve_refused_early(void *context, const struct rpc_peer *peer, const char 
 /* "client/north": a member and an operator of the same name are different peers. */
 const char *serve_peer_name(char out[TROUBLE_PEER_BYTES], const struct rpc_peer *peer);
 void serve_check_certificate(struct serve *s, const struct rpc_peer *peer);
+/* serve_audit.c. Lines of the audit log; serve_audit_turn() makes them durable at the end of a turn
+ * of the loop and sends the replies that waited for that. */
+void serve_audit_turn(struct serve *s);
+bool serve_audit_holds(void *serve); /* for rpc_server_options */
+/* A call or a handshake that was refused for who the peer is. `address` NULL: the peer's. Any
+ * thread. */
+void serve_audit_denied(const struct serve *s, const struct rpc_peer *peer, const char *address,
+                        const char *what, const char *why);
+/* Before an action of an operator: ERR_MACHINE if its line could not be written. */
+err serve_audit_ready(struct rpc_call *call);
 /* serve_watch.c. Before any work is pushed: are the files of all runs there? */
 void serve_check_blobs(struct serve *s);
 /* Called in each turn; looks at most once a second. */

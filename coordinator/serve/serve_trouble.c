@@ -50,6 +50,7 @@ void serve_refused_early(void *context, const struct rpc_peer *peer, const char 
 {
     struct serve *s = context;
     s->asked = NULL;
+    serve_audit_denied(s, peer, NULL, method, why.text);
     serve_report(s, peer, method, why);
 }
 

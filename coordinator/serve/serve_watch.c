@@ -237,6 +237,7 @@ void serve_watch(struct serve *s, uint64_t now)
     watch_uploads(s, now);
     watch_log(s, now);
     watch_certificate(s, now);
+    audit_tick(s->shop.audit);
     watch_states(s, now);
     watch_runs(s, now);
     trouble_tick(s->shop.troubles, now);

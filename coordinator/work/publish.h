@@ -69,8 +69,7 @@ struct publish_job {
     struct store_round result; /* out */
     double loss_median;        /* out: of the members' training losses; 0: there are none */
 
-    const struct store_update *update; /* (result.updates) their rows; PUBLISH_NEXT only */
-    const double *weights;             /* (result.updates) by the run's rules, before privacy */
+    const struct store_update *update; /* (contributions) their rows; PUBLISH_NEXT only */
     /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */
     const struct contribution *contribution;
     size_t contributions;

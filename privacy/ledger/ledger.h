@@ -12,8 +12,8 @@
  *     signature = Ed25519("fedlora ledger 1" 0 hash)
  *
  * Keys are sorted, without spaces. Numbers that are not whole are C99 hexadecimal texts, so that a
- * replay is exact. A writer holds a head and a key and makes lines. Only ledger_key_open() and
- * ledger_public_open() use a disk. A reader (ledger_read()) refuses any changed byte and names the
+ * replay is exact. A writer holds a head and a key and makes lines. Only functions of
+ * keys use a disk. A reader (ledger_read()) refuses any changed byte and names the
  * line. */
 #ifndef PRIVACY_LEDGER_H
 #define PRIVACY_LEDGER_H
@@ -41,9 +41,11 @@ struct ledger_key {
 err ledger_key_open(struct ledger_key *out, const char *path);
 /* The public half: `openssl pkey -pubout`. */
 err ledger_public_open(uint8_t out[32], const char *path);
+err ledger_public_write(const uint8_t public[32], const char *path);
 void ledger_key_close(struct ledger_key *key);
-/* Makes a new key, readable by its owner alone, and its public half; for simulated ledgers, because
- * an operator's key is made outside of this program. ERR_INPUT if `path` exists. */
+/* Makes a new key, readable by its owner alone, and its public half; for simulated ledgers and the
+ * audit log, because an operator's key of privacy ledgers is made outside of this program.
+ * ERR_INPUT if `path` exists. */
 err ledger_key_make(const char *path, const char *public_path);
 
 struct ledger_head {

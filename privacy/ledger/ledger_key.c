@@ -102,6 +102,13 @@ static size_t encode(char out[256], const char *label, const uint8_t *prefix, si
     return (size_t)n;
 }
 
+err ledger_public_write(const uint8_t public[32], const char *path)
+{
+    char text[256];
+    size_t size = encode(text, "PUBLIC KEY", public_prefix, sizeof public_prefix, public);
+    return file_write(path, text, size, /*replace*/ true);
+}
+
 /* The public half comes first: a secret key without it would be kept by the next call. */
 err ledger_key_make(const char *path, const char *public_path)
 {
@@ -111,9 +118,8 @@ err ledger_key_make(const char *path, const char *public_path)
     if (file_exists(path)) return err_make(ERR_INPUT, "%s: exists already", path);
     randombytes_buf(seed, sizeof seed);
     crypto_sign_seed_keypair(public, secret, seed);
-    size_t size = encode(text, "PUBLIC KEY", public_prefix, sizeof public_prefix, public);
-    err e = file_write(public_path, text, size, /*replace*/ true);
-    size = encode(text, "PRIVATE KEY", secret_prefix, sizeof secret_prefix, seed);
+    err e = ledger_public_write(public, public_path);
+    size_t size = encode(text, "PRIVATE KEY", secret_prefix, sizeof secret_prefix, seed);
     if (!err_is(e)) e = write_private(path, text, size);
     sodium_memzero(text, sizeof text);
     sodium_memzero(seed, sizeof seed);
