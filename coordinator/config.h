@@ -20,6 +20,7 @@ struct config {
     uint64_t update_bytes_max;                 /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;
     double calls_per_second;
+    int64_t open_runs, rounds_at_once;
     int log_level; /* [log]: enum log_level */
     bool log_json;
     /* command line only */

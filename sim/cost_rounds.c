@@ -202,6 +202,10 @@ static uint64_t round_end(size_t *count, const struct walk *w, double share)
     const Fedlora__V1__RunConfig *c = w->r->config;
     size_t awaited = c->cohort ? c->cohort : w->r->fleet->members;
     uint64_t deadline = c->deadline_ms ? w->now_ms + c->deadline_ms : 0;
+    if (c->grace_ms && c->quorum && w->arrivals >= c->quorum) {
+        uint64_t grace = w->arrival[c->quorum - 1].at_ms + c->grace_ms;
+        if (!deadline || grace < deadline) deadline = grace;
+    }
     size_t in_time = deadline ? before(w, deadline) : w->arrivals;
     bool early = c->quorum && c->quorum < awaited && !deadline;
     *count = awaited;

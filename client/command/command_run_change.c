@@ -48,9 +48,10 @@ static err set_run(void *o, const struct option_list *arguments, struct arena *a
 static err set_details(struct bytes *out)
 {
     return bytes_printf(
-        out, "KEY is cohort, deadline, evaluate_every, late, late_rounds, norm_bound, over_select, "
-             "quorum,\nreport_every, rounds or weight_cap, with the meaning of the option of run "
-             "create.\n");
+        out,
+        "KEY is absent, cohort, deadline, evaluate_every, grace, late, late_rounds, norm_bound,\n"
+        "over_select, quorum, report_every, rounds or weight_cap, with the meaning of the option "
+        "of\nrun create.\n");
 }
 
 static err change_member(const struct change_command *o, const char *path, const char *run,

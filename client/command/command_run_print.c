@@ -113,17 +113,25 @@ out:
 /* Values that an operator may have changed, unless all members are waited for without end. */
 static void print_rules(const Fedlora__V1__RunConfig *c)
 {
-    char time[32];
+    char time[32], grace[32];
+    bool skips = strcmp(c->absent, "skip") == 0;
+    if (skips) printf("a round does not wait for members that are absent when it opens\n");
     if (c->quorum == 0 && c->deadline_ms == 0) return;
     text_duration(time, sizeof time, c->deadline_ms);
-    if (c->deadline_ms == 0)
+    text_duration(grace, sizeof grace, c->grace_ms);
+    if (c->quorum == 0) {
+        printf("a round closes with all updates; its deadline is %s\n", time);
+        return;
+    }
+    if (c->deadline_ms == 0 && c->grace_ms == 0) {
         printf("a round closes with its first %" PRIu32 " update%s\n", c->quorum,
                c->quorum == 1 ? "" : "s");
-    else if (c->quorum == 0)
-        printf("a round closes with all updates; its deadline is %s\n", time);
-    else
-        printf("a round closes with all updates, or after %s with at least %" PRIu32 "\n", time,
-               c->quorum);
+        return;
+    }
+    printf("a round closes with all updates");
+    if (c->grace_ms) printf(", or %s after it has %" PRIu32, grace, c->quorum);
+    if (c->deadline_ms) printf(", or after %s with at least %" PRIu32, time, c->quorum);
+    printf("\n");
 }
 
 void command_run_print_troubles(char *const *trouble, size_t count)

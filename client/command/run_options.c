@@ -9,6 +9,7 @@
 
 /* The names of the choices are also their values in the RunConfig message. */
 static const char *const lates[] = {"refuse", "next", NULL};
+static const char *const absents[] = {"wait", "skip", NULL};
 static const char *const weights[] = {"examples", "uniform", "given", NULL};
 static const char *const privacies[] = {"none", "client", "example", NULL};
 
@@ -92,6 +93,17 @@ const struct option_row run_options_rows[] = {
      .value = "TIME",
      .help = "longest time a round stays open; it then closes with the updates received, if they "
              "reach the quorum; default: none"},
+    {.flag = "grace",
+     .key = "run.grace",
+     .kind = OPTION_DURATION,
+     .at = AT(grace_ms),
+     .value = "TIME",
+     .help =
+         "time that a round stays open after its quorum is in, up to --deadline; default: until "
+         "the deadline"},
+    ROW_CHOICE("absent", "run.absent", absent, "wait", absents,
+               "whether a round waits for members that are absent when it opens; an update of "
+               "theirs that comes in time counts in both cases"),
     ROW_CHOICE("late", "run.late", late, "refuse", lates,
                "what happens to updates that arrive after their round has closed: refuse them, or "
                "count them in the next round"),
@@ -229,6 +241,8 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct run_options *
     config->late_rounds = (uint32_t)o->late_rounds;
     config->quorum = (uint32_t)o->quorum;
     config->deadline_ms = o->deadline_ms;
+    config->grace_ms = o->grace_ms;
+    config->absent = (char *)(uintptr_t)absents[o->absent];
     config->late = (char *)(uintptr_t)lates[o->late];
     config->weights = (char *)(uintptr_t)weights[o->weights];
     config->weight_cap = o->weight_cap;

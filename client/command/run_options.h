@@ -15,8 +15,8 @@ struct run_options {
     int64_t rounds, rank, cohort, over_select, quorum, late_rounds, evaluate_every, report_every;
     double alpha, carry_error, weight_cap, norm_bound;
     struct training_options training;
-    uint64_t deadline_ms;
-    int late, weights;
+    uint64_t deadline_ms, grace_ms;
+    int late, absent, weights;
     bool rslora;
     int privacy;
     double epsilon, delta, noise, clip_norm, sampling, basis_clip, basis_noise;

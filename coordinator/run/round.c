@@ -2,18 +2,39 @@
 
 #include <string.h>
 
+/* A run that has made its first state has entered, also before a restart. */
+static bool has_entered(const struct round *r)
+{
+    return !r->rules.queues || r->entered || r->started || r->starting;
+}
+
+/* The start of a round with a secret draw must not depend on the members that are present, because
+ * that could reveal the draw. */
+static bool may_open(const struct round *r)
+{
+    if (r->stage != ROUND_WAITING || !r->started || !has_entered(r)) return false;
+    return r->published > 0 || r->rules.secret || round_present(r) >= round_quorum(r);
+}
+
+bool round_wants_turn(const struct round *r)
+{
+    return r->rules.queues && !r->has_turn && r->hold == ROUND_WAITING && !r->retry_at_ms &&
+           may_open(r);
+}
+
 /* A finished run stays finished, even if a hold was recorded before its last round was
  * published. */
 enum round_phase round_phase(const struct round *r)
 {
     if (r->stage == ROUND_FINISHED) return ROUND_FINISHED;
-    return r->hold != ROUND_WAITING ? r->hold : r->stage;
+    if (r->hold != ROUND_WAITING) return r->hold;
+    return !has_entered(r) || round_wants_turn(r) ? ROUND_QUEUED : r->stage;
 }
 
 const char *round_phase_name(enum round_phase phase)
 {
     static const char *const names[] = {"waiting",  "training", "aggregating", "paused",
-                                        "finished", "stopped",  "failed"};
+                                        "finished", "stopped",  "failed",      "queued"};
     return names[phase];
 }
 
@@ -27,12 +48,37 @@ size_t round_updates(const struct round *r)
     return r->counts.updates[0];
 }
 
+static uint64_t add_time(uint64_t time, uint64_t more)
+{
+    return more > UINT64_MAX - time ? UINT64_MAX : time + more;
+}
+
+static uint64_t grace_ends(const struct round *r)
+{
+    bool runs = r->rules.grace_ms && r->quorum_at_ms && !r->rules.secret;
+    return runs ? add_time(r->quorum_at_ms, r->rules.grace_ms) : 0;
+}
+
+/* 0 is no time. */
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    if (!a || !b) return a ? a : b;
+    return a < b ? a : b;
+}
+
+uint64_t round_closes_ms(const struct round *r)
+{
+    return earlier(r->deadline_at_ms, grace_ends(r));
+}
+
 /* While held or finished, time changes nothing, so no tick is needed. A retry comes before the
  * deadline because a deadline cannot close the round while the work fails. */
 uint64_t round_wake_ms(const struct round *r)
 {
     if (r->hold != ROUND_WAITING || r->stage == ROUND_FINISHED) return 0;
-    return r->retry_at_ms ? r->retry_at_ms : r->stage == ROUND_TRAINING ? r->deadline_at_ms : 0;
+    if (r->retry_at_ms) return r->retry_at_ms;
+    if (r->stage != ROUND_TRAINING) return 0;
+    return earlier(r->skip_at_ms, round_closes_ms(r));
 }
 
 size_t round_present(const struct round *r)
@@ -56,7 +102,8 @@ static void count_member(struct round_counts *c, const struct round *r, size_t m
     }
     if (m->joined && m->seen_ms && !m->gone) c->present += one;
     bool is_in = m->counted_in >= under_way;
-    if (m->not_drawn || (!is_in && (m->gone || m->excused_in == under_way))) return;
+    bool is_left = m->gone || m->excused_in == under_way || m->skipped_in == under_way;
+    if (m->not_drawn || (!is_in && is_left)) return;
     c->drawn += one;
     if (!is_in && m->refused_in == under_way) c->refused += one;
 }
@@ -108,15 +155,29 @@ void round_restore_member(struct round *r, size_t member, const struct round_mem
 }
 
 /* Opening a round, and opening it again after a restart or a pause. The deadline is counted from
- * now, so that members get the whole time. A deadline near the end of the clock saturates. */
+ * now, so that members get the whole time. A deadline near the end of the clock saturates. After a
+ * start all members are silent, so none is skipped before it had the time to call. */
 static unsigned open_round(struct round *r, uint64_t now)
 {
+    uint64_t called = add_time(r->began_ms, r->rules.absent_ms);
     r->stage = ROUND_TRAINING;
     r->opened = r->published + 1;
     r->opened_ms = now;
-    uint64_t length = r->rules.deadline_ms;
-    r->deadline_at_ms = length == 0 ? 0 : length > UINT64_MAX - now ? UINT64_MAX : now + length;
+    r->deadline_at_ms = r->rules.deadline_ms ? add_time(now, r->rules.deadline_ms) : 0;
+    r->quorum_at_ms = 0;
+    r->skip_at_ms = !r->rules.skips_absent ? 0 : called > now ? called : now;
     return ROUND_DO_OPEN | ROUND_DO_WAKE;
+}
+
+static void skip_absent(struct round *r, uint64_t now)
+{
+    r->skip_at_ms = 0;
+    for (size_t i = 0; i < r->members; i++) {
+        struct round_member *m = &r->member[i];
+        bool absent = !m->seen_ms || (now > m->seen_ms && now - m->seen_ms > r->rules.absent_ms);
+        if (absent && !m->admitting) m->skipped_in = round_under_way(r);
+    }
+    r->counts = round_recount(r);
 }
 
 /* The draw belongs to one round: `drawn_for` keeps the draw of an earlier round from being used. */
@@ -149,10 +210,11 @@ size_t round_quorum(const struct round *r)
     return all ? all : 1;
 }
 
-/* Without a deadline there is nothing to wait for once the quorum is in. */
+/* Without a deadline and a grace there is nothing to wait for once the quorum is in. */
 size_t round_wanted(const struct round *r)
 {
-    if (!r->rules.secret && r->deadline_at_ms == 0) return round_quorum(r);
+    bool waits = r->rules.secret || r->deadline_at_ms || r->rules.grace_ms;
+    if (!waits) return round_quorum(r);
     size_t all = r->counts.drawn - r->counts.refused;
     return r->rules.cohort ? smaller(r->rules.cohort, all) : all;
 }
@@ -168,11 +230,22 @@ bool round_is_drawn(const struct round *r)
 static bool can_close(const struct round *r, uint64_t now)
 {
     size_t updates = round_updates(r);
-    bool past = r->deadline_at_ms && now >= r->deadline_at_ms;
+    uint64_t until = round_closes_ms(r);
+    bool past = until && now >= until;
     if (!round_is_drawn(r) || r->counts.admitting[0] > 0) return false;
     /* If members are left out by chance, closing early would reveal who was drawn. */
     if (r->rules.secret) return past || (!r->by_chance && updates == r->members);
     return updates >= round_quorum(r) && (past || updates >= round_wanted(r));
+}
+
+/* The grace begins with the quorum, and again if an update is taken out of the round. */
+static void watch_quorum(struct round *r, uint64_t now)
+{
+    bool complete = round_is_drawn(r) && round_updates(r) >= round_quorum(r);
+    if (!complete)
+        r->quorum_at_ms = 0;
+    else if (!r->quorum_at_ms)
+        r->quorum_at_ms = now;
 }
 
 /* Called after every event: takes the run as far as it can go now. Each step asks for at most
@@ -189,15 +262,15 @@ static unsigned settle(struct round *r, uint64_t now)
         if (r->stage == ROUND_AGGREGATING) return ROUND_DO_AGGREGATE; /* once more */
     }
     if (!r->started) {
-        if (!r->shapes_known || r->starting) return 0;
+        if (!r->shapes_known || r->starting || !has_entered(r)) return 0;
         r->starting = true;
         return ROUND_DO_START;
     }
-    /* The start of a round with a secret draw must not depend on the members that are present,
-     * because that could reveal the draw. */
-    bool may_open = r->published > 0 || r->rules.secret || round_present(r) >= round_quorum(r);
-    if (r->stage == ROUND_WAITING && may_open) todo |= open_round(r, now);
-    if (r->stage == ROUND_TRAINING && can_close(r, now)) {
+    if (may_open(r) && !round_wants_turn(r)) todo |= open_round(r, now);
+    if (r->stage != ROUND_TRAINING) return todo;
+    if (r->skip_at_ms && now >= r->skip_at_ms) skip_absent(r, now);
+    watch_quorum(r, now);
+    if (can_close(r, now)) {
         r->stage = ROUND_AGGREGATING;
         todo |= ROUND_DO_AGGREGATE | ROUND_DO_WAKE;
     }
@@ -211,7 +284,8 @@ static unsigned published(struct round *r)
     uint32_t closed = round_under_way(r);
     r->published++;
     if (round_under_way(r) != closed) r->counts = round_recount(r); /* else it is finished */
-    r->deadline_at_ms = r->retry_at_ms = 0;
+    r->deadline_at_ms = r->retry_at_ms = r->quorum_at_ms = r->skip_at_ms = 0;
+    r->has_turn = false;
     r->stage = r->published == r->rules.rounds ? ROUND_FINISHED : ROUND_WAITING;
     return r->stage == ROUND_FINISHED ? ROUND_DO_END | ROUND_DO_WAKE : 0;
 }
@@ -364,10 +438,17 @@ unsigned round_apply(struct round *r, const struct round_event *event)
     REQUIRE(event->now_ms > 0 && event->member < r->members);
     switch (event->kind) {
     case ROUND_ON_BEGIN:
+        r->began_ms = event->now_ms;
         if (r->stage == ROUND_TRAINING && r->hold == ROUND_WAITING)
             todo = open_round(r, event->now_ms);
         break;
     case ROUND_ON_TICK:
+        break;
+    case ROUND_ON_ENTER:
+        r->entered = true;
+        break;
+    case ROUND_ON_TURN:
+        r->has_turn = true;
         break;
     case ROUND_ON_SHAPES:
         r->shapes_known = true;

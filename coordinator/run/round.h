@@ -12,10 +12,13 @@
  * ROUND_ON_BEGIN.
  *
  * A round closes when the updates of all members are in, or as many as the cohort has members; or,
- * with at least `quorum` updates, once its deadline is past (at once if it has no deadline). It
- * never closes while an update is being made durable, so every admitted update is counted in
+ * with at least `quorum` updates, once its deadline is past or the grace that follows the quorum
+ * (at once if it has neither). It never closes while an update is being made durable, so every admitted update is counted in
  * exactly one round. A quorum of all members counts those whose update was refused, so that such a
- * round waits for an operator, but not those that are gone or excused. */
+ * round waits for an operator, but not those that are gone or excused, or absent when the round
+ * opened if the rules skip those.
+ *
+ * An owner with more runs than it wants to serve at once holds some of them back: rules.queues. */
 #ifndef COORDINATOR_ROUND_H
 #define COORDINATOR_ROUND_H
 
@@ -31,6 +34,7 @@ enum round_phase {
     ROUND_FINISHED,
     ROUND_STOPPED,
     ROUND_FAILED, /* an operator may resume the run: the failed step is tried again */
+    ROUND_QUEUED, /* other runs come first, see rules.queues */
 };
 
 /* After the colon: the fields of struct round_event that are set besides kind and now_ms. */
@@ -63,6 +67,8 @@ enum round_event_kind {
     ROUND_ON_TROUBLE,   /* the work cannot be done now (disk full) and is tried again: reason */
     ROUND_ON_FAILURE,   /* the work cannot be done at all, so the run fails: reason */
     ROUND_ON_TICK,      /* time has passed */
+    ROUND_ON_ENTER,     /* with rules.queues: the run may begin */
+    ROUND_ON_TURN,      /* with rules.queues: it may open one round */
     ROUND_ON_PAUSE,     /* reason; NULL: an operator paused the run */
     ROUND_ON_RESUME,
     ROUND_ON_STOP, /* reason; NULL: an operator stopped the run */
@@ -90,6 +96,9 @@ struct round_rules {
     uint32_t rounds;
     uint32_t quorum;      /* 0: all members, or the whole cohort; see round_quorum() */
     uint64_t deadline_ms; /* of a round, from its opening; 0: none */
+    uint64_t grace_ms;    /* from the quorum's last update to the closing; 0: none */
+    bool skips_absent;    /* do not wait for members that are absent when a round opens */
+    bool queues;          /* begin after ROUND_ON_ENTER, and open each round after ROUND_ON_TURN */
     uint32_t late_rounds; /* an update counts if it is at most this many rounds late; 0: never */
     bool drawn;           /* participants are drawn for each round (round_draw) */
     /* The draw is secret. Such a round closes at its deadline with the updates it has, even none,
@@ -99,7 +108,7 @@ struct round_rules {
     /* The draw is public, and this number of updates closes the round. More members may be drawn,
      * so that slow ones are not waited for. 0: no such draw. */
     uint32_t cohort;
-    uint64_t absent_ms;      /* a member that was silent for this long is shown as absent */
+    uint64_t absent_ms;      /* a member that was silent for this long is absent */
     uint64_t retry_ms;       /* wait after ROUND_ON_TROUBLE */
     uint32_t evaluate_every; /* members evaluate every N-th round's result, and the last; 0: none */
 };
@@ -129,6 +138,8 @@ struct round_member {
     bool gone;           /* dropped from the run or from the federation */
     uint32_t refused_in; /* the newest round that its update was taken out of; 0: none */
     uint32_t excused_in; /* the newest round that an operator closes without it; 0: none */
+    uint32_t skipped_in; /* the newest round that does not wait for it, because it was absent;
+                            0: none. Not restored. Its update counts if it comes in time */
     uint32_t failing_in; /* the newest round whose training failed; 0: none. Not restored */
     char refusal[ROUND_REFUSAL_BYTES]; /* the reason for refused_in, or for failing_in */
 };
@@ -139,8 +150,8 @@ struct round_counts {
     size_t updates[2];   /* durable and counted in that round */
     size_t admitting[2]; /* being made durable for that round */
     size_t present;      /* joined, seen since the coordinator started, and not gone */
-    size_t drawn;   /* take part in the round under way: not left out, excused or gone, or their
-                            update is in */
+    size_t drawn;   /* take part in the round under way: not left out, excused, skipped or gone, or
+                            their update is in */
     size_t refused; /* of these, members whose update was refused */
 };
 
@@ -153,12 +164,17 @@ struct round {
     enum round_phase stage; /* waiting, training, aggregating or finished */
     enum round_phase hold;  /* paused, stopped or failed; ROUND_WAITING means no hold */
     bool shapes_known, starting, started;
-    uint32_t published; /* rounds published */
-    uint32_t opened;    /* the newest round ever opened; kept over restarts */
-    uint32_t drawn_for; /* the newest round that members were drawn for */
-    bool by_chance;     /* that draw leaves members out by chance */
+    bool entered, has_turn; /* with rules.queues */
+    size_t ahead;           /* set by the owner, for round_waiting_for(): runs that come first */
+    uint32_t published;     /* rounds published */
+    uint32_t opened;        /* the newest round ever opened; kept over restarts */
+    uint32_t drawn_for;     /* the newest round that members were drawn for */
+    bool by_chance;         /* that draw leaves members out by chance */
     uint64_t opened_ms, deadline_at_ms, retry_at_ms; /* 0: none */
-    char reason[ERR_TEXT_BYTES];                     /* of failure or trouble */
+    uint64_t began_ms;                               /* of ROUND_ON_BEGIN */
+    uint64_t quorum_at_ms;       /* the quorum of the round under way was in; 0: it is not */
+    uint64_t skip_at_ms;         /* members that are absent then are skipped; 0: that is done */
+    char reason[ERR_TEXT_BYTES]; /* of failure or trouble */
 };
 
 struct round_restored {
@@ -183,7 +199,7 @@ err round_init(struct round *out, const struct round_rules *rules, const char *c
 /* Adds a member at the end, so that the indices of the others stay. ERR_INPUT: it is one
  * already. */
 err round_add(struct round *r, const char *id);
-/* Changes quorum, deadline_ms, late_rounds or rounds, from the round under way on unless it is
+/* Changes quorum, deadline_ms, grace_ms, skips_absent, late_rounds or rounds, from the round under way on unless it is
  * being aggregated. A ROUND_ON_TICK must follow. */
 void round_set_rules(struct round *r, const struct round_rules *rules);
 /* Members whose update of the round under way was refused may send it again. */
@@ -216,6 +232,10 @@ size_t round_quorum(const struct round *r);
 /* The number of updates that closes the round under way before its deadline. */
 size_t round_wanted(const struct round *r);
 size_t round_updates(const struct round *r); /* durable and counted in the round under way */
+/* When the round under way closes with the updates it has, if they are a quorum; 0: never. */
+uint64_t round_closes_ms(const struct round *r);
+/* With rules.queues: all that the run needs for its next round is a turn. */
+bool round_wants_turn(const struct round *r);
 size_t round_present(const struct round *r); /* members that joined and were seen */
 /* Members that take part in the round under way, with or without an update. */
 size_t round_awaited(const struct round *r);

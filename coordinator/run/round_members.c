@@ -111,6 +111,8 @@ void round_set_rules(struct round *r, const struct round_rules *rules)
     r->rules = *rules;
     if (r->stage == ROUND_TRAINING)
         r->deadline_at_ms = rules->deadline_ms ? r->opened_ms + rules->deadline_ms : 0;
+    for (size_t i = 0; i < r->members && !rules->skips_absent; i++)
+        r->member[i].skipped_in = 0;
     r->counts = round_recount(r);
 }
 

@@ -65,7 +65,8 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
         const struct round_member *m = &r->member[i];
         bool there = for_hello ? m->joined && m->seen_ms : m->counted_in >= round_under_way(r);
         if (there || m->gone || (!for_hello && m->not_drawn)) continue;
-        if (!for_hello && m->excused_in == round_under_way(r)) continue;
+        uint32_t under_way = round_under_way(r);
+        if (!for_hello && (m->excused_in == under_way || m->skipped_in == under_way)) continue;
         if (missing++ >= NAMED_MEMBERS_MAX) continue;
         e = bytes_printf(out, named++ ? ", " : ": ");
         if (for_hello)
@@ -77,10 +78,39 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
     (void)e;
 }
 
+/* They may come back and send an update in time, so they are named. */
+static void say_skipped(struct bytes *out, const struct round *r)
+{
+    size_t skipped = 0;
+    err e = ERR_NONE;
+    for (size_t i = 0; i < r->members; i++) {
+        const struct round_member *m = &r->member[i];
+        uint32_t under_way = round_under_way(r);
+        if (m->skipped_in != under_way || m->counted_in >= under_way || m->not_drawn || m->gone)
+            continue;
+        if (skipped++ < NAMED_MEMBERS_MAX)
+            e = bytes_printf(out, "%s%s", skipped == 1 ? "; not waited for: " : ", ", m->id);
+    }
+    if (skipped > NAMED_MEMBERS_MAX)
+        e = bytes_printf(out, " and %zu more", skipped - NAMED_MEMBERS_MAX);
+    if (skipped) e = bytes_printf(out, " (absent when the round opened)");
+    (void)e;
+}
+
+static void say_closing(struct bytes *out, const struct round *r, uint64_t now_ms)
+{
+    char time[32];
+    uint64_t closes_ms = round_closes_ms(r);
+    bool past = now_ms >= closes_ms;
+    if (!closes_ms) return;
+    text_duration(time, sizeof time, past ? now_ms - closes_ms : closes_ms - now_ms);
+    err e = bytes_printf(out, past ? "; the deadline passed %s ago" : "; closes in %s", time);
+    (void)e;
+}
+
 /* In a drawn round only drawn members are counted, and only operators see this text. */
 static void say_training(struct bytes *out, const struct round *r, uint64_t now_ms)
 {
-    char time[32];
     size_t updates = round_updates(r);
     size_t all = round_awaited(r), cohort = r->rules.cohort;
     err e = ERR_NONE;
@@ -98,17 +128,13 @@ static void say_training(struct bytes *out, const struct round *r, uint64_t now_
                          "operator can close the round without a member (fedlora run drop-update), "
                          "drop it (run member drop) or change the quorum (run set)",
                          round_quorum(r));
-    else if (round_quorum(r) > all)
+    else if (round_quorum(r) > all && !r->rules.skips_absent)
         e = bytes_printf(out,
                          "; only %zu members are left: an operator must lower the quorum of %zu "
                          "(fedlora run set)",
                          all, round_quorum(r));
-    if (r->deadline_at_ms) {
-        bool past = now_ms >= r->deadline_at_ms;
-        text_duration(time, sizeof time,
-                      past ? now_ms - r->deadline_at_ms : r->deadline_at_ms - now_ms);
-        e = bytes_printf(out, past ? "; the deadline passed %s ago" : "; closes in %s", time);
-    }
+    say_skipped(out, r);
+    say_closing(out, r, now_ms);
     (void)e;
 }
 
@@ -126,6 +152,11 @@ void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t n
                          r->reason);
     else if (phase == ROUND_FAILED)
         e = bytes_printf(&b, "an operator: %s", r->reason);
+    else if (phase == ROUND_QUEUED && !r->ahead)
+        e = bytes_printf(&b, "its turn (queued: it is the next one)");
+    else if (phase == ROUND_QUEUED)
+        e = bytes_printf(&b, "its turn (queued: %zu run%s ahead of it)", r->ahead,
+                         r->ahead == 1 ? " is" : "s are");
     else if (r->retry_at_ms)
         e = bytes_printf(&b, "the coordinator, which will try again: %s", r->reason);
     else if (phase == ROUND_AGGREGATING)

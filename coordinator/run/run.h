@@ -31,6 +31,7 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     /* The operator whose call is being handled, for events and the log: "admin/ops at
      * 10.0.0.7:4711". Empty: none. */
     char by[TROUBLE_BY_BYTES];
+    uint64_t queue_numbers; /* run_queue.c: the last one that was given */
     /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
     bool simulated;
     struct run_aside *aside; /* (asides) runs of the store that cannot be loaded */
@@ -105,6 +106,8 @@ struct run {
     uint32_t woken_round;      /* serve.c: when members of all their runs were woken last, */
     enum round_phase woken_in; /* it was at this round, in this phase */
     uint64_t created_ms;
+    uint64_t queue_number; /* run_queue.c: its place in the line for a turn; 0: it is not in it */
+    bool said_queued;      /* its newest event about the queue */
     /* run_diverge.c: lowest losses so far, 0: none; norm of the state before, 0: not known. */
     double loss_least, evaluated_least, state_norm;
     bool diverged; /* it was paused for that once */
@@ -128,6 +131,10 @@ void run_close(struct run *run);
 void run_apply(struct run *run, const struct round_event *event);
 void run_apply_member(struct run *run, enum round_event_kind kind, size_t member);
 void run_tick(struct run *run, uint64_t now_ms);
+
+/* Lets queued runs begin and open rounds, as far as the limits allow. `first`: the list of all runs,
+ * in order of creation. In each turn of the loop (run_queue.c). */
+void run_queue_turn(struct run *first);
 
 err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello);
 /* Makes the opening of the round under way durable, so that it may be handed out. */

@@ -130,9 +130,11 @@ static const struct value {
     size_t at;
     double least, most;
 } values[] = {
+    {"absent",         VALUE_TEXT,     offsetof(run_config_t, absent),         0, 0},
     {"cohort",         VALUE_COUNT,    offsetof(run_config_t, cohort),         0, LIMIT_MEMBERS},
     {"deadline",       VALUE_DURATION, offsetof(run_config_t, deadline_ms),    0, 0},
     {"evaluate_every", VALUE_COUNT,    offsetof(run_config_t, evaluate_every), 0, LIMIT_ROUNDS},
+    {"grace",          VALUE_DURATION, offsetof(run_config_t, grace_ms),       0, 0},
     {"late",           VALUE_TEXT,     offsetof(run_config_t, late),           0, 0},
     {"late_rounds",    VALUE_COUNT,    offsetof(run_config_t, late_rounds),    0, LIMIT_ROUNDS},
     {"norm_bound",     VALUE_NUMBER,   offsetof(run_config_t, norm_bound),    -1, 1e30},

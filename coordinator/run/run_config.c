@@ -171,6 +171,22 @@ static err check_cohort(const run_config_t *c)
     return ERR_NONE;
 }
 
+/* When a round closes. A secret draw would be revealed by a round that ends early, or without the
+ * members that are silent. */
+static err check_waits(const run_config_t *c)
+{
+    static const char *const absents[] = {"wait", "skip", NULL};
+    TRY(one_of("absent", c->absent, absents));
+    if (c->grace_ms && !c->quorum)
+        return err_make(ERR_INPUT, "grace: has no effect without a quorum; give both");
+    if (!run_privacy_central(c) || (!c->grace_ms && strcmp(c->absent, "skip") != 0))
+        return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s: privacy of unit client closes each round at its deadline, whoever is "
+                    "there",
+                    c->grace_ms ? "grace" : "absent=skip");
+}
+
 /* Defaults come first, then ranges, then the checks that look at several fields, so that an error
  * names the simplest cause. privacy is last, because it sets conditions on everything else. */
 err run_config_complete(run_config_t *c)
@@ -185,6 +201,7 @@ err run_config_complete(run_config_t *c)
                         c->name, LIMIT_NAME_BYTES - 1);
     TRY(find_method(&method, c->method));
     if (!*c->late) TRY(set_text(&c->late, "refuse"));
+    if (!*c->absent) TRY(set_text(&c->absent, "wait"));
     if (!*c->weights) TRY(set_text(&c->weights, c->privacy ? "uniform" : "examples"));
     if (!c->report_every) c->report_every = RUN_CONFIG_REPORT_EVERY;
     if (c->carry_error == 0) c->carry_error = RUN_CONFIG_CARRY_ERROR;
@@ -210,6 +227,7 @@ err run_config_complete(run_config_t *c)
         return err_make(ERR_INPUT, "quorum %u is more than the %zu members", c->quorum,
                         c->n_members);
     TRY(check_cohort(c));
+    TRY(check_waits(c));
     TRY(check_options(&options, c, method));
     TRY(check_members(c, method));
     return run_privacy_check(c, &options);

@@ -392,6 +392,7 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     uint64_t now = text_now_ms();
     for (struct run *run = s->runs; run; run = run->next)
         run_tick(run, now);
+    run_queue_turn(s->runs);
     s->ticked_ms = now;
     end_polls(s, now);
     serve_watch(s, now);
