@@ -112,8 +112,7 @@ static const struct option_row common_rows[] = {
  * flag with stop_check(), clean up and return ERR_STOPPED. */
 static void on_signal(int number)
 {
-    (void)number;
-    stop_asked = 1;
+    stop_asked = number;
 }
 
 /* Without SA_RESTART, so that a waiting system call returns and its loop sees the flag.

@@ -156,6 +156,20 @@ void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t
     out->privacy = run->config->privacy;
 }
 
+err run_look_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member,
+                   const Fedlora__V1__HelloRequest *hello)
+{
+    uint32_t rank = 0;
+    TRY(check_base(run, hello));
+    TRY(run_config_rank(&rank, run->config, run->round.member[member].id, hello->rank));
+    run_hello_reply(out, run, member);
+    out->rank = rank;
+    if (out->n_targets) return ERR_NONE;
+    out->targets = run->config->targets;
+    out->n_targets = run->config->n_targets;
+    return ERR_NONE;
+}
+
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob)
 {
     if (!blob->size) return (ProtobufCBinaryData){0};

@@ -188,6 +188,10 @@ err run_take_ledger(const struct ledger_head **held, struct run *run, size_t mem
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
 /* The answer to Hello of a member that has joined. The message points into the run. */
 void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member);
+/* The same for a member that only asks what the run is: nothing changes. Before its modules are
+ * known, `targets` are those of the configuration. ERR_INPUT as from run_hello(). */
+err run_look_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member,
+                   const Fedlora__V1__HelloRequest *hello);
 
 /* The training of this round failed at the member, for this reason. */
 err run_failing(struct run *run, size_t member, uint32_t round, const char *reason);
