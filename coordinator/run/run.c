@@ -120,11 +120,14 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
     if (m->pruned && m->pruned < rank) rank = m->pruned; /* a pruned rank stays */
     TRY(run_shapes_said(run, member, hello));
+    char software[RUN_SOFTWARE_BYTES];
+    snprintf(software, sizeof software, "%s; %s", hello->software, hello->libraries);
     struct store_member row = {
         .id = r->id, .rank = rank, .examples = hello->examples, .libraries = hello->libraries};
+    row.software = software;
     row.eval_rows = hello->eval_rows;
     bool changed = !r->joined || rank != m->rank || hello->examples != m->examples ||
-                   hello->eval_rows != m->eval_rows;
+                   hello->eval_rows != m->eval_rows || !m->greeted;
     if (changed) TRY(store_hello(run->shop->store, run->id, &row, !r->joined));
     m->rank = rank;
     m->examples = hello->examples;

@@ -15,6 +15,8 @@
 #include "coordinator/work/publish.h"
 #include "proto/rpc.h"
 
+enum { RUN_SOFTWARE_BYTES = 512 };
+
 struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
     struct store *store; /* the loop thread's connection */
@@ -31,7 +33,8 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     /* The operator whose call is being handled, for events and the log: "admin/ops at
      * 10.0.0.7:4711". Empty: none. */
     char by[TROUBLE_BY_BYTES];
-    uint64_t queue_numbers; /* run_queue.c: the last one that was given */
+    uint64_t queue_numbers;            /* run_queue.c: the last one that was given */
+    char software[RUN_SOFTWARE_BYTES]; /* this program, its libraries, its processor */
     /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
     bool simulated;
     struct run_aside *aside; /* (asides) runs of the store that cannot be loaded */

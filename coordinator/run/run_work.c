@@ -261,6 +261,14 @@ static void noise_done(struct work_job *work)
     publish_close(job);
 }
 
+/* The configuration may have changed since the round before (fedlora run set). */
+static err set_origin(struct publish_job *job, const struct run *run)
+{
+    if (run->shop->simulated) return ERR_NONE;
+    job->software = run->shop->software;
+    return run_config_digest(&job->config_digest, run->config);
+}
+
 static err fill_job(struct publish_job *job, struct run *run, enum publish_kind kind)
 {
     const struct config *config = run->shop->config;
@@ -278,6 +286,7 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
     job->open_ms = run_now_ms(run) - run->round.opened_ms;
     job->options = run->options;
     job->from = run->newest;
+    TRY(set_origin(job, run));
     if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;
     if (kind == PUBLISH_START)
         TRY(copy_start(job, run));

@@ -163,6 +163,7 @@ err store_hello(struct store *store, int64_t run, const struct store_member *m, 
                    " WHERE run=? AND id=?",
                    "iitiit", (int64_t)m->rank, (int64_t)m->examples, m->libraries,
                    (int64_t)m->eval_rows, run, m->id);
+    if (!err_is(e)) e = store_lineage_hello(&store->db, run, m);
     struct store_event event = {.event = "member.joined", .member = m->id};
     if (!err_is(e) && first) e = insert_event(&store->db, run, &event);
     return db_end(&store->db, e);
@@ -366,6 +367,7 @@ static err publish_rows(struct db *db, const struct store_publish *p)
     TRY(insert_round(db, p));
     REQUIRE(sqlite3_changes(db->handle) == 1); /* published once, after the round before it */
     if (release_private(p->release)) TRY(insert_release(db, p));
+    TRY(store_lineage_publish(db, p));
     TRY(give_up_old(db, p));
     struct store_event closed = {.event = "round.closed", .round = p->round.round};
     struct store_event finished = {.event = "run.finished", .round = p->round.round};

@@ -104,8 +104,25 @@ static const char schema_8[] = "CREATE TABLE IF NOT EXISTS epochs(start INTEGER 
                                "BLOB NOT NULL) WITHOUT ROWID;"
                                "PRAGMA user_version = 8;";
 
+/* Added by version 9: the lineage of every state, never deleted (store_lineage.c). software holds
+ * descriptions of programs and machines, which others name by digest.
+ *
+ * counted   the updates that a round's state was made from, also when their own rows are gone
+ * made      by which program and under which configuration a round was combined */
+static const char schema_9[] =
+    "CREATE TABLE software(digest BLOB PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;"
+    "ALTER TABLE members ADD COLUMN software BLOB;"
+    "CREATE TABLE counted(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " member TEXT NOT NULL, made_for INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL,"
+    " examples INTEGER NOT NULL, weight REAL NOT NULL, software BLOB,"
+    " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
+    "CREATE TABLE made(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " config BLOB NOT NULL, software BLOB NOT NULL, PRIMARY KEY(run, round)) WITHOUT ROWID;"
+    "PRAGMA user_version = 9;";
+
 static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3, schema_4,
-                                                   schema_5, schema_6, schema_7, schema_8};
+                                                   schema_5, schema_6, schema_7, schema_8,
+                                                   schema_9};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)

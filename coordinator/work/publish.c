@@ -219,6 +219,11 @@ static err commit(struct publish_job *p, struct store *store, struct private_rou
                                     .memory = p->made.memory,
                                     .release = release,
                                     .next_clip = round->next_clip};
+    publish.made = (struct store_made){.config = p->config_digest,
+                                       .software = p->software,
+                                       .update = p->update,
+                                       .weight = p->counts,
+                                       .updates = p->result.updates};
     publish.stop = p->stop;
     publish.next_line = (const char *)round->next_line.data;
     snprintf(p->says, sizeof p->says, "%s", release_says(release));

@@ -70,6 +70,9 @@ struct publish_job {
     double loss_median;        /* out: of the members' training losses; 0: there are none */
 
     const struct store_update *update; /* (contributions) their rows; PUBLISH_NEXT only */
+    const double *counts;              /* (result.updates) weights of the members' updates */
+    struct digest config_digest;       /* of the run's packed configuration */
+    const char *software;              /* of this coordinator; NULL: lineage is not recorded */
     /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */
     const struct contribution *contribution;
     size_t contributions;
