@@ -183,7 +183,7 @@ static err bash(struct bytes *out, const struct program *c)
 
 /* ---- zsh ---- */
 
-/* A specification of _arguments: '--rank[help]:N:'. An option that may be repeated has a star. */
+/* An argument of _arguments, '--rank[help]:N:'. An option that may be repeated has a star. */
 static err zsh_option(struct bytes *out, const struct option_row *row)
 {
     static const char *const signs = "[]:\\";

@@ -49,7 +49,7 @@ void file_out_close(struct file_out *out);
 err file_write(const char *path, const void *data, size_t size, bool replace);
 /* *out is malloc'd and zero-terminated; ERR_INPUT for a file of more than size_max bytes. */
 err file_read_all(char **out, size_t *size, const char *path, size_t size_max);
-err file_make_dirs(const char *path); /* mkdir -p, with mode 0700 for new directories */
+err file_make_dirs(const char *path);        /* mkdir -p, with mode 0700 for new directories */
 err file_make_public_dirs(const char *path); /* the same with mode 0755, less the umask */
 err file_sync_dir(const char *path);
 bool file_exists(const char *path);

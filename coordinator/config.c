@@ -335,6 +335,10 @@ void config_close(struct config *config)
     *config = (struct config){0};
 }
 
+const struct option_set *config_options(void)
+{
+    return &options;
+}
 err config_help(struct bytes *out)
 {
     return option_help(out, &options);

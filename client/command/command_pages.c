@@ -18,11 +18,9 @@ static const struct man_section before[] = {
 
 static const struct man_section after[] = {
     {"ENVIRONMENT",
-     "https_proxy, http_proxy, grpc_proxy\tThe HTTP proxy through which the coordinator is "
-     "reached, http://HOST:PORT. The first of grpc_proxy, https_proxy and http_proxy that is set "
-     "counts.\n"
-     "no_proxy, no_grpc_proxy\tHosts, domains and networks that are connected directly, separated "
-     "by commas.\n"},
+     "https_proxy, http_proxy\tThe HTTP proxy through which the coordinator is reached, "
+     "http://HOST:PORT. The first that is set counts.\n"
+     "no_proxy\tHosts, domains and networks that are connected directly, separated by commas.\n"},
     {"FILES", "/etc/fedlora/client.ini\tConfiguration of a member's service; --config reads it.\n"},
     {0}};
 
