@@ -300,6 +300,15 @@ err file_sync_dir(const char *path)
     return e;
 }
 
+err file_flush(const char *path)
+{
+    int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return err_sys(errno, "%s", path);
+    err e = file_disk.fsync(fd) == 0 ? ERR_NONE : err_sys(errno, "%s", path);
+    file_disk.close(fd);
+    return e;
+}
+
 /* The mode of /tmp and its like is not changed, even by root. */
 err file_make_private(unsigned *was, const char *path)
 {

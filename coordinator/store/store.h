@@ -109,9 +109,13 @@ struct store_event {
 err store_open(struct store *out, const char *dir); /* creates missing folders and tables */
 /* For simulations, which lose only time in a power cut. */
 err store_open_with(struct store *out, const char *dir, enum db_care care);
+/* Beside a service that may be running on the store: nothing is created, and tables of another
+ * version are ERR_INPUT. */
+err store_open_beside(struct store *out, const char *dir);
 void store_close(struct store *store);
-/* For store.c only. Brings the tables to this version. ERR_INPUT: a newer version made them, or
- * there are none, but blobs. */
+enum { STORE_PATH_ROOM = 128 }; /* that DIR leaves for "/spool/", an owner and a digest */
+/* For store.c only. Brings the tables to this version, and keeps a copy of the database of an older
+ * one as fedlora.db.vN. ERR_INPUT: a newer version made them, or there are none, but blobs. */
 err store_schema(struct store *store);
 
 struct store_recovered { /* numbers of files */
@@ -168,11 +172,14 @@ struct store_made {                    /* what a round's state was made from; ke
 struct store_publish {
     int64_t run;
     uint32_t keep;            /* published states kept, the newest included; at least 2 */
-    uint32_t updates_keep;    /* rounds whose updates are kept, this one included; at least 1 */
+    uint32_t updates_keep;    /* rounds whose updates are kept, this one included; 0: none */
     bool last;                /* the run is finished with this round */
     struct store_round round; /* without a report: store_report() */
-    struct store_blob frozen, memory; /* blobs of this state; the previous ones are given up */
-    const struct release *release;    /* of this very state: privacy/ledger/release.h */
+    struct store_blob frozen, memory;  /* blobs of this state; the previous ones are given up */
+    const struct store_update *update; /* (contributions) those that the state counts */
+    const double *weight;              /* (contributions) */
+    size_t contributions;
+    const struct release *release; /* of this very state: privacy/ledger/release.h */
     struct store_made made;
     /* Private runs only. */
     double next_clip;      /* clip norm of the next round; 0: the plan's */
