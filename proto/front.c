@@ -131,6 +131,7 @@ static bool accept_one(struct front *front, int listener)
     int fd = accept4(listener, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
         struct rpc_event event = {.kind = RPC_EVENT_DESCRIPTORS,
+                                  .refusal = RPC_REFUSAL_LIMIT,
                                   .address = "",
                                   .reason = errno == EMFILE || errno == ENFILE
                                                 ? "no descriptor is free"

@@ -25,6 +25,7 @@ struct front_options {
     void (*give)(void *give_context, int fd);
     void *give_context;
     void (*event)(void *event_context, const struct rpc_event *event); /* or NULL */
+    void (*count)(void *event_context, const struct rpc_event *event); /* or NULL */
     void *event_context;
 };
 

@@ -149,9 +149,10 @@ static void linger(struct front_conn *c)
 
 /* ---------------------------------------------------------------- handshake */
 
-static void fail_handshake(struct front_conn *c, const char *reason)
+static void fail_handshake(struct front_conn *c, enum rpc_refusal refusal, const char *reason)
 {
-    struct rpc_event event = {.kind = RPC_EVENT_HANDSHAKE, .address = c->address, .reason = reason};
+    struct rpc_event event = {
+        .kind = RPC_EVENT_HANDSHAKE, .refusal = refusal, .address = c->address, .reason = reason};
     front_pool_report(c->front, c->place, &event);
     /* The alert must arrive, so nothing that was sent may stay unread. */
     while (recv(c->fd, c->front->scratch, FRONT_SCRATCH, 0) > 0) {
@@ -171,7 +172,7 @@ void front_conn_shake(struct front_conn *c)
         err e = rpc_tls_identity_of(&c->peer, SSL_get0_peer_certificate(c->ssl));
         snprintf(c->peer.address, sizeof c->peer.address, "%s", c->address);
         if (err_is(e))
-            fail_handshake(c, e.text);
+            fail_handshake(c, RPC_REFUSAL_CERTIFICATE, e.text);
         else
             front_pool_admit(c);
     } else if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) {
@@ -182,11 +183,11 @@ void front_conn_shake(struct front_conn *c)
         front_conn_close(c); /* a check whether the port is open is not worth a line */
     } else {
         char reason[FRONT_TLS_REASON];
-        bool is_refusal = front_tls_explain(reason, &c->notes);
+        enum rpc_refusal refusal = front_tls_explain(reason, &c->notes);
         struct front_peer *place = c->place;
         struct front *front = c->front;
-        fail_handshake(c, reason);
-        if (is_refusal) front_pool_charge_handshake(front, place);
+        fail_handshake(c, refusal, reason);
+        if (refusal != RPC_REFUSAL_BROKEN) front_pool_charge_handshake(front, place);
     }
 }
 
@@ -397,7 +398,7 @@ void front_conn_sweep(struct front_conn *c)
     if (c->close_at_ms != 0 && now >= c->close_at_ms) {
         front_conn_close(c);
     } else if (c->phase == CONN_HANDSHAKE && now - c->born_ms > FRONT_HANDSHAKE_MS) {
-        fail_handshake(c, "it did not finish the handshake in time");
+        fail_handshake(c, RPC_REFUSAL_BROKEN, "it did not finish the handshake in time");
     } else if (c->phase == CONN_WAITING && now - c->born_ms > 2 * FRONT_HANDSHAKE_MS) {
         front_pool_end_full(c);
     } else if (c->phase == CONN_OPEN) {

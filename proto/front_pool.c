@@ -79,6 +79,7 @@ void front_pool_limits(struct front *front)
 
 void front_pool_report(struct front *front, struct front_peer *peer, struct rpc_event *event)
 {
+    if (front->options.count != NULL) front->options.count(front->options.event_context, event);
     if (front->options.event == NULL) return;
     if (!front_peer_may_report(peer, &event->left_out, front->now_ms)) return;
     if (front->now_ms - front->reports_ms >= POOL_REPORT_MS) {
@@ -99,6 +100,7 @@ void front_pool_refuse(struct front_conn *c, const char *reason)
     struct front *front = c->front;
     struct front_peer *identity = c->identity;
     struct rpc_event event = {.kind = RPC_EVENT_REFUSED,
+                              .refusal = RPC_REFUSAL_LIMIT,
                               .address = c->address,
                               .peer = &c->peer,
                               .reason = reason,
@@ -115,6 +117,7 @@ void front_pool_charge_handshake(struct front *front, struct front_peer *place)
     front_budget_gain(&place->budget, front->now_ms);
     if (front_budget_take(&place->budget, FRONT_COST_HANDSHAKE, 1)) return;
     struct rpc_event event = {.kind = RPC_EVENT_REFUSED,
+                              .refusal = RPC_REFUSAL_LIMIT,
                               .address = place->name,
                               .reason = "too many handshakes that were refused",
                               .refused_ms = front_peer_refuse(place, front->now_ms)};
@@ -138,6 +141,7 @@ bool front_pool_room(struct front *front)
     bool silent = SSL_get_state(victim->ssl) == TLS_ST_BEFORE;
     if (front->now_ms - victim->born_ms < (silent ? POOL_SILENT_MS : POOL_BEGUN_MS)) return false;
     struct rpc_event event = {.kind = RPC_EVENT_HANDSHAKE,
+                              .refusal = RPC_REFUSAL_LIMIT,
                               .address = victim->address,
                               .reason = "too many handshakes at once; the oldest gave way"};
     front_pool_report(front, victim->place, &event);
@@ -149,8 +153,10 @@ bool front_pool_room(struct front *front)
 
 static void report_descriptors(struct front *front, const char *address)
 {
-    struct rpc_event event = {
-        .kind = RPC_EVENT_DESCRIPTORS, .address = address, .reason = "no descriptor is free"};
+    struct rpc_event event = {.kind = RPC_EVENT_DESCRIPTORS,
+                              .refusal = RPC_REFUSAL_LIMIT,
+                              .address = address,
+                              .reason = "no descriptor is free"};
     front_pool_report(front, &front->self, &event);
 }
 
@@ -234,6 +240,7 @@ static void ask_to_leave(struct front *front)
 void front_pool_end_full(struct front_conn *c)
 {
     struct rpc_event event = {.kind = RPC_EVENT_FULL,
+                              .refusal = RPC_REFUSAL_LIMIT,
                               .address = c->address,
                               .peer = &c->peer,
                               .reason = "all connections are in use"};

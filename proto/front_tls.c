@@ -18,21 +18,25 @@ static int on_certificate(int ok, X509_STORE_CTX *store)
     X509 *cert = X509_STORE_CTX_get_current_cert(store);
     struct rpc_peer peer;
     int code = X509_STORE_CTX_get_error(store);
+    if (!ok) notes->refusal = RPC_REFUSAL_CERTIFICATE;
     if (!ok && code == X509_V_ERR_INVALID_PURPOSE) {
         snprintf(notes->reason, sizeof notes->reason, "its certificate is not for clients");
     } else if (!ok && (code == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY ||
                        code == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN ||
                        code == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT ||
                        code == X509_V_ERR_CERT_SIGNATURE_FAILURE)) {
+        notes->refusal = RPC_REFUSAL_AUTHORITY;
         snprintf(notes->reason, sizeof notes->reason,
                  "its certificate is from another authority: %s",
                  X509_verify_cert_error_string(code));
     } else if (!ok) {
+        if (code == X509_V_ERR_CERT_HAS_EXPIRED) notes->refusal = RPC_REFUSAL_EXPIRED;
         snprintf(notes->reason, sizeof notes->reason, "its certificate cannot be accepted: %s",
                  X509_verify_cert_error_string(code));
     } else if (X509_STORE_CTX_get_error_depth(store) == 0) {
         err e = rpc_tls_identity_of(&peer, cert);
         if (!err_is(e)) return 1;
+        notes->refusal = RPC_REFUSAL_CERTIFICATE;
         snprintf(notes->reason, sizeof notes->reason, "%.*s", FRONT_TLS_REASON - 1, e.text);
         X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
         return 0;
@@ -51,6 +55,7 @@ static int choose_h2(SSL *ssl, const unsigned char **out, unsigned char *size,
             return SSL_TLSEXT_ERR_OK;
         }
     struct front_tls_notes *notes = SSL_get_app_data(ssl);
+    notes->refusal = RPC_REFUSAL_PROTOCOL;
     snprintf(notes->reason, sizeof notes->reason, "it does not offer HTTP/2");
     return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
@@ -138,29 +143,34 @@ err front_tls_accept(SSL **out, SSL_CTX *context, int fd, struct front_tls_notes
     return ERR_NONE;
 }
 
-bool front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes)
+enum rpc_refusal front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes)
 {
     unsigned long code = ERR_peek_error();
     int reason = ERR_GET_REASON(code);
     bool is_ssl = ERR_GET_LIB(code) == ERR_LIB_SSL;
     const char *words = is_ssl ? ERR_reason_error_string(code) : NULL, *text = NULL;
-    bool is_refusal = true;
-    if (notes->reason[0] != 0)
+    enum rpc_refusal refusal = RPC_REFUSAL_PROTOCOL;
+    if (notes->reason[0] != 0) {
         text = notes->reason;
-    else if (is_ssl && reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+        refusal = notes->refusal;
+    } else if (is_ssl && reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
         text = "it has no certificate";
-    else if (is_ssl && (reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_VERSION_TOO_LOW))
+        refusal = RPC_REFUSAL_ABSENT;
+    } else if (is_ssl &&
+               (reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_VERSION_TOO_LOW)) {
         text = "it does not speak TLS 1.3";
-    else if (is_ssl && (reason == SSL_R_HTTP_REQUEST || reason == SSL_R_WRONG_VERSION_NUMBER ||
-                        reason == SSL_R_PACKET_LENGTH_TOO_LONG))
+    } else if (is_ssl && (reason == SSL_R_HTTP_REQUEST || reason == SSL_R_WRONG_VERSION_NUMBER ||
+                          reason == SSL_R_PACKET_LENGTH_TOO_LONG)) {
         text = "it does not speak TLS";
-    else if (words == NULL || reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
-        is_refusal = false;
-    else
+    } else if (words == NULL || reason == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+        text = "it hung up in the handshake";
+        refusal = RPC_REFUSAL_BROKEN;
+    } else {
         text = words;
-    if (!is_refusal) text = "it hung up in the handshake";
+        refusal = RPC_REFUSAL_OTHER;
+    }
     snprintf(out, FRONT_TLS_REASON, "%.*s", FRONT_TLS_REASON - 1, text);
     text_tame(out);
     ERR_clear_error();
-    return is_refusal;
+    return refusal;
 }

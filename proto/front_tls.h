@@ -11,12 +11,13 @@ enum { FRONT_TLS_REASON = 200 };
 err front_tls_open(SSL_CTX **out, const char *ca, const char *cert, const char *key);
 struct front_tls_notes {
     char reason[FRONT_TLS_REASON]; /* why the certificate was refused; "": it was not */
+    enum rpc_refusal refusal;      /* with a reason: its kind */
     unsigned updates;              /* key updates that the client has sent */
 };
 /* A connection's server side. The notes are written to until it is freed. */
 err front_tls_accept(SSL **out, SSL_CTX *context, int fd, struct front_tls_notes *notes);
-/* After a failed SSL_accept(): why it failed, in words, from OpenSSL's queue of errors. False: the
- * client only broke off. */
-bool front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes);
+/* After a failed SSL_accept(): why it failed, in words, from OpenSSL's queue of errors, and the
+ * kind of reason. */
+enum rpc_refusal front_tls_explain(char out[FRONT_TLS_REASON], const struct front_tls_notes *notes);
 
 #endif

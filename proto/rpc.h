@@ -76,8 +76,7 @@ enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD, RPC_CHAT };
 struct rpc_method {
     const char *path; /* proto/rpc_path.h */
     enum rpc_shape shape;
-    unsigned roles;  /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
-    bool tells_time; /* the answer also has the server's time, for rpc_client_clock() */
+    unsigned roles; /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
     void (*begin)(struct rpc_call *call, const void *request, size_t size); /* upload: NULL, 0 */
     void (*part)(struct rpc_call *call, const void *message, size_t size);  /* upload only */
     void (*end)(struct rpc_call *call);                 /* upload only: the peer has sent all */
@@ -92,13 +91,33 @@ enum rpc_event_kind {
     RPC_EVENT_FULL,        /* no connection is free for a peer; it was told to come back */
     RPC_EVENT_DESCRIPTORS, /* no descriptor is free; accepting pauses */
 };
+/* The kind of reason, for counters: a fixed list, because reasons hold texts of OpenSSL. */
+enum rpc_refusal {
+    RPC_REFUSAL_OTHER,
+    RPC_REFUSAL_EXPIRED,     /* the certificate has ended */
+    RPC_REFUSAL_AUTHORITY,   /* a certificate of another authority */
+    RPC_REFUSAL_CERTIFICATE, /* one that cannot be accepted: its purpose, its identity, ... */
+    RPC_REFUSAL_ABSENT,      /* no certificate */
+    RPC_REFUSAL_PROTOCOL,    /* no TLS 1.3, or no HTTP/2 */
+    RPC_REFUSAL_BROKEN,      /* the peer hung up in the handshake */
+    RPC_REFUSAL_LIMIT,       /* too many connections, handshakes or frames */
+    RPC_REFUSALS
+};
+const char *rpc_refusal_name(enum rpc_refusal refusal); /* "expired", "authority", ... */
+
 struct rpc_event {
     enum rpc_event_kind kind;
+    enum rpc_refusal refusal;
     const char *address, *reason;
     const struct rpc_peer *peer; /* NULL before the identity is known */
     uint64_t refused_ms;
     uint64_t left_out; /* events of this peer that were not reported, since the last that was */
 };
+
+/* The parts of a `listen`. The host may be in brackets; ERR_INPUT unless "host:port" with a port of
+ * 0 to 65535. */
+err rpc_wire_split(char *host, size_t host_bytes, char port[6], const char *address,
+                   const char *what);
 
 struct rpc_server_options {
     const char *listen;          /* "host:port", "[::1]:port"; port 0: any free one */
@@ -112,6 +131,11 @@ struct rpc_server_options {
     err (*allow)(void *context, const struct rpc_peer *peer);
     /* Called in a thread of the server, at most once a minute for each peer. NULL: not reported. */
     void (*event)(void *context, const struct rpc_event *event);
+    /* The same for each event, also for those that are left out of reports. Must be quick. */
+    void (*count)(void *context, const struct rpc_event *event);
+    /* Called in the polling thread when a call has its status: the procedure ("NextTask"; "other"
+     * if there is no such one) and the status ("OK", "UNAVAILABLE", ...). May be NULL. */
+    void (*ended)(void *context, const char *procedure, const char *code);
     /* Called in the polling thread after a call was refused before it reached a handler (no such
      * method, wrong role or federation, `allow`). May be NULL. Unknown fields of `peer` are
      * zero. */
@@ -176,8 +200,6 @@ struct rpc_client;
 struct rpc_client_options {
     const char *server;          /* "host:port"; the name must be in the server's certificate */
     const char *ca, *cert, *key; /* PEM files; only this CA is trusted */
-    /* PEM text instead of the three files: the client shows no certificate and trusts this root. */
-    const char *root;
     /* NULL, or set to non-zero by a signal handler: calls end with ERR_STOPPED. */
     const volatile sig_atomic_t *stop;
 };
@@ -192,9 +214,6 @@ void rpc_client_close(struct rpc_client *client); /* no call may be under way; N
 err rpc_client_reload(bool *changed, struct rpc_client *client);
 /* The identity in this client's certificate. */
 const struct rpc_peer *rpc_client_identity(const struct rpc_client *client);
-/* How far the server's clock is ahead of this machine's, by the last answer that told the time.
- * False: no answer did. */
-bool rpc_client_clock(int64_t *ahead_ms, const struct rpc_client *client);
 
 /* Errors of all calls:
  *
@@ -246,5 +265,7 @@ err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *o
  * CA and made for a server (or a client). days_left may be NULL. */
 err rpc_tls_check(const char *ca, const char *cert, const char *key, bool server,
                   int64_t *days_left);
+/* When the first of the certificates in a PEM file ends, since 1970. */
+err rpc_tls_ends(int64_t *ends_s, const char *path);
 
 #endif

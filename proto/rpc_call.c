@@ -29,19 +29,10 @@ static void read_next(struct rpc_call *call)
     start_batch(call, &op, 1, &call->read);
 }
 
-/* The time is short enough to lie inside its slice, so there is no memory to free. */
 static grpc_op op_start(struct rpc_call *call)
 {
-    char text[24];
-    grpc_op op = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     call->sent_start = true;
-    if (call->method == NULL || !call->method->tells_time) return op;
-    snprintf(text, sizeof text, "%llu", (unsigned long long)text_wall_ms());
-    call->clock = (grpc_metadata){.key = grpc_slice_from_static_string(RPC_CLOCK_KEY),
-                                  .value = grpc_slice_from_copied_string(text)};
-    op.data.send_initial_metadata.count = 1;
-    op.data.send_initial_metadata.metadata = &call->clock;
-    return op;
+    return (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA};
 }
 
 static grpc_op op_message(grpc_byte_buffer *buffer)
@@ -65,6 +56,14 @@ static void start_reply(struct rpc_call *call, struct rpc_reply *reply)
     rpc_reply_drop(reply);
 }
 
+static void report_end(const struct rpc_call *call, grpc_status_code code)
+{
+    const struct rpc_server_options *o = &call->server->options;
+    const char *slash = call->method == NULL ? NULL : strrchr(call->method->path, '/');
+    if (o->ended != NULL)
+        o->ended(o->context, slash == NULL ? "other" : slash + 1, rpc_wire_code(code));
+}
+
 /* Ends the call: an optional reply, then the status. The first answer counts; later ones are
  * ignored. */
 static void answer(struct rpc_call *call, grpc_byte_buffer *reply, grpc_status_code code,
@@ -75,6 +74,7 @@ static void answer(struct rpc_call *call, grpc_byte_buffer *reply, grpc_status_c
         return;
     }
     call->answered = call->finishing = true;
+    report_end(call, code);
     call->last = (struct rpc_reply){.message = reply,
                                     .ends = true,
                                     .code = code,
@@ -351,6 +351,7 @@ void rpc_call_event(struct rpc_tag *tag, bool ok)
     /* `over` waits until it is known whether the answer was sent. */
     if (call->is_closed && !call->is_over && !call->finishing) {
         call->is_over = true;
+        if (!call->answered) report_end(call, GRPC_STATUS_CANCELLED);
         if (call->begun && call->method->over != NULL)
             call->method->over(call, call->sent && call->cancelled == 0);
     }

@@ -10,7 +10,6 @@
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
-#include <grpc/slice.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -19,21 +18,10 @@ grpc_byte_buffer *rpc_wire_buffer(const void *data, size_t size); /* copies */
 /* Appends. False: the message is compressed, or larger than out->max. */
 bool rpc_wire_read(struct bytes *out, grpc_byte_buffer *buffer);
 grpc_status_code rpc_wire_status(enum err_kind kind);
+const char *rpc_wire_code(grpc_status_code code); /* "OK"; "UNKNOWN" for those not used here */
 err rpc_wire_err(grpc_status_code code, const char *text);
 gpr_timespec rpc_wire_after(uint64_t ms);
 void rpc_wire_start(void); /* grpc_init, quiet; paired with grpc_shutdown */
-/* host may be in brackets; ERR_INPUT unless "host:port" with a port of 0 to 65535. */
-err rpc_wire_split(char *host, size_t host_bytes, char port[6], const char *address,
-                   const char *what);
-
-/* Metadata of an answer: the server's clock in milliseconds since 1970. */
-#define RPC_CLOCK_KEY "fedlora-time-ms"
-
-/* ---- rpc_channel.c */
-struct rpc_proxy;
-/* Without pem->cert the client shows no certificate. */
-grpc_channel *rpc_channel_open(const char *server, const struct rpc_tls_pem *pem,
-                               const struct rpc_proxy *proxy);
 
 /* ---- rpc_server.c, rpc_call.c, rpc_health.c */
 enum rpc_tag_kind { RPC_TAG_READ, RPC_TAG_WRITE, RPC_TAG_STATUS, RPC_TAG_CLOSED };
@@ -56,7 +44,6 @@ struct rpc_call {
     const struct rpc_method *method;
     void *context, *state;
     grpc_call *call;
-    grpc_metadata clock;
     struct rpc_peer peer;
     struct rpc_tag read, write, status, closed;
     struct rpc_reply part, last; /* of a stream; with the status. Empty once gRPC has them */

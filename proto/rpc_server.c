@@ -89,6 +89,7 @@ static err open_front(struct rpc_server *s)
                                           .give = give,
                                           .give_context = s,
                                           .event = s->options.event,
+                                          .count = s->options.count,
                                           .event_context = s->options.context};
     TRY(front_open(&s->front, &options));
     s->port = front_port(s->front);

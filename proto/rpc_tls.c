@@ -284,3 +284,23 @@ err rpc_tls_identity(struct rpc_peer *out, const char *pem, size_t size)
     X509_free(cert);
     return e;
 }
+
+err rpc_tls_ends(int64_t *ends_s, const char *path)
+{
+    char *text = NULL;
+    int64_t first = INT64_MAX;
+    TRY(read_pem(&text, path, "a certificate"));
+    STACK_OF(X509) *certs = rpc_tls_certs(text);
+    for (int i = 0; i < sk_X509_num(certs); i++) {
+        int64_t ends = end_of(sk_X509_value(certs, i));
+        if (ends < first) first = ends;
+    }
+    bool any = sk_X509_num(certs) > 0;
+    sk_X509_pop_free(certs, X509_free);
+    ERR_clear_error();
+    OPENSSL_cleanse(text, strlen(text)); /* a key may stand beside the certificate */
+    free(text);
+    if (!any) return err_make(ERR_INPUT, "%s: holds no certificate", path);
+    *ends_s = first;
+    return ERR_NONE;
+}

@@ -50,6 +50,36 @@ grpc_status_code rpc_wire_status(enum err_kind kind)
     return GRPC_STATUS_UNAVAILABLE;
 }
 
+const char *rpc_refusal_name(enum rpc_refusal refusal)
+{
+    static const char *const name[RPC_REFUSALS] = {
+        [RPC_REFUSAL_OTHER] = "other",           [RPC_REFUSAL_EXPIRED] = "expired",
+        [RPC_REFUSAL_AUTHORITY] = "authority",   [RPC_REFUSAL_CERTIFICATE] = "certificate",
+        [RPC_REFUSAL_ABSENT] = "no_certificate", [RPC_REFUSAL_PROTOCOL] = "protocol",
+        [RPC_REFUSAL_BROKEN] = "broken_off",     [RPC_REFUSAL_LIMIT] = "limit",
+    };
+    return name[refusal];
+}
+
+const char *rpc_wire_code(grpc_status_code code)
+{
+    static const char *const name[] = {
+        [GRPC_STATUS_OK] = "OK",
+        [GRPC_STATUS_CANCELLED] = "CANCELLED",
+        [GRPC_STATUS_INVALID_ARGUMENT] = "INVALID_ARGUMENT",
+        [GRPC_STATUS_DEADLINE_EXCEEDED] = "DEADLINE_EXCEEDED",
+        [GRPC_STATUS_NOT_FOUND] = "NOT_FOUND",
+        [GRPC_STATUS_PERMISSION_DENIED] = "PERMISSION_DENIED",
+        [GRPC_STATUS_RESOURCE_EXHAUSTED] = "RESOURCE_EXHAUSTED",
+        [GRPC_STATUS_FAILED_PRECONDITION] = "FAILED_PRECONDITION",
+        [GRPC_STATUS_UNIMPLEMENTED] = "UNIMPLEMENTED",
+        [GRPC_STATUS_UNAVAILABLE] = "UNAVAILABLE",
+        [GRPC_STATUS_UNAUTHENTICATED] = "UNAUTHENTICATED",
+    };
+    size_t i = (size_t)code;
+    return i < sizeof name / sizeof *name && name[i] ? name[i] : "UNKNOWN";
+}
+
 err rpc_wire_err(grpc_status_code code, const char *text)
 {
     switch (code) {
