@@ -47,9 +47,41 @@ static void step_failed(const struct run *run, const char *step, err e)
 
 /* Actions may feed further events, so this function is entered again from within. That is safe
  * because round_apply() has finished with the state before its actions are carried out. */
+/* Counters for metrics. With a secret draw the time of an update would show that its member was
+ * drawn, so only the end of a round is progress, and no update is counted. */
+static void note_progress(struct run *run, const struct round_event *event)
+{
+    const struct round_member *m = &run->round.member[event->member];
+    bool moved = false;
+    switch (event->kind) {
+    case ROUND_ON_BEGIN:
+    case ROUND_ON_STARTED:
+    case ROUND_ON_PUBLISHED:
+    case ROUND_ON_RESUME:
+        moved = true;
+        break;
+    case ROUND_ON_HELLO:
+        moved = round_phase(&run->round) == ROUND_WAITING;
+        break;
+    case ROUND_ON_RECEIPT:
+        moved = !run->round.rules.secret;
+        run->updates_counted += moved && m->trained_round == m->counted_in;
+        run->updates_late += moved && m->trained_round < m->counted_in;
+        break;
+    case ROUND_ON_REFUSAL:
+    case ROUND_ON_UNFIT:
+        run->updates_refused++;
+        break;
+    default:
+        break;
+    }
+    if (moved) run->progress_ms = text_wall_ms();
+}
+
 void run_apply(struct run *run, const struct round_event *event)
 {
     unsigned todo = round_apply(&run->round, event);
+    note_progress(run, event);
     if (todo & ROUND_DO_OPEN) {
         err e = run_save_opening(run); /* else tried again before the round is handed out */
         if (err_is(e)) step_failed(run, "the round is not handed out yet", e);
@@ -120,14 +152,11 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
     if (m->pruned && m->pruned < rank) rank = m->pruned; /* a pruned rank stays */
     TRY(run_shapes_said(run, member, hello));
-    char software[RUN_SOFTWARE_BYTES];
-    snprintf(software, sizeof software, "%s; %s", hello->software, hello->libraries);
     struct store_member row = {
         .id = r->id, .rank = rank, .examples = hello->examples, .libraries = hello->libraries};
-    row.software = software;
     row.eval_rows = hello->eval_rows;
     bool changed = !r->joined || rank != m->rank || hello->examples != m->examples ||
-                   hello->eval_rows != m->eval_rows || !m->greeted;
+                   hello->eval_rows != m->eval_rows;
     if (changed) TRY(store_hello(run->shop->store, run->id, &row, !r->joined));
     m->rank = rank;
     m->examples = hello->examples;
@@ -157,20 +186,6 @@ void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t
     out->rounds = run->config->rounds;
     out->training = run->config->training;
     out->privacy = run->config->privacy;
-}
-
-err run_look_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member,
-                   const Fedlora__V1__HelloRequest *hello)
-{
-    uint32_t rank = 0;
-    TRY(check_base(run, hello));
-    TRY(run_config_rank(&rank, run->config, run->round.member[member].id, hello->rank));
-    run_hello_reply(out, run, member);
-    out->rank = rank;
-    if (out->n_targets) return ERR_NONE;
-    out->targets = run->config->targets;
-    out->n_targets = run->config->n_targets;
-    return ERR_NONE;
 }
 
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob)
@@ -295,6 +310,7 @@ void run_admitted(struct run *run, const struct admit_job *job)
         return;
     }
     run->member[m].bytes_up += u->blob.size;
+    if (!run->round.rules.secret) tally_received(run->shop->tally, job->member, u->blob.size);
     if (u->pruned) run->member[m].rank = run->member[m].pruned = u->pruned;
     run->member[m].train_loss = u->train_loss;
     LOG(LOG_INFO, "update.received", LOG_STR("run", run->config->name),

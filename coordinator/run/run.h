@@ -10,12 +10,11 @@
 #include "coordinator/run/round.h"
 #include "coordinator/run/run_config.h"
 #include "coordinator/run/run_privacy.h"
+#include "coordinator/run/tally.h"
 #include "coordinator/run/trouble.h"
 #include "coordinator/work/admit.h"
 #include "coordinator/work/publish.h"
 #include "proto/rpc.h"
-
-enum { RUN_SOFTWARE_BYTES = 512 };
 
 struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
@@ -23,6 +22,7 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     struct work *maths, *receipts, *slow_receipts;
     struct troubles *troubles;
     struct audit *audit; /* NULL: a simulation */
+    struct tally *tally; /* counters for metrics, or NULL; the caller's */
     const struct config *config;
     /* Tasks or events of the run have changed, so waiting calls may have an answer now. */
     void (*changed)(struct run *run, void *context);
@@ -33,8 +33,7 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     /* The operator whose call is being handled, for events and the log: "admin/ops at
      * 10.0.0.7:4711". Empty: none. */
     char by[TROUBLE_BY_BYTES];
-    uint64_t queue_numbers;            /* run_queue.c: the last one that was given */
-    char software[RUN_SOFTWARE_BYTES]; /* this program, its libraries, its processor */
+    uint64_t queue_numbers; /* run_queue.c: the last one that was given */
     /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
     bool simulated;
     struct run_aside *aside; /* (asides) runs of the store that cannot be loaded */
@@ -111,6 +110,10 @@ struct run {
     uint64_t created_ms;
     uint64_t queue_number; /* run_queue.c: its place in the line for a turn; 0: it is not in it */
     bool said_queued;      /* its newest event about the queue */
+    double loss_newest;    /* training loss of the newest published round */
+    uint64_t progress_ms;  /* wall clock: it last moved (run_note_progress) */
+    /* Updates since this start, for metrics. Refused ones may have been counted before. */
+    uint64_t updates_counted, updates_late, updates_refused;
     /* run_diverge.c: lowest losses so far, 0: none; norm of the state before, 0: not known. */
     double loss_least, evaluated_least, state_norm;
     bool diverged; /* it was paused for that once */
@@ -191,10 +194,6 @@ err run_take_ledger(const struct ledger_head **held, struct run *run, size_t mem
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
 /* The answer to Hello of a member that has joined. The message points into the run. */
 void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member);
-/* The same for a member that only asks what the run is: nothing changes. Before its modules are
- * known, `targets` are those of the configuration. ERR_INPUT as from run_hello(). */
-err run_look_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member,
-                   const Fedlora__V1__HelloRequest *hello);
 
 /* The training of this round failed at the member, for this reason. */
 err run_failing(struct run *run, size_t member, uint32_t round, const char *reason);

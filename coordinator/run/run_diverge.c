@@ -5,6 +5,7 @@
 #include "coordinator/run/run.h"
 
 #include "base/text.h"
+#include "coordinator/store/store_recent.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -101,6 +102,10 @@ void run_diverge_state(struct run *run, uint32_t round, double norm)
 err run_diverge_load(struct run *run)
 {
     char why[WHY_BYTES] = "";
+    struct store_recent_round newest = {0};
+    size_t count = 0;
+    TRY(store_recent_rounds(&newest, &count, run->shop->store, run->id, 1));
+    run->loss_newest = newest.train_loss;
     TRY(store_losses(&run->loss_least, &run->evaluated_least, run->shop->store, run->id));
     TRY(store_last_event(why, sizeof why, run->shop->store, run->id, "run.diverged"));
     run->diverged = *why != 0;

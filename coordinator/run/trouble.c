@@ -65,6 +65,7 @@ struct group { /* one kind */
 
 struct troubles {
     struct group group[TROUBLE_KINDS];
+    uint64_t disk_errors;
     char says[TROUBLE_SHOWN][TROUBLE_TEXT_BYTES + 640]; /* the last answer of trouble_list() */
 };
 
@@ -266,7 +267,13 @@ bool trouble_is_full_disk(err e)
 void trouble_of_disk(struct troubles *t, err e, uint64_t now_ms)
 {
     if (!trouble_is_full_disk(e)) return;
+    if (t) t->disk_errors++;
     trouble_raise(t, &(struct trouble_case){.kind = TROUBLE_DISK_FULL, .text = e.text}, now_ms);
+}
+
+uint64_t trouble_disk_errors(const struct troubles *t)
+{
+    return t ? t->disk_errors : 0;
 }
 
 size_t trouble_count(const struct troubles *t, enum trouble_kind kind)

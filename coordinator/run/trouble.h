@@ -77,6 +77,8 @@ void trouble_tick(struct troubles *t, uint64_t now_ms);
 bool trouble_is_full_disk(err e);
 /* Raises TROUBLE_DISK_FULL if `e` is about a full disk. */
 void trouble_of_disk(struct troubles *t, err e, uint64_t now_ms);
+/* How often that was raised since the start: work that a full disk has put off. */
+uint64_t trouble_disk_errors(const struct troubles *t);
 size_t trouble_count(const struct troubles *t, enum trouble_kind kind);
 /* When the newest trouble of this kind was raised last; 0: there is none. */
 uint64_t trouble_last_ms(const struct troubles *t, enum trouble_kind kind);

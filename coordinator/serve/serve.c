@@ -265,6 +265,7 @@ static err allow(void *context, const struct rpc_peer *peer)
     s->shop.by[0] = 0;
     TRY(rate_take(&s->rate, serve_peer_name(name, peer), text_now_ms()));
     serve_check_certificate(s, peer);
+    tally_seen(&s->tally, peer, text_wall_ms());
     return ERR_NONE;
 }
 
@@ -300,6 +301,19 @@ static void on_event(void *context, const struct rpc_event *event)
                                   : 3);
 }
 
+/* Called by the server's own thread. */
+static void on_refusal(void *context, const struct rpc_event *event)
+{
+    struct serve *s = context;
+    tally_refused(&s->tally, event->refusal);
+}
+
+static void on_ended(void *context, const char *procedure, const char *code)
+{
+    struct serve *s = context;
+    tally_call(&s->tally, procedure, code);
+}
+
 /* A burst of four seconds' calls, and at least one call, otherwise no call would be allowed. */
 static err open_rate(struct serve *s)
 {
@@ -326,6 +340,8 @@ static err open_server(struct serve *s)
                                          .allow = allow,
                                          .holds = serve_audit_holds,
                                          .event = on_event,
+                                         .count = on_refusal,
+                                         .ended = on_ended,
                                          .refused = serve_refused_early};
     struct rpc_server *server = NULL;
     TRY(rpc_server_open(&server, &options));
@@ -343,6 +359,7 @@ err serve_open(struct serve *out, const struct config *config)
                                   .changed = run_changed,
                                   .wake = wake,
                                   .now_ms = run_clock,
+                                  .tally = &out->tally,
                                   .context = out};
     TRY_OUT(e, run_shop_open(&out->shop));
     TRY_OUT(e, audit_open(&out->shop.audit, config->path, config->audit_key));
@@ -431,5 +448,6 @@ void serve_close(struct serve *s, uint64_t grace_ms)
     rate_close(&s->rate);
     audit_close(s->shop.audit);
     run_shop_close(&s->shop);
+    tally_close(&s->tally);
     *s = (struct serve){0};
 }

@@ -16,7 +16,7 @@ struct serve_poll { /* a call that waits for its run to change */
     struct rpc_call *call;
     struct run *run;
     size_t member; /* of a NextTask */
-    bool any; /* it waits for any run of the member; `run` is the one that came first, or NULL */
+    bool any;      /* it waits for any run of the member; `run` is the one that came first */
     Fedlora__V1__NextTaskRequest *request; /* with `any`; owned by a waiting call */
     uint64_t after;                        /* of a WatchRun: the last event seen */
     uint64_t until_ms;                     /* when it must be answered */
@@ -38,7 +38,8 @@ struct serve {
     struct rpc_server *server;
     struct rate rate;
     struct run_shop shop;
-    struct run *runs; /* in order of creation */
+    struct tally tally; /* shop.tally */
+    struct run *runs;   /* in order of creation */
     size_t run_count;
     struct serve_poll *polls;
     uint64_t ticked_ms;   /* the time of the last ticks; 0: none yet */
@@ -81,7 +82,6 @@ bool serve_is_over(const struct run *run); /* finished or stopped */
 struct serve_turn {
     const char *name;
     bool ended;     /* also a run that has ended and whose end it does not know yet */
-    bool stay;      /* no run is no error: *run is NULL then */
     char **without; /* not these runs */
     size_t withouts;
 };

@@ -121,6 +121,8 @@ static void fetch_more(struct rpc_call *call)
         if (d->run) {
             d->run->member[d->member].bytes_down += size;
             d->run->member[d->member].bytes_down_new += size;
+            if (!d->run->round.rules.secret)
+                tally_sent(d->run->shop->tally, rpc_call_peer(call)->id, size);
             run_apply_member(d->run, ROUND_ON_SEEN, d->member);
         }
     }

@@ -229,6 +229,14 @@ static void watch_runs(struct serve *s, uint64_t now)
     snprintf(s->watch.at, sizeof s->watch.at, "%s", run ? run->config->name : "");
 }
 
+/* The calls of members show who was drawn, or how many (tally.h). */
+static bool any_secret(const struct serve *s)
+{
+    for (const struct run *run = s->runs; run; run = run->next)
+        if (run->round.rules.secret && !serve_is_over(run)) return true;
+    return false;
+}
+
 void serve_watch(struct serve *s, uint64_t now)
 {
     if (now < s->watch.next_ms) return;
@@ -240,5 +248,6 @@ void serve_watch(struct serve *s, uint64_t now)
     audit_tick(s->shop.audit);
     watch_states(s, now);
     watch_runs(s, now);
+    tally_hide(&s->tally, any_secret(s));
     trouble_tick(s->shop.troubles, now);
 }

@@ -1,0 +1,134 @@
+#include "coordinator/run/tally.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const double tally_bound[TALLY_BUCKETS - 1] = {0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 1800};
+
+void tally_close(struct tally *t)
+{
+    if (!t) return;
+    for (size_t i = 0; i < t->peers; i++)
+        free(t->peer[i]);
+    free(t->peer);
+    memset(t, 0, sizeof *t);
+}
+
+static int order(const struct tally_peer *peer, enum rpc_role role, const char *id)
+{
+    if (peer->role != role) return peer->role < role ? -1 : 1;
+    return strcmp(peer->id, id);
+}
+
+/* True with the place of the peer, else false with the place where it belongs. */
+static bool find(size_t *at, const struct tally *t, enum rpc_role role, const char *id)
+{
+    size_t low = 0, high = t->peers;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int is = order(t->peer[middle], role, id);
+        if (is == 0) {
+            *at = middle;
+            return true;
+        }
+        if (is < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *at = low;
+    return false;
+}
+
+const struct tally_peer *tally_find(const struct tally *t, enum rpc_role role, const char *id)
+{
+    size_t at = 0;
+    return t && find(&at, t, role, id) ? t->peer[at] : NULL;
+}
+
+static bool grow(struct tally *t)
+{
+    size_t places = t->places ? 2 * t->places : 64;
+    if (t->peers < t->places) return true;
+    struct tally_peer **peer = realloc(t->peer, places * sizeof *peer);
+    if (!peer) return false;
+    t->peer = peer;
+    t->places = places;
+    return true;
+}
+
+/* NULL: no place is left. Pointers are moved instead of the rows, because thousands of members may
+ * call for the first time one after the other. */
+static struct tally_peer *take(struct tally *t, enum rpc_role role, const char *id)
+{
+    size_t at = 0;
+    if (find(&at, t, role, id)) return t->peer[at];
+    if (t->peers == TALLY_PEERS_MAX || !grow(t)) return NULL;
+    struct tally_peer *peer = calloc(1, sizeof *peer);
+    if (!peer) return NULL;
+    peer->role = role;
+    memcpy(peer->id, id, strnlen(id, sizeof peer->id - 1));
+    memmove(t->peer + at + 1, t->peer + at, (t->peers - at) * sizeof *t->peer);
+    t->peer[at] = peer;
+    t->peers++;
+    return peer;
+}
+
+void tally_seen(struct tally *t, const struct rpc_peer *peer, uint64_t wall_ms)
+{
+    struct tally_peer *row = t ? take(t, peer->role, peer->id) : NULL;
+    if (!row) return;
+    row->seen_ms = wall_ms;
+    row->ends_s = peer->ends_s;
+    memcpy(row->address, peer->address, sizeof row->address);
+}
+
+void tally_received(struct tally *t, const char *member, uint64_t bytes)
+{
+    struct tally_peer *row = t ? take(t, RPC_CLIENT, member) : NULL;
+    if (row) row->received += bytes;
+}
+
+void tally_sent(struct tally *t, const char *member, uint64_t bytes)
+{
+    struct tally_peer *row = t ? take(t, RPC_CLIENT, member) : NULL;
+    if (row) row->sent += bytes;
+}
+
+/* A linear search, because there are a few dozen procedures and most calls are of the first. A
+ * refusal is counted also while calls are hidden: it says that something is wrong. */
+void tally_call(struct tally *t, const char *procedure, const char *code)
+{
+    if (!t || (t->hides_calls && !strcmp(code, "OK"))) return;
+    for (size_t i = 0; i < t->calls; i++)
+        if (!strcmp(t->call[i].procedure, procedure) && !strcmp(t->call[i].code, code)) {
+            t->call[i].count++;
+            return;
+        }
+    if (t->calls == TALLY_CALLS_MAX) return;
+    struct tally_call *call = &t->call[t->calls++];
+    *call = (struct tally_call){.code = code, .count = 1};
+    memcpy(call->procedure, procedure, strnlen(procedure, sizeof call->procedure - 1));
+}
+
+void tally_hide(struct tally *t, bool hides_calls)
+{
+    if (t) t->hides_calls = hides_calls;
+}
+
+void tally_aggregate(struct tally *t, uint64_t took_ms)
+{
+    size_t i = 0;
+    double seconds = (double)took_ms / 1000;
+    if (!t) return;
+    while (i < TALLY_BUCKETS - 1 && seconds > tally_bound[i])
+        i++;
+    t->bucket[i]++;
+    t->aggregated++;
+    t->aggregate_s += seconds;
+}
+
+void tally_refused(struct tally *t, enum rpc_refusal refusal)
+{
+    if (t) atomic_fetch_add_explicit(&t->refused[refusal], 1, memory_order_relaxed);
+}
