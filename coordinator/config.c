@@ -94,12 +94,10 @@ static const struct option_row rows[] = {
      .kind = OPTION_INT,
      AT(keep_updates),
      .fallback = "1",
-     .least = 0,
+     .least = 1,
      .most = LIMIT_ROUNDS,
      .value = "N",
-     .help = "published rounds whose updates are kept, including the newest; 0: they are removed "
-             "as soon as "
-             "the state that counts them is published"},
+     .help = "published rounds whose updates are kept, including the newest"},
     {.key = "store.reserve",
      .kind = OPTION_SIZE,
      AT(reserve_bytes),
@@ -190,6 +188,12 @@ static const struct option_row rows[] = {
      .most = 1e6,
      .value = "N",
      .help = "calls of one peer in a second, after a burst of four times as many; 0: no limit"},
+    {.key = "http.listen",
+     .kind = OPTION_TEXT,
+     AT(http_listen),
+     .value = "HOST:PORT",
+     .help = "address of the read-only pages for monitoring, without encryption and without a "
+             "password, for example 127.0.0.1:7480; none: they are off"},
     {.flag = "log-level",
      .key = "log.level",
      .kind = OPTION_CHOICE,
@@ -337,10 +341,6 @@ void config_close(struct config *config)
     *config = (struct config){0};
 }
 
-const struct option_set *config_options(void)
-{
-    return &options;
-}
 err config_help(struct bytes *out)
 {
     return option_help(out, &options);

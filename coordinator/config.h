@@ -21,7 +21,8 @@ struct config {
     uint64_t absent_ms, retry_ms, poll_ms;
     double calls_per_second;
     int64_t open_runs, rounds_at_once;
-    int log_level; /* [log]: enum log_level */
+    const char *http_listen; /* [http]; NULL or "": off */
+    int log_level;           /* [log]: enum log_level */
     bool log_json;
     /* command line only */
     const char *file;
@@ -42,8 +43,6 @@ void config_close(struct config *config);
  * nothing has changed. */
 enum { CONFIG_OTHERS_BYTES = 256 };
 err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv);
-/* All rows, for the manual page of the configuration file. */
-const struct option_set *config_options(void);
 err config_help(struct bytes *out);
 err config_sample(struct bytes *out);
 bool config_allows(const struct config *config, const char *member);

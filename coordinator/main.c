@@ -4,6 +4,7 @@
 #include "base/lock.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "coordinator/http/http.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/store/wal.h"
 #include "coordinator/subcommand.h"
@@ -210,12 +211,14 @@ static err run_service(struct config *config, int argc, char **argv)
 {
     static struct serve s;
     struct lock lock = {0};
+    struct http *http = NULL;
     int64_t migrated_from = 0;
     err e = ERR_NONE;
     TRY_OUT(e, config_check_ledger_key(config));
     TRY_OUT(e, file_make_dirs(config->path));
     TRY_OUT(e, keep_private(config->path));
     TRY_OUT(e, lock_open(&lock, config->path));
+    TRY_OUT(e, http_open(&http, config));
     TRY_OUT(e, recover(&migrated_from, config));
     TRY_OUT(e, serve_open(&s, config));
     LOG(LOG_INFO, "fedlorad.ready", LOG_STR("version", version_text()),
@@ -225,15 +228,18 @@ static err run_service(struct config *config, int argc, char **argv)
     report_migration(&s, migrated_from);
     while (!stop_wanted) {
         serve_step(&s, STEP_MS);
+        http_turn(http, &s);
         if (!reload_wanted) continue;
         reload_wanted = 0;
         reload(&s);
         reread_lists(&s, config, argc, argv);
     }
     LOG(LOG_INFO, "fedlorad.stopping", LOG_INT("open_calls", rpc_server_calls(s.server)));
+    http_drain(http);
     serve_close(&s, GRACE_MS);
     LOG(LOG_INFO, "fedlorad.stopped", LOG_STR("data", config->path));
 out:
+    http_close(http);
     lock_close(&lock);
     return e;
 }

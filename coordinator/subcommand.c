@@ -1,7 +1,6 @@
 #include "coordinator/subcommand.h"
 
 #include "base/text.h"
-#include "coordinator/subcommand_pages.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -11,6 +10,7 @@
 /* clang-format off */
 static const struct subcommand *const subcommands[] = {
     &subcommand_ca_init,
+    &subcommand_metrics,
 };
 /* clang-format on */
 enum { SUBCOMMANDS = sizeof subcommands / sizeof *subcommands, HELP_BYTES_MAX = 65536 };
@@ -39,7 +39,7 @@ static const struct option_row config_rows[] = {
 /* Options of the service begin with a dash, so the first word decides. */
 bool subcommand_asked(int argc, char **argv)
 {
-    return argc > 1 && (argv[1][0] != '-' || subcommand_pages_asked(argv[1]));
+    return argc > 1 && argv[1][0] != '-';
 }
 
 err subcommand_list(struct bytes *out)
@@ -51,8 +51,8 @@ err subcommand_list(struct bytes *out)
 }
 
 /* The command's own options first, so that --help begins with them. */
-struct option_set subcommand_set(const struct subcommand *command,
-                                 struct option_table table[SUBCOMMAND_TABLES])
+enum { TABLES = 3 };
+static struct option_set set_of(const struct subcommand *command, struct option_table table[TABLES])
 {
     size_t n = 0;
     table[n++] = (struct option_table){command->rows, command->row_count};
@@ -64,8 +64,8 @@ struct option_set subcommand_set(const struct subcommand *command,
 
 static err print_help(const struct subcommand *command)
 {
-    struct option_table table[SUBCOMMAND_TABLES];
-    struct option_set set = subcommand_set(command, table);
+    struct option_table table[TABLES];
+    struct option_set set = set_of(command, table);
     struct bytes text = {.max = HELP_BYTES_MAX};
     err e = option_help(&text, &set);
     if (!err_is(e))
@@ -105,8 +105,8 @@ static err read_config(struct config *out, const struct subcommand *command,
 static err run_command(const struct subcommand *command, int argc, char **argv)
 {
     struct arena arena = {0};
-    struct option_table table[SUBCOMMAND_TABLES];
-    struct option_set set = subcommand_set(command, table);
+    struct option_table table[TABLES];
+    struct option_set set = set_of(command, table);
     struct option_list rest = {0};
     struct config config = {0};
     struct subcommand_common *options = NULL;
@@ -167,9 +167,6 @@ err subcommand_main(int argc, char **argv)
 {
     int words = 0;
     REQUIRE(subcommand_asked(argc, argv));
-    if (subcommand_pages_asked(argv[1]))
-        return subcommand_pages(&(struct subcommand_names){subcommands, SUBCOMMANDS}, argc - 1,
-                                argv + 1);
     const struct subcommand *command = find(&words, argc - 1, argv + 1);
     if (!command) return unknown(argc - 1, argv + 1);
     argc -= 1 + words;

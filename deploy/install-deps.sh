@@ -8,6 +8,7 @@ packages=(
   libssl-dev libsodium-dev openssl libnghttp2-dev   # TLS, certificates, digests, HTTP/2 headers
   libdnnl-dev liblapacke-dev libopenblas-dev        # matrix products, QR and SVD
   libsqlite3-dev libjansson-dev libinih-dev         # state, JSON, configuration files
+  libmicrohttpd-dev                                 # pages for monitoring
   libutf8proc-dev libpcre2-dev                      # tokenizers
   zlib1g-dev                                        # data files compressed by gzip
   libcriterion-dev clang-format                     # tests, lint

@@ -34,7 +34,8 @@ allowed() {
     coordinator/work) echo "coordinator/store $agg $privacy base" ;;
     coordinator/run) echo "coordinator coordinator/audit lineage coordinator/store coordinator/work $agg $privacy proto base" ;;
     coordinator/serve) echo "coordinator coordinator/audit lineage coordinator/store coordinator/work coordinator/run $agg $privacy proto base" ;;
-    coordinator) echo "coordinator/audit lineage coordinator/store coordinator/work coordinator/run coordinator/serve $agg $privacy proto base" ;;
+    coordinator) echo "coordinator/audit lineage coordinator/store coordinator/work coordinator/run coordinator/serve coordinator/http $agg $privacy proto base" ;;
+    coordinator/http) echo "coordinator coordinator/store coordinator/run coordinator/serve proto base" ;;
     client/export) echo "engine/model engine/tokens engine agg/algebra agg/adapter base" ;;
     client/session) echo "$engine client/output kernels $agg $privacy proto base" ;;
     client/command) echo "lineage sim $engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;

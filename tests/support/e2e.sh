@@ -60,7 +60,7 @@ make_certs() {
     fail_with "$work/certs.log" "make-certs.sh"
 }
 
-# start_coordinator DIR: keeps its files in DIR; with the DIR of an earlier coordinator it continues from there.
+# start_coordinator DIR [LINE...]: keeps its files in DIR, with these lines at the end of its configuration; with the DIR of an earlier coordinator it continues from there.
 # The coordinator answers calls when this returns.
 start_coordinator() {
   local tries=100
@@ -81,6 +81,7 @@ path = $1/store
 name = e2e
 members = $member_list
 INI
+    [ $# -eq 1 ] || printf '%s\n' "${@:2}" >>"$1/fedlorad.ini"
   fi
   spawn "$work/fedlorad.log" "$programs/fedlorad" --config "$1/fedlorad.ini"
   coordinator=$last_child

@@ -1,0 +1,159 @@
+/* Metrics of the coordinator itself, its members, calls and store. */
+#include "coordinator/http/metrics_read.h"
+
+#include "base/version.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- the coordinator */
+
+err metrics_read_build(struct metrics_out *out, const struct facts *f)
+{
+    char store[16];
+    (void)f;
+    snprintf(store, sizeof store, "%d", VERSION_STORE);
+    return METRICS_SAMPLE(out, 1, FEDLORA_VERSION, version_commit(), store);
+}
+
+err metrics_read_start(struct metrics_out *out, const struct facts *f)
+{
+    return METRICS_SAMPLE(out, f->started_ms / 1000, NULL);
+}
+
+err metrics_read_ready(struct metrics_out *out, const struct facts *f)
+{
+    return METRICS_SAMPLE(out, f->ready, NULL);
+}
+
+/* Of peers only those that have called since the start are known. */
+err metrics_read_certificates(struct metrics_out *out, const struct facts *f)
+{
+    const struct serve *s = f->serve;
+    if (f->ca_ends_s) TRY(METRICS_SAMPLE(out, f->ca_ends_s, "ca", s->config->federation));
+    if (f->server_ends_s) TRY(METRICS_SAMPLE(out, f->server_ends_s, "server", "coordinator"));
+    for (size_t i = 0, admins = 0; i < s->tally.peers && admins < METRICS_MEMBERS; i++) {
+        const struct tally_peer *peer = s->tally.peer[i];
+        if (peer->role != RPC_ADMIN || !config_allows_admin(s->config, peer->id)) continue;
+        admins++;
+        if (peer->ends_s)
+            TRY(METRICS_SAMPLE(out, peer->ends_s, rpc_role_name(RPC_ADMIN), peer->id));
+    }
+    for (size_t i = 0; i < out->members; i++) {
+        const struct tally_peer *peer = tally_find(&s->tally, RPC_CLIENT, out->member[i]);
+        if (peer && peer->ends_s)
+            TRY(METRICS_SAMPLE(out, peer->ends_s, rpc_role_name(RPC_CLIENT), peer->id));
+    }
+    return ERR_NONE;
+}
+
+/* ---- members */
+
+/* A member that has not called since the start counts from there, so that one that never comes
+ * back is noticed. In whole minutes, because a member that trains calls at other times than one
+ * that waits, and a draw may be secret. */
+err metrics_read_seen(struct metrics_out *out, const struct facts *f)
+{
+    for (size_t i = 0; i < out->members; i++) {
+        const struct tally_peer *peer = tally_find(&f->serve->tally, RPC_CLIENT, out->member[i]);
+        uint64_t seen_ms = peer && peer->seen_ms ? peer->seen_ms : f->started_ms;
+        TRY(METRICS_SAMPLE(out, seen_ms / 60000 * 60, out->member[i]));
+    }
+    return ERR_NONE;
+}
+
+/* Connected: it has called within the time after which a status calls a member absent. */
+err metrics_read_members(struct metrics_out *out, const struct facts *f)
+{
+    const struct serve *s = f->serve;
+    size_t connected = 0;
+    for (size_t i = 0; i < s->tally.peers; i++) {
+        const struct tally_peer *peer = s->tally.peer[i];
+        connected += peer->role == RPC_CLIENT && config_allows(s->config, peer->id) &&
+                     f->wall_ms - peer->seen_ms <= s->config->absent_ms;
+    }
+    TRY(METRICS_SAMPLE(out, s->config->allowed.count, "enrolled"));
+    return METRICS_SAMPLE(out, connected, "connected");
+}
+
+/* The bytes of a member, and of those without series of their own together. */
+static err read_bytes(struct metrics_out *out, const struct facts *f, bool sent)
+{
+    const struct tally *t = &f->serve->tally;
+    uint64_t all = 0, shown = 0;
+    for (size_t i = 0; i < t->peers; i++)
+        if (t->peer[i]->role == RPC_CLIENT) all += sent ? t->peer[i]->sent : t->peer[i]->received;
+    for (size_t i = 0; i < out->members; i++) {
+        const struct tally_peer *peer = tally_find(t, RPC_CLIENT, out->member[i]);
+        uint64_t bytes = !peer ? 0 : sent ? peer->sent : peer->received;
+        shown += bytes;
+        TRY(METRICS_SAMPLE(out, bytes, out->member[i]));
+    }
+    return all > shown ? METRICS_SAMPLE(out, all - shown, "other") : ERR_NONE;
+}
+
+err metrics_read_received(struct metrics_out *out, const struct facts *f)
+{
+    return read_bytes(out, f, false);
+}
+
+err metrics_read_sent(struct metrics_out *out, const struct facts *f)
+{
+    return read_bytes(out, f, true);
+}
+
+/* ---- calls, store */
+
+err metrics_read_calls(struct metrics_out *out, const struct facts *f)
+{
+    const struct tally *t = &f->serve->tally;
+    for (size_t i = 0; i < t->calls; i++)
+        TRY(METRICS_SAMPLE(out, t->call[i].count, t->call[i].procedure, t->call[i].code));
+    return ERR_NONE;
+}
+
+/* All reasons, also those at 0, so that the first refusal is an increase. */
+err metrics_read_refused(struct metrics_out *out, const struct facts *f)
+{
+    for (int i = 0; i < RPC_REFUSALS; i++)
+        TRY(METRICS_SAMPLE(out, atomic_load(&f->serve->tally.refused[i]),
+                           rpc_refusal_name((enum rpc_refusal)i)));
+    return ERR_NONE;
+}
+
+/* Left out until a thread of the HTTP server has added them up for the first time. */
+err metrics_read_store(struct metrics_out *out, const struct facts *f)
+{
+    if (!f->has_sizes) return ERR_NONE;
+    TRY(METRICS_SAMPLE(out, f->sizes.states, "states"));
+    TRY(METRICS_SAMPLE(out, f->sizes.updates, "updates"));
+    return METRICS_SAMPLE(out, f->sizes.database, "database");
+}
+
+/* 0 means that uploads wait: the alert needs no knowledge of the reserve. */
+err metrics_read_free(struct metrics_out *out, const struct facts *f)
+{
+    return METRICS_SAMPLE(out, f->free_less_reserve, NULL);
+}
+
+err metrics_read_disk_errors(struct metrics_out *out, const struct facts *f)
+{
+    return METRICS_SAMPLE(out, trouble_disk_errors(f->serve->shop.troubles), NULL);
+}
+
+/* The three names of a histogram are made here, because the row has only the first part. */
+err metrics_read_aggregate(struct metrics_out *out, const struct facts *f)
+{
+    const struct tally *t = &f->serve->tally;
+    const char *name = out->row->name;
+    uint64_t sum = 0;
+    for (int i = 0; i < TALLY_BUCKETS - 1; i++) {
+        sum += t->bucket[i];
+        TRY(bytes_printf(out->text, "%s_bucket{le=\"%g\"} %llu\n", name, tally_bound[i],
+                         (unsigned long long)sum));
+    }
+    TRY(bytes_printf(out->text, "%s_bucket{le=\"+Inf\"} %llu\n", name,
+                     (unsigned long long)t->aggregated));
+    return bytes_printf(out->text, "%s_sum %.15g\n%s_count %llu\n", name, t->aggregate_s, name,
+                        (unsigned long long)t->aggregated);
+}
