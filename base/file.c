@@ -260,7 +260,7 @@ out:
 
 /* Creates each parent in turn. A directory that exists is no error, even if another process has
  * just created it. */
-err file_make_dirs(const char *path)
+static err make_dirs(const char *path, mode_t mode)
 {
     char part[4096];
     size_t n = strlen(path);
@@ -271,11 +271,21 @@ err file_make_dirs(const char *path)
         if (part[i] != '/' && part[i] != 0) continue;
         char kept = part[i];
         part[i] = 0;
-        if (mkdir(part, 0700) != 0 && errno != EEXIST) return err_sys(errno, "%s", part);
+        if (mkdir(part, mode) != 0 && errno != EEXIST) return err_sys(errno, "%s", part);
         part[i] = kept;
     }
     if (!file_is_dir(path)) return err_make(ERR_INPUT, "%s: is a file, expected a directory", path);
     return ERR_NONE;
+}
+
+err file_make_dirs(const char *path)
+{
+    return make_dirs(path, 0700);
+}
+
+err file_make_public_dirs(const char *path)
+{
+    return make_dirs(path, 0755);
 }
 
 err file_sync_dir(const char *path)
@@ -286,6 +296,15 @@ err file_sync_dir(const char *path)
     /* Some file systems cannot flush a directory and answer EINVAL; they have nothing to wait
      * for. */
     if (file_disk.fsync(fd) != 0 && errno != EINVAL) e = err_sys(errno, "%s", path);
+    file_disk.close(fd);
+    return e;
+}
+
+err file_flush(const char *path)
+{
+    int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return err_sys(errno, "%s", path);
+    err e = file_disk.fsync(fd) == 0 ? ERR_NONE : err_sys(errno, "%s", path);
     file_disk.close(fd);
     return e;
 }

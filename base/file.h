@@ -49,8 +49,10 @@ void file_out_close(struct file_out *out);
 err file_write(const char *path, const void *data, size_t size, bool replace);
 /* *out is malloc'd and zero-terminated; ERR_INPUT for a file of more than size_max bytes. */
 err file_read_all(char **out, size_t *size, const char *path, size_t size_max);
-err file_make_dirs(const char *path); /* mkdir -p, with mode 0700 for new directories */
+err file_make_dirs(const char *path);        /* mkdir -p, with mode 0700 for new directories */
+err file_make_public_dirs(const char *path); /* the same with mode 0755, less the umask */
 err file_sync_dir(const char *path);
+err file_flush(const char *path); /* fsync() of a file that another program or library wrote */
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 /* Takes the permissions of group and others away from a folder or file. If they have none, or the

@@ -6,6 +6,7 @@
 #define LIMIT_NAME_BYTES 128        /* a member, run or method name, with its zero */
 #define LIMIT_TENSOR_NAME_BYTES 256 /* a tensor or module name, with its zero */
 #define LIMIT_PATH_BYTES 4096
+#define LIMIT_COMMANDS 128                  /* of one program */
 #define LIMIT_TENSORS 65536                 /* tensors in one file */
 #define LIMIT_SAFETENSORS_HEADER 100000000u /* bytes; the maximum of the reference reader */
 #define LIMIT_JSON_BYTES (256u << 20)       /* tokenizer.json of a large vocabulary is tens of MB */

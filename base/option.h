@@ -100,6 +100,13 @@ err option_read_args(void *options, const struct option_set *set, int argc, char
 err option_check(const void *options, const struct option_set *set);
 /* The options part of --help: flag, value, help, default; wrapped at 100 columns. */
 err option_help(struct bytes *out, const struct option_set *set);
+/* "--no-" before the name of a flag that is on by default, because that form has an effect; "--"
+ * before every other option. */
+const char *option_prefix(const struct option_row *row);
+/* The value as --help prints it: "FILE", "f32|bf16|auto", "N"; nothing for a flag. */
+err option_value_name(struct bytes *out, const struct option_row *row);
+/* Length of "section" in the key "section.name"; 0 without a section. */
+size_t option_section_size(const char *key);
 /* Appends the words of `text` and a newline. The cursor is at `column`; lines are wrapped at 100
  * columns and continued at column `indent`. */
 err option_help_wrap(struct bytes *out, const char *text, size_t indent, size_t column);

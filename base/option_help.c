@@ -16,19 +16,18 @@ static err choices_text(struct bytes *out, const struct option_row *row)
     return ERR_NONE;
 }
 
-/* A flag that is on by default is printed as --no-NAME, because that is the form with an effect. */
-static err left_column(struct bytes *out, const struct option_row *row)
+const char *option_prefix(const struct option_row *row)
 {
-    if (row->letter)
-        TRY(bytes_printf(out, "  -%c, ", row->letter));
-    else
-        TRY(bytes_printf(out, "      "));
     bool on = row->kind == OPTION_FLAG && row->fallback && strcmp(row->fallback, "yes") == 0;
-    TRY(bytes_printf(out, "--%s%s", on ? "no-" : "", row->flag));
-    if (row->kind == OPTION_FLAG) return ERR_NONE;
-    TRY(bytes_append(out, " ", 1));
+    return on ? "--no-" : "--";
+}
+
+err option_value_name(struct bytes *out, const struct option_row *row)
+{
     if (row->value) return bytes_printf(out, "%s", row->value);
     switch (row->kind) {
+    case OPTION_FLAG:
+        return ERR_NONE;
     case OPTION_CHOICE:
         return choices_text(out, row);
     case OPTION_INT:
@@ -41,6 +40,18 @@ static err left_column(struct bytes *out, const struct option_row *row)
     default:
         return bytes_printf(out, "TEXT");
     }
+}
+
+static err left_column(struct bytes *out, const struct option_row *row)
+{
+    if (row->letter)
+        TRY(bytes_printf(out, "  -%c, ", row->letter));
+    else
+        TRY(bytes_printf(out, "      "));
+    TRY(bytes_printf(out, "%s%s", option_prefix(row), row->flag));
+    if (row->kind == OPTION_FLAG) return ERR_NONE;
+    TRY(bytes_append(out, " ", 1));
+    return option_value_name(out, row);
 }
 
 err option_help_wrap(struct bytes *out, const char *text, size_t indent, size_t column)
@@ -185,8 +196,7 @@ static err write_row(struct bytes *out, const struct option_row *row, const char
 
 /* ---- sections ---- */
 
-/* Length of "section" in "section.key"; 0 without a section. */
-static size_t section_size(const char *key)
+size_t option_section_size(const char *key)
 {
     const char *dot = strrchr(key, '.');
     return dot ? (size_t)(dot - key) : 0;
@@ -194,8 +204,8 @@ static size_t section_size(const char *key)
 
 static bool same_section(const struct option_row *a, const struct option_row *b)
 {
-    size_t size = section_size(a->key);
-    return section_size(b->key) == size && memcmp(a->key, b->key, size) == 0;
+    size_t size = option_section_size(a->key);
+    return option_section_size(b->key) == size && memcmp(a->key, b->key, size) == 0;
 }
 
 /* A section is written completely at the place of its first row. Keys without a section come before
@@ -206,14 +216,14 @@ static err write_sections(struct bytes *out, const struct option_set *set, bool 
 {
     const struct option_row *row, *other;
     for (size_t i = 0; (row = option_row_at(set, i)); i++) {
-        if (!row->key || (section_size(row->key) > 0) != named) continue;
+        if (!row->key || (option_section_size(row->key) > 0) != named) continue;
         bool first = true;
         for (size_t j = 0; j < i; j++) {
             other = option_row_at(set, j);
             if (other->key && same_section(row, other)) first = false;
         }
         if (!first) continue;
-        size_t size = section_size(row->key);
+        size_t size = option_section_size(row->key);
         if (named) TRY(bytes_printf(out, "%s[%.*s]\n", out->size ? "\n" : "", (int)size, row->key));
         for (size_t j = i; (other = option_row_at(set, j)); j++) {
             if (!other->key || !same_section(row, other)) continue;

@@ -6,7 +6,7 @@
 
 #include <signal.h>
 
-extern volatile sig_atomic_t stop_asked;
-err stop_check(void); /* ERR_STOPPED once it is set */
+extern volatile sig_atomic_t stop_asked; /* the signal's number; 0: no request */
+err stop_check(void);                    /* ERR_STOPPED once it is set */
 
 #endif

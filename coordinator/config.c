@@ -94,10 +94,12 @@ static const struct option_row rows[] = {
      .kind = OPTION_INT,
      AT(keep_updates),
      .fallback = "1",
-     .least = 1,
+     .least = 0,
      .most = LIMIT_ROUNDS,
      .value = "N",
-     .help = "published rounds whose updates are kept, including the newest"},
+     .help = "published rounds whose updates are kept, including the newest; 0: they are removed "
+             "as soon as "
+             "the state that counts them is published"},
     {.key = "store.reserve",
      .kind = OPTION_SIZE,
      AT(reserve_bytes),
@@ -341,6 +343,10 @@ void config_close(struct config *config)
     *config = (struct config){0};
 }
 
+const struct option_set *config_options(void)
+{
+    return &options;
+}
 err config_help(struct bytes *out)
 {
     return option_help(out, &options);

@@ -43,6 +43,8 @@ void config_close(struct config *config);
  * nothing has changed. */
 enum { CONFIG_OTHERS_BYTES = 256 };
 err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv);
+/* All rows, for the manual page of the configuration file. */
+const struct option_set *config_options(void);
 err config_help(struct bytes *out);
 err config_sample(struct bytes *out);
 bool config_allows(const struct config *config, const char *member);

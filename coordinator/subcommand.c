@@ -1,6 +1,7 @@
 #include "coordinator/subcommand.h"
 
 #include "base/text.h"
+#include "coordinator/subcommand_pages.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -39,7 +40,7 @@ static const struct option_row config_rows[] = {
 /* Options of the service begin with a dash, so the first word decides. */
 bool subcommand_asked(int argc, char **argv)
 {
-    return argc > 1 && argv[1][0] != '-';
+    return argc > 1 && (argv[1][0] != '-' || subcommand_pages_asked(argv[1]));
 }
 
 err subcommand_list(struct bytes *out)
@@ -51,8 +52,8 @@ err subcommand_list(struct bytes *out)
 }
 
 /* The command's own options first, so that --help begins with them. */
-enum { TABLES = 3 };
-static struct option_set set_of(const struct subcommand *command, struct option_table table[TABLES])
+struct option_set subcommand_set(const struct subcommand *command,
+                                 struct option_table table[SUBCOMMAND_TABLES])
 {
     size_t n = 0;
     table[n++] = (struct option_table){command->rows, command->row_count};
@@ -64,8 +65,8 @@ static struct option_set set_of(const struct subcommand *command, struct option_
 
 static err print_help(const struct subcommand *command)
 {
-    struct option_table table[TABLES];
-    struct option_set set = set_of(command, table);
+    struct option_table table[SUBCOMMAND_TABLES];
+    struct option_set set = subcommand_set(command, table);
     struct bytes text = {.max = HELP_BYTES_MAX};
     err e = option_help(&text, &set);
     if (!err_is(e))
@@ -105,8 +106,8 @@ static err read_config(struct config *out, const struct subcommand *command,
 static err run_command(const struct subcommand *command, int argc, char **argv)
 {
     struct arena arena = {0};
-    struct option_table table[TABLES];
-    struct option_set set = set_of(command, table);
+    struct option_table table[SUBCOMMAND_TABLES];
+    struct option_set set = subcommand_set(command, table);
     struct option_list rest = {0};
     struct config config = {0};
     struct subcommand_common *options = NULL;
@@ -167,6 +168,9 @@ err subcommand_main(int argc, char **argv)
 {
     int words = 0;
     REQUIRE(subcommand_asked(argc, argv));
+    if (subcommand_pages_asked(argv[1]))
+        return subcommand_pages(&(struct subcommand_names){subcommands, SUBCOMMANDS}, argc - 1,
+                                argv + 1);
     const struct subcommand *command = find(&words, argc - 1, argv + 1);
     if (!command) return unknown(argc - 1, argv + 1);
     argc -= 1 + words;

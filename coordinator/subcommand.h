@@ -40,6 +40,10 @@ struct subcommand {
 bool subcommand_asked(int argc, char **argv);
 /* ERR_INPUT for an unknown name, with the nearest known one. */
 err subcommand_main(int argc, char **argv);
+/* All options of a subcommand, its own first. The set points into `table`. */
+enum { SUBCOMMAND_TABLES = 3 };
+struct option_set subcommand_set(const struct subcommand *command,
+                                 struct option_table table[SUBCOMMAND_TABLES]);
 /* Appends one line for each subcommand, for `fedlorad --help`. */
 err subcommand_list(struct bytes *out);
 

@@ -1,28 +1,11 @@
 #include "kernels/describe.h"
 
-#include "base/file.h"
-
 #include <cblas.h>
 #include <gnu/libc-version.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-void describe_processor(char *out, size_t bytes)
-{
-    char *text = NULL;
-    size_t size = 0;
-    snprintf(out, bytes, "unknown processor");
-    if (err_is(file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20))) return;
-    const char *line = strstr(text, "model name"), *colon = line ? strchr(line, ':') : NULL;
-    if (colon) {
-        colon += 1 + strspn(colon + 1, " \t");
-        snprintf(out, bytes, "%.*s", (int)strcspn(colon, "\n"), colon);
-    }
-    free(text);
-}
 
 /* Version and kernel of OpenBLAS: the first two words of its configuration ("OpenBLAS 0.3.21
  * NO_AFFINITY ...") and the core name. */

@@ -76,7 +76,8 @@ enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD, RPC_CHAT };
 struct rpc_method {
     const char *path; /* proto/rpc_path.h */
     enum rpc_shape shape;
-    unsigned roles; /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
+    unsigned roles;  /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
+    bool tells_time; /* the answer also has the server's time, for rpc_client_clock() */
     void (*begin)(struct rpc_call *call, const void *request, size_t size); /* upload: NULL, 0 */
     void (*part)(struct rpc_call *call, const void *message, size_t size);  /* upload only */
     void (*end)(struct rpc_call *call);                 /* upload only: the peer has sent all */
@@ -200,6 +201,8 @@ struct rpc_client;
 struct rpc_client_options {
     const char *server;          /* "host:port"; the name must be in the server's certificate */
     const char *ca, *cert, *key; /* PEM files; only this CA is trusted */
+    /* PEM text instead of the three files: the client shows no certificate and trusts this root. */
+    const char *root;
     /* NULL, or set to non-zero by a signal handler: calls end with ERR_STOPPED. */
     const volatile sig_atomic_t *stop;
 };
@@ -214,6 +217,9 @@ void rpc_client_close(struct rpc_client *client); /* no call may be under way; N
 err rpc_client_reload(bool *changed, struct rpc_client *client);
 /* The identity in this client's certificate. */
 const struct rpc_peer *rpc_client_identity(const struct rpc_client *client);
+/* How far the server's clock is ahead of this machine's, by the last answer that told the time.
+ * False: no answer did. */
+bool rpc_client_clock(int64_t *ahead_ms, const struct rpc_client *client);
 
 /* Errors of all calls:
  *

@@ -9,16 +9,17 @@
 
 #include <errno.h>
 #include <grpc/support/alloc.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum {
     CLIENT_CONNECT_MS = 1500,
-    CLIENT_SLICE_MS = 50,      /* how late an interrupt may be seen */
-    CLIENT_RECONNECT_MS = 200, /* the callers of this file back off */
+    CLIENT_SLICE_MS = 50, /* how late an interrupt may be seen */
     CLIENT_OPS_MAX = 6,
 };
+#define CLIENT_NO_CLOCK LLONG_MIN
 
 struct rpc_client {
     struct rpc_client_options options;
@@ -27,6 +28,7 @@ struct rpc_client {
     struct digest files;    /* digest of the three files in use */
     struct rpc_proxy proxy; /* on the way to the server */
     grpc_channel *channel;
+    atomic_llong ahead_ms; /* of the server's clock; CLIENT_NO_CLOCK: not known */
 };
 
 /* One call. `waiting`: the tags, as bits, of batches that have not completed. */
@@ -37,6 +39,7 @@ struct talk {
     grpc_call *call;
     unsigned waiting, failed;
     uint64_t stall_ms, moved_ms;
+    int64_t asked_ms; /* wall clock */
     grpc_metadata_array start, trailer;
     grpc_status_code code;
     grpc_slice details;
@@ -46,78 +49,29 @@ struct talk {
 
 /* ---------------------------------------------------------------- the client */
 
-static grpc_arg arg_int(const char *key, int value)
-{
-    return (grpc_arg){
-        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
-}
-
-static grpc_arg arg_text(const char *key, const char *value)
-{
-    return (grpc_arg){.type = GRPC_ARG_STRING,
-                      .key = (char *)(uintptr_t)key,
-                      .value.string = (char *)(uintptr_t)value};
-}
-
-/* Through a proxy the channel leads to the proxy, where gRPC's handshaker asks for a tunnel to the
- * server (these are the arguments that gRPC's own proxy mapper would set). The authority is the
- * server's, so the certificate is checked against its name. */
-static grpc_channel *make_channel(const char *server, const struct rpc_tls_pem *pem,
-                                  const struct rpc_proxy *proxy)
-{
-    char header[sizeof proxy->credentials + 32];
-    const grpc_arg args[] = {
-        arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
-        arg_int(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, RPC_MESSAGE_BYTES),
-        arg_int(GRPC_ARG_MAX_METADATA_SIZE, 8192),
-        arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, 120 * 1000),
-        arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000),
-        arg_int(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
-        arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MS),
-        arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000),
-        /* No retries, which would buffer each message twice: transfers resume by offset. */
-        arg_int(GRPC_ARG_ENABLE_RETRIES, 0),
-        arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
-        arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
-        arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
-        arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, 0), /* rpc_proxy.h decides */
-        /* From here on only with a proxy, the last one only with credentials. */
-        arg_text(GRPC_ARG_DEFAULT_AUTHORITY, server),
-        arg_text("grpc.http_connect_server", server),
-        arg_text("grpc.http_connect_headers", header),
-    };
-    size_t count = sizeof args / sizeof args[0] - 1;
-    if (!proxy->variable)
-        count -= 2;
-    else if (*proxy->credentials)
-        count++;
-    snprintf(header, sizeof header, "Proxy-Authorization:Basic %s", proxy->credentials);
-    const grpc_channel_args list = {.num_args = count, .args = (grpc_arg *)(uintptr_t)args};
-    grpc_ssl_pem_key_cert_pair pair = {.private_key = pem->key, .cert_chain = pem->cert};
-    grpc_channel_credentials *credentials = grpc_ssl_credentials_create(pem->ca, &pair, NULL, NULL);
-    const char *target = proxy->variable ? proxy->name : server;
-    grpc_channel *channel = grpc_channel_create(target, credentials, &list);
-    grpc_channel_credentials_release(credentials);
-    return channel;
-}
-
 static err copy_options(struct rpc_client *c, const struct rpc_client_options *o)
 {
-    c->server = strdup(o->server);
-    c->ca = strdup(o->ca);
-    c->cert = strdup(o->cert);
-    c->key = strdup(o->key);
-    if (!c->server || !c->ca || !c->cert || !c->key) return err_sys(ENOMEM, "the client's options");
-    c->options = (struct rpc_client_options){c->server, c->ca, c->cert, c->key, o->stop};
-    return ERR_NONE;
+    c->options.stop = o->stop;
+    c->options.server = c->server = strdup(o->server);
+    bool done = c->server != NULL;
+    if (o->root == NULL) {
+        c->options.ca = c->ca = strdup(o->ca);
+        c->options.cert = c->cert = strdup(o->cert);
+        c->options.key = c->key = strdup(o->key);
+        done = done && c->ca && c->cert && c->key;
+    }
+    return done ? ERR_NONE : err_sys(ENOMEM, "the client's options");
 }
 
-/* The contents of the files, and the identity in them. The caller closes `pem` with
- * rpc_tls_pem_close(). */
+/* The contents of the files, and the identity in them; of a client without a certificate the root
+ * alone. The caller closes `pem` with rpc_tls_pem_close(). */
 static err read_files(struct rpc_tls_pem *pem, struct rpc_peer *self,
                       const struct rpc_client_options *o)
 {
+    if (o->root != NULL) {
+        pem->ca = strdup(o->root);
+        return pem->ca ? ERR_NONE : err_sys(ENOMEM, "the root");
+    }
     TRY(rpc_tls_check(o->ca, o->cert, o->key, /*server*/ false, NULL));
     TRY(rpc_tls_pem_read(pem, o->ca, o->cert, o->key));
     err e = rpc_tls_identity(self, pem->cert, strlen(pem->cert));
@@ -144,17 +98,18 @@ err rpc_client_open(struct rpc_client **out, const struct rpc_client_options *o)
     TRY(rpc_wire_split(host, sizeof host, port, o->server, "--server"));
     TRY(rpc_proxy_find(&proxy, host, port));
     struct rpc_tls_pem pem = {0};
-    struct rpc_peer self;
+    struct rpc_peer self = {0};
     TRY(read_files(&pem, &self, o));
     struct rpc_client *c = calloc(1, sizeof *c);
     err e = c == NULL ? err_sys(ENOMEM, "a client") : ERR_NONE;
     if (err_is(e)) goto out;
     TRY_OUT(e, copy_options(c, o));
     c->self = self;
-    c->files = digest_files(&pem);
+    atomic_init(&c->ahead_ms, CLIENT_NO_CLOCK);
+    if (o->root == NULL) c->files = digest_files(&pem);
     rpc_wire_start();
     c->proxy = proxy;
-    c->channel = make_channel(c->server, &pem, &c->proxy);
+    c->channel = rpc_channel_open(c->server, &pem, &c->proxy);
     *out = c;
     c = NULL;
 out:
@@ -165,6 +120,7 @@ out:
 
 err rpc_client_reload(bool *changed, struct rpc_client *c)
 {
+    REQUIRE(c->cert != NULL); /* a client without files has none to read */
     struct rpc_tls_pem pem = {0};
     struct rpc_peer self;
     TRY(read_files(&pem, &self, &c->options));
@@ -174,7 +130,7 @@ err rpc_client_reload(bool *changed, struct rpc_client *c)
                 strcmp(self.id, c->self.id) == 0;
     if (others && same) {
         grpc_channel_destroy(c->channel);
-        c->channel = make_channel(c->server, &pem, &c->proxy);
+        c->channel = rpc_channel_open(c->server, &pem, &c->proxy);
         c->self = self;
         c->files = files;
     }
@@ -209,6 +165,14 @@ void rpc_client_close(struct rpc_client *c)
 const struct rpc_peer *rpc_client_identity(const struct rpc_client *c)
 {
     return &c->self;
+}
+
+bool rpc_client_clock(int64_t *ahead_ms, const struct rpc_client *c)
+{
+    long long ahead = atomic_load(&c->ahead_ms);
+    if (ahead == CLIENT_NO_CLOCK) return false;
+    *ahead_ms = ahead;
+    return true;
 }
 
 /* ---------------------------------------------------------------- one call */
@@ -246,7 +210,10 @@ static void talk_open(struct talk *t, struct rpc_client *c, const char *path, ui
                       uint64_t stall_ms)
 {
     reconnect(c);
-    *t = (struct talk){.client = c, .stall_ms = stall_ms, .details = grpc_empty_slice()};
+    *t = (struct talk){.client = c,
+                       .stall_ms = stall_ms,
+                       .asked_ms = (int64_t)text_wall_ms(),
+                       .details = grpc_empty_slice()};
     t->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_metadata_array_init(&t->start);
     grpc_metadata_array_init(&t->trailer);
@@ -305,7 +272,8 @@ static err talk_result(struct talk *t)
     memcpy(text, GRPC_SLICE_START_PTR(t->details), size);
     text[size] = 0;
     text_tame(text); /* it ends on a terminal */
-    if (t->code != GRPC_STATUS_UNAVAILABLE) return rpc_wire_err(t->code, text);
+    if (t->code != GRPC_STATUS_UNAVAILABLE || t->client->cert == NULL)
+        return rpc_wire_err(t->code, text);
     /* The text may be gRPC's own, which does not name the cause, so a probe looks for it. */
     struct rpc_tls_report report;
     err cause = rpc_tls_probe(&report, &t->client->options);
@@ -371,11 +339,29 @@ static bool take_received(struct bytes *out, struct talk *t)
     return ok;
 }
 
+/* The server read its clock between our question and its answer; half of the way is the best
+ * guess. */
+static void note_clock(struct talk *t)
+{
+    for (size_t i = 0; i < t->start.count; i++) {
+        const grpc_metadata *m = &t->start.metadata[i];
+        char text[24];
+        int64_t theirs = 0, now = (int64_t)text_wall_ms();
+        size_t size = GRPC_SLICE_LENGTH(m->value);
+        if (grpc_slice_str_cmp(m->key, RPC_CLOCK_KEY) != 0 || size >= sizeof text) continue;
+        memcpy(text, GRPC_SLICE_START_PTR(m->value), size);
+        text[size] = 0;
+        if (err_is(text_parse_int(&theirs, text, 0, INT64_MAX / 2))) continue;
+        atomic_store(&t->client->ahead_ms, theirs - t->asked_ms - (now - t->asked_ms) / 2);
+    }
+}
+
 /* The reply is appended to *out only if the whole call succeeded. */
 static err finish_with_reply(struct bytes *out, struct talk *t)
 {
     struct bytes reply = {.max = out->max > out->size ? out->max - out->size : 0};
     talk_wait(t, TAG_DONE);
+    note_clock(t);
     bool has = take_received(&reply, t);
     const char *server = t->client->server;
     err e = talk_close(t);

@@ -104,6 +104,7 @@ const struct rpc_method rpc_health_method[] = {
     {.path = "/grpc.health.v1.Health/Check",
      .shape = RPC_UNARY,
      .roles = RPC_CLIENT | RPC_ADMIN,
+     .tells_time = true,
      .begin = check_begin},
     {.path = "/grpc.health.v1.Health/Watch",
      .shape = RPC_DOWNLOAD,

@@ -10,6 +10,7 @@
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
+#include <grpc/slice.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -22,6 +23,15 @@ const char *rpc_wire_code(grpc_status_code code); /* "OK"; "UNKNOWN" for those n
 err rpc_wire_err(grpc_status_code code, const char *text);
 gpr_timespec rpc_wire_after(uint64_t ms);
 void rpc_wire_start(void); /* grpc_init, quiet; paired with grpc_shutdown */
+
+/* Metadata of an answer: the server's clock in milliseconds since 1970. */
+#define RPC_CLOCK_KEY "fedlora-time-ms"
+
+/* ---- rpc_channel.c */
+struct rpc_proxy;
+/* Without pem->cert the client shows no certificate. */
+grpc_channel *rpc_channel_open(const char *server, const struct rpc_tls_pem *pem,
+                               const struct rpc_proxy *proxy);
 
 /* ---- rpc_server.c, rpc_call.c, rpc_health.c */
 enum rpc_tag_kind { RPC_TAG_READ, RPC_TAG_WRITE, RPC_TAG_STATUS, RPC_TAG_CLOSED };
@@ -44,6 +54,7 @@ struct rpc_call {
     const struct rpc_method *method;
     void *context, *state;
     grpc_call *call;
+    grpc_metadata clock;
     struct rpc_peer peer;
     struct rpc_tag read, write, status, closed;
     struct rpc_reply part, last; /* of a stream; with the status. Empty once gRPC has them */

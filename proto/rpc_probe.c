@@ -1,8 +1,8 @@
 /* One TLS handshake by OpenSSL alone. gRPC reports most failures as "failed to connect"; this
  * finds out which side refused and why. */
+#include "proto/rpc_probe.h"
+
 #include "proto/rpc_internal.h"
-#include "proto/rpc_openssl.h"
-#include "proto/rpc_proxy.h"
 
 #include "base/text.h"
 
@@ -67,7 +67,7 @@ static err connect_to(int *out, const char *host, const char *port, uint64_t tim
 
 /* A peer that leaves in the middle must not kill the program, so the signal is blocked, and
  * discarded afterwards. */
-static sigset_t hold_sigpipe(void)
+sigset_t rpc_probe_hold_sigpipe(void)
 {
     sigset_t pipe, old;
     sigemptyset(&pipe);
@@ -76,7 +76,7 @@ static sigset_t hold_sigpipe(void)
     return old;
 }
 
-static void release_sigpipe(const sigset_t *old)
+void rpc_probe_release_sigpipe(const sigset_t *old)
 {
     sigset_t pipe;
     sigemptyset(&pipe);
@@ -142,7 +142,7 @@ static bool is_about_certificate(int alert)
 }
 
 /* The reason why a handshake ended, as far as the server or OpenSSL gives one. */
-static err explain_failure(const struct rpc_client_options *o, int ssl_error)
+err rpc_probe_explain(const struct rpc_client_options *o, int ssl_error)
 {
     unsigned long code = ERR_peek_error();
     int reason = ERR_GET_REASON(code);
@@ -182,17 +182,23 @@ static err prepare(SSL_CTX **out, const struct rpc_client_options *o)
     return ERR_NONE;
 }
 
+err rpc_probe_expect(SSL *ssl, const char *host)
+{
+    X509_VERIFY_PARAM *verify = SSL_get0_param(ssl);
+    if (X509_VERIFY_PARAM_set1_ip_asc(verify, host) != 1 &&
+        (X509_VERIFY_PARAM_set1_host(verify, host, 0) != 1 ||
+         SSL_set_tlsext_host_name(ssl, host) != 1))
+        return err_make(ERR_INPUT, "%s: not a host name", host);
+    return ERR_NONE;
+}
+
 /* *hung_up: the server had shown its certificate and finished its part, and then closed the
  * connection without an alert. */
 static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const char *host,
                      const struct rpc_client_options *o)
 {
-    X509_VERIFY_PARAM *verify = SSL_get0_param(ssl);
     char names[PROBE_NAMES] = "";
-    if (X509_VERIFY_PARAM_set1_ip_asc(verify, host) != 1 &&
-        (X509_VERIFY_PARAM_set1_host(verify, host, 0) != 1 ||
-         SSL_set_tlsext_host_name(ssl, host) != 1))
-        return err_make(ERR_INPUT, "%s: not a host name", host);
+    TRY(rpc_probe_expect(ssl, host));
     SSL_set_app_data(ssl, names);
     ERR_clear_error();
     errno = 0;
@@ -200,14 +206,14 @@ static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const 
     if (code != 1) {
         long result = SSL_get_verify_result(ssl);
         if (result != X509_V_OK) return explain_server(o, ssl, result);
-        return explain_failure(o, SSL_get_error(ssl, code));
+        return rpc_probe_explain(o, SSL_get_error(ssl, code));
     }
     /* In TLS 1.3 the server checks our certificate after our side has finished. Its first bytes
      * (gRPC's settings) or its alert show the result. gRPC 1.51 sends no alert. */
     char byte = 0;
     code = SSL_read(ssl, &byte, 1);
     if (code != 1) {
-        err e = explain_failure(o, SSL_get_error(ssl, code));
+        err e = rpc_probe_explain(o, SSL_get_error(ssl, code));
         *hung_up = e.kind == ERR_MACHINE && errno != EAGAIN;
         return e;
     }
@@ -221,19 +227,28 @@ static err handshake(struct rpc_tls_report *out, bool *hung_up, SSL *ssl, const 
     return ERR_NONE;
 }
 
-/* A socket whose bytes reach the server, by the route of the calls. */
-static err connect_by(int *out, const struct rpc_proxy *proxy, const char *host, const char *port,
+err rpc_probe_connect(int *out, struct rpc_proxy *proxy, char host[RPC_PROBE_HOST],
                       const char *server)
 {
+    char port[6];
+    TRY(rpc_wire_split(host, RPC_PROBE_HOST, port, server, "server"));
+    TRY(rpc_proxy_find(proxy, host, port));
     if (!proxy->variable) return connect_to(out, host, port, PROBE_MS);
     err e = connect_to(out, proxy->host, proxy->port, PROBE_MS);
     if (err_is(e)) return err_make(e.kind, "%s (the proxy that %s names)", e.text, proxy->variable);
     return rpc_proxy_tunnel(*out, proxy, server, PROBE_MS);
 }
 
+err rpc_probe_through(err e, const struct rpc_proxy *proxy)
+{
+    if (!err_is(e) || !proxy->variable) return e;
+    return err_make(e.kind, "%s (through the proxy %s, from %s)", e.text, proxy->name,
+                    proxy->variable);
+}
+
 static err probe_once(struct rpc_tls_report *out, bool *hung_up, const struct rpc_client_options *o)
 {
-    char host[256], port[6];
+    char host[RPC_PROBE_HOST];
     struct rpc_proxy proxy;
     SSL_CTX *context = NULL;
     SSL *ssl = NULL;
@@ -241,20 +256,14 @@ static err probe_once(struct rpc_tls_report *out, bool *hung_up, const struct rp
     uint64_t start = text_now_ms();
     err e;
     *hung_up = false;
-    TRY(rpc_wire_split(host, sizeof host, port, o->server, "server"));
-    TRY(rpc_proxy_find(&proxy, host, port));
     TRY_OUT(e, prepare(&context, o));
-    TRY_OUT(e, connect_by(&fd, &proxy, host, port, o->server));
+    TRY_OUT(e, rpc_probe_connect(&fd, &proxy, host, o->server));
     ssl = SSL_new(context);
     if (ssl == NULL || SSL_set_fd(ssl, fd) != 1) {
         e = err_make(ERR_MACHINE, "out of memory");
         goto out;
     }
-    e = handshake(out, hung_up, ssl, host, o);
-    if (err_is(e) && proxy.variable)
-        e = err_make(e.kind, "%s (through the proxy %s, from %s)", e.text, proxy.name,
-                     proxy.variable);
-    TRY_OUT(e, e);
+    TRY_OUT(e, rpc_probe_through(handshake(out, hung_up, ssl, host, o), &proxy));
     out->connect_ms = (int64_t)(text_now_ms() - start);
 out:
     SSL_free(ssl);
@@ -291,9 +300,9 @@ err rpc_tls_probe(struct rpc_tls_report *out, const struct rpc_client_options *o
     err e = rpc_tls_identity(&report.self, pem.cert, strlen(pem.cert));
     rpc_tls_pem_close(&pem);
     if (err_is(e)) return err_in(e, "%s", o->cert);
-    sigset_t old = hold_sigpipe();
+    sigset_t old = rpc_probe_hold_sigpipe();
     e = probe(&report, o);
-    release_sigpipe(&old);
+    rpc_probe_release_sigpipe(&old);
     if (!err_is(e)) *out = report;
     return e;
 }

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/processor.h"
 #include "kernels/describe.h"
 #include "sim/fairness.h"
 
@@ -295,7 +296,7 @@ err results_end(struct results *r, const struct simulate_result *result,
 {
     char path[LIMIT_PATH_BYTES], processor[100], libraries[150];
     struct bytes text = {.max = 1 << 16};
-    describe_processor(processor, sizeof processor);
+    processor_name(processor, sizeof processor);
     describe_libraries(libraries, sizeof libraries);
     json_t *o =
         json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s}", "run", config->name, "method", config->method,

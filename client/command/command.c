@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "client/command/command_pages.h"
 #include "client/command/command_run.h"
 #include "client/command/run_options.h"
 
@@ -112,8 +113,7 @@ static const struct option_row common_rows[] = {
  * flag with stop_check(), clean up and return ERR_STOPPED. */
 static void on_signal(int number)
 {
-    (void)number;
-    stop_asked = 1;
+    stop_asked = number;
 }
 
 /* Without SA_RESTART, so that a waiting system call returns and its loop sees the flag.
@@ -187,8 +187,8 @@ static void print_overview(void)
 }
 
 /* The command's own options first, so that --help begins with them. */
-enum { TABLES = 3 };
-static struct option_set set_of(const struct command *command, struct option_table table[TABLES])
+struct option_set command_set(const struct command *command,
+                              struct option_table table[COMMAND_TABLES])
 {
     size_t n = 0;
     table[n++] = (struct option_table){command->rows, command->row_count};
@@ -201,8 +201,8 @@ static struct option_set set_of(const struct command *command, struct option_tab
 /* Built in memory and printed at the end, so that an error leaves no half of a help text. */
 static err print_help(const struct command *command)
 {
-    struct option_table table[TABLES];
-    struct option_set set = set_of(command, table);
+    struct option_table table[COMMAND_TABLES];
+    struct option_set set = command_set(command, table);
     struct bytes text = {.max = 1 << 20};
     err e = option_help(&text, &set);
     if (!err_is(e) && command->details) {
@@ -312,8 +312,8 @@ struct command_source {
 err command_again(void **out, const struct command_again *again, struct arena *arena)
 {
     const struct command_source *s = again->source;
-    struct option_table table[TABLES];
-    struct option_set set = set_of(s->command, table);
+    struct option_table table[COMMAND_TABLES];
+    struct option_set set = command_set(s->command, table);
     struct option_list rest = {0};
     struct command_common *options = NULL;
     TRY(arena_take(&options, arena, 1, s->command->options_size));
@@ -330,8 +330,8 @@ err command_again(void **out, const struct command_again *again, struct arena *a
 err command_write_options(struct bytes *out, const void *options, struct arena *arena)
 {
     const struct command_source *s = ((const struct command_common *)options)->source;
-    struct option_table table[TABLES];
-    struct option_set set = set_of(s->command, table);
+    struct option_table table[COMMAND_TABLES];
+    struct option_set set = command_set(s->command, table);
     void *defaults = NULL;
     TRY(arena_take(&defaults, arena, 1, s->command->options_size));
     TRY(option_defaults(defaults, &set, arena));
@@ -341,8 +341,8 @@ err command_write_options(struct bytes *out, const void *options, struct arena *
 bool command_text(char *out, size_t bytes, const void *options, const char *key)
 {
     const struct command_source *s = ((const struct command_common *)options)->source;
-    struct option_table table[TABLES];
-    struct option_set set = set_of(s->command, table);
+    struct option_table table[COMMAND_TABLES];
+    struct option_set set = command_set(s->command, table);
     const struct option_row *row = option_row_of_key(&set, key);
     return row && option_text(out, bytes, options, row);
 }
@@ -351,8 +351,8 @@ bool command_text(char *out, size_t bytes, const void *options, const char *key)
 err command_has_value(bool *out, const void *options, const char *assignment, struct arena *arena)
 {
     const struct command_source *s = ((const struct command_common *)options)->source;
-    struct option_table table[TABLES];
-    struct option_set set = set_of(s->command, table);
+    struct option_table table[COMMAND_TABLES];
+    struct option_set set = command_set(s->command, table);
     char key[128], now[512] = "", asked[512] = "";
     void *copy = NULL;
     TRY(arena_take(&copy, arena, 1, s->command->options_size));
@@ -371,8 +371,8 @@ static err read_options(void **out, struct command_source *s, struct option_list
                         struct arena *arena)
 {
     const struct command *command = s->command;
-    struct option_table table[TABLES];
-    struct option_set set = set_of(command, table);
+    struct option_table table[COMMAND_TABLES];
+    struct option_set set = command_set(command, table);
     void *first = NULL;
     TRY(arena_take(&first, arena, 1, command->options_size));
     TRY(option_defaults(first, &set, arena));
@@ -423,6 +423,8 @@ static err dispatch(int argc, char **argv)
         printf("fedlora %s, store %d\n", version_text(), VERSION_STORE);
         return ERR_NONE;
     }
+    if (command_pages_asked(argv[1]))
+        return command_pages(&(struct command_list){commands, COMMANDS}, argc - 1, argv + 1);
     int words = 0;
     const struct command *command = find_command(&words, argc - 1, argv + 1);
     if (command) {

@@ -92,6 +92,12 @@ struct command {
     err (*details)(struct bytes *out); /* appends the text of --help after the options; or NULL */
 };
 
+/* All options of a command: its own rows first, so that --help begins with them, then those of a
+ * run if it describes one, then the common ones. The set points into `table`. */
+enum { COMMAND_TABLES = 3 };
+struct option_set command_set(const struct command *command,
+                              struct option_table table[COMMAND_TABLES]);
+
 /* The whole program: argv as main() has it; returns the exit status of err_exit_code(). */
 int command_main(int argc, char **argv);
 

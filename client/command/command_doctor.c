@@ -335,7 +335,18 @@ static void find_join_file(struct findings *f, const char *path, struct arena *a
         find_join_path(f, &set, options, keys[i]);
 }
 
-/* Time enough for an operator to renew a certificate. */
+/* Certificates are valid from five minutes before they are made, so a clock that is further behind
+ * refuses a new one. */
+static void find_skew(struct findings *f, int64_t ahead_ms)
+{
+    enum { SKEW_MOST_MS = 5 * 60 * 1000 };
+    struct finding *skew = finding_add(f, "clock skew");
+    snprintf(skew->value, sizeof skew->value, "%.1f s %s the coordinator's clock",
+             (double)(ahead_ms < 0 ? -ahead_ms : ahead_ms) / 1e3,
+             ahead_ms < 0 ? "ahead of" : "behind");
+    if (ahead_ms > SKEW_MOST_MS || ahead_ms < -SKEW_MOST_MS)
+        skew->problem = "one of the two clocks is wrong; certificates may be refused";
+}
 
 /* The TLS connection is checked first, by itself, because its errors are the most frequent and the
  * RPC library reports them only as "unavailable". Then the health service shows whether the
@@ -372,11 +383,12 @@ static void find_server(struct findings *f, const struct remote_options *o)
              (long long)r.client_days_left);
     if (r.client_days_left < RPC_CERTIFICATE_DAYS) ours->problem = "the certificate expires soon";
     struct finding *health = finding_add(f, "coordinator");
-    bool serving = false;
-    e = remote_health(&serving, &options);
+    struct remote_health is = {0};
+    e = remote_health(&is, &options);
     snprintf(health->value, sizeof health->value, "%s",
-             err_is(e) ? e.text : (serving ? "serving" : "not serving"));
-    if (err_is(e) || !serving) health->problem = "the coordinator does not accept calls now";
+             err_is(e) ? e.text : (is.serving ? "serving" : "not serving"));
+    if (err_is(e) || !is.serving) health->problem = "the coordinator does not accept calls now";
+    if (is.told_time) find_skew(f, is.ahead_ms);
 }
 
 /* `ok` is the field for scripts. */

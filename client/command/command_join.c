@@ -6,6 +6,7 @@
 #include "client/command/command.h"
 #include "client/command/setup.h"
 #include "client/output/report.h"
+#include "client/session/retry.h"
 #include "client/session/session.h"
 
 #include <stdio.h>
@@ -18,7 +19,7 @@ struct join_command {
     int64_t rank;
     uint64_t memory, retry_ms;
     int base_memory;
-    bool checkpoint, force, bos;
+    bool checkpoint, force, bos, stay;
 };
 
 #define AT(member) offsetof(struct join_command, member)
@@ -134,13 +135,19 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(force),
      .help = "replace an existing output file"},
+    {.flag = "stay",
+     .key = "join.stay",
+     .kind = OPTION_FLAG,
+     .at = AT(stay),
+     .help = "serve one run after another until interrupted, and wait for new runs; SIGTERM then "
+             "ends it with status 0"},
     {.flag = "retry-for",
      .key = "join.retry_for",
      .kind = OPTION_DURATION,
      .at = AT(retry_ms),
-     .fallback = "1h",
      .value = "TIME",
-     .help = "longest wait for a coordinator that does not answer"},
+     .help = "longest wait for a coordinator that does not answer; default: 1h, with --stay "
+             "without end"},
 };
 
 /* A run that ends before its first round has no state; its digest is then all zero. With
@@ -194,6 +201,14 @@ static err on_end(void *user, const struct session_result *r)
     return e;
 }
 
+/* A service has nobody who starts it again. */
+static uint64_t retry_ms(const struct join_command *o)
+{
+    static const uint64_t an_hour = 60 * 60 * 1000;
+    if (o->retry_ms) return o->retry_ms;
+    return o->stay ? RETRY_FOR_EVER : an_hour;
+}
+
 /* The output path is checked now, because it is written only after the last round, hours later. */
 static err join_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
@@ -209,7 +224,8 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .output = o->output,
                                             .rank = (uint32_t)o->rank,
                                             .memory = o->memory,
-                                            .retry_ms = o->retry_ms,
+                                            .retry_ms = retry_ms(o),
+                                            .stay = o->stay,
                                             .device = o->common.device,
                                             .precision = training_dtype(o->common.precision),
                                             .threads = (int)o->common.threads,
@@ -225,8 +241,14 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .template = o->template,
                                             .ended = on_end,
                                             .user = options};
+    if (o->stay && (o->run || o->output))
+        return err_make(ERR_INPUT, "--stay serves all runs of this member: leave out --%s",
+                        o->run ? "run" : "output");
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));
-    return session_run(&result, &session);
+    err e = session_run(&result, &session);
+    if (!o->stay || e.kind != ERR_STOPPED || stop_asked != SIGTERM) return e;
+    command_note(&o->common, "stopped; it continues when it is started again");
+    return ERR_NONE;
 }
 
 const struct command command_join = {

@@ -52,18 +52,22 @@ out:
 }
 
 /* Opens a connection of its own, so that doctor can call it before any other. */
-err remote_health(bool *serving, const struct rpc_client_options *options)
+err remote_health(struct remote_health *out, const struct rpc_client_options *options)
 {
     static const struct remote_method method = {
         "/grpc.health.v1.Health/Check", &grpc__health__v1__health_check_response__descriptor};
     Grpc__Health__V1__HealthCheckRequest request = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
     Grpc__Health__V1__HealthCheckResponse *reply = NULL;
     struct rpc_client *client = NULL;
+    struct remote_health health = {0};
     TRY(rpc_client_open(&client, options));
     err e = remote_call(&reply, client, &method, &request.base, 0);
-    if (!err_is(e))
-        *serving =
+    if (!err_is(e)) {
+        health.serving =
             reply->status == GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
+        health.told_time = rpc_client_clock(&health.ahead_ms, client);
+        *out = health;
+    }
     message_free(reply);
     rpc_client_close(client);
     return e;

@@ -26,7 +26,12 @@ err remote_call(void *reply /* Message ** */, struct rpc_client *client,
                 uint64_t deadline_ms);
 
 /* The answer of the standard service grpc.health.v1 for the whole coordinator. */
-err remote_health(bool *serving, const struct rpc_client_options *options);
+struct remote_health {
+    bool serving;
+    bool told_time;   /* ahead_ms is set; an older coordinator does not tell its time */
+    int64_t ahead_ms; /* of the coordinator's clock */
+};
+err remote_health(struct remote_health *out, const struct rpc_client_options *options);
 
 /* Gets a transfer's progress in bytes: `done` of `total`, of which `moved` in this attempt. For an
  * upload these are bytes that the transport has taken. */

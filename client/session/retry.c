@@ -5,6 +5,7 @@
 
 #include <sodium.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 /* 30 s keeps a member close to the end of an outage without loading a coordinator that is starting.
@@ -39,6 +40,27 @@ err retry_sleep(uint64_t ms)
     return stop_check();
 }
 
+/* A line has no number that changes with every attempt, so that the same trouble gives the same
+ * line. A new cause is printed too, but not more often than once a minute, because two causes may
+ * alternate for days. */
+static void say(struct retry *retry, err cause, const char *whom, uint64_t now)
+{
+    bool same = strcmp(retry->said, cause.text) == 0;
+    uint64_t pause = same ? RETRY_SAY_MS : RETRY_SAY_NEW_MS;
+    if (retry->said_ms && now - retry->said_ms < pause) return;
+    bool first = !retry->said_ms;
+    retry->said_ms = now;
+    memcpy(retry->said, cause.text, sizeof retry->said);
+    if (retry->quiet) return;
+    char since[48] = "";
+    if (!first) {
+        char time[32];
+        text_duration(time, sizeof time, now - retry->since_ms);
+        snprintf(since, sizeof since, " for %s now", time);
+    }
+    fprintf(stderr, "waiting for %s%s: %s\n", whom, since, cause.text);
+}
+
 /* The time is measured from the first failure after a success, so an unreliable connection that
  * works from time to time never gives up. The wait is included: a pause that would end too late is
  * not started. */
@@ -56,14 +78,22 @@ err retry_wait(struct retry *retry, err cause, const char *whom)
         return err_in(cause, "gave up on %s after %u attempts (--retry-for %s)", whom,
                       retry->attempt, text);
     }
-    if (!retry->quiet)
-        fprintf(stderr, "waiting for %s, next attempt in %.1f s (attempt %u failed): %s\n", whom,
-                (double)wait / 1e3, retry->attempt, cause.text);
+    say(retry, cause, whom, now);
     return retry_sleep(wait);
+}
+
+void retry_answered(struct retry *retry)
+{
+    char time[32];
+    if (!retry->said_ms) return;
+    retry->said_ms = 0;
+    if (retry->quiet) return;
+    text_duration(time, sizeof time, text_now_ms() - retry->since_ms);
+    fprintf(stderr, "connected again after %s\n", time);
 }
 
 void retry_ok(struct retry *retry)
 {
-    if (retry->attempt > 0 && !retry->quiet) fprintf(stderr, "connected again\n");
+    retry_answered(retry);
     retry->attempt = 0;
 }

@@ -1,6 +1,8 @@
 /* Retries with growing pauses. A pause is chosen at random between half and all of its length, so
- * that many members do not come back at the same moment after a restart of the coordinator. Each
- * pause prints one line. Retries end when a stated time has passed since the last success. */
+ * that many members do not come back at the same moment after a restart of the coordinator.
+ * Retries end when a stated time has passed since the last success. The first failure prints a
+ * line, and after that one an hour or a new cause of failure, so that an outage of days leaves a
+ * short log. */
 #ifndef CLIENT_RETRY_H
 #define CLIENT_RETRY_H
 
@@ -9,12 +11,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { RETRY_SAY_MS = 60 * 60 * 1000, RETRY_SAY_NEW_MS = 60 * 1000 };
+#define RETRY_FOR_EVER UINT64_MAX
+
 /* One per connection; zeroed except for the first two members. */
 struct retry {
     uint64_t give_up_ms; /* longest time without success; 0: no retry */
     bool quiet;          /* print nothing */
     unsigned attempt;    /* failures since the last success */
     uint64_t since_ms;   /* time of the first of them */
+    uint64_t said_ms;    /* time of the newest line about them; 0: none since the last answer */
+    char said[ERR_TEXT_BYTES];
 };
 
 /* The longest pause before attempt n (from 1): 500 ms, doubled each time, at most 30 s. */
@@ -25,6 +32,8 @@ bool retry_may_help(err cause);
  * time has passed, ERR_STOPPED when the user interrupts. `whom` is named in the message: "the
  * coordinator". */
 err retry_wait(struct retry *retry, err cause, const char *whom);
+/* The other side has answered, which is printed after failures; it may still refuse the call. */
+void retry_answered(struct retry *retry);
 /* Call it after each success; the next failure starts with a short pause again. */
 void retry_ok(struct retry *retry);
 /* Sleeps in short slices; ERR_STOPPED when the user interrupts. */

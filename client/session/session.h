@@ -2,7 +2,8 @@
  *
  * The member says hello, then asks for tasks one after another (download the state, train, submit;
  * or evaluate) until the coordinator answers that the run has finished. Without the name of a run
- * it takes part in all open runs that it belongs to, in turn, until all are over. It continues
+ * it takes part in all open runs that it belongs to, in turn, until all are over, or with `stay`
+ * until it is interrupted. It continues
  * through restarts of either side: downloads, finished updates and half-sent ones are kept in the
  * work directory. */
 #ifndef CLIENT_SESSION_H
@@ -28,6 +29,7 @@ struct session_options {
     uint32_t rank;           /* LoRA rank that this machine offers; 0: the rank the run asks for */
     uint64_t memory;         /* bytes, reported to the coordinator; 0: not reported */
     uint64_t retry_ms;       /* longest time without an answer of the coordinator */
+    bool stay;               /* serve one run after another until the user interrupts */
     const char *device;      /* "auto", "cpu", "cuda", "cuda:1" */
     enum dtype precision;    /* DTYPE_NONE: the precision of the run */
     int threads;             /* 0: all */
@@ -65,7 +67,8 @@ struct session_result {
     json_t *data;
 };
 
-/* Returns when all runs have ended; *out is the result of the last one. A run that this member
+/* With `stay` it returns only after an interruption, or if this machine cannot work at all. Else it
+ * returns when all runs have ended; *out is the result of the last one. A run that this member
  * cannot take part in is left, and its error returned after the end of the others. ERR_REFUSED: the
  * coordinator does not accept this member. ERR_MACHINE: it did not answer for too long, or this
  * machine failed. ERR_STOPPED: interrupted; calling it again with the same work directory

@@ -1,6 +1,7 @@
 /* Hello of a member: client/session/session_describe.h. */
 #include "client/session/session_describe.h"
 
+#include "base/processor.h"
 #include "kernels/describe.h"
 
 #include <stdio.h>
@@ -64,7 +65,7 @@ static err name_libraries(char **out, const char *device, struct arena *arena)
     char processor[100], libraries[150], all[384];
     const char *kept = NULL;
     bool gpu = device && strncmp(device, "cuda", 4) == 0;
-    describe_processor(processor, sizeof processor);
+    processor_name(processor, sizeof processor);
     describe_libraries(libraries, sizeof libraries);
     snprintf(all, sizeof all, "%s; %s%s%.64s", processor, libraries, gpu ? "; " : "",
              gpu ? device : "");

@@ -12,6 +12,7 @@
 #include "client/session/session_describe.h"
 #include "client/session/session_report.h"
 #include "client/session/session_runs.h"
+#include "client/session/session_status.h"
 #include "client/session/session_task.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
@@ -74,7 +75,7 @@ static bool is_about_certificates(const struct session *s, err cause)
  * that is not accepted is an error of the setup, and the user is told at once. */
 err session_round_retry(struct session *s, err cause)
 {
-    bool changed = false, known = s->hello != NULL;
+    bool changed = false, known = s->hello || s->answered;
     if (cause.kind == ERR_STOPPED) return cause;
     err e = rpc_client_reload(&changed, s->client);
     if (err_is(e) && known && (cause.kind == ERR_INPUT || cause.kind == ERR_MACHINE))
@@ -85,6 +86,7 @@ err session_round_retry(struct session *s, err cause)
         return ERR_NONE;
     }
     if (known && is_about_certificates(s, cause)) cause.kind = ERR_MACHINE;
+    session_status(s, "waiting for the coordinator: %s", cause.text);
     return retry_wait(&s->retry, cause, "the coordinator");
 }
 
@@ -280,6 +282,8 @@ static err train_round(struct session_update *out, struct session *s,
                        const Fedlora__V1__TrainTask *task)
 {
     struct round_files files = {0};
+    session_status(s, "run %s: training round %u of %u", s->hello->run, task->round,
+                   s->hello->rounds);
     char path[LIMIT_PATH_BYTES];
     struct train_result result = {0};
     struct member_round round;
@@ -331,6 +335,7 @@ static void count_upload(struct session *s, const struct session_update *update,
     char size[32], late[64] = "";
     s->result->bytes_up += update->size;
     s->now->submitted_round = round;
+    s->now->times_left = 0;
     text_size(size, sizeof size, update->size);
     if (reply->counted_in > round)
         snprintf(late, sizeof late, "; it was late and counts in round %u", reply->counted_in);

@@ -26,6 +26,7 @@ struct session {
     struct rpc_client *client;
     struct retry retry; /* of all calls of this connection */
     bool only;          /* takes part in one run */
+    bool answered;      /* the coordinator has answered a call of this process */
     struct session_run *runs;
 
     struct session_run *now;
@@ -39,6 +40,7 @@ struct session {
     const struct session_run *last;     /* the run that ended last; NULL: none */
     const struct session_run *prepared; /* the run that `local` was prepared for */
     char wait_reason[512];              /* the last reason for waiting that was printed */
+    char status[256];                   /* the last one sent to the service manager */
     /* The last fault of the certificate's files that was printed, and when. */
     char files_said[ERR_TEXT_BYTES];
     uint64_t files_said_ms;

@@ -1,5 +1,6 @@
 #include "client/session/session_runs.h"
 
+#include "base/text.h"
 #include "proto/message.h"
 
 #include <errno.h>
@@ -33,11 +34,18 @@ err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello)
 {
     struct session_run *run = NULL;
     TRY(append(&run, s, hello->run));
-    snprintf(run->result.run, sizeof run->result.run, "%s", hello->run);
-    snprintf(run->result.member, sizeof run->result.member, "%s", hello->member);
-    run->hello = hello;
+    session_runs_renew(run, hello);
     session_runs_use(s, run);
     return ERR_NONE;
+}
+
+void session_runs_renew(struct session_run *run, Fedlora__V1__HelloReply *hello)
+{
+    snprintf(run->result.run, sizeof run->result.run, "%s", hello->run);
+    snprintf(run->result.member, sizeof run->result.member, "%s", hello->member);
+    message_free(run->hello);
+    run->hello = hello;
+    run->over = run->left = false;
 }
 
 /* Keeps the name of a run that refuses this member, so that the next Hello asks for other runs. */
@@ -57,6 +65,48 @@ void session_runs_use(struct session *s, struct session_run *run)
     s->hello = run->hello;
     s->privacy = &run->privacy;
     s->result = &run->result;
+}
+
+void session_runs_leave(struct session *s, struct session_run *run)
+{
+    unsigned doubled = run->times_left < 6 ? run->times_left : 6;
+    uint64_t pause = (uint64_t)SESSION_RUNS_AGAIN_MS << doubled;
+    run->over = run->left = true;
+    run->again_ms =
+        text_now_ms() + (pause < SESSION_RUNS_AGAIN_MOST_MS ? pause : SESSION_RUNS_AGAIN_MOST_MS);
+    if (s->o->stay) run->times_left++;
+}
+
+static void free_run(struct session_run *run)
+{
+    message_free(run->hello);
+    json_decref(run->data);
+    free(run);
+}
+
+/* A freed run may be the one that other members point to. A new run at the same address would else
+ * be taken for it. */
+void session_runs_forget(struct session *s)
+{
+    uint64_t now = text_now_ms();
+    if (!s->o->stay) return;
+    for (struct session_run **at = &s->runs, *run; (run = *at);) {
+        if (run->left && now >= run->again_ms) run->left = false;
+        bool may_come = run->times_left && now < run->again_ms + SESSION_RUNS_FORGET_MS;
+        bool keeps = !run->over || run->left || may_come;
+        if (keeps) {
+            at = &run->next;
+            continue;
+        }
+        *at = run->next;
+        if (s->prepared == run) s->prepared = NULL;
+        if (s->last == run) s->last = NULL;
+        if (s->now == run) {
+            s->now = NULL;
+            s->hello = NULL;
+        }
+        free_run(run);
+    }
 }
 
 bool session_runs_any_open(const struct session *s)
@@ -102,9 +152,7 @@ void session_runs_close(struct session *s)
 {
     for (struct session_run *run = s->runs, *next; run; run = next) {
         next = run->next;
-        message_free(run->hello);
-        json_decref(run->data);
-        free(run);
+        free_run(run);
     }
     s->runs = s->now = NULL;
     s->hello = NULL;

@@ -20,16 +20,32 @@ struct session_run {
     bool entered;          /* its privacy is open, and it is marked in the work directory */
     bool ask;  /* it is asked by name next, because it may have ended without our knowledge */
     bool over; /* it has ended, or is left */
-    bool left; /* this member cannot take part in it any more */
+    bool left; /* this member cannot take part in it any more, or not before again_ms */
+    uint64_t again_ms;   /* a member that stays tries again then */
+    unsigned times_left; /* one after another, without a round between */
+};
+
+enum {
+    SESSION_RUNS_AGAIN_MS = 60 * 1000,
+    SESSION_RUNS_AGAIN_MOST_MS = 60 * 60 * 1000,
+    SESSION_RUNS_FORGET_MS = 24 * 60 * 60 * 1000, /* for a run that is not offered again */
 };
 
 struct session_run *session_runs_find(const struct session *s, const char *name); /* or NULL */
 /* Adds a run, which becomes the current one. Takes over `hello` on success. */
 err session_runs_add(struct session *s, Fedlora__V1__HelloReply *hello);
+/* A newer answer to Hello of a run that is known; it is open again. Takes over `hello`. */
+void session_runs_renew(struct session_run *run, Fedlora__V1__HelloReply *hello);
 /* Adds a run that this member could not join; it does not become the current one. */
 err session_runs_add_left(struct session *s, const char *name);
 void session_runs_use(struct session *s, struct session_run *run);
 bool session_runs_any_open(const struct session *s);
+/* The run is over for this member. One that stays tries again after a minute, and after twice the
+ * time each further time, up to an hour. */
+void session_runs_leave(struct session *s, struct session_run *run);
+/* Frees the runs that have ended, and lets those be offered again whose time has come. There may be
+ * no current run after it. Does nothing unless the member stays. */
+void session_runs_forget(struct session *s);
 /* After a broken connection any of them may have ended. */
 void session_runs_ask_all(struct session *s);
 /* Deletes the blobs that no run needs; these two are now those of the current run (NULL: none). */

@@ -31,6 +31,7 @@ static const struct bound bounds[] = {
     {HELLO,  "session",           0, LIMIT_SESSION_BYTES},
     {HELLO,  "epoch",             0, STORE_EPOCH_BYTES},
     {HELLO,  "without",           0, BOUNDS_WITHOUT},
+    {HELLO,  "look",              0, 1},
     {SUBMIT, "run",               0, LIMIT_NAME_BYTES},
     {SUBMIT, "round",             0, LIMIT_ROUNDS},
     {SUBMIT, "digest",            0, DIGEST_BYTES},
@@ -51,6 +52,8 @@ static const struct bound bounds[] = {
     {REPORT, "eval_accuracy",    -1, 1}, /* negative: these rows have none */
     {REPORT, "trouble",           0, 480},
     {REPORT, "cannot_train",      0, 480},
+    {REPORT, "held",              0, 480},
+    {REPORT, "undecided",         0, 1},
 };
 /* clang-format on */
 enum { BOUNDS = sizeof bounds / sizeof *bounds };
@@ -77,6 +80,8 @@ static double value_of(const char **unit, const ProtobufCFieldDescriptor *f,
     switch (f->type) {
     case PROTOBUF_C_TYPE_UINT32:
         return *(const uint32_t *)(const void *)at;
+    case PROTOBUF_C_TYPE_BOOL:
+        return *(const protobuf_c_boolean *)(const void *)at;
     case PROTOBUF_C_TYPE_UINT64:
         return (double)*(const uint64_t *)(const void *)at;
     case PROTOBUF_C_TYPE_DOUBLE:

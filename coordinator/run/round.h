@@ -137,6 +137,7 @@ struct round_member {
     uint32_t evaluated; /* the newest round whose result it has evaluated */
 
     bool gone;           /* dropped from the run or from the federation */
+    const char *held;    /* why its administrator keeps it out, in words; NULL: no reason. Static */
     uint32_t refused_in; /* the newest round that its update was taken out of; 0: none */
     uint32_t excused_in; /* the newest round that an operator closes without it; 0: none */
     uint32_t skipped_in; /* the newest round that does not wait for it, because it was absent;
@@ -249,5 +250,8 @@ uint64_t round_wake_ms(const struct round *r); /* when the next tick is needed; 
 const char *round_activity(const struct round *r, size_t member, uint64_t now_ms);
 /* "2 of 4 members: icu (training, step 12 of 40), lab (not seen for 3m00s)" */
 void round_waiting_for(char *out, size_t bytes, const struct round *r, uint64_t now_ms);
+/* The same for members: without names of others, times and operators' texts, so that it stays the
+ * same while the run waits for the same. */
+void round_wait_reason(char *out, size_t bytes, const struct round *r);
 
 #endif

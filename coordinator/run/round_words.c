@@ -5,6 +5,8 @@
 #include "base/bytes.h"
 #include "base/text.h"
 
+#include <stdio.h>
+
 enum { NAMED_MEMBERS_MAX = 6 }; /* of those waited for */
 
 /* Absence is only shown to operators. Rounds do not depend on it. */
@@ -21,6 +23,7 @@ const char *round_activity(const struct round *r, size_t member, uint64_t now_ms
     bool open = r->stage == ROUND_TRAINING || r->stage == ROUND_AGGREGATING;
     if (open && m->counted_in >= round_under_way(r)) return "submitted";
     if (m->gone) return "dropped";
+    if (m->held) return m->held;
     if (open && m->refused_in == round_under_way(r)) return "refused";
     if (is_absent(r, m, now_ms)) return "absent";
     if (phase == ROUND_TRAINING && r->rules.cohort && m->not_drawn) return "not drawn";
@@ -36,6 +39,8 @@ static void say_member(struct bytes *out, const struct round *r, const struct ro
     err e = bytes_printf(out, "%s (", m->id);
     if (m->admitting)
         e = bytes_printf(out, "update being checked)");
+    else if (m->held)
+        e = bytes_printf(out, "%s)", m->held);
     else if (m->refused_in == round_under_way(r))
         e = bytes_printf(out, "update refused: %s)", m->refusal);
     else if (m->failing_in == round_under_way(r))
@@ -70,7 +75,7 @@ static void say_members(struct bytes *out, const struct round *r, bool for_hello
         if (missing++ >= NAMED_MEMBERS_MAX) continue;
         e = bytes_printf(out, named++ ? ", " : ": ");
         if (for_hello)
-            e = bytes_printf(out, "%s", m->id);
+            e = bytes_printf(out, m->held ? "%s (%s)" : "%s", m->id, m->held);
         else
             say_member(out, r, m, now_ms);
     }
@@ -172,4 +177,23 @@ void round_waiting_for(char *out, size_t size, const struct round *r, uint64_t n
     (void)e;
     snprintf(out, size, "%s", b.data ? (char *)b.data : "");
     bytes_close(&b);
+}
+
+void round_wait_reason(char *out, size_t size, const struct round *r)
+{
+    enum round_phase phase = round_phase(r);
+    size_t updates = round_updates(r), all = round_awaited(r);
+    if (phase == ROUND_PAUSED || phase == ROUND_FAILED)
+        snprintf(out, size, "an operator");
+    else if (r->retry_at_ms)
+        snprintf(out, size, "the coordinator, which will try again");
+    else if (phase == ROUND_AGGREGATING)
+        snprintf(out, size, "the coordinator to combine %zu updates", updates);
+    else if (phase == ROUND_TRAINING)
+        snprintf(out, size, "%zu of %zu members", all > updates ? all - updates : 0, all);
+    else if (round_present(r) < round_quorum(r))
+        snprintf(out, size, "%zu more of %zu members to join", round_quorum(r) - round_present(r),
+                 r->members);
+    else
+        snprintf(out, size, "the coordinator to make the first state");
 }

@@ -152,11 +152,14 @@ err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *h
     TRY(run_config_rank(&rank, run->config, r->id, hello->rank));
     if (m->pruned && m->pruned < rank) rank = m->pruned; /* a pruned rank stays */
     TRY(run_shapes_said(run, member, hello));
+    char software[RUN_SOFTWARE_BYTES];
+    snprintf(software, sizeof software, "%s; %s", hello->software, hello->libraries);
     struct store_member row = {
         .id = r->id, .rank = rank, .examples = hello->examples, .libraries = hello->libraries};
+    row.software = software;
     row.eval_rows = hello->eval_rows;
     bool changed = !r->joined || rank != m->rank || hello->examples != m->examples ||
-                   hello->eval_rows != m->eval_rows;
+                   hello->eval_rows != m->eval_rows || !m->greeted;
     if (changed) TRY(store_hello(run->shop->store, run->id, &row, !r->joined));
     m->rank = rank;
     m->examples = hello->examples;
@@ -186,6 +189,20 @@ void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t
     out->rounds = run->config->rounds;
     out->training = run->config->training;
     out->privacy = run->config->privacy;
+}
+
+err run_look_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member,
+                   const Fedlora__V1__HelloRequest *hello)
+{
+    uint32_t rank = 0;
+    TRY(check_base(run, hello));
+    TRY(run_config_rank(&rank, run->config, run->round.member[member].id, hello->rank));
+    run_hello_reply(out, run, member);
+    out->rank = rank;
+    if (out->n_targets) return ERR_NONE;
+    out->targets = run->config->targets;
+    out->n_targets = run->config->n_targets;
+    return ERR_NONE;
 }
 
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob)

@@ -16,6 +16,8 @@
 #include "coordinator/work/publish.h"
 #include "proto/rpc.h"
 
+enum { RUN_SOFTWARE_BYTES = 512 };
+
 struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
     struct store *store; /* the loop thread's connection */
@@ -33,7 +35,8 @@ struct run_shop {        /* shared by all runs; the caller sets the members from
     /* The operator whose call is being handled, for events and the log: "admin/ops at
      * 10.0.0.7:4711". Empty: none. */
     char by[TROUBLE_BY_BYTES];
-    uint64_t queue_numbers; /* run_queue.c: the last one that was given */
+    uint64_t queue_numbers;            /* run_queue.c: the last one that was given */
+    char software[RUN_SOFTWARE_BYTES]; /* this program, its libraries, its processor */
     /* The work is done by run_shop_turn(), in its thread, and nothing is flushed to the disk. */
     bool simulated;
     struct run_aside *aside; /* (asides) runs of the store that cannot be loaded */
@@ -194,6 +197,10 @@ err run_take_ledger(const struct ledger_head **held, struct run *run, size_t mem
 ProtobufCBinaryData run_blob_name(const struct store_blob *blob);
 /* The answer to Hello of a member that has joined. The message points into the run. */
 void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member);
+/* The same for a member that only asks what the run is: nothing changes. Before its modules are
+ * known, `targets` are those of the configuration. ERR_INPUT as from run_hello(). */
+err run_look_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t member,
+                   const Fedlora__V1__HelloRequest *hello);
 
 /* The training of this round failed at the member, for this reason. */
 err run_failing(struct run *run, size_t member, uint32_t round, const char *reason);

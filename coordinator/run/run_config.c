@@ -395,3 +395,12 @@ double run_config_alpha_of(const run_config_t *c, const char *member, uint32_t r
     if (method->frozen || rank == whole) return alpha;
     return alpha * (c->rslora ? sqrt(part) : part);
 }
+
+err run_config_digest(struct digest *out, const Fedlora__V1__RunConfig *config)
+{
+    struct bytes packed = {.max = protobuf_c_message_get_packed_size(&config->base) + 1};
+    TRY(message_pack(&packed, &config->base));
+    *out = digest_of(packed.data, packed.size);
+    bytes_close(&packed);
+    return ERR_NONE;
+}

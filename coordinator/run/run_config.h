@@ -76,4 +76,7 @@ uint32_t run_config_rank_max(const Fedlora__V1__RunConfig *config);
 /* ---- for run_config*.c only */
 bool run_config_target_is(const char *target, const char *module);
 
+/* The digest of the packed configuration: it names the exact configuration of a round. */
+err run_config_digest(struct digest *out, const Fedlora__V1__RunConfig *config);
+
 #endif

@@ -1,7 +1,12 @@
 /* The store and the workers that all runs share. */
 #include "coordinator/run/run.h"
 
+#include "base/processor.h"
+#include "base/version.h"
+
+#include <cblas.h>
 #include <errno.h>
+#include <gnu/libc-version.h>
 #include <stdlib.h>
 
 enum { RECEIPTS_QUEUE = 4 * LIMIT_MEMBERS };
@@ -33,6 +38,17 @@ static err open_workers(struct run_shop *shop)
     return work_open(&shop->slow_receipts, &slow);
 }
 
+/* Equal bytes are promised only for one type of processor and one set of library versions, so the
+ * lineage of each state has those it was combined with. */
+static void describe_software(struct run_shop *shop)
+{
+    char processor[128];
+    processor_name(processor, sizeof processor);
+    snprintf(shop->software, sizeof shop->software, "fedlorad %s; %s; %.128s, glibc %s, SQLite %s",
+             version_text(), processor, openblas_get_config(), gnu_get_libc_version(),
+             sqlite3_libversion());
+}
+
 err run_shop_admit(struct run_shop *shop, struct admit_job *job, const struct run *run)
 {
     job->job.lane = run;
@@ -52,6 +68,7 @@ err run_shop_open(struct run_shop *shop)
         return e;
     }
     shop->store = store;
+    describe_software(shop);
     return open_workers(shop);
 }
 

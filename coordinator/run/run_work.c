@@ -120,6 +120,14 @@ static void skip_report(struct run *run, uint32_t round, const char *why)
     trouble_of_disk(run->shop->troubles, e, run_now_ms(run));
 }
 
+static void log_reported(struct run *run, const struct publish_job *job)
+{
+    const struct store_round *r = &job->result;
+    if (job->report.measured) run_diverge_state(run, r->round, job->report.total.state_norm);
+    LOG(LOG_INFO, "round.reported", LOG_STR("run", run->config->name), LOG_INT("round", r->round),
+        LOG_NUM("update_norm", r->update_norm), LOG_NUM("error", r->error));
+}
+
 static void report_done(struct work_job *work)
 {
     struct publish_job *job = (struct publish_job *)(void *)work;
@@ -127,12 +135,8 @@ static void report_done(struct work_job *work)
     const struct store_round *r = &job->result;
     /* The report of a newer round may be in its place already. */
     if (run->report == job) run->report = NULL;
-    if (!err_is(work->result) && job->report.measured)
-        run_diverge_state(run, r->round, job->report.total.state_norm);
     if (!err_is(work->result))
-        LOG(LOG_INFO, "round.reported", LOG_STR("run", run->config->name),
-            LOG_INT("round", r->round), LOG_NUM("update_norm", r->update_norm),
-            LOG_NUM("error", r->error));
+        log_reported(run, job);
     else if (work->result.kind == ERR_STOPPED)
         skip_report(run, r->round,
                     "the next round closed, or the coordinator stopped, before it was done");
@@ -142,15 +146,17 @@ static void report_done(struct work_job *work)
     run->shop->changed(run, run->shop->context);
 }
 
+static bool wants_directions(const struct run *run, uint32_t round)
+{
+    return round % run->config->report_every == 0 || round == run->round.rules.rounds;
+}
+
 /* Takes the job that has published a round. It already holds the paths and weights of the
  * updates and the names of both states, so nothing is read from the store again. */
 static void push_report(struct run *run, struct publish_job *job)
 {
-    uint32_t every = run->config->report_every;
     job->kind = PUBLISH_REPORT;
     job->job.done = report_done;
-    job->report_frozen = &run->report_frozen;
-    job->directions = job->round % every == 0 || job->round == job->rounds;
     err e = work_push_background(run->shop->maths, &job->job);
     if (err_is(e)) {
         skip_report(run, job->round, e.text);
@@ -240,10 +246,15 @@ static void publish_done(struct work_job *work)
         run_apply(run, &(struct round_event){
                            .kind = ROUND_ON_STOP, .now_ms = event.now_ms, .reason = job->stop});
     run_apply(run, &event);
-    if (is_start)
-        publish_close(job);
-    else
+    if (!is_start && job->updates_keep) {
         push_report(run, job);
+        return;
+    }
+    if (!is_start && job->result.reported)
+        log_reported(run, job);
+    else if (!is_start)
+        skip_report(run, job->round, "it could not be stored");
+    publish_close(job);
 }
 
 /* Noise that was drawn too late for its round is thrown away, because publish.c has drawn other
@@ -263,6 +274,14 @@ static void noise_done(struct work_job *work)
     publish_close(job);
 }
 
+/* The configuration may have changed since the round before (fedlora run set). */
+static err set_origin(struct publish_job *job, const struct run *run)
+{
+    if (run->shop->simulated) return ERR_NONE;
+    job->software = run->shop->software;
+    return run_config_digest(&job->config_digest, run->config);
+}
+
 static err fill_job(struct publish_job *job, struct run *run, enum publish_kind kind)
 {
     const struct config *config = run->shop->config;
@@ -280,6 +299,9 @@ static err fill_job(struct publish_job *job, struct run *run, enum publish_kind 
     job->open_ms = run_now_ms(run) - run->round.opened_ms;
     job->options = run->options;
     job->from = run->newest;
+    job->report_frozen = &run->report_frozen;
+    job->directions = wants_directions(run, job->round);
+    TRY(set_origin(job, run));
     if (kind == PUBLISH_START) job->made.frozen = run->newest.frozen;
     if (kind == PUBLISH_START)
         TRY(copy_start(job, run));

@@ -16,7 +16,7 @@ struct serve_poll { /* a call that waits for its run to change */
     struct rpc_call *call;
     struct run *run;
     size_t member; /* of a NextTask */
-    bool any;      /* it waits for any run of the member; `run` is the one that came first */
+    bool any; /* it waits for any run of the member; `run` is the one that came first, or NULL */
     Fedlora__V1__NextTaskRequest *request; /* with `any`; owned by a waiting call */
     uint64_t after;                        /* of a WatchRun: the last event seen */
     uint64_t until_ms;                     /* when it must be answered */
@@ -82,6 +82,7 @@ bool serve_is_over(const struct run *run); /* finished or stopped */
 struct serve_turn {
     const char *name;
     bool ended;     /* also a run that has ended and whose end it does not know yet */
+    bool stay;      /* no run is no error: *run is NULL then */
     char **without; /* not these runs */
     size_t withouts;
 };

@@ -44,6 +44,17 @@ static void end_cannot_train(struct rpc_call *call, const struct run *run)
     trouble_end(t, TROUBLE_MEMBER_CANNOT_TRAIN, run->config->name, name, now);
 }
 
+/* A member whose base does not fit is not offered the run again for a while, as after Hello. */
+static err look(Fedlora__V1__HelloReply *reply, struct run *run, size_t m,
+                const Fedlora__V1__HelloRequest *request)
+{
+    ProtobufCBinaryData epoch = reply->epoch;
+    err e = run_look_reply(reply, run, m, request);
+    run->member[m].unfit_ms = e.kind == ERR_INPUT ? text_now_ms() : 0;
+    reply->epoch = epoch;
+    return e;
+}
+
 /* The protocol version comes first, because with another version the other fields may mean
  * something else. The reply points into the run, which is safe because it is packed before this
  * thread continues. */
@@ -60,15 +71,18 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
         .name = request->run, .without = request->without, .withouts = request->n_without};
     TRY(serve_turn(&run, &m, call, &turn));
     TRY(check_epoch(call, request));
+    reply->epoch = (ProtobufCBinaryData){STORE_EPOCH_BYTES, serve_of(call)->epoch.byte};
+    if (request->look) return look(reply, run, m, request);
     TRY(serve_session_check(call, run, m, &request->session, /*hello*/ true));
     err e = run_hello(run, m, request);
     run->member[m].unfit_ms = e.kind == ERR_INPUT ? text_now_ms() : 0;
     if (err_is(e)) return e;
     serve_session_take(call, run, m, &request->session);
     run_hello_reply(reply, run, m);
-    run->member[m].greeted = true;
-    end_cannot_train(call, run);
     reply->epoch = (ProtobufCBinaryData){STORE_EPOCH_BYTES, serve_of(call)->epoch.byte};
+    run->member[m].greeted = true;
+    run->round.member[m].held = NULL;
+    end_cannot_train(call, run);
     return ERR_NONE;
 }
 
@@ -100,6 +114,28 @@ static void answer_train(struct run *run, size_t member, struct rpc_call *call)
     }
     task.kind_case = FEDLORA__V1__TASK__KIND_TRAIN;
     task.train = &train.message;
+    serve_answer(call, &task.base);
+}
+
+/* The name outlives the answer, which is packed before this thread continues. */
+static void answer_greet(const struct run *run, struct rpc_call *call)
+{
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__GreetTask greet = FEDLORA__V1__GREET_TASK__INIT;
+    greet.run = run->config->name;
+    task.kind_case = FEDLORA__V1__TASK__KIND_GREET;
+    task.greet = &greet;
+    serve_answer(call, &task.base);
+}
+
+/* To a member that stays without a run. The reason is empty, because nothing is missing. */
+static void answer_idle(struct rpc_call *call)
+{
+    Fedlora__V1__Task task = FEDLORA__V1__TASK__INIT;
+    Fedlora__V1__WaitTask wait = FEDLORA__V1__WAIT_TASK__INIT;
+    wait.retry_ms = SERVE_RETRY_MS;
+    task.kind_case = FEDLORA__V1__TASK__KIND_WAIT;
+    task.wait = &wait;
     serve_answer(call, &task.base);
 }
 
@@ -155,7 +191,7 @@ static void answer_wait(struct run *run, size_t member, struct rpc_call *call)
     else if (run->round.rules.secret)
         snprintf(reason, sizeof reason, "%s", drawn_reason(run));
     else
-        run_waiting_for(reason, sizeof reason, run);
+        round_wait_reason(reason, sizeof reason, &run->round);
     wait.retry_ms = SERVE_RETRY_MS;
     wait.reason = reason;
     task.kind_case = FEDLORA__V1__TASK__KIND_WAIT;
@@ -215,20 +251,29 @@ static struct serve_turn turn_of(const Fedlora__V1__NextTaskRequest *request)
 {
     return (struct serve_turn){.name = request->run,
                                .ended = true,
+                               .stay = request->stay,
                                .without = request->without,
                                .withouts = request->n_without};
 }
 
 /* The same for a call about all runs of the member. An error is an answer: there is a run to join,
- * or no run is left. */
+ * or no run is left. A member that stays learns the first from a task, and waits for the second to
+ * change. */
 static bool answer_turn(const struct serve_poll *poll, bool must)
 {
     struct serve_poll one = *poll;
     const struct serve_turn turn = turn_of(poll->request);
     err e = serve_turn(&one.run, &one.member, poll->call, &turn);
+    if (!err_is(e) && !one.run) {
+        if (must) answer_idle(poll->call);
+        return must;
+    }
     if (!err_is(e)) e = check_joined(&one);
     if (!err_is(e)) return answer_task(&one, must);
-    serve_refuse(poll->call, e);
+    if (turn.stay && e.kind == ERR_STATE && one.run)
+        answer_greet(one.run, poll->call);
+    else
+        serve_refuse(poll->call, e);
     return true;
 }
 
@@ -237,7 +282,7 @@ static void see_member(struct rpc_call *call, const struct serve_poll *poll,
                        const ProtobufCBinaryData *session)
 {
     size_t m;
-    run_apply_member(poll->run, ROUND_ON_SEEN, poll->member);
+    if (poll->run) run_apply_member(poll->run, ROUND_ON_SEEN, poll->member);
     for (struct run *run = serve_of(call)->runs; poll->any && run; run = run->next)
         if (run != poll->run && !serve_is_over(run) &&
             round_find(&m, &run->round, rpc_call_peer(call)->id) && run->round.member[m].joined &&
@@ -253,14 +298,17 @@ static err find_task(struct serve_poll *poll, Fedlora__V1__NextTaskRequest *requ
         return err_make(ERR_INPUT, "without: %zu runs, at most %d", request->n_without,
                         BOUNDS_WITHOUT);
     TRY(serve_turn(&poll->run, &poll->member, call, &turn));
-    TRY(check_joined(poll));
-    TRY(serve_session_check(call, poll->run, poll->member, &request->session, /*hello*/ false));
-    if (!poll->run->member[poll->member].session)
-        serve_session_take(call, poll->run, poll->member, &request->session);
     poll->any = !*request->run;
     if (poll->any) {
         poll->answer = answer_turn;
         poll->request = request;
+    }
+    if (poll->run) {
+        err e = check_joined(poll);
+        if (err_is(e)) return request->stay && poll->any ? ERR_NONE : e; /* answered as a task */
+        TRY(serve_session_check(call, poll->run, poll->member, &request->session, /*hello*/ false));
+        if (!poll->run->member[poll->member].session)
+            serve_session_take(call, poll->run, poll->member, &request->session);
     }
     see_member(call, poll, &request->session);
     return ERR_NONE;
@@ -315,7 +363,27 @@ static err cannot_train(struct rpc_call *call, const Fedlora__V1__ReportRequest 
     return ERR_NONE;
 }
 
-/* Three kinds of reports: an evaluation, a member that cannot train, or progress in a round. The
+/* A decision of the member's administrator says nothing about the data, so it is shown in runs with
+ * privacy too. It ends with the next Hello. */
+static err held(struct rpc_call *call, const Fedlora__V1__ReportRequest *request)
+{
+    struct run *run = NULL;
+    size_t m;
+    char name[TROUBLE_PEER_BYTES];
+    TRY(serve_member(&run, &m, call, request->run));
+    run->round.member[m].held =
+        request->undecided ? "waits for its administrator" : "declined by its policy";
+    const struct trouble_case c = {.kind = TROUBLE_MEMBER_CANNOT_TRAIN,
+                                   .run = run->config->name,
+                                   .peer = trouble_member(name, rpc_call_peer(call)->id),
+                                   .address = rpc_call_peer(call)->address,
+                                   .text = request->held};
+    trouble_raise(serve_of(call)->shop.troubles, &c, text_now_ms());
+    return ERR_NONE;
+}
+
+/* Four kinds of reports: an evaluation, a member that cannot or may not train, or progress in a
+ * round. The
  * reply to progress is the only way to tell a training member that its round is over. If late
  * updates count, the update is worth finishing for some rounds more. */
 static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
@@ -325,6 +393,7 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
     size_t m = 0;
     TRY(bounds_check(&request->base));
     if (*request->cannot_train) return cannot_train(call, request);
+    if (*request->held) return held(call, request);
     TRY(serve_member(&run, &m, call, request->run));
     if (!request->eval_rows && request->eval_loss != 0)
         return err_make(ERR_INPUT,

@@ -55,6 +55,10 @@ err serve_turn(struct run **out, size_t *member, struct rpc_call *call,
         }
         if (!first && !serve_is_over(run)) first = run;
     }
+    if (!waiting && !first && turn->stay) {
+        *out = NULL;
+        return ERR_NONE;
+    }
     if (!waiting && !first) return err_make(ERR_STATE, "no open run that %s can take part in", id);
     return serve_member(out, member, call, (waiting ? waiting : first)->config->name);
 }

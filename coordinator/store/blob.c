@@ -4,7 +4,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,17 +19,6 @@ struct blob_path blob_path(const char *data_dir, const struct digest *digest)
     return path;
 }
 
-/* rename() alone does not make the file's content durable: after a power cut the name could lead
- * to an empty file. */
-static err flush_file(const char *path)
-{
-    int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0) return err_sys(errno, "%s", path);
-    err e = file_disk.fsync(fd) == 0 ? ERR_NONE : err_sys(errno, "%s", path);
-    file_disk.close(fd);
-    return e;
-}
-
 /* A crash between rename and the flush of the folder may lose the name, never the content under it;
  * no receipt was sent yet. A file that has the name already is replaced: its bytes may have been
  * damaged on the disk since, and those of `part` have just been checked. */
@@ -39,7 +27,9 @@ err blob_adopt(const char *data_dir, const char *part, const struct digest *dige
     struct blob_path path = blob_path(data_dir, digest);
     char folder[LIMIT_PATH_BYTES];
     TRY(file_join(folder, sizeof folder, data_dir, "blobs"));
-    TRY(flush_file(part));
+    /* rename() alone does not make the file's content durable: after a power cut the name could
+     * lead to an empty file. */
+    TRY(file_flush(part));
     if (file_disk.rename(part, path.text) != 0) return err_sys(errno, "%s", path.text);
     return file_sync_dir(folder);
 }

@@ -1,5 +1,7 @@
 #include "coordinator/store/db.h"
 
+#include "base/file.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
@@ -49,6 +51,31 @@ err db_open(struct db *out, const char *path, enum db_care care)
     else
         *out = db;
     return e;
+}
+
+/* "immutable" keeps SQLite from making files beside the database, which it otherwise does for one
+ * in WAL mode, and which fails in a folder that is mounted read-only. In a URI some characters of a
+ * path are written as their codes. */
+err db_open_still(struct db *out, const char *path)
+{
+    struct db db = {0};
+    char uri[3 * LIMIT_PATH_BYTES + 32];
+    size_t n = (size_t)snprintf(uri, sizeof uri, "file:");
+    if (strlen(path) >= sizeof db.path)
+        return err_make(ERR_INPUT, "%.80s...: the path is too long", path);
+    memcpy(db.path, path, strlen(path) + 1);
+    for (const char *p = path; *p; p++)
+        n += (size_t)snprintf(uri + n, sizeof uri - n, strchr("?#%", *p) ? "%%%02X" : "%c", *p);
+    snprintf(uri + n, sizeof uri - n, "?immutable=1");
+    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
+    int code = sqlite3_open_v2(uri, &db.handle, flags, NULL);
+    if (code != SQLITE_OK) {
+        err e = db_error(&db, code);
+        db_close(&db);
+        return e;
+    }
+    *out = db;
+    return ERR_NONE;
 }
 
 void db_close(struct db *db)
@@ -185,6 +212,34 @@ err db_number(int64_t *out, struct db *db, const char *sql, const char *format, 
 err db_begin(struct db *db)
 {
     return db_run(db, "BEGIN IMMEDIATE", "");
+}
+
+/* VACUUM INTO reads one snapshot, so it is not disturbed by commits and does not hold them up. It
+ * does not flush the new file. */
+err db_copy(struct db *db, const char *path)
+{
+    if (file_exists(path)) return err_make(ERR_INPUT, "%s: exists already", path);
+    err e = db_run(db, "VACUUM INTO ?", "t", path);
+    if (!err_is(e)) e = file_flush(path);
+    if (err_is(e)) file_disk.unlink(path);
+    return e;
+}
+
+err db_check(char problem[DB_PROBLEM_BYTES], struct db *db)
+{
+    struct db_query q = {0};
+    bool row = false;
+    *problem = 0;
+    err e = db_query_open(&q, db, "PRAGMA integrity_check(1)", "");
+    if (!err_is(e)) e = db_query_next(&row, &q);
+    if (e.sys == EUCLEAN) {
+        snprintf(problem, DB_PROBLEM_BYTES, "%.*s", DB_PROBLEM_BYTES - 1, e.text);
+        e = ERR_NONE;
+    } else if (!err_is(e) && row && strcmp(db_query_text(&q, 0), "ok") != 0) {
+        snprintf(problem, DB_PROBLEM_BYTES, "%.*s", DB_PROBLEM_BYTES - 1, db_query_text(&q, 0));
+    }
+    db_query_close(&q);
+    return e;
 }
 
 /* Only a short wait for the other threads, because this is tried again. */

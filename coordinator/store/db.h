@@ -32,7 +32,17 @@ struct db {
 /* A commit without flush survives the end of the process, but not a power cut. */
 enum db_care { DB_FLUSHED, DB_UNFLUSHED };
 err db_open(struct db *out, const char *path, enum db_care care);
+/* A database that nobody writes to, for example in a backup: nothing is created, not even beside
+ * it. */
+err db_open_still(struct db *out, const char *path);
 void db_close(struct db *db);
+/* Writes all that is committed now to a new file, flushed, while other connections go on. The file
+ * must not exist. */
+err db_copy(struct db *db, const char *path);
+/* Reads everything and compares each index with its table. *problem is "" or says what is
+ * damaged. */
+enum { DB_PROBLEM_BYTES = 200 };
+err db_check(char problem[DB_PROBLEM_BYTES], struct db *db);
 err db_script(struct db *db, const char *sql); /* several statements, without parameters */
 err db_run(struct db *db, const char *sql, const char *format, ...);
 err db_begin(struct db *db); /* takes the write lock */

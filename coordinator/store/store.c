@@ -1,9 +1,9 @@
-#include "coordinator/store/store.h"
+#include "coordinator/store/store_rows.h"
 
 #include "base/file.h"
 #include "base/text.h"
+#include "coordinator/store/store_files.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { STORE_TRIM_BATCH = 256 };
@@ -14,8 +14,7 @@ err store_open_with(struct store *out, const char *dir, enum db_care care)
 {
     struct store store = {0};
     char path[LIMIT_PATH_BYTES];
-    /* Room for "/spool/", an owner and a digest. */
-    if (strlen(dir) + 128 >= sizeof store.dir)
+    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir)
         return err_make(ERR_INPUT, "%.80s...: the path is too long", dir);
     memcpy(store.dir, dir, strlen(dir) + 1);
     TRY(file_join(path, sizeof path, dir, "blobs"));
@@ -43,8 +42,8 @@ void store_close(struct store *store)
     *store = (struct store){0};
 }
 
-/* Every table that names a blob. A table that is missing here would lose its files at the next
- * start. */
+/* Every table that names a blob, as in store_files.c. A table that is missing here would lose its
+ * files at the next start. */
 err store_blob_known(bool *out, struct store *store, const struct digest *digest)
 {
     int64_t found = 0;
@@ -76,7 +75,7 @@ err store_blob_public(bool *out, struct store *store, int64_t run, const struct 
 
 /* Events are written in the transaction of the change they report, so `run watch` never shows
  * something that a crash undid. */
-static err insert_event(struct db *db, int64_t run, const struct store_event *event)
+err store_rows_event(struct db *db, int64_t run, const struct store_event *event)
 {
     return db_run(db, "INSERT INTO events(run,wall_ms,event,text,round,member) VALUES(?,?,?,?,?,?)",
                   "iittit", run, (int64_t)text_wall_ms(), event->event,
@@ -87,7 +86,7 @@ static err insert_event(struct db *db, int64_t run, const struct store_event *ev
 /* A single statement is a transaction by itself, so this function needs no db_begin(). */
 err store_event_add(struct store *store, int64_t run, const struct store_event *event)
 {
-    return insert_event(&store->db, run, event);
+    return store_rows_event(&store->db, run, event);
 }
 
 err store_event_add_all(struct store *store, const int64_t *run, size_t runs,
@@ -96,11 +95,11 @@ err store_event_add_all(struct store *store, const int64_t *run, size_t runs,
     TRY(db_begin(&store->db));
     err e = ERR_NONE;
     for (size_t i = 0; i < runs && !err_is(e); i++)
-        e = insert_event(&store->db, run[i], event);
+        e = store_rows_event(&store->db, run[i], event);
     return db_end(&store->db, e);
 }
 
-static const struct digest *blob_digest(const struct store_blob *blob)
+const struct digest *store_rows_digest(const struct store_blob *blob)
 {
     return blob->size ? &blob->digest : NULL;
 }
@@ -109,7 +108,7 @@ static err insert_run(int64_t *id, struct db *db, const struct store_run *run)
 {
     TRY(db_run(db, "INSERT INTO runs(name,config,created_ms,frozen,frozen_size) VALUES(?,?,?,?,?)",
                "tbihi", run->name, run->config, run->config_size, (int64_t)run->created_ms,
-               blob_digest(&run->frozen), (int64_t)run->frozen.size));
+               store_rows_digest(&run->frozen), (int64_t)run->frozen.size));
     *id = sqlite3_last_insert_rowid(db->handle);
     return ERR_NONE;
 }
@@ -131,7 +130,7 @@ err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
         e = db_run(db, "DELETE FROM pins WHERE digest=?", "h", &run->frozen.digest);
     struct store_event event = {.event = "run.created",
                                 .text = run->by && *run->by ? run->by : run->name};
-    if (!err_is(e)) e = insert_event(db, made, &event);
+    if (!err_is(e)) e = store_rows_event(db, made, &event);
     e = db_end(db, e);
     if (!err_is(e)) *id = made;
     return e;
@@ -144,7 +143,10 @@ err store_hold(struct store *store, int64_t run, const char *hold, const char *r
     TRY(db_begin(&store->db));
     err e =
         db_run(&store->db, "UPDATE runs SET hold=?, reason=? WHERE id=?", "tti", hold, reason, run);
-    if (!err_is(e)) e = insert_event(&store->db, run, event);
+    if (!err_is(e) && !strcmp(hold, "stopped"))
+        e = db_run(&store->db, "UPDATE runs SET ended_ms=? WHERE id=?", "ii",
+                   (int64_t)text_wall_ms(), run);
+    if (!err_is(e)) e = store_rows_event(&store->db, run, event);
     return db_end(&store->db, e);
 }
 
@@ -163,8 +165,9 @@ err store_hello(struct store *store, int64_t run, const struct store_member *m, 
                    " WHERE run=? AND id=?",
                    "iitiit", (int64_t)m->rank, (int64_t)m->examples, m->libraries,
                    (int64_t)m->eval_rows, run, m->id);
+    if (!err_is(e)) e = store_lineage_hello(&store->db, run, m);
     struct store_event event = {.event = "member.joined", .member = m->id};
-    if (!err_is(e) && first) e = insert_event(&store->db, run, &event);
+    if (!err_is(e) && first) e = store_rows_event(&store->db, run, &event);
     return db_end(&store->db, e);
 }
 
@@ -173,7 +176,7 @@ err store_opened(struct store *store, int64_t run, uint32_t round, const struct 
 {
     TRY(db_begin(&store->db));
     err e = db_run(&store->db, "UPDATE runs SET opened=? WHERE id=?", "ii", (int64_t)round, run);
-    if (!err_is(e)) e = insert_event(&store->db, run, event);
+    if (!err_is(e)) e = store_rows_event(&store->db, run, event);
     return db_end(&store->db, e);
 }
 
@@ -190,7 +193,7 @@ err store_evaluated(struct store *store, int64_t run, const char *member,
     TRY(db_begin(&store->db));
     err e = db_run(&store->db, "INSERT OR REPLACE INTO evaluations VALUES(?,?,?,?,?,?)", "iitidd",
                    run, (int64_t)v->round, member, (int64_t)v->rows, v->loss, v->accuracy);
-    if (!err_is(e)) e = insert_event(&store->db, run, &event);
+    if (!err_is(e)) e = store_rows_event(&store->db, run, &event);
     return db_end(&store->db, e);
 }
 
@@ -199,52 +202,6 @@ err store_bytes_down(struct store *store, int64_t run, const char *member, uint6
 {
     return db_run(&store->db, "UPDATE members SET bytes_down=bytes_down+? WHERE run=? AND id=?",
                   "iit", (int64_t)bytes, run, member);
-}
-
-/* The start state is the result of "round 0", so that it is kept and given up like the others. */
-static err insert_start(struct db *db, int64_t run, const struct store_blob *state,
-                        const struct store_blob *frozen)
-{
-    TRY(db_run(db, "UPDATE runs SET state=?, state_size=?, frozen=?, frozen_size=? WHERE id=?",
-               "hihii", &state->digest, (int64_t)state->size, blob_digest(frozen),
-               (int64_t)frozen->size, run));
-    return db_run(db, "INSERT INTO rounds VALUES(?,0,?,?,0,0,0,0,0,0,0,'',0,0)", "ihi", run,
-                  &state->digest, (int64_t)state->size);
-}
-
-static err insert_line(struct db *db, int64_t run, uint64_t number, const char *text)
-{
-    return db_run(db, "INSERT INTO ledger VALUES(?,?,?)", "iit", run, (int64_t)number, text);
-}
-
-/* Each line is a row, numbered from `number` on, and keeps its newline, because store_ledger() only
- * joins the rows. */
-static err insert_lines(struct db *db, int64_t run, uint64_t number, const char *text)
-{
-    char line[LEDGER_LINE_BYTES + 1];
-    err e = ERR_NONE;
-    for (const char *end; !err_is(e) && (end = strchr(text, '\n')); text = end + 1) {
-        REQUIRE((size_t)(end - text) < LEDGER_LINE_BYTES);
-        snprintf(line, sizeof line, "%.*s", (int)(end - text) + 1, text);
-        e = insert_line(db, run, number++, line);
-    }
-    return e;
-}
-
-/* In a private run the ledger's first line and the seed it commits to are in the same
- * transaction as the state: neither is ever without the other. */
-err store_started(struct store *store, const struct store_start *s)
-{
-    struct db *db = &store->db;
-    TRY(db_begin(db));
-    err e = insert_start(db, s->run, &s->state, &s->frozen);
-    if (!err_is(e) && s->ledger) e = insert_line(db, s->run, 1, s->ledger);
-    if (!err_is(e) && s->seed)
-        e = db_run(db, "INSERT INTO private_rounds(run,round,seed) VALUES(?,0,?)", "ib", s->run,
-                   (const void *)s->seed->byte, sizeof s->seed->byte);
-    struct store_event plan = {.event = "privacy.plan", .text = s->plan};
-    if (!err_is(e) && s->plan) e = insert_event(db, s->run, &plan);
-    return db_end(db, e);
 }
 
 /* INSERT OR IGNORE: the same update may be made durable twice if a receipt was lost. The second
@@ -266,7 +223,7 @@ static err insert_update(struct db *db, const struct store_update *u)
                    (int64_t)u->pruned, run, u->member));
     struct store_event event = {
         .event = "update.received", .member = u->member, .round = u->counted_in};
-    return insert_event(db, run, &event);
+    return store_rows_event(db, run, &event);
 }
 
 /* All updates of a batch share one commit, and so one flush of the disk; a receipt is sent only
@@ -278,139 +235,6 @@ err store_receipts(struct store *store, const struct store_update *update, size_
     for (size_t i = 0; i < count && !err_is(e); i++)
         e = insert_update(&store->db, &update[i]);
     return db_end(&store->db, e);
-}
-
-/* The condition published=?-1 makes a second publication of the same round change no row, which
- * publish_rows() checks. The old memory and frozen factors are given up here; if the new row
- * names them again, store_trim() keeps them. */
-static err insert_round(struct db *db, const struct store_publish *p)
-{
-    const struct store_round *r = &p->round;
-    TRY(db_run(db, "INSERT INTO rounds VALUES(?,?,?,?,?,?,?,?,?,?,?,?,0,?)", "iihiiiiddddtd",
-               p->run, (int64_t)r->round, &r->state.digest, (int64_t)r->state.size,
-               (int64_t)r->updates, (int64_t)r->took_ms, (int64_t)r->aggregate_ms, r->train_loss,
-               0.0, 0.0, 0.0, "", r->norm));
-    TRY(db_run(db,
-               "INSERT OR IGNORE INTO doomed SELECT memory FROM runs WHERE id=?1 AND memory IS NOT"
-               " NULL UNION SELECT frozen FROM runs WHERE id=?1 AND frozen IS NOT NULL",
-               "i", p->run));
-    return db_run(db,
-                  "UPDATE runs SET published=?, state=?, state_size=?, frozen=?, frozen_size=?,"
-                  " memory=?, memory_size=? WHERE id=? AND published=?-1",
-                  "ihihihiii", (int64_t)r->round, &r->state.digest, (int64_t)r->state.size,
-                  blob_digest(&p->frozen), (int64_t)p->frozen.size, blob_digest(&p->memory),
-                  (int64_t)p->memory.size, p->run, (int64_t)r->round);
-}
-
-/* Lists files to remove in `doomed` instead of removing them, so that a crash before their removal
- * forgets none of them, and none is removed before the commit. `keep` includes the new round, so
- * round - keep is the newest round whose state is given up. Its digest stays, because a member or
- * an auditor may have a copy of the state. */
-static err give_up_old(struct db *db, const struct store_publish *p)
-{
-    int64_t round = p->round.round, state = round - (int64_t)p->keep;
-    int64_t update = round - (int64_t)p->updates_keep;
-    TRY(db_run(
-        db, "INSERT OR IGNORE INTO doomed SELECT digest FROM updates WHERE run=? AND counted_in<=?",
-        "ii", p->run, update));
-    TRY(db_run(db, "DELETE FROM updates WHERE run=? AND counted_in<=?", "ii", p->run, update));
-    TRY(db_run(db,
-               "INSERT OR IGNORE INTO doomed SELECT state FROM rounds"
-               " WHERE run=? AND round<=? AND gone=0",
-               "ii", p->run, state));
-    return db_run(db, "UPDATE rounds SET gone=1 WHERE run=? AND round<=? AND gone=0", "ii", p->run,
-                  state);
-}
-
-/* The noisy means of rounds up to this one: their states contain them, and no report needs them. */
-static err give_up_noisy(struct db *db, int64_t run, int64_t round)
-{
-    TRY(db_run(db,
-               "INSERT OR IGNORE INTO doomed SELECT noisy FROM private_rounds"
-               " WHERE run=? AND round<=? AND noisy IS NOT NULL",
-               "ii", run, round));
-    return db_run(db,
-                  "UPDATE private_rounds SET noisy=NULL"
-                  " WHERE run=? AND round<=? AND noisy IS NOT NULL",
-                  "ii", run, round);
-}
-
-/* The charge and the release are one transaction, so nothing is published without being charged.
- * The noisy mean of this round is kept for its report. The mean of the round before is given up
- * here, because its report may not have been made. */
-static err insert_release(struct db *db, const struct store_publish *p)
-{
-    const struct release *r = p->release;
-    int64_t round = p->round.round;
-    TRY(insert_line(db, p->run, release_line_number(r), release_line(r)));
-    TRY(give_up_noisy(db, p->run, round - 1));
-    TRY(db_run(db, "INSERT INTO private_rounds(run,round,clip) VALUES(?,?,?)", "iid", p->run,
-               round + 1, p->next_clip));
-    struct store_event spent = {
-        .event = "privacy.spent", .text = release_says(r), .round = p->round.round};
-    TRY(insert_event(db, p->run, &spent));
-    if (p->next_line && *p->next_line)
-        TRY(insert_lines(db, p->run, release_line_number(r) + 1, p->next_line));
-    if (!p->stop || !*p->stop) return ERR_NONE;
-    TRY(db_run(db, "UPDATE runs SET hold='stopped', reason=? WHERE id=?", "ti", p->stop, p->run));
-    struct store_event stopped = {.event = "run.stopped", .text = p->stop, .round = p->round.round};
-    return insert_event(db, p->run, &stopped);
-}
-
-/* The order matters only for the two checks: the release must be of this very state, and the
- * round must be the next one. Events come last, so that their numbers are in the order of the
- * rows. */
-static err publish_rows(struct db *db, const struct store_publish *p)
-{
-    REQUIRE(p->release && digest_equal(release_state(p->release), &p->round.state.digest));
-    TRY(insert_round(db, p));
-    REQUIRE(sqlite3_changes(db->handle) == 1); /* published once, after the round before it */
-    if (release_private(p->release)) TRY(insert_release(db, p));
-    TRY(give_up_old(db, p));
-    struct store_event closed = {.event = "round.closed", .round = p->round.round};
-    struct store_event finished = {.event = "run.finished", .round = p->round.round};
-    TRY(insert_event(db, p->run, &closed));
-    return p->last ? insert_event(db, p->run, &finished) : ERR_NONE;
-}
-
-/* The commit of this transaction publishes the round. A crash before it leaves the updates and the
- * old state as they were; after it, state, ledger line and events are all there. */
-err store_publish(struct store *store, const struct store_publish *publish)
-{
-    TRY(db_begin(&store->db));
-    return db_end(&store->db, publish_rows(&store->db, publish));
-}
-
-/* The event's text has two numbers for `run status`. A private round's noisy mean was kept for this
- * report only. SQLite stores NaN as NULL, which the columns refuse, so 0 stands for no norms. */
-err store_report(struct store *store, int64_t run, const struct store_round *r)
-{
-    struct db *db = &store->db;
-    char text[96];
-    bool norms = !isnan(r->update_norm);
-    if (!norms)
-        snprintf(text, sizeof text, "without norms, which the method does not have");
-    else
-        snprintf(text, sizeof text, "change %.4g, error %.2g", r->update_norm, r->error);
-    struct store_event event = {.event = "round.reported", .text = text, .round = r->round};
-    TRY(db_begin(db));
-    err e = db_run(db,
-                   "UPDATE rounds SET update_norm=?, error=?, dropped=?, report=?"
-                   " WHERE run=? AND round=?",
-                   "dddtii", norms ? r->update_norm : 0.0, norms ? r->error : 0.0,
-                   norms ? r->dropped : 0.0, r->report_json, run, (int64_t)r->round);
-    if (!err_is(e)) e = insert_event(db, run, &event);
-    if (!err_is(e)) e = give_up_noisy(db, run, r->round);
-    return db_end(db, e);
-}
-
-err store_reports_skipped(uint32_t *out, struct store *store, int64_t run)
-{
-    int64_t count = 0;
-    TRY(db_number(&count, &store->db,
-                  "SELECT count(*) FROM events WHERE run=? AND event='report.skipped'", "i", run));
-    *out = (uint32_t)count;
-    return ERR_NONE;
 }
 
 /* An operator may upload a file and never use it, so the number of pins is limited. The same
@@ -457,7 +281,7 @@ static err forget_doomed(struct db *db, const struct digest *digest, size_t coun
  * error. In batches, because each commit waits for the disk and the next round waits for this. A
  * newer row may name the same content again (frozen factors mostly do), so each digest is looked up
  * first. */
-err store_trim(struct store *store)
+static err trim(struct store *store)
 {
     struct digest digest[STORE_TRIM_BATCH];
     for (;;) {
@@ -471,4 +295,18 @@ err store_trim(struct store *store)
         }
         TRY(forget_doomed(&store->db, digest, count));
     }
+}
+
+/* A backup copies the files of an earlier moment, so they stay until it is done. */
+err store_trim(struct store *store)
+{
+    struct lock backup = {0};
+    int64_t any = 0;
+    bool free = false;
+    TRY(db_number(&any, &store->db, "SELECT EXISTS(SELECT 1 FROM doomed)", ""));
+    if (!any) return ERR_NONE;
+    TRY(store_files_free(&free, &backup, store->dir));
+    err e = free ? trim(store) : ERR_NONE;
+    lock_close(&backup);
+    return e;
 }

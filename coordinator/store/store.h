@@ -54,6 +54,7 @@ struct store_member {
     uint32_t rank;
     uint32_t pruned; /* the rank it has pruned itself to; 0: never */
     uint64_t examples;
+    const char *software; /* program, libraries and processor; written only, not loaded */
     const char *libraries;
     uint64_t eval_rows; /* its number of held-out rows */
     uint64_t bytes_up, bytes_down;
@@ -108,9 +109,13 @@ struct store_event {
 err store_open(struct store *out, const char *dir); /* creates missing folders and tables */
 /* For simulations, which lose only time in a power cut. */
 err store_open_with(struct store *out, const char *dir, enum db_care care);
+/* Beside a service that may be running on the store: nothing is created, and tables of another
+ * version are ERR_INPUT. */
+err store_open_beside(struct store *out, const char *dir);
 void store_close(struct store *store);
-/* For store.c only. Brings the tables to this version. ERR_INPUT: a newer version made them, or
- * there are none, but blobs. */
+enum { STORE_PATH_ROOM = 128 }; /* that DIR leaves for "/spool/", an owner and a digest */
+/* For store.c only. Brings the tables to this version, and keeps a copy of the database of an older
+ * one as fedlora.db.vN. ERR_INPUT: a newer version made them, or there are none, but blobs. */
 err store_schema(struct store *store);
 
 struct store_recovered { /* numbers of files */
@@ -157,14 +162,25 @@ struct store_start {
 };
 err store_started(struct store *store, const struct store_start *start);
 
+struct store_made {                    /* what a round's state was made from; kept for ever */
+    struct digest config;              /* of the run's packed configuration */
+    const char *software;              /* of this coordinator */
+    const struct store_update *update; /* (updates) */
+    const double *weight;              /* (updates) of each in the mean, not normalised */
+    size_t updates;
+};
 struct store_publish {
     int64_t run;
     uint32_t keep;            /* published states kept, the newest included; at least 2 */
-    uint32_t updates_keep;    /* rounds whose updates are kept, this one included; at least 1 */
+    uint32_t updates_keep;    /* rounds whose updates are kept, this one included; 0: none */
     bool last;                /* the run is finished with this round */
     struct store_round round; /* without a report: store_report() */
-    struct store_blob frozen, memory; /* blobs of this state; the previous ones are given up */
-    const struct release *release;    /* of this very state: privacy/ledger/release.h */
+    struct store_blob frozen, memory;  /* blobs of this state; the previous ones are given up */
+    const struct store_update *update; /* (contributions) those that the state counts */
+    const double *weight;              /* (contributions) */
+    size_t contributions;
+    const struct release *release; /* of this very state: privacy/ledger/release.h */
+    struct store_made made;
     /* Private runs only. */
     double next_clip;      /* clip norm of the next round; 0: the plan's */
     const char *stop;      /* why no round follows, or "" or NULL */
@@ -208,6 +224,37 @@ err store_forget_updates(struct store *store, int64_t run, uint32_t published);
 err store_forget_shapes(struct store *store, int64_t run, bool keep_frozen);
 /* Removes the blobs that store_publish() has given up, unless a row names them again. */
 err store_trim(struct store *store);
+
+/* ---- lineage (store_lineage.c) */
+/* For store.c only: a part of the transactions of store_hello() and store_publish(). */
+err store_lineage_hello(struct db *db, int64_t run, const struct store_member *member);
+err store_lineage_publish(struct db *db, const struct store_publish *publish);
+
+struct store_lineage { /* a published round */
+    uint32_t round;
+    struct store_blob state;
+    uint32_t updates;
+    bool known; /* a version before 9 has not recorded the next two, or its updates */
+    struct digest config;
+    const char *software;
+};
+struct store_counted { /* an update that counted in a round */
+    uint32_t round;
+    const char *member;
+    uint32_t trained_round;
+    struct store_blob blob;
+    uint64_t examples;
+    double weight;
+    const char *software; /* "": not known */
+};
+/* The next published rounds after `after`, at most `most`, sorted; the start state is round 0 and
+ * comes first if `after` is UINT32_MAX. */
+err store_lineage_rounds(struct store_lineage **out, size_t *count, struct store *store,
+                         int64_t run, uint32_t after, size_t most, struct arena *arena);
+/* The next updates of a round after the member `after`, at most `most`, sorted by member. */
+err store_lineage_counted(struct store_counted **out, size_t *count, struct store *store,
+                          int64_t run, uint32_t round, const char *after, size_t most,
+                          struct arena *arena);
 
 /* ---- privacy (store_private.c) */
 enum { STORE_LEDGER_BYTES_MAX = 256 << 20 };

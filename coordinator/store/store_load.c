@@ -1,6 +1,8 @@
 /* Reading the store: lists of rows, in an arena. */
 #include "coordinator/store/store.h"
 
+#include "coordinator/store/packed.h"
+
 #include <string.h>
 
 /* Rows of `size` bytes, being filled. */
@@ -207,6 +209,9 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     r->error = db_query_num(q, 8);
     r->dropped = db_query_num(q, 9);
     read_evaluation(&r->evaluation, q, 11);
+    size_t packed = 0;
+    const void *data = db_query_blob(&packed, q, 17);
+    if (packed) return packed_open(&r->report_json, data, packed, arena);
     return copy_text(&r->report_json, q, 10, arena);
 }
 
@@ -225,7 +230,7 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
         &q, &store->db,
         "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
         "update_norm,error,dropped,CASE WHEN ?2 THEN report ELSE '' END,r.round,n,l,a,"
-        "report<>'',gone"
+        "report<>'' OR report_z IS NOT NULL,gone,CASE WHEN ?2 THEN report_z END"
         " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
         "sum(rows*loss)/sum(rows) l,"
         "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"

@@ -2,6 +2,7 @@
 #include "base/text.h"
 #include "coordinator/store/spool.h"
 #include "coordinator/store/store.h"
+#include "coordinator/store/store_files.h"
 
 #include <errno.h>
 #include <string.h>
@@ -18,6 +19,22 @@ static err fate_of(enum blob_fate *out, const struct digest *digest, void *conte
     return ERR_NONE;
 }
 
+/* While a backup is made its files stay, and their rows in `doomed` too. Without the file of the
+ * lock, for which a full disk may have no room, only a first backup that begins just now is not
+ * noticed. */
+static err sweep_blobs(struct blob_sweep *sweep, struct store *store)
+{
+    struct lock backup = {0};
+    bool free = false;
+    err begun = store_files_begin(store->dir);
+    (void)begun;
+    TRY(store_files_free(&free, &backup, store->dir));
+    err e = free ? blob_sweep(sweep) : ERR_NONE;
+    if (!err_is(e) && free) e = db_run(&store->db, "DELETE FROM doomed", "");
+    lock_close(&backup);
+    return e;
+}
+
 /* Reports are not made after a restart, so those of published rounds that are neither stored nor
  * counted were lost with the process, and what was kept for them is not needed. */
 static err recover_reports(struct db *db)
@@ -31,7 +48,8 @@ static err recover_reports(struct db *db)
         e = db_run(db,
                    "INSERT INTO events(run,wall_ms,event,text,round,member)"
                    " SELECT r.run,?,'report.skipped','the coordinator ended before it was done',"
-                   "r.round,'' FROM rounds r WHERE r.round>0 AND r.report='' AND NOT EXISTS("
+                   "r.round,'' FROM rounds r JOIN runs ON runs.id=r.run WHERE r.round>runs.began"
+                   " AND r.report='' AND r.report_z IS NULL AND NOT EXISTS("
                    "SELECT 1 FROM events WHERE event='report.skipped' AND run=r.run"
                    " AND round=r.round)",
                    "i", (int64_t)text_wall_ms());
@@ -83,9 +101,8 @@ err store_recover(struct store_recovered *out, struct store *store, uint64_t upl
     size_t parts = 0;
     struct blob_sweep sweep = {.data_dir = store->dir, .fate = fate_of, .context = store};
     TRY(recover_reports(&store->db));
-    TRY(blob_sweep(&sweep));
+    TRY(sweep_blobs(&sweep, store));
     TRY(spool_sweep(&parts, store->dir, upload_age_ms));
-    TRY(db_run(&store->db, "DELETE FROM doomed", ""));
     *out = (struct store_recovered){.removed = sweep.removed + parts, .lost = sweep.lost};
     return ERR_NONE;
 }

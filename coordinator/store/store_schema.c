@@ -1,6 +1,11 @@
 /* The tables of the store, and how an older store gets them. */
+#include "base/file.h"
 #include "base/version.h"
 #include "coordinator/store/store.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 enum { STORE_VERSION = VERSION_STORE };
 
@@ -104,8 +109,48 @@ static const char schema_8[] = "CREATE TABLE IF NOT EXISTS epochs(start INTEGER 
                                "BLOB NOT NULL) WITHOUT ROWID;"
                                "PRAGMA user_version = 8;";
 
+/* Added by version 9, for retention.
+ *
+ * contributions   the updates that a published round counted, with their weights; never deleted
+ * report_z        packed_text() of the report; `report` holds those of older versions
+ * began           the round whose published state the run was created from; 0: it made its own
+ * ended_ms        when it finished or was stopped; archived_ms: when its files were given up
+ * deleted_ms      the row is a tombstone, and `name` is not the run's any more: deleted_name is */
+static const char schema_9[] =
+    "CREATE TABLE contributions(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " member TEXT NOT NULL, made_for INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL,"
+    " examples INTEGER NOT NULL, weight REAL NOT NULL, PRIMARY KEY(run, round, member))"
+    " WITHOUT ROWID;"
+    "ALTER TABLE rounds ADD COLUMN report_z BLOB;"
+    "ALTER TABLE runs ADD COLUMN began INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN ended_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN archived_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN deleted_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN deleted_by TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE runs ADD COLUMN deleted_name TEXT NOT NULL DEFAULT '';"
+    "UPDATE runs SET ended_ms=coalesce((SELECT max(wall_ms) FROM events WHERE run=runs.id"
+    " AND event IN('run.finished','run.stopped')),0);"
+    "PRAGMA user_version = 9;";
+
+/* Added by version 10: the lineage of every state, never deleted (store_lineage.c). software holds
+ * descriptions of programs and machines, which others name by digest.
+ *
+ * counted   the updates that a round's state was made from, also when their own rows are gone
+ * made      by which program and under which configuration a round was combined */
+static const char schema_10[] =
+    "CREATE TABLE software(digest BLOB PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;"
+    "ALTER TABLE members ADD COLUMN software BLOB;"
+    "CREATE TABLE counted(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " member TEXT NOT NULL, made_for INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL,"
+    " examples INTEGER NOT NULL, weight REAL NOT NULL, software BLOB,"
+    " PRIMARY KEY(run, round, member)) WITHOUT ROWID;"
+    "CREATE TABLE made(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
+    " config BLOB NOT NULL, software BLOB NOT NULL, PRIMARY KEY(run, round)) WITHOUT ROWID;"
+    "PRAGMA user_version = 10;";
+
 static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3, schema_4,
-                                                   schema_5, schema_6, schema_7, schema_8};
+                                                   schema_5, schema_6, schema_7, schema_8,
+                                                   schema_9, schema_10};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)
@@ -119,6 +164,39 @@ static err refuse_strange_blobs(const struct store *store)
                     store->db.path, store->dir);
 }
 
+/* The database as it was before an upgrade, because the older fedlorad cannot read the new tables. A
+ * copy that a crash has interrupted has another name. */
+static err keep_copy(struct store *store, int64_t version)
+{
+    char path[LIMIT_PATH_BYTES + 32], part[sizeof path + 8];
+    snprintf(path, sizeof path, "%s.v%d", store->db.path, (int)version);
+    snprintf(part, sizeof part, "%s.part", path);
+    if (file_disk.unlink(part) != 0 && errno != ENOENT) return err_sys(errno, "%s", part);
+    err e = db_copy(&store->db, part);
+    if (!err_is(e) && file_disk.rename(part, path) != 0) e = err_sys(errno, "%s", path);
+    if (!err_is(e)) e = file_sync_dir(store->dir);
+    return err_is(e) ? err_in(e, "the copy of the database before its upgrade") : e;
+}
+
+/* Names the newest copy that this version can read. */
+static err newer(const struct store *store, int64_t version)
+{
+    char path[LIMIT_PATH_BYTES + 32] = "", advice[LIMIT_PATH_BYTES + 160];
+    for (int v = STORE_VERSION; v > 0; v--) {
+        snprintf(path, sizeof path, "%s.v%d", store->db.path, v);
+        if (file_exists(path)) break;
+        *path = 0;
+    }
+    snprintf(advice, sizeof advice,
+             *path ? "put %.300s, the copy from before the upgrade, in its place"
+                   : "restore a backup from before the upgrade%.0s",
+             path);
+    return err_make(ERR_INPUT,
+                    "%.300s: made by a newer fedlorad (version %d, this one knows %d): start the "
+                    "newer one, or %s (docs/operating.md, \"Downgrade\")",
+                    store->db.path, (int)version, STORE_VERSION, advice);
+}
+
 /* All missing versions in one transaction: a crash leaves the old version. A newer database is
  * refused, because this version would not keep its rows consistent. */
 err store_schema(struct store *store)
@@ -126,16 +204,39 @@ err store_schema(struct store *store)
     struct db *db = &store->db;
     int64_t version = 0;
     TRY(db_number(&version, db, "PRAGMA user_version", ""));
-    if (version > STORE_VERSION)
-        return err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %d, this one knows %d)",
-                        db->path, (int)version, STORE_VERSION);
+    if (version > STORE_VERSION) return newer(store, version);
     if (version == STORE_VERSION) return ERR_NONE;
-    if (!version) TRY(refuse_strange_blobs(store));
+    TRY(version ? keep_copy(store, version) : refuse_strange_blobs(store));
     TRY(db_begin(db));
     err e = ERR_NONE;
     for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
         e = db_script(db, schemas[next]);
     e = db_end(db, e);
     if (!err_is(e)) store->migrated_from = version;
+    return e;
+}
+
+/* The tables are not changed, because the service that runs on them may be an older one. */
+err store_open_beside(struct store *out, const char *dir)
+{
+    struct store store = {0};
+    char path[LIMIT_PATH_BYTES];
+    int64_t version = 0;
+    TRY(file_join(path, sizeof path, dir, "fedlora.db"));
+    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir || !file_exists(path))
+        return err_make(ERR_INPUT, "%.300s: expected the folder of a store (store.path)", dir);
+    memcpy(store.dir, dir, strlen(dir) + 1);
+    TRY(db_open(&store.db, path, DB_FLUSHED));
+    err e = db_number(&version, &store.db, "PRAGMA user_version", "");
+    if (!err_is(e) && version != STORE_VERSION)
+        e = err_make(
+            ERR_INPUT,
+            "%.300s has version %d, this fedlorad uses %d: use the fedlorad of the running "
+            "service, or start this one first, which upgrades it",
+            path, (int)version, STORE_VERSION);
+    if (err_is(e))
+        store_close(&store);
+    else
+        *out = store;
     return e;
 }

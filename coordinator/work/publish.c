@@ -217,8 +217,16 @@ static err commit(struct publish_job *p, struct store *store, struct private_rou
                                     .round = p->result,
                                     .frozen = p->made.frozen,
                                     .memory = p->made.memory,
+                                    .update = p->update,
+                                    .weight = p->weights,
+                                    .contributions = p->result.updates,
                                     .release = release,
                                     .next_clip = round->next_clip};
+    publish.made = (struct store_made){.config = p->config_digest,
+                                       .software = p->software,
+                                       .update = p->update,
+                                       .weight = p->counts,
+                                       .updates = p->result.updates};
     publish.stop = p->stop;
     publish.next_line = (const char *)round->next_line.data;
     snprintf(p->says, sizeof p->says, "%s", release_says(release));
@@ -226,6 +234,64 @@ static err commit(struct publish_job *p, struct store *store, struct private_rou
     if (!err_is(e) && p->terms.on) p->ledger_head = round->ledger.head.hash;
     release_close(release);
     return e;
+}
+
+/* ---- reports ---- */
+
+void (*publish_report_hook)(const struct work_job *job);
+
+/* Called between modules, from any thread of the parallel loop. */
+static bool gives_way(void *context)
+{
+    return work_gives_way(context);
+}
+
+static void fill_result(struct publish_job *p)
+{
+    const struct method_report_row *total = &p->report.total;
+    double norm = p->report.measured ? total->update_norm : NAN; /* of methods with `keeps` */
+    p->result.reported = true;
+    p->result.update_norm = norm;
+    p->result.error = norm > 0 ? total->error / norm : total->error;
+    p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
+}
+
+/* `gives_way_to`: NULL if the report must be made now. */
+static err measure(struct publish_job *p, struct made *made, const struct method_next *next,
+                   bool (*gives_way_to)(void *context))
+{
+    const struct method_report_options options = {.directions = p->directions,
+                                                  .give_way = gives_way_to,
+                                                  .context = &p->job,
+                                                  .threads = p->threads,
+                                                  .frozen = p->report_frozen};
+    if (!p->report.measured) /* rounds that only find a basis have measured everything */
+        TRY(method_report_make(&p->report, p->method, made->next_state, next, &options));
+    fill_result(p);
+    return ERR_NONE;
+}
+
+static err keep_report(struct publish_job *p, struct store *store)
+{
+    struct bytes json = {.max = REPORT_BYTES_MAX};
+    err e = method_report_json(&json, &p->report);
+    if (!err_is(e)) {
+        p->result.report_json = (const char *)json.data;
+        e = store_report(store, p->run, &p->result);
+    }
+    p->result.report_json = NULL; /* it points into `json`, which is freed here */
+    bytes_close(&json);
+    return e;
+}
+
+/* The round is published, whatever fails here: a report that is not stored is lost, and files that
+ * are not removed now are removed by the next round or the next start. */
+static void give_up_at_once(struct publish_job *p, struct store *store)
+{
+    err e = keep_report(p, store);
+    if (err_is(e)) p->result.reported = false;
+    e = store_trim(store);
+    (void)e;
 }
 
 /* The next state from a closed round's updates. The effect of a crash at each point:
@@ -255,6 +321,8 @@ static err make_next(struct publish_job *p, struct store *store)
     e = method_next(&p->report, p->method, made.next_state, &next);
     if (err_is(e)) e = publish_blame(p, store, made.next_state, &next, e);
     if (err_is(e)) goto out;
+    /* The report needs the updates, and nothing is left of them after the commit. */
+    if (!p->updates_keep) TRY_OUT(e, measure(p, &made, &next, NULL));
     TRY_OUT(e, adopt_all(p, &made, store));
     uint64_t now = text_now_ms();
     p->result.round = p->round;
@@ -262,29 +330,10 @@ static err make_next(struct publish_job *p, struct store *store)
     p->result.aggregate_ms = now - began;
     p->result.took_ms = p->open_ms + (now - began);
     e = commit(p, store, &round);
+    if (!err_is(e) && !p->updates_keep) give_up_at_once(p, store);
 out:
     private_close(&round);
     return e;
-}
-
-/* ---- reports ---- */
-
-void (*publish_report_hook)(const struct work_job *job);
-
-/* Called between modules, from any thread of the parallel loop. */
-static bool gives_way(void *context)
-{
-    return work_gives_way(context);
-}
-
-static void fill_result(struct publish_job *p)
-{
-    const struct method_report_row *total = &p->report.total;
-    double norm = p->report.measured ? total->update_norm : NAN; /* of methods with `keeps` */
-    p->result.reported = true;
-    p->result.update_norm = norm;
-    p->result.error = norm > 0 ? total->error / norm : total->error;
-    p->result.dropped = norm > 0 ? total->dropped / norm : total->dropped;
 }
 
 /* Every file read here was a blob of the round when it was published, and the store names it until
@@ -295,28 +344,14 @@ static void fill_result(struct publish_job *p)
 static err make_report(struct publish_job *p, struct store *store)
 {
     struct made made;
-    struct bytes json = {.max = REPORT_BYTES_MAX};
     struct blob_path state = blob_path(store->dir, &p->made.state.digest);
     struct method_next next = files(&made, p, store);
-    const struct method_report_options options = {.directions = p->directions,
-                                                  .give_way = gives_way,
-                                                  .context = &p->job,
-                                                  .threads = p->threads,
-                                                  .frozen = p->report_frozen};
-    err e = ERR_NONE;
     next.contribution = p->contribution;
     next.count = p->contributions;
+    snprintf(made.next_state, sizeof made.next_state, "%s", state.text);
     if (publish_report_hook) publish_report_hook(&p->job);
-    if (!p->report.measured) /* rounds that only find a basis have measured everything */
-        TRY_OUT(e, method_report_make(&p->report, p->method, state.text, &next, &options));
-    TRY_OUT(e, method_report_json(&json, &p->report));
-    fill_result(p);
-    p->result.report_json = (const char *)json.data;
-    e = store_report(store, p->run, &p->result);
-out:
-    p->result.report_json = NULL; /* it points into `json`, which is freed here */
-    bytes_close(&json);
-    return e;
+    TRY(measure(p, &made, &next, gives_way));
+    return keep_report(p, store);
 }
 
 static void publish_one(struct publish_job *p, struct store *store)

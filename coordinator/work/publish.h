@@ -69,7 +69,11 @@ struct publish_job {
     struct store_round result; /* out */
     double loss_median;        /* out: of the members' training losses; 0: there are none */
 
-    const struct store_update *update; /* (contributions) their rows; PUBLISH_NEXT only */
+    const struct store_update *update; /* (result.updates) their rows; PUBLISH_NEXT only */
+    const double *weights;             /* (result.updates) by the run's rules, before privacy */
+    const double *counts;              /* (result.updates) weights of the members' updates */
+    struct digest config_digest;       /* of the run's packed configuration */
+    const char *software;              /* of this coordinator; NULL: lineage is not recorded */
     /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */
     const struct contribution *contribution;
     size_t contributions;

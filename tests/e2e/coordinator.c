@@ -409,6 +409,73 @@ Test(coordinator, gives_a_member_no_turn_in_a_run_that_it_cannot_serve)
     end();
 }
 
+/* A member that stays waits without a refusal, and learns of a new run from a task. */
+Test(coordinator, tells_a_member_that_stays_which_run_to_greet)
+{
+    Fedlora__V1__Task *task = NULL;
+    struct fake_member m;
+    begin("");
+    open_member(&m, "m0", 2);
+    m.options.run = "";
+    refused(fake_next_task(&task, &m, 0), ERR_STATE, "no open run that m0 can take part in");
+    m.options.stay = true;
+    ok(fake_next_task(&task, &m, 100));
+    cr_expect_eq(task->kind_case, FEDLORA__V1__TASK__KIND_WAIT);
+    cr_expect_str_eq(task->wait->reason, "");
+    message_free(task);
+    ok(create_run("flora", 1));
+    ok(fake_next_task(&task, &m, 1000));
+    cr_assert_eq(task->kind_case, FEDLORA__V1__TASK__KIND_GREET);
+    cr_expect_str_eq(task->greet->run, "r");
+    message_free(task);
+    hello_for_turns(&m, "r");
+    ok(fake_next_task(&task, &m, 10000));
+    cr_expect_eq(task->kind_case, FEDLORA__V1__TASK__KIND_TRAIN);
+    message_free(task);
+    fake_close(&m);
+    end();
+}
+
+static void expect_doing(const char *doing, const char *waiting_for)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    ok(fake_status(&status, &ops, "r"));
+    cr_expect_str_eq(status->members[0]->doing, doing);
+    cr_expect(strstr(status->waiting_for, waiting_for) != NULL, "%s", status->waiting_for);
+    message_free(status);
+}
+
+/* A look changes nothing: the run still waits for the member to join. */
+Test(coordinator, shows_a_run_to_a_member_and_shows_its_decision_to_the_operator)
+{
+    Fedlora__V1__HelloReply *reply = NULL;
+    Fedlora__V1__ReportRequest held = FEDLORA__V1__REPORT_REQUEST__INIT;
+    struct fake_member m;
+    begin("");
+    ok(create_run("flora", 1));
+    open_member(&m, "m0", 2);
+    m.options.look = true;
+    ok(fake_hello(&reply, &m));
+    cr_expect_str_eq(reply->method, "flora");
+    cr_expect_eq(reply->rounds, ROUNDS);
+    cr_expect_gt(reply->n_targets, 0);
+    cr_expect_eq(reply->rank, 2);
+    message_free(reply);
+    held.held = (char *)(uintptr_t) "waits for its administrator (fedlora approve r)";
+    held.undecided = true;
+    ok(fake_report(&m, &held));
+    expect_doing("waits for its administrator", "m0 (waits for its administrator)");
+    held.undecided = false;
+    ok(fake_report(&m, &held));
+    expect_doing("declined by its policy", "m0 (declined by its policy)");
+    m.options.look = false;
+    ok(fake_hello(&reply, &m));
+    message_free(reply);
+    expect_doing("waiting", "");
+    fake_close(&m);
+    end();
+}
+
 Test(coordinator, takes_a_late_update_into_the_next_round)
 {
     struct hand hand[MEMBERS], again;

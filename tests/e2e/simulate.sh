@@ -57,12 +57,12 @@ holds lab/rounds.jsonl '[r["loss"] is not None for r in x] == [False, True, True
 holds lab/rounds.jsonl 'x[2]["loss"] < x[1]["loss"] < 4.2 and x[2]["virtual_s"] > x[1]["virtual_s"] > 0'
 [ "$(wc -l <lab/updates.csv)" -eq 37 ] || fail_with lab/updates.csv "not one line for each of 36 updates"
 python3 - lab <<'END' || fail_with lab/rounds.jsonl "a round has other figures than the coordinator's store and report"
-import json, sqlite3, sys
+import json, sqlite3, sys, zlib
 rounds = [json.loads(line) for line in open(sys.argv[1] + "/rounds.jsonl")]
 reports = sqlite3.connect(sys.argv[1] + "/store/fedlora.db").execute(
-    "SELECT report, aggregate_ms FROM rounds WHERE round > 0 ORDER BY round")
+    "SELECT report_z, aggregate_ms FROM rounds WHERE round > 0 ORDER BY round")
 for row, (report, ms) in zip(rounds, reports, strict=True):
-    said = json.loads(report)
+    said = json.loads(zlib.decompress(report[4:]))
     assert abs(row["error"] - said["error"] / said["update_norm"]) <= 1e-9 + 1e-6 * row["error"], (row, said["error"])
     assert row["combine_s"] == ms / 1000, (row, ms)
 END

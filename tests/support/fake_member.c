@@ -79,6 +79,7 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.examples = m->options.examples;
     hello.eval_rows = m->options.eval_rows;
     hello.session = session_of(m);
+    hello.look = m->options.look;
     hello.without = &m->options.without;
     hello.n_without = m->options.without != NULL;
     hello.epoch = (ProtobufCBinaryData){m->epoch_size, m->epoch};
@@ -99,6 +100,7 @@ err fake_next_task(Fedlora__V1__Task **task, struct fake_member *m, uint32_t wai
     Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
     request.run = (char *)(uintptr_t)m->options.run;
     request.wait_ms = wait_ms;
+    request.stay = m->options.stay;
     request.session = session_of(m);
     request.without = &m->options.without;
     request.n_without = m->options.without != NULL;

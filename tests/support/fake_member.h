@@ -29,6 +29,7 @@ struct fake_options {
     uint64_t give_up_ms; /* fake_join(): longest time without success */
     const char *session; /* 16 bytes; NULL: none */
     char *without;       /* a run that is not served; NULL: none */
+    bool stay, look;     /* of NextTask, and of Hello */
     size_t part_bytes;   /* of an upload; 0: as many as a chunk may have */
     unsigned part_us;    /* pause before each of them */
 };

@@ -1,5 +1,6 @@
 /* The record of a run names the processor and the libraries on which its bytes depend. */
 #include "kernels/describe.h"
+#include "base/processor.h"
 
 #include <criterion/criterion.h>
 #include <string.h>
@@ -11,7 +12,7 @@ Test(describe, names_each_library_with_its_version)
     cr_expect(strncmp(text, "oneDNN ", 7) == 0 && strstr(text, ", OpenBLAS ") &&
                   strstr(text, ", glibc 2."),
               "%s", text);
-    describe_processor(text, sizeof text);
+    processor_name(text, sizeof text);
     cr_expect(strlen(text) > 3 && !strchr(text, '\n') && text[0] != ' ', "\"%s\"", text);
 }
 
@@ -21,7 +22,7 @@ Test(describe, keeps_to_its_room)
     memset(text, 'x', sizeof text);
     describe_libraries(text, 9);
     cr_expect_eq(strlen(text), 8);
-    describe_processor(text, 1);
+    processor_name(text, 1);
     cr_expect_str_eq(text, "");
     cr_expect_eq(text[10], 'x');
 }

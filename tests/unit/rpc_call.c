@@ -191,3 +191,24 @@ Test(rpc_call, gives_up_an_upload_that_stalls)
     rpc_client_close(client);
     fixture_stop(&f);
 }
+
+/* Server and client have the same clock here, so any difference is the time of the call. */
+Test(rpc_call, tells_the_servers_time_with_an_answer_about_health)
+{
+    struct fixture f = {0};
+    struct bytes reply = {.max = 100};
+    struct rpc_client *client = NULL;
+    int64_t ahead_ms = 123456;
+    fixture_start(&f);
+    const struct rpc_client_options options = fixture_client(&f, "a");
+    FIXTURE_OK(rpc_client_open(&client, &options));
+    FIXTURE_OK(fixture_call(client, "/test.T/Echo", "x", &reply));
+    cr_expect(!rpc_client_clock(&ahead_ms, client), "a call that does not tell the time");
+    cr_expect_eq(ahead_ms, 123456);
+    FIXTURE_OK(fixture_call(client, "/grpc.health.v1.Health/Check", "", &reply));
+    cr_assert(rpc_client_clock(&ahead_ms, client));
+    cr_expect(ahead_ms > -60000 && ahead_ms < 60000, "%lld ms", (long long)ahead_ms);
+    rpc_client_close(client);
+    bytes_close(&reply);
+    fixture_stop(&f);
+}

@@ -56,11 +56,11 @@ Test(rpc_reflect, lists_the_services_and_gives_the_files_that_describe_them)
     request.list_services = "";
     response_message *reply = ask(client, &request);
     cr_assert_eq(reply->message_response_case, RESPONSE(LIST_SERVICES_RESPONSE));
-    static const char *const wanted[] = {"fedlora.v1.Federation", "fedlora.v1.Admin",
-                                         "grpc.health.v1.Health",
+    static const char *const wanted[] = {"fedlora.v1.Federation", "fedlora.v1.Enrolment",
+                                         "fedlora.v1.Admin", "grpc.health.v1.Health",
                                          "grpc.reflection.v1alpha.ServerReflection"};
-    cr_expect_eq(reply->list_services_response->n_service, 4);
-    for (size_t w = 0; w < 4; w++) {
+    cr_expect_eq(reply->list_services_response->n_service, 5);
+    for (size_t w = 0; w < 5; w++) {
         bool found = false;
         for (size_t i = 0; i < reply->list_services_response->n_service; i++)
             found |= strcmp(reply->list_services_response->service[i]->name, wanted[w]) == 0;
