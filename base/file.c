@@ -198,16 +198,30 @@ void file_out_close(struct file_out *out)
     *out = (struct file_out){.fd = -1};
 }
 
-err file_write(const char *path, const void *data, size_t size, bool replace)
+static err write_whole(const char *path, const struct file_map *data, bool replace, bool secret)
 {
     struct file_out out = {0};
     err e = ERR_NONE;
     TRY_OUT(e, file_out_open(&out, path, replace));
-    TRY_OUT(e, file_out_append(&out, data, size));
+    if (secret && fchmod(out.fd, S_IRUSR | S_IWUSR) != 0) {
+        e = err_sys(errno, "%s: changing its mode", out.part);
+        goto out;
+    }
+    TRY_OUT(e, file_out_append(&out, data->data, data->size));
     TRY_OUT(e, file_out_commit(&out));
 out:
     file_out_close(&out);
     return e;
+}
+
+err file_write(const char *path, const void *data, size_t size, bool replace)
+{
+    return write_whole(path, &(struct file_map){data, size}, replace, /*secret*/ false);
+}
+
+err file_write_secret(const char *path, const void *data, size_t size, bool replace)
+{
+    return write_whole(path, &(struct file_map){data, size}, replace, /*secret*/ true);
 }
 
 /* ---- reading, paths ---- */

@@ -47,6 +47,8 @@ err file_out_commit(struct file_out *out);
 void file_out_close(struct file_out *out);
 
 err file_write(const char *path, const void *data, size_t size, bool replace);
+/* The same with mode 0600 from the first byte, whatever the umask is. */
+err file_write_secret(const char *path, const void *data, size_t size, bool replace);
 /* *out is malloc'd and zero-terminated; ERR_INPUT for a file of more than size_max bytes. */
 err file_read_all(char **out, size_t *size, const char *path, size_t size_max);
 err file_make_dirs(const char *path);        /* mkdir -p, with mode 0700 for new directories */

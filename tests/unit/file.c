@@ -248,6 +248,17 @@ Test(file, what_is_written_has_the_umasks_mode)
     cr_expect_eq(st.st_mode & 0777, 0640);
 }
 
+Test(file, a_secret_is_for_its_owner_alone_whatever_the_umask)
+{
+    struct stat st;
+    mode_t before = umask(0);
+    ok(file_write_secret(path, "x", 1, false));
+    umask(before);
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_mode & 0777, 0600);
+    ok(file_check_secret(path));
+}
+
 Test(file, joins_and_makes_folders)
 {
     char out[SUPPORT_PATH_BYTES], small[8];
