@@ -82,6 +82,8 @@ err certificate_check(struct certificate_issued *issued, const char *chain, cons
                       const struct certificate_order *order);
 /* The first certificate of a PEM text, without any check but its form. */
 err certificate_read(struct certificate_issued *issued, const char *pem);
+/* The identity in it, as of the peer of a connection. */
+err certificate_identity(struct rpc_peer *out, const char *pem);
 /* CAHASH of a token, of the last root of a PEM text: the newest one, if there are several. */
 err certificate_hash(struct enroll_hash *out, const char *ca);
 

@@ -126,6 +126,11 @@ err certificate_read(struct certificate_issued *issued, const char *pem)
     return e;
 }
 
+err certificate_identity(struct rpc_peer *out, const char *pem)
+{
+    return rpc_tls_identity(out, pem, strlen(pem));
+}
+
 err certificate_hash(struct enroll_hash *out, const char *ca)
 {
     STACK_OF(X509) *roots = rpc_tls_certs(ca);

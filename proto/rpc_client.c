@@ -239,9 +239,9 @@ static void talk_cut(struct talk *t, err why)
     grpc_call_cancel(t->call, NULL);
 }
 
-/* Waits until one of `tags` has completed. Slices cost about 10 us each, so a process with thousands
- * of clients that wait for a task must not take them for nothing: without a flag or a stall to look
- * for, the call's own deadline ends the wait. */
+/* Waits until one of `tags` has completed. Slices cost about 10 us each, so a process with
+ * thousands of clients that wait for a task must not take them for nothing: without a flag or a
+ * stall to look for, the call's own deadline ends the wait. */
 static void talk_wait(struct talk *t, unsigned tags)
 {
     bool watched = t->client->options.stop != NULL || t->stall_ms != 0;

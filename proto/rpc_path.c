@@ -4,7 +4,8 @@
 
 #include <stdio.h>
 
-struct rpc_path rpc_path_federation[RPC_PATHS_FEDERATION], rpc_path_admin[RPC_PATHS_ADMIN];
+struct rpc_path rpc_path_federation[RPC_PATHS_FEDERATION], rpc_path_admin[RPC_PATHS_ADMIN],
+    rpc_path_enrolment[RPC_PATHS_ENROLMENT];
 
 static void fill(struct rpc_path *out, size_t count, const ProtobufCServiceDescriptor *service)
 {
@@ -22,4 +23,5 @@ __attribute__((constructor)) static void fill_all(void)
 {
     fill(rpc_path_federation, RPC_PATHS_FEDERATION, &fedlora__v1__federation__descriptor);
     fill(rpc_path_admin, RPC_PATHS_ADMIN, &fedlora__v1__admin__descriptor);
+    fill(rpc_path_enrolment, RPC_PATHS_ENROLMENT, &fedlora__v1__enrolment__descriptor);
 }

@@ -4,6 +4,7 @@
  *
  *     .path = RPC_PATH_FEDERATION(next_task)      a procedure that members call
  *     .path = RPC_PATH_ADMIN(create_run)          a procedure that operators call
+ *     .path = RPC_PATH_ENROLMENT(renew)           a procedure about certificates
  *
  * Each macro is an address constant, so it may be used to initialize a static table. The text
  * is filled in before main() and never changes afterwards. Any thread. */
@@ -31,11 +32,15 @@ struct rpc_path {
     (rpc_path_federation[RPC_PATH_INDEX(Fedlora__V1__Federation_Service, procedure)].text)
 #define RPC_PATH_ADMIN(procedure)                                                                  \
     (rpc_path_admin[RPC_PATH_INDEX(Fedlora__V1__Admin_Service, procedure)].text)
+#define RPC_PATH_ENROLMENT(procedure)                                                              \
+    (rpc_path_enrolment[RPC_PATH_INDEX(Fedlora__V1__Enrolment_Service, procedure)].text)
 
 enum {
     RPC_PATHS_FEDERATION = RPC_PATH_COUNT(Fedlora__V1__Federation_Service),
     RPC_PATHS_ADMIN = RPC_PATH_COUNT(Fedlora__V1__Admin_Service),
+    RPC_PATHS_ENROLMENT = RPC_PATH_COUNT(Fedlora__V1__Enrolment_Service),
 };
-extern struct rpc_path rpc_path_federation[RPC_PATHS_FEDERATION], rpc_path_admin[RPC_PATHS_ADMIN];
+extern struct rpc_path rpc_path_federation[RPC_PATHS_FEDERATION], rpc_path_admin[RPC_PATHS_ADMIN],
+    rpc_path_enrolment[RPC_PATHS_ENROLMENT];
 
 #endif

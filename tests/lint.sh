@@ -37,8 +37,9 @@ allowed() {
     coordinator) echo "coordinator/audit lineage coordinator/store coordinator/work coordinator/run coordinator/serve coordinator/http $agg $privacy proto base" ;;
     coordinator/http) echo "coordinator coordinator/store coordinator/run coordinator/serve proto base" ;;
     client/export) echo "engine/model engine/tokens engine agg/algebra agg/adapter base" ;;
-    client/session) echo "$engine client/output kernels $agg $privacy proto base" ;;
-    client/command) echo "lineage sim $engine client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
+    client/identity) echo proto base ;;
+    client/session) echo "$engine client/identity client/output kernels $agg $privacy proto base" ;;
+    client/command) echo "lineage sim $engine client/identity client/session client/export client/output kernels $agg agg/combine $privacy proto base" ;;
     client) echo client/command ;;
     client/mpi) echo client/command sim base ;;
     sim) echo "$engine coordinator/run client/session client/output kernels $agg $privacy proto base" ;;

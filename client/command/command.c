@@ -31,6 +31,7 @@ static const struct command *const commands[] = {
     &command_export,
     &command_aggregate,
     &command_basis,
+    &command_enroll,
     &command_join,
     &command_run_create,
     &command_run_list,

@@ -125,6 +125,7 @@ extern const struct command command_budget_noise;
 extern const struct command command_budget_steps;
 extern const struct command command_budget_verify;
 extern const struct command command_doctor;
+extern const struct command command_enroll;
 extern const struct command command_eval;
 extern const struct command command_export;
 extern const struct command command_generate;

@@ -8,8 +8,10 @@
 #include "base/file.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "client/identity/renewal.h"
 #include "health.pb-c.h"
 #include "proto/message.h"
+#include "proto/message_call.h"
 #include "proto/rpc_path.h"
 
 #include <errno.h>
@@ -32,23 +34,16 @@ err remote_open(struct rpc_client **out, const struct remote_options *o)
 {
     const struct rpc_client_options options = {
         .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &stop_asked};
-    return rpc_client_open(out, &options);
+    TRY(rpc_client_open(out, &options));
+    renewal_if_due(*out, &options);
+    return ERR_NONE;
 }
 
-/* Packs, calls and unpacks. RPC_MESSAGE_BYTES bounds both messages; larger data is streamed. */
 err remote_call(void *reply, struct rpc_client *client, const struct remote_method *method,
                 const ProtobufCMessage *request, uint64_t deadline_ms)
 {
-    struct bytes sent = {.max = RPC_MESSAGE_BYTES}, received = {.max = RPC_MESSAGE_BYTES};
-    err e;
-    TRY_OUT(e, message_pack(&sent, request));
-    TRY_OUT(e, rpc_client_unary(&received, client, method->path, &sent,
-                                deadline_ms == 0 ? REMOTE_CALL_MS : deadline_ms));
-    e = message_unpack(reply, method->reply, received.data, received.size);
-out:
-    bytes_close(&sent);
-    bytes_close(&received);
-    return e;
+    return message_call(reply, client, &(struct message_method){method->path, method->reply},
+                        request, deadline_ms == 0 ? REMOTE_CALL_MS : deadline_ms);
 }
 
 /* Opens a connection of its own, so that doctor can call it before any other. */

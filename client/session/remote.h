@@ -104,7 +104,8 @@ struct remote_options {
         .help = "file with options; the command line overrides it"                                 \
     }
 
-/* Connects with the certificates. All calls of the client end early when stop_asked is set. */
+/* Opens a client with these files. All its calls end early when stop_asked is set. A certificate
+ * that is due is renewed first, silently (client/identity/renewal.h). */
 err remote_open(struct rpc_client **out, const struct remote_options *options);
 
 #endif
