@@ -16,7 +16,7 @@ Ends with one table. About ten minutes on two cores.
 
   --base PATH           another base model: a Hugging Face directory or a .gguf file
   --data DIR            your own JSON Lines files, one per institution (2 to 16), and test.jsonl;
-                        without it every fifth row of each file is kept for the test (docs/guide.md
+                        without it every fifth row of each file is kept for the test (docs/researcher.md
                         says what a row may be)
   --out DIR             where everything goes (default: ./fedlora-demo); what an earlier demo left
                         there goes first

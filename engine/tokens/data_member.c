@@ -3,7 +3,7 @@
 #include <string.h>
 
 /* A member that is not empty is refused with `reason` in the forms that do not honour it, or
- * ignored there if there is no reason. docs/guide.md has the same table for users. */
+ * ignored there if there is no reason. docs/researcher.md has the same table for users. */
 struct member {
     const char *name;
     unsigned forms; /* enum data_form: honoured here */
