@@ -175,11 +175,8 @@ struct store_publish {
     uint32_t updates_keep;    /* rounds whose updates are kept, this one included; 0: none */
     bool last;                /* the run is finished with this round */
     struct store_round round; /* without a report: store_report() */
-    struct store_blob frozen, memory;  /* blobs of this state; the previous ones are given up */
-    const struct store_update *update; /* (contributions) those that the state counts */
-    const double *weight;              /* (contributions) */
-    size_t contributions;
-    const struct release *release; /* of this very state: privacy/ledger/release.h */
+    struct store_blob frozen, memory; /* blobs of this state; the previous ones are given up */
+    const struct release *release;    /* of this very state: privacy/ledger/release.h */
     struct store_made made;
     /* Private runs only. */
     double next_clip;      /* clip norm of the next round; 0: the plan's */

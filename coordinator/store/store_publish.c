@@ -84,23 +84,6 @@ static err insert_round(struct db *db, const struct store_publish *p)
                   (int64_t)r->round);
 }
 
-/* Digests and weights of the round's updates stay when the updates themselves are given up, so that
- * the state can be accounted for. */
-static err insert_contributions(struct db *db, const struct store_publish *p)
-{
-    err e = ERR_NONE;
-    for (size_t i = 0; i < p->contributions && !err_is(e); i++) {
-        const struct store_update *u = &p->update[i];
-        e = db_run(
-            db,
-            "INSERT INTO contributions(run,round,member,made_for,digest,size,examples,weight)"
-            " VALUES(?,?,?,?,?,?,?,?)",
-            "iitihiid", p->run, (int64_t)p->round.round, u->member, (int64_t)u->trained_round,
-            &u->blob.digest, (int64_t)u->blob.size, (int64_t)u->examples, p->weight[i]);
-    }
-    return e;
-}
-
 /* Lists files to remove in `doomed` instead of removing them, so that a crash before their removal
  * forgets none of them, and none is removed before the commit. `keep` includes the new round, so
  * round - keep is the newest round whose state is given up. Its digest stays, because a member or
@@ -167,7 +150,6 @@ static err publish_rows(struct db *db, const struct store_publish *p)
     REQUIRE(sqlite3_changes(db->handle) == 1); /* published once, after the round before it */
     if (release_private(p->release)) TRY(insert_release(db, p));
     TRY(store_lineage_publish(db, p));
-    TRY(insert_contributions(db, p));
     TRY(give_up_old(db, p));
     struct store_event closed = {.event = "round.closed", .round = p->round.round};
     struct store_event finished = {.event = "run.finished", .round = p->round.round};

@@ -111,16 +111,11 @@ static const char schema_8[] = "CREATE TABLE IF NOT EXISTS epochs(start INTEGER 
 
 /* Added by version 9, for retention.
  *
- * contributions   the updates that a published round counted, with their weights; never deleted
  * report_z        packed_text() of the report; `report` holds those of older versions
  * began           the round whose published state the run was created from; 0: it made its own
  * ended_ms        when it finished or was stopped; archived_ms: when its files were given up
  * deleted_ms      the row is a tombstone, and `name` is not the run's any more: deleted_name is */
 static const char schema_9[] =
-    "CREATE TABLE contributions(run INTEGER NOT NULL REFERENCES runs(id), round INTEGER NOT NULL,"
-    " member TEXT NOT NULL, made_for INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL,"
-    " examples INTEGER NOT NULL, weight REAL NOT NULL, PRIMARY KEY(run, round, member))"
-    " WITHOUT ROWID;"
     "ALTER TABLE rounds ADD COLUMN report_z BLOB;"
     "ALTER TABLE runs ADD COLUMN began INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE runs ADD COLUMN ended_ms INTEGER NOT NULL DEFAULT 0;"

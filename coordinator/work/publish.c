@@ -217,15 +217,12 @@ static err commit(struct publish_job *p, struct store *store, struct private_rou
                                     .round = p->result,
                                     .frozen = p->made.frozen,
                                     .memory = p->made.memory,
-                                    .update = p->update,
-                                    .weight = p->weights,
-                                    .contributions = p->result.updates,
                                     .release = release,
                                     .next_clip = round->next_clip};
     publish.made = (struct store_made){.config = p->config_digest,
                                        .software = p->software,
                                        .update = p->update,
-                                       .weight = p->counts,
+                                       .weight = p->weights,
                                        .updates = p->result.updates};
     publish.stop = p->stop;
     publish.next_line = (const char *)round->next_line.data;

@@ -71,7 +71,6 @@ struct publish_job {
 
     const struct store_update *update; /* (result.updates) their rows; PUBLISH_NEXT only */
     const double *weights;             /* (result.updates) by the run's rules, before privacy */
-    const double *counts;              /* (result.updates) weights of the members' updates */
     struct digest config_digest;       /* of the run's packed configuration */
     const char *software;              /* of this coordinator; NULL: lineage is not recorded */
     /* PUBLISH_NEXT leaves the combined updates here for PUBLISH_REPORT. In the arena. */

@@ -104,7 +104,6 @@ err publish_gather(struct publish_job *p, struct store *store)
     p->weights = weight;
     p->contribution = c;
     p->contributions = count;
-    p->counts = weight;
     p->result.updates = (uint32_t)count;
     /* Under privacy the members' losses are not published; only a `struct release` leaves. */
     p->result.train_loss = sum > 0 && !p->terms.on ? loss / sum : 0;

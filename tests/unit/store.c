@@ -111,18 +111,11 @@ static void expect_count_uses_index(const char *name)
 }
 
 /* Undoes the versions from 6 on in which a table or a column is added that cannot be added twice. */
-#define WITHOUT_9                                                                                  \
-    "DROP TABLE contributions; ALTER TABLE rounds DROP COLUMN report_z;"                           \
-    " ALTER TABLE runs DROP COLUMN began; ALTER TABLE runs DROP COLUMN ended_ms;"                  \
-    " ALTER TABLE runs DROP COLUMN archived_ms; ALTER TABLE runs DROP COLUMN deleted_ms;"          \
-    " ALTER TABLE runs DROP COLUMN deleted_by; ALTER TABLE runs DROP COLUMN deleted_name;"
 #define WITHOUT_6                                                                                  \
-    WITHOUT_9                                                                                      \
+    STORE_WITHOUT_9                                                                                \
     "DROP INDEX states_kept; ALTER TABLE rounds DROP COLUMN gone;"                                 \
     " ALTER TABLE members DROP COLUMN refused_in; ALTER TABLE members DROP COLUMN excused_in;"     \
-    " ALTER TABLE members DROP COLUMN refusal; ALTER TABLE rounds DROP COLUMN norm;"               \
-    " DROP TABLE software; DROP TABLE counted; DROP TABLE made;"                                   \
-    " ALTER TABLE members DROP COLUMN software;"
+    " ALTER TABLE members DROP COLUMN refusal; ALTER TABLE rounds DROP COLUMN norm;"
 
 Test(store, opens_what_the_version_before_has_made)
 {

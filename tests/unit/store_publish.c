@@ -17,14 +17,13 @@ static void publish_keeping(int64_t run, uint32_t round, uint32_t updates_keep)
     char text[32];
     snprintf(text, sizeof text, "state %u", round);
     struct store_blob state = make_blob(text);
-    struct store_publish p = {.run = run,
-                              .keep = 2,
-                              .updates_keep = updates_keep,
-                              .round = {.round = round, .state = state, .updates = 2},
-                              .update = u,
-                              .weight = weight,
-                              .contributions = 2,
-                              .last = round == 2};
+    struct store_publish p = {
+        .run = run,
+        .keep = 2,
+        .updates_keep = updates_keep,
+        .round = {.round = round, .state = state, .updates = 2},
+        .made = {.software = "fedlorad", .update = u, .weight = weight, .updates = 2},
+        .last = round == 2};
     struct release *release = NULL;
     ok(store_receipts(&store, u, 2));
     ok(release_plain(&release, &state.digest));
@@ -46,12 +45,12 @@ Test(store_publish, remembers_digests_and_weights_of_updates_that_it_gives_up)
     cr_expect_not(has_blob(&was.blob), "nothing of an update is left after the commit");
     publish_keeping(run, 2, 1);
     cr_expect_eq(number("SELECT count(*) FROM updates"), 2);
-    cr_expect_eq(number("SELECT count(*) FROM contributions"), 4);
-    cr_expect_eq(number("SELECT count(*) FROM contributions WHERE member='b' AND weight=2.5"
+    cr_expect_eq(number("SELECT count(*) FROM counted"), 4);
+    cr_expect_eq(number("SELECT count(*) FROM counted WHERE member='b' AND weight=2.5"
                         " AND made_for=round AND size>0 AND examples=7"),
                  2);
     int64_t same = 0;
-    ok(db_number(&same, &store.db, "SELECT count(*) FROM contributions WHERE digest=?", "h",
+    ok(db_number(&same, &store.db, "SELECT count(*) FROM counted WHERE digest=?", "h",
                  &was.blob.digest));
     cr_expect_eq(same, 1);
     cr_expect_gt(number("SELECT ended_ms FROM runs"), 0);
