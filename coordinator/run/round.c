@@ -13,7 +13,7 @@ static bool has_entered(const struct round *r)
 static bool may_open(const struct round *r)
 {
     if (r->stage != ROUND_WAITING || !r->started || !has_entered(r)) return false;
-    return r->published > 0 || r->rules.secret || round_present(r) >= round_quorum(r);
+    return r->published > r->rules.began || r->rules.secret || round_present(r) >= round_quorum(r);
 }
 
 bool round_wants_turn(const struct round *r)

@@ -95,6 +95,7 @@ enum round_action {
 
 struct round_rules {
     uint32_t rounds;
+    uint32_t began;       /* the round whose state the run was created from; 0: its own start */
     uint32_t quorum;      /* 0: all members, or the whole cohort; see round_quorum() */
     uint64_t deadline_ms; /* of a round, from its opening; 0: none */
     uint64_t grace_ms;    /* from the quorum's last update to the closing; 0: none */

@@ -2,6 +2,7 @@
 #include "coordinator/run/run.h"
 
 #include "base/text.h"
+#include "coordinator/run/run_from.h"
 #include "coordinator/run/run_shapes.h"
 #include "proto/message.h"
 
@@ -15,6 +16,7 @@ void run_rules(struct round_rules *out, const struct run_shop *shop,
                const Fedlora__V1__RunConfig *config)
 {
     *out = (struct round_rules){.rounds = config->rounds,
+                                .began = config->from_round,
                                 .quorum = config->quorum,
                                 .deadline_ms = config->deadline_ms,
                                 .grace_ms = config->grace_ms,
@@ -59,6 +61,8 @@ static err run_init(struct run **out, struct run_shop *shop, Fedlora__V1__RunCon
     run->method = run_config_method(config);
     run_config_options(&run->options, config);
     run->rank_max = run_config_rank_max(config);
+    for (size_t i = 0; i < run->round.members; i++) /* the state was another run's to evaluate */
+        run->round.member[i].evaluated = config->from_round;
     *out = run;
     return ERR_NONE;
 }
@@ -188,19 +192,29 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     struct run *run = NULL;
     struct bytes packed = {.max = RUN_CONFIG_BYTES_MAX};
     struct store_run row = {.created_ms = text_wall_ms()};
+    struct run_from from = {0};
     err e = ERR_NONE;
+    TRY_OUT(e, run_from_find(&from, shop, &config));
     TRY_OUT(e, check_new(shop, config, &row.frozen));
+    TRY_OUT(e, run_from_check(&from, config));
     TRY_OUT(e, message_pack(&packed, &config->base));
     TRY_OUT(e, run_init(&run, shop, config));
     config = NULL; /* owned by the run from here on */
     TRY_OUT(e, run_shapes_given(run));
+    TRY_OUT(e, run_from_check_modules(&from, run));
+    run_from_begin(run, &from);
     row.name = run->config->name;
     row.by = shop->by;
+    row.from = from.says;
+    row.published = run->config->from_round;
+    row.state = from.blobs.state;
+    row.memory = from.blobs.memory;
+    if (from.blobs.frozen.size) row.frozen = from.blobs.frozen;
     row.config = packed.data;
     row.config_size = packed.size;
     TRY_OUT(e, add_to_store(run, &row));
     run->created_ms = row.created_ms;
-    run->newest.frozen = row.frozen;
+    run->newest = (struct publish_blobs){row.state, row.frozen, row.memory};
     LOG(LOG_INFO, "run.created", LOG_STR("run", row.name), LOG_STR("by", shop->by),
         LOG_STR("method", run->config->method), LOG_INT("rounds", run->config->rounds),
         LOG_INT("members", run->round.members));
@@ -209,6 +223,7 @@ err run_create(struct run **out, struct run_shop *shop, Fedlora__V1__RunConfig *
     *out = run;
     run = NULL;
 out:
+    run_from_close(&from);
     run_close(run);
     message_free(config);
     bytes_close(&packed);

@@ -42,8 +42,11 @@ struct store_run {
     uint32_t published, opened;
     bool started;              /* the start state exists */
     const char *hold, *reason; /* "", paused, stopped, failed */
-    const char *by;            /* the operator who creates it; written only, not loaded */
+    const char *by;            /* the operator who creates it; written only, not loaded, like: */
+    const char *from;          /* with a state: a description of what it continues from */
     uint64_t created_ms;       /* wall clock */
+    /* A run that is added has a state if it continues from that of `published`, and then none of its
+     * own start. */
     struct store_blob state, frozen;
     struct store_blob memory; /* of the server's optimizer; never sent */
 };
@@ -135,6 +138,9 @@ err store_recover(struct store_recovered *out, struct store *store, uint64_t upl
 err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
                   const char *const *member, size_t members);
 err store_runs(struct store_run **out, size_t *count, struct store *store, struct arena *arena);
+/* *out is NULL if there is no run of this name. */
+err store_run_named(struct store_run **out, struct store *store, const char *name,
+                    struct arena *arena);
 err store_members(struct store_member **out, size_t *count, struct store *store, int64_t run,
                   struct arena *arena);
 err store_updates(struct store_update **out, size_t *count, struct store *store, int64_t run,

@@ -86,17 +86,28 @@ static err read_run(void *row, const struct db_query *q, struct arena *arena)
     return ERR_NONE;
 }
 
+#define RUN_COLUMNS                                                                                \
+    "SELECT id,name,config,modules,published,opened,hold,reason,created_ms,state,state_size,"      \
+    "frozen,frozen_size,memory,memory_size FROM runs"
+
+err store_run_named(struct store_run **out, struct store *store, const char *name,
+                    struct arena *arena)
+{
+    struct db_query q = {0};
+    struct list list = {.size = sizeof **out};
+    TRY(db_query_open(&q, &store->db, RUN_COLUMNS " WHERE deleted_ms=0 AND name=?", "t", name));
+    TRY(load(&list, &q, arena, 1, read_run));
+    *out = list.count ? (void *)list.row : NULL;
+    return ERR_NONE;
+}
+
 err store_runs(struct store_run **out, size_t *count, struct store *store, struct arena *arena)
 {
     struct db_query q = {0};
     struct list list = {.size = sizeof **out};
     size_t most;
     TRY(count_rows(&most, &store->db, "runs", 0));
-    TRY(db_query_open(&q, &store->db,
-                      "SELECT id,name,config,modules,published,opened,hold,reason,created_ms,state,"
-                      "state_size,frozen,frozen_size,memory,memory_size FROM runs"
-                      " ORDER BY id",
-                      ""));
+    TRY(db_query_open(&q, &store->db, RUN_COLUMNS " WHERE deleted_ms=0 ORDER BY id", ""));
     TRY(load(&list, &q, arena, most, read_run));
     *out = (void *)list.row;
     *count = list.count;
@@ -235,7 +246,8 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
         "sum(rows*loss)/sum(rows) l,"
         "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"
         " FROM evaluations WHERE run=?1 AND rows BETWEEN 1 AND ?3 GROUP BY round) v"
-        " ON v.round=r.round WHERE run=?1 AND r.round>0 ORDER BY r.round",
+        " ON v.round=r.round WHERE run=?1 AND r.round>"
+        "(SELECT began FROM runs WHERE id=?1) ORDER BY r.round",
         "iii", run, (int64_t)reports, (int64_t)LIMIT_ROWS));
     TRY(load(&list, &q, arena, most, read_round));
     *out = (void *)list.row;
