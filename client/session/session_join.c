@@ -160,7 +160,7 @@ err session_join_prepare(struct session *s)
 static bool has_kept(char path[LIMIT_PATH_BYTES], const struct session *s)
 {
     const struct method *method = method_find(s->hello->method);
-    session_work_kept(path, &s->work, s->hello->run);
+    session_work_kept(path, &s->work, session_task_origin(s->hello));
     return method && method->keeps && file_exists(path);
 }
 
@@ -201,7 +201,7 @@ err session_join_finish(struct session *s, const Fedlora__V1__FinishedTask *task
     }
     result->charged = s->privacy->on;
     if (result->charged) TRY(train_ledger_spent(&result->spent, &s->privacy->ledger));
-    session_work_kept(kept, &s->work, s->hello->run);
+    session_work_kept(kept, &s->work, session_task_origin(s->hello));
     member_optimizer_drop(kept);
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
     session_runs_drop_blobs(s, NULL, NULL);

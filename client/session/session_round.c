@@ -206,7 +206,7 @@ static err fetch_round(struct round_files *f, struct session *s, const struct an
         TRY(take_digest(&f->frozen, &is->frozen, "frozen factors"));
         digest_text(f->frozen_text, &f->frozen);
     }
-    session_work_kept(f->kept_path, &s->work, s->hello->run);
+    session_work_kept(f->kept_path, &s->work, session_task_origin(s->hello));
     session_runs_drop_blobs(s, &f->state, f->has_frozen ? &f->frozen : NULL);
     if (f->has_frozen)
         TRY(session_round_blob(f->frozen_path, s, &f->frozen, is->frozen_size, "frozen factors"));
@@ -462,7 +462,7 @@ err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *t
     const struct announced announced = {task->state_digest, task->frozen_digest, task->state_size,
                                         task->frozen_size};
     TRY(fetch_round(&files, s, &announced));
-    struct member_round round = {.run = s->hello->run,
+    struct member_round round = {.run = session_task_origin(s->hello),
                                  .member = s->hello->member,
                                  .method = s->hello->method,
                                  .round = task->round,

@@ -14,11 +14,16 @@ err session_task_training(struct training_options *out, const Fedlora__V1__Train
     return err_is(e) ? err_in(e, "the run's training options") : e;
 }
 
+const char *session_task_origin(const Fedlora__V1__HelloReply *hello)
+{
+    return hello->origin[0] ? hello->origin : hello->run;
+}
+
 /* The strings are borrowed from both messages, which must outlive the round. */
 err session_task_round(struct member_round *out, const Fedlora__V1__HelloReply *hello,
                        const Fedlora__V1__TrainTask *task)
 {
-    *out = (struct member_round){.run = hello->run,
+    *out = (struct member_round){.run = session_task_origin(hello),
                                  .member = hello->member,
                                  .method = hello->method,
                                  .round = task->round,

@@ -187,6 +187,7 @@ void run_hello_reply(Fedlora__V1__HelloReply *out, const struct run *run, size_t
     out->targets = (char **)(uintptr_t)run->member[member].adapts;
     out->n_targets = run->member[member].adapts_count;
     out->rounds = run->config->rounds;
+    out->origin = run->config->origin;
     out->training = run->config->training;
     out->privacy = run->config->privacy;
 }

@@ -15,11 +15,6 @@ enum { CONFIG_BYTES_MAX = 16 << 20 };
 
 typedef Fedlora__V1__RunConfig run_config_t;
 
-const char *run_from_lineage(const run_config_t *config)
-{
-    return *config->lineage ? config->lineage : config->name;
-}
-
 static err set_text(char **out, const char *text)
 {
     char *copy = strdup(text);
@@ -78,10 +73,17 @@ static err take_over(run_config_t **config, run_config_t **was)
     return ERR_NONE;
 }
 
-/* Factors that members keep are on their machines, under the name of the lineage. */
-static err check_keepers(const run_config_t *config, const run_config_t *was)
+/* Factors that members keep are on their machines, under the name of the origin. */
+static err check_keepers(const run_config_t *config, const run_config_t *was,
+                         const struct store_run *row)
 {
     const struct method *method = method_find(was->method);
+    bool over = row->published >= was->rounds || !strcmp(row->hold, "stopped");
+    if (method && method->keeps && !over)
+        return err_make(ERR_INPUT,
+                        "method %s: members keep factors under the name of run %s, which is not "
+                        "over; stop it first",
+                        method->name, row->name);
     for (size_t i = 0; method && method->keeps && i < config->n_members; i++)
         if (!has_member(was, config->members[i]->id))
             return err_make(ERR_INPUT,
@@ -109,7 +111,7 @@ static err of_run(struct run_from *out, struct run_shop *shop, run_config_t **co
     }
     TRY_OUT(e, message_unpack(&was, &fedlora__v1__run_config__descriptor, row->config,
                               row->config_size));
-    TRY_OUT(e, check_keepers(*config, was));
+    TRY_OUT(e, check_keepers(*config, was, row));
     if (!*(*config)->method) TRY_OUT(e, take_over(config, &was));
     out->blobs.state = row->state;
     out->blobs.frozen = row->frozen;
@@ -292,7 +294,7 @@ static err read_state(struct run_from *out, struct run_shop *shop, run_config_t 
     TRY_OUT(e, find_parts(out, shop, c, &state));
     TRY_OUT(e, take_options(c, meta->options));
     TRY_OUT(e, take_modules(out, c, &state));
-    TRY_OUT(e, set_text(&c->lineage, meta->run));
+    TRY_OUT(e, set_text(&c->origin, meta->run));
     TRY_OUT(e, set_bytes(&c->from_state, out->blobs.state.digest.byte, DIGEST_BYTES));
     TRY_OUT(e, take_frozen(c, &out->blobs.frozen));
     c->from_round = meta->round - 1;
@@ -318,7 +320,7 @@ err run_from_find(struct run_from *out, struct run_shop *shop, run_config_t **co
     err e = ERR_NONE;
     /* These two follow from the state; an operator cannot choose them. */
     c->from_round = 0;
-    TRY(set_text(&c->lineage, ""));
+    TRY(set_text(&c->origin, ""));
     if (!*c->from_run && !c->from_state.len) return ERR_NONE;
     if (*c->from_run && c->from_state.len)
         return err_make(ERR_INPUT, "from_run and from_state: expected one of them");

@@ -6,7 +6,7 @@
  *     run_from_check()   after it: the configuration fits the state
  *
  * The numbers of rounds go on, and files and random draws keep the name of the run that the state
- * comes from (its lineage). So the new run makes the states that the other would have made. */
+ * comes from (its origin). So the new run makes the states that the other would have made. */
 #ifndef COORDINATOR_RUN_FROM_H
 #define COORDINATOR_RUN_FROM_H
 
@@ -30,7 +30,5 @@ err run_from_check_modules(const struct run_from *from, const struct run *run);
 /* The run is at the state's round. Before it is durable. */
 void run_from_begin(struct run *run, const struct run_from *from);
 void run_from_close(struct run_from *from);
-/* The name in the metadata of the run's files. */
-const char *run_from_lineage(const Fedlora__V1__RunConfig *config);
 
 #endif

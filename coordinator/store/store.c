@@ -113,6 +113,22 @@ static err insert_run(int64_t *id, struct db *db, const struct store_run *run)
     return ERR_NONE;
 }
 
+/* The state is the result of a round of another run, and like a start state of this one. */
+static err insert_from(struct db *db, int64_t id, const struct store_run *run)
+{
+    int64_t round = run->published;
+    struct store_event event = {
+        .event = "run.continues", .text = run->from, .round = run->published};
+    if (!run->state.size) return ERR_NONE;
+    TRY(db_run(db,
+               "UPDATE runs SET published=?1, opened=?1, began=?1, memory=?2, memory_size=?3"
+               " WHERE id=?4",
+               "ihii", round, store_rows_digest(&run->memory), (int64_t)run->memory.size, id));
+    TRY(store_rows_state(db, id, run->published, &run->state));
+    TRY(db_run(db, "DELETE FROM pins WHERE digest=?", "h", &run->state.digest));
+    return store_rows_event(db, id, &event);
+}
+
 /* The name is checked before the transaction for a better message; the UNIQUE constraint would
  * refuse it too. The pin is dropped here because the run's row now names the blob. */
 err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
@@ -131,6 +147,7 @@ err store_run_add(int64_t *id, struct store *store, const struct store_run *run,
     struct store_event event = {.event = "run.created",
                                 .text = run->by && *run->by ? run->by : run->name};
     if (!err_is(e)) e = store_rows_event(db, made, &event);
+    if (!err_is(e)) e = insert_from(db, made, run);
     e = db_end(db, e);
     if (!err_is(e)) *id = made;
     return e;

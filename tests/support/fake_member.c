@@ -85,7 +85,11 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     hello.epoch = (ProtobufCBinaryData){m->epoch_size, m->epoch};
     err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
-    if (!err_is(e)) snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
+    if (!err_is(e)) {
+        const char *origin = (*reply)->origin;
+        snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
+        snprintf(m->origin, sizeof m->origin, "%s", *origin ? origin : (*reply)->run);
+    }
     if (!err_is(e) && (*reply)->epoch.len == sizeof m->epoch) {
         memcpy(m->epoch, (*reply)->epoch.data, sizeof m->epoch);
         m->epoch_size = sizeof m->epoch;
@@ -220,7 +224,7 @@ err fake_update(struct bytes *out, struct fake_member *m, const Fedlora__V1__Tra
         digest_text(frozen_text, &frozen);
     }
     struct adapter_file_meta meta = {.kind = ADAPTER_FILE_UPDATE,
-                                     .run = task->run,
+                                     .run = m->origin,
                                      .method = m->method,
                                      .base = base_text,
                                      .frozen = frozen_text,
