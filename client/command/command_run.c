@@ -29,7 +29,7 @@ struct run_command {
     struct remote_options remote;
     const char *output; /* export only */
     uint64_t retry_ms;  /* watch and export only */
-    bool force;         /* export only */
+    bool force, parts;  /* export only */
     bool forget_shapes; /* resume only */
 };
 
@@ -297,8 +297,12 @@ static err make_whole(const struct run_command *o, struct rpc_client *client, co
     bool needed = false;
     TRY(state_whole_needs(&needed, &digest, path));
     if (!needed) return ERR_NONE;
-    if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", path) >= sizeof frozen)
-        return err_make(ERR_INPUT, "%s: the path is too long", path);
+    if ((size_t)snprintf(frozen, sizeof frozen, "%s.frozen", o->output) >= sizeof frozen)
+        return err_make(ERR_INPUT, "%s: the path is too long", o->output);
+    if (o->parts) {
+        TRY(command_check_output(frozen, o->force));
+        return fetch_blob(o, client, run, &digest, /*size*/ 0, frozen);
+    }
     /* In the directory of the output, so that the rename below stays in one file system. */
     TRY(fetch_blob(o, client, run, &digest, /*size*/ 0, frozen));
     err e = state_whole_write(path, path, frozen, &digest);
@@ -400,6 +404,11 @@ static const struct option_row export_rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(force),
      .help = "replace an existing output file"},
+    {.flag = "parts",
+     .kind = OPTION_FLAG,
+     .at = AT(parts),
+     .help =
+         "leave frozen factors in a file of their own, FILE.frozen, as run create --from needs"},
     {.flag = "retry-for",
      .kind = OPTION_DURATION,
      .at = AT(retry_ms),

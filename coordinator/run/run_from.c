@@ -105,7 +105,7 @@ static err of_run(struct run_from *out, struct run_shop *shop, run_config_t **co
         e = err_make(ERR_INPUT, "there is no run \"%.100s\" to continue", name);
         goto out;
     }
-    if (!row->state.size || !row->modules_size || !row->published) {
+    if (!row->state.size || !row->published) {
         e = err_make(ERR_STATE, "run %s has not published a state that could be continued", name);
         goto out;
     }
@@ -149,7 +149,7 @@ static err of_file(struct run_from *out, struct run_shop *shop, const run_config
     return find_blob(&out->blobs.state, shop, &digest, "the state");
 }
 
-/* What the server keeps beside the state, and never sends. */
+/* The files that belong to the state. The server optimizer's memory is never sent to anyone. */
 static err find_parts(struct run_from *out, struct run_shop *shop, const run_config_t *c,
                       const struct adapter_file *state)
 {
@@ -159,8 +159,9 @@ static err find_parts(struct run_from *out, struct run_shop *shop, const run_con
         TRY(digest_parse(&digest, state->meta.frozen));
         TRY(find_blob(&out->blobs.frozen, shop, &digest, "the file of frozen factors"));
     } else if (method && method->frozen && *state->meta.frozen) {
-        return err_make(ERR_INPUT, "the state holds its frozen factors; export it with `fedlora run "
-                                   "export --parts`, which leaves them in a file of their own");
+        return err_make(ERR_INPUT,
+                        "the state holds its frozen factors; export it with `fedlora run "
+                        "export --parts`, which leaves them in a file of their own");
     }
     if (*c->from_run) return ERR_NONE;
     if (*state->meta.memory)
@@ -190,7 +191,8 @@ static err same_base(run_config_t *c, const char *text)
     char wanted[DIGEST_TEXT_BYTES];
     TRY(digest_parse(&digest, text));
     if (!c->base_digest.len) return set_bytes(&c->base_digest, digest.byte, DIGEST_BYTES);
-    if (c->base_digest.len == DIGEST_BYTES && !memcmp(c->base_digest.data, digest.byte, DIGEST_BYTES))
+    if (c->base_digest.len == DIGEST_BYTES &&
+        !memcmp(c->base_digest.data, digest.byte, DIGEST_BYTES))
         return ERR_NONE;
     memcpy(digest.byte, c->base_digest.data, c->base_digest.len < DIGEST_BYTES ? 0 : DIGEST_BYTES);
     digest_text(wanted, &digest);
@@ -367,8 +369,9 @@ err run_from_check(const struct run_from *from, const run_config_t *c)
     const char *text = NULL;
     if (!from->blobs.state.size) return ERR_NONE;
     if (c->privacy)
-        return err_make(ERR_INPUT, "--from: the ledger and the plan of a run with privacy cover all "
-                                   "of its rounds, so it cannot begin with the state of another run");
+        return err_make(ERR_INPUT,
+                        "--from: the ledger and the plan of a run with privacy cover all "
+                        "of its rounds, so it cannot begin with the state of another run");
     err e = check_scale(from, c);
     run_config_options(&options, c);
     if (!err_is(e)) e = method_options_text(&text, &options, &arena);

@@ -86,9 +86,9 @@ err fake_hello(Fedlora__V1__HelloReply **reply, struct fake_member *m)
     err e = call(reply, m, RPC_PATH_FEDERATION(hello), &hello.base,
                  &fedlora__v1__hello_reply__descriptor);
     if (!err_is(e)) {
-        const char *origin = (*reply)->origin;
         snprintf(m->method, sizeof m->method, "%s", (*reply)->method);
-        snprintf(m->origin, sizeof m->origin, "%s", *origin ? origin : (*reply)->run);
+        snprintf(m->run, sizeof m->run, "%s", (*reply)->run);
+        snprintf(m->origin, sizeof m->origin, "%s", (*reply)->origin);
     }
     if (!err_is(e) && (*reply)->epoch.len == sizeof m->epoch) {
         memcpy(m->epoch, (*reply)->epoch.data, sizeof m->epoch);
@@ -223,8 +223,9 @@ err fake_update(struct bytes *out, struct fake_member *m, const Fedlora__V1__Tra
         memcpy(frozen.byte, task->frozen_digest.data, DIGEST_BYTES);
         digest_text(frozen_text, &frozen);
     }
+    bool renamed = *m->origin && !strcmp(task->run, m->run);
     struct adapter_file_meta meta = {.kind = ADAPTER_FILE_UPDATE,
-                                     .run = m->origin,
+                                     .run = renamed ? m->origin : task->run,
                                      .method = m->method,
                                      .base = base_text,
                                      .frozen = frozen_text,

@@ -37,8 +37,9 @@ struct fake_options {
 struct fake_member {
     struct fake_options options;
     struct rpc_client *client;
-    char method[LIMIT_NAME_BYTES];  /* of the run, set by fake_hello(), like: */
-    char origin[LIMIT_NAME_BYTES]; /* the run's name in its files */
+    char method[LIMIT_NAME_BYTES]; /* of the run, set by fake_hello(), like: */
+    char run[LIMIT_NAME_BYTES];
+    char origin[LIMIT_NAME_BYTES]; /* that run's name in its files; empty: the same */
     uint64_t bytes_up, bytes_down;
     /* From the newest answer to Hello, sent with the next one, also after fake_join() has connected
      * again. */
