@@ -101,6 +101,7 @@ err publish_gather(struct publish_job *p, struct store *store)
     }
     if (!p->terms.on) TRY(find_median(&p->loss_median, update, count, &p->arena));
     p->update = update;
+    p->weights = weight;
     p->contribution = c;
     p->contributions = count;
     p->result.updates = (uint32_t)count;
