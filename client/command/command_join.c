@@ -5,6 +5,7 @@
  * starts the same command again after a reboot, from a service file. */
 #include "client/command/command.h"
 #include "client/command/setup.h"
+#include "client/identity/renewer.h"
 #include "client/output/report.h"
 #include "client/session/retry.h"
 #include "client/session/session.h"
@@ -215,6 +216,12 @@ static err join_run(void *options, const struct option_list *arguments, struct a
     (void)arguments, (void)arena;
     const struct join_command *o = options;
     struct session_result result = {0};
+    struct renewer *renewer = NULL;
+    const struct renewer_options renewal = {.files = {.server = o->remote.server,
+                                                      .ca = o->remote.ca,
+                                                      .cert = o->remote.cert,
+                                                      .key = o->remote.key},
+                                            .quiet = o->common.quiet};
     const struct session_options session = {.remote = o->remote,
                                             .base = o->base,
                                             .data = o->data,
@@ -245,7 +252,9 @@ static err join_run(void *options, const struct option_list *arguments, struct a
         return err_make(ERR_INPUT, "--stay serves all runs of this member: leave out --%s",
                         o->run ? "run" : "output");
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));
+    TRY(renewer_open(&renewer, &renewal));
     err e = session_run(&result, &session);
+    renewer_close(renewer);
     if (!o->stay || e.kind != ERR_STOPPED || stop_asked != SIGTERM) return e;
     command_note(&o->common, "stopped; it continues when it is started again");
     return ERR_NONE;

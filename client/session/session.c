@@ -5,6 +5,7 @@
 
 #include "base/notify.h"
 #include "base/text.h"
+#include "client/session/session_files.h"
 #include "client/session/session_join.h"
 #include "client/session/session_status.h"
 #include "proto/message.h"
@@ -140,6 +141,7 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
         request.wait_ms = by_the_way ? 0 : SESSION_WAIT_MS;
         request.session = (ProtobufCBinaryData){LIMIT_SESSION_BYTES, s->work.id};
         request.stay = s->o->stay;
+        session_files_refresh(s);
         err e =
             remote_call(&task, s->client, &method, &request.base, SESSION_WAIT_MS + REMOTE_CALL_MS);
         if (err_is(e)) {
@@ -307,7 +309,7 @@ err session_run(struct session_result *out, const struct session_options *o)
 {
     struct session s = {.o = o, .retry = {.give_up_ms = o->retry_ms, .quiet = o->quiet}};
     err e;
-    TRY_OUT(e, remote_open(&s.client, &o->remote));
+    TRY_OUT(e, session_files_open(&s));
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
     TRY_OUT(e, session_local_open(&s.local, o));
     TRY_OUT(e, session_join_check_data(&s));

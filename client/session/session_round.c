@@ -7,9 +7,9 @@
 #include "client/session/session_round.h"
 
 #include "base/file.h"
-#include "base/stop.h"
 #include "base/text.h"
 #include "client/session/session_describe.h"
+#include "client/session/session_files.h"
 #include "client/session/session_report.h"
 #include "client/session/session_runs.h"
 #include "client/session/session_status.h"
@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SESSION_FILES_SAY_MS = 60 * 1000, SESSION_FILES_MOST_MS = 10 * 1000 };
 enum {
     SESSION_TRIES = 3,          /* of a round whose training fails on its numbers */
     SESSION_TELL_MS = 5000,     /* for a report that nothing depends on */
@@ -41,34 +40,6 @@ void session_round_note(const struct session *s, const char *format, ...)
     fprintf(stderr, "%s\n", line);
 }
 
-/* A file that cannot be used now may be right a moment later: a certificate was renewed before its
- * key, or it has ended and its owner is about to renew it. The connection in use may still work, so
- * the call is repeated all the same, without an end. The text is printed once a minute. */
-static err wait_for_files(struct session *s, err why)
-{
-    uint64_t now = text_now_ms(), pause = retry_backoff_ms(++s->retry.attempt);
-    s->retry.since_ms = now; /* this time does not count towards --retry-for */
-    if (strcmp(why.text, s->files_said) != 0 || now - s->files_said_ms >= SESSION_FILES_SAY_MS) {
-        snprintf(s->files_said, sizeof s->files_said, "%s", why.text);
-        s->files_said_ms = now;
-        session_round_note(s, "the certificate cannot be used, waiting until it can: %s", why.text);
-    }
-    return retry_sleep(pause < SESSION_FILES_MOST_MS ? pause : SESSION_FILES_MOST_MS);
-}
-
-/* True if one side does not accept the other's certificate; false if the coordinator refuses a
- * call. Its own certificate may have ended, or the clocks may differ. */
-static bool is_about_certificates(const struct session *s, err cause)
-{
-    struct rpc_tls_report report;
-    const struct remote_options *o = &s->o->remote;
-    const struct rpc_client_options options = {
-        .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &stop_asked};
-    if (cause.kind != ERR_REFUSED && cause.kind != ERR_INPUT) return false;
-    err e = rpc_tls_probe(&report, &options);
-    return e.kind == ERR_REFUSED || e.kind == ERR_INPUT;
-}
-
 /* The files of the certificate are read again before each new attempt, because an expired
  * certificate fails like any refusal, and members renew theirs while a run of weeks continues. With
  * a new certificate the call is repeated at once. Before the first answer to Hello a certificate
@@ -79,13 +50,13 @@ err session_round_retry(struct session *s, err cause)
     if (cause.kind == ERR_STOPPED) return cause;
     err e = rpc_client_reload(&changed, s->client);
     if (err_is(e) && known && (cause.kind == ERR_INPUT || cause.kind == ERR_MACHINE))
-        return wait_for_files(s, e);
+        return session_files_wait(s, e);
     if (err_is(e)) session_round_note(s, "the certificate was not reloaded: %s", e.text);
     if (changed) {
         session_round_note(s, "the certificate was renewed; connecting again");
         return ERR_NONE;
     }
-    if (known && is_about_certificates(s, cause)) cause.kind = ERR_MACHINE;
+    if (known && session_files_refused(s, cause)) cause.kind = ERR_MACHINE;
     session_status(s, "waiting for the coordinator: %s", cause.text);
     return retry_wait(&s->retry, cause, "the coordinator");
 }

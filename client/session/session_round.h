@@ -16,6 +16,12 @@ enum {
     SESSION_LEFT_MAX = 64,
 };
 
+/* Tells one version of a file from the next. */
+struct session_files_mark {
+    uint64_t inode;
+    int64_t made_s, made_ns;
+};
+
 /* Everything of one membership. The pointers of the second group belong to the current run
  * (session_runs.h) and are NULL before the first answer to Hello. `hello` describes the run; it is
  * replaced when the member reconnects. */
@@ -41,7 +47,8 @@ struct session {
     const struct session_run *prepared; /* the run that `local` was prepared for */
     char wait_reason[512];              /* the last reason for waiting that was printed */
     char status[256];                   /* the last one sent to the service manager */
-    /* The last fault of the certificate's files that was printed, and when. */
+    /* The certificate's file in use; the last fault of it that was printed, and when. */
+    struct session_files_mark files;
     char files_said[ERR_TEXT_BYTES];
     uint64_t files_said_ms;
 };
