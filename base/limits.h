@@ -30,6 +30,7 @@
 #define LIMIT_SESSION_BYTES 16    /* by which the machine of a member names itself */
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000
+#define LIMIT_BACKUP_FILES (1u << 20) /* whose list fits into LIMIT_JSON_BYTES */
 #define LIMIT_BLOB_BYTES (16ull << 30)
 #define LIMIT_CHUNK_BYTES (1u << 20) /* one streamed chunk */
 #define LIMIT_THREADS 256

@@ -12,6 +12,9 @@
 static const struct subcommand *const subcommands[] = {
     &subcommand_ca_init,
     &subcommand_metrics,
+    &subcommand_backup,
+    &subcommand_verify,
+    &subcommand_restore,
 };
 /* clang-format on */
 enum { SUBCOMMANDS = sizeof subcommands / sizeof *subcommands, HELP_BYTES_MAX = 65536 };

@@ -120,6 +120,8 @@ enum { STORE_PATH_ROOM = 128 }; /* that DIR leaves for "/spool/", an owner and a
 /* For store.c only. Brings the tables to this version, and keeps a copy of the database of an older
  * one as fedlora.db.vN. ERR_INPUT: a newer version made them, or there are none, but blobs. */
 err store_schema(struct store *store);
+/* For store_schema.c and tests: the tables of version `from` (0: none) become those of `to`. */
+err store_schema_make(struct db *db, int64_t from, int64_t to);
 
 struct store_recovered { /* numbers of files */
     size_t removed;      /* given up, or uploads that were not continued */
@@ -332,6 +334,19 @@ err store_epoch_judge(struct store *store, const void *epoch, size_t size);
 /* The operator says that this copy is the one in use: members that know others accept it, and the
  * others are found to be old. */
 err store_epoch_accept(struct store *store);
+
+/* ---- backups that were made of this store (backup.h) */
+struct store_backup {
+    int64_t id;
+    uint64_t made_ms; /* wall clock */
+    const char *path;
+    uint64_t files, bytes;
+    uint64_t wrong; /* files that the store had lost */
+};
+err store_backup_add(struct store *store, const struct store_backup *backup);
+/* The newest one. *found is false if there is none. */
+err store_backup_last(bool *found, struct store_backup *out, struct store *store,
+                      struct arena *arena);
 
 /* ---- an operator's blobs, kept until a run names them */
 err store_pin(struct store *store, const struct store_blob *blob, size_t pins_max);

@@ -143,9 +143,16 @@ static const char schema_10[] =
     " config BLOB NOT NULL, software BLOB NOT NULL, PRIMARY KEY(run, round)) WITHOUT ROWID;"
     "PRAGMA user_version = 10;";
 
-static const char *const schemas[STORE_VERSION] = {schema,   schema_2, schema_3, schema_4,
-                                                   schema_5, schema_6, schema_7, schema_8,
-                                                   schema_9, schema_10};
+/* Added by version 11: the newest backups (store_backup_add()). */
+static const char schema_11[] =
+    "CREATE TABLE IF NOT EXISTS backups(id INTEGER PRIMARY KEY AUTOINCREMENT, made_ms INTEGER NOT "
+    "NULL,"
+    " path TEXT NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, wrong INTEGER NOT NULL);"
+    "PRAGMA user_version = 11;";
+
+static const char *const schemas[STORE_VERSION] = {schema,   schema_2,  schema_3, schema_4,
+                                                   schema_5, schema_6,  schema_7, schema_8,
+                                                   schema_9, schema_10, schema_11};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)
@@ -192,8 +199,18 @@ static err newer(const struct store *store, int64_t version)
                     store->db.path, (int)version, STORE_VERSION, advice);
 }
 
-/* All missing versions in one transaction: a crash leaves the old version. A newer database is
- * refused, because this version would not keep its rows consistent. */
+/* All missing versions in one transaction: a crash leaves the old version. */
+err store_schema_make(struct db *db, int64_t from, int64_t to)
+{
+    REQUIRE(to <= STORE_VERSION);
+    TRY(db_begin(db));
+    err e = ERR_NONE;
+    for (; from < to && !err_is(e); from++)
+        e = db_script(db, schemas[from]);
+    return db_end(db, e);
+}
+
+/* A newer database is refused, because this version would not keep its rows consistent. */
 err store_schema(struct store *store)
 {
     struct db *db = &store->db;
@@ -202,11 +219,7 @@ err store_schema(struct store *store)
     if (version > STORE_VERSION) return newer(store, version);
     if (version == STORE_VERSION) return ERR_NONE;
     TRY(version ? keep_copy(store, version) : refuse_strange_blobs(store));
-    TRY(db_begin(db));
-    err e = ERR_NONE;
-    for (int64_t next = version; next < STORE_VERSION && !err_is(e); next++)
-        e = db_script(db, schemas[next]);
-    e = db_end(db, e);
+    err e = store_schema_make(db, version, STORE_VERSION);
     if (!err_is(e)) store->migrated_from = version;
     return e;
 }
