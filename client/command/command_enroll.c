@@ -2,6 +2,7 @@
  *
  * With a token in one step; without a route to the coordinator in two, with files that travel by
  * mail: --request makes the key and a request, --accept takes the operator's answer. */
+#include "base/file.h"
 #include "base/text.h"
 #include "client/command/command.h"
 #include "client/identity/enroll.h"
@@ -15,6 +16,7 @@
 struct enroll_command {
     struct command_common common;
     const char *dir, *request, *accept, *ca_hash, *server;
+    struct enroll_join join;
     bool force;
 };
 
@@ -49,6 +51,17 @@ static const struct option_row rows[] = {
      .value = "HOST:PORT",
      .help = "address of the coordinator for " IDENTITY_CONFIG
              ", with --accept; default: the one in the file"},
+    {.flag = "base",
+     .kind = OPTION_TEXT,
+     .at = AT(join.base),
+     .value = "PATH",
+     .help = "base model of this member, written to a new " IDENTITY_CONFIG},
+    {.flag = "data",
+     .kind = OPTION_TEXT,
+     .at = AT(join.data),
+     .value = "FILE",
+     .help = "training data of this member, written to a new " IDENTITY_CONFIG
+             "; the data never leaves this machine"},
     {.flag = "force",
      .letter = 'f',
      .kind = OPTION_FLAG,
@@ -121,7 +134,8 @@ static err by_token(const struct enroll_command *o, const char *argument)
     struct enroll_token token;
     struct enroll_result result;
     TRY(read_token(&token, argument));
-    err e = enroll_by_token(&result, o->dir, &token, o->force);
+    err e = enroll_by_token(
+        &result, o->dir, &(struct enroll_by){.token = &token, .join = o->join, .force = o->force});
     sodium_memzero(&token, sizeof token);
     return err_is(e) ? e : print_result(o, &result);
 }
@@ -149,7 +163,8 @@ static err by_request(const struct enroll_command *o)
 
 static err by_answer(const struct enroll_command *o)
 {
-    struct enroll_answer answer = {.path = o->accept, .server = o->server, .force = o->force};
+    struct enroll_answer answer = {
+        .path = o->accept, .server = o->server, .join = o->join, .force = o->force};
     struct enroll_result result;
     if (o->ca_hash == NULL)
         return err_make(ERR_INPUT,
@@ -159,6 +174,13 @@ static err by_answer(const struct enroll_command *o)
     if (err_is(e)) return err_in(e, "--ca-hash");
     TRY(enroll_accept(&result, o->dir, &answer));
     return print_result(o, &result);
+}
+
+/* Before the token is used, because a wrong path is the user's most likely mistake. */
+static err check_exists(const char *flag, const char *path)
+{
+    if (!path || file_exists(path)) return ERR_NONE;
+    return err_make(ERR_INPUT, "--%s %s: no such file", flag, path);
 }
 
 /* Exactly one way; options of another way are refused and not ignored. */
@@ -171,7 +193,12 @@ static err enroll_run(void *options, const struct option_list *arguments, struct
     size_t ways = (arguments->count > 0) + (o->request != NULL) + (o->accept != NULL);
     if (ways != 1)
         return err_make(ERR_INPUT, "enroll: expected one of TOKEN, --request FILE, --accept FILE");
+    const struct command_given joins[] = {{"base", o->join.base != NULL},
+                                          {"data", o->join.data != NULL}};
     if (o->accept == NULL) TRY(command_check_unused(given, 2, "--accept"));
+    if (o->request != NULL) TRY(command_check_unused(joins, 2, "a token or --accept"));
+    TRY(check_exists("base", o->join.base));
+    TRY(check_exists("data", o->join.data));
     if (o->request != NULL) return by_request(o);
     return o->accept != NULL ? by_answer(o) : by_token(o, arguments->item[0]);
 }

@@ -11,6 +11,8 @@
 #include "proto/rpc_path.h"
 #include "proto/rpc_root.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,10 +139,32 @@ static bool is_done(struct enroll_result *out, const struct identity_dir *d, con
 
 /* ---------------------------------------------------------------- client.ini */
 
+/* One key of [join], as an absolute path, because the service starts in another folder. */
+static err write_path(struct bytes *text, const char *key, const char *path)
+{
+    char whole[PATH_MAX];
+    if (!path) return bytes_printf(text, "# %s = PATH\n", key);
+    if (!realpath(path, whole)) return err_sys(errno, "--%s %s", key, path);
+    return bytes_printf(text, "%s = %s\n", key, whole);
+}
+
+/* The work directory is named where the packaged service runs, so that `fedlora runs` of another
+ * user finds it. */
+static err write_join(struct bytes *text, const struct identity_dir *d,
+                      const struct enroll_join *join)
+{
+    TRY(bytes_printf(text, "\n[join]\n"));
+    TRY(write_path(text, "base", join->base));
+    TRY(write_path(text, "data", join->data));
+    if (strcmp(d->dir, IDENTITY_DIR) != 0) return ERR_NONE;
+    return bytes_printf(text, "work = %s\n", IDENTITY_WORK);
+}
+
 /* An operator's own settings are worth more than an address that may have changed, so a file that
  * is there is kept. It is written before the certificate: is_done() must not find an identity
  * without its configuration. */
-static err write_config(struct enroll_result *out, const char *server)
+static err write_config(struct enroll_result *out, const char *server,
+                        const struct enroll_join *join)
 {
     const struct identity_dir *d = &out->dir;
     struct bytes text = {.max = IDENTITY_FILE_BYTES};
@@ -152,10 +176,7 @@ static err write_config(struct enroll_result *out, const char *server)
                          "this file.\n\n[server]\n%saddress = %s\nca = %s\ncert = %s\nkey = %s\n",
                          out->self.id, out->self.federation, server ? "" : "# ",
                          server ? server : "HOST:PORT", d->ca, d->member, d->member));
-    if (out->self.role == RPC_CLIENT)
-        TRY_OUT(e, bytes_printf(&text, "\n[join]\n"
-                                       "# base = /srv/models/SmolLM2-135M\n"
-                                       "# data = /srv/data/train.jsonl\n"));
+    if (out->self.role == RPC_CLIENT) TRY_OUT(e, write_join(&text, d, join));
     TRY_OUT(e, identity_write(d->config, &text, /*secret*/ false));
     out->wrote_config = true;
 out:
@@ -204,10 +225,10 @@ static err main_server(char out[ENROLL_SERVER_BYTES], const struct enroll_token 
 }
 
 /* The roots that the answer brings must contain the one that the token names. */
-static err take_reply(struct enroll_result *out, const struct enroll_token *token,
-                      struct identity_new *new, const Fedlora__V1__CertificateReply *reply,
-                      bool force)
+static err take_reply(struct enroll_result *out, const struct enroll_by *by,
+                      struct identity_new *new, const Fedlora__V1__CertificateReply *reply)
 {
+    const struct enroll_token *token = by->token;
     struct bytes ca = {.max = IDENTITY_FILE_BYTES}, chain = {.max = IDENTITY_FILE_BYTES},
                  root = {.max = IDENTITY_FILE_BYTES};
     const struct identity_files files = {out->dir.ca, out->dir.member};
@@ -228,8 +249,8 @@ static err take_reply(struct enroll_result *out, const struct enroll_token *toke
     /* From here on the files change; the certificate comes last. */
     new->renew_at = reply->renew_at > INT64_MAX ? 0 : (int64_t)reply->renew_at;
     out->self = new->self;
-    TRY_OUT(e, check_replaced(&out->dir, &new->self, force));
-    TRY_OUT(e, write_config(out, server));
+    TRY_OUT(e, check_replaced(&out->dir, &new->self, by->force));
+    TRY_OUT(e, write_config(out, server, &by->join));
     TRY_OUT(e, identity_install(&out->ends_s, &out->renew_s, &files, new));
 out:
     bytes_close(&ca);
@@ -239,9 +260,9 @@ out:
 }
 
 /* The pending key is deleted only when it is in member.pem. */
-err enroll_by_token(struct enroll_result *out, const char *dir, const struct enroll_token *token,
-                    bool force)
+err enroll_by_token(struct enroll_result *out, const char *dir, const struct enroll_by *by)
 {
+    const struct enroll_token *token = by->token;
     struct enroll_result result = {0};
     struct rpc_peer self = {0};
     struct bytes key = {.max = IDENTITY_FILE_BYTES}, request = {.max = CERTIFICATE_REQUEST_BYTES};
@@ -253,12 +274,12 @@ err enroll_by_token(struct enroll_result *out, const char *dir, const struct enr
     TRY_OUT(e, identity_dir_open(&result.dir, dir));
     result.was_done = is_done(&result, &result.dir, note);
     if (result.was_done) goto done;
-    TRY_OUT(e, check_replaced(&result.dir, &self, force));
+    TRY_OUT(e, check_replaced(&result.dir, &self, by->force));
     TRY_OUT(e, take_key(&key, &result.dir, note));
     TRY_OUT(e, certificate_make_request(&request, (char *)key.data));
     TRY_OUT(e, call(&reply, token, &request));
     struct identity_new new = {.key = (char *)key.data, .token = note};
-    TRY_OUT(e, take_reply(&result, token, &new, reply, force));
+    TRY_OUT(e, take_reply(&result, by, &new, reply));
     (void)file_disk.unlink(result.dir.pending);
 done:
     *out = result;
@@ -323,7 +344,7 @@ err enroll_accept(struct enroll_result *out, const char *dir, const struct enrol
     const char *server = answer->server;
     if (server == NULL && identity_note(note, new.chain, NOTE_SERVER)) server = note;
     TRY_OUT(e, check_replaced(&result.dir, &new.self, answer->force));
-    TRY_OUT(e, write_config(&result, server));
+    TRY_OUT(e, write_config(&result, server, &answer->join));
     TRY_OUT(e, identity_install(&result.ends_s, &result.renew_s, &files, &new));
     (void)file_disk.unlink(result.dir.pending);
     *out = result;

@@ -20,10 +20,20 @@ struct enroll_result {
     bool was_done;     /* this token had been used here; nothing was changed */
 };
 
+/* Values of [join] in a new client.ini, so that a member's service can start at once; NULL: a
+ * comment to fill in. */
+struct enroll_join {
+    const char *base, *data;
+};
+
 /* ERR_REFUSED: the coordinator refuses the token. ERR_INPUT: the server is not the one that the
  * token names; or another identity is in the folder and `force` is false. */
-err enroll_by_token(struct enroll_result *out, const char *dir, const struct enroll_token *token,
-                    bool force);
+struct enroll_by {
+    const struct enroll_token *token;
+    struct enroll_join join;
+    bool force;
+};
+err enroll_by_token(struct enroll_result *out, const char *dir, const struct enroll_by *by);
 /* Makes the key, or takes the one that waits for an answer, and writes a request for it (PEM).
  * *key is the digest that `fedlora member sign` prints too. */
 err enroll_request(struct digest *key, const char *dir, const char *path, bool force);
@@ -33,6 +43,7 @@ err enroll_request(struct digest *key, const char *dir, const char *path, bool f
 struct enroll_answer {
     const char *path, *server;
     struct enroll_hash ca;
+    struct enroll_join join;
     bool force;
 };
 err enroll_accept(struct enroll_result *out, const char *dir, const struct enroll_answer *answer);

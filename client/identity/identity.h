@@ -24,6 +24,7 @@ enum {
     IDENTITY_NOTE_BYTES = 80,
 };
 #define IDENTITY_DIR "/etc/fedlora"
+#define IDENTITY_WORK "/var/lib/fedlora-member" /* work directory of the service with that folder */
 #define IDENTITY_CONFIG "client.ini"
 #define IDENTITY_NOTE_TOKEN "Token"
 #define IDENTITY_NOTE_RENEW "Renew-At"
