@@ -99,11 +99,17 @@ static void cut_off_removed(const struct serve *s, const struct run *run)
 static void reread_lists(struct serve *s, struct config *config, int argc, char **argv)
 {
     char others[CONFIG_OTHERS_BYTES] = "";
+    struct audit *audit = s->shop.audit;
+    size_t members = config->allowed.count, admins = config->admin_ids.count;
     err e = config_reread(config, others, argc, argv);
     if (err_is(e)) {
         LOG(LOG_ERROR, "config.not_reread", LOG_STR("error", e.text));
+        AUDIT(audit, NULL, "config.reloaded", config->file, "refused", LOG_STR("reason", e.text));
         return;
     }
+    AUDIT(audit, NULL, "config.reloaded", config->file, "ok", LOG_INT("members_were", members),
+          LOG_INT("members", config->allowed.count), LOG_INT("admins_were", admins),
+          LOG_INT("admins", config->admin_ids.count), LOG_STR("needs_restart", others));
     LOG(LOG_INFO, "members.reread", LOG_INT("members", config->allowed.count));
     if (*others)
         LOG(LOG_WARN, "config.needs_restart", LOG_STR("changed", others),
@@ -123,6 +129,8 @@ static void reload(struct serve *s)
         LOG(LOG_ERROR, "certificates.not_reread", LOG_STR("error", e.text));
     else
         LOG(LOG_INFO, "certificates.reread", LOG_STR("cert", s->config->cert));
+    AUDIT(s->shop.audit, NULL, "certificates.reloaded", s->config->cert,
+          err_is(e) ? "refused" : "ok", LOG_STR("reason", e.text));
     s->watch.next_certificate_ms = 0;
 }
 
@@ -188,6 +196,8 @@ static void report_migration(struct serve *s, int64_t from)
              (long long)from);
     trouble_raise(s->shop.troubles, &(struct trouble_case){.kind = TROUBLE_MIGRATED, .text = text},
                   text_now_ms());
+    AUDIT(s->shop.audit, NULL, "store.migrated", "", "ok", LOG_INT("from", from),
+          LOG_INT("to", VERSION_STORE));
 }
 
 /* --accept-copy */

@@ -323,6 +323,7 @@ void run_admitted(struct run *run, const struct admit_job *job)
     const struct store_update *u = &job->update;
     if (err_is(job->job.result)) {
         run_report_refused(run, job->member, u->trained_round, job->job.result);
+        run_audit_refused(run, job->member, u, job->job.result);
         run_apply_member(run, ROUND_ON_REFUSAL, m);
         if (job->damage.kind == ERR_INPUT) run_work_failed(run, job->damage);
         return;

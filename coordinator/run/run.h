@@ -227,6 +227,11 @@ void run_rules(struct round_rules *out, const struct run_shop *shop,
                const Fedlora__V1__RunConfig *config);
 /* Gives work of this kind to the worker, for the round under way (run_work.c). */
 err run_push_work(struct run *run, enum publish_kind kind);
+/* run_audit.c: lines of the audit log. */
+void run_audit_published(const struct run *run, const struct publish_job *job);
+void run_audit_refused(const struct run *run, const char *member, const struct store_update *u,
+                       err why);
+void run_audit_loaded(const struct run *run);
 /* A trouble: an update of this member for `round` was refused. */
 void run_report_refused(struct run *run, const char *member, uint32_t round, err why);
 /* The work could not be done: try again later, or fail the run. */

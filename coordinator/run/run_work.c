@@ -204,8 +204,9 @@ static void refuse(struct run *run, const struct publish_job *job)
                                     .now_ms = run_now_ms(run),
                                     .digest = refused->update.blob.digest,
                                     .reason = refused->why};
-        run_report_refused(run, refused->update.member, job->round,
-                           err_make(ERR_INPUT, "%s", refused->why));
+        err why = err_make(ERR_INPUT, "%s", refused->why);
+        run_report_refused(run, refused->update.member, job->round, why);
+        run_audit_refused(run, refused->update.member, &refused->update, why);
         if (!round_find(&event.member, &run->round, refused->update.member)) continue;
         run_apply(run, &event);
         event.kind = ROUND_ON_EXCUSE;
@@ -241,6 +242,7 @@ static void publish_done(struct work_job *work)
     if (!is_start) run->loss_newest = job->result.train_loss;
     if (!is_start) tally_aggregate(run->shop->tally, job->result.aggregate_ms);
     if (!is_start) log_published(run, job);
+    if (!is_start) run_audit_published(run, job);
     if (!is_start) run_diverge_round(run, job); /* before the next round can open */
     if (job->stop[0]) /* durable already; must come before the next round can open */
         run_apply(run, &(struct round_event){

@@ -367,16 +367,17 @@ err serve_open(struct serve *out, const struct config *config)
     TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
+    AUDIT(out->shop.audit, NULL, "service.started", "", "ok", LOG_STR("version", version_text()),
+          LOG_INT("runs", out->run_count));
     serve_check_blobs(out);
     for (struct run *run = out->runs; run; run = run->next) {
         if (!serve_is_over(run))
             LOG(LOG_INFO, "run.resumed", LOG_STR("run", run->config->name),
                 LOG_INT("round", round_under_way(&run->round)),
                 LOG_INT("updates", round_updates(&run->round)));
+        if (!serve_is_over(run)) run_audit_loaded(run);
         run_apply(run, &(struct round_event){.kind = ROUND_ON_BEGIN, .now_ms = text_now_ms()});
     }
-    AUDIT(out->shop.audit, NULL, "service.started", "", "ok", LOG_STR("version", version_text()),
-          LOG_INT("runs", out->run_count));
     serve_audit_turn(out);
     rpc_server_set_serving(out->server, true);
     return e;

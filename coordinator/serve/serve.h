@@ -139,6 +139,11 @@ void serve_audit_denied(const struct serve *s, const struct rpc_peer *peer, cons
                         const char *what, const char *why);
 /* Before an action of an operator: ERR_MACHINE if its line could not be written. */
 err serve_audit_ready(struct rpc_call *call);
+/* Its line: `e` is the result of the action; `detail` may be NULL. */
+void serve_audit_act(struct rpc_call *call, const char *action, const char *object,
+                     const char *detail, err e);
+void serve_audit_fetched(struct rpc_call *call, const struct run *run, const struct digest *digest,
+                         uint64_t offset);
 /* serve_watch.c. Before any work is pushed: are the files of all runs there? */
 void serve_check_blobs(struct serve *s);
 /* Called in each turn; looks at most once a second. */

@@ -45,3 +45,26 @@ void serve_audit_denied(const struct serve *s, const struct rpc_peer *peer, cons
     if (address) snprintf(known.address, sizeof known.address, "%s", address);
     audit_denied(s->shop.audit, &known, slash ? slash + 1 : what, why);
 }
+
+/* A peer that may not act at all is a denial, which serve_refuse() records. */
+void serve_audit_act(struct rpc_call *call, const char *action, const char *object,
+                     const char *detail, err e)
+{
+    const struct rpc_peer *peer = rpc_call_peer(call);
+    struct audit *a = serve_of(call)->shop.audit;
+    if (e.kind == ERR_REFUSED) return;
+    if (err_is(e))
+        AUDIT(a, peer, action, object, "refused", LOG_STR("detail", detail),
+              LOG_STR("reason", e.text));
+    else
+        AUDIT(a, peer, action, object, "ok", LOG_STR("detail", detail));
+}
+
+void serve_audit_fetched(struct rpc_call *call, const struct run *run, const struct digest *digest,
+                         uint64_t offset)
+{
+    char text[DIGEST_TEXT_BYTES];
+    digest_text(text, digest);
+    AUDIT(serve_of(call)->shop.audit, rpc_call_peer(call), "state.fetched",
+          run ? run->config->name : "", "ok", LOG_STR("digest", text), LOG_INT("offset", offset));
+}

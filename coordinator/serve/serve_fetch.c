@@ -30,6 +30,7 @@ static err find_fetched(struct download *d, struct rpc_call *call,
     struct digest digest;
     bool may = false;
     TRY(serve_digest(&digest, &request->digest));
+    TRY(serve_audit_ready(call));
     if (rpc_call_peer(call)->role == RPC_CLIENT)
         TRY(serve_member(&d->run, &d->member, call, request->run));
     else
@@ -54,6 +55,7 @@ static err find_fetched(struct download *d, struct rpc_call *call,
     struct blob_path path = blob_path(s->shop.store->dir, &digest);
     d->fd = file_disk.open(path.text, O_RDONLY | O_CLOEXEC, 0);
     if (d->fd < 0) return err_sys(errno, "%s", path.text);
+    serve_audit_fetched(call, d->run, &digest, d->offset);
     return ERR_NONE;
 }
 
