@@ -48,6 +48,7 @@ double facts_disk_days(const struct facts_disk *disk, uint64_t free_bytes, uint6
 
 /* ---- checks */
 
+/* Texts of errors may be longer than one line of a page; they are cut. */
 static void fails(struct facts *f, enum facts_check check, const char *why)
 {
     f->passes[check] = f->ready = false;
@@ -69,6 +70,8 @@ static void look_store(struct facts *f, const char *dir)
     if (err_is(e)) fails(f, FACTS_STORE, e.text);
 }
 
+/* Not by the trouble of a full disk, which looks at the disk every second too: it stays for a while
+ * after there is room again, and a probe should be told at once. */
 static void look_disk(struct facts *f, const struct config *c, struct facts_disk *disk)
 {
     char text[FACTS_TEXT_BYTES], left[32], keeps[32];
@@ -88,6 +91,8 @@ static void look_disk(struct facts *f, const struct config *c, struct facts_disk
     fails(f, FACTS_DISK, text);
 }
 
+/* The file and not the certificate in use: after a renewal without SIGHUP the page is wrong for as
+ * long as that is forgotten, but a broken new file is seen before it is used. */
 static void look_certificates(struct facts *f, const struct config *c)
 {
     char text[FACTS_TEXT_BYTES], left[32];
@@ -106,6 +111,7 @@ static void look_certificates(struct facts *f, const struct config *c)
     fails(f, FACTS_CERTIFICATE, text);
 }
 
+/* A lookup of two small files and one write, made only when a page was asked for. */
 void facts_look(struct facts *f, const struct serve *s, struct facts_disk *disk)
 {
     f->serve = s;

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "coordinator/http/http_cache.h"
 #include "coordinator/http/metrics.h"
+#include "coordinator/http/overview.h"
 #include "proto/front_listen.h"
 
 #include <errno.h>
@@ -28,6 +29,7 @@ struct http {
     struct MHD_Daemon *daemon[FRONT_LISTENERS];
     size_t daemons;
     int port;
+    char policy[256];     /* overview_policy() */
     pthread_mutex_t lock; /* for the list */
     struct {
         int fd; /* 0: free */
@@ -111,7 +113,9 @@ static struct answer answer_path(struct http *h, const char *path)
     if (!strcmp(path, "/readyz")) return answer_ready(h);
     if (!strcmp(path, "/metrics"))
         return answer_page(h, HTTP_METRICS, "text/plain; version=0.0.4; charset=utf-8");
-    return say(MHD_HTTP_NOT_FOUND, "pages: /metrics /healthz /readyz\n");
+    if (!strcmp(path, "/status.json")) return answer_page(h, HTTP_STATUS, json);
+    if (!strcmp(path, "/")) return answer_page(h, HTTP_OVERVIEW, "text/html; charset=utf-8");
+    return say(MHD_HTTP_NOT_FOUND, "pages: / /status.json /metrics /healthz /readyz\n");
 }
 
 /* ---- libmicrohttpd */
@@ -122,9 +126,9 @@ static void release(void *text)
     http_text_release(text);
 }
 
-/* The pages load nothing and send nothing, so everything is forbidden. A connection carries one
- * request, so that its life stays short. */
-static void add_headers(struct MHD_Response *response, const struct answer *a)
+/* The page has no script, loads nothing and sends nothing, so everything is forbidden but its own
+ * style. A connection carries one request, so that its life stays short. */
+static void add_headers(struct MHD_Response *response, const struct http *h, const struct answer *a)
 {
     static const char *const header[][2] = {
         {MHD_HTTP_HEADER_CACHE_CONTROL, "no-store"},
@@ -133,11 +137,11 @@ static void add_headers(struct MHD_Response *response, const struct answer *a)
         {"X-Content-Type-Options", "nosniff"},
         {"X-Frame-Options", "DENY"},
         {"Referrer-Policy", "no-referrer"},
-        {"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
     };
     for (size_t i = 0; i < sizeof header / sizeof *header; i++)
         MHD_add_response_header(response, header[i][0], header[i][1]);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, a->type);
+    MHD_add_response_header(response, "Content-Security-Policy", h->policy);
 }
 
 static enum MHD_Result respond(void *context, struct MHD_Connection *connection, const char *path,
@@ -158,7 +162,7 @@ static enum MHD_Result respond(void *context, struct MHD_Connection *connection,
         http_text_release(a.page);
         return MHD_NO;
     }
-    add_headers(response, &a);
+    add_headers(response, h, &a);
     enum MHD_Result queued = MHD_queue_response(connection, a.code, response);
     MHD_destroy_response(response);
     return queued;
@@ -241,6 +245,7 @@ err http_open(struct http **out, const struct config *config)
     struct http *h = calloc(1, sizeof *h);
     if (!h) return err_sys(ENOMEM, "the HTTP server");
     pthread_mutex_init(&h->lock, NULL);
+    overview_policy(h->policy, sizeof h->policy);
     err e = http_cache_open(&h->cache, config->path);
     if (!err_is(e)) e = start_all(h, config->http_listen);
     if (err_is(e)) {

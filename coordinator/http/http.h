@@ -1,6 +1,6 @@
-/* Read-only pages over HTTP, for probes and Prometheus: /healthz, /readyz and /metrics. Without
- * encryption and without a password, so `listen` is an address of this machine or of a private
- * network.
+/* Read-only pages over HTTP, for probes, Prometheus and browsers: /healthz, /readyz, /metrics,
+ * /status.json and /. Without encryption and without a password, so `listen` is an address of this
+ * machine or of a private network.
  *
  * The threads of the HTTP server never touch the coordinator's state. They ask the loop thread,
  * which makes a page at most once a second and hands it over as finished text; a request waits for

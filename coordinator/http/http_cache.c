@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "coordinator/http/metrics.h"
+#include "coordinator/http/overview.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -48,7 +49,16 @@ void http_cache_close(struct http_cache *c)
 
 static err fill(struct bytes *out, enum http_page page, const struct facts *f)
 {
-    return page == HTTP_READY ? facts_ready_json(out, f) : metrics_write(out, f);
+    switch (page) {
+    case HTTP_READY:
+        return facts_ready_json(out, f);
+    case HTTP_METRICS:
+        return metrics_write(out, f);
+    case HTTP_STATUS:
+        return overview_json(out, f);
+    default:
+        return overview_html(out, f);
+    }
 }
 
 /* A page that another thread still sends is not changed: each is a new text. NULL: it could not be
@@ -59,7 +69,7 @@ static struct http_text *make(enum http_page page, const struct facts *f)
     if (!t) return NULL;
     atomic_init(&t->users, 1);
     t->ready = f->ready;
-    t->text.max = METRICS_BYTES_MAX;
+    t->text.max = page == HTTP_OVERVIEW ? OVERVIEW_BYTES_MAX : METRICS_BYTES_MAX;
     err e = fill(&t->text, page, f);
     if (!err_is(e)) return t;
     LOG(LOG_WARN, "http.page_failed", LOG_INT("page", page), LOG_STR("error", e.text));
@@ -89,6 +99,7 @@ static void make_all(struct http_cache *c, struct serve *s, unsigned asked,
     }
 }
 
+/* A turn without a question costs one lock. */
 void http_cache_turn(struct http_cache *c, struct serve *s)
 {
     uint64_t now = text_now_ms();
@@ -110,6 +121,7 @@ void http_cache_turn(struct http_cache *c, struct serve *s)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* Threads that wait get the newest page there is, so that nothing holds up the end. */
 void http_cache_drain(struct http_cache *c)
 {
     pthread_mutex_lock(&c->lock);
@@ -143,6 +155,7 @@ static void measure(struct http_cache *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* pthread_cond_timedwait() wants the end of the wait, not its length. */
 static struct timespec after(uint64_t ms)
 {
     struct timespec t;

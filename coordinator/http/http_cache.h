@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum http_page { HTTP_READY, HTTP_METRICS, HTTP_PAGES };
+enum http_page { HTTP_READY, HTTP_METRICS, HTTP_STATUS, HTTP_OVERVIEW, HTTP_PAGES };
 
 struct http_text { /* never changes once it is shared */
     atomic_uint users;

@@ -45,6 +45,7 @@ static err copy(const char **out, const struct db_query *q, int column, struct a
 static err read_event(struct store_recent_event *out, const struct db_query *q, struct arena *arena)
 {
     out->wall_ms = (uint64_t)db_query_int(q, 0);
+    out->round = (uint32_t)db_query_int(q, 5);
     TRY(copy(&out->run, q, 1, arena));
     TRY(copy(&out->event, q, 2, arena));
     TRY(copy(&out->text, q, 3, arena));
@@ -59,11 +60,12 @@ err store_recent_events(struct store_recent_event **out, size_t *count, struct s
     size_t n = 0;
     bool row = true;
     TRY(arena_take(&list, arena, most, sizeof *list));
-    TRY(db_query_open(&q, &store->db,
-                      "SELECT v.wall_ms,runs.name,v.event,v.text,v.member FROM (SELECT * FROM"
-                      " events ORDER BY sequence DESC LIMIT ?) v JOIN runs ON runs.id=v.run"
-                      " ORDER BY v.sequence DESC",
-                      "i", (int64_t)most));
+    TRY(db_query_open(
+        &q, &store->db,
+        "SELECT v.wall_ms,runs.name,v.event,v.text,v.member,v.round FROM (SELECT * FROM"
+        " events ORDER BY sequence DESC LIMIT ?) v JOIN runs ON runs.id=v.run"
+        " ORDER BY v.sequence DESC",
+        "i", (int64_t)most));
     err e = db_query_next(&row, &q);
     for (; !err_is(e) && row && n < most; e = err_is(e) ? e : db_query_next(&row, &q))
         e = read_event(&list[n++], &q, arena);

@@ -17,6 +17,7 @@ err store_recent_rounds(struct store_recent_round *out, size_t *count, struct st
 
 struct store_recent_event {
     uint64_t wall_ms;
+    uint32_t round; /* 0: it is about no round */
     const char *run, *event, *text, *member;
 };
 /* Up to `most` events, newest first. Texts live in the arena. */

@@ -27,6 +27,8 @@ start_coordinator "$work/c" "[http]" "listen = 127.0.0.1:$http"
 expect_page /healthz "200" "ok"
 expect_page /readyz "200" '{"ready":true}'
 expect_page /nothing "404"
+expect_page / "200" "<h1>e2e</h1>" "Ready" "default-src 'none'; style-src 'sha256-"
+expect_page /status.json "200" '"federation":"e2e"' '"enrolled":3' '"ready":true'
 expect_page /metrics "200" 'fedlora_members{state="enrolled"} 3' 'fedlora_ready 1' \
   'fedlora_calls_total{method="ListRuns",code="OK"}' 'fedlora_certificate_not_after_seconds{role="admin",id="ops"}'
 # says PATTERN ARGUMENT...: the page has a line like this.

@@ -50,6 +50,7 @@ static inline void runs_fixture_open(struct runs_fixture *f, size_t members)
 static inline struct run *runs_fixture_add(struct runs_fixture *f, const char *name)
 {
     static const char *const id[] = {"m0000", "m0001"};
+    static const struct method method = {.name = "flora"};
     struct round_rules rules = {.rounds = 10, .absent_ms = 90000};
     struct run *run = calloc(1, sizeof *run);
     run->config = calloc(1, sizeof *run->config);
@@ -57,6 +58,7 @@ static inline struct run *runs_fixture_add(struct runs_fixture *f, const char *n
     run->config->name = strdup(name);
     run->config->method = (char *)(uintptr_t) "flora";
     run->shop = &f->serve.shop;
+    run->method = &method;
     cr_assert(!err_is(round_init(&run->round, &rules, id, 2)));
     run->member = calloc(2, sizeof *run->member);
     run->round.started = run->round.shapes_known = true;
