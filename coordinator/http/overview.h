@@ -53,7 +53,8 @@ err overview_gather(struct overview *out, const struct facts *facts, struct aren
 
 err overview_json(struct bytes *out, const struct facts *facts);
 err overview_html(struct bytes *out, const struct facts *facts);
-/* The Content-Security-Policy of the page: its own style by its digest, nothing else. Any thread. */
+/* The Content-Security-Policy of the page: its own style by its digest, nothing else. Any
+ * thread. */
 void overview_policy(char *out, size_t bytes);
 
 #endif

@@ -248,7 +248,8 @@ static err write_run(struct bytes *out, const struct overview_run *r, uint64_t w
     return bytes_printf(out, "</article>");
 }
 
-/* In order of creation: a run that has waited for long is not pushed out of the page by new ones. */
+/* In order of creation, so that a run that has waited for long is not pushed out of the page by new
+ * ones. */
 static err write_runs(struct bytes *out, const struct overview *o)
 {
     TRY(bytes_printf(out, "<h2>Open runs (%zu)</h2>", o->opens_all));
