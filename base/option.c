@@ -322,8 +322,8 @@ static err take_pair(void *context, const char *section, const char *name, const
 {
     struct taking *t = context;
     char key[KEY_BYTES];
-    if (is_skipped(t->set, section)) return ERR_NONE;
     snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
+    if (is_skipped(t->set, section) && !option_row_of_key(t->set, key)) return ERR_NONE;
     return take_value(t, key, value);
 }
 

@@ -65,8 +65,9 @@ struct option_table {
 struct option_set {
     const struct option_table *table;
     size_t count;
-    /* Sections of a file that are for other commands and are skipped, NULL-terminated; or NULL. A
-     * name that ends with a space stands for all sections that begin with it. */
+    /* Sections of a file that are for other commands, NULL-terminated; or NULL. Their keys are
+     * skipped unless a row has them. A name that ends with a space stands for all sections that
+     * begin with it. */
     const char *const *skipped;
 };
 

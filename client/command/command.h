@@ -119,11 +119,13 @@ err command_check_output(const char *path, bool force);
 /* One per file command_NAME.c; those of `fedlora run` are declared in command_run.h. The list that
  * makes them known is in command.c. */
 extern const struct command command_aggregate;
+extern const struct command command_approve;
 extern const struct command command_basis;
 extern const struct command command_budget_epsilon;
 extern const struct command command_budget_noise;
 extern const struct command command_budget_steps;
 extern const struct command command_budget_verify;
+extern const struct command command_decline;
 extern const struct command command_doctor;
 extern const struct command command_enroll;
 extern const struct command command_eval;
@@ -131,6 +133,7 @@ extern const struct command command_export;
 extern const struct command command_generate;
 extern const struct command command_inspect;
 extern const struct command command_join;
+extern const struct command command_runs;
 extern const struct command command_simulate;
 extern const struct command command_simulate_plan;
 extern const struct command command_simulate_report;

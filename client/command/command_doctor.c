@@ -69,7 +69,7 @@ static const struct option_row rows[] = {
          "file with options, for instance the one of fedlora join; the command line overrides it"},
 };
 /* The sections that only join reads. find_join_file() checks them with join's own rows. */
-static const char *const skipped[] = {"join", "privacy", NULL};
+static const char *const skipped[] = {"join", "privacy", "policy", NULL};
 
 /* One line of the result. `problem` describes a present or expected failure; NULL: none. */
 struct finding {

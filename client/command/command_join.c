@@ -21,6 +21,7 @@ struct join_command {
     uint64_t memory, retry_ms;
     int base_memory;
     bool checkpoint, force, bos, stay;
+    struct session_policy policy;
 };
 
 #define AT(member) offsetof(struct join_command, member)
@@ -149,6 +150,7 @@ static const struct option_row rows[] = {
      .value = "TIME",
      .help = "longest wait for a coordinator that does not answer; default: 1h, with --stay "
              "without end"},
+    SESSION_POLICY_ROWS(AT(policy)),
 };
 
 /* A run that ends before its first round has no state; its digest is then all zero. With
@@ -233,6 +235,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .memory = o->memory,
                                             .retry_ms = retry_ms(o),
                                             .stay = o->stay,
+                                            .policy = &o->policy,
                                             .device = o->common.device,
                                             .precision = training_dtype(o->common.precision),
                                             .threads = (int)o->common.threads,
@@ -251,6 +254,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
     if (o->stay && (o->run || o->output))
         return err_make(ERR_INPUT, "--stay serves all runs of this member: leave out --%s",
                         o->run ? "run" : "output");
+    TRY(session_policy_check(&o->policy));
     if (o->output != NULL) TRY(command_check_output(o->output, o->force));
     TRY(renewer_open(&renewer, &renewal));
     err e = session_run(&result, &session);

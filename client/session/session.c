@@ -6,6 +6,7 @@
 #include "base/notify.h"
 #include "base/text.h"
 #include "client/session/session_files.h"
+#include "client/session/session_hold.h"
 #include "client/session/session_join.h"
 #include "client/session/session_status.h"
 #include "proto/message.h"
@@ -16,6 +17,7 @@
 
 enum {
     SESSION_WAIT_MS = 20 * 1000,      /* one long poll; proxies often close silent connections */
+    SESSION_ANSWER_MS = 5 * 1000,     /* one while the administrator may answer */
     SESSION_WAIT_MOST_MS = 60 * 1000, /* longest pause that the coordinator can ask for */
     SESSION_WAIT_LEAST_MS = 100,      /* shortest one: no answer makes it call without end */
 };
@@ -70,6 +72,7 @@ static err greet(bool *end, struct session *s, struct session_run *ask)
     err e = session_join_once(s, ask ? ask->name : NULL);
     bool none = e.kind == ERR_STATE || e.kind == ERR_REFUSED;
     if (!err_is(e)) return unless_left(s, session_join_enter(s));
+    if (s->held) return ERR_NONE;
     if (ask && none) {
         session_join_leave(s, ask, e);
         return ERR_NONE;
@@ -114,6 +117,7 @@ static err do_greet(struct session *s, const char *name)
 {
     err e = session_join_once(s, name);
     if (!err_is(e)) return unless_left(s, session_join_enter(s));
+    if (s->held) return ERR_NONE;
     if (e.kind != ERR_INPUT && e.kind != ERR_REFUSED) return session_round_retry(s, e);
     note_refusal(s, e);
     struct session_run *run = session_runs_find(s, name);
@@ -131,6 +135,7 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
     for (bool end = false; !end;) {
         Fedlora__V1__NextTaskRequest request = FEDLORA__V1__NEXT_TASK_REQUEST__INIT;
         Fedlora__V1__Task *task = NULL;
+        session_hold_answers(s);
         session_runs_forget(s);
         struct session_run *ask = run_to_ask(s);
         bool by_the_way = ask && !s->only;
@@ -138,9 +143,10 @@ static err next_task(Fedlora__V1__Task **out, struct session *s)
             request.run = ask->name;
         else
             request.without = session_runs_left(&request.n_without, s);
-        request.wait_ms = by_the_way ? 0 : SESSION_WAIT_MS;
+        bool answers = session_hold_any_waits(s);
+        request.wait_ms = by_the_way ? 0 : answers ? SESSION_ANSWER_MS : SESSION_WAIT_MS;
         request.session = (ProtobufCBinaryData){LIMIT_SESSION_BYTES, s->work.id};
-        request.stay = s->o->stay;
+        request.stay = s->o->stay || answers;
         session_files_refresh(s);
         err e =
             remote_call(&task, s->client, &method, &request.base, SESSION_WAIT_MS + REMOTE_CALL_MS);
@@ -186,8 +192,8 @@ static err turn_to(struct session *s, const char *name)
     } else {
         err e = session_join_hello(s, name);
         if (e.kind == ERR_INPUT || e.kind == ERR_REFUSED) {
-            TRY(session_runs_add_left(s, name));
-            session_join_leave(s, session_runs_find(s, name), e);
+            if (!session_runs_find(s, name)) TRY(session_runs_add_left(s, name));
+            if (!s->held) session_join_leave(s, session_runs_find(s, name), e);
             return err_make(ERR_STATE, "run %s cannot be continued", name);
         }
         TRY(e);
@@ -201,6 +207,7 @@ static err do_task(struct session *s, const Fedlora__V1__Task *task)
 {
     switch (task->kind_case) {
     case FEDLORA__V1__TASK__KIND_TRAIN:
+        TRY(session_hold_check(s, task->train->training));
         TRY(session_join_prepare(s));
         return session_round_train(s, task->train);
     case FEDLORA__V1__TASK__KIND_WAIT:
@@ -259,10 +266,10 @@ static err resume(struct session *s)
     err e = session_work_marked(&name, &count, &s->work, &arena);
     for (size_t i = 0; i < count && !err_is(e) && !(s->only && s->runs); i++) {
         while (err_is(e = session_join_once(s, name[i])) && e.kind != ERR_STATE &&
-               e.kind != ERR_REFUSED)
+               e.kind != ERR_REFUSED && !s->held)
             TRY_OUT(e, session_round_retry(s, e));
         if (err_is(e)) {
-            session_round_note(s, "run %s is left: %s", name[i], e.text);
+            if (!s->held) session_round_note(s, "run %s is left: %s", name[i], e.text);
             session_work_unmark(&s->work, name[i]);
             e = ERR_NONE;
             continue;
@@ -293,7 +300,7 @@ static err start(struct session *s)
 {
     s->only = s->o->run || s->o->output;
     if (!s->o->run) TRY(resume(s));
-    if (s->o->stay) return ERR_NONE;
+    if (s->o->stay || (session_hold_looks(s) && !s->only)) return ERR_NONE;
     if (!session_runs_any_open(s)) TRY(err_is(s->failed) ? s->failed : hello_first(s));
     for (struct session_run *run = s->runs; s->now->over && run; run = run->next)
         if (!run->over) session_runs_use(s, run);

@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "base/dtype.h"
 #include "client/session/remote.h"
+#include "client/session/session_policy.h"
 #include "engine/train/train_ledger.h"
 
 #include <jansson.h>
@@ -29,10 +30,11 @@ struct session_options {
     uint32_t rank;           /* LoRA rank that this machine offers; 0: the rank the run asks for */
     uint64_t memory;         /* bytes, reported to the coordinator; 0: not reported */
     uint64_t retry_ms;       /* longest time without an answer of the coordinator */
-    bool stay;               /* serve one run after another until the user interrupts */
-    const char *device;      /* "auto", "cpu", "cuda", "cuda:1" */
-    enum dtype precision;    /* DTYPE_NONE: the precision of the run */
-    int threads;             /* 0: all */
+    const struct session_policy *policy; /* of the administrator; NULL: none */
+    bool stay;                           /* serve one run after another until the user interrupts */
+    const char *device;                  /* "auto", "cpu", "cuda", "cuda:1" */
+    enum dtype precision;                /* DTYPE_NONE: the precision of the run */
+    int threads;                         /* 0: all */
     /* For runs with example-level privacy: this member's ledger and the key that signs it, and the
      * largest epsilon and delta it accepts, which are also the budget of a newly created ledger.
      * NULL and 0: not given. */

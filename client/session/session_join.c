@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "client/session/session_describe.h"
+#include "client/session/session_hold.h"
 #include "client/session/session_task.h"
 #include "engine/member/member_optimizer.h"
 #include "proto/message.h"
@@ -41,9 +42,18 @@ static err take_answer(struct session *s, Fedlora__V1__HelloReply *reply)
     return ERR_NONE;
 }
 
-/* Reports the base, the data and the libraries of this member, and gets the configuration of this
- * run, or with NULL of one that the coordinator chooses. It becomes the current run. */
-err session_join_once(struct session *s, const char *run)
+/* A look tells nothing about the data and the machine: the member may not take part. */
+static void tell_less(Fedlora__V1__HelloRequest *request)
+{
+    request->look = true;
+    request->examples = request->eval_rows = request->memory_bytes = 0;
+    request->libraries = (char *)(uintptr_t) "";
+}
+
+/* One call of Hello. The answer is about the run that was named, or with NULL about one that the
+ * coordinator chooses. */
+static err ask(Fedlora__V1__HelloReply **out, struct session *s, const char *run,
+               struct session_describe *about, bool look)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(hello),
                                                 &fedlora__v1__hello_reply__descriptor};
@@ -60,16 +70,41 @@ err session_join_once(struct session *s, const char *run)
         request.without = session_runs_left(&request.n_without, s);
     uint8_t epoch[SESSION_WORK_EPOCH];
     request.epoch = (ProtobufCBinaryData){session_work_epoch(epoch, &s->work), epoch};
-    struct session_describe about;
-    session_describe_of(&about, &s->local);
-    err e = session_describe(&request, &about, &arena);
+    session_describe_of(about, &s->local);
+    err e = session_describe(&request, about, &arena);
     Fedlora__V1__HelloReply *reply = NULL;
+    if (look) tell_less(&request);
     if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
     arena_close(&arena);
     if (err_is(e)) return e;
     e = check_answer(s, reply, run);
     if (!err_is(e)) e = session_work_keep_epoch(&s->work, reply->epoch.data, reply->epoch.len);
-    if (!err_is(e)) e = take_answer(s, reply);
+    if (err_is(e))
+        message_free(reply);
+    else
+        *out = reply;
+    return e;
+}
+
+/* With a policy the run is looked at before this member reports its data and joins. */
+err session_join_once(struct session *s, const char *run)
+{
+    char name[LIMIT_NAME_BYTES];
+    struct session_describe about;
+    Fedlora__V1__HelloReply *reply = NULL;
+    err e = ERR_NONE;
+    s->held = false;
+    if (session_hold_looks(s)) {
+        TRY(ask(&reply, s, run, &about, /*look*/ true));
+        snprintf(name, sizeof name, "%s", reply->run);
+        bool may = session_hold_judge(s, reply, &e);
+        message_free(reply);
+        reply = NULL;
+        if (!may) return e;
+        run = name;
+    }
+    TRY(ask(&reply, s, run, &about, /*look*/ false));
+    e = take_answer(s, reply);
     if (err_is(e)) message_free(reply);
     if (err_is(e)) return e;
     s->now->told_examples = about.examples;
@@ -78,12 +113,17 @@ err session_join_once(struct session *s, const char *run)
     return ERR_NONE;
 }
 
-/* Repeats until an answer arrives or the retries are used up. */
+/* Repeats until an answer arrives or the retries are used up. A member of one run waits for its
+ * administrator here. */
 err session_join_hello(struct session *s, const char *run)
 {
     err e;
-    while (err_is(e = session_join_once(s, run)))
-        TRY(session_round_retry(s, e));
+    while (err_is(e = session_join_once(s, run))) {
+        if (s->only && s->held && session_hold_any_waits(s))
+            TRY(retry_sleep(SESSION_AGAIN_MS));
+        else
+            TRY(session_round_retry(s, e));
+    }
     retry_ok(&s->retry);
     return ERR_NONE;
 }
@@ -113,6 +153,8 @@ err session_join_enter(struct session *s)
     if (s->now->entered) return ERR_NONE;
     TRY(session_privacy_open(s->privacy, s->o, s->hello, rpc_client_identity(s->client),
                              s->local.data.count));
+    TRY(session_hold_note(s, "joined"));
+    TRY(session_hold_check(s, NULL));
     TRY(session_work_mark(&s->work, s->now->name));
     s->now->entered = true;
     session_join_print(s);
@@ -201,6 +243,7 @@ err session_join_finish(struct session *s, const Fedlora__V1__FinishedTask *task
     }
     result->charged = s->privacy->on;
     if (result->charged) TRY(train_ledger_spent(&result->spent, &s->privacy->ledger));
+    TRY(session_hold_note(s, task->outcome));
     session_work_kept(kept, &s->work, session_task_origin(s->hello));
     member_optimizer_drop(kept);
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "client/session/session_describe.h"
 #include "client/session/session_files.h"
+#include "client/session/session_hold.h"
 #include "client/session/session_report.h"
 #include "client/session/session_runs.h"
 #include "client/session/session_status.h"
@@ -283,6 +284,7 @@ static err train_round(struct session_update *out, struct session *s,
         session_round_note(s, "round %u: training stopped: %s", task->round, report.reason);
     if (err_is(e)) return e;
     s->now->failures = 0;
+    TRY(session_hold_count(s, result.seconds));
     struct session_update update = {.state = files.state,
                                     .examples = session_local_examples(&s->local),
                                     .tokens = result.tokens,
@@ -410,6 +412,7 @@ err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task)
         if (!repeated)
             session_round_note(s, "round %u: already trained, sending the update", task->round);
     } else {
+        if (!session_hold_now(s, &e)) return e;
         e = train_round(&update, s, task);
     }
     if (!err_is(e)) e = charge_update(s, &update, task);

@@ -32,6 +32,7 @@ struct session {
     struct rpc_client *client;
     struct retry retry; /* of all calls of this connection */
     bool only;          /* takes part in one run */
+    bool held;          /* the newest Hello was not sent, because the run may not be joined */
     bool answered;      /* the coordinator has answered a call of this process */
     struct session_run *runs;
 

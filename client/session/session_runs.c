@@ -91,7 +91,7 @@ void session_runs_forget(struct session *s)
     uint64_t now = text_now_ms();
     if (!s->o->stay) return;
     for (struct session_run **at = &s->runs, *run; (run = *at);) {
-        if (run->left && now >= run->again_ms) run->left = false;
+        if (run->left && !run->waits && now >= run->again_ms) run->left = false;
         bool may_come = run->times_left && now < run->again_ms + SESSION_RUNS_FORGET_MS;
         bool keeps = !run->over || run->left || may_come;
         if (keeps) {

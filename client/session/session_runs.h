@@ -4,6 +4,7 @@
 #ifndef CLIENT_SESSION_RUNS_H
 #define CLIENT_SESSION_RUNS_H
 
+#include "client/session/session_consent.h"
 #include "client/session/session_round.h"
 
 struct session_run {
@@ -21,7 +22,12 @@ struct session_run {
     bool ask;  /* it is asked by name next, because it may have ended without our knowledge */
     bool over; /* it has ended, or is left */
     bool left; /* this member cannot take part in it any more, or not before again_ms */
-    uint64_t again_ms;   /* a member that stays tries again then */
+    uint64_t again_ms;                  /* a member that stays tries again then */
+    bool waits;                         /* left until the administrator answers */
+    bool paused;                        /* the note that it does not train now was printed */
+    struct session_consent_run consent; /* the newest decision */
+    char held_told[SESSION_POLICY_WHY]; /* to the operator, and when; 0: nothing */
+    uint64_t held_told_ms;
     unsigned times_left; /* one after another, without a round between */
 };
 

@@ -24,7 +24,7 @@ enum { WORK_JSON_BYTES = 1 << 16, LOCK_BYTES = 32, ID_TEXT_BYTES = 2 * LIMIT_SES
 
 /* One directory per federation and member id, so that one user can run several members. Relative
  * values of the environment variables are ignored, as the XDG convention requires. */
-static err choose_dir(char *out, size_t bytes, const char *dir, const struct rpc_peer *self)
+err session_work_find_dir(char *out, size_t bytes, const char *dir, const struct rpc_peer *self)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
     int length = 0;
@@ -100,7 +100,7 @@ err session_work_open(struct session_work *out, const char *dir, const struct rp
 {
     struct session_work work = {0};
     unsigned was;
-    TRY(choose_dir(work.dir, sizeof work.dir, dir, self));
+    TRY(session_work_find_dir(work.dir, sizeof work.dir, dir, self));
     TRY(file_join(work.blobs, sizeof work.blobs, work.dir, "blobs"));
     TRY(file_join(work.updates, sizeof work.updates, work.dir, "updates"));
     TRY(file_make_dirs(work.blobs));

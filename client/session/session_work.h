@@ -29,6 +29,8 @@ struct session_work {
     struct lock lock;
 };
 
+/* The path of the directory, which is not opened; `dir` as in session_work_open(). */
+err session_work_find_dir(char *out, size_t bytes, const char *dir, const struct rpc_peer *self);
 /* `dir` NULL: $XDG_STATE_HOME/fedlora/FEDERATION/ID, or the same below ~/.local/state. A lock held
  * by another process is ERR_STATE, and the error names the process. */
 err session_work_open(struct session_work *out, const char *dir, const struct rpc_peer *self);

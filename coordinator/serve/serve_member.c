@@ -407,6 +407,10 @@ static err report(Fedlora__V1__ReportReply *reply, struct rpc_call *call,
                                            .accuracy = request->eval_accuracy};
         return run_evaluated(run, m, &v);
     }
+    if (run->round.member[m].held) { /* it trains after all */
+        run->round.member[m].held = NULL;
+        end_cannot_train(call, run);
+    }
     if (*request->trouble) return run_failing(run, m, request->round, request->trouble);
     run_apply(run, &(struct round_event){.kind = ROUND_ON_STEP,
                                          .now_ms = text_now_ms(),
