@@ -80,6 +80,12 @@ static const struct option_row rows[] = {
      .required = true,
      .value = "DIR",
      .help = "folder of the database, states and updates"},
+    {.key = "store.database",
+     .kind = OPTION_TEXT,
+     AT(database),
+     .value = "postgresql://...",
+     .help = "PostgreSQL database for everything but states and updates; default: the file "
+             "fedlora.db in the folder"},
     /* At least 2, because the report of a round also reads the state that the round started
      * from. */
     {.key = "store.keep_states",

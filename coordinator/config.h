@@ -12,6 +12,7 @@ struct config {
     const char *listen, *ca, *cert, *key; /* [server] */
     int64_t threads;
     const char *path; /* [store] */
+    const char *database;
     int64_t keep_states, keep_updates;
     uint64_t reserve_bytes, upload_age_ms;
     const char *ledger_key;                    /* [privacy]; NULL: private runs are refused */

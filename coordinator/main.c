@@ -150,19 +150,22 @@ static err keep_private(const char *path)
     return ERR_NONE;
 }
 
-static err open_checked(struct store *store, const char *path)
+/* Claimed, because what follows may change files and rows that a live coordinator needs. */
+static err open_checked(struct store *store, const struct config *config)
 {
     bool whole = false;
-    TRY(wal_check(path));
-    err e = store_open(store, path);
+    const struct store_place place = run_shop_place(config);
+    TRY(wal_check(config->path));
+    err e = store_open_at(store, &place);
     if (e.sys == EUCLEAN)
         return err_make(ERR_INPUT, "%s; restore the database from a backup", e.text);
     TRY(e);
-    e = store_check(&whole, store);
+    e = db_claim(&store->db);
+    if (!err_is(e)) e = store_check(&whole, store);
     if (err_is(e))
         store_close(store);
     else if (!whole)
-        LOG(LOG_WARN, "store.checked_in_part", LOG_STR("path", path),
+        LOG(LOG_WARN, "store.checked_in_part", LOG_STR("path", config->path),
             LOG_STR("says", "the database is large: the start did not wait for a whole check; "
                             "`PRAGMA integrity_check` of sqlite3 makes one"));
     return e;
@@ -173,7 +176,7 @@ static err recover(int64_t *migrated_from, const struct config *config)
 {
     struct store store = {0};
     struct store_recovered found = {0};
-    TRY(open_checked(&store, config->path));
+    TRY(open_checked(&store, config));
     err e = store_recover(&found, &store, config->upload_age_ms);
     *migrated_from = store.migrated_from;
     store_close(&store);
@@ -206,7 +209,7 @@ static err accept_copy(const struct config *config)
     struct lock lock = {0};
     struct store store = {0};
     TRY(lock_open(&lock, config->path));
-    err e = open_checked(&store, config->path);
+    err e = open_checked(&store, config);
     if (!err_is(e)) e = store_epoch_accept(&store);
     if (!err_is(e)) printf("%s is the copy that members accept from now on\n", config->path);
     store_close(&store);
@@ -236,7 +239,7 @@ static err run_service(struct config *config, int argc, char **argv)
         LOG_STR("federation", config->federation), LOG_INT("members", config->allowed.count),
         LOG_STR("data", config->path), LOG_INT("runs", s.run_count));
     report_migration(&s, migrated_from);
-    while (!stop_wanted) {
+    while (!stop_wanted && !db_taken_over()) {
         serve_step(&s, STEP_MS);
         http_turn(http, &s);
         if (!reload_wanted) continue;
@@ -244,6 +247,8 @@ static err run_service(struct config *config, int argc, char **argv)
         reload(&s);
         reread_lists(&s, config, argc, argv);
     }
+    if (db_taken_over())
+        e = err_make(ERR_MACHINE, "another coordinator has taken over the database of this one");
     LOG(LOG_INFO, "fedlorad.stopping", LOG_INT("open_calls", rpc_server_calls(s.server)));
     http_drain(http);
     serve_close(&s, GRACE_MS);

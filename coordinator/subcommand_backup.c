@@ -1,6 +1,7 @@
 /* `fedlorad backup`, `verify` and `restore`. */
 #include "base/json.h"
 #include "base/text.h"
+#include "coordinator/run/run.h"
 #include "coordinator/store/backup.h"
 #include "coordinator/subcommand.h"
 
@@ -87,6 +88,11 @@ static err backup_run(void *options, const struct option_list *arguments, struct
     struct backup_result r = {0};
     (void)arguments;
     (void)arena;
+    if (o->common.config->database)
+        return err_make(ERR_INPUT,
+                        "backup: store.database is on a server: back it up with pg_dump, and then "
+                        "copy %s (docs/postgresql.md)",
+                        o->common.config->path);
     TRY(backup_make(&r, &make, &notes));
     TRY(print_result(&o->common, &r, o->to, "is a backup"));
     return judge(&r, o->to);
@@ -132,7 +138,8 @@ static err verify_store(struct backup_result *r, struct config *config,
     char *argv[] = {(char *)(uintptr_t) "--config", (char *)(uintptr_t)o->file};
     if (!o->file) return err_make(ERR_INPUT, "verify: --store needs --config FILE");
     TRY(config_open(config, 2, argv));
-    return backup_verify_store(r, config->path, &notes);
+    const struct store_place place = run_shop_place(config);
+    return backup_verify_store(r, &place, &notes);
 }
 
 static err verify_run(void *options, const struct option_list *arguments, struct arena *arena)

@@ -7,7 +7,7 @@ packages=(
   libgrpc-dev libprotobuf-c-dev protobuf-c-compiler # RPC and messages
   libssl-dev libsodium-dev openssl libnghttp2-dev   # TLS, certificates, digests, HTTP/2 headers
   libdnnl-dev liblapacke-dev libopenblas-dev        # matrix products, QR and SVD
-  libsqlite3-dev libjansson-dev libinih-dev         # state, JSON, configuration files
+  libsqlite3-dev libpq-dev libjansson-dev libinih-dev # state, JSON, configuration files
   libmicrohttpd-dev                                 # pages for monitoring
   libutf8proc-dev libpcre2-dev                      # tokenizers
   zlib1g-dev                                        # data files compressed by gzip

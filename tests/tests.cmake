@@ -36,7 +36,7 @@ function(fedlora_support_libraries)
   target_compile_definitions(fedlora_support PUBLIC FEDLORA_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
     FEDLORA_BUILD_DIR="${CMAKE_BINARY_DIR}")
   add_library(fedlora_fake STATIC ${fakes})
-  target_link_libraries(fedlora_fake PUBLIC fedlora_support fedlora_agg fedlora_proto)
+  target_link_libraries(fedlora_fake PUBLIC fedlora_support fedlora_coordinator)
   target_link_libraries(bench_coordinator PRIVATE fedlora_fake)
 endfunction()
 

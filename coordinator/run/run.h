@@ -47,6 +47,8 @@ struct run_aside {
     err why;
 };
 /* Opens the store at config->path and the workers. */
+/* The store of this configuration. */
+struct store_place run_shop_place(const struct config *config);
 err run_shop_open(struct run_shop *shop);
 /* Takes back finished work, whose results are fed to the runs. Loop thread. */
 void run_shop_turn(struct run_shop *shop);

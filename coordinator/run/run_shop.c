@@ -1,5 +1,6 @@
 /* The store and the workers that all runs share. */
 #include "coordinator/run/run.h"
+#include "coordinator/store/db_sqlite.h"
 
 #include "base/processor.h"
 #include "base/version.h"
@@ -11,20 +12,31 @@
 
 enum { RECEIPTS_QUEUE = 4 * LIMIT_MEMBERS };
 
+struct store_place run_shop_place(const struct config *config)
+{
+    return (struct store_place){.dir = config->path, .database = config->database};
+}
+
+static struct store_place place_of(const struct run_shop *shop)
+{
+    struct store_place place = run_shop_place(shop->config);
+    if (shop->simulated) place.care = DB_UNFLUSHED;
+    return place;
+}
+
 /* Three queues, because a receipt must not wait behind a long aggregation, or behind an admission
  * that takes seconds. Mathematics is done one job at a time, because one job uses all threads.
  * Receipts are done in batches, because one flush of the disk serves a batch. */
 static err open_workers(struct run_shop *shop)
 {
     struct work_options maths = {.name = "maths",
-                                 .data_dir = shop->config->path,
+                                 .place = place_of(shop),
                                  .queue_max = 4 * LIMIT_RUNS,
                                  .batch_max = 1,
                                  .run = publish_run,
                                  .wake = shop->wake,
                                  .context = shop->context,
-                                 .in_caller = shop->simulated,
-                                 .care = shop->simulated ? DB_UNFLUSHED : DB_FLUSHED};
+                                 .in_caller = shop->simulated};
     struct work_options receipts = maths;
     receipts.name = "receipts";
     receipts.queue_max = RECEIPTS_QUEUE;
@@ -60,7 +72,9 @@ err run_shop_open(struct run_shop *shop)
 {
     struct store *store = calloc(1, sizeof *store);
     if (!store) return err_sys(ENOMEM, "the store");
-    err e = store_open_with(store, shop->config->path, shop->simulated ? DB_UNFLUSHED : DB_FLUSHED);
+    const struct store_place place = place_of(shop);
+    err e = store_open_at(store, &place);
+    if (!err_is(e)) e = db_claim(&store->db);
     if (!err_is(e)) e = troubles_open(&shop->troubles);
     if (err_is(e)) {
         store_close(store);

@@ -302,7 +302,7 @@ err backup_make(struct backup_result *out, const struct backup_options *options,
     struct store store = {0};
     struct lock target = {0};
     err e = ERR_NONE;
-    TRY_OUT(e, store_open_beside(&store, options->data));
+    TRY_OUT(e, store_open_beside(&store, &(struct store_place){.dir = options->data}));
     TRY_OUT(e, check_target(options));
     TRY_OUT(e, lock_open(&target, options->to));
     TRY_OUT(e, make(&b, &store));

@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "coordinator/store/store.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -42,7 +43,7 @@ err backup_make(struct backup_result *out, const struct backup_options *options,
  * that a row names is there. Needs no right to write. ERR_INPUT: it is no backup. */
 err backup_verify(struct backup_result *out, const char *dir, const struct backup_notes *notes);
 /* The same for a store, beside its service. */
-err backup_verify_store(struct backup_result *out, const char *data,
+err backup_verify_store(struct backup_result *out, const struct store_place *place,
                         const struct backup_notes *notes);
 
 struct backup_restore {

@@ -131,7 +131,7 @@ static err check_blob(const struct store_file *file, void *context)
 }
 
 /* The list is read by a connection of its own, so that the rows looked up again are the newest. */
-err backup_verify_store(struct backup_result *out, const char *data,
+err backup_verify_store(struct backup_result *out, const struct store_place *place,
                         const struct backup_notes *notes)
 {
     char problem[DB_PROBLEM_BYTES];
@@ -140,8 +140,8 @@ err backup_verify_store(struct backup_result *out, const char *data,
     struct checking c = {.notes = notes, .result = &result, .store = &store};
     uint64_t began = text_now_ms();
     err e = ERR_NONE;
-    TRY_OUT(e, store_open_beside(&store, data));
-    TRY_OUT(e, store_open_beside(&list, data));
+    TRY_OUT(e, store_open_beside(&store, place));
+    TRY_OUT(e, store_open_beside(&list, place));
     TRY_OUT(e, db_check(problem, &store.db));
     if (*problem) wrong(&c, store.db.path, problem);
     if (!*problem) TRY_OUT(e, store_files(&list.db, check_blob, &c));

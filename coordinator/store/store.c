@@ -10,9 +10,10 @@ enum { STORE_TRIM_BATCH = 256 };
 
 /* Each thread opens its own connection. The first call makes folders and tables (before other
  * threads exist: main.c), later calls find them. */
-err store_open_with(struct store *out, const char *dir, enum db_care care)
+err store_open_at(struct store *out, const struct store_place *place)
 {
     struct store store = {0};
+    const char *dir = place->dir;
     char path[LIMIT_PATH_BYTES];
     if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir)
         return err_make(ERR_INPUT, "%.80s...: the path is too long", dir);
@@ -22,7 +23,8 @@ err store_open_with(struct store *out, const char *dir, enum db_care care)
     TRY(file_join(path, sizeof path, dir, "spool"));
     TRY(file_make_dirs(path));
     TRY(file_join(path, sizeof path, dir, "fedlora.db"));
-    TRY(db_open(&store.db, path, care));
+    bool server = place->database && *place->database;
+    TRY(db_open(&store.db, server ? place->database : path, place->care));
     err e = store_schema(&store);
     if (err_is(e))
         store_close(&store);
@@ -33,7 +35,7 @@ err store_open_with(struct store *out, const char *dir, enum db_care care)
 
 err store_open(struct store *out, const char *dir)
 {
-    return store_open_with(out, dir, DB_FLUSHED);
+    return store_open_at(out, &(struct store_place){.dir = dir});
 }
 
 void store_close(struct store *store)
@@ -106,11 +108,11 @@ const struct digest *store_rows_digest(const struct store_blob *blob)
 
 static err insert_run(int64_t *id, struct db *db, const struct store_run *run)
 {
-    TRY(db_run(db, "INSERT INTO runs(name,config,created_ms,frozen,frozen_size) VALUES(?,?,?,?,?)",
-               "tbihi", run->name, run->config, run->config_size, (int64_t)run->created_ms,
-               store_rows_digest(&run->frozen), (int64_t)run->frozen.size));
-    *id = sqlite3_last_insert_rowid(db->handle);
-    return ERR_NONE;
+    return db_number(id, db,
+                     "INSERT INTO runs(name,config,created_ms,frozen,frozen_size)"
+                     " VALUES(?,?,?,?,?) RETURNING id",
+                     "tbihi", run->name, run->config, run->config_size, (int64_t)run->created_ms,
+                     store_rows_digest(&run->frozen), (int64_t)run->frozen.size);
 }
 
 /* The state is the result of a round of another run, and like a start state of this one. */
@@ -208,8 +210,11 @@ err store_evaluated(struct store *store, int64_t run, const char *member,
     struct store_event event = {
         .event = "evaluation.received", .text = text, .round = v->round, .member = member};
     TRY(db_begin(&store->db));
-    err e = db_run(&store->db, "INSERT OR REPLACE INTO evaluations VALUES(?,?,?,?,?,?)", "iitidd",
-                   run, (int64_t)v->round, member, (int64_t)v->rows, v->loss, v->accuracy);
+    err e =
+        db_run(&store->db,
+               "INSERT INTO evaluations VALUES(?,?,?,?,?,?) ON CONFLICT(run,round,member)"
+               " DO UPDATE SET rows=excluded.rows, loss=excluded.loss, accuracy=excluded.accuracy",
+               "iitidd", run, (int64_t)v->round, member, (int64_t)v->rows, v->loss, v->accuracy);
     if (!err_is(e)) e = store_rows_event(&store->db, run, &event);
     return db_end(&store->db, e);
 }
@@ -229,7 +234,7 @@ static err insert_update(struct db *db, const struct store_update *u)
     TRY(db_run(db, "INSERT OR IGNORE INTO updates VALUES(?,?,?,?,?,?,?,?,?,?)", "iitihiiddi", run,
                round, u->member, (int64_t)u->trained_round, &u->blob.digest, (int64_t)u->blob.size,
                (int64_t)u->examples, u->train_loss, u->seconds, (int64_t)u->tokens));
-    if (sqlite3_changes(db->handle) == 0) return ERR_NONE;
+    if (db->changes == 0) return ERR_NONE;
     TRY(db_run(db,
                "UPDATE members SET bytes_up=bytes_up+?, train_loss=?, made_for=?, counted_in=?,"
                " digest=? WHERE run=? AND id=?",

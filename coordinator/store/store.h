@@ -1,5 +1,5 @@
-/* Data that survives any crash: DATA/fedlora.db (SQLite), with runs, members, updates, rounds and
- * events, and DATA/blobs (blob.h). Every function is one transaction: on success its effect is
+/* Data that survives any crash: DATA/fedlora.db (SQLite) or a PostgreSQL database, with runs,
+ * members, updates, rounds and events, and DATA/blobs (blob.h). Every function is one transaction: on success its effect is
  * durable, on failure there is none. One struct for each thread; several may be open on one DATA.
  * Two functions make a result count:
  *
@@ -109,12 +109,17 @@ struct store_event {
     uint32_t round;
 };
 
-err store_open(struct store *out, const char *dir); /* creates missing folders and tables */
-/* For simulations, which lose only time in a power cut. */
-err store_open_with(struct store *out, const char *dir, enum db_care care);
+struct store_place {
+    const char *dir;      /* DATA */
+    const char *database; /* a PostgreSQL server (db.h); NULL or "": DATA/fedlora.db */
+    enum db_care care;    /* DB_UNFLUSHED: for simulations, which lose only time in a power cut */
+};
+/* Creates missing folders and tables. */
+err store_open_at(struct store *out, const struct store_place *place);
+err store_open(struct store *out, const char *dir); /* with DATA/fedlora.db */
 /* Beside a service that may be running on the store: nothing is created, and tables of another
  * version are ERR_INPUT. */
-err store_open_beside(struct store *out, const char *dir);
+err store_open_beside(struct store *out, const struct store_place *place);
 void store_close(struct store *store);
 enum { STORE_PATH_ROOM = 128 }; /* that DIR leaves for "/spool/", an owner and a digest */
 /* For store.c only. Brings the tables to this version, and keeps a copy of the database of an older

@@ -64,6 +64,6 @@ err store_losses(double *train, double *evaluated, struct store *store, int64_t 
                      "SELECT min(train_loss) FROM rounds WHERE run=? AND train_loss>0", run));
     return first_number(evaluated, store,
                         "SELECT min(l) FROM (SELECT sum(rows*loss)/sum(rows) l FROM evaluations"
-                        " WHERE run=? AND rows>0 GROUP BY round)",
+                        " WHERE run=? AND rows>0 GROUP BY round) v",
                         run);
 }

@@ -240,8 +240,8 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
     TRY(db_query_open(
         &q, &store->db,
         "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
-        "update_norm,error,dropped,CASE WHEN ?2 THEN report ELSE '' END,r.round,n,l,a,"
-        "report<>'' OR report_z IS NOT NULL,gone,CASE WHEN ?2 THEN report_z END"
+        "update_norm,error,dropped,CASE WHEN ?2<>0 THEN report ELSE '' END,r.round,n,l,a,"
+        "report<>'' OR report_z IS NOT NULL,gone,CASE WHEN ?2<>0 THEN report_z END"
         " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
         "sum(rows*loss)/sum(rows) l,"
         "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"

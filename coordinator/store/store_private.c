@@ -255,8 +255,9 @@ err store_copies_spent(double *epsilon, const char **member, struct store *store
     bool row = true;
     *member = NULL;
     TRY(db_query_open(&q, &store->db,
-                      "SELECT member, text, max(line) FROM ledger_copies WHERE run=? AND ours=1"
-                      " GROUP BY member",
+                      "SELECT member, text FROM ledger_copies c WHERE run=?1 AND ours=1 AND line="
+                      "(SELECT max(line) FROM ledger_copies WHERE run=?1 AND member=c.member"
+                      " AND ours=1) ORDER BY member",
                       "i", run));
     err e = db_query_next(&row, &q);
     while (!err_is(e) && row) {

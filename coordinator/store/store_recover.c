@@ -56,12 +56,6 @@ static err recover_reports(struct db *db)
     return db_end(db, e);
 }
 
-/* For SQLite: non-zero ends the statement. */
-static int is_late(void *until_ms)
-{
-    return text_now_ms() > *(const uint64_t *)until_ms;
-}
-
 static err damaged(const struct store *store, const char *how)
 {
     return err_make(
@@ -71,26 +65,10 @@ static err damaged(const struct store *store, const char *how)
         store->db.path, how, store->dir);
 }
 
-/* quick_check and not integrity_check, which also compares every index with its table. It reads the
- * whole file, so a large database is looked at in part only. */
 err store_check(bool *whole, struct store *store)
 {
-    struct db *db = &store->db;
-    struct db_query q = {0};
-    uint64_t until = text_now_ms() + STORE_CHECK_MS;
-    bool row = false;
-    sqlite3_progress_handler(db->handle, 100000, is_late, &until);
-    err e = db_query_open(&q, db, "PRAGMA quick_check(1)", "");
-    if (!err_is(e)) e = db_query_next(&row, &q);
-    bool late = err_is(e) && text_now_ms() > until;
-    if (!err_is(e) && row && strcmp(db_query_text(&q, 0), "ok") != 0)
-        e = damaged(store, db_query_text(&q, 0));
-    if (e.sys == EUCLEAN) e = damaged(store, "database disk image is malformed");
-    db_query_close(&q);
-    sqlite3_progress_handler(db->handle, 0, NULL, NULL);
-    if (late && e.kind != ERR_INPUT) e = ERR_NONE;
-    if (!err_is(e)) *whole = !late;
-    return e;
+    err e = db_quick_check(whole, &store->db, text_now_ms() + STORE_CHECK_MS);
+    return e.sys == EUCLEAN ? damaged(store, e.text) : e;
 }
 
 /* Rows decide what exists. A blob without a row comes from a crash between its rename and its

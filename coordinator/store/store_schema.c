@@ -167,10 +167,12 @@ static err refuse_strange_blobs(const struct store *store)
 }
 
 /* The database as it was before an upgrade, because the older fedlorad cannot read the new tables. A
- * copy that a crash has interrupted has another name. */
+ * copy that a crash has interrupted has another name. Of a server's database the operator has a dump
+ * (docs/postgresql.md). */
 static err keep_copy(struct store *store, int64_t version)
 {
     char path[LIMIT_PATH_BYTES + 32], part[sizeof path + 8];
+    if (db_is_server(store->db.path)) return ERR_NONE;
     snprintf(path, sizeof path, "%s.v%d", store->db.path, (int)version);
     snprintf(part, sizeof part, "%s.part", path);
     if (file_disk.unlink(part) != 0 && errno != ENOENT) return err_sys(errno, "%s", part);
@@ -215,7 +217,7 @@ err store_schema(struct store *store)
 {
     struct db *db = &store->db;
     int64_t version = 0;
-    TRY(db_number(&version, db, "PRAGMA user_version", ""));
+    TRY(db_version(&version, db));
     if (version > STORE_VERSION) return newer(store, version);
     if (version == STORE_VERSION) return ERR_NONE;
     TRY(version ? keep_copy(store, version) : refuse_strange_blobs(store));
@@ -225,23 +227,25 @@ err store_schema(struct store *store)
 }
 
 /* The tables are not changed, because the service that runs on them may be an older one. */
-err store_open_beside(struct store *out, const char *dir)
+err store_open_beside(struct store *out, const struct store_place *place)
 {
     struct store store = {0};
+    const char *dir = place->dir;
+    bool server = place->database && *place->database;
     char path[LIMIT_PATH_BYTES];
     int64_t version = 0;
     TRY(file_join(path, sizeof path, dir, "fedlora.db"));
-    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir || !file_exists(path))
+    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir || (!server && !file_exists(path)))
         return err_make(ERR_INPUT, "%.300s: expected the folder of a store (store.path)", dir);
     memcpy(store.dir, dir, strlen(dir) + 1);
-    TRY(db_open(&store.db, path, DB_FLUSHED));
-    err e = db_number(&version, &store.db, "PRAGMA user_version", "");
+    TRY(db_open(&store.db, server ? place->database : path, DB_FLUSHED));
+    err e = db_version(&version, &store.db);
     if (!err_is(e) && version != STORE_VERSION)
         e = err_make(
             ERR_INPUT,
             "%.300s has version %d, this fedlorad uses %d: use the fedlorad of the running "
             "service, or start this one first, which upgrades it",
-            path, (int)version, STORE_VERSION);
+            store.db.path, (int)version, STORE_VERSION);
     if (err_is(e))
         store_close(&store);
     else

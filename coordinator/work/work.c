@@ -165,7 +165,7 @@ err work_open(struct work **out, const struct work_options *options)
     queue_init(&w->waiting);
     queue_init(&w->background);
     queue_init(&w->finished);
-    err e = store_open_with(&w->store, options->data_dir, options->care);
+    err e = store_open_at(&w->store, &options->place);
     if (!err_is(e)) {
         pthread_mutex_init(&w->lock, NULL);
         pthread_cond_init(&w->changed, NULL);

@@ -30,7 +30,7 @@ struct work_job {
 
 struct work_options {
     const char *name; /* of the thread, at most 15 letters */
-    const char *data_dir;
+    struct store_place place;
     size_t queue_max, batch_max;
     uint64_t cost_max; /* of a batch of several jobs; 0: any */
     /* Worker thread: sets each job's `result`. */
@@ -40,7 +40,6 @@ struct work_options {
     /* No thread: work_take() does the work. For simulations, where the order of everything is
      * decided by virtual time. */
     bool in_caller;
-    enum db_care care; /* of its connection to the store */
 };
 
 err work_open(struct work **out, const struct work_options *options);

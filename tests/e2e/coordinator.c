@@ -25,6 +25,7 @@ Test(coordinator, kills_at_any_moment_change_no_byte_of_the_result)
 /* The database has the seed of secret draws. */
 Test(coordinator, keeps_its_files_to_itself)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     char path[SUPPORT_PATH_BYTES], key[SUPPORT_PATH_BYTES];
     struct stat st;
     begin("");
@@ -132,6 +133,7 @@ static void list_all(size_t runs, uint32_t limit)
 /* 1,024 runs, the largest number that may be open at once. A name has five bytes after its tag. */
 Test(coordinator, lists_many_runs_in_pages_and_counts_the_open_ones)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     static const char *const clone =
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1023)"
         " INSERT INTO runs(name,config,created_ms,hold) SELECT printf('r%04d',i),"
@@ -154,6 +156,7 @@ Test(coordinator, lists_many_runs_in_pages_and_counts_the_open_ones)
 
 Test(coordinator, sets_a_run_aside_that_it_cannot_read)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     Fedlora__V1__RunStatus *status = NULL;
     begin("");
     ok(create_run("flora", 0));
@@ -364,6 +367,7 @@ Test(coordinator, says_come_back_later_when_the_disk_is_full)
 
 Test(coordinator, two_cannot_share_a_folder_or_an_address)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     begin("");
     kill(federation.coordinator, SIGHUP);
     cr_expect_eq(fake_federation_try(&federation, NULL), 1);

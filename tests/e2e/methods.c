@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "coordinator/store/store.h"
+#include "tests/support/database.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
 #include "tests/support/method_runs.h"
@@ -281,7 +282,7 @@ static void replay_open(struct replay *r, const struct variant *v)
     static Fedlora__V1__HelloRequest *list;
     static struct method_module module[64];
     static char hex[DIGEST_TEXT_BYTES];
-    ok(store_open(&r->store, federation.store));
+    ok(support_store_open(&r->store, federation.store));
     ok(store_runs(&row, &count, &r->store, &r->arena));
     for (size_t i = 0; i < count; i++)
         if (!strcmp(row[i].name, v->run)) r->run = &row[i];

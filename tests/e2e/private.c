@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "coordinator/store/store.h"
 #include "privacy/ledger/statement.h"
+#include "tests/support/database.h"
 #include "tests/support/fake_federation.h"
 #include "tests/support/fake_member.h"
 #include "tests/support/support.h"
@@ -187,7 +188,7 @@ static void expect_reason(const char *part)
     struct arena arena = {0};
     struct store_run *run = NULL;
     size_t count = 0;
-    ok(store_open(&store, federation.store));
+    ok(support_store_open(&store, federation.store));
     ok(store_runs(&run, &count, &store, &arena));
     cr_assert_eq(count, 1);
     cr_expect(strstr(run->reason, part) == run->reason, "%s", run->reason);
@@ -264,7 +265,7 @@ Test(private, hands_rounds_only_to_who_was_drawn)
     run_everyone(4);
     read_ledger(&ledger, &s);
     cr_assert_eq(s.releases, ROUNDS);
-    ok(store_open(&store, federation.store));
+    ok(support_store_open(&store, federation.store));
     ok(store_private_seed(&last, &store, 1));
     ok(store_rounds(&round, &count, &store, 1, false, &arena));
     cr_assert_eq(count, ROUNDS);

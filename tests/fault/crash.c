@@ -11,7 +11,7 @@ static struct digest last_state(const char *dir)
     struct store_run *row = NULL;
     struct digest digest;
     size_t count = 0;
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_runs(&row, &count, &store, &arena));
     cr_assert_eq(count, 1);
     cr_assert_eq(row->published, ROUNDS);
@@ -102,7 +102,7 @@ Test(crash, leaves_no_file_that_nothing_names)
     spawn(dir, FAULT_NONE, 0);
     struct store store = {0};
     struct store_recovered found;
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_recover(&found, &store, 0));
     cr_expect_eq(found.removed + found.lost, 0, "%zu files were left over",
                  found.removed + found.lost);

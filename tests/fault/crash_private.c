@@ -33,7 +33,7 @@ static void look(struct drawn *out, const char *dir)
     struct store_private was;
     size_t count = 0;
     *out = (struct drawn){0};
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_runs(&row, &count, &store, &arena));
     if (count > 0) {
         ok(store_private_load(&was, &store, row->id, row->published + 1));
@@ -57,7 +57,7 @@ static void expect_charged_once(const char *dir, const struct drawn *drawn, long
     struct statement statement;
     size_t count = 0, rounds = 0;
     float state[2][16];
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_runs(&row, &count, &store, &arena));
     cr_assert_eq(count, 1);
     ok(store_rounds(&round, &rounds, &store, row->id, false, &arena));

@@ -221,7 +221,7 @@ static struct digest state_of(const char *dir, bool first_lost)
     struct store_round *row = NULL;
     size_t runs = 0, rounds = 0;
     uint32_t lost = 0, counted = 0;
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_runs(&run, &runs, &store, &arena));
     ok(store_rounds(&row, &rounds, &store, run->id, true, &arena));
     cr_assert_eq(rounds, ROUNDS);

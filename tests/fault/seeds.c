@@ -388,6 +388,7 @@ static struct digest simulate(uint64_t seed, size_t kind, bool without_faults, b
     set_chances();
     support_dir_make(w.dir);
     w.config = (struct config){.path = w.dir,
+                               .database = support_database(w.database, w.dir),
                                .keep_states = ROUNDS + 1,
                                .keep_updates = ROUNDS + 1,
                                .retry_ms = 2000,

@@ -11,6 +11,7 @@
 #include "coordinator/run/run.h"
 #include "coordinator/store/spool.h"
 #include "proto/message.h"
+#include "tests/support/database.h"
 #include "tests/support/faulty_disk.h"
 #include "tests/support/support.h"
 
@@ -266,7 +267,9 @@ static err coordinate(struct run_shop *shop)
 static err serve_run_with(const char *dir, err (*use)(struct run_shop *shop))
 {
     static const char *allowed[MEMBERS] = {"icu", "lab", "ward"};
+    char database[DATABASE_BYTES];
     struct config config = {.path = dir,
+                            .database = support_database(database, dir),
                             .keep_states = ledger_key ? ROUNDS + 1 : 2,
                             .keep_updates = 1,
                             .retry_ms = 1,
@@ -277,9 +280,12 @@ static err serve_run_with(const char *dir, err (*use)(struct run_shop *shop))
     struct run_shop shop = {
         .config = &config, .changed = nothing_changed, .wake = nobody_sleeps, .now_ms = run_clock};
     struct store_recovered found;
-    TRY(run_shop_open(&shop));
-    TRY(store_recover(&found, shop.store, 1000000));
-    err e = use(&shop);
+    err e = run_shop_open(&shop);
+    if (!err_is(e)) e = store_recover(&found, shop.store, 1000000);
+    if (err_is(e))
+        run_shop_stop(&shop);
+    else
+        e = use(&shop);
     run_shop_close(&shop);
     return e;
 }

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "tests/support/database.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -55,12 +56,15 @@ static err make_certs(const struct fake_federation *f, int members)
 static err write_config(const struct fake_federation *f, int members, const char *more)
 {
     struct bytes text = {.max = 1 << 20};
-    char path[600];
+    char path[600], database[DATABASE_BYTES];
     snprintf(path, sizeof path, "%s/fedlorad.ini", f->dir);
     TRY(bytes_printf(&text,
                      "[server]\nlisten = %s\nca = %s/ca.pem\ncert = %s/server.pem\nkey = "
-                     "%s/server.key\n[store]\npath = %s\n[federation]\nname = test\nmembers = ",
+                     "%s/server.key\n[store]\npath = %s\n",
                      f->address, f->certs, f->certs, f->certs, f->store));
+    if (*support_database(database, f->store))
+        TRY(bytes_printf(&text, "database = %s\n", database));
+    TRY(bytes_printf(&text, "[federation]\nname = test\nmembers = "));
     for (int i = 0; i < members; i++)
         TRY(bytes_printf(&text, i ? ",m%d" : "m%d", i));
     TRY(bytes_printf(&text, "\n%s\n", more));

@@ -1,14 +1,14 @@
 /* A disk whose n-th step kills the process, or fails as on a full disk. A step is a call of
- * file_disk that changes something, or a commit of SQLite. It is for tests that fork: include
+ * file_disk that changes something, or a commit of the database. It is for tests that fork: include
  * this header in one file of a program, and install it once in a process. */
 #ifndef TESTS_SUPPORT_FAULTY_DISK_H
 #define TESTS_SUPPORT_FAULTY_DISK_H
 
 #include "base/file.h"
+#include "coordinator/store/db.h"
 
 #include <errno.h>
 #include <signal.h>
-#include <sqlite3.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -73,18 +73,11 @@ static int bad_ftruncate(int fd, off_t size)
     after(hit);
     return result;
 }
-static int bad_commit(void *unused)
+static err bad_commit(void)
 {
-    (void)unused;
     bool hit = step();
     after(hit); /* this is just before the commit; just after it is the next step */
-    return hit && fault == FAULT_FULL; /* non-zero: SQLite rolls back and returns an error */
-}
-static int watch_database(sqlite3 *handle, char **text, const struct sqlite3_api_routines *api)
-{
-    (void)text, (void)api;
-    sqlite3_commit_hook(handle, bad_commit, NULL);
-    return SQLITE_OK;
+    return hit && fault == FAULT_FULL ? err_sys(ENOSPC, "the database") : ERR_NONE;
 }
 
 static void install_faults(enum fault kind, long at)
@@ -97,7 +90,7 @@ static void install_faults(enum fault kind, long at)
     file_disk.rename = bad_rename;
     file_disk.unlink = bad_unlink;
     file_disk.ftruncate = bad_ftruncate;
-    sqlite3_auto_extension((void (*)(void))watch_database);
+    db_before_commit = bad_commit;
 }
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "tests/support/seeded_run.h"
 #include "tests/support/shaky_disk.h"
+#include "tests/support/database.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -62,6 +63,7 @@ static struct world {
     bool created, paused;
     uint64_t starts_at, works_at, booted; /* 0: the coordinator runs; no work waits */
     char dir[SUPPORT_PATH_BYTES];
+    char database[DATABASE_BYTES];
     struct config config;
     struct run_shop shop;
     struct run *run;

@@ -1,5 +1,5 @@
 /* A disk for simulations in one process. A step is a call of file_disk that changes something, or a
- * commit of SQLite.
+ * commit of the database.
  *
  *   - The n-th step from now kills: it happens, half happens or does not happen, and every later
  *     step fails without an effect until shaky_disk_restart(). To the files this is `kill -9`.
@@ -14,11 +14,11 @@
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "coordinator/store/db.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -157,16 +157,9 @@ static int shaky_ftruncate(int fd, off_t size)
     int result = shaky.real.ftruncate(fd, size);
     return shaky.dead ? -1 : result;
 }
-static int shaky_commit(void *unused)
+static err shaky_commit(void)
 {
-    (void)unused;
-    return !shaky_step() || shaky.dead; /* non-zero: SQLite rolls back and returns an error */
-}
-static int shaky_watch(sqlite3 *handle, char **text, const struct sqlite3_api_routines *api)
-{
-    (void)text, (void)api;
-    sqlite3_commit_hook(handle, shaky_commit, NULL);
-    return SQLITE_OK;
+    return !shaky_step() || shaky.dead ? err_sys(EIO, "the database") : ERR_NONE;
 }
 
 static void shaky_disk_install(void)
@@ -178,7 +171,7 @@ static void shaky_disk_install(void)
     file_disk.rename = shaky_rename;
     file_disk.unlink = shaky_unlink;
     file_disk.ftruncate = shaky_ftruncate;
-    sqlite3_auto_extension((void (*)(void))shaky_watch);
+    db_before_commit = shaky_commit;
 }
 
 /* `machine`: it lost what was not flushed, each file and name with a chance. */

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "coordinator/store/store.h"
+#include "tests/support/database.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>
@@ -25,7 +26,7 @@ static struct store store;
 static inline void begin(void)
 {
     support_dir_make(dir);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
 }
 static inline void end(void)
 {

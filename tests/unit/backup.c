@@ -96,7 +96,7 @@ static void expect_run(const char *where)
     store_close(&s);
     arena_close(&arena);
     *said = 0;
-    ok(backup_verify_store(&r, where, &notes));
+    ok(backup_verify_store(&r, &(struct store_place){.dir = where}, &notes));
     cr_expect(r.wrong == 0 && r.files >= 3, "%zu files, %zu wrong: %s", r.files, r.wrong, said);
     snprintf(path, sizeof path, "%s/audit/2026-01.jsonl", where);
     cr_expect(file_exists(path));
@@ -249,7 +249,7 @@ Test(backup, files_that_the_store_has_lost_are_named_and_do_not_stop_it)
     begin_run();
     ok(blob_remove(dir, &newest.digest));
     *said = 0;
-    ok(backup_verify_store(&r, dir, &notes));
+    ok(backup_verify_store(&r, &(struct store_place){.dir = dir}, &notes));
     cr_expect(r.wrong == 1 && strstr(said, "the state of round 2 of run r: missing"), "%s", said);
     ok(backup_make(&r, &o, &notes));
     cr_expect_eq(r.wrong, 1);

@@ -18,7 +18,7 @@ Test(store, keeps_what_it_has_acknowledged)
     ok(store_receipts(&store, update, 2));
     ok(store_receipts(&store, update, 1));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_runs(&runs, &count, &store, &arena));
     cr_assert_eq(count, 1);
     cr_expect_str_eq(runs->name, "r");
@@ -119,6 +119,7 @@ static void expect_count_uses_index(const char *name)
 
 Test(store, opens_what_the_version_before_has_made)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     begin();
     int64_t run = add_run("r");
     struct db *db = &store.db;
@@ -131,7 +132,7 @@ Test(store, opens_what_the_version_before_has_made)
                  " memory_size; DROP TABLE evaluations; DROP TABLE ledger; DROP TABLE"
                  " private_rounds; DROP TABLE ledger_copies; PRAGMA user_version = 1;"));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     cr_expect_eq(store.migrated_from, 1);
     ok(store_members(&member, &count, &store, run, &arena));
     cr_assert_eq(count, 2);
@@ -140,19 +141,19 @@ Test(store, opens_what_the_version_before_has_made)
                  WITHOUT_6 "DROP TABLE ledger; DROP TABLE private_rounds; DROP TABLE ledger_copies;"
                            " PRAGMA user_version = 2;"));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     struct store_private row = {.clip = 7};
     ok(store_private_load(&row, &store, run, 1));
     cr_expect(row.clip == 0 && row.noisy.size == 0);
     ok(db_script(&store.db, WITHOUT_6 "DROP TABLE ledger_copies; PRAGMA user_version = 3;"));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     struct bytes none = {.max = 1};
     ok(store_ledger_part(&none, &store, run, "a", 0));
     cr_expect_eq(none.size, 0);
     ok(db_script(&store.db, WITHOUT_6 "DROP INDEX reports_skipped; PRAGMA user_version = 4;"));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     expect_count_uses_index("reports_skipped");
     arena_close(&arena);
     end();
@@ -173,7 +174,7 @@ Test(store, knows_which_states_a_version_before_has_given_up)
     ok(db_script(&store.db, WITHOUT_6 "UPDATE rounds SET state=NULL WHERE round=1;"
                                       " PRAGMA user_version = 5;"));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_rounds(&round, &count, &store, run, false, &arena));
     cr_assert_eq(count, 2);
     cr_expect(round[0].gone && round[0].state.size == 0);
@@ -347,6 +348,7 @@ Test(store, lets_nobody_fetch_an_update)
 
 Test(store, a_full_database_is_the_operators_and_changes_nothing)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     begin();
     int64_t run = add_run("r"), id;
     struct store_run big = {.name = "big", .config_size = 1 << 20, .config = NULL};
@@ -423,6 +425,7 @@ Test(store, numbers_events_for_those_who_watch)
 
 Test(store, removes_any_number_of_blobs_that_were_given_up)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     begin();
     struct store_blob pinned = make_blob("pinned"), given_up = make_blob("given up");
     int64_t left = -1;

@@ -21,7 +21,7 @@ Test(store_change, takes_refused_updates_out_of_their_round_at_once)
     ok(store_receipts(&store, update, 2));
     ok(store_refuse_updates(&store, &refusal, 1));
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_updates(&row, &count, &store, run, 1, &arena));
     cr_assert_eq(count, 1);
     cr_expect_str_eq(row->member, "a");
@@ -55,7 +55,7 @@ Test(store_change, changes_a_run_and_adds_a_member_at_once)
     ok(store_change(&store, run, &with, "c", &event));
     ok(store_change(&store, run, &with, "c", &event)); /* has a row already */
     store_close(&store);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_runs(&runs, &count, &store, &arena));
     cr_assert_eq(runs->config_size, 7);
     cr_expect_eq(memcmp(runs->config, "another", 7), 0);

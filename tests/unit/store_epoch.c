@@ -10,7 +10,7 @@ static char other[SUPPORT_PATH_BYTES + 8];
 static struct store_epoch start(const char *where)
 {
     struct store_epoch epoch = {0};
-    ok(store_open(&store, where));
+    ok(support_store_open(&store, where));
     ok(store_epoch_begin(&epoch, &store));
     store_close(&store);
     return epoch;
@@ -18,7 +18,7 @@ static struct store_epoch start(const char *where)
 
 static err judge(const char *where, const struct store_epoch *epoch)
 {
-    ok(store_open(&store, where));
+    ok(support_store_open(&store, where));
     err e = store_epoch_judge(&store, epoch->byte, sizeof epoch->byte);
     store_close(&store);
     return e;
@@ -46,7 +46,7 @@ Test(store_epoch, accepts_what_it_has_given_out_itself_after_any_restart)
         epoch[i] = start(dir);
     for (int i = 0; i < 5; i++)
         ok(judge(dir, &epoch[i]));
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(store_epoch_judge(&store, NULL, 0));
     refused(store_epoch_judge(&store, epoch, 31), ERR_INPUT, "31 bytes, expected 32");
     end();
@@ -54,6 +54,7 @@ Test(store_epoch, accepts_what_it_has_given_out_itself_after_any_restart)
 
 Test(store_epoch, an_old_copy_finds_out_from_its_members)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     begin_closed();
     struct store_epoch common = start(dir);
     copy_store();
@@ -70,6 +71,7 @@ Test(store_epoch, an_old_copy_finds_out_from_its_members)
 
 Test(store_epoch, the_copy_that_the_operator_accepts_is_the_only_one_in_use)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     begin_closed();
     start(dir);
     copy_store();
@@ -77,7 +79,7 @@ Test(store_epoch, the_copy_that_the_operator_accepts_is_the_only_one_in_use)
     for (int i = 0; i < 20; i++)
         lost = start(dir);
     refused(judge(other, &lost), ERR_STATE, "");
-    ok(store_open(&store, other));
+    ok(support_store_open(&store, other));
     ok(store_epoch_accept(&store));
     store_close(&store);
     struct store_epoch after = start(other);

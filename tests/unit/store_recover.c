@@ -37,6 +37,7 @@ Test(store_recover, recovers_by_removing_what_no_row_names)
 /* A database that was lost or restored from another place must not cost the states. */
 Test(store_recover, refuses_blobs_without_their_database_and_touches_none)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     char path[SUPPORT_PATH_BYTES + 32];
     begin();
     add_run("r");
@@ -48,7 +49,8 @@ Test(store_recover, refuses_blobs_without_their_database_and_touches_none)
         (void)unlink(path);
     }
     for (int start = 0; start < 2; start++) /* the first one leaves an empty database */
-        refused(store_open(&store, dir), ERR_INPUT, "restore the database that belongs to them");
+        refused(support_store_open(&store, dir), ERR_INPUT,
+                "restore the database that belongs to them");
     cr_expect(has_blob(&state));
     support_dir_remove(dir);
 }
@@ -66,6 +68,7 @@ static void overwrite(long at, size_t bytes)
 
 Test(store_recover, finds_a_damaged_database_and_says_what_to_do)
 {
+    if (!support_is_sqlite()) cr_skip_test("of SQLite files");
     bool whole = false;
     begin();
     for (int i = 0; i < 50; i++) {
@@ -77,11 +80,11 @@ Test(store_recover, finds_a_damaged_database_and_says_what_to_do)
     cr_expect(whole);
     store_close(&store);
     overwrite(5 * 4096, 3000); /* inside a table; the schema can still be read */
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     refused(store_check(&whole, &store), ERR_INPUT, "restore it from a backup");
     store_close(&store);
     overwrite(0, 200); /* no database at all */
-    err e = store_open(&store, dir);
+    err e = support_store_open(&store, dir);
     cr_expect(err_is(e) && e.sys == EUCLEAN, "%s", e.text);
     support_dir_remove(dir);
 }

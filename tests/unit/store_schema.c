@@ -24,7 +24,7 @@ static void set_version(int version)
 {
     char sql[64];
     snprintf(sql, sizeof sql, "PRAGMA user_version = %d", version);
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     ok(db_script(&store.db, sql));
     store_close(&store);
 }
@@ -43,14 +43,14 @@ static int64_t count_of(const char *path, const char *sql)
 Test(store_schema, an_upgrade_keeps_the_database_as_it_was)
 {
     make_old();
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     cr_expect_eq(store.migrated_from, 7);
     cr_expect_eq(count_of(copy, "PRAGMA user_version"), 7);
     cr_expect_eq(count_of(copy, "SELECT count(*) FROM runs WHERE name='r'"), 1);
     cr_expect_eq(count_of(copy, "SELECT count(*) FROM sqlite_master WHERE name='epochs'"), 0);
     store_close(&store);
     cr_assert_eq(unlink(copy), 0);
-    ok(store_open(&store, dir)); /* nothing to upgrade, so no copy */
+    ok(support_store_open(&store, dir)); /* nothing to upgrade, so no copy */
     cr_expect_eq(store.migrated_from, 0);
     cr_expect(!file_exists(copy));
     end();
@@ -62,7 +62,7 @@ Test(store_schema, an_upgrade_replaces_a_copy_that_a_crash_has_interrupted)
     make_old();
     snprintf(part, sizeof part, "%s.part", copy);
     ok(file_write(part, "half", 4, true));
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     cr_expect(!file_exists(part));
     cr_expect_eq(count_of(copy, "PRAGMA user_version"), 7);
     end();
@@ -73,13 +73,13 @@ Test(store_schema, a_newer_database_is_refused_with_the_way_back)
     begin();
     store_close(&store);
     set_version(VERSION_STORE + 1);
-    refused(store_open(&store, dir), ERR_INPUT, "restore a backup from before the upgrade");
+    refused(support_store_open(&store, dir), ERR_INPUT, "restore a backup from before the upgrade");
     snprintf(copy, sizeof copy, "%s/fedlora.db.v%d", dir, VERSION_STORE + 1);
     ok(file_write(copy, "newer", 5, true)); /* of no use to this version */
-    refused(store_open(&store, dir), ERR_INPUT, "restore a backup from before the upgrade");
+    refused(support_store_open(&store, dir), ERR_INPUT, "restore a backup from before the upgrade");
     snprintf(copy, sizeof copy, "%s/fedlora.db.v%d", dir, VERSION_STORE);
     ok(file_write(copy, "older", 5, true));
-    refused(store_open(&store, dir), ERR_INPUT, copy);
+    refused(support_store_open(&store, dir), ERR_INPUT, copy);
     support_dir_remove(dir);
 }
 
@@ -88,7 +88,7 @@ Test(store_schema, the_copy_in_its_place_is_the_store_before_the_upgrade)
 {
     char command[3 * SUPPORT_PATH_BYTES];
     make_old();
-    ok(store_open(&store, dir));
+    ok(support_store_open(&store, dir));
     add_run("after the upgrade");
     store_close(&store);
     snprintf(command, sizeof command,
@@ -99,7 +99,7 @@ Test(store_schema, the_copy_in_its_place_is_the_store_before_the_upgrade)
     snprintf(copy, sizeof copy, "%s/fedlora.db", dir);
     cr_expect_eq(count_of(copy, "PRAGMA user_version"), 7);
     cr_expect_eq(count_of(copy, "SELECT count(*) FROM runs"), 1);
-    ok(store_open(&store, dir)); /* and it can be upgraded again */
+    ok(support_store_open(&store, dir)); /* and it can be upgraded again */
     cr_expect_eq(store.migrated_from, 7);
     end();
 }
@@ -107,14 +107,16 @@ Test(store_schema, the_copy_in_its_place_is_the_store_before_the_upgrade)
 Test(store_schema, a_command_beside_a_service_never_upgrades_its_tables)
 {
     make_old();
-    refused(store_open_beside(&store, dir), ERR_INPUT, "has version 7, this fedlorad uses");
+    refused(store_open_beside(&store, &(struct store_place){.dir = dir}), ERR_INPUT,
+            "has version 7, this fedlorad uses");
     snprintf(copy, sizeof copy, "%s/fedlora.db", dir);
     cr_expect_eq(count_of(copy, "PRAGMA user_version"), 7);
-    refused(store_open_beside(&store, "/nonexistent"), ERR_INPUT, "expected the folder of a store");
+    refused(store_open_beside(&store, &(struct store_place){.dir = "/nonexistent"}), ERR_INPUT,
+            "expected the folder of a store");
     support_dir_remove(dir);
     begin();
     struct store other = {0};
-    ok(store_open_beside(&other, dir));
+    ok(store_open_beside(&other, &(struct store_place){.dir = dir}));
     store_close(&other);
     end();
 }
