@@ -6,6 +6,7 @@
 #include "base/version.h"
 #include "coordinator/http/http.h"
 #include "coordinator/serve/serve.h"
+#include "coordinator/store/store_files.h"
 #include "coordinator/store/wal.h"
 #include "coordinator/subcommand.h"
 
@@ -171,6 +172,12 @@ static err open_checked(struct store *store, const struct config *config)
     return e;
 }
 
+static void say_lost(const char *path, const char *text, void *context)
+{
+    (void)context;
+    LOG(LOG_WARN, "file.lost", LOG_STR("path", path), LOG_STR("says", text));
+}
+
 /* Needs the lock, because it removes files that another process might be making. */
 static err recover(int64_t *migrated_from, const struct config *config)
 {
@@ -178,6 +185,7 @@ static err recover(int64_t *migrated_from, const struct config *config)
     struct store_recovered found = {0};
     TRY(open_checked(&store, config));
     err e = store_recover(&found, &store, config->upload_age_ms);
+    if (!err_is(e)) e = store_forget_lost(&store, say_lost, NULL);
     *migrated_from = store.migrated_from;
     store_close(&store);
     if (!err_is(e) && found.removed)

@@ -355,6 +355,7 @@ err run_hold(struct run *run, enum round_event_kind kind)
         return err_make(ERR_STATE, "run %s has failed: %s", run->config->name, run->round.reason);
     bool is_held = phase == ROUND_PAUSED || phase == ROUND_FAILED;
     if (kind == ROUND_ON_RESUME && !is_held) return ERR_NONE;
+    if (kind == ROUND_ON_RESUME) TRY(run_check_files(run));
     struct store_event event = {
         .event = word[1], .text = run->shop->by, .round = round_under_way(&run->round)};
     TRY(store_hold(run->shop->store, run->id, word[0], "", &event));

@@ -156,6 +156,9 @@ err run_admit(struct run *run, struct admit_job *job, uint32_t trained_round);
 /* Applies the result of an admission. */
 void run_admitted(struct run *run, const struct admit_job *job);
 err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or stop */
+/* The files that the next round needs exist and have their sizes. ERR_INPUT names one that does
+ * not, and what the operator can do. */
+err run_check_files(const struct run *run);
 
 /* ---- changes of an open run (run_change.c). They are durable on success, and hold from the round
  * under way on, or from the next one if that is being combined. ERR_INPUT: the reason why a method,

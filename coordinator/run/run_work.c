@@ -5,6 +5,7 @@
 
 #include "agg/round/method_bound.h"
 #include "base/text.h"
+#include "coordinator/store/store_files.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -93,6 +94,28 @@ void run_work_failed(struct run *run, err e)
         (void)saved;
     }
     run_apply(run, &event);
+}
+
+err run_check_files(const struct run *run)
+{
+    const struct {
+        const struct store_blob *blob;
+        const char *what;
+    } needed[] = {{&run->newest.state, "the state"},
+                  {&run->newest.frozen, "the frozen factors"},
+                  {&run->newest.memory, "the memory of the server's optimizer"}};
+    const char *dir = run->shop->store->dir;
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        bool there = true;
+        if (needed[i].blob->size) TRY(store_file_there(&there, dir, needed[i].blob));
+        if (!there)
+            return err_make(ERR_INPUT,
+                            "%.300s, %s of round %u, is missing or has another size: restore it "
+                            "from a backup, then resume the run",
+                            blob_path(dir, &needed[i].blob->digest).text, needed[i].what,
+                            run->round.published);
+    }
+    return ERR_NONE;
 }
 
 /* For the log only; the events of the round were stored with it. */

@@ -138,25 +138,36 @@ static void check_blob(struct serve *s, const struct run *run, const struct stor
         serve_report_missing(s, run, &blob->digest);
 }
 
+/* A run that lacks a file it needs would otherwise hand out rounds that no member can train. */
+static void fail_without_files(struct run *run)
+{
+    enum round_phase phase = round_phase(&run->round);
+    if (serve_is_over(run) || phase == ROUND_FAILED || phase == ROUND_AGGREGATING) return;
+    err e = run_check_files(run);
+    if (e.kind == ERR_INPUT) run_work_failed(run, e);
+}
+
 /* The files without which a run cannot continue or be exported. A missing update is found when its
  * round closes, and asked for again. */
 void serve_check_blobs(struct serve *s)
 {
-    for (const struct run *run = s->runs; run; run = run->next) {
+    for (struct run *run = s->runs; run; run = run->next) {
         check_blob(s, run, &run->newest.state);
         check_blob(s, run, &run->newest.frozen);
         check_blob(s, run, &run->newest.memory);
+        fail_without_files(run);
     }
 }
 
-/* Only states, because those of two rounds are kept. The worker may have replaced the others just
- * now. */
+/* Without work under way for the run, which replaces these files. */
 static void watch_states(struct serve *s, uint64_t now)
 {
     if (now < s->watch.next_blobs_ms) return;
     s->watch.next_blobs_ms = now + WATCH_BLOBS_MS;
-    for (const struct run *run = s->runs; run; run = run->next)
+    for (struct run *run = s->runs; run; run = run->next) {
         check_blob(s, run, &run->newest.state);
+        fail_without_files(run);
+    }
 }
 
 static void watch_round(struct run *run, uint64_t now)

@@ -22,7 +22,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return kept ? 0 : remove(path);
 }
 
-/* What a restore that was interrupted has left, except the lock. Links are not followed. */
+/* Files of a restore that was interrupted, except the lock. Links are not followed. */
 static err empty_part(const char *part)
 {
     return nftw(part, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0 ? ERR_NONE

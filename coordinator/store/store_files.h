@@ -28,6 +28,15 @@ void store_file_text(char *out, size_t bytes, const struct store_file *file);
 err store_files(struct db *db, err (*each)(const struct store_file *file, void *context),
                 void *context);
 
+/* False: the file does not exist, or has another size than its row says. */
+err store_file_there(bool *out, const char *dir, const struct store_blob *blob);
+/* Drops the rows of files that are lost and that a run can do without: updates, states of earlier
+ * rounds, an operator's uploads. `say` gets the path of each, and a sentence. Before any other
+ * thread uses DATA. */
+err store_forget_lost(struct store *store,
+                      void (*say)(const char *path, const char *text, void *context),
+                      void *context);
+
 /* Makes the file of the lock, so that the next two find it. At the start of a service. */
 err store_files_begin(const char *dir);
 /* *free: no backup is being made, and none begins before lock_close(). */

@@ -158,6 +158,7 @@ Test(troubles, names_who_was_refused_is_absent_and_did_what)
     refuse_header(&h, ERR_REFUSED, "train_loss");
     expect_trouble("call.refused since", true);
     cr_expect_eq(logged("event=call.refused run=r peer=client/m0 address=127.0.0.1 "), 1);
+    expect_paused_by();
     remove_blob(&h.task->train->state_digest);
     refused(fake_fetch(NULL, &h.member, &h.task->train->state_digest, 0), ERR_STATE, "");
     expect_trouble("blob.missing since", true);
@@ -166,7 +167,6 @@ Test(troubles, names_who_was_refused_is_absent_and_did_what)
     cr_expect(strstr(list->troubles[0], "blob.missing since"), "%s", list->troubles[0]);
     message_free(list);
     drop_task(&h);
-    expect_paused_by();
     ok(fake_command(&ops, RPC_PATH_ADMIN(pause_run), "r"));
     cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0);
     ok(fake_federation_start(&federation));
