@@ -24,10 +24,11 @@
 #define LIMIT_JSON_DEPTH 4096             /* nested lists and objects in a value that is skipped */
 #define LIMIT_TEXT_BYTES (1u << 30)       /* one text given to a tokenizer */
 #define LIMIT_ROWS (1u << 26)
-#define LIMIT_MEMBERS 10000       /* that take part in a round, or that a service lists */
-#define LIMIT_POPULATION 100000   /* members of a run; more than LIMIT_MEMBERS need a cohort */
-#define LIMIT_ROBUST_MEMBERS 2048 /* in a round whose robust rule compares all pairs */
-#define LIMIT_SESSION_BYTES 16    /* by which the machine of a member names itself */
+#define LIMIT_MEMBERS 10000        /* that take part in a round, or that a service lists */
+#define LIMIT_POPULATION 100000    /* members of a run; more than LIMIT_MEMBERS need a cohort */
+#define LIMIT_ROBUST_MEMBERS 2048  /* in a round whose robust rule compares all pairs */
+#define LIMIT_SESSION_BYTES 16     /* by which the machine of a member names itself */
+#define LIMIT_TOKENS LIMIT_MEMBERS /* open ones, for enrolment */
 #define LIMIT_RUNS 1024
 #define LIMIT_ROUNDS 100000
 #define LIMIT_BACKUP_FILES (1u << 20) /* whose list fits into LIMIT_JSON_BYTES */

@@ -4,7 +4,7 @@
 
 /* The version of the tables of the coordinator's store (coordinator/store/store_schema.c). Here,
  * because both programs print it. */
-enum { VERSION_STORE = 11 };
+enum { VERSION_STORE = 12 };
 
 /* For example "4f829af12" or "4f829af12.dirty"; "unknown" outside of a git repository and in
  * programs that are not installed, such as tests. */

@@ -43,6 +43,12 @@ static const struct option_row rows[] = {
      .fallback = "127.0.0.1:7443",
      .value = "HOST:PORT",
      .help = "address of the gRPC service"},
+    {.key = "server.address",
+     .kind = OPTION_TEXT,
+     AT(address),
+     .value = "HOST:PORT",
+     .help = "the same address as members reach it, for their configuration; default: the host "
+             "of the token, with this port"},
     {.flag = "ca",
      .key = "server.ca",
      .kind = OPTION_TEXT,
@@ -140,14 +146,61 @@ static const struct option_row rows[] = {
     {.key = "federation.members",
      .kind = OPTION_TEXT,
      AT(members),
-     .required = true,
      .value = "ID,ID,...",
-     .help = "members that may take part in runs"},
+     .help = "members that may take part in runs, beside those that were added by fedlora token "
+             "and fedlora member; may be empty"},
     {.key = "federation.admins",
      .kind = OPTION_TEXT,
      AT(admins),
      .value = "ID,ID,...",
      .help = "operators; default: every holder of an admin certificate"},
+    {.key = "enroll.listen",
+     .kind = OPTION_TEXT,
+     AT(enroll_listen),
+     .fallback = "",
+     .value = "HOST:PORT",
+     .help = "address at which institutions enrol with a token; empty: closed"},
+    {.key = "enroll.address",
+     .kind = OPTION_TEXT,
+     AT(enroll_address),
+     .value = "HOST:PORT",
+     .help = "the same address as institutions reach it, for tokens; default: the host by which "
+             "the operator reached the server"},
+    {.key = "enroll.signer",
+     .kind = OPTION_TEXT,
+     AT(signer),
+     .fallback = "builtin",
+     .value = "builtin|command:PATH",
+     .help = "who signs certificates: this process with the next two files, or a command that "
+             "reads a request (PEM) and prints the certificate and its chain (PEM)"},
+    {.key = "enroll.cert",
+     .kind = OPTION_TEXT,
+     AT(enroll_cert),
+     .value = "FILE",
+     .help = "certificate of the issuing authority (PEM), for signer = builtin"},
+    {.key = "enroll.key",
+     .kind = OPTION_TEXT,
+     AT(enroll_key),
+     .value = "FILE",
+     .help = "key of the issuing authority (PEM, mode 0600), for signer = builtin"},
+    {.key = "enroll.signer_timeout",
+     .kind = OPTION_DURATION,
+     AT(signer_ms),
+     .fallback = "30s",
+     .value = "TIME",
+     .help = "longest time that the command may take"},
+    {.key = "enroll.member_life",
+     .kind = OPTION_DURATION,
+     AT(member_life_ms),
+     .fallback = "30d",
+     .value = "TIME",
+     .help = "life of members' certificates, which renew themselves at two thirds of it"},
+    {.key = "enroll.admin_life",
+     .kind = OPTION_DURATION,
+     AT(admin_life_ms),
+     .fallback = "7d",
+     .value = "TIME",
+     .help = "life of operators' certificates, which renew themselves when they are used"},
     {.key = "limits.update_bytes",
      .kind = OPTION_SIZE,
      AT(update_bytes_max),
@@ -264,6 +317,29 @@ static err check_paths(const struct config *c)
     return ERR_NONE;
 }
 
+const char *config_signer_command(const struct config *config)
+{
+    static const char prefix[] = "command:";
+    size_t size = sizeof prefix - 1;
+    return strncmp(config->signer, prefix, size) ? NULL : config->signer + size;
+}
+
+/* A path without a slash would be looked up in PATH, and a service has its own. */
+static err check_signer(const struct config *c)
+{
+    const char *command = config_signer_command(c);
+    if (command ? *command != '/' : strcmp(c->signer, "builtin") != 0)
+        return err_make(ERR_INPUT,
+                        "enroll.signer: \"%.80s\": expected builtin, or command:/path/of/command",
+                        c->signer);
+    if (!c->enroll_cert != !c->enroll_key)
+        return err_make(ERR_INPUT, "enroll.cert and enroll.key: expected both or none");
+    if (*c->enroll_listen && !command && !c->enroll_key)
+        return err_make(ERR_INPUT,
+                        "enroll.listen: needs enroll.cert and enroll.key, or enroll.signer");
+    return ERR_NONE;
+}
+
 /* Later sources win: defaults, file, --set, flags. The flags are read twice: first to find --config
  * and --set, then again over the values of the file. */
 static err read_all(struct config *c, int argc, char **argv)
@@ -287,10 +363,13 @@ static err read_all(struct config *c, int argc, char **argv)
     TRY(check_paths(c));
     if (!text_is_name(c->federation, LIMIT_NAME_BYTES - 1))
         return err_make(ERR_INPUT, "federation.name: \"%s\" is not a name", c->federation);
-    TRY(split_names(&c->allowed, c->members, "federation.members", &c->arena));
-    if (c->allowed.count == 0)
-        return err_make(ERR_INPUT, "federation.members: expected at least one name");
-    return split_names(&c->admin_ids, c->admins, "federation.admins", &c->arena);
+    TRY(check_signer(c));
+    TRY(split_names(&c->listed, c->members, "federation.members", &c->arena));
+    TRY(split_names(&c->listed_admins, c->admins, "federation.admins", &c->arena));
+    c->allowed = c->listed;
+    c->admin_ids = c->listed_admins;
+    c->any_admin = c->listed_admins.count == 0;
+    return ERR_NONE;
 }
 
 err config_open(struct config *out, int argc, char **argv)
@@ -327,23 +406,54 @@ err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int a
     struct config next = {0};
     struct arena arena = {0};
     TRY(config_open(&next, argc, argv));
-    err e = split_names(&next.allowed, next.members, "federation.members", &arena);
-    if (!err_is(e)) e = split_names(&next.admin_ids, next.admins, "federation.admins", &arena);
+    err e = split_names(&next.listed, next.members, "federation.members", &arena);
+    if (!err_is(e)) e = split_names(&next.listed_admins, next.admins, "federation.admins", &arena);
     if (err_is(e)) {
         arena_close(&arena);
     } else {
         arena_close(&config->reread);
         config->reread = arena;
-        config->allowed = next.allowed;
-        config->admin_ids = next.admin_ids;
+        config->listed = config->allowed = next.listed;
+        config->listed_admins = config->admin_ids = next.listed_admins;
+        config->any_admin = next.listed_admins.count == 0;
         list_others(others, CONFIG_OTHERS_BYTES, config, &next);
     }
     config_close(&next);
     return e;
 }
 
+static err copy_list(struct option_list *out, const struct option_list *list, struct arena *arena)
+{
+    struct option_list copy = {0};
+    TRY(arena_take(&copy.item, arena, list->count + 1, sizeof *copy.item));
+    for (; copy.count < list->count; copy.count++)
+        TRY(arena_text(&copy.item[copy.count], arena, list->item[copy.count],
+                       strlen(list->item[copy.count])));
+    *out = copy;
+    return ERR_NONE;
+}
+
+err config_allow(struct config *config, const struct option_list *members,
+                 const struct option_list *admins)
+{
+    struct arena arena = {0};
+    struct option_list allowed, admin_ids;
+    err e = copy_list(&allowed, members, &arena);
+    if (!err_is(e)) e = copy_list(&admin_ids, admins, &arena);
+    if (err_is(e)) {
+        arena_close(&arena);
+        return e;
+    }
+    arena_close(&config->agreed);
+    config->agreed = arena;
+    config->allowed = allowed;
+    config->admin_ids = admin_ids;
+    return ERR_NONE;
+}
+
 void config_close(struct config *config)
 {
+    arena_close(&config->agreed);
     arena_close(&config->arena);
     arena_close(&config->reread);
     *config = (struct config){0};
@@ -390,5 +500,5 @@ bool config_allows(const struct config *config, const char *member)
 
 bool config_allows_admin(const struct config *config, const char *admin)
 {
-    return config->admin_ids.count == 0 || is_listed(&config->admin_ids, admin);
+    return config->any_admin || is_listed(&config->admin_ids, admin);
 }

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 struct config {
-    const char *listen, *ca, *cert, *key; /* [server] */
+    const char *listen, *address, *ca, *cert, *key; /* [server]; address: as clients reach it */
     int64_t threads;
     const char *path; /* [store] */
     const char *database;
@@ -18,7 +18,10 @@ struct config {
     const char *ledger_key;                    /* [privacy]; NULL: private runs are refused */
     const char *audit_key;                     /* [audit]; NULL: DATA/audit/audit.key */
     const char *federation, *members, *admins; /* [federation]; lists as written, with commas */
-    uint64_t update_bytes_max;                 /* [limits] */
+    /* [enroll]; listen "": no institution can enrol; cert and key: of the issuing authority */
+    const char *enroll_listen, *enroll_address, *signer, *enroll_cert, *enroll_key;
+    uint64_t member_life_ms, admin_life_ms, signer_ms;
+    uint64_t update_bytes_max; /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;
     double calls_per_second;
     int64_t open_runs, rounds_at_once;
@@ -30,9 +33,13 @@ struct config {
     struct option_list set;
     bool check, accept_copy, help, version, sample;
 
-    struct option_list allowed, admin_ids; /* `members` and `admins`, split and checked */
+    struct option_list listed, listed_admins; /* `members` and `admins`, split and checked */
+    /* Those that may take part: first the same, then as config_allow() says. */
+    struct option_list allowed, admin_ids;
+    bool any_admin; /* every admin certificate of the authority */
     struct arena arena;
-    struct arena reread; /* holds those two after config_reread() */
+    struct arena reread; /* holds `listed` and `listed_admins` after config_reread() */
+    struct arena agreed; /* holds `allowed` and `admin_ids` after config_allow() */
 };
 
 /* Reads the arguments (without the program's name), then the file and --set. If help, version or
@@ -46,10 +53,15 @@ enum { CONFIG_OTHERS_BYTES = 256 };
 err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv);
 /* All rows, for the manual page of the configuration file. */
 const struct option_set *config_options(void);
+/* Replaces the lists of those that may take part by copies of these, which the store has. */
+err config_allow(struct config *config, const struct option_list *members,
+                 const struct option_list *admins);
+/* The command of [enroll] signer = command:PATH; NULL: this process signs. */
+const char *config_signer_command(const struct config *config);
 err config_help(struct bytes *out);
 err config_sample(struct bytes *out);
 bool config_allows(const struct config *config, const char *member);
-/* True for every admin certificate of the authority, unless the configuration names operators. */
+/* True for every admin certificate of the authority, unless the file names operators. */
 bool config_allows_admin(const struct config *config, const char *admin);
 
 /* --check: tests that files and certificates are good, that the address is free, and that the data

@@ -82,19 +82,6 @@ static err check(const struct config *config)
     return e;
 }
 
-/* Each call of a removed member is refused. Its connections are closed as well, so that it keeps no
- * open call or transfer. */
-static void cut_off_removed(const struct serve *s, const struct run *run)
-{
-    for (size_t i = 0; i < run->round.members; i++) {
-        const char *id = run->round.member[i].id;
-        if (config_allows(s->config, id)) continue;
-        err e = rpc_server_drop(s->server, RPC_CLIENT, id);
-        if (err_is(e))
-            LOG(LOG_ERROR, "member.not_cut_off", LOG_STR("member", id), LOG_STR("error", e.text));
-    }
-}
-
 /* The lists of members and operators. With an error the old ones stay, so a bad edit does not cut
  * members off. */
 static void reread_lists(struct serve *s, struct config *config, int argc, char **argv)
@@ -115,10 +102,8 @@ static void reread_lists(struct serve *s, struct config *config, int argc, char 
     if (*others)
         LOG(LOG_WARN, "config.needs_restart", LOG_STR("changed", others),
             LOG_STR("reason", "these values of the file are not used before a restart"));
-    for (struct run *run = s->runs; run; run = run->next) {
-        run_members_allowed(run);
-        cut_off_removed(s, run);
-    }
+    e = serve_identity_open(s);
+    if (err_is(e)) LOG(LOG_ERROR, "members.not_reread", LOG_STR("error", e.text));
 }
 
 /* SIGHUP. On an error the old certificates stay in use, so a bad renewal does not cut members

@@ -132,6 +132,7 @@ out:
     return e;
 }
 
+/* The root signs the issuer and is not needed again until that one is replaced. */
 static err make_files(struct made_all *all, const struct ca_init *o)
 {
     struct bytes *root = add(all, "ca.pem", "root certificate, which everybody trusts", false);

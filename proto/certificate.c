@@ -47,7 +47,7 @@ err certificate_make_key(struct bytes *out)
 
 /* ---- one certificate ---- */
 
-/* What differs between the kinds of certificates; extensions are in the form of openssl.cnf. */
+/* The parts in which certificates differ; extensions are in the form of openssl.cnf. */
 struct form {
     const char *organization, *name;                               /* of the subject: O and CN */
     const char *constraints, *usage, *purpose, *names, *permitted; /* NULL: without */

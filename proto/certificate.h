@@ -27,7 +27,7 @@ struct certificate_authority {
     const char *key;  /* PEM */
 };
 
-/* What is recorded of a certificate. */
+/* The facts about a certificate that are recorded. */
 struct certificate_issued {
     char serial[RPC_SERIAL_BYTES]; /* lower-case hex, as in struct rpc_peer */
     int64_t begins_s, ends_s;      /* since 1970 */

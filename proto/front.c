@@ -336,7 +336,8 @@ err front_open(struct front **out, const struct front_options *o)
     front->now_ms = text_now_ms();
     pthread_mutex_init(&front->lock, NULL);
     err e;
-    TRY_OUT(e, front_tls_open(&front->context, o->ca, o->cert, o->key));
+    const struct front_tls_files files = {o->ca, o->cert, o->key, o->open_to != NULL};
+    TRY_OUT(e, front_tls_open(&front->context, &files));
     front_pool_limits(front);
     TRY_OUT(e, front_peers_open(&front->places, FRONT_PEERS_MAX));
     TRY_OUT(e, front_peers_open(&front->identities, FRONT_PEERS_MAX));
@@ -362,7 +363,8 @@ int front_port(const struct front *front)
 err front_reload(struct front *front, const char *ca, const char *cert, const char *key)
 {
     SSL_CTX *context = NULL;
-    TRY(front_tls_open(&context, ca, cert, key));
+    const struct front_tls_files files = {ca, cert, key, front->options.open_to != NULL};
+    TRY(front_tls_open(&context, &files));
     pthread_mutex_lock(&front->lock);
     SSL_CTX *old = front->context;
     front->context = context;

@@ -20,7 +20,11 @@ struct front;
 struct front_options {
     const char *listen, *host, *port; /* "host:port" for errors, and its parts */
     const char *ca, *cert, *key;      /* PEM files */
-    uint32_t streams_max;             /* calls of one connection at once */
+    /* No certificate is asked for: all peers are RPC_NONE, of this federation, and limited by
+     * address. The server sends its root too, so that a client that has only the root's hash can
+     * verify it. NULL: peers need a certificate. */
+    const char *open_to;
+    uint32_t streams_max; /* calls of one connection at once */
     /* Called in the front's thread: takes over a connected descriptor. */
     void (*give)(void *give_context, int fd);
     void *give_context;

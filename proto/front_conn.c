@@ -161,6 +161,21 @@ static void fail_handshake(struct front_conn *c, enum rpc_refusal refusal, const
     front_conn_close(c);
 }
 
+/* A peer without a certificate is known by its address alone. */
+static err identify(struct front_conn *c)
+{
+    const char *open_to = c->front->options.open_to;
+    err e = ERR_NONE;
+    if (open_to == NULL) {
+        e = rpc_tls_identity_of(&c->peer, SSL_get0_peer_certificate(c->ssl));
+    } else {
+        c->peer.role = RPC_NONE;
+        snprintf(c->peer.federation, sizeof c->peer.federation, "%s", open_to);
+    }
+    snprintf(c->peer.address, sizeof c->peer.address, "%s", c->address);
+    return e;
+}
+
 void front_conn_shake(struct front_conn *c)
 {
     if (c->phase != CONN_HANDSHAKE) return;
@@ -169,8 +184,7 @@ void front_conn_shake(struct front_conn *c)
     int code = SSL_accept(c->ssl), why = code == 1 ? 0 : SSL_get_error(c->ssl, code);
     if (code == 1) {
         (void)epoll_ctl(c->front->shaking_epoll, EPOLL_CTL_DEL, c->fd, NULL);
-        err e = rpc_tls_identity_of(&c->peer, SSL_get0_peer_certificate(c->ssl));
-        snprintf(c->peer.address, sizeof c->peer.address, "%s", c->address);
+        err e = identify(c);
         if (err_is(e))
             fail_handshake(c, RPC_REFUSAL_CERTIFICATE, e.text);
         else

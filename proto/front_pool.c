@@ -17,6 +17,7 @@ enum {
     POOL_DESCRIPTORS = 4, /* of a member: socket, socket pair, and the file of its upload */
     POOL_OPEN_MOST = 2 * LIMIT_MEMBERS,
     POOL_LEAST = 8,
+    POOL_STRANGERS = 64, /* connections, and handshakes, of peers without a certificate */
     /* A client begins its handshake with its first packet, so one that is silent for 100 ms may
      * give way to others. One that has begun gets a second for two more round trips. */
     POOL_SILENT_MS = 100,
@@ -73,6 +74,9 @@ void front_pool_limits(struct front *front)
     size_t used = POOL_RESERVE + front->shaking_max;
     front->open_max =
         between(POOL_LEAST, (n > used ? n - used : 0) / POOL_DESCRIPTORS, POOL_OPEN_MOST);
+    if (front->options.open_to == NULL) return;
+    front->shaking_max = between(POOL_LEAST, front->shaking_max, POOL_STRANGERS);
+    front->open_max = between(POOL_LEAST, front->open_max, POOL_STRANGERS);
 }
 
 /* ---------------------------------------------------------------- reports and refusals */
@@ -267,8 +271,12 @@ void front_pool_admit(struct front_conn *c)
 {
     struct front *front = c->front;
     char name[FRONT_PEER_NAME];
-    snprintf(name, sizeof name, "%s/%s/%s", c->peer.federation, rpc_role_name(c->peer.role),
-             c->peer.id);
+    /* Peers without a certificate share the budget of their address. */
+    if (c->peer.role == RPC_NONE)
+        snprintf(name, sizeof name, "none/%.64s", c->place->name);
+    else
+        snprintf(name, sizeof name, "%s/%s/%s", c->peer.federation, rpc_role_name(c->peer.role),
+                 c->peer.id);
     struct front_peer *identity = front_peers_take(&front->identities, name, front->now_ms);
     if (identity == NULL || front_peer_is_refused(identity, front->now_ms)) {
         if (identity != NULL) identity->left_out++; /* the refusal itself was reported */

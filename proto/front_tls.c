@@ -71,20 +71,31 @@ static void on_message(int writing, int version, int type, const void *data, siz
         notes->updates++;
 }
 
-static bool use_certificates(SSL_CTX *context, const struct rpc_tls_pem *pem)
+/* All roots are sent while an authority is being replaced, because a token may name either one. */
+static bool use_roots(SSL_CTX *context, STACK_OF(X509) * roots, bool open)
+{
+    X509_STORE *store = SSL_CTX_get_cert_store(context);
+    bool fits = sk_X509_num(roots) > 0;
+    for (int i = 0; fits && i < sk_X509_num(roots); i++) {
+        X509 *root = sk_X509_value(roots, i);
+        fits = open ? SSL_CTX_add1_chain_cert(context, root) == 1
+                    : X509_STORE_add_cert(store, root) == 1 &&
+                          SSL_CTX_add_client_CA(context, root) == 1;
+    }
+    return fits;
+}
+
+static bool use_certificates(SSL_CTX *context, const struct rpc_tls_pem *pem, bool open)
 {
     STACK_OF(X509) *roots = rpc_tls_certs(pem->ca), *chain = rpc_tls_certs(pem->cert);
     BIO *bio = BIO_new_mem_buf(pem->key, -1);
     EVP_PKEY *key = bio == NULL ? NULL : PEM_read_bio_PrivateKey(bio, NULL, NULL, (void *)"");
-    X509_STORE *store = SSL_CTX_get_cert_store(context);
-    bool fits = key != NULL && sk_X509_num(roots) > 0 && sk_X509_num(chain) > 0 &&
+    bool fits = key != NULL && sk_X509_num(chain) > 0 &&
                 SSL_CTX_use_certificate(context, sk_X509_value(chain, 0)) == 1 &&
                 SSL_CTX_use_PrivateKey(context, key) == 1;
     for (int i = 1; fits && i < sk_X509_num(chain); i++)
         fits = SSL_CTX_add1_chain_cert(context, sk_X509_value(chain, i)) == 1;
-    for (int i = 0; fits && i < sk_X509_num(roots); i++)
-        fits = X509_STORE_add_cert(store, sk_X509_value(roots, i)) == 1 &&
-               SSL_CTX_add_client_CA(context, sk_X509_value(roots, i)) == 1;
+    fits = fits && use_roots(context, roots, open);
     EVP_PKEY_free(key);
     BIO_free(bio);
     sk_X509_pop_free(roots, X509_free);
@@ -95,9 +106,13 @@ static bool use_certificates(SSL_CTX *context, const struct rpc_tls_pem *pem)
 /* AUTO_RETRY is off so that one SSL_read() handles at most one record: a client that sends only key
  * updates cannot keep the thread inside it. Without tickets every handshake checks the
  * certificate. */
-static bool set_rules(SSL_CTX *context)
+static bool set_rules(SSL_CTX *context, bool open)
 {
-    SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, on_certificate);
+    if (open)
+        SSL_CTX_set_verify(context, SSL_VERIFY_NONE, NULL);
+    else
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
+                           on_certificate);
     SSL_CTX_set_alpn_select_cb(context, choose_h2, NULL);
     SSL_CTX_set_msg_callback(context, on_message);
     SSL_CTX_set_verify_depth(context, TLS_DEPTH);
@@ -111,15 +126,16 @@ static bool set_rules(SSL_CTX *context)
            SSL_CTX_set_num_tickets(context, 0) == 1;
 }
 
-err front_tls_open(SSL_CTX **out, const char *ca, const char *cert, const char *key)
+err front_tls_open(SSL_CTX **out, const struct front_tls_files *f)
 {
     struct rpc_tls_pem pem = {0};
-    TRY(rpc_tls_check(ca, cert, key, /*server*/ true, NULL));
-    TRY(rpc_tls_pem_read(&pem, ca, cert, key));
+    TRY(rpc_tls_check(f->ca, f->cert, f->key, /*server*/ true, NULL));
+    TRY(rpc_tls_pem_read(&pem, f->ca, f->cert, f->key));
     SSL_CTX *context = SSL_CTX_new(TLS_server_method());
     err e = ERR_NONE;
-    if (context == NULL || !set_rules(context) || !use_certificates(context, &pem))
-        e = err_make(ERR_INPUT, "%s, %s, %s: cannot be used for TLS 1.3", ca, cert, key);
+    if (context == NULL || !set_rules(context, f->open) ||
+        !use_certificates(context, &pem, f->open))
+        e = err_make(ERR_INPUT, "%s, %s, %s: cannot be used for TLS 1.3", f->ca, f->cert, f->key);
     if (err_is(e))
         SSL_CTX_free(context);
     else

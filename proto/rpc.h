@@ -27,7 +27,8 @@
  * Identity is the one URI SAN of the peer's certificate, fl://FEDERATION/client/ID or
  * fl://FEDERATION/admin/ID. A peer of another federation, or of a role that the method does not
  * serve, never reaches a handler. A peer without a certificate, with one of another CA, or with one
- * that is not for clients is refused in the handshake.
+ * that is not for clients is refused in the handshake. A second address, `open_listen`, asks for no
+ * certificate; its peers have the role RPC_NONE, an address, and no identity.
  *
  * CLIENT. Synchronous calls from any thread, several at a time; each has a deadline. */
 #ifndef PROTO_RPC_H
@@ -54,8 +55,9 @@ enum {
  * before any thread is started and before any other use of TLS. Calling it again is harmless. */
 err rpc_init(void);
 
-enum rpc_role { RPC_CLIENT = 1, RPC_ADMIN = 2 }; /* also bits of rpc_method.roles */
-const char *rpc_role_name(enum rpc_role role);   /* "client" or "admin", as in identities */
+/* Also bits of rpc_method.roles. RPC_NONE: a peer without a certificate, on `open_listen`. */
+enum rpc_role { RPC_CLIENT = 1, RPC_ADMIN = 2, RPC_NONE = 4 };
+const char *rpc_role_name(enum rpc_role role); /* "client" or "admin", as in identities; "none" */
 
 struct rpc_peer {
     enum rpc_role role;
@@ -76,7 +78,7 @@ enum rpc_shape { RPC_UNARY, RPC_UPLOAD, RPC_DOWNLOAD, RPC_CHAT };
 struct rpc_method {
     const char *path; /* proto/rpc_path.h */
     enum rpc_shape shape;
-    unsigned roles;  /* RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
+    unsigned roles;  /* for example RPC_CLIENT | RPC_ADMIN: peers of other roles are refused */
     bool tells_time; /* the answer also has the server's time, for rpc_client_clock() */
     void (*begin)(struct rpc_call *call, const void *request, size_t size); /* upload: NULL, 0 */
     void (*part)(struct rpc_call *call, const void *message, size_t size);  /* upload only */
@@ -122,6 +124,7 @@ err rpc_wire_split(char *host, size_t host_bytes, char port[6], const char *addr
 
 struct rpc_server_options {
     const char *listen;          /* "host:port", "[::1]:port"; port 0: any free one */
+    const char *open_listen;     /* the same for peers without a certificate; NULL or "": none */
     const char *ca, *cert, *key; /* PEM files; only clients of this CA are let in */
     const char *federation;      /* federation that peers must belong to; NULL: any */
     const struct rpc_method *method;
@@ -154,6 +157,7 @@ struct rpc_server_options {
  * port is in use. */
 err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *options);
 int rpc_server_port(const struct rpc_server *server);
+int rpc_server_open_port(const struct rpc_server *server); /* of open_listen; 0: none */
 /* Waits at most timeout_ms for events, runs their callbacks, returns. */
 void rpc_server_poll(struct rpc_server *server, uint64_t timeout_ms);
 void rpc_server_wake(struct rpc_server *server);          /* any thread: ends a waiting poll */

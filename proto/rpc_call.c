@@ -159,7 +159,8 @@ static err peer_read(struct rpc_call *call, const grpc_call_details *details)
 {
     struct rpc_server *s = call->server;
     char *authority = grpc_slice_to_c_string(details->host);
-    bool found = front_find(&call->peer, s->front, authority);
+    bool found = front_find(&call->peer, s->front, authority) ||
+                 (s->open_front != NULL && front_find(&call->peer, s->open_front, authority));
     gpr_free(authority);
     if (!found) return err_make(ERR_REFUSED, "the connection has ended");
     if (s->federation != NULL && strcmp(s->federation, call->peer.federation) != 0)
@@ -198,6 +199,19 @@ static void turn_away_as(struct rpc_call *call, err why)
     turn_away(call, rpc_wire_status(why.kind), call->method->path, why);
 }
 
+static err wrong_role(const struct rpc_method *method, const struct rpc_peer *peer)
+{
+    if (peer->role == RPC_NONE)
+        return err_make(ERR_REFUSED, "%s: not on this address, which is for Enroll only",
+                        method->path);
+    if (method->roles == RPC_NONE)
+        return err_make(ERR_REFUSED, "%s: only on the address of enrolment", method->path);
+    bool is_client = peer->role == RPC_CLIENT;
+    return err_make(ERR_REFUSED, "%s: only %s may call this; %s is %s", method->path,
+                    is_client ? "an admin" : "a client", peer->id,
+                    is_client ? "a client" : "an admin");
+}
+
 /* The first checks, before any byte of the request is read. */
 static void admit(struct rpc_call *call, const grpc_call_details *details)
 {
@@ -222,10 +236,7 @@ static void admit(struct rpc_call *call, const grpc_call_details *details)
         return;
     }
     if ((call->method->roles & call->peer.role) == 0) {
-        turn_away_as(
-            call, err_make(ERR_REFUSED, "%s: only %s may call this; %s is %s", call->method->path,
-                           call->peer.role == RPC_CLIENT ? "an admin" : "a client", call->peer.id,
-                           call->peer.role == RPC_CLIENT ? "a client" : "an admin"));
+        turn_away_as(call, wrong_role(call->method, &call->peer));
         return;
     }
     const struct rpc_server_options *o = &call->server->options;

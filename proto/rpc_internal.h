@@ -71,10 +71,9 @@ struct rpc_call {
 struct rpc_server {
     /* Its strings belong to the caller and may no longer exist. The copies are below. */
     struct rpc_server_options options;
-    char *listen, *ca, *cert, *key, *federation;
+    char *listen, *open_listen, *ca, *cert, *key, *federation;
     grpc_server *server;
     grpc_completion_queue *queue;
-    int port;
     /* One call slot is always on offer to gRPC. */
     grpc_call *offered;
     grpc_call_details details;
@@ -88,8 +87,8 @@ struct rpc_server {
     grpc_channel *wake_channel;
     grpc_call *wake_call;
     atomic_bool woken;
-    struct bytes scratch; /* the message being delivered */
-    struct front *front;
+    struct bytes scratch;             /* the message being delivered */
+    struct front *front, *open_front; /* open_front: of peers without a certificate, or NULL */
 };
 
 /* Takes over the offered call, and refuses it if its peer or method is not allowed. */

@@ -13,9 +13,10 @@
 enum {
     SERVER_BATCH = 512, /* events run in one poll, so that the caller gets its turn */
     SERVER_SWEEP_MS = 500,
-    SERVER_CLOSE_MS = 5000, /* for gRPC to end cancelled calls */
-    SERVER_LAST_MS = 250,   /* for the last statuses to reach their clients */
-    SERVER_STREAMS = 16,    /* of one connection: a long poll, a report, a transfer, and room */
+    SERVER_CLOSE_MS = 5000,  /* for gRPC to end cancelled calls */
+    SERVER_LAST_MS = 250,    /* for the last statuses to reach their clients */
+    SERVER_STREAMS = 16,     /* of one connection: a long poll, a report, a transfer, and room */
+    SERVER_OPEN_STREAMS = 2, /* the same without a certificate */
 };
 
 static gpr_timespec no_wait(void)
@@ -75,30 +76,43 @@ static void give(void *context, int fd)
     grpc_server_credentials_release(plain);
 }
 
-static err open_front(struct rpc_server *s)
+/* strangers: peers without a certificate */
+static err open_front(struct front **out, struct rpc_server *s, const char *listen, bool strangers)
 {
     char host[256], port[6];
-    TRY(rpc_wire_split(host, sizeof host, port, s->listen, "listen"));
-    const struct front_options options = {.listen = s->listen,
+    TRY(rpc_wire_split(host, sizeof host, port, listen, "listen"));
+    const struct front_options options = {.listen = listen,
                                           .host = host,
                                           .port = port,
                                           .ca = s->ca,
                                           .cert = s->cert,
                                           .key = s->key,
-                                          .streams_max = SERVER_STREAMS,
+                                          .open_to = !strangers      ? NULL
+                                                     : s->federation ? s->federation
+                                                                     : "",
+                                          .streams_max =
+                                              strangers ? SERVER_OPEN_STREAMS : SERVER_STREAMS,
                                           .give = give,
                                           .give_context = s,
                                           .event = s->options.event,
                                           .count = s->options.count,
                                           .event_context = s->options.context};
-    TRY(front_open(&s->front, &options));
-    s->port = front_port(s->front);
+    return front_open(out, &options);
+}
+
+static err open_fronts(struct rpc_server *s)
+{
+    TRY(open_front(&s->front, s, s->listen, false));
+    if (s->open_listen[0] != 0) TRY(open_front(&s->open_front, s, s->open_listen, true));
     return ERR_NONE;
 }
 
+/* If the second one fails, new connections to the first one already use the new files, which were
+ * good a moment ago. */
 err rpc_server_reload(struct rpc_server *s)
 {
-    return front_reload(s->front, s->ca, s->cert, s->key);
+    TRY(front_reload(s->front, s->ca, s->cert, s->key));
+    return s->open_front == NULL ? ERR_NONE : front_reload(s->open_front, s->ca, s->cert, s->key);
 }
 
 err rpc_server_drop(struct rpc_server *s, enum rpc_role role, const char *id)
@@ -126,11 +140,13 @@ static err copy_options(struct rpc_server *s, const struct rpc_server_options *o
     if (o->memory_bytes == 0) s->options.memory_bytes = 64u << 20;
     s->scratch.max = RPC_MESSAGE_BYTES;
     s->listen = strdup(o->listen);
+    s->open_listen = strdup(o->open_listen == NULL ? "" : o->open_listen);
     s->ca = strdup(o->ca);
     s->cert = strdup(o->cert);
     s->key = strdup(o->key);
     s->federation = o->federation == NULL ? NULL : strdup(o->federation);
-    if (!s->listen || !s->ca || !s->cert || !s->key || (o->federation && !s->federation))
+    if (!s->listen || !s->open_listen || !s->ca || !s->cert || !s->key ||
+        (o->federation && !s->federation))
         return err_sys(ENOMEM, "the server's options");
     return ERR_NONE;
 }
@@ -151,7 +167,7 @@ err rpc_server_open(struct rpc_server **out, const struct rpc_server_options *op
     s->server = make_server(&s->options);
     grpc_server_register_completion_queue(s->server, s->queue, NULL);
     grpc_server_start(s->server);
-    TRY_OUT(e, open_front(s));
+    TRY_OUT(e, open_fronts(s));
     offer_call(s);
     *out = s;
     return ERR_NONE;
@@ -232,7 +248,11 @@ void rpc_server_wake(struct rpc_server *s)
 
 int rpc_server_port(const struct rpc_server *s)
 {
-    return s->port;
+    return front_port(s->front);
+}
+int rpc_server_open_port(const struct rpc_server *s)
+{
+    return s->open_front == NULL ? 0 : front_port(s->open_front);
 }
 size_t rpc_server_calls(const struct rpc_server *s)
 {
@@ -254,6 +274,7 @@ void rpc_server_drain(struct rpc_server *s)
     s->draining = true;
     rpc_server_set_serving(s, false);
     if (s->front != NULL) front_drain(s->front);
+    if (s->open_front != NULL) front_drain(s->open_front);
     grpc_server_shutdown_and_notify(s->server, s->queue, &s->shutdown_tag);
 }
 
@@ -282,10 +303,12 @@ static bool close_server(struct rpc_server *s, uint64_t grace_ms)
     grpc_server_cancel_all_calls(s->server);
     poll_until_over(s, SERVER_LAST_MS);
     if (s->front != NULL) front_shut(s->front);
+    if (s->open_front != NULL) front_shut(s->open_front);
     poll_until_over(s, SERVER_CLOSE_MS);
     if (is_busy(s)) return false;
     front_close(s->front);
-    s->front = NULL;
+    front_close(s->open_front);
+    s->front = s->open_front = NULL;
     grpc_server_destroy(s->server);
     return true;
 }
@@ -295,6 +318,7 @@ void rpc_server_close(struct rpc_server *s, uint64_t grace_ms)
     if (s == NULL) return;
     if (s->server != NULL && !close_server(s, grace_ms)) {
         front_close(s->front);
+        front_close(s->open_front);
         return; /* leaked, because gRPC may still write to it; the process ends next */
     }
     if (s->queue != NULL) {
@@ -309,6 +333,7 @@ void rpc_server_close(struct rpc_server *s, uint64_t grace_ms)
     }
     bytes_close(&s->scratch);
     free(s->listen);
+    free(s->open_listen);
     free(s->ca);
     free(s->cert);
     free(s->key);

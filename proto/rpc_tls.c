@@ -208,7 +208,7 @@ static bool take_name(char out[LIMIT_NAME_BYTES], const char *text, const char *
 
 const char *rpc_role_name(enum rpc_role role)
 {
-    return role == RPC_ADMIN ? "admin" : "client";
+    return role == RPC_ADMIN ? "admin" : role == RPC_NONE ? "none" : "client";
 }
 
 err rpc_peer_parse(struct rpc_peer *out, const char *uri)

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "client/command/command_pages.h"
+#include "client/command/command_roster.h"
 #include "client/command/command_run.h"
 #include "client/command/run_options.h"
 
@@ -48,6 +49,15 @@ static const struct command *const commands[] = {
     &command_run_drop_update,
     &command_run_export,
     &command_run_audit,
+    &command_token_create,
+    &command_token_list,
+    &command_token_revoke,
+    &command_member_list,
+    &command_member_show,
+    &command_member_add,
+    &command_member_rename,
+    &command_member_sign,
+    &command_member_revoke,
     &command_simulate_split, /* before "simulate", whose argument could be "split" */
     &command_simulate_plan,
     &command_simulate_report,

@@ -263,7 +263,10 @@ static err allow(void *context, const struct rpc_peer *peer)
     char name[TROUBLE_PEER_BYTES];
     s->asking = NULL;
     s->shop.by[0] = 0;
+    if (peer->role == RPC_NONE) return ERR_NONE; /* Enroll has a limit of its own */
     TRY(rate_take(&s->rate, serve_peer_name(name, peer), text_now_ms()));
+    TRY(serve_identity_check(s, peer));
+    serve_identity_seen(s, peer);
     serve_check_certificate(s, peer);
     tally_seen(&s->tally, peer, text_wall_ms());
     return ERR_NONE;
@@ -330,6 +333,7 @@ static err open_server(struct serve *s)
     static struct rpc_method method[SERVE_METHODS];
     serve_methods(method);
     struct rpc_server_options options = {.listen = s->config->listen,
+                                         .open_listen = s->config->enroll_listen,
                                          .ca = s->config->ca,
                                          .cert = s->config->cert,
                                          .key = s->config->key,
@@ -351,7 +355,7 @@ static err open_server(struct serve *s)
 
 /* Runs are loaded before the server listens, so the first call finds all of them; ROUND_ON_BEGIN
  * comes last, because it may push work and answer calls. */
-err serve_open(struct serve *out, const struct config *config)
+err serve_open(struct serve *out, struct config *config)
 {
     *out = (struct serve){.config = config};
     err e = ERR_NONE;
@@ -364,6 +368,8 @@ err serve_open(struct serve *out, const struct config *config)
     TRY_OUT(e, run_shop_open(&out->shop));
     TRY_OUT(e, audit_open(&out->shop.audit, config->path, config->audit_key));
     TRY_OUT(e, store_epoch_begin(&out->epoch, out->shop.store));
+    TRY_OUT(e, serve_identity_open(out)); /* before the runs, which ask who is a member */
+    TRY_OUT(e, serve_enroll_open(out));
     TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
@@ -407,6 +413,7 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
 {
     rpc_server_poll(s->server, step_timeout(s, timeout_ms, text_now_ms()));
     run_shop_turn(&s->shop);
+    work_take(s->signer);
     uint64_t now = text_now_ms();
     for (struct run *run = s->runs; run; run = run->next)
         run_tick(run, now);
@@ -414,6 +421,7 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     s->ticked_ms = now;
     end_polls(s, now);
     serve_watch(s, now);
+    serve_identity_turn(s, now);
     serve_audit_turn(s);
 }
 
@@ -434,11 +442,14 @@ void serve_close(struct serve *s, uint64_t grace_ms)
         while (rpc_server_calls(s->server) > 0 && text_now_ms() < until) {
             rpc_server_poll(s->server, SERVE_STEP_MS / 10);
             work_take(s->shop.receipts);
+            work_take(s->signer);
             end_polls(s, text_now_ms());
             serve_audit_turn(s);
         }
     }
     run_shop_stop(&s->shop);
+    work_close(s->signer);
+    s->signer = NULL;
     struct rpc_server *server = s->server;
     s->server = NULL;
     rpc_server_close(server, 0);
@@ -446,6 +457,8 @@ void serve_close(struct serve *s, uint64_t grace_ms)
         next = run->next;
         run_close(run);
     }
+    serve_identity_close(s);
+    serve_enroll_close(s);
     rate_close(&s->rate);
     audit_close(s->shop.audit);
     run_shop_close(&s->shop);

@@ -8,6 +8,8 @@
 
 #include "coordinator/run/run.h"
 #include "coordinator/serve/rate.h"
+#include "coordinator/serve/serve_identity.h"
+#include "proto/enroll_token.h"
 #include "proto/rpc.h"
 #include "proto/rpc_path.h"
 
@@ -34,9 +36,11 @@ struct serve_watch {
 };
 
 struct serve {
-    const struct config *config;
+    struct config *config;
     struct rpc_server *server;
-    struct rate rate;
+    struct rate rate, enroll_rate, renew_rate;
+    struct serve_identities identities;
+    struct work *signer;
     struct run_shop shop;
     struct tally tally; /* shop.tally */
     struct run *runs;   /* in order of creation */
@@ -55,7 +59,7 @@ struct serve {
 };
 
 /* The store must be recovered and the data folder locked (main.c). The struct must not move. */
-err serve_open(struct serve *out, const struct config *config);
+err serve_open(struct serve *out, struct config *config);
 void serve_step(struct serve *s, uint64_t timeout_ms);
 /* Finishes work in progress, gives open calls at most grace_ms to end, closes everything. Accepts a
  * zeroed struct. */
@@ -149,14 +153,24 @@ void serve_check_blobs(struct serve *s);
 /* Called in each turn; looks at most once a second. */
 void serve_watch(struct serve *s, uint64_t now_ms);
 
+/* serve_enroll.c: certificates. Jobs of the signer come back by work_take(s->signer). */
+err serve_enroll_open(struct serve *s);
+void serve_enroll_close(struct serve *s);
+/* serve_token.c: makes the token's secret, stores its digest, and prints the token. token: with
+ * `who`, `server`, `made_by`, `made_ms` and `ends_ms`. */
+err serve_token_make(char out[ENROLL_TOKEN_BYTES], struct store *store, const struct config *config,
+                     struct store_token *token);
+
 /* serve_methods.c: the handlers of all remote procedures, for rpc_server_open(). */
-enum { SERVE_METHODS = RPC_PATHS_FEDERATION + RPC_PATHS_ADMIN };
+enum { SERVE_METHODS = RPC_PATHS_FEDERATION + RPC_PATHS_ADMIN + RPC_PATHS_ENROLMENT };
 void serve_methods(struct rpc_method out[SERVE_METHODS]);
 
 /* Each file's own handlers. */
 extern const struct rpc_method serve_member_method[], serve_fetch_method[], serve_submit_method[],
-    serve_admin_method[], serve_ledger_method[];
+    serve_admin_method[], serve_ledger_method[], serve_enroll_method[], serve_roster_method[],
+    serve_token_method[];
 extern const size_t serve_member_methods, serve_fetch_methods, serve_submit_methods,
-    serve_admin_methods, serve_ledger_methods;
+    serve_admin_methods, serve_ledger_methods, serve_enroll_methods, serve_roster_methods,
+    serve_token_methods;
 
 #endif

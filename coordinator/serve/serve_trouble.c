@@ -2,6 +2,7 @@
 #include "coordinator/serve/serve.h"
 
 #include "base/text.h"
+#include "coordinator/serve/signer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -64,6 +65,17 @@ void serve_report_missing(struct serve *s, const struct run *run, const struct d
     trouble_raise(s->shop.troubles, &c, text_now_ms());
 }
 
+/* Certificates of this coordinator renew themselves at two thirds of their life, so one that is in
+ * its last quarter does not. A warning before that would be there for half of the time. */
+static int64_t warn_below(const struct serve *s, const struct rpc_peer *peer)
+{
+    const struct config *c = s->config;
+    int64_t days = RPC_CERTIFICATE_DAYS * (int64_t)DAY_S;
+    uint64_t life_ms = peer->role == RPC_ADMIN ? c->admin_life_ms : c->member_life_ms;
+    int64_t quarter = (int64_t)(life_ms / 4000);
+    return err_is(signer_check(c)) || quarter > days ? days : quarter;
+}
+
 /* At each call, because a connection may outlive many days. */
 void serve_check_certificate(struct serve *s, const struct rpc_peer *peer)
 {
@@ -71,7 +83,7 @@ void serve_check_certificate(struct serve *s, const struct rpc_peer *peer)
     uint64_t now = text_now_ms();
     int64_t left = peer->ends_s - (int64_t)(text_wall_ms() / 1000);
     serve_peer_name(name, peer);
-    if (!peer->ends_s || left > (int64_t)RPC_CERTIFICATE_DAYS * DAY_S) {
+    if (!peer->ends_s || left > warn_below(s, peer)) {
         trouble_end(s->shop.troubles, TROUBLE_CERTIFICATE_ENDS, NULL, name, now);
         return;
     }

@@ -150,9 +150,39 @@ static const char schema_11[] =
     " path TEXT NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, wrong INTEGER NOT NULL);"
     "PRAGMA user_version = 11;";
 
-static const char *const schemas[STORE_VERSION] = {schema,   schema_2,  schema_3, schema_4,
-                                                   schema_5, schema_6,  schema_7, schema_8,
-                                                   schema_9, schema_10, schema_11};
+/* Added by version 12 (store_identity.h).
+ *
+ * identities     role: client or admin; origin: file, token or operator; `recorded` 1: only
+ *                certificates of the next table are good, because earlier ones were revoked;
+ *                keep_runs 1: a revoked member stays in its open runs
+ * certificates   revoked_ms 0: not revoked
+ * tokens         secret: BLAKE2b-256 of the 16 bytes; used_key: digest of the public key that it
+ *                gave `chain` to; chain is '' again when the token has ended */
+static const char schema_12[] =
+    "CREATE TABLE IF NOT EXISTS identities(role TEXT NOT NULL, id TEXT NOT NULL,"
+    " state TEXT NOT NULL, origin TEXT NOT NULL, name TEXT NOT NULL DEFAULT '',"
+    " added_by TEXT NOT NULL DEFAULT '', added_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL,"
+    " reason TEXT NOT NULL DEFAULT '', recorded INTEGER NOT NULL DEFAULT 0,"
+    " keep_runs INTEGER NOT NULL DEFAULT 0, seen_ms INTEGER NOT NULL DEFAULT 0,"
+    " address TEXT NOT NULL DEFAULT '', software TEXT NOT NULL DEFAULT '',"
+    " ends_s INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(role, id)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS certificates(serial TEXT NOT NULL PRIMARY KEY, role TEXT NOT NULL,"
+    " id TEXT NOT NULL, key BLOB NOT NULL, begins_s INTEGER NOT NULL, ends_s INTEGER NOT NULL,"
+    " how TEXT NOT NULL, issued_ms INTEGER NOT NULL, revoked_ms INTEGER NOT NULL DEFAULT 0,"
+    " reason TEXT NOT NULL DEFAULT '') WITHOUT ROWID;"
+    "CREATE INDEX IF NOT EXISTS certificates_of ON certificates(role, id, issued_ms);"
+    "CREATE INDEX IF NOT EXISTS certificates_revoked ON certificates(serial) WHERE revoked_ms>0;"
+    "CREATE TABLE IF NOT EXISTS tokens(number INTEGER PRIMARY KEY, secret BLOB NOT NULL UNIQUE,"
+    " role TEXT NOT NULL, id TEXT NOT NULL, server TEXT NOT NULL, made_by TEXT NOT NULL,"
+    " made_ms INTEGER NOT NULL, ends_ms INTEGER NOT NULL, revoked_ms INTEGER NOT NULL DEFAULT 0,"
+    " used_ms INTEGER NOT NULL DEFAULT 0, used_from TEXT NOT NULL DEFAULT '', used_key BLOB,"
+    " serial TEXT NOT NULL DEFAULT '', chain TEXT NOT NULL DEFAULT '');"
+    "CREATE INDEX IF NOT EXISTS tokens_of ON tokens(role, id);"
+    "PRAGMA user_version = 12;";
+
+static const char *const schemas[STORE_VERSION] = {schema,   schema_2,  schema_3,  schema_4,
+                                                   schema_5, schema_6,  schema_7,  schema_8,
+                                                   schema_9, schema_10, schema_11, schema_12};
 
 /* A new database beside blobs means that the right one is missing. */
 static err refuse_strange_blobs(const struct store *store)

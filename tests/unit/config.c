@@ -40,6 +40,9 @@ Test(config, reads_the_file_then_the_command_line)
     cr_expect_eq(c.keep_states, 2);
     cr_expect_eq(c.absent_ms, 90000);
     config_close(&c);
+    ok(read_with(&c, "--set=federation.members=")); /* the store has them */
+    cr_expect_eq(c.allowed.count, 0);
+    config_close(&c);
     ok(read_with(&c, "--set=federation.admins=boss"));
     cr_expect(config_allows_admin(&c, "boss") && !config_allows_admin(&c, "anyone"));
     config_close(&c);
@@ -53,7 +56,10 @@ Test(config, says_what_is_wrong_and_where)
     write_file(good);
     refused(read_with(&c, "--set=store.keep_states=1"), ERR_INPUT, "keep_states");
     refused(read_with(&c, "--set=federation.members=a,b/c"), ERR_INPUT, "\"b/c\" is not a name");
-    refused(read_with(&c, "--set=federation.members= , "), ERR_INPUT, "expected at least one name");
+    refused(read_with(&c, "--set=enroll.signer=vault"), ERR_INPUT, "command:/path");
+    refused(read_with(&c, "--set=enroll.signer=command:vault"), ERR_INPUT, "command:/path");
+    refused(read_with(&c, "--set=enroll.key=k"), ERR_INPUT, "expected both or none");
+    refused(read_with(&c, "--set=enroll.listen=127.0.0.1:1"), ERR_INPUT, "needs enroll.cert");
     refused(read_with(&c, "--lisen=x"), ERR_INPUT, "listen");
     refused(read_with(&c, "--set=server.cert="), ERR_INPUT, "server.cert: is empty");
     refused(config_open(&c, 0, nothing), ERR_INPUT, "--config FILE is needed");
