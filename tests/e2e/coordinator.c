@@ -1,6 +1,7 @@
 /* A real fedlorad process and members without a model, over TLS: whole runs, kills, interrupted
  * uploads, a full disk. */
 #include "base/text.h"
+#include "tests/support/database.h"
 #include "tests/support/three_members.h"
 
 #include <sqlite3.h>
