@@ -37,6 +37,7 @@ static const struct command *const commands[] = {
     &command_runs,
     &command_approve,
     &command_decline,
+    &command_sent,
     &command_run_create,
     &command_run_list,
     &command_run_status,

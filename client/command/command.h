@@ -134,6 +134,7 @@ extern const struct command command_generate;
 extern const struct command command_inspect;
 extern const struct command command_join;
 extern const struct command command_runs;
+extern const struct command command_sent;
 extern const struct command command_simulate;
 extern const struct command command_simulate_plan;
 extern const struct command command_simulate_report;

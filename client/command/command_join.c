@@ -22,6 +22,7 @@ struct join_command {
     int base_memory;
     bool checkpoint, force, bos, stay;
     struct session_policy policy;
+    const char *keep_sent;
 };
 
 #define AT(member) offsetof(struct join_command, member)
@@ -137,6 +138,13 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(force),
      .help = "replace an existing output file"},
+    {.flag = "keep-sent",
+     .key = "join.keep_sent",
+     .kind = OPTION_TEXT,
+     .at = AT(keep_sent),
+     .value = "DIR",
+     .help = "keep a copy of every update that is sent in this directory; default: none, the "
+             "journal (fedlora sent) has digests"},
     {.flag = "stay",
      .key = "join.stay",
      .kind = OPTION_FLAG,
@@ -236,6 +244,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .retry_ms = retry_ms(o),
                                             .stay = o->stay,
                                             .policy = &o->policy,
+                                            .keep_sent = o->keep_sent,
                                             .device = o->common.device,
                                             .precision = training_dtype(o->common.precision),
                                             .threads = (int)o->common.threads,

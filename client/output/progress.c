@@ -90,20 +90,35 @@ static void draw(struct progress *p, const struct progress_parts *parts)
     fflush(stderr);
 }
 
-/* "3/12 (25 %)", or "3.1 MB of 9.8 MB (32 %)" of a transfer. */
+void progress_part(char *out, size_t bytes, uint64_t done, uint64_t total)
+{
+    static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
+    char alone[32];
+    double by = 1;
+    size_t i = 0;
+    text_size(alone, sizeof alone, done);
+    for (; total / (uint64_t)by >= 1000 && i < 4; i++)
+        by *= 1000;
+    if (total)
+        snprintf(out, bytes, "%.*f of %.*f %s", i > 0, (double)done / by, i > 0, (double)total / by,
+                 unit[i]);
+    else
+        snprintf(out, bytes, "%s", alone);
+}
+
+/* "3/12 (25 %)", or "3.1 of 9.8 MB (32 %)" of a transfer. */
 static void say_far(char *out, size_t bytes, const struct progress *p, uint64_t done,
                     uint64_t total)
 {
-    char is[32], of[32];
-    snprintf(is, sizeof is, "%" PRIu64, done);
-    snprintf(of, sizeof of, "%" PRIu64, total);
-    if (p->bytes) text_size(is, sizeof is, done);
-    if (p->bytes) text_size(of, sizeof of, total);
-    if (total)
-        snprintf(out, bytes, "%s%s%s (%.0f %%)", is, p->bytes ? " of " : "/", of,
-                 100.0 * (double)done / (double)total);
+    if (p->bytes)
+        progress_part(out, bytes, done, total);
+    else if (total)
+        snprintf(out, bytes, "%" PRIu64 "/%" PRIu64, done, total);
     else
-        snprintf(out, bytes, "%s", is);
+        snprintf(out, bytes, "%" PRIu64, done);
+    size_t used = strlen(out);
+    if (total)
+        snprintf(out + used, bytes - used, " (%.0f %%)", 100.0 * (double)done / (double)total);
 }
 
 static void say_rate(char *out, size_t bytes, const struct progress *p, double per_second)

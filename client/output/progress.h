@@ -32,6 +32,8 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total, uint64_t
  * it also after a failure. */
 void progress_end(struct progress *p, const char *detail);
 
+/* "3.1 of 9.8 MB": both in the unit of the total; a total of 0 is not known and left out. */
+void progress_part(char *out, size_t bytes, uint64_t done, uint64_t total);
 /* Prints a line that is not about the progress, between two of its lines. */
 void progress_note(struct progress *p, const char *text);
 

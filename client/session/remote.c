@@ -337,6 +337,7 @@ err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,
         goto out;
     }
     s.begun = s.at = header.offset = have->received;
+    if (watch && watch->begins) TRY_OUT(e, watch->begins(watch->user, s.begun, s.file.size));
     Fedlora__V1__SubmitPart part = FEDLORA__V1__SUBMIT_PART__INIT;
     part.part_case = FEDLORA__V1__SUBMIT_PART__PART_HEADER;
     part.header = &header;

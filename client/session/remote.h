@@ -37,6 +37,9 @@ err remote_health(struct remote_health *out, const struct rpc_client_options *op
  * upload these are bytes that the transport has taken. */
 struct remote_watch {
     void (*moved)(void *user, uint64_t done, uint64_t total, uint64_t moved);
+    /* Of an upload: the coordinator has answered, and bytes from `offset` on are about to leave.
+     * An error stops the upload. NULL: not called. */
+    err (*begins)(void *user, uint64_t offset, uint64_t total);
     void *user;
 };
 

@@ -318,6 +318,7 @@ err session_run(struct session_result *out, const struct session_options *o)
     err e;
     TRY_OUT(e, session_files_open(&s));
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
+    TRY_OUT(e, session_sent_open(&s.sent, s.work.dir, o->keep_sent));
     TRY_OUT(e, session_local_open(&s.local, o));
     TRY_OUT(e, session_join_check_data(&s));
     (void)notify_send("READY=1");
@@ -333,6 +334,7 @@ out:
     (void)notify_send("STOPPING=1");
     session_runs_close(&s);
     session_local_close(&s.local);
+    session_sent_close(&s.sent);
     session_work_close(&s.work);
     rpc_client_close(s.client);
     return e;

@@ -26,6 +26,7 @@ struct session_options {
     const char *eval_data;   /* held-out rows to evaluate states on; NULL: none */
     const char *run;         /* NULL: all open runs, with `output` one of them */
     const char *work;        /* work directory; NULL: see session_work.h */
+    const char *keep_sent;   /* folder for copies of all updates that are sent; NULL: none */
     const char *output;      /* file for the last state; NULL: none */
     uint32_t rank;           /* LoRA rank that this machine offers; 0: the rank the run asks for */
     uint64_t memory;         /* bytes, reported to the coordinator; 0: not reported */

@@ -9,6 +9,7 @@
 #include "client/session/session_describe.h"
 #include "client/session/session_hold.h"
 #include "client/session/session_task.h"
+#include "client/session/session_transfer.h"
 #include "engine/member/member_optimizer.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
@@ -74,6 +75,9 @@ static err ask(Fedlora__V1__HelloReply **out, struct session *s, const char *run
     err e = session_describe(&request, about, &arena);
     Fedlora__V1__HelloReply *reply = NULL;
     if (look) tell_less(&request);
+    const struct session_sent_call call = {
+        .kind = "hello", .run = run, .has_rows = true, .rows = about->examples};
+    if (!err_is(e) && !look) e = session_sent_message(&s->sent, &call, &request.base);
     if (!err_is(e)) e = remote_call(&reply, s->client, &method, &request.base, 0);
     arena_close(&arena);
     if (err_is(e)) return e;
@@ -214,11 +218,11 @@ static err write_output(struct session *s)
     struct digest digest;
     struct file_map map = {0};
     bool needed = false;
-    TRY(session_round_blob(state, s, &s->result->state, s->result->state_size, "last state"));
+    TRY(session_transfer_blob(state, s, &s->result->state, s->result->state_size, "last state"));
     if (has_kept(kept, s)) return state_whole_write_own(s->o->output, state, kept);
     TRY(state_whole_needs(&needed, &digest, state));
     if (needed) {
-        TRY(session_round_blob(frozen, s, &digest, /*size*/ 0, "frozen factors"));
+        TRY(session_transfer_blob(frozen, s, &digest, /*size*/ 0, "frozen factors"));
         return state_whole_write(s->o->output, state, frozen, &digest);
     }
     TRY(file_map_open(&map, state));

@@ -195,17 +195,19 @@ struct held {
 };
 
 /* An empty part asks only how much the coordinator has. */
-static err send_part(struct held *held, struct rpc_client *client, const char *run,
+static err send_part(struct held *held, const struct session_privacy_send *to,
                      const struct part *part)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(ledger),
                                                 &fedlora__v1__ledger_reply__descriptor};
     Fedlora__V1__LedgerPart request = FEDLORA__V1__LEDGER_PART__INIT;
     Fedlora__V1__LedgerReply *reply = NULL;
-    request.run = (char *)(uintptr_t)run;
+    request.run = (char *)(uintptr_t)to->run;
     request.from = part->first;
     request.lines = (ProtobufCBinaryData){part->size, (uint8_t *)(uintptr_t)part->text};
-    TRY(remote_call(&reply, client, &method, &request.base, 0));
+    const struct session_sent_call call = {.kind = "ledger", .run = to->run, .round = to->round};
+    if (part->size) TRY(session_sent_message(to->sent, &call, &request.base));
+    TRY(remote_call(&reply, to->client, &method, &request.base, 0));
     *held = (struct held){.lines = reply->lines};
     if (reply->head.len == DIGEST_BYTES) memcpy(held->head.byte, reply->head.data, DIGEST_BYTES);
     message_free(reply);
@@ -231,14 +233,14 @@ static err check_held(const struct held *held, const char *text, size_t size, co
 }
 
 /* A coordinator that accepts a part without storing a line would keep this loop busy forever. */
-static err send_all(struct rpc_client *client, const char *run, uint64_t sent, const char *text,
+static err send_all(const struct session_privacy_send *to, uint64_t sent, const char *text,
                     size_t size)
 {
     for (;;) {
         struct part part = part_after(text, size, sent);
         struct held held;
         if (part.lines == 0) return ERR_NONE;
-        TRY(send_part(&held, client, run, &part));
+        TRY(send_part(&held, to, &part));
         if (held.lines <= sent)
             return err_make(ERR_INPUT,
                             "the coordinator stored no line of the ledger from line %" PRIu64 " on",
@@ -248,17 +250,17 @@ static err send_all(struct rpc_client *client, const char *run, uint64_t sent, c
 }
 
 /* The whole file is read again each time: it is small, and it must be what is on disk. */
-err session_privacy_send_ledger(const struct session_privacy *p, struct rpc_client *client,
-                                const char *run)
+err session_privacy_send_ledger(const struct session_privacy *p,
+                                const struct session_privacy_send *to)
 {
     const struct part none = {.text = ""};
     struct held held;
     char *text = NULL;
     size_t size = 0;
-    TRY(send_part(&held, client, run, &none));
+    TRY(send_part(&held, to, &none));
     TRY(file_read_all(&text, &size, p->ledger.o.ledger, LEDGER_FILE_BYTES_MAX));
     err e = check_held(&held, text, size, p->ledger.o.ledger);
-    if (!err_is(e)) e = send_all(client, run, held.lines, text, size);
+    if (!err_is(e)) e = send_all(to, held.lines, text, size);
     free(text);
     return e;
 }

@@ -9,6 +9,7 @@
 #define CLIENT_SESSION_PRIVACY_H
 
 #include "client/session/session.h"
+#include "client/session/session_sent.h"
 #include "client/session/session_work.h"
 #include "engine/train/train_ledger.h"
 
@@ -41,8 +42,15 @@ void session_privacy_promise(char out[SESSION_WORK_PROMISE], const struct sessio
  * `given` is the digest of the frozen factors it was trained with, or zero. */
 err session_privacy_charge(const struct session_privacy *p, uint32_t round,
                            const struct session_update *update, const struct digest *given);
-/* Sends the lines of the ledger that the coordinator does not have yet. */
-err session_privacy_send_ledger(const struct session_privacy *p, struct rpc_client *client,
-                                const char *run);
+/* Sends the lines of the ledger that the coordinator does not have yet, and writes that into the
+ * journal. */
+struct session_privacy_send {
+    struct rpc_client *client;
+    struct session_sent *sent;
+    const char *run;
+    uint32_t round;
+};
+err session_privacy_send_ledger(const struct session_privacy *p,
+                                const struct session_privacy_send *to);
 
 #endif

@@ -15,6 +15,7 @@
 #include "client/session/session_runs.h"
 #include "client/session/session_status.h"
 #include "client/session/session_task.h"
+#include "client/session/session_transfer.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
 
@@ -62,96 +63,6 @@ err session_round_retry(struct session *s, err cause)
     return retry_wait(&s->retry, cause, "the coordinator");
 }
 
-/* ---------------------------------------------------------------- blobs */
-
-/* Digests become file names, so their size is checked before anything else. */
-static err take_digest(struct digest *out, const ProtobufCBinaryData *from, const char *what)
-{
-    if (from->len != DIGEST_BYTES)
-        return err_make(ERR_INPUT,
-                        "the coordinator's task: the digest of the %s has %zu bytes, expected %d",
-                        what, from->len, DIGEST_BYTES);
-    memcpy(out->byte, from->data, DIGEST_BYTES);
-    return ERR_NONE;
-}
-
-/* For statistics only; 0 if the file cannot be opened. */
-static uint64_t file_size(const char *path)
-{
-    struct file_map map = {0};
-    err e = file_map_open(&map, path);
-    uint64_t size = err_is(e) ? 0 : map.size;
-    file_map_close(&map);
-    return size;
-}
-
-/* One attempt of a transfer, as it is shown to the user. */
-struct transfer {
-    struct progress progress;
-    struct retry *retry; /* of a download; NULL: an upload */
-};
-
-/* Bytes that arrive are a success of the connection, long before the whole download is one. Bytes
- * of an upload are not, because the coordinator may refuse them all. */
-static void show_moved(void *user, uint64_t done, uint64_t total, uint64_t moved)
-{
-    struct transfer *t = user;
-    if (t->retry && moved) retry_ok(t->retry);
-    progress_update(&t->progress, done, total, moved, NULL);
-}
-
-static err fetch_once(struct session *s, const struct remote_blob *blob, const char *what)
-{
-    char title[64];
-    struct transfer t = {.retry = &s->retry};
-    const struct remote_watch watch = {show_moved, &t};
-    struct remote_blob watched = *blob;
-    watched.watch = &watch;
-    snprintf(title, sizeof title, "downloading the %s", what);
-    progress_begin_bytes(&t.progress, s->o->quiet, title);
-    err e = remote_fetch(s->client, &watched);
-    progress_end(&t.progress, err_is(e) ? "interrupted" : NULL);
-    return e;
-}
-
-/* Before the file is opened anywhere, because parsing a long header takes memory. */
-static err check_header(const char *path, const struct session_sizes *most, const char *what)
-{
-    err e = safetensors_check_header(path, most->header);
-    return err_is(e) ? err_in(e, "the %s", what) : e;
-}
-
-/* Path of a blob, which is downloaded if no file with this digest exists. The file is hashed each
- * time: one that was damaged on disk is downloaded again instead of being trained from. */
-err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
-                       uint64_t size, const char *what)
-{
-    struct digest have;
-    struct session_sizes most;
-    session_describe_sizes(&most, &s->local.model.arch, s->hello->rank);
-    if (size > most.file)
-        return err_make(ERR_INPUT,
-                        "the %s has %" PRIu64 " bytes, at most %" PRIu64 " for this base", what,
-                        size, most.file);
-    session_work_blob(path, &s->work, digest);
-    if (file_exists(path) && !err_is(digest_of_file(&have, path)) && digest_equal(&have, digest))
-        return check_header(path, &most, what);
-    const struct remote_blob blob = {.method = RPC_PATH_FEDERATION(fetch),
-                                     .run = s->hello->run,
-                                     .digest = *digest,
-                                     .path = path,
-                                     .size = size,
-                                     .size_max = most.file};
-    err e;
-    while (err_is(e = fetch_once(s, &blob, what))) {
-        if (e.kind == ERR_STATE) return e; /* replaced by a newer blob: the task is out of date */
-        TRY(session_round_retry(s, err_in(e, "downloading the %s", what)));
-    }
-    retry_ok(&s->retry);
-    s->result->bytes_down += file_size(path);
-    return check_header(path, &most, what);
-}
-
 /* ---------------------------------------------------------------- one round */
 
 /* The files of one round: the state and, for some methods, frozen factors. */
@@ -172,17 +83,18 @@ struct announced {
  * one per round. */
 static err fetch_round(struct round_files *f, struct session *s, const struct announced *is)
 {
-    TRY(take_digest(&f->state, &is->state, "state"));
+    TRY(session_transfer_digest(&f->state, &is->state, "state"));
     f->has_frozen = is->frozen.len != 0;
     if (f->has_frozen) {
-        TRY(take_digest(&f->frozen, &is->frozen, "frozen factors"));
+        TRY(session_transfer_digest(&f->frozen, &is->frozen, "frozen factors"));
         digest_text(f->frozen_text, &f->frozen);
     }
     session_work_kept(f->kept_path, &s->work, session_task_origin(s->hello));
     session_runs_drop_blobs(s, &f->state, f->has_frozen ? &f->frozen : NULL);
     if (f->has_frozen)
-        TRY(session_round_blob(f->frozen_path, s, &f->frozen, is->frozen_size, "frozen factors"));
-    return session_round_blob(f->state_path, s, &f->state, is->state_size, "state");
+        TRY(session_transfer_blob(f->frozen_path, s, &f->frozen, is->frozen_size,
+                                  "frozen factors"));
+    return session_transfer_blob(f->state_path, s, &f->state, is->state_size, "state");
 }
 
 /* The part of a round's description that only this machine knows. */
@@ -209,6 +121,8 @@ static err tell_failure(struct session *s, uint32_t round, const err *cause)
     request.round = round;
     request.trouble = text;
     err e;
+    const struct session_sent_call call = {.kind = "trouble", .run = request.run, .round = round};
+    TRY(session_sent_message(&s->sent, &call, &request.base));
     while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0))) {
         if (e.kind == ERR_STATE || e.kind == ERR_INPUT || e.kind == ERR_REFUSED) return ERR_NONE;
         TRY(session_round_retry(s, err_in(e, "reporting a failed training")));
@@ -228,7 +142,9 @@ void session_round_cannot_train(struct session *s, const char *run, const char *
     snprintf(text, sizeof text, "%s", reason);
     request.run = (char *)(uintptr_t)run;
     request.cannot_train = text;
-    (void)err_is(remote_call(&reply, s->client, &method, &request.base, SESSION_TELL_MS));
+    const struct session_sent_call call = {.kind = "trouble", .run = run};
+    if (!err_is(session_sent_message(&s->sent, &call, &request.base)))
+        (void)err_is(remote_call(&reply, s->client, &method, &request.base, SESSION_TELL_MS));
     message_free(reply);
 }
 
@@ -245,6 +161,15 @@ static err training_failed(struct session *s, uint32_t round, err cause)
                     "%s; gave up after %d tries: the run's learning rate may be too high, or its "
                     "state is damaged by another member's update; ask the operator",
                     cause.text, SESSION_TRIES);
+}
+
+/* The journal's line about the reports that follow during a training. One line for all of them,
+ * because they come every few seconds. With privacy they have nothing about the data. */
+static err note_reports(struct session *s, const Fedlora__V1__TrainTask *task)
+{
+    const struct session_sent_call call = {
+        .kind = "progress", .run = s->hello->run, .round = task->round};
+    return s->hello->privacy || task->gradient ? ERR_NONE : session_sent_add(&s->sent, &call);
 }
 
 /* Trains one round and stores the update. The description of the update is written after the update
@@ -278,6 +203,7 @@ static err train_round(struct session_update *out, struct session *s,
                                       .training = &training,
                                       .ledger = s->privacy->on ? &s->privacy->ledger : NULL,
                                       .checkpoint = s->o->checkpoint};
+    TRY(note_reports(s, task));
     err e = session_report_train(&result, &report, path, &work);
     if (report.failed) return training_failed(s, task->round, e);
     if (e.kind == ERR_STATE)
@@ -292,7 +218,7 @@ static err train_round(struct session_update *out, struct session *s,
                                     .train_loss = result.mean_loss,
                                     .seconds = result.seconds};
     TRY(digest_of_file(&update.digest, path));
-    update.size = file_size(path);
+    update.size = session_transfer_file_size(path);
     session_privacy_promise(update.promise, s->privacy, task->round);
     TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
     s->result->rounds_trained++;
@@ -329,23 +255,15 @@ static err charge_update(struct session *s, const struct session_update *update,
     struct digest given = {0};
     err e;
     if (!s->privacy->on) return ERR_NONE;
-    if (task->frozen_digest.len) TRY(take_digest(&given, &task->frozen_digest, "frozen factors"));
+    if (task->frozen_digest.len)
+        TRY(session_transfer_digest(&given, &task->frozen_digest, "frozen factors"));
     TRY(session_privacy_charge(s->privacy, task->round, update, &given));
-    while (err_is(e = session_privacy_send_ledger(s->privacy, s->client, s->hello->run)))
+    const struct session_privacy_send to = {
+        .client = s->client, .sent = &s->sent, .run = s->hello->run, .round = task->round};
+    while (err_is(e = session_privacy_send_ledger(s->privacy, &to)))
         TRY(session_round_retry(s, err_in(e, "sending the ledger")));
     retry_ok(&s->retry);
     return ERR_NONE;
-}
-
-static err submit_once(Fedlora__V1__SubmitReply **reply, struct session *s,
-                       const Fedlora__V1__SubmitHeader *header, const char *path)
-{
-    struct transfer t = {.retry = NULL};
-    const struct remote_watch watch = {show_moved, &t};
-    progress_begin_bytes(&t.progress, s->o->quiet, "sending the update");
-    err e = remote_submit(reply, s->client, header, path, &watch);
-    progress_end(&t.progress, err_is(e) ? "interrupted" : NULL);
-    return e;
 }
 
 /* Sends the update until the coordinator has stored it durably. In a run with privacy, the loss
@@ -372,7 +290,7 @@ static err submit(struct session *s, const struct session_update *update, uint32
     }
     for (;;) {
         Fedlora__V1__SubmitReply *reply = NULL;
-        err e = submit_once(&reply, s, &header, path);
+        err e = session_transfer_update(&reply, s, &header, path);
         if (!err_is(e) && reply->durable) {
             retry_ok(&s->retry);
             count_upload(s, update, round, reply);
@@ -398,7 +316,7 @@ err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task)
         return err_make(ERR_INPUT,
                         "the coordinator sent a task of a different run, expected run %s",
                         s->hello->run);
-    TRY(take_digest(&state, &task->state_digest, "state"));
+    TRY(session_transfer_digest(&state, &task->state_digest, "state"));
     session_privacy_promise(promise, s->privacy, task->round);
     /* A late update can only count in this round, so updates of earlier rounds can be deleted. */
     session_work_drop_updates(&s->work, s->hello->run, task->round > 1 ? task->round - 1 : 0);
@@ -453,6 +371,12 @@ err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *t
     request.eval_accuracy = evaluation.accuracy;
     Fedlora__V1__ReportReply *reply = NULL;
     err e;
+    const struct session_sent_call call = {.kind = "evaluation",
+                                           .run = s->hello->run,
+                                           .round = task->round,
+                                           .has_rows = true,
+                                           .rows = evaluation.rows};
+    TRY(session_sent_message(&s->sent, &call, &request.base));
     while (err_is(e = remote_call(&reply, s->client, &method, &request.base, 0)))
         TRY(session_round_retry(s, e));
     retry_ok(&s->retry);

@@ -7,6 +7,7 @@
 #include "client/session/retry.h"
 #include "client/session/session_local.h"
 #include "client/session/session_privacy.h"
+#include "client/session/session_sent.h"
 #include "client/session/session_work.h"
 
 #include "fedlora.pb-c.h"
@@ -29,6 +30,7 @@ struct session {
     const struct session_options *o;
     struct session_local local; /* base, data and engine */
     struct session_work work;   /* the work directory, locked */
+    struct session_sent sent;   /* the journal in it */
     struct rpc_client *client;
     struct retry retry; /* of all calls of this connection */
     bool only;          /* takes part in one run */
@@ -64,11 +66,6 @@ err session_round_retry(struct session *s, err cause);
 /* Reports to the coordinator that this member cannot train in `run` ("": in any), so that operators
  * see the reason. One attempt, whose failure is ignored: the user gets the reason anyway. */
 void session_round_cannot_train(struct session *s, const char *run, const char *reason);
-/* Path of a state or of frozen factors, downloaded unless they are there; `what` names them in
- * errors. `size` as the coordinator announced it; 0: not known. ERR_STATE: the blob was replaced by
- * a newer one. ERR_INPUT: its size or its header does not fit this member's base. */
-err session_round_blob(char path[LIMIT_PATH_BYTES], struct session *s, const struct digest *digest,
-                       uint64_t size, const char *what);
 /* Each does one task completely. ERR_STATE: the task is out of date; ask for the next one. */
 err session_round_train(struct session *s, const Fedlora__V1__TrainTask *task);
 err session_round_evaluate(struct session *s, const Fedlora__V1__EvaluateTask *task);

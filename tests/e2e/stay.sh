@@ -21,7 +21,7 @@ create() {
 # stay: starts the service; its process is `member`.
 stay() {
   spawn "$work/ann.log" "$programs/fedlora" join --stay "$@" --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" \
-    --cert "$work/certs/ann.pem" --key "$work/certs/ann.key" --work "$work/ann" --threads 1 \
+    --cert "$work/certs/ann.pem" --key "$work/certs/ann.key" --work "$work/ann" --threads 1 --keep-sent "$work/kept" \
     --base "$work/base" --data "$work/ann.jsonl" --precision f32
   member=$last_child
 }
@@ -92,5 +92,29 @@ end_member
 grep -q '^STATUS=.*run a: training round' "$work/notified" || fail_with "$work/notified" "no status of run a"
 grep -qx 'READY=1' "$work/notified" || fail_with "$work/notified" "no READY=1"
 grep -qx 'STOPPING=1' "$work/notified" || fail_with "$work/notified" "no STOPPING=1"
+
+# The journal: the chain is that of an independent program, and every update that was counted is in it and was kept.
+sent() { "$programs/fedlora" sent --work "$work/ann" "$@" 2>>"$work/sent.log"; }
+sent --verify --json >"$work/sent.json" || fail_with "$work/sent.log" "fedlora sent --verify"
+python3 - "$work/ann/sent.jsonl" "$work/sent.json" "$work/kept" <<'PY' || fail_with "$work/ann/sent.jsonl" "the journal"
+import hashlib, json, os, re, sys
+prev, kinds = "0" * 64, set()
+for number, line in enumerate(open(sys.argv[1], "rb").read().splitlines(), 1):
+    entry = json.loads(line)
+    plain = re.sub(rb'"hash":"[0-9a-f]{64}",', b"", line)
+    hash = hashlib.blake2b(b"fedlora sent 1\0" + plain, digest_size=32).hexdigest()
+    assert (entry["seq"], entry["prev"], entry["hash"]) == (number, prev, hash), number
+    prev = hash
+    kinds.add(entry["kind"])
+    if entry["kind"] == "update":
+        kept = f'{sys.argv[3]}/{entry["run"]}.{entry["round"]}.{entry["digest"][:16]}.safetensors'
+        data = open(kept, "rb").read()
+        assert hashlib.blake2b(data, digest_size=32).hexdigest() == entry["digest"] and len(data) == entry["bytes"]
+assert kinds == {"hello", "progress", "update"}, kinds
+assert json.load(open(sys.argv[2]))["verified"] == number
+PY
+[ "$(sent --run b | grep -c ' update ')" = 2 ] || fail_with "$work/ann/sent.jsonl" "fedlora sent --run b"
+sed -i '5d' "$work/ann/sent.jsonl"
+expect_refusal 2 "sent.jsonl:5: " "$programs/fedlora" sent --work "$work/ann" --verify
 stop_coordinator
 echo "a member that stays serves one run after another"

@@ -61,7 +61,7 @@ static void transfers(void)
 Test(progress, prints_sizes_of_transfers_that_take_long)
 {
     capture(text, sizeof text, 2, transfers);
-    cr_expect_str_eq(text, "downloading the state  50.0 MB of 90.0 MB (56 %)  1.0 MB/s  40s left\n"
+    cr_expect_str_eq(text, "downloading the state  50.0 of 90.0 MB (56 %)  1.0 MB/s  40s left\n"
                            "downloading the state  interrupted  40s\n");
 }
 
