@@ -8,6 +8,10 @@
 
 #include <stdbool.h>
 
+/* A second machine with a member's certificate, while the first is alive: refused, or it takes the
+ * place of the first. */
+enum config_sessions { CONFIG_SESSIONS_REFUSE, CONFIG_SESSIONS_REPLACE };
+
 struct config {
     const char *listen, *address, *ca, *cert, *key; /* [server]; address: as clients reach it */
     int64_t threads;
@@ -23,6 +27,7 @@ struct config {
     uint64_t member_life_ms, admin_life_ms, signer_ms;
     uint64_t update_bytes_max; /* [limits] */
     uint64_t absent_ms, retry_ms, poll_ms;
+    int sessions; /* enum config_sessions */
     double calls_per_second;
     int64_t open_runs, rounds_at_once;
     const char *http_listen; /* [http]; NULL or "": off */

@@ -246,6 +246,14 @@ static void end_polls(struct serve *s, uint64_t now)
     }
 }
 
+void serve_end_waits(struct serve *s, const struct run *run, size_t member)
+{
+    for (struct serve_poll *p = s->polls; p; p = p->next)
+        if (p->call && rpc_call_peer(p->call)->role == RPC_CLIENT && p->run == run &&
+            p->member == member)
+            answer_poll(p, true);
+}
+
 /* ---- open, step, close ---- */
 
 /* Called by the workers. The loop may be waiting for the network just then, so its wait is

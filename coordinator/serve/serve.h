@@ -98,11 +98,14 @@ err serve_check_admin(struct rpc_call *call);
 void serve_report_missing(struct serve *s, const struct run *run, const struct digest *digest);
 err serve_digest(struct digest *out, const ProtobufCBinaryData *data);
 void serve_wait(struct serve *s, const struct serve_poll *poll);
+/* Answers the waiting calls for a task of this member now. */
+void serve_end_waits(struct serve *s, const struct run *run, size_t member);
 void serve_poll_over(struct rpc_call *call, bool answered); /* `over` of calls that may wait */
 
 /* serve_session.c: one certificate on two machines. The machine that takes part in a run keeps its
  * place, so that no work is lost; another one is refused until the first has been silent for
- * limits.absent_after. A call without a session is never refused.
+ * limits.absent_after. With limits.sessions = replace the newest machine takes the place, and the
+ * one before is refused and told so. A call without a session is never refused.
  *
  *     serve_session_check()      another machine takes part: ERR_LIMIT for Hello, and a line in the
  *                                log; ERR_STATE for other calls

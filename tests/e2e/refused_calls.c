@@ -388,3 +388,27 @@ Test(refused_calls, lets_two_machines_with_one_certificate_lose_no_work)
     fake_close(&second);
     end();
 }
+
+Test(refused_calls, lets_a_second_machine_take_the_place_where_the_operator_says_so)
+{
+    struct fake_member first, second;
+    Fedlora__V1__Task *task = NULL;
+    Fedlora__V1__HelloReply *reply = NULL;
+    begin("[limits]\nsessions = replace\n");
+    ok(create_run("flora", 0));
+    open_member(&first, "m0", 2);
+    open_member(&second, "m0", 2);
+    first.options.session = "0123456789abcdef";
+    second.options.session = "fedcba9876543210";
+    hello(&first);
+    hello(&second);
+    cr_expect(fake_federation_logged(&federation, "event=member.replaced member=m0 by=client/m0 "
+                                                  "address=127.0.0.1 run=r from=127.0.0.1"));
+    refused(fake_next_task(&task, &first, 0), ERR_REFUSED, "was replaced by 127.0.0.1 at 2");
+    refused(fake_hello(&reply, &first), ERR_REFUSED, "stop one of the two");
+    ok(fake_next_task(&task, &second, 0));
+    message_free(task);
+    fake_close(&first);
+    fake_close(&second);
+    end();
+}

@@ -212,7 +212,8 @@ Test(rpc_server, a_client_takes_a_renewed_certificate_and_no_one_elses)
     snprintf(path[0], sizeof path[0], "%s/ca.pem", FIXTURE_CERTS);
     snprintf(path[1], sizeof path[1], "%s/me.pem", dir);
     snprintf(path[2], sizeof path[2], "%s/me.key", dir);
-    const struct rpc_client_options options = {f.address, path[0], path[1], path[2], NULL};
+    const struct rpc_client_options options = {
+        .server = f.address, .ca = path[0], .cert = path[1], .key = path[2]};
     FIXTURE_OK(rpc_client_open(&client, &options));
     FIXTURE_OK(fixture_call(client, "/test.T/Echo", "1", &reply));
     FIXTURE_OK(rpc_client_reload(&changed, client));
