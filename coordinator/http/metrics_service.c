@@ -50,14 +50,15 @@ err metrics_read_certificates(struct metrics_out *out, const struct facts *f)
 /* ---- members */
 
 /* A member that has not called since the start counts from there, so that one that never comes
- * back is noticed. In whole minutes, because a member that trains calls at other times than one
- * that waits, and a draw may be secret. */
+ * back is noticed. With a secret draw in whole minutes, because a member that trains calls at other
+ * times than one that waits. */
 err metrics_read_seen(struct metrics_out *out, const struct facts *f)
 {
+    uint64_t unit_ms = f->serve->tally.hides_calls ? 60000 : 1000;
     for (size_t i = 0; i < out->members; i++) {
         const struct tally_peer *peer = tally_find(&f->serve->tally, RPC_CLIENT, out->member[i]);
         uint64_t seen_ms = peer && peer->seen_ms ? peer->seen_ms : f->started_ms;
-        TRY(METRICS_SAMPLE(out, seen_ms / 60000 * 60, out->member[i]));
+        TRY(METRICS_SAMPLE(out, seen_ms / unit_ms * unit_ms / 1000, out->member[i]));
     }
     return ERR_NONE;
 }
@@ -139,6 +140,12 @@ err metrics_read_free(struct metrics_out *out, const struct facts *f)
 err metrics_read_disk_errors(struct metrics_out *out, const struct facts *f)
 {
     return METRICS_SAMPLE(out, trouble_disk_errors(f->serve->shop.troubles), NULL);
+}
+
+/* Left out before the first backup. */
+err metrics_read_backup(struct metrics_out *out, const struct facts *f)
+{
+    return f->backup_ms ? METRICS_SAMPLE(out, f->backup_ms / 1000, NULL) : ERR_NONE;
 }
 
 /* The three names of a histogram are made here, because the row has only the first part. */

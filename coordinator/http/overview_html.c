@@ -162,7 +162,7 @@ static err write_ready(struct bytes *out, const struct facts *f)
 static err write_head(struct bytes *out, const struct overview *o)
 {
     const struct facts *f = o->facts;
-    char up[32], left[32], full[48] = "";
+    char up[32], left[32], full[48] = "", backup[48];
     text_duration(up, sizeof up, f->wall_ms > f->started_ms ? f->wall_ms - f->started_ms : 0);
     text_size(left, sizeof left, f->free_bytes);
     if (f->disk_days >= 0) snprintf(full, sizeof full, ", full in %.1f days", f->disk_days);
@@ -181,7 +181,8 @@ static err write_head(struct bytes *out, const struct overview *o)
                      "<div><dt>Free disk<dd>%s%s</div><div><dt>Certificate ends<dd>",
                      version_text(), up, left, full));
     TRY(ends(out, f->server_ends_s, f->wall_ms));
-    TRY(bytes_printf(out, "</div><div><dt>Page of<dd>"));
+    ago(backup, f->backup_ms, f->wall_ms);
+    TRY(bytes_printf(out, "</div><div><dt>Last backup<dd>%s</div><div><dt>Page of<dd>", backup));
     TRY(day_time(out, f->wall_ms));
     return bytes_printf(out, " UTC</div></dl></header><main>");
 }

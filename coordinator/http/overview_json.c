@@ -116,6 +116,7 @@ static json_t *head_json(const struct overview *o)
     for (size_t i = 0; i < o->troubles; i++)
         json_array_append_new(troubles, text(o->trouble[i]));
     json_object_set_new(all, "troubles", troubles);
+    json_object_set_new(all, "backup_ms", json_integer((json_int_t)f->backup_ms));
     return all;
 }
 

@@ -1,5 +1,5 @@
 /* A real fedlorad process over TLS, and its page for browsers in a real browser. */
-#include "base/file.h"
+#include "tests/support/http_port.h"
 #include "tests/support/three_members.h"
 
 #include <stdlib.h>
@@ -7,20 +7,6 @@
 #include <unistd.h>
 
 enum { TRIAGE_ROUNDS = 30, TRIAGE_CLOSED = 8, SKIPPED = 77 };
-
-/* The free port that was taken, from the log. */
-static int http_port_of(void)
-{
-    char *text = NULL;
-    size_t size;
-    ok(file_read_all(&text, &size, federation.log, 64 << 20));
-    const char *line = strstr(text, "event=http.listening"), *port = NULL;
-    if (line) port = strstr(line, " port=");
-    cr_assert_not_null(port, "no line http.listening");
-    int number = (int)strtol(port + 6, NULL, 10);
-    free(text);
-    return number;
-}
 
 static void close_round(int round)
 {
@@ -62,7 +48,7 @@ Test(pages, shows_runs_members_and_events_to_a_browser)
     make_runs();
     snprintf(command, sizeof command,
              "python3 %s/tests/support/page_check.py %d %s >%s/page.log 2>&1", FEDLORA_SOURCE_DIR,
-             http_port_of(), dir, dir);
+             http_port_of(&federation), dir, dir);
     int status = system(command);
     status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     snprintf(command, sizeof command, "cat %s/page.log >&2", dir);

@@ -1,9 +1,8 @@
 /* A real fedlorad process over TLS: what it tells operators when something is wrong. */
 #include "base/file.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/three_members.h"
 
-#include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -294,8 +293,7 @@ static long setting(const char *name, long fallback)
     return text ? strtol(text, NULL, 10) : fallback;
 }
 
-/* A real small disk for the store; false if this user may not mount one. It is mounted for this
- * process and its children only, so that it goes with them. */
+/* A small disk for the store; false if this user may not mount one. */
 static bool begin_small(void)
 {
     char size[64];
@@ -304,38 +302,18 @@ static bool begin_small(void)
     ok(rpc_init());
     ok(fake_federation_open(&federation, dir, MEMBERS,
                             "[store]\nreserve = 64kB\n[limits]\nretry_after = 300ms\n"));
-    cr_assert_eq(mkdir(federation.store, 0700), 0);
-    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-        mount("none", federation.store, "tmpfs", 0, "size=64k,mode=0700") != 0) {
+    if (!small_disk_mount(federation.store, "size=64k")) {
         support_dir_remove(dir);
         return false;
     }
     /* A disk that is too small even for an empty database is refused, and costs nothing later. */
     cr_expect(err_is(fake_federation_start(&federation)));
     cr_expect_eq(logged("fedlora.db: database or disk is full"), 1);
-    snprintf(size, sizeof size, "size=%ld,mode=0700", setting("FEDLORA_DISK_BYTES", DISK_BYTES));
-    cr_assert_eq(mount("none", federation.store, "tmpfs", MS_REMOUNT, size), 0);
+    snprintf(size, sizeof size, "size=%ld", setting("FEDLORA_DISK_BYTES", DISK_BYTES));
+    small_disk_resize(federation.store, size);
     ok(fake_federation_start(&federation));
     open_member(&ops, "ops", 0);
     return true;
-}
-
-static void fill_disk(void)
-{
-    static const char zeros[4096];
-    char path[700];
-    snprintf(path, sizeof path, "%s/junk", federation.store);
-    int fd = open(path, O_WRONLY | O_CREAT, 0600);
-    while (write(fd, zeros, sizeof zeros) > 0)
-        continue;
-    close(fd);
-}
-
-static void free_disk(void)
-{
-    char path[700];
-    snprintf(path, sizeof path, "%s/junk", federation.store);
-    cr_assert_eq(unlink(path), 0);
 }
 
 Test(troubles, a_full_disk_is_told_and_costs_time_only)
@@ -348,7 +326,7 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
     if (!begin_small()) cr_skip("this user cannot mount a small disk");
     ok(create_run("flora", 0));
     expect_trouble("disk.full", false);
-    fill_disk();
+    small_disk_fill(federation.store);
     for (int i = 0; i < MEMBERS; i++) {
         struct fake_options options = options_of(NULL, 2u << i);
         fake_join_begin(&joining[i], i, &options);
@@ -357,9 +335,9 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
     fake_federation_stop(&federation, SIGKILL);
     if (err_is(fake_federation_start(&federation))) { /* without any room it may not start */
         cr_expect_eq(logged("fedlorad: "), 2);
-        free_disk();
+        small_disk_free(federation.store);
         ok(fake_federation_start(&federation));
-        fill_disk();
+        small_disk_fill(federation.store);
     }
     fake_close(&ops);
     open_member(&ops, "ops", 0);
@@ -370,10 +348,10 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
         usleep(500 * 1000);
         cr_expect_leq(logged("event=disk.full"), before + (size_t)i);
         cr_expect_eq(logged("event=disk.free"), i - 1);
-        free_disk();
+        small_disk_free(federation.store);
         if (i == fills) break;
         expect_trouble("disk.full", false);
-        fill_disk();
+        small_disk_fill(federation.store);
     }
     for (int i = 0; i < MEMBERS; i++) {
         err e = fake_join_end(&joining[i]);

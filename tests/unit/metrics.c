@@ -66,8 +66,8 @@ Test(metrics, shows_the_figures_of_a_run_and_of_a_member)
     SAYS(text, "fedlora_received_bytes_total{member=\"m0001\"} 4096");
     SAYS(text, "fedlora_certificate_not_after_seconds{role=\"client\",id=\"m0001\"} 1800000000");
     /* Before its first call a member counts from the start of the coordinator. */
-    SAYS(text, "fedlora_member_seen_seconds{member=\"m0000\"} 1794999960");
-    SAYS(text, "fedlora_member_seen_seconds{member=\"m0001\"} 1795999980");
+    SAYS(text, "fedlora_member_seen_seconds{member=\"m0000\"} 1795000000");
+    SAYS(text, "fedlora_member_seen_seconds{member=\"m0001\"} 1795999999");
     bytes_close(&b);
     runs_fixture_close(&f);
 }
