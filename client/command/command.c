@@ -63,6 +63,8 @@ static const struct command *const commands[] = {
     &command_simulate_plan,
     &command_simulate_report,
     &command_simulate,
+    &command_audit_export,
+    &command_audit_verify,
     &command_budget_epsilon,
     &command_budget_noise,
     &command_budget_steps,

@@ -120,6 +120,8 @@ err command_check_output(const char *path, bool force);
  * makes them known is in command.c. */
 extern const struct command command_aggregate;
 extern const struct command command_approve;
+extern const struct command command_audit_export;
+extern const struct command command_audit_verify;
 extern const struct command command_basis;
 extern const struct command command_budget_epsilon;
 extern const struct command command_budget_noise;

@@ -2,6 +2,7 @@
 #include "coordinator/serve/serve.h"
 
 #include "base/text.h"
+#include "proto/message.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -68,3 +69,45 @@ void serve_audit_fetched(struct rpc_call *call, const struct run *run, const str
     AUDIT(serve_of(call)->shop.audit, rpc_call_peer(call), "state.fetched",
           run ? run->config->name : "", "ok", LOG_STR("digest", text), LOG_INT("offset", offset));
 }
+
+/* ---- AuditLog ---- */
+
+/* An auditor's copy is an action too; one line for all parts. */
+static err read_log(Fedlora__V1__AuditLogReply *reply, struct bytes *lines,
+                    struct audit_place *place, struct rpc_call *call,
+                    const Fedlora__V1__AuditLogRequest *request)
+{
+    struct audit *a = serve_of(call)->shop.audit;
+    TRY(serve_check_admin(call));
+    if (strlen(request->file) >= sizeof place->file)
+        return err_make(ERR_INPUT, "the audit log has no file \"%.20s...\"", request->file);
+    snprintf(place->file, sizeof place->file, "%.*s", (int)sizeof place->file - 1, request->file);
+    place->offset = request->offset;
+    if (!*request->file) serve_audit_act(call, "audit.exported", "", NULL, ERR_NONE);
+    TRY(audit_read(lines, place, a, request->since_ms, LIMIT_CHUNK_BYTES));
+    reply->lines = (ProtobufCBinaryData){lines->size, lines->data};
+    reply->file = place->file;
+    reply->offset = place->offset;
+    return ERR_NONE;
+}
+
+static void log_begin(struct rpc_call *call, const void *data, size_t size)
+{
+    Fedlora__V1__AuditLogRequest *request = NULL;
+    Fedlora__V1__AuditLogReply reply = FEDLORA__V1__AUDIT_LOG_REPLY__INIT;
+    struct audit_place place = {0};
+    struct bytes lines = {.max = LIMIT_CHUNK_BYTES};
+    err e = message_unpack(&request, &fedlora__v1__audit_log_request__descriptor, data, size);
+    if (!err_is(e)) e = read_log(&reply, &lines, &place, call, request);
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        serve_answer(call, &reply.base);
+    message_free(request);
+    bytes_close(&lines);
+}
+
+const struct rpc_method serve_audit_method[] = {
+    {RPC_PATH_ADMIN(audit_log), RPC_UNARY, RPC_ADMIN, .begin = log_begin},
+};
+const size_t serve_audit_methods = sizeof serve_audit_method / sizeof *serve_audit_method;

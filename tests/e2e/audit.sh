@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# The audit log of a real run: every action of operators and members is in it, over a kill -9 and a restart, the export
+# is proven by the public key alone, and a change is named. A full disk refuses actions instead of losing their lines.
+set -euo pipefail
+# shellcheck source=tests/support/e2e.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
+
+member_list=ann,ben
+python3 "$root/tests/e2e/tiny.py" model "$work/base"
+for id in ann ben; do
+  python3 "$root/tests/e2e/tiny.py" rows "$work/$id.jsonl" --seed 1 --rows 8
+done
+make_certs ann ben eve
+digest=$("$programs/fedlora" inspect "$work/base" --json | report field digest)
+audit() {
+  local verb=$1
+  shift
+  "$programs/fedlora" audit "$verb" "$@"
+}
+export_log() {
+  audit export "$@" --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" --cert "$work/certs/ops.pem" \
+    --key "$work/certs/ops.key" >"$work/export.log" 2>&1 || fail_with "$work/export.log" "audit export"
+}
+# count ACTION [TEXT]: the lines of the log with this action and text.
+count() { cat "$store"/audit/*.jsonl | grep "^{\"action\":\"$1\"" | grep -c -- "${2:-}" || true; }
+expect_lines() { # N ACTION [TEXT]
+  [ "$(count "${@:2}")" -eq "$1" ] || fail "$(count "${@:2}") lines ${*:2}, expected $1"
+}
+
+store=$work/site/store
+start_coordinator "$work/site"
+admin create r --rounds 3 --method fedit --members $member_list --base-digest "$digest" --targets q,v --steps 2 --batch 4 \
+  --seq 32 --lr 1e-3 --seed 1 --precision f32 --rank 2 --alpha 4 >"$work/admin.log"
+admin set r deadline=1h >>"$work/admin.log"
+admin pause r >>"$work/admin.log"
+admin resume r >>"$work/admin.log"
+expect_refusal 3 "cannot be changed" admin set r colour=red
+for id in ann ben; do join_member r $id "$work" --base "$work/base" --data "$work/$id.jsonl" --precision f32; done
+wait_for_round r 2
+kill -KILL "$coordinator"
+wait "$coordinator" 2>/dev/null || true
+start_coordinator "$work/site"
+wait_within 60 "${children[1]}" "join of ann" "$work/ann.log"
+wait_within 60 "${children[2]}" "join of ben" "$work/ben.log"
+admin export r -o "$work/last.state" >>"$work/admin.log"
+expect_refusal 3 "not listed" "$programs/fedlora" join --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" \
+  --cert "$work/certs/eve.pem" --key "$work/certs/eve.key" --base "$work/base" --data "$work/ann.jsonl"
+sleep 1.2 # a denied call is written within a second
+export_log -o "$work/all.jsonl"
+kill -HUP "$coordinator"
+stop_coordinator
+
+# --- what is in it
+expect_lines 2 service.started
+expect_lines 1 service.stopped
+expect_lines 1 run.created '"id":"ops","role":"admin"'
+expect_lines 1 run.changed '"detail":"deadline=1h"'
+expect_lines 1 run.changed '"outcome":"refused"'
+expect_lines 1 run.paused
+expect_lines 1 run.resumed
+expect_lines 1 config.reloaded
+expect_lines 1 audit.exported
+[ "$(count call.denied '"id":"eve"')" -ge 1 ] || fail "no line about eve"
+grep -q '"serial":"[0-9a-f]\{2,\}"' "$work/all.jsonl" || fail "no serial number of a certificate"
+for id in ann ben; do
+  [ "$(count state.fetched "\"id\":\"$id\"")" -ge 3 ] || fail "$(count state.fetched "\"id\":\"$id\"") states fetched by $id"
+done
+# After the kill the newest round's lines may be missing, and the next start says where the run stood.
+[ "$(count update.counted)" -ge 4 ] || fail "$(count update.counted) updates counted, expected 4 to 6"
+[ "$(count round.published)" -ge 2 ] || fail "$(count round.published) rounds published, expected 2 or 3"
+expect_lines 1 run.loaded '"published":[123]'
+final=$("$programs/fedlora" inspect "$work/last.state" --json | report field digest)
+[ "$(count round.published "\"state\":\"$final\"")" -eq 1 ] || fail "the log has another last state than $final"
+
+# --- the proof
+key=$store/audit/audit.pub
+audit verify "$store/audit" --key "$key" >"$work/verified" || fail_with "$work/verified" "audit verify of the folder"
+grep -q "^proven: lines 1 to $(cat "$store"/audit/*.jsonl | wc -l)," "$work/verified" || fail_with "$work/verified" "the end is not signed"
+audit verify "$work/all.jsonl" --key "$key" >"$work/verified" || fail_with "$work/verified" "audit verify of the export"
+grep -v '"action":"run.paused"' "$work/all.jsonl" >"$work/dropped.jsonl"
+number=$(grep '"action":"run.paused"' "$work/all.jsonl" | grep -o '"seq":[0-9]*' | cut -d: -f2)
+expect_refusal 2 "line $number (" audit verify "$work/dropped.jsonl" --key "$key"
+sed 's/deadline=1h/deadline=2h/' "$work/all.jsonl" >"$work/changed.jsonl"
+expect_refusal 2 "this line was changed" audit verify "$work/changed.jsonl" --key "$key"
+openssl genpkey -algorithm ed25519 -out "$work/other.key" 2>/dev/null
+openssl pkey -in "$work/other.key" -pubout -out "$work/other.pub"
+expect_refusal 2 "signed by another key" audit verify "$store/audit" --key "$work/other.pub"
+expect_refusal 2 "expected a date" audit export -o "$work/x" --since soon --server h:1 --ca a --cert b --key c
+
+# --- a part, from a time on
+start_coordinator "$work/site"
+export_log -o "$work/part.jsonl" --since "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+audit verify "$work/part.jsonl" --key "$key" >"$work/verified" || fail_with "$work/verified" "audit verify of a part"
+grep -q "are not in this copy" "$work/verified" || fail_with "$work/verified" "a part is not called one"
+stop_coordinator
+printf "%s lines of the audit log are proven, and each tampering is named" "$(wc -l <"$work/all.jsonl")"
