@@ -223,7 +223,7 @@ Test(audit_verify, names_a_line_that_is_there_twice_and_one_that_was_put_in)
     }
 }
 
-/* Who holds the files, but not the key, can make the chain anew; the heads then do not fit. */
+/* The owner of the files can make the chain anew without the key; the heads then do not fit. */
 Test(audit_verify, accepts_no_head_of_another_key)
 {
     struct findings f;
