@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@ enum { LOG_LINE_BYTES = 4096 };
 /* Set once by log_init() before threads start, so reading them needs no lock. */
 static enum log_level log_least = LOG_INFO;
 static bool log_json;
+static bool log_to_journal; /* standard error is the journal's stream */
 static atomic_uint_least64_t log_lost_lines;
 static atomic_int log_lost_why;
 static const char *const log_level_name[] = {"debug", "info", "warn", "error"};
@@ -27,10 +29,23 @@ struct line {
     size_t size; /* always leaves room for the newline */
 };
 
+/* JOURNAL_STREAM names the device and inode of the stream that the journal reads. It is inherited,
+ * so it is compared with standard error, which may be another file by now. */
+static bool is_journal(void)
+{
+    const char *stream = getenv("JOURNAL_STREAM");
+    char is[64];
+    struct stat st;
+    if (!stream || fstat(STDERR_FILENO, &st) != 0) return false;
+    snprintf(is, sizeof is, "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    return strcmp(is, stream) == 0;
+}
+
 void log_init(enum log_level least, bool json)
 {
     log_least = least;
     log_json = json;
+    log_to_journal = is_journal();
 }
 
 /* A longer line is cut, because one event must stay one write(2) to be atomic. */
@@ -131,7 +146,7 @@ static void format_json(struct line *l, json_t *object, const struct log_field *
     for (size_t i = 0; i < count; i++)
         json_object_set_new(object, field[i].key, field_json(&field[i]));
     char *text = json_dumps(object, JSON_COMPACT);
-    if (text && strlen(text) > LOG_LINE_BYTES - 2) {
+    if (text && strlen(text) > LOG_LINE_BYTES - 2 - l->size) {
         free(text);
         for (size_t i = 0; i < count; i++)
             json_object_del(object, field[i].key);
@@ -147,7 +162,9 @@ void log_event(enum log_level level, const char *event, const struct log_field *
     if (level < log_least) return;
     struct line l = {.size = 0};
     char time[32];
+    static const char *const priority[] = {"<7>", "<6>", "<4>", "<3>"}; /* of syslog */
     time_text(time);
+    if (log_to_journal) line_text(&l, priority[level]);
     if (log_json) {
         json_t *object = event_json(time, level, event);
         if (object) format_json(&l, object, field, count);

@@ -28,7 +28,8 @@ struct log_field {
     log_event((level), (event), (const struct log_field[]){__VA_ARGS__},                           \
               sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
 
-/* Call once before threads start. Events below `least` are dropped. */
+/* Call before threads start; later only with another level or form. Events below `least` are
+ * dropped. If standard error is a stream of systemd's journal, each line gets its priority. */
 void log_init(enum log_level least, bool json);
 /* The number of lines that could not be written, for example because the disk is full, and the
  * errno of the last one. Any thread. */

@@ -121,6 +121,8 @@ struct option_write {
 };
 err option_write(struct bytes *out, const struct option_write *write);
 /* The value of a row as a file would have it, of a list the last item; false: none. */
+/* Copies one value between two structs. Not for TEXT and LIST, whose memory belongs to an arena. */
+void option_copy(void *to, const void *from, const struct option_row *row);
 bool option_text(char *out, size_t bytes, const void *options, const struct option_row *row);
 /* The row of a key "section.name", or NULL. */
 const struct option_row *option_row_of_key(const struct option_set *set, const char *key);

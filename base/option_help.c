@@ -245,3 +245,14 @@ err option_write(struct bytes *out, const struct option_write *write)
     TRY(write_sections(out, write->set, false, write));
     return write_sections(out, write->set, true, write);
 }
+
+void option_copy(void *to, const void *from, const struct option_row *row)
+{
+    static const size_t size[] = {
+        [OPTION_FLAG] = sizeof(bool),         [OPTION_INT] = sizeof(int64_t),
+        [OPTION_NUM] = sizeof(double),        [OPTION_SIZE] = sizeof(uint64_t),
+        [OPTION_DURATION] = sizeof(uint64_t), [OPTION_CHOICE] = sizeof(int),
+    };
+    REQUIRE(row->kind != OPTION_TEXT && row->kind != OPTION_LIST);
+    memcpy((char *)to + row->at, (const char *)from + row->at, size[row->kind]);
+}

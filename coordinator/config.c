@@ -391,25 +391,7 @@ err config_open(struct config *out, int argc, char **argv)
     return e;
 }
 
-/* The keys of values that differ, except the lists, separated by blanks. */
-static void list_others(char *out, size_t bytes, const struct config *a, const struct config *b)
-{
-    char is[1024], was[1024];
-    size_t used = 0;
-    *out = 0;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        const char *key = rows[i].key;
-        if (!key || !strcmp(key, "federation.members") || !strcmp(key, "federation.admins"))
-            continue;
-        *is = *was = 0;
-        bool given = option_text(is, sizeof is, a, &rows[i]);
-        if (given == option_text(was, sizeof was, b, &rows[i]) && !strcmp(is, was)) continue;
-        if (used < bytes)
-            used += (size_t)snprintf(out + used, bytes - used, "%s%s", used ? " " : "", key);
-    }
-}
-
-err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv)
+err config_reread(struct config *config, struct config_changes *changes, int argc, char **argv)
 {
     struct config next = {0};
     struct arena arena = {0};
@@ -424,7 +406,7 @@ err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int a
         config->listed = config->allowed = next.listed;
         config->listed_admins = config->admin_ids = next.listed_admins;
         config->any_admin = next.listed_admins.count == 0;
-        list_others(others, CONFIG_OTHERS_BYTES, config, &next);
+        config_take_live(config, &next, changes);
     }
     config_close(&next);
     return e;

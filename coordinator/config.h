@@ -51,11 +51,18 @@ struct config {
  * sample is set, nothing else is filled in. */
 err config_open(struct config *out, int argc, char **argv);
 void config_close(struct config *config);
-/* Reads the same arguments and the file again, and takes federation.members and federation.admins
- * from them. others: the keys of other values that have changed, which need a restart. On an error
+/* Reads the same arguments and the file again, and takes from them what may change while the
+ * service runs: the lists of members and operators, limits, retention, and the log. On an error
  * nothing has changed. */
-enum { CONFIG_OTHERS_BYTES = 256 };
-err config_reread(struct config *config, char others[CONFIG_OTHERS_BYTES], int argc, char **argv);
+enum { CONFIG_CHANGES_BYTES = 512 };
+struct config_changes { /* separated by blanks */
+    char made[CONFIG_CHANGES_BYTES];    /* "limits.poll=45s log.level=debug" */
+    char restart[CONFIG_CHANGES_BYTES]; /* keys of changed values that need a restart */
+};
+err config_reread(struct config *config, struct config_changes *changes, int argc, char **argv);
+/* For config.c only: all but the lists (config_live.c). */
+void config_take_live(struct config *config, const struct config *next,
+                      struct config_changes *changes);
 /* All rows, for the manual page of the configuration file. */
 const struct option_set *config_options(void);
 /* Replaces the lists of those that may take part by copies of these, which the store has. */

@@ -5,6 +5,8 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "coordinator/http/http.h"
+#include "coordinator/manager.h"
+#include "coordinator/reload.h"
 #include "coordinator/serve/serve.h"
 #include "coordinator/store/store_files.h"
 #include "coordinator/store/wal.h"
@@ -80,44 +82,6 @@ static err check(const struct config *config)
     if (!err_is(e)) printf("%s", (const char *)report.data);
     bytes_close(&report);
     return e;
-}
-
-/* The lists of members and operators. With an error the old ones stay, so a bad edit does not cut
- * members off. */
-static void reread_lists(struct serve *s, struct config *config, int argc, char **argv)
-{
-    char others[CONFIG_OTHERS_BYTES] = "";
-    struct audit *audit = s->shop.audit;
-    size_t members = config->allowed.count, admins = config->admin_ids.count;
-    err e = config_reread(config, others, argc, argv);
-    if (err_is(e)) {
-        LOG(LOG_ERROR, "config.not_reread", LOG_STR("error", e.text));
-        AUDIT(audit, NULL, "config.reloaded", config->file, "refused", LOG_STR("reason", e.text));
-        return;
-    }
-    AUDIT(audit, NULL, "config.reloaded", config->file, "ok", LOG_INT("members_were", members),
-          LOG_INT("members", config->allowed.count), LOG_INT("admins_were", admins),
-          LOG_INT("admins", config->admin_ids.count), LOG_STR("needs_restart", others));
-    LOG(LOG_INFO, "members.reread", LOG_INT("members", config->allowed.count));
-    if (*others)
-        LOG(LOG_WARN, "config.needs_restart", LOG_STR("changed", others),
-            LOG_STR("reason", "these values of the file are not used before a restart"));
-    e = serve_identity_open(s);
-    if (err_is(e)) LOG(LOG_ERROR, "members.not_reread", LOG_STR("error", e.text));
-}
-
-/* SIGHUP. On an error the old certificates stay in use, so a bad renewal does not cut members
- * off. */
-static void reload(struct serve *s)
-{
-    err e = rpc_server_reload(s->server);
-    if (err_is(e))
-        LOG(LOG_ERROR, "certificates.not_reread", LOG_STR("error", e.text));
-    else
-        LOG(LOG_INFO, "certificates.reread", LOG_STR("cert", s->config->cert));
-    AUDIT(s->shop.audit, NULL, "certificates.reloaded", s->config->cert,
-          err_is(e) ? "refused" : "ok", LOG_STR("reason", e.text));
-    s->watch.next_certificate_ms = 0;
 }
 
 /* A folder made by mkdir has mode 0755, and the database holds the seed of secret draws. */
@@ -196,6 +160,23 @@ static void report_migration(struct serve *s, int64_t from)
           LOG_INT("to", VERSION_STORE));
 }
 
+/* The first line of a log says what runs: the build, the store, the configuration, and how long its
+ * certificate lasts. A problem with a file is reported by the step that needs it. */
+static void say_starting(const struct config *config)
+{
+    struct digest digest = {0};
+    char text[DIGEST_TEXT_BYTES] = "";
+    int64_t days = 0;
+    if (!err_is(digest_of_file(&digest, config->file))) digest_text(text, &digest);
+    text[16] = 0;
+    err e = rpc_tls_check(config->ca, config->cert, config->key, /*server*/ true, &days);
+    const struct log_field field[] = {
+        LOG_STR("version", FEDLORA_VERSION), LOG_STR("commit", version_commit()),
+        LOG_INT("store", VERSION_STORE),     LOG_STR("config", config->file),
+        LOG_STR("config_digest", text),      LOG_INT("certificate_days", days)};
+    log_event(LOG_INFO, "fedlorad.starting", field, err_is(e) ? 5 : 6);
+}
+
 /* --accept-copy */
 static err accept_copy(const struct config *config)
 {
@@ -219,7 +200,10 @@ static err run_service(struct config *config, int argc, char **argv)
     struct lock lock = {0};
     struct http *http = NULL;
     int64_t migrated_from = 0;
+    struct manager manager = {0};
     err e = ERR_NONE;
+    say_starting(config);
+    manager_starting();
     TRY_OUT(e, config_check_ledger_key(config));
     TRY_OUT(e, file_make_dirs(config->path));
     TRY_OUT(e, keep_private(config->path));
@@ -227,21 +211,24 @@ static err run_service(struct config *config, int argc, char **argv)
     TRY_OUT(e, http_open(&http, config));
     TRY_OUT(e, recover(&migrated_from, config));
     TRY_OUT(e, serve_open(&s, config));
-    LOG(LOG_INFO, "fedlorad.ready", LOG_STR("version", version_text()),
-        LOG_STR("listen", config->listen), LOG_INT("port", rpc_server_port(s.server)),
-        LOG_STR("federation", config->federation), LOG_INT("members", config->allowed.count),
-        LOG_STR("data", config->path), LOG_INT("runs", s.run_count));
+    LOG(LOG_INFO, "fedlorad.ready", LOG_STR("listen", config->listen),
+        LOG_INT("port", rpc_server_port(s.server)), LOG_STR("federation", config->federation),
+        LOG_INT("members", config->allowed.count), LOG_STR("data", config->path),
+        LOG_INT("runs", s.run_count));
     report_migration(&s, migrated_from);
+    manager_ready(&manager, &s);
     while (!stop_wanted && !db_taken_over()) {
         serve_step(&s, STEP_MS);
         http_turn(http, &s);
+        manager_turn(&manager, &s, text_now_ms());
         if (!reload_wanted) continue;
         reload_wanted = 0;
-        reload(&s);
-        reread_lists(&s, config, argc, argv);
+        manager_reloading(&manager);
+        reload(&s, config, argc, argv);
     }
     if (db_taken_over())
         e = err_make(ERR_MACHINE, "another coordinator has taken over the database of this one");
+    manager_stopping();
     LOG(LOG_INFO, "fedlorad.stopping", LOG_INT("open_calls", rpc_server_calls(s.server)));
     http_drain(http);
     serve_close(&s, GRACE_MS);

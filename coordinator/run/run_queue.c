@@ -83,7 +83,7 @@ static void give_turns(struct run *first, const struct config *config)
 void run_queue_turn(struct run *first)
 {
     const struct config *config = first ? first->shop->config : NULL;
-    if (!config || (!config->open_runs && !config->rounds_at_once)) return;
+    if (!config || !first->round.rules.queues) return; /* also after the limits were set to 0 */
     let_in(first, config);
     give_turns(first, config);
 }

@@ -326,12 +326,22 @@ static void on_ended(void *context, const char *procedure, const char *code)
 }
 
 /* A burst of four seconds' calls, and at least one call, otherwise no call would be allowed. */
+static struct rate_rules rate_rules(const struct config *config)
+{
+    double per_second = config->calls_per_second;
+    return (struct rate_rules){.per_second = per_second,
+                               .burst = per_second > 0.25 ? 4 * per_second : 1,
+                               .names_max = SERVE_PEERS_MAX};
+}
+
+void serve_use_rate(struct serve *s)
+{
+    s->rate.rules = rate_rules(s->config);
+}
+
 static err open_rate(struct serve *s)
 {
-    double per_second = s->config->calls_per_second;
-    const struct rate_rules rules = {.per_second = per_second,
-                                     .burst = per_second > 0.25 ? 4 * per_second : 1,
-                                     .names_max = SERVE_PEERS_MAX};
+    const struct rate_rules rules = rate_rules(s->config);
     return rate_open(&s->rate, &rules);
 }
 

@@ -65,6 +65,9 @@ void serve_step(struct serve *s, uint64_t timeout_ms);
  * zeroed struct. */
 void serve_close(struct serve *s, uint64_t grace_ms);
 
+/* After limits.calls_per_second has changed. */
+void serve_use_rate(struct serve *s);
+
 /* ---- for serve_*.c */
 struct serve *serve_of(struct rpc_call *call);
 struct run *serve_find_run(const struct serve *s, const char *name); /* or NULL */

@@ -252,8 +252,8 @@ static void wait_for_no_removed_member(void)
     }
     message_free(expect_waiting("1 more of 3 members to join: m2"));
     snprintf(command, sizeof command,
-             "sed -i 's|^members = .*|members = m0,m1|; s|^path = .*|&\\nreserve = 65MiB|'"
-             " %s/fedlorad.ini",
+             "sed -i 's|^members = .*|members = m0,m1|; s|^path = .*|&\\nreserve = 65MiB|;"
+             " s|^key = .*|&\\nthreads = 1|; $a [log]\\nlevel = warn' %s/fedlorad.ini",
              federation.dir);
     cr_assert_eq(system(command), 0);
     kill(federation.coordinator, SIGHUP);
@@ -261,7 +261,17 @@ static void wait_for_no_removed_member(void)
     join(2);
     cr_expect(fake_federation_logged(&federation, "event=member.removed run=removed member=m2"));
     cr_expect(fake_federation_logged(&federation,
-                                     "event=config.needs_restart changed=store.reserve reason="));
+                                     "event=config.needs_restart changed=server.threads reason="));
+    cr_expect(!fake_federation_logged(&federation, "event=config.reread"), "the level is warn now");
+    snprintf(command, sizeof command,
+             "sed -i 's|^level = .*|level = info|; s|65MiB|66MiB|' %s/f*.ini", federation.dir);
+    cr_assert_eq(system(command), 0);
+    kill(federation.coordinator, SIGHUP);
+    for (int i = 0; i < 100 && !fake_federation_logged(&federation, "event=config.reread"); i++)
+        usleep(20 * 1000);
+    cr_expect(fake_federation_logged(
+        &federation,
+        "event=config.reread members=2 changed=\"store.reserve=69206016 log.level=info\""));
 }
 
 static void train_with_losses(const double loss[MEMBERS])

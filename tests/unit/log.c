@@ -7,7 +7,9 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static char text[8192];
 
@@ -87,4 +89,35 @@ Test(log, a_long_event_in_json_is_still_json)
     cr_expect(json_is_true(json_object_get(line, "cut")) && !json_object_get(line, "v"), "%s",
               text);
     json_decref(line);
+}
+
+static void journal_event(void)
+{
+    char stream[64];
+    struct stat st;
+    cr_assert_eq(fstat(2, &st), 0);
+    snprintf(stream, sizeof stream, "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    setenv("JOURNAL_STREAM", stream, 1);
+    log_init(LOG_DEBUG, false);
+    all_levels();
+}
+
+static void other_stream(void)
+{
+    setenv("JOURNAL_STREAM", "8:123456", 1);
+    log_init(LOG_DEBUG, false);
+    all_levels();
+}
+
+Test(log, lines_for_the_journal_begin_with_their_priority)
+{
+    capture(text, sizeof text, 2, journal_event);
+    const char *line = text;
+    for (const char *prefix = "7643"; *prefix; prefix++) {
+        cr_expect(line[0] == '<' && line[1] == *prefix && !strncmp(line + 2, ">time=", 6), "%s",
+                  text);
+        line = strchr(line, '\n') + 1;
+    }
+    capture(text, sizeof text, 2, other_stream);
+    cr_expect(!strchr(text, '<'), "%s", text);
 }
