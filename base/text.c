@@ -29,7 +29,7 @@ static const struct unit size_units[] = {
 };
 static const struct unit duration_units[] = {
     {"", 1000},     {"ms", 1},      {"s", 1000},     {"m", 60000},
-    {"min", 60000}, {"h", 3600000}, {"d", 86400000},
+    {"min", 60000}, {"h", 3600000}, {"d", 86400000}, {"y", 365ull * 86400000},
 };
 
 /* digits[.digits] [spaces] unit. Whole numbers are exact; a fraction is rounded to the smallest

@@ -113,6 +113,26 @@ static const struct option_row rows[] = {
      .help = "published rounds whose updates are kept, including the newest; 0: they are removed "
              "as soon as "
              "the state that counts them is published"},
+    {.key = "store.keep_finished",
+     .kind = OPTION_DURATION,
+     AT(keep_finished_ms),
+     .fallback = "90d",
+     .value = "TIME",
+     .help =
+         "after this time a finished or stopped run is archived: its updates and all states but "
+         "the last are removed; 0: never"},
+    {.key = "store.keep_events",
+     .kind = OPTION_DURATION,
+     AT(keep_events_ms),
+     .fallback = "1y",
+     .value = "TIME",
+     .help = "events of members and rounds that are older are removed; 0: never"},
+    {.key = "store.archive",
+     .kind = OPTION_TEXT,
+     AT(archive),
+     .value = "DIR",
+     .help = "folder for a copy of the last state and of the record of each run that is archived; "
+             "default: no copy"},
     {.key = "store.reserve",
      .kind = OPTION_SIZE,
      AT(reserve_bytes),

@@ -19,6 +19,8 @@ struct config {
     const char *database;
     int64_t keep_states, keep_updates;
     uint64_t reserve_bytes, upload_age_ms;
+    uint64_t keep_finished_ms, keep_events_ms; /* 0: for ever */
+    const char *archive;                       /* NULL: none */
     const char *ledger_key;                    /* [privacy]; NULL: private runs are refused */
     const char *audit_key;                     /* [audit]; NULL: DATA/audit/audit.key */
     const char *federation, *members, *admins; /* [federation]; lists as written, with commas */
@@ -55,7 +57,7 @@ void config_close(struct config *config);
  * service runs: the lists of members and operators, limits, retention, and the log. On an error
  * nothing has changed. */
 enum { CONFIG_CHANGES_BYTES = 512 };
-struct config_changes { /* separated by blanks */
+struct config_changes {                 /* separated by blanks */
     char made[CONFIG_CHANGES_BYTES];    /* "limits.poll=45s log.level=debug" */
     char restart[CONFIG_CHANGES_BYTES]; /* keys of changed values that need a restart */
 };

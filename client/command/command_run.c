@@ -1,7 +1,7 @@
-/* fedlora run list, status, watch, pause, resume, stop, export: the operator's commands on a run.
+/* fedlora run status, pause, resume, stop, archive, delete, export: the operator's commands on a run.
  *
  * Each is one call to the coordinator's Admin service, authorised by the operator's certificate.
- * watch and export may take long, so they also continue after a restart of the coordinator. */
+ * export may take long, so it also continues after a restart of the coordinator. */
 #include "client/command/command_run.h"
 #include "client/output/report.h"
 
@@ -20,17 +20,15 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One long poll of watch: short enough for proxies that close silent connections after a minute. */
-enum { RUN_WATCH_MS = 20 * 1000 };
-
 /* Shared by all commands of this file; each uses a part of it. */
 struct run_command {
     struct command_common common;
     struct remote_options remote;
     const char *output; /* export only */
-    uint64_t retry_ms;  /* watch and export only */
+    uint64_t retry_ms;  /* export only */
     bool force, parts;  /* export only */
     bool forget_shapes; /* resume only */
+    bool yes;           /* stop and delete only */
 };
 
 #define AT(member) offsetof(struct run_command, member)
@@ -90,181 +88,44 @@ static err resume_run(void *o, const struct option_list *arguments, struct arena
     return act(o, arguments, RPC_PATH_ADMIN(resume_run));
 }
 
-static err stop_run(void *o, const struct option_list *arguments, struct arena *arena)
+/* On a terminal the operator is asked. Elsewhere nobody can answer, so a script says it with --yes
+ * where the loss is for ever. */
+static err confirm(const struct run_command *o, const char *name, const char *loses, bool for_ever)
 {
+    char answer[16] = "";
+    if (o->yes) return ERR_NONE;
+    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+        return for_ever ? err_make(ERR_INPUT, "--yes is missing: %s", loses) : ERR_NONE;
+    fprintf(stderr, "%s: %s. Type yes to go on: ", name, loses);
+    if (fgets(answer, sizeof answer, stdin) != NULL && strcmp(answer, "yes\n") == 0)
+        return ERR_NONE;
+    return err_make(ERR_INPUT, "nothing was changed");
+}
+
+static err stop_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    const struct run_command *o = options;
     (void)arena;
+    TRY(confirm(o, arguments->item[0],
+                "a stopped run cannot be resumed, only continued as a new run with --from",
+                /*for_ever*/ false));
     return act(o, arguments, RPC_PATH_ADMIN(stop_run));
 }
 
-/* ---------------------------------------------------------------- list */
-
-/* A run without a configuration cannot come from this coordinator; it is skipped and not
- * trusted. */
-static err print_list(const Fedlora__V1__ListRunsReply *reply)
-{
-    struct table t;
-    err e;
-    command_run_print_troubles(reply->troubles, reply->n_troubles);
-    if (reply->n_runs == 0) {
-        printf("no runs\n");
-        return ERR_NONE;
-    }
-    table_begin(&t, "lllrrl");
-    static const char *const head[] = {"run", "method", "phase", "round", "members", "waiting for"};
-    TRY_OUT(e, table_row(&t, head));
-    for (size_t i = 0; i < reply->n_runs; i++) {
-        const run_status *s = reply->runs[i];
-        if (s->config == NULL) continue;
-        TRY_OUT(e, table_cell(&t, "%s", s->config->name));
-        TRY_OUT(e, table_cell(&t, "%s", s->config->method));
-        TRY_OUT(e, table_cell(&t, "%s", s->phase));
-        TRY_OUT(e, table_cell(&t, "%" PRIu32 "/%" PRIu32, s->round, s->config->rounds));
-        TRY_OUT(e, table_cell(&t, "%" PRIu32, s->member_count));
-        TRY_OUT(e, table_cell(&t, "%s", s->waiting_for));
-    }
-    e = table_print(&t);
-out:
-    table_close(&t);
-    return e;
-}
-
-/* The next page is added to *all, whose array of runs is in the arena. The pages stay open until
- * everything is printed. */
-static err add_page(Fedlora__V1__ListRunsReply *all, const Fedlora__V1__ListRunsReply *page,
-                    struct arena *arena)
-{
-    run_status **runs = NULL;
-    if (page->next && page->next <= all->next)
-        return err_make(ERR_INPUT, "the coordinator sent a page of its list again");
-    TRY(arena_take(&runs, arena, all->n_runs + page->n_runs, sizeof *runs));
-    if (all->n_runs) memcpy(runs, all->runs, all->n_runs * sizeof *runs);
-    if (page->n_runs) memcpy(runs + all->n_runs, page->runs, page->n_runs * sizeof *runs);
-    size_t count = all->n_runs + page->n_runs;
-    *all = *page;
-    all->runs = runs;
-    all->n_runs = count;
-    return ERR_NONE;
-}
-
-/* All pages, as one list. */
-enum { LIST_PAGES_MAX = 1024 };
-static err list_all(const struct run_command *o, struct rpc_client *client, struct arena *arena)
-{
-    static const struct remote_method method = {RPC_PATH_ADMIN(list_runs),
-                                                &fedlora__v1__list_runs_reply__descriptor};
-    Fedlora__V1__ListRunsRequest request = FEDLORA__V1__LIST_RUNS_REQUEST__INIT;
-    Fedlora__V1__ListRunsReply *page[LIST_PAGES_MAX], all = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
-    size_t pages = 0;
-    err e;
-    do {
-        request.after = all.next;
-        TRY_OUT(e, remote_call(&page[pages], client, &method, &request.base, 0));
-        TRY_OUT(e, add_page(&all, page[pages++], arena));
-    } while (all.next && pages < LIST_PAGES_MAX);
-    e = o->common.json ? command_run_print_message(&all.base) : print_list(&all);
-out:
-    while (pages > 0)
-        message_free(page[--pages]);
-    return e;
-}
-
-static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
-{
-    (void)arguments;
-    const struct run_command *o = options;
-    struct rpc_client *client = NULL;
-    TRY(remote_open(&client, &o->remote));
-    err e = list_all(o, client, arena);
-    rpc_client_close(client);
-    return e;
-}
-
-/* ---------------------------------------------------------------- watch */
-
-/* Flushed after each event, so that `fedlora run watch | grep` shows it at once. Times are local
- * times, because they are read by a person. */
-static err print_event(const Fedlora__V1__RunEvent *event, bool json)
-{
-    if (json) {
-        err e = command_run_print_message(&event->base);
-        fflush(stdout);
-        return e;
-    }
-    time_t when = (time_t)(event->wall_ms / 1000);
-    struct tm local;
-    char clock[16] = "";
-    if (localtime_r(&when, &local) != NULL) strftime(clock, sizeof clock, "%H:%M:%S", &local);
-    printf("%s  %-16s", clock, event->event);
-    if (event->round > 0) printf(" round %" PRIu32, event->round);
-    if (event->member[0] != 0) printf(" %s", event->member);
-    printf("%s%s\n", event->text[0] != 0 ? " " : "", event->text);
-    fflush(stdout);
-    return ERR_NONE;
-}
-
-/* Phases in which no further event can come. */
-static bool is_over(const char *phase)
-{
-    return strcmp(phase, "finished") == 0 || strcmp(phase, "stopped") == 0 ||
-           strcmp(phase, "failed") == 0;
-}
-
-/* State of `run watch` between polls. */
-struct watching {
-    const struct run_command *o;
-    const char *name;
-    struct retry retry;
-    uint64_t after;    /* sequence number of the last event printed */
-    bool over, failed; /* the run has ended; it ended as failed */
-};
-
-/* One long poll. Events have sequence numbers; asking for those after the last one printed means
- * that none is lost or printed twice when the coordinator restarts between two polls. */
-static err watch_once(struct watching *w, struct rpc_client *client)
-{
-    static const struct remote_method method = {RPC_PATH_ADMIN(watch_run),
-                                                &fedlora__v1__watch_reply__descriptor};
-    Fedlora__V1__WatchRequest request = FEDLORA__V1__WATCH_REQUEST__INIT;
-    Fedlora__V1__WatchReply *reply = NULL;
-    request.run = (char *)(uintptr_t)w->name;
-    request.after = w->after;
-    request.wait_ms = RUN_WATCH_MS;
-    TRY(remote_call(&reply, client, &method, &request.base, RUN_WATCH_MS + REMOTE_CALL_MS));
-    err e = ERR_NONE;
-    for (size_t i = 0; i < reply->n_events && !err_is(e); i++) {
-        if (reply->events[i]->sequence <= w->after) continue;
-        w->after = reply->events[i]->sequence;
-        e = print_event(reply->events[i], w->o->common.json);
-    }
-    /* The last events may come with a reply that already has the final phase, and a reply holds a
-     * limited number. The end is therefore an empty reply in a final phase. */
-    w->over = is_over(reply->phase) && reply->n_events == 0;
-    w->failed = strcmp(reply->phase, "failed") == 0;
-    message_free(reply);
-    return e;
-}
-
-/* A failed run is an error of this command too, so that scripts see it in the exit status. */
-static err watch_run(void *options, const struct option_list *arguments, struct arena *arena)
+static err archive_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
+    return act(o, arguments, RPC_PATH_ADMIN(archive_run));
+}
+
+static err delete_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
     const struct run_command *o = options;
-    struct rpc_client *client = NULL;
-    struct watching w = {.o = o,
-                         .name = arguments->item[0],
-                         .retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet}};
-    TRY(remote_open(&client, &o->remote));
-    err e = ERR_NONE;
-    while (!w.over && !err_is(e)) {
-        e = watch_once(&w, client);
-        if (err_is(e))
-            e = retry_wait(&w.retry, e, "the coordinator");
-        else
-            retry_ok(&w.retry);
-    }
-    rpc_client_close(client);
-    if (!err_is(e) && w.failed) e = err_make(ERR_MACHINE, "run %s failed", w.name);
-    return e;
+    (void)arena;
+    TRY(confirm(o, arguments->item[0],
+                "deleting a run removes its states and updates; only digests and reports stay",
+                /*for_ever*/ true));
+    return act(o, arguments, RPC_PATH_ADMIN(delete_run));
 }
 
 /* ---------------------------------------------------------------- export */
@@ -373,15 +234,9 @@ static err export_run(void *options, const struct option_list *arguments, struct
 
 /* ---------------------------------------------------------------- the commands */
 
-/* Long commands also have --retry-for. watch waits an hour by default, because a run takes days. */
-static const struct option_row watch_rows[] = {
+static const struct option_row ask_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
-    {.flag = "retry-for",
-     .kind = OPTION_DURATION,
-     .at = AT(retry_ms),
-     .fallback = "1h",
-     .value = "TIME",
-     .help = "longest wait for a coordinator that does not answer"},
+    {.flag = "yes", .kind = OPTION_FLAG, .at = AT(yes), .help = "do not ask"},
 };
 static const struct option_row resume_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
@@ -427,26 +282,19 @@ static const struct option_row export_rows[] = {
         .least = 1, .most = 1, .run = run_                                                         \
     }
 
-const struct command command_run_list = {
-    .name = "run list",
-    .purpose = "list all runs of the coordinator (operator)",
-    .usage = "--server HOST:PORT --ca FILE --cert FILE --key FILE",
-    .example = "fedlora run list --config operator.ini",
-    .rows = rows,
-    .row_count = sizeof rows / sizeof *rows,
-    .options_size = sizeof(struct run_command),
-    .run = list_run,
-};
 const struct command command_run_status = RUN_COMMAND(
     "status", "show the state of a run and what it is waiting for (operator)", rows, status_run);
-const struct command command_run_watch = RUN_COMMAND(
-    "watch", "print the events of a run until it ends (operator)", watch_rows, watch_run);
 const struct command command_run_pause =
     RUN_COMMAND("pause", "pause a run, so that no new round opens (operator)", rows, pause_run);
 const struct command command_run_resume =
     RUN_COMMAND("resume", "continue a paused run (operator)", resume_rows, resume_run);
 const struct command command_run_stop =
-    RUN_COMMAND("stop", "end a run early (operator)", rows, stop_run);
+    RUN_COMMAND("stop", "end a run early (operator)", ask_rows, stop_run);
+const struct command command_run_archive =
+    RUN_COMMAND("archive", "remove all files of a run that is over but its last state (operator)",
+                rows, archive_run);
+const struct command command_run_delete = RUN_COMMAND(
+    "delete", "remove a run that is over, and free its name (operator)", ask_rows, delete_run);
 const struct command command_run_export = {
     .name = "run export",
     .purpose = "download the newest state of a run (operator)",

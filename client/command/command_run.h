@@ -22,6 +22,7 @@ err command_run_print(const Fedlora__V1__RunStatus *status, bool json);
 /* Defined in command_run.c, command_run_create.c, command_run_change.c and command_run_audit.c. */
 extern const struct command command_run_create, command_run_list, command_run_status,
     command_run_watch, command_run_pause, command_run_resume, command_run_stop, command_run_export,
-    command_run_audit, command_run_set, command_run_member, command_run_drop_update;
+    command_run_archive, command_run_delete, command_run_report, command_run_audit, command_run_set,
+    command_run_member, command_run_drop_update;
 
 #endif

@@ -100,7 +100,11 @@ void run_apply(struct run *run, const struct round_event *event)
         err e = run_push_work(run, todo & ROUND_DO_START ? PUBLISH_START : PUBLISH_NEXT);
         if (err_is(e)) run_work_failed(run, e);
     }
-    if (todo & ROUND_DO_END) run_flush_counters(run);
+    if (todo & ROUND_DO_END) {
+        enum round_phase phase = round_phase(&run->round);
+        if (phase == ROUND_FINISHED || phase == ROUND_STOPPED) run->ended_ms = text_wall_ms();
+        run_flush_counters(run);
+    }
     if (todo & (ROUND_DO_WAKE | ROUND_DO_END)) run->shop->changed(run, run->shop->context);
 }
 

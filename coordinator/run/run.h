@@ -22,6 +22,7 @@ struct run;
 struct run_shop {        /* shared by all runs; the caller sets the members from `config` on */
     struct store *store; /* the loop thread's connection */
     struct work *maths, *receipts, *slow_receipts;
+    struct work *keeper; /* keep.h; NULL: a simulation */
     struct troubles *troubles;
     struct audit *audit; /* NULL: a simulation */
     struct tally *tally; /* counters for metrics, or NULL; the caller's */
@@ -113,6 +114,8 @@ struct run {
     uint32_t woken_round;      /* serve.c: when members of all their runs were woken last, */
     enum round_phase woken_in; /* it was at this round, in this phase */
     uint64_t created_ms;
+    uint64_t ended_ms, archived_ms; /* wall clock; 0: it is not */
+    bool deleted;                   /* it is in no list any more, but calls may still point to it */
     uint64_t queue_number; /* run_queue.c: its place in the line for a turn; 0: it is not in it */
     bool said_queued;      /* its newest event about the queue */
     double loss_newest;    /* training loss of the newest published round */
@@ -159,6 +162,13 @@ err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or s
 /* The files that the next round needs exist and have their sizes. ERR_INPUT names one that does
  * not, and what the operator can do. */
 err run_check_files(const struct run *run);
+
+/* ---- the end of its life (run_retain.c). ERR_STATE: the run is open. The files follow with the next
+ * sweep (keep.h). */
+err run_archive(struct run *run);
+err run_delete(struct run *run);
+bool run_is_due(const struct run *run, uint64_t now_wall_ms); /* to be archived by the rules */
+const char *run_phase_name(const struct run *run); /* round_phase_name(), archived or deleted */
 
 /* ---- changes of an open run (run_change.c). They are durable on success, and hold from the round
  * under way on, or from the next one if that is being combined. ERR_INPUT: the reason why a method,

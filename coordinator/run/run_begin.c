@@ -306,6 +306,8 @@ err run_load(struct run **out, struct run_shop *shop, const struct store_run *wa
     }
     run->id = was->id;
     run->created_ms = was->created_ms;
+    run->ended_ms = was->ended_ms;
+    run->archived_ms = was->archived_ms;
     run->newest.state = was->state;
     run->newest.frozen = was->frozen;
     run->newest.memory = was->memory;

@@ -1,6 +1,7 @@
 /* The store and the workers that all runs share. */
 #include "coordinator/run/run.h"
 #include "coordinator/store/db_sqlite.h"
+#include "coordinator/work/keep.h"
 
 #include "base/processor.h"
 #include "base/version.h"
@@ -46,6 +47,10 @@ static err open_workers(struct run_shop *shop)
     struct work_options slow = receipts;
     slow.name = "slow-receipts";
     TRY(work_open(&shop->maths, &maths));
+    struct work_options keeper = maths;
+    keeper.name = "keeper";
+    keeper.run = keep_run;
+    if (!shop->simulated) TRY(work_open(&shop->keeper, &keeper));
     TRY(work_open(&shop->receipts, &receipts));
     return work_open(&shop->slow_receipts, &slow);
 }
@@ -91,6 +96,7 @@ void run_shop_turn(struct run_shop *shop)
     work_take(shop->receipts);
     work_take(shop->slow_receipts);
     work_take(shop->maths);
+    if (shop->keeper) work_take(shop->keeper);
 }
 
 void run_shop_stop(struct run_shop *shop)
@@ -98,7 +104,8 @@ void run_shop_stop(struct run_shop *shop)
     work_close(shop->receipts);
     work_close(shop->slow_receipts);
     work_close(shop->maths);
-    shop->receipts = shop->slow_receipts = shop->maths = NULL;
+    work_close(shop->keeper);
+    shop->receipts = shop->slow_receipts = shop->maths = shop->keeper = NULL;
 }
 
 void run_shop_close(struct run_shop *shop)

@@ -443,6 +443,14 @@ void serve_step(struct serve *s, uint64_t timeout_ms)
     serve_audit_turn(s);
 }
 
+static void close_runs(struct run *first)
+{
+    for (struct run *run = first, *next; run; run = next) {
+        next = run->next;
+        run_close(run);
+    }
+}
+
 /* Open calls wait for receipts, so the results of that worker are taken until the calls end.
  * Mathematics in progress is committed, a report gives way, and work that has not begun is done by
  * the next start. Workers are closed before the runs, because their jobs point to runs. */
@@ -471,10 +479,8 @@ void serve_close(struct serve *s, uint64_t grace_ms)
     struct rpc_server *server = s->server;
     s->server = NULL;
     rpc_server_close(server, 0);
-    for (struct run *run = s->runs, *next; run; run = next) {
-        next = run->next;
-        run_close(run);
-    }
+    close_runs(s->runs);
+    close_runs(s->deleted);
     serve_identity_close(s);
     serve_enroll_close(s);
     rate_close(&s->rate);

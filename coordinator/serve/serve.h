@@ -33,6 +33,7 @@ struct serve_watch {
     char at[LIMIT_NAME_BYTES]; /* the next run to look at; "": the first */
     bool disk_full;            /* the runs' events say so */
     uint64_t log_lost;         /* lines, when it was looked at last */
+    uint64_t next_keep_ms;     /* serve_retain.c: the next sweep of the store */
 };
 
 struct serve {
@@ -42,13 +43,15 @@ struct serve {
     struct serve_identities identities;
     struct work *signer;
     struct run_shop shop;
-    struct tally tally; /* shop.tally */
-    struct run *runs;   /* in order of creation */
+    struct tally tally;  /* shop.tally */
+    struct run *runs;    /* in order of creation */
+    struct run *deleted; /* in no list, but calls that are under way may still point to them */
     size_t run_count;
     struct serve_poll *polls;
     uint64_t ticked_ms;   /* the time of the last ticks; 0: none yet */
     uint64_t polls_at_ms; /* earliest until_ms of all polls; 0: not known */
     bool draining;
+    bool sweeping;            /* serve_retain.c: a sweep of the store is under way */
     struct store_epoch epoch; /* of this start */
     struct serve_watch watch;
     uint64_t promised; /* bytes that the open uploads have announced and not sent yet */
@@ -129,6 +132,13 @@ bool serve_upload(uint64_t *received, uint64_t *size, const struct run_member *m
  * members. */
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
 
+/* Published rounds, as messages in the arena. */
+err serve_rounds(Fedlora__V1__RoundStatus ***out, size_t *count, const struct run *run,
+                 const struct store_rounds_of *of, struct arena *arena);
+/* For an operator's call: the run of this name. ERR_REFUSED: the peer is no operator. */
+err serve_named(struct run **out, struct rpc_call *call, const char *name);
+void serve_answer_run(struct rpc_call *call, struct run *run); /* its whole status */
+
 /* Troubles of the coordinator and of `run` (NULL: of all runs), in the arena. */
 err serve_troubles(char ***out, size_t *count, struct troubles *t, const char *run,
                    struct arena *arena);
@@ -156,6 +166,8 @@ void serve_audit_fetched(struct rpc_call *call, const struct run *run, const str
                          uint64_t offset);
 /* serve_watch.c. Before any work is pushed: are the files of all runs there? */
 void serve_check_blobs(struct serve *s);
+/* serve_retain.c. Once a second: archives runs by the rules, and starts a sweep when it is time. */
+void serve_retain_turn(struct serve *s, uint64_t now_ms);
 /* Called in each turn; looks at most once a second. */
 void serve_watch(struct serve *s, uint64_t now_ms);
 
@@ -174,9 +186,9 @@ void serve_methods(struct rpc_method out[SERVE_METHODS]);
 /* Each file's own handlers. */
 extern const struct rpc_method serve_member_method[], serve_fetch_method[], serve_submit_method[],
     serve_admin_method[], serve_ledger_method[], serve_enroll_method[], serve_roster_method[],
-    serve_token_method[], serve_audit_method[];
+    serve_token_method[], serve_audit_method[], serve_list_method[], serve_retain_method[];
 extern const size_t serve_member_methods, serve_fetch_methods, serve_submit_methods,
     serve_admin_methods, serve_ledger_methods, serve_enroll_methods, serve_roster_methods,
-    serve_token_methods, serve_audit_methods;
+    serve_token_methods, serve_audit_methods, serve_list_methods, serve_retain_methods;
 
 #endif

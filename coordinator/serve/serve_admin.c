@@ -6,13 +6,7 @@
 
 #include <string.h>
 
-enum {
-    WATCH_EVENTS_MAX = 256,
-    LIST_BYTES_MAX = LIMIT_CHUNK_BYTES, /* of a page, so that it fits into one message */
-    LIST_ENTRY_BYTES = 8,               /* more than the tag and the size of an entry */
-};
-
-static void answer_status(struct rpc_call *call, struct run *run)
+void serve_answer_run(struct rpc_call *call, struct run *run)
 {
     struct arena arena = {0};
     Fedlora__V1__RunStatus *status = NULL;
@@ -58,69 +52,10 @@ static void create_begin(struct rpc_call *call, const void *data, size_t size)
     if (err_is(e))
         serve_refuse(call, e);
     else
-        answer_status(call, run);
+        serve_answer_run(call, run);
 }
 
-static err fill_aside(Fedlora__V1__RunStatus **out, struct run_aside *aside, struct arena *arena)
-{
-    Fedlora__V1__RunStatus *status = NULL;
-    Fedlora__V1__RunConfig *config = NULL;
-    TRY(arena_take(&status, arena, 1, sizeof *status));
-    TRY(arena_take(&config, arena, 1, sizeof *config));
-    fedlora__v1__run_status__init(status);
-    fedlora__v1__run_config__init(config);
-    config->name = aside->name;
-    status->config = config;
-    status->phase = "unreadable";
-    status->waiting_for = aside->why.text;
-    *out = status;
-    return ERR_NONE;
-}
-
-/* First the runs that cannot be read, then the others in order of creation. Runs are only ever
- * added at the end, so the number that a page ended with stays valid. Short statuses in pages,
- * because a list of many runs could be larger than one message. */
-static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call,
-                const Fedlora__V1__ListRunsRequest *request, struct arena *arena)
-{
-    struct serve *s = serve_of(call);
-    size_t asides = s->shop.asides, all = s->run_count + asides, n = request->after, bytes = 0;
-    struct run *run = s->runs;
-    TRY(serve_check_admin(call));
-    TRY(serve_troubles(&reply->troubles, &reply->n_troubles, s->shop.troubles, NULL, arena));
-    if (n >= all) return ERR_NONE;
-    TRY(arena_take(&reply->runs, arena, all - n, sizeof *reply->runs));
-    for (size_t i = asides; i < n; i++)
-        run = run->next;
-    for (; n < all && (!request->limit || reply->n_runs < request->limit); n++) {
-        Fedlora__V1__RunStatus *status = NULL;
-        TRY(n < asides ? fill_aside(&status, &s->shop.aside[n], arena)
-                       : serve_status(&status, run, false, arena));
-        bytes += fedlora__v1__run_status__get_packed_size(status) + LIST_ENTRY_BYTES;
-        if (reply->n_runs && bytes > LIST_BYTES_MAX) break;
-        reply->runs[reply->n_runs++] = status;
-        if (n >= asides) run = run->next;
-    }
-    reply->next = n < all ? (uint32_t)n : 0;
-    return ERR_NONE;
-}
-
-static void list_begin(struct rpc_call *call, const void *data, size_t size)
-{
-    struct arena arena = {0};
-    Fedlora__V1__ListRunsRequest *request = NULL;
-    Fedlora__V1__ListRunsReply reply = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
-    err e = message_unpack(&request, &fedlora__v1__list_runs_request__descriptor, data, size);
-    if (!err_is(e)) e = list(&reply, call, request, &arena);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
-    message_free(request);
-    arena_close(&arena);
-}
-
-static err find_named(struct run **out, struct rpc_call *call, const char *name)
+err serve_named(struct run **out, struct rpc_call *call, const char *name)
 {
     TRY(serve_check_admin(call));
     *out = serve_find_run(serve_of(call), name);
@@ -132,7 +67,7 @@ static err read_name(struct run **out, bool *forget_shapes, struct rpc_call *cal
 {
     Fedlora__V1__RunName *request = NULL;
     TRY(message_unpack(&request, &fedlora__v1__run_name__descriptor, data, size));
-    err e = find_named(out, call, request->run);
+    err e = serve_named(out, call, request->run);
     *forget_shapes = request->forget_shapes;
     message_free(request);
     return e;
@@ -146,13 +81,13 @@ static void get_begin(struct rpc_call *call, const void *data, size_t size)
     if (err_is(e))
         serve_refuse(call, e);
     else
-        answer_status(call, run);
+        serve_answer_run(call, run);
 }
 
 /* For a change, whose line in the audit log must be possible. */
 static err find_changed(struct run **out, struct rpc_call *call, const char *name)
 {
-    TRY(find_named(out, call, name));
+    TRY(serve_named(out, call, name));
     return serve_audit_ready(call);
 }
 
@@ -167,7 +102,7 @@ static void answer_changed(struct rpc_call *call, struct run *run, const struct 
     if (err_is(e))
         serve_refuse(call, e);
     else
-        answer_status(call, run);
+        serve_answer_run(call, run);
 }
 
 static void hold(struct rpc_call *call, const void *data, size_t size, enum round_event_kind kind)
@@ -262,72 +197,8 @@ static void drop_update_begin(struct rpc_call *call, const void *data, size_t si
     message_free(request);
 }
 
-/* ---- watch ---- */
-
-/* At most WATCH_EVENTS_MAX events; the caller asks again with the last sequence number. */
-static err watch_reply(Fedlora__V1__WatchReply *reply, struct run *run, uint64_t after,
-                       struct arena *arena)
-{
-    struct store_event *row = NULL;
-    Fedlora__V1__RunEvent *event = NULL;
-    size_t count = 0;
-    TRY(store_events(&row, &count, run->shop->store, run->id, after, WATCH_EVENTS_MAX, arena));
-    TRY(arena_take(&event, arena, count, sizeof *event));
-    TRY(arena_take(&reply->events, arena, count, sizeof *reply->events));
-    for (size_t i = 0; i < count; i++) {
-        fedlora__v1__run_event__init(&event[i]);
-        event[i].sequence = row[i].sequence;
-        event[i].wall_ms = row[i].wall_ms;
-        event[i].event = (char *)(uintptr_t)row[i].event;
-        event[i].text = (char *)(uintptr_t)row[i].text;
-        event[i].round = row[i].round;
-        event[i].member = (char *)(uintptr_t)row[i].member;
-        reply->events[i] = &event[i];
-    }
-    reply->n_events = count;
-    reply->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
-    reply->round = round_under_way(&run->round);
-    return ERR_NONE;
-}
-
-/* Without events there is nothing to answer until the time is over. */
-static bool answer_watch(const struct serve_poll *poll, bool must)
-{
-    struct arena arena = {0};
-    Fedlora__V1__WatchReply reply = FEDLORA__V1__WATCH_REPLY__INIT;
-    struct rpc_call *call = poll->call;
-    err e = watch_reply(&reply, poll->run, poll->after, &arena);
-    bool done = err_is(e) || must || reply.n_events > 0;
-    if (err_is(e))
-        serve_refuse(call, e);
-    else if (done)
-        serve_answer(call, &reply.base);
-    arena_close(&arena);
-    return done;
-}
-
-static void watch_begin(struct rpc_call *call, const void *data, size_t size)
-{
-    struct serve *s = serve_of(call);
-    Fedlora__V1__WatchRequest *request = NULL;
-    struct serve_poll poll = {.call = call, .answer = answer_watch};
-    err e = message_unpack(&request, &fedlora__v1__watch_request__descriptor, data, size);
-    if (!err_is(e)) e = find_named(&poll.run, call, request->run);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else {
-        uint64_t wait_ms =
-            request->wait_ms < s->config->poll_ms ? request->wait_ms : s->config->poll_ms;
-        poll.after = request->after;
-        poll.until_ms = text_now_ms() + wait_ms;
-        if (!answer_watch(&poll, wait_ms == 0 || s->draining)) serve_wait(s, &poll);
-    }
-    message_free(request);
-}
-
 const struct rpc_method serve_admin_method[] = {
     {RPC_PATH_ADMIN(create_run), RPC_UNARY, RPC_ADMIN, .begin = create_begin},
-    {RPC_PATH_ADMIN(list_runs), RPC_UNARY, RPC_ADMIN, .begin = list_begin},
     {RPC_PATH_ADMIN(get_run), RPC_UNARY, RPC_ADMIN, .begin = get_begin},
     {RPC_PATH_ADMIN(pause_run), RPC_UNARY, RPC_ADMIN, .begin = pause_begin},
     {RPC_PATH_ADMIN(resume_run), RPC_UNARY, RPC_ADMIN, .begin = resume_begin},
@@ -336,7 +207,5 @@ const struct rpc_method serve_admin_method[] = {
     {RPC_PATH_ADMIN(add_member), RPC_UNARY, RPC_ADMIN, .begin = add_member_begin},
     {RPC_PATH_ADMIN(drop_member), RPC_UNARY, RPC_ADMIN, .begin = drop_member_begin},
     {RPC_PATH_ADMIN(drop_update), RPC_UNARY, RPC_ADMIN, .begin = drop_update_begin},
-    {RPC_PATH_ADMIN(watch_run), RPC_UNARY, RPC_ADMIN, .begin = watch_begin,
-     .over = serve_poll_over},
 };
 const size_t serve_admin_methods = sizeof serve_admin_method / sizeof *serve_admin_method;

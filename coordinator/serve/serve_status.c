@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { STATUS_TEXT_BYTES = 2048 };
+enum { STATUS_TEXT_BYTES = 2048, STATUS_ROUNDS = 1000 };
 
 /* Each member's share of the mean if all that have joined send an update. */
 static err fill_shares(Fedlora__V1__RunStatus *out, const struct run *run, struct arena *arena)
@@ -79,14 +79,15 @@ static ProtobufCBinaryData binary(const struct store_blob *blob)
 
 /* Numbers of a report that is not made (yet) are NaN, which prints as null or "-"; 0 would look
  * like a result. */
-static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct arena *arena)
+err serve_rounds(Fedlora__V1__RoundStatus ***out, size_t *out_count, const struct run *run,
+                 const struct store_rounds_of *of, struct arena *arena)
 {
     struct store_round *row = NULL;
-    Fedlora__V1__RoundStatus *r = NULL;
+    Fedlora__V1__RoundStatus *r = NULL, **list = NULL;
     size_t count = 0;
-    TRY(store_rounds(&row, &count, run->shop->store, run->id, true, arena));
+    TRY(store_rounds_some(&row, &count, run->shop->store, of, arena));
     TRY(arena_take(&r, arena, count, sizeof *r));
-    TRY(arena_take(&out->history, arena, count, sizeof *out->history));
+    TRY(arena_take(&list, arena, count, sizeof *list));
     for (size_t i = 0; i < count; i++) {
         fedlora__v1__round_status__init(&r[i]);
         r[i].round = row[i].round;
@@ -105,10 +106,22 @@ static err fill_history(Fedlora__V1__RunStatus *out, struct run *run, struct are
         r[i].eval_loss = measured(row[i].evaluation.rows, row[i].evaluation.loss);
         r[i].eval_accuracy = measured(row[i].evaluation.rows, row[i].evaluation.accuracy);
         r[i].report_json = (char *)(uintptr_t)row[i].report_json;
-        out->history[i] = &r[i];
+        list[i] = &r[i];
     }
-    out->n_history = count;
+    *out = list;
+    *out_count = count;
     return ERR_NONE;
+}
+
+static err fill_history(Fedlora__V1__RunStatus *out, const struct run *run, struct arena *arena)
+{
+    uint32_t published = run->round.published;
+    const struct store_rounds_of newest = {
+        .run = run->id,
+        .after = published > STATUS_ROUNDS ? published - STATUS_ROUNDS : 0,
+        .most = STATUS_ROUNDS,
+        .reports = true};
+    return serve_rounds(&out->history, &out->n_history, run, &newest, arena);
 }
 
 /* A reply is one message. If it does not fit, reports of the oldest rounds are left out first,
@@ -225,7 +238,10 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
     TRY(say_who(text, run));
     TRY(short_config(&status->config, run, whole, arena));
     status->member_count = (uint32_t)run->round.members;
-    status->phase = (char *)(uintptr_t)round_phase_name(round_phase(&run->round));
+    status->phase = (char *)(uintptr_t)run_phase_name(run);
+    status->id = (uint32_t)run->id;
+    status->ended_ms = run->ended_ms;
+    status->archived_ms = run->archived_ms;
     status->round = round_under_way(&run->round);
     status->waiting_for = text;
     status->privacy = privacy;

@@ -259,6 +259,7 @@ void serve_watch(struct serve *s, uint64_t now)
     audit_tick(s->shop.audit);
     watch_states(s, now);
     watch_runs(s, now);
+    serve_retain_turn(s, now);
     tally_hide(&s->tally, any_secret(s));
     trouble_tick(s->shop.troubles, now);
 }

@@ -106,6 +106,18 @@ err db_claim(struct db *db)
     return db->kind->claim(db);
 }
 
+/* A server looks after its own files. */
+err db_shrink(bool *more, struct db *db, int pages)
+{
+    *more = false;
+    return db->kind->shrink ? db->kind->shrink(more, db, pages) : ERR_NONE;
+}
+
+err db_make_shrinkable(struct db *db)
+{
+    return db->kind->make_shrinkable ? db->kind->make_shrinkable(db) : ERR_NONE;
+}
+
 void db_give_room(struct db *db)
 {
     db->kind->give_room(db);

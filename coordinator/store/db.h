@@ -65,6 +65,14 @@ err db_claim(struct db *db);
 /* Another coordinator has claimed a database of this process, which must end. Any thread. */
 bool db_taken_over(void);
 
+/* Gives at most `pages` free pages of the file back to the disk, in a time of milliseconds. *more:
+ * there are more. */
+err db_shrink(bool *more, struct db *db, int pages);
+/* Lets db_shrink() work on a database that was made without it, which rewrites the file; one of
+ * more than DB_REWRITE_BYTES is left as it is. No other connection may be open. */
+enum { DB_REWRITE_BYTES = 256 << 20 };
+err db_make_shrinkable(struct db *db);
+
 /* Empties the log of committed pages, which otherwise keeps up to 4 MB, as far as other connections
  * allow it now. */
 void db_give_room(struct db *db);

@@ -39,6 +39,8 @@ struct db_kind {
     err (*version)(int64_t *out, struct db *db);
     err (*claim)(struct db *db);
     void (*give_room)(struct db *db);
+    err (*shrink)(bool *more, struct db *db, int pages); /* NULL: not needed, like the next */
+    err (*make_shrinkable)(struct db *db);
     err (*copy)(struct db *db, const char *path);
     err (*check)(char *problem, struct db *db); /* NULL: not needed */
     err (*quick_check)(bool *whole, struct db *db, uint64_t until_ms);

@@ -75,8 +75,8 @@ static err lite_open(struct db *out, const char *where)
     if (code != SQLITE_OK) return error_of(out, code);
     sqlite3_busy_timeout(lite->handle, BUSY_MS);
     sqlite3_commit_hook(lite->handle, before_commit, NULL);
-    TRY(lite_script(out, "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;"
-                         "PRAGMA cache_size=-2000;"));
+    TRY(lite_script(out, "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;"
+                         "PRAGMA foreign_keys=ON; PRAGMA cache_size=-2000;"));
     return lite_script(out, out->care == DB_FLUSHED ? "PRAGMA synchronous=FULL;"
                                                     : "PRAGMA synchronous=OFF;");
 }
@@ -215,6 +215,30 @@ static void lite_give_room(struct db *db)
     sqlite3_busy_timeout(handle, BUSY_MS);
 }
 
+static err lite_shrink(bool *more, struct db *db, int pages)
+{
+    char sql[64];
+    int64_t was = 0, left = 0;
+    TRY(db_number(&was, db, "PRAGMA freelist_count", ""));
+    snprintf(sql, sizeof sql, "PRAGMA incremental_vacuum(%d)", pages);
+    if (was) TRY(lite_script(db, sql));
+    TRY(db_number(&left, db, "PRAGMA freelist_count", ""));
+    *more = left > 0 && left < was; /* equal: the file was made without this */
+    return ERR_NONE;
+}
+
+/* VACUUM is the only way to change this in a database that has tables. */
+static err lite_make_shrinkable(struct db *db)
+{
+    enum { INCREMENTAL = 2 };
+    int64_t mode = 0, pages = 0, bytes = 1;
+    TRY(db_number(&mode, db, "PRAGMA auto_vacuum", ""));
+    TRY(db_number(&pages, db, "PRAGMA page_count", ""));
+    TRY(db_number(&bytes, db, "PRAGMA page_size", ""));
+    if (mode == INCREMENTAL || pages > DB_REWRITE_BYTES / bytes) return ERR_NONE;
+    return lite_script(db, "PRAGMA auto_vacuum=INCREMENTAL; VACUUM");
+}
+
 /* The result of the rollback is ignored, because the caller needs the first error. */
 static err lite_end(struct db *db, err e)
 {
@@ -333,6 +357,8 @@ const struct db_kind db_sqlite = {
     .version = lite_version,
     .claim = lite_claim,
     .give_room = lite_give_room,
+    .shrink = lite_shrink,
+    .make_shrinkable = lite_make_shrinkable,
     .copy = lite_copy,
     .check = lite_check,
     .quick_check = lite_quick_check,

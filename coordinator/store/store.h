@@ -44,7 +44,8 @@ struct store_run {
     const char *hold, *reason; /* "", paused, stopped, failed */
     const char *by;            /* the operator who creates it; written only, not loaded, like: */
     const char *from;          /* with a state: a description of what it continues from */
-    uint64_t created_ms;       /* wall clock */
+    uint64_t created_ms;       /* wall clock, like the next two, which are loaded only */
+    uint64_t ended_ms, archived_ms; /* 0: it is not */
     /* A run that is added has a state if it continues from that of `published`, and then none of its
      * own start. */
     struct store_blob state, frozen;
@@ -155,6 +156,16 @@ err store_updates(struct store_update **out, size_t *count, struct store *store,
 /* Sorted by round, without row 0. `reports`: load their JSON too. */
 err store_rounds(struct store_round **out, size_t *count, struct store *store, int64_t run,
                  bool reports, struct arena *arena);
+
+/* Some of them: at most `most` after round `after`. */
+struct store_rounds_of {
+    int64_t run;
+    uint32_t after;
+    size_t most;
+    bool reports;
+};
+err store_rounds_some(struct store_round **out, size_t *count, struct store *store,
+                      const struct store_rounds_of *of, struct arena *arena);
 
 err store_hold(struct store *store, int64_t run, const char *hold, const char *reason,
                const struct store_event *event);
@@ -319,6 +330,11 @@ err store_copies_members(const char ***out, size_t *count, struct store *store, 
 err store_event_add(struct store *store, int64_t run, const struct store_event *event);
 err store_events(struct store_event **out, size_t *count, struct store *store, int64_t run,
                  uint64_t after, size_t most, struct arena *arena);
+
+/* The sequence number after which the last `tail` events of a run begin, and, if since_ms is not 0,
+ * those since that wall time. */
+err store_event_place(uint64_t *after, struct store *store, int64_t run, size_t tail,
+                      uint64_t since_ms);
 
 /* The same event for several runs: all or none, and one flush of the disk. */
 err store_event_add_all(struct store *store, const int64_t *run, size_t runs,

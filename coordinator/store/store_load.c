@@ -83,12 +83,14 @@ static err read_run(void *row, const struct db_query *q, struct arena *arena)
     read_blob_name(&r->frozen, q, 11);
     read_blob_name(&r->memory, q, 13);
     r->started = r->state.size > 0;
+    r->ended_ms = (uint64_t)db_query_int(q, 15);
+    r->archived_ms = (uint64_t)db_query_int(q, 16);
     return ERR_NONE;
 }
 
 #define RUN_COLUMNS                                                                                \
     "SELECT id,name,config,modules,published,opened,hold,reason,created_ms,state,state_size,"      \
-    "frozen,frozen_size,memory,memory_size FROM runs"
+    "frozen,frozen_size,memory,memory_size,ended_ms,archived_ms FROM runs"
 
 err store_run_named(struct store_run **out, struct store *store, const char *name,
                     struct arena *arena)
@@ -230,13 +232,14 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
  * rows, which earlier versions accepted, are left out. An accuracy below 0 (not
  * reported) makes the round's accuracy unknown. A round is reported once its report is not
  * empty. */
-err store_rounds(struct store_round **out, size_t *count, struct store *store, int64_t run,
-                 bool reports, struct arena *arena)
+err store_rounds_some(struct store_round **out, size_t *count, struct store *store,
+                      const struct store_rounds_of *of, struct arena *arena)
 {
     struct db_query q = {0};
     struct list list = {.size = sizeof **out};
     size_t most;
-    TRY(count_rows(&most, &store->db, "rounds", run));
+    TRY(count_rows(&most, &store->db, "rounds", of->run));
+    if (most > of->most) most = of->most;
     TRY(db_query_open(
         &q, &store->db,
         "SELECT r.round,state,state_size,updates,took_ms,aggregate_ms,train_loss,"
@@ -245,14 +248,22 @@ err store_rounds(struct store_round **out, size_t *count, struct store *store, i
         " FROM rounds r LEFT JOIN (SELECT round,sum(rows) n,"
         "sum(rows*loss)/sum(rows) l,"
         "CASE WHEN min(accuracy)<0 THEN -1 ELSE sum(rows*accuracy)/sum(rows) END a"
-        " FROM evaluations WHERE run=?1 AND rows BETWEEN 1 AND ?3 GROUP BY round) v"
-        " ON v.round=r.round WHERE run=?1 AND r.round>"
-        "(SELECT began FROM runs WHERE id=?1) ORDER BY r.round",
-        "iii", run, (int64_t)reports, (int64_t)LIMIT_ROWS));
+        " FROM evaluations WHERE run=?1 AND round>?4 AND rows BETWEEN 1 AND ?3 GROUP BY round) v"
+        " ON v.round=r.round WHERE run=?1 AND r.round>?4 AND r.round>"
+        "(SELECT began FROM runs WHERE id=?1) ORDER BY r.round LIMIT ?5",
+        "iiiii", of->run, (int64_t)of->reports, (int64_t)LIMIT_ROWS, (int64_t)of->after,
+        (int64_t)most));
     TRY(load(&list, &q, arena, most, read_round));
     *out = (void *)list.row;
     *count = list.count;
     return ERR_NONE;
+}
+
+err store_rounds(struct store_round **out, size_t *count, struct store *store, int64_t run,
+                 bool reports, struct arena *arena)
+{
+    const struct store_rounds_of all = {.run = run, .most = SIZE_MAX, .reports = reports};
+    return store_rounds_some(out, count, store, &all, arena);
 }
 
 static err read_event(void *row, const struct db_query *q, struct arena *arena)
@@ -280,6 +291,21 @@ err store_events(struct store_event **out, size_t *count, struct store *store, i
     TRY(load(&list, &q, arena, most, read_event));
     *out = (void *)list.row;
     *count = list.count;
+    return ERR_NONE;
+}
+
+err store_event_place(uint64_t *after, struct store *store, int64_t run, size_t tail,
+                      uint64_t since_ms)
+{
+    int64_t place = 0, old = 0;
+    TRY(db_number(&place, &store->db,
+                  "SELECT sequence FROM events WHERE run=? ORDER BY sequence DESC LIMIT 1 OFFSET ?",
+                  "ii", run, (int64_t)tail));
+    if (since_ms)
+        TRY(db_number(&old, &store->db,
+                      "SELECT coalesce(max(sequence),0) FROM events WHERE run=? AND wall_ms<?",
+                      "ii", run, (int64_t)since_ms));
+    *after = (uint64_t)(place > old ? place : old);
     return ERR_NONE;
 }
 

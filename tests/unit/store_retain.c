@@ -181,3 +181,58 @@ Test(store_retain, goes_in_bounded_steps)
     cr_expect_eq(number("SELECT count(*) FROM doomed"), 1000);
     end();
 }
+
+static int64_t pragma(const char *what)
+{
+    char sql[64];
+    snprintf(sql, sizeof sql, "PRAGMA %s", what);
+    return number(sql);
+}
+
+static void fill_and_empty(void)
+{
+    ok(db_script(&store.db, "CREATE TABLE filler(x BLOB);"
+                            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE"
+                            " i<300) INSERT INTO filler SELECT randomblob(4000) FROM n;"
+                            "DROP TABLE filler;"));
+}
+
+Test(store_retain, gives_free_pages_back_also_in_a_database_of_an_older_version)
+{
+    begin();
+    for (int old = 0; old < 2; old++) {
+        if (old) {
+            ok(db_script(&store.db, "PRAGMA journal_mode=DELETE; PRAGMA auto_vacuum=NONE; VACUUM"));
+            store_close(&store);
+            ok(store_open(&store, dir));
+            cr_expect_eq(pragma("auto_vacuum"), 0);
+            ok(db_make_shrinkable(&store.db));
+        }
+        cr_expect_eq(pragma("auto_vacuum"), 2);
+        fill_and_empty();
+        int64_t pages = pragma("page_count");
+        cr_expect_gt(pragma("freelist_count"), 250);
+        bool more = true;
+        ok(db_shrink(&more, &store.db, 16));
+        cr_expect(more);
+        cr_expect_gt(pragma("page_count"), pages - 20, "a step is bounded");
+        for (int steps = 0; more; steps++) {
+            cr_assert_lt(steps, 1000);
+            ok(db_shrink(&more, &store.db, 16));
+        }
+        cr_expect_lt(pragma("page_count"), pages - 250);
+    }
+    end();
+}
+
+/* Without the setting nothing can be given back, and the caller must not try for ever. */
+Test(store_retain, a_database_that_cannot_shrink_is_left_as_it_is)
+{
+    begin();
+    ok(db_script(&store.db, "PRAGMA journal_mode=DELETE; PRAGMA auto_vacuum=NONE; VACUUM"));
+    fill_and_empty();
+    bool more = true;
+    ok(db_shrink(&more, &store.db, 16));
+    cr_expect_not(more);
+    end();
+}
