@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs every Debian 12 package that Fedlora needs to build, test and run. This is the only list of them.
-# With --tests also the programs that single tests look at it with, from a browser to Prometheus; without them those
-# tests are skipped by name.
+# With --packages also those of deploy/make-packages.sh. With --tests these and the programs that single tests look at it
+# with, from a browser to Prometheus; without them those tests are skipped by name.
 set -euo pipefail
 
 packages=(
@@ -17,7 +17,7 @@ packages=(
   libopenmpi-dev openmpi-bin                        # fedlora-mpi; everything else is built without it
   python3 python3-pip unzip                         # lint, scripts, fetching the demo's base model from PyPI
 )
-
+for_packages=(debhelper dpkg-dev lintian)
 for_tests=(
   chromium                              # the page of the coordinator
   prometheus prometheus-alertmanager    # metrics and alerts
@@ -27,9 +27,10 @@ for_tests=(
 )
 case "${1:-}" in
   '') ;;
-  --tests) packages+=("${for_tests[@]}") ;;
+  --packages) packages+=("${for_packages[@]}") ;;
+  --tests) packages+=("${for_packages[@]}" "${for_tests[@]}") ;;
   *)
-    echo "usage: install-deps.sh [--tests]" >&2
+    echo "usage: install-deps.sh [--packages | --tests]" >&2
     exit 2
     ;;
 esac
