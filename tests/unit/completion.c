@@ -1,4 +1,4 @@
-/* Completions: words that the shell would read in another way stay text. tests/e2e/pages.sh asks
+/* Completions: words that the shell would read in another way stay text. tests/e2e/manual.sh asks
  * the shells themselves. */
 #include "base/completion.h"
 
