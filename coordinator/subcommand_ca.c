@@ -7,11 +7,14 @@
 #include "coordinator/subcommand.h"
 #include "proto/certificate.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-enum { CA_ADMINS_MAX = 16, CA_FILES_MAX = 6 + CA_ADMINS_MAX };
+enum { CA_ADMINS_MAX = 16, CA_FILES_MAX = 7 + CA_ADMINS_MAX };
+#define CA_CLIENT_CONFIG "client.ini"
 
 struct ca_init {
     struct subcommand_common common;
@@ -132,6 +135,27 @@ out:
     return e;
 }
 
+/* So that the first operator's commands on this machine need --config alone. The port is that of
+ * the sample configuration; paths are absolute, because commands are typed anywhere. */
+static err make_client_config(struct made_all *all, const struct ca_init *o)
+{
+    char here[LIMIT_PATH_BYTES] = "", path[LIMIT_PATH_BYTES];
+    const char *dir = o->dir, *id = o->admins.item[0];
+    TRY(file_join(path, sizeof path, dir, CA_CLIENT_CONFIG));
+    if (file_exists(path)) return ERR_NONE;
+    if (*dir != '/') {
+        if (!getcwd(here, sizeof here)) return err_sys(errno, "the current folder");
+        TRY(file_join(path, sizeof path, here, dir));
+        dir = path;
+    }
+    struct bytes *out =
+        add(all, CA_CLIENT_CONFIG, "configuration of the operator's commands", false);
+    return bytes_printf(out,
+                        "# Made by `fedlorad ca init` for the operator %s.\n\n[server]\n"
+                        "address = %s:7443\nca = %s/ca.pem\ncert = %s/%s.pem\nkey = %s/%s.pem\n",
+                        id, o->hosts.count ? o->hosts.item[0] : "localhost", dir, dir, id, dir, id);
+}
+
 /* The root signs the issuer and is not needed again until that one is replaced. */
 static err make_files(struct made_all *all, const struct ca_init *o)
 {
@@ -159,7 +183,7 @@ static err make_files(struct made_all *all, const struct ca_init *o)
     TRY(certificate_make_server(server, (const char *)server_key->data, &issuer, &names));
     for (size_t i = 0; i < o->admins.count; i++)
         TRY(make_admin(all, o, o->admins.item[i], &issuer));
-    return ERR_NONE;
+    return o->admins.count ? make_client_config(all, o) : ERR_NONE;
 }
 
 /* Nothing is ever overwritten: a lost root is the end of a federation. */

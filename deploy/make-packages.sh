@@ -26,9 +26,11 @@ export SOURCE_DATE_EPOCH
 
 if [ -z "$build" ]; then
   build=$out/build
+  # As in the preset; CMake's own flags would leave the assertions of libraries out.
+  optimised=$(sed -nE 's/.*"CMAKE_C_FLAGS_RELEASE": "([^"]*)".*/\1/p' "$root/CMakePresets.json" | head -1)
   flags() { DEB_BUILD_MAINT_OPTIONS=hardening=+all dpkg-buildflags --get "$1"; }
   CFLAGS="$(flags CFLAGS) $(flags CPPFLAGS)" LDFLAGS=$(flags LDFLAGS) cmake -S "$root" -B "$build" -G Ninja \
-    -DCMAKE_BUILD_TYPE=Release -DFEDLORA_TESTS=OFF >/dev/null
+    -DCMAKE_BUILD_TYPE=Release "-DCMAKE_C_FLAGS_RELEASE=$optimised" -DFEDLORA_TESTS=OFF >/dev/null
   cmake --build "$build" --target fedlora fedlorad
 fi
 

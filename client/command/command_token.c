@@ -1,6 +1,9 @@
 /* fedlora token create, list, revoke: one-time secrets with which institutions enrol. */
 #include "client/command/command_roster.h"
 
+#include "base/limits.h"
+#include "client/command/remote_json.h"
+#include "client/output/report.h"
 #include "client/output/table.h"
 #include "proto/message.h"
 #include "proto/rpc_path.h"
@@ -41,13 +44,15 @@ static void host_of(char *out, size_t bytes, const char *server)
     snprintf(out, bytes, "%.*s", colon ? (int)(colon - server) : (int)strlen(server), server);
 }
 
-/* The token alone on standard output, so that a script can take it; what to do with it is said on
- * standard error. */
-static err print_token(const struct token_command *o, const Fedlora__V1__Token *t)
+/* The token alone on standard output, so that a script can take it; several have their id in front.
+ * The note on standard error says what to do with it. */
+static err print_token(const struct token_command *o, const Fedlora__V1__Token *t, bool several)
 {
     char ends[COMMAND_TIME_BYTES];
-    if (o->common.json) return command_run_print_message(&t->base);
-    printf("%s\n", t->token);
+    if (several)
+        printf("%s %s\n", t->id, t->token);
+    else
+        printf("%s\n", t->token);
     command_note(&o->common,
                  "%s enrols with it once, before %s:  fedlora enroll TOKEN\n"
                  "Whoever has the token can be %s until then: send it by a safe way.",
@@ -58,25 +63,49 @@ static err print_token(const struct token_command *o, const Fedlora__V1__Token *
 /* The host by which the operator reaches the coordinator is a good guess for institutions too; the
  * coordinator knows the port, and its configuration may name another address. No retry: a lost
  * answer would leave a token that nobody has, and the operator decides whether to make another. */
-static err create_run(void *options, const struct option_list *arguments, struct arena *arena)
+static err create_one(json_t *list, const struct token_command *o, struct rpc_client *client,
+                      const char *id, bool several)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(create_token),
                                                 &fedlora__v1__token__descriptor};
-    const struct token_command *o = options;
     Fedlora__V1__TokenRequest request = FEDLORA__V1__TOKEN_REQUEST__INIT;
     Fedlora__V1__Token *reply = NULL;
-    struct rpc_client *client = NULL;
     char host[512];
-    (void)arena;
+    json_t *value = NULL;
     host_of(host, sizeof host, o->remote.server);
-    request.id = (char *)(uintptr_t)arguments->item[0];
+    request.id = (char *)(uintptr_t)id;
     request.role = (char *)(uintptr_t)o->role;
     request.ttl_ms = o->ttl_ms;
     request.server = (char *)(uintptr_t)(o->address ? o->address : host);
-    TRY(remote_open(&client, &o->remote));
-    err e = remote_call(&reply, client, &method, &request.base, 0);
-    if (!err_is(e)) e = print_token(o, reply);
+    TRY(remote_call(&reply, client, &method, &request.base, 0));
+    err e = ERR_NONE;
+    if (!o->common.json) {
+        e = print_token(o, reply, several);
+    } else {
+        e = remote_json(&value, &reply->base);
+        if (!err_is(e)) json_array_append_new(list, value);
+    }
     message_free(reply);
+    return e;
+}
+
+/* One id: its token. Several: a list, also in JSON. Those made before an error are printed, because
+ * they can be used. */
+static err create_run(void *options, const struct option_list *arguments, struct arena *arena)
+{
+    const struct token_command *o = options;
+    struct rpc_client *client = NULL;
+    json_t *list = json_array();
+    bool several = arguments->count > 1;
+    (void)arena;
+    err e = remote_open(&client, &o->remote);
+    for (size_t i = 0; i < arguments->count && !err_is(e); i++)
+        e = create_one(list, o, client, arguments->item[i], several);
+    if (o->common.json && json_array_size(list)) {
+        err printed = report_json(several ? list : json_array_get(list, 0));
+        if (!err_is(e)) e = printed;
+    }
+    json_decref(list);
     rpc_client_close(client);
     return e;
 }
@@ -175,14 +204,15 @@ static err revoke_run(void *options, const struct option_list *arguments, struct
 const struct command command_token_create = {
     .name = "token create",
     .purpose = "make a one-time token with which an institution enrols (operator)",
-    .usage = "ID [--ttl 24h] [--role client|admin] --server HOST:PORT --ca FILE --cert FILE --key "
-             "FILE",
-    .example = "fedlora token create north --config operator.ini",
+    .usage =
+        "ID... [--ttl 24h] [--role client|admin] --server HOST:PORT --ca FILE --cert FILE --key "
+        "FILE",
+    .example = "fedlora token create north east --config operator.ini",
     .rows = create_rows,
     .row_count = sizeof create_rows / sizeof *create_rows,
     .options_size = sizeof(struct token_command),
     .least = 1,
-    .most = 1,
+    .most = LIMIT_MEMBERS,
     .run = create_run,
 };
 const struct command command_token_list = {

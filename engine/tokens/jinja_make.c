@@ -121,7 +121,7 @@ err jinja_list(struct jinja_value *out, struct jinja_run *r, enum jinja_kind kin
 static err grow(void *items /* T ** */, struct jinja_run *r, size_t *capacity, size_t count,
                 size_t size)
 {
-    void *grown, *old;
+    void *grown = NULL, *old;
     if (count < *capacity) return ERR_NONE;
     size_t more = *capacity ? 2 * *capacity : 4;
     TRY(jinja_take(&grown, r, more, size));
