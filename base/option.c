@@ -136,11 +136,19 @@ static const struct option_row *row_of_letter(const struct option_set *set, char
     return NULL;
 }
 
+static bool is_second_key(const struct option_set *set, const struct option_row *row,
+                          const char *key)
+{
+    size_t n = set->section ? strlen(set->section) : 0;
+    return n && row->sectioned && strncmp(key, set->section, n) == 0 && key[n] == '.' &&
+           strcmp(key + n + 1, row->flag) == 0;
+}
+
 const struct option_row *option_row_of_key(const struct option_set *set, const char *key)
 {
     const struct option_row *row;
     for (size_t i = 0; (row = option_row_at(set, i)); i++)
-        if (row->key && strcmp(row->key, key) == 0) return row;
+        if ((row->key && strcmp(row->key, key) == 0) || is_second_key(set, row, key)) return row;
     return NULL;
 }
 
@@ -323,7 +331,9 @@ static err take_pair(void *context, const char *section, const char *name, const
     struct taking *t = context;
     char key[KEY_BYTES];
     snprintf(key, sizeof key, "%.120s%s%.120s", section, *section ? "." : "", name);
-    if (is_skipped(t->set, section) && !option_row_of_key(t->set, key)) return ERR_NONE;
+    bool theirs = is_skipped(t->set, section) || (t->set->others && t->set->others(key));
+    if (t->set->only && strcmp(t->set->only, section) != 0) return ERR_NONE;
+    if (theirs && !option_row_of_key(t->set, key)) return ERR_NONE;
     return take_value(t, key, value);
 }
 

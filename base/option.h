@@ -47,6 +47,7 @@ struct option_row {
     char letter;                /* 'o' for -o; 0: none */
     enum option_kind kind;      /* type of the value */
     bool required;              /* option_check() fails without it; TEXT and LIST only */
+    bool sectioned;             /* a second key: option_set.section */
     size_t at;                  /* offsetof the value in the options struct */
     const char *fallback;       /* default as text; NULL: the struct's zero */
     double least, most;         /* inclusive range of INT and NUM; both 0: no bound */
@@ -69,6 +70,11 @@ struct option_set {
      * skipped unless a row has them. A name that ends with a space stands for all sections that
      * begin with it. */
     const char *const *skipped;
+    /* True for a key without a row here that another command has: it is skipped in a file, which is
+     * one for all commands. NULL: such a key is an error. */
+    bool (*others)(const char *key);
+    const char *only;    /* the only section that is read from a file; NULL: all */
+    const char *section; /* rows with `sectioned` also have the key "section.flag" in a file */
 };
 
 /* The n-th row of all tables in order, or NULL past the last. */

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "client/command/command_files.h"
 #include "client/command/command_pages.h"
 #include "client/command/command_roster.h"
 #include "client/command/command_run.h"
@@ -87,6 +88,7 @@ static const struct option_row common_rows[] = {
      .at = AT(json),
      .help = "print the result as one JSON document"},
     {.flag = "quiet",
+     .sectioned = true,
      .letter = 'q',
      .kind = OPTION_FLAG,
      .at = AT(quiet),
@@ -97,6 +99,7 @@ static const struct option_row common_rows[] = {
      .at = AT(verbose),
      .help = "print more details"},
     {.flag = "threads",
+     .sectioned = true,
      .kind = OPTION_INT,
      .at = AT(threads),
      .fallback = "0",
@@ -104,6 +107,7 @@ static const struct option_row common_rows[] = {
      .most = LIMIT_THREADS,
      .help = "number of processor threads; 0: all"},
     {.flag = "device",
+     .sectioned = true,
      .kind = OPTION_TEXT,
      .at = AT(device),
      .fallback = "auto",
@@ -111,6 +115,7 @@ static const struct option_row common_rows[] = {
      .help = "compute device; auto: GPU 0 if it can be used, else the CPU; with several GPUs "
              "training divides the rows of each pass, and everything else uses the first one"},
     {.flag = "precision",
+     .sectioned = true,
      .key = "train.precision",
      .kind = OPTION_CHOICE,
      .at = AT(precision),
@@ -206,6 +211,17 @@ static void print_overview(void)
            "fedlora --version prints the version.\n");
 }
 
+/* True if any command has this key in its rows. */
+static bool is_known_key(const char *key)
+{
+    struct option_table table[COMMAND_TABLES];
+    for (size_t i = 0; i < COMMANDS; i++) {
+        const struct option_set set = command_set(commands[i], table);
+        if (option_row_of_key(&set, key)) return true;
+    }
+    return false;
+}
+
 /* The command's own options first, so that --help begins with them. */
 struct option_set command_set(const struct command *command,
                               struct option_table table[COMMAND_TABLES])
@@ -215,7 +231,12 @@ struct option_set command_set(const struct command *command,
     if (command->describes_run)
         table[n++] = (struct option_table){run_options_rows, run_options_count};
     table[n++] = (struct option_table){common_rows, sizeof common_rows / sizeof *common_rows};
-    return (struct option_set){.table = table, .count = n, .skipped = command->skipped};
+    /* An experiment's file is no configuration: in it every unknown key is a mistake. */
+    return (struct option_set){.table = table,
+                               .count = n,
+                               .skipped = command->skipped,
+                               .others = command->reads_file ? NULL : is_known_key,
+                               .section = command->name};
 }
 
 /* Built in memory and printed at the end, so that an error leaves no half of a help text. */
@@ -308,26 +329,19 @@ static err unknown_command(const char *name)
                     text_suggestion(near, name, known, COMMANDS));
 }
 
-/* The configuration file: the argument, or the value of --config; NULL: none. */
-static const char *config_path(const void *options, const struct command *command,
-                               const struct option_list *rest)
-{
-    if (command->reads_file) return rest->count ? rest->item[0] : NULL;
-    for (size_t i = 0; i < command->row_count; i++) {
-        const struct option_row *row = &command->rows[i];
-        if (row->flag && !strcmp(row->flag, "config") && row->kind == OPTION_TEXT)
-            return *(const char *const *)((const char *)options + row->at);
-    }
-    return NULL;
-}
-
 /* Where options come from, so that a sweep can read them again with other values. */
 struct command_source {
     const struct command *command;
-    const char *path; /* the configuration file; NULL: none */
+    struct command_files files;
     int argc;
     char **argv;
 };
+
+const char *command_config(const void *options)
+{
+    const struct command_files *f = &((const struct command_common *)options)->source->files;
+    return f->path ? f->path : f->common;
+}
 
 err command_again(void **out, const struct command_again *again, struct arena *arena)
 {
@@ -338,7 +352,7 @@ err command_again(void **out, const struct command_again *again, struct arena *a
     struct command_common *options = NULL;
     TRY(arena_take(&options, arena, 1, s->command->options_size));
     TRY(option_defaults(options, &set, arena));
-    if (s->path) TRY(option_read_file(options, &set, s->path, arena));
+    TRY(command_files_read(options, &set, &s->files, arena));
     if (again->file) TRY(option_assign_all(options, &set, again->file, arena));
     if (!again->no_arguments) TRY(option_read_args(options, &set, s->argc, s->argv, &rest, arena));
     if (again->last) TRY(option_assign_all(options, &set, again->last, arena));
@@ -403,7 +417,7 @@ static err read_options(void **out, struct command_source *s, struct option_list
     if (rest->count > command->most)
         return err_make(ERR_INPUT, "%s: unexpected argument \"%.80s\"", command->name,
                         rest->item[command->most]);
-    s->path = config_path(first, command, rest);
+    TRY(command_files_find(&s->files, first, command, rest, arena));
     return command_again(out, &(struct command_again){.source = s}, arena);
 }
 
@@ -418,6 +432,8 @@ static err run_command(const struct command *command, int argc, char **argv)
     struct command_source source = {.command = command, .argc = argc, .argv = argv};
     TRY_OUT(e, read_options(&options, &source, &rest, &arena));
     const struct command_common *common = options;
+    if (common->verbose && command_config(options))
+        command_note(common, "configuration: %s", command_config(options));
     /* The default of every parallel loop; loops that take a thread count from their options use the
      * same. */
     if (common->threads) omp_set_num_threads((int)common->threads);

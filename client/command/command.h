@@ -10,7 +10,8 @@
  *   const struct command command_train = {.name = "train", .rows = rows, ..., .run = train_run};
  *
  * Results go to standard output, everything else to standard error. If a command has an option
- * `config` of kind OPTION_TEXT, that file is read before the command line is applied. */
+ * `config` of kind OPTION_TEXT, that file, or the default one (command_files.h), is read before the
+ * command line is applied. */
 #ifndef CLIENT_COMMAND_H
 #define CLIENT_COMMAND_H
 
@@ -86,8 +87,9 @@ struct command {
     bool describes_run; /* options_size is of a struct that begins with struct run_options */
     bool reads_file;    /* the argument, if there is one, is a configuration file */
     const char *const *skipped; /* option_set.skipped */
-    size_t options_size;        /* sizeof the options struct */
-    size_t least, most;         /* number of arguments that are not options; most 0: none */
+    bool whole_config;   /* the default configuration file has its options, not only [server] */
+    size_t options_size; /* sizeof the options struct */
+    size_t least, most;  /* number of arguments that are not options; most 0: none */
     err (*run)(void *options, const struct option_list *arguments, struct arena *arena);
     err (*details)(struct bytes *out); /* appends the text of --help after the options; or NULL */
 };
@@ -100,6 +102,9 @@ struct option_set command_set(const struct command *command,
 
 /* The whole program: argv as main() has it; returns the exit status of err_exit_code(). */
 int command_main(int argc, char **argv);
+
+/* The configuration file of these options, for people; NULL: none was read. */
+const char *command_config(const void *options);
 
 /* One line on standard error unless --quiet was given; not for errors. */
 void command_note(const struct command_common *common, const char *format, ...)

@@ -68,8 +68,6 @@ static const struct option_row rows[] = {
      .help =
          "file with options, for instance the one of fedlora join; the command line overrides it"},
 };
-/* The sections that only join reads. find_join_file() checks them with join's own rows. */
-static const char *const skipped[] = {"join", "privacy", "policy", NULL};
 
 /* One line of the result. `problem` describes a present or expected failure; NULL: none. */
 struct finding {
@@ -322,8 +320,8 @@ static void find_join_file(struct findings *f, const char *path, struct arena *a
 {
     static const char *const keys[] = {"join.base", "join.data", "join.eval_data",
                                        "privacy.ledger_key"};
-    const struct option_table table = {command_join.rows, command_join.row_count};
-    const struct option_set set = {.table = &table, .count = 1};
+    struct option_table table[COMMAND_TABLES];
+    const struct option_set set = command_set(&command_join, table);
     struct finding *file = finding_add(f, "configuration");
     void *options = NULL;
     err e = arena_take(&options, arena, 1, command_join.options_size);
@@ -441,7 +439,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     find_memory(&f);
     find_disk(&f);
     find_clock(&f);
-    if (o->remote.config != NULL) find_join_file(&f, o->remote.config, arena);
+    if (command_config(o) != NULL) find_join_file(&f, command_config(o), arena);
     if (o->remote.server != NULL) find_server(&f, &o->remote);
     size_t problems = 0;
     for (size_t i = 0; i < f.count; i++)
@@ -459,7 +457,7 @@ const struct command command_doctor = {
     .example = "fedlora doctor --config north.ini",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
-    .skipped = skipped,
+    .whole_config = true,
     .options_size = sizeof(struct doctor_command),
     .run = doctor_run,
 };

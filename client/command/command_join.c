@@ -283,6 +283,7 @@ const struct command command_join = {
         "--base SmolLM2 --data north.jsonl --rank 16",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
+    .whole_config = true,
     .options_size = sizeof(struct join_command),
     .run = join_run,
 };

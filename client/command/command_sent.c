@@ -117,11 +117,11 @@ static err sent_run(void *options, const struct option_list *arguments, struct a
 const struct command command_sent = {
     .name = "sent",
     .purpose = "list the data that left this machine, from the journal of fedlora join",
-    .usage = "--config FILE | --work DIR | --cert FILE [--run NAME] [--verify]",
-    .example = "fedlora sent --config /etc/fedlora/client.ini --verify",
+    .usage = "[--config FILE | --work DIR | --cert FILE] [--run NAME] [--verify]",
+    .example = "fedlora sent --verify",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
-    .skipped = command_work_skipped,
+    .whole_config = true,
     .options_size = sizeof(struct sent_command),
     .run = sent_run,
 };

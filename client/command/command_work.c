@@ -8,9 +8,6 @@
 
 enum { CERT_BYTES = 1 << 20 };
 
-const char *const command_work_skipped[] = {"server", "join", "privacy", "policy",
-                                            "train",  "run",  NULL};
-
 static err identity_of(struct rpc_peer *out, const char *cert)
 {
     char *pem = NULL;

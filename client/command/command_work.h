@@ -25,10 +25,8 @@ struct command_work {
     {                                                                                              \
         .flag = "config", .kind = OPTION_TEXT,                                                     \
         .at = (at_) + offsetof(struct command_work, config), .value = "FILE",                      \
-        .help = "configuration file of fedlora join"                                               \
+        .help = "configuration file of fedlora join; default: the one that every command finds"    \
     }
-/* The sections of that file, which have keys of other commands too. */
-extern const char *const command_work_skipped[];
 
 /* ERR_INPUT: neither --work nor --cert is given, or the directory does not exist. */
 err command_work_find(char *out, size_t bytes, const struct command_work *options);

@@ -4,6 +4,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 programs=${FEDLORA_BUILD_DIR:-$root/build/release}
 work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-e2e-XXXXXX")
 export XDG_STATE_HOME=$work/state # members write their state here
+export XDG_CONFIG_HOME=$work/config # no configuration of this machine's user
 children=() last_child=0
 
 skip() { echo "$*"; exit 77; }

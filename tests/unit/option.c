@@ -53,7 +53,11 @@ static const struct option_row rows[] = {
      .help = "how the learning rate moves"},
 };
 static const struct option_row common[] = {
-    {.flag = "json", .kind = OPTION_FLAG, .at = offsetof(struct opts, json), .help = "JSON"},
+    {.flag = "json",
+     .kind = OPTION_FLAG,
+     .sectioned = true,
+     .at = offsetof(struct opts, json),
+     .help = "JSON"},
     {.flag = "base",
      .key = "base",
      .letter = 'b',
@@ -198,6 +202,51 @@ Test(option, names_file_and_line)
     refused(read_text("rank = 1\n"), ERR_INPUT, "f.ini:1: unknown key rank");
     refused(option_read_file(&o, &set, "/nowhere/f.ini", &arena), ERR_INPUT,
             "/nowhere/f.ini: no such file");
+}
+
+static bool is_of_others(const char *key)
+{
+    return strcmp(key, "other.key") == 0 || strcmp(key, "train.theirs") == 0;
+}
+
+Test(option, skips_the_keys_of_others_in_a_file_and_still_finds_mistakes)
+{
+    struct option_set shared = set;
+    shared.others = is_of_others;
+    const char *text = "[other]\nkey = x\n[train]\nrank = 4\ntheirs = 5\n";
+    ok(file_write(path, text, strlen(text), true));
+    ok(option_read_file(&o, &shared, path, &arena));
+    cr_expect_eq(o.rank, 4);
+    text = "[other]\nkey = x\nkeys = y\n";
+    ok(file_write(path, text, strlen(text), true));
+    refused(option_read_file(&o, &shared, path, &arena), ERR_INPUT,
+            "f.ini:3: unknown key other.keys");
+    refused(option_assign(&o, &shared, "other.key=1", &arena), ERR_INPUT, "unknown key other.key");
+}
+
+Test(option, reads_one_section_alone)
+{
+    struct option_set one = set;
+    one.only = "machine";
+    const char *text = "[train]\nrank = 4\nnonsense = 1\n[machine]\nwait = 5m\n";
+    ok(file_write(path, text, strlen(text), true));
+    ok(option_read_file(&o, &one, path, &arena));
+    cr_expect_eq(o.rank, 16);
+    cr_expect_eq(o.wait_ms, 300000);
+}
+
+Test(option, gives_some_rows_a_second_key_in_the_section_of_their_command)
+{
+    struct option_set of_join = set;
+    of_join.section = "join";
+    const char *text = "[join]\njson = yes\n";
+    ok(file_write(path, text, strlen(text), true));
+    refused(option_read_file(&o, &set, path, &arena), ERR_INPUT, "unknown key join.json");
+    ok(option_read_file(&o, &of_join, path, &arena));
+    cr_expect(o.json);
+    text = "[join]\nbase = m\n"; /* a row without the second key */
+    ok(file_write(path, text, strlen(text), true));
+    refused(option_read_file(&o, &of_join, path, &arena), ERR_INPUT, "unknown key join.base");
 }
 
 Test(option, takes_lines_longer_than_the_ini_librarys_own_bound)
