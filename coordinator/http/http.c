@@ -246,7 +246,7 @@ err http_open(struct http **out, const struct config *config)
     if (!h) return err_sys(ENOMEM, "the HTTP server");
     pthread_mutex_init(&h->lock, NULL);
     overview_policy(h->policy, sizeof h->policy);
-    err e = http_cache_open(&h->cache, config->path);
+    err e = http_cache_open(&h->cache, config);
     if (!err_is(e)) e = start_all(h, config->http_listen);
     if (err_is(e)) {
         http_close(h);

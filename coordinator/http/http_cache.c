@@ -23,10 +23,10 @@ void http_text_release(struct http_text *t)
 }
 
 /* The monotonic clock, because a step of the wall clock must not lengthen a wait. */
-err http_cache_open(struct http_cache *c, const char *dir)
+err http_cache_open(struct http_cache *c, const struct config *config)
 {
     pthread_condattr_t attributes;
-    *c = (struct http_cache){.dir = dir};
+    *c = (struct http_cache){.place = run_shop_place(config)};
     int code = pthread_condattr_init(&attributes);
     if (code == 0) {
         (void)pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -144,7 +144,7 @@ static void measure(struct http_cache *c)
     if (due) c->is_sizing = true;
     pthread_mutex_unlock(&c->lock);
     if (!due) return;
-    err e = store_sizes(&sizes, c->dir);
+    err e = store_sizes(&sizes, &c->place);
     pthread_mutex_lock(&c->lock);
     if (!err_is(e)) {
         c->sizes = sizes;

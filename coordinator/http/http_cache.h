@@ -33,13 +33,13 @@ struct http_cache {
     bool has_sizes, is_sizing;
     uint64_t sized_ms;
 
-    const char *dir; /* of the store */
+    struct store_place place;
     /* Of the loop thread alone. */
     struct facts_disk disk;
     uint64_t started_ms; /* wall clock */
 };
 
-err http_cache_open(struct http_cache *cache, const char *dir);
+err http_cache_open(struct http_cache *cache, const struct config *config);
 void http_cache_close(struct http_cache *cache); /* no thread may wait any more */
 /* Loop thread: makes the pages that were asked for. */
 void http_cache_turn(struct http_cache *cache, struct serve *s);

@@ -26,38 +26,39 @@ err metrics_read_ready(struct metrics_out *out, const struct facts *f)
     return METRICS_SAMPLE(out, f->ready, NULL);
 }
 
-/* Of peers only those that have called since the start are known. */
+/* The newest one that was issued to an identity, or that it has called with. */
 err metrics_read_certificates(struct metrics_out *out, const struct facts *f)
 {
     const struct serve *s = f->serve;
+    size_t admins = 0;
     if (f->ca_ends_s) TRY(METRICS_SAMPLE(out, f->ca_ends_s, "ca", s->config->federation));
     if (f->server_ends_s) TRY(METRICS_SAMPLE(out, f->server_ends_s, "server", "coordinator"));
-    for (size_t i = 0, admins = 0; i < s->tally.peers && admins < METRICS_MEMBERS; i++) {
-        const struct tally_peer *peer = s->tally.peer[i];
-        if (peer->role != RPC_ADMIN || !config_allows_admin(s->config, peer->id)) continue;
+    for (size_t i = 0; i < s->identities.count && admins < METRICS_MEMBERS; i++) {
+        const struct serve_identity *is = &s->identities.row[i];
+        if (is->role != RPC_ADMIN || is->revoked || !is->ends_s) continue;
+        if (!config_allows_admin(s->config, is->id)) continue;
         admins++;
-        if (peer->ends_s)
-            TRY(METRICS_SAMPLE(out, peer->ends_s, rpc_role_name(RPC_ADMIN), peer->id));
+        TRY(METRICS_SAMPLE(out, is->ends_s, rpc_role_name(RPC_ADMIN), is->id));
     }
     for (size_t i = 0; i < out->members; i++) {
-        const struct tally_peer *peer = tally_find(&s->tally, RPC_CLIENT, out->member[i]);
-        if (peer && peer->ends_s)
-            TRY(METRICS_SAMPLE(out, peer->ends_s, rpc_role_name(RPC_CLIENT), peer->id));
+        const struct serve_identity *is = serve_identity_find(s, RPC_CLIENT, out->member[i]);
+        if (is && is->ends_s)
+            TRY(METRICS_SAMPLE(out, is->ends_s, rpc_role_name(RPC_CLIENT), is->id));
     }
     return ERR_NONE;
 }
 
 /* ---- members */
 
-/* A member that has not called since the start counts from there, so that one that never comes
- * back is noticed. With a secret draw in whole minutes, because a member that trains calls at other
+/* A member that has never called counts from the start of the coordinator, so that one that never
+ * comes is noticed. With a secret draw in whole minutes, because a member that trains calls at other
  * times than one that waits. */
 err metrics_read_seen(struct metrics_out *out, const struct facts *f)
 {
     uint64_t unit_ms = f->serve->tally.hides_calls ? 60000 : 1000;
     for (size_t i = 0; i < out->members; i++) {
-        const struct tally_peer *peer = tally_find(&f->serve->tally, RPC_CLIENT, out->member[i]);
-        uint64_t seen_ms = peer && peer->seen_ms ? peer->seen_ms : f->started_ms;
+        const struct serve_identity *is = serve_identity_find(f->serve, RPC_CLIENT, out->member[i]);
+        uint64_t seen_ms = is && is->seen_ms ? is->seen_ms : f->started_ms;
         TRY(METRICS_SAMPLE(out, seen_ms / unit_ms * unit_ms / 1000, out->member[i]));
     }
     return ERR_NONE;
@@ -67,14 +68,17 @@ err metrics_read_seen(struct metrics_out *out, const struct facts *f)
 err metrics_read_members(struct metrics_out *out, const struct facts *f)
 {
     const struct serve *s = f->serve;
-    size_t connected = 0;
-    for (size_t i = 0; i < s->tally.peers; i++) {
-        const struct tally_peer *peer = s->tally.peer[i];
-        connected += peer->role == RPC_CLIENT && config_allows(s->config, peer->id) &&
-                     f->wall_ms - peer->seen_ms <= s->config->absent_ms;
+    size_t connected = 0, revoked = 0;
+    for (size_t i = 0; i < s->identities.count; i++) {
+        const struct serve_identity *is = &s->identities.row[i];
+        if (is->role != RPC_CLIENT) continue;
+        revoked += is->revoked;
+        connected += !is->revoked && config_allows(s->config, is->id) &&
+                     f->wall_ms - is->seen_ms <= s->config->absent_ms;
     }
     TRY(METRICS_SAMPLE(out, s->config->allowed.count, "enrolled"));
-    return METRICS_SAMPLE(out, connected, "connected");
+    TRY(METRICS_SAMPLE(out, connected, "connected"));
+    return METRICS_SAMPLE(out, revoked, "revoked");
 }
 
 /* The bytes of a member, and of those without series of their own together. */
@@ -82,11 +86,11 @@ static err read_bytes(struct metrics_out *out, const struct facts *f, bool sent)
 {
     const struct tally *t = &f->serve->tally;
     uint64_t all = 0, shown = 0;
-    for (size_t i = 0; i < t->peers; i++)
-        if (t->peer[i]->role == RPC_CLIENT) all += sent ? t->peer[i]->sent : t->peer[i]->received;
+    for (size_t i = 0; i < t->members; i++)
+        all += sent ? t->member[i]->sent : t->member[i]->received;
     for (size_t i = 0; i < out->members; i++) {
-        const struct tally_peer *peer = tally_find(t, RPC_CLIENT, out->member[i]);
-        uint64_t bytes = !peer ? 0 : sent ? peer->sent : peer->received;
+        const struct tally_member *row = tally_find(t, out->member[i]);
+        uint64_t bytes = !row ? 0 : sent ? row->sent : row->received;
         shown += bytes;
         TRY(METRICS_SAMPLE(out, bytes, out->member[i]));
     }

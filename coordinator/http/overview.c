@@ -122,8 +122,10 @@ static err gather_members(struct overview *o, struct arena *arena)
     for (size_t i = 0; i < all; i++) {
         struct overview_member *m = &o->member[i];
         m->id = s->config->allowed.item[i];
-        m->peer = tally_find(&s->tally, RPC_CLIENT, m->id);
-        m->seen_ms = m->peer ? m->peer->seen_ms : 0;
+        const struct serve_identity *is = serve_identity_find(s, RPC_CLIENT, m->id);
+        m->bytes = tally_find(&s->tally, m->id);
+        m->seen_ms = is ? is->seen_ms : 0;
+        m->ends_s = is ? is->ends_s : 0;
         m->connected = m->seen_ms && o->facts->wall_ms - m->seen_ms <= s->config->absent_ms;
         if (s->tally.hides_calls) m->seen_ms = m->seen_ms / MINUTE_MS * MINUTE_MS;
     }

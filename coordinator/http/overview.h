@@ -30,9 +30,10 @@ struct overview_run {
 };
 struct overview_member {
     const char *id;
-    const struct tally_peer *peer; /* NULL: it has not called since the start */
+    const struct tally_member *bytes; /* NULL: none since the start */
     bool connected;
-    uint64_t seen_ms;  /* wall clock; 0: not since the start. In minutes if a draw is secret */
+    uint64_t seen_ms;  /* wall clock; 0: never. In minutes if a draw is secret */
+    int64_t ends_s;    /* of its certificate, since 1970; 0: not known */
     const char *doing; /* "training, step 3 of 40", or "" */
     const char *run;   /* in which it does that */
 };

@@ -264,20 +264,19 @@ static err write_runs(struct bytes *out, const struct overview *o)
 
 /* ---- members */
 
-/* Bytes are those since the start, without runs with a secret draw (coordinator/run/tally.h). The
- * certificate is that of the last call. */
+/* Bytes are those since the start, without runs with a secret draw (coordinator/run/tally.h). */
 static err write_member(struct bytes *out, const struct overview_member *m, uint64_t wall_ms)
 {
     char seen[48], up[32] = "0 B", down[32] = "0 B";
     ago(seen, m->seen_ms, wall_ms);
-    if (m->peer) text_size(up, sizeof up, m->peer->received);
-    if (m->peer) text_size(down, sizeof down, m->peer->sent);
+    if (m->bytes) text_size(up, sizeof up, m->bytes->received);
+    if (m->bytes) text_size(down, sizeof down, m->bytes->sent);
     TRY(bytes_printf(out, "<tr><td><b>"));
     TRY(escape_html(out, m->id));
     TRY(bytes_printf(out,
                      "</b><td data-l=State class=%s>%s<td data-l=Seen>%s<td data-l=Certificate>",
                      m->connected ? "g" : "r", m->connected ? "connected" : "away", seen));
-    TRY(ends(out, m->peer ? m->peer->ends_s : 0, wall_ms));
+    TRY(ends(out, m->ends_s, wall_ms));
     TRY(bytes_printf(out, "<td data-l=\"Up, down\">%s, %s<td data-l=Does>", up, down));
     TRY(escape_html(out, m->doing));
     if (!m->run) return ERR_NONE;

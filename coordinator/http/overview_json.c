@@ -75,16 +75,15 @@ static json_t *over_json(const struct run *run)
                      "rounds", (int)run->round.published, "state", digest(&run->newest.state));
 }
 
-/* The figures of a peer are absent before its first call since the start. */
 static json_t *member_json(const struct overview_member *m)
 {
-    json_t *o = json_pack("{s:o, s:b, s:I, s:o}", "id", text(m->id), "connected", (int)m->connected,
-                          "seen_ms", (json_int_t)m->seen_ms, "doing", text(m->doing));
+    json_int_t received = m->bytes ? (json_int_t)m->bytes->received : 0;
+    json_int_t sent = m->bytes ? (json_int_t)m->bytes->sent : 0;
+    json_t *o = json_pack("{s:o, s:b, s:I, s:o, s:I, s:I, s:I}", "id", text(m->id), "connected",
+                          (int)m->connected, "seen_ms", (json_int_t)m->seen_ms, "doing",
+                          text(m->doing), "received_bytes", received, "sent_bytes", sent,
+                          "certificate_ends_s", (json_int_t)m->ends_s);
     if (m->run) json_object_set_new(o, "run", text(m->run));
-    if (!m->peer) return o;
-    json_object_set_new(o, "received_bytes", json_integer((json_int_t)m->peer->received));
-    json_object_set_new(o, "sent_bytes", json_integer((json_int_t)m->peer->sent));
-    json_object_set_new(o, "certificate_ends_s", json_integer(m->peer->ends_s));
     return o;
 }
 

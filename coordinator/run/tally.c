@@ -8,25 +8,19 @@ const double tally_bound[TALLY_BUCKETS - 1] = {0.01, 0.1, 0.5, 1, 5, 15, 60, 300
 void tally_close(struct tally *t)
 {
     if (!t) return;
-    for (size_t i = 0; i < t->peers; i++)
-        free(t->peer[i]);
-    free(t->peer);
+    for (size_t i = 0; i < t->members; i++)
+        free(t->member[i]);
+    free(t->member);
     memset(t, 0, sizeof *t);
 }
 
-static int order(const struct tally_peer *peer, enum rpc_role role, const char *id)
+/* True with the place of the member, else false with the place where it belongs. */
+static bool find(size_t *at, const struct tally *t, const char *id)
 {
-    if (peer->role != role) return peer->role < role ? -1 : 1;
-    return strcmp(peer->id, id);
-}
-
-/* True with the place of the peer, else false with the place where it belongs. */
-static bool find(size_t *at, const struct tally *t, enum rpc_role role, const char *id)
-{
-    size_t low = 0, high = t->peers;
+    size_t low = 0, high = t->members;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        int is = order(t->peer[middle], role, id);
+        int is = strcmp(t->member[middle]->id, id);
         if (is == 0) {
             *at = middle;
             return true;
@@ -40,58 +34,48 @@ static bool find(size_t *at, const struct tally *t, enum rpc_role role, const ch
     return false;
 }
 
-const struct tally_peer *tally_find(const struct tally *t, enum rpc_role role, const char *id)
+const struct tally_member *tally_find(const struct tally *t, const char *id)
 {
     size_t at = 0;
-    return t && find(&at, t, role, id) ? t->peer[at] : NULL;
+    return t && find(&at, t, id) ? t->member[at] : NULL;
 }
 
 static bool grow(struct tally *t)
 {
     size_t places = t->places ? 2 * t->places : 64;
-    if (t->peers < t->places) return true;
-    struct tally_peer **peer = realloc(t->peer, places * sizeof *peer);
-    if (!peer) return false;
-    t->peer = peer;
+    if (t->members < t->places) return true;
+    struct tally_member **member = realloc(t->member, places * sizeof *member);
+    if (!member) return false;
+    t->member = member;
     t->places = places;
     return true;
 }
 
 /* NULL: no place is left. Pointers are moved instead of the rows, because thousands of members may
  * call for the first time one after the other. */
-static struct tally_peer *take(struct tally *t, enum rpc_role role, const char *id)
+static struct tally_member *take(struct tally *t, const char *id)
 {
     size_t at = 0;
-    if (find(&at, t, role, id)) return t->peer[at];
-    if (t->peers == TALLY_PEERS_MAX || !grow(t)) return NULL;
-    struct tally_peer *peer = calloc(1, sizeof *peer);
-    if (!peer) return NULL;
-    peer->role = role;
-    memcpy(peer->id, id, strnlen(id, sizeof peer->id - 1));
-    memmove(t->peer + at + 1, t->peer + at, (t->peers - at) * sizeof *t->peer);
-    t->peer[at] = peer;
-    t->peers++;
-    return peer;
-}
-
-void tally_seen(struct tally *t, const struct rpc_peer *peer, uint64_t wall_ms)
-{
-    struct tally_peer *row = t ? take(t, peer->role, peer->id) : NULL;
-    if (!row) return;
-    row->seen_ms = wall_ms;
-    row->ends_s = peer->ends_s;
-    memcpy(row->address, peer->address, sizeof row->address);
+    if (find(&at, t, id)) return t->member[at];
+    if (t->members == TALLY_MEMBERS_MAX || !grow(t)) return NULL;
+    struct tally_member *row = calloc(1, sizeof *row);
+    if (!row) return NULL;
+    memcpy(row->id, id, strnlen(id, sizeof row->id - 1));
+    memmove(t->member + at + 1, t->member + at, (t->members - at) * sizeof *t->member);
+    t->member[at] = row;
+    t->members++;
+    return row;
 }
 
 void tally_received(struct tally *t, const char *member, uint64_t bytes)
 {
-    struct tally_peer *row = t ? take(t, RPC_CLIENT, member) : NULL;
+    struct tally_member *row = t ? take(t, member) : NULL;
     if (row) row->received += bytes;
 }
 
 void tally_sent(struct tally *t, const char *member, uint64_t bytes)
 {
-    struct tally_peer *row = t ? take(t, RPC_CLIENT, member) : NULL;
+    struct tally_member *row = t ? take(t, member) : NULL;
     if (row) row->sent += bytes;
 }
 

@@ -16,16 +16,13 @@
 enum {
     TALLY_BUCKETS = 10,    /* of the histogram, the last without an upper bound */
     TALLY_CALLS_MAX = 512, /* pairs of a procedure and a status */
-    TALLY_PEERS_MAX = 2 * LIMIT_MEMBERS,
+    TALLY_MEMBERS_MAX = 2 * LIMIT_MEMBERS,
     TALLY_PROCEDURE_BYTES = 48,
 };
 extern const double tally_bound[TALLY_BUCKETS - 1]; /* seconds */
 
-struct tally_peer { /* someone who has called since the start */
-    char id[LIMIT_NAME_BYTES], address[RPC_ADDRESS_BYTES];
-    enum rpc_role role;
-    uint64_t seen_ms;        /* wall clock, of its last call */
-    int64_t ends_s;          /* of its certificate, since 1970; 0: not known */
+struct tally_member {
+    char id[LIMIT_NAME_BYTES];
     uint64_t received, sent; /* bytes of updates from it, and of files to it */
 };
 
@@ -36,8 +33,8 @@ struct tally_call {
 };
 
 struct tally {
-    struct tally_peer **peer; /* (peers) sorted by role and id */
-    size_t peers, places;
+    struct tally_member **member; /* (members) sorted by id */
+    size_t members, places;
     struct tally_call call[TALLY_CALLS_MAX];
     size_t calls;
     bool hides_calls;
@@ -47,7 +44,6 @@ struct tally {
 };
 
 void tally_close(struct tally *t);
-void tally_seen(struct tally *t, const struct rpc_peer *peer, uint64_t wall_ms);
 void tally_received(struct tally *t, const char *member, uint64_t bytes);
 void tally_sent(struct tally *t, const char *member, uint64_t bytes);
 /* procedure and code: as in rpc_server_options.ended. `code` must stay valid. */
@@ -56,7 +52,7 @@ void tally_call(struct tally *t, const char *procedure, const char *code);
 void tally_hide(struct tally *t, bool hides_calls);
 void tally_aggregate(struct tally *t, uint64_t took_ms);
 void tally_refused(struct tally *t, enum rpc_refusal refusal);
-/* NULL: it has not called. */
-const struct tally_peer *tally_find(const struct tally *t, enum rpc_role role, const char *id);
+/* NULL: no byte was counted. */
+const struct tally_member *tally_find(const struct tally *t, const char *id);
 
 #endif

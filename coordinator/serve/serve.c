@@ -276,7 +276,6 @@ static err allow(void *context, const struct rpc_peer *peer)
     TRY(serve_identity_check(s, peer));
     serve_identity_seen(s, peer);
     serve_check_certificate(s, peer);
-    tally_seen(&s->tally, peer, text_wall_ms());
     return ERR_NONE;
 }
 

@@ -1,7 +1,6 @@
 #include "coordinator/store/store_sizes.h"
 
 #include "base/file.h"
-#include "coordinator/store/store.h"
 
 #include <sys/stat.h>
 
@@ -33,12 +32,12 @@ static err sum_all(struct store_sizes *out, struct db *db)
     return ERR_NONE;
 }
 
-err store_sizes(struct store_sizes *out, const char *dir)
+err store_sizes(struct store_sizes *out, const struct store_place *place)
 {
     char log[LIMIT_PATH_BYTES];
     struct store store = {0};
-    TRY(file_join(log, sizeof log, dir, "fedlora.db-wal"));
-    TRY(store_open(&store, dir));
+    TRY(file_join(log, sizeof log, place->dir, "fedlora.db-wal"));
+    TRY(store_open_beside(&store, place));
     err e = sum_all(out, &store.db);
     if (!err_is(e)) out->database = file_bytes(store.db.path) + file_bytes(log);
     store_close(&store);

@@ -31,8 +31,9 @@ static inline void runs_fixture_open(struct runs_fixture *f, size_t members)
         snprintf(name, 16, "m%04zu", i);
         f->config.allowed.item[i] = name;
     }
-    f->serve.config = f->serve.shop.config = &f->config;
-    err e = store_open_with(&f->store, f->dir, DB_UNFLUSHED);
+    f->serve.config = &f->config;
+    f->serve.shop.config = &f->config;
+    err e = store_open_at(&f->store, &(struct store_place){.dir = f->dir, .care = DB_UNFLUSHED});
     cr_assert(!err_is(e), "%s", e.text);
     f->serve.shop.store = &f->store;
     f->serve.shop.now_ms = run_clock;
@@ -73,6 +74,16 @@ static inline struct run *runs_fixture_add(struct runs_fixture *f, const char *n
     return run;
 }
 
+/* A member that has called. In the order of their ids. */
+static inline void runs_fixture_seen(struct runs_fixture *f, const char *id, uint64_t seen_ms)
+{
+    struct serve_identities *all = &f->serve.identities;
+    all->row = realloc(all->row, (all->count + 1) * sizeof *all->row);
+    struct serve_identity *is = &all->row[all->count++];
+    *is = (struct serve_identity){.role = RPC_CLIENT, .seen_ms = seen_ms, .ends_s = 1800000000};
+    snprintf(is->id, sizeof is->id, "%s", id);
+}
+
 static inline void runs_fixture_close(struct runs_fixture *f)
 {
     for (struct run *run = f->serve.runs, *next; run; run = next) {
@@ -86,6 +97,7 @@ static inline void runs_fixture_close(struct runs_fixture *f)
     for (size_t i = 0; i < f->config.allowed.count; i++)
         free((void *)(uintptr_t)f->config.allowed.item[i]);
     free(f->config.allowed.item);
+    free(f->serve.identities.row);
     tally_close(&f->serve.tally);
     store_close(&f->store);
     support_dir_remove(f->dir);

@@ -51,8 +51,9 @@ Test(metrics, shows_the_figures_of_a_run_and_of_a_member)
     run->progress_ms = 1795990000123;
     run->loss_newest = 1.25;
     run->round.published = 3;
-    struct rpc_peer peer = {.role = RPC_CLIENT, .id = "m0001", .ends_s = 1800000000};
-    tally_seen(&f.serve.tally, &peer, f.facts.wall_ms - 1000);
+    runs_fixture_seen(&f, "m0001", f.facts.wall_ms - 1000);
+    runs_fixture_seen(&f, "m0002", f.facts.wall_ms - 1000);
+    f.serve.identities.row[1].revoked = true;
     tally_received(&f.serve.tally, "m0001", 4096);
     const char *text = page(&b);
     SAYS(text, "fedlora_run_phase{run=\"triage\",phase=\"training\"} 1");
@@ -63,6 +64,7 @@ Test(metrics, shows_the_figures_of_a_run_and_of_a_member)
     SAYS(text, "fedlora_updates_total{run=\"triage\",outcome=\"late\"} 1");
     SAYS(text, "fedlora_run_progress_timestamp_seconds{run=\"triage\"} 1795990000");
     SAYS(text, "fedlora_members{state=\"connected\"} 1");
+    SAYS(text, "fedlora_members{state=\"revoked\"} 1");
     SAYS(text, "fedlora_received_bytes_total{member=\"m0001\"} 4096");
     SAYS(text, "fedlora_certificate_not_after_seconds{role=\"client\",id=\"m0001\"} 1800000000");
     /* Before its first call a member counts from the start of the coordinator. */

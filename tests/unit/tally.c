@@ -7,44 +7,37 @@
 
 static struct tally t;
 
-static void see(enum rpc_role role, const char *id, uint64_t wall_ms)
-{
-    struct rpc_peer peer = {.role = role, .ends_s = 77};
-    snprintf(peer.id, sizeof peer.id, "%s", id);
-    tally_seen(&t, &peer, wall_ms);
-}
-
-Test(tally, finds_each_of_many_peers_whatever_their_order)
+Test(tally, finds_each_of_many_members_whatever_their_order)
 {
     char id[32];
-    enum { PEERS = 500 };
-    for (int i = 0; i < PEERS; i++) {
-        snprintf(id, sizeof id, "m%d", i * 7919 % PEERS);
-        see(i % 2 ? RPC_CLIENT : RPC_ADMIN, id, (uint64_t)i + 1);
+    enum { MEMBERS = 500 };
+    for (int i = 0; i < MEMBERS; i++) {
+        snprintf(id, sizeof id, "m%d", i * 7919 % MEMBERS);
+        tally_received(&t, id, (uint64_t)i);
+        tally_sent(&t, id, 1);
     }
-    cr_assert_eq(t.peers, PEERS);
-    for (int i = 0; i < PEERS; i++) {
-        snprintf(id, sizeof id, "m%d", i * 7919 % PEERS);
-        enum rpc_role role = i % 2 ? RPC_CLIENT : RPC_ADMIN;
-        const struct tally_peer *peer = tally_find(&t, role, id);
-        cr_assert_not_null(peer, "%s", id);
-        cr_expect_eq(peer->seen_ms, (uint64_t)i + 1);
-        cr_expect_eq(peer->ends_s, 77);
+    cr_assert_eq(t.members, MEMBERS);
+    for (int i = 0; i < MEMBERS; i++) {
+        snprintf(id, sizeof id, "m%d", i * 7919 % MEMBERS);
+        const struct tally_member *row = tally_find(&t, id);
+        cr_assert_not_null(row, "%s", id);
+        cr_expect_eq(row->received, (uint64_t)i);
+        cr_expect_eq(row->sent, 1);
     }
-    cr_expect_null(tally_find(&t, RPC_CLIENT, "nobody"));
+    cr_expect_null(tally_find(&t, "nobody"));
     tally_close(&t);
 }
 
-Test(tally, counts_no_more_peers_than_it_has_places_for)
+Test(tally, counts_no_more_members_than_it_has_places_for)
 {
     char id[32];
-    for (int i = 0; i < TALLY_PEERS_MAX + 10; i++) {
+    for (int i = 0; i < TALLY_MEMBERS_MAX + 10; i++) {
         snprintf(id, sizeof id, "m%d", i);
         tally_received(&t, id, 3);
     }
-    cr_expect_eq(t.peers, TALLY_PEERS_MAX);
+    cr_expect_eq(t.members, TALLY_MEMBERS_MAX);
     tally_received(&t, "m0", 4);
-    cr_expect_eq(tally_find(&t, RPC_CLIENT, "m0")->received, 7);
+    cr_expect_eq(tally_find(&t, "m0")->received, 7);
     tally_close(&t);
 }
 
@@ -82,5 +75,5 @@ Test(tally, accepts_that_there_is_none)
     tally_aggregate(NULL, 1);
     tally_refused(NULL, RPC_REFUSAL_LIMIT);
     tally_close(NULL);
-    cr_expect_null(tally_find(NULL, RPC_CLIENT, "a"));
+    cr_expect_null(tally_find(NULL, "a"));
 }
