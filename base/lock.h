@@ -15,5 +15,7 @@ struct lock {
 err lock_try(struct lock *out, const char *dir, bool wait);
 err lock_open(struct lock *out, const char *dir); /* ERR_MACHINE: another process has it */
 void lock_close(struct lock *lock);
+/* The id of the process that has the lock. 0: none, or one that this process cannot see. */
+int lock_holder(const char *dir);
 
 #endif

@@ -38,7 +38,7 @@ struct config {
     /* command line only */
     const char *file;
     struct option_list set;
-    bool check, accept_copy, help, version, sample;
+    bool check, json, accept_copy, help, version, sample;
 
     struct option_list listed, listed_admins; /* `members` and `admins`, split and checked */
     /* Those that may take part: first the same, then as config_allow() says. */
@@ -78,8 +78,9 @@ bool config_allows(const struct config *config, const char *member);
 /* True for every admin certificate of the authority, unless the file names operators. */
 bool config_allows_admin(const struct config *config, const char *admin);
 
-/* --check: tests that files and certificates are good, that the address is free, and that the data
- * folder is writable and has room left. ERR_INPUT or ERR_MACHINE names the first problem. Starts
+/* --check: tests that files and certificates are good, that the address is free, that the data
+ * folder is writable and has room left, and that its database can be read. The report has all
+ * checks, as lines or with --json as one document; the error is the first that failed. Starts
  * nothing and leaves nothing behind. Beside a service that runs from this folder it writes nothing
  * there, and the report says that the service is running. */
 err config_check(const struct config *config, struct bytes *report);

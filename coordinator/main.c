@@ -79,7 +79,7 @@ static err check(const struct config *config)
 {
     struct bytes report = {.max = HELP_BYTES_MAX};
     err e = config_check(config, &report);
-    if (!err_is(e)) printf("%s", (const char *)report.data);
+    if (report.size) printf("%s", (const char *)report.data);
     bytes_close(&report);
     return e;
 }
