@@ -48,6 +48,7 @@ struct option_set subcommand_set(const struct subcommand *command,
 err subcommand_list(struct bytes *out);
 
 extern const struct subcommand subcommand_ca_init, subcommand_metrics;
-extern const struct subcommand subcommand_backup, subcommand_verify, subcommand_restore;
+extern const struct subcommand subcommand_backup, subcommand_verify, subcommand_restore,
+    subcommand_store;
 
 #endif

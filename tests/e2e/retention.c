@@ -88,6 +88,40 @@ static void expect_tombstone(const char *name)
     message_free(reply);
 }
 
+/* `fedlorad store --json` beside the running service. */
+static json_t *usage(const char *name)
+{
+    char command[2 * SUPPORT_PATH_BYTES];
+    snprintf(command, sizeof command, "%s/fedlorad store --config %s/fedlorad.ini --json",
+             FEDLORA_BUILD_DIR, federation.dir);
+    FILE *pipe = popen(command, "r");
+    json_t *all = json_loadf(pipe, 0, NULL), *run, *found = NULL;
+    size_t i;
+    cr_assert_eq(pclose(pipe), 0);
+    cr_assert_not_null(all);
+    json_array_foreach(json_object_get(all, "runs"), i, run)
+    {
+        if (!strcmp(json_string_value(json_object_get(run, "run")), name)) found = json_incref(run);
+    }
+    json_decref(all);
+    return found;
+}
+
+static void expect_usage(const char *name, bool archived)
+{
+    json_t *run = usage(name), *bytes = json_object_get(run, "bytes");
+    cr_assert_not_null(run);
+    int64_t state = json_integer_value(json_object_get(bytes, "state"));
+    int64_t updates = json_integer_value(json_object_get(bytes, "updates"));
+    int64_t earlier = json_integer_value(json_object_get(bytes, "earlier"));
+    cr_expect_gt(state, 0);
+    cr_expect_eq(updates > 0, !archived);
+    cr_expect_eq(earlier > 0, !archived);
+    cr_expect_eq(json_integer_value(json_object_get(run, "total")), state + updates + earlier);
+    cr_expect_eq(json_integer_value(json_object_get(run, "removes_files")), 0);
+    json_decref(run);
+}
+
 Test(retention, a_run_is_archived_then_deleted_and_its_name_is_free)
 {
     Fedlora__V1__RunStatus *status = NULL;
@@ -99,8 +133,10 @@ Test(retention, a_run_is_archived_then_deleted_and_its_name_is_free)
             "stop it before it is deleted");
     finish("r");
     expect_files("store/blobs", 2 + MEMBERS);
+    expect_usage("r", false);
     ok(fake_command(&ops, RPC_PATH_ADMIN(archive_run), "r"));
     expect_files("store/blobs", 1);
+    expect_usage("r", true);
     fake_federation_stop(&federation, SIGKILL);
     ok(fake_federation_start(&federation));
     operator_again();
