@@ -18,7 +18,7 @@ struct join_command {
     const char *base, *data, *eval_data, *run, *work, *output, *ledger, *ledger_key, *template;
     double epsilon, delta;
     int64_t rank;
-    uint64_t memory, retry_ms;
+    uint64_t memory, retry_ms, checkpoint_ms;
     int base_memory;
     bool checkpoint, force, bos, stay;
     struct session_policy policy;
@@ -138,6 +138,14 @@ static const struct option_row rows[] = {
      .kind = OPTION_FLAG,
      .at = AT(force),
      .help = "replace an existing output file"},
+    {.flag = "checkpoint-every",
+     .key = "join.checkpoint_every",
+     .kind = OPTION_DURATION,
+     .at = AT(checkpoint_ms),
+     .fallback = "10m",
+     .value = "TIME",
+     .help = "keep the state of a training this often, so that a restart continues within the "
+             "round; it is also kept when join is stopped; 0s: only then"},
     {.flag = "keep-sent",
      .key = "join.keep_sent",
      .kind = OPTION_TEXT,
@@ -245,6 +253,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .stay = o->stay,
                                             .policy = &o->policy,
                                             .keep_sent = o->keep_sent,
+                                            .checkpoint_ms = o->checkpoint_ms,
                                             .device = o->common.device,
                                             .precision = training_dtype(o->common.precision),
                                             .threads = (int)o->common.threads,

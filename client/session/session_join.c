@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "client/session/session_checkpoint.h"
 #include "client/session/session_describe.h"
 #include "client/session/session_hold.h"
 #include "client/session/session_task.h"
@@ -250,6 +251,7 @@ err session_join_finish(struct session *s, const Fedlora__V1__FinishedTask *task
     TRY(session_hold_note(s, task->outcome));
     session_work_kept(kept, &s->work, session_task_origin(s->hello));
     member_optimizer_drop(kept);
+    session_checkpoint_drop(s, s->hello->run);
     session_work_drop_updates(&s->work, s->hello->run, UINT32_MAX);
     session_runs_drop_blobs(s, NULL, NULL);
     session_work_unmark(&s->work, s->now->name);

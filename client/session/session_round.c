@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "client/session/session_checkpoint.h"
 #include "client/session/session_describe.h"
 #include "client/session/session_files.h"
 #include "client/session/session_hold.h"
@@ -172,6 +173,25 @@ static err note_reports(struct session *s, const Fedlora__V1__TrainTask *task)
     return s->hello->privacy || task->gradient ? ERR_NONE : session_sent_add(&s->sent, &call);
 }
 
+/* One attempt, from a checkpoint if there is one. A checkpoint that the trainer does not accept is
+ * deleted, and the task is asked for again. */
+static err train_once(struct train_result *out, struct session *s, struct session_report *report,
+                      const char *path, const struct member_train *given,
+                      struct session_checkpoint *c)
+{
+    struct member_train work = *given;
+    work.keep = &c->keep;
+    err e = session_report_train(out, report, path, &work);
+    if (e.kind == ERR_INPUT && c->keep.resume) {
+        session_checkpoint_drop(s, s->hello->run);
+        e = err_make(ERR_STATE, "its checkpoint cannot be used: %.400s", e.text);
+        snprintf(report->reason, sizeof report->reason, "its checkpoint cannot be used");
+    } else if (e.kind == ERR_STATE) {
+        session_checkpoint_drop(s, s->hello->run);
+    }
+    return e;
+}
+
 /* Trains one round and stores the update. The description of the update is written after the update
  * itself, see session_work.h. With privacy, neither the progress line nor the reports contain the
  * loss. An ERR_STATE means that the coordinator closed the round meanwhile. */
@@ -203,14 +223,16 @@ static err train_round(struct session_update *out, struct session *s,
                                       .training = &training,
                                       .ledger = s->privacy->on ? &s->privacy->ledger : NULL,
                                       .checkpoint = s->o->checkpoint};
+    struct session_checkpoint checkpoint;
     TRY(note_reports(s, task));
-    err e = session_report_train(&result, &report, path, &work);
+    session_checkpoint_open(&checkpoint, s, task);
+    err e = train_once(&result, s, &report, path, &work, &checkpoint);
+    session_checkpoint_close(&checkpoint);
     if (report.failed) return training_failed(s, task->round, e);
     if (e.kind == ERR_STATE)
         session_round_note(s, "round %u: training stopped: %s", task->round, report.reason);
     if (err_is(e)) return e;
     s->now->failures = 0;
-    TRY(session_hold_count(s, result.seconds));
     struct session_update update = {.state = files.state,
                                     .examples = session_local_examples(&s->local),
                                     .tokens = result.tokens,
@@ -221,6 +243,7 @@ static err train_round(struct session_update *out, struct session *s,
     update.size = session_transfer_file_size(path);
     session_privacy_promise(update.promise, s->privacy, task->round);
     TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
+    TRY(session_checkpoint_done(&checkpoint, result.seconds));
     s->result->rounds_trained++;
     *out = update;
     return ERR_NONE;

@@ -6,6 +6,8 @@
  *   blobs/DIGEST.safetensors
  *   updates/RUN.ROUND.safetensors      the update
  *   updates/RUN.ROUND.json             its description, written after it
+ *   RUN.checkpoint.safetensors         an interrupted training (session_checkpoint.h)
+ *   runs/, sent.jsonl, sent.head, day  session_consent.h, session_sent.h, session_day.h
  *   RUN.open                           this member takes part in the run
  *   epoch                              from the coordinator's newest answer to Hello
  *   RUN.kept.safetensors               factors that this member keeps (engine/member/member_kept.h)

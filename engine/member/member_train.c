@@ -77,6 +77,7 @@ static err open_one(struct work *work, size_t place)
     o->checkpoint = w->checkpoint;
     o->on_step = w->on_step;
     o->user = w->user;
+    o->keep = w->keep;
     if (state && place < MEMBER_STATE_PACKED) o->packed = &state->packed[place];
     TRY(take_optimizer(work));
     work->trains = !w->ledger;

@@ -16,6 +16,7 @@ struct member_train {
     /* Called after every step; false stops with ERR_STOPPED. A gradient pass has no steps. */
     bool (*on_step)(void *user, const struct train_step *step);
     void *user;
+    const struct train_keep *keep; /* snapshots of the training (engine/train/train_keep.h) */
 };
 /* Writes the update to `path`, replacing what is there. The same inputs give the same bytes. */
 err member_train(struct train_result *out, const char *path, const struct member_train *work);

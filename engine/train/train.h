@@ -12,7 +12,8 @@ enum train_schedule {
     TRAIN_COSINE = TRAINING_COSINE
 };
 
-struct factors; /* engine/factors.h */
+struct factors;    /* engine/factors.h */
+struct train_keep; /* engine/train/train_keep.h */
 struct train_step;
 /* AdamW's state between two trainings of adapters with the same layout. */
 struct train_moments {
@@ -45,6 +46,7 @@ struct train_options {   /* filled by train_defaults() */
     /* NULL: the moments start at zero. Else training starts with these, and writes its own there
      * together with the values of the adapter. */
     struct train_moments *moments;
+    const struct train_keep *keep; /* snapshots (train_keep.h); NULL: none */
     /* Called after every step. Returning false stops the training with ERR_STOPPED; the adapter
      * keeps the values of that step. */
     bool (*on_step)(void *user, const struct train_step *step);

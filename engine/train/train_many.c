@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "base/text.h"
 #include "engine/train/train.h"
+#include "engine/train/train_keep.h"
 #include "engine/train/train_parts.h"
 
 #include <errno.h>
@@ -37,6 +38,33 @@ size_t train_tokens(const struct dataset *data, const struct train_options *o)
 
 /* ---- lanes */
 
+static void lane_continue(struct lane *l, const struct train_snapshot *s)
+{
+    struct train_result *r = &l->result;
+    r->steps = s->steps;
+    r->tokens = s->tokens;
+    r->learned = s->learned;
+    r->seconds = s->seconds;
+    r->first_loss = s->first_loss;
+    r->last_loss = s->last_loss;
+    l->sum = s->loss_sum;
+}
+
+/* A snapshot after the step. Failing to take one is an error only if the step was none. */
+static void lane_keep(struct lane *l)
+{
+    const struct train_result *r = &l->result;
+    const struct train_snapshot s = {.steps = r->steps,
+                                     .tokens = r->tokens,
+                                     .learned = r->learned,
+                                     .seconds = r->seconds,
+                                     .first_loss = r->first_loss,
+                                     .last_loss = r->last_loss,
+                                     .loss_sum = l->sum};
+    err e = train_keep_step(&l->t, &s, err_is(l->job->error));
+    if (!err_is(l->job->error)) l->job->error = e;
+}
+
 static err lane_open(struct lane *l, struct engine *e)
 {
     const struct train_job *job = l->job;
@@ -48,7 +76,10 @@ static err lane_open(struct lane *l, struct engine *e)
     TRY(training_open(&l->t));
     if (!l->t.rows) return err_make(ERR_INPUT, "training: the data has no token to learn");
     l->t.steps = train_steps(o, l->t.rows);
-    return training_reserve_all(&l->t);
+    TRY(training_reserve_all(&l->t));
+    TRY(train_keep_resume(&l->t));
+    if (o->keep && o->keep->resume) lane_continue(l, o->keep->resume);
+    return ERR_NONE;
 }
 
 static void lane_close(struct lane *l)
@@ -121,6 +152,7 @@ static void end_step(struct lane *l, double nll)
     if (o->on_step && !o->on_step(o->user, s))
         l->job->error =
             err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)s->step);
+    lane_keep(l);
 }
 
 /* ---- passes */

@@ -3,6 +3,7 @@
  * changes the sum by at most the clip norm, and nothing but the noisy sum leaves a step. */
 #include "engine/train/train_private.h"
 #include "base/text.h"
+#include "engine/train/train_keep.h"
 #include "engine/train/train_parts.h"
 #include "privacy/noise/clip.h"
 #include "privacy/noise/noise.h"
@@ -395,6 +396,13 @@ static void close_run(struct private *p)
     free(p->taken);
 }
 
+/* The snapshot has released values only: no losses and no counts of tokens. */
+static err keep_step(struct private *p, const struct train_result *r, bool stopped)
+{
+    const struct train_snapshot s = {.steps = r->steps, .seconds = r->seconds};
+    return train_keep_step(&p->t, &s, stopped);
+}
+
 /* The sum is not clipped again (clip 0): clipping is per record, and a second clip after the noise
  * would only bias it. accumulate is 1 because the sample of a step is divided into passes of
  * `batch` records in records_release(). No loss is set in the steps and in the result, as losses
@@ -414,7 +422,12 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
     double gamma = p.options.prune_gamma;
     if (gamma > 0.0) result.tail_before = train_tail(adapter, gamma);
     err er = open_run(&p);
-    for (uint64_t i = 0; i < p.t.steps && !err_is(er); i++) {
+    if (!err_is(er)) er = train_keep_resume(&p.t);
+    if (!err_is(er) && p.options.keep && p.options.keep->resume) {
+        result.steps = p.options.keep->resume->steps;
+        result.seconds = p.options.keep->resume->seconds;
+    }
+    for (uint64_t i = result.steps; i < p.t.steps && !err_is(er); i++) {
         struct train_step s = {.step = i, .steps = p.t.steps};
         uint64_t since = text_now_ms();
         er = one_step(&p, &s);
@@ -424,6 +437,8 @@ err train_private_run(struct train_result *out, struct adapter *adapter, struct 
         result.seconds += s.seconds;
         if (p.options.on_step && !p.options.on_step(p.options.user, &s))
             er = err_make(ERR_STOPPED, "training stopped after step %llu", (unsigned long long)i);
+        err kept = keep_step(&p, &result, err_is(er));
+        if (!err_is(er)) er = kept;
     }
     if (result.steps) training_fetch_after(&er, &p.t, result.steps);
     if (gamma > 0.0) result.tail_after = train_tail(adapter, gamma);

@@ -1,5 +1,6 @@
 /* DP-SGD: a whole run against an independent loop, the size of the noise, sampling. Gradients and
  * the guard are in train_private_records.c. */
+#include "engine/train/train_keep.h"
 #include "tests/support/private_fixture.h"
 
 static void reference(double *value, struct setup *s, const struct train_private_options *o,
@@ -298,5 +299,59 @@ Test(train_private, refuses_options_out_of_range)
     t.dropout = 0.1;
     refused(train_private_run(&result, &s.adapter, s.engine, &s.data, &o), ERR_INPUT,
             "dropout 0.1");
+    setup_close(&s);
+}
+
+/* ---- continued */
+
+static struct train_snapshot kept;
+
+static bool stops_after_two(void *user, const struct train_step *step)
+{
+    uint64_t *called = user;
+    ++*called;
+    return kept.steps || step->step + 1 < 2;
+}
+static bool when_stopped(void *user, bool stopped)
+{
+    (void)user;
+    return stopped;
+}
+static void keep(void *user, const struct train_snapshot *s)
+{
+    (void)user;
+    kept = *s;
+    kept.value = malloc(3 * s->count * sizeof *s->value);
+    kept.first = kept.value + s->count;
+    kept.second = kept.first + s->count;
+    memcpy(kept.value, s->value, s->count * sizeof *s->value);
+    memcpy(kept.first, s->first, s->count * sizeof *s->value);
+    memcpy(kept.second, s->second, s->count * sizeof *s->value);
+}
+
+/* The steps that are done are not done again, and the snapshot has no losses. */
+Test(train_private, continues_with_the_steps_that_are_missing)
+{
+    struct setup s;
+    struct train_options t;
+    struct train_private_options o;
+    struct train_result result = {0};
+    uint64_t called = 0;
+    struct train_keep hooks = {.due = when_stopped, .take = keep};
+    setup_open(&s, ADAPTER_A | ADAPTER_B);
+    options(&t, &o);
+    t.steps = 5;
+    t.keep = &hooks;
+    t.on_step = stops_after_two;
+    t.user = &called;
+    cr_assert_eq(train_private_run(&result, &s.adapter, s.engine, &s.data, &o).kind, ERR_STOPPED);
+    cr_expect(kept.steps == 2 && kept.loss_sum == 0 && kept.first_loss == 0 && kept.tokens == 0);
+    cr_expect_eq(memcmp(kept.value, s.adapter.value, kept.count * sizeof *kept.value), 0);
+    hooks.resume = &kept;
+    fill_adapter(&s.adapter, 3);
+    ok(train_private_run(&result, &s.adapter, s.engine, &s.data, &o));
+    cr_expect_eq(called, 5);
+    cr_expect_eq(result.steps, 5);
+    free(kept.value);
     setup_close(&s);
 }
