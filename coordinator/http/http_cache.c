@@ -170,7 +170,7 @@ static void wait_for(struct http_cache *c, enum http_page page)
     struct timespec until = after(CACHE_WAIT_MS);
     uint64_t was = c->page[page].made_ms;
     c->asked |= 1u << page;
-    rpc_server_wake(c->serve->server);
+    if (c->serve->server) rpc_server_wake(c->serve->server);
     while (c->phase == HTTP_RUNNING && c->page[page].made_ms == was)
         if (pthread_cond_timedwait(&c->made, &c->lock, &until) == ETIMEDOUT) return;
 }

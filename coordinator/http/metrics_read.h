@@ -22,6 +22,7 @@ err metrics_read_refused(struct metrics_out *out, const struct facts *facts);
 err metrics_read_store(struct metrics_out *out, const struct facts *facts);
 err metrics_read_free(struct metrics_out *out, const struct facts *facts);
 err metrics_read_disk_errors(struct metrics_out *out, const struct facts *facts);
+err metrics_read_troubles(struct metrics_out *out, const struct facts *facts);
 err metrics_read_backup(struct metrics_out *out, const struct facts *facts);
 err metrics_read_aggregate(struct metrics_out *out, const struct facts *facts);
 

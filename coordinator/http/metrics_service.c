@@ -146,6 +146,18 @@ err metrics_read_disk_errors(struct metrics_out *out, const struct facts *f)
     return METRICS_SAMPLE(out, trouble_disk_errors(f->serve->shop.troubles), NULL);
 }
 
+/* All kinds, also those at 0, so that an alert on one kind needs no special case for its absence. */
+err metrics_read_troubles(struct metrics_out *out, const struct facts *f)
+{
+    for (int i = 0; i < TROUBLE_KINDS; i++) {
+        enum trouble_kind kind = (enum trouble_kind)i;
+        if (trouble_is_shown(kind))
+            TRY(METRICS_SAMPLE(out, trouble_count(f->serve->shop.troubles, kind),
+                               trouble_name(kind)));
+    }
+    return ERR_NONE;
+}
+
 /* Left out before the first backup. */
 err metrics_read_backup(struct metrics_out *out, const struct facts *f)
 {

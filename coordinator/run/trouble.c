@@ -271,6 +271,16 @@ void trouble_of_disk(struct troubles *t, err e, uint64_t now_ms)
     trouble_raise(t, &(struct trouble_case){.kind = TROUBLE_DISK_FULL, .text = e.text}, now_ms);
 }
 
+const char *trouble_name(enum trouble_kind kind)
+{
+    return rules[kind].event;
+}
+
+bool trouble_is_shown(enum trouble_kind kind)
+{
+    return rules[kind].shown;
+}
+
 uint64_t trouble_disk_errors(const struct troubles *t)
 {
     return t ? t->disk_errors : 0;
