@@ -114,6 +114,7 @@ struct run {
     uint32_t woken_round;      /* serve.c: when members of all their runs were woken last, */
     enum round_phase woken_in; /* it was at this round, in this phase */
     uint64_t created_ms;
+    uint32_t overdue_round;         /* serve_watch.c: the newest whose event says so */
     uint64_t ended_ms, archived_ms; /* wall clock; 0: it is not */
     bool deleted;                   /* it is in no list any more, but calls may still point to it */
     uint64_t queue_number; /* run_queue.c: its place in the line for a turn; 0: it is not in it */

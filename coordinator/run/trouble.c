@@ -26,7 +26,7 @@ static const struct rule {
     uint64_t lasts_ms;
     bool repeats, shown;
 } rules[TROUBLE_KINDS] = {
-    [TROUBLE_DISK_FULL] = {"disk.full", "disk.free", LOG_ERROR, 0, false, true},
+    [TROUBLE_DISK_FULL] = {"store.full", "store.space_again", LOG_ERROR, 0, false, true},
     [TROUBLE_LOG_LOST] = {"log.lost", "log.back", LOG_ERROR, 0, false, true},
     [TROUBLE_AUDIT] = {"audit.waits", "audit.back", LOG_ERROR, 0, false, true},
     [TROUBLE_OLD_COPY] = {"store.old_copy", NULL, LOG_ERROR, HOUR_MS, true, true},
@@ -39,6 +39,7 @@ static const struct rule {
     [TROUBLE_MEMBER_ABSENT] = {"member.absent", "member.back", LOG_WARN, HOUR_MS, false, true},
     [TROUBLE_MEMBER_CANNOT_TRAIN] = {"member.cannot_train", "member.can_train", LOG_WARN, DAY_MS,
                                      false, true},
+    [TROUBLE_RUN_AMBIGUOUS] = {"run.ambiguous", NULL, LOG_WARN, HOUR_MS, false, true},
     [TROUBLE_MEMBER_TWICE] = {"member.twice", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_UPDATE_REFUSED] = {"update.refused", NULL, LOG_WARN, SHORT_MS, true, true},
     [TROUBLE_CALL_REFUSED] = {"call.refused", NULL, LOG_WARN, SHORT_MS, true, true},
@@ -301,7 +302,7 @@ uint64_t trouble_last_ms(const struct troubles *t, enum trouble_kind kind)
     return last;
 }
 
-/* "disk.full since 2026-11-30 12:03:45 UTC (3 times): run r: client/north at 10.0.0.7: TEXT" */
+/* "store.full since 2026-11-30 12:03:45 UTC (3 times): run r: client/north at 10.0.0.7: TEXT" */
 static void say(char *out, size_t bytes, const struct row *r, const struct rule *rule)
 {
     char since[32] = "", times[40] = "", whose[640] = "";
@@ -316,20 +317,30 @@ static void say(char *out, size_t bytes, const struct row *r, const struct rule 
              *r->run ? "run " : "", r->run, *r->run ? ": " : "", whose, r->text);
 }
 
-size_t trouble_list(const char **out, size_t most, struct troubles *t, const char *run)
+/* The coordinator's own rows, which are about no run and no peer, or the others. */
+static size_t list_rows(const char **out, size_t n, size_t most, struct troubles *t,
+                        const char *run, bool own)
 {
-    size_t n = 0;
-    if (most > TROUBLE_SHOWN) most = TROUBLE_SHOWN;
-    for (size_t kind = 0; t && kind < TROUBLE_KINDS; kind++) {
+    for (size_t kind = 0; kind < TROUBLE_KINDS; kind++) {
         struct group *g = &t->group[kind];
         if (!rules[kind].shown || !g->used) continue;
         for (size_t i = 0; i < TROUBLE_ROWS && n < most; i++) {
             const struct row *r = &g->row[i];
-            if (!r->used || (run && *r->run && strcmp(r->run, run) != 0)) continue;
+            if (!r->used || own != (!*r->run && !*r->peer)) continue;
+            if (run && *r->run && strcmp(r->run, run) != 0) continue;
             say(t->says[n], sizeof t->says[n], r, &rules[kind]);
             out[n] = t->says[n];
             n++;
         }
     }
+    return n;
+}
+
+size_t trouble_list(const char **out, size_t most, struct troubles *t, const char *run)
+{
+    size_t n = 0;
+    if (most > TROUBLE_SHOWN) most = TROUBLE_SHOWN;
+    for (int others = 0; t && others < 2; others++)
+        n = list_rows(out, n, most, t, run, !others);
     return n;
 }

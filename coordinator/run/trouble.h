@@ -30,6 +30,7 @@ enum trouble_kind {
     TROUBLE_ROUND_OVERDUE,
     TROUBLE_MEMBER_ABSENT,
     TROUBLE_MEMBER_CANNOT_TRAIN, /* it has no data to train from, and said so */
+    TROUBLE_RUN_AMBIGUOUS,       /* it names no run, and belongs to several that are open */
     TROUBLE_MEMBER_TWICE,        /* two machines call with one certificate */
     TROUBLE_UPDATE_REFUSED,
     TROUBLE_CALL_REFUSED,
@@ -85,8 +86,8 @@ bool trouble_is_shown(enum trouble_kind kind); /* in a status */
 size_t trouble_count(const struct troubles *t, enum trouble_kind kind);
 /* When the newest trouble of this kind was raised last; 0: there is none. */
 uint64_t trouble_last_ms(const struct troubles *t, enum trouble_kind kind);
-/* The descriptions for a status, at most TROUBLE_SHOWN: those of the coordinator and of `run`
- * (NULL: of all runs). Pointers into the table, valid until the next call of any function. */
+/* The descriptions for a status, at most TROUBLE_SHOWN: first those of the coordinator, then those
+ * of `run` (NULL: of all runs) and of peers. Pointers into the table, valid until the next call of any function. */
 size_t trouble_list(const char **out, size_t most, struct troubles *t, const char *run);
 
 #endif

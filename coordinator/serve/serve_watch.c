@@ -30,7 +30,7 @@ static void tell_runs(struct serve *s, bool full)
     static int64_t id[LIMIT_RUNS];
     size_t runs = 0;
     const char *text[TROUBLE_SHOWN] = {""};
-    struct store_event event = {.event = full ? "disk.full" : "disk.free"};
+    struct store_event event = {.event = full ? "store.full" : "store.space_again"};
     if (full) trouble_list(text, TROUBLE_SHOWN, s->shop.troubles, NULL); /* the disk is first */
     event.text = text[0];
     for (struct run *run = s->runs; run && runs < LIMIT_RUNS; run = run->next)
@@ -170,6 +170,15 @@ static void watch_states(struct serve *s, uint64_t now)
     }
 }
 
+/* `run watch` shows it. The log has it too, so one that cannot be stored is not lost. */
+static void add_event(struct run *run, const char *event, const char *member, const char *text)
+{
+    struct store_event row = {
+        .event = event, .member = member, .text = text, .round = round_under_way(&run->round)};
+    err e = store_event_add(run->shop->store, run->id, &row);
+    if (!err_is(e)) run->shop->changed(run, run->shop->context);
+}
+
 static void watch_round(struct run *run, uint64_t now)
 {
     const struct round *r = &run->round;
@@ -189,10 +198,38 @@ static void watch_round(struct run *run, uint64_t now)
              round_under_way(r), past, round_updates(r), quorum);
     trouble_raise(
         t, &(struct trouble_case){.kind = TROUBLE_ROUND_OVERDUE, .run = name, .text = text}, now);
+    if (run->overdue_round == round_under_way(r)) return;
+    run->overdue_round = round_under_way(r);
+    add_event(run, "round.overdue", NULL, text);
+}
+
+/* Members that were found absent, or back, in one look at a run. They share an event, because a
+ * network that fails takes thousands of members with it. */
+struct found {
+    size_t members;
+    const char *first;
+    char text[160]; /* the ids, as far as there is room */
+};
+
+static void note(struct found *f, const char *id)
+{
+    size_t used = strlen(f->text);
+    if (!f->members++) f->first = id;
+    if (used + strlen(id) + 16 < sizeof f->text)
+        snprintf(f->text + used, sizeof f->text - used, "%s%s", used ? ", " : "", id);
+}
+
+static void tell_found(struct run *run, const char *event, const struct found *f)
+{
+    char text[sizeof f->text + 32];
+    if (f->members == 1) add_event(run, event, f->first, "");
+    if (f->members < 2) return;
+    snprintf(text, sizeof text, "%zu members: %s", f->members, f->text);
+    add_event(run, event, NULL, text);
 }
 
 /* Only members that have called since the start: after it, all others are on their way. */
-static void watch_member(struct run *run, size_t m, uint64_t now)
+static void watch_member(struct run *run, size_t m, uint64_t now, struct found *found /* (2) */)
 {
     struct run_member *member = &run->member[m];
     const struct round_member *r = &run->round.member[m];
@@ -205,6 +242,7 @@ static void watch_member(struct run *run, size_t m, uint64_t now)
         trouble_lasts(run->shop->troubles, TROUBLE_MEMBER_ABSENT, run->config->name, peer, now);
     if (absent == member->absent) return;
     member->absent = absent;
+    note(&found[absent], r->id);
     if (!absent) {
         trouble_end(run->shop->troubles, TROUBLE_MEMBER_ABSENT, run->config->name, peer, now);
         return;
@@ -232,9 +270,12 @@ static void watch_runs(struct serve *s, uint64_t now)
             trouble_drop_run(s->shop.troubles, run->config->name);
             continue;
         }
+        struct found found[2] = {0};
         watch_round(run, now);
         for (size_t m = 0; m < run->round.members; m++)
-            watch_member(run, m, now);
+            watch_member(run, m, now, found);
+        tell_found(run, "member.back", &found[false]);
+        tell_found(run, "member.absent", &found[true]);
         looked += run->round.members;
     }
     snprintf(s->watch.at, sizeof s->watch.at, "%s", run ? run->config->name : "");

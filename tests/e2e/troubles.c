@@ -138,6 +138,13 @@ Test(troubles, names_members_that_cannot_train)
     end();
 }
 
+static size_t events(const char *name)
+{
+    size_t count = 0;
+    ok(fake_events(&count, &ops, "r", name));
+    return count;
+}
+
 Test(troubles, names_who_was_refused_is_absent_and_did_what)
 {
     struct hand h;
@@ -150,6 +157,8 @@ Test(troubles, names_who_was_refused_is_absent_and_did_what)
     take_task(&h);
     expect_trouble("member.absent since 20", true);
     expect_trouble("run r: client/m1 at 127.0.0.1:", true);
+    cr_expect_geq(events("member.absent"), 1);
+    cr_expect_leq(events("member.absent"), 2, "members that are found together share an event");
     refused(fake_fetch(NULL, &h.member, &h.header.digest, 0), ERR_STATE, "does not exist");
     cr_expect_eq(logged("event=call.later run=r peer=client/m0 address=127.0.0.1 "), 1);
     cr_expect_eq(logged("event=blob.missing"), 0, "nothing names the blob that it asked for");
@@ -213,6 +222,7 @@ Test(troubles, names_certificates_that_end_soon_and_rounds_past_their_deadline)
     expect_trouble("round.overdue since 20", true);
     expect_trouble("with 0 updates of the quorum of 2", true);
     cr_expect_eq(logged("event=round.overdue run=r"), 1);
+    cr_expect_eq(events("round.overdue"), 1);
     submit_task(&h);
     drop_task(&h);
     open_hand(&h, "m1", 4);
@@ -325,13 +335,13 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
     end();
     if (!begin_small()) cr_skip("this user cannot mount a small disk");
     ok(create_run("flora", 0));
-    expect_trouble("disk.full", false);
+    expect_trouble("store.full", false);
     small_disk_fill(federation.store);
     for (int i = 0; i < MEMBERS; i++) {
         struct fake_options options = options_of(NULL, 2u << i);
         fake_join_begin(&joining[i], i, &options);
     }
-    expect_trouble("disk.full since 20", true);
+    expect_trouble("store.full since 20", true);
     fake_federation_stop(&federation, SIGKILL);
     if (err_is(fake_federation_start(&federation))) { /* without any room it may not start */
         cr_expect_eq(logged("fedlorad: "), 2);
@@ -341,16 +351,16 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
     }
     fake_close(&ops);
     open_member(&ops, "ops", 0);
-    size_t before = logged("event=disk.full");
+    size_t before = logged("event=store.full");
     long fills = setting("FEDLORA_DISK_FILLS", 1);
     for (long i = 1;; i++) {
-        expect_trouble("disk.full since 20", true);
+        expect_trouble("store.full since 20", true);
         usleep(500 * 1000);
-        cr_expect_leq(logged("event=disk.full"), before + (size_t)i);
-        cr_expect_eq(logged("event=disk.free"), i - 1);
+        cr_expect_leq(logged("event=store.full"), before + (size_t)i);
+        cr_expect_eq(logged("event=store.space_again"), i - 1);
         small_disk_free(federation.store);
         if (i == fills) break;
-        expect_trouble("disk.full", false);
+        expect_trouble("store.full", false);
         small_disk_fill(federation.store);
     }
     for (int i = 0; i < MEMBERS; i++) {
@@ -358,8 +368,8 @@ Test(troubles, a_full_disk_is_told_and_costs_time_only)
         cr_assert(!err_is(e), "%s: %s", joining[i].id, e.text);
         cr_expect(digest_equal(&joining[i].last, &last), "the same bytes as without");
     }
-    expect_trouble("disk.full", false);
-    cr_expect_eq(logged("event=disk.free"), fills);
+    expect_trouble("store.full", false);
+    cr_expect_eq(logged("event=store.space_again"), fills);
     fake_close(&ops);
     cr_expect_eq(fake_federation_stop(&federation, SIGTERM), 0, "a clean stop");
     umount(federation.store);

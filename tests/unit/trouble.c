@@ -75,7 +75,26 @@ Test(trouble, is_bounded_in_lines_and_rows_whatever_peers_do)
     cr_expect_eq(trouble_count(t, TROUBLE_CALL_REFUSED), TROUBLE_ROWS);
     happen(TROUBLE_DISK_FULL, NULL, NULL, 5000);
     cr_expect_eq(trouble_list(list, 100, t, "r"), TROUBLE_SHOWN);
-    cr_expect(strstr(list[0], "disk.full"), "what matters most is first: %s", list[0]);
+    cr_expect(strstr(list[0], "store.full"), "what matters most is first: %s", list[0]);
+    troubles_close(t);
+}
+
+static void raise_of_run_and_own(void)
+{
+    happen(TROUBLE_WORK_WAITS, "r", NULL, 1000);
+    happen(TROUBLE_CALL_REFUSED, NULL, "client/north", 1000);
+    happen(TROUBLE_CERTIFICATE_ENDS, NULL, "client/north", 1000);
+    happen(TROUBLE_CERTIFICATE_ENDS, NULL, NULL, 1000);
+}
+
+/* Also one of lesser weight, because everything else may follow from it. */
+Test(trouble, names_the_coordinators_own_first)
+{
+    ok(troubles_open(&t));
+    capture(text, sizeof text, 2, raise_of_run_and_own);
+    cr_assert_eq(trouble_list(list, 100, t, "r"), 4);
+    cr_expect(strstr(list[0], "certificate.ends") && !strstr(list[0], "client/"), "%s", list[0]);
+    cr_expect(strstr(list[1], "run.trouble"), "%s", list[1]);
     troubles_close(t);
 }
 
@@ -97,8 +116,8 @@ Test(trouble, says_once_that_a_lasting_one_began_and_once_that_it_ended)
 {
     ok(troubles_open(&t));
     capture(text, sizeof text, 2, fill_and_empty_the_disk);
-    cr_expect_eq(lines_of("event=disk.full"), 1, "%s", text);
-    cr_expect_eq(lines_of("event=disk.free"), 1, "%s", text);
+    cr_expect_eq(lines_of("event=store.full"), 1, "%s", text);
+    cr_expect_eq(lines_of("event=store.space_again"), 1, "%s", text);
     cr_expect_eq(trouble_list(list, 100, t, NULL), 0);
     troubles_close(t);
 }
