@@ -1,5 +1,6 @@
 /* Calls of members, except transfers of payloads: Hello, NextTask, Report. */
 #include "base/text.h"
+#include "base/version.h"
 #include "coordinator/run/bounds.h"
 #include "coordinator/run/run_shapes.h"
 #include "coordinator/serve/serve.h"
@@ -55,6 +56,16 @@ static err look(Fedlora__V1__HelloReply *reply, struct run *run, size_t m,
     return e;
 }
 
+static err check_software(const char *software)
+{
+    char number[VERSION_NUMBER_BYTES];
+    if (version_fits(number, software, FEDLORA_VERSION)) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "this member runs fedlora %s and the coordinator fedlorad %s, more than one "
+                    "minor version apart: upgrade the older of the two",
+                    number, FEDLORA_VERSION);
+}
+
 /* The protocol version comes first, because with another version the other fields may mean
  * something else. The reply points into the run, which is safe because it is packed before this
  * thread continues. */
@@ -67,6 +78,7 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
         return err_make(ERR_INPUT, "protocol %u (%.64s); this coordinator, fedlorad %s, uses %d",
                         request->protocol, request->software, FEDLORA_VERSION, SERVE_PROTOCOL);
     TRY(bounds_check(&request->base));
+    TRY(check_software(request->software));
     const struct serve_turn turn = {
         .name = request->run, .without = request->without, .withouts = request->n_without};
     TRY(serve_turn(&run, &m, call, &turn));
