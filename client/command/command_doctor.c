@@ -8,9 +8,9 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "client/command/command.h"
+#include "client/command/doctor.h"
 #include "client/output/report.h"
 #include "client/output/table.h"
-#include "client/session/remote.h"
 #include "kernels/backend.h"
 #include "kernels/describe.h"
 
@@ -69,26 +69,20 @@ static const struct option_row rows[] = {
          "file with options, for instance the one of fedlora join; the command line overrides it"},
 };
 
-/* One line of the result. `problem` describes a present or expected failure; NULL: none. */
-struct finding {
-    const char *name;
-    char value[512];
-    const char *problem;
-};
+/* Mistakes in the sections of other commands are findings, so that the other checks still run. */
+static const char *const skipped[] = {"join", "privacy", "policy", NULL};
 
-/* More than all checks together add. */
-enum { FINDINGS_MAX = 24 };
-struct findings {
-    struct finding finding[FINDINGS_MAX];
-    size_t count;
-};
-
-static struct finding *finding_add(struct findings *f, const char *name)
+struct finding *doctor_add(struct findings *f, const char *name)
 {
     REQUIRE(f->count < FINDINGS_MAX);
     struct finding *added = &f->finding[f->count++];
     *added = (struct finding){.name = name};
     return added;
+}
+
+void doctor_number(struct findings *f, const char *name, double value)
+{
+    json_object_set_new(f->numbers, name, json_real(value));
 }
 
 /* The value of the first line "key : value" of a file in /proc, or "" if there is none. */
@@ -124,7 +118,7 @@ static void find_processor(struct findings *f)
                                          "avx512_bf16", "amx_tile", "amx_bf16"};
     char *text = NULL, model[256], flags[8192];
     size_t size;
-    struct finding *processor = finding_add(f, "processor"), *features = finding_add(f, "features");
+    struct finding *processor = doctor_add(f, "processor"), *features = doctor_add(f, "features");
     err e = file_read_all(&text, &size, "/proc/cpuinfo", 16 << 20);
     if (err_is(e)) {
         processor->problem = "cannot read /proc/cpuinfo";
@@ -148,9 +142,9 @@ static void find_precision(struct findings *f, const struct command_common *comm
     const struct backend *backend = NULL;
     struct backend_context *context = NULL;
     struct backend_options options = {.threads = (int)common->threads};
-    struct finding *precision = finding_add(f, "precision auto");
+    struct finding *precision = doctor_add(f, "precision auto");
     char why[BACKEND_WHY_BYTES];
-    struct finding *gpu = finding_add(f, "gpu");
+    struct finding *gpu = doctor_add(f, "gpu");
     err e = backend_open(&backend, &context, common->device, &options, why);
     bool used = !err_is(e) && backend != &backend_cpu;
     snprintf(gpu->value, sizeof gpu->value, "%s%s%.480s", used ? "used" : "not used",
@@ -210,7 +204,7 @@ static void find_rows(struct findings *f, const struct command_common *common)
         enum dtype type;
         const char *name;
     } all[] = {{DTYPE_F32, "f32"}, {DTYPE_BF16, "bf16"}};
-    struct finding *line = finding_add(f, "rows alone");
+    struct finding *line = doctor_add(f, "rows alone");
     size_t used = 0, room = sizeof line->value;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         const struct backend *backend = NULL;
@@ -233,7 +227,7 @@ static void find_cores(struct findings *f)
 {
     cpu_set_t allowed;
     int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 0;
-    struct finding *cores = finding_add(f, "cores");
+    struct finding *cores = doctor_add(f, "cores");
     snprintf(cores->value, sizeof cores->value, "%d", usable);
 }
 
@@ -242,7 +236,7 @@ static void find_memory(struct findings *f)
 {
     char *text = NULL, total[64], a[32], b[32];
     size_t size;
-    struct finding *memory = finding_add(f, "memory");
+    struct finding *memory = doctor_add(f, "memory");
     uint64_t available = memory_available();
     err e = file_read_all(&text, &size, "/proc/meminfo", 1 << 20);
     if (err_is(e) || available == UINT64_MAX) {
@@ -262,7 +256,7 @@ static void find_memory(struct findings *f)
 static void find_disk(struct findings *f)
 {
     struct statvfs fs;
-    struct finding *disk = finding_add(f, "disk here");
+    struct finding *disk = doctor_add(f, "disk here");
     if (statvfs(".", &fs) != 0) {
         disk->problem = "cannot determine the free space of the current directory";
         return;
@@ -278,7 +272,7 @@ static void find_disk(struct findings *f)
  * was never set. */
 static void find_clock(struct findings *f)
 {
-    struct finding *clock = finding_add(f, "clock");
+    struct finding *clock = doctor_add(f, "clock");
     time_t now = (time_t)(text_wall_ms() / 1000);
     struct tm tm;
     gmtime_r(&now, &tm);
@@ -291,102 +285,15 @@ static void find_clock(struct findings *f)
 static void find_system(struct findings *f)
 {
     struct utsname name;
-    struct finding *system = finding_add(f, "system");
+    struct finding *system = doctor_add(f, "system");
     if (uname(&name) == 0)
         snprintf(system->value, sizeof system->value, "%s %s %s", name.sysname, name.release,
                  name.machine);
-    struct finding *libraries = finding_add(f, "libraries");
+    struct finding *libraries = doctor_add(f, "libraries");
     char computing[200];
     describe_libraries(computing, sizeof computing);
     snprintf(libraries->value, sizeof libraries->value, "fedlora %s, %s, libsodium %s, jansson %s",
              FEDLORA_VERSION, computing, sodium_version_string(), jansson_version_str());
-}
-
-/* A file that join needs. Reading one byte finds more than looking at permissions. */
-static void find_join_path(struct findings *f, const struct option_set *set, const void *options,
-                           const char *key)
-{
-    const char *path =
-        *(const char *const *)((const char *)options + option_row_of_key(set, key)->at);
-    if (!path) return;
-    struct finding *found = finding_add(f, key);
-    snprintf(found->value, sizeof found->value, "%s", path);
-    if (access(path, R_OK) != 0) found->problem = strerror(errno);
-}
-
-/* The rows of join read the file again, so that a wrong key or value is found before a member is
- * started with it. The file of an operator has none of join's values, which is no problem. */
-static void find_join_file(struct findings *f, const char *path, struct arena *arena)
-{
-    static const char *const keys[] = {"join.base", "join.data", "join.eval_data",
-                                       "privacy.ledger_key"};
-    struct option_table table[COMMAND_TABLES];
-    const struct option_set set = command_set(&command_join, table);
-    struct finding *file = finding_add(f, "configuration");
-    void *options = NULL;
-    err e = arena_take(&options, arena, 1, command_join.options_size);
-    if (!err_is(e)) e = option_defaults(options, &set, arena);
-    if (!err_is(e)) e = option_read_file(options, &set, path, arena);
-    snprintf(file->value, sizeof file->value, "%s", err_is(e) ? e.text : path);
-    if (err_is(e)) file->problem = "fedlora join cannot read it";
-    for (size_t i = 0; !err_is(e) && i < sizeof keys / sizeof *keys; i++)
-        find_join_path(f, &set, options, keys[i]);
-}
-
-/* Certificates are valid from five minutes before they are made, so a clock that is further behind
- * refuses a new one. */
-static void find_skew(struct findings *f, int64_t ahead_ms)
-{
-    enum { SKEW_MOST_MS = 5 * 60 * 1000 };
-    struct finding *skew = finding_add(f, "clock skew");
-    snprintf(skew->value, sizeof skew->value, "%.1f s %s the coordinator's clock",
-             (double)(ahead_ms < 0 ? -ahead_ms : ahead_ms) / 1e3,
-             ahead_ms < 0 ? "ahead of" : "behind");
-    if (ahead_ms > SKEW_MOST_MS || ahead_ms < -SKEW_MOST_MS)
-        skew->problem = "one of the two clocks is wrong; certificates may be refused";
-}
-
-/* The TLS connection is checked first, by itself, because its errors are the most frequent and the
- * RPC library reports them only as "unavailable". Then the health service shows whether the
- * coordinator accepts calls. */
-static void find_server(struct findings *f, const struct remote_options *o)
-{
-    struct rpc_tls_report r;
-    const struct rpc_client_options options = {
-        .server = o->server, .ca = o->ca, .cert = o->cert, .key = o->key, .stop = &stop_asked};
-    struct finding *proxy = finding_add(f, "proxy");
-    err route = rpc_client_route(proxy->value, sizeof proxy->value, o->server);
-    if (err_is(route)) {
-        snprintf(proxy->value, sizeof proxy->value, "%s", route.text);
-        proxy->problem = "no call can be made";
-    }
-    struct finding *server = finding_add(f, "server");
-    /* On failure the other findings about the server are left out, because none of them can be
-     * known. */
-    err e = rpc_tls_probe(&r, &options);
-    if (err_is(e)) {
-        snprintf(server->value, sizeof server->value, "%s", e.text);
-        server->problem = "no connection";
-        return;
-    }
-    snprintf(server->value, sizeof server->value, "%s, %s, %s, %lld ms", o->server, r.version,
-             r.cipher, (long long)r.connect_ms);
-    struct finding *theirs = finding_add(f, "server certificate");
-    snprintf(theirs->value, sizeof theirs->value, "for %.400s, %lld days left", r.server_names,
-             (long long)r.server_days_left);
-    if (r.server_days_left < RPC_CERTIFICATE_DAYS) theirs->problem = "the certificate expires soon";
-    struct finding *ours = finding_add(f, "client certificate");
-    snprintf(ours->value, sizeof ours->value, "%s %s of federation %s, %lld days left",
-             rpc_role_name(r.self.role), r.self.id, r.self.federation,
-             (long long)r.client_days_left);
-    if (r.client_days_left < RPC_CERTIFICATE_DAYS) ours->problem = "the certificate expires soon";
-    struct finding *health = finding_add(f, "coordinator");
-    struct remote_health is = {0};
-    e = remote_health(&is, &options);
-    snprintf(health->value, sizeof health->value, "%s",
-             err_is(e) ? e.text : (is.serving ? "serving" : "not serving"));
-    if (err_is(e) || !is.serving) health->problem = "the coordinator does not accept calls now";
-    if (is.told_time) find_skew(f, is.ahead_ms);
 }
 
 /* `ok` is the field for scripts. */
@@ -399,7 +306,8 @@ static err print_json(const struct findings *f, bool well)
             json_array_append_new(
                 problems, json_sprintf("%s: %s", f->finding[i].name, f->finding[i].problem));
     }
-    json_t *all = json_pack("{s:b, s:o, s:o}", "ok", well, "checks", list, "problems", problems);
+    json_t *all = json_pack("{s:b, s:o, s:o, s:O?}", "ok", well, "checks", list, "problems",
+                            problems, "numbers", f->numbers);
     err e = all ? report_json(all) : err_make(ERR_MACHINE, "no memory for the report");
     json_decref(all);
     return e;
@@ -430,7 +338,7 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
 {
     (void)arguments;
     const struct doctor_command *o = options;
-    struct findings f = {.count = 0};
+    struct findings f = {.numbers = json_object()};
     find_system(&f);
     find_processor(&f);
     find_precision(&f, &o->common);
@@ -439,12 +347,15 @@ static err doctor_run(void *options, const struct option_list *arguments, struct
     find_memory(&f);
     find_disk(&f);
     find_clock(&f);
-    if (command_config(o) != NULL) find_join_file(&f, command_config(o), arena);
-    if (o->remote.server != NULL) find_server(&f, &o->remote);
+    if (command_config(o) != NULL) doctor_join_file(&f, command_config(o), arena);
+    if (o->remote.cert != NULL && o->remote.key != NULL) doctor_certificate(&f, &o->remote);
+    if (o->remote.server != NULL) doctor_server(&f, &o->remote);
     size_t problems = 0;
     for (size_t i = 0; i < f.count; i++)
         problems += f.finding[i].problem != NULL;
-    TRY(o->common.json ? print_json(&f, problems == 0) : print_table(&f));
+    err e = o->common.json ? print_json(&f, problems == 0) : print_table(&f);
+    json_decref(f.numbers);
+    TRY(e);
     /* The findings have been printed; the error only sets the exit status and counts them. */
     if (problems == 0) return ERR_NONE;
     return err_make(ERR_MACHINE, "doctor: %zu of %zu checks failed", problems, f.count);
@@ -457,6 +368,7 @@ const struct command command_doctor = {
     .example = "fedlora doctor --config north.ini",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
+    .skipped = skipped,
     .whole_config = true,
     .options_size = sizeof(struct doctor_command),
     .run = doctor_run,

@@ -63,3 +63,31 @@ expect_refusal "2" "$ini:2: unknown key server.adress; did you mean server.addre
 # --config of a member is a file of its own, which the user's file does not change.
 printf '[server]\naddress = 127.0.0.1:2\n' >"$work/other.ini"
 expect_refusal "2" "--ca" "$fedlora" join --config "$work/other.ini" --base "$work/base" --data "$work/rows.jsonl"
+
+# doctor finds faults of the machine without the coordinator, and has numbers for scripts.
+# findings FILE EXPRESSION: fails unless the expression holds for doctor's document.
+findings() {
+  python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit(not eval(sys.argv[2]))' "$@" ||
+    fail_with "$1" "not so: $2"
+}
+cat >"$work/ann.ini" <<INI
+[server]
+address = 127.0.0.1:1
+ca = $work/certs/ca.pem
+cert = $work/certs/ann.pem
+key = $work/certs/ann.key
+[join]
+base = $work/base
+data = $work/rows.jsonl
+[policy]
+max_steps = 50
+approve = ask
+INI
+chmod 0644 "$work/certs/ann.key"
+"$fedlora" doctor --config "$work/ann.ini" --json >"$work/doctor.json" 2>/dev/null && fail "doctor: a key that others may read"
+findings "$work/doctor.json" 'any(p.startswith("key file: other users may read it") for p in d["problems"])'
+findings "$work/doctor.json" '"mode 0644" in d["checks"]["key file"]'
+findings "$work/doctor.json" '364 < d["numbers"]["certificate_days_left"] < 366 and d["numbers"]["state_bytes"] > 1000'
+findings "$work/doctor.json" 'd["numbers"]["work_free_bytes"] > d["numbers"]["state_bytes"]'
+findings "$work/doctor.json" 'd["checks"]["policy"] == "max_steps = 50, approve = ask"'
+findings "$work/doctor.json" 'd["checks"]["next renewal"].startswith("by hand: certificate and key are in two files")'
