@@ -7,7 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WAITS_BYTES = 512, DOING_BYTES = 64, EVENTS_READ = 4 * OVERVIEW_EVENTS, MINUTE_MS = 60000 };
+enum {
+    WAITS_BYTES = 512,
+    DOING_BYTES = 64,
+    DOING_RUNS = 16,
+    EVENTS_READ = 4 * OVERVIEW_EVENTS,
+    MINUTE_MS = 60000
+};
 
 /* ---- runs */
 
@@ -78,13 +84,13 @@ static err gather_runs(struct overview *o, struct arena *arena)
 
 /* ---- members */
 
-/* The first run that it trains for, or else the first open one that it belongs to. Only the runs
- * that are shown are looked at, so this stays quick with thousands of runs and members. */
+/* The first run that it trains for, or else the first open one that it belongs to. Only some runs
+ * are looked at, so this stays quick with thousands of runs and members. */
 static err say_doing(struct overview_member *out, const struct overview *o, struct arena *arena)
 {
     char *text = NULL;
     TRY(arena_take(&text, arena, DOING_BYTES, 1));
-    for (size_t i = 0; i < o->opens; i++) {
+    for (size_t i = 0; i < o->opens && i < DOING_RUNS; i++) {
         const struct run *run = o->open[i].run;
         size_t m;
         if (run->round.rules.secret || !round_find(&m, &run->round, out->id)) continue;
@@ -113,7 +119,7 @@ static int member_order(const void *a, const void *b)
     return strcmp(x->id, y->id);
 }
 
-static err gather_members(struct overview *o, struct arena *arena)
+static err gather_members(struct overview *o, size_t most, struct arena *arena)
 {
     const struct serve *s = o->facts->serve;
     size_t all = s->config->allowed.count;
@@ -130,7 +136,7 @@ static err gather_members(struct overview *o, struct arena *arena)
         if (s->tally.hides_calls) m->seen_ms = m->seen_ms / MINUTE_MS * MINUTE_MS;
     }
     qsort(o->member, all, sizeof *o->member, member_order);
-    o->members = all < OVERVIEW_MEMBERS ? all : OVERVIEW_MEMBERS;
+    o->members = all < most ? all : most;
     for (size_t i = 0; i < o->members; i++)
         TRY(say_doing(&o->member[i], o, arena));
     return ERR_NONE;
@@ -175,11 +181,12 @@ static err gather_troubles(struct overview *o, struct arena *arena)
     return ERR_NONE;
 }
 
-err overview_gather(struct overview *out, const struct facts *facts, struct arena *arena)
+err overview_gather(struct overview *out, const struct facts *facts, size_t members_max,
+                    struct arena *arena)
 {
     struct overview o = {.facts = facts};
     TRY(gather_runs(&o, arena));
-    TRY(gather_members(&o, arena));
+    TRY(gather_members(&o, members_max, arena));
     TRY(gather_events(&o, arena));
     TRY(gather_troubles(&o, arena));
     *out = o;

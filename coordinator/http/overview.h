@@ -12,9 +12,10 @@
 
 enum {
     OVERVIEW_BYTES_MAX = 50000,
-    OVERVIEW_RUNS = 60, /* open, with their history */
+    OVERVIEW_RUNS = 40, /* open, with their history */
     OVERVIEW_OVER = 30, /* finished or stopped */
     OVERVIEW_MEMBERS = 1000,
+    OVERVIEW_MEMBERS_PAGE = 80, /* of the page for browsers, which has no room for more */
     OVERVIEW_EVENTS = 50,
     OVERVIEW_ROUNDS = 40, /* of a run's history */
 };
@@ -50,7 +51,8 @@ struct overview {
     char **trouble; /* (troubles) of the coordinator and of all runs */
     size_t troubles;
 };
-err overview_gather(struct overview *out, const struct facts *facts, struct arena *arena);
+err overview_gather(struct overview *out, const struct facts *facts, size_t members_max,
+                    struct arena *arena);
 
 err overview_json(struct bytes *out, const struct facts *facts);
 err overview_html(struct bytes *out, const struct facts *facts);

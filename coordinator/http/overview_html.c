@@ -363,7 +363,7 @@ err overview_html(struct bytes *out, const struct facts *facts)
     struct arena arena = {0};
     struct overview o;
     err e = ERR_NONE;
-    TRY_OUT(e, overview_gather(&o, facts, &arena));
+    TRY_OUT(e, overview_gather(&o, facts, OVERVIEW_MEMBERS_PAGE, &arena));
     TRY_OUT(e, write_head(out, &o));
     TRY_OUT(e, write_troubles(out, &o));
     TRY_OUT(e, write_runs(out, &o));

@@ -146,7 +146,7 @@ err overview_json(struct bytes *out, const struct facts *facts)
     struct overview o;
     json_t *all = NULL;
     err e = ERR_NONE;
-    TRY_OUT(e, overview_gather(&o, facts, &arena));
+    TRY_OUT(e, overview_gather(&o, facts, OVERVIEW_MEMBERS, &arena));
     all = all_json(&o);
     if (!all) TRY_OUT(e, err_sys(ENOMEM, "/status.json"));
     TRY_OUT(e, json_write(out, all));
