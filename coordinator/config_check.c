@@ -7,6 +7,7 @@
 #include "coordinator/config.h"
 #include "coordinator/store/store.h"
 #include "privacy/ledger/ledger.h"
+#include "proto/front_listen.h"
 #include "proto/rpc.h"
 
 #include <errno.h>
@@ -171,6 +172,19 @@ static err check_address(struct checks *c)
     return good(c, "address", "%s: free", k->listen);
 }
 
+static err check_http(struct checks *c)
+{
+    struct front_listeners listeners = {0};
+    const char *listen = c->config->http_listen;
+    if (!listen || !*listen) return ERR_NONE;
+    err e = front_listen_text(&listeners, listen, "http.listen");
+    if (c->running && e.sys == EADDRINUSE)
+        return good(c, "http", "%s: in use, probably by the running service", listen);
+    if (err_is(e)) return failed(c, "http", e);
+    front_listen_close(&listeners);
+    return good(c, "http", "%s: free", listen);
+}
+
 err config_check_ledger_key(const struct config *config)
 {
     struct ledger_key key;
@@ -188,7 +202,8 @@ static err all_checks(struct checks *c)
     TRY(check_ledger_key(c));
     TRY(check_disk(c));
     TRY(check_store(c));
-    return check_address(c);
+    TRY(check_address(c));
+    return check_http(c);
 }
 
 /* The document has the same rows as the lines. */

@@ -96,7 +96,7 @@ static err parse_parts(struct enroll_token *token, char *text)
                         sizeof token->server - 1);
     err e = check_server(server);
     if (err_is(e)) return err_in(e, "the token");
-    snprintf(token->server, sizeof token->server, "%s", server);
+    snprintf(token->server, sizeof token->server, "%.*s", (int)sizeof token->server - 1, server);
     snprintf(token->id, sizeof token->id, "%s", id);
     return ERR_NONE;
 }

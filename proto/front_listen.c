@@ -1,5 +1,7 @@
 #include "proto/front_listen.h"
 
+#include "proto/rpc.h"
+
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -99,6 +101,14 @@ err front_listen(struct front_listeners *out, const char *host, const char *port
         return err_sys(EADDRINUSE, "cannot listen on %s: another program has this port", name);
     if (result != 0) return err_sys(result, "cannot listen on %s", name);
     return ERR_NONE;
+}
+
+err front_listen_text(struct front_listeners *out, const char *text, const char *key)
+{
+    char host[256], port[6];
+    TRY(rpc_wire_split(host, sizeof host, port, text, key));
+    err e = front_listen(out, host, port, text);
+    return err_is(e) ? err_in(e, "%s", key) : e;
 }
 
 void front_listen_close(struct front_listeners *l)

@@ -224,11 +224,9 @@ static err start_daemon(struct http *h, int fd)
 /* A daemon closes its own socket; the others are closed here after an error. */
 static err start_all(struct http *h, const char *listen)
 {
-    char host[256], port[6];
     struct front_listeners l = {0};
     err e = ERR_NONE;
-    TRY(rpc_wire_split(host, sizeof host, port, listen, "http.listen"));
-    TRY(err_in(front_listen(&l, host, port, listen), "http.listen"));
+    TRY(front_listen_text(&l, listen, "http.listen"));
     h->port = l.port;
     for (size_t i = 0; i < l.count && !err_is(e); i++)
         e = start_daemon(h, l.fd[i]);

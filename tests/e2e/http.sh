@@ -44,6 +44,13 @@ else
   echo "promtool is not installed: the metrics were not checked with it"
 fi
 
+# --check looks at the address too: beside the running service, and when another program has the port.
+check() { "$programs/fedlorad" --config "$work/c/fedlorad.ini" --check "$@"; }
+check >"$work/said" || fail_with "$work/said" "--check"
+grep -q "^http .*$http: in use, probably by the running service" "$work/said" || fail_with "$work/said" "--check has no line http"
+expect_refusal "1 2" "http.listen: cannot listen on 127.0.0.1:$http" "$programs/fedlorad" --config "$work/c/fedlorad.ini" \
+  --check --data "$work/elsewhere" --listen 127.0.0.1:0
+
 # Handshakes without a certificate are counted, also those that the log leaves out.
 for _ in 1 2 3; do openssl s_client -connect "127.0.0.1:$port" </dev/null >/dev/null 2>&1; done
 expect_page /metrics 'fedlora_handshakes_refused_total{reason="no_certificate"} 3'
