@@ -20,7 +20,7 @@ struct join_command {
     int64_t rank;
     uint64_t memory, retry_ms, checkpoint_ms;
     int base_memory;
-    bool checkpoint, force, bos, stay;
+    bool checkpoint, force, bos, stay, accept_restore;
     struct session_policy policy;
     const char *keep_sent;
 };
@@ -159,6 +159,11 @@ static const struct option_row rows[] = {
      .at = AT(stay),
      .help = "serve one run after another until interrupted, and wait for new runs; SIGTERM then "
              "ends it with status 0"},
+    {.flag = "accept-restore",
+     .kind = OPTION_FLAG,
+     .at = AT(accept_restore),
+     .help = "take part although the coordinator runs on an older copy of its store than this "
+             "member has seen; only after its operator has confirmed the restore"},
     {.flag = "retry-for",
      .key = "join.retry_for",
      .kind = OPTION_DURATION,
@@ -251,6 +256,7 @@ static err join_run(void *options, const struct option_list *arguments, struct a
                                             .memory = o->memory,
                                             .retry_ms = retry_ms(o),
                                             .stay = o->stay,
+                                            .accept_restore = o->accept_restore,
                                             .policy = &o->policy,
                                             .keep_sent = o->keep_sent,
                                             .checkpoint_ms = o->checkpoint_ms,

@@ -41,19 +41,20 @@ err retry_sleep(uint64_t ms)
 }
 
 /* A line has no number that changes with every attempt, so that the same trouble gives the same
- * line. A new cause is printed too, but not more often than once a minute, because two causes may
- * alternate for days. */
+ * line. A new cause is printed too, but after the first few not more often than once a minute,
+ * because two causes may alternate for days. */
 static void say(struct retry *retry, err cause, const char *whom, uint64_t now)
 {
     bool same = strcmp(retry->said, cause.text) == 0;
-    uint64_t pause = same ? RETRY_SAY_MS : RETRY_SAY_NEW_MS;
+    bool few = retry->said_lines < RETRY_SAY_FIRST;
+    uint64_t pause = same ? RETRY_SAY_MS : few ? 0 : RETRY_SAY_NEW_MS;
     if (retry->said_ms && now - retry->said_ms < pause) return;
-    bool first = !retry->said_ms;
     retry->said_ms = now;
+    retry->said_lines++;
     memcpy(retry->said, cause.text, sizeof retry->said);
     if (retry->quiet) return;
     char since[48] = "";
-    if (!first) {
+    if (same && retry->said_lines > 1) {
         char time[32];
         text_duration(time, sizeof time, now - retry->since_ms);
         snprintf(since, sizeof since, " for %s now", time);
@@ -87,6 +88,7 @@ void retry_answered(struct retry *retry)
     char time[32];
     if (!retry->said_ms) return;
     retry->said_ms = 0;
+    retry->said_lines = 0;
     if (retry->quiet) return;
     text_duration(time, sizeof time, text_now_ms() - retry->since_ms);
     fprintf(stderr, "connected again after %s\n", time);

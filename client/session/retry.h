@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { RETRY_SAY_MS = 60 * 60 * 1000, RETRY_SAY_NEW_MS = 60 * 1000 };
+enum { RETRY_SAY_MS = 60 * 60 * 1000, RETRY_SAY_NEW_MS = 60 * 1000, RETRY_SAY_FIRST = 4 };
 #define RETRY_FOR_EVER UINT64_MAX
 
 /* One per connection; zeroed except for the first two members. */
@@ -21,6 +21,7 @@ struct retry {
     unsigned attempt;    /* failures since the last success */
     uint64_t since_ms;   /* time of the first of them */
     uint64_t said_ms;    /* time of the newest line about them; 0: none since the last answer */
+    unsigned said_lines; /* since the last answer */
     char said[ERR_TEXT_BYTES];
 };
 

@@ -318,6 +318,7 @@ err session_run(struct session_result *out, const struct session_options *o)
     err e;
     TRY_OUT(e, session_files_open(&s));
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
+    if (o->accept_restore) session_work_forget_epoch(&s.work);
     TRY_OUT(e, session_sent_open(&s.sent, s.work.dir, o->keep_sent));
     TRY_OUT(e, session_local_open(&s.local, o));
     TRY_OUT(e, session_join_check_data(&s));

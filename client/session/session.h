@@ -33,10 +33,11 @@ struct session_options {
     uint64_t retry_ms;       /* longest time without an answer of the coordinator */
     const struct session_policy *policy; /* of the administrator; NULL: none */
     uint64_t checkpoint_ms; /* time of training between two checkpoints; 0: only when stopped */
-    bool stay;              /* serve one run after another until the user interrupts */
-    const char *device;     /* "auto", "cpu", "cuda", "cuda:1" */
-    enum dtype precision;   /* DTYPE_NONE: the precision of the run */
-    int threads;            /* 0: all */
+    bool accept_restore;  /* take part also if the coordinator runs on an older copy of its store */
+    bool stay;            /* serve one run after another until the user interrupts */
+    const char *device;   /* "auto", "cpu", "cuda", "cuda:1" */
+    enum dtype precision; /* DTYPE_NONE: the precision of the run */
+    int threads;          /* 0: all */
     /* For runs with example-level privacy: this member's ledger and the key that signs it, and the
      * largest epsilon and delta it accepts, which are also the budget of a newly created ledger.
      * NULL and 0: not given. */

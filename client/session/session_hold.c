@@ -24,7 +24,8 @@ bool session_hold_looks(const struct session *s)
 /* ---- telling the operator */
 
 /* Nothing depends on the report, and a coordinator that is too old for it refuses it. */
-static void tell(struct session *s, struct session_run *run, const char *why, bool undecided)
+enum lasting { FOR_EVER, UNDECIDED, FOR_NOW };
+static void tell(struct session *s, struct session_run *run, const char *why, enum lasting lasting)
 {
     static const struct remote_method method = {RPC_PATH_FEDERATION(report),
                                                 &fedlora__v1__report_reply__descriptor};
@@ -35,7 +36,8 @@ static void tell(struct session *s, struct session_run *run, const char *why, bo
     if (same && run->held_told_ms) return;
     request.run = run->name;
     request.held = (char *)(uintptr_t)why;
-    request.undecided = undecided;
+    request.undecided = lasting == UNDECIDED;
+    request.for_now = lasting == FOR_NOW;
     if (!err_is(remote_call(&reply, s->client, &method, &request.base, HOLD_CALL_MS))) {
         run->held_told_ms = now;
         snprintf(run->held_told, sizeof run->held_told, "%s", why);
@@ -76,7 +78,7 @@ static void hold(struct session *s, struct session_run *run, const struct sessio
     session_runs_leave(s, run);
     run->waits = waits;
     session_work_unmark(&s->work, run->name);
-    tell(s, run, c->why, waits);
+    tell(s, run, c->why, waits ? UNDECIDED : FOR_EVER);
 }
 
 bool session_hold_judge(struct session *s, const Fedlora__V1__HelloReply *reply, err *why)
@@ -112,7 +114,7 @@ void session_hold_answers(struct session *s)
             if (session_consent_answer(s->work.dir, &run->consent) != CONSENT_NONE)
                 run->left = false;
             else
-                tell(s, run, run->consent.why, true);
+                tell(s, run, run->consent.why, UNDECIDED);
         }
 }
 
@@ -140,7 +142,7 @@ err session_hold_check(struct session *s, const Fedlora__V1__Training *training)
     }
     if (allowed) return ERR_NONE;
     (void)err_is(session_hold_note(s, "declined"));
-    tell(s, s->now, why, false);
+    tell(s, s->now, why, FOR_EVER);
     return err_make(ERR_INPUT, "%s", why);
 }
 
@@ -164,7 +166,7 @@ bool session_hold_now(struct session *s, err *paused)
     if (!s->now->paused) session_round_note(s, "run %s: not now: %s", s->now->name, why);
     s->now->paused = true;
     session_status(s, "run %s: not now: %s", s->now->name, why);
-    tell(s, s->now, why, false);
+    tell(s, s->now, why, FOR_NOW);
     *paused = retry_sleep(HOLD_PAUSE_MS);
     return false;
 }

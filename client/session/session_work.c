@@ -156,6 +156,12 @@ size_t session_work_epoch(uint8_t out[SESSION_WORK_EPOCH], const struct session_
     return size;
 }
 
+void session_work_forget_epoch(const struct session_work *work)
+{
+    char path[LIMIT_PATH_BYTES];
+    if (!err_is(file_join(path, sizeof path, work->dir, "epoch"))) (void)file_disk.unlink(path);
+}
+
 /* Written only when it has changed, which is once in each start of the coordinator. */
 err session_work_keep_epoch(const struct session_work *work, const void *epoch, size_t size)
 {

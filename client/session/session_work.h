@@ -53,6 +53,8 @@ enum { SESSION_WORK_EPOCH = 32 };
 /* The coordinator's epoch, which the member sends with Hello, so that a coordinator on an old copy
  * of its store finds out. Returns its size; 0: none is kept. */
 size_t session_work_epoch(uint8_t out[SESSION_WORK_EPOCH], const struct session_work *work);
+/* The next answer is believed, whatever epoch it has. */
+void session_work_forget_epoch(const struct session_work *work);
 err session_work_keep_epoch(const struct session_work *work, const void *epoch, size_t size);
 
 enum { SESSION_WORK_PROMISE = 512 };

@@ -54,6 +54,7 @@ static const struct bound bounds[] = {
     {REPORT, "cannot_train",      0, 480},
     {REPORT, "held",              0, 480},
     {REPORT, "undecided",         0, 1},
+    {REPORT, "for_now",           0, 1},
 };
 /* clang-format on */
 enum { BOUNDS = sizeof bounds / sizeof *bounds };

@@ -383,8 +383,9 @@ static err held(struct rpc_call *call, const Fedlora__V1__ReportRequest *request
     size_t m;
     char name[TROUBLE_PEER_BYTES];
     TRY(serve_member(&run, &m, call, request->run));
-    run->round.member[m].held =
-        request->undecided ? "waits for its administrator" : "declined by its policy";
+    run->round.member[m].held = request->undecided ? "waits for its administrator"
+                                : request->for_now ? "pauses by its policy"
+                                                   : "declined by its policy";
     const struct trouble_case c = {.kind = TROUBLE_MEMBER_CANNOT_TRAIN,
                                    .run = run->config->name,
                                    .peer = trouble_member(name, rpc_call_peer(call)->id),

@@ -4,7 +4,10 @@
 #include "client/command/command.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 Test(retry, waits_twice_as_long_each_time_up_to_a_bound)
 {
@@ -59,4 +62,41 @@ Test(retry, ends_a_wait_when_the_user_interrupts)
     stop_asked = 0;
     cr_assert_eq(e.kind, ERR_STOPPED);
     cr_assert_lt(text_now_ms() - start, 1000);
+}
+
+/* Standard error goes to a file meanwhile. */
+static size_t lines_of(const char *const *cause, size_t count)
+{
+    struct retry retry = {.give_up_ms = RETRY_FOR_EVER};
+    char text[4096] = "", path[] = "/tmp/retry.XXXXXX";
+    size_t lines = 0;
+    int fd = mkstemp(path), was = dup(STDERR_FILENO);
+    cr_assert(fd >= 0 && was >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+    for (size_t i = 0; i < count; i++) {
+        stop_asked = 1; /* no pause */
+        err e = retry_wait(&retry, err_make(ERR_MACHINE, "%s", cause[i]), "the coordinator");
+        stop_asked = 0;
+        cr_assert_eq(e.kind, ERR_STOPPED);
+    }
+    retry_ok(&retry);
+    fflush(stderr);
+    dup2(was, STDERR_FILENO);
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    cr_assert_gt(n, 0);
+    unlink(path);
+    close(fd);
+    close(was);
+    cr_expect(strstr(text, "connected again after "), "%s", text);
+    for (const char *at = text; (at = strchr(at, '\n')); at++)
+        lines++;
+    return lines - 1; /* without that one */
+}
+
+Test(retry, prints_a_cause_once_and_few_of_many)
+{
+    static const char *const same[] = {"a", "a", "a", "a"}, *const two[] = {"a", "b", "b"},
+                             *const many[] = {"a", "b", "a", "b", "a", "b", "a", "b"};
+    cr_expect_eq(lines_of(same, 4), 1);
+    cr_expect_eq(lines_of(two, 3), 2);
+    cr_expect_eq(lines_of(many, 8), RETRY_SAY_FIRST);
 }
