@@ -131,7 +131,7 @@ struct rpc_server_options {
     size_t method_count;
     void *context;
     /* Called in the polling thread before a handler runs; an error refuses the call. NULL: every
-     * call is allowed. Not called for health checks. */
+     * call is allowed. Health checks ask it too, so that doctor shows a revoked certificate. */
     err (*allow)(void *context, const struct rpc_peer *peer);
     /* Called in a thread of the server, at most once a minute for each peer. NULL: not reported. */
     void (*event)(void *context, const struct rpc_event *event);

@@ -240,8 +240,7 @@ static void admit(struct rpc_call *call, const grpc_call_details *details)
         return;
     }
     const struct rpc_server_options *o = &call->server->options;
-    bool ours = call->context == o->context;
-    if (ours && o->allow != NULL && err_is(e = o->allow(o->context, &call->peer))) {
+    if (o->allow != NULL && err_is(e = o->allow(o->context, &call->peer))) {
         turn_away_as(call, e);
         return;
     }

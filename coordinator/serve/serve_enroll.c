@@ -225,7 +225,11 @@ static err finish_token(const char **chain, struct enrolment *n, struct arena *a
     SERVE_RECORD(n->serve, &n->peer, "token.used", n->signer.id, "ok", LOG_STR("role", t.who.role),
                  LOG_STR("made_by", t.made_by));
     record(n, "certificate.issued", row.how);
-    return serve_identity_load(n->serve);
+    TRY(serve_identity_load(n->serve));
+    struct rpc_peer owner = {.role = n->signer.role};
+    snprintf(owner.id, sizeof owner.id, "%s", n->signer.id);
+    serve_identity_software(n->serve, &owner, n->software);
+    return ERR_NONE;
 }
 
 /* The owner may have been revoked meanwhile, which the store notices. */
