@@ -33,6 +33,9 @@ struct serve_watch {
     char at[LIMIT_NAME_BYTES]; /* the next run to look at; "": the first */
     bool disk_full;            /* the runs' events say so */
     uint64_t log_lost;         /* lines, when it was looked at last */
+    uint64_t next_backup_ms;   /* serve_backup.c */
+    int64_t backup;            /* the newest one that was seen */
+    int64_t days_said;         /* of the own certificate; 0: none */
     uint64_t next_keep_ms;     /* serve_retain.c: the next sweep of the store */
 };
 
@@ -166,6 +169,8 @@ void serve_audit_fetched(struct rpc_call *call, const struct run *run, const str
                          uint64_t offset);
 /* serve_watch.c. Before any work is pushed: are the files of all runs there? */
 void serve_check_blobs(struct serve *s);
+/* serve_backup.c. Looks for a backup that was made since the last look. */
+void serve_note_backups(struct serve *s, uint64_t now_ms);
 /* serve_retain.c. Once a second: archives runs by the rules, and starts a sweep when it is time. */
 void serve_retain_turn(struct serve *s, uint64_t now_ms);
 /* Called in each turn; looks at most once a second. */

@@ -71,6 +71,9 @@ expect_refusal 2 "--incremental" "$programs/fedlorad" backup --config "$ini" --t
 "$programs/fedlorad" backup --config "$ini" --to "$work/backup" --incremental --json | python3 -c 'import json,sys; assert json.load(sys.stdin)["wrong"] == 0'
 expect_refusal 2 "is no backup" "$programs/fedlorad" verify "$work/certs"
 expect_refusal 2 "is not empty" "$programs/fedlorad" restore "$work/backup" --to "$work/certs"
+for _ in $(seq 300); do ! grep -q "event=backup.made path=$work/backup" "$work/fedlorad.log" || break; sleep 0.1; done
+grep -q "event=backup.made path=$work/backup files=[0-9]* bytes=[0-9]* wrong=0" "$work/fedlorad.log" ||
+  fail_with "$work/fedlorad.log" "the service does not say that a backup was made"
 stop_coordinator
 told 1 '^STOPPING=1'
 "$programs/fedlorad" restore "$work/backup" --to "$work/restored" --accept >"$work/said" || fail_with "$work/said" "restore"
