@@ -38,6 +38,7 @@ static err create(struct run **out, char name[LIMIT_NAME_BYTES], struct rpc_call
         last = &(*last)->next;
     *last = run;
     s->run_count++;
+    run_queue_turn(s->runs); /* so that the answer says whether it is queued */
     s->shop.changed(run, s); /* members that wait for any run may join it */
     *out = run;
     return ERR_NONE;
