@@ -156,7 +156,7 @@ static bool may_show(const struct serve *s, const struct store_recent_event *v)
     const struct run *run = serve_find_run(s, v->run);
     if (begins(v->event, "evaluation.")) return false;
     return !run || !run->round.rules.secret || begins(v->event, "run.") ||
-           begins(v->event, "round.") || begins(v->event, "privacy.");
+           begins(v->event, "round.") || begins(v->event, "store.") || begins(v->event, "privacy.");
 }
 
 static err gather_events(struct overview *o, struct arena *arena)

@@ -80,7 +80,7 @@ bool trouble_is_full_disk(err e);
 void trouble_of_disk(struct troubles *t, err e, uint64_t now_ms);
 /* How often that was raised since the start: work that a full disk has put off. */
 uint64_t trouble_disk_errors(const struct troubles *t);
-/* The name of its log event: "disk.full". */
+/* The name of its log event: "store.full". */
 const char *trouble_name(enum trouble_kind kind);
 bool trouble_is_shown(enum trouble_kind kind); /* in a status */
 size_t trouble_count(const struct troubles *t, enum trouble_kind kind);

@@ -65,7 +65,7 @@ Test(metrics, shows_the_figures_of_a_run_and_of_a_member)
     SAYS(text, "fedlora_run_progress_timestamp_seconds{run=\"triage\"} 1795990000");
     SAYS(text, "fedlora_members{state=\"connected\"} 1");
     SAYS(text, "fedlora_members{state=\"revoked\"} 1");
-    SAYS(text, "fedlora_troubles{kind=\"disk.full\"} 0");
+    SAYS(text, "fedlora_troubles{kind=\"store.full\"} 0");
     SAYS(text, "fedlora_received_bytes_total{member=\"m0001\"} 4096");
     SAYS(text, "fedlora_certificate_not_after_seconds{role=\"client\",id=\"m0001\"} 1800000000");
     /* Before its first call a member counts from the start of the coordinator. */
