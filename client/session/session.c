@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Files about runs that ended this long ago are deleted: 90 days. */
+#define SESSION_FORGET_MS (90ull * 24 * 60 * 60 * 1000)
 enum {
     SESSION_WAIT_MS = 20 * 1000,      /* one long poll; proxies often close silent connections */
     SESSION_ANSWER_MS = 5 * 1000,     /* one while the administrator may answer */
@@ -88,12 +90,26 @@ static err greet(bool *end, struct session *s, struct session_run *ask)
     return *end ? ERR_NONE : session_round_retry(s, e);
 }
 
+/* The coordinator refuses the member itself, and not for a run. An operator may add it again, or
+ * set a clock right, so a member that stays asks again from time to time. */
+static err wait_for_operator(struct session *s, err why)
+{
+    session_status(s, "refused: %s", why.text);
+    if (strcmp(s->refused_said, why.text) != 0)
+        session_round_note(s, "the coordinator refuses this member, asking again each minute: %s",
+                           why.text);
+    snprintf(s->refused_said, sizeof s->refused_said, "%s", why.text);
+    return retry_sleep(SESSION_WAIT_MOST_MS);
+}
+
 /* A member of one run says hello again to a coordinator that does not know it. */
 static err ask_again(bool *end, struct session *s, struct session_run *ask, err cause)
 {
     if (!s->only && (cause.kind == ERR_STATE || (ask && cause.kind == ERR_REFUSED)))
         return greet(end, s, ask);
-    TRY(session_round_retry(s, cause));
+    err e = session_round_retry(s, cause);
+    if (s->o->stay && e.kind == ERR_REFUSED) return wait_for_operator(s, e);
+    if (err_is(e)) return e;
     if (!s->only) session_runs_ask_all(s);
     if (cause.kind != ERR_STATE) return ERR_NONE;
     TRY(session_join_hello(s, s->now->name));
@@ -318,6 +334,7 @@ err session_run(struct session_result *out, const struct session_options *o)
     err e;
     TRY_OUT(e, session_files_open(&s));
     TRY_OUT(e, session_work_open(&s.work, o->work, rpc_client_identity(s.client)));
+    session_consent_forget(s.work.dir, SESSION_FORGET_MS);
     if (o->accept_restore) session_work_forget_epoch(&s.work);
     TRY_OUT(e, session_sent_open(&s.sent, s.work.dir, o->keep_sent));
     TRY_OUT(e, session_local_open(&s.local, o));

@@ -177,6 +177,31 @@ err session_consent_give(const char *work, const char *name, bool approve)
 
 /* ---- the list */
 
+/* Runs whose state can still lead to something keep their files. */
+static bool is_open(const struct session_consent_run *run)
+{
+    static const char *const open[] = {"waits", "declined", "joined"};
+    for (size_t i = 0; i < sizeof open / sizeof *open; i++)
+        if (strcmp(run->state, open[i]) == 0) return true;
+    return false;
+}
+
+void session_consent_forget(const char *work, uint64_t age_ms)
+{
+    struct arena arena = {0};
+    struct session_consent_run *run = NULL;
+    char path[LIMIT_PATH_BYTES];
+    uint64_t now = text_wall_ms();
+    size_t count = 0;
+    if (err_is(session_consent_list(&run, &count, work, &arena))) count = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (is_open(&run[i]) || now < run[i].since_ms || now - run[i].since_ms < age_ms) continue;
+        if (!err_is(path_of(path, work, run[i].run, ".json"))) (void)file_disk.unlink(path);
+        if (!err_is(path_of(path, work, run[i].run, ".answer"))) (void)file_disk.unlink(path);
+    }
+    arena_close(&arena);
+}
+
 static int by_name(const void *a, const void *b)
 {
     const struct session_consent_run *x = a, *y = b;

@@ -30,6 +30,8 @@ err session_consent_of(struct session_consent_run *out, const Fedlora__V1__Hello
 /* Writes the file of the run if it says something else than before. The time is that of the first
  * call with this state. `work` is the work directory. */
 err session_consent_note(const char *work, const struct session_consent_run *run);
+/* Deletes the files of runs that have ended or were left out more than `age_ms` ago. */
+void session_consent_forget(const char *work, uint64_t age_ms);
 /* All known runs, sorted by name, in the arena. A file that cannot be read is left out. */
 err session_consent_list(struct session_consent_run **out, size_t *count, const char *work,
                          struct arena *arena);

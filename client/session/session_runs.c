@@ -118,8 +118,10 @@ bool session_runs_any_open(const struct session *s)
 
 void session_runs_ask_all(struct session *s)
 {
-    for (struct session_run *run = s->runs; run; run = run->next)
+    for (struct session_run *run = s->runs; run; run = run->next) {
         run->ask = !run->over;
+        run->held_told_ms = 0; /* a coordinator that was started again does not know it */
+    }
 }
 
 /* All-zero digests name no file, so they need no special case. */

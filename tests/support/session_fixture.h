@@ -24,6 +24,8 @@ enum task {
     HUGE_STATE,
     NOTHING,
     NOT_JOINED,
+    GREET,        /* names run r */
+    INTERRUPT,    /* the user interrupts the member, which gets a WAIT */
     HALF_RENEWED, /* breaks the call off; the key is another certificate's from now on */
     EXPIRED,      /* the same with a certificate that has ended */
     RENEWED,      /* breaks the call off; both files are good again */
@@ -145,7 +147,7 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
 {
     (void)request, (void)size;
     struct fake *f = rpc_call_context(call);
-    if (f->over) {
+    if (f->over && !f->options.stay) {
         rpc_call_refuse(call, err_make(ERR_STATE, "no open run"));
         return;
     }
@@ -159,6 +161,13 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
                   : kind == HALF_RENEWED ? "b"
                                          : "a");
         rpc_call_refuse(call, err_make(ERR_MACHINE, "no"));
+    } else if (kind == GREET) {
+        Fedlora__V1__GreetTask greet = FEDLORA__V1__GREET_TASK__INIT;
+        greet.run = (char *)(uintptr_t) "r";
+        task.kind_case = FEDLORA__V1__TASK__KIND_GREET;
+        task.greet = &greet;
+        f->over = false;
+        reply(call, &task.base);
     } else if (kind == NOT_JOINED) {
         rpc_call_refuse(call, err_make(ERR_STATE, "call Hello first"));
     } else if (kind == EVALUATE) {
@@ -168,6 +177,11 @@ static void next_begin(struct rpc_call *call, const void *request, size_t size)
         evaluate.state_size = f->state_file.size;
         task.kind_case = FEDLORA__V1__TASK__KIND_EVALUATE;
         task.evaluate = &evaluate;
+        reply(call, &task.base);
+    } else if (kind == INTERRUPT) {
+        stop_asked = SIGTERM;
+        task.kind_case = FEDLORA__V1__TASK__KIND_WAIT;
+        task.wait = &wait;
         reply(call, &task.base);
     } else if (kind == WAIT || kind == FINISHED || kind == NOTHING) {
         wait.retry_ms = 1;

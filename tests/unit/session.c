@@ -257,3 +257,38 @@ Test(session, ends_when_the_user_interrupts)
     cr_assert_eq(atomic_load(&f.submits), 0);
     finish(&f);
 }
+
+/* The same run again stands for a new one: the member has forgotten it after its end. */
+Test(session, a_member_that_stays_serves_one_run_after_another)
+{
+    static const enum task script[] = {WAIT,  GREET, TRAIN,    FINISHED, WAIT,
+                                       GREET, TRAIN, FINISHED, WAIT,     INTERRUPT};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    f.options.run = NULL;
+    f.options.stay = true;
+    err e = session_run(&r, &f.options);
+    stop_asked = 0;
+    cr_expect_eq(e.kind, ERR_STOPPED, "%s", e.text);
+    cr_expect_eq(atomic_load(&f.hellos), 2);
+    cr_expect_eq(atomic_load(&f.submits), 2);
+    finish(&f);
+}
+
+/* A run that ends with an error is left, and the member goes on without it. */
+Test(session, a_member_that_stays_outlives_a_run_that_refuses_it)
+{
+    static const enum task script[] = {GREET, EVALUATE, WAIT, INTERRUPT};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    f.options.run = NULL;
+    f.options.stay = true;
+    f.unit = "client";
+    err e = session_run(&r, &f.options);
+    stop_asked = 0;
+    cr_expect_eq(e.kind, ERR_STOPPED, "%s", e.text);
+    cr_expect_eq(atomic_load(&f.next), 4);
+    finish(&f);
+}

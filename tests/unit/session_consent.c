@@ -77,6 +77,31 @@ Test(session_consent, lists_what_it_knows_and_leaves_damage_out)
     support_dir_remove(dir);
 }
 
+Test(session_consent, forgets_runs_that_ended_long_ago_and_no_others)
+{
+    static const char *const states[] = {"finished", "joined", "waits", "outside", "stopped"};
+    struct arena arena = {0};
+    struct session_consent_run *list;
+    size_t count = 0;
+    support_dir_make(dir);
+    for (size_t i = 0; i < 5; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "r%zu", i);
+        struct session_consent_run run = run_of(name, 1, 1);
+        snprintf(run.state, sizeof run.state, "%s", states[i]);
+        ok(session_consent_note(dir, &run));
+    }
+    session_consent_forget(dir, 60 * 60 * 1000);
+    ok(session_consent_list(&list, &count, dir, &arena));
+    cr_expect_eq(count, 5, "none is an hour old");
+    session_consent_forget(dir, 0);
+    ok(session_consent_list(&list, &count, dir, &arena));
+    cr_assert_eq(count, 2);
+    cr_expect(!strcmp(list[0].run, "r1") && !strcmp(list[1].run, "r2"));
+    arena_close(&arena);
+    support_dir_remove(dir);
+}
+
 Test(session_consent, a_damaged_answer_is_none)
 {
     struct session_consent_run a = run_of("a", 5, 10);
