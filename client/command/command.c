@@ -67,6 +67,7 @@ static const struct command *const commands[] = {
     &command_simulate_plan,
     &command_simulate_report,
     &command_simulate,
+    &command_verify,
     &command_audit_export,
     &command_audit_verify,
     &command_budget_epsilon,

@@ -148,5 +148,6 @@ extern const struct command command_simulate_report;
 extern const struct command command_simulate_split;
 extern const struct command command_tokenize;
 extern const struct command command_train;
+extern const struct command command_verify;
 
 #endif

@@ -171,6 +171,30 @@ static err make_whole(const struct run_command *o, struct rpc_client *client, co
     return e;
 }
 
+/* Beside the output: what the state was made from, signed by the coordinator. fedlora verify
+ * compares the two. */
+static err fetch_manifest(const struct run_command *o, struct rpc_client *client,
+                          const run_status *status)
+{
+    Fedlora__V1__ManifestRequest request = FEDLORA__V1__MANIFEST_REQUEST__INIT;
+    char path[LIMIT_PATH_BYTES];
+    if ((size_t)snprintf(path, sizeof path, "%s.manifest.json", o->output) >= sizeof path)
+        return err_make(ERR_INPUT, "%s: the path is too long", o->output);
+    TRY(command_check_output(path, o->force));
+    request.run = status->config->name;
+    request.state_digest = status->state_digest;
+    const struct remote_made made = {.method = RPC_PATH_ADMIN(manifest),
+                                     .request = &request.base,
+                                     .path = path,
+                                     .replace = o->force};
+    struct retry retry = {.give_up_ms = o->retry_ms, .quiet = o->common.quiet};
+    err e;
+    while (err_is(e = remote_make(client, &made)))
+        TRY(retry_wait(&retry, e, "the coordinator"));
+    retry_ok(&retry);
+    return ERR_NONE;
+}
+
 /* The digest identifies the state, so that members and the operator can compare their copies. */
 static err print_export(const struct run_command *o, const run_status *status)
 {
@@ -226,6 +250,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
     if (!err_is(e) && (status->state_digest.len != DIGEST_BYTES || status->config == NULL))
         e = err_make(ERR_STATE, "run %s has no state yet%s%s", arguments->item[0],
                      status->waiting_for[0] ? "; it is waiting for " : "", status->waiting_for);
+    if (!err_is(e)) e = fetch_manifest(o, client, status);
     if (!err_is(e)) e = fetch_state(o, client, status);
     message_free(status);
     rpc_client_close(client);

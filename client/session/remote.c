@@ -245,6 +245,41 @@ out:
     return e;
 }
 
+static err take_made(const void *message, size_t size, void *context)
+{
+    struct file_out *out = context;
+    Fedlora__V1__Chunk *chunk = NULL;
+    TRY(message_unpack(&chunk, &fedlora__v1__chunk__descriptor, message, size));
+    err e = ERR_NONE;
+    if (chunk->offset != out->size || out->size + chunk->data.len > LIMIT_BLOB_BYTES)
+        e = err_make(ERR_INPUT, "the coordinator sent byte %llu, expected %llu",
+                     (unsigned long long)chunk->offset, (unsigned long long)out->size);
+    if (!err_is(e)) e = file_out_append(out, chunk->data.data, chunk->data.len);
+    message_free(chunk);
+    return e;
+}
+
+err remote_make(struct rpc_client *client, const struct remote_made *made)
+{
+    struct file_out out = {0};
+    struct bytes packed = {.max = RPC_MESSAGE_BYTES};
+    err e = ERR_NONE;
+    TRY(file_out_open(&out, made->path, made->replace));
+    TRY_OUT(e, message_pack(&packed, made->request));
+    const struct rpc_download d = {.path = made->method,
+                                   .request = &packed,
+                                   .deadline_ms = REMOTE_STREAM_MS,
+                                   .stall_ms = REMOTE_STALL_MS,
+                                   .part = take_made,
+                                   .context = &out};
+    TRY_OUT(e, rpc_client_download(client, &d));
+    e = file_out_commit(&out);
+out:
+    bytes_close(&packed);
+    file_out_close(&out);
+    return e;
+}
+
 /* ---------------------------------------------------------------- up */
 
 /* State of one upload: the file, the next byte, and how a part is packed. */

@@ -58,6 +58,16 @@ struct remote_blob {
  * at `path` is overwritten without being read. */
 err remote_fetch(struct rpc_client *client, const struct remote_blob *blob);
 
+/* A file that the coordinator makes while it sends it, so that its size and digest are not known:
+ * complete or absent. */
+struct remote_made {
+    const char *method; /* RPC_PATH_ADMIN(manifest) */
+    const ProtobufCMessage *request;
+    const char *path;
+    bool replace;
+};
+err remote_make(struct rpc_client *client, const struct remote_made *made);
+
 /* Uploads an update; `watch` may be NULL. The fields of `header` are sent as given, except the
  * offset, which the coordinator decides. *reply is for message_free(). */
 err remote_submit(Fedlora__V1__SubmitReply **reply, struct rpc_client *client,

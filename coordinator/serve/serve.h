@@ -191,9 +191,11 @@ void serve_methods(struct rpc_method out[SERVE_METHODS]);
 /* Each file's own handlers. */
 extern const struct rpc_method serve_member_method[], serve_fetch_method[], serve_submit_method[],
     serve_admin_method[], serve_ledger_method[], serve_enroll_method[], serve_roster_method[],
-    serve_token_method[], serve_audit_method[], serve_list_method[], serve_retain_method[];
+    serve_token_method[], serve_audit_method[], serve_manifest_method[], serve_list_method[],
+    serve_retain_method[];
 extern const size_t serve_member_methods, serve_fetch_methods, serve_submit_methods,
     serve_admin_methods, serve_ledger_methods, serve_enroll_methods, serve_roster_methods,
-    serve_token_methods, serve_audit_methods, serve_list_methods, serve_retain_methods;
+    serve_token_methods, serve_audit_methods, serve_manifest_methods, serve_list_methods,
+    serve_retain_methods;
 
 #endif

@@ -35,6 +35,7 @@ void serve_methods(struct rpc_method out[SERVE_METHODS])
     add(out, &n, serve_roster_method, serve_roster_methods);
     add(out, &n, serve_token_method, serve_token_methods);
     add(out, &n, serve_audit_method, serve_audit_methods);
+    add(out, &n, serve_manifest_method, serve_manifest_methods);
     add(out, &n, serve_list_method, serve_list_methods);
     add(out, &n, serve_retain_method, serve_retain_methods);
     require_handlers(out, n, rpc_path_federation, RPC_PATHS_FEDERATION, RPC_CLIENT);

@@ -272,6 +272,9 @@ struct store_counted { /* an update that counted in a round */
  * comes first if `after` is UINT32_MAX. */
 err store_lineage_rounds(struct store_lineage **out, size_t *count, struct store *store,
                          int64_t run, uint32_t after, size_t most, struct arena *arena);
+/* The newest round that published this state, and the state's size. ERR_STATE: none did. */
+err store_lineage_find(uint32_t *round, uint64_t *size, struct store *store, int64_t run,
+                       const struct digest *state);
 /* The next updates of a round after the member `after`, at most `most`, sorted by member. */
 err store_lineage_counted(struct store_counted **out, size_t *count, struct store *store,
                           int64_t run, uint32_t round, const char *after, size_t most,

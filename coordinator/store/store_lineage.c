@@ -131,3 +131,24 @@ err store_lineage_counted(struct store_counted **out, size_t *count, struct stor
     *count = n;
     return ERR_NONE;
 }
+
+err store_lineage_find(uint32_t *round, uint64_t *size, struct store *store, int64_t run,
+                       const struct digest *state)
+{
+    struct db_query q = {0};
+    bool row = false;
+    char text[DIGEST_TEXT_BYTES];
+    TRY(db_query_open(&q, &store->db,
+                      "SELECT round,state_size FROM rounds WHERE run=? AND state=?"
+                      " ORDER BY round DESC LIMIT 1",
+                      "ih", run, state));
+    err e = db_query_next(&row, &q);
+    if (!err_is(e) && row) {
+        *round = (uint32_t)db_query_int(&q, 0);
+        *size = (uint64_t)db_query_int(&q, 1);
+    }
+    db_query_close(&q);
+    digest_text(text, state);
+    if (!err_is(e) && !row) e = err_make(ERR_STATE, "it has not published state %.16s...", text);
+    return e;
+}

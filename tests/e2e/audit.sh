@@ -29,7 +29,7 @@ expect_lines() { # N ACTION [TEXT]
 
 store=$work/site/store
 start_coordinator "$work/site"
-admin create r --rounds 3 --method fedit --members $member_list --base-digest "$digest" --targets q,v --steps 2 --batch 4 \
+admin create r --rounds 5 --method fedit --members $member_list --base-digest "$digest" --targets q,v --steps 10 --batch 4 \
   --seq 32 --lr 1e-3 --seed 1 --precision f32 --rank 2 --alpha 4 >"$work/admin.log"
 admin set r deadline=1h >>"$work/admin.log"
 admin pause r >>"$work/admin.log"
@@ -37,6 +37,7 @@ admin resume r >>"$work/admin.log"
 expect_refusal 3 "cannot be changed" admin set r colour=red
 for id in ann ben; do join_member r $id "$work" --base "$work/base" --data "$work/$id.jsonl" --precision f32; done
 wait_for_round r 2
+admin export r -o "$work/last0.state" >>"$work/admin.log"
 kill -KILL "$coordinator"
 wait "$coordinator" 2>/dev/null || true
 start_coordinator "$work/site"
@@ -60,15 +61,16 @@ expect_lines 1 run.paused
 expect_lines 1 run.resumed
 expect_lines 1 config.reloaded
 expect_lines 1 audit.exported
+[ "$(count run.exported)" -eq 2 ] || fail "$(count run.exported) exports, expected 2"
 [ "$(count call.denied '"id":"eve"')" -ge 1 ] || fail "no line about eve"
 grep -q '"serial":"[0-9a-f]\{2,\}"' "$work/all.jsonl" || fail "no serial number of a certificate"
 for id in ann ben; do
   [ "$(count state.fetched "\"id\":\"$id\"")" -ge 3 ] || fail "$(count state.fetched "\"id\":\"$id\"") states fetched by $id"
 done
 # After the kill the newest round's lines may be missing, and the next start says where the run stood.
-[ "$(count update.counted)" -ge 4 ] || fail "$(count update.counted) updates counted, expected 4 to 6"
-[ "$(count round.published)" -ge 2 ] || fail "$(count round.published) rounds published, expected 2 or 3"
-expect_lines 1 run.loaded '"published":[123]'
+[ "$(count update.counted)" -ge 8 ] || fail "$(count update.counted) updates counted, expected 8 to 10"
+[ "$(count round.published)" -ge 4 ] || fail "$(count round.published) rounds published, expected 4 or 5"
+expect_lines 1 run.loaded '"published":[1-4]'
 final=$("$programs/fedlora" inspect "$work/last.state" --json | report field digest)
 [ "$(count round.published "\"state\":\"$final\"")" -eq 1 ] || fail "the log has another last state than $final"
 
@@ -86,6 +88,34 @@ openssl genpkey -algorithm ed25519 -out "$work/other.key" 2>/dev/null
 openssl pkey -in "$work/other.key" -pubout -out "$work/other.pub"
 expect_refusal 2 "signed by another key" audit verify "$store/audit" --key "$work/other.pub"
 expect_refusal 2 "expected a date" audit export -o "$work/x" --since soon --server h:1 --ca a --cert b --key c
+
+# --- the manifest of the last state
+manifest=$work/last.state.manifest.json
+verify() { "$programs/fedlora" verify "$@"; }
+verify "$work/last.state" "$manifest" --key "$key" >"$work/verified" || fail_with "$work/verified" "verify of the state"
+grep -q "made from  10 updates of 2 members" "$work/verified" || fail_with "$work/verified" "the number of updates"
+expect_lines 1 run.exported "\"$final\""
+python3 - "$manifest" "$store" <<'PYTHON' || fail "the manifest is not what the log says"
+import glob, json, sys
+manifest = json.load(open(sys.argv[1]))["manifest"]
+about, rounds, software = manifest["about"], manifest["rounds"], manifest["software"]
+lines = [json.loads(line) for name in sorted(glob.glob(sys.argv[2] + "/audit/*.jsonl")) for line in open(name)]
+counted = {(l["detail"]["round"], l["detail"]["member"], l["detail"]["digest"], l["detail"]["weight"])
+           for l in lines if l["action"] == "update.counted"}
+listed = {(r["round"], u["member"], u["digest"], u["weight"]) for r in rounds for u in r["updates"]}
+assert len(listed) == 10 and counted <= listed, (counted, listed)
+assert [r["round"] for r in rounds] == list(range(6)) and rounds[-1]["state"] == about["state"]
+assert about["method"] == "fedit" and about["published"] == 5 and about["epsilon"] == 0
+assert all(software[r["software"]].startswith("fedlorad ") and r["config"] for r in rounds[1:])
+assert all(software[u["software"]].startswith("fedlora ") for r in rounds for u in r["updates"])
+head = [l for l in lines if l["seq"] == about["audit"]["seq"]]
+assert head[0]["hash"] == about["audit"]["hash"]
+PYTHON
+sed 's/"weight":8/"weight":9/' "$manifest" >"$work/changed.json"
+cmp -s "$manifest" "$work/changed.json" && fail "nothing was changed in the manifest"
+expect_refusal 2 "was changed" verify "$work/last.state" "$work/changed.json" --key "$key"
+expect_refusal 2 "signed by another key" verify "$work/last.state" "$manifest" --key "$work/other.pub"
+expect_refusal 2 "differences from" verify "$work/last0.state" "$manifest" --key "$key"
 
 # --- a part, from a time on
 start_coordinator "$work/site"
