@@ -11,6 +11,7 @@
 /* clang-format off */
 static const struct subcommand *const subcommands[] = {
     &subcommand_ca_init,
+    &subcommand_ca_renew,
     &subcommand_store,
     &subcommand_metrics,
     &subcommand_backup,

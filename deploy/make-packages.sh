@@ -42,7 +42,9 @@ for component in fedlora fedlorad; do
 done
 cp -r "$root/deploy/debian" "$root/deploy/systemd" "$root/docs" .
 mkdir -p stage/etc/fedlora && cp debian/fedlorad.ini stage/etc/fedlora/
-cp systemd/fedlorad.service debian/fedlora-coordinator.fedlorad.service
+for unit in fedlorad.service fedlorad-renew.service fedlorad-renew.timer; do
+  cp "systemd/$unit" "debian/fedlora-coordinator.$unit"
+done
 cp systemd/fedlora-member.service systemd/fedlora-member.path debian/
 version=$(sed -nE 's/^project\(fedlora VERSION ([0-9.]+).*/\1/p' "$root/CMakeLists.txt")
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)

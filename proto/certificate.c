@@ -352,3 +352,65 @@ err certificate_sign(struct bytes *chain, struct certificate_issued *issued,
     X509_REQ_free(request);
     return e;
 }
+
+/* Everything of the old certificate, but for what identifies its keys. */
+static bool copy_extensions(X509 *cert, X509 *issuer, const X509 *old)
+{
+    X509V3_CTX context;
+    X509V3_set_ctx(&context, issuer, cert, NULL, NULL, 0);
+    for (int i = 0; i < X509_get_ext_count(old); i++) {
+        X509_EXTENSION *extension = X509_get_ext(old, i);
+        int nid = OBJ_obj2nid(X509_EXTENSION_get_object(extension));
+        if (nid == NID_subject_key_identifier || nid == NID_authority_key_identifier) continue;
+        if (X509_add_ext(cert, extension, -1) != 1) return false;
+    }
+    return add_extension(cert, &context, NID_subject_key_identifier, "hash") &&
+           add_extension(cert, &context, NID_authority_key_identifier, "keyid:always");
+}
+
+static err make_like(X509 **out, EVP_PKEY *key, const struct signer *signer, const X509 *old,
+                     int64_t ends_s)
+{
+    X509 *cert = X509_new();
+    bool made = cert != NULL && X509_set_version(cert, X509_V3) == 1 && set_serial(cert) &&
+                set_dates(cert, ends_s) &&
+                X509_set_subject_name(cert, X509_get_subject_name(old)) == 1 &&
+                X509_set_issuer_name(cert, X509_get_subject_name(signer->issuer)) == 1 &&
+                X509_set_pubkey(cert, key) == 1 && copy_extensions(cert, signer->issuer, old) &&
+                sign_with(cert, signer->key);
+    if (!made) {
+        X509_free(cert);
+        return certificate_failed("making a certificate");
+    }
+    *out = cert;
+    return ERR_NONE;
+}
+
+err certificate_renew(struct bytes *chain, const char *old_pem, const char *key_pem,
+                      const struct certificate_authority *issuer, int64_t life_s)
+{
+    STACK_OF(X509) *old = rpc_tls_certs(old_pem);
+    struct opened authority = {0};
+    EVP_PKEY *key = NULL;
+    X509 *cert = NULL;
+    err e = ERR_NONE;
+    if (sk_X509_num(old) < 1) {
+        e = err_make(ERR_INPUT, "not a certificate in PEM form");
+        goto out;
+    }
+    TRY_OUT(e, open_authority(&authority, issuer));
+    TRY_OUT(e, read_key(&key, key_pem));
+    X509 *parent = sk_X509_value(authority.certs, 0);
+    int64_t ends_s = ends_of_life(life_s), most = certificate_time(X509_get0_notAfter(parent));
+    const struct signer signer = {parent, authority.key};
+    TRY_OUT(e,
+            make_like(&cert, key, &signer, sk_X509_value(old, 0), ends_s < most ? ends_s : most));
+    TRY_OUT(e, append_cert(chain, cert));
+    TRY_OUT(e, append_chain(chain, &authority));
+out:
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    opened_close(&authority);
+    sk_X509_pop_free(old, X509_free);
+    return e;
+}

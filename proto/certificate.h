@@ -56,6 +56,11 @@ err certificate_make_server(struct bytes *chain, const char *key,
                             const struct certificate_authority *issuer,
                             const struct certificate_server *server);
 
+/* A certificate of this key with the names, purposes and constraints of `old`, the server's or an
+ * issuer's, and the chain without the root. It ends no later than its issuer. */
+err certificate_renew(struct bytes *chain, const char *old, const char *key,
+                      const struct certificate_authority *issuer, int64_t life_s);
+
 /* Checks a request, DER or PEM: its signature proves that the sender has the key, which must be
  * P-256, P-384 or Ed25519. Only the key is used; names in the request are not read. ERR_INPUT
  * otherwise. */

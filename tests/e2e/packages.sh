@@ -23,6 +23,7 @@ holds() { # PACKAGE PATH...
 }
 holds fedlora usr/bin/fedlora usr/share/man/man1/fedlora-join.1.gz usr/share/bash-completion/completions/fedlora
 holds fedlora-coordinator usr/bin/fedlorad etc/fedlora/fedlorad.ini lib/systemd/system/fedlorad.service \
+  lib/systemd/system/fedlorad-renew.service lib/systemd/system/fedlorad-renew.timer \
   usr/share/man/man8/fedlorad.8.gz usr/share/man/man5/fedlorad.ini.5.gz usr/lib/sysusers.d/fedlora-coordinator.conf
 holds fedlora-member lib/systemd/system/fedlora-member.service lib/systemd/system/fedlora-member.path \
   usr/share/doc/fedlora-member/hospital.md
@@ -30,7 +31,7 @@ dpkg-deb -I "$work"/out/fedlora-coordinator_*.deb conffiles | grep -qx /etc/fedl
 
 # ---- the units; those of another machine would be reported too, so only ours count
 if command -v systemd-analyze >/dev/null; then
-  for unit in fedlora-coordinator/fedlorad fedlora-member/fedlora-member; do
+  for unit in fedlora-coordinator/fedlorad fedlora-coordinator/fedlorad-renew fedlora-member/fedlora-member; do
     file=$work/root/${unit%/*}/lib/systemd/system/${unit#*/}.service
     systemd-analyze security --offline=true --threshold=20 "$file" >"$work/security" 2>&1 ||
       fail_with "$work/security" "$file: exposure above 2.0"
