@@ -8,6 +8,7 @@
 #include "coordinator/manager.h"
 #include "coordinator/reload.h"
 #include "coordinator/serve/serve.h"
+#include "coordinator/store/backup.h"
 #include "coordinator/store/store_files.h"
 #include "coordinator/store/wal.h"
 #include "coordinator/subcommand.h"
@@ -160,6 +161,25 @@ static void report_migration(struct serve *s, int64_t from)
           LOG_INT("to", VERSION_STORE));
 }
 
+/* A store that was restored says so once. The note is removed only after that is in the audit log,
+ * so a crash repeats the line and never loses it. */
+static void report_restore(struct serve *s)
+{
+    char path[LIMIT_PATH_BYTES], *text = NULL;
+    size_t size = 0;
+    if (err_is(file_join(path, sizeof path, s->config->path, BACKUP_NOTE)) || !file_exists(path))
+        return;
+    err e = file_read_all(&text, &size, path, LIMIT_PATH_BYTES);
+    if (!err_is(e)) {
+        text_tame(text);
+        LOG(LOG_WARN, "store.restored", LOG_STR("from", text));
+        AUDIT(s->shop.audit, NULL, "store.restored", text, "ok", LOG_STR("path", s->config->path));
+        e = audit_flush(s->shop.audit);
+    }
+    if (!err_is(e)) file_disk.unlink(path);
+    free(text);
+}
+
 /* The first line of a log says what runs: the build, the store, the configuration, and how long its
  * certificate lasts. A problem with a file is reported by the step that needs it. */
 static void say_starting(const struct config *config)
@@ -216,6 +236,7 @@ static err run_service(struct config *config, int argc, char **argv)
         LOG_INT("members", config->allowed.count), LOG_STR("data", config->path),
         LOG_INT("runs", s.run_count));
     report_migration(&s, migrated_from);
+    report_restore(&s);
     manager_ready(&manager, &s);
     while (!stop_wanted && !db_taken_over()) {
         serve_step(&s, STEP_MS);

@@ -96,6 +96,17 @@ static err begin_epoch(const char *part, bool accept)
     return e;
 }
 
+/* For the audit log, which only the service may write: it reads this at its next start. */
+static err leave_note(const struct backup_restore *o, const struct backup_manifest *m,
+                      const char *part)
+{
+    char path[LIMIT_PATH_BYTES], text[LIMIT_PATH_BYTES];
+    TRY(file_join(path, sizeof path, part, BACKUP_NOTE));
+    int n = snprintf(text, sizeof text, "made_ms=%llu %s%.1000s", (unsigned long long)m->made_ms,
+                     o->accept ? "accepted " : "", o->from);
+    return file_write(path, text, (size_t)n, /*replace*/ true);
+}
+
 static err fill(struct backup_result *result, const struct backup_manifest *m,
                 const struct backup_restore *o, const char *part, const struct backup_notes *notes)
 {
@@ -107,6 +118,7 @@ static err fill(struct backup_result *result, const struct backup_manifest *m,
     }
     for (size_t i = 0; i < m->files; i++)
         TRY(put_file(result, &m->file[i], o->from, part, notes));
+    TRY(leave_note(o, m, part));
     TRY(begin_epoch(part, o->accept));
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         TRY(file_join(path, sizeof path, part, folders[i]));

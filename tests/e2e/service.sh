@@ -80,4 +80,7 @@ told 1 '^STOPPING=1'
 mv "$work/one/store" "$work/one/store.was"
 mv "$work/restored" "$work/one/store"
 start_coordinator "$work/one"
+grep -q "event=store.restored from=.*accepted $work/backup" "$work/fedlorad.log" || fail_with "$work/fedlorad.log" "no line of the restore"
+grep -q '"action":"store.restored"' "$work/one/store/audit/"*.jsonl || fail "the audit log does not have the restore"
+[ ! -e "$work/one/store/restored" ] || fail "the restore would be told again"
 stop_coordinator
