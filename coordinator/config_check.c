@@ -139,12 +139,14 @@ static err check_store(struct checks *c)
     char path[LIMIT_PATH_BYTES];
     struct db db = {0};
     int64_t version = 0;
-    if (k->database && *k->database) return ERR_NONE;
-    TRY(file_join(path, sizeof path, k->path, "fedlora.db"));
-    if (!file_exists(path)) return good(c, "store", "%s: is made by the first start", path);
-    err e = db_open_still(&db, path);
-    if (!err_is(e)) e = db_number(&version, &db, "PRAGMA user_version", "");
+    bool server = k->database && *k->database;
+    TRY(file_join(path, sizeof path, server ? "" : k->path, server ? k->database : "fedlora.db"));
+    if (!server && !file_exists(path))
+        return good(c, "store", "%s: is made by the first start", path);
+    err e = server ? db_open(&db, k->database, DB_FLUSHED) : db_open_still(&db, path);
+    if (!err_is(e)) e = db_version(&version, &db);
     db_close(&db);
+    if (!err_is(e) && !version) return good(c, "store", "%s: empty", path);
     if (!err_is(e) && version > VERSION_STORE)
         e = err_make(ERR_INPUT, "%s: made by a newer fedlorad (version %lld, this one knows %d)",
                      path, (long long)version, VERSION_STORE);

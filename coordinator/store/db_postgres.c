@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STEP_US = 200000, SETTLE_MS = 20000, SCRIPT_BYTES_MAX = 1 << 16, COLUMNS = 24 };
+enum { STEP_US = 20000, SETTLE_MS = 20000, SCRIPT_BYTES_MAX = 1 << 16, COLUMNS = 24 };
 enum { TYPE_BYTEA = 17 }; /* in the server's catalog pg_type */
 
 struct pg_rows {

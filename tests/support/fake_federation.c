@@ -20,7 +20,7 @@
 
 enum { START_MS = 20000, LOG_BYTES_MAX = 64 << 20 };
 
-static int free_port(void)
+int fake_federation_free_port(void)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
@@ -76,7 +76,7 @@ static err write_config(const struct fake_federation *f, int members, const char
 err fake_federation_open(struct fake_federation *out, const char *dir, int members,
                          const char *more)
 {
-    struct fake_federation f = {.port = free_port()};
+    struct fake_federation f = {.port = fake_federation_free_port()};
     snprintf(f.dir, sizeof f.dir, "%s", dir);
     snprintf(f.certs, sizeof f.certs, "%s/certs", f.dir);
     snprintf(f.store, sizeof f.store, "%s/store", f.dir);

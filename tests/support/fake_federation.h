@@ -14,6 +14,7 @@ struct fake_federation {
     pid_t coordinator; /* 0: none running */
 };
 
+int fake_federation_free_port(void);
 /* Makes certificates for the listed members m0 .. m(n-1), for "stranger", who is not listed, and
  * for the operator "ops". `more` is added to the configuration file (may be "").
  * FEDLORA_CERTS in the environment names a folder of certificates made before, because those of
