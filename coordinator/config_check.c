@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "coordinator/config.h"
+#include "coordinator/serve/signer.h"
 #include "coordinator/store/store.h"
 #include "privacy/ledger/ledger.h"
 #include "proto/front_listen.h"
@@ -187,6 +188,26 @@ static err check_http(struct checks *c)
     return good(c, "http", "%s: free", listen);
 }
 
+static err check_enroll(struct checks *c)
+{
+    struct front_listeners listeners = {0};
+    const char *listen = c->config->enroll_listen;
+    if (!err_is(signer_check(c->config))) {
+        err e = signer_probe(c->config);
+        TRY(err_is(e) ? failed(c, "signer", e)
+                      : good(c, "signer", "%s: can sign certificates",
+                             config_signer_command(c->config) ? c->config->signer
+                                                              : c->config->enroll_cert));
+    }
+    if (!*listen) return ERR_NONE;
+    err e = front_listen_text(&listeners, listen, "enroll.listen");
+    if (c->running && e.sys == EADDRINUSE)
+        return good(c, "enrolment", "%s: in use, probably by the running service", listen);
+    if (err_is(e)) return failed(c, "enrolment", e);
+    front_listen_close(&listeners);
+    return good(c, "enrolment", "%s: free", listen);
+}
+
 err config_check_ledger_key(const struct config *config)
 {
     struct ledger_key key;
@@ -205,6 +226,7 @@ static err all_checks(struct checks *c)
     TRY(check_disk(c));
     TRY(check_store(c));
     TRY(check_address(c));
+    TRY(check_enroll(c));
     return check_http(c);
 }
 

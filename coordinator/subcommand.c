@@ -12,6 +12,7 @@
 static const struct subcommand *const subcommands[] = {
     &subcommand_ca_init,
     &subcommand_ca_renew,
+    &subcommand_token,
     &subcommand_store,
     &subcommand_metrics,
     &subcommand_backup,

@@ -47,7 +47,8 @@ struct option_set subcommand_set(const struct subcommand *command,
 /* Appends one line for each subcommand, for `fedlorad --help`. */
 err subcommand_list(struct bytes *out);
 
-extern const struct subcommand subcommand_ca_init, subcommand_ca_renew, subcommand_metrics;
+extern const struct subcommand subcommand_ca_init, subcommand_ca_renew, subcommand_token,
+    subcommand_metrics;
 extern const struct subcommand subcommand_backup, subcommand_verify, subcommand_restore,
     subcommand_store;
 

@@ -26,7 +26,7 @@ struct machine {
     uint8_t id[LIMIT_SESSION_BYTES];
     char address[RPC_ADDRESS_BYTES], rival[RPC_ADDRESS_BYTES];
     uint64_t rival_ms; /* last refusal of another machine; 0: none */
-    bool is_replaced; /* by the machine whose Hello is being handled */
+    bool is_replaced;  /* by the machine whose Hello is being handled */
     struct replaced replaced[SESSION_REPLACED_MAX];
     unsigned next_replaced;
 };

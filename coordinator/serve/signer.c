@@ -3,8 +3,10 @@
 #include "base/file.h"
 #include "coordinator/serve/signer_command.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { PEM_BYTES_MAX = 1 << 20 };
 
@@ -75,6 +77,47 @@ err signer_sign(struct signer_job *job)
     if (err_is(e)) return e;
     return config_signer_command(job->config) ? sign_by_command(job, &order)
                                               : sign_here(job, &order);
+}
+
+static err probe_here(struct signer_job *job)
+{
+    const struct certificate_order order = {.request = job->request,
+                                            .request_size = job->request_size,
+                                            .federation = job->config->federation,
+                                            .id = job->id,
+                                            .role = job->role};
+    char *ca = NULL;
+    size_t size = 0;
+    TRY(signer_sign(job));
+    TRY(file_read_all(&ca, &size, job->config->ca, PEM_BYTES_MAX));
+    err e = certificate_check(&job->issued, (const char *)job->chain.data, ca, &order);
+    free(ca);
+    return err_is(e) ? err_in(e, "a certificate signed by %s", job->config->enroll_cert) : e;
+}
+
+err signer_probe(const struct config *config)
+{
+    struct bytes key = {.max = CERTIFICATE_PEM_BYTES};
+    struct bytes request = {.max = CERTIFICATE_REQUEST_BYTES};
+    const char *command = config_signer_command(config);
+    if (command)
+        return access(command, X_OK) == 0 ? ERR_NONE : err_sys(errno, "enroll.signer: %s", command);
+    struct signer_job *job = calloc(1, sizeof *job);
+    if (!job) return err_sys(ENOMEM, "a certificate");
+    *job = (struct signer_job){.config = config, .id = "check", .role = RPC_CLIENT};
+    err e = certificate_make_key(&key);
+    if (!err_is(e)) e = certificate_make_request(&request, (const char *)key.data);
+    if (!err_is(e)) {
+        memcpy(job->request, request.data, request.size);
+        job->request_size = request.size;
+        e = probe_here(job);
+    }
+    if (key.data) sodium_memzero(key.data, key.size);
+    bytes_close(&key);
+    bytes_close(&request);
+    bytes_close(&job->chain);
+    free(job);
+    return e;
 }
 
 static void run(struct work_job *batch, struct store *store)

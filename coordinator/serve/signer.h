@@ -28,6 +28,10 @@ err signer_open(struct work **out, const struct work_options *options);
 /* Whether certificates can be signed; ERR_STATE says what is missing in the configuration. */
 err signer_check(const struct config *config);
 
+/* For --check: signs a certificate that nobody gets, and checks it. A command is only looked for,
+ * because its certificates may be recorded elsewhere. */
+err signer_probe(const struct config *config);
+
 /* For signer_open() and tests: signs one job in this thread. */
 err signer_sign(struct signer_job *job);
 

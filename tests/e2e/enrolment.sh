@@ -69,6 +69,10 @@ expect_refusal 2 "did you mean ca init" "$programs/fedlorad" ca innit
 # ---- tokens
 port=$(report port) enroll_port=$(report port)
 make_config "${builtin[@]}" "member_life = 40d"
+"$programs/fedlorad" --config "$work/fedlorad.ini" --check >"$work/said" || fail_with "$work/said" "--check"
+grep -q "^signer .*can sign" "$work/said" || fail_with "$work/said" "--check says nothing of the signer"
+expect_refusal "1 2" "not that of its certificate" "$programs/fedlorad" --config "$work/fedlorad.ini" --check \
+  --set "enroll.key=$ca/server.key"
 start
 north=$(token north)
 enroll "$north" north >"$work/said"
@@ -133,6 +137,11 @@ enroll "$(token north)" north3 >"$work/said"
 doctor north3 >"$work/said" 2>&1 || fail_with "$work/said" "north was admitted again, but is refused"
 expect_refusal 3 "cannot revoke itself" operator member revoke ops --role admin
 operator member revoke boss --role admin >"$work/said"
+# The way back for an operator who has lost every certificate, beside the running service.
+restart
+enroll "$("$programs/fedlorad" token second --role admin --config "$work/fedlorad.ini" --address "localhost:$enroll_port")" \
+  second >"$work/said"
+"$programs/fedlora" token list --config "$work/second/client.ini" >"$work/said" || fail_with "$work/said" "second cannot call"
 expect_refusal 3 "boss was revoked" "$programs/fedlora" member list --config "$work/boss/client.ini"
 "$programs/fedlora" audit verify "$work/store/audit" --key "$work/store/audit/audit.pub" >"$work/said" 2>&1 ||
   fail_with "$work/said" "the audit log is not whole"

@@ -1,5 +1,6 @@
-/* A real fedlorad process over TLS: how fast a revoked member is cut off, and what happens to its runs. The
- * certificates are of make-certs.sh, so the coordinator had never heard of their serial numbers. */
+/* A real fedlorad process over TLS: how fast a revoked member is cut off, and what happens to its
+ * runs. The certificates are of make-certs.sh, so the coordinator does not know their serial
+ * numbers. */
 #include "base/text.h"
 #include "client/session/remote.h"
 #include "tests/support/three_members.h"
