@@ -444,6 +444,7 @@ static uint64_t step_timeout(const struct serve *s, uint64_t timeout_ms, uint64_
  * answered in the same turn. */
 void serve_step(struct serve *s, uint64_t timeout_ms)
 {
+    serve_hide_calls(s);
     rpc_server_poll(s->server, step_timeout(s, timeout_ms, text_now_ms()));
     run_shop_turn(&s->shop);
     work_take(s->signer);

@@ -173,6 +173,8 @@ void serve_check_blobs(struct serve *s);
 void serve_note_backups(struct serve *s, uint64_t now_ms);
 /* serve_retain.c. Once a second: archives runs by the rules, and starts a sweep when it is time. */
 void serve_retain_turn(struct serve *s, uint64_t now_ms);
+/* Called in each turn, before calls: may they be counted? */
+void serve_hide_calls(struct serve *s);
 /* Called in each turn; looks at most once a second. */
 void serve_watch(struct serve *s, uint64_t now_ms);
 

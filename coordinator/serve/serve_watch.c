@@ -296,12 +296,14 @@ static void watch_runs(struct serve *s, uint64_t now)
     snprintf(s->watch.at, sizeof s->watch.at, "%s", run ? run->config->name : "");
 }
 
-/* The calls of members show who was drawn, or how many (tally.h). */
-static bool any_secret(const struct serve *s)
+/* The calls of members show who was drawn, or how many (tally.h). Asked before calls are handled: a
+ * run that one of them creates opens no round before the next turn. */
+void serve_hide_calls(struct serve *s)
 {
-    for (const struct run *run = s->runs; run; run = run->next)
-        if (run->round.rules.secret && !serve_is_over(run)) return true;
-    return false;
+    bool secret = false;
+    for (const struct run *run = s->runs; run && !secret; run = run->next)
+        secret = run->round.rules.secret && !serve_is_over(run);
+    tally_hide(&s->tally, secret);
 }
 
 void serve_watch(struct serve *s, uint64_t now)
@@ -317,6 +319,5 @@ void serve_watch(struct serve *s, uint64_t now)
     watch_states(s, now);
     watch_runs(s, now);
     serve_retain_turn(s, now);
-    tally_hide(&s->tally, any_secret(s));
     trouble_tick(s->shop.troubles, now);
 }

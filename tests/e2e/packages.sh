@@ -24,7 +24,8 @@ holds() { # PACKAGE PATH...
 holds fedlora usr/bin/fedlora usr/share/man/man1/fedlora-join.1.gz usr/share/bash-completion/completions/fedlora
 holds fedlora-coordinator usr/bin/fedlorad etc/fedlora/fedlorad.ini lib/systemd/system/fedlorad.service \
   lib/systemd/system/fedlorad-renew.service lib/systemd/system/fedlorad-renew.timer \
-  usr/share/man/man8/fedlorad.8.gz usr/share/man/man5/fedlorad.ini.5.gz usr/lib/sysusers.d/fedlora-coordinator.conf
+  usr/share/man/man8/fedlorad.8.gz usr/share/man/man5/fedlorad.ini.5.gz \
+  usr/share/fedlora/fedlora.rules.yml usr/lib/sysusers.d/fedlora-coordinator.conf
 holds fedlora-member lib/systemd/system/fedlora-member.service lib/systemd/system/fedlora-member.path \
   usr/share/doc/fedlora-member/hospital.md
 dpkg-deb -I "$work"/out/fedlora-coordinator_*.deb conffiles | grep -qx /etc/fedlora/fedlorad.ini || fail "no conffile"
