@@ -21,7 +21,7 @@ static bool parse_hex(uint8_t *out, size_t bytes, const char *text)
 
 /* The characters of host names and addresses only, because the text ends in files, logs and on
  * terminals. The brackets of an IPv6 address are kept. */
-static err check_server(const char *server)
+err enroll_token_check_server(const char *server)
 {
     static const char letters[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
@@ -94,7 +94,7 @@ static err parse_parts(struct enroll_token *token, char *text)
     if (strlen(server) >= sizeof token->server)
         return err_make(ERR_INPUT, "the token's HOST:PORT is too long: expected at most %zu bytes",
                         sizeof token->server - 1);
-    err e = check_server(server);
+    err e = enroll_token_check_server(server);
     if (err_is(e)) return err_in(e, "the token");
     snprintf(token->server, sizeof token->server, "%.*s", (int)sizeof token->server - 1, server);
     snprintf(token->id, sizeof token->id, "%s", id);
@@ -118,7 +118,7 @@ out:
 err enroll_token_print(char out[ENROLL_TOKEN_BYTES], const struct enroll_token *token)
 {
     char secret[2 * ENROLL_SECRET_BYTES + 1], hash[ENROLL_HASH_TEXT_BYTES];
-    TRY(check_server(token->server));
+    TRY(enroll_token_check_server(token->server));
     if (!text_is_name(token->id, LIMIT_NAME_BYTES - 1))
         return err_make(ERR_INPUT, "a token for \"%.80s\": expected a name", token->id);
     sodium_bin2hex(secret, sizeof secret, token->secret, sizeof token->secret);

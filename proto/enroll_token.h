@@ -43,6 +43,9 @@ err enroll_token_parse(struct enroll_token *out, const char *text);
 /* ERR_INPUT if `server` is not HOST:PORT or `id` is no name. */
 err enroll_token_print(char out[ENROLL_TOKEN_BYTES], const struct enroll_token *token);
 
+/* ERR_INPUT unless HOST:PORT, with an IPv6 address in brackets and a port above 0. */
+err enroll_token_check_server(const char *server);
+
 /* The hash as text, for `member show` and for `enroll --accept FILE --ca-hash HASH`. */
 err enroll_token_hash_parse(struct enroll_hash *out, const char *text);
 void enroll_token_hash_text(char out[ENROLL_HASH_TEXT_BYTES], const struct enroll_hash *hash);

@@ -2,6 +2,7 @@
 #include "client/command/command_roster.h"
 
 #include "base/file.h"
+#include "client/identity/identity.h"
 #include "client/output/table.h"
 #include "proto/certificate.h"
 #include "proto/enroll_token.h"
@@ -306,7 +307,9 @@ static err write_signed(const struct member_command *o, const Fedlora__V1__Certi
     struct bytes text = {.max = 2 << 20};
     struct enroll_hash hash;
     char hash_text[ENROLL_HASH_TEXT_BYTES], ends[COMMAND_TIME_BYTES];
-    err e = bytes_append(&text, reply->certificate.data, reply->certificate.len);
+    err e = *reply->server ? bytes_printf(&text, IDENTITY_NOTE_SERVER ": %s\n", reply->server)
+                           : ERR_NONE;
+    if (!err_is(e)) e = bytes_append(&text, reply->certificate.data, reply->certificate.len);
     if (!err_is(e)) e = bytes_append(&text, reply->ca.data, reply->ca.len);
     if (!err_is(e)) e = file_write(o->output, text.data, text.size, o->force);
     bytes_clear(&text);

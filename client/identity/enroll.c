@@ -18,8 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NOTE_SERVER "Server"
-
 /* Freed memory may be given out again or end in a core file. */
 static void wipe(struct bytes *secret)
 {
@@ -217,7 +215,8 @@ out:
 static err main_server(char out[ENROLL_SERVER_BYTES], const struct enroll_token *token,
                        const Fedlora__V1__CertificateReply *reply)
 {
-    if (strlen(reply->server) >= ENROLL_SERVER_BYTES || strpbrk(reply->server, " \t\r\n#;") != NULL)
+    err e = *reply->server ? enroll_token_check_server(reply->server) : ERR_NONE;
+    if (err_is(e) || strlen(reply->server) >= ENROLL_SERVER_BYTES)
         return err_make(ERR_INPUT, "%s: the answer names no usable address of the service",
                         token->server);
     snprintf(out, ENROLL_SERVER_BYTES, "%s", *reply->server ? reply->server : token->server);
@@ -342,7 +341,11 @@ err enroll_accept(struct enroll_result *out, const char *dir, const struct enrol
     new.ca = (char *)root.data;
     result.self = new.self;
     const char *server = answer->server;
-    if (server == NULL && identity_note(note, new.chain, NOTE_SERVER)) server = note;
+    if (server != NULL) TRY_OUT(e, enroll_token_check_server(server));
+    /* The note is as good as the mail. The authority decides whether its host is trusted. */
+    if (server == NULL && identity_note(note, new.chain, IDENTITY_NOTE_SERVER) &&
+        !err_is(enroll_token_check_server(note)))
+        server = note;
     TRY_OUT(e, check_replaced(&result.dir, &new.self, answer->force));
     TRY_OUT(e, write_config(&result, server, &answer->join));
     TRY_OUT(e, identity_install(&result.ends_s, &result.renew_s, &files, &new));

@@ -10,6 +10,7 @@
  *
  *     Token: HEX       BLAKE2b-256 of the secret of the token that the key was made for
  *     Renew-At: N      when to renew the certificate, seconds since 1970
+ *     Server: HOST:PORT   the coordinator, in the answer to a request by mail
  *
  * Files that root writes are given to the owner of the folder, who runs the service. */
 #ifndef CLIENT_IDENTITY_H
@@ -21,13 +22,14 @@
 
 enum {
     IDENTITY_FILE_BYTES = 1 << 17, /* the largest of these files */
-    IDENTITY_NOTE_BYTES = 80,
+    IDENTITY_NOTE_BYTES = 300,     /* a host name has 253 */
 };
 #define IDENTITY_DIR "/etc/fedlora"
 #define IDENTITY_WORK "/var/lib/fedlora-member" /* work directory of the service with that folder */
 #define IDENTITY_CONFIG "client.ini"
 #define IDENTITY_NOTE_TOKEN "Token"
 #define IDENTITY_NOTE_RENEW "Renew-At"
+#define IDENTITY_NOTE_SERVER "Server"
 
 struct identity_dir {
     char dir[LIMIT_PATH_BYTES]; /* absolute, so that client.ini works from everywhere */
