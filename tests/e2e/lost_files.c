@@ -125,7 +125,7 @@ Test(lost_files, any_one_is_named_and_asked_for_again_or_fails_its_run)
     begin_run();
     for (int cut = 0; cut <= 1; cut++) {
         bool is_cut = cut;
-        ok(store_open_beside(&store, was));
+        ok(store_open_beside(&store, &(struct store_place){.dir = was}));
         ok(store_files(&store.db, lose_and_look, &is_cut));
         store_close(&store);
     }
