@@ -1,6 +1,8 @@
-/* fedlora run audit: download everything that an auditor needs to check the privacy of a run.
+/* fedlora run audit: download everything that an auditor needs to check the lineage and the privacy
+ * of a run.
  *
- * The directory gets one ledger per party (the coordinator's, or each member's copy) and, if
+ * The directory gets the signed manifest of the newest state, which fedlora verify compares with the
+ * state. In a run with privacy it also gets one ledger per party (the coordinator's, or each member's copy) and, if
  * members are drawn at random, cohorts.json with the revealed seeds. Every ledger is replayed here
  * before it is shown, so the table contains verified numbers and not the coordinator's claims. An
  * auditor can repeat the check without the coordinator with `fedlora budget verify`. */
@@ -36,7 +38,7 @@ static const struct option_row rows[] = {
      .required = true,
      .at = AT(output),
      .value = "DIR",
-     .help = "directory for the ledgers and cohort seeds; created if absent"},
+     .help = "directory for manifest, ledgers and cohort seeds; created if absent"},
     {.flag = "force",
      .kind = OPTION_FLAG,
      .at = AT(force),
@@ -50,6 +52,7 @@ struct audit {
     struct rpc_client *client;
     struct table table;
     json_t *ledgers; /* a result for each */
+    bool private;    /* the run has ledgers */
 };
 
 typedef Fedlora__V1__AuditReply audit_reply;
@@ -209,8 +212,36 @@ static err write_cohorts(const struct audit *a, json_t *document)
 
 /* ---------------------------------------------------------------- the command */
 
+static err take_manifest(const struct audit *a, const Fedlora__V1__RunStatus *status)
+{
+    Fedlora__V1__ManifestRequest request = FEDLORA__V1__MANIFEST_REQUEST__INIT;
+    char path[LIMIT_PATH_BYTES];
+    TRY(file_join(path, sizeof path, a->o->output, "manifest.json"));
+    TRY(command_check_output(path, a->o->force));
+    request.run = (char *)(uintptr_t)a->run;
+    request.state_digest = status->state_digest;
+    const struct remote_made made = {.method = RPC_PATH_ADMIN(manifest),
+                                     .request = &request.base,
+                                     .path = path,
+                                     .replace = a->o->force};
+    return remote_make(a->client, &made);
+}
+
 /* The directory is created after the first answer, so that a refused audit leaves none. */
-static err take_all(struct audit *a)
+static err take_lineage(struct audit *a)
+{
+    Fedlora__V1__RunStatus *status = NULL;
+    TRY(command_run_get(&status, a->client, a->run));
+    a->private = status->config && status->config->privacy;
+    err e = status->state_digest.len ? ERR_NONE
+                                     : err_make(ERR_STATE, "run %s has no state yet", a->run);
+    if (!err_is(e)) e = file_make_dirs(a->o->output);
+    if (!err_is(e)) e = take_manifest(a, status);
+    message_free(status);
+    return e;
+}
+
+static err take_ledgers(struct audit *a)
 {
     json_t *document = json_pack("{s:s, s:[], s:[]}", "run", a->run, "members", "rounds");
     audit_reply *first = NULL;
@@ -218,13 +249,22 @@ static err take_all(struct audit *a)
     if (!err_is(e)) e = fetch_seeds(json_object_get(document, "rounds"), &first, a);
     if (!err_is(e) && first->n_parties == 0)
         e = err_make(ERR_STATE, "run %s has no ledger yet", a->run);
-    if (!err_is(e)) e = file_make_dirs(a->o->output);
     for (size_t i = 0; !err_is(e) && i < first->n_parties; i++)
         e = take_ledger(a, first->parties[i]);
     if (!err_is(e)) e = write_cohorts(a, document);
     message_free(first);
     json_decref(document);
     return e;
+}
+
+static err print(struct audit *a)
+{
+    if (a->o->common.json) return report_json(a->ledgers);
+    printf("%s/manifest.json: what the newest state of run %s was made from\n", a->o->output,
+           a->run);
+    if (a->private) return table_print(&a->table);
+    printf("run %s has no privacy, so it has no ledger\n", a->run);
+    return ERR_NONE;
 }
 
 /* The table is printed only after all ledgers have been verified. The files of a failed audit stay,
@@ -240,8 +280,9 @@ static err audit_run(void *options, const struct option_list *arguments, struct 
     table_begin(&a.table, "llrrrrl");
     TRY_OUT(e, table_row(&a.table, head));
     TRY_OUT(e, remote_open(&a.client, &o->remote));
-    TRY_OUT(e, take_all(&a));
-    e = o->common.json ? report_json(a.ledgers) : table_print(&a.table);
+    TRY_OUT(e, take_lineage(&a));
+    if (a.private) TRY_OUT(e, take_ledgers(&a));
+    e = print(&a);
 out:
     rpc_client_close(a.client);
     table_close(&a.table);
@@ -251,7 +292,8 @@ out:
 
 const struct command command_run_audit = {
     .name = "run audit",
-    .purpose = "download and verify the privacy ledgers of a run, for an auditor (operator)",
+    .purpose =
+        "download the lineage of a run and verify its privacy ledgers, for an auditor (operator)",
     .usage = "NAME -o DIR --server HOST:PORT --ca FILE --cert FILE --key FILE",
     .example = "fedlora run audit trial -o trial-audit --config operator.ini",
     .rows = rows,

@@ -48,6 +48,8 @@ wait_within 60 "${children[2]}" "join of ben" "$work/ben.log"
 admin export r -o "$work/last.state" >>"$work/admin.log"
 expect_refusal 3 "not listed" "$programs/fedlora" join --server "127.0.0.1:$port" --ca "$work/certs/ca.pem" \
   --cert "$work/certs/eve.pem" --key "$work/certs/eve.key" --base "$work/base" --data "$work/ann.jsonl"
+admin audit r -o "$work/audited" >"$work/audited.log" || fail_with "$work/audited.log" "run audit"
+grep -q "has no privacy" "$work/audited.log" || fail_with "$work/audited.log" "run audit of a run without privacy"
 sleep 1.2 # a denied call is written within a second
 export_log -o "$work/all.jsonl"
 kill -HUP "$coordinator"
@@ -63,7 +65,7 @@ expect_lines 1 run.paused
 expect_lines 1 run.resumed
 expect_lines 1 config.reloaded
 expect_lines 1 audit.exported
-[ "$(count run.exported)" -eq 2 ] || fail "$(count run.exported) exports, expected 2"
+[ "$(count run.exported)" -eq 3 ] || fail "$(count run.exported) exports, expected 3"
 [ "$(count call.denied '"id":"eve"')" -ge 1 ] || fail "no line about eve"
 grep -q '"serial":"[0-9a-f]\{2,\}"' "$work/all.jsonl" || fail "no serial number of a certificate"
 for id in ann ben; do
@@ -96,7 +98,8 @@ manifest=$work/last.state.manifest.json
 verify() { "$programs/fedlora" verify "$@"; }
 verify "$work/last.state" "$manifest" --key "$key" >"$work/verified" || fail_with "$work/verified" "verify of the state"
 grep -q "made from  $((2 * rounds)) updates of 2 members" "$work/verified" || fail_with "$work/verified" "the number of updates"
-expect_lines 1 run.exported "\"$final\""
+expect_lines 2 run.exported "\"$final\""
+verify "$work/last.state" "$work/audited/manifest.json" --key "$key" >"$work/verified" || fail_with "$work/verified" "verify"
 python3 - "$manifest" "$store" "$rounds" <<'PYTHON' || fail "the manifest is not what the log says"
 import glob, json, sys
 last = int(sys.argv[3])
