@@ -48,7 +48,10 @@ run() {
   echo "$name $*: $(grep -ao "Passing: [0-9]*" "$work/out"), $((SECONDS - since)) s"
 }
 
-for test in store store_change store_epoch store_files store_lineage store_publish store_recover; do run "test_unit_$test"; done
+for test in store store_certificate store_change store_epoch store_files store_identity store_lineage store_publish \
+  store_recover store_token; do
+  run "test_unit_$test"
+done
 run test_fault_report
 run test_fault_crash 'crash/killed_again*'
 run test_fault_crash_private 'crash_private/a_disk*'
