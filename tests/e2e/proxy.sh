@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An HTTP proxy between a member and the coordinator: calls and `fedlora doctor` take the same way, errors name the
+# An HTTP proxy between a member and the coordinator: calls, enrolment and `fedlora doctor` take the same way, errors name the
 # proxy and its answer, no_proxy excludes hosts and networks, and no output has the password.
 set -euo pipefail
 member_list=north
@@ -10,7 +10,7 @@ unset http_proxy https_proxy grpc_proxy no_proxy no_grpc_proxy
 # A further address of this machine, because a proxy is never used for 127.0.0.1.
 address=$(hostname -I 2>/dev/null | tr ' ' '\n' | grep -E '^[0-9.]+$' | head -1 || true)
 make_certs --host fed.example.org ${address:+--host "$address"} north
-port=$(report port)
+port=$(report port) enroll_port=$(report port)
 mkdir "$work/f"
 cat >"$work/f/fedlorad.ini" <<INI
 [server]
@@ -25,6 +25,11 @@ path = $work/f/store
 [federation]
 name = e2e
 members = north
+
+[enroll]
+listen = 0.0.0.0:$enroll_port
+cert = $work/certs/ca.pem
+key = $work/certs/ca.key
 INI
 start_coordinator "$work/f"
 
@@ -69,6 +74,18 @@ says '^ok +server +fed\.example\.org:'
 says '^ok +coordinator +serving'
 [ "$(grep -c "^CONNECT fed.example.org:$port HTTP/1.[01] 200$" "$work/open.log")" -eq "$(requests open)" ] ||
   fail_with "$work/open.log" "a request was refused"
+
+# Enrolment takes the same way, for its first look at the server and for the call.
+token=$("$programs/fedlora" token create south --address "fed.example.org:$enroll_port" --server "127.0.0.1:$port" \
+  --ca "$work/certs/ca.pem" --cert "$work/certs/ops.pem" --key "$work/certs/ops.key" 2>"$work/said") ||
+  fail_with "$work/said" "token create"
+before=$(requests open)
+env "http_proxy=http://127.0.0.1:$closed" "$programs/fedlora" enroll "$token" --dir "$work/south" >"$work/said" 2>&1 &&
+  fail "the proxy refuses"
+says "the proxy 127\.0\.0\.1:$closed \(from http_proxy\): no connection to fed\.example\.org:$enroll_port: it answers 403"
+env "$with" "$programs/fedlora" enroll "$token" --dir "$work/south" >"$work/said" 2>&1 ||
+  fail_with "$work/said" "enroll through the proxy"
+[ "$(requests open)" -eq $((before + 2)) ] || fail "the proxy was not used twice"
 
 # ---- refused by it
 list fed.example.org "https_proxy=http://north:wr0ng%40x@127.0.0.1:$open" && fail "the password is wrong"
